@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# bitbudget: one static library a folder, one binary. `make help` lists the targets.
+SHELL    := /bin/bash
+CC       ?= cc
+BUILD    ?= build
+PREFIX   ?= /usr/local
+DATA     ?= ../shared/data
+
+WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wdouble-promotion -Wstrict-prototypes \
+            -Wmissing-prototypes -Wcast-qual -Wwrite-strings -Wundef -Wvla
+# -ffp-contract=off: the compiler must not fuse a*b+c on its own, or decoders differ between CPU levels.
+CFLAGS   ?= -O3 -g
+BBFLAGS  := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -Iinclude -fopenmp -ffp-contract=off \
+            -fno-math-errno -MMD -MP $(WARN) $(WERROR) $(SANITIZE)
+ifeq ($(CI),true)
+WERROR   ?= -Werror
+endif
+
+PKGS     := gsl openblas lapacke jansson libcyaml sqlite3 libpcre2-8
+PKGCF    := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+# GSL without its own CBLAS, which would shadow OpenBLAS's.
+PKGLIBS  := $(filter-out -lgslcblas,$(shell pkg-config --libs $(PKGS) 2>/dev/null)) -lcsv -lm -lpthread
+
+DIRS     := base kernels model eval search cli
+src       = $(sort $(wildcard $(1)/*.c $(1)/*/*.c))
+obj       = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
+LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
+SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/support/*.c)))
+
+.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce interop clean help
+all: bitbudget
+
+help:
+	@echo "deps all demo check check-asan bench lint fuzz interop reproduce install uninstall clean"
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) $(ISA_$(basename $(notdir $<))) $(PKGCF) -c $< -o $@
+
+# Only these files may use instruction sets above the baseline; kernels.c dispatches at run time.
+ISA_kernels_avx2   := -mavx2 -mfma -mf16c
+ISA_kernels_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
+
+define library
+$(BUILD)/lib$(1).a: $(call obj,$(1))
+	@rm -f $$@; mkdir -p $$(@D); ar rcs $$@ $$^
+endef
+$(foreach d,$(DIRS),$(eval $(call library,$(d))))
+
+bitbudget: $(LIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $(BUILD)/bitbudget -Wl,--start-group $(LIBS) -Wl,--end-group $(PKGLIBS)
+	@ln -sfn $(BUILD)/bitbudget bitbudget
+
+# Tests link every library except cli's main(); libsearch alone is proved by test_search's own link line.
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(filter-out $(BUILD)/libcli.a,$(LIBS))
+	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(filter-out $(BUILD)/libcli.a,$(LIBS)) -Wl,--end-group \
+	  $(shell pkg-config --libs check) $(PKGLIBS)
+
+# search/ may use base and GSL alone: this link line fails when it reaches for anything else.
+$(BUILD)/tests/test_search%: $(BUILD)/tests/test_search%.o $(BUILD)/libsearch.a $(BUILD)/libbase.a
+	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/libsearch.a $(BUILD)/libbase.a $(shell pkg-config --libs check) $(PKGLIBS)
+
+.SECONDARY:
+
+deps:
+	@sh tests/deps.sh
+
+check: all $(TESTS)
+	@sh tests/run.sh $(TESTS)
+
+clean:
+	rm -rf build bitbudget
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * log.h: talk on stderr (and in a log file), progress with ETA, and the interrupt flag.
+ *
+ * stdout is data, stderr is talk. On a terminal the progress line is redrawn in place; elsewhere a plain line appears
+ * every few seconds. NO_COLOR and TERM=dumb are respected. Thread-safe.
+ */
+#ifndef BB_BASE_LOG_H
+#define BB_BASE_LOG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef enum bb_log_level { BB_LOG_QUIET, BB_LOG_WARN, BB_LOG_INFO, BB_LOG_DEBUG } bb_log_level;
+
+void      bb_log_set_level(bb_log_level level);
+bb_status bb_log_to_file(const char *path, bb_err *err); /* appends timestamped lines as well; NULL closes */
+void      bb_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void      bb_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void      bb_debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+typedef struct bb_progress {
+    char     label[64];
+    uint64_t done, total;
+    double   started_s, shown_s; /* monotonic seconds */
+} bb_progress;
+
+void bb_progress_start(bb_progress *p, const char *label, uint64_t total);
+void bb_progress_add(bb_progress *p, uint64_t n); /* thread-safe */
+void bb_progress_end(bb_progress *p);
+
+double bb_now_s(void); /* monotonic seconds */
+
+/* SIGINT, SIGTERM and SIGUSR1 set a flag that long loops poll: they then save their checkpoint and return
+ * BB_INTERRUPTED. A second SIGINT ends the process at once. */
+void bb_interrupt_install(void);
+bool bb_interrupted(void);
+void bb_interrupt_raise(void); /* for tests */
+
+#endif

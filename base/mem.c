@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * mem.c: see mem.h. A 64-byte header before each block holds its size, so that live bytes can be counted. */
+#include "base/mem.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEADER = 64 };
+
+static atomic_size_t live_bytes, peak_bytes;
+static atomic_long   countdown = -1;
+
+bool bb_mul_size(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+
+static bool told_to_fail(void)
+{
+    long left = atomic_load(&countdown);
+    if (left < 0) return false;
+    if (left == 0) return true;
+    atomic_store(&countdown, left - 1);
+    return false;
+}
+
+void bb_mem_fail_after(long n) { atomic_store(&countdown, n); }
+size_t bb_mem_live_bytes(void) { return atomic_load(&live_bytes); }
+size_t bb_mem_peak_bytes(void) { return atomic_load(&peak_bytes); }
+
+static void count(size_t bytes)
+{
+    size_t now = atomic_fetch_add(&live_bytes, bytes) + bytes, peak = atomic_load(&peak_bytes);
+    while (now > peak && !atomic_compare_exchange_weak(&peak_bytes, &peak, now)) { }
+}
+
+void *bb_alloc(size_t n, size_t size, bb_err *err)
+{
+    size_t bytes, total;
+    char  *p;
+    if (!bb_mul_size(n, size, &bytes) || bytes > SIZE_MAX - 2 * HEADER) {
+        BB_FAIL(err, BB_NOMEM, "out of memory: %zu x %zu bytes overflows", n, size);
+        return NULL;
+    }
+    if (bytes == 0) bytes = 1;
+    total = (bytes + HEADER + HEADER - 1) / HEADER * HEADER;
+    p = told_to_fail() ? NULL : aligned_alloc(HEADER, total);
+    if (!p) {
+        BB_FAIL(err, BB_NOMEM, "out of memory: %zu bytes were asked for", bytes);
+        return NULL;
+    }
+    memcpy(p, &bytes, sizeof bytes);
+    count(bytes);
+    return p + HEADER;
+}
+
+void *bb_calloc(size_t n, size_t size, bb_err *err)
+{
+    void *p = bb_alloc(n, size, err);
+    if (p) memset(p, 0, n * size > 0 ? n * size : 1);
+    return p;
+}
+
+static size_t size_of(const void *p)
+{
+    size_t bytes;
+    memcpy(&bytes, (const char *)p - HEADER, sizeof bytes);
+    return bytes;
+}
+
+void *bb_realloc(void *p, size_t n, size_t size, bb_err *err)
+{
+    void *q = bb_alloc(n, size, err);
+    if (q && p) {
+        size_t old = size_of(p), now = n * size;
+        memcpy(q, p, old < now ? old : now);
+        bb_free(p);
+    }
+    return q;
+}
+
+void bb_free(void *p)
+{
+    if (!p) return;
+    atomic_fetch_sub(&live_bytes, size_of(p));
+    free((char *)p - HEADER);
+}
+
+char *bb_strdup(const char *s, bb_err *err)
+{
+    size_t n = strlen(s) + 1;
+    char  *p = bb_alloc(n, 1, err);
+    if (p) memcpy(p, s, n);
+    return p;
+}
+
+char *bb_asprintf(bb_err *err, const char *format, ...)
+{
+    va_list args;
+    int     n;
+    char   *p;
+    va_start(args, format);
+    n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    if (n < 0 || !(p = bb_alloc((size_t)n + 1, 1, err))) return NULL;
+    va_start(args, format);
+    vsnprintf(p, (size_t)n + 1, format, args);
+    va_end(args);
+    return p;
+}

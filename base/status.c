@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * status.c: see status.h. */
+#include "base/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+bb_status bb_fail_at(bb_err *err, bb_status status, const char *file, int line, const char *format, ...)
+{
+    if (err && err->status == BB_OK) {
+        va_list args;
+        err->status = status;
+        err->file = file;
+        err->line = line;
+        va_start(args, format);
+        vsnprintf(err->msg, sizeof err->msg, format, args);
+        va_end(args);
+    }
+    return status;
+}
+
+const char *bb_status_text(bb_status status)
+{
+    switch (status) {
+#define X(name, number, exit, text) case BB_##name: return text;
+        BB_STATUS_LIST(X)
+#undef X
+    }
+    return "unknown status";
+}
+
+int bb_status_exit_code(bb_status status)
+{
+    switch (status) {
+#define X(name, number, exit, text) case BB_##name: return exit;
+        BB_STATUS_LIST(X)
+#undef X
+    }
+    return 1;
+}

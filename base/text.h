@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * text.h: parsing and printing of the small things people type: sizes, numbers, lists; and a growing string. */
+#ifndef BB_BASE_TEXT_H
+#define BB_BASE_TEXT_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* "3596960", "3.2MiB", "2.6GB", "4100k", "1.5g": KiB/MiB/GiB (and k, m, g alone) are powers of 1024, kB/MB/GB of 1000. */
+bb_status bb_parse_size(const char *text, uint64_t *bytes, bb_err *err);
+bb_status bb_parse_double(const char *text, double *value, bb_err *err); /* full consumption, finite */
+bb_status bb_parse_int(const char *text, int64_t *value, bb_err *err);   /* full consumption, decimal */
+void      bb_format_size(uint64_t bytes, char out[32]);                  /* "3.20 MiB" */
+void      bb_format_time(double seconds, char out[32]);                  /* "2m 05s" */
+
+typedef struct bb_text { char *data; size_t size, capacity; bb_status status; } bb_text; /* zero-initialise; data is NUL-terminated */
+void bb_text_add(bb_text *t, const char *s);
+void bb_text_addn(bb_text *t, const char *s, size_t n);
+void bb_text_addf(bb_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void bb_text_done(bb_text *t); /* frees */
+
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * evaluate.h: token sets, evaluation windows, perplexity and KL under the two named protocols.
+ *
+ *   gguf: as llama-perplexity: windows of ctx consecutive tokens, tail dropped, first token of every window replaced by BOS when the
+ *         vocabulary adds BOS; positions ctx/2 .. ctx-2 predict the next token: ctx - 1 - ctx/2 scored a window.
+ *   hf:   non-overlapping windows of ctx tokens without replacement; positions 0 .. ctx-2 predict the next: ctx - 1 a window.
+ */
+#ifndef BB_EVAL_EVALUATE_H
+#define BB_EVAL_EVALUATE_H
+
+#include "model/io/tokenizer.h"
+#include "model/model.h"
+#include "model/net/forward.h"
+
+typedef enum bb_protocol { BB_PROTOCOL_GGUF, BB_PROTOCOL_HF } bb_protocol;
+
+typedef struct bb_tokens {
+    int32_t *ids; size_t n;
+    char     sha256[65];    /* of the ids as little-endian u32: the data hash in result rows */
+} bb_tokens;
+
+/* Text file (tokenized with special tokens, one trailing newline removed, as llama-perplexity) or a token file: .npy (integer, 1-D), .u16, .u32. */
+bb_status bb_tokens_load(const bb_model *m, const char *path, bb_tokens *t, bb_err *err);
+void      bb_tokens_done(bb_tokens *t);
+
+typedef struct bb_windows {
+    uint32_t ctx, n;            /* n windows of ctx tokens */
+    uint32_t first, n_scored;   /* scored positions first .. first + n_scored - 1 of each window */
+    int32_t *tokens;            /* [n*ctx] inputs (BOS already placed) */
+    int32_t *targets;           /* [n*ctx] the next token; the last entry of each window is -1 */
+} bb_windows;
+
+/* max_windows 0: all. spread: false takes the first windows, true takes evenly spaced ones. Too few tokens: BB_BAD_FILE. */
+bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos /* -1: none */, uint32_t max_windows,
+                          bool spread, bb_windows *w, bb_err *err);
+void      bb_windows_done(bb_windows *w);
+
+typedef struct bb_result {
+    uint64_t n_tokens;               /* scored */
+    double   nll, nll_se, ppl, ppl_se;  /* nats a token; ppl_se as llama-perplexity prints it */
+    double   kl, kl_se;              /* nats a token; NaN without reference. se over scored tokens */
+    double   top1;                   /* share of same arg max, 0..1; NaN without reference */
+    double   kl_quantile[6];         /* 0.01 0.10 0.50 0.90 0.99 1.00; NaN without reference */
+    double   ln_ratio, ln_ratio_se;  /* paired mean of ln(ppl/ppl_ref); NaN without reference */
+} bb_result;
+
+/* Evaluates net on the windows; ref (may be NULL) is the full-precision net. window_kl, window_nll: [w->n] mean over the window's scored
+ * tokens, for paired comparisons; NULL allowed. Progress label NULL: silent. Polls bb_interrupted -> BB_INTERRUPTED. */
+bb_status bb_evaluate(const bb_net *net, const bb_net *ref, const bb_windows *w, const char *progress_label, bb_result *out,
+                      double *window_kl, double *window_nll, bb_err *err);
+
+#endif

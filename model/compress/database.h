@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * database.h: the option database: packed compressed versions of every linear on disk, and plans applied to it.
+ *
+ * Unit and option names: base/plan.h. An entry is one packed matrix, a file named by a hash of (model, calibration data, method and
+ * parameters, layer, part, kept, format): a file that exists is right, a kill leaves at most a temporary file. Entries are made when first
+ * asked for and mapped read-only afterwards, so the database is never in RAM whole. Thread-safe.
+ *
+ * kept: for Q,K,V,O the number of KV groups kept; for GATE,UP,DOWN the FFN width kept. Masks are nested (bb_mask_order) and stored with the
+ * Hessians. Rows of a packed matrix are independent, so Q,K,V,GATE,UP of a pruned block are row selections of the full-size entry; O and DOWN are
+ * compensated for the removed columns and encoded again (the survivors' quantization shares that Hessian).
+ */
+#ifndef BB_MODEL_COMPRESS_DATABASE_H
+#define BB_MODEL_COMPRESS_DATABASE_H
+
+#include "base/plan.h"
+#include "model/compress/compress.h"
+#include "model/model.h"
+
+typedef struct bb_database bb_database;
+
+typedef struct bb_database_config {
+    const char      *dir;            /* created when absent */
+    const bb_model  *model;          /* borrowed for the database's life */
+    const int32_t   *tokens;         /* calibration windows [n_windows * ctx], borrowed */
+    uint32_t         n_windows, ctx;
+    const char      *data_hash;      /* identity of tokens, part of every key */
+    bb_quant_options quant;
+    uint32_t         ffn_step;       /* FFN channels removed together when ordering (performance knob) */
+} bb_database_config;
+
+/* Hessians and masks of the full-precision network are computed block by block when absent (resumable), with progress. */
+bb_status bb_database_open(const bb_database_config *config, bb_database **db, bb_err *err);
+void      bb_database_close(bb_database *db);
+
+/* One packed matrix; its data stays valid until close. kept == full size: unpruned. type F16/F32/BF16 equal to the source type and unpruned
+ * columns: the source's own bytes. stats may be NULL (else: of the entry, as measured when it was made). */
+bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint32_t kept, bb_type type, bb_matrix *out, bb_quant_stats *stats,
+                             bb_err *err);
+/* The embedding (tied: weighted by the head's input moments as well) or the separate head. */
+bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
+/* Kept channels (ascending) of a block's FFN or KV groups for a width; borrows until close. */
+bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err);
+
+/* plan -> net: copies the model's net and blocks (blocks: [n_layer] of the caller) and points the matrices that the plan names at entries. */
+bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);
+/* The same with shapes and types only (data NULL, nothing computed): for exact sizes. Needs no database. */
+bb_status bb_plan_shape(const bb_model *m, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);
+
+#endif

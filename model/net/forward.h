@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * forward.h: the forward pass in float32, block by block, over a batch of equally long windows.
+ *
+ * Hidden states are one array h (S*T, C): S windows of T tokens each, every window starting at position 0. The caller
+ * keeps h at any block boundary and starts again from there: that is the prefix cache. All calls are deterministic for
+ * any number of OpenMP threads and any S (a window's result does not depend on its batch).
+ *
+ * Written against the operations table of backend.h; the CPU backend is the one there is.
+ */
+#ifndef BB_MODEL_NET_FORWARD_H
+#define BB_MODEL_NET_FORWARD_H
+
+#include "base/status.h"
+#include "model/net/net.h"
+
+typedef struct bb_forward bb_forward; /* workspace: scratch buffers, decoded weights, RoPE tables */
+
+bb_status bb_forward_create(const bb_net *net /* shapes only, borrowed */, uint32_t max_windows, uint32_t max_tokens, bb_forward **f,
+                            bb_err *err);
+void      bb_forward_destroy(bb_forward *f);
+
+/* h (S*T, C) := embedding rows of tokens (S*T). Ids out of range are BB_BAD_FILE. */
+bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *tokens, uint32_t S, uint32_t T, float *h, bb_err *err);
+
+/* Called with the input of a linear during a block: x (n_tokens, cols) feeds q,k,v (BB_PART_Q), o (BB_PART_O), gate,up (BB_PART_GATE),
+ * down (BB_PART_DOWN). Batches arrive in token order, one call at a time. */
+typedef bb_status (*bb_input_hook)(void *self, bb_part first_part, const float *x, size_t n_tokens, uint32_t cols, bb_err *err);
+
+/* h in place through block b of net (whose shapes may be smaller than at creation). hook may be NULL. */
+bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, float *h, bb_input_hook hook,
+                           void *hook_self, bb_err *err);
+
+/* logits (n, V) of n rows of h, after the output norm. Callers chunk n; see bb_forward_nll and _kl for whole scores. */
+bb_status bb_forward_logits(bb_forward *f, const bb_net *net, const float *h, size_t n, float *logits, bb_err *err);
+
+/* nll[i] = -ln softmax(logits(h_i))[target_i], natural log, float64 sums. Vocabulary is computed in chunks of rows. */
+bb_status bb_forward_nll(bb_forward *f, const bb_net *net, const float *h, const int32_t *targets, size_t n, double *nll, bb_err *err);
+
+/* Per row i, KL( softmax z_ref || softmax z ) with z_ref from (ref_net, h_ref) and z from (net, h); nll (of the target under net, NULL allowed with
+ * targets NULL), and same[i] = 1 when both have the same arg max (NULL allowed). */
+bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, const float *h_ref, const bb_net *net, const float *h, const int32_t *targets,
+                        size_t n, double *kl, double *nll, unsigned char *same, bb_err *err);
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * problem.h: what the search sees: units, options, bytes, separable costs, an evaluator. No tensors.
+ *
+ * A candidate is x[n_units], the option index of each unit. A unit may have a controller: the unit whose option sets its shape (blk.3.ffn
+ * controls blk.3.ffn_down); its bytes and costs are then tables [controller option][own option]. Controllers have no controller.
+ * Size of a candidate: at most fixed_bytes + sum of bytes (the upper bound that exact methods use); `size` gives the exact number.
+ */
+#ifndef BB_SEARCH_PROBLEM_H
+#define BB_SEARCH_PROBLEM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/plan.h"
+#include "base/status.h"
+
+#define BB_FORBIDDEN INT64_MIN /* in bytes tables: the runtime cannot load this combination */
+
+typedef struct bb_unit {
+    const char         *name;
+    uint32_t            n_options;
+    const char *const  *options;       /* [n_options] names */
+    int32_t             controller;    /* unit index or -1 */
+    const int64_t      *bytes;         /* [n_controller_options (1 without controller)][n_options] or BB_FORBIDDEN */
+    const double       *cost;          /* same shape: separable score (nats), >= 0 */
+} bb_unit;
+
+typedef struct bb_score {
+    double  kl, kl_se;                 /* the objective, nats a token, smaller is better */
+    double  ppl, ppl_se, top1;         /* NaN when not computed at this level */
+    double  tokens;                    /* cost of the evaluation in forwarded tokens */
+} bb_score;
+
+/* Fidelity levels 0 .. n_levels-1, each dearer and truer. Same x and level: same score, bit for bit. */
+typedef struct bb_evaluator {
+    void     *self;
+    uint32_t  n_levels;
+    const uint32_t *n_windows;         /* [n_levels] paired windows a level */
+    /* Scores n candidates; window_kl[i] (may be NULL) receives n_windows[level] per-window means for paired tests. */
+    bb_status (*evaluate)(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
+                          bb_err *err);
+    const char *key;                   /* identity of model, data, settings: part of the ledger key */
+} bb_evaluator;
+
+typedef struct bb_problem {
+    uint32_t       n_units;
+    const bb_unit *units;
+    int64_t        fixed_bytes;        /* header, norms: everything no unit decides */
+    int64_t      (*size)(void *self, const uint16_t *x); /* exact bytes of the written file; NULL: the upper bound is exact */
+    void          *size_self;
+} bb_problem;
+
+int64_t   bb_problem_bound(const bb_problem *p, const uint16_t *x);   /* fixed_bytes + sum; BB_FORBIDDEN when a combination is */
+int64_t   bb_problem_size(const bb_problem *p, const uint16_t *x);    /* exact */
+double    bb_problem_cost(const bb_problem *p, const uint16_t *x);    /* separable score */
+bool      bb_problem_is_valid(const bb_problem *p);
+bb_status bb_problem_plan(const bb_problem *p, const uint16_t *x, bb_plan *out, bb_err *err);     /* candidate -> plan by names */
+bb_status bb_problem_candidate(const bb_problem *p, const bb_plan *plan, uint16_t *x, bb_err *err); /* BB_NOT_FOUND names the unit or option */
+
+#endif

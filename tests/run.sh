@@ -1,0 +1,18 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Runs the Check programs given, one after the other, and closes with one line of totals.
+# Threads are pinned and Check does not fork: BLAS and fork do not mix.
+export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} CK_FORK=no
+passed=0; failed=0
+for t in "$@"; do
+    out=$("$t" 2>&1); rc=$?
+    echo "$out" | grep -v '^Running suite' | sed "s|^|$(basename "$t"): |"
+    line=$(echo "$out" | grep -E '^[0-9]+%: Checks: ' | tail -n 1)
+    n=$(echo "$line" | sed -E 's/.*Checks: ([0-9]+).*/\1/'); f=$(echo "$line" | sed -E 's/.*Failures: ([0-9]+), Errors: ([0-9]+).*/\1+\2/')
+    if [ -z "$line" ]; then n=1; f=1; fi
+    f=$(($f)); [ "$rc" -ne 0 ] && [ "$f" -eq 0 ] && f=1
+    [ "$n" -eq 0 ] && { n=1; f=1; }
+    passed=$((passed + n - f)); failed=$((failed + f))
+done
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
