@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * blas.c: see blas.h. Row-major products map onto CBLAS directly. The Cholesky calls use that a row-major lower triangle is
+ * a column-major upper one, so that LAPACK works in place without LAPACKE's transposed copies.
+ */
+#include "kernels/blas.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static char           name[256];
+
+static void init(void)
+{
+    openblas_set_num_threads(1);
+    snprintf(name, sizeof name, "%s core %s", openblas_get_config(), openblas_get_corename());
+}
+
+void bb_blas_init(void) { pthread_once(&once, init); }
+
+const char *bb_blas_name(void)
+{
+    bb_blas_init();
+    return name;
+}
+
+static blasint dim(size_t n)
+{
+    BB_ASSERT(n <= INT_MAX);
+    return (blasint)n;
+}
+
+/* CBLAS wants a row stride of at least 1 even for empty operands. */
+static blasint stride(size_t ld) { return dim(ld ? ld : 1); }
+
+void bb_sgemm_nt(size_t m, size_t n, size_t k, float alpha, const float *x, size_t ldx, const float *w, size_t ldw, float beta,
+                 float *y, size_t ldy)
+{
+    if (m == 0 || n == 0) return;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), w, stride(ldw), beta, y,
+                stride(ldy));
+}
+
+void bb_sgemm_nn(size_t m, size_t n, size_t k, float alpha, const float *x, size_t ldx, const float *b, size_t ldb, float beta,
+                 float *y, size_t ldy)
+{
+    if (m == 0 || n == 0) return;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), b, stride(ldb), beta, y,
+                stride(ldy));
+}
+
+void bb_sgemm_tn(size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b, size_t ldb, float beta,
+                 float *y, size_t ldy)
+{
+    if (m == 0 || n == 0) return;
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, a, stride(lda), b, stride(ldb), beta, y,
+                stride(ldy));
+}
+
+void bb_dgemm_nt(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *w, size_t ldw,
+                 double beta, double *y, size_t ldy)
+{
+    if (m == 0 || n == 0) return;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), w, stride(ldw), beta, y,
+                stride(ldy));
+}
+
+void bb_dgemm_nn(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *b, size_t ldb,
+                 double beta, double *y, size_t ldy)
+{
+    if (m == 0 || n == 0) return;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), b, stride(ldb), beta, y,
+                stride(ldy));
+}
+
+/* LAPACKE's answer as a status; a negative info here can only be its NaN check on the matrix. */
+static bb_status lapack_status(lapack_int info, const char *what, size_t n, bb_err *err)
+{
+    if (info == 0) return BB_OK;
+    if (info > 0)
+        return BB_FAIL(err, BB_NUMERIC, "%s of a %zu x %zu matrix: pivot %d is not positive; more damping is needed", what, n, n, info);
+    if (info == LAPACK_WORK_MEMORY_ERROR || info == LAPACK_TRANSPOSE_MEMORY_ERROR)
+        return BB_FAIL(err, BB_NOMEM, "out of memory in the %s of a %zu x %zu matrix", what, n, n);
+    return BB_FAIL(err, BB_NUMERIC, "%s of a %zu x %zu matrix: it holds a NaN", what, n, n);
+}
+
+bb_status bb_cholesky(double *a, size_t n, bb_err *err)
+{
+    if (n == 0) return BB_OK;
+    bb_status status = lapack_status(LAPACKE_dpotrf(LAPACK_COL_MAJOR, 'U', dim(n), a, dim(n)), "Cholesky factorisation", n, err);
+    if (status != BB_OK) return status;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i + 1; j < n; j++) a[i * n + j] = 0;
+    return BB_OK;
+}
+
+bb_status bb_cholesky_solve(const double *l, size_t n, double *b, size_t n_rhs, bb_err *err)
+{
+    if (n == 0 || n_rhs == 0) return BB_OK;
+    for (size_t i = 0; i < n; i++)
+        if (!(l[i * n + i] > 0))
+            return BB_FAIL(err, BB_NUMERIC, "triangular solve with a %zu x %zu factor: diagonal %zu is %g, not positive", n, n, i + 1,
+                           l[i * n + i]);
+    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, dim(n), dim(n_rhs), 1, l, dim(n), b, dim(n_rhs));
+    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, dim(n), dim(n_rhs), 1, l, dim(n), b, dim(n_rhs));
+    return BB_OK;
+}
+
+bb_status bb_cholesky_inverse(double *l, size_t n, bb_err *err)
+{
+    if (n == 0) return BB_OK;
+    bb_status status = lapack_status(LAPACKE_dpotri(LAPACK_COL_MAJOR, 'U', dim(n), l, dim(n)), "inverse from the Cholesky factor", n, err);
+    if (status != BB_OK) return status;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i + 1; j < n; j++) l[i * n + j] = l[j * n + i];
+    return BB_OK;
+}
