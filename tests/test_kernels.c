@@ -137,6 +137,16 @@ START_TEST(cholesky_refuses)
 }
 END_TEST
 
+/* The oldest kernels must not be chosen on a CPU that has AVX2, whatever OpenBLAS knows of its model number. */
+START_TEST(blas_core_fits_the_cpu)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && !getenv("OPENBLAS_CORETYPE"))
+        ck_assert_msg(strstr(bb_blas_name(), "core Prescott") == NULL, "%s", bb_blas_name());
+#endif
+}
+END_TEST
+
 int main(void)
 {
     bb_blas_init();
@@ -146,6 +156,7 @@ int main(void)
     tcase_add_loop_test(t, double_products, 0, sizeof shapes / sizeof *shapes);
     tcase_add_loop_test(t, cholesky_factor_solve_inverse, 0, 4);
     tcase_add_test(t, cholesky_refuses);
+    tcase_add_test(t, blas_core_fits_the_cpu);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
