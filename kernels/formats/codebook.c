@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * codebook.c: the codebooks of the IQ formats, unfolded from their sets of words, and codes -> weights. */
+#include "kernels/formats/codebook.h"
+
+#include <pthread.h>
+
+static bb_book        books[BB_BOOK_COUNT];
+static pthread_once_t books_once = PTHREAD_ONCE_INIT;
+
+static void book_set_shape(bb_book *b, bb_book_id id)
+{
+    static const float levels_iq1[8] = { -1, 0, 1 }, levels_iq2[8] = { 8, 25, 43 };
+    const bool is_iq3 = id == BB_BOOK_IQ3_XXS || id == BB_BOOK_IQ3_S;
+    b->dims = is_iq3 ? 4 : 8;
+    b->half_dims = b->dims / 2;
+    b->n_levels = is_iq3 ? 8 : 3;
+    b->n_halves = is_iq3 ? 64 : 81;
+    for (unsigned i = 0; i < b->n_levels; i++) {
+        if (id == BB_BOOK_IQ3_S) b->level[i] = (float)(2 * i + 1);
+        else if (id == BB_BOOK_IQ3_XXS) b->level[i] = i < 7 ? (float)(8 * i + 4) : 62.0f;
+        else b->level[i] = id == BB_BOOK_IQ1 ? levels_iq1[i] : levels_iq2[i];
+    }
+}
+
+static void book_build(bb_book *b, bb_book_id id)
+{
+    uint8_t first[BB_BOOK_MAX_WORDS], second[BB_BOOK_MAX_WORDS];
+    book_set_shape(b, id);
+    for (unsigned pattern = 0; pattern < b->n_halves * b->n_halves; pattern++) {
+        if (!(bb_book_bits[id][pattern / 32] >> pattern % 32 & 1u)) continue;
+        unsigned k = b->n_words++, rest = pattern;
+        for (unsigned i = 0; i < b->dims; i++, rest /= b->n_levels) {
+            b->digit[k][i] = (uint8_t)(rest % b->n_levels);
+            b->value[k][i] = b->level[rest % b->n_levels];
+        }
+        first[k] = (uint8_t)(pattern % b->n_halves);
+        second[k] = (uint8_t)(pattern / b->n_halves);
+    }
+    unsigned n = 0;
+    for (unsigned p = 0; p < b->n_halves; p++) {
+        b->start[p] = (uint16_t)n;
+        for (unsigned k = 0; k < b->n_words; k++) {
+            if (first[k] != p) continue;
+            b->second[n] = second[k];
+            b->word[n++] = (uint16_t)k;
+        }
+    }
+    b->start[b->n_halves] = (uint16_t)n;
+}
+
+static void books_build(void)
+{
+    for (int i = 0; i < BB_BOOK_COUNT; i++) book_build(&books[i], (bb_book_id)i);
+}
+
+const bb_book *bb_book_get(bb_book_id id)
+{
+    pthread_once(&books_once, books_build);
+    return &books[id];
+}
+
+static void value_of(const bb_cb_spec *s, const bb_book *b, float a, float shift, uint32_t q, float *out)
+{
+    const float *first = b->value[s->n_words == 2 ? q & 255u : q & 0xFFFFu];
+    const float *second = s->n_words == 2 ? b->value[q >> 8 & 255u] : first + 4;
+    for (unsigned i = 0; i < s->vec; i++) {
+        float z = (i < 4 ? first[i] : second[i - 4]) + shift;
+        bool negative = s->has_signs && (q >> (16 + i) & 1u);
+        out[i] = a * (negative ? -z : z);
+    }
+}
+
+static float shift_of(const bb_cb_spec *s, const bb_code *c, unsigned group, uint32_t q)
+{
+    if (s->shift == BB_SHIFT_NONE) return 0.0f;
+    bool negative = s->shift == BB_SHIFT_GROUP ? c->mn[group] != 0 : (q >> 16 & 1u) != 0;
+    return negative ? -0.125f : 0.125f;
+}
+
+void bb_cb_value(const bb_cb_spec *s, const bb_code *c, unsigned v, float *out)
+{
+    const unsigned g = v * s->vec / s->group;
+    value_of(s, bb_book_get(s->book), bb_cb_scale(s, c, g), shift_of(s, c, g, c->q[v]), c->q[v], out);
+}
+
+void bb_cb_expand(const bb_cb_spec *s, const bb_code *c, float *out)
+{
+    const bb_book *b = bb_book_get(s->book);
+    for (unsigned v = 0; v < BB_CB_SUPER / s->vec; v++) {
+        const unsigned g = v * s->vec / s->group;
+        value_of(s, b, bb_cb_scale(s, c, g), shift_of(s, c, g, c->q[v]), c->q[v], out + v * s->vec);
+    }
+}
+
+float bb_cb_dot(const bb_cb_spec *s, const bb_code *c, const float *x)
+{
+    float w[BB_CB_SUPER], lane[8] = { 0 };
+    bb_cb_expand(s, c, w);
+    for (unsigned i = 0; i < BB_CB_SUPER; i += 8)
+        for (unsigned j = 0; j < 8; j++) lane[j] += w[i + j] * x[i + j];
+    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+}
