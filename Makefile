@@ -16,7 +16,7 @@ ifeq ($(CI),true)
 WERROR   ?= -Werror
 endif
 
-PKGS     := gsl openblas lapacke jansson libcyaml sqlite3 libpcre2-8
+PKGS     := gsl openblas lapacke jansson yaml-0.1 sqlite3 libpcre2-8
 PKGCF    := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 # GSL without its own CBLAS, which would shadow OpenBLAS's.
 PKGLIBS  := $(filter-out -lgslcblas,$(shell pkg-config --libs $(PKGS) 2>/dev/null)) -lcsv -lm -lpthread
@@ -70,6 +70,6 @@ check: all $(TESTS)
 	@sh tests/run.sh $(TESTS)
 
 clean:
-	rm -rf build bitbudget
+	rm -rf build build-asan build-clang bitbudget
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -15,16 +15,17 @@
 
 typedef struct bb_csv {
     size_t n_rows, n_cols; /* n_rows counts data rows, without the header */
-    char **header;         /* [n_cols] owned */
-    char **cells;          /* [n_rows * n_cols] owned, row-major, never NULL */
+    char **header;         /* [n_cols] */
+    char **cells;          /* [n_rows * n_cols] row-major, never NULL */
     char  *path;           /* for messages */
+    char  *bytes;          /* what header and cells point into */
 } bb_csv;
 
 bb_status   bb_csv_read(const char *path, bb_csv *t, bb_err *err);
 void        bb_csv_done(bb_csv *t);
 long        bb_csv_column(const bb_csv *t, const char *name);            /* -1 when absent */
 const char *bb_csv_text(const bb_csv *t, size_t row, size_t col);        /* borrows */
-bb_status   bb_csv_double(const bb_csv *t, size_t row, size_t col, double *out, bb_err *err); /* full-consumption strtod */
+bb_status   bb_csv_double(const bb_csv *t, size_t row, size_t col, double *out, bb_err *err); /* full-consumption strtod; an empty cell is NaN */
 bb_status   bb_csv_int(const bb_csv *t, size_t row, size_t col, int64_t *out, bb_err *err);
 
 typedef struct bb_csv_writer bb_csv_writer;

@@ -37,5 +37,6 @@ double bb_now_s(void); /* monotonic seconds */
 void bb_interrupt_install(void);
 bool bb_interrupted(void);
 void bb_interrupt_raise(void); /* for tests */
+void bb_interrupt_clear(void); /* for tests */
 
 #endif

@@ -20,6 +20,7 @@ void      bb_store_close(bb_store *store);
 bb_status bb_store_put(bb_store *s, const char *table, const char *key, const void *value, size_t size, bb_err *err);
 /* *found false and BB_OK when absent. *value is freed with bb_free. */
 bb_status bb_store_get(bb_store *s, const char *table, const char *key, void **value, size_t *size, bool *found, bb_err *err);
+/* A visitor may read the store but not write to it, nor start another bb_store_each. */
 typedef bb_status (*bb_store_visit)(void *self, const char *key, const void *value, size_t size, bb_err *err);
 bb_status bb_store_each(bb_store *s, const char *table, bb_store_visit visit, void *self, bb_err *err);
 bb_status bb_store_count(bb_store *s, const char *table, uint64_t *n, bb_err *err);

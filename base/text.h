@@ -20,4 +20,7 @@ void bb_text_addn(bb_text *t, const char *s, size_t n);
 void bb_text_addf(bb_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void bb_text_done(bb_text *t); /* frees */
 
+/* Levenshtein distance, for "did you mean"; SIZE_MAX when a name is longer than 63 bytes. */
+size_t bb_edit_distance(const char *a, const char *b);
+
 #endif

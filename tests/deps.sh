@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Installs what the build, the tests and the report need on Debian or Ubuntu; says nothing when all is there.
 set -eu
-packages="gcc make pkg-config libgsl-dev libopenblas-dev liblapacke-dev libcsv-dev libjansson-dev libcyaml-dev
+packages="gcc make pkg-config libgsl-dev libopenblas-dev liblapacke-dev libcsv-dev libjansson-dev libyaml-dev
 libsqlite3-dev libpcre2-dev check gnuplot-nox"
 missing=""
 for p in $packages; do

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * text.c: see text.h. */
+#include "base/text.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/mem.h"
+
+static bb_status unit_of(const char *text, uint64_t *unit)
+{
+    static const struct { const char *name; uint64_t bytes; } units[] = {
+        { "", 1 }, { "b", 1 },
+        { "k", 1ull << 10 }, { "kib", 1ull << 10 }, { "kb", 1000 },
+        { "m", 1ull << 20 }, { "mib", 1ull << 20 }, { "mb", 1000000 },
+        { "g", 1ull << 30 }, { "gib", 1ull << 30 }, { "gb", 1000000000 },
+        { "t", 1ull << 40 }, { "tib", 1ull << 40 }, { "tb", 1000000000000 },
+    };
+    while (*text == ' ') text++;
+    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
+        if (strcasecmp(text, units[i].name) != 0) continue;
+        *unit = units[i].bytes;
+        return BB_OK;
+    }
+    return BB_USAGE;
+}
+
+bb_status bb_parse_size(const char *text, uint64_t *bytes, bb_err *err)
+{
+    const char *at = text;
+    uint64_t whole = 0, unit, out;
+    double   part = 0, place = 0.1;
+    bool     digits = false, fits = true;
+    for (; isdigit((unsigned char)*at); at++, digits = true)
+        fits = fits && !__builtin_mul_overflow(whole, 10u, &whole) && !__builtin_add_overflow(whole, (uint64_t)(*at - '0'), &whole);
+    if (*at == '.')
+        for (at++; isdigit((unsigned char)*at); at++, place /= 10, digits = true) part += place * (*at - '0');
+    if (!digits || unit_of(at, &unit) != BB_OK)
+        return BB_FAIL(err, BB_USAGE, "'%s' is not a size: write bytes (3596960) or a number with KiB, MiB, GiB, kB, MB or GB", text);
+    /* Rounded down: a size is a budget. The small term keeps 0.7 of a unit from losing a byte to binary fractions. */
+    uint64_t rest = (uint64_t)floor(part * (double)unit * (1 + 1e-12));
+    if (!fits || __builtin_mul_overflow(whole, unit, &out) || __builtin_add_overflow(out, rest, &out))
+        return BB_FAIL(err, BB_USAGE, "'%s' is too large for a size", text);
+    *bytes = out;
+    return BB_OK;
+}
+
+bb_status bb_parse_double(const char *text, double *value, bb_err *err)
+{
+    char  *end;
+    double v = strtod(text, &end);
+    if (end == text || *end || !isfinite(v) || isspace((unsigned char)*text))
+        return BB_FAIL(err, BB_USAGE, "'%s' is not a finite number", text);
+    *value = v;
+    return BB_OK;
+}
+
+bb_status bb_parse_int(const char *text, int64_t *value, bb_err *err)
+{
+    char *end;
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (end == text || *end || isspace((unsigned char)*text)) return BB_FAIL(err, BB_USAGE, "'%s' is not a whole number", text);
+    if (errno == ERANGE) return BB_FAIL(err, BB_USAGE, "'%s' does not fit in 64 bits", text);
+    *value = v;
+    return BB_OK;
+}
+
+void bb_format_size(uint64_t bytes, char out[32])
+{
+    static const char *const units[] = { "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+    double v = (double)bytes / 1024;
+    size_t i = 0;
+    if (bytes < 1024) {
+        snprintf(out, 32, "%u B", (unsigned)bytes);
+        return;
+    }
+    for (; v >= 1023.995 && i + 1 < sizeof units / sizeof units[0]; i++) v /= 1024;
+    snprintf(out, 32, "%.2f %s", v, units[i]);
+}
+
+void bb_format_time(double seconds, char out[32])
+{
+    if (!(seconds >= 0 && seconds < 3.2e9)) {
+        snprintf(out, 32, "?");
+        return;
+    }
+    if (seconds < 9.95) {
+        snprintf(out, 32, "%.1fs", seconds);
+        return;
+    }
+    unsigned long s = (unsigned long)(seconds + 0.5);
+    if (s < 60) snprintf(out, 32, "%lus", s);
+    else if (s < 3600) snprintf(out, 32, "%lum %02lus", s / 60, s % 60);
+    else if (s < 86400) snprintf(out, 32, "%luh %02lum", s / 3600, s / 60 % 60);
+    else snprintf(out, 32, "%lud %02luh", s / 86400, s / 3600 % 24);
+}
+
+static bool reserve(bb_text *t, size_t more)
+{
+    size_t need, capacity = t->capacity ? t->capacity : 64;
+    if (t->status != BB_OK) return false;
+    if (__builtin_add_overflow(t->size, more, &need) || need > SIZE_MAX / 4) {
+        t->status = BB_NOMEM;
+        return false;
+    }
+    if (t->data && need < t->capacity) return true;
+    while (capacity <= need) capacity *= 2;
+    char *p = bb_realloc(t->data, capacity, 1, NULL);
+    if (!p) {
+        t->status = BB_NOMEM;
+        return false;
+    }
+    t->data = p;
+    t->capacity = capacity;
+    return true;
+}
+
+void bb_text_addn(bb_text *t, const char *s, size_t n)
+{
+    if (!reserve(t, n)) return;
+    if (n > 0) memcpy(t->data + t->size, s, n);
+    t->size += n;
+    t->data[t->size] = '\0';
+}
+
+void bb_text_add(bb_text *t, const char *s) { bb_text_addn(t, s, strlen(s)); }
+
+void bb_text_addf(bb_text *t, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    if (n < 0) t->status = t->status == BB_OK ? BB_FAILED : t->status;
+    if (n < 0 || !reserve(t, (size_t)n)) return;
+    va_start(args, format);
+    vsnprintf(t->data + t->size, (size_t)n + 1, format, args);
+    va_end(args);
+    t->size += (size_t)n;
+}
+
+void bb_text_done(bb_text *t)
+{
+    bb_free(t->data);
+    memset(t, 0, sizeof *t);
+}
+
+size_t bb_edit_distance(const char *a, const char *b)
+{
+    enum { LONGEST = 63 };
+    size_t row[LONGEST + 1], n = strlen(a), m = strlen(b);
+    if (n > LONGEST || m > LONGEST) return SIZE_MAX;
+    for (size_t j = 0; j <= m; j++) row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            size_t above = row[j], replace = diagonal + (a[i - 1] != b[j - 1]);
+            size_t insert = row[j - 1] + 1, delete = above + 1;
+            row[j] = replace < insert ? replace : insert;
+            if (delete < row[j]) row[j] = delete;
+            diagonal = above;
+        }
+    }
+    return row[m];
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * support.h: what every test program needs: a folder of its own, and a main() that fails when no test ran. */
+#ifndef BB_TESTS_SUPPORT_SUPPORT_H
+#define BB_TESTS_SUPPORT_SUPPORT_H
+
+#include <check.h>
+#include <stddef.h>
+
+/* A path in this process's own temporary folder, which is removed at exit. One of 16 rotating static buffers. */
+const char *bb_test_path(const char *name);
+void        bb_test_write(const char *path, const void *data, size_t size); /* plain stdio, for inputs */
+int         bb_test_run(Suite *s); /* runs and frees; the value for main() to return */
+
+#endif

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_base.c: hash, rng, text, file, plan, log. Oracles: FIPS 180-4 and NIST example vectors; the outputs of xoshiro256**
+ * for the state 1 2 3 4, published with its reference implementation's ports; definitions; system calls. */
+#include <dirent.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/plan.h"
+#include "base/rng.h"
+#include "base/text.h"
+#include "tests/support/support.h"
+
+/* ---- hash ---- */
+
+static void digest(const char *data, size_t size, size_t piece, char hex[65])
+{
+    bb_sha256 s;
+    bb_sha256_init(&s);
+    for (size_t at = 0; at < size; at += piece) bb_sha256_update(&s, data + at, size - at < piece ? size - at : piece);
+    bb_sha256_hex(&s, hex);
+}
+
+START_TEST(sha256_gives_the_nist_examples)
+{
+    static const struct { const char *text, *hex; } cases[] = {
+        { "", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" },
+        { "abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" },
+        { "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1" },
+        { "abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu",
+          "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1" },
+    };
+    char hex[65];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (size_t piece = 1; piece < 120; piece++) {
+            digest(cases[i].text, strlen(cases[i].text), piece, hex);
+            ck_assert_str_eq(hex, cases[i].hex);
+        }
+    char *million = malloc(1000000);
+    memset(million, 'a', 1000000);
+    digest(million, 1000000, 4099, hex);
+    ck_assert_str_eq(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    const char *path = bb_test_path("million");
+    bb_test_write(path, million, 1000000);
+    free(million);
+    ck_assert_int_eq(bb_sha256_file(path, hex, NULL), BB_OK);
+    ck_assert_str_eq(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    ck_assert_int_eq(bb_sha256_file(bb_test_path("absent"), hex, NULL), BB_BAD_FILE);
+}
+END_TEST
+
+START_TEST(fields_of_a_hash_cannot_run_together)
+{
+    bb_sha256 a, b;
+    char x[65], y[65];
+    bb_sha256_init(&a);
+    bb_sha256_text(&a, "ab");
+    bb_sha256_text(&a, "c");
+    bb_sha256_hex(&a, x);
+    bb_sha256_init(&b);
+    bb_sha256_text(&b, "a");
+    bb_sha256_text(&b, "bc");
+    bb_sha256_hex(&b, y);
+    ck_assert_str_ne(x, y);
+}
+END_TEST
+
+START_TEST(hash64_changes_half_of_the_bits_and_knows_lengths)
+{
+    unsigned char data[16] = { 0 };
+    double flips = 0;
+    ck_assert_uint_ne(bb_hash64(data, 7, 0), bb_hash64(data, 8, 0));
+    ck_assert_uint_ne(bb_hash64(data, 0, 0), bb_hash64(data, 0, 1));
+    for (int bit = 0; bit < 128; bit++) {
+        uint64_t before = bb_hash64(data, 16, 5);
+        data[bit / 8] ^= (unsigned char)(1 << bit % 8);
+        flips += __builtin_popcountll(before ^ bb_hash64(data, 16, 5));
+    }
+    flips /= 128;
+    ck_assert(flips > 30 && flips < 34); /* binomial: 32 +- 4/sqrt(128) */
+}
+END_TEST
+
+/* ---- rng ---- */
+
+START_TEST(xoshiro_gives_the_published_stream)
+{
+    static const uint64_t expected[] = { 11520u, 0u, 1509978240u, 1215971899390074240u, 1216172134540287360u, 607988272756665600u,
+                                         16172922978634559625u, 8476171486693032832u, 10595114339597558777u, 2904607092377533576u };
+    bb_rng r = { { 1, 2, 3, 4 } };
+    for (size_t i = 0; i < 10; i++) ck_assert_uint_eq(bb_rng_u64(&r), expected[i]);
+}
+END_TEST
+
+START_TEST(streams_differ_and_repeat)
+{
+    bb_rng a, b, c, d;
+    bb_rng_init(&a, 1, "x");
+    bb_rng_init(&b, 1, "x");
+    bb_rng_init(&c, 1, "y");
+    bb_rng_init(&d, 2, "x");
+    uint64_t first = bb_rng_u64(&a);
+    ck_assert_uint_eq(first, bb_rng_u64(&b));
+    ck_assert_uint_ne(first, bb_rng_u64(&c));
+    ck_assert_uint_ne(first, bb_rng_u64(&d));
+}
+END_TEST
+
+START_TEST(moments_and_ranges_are_right)
+{
+    enum { N = 200000 };
+    bb_rng r;
+    double sum = 0, squares = 0, fourth = 0, uniform = 0;
+    unsigned seen[7] = { 0 };
+    bb_rng_init(&r, 7, "moments");
+    for (int i = 0; i < N; i++) {
+        double x = bb_rng_normal(&r), u = bb_rng_uniform(&r);
+        ck_assert(u >= 0 && u < 1);
+        sum += x;
+        squares += x * x;
+        fourth += x * x * x * x;
+        uniform += u;
+        seen[bb_rng_below(&r, 7)]++;
+    }
+    /* Five standard errors each. */
+    ck_assert(fabs(sum / N) < 5 / sqrt(N));
+    ck_assert(fabs(squares / N - 1) < 5 * sqrt(2.0 / N));
+    ck_assert(fabs(fourth / N - 3) < 5 * sqrt(96.0 / N));
+    ck_assert(fabs(uniform / N - 0.5) < 5 * sqrt(1.0 / 12 / N));
+    for (int i = 0; i < 7; i++) ck_assert(fabs(seen[i] - N / 7.0) < 5 * sqrt(N * 6.0 / 49));
+    for (int i = 0; i < 100; i++) ck_assert_uint_eq(bb_rng_below(&r, 1), 0);
+    /* The bias that refusing removes would be largest here: 2^63+1 of 2^64 values. */
+    for (int i = 0; i < 100; i++) ck_assert_uint_le(bb_rng_below(&r, (1ull << 63) + 1), 1ull << 63);
+}
+END_TEST
+
+/* ---- text ---- */
+
+START_TEST(sizes_are_parsed)
+{
+    static const struct { const char *text; uint64_t bytes; } good[] = {
+        { "3596960", 3596960 }, { "3.2MiB", 3355443 }, { "2.6GB", 2600000000 }, { "4100k", 4100 * 1024 }, { "1.5g", 3ull << 29 },
+        { "0", 0 }, { "1 KiB", 1024 }, { "1kB", 1000 }, { "0.3GB", 300000000 }, { "18446744073709551615", UINT64_MAX }, { "12B", 12 },
+        { "2t", 2ull << 40 }, { ".5M", 512 * 1024 },
+    };
+    static const char *const bad[] = { "", "x", "-1", "1.2.3", "1e3", "5 parsecs", "0x10", "18446744073709551616", "99999999999TiB", ".", "k", "nan" };
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        uint64_t bytes = 1;
+        ck_assert_int_eq(bb_parse_size(good[i].text, &bytes, NULL), BB_OK);
+        ck_assert_uint_eq(bytes, good[i].bytes);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        uint64_t bytes = 1;
+        ck_assert_msg(bb_parse_size(bad[i], &bytes, NULL) == BB_USAGE, "'%s' passed", bad[i]);
+    }
+}
+END_TEST
+
+START_TEST(numbers_are_parsed_whole)
+{
+    double v;
+    int64_t i;
+    ck_assert_int_eq(bb_parse_double("-1.5e3", &v, NULL), BB_OK);
+    ck_assert_double_eq(v, -1500);
+    ck_assert_int_eq(bb_parse_int("-9223372036854775808", &i, NULL), BB_OK);
+    ck_assert_int_eq(i, INT64_MIN);
+    static const char *const bad[] = { "", " 1", "1 ", "1x", "inf", "nan", "1e999" };
+    for (size_t k = 0; k < sizeof bad / sizeof bad[0]; k++) ck_assert_int_eq(bb_parse_double(bad[k], &v, NULL), BB_USAGE);
+    static const char *const worse[] = { "", " 1", "1.0", "9223372036854775808", "0x1" };
+    for (size_t k = 0; k < sizeof worse / sizeof worse[0]; k++) ck_assert_int_eq(bb_parse_int(worse[k], &i, NULL), BB_USAGE);
+}
+END_TEST
+
+START_TEST(sizes_and_times_are_printed)
+{
+    static const struct { uint64_t bytes; const char *text; } sizes[] = {
+        { 0, "0 B" }, { 1023, "1023 B" }, { 1024, "1.00 KiB" }, { 3355443, "3.20 MiB" }, { 1048575, "1.00 MiB" }, { UINT64_MAX, "16.00 EiB" } };
+    static const struct { double s; const char *text; } times[] = {
+        { 0.44, "0.4s" }, { 9.97, "10s" }, { 59.6, "1m 00s" }, { 125, "2m 05s" }, { 3661, "1h 01m" }, { 90000, "1d 01h" }, { -1, "?" } };
+    char out[32];
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        bb_format_size(sizes[i].bytes, out);
+        ck_assert_str_eq(out, sizes[i].text);
+    }
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        bb_format_time(times[i].s, out);
+        ck_assert_str_eq(out, times[i].text);
+    }
+    bb_format_time((double)NAN, out);
+    ck_assert_str_eq(out, "?");
+}
+END_TEST
+
+START_TEST(text_grows_and_fails_cleanly)
+{
+    bb_text t = { 0 };
+    char expected[4000] = "";
+    for (int i = 0; i < 300; i++) {
+        bb_text_addf(&t, "%d,", i);
+        snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%d,", i);
+    }
+    ck_assert_int_eq(t.status, BB_OK);
+    ck_assert_str_eq(t.data, expected);
+    ck_assert_uint_eq(t.size, strlen(expected));
+    bb_text_done(&t);
+    bb_mem_fail_after(0);
+    bb_text_add(&t, "x");
+    bb_mem_fail_after(-1);
+    bb_text_add(&t, "y");
+    ck_assert_int_eq(t.status, BB_NOMEM);
+    bb_text_done(&t);
+    ck_assert_uint_eq(bb_edit_distance("kitten", "sitting"), 3);
+    ck_assert_uint_eq(bb_edit_distance("", "abc"), 3);
+    ck_assert_uint_eq(bb_edit_distance("same", "same"), 0);
+}
+END_TEST
+
+/* ---- file ---- */
+
+static size_t entries(const char *path)
+{
+    size_t n = 0;
+    DIR *d = opendir(path);
+    while (readdir(d)) n++;
+    closedir(d);
+    return n - 2;
+}
+
+START_TEST(files_are_replaced_whole_or_not_at_all)
+{
+    const char *dir = bb_test_path("a/b//c"), *path = bb_test_path("a/b/c/file");
+    char *data;
+    size_t size;
+    bb_writer w;
+    ck_assert_int_eq(bb_make_dirs(dir, NULL), BB_OK);
+    ck_assert_int_eq(bb_make_dirs(dir, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_write(path, "first", 5, NULL), BB_OK);
+    ck_assert_int_eq(bb_writer_open(&w, path, NULL), BB_OK);
+    fputs("half", w.stream);
+    bb_writer_abort(&w);
+    ck_assert_int_eq(bb_file_read(path, &data, &size, NULL), BB_OK);
+    ck_assert_str_eq(data, "first");
+    ck_assert_uint_eq(size, 5);
+    bb_free(data);
+    ck_assert_uint_eq(entries(dir), 1);
+    ck_assert_int_eq(bb_file_write(path, "second", 6, NULL), BB_OK);
+    uint64_t bytes;
+    ck_assert_int_eq(bb_file_size(path, &bytes, NULL), BB_OK);
+    ck_assert_uint_eq(bytes, 6);
+    ck_assert_uint_eq(entries(dir), 1);
+    ck_assert_int_eq(bb_make_dirs(path, NULL), BB_IO);
+}
+END_TEST
+
+START_TEST(a_full_disk_keeps_the_old_file)
+{
+    /* /dev/full takes nothing: the same path through commit as a full disk. */
+    const char *path = bb_test_path("kept");
+    bb_writer w;
+    bb_err err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_file_write(path, "old", 3, NULL), BB_OK);
+    ck_assert_int_eq(bb_writer_open(&w, path, NULL), BB_OK);
+    ck_assert_ptr_nonnull(freopen("/dev/full", "w", w.stream));
+    fputs("new", w.stream);
+    ck_assert_int_eq(bb_writer_commit(&w, &err), BB_IO);
+    ck_assert_ptr_nonnull(strstr(err.msg, "No space left"));
+    char *data;
+    size_t size;
+    ck_assert_int_eq(bb_file_read(path, &data, &size, NULL), BB_OK);
+    ck_assert_str_eq(data, "old");
+    bb_free(data);
+}
+END_TEST
+
+START_TEST(odd_files_are_refused_with_a_reason)
+{
+    bb_map map;
+    char *data;
+    size_t size;
+    bb_err err = BB_ERR_INIT;
+    const char *empty = bb_test_path("empty");
+    ck_assert_int_eq(bb_map_open(bb_test_path("none"), &map, &err), BB_BAD_FILE);
+    ck_assert_ptr_nonnull(strstr(err.msg, "No such file"));
+    ck_assert_int_eq(bb_map_open(bb_test_path(""), &map, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_file_read("/dev/null", &data, &size, NULL), BB_BAD_FILE);
+    bb_test_write(empty, "", 0);
+    ck_assert_int_eq(bb_map_open(empty, &map, NULL), BB_OK);
+    ck_assert_ptr_null(map.data);
+    ck_assert_uint_eq(map.size, 0);
+    bb_map_close(&map);
+    ck_assert_int_eq(bb_file_read(empty, &data, &size, NULL), BB_OK);
+    ck_assert_uint_eq(size, 0);
+    ck_assert_str_eq(data, "");
+    bb_free(data);
+    ck_assert_int_eq(bb_file_write("/dev/null", "x", 1, NULL), BB_IO);
+    ck_assert_int_eq(bb_file_write(bb_test_path("no/such/folder"), "x", 1, NULL), BB_IO);
+    ck_assert(bb_file_exists(empty) && !bb_file_exists(bb_test_path("none")));
+}
+END_TEST
+
+/* ---- plan ---- */
+
+static const char plan_text[] = "blk.0.attn_q=Q4_K\nblk.0.ffn=192\nblk.10.kv=0\nblk.2.kv=2\noutput=Q6_K\ntoken_embd=Q4_K\n";
+
+START_TEST(plans_print_and_parse_to_the_same)
+{
+    static const char *const genes[][2] = { { "token_embd", "F16" }, { "blk.2.kv", "2" }, { "blk.0.ffn", "192" }, { "blk.10.kv", "0" },
+                                            { "blk.0.attn_q", "Q4_K" }, { "output", "Q6_K" }, { "token_embd", "Q4_K" } };
+    bb_plan p = { 0, NULL }, q = { 0, NULL }, copy = { 0, NULL };
+    char *text, hash[17], again[17], full[65];
+    for (size_t i = 0; i < 7; i++) ck_assert_int_eq(bb_plan_set(&p, genes[i][0], genes[i][1], NULL), BB_OK);
+    ck_assert_uint_eq(p.n, 6);
+    ck_assert_int_eq(bb_plan_print(&p, &text, NULL), BB_OK);
+    ck_assert_str_eq(text, plan_text);
+    bb_free(text);
+    ck_assert_str_eq(bb_plan_get(&p, "blk.2.kv"), "2");
+    ck_assert_ptr_null(bb_plan_get(&p, "blk.1.kv"));
+    /* Lines in any order, without the last newline. */
+    static const char shuffled[] = "token_embd=Q4_K\nblk.2.kv=2\nblk.10.kv=0\nblk.0.ffn=192\noutput=Q6_K\nblk.0.attn_q=Q4_K";
+    ck_assert_int_eq(bb_plan_parse(shuffled, strlen(shuffled), &q, NULL), BB_OK);
+    ck_assert_int_eq(bb_plan_hash(&p, hash, NULL), BB_OK);
+    ck_assert_int_eq(bb_plan_hash(&q, again, NULL), BB_OK);
+    ck_assert_str_eq(hash, again);
+    digest(plan_text, strlen(plan_text), 1000, full);
+    full[16] = '\0';
+    ck_assert_str_eq(hash, full);
+    ck_assert_int_eq(bb_plan_copy(&p, &copy, NULL), BB_OK);
+    bb_plan_done(&p);
+    ck_assert_int_eq(bb_plan_set(&copy, "zzz", "1", NULL), BB_OK);
+    ck_assert_int_eq(bb_plan_set(&copy, "a", "1", NULL), BB_OK);
+    ck_assert_uint_eq(copy.n, 8);
+    bb_plan_done(&copy);
+    bb_plan_done(&q);
+    ck_assert_int_eq(bb_plan_parse("", 0, &q, NULL), BB_OK);
+    ck_assert_int_eq(bb_plan_print(&q, &text, NULL), BB_OK);
+    ck_assert_str_eq(text, "");
+    bb_free(text);
+    bb_plan_done(&q);
+}
+END_TEST
+
+START_TEST(broken_plans_are_refused)
+{
+    static const char *const bad[] = { "x", "=a\n", "a=\n", "a=b=c\n", "\n", "a=1\na=2\n", "a =1\n", "a=1\r\n", "\xc3\xa4=1\n", "a=1\n\nb=2\n" };
+    bb_plan p = { 0, NULL };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        bb_err err = BB_ERR_INIT;
+        ck_assert_msg(bb_plan_parse(bad[i], strlen(bad[i]), &p, &err) == BB_BAD_FILE, "'%s' passed", bad[i]);
+        ck_assert(err.msg[0]);
+    }
+    ck_assert_int_eq(bb_plan_parse("a=\0b\n", 5, &p, NULL), BB_BAD_FILE);
+    char *line = malloc(10000);
+    memset(line, 'a', 10000);
+    ck_assert_int_eq(bb_plan_parse(line, 10000, &p, NULL), BB_BAD_FILE);
+    free(line);
+    ck_assert_int_eq(bb_plan_set(&p, "a b", "c", NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_plan_set(&p, "a", "", NULL), BB_BAD_FILE);
+    ck_assert_uint_eq(p.n, 0);
+}
+END_TEST
+
+START_TEST(plans_survive_every_failed_allocation)
+{
+    size_t before = bb_mem_live_bytes();
+    bb_status status = BB_NOMEM;
+    for (long n = 0; status != BB_OK; n++) {
+        bb_plan p = { 0, NULL }, copy = { 0, NULL };
+        char hash[17];
+        ck_assert_int_lt(n, 200);
+        bb_mem_fail_after(n);
+        status = bb_plan_parse(plan_text, strlen(plan_text), &p, NULL);
+        if (status == BB_OK) status = bb_plan_copy(&p, &copy, NULL);
+        if (status == BB_OK) status = bb_plan_set(&copy, "middle", "1", NULL);
+        if (status == BB_OK) status = bb_plan_set(&copy, "middle", "2", NULL);
+        if (status == BB_OK) status = bb_plan_hash(&copy, hash, NULL);
+        bb_mem_fail_after(-1);
+        bb_plan_done(&p);
+        bb_plan_done(&copy);
+        ck_assert(status == BB_OK || status == BB_NOMEM);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+    }
+}
+END_TEST
+
+/* ---- log ---- */
+
+START_TEST(the_log_file_hears_what_the_terminal_does_not)
+{
+    const char *path = bb_test_path("log.txt");
+    char *data;
+    size_t size;
+    bb_progress p;
+    bb_log_set_level(BB_LOG_QUIET);
+    ck_assert_int_eq(bb_log_to_file(path, NULL), BB_OK);
+    bb_info("one %d", 1);
+    bb_warn("two");
+    bb_debug("never");
+    bb_progress_start(&p, "work", 10000);
+#pragma omp parallel for
+    for (int i = 0; i < 10000; i++) bb_progress_add(&p, 1);
+    ck_assert_uint_eq(p.done, 10000);
+    bb_progress_end(&p);
+    ck_assert_int_eq(bb_log_to_file(NULL, NULL), BB_OK);
+    bb_log_set_level(BB_LOG_INFO);
+    ck_assert_int_eq(bb_file_read(path, &data, &size, NULL), BB_OK);
+    ck_assert_ptr_nonnull(strstr(data, "Z one 1\n"));
+    ck_assert_ptr_nonnull(strstr(data, "Z warning: two\n"));
+    ck_assert_ptr_nonnull(strstr(data, "work: 10000/10000"));
+    ck_assert_ptr_null(strstr(data, "never"));
+    bb_free(data);
+    ck_assert_int_eq(bb_log_to_file(bb_test_path("no/such/log"), NULL), BB_IO);
+}
+END_TEST
+
+START_TEST(signals_raise_the_flag)
+{
+    static const int signals[] = { SIGINT, SIGTERM, SIGUSR1 };
+    bb_interrupt_install();
+    for (int i = 0; i < 3; i++) {
+        bb_interrupt_clear();
+        ck_assert(!bb_interrupted());
+        raise(signals[i]);
+        ck_assert(bb_interrupted());
+    }
+    bb_interrupt_clear();
+    bb_interrupt_raise();
+    ck_assert(bb_interrupted());
+    bb_interrupt_clear();
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("base");
+    TCase *t = tcase_create("core");
+    tcase_add_test(t, sha256_gives_the_nist_examples);
+    tcase_add_test(t, fields_of_a_hash_cannot_run_together);
+    tcase_add_test(t, hash64_changes_half_of_the_bits_and_knows_lengths);
+    tcase_add_test(t, xoshiro_gives_the_published_stream);
+    tcase_add_test(t, streams_differ_and_repeat);
+    tcase_add_test(t, moments_and_ranges_are_right);
+    tcase_add_test(t, sizes_are_parsed);
+    tcase_add_test(t, numbers_are_parsed_whole);
+    tcase_add_test(t, sizes_and_times_are_printed);
+    tcase_add_test(t, text_grows_and_fails_cleanly);
+    tcase_add_test(t, files_are_replaced_whole_or_not_at_all);
+    tcase_add_test(t, a_full_disk_keeps_the_old_file);
+    tcase_add_test(t, odd_files_are_refused_with_a_reason);
+    tcase_add_test(t, plans_print_and_parse_to_the_same);
+    tcase_add_test(t, broken_plans_are_refused);
+    tcase_add_test(t, plans_survive_every_failed_allocation);
+    tcase_add_test(t, the_log_file_hears_what_the_terminal_does_not);
+    tcase_add_test(t, signals_raise_the_flag);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
