@@ -65,7 +65,7 @@ bb_status bb_gguf_u32_array(const bb_gguf *g, const char *key, uint32_t *out, ui
 typedef struct bb_gguf_out bb_gguf_out;
 bb_status bb_gguf_out_create(bb_gguf_out **out, bb_err *err);
 void      bb_gguf_out_destroy(bb_gguf_out *out);
-/* Keys in call order; a key set twice keeps its place and takes the new value. */
+/* Keys in call order; a key set twice keeps its place and takes the new value. put_copy borrows key and value until destroy. */
 bb_status bb_gguf_put_copy(bb_gguf_out *out, const bb_gguf_kv *kv, bb_err *err);
 bb_status bb_gguf_put_u32(bb_gguf_out *out, const char *key, uint32_t v, bb_err *err);
 bb_status bb_gguf_put_f32(bb_gguf_out *out, const char *key, float v, bb_err *err);

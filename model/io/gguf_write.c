@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * gguf_write.c: writing GGUF v3: see gguf.h.
+ *
+ * Keys and tensors are gathered first; size and bytes are then made from the same list, so that the size is exact. Every
+ * tensor, the last one too, is padded to the alignment, as llama.cpp's writer does. Values copied from another file stay
+ * where they are (borrowed) until the list is destroyed: sizes of thousands of plans are asked without copying a vocabulary.
+ */
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/io/gguf_internal.h"
+
+typedef struct entry {
+    bb_bytes             key;      /* owned copy when owned_key */
+    char                *owned_key;
+    bb_gguf_kind         kind, element;
+    uint64_t             count, value_bytes;
+    const unsigned char *value;    /* raw bytes as in bb_gguf_kv */
+    unsigned char       *owned_value;
+} entry;
+
+struct bb_gguf_out {
+    entry     *kv;
+    bb_tensor *tensors;
+    size_t     n_kv, n_tensors, kv_room, tensor_room;
+};
+
+bb_status bb_gguf_out_create(bb_gguf_out **out, bb_err *err)
+{
+    *out = BB_NEW0(1, bb_gguf_out, err);
+    return *out ? BB_OK : BB_NOMEM;
+}
+
+static void free_entry(entry *e)
+{
+    bb_free(e->owned_key);
+    bb_free(e->owned_value);
+}
+
+void bb_gguf_out_destroy(bb_gguf_out *out)
+{
+    if (!out) return;
+    for (size_t i = 0; i < out->n_kv; i++) free_entry(&out->kv[i]);
+    bb_free(out->kv);
+    bb_free(out->tensors);
+    bb_free(out);
+}
+
+/* Doubles *items (of `size` bytes each) when n == *room. */
+static bb_status make_room(void **items, size_t n, size_t *room, size_t size, bb_err *err)
+{
+    size_t wanted = *room ? *room * 2 : 32;
+    void  *p;
+    if (n < *room) return BB_OK;
+    p = bb_realloc(*items, wanted, size, err);
+    if (!p) return BB_NOMEM;
+    *items = p;
+    *room = wanted;
+    return BB_OK;
+}
+
+/* Takes over e's owned memory, also on failure. */
+static bb_status put(bb_gguf_out *out, entry e, bb_err *err)
+{
+    void     *items = out->kv;
+    bb_status status;
+    for (size_t i = 0; i < out->n_kv; i++)
+        if (out->kv[i].key.size == e.key.size && memcmp(out->kv[i].key.data, e.key.data, (size_t)e.key.size) == 0) {
+            free_entry(&out->kv[i]);
+            out->kv[i] = e;
+            return BB_OK;
+        }
+    status = make_room(&items, out->n_kv, &out->kv_room, sizeof(entry), err);
+    out->kv = items;
+    if (status != BB_OK) {
+        free_entry(&e);
+        return status;
+    }
+    out->kv[out->n_kv++] = e;
+    return BB_OK;
+}
+
+bb_status bb_gguf_put_copy(bb_gguf_out *out, const bb_gguf_kv *kv, bb_err *err)
+{
+    return put(out, (entry){ .key = kv->key, .kind = kv->kind, .element = kv->element, .count = kv->count,
+                             .value = kv->value, .value_bytes = kv->value_bytes }, err);
+}
+
+/* An entry with its own copies of key and value; value may be NULL: then owned_value is left to be filled. */
+static bb_status put_own(bb_gguf_out *out, const char *key, bb_gguf_kind kind, bb_gguf_kind element, uint64_t count, const void *value,
+                         uint64_t value_bytes, unsigned char **fill, bb_err *err)
+{
+    entry e = { .kind = kind, .element = element, .count = count, .value_bytes = value_bytes };
+    BB_ASSERT(key[0] != '\0');
+    e.owned_key = bb_strdup(key, err);
+    e.owned_value = bb_alloc((size_t)value_bytes, 1, err);
+    if (!e.owned_key || !e.owned_value) {
+        free_entry(&e);
+        return BB_NOMEM;
+    }
+    e.key = (bb_bytes){ e.owned_key, strlen(key) };
+    e.value = e.owned_value;
+    if (value && value_bytes) memcpy(e.owned_value, value, (size_t)value_bytes);
+    if (fill) *fill = e.owned_value;
+    return put(out, e, err);
+}
+
+bb_status bb_gguf_put_u32(bb_gguf_out *out, const char *key, uint32_t v, bb_err *err)
+{
+    return put_own(out, key, BB_GGUF_U32, BB_GGUF_U8, 1, &v, sizeof v, NULL, err);
+}
+
+bb_status bb_gguf_put_f32(bb_gguf_out *out, const char *key, float v, bb_err *err)
+{
+    return put_own(out, key, BB_GGUF_F32, BB_GGUF_U8, 1, &v, sizeof v, NULL, err);
+}
+
+bb_status bb_gguf_put_bool(bb_gguf_out *out, const char *key, bool v, bb_err *err)
+{
+    unsigned char byte = v;
+    return put_own(out, key, BB_GGUF_BOOL, BB_GGUF_U8, 1, &byte, 1, NULL, err);
+}
+
+bb_status bb_gguf_put_text(bb_gguf_out *out, const char *key, const char *v, bb_err *err)
+{
+    return put_own(out, key, BB_GGUF_STRING, BB_GGUF_U8, 1, v, strlen(v), NULL, err);
+}
+
+static bb_status put_array(bb_gguf_out *out, const char *key, bb_gguf_kind element, const void *v, uint64_t n, bb_err *err)
+{
+    size_t bytes;
+    if (!bb_mul_size((size_t)n, bb_gguf_kind_bytes(element), &bytes))
+        return BB_FAIL(err, BB_NOMEM, "out of memory: the array '%s' of %llu entries overflows", key, (unsigned long long)n);
+    return put_own(out, key, BB_GGUF_ARRAY, element, n, v, bytes, NULL, err);
+}
+
+bb_status bb_gguf_put_u32_array(bb_gguf_out *out, const char *key, const uint32_t *v, uint64_t n, bb_err *err)
+{
+    return put_array(out, key, BB_GGUF_U32, v, n, err);
+}
+
+bb_status bb_gguf_put_i32_array(bb_gguf_out *out, const char *key, const int32_t *v, uint64_t n, bb_err *err)
+{
+    return put_array(out, key, BB_GGUF_I32, v, n, err);
+}
+
+bb_status bb_gguf_put_f32_array(bb_gguf_out *out, const char *key, const float *v, uint64_t n, bb_err *err)
+{
+    return put_array(out, key, BB_GGUF_F32, v, n, err);
+}
+
+bb_status bb_gguf_put_text_array(bb_gguf_out *out, const char *key, const bb_bytes *v, uint64_t n, bb_err *err)
+{
+    uint64_t       bytes = 0;
+    unsigned char *p;
+    bb_status      status;
+    for (uint64_t i = 0; i < n; i++) bytes += 8 + v[i].size;
+    status = put_own(out, key, BB_GGUF_ARRAY, BB_GGUF_STRING, n, NULL, bytes, &p, err);
+    for (uint64_t i = 0; status == BB_OK && i < n; i++) {
+        memcpy(p, &v[i].size, 8);
+        if (v[i].size) memcpy(p + 8, v[i].data, (size_t)v[i].size);
+        p += 8 + v[i].size;
+    }
+    return status;
+}
+
+bb_status bb_gguf_put_tensor(bb_gguf_out *out, const bb_tensor *t, bb_err *err)
+{
+    void     *items = out->tensors;
+    bb_tensor copy = *t;
+    bb_status status;
+    size_t    n = strnlen(t->name, sizeof t->name);
+    BB_ASSERT(n > 0 && t->n_dims <= 4);
+    if (n > BB_GGUF_MAX_NAME)
+        return BB_FAIL(err, BB_UNSUPPORTED, "tensor name '%.64s' is longer than %d bytes", t->name, BB_GGUF_MAX_NAME);
+    status = bb_gguf_tensor_bytes(t, &copy.size_bytes, err);
+    if (status != BB_OK) return status;
+    status = make_room(&items, out->n_tensors, &out->tensor_room, sizeof(bb_tensor), err);
+    out->tensors = items;
+    if (status == BB_OK) out->tensors[out->n_tensors++] = copy;
+    return status;
+}
+
+/* ---- size and bytes ---- */
+
+static bb_status alignment_of(const bb_gguf_out *out, uint32_t *alignment, bb_err *err)
+{
+    static const char key[] = "general.alignment";
+    *alignment = BB_GGUF_DEFAULT_ALIGNMENT;
+    for (size_t i = 0; i < out->n_kv; i++) {
+        const entry *e = &out->kv[i];
+        if (e->key.size != sizeof key - 1 || memcmp(e->key.data, key, sizeof key - 1) != 0) continue;
+        if (e->kind != BB_GGUF_U32) return BB_FAIL(err, BB_FAILED, "general.alignment must be written as u32");
+        memcpy(alignment, e->value, 4);
+        if (*alignment == 0 || (*alignment & (*alignment - 1)) != 0)
+            return BB_FAIL(err, BB_FAILED, "general.alignment is %u, not a power of two", *alignment);
+    }
+    return BB_OK;
+}
+
+/* Bytes before the padding that precedes the data section. */
+static uint64_t head_bytes(const bb_gguf_out *out)
+{
+    uint64_t n = 4 + 4 + 8 + 8;
+    for (size_t i = 0; i < out->n_kv; i++) {
+        const entry *e = &out->kv[i];
+        n += 8 + e->key.size + 4 + e->value_bytes + (e->kind == BB_GGUF_STRING ? 8 : e->kind == BB_GGUF_ARRAY ? 12 : 0);
+    }
+    for (size_t i = 0; i < out->n_tensors; i++) n += 8 + strlen(out->tensors[i].name) + 4 + 8 * (uint64_t)out->tensors[i].n_dims + 4 + 8;
+    return n;
+}
+
+static bool total_bytes(const bb_gguf_out *out, uint32_t alignment, uint64_t *bytes)
+{
+    uint64_t padded;
+    if (!bb_gguf_pad(head_bytes(out), alignment, bytes)) return false;
+    for (size_t i = 0; i < out->n_tensors; i++)
+        if (!bb_gguf_pad(out->tensors[i].size_bytes, alignment, &padded) || __builtin_add_overflow(*bytes, padded, bytes)) return false;
+    return true;
+}
+
+bb_status bb_gguf_out_size(const bb_gguf_out *out, uint64_t *bytes, bb_err *err)
+{
+    uint32_t  alignment;
+    bb_status status = alignment_of(out, &alignment, err);
+    if (status == BB_OK && !total_bytes(out, alignment, bytes))
+        status = BB_FAIL(err, BB_FAILED, "the size of the file to be written overflows 64 bits");
+    return status;
+}
+
+static void write_u32(FILE *f, uint32_t v) { fwrite(&v, 4, 1, f); }
+static void write_u64(FILE *f, uint64_t v) { fwrite(&v, 8, 1, f); }
+static void write_bytes(FILE *f, const void *p, uint64_t n)
+{
+    if (n) fwrite(p, 1, (size_t)n, f);
+}
+
+static void write_entry(FILE *f, const entry *e)
+{
+    write_u64(f, e->key.size);
+    write_bytes(f, e->key.data, e->key.size);
+    write_u32(f, (uint32_t)e->kind);
+    if (e->kind == BB_GGUF_STRING) write_u64(f, e->value_bytes);
+    if (e->kind == BB_GGUF_ARRAY) {
+        write_u32(f, (uint32_t)e->element);
+        write_u64(f, e->count);
+    }
+    write_bytes(f, e->value, e->value_bytes);
+}
+
+static void write_zeros(FILE *f, uint64_t n)
+{
+    static const unsigned char zeros[256];
+    for (; n; n -= n < sizeof zeros ? n : sizeof zeros) write_bytes(f, zeros, n < sizeof zeros ? n : sizeof zeros);
+}
+
+static uint64_t padding(uint64_t at, uint32_t alignment) { return (alignment - at % alignment) % alignment; }
+
+static void write_infos(FILE *f, const bb_gguf_out *out, uint32_t alignment)
+{
+    uint64_t offset = 0;
+    for (size_t i = 0; i < out->n_tensors; i++) {
+        const bb_tensor *t = &out->tensors[i];
+        write_u64(f, strlen(t->name));
+        write_bytes(f, t->name, strlen(t->name));
+        write_u32(f, t->n_dims);
+        write_bytes(f, t->ne, 8 * (uint64_t)t->n_dims);
+        write_u32(f, (uint32_t)t->type);
+        write_u64(f, offset);
+        offset += t->size_bytes + padding(t->size_bytes, alignment);
+    }
+}
+
+bb_status bb_gguf_out_write(const bb_gguf_out *out, const char *path, bb_err *err)
+{
+    bb_writer w = { NULL, NULL, NULL };
+    uint32_t  alignment;
+    uint64_t  bytes;
+    bb_status status;
+    BB_TRY(bb_gguf_out_size(out, &bytes, err));
+    BB_TRY(alignment_of(out, &alignment, err));
+    for (size_t i = 0; i < out->n_tensors; i++) BB_ASSERT(out->tensors[i].data || out->tensors[i].size_bytes == 0);
+    BB_TRY(bb_writer_open(&w, path, err));
+    fwrite("GGUF", 1, 4, w.stream);
+    write_u32(w.stream, 3);
+    write_u64(w.stream, out->n_tensors);
+    write_u64(w.stream, out->n_kv);
+    for (size_t i = 0; i < out->n_kv; i++) write_entry(w.stream, &out->kv[i]);
+    write_infos(w.stream, out, alignment);
+    write_zeros(w.stream, padding(head_bytes(out), alignment));
+    for (size_t i = 0; i < out->n_tensors; i++) {
+        write_bytes(w.stream, out->tensors[i].data, out->tensors[i].size_bytes);
+        write_zeros(w.stream, padding(out->tensors[i].size_bytes, alignment));
+    }
+    status = bb_writer_commit(&w, err);
+done:
+    if (status != BB_OK) bb_writer_abort(&w);
+    return status;
+}

@@ -1,0 +1,447 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * model.c: see model.h. Reads hyperparameters with the keys and the defaults of llama.cpp, then every tensor.
+ *
+ * llama, qwen2 and qwen3 have one shape for all blocks; deci and openelm have arrays of shapes, and deci may lack attention or
+ * FFN in a block. openelm, to which a pruned qwen3 is exported, is read as a qwen3 whose q, k and v are three views of one fused
+ * matrix. A tensor that no part of the network asks for is refused, as llama.cpp does: computing without it would be wrong.
+ */
+#include "model/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/mem.h"
+#include "kernels/half.h"
+#include "model/io/gguf_internal.h"
+#include "model/model_internal.h"
+
+enum { MAX_LAYERS = 512, MAX_HEAD_DIM = 4096, MAX_WIDTH = 1 << 24, KEY_BYTES = 128 };
+
+/* What one call of bb_model_build knows. */
+typedef struct builder {
+    bb_model   *m;
+    const char *arch;       /* key prefix: "llama", ... */
+    bool        per_layer;  /* shapes may differ from block to block */
+    bool        may_lack;   /* blocks without attention or FFN are allowed */
+    bool        fused_qkv, qk_norms;
+    bool       *used;       /* [n_tensors] */
+    size_t      room;       /* of m->owned */
+} builder;
+
+/* ---- memory that the model owns ---- */
+
+static void *own(builder *b, size_t n, size_t size, bb_err *err)
+{
+    bb_model *m = b->m;
+    void     *p;
+    if (m->n_owned == b->room) {
+        size_t room = b->room ? 2 * b->room : 16;
+        void  *bigger = bb_realloc(m->owned, room, sizeof *m->owned, err);
+        if (!bigger) return NULL;
+        m->owned = bigger;
+        b->room = room;
+    }
+    p = bb_calloc(n, size, err);
+    if (p) m->owned[m->n_owned++] = p;
+    return p;
+}
+
+/* ---- hyperparameters ---- */
+
+static const char *key_of(const builder *b, const char *suffix, char key[KEY_BYTES])
+{
+    snprintf(key, KEY_BYTES, "%s.%s", b->arch, suffix);
+    return key;
+}
+
+/* A u32 of 1..max; absent: fallback, or an error when that is 0. */
+static bb_status read_u32(const builder *b, const char *suffix, uint32_t max, uint32_t fallback, uint32_t *out, bb_err *err)
+{
+    char      key[KEY_BYTES];
+    bool      found = true;
+    bb_status status = bb_gguf_u32(&b->m->gguf, key_of(b, suffix, key), out, fallback ? &found : NULL, err);
+    if (status != BB_OK) return status;
+    if (!found) *out = fallback;
+    if (*out < 1 || *out > max) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; 1 to %u is possible", key, *out, max);
+    return BB_OK;
+}
+
+static bb_status read_f32(const builder *b, const char *suffix, float fallback, float *out, bb_err *err)
+{
+    char      key[KEY_BYTES];
+    bool      found;
+    bb_status status = bb_gguf_f32(&b->m->gguf, key_of(b, suffix, key), out, &found, err);
+    if (status == BB_OK && !found) *out = fallback;
+    return status;
+}
+
+static bb_status find_arch(builder *b, bb_err *err)
+{
+    static const struct { const char *name; bb_arch arch; bool neox, per_layer, may_lack, fused, qk_norms; } rows[] = {
+        { "llama", BB_ARCH_LLAMA, false, false, false, false, false }, { "qwen2", BB_ARCH_QWEN2, true, false, false, false, false },
+        { "qwen3", BB_ARCH_QWEN3, true, false, false, false, true },   { "deci", BB_ARCH_DECI, false, true, true, false, false },
+        { "openelm", BB_ARCH_QWEN3, true, true, false, true, true },
+    };
+    bb_bytes  text;
+    bb_net   *net = &b->m->net;
+    char      shown[BB_GGUF_SHOWN];
+    bb_status status = bb_gguf_text(&b->m->gguf, "general.architecture", &text, NULL, err);
+    if (status != BB_OK) return status;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strlen(rows[i].name) != text.size || memcmp(rows[i].name, text.data, (size_t)text.size) != 0) continue;
+        b->arch = rows[i].name;
+        b->per_layer = rows[i].per_layer;
+        b->may_lack = rows[i].may_lack;
+        b->fused_qkv = rows[i].fused;
+        b->qk_norms = rows[i].qk_norms;
+        net->arch = rows[i].arch;
+        net->rope_neox = rows[i].neox;
+        return BB_OK;
+    }
+    return BB_FAIL(err, BB_UNSUPPORTED, "architecture '%s' is not supported; llama, qwen2, qwen3, deci and openelm are",
+                   bb_gguf_show(text, shown));
+}
+
+static bool text_is(bb_bytes text, const char *s) { return text.size == strlen(s) && memcmp(text.data, s, (size_t)text.size) == 0; }
+
+/* llama.cpp: an absent type means linear, an absent or zero factor means 1, type none ignores the factor. */
+static bb_status read_rope(const builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    char      key[KEY_BYTES], shown[BB_GGUF_SHOWN];
+    bb_bytes  type = { "linear", 6 };
+    bool      found;
+    float     factor = 0;
+    bb_status status;
+    BB_TRY(read_f32(b, "rope.freq_base", 10000.0f, &net->rope_base, err));
+    if (!(net->rope_base > 0)) return BB_FAIL(err, BB_BAD_FILE, "the RoPE base is %g; it must be above 0", (double)net->rope_base);
+    BB_TRY(bb_gguf_text(&b->m->gguf, key_of(b, "rope.scaling.type", key), &type, &found, err));
+    BB_TRY(read_f32(b, "rope.scale_linear", 0.0f, &factor, err));
+    BB_TRY(read_f32(b, "rope.scaling.factor", factor, &factor, err));
+    if (!text_is(type, "linear") && !text_is(type, "none"))
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; none, linear and the frequency factors of Llama 3 are",
+                       bb_gguf_show(type, shown));
+    if (factor < 0) return BB_FAIL(err, BB_BAD_FILE, "the RoPE scaling factor is %g; it must be above 0", (double)factor);
+    net->rope_freq_scale = factor > 0 && !text_is(type, "none") ? 1.0f / factor : 1.0f;
+done:
+    return status;
+}
+
+/* Keys that change the function and that this program does not compute. */
+static bb_status refuse_foreign(const builder *b, bb_err *err)
+{
+    char      key[KEY_BYTES];
+    uint32_t  n = 0;
+    bool      found, causal = true;
+    bb_status status;
+    BB_TRY(bb_gguf_u32(&b->m->gguf, key_of(b, "expert_count", key), &n, &found, err));
+    if (n > 0) return BB_FAIL(err, BB_UNSUPPORTED, "the model has %u experts (key '%s'); only dense models are supported", n, key);
+    n = 0;
+    BB_TRY(bb_gguf_u32(&b->m->gguf, "split.count", &n, &found, err));
+    if (n > 1) return BB_FAIL(err, BB_UNSUPPORTED, "the model is split over %u files; merge them first (llama-gguf-split --merge)", n);
+    BB_TRY(bb_gguf_bool(&b->m->gguf, key_of(b, "attention.causal", key), &causal, &found, err));
+    if (!causal) return BB_FAIL(err, BB_UNSUPPORTED, "key '%s' is false; only causal models are supported", key);
+    if (b->m->gguf.alignment < 4)
+        return BB_FAIL(err, BB_UNSUPPORTED, "general.alignment is %u; 4 or more is supported", b->m->gguf.alignment);
+done:
+    return status;
+}
+
+static bb_status read_head_dim(const builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    uint32_t  first = net->blocks[0].n_head, fallback = first ? net->n_embd / first : 0, value;
+    char      key[KEY_BYTES];
+    bb_status status;
+    BB_TRY(read_u32(b, "attention.key_length", MAX_HEAD_DIM, fallback, &net->head_dim, err));
+    BB_TRY(read_u32(b, "attention.value_length", MAX_HEAD_DIM, fallback, &value, err));
+    if (value != net->head_dim)
+        return BB_FAIL(err, BB_UNSUPPORTED, "keys have %u and values %u numbers a head; only equal lengths are supported", net->head_dim,
+                       value);
+    BB_TRY(read_u32(b, "rope.dimension_count", MAX_HEAD_DIM, net->head_dim, &net->n_rot, err));
+    if (net->n_rot % 2 != 0 || net->n_rot > net->head_dim)
+        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; an even number up to the head size %u is possible",
+                       key_of(b, "rope.dimension_count", key), net->n_rot, net->head_dim);
+    if ((net->arch == BB_ARCH_LLAMA || net->arch == BB_ARCH_DECI) && net->n_rot != net->head_dim)
+        return BB_FAIL(err, BB_UNSUPPORTED, "metadata key '%s' is %u and a head has %u numbers; architecture %s needs them equal",
+                       key_of(b, "rope.dimension_count", key), net->n_rot, net->head_dim, b->arch);
+done:
+    return status;
+}
+
+/* One block's heads and widths, already filled in, against each other and against the first block's. */
+static bb_status check_block_shape(const builder *b, uint32_t i, bb_err *err)
+{
+    const bb_block *k = &b->m->net.blocks[i], *first = &b->m->net.blocks[0];
+    if (!b->per_layer && (k->n_head != first->n_head || k->n_kv != first->n_kv || k->n_ff != first->n_ff))
+        return BB_FAIL(err, BB_UNSUPPORTED, "block %u has another shape than block 0; architecture %s has one shape for all blocks", i,
+                       b->arch);
+    if (k->n_head > MAX_WIDTH || k->n_ff > MAX_WIDTH || k->n_kv > k->n_head)
+        return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads, %u KV heads and FFN width %u", i, k->n_head, k->n_kv, k->n_ff);
+    if (k->n_head > 0 && k->n_kv == 0)
+        return BB_FAIL(err, BB_UNSUPPORTED, "block %u has %u heads and no KV head (a linear map instead of attention)", i, k->n_head);
+    if (k->n_head > 0 && k->n_head % k->n_kv != 0)
+        return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads, not a multiple of its %u KV heads", i, k->n_head, k->n_kv);
+    if (!b->may_lack && (k->n_head == 0 || k->n_ff == 0))
+        return BB_FAIL(err, BB_BAD_FILE, "block %u has no %s; architecture %s needs it in every block", i,
+                       k->n_head == 0 ? "attention" : "FFN", b->arch);
+    return BB_OK;
+}
+
+static bb_status read_block_shapes(const builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    uint32_t  v[MAX_LAYERS];
+    char      key[KEY_BYTES];
+    bool      found;
+    bb_status status;
+    BB_TRY(bb_gguf_u32_array(&b->m->gguf, key_of(b, "attention.head_count", key), v, net->n_layer, NULL, err));
+    for (uint32_t i = 0; i < net->n_layer; i++) net->blocks[i].n_head = net->blocks[i].n_kv = v[i];
+    BB_TRY(bb_gguf_u32_array(&b->m->gguf, key_of(b, "attention.head_count_kv", key), v, net->n_layer, &found, err));
+    for (uint32_t i = 0; found && i < net->n_layer; i++) net->blocks[i].n_kv = net->blocks[i].n_head ? v[i] : 0;
+    BB_TRY(bb_gguf_u32_array(&b->m->gguf, key_of(b, "feed_forward_length", key), v, net->n_layer, NULL, err));
+    for (uint32_t i = 0; i < net->n_layer; i++) net->blocks[i].n_ff = v[i];
+    for (uint32_t i = 0; i < net->n_layer; i++) BB_TRY(check_block_shape(b, i, err));
+done:
+    return status;
+}
+
+static bb_status read_hyperparameters(builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    char      key[KEY_BYTES];
+    bb_status status;
+    BB_TRY(find_arch(b, err));
+    BB_TRY(refuse_foreign(b, err));
+    BB_TRY(read_u32(b, "context_length", UINT32_MAX, 0, &net->n_ctx_train, err));
+    BB_TRY(read_u32(b, "embedding_length", MAX_WIDTH, 0, &net->n_embd, err));
+    BB_TRY(read_u32(b, "block_count", MAX_LAYERS, 0, &net->n_layer, err));
+    BB_TRY(bb_gguf_f32(&b->m->gguf, key_of(b, "attention.layer_norm_rms_epsilon", key), &net->norm_eps, NULL, err));
+    if (!(net->norm_eps >= 0)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is negative", key);
+    net->blocks = own(b, net->n_layer, sizeof *net->blocks, err);
+    if (!net->blocks) return BB_NOMEM;
+    BB_TRY(read_block_shapes(b, err));
+    BB_TRY(read_head_dim(b, err));
+    BB_TRY(read_rope(b, err));
+done:
+    return status;
+}
+
+/* ---- tensors ---- */
+
+static const bb_tensor *use_tensor(builder *b, const char *name)
+{
+    const bb_tensor *t = bb_gguf_tensor(&b->m->gguf, name);
+    if (t) b->used[t - b->m->gguf.tensors] = true;
+    return t;
+}
+
+static bb_status missing(const char *name, bb_err *err) { return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is missing", name); }
+
+static bb_status find_matrix(builder *b, const char *name, uint32_t rows, uint32_t cols, bb_matrix *out, bb_err *err)
+{
+    const bb_tensor *t = use_tensor(b, name);
+    if (!t) return missing(name, err);
+    if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1)
+        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is %llu x %llu x %llu x %llu; the metadata ask for %u x %u", name,
+                       (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
+                       (unsigned long long)t->ne[3], cols, rows);
+    *out = (bb_matrix){ .type = t->type, .rows = rows, .cols = cols, .data = t->data };
+    return BB_OK;
+}
+
+/* A float vector: borrowed where the file has F32, decoded otherwise. *out NULL when it is absent and may be. */
+static bb_status find_vector(builder *b, const char *name, uint32_t n, bool required, const float **out, bb_err *err)
+{
+    const bb_tensor *t = use_tensor(b, name);
+    float           *copy;
+    *out = NULL;
+    if (!t) return required ? missing(name, err) : BB_OK;
+    if (t->ne[0] != n || t->ne[1] != 1 || t->ne[2] != 1 || t->ne[3] != 1)
+        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is %llu x %llu x %llu x %llu; a vector of %u is needed", name,
+                       (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
+                       (unsigned long long)t->ne[3], n);
+    if (t->type == BB_F32 && (uintptr_t)t->data % sizeof(float) == 0) {
+        *out = t->data;
+        return BB_OK;
+    }
+    if (t->type != BB_F32 && t->type != BB_F16 && t->type != BB_BF16)
+        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' is a vector of type %d; F32, F16 and BF16 are supported", name, (int)t->type);
+    copy = own(b, n, sizeof *copy, err);
+    if (!copy) return BB_NOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        const unsigned char *p = (const unsigned char *)t->data + (size_t)i * (t->type == BB_F32 ? 4 : 2);
+        copy[i] = t->type == BB_F32 ? bb_bits_float(bb_load_u32(p)) :
+                  t->type == BB_F16 ? bb_half_to_float(bb_load_u16(p)) : bb_bf16_to_float(bb_load_u16(p));
+    }
+    *out = copy;
+    return BB_OK;
+}
+
+static bb_status find_block_vector(builder *b, uint32_t layer, const char *what, uint32_t n, bool required, const float **out, bb_err *err)
+{
+    char name[KEY_BYTES];
+    snprintf(name, sizeof name, "blk.%u.%s", layer, what);
+    return find_vector(b, name, n, required, out, err);
+}
+
+static bb_status find_part(builder *b, uint32_t layer, bb_part part, uint32_t rows, uint32_t cols, bb_err *err)
+{
+    bb_matrix *w = &b->m->net.blocks[layer].w[part];
+    char       name[KEY_BYTES];
+    bb_status  status;
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_part_names[part]);
+    BB_TRY(find_matrix(b, name, rows, cols, w, err));
+    snprintf(name, sizeof name, "blk.%u.%s.bias", layer, bb_part_names[part]);
+    BB_TRY(find_vector(b, name, rows, false, &w->bias, err));
+done:
+    return status;
+}
+
+/* q, k and v as views of the rows of one matrix. */
+static bb_status find_fused(builder *b, uint32_t layer, uint32_t q_rows, uint32_t kv_rows, uint32_t cols, bb_err *err)
+{
+    bb_matrix  *w = b->m->net.blocks[layer].w, all;
+    char        name[KEY_BYTES];
+    const char *at;
+    size_t      row_bytes;
+    bb_status   status;
+    snprintf(name, sizeof name, "blk.%u.attn_qkv.weight", layer);
+    BB_TRY(find_matrix(b, name, q_rows + 2 * kv_rows, cols, &all, err));
+    row_bytes = (size_t)(bb_gguf_tensor(&b->m->gguf, name)->size_bytes / all.rows);
+    at = all.data;
+    w[BB_PART_Q] = w[BB_PART_K] = w[BB_PART_V] = all;
+    w[BB_PART_Q].rows = q_rows;
+    w[BB_PART_K].rows = w[BB_PART_V].rows = kv_rows;
+    w[BB_PART_K].data = at + q_rows * row_bytes;
+    w[BB_PART_V].data = at + (q_rows + kv_rows) * row_bytes;
+done:
+    return status;
+}
+
+static bb_status find_attention(builder *b, uint32_t layer, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    bb_block *k = &net->blocks[layer];
+    uint64_t  q_rows = (uint64_t)k->n_head * net->head_dim, kv_rows = (uint64_t)k->n_kv * net->head_dim;
+    bb_status status;
+    if (q_rows > INT32_MAX / 4)
+        return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads of %u numbers", layer, k->n_head, net->head_dim);
+    BB_TRY(find_block_vector(b, layer, "attn_norm.weight", net->n_embd, true, &k->attn_norm, err));
+    if (b->fused_qkv) {
+        BB_TRY(find_fused(b, layer, (uint32_t)q_rows, (uint32_t)kv_rows, net->n_embd, err));
+    } else {
+        BB_TRY(find_part(b, layer, BB_PART_Q, (uint32_t)q_rows, net->n_embd, err));
+        BB_TRY(find_part(b, layer, BB_PART_K, (uint32_t)kv_rows, net->n_embd, err));
+        BB_TRY(find_part(b, layer, BB_PART_V, (uint32_t)kv_rows, net->n_embd, err));
+    }
+    BB_TRY(find_part(b, layer, BB_PART_O, net->n_embd, (uint32_t)q_rows, err));
+    if (b->qk_norms) {
+        BB_TRY(find_block_vector(b, layer, "attn_q_norm.weight", net->head_dim, true, &k->q_norm, err));
+        BB_TRY(find_block_vector(b, layer, "attn_k_norm.weight", net->head_dim, true, &k->k_norm, err));
+    }
+done:
+    return status;
+}
+
+static bb_status find_ffn(builder *b, uint32_t layer, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    bb_block *k = &net->blocks[layer];
+    bb_status status;
+    BB_TRY(find_block_vector(b, layer, "ffn_norm.weight", net->n_embd, true, &k->ffn_norm, err));
+    BB_TRY(find_part(b, layer, BB_PART_GATE, k->n_ff, net->n_embd, err));
+    BB_TRY(find_part(b, layer, BB_PART_UP, k->n_ff, net->n_embd, err));
+    BB_TRY(find_part(b, layer, BB_PART_DOWN, net->n_embd, k->n_ff, err));
+done:
+    return status;
+}
+
+/* The vocabulary has as many tokens as token_embd has rows. */
+static bb_status find_vocabulary(builder *b, bb_err *err)
+{
+    bb_net           *net = &b->m->net;
+    const bb_tensor  *t = bb_gguf_tensor(&b->m->gguf, "token_embd.weight");
+    const bb_gguf_kv *tokens = bb_gguf_find(&b->m->gguf, "tokenizer.ggml.tokens");
+    bb_status         status;
+    if (!t) return missing("token_embd.weight", err);
+    if (t->ne[1] < 1 || t->ne[1] > INT32_MAX)
+        return BB_FAIL(err, BB_BAD_FILE, "tensor 'token_embd.weight' has %llu rows", (unsigned long long)t->ne[1]);
+    net->n_vocab = (uint32_t)t->ne[1];
+    if (tokens && (tokens->kind != BB_GGUF_ARRAY || tokens->count != net->n_vocab))
+        return BB_FAIL(err, BB_BAD_FILE, "the tokenizer has %llu tokens and 'token_embd.weight' has %u rows; they must be equal",
+                       (unsigned long long)tokens->count, net->n_vocab);
+    BB_TRY(find_matrix(b, "token_embd.weight", net->n_vocab, net->n_embd, &net->embd, err));
+    if (!b->fused_qkv && bb_gguf_tensor(&b->m->gguf, "output.weight"))
+        BB_TRY(find_matrix(b, "output.weight", net->n_vocab, net->n_embd, &net->head, err));
+    BB_TRY(find_vector(b, "output_norm.weight", net->n_embd, true, &net->out_norm, err));
+    if (!net->rope_neox) BB_TRY(find_vector(b, "rope_freqs.weight", net->n_rot / 2, false, &net->rope_factors, err));
+done:
+    return status;
+}
+
+static bb_status find_tensors(builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    bb_gguf  *g = &b->m->gguf;
+    char      shown[BB_GGUF_SHOWN];
+    bb_status status;
+    BB_TRY(find_vocabulary(b, err));
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        if (net->blocks[i].n_head) BB_TRY(find_attention(b, i, err));
+        if (net->blocks[i].n_ff) BB_TRY(find_ffn(b, i, err));
+    }
+    for (uint64_t i = 0; i < g->n_tensors; i++)
+        if (!b->used[i])
+            return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has no place in a network of architecture %s as this program knows it",
+                           bb_gguf_show((bb_bytes){ g->tensors[i].name, strlen(g->tensors[i].name) }, shown), b->arch);
+done:
+    return status;
+}
+
+/* ---- the whole ---- */
+
+bb_status bb_model_build(bb_model *m, bb_err *err)
+{
+    builder   b = { .m = m };
+    bb_status status = BB_NOMEM;
+    b.used = BB_NEW0((size_t)m->gguf.n_tensors, bool, err);
+    if (!b.used) goto done;
+    BB_TRY(read_hyperparameters(&b, err));
+    BB_TRY(find_tensors(&b, err));
+done:
+    bb_free(b.used);
+    if (status != BB_OK) bb_model_close(m);
+    return status;
+}
+
+bb_status bb_model_open(const char *path, bb_model *m, bb_err *err)
+{
+    bb_err    inner = BB_ERR_INIT;
+    bb_sha256 hash;
+    bb_status status;
+    memset(m, 0, sizeof *m);
+    BB_TRY(bb_gguf_open(path, &m->gguf, err));
+    status = bb_model_build(m, &inner);
+    if (status != BB_OK) return BB_FAIL(err, status, "%s: %s", path, inner.msg);
+    m->path = bb_strdup(path, err);
+    if (!m->path) {
+        bb_model_close(m);
+        return BB_NOMEM;
+    }
+    bb_sha256_init(&hash);
+    bb_sha256_update(&hash, m->gguf.map.data, m->gguf.map.size);
+    bb_sha256_hex(&hash, m->sha256);
+done:
+    return status;
+}
+
+void bb_model_close(bb_model *m)
+{
+    for (size_t i = 0; i < m->n_owned; i++) bb_free(m->owned[i]);
+    bb_free(m->owned);
+    bb_free(m->path);
+    bb_gguf_close(&m->gguf);
+    memset(m, 0, sizeof *m);
+}

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * tiny_model.c: see tiny_model.h. */
+#include "tests/support/tiny_model.h"
+
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "kernels/half.h"
+#include "model/io/gguf.h"
+#include "model/io/gguf_internal.h"
+
+typedef struct maker {
+    const tiny_spec *spec;
+    bb_gguf_out     *out;
+    void            *owned[16 + TINY_MAX_LAYERS * 16];
+    size_t           n_owned;
+} maker;
+
+tiny_spec tiny_default(const char *arch)
+{
+    tiny_spec s = { .arch = arch, .n_layer = 2, .n_embd = 32, .head_dim = 8, .n_vocab = 320, .n_ctx = 128, .embd_type = BB_F32,
+                    .head_type = BB_F32, .norm_type = BB_F32, .tied = true, .rope_base = 10000.0f, .norm_eps = 1e-5f, .seed = 1 };
+    for (int i = 0; i < TINY_MAX_LAYERS; i++) {
+        s.n_head[i] = 4;
+        s.n_kv[i] = 2;
+        s.n_ff[i] = 64;
+    }
+    s.qkv_bias = strcmp(arch, "qwen2") == 0;
+    tiny_set_type(&s, BB_F32);
+    return s;
+}
+
+void tiny_set_type(tiny_spec *s, bb_type type)
+{
+    for (int i = 0; i < TINY_MAX_LAYERS; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) s->type[i][p] = type;
+    s->embd_type = s->head_type = type;
+}
+
+const char *tiny_path(const char *name, char out[TINY_PATH])
+{
+    const char *dir = getenv("TMPDIR");
+    snprintf(out, TINY_PATH, "%s/bitbudget-test-%ld-%s", dir ? dir : "/tmp", (long)getpid(), name);
+    remove(out);
+    return out;
+}
+
+/* ---- tensors ---- */
+
+static void encode_row(bb_type type, const float *w, void *row, size_t n)
+{
+    uint16_t *half = row;
+    if (type == BB_F32) {
+        memcpy(row, w, n * 4);
+    } else if (type == BB_F16 || type == BB_BF16) {
+        for (size_t i = 0; i < n; i++) half[i] = type == BB_F16 ? bb_float_to_half(w[i]) : bb_float_to_bf16(w[i]);
+    } else {
+        ck_abort_msg("tiny_model: type %d has no encoder here yet", (int)type);
+    }
+}
+
+/* mean + deviation * normal; columns = ne0, rows = ne1 (0: a vector). One random stream a tensor name. */
+static void put_tensor(maker *m, const char *name, bb_type type, uint32_t columns, uint32_t rows, double mean, double deviation)
+{
+    bb_tensor t = { .type = type, .n_dims = rows ? 2 : 1, .ne = { columns, rows ? rows : 1, 1, 1 } };
+    uint64_t  bytes, row_bytes;
+    float    *w = BB_NEW(columns, float, NULL);
+    char     *data;
+    bb_rng    rng;
+    snprintf(t.name, sizeof t.name, "%s", name);
+    ck_assert_int_eq(bb_gguf_tensor_bytes(&t, &bytes, NULL), BB_OK);
+    row_bytes = bytes / t.ne[1];
+    data = bb_alloc((size_t)bytes, 1, NULL);
+    ck_assert(w && data && m->n_owned < sizeof m->owned / sizeof *m->owned);
+    bb_rng_init(&rng, m->spec->seed, name);
+    for (uint64_t r = 0; r < t.ne[1]; r++) {
+        for (uint32_t i = 0; i < columns; i++) w[i] = (float)(mean + deviation * bb_rng_normal(&rng));
+        encode_row(type, w, data + r * row_bytes, columns);
+    }
+    bb_free(w);
+    t.data = m->owned[m->n_owned++] = data;
+    ck_assert_int_eq(bb_gguf_put_tensor(m->out, &t, NULL), BB_OK);
+}
+
+static void put_matrix(maker *m, uint32_t layer, bb_part part, uint32_t rows, uint32_t columns, bool bias)
+{
+    char name[64];
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_part_names[part]);
+    put_tensor(m, name, m->spec->type[layer][part], columns, rows, 0.0, 1.0 / sqrt(columns));
+    if (!bias) return;
+    snprintf(name, sizeof name, "blk.%u.%s.bias", layer, bb_part_names[part]);
+    put_tensor(m, name, m->spec->norm_type, rows, 0, 0.0, 0.1);
+}
+
+static void put_norm(maker *m, uint32_t layer, const char *what, uint32_t n)
+{
+    char name[64];
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, what);
+    put_tensor(m, name, m->spec->norm_type, n, 0, 1.0, 0.1);
+}
+
+static void put_block(maker *m, uint32_t i)
+{
+    const tiny_spec *s = m->spec;
+    uint32_t         c = s->n_embd, q = s->n_head[i] * s->head_dim, kv = s->n_kv[i] * s->head_dim, f = s->n_ff[i];
+    if (q) {
+        put_norm(m, i, "attn_norm", c);
+        put_matrix(m, i, BB_PART_Q, q, c, s->qkv_bias);
+        put_matrix(m, i, BB_PART_K, kv, c, s->qkv_bias);
+        put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
+        put_matrix(m, i, BB_PART_O, c, q, s->o_bias);
+        if (strcmp(s->arch, "qwen3") == 0) {
+            put_norm(m, i, "attn_q_norm", s->head_dim);
+            put_norm(m, i, "attn_k_norm", s->head_dim);
+        }
+    }
+    if (f) {
+        put_norm(m, i, "ffn_norm", c);
+        put_matrix(m, i, BB_PART_GATE, f, c, false);
+        put_matrix(m, i, BB_PART_UP, f, c, false);
+        put_matrix(m, i, BB_PART_DOWN, c, f, false);
+    }
+}
+
+/* ---- metadata ---- */
+
+static void key_u32(maker *m, const char *suffix, uint32_t v)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", m->spec->arch, suffix);
+    ck_assert_int_eq(bb_gguf_put_u32(m->out, key, v, NULL), BB_OK);
+}
+
+static void key_f32(maker *m, const char *suffix, float v)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", m->spec->arch, suffix);
+    ck_assert_int_eq(bb_gguf_put_f32(m->out, key, v, NULL), BB_OK);
+}
+
+static void key_layers(maker *m, const char *suffix, const uint32_t *v)
+{
+    bool equal = !m->spec->arrays;
+    char key[96];
+    for (uint32_t i = 1; i < m->spec->n_layer; i++) equal &= v[i] == v[0];
+    snprintf(key, sizeof key, "%s.%s", m->spec->arch, suffix);
+    if (equal) ck_assert_int_eq(bb_gguf_put_u32(m->out, key, v[0], NULL), BB_OK);
+    else       ck_assert_int_eq(bb_gguf_put_u32_array(m->out, key, v, m->spec->n_layer, NULL), BB_OK);
+}
+
+static void put_hyperparameters(maker *m)
+{
+    const tiny_spec *s = m->spec;
+    char             key[96];
+    ck_assert_int_eq(bb_gguf_put_text(m->out, "general.architecture", s->arch, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text(m->out, "general.name", "tiny", NULL), BB_OK);
+    key_u32(m, "context_length", s->n_ctx);
+    key_u32(m, "embedding_length", s->n_embd);
+    key_u32(m, "block_count", s->n_layer);
+    key_layers(m, "feed_forward_length", s->n_ff);
+    key_layers(m, "attention.head_count", s->n_head);
+    key_f32(m, "attention.layer_norm_rms_epsilon", s->norm_eps);
+    if (!s->minimal_keys || memcmp(s->n_kv, s->n_head, s->n_layer * sizeof *s->n_kv) != 0) key_layers(m, "attention.head_count_kv", s->n_kv);
+    if (!s->minimal_keys || s->head_dim * s->n_head[0] != s->n_embd) {
+        key_u32(m, "attention.key_length", s->head_dim);
+        key_u32(m, "attention.value_length", s->head_dim);
+        key_u32(m, "rope.dimension_count", s->head_dim);
+    }
+    if (!s->minimal_keys || s->rope_base < 10000.0f || s->rope_base > 10000.0f) key_f32(m, "rope.freq_base", s->rope_base);
+    if (s->rope_scaling > 0) {
+        snprintf(key, sizeof key, "%s.rope.scaling.type", s->arch);
+        ck_assert_int_eq(bb_gguf_put_text(m->out, key, "linear", NULL), BB_OK);
+        key_f32(m, "rope.scaling.factor", s->rope_scaling);
+    }
+}
+
+/* Ids: 0 <unk>, 1 <s>, 2 </s>, 3..258 bytes, 259 the space mark, 260..285 a..z, then mark+letter and letter pairs by falling score. */
+static void token_text(uint32_t id, char out[16])
+{
+    static const char *const special[] = { "<unk>", "<s>", "</s>" };
+    uint32_t                 pair = id - 286;
+    if (id < 3) snprintf(out, 16, "%s", special[id]);
+    else if (id < 259) snprintf(out, 16, "<0x%02X>", id - 3);
+    else if (id == 259) snprintf(out, 16, "\xE2\x96\x81");
+    else if (id < 286) snprintf(out, 16, "%c", 'a' + (int)(id - 260));
+    else if (pair < 26) snprintf(out, 16, "\xE2\x96\x81%c", 'a' + (int)pair);
+    else snprintf(out, 16, "%c%c%.*s", 'a' + (int)((pair - 26) % 26), 'a' + (int)((pair - 26) / 26 % 26), (int)((pair - 26) / 676), "aaaaaaaa");
+}
+
+static void put_vocabulary(maker *m)
+{
+    uint32_t  n = m->spec->n_vocab;
+    char    (*text)[16] = bb_alloc(n, sizeof *text, NULL);
+    bb_bytes *tokens = BB_NEW(n, bb_bytes, NULL);
+    float    *scores = BB_NEW(n, float, NULL);
+    int32_t  *types = BB_NEW(n, int32_t, NULL);
+    ck_assert(text && tokens && scores && types && n >= TINY_MIN_VOCAB && n <= 286 + 26 + 676 * 9);
+    for (uint32_t i = 0; i < n; i++) {
+        token_text(i, text[i]);
+        tokens[i] = (bb_bytes){ text[i], strlen(text[i]) };
+        scores[i] = i < 286 ? 0.0f : -(float)(i - 285);
+        types[i] = i == 0 ? 2 : i < 3 ? 3 : i < 259 ? 6 : 1;
+    }
+    ck_assert_int_eq(bb_gguf_put_text(m->out, "tokenizer.ggml.model", "llama", NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text_array(m->out, "tokenizer.ggml.tokens", tokens, n, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_f32_array(m->out, "tokenizer.ggml.scores", scores, n, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_i32_array(m->out, "tokenizer.ggml.token_type", types, n, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_u32(m->out, "tokenizer.ggml.bos_token_id", 1, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_u32(m->out, "tokenizer.ggml.eos_token_id", 2, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_u32(m->out, "tokenizer.ggml.unknown_token_id", 0, NULL), BB_OK);
+    bb_free(types);
+    bb_free(scores);
+    bb_free(tokens);
+    bb_free(text);
+}
+
+void tiny_write(const tiny_spec *s, const char *path)
+{
+    maker  m = { .spec = s };
+    bb_err err = BB_ERR_INIT;
+    ck_assert(s->n_layer <= TINY_MAX_LAYERS);
+    ck_assert_int_eq(bb_gguf_out_create(&m.out, NULL), BB_OK);
+    put_hyperparameters(&m);
+    put_vocabulary(&m);
+    put_tensor(&m, "token_embd.weight", s->embd_type, s->n_embd, s->n_vocab, 0.0, 1.0);
+    for (uint32_t i = 0; i < s->n_layer; i++) put_block(&m, i);
+    put_tensor(&m, "output_norm.weight", s->norm_type, s->n_embd, 0, 1.0, 0.1);
+    if (!s->tied) put_tensor(&m, "output.weight", s->head_type, s->n_embd, s->n_vocab, 0.0, 1.0 / sqrt(s->n_embd));
+    if (s->rope_factors) put_tensor(&m, "rope_freqs.weight", s->norm_type, s->head_dim / 2, 0, 4.0, 0.5);
+    ck_assert_msg(bb_gguf_out_write(m.out, path, &err) == BB_OK, "%s", err.msg);
+    bb_gguf_out_destroy(m.out);
+    for (size_t i = 0; i < m.n_owned; i++) bb_free(m.owned[i]);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * tiny_model.h: random small models as GGUF files, for tests: any shape that bb_net can say, a small valid SentencePiece vocabulary.
+ *
+ *   tiny_spec s = tiny_default("llama");     two layers, 32 wide, 4 heads on 2 KV heads, FFN 64, F32, tied
+ *   s.n_ff[1] = 96; s.arch = "deci";         change what the test is about
+ *   tiny_write(&s, path);                    writes the file, fails the test on an error
+ *
+ * The same spec gives the same bytes. Weights are normal with deviation 1/sqrt(columns), norms near 1, biases small.
+ */
+#ifndef BB_TESTS_SUPPORT_TINY_MODEL_H
+#define BB_TESTS_SUPPORT_TINY_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/format.h"
+#include "model/net/net.h"
+
+enum { TINY_MAX_LAYERS = 8, TINY_MIN_VOCAB = 288, TINY_PATH = 256 };
+
+typedef struct tiny_spec {
+    const char *arch;                               /* "llama", "qwen2", "qwen3", "deci" */
+    uint32_t    n_layer, n_embd, head_dim, n_vocab, n_ctx;
+    uint32_t    n_head[TINY_MAX_LAYERS], n_kv[TINY_MAX_LAYERS], n_ff[TINY_MAX_LAYERS]; /* 0 heads or 0 width: sublayer absent (deci) */
+    bb_type     type[TINY_MAX_LAYERS][BB_N_PARTS];
+    bb_type     embd_type, head_type, norm_type;    /* norm_type: also of biases and rope factors */
+    bool        tied, qkv_bias, o_bias;
+    bool        rope_factors;                       /* rope_freqs.weight */
+    float       rope_scaling;                       /* linear factor; 0: no key */
+    float       rope_base, norm_eps;
+    bool        arrays;                             /* per-layer keys as arrays even where all layers are equal */
+    bool        minimal_keys;                       /* leaves out every key that has a default */
+    uint64_t    seed;
+} tiny_spec;
+
+tiny_spec tiny_default(const char *arch);
+void      tiny_set_type(tiny_spec *s, bb_type type); /* every block matrix, embedding and head */
+void      tiny_write(const tiny_spec *s, const char *path);
+
+/* A path for a temporary file, different in each process; the file does not exist yet. Tests remove() what they wrote. */
+const char *tiny_path(const char *name, char out[TINY_PATH]);
+
+#endif

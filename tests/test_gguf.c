@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_gguf.c: the reader against files built byte by byte here (not by our writer), the writer against the same bytes, and every
+ * way in which a file can lie. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/io/gguf.h"
+#include "model/io/gguf_internal.h"
+#include "tests/support/tiny_model.h"
+
+/* ---- a file by hand ---- */
+
+typedef struct bytes { unsigned char b[4096]; size_t n; } bytes;
+
+static void raw(bytes *f, const void *p, size_t n) { ck_assert(f->n + n <= sizeof f->b); memcpy(f->b + f->n, p, n); f->n += n; }
+static void u32(bytes *f, uint32_t v) { for (int i = 0; i < 4; i++) raw(f, (unsigned char[]){ (unsigned char)(v >> 8 * i) }, 1); }
+static void u64(bytes *f, uint64_t v) { u32(f, (uint32_t)v); u32(f, (uint32_t)(v >> 32)); }
+static void str(bytes *f, const char *s) { u64(f, strlen(s)); raw(f, s, strlen(s)); }
+static void zeros_to(bytes *f, size_t multiple) { while (f->n % multiple) raw(f, "", 1); }
+
+/* Where interesting fields of the sample lie. */
+typedef struct sample {
+    bytes  f;
+    size_t version, n_tensors, n_kv, first_key_length, alignment, strings_count, array_element, array_count, name_length, n_dims, ne0, ne1,
+        type, offset0, offset1, data, name1, key2;
+} sample;
+
+static sample make_sample(uint32_t version)
+{
+    sample s = { .f = { .n = 0 } };
+    bytes *f = &s.f;
+    float  weights[] = { 1.0f, -2.0f, 0.5f };
+    raw(f, "GGUF", 4);
+    s.version = f->n;      u32(f, version);
+    s.n_tensors = f->n;    u64(f, 2);
+    s.n_kv = f->n;         u64(f, 6);
+    s.first_key_length = f->n;
+    str(f, "general.architecture"); u32(f, 8); str(f, "llama");
+    str(f, "general.alignment");    u32(f, 4); s.alignment = f->n; u32(f, 64);
+    str(f, "a.bool");               u32(f, 7); raw(f, "\1", 1);
+    s.key2 = f->n + 8;
+    str(f, "a.flow");               u32(f, 6); raw(f, &weights[2], 4);
+    str(f, "a.names");              u32(f, 9); u32(f, 8); s.strings_count = f->n; u64(f, 3); str(f, "x"); str(f, ""); str(f, "zz");
+    str(f, "a.heads");              u32(f, 9); s.array_element = f->n; u32(f, 5); s.array_count = f->n; u64(f, 2); u32(f, 3); u32(f, 7);
+    s.name_length = f->n;
+    str(f, "m");                    s.n_dims = f->n; u32(f, 2); s.ne0 = f->n; u64(f, 32); s.ne1 = f->n; u64(f, 2); s.type = f->n; u32(f, 8);
+    s.offset0 = f->n;               u64(f, 0);
+    s.name1 = f->n + 8;
+    str(f, "v");                    u32(f, 1); u64(f, 3); u32(f, 0); s.offset1 = f->n; u64(f, 128);
+    zeros_to(f, 64);
+    s.data = f->n;
+    for (int i = 0; i < 68; i++) raw(f, (unsigned char[]){ (unsigned char)(i + 1) }, 1);
+    zeros_to(f, 64);
+    raw(f, weights, sizeof weights);
+    zeros_to(f, 64);
+    return s;
+}
+
+START_TEST(reads_every_field)
+{
+    sample    s = make_sample(_i == 0 ? 2 : 3);
+    bb_gguf   g;
+    bb_err    err = BB_ERR_INIT;
+    bool      flag = false, found = true;
+    float     x = 0;
+    uint32_t  heads[2] = { 0, 0 }, n = 5;
+    bb_bytes  text;
+    ck_assert_msg(bb_gguf_parse(s.f.b, s.f.n, &g, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(g.version, _i == 0 ? 2 : 3);
+    ck_assert_uint_eq(g.alignment, 64);
+    ck_assert_uint_eq(g.n_kv, 6);
+    ck_assert_int_eq(bb_gguf_text(&g, "general.architecture", &text, NULL, &err), BB_OK);
+    ck_assert(text.size == 5 && memcmp(text.data, "llama", 5) == 0);
+    ck_assert_int_eq(bb_gguf_bool(&g, "a.bool", &flag, NULL, &err), BB_OK);
+    ck_assert(flag);
+    ck_assert_int_eq(bb_gguf_f32(&g, "a.flow", &x, NULL, &err), BB_OK);
+    ck_assert(x == 0.5f);
+    ck_assert_int_eq(bb_gguf_u32_array(&g, "a.heads", heads, 2, NULL, &err), BB_OK);
+    ck_assert(heads[0] == 3 && heads[1] == 7);
+    ck_assert_int_eq(bb_gguf_u32_array(&g, "general.alignment", heads, 2, NULL, &err), BB_OK);
+    ck_assert(heads[0] == 64 && heads[1] == 64);
+    ck_assert_int_eq(bb_gguf_u32(&g, "absent", &n, &found, &err), BB_OK);
+    ck_assert(!found && n == 5);
+    const bb_gguf_kv *names = bb_gguf_find(&g, "a.names");
+    ck_assert(names && names->count == 3 && names->strings[0].size == 1 && names->strings[1].size == 0);
+    ck_assert(names->strings[2].size == 2 && memcmp(names->strings[2].data, "zz", 2) == 0 && names->value_bytes == 27);
+    const bb_tensor *m = bb_gguf_tensor(&g, "m"), *v = bb_gguf_tensor(&g, "v");
+    ck_assert(m && m->type == BB_Q8_0 && m->n_dims == 2 && m->ne[0] == 32 && m->ne[1] == 2 && m->ne[2] == 1 && m->size_bytes == 68);
+    ck_assert_ptr_eq(m->data, s.f.b + s.data);
+    ck_assert(v && v->size_bytes == 12 && (const unsigned char *)v->data == s.f.b + s.data + 128);
+    ck_assert_ptr_null(bb_gguf_tensor(&g, "w"));
+    bb_gguf_close(&g);
+}
+END_TEST
+
+START_TEST(wrong_kinds_and_absence_are_named)
+{
+    sample   s = make_sample(3);
+    bb_gguf  g;
+    uint32_t n, heads[3];
+    float    x;
+    bool     flag;
+    bb_bytes text;
+    ck_assert_int_eq(bb_gguf_parse(s.f.b, s.f.n, &g, NULL), BB_OK);
+    bb_err err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_gguf_u32(&g, "absent", &n, NULL, &err), BB_BAD_FILE);
+    ck_assert_ptr_nonnull(strstr(err.msg, "absent"));
+    ck_assert_int_eq(bb_gguf_u32(&g, "a.flow", &n, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_gguf_u32(&g, "a.heads", &n, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_gguf_f32(&g, "a.bool", &x, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_gguf_bool(&g, "a.heads", &flag, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_gguf_text(&g, "a.heads", &text, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_gguf_u32_array(&g, "a.heads", heads, 3, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_gguf_u32_array(&g, "a.names", heads, 3, NULL, NULL), BB_BAD_FILE);
+    bb_gguf_close(&g);
+}
+END_TEST
+
+START_TEST(integers_of_every_kind)
+{
+    static const struct { bb_gguf_kind kind; int64_t value; bool fits; } rows[] = {
+        { BB_GGUF_U8, 200, true },   { BB_GGUF_I8, -1, false },   { BB_GGUF_I8, 100, true },          { BB_GGUF_U16, 65535, true },
+        { BB_GGUF_I16, -3, false },  { BB_GGUF_I16, 300, true },  { BB_GGUF_U32, 0xFFFFFFFF, true },  { BB_GGUF_I32, -1, false },
+        { BB_GGUF_I32, 9, true },    { BB_GGUF_U64, 9, true },    { BB_GGUF_U64, 0x100000000, false }, { BB_GGUF_I64, -9, false },
+        { BB_GGUF_I64, 77, true },   { BB_GGUF_U64, -1, false },  { BB_GGUF_I64, 0x100000000, false },
+    };
+    bytes    f = { .n = 0 };
+    bb_gguf  g;
+    uint32_t v = 0;
+    raw(&f, "GGUF", 4); u32(&f, 3); u64(&f, 0); u64(&f, 1);
+    str(&f, "k"); u32(&f, (uint32_t)rows[_i].kind); raw(&f, &rows[_i].value, bb_gguf_kind_bytes(rows[_i].kind));
+    ck_assert_int_eq(bb_gguf_parse(f.b, f.n, &g, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_u32(&g, "k", &v, NULL, NULL), rows[_i].fits ? BB_OK : BB_BAD_FILE);
+    if (rows[_i].fits) ck_assert_uint_eq(v, (uint64_t)rows[_i].value);
+    bb_gguf_close(&g);
+}
+END_TEST
+
+/* ---- files that lie ---- */
+
+typedef struct lie { const char *what, *says; size_t at; uint64_t value; unsigned width; bb_status status; } lie;
+
+START_TEST(every_lie_is_refused)
+{
+    sample    s = make_sample(3);
+    const lie rows[] = {
+        { "magic", "begin with", 0, 0x12345678, 4, BB_BAD_FILE },
+        { "version 1", "version 1", s.version, 1, 4, BB_UNSUPPORTED },
+        { "version 4", "version 4", s.version, 4, 4, BB_UNSUPPORTED },
+        { "big-endian", "big-endian", s.version, 0x03000000, 4, BB_BAD_FILE },
+        { "tensor count", "announces", s.n_tensors, 1u << 20, 8, BB_BAD_FILE },
+        { "tensor count 2^63", "announces", s.n_tensors, UINT64_C(1) << 63, 8, BB_BAD_FILE },
+        { "key count", "announces", s.n_kv, UINT64_MAX, 8, BB_BAD_FILE },
+        { "one key too many", "", s.n_kv, 7, 8, BB_BAD_FILE },
+        { "one tensor too many", "", s.n_tensors, 3, 8, BB_BAD_FILE },
+        { "one tensor too few", "", s.n_tensors, 1, 8, BB_OK }, /* then its description is padding: legal bytes */
+        { "empty key", "empty", s.first_key_length, 0, 8, BB_BAD_FILE },
+        { "key length", "ends inside", s.first_key_length, UINT64_MAX, 8, BB_BAD_FILE },
+        { "alignment 0", "power of two", s.alignment, 0, 4, BB_BAD_FILE },
+        { "alignment 48", "power of two", s.alignment, 48, 4, BB_BAD_FILE },
+        { "alignment 2^31", "data section", s.alignment, 1u << 31, 4, BB_BAD_FILE },
+        { "kind 13", "kind 13", s.alignment - 4, 13, 4, BB_BAD_FILE },
+        { "strings", "announces", s.strings_count, UINT64_C(1) << 60, 8, BB_BAD_FILE },
+        { "array length", "ends inside", s.array_count, UINT64_C(1) << 62, 8, BB_BAD_FILE },
+        { "nested array", "kind 9", s.array_element, 9, 4, BB_BAD_FILE },
+        { "name too long", "64 bytes", s.name_length, 64, 8, BB_BAD_FILE },
+        { "name empty", "0 bytes", s.name_length, 0, 8, BB_BAD_FILE },
+        { "name with NUL", "NUL", s.name_length + 8, 0, 1, BB_BAD_FILE },
+        { "duplicate name", "occurs twice", s.name1, 'm', 1, BB_BAD_FILE },
+        { "duplicate key", "occurs twice", s.key2 + 2, 'b' | 'o' << 8 | 'o' << 16 | (uint64_t)'l' << 24, 4, BB_BAD_FILE },
+        { "5 dimensions", "5 dimensions", s.n_dims, 5, 4, BB_BAD_FILE },
+        { "row not divisible", "multiple of 32", s.ne0, 33, 8, BB_BAD_FILE },
+        { "negative dimension", "negative", s.ne1, UINT64_MAX, 8, BB_BAD_FILE },
+        { "product overflows", "overflows", s.ne1, UINT64_C(1) << 62, 8, BB_BAD_FILE },
+        { "bytes overflow", "overflows", s.ne1, INT64_MAX / 34 + 1, 8, BB_BAD_FILE },
+        { "too many rows", "beyond", s.ne1, 1000, 8, BB_BAD_FILE },
+        { "unknown type", "type id 77", s.type, 77, 4, BB_UNSUPPORTED },
+        { "dead type", "type id 4", s.type, 4, 4, BB_UNSUPPORTED },
+        { "first offset", "add up to 0", s.offset0, 64, 8, BB_BAD_FILE },
+        { "gap", "add up to 128", s.offset1, 192, 8, BB_BAD_FILE },
+        { "overlap", "add up to 128", s.offset1, 64, 8, BB_BAD_FILE },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        unsigned char b[sizeof s.f.b];
+        bb_gguf       g;
+        bb_err        err = BB_ERR_INIT;
+        size_t        before = bb_mem_live_bytes();
+        memcpy(b, s.f.b, s.f.n);
+        memcpy(b + rows[i].at, &rows[i].value, rows[i].width);
+        bb_status status = bb_gguf_parse(b, s.f.n, &g, &err);
+        ck_assert_msg(status == rows[i].status, "%s: status %d: %s", rows[i].what, (int)status, err.msg);
+        ck_assert_msg(strstr(err.msg, rows[i].says) != NULL, "%s: '%s'", rows[i].what, err.msg);
+        bb_gguf_close(&g);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+    }
+}
+END_TEST
+
+START_TEST(every_truncation_is_refused)
+{
+    sample s = make_sample(3);
+    size_t needed = s.data + 128 + 12; /* the last padding may be missing */
+    for (size_t n = 0; n <= s.f.n; n++) {
+        unsigned char *b = bb_alloc(n, 1, NULL); /* an exact allocation, so that a sanitizer sees a byte too far */
+        bb_gguf        g;
+        bb_err         err = BB_ERR_INIT;
+        memcpy(b, s.f.b, n);
+        ck_assert_int_eq(bb_gguf_parse(b, n, &g, &err), n < needed ? BB_BAD_FILE : BB_OK);
+        if (n < needed) ck_assert(err.msg[0] != '\0');
+        bb_gguf_close(&g);
+        bb_free(b);
+    }
+}
+END_TEST
+
+START_TEST(messages_do_not_carry_control_bytes)
+{
+    sample  s = make_sample(3);
+    bb_gguf g;
+    bb_err  err = BB_ERR_INIT;
+    memcpy(s.f.b + s.name_length + 8, "\x1b", 1);
+    memcpy(s.f.b + s.type, "\x4d", 1);
+    ck_assert_int_eq(bb_gguf_parse(s.f.b, s.f.n, &g, &err), BB_UNSUPPORTED);
+    ck_assert_ptr_null(strchr(err.msg, 0x1b));
+}
+END_TEST
+
+START_TEST(memory_failures_are_clean)
+{
+    sample  s = make_sample(3);
+    size_t  before = bb_mem_live_bytes();
+    bb_gguf g;
+    long    n = 0;
+    for (;; n++) {
+        bb_err err = BB_ERR_INIT;
+        bb_mem_fail_after(n);
+        bb_status status = bb_gguf_parse(s.f.b, s.f.n, &g, &err);
+        bb_mem_fail_after(-1);
+        if (status == BB_OK) break;
+        ck_assert_int_eq(status, BB_NOMEM);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+    }
+    bb_gguf_close(&g);
+    ck_assert_int_ge(n, 4);
+    ck_assert_uint_eq(bb_mem_live_bytes(), before);
+}
+END_TEST
+
+/* ---- writing ---- */
+
+START_TEST(writes_the_bytes_made_by_hand)
+{
+    sample       s = make_sample(3);
+    bb_gguf_out *out;
+    bb_bytes     names[] = { { "x", 1 }, { "", 0 }, { "zz", 2 } };
+    int32_t      heads[] = { 3, 7 };
+    bb_tensor    m = { .name = "m", .type = BB_Q8_0, .n_dims = 2, .ne = { 32, 2, 1, 1 }, .data = s.f.b + s.data };
+    bb_tensor    v = { .name = "v", .type = BB_F32, .n_dims = 1, .ne = { 3, 1, 1, 1 }, .data = s.f.b + s.data + 128 };
+    uint64_t     size;
+    char         path[TINY_PATH], *data;
+    size_t       n;
+    ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text(out, "general.architecture", "qwen2", NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_u32(out, "general.alignment", 64, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_bool(out, "a.bool", true, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_f32(out, "a.flow", 0.5f, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text_array(out, "a.names", names, 3, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_i32_array(out, "a.heads", heads, 2, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text(out, "general.architecture", "llama", NULL), BB_OK); /* keeps its place */
+    ck_assert_int_eq(bb_gguf_put_tensor(out, &m, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_tensor(out, &v, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_out_size(out, &size, NULL), BB_OK);
+    ck_assert_uint_eq(size, s.f.n);
+    ck_assert_int_eq(bb_gguf_out_write(out, tiny_path("hand.gguf", path), NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(path, &data, &n, NULL), BB_OK);
+    ck_assert_uint_eq(n, s.f.n);
+    ck_assert_mem_eq(data, s.f.b, n);
+    bb_free(data);
+    bb_gguf_out_destroy(out);
+    remove(path);
+}
+END_TEST
+
+/* Reads a file, puts every key and tensor again, and asks for the same bytes. */
+static void copy_and_compare(const char *path)
+{
+    bb_gguf      g;
+    bb_gguf_out *out;
+    bb_err       err = BB_ERR_INIT;
+    uint64_t     size;
+    char         copy[TINY_PATH], *a, *b;
+    size_t       n_a, n_b;
+    ck_assert_msg(bb_gguf_open(path, &g, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
+    for (uint64_t i = 0; i < g.n_kv; i++) ck_assert_int_eq(bb_gguf_put_copy(out, &g.kv[i], NULL), BB_OK);
+    for (uint64_t i = 0; i < g.n_tensors; i++) ck_assert_int_eq(bb_gguf_put_tensor(out, &g.tensors[i], NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_out_size(out, &size, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_out_write(out, tiny_path("copy.gguf", copy), NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(path, &a, &n_a, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(copy, &b, &n_b, NULL), BB_OK);
+    ck_assert_uint_eq(n_b, size);
+    ck_assert_uint_eq(n_a, n_b);
+    ck_assert(memcmp(a, b, n_a) == 0);
+    bb_free(a);
+    bb_free(b);
+    bb_gguf_out_destroy(out);
+    bb_gguf_close(&g);
+    remove(copy);
+}
+
+START_TEST(copying_is_the_identity)
+{
+    tiny_spec s = tiny_default("llama");
+    char      path[TINY_PATH];
+    tiny_write(&s, tiny_path("tiny.gguf", path));
+    copy_and_compare(path);
+    remove(path);
+}
+END_TEST
+
+/* Files that other programs wrote: llama.cpp's converter and vocabularies, and the project's own demo models. */
+START_TEST(copies_foreign_files)
+{
+    static const char *const names[] = { "models/wiki8m/wiki8m-f16.gguf", "models/stories3M-p256/stories3M-p256-f16.gguf",
+                                         "baselines/wiki8m.imatrix.gguf", "vocab/llama.cpp/ggml-vocab-phi-3.gguf" };
+    const char *root = getenv("BB_DATA");
+    char        path[1024];
+    snprintf(path, sizeof path, "%s/%s", root ? root : "../shared/data", names[_i]);
+    if (!bb_file_exists(path)) return;
+    copy_and_compare(path);
+}
+END_TEST
+
+START_TEST(absent_files_and_folders_are_refused)
+{
+    bb_gguf g;
+    bb_err  err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_gguf_open("no/such/file.gguf", &g, &err), BB_BAD_FILE);
+    ck_assert_ptr_nonnull(strstr(err.msg, "no/such/file.gguf"));
+    ck_assert_int_eq(bb_gguf_open(".", &g, NULL), BB_BAD_FILE);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("gguf");
+    TCase *t = tcase_create("core");
+    tcase_add_loop_test(t, reads_every_field, 0, 2);
+    tcase_add_test(t, wrong_kinds_and_absence_are_named);
+    tcase_add_loop_test(t, integers_of_every_kind, 0, 15);
+    tcase_add_test(t, every_lie_is_refused);
+    tcase_add_test(t, every_truncation_is_refused);
+    tcase_add_test(t, messages_do_not_carry_control_bytes);
+    tcase_add_test(t, memory_failures_are_clean);
+    tcase_add_test(t, writes_the_bytes_made_by_hand);
+    tcase_add_test(t, copying_is_the_identity);
+    tcase_add_loop_test(t, copies_foreign_files, 0, 4);
+    tcase_add_test(t, absent_files_and_folders_are_refused);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
