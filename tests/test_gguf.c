@@ -325,7 +325,7 @@ END_TEST
 START_TEST(copies_foreign_files)
 {
     static const char *const names[] = { "models/wiki8m/wiki8m-f16.gguf", "models/stories3M-p256/stories3M-p256-f16.gguf",
-                                         "baselines/wiki8m.imatrix.gguf", "vocab/llama.cpp/ggml-vocab-phi-3.gguf" };
+                                         "baselines/wiki8m.imatrix.gguf", "models/stories260K/stories260Ktok512.gguf" };
     const char *root = getenv("BB_DATA");
     char        path[1024];
     snprintf(path, sizeof path, "%s/%s", root ? root : "../shared/data", names[_i]);
