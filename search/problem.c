@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * problem.c: bytes, cost and names of a candidate. Everything is a table look-up; unit names are matched by
+ * linear search because plans have at most a few hundred genes and this is never in a hot path. */
+#include "search/problem.h"
+
+#include <math.h>
+#include <string.h>
+
+static size_t row_of(const bb_problem *p, const uint16_t *x, uint32_t u)
+{
+    const int32_t c = p->units[u].controller;
+    return (c < 0 ? 0 : (size_t)x[c]) * p->units[u].n_options;
+}
+
+int64_t bb_problem_bound(const bb_problem *p, const uint16_t *x)
+{
+    int64_t total = p->fixed_bytes;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        BB_ASSERT(x[u] < p->units[u].n_options);
+        const int64_t b = p->units[u].bytes[row_of(p, x, u) + x[u]];
+        if (b == BB_FORBIDDEN) return BB_FORBIDDEN;
+        total += b;
+    }
+    return total;
+}
+
+int64_t bb_problem_size(const bb_problem *p, const uint16_t *x)
+{
+    return p->size ? p->size(p->size_self, x) : bb_problem_bound(p, x);
+}
+
+double bb_problem_cost(const bb_problem *p, const uint16_t *x)
+{
+    double total = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) total += p->units[u].cost[row_of(p, x, u) + x[u]];
+    return total;
+}
+
+/* Forbidden cells may hold any cost; the others must be finite and not negative. */
+static bool tables_are_valid(const bb_unit *unit, size_t rows)
+{
+    for (size_t i = 0; i < rows * unit->n_options; i++) {
+        if (unit->bytes[i] == BB_FORBIDDEN) continue;
+        if (unit->bytes[i] < 0 || !isfinite(unit->cost[i]) || unit->cost[i] < 0) return false;
+    }
+    return true;
+}
+
+static bool unit_is_valid(const bb_problem *p, uint32_t u)
+{
+    const bb_unit *unit = &p->units[u];
+    if (!unit->name || unit->n_options == 0 || unit->n_options > UINT16_MAX) return false;
+    if (!unit->options || !unit->bytes || !unit->cost) return false;
+    for (uint32_t o = 0; o < unit->n_options; o++)
+        if (!unit->options[o]) return false;
+    for (uint32_t v = 0; v < u; v++)
+        if (strcmp(p->units[v].name, unit->name) == 0) return false;
+    size_t rows = 1;
+    if (unit->controller >= 0) {
+        if ((uint32_t)unit->controller >= p->n_units || (uint32_t)unit->controller == u) return false;
+        if (p->units[unit->controller].controller >= 0) return false;
+        rows = p->units[unit->controller].n_options;
+    }
+    return tables_are_valid(unit, rows);
+}
+
+bool bb_problem_is_valid(const bb_problem *p)
+{
+    if (!p || p->n_units == 0 || !p->units || p->fixed_bytes < 0) return false;
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (!unit_is_valid(p, u)) return false;
+    return true;
+}
+
+bb_status bb_problem_plan(const bb_problem *p, const uint16_t *x, bb_plan *out, bb_err *err)
+{
+    bb_status status = BB_OK;
+    bb_plan   plan = {0};
+    for (uint32_t u = 0; u < p->n_units; u++)
+        BB_TRY(bb_plan_set(&plan, p->units[u].name, p->units[u].options[x[u]], err));
+    *out = plan;
+    plan = (bb_plan){0};
+done:
+    bb_plan_done(&plan);
+    return status;
+}
+
+static bb_status check_genes_known(const bb_problem *p, const bb_plan *plan, bb_err *err)
+{
+    for (size_t i = 0; i < plan->n; i++) {
+        uint32_t u = 0;
+        while (u < p->n_units && strcmp(p->units[u].name, plan->genes[i].unit) != 0) u++;
+        if (u == p->n_units)
+            return BB_FAIL(err, BB_NOT_FOUND, "the plan names unit %s, which this problem does not have", plan->genes[i].unit);
+    }
+    return BB_OK;
+}
+
+bb_status bb_problem_candidate(const bb_problem *p, const bb_plan *plan, uint16_t *x, bb_err *err)
+{
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_unit *unit = &p->units[u];
+        const char    *option = bb_plan_get(plan, unit->name);
+        if (!option) return BB_FAIL(err, BB_NOT_FOUND, "the plan has no gene for unit %s", unit->name);
+        uint32_t o = 0;
+        while (o < unit->n_options && strcmp(unit->options[o], option) != 0) o++;
+        if (o == unit->n_options)
+            return BB_FAIL(err, BB_NOT_FOUND, "unit %s has no option %s (it has %u, the first is %s)", unit->name, option, unit->n_options,
+                           unit->options[0]);
+        x[u] = (uint16_t)o;
+    }
+    return check_genes_known(p, plan, err);
+}

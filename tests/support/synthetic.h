@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * synthetic.h: search problems without a model, for the tests of search/: random tables with controllers, and an evaluator whose
+ * true score is known. Header-only, because test_search* link with libsearch and libbase alone. */
+#ifndef BB_TESTS_SYNTHETIC_H
+#define BB_TESTS_SYNTHETIC_H
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/rng.h"
+#include "search/problem.h"
+
+#define SYN_MAX_UNITS 160
+#define SYN_MAX_OPTIONS 20
+
+typedef struct syn_problem {
+    bb_problem   p;
+    bb_unit      units[SYN_MAX_UNITS];
+    char         names[SYN_MAX_UNITS][24];
+    int64_t     *bytes[SYN_MAX_UNITS];
+    double      *cost[SYN_MAX_UNITS];
+} syn_problem;
+
+static const char *const syn_options[SYN_MAX_OPTIONS] = {"o00", "o01", "o02", "o03", "o04", "o05", "o06", "o07", "o08", "o09",
+                                                         "o10", "o11", "o12", "o13", "o14", "o15", "o16", "o17", "o18", "o19"};
+
+static inline uint32_t syn_add(syn_problem *s, uint32_t n_options, int32_t controller)
+{
+    const uint32_t u = s->p.n_units++;
+    const size_t   rows = controller < 0 ? 1 : s->units[controller].n_options;
+    snprintf(s->names[u], sizeof s->names[u], "u%03u", u);
+    s->bytes[u] = calloc(rows * n_options, sizeof(int64_t));
+    s->cost[u] = calloc(rows * n_options, sizeof(double));
+    s->units[u] = (bb_unit){s->names[u], n_options, syn_options, controller, s->bytes[u], s->cost[u]};
+    return u;
+}
+
+static inline void syn_free(syn_problem *s)
+{
+    for (uint32_t u = 0; u < s->p.n_units; u++) {
+        free(s->bytes[u]);
+        free(s->cost[u]);
+    }
+    free(s);
+}
+
+static inline syn_problem *syn_new(void)
+{
+    syn_problem *s = calloc(1, sizeof *s);
+    s->p.units = s->units;
+    return s;
+}
+
+/* Small and nasty: random bytes and costs without any order, some combinations forbidden. */
+static inline syn_problem *syn_random(uint64_t seed, uint32_t n_groups, uint32_t max_children, uint32_t n_options)
+{
+    syn_problem *s = syn_new();
+    bb_rng       r;
+    bb_rng_init(&r, seed, "syn_random");
+    s->p.fixed_bytes = (int64_t)bb_rng_below(&r, 1000);
+    for (uint32_t g = 0; g < n_groups; g++) {
+        const uint32_t n_children = (uint32_t)bb_rng_below(&r, max_children + 1);
+        const uint32_t c = syn_add(s, 1 + (uint32_t)bb_rng_below(&r, n_options), -1);
+        for (uint32_t k = 0; k <= n_children; k++) {
+            const uint32_t u = k == 0 ? c : syn_add(s, 1 + (uint32_t)bb_rng_below(&r, n_options), (int32_t)c);
+            const size_t   n = (k == 0 ? 1 : s->units[c].n_options) * s->units[u].n_options;
+            for (size_t i = 0; i < n; i++) {
+                s->bytes[u][i] = 32 * (int64_t)bb_rng_below(&r, 40);
+                s->cost[u][i] = bb_rng_uniform(&r);
+                if (i > 0 && bb_rng_below(&r, 12) == 0) s->bytes[u][i] = BB_FORBIDDEN;
+            }
+        }
+    }
+    return s;
+}
+
+/* Like a transformer: n_layers of (kv controller with 4 linears, ffn controller with 3), an embedding and a head. */
+static inline syn_problem *syn_transformer(uint64_t seed, uint32_t n_layers, uint32_t n_options, uint32_t n_widths)
+{
+    syn_problem *s = syn_new();
+    bb_rng       r;
+    bb_rng_init(&r, seed, "syn_transformer");
+    s->p.fixed_bytes = 20000;
+    for (uint32_t l = 0; l <= 2 * n_layers; l++) {
+        const bool     embedding = l == 2 * n_layers;
+        const uint32_t n_children = embedding ? 0 : l % 2 ? 3 : 4;
+        const uint32_t c = syn_add(s, embedding ? n_options : n_widths, -1);
+        if (!embedding) {
+            const double importance = exp(bb_rng_normal(&r)) * 0.05;
+            for (uint32_t w = 0; w < n_widths; w++) s->cost[c][w] = importance * pow((double)w / n_widths, 1.5);
+        }
+        for (uint32_t k = 0; k <= n_children; k++) {
+            if (k == 0 && !embedding) continue;
+            const uint32_t u = embedding ? c : syn_add(s, n_options, (int32_t)c);
+            const int64_t  weights = 256 * (embedding ? 4096 : 64 + 64 * (int64_t)bb_rng_below(&r, 4));
+            const double   sensitivity = exp(1.2 * bb_rng_normal(&r)) * 0.02;
+            double         noise[SYN_MAX_OPTIONS];
+            for (uint32_t o = 0; o < n_options; o++) noise[o] = exp(0.15 * bb_rng_normal(&r));
+            for (uint32_t w = 0; w < (embedding ? 1 : n_widths); w++)
+                for (uint32_t o = 0; o < n_options; o++) {
+                    const double bits = 1.0 + 7.0 * o / n_options;
+                    const double keep = embedding ? 1 : 1.0 - (double)w / n_widths;
+                    s->bytes[u][w * n_options + o] = (int64_t)((double)weights * keep * bits / 8 / 32) * 32;
+                    s->cost[u][w * n_options + o] = sensitivity * pow(4, 1 - bits) * noise[o] * sqrt(keep);
+                }
+        }
+    }
+    return s;
+}
+
+#endif
