@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * surrogate.c: Gauss-Newton with Gaussian priors; the linear algebra (a few hundred unknowns) is GSL's Cholesky. */
+#include "search/surrogate.h"
+
+#include <gsl/gsl_blas.h>
+#include <gsl/gsl_linalg.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+enum { SCALE, EXPONENT, CONTROLLERS, UNITS };
+
+/* Prior standard deviations: the scale is free, the rest may double or halve. */
+static double prior_sd(size_t k)
+{
+    static const double sd[UNITS] = {3.0, 0.3, 0.7};
+    return k < UNITS ? sd[k] : 0.4;
+}
+
+bb_status bb_surrogate_init(const bb_space *space, bb_surrogate *s, bb_err *err)
+{
+    *s = (bb_surrogate){.space = space, .n_params = UNITS + space->problem->n_units, .sigma = 0.1};
+    s->theta = BB_NEW0(s->n_params, double, err);
+    s->chol = BB_NEW0(s->n_params * s->n_params, double, err);
+    if (s->theta && s->chol) return bb_surrogate_fit(s, NULL, NULL, NULL, 0, err);
+    bb_surrogate_done(s);
+    return BB_NOMEM;
+}
+
+void bb_surrogate_done(bb_surrogate *s)
+{
+    bb_free(s->theta);
+    bb_free(s->chol);
+    *s = (bb_surrogate){0};
+}
+
+static double unit_cost(const bb_problem *p, const uint16_t *x, uint32_t u)
+{
+    const bb_unit *unit = &p->units[u];
+    return unit->cost[(unit->controller < 0 ? 0 : (size_t)x[unit->controller]) * unit->n_options + x[u]];
+}
+
+/* Factor exponent of one table cell. */
+static double term(const bb_surrogate *s, const double *theta, uint32_t u, double cost)
+{
+    if (!(cost > 0)) return 0;
+    const double a = theta[SCALE] + theta[UNITS + u] + (bb_space_is_controller(s->space, u) ? theta[CONTROLLERS] : 0);
+    return exp(a + (1 + theta[EXPONENT]) * (log(cost) - s->center) + s->center);
+}
+
+double bb_surrogate_predict(const bb_surrogate *s, const double *theta, const uint16_t *x)
+{
+    const bb_problem *p = s->space->problem;
+    double            total = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) total += term(s, theta ? theta : s->theta, u, unit_cost(p, x, u));
+    return total;
+}
+
+/* Derivative of log prediction by every parameter, and the log prediction. */
+static double gradient(const bb_surrogate *s, const double *theta, const uint16_t *x, double *g)
+{
+    const bb_problem *p = s->space->problem;
+    double            total = 0;
+    for (size_t k = 0; k < UNITS; k++) g[k] = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const double c = unit_cost(p, x, u), t = term(s, theta, u, c);
+        g[UNITS + u] = t;
+        total += t;
+        if (t > 0) g[EXPONENT] += t * (log(c) - s->center);
+        if (bb_space_is_controller(s->space, u)) g[CONTROLLERS] += t;
+    }
+    g[SCALE] = total;
+    if (!(total > 0)) return NAN;
+    for (size_t k = 0; k < s->n_params; k++) g[k] /= total;
+    return log(total);
+}
+
+typedef struct samples { const uint16_t *const *x; const double *kl, *weight; size_t n; } samples;
+
+static bool is_usable(const samples *d, size_t i) { return isfinite(d->kl[i]) && d->kl[i] > 0 && d->weight[i] > 0; }
+
+/* Fills precision A and right side b of one step; returns the penalised objective at theta and the weighted residual variance. */
+static double normal_equations(const bb_surrogate *s, const double *theta, const samples *d, gsl_matrix *A, gsl_vector *b, double *g,
+                               double *variance)
+{
+    const double inv = 1 / (s->sigma * s->sigma);
+    double       objective = 0, sum_w = 0, sum_r = 0;
+    gsl_matrix_set_zero(A);
+    for (size_t k = 0; k < s->n_params; k++) {
+        const double lambda = 1 / (prior_sd(k) * prior_sd(k));
+        gsl_matrix_set(A, k, k, lambda);
+        gsl_vector_set(b, k, -lambda * theta[k]);
+        objective += lambda * theta[k] * theta[k];
+    }
+    for (size_t i = 0; i < d->n; i++) {
+        if (!is_usable(d, i)) continue;
+        const double predicted = gradient(s, theta, d->x[i], g);
+        if (!isfinite(predicted)) continue;
+        const double r = log(d->kl[i]) - predicted, w = d->weight[i];
+        objective += w * inv * r * r;
+        sum_w += w;
+        sum_r += w * r * r;
+        gsl_vector_view v = gsl_vector_view_array(g, s->n_params);
+        gsl_blas_dsyr(CblasLower, w * inv, &v.vector, A);
+        gsl_blas_daxpy(w * inv * r, &v.vector, b);
+    }
+    *variance = sum_w > 0 ? sum_r / sum_w : 0;
+    return objective;
+}
+
+static double objective_at(const bb_surrogate *s, const double *theta, const samples *d)
+{
+    const double inv = 1 / (s->sigma * s->sigma);
+    double       total = 0;
+    for (size_t k = 0; k < s->n_params; k++) total += theta[k] * theta[k] / (prior_sd(k) * prior_sd(k));
+    for (size_t i = 0; i < d->n; i++) {
+        const double p = is_usable(d, i) ? bb_surrogate_predict(s, theta, d->x[i]) : 0;
+        if (!(p > 0)) continue;
+        const double r = log(d->kl[i]) - log(p);
+        total += d->weight[i] * inv * r * r;
+    }
+    return total;
+}
+
+/* theta += step, halved until the objective falls; false when it does not. */
+static bool take_step(bb_surrogate *s, const gsl_vector *step, const samples *d, double objective, double *trial)
+{
+    for (double f = 1; f > 0.01; f /= 2) {
+        for (size_t k = 0; k < s->n_params; k++) trial[k] = s->theta[k] + f * gsl_vector_get(step, k);
+        if (objective_at(s, trial, d) < objective - 1e-9) {
+            memcpy(s->theta, trial, s->n_params * sizeof *trial);
+            return true;
+        }
+    }
+    return false;
+}
+
+static double mean_log_cost(const bb_surrogate *s, const samples *d)
+{
+    const bb_problem *p = s->space->problem;
+    double            sum = 0, n = 0;
+    for (size_t i = 0; i < d->n; i++)
+        for (uint32_t u = 0; is_usable(d, i) && u < p->n_units; u++) {
+            const double c = unit_cost(p, d->x[i], u);
+            if (!(c > 0)) continue;
+            sum += log(c);
+            n++;
+        }
+    return n > 0 ? sum / n : 0;
+}
+
+bb_status bb_surrogate_fit(bb_surrogate *s, const uint16_t *const *x, const double *kl, const double *weight, size_t n, bb_err *err)
+{
+    bb_status     status = BB_OK;
+    const samples d = {x, kl, weight, n};
+    const size_t  p = s->n_params;
+    double       *work = BB_NEW(2 * p, double, err), *step = BB_NEW(p, double, err);
+    if (!work || !step) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    gsl_matrix_view A = gsl_matrix_view_array(s->chol, p, p);
+    gsl_vector_view b = gsl_vector_view_array(step, p);
+    memset(s->theta, 0, p * sizeof *s->theta);
+    s->center = mean_log_cost(s, &d);
+    s->sigma = 0.1;
+    for (int iteration = 0; iteration < 24; iteration++) {
+        double       variance;
+        const double objective = normal_equations(s, s->theta, &d, &A.matrix, &b.vector, work, &variance);
+        if (gsl_linalg_cholesky_decomp1(&A.matrix) || gsl_linalg_cholesky_svx(&A.matrix, &b.vector)) {
+            status = BB_FAIL(err, BB_NUMERIC, "the surrogate's normal equations (%zu unknowns, %zu plans) are not positive definite", p, n);
+            goto done;
+        }
+        if (!take_step(s, &b.vector, &d, objective, work + p)) {
+            const double sigma = fmax(0.01, sqrt(variance));
+            if (iteration > 0 && fabs(sigma - s->sigma) < 0.1 * s->sigma) break;
+            if (n == 0) break;
+            s->sigma = sigma; /* converged for the old noise level: once more with what the residuals say */
+        }
+    }
+done:
+    bb_free(work);
+    bb_free(step);
+    return status;
+}
+
+void bb_surrogate_sample(const bb_surrogate *s, bb_rng *rng, double *theta)
+{
+    /* precision = L L', so theta = mean + L^-T z; solved by back substitution. */
+    const size_t p = s->n_params;
+    for (size_t k = 0; k < p; k++) theta[k] = bb_rng_normal(rng);
+    for (size_t k = p; k-- > 0;) {
+        double v = theta[k];
+        for (size_t j = k + 1; j < p; j++) v -= s->chol[j * p + k] * theta[j];
+        theta[k] = v / s->chol[k * p + k];
+    }
+    for (size_t k = 0; k < p; k++) theta[k] += s->theta[k];
+}
+
+void bb_surrogate_tables(const bb_surrogate *s, const double *theta, bb_variant *v)
+{
+    const bb_problem *p = s->space->problem;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const size_t n = bb_problem_rows(p, u) * p->units[u].n_options;
+        for (size_t i = 0; i < n; i++)
+            if (v->bytes[u][i] != BB_FORBIDDEN) v->cost[u][i] = term(s, theta ? theta : s->theta, u, p->units[u].cost[i]);
+    }
+}
