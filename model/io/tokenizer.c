@@ -1,0 +1,497 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * tokenizer.c: vocabulary, special tokens, the public interface. See tokenizer.h for what, tokenizer_parts.h for the other files.
+ *
+ * Special tokens (control, user-defined, unknown) are cut out of the text before all else, as llama.cpp does: the longest token first,
+ * each at its leftmost places, in what the ones before have left.
+ */
+#include "model/io/tokenizer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/text.h"
+#include "model/io/tokenizer_parts.h"
+
+/* ---- metadata ---- */
+
+static bb_status array_of(const bb_gguf *g, const char *key, uint64_t n, const bb_gguf_kv **kv, bb_err *err)
+{
+    *kv = bb_gguf_find(g, key);
+    if (!*kv) return BB_OK;
+    if ((*kv)->kind != BB_GGUF_ARRAY) return BB_FAIL(err, BB_BAD_FILE, "%s is no array", key);
+    if ((*kv)->count != n)
+        return BB_FAIL(err, BB_BAD_FILE, "%s has %llu entries; the vocabulary has %llu tokens", key, (unsigned long long)(*kv)->count,
+                       (unsigned long long)n);
+    return BB_OK;
+}
+
+static bb_status load_texts(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+{
+    const bb_gguf_kv *kv = bb_gguf_find(g, "tokenizer.ggml.tokens");
+    bb_status         status = BB_OK;
+    if (!kv || kv->kind != BB_GGUF_ARRAY || kv->element != BB_GGUF_STRING)
+        return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.tokens is %s", kv ? "no array of strings" : "missing: the file has no vocabulary");
+    if (kv->count < 1 || kv->count > INT32_MAX / 16 || !kv->strings)
+        return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.tokens has %llu entries", (unsigned long long)kv->count);
+    t->n_vocab = (uint32_t)kv->count;
+    BB_TRY(bb_strings_reserve(&t->strings, t->n_vocab, err));
+    for (uint32_t i = 0; i < t->n_vocab; i++) {
+        bb_bytes text = kv->strings[i];
+        uint32_t same = text.size ? bb_strings_find(&t->strings, text.data, text.size) : BB_NONE;
+        if (same != BB_NONE)
+            return BB_FAIL(err, BB_BAD_FILE, "tokens %u and %u have the same text in tokenizer.ggml.tokens", same, i);
+        bb_strings_add(&t->strings, text);
+    }
+done:
+    return status;
+}
+
+static bb_status load_scores(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+{
+    static const char key[] = "tokenizer.ggml.scores";
+    const bb_gguf_kv *kv;
+    bb_status         status = BB_OK;
+    if (!(t->score = bb_calloc(t->n_vocab, sizeof *t->score, err))) return BB_NOMEM;
+    BB_TRY(array_of(g, key, t->n_vocab, &kv, err));
+    if (!kv) return BB_OK;
+    if (kv->element != BB_GGUF_F32 && kv->element != BB_GGUF_I32) return BB_FAIL(err, BB_BAD_FILE, "%s is no array of f32 or i32", key);
+    for (uint32_t i = 0; i < t->n_vocab; i++) {
+        int32_t whole;
+        memcpy(&whole, kv->value + 4 * (size_t)i, 4);
+        if (kv->element == BB_GGUF_I32) t->score[i] = (float)whole;
+        else memcpy(&t->score[i], &whole, 4);
+        if (isnan(t->score[i])) return BB_FAIL(err, BB_BAD_FILE, "%s: the score of token %u is not a number", key, i);
+    }
+done:
+    return status;
+}
+
+static int hex_digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; }
+
+/* The byte of "<0x0A>", or -1. */
+static int byte_of(bb_bytes text)
+{
+    int high, low;
+    if (text.size != 6 || memcmp(text.data, "<0x", 3) != 0 || text.data[5] != '>') return -1;
+    high = hex_digit(text.data[3]);
+    low = hex_digit(text.data[4]);
+    return high < 0 || low < 0 ? -1 : 16 * high + low;
+}
+
+static bb_status load_types(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+{
+    static const char          key[] = "tokenizer.ggml.token_type";
+    static const unsigned char of_type[7] = { 0, BB_ATTR_NORMAL, BB_ATTR_UNKNOWN, BB_ATTR_CONTROL, BB_ATTR_USER, BB_ATTR_UNUSED, BB_ATTR_BYTE };
+    const bb_gguf_kv          *kv;
+    bb_status                  status = BB_OK;
+    if (!(t->attr = bb_alloc(t->n_vocab, 1, err))) return BB_NOMEM;
+    memset(t->attr, BB_ATTR_NORMAL, t->n_vocab);
+    BB_TRY(array_of(g, key, t->n_vocab, &kv, err));
+    if (!kv) return BB_OK;
+    if (kv->element != BB_GGUF_I32 && kv->element != BB_GGUF_U32) return BB_FAIL(err, BB_BAD_FILE, "%s is no array of i32", key);
+    for (uint32_t i = 0; i < t->n_vocab; i++) {
+        uint32_t type;
+        memcpy(&type, kv->value + 4 * (size_t)i, 4);
+        if (type > 6) return BB_FAIL(err, BB_BAD_FILE, "%s: token %u has type %u; types are 0 to 6", key, i, type);
+        t->attr[i] = of_type[type];
+        if (type == 6 && byte_of(t->strings.text[i]) < 0)
+            return BB_FAIL(err, BB_BAD_FILE, "%s: token %u is a byte, but its text is not of the form <0x0A>", key, i);
+    }
+done:
+    return status;
+}
+
+static bb_status load_id(const bb_tokenizer *t, const bb_gguf *g, const char *key, int32_t *id, bb_err *err)
+{
+    bool     found;
+    uint32_t value = 0;
+    bb_status status = BB_OK;
+    if (*id >= 0 && (uint32_t)*id >= t->n_vocab) *id = -1;
+    BB_TRY(bb_gguf_u32(g, key, &value, &found, err));
+    if (!found || value == UINT32_MAX) return BB_OK; /* some writers store -1 for "none": llama.cpp keeps its default */
+    if (value >= t->n_vocab) return BB_FAIL(err, BB_BAD_FILE, "%s is %u; the vocabulary has %u tokens", key, value, t->n_vocab);
+    *id = (int32_t)value;
+done:
+    return status;
+}
+
+static bb_status load_flag(const bb_gguf *g, const char *key, bool *flag, bb_err *err)
+{
+    bool      value = false, found = false;
+    bb_status status = bb_gguf_bool(g, key, &value, &found, err);
+    if (status == BB_OK && found) *flag = value;
+    return status;
+}
+
+static bb_status load_ids_and_flags(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+{
+    bb_status status = BB_OK;
+    BB_TRY(load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos, err));
+    BB_TRY(load_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos, err));
+    BB_TRY(load_id(t, g, "tokenizer.ggml.unknown_token_id", &t->unk, err));
+    BB_TRY(load_flag(g, "tokenizer.ggml.add_bos_token", &t->add_bos, err));
+    BB_TRY(load_flag(g, "tokenizer.ggml.add_eos_token", &t->add_eos, err));
+    BB_TRY(load_flag(g, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix, err));
+    if (t->add_bos && t->bos < 0) return BB_FAIL(err, BB_BAD_FILE, "the vocabulary puts BOS first but names no BOS token");
+    if (t->add_eos && t->eos < 0) return BB_FAIL(err, BB_BAD_FILE, "the vocabulary puts EOS last but names no EOS token");
+done:
+    return status;
+}
+
+/* ---- special tokens ---- */
+
+/* Texts that llama.cpp takes for control tokens (end of turn, fill in the middle) whatever type the file gives them. */
+static const char *const control_texts[] = {
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>", "</s>",
+    "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>",
+    "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\xEF\xBD\x9C" "fim\xE2\x96\x81" "begin\xEF\xBD\x9C>", "<PRE>", "\xE2\x96\x81<PRE>",
+    "<|code_prefix|>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<\xEF\xBD\x9C" "fim\xE2\x96\x81hole\xEF\xBD\x9C>", "<SUF>",
+    "\xE2\x96\x81<SUF>", "<|code_suffix|>", "<|fim_middle|>", "<fim-middle>", "<fim_middle>",
+    "<\xEF\xBD\x9C" "fim\xE2\x96\x81" "end\xEF\xBD\x9C>", "<MID>", "\xE2\x96\x81<MID>", "<|code_middle|>", "<|fim_pad|>", "<fim-pad>",
+    "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+};
+
+static void force_control(bb_tokenizer *t)
+{
+    for (size_t i = 0; i < sizeof control_texts / sizeof *control_texts; i++) {
+        uint32_t id = bb_strings_find(&t->strings, control_texts[i], strlen(control_texts[i]));
+        if (id < t->n_vocab) t->attr[id] |= BB_ATTR_CONTROL;
+    }
+}
+
+static bool holds(bb_bytes text, const char *part)
+{
+    size_t n = strlen(part);
+    for (uint64_t i = 0; i + n <= text.size; i++) {
+        size_t j = 0;
+        while (j < n && (text.data[i + j] | ((unsigned)(text.data[i + j] - 'A') < 26 ? 32 : 0)) == part[j]) j++;
+        if (j == n) return true;
+    }
+    return false;
+}
+
+/* Phi-3's special tokens swallow the white space after them; files do not say so, llama.cpp goes by general.name. */
+static bb_status phi3_strips(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+{
+    static const char *const keeps[] = { "<unk>", "<s>", "<|endoftext|>" };
+    bb_bytes  name = { NULL, 0 };
+    bool      found = false;
+    bb_status status = bb_gguf_text(g, "general.name", &name, &found, err);
+    if (status != BB_OK || !found || !(holds(name, "phi-3") || holds(name, "phi3"))) return status;
+    for (uint32_t i = 0; i < t->n_special; i++) t->attr[t->special[i]] |= BB_ATTR_STRIP_RIGHT;
+    for (size_t i = 0; i < sizeof keeps / sizeof *keeps; i++) {
+        uint32_t id = bb_strings_find(&t->strings, keeps[i], strlen(keeps[i]));
+        if (id < t->n_vocab) t->attr[id] &= (unsigned char)~BB_ATTR_STRIP_RIGHT;
+    }
+    return status;
+}
+
+typedef struct sized { uint64_t size; uint32_t id; } sized;
+
+static int longest_first(const void *a, const void *b)
+{
+    const sized *x = a, *y = b;
+    if (x->size != y->size) return x->size > y->size ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static void note_start(bb_tokenizer *t, bb_bytes text)
+{
+    unsigned first = (unsigned char)text.data[0];
+    for (unsigned second = 0; second < 256; second++) {
+        unsigned bit = first | second << 8;
+        if (text.size == 1 || (unsigned char)text.data[1] == second) t->special_start[bit / 8] |= (unsigned char)(1u << bit % 8);
+    }
+}
+
+static bb_status load_specials(bb_tokenizer *t, bb_err *err)
+{
+    bb_status status = BB_OK;
+    uint32_t  n = 0;
+    sized    *sort = bb_alloc(t->n_vocab, sizeof *sort, err);
+    if (!sort) return BB_NOMEM;
+    for (uint32_t i = 0; i < t->n_vocab; i++)
+        if (t->strings.text[i].size && t->attr[i] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN))
+            sort[n++] = (sized){ t->strings.text[i].size, i };
+    qsort(sort, n, sizeof *sort, longest_first);
+    t->special = bb_alloc(n, sizeof *t->special, err);
+    t->special_size = bb_alloc(n, sizeof *t->special_size, err);
+    t->special_start = bb_calloc(65536 / 8, 1, err);
+    if (!t->special || !t->special_size || !t->special_start) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    t->n_special = n;
+    for (uint32_t i = 0; i < n; i++) {
+        t->special[i] = sort[i].id;
+        if (sort[i].size > BB_LONGEST_TEXT) continue; /* can be in no text */
+        if (i == 0 || sort[i].size != sort[i - 1].size) t->special_size[t->n_special_size++] = (uint32_t)sort[i].size;
+        note_start(t, t->strings.text[sort[i].id]);
+    }
+done:
+    bb_free(sort);
+    return status;
+}
+
+/* ---- creation ---- */
+
+static bool is_text(bb_bytes b, const char *s) { return b.size == strlen(s) && memcmp(b.data, s, b.size) == 0; }
+
+static bb_status choose_kind(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+{
+    bb_bytes    model = { NULL, 0 }, pre = { "default", 7 };
+    bb_pre_info info = { 0 };
+    bool        found = false;
+    bb_status   status = BB_OK;
+    BB_TRY(bb_gguf_text(g, "tokenizer.ggml.model", &model, NULL, err));
+    t->bpe = is_text(model, "gpt2");
+    if (!t->bpe && !is_text(model, "llama"))
+        return BB_FAIL(err, BB_UNSUPPORTED, "tokenizer model \"%.*s\" (tokenizer.ggml.model) is not supported; \"llama\" and \"gpt2\" are",
+                       (int)(model.size < 64 ? model.size : 64), model.data);
+    if (t->bpe) {
+        BB_TRY(bb_gguf_text(g, "tokenizer.ggml.pre", &pre, &found, err));
+        if (found && pre.size == 0) pre = (bb_bytes){ "default", 7 };
+        BB_TRY(bb_pre_create(pre.data, pre.size, &t->pre, &info, err));
+    }
+    t->ignore_merges = info.ignore_merges;
+    t->add_bos = t->bpe ? info.add_bos : true;
+    t->add_space_prefix = !t->bpe;
+    t->bos = !t->bpe ? 1 : info.no_bos ? -1 : 11; /* llama.cpp's defaults where the file names none */
+    t->eos = t->bpe ? 11 : 2;
+    t->unk = t->bpe ? -1 : 0;
+done:
+    return status;
+}
+
+bb_status bb_tokenizer_create(const bb_gguf *g, bb_tokenizer **out, bb_err *err)
+{
+    bb_status     status = BB_OK;
+    bb_tokenizer *t = bb_calloc(1, sizeof *t, err);
+    *out = NULL;
+    if (!t) return BB_NOMEM;
+    BB_TRY(choose_kind(t, g, err));
+    BB_TRY(load_texts(t, g, err));
+    BB_TRY(load_scores(t, g, err));
+    BB_TRY(load_types(t, g, err));
+    BB_TRY(load_ids_and_flags(t, g, err));
+    force_control(t);
+    BB_TRY(load_specials(t, err));
+    BB_TRY(phi3_strips(t, g, err));
+    BB_TRY(t->bpe ? bb_bpe_load(t, g, err) : bb_spm_load(t, err));
+    *out = t;
+    t = NULL;
+done:
+    bb_tokenizer_destroy(t);
+    return status;
+}
+
+void bb_tokenizer_destroy(bb_tokenizer *t)
+{
+    if (!t) return;
+    bb_strings_done(&t->strings);
+    bb_free(t->score);
+    bb_free(t->attr);
+    bb_free(t->special);
+    bb_free(t->special_size);
+    bb_free(t->special_start);
+    bb_free(t->joins);
+    bb_pre_destroy(t->pre);
+    bb_free(t->ranks);
+    bb_free(t->merged);
+    bb_free(t);
+}
+
+uint32_t bb_tokenizer_n_vocab(const bb_tokenizer *t) { return t->n_vocab; }
+int32_t  bb_tokenizer_bos(const bb_tokenizer *t) { return t->bos; }
+int32_t  bb_tokenizer_eos(const bb_tokenizer *t) { return t->eos; }
+bool     bb_tokenizer_adds_bos(const bb_tokenizer *t) { return t->add_bos; }
+
+/* ---- cutting special tokens out of text ---- */
+
+typedef struct place { uint64_t at, end; uint32_t size, id; } place; /* of a special token; end: with the white space it swallows */
+typedef struct places { place *item; size_t n, capacity; } places;
+
+static bb_status add_place(places *p, place item, bb_err *err)
+{
+    if (p->n == p->capacity) {
+        size_t capacity = p->capacity ? 2 * p->capacity : 64;
+        place *bigger = bb_realloc(p->item, capacity, sizeof *bigger, err);
+        if (!bigger) return BB_NOMEM;
+        p->item = bigger;
+        p->capacity = capacity;
+    }
+    p->item[p->n++] = item;
+    return BB_OK;
+}
+
+static int in_order_of_search(const void *a, const void *b)
+{
+    const place *x = a, *y = b;
+    if (x->size != y->size) return x->size > y->size ? -1 : 1;
+    if (x->id != y->id) return x->id < y->id ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+static int in_order_of_text(const void *a, const void *b)
+{
+    const place *x = a, *y = b;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+static bb_status find_places_at(const bb_tokenizer *t, const char *text, size_t size, size_t at, bool parse_special, places *p, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (uint32_t i = 0; i < t->n_special_size; i++) {
+        uint32_t n = t->special_size[i], id;
+        if (n > size - at || (id = bb_strings_find(&t->strings, text + at, n)) >= t->n_vocab) continue;
+        if (!(t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN))) continue;
+        if (!parse_special && t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_UNKNOWN)) continue;
+        BB_TRY(add_place(p, (place){ at, at + n, n, id }, err));
+    }
+done:
+    return status;
+}
+
+static bool any_special(const bb_tokenizer *t, bool parse_special)
+{
+    if (parse_special) return t->n_special > 0;
+    for (uint32_t i = 0; i < t->n_special; i++)
+        if (!(t->attr[t->special[i]] & (BB_ATTR_CONTROL | BB_ATTR_UNKNOWN))) return true;
+    return false;
+}
+
+static bool is_c_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+/* Keeps, in the order of search, the places that overlap none kept before. taken: one flag a byte of text. */
+static void settle(const bb_tokenizer *t, const char *text, size_t size, places *p, unsigned char *taken)
+{
+    size_t kept = 0;
+    qsort(p->item, p->n, sizeof *p->item, in_order_of_search);
+    for (size_t i = 0; i < p->n; i++) {
+        place q = p->item[i];
+        if (memchr(taken + q.at, 1, q.size)) continue;
+        if (t->attr[q.id] & BB_ATTR_STRIP_RIGHT)
+            while (q.end < size && !taken[q.end] && is_c_space(text[q.end])) q.end++;
+        memset(taken + q.at, 1, q.end - q.at);
+        p->item[kept++] = q;
+    }
+    p->n = kept;
+    qsort(p->item, p->n, sizeof *p->item, in_order_of_text);
+}
+
+static bb_status find_places(const bb_tokenizer *t, const char *text, size_t size, bool parse_special, places *p, bb_err *err)
+{
+    bb_status      status = BB_OK;
+    unsigned char *taken = NULL;
+    if (!any_special(t, parse_special)) return BB_OK;
+    for (size_t at = 0; at < size; at++) {
+        unsigned bit = (unsigned char)text[at] | (at + 1 < size ? (unsigned char)text[at + 1] : 0u) << 8;
+        if (t->special_start[bit / 8] >> bit % 8 & 1) BB_TRY(find_places_at(t, text, size, at, parse_special, p, err));
+    }
+    if (!p->n) return BB_OK;
+    if (!(taken = bb_calloc(size, 1, err))) return BB_NOMEM;
+    settle(t, text, size, p, taken);
+done:
+    bb_free(taken);
+    return status;
+}
+
+/* ---- text to ids ---- */
+
+static bb_status tokenize_raw(const bb_tokenizer *t, const char *text, size_t size, bool after_special, bb_merger *m, bb_ids *ids, bb_err *err)
+{
+    return t->bpe ? bb_bpe_tokenize(t, text, size, m, ids, err)
+                  : bb_spm_tokenize(t, text, size, after_special && t->add_space_prefix, m, ids, err);
+}
+
+bb_status bb_tokenize(const bb_tokenizer *t, const char *text, size_t size, bool add_special, bool parse_special, int32_t **ids,
+                      size_t *n_ids, bb_err *err)
+{
+    bb_status status = BB_OK;
+    bb_ids    out = { 0 };
+    bb_merger m = { 0 };
+    places    p = { 0 };
+    size_t    at = 0;
+    *ids = NULL;
+    *n_ids = 0;
+    if (size > BB_LONGEST_TEXT)
+        return BB_FAIL(err, BB_UNSUPPORTED, "the text has %zu bytes; at most %d can be tokenized at once", size, (int)BB_LONGEST_TEXT);
+    if (!(out.data = bb_alloc(out.capacity = 64, sizeof *out.data, err))) return BB_NOMEM;
+    if (add_special && t->add_bos) BB_TRY(bb_ids_add(&out, t->bos, err));
+    BB_TRY(find_places(t, text, size, parse_special, &p, err));
+    for (size_t i = 0; i < p.n; at = p.item[i++].end) {
+        if (p.item[i].at > at) BB_TRY(tokenize_raw(t, text + at, p.item[i].at - at, true, &m, &out, err));
+        BB_TRY(bb_ids_add(&out, (int32_t)p.item[i].id, err));
+    }
+    if (at < size) BB_TRY(tokenize_raw(t, text + at, size - at, true, &m, &out, err)); /* raw text always follows the start or a special token */
+    if (add_special && t->add_eos) BB_TRY(bb_ids_add(&out, t->eos, err));
+    *ids = out.data;
+    *n_ids = out.n;
+    out.data = NULL;
+done:
+    bb_free(out.data);
+    bb_free(p.item);
+    bb_merger_done(&m);
+    return status;
+}
+
+/* ---- ids to text ---- */
+
+static void put_spm(const bb_tokenizer *t, uint32_t id, bool drop_space, bb_text *out)
+{
+    bb_bytes text = t->strings.text[id];
+    for (uint64_t i = 0; i < text.size;) {
+        bool space = text.size - i >= 3 && memcmp(text.data + i, "\xE2\x96\x81", 3) == 0;
+        if (!(space && i == 0 && drop_space)) bb_text_addn(out, space ? " " : text.data + i, 1);
+        i += space ? 3 : 1;
+    }
+}
+
+static void put_bpe(const bb_tokenizer *t, uint32_t id, bb_text *out)
+{
+    bb_bytes text = t->strings.text[id];
+    for (uint64_t i = 0; i < text.size;) {
+        const unsigned char *p = (const unsigned char *)text.data + i;
+        bool     two = p[0] >= 0xC3 && p[0] < 0xC8 && text.size - i >= 2 && (p[1] & 0xC0) == 0x80; /* U+00C0 .. U+01FF */
+        int      byte;
+        if (p[0] == 0xC2 && text.size - i >= 2 && (p[1] & 0xC0) == 0x80) two = true;               /* U+0080 .. U+00BF */
+        byte = bb_bpe_byte(two ? (p[0] & 31u) << 6 | (p[1] & 63u) : p[0] < 0x80 ? p[0] : UINT32_MAX);
+        if (byte >= 0) bb_text_addn(out, &(char){ (char)byte }, 1);
+        else bb_text_addn(out, text.data + i, two ? 2 : 1); /* not of the alphabet: as it stands */
+        i += two ? 2 : 1;
+    }
+}
+
+bb_status bb_detokenize(const bb_tokenizer *t, const int32_t *ids, size_t n_ids, char **text, size_t *size, bb_err *err)
+{
+    bb_text out = { 0 };
+    bool    fresh = true; /* at the start or after a special token, where tokenizing added a space */
+    size_t  first = n_ids && t->add_bos && ids[0] == t->bos, end = n_ids;
+    *text = NULL;
+    *size = 0;
+    if (end > first && t->add_eos && ids[end - 1] == t->eos) end--;
+    bb_text_addn(&out, "", 0);
+    for (size_t i = first; i < end; i++) {
+        uint32_t id = (uint32_t)ids[i];
+        if (id >= t->n_vocab) {
+            bb_text_done(&out);
+            return BB_FAIL(err, BB_BAD_FILE, "token id %d at place %zu is outside the vocabulary of %u", ids[i], i, t->n_vocab);
+        }
+        if (t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN))
+            bb_text_addn(&out, t->strings.text[id].data, t->strings.text[id].size);
+        else if (t->attr[id] & BB_ATTR_BYTE) bb_text_addn(&out, &(char){ (char)byte_of(t->strings.text[id]) }, 1);
+        else if (t->bpe) put_bpe(t, id, &out);
+        else put_spm(t, id, fresh && t->add_space_prefix, &out);
+        fresh = (t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN)) != 0;
+    }
+    if (out.status != BB_OK) {
+        bb_text_done(&out);
+        return BB_FAIL(err, BB_NOMEM, "out of memory while writing the text of %zu tokens", n_ids);
+    }
+    *text = out.data;
+    *size = out.size;
+    return BB_OK;
+}
