@@ -440,12 +440,13 @@ done:
 
 /* ---- ids to text ---- */
 
-static void put_spm(const bb_tokenizer *t, uint32_t id, bool drop_space, bb_text *out)
+/* Text between special tokens: without the space that tokenizing put first, and spaces for U+2581. On bytes, not tokens: malformed UTF-8 before
+ * a space can tear that space's three bytes into byte tokens. */
+static void put_spm_run(const bb_tokenizer *t, const bb_text *run, bb_text *out)
 {
-    bb_bytes text = t->strings.text[id];
-    for (uint64_t i = 0; i < text.size;) {
-        bool space = text.size - i >= 3 && memcmp(text.data + i, "\xE2\x96\x81", 3) == 0;
-        if (!(space && i == 0 && drop_space)) bb_text_addn(out, space ? " " : text.data + i, 1);
+    for (size_t i = 0; i < run->size;) {
+        bool space = run->size - i >= 3 && memcmp(run->data + i, "\xE2\x96\x81", 3) == 0;
+        if (!(space && i == 0 && t->add_space_prefix)) bb_text_addn(out, space ? " " : run->data + i, 1);
         i += space ? 3 : 1;
     }
 }
@@ -465,33 +466,53 @@ static void put_bpe(const bb_tokenizer *t, uint32_t id, bb_text *out)
     }
 }
 
+static void put_token(const bb_tokenizer *t, uint32_t id, bb_text *run)
+{
+    if (t->attr[id] & BB_ATTR_BYTE) bb_text_addn(run, &(char){ (char)byte_of(t->strings.text[id]) }, 1);
+    else if (t->bpe) put_bpe(t, id, run);
+    else bb_text_addn(run, t->strings.text[id].data, t->strings.text[id].size);
+}
+
+static void end_run(const bb_tokenizer *t, bb_text *run, bb_text *out)
+{
+    if (t->bpe) bb_text_addn(out, run->data ? run->data : "", run->size);
+    else put_spm_run(t, run, out);
+    if (run->status != BB_OK) out->status = run->status;
+    run->size = 0;
+}
+
 bb_status bb_detokenize(const bb_tokenizer *t, const int32_t *ids, size_t n_ids, char **text, size_t *size, bb_err *err)
 {
-    bb_text out = { 0 };
-    bool    fresh = true; /* at the start or after a special token, where tokenizing added a space */
-    size_t  first = n_ids && t->add_bos && ids[0] == t->bos, end = n_ids;
+    bb_status status = BB_OK;
+    bb_text   out = { 0 }, run = { 0 };
+    size_t    first = n_ids && t->add_bos && ids[0] == t->bos, end = n_ids;
     *text = NULL;
     *size = 0;
     if (end > first && t->add_eos && ids[end - 1] == t->eos) end--;
-    bb_text_addn(&out, "", 0);
+    bb_text_addn(&out, "", 0); /* never NULL */
     for (size_t i = first; i < end; i++) {
         uint32_t id = (uint32_t)ids[i];
         if (id >= t->n_vocab) {
-            bb_text_done(&out);
-            return BB_FAIL(err, BB_BAD_FILE, "token id %d at place %zu is outside the vocabulary of %u", ids[i], i, t->n_vocab);
+            status = BB_FAIL(err, BB_BAD_FILE, "token id %d at place %zu is outside the vocabulary of %u", ids[i], i, t->n_vocab);
+            goto done;
         }
-        if (t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN))
-            bb_text_addn(&out, t->strings.text[id].data, t->strings.text[id].size);
-        else if (t->attr[id] & BB_ATTR_BYTE) bb_text_addn(&out, &(char){ (char)byte_of(t->strings.text[id]) }, 1);
-        else if (t->bpe) put_bpe(t, id, &out);
-        else put_spm(t, id, fresh && t->add_space_prefix, &out);
-        fresh = (t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN)) != 0;
+        if (!(t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN))) {
+            put_token(t, id, &run);
+            continue;
+        }
+        end_run(t, &run, &out);
+        bb_text_addn(&out, t->strings.text[id].data, t->strings.text[id].size);
     }
+    end_run(t, &run, &out);
     if (out.status != BB_OK) {
-        bb_text_done(&out);
-        return BB_FAIL(err, BB_NOMEM, "out of memory while writing the text of %zu tokens", n_ids);
+        status = BB_FAIL(err, BB_NOMEM, "out of memory while writing the text of %zu tokens", n_ids);
+        goto done;
     }
     *text = out.data;
     *size = out.size;
-    return BB_OK;
+    out.data = NULL;
+done:
+    bb_text_done(&run);
+    bb_text_done(&out);
+    return status;
 }
