@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "model/io/gguf.h"
 #include "model/io/gguf_internal.h"
+#include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
 /* ---- a file by hand ---- */
@@ -260,7 +261,8 @@ START_TEST(writes_the_bytes_made_by_hand)
     bb_tensor    m = { .name = "m", .type = BB_Q8_0, .n_dims = 2, .ne = { 32, 2, 1, 1 }, .data = s.f.b + s.data };
     bb_tensor    v = { .name = "v", .type = BB_F32, .n_dims = 1, .ne = { 3, 1, 1, 1 }, .data = s.f.b + s.data + 128 };
     uint64_t     size;
-    char         path[TINY_PATH], *data;
+    const char  *path = bb_test_path("hand.gguf");
+    char        *data;
     size_t       n;
     ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
     ck_assert_int_eq(bb_gguf_put_text(out, "general.architecture", "qwen2", NULL), BB_OK);
@@ -274,13 +276,12 @@ START_TEST(writes_the_bytes_made_by_hand)
     ck_assert_int_eq(bb_gguf_put_tensor(out, &v, NULL), BB_OK);
     ck_assert_int_eq(bb_gguf_out_size(out, &size, NULL), BB_OK);
     ck_assert_uint_eq(size, s.f.n);
-    ck_assert_int_eq(bb_gguf_out_write(out, tiny_path("hand.gguf", path), NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_out_write(out, path, NULL), BB_OK);
     ck_assert_int_eq(bb_file_read(path, &data, &n, NULL), BB_OK);
     ck_assert_uint_eq(n, s.f.n);
     ck_assert_mem_eq(data, s.f.b, n);
     bb_free(data);
     bb_gguf_out_destroy(out);
-    remove(path);
 }
 END_TEST
 
@@ -291,14 +292,15 @@ static void copy_and_compare(const char *path)
     bb_gguf_out *out;
     bb_err       err = BB_ERR_INIT;
     uint64_t     size;
-    char         copy[TINY_PATH], *a, *b;
+    const char  *copy = bb_test_path("copy.gguf");
+    char        *a, *b;
     size_t       n_a, n_b;
     ck_assert_msg(bb_gguf_open(path, &g, &err) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
     for (uint64_t i = 0; i < g.n_kv; i++) ck_assert_int_eq(bb_gguf_put_copy(out, &g.kv[i], NULL), BB_OK);
     for (uint64_t i = 0; i < g.n_tensors; i++) ck_assert_int_eq(bb_gguf_put_tensor(out, &g.tensors[i], NULL), BB_OK);
     ck_assert_int_eq(bb_gguf_out_size(out, &size, NULL), BB_OK);
-    ck_assert_int_eq(bb_gguf_out_write(out, tiny_path("copy.gguf", copy), NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_out_write(out, copy, NULL), BB_OK);
     ck_assert_int_eq(bb_file_read(path, &a, &n_a, NULL), BB_OK);
     ck_assert_int_eq(bb_file_read(copy, &b, &n_b, NULL), BB_OK);
     ck_assert_uint_eq(n_b, size);
@@ -308,16 +310,14 @@ static void copy_and_compare(const char *path)
     bb_free(b);
     bb_gguf_out_destroy(out);
     bb_gguf_close(&g);
-    remove(copy);
 }
 
 START_TEST(copying_is_the_identity)
 {
-    tiny_spec s = tiny_default("llama");
-    char      path[TINY_PATH];
-    tiny_write(&s, tiny_path("tiny.gguf", path));
+    tiny_spec   s = tiny_default("llama");
+    const char *path = bb_test_path("tiny.gguf");
+    tiny_write(&s, path);
     copy_and_compare(path);
-    remove(path);
 }
 END_TEST
 
@@ -360,9 +360,5 @@ int main(void)
     tcase_add_loop_test(t, copies_foreign_files, 0, 4);
     tcase_add_test(t, absent_files_and_folders_are_refused);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return bb_test_run(s);
 }

@@ -5,13 +5,10 @@
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
-#include "kernels/half.h"
 #include "model/io/gguf.h"
 #include "model/io/gguf_internal.h"
 
@@ -43,26 +40,22 @@ void tiny_set_type(tiny_spec *s, bb_type type)
     s->embd_type = s->head_type = type;
 }
 
-const char *tiny_path(const char *name, char out[TINY_PATH])
-{
-    const char *dir = getenv("TMPDIR");
-    snprintf(out, TINY_PATH, "%s/bitbudget-test-%ld-%s", dir ? dir : "/tmp", (long)getpid(), name);
-    remove(out);
-    return out;
-}
-
 /* ---- tensors ---- */
 
-static void encode_row(bb_type type, const float *w, void *row, size_t n)
+void tiny_random_bytes(void *bytes, size_t n, const char *stream)
 {
-    uint16_t *half = row;
-    if (type == BB_F32) {
-        memcpy(row, w, n * 4);
-    } else if (type == BB_F16 || type == BB_BF16) {
-        for (size_t i = 0; i < n; i++) half[i] = type == BB_F16 ? bb_float_to_half(w[i]) : bb_float_to_bf16(w[i]);
-    } else {
-        ck_abort_msg("tiny_model: type %d has no encoder here yet", (int)type);
-    }
+    unsigned char *p = bytes;
+    bb_rng         rng;
+    bb_rng_init(&rng, 7, stream);
+    for (size_t i = 0; i < n; i++) p[i] = bb_rng_u64(&rng) & 0x37;
+}
+
+/* Formats without an encoder (yet) get random bytes. */
+static void encode_row(bb_type type, const float *w, void *row, size_t n, size_t row_bytes, const char *name)
+{
+    const bb_format *f = bb_format_get(type);
+    if (f && f->encode) f->encode(w, NULL, row, n);
+    else tiny_random_bytes(row, row_bytes, name);
 }
 
 /* mean + deviation * normal; columns = ne0, rows = ne1 (0: a vector). One random stream a tensor name. */
@@ -81,7 +74,7 @@ static void put_tensor(maker *m, const char *name, bb_type type, uint32_t column
     bb_rng_init(&rng, m->spec->seed, name);
     for (uint64_t r = 0; r < t.ne[1]; r++) {
         for (uint32_t i = 0; i < columns; i++) w[i] = (float)(mean + deviation * bb_rng_normal(&rng));
-        encode_row(type, w, data + r * row_bytes, columns);
+        encode_row(type, w, data + r * row_bytes, columns, (size_t)row_bytes, name);
     }
     bb_free(w);
     t.data = m->owned[m->n_owned++] = data;

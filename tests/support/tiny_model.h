@@ -16,7 +16,7 @@
 #include "kernels/format.h"
 #include "model/net/net.h"
 
-enum { TINY_MAX_LAYERS = 8, TINY_MIN_VOCAB = 288, TINY_PATH = 256 };
+enum { TINY_MAX_LAYERS = 8, TINY_MIN_VOCAB = 288 };
 
 typedef struct tiny_spec {
     const char *arch;                               /* "llama", "qwen2", "qwen3", "deci" */
@@ -37,7 +37,7 @@ tiny_spec tiny_default(const char *arch);
 void      tiny_set_type(tiny_spec *s, bb_type type); /* every block matrix, embedding and head */
 void      tiny_write(const tiny_spec *s, const char *path);
 
-/* A path for a temporary file, different in each process; the file does not exist yet. Tests remove() what they wrote. */
-const char *tiny_path(const char *name, char out[TINY_PATH]);
+/* Bytes that decode to finite weights in every format: no half among them is Inf or NaN. */
+void tiny_random_bytes(void *bytes, size_t n, const char *stream);
 
 #endif

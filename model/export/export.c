@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * export.c: see export.h.
+ *
+ * One list of keys and tensors (bb_gguf_out) is made for sizes and for writing, so that the size is exact.
+ *
+ * 1. Blocks without attention and without FFN do nothing and are left out; the others are renumbered.
+ * 2. The architecture is chosen: the source's when all blocks have one shape that its loader takes; else deci for llama and qwen2,
+ *    openelm for a qwen3 with tied embeddings. deci and openelm stay what they are.
+ * 3. What the loader or the graph of that architecture cannot do without is replaced by parts that compute zero: a removed FFN
+ *    beside attention becomes one of width 1; removed attention in deci's block 0 and in any block of openelm becomes one head
+ *    with a zero output. (deci: an FFN-free block silently loses its attention, an FFN-free last block aborts, an attention-free
+ *    block 0 does not load.)
+ * 4. qwen2 rotates the pairs (i, i + D/2), deci (2i, 2i + 1): the rows of q and k, and their biases, are put in deci's order.
+ *    openelm has q, k and v in one matrix, row blocks one after the other, hence of one type.
+ */
+#include "model/export/export.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/io/gguf_internal.h"
+
+typedef struct exporter {
+    const bb_model *source;
+    const bb_net   *net;
+    bool            with_data;
+    char            source_arch[16];
+    const char     *arch;
+    bool            layered;        /* the file has one shape a block, in arrays */
+    bool            fused, permuted;
+    uint32_t        n_layer;        /* blocks in the file */
+    uint32_t       *from;           /* [n_layer] index of the net's block; owned */
+    uint32_t       *shape[3];       /* [n_layer] query heads, KV heads, FFN width as written; owned */
+    bb_gguf_out    *out;
+    void          **owned;          /* renamed keys, permuted and zero data */
+    size_t          n_owned, room;
+} exporter;
+
+static void *own(exporter *e, size_t bytes, bb_err *err)
+{
+    void *p;
+    if (e->n_owned == e->room) {
+        size_t room = e->room ? 2 * e->room : 64;
+        void **bigger = bb_realloc(e->owned, room, sizeof *bigger, err);
+        if (!bigger) return NULL;
+        e->owned = bigger;
+        e->room = room;
+    }
+    p = bb_calloc(bytes, 1, err);
+    if (p) e->owned[e->n_owned++] = p;
+    return p;
+}
+
+/* ---- what the file will be ---- */
+
+static const bb_block *block_at(const exporter *e, uint32_t i) { return &e->net->blocks[e->from[i]]; }
+
+static bool is_arch(const exporter *e, const char *name) { return strcmp(e->source_arch, name) == 0; }
+
+static bb_status keep_blocks(exporter *e, bb_err *err)
+{
+    e->from = BB_NEW(e->net->n_layer, uint32_t, err);
+    for (int i = 0; i < 3; i++) e->shape[i] = BB_NEW(e->net->n_layer, uint32_t, err);
+    if (!e->from || !e->shape[0] || !e->shape[1] || !e->shape[2]) return BB_NOMEM;
+    for (uint32_t i = 0; i < e->net->n_layer; i++)
+        if (e->net->blocks[i].n_head || e->net->blocks[i].n_ff) e->from[e->n_layer++] = i;
+    if (e->n_layer == 0) return BB_FAIL(err, BB_UNSUPPORTED, "no block is left: llama.cpp needs one at least");
+    return BB_OK;
+}
+
+static bool has_one_shape(const exporter *e)
+{
+    const bb_block *first = block_at(e, 0);
+    for (uint32_t i = 0; i < e->n_layer; i++) {
+        const bb_block *k = block_at(e, i);
+        if (k->n_head == 0 || k->n_ff == 0 || k->n_head != first->n_head || k->n_kv != first->n_kv || k->n_ff != first->n_ff) return false;
+    }
+    return true;
+}
+
+static bb_status choose_arch(exporter *e, bb_err *err)
+{
+    bb_bytes      text;
+    const bb_net *net = e->net;
+    bool          uniform = has_one_shape(e);
+    bb_status     status = bb_gguf_text(&e->source->gguf, "general.architecture", &text, NULL, err);
+    if (status != BB_OK) return status;
+    BB_ASSERT(text.size < sizeof e->source_arch);
+    memcpy(e->source_arch, text.data, (size_t)text.size);
+    if (is_arch(e, "qwen2") && (uint64_t)block_at(e, 0)->n_head * net->head_dim != net->n_embd) uniform = false; /* its loader wants C x C */
+    e->arch = e->source_arch;
+    e->layered = is_arch(e, "deci") || is_arch(e, "openelm");
+    if (!uniform && !e->layered) {
+        e->layered = true;
+        e->arch = is_arch(e, "qwen3") ? "openelm" : "deci";
+        e->permuted = is_arch(e, "qwen2");
+    }
+    e->fused = strcmp(e->arch, "openelm") == 0;
+    if (e->fused && net->head.rows)
+        return BB_FAIL(err, BB_UNSUPPORTED, "a qwen3 with a separate output matrix and blocks of different shapes: llama.cpp has no "
+                                            "architecture for it; prune all blocks alike");
+    if (e->permuted && net->n_rot != net->head_dim)
+        return BB_FAIL(err, BB_UNSUPPORTED, "architecture deci rotates whole heads (%u numbers); this model rotates %u", net->head_dim,
+                       net->n_rot);
+    return BB_OK;
+}
+
+/* Heads, KV heads and widths as the file will say them: with the stand-ins for what the graph needs. */
+static void choose_shapes(exporter *e)
+{
+    for (uint32_t i = 0; i < e->n_layer; i++) {
+        const bb_block *k = block_at(e, i);
+        bool            needs_attention = e->fused || (e->layered && i == 0);
+        e->shape[0][i] = k->n_head ? k->n_head : needs_attention;
+        e->shape[1][i] = k->n_head ? k->n_kv : needs_attention;
+        e->shape[2][i] = k->n_ff ? k->n_ff : e->shape[0][i] > 0;
+    }
+}
+
+/* ---- checks ---- */
+
+static bb_status check_matrix(const bb_matrix *w, const char *name, bb_err *err)
+{
+    uint32_t block, bytes;
+    if (!bb_gguf_block((uint32_t)w->type, &block, &bytes))
+        return BB_FAIL(err, BB_UNSUPPORTED, "%s: type id %d is no type of the runtime", name, (int)w->type);
+    if (w->cols % block != 0)
+        return BB_FAIL(err, BB_UNSUPPORTED, "%s: rows of %u weights are no multiple of %u, the block of type id %d", name, w->cols, block,
+                       (int)w->type);
+    return BB_OK;
+}
+
+static bb_status check_attention(const exporter *e, uint32_t i, bb_err *err)
+{
+    const bb_block *k = block_at(e, i);
+    if (k->n_kv == 0 || k->n_head % k->n_kv != 0)
+        return BB_FAIL(err, BB_UNSUPPORTED, "block %u: %u heads are no multiple of %u KV heads", e->from[i], k->n_head, k->n_kv);
+    BB_ASSERT(k->w[BB_PART_Q].rows == k->n_head * e->net->head_dim && k->w[BB_PART_O].cols == k->n_head * e->net->head_dim);
+    BB_ASSERT(k->w[BB_PART_K].rows == k->n_kv * e->net->head_dim && k->w[BB_PART_V].rows == k->n_kv * e->net->head_dim);
+    if (!e->fused) return BB_OK;
+    if (k->w[BB_PART_Q].type != k->w[BB_PART_K].type || k->w[BB_PART_Q].type != k->w[BB_PART_V].type)
+        return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture openelm stores q, k and v in one matrix; give them one type", e->from[i]);
+    for (unsigned p = BB_PART_Q; p <= BB_PART_O; p++)
+        if (k->w[p].bias) return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture openelm has no biases", e->from[i]);
+    return BB_OK;
+}
+
+static bb_status check(const exporter *e, bb_err *err)
+{
+    char      name[64];
+    bb_status status;
+    BB_TRY(check_matrix(&e->net->embd, "token_embd", err));
+    if (e->net->head.rows) BB_TRY(check_matrix(&e->net->head, "output", err));
+    for (uint32_t i = 0; i < e->n_layer; i++) {
+        const bb_block *k = block_at(e, i);
+        if (k->n_head) BB_TRY(check_attention(e, i, err));
+        for (unsigned p = 0; p < BB_N_PARTS; p++) {
+            if (!(p <= BB_PART_O ? k->n_head : k->n_ff)) continue;
+            snprintf(name, sizeof name, "blk.%u.%s", e->from[i], bb_part_names[p]);
+            BB_TRY(check_matrix(&k->w[p], name, err));
+        }
+    }
+done:
+    return status;
+}
+
+/* ---- keys ---- */
+
+static bool begins(bb_bytes key, const char *prefix)
+{
+    return key.size >= strlen(prefix) && memcmp(key.data, prefix, strlen(prefix)) == 0;
+}
+
+/* All keys of the source; "llama.x" becomes "deci.x" when the architecture changes. */
+static bb_status copy_keys(exporter *e, bb_err *err)
+{
+    const bb_gguf *g = &e->source->gguf;
+    char           prefix[sizeof e->source_arch + 1];
+    bb_status      status = BB_OK;
+    size_t         cut;
+    snprintf(prefix, sizeof prefix, "%s.", e->source_arch);
+    cut = strlen(e->source_arch);
+    for (uint64_t i = 0; i < g->n_kv; i++) {
+        bb_gguf_kv kv = g->kv[i];
+        if (begins(kv.key, "split.")) continue;
+        if (e->arch != e->source_arch && begins(kv.key, prefix)) {
+            uint64_t size = strlen(e->arch) + kv.key.size - cut;
+            char    *key = own(e, (size_t)size, err);
+            if (!key) return BB_NOMEM;
+            memcpy(key, e->arch, strlen(e->arch));
+            memcpy(key + strlen(e->arch), kv.key.data + cut, (size_t)kv.key.size - cut);
+            kv.key = (bb_bytes){ key, size };
+        }
+        BB_TRY(bb_gguf_put_copy(e->out, &kv, err));
+    }
+done:
+    return status;
+}
+
+static bb_status put_arch_u32(exporter *e, const char *suffix, uint32_t v, bb_err *err)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", e->arch, suffix);
+    return bb_gguf_put_u32(e->out, key, v, err);
+}
+
+/* llama.cpp's number for files whose weights are mostly of this type (llama_ftype); display only. */
+static uint32_t file_type(bb_type type)
+{
+    static const unsigned char ftype[BB_TYPE_COUNT] = {
+        [BB_F32] = 0, [BB_F16] = 1, [BB_Q4_0] = 2, [BB_Q4_1] = 3, [BB_Q8_0] = 7, [BB_Q5_0] = 8, [BB_Q5_1] = 9, [BB_Q2_K] = 10,
+        [BB_Q3_K] = 11, [BB_Q4_K] = 14, [BB_Q5_K] = 16, [BB_Q6_K] = 18, [BB_IQ2_XXS] = 19, [BB_IQ2_XS] = 20, [BB_IQ3_XXS] = 23,
+        [BB_IQ1_S] = 24, [BB_IQ4_NL] = 25, [BB_IQ3_S] = 26, [BB_IQ2_S] = 28, [BB_IQ4_XS] = 30, [BB_IQ1_M] = 31, [BB_BF16] = 32,
+        [BB_TQ1_0] = 36, [BB_TQ2_0] = 37, [BB_MXFP4] = 38, [BB_NVFP4] = 39, [BB_Q1_0] = 40, [BB_Q2_0] = 41,
+    };
+    return ftype[type];
+}
+
+/* The type that most block weights have; the lowest id wins a tie. */
+static bb_type commonest_type(const exporter *e)
+{
+    uint64_t weights[BB_TYPE_COUNT] = { 0 };
+    unsigned best = 0;
+    for (uint32_t i = 0; i < e->n_layer; i++)
+        for (unsigned p = 0; p < BB_N_PARTS; p++) {
+            const bb_matrix *w = &block_at(e, i)->w[p];
+            weights[w->type] += (uint64_t)w->rows * w->cols;
+        }
+    for (unsigned t = 1; t < BB_TYPE_COUNT; t++)
+        if (weights[t] > weights[best]) best = t;
+    return (bb_type)best;
+}
+
+static bool differs_from_source(const exporter *e)
+{
+    if (e->arch != e->source_arch || e->n_layer != e->source->net.n_layer) return true;
+    for (uint32_t i = 0; i < e->n_layer; i++) {
+        const bb_block *k = &e->source->net.blocks[i];
+        if (e->shape[0][i] != k->n_head || e->shape[1][i] != k->n_kv || e->shape[2][i] != k->n_ff) return true;
+    }
+    return false;
+}
+
+static bb_status put_shapes(exporter *e, bb_err *err)
+{
+    static const char *const suffix[3] = { "attention.head_count", "attention.head_count_kv", "feed_forward_length" };
+    char      key[96];
+    bb_status status;
+    BB_TRY(put_arch_u32(e, "block_count", e->n_layer, err));
+    for (int i = 0; i < 3; i++) {
+        snprintf(key, sizeof key, "%s.%s", e->arch, suffix[i]);
+        if (e->layered) BB_TRY(bb_gguf_put_u32_array(e->out, key, e->shape[i], e->n_layer, err));
+        else BB_TRY(bb_gguf_put_u32(e->out, key, e->shape[i][0], err));
+    }
+    BB_TRY(put_arch_u32(e, "attention.key_length", e->net->head_dim, err));
+    BB_TRY(put_arch_u32(e, "attention.value_length", e->net->head_dim, err));
+    BB_TRY(put_arch_u32(e, "rope.dimension_count", e->net->n_rot, err));
+done:
+    return status;
+}
+
+static bb_status put_keys(exporter *e, const char *plan_hash, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(copy_keys(e, err));
+    BB_TRY(bb_gguf_put_text(e->out, "general.architecture", e->arch, err));
+    BB_TRY(bb_gguf_put_u32(e->out, "general.file_type", file_type(commonest_type(e)), err));
+    BB_TRY(bb_gguf_put_u32(e->out, "general.quantization_version", 2, err));
+    if (differs_from_source(e)) BB_TRY(put_shapes(e, err));
+    BB_TRY(bb_gguf_put_text(e->out, "bitbudget.plan", plan_hash ? plan_hash : "0000000000000000", err));
+done:
+    return status;
+}
+
+/* ---- tensors ---- */
+
+static bb_status put_vector(exporter *e, const char *name, const float *v, uint32_t n, bb_err *err)
+{
+    bb_tensor t = { .type = BB_F32, .n_dims = 1, .ne = { n, 1, 1, 1 }, .data = v };
+    snprintf(t.name, sizeof t.name, "%s", name);
+    return bb_gguf_put_tensor(e->out, &t, err);
+}
+
+static bb_status put_matrix(exporter *e, const char *name, bb_type type, uint32_t rows, uint32_t cols, const void *data, bb_err *err)
+{
+    bb_tensor t = { .type = type, .n_dims = 2, .ne = { cols, rows, 1, 1 }, .data = data };
+    snprintf(t.name, sizeof t.name, "%s", name);
+    return bb_gguf_put_tensor(e->out, &t, err);
+}
+
+static const char *block_name(uint32_t i, const char *part, const char *end, char name[64])
+{
+    snprintf(name, 64, "blk.%u.%s.%s", i, part, end);
+    return name;
+}
+
+static size_t row_bytes(const bb_matrix *w)
+{
+    uint32_t block = 1, bytes = 0;
+    bb_gguf_block((uint32_t)w->type, &block, &bytes);
+    return (size_t)(w->cols / block) * bytes;
+}
+
+/* Rows of `size` bytes, heads of head_dim rows: row i and row i + D/2 of a head become rows 2i and 2i + 1. */
+static void interleave_heads(const char *from, char *to, uint32_t rows, uint32_t head_dim, size_t size)
+{
+    for (uint32_t r = 0; r < rows; r++) {
+        uint32_t head = r / head_dim, i = r % head_dim, half = head_dim / 2;
+        uint32_t place = i < half ? 2 * i : 2 * (i - half) + 1;
+        memcpy(to + (size_t)(head * head_dim + place) * size, from + (size_t)r * size, size);
+    }
+}
+
+static bb_status permute(exporter *e, bb_matrix *w, bb_err *err)
+{
+    size_t size = row_bytes(w);
+    char  *rows = own(e, w->rows * size, err), *bias = w->bias ? own(e, w->rows * sizeof(float), err) : NULL;
+    if (!rows || (w->bias && !bias)) return BB_NOMEM;
+    interleave_heads(w->data, rows, w->rows, e->net->head_dim, size);
+    w->data = rows;
+    if (bias) {
+        interleave_heads((const char *)w->bias, bias, w->rows, e->net->head_dim, sizeof(float));
+        w->bias = (const float *)(const void *)bias;
+    }
+    return BB_OK;
+}
+
+/* Part p of block i; w is what is written (already in the target's order). */
+static bb_status put_part(exporter *e, uint32_t i, bb_part p, const bb_matrix *w, bb_err *err)
+{
+    char      name[64];
+    bb_status status;
+    BB_TRY(put_matrix(e, block_name(i, bb_part_names[p], "weight", name), w->type, w->rows, w->cols, w->data, err));
+    if (w->bias) BB_TRY(put_vector(e, block_name(i, bb_part_names[p], "bias", name), w->bias, w->rows, err));
+done:
+    return status;
+}
+
+static bb_status put_fused(exporter *e, uint32_t i, const bb_matrix *w, bb_err *err)
+{
+    uint32_t rows = w[BB_PART_Q].rows + w[BB_PART_K].rows + w[BB_PART_V].rows;
+    size_t   size = row_bytes(&w[BB_PART_Q]);
+    char     name[64], *data = NULL, *at;
+    if (e->with_data) {
+        at = data = own(e, rows * size, err);
+        if (!data) return BB_NOMEM;
+        for (unsigned p = BB_PART_Q; p <= BB_PART_V; p++) {
+            memcpy(at, w[p].data, w[p].rows * size);
+            at += w[p].rows * size;
+        }
+    }
+    return put_matrix(e, block_name(i, "attn_qkv", "weight", name), w[BB_PART_Q].type, rows, w[BB_PART_Q].cols, data, err);
+}
+
+/* A matrix whose bytes are zero and whose weights are therefore zero. */
+static bb_status zero_matrix(exporter *e, uint32_t rows, uint32_t cols, bb_matrix *w, bb_err *err)
+{
+    *w = (bb_matrix){ .type = cols % 32 == 0 ? BB_Q4_0 : BB_F16, .rows = rows, .cols = cols };
+    if (e->with_data) w->data = own(e, rows * row_bytes(w), err);
+    return e->with_data && !w->data ? BB_NOMEM : BB_OK;
+}
+
+/* *v: given, or ones when it is NULL and data are wanted. */
+static bb_status norm_or_ones(exporter *e, const float *given, uint32_t n, const float **v, bb_err *err)
+{
+    float *ones = NULL;
+    *v = given;
+    if (given || !e->with_data) return BB_OK;
+    ones = own(e, n * sizeof *ones, err);
+    if (!ones) return BB_NOMEM;
+    for (uint32_t i = 0; i < n; i++) ones[i] = 1.0f;
+    *v = ones;
+    return BB_OK;
+}
+
+/* The matrices of block i as they are written: stand-ins for what the graph needs, permuted rows. */
+static bb_status make_parts(exporter *e, uint32_t i, bb_matrix w[BB_N_PARTS], bb_err *err)
+{
+    const bb_block *k = block_at(e, i);
+    uint32_t        c = e->net->n_embd, q = e->shape[0][i] * e->net->head_dim, kv = e->shape[1][i] * e->net->head_dim;
+    bb_status       status = BB_OK;
+    memcpy(w, k->w, sizeof k->w);
+    if (k->n_head == 0 && q) {
+        BB_TRY(zero_matrix(e, q, c, &w[BB_PART_Q], err));
+        BB_TRY(zero_matrix(e, kv, c, &w[BB_PART_K], err));
+        BB_TRY(zero_matrix(e, kv, c, &w[BB_PART_V], err));
+        BB_TRY(zero_matrix(e, c, q, &w[BB_PART_O], err));
+    } else if (e->permuted && q && e->with_data) {
+        BB_TRY(permute(e, &w[BB_PART_Q], err));
+        BB_TRY(permute(e, &w[BB_PART_K], err));
+    }
+    if (k->n_ff == 0 && e->shape[2][i]) {
+        BB_TRY(zero_matrix(e, 1, c, &w[BB_PART_GATE], err));
+        BB_TRY(zero_matrix(e, 1, c, &w[BB_PART_UP], err));
+        BB_TRY(zero_matrix(e, c, 1, &w[BB_PART_DOWN], err));
+    }
+done:
+    return status;
+}
+
+static bb_status put_norm(exporter *e, uint32_t i, const char *what, const float *given, uint32_t n, bb_err *err)
+{
+    char         name[64];
+    const float *v;
+    bb_status    status = norm_or_ones(e, given, n, &v, err);
+    return status == BB_OK ? put_vector(e, block_name(i, what, "weight", name), v, n, err) : status;
+}
+
+static bb_status put_attention(exporter *e, uint32_t i, const bb_matrix *w, bb_err *err)
+{
+    const bb_block *k = block_at(e, i);
+    bb_status       status;
+    BB_TRY(put_norm(e, i, "attn_norm", k->attn_norm, e->net->n_embd, err));
+    if (e->fused) BB_TRY(put_fused(e, i, w, err));
+    else
+        for (unsigned p = BB_PART_Q; p <= BB_PART_V; p++) BB_TRY(put_part(e, i, (bb_part)p, &w[p], err));
+    BB_TRY(put_part(e, i, BB_PART_O, &w[BB_PART_O], err));
+    if (k->q_norm || e->fused) BB_TRY(put_norm(e, i, "attn_q_norm", k->q_norm, e->net->head_dim, err));
+    if (k->k_norm || e->fused) BB_TRY(put_norm(e, i, "attn_k_norm", k->k_norm, e->net->head_dim, err));
+done:
+    return status;
+}
+
+static bb_status put_block(exporter *e, uint32_t i, bb_err *err)
+{
+    bb_matrix w[BB_N_PARTS];
+    bb_status status;
+    BB_TRY(make_parts(e, i, w, err));
+    if (e->shape[0][i]) BB_TRY(put_attention(e, i, w, err));
+    if (e->shape[2][i]) {
+        BB_TRY(put_norm(e, i, "ffn_norm", block_at(e, i)->ffn_norm, e->net->n_embd, err));
+        for (unsigned p = BB_PART_GATE; p <= BB_PART_DOWN; p++) BB_TRY(put_part(e, i, (bb_part)p, &w[p], err));
+    }
+done:
+    return status;
+}
+
+static bb_status put_tensors(exporter *e, bb_err *err)
+{
+    const bb_net *net = e->net;
+    bb_status     status;
+    BB_TRY(put_matrix(e, "token_embd.weight", net->embd.type, net->embd.rows, net->embd.cols, net->embd.data, err));
+    BB_TRY(put_vector(e, "output_norm.weight", net->out_norm, net->n_embd, err));
+    if (net->head.rows) BB_TRY(put_matrix(e, "output.weight", net->head.type, net->head.rows, net->head.cols, net->head.data, err));
+    if (net->rope_factors) BB_TRY(put_vector(e, "rope_freqs.weight", net->rope_factors, net->n_rot / 2, err));
+    for (uint32_t i = 0; i < e->n_layer; i++) BB_TRY(put_block(e, i, err));
+done:
+    return status;
+}
+
+/* ---- the three functions ---- */
+
+static void exporter_done(exporter *e)
+{
+    bb_gguf_out_destroy(e->out);
+    for (size_t i = 0; i < e->n_owned; i++) bb_free(e->owned[i]);
+    bb_free(e->owned);
+    for (int i = 0; i < 3; i++) bb_free(e->shape[i]);
+    bb_free(e->from);
+}
+
+static bb_status plan_file(exporter *e, bb_err *err)
+{
+    bb_status status;
+    BB_ASSERT(e->net->n_layer == e->source->net.n_layer && e->net->n_embd == e->source->net.n_embd);
+    BB_TRY(keep_blocks(e, err));
+    BB_TRY(choose_arch(e, err));
+    choose_shapes(e);
+    BB_TRY(check(e, err));
+done:
+    return status;
+}
+
+static bb_status gather(exporter *e, const char *plan_hash, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(plan_file(e, err));
+    BB_TRY(bb_gguf_out_create(&e->out, err));
+    BB_TRY(put_keys(e, plan_hash, err));
+    BB_TRY(put_tensors(e, err));
+done:
+    return status;
+}
+
+bb_status bb_export_size(const bb_model *source, const bb_net *net, uint64_t *bytes, bb_err *err)
+{
+    exporter  e = { .source = source, .net = net };
+    bb_status status;
+    BB_TRY(gather(&e, NULL, err));
+    BB_TRY(bb_gguf_out_size(e.out, bytes, err));
+done:
+    exporter_done(&e);
+    return status;
+}
+
+bb_status bb_export_write(const bb_model *source, const bb_net *net, const char *plan_hash, const char *path, bb_err *err)
+{
+    exporter  e = { .source = source, .net = net, .with_data = true };
+    bb_status status;
+    BB_ASSERT(!plan_hash || strlen(plan_hash) == 16);
+    BB_TRY(gather(&e, plan_hash, err));
+    BB_TRY(bb_gguf_out_write(e.out, path, err));
+done:
+    exporter_done(&e);
+    return status;
+}
+
+bb_status bb_export_check(const bb_model *source, const bb_net *net, bb_err *err)
+{
+    exporter  e = { .source = source, .net = net };
+    bb_status status = plan_file(&e, err);
+    exporter_done(&e);
+    return status;
+}
