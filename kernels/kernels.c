@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * kernels.c: chooses the level (kernels.h) and composes the running logit sums from it. */
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const bb_kernels *levels[4] = { &bb_kernels_ref };
+static const bb_kernels *chosen = &bb_kernels_ref;
+static pthread_once_t    once = PTHREAD_ONCE_INIT;
+
+/* __builtin_cpu_supports also asks the operating system (XGETBV) whether the registers are saved. */
+static void detect(void)
+{
+    size_t n = 1;
+#if defined(__x86_64__)
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+    if (avx2) levels[n++] = &bb_kernels_avx2;
+    if (avx512) levels[n++] = &bb_kernels_avx512;
+#endif
+    const char *cap = getenv("BB_CPU");
+    chosen = levels[n - 1];
+    for (size_t i = 0; cap && i < n; i++)
+        if (strcmp(levels[i]->level, cap) == 0) chosen = levels[i];
+}
+
+const bb_kernels *bb_kernels_get(void)
+{
+    pthread_once(&once, detect);
+    return chosen;
+}
+
+const bb_kernels *bb_kernels_at(size_t i)
+{
+    pthread_once(&once, detect);
+    return i < sizeof levels / sizeof *levels ? levels[i] : NULL;
+}
+
+/* Moves the shift of s to the larger maximum, returns the factor that its sums were scaled with. */
+static double raise_max(bb_logsum *s, const float *z, size_t at)
+{
+    if (s->n > 0 && !(z[at] > s->max)) return 1;
+    double factor = s->n > 0 ? exp((double)s->max - (double)z[at]) : 0;
+    s->max = z[at];
+    s->arg_max = s->n + at;
+    s->sum *= factor;
+    return factor;
+}
+
+void bb_logsum_add(const bb_kernels *k, bb_logsum *s, const float *z, size_t n)
+{
+    if (n == 0) return;
+    raise_max(s, z, k->arg_max(z, n));
+    s->sum += k->sum_exp(z, s->max, n);
+    s->n += n;
+}
+
+double bb_logsum_value(const bb_logsum *s) { return (double)s->max + log(s->sum); }
+
+void bb_klsum_add(const bb_kernels *k, bb_klsum *s, const float *z_ref, const float *z, size_t n)
+{
+    double cross;
+    if (n == 0) return;
+    s->cross *= raise_max(&s->ref, z_ref, k->arg_max(z_ref, n));
+    s->ref.sum += k->sum_exp_cross(z_ref, s->ref.max, z, n, &cross);
+    s->cross += cross;
+    s->ref.n += n;
+    bb_logsum_add(k, &s->net, z, n);
+}
+
+double bb_klsum_value(const bb_klsum *s)
+{
+    double kl = s->cross / s->ref.sum - bb_logsum_value(&s->ref) + bb_logsum_value(&s->net);
+    return kl < 0 ? 0 : kl;
+}

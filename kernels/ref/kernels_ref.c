@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * kernels_ref.c: the reference level: the arithmetic of kernels.h written down in plain C. */
+#include <math.h>
+#include <stdint.h>
+
+#include "kernels/exp.h"
+#include "kernels/half.h"
+#include "kernels/kernels.h"
+
+static float exp_one(float x)
+{
+    float a = x > BB_EXP_HIGH ? BB_EXP_HIGH : x, t = fmaf(a, BB_EXP_LOG2E, BB_EXP_ROUND), k = t - BB_EXP_ROUND;
+    float r = fmaf(k, -BB_EXP_LN2_LO, fmaf(k, -BB_EXP_LN2_HI, a));
+    float q = fmaf(fmaf(fmaf(fmaf(BB_EXP_Q4, r, BB_EXP_Q3), r, BB_EXP_Q2), r, BB_EXP_Q1), r, BB_EXP_Q0);
+    float e = fmaf(r * r, q, r) + 1;
+    if (a < BB_EXP_LOW) return 0;
+    return e * bb_bits_float((bb_float_bits(t) + 127u) << 23);
+}
+
+static float max_of(const float *x, size_t n)
+{
+    float m = -INFINITY;
+    for (size_t i = 0; i < n; i++) m = x[i] > m ? x[i] : m;
+    return m;
+}
+
+static void exp_ref(const float *x, float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = exp_one(x[i]);
+}
+
+static void rms_norm_ref(const float *x, const float *weight, float eps, float *y, size_t n)
+{
+    double lane[16] = { 0 };
+    for (size_t i = 0; i < n; i++) lane[i % 16] += (double)x[i] * (double)x[i];
+    float s = 1 / sqrtf((float)(bb_lane_sum(lane) / (double)(n ? n : 1)) + eps);
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * s * weight[i];
+}
+
+static void swiglu_ref(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) gate[i] = gate[i] / (1 + exp_one(-gate[i])) * up[i];
+}
+
+static void softmax_ref(float *x, float scale, size_t n)
+{
+    double lane[16] = { 0 };
+    float  m = max_of(x, n);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = exp_one((x[i] - m) * scale);
+        lane[i % 16] += (double)x[i];
+    }
+    float inverse = (float)(1 / bb_lane_sum(lane));
+    for (size_t i = 0; i < n; i++) x[i] *= inverse;
+}
+
+static size_t arg_max_ref(const float *x, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best] || (x[best] != x[best] && x[i] == x[i])) best = i;
+    return best;
+}
+
+static double sum_exp_ref(const float *x, float shift, size_t n)
+{
+    double lane[16] = { 0 };
+    for (size_t i = 0; i < n; i++) lane[i % 16] += (double)exp_one(x[i] - shift);
+    return bb_lane_sum(lane);
+}
+
+static double sum_exp_cross_ref(const float *x, float shift, const float *z, size_t n, double *cross)
+{
+    double lane[16] = { 0 }, lane2[16] = { 0 };
+    for (size_t i = 0; i < n; i++) {
+        float e = exp_one(x[i] - shift);
+        lane[i % 16] += (double)e;
+        lane2[i % 16] += (double)e * (double)(x[i] - z[i]);
+    }
+    *cross = bb_lane_sum(lane2);
+    return bb_lane_sum(lane);
+}
+
+const bb_kernels bb_kernels_ref = { "ref", exp_ref, rms_norm_ref, swiglu_ref, softmax_ref, arg_max_ref, sum_exp_ref, sum_exp_cross_ref };

@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * forward.c: see forward.h. A batch passes through a block in slabs of whole windows, so that scratch memory does not grow
+ * with the batch and a slab's activations stay in cache; the block's weights are decoded once for all slabs.
+ */
+#include "model/net/forward.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/net/backend.h"
+
+const char *const bb_part_names[BB_N_PARTS] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down" };
+
+enum { SLAB_TOKENS = 2048 /* also the batch that an input hook sees, so not a function of the machine */ };
+
+struct bb_forward {
+    const bb_backend *backend;
+    void             *device;
+    uint32_t          n_embd, head_dim, n_rot, max_windows, max_tokens;
+    size_t            max_q, max_kv, max_ff;       /* widest H*D, G*D, F of the net at creation */
+    float            *cos_sin;                     /* [max_tokens][n_rot/2][2], host */
+    float            *x, *q, *k, *v, *gate, *up;   /* backend buffers of one slab; x also holds the second net's rows in scores */
+    size_t            slab_tokens;
+};
+
+/* ---- life ---- */
+
+static uint32_t slab_windows(const bb_forward *f, uint32_t T)
+{
+    size_t n = f->slab_tokens / T;
+    return n < 1 ? 1 : (uint32_t)n;
+}
+
+/* Angle of pair i at position p: p * freq_scale * base^(-2i/n_rot) / factor[i], in float64, as cos and sin in float32. */
+static bb_status make_rope_table(bb_forward *f, const bb_net *net, bb_err *err)
+{
+    size_t half = net->n_rot / 2;
+    if (!(f->cos_sin = BB_NEW((size_t)f->max_tokens * half * 2, float, err))) return BB_NOMEM;
+    for (size_t i = 0; i < half; i++) {
+        double frequency = pow((double)net->rope_base, -2.0 * (double)i / (double)net->n_rot) * (double)net->rope_freq_scale;
+        if (net->rope_factors) frequency /= (double)net->rope_factors[i];
+        for (size_t p = 0; p < f->max_tokens; p++) {
+            f->cos_sin[(p * half + i) * 2] = (float)cos((double)p * frequency);
+            f->cos_sin[(p * half + i) * 2 + 1] = (float)sin((double)p * frequency);
+        }
+    }
+    return BB_OK;
+}
+
+static void measure(bb_forward *f, const bb_net *net)
+{
+    for (uint32_t b = 0; b < net->n_layer; b++) {
+        const bb_block *k = &net->blocks[b];
+        size_t          q = (size_t)k->n_head * net->head_dim, kv = (size_t)k->n_kv * net->head_dim;
+        if (q > f->max_q) f->max_q = q;
+        if (kv > f->max_kv) f->max_kv = kv;
+        if (k->n_ff > f->max_ff) f->max_ff = k->n_ff;
+    }
+}
+
+static bb_status allocate(bb_forward *f, bb_err *err)
+{
+    size_t    tokens = f->slab_tokens, score = (size_t)f->n_embd;
+    bb_status status;
+    struct { float **buffer; size_t width; } const buffers[] = {
+        { &f->x, f->n_embd },     { &f->q, f->max_q > score ? f->max_q : score /* also the second operand of scores */ },
+        { &f->k, f->max_kv },     { &f->v, f->max_kv },
+        { &f->gate, f->max_ff },  { &f->up, f->max_ff },
+    };
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        size_t n;
+        if (!bb_mul_size(tokens, buffers[i].width, &n)) return BB_FAIL(err, BB_NOMEM, "out of memory: %zu tokens x %zu", tokens, buffers[i].width);
+        BB_TRY(f->backend->alloc(f->device, n, buffers[i].buffer, err));
+    }
+    status = BB_OK;
+done:
+    return status;
+}
+
+static bb_status check_net(const bb_net *net, bb_err *err)
+{
+    if (net->n_embd == 0 || net->head_dim == 0 || net->n_vocab == 0)
+        return BB_FAIL(err, BB_BAD_FILE, "network: width %u, head size %u and vocabulary %u must be positive", net->n_embd, net->head_dim, net->n_vocab);
+    if (net->n_rot % 2 || net->n_rot > net->head_dim)
+        return BB_FAIL(err, BB_BAD_FILE, "network: rope dimension count %u should be even and at most the head size %u", net->n_rot, net->head_dim);
+    return BB_OK;
+}
+
+bb_status bb_forward_create(const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_forward **out, bb_err *err)
+{
+    bb_forward *f = NULL;
+    bb_status   status;
+    *out = NULL;
+    BB_ASSERT(max_windows > 0 && max_tokens > 0);
+    BB_TRY(check_net(net, err));
+    if (!(f = BB_NEW0(1, bb_forward, err))) return BB_NOMEM;
+    f->backend = &bb_backend_cpu;
+    f->n_embd = net->n_embd;
+    f->head_dim = net->head_dim;
+    f->n_rot = net->n_rot;
+    f->max_windows = max_windows;
+    f->max_tokens = max_tokens;
+    f->slab_tokens = max_tokens > SLAB_TOKENS ? max_tokens : SLAB_TOKENS;
+    if ((uint64_t)max_windows * max_tokens < f->slab_tokens) f->slab_tokens = (size_t)max_windows * max_tokens;
+    measure(f, net);
+    BB_TRY(f->backend->create(&f->device, err));
+    BB_TRY(make_rope_table(f, net, err));
+    BB_TRY(allocate(f, err));
+    *out = f;
+done:
+    if (status != BB_OK) bb_forward_destroy(f);
+    return status;
+}
+
+void bb_forward_destroy(bb_forward *f)
+{
+    if (!f) return;
+    if (f->device) {
+        float *buffers[] = { f->x, f->q, f->k, f->v, f->gate, f->up };
+        for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) f->backend->release(f->device, buffers[i]);
+        f->backend->destroy(f->device);
+    }
+    bb_free(f->cos_sin);
+    bb_free(f);
+}
+
+/* ---- checks: the shapes come from files and plans ---- */
+
+static bb_status check_matrix(const bb_matrix *w, size_t rows, size_t cols, const char *what, bb_err *err)
+{
+    const bb_format *f = bb_format_get(w->type);
+    if (w->rows != rows || w->cols != cols)
+        return BB_FAIL(err, BB_BAD_FILE, "%s: %u x %u weights, expected %zu x %zu", what, w->rows, w->cols, rows, cols);
+    if (!f) return BB_FAIL(err, BB_UNSUPPORTED, "%s: type %d is not known", what, (int)w->type);
+    if (cols % f->block) return BB_FAIL(err, BB_BAD_FILE, "%s: rows of %zu weights are not whole blocks of %u (%s)", what, cols, f->block, f->name);
+    if (!w->data) return BB_FAIL(err, BB_FAILED, "%s: no weights are loaded", what);
+    return BB_OK;
+}
+
+static bb_status check_attention(const bb_forward *f, const bb_block *b, bb_err *err)
+{
+    size_t    C = f->n_embd, q = (size_t)b->n_head * f->head_dim, kv = (size_t)b->n_kv * f->head_dim;
+    bb_status status;
+    if (b->n_kv == 0 || b->n_head % b->n_kv)
+        return BB_FAIL(err, BB_BAD_FILE, "attention: %u query heads are not a multiple of %u KV heads", b->n_head, b->n_kv);
+    if (q > f->max_q || kv > f->max_kv)
+        return BB_FAIL(err, BB_FAILED, "attention: %u/%u heads are more than the %zu/%zu that the workspace was made for", b->n_head, b->n_kv,
+                       f->max_q / f->head_dim, f->max_kv / f->head_dim);
+    if (!b->attn_norm) return BB_FAIL(err, BB_BAD_FILE, "attention: the block has heads but no attn_norm");
+    BB_TRY(check_matrix(&b->w[BB_PART_Q], q, C, "attn_q", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_K], kv, C, "attn_k", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_V], kv, C, "attn_v", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_O], C, q, "attn_output", err));
+done:
+    return status;
+}
+
+static bb_status check_ffn(const bb_forward *f, const bb_block *b, bb_err *err)
+{
+    bb_status status;
+    if (b->n_ff > f->max_ff) return BB_FAIL(err, BB_FAILED, "FFN: width %u is more than the %zu that the workspace was made for", b->n_ff, f->max_ff);
+    if (!b->ffn_norm) return BB_FAIL(err, BB_BAD_FILE, "FFN: the block has an FFN but no ffn_norm");
+    BB_TRY(check_matrix(&b->w[BB_PART_GATE], b->n_ff, f->n_embd, "ffn_gate", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_UP], b->n_ff, f->n_embd, "ffn_up", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_DOWN], f->n_embd, b->n_ff, "ffn_down", err));
+done:
+    return status;
+}
+
+static bb_status check_head(const bb_forward *f, const bb_net *net, bb_err *err)
+{
+    if (!net->out_norm) return BB_FAIL(err, BB_BAD_FILE, "network: no output_norm");
+    return check_matrix(bb_net_head(net), net->n_vocab, f->n_embd, net->head.rows ? "output" : "token_embd", err);
+}
+
+static bb_status check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, bb_err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= n_vocab)
+            return BB_FAIL(err, BB_BAD_FILE, "token %zu has id %d, but the vocabulary has %u entries", i, (int)ids[i], n_vocab);
+    return BB_OK;
+}
+
+/* ---- passes ---- */
+
+bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *tokens, uint32_t S, uint32_t T, float *h, bb_err *err)
+{
+    size_t    n = (size_t)S * T;
+    float    *y;
+    bb_status status;
+    BB_TRY(check_matrix(&net->embd, net->n_vocab, f->n_embd, "token_embd", err));
+    BB_TRY(check_ids(tokens, n, net->n_vocab, err));
+    BB_TRY(f->backend->enter(f->device, h, n * f->n_embd, &y, err));
+    BB_TRY(f->backend->gather(f->device, &net->embd, tokens, n, y, err));
+    BB_TRY(f->backend->leave(f->device, y, h, n * f->n_embd, err));
+done:
+    return status;
+}
+
+/* What one slab needs to know; h is a backend buffer. */
+typedef struct slab {
+    const bb_net   *net;
+    const bb_block *block;
+    uint32_t        S, T;
+    float          *h;
+    bb_input_hook   hook;
+    void           *hook_self;
+} slab;
+
+static bb_status tell_hook(bb_forward *f, const slab *s, bb_part part, const float *x, size_t width, bb_err *err)
+{
+    const float *host;
+    size_t       n = (size_t)s->S * s->T;
+    if (!s->hook) return BB_OK;
+    bb_status status = f->backend->peek(f->device, x, n * width, &host, err);
+    return status == BB_OK ? s->hook(s->hook_self, part, host, n, (uint32_t)width, err) : status;
+}
+
+static bb_status rope(bb_forward *f, const slab *s, uint32_t n_head, const float *norm, float *x, bb_err *err)
+{
+    bb_heads heads = { n_head, f->head_dim, f->n_rot, s->net->rope_neox, norm, s->net->norm_eps, f->cos_sin };
+    return f->backend->rope(f->device, s->S, s->T, &heads, x, err);
+}
+
+static bb_status attention(bb_forward *f, const slab *s, bb_err *err)
+{
+    const bb_backend *o = f->backend;
+    const bb_block   *b = s->block;
+    void             *d = f->device;
+    bb_status         status;
+    BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->attn_norm, s->net->norm_eps, f->x, err));
+    BB_TRY(tell_hook(f, s, BB_PART_Q, f->x, f->n_embd, err));
+    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
+    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_K], false, f->k, err));
+    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
+    BB_TRY(rope(f, s, b->n_head, b->q_norm, f->q, err));
+    BB_TRY(rope(f, s, b->n_kv, b->k_norm, f->k, err));
+    BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, f->q, f->k, f->v, err));
+    BB_TRY(tell_hook(f, s, BB_PART_O, f->q, (size_t)b->n_head * f->head_dim, err));
+    BB_TRY(o->matmul(d, s->S, s->T, f->q, &b->w[BB_PART_O], true, s->h, err));
+done:
+    return status;
+}
+
+static bb_status ffn(bb_forward *f, const slab *s, bb_err *err)
+{
+    const bb_backend *o = f->backend;
+    const bb_block   *b = s->block;
+    void             *d = f->device;
+    bb_status         status;
+    BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->ffn_norm, s->net->norm_eps, f->x, err));
+    BB_TRY(tell_hook(f, s, BB_PART_GATE, f->x, f->n_embd, err));
+    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_GATE], false, f->gate, err));
+    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_UP], false, f->up, err));
+    BB_TRY(o->swiglu(d, (size_t)s->S * s->T * b->n_ff, f->gate, f->up, err));
+    BB_TRY(tell_hook(f, s, BB_PART_DOWN, f->gate, b->n_ff, err));
+    BB_TRY(o->matmul(d, s->S, s->T, f->gate, &b->w[BB_PART_DOWN], true, s->h, err));
+done:
+    return status;
+}
+
+static bb_status hold_block(bb_forward *f, const bb_block *b, bb_err *err)
+{
+    const bb_matrix *w[BB_N_PARTS];
+    size_t           n = 0;
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (p <= BB_PART_O ? b->n_head > 0 : b->n_ff > 0) w[n++] = &b->w[p];
+    return f->backend->hold(f->device, w, n, err);
+}
+
+bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, float *h, bb_input_hook hook,
+                           void *hook_self, bb_err *err)
+{
+    bb_status status;
+    float    *buffer;
+    size_t    n = (size_t)S * T * f->n_embd;
+    BB_ASSERT(S <= f->max_windows && T > 0 && T <= f->max_tokens);
+    BB_ASSERT(net->n_embd == f->n_embd && net->head_dim == f->head_dim && net->n_rot == f->n_rot);
+    if (block->n_head) BB_TRY(check_attention(f, block, err));
+    if (block->n_ff) BB_TRY(check_ffn(f, block, err));
+    BB_TRY(f->backend->enter(f->device, h, n, &buffer, err));
+    BB_TRY(hold_block(f, block, err));
+    for (uint32_t at = 0, step = slab_windows(f, T); at < S; at += step) {
+        slab s = { net, block, S - at < step ? S - at : step, T, buffer + (size_t)at * T * f->n_embd, hook, hook_self };
+        if (block->n_head) BB_TRY(attention(f, &s, err));
+        if (block->n_ff) BB_TRY(ffn(f, &s, err));
+    }
+    BB_TRY(f->backend->hold(f->device, NULL, 0, err));
+    BB_TRY(f->backend->leave(f->device, buffer, h, n, err));
+done:
+    return status;
+}
+
+/* x (n, C) := n rows of host h after the output norm of net. */
+static bb_status normed_rows(bb_forward *f, const bb_net *net, const float *h, size_t n, float *x, bb_err *err)
+{
+    float    *buffer;
+    bb_status status;
+    BB_TRY(f->backend->enter(f->device, h, n * f->n_embd, &buffer, err));
+    BB_TRY(f->backend->rms_norm(f->device, n, f->n_embd, buffer, net->out_norm, net->norm_eps, x, err));
+    BB_TRY(f->backend->leave(f->device, buffer, NULL, n * f->n_embd, err));
+done:
+    return status;
+}
+
+bb_status bb_forward_logits(bb_forward *f, const bb_net *net, const float *h, size_t n, float *logits, bb_err *err)
+{
+    bb_status status;
+    size_t    V = net->n_vocab;
+    float    *out;
+    BB_TRY(check_head(f, net, err));
+    for (size_t at = 0; at < n; at += f->slab_tokens) {
+        size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
+        BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
+        BB_TRY(f->backend->enter(f->device, logits + at * V, m * V, &out, err));
+        BB_TRY(f->backend->matmul(f->device, 1, (uint32_t)m, f->x, bb_net_head(net), false, out, err));
+        BB_TRY(f->backend->leave(f->device, out, logits + at * V, m * V, err));
+    }
+    status = BB_OK;
+done:
+    return status;
+}
+
+bb_status bb_forward_nll(bb_forward *f, const bb_net *net, const float *h, const int32_t *targets, size_t n, double *nll, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(check_head(f, net, err));
+    BB_TRY(check_ids(targets, n, net->n_vocab, err));
+    for (size_t at = 0; at < n; at += f->slab_tokens) {
+        size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
+        BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
+        BB_TRY(f->backend->score(f->device, m, NULL, NULL, f->x, bb_net_head(net), targets + at, NULL, nll + at, NULL, err));
+    }
+    status = BB_OK;
+done:
+    return status;
+}
+
+bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, const float *h_ref, const bb_net *net, const float *h, const int32_t *targets,
+                        size_t n, double *kl, double *nll, unsigned char *same, bb_err *err)
+{
+    bb_status status;
+    BB_ASSERT(!nll == !targets);
+    BB_TRY(check_head(f, ref_net, err));
+    BB_TRY(check_head(f, net, err));
+    if (ref_net->n_vocab != net->n_vocab)
+        return BB_FAIL(err, BB_BAD_FILE, "KL: the reference has %u vocabulary entries, the network %u", ref_net->n_vocab, net->n_vocab);
+    if (targets) BB_TRY(check_ids(targets, n, net->n_vocab, err));
+    for (size_t at = 0; at < n; at += f->slab_tokens) {
+        size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
+        BB_TRY(normed_rows(f, ref_net, h_ref + at * f->n_embd, m, f->q, err));
+        BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
+        BB_TRY(f->backend->score(f->device, m, f->q, bb_net_head(ref_net), f->x, bb_net_head(net), targets ? targets + at : NULL, kl + at,
+                                 nll ? nll + at : NULL, same ? same + at : NULL, err));
+    }
+    status = BB_OK;
+done:
+    return status;
+}

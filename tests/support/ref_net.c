@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * ref_net.c: see ref_net.h. Written for obviousness: no blocking, no tables, angles as complex exponentials. */
+#include "tests/support/ref_net.h"
+
+#include <complex.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/half.h"
+
+static void *must(size_t n, size_t size)
+{
+    void *p = calloc(n ? n : 1, size);
+    if (!p) abort();
+    return p;
+}
+
+static double *weights(const bb_matrix *w)
+{
+    const bb_format *f = bb_format_get(w->type);
+    size_t           n = (size_t)w->rows * w->cols;
+    float           *x = must(n, sizeof *x);
+    double          *d = must(n, sizeof *d);
+    for (size_t r = 0; r < w->rows; r++)
+        f->decode((const char *)w->data + r * bb_format_row_bytes(f, w->cols), x + r * w->cols, w->cols);
+    for (size_t i = 0; i < n; i++) d[i] = (double)x[i];
+    free(x);
+    return d;
+}
+
+/* y (n, rows) = x (n, cols) W' + bias, fresh memory. */
+static double *linear(const bb_matrix *m, const double *x, size_t n)
+{
+    double *w = weights(m), *y = must(n * m->rows, sizeof *y);
+    for (size_t t = 0; t < n; t++)
+        for (size_t r = 0; r < m->rows; r++) {
+            double s = m->bias ? (double)m->bias[r] : 0;
+            for (size_t c = 0; c < m->cols; c++) s += w[r * m->cols + c] * x[t * m->cols + c];
+            y[t * m->rows + r] = s;
+        }
+    free(w);
+    return y;
+}
+
+static void norm(const double *x, const float *g, double eps, size_t n, double *y)
+{
+    double s = 0;
+    for (size_t i = 0; i < n; i++) s += x[i] * x[i];
+    s = sqrt(s / (double)n + eps);
+    for (size_t i = 0; i < n; i++) y[i] = x[i] / s * (double)g[i];
+}
+
+static double *norm_rows(const double *h, const float *g, const bb_net *net, size_t n)
+{
+    double *x = must(n * net->n_embd, sizeof *x);
+    for (size_t t = 0; t < n; t++) norm(h + t * net->n_embd, g, (double)net->norm_eps, net->n_embd, x + t * net->n_embd);
+    return x;
+}
+
+static void turn(const bb_net *net, double *head, double position)
+{
+    for (uint32_t i = 0; i < net->n_rot / 2; i++) {
+        double         angle = position * (double)net->rope_freq_scale / pow((double)net->rope_base, 2.0 * i / net->n_rot);
+        uint32_t       a = net->rope_neox ? i : 2 * i, b = net->rope_neox ? i + net->n_rot / 2 : 2 * i + 1;
+        if (net->rope_factors) angle /= (double)net->rope_factors[i];
+        double complex z = CMPLX(head[a], head[b]) * cexp(CMPLX(0, angle));
+        head[a] = creal(z);
+        head[b] = cimag(z);
+    }
+}
+
+static void heads(const bb_net *net, const float *g, uint32_t n, uint32_t T, double *x)
+{
+    for (uint32_t t = 0; t < T; t++)
+        for (uint32_t j = 0; j < n; j++) {
+            double *head = x + ((size_t)t * n + j) * net->head_dim;
+            if (g) norm(head, g, (double)net->norm_eps, net->head_dim, head);
+            turn(net, head, t);
+        }
+}
+
+static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *h)
+{
+    size_t  D = net->head_dim, H = b->n_head, G = b->n_kv;
+    double *x = norm_rows(h, b->attn_norm, net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = linear(&b->w[BB_PART_K], x, T),
+           *v = linear(&b->w[BB_PART_V], x, T), *o = must(T * H * D, sizeof *o), *p = must(T, sizeof *p);
+    heads(net, b->q_norm, b->n_head, T, q);
+    heads(net, b->k_norm, b->n_kv, T, k);
+    for (size_t t = 0; t < T; t++)
+        for (size_t j = 0; j < H; j++) {
+            size_t g = j / (H / G);
+            double total = 0;
+            for (size_t s = 0; s <= t; s++) {
+                double dot = 0;
+                for (size_t d = 0; d < D; d++) dot += q[(t * H + j) * D + d] * k[(s * G + g) * D + d];
+                p[s] = exp(dot / sqrt((double)D));
+                total += p[s];
+            }
+            for (size_t s = 0; s <= t; s++)
+                for (size_t d = 0; d < D; d++) o[(t * H + j) * D + d] += p[s] / total * v[(s * G + g) * D + d];
+        }
+    double *y = linear(&b->w[BB_PART_O], o, T);
+    for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += y[i];
+    free(x); free(q); free(k); free(v); free(o); free(p); free(y);
+}
+
+static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
+{
+    double *x = norm_rows(h, b->ffn_norm, net, T), *g = linear(&b->w[BB_PART_GATE], x, T), *u = linear(&b->w[BB_PART_UP], x, T);
+    for (size_t i = 0; i < (size_t)T * b->n_ff; i++) g[i] = g[i] / (1 + exp(-g[i])) * u[i];
+    double *y = linear(&b->w[BB_PART_DOWN], g, T);
+    for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += y[i];
+    free(x); free(g); free(u); free(y);
+}
+
+void ref_embed(const bb_net *net, const int32_t *tokens, uint32_t T, double *h)
+{
+    double *w = weights(&net->embd);
+    for (uint32_t t = 0; t < T; t++) memcpy(h + (size_t)t * net->n_embd, w + (size_t)tokens[t] * net->n_embd, net->n_embd * sizeof *h);
+    free(w);
+}
+
+void ref_block(const bb_net *net, const bb_block *block, uint32_t T, double *h)
+{
+    if (block->n_head) attention(net, block, T, h);
+    if (block->n_ff) ffn(net, block, T, h);
+}
+
+void ref_logits(const bb_net *net, const double *h, double *z)
+{
+    double *x = norm_rows(h, net->out_norm, net, 1), *y = linear(bb_net_head(net), x, 1);
+    memcpy(z, y, net->n_vocab * sizeof *z);
+    free(x); free(y);
+}
+
+void ref_run(const bb_net *net, const int32_t *tokens, uint32_t T, double *z)
+{
+    double *h = must((size_t)T * net->n_embd, sizeof *h);
+    ref_embed(net, tokens, T, h);
+    for (uint32_t b = 0; b < net->n_layer; b++) ref_block(net, &net->blocks[b], T, h);
+    for (uint32_t t = 0; t < T; t++) ref_logits(net, h + (size_t)t * net->n_embd, z + (size_t)t * net->n_vocab);
+    free(h);
+}
+
+double ref_log_sum_exp(const double *z, size_t n)
+{
+    double m = z[0], s = 0;
+    for (size_t i = 1; i < n; i++) m = fmax(m, z[i]);
+    for (size_t i = 0; i < n; i++) s += exp(z[i] - m);
+    return m + log(s);
+}
+
+double ref_kl(const double *z_ref, const double *z, size_t n)
+{
+    double a = ref_log_sum_exp(z_ref, n), b = ref_log_sum_exp(z, n), s = 0;
+    for (size_t i = 0; i < n; i++) s += exp(z_ref[i] - a) * ((z_ref[i] - a) - (z[i] - b));
+    return s;
+}
+
+/* ---- random tiny networks ---- */
+
+double ref_noise(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (double)(*seed >> 11) * 0x1p-52 - 1;
+}
+
+static void *keep(ref_model *m, void *p)
+{
+    if (m->n_owned == sizeof m->owned / sizeof *m->owned) abort();
+    return m->owned[m->n_owned++] = p;
+}
+
+float *ref_random(ref_model *m, size_t n, double mean, double deviation, uint64_t *seed)
+{
+    float *x = keep(m, must(n, sizeof *x));
+    for (size_t i = 0; i < n; i++) x[i] = (float)(mean + deviation * sqrt(3.0) * ref_noise(seed));
+    return x;
+}
+
+/* F16 by rounding; Q8_0 with one scale for all blocks: valid bytes are wanted, not a good quantizer. */
+static void pack_row(bb_type type, const float *x, uint32_t n, char *out)
+{
+    for (uint32_t i = 0; i < n && type == BB_F16; i++) bb_store_u16(out + 2 * i, bb_float_to_half(x[i]));
+    for (uint32_t i = 0; i < n && type == BB_Q8_0; i++) {
+        char *block = out + i / 32 * 34;
+        if (i % 32 == 0) bb_store_u16(block, bb_float_to_half(0x1p-8f));
+        block[2 + i % 32] = (char)(int)fmax(-127, fmin(127, rint((double)x[i] * 256)));
+    }
+}
+
+static bb_matrix matrix(ref_model *m, bb_type type, uint32_t rows, uint32_t cols, bool bias, uint64_t *seed)
+{
+    float    *x = ref_random(m, (size_t)rows * cols, 0, 1 / sqrt((double)cols), seed);
+    bb_matrix w = { type, rows, cols, x, NULL };
+    if (type != BB_F32) {
+        size_t bytes = bb_format_row_bytes(bb_format_get(type), cols);
+        char  *data = keep(m, must(rows, bytes));
+        for (uint32_t r = 0; r < rows; r++) pack_row(type, x + (size_t)r * cols, cols, data + r * bytes);
+        w.data = data;
+    }
+    if (bias) w.bias = ref_random(m, rows, 0, 0.3, seed);
+    return w;
+}
+
+void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
+{
+    uint32_t C = s->n_embd, D = s->head_dim;
+    bb_net  *n = &m->net;
+    m->n_owned = 0;
+    *n = (bb_net){ .arch = s->arch, .n_vocab = s->n_vocab, .n_embd = C, .n_layer = s->n_layer, .head_dim = D, .n_rot = s->n_rot, .n_ctx_train = 128,
+                   .norm_eps = 1e-5f, .rope_base = 10000, .rope_freq_scale = s->freq_scale, .rope_neox = s->neox };
+    n->embd = matrix(m, BB_F32, s->n_vocab, C, false, &seed);
+    if (s->untied) n->head = matrix(m, s->type, s->n_vocab, C, false, &seed);
+    n->out_norm = ref_random(m, C, 1, 0.3, &seed);
+    if (s->factors) n->rope_factors = ref_random(m, s->n_rot / 2, 4, 1, &seed);
+    n->blocks = keep(m, must(s->n_layer, sizeof *n->blocks));
+    for (uint32_t i = 0; i < s->n_layer; i++) {
+        bb_block *b = &n->blocks[i];
+        uint32_t  H = s->shapes[i].n_head, G = s->shapes[i].n_kv, F = s->shapes[i].n_ff;
+        *b = (bb_block){ .n_head = H, .n_kv = G, .n_ff = F };
+        if (H) {
+            b->attn_norm = ref_random(m, C, 1, 0.3, &seed);
+            b->w[BB_PART_Q] = matrix(m, s->type, H * D, C, s->bias, &seed);
+            b->w[BB_PART_K] = matrix(m, s->type, G * D, C, s->bias, &seed);
+            b->w[BB_PART_V] = matrix(m, s->type, G * D, C, s->bias, &seed);
+            b->w[BB_PART_O] = matrix(m, s->type, C, H * D, s->bias && s->arch != BB_ARCH_QWEN2, &seed);
+            if (s->head_norms) b->q_norm = ref_random(m, D, 1, 0.3, &seed), b->k_norm = ref_random(m, D, 1, 0.3, &seed);
+        }
+        if (F) {
+            b->ffn_norm = ref_random(m, C, 1, 0.3, &seed);
+            b->w[BB_PART_GATE] = matrix(m, s->type, F, C, s->bias && s->arch == BB_ARCH_DECI, &seed);
+            b->w[BB_PART_UP] = matrix(m, s->type, F, C, s->bias && s->arch == BB_ARCH_DECI, &seed);
+            b->w[BB_PART_DOWN] = matrix(m, s->type, C, F, s->bias && s->arch == BB_ARCH_DECI, &seed);
+        }
+    }
+}
+
+void ref_model_free(ref_model *m)
+{
+    for (size_t i = 0; i < m->n_owned; i++) free(m->owned[i]);
+    m->n_owned = 0;
+}
+
+static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { { 4, 2, 64 }, { 4, 2, 64 } }, one_kv[] = { { 6, 1, 50 } },
+                       pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } };
+
+const ref_spec ref_specs[] = {
+    { "llama", BB_ARCH_LLAMA, 40, 32, 2, 8, 8, false, false, false, false, false, 1, BB_F32, plain },
+    { "llama GQA, biases, factors", BB_ARCH_LLAMA, 33, 24, 2, 12, 12, false, true, false, true, true, 1, BB_F32, grouped },
+    { "llama F16, partial and scaled rope", BB_ARCH_LLAMA, 40, 64, 2, 16, 8, false, false, false, false, true, 0.25f, BB_F16, plain },
+    { "qwen2", BB_ARCH_QWEN2, 40, 32, 2, 8, 8, true, true, false, false, false, 1, BB_F32, grouped },
+    { "qwen3", BB_ARCH_QWEN3, 50, 40, 2, 16, 16, true, false, true, false, true, 1, BB_F32, grouped },
+    { "qwen3 one KV head, partial rope", BB_ARCH_QWEN3, 17, 30, 1, 10, 6, true, false, true, false, false, 1, BB_F32, one_kv },
+    { "deci pruned", BB_ARCH_DECI, 40, 32, 6, 8, 8, false, false, false, false, false, 1, BB_F32, pruned },
+    { "deci pruned, biases, factors", BB_ARCH_DECI, 40, 32, 6, 8, 8, false, true, false, true, true, 1, BB_F32, pruned },
+    { "llama Q8_0", BB_ARCH_LLAMA, 64, 64, 2, 16, 16, false, false, false, false, true, 1, BB_Q8_0, plain },
+};
+const size_t ref_n_specs = sizeof ref_specs / sizeof *ref_specs;

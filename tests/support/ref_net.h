@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * ref_net.h: the oracle of the network tests: the same networks in float64, by definition, one token and one head at a time;
+ * and random tiny networks to run it on. Shares only net.h and the format decoders with the code under test.
+ */
+#ifndef BB_TESTS_REF_NET_H
+#define BB_TESTS_REF_NET_H
+
+#include "model/net/net.h"
+
+/* h (T, C) := embeddings, then block by block. One window. */
+void ref_embed(const bb_net *net, const int32_t *tokens, uint32_t T, double *h);
+void ref_block(const bb_net *net, const bb_block *block, uint32_t T, double *h);
+/* z (V) of one row of h. */
+void ref_logits(const bb_net *net, const double *h, double *z);
+/* All blocks and all logits: z (T, V). */
+void ref_run(const bb_net *net, const int32_t *tokens, uint32_t T, double *z);
+
+double ref_log_sum_exp(const double *z, size_t n);
+double ref_kl(const double *z_ref, const double *z, size_t n);
+
+/* ---- random tiny networks ---- */
+
+typedef struct ref_shape { uint32_t n_head, n_kv, n_ff; } ref_shape;
+
+typedef struct ref_spec {
+    const char      *name;
+    bb_arch          arch;
+    uint32_t         n_vocab, n_embd, n_layer, head_dim, n_rot;
+    bool             neox, bias, head_norms, factors, untied;
+    float            freq_scale;
+    bb_type          type;      /* of all matrices but the embedding */
+    const ref_shape *shapes;    /* [n_layer] */
+} ref_spec;
+
+typedef struct ref_model {
+    bb_net   net;
+    void    *owned[256];
+    size_t   n_owned;
+} ref_model;
+
+void  ref_model_make(const ref_spec *spec, uint64_t seed, ref_model *m);
+void  ref_model_free(ref_model *m);
+/* n floats, uniform with the given standard deviation, owned by m. */
+float *ref_random(ref_model *m, size_t n, double mean, double deviation, uint64_t *seed);
+double ref_noise(uint64_t *seed); /* uniform in [-1, 1) */
+
+extern const ref_spec ref_specs[];  /* every architecture and pruned shape that is supported */
+extern const size_t   ref_n_specs;
+
+#endif

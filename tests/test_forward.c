@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_forward.c: the float32 forward pass against the float64 oracle of support/ref_net.h on random tiny networks of all
+ * architectures; and its properties: batch and thread count change no bit, uniform logits give perplexity V, KL(p||p) = 0.
+ */
+#include <check.h>
+#include <float.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/net/forward.h"
+#include "tests/support/ref_net.h"
+
+enum { S = 3, T = 70 /* more than one attention tile */ };
+
+/* Float32 sums of K terms err by about u sqrt(K) of their size; a block chains about six of them and a softmax. Errors are
+ * measured against the largest entry of the window. Measured on these networks: at most 0.3 u sqrt(K) a block; allowed: 2. */
+static double tolerance(const bb_net *net, double largest) { return (double)FLT_EPSILON * sqrt(96) * (net->n_layer + 1) * largest; }
+
+static void random_tokens(int32_t *tokens, size_t n, uint32_t n_vocab, uint64_t *seed)
+{
+    for (size_t i = 0; i < n; i++) tokens[i] = (int32_t)((ref_noise(seed) + 1) / 2 * n_vocab);
+}
+
+static double largest_of(const double *x, size_t n)
+{
+    double m = 0;
+    for (size_t i = 0; i < n; i++) m = fmax(m, fabs(x[i]));
+    return m;
+}
+
+static void run_blocks(bb_forward *f, const bb_net *net, uint32_t n_windows, uint32_t n_tokens, float *h)
+{
+    bb_err err = BB_ERR_INIT;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        ck_assert_msg(bb_forward_block(f, net, &net->blocks[b], n_windows, n_tokens, h, NULL, NULL, &err) == BB_OK, "%s", err.msg);
+}
+
+START_TEST(agrees_with_the_oracle)
+{
+    const ref_spec *spec = &ref_specs[_i];
+    ref_model       m;
+    uint64_t        seed = 7;
+    bb_forward     *f;
+    bb_err          err = BB_ERR_INIT;
+    ref_model_make(spec, 1, &m);
+    size_t   C = m.net.n_embd, V = m.net.n_vocab;
+    int32_t  tokens[S * T], targets[S * T];
+    float   *h = BB_NEW(S * T * C, float, NULL), *z = BB_NEW(T * V, float, NULL);
+    double  *h_ref = BB_NEW(T * C, double, NULL), *z_ref = BB_NEW(V, double, NULL), nll[S * T], largest_z = 0, worst_h = 0, worst_z = 0, worst_nll = 0;
+    random_tokens(tokens, S * T, m.net.n_vocab, &seed);
+    random_tokens(targets, S * T, m.net.n_vocab, &seed);
+    ck_assert_msg(bb_forward_create(&m.net, S, T, &f, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, S, T, h, &err), BB_OK);
+    run_blocks(f, &m.net, S, T, h);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, targets, S * T, nll, &err), BB_OK);
+    for (size_t s = 0; s < S; s++) {
+        ref_embed(&m.net, tokens + s * T, T, h_ref);
+        for (uint32_t b = 0; b < m.net.n_layer; b++) ref_block(&m.net, &m.net.blocks[b], T, h_ref);
+        for (size_t i = 0; i < T * C; i++) worst_h = fmax(worst_h, fabs((double)h[s * T * C + i] - h_ref[i]));
+        ck_assert_msg(worst_h <= tolerance(&m.net, largest_of(h_ref, T * C)), "%s: hidden state off by %g of %g", spec->name, worst_h, largest_of(h_ref, T * C));
+        ck_assert_int_eq(bb_forward_logits(f, &m.net, h + s * T * C, T, z, &err), BB_OK);
+        for (size_t t = 0; t < T; t++) {
+            ref_logits(&m.net, h_ref + t * C, z_ref);
+            largest_z = fmax(largest_z, largest_of(z_ref, V));
+            for (size_t v = 0; v < V; v++) worst_z = fmax(worst_z, fabs((double)z[t * V + v] - z_ref[v]));
+            worst_nll = fmax(worst_nll, fabs(nll[s * T + t] - (ref_log_sum_exp(z_ref, V) - z_ref[targets[s * T + t]])));
+        }
+    }
+    ck_assert_msg(worst_z <= tolerance(&m.net, largest_z) && worst_nll <= 2 * tolerance(&m.net, largest_z), "%s: logits off by %g, nll by %g of %g",
+                  spec->name, worst_z, worst_nll, largest_z);
+    if (getenv("BB_TEST_VERBOSE")) printf("%s: h %g z %g nll %g, allowed %g\n", spec->name, worst_h, worst_z, worst_nll, tolerance(&m.net, largest_z));
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+    bb_free(h); bb_free(z); bb_free(h_ref); bb_free(z_ref);
+}
+END_TEST
+
+/* Two networks: KL, nll and arg max of each row against the oracle, from the same float32 hidden states. */
+START_TEST(kl_agrees_with_the_oracle)
+{
+    const ref_spec *spec = &ref_specs[_i];
+    ref_model       a, b;
+    uint64_t        seed = 8;
+    bb_forward     *f;
+    enum { N = 100 };
+    ref_model_make(spec, 1, &a);
+    ref_model_make(spec, 2, &b);
+    size_t        C = a.net.n_embd, V = a.net.n_vocab;
+    float        *h = ref_random(&a, 2 * N * C, 0, 1, &seed);
+    int32_t       targets[N];
+    double        kl[N], nll[N], *z = BB_NEW(2 * V, double, NULL), *row = BB_NEW(C, double, NULL);
+    unsigned char same[N];
+    random_tokens(targets, N, a.net.n_vocab, &seed);
+    ck_assert_int_eq(bb_forward_create(&a.net, 1, 64, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_kl(f, &a.net, h, &b.net, h + N * C, targets, N, kl, nll, same, NULL), BB_OK);
+    for (size_t i = 0; i < N; i++) {
+        size_t best[2] = { 0, 0 };
+        for (size_t which = 0; which < 2; which++) {
+            for (size_t c = 0; c < C; c++) row[c] = (double)h[(which * N + i) * C + c];
+            ref_logits(which ? &b.net : &a.net, row, z + which * V);
+            for (size_t v = 1; v < V; v++)
+                if (z[which * V + v] > z[which * V + best[which]]) best[which] = v;
+        }
+        double allowed = 2 * tolerance(&a.net, largest_of(z, 2 * V)) + (double)FLT_EPSILON;
+        ck_assert(fabs(kl[i] - ref_kl(z, z + V, V)) <= allowed);
+        ck_assert(fabs(nll[i] - (ref_log_sum_exp(z + V, V) - z[V + (size_t)targets[i]])) <= allowed);
+        ck_assert_int_eq(same[i], best[0] == best[1]);
+    }
+    ck_assert_int_eq(bb_forward_kl(f, &a.net, h, &a.net, h, NULL, N, kl, NULL, same, NULL), BB_OK);
+    for (size_t i = 0; i < N; i++) ck_assert(kl[i] == 0.0 && same[i] == 1);
+    bb_forward_destroy(f);
+    ref_model_free(&a);
+    ref_model_free(&b);
+    bb_free(z); bb_free(row);
+}
+END_TEST
+
+/* Window s of a batch of S equals the same window alone, bit by bit, with 1 and with 3 threads; also nll and kl of any range of rows. */
+START_TEST(batch_and_threads_change_nothing)
+{
+    ref_model   m;
+    uint64_t    seed = 9;
+    bb_forward *f;
+    int         threads = omp_get_max_threads();
+    enum { MANY = 40 }; /* more tokens than one slab */
+    ref_model_make(&ref_specs[_i], 3, &m);
+    size_t  C = m.net.n_embd, all = (size_t)MANY * T;
+    int32_t *tokens = BB_NEW(all, int32_t, NULL);
+    float   *h = BB_NEW(all * C, float, NULL), *one = BB_NEW(T * C, float, NULL);
+    double  *nll = BB_NEW(all, double, NULL), *kl = BB_NEW(all, double, NULL), nll1[T], kl1[T];
+    random_tokens(tokens, all, m.net.n_vocab, &seed);
+    omp_set_num_threads(3);
+    ck_assert_int_eq(bb_forward_create(&m.net, MANY, T, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, MANY, T, h, NULL), BB_OK);
+    run_blocks(f, &m.net, MANY, T, h);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, tokens, all, nll, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_kl(f, &m.net, h, &m.net, h, NULL, all, kl, NULL, NULL, NULL), BB_OK);
+    omp_set_num_threads(1);
+    for (size_t s = 0; s < MANY; s += 7) {
+        ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens + s * T, 1, T, one, NULL), BB_OK);
+        run_blocks(f, &m.net, 1, T, one);
+        ck_assert_msg(memcmp(one, h + s * T * C, T * C * sizeof *h) == 0, "%s: window %zu depends on its batch", ref_specs[_i].name, s);
+        size_t first = s % 5, n = T - first - s % 3;
+        ck_assert_int_eq(bb_forward_nll(f, &m.net, one + first * C, tokens + s * T + first, n, nll1, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_kl(f, &m.net, one + first * C, &m.net, one + first * C, NULL, n, kl1, NULL, NULL, NULL), BB_OK);
+        ck_assert_msg(memcmp(nll1, nll + s * T + first, n * sizeof *nll) == 0, "%s: nll depends on the rows beside it", ref_specs[_i].name);
+        ck_assert(memcmp(kl1, kl + s * T + first, n * sizeof *kl) == 0);
+    }
+    omp_set_num_threads(threads);
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+    bb_free(tokens); bb_free(h); bb_free(one); bb_free(nll); bb_free(kl);
+}
+END_TEST
+
+/* A head of zeros: all logits 0, so nll = ln V exactly up to the float64 logarithm. V crosses the pieces of the vocabulary. */
+START_TEST(uniform_logits_give_perplexity_V)
+{
+    static const ref_shape none[] = { { 0, 0, 0 } };
+    ref_spec    spec = { "uniform", BB_ARCH_LLAMA, (uint32_t[]){ 2, 4096, 5003 }[_i], 8, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
+    ref_model   m;
+    uint64_t    seed = 1;
+    bb_forward *f;
+    int32_t     targets[3] = { 0, 1, (int32_t)spec.n_vocab - 1 };
+    double      nll[3];
+    ref_model_make(&spec, 1, &m);
+    m.net.head.data = ref_random(&m, (size_t)spec.n_vocab * 8, 0, 0, &seed);
+    const float *h = ref_random(&m, 3 * 8, 0, 1, &seed);
+    ck_assert_int_eq(bb_forward_create(&m.net, 1, 4, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, targets, 3, nll, NULL), BB_OK);
+    for (int i = 0; i < 3; i++) ck_assert(fabs(exp(nll[i]) / spec.n_vocab - 1) < 1e-14);
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* What a hook saw: the inputs of all linears, in order. */
+typedef struct seen { size_t calls, tokens[BB_N_PARTS]; const bb_net *net; double sum_square_q; } seen;
+
+static bb_status look(void *self, bb_part part, const float *x, size_t n, uint32_t cols, bb_err *err)
+{
+    seen *s = self;
+    (void)err;
+    s->calls++;
+    s->tokens[part] += n;
+    if (part == BB_PART_Q)
+        for (size_t i = 0; i < n * cols; i++) s->sum_square_q += (double)x[i] * (double)x[i];
+    return part == BB_PART_DOWN && s->tokens[part] > 3 * T ? BB_INTERRUPTED : BB_OK;
+}
+
+START_TEST(hook_sees_every_input)
+{
+    ref_model   m;
+    uint64_t    seed = 4;
+    bb_forward *f;
+    int32_t     tokens[S * T];
+    seen        s = { 0 };
+    ref_model_make(&ref_specs[0], 5, &m);
+    size_t C = m.net.n_embd;
+    float *h = BB_NEW(S * T * C, float, NULL);
+    random_tokens(tokens, S * T, m.net.n_vocab, &seed);
+    ck_assert_int_eq(bb_forward_create(&m.net, S, T, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, S, T, h, NULL), BB_OK);
+    double expected = 0; /* of the normed embeddings */
+    for (size_t t = 0; t < S * T; t++) {
+        double square = 0;
+        for (size_t c = 0; c < C; c++) square += (double)h[t * C + c] * (double)h[t * C + c];
+        for (size_t c = 0; c < C; c++)
+            expected += pow((double)h[t * C + c] * (double)m.net.blocks[0].attn_norm[c], 2) / (square / (double)C + (double)m.net.norm_eps);
+    }
+    ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[0], S, T, h, look, &s, NULL), BB_OK);
+    ck_assert(fabs(s.sum_square_q / expected - 1) < 1e-5);
+    for (int p = 0; p < BB_N_PARTS; p++)
+        ck_assert_uint_eq(s.tokens[p], p == BB_PART_Q || p == BB_PART_O || p == BB_PART_GATE || p == BB_PART_DOWN ? S * T : 0);
+    ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[0], S, T, h, look, &s, NULL), BB_INTERRUPTED);
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+    bb_free(h);
+}
+END_TEST
+
+START_TEST(wrong_shapes_and_ids_are_refused)
+{
+    ref_model   m;
+    bb_forward *f;
+    bb_block    b;
+    float       h[2 * 32] = { 0 };
+    double      nll[2];
+    ref_model_make(&ref_specs[0], 5, &m);
+    ck_assert_int_eq(bb_forward_create(&m.net, 1, 2, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]){ 0, 40 }, 1, 2, h, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]){ -1, 0 }, 1, 2, h, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, (int32_t[]){ 0, 40 }, 2, nll, NULL), BB_BAD_FILE);
+    for (int change = 0; change < 6; change++) {
+        b = m.net.blocks[0];
+        if (change == 0) b.w[BB_PART_Q].rows--;
+        if (change == 1) b.w[BB_PART_DOWN].cols++;
+        if (change == 2) b.attn_norm = NULL;
+        if (change == 3) b.n_kv = 3;
+        if (change == 4) b.w[BB_PART_UP].data = NULL;
+        if (change == 5) b.w[BB_PART_GATE].type = (bb_type)4;
+        bb_err err = BB_ERR_INIT;
+        ck_assert_int_ne(bb_forward_block(f, &m.net, &b, 1, 2, h, NULL, NULL, &err), BB_OK);
+        ck_assert(err.msg[0]);
+    }
+    bb_forward_destroy(f);
+    m.net.n_rot = 7;
+    ck_assert_int_eq(bb_forward_create(&m.net, 1, 2, &f, NULL), BB_BAD_FILE);
+    ck_assert_ptr_null(f);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* Fails at each allocation in turn; nothing leaks, the answer is BB_NOMEM. */
+START_TEST(running_out_of_memory_is_survived)
+{
+    ref_model m;
+    float     h[2 * 64] = { 0 };
+    double    nll[2];
+    bool      done = false;
+    ref_model_make(&ref_specs[8], 5, &m); /* quantized: decode buffers as well */
+    size_t before = bb_mem_live_bytes();
+    for (long n = 0; !done && n < 100; n++) {
+        bb_forward *f = NULL;
+        bb_mem_fail_after(n);
+        bb_status status = bb_forward_create(&m.net, 1, 2, &f, NULL);
+        if (status == BB_OK) status = bb_forward_block(f, &m.net, &m.net.blocks[0], 1, 2, h, NULL, NULL, NULL);
+        if (status == BB_OK) status = bb_forward_nll(f, &m.net, h, (int32_t[]){ 0, 1 }, 2, nll, NULL);
+        bb_mem_fail_after(-1);
+        bb_forward_destroy(f);
+        ck_assert(status == BB_OK || status == BB_NOMEM);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+        done = status == BB_OK;
+    }
+    ck_assert(done);
+    ref_model_free(&m);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("forward");
+    TCase *t = tcase_create("core");
+    tcase_add_loop_test(t, agrees_with_the_oracle, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, kl_agrees_with_the_oracle, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, batch_and_threads_change_nothing, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, uniform_logits_give_perplexity_V, 0, 3);
+    tcase_add_test(t, hook_sees_every_input);
+    tcase_add_test(t, wrong_shapes_and_ids_are_refused);
+    tcase_add_test(t, running_out_of_memory_is_survived);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
