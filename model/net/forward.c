@@ -10,8 +10,6 @@
 #include "base/mem.h"
 #include "model/net/backend.h"
 
-const char *const bb_part_names[BB_N_PARTS] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down" };
-
 enum { SLAB_TOKENS = 2048 /* also the batch that an input hook sees, so not a function of the machine */ };
 
 struct bb_forward {
