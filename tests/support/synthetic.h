@@ -109,4 +109,80 @@ static inline syn_problem *syn_transformer(uint64_t seed, uint32_t n_layers, uin
     return s;
 }
 
+/* A world whose KL is known: unit u moves the output by sqrt(2 c_u m_u) along a direction d_u; directions are correlated, so that errors
+ * add up or cancel; the table c that a search sees lacks the factors m. Windows weigh the units differently. Large KL saturates. */
+enum { SYN_DIM = 12, SYN_WINDOWS = 128 };
+
+typedef struct syn_world {
+    const bb_problem *p;
+    double       d[SYN_MAX_UNITS][SYN_DIM], m[SYN_MAX_UNITS], window[SYN_WINDOWS][SYN_MAX_UNITS];
+    uint32_t     n_windows[3];
+    bb_evaluator e;
+    uint64_t     n_calls, n_evaluations, stop_after; /* stop_after > 0: BB_INTERRUPTED when so many calls were made */
+    double       tokens;
+} syn_world;
+
+static inline double syn_unit_cost(const bb_problem *p, const uint16_t *x, uint32_t u)
+{
+    const bb_unit *unit = &p->units[u];
+    return unit->cost[(unit->controller < 0 ? 0 : (size_t)x[unit->controller]) * unit->n_options + x[u]];
+}
+
+static inline double syn_window_kl(const syn_world *w, const uint16_t *x, uint32_t window)
+{
+    double sum[SYN_DIM] = {0}, norm = 0;
+    for (uint32_t u = 0; u < w->p->n_units; u++) {
+        const double a = sqrt(2 * syn_unit_cost(w->p, x, u) * w->m[u] * w->window[window][u]);
+        for (int k = 0; k < SYN_DIM; k++) sum[k] += a * w->d[u][k];
+    }
+    for (int k = 0; k < SYN_DIM; k++) norm += sum[k] * sum[k];
+    return 0.5 * norm / (1 + 0.5 * norm / 8);
+}
+
+static inline bb_status syn_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
+                                     bb_err *err)
+{
+    syn_world *w = self;
+    if (w->stop_after && w->n_calls >= w->stop_after) return BB_FAIL(err, BB_INTERRUPTED, "stopped by the test");
+    w->n_calls++;
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0, squares = 0;
+        for (uint32_t k = 0; k < w->n_windows[level]; k++) {
+            const double kl = syn_window_kl(w, x[i], k);
+            sum += kl;
+            squares += kl * kl;
+            if (window_kl && window_kl[i]) window_kl[i][k] = kl;
+        }
+        const double windows = w->n_windows[level], mean = sum / windows;
+        out[i] = (bb_score){.kl = mean, .ppl = NAN, .ppl_se = NAN, .top1 = NAN, .tokens = 256.0 * windows};
+        out[i].kl_se = sqrt(fmax(0, squares / windows - mean * mean) / windows);
+        w->n_evaluations++;
+        w->tokens += out[i].tokens;
+    }
+    return BB_OK;
+}
+
+static inline syn_world *syn_world_new(const bb_problem *p, uint64_t seed, double correlation, double spread)
+{
+    syn_world *w = calloc(1, sizeof *w);
+    bb_rng     r;
+    bb_rng_init(&r, seed, "syn_world");
+    w->p = p;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        double norm = 0;
+        for (int k = 0; k < SYN_DIM; k++) {
+            w->d[u][k] = bb_rng_normal(&r) + (k == 0 ? correlation : 0);
+            norm += w->d[u][k] * w->d[u][k];
+        }
+        for (int k = 0; k < SYN_DIM; k++) w->d[u][k] /= sqrt(norm);
+        w->m[u] = exp(spread * bb_rng_normal(&r));
+        for (int k = 0; k < SYN_WINDOWS; k++) w->window[k][u] = exp(0.5 * bb_rng_normal(&r) - 0.125);
+    }
+    w->n_windows[0] = 8;
+    w->n_windows[1] = 32;
+    w->n_windows[2] = SYN_WINDOWS;
+    w->e = (bb_evaluator){.self = w, .n_levels = 3, .n_windows = w->n_windows, .evaluate = syn_evaluate, .key = "synthetic world"};
+    return w;
+}
+
 #endif

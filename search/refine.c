@@ -1,0 +1,575 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * refine.c: see refine.h. Proposals of different budgets are made in parallel from the same read-only pool and random streams of their own,
+ * then added in order, so that the number of threads changes nothing. */
+#include "search/refine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "search/moves.h"
+#include "search/paired.h"
+#include "search/pool.h"
+#include "search/surrogate.h"
+
+#define N_PAIRS 48          /* pair moves looked at for one proposal */
+#define NEIGHBOURHOOD 0.35  /* standard deviation, in log bytes, of the plans that a budget's surrogate listens to */
+#define SEED_SHARE 0.35     /* of the tokens before the final, for seeds */
+
+typedef struct refine {
+    const bb_problem        *p;
+    const bb_separable      *sep;
+    bb_ledger               *ledger;
+    const bb_refine_options *o;
+    bb_space  space;
+    bb_pool   pool;
+    int64_t  *budgets;      /* [n] ascending */
+    size_t   *order;        /* [n] index of each into the caller's list */
+    size_t   *base;         /* [n] pool index of the plain separable plan */
+    size_t    n;
+    uint32_t  confirm, top, candidates, max_rounds, patience, finalists;
+    double   *y;            /* [pool] KL of every plan on the footing of the confirm level */
+    size_t    y_capacity;
+    bool      has_controllers;
+} refine;
+
+/* ---- setting up -------------------------------------------------------------------------------------------------------------- */
+
+static uint32_t clamp(uint32_t v, uint32_t lo, uint32_t hi) { return v < lo ? lo : v > hi ? hi : v; }
+
+static bb_status sort_budgets(refine *r, bb_err *err)
+{
+    r->n = r->o->n_budgets;
+    r->budgets = BB_NEW(r->n, int64_t, err);
+    r->order = BB_NEW(r->n, size_t, err);
+    r->base = BB_NEW(r->n, size_t, err);
+    if (!r->budgets || !r->order || !r->base) return BB_NOMEM;
+    for (size_t i = 0; i < r->n; i++) {
+        size_t k = i;
+        for (; k > 0 && r->budgets[k - 1] > r->o->budgets[i]; k--) {
+            r->budgets[k] = r->budgets[k - 1];
+            r->order[k] = r->order[k - 1];
+        }
+        r->budgets[k] = r->o->budgets[i];
+        r->order[k] = i;
+    }
+    return BB_OK;
+}
+
+static bb_status refine_init(refine *r, bb_err *err)
+{
+    bb_status status = BB_OK;
+    if (r->o->n_budgets == 0) return BB_FAIL(err, BB_USAGE, "refinement needs at least one budget");
+    BB_TRY(bb_space_init(r->p, &r->space, err));
+    BB_TRY(bb_pool_init(&r->space, r->ledger, &r->pool, err));
+    BB_TRY(sort_budgets(r, err));
+    r->top = bb_ledger_evaluator(r->ledger)->n_levels - 1;
+    r->confirm = r->top < 1 ? r->top : 1;
+    r->candidates = r->o->candidates ? r->o->candidates : clamp((uint32_t)(48 / r->n), 4, 16);
+    r->max_rounds = r->o->max_rounds ? r->o->max_rounds : 12;
+    r->patience = r->o->patience ? r->o->patience : 3;
+    r->finalists = r->o->finalists ? r->o->finalists : 2;
+    for (uint32_t u = 0; u < r->p->n_units; u++) r->has_controllers |= bb_space_is_controller(&r->space, u);
+done:
+    return status;
+}
+
+static void refine_done(refine *r)
+{
+    bb_space_done(&r->space);
+    bb_pool_done(&r->pool);
+    bb_free(r->budgets);
+    bb_free(r->order);
+    bb_free(r->base);
+    bb_free(r->y);
+}
+
+/* Tokens of one evaluation at a level, from what level 0 has cost so far. */
+static double tokens_at(const refine *r, uint32_t level)
+{
+    const bb_evaluator *e = bb_ledger_evaluator(r->ledger);
+    const uint64_t      asked = bb_ledger_asked(r->ledger);
+    if (asked == 0) return 0;
+    double windows = 0; /* per evaluation so far, in windows of its own level */
+    for (size_t i = 0; i < r->pool.n; i++)
+        for (uint32_t l = 0; l <= r->top; l++)
+            if (!isnan(r->pool.items[i].kl[l])) windows += e->n_windows[l];
+    return windows > 0 ? bb_ledger_tokens(r->ledger) / windows * e->n_windows[level] : 0;
+}
+
+/* Whether `planned` more tokens leave enough for the final. */
+static bool has_room(const refine *r, double planned, double share)
+{
+    if (!(r->o->max_tokens > 0)) return true;
+    double reserve = 0;
+    for (uint32_t level = r->confirm + 1; level <= r->top; level++)
+        reserve += (double)r->n * (r->finalists * (double)(1u << (r->top - level)) + (level == r->top)) * tokens_at(r, level);
+    return bb_ledger_tokens(r->ledger) + planned <= share * (r->o->max_tokens - reserve);
+}
+
+static void report(const refine *r, const char *stage, uint32_t round, uint32_t level)
+{
+    for (size_t b = 0; r->o->progress && b < r->n; b++) {
+        const size_t at = bb_pool_best(&r->pool, r->budgets[b], level);
+        if (at == SIZE_MAX) continue;
+        const bb_pool_item *item = &r->pool.items[at];
+        const bb_refine_step step = {stage, round, r->order[b], item->size_bytes, item->kl[level], level, item->source,
+                                     bb_ledger_tokens(r->ledger)};
+        r->o->progress(r->o->progress_self, &step);
+    }
+}
+
+/* ---- seeds --------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct tilt {
+    const char *name;
+    double      power, controllers, noise; /* cost^power, factor on controllers, sd of log-normal factors a unit */
+    bool        pinned;                    /* controllers at their widest option: quantization alone */
+} tilt;
+
+static const tilt tilts[] = {
+    {"pinned", 1.0, 1.0, 0, true},        {"power 0.7", 0.7, 1.0, 0, false},     {"power 0.5", 0.5, 1.0, 0, false},
+    {"controllers 0.4", 1.0, 0.4, 0, false}, {"controllers 2.5", 1.0, 2.5, 0, false}, {"pinned 0.7", 0.7, 1.0, 0, true},
+    {"power 1.4", 1.4, 1.0, 0, false},    {"noise", 1.0, 1.0, 0.3, false},       {"noise 0.7", 0.7, 1.0, 0.3, false},
+    {"noise", 1.0, 1.0, 0.5, false},
+};
+#define N_TILTS (sizeof tilts / sizeof *tilts)
+
+static bb_status make_tilted(const refine *r, const tilt *t, size_t stream, bb_variant *v, bb_err *err)
+{
+    bb_status status = BB_OK;
+    bb_rng    rng;
+    char      name[48];
+    snprintf(name, sizeof name, "refine/tilt/%zu", stream);
+    bb_rng_init(&rng, r->o->seed, name);
+    BB_TRY(bb_variant_init(r->p, v, err));
+    if (t->power < 1 || t->power > 1) bb_variant_power(v, t->power);
+    for (uint32_t u = 0; u < r->p->n_units; u++) {
+        const bool is_controller = bb_space_is_controller(&r->space, u);
+        if (is_controller && t->pinned) bb_variant_pin(v, u, bb_space_widest(&r->space, u));
+        bb_variant_scale(v, u, exp(t->noise * bb_rng_normal(&rng)) * (is_controller ? t->controllers : 1));
+    }
+done:
+    return status;
+}
+
+/* Adds x, topped up by the true tables, to the pool and its index to list. */
+static bb_status propose(refine *r, uint16_t *x, int64_t budget, const char *source, size_t *list, size_t *n, bb_err *err)
+{
+    bb_status status = BB_OK;
+    size_t    at;
+    bool      is_new;
+    bb_space_topup(&r->space, x, budget);
+    BB_TRY(bb_pool_add(&r->pool, x, source, &at, &is_new, err));
+    if (is_new) list[(*n)++] = at;
+done:
+    return status;
+}
+
+static bb_status seed_separable(refine *r, uint16_t *x, size_t *list, bb_err *err)
+{
+    bb_status status = BB_OK;
+    size_t    n = 0;
+    for (size_t b = 0; b < r->n; b++) {
+        BB_TRY(bb_separable_solve(r->sep, r->budgets[b], x, NULL, err));
+        BB_TRY(bb_pool_add(&r->pool, x, "separable", &r->base[b], NULL, err));
+        list[n++] = r->base[b];
+    }
+    BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
+done:
+    return status;
+}
+
+static bb_status seed_extra(refine *r, uint16_t *x, bb_err *err)
+{
+    bb_status status = BB_OK;
+    size_t    n = 0;
+    size_t   *list = BB_NEW(r->o->n_extra, size_t, err);
+    if (!list) return BB_NOMEM;
+    for (size_t i = 0; i < r->o->n_extra; i++) {
+        memcpy(x, r->o->extra[i], r->p->n_units * sizeof *x);
+        if (bb_problem_bound(r->p, x) == BB_FORBIDDEN || bb_problem_size(r->p, x) > r->budgets[r->n - 1]) continue;
+        size_t at;
+        BB_TRY(bb_pool_add(&r->pool, x, "given", &at, NULL, err));
+        list[n++] = at;
+    }
+    BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
+done:
+    bb_free(list);
+    return status;
+}
+
+/* One tilt at every `stride`-th budget, which ones depending on the tilt. A budget that the tilted problem cannot meet is left out. */
+static bb_status seed_tilt(refine *r, size_t t, size_t stride, uint16_t *x, size_t *list, bb_err *err)
+{
+    bb_status     status = BB_OK;
+    size_t        n = 0;
+    bb_variant    v = {0};
+    bb_separable *sep = NULL;
+    BB_TRY(make_tilted(r, &tilts[t], t, &v, err));
+    BB_TRY(bb_separable_create(&v.problem, NULL, &sep, err));
+    for (size_t b = t % stride; b < r->n; b += stride) {
+        const bb_status solved = bb_separable_solve(sep, r->budgets[b], x, NULL, NULL);
+        if (solved == BB_INFEASIBLE) continue;
+        BB_TRY(solved);
+        if (!tilts[t].pinned) bb_space_topup(&r->space, x, r->budgets[b]);
+        size_t at;
+        bool   is_new;
+        BB_TRY(bb_pool_add(&r->pool, x, tilts[t].name, &at, &is_new, err));
+        if (is_new) list[n++] = at;
+    }
+    BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
+done:
+    bb_separable_destroy(sep);
+    bb_variant_done(&v);
+    return status;
+}
+
+static bb_status confirm_best(refine *r, size_t count, bb_err *err);
+
+static bb_status seeds(refine *r, bb_err *err)
+{
+    bb_status    status = BB_NOMEM;
+    const size_t stride = r->n >= 16 ? 3 : r->n >= 6 ? 2 : 1;
+    uint16_t    *x = BB_NEW(r->p->n_units, uint16_t, err);
+    size_t      *list = BB_NEW(r->n, size_t, err);
+    if (!x || !list) goto done;
+    BB_TRY(seed_separable(r, x, list, err));
+    BB_TRY(seed_extra(r, x, err));
+    for (size_t t = 0; t < N_TILTS; t++) {
+        if (!r->has_controllers && (tilts[t].pinned || tilts[t].controllers < 1 || tilts[t].controllers > 1)) continue;
+        if (!has_room(r, (double)((r->n + stride - 1) / stride) * tokens_at(r, 0), SEED_SHARE)) break;
+        BB_TRY(seed_tilt(r, t, stride, x, list, err));
+    }
+    BB_TRY(confirm_best(r, 2, err));
+    for (size_t b = 0; b < r->n; b++) {
+        if (bb_pool_best(&r->pool, r->budgets[b], r->confirm) != SIZE_MAX) continue;
+        status = BB_FAIL(err, BB_NUMERIC, "every plan tried for %lld bytes scored NaN", (long long)r->budgets[b]);
+        goto done;
+    }
+    report(r, "seeds", 0, r->confirm);
+done:
+    bb_free(x);
+    bb_free(list);
+    return status;
+}
+
+/* ---- rounds -------------------------------------------------------------------------------------------------------------------- */
+
+/* Every plan's KL on the footing of the confirm level: level-0 scores are scaled by the geometric mean ratio of the two levels. */
+static bb_status common_footing(refine *r, bb_err *err)
+{
+    if (r->y_capacity < r->pool.n) {
+        double *grown = bb_realloc(r->y, 2 * r->pool.n, sizeof *grown, err);
+        if (!grown) return BB_NOMEM;
+        r->y = grown;
+        r->y_capacity = 2 * r->pool.n;
+    }
+    double sum = 0, n = 0;
+    for (size_t i = 0; i < r->pool.n; i++) {
+        const double a = r->pool.items[i].kl[0], b = r->pool.items[i].kl[r->confirm];
+        if (!(a > 0) || !(b > 0) || !isfinite(a) || !isfinite(b)) continue;
+        sum += log(b / a);
+        n++;
+    }
+    const double ratio = n > 0 ? exp(sum / n) : 1;
+    for (size_t i = 0; i < r->pool.n; i++) {
+        const double *kl = r->pool.items[i].kl;
+        r->y[i] = isnan(kl[r->confirm]) ? kl[0] * ratio : kl[r->confirm];
+    }
+    return BB_OK;
+}
+
+static bb_status fit(const refine *r, int64_t budget, bb_surrogate *s, bb_err *err)
+{
+    bb_status        status = BB_NOMEM;
+    const uint16_t **x = BB_NEW(r->pool.n, const uint16_t *, err);
+    double          *w = BB_NEW(r->pool.n, double, err);
+    if (!x || !w) goto done;
+    for (size_t i = 0; i < r->pool.n; i++) {
+        const double d = log((double)r->pool.items[i].size_bytes / (double)budget) / NEIGHBOURHOOD;
+        x[i] = r->pool.items[i].x;
+        w[i] = exp(-0.5 * d * d);
+        if (w[i] < 0.01) w[i] = 0;
+    }
+    status = bb_surrogate_fit(s, x, r->y, w, r->pool.n, err);
+done:
+    bb_free(x);
+    bb_free(w);
+    return status;
+}
+
+static bool is_known(const refine *r, const uint16_t *x)
+{
+    for (size_t i = 0; i < r->pool.n; i++)
+        if (memcmp(r->pool.items[i].x, x, r->p->n_units * sizeof *x) == 0) return true;
+    return false;
+}
+
+/* What one budget needs to make its proposals. */
+typedef struct proposer {
+    const refine *r;
+    int64_t       budget;
+    const uint16_t *incumbent;
+    bb_surrogate  model;
+    bb_variant    tables;
+    bb_space      space;      /* over tables.problem */
+    double       *theta;
+    bb_move      *moves;
+    bb_rng        rng;
+} proposer;
+
+static bb_status proposer_init(proposer *q, const refine *r, size_t b, uint32_t round, bb_err *err)
+{
+    bb_status status = BB_OK;
+    char      name[48];
+    *q = (proposer){.r = r, .budget = r->budgets[b]};
+    q->incumbent = r->pool.items[bb_pool_best(&r->pool, q->budget, r->confirm)].x;
+    snprintf(name, sizeof name, "refine/%u/%zu", round, r->order[b]);
+    bb_rng_init(&q->rng, r->o->seed, name);
+    BB_TRY(bb_surrogate_init(&r->space, &q->model, err));
+    BB_TRY(fit(r, q->budget, &q->model, err));
+    BB_TRY(bb_variant_init(r->p, &q->tables, err));
+    BB_TRY(bb_space_init(&q->tables.problem, &q->space, err));
+    q->theta = BB_NEW(q->model.n_params, double, err);
+    q->moves = BB_NEW(r->space.offset[r->p->n_units], bb_move, err);
+    if (!q->theta || !q->moves) status = BB_NOMEM;
+done:
+    return status;
+}
+
+static void proposer_done(proposer *q)
+{
+    bb_surrogate_done(&q->model);
+    bb_space_done(&q->space);
+    bb_variant_done(&q->tables);
+    bb_free(q->theta);
+    bb_free(q->moves);
+}
+
+/* The optimum of the current tables. */
+static bb_status propose_optimum(proposer *q, uint16_t *x, bb_err *err)
+{
+    bb_status     status = BB_OK;
+    bb_separable *sep = NULL;
+    BB_TRY(bb_separable_create(&q->tables.problem, NULL, &sep, err));
+    BB_TRY(bb_separable_solve(sep, q->budget, x, NULL, err));
+done:
+    bb_separable_destroy(sep);
+    return status;
+}
+
+/* The incumbent with the most promising pair move of the current tables whose result fits and is new. */
+static bool propose_pair(proposer *q, uint16_t *x)
+{
+    const bb_problem *p = q->r->p;
+    bb_pair           pairs[N_PAIRS];
+    uint16_t         *start = x;
+    const int64_t     slack = q->budget - bb_problem_size(p, x);
+    const size_t      n = bb_moves_pairs(&q->space, x, slack, true, q->moves, pairs, N_PAIRS);
+    for (size_t i = 0; i < n; i++) {
+        const uint16_t first = start[pairs[i].first.unit];
+        const uint16_t second = pairs[i].second.unit == UINT32_MAX ? 0 : start[pairs[i].second.unit];
+        bb_moves_apply(&pairs[i], x);
+        if (bb_problem_bound(p, x) != BB_FORBIDDEN && bb_problem_size(p, x) <= q->budget && !is_known(q->r, x)) return true;
+        x[pairs[i].first.unit] = first;
+        if (pairs[i].second.unit != UINT32_MAX) x[pairs[i].second.unit] = second;
+    }
+    return false;
+}
+
+/* The incumbent of the next smaller (or larger) budget, topped up (or repaired) by the current tables. */
+static bool propose_neighbour(proposer *q, size_t b, uint32_t round, uint16_t *x)
+{
+    const refine *r = q->r;
+    const bool    down = round % 2 == 0;
+    if ((down && b == 0) || (!down && b + 1 == r->n)) return false;
+    const size_t at = bb_pool_best(&r->pool, r->budgets[down ? b - 1 : b + 1], r->confirm);
+    memcpy(x, r->pool.items[at].x, r->p->n_units * sizeof *x);
+    return bb_space_repair(&q->space, x, q->budget);
+}
+
+/* Fills x[candidates][n_units] and used[candidates] (a source name, or NULL when there is nothing new to propose). */
+static bb_status propose_all(const refine *r, size_t b, uint32_t round, uint16_t *x, const char **used, bb_err *err)
+{
+    bb_status    status = BB_OK;
+    const size_t width = r->p->n_units;
+    proposer     q;
+    BB_TRY(proposer_init(&q, r, b, round, err));
+    for (uint32_t c = 0; c < r->candidates; c++) {
+        uint16_t *y = x + c * width;
+        used[c] = NULL;
+        if (c > 0) bb_surrogate_sample(&q.model, &q.rng, q.theta);
+        bb_surrogate_tables(&q.model, c > 0 ? q.theta : NULL, &q.tables);
+        if (c == 1 && propose_neighbour(&q, b, round, y)) used[c] = "neighbour";
+        else if (c % 2 == 0) {
+            BB_TRY(propose_optimum(&q, y, err));
+            used[c] = c ? "sample" : "surrogate";
+        }
+        if (used[c]) bb_space_topup(&q.space, y, q.budget);
+        if (used[c] && !is_known(r, y)) continue;
+        memcpy(y, q.incumbent, width * sizeof *y);
+        used[c] = propose_pair(&q, y) ? "pair" : NULL;
+        if (used[c] && bb_rng_below(&q.rng, 2)) propose_pair(&q, y);
+    }
+done:
+    proposer_done(&q);
+    return status;
+}
+
+/* Proposals of all budgets, in parallel, then into the pool in order; list receives the new ones. */
+static bb_status make_proposals(refine *r, uint32_t round, size_t *list, size_t *n, bb_err *err)
+{
+    bb_status    status = BB_NOMEM;
+    const size_t width = r->p->n_units, block = r->candidates * width;
+    uint16_t    *x = BB_NEW(r->n * block, uint16_t, err);
+    const char **used = BB_NEW0(r->n * r->candidates, const char *, err);
+    bb_status   *each = BB_NEW(r->n, bb_status, err);
+    bb_err      *errs = BB_NEW0(r->n, bb_err, err);
+    *n = 0;
+    if (!x || !used || !each || !errs) goto done;
+    BB_TRY(common_footing(r, err));
+#pragma omp parallel for schedule(dynamic, 1)
+    for (size_t b = 0; b < r->n; b++)
+        each[b] = propose_all(r, b, round, x + b * block, used + b * r->candidates, &errs[b]);
+    for (size_t b = 0; b < r->n; b++) {
+        if (each[b] != BB_OK) status = BB_FAIL(err, each[b], "%s", errs[b].msg);
+        BB_TRY(each[b]);
+        for (uint32_t c = 0; c < r->candidates; c++)
+            if (used[b * r->candidates + c])
+                BB_TRY(propose(r, x + b * block + c * width, r->budgets[b], used[b * r->candidates + c], list, n, err));
+    }
+    status = BB_OK;
+done:
+    bb_free(x);
+    bb_free(used);
+    bb_free(each);
+    bb_free(errs);
+    return status;
+}
+
+/* Takes the best unconfirmed plans of each budget to the confirm level, `count` a budget, unless a paired test at level 0 speaks against
+ * them. Plans wanted by several budgets are evaluated once. */
+static bb_status confirm_best(refine *r, size_t count, bb_err *err)
+{
+    bb_status status = BB_OK;
+    size_t   *list = BB_NEW(r->n * count, size_t, err), n = 0;
+    if (!list) return BB_NOMEM;
+    for (size_t b = 0; r->confirm > 0 && b < r->n; b++) {
+        size_t *best = list + n;
+        const size_t incumbent = bb_pool_best(&r->pool, r->budgets[b], r->confirm);
+        const size_t m = bb_pool_ranking(&r->pool, r->budgets[b], 0, r->confirm, count, best);
+        for (size_t i = 0; i < m; i++) {
+            double mean = -1, se = 0;
+            bool   listed = false;
+            if (incumbent != SIZE_MAX) BB_TRY(bb_pool_difference(&r->pool, best[i], incumbent, 0, &mean, &se, err));
+            for (size_t k = 0; k < n && !listed; k++) listed = list[k] == best[i];
+            if (!listed && mean <= 0.5 * se) list[n++] = best[i]; /* n never passes the place that is read */
+        }
+    }
+    BB_TRY(bb_pool_evaluate(&r->pool, list, n, r->confirm, err));
+done:
+    bb_free(list);
+    return status;
+}
+
+/* One round; *changed: how many incumbents are new. */
+static bb_status one_round(refine *r, uint32_t round, size_t *changed, bb_err *err)
+{
+    bb_status status = BB_NOMEM;
+    size_t   *list = BB_NEW(r->n * r->candidates, size_t, err), *before = BB_NEW(r->n, size_t, err), n = 0;
+    if (!list || !before) goto done;
+    for (size_t b = 0; b < r->n; b++) before[b] = bb_pool_best(&r->pool, r->budgets[b], r->confirm);
+    BB_TRY(make_proposals(r, round, list, &n, err));
+    BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
+    BB_TRY(confirm_best(r, 2, err));
+    *changed = 0;
+    for (size_t b = 0; b < r->n; b++) *changed += before[b] != bb_pool_best(&r->pool, r->budgets[b], r->confirm);
+    report(r, "round", round, r->confirm);
+done:
+    bb_free(list);
+    bb_free(before);
+    return status;
+}
+
+static bb_status rounds(refine *r, bb_refine_stop *why, bb_err *err)
+{
+    bb_status status = BB_OK;
+    uint32_t  still = 0;
+    *why = BB_REFINE_ROUNDS;
+    for (uint32_t round = 1; round <= r->max_rounds; round++) {
+        const double planned = (double)r->n * (r->candidates * tokens_at(r, 0) + (r->confirm > 0 ? 2 : 0) * tokens_at(r, r->confirm));
+        size_t       changed = 0;
+        if (!has_room(r, planned, 1)) {
+            *why = BB_REFINE_TOKENS;
+            break;
+        }
+        BB_TRY(one_round(r, round, &changed, err));
+        still = changed ? 0 : still + 1;
+        if (still >= r->patience) {
+            *why = BB_REFINE_STALL;
+            break;
+        }
+    }
+done:
+    return status;
+}
+
+/* ---- final --------------------------------------------------------------------------------------------------------------------- */
+
+static bb_status final_level(refine *r, uint32_t level, bb_err *err)
+{
+    bb_status    status = BB_OK;
+    const size_t count = (size_t)r->finalists << (r->top - level);
+    size_t      *list = BB_NEW(r->n * (count + 1), size_t, err), n = 0;
+    if (!list) return BB_NOMEM;
+    for (size_t b = 0; b < r->n; b++) {
+        n += bb_pool_ranking(&r->pool, r->budgets[b], level - 1, UINT32_MAX, count, list + n);
+        if (level == r->top) list[n++] = r->base[b];
+    }
+    BB_TRY(bb_pool_evaluate(&r->pool, list, n, level, err)); /* the ledger drops repetitions */
+done:
+    bb_free(list);
+    return status;
+}
+
+static bb_status fill_archive(refine *r, bb_archive *out, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < r->pool.n; i++) {
+        const bb_pool_item *item = &r->pool.items[i];
+        bb_ledger_entry     scored;
+        bool                found = false;
+        if (isnan(item->kl[r->top])) continue;
+        BB_TRY(bb_ledger_find(r->ledger, item->x, r->top, &scored, &found, err));
+        bb_archive_entry e = {.x = item->x, .size_bytes = item->size_bytes, .score = scored.score};
+        e.proxy = bb_problem_cost(r->p, item->x);
+        e.proxy_bound = bb_separable_bound(r->sep, bb_problem_bound(r->p, item->x));
+        memcpy(e.hash, scored.hash, sizeof e.hash);
+        memcpy(e.source, item->source, sizeof e.source);
+        BB_TRY(bb_archive_insert(out, &e, NULL, err));
+    }
+done:
+    return status;
+}
+
+bb_status bb_refine(const bb_problem *p, const bb_separable *s, bb_ledger *ledger, const bb_refine_options *options, bb_archive *out,
+                    bb_refine_stop *why, bb_err *err)
+{
+    bb_status      status = BB_OK;
+    bb_refine_stop stop = BB_REFINE_ROUNDS;
+    refine         r = {.p = p, .sep = s, .ledger = ledger, .o = options};
+    BB_TRY(refine_init(&r, err));
+    BB_TRY(seeds(&r, err));
+    BB_TRY(rounds(&r, &stop, err));
+    for (uint32_t level = r.confirm + 1; level <= r.top; level++) BB_TRY(final_level(&r, level, err));
+    report(&r, "final", 0, r.top);
+    BB_TRY(fill_archive(&r, out, err));
+    if (why) *why = stop;
+done:
+    refine_done(&r);
+    return status;
+}

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_search_refine.c: ledger, surrogate, pair moves and refinement on worlds whose true score is known. */
+#include <check.h>
+#include <gsl/gsl_errno.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "search/moves.h"
+#include "search/refine.h"
+#include "search/surrogate.h"
+#include "tests/support/synthetic.h"
+
+static void temporary(char path[64], const char *what)
+{
+    snprintf(path, 64, "/tmp/bb_test_%s_%d.db", what, (int)getpid());
+    remove(path);
+}
+
+static void remove_store(const char *path)
+{
+    char other[80];
+    remove(path);
+    snprintf(other, sizeof other, "%s-wal", path);
+    remove(other);
+    snprintf(other, sizeof other, "%s-shm", path);
+    remove(other);
+}
+
+/* ---- ledger ---- */
+
+/* First 16 hex digits of the SHA-256 of "synthetic world\0" (sha256sum). */
+static const char *const scope_of_synthetic_world = "a9d9bd2ed06d3583";
+
+START_TEST(ledger_evaluates_nothing_twice_and_survives_reopening)
+{
+    syn_problem *s = syn_transformer(1, 1, 4, 3);
+    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
+    bb_store    *store;
+    bb_ledger   *l;
+    char         path[64];
+    uint16_t     a[SYN_MAX_UNITS] = {0}, b[SYN_MAX_UNITS] = {1, 1};
+    const uint16_t *x[4] = {a, b, a, b};
+    bb_score     first[4], again[4];
+    double       windows[8], stored[8], *want[4] = {windows, NULL, NULL, NULL}, *got[4] = {stored, NULL, NULL, NULL};
+    temporary(path, "ledger");
+    ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, NULL, &l, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_evaluate(l, x, 4, 0, first, want, NULL), BB_OK);
+    ck_assert_uint_eq(w->n_evaluations, 2);
+    ck_assert_double_eq(bb_ledger_tokens(l), 2 * 8 * 256.0);
+    ck_assert_int_eq(bb_ledger_evaluate(l, x, 4, 0, again, NULL, NULL), BB_OK);
+    ck_assert_uint_eq(w->n_evaluations, 2);
+    ck_assert_double_eq(bb_ledger_tokens(l), 2 * 8 * 256.0);
+    bb_ledger_close(l);
+    bb_store_close(store);
+
+    ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
+    const bb_ledger_options only = {.only = true};
+    bb_err err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, &only, &l, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_evaluate(l, x, 4, 0, again, got, NULL), BB_OK);
+    ck_assert_uint_eq(w->n_evaluations, 2);
+    ck_assert_mem_eq(&first[1].kl, &again[1].kl, sizeof(double));
+    ck_assert_mem_eq(windows, stored, sizeof windows);
+    ck_assert_double_eq(bb_ledger_tokens(l), 2 * 8 * 256.0);
+    ck_assert_double_eq(bb_ledger_tokens_new(l), 0);
+    ck_assert_int_eq(bb_ledger_evaluate(l, x, 1, 1, again, NULL, &err), BB_NOT_FOUND);
+    bb_ledger_close(l);
+
+    /* Another model or other settings: nothing of this is known. */
+    w->e.key = "another world";
+    bb_ledger_entry e;
+    bool            found = true;
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, &only, &l, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_find(l, a, 0, &e, &found, NULL), BB_OK);
+    ck_assert(!found);
+    bb_ledger_close(l);
+    bb_store_close(store);
+    remove_store(path);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+typedef struct listing { size_t n; char last[17]; uint32_t level; double sum; } listing;
+
+static bb_status list_entry(void *self, const bb_ledger_entry *e, bb_err *err)
+{
+    listing *l = self;
+    (void)err;
+    const int order = strcmp(l->last, e->hash);
+    ck_assert(order < 0 || (order == 0 && l->level < e->level));
+    memcpy(l->last, e->hash, sizeof l->last);
+    l->level = e->level;
+    l->sum += e->score.kl;
+    l->n++;
+    return BB_OK;
+}
+
+START_TEST(ledger_lists_everything_in_hash_order)
+{
+    syn_problem *s = syn_transformer(1, 1, 4, 3);
+    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
+    bb_store    *store;
+    bb_ledger   *l;
+    char         path[64];
+    uint16_t     v[50][SYN_MAX_UNITS] = {{0}};
+    const uint16_t *x[50];
+    bb_score     score[50];
+    double       total = 0;
+    for (uint16_t i = 0; i < 50; i++) {
+        v[i][1] = i % 4;
+        v[i][2] = i / 4 % 4;
+        v[i][3] = i / 16;
+        x[i] = v[i];
+    }
+    temporary(path, "list");
+    ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, NULL, &l, NULL), BB_OK);
+    for (uint32_t level = 0; level < 2; level++) {
+        ck_assert_int_eq(bb_ledger_evaluate(l, x, 50, level, score, NULL, NULL), BB_OK);
+        for (int i = 0; i < 50; i++) total += score[i].kl;
+    }
+    bb_ledger_close(l);
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, NULL, &l, NULL), BB_OK); /* nothing in memory: all from the store */
+    listing all = {0};
+    ck_assert_int_eq(bb_ledger_each(l, list_entry, &all, NULL), BB_OK);
+    ck_assert_uint_eq(all.n, 100);
+    ck_assert_double_eq_tol(all.sum, total, 1e-9);
+    bb_ledger_close(l);
+    bb_store_close(store);
+    remove_store(path);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+START_TEST(a_damaged_entry_is_refused)
+{
+    syn_problem *s = syn_transformer(1, 1, 4, 3);
+    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
+    bb_store    *store;
+    bb_ledger   *l;
+    char         path[64], key[64];
+    uint16_t     a[SYN_MAX_UNITS] = {0};
+    const uint16_t *x[1] = {a};
+    bb_score     score;
+    temporary(path, "bad");
+    ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, NULL, &l, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_evaluate(l, x, 1, 0, &score, NULL, NULL), BB_OK);
+    bb_ledger_entry e;
+    bool            found;
+    ck_assert_int_eq(bb_ledger_find(l, a, 0, &e, &found, NULL), BB_OK);
+    snprintf(key, sizeof key, "%s/%s/0", scope_of_synthetic_world, e.hash);
+    ck_assert_int_eq(bb_store_put(store, "scores", key, "rubbish", 7, NULL), BB_OK);
+    bb_ledger_close(l);
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, NULL, &l, NULL), BB_OK);
+    bb_err err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_ledger_evaluate(l, x, 1, 0, &score, NULL, &err), BB_BAD_FILE);
+    bb_ledger_close(l);
+    bb_store_close(store);
+    remove_store(path);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+/* ---- surrogate ---- */
+
+START_TEST(surrogate_learns_hidden_factors)
+{
+    syn_problem *s = syn_transformer(5, 3, 8, 4);
+    bb_space     space;
+    bb_surrogate m;
+    bb_rng       r;
+    enum { N = 300, TEST = 100 };
+    static uint16_t x[N + TEST][SYN_MAX_UNITS];
+    const uint16_t *px[N];
+    double          kl[N + TEST], weight[N], factor[SYN_MAX_UNITS];
+    bb_rng_init(&r, 1, "surrogate");
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    for (uint32_t u = 0; u < s->p.n_units; u++) factor[u] = exp(0.5 * bb_rng_normal(&r));
+    for (int i = 0; i < N + TEST; i++) {
+        ck_assert(bb_space_random(&space, &r, x[i]));
+        kl[i] = 0;
+        for (uint32_t u = 0; u < s->p.n_units; u++) kl[i] += factor[u] * pow(syn_unit_cost(&s->p, x[i], u), 0.8);
+        if (i < N) {
+            px[i] = x[i];
+            weight[i] = 1;
+        }
+    }
+    ck_assert_int_eq(bb_surrogate_init(&space, &m, NULL), BB_OK);
+    ck_assert_int_eq(bb_surrogate_fit(&m, px, kl, weight, N, NULL), BB_OK);
+    double error = 0, plain = 0, mean = 0;
+    for (int i = N; i < N + TEST; i++) mean += log(kl[i] / bb_problem_cost(&s->p, x[i])) / TEST;
+    for (int i = N; i < N + TEST; i++) {
+        error += fabs(log(bb_surrogate_predict(&m, NULL, x[i]) / kl[i])) / TEST;
+        plain += fabs(log(bb_problem_cost(&s->p, x[i]) / kl[i]) + mean) / TEST;
+    }
+    ck_assert_double_lt(error, 0.1 * plain);
+    ck_assert_double_lt(error, 0.02);
+
+    /* Tables reproduce the prediction, and samples scatter around the mean. */
+    bb_variant v;
+    double    *theta = calloc(m.n_params, sizeof *theta), sum = 0;
+    ck_assert_int_eq(bb_variant_init(&s->p, &v, NULL), BB_OK);
+    bb_surrogate_tables(&m, NULL, &v);
+    ck_assert_double_eq_tol(bb_problem_cost(&v.problem, x[0]), bb_surrogate_predict(&m, NULL, x[0]), 1e-9);
+    for (int k = 0; k < 200; k++) {
+        bb_surrogate_sample(&m, &r, theta);
+        sum += log(bb_surrogate_predict(&m, theta, x[N])) / 200;
+    }
+    ck_assert_double_eq_tol(sum, log(bb_surrogate_predict(&m, NULL, x[N])), 0.05);
+    free(theta);
+    bb_variant_done(&v);
+    bb_surrogate_done(&m);
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
+/* ---- pair moves ---- */
+
+START_TEST(pair_moves_equal_a_full_double_loop)
+{
+    syn_problem *s = syn_random(90 + (uint64_t)_i, 5, 2, 5);
+    bb_space     space;
+    bb_rng       r;
+    uint16_t     x[SYN_MAX_UNITS];
+    bb_move     *moves = calloc(SYN_MAX_UNITS * SYN_MAX_OPTIONS, sizeof *moves);
+    bb_pair      pairs[7];
+    bb_rng_init(&r, (uint64_t)_i, "pairs");
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    for (int k = 0; k < 20 && bb_space_random(&space, &r, x); k++) {
+        const int64_t slack = (int64_t)bb_rng_below(&r, 600) - 300;
+        double        best = INFINITY;
+        for (uint32_t u = 0; u < s->p.n_units; u++)
+            for (uint32_t o = 0; o < s->units[u].n_options; o++) {
+                const int64_t bu = bb_space_delta_bytes(&space, x, u, o);
+                if (o == x[u] || bu == BB_FORBIDDEN) continue;
+                if (bu <= slack) best = fmin(best, bb_space_delta_cost(&space, x, u, o));
+                for (uint32_t v = 0; v < s->p.n_units; v++)
+                    for (uint32_t q = 0; q < s->units[v].n_options; q++) {
+                        const int64_t bv = bb_space_delta_bytes(&space, x, v, q);
+                        if (v == u || q == x[v] || bv == BB_FORBIDDEN || bu + bv > slack) continue;
+                        best = fmin(best, bb_space_delta_cost(&space, x, u, o) + bb_space_delta_cost(&space, x, v, q));
+                    }
+            }
+        const size_t n = bb_moves_pairs(&space, x, slack, true, moves, pairs, 7);
+        ck_assert_int_eq(n > 0, !isinf(best));
+        if (n > 0) ck_assert_double_eq_tol(pairs[0].cost, best, 1e-12);
+        for (size_t i = 1; i < n; i++) ck_assert(pairs[i - 1].cost <= pairs[i].cost);
+    }
+    free(moves);
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
+/* ---- refinement ---- */
+
+typedef struct outcome { bb_archive archive; double tokens, volume; uint64_t evaluations; bb_refine_stop why; } outcome;
+
+static bb_status run_refine(const syn_problem *s, syn_world *w, bb_store *store, const bb_refine_options *o, const bb_ledger_options *lo,
+                            outcome *out)
+{
+    bb_separable *sep;
+    bb_ledger    *l;
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, lo, &l, NULL), BB_OK);
+    *out = (outcome){0};
+    bb_archive_init(&out->archive, s->p.n_units);
+    bb_err          err = BB_ERR_INIT;
+    const bb_status status = bb_refine(&s->p, sep, l, o, &out->archive, &out->why, &err);
+    if (status != BB_OK && status != BB_INTERRUPTED) printf("%s\n", err.msg);
+    out->tokens = bb_ledger_tokens(l);
+    out->evaluations = w->n_evaluations;
+    bb_ledger_close(l);
+    bb_separable_destroy(sep);
+    return status;
+}
+
+static void budgets_of(const syn_problem *s, int64_t *budgets, size_t n)
+{
+    bb_separable *sep;
+    int64_t       lo, hi;
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    bb_separable_reach(sep, &lo, &hi);
+    for (size_t i = 0; i < n; i++) budgets[i] = lo + (hi - lo) * (int64_t)(i + 1) / (int64_t)(2 * n);
+    bb_separable_destroy(sep);
+}
+
+static void show(void *self, const bb_refine_step *t)
+{
+    (void)self;
+    if (getenv("BB_VERBOSE"))
+        printf("%s %u budget %zu: %lld bytes, kl %.5f at level %u, %s, %.0f tokens\n", t->stage, t->round, t->budget_index,
+               (long long)t->size_bytes, t->kl, t->level, t->source, t->tokens);
+}
+
+START_TEST(refinement_beats_the_separable_plan_and_keeps_every_promise)
+{
+    enum { B = 6 };
+    syn_problem *s = syn_transformer(20 + (uint64_t)_i, 4, 10, 4);
+    syn_world   *w = syn_world_new(&s->p, 7 + (uint64_t)_i, 1.5, 0.5);
+    bb_separable *sep;
+    int64_t       budgets[B];
+    uint16_t      x[SYN_MAX_UNITS];
+    outcome       out;
+    double        log_ratio = 0;
+    budgets_of(s, budgets, B);
+    const int64_t swap = budgets[0]; /* any order of budgets */
+    budgets[0] = budgets[3];
+    budgets[3] = swap;
+    const bb_refine_options o = {.seed = 1, .budgets = budgets, .n_budgets = B, .max_tokens = 3e6, .progress = show};
+    ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
+    ck_assert(bb_archive_is_valid(&out.archive));
+    ck_assert_double_le(out.tokens, 3e6);
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    for (int b = 0; b < B; b++) {
+        const bb_archive_entry *e = bb_archive_best(&out.archive, budgets[b]);
+        bb_score separable;
+        const uint16_t *px = x;
+        ck_assert_ptr_nonnull(e);
+        ck_assert_int_le(bb_problem_size(&s->p, e->x), budgets[b]);
+        ck_assert_int_eq(bb_problem_size(&s->p, e->x), e->size_bytes);
+        ck_assert(e->proxy_bound <= e->proxy * (1 + 1e-12));
+        ck_assert_int_eq(bb_separable_solve(sep, budgets[b], x, NULL, NULL), BB_OK);
+        ck_assert_int_eq(syn_evaluate(w, &px, 1, 2, &separable, NULL, NULL), BB_OK);
+        ck_assert_double_le(e->score.kl, separable.kl);
+        log_ratio += log(e->score.kl / separable.kl) / B;
+        if (getenv("BB_VERBOSE")) printf("budget %lld: %.5f, separable %.5f, from %s\n", (long long)budgets[b], e->score.kl, separable.kl, e->source);
+    }
+    ck_assert_double_lt(exp(log_ratio), 0.85);
+    bb_separable_destroy(sep);
+    bb_archive_done(&out.archive);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+static void assert_same(const bb_archive *a, const bb_archive *b, uint32_t n_units)
+{
+    ck_assert_uint_eq(a->n, b->n);
+    for (size_t i = 0; i < a->n; i++) {
+        ck_assert_mem_eq(a->entries[i].x, b->entries[i].x, n_units * sizeof(uint16_t));
+        ck_assert_str_eq(a->entries[i].hash, b->entries[i].hash);
+        ck_assert_str_eq(a->entries[i].source, b->entries[i].source);
+        ck_assert_mem_eq(&a->entries[i].score.kl, &b->entries[i].score.kl, sizeof(double));
+    }
+}
+
+/* One, two and four threads; killed after every few evaluator calls and started again; replayed from the ledger alone. */
+START_TEST(same_archive_for_any_threads_and_any_kill_point)
+{
+    enum { B = 4 };
+    syn_problem *s = syn_transformer(31, 3, 8, 4);
+    int64_t      budgets[B];
+    outcome      whole, other;
+    budgets_of(s, budgets, B);
+    const bb_refine_options o = {.seed = 5, .budgets = budgets, .n_budgets = B, .max_tokens = 6e5};
+    omp_set_num_threads(1);
+    syn_world *w = syn_world_new(&s->p, 3, 1.5, 0.5);
+    ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &whole), BB_OK);
+    omp_set_num_threads(4);
+    ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &other), BB_OK);
+    omp_set_num_threads(2);
+    assert_same(&whole.archive, &other.archive, s->p.n_units);
+    bb_archive_done(&other.archive);
+    free(w);
+
+    char      path[64];
+    bb_store *store;
+    temporary(path, "resume");
+    w = syn_world_new(&s->p, 3, 1.5, 0.5);
+    int kills = 0;
+    for (bb_status st = BB_INTERRUPTED; st != BB_OK;) {
+        ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
+        w->stop_after = w->n_calls + 3;
+        const bb_ledger_options small = {.chunk = 7};
+        st = run_refine(s, w, store, &o, &small, &other);
+        bb_store_close(store);
+        if (st == BB_OK) break;
+        ck_assert_int_eq(st, BB_INTERRUPTED);
+        bb_archive_done(&other.archive);
+        ck_assert_int_lt(++kills, 200);
+    }
+    ck_assert_int_gt(kills, 2);
+    assert_same(&whole.archive, &other.archive, s->p.n_units);
+    ck_assert_double_eq(whole.tokens, other.tokens);
+    ck_assert_double_eq(w->tokens, other.tokens); /* nothing was evaluated twice */
+    bb_archive_done(&other.archive);
+
+    const bb_ledger_options only = {.only = true};
+    ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
+    ck_assert_int_eq(run_refine(s, w, store, &o, &only, &other), BB_OK);
+    assert_same(&whole.archive, &other.archive, s->p.n_units);
+    bb_archive_done(&other.archive);
+    bb_store_close(store);
+    remove_store(path);
+    bb_archive_done(&whole.archive);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+START_TEST(one_unit_one_level_and_impossible_budgets)
+{
+    syn_problem *s = syn_new();
+    const uint32_t u = syn_add(s, 3, -1);
+    for (int64_t k = 0; k < 3; k++) {
+        s->bytes[u][k] = 100 * (k + 1);
+        s->cost[u][k] = 0.3 / (double)(k + 1);
+    }
+    syn_world *w = syn_world_new(&s->p, 1, 0, 0);
+    w->e.n_levels = 1;
+    outcome out;
+    int64_t budgets[2] = {250, 1000};
+    bb_refine_options o = {.seed = 1, .budgets = budgets, .n_budgets = 2};
+    ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
+    ck_assert_int_eq(out.why, BB_REFINE_STALL);
+    ck_assert_uint_eq(bb_archive_best(&out.archive, 250)->x[0], 1);
+    ck_assert_uint_eq(bb_archive_best(&out.archive, 1000)->x[0], 2);
+    bb_archive_done(&out.archive);
+    budgets[0] = 99;
+    ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_INFEASIBLE);
+    bb_archive_done(&out.archive);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+int main(void)
+{
+    gsl_set_error_handler_off();
+    Suite *s = suite_create("search_refine");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, ledger_evaluates_nothing_twice_and_survives_reopening);
+    tcase_add_test(t, ledger_lists_everything_in_hash_order);
+    tcase_add_test(t, a_damaged_entry_is_refused);
+    tcase_add_test(t, surrogate_learns_hidden_factors);
+    tcase_add_loop_test(t, pair_moves_equal_a_full_double_loop, 0, 6);
+    tcase_add_loop_test(t, refinement_beats_the_separable_plan_and_keeps_every_promise, 0, 2);
+    tcase_add_test(t, same_archive_for_any_threads_and_any_kill_point);
+    tcase_add_test(t, one_unit_one_level_and_impossible_budgets);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
