@@ -43,7 +43,7 @@ size_t bb_moves_pairs(const bb_space *s, const uint16_t *x, int64_t slack, bool 
     size_t       kept = 0;
     if (max == 0) return 0;
     qsort(moves, n, sizeof *moves, by_cost);
-    const double ceiling = allow_worse ? INFINITY : 0;
+    const double ceiling = allow_worse ? HUGE_VAL : 0;
     for (size_t i = 0; i < n; i++) {
         if (moves[i].bytes <= slack && moves[i].cost < ceiling) kept = keep(pairs, kept, max, (bb_pair){moves[i], none, moves[i].cost});
         for (size_t j = i + 1; j < n; j++) {

@@ -51,7 +51,7 @@ bb_status bb_pool_add(bb_pool *pool, const uint16_t *x, const char *source, size
     item.x = BB_NEW(p->n_units, uint16_t, err);
     if (!item.x) return BB_NOMEM;
     memcpy(item.x, x, p->n_units * sizeof *x);
-    for (int l = 0; l < BB_POOL_LEVELS; l++) item.kl[l] = NAN;
+    for (int l = 0; l < BB_POOL_LEVELS; l++) item.kl[l] = (double)NAN;
     memcpy(item.source, source, strnlen(source, sizeof item.source - 1));
     pool->items[pool->n++] = item;
     return BB_OK;

@@ -26,7 +26,11 @@ int64_t bb_problem_bound(const bb_problem *p, const uint16_t *x)
 
 int64_t bb_problem_size(const bb_problem *p, const uint16_t *x)
 {
-    return p->size ? p->size(p->size_self, x) : bb_problem_bound(p, x);
+    if (!p->size) return bb_problem_bound(p, x);
+    int64_t size;
+#pragma omp critical(bb_problem_size) /* searches ask from several threads; the callback may use scratch memory of its own */
+    size = p->size(p->size_self, x);
+    return size;
 }
 
 double bb_problem_cost(const bb_problem *p, const uint16_t *x)

@@ -262,7 +262,7 @@ static bb_status build_segments(bb_separable *s, bb_err *err)
         const group *g = &s->groups[i];
         bytes += g->f.bytes[g->hull[0]];
         cost += g->f.cost[g->hull[0]];
-        double rate = INFINITY; /* never rises along a hull, whatever rounding does, so that the sort keeps its order */
+        double rate = HUGE_VAL; /* never rises along a hull, whatever rounding does, so that the sort keeps its order */
         for (uint32_t h = 1; h < g->n_hull; h++) {
             const int64_t db = g->f.bytes[g->hull[h]] - g->f.bytes[g->hull[h - 1]];
             const double  dc = g->f.cost[g->hull[h]] - g->f.cost[g->hull[h - 1]];
@@ -300,7 +300,7 @@ static double lp_value(const bb_separable *s, int64_t budget, size_t k)
 
 double bb_separable_bound(const bb_separable *s, int64_t budget_bytes)
 {
-    if (budget_bytes < s->min_bytes) return INFINITY;
+    if (budget_bytes < s->min_bytes) return HUGE_VAL;
     return lp_value(s, budget_bytes, break_segment(s, budget_bytes));
 }
 
@@ -407,7 +407,7 @@ static bb_status dp_init(dp *d, bb_err *err)
         if (!d->rest[m]) return BB_NOMEM;
         for (uint32_t g = n; g-- > 0;) {
             const front *f = &d->s->groups[g].f;
-            double       least = INFINITY;
+            double       least = HUGE_VAL;
             for (size_t i = 0; i < f->n; i++) least = fmin(least, f->cost[i] + d->lambda[m] * (double)f->bytes[i]);
             d->rest[m][g] = d->rest[m][g + 1] + least;
         }
@@ -523,7 +523,7 @@ static bb_status close_gap(const bb_separable *s, int64_t budget, uint32_t *choi
 {
     bb_status status = BB_OK;
     size_t    best = SIZE_MAX;
-    dp        d = {.s = s, .budget = budget, .incumbent = *cost, .dropped = INFINITY};
+    dp        d = {.s = s, .budget = budget, .incumbent = *cost, .dropped = HUGE_VAL};
     d.prune_at = *cost - s->o.tolerance * *cost;
     choose_multipliers(&d, break_segment(s, budget));
     BB_TRY(dp_init(&d, err));

@@ -113,7 +113,7 @@ bool bb_space_repair(const bb_space *s, uint16_t *x, int64_t budget)
 {
     const bb_problem *p = s->problem;
     while (bb_problem_size(p, x) > budget) {
-        double   best = INFINITY;
+        double   best = HUGE_VAL;
         uint32_t best_u = 0, best_o = 0;
         for (uint32_t u = 0; u < p->n_units; u++)
             for (uint32_t o = 0; o < p->units[u].n_options; o++) {

@@ -71,7 +71,7 @@ static double gradient(const bb_surrogate *s, const double *theta, const uint16_
         if (bb_space_is_controller(s->space, u)) g[CONTROLLERS] += t;
     }
     g[SCALE] = total;
-    if (!(total > 0)) return NAN;
+    if (!(total > 0)) return (double)NAN;
     for (size_t k = 0; k < s->n_params; k++) g[k] /= total;
     return log(total);
 }

@@ -237,7 +237,7 @@ START_TEST(pair_moves_equal_a_full_double_loop)
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
     for (int k = 0; k < 20 && bb_space_random(&space, &r, x); k++) {
         const int64_t slack = (int64_t)bb_rng_below(&r, 600) - 300;
-        double        best = INFINITY;
+        double        best = HUGE_VAL;
         for (uint32_t u = 0; u < s->p.n_units; u++)
             for (uint32_t o = 0; o < s->units[u].n_options; o++) {
                 const int64_t bu = bb_space_delta_bytes(&space, x, u, o);
@@ -316,10 +316,10 @@ START_TEST(refinement_beats_the_separable_plan_and_keeps_every_promise)
     const int64_t swap = budgets[0]; /* any order of budgets */
     budgets[0] = budgets[3];
     budgets[3] = swap;
-    const bb_refine_options o = {.seed = 1, .budgets = budgets, .n_budgets = B, .max_tokens = 3e6, .progress = show};
+    const bb_refine_options o = {.seed = 1, .budgets = budgets, .n_budgets = B, .max_tokens = 1.5e6, .progress = show};
     ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
     ck_assert(bb_archive_is_valid(&out.archive));
-    ck_assert_double_le(out.tokens, 3e6);
+    ck_assert_double_le(out.tokens, 1.5e6);
     ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
     for (int b = 0; b < B; b++) {
         const bb_archive_entry *e = bb_archive_best(&out.archive, budgets[b]);

@@ -27,11 +27,11 @@ static int64_t odd_size(void *self, const uint16_t *x)
     return bound - (bound / 32 % 5) * 7; /* a few bytes of padding less, depending on the candidate */
 }
 
-/* Least cost within the budget by definition; INFINITY when there is none. */
+/* Least cost within the budget by definition; HUGE_VAL when there is none. */
 static double brute(const bb_problem *p, int64_t budget, int64_t *least_bytes)
 {
     uint16_t x[SYN_MAX_UNITS] = {0};
-    double   best = INFINITY;
+    double   best = HUGE_VAL;
     *least_bytes = INT64_MAX;
     do {
         const int64_t b = bb_problem_bound(p, x);
@@ -180,7 +180,7 @@ START_TEST(invalid_problems_are_refused)
 {
     syn_problem *s = syn_transformer(3, 1, 4, 3);
     ck_assert(bb_problem_is_valid(&s->p));
-    s->cost[1][0] = NAN;
+    s->cost[1][0] = (double)NAN;
     ck_assert(!bb_problem_is_valid(&s->p));
     s->cost[1][0] = 0;
     s->bytes[1][2] = -1;
@@ -231,7 +231,7 @@ START_TEST(archive_is_the_nondominated_set_in_any_order)
     for (size_t i = 0; i < a.n; i++) ck_assert_uint_eq(a.entries[i].x[0], b.entries[i].x[0]);
     double area = 0;
     for (int64_t bytes = 0; bytes < 90; bytes++) {
-        double best = INFINITY;
+        double best = HUGE_VAL;
         for (int i = 0; i < N; i++)
             if (e[i].size_bytes <= bytes) best = fmin(best, e[i].score.kl);
         const bb_archive_entry *found = bb_archive_best(&a, bytes);

@@ -154,7 +154,7 @@ static inline bb_status syn_evaluate(void *self, const uint16_t *const *x, size_
             if (window_kl && window_kl[i]) window_kl[i][k] = kl;
         }
         const double windows = w->n_windows[level], mean = sum / windows;
-        out[i] = (bb_score){.kl = mean, .ppl = NAN, .ppl_se = NAN, .top1 = NAN, .tokens = 256.0 * windows};
+        out[i] = (bb_score){.kl = mean, .ppl = (double)NAN, .ppl_se = (double)NAN, .top1 = (double)NAN, .tokens = 256.0 * windows};
         out[i].kl_se = sqrt(fmax(0, squares / windows - mean * mean) / windows);
         w->n_evaluations++;
         w->tokens += out[i].tokens;
