@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_export.c: what is written is what was asked: random plans on random models, written, opened again and compared byte for byte
+ * with expectations worked out here; and the size that was promised is the size of the file. */
+#include <check.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/plan.h"
+#include "base/rng.h"
+#include "model/compress/database.h"
+#include "model/export/export.h"
+#include "model/io/gguf_internal.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+enum { MAX_DATA = TINY_MAX_LAYERS * BB_N_PARTS + 2 };
+
+/* A source and a plan applied to it, with random bytes as weights. */
+typedef struct fixture {
+    bb_model source;
+    bb_plan  plan;
+    bb_net   net;
+    bb_block blocks[TINY_MAX_LAYERS];
+    void    *data[MAX_DATA];
+    size_t   n_data;
+    uint64_t size;      /* as promised */
+    bb_model back;      /* the file opened again */
+} fixture;
+
+static void open_source(fixture *f, const tiny_spec *s)
+{
+    const char *path = bb_test_path("source.gguf");
+    bb_err      err = BB_ERR_INIT;
+    memset(f, 0, sizeof *f);
+    tiny_write(s, path);
+    ck_assert_msg(bb_model_open(path, &f->source, &err) == BB_OK, "%s", err.msg);
+}
+
+static void set(fixture *f, const char *option, const char *unit, ...) __attribute__((format(printf, 3, 4)));
+static void set(fixture *f, const char *option, const char *unit, ...)
+{
+    char    name[64];
+    va_list args;
+    va_start(args, unit);
+    vsnprintf(name, sizeof name, unit, args);
+    va_end(args);
+    ck_assert_int_eq(bb_plan_set(&f->plan, name, option, NULL), BB_OK);
+}
+
+static size_t matrix_bytes(const bb_matrix *w)
+{
+    bb_tensor t = { .name = "w", .type = w->type, .n_dims = 2, .ne = { w->cols, w->rows, 1, 1 } };
+    uint64_t  bytes;
+    ck_assert_int_eq(bb_gguf_tensor_bytes(&t, &bytes, NULL), BB_OK);
+    return (size_t)bytes;
+}
+
+static void fill(fixture *f, bb_matrix *w, const char *stream)
+{
+    if (!w->rows) return;
+    void *p = f->data[f->n_data++] = bb_alloc(matrix_bytes(w), 1, NULL);
+    tiny_random_bytes(p, matrix_bytes(w), stream);
+    w->data = p;
+}
+
+static void apply(fixture *f)
+{
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_plan_shape(&f->source, &f->plan, &f->net, f->blocks, &err) == BB_OK, "%s", err.msg);
+}
+
+static void add_data(fixture *f)
+{
+    char stream[64];
+    fill(f, &f->net.embd, "embd");
+    fill(f, &f->net.head, "head");
+    for (uint32_t i = 0; i < f->net.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            snprintf(stream, sizeof stream, "%u %d", i, p);
+            fill(f, &f->blocks[i].w[p], stream);
+        }
+}
+
+/* Size from shapes alone, then the file, then its size on disk, then the file opened. */
+static void write_and_open(fixture *f)
+{
+    const char *path = bb_test_path("export.gguf");
+    bb_err      err = BB_ERR_INIT;
+    uint64_t    on_disk;
+    ck_assert_msg(bb_export_size(&f->source, &f->net, &f->size, &err) == BB_OK, "%s", err.msg);
+    add_data(f);
+    ck_assert_msg(bb_export_write(&f->source, &f->net, "0123456789abcdef", path, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_file_size(path, &on_disk, NULL), BB_OK);
+    ck_assert_uint_eq(on_disk, f->size);
+    ck_assert_msg(bb_model_open(path, &f->back, &err) == BB_OK, "%s", err.msg);
+}
+
+static void done(fixture *f)
+{
+    bb_model_close(&f->back);
+    bb_model_close(&f->source);
+    bb_plan_done(&f->plan);
+    for (size_t i = 0; i < f->n_data; i++) bb_free(f->data[i]);
+}
+
+static void check_arch(const fixture *f, const char *arch)
+{
+    bb_bytes text;
+    ck_assert_int_eq(bb_gguf_text(&f->back.gguf, "general.architecture", &text, NULL, NULL), BB_OK);
+    ck_assert_msg(text.size == strlen(arch) && memcmp(text.data, arch, text.size) == 0, "%.*s instead of %s", (int)text.size, text.data, arch);
+}
+
+/* rows of `back` are rows of `sent`, in order, or (interleaved) row 2i of a head from row i and 2i+1 from row i + D/2. */
+static void same_rows(const void *back, const void *sent, uint32_t rows, size_t size, uint32_t head_dim, bool interleaved)
+{
+    for (uint32_t r = 0; r < rows; r++) {
+        uint32_t p = r % head_dim, from = interleaved ? r - p + p / 2 + (p % 2) * (head_dim / 2) : r;
+        ck_assert(memcmp((const char *)back + r * size, (const char *)sent + from * size, size) == 0);
+    }
+}
+
+static void same_matrix(const bb_matrix *back, const bb_matrix *sent, uint32_t head_dim, bool interleaved)
+{
+    ck_assert(back->type == sent->type && back->rows == sent->rows && back->cols == sent->cols);
+    if (!sent->rows) return;
+    same_rows(back->data, sent->data, sent->rows, matrix_bytes(sent) / sent->rows, head_dim, interleaved);
+    ck_assert((back->bias != NULL) == (sent->bias != NULL));
+    if (sent->bias) same_rows(back->bias, sent->bias, sent->rows, sizeof(float), head_dim, interleaved);
+}
+
+/* A stand-in has the shape of one head or of width 1, and only zeros where they are needed. */
+static void is_zero(const bb_matrix *w)
+{
+    const unsigned char *p = w->data;
+    ck_assert(w->rows && !w->bias && (w->type == BB_F16 || w->type == BB_Q4_0));
+    for (size_t i = 0; i < matrix_bytes(w); i++) ck_assert_uint_eq(p[i], 0);
+}
+
+static void same_floats(const float *a, const float *b, uint32_t n)
+{
+    ck_assert((a != NULL) == (b != NULL));
+    if (a) ck_assert(memcmp(a, b, n * sizeof *a) == 0);
+}
+
+/* Everything in the file against the net that was sent; at: the block of the net that a block of the file must be. */
+static void check_block(const fixture *f, uint32_t i, uint32_t at, bool interleaved)
+{
+    const bb_block *b = &f->back.net.blocks[i], *s = &f->blocks[at];
+    if (s->n_head) {
+        ck_assert(b->n_head == s->n_head && b->n_kv == s->n_kv);
+        same_floats(b->attn_norm, s->attn_norm, f->net.n_embd);
+        same_floats(b->q_norm, s->q_norm, f->net.head_dim);
+        same_floats(b->k_norm, s->k_norm, f->net.head_dim);
+        for (int p = BB_PART_Q; p <= BB_PART_O; p++) same_matrix(&b->w[p], &s->w[p], f->net.head_dim, interleaved && p <= BB_PART_K);
+    } else if (b->n_head) {
+        ck_assert(b->n_head == 1 && b->n_kv == 1);
+        is_zero(&b->w[BB_PART_O]);
+    }
+    if (s->n_ff) {
+        ck_assert_uint_eq(b->n_ff, s->n_ff);
+        same_floats(b->ffn_norm, s->ffn_norm, f->net.n_embd);
+        for (int p = BB_PART_GATE; p <= BB_PART_DOWN; p++) same_matrix(&b->w[p], &s->w[p], f->net.head_dim, false);
+    } else {
+        ck_assert_uint_eq(b->n_ff, 1);
+        is_zero(&b->w[BB_PART_DOWN]);
+    }
+}
+
+static void check_back(const fixture *f, bool interleaved)
+{
+    const bb_net *b = &f->back.net, *s = &f->net;
+    uint32_t      at = 0;
+    bb_bytes      text;
+    ck_assert(b->n_vocab == s->n_vocab && b->n_embd == s->n_embd && b->head_dim == s->head_dim && b->n_rot == s->n_rot);
+    ck_assert(b->norm_eps == s->norm_eps && b->rope_base == s->rope_base && b->rope_freq_scale == s->rope_freq_scale);
+    ck_assert(b->n_ctx_train == s->n_ctx_train && b->rope_neox == (s->rope_neox && !interleaved));
+    same_floats(b->rope_factors, s->rope_factors, s->n_rot / 2);
+    same_floats(b->out_norm, s->out_norm, s->n_embd);
+    same_matrix(&b->embd, &s->embd, 1, false);
+    same_matrix(&b->head, &s->head, 1, false);
+    for (uint32_t i = 0; i < b->n_layer; i++, at++) {
+        while (f->blocks[at].n_head == 0 && f->blocks[at].n_ff == 0) at++;
+        ck_assert_uint_lt(at, s->n_layer);
+        check_block(f, i, at, interleaved);
+    }
+    for (; at < s->n_layer; at++) ck_assert(f->blocks[at].n_head == 0 && f->blocks[at].n_ff == 0);
+    ck_assert_int_eq(bb_gguf_text(&f->back.gguf, "bitbudget.plan", &text, NULL, NULL), BB_OK);
+    ck_assert(text.size == 16 && memcmp(text.data, "0123456789abcdef", 16) == 0);
+    const bb_gguf_kv *a = bb_gguf_find(&f->source.gguf, "tokenizer.ggml.tokens"), *c = bb_gguf_find(&f->back.gguf, "tokenizer.ggml.tokens");
+    ck_assert(a && c && a->value_bytes == c->value_bytes && memcmp(a->value, c->value, a->value_bytes) == 0);
+}
+
+/* ---- the source itself ---- */
+
+START_TEST(an_empty_plan_keeps_the_model)
+{
+    static const char *const archs[] = { "llama", "qwen2", "qwen3" };
+    for (int variant = 0; variant < 4; variant++) {
+        tiny_spec s = tiny_default(archs[_i]);
+        fixture   f;
+        s.tied = variant & 1;
+        s.minimal_keys = variant & 2;
+        s.rope_factors = _i == 0 && variant == 1;
+        s.rope_scaling = variant == 2 ? 2.0f : 0.0f;
+        open_source(&f, &s);
+        apply(&f);
+        write_and_open(&f);
+        check_arch(&f, archs[_i]);
+        check_back(&f, false);
+        for (uint64_t i = 0; i < f.source.gguf.n_tensors; i++) ck_assert_ptr_nonnull(bb_gguf_tensor(&f.back.gguf, f.source.gguf.tensors[i].name));
+        ck_assert_uint_eq(f.source.gguf.n_tensors, f.back.gguf.n_tensors);
+        done(&f);
+    }
+}
+END_TEST
+
+/* ---- random plans ---- */
+
+static const char *pick(bb_rng *r, const char *const *names, size_t n) { return names[bb_rng_below(r, n)]; }
+
+/* Formats whose blocks divide every row of the source below: multiples of 64. */
+static const char *const formats[] = { "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_0", "MXFP4" };
+enum { N_FORMATS = sizeof formats / sizeof *formats };
+
+static void random_plan(fixture *f, const tiny_spec *s, bb_rng *r, bool one_qkv_type)
+{
+    char number[16];
+    for (uint32_t i = 0; i < s->n_layer; i++) {
+        const char *qkv = pick(r, formats, N_FORMATS);
+        for (int p = 0; p < BB_N_PARTS; p++)
+            if (bb_rng_below(r, 4)) set(f, p <= BB_PART_V && one_qkv_type ? qkv : pick(r, formats, N_FORMATS), "blk.%u.%s", i, bb_part_names[p]);
+            else if (p <= BB_PART_V && one_qkv_type) set(f, qkv, "blk.%u.%s", i, bb_part_names[p]);
+        snprintf(number, sizeof number, "%u", (unsigned)bb_rng_below(r, s->n_kv[i] + 1));
+        if (bb_rng_below(r, 2)) set(f, number, "blk.%u.kv", i);
+        snprintf(number, sizeof number, "%u", 64 * (unsigned)bb_rng_below(r, s->n_ff[i] / 64 + 1));
+        if (bb_rng_below(r, 2)) set(f, number, "blk.%u.ffn", i);
+    }
+    set(f, pick(r, formats, N_FORMATS), "token_embd");
+    if (!s->tied) set(f, pick(r, formats, N_FORMATS), "output");
+}
+
+static bool any_block(const fixture *f)
+{
+    for (uint32_t i = 0; i < f->net.n_layer; i++)
+        if (f->blocks[i].n_head || f->blocks[i].n_ff) return true;
+    return false;
+}
+
+static bool blocks_alike(const fixture *f)
+{
+    const bb_block *first = NULL;
+    for (uint32_t i = 0; i < f->net.n_layer; i++) {
+        const bb_block *k = &f->blocks[i];
+        if (!k->n_head && !k->n_ff) continue;
+        if (!k->n_head || !k->n_ff) return false;
+        if (!first) first = k;
+        if (k->n_head != first->n_head || k->n_ff != first->n_ff) return false;
+    }
+    return true;
+}
+
+START_TEST(random_plans_come_back)
+{
+    static const struct { const char *arch, *pruned; bool tied; } rows[] = {
+        { "llama", "deci", true }, { "llama", "deci", false }, { "qwen2", "deci", false }, { "qwen3", "openelm", true }, { "deci", "deci", true },
+    };
+    bool   seen_alike = false, seen_pruned = false;
+    bb_rng r;
+    bb_rng_init(&r, (uint64_t)_i, "random plans");
+    for (int trial = 0; trial < 40; trial++) {
+        tiny_spec s = tiny_default(rows[_i].arch);
+        fixture   f;
+        s.n_layer = 1 + (uint32_t)bb_rng_below(&r, 4);
+        s.n_embd = 128;
+        s.head_dim = 32;
+        s.tied = rows[_i].tied;
+        s.seed = (uint64_t)trial;
+        s.o_bias = bb_rng_below(&r, 2) && strcmp(rows[_i].arch, "qwen3") != 0;
+        for (uint32_t i = 0; i < s.n_layer; i++) s.n_ff[i] = 256;
+        open_source(&f, &s);
+        if (trial) random_plan(&f, &s, &r, strcmp(rows[_i].pruned, "openelm") == 0);
+        apply(&f);
+        if (!any_block(&f)) {
+            ck_assert_int_eq(bb_export_check(&f.source, &f.net, NULL), BB_UNSUPPORTED);
+            done(&f);
+            continue;
+        }
+        write_and_open(&f);
+        bool alike = blocks_alike(&f) && strcmp(rows[_i].arch, "deci") != 0;
+        if (alike && strcmp(rows[_i].arch, "qwen2") == 0)
+            for (uint32_t i = 0; i < s.n_layer; i++) alike &= f.blocks[i].n_head == 4 || f.blocks[i].n_head == 0;
+        seen_alike |= alike;
+        seen_pruned |= !alike;
+        check_arch(&f, alike ? rows[_i].arch : rows[_i].pruned);
+        check_back(&f, !alike && strcmp(rows[_i].arch, "qwen2") == 0);
+        done(&f);
+    }
+    ck_assert(seen_pruned && (seen_alike || strcmp(rows[_i].arch, "deci") == 0));
+}
+END_TEST
+
+/* ---- llama.cpp's traps, one by one ---- */
+
+START_TEST(deci_traps_are_avoided)
+{
+    tiny_spec s = tiny_default("llama");
+    fixture   f;
+    uint32_t  v[4] = { 0 }, n;
+    s.n_layer = 4;
+    open_source(&f, &s);
+    set(&f, "0", "blk.0.kv");   /* attention-free first block: one zero head */
+    set(&f, "0", "blk.1.ffn");  /* FFN-free block with attention: width 1 */
+    set(&f, "0", "blk.2.kv");   /* attention-free middle block: allowed */
+    set(&f, "0", "blk.3.ffn");  /* FFN-free last block: width 1 */
+    apply(&f);
+    write_and_open(&f);
+    check_arch(&f, "deci");
+    check_back(&f, false);
+    const bb_gguf *g = &f.back.gguf;
+    ck_assert_int_eq(bb_gguf_u32_array(g, "deci.attention.head_count", v, 4, NULL, NULL), BB_OK);
+    ck_assert(v[0] == 1 && v[1] == 4 && v[2] == 0 && v[3] == 4);
+    ck_assert_int_eq(bb_gguf_u32_array(g, "deci.attention.head_count_kv", v, 4, NULL, NULL), BB_OK);
+    ck_assert(v[0] == 1 && v[1] == 2 && v[2] == 0 && v[3] == 2);
+    ck_assert_int_eq(bb_gguf_u32_array(g, "deci.feed_forward_length", v, 4, NULL, NULL), BB_OK);
+    ck_assert(v[0] == 64 && v[1] == 1 && v[2] == 64 && v[3] == 1);
+    static const char *const lengths[] = { "deci.attention.key_length", "deci.attention.value_length", "deci.rope.dimension_count" };
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(bb_gguf_u32(g, lengths[i], &n, NULL, NULL), BB_OK);
+        ck_assert_uint_eq(n, s.head_dim);
+    }
+    ck_assert_int_eq(bb_gguf_u32(g, "deci.context_length", &n, NULL, NULL), BB_OK);
+    ck_assert_ptr_null(bb_gguf_find(g, "llama.context_length"));
+    ck_assert_ptr_null(bb_gguf_tensor(g, "blk.2.attn_norm.weight"));
+    ck_assert_ptr_nonnull(bb_gguf_tensor(g, "blk.3.ffn_norm.weight"));
+    done(&f);
+}
+END_TEST
+
+START_TEST(empty_blocks_are_left_out)
+{
+    tiny_spec s = tiny_default("llama");
+    fixture   f;
+    s.n_layer = 4;
+    s.arrays = true; /* arrays of the old length must not stay */
+    open_source(&f, &s);
+    set(&f, "0", "blk.1.kv");
+    set(&f, "0", "blk.1.ffn");
+    apply(&f);
+    write_and_open(&f);
+    check_arch(&f, "llama");
+    ck_assert_uint_eq(f.back.net.n_layer, 3);
+    check_back(&f, false);
+    done(&f);
+}
+END_TEST
+
+START_TEST(qwen2_may_lose_width_but_not_heads)
+{
+    tiny_spec s = tiny_default("qwen2");
+    fixture   f;
+    open_source(&f, &s);
+    for (unsigned i = 0; i < s.n_layer; i++) set(&f, "32", "blk.%u.ffn", i);
+    apply(&f);
+    write_and_open(&f);
+    check_arch(&f, "qwen2");
+    done(&f);
+    open_source(&f, &s);
+    for (unsigned i = 0; i < s.n_layer; i++) set(&f, "1", "blk.%u.kv", i);
+    apply(&f);
+    write_and_open(&f);
+    check_arch(&f, "deci");
+    check_back(&f, true);
+    done(&f);
+}
+END_TEST
+
+/* ---- what cannot be written ---- */
+
+typedef struct refusal { const char *arch; bool tied; const char *unit, *option, *says; } refusal;
+
+START_TEST(refusals_say_why)
+{
+    static const refusal rows[] = {
+        { "llama", true, "blk.1.ffn_down", "Q4_K", "blk.1.ffn_down" },
+        { "llama", true, "token_embd", "Q4_K", "token_embd" },
+        { "llama", false, "output", "Q2_0", "output" },
+        { "qwen3", false, "blk.0.kv", "1", "separate output" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tiny_spec s = tiny_default(rows[i].arch);
+        fixture   f;
+        bb_err    err = BB_ERR_INIT;
+        uint64_t  bytes;
+        s.tied = rows[i].tied;
+        open_source(&f, &s);
+        set(&f, rows[i].option, "%s", rows[i].unit);
+        apply(&f);
+        ck_assert_int_eq(bb_export_check(&f.source, &f.net, &err), BB_UNSUPPORTED);
+        ck_assert_msg(strstr(err.msg, rows[i].says) != NULL, "%s", err.msg);
+        ck_assert_int_eq(bb_export_size(&f.source, &f.net, &bytes, NULL), BB_UNSUPPORTED);
+        ck_assert_int_eq(bb_export_write(&f.source, &f.net, NULL, bb_test_path("never.gguf"), NULL), BB_UNSUPPORTED);
+        ck_assert(!bb_file_exists(bb_test_path("never.gguf")));
+        done(&f);
+    }
+}
+END_TEST
+
+START_TEST(openelm_wants_one_type_for_q_k_v)
+{
+    tiny_spec s = tiny_default("qwen3");
+    fixture   f;
+    bb_err    err = BB_ERR_INIT;
+    open_source(&f, &s);
+    set(&f, "32", "blk.0.ffn");
+    set(&f, "F16", "blk.1.attn_k");
+    apply(&f);
+    ck_assert_int_eq(bb_export_check(&f.source, &f.net, &err), BB_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err.msg, "one type"));
+    done(&f);
+}
+END_TEST
+
+START_TEST(plans_with_unknown_names_are_refused)
+{
+    static const struct { const char *unit, *option; } rows[] = {
+        { "blk.2.attn_q", "F16" }, { "blk.0.attn_x", "F16" }, { "blk.0.attn_q", "Q9_9" }, { "blk.0.kv", "3" }, { "blk.0.kv", "-1" },
+        { "blk.0.ffn", "65" },     { "blk.0.ffn", "1x" },     { "output", "F16" },        { "blk.00.ffn", "1" }, { "blk..ffn", "1" },
+        { "blk.0", "1" },          { "embd", "F16" },
+    };
+    tiny_spec s = tiny_default("llama");
+    fixture   f;
+    open_source(&f, &s);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bb_plan plan = { 0, NULL };
+        bb_err  err = BB_ERR_INIT;
+        ck_assert_int_eq(bb_plan_set(&plan, rows[i].unit, rows[i].option, NULL), BB_OK);
+        ck_assert_msg(bb_plan_shape(&f.source, &plan, &f.net, f.blocks, &err) == BB_NOT_FOUND, "%s=%s", rows[i].unit, rows[i].option);
+        ck_assert_msg(strstr(err.msg, rows[i].unit) != NULL, "%s", err.msg);
+        bb_plan_done(&plan);
+    }
+    done(&f);
+}
+END_TEST
+
+START_TEST(memory_failures_are_clean)
+{
+    tiny_spec   s = tiny_default("qwen2");
+    const char *path = bb_test_path("memory.gguf");
+    fixture     f;
+    long        n = 0;
+    open_source(&f, &s);
+    set(&f, "0", "blk.0.kv");
+    set(&f, "0", "blk.1.ffn");
+    apply(&f);
+    add_data(&f);
+    size_t before = bb_mem_live_bytes();
+    for (;; n++) {
+        bb_mem_fail_after(n);
+        bb_status status = bb_export_write(&f.source, &f.net, NULL, path, NULL);
+        bb_mem_fail_after(-1);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+        if (status == BB_OK) break;
+        ck_assert_int_eq(status, BB_NOMEM);
+        ck_assert(!bb_file_exists(path));
+    }
+    ck_assert_int_ge(n, 20);
+    done(&f);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("export");
+    TCase *t = tcase_create("core");
+    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 3);
+    tcase_add_loop_test(t, random_plans_come_back, 0, 5);
+    tcase_add_test(t, deci_traps_are_avoided);
+    tcase_add_test(t, empty_blocks_are_left_out);
+    tcase_add_test(t, qwen2_may_lose_width_but_not_heads);
+    tcase_add_test(t, refusals_say_why);
+    tcase_add_test(t, openelm_wants_one_type_for_q_k_v);
+    tcase_add_test(t, plans_with_unknown_names_are_refused);
+    tcase_add_test(t, memory_failures_are_clean);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
