@@ -47,7 +47,10 @@ void tiny_random_bytes(void *bytes, size_t n, const char *stream)
     unsigned char *p = bytes;
     bb_rng         rng;
     bb_rng_init(&rng, 7, stream);
-    for (size_t i = 0; i < n; i++) p[i] = bb_rng_u64(&rng) & 0x37;
+    for (size_t i = 0; i < n; i += 8) {
+        uint64_t word = bb_rng_u64(&rng) & UINT64_C(0x3737373737373737);
+        memcpy(p + i, &word, n - i < 8 ? n - i : 8);
+    }
 }
 
 /* Formats without an encoder (yet) get random bytes. */
