@@ -272,7 +272,7 @@ START_TEST(random_plans_come_back)
     bool   seen_alike = false, seen_pruned = false;
     bb_rng r;
     bb_rng_init(&r, (uint64_t)_i, "random plans");
-    for (int trial = 0; trial < 16; trial++) {
+    for (int trial = 0; trial < 12; trial++) {
         tiny_spec s = tiny_default(rows[_i].arch);
         fixture   f;
         s.n_layer = 1 + (uint32_t)trial / 4;
