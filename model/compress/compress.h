@@ -16,7 +16,8 @@
 typedef struct bb_hessian {
     uint32_t n_cols;
     uint64_t n_tokens;
-    float   *h;              /* owned */
+    float   *h;              /* owned; NULL until bb_hessians_finish */
+    double  *sum;            /* owned; the running sum of x x' (upper triangle) while collecting, NULL afterwards */
 } bb_hessian;
 
 /* The four inputs of a block: attention (q,k,v), o, FFN (gate, up), down. Index with bb_hessian_of(part). n_cols 0: absent. */
@@ -27,8 +28,12 @@ unsigned  bb_hessian_of(bb_part part); /* Q,K,V -> 0, O -> 1, GATE,UP -> 2, DOWN
  * for the first batch of windows and then passed again for the next ones; bb_hessians_finish divides by the token count. */
 bb_status bb_hessians_collect(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, float *h, bb_hessians *out,
                               bb_err *err);
-void      bb_hessians_finish(bb_hessians *h);
+bb_status bb_hessians_finish(bb_hessians *h, bb_err *err);
 void      bb_hessians_done(bb_hessians *h);
+/* The same for one input that no block has (the head's): adds x (n_tokens, cols), chunk tokens a product; finish as above. */
+bb_status bb_hessian_add(bb_hessian *h, const float *x, size_t n_tokens, uint32_t cols, uint32_t chunk, bb_err *err);
+bb_status bb_hessian_finish(bb_hessian *h, bb_err *err);
+void      bb_hessian_done(bb_hessian *h);
 
 typedef enum bb_method {
     BB_METHOD_RTN,       /* round to nearest, extremes as scale: baseline only */
