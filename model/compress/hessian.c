@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * hessian.c: second moments of the inputs of a block's linears (compress.h).
+ * hessian.c: second moments of inputs, added up and finished (compress.h).
  *
  * Each window of T tokens is one chunk: a float32 product X' X by square tiles, added to float64 sums in window order. Tiles
  * are the parallel pieces, so neither the number of threads nor of windows a call changes a bit of the result.
@@ -12,16 +12,6 @@
 #include "model/compress/compress.h"
 
 enum { MAX_TILE = 128 };
-
-unsigned bb_hessian_of(bb_part part)
-{
-    switch (part) {
-    case BB_PART_O: return 1;
-    case BB_PART_GATE: case BB_PART_UP: return 2;
-    case BB_PART_DOWN: return 3;
-    default: return 0;
-    }
-}
 
 /* sum[i0.., j0..] += X' X of every chunk of `chunk` tokens, for one tile. product: MAX_TILE^2 floats. */
 static void add_tile(bb_hessian *h, const float *x, size_t n_tokens, size_t chunk, size_t i0, size_t j0, size_t tile, float *product)
@@ -59,12 +49,8 @@ static bb_status add_inputs(bb_hessian *h, const float *x, size_t n_tokens, size
     return BB_OK;
 }
 
-typedef struct collector { bb_hessians *out; size_t chunk; } collector;
-
-static bb_status on_input(void *self, bb_part part, const float *x, size_t n_tokens, uint32_t cols, bb_err *err)
+bb_status bb_hessian_add(bb_hessian *h, const float *x, size_t n_tokens, uint32_t cols, uint32_t chunk, bb_err *err)
 {
-    collector  *c = self;
-    bb_hessian *h = &c->out->in[bb_hessian_of(part)];
     if (!h->sum) {
         h->sum = BB_NEW0((size_t)cols * cols, double, err);
         if (!h->sum) return BB_NOMEM;
@@ -72,23 +58,7 @@ static bb_status on_input(void *self, bb_part part, const float *x, size_t n_tok
         h->n_tokens = 0;
     }
     BB_ASSERT(h->n_cols == cols);
-    return add_inputs(h, x, n_tokens, c->chunk, err);
-}
-
-bb_status bb_hessians_collect(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, float *h, bb_hessians *out,
-                              bb_err *err)
-{
-    collector c = { out, T };
-    return bb_forward_block(f, net, block, S, T, h, on_input, &c, err);
-}
-
-bb_status bb_hessian_add(bb_hessian *h, const float *x, size_t n_tokens, uint32_t cols, uint32_t chunk, bb_err *err)
-{
-    bb_hessians one = { .in = { *h } };
-    collector   c = { &one, chunk };
-    bb_status   status = on_input(&c, BB_PART_Q, x, n_tokens, cols, err);
-    *h = one.in[0];
-    return status;
+    return add_inputs(h, x, n_tokens, chunk, err);
 }
 
 bb_status bb_hessian_finish(bb_hessian *h, bb_err *err)
