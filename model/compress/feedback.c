@@ -1,0 +1,500 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * feedback.c: error feedback inside a format's grid: GPTQ/LDLQ [1,2] with the fields of each block chosen on the compensated
+ * weights, then rounds of exact block coordinate descent on the same objective, e H e' a row.
+ *
+ * Pass 1, columns from first to last in blocks of the format: the target of a column is its weight plus what the errors
+ * before it ask of it (factor.h); the block's fields are fitted to the targets, its columns quantized one after the other
+ * (codebooks: vec columns at once, under the vec x vec piece of the block LDL), and the fit repeated on the targets that
+ * the columns really had; per row the better trial stays.
+ * Pass 2 ("sweeps"): each group of columns is solved again with all other columns fixed: its unconstrained optimum is
+ * t = v + (H_gg)^-1 (eH)_g, and error feedback inside the group with the factors of H_gg quantizes it, for several
+ * neighbouring scale fields; what lowers the objective stays. Then d and dmin of each block are re-fitted in closed form.
+ *
+ * Layout: 32 rows side by side, arrays [column][row in tile], so that every inner loop runs over rows.
+ * Determinism: a tile's arithmetic depends on nothing outside it.
+ * [1] Frantar et al. GPTQ. ICLR 2023.  [2] Chee et al. QuIP. NeurIPS 2023 (LDLQ).
+ */
+#include "model/compress/feedback.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "kernels/blas.h"
+
+enum { R = BB_TILE, MACRO = 256, CHUNK = 32, MAX_VEC = 8 };
+
+struct bb_tile {
+    float    *w, *v, *e;     /* [cols][R] weights, their quantized values, w - v */
+    uint32_t *q;             /* [cols/vec][R] codes */
+    float    *a, *b;         /* [cols/group][R] of scalar grids */
+    bb_code  *code;          /* [cols/block][R] fields of every block; codebooks: also codes */
+    float    *base;          /* [MACRO][R] targets of the macro block before feedback inside it */
+    float    *gradient;      /* [MACRO][R] (e H) of the macro block's columns */
+    float    *work;          /* [MACRO][R] */
+    /* a trial solution of a range of columns */
+    float    *tv, *te, *tt;  /* [MACRO][R] values, errors, targets at the moment of rounding */
+    uint32_t *tq;            /* [MACRO][R] */
+    float    *ta, *tb;       /* [BB_MAX_GROUPS][R] */
+    bb_code  *tcode;         /* [R] */
+    float     cost[R], best[R];
+};
+
+/* ---- what depends on the format only ---- */
+
+/* Does block field sc[0] (or mn[0]) keep this value through the bytes, and leave the others alone? */
+static bool field_survives(const bb_format *f, bool is_min, int value)
+{
+    unsigned char bytes[1024] = { 0 };
+    bb_code       c, back;
+    BB_ASSERT(f->block_bytes <= sizeof bytes);
+    memset(&c, 0, sizeof c);
+    memset(&back, 0, sizeof back);
+    f->unpack(bytes, &c);
+    if (is_min) c.mn[0] = (int16_t)value;
+    else c.sc[0] = (int16_t)value;
+    f->pack(&c, bytes);
+    f->unpack(bytes, &back);
+    return memcmp(back.sc, c.sc, sizeof c.sc) == 0 && memcmp(back.mn, c.mn, sizeof c.mn) == 0;
+}
+
+static void field_range(const bb_format *f, bool is_min, int *least, int *most)
+{
+    *least = *most = 0;
+    while (*least > -256 && field_survives(f, is_min, *least - 1)) (*least)--;
+    while (*most < 255 && field_survives(f, is_min, *most + 1)) (*most)++;
+}
+
+bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_factor *factor, const float *importance, unsigned sweeps,
+                           bb_err *err)
+{
+    *p = (bb_feedback){ .format = format, .factor = factor, .importance = importance, .n_fits = 2, .sweeps = sweeps, .uniform = true };
+    BB_ASSERT(format->block <= MACRO && MACRO % format->block == 0 && format->n_levels <= BB_MAX_LEVELS && format->vec <= MAX_VEC);
+    for (int i = 0; i + 1 < format->n_levels; i++) {
+        p->step[i] = format->levels[i + 1] - format->levels[i];
+        p->mid[i] = 0.5f * (format->levels[i + 1] + format->levels[i]);
+        p->uniform &= p->step[i] == 1.0f;
+    }
+    field_range(format, false, &p->sc_min, &p->sc_max);
+    field_range(format, true, &p->mn_min, &p->mn_max);
+    return bb_local_make(factor, format->group, &p->local, err);
+}
+
+void bb_feedback_done(bb_feedback *p) { bb_local_done(&p->local); }
+
+bb_tile *bb_tile_create(const bb_feedback *p)
+{
+    const bb_format *f = p->format;
+    size_t           n = p->factor->n;
+    bb_tile         *t = BB_NEW0(1, bb_tile, NULL);
+    if (!t) return NULL;
+    t->w = BB_NEW0(n * R, float, NULL);
+    t->v = BB_NEW0(n * R, float, NULL);
+    t->e = BB_NEW0(n * R, float, NULL);
+    t->q = BB_NEW(n / f->vec * R, uint32_t, NULL);
+    t->a = BB_NEW(n / f->group * R, float, NULL);
+    t->b = BB_NEW(n / f->group * R, float, NULL);
+    t->code = BB_NEW(n / f->block * R, bb_code, NULL);
+    t->base = BB_NEW0((size_t)MACRO * R, float, NULL);
+    t->gradient = BB_NEW0((size_t)MACRO * R, float, NULL);
+    t->work = BB_NEW0((size_t)MACRO * R, float, NULL);
+    t->tv = BB_NEW0((size_t)MACRO * R, float, NULL);
+    t->te = BB_NEW0((size_t)MACRO * R, float, NULL);
+    t->tt = BB_NEW0((size_t)MACRO * R, float, NULL);
+    t->tq = BB_NEW((size_t)MACRO * R, uint32_t, NULL);
+    t->ta = BB_NEW((size_t)BB_MAX_GROUPS * R, float, NULL);
+    t->tb = BB_NEW((size_t)BB_MAX_GROUPS * R, float, NULL);
+    t->tcode = BB_NEW(R, bb_code, NULL);
+    if (!t->w || !t->v || !t->e || !t->q || !t->a || !t->b || !t->code || !t->base || !t->gradient || !t->work || !t->tv || !t->te ||
+        !t->tt || !t->tq || !t->ta || !t->tb || !t->tcode) {
+        bb_tile_destroy(t);
+        return NULL;
+    }
+    return t;
+}
+
+void bb_tile_destroy(bb_tile *t)
+{
+    if (!t) return;
+    bb_free(t->w);
+    bb_free(t->v);
+    bb_free(t->e);
+    bb_free(t->q);
+    bb_free(t->a);
+    bb_free(t->b);
+    bb_free(t->code);
+    bb_free(t->base);
+    bb_free(t->gradient);
+    bb_free(t->work);
+    bb_free(t->tv);
+    bb_free(t->te);
+    bb_free(t->tt);
+    bb_free(t->tq);
+    bb_free(t->ta);
+    bb_free(t->tb);
+    bb_free(t->tcode);
+    bb_free(t);
+}
+
+/* ---- solving a range of columns for given fields ---- */
+
+/* n columns that are quantized one after the other. On entry tt holds the targets without feedback from inside the range;
+ * the error of column i, ref_i - v_i, moves the target of every later column j by u_ij times that. */
+typedef struct range {
+    const float *u, *d;     /* factor at the range's first column; u has row stride ldu */
+    size_t       ldu;
+    const float *ref;       /* [n][R] */
+    uint32_t     n;
+} range;
+
+/* One column on a scalar grid: nearest level to the target, its value, the error; cost += d * (target - value)^2. */
+static void round_column(const bb_feedback *p, bb_tile *t, const range *g, uint32_t j, const float *a, const float *b)
+{
+    const bb_format *f = p->format;
+    const float     *target = t->tt + j * R, *ref = g->ref + j * R;
+    const float      least = f->levels[0], last = (float)(f->n_levels - 1), d = g->d[j];
+    float           *v = t->tv + j * R, *e = t->te + j * R;
+    uint32_t        *q = t->tq + j * R;
+    float            level[R];
+    for (int r = 0; r < R; r++) level[r] = a[r] != 0 ? (target[r] - b[r]) / a[r] : 0;
+    if (p->uniform) {
+        for (int r = 0; r < R; r++) {
+            float x = level[r] - least;
+            x = x > 0 ? x : 0; /* also where x is not a number */
+            x = x < last ? x : last;
+            int32_t k = (int32_t)(x + 0.5f);
+            q[r] = (uint32_t)k;
+            level[r] = (float)k + least;
+        }
+    } else {
+        float    x[R];
+        uint32_t k[R] = { 0 };
+        for (int r = 0; r < R; r++) { x[r] = level[r]; level[r] = least; }
+        for (int i = 0; i + 1 < f->n_levels; i++)
+            for (int r = 0; r < R; r++) {
+                k[r] += x[r] > p->mid[i] ? 1u : 0u;
+                level[r] += x[r] > p->mid[i] ? p->step[i] : 0.0f;
+            }
+        memcpy(q, k, sizeof k);
+    }
+    for (int r = 0; r < R; r++) {
+        v[r] = a[r] * level[r] + b[r];
+        e[r] = ref[r] - v[r];
+        t->cost[r] += d * (target[r] - v[r]) * (target[r] - v[r]);
+    }
+}
+
+/* target of columns j0 .. j1-1 += sum over k in 0 .. n_errors-1 of u[k][j] e[k]. */
+static void feed_back(const range *g, const float *e, uint32_t k0, uint32_t k1, uint32_t j0, uint32_t j1, float *target)
+{
+    if (k1 - k0 > CHUNK) {
+        bb_sgemm_tn(j1 - j0, R, k1 - k0, 1, g->u + k0 * g->ldu + j0, g->ldu, e + (size_t)k0 * R, R, 1, target + (size_t)j0 * R, R);
+        return;
+    }
+    for (uint32_t k = k0; k < k1; k++)
+        for (uint32_t j = j0; j < j1; j++) {
+            const float u = g->u[k * g->ldu + j], *ek = e + (size_t)k * R;
+            float      *tj = target + (size_t)j * R;
+            for (int r = 0; r < R; r++) tj[r] += u * ek[r];
+        }
+}
+
+/* a, b: [n/group][R] of the range's groups. */
+static void solve_scalar(const bb_feedback *p, bb_tile *t, const range *g, const float *a, const float *b)
+{
+    const uint32_t group = p->format->group;
+    memset(t->cost, 0, sizeof t->cost);
+    for (uint32_t c0 = 0; c0 < g->n; c0 += CHUNK) {
+        uint32_t c1 = g->n - c0 < CHUNK ? g->n : c0 + CHUNK;
+        feed_back(g, t->te, 0, c0, c0, c1, t->tt);
+        for (uint32_t j = c0; j < c1; j++) {
+            round_column(p, t, g, j, a + (size_t)(j / group) * R, b + (size_t)(j / group) * R);
+            feed_back(g, t->te, j, j + 1, j + 1, c1, t->tt);
+        }
+    }
+}
+
+/* The metric of vec columns at j: their piece of the block LDL. */
+static void vector_metric(const range *g, uint32_t j, unsigned vec, float *metric)
+{
+    const float *u = g->u + (size_t)j * g->ldu + j;
+    for (unsigned x = 0; x < vec; x++)
+        for (unsigned y = 0; y < vec; y++) {
+            float sum = 0;
+            for (unsigned k = x > y ? x : y; k < vec; k++)
+                sum += (k == x ? 1 : u[x * g->ldu + k]) * g->d[j + k] * (k == y ? 1 : u[y * g->ldu + k]);
+            metric[x * vec + y] = sum;
+        }
+}
+
+/* One vector of one row. The scalar factor gave s = sum of u_ij e_i; the block LDL wants s U_vv^-1. */
+static void round_vector(const bb_feedback *p, bb_tile *t, const range *g, uint32_t j, unsigned index, int r, const float *metric)
+{
+    const unsigned vec = p->format->vec;
+    const float   *u = g->u + (size_t)j * g->ldu + j;
+    float          s[MAX_VEC], target[MAX_VEC], value[MAX_VEC], cost = 0;
+    bb_code       *c = &t->tcode[r];
+    for (unsigned i = 0; i < vec; i++) {
+        size_t at = (size_t)(j + i) * R + (unsigned)r;
+        s[i] = t->tt[at] - g->ref[at];
+        for (unsigned k = 0; k < i; k++) s[i] -= s[k] * u[k * g->ldu + i];
+        target[i] = g->ref[at] + s[i];
+    }
+    c->q[index] = p->format->nearest(c, index, target, NULL, metric);
+    p->format->value(c, index, value);
+    t->tq[(size_t)(j / vec) * R + (unsigned)r] = c->q[index];
+    for (unsigned i = 0; i < vec; i++) {
+        size_t at = (size_t)(j + i) * R + (unsigned)r;
+        t->tv[at] = value[i];
+        t->te[at] = g->ref[at] - value[i];
+        t->tt[at] = target[i];
+        for (unsigned k = 0; k < vec; k++) cost += (target[i] - value[i]) * metric[i * vec + k] * (target[k] - value[k]);
+    }
+    t->cost[r] += cost;
+}
+
+/* first: index of the range's first vector in its block. Fields come from tcode. */
+static void solve_vectors(const bb_feedback *p, bb_tile *t, const range *g, unsigned first, int n_rows)
+{
+    const unsigned vec = p->format->vec;
+    memset(t->cost, 0, sizeof t->cost);
+    for (uint32_t c0 = 0; c0 < g->n; c0 += CHUNK) {
+        uint32_t c1 = g->n - c0 < CHUNK ? g->n : c0 + CHUNK;
+        feed_back(g, t->te, 0, c0, c0, c1, t->tt);
+        for (uint32_t j = c0; j < c1; j += vec) {
+            float metric[MAX_VEC * MAX_VEC];
+            vector_metric(g, j, vec, metric);
+            for (int r = 0; r < n_rows; r++) round_vector(p, t, g, j, first + j / vec, r, metric);
+            feed_back(g, t->te, j, j + vec, j + vec, c1, t->tt);
+        }
+    }
+}
+
+/* ---- pass 1 ---- */
+
+static size_t n_blocks(const bb_feedback *p) { return p->factor->n / p->format->block; }
+
+/* Effective scales of row r's code, for the block's groups, into [n_groups][R] arrays. */
+static void store_scales(const bb_format *f, const bb_code *c, int r, float *a, float *b)
+{
+    float sa[BB_MAX_GROUPS], sb[BB_MAX_GROUPS];
+    f->scales(c, sa, sb);
+    for (unsigned g = 0; g < f->block / f->group; g++) {
+        a[g * R + (unsigned)r] = sa[g];
+        b[g * R + (unsigned)r] = sb[g];
+    }
+}
+
+static void copy_fields(bb_code *to, const bb_code *from)
+{
+    to->d = from->d;
+    to->dmin = from->dmin;
+    memcpy(to->sc, from->sc, sizeof to->sc);
+    memcpy(to->mn, from->mn, sizeof to->mn);
+}
+
+/* Trial fields for all rows: each fitted to the row's targets [block][R]. */
+static void fit_rows(const bb_feedback *p, bb_tile *t, uint32_t b0, const float *target, int n_rows)
+{
+    const bb_format *f = p->format;
+    float            row[BB_MAX_BLOCK];
+    for (int r = 0; r < R; r++) {
+        if (r >= n_rows) {
+            if (f->vec == 1) t->tcode[r] = t->tcode[0];
+            else memset(&t->tcode[r], 0, sizeof t->tcode[r]);
+        } else {
+            for (uint32_t j = 0; j < f->block; j++) row[j] = target[j * R + (uint32_t)r];
+            f->fit(row, p->importance + b0, &t->tcode[r]);
+        }
+        if (f->vec == 1) store_scales(f, &t->tcode[r], r, t->ta, t->tb);
+    }
+}
+
+/* The trial of row r becomes its state for the n columns from j0, which begin at column `inside` of their block. */
+static void accept(const bb_feedback *p, bb_tile *t, uint32_t j0, uint32_t n, int r)
+{
+    const bb_format *f = p->format;
+    const uint32_t   inside = j0 % f->block;
+    bb_code         *code = t->code + (size_t)(j0 / f->block) * R + r;
+    for (uint32_t j = 0; j < n; j++) t->v[(size_t)(j0 + j) * R + (uint32_t)r] = t->tv[j * R + (uint32_t)r];
+    for (uint32_t k = 0; k < n / f->vec; k++) {
+        t->q[(size_t)(j0 / f->vec + k) * R + (uint32_t)r] = t->tq[k * R + (uint32_t)r];
+        if (f->vec > 1) code->q[inside / f->vec + k] = t->tq[k * R + (uint32_t)r];
+    }
+    copy_fields(code, &t->tcode[r]);
+    if (f->vec == 1) store_scales(f, code, r, t->a + (size_t)(j0 - inside) / f->group * R, t->b + (size_t)(j0 - inside) / f->group * R);
+}
+
+/* Trial fields in tcode (ta, tb) -> trial solution and costs of the n columns from j0; base: targets, ref as in range. */
+static void solve(const bb_feedback *p, bb_tile *t, const range *g, const float *base, unsigned first_group, int n_rows)
+{
+    memcpy(t->tt, base, (size_t)g->n * R * sizeof *base);
+    if (p->format->vec == 1) solve_scalar(p, t, g, t->ta + first_group * R, t->tb + first_group * R);
+    else solve_vectors(p, t, g, first_group * p->format->group / p->format->vec, n_rows);
+}
+
+static void quantize_block(const bb_feedback *p, bb_tile *t, uint32_t b0, const float *base, int n_rows)
+{
+    const bb_factor *h = p->factor;
+    const range      g = { h->u + (size_t)b0 * h->n + b0, h->d + b0, h->n, t->w + (size_t)b0 * R, p->format->block };
+    for (int r = 0; r < R; r++) t->best[r] = INFINITY;
+    for (unsigned fit = 0; fit < p->n_fits; fit++) {
+        memcpy(t->work, fit == 0 ? base : t->tt, (size_t)g.n * R * sizeof *base);
+        fit_rows(p, t, b0, t->work, n_rows);
+        solve(p, t, &g, base, 0, n_rows);
+        for (int r = 0; r < n_rows; r++) {
+            if (!(t->cost[r] < t->best[r]) && fit > 0) continue;
+            t->best[r] = t->cost[r];
+            accept(p, t, b0, g.n, r);
+        }
+    }
+    for (size_t i = (size_t)b0 * R; i < (size_t)(b0 + g.n) * R; i++) t->e[i] = t->w[i] - t->v[i];
+}
+
+static void feedback_pass(const bb_feedback *p, bb_tile *t, int n_rows)
+{
+    const bb_factor *h = p->factor;
+    for (uint32_t m0 = 0; m0 < h->n; m0 += MACRO) {
+        uint32_t m = h->n - m0 < MACRO ? h->n - m0 : MACRO;
+        memcpy(t->base, t->w + (size_t)m0 * R, (size_t)m * R * sizeof *t->w);
+        if (m0) bb_sgemm_tn(m, R, m0, 1, h->u + m0, h->n, t->e, R, 1, t->base, R);
+        for (uint32_t b = 0; b < m; b += p->format->block) {
+            if (b)
+                bb_sgemm_tn(p->format->block, R, b, 1, h->u + (size_t)m0 * h->n + m0 + b, h->n, t->e + (size_t)m0 * R, R, 1,
+                            t->base + (size_t)b * R, R);
+            quantize_block(p, t, m0 + b, t->base + (size_t)b * R, n_rows);
+        }
+    }
+}
+
+/* ---- pass 2 ---- */
+
+/* Trial k of the fields of one group: 0 the present ones; false when there is no such trial. Row by row in tcode. */
+typedef struct trial { int sc, mn; float d; } trial;
+
+static const trial trials_sc[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 } };
+static const trial trials_sc_mn[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 }, { 0, 1, 1 }, { 0, -1, 1 }, { 1, 1, 1 }, { -1, -1, 1 } };
+static const trial trials_d[] = { { 0, 0, 1 }, { 0, 0, 1.03f }, { 0, 0, 0.97f } };
+
+static int clamp_int(int x, int least, int most) { return x < least ? least : x > most ? most : x; }
+
+/* d as the format stores it. */
+static float stored_d(const bb_format *f, const bb_code *c)
+{
+    unsigned char bytes[1024];
+    bb_code       back;
+    memset(&back, 0, sizeof back);
+    f->pack(c, bytes);
+    f->unpack(bytes, &back);
+    return back.d;
+}
+
+static void try_fields(const bb_feedback *p, bb_tile *t, uint32_t j0, const trial *k, int n_rows)
+{
+    const bb_format *f = p->format;
+    const unsigned   group = j0 % f->block / f->group;
+    for (int r = 0; r < R; r++) {
+        bb_code *c = &t->tcode[r];
+        copy_fields(c, t->code + (size_t)(j0 / f->block) * R + (r < n_rows ? r : 0));
+        c->sc[group] = (int16_t)clamp_int(c->sc[group] + k->sc, p->sc_min, p->sc_max);
+        c->mn[group] = (int16_t)clamp_int(c->mn[group] + k->mn, p->mn_min, p->mn_max);
+        if (k->d != 1.0f) {
+            memset(c->q, 0, sizeof c->q);
+            c->d *= k->d;
+            c->d = stored_d(f, c);
+        }
+        if (f->vec == 1) store_scales(f, c, r, t->ta, t->tb);
+    }
+}
+
+/* v, e and the gradient of the macro block follow the accepted trials of the group at j0. */
+static void apply_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t m, uint32_t j0, uint32_t n)
+{
+    const bb_factor *h = p->factor;
+    for (uint32_t j = 0; j < n; j++)
+        for (int r = 0; r < R; r++) {
+            size_t at = (size_t)(j0 + j) * R + (uint32_t)r;
+            float  e = t->w[at] - t->v[at], change = t->e[at] - e;
+            t->e[at] = e;
+            t->tv[j * R + (uint32_t)r] = change;
+            t->gradient[(size_t)(j0 - m0 + j) * R + (uint32_t)r] -= h->damp[j0 + j] * change;
+        }
+    bb_sgemm_tn(m, R, n, -1, h->h + (size_t)j0 * h->n + m0, h->n, t->tv, R, 1, t->gradient, R);
+}
+
+/* Solves the group at j0 again with everything else fixed. */
+static void sweep_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t m, uint32_t j0, int n_rows)
+{
+    const bb_local *l = &p->local;
+    const uint32_t  n = l->n;
+    const size_t    at = (size_t)(j0 / n) * n * n;
+    const float    *gradient = t->gradient + (size_t)(j0 - m0) * R, *v = t->v + (size_t)j0 * R;
+    const range     g = { l->u + at, l->d + j0, n, t->base, n };
+    const trial    *trials = p->sc_max == p->sc_min ? trials_d : p->mn_max == p->mn_min ? trials_sc : trials_sc_mn;
+    const size_t    n_trials = trials == trials_sc_mn ? sizeof trials_sc_mn / sizeof *trials : sizeof trials_sc / sizeof *trials;
+    bool            changed = false;
+    memcpy(t->base, v, (size_t)n * R * sizeof *v);
+    bb_sgemm_nn(n, R, n, 1, l->inverse + at, n, gradient, R, 1, t->base, R);
+    for (int r = 0; r < R; r++) t->best[r] = 0;
+    for (uint32_t j = 0; j < n; j++)
+        for (int r = 0; r < R; r++) t->best[r] += (t->base[j * R + (uint32_t)r] - v[j * R + (uint32_t)r]) * gradient[j * R + (uint32_t)r];
+    for (size_t k = 0; k < n_trials; k++) {
+        try_fields(p, t, j0, &trials[k], n_rows);
+        solve(p, t, &g, t->base, j0 % p->format->block / n, n_rows);
+        for (int r = 0; r < n_rows; r++) {
+            if (!(t->cost[r] < t->best[r] * (1 - 1e-5f))) continue;
+            t->best[r] = t->cost[r];
+            accept(p, t, j0, n, r);
+            changed = true;
+        }
+    }
+    if (changed) apply_group(p, t, m0, m, j0, n);
+}
+
+static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)
+{
+    const bb_factor *h = p->factor;
+    for (uint32_t m0 = 0; m0 < h->n; m0 += MACRO) {
+        uint32_t m = h->n - m0 < MACRO ? h->n - m0 : MACRO;
+        bb_sgemm_tn(m, R, h->n, 1, h->h + m0, h->n, t->e, R, 0, t->gradient, R);
+        for (uint32_t j = 0; j < m; j++)
+            for (int r = 0; r < R; r++)
+                t->gradient[(size_t)j * R + (uint32_t)r] += h->damp[m0 + j] * t->e[(size_t)(m0 + j) * R + (uint32_t)r];
+        for (uint32_t j = 0; j < m; j += p->local.n) sweep_group(p, t, m0, m, m0 + j, n_rows);
+    }
+}
+
+/* ---- a tile of rows ---- */
+
+static void load_rows(const bb_feedback *p, bb_tile *t, const float *w, uint32_t n_rows)
+{
+    const bb_factor *h = p->factor;
+    for (uint32_t j = 0; j < h->n; j++)
+        for (uint32_t r = 0; r < R; r++) {
+            float x = r < n_rows ? w[(size_t)r * h->n + j] : 0;
+            t->w[(size_t)j * R + r] = isfinite(x) && !h->dead[j] ? x : 0;
+        }
+    memset(t->v, 0, (size_t)h->n * R * sizeof *t->v);
+    memset(t->e, 0, (size_t)h->n * R * sizeof *t->e);
+}
+
+static void pack_rows(const bb_feedback *p, bb_tile *t, uint32_t n_rows, unsigned char *packed)
+{
+    const bb_format *f = p->format;
+    const unsigned   n_codes = f->block / f->vec;
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (size_t b = 0; b < n_blocks(p); b++, packed += f->block_bytes) {
+            bb_code *c = t->code + b * R + r;
+            for (unsigned k = 0; k < n_codes; k++) c->q[k] = t->q[(b * n_codes + k) * R + r];
+            f->pack(c, packed);
+        }
+}
+
+void bb_feedback_rows(const bb_feedback *p, bb_tile *t, const float *w, uint32_t n_rows, unsigned char *packed)
+{
+    load_rows(p, t, w, n_rows);
+    feedback_pass(p, t, (int)n_rows);
+    for (unsigned s = 0; s < p->sweeps; s++) sweep(p, t, (int)n_rows);
+    pack_rows(p, t, n_rows, packed);
+}

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * quantize.c: one matrix into one format by one of three methods (compress.h); the error of what comes out.
+ *
+ * Rows are independent in every format, so a matrix is worked on in tiles of rows by OpenMP, and error feedback is kept row by row
+ * only where it beats the importance-weighted encoding under H itself (undamped).
+ */
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "kernels/blas.h"
+#include "model/compress/feedback.h"
+
+/* One call of bb_quantize, shared by its tiles. */
+typedef struct job {
+    const bb_format        *format;
+    const bb_quant_options *options;
+    const bb_hessian       *h;          /* NULL: identity */
+    const float            *importance; /* [cols] diagonal of h, or NULL */
+    const bb_feedback      *feedback;   /* NULL: not that method */
+    const float            *w;
+    uint32_t                rows, cols;
+    unsigned char          *packed;
+    double                 *sums;       /* [n_tiles][3]: error of round-to-nearest, error, energy; NULL: not wanted */
+} job;
+
+/* Scratch of one thread. */
+typedef struct work {
+    float         *w, *e, *eh;  /* [BB_TILE][cols] weights without what cannot matter, errors, errors times H */
+    unsigned char *packed;      /* BB_TILE packed rows */
+    bb_tile       *tile;        /* with feedback */
+} work;
+
+static bool work_init(const job *j, work *k)
+{
+    size_t n = (size_t)BB_TILE * j->cols;
+    *k = (work){ 0 };
+    k->w = BB_NEW(n, float, NULL);
+    k->e = BB_NEW(n, float, NULL);
+    k->eh = BB_NEW(n, float, NULL);
+    k->packed = BB_NEW(BB_TILE * bb_format_row_bytes(j->format, j->cols), unsigned char, NULL);
+    if (j->feedback) k->tile = bb_tile_create(j->feedback);
+    return k->w && k->e && k->eh && k->packed && (k->tile || !j->feedback);
+}
+
+static void work_done(work *k)
+{
+    bb_free(k->w);
+    bb_free(k->e);
+    bb_free(k->eh);
+    bb_free(k->packed);
+    bb_tile_destroy(k->tile);
+}
+
+/* forms[r] = x_r H x_r' of n_rows rows of k->e. */
+static void row_forms(const job *j, work *k, uint32_t n_rows, double *forms)
+{
+    const size_t n = j->cols;
+    if (j->h) bb_sgemm_nn(n_rows, n, n, 1, k->e, n, j->h->h, n, 0, k->eh, n);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        const float *e = k->e + r * n, *eh = j->h ? k->eh + r * n : e;
+        forms[r] = 0;
+        for (size_t i = 0; i < n; i++) forms[r] += (double)e[i] * (double)eh[i];
+    }
+}
+
+static void row_errors(const job *j, work *k, const float *w, const unsigned char *packed, uint32_t n_rows, double *errors)
+{
+    const size_t n = j->cols, bytes = bb_format_row_bytes(j->format, n);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        float *e = k->e + r * n;
+        j->format->decode(packed + r * bytes, e, n);
+        for (size_t i = 0; i < n; i++) e[i] = (isfinite(w[r * n + i]) ? w[r * n + i] : 0) - e[i];
+    }
+    row_forms(j, k, n_rows, errors);
+}
+
+/* Non-finite weights and weights of columns that were never excited become 0: as small as the format can write. */
+static void load_rows(const job *j, work *k, const float *w, uint32_t n_rows)
+{
+    for (size_t i = 0; i < (size_t)n_rows * j->cols; i++) {
+        bool dead = j->importance && !(j->importance[i % j->cols] > 0);
+        k->w[i] = isfinite(w[i]) && !dead ? w[i] : 0;
+    }
+}
+
+static void encode_rows(const job *j, const work *k, uint32_t n_rows, bool weighted, unsigned char *packed)
+{
+    const size_t n = j->cols, bytes = bb_format_row_bytes(j->format, n);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        if (weighted) j->format->encode(k->w + r * n, j->importance, packed + r * bytes, n);
+        else j->format->encode_rtn(k->w + r * n, packed + r * bytes, n);
+    }
+}
+
+/* Where error feedback is better than what is in packed, it replaces it. */
+static void improve_rows(const job *j, work *k, uint32_t n_rows, unsigned char *packed, double *errors)
+{
+    const size_t n = j->cols, bytes = bb_format_row_bytes(j->format, n);
+    double       mine[BB_TILE];
+    bb_feedback_rows(j->feedback, k->tile, k->w, n_rows, k->packed);
+    row_errors(j, k, k->w, k->packed, n_rows, mine);
+    for (uint32_t r = 0; r < n_rows; r++)
+        if (mine[r] < errors[r]) {
+            memcpy(packed + r * bytes, k->packed + r * bytes, bytes);
+            errors[r] = mine[r];
+        }
+}
+
+static void quantize_tile(const job *j, work *k, uint32_t tile)
+{
+    const uint32_t first = tile * BB_TILE, n_rows = j->rows - first < BB_TILE ? j->rows - first : BB_TILE;
+    const size_t   n = j->cols;
+    const float   *w = j->w + first * n;
+    unsigned char *packed = j->packed + first * bb_format_row_bytes(j->format, n);
+    double         errors[BB_TILE] = { 0 }, *sums = j->sums ? j->sums + 3 * (size_t)tile : NULL;
+    load_rows(j, k, w, n_rows);
+    if (sums) {
+        memcpy(k->e, k->w, n_rows * n * sizeof *k->e);
+        row_forms(j, k, n_rows, errors);
+        for (uint32_t r = 0; r < n_rows; r++) sums[2] += errors[r];
+        encode_rows(j, k, n_rows, false, packed);
+        row_errors(j, k, w, packed, n_rows, errors);
+        for (uint32_t r = 0; r < n_rows; r++) sums[0] += errors[r];
+    }
+    encode_rows(j, k, n_rows, j->options->method != BB_METHOD_RTN, packed);
+    if (sums || j->feedback) row_errors(j, k, k->w, packed, n_rows, errors);
+    if (j->feedback) improve_rows(j, k, n_rows, packed, errors);
+    if (sums)
+        for (uint32_t r = 0; r < n_rows; r++) sums[1] += errors[r];
+}
+
+static bb_status run(const job *j, bb_err *err)
+{
+    const uint32_t n_tiles = (j->rows + BB_TILE - 1) / BB_TILE;
+    bool           no_memory = false;
+    #pragma omp parallel
+    {
+        work k;
+        bool ready = work_init(j, &k);
+        #pragma omp for schedule(dynamic)
+        for (uint32_t tile = 0; tile < n_tiles; tile++) {
+            if (ready) {
+                quantize_tile(j, &k, tile);
+            } else {
+                #pragma omp atomic write
+                no_memory = true;
+            }
+        }
+        work_done(&k);
+    }
+    return no_memory ? BB_FAIL(err, BB_NOMEM, "out of memory while a %u x %u matrix was quantized", j->rows, j->cols) : BB_OK;
+}
+
+static bb_status check(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, bb_type type, bb_err *err)
+{
+    const bb_format *f = bb_format_get(type);
+    if (!f) return BB_FAIL(err, BB_UNSUPPORTED, "weight format %d is unknown", (int)type);
+    if (rows == 0 || cols == 0 || cols % f->block != 0)
+        return BB_FAIL(err, BB_UNSUPPORTED, "%s stores %u weights a block: rows of %u weights do not divide into them", f->name, f->block, cols);
+    BB_ASSERT(!h || h->n_cols == cols);
+    for (size_t i = 0; i < (size_t)rows * cols; i++)
+        if (isfinite(w[i])) return BB_OK;
+    return BB_FAIL(err, BB_NUMERIC, "a %u x %u matrix has no finite weight", rows, cols);
+}
+
+static void add_up(const double *sums, uint32_t n_tiles, bb_quant_stats *stats)
+{
+    double total[3] = { 0 };
+    for (uint32_t t = 0; t < n_tiles; t++)
+        for (int i = 0; i < 3; i++) total[i] += sums[3 * (size_t)t + (size_t)i];
+    stats->error_rtn = total[2] > 0 ? total[0] / total[2] : 0;
+    stats->error = total[2] > 0 ? total[1] / total[2] : 0;
+}
+
+bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, bb_type type,
+                               const bb_quant_options *o, void *packed, bb_quant_stats *stats, bb_err *err)
+{
+    const uint32_t n_tiles = (rows + BB_TILE - 1) / BB_TILE;
+    float         *importance = NULL;
+    bb_feedback    feedback = { 0 };
+    job            j = { .format = bb_format_get(type), .options = o, .h = h, .w = w, .rows = rows, .cols = cols, .packed = packed };
+    bb_status      status = check(w, rows, cols, h, type, err);
+    if (status != BB_OK) return status;
+    if (h) {
+        importance = BB_NEW(cols, float, err);
+        if (!importance) { status = BB_NOMEM; goto done; }
+        for (size_t i = 0; i < cols; i++) importance[i] = h->h[i * cols + i] > 0 ? h->h[i * cols + i] : 0;
+        j.importance = importance;
+    }
+    if (factor && o->method == BB_METHOD_FEEDBACK && j.format->vec > 0) {
+        BB_TRY(bb_feedback_init(&feedback, j.format, factor, importance, o->sweeps, err));
+        j.feedback = &feedback;
+    }
+    if (stats) {
+        j.sums = BB_NEW0(3 * (size_t)n_tiles, double, err);
+        if (!j.sums) { status = BB_NOMEM; goto done; }
+    }
+    BB_TRY(run(&j, err));
+    if (stats) add_up(j.sums, n_tiles, stats);
+done:
+    bb_free(importance);
+    bb_free(j.sums);
+    bb_feedback_done(&feedback);
+    return status;
+}
+
+bb_status bb_quantize(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, bb_type type, const bb_quant_options *o, void *packed,
+                      bb_quant_stats *stats, bb_err *err)
+{
+    bb_factor factor = { 0 };
+    bb_status status;
+    bool      factored = false;
+    if (h && o->method == BB_METHOD_FEEDBACK) {
+        status = bb_factor_make(h, o->damping, &factor, NULL);
+        if (status == BB_NOMEM) return BB_FAIL(err, BB_NOMEM, "out of memory for the factors of a %u x %u Hessian", h->n_cols, h->n_cols);
+        factored = status == BB_OK;
+    }
+    status = bb_quantize_prepared(w, rows, cols, h, factored ? &factor : NULL, type, o, packed, stats, err);
+    bb_factor_done(&factor);
+    return status;
+}
+
+double bb_relative_error(const float *w, const float *v, uint32_t rows, uint32_t cols, const bb_hessian *h)
+{
+    const size_t n = cols;
+    double       error = 0, energy = 0, sums[2];
+    float       *xh = BB_NEW(2 * n, float, NULL), *both = BB_NEW(2 * n, float, NULL);
+    bool         failed = !xh || !both;
+    for (size_t r = 0; r < rows && !failed; r++) {
+        for (size_t i = 0; i < n; i++) {
+            both[i] = w[r * n + i];
+            both[n + i] = w[r * n + i] - v[r * n + i];
+        }
+        if (h) bb_sgemm_nn(2, n, n, 1, both, n, h->h, n, 0, xh, n);
+        for (int k = 0; k < 2; k++) {
+            sums[k] = 0;
+            for (size_t i = 0; i < n; i++) sums[k] += (double)both[(size_t)k * n + i] * (double)(h ? xh[(size_t)k * n + i] : both[(size_t)k * n + i]);
+        }
+        energy += sums[0];
+        error += sums[1];
+    }
+    bb_free(xh);
+    bb_free(both);
+    return failed ? NAN : energy > 0 ? error / energy : 0;
+}
