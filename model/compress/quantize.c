@@ -7,9 +7,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "kernels/blas.h"
 #include "model/compress/feedback.h"
+
+enum { SUM_RTN, SUM_WEIGHTED, SUM_FINAL, SUM_ENERGY, N_SUMS };
 
 /* One call of bb_quantize, shared by its tiles. */
 typedef struct job {
@@ -21,7 +24,7 @@ typedef struct job {
     const float            *w;
     uint32_t                rows, cols;
     unsigned char          *packed;
-    double                 *sums;       /* [n_tiles][3]: error of round-to-nearest, error, energy; NULL: not wanted */
+    double                 *sums;       /* [n_tiles][N_SUMS]; NULL: not wanted */
 } job;
 
 /* Scratch of one thread. */
@@ -64,13 +67,14 @@ static void row_forms(const job *j, work *k, uint32_t n_rows, double *forms)
     }
 }
 
-static void row_errors(const job *j, work *k, const float *w, const unsigned char *packed, uint32_t n_rows, double *errors)
+/* Of the rows of k->w as they are written in packed. */
+static void row_errors(const job *j, work *k, const unsigned char *packed, uint32_t n_rows, double *errors)
 {
     const size_t n = j->cols, bytes = bb_format_row_bytes(j->format, n);
     for (uint32_t r = 0; r < n_rows; r++) {
         float *e = k->e + r * n;
         j->format->decode(packed + r * bytes, e, n);
-        for (size_t i = 0; i < n; i++) e[i] = (isfinite(w[r * n + i]) ? w[r * n + i] : 0) - e[i];
+        for (size_t i = 0; i < n; i++) e[i] = k->w[r * n + i] - e[i];
     }
     row_forms(j, k, n_rows, errors);
 }
@@ -99,12 +103,19 @@ static void improve_rows(const job *j, work *k, uint32_t n_rows, unsigned char *
     const size_t n = j->cols, bytes = bb_format_row_bytes(j->format, n);
     double       mine[BB_TILE];
     bb_feedback_rows(j->feedback, k->tile, k->w, n_rows, k->packed);
-    row_errors(j, k, k->w, k->packed, n_rows, mine);
+    row_errors(j, k, k->packed, n_rows, mine);
     for (uint32_t r = 0; r < n_rows; r++)
         if (mine[r] < errors[r]) {
             memcpy(packed + r * bytes, k->packed + r * bytes, bytes);
             errors[r] = mine[r];
         }
+}
+
+static double sum_of(const double *x, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++) sum += x[i];
+    return sum;
 }
 
 static void quantize_tile(const job *j, work *k, uint32_t tile)
@@ -113,21 +124,21 @@ static void quantize_tile(const job *j, work *k, uint32_t tile)
     const size_t   n = j->cols;
     const float   *w = j->w + first * n;
     unsigned char *packed = j->packed + first * bb_format_row_bytes(j->format, n);
-    double         errors[BB_TILE] = { 0 }, *sums = j->sums ? j->sums + 3 * (size_t)tile : NULL;
+    double         errors[BB_TILE] = { 0 }, *sums = j->sums ? j->sums + N_SUMS * (size_t)tile : NULL;
     load_rows(j, k, w, n_rows);
     if (sums) {
         memcpy(k->e, k->w, n_rows * n * sizeof *k->e);
         row_forms(j, k, n_rows, errors);
-        for (uint32_t r = 0; r < n_rows; r++) sums[2] += errors[r];
+        sums[SUM_ENERGY] = sum_of(errors, n_rows);
         encode_rows(j, k, n_rows, false, packed);
-        row_errors(j, k, w, packed, n_rows, errors);
-        for (uint32_t r = 0; r < n_rows; r++) sums[0] += errors[r];
+        row_errors(j, k, packed, n_rows, errors);
+        sums[SUM_RTN] = sum_of(errors, n_rows);
     }
     encode_rows(j, k, n_rows, j->options->method != BB_METHOD_RTN, packed);
-    if (sums || j->feedback) row_errors(j, k, k->w, packed, n_rows, errors);
+    if (sums || j->feedback) row_errors(j, k, packed, n_rows, errors);
+    if (sums) sums[SUM_WEIGHTED] = sum_of(errors, n_rows);
     if (j->feedback) improve_rows(j, k, n_rows, packed, errors);
-    if (sums)
-        for (uint32_t r = 0; r < n_rows; r++) sums[1] += errors[r];
+    if (sums) sums[SUM_FINAL] = sum_of(errors, n_rows);
 }
 
 static bb_status run(const job *j, bb_err *err)
@@ -166,11 +177,13 @@ static bb_status check(const float *w, uint32_t rows, uint32_t cols, const bb_he
 
 static void add_up(const double *sums, uint32_t n_tiles, bb_quant_stats *stats)
 {
-    double total[3] = { 0 };
+    double total[N_SUMS] = { 0 };
     for (uint32_t t = 0; t < n_tiles; t++)
-        for (int i = 0; i < 3; i++) total[i] += sums[3 * (size_t)t + (size_t)i];
-    stats->error_rtn = total[2] > 0 ? total[0] / total[2] : 0;
-    stats->error = total[2] > 0 ? total[1] / total[2] : 0;
+        for (int i = 0; i < N_SUMS; i++) total[i] += sums[N_SUMS * (size_t)t + (size_t)i];
+    double scale = total[SUM_ENERGY] > 0 ? 1 / total[SUM_ENERGY] : 0;
+    stats->error_rtn = scale * total[SUM_RTN];
+    stats->error_weighted = scale * total[SUM_WEIGHTED];
+    stats->error = scale * total[SUM_FINAL];
 }
 
 bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, bb_type type,
@@ -180,6 +193,7 @@ bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, con
     float         *importance = NULL;
     bb_feedback    feedback = { 0 };
     job            j = { .format = bb_format_get(type), .options = o, .h = h, .w = w, .rows = rows, .cols = cols, .packed = packed };
+    const double   started = bb_now_s();
     bb_status      status = check(w, rows, cols, h, type, err);
     if (status != BB_OK) return status;
     if (h) {
@@ -193,11 +207,14 @@ bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, con
         j.feedback = &feedback;
     }
     if (stats) {
-        j.sums = BB_NEW0(3 * (size_t)n_tiles, double, err);
+        j.sums = BB_NEW0(N_SUMS * (size_t)n_tiles, double, err);
         if (!j.sums) { status = BB_NOMEM; goto done; }
     }
     BB_TRY(run(&j, err));
-    if (stats) add_up(j.sums, n_tiles, stats);
+    if (stats) {
+        add_up(j.sums, n_tiles, stats);
+        stats->seconds = bb_now_s() - started;
+    }
 done:
     bb_free(importance);
     bb_free(j.sums);
@@ -242,5 +259,6 @@ double bb_relative_error(const float *w, const float *v, uint32_t rows, uint32_t
     }
     bb_free(xh);
     bb_free(both);
-    return failed ? NAN : energy > 0 ? error / energy : 0;
+    if (failed) return (double)NAN;
+    return energy > 0 ? error / energy : 0;
 }
