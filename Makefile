@@ -61,6 +61,11 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(filter-out $(BUILD)/libcli.a,$
 $(BUILD)/tests/test_search%: $(BUILD)/tests/test_search%.o $(BUILD)/libsearch.a $(BUILD)/libbase.a
 	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/libsearch.a $(BUILD)/libbase.a $(shell pkg-config --libs check) $(PKGLIBS)
 
+# A fuzz target with our own driver (tests/fuzz/driver.c).
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(SUPPORT) $(filter-out $(BUILD)/libcli.a,$(LIBS))
+	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/tests/fuzz/driver.o $(SUPPORT) -Wl,--start-group $(filter-out $(BUILD)/libcli.a,$(LIBS)) \
+	  -Wl,--end-group $(shell pkg-config --libs check) $(PKGLIBS)
+
 .SECONDARY:
 
 deps:
@@ -69,7 +74,16 @@ deps:
 check: all $(TESTS)
 	@sh tests/run.sh $(TESTS)
 
+# FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
+FUZZ_RUNS ?= 20000
+fuzz:
+	@$(MAKE) --no-print-directory BUILD=build-fuzz CFLAGS="-O1 -g" SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all" \
+	  fuzz-run FUZZ_RUNS=$(FUZZ_RUNS)
+.PHONY: fuzz-run
+fuzz-run: $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+	@for f in $^; do echo "$$f"; ASAN_OPTIONS=abort_on_error=1 UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1 $$f $(FUZZ_RUNS) || exit 1; done
+
 clean:
-	rm -rf build build-asan build-clang bitbudget
+	rm -rf build build-asan build-clang build-fuzz bitbudget
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -3,7 +3,7 @@
  *
  *   tiny_spec s = tiny_default("llama");     two layers, 32 wide, 4 heads on 2 KV heads, FFN 64, F32, tied
  *   s.n_ff[1] = 96; s.arch = "deci";         change what the test is about
- *   tiny_write(&s, path);                    writes the file, fails the test on an error
+ *   tiny_write(&s, path);                    writes the file, aborts on an error
  *
  * The same spec gives the same bytes. Weights are normal with deviation 1/sqrt(columns), norms near 1, biases small.
  */
