@@ -23,12 +23,12 @@ PKGLIBS  := $(filter-out -lgslcblas,$(shell pkg-config --libs $(PKGS) 2>/dev/nul
 
 DIRS     := base kernels model eval search cli
 src       = $(sort $(wildcard $(1)/*.c $(1)/*/*.c))
-obj       = $(patsubst %.c,$(BUILD)/%.o,$(call src,$(1)))
+obj       = $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/main.c,$(call src,$(1))))
 LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/support/*.c)))
 
-.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce interop clean help
+.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce interop clean help FORCE
 all: bitbudget
 
 help:
@@ -48,18 +48,34 @@ $(BUILD)/lib$(1).a: $(call obj,$(1))
 endef
 $(foreach d,$(DIRS),$(eval $(call library,$(d))))
 
-bitbudget: $(LIBS)
-	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $(BUILD)/bitbudget -Wl,--start-group $(LIBS) -Wl,--end-group $(PKGLIBS)
+bitbudget: $(BUILD)/bitbudget
 	@ln -sfn $(BUILD)/bitbudget bitbudget
 
-# Tests link every library except cli's main(); libsearch alone is proved by test_search's own link line.
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(filter-out $(BUILD)/libcli.a,$(LIBS))
-	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(filter-out $(BUILD)/libcli.a,$(LIBS)) -Wl,--end-group \
-	  $(shell pkg-config --libs check) $(PKGLIBS)
+$(BUILD)/bitbudget: $(BUILD)/cli/main.o $(LIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(PKGLIBS)
+
+# The commit goes into one generated header, which is touched only when it changes.
+VERSION  := $(BUILD)/generated/version_commit.h
+$(VERSION): FORCE
+	@mkdir -p $(@D); echo "#define BB_COMMIT \"$$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)\"" > $@.new; \
+	  cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+$(BUILD)/cli/version.o: $(VERSION)
+$(BUILD)/cli/version.o: BBFLAGS += -I$(BUILD)/generated
+FORCE:
+
+# Tests of the libraries do not link cli, which changes with every commit; those named test_cli* do, without main().
+# (Make takes the pattern rule with the shortest stem.)
+TEST_LIBS := $(filter-out $(BUILD)/libcli.a,$(LIBS))
+CHECKLIBS := $(shell pkg-config --libs check 2>/dev/null)
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(TEST_LIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
+
+$(BUILD)/tests/test_cli%: $(BUILD)/tests/test_cli%.o $(SUPPORT) $(LIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
 # search/ may use base and GSL alone: this link line fails when it reaches for anything else.
 $(BUILD)/tests/test_search%: $(BUILD)/tests/test_search%.o $(BUILD)/libsearch.a $(BUILD)/libbase.a
-	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/libsearch.a $(BUILD)/libbase.a $(shell pkg-config --libs check) $(PKGLIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/libsearch.a $(BUILD)/libbase.a $(CHECKLIBS) $(PKGLIBS)
 
 # A fuzz target with our own driver (tests/fuzz/driver.c).
 $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(SUPPORT) $(filter-out $(BUILD)/libcli.a,$(LIBS))

@@ -102,6 +102,15 @@ void bb_info(const char *format, ...) { SAY(BB_LOG_INFO); }
 void bb_warn(const char *format, ...) { SAY(BB_LOG_WARN); }
 void bb_debug(const char *format, ...) { SAY(BB_LOG_DEBUG); }
 
+void bb_log_failure(const char *sentence)
+{
+    pthread_mutex_lock(&lock);
+    clear_line();
+    fprintf(stderr, "bitbudget: %s\n", sentence);
+    file_line("failed: ", sentence);
+    pthread_mutex_unlock(&lock);
+}
+
 double bb_now_s(void)
 {
     struct timespec t;

@@ -19,6 +19,7 @@ bb_status bb_log_to_file(const char *path, bb_err *err); /* appends timestamped 
 void      bb_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void      bb_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void      bb_debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void      bb_log_failure(const char *sentence); /* "bitbudget: sentence", at every level; for main() */
 
 typedef struct bb_progress {
     char     label[64];

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cmd.c: see cmd.h. */
+#include "cli/cmd.h"
+
+#include <ctype.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "cli/version.h"
+
+static const bb_command *const commands[] = {
+#define X(name) &bb_command_##name,
+    BB_COMMAND_LIST(X)
+#undef X
+};
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static const char global_options[] =
+    "  --help                    show this text\n"
+    "  -q, --quiet               say only what went wrong\n"
+    "  -v, --verbose             say more\n"
+    "  --log-file FILE           append what is said, with times, to FILE\n"
+    "  --threads N               threads to use (default: all processors); results do not depend on it\n";
+
+static const char exit_codes[] =
+    "  0  success\n"
+    "  1  the operation failed\n"
+    "  2  wrong usage\n"
+    "  3  the budget cannot be met\n"
+    "  4  a guard or a verification failed\n"
+    "  5  a bad or unsupported input file\n"
+    "  75 interrupted with a valid checkpoint: the same command goes on\n";
+
+const bb_command *bb_command_at(size_t i) { return i < N_COMMANDS ? commands[i] : NULL; }
+
+const bb_command *bb_command_find(const char *name)
+{
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i]->name, name) == 0) return commands[i];
+    return NULL;
+}
+
+const char *bb_command_nearest(const char *name)
+{
+    const char *nearest = NULL;
+    size_t best = strlen(name) / 2 + 1;
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        size_t distance = bb_edit_distance(name, commands[i]->name);
+        if (distance >= best) continue;
+        best = distance;
+        nearest = commands[i]->name;
+    }
+    return nearest;
+}
+
+/* The value of the option "config" in values that are already parsed; NULL without one. */
+static const char *config_file(const bb_command *c, const void *values)
+{
+    for (size_t i = 0; i < c->n_options; i++)
+        if (strcmp(c->options[i].name, "config") == 0 && c->options[i].type == BB_OPT_TEXT)
+            return *(char *const *)((const char *)values + c->options[i].offset);
+    return NULL;
+}
+
+bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional,
+                             size_t *n_positional, bb_err *err)
+{
+    bb_status status;
+    char *path = NULL;
+    BB_TRY(bb_options_defaults(c->options, c->n_options, values, err));
+    BB_TRY(bb_options_environment(c->options, c->n_options, values, err));
+    /* The command line is read twice: first to learn the name of the file that it overrides. */
+    BB_TRY(bb_options_parse(c->options, c->n_options, values, argc, argv, positional, max_positional, n_positional, err));
+    const char *config = config_file(c, values);
+    if (!config) goto done;
+    if (!(path = bb_strdup(config, err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    bb_options_done(c->options, c->n_options, values);
+    BB_TRY(bb_options_defaults(c->options, c->n_options, values, err));
+    BB_TRY(bb_options_yaml(c->options, c->n_options, values, path, err));
+    BB_TRY(bb_options_environment(c->options, c->n_options, values, err));
+    BB_TRY(bb_options_parse(c->options, c->n_options, values, argc, argv, positional, max_positional, n_positional, err));
+done:
+    bb_free(path);
+    return status;
+}
+
+void bb_help_overview(bb_text *out)
+{
+    bb_text_add(out, "bitbudget " BB_VERSION ": the best compressed version of a language model for a byte budget\n\n"
+                     "Usage: bitbudget COMMAND [ARGUMENTS] [OPTIONS]\n\nCommands:\n");
+    for (size_t i = 0; i < N_COMMANDS; i++) bb_text_addf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    bb_text_addf(out, "\nOptions of every command:\n%s", global_options);
+    bb_text_addf(out, "\nExit status:\n%s", exit_codes);
+    bb_text_add(out, "\n'bitbudget help COMMAND' shows a command's own options and an example; 'bitbudget --version' the version.\n");
+}
+
+/* Each line of text, indented by two spaces. */
+static void add_lines(bb_text *out, const char *text)
+{
+    while (*text) {
+        size_t n = strcspn(text, "\n");
+        bb_text_addf(out, "  %.*s\n", (int)n, text);
+        text += n + (text[n] == '\n');
+    }
+}
+
+void bb_help_command(const bb_command *c, bb_text *out)
+{
+    bb_text_addf(out, "Usage: bitbudget %s %s [OPTIONS]\n\n%c%s.\n", c->name, c->usage, toupper((unsigned char)c->summary[0]), c->summary + 1);
+    if (c->n_options > 0) {
+        bb_text_add(out, "\nOptions:\n");
+        bb_options_print_help(c->options, c->n_options, out);
+        bb_text_add(out, "\nEach option can also be set in the environment: --some-name as BB_SOME_NAME.\n");
+    }
+    bb_text_addf(out, "\nOptions of every command:\n%s\nExample:\n", global_options);
+    add_lines(out, c->example);
+}
+
+/* Text as troff shows it unchanged, inside .nf. */
+static void add_troff(bb_text *out, const char *text)
+{
+    for (bool start = true; *text; start = *text++ == '\n') {
+        if (start && (*text == '.' || *text == '\'')) bb_text_add(out, "\\&");
+        if (*text == '\\') bb_text_add(out, "\\e");
+        else if (*text == '-') bb_text_add(out, "\\-");
+        else bb_text_addn(out, text, 1);
+    }
+}
+
+void bb_help_manual(bb_text *out)
+{
+    bb_text_add(out, ".TH BITBUDGET 1 \"\" \"bitbudget " BB_VERSION "\"\n.SH NAME\nbitbudget \\- the best compressed version of a language "
+                     "model for a byte budget\n.SH SYNOPSIS\n.B bitbudget\n.I COMMAND\n[\\fIARGUMENTS\\fR] [\\fIOPTIONS\\fR]\n.SH COMMANDS\n");
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        bb_text help = { 0 };
+        bb_help_command(commands[i], &help);
+        bb_text_addf(out, ".SS %s\n.nf\n", commands[i]->name);
+        if (help.status == BB_OK) add_troff(out, help.data);
+        else if (out->status == BB_OK) out->status = help.status;
+        bb_text_add(out, ".fi\n");
+        bb_text_done(&help);
+    }
+    bb_text_add(out, ".SH EXIT STATUS\n.nf\n");
+    add_troff(out, exit_codes);
+    bb_text_add(out, ".fi\n");
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cmd.h: the commands, as a table. To add one: write cli/cmd_NAME.c, which defines `const bb_command bb_command_NAME`, and
+ * add X(NAME) to BB_COMMAND_LIST. `bitbudget help`, `CMD --help` and the manual page come from these rows.
+ *
+ * Names of options that every command has, handled before run() is called: --help -h, -q --quiet, -v --verbose,
+ * --log-file FILE, --threads N. run() gets argc, argv without them, argv[0] being the command's name.
+ * A command returns its status with one sentence in err; main() prints it and exits with bb_status_exit_code.
+ */
+#ifndef BB_CLI_CMD_H
+#define BB_CLI_CMD_H
+
+#include "base/options.h"
+#include "base/status.h"
+
+typedef struct bb_command {
+    const char          *name, *summary;  /* summary: one line, no full stop */
+    const char          *usage;           /* what follows the name: "RUN" or "MODEL.gguf --target-size SIZE" */
+    const char          *example;         /* one or more whole command lines, newline-separated */
+    const bb_option_row *options;         /* [n_options], borrowed; NULL when 0 */
+    size_t               n_options;
+    bb_status          (*run)(int argc, char **argv, bb_err *err);
+} bb_command;
+
+/* In the order in which help lists them. */
+#define BB_COMMAND_LIST(X) \
+    X(report)
+
+#define X(name) extern const bb_command bb_command_##name;
+BB_COMMAND_LIST(X)
+#undef X
+
+const bb_command *bb_command_at(size_t i);             /* NULL past the end */
+const bb_command *bb_command_find(const char *name);   /* NULL when unknown */
+const char       *bb_command_nearest(const char *name); /* NULL when nothing is near */
+
+/* Fills `values` in the order defaults < YAML file < environment < command line; the file is the value of the command's own
+ * option "config", where it has one. The caller ends with bb_options_done whatever is returned. */
+bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional,
+                             size_t *n_positional, bb_err *err);
+
+void bb_help_overview(bb_text *out);
+void bb_help_command(const bb_command *c, bb_text *out);
+void bb_help_manual(bb_text *out); /* troff -man source */
+
+#endif
