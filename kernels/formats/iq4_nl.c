@@ -3,6 +3,7 @@
  * Code: d (either sign); q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -26,7 +27,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_iq4_nl)
+static const bb_grid grid = {.format = &bb_format_iq4_nl, .kind = BB_GRID_SCALE, .bin = 8};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_iq4_nl = {
     .type = BB_IQ4_NL, .name = "IQ4_NL", .block = 32, .block_bytes = 18, .group = 32, .vec = 1,

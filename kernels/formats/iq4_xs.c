@@ -4,6 +4,7 @@
  * g / 2, high 2 bits in bits 2 g of the u16. Code: d; sc in -32..31; q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -41,7 +42,8 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-BB_GRID_WRAPPERS(bb_format_iq4_xs)
+static const bb_grid grid = {.format = &bb_format_iq4_xs, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31, .bin = 8};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_iq4_xs = {
     .type = BB_IQ4_XS, .name = "IQ4_XS", .block = 256, .block_bytes = 136, .group = 32, .vec = 1,

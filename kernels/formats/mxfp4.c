@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 
 static void unpack(const void *block, bb_code *c)
@@ -31,7 +32,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_mxfp4)
+static const bb_grid grid = {.format = &bb_format_mxfp4, .kind = BB_GRID_POWER, .bin = 1};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_mxfp4 = {
     .type = BB_MXFP4, .name = "MXFP4", .block = 32, .block_bytes = 17, .group = 32, .vec = 1,

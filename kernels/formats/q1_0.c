@@ -3,6 +3,7 @@
  * No zero level: a zero weight costs d. Code: d; q = the bit. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -29,7 +30,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_q1_0)
+static const bb_grid grid = {.format = &bb_format_q1_0, .kind = BB_GRID_SCALE, .bin = 2};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q1_0 = {
     .type = BB_Q1_0, .name = "Q1_0", .block = 128, .block_bytes = 18, .group = 128, .vec = 1,

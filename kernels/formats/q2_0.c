@@ -3,6 +3,7 @@
  * Code: d (either sign: a negative one points the long arm, 2 d, down); q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -31,7 +32,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_q2_0)
+static const bb_grid grid = {.format = &bb_format_q2_0, .kind = BB_GRID_SCALE};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q2_0 = {
     .type = BB_Q2_0, .name = "Q2_0", .block = 64, .block_bytes = 18, .group = 64, .vec = 1,

@@ -3,6 +3,7 @@
  * f16 dmin; w = (d * sc) * q - (dmin * mn). Code: d, dmin; sc, mn in 0..15; q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -37,7 +38,8 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-BB_GRID_WRAPPERS(bb_format_q2_k)
+static const bb_grid grid = {.format = &bb_format_q2_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 15};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q2_k = {
     .type = BB_Q2_K, .name = "Q2_K", .block = 256, .block_bytes = 84, .group = 16, .vec = 1,

@@ -5,6 +5,7 @@
  * 2 (g / 4) of byte 8 + g % 4. Code: d; sc in -32..31; q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -42,7 +43,8 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-BB_GRID_WRAPPERS(bb_format_q3_k)
+static const bb_grid grid = {.format = &bb_format_q3_k, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q3_k = {
     .type = BB_Q3_K, .name = "Q3_K", .block = 256, .block_bytes = 110, .group = 16, .vec = 1,

@@ -3,6 +3,7 @@
  * Code: d (either sign); q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -28,7 +29,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_q4_0)
+static const bb_grid grid = {.format = &bb_format_q4_0, .kind = BB_GRID_SCALE};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q4_0 = {
     .type = BB_Q4_0, .name = "Q4_0", .block = 32, .block_bytes = 18, .group = 32, .vec = 1,

@@ -3,6 +3,7 @@
  * Code: d; dmin = m; q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -30,7 +31,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = c->dmin;
 }
 
-BB_GRID_WRAPPERS(bb_format_q4_1)
+static const bb_grid grid = {.format = &bb_format_q4_1, .kind = BB_GRID_SCALE_MIN};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q4_1 = {
     .type = BB_Q4_1, .name = "Q4_1", .block = 32, .block_bytes = 20, .group = 32, .vec = 1,

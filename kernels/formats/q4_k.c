@@ -4,6 +4,7 @@
  * Code: d, dmin; sc, mn in 0..63; q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -35,7 +36,8 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-BB_GRID_WRAPPERS(bb_format_q4_k)
+static const bb_grid grid = {.format = &bb_format_q4_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q4_k = {
     .type = BB_Q4_K, .name = "Q4_K", .block = 256, .block_bytes = 144, .group = 32, .vec = 1,

@@ -3,6 +3,7 @@
  * Code: d (either sign); q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -33,7 +34,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_q5_0)
+static const bb_grid grid = {.format = &bb_format_q5_0, .kind = BB_GRID_SCALE};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q5_0 = {
     .type = BB_Q5_0, .name = "Q5_0", .block = 32, .block_bytes = 22, .group = 32, .vec = 1,

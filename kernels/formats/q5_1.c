@@ -3,6 +3,7 @@
  * Code: d; dmin = m; q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -35,7 +36,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = c->dmin;
 }
 
-BB_GRID_WRAPPERS(bb_format_q5_1)
+static const bb_grid grid = {.format = &bb_format_q5_1, .kind = BB_GRID_SCALE_MIN};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q5_1 = {
     .type = BB_Q5_1, .name = "Q5_1", .block = 32, .block_bytes = 24, .group = 32, .vec = 1,

@@ -4,6 +4,7 @@
  * Code: d, dmin; sc, mn in 0..63; q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -41,7 +42,8 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-BB_GRID_WRAPPERS(bb_format_q5_k)
+static const bb_grid grid = {.format = &bb_format_q5_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q5_k = {
     .type = BB_Q5_K, .name = "Q5_K", .block = 256, .block_bytes = 176, .group = 32, .vec = 1,

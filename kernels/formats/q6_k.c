@@ -4,6 +4,7 @@
  * pairs: bb_pairs. Code: d; sc in -128..127; q. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -44,7 +45,8 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-BB_GRID_WRAPPERS(bb_format_q6_k)
+static const bb_grid grid = {.format = &bb_format_q6_k, .kind = BB_GRID_SCALES, .sc_lo = -128, .sc_hi = 127};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q6_k = {
     .type = BB_Q6_K, .name = "Q6_K", .block = 256, .block_bytes = 210, .group = 16, .vec = 1,

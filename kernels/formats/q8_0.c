@@ -3,6 +3,7 @@
  * Code: d; q[i] = int8 + 128. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -26,7 +27,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_q8_0)
+static const bb_grid grid = {.format = &bb_format_q8_0, .kind = BB_GRID_SCALE};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q8_0 = {
     .type = BB_Q8_0, .name = "Q8_0", .block = 32, .block_bytes = 34, .group = 32, .vec = 1,

@@ -4,6 +4,7 @@
  * Code: d; q = trit. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -47,7 +48,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_tq1_0)
+static const bb_grid grid = {.format = &bb_format_tq1_0, .kind = BB_GRID_SCALE};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_tq1_0 = {
     .type = BB_TQ1_0, .name = "TQ1_0", .block = 256, .block_bytes = 54, .group = 256, .vec = 1,

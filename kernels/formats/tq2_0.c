@@ -3,6 +3,7 @@
  * Code: d; q. The fourth code (2 d) is decoded as it stands but never written. */
 #include <string.h>
 
+#include "kernels/formats/fit.h"
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
@@ -29,7 +30,8 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-BB_GRID_WRAPPERS(bb_format_tq2_0)
+static const bb_grid grid = {.format = &bb_format_tq2_0, .kind = BB_GRID_SCALE};
+BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_tq2_0 = {
     .type = BB_TQ2_0, .name = "TQ2_0", .block = 256, .block_bytes = 66, .group = 256, .vec = 1,

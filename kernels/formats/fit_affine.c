@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * fit_affine.c: grids with a scale and a min.
+ *
+ * One group: starts over the width of the grid and where it sits on the weights, Lloyd steps (codes for the line w^ = a q + b,
+ * weighted least squares of the line for the codes). A block of groups: candidate super scales d, then dmin, each judged by the
+ * exact error with the best integers a group; then integers next to the present ones and the closed-form d, dmin by turns.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/formats/fit.h"
+
+enum { WIDTHS = 9, PLACES = 3, KEPT = 3, LLOYD_STEPS = 10 };
+
+typedef struct line {
+    float   a, b, error;
+    bb_sums sums;
+} line;
+
+/* ---- one group, any real scale and min ---- */
+
+/* The line for the codes that s was summed over; b <= 0 where the grid asks for it. false: all codes are equal. */
+static bool solve(const bb_work *k, int group, const bb_sums *s, line *l)
+{
+    double hh = (double)k->hh[group], hw = (double)k->hw[group], wl = (double)s->wl, ll = (double)s->ll, hl = (double)s->l;
+    double det = hh * ll - hl * hl;
+    if (!(det > 1e-7 * hh * ll)) return false;
+    l->a = (float)((hh * wl - hw * hl) / det);
+    l->b = (float)((ll * hw - hl * wl) / det);
+    if (k->grid->kind == BB_GRID_SCALES_MINS && l->b > 0) {
+        l->a = (float)(wl / ll);
+        l->b = 0;
+    }
+    return l->a > 0;
+}
+
+static line descend(const bb_work *k, int group, float a, float b, int steps)
+{
+    line best = {.a = a, .b = b, .sums = bb_work_sums(k, group, a, b)};
+    best.error = best.sums.error;
+    for (int i = 0; i < steps; i++) {
+        line next;
+        if (!solve(k, group, &best.sums, &next)) break;
+        next.sums = bb_work_sums(k, group, next.a, next.b);
+        next.error = next.sums.error;
+        if (!(next.error < best.error)) break;
+        best = next;
+    }
+    return best;
+}
+
+static void keep_line(line *best, line l)
+{
+    for (int i = 0; i < KEPT; i++) {
+        if (l.error == best[i].error) return; /* the same codes found twice */
+        if (l.error < best[i].error) {
+            line t = best[i];
+            best[i] = l;
+            l = t;
+        }
+    }
+}
+
+/* The best lines of a group, best first; the unused rest of best[KEPT] has an infinite error. */
+static void group_lines(const bb_work *k, int group, line *best)
+{
+    const float *w = k->w + group * k->m, *h = k->h + group * k->m;
+    const bool below = k->grid->kind == BB_GRID_SCALES_MINS;
+    float min = INFINITY, max = -INFINITY, narrowest = k->hi > 20 ? 0.8f : k->hi > 10 ? 0.65f : 0.4f;
+    for (int i = 0; i < KEPT; i++) best[i] = (line){.error = INFINITY};
+    for (int i = 0; i < k->m; i++)
+        if (h[i] > 0) {
+            min = w[i] < min ? w[i] : min;
+            max = w[i] > max ? w[i] : max;
+        }
+    if (below) min = fminf(min, 0);
+    if (!(max - min > 0x1p-60f)) return;
+    for (int i = 0; i < WIDTHS; i++) {
+        float width = (max - min) * (1.08f - (1.08f - narrowest) * (float)i / (WIDTHS - 1));
+        for (int p = 0; p < PLACES; p++) {
+            float b = min + (max - min - width) * (float)p / (PLACES - 1);
+            keep_line(best, descend(k, group, width / (k->hi - k->lo), below ? fminf(b, 0) : b, 2));
+        }
+    }
+    line refined[KEPT];
+    for (int i = 0; i < KEPT; i++) refined[i] = (line){.error = INFINITY};
+    for (int i = 0; i < KEPT && best[i].error < INFINITY; i++)
+        keep_line(refined, descend(k, group, best[i].a, best[i].b, LLOYD_STEPS));
+    memcpy(best, refined, sizeof refined);
+}
+
+/* ---- one scale and one min a block ---- */
+
+void bb_fit_scale_min(const bb_work *k, bb_fields *best)
+{
+    line l[KEPT];
+    group_lines(k, 0, l);
+    for (int i = 0; i < KEPT && l[i].error < INFINITY; i++) {
+        /* Round the scale, solve for the min that goes with it, round that; then the neighbours of both. */
+        float d0 = bb_work_store(k, l[i].a);
+        for (int u = -1; u <= 1; u++) {
+            float d = u ? bb_work_store_step(k, d0, u) : d0;
+            float m0 = bb_work_store(k, (k->hw[0] - d * l[i].sums.l) / k->hh[0]);
+            for (int v = -1; v <= 1; v++) {
+                float m = v ? bb_work_store_step(k, m0, v) : m0;
+                float e = bb_work_error(k, 0, d, m);
+                if ((double)e < best->error) {
+                    best->d = d;
+                    best->dmin = m;
+                    best->error = (double)e;
+                }
+            }
+        }
+    }
+    float constant = bb_work_store(k, k->hw[0] / k->hh[0]); /* all weights equal, or as good as */
+    float e = bb_work_error(k, 0, 0, constant);
+    if ((double)e < best->error) {
+        best->d = 0;
+        best->dmin = constant;
+        best->error = (double)e;
+    }
+}
+
+/* ---- super scales, and two integers a group ---- */
+
+enum { CANDIDATES = 14, SUPERS = 3, REFINE_STEPS = 8 };
+
+static int clamp_int(float x, int hi) { return x >= (float)hi ? hi : x > 0 ? (int)x : 0; }
+
+/* For one (d, dmin): integers of a group next to its line, exact error. The line is turned about its centre of gravity. */
+static float choose(const bb_work *k, int group, const line *l, float d, float dmin, int16_t *sc, int16_t *mn)
+{
+    const int hi = k->grid->sc_hi;
+    float least = INFINITY;
+    float mean_level = l->sums.l / k->hh[group], mean = k->hw[group] / k->hh[group];
+    int s0 = clamp_int(l->a / d, hi);
+    for (int s = s0; s <= s0 + 1 && s <= hi; s++) {
+        float a = d * (float)s;
+        int m0 = dmin > 0 ? clamp_int((a * mean_level - mean) / dmin, hi) : 0;
+        for (int m = m0; m <= m0 + 1 && m <= hi; m++) {
+            float e = bb_work_error(k, group, a, -(dmin * (float)m));
+            if (e < least) {
+                least = e;
+                *sc = (int16_t)s;
+                *mn = (int16_t)m;
+            }
+            if (!(dmin > 0)) break;
+        }
+    }
+    return least;
+}
+
+/* All groups for one (d, dmin); stops early once the error is above limit. */
+static void choose_all(const bb_work *k, const line (*lines)[KEPT], bb_fields *f, double limit)
+{
+    f->error = 0;
+    for (int g = 0; g < k->n_groups && f->error <= limit; g++) {
+        float least = INFINITY;
+        for (int i = 0; i < KEPT && lines[g][i].error < least; i++) {
+            int16_t sc = 0, mn = 0;
+            float e = choose(k, g, &lines[g][i], f->d, f->dmin, &sc, &mn);
+            if (e < least) {
+                least = e;
+                f->sc[g] = sc;
+                f->mn[g] = mn;
+            }
+        }
+        if (least == INFINITY) { /* no line: all weights are 0 */
+            f->sc[g] = f->mn[g] = 0;
+            least = k->ww[g];
+        }
+        f->error += (double)least;
+    }
+}
+
+/* Exact: the eight neighbours of a group's integers. */
+static void refine_group(const bb_work *k, int group, bb_fields *f, bb_sums *sums)
+{
+    const int hi = k->grid->sc_hi, s0 = f->sc[group], m0 = f->mn[group];
+    *sums = bb_work_sums(k, group, f->d * (float)s0, -(f->dmin * (float)m0));
+    for (int s = s0 - 1; s <= s0 + 1; s++)
+        for (int m = m0 - 1; m <= m0 + 1; m++) {
+            if (s < 0 || s > hi || m < 0 || m > hi || (s == s0 && m == m0)) continue;
+            bb_sums t = bb_work_sums(k, group, f->d * (float)s, -(f->dmin * (float)m));
+            if (t.error < sums->error) {
+                *sums = t;
+                f->sc[group] = (int16_t)s;
+                f->mn[group] = (int16_t)m;
+            }
+        }
+}
+
+/* Normal equations of (d, dmin) for fixed integers and codes. */
+typedef struct normal { double dd, dm, mm, dw, mw; } normal;
+
+static void add_normal(normal *e, const bb_work *k, int group, const bb_sums *s, const bb_fields *f)
+{
+    double sc = f->sc[group], mn = f->mn[group];
+    e->dd += sc * sc * (double)s->ll;
+    e->dm -= sc * mn * (double)s->l;
+    e->mm += mn * mn * (double)k->hh[group];
+    e->dw += sc * (double)s->wl;
+    e->mw -= mn * (double)k->hw[group];
+}
+
+static void solve_normal(const normal *e, float *d, float *dmin)
+{
+    double det = e->dd * e->mm - e->dm * e->dm;
+    if (e->mm > 0 && det > 1e-9 * e->dd * e->mm) {
+        *d = (float)((e->dw * e->mm - e->mw * e->dm) / det);
+        *dmin = (float)((e->mw * e->dd - e->dw * e->dm) / det);
+    } else if (e->dd > 0) {
+        *d = (float)(e->dw / e->dd);
+    }
+}
+
+static void refine(const bb_work *k, bb_fields f, bb_fields *best)
+{
+    for (int step = 0; step < REFINE_STEPS; step++) {
+        normal e = {0};
+        double error = 0;
+        for (int g = 0; g < k->n_groups; g++) {
+            bb_sums s;
+            refine_group(k, g, &f, &s);
+            error += (double)s.error;
+            add_normal(&e, k, g, &s, &f);
+        }
+        bool better = error < f.error;
+        f.error = error;
+        if (error < best->error) *best = f;
+        if (step > 0 && !better) return;
+        float d = f.d, dmin = f.dmin;
+        solve_normal(&e, &d, &dmin);
+        d = bb_work_store(k, d);
+        dmin = bb_work_store(k, dmin);
+        if (!(d > 0) || !(dmin >= 0) || (d == f.d && dmin == f.dmin)) return;
+        f.d = d;
+        f.dmin = dmin;
+    }
+}
+
+static void keep_fields(bb_fields *best, int n, bb_fields f)
+{
+    for (int i = 0; i < n; i++)
+        if (f.error < best[i].error) {
+            bb_fields t = best[i];
+            best[i] = f;
+            f = t;
+        }
+}
+
+/* Scans one of d, dmin around its value in `from`, the other fixed; keeps the best in best[n]. */
+static void scan(const bb_work *k, const line (*lines)[KEPT], const bb_fields *from, bool mins, bb_fields *best, int n)
+{
+    for (int i = 0; i < CANDIDATES; i++) {
+        bb_fields f = *from;
+        float ratio = 0.7f * powf(2.2f, (float)i / (CANDIDATES - 1));
+        if (mins) f.dmin = bb_work_store(k, from->dmin * ratio);
+        else f.d = bb_work_store(k, from->d * ratio);
+        if (!(f.d > 0)) continue;
+        choose_all(k, lines, &f, best[n - 1].error);
+        keep_fields(best, n, f);
+    }
+}
+
+void bb_fit_scales_mins(const bb_work *k, bb_fields *best)
+{
+    line      lines[BB_MAX_GROUPS][KEPT];
+    bb_fields by_d[SUPERS], by_both[SUPERS], from = {.error = INFINITY};
+    float     a = 0, b = 0;
+    for (int g = 0; g < k->n_groups; g++) {
+        group_lines(k, g, lines[g]);
+        if (lines[g][0].error == INFINITY || !(k->hh[g] > 0x1p-20f)) continue;
+        a = fmaxf(a, lines[g][0].a);
+        b = fmaxf(b, -lines[g][0].b);
+    }
+    if (!(a > 0)) return;
+    from.d = a / (float)k->grid->sc_hi;
+    from.dmin = bb_work_store(k, b / (float)k->grid->sc_hi);
+    for (int i = 0; i < SUPERS; i++) by_d[i].error = by_both[i].error = INFINITY;
+    scan(k, (const line (*)[KEPT])lines, &from, false, by_d, SUPERS);
+    for (int i = 0; i < SUPERS && by_d[i].error < (double)INFINITY; i++)
+        scan(k, (const line (*)[KEPT])lines, &by_d[i], true, by_both, SUPERS);
+    for (int i = 0; i < SUPERS && by_both[i].error < (double)INFINITY; i++) refine(k, by_both[i], best);
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * work.c: the workspace of a fit: normalised weights, and the inner loops (nearest codes of a group for a scale and a min,
+ * their error and their sums). Sums run in 8 lanes (weight i in lane i % 8), added pairwise at the end. */
+#include <math.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "kernels/formats/fit.h"
+#include "kernels/half.h"
+
+/* Eight floats that the compiler maps to what the CPU has; plain C operators, no instruction set assumed. */
+typedef float   v8 __attribute__((vector_size(32)));
+typedef int32_t i8 __attribute__((vector_size(32)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+static const float half_max = 65504.0f;
+static const float tiny_scale = 0x1p-100f; /* below: the reciprocal is of no use, every code is the level nearest 0 */
+
+/* ---- normalisation ---- */
+
+/* 2^-floor(log2 max), within what a float holds; 1 for 0. */
+static float reciprocal_unit(float max)
+{
+    if (!(max > 0)) return 1;
+    int e = ilogbf(max);
+    return ldexpf(1, -(e < -126 ? -126 : e > 126 ? 126 : e));
+}
+
+static void load_weights(bb_work *k, const float *w)
+{
+    float max = 0;
+    for (int i = 0; i < k->n; i++) {
+        float x = isfinite(w[i]) ? w[i] : 0;
+        k->w[i] = x;
+        max = fmaxf(max, fabsf(x));
+    }
+    float r = reciprocal_unit(max);
+    k->unit = 1 / r;
+    for (int i = 0; i < k->n; i++) k->w[i] *= r;
+}
+
+static void load_importance(bb_work *k, const float *h)
+{
+    float max = 0;
+    for (int i = 0; i < k->n; i++) {
+        float x = h ? h[i] : 1.0f;
+        x = x > 0 ? fminf(x, 0x1p126f) : 0; /* NaN and negative: 0 */
+        k->h[i] = x;
+        max = fmaxf(max, x);
+    }
+    float r = max > 0 ? reciprocal_unit(max) : 0;
+    for (int g = 0; g < k->n_groups; g++) {
+        float *p = k->h + g * k->m, sum = 0;
+        for (int i = 0; i < k->m; i++) sum += p[i] *= r;
+        if (!(sum > 0))
+            for (int i = 0; i < k->m; i++) p[i] = max > 0 ? 0x1p-40f : 1.0f;
+    }
+}
+
+static void find_bins(bb_work *k, const float *levels, int n_levels)
+{
+    const float width = k->grid->bin;
+    int code = 0, n = (int)((k->hi - k->lo) / width) + 1;
+    BB_ASSERT(n <= BB_MAX_BINS);
+    for (int i = 0; i < n; i++) {
+        float edge = k->lo + width * (float)i;
+        while (code + 2 < n_levels && edge > (levels[code] + levels[code + 1]) / 2) code++;
+        k->below[i] = levels[code];
+        k->above[i] = levels[code + 1];
+        k->middle[i] = (levels[code] + levels[code + 1]) / 2;
+        k->code[i] = (uint32_t)code;
+    }
+}
+
+void bb_work_init(bb_work *k, const bb_grid *grid, const float *w, const float *h)
+{
+    const bb_format *f = grid->format;
+    k->grid = grid;
+    k->n = f->block;
+    k->m = f->group;
+    k->n_groups = f->block / f->group;
+    k->lo = f->levels[0];
+    k->hi = f->levels[f->n_levels - 1];
+    if (grid->bin > 0) find_bins(k, f->levels, f->n_levels);
+    load_weights(k, w);
+    load_importance(k, h);
+    for (int g = 0; g < k->n_groups; g++) {
+        const float *x = k->w + g * k->m, *p = k->h + g * k->m;
+        double ww = 0, hw = 0, hh = 0;
+        for (int i = 0; i < k->m; i++) {
+            double t = (double)p[i] * (double)x[i];
+            ww += t * (double)x[i];
+            hw += t;
+            hh += (double)p[i];
+        }
+        k->ww[g] = (float)ww;
+        k->hw[g] = (float)hw;
+        k->hh[g] = (float)hh;
+    }
+}
+
+/* ---- stored scales ---- */
+
+float bb_work_store(const bb_work *k, float d)
+{
+    float x = d * k->unit;
+    if (k->grid->kind == BB_GRID_POWER) { /* nearest in ratio to sqrt(2) */
+        if (!(x > 0)) return ldexpf(1, -128) / k->unit;
+        int e = ilogbf(x * 1.41421356f);
+        return ldexpf(1, e < -128 ? -128 : e > 124 ? 124 : e) / k->unit;
+    }
+    x = fminf(fmaxf(x, -half_max), half_max);
+    x = bb_half_to_float(bb_float_to_half(x));
+    return x == 0 ? 0 : x / k->unit;
+}
+
+float bb_work_store_step(const bb_work *k, float d, int step)
+{
+    float x = d * k->unit;
+    uint16_t u = bb_float_to_half(x), a = u & 0x7FFFu;
+    if ((step < 0 && a <= 1) || (step > 0 && a >= 0x7BFFu)) return d;
+    return bb_half_to_float((uint16_t)(u + step)) / k->unit;
+}
+
+/* ---- inner loops ---- */
+
+/* Vectors go by pointer: passing 32 bytes by value has no stable ABI below AVX, and compilers say so. */
+#define FILL(x) {x, x, x, x, x, x, x, x}
+#define CHOOSE(mask, yes, no) ((v8)(((mask) & (i8)(yes)) | (~(mask) & (i8)(no))))
+
+/* What a group's loop needs besides the weights. */
+typedef struct line8 { v8 lo, hi, a, b, inverse, per_bin; } line8;
+
+/* x becomes the level nearest to it. */
+INLINE void nearest_even(v8 *x, const line8 *l)
+{
+    const v8 magic = FILL(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer, halves to even */
+    v8 t = CHOOSE(*x < l->lo, l->lo, *x);
+    t = CHOOSE(t > l->hi, l->hi, t);
+    *x = (t + magic) - magic;
+}
+
+INLINE void nearest_uneven(const bb_work *k, v8 *x, const line8 *l)
+{
+    v8 t = CHOOSE(*x < l->lo, l->lo, *x);
+    t = CHOOSE(t > l->hi, l->hi, t);
+    i8 at = __builtin_convertvector((t - l->lo) * l->per_bin, i8);
+#define GATHER(p) {(p)[at[0]], (p)[at[1]], (p)[at[2]], (p)[at[3]], (p)[at[4]], (p)[at[5]], (p)[at[6]], (p)[at[7]]}
+    v8 middle = GATHER(k->middle), below = GATHER(k->below), above = GATHER(k->above);
+    *x = CHOOSE(t > middle, above, below);
+}
+
+INLINE float add_lanes(const v8 *x)
+{
+    return (((*x)[0] + (*x)[4]) + ((*x)[2] + (*x)[6])) + (((*x)[1] + (*x)[5]) + ((*x)[3] + (*x)[7]));
+}
+
+INLINE float reciprocal(float a) { return fabsf(a) > tiny_scale ? 1 / a : 0; }
+
+INLINE line8 line_of(const bb_work *k, float a, float b, bool uneven)
+{
+    float inverse = reciprocal(a), per_bin = uneven ? 1 / k->grid->bin : 0;
+    return (line8){FILL(k->lo), FILL(k->hi), FILL(a), FILL(b), FILL(inverse), FILL(per_bin)};
+}
+
+INLINE bb_sums sums_of(const bb_work *k, int group, float a, float b, bool uneven)
+{
+    const v8 *w = (const v8 *)(const void *)(k->w + group * k->m), *h = (const v8 *)(const void *)(k->h + group * k->m);
+    const line8 line = line_of(k, a, b, uneven);
+    v8 e = FILL(0), wl = e, ll = e, l = e;
+    for (int i = 0; i < k->m / 8; i++) {
+        v8 q = (w[i] - line.b) * line.inverse;
+        if (uneven) nearest_uneven(k, &q, &line);
+        else nearest_even(&q, &line);
+        v8 r = w[i] - (line.a * q + line.b), hq = h[i] * q;
+        e += h[i] * r * r;
+        wl += hq * w[i];
+        ll += hq * q;
+        l += hq;
+    }
+    return (bb_sums){add_lanes(&e), add_lanes(&wl), add_lanes(&ll), add_lanes(&l)};
+}
+
+INLINE float error_of(const bb_work *k, int group, float a, float b, bool uneven)
+{
+    const v8 *w = (const v8 *)(const void *)(k->w + group * k->m), *h = (const v8 *)(const void *)(k->h + group * k->m);
+    const line8 line = line_of(k, a, b, uneven);
+    v8 e = FILL(0);
+    for (int i = 0; i < k->m / 8; i++) {
+        v8 q = (w[i] - line.b) * line.inverse;
+        if (uneven) nearest_uneven(k, &q, &line);
+        else nearest_even(&q, &line);
+        v8 r = w[i] - (line.a * q + line.b);
+        e += h[i] * r * r;
+    }
+    return add_lanes(&e);
+}
+
+bb_sums bb_work_sums(const bb_work *k, int group, float a, float b)
+{
+    return k->grid->bin > 0 ? sums_of(k, group, a, b, true) : sums_of(k, group, a, b, false);
+}
+
+float bb_work_error(const bb_work *k, int group, float a, float b)
+{
+    return k->grid->bin > 0 ? error_of(k, group, a, b, true) : error_of(k, group, a, b, false);
+}
+
+void bb_work_codes(const bb_work *k, int group, float a, float b, uint32_t *q)
+{
+    const float *w = k->w + group * k->m, inverse = reciprocal(a);
+    for (int i = 0; i < k->m; i++) {
+        float x = (w[i] - b) * inverse;
+        x = x < k->lo ? k->lo : x > k->hi ? k->hi : x;
+        if (k->grid->bin > 0) {
+            int at = (int)((x - k->lo) * (1 / k->grid->bin));
+            q[i] = k->code[at] + (x > k->middle[at]);
+        } else {
+            q[i] = (uint32_t)(int)(((x + 12582912.0f) - 12582912.0f) - k->lo);
+        }
+    }
+}
