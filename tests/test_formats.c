@@ -1,14 +1,24 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * test_formats.c: the weight formats against llama.cpp's bytes (tests/data/formats/README.md). */
+ * test_formats.c: the weight formats. Oracles: llama.cpp's bytes and errors (tests/data/formats/README.md), every stored
+ * scale tried in turn (one-scale grids), and sums in double written from the definition. */
 #include <check.h>
-#include <stdlib.h>
-#include <stdio.h>
-#include <string.h>
 #include <ctype.h>
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "base/csv.h"
+#include "base/hash.h"
+#include "base/rng.h"
 #include "kernels/format.h"
+#include "kernels/half.h"
 
 enum { ROWS = 8, COLS = 1024, N = ROWS * COLS };
+
+static float         weights[N], importance[COLS], decoded[N];
+static unsigned char blocks[N * 4];
 
 /* Names of the vector files: lower case, the K of K-quants in upper case. */
 static void file_name(const bb_format *f, char name[16])
@@ -57,33 +67,44 @@ START_TEST(registry_is_sound)
 }
 END_TEST
 
-static float decoded[N], expected[N];
-static unsigned char blocks[N * 4];
+static void load_blocks(const bb_format *f)
+{
+    char name[16];
+    file_name(f, name);
+    ck_assert_uint_eq(read_into("tests/data/formats", name, ".blocks", blocks, sizeof blocks), bb_format_row_bytes(f, N));
+}
 
 START_TEST(decodes_as_llama_cpp)
 {
     const bb_format *f = tested(_i);
-    char name[16];
-    file_name(f, name);
-    size_t size = bb_format_row_bytes(f, N);
+    char name[16], hex[65];
+    bb_csv t;
+    bb_sha256 hash;
     if (f->type == BB_F32) return;
-    ck_assert_uint_eq(read_into("tests/data/formats", name, ".blocks", blocks, sizeof blocks), size);
+    file_name(f, name);
+    load_blocks(f);
     f->decode(blocks, decoded, N);
-    if (read_into("../shared/data/formats", name, ".f32", expected, sizeof expected) != sizeof expected) return;
-    for (int i = 0; i < N; i++)
-        ck_assert_msg(memcmp(decoded + i, expected + i, 4) == 0, "%s: weight %d: %a, not %a", f->name, i,
-                      (double)decoded[i], (double)expected[i]);
+    bb_sha256_init(&hash);
+    bb_sha256_update(&hash, decoded, sizeof decoded);
+    bb_sha256_hex(&hash, hex);
+    ck_assert_int_eq(bb_csv_read("tests/data/formats/decoded.csv", &t, NULL), BB_OK);
+    size_t found = 0;
+    for (size_t r = 0; r < t.n_rows; r++)
+        if (strcmp(bb_csv_text(&t, r, 0), name) == 0) {
+            ck_assert_str_eq(hex, bb_csv_text(&t, r, 1));
+            found++;
+        }
+    bb_csv_done(&t);
+    ck_assert_uint_eq(found, 1);
 }
 END_TEST
 
 START_TEST(pack_undoes_unpack)
 {
     const bb_format *f = tested(_i);
-    char name[16];
-    file_name(f, name);
     if (!f->unpack) return;
     size_t size = bb_format_row_bytes(f, N);
-    ck_assert_uint_eq(read_into("tests/data/formats", name, ".blocks", blocks, sizeof blocks), size);
+    load_blocks(f);
     f->decode(blocks, decoded, N);
     for (size_t at = 0; at < size; at += f->block_bytes) {
         unsigned char again[BB_MAX_BLOCK * 4];
@@ -105,10 +126,8 @@ END_TEST
 START_TEST(dot_is_the_sum_of_products)
 {
     const bb_format *f = tested(_i);
-    char name[16];
-    file_name(f, name);
     if (f->type == BB_F32) return;
-    ck_assert(read_into("tests/data/formats", name, ".blocks", blocks, sizeof blocks) > 0);
+    load_blocks(f);
     f->decode(blocks, decoded, N);
     for (size_t n = f->block; n <= COLS; n += f->block < 32 ? 37 : f->block) {
         static float x[COLS];
@@ -126,18 +145,344 @@ START_TEST(dot_is_the_sum_of_products)
 }
 END_TEST
 
+/* ---- encoders ---- */
+
+/* sum h (w - y)^2 over rows r0..r1-1 of COLS weights; h NULL: ones. */
+static double weighted_error(const float *w, const float *y, const float *h, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double r = (double)w[i] - (double)y[i];
+        sum += (h ? (double)h[i % COLS] : 1.0) * r * r;
+    }
+    return sum;
+}
+
+static double vector_error(const char *name)
+{
+    bb_csv t;
+    double error = -1;
+    ck_assert_int_eq(bb_csv_read("tests/data/formats/vectors.csv", &t, NULL), BB_OK);
+    for (size_t r = 0; r < t.n_rows; r++)
+        if (strcmp(bb_csv_text(&t, r, 0), name) == 0)
+            ck_assert_int_eq(bb_csv_double(&t, r, (size_t)bb_csv_column(&t, "weighted_relative_error"), &error, NULL), BB_OK);
+    bb_csv_done(&t);
+    ck_assert(error >= 0);
+    return error;
+}
+
+/* The list's scalar grids are those with levels; codebooks have their own suite. */
+static bool is_grid(const bb_format *f) { return f->vec == 1; }
+
+START_TEST(beats_llama_cpp_at_equal_bytes)
+{
+    const bb_format *f = tested(_i);
+    static float zeros[N];
+    char name[16];
+    if (f->type == BB_F32 || f->vec > 1) return;
+    file_name(f, name);
+    for (size_t r = 0; r < ROWS; r++)
+        f->encode(weights + r * COLS, importance, blocks + r * bb_format_row_bytes(f, COLS), COLS);
+    f->decode(blocks, decoded, N);
+    double error = weighted_error(weights, decoded, importance, 6 * COLS) / weighted_error(weights, zeros, importance, 6 * COLS);
+    /* The table has six decimals; where llama.cpp never chose a scale by error, an optimal one must be far below it. */
+    double stock = vector_error(name), limit = stock + 0.5e-6;
+    if (f->type == BB_TQ1_0 || f->type == BB_TQ2_0) limit = 0.25 * stock;
+    if (f->type == BB_Q2_0) limit = 0.20 * stock;
+    if (f->type == BB_NVFP4) limit = 0.70 * stock;
+    if (is_grid(f) && f->type >= BB_Q2_K && f->type <= BB_Q6_K) limit = 0.90 * stock;
+    ck_assert_msg(error <= limit, "%s: %.6f, not at most %.6f", f->name, error, limit);
+}
+END_TEST
+
+/* Blocks that hurt: one of each kind, then random ones with heavy tails and uneven importance. */
+enum { KINDS = 16 };
+static void make_block(bb_rng *r, int kind, float *w, float *h)
+{
+    for (int i = 0; i < 256; i++) {
+        double tail = bb_rng_uniform(r) < 0.02 ? 8 : 1;
+        w[i] = (float)(0.05 * tail * bb_rng_normal(r));
+        h[i] = (float)exp(bb_rng_normal(r));
+    }
+    for (int i = 0; i < 256; i++) switch (kind) {
+        case 0: w[i] = 0; break;
+        case 1: w[i] = 0.37f; break;
+        case 2: w[i] = -1.9f; break;
+        case 3: if (i == 77) w[i] = 1e4f; break;
+        case 4: w[i] *= 1e-40f; break;
+        case 5: w[i] *= 1e38f; break;
+        case 6: h[i] = 0; break;
+        case 7: if (i % 3) h[i] = 0; break;
+        case 8: if (i / 32 % 2) h[i] = 0; if (i / 32 % 2) w[i] *= 1000; break;
+        case 9: w[i] = i % 2 ? 1.0f : -1.0f; break;
+        case 10: if (i / 16 % 3) w[i] = 0; break;
+        case 11: w[i] = fabsf(w[i]) + 1; break;
+        case 12: w[i] *= 1e-6f; break;
+        case 13: h[i] *= i % 7 ? 1e-20f : 1e20f; break;
+        default: break;
+        }
+}
+
+/* Error of decoded blocks against w, non-finite w as 0, in units of h. */
+static double block_error(const bb_format *f, const float *w, const float *h, const void *bytes)
+{
+    float y[256];
+    double sum = 0;
+    f->decode(bytes, y, f->block);
+    for (int i = 0; i < f->block; i++) {
+        double r = (isfinite(w[i]) ? (double)w[i] : 0) - (double)y[i];
+        ck_assert_msg(isfinite(y[i]), "%s: weight %d is not finite", f->name, i);
+        sum += (h ? (double)h[i] : 1.0) * r * r;
+    }
+    return sum;
+}
+
+START_TEST(never_worse_than_round_to_nearest)
+{
+    const bb_format *f = tested(_i);
+    bb_rng r;
+    if (f->vec > 1) return;
+    bb_rng_init(&r, 1, "rtn");
+    for (int t = 0; t < 8 * KINDS; t++) {
+        float w[256], h[256];
+        unsigned char ours[1024], rtn[1024];
+        make_block(&r, t % KINDS, w, h);
+        const float *weight = t / KINDS % 4 == 3 ? NULL : h;
+        f->encode(w, weight, ours, f->block);
+        f->encode_rtn(w, rtn, f->block);
+        double a = block_error(f, w, weight, ours), b = block_error(f, w, weight, rtn);
+        ck_assert_msg(a <= b * (1 + 1e-9), "%s kind %d: %g, round to nearest %g", f->name, t % KINDS, a, b);
+    }
+}
+END_TEST
+
+START_TEST(blocks_and_codes_agree)
+{
+    const bb_format *f = tested(_i);
+    bb_rng r;
+    if (!is_grid(f)) return;
+    bb_rng_init(&r, 2, "codes");
+    for (int t = 0; t < 3 * KINDS; t++) {
+        float w[256], h[256], y[256], a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+        unsigned char bytes[1024], again[1024];
+        bb_code c, back;
+        make_block(&r, t % KINDS, w, h);
+        f->fit(w, h, &c);
+        f->pack(&c, bytes);
+        f->encode(w, h, again, f->block);
+        ck_assert_mem_eq(bytes, again, f->block_bytes);
+        f->unpack(bytes, &back);
+        f->pack(&back, again);
+        ck_assert_mem_eq(bytes, again, f->block_bytes);
+        ck_assert_mem_eq(c.q, back.q, f->block * sizeof *c.q);
+        f->decode(bytes, y, f->block);
+        f->scales(&c, a, b);
+        for (int i = 0; i < f->block; i++) {
+            ck_assert_uint_lt(c.q[i], f->n_levels);
+            ck_assert(y[i] == a[i / f->group] * f->levels[c.q[i]] + b[i / f->group]);
+        }
+    }
+}
+END_TEST
+
+START_TEST(special_weights)
+{
+    const bb_format *f = tested(_i);
+    float w[256], clean[256], y[256];
+    unsigned char one[1024], two[1024];
+    bb_rng r;
+    if (f->vec > 1) return;
+    bb_rng_init(&r, 3, "special");
+    memset(w, 0, sizeof w);
+    f->encode(w, NULL, one, f->block);
+    f->decode(one, y, f->block);
+    for (int i = 0; i < f->block; i++) ck_assert(fabsf(y[i]) <= (f->type == BB_Q1_0 ? FLT_MIN : 0.0f));
+    for (int i = 0; i < 256; i++) w[i] = clean[i] = (float)bb_rng_normal(&r);
+    w[0] = NAN;
+    if (f->block > 2) w[f->block / 2] = INFINITY, w[f->block - 1] = -INFINITY;
+    clean[0] = clean[f->block / 2] = clean[f->block - 1] = 0;
+    f->encode(w, NULL, one, f->block);
+    f->encode(clean, NULL, two, f->block);
+    ck_assert_mem_eq(one, two, f->block_bytes);
+    f->encode_rtn(w, one, f->block);
+    f->encode_rtn(clean, two, f->block);
+    ck_assert_mem_eq(one, two, f->block_bytes);
+}
+END_TEST
+
+/* A constant block is exact up to the rounding of its scale wherever the grid can tell it from 0. */
+START_TEST(constant_blocks)
+{
+    const bb_format *f = tested(_i);
+    if (f->vec > 1) return;
+    for (int t = 0; t < 8; t++) {
+        float w[256], y[256], x = (t % 2 ? -1.0f : 1.0f) * (0.01f + 0.3f * (float)t);
+        unsigned char bytes[1024];
+        for (int i = 0; i < 256; i++) w[i] = x;
+        f->encode(w, NULL, bytes, f->block);
+        f->decode(bytes, y, f->block);
+        /* f16 scale: 2^-11; E4M3: 1/17 at most; E8M0 times 1 2 3 4 6 8 12: 1/5. */
+        float bound = f->type == BB_MXFP4 ? 0.2f : f->type == BB_NVFP4 ? 1 / 17.0f : 0x1p-8f;
+        for (int i = 0; i < f->block; i++) ck_assert_msg(fabsf(y[i] - x) <= bound * fabsf(x), "%s: %g, not %g", f->name, (double)y[i], (double)x);
+    }
+}
+END_TEST
+
+START_TEST(powers_of_two_commute)
+{
+    const bb_format *f = tested(_i);
+    bb_rng r;
+    if (f->vec > 1 || f->type == BB_NVFP4) return; /* NVFP4: its bytes have few normal exponents */
+    bb_rng_init(&r, 4, "scale");
+    for (int t = 0; t < 12; t++) {
+        float w[256], h[256], h2[256], v[256], y[256], z[256];
+        unsigned char one[1024], two[1024];
+        make_block(&r, KINDS - 1, w, h);
+        for (int i = 0; i < 256; i++) v[i] = w[i] * 16, h2[i] = h[i] * 0x1p-30f, w[i] *= 4;
+        f->encode(w, h, one, f->block);
+        f->encode(v, h2, two, f->block);
+        f->decode(one, y, f->block);
+        f->decode(two, z, f->block);
+        for (int i = 0; i < f->block; i++) ck_assert(4 * y[i] == z[i]);
+    }
+}
+END_TEST
+
+/* What an encoder wrote, decoded, is its own best code; a second generation may lose little next to the first. */
+START_TEST(decoded_blocks_encode_again)
+{
+    const bb_format *f = tested(_i);
+    bb_rng r;
+    if (f->vec > 1) return;
+    bb_rng_init(&r, 5, "again");
+    for (int t = 0; t < 20; t++) {
+        float w[256], h[256], y[256];
+        unsigned char bytes[1024];
+        double energy = 0, first;
+        make_block(&r, KINDS - 1, w, h);
+        f->encode(w, h, bytes, f->block);
+        first = block_error(f, w, NULL, bytes);
+        f->decode(bytes, y, f->block);
+        for (int i = 0; i < f->block; i++) energy += (double)y[i] * (double)y[i];
+        f->encode(y, h, bytes, f->block);
+        double e = block_error(f, y, NULL, bytes);
+        ck_assert_msg(e <= 1e-6 * energy + 0.5 * first, "%s: %g of %g (first error %g)", f->name, e, energy, first);
+    }
+}
+END_TEST
+
+/* ---- one scale a block: all 2^16 half-precision scales are few enough to try ---- */
+
+static double error_at(const bb_format *f, const float *w, const float *h, float d)
+{
+    double sum = 0;
+    for (int i = 0; i < f->block; i++) {
+        double least = INFINITY;
+        for (int k = 0; k < f->n_levels; k++) {
+            double r = (double)w[i] - (double)(d * f->levels[k]);
+            if (r * r < least) least = r * r;
+        }
+        sum += (double)h[i] * least;
+    }
+    return sum;
+}
+
+static double least_error(const bb_format *f, const float *w, const float *h)
+{
+    /* Only scales that matter: within a factor 64 below the one of the extremes. */
+    float max = 0;
+    double least = INFINITY;
+    for (int i = 0; i < f->block; i++) max = fmaxf(max, fabsf(w[i]));
+    float top = 2 * max / fminf(-f->levels[0], f->levels[f->n_levels - 1]);
+    for (unsigned u = 1; u < 0x7C00u; u++)
+        for (int sign = 0; sign < 2; sign++) {
+            float d = bb_half_to_float((uint16_t)(u | (unsigned)sign << 15));
+            if (fabsf(d) > top || fabsf(d) < top / 64) continue;
+            double e = error_at(f, w, h, d);
+            if (e < least) least = e;
+        }
+    return least;
+}
+
+START_TEST(one_scale_is_the_best_of_all)
+{
+    static const bb_type types[] = {BB_Q1_0, BB_Q2_0, BB_TQ2_0, BB_Q4_0, BB_IQ4_NL};
+    const bb_format *f = bb_format_get(types[_i]);
+    bb_rng r;
+    double ours = 0, best = 0;
+    bb_rng_init(&r, 6, f->name);
+    for (int t = 0; t < 6; t++) {
+        float w[256], h[256];
+        unsigned char bytes[1024];
+        make_block(&r, KINDS - 1 - t % 2, w, h);
+        f->encode(w, h, bytes, f->block);
+        double a = block_error(f, w, h, bytes), b = least_error(f, w, h);
+        ck_assert_msg(a <= 1.01 * b, "%s: error %g, the best is %g", f->name, a, b);
+        ours += a;
+        best += b;
+    }
+    ck_assert_msg(ours <= 1.001 * best, "%s: error %g, the best is %g", f->name, ours, best);
+}
+END_TEST
+
+/* ---- refit ---- */
+
+START_TEST(refit_never_harms_and_finds_back)
+{
+    const bb_format *f = tested(_i);
+    bb_rng r;
+    if (!is_grid(f)) return;
+    bb_rng_init(&r, 7, "refit");
+    for (int t = 0; t < 4 * KINDS; t++) {
+        float w[256], h[256];
+        unsigned char before[1024], after[1024];
+        bb_code c;
+        make_block(&r, t % KINDS, w, h);
+        f->fit(w, h, &c);
+        f->pack(&c, before);
+        double fitted = block_error(f, w, h, before);
+        /* Fields spoiled, codes kept: nearly all of a small damage must be undone; more damage never added. */
+        const bool small = t % 2;
+        if (f->type != BB_NVFP4) c.d = f->type == BB_MXFP4 ? c.d : bb_half_to_float(bb_float_to_half(c.d * (small ? 0.97f : 0.8f)));
+        for (int g = 0; g < BB_MAX_GROUPS && !small; g++) c.sc[g] = (int16_t)(c.sc[g] > 1 ? c.sc[g] - 1 : c.sc[g]);
+        f->pack(&c, before);
+        double spoiled = block_error(f, w, h, before);
+        f->refit(w, h, &c);
+        f->pack(&c, after);
+        double got = block_error(f, w, h, after);
+        ck_assert_msg(got <= spoiled * (1 + 1e-9), "%s kind %d: %g from %g", f->name, t % KINDS, got, spoiled);
+        if (small && t % KINDS == 15) ck_assert_msg(got <= 1.02 * fitted, "%s: %g, fitted %g", f->name, got, fitted);
+    }
+}
+END_TEST
+
 int main(void)
 {
+    if (read_into("tests/data/formats", "weights", ".f32", weights, sizeof weights) != sizeof weights ||
+        read_into("tests/data/formats", "importance", ".f32", importance, sizeof importance) != sizeof importance)
+        return EXIT_FAILURE;
     Suite *s = suite_create("formats");
-    TCase *t = tcase_create("layout");
-    tcase_add_test(t, registry_is_sound);
-    tcase_add_loop_test(t, decodes_as_llama_cpp, 0, n_formats());
-    tcase_add_loop_test(t, pack_undoes_unpack, 0, n_formats());
-    tcase_add_loop_test(t, dot_is_the_sum_of_products, 0, n_formats());
-    suite_add_tcase(s, t);
+    TCase *layout = tcase_create("layout"), *fit = tcase_create("fit");
+    const int n = n_formats();
+    tcase_add_test(layout, registry_is_sound);
+    tcase_add_loop_test(layout, decodes_as_llama_cpp, 0, n);
+    tcase_add_loop_test(layout, pack_undoes_unpack, 0, n);
+    tcase_add_loop_test(layout, dot_is_the_sum_of_products, 0, n);
+    tcase_add_loop_test(fit, beats_llama_cpp_at_equal_bytes, 0, n);
+    tcase_add_loop_test(fit, never_worse_than_round_to_nearest, 0, n);
+    tcase_add_loop_test(fit, blocks_and_codes_agree, 0, n);
+    tcase_add_loop_test(fit, special_weights, 0, n);
+    tcase_add_loop_test(fit, constant_blocks, 0, n);
+    tcase_add_loop_test(fit, powers_of_two_commute, 0, n);
+    tcase_add_loop_test(fit, decoded_blocks_encode_again, 0, n);
+    tcase_add_loop_test(fit, one_scale_is_the_best_of_all, 0, 5);
+    tcase_add_loop_test(fit, refit_never_harms_and_finds_back, 0, n);
+    tcase_set_timeout(fit, 60);
+    suite_add_tcase(s, layout);
+    suite_add_tcase(s, fit);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
-    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
+    int ran = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
     srunner_free(r);
-    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return ran > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -10,7 +10,7 @@
 
 #include "kernels/formats/fit.h"
 
-enum { WIDTHS = 9, PLACES = 3, KEPT = 3, LLOYD_STEPS = 10 };
+enum { PLACES = 3, FIRST = 6, KEPT = 3, LLOYD_STEPS = 10 };
 
 typedef struct line {
     float   a, b, error;
@@ -34,11 +34,11 @@ static bool solve(const bb_work *k, int group, const bb_sums *s, line *l)
     return l->a > 0;
 }
 
-static line descend(const bb_work *k, int group, float a, float b, int steps)
+static line descend(const bb_work *k, int group, float a, float b)
 {
     line best = {.a = a, .b = b, .sums = bb_work_sums(k, group, a, b)};
     best.error = best.sums.error;
-    for (int i = 0; i < steps; i++) {
+    for (int i = 0; i < LLOYD_STEPS; i++) {
         line next;
         if (!solve(k, group, &best.sums, &next)) break;
         next.sums = bb_work_sums(k, group, next.a, next.b);
@@ -49,9 +49,9 @@ static line descend(const bb_work *k, int group, float a, float b, int steps)
     return best;
 }
 
-static void keep_line(line *best, line l)
+static void keep_line(line *best, int n, line l)
 {
-    for (int i = 0; i < KEPT; i++) {
+    for (int i = 0; i < n; i++) {
         if (l.error == best[i].error) return; /* the same codes found twice */
         if (l.error < best[i].error) {
             line t = best[i];
@@ -61,32 +61,53 @@ static void keep_line(line *best, line l)
     }
 }
 
+/* What the error becomes when the line is solved for the codes that s was summed over. */
+static float solved_error(const bb_work *k, int group, const bb_sums *s, const line *l)
+{
+    double a = (double)l->a, b = (double)l->b;
+    return (float)((double)k->ww[group] + a * (a * (double)s->ll - 2 * (double)s->wl) +
+                   b * (b * (double)k->hh[group] + 2 * a * (double)s->l - 2 * (double)k->hw[group]));
+}
+
+/* Best lines after one step from every start: widths of the grid from wider than the weights to clipping them, three places.
+ * Fine grids have more good widths than coarse ones, and wider ones, where many weights happen to hit a level. */
+static void first_lines(const bb_work *k, int group, float min, float max, line *best)
+{
+    const bool  fine = k->hi > 10, below = k->grid->kind == BB_GRID_SCALES_MINS;
+    const float widest = fine ? 1.3f : 1.08f, narrowest = k->hi > 20 ? 0.8f : fine ? 0.65f : 0.4f;
+    const int   widths = fine ? 16 : 9;
+    for (int i = 0; i < widths; i++) {
+        float width = (max - min) * (widest - (widest - narrowest) * (float)i / (float)(widths - 1));
+        for (int p = 0; p < PLACES; p++) {
+            float b = min + (max - min - width) * (float)p / (PLACES - 1), a = width / (k->hi - k->lo);
+            if (below && b > 0) b = 0;
+            bb_sums s = bb_work_sums(k, group, a, b);
+            line    l = {.sums = s};
+            if (!solve(k, group, &s, &l)) continue;
+            l.error = solved_error(k, group, &s, &l);
+            keep_line(best, FIRST, l);
+        }
+    }
+}
+
 /* The best lines of a group, best first; the unused rest of best[KEPT] has an infinite error. */
 static void group_lines(const bb_work *k, int group, line *best)
 {
     const float *w = k->w + group * k->m, *h = k->h + group * k->m;
-    const bool below = k->grid->kind == BB_GRID_SCALES_MINS;
-    float min = INFINITY, max = -INFINITY, narrowest = k->hi > 20 ? 0.8f : k->hi > 10 ? 0.65f : 0.4f;
+    float min = INFINITY, max = -INFINITY;
+    line  first[FIRST];
     for (int i = 0; i < KEPT; i++) best[i] = (line){.error = INFINITY};
+    for (int i = 0; i < FIRST; i++) first[i] = (line){.error = INFINITY};
     for (int i = 0; i < k->m; i++)
         if (h[i] > 0) {
             min = w[i] < min ? w[i] : min;
             max = w[i] > max ? w[i] : max;
         }
-    if (below) min = fminf(min, 0);
+    if (k->grid->kind == BB_GRID_SCALES_MINS) min = fminf(min, 0);
     if (!(max - min > 0x1p-60f)) return;
-    for (int i = 0; i < WIDTHS; i++) {
-        float width = (max - min) * (1.08f - (1.08f - narrowest) * (float)i / (WIDTHS - 1));
-        for (int p = 0; p < PLACES; p++) {
-            float b = min + (max - min - width) * (float)p / (PLACES - 1);
-            keep_line(best, descend(k, group, width / (k->hi - k->lo), below ? fminf(b, 0) : b, 2));
-        }
-    }
-    line refined[KEPT];
-    for (int i = 0; i < KEPT; i++) refined[i] = (line){.error = INFINITY};
-    for (int i = 0; i < KEPT && best[i].error < INFINITY; i++)
-        keep_line(refined, descend(k, group, best[i].a, best[i].b, LLOYD_STEPS));
-    memcpy(best, refined, sizeof refined);
+    first_lines(k, group, min, max, first);
+    for (int i = 0; i < FIRST && first[i].error < INFINITY; i++)
+        keep_line(best, KEPT, descend(k, group, first[i].a, first[i].b));
 }
 
 /* ---- one scale and one min a block ---- */

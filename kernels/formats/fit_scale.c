@@ -41,7 +41,7 @@ static bool curve_range(const bb_work *k, int group, float *t0, float *t1)
         float x = h[i] > 0 ? fabsf(w[i]) - sqrtf(allowed / h[i]) : 0;
         reach = x > reach ? x : reach;
     }
-    *t0 = 0.98f * (near - 0.5f) / max;
+    *t0 = (near > 3 ? 0.5f * near : near - 0.51f) / max;
     *t1 = 1.01f * far / fminf(reach, max);
     return true;
 }
@@ -167,29 +167,29 @@ void bb_fit_power(const bb_work *k, bb_fields *best)
 {
     float max = 0, d;
     for (int i = 0; i < k->n; i++) max = k->h[i] > 0 ? fmaxf(max, fabsf(k->w[i])) : max;
-    d = bb_work_store(k, 2 * max / k->hi);
-    for (int i = 0; i < 12; i++) try_scale(k, bb_work_store(k, ldexpf(d, -i)), best);
+    d = bb_work_store(k, 2 * max);
+    for (int i = 0; i < 18; i++) try_scale(k, bb_work_store(k, ldexpf(d, -i)), best);
 }
 
 /* ---- one byte a group ---- */
 
+/* Few enough bytes lie in the useful range to try them all. Coarse bytes (E4M3 below its normal range) can make a scale best
+ * that leaves the last levels unused, so the range starts where the first level alone would cover the largest weight. */
 void bb_fit_byte_scales(const bb_work *k, bb_fields *best)
 {
     const bb_grid *grid = k->grid;
     bb_fields f = {.error = 0};
     for (int g = 0; g < k->n_groups; g++) {
-        start s[STARTS];
-        float least = k->ww[g]; /* scale 0 */
+        float least = k->ww[g], t0, t1; /* scale 0 */
         f.sc[g] = (int16_t)grid->sc_lo;
-        group_starts(k, g, s);
-        for (int i = 0; i < STARTS && s[i].error < INFINITY; i++) {
+        if (curve_range(k, g, &t0, &t1)) {
             int at = grid->sc_lo;
-            while (at < grid->sc_hi && grid->byte_scales[at] < s[i].a * k->unit) at++;
-            for (int b = at - 2 > grid->sc_lo ? at - 2 : grid->sc_lo; b <= at + 1 && b <= grid->sc_hi; b++) {
-                float e = bb_work_error(k, g, grid->byte_scales[b] / k->unit, 0);
+            while (at < grid->sc_hi && grid->byte_scales[at] * t1 < k->unit) at++;
+            for (at -= at > grid->sc_lo; at <= grid->sc_hi && (grid->byte_scales[at] * t0 < k->hi * k->unit); at++) {
+                float e = bb_work_error(k, g, grid->byte_scales[at] / k->unit, 0);
                 if (e < least) {
                     least = e;
-                    f.sc[g] = (int16_t)b;
+                    f.sc[g] = (int16_t)at;
                 }
             }
         }

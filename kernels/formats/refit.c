@@ -105,22 +105,23 @@ static void refit_byte_scales(const bb_work *k, const quadratic *s, const uint32
 
 /* ---- super scales ---- */
 
-enum { ROUNDS = 3, SCAN = 24, SIDES = 2 };
+enum { ROUNDS = 3, SCAN = 40, PAIR_SCAN = 24, KEPT_PAIRS = 3 };
 
-/* Integers for f->d by turns with f->d for the integers. */
+/* d for the integers and integers for d, by turns. */
 static void settle_scales(const bb_work *k, const quadratic *s, const uint32_t *q, bb_fields f, bb_fields *best)
 {
-    for (int round = 0; round < ROUNDS && f.d != 0; round++) {
+    for (int round = 0; round < ROUNDS; round++) {
         double sw = 0, ss = 0, a;
         for (int g = 0; g < k->n_groups; g++) {
-            if (!solve_scale(s + g, &a)) continue; /* all codes at level 0: any integer does */
-            f.sc[g] = clamp_field(a / (double)f.d, k->grid->sc_lo, k->grid->sc_hi);
             sw += f.sc[g] * s[g].wl;
             ss += (double)f.sc[g] * f.sc[g] * s[g].ll;
         }
-        offer(k, q, &f, best);
         if (!(ss > 0)) return;
         f.d = bb_work_store(k, (float)(sw / ss));
+        if (f.d == 0) return;
+        offer(k, q, &f, best);
+        for (int g = 0; g < k->n_groups; g++) /* all codes at level 0: any integer does */
+            if (solve_scale(s + g, &a)) f.sc[g] = clamp_field(a / (double)f.d, k->grid->sc_lo, k->grid->sc_hi);
         offer(k, q, &f, best);
     }
 }
@@ -133,7 +134,10 @@ static void refit_scales(const bb_work *k, const quadratic *s, const uint32_t *q
     for (int g = 0; g < k->n_groups; g++)
         if (solve_scale(s + g, &a)) top = fmax(top, fabs(a));
     for (int i = 0; i < SCAN; i++) {
-        start.d = bb_work_store(k, (float)(top / k->grid->sc_hi * (0.6 + 0.05 * i)));
+        start.d = bb_work_store(k, (float)(top / k->grid->sc_hi * (0.6 + 0.03 * i)));
+        if (start.d == 0) continue;
+        for (int g = 0; g < k->n_groups; g++)
+            if (solve_scale(s + g, &a)) start.sc[g] = clamp_field(a / (double)start.d, k->grid->sc_lo, k->grid->sc_hi);
         settle_scales(k, s, q, start, best);
     }
 }
@@ -160,41 +164,93 @@ static void choose_pair(const bb_work *k, const quadratic *s, int group, bb_fiel
     }
 }
 
+/* d, dmin for the integers and codes. */
+static void solve_pair(const bb_work *k, const quadratic *s, bb_fields *f)
+{
+    double dd = 0, dm = 0, mm = 0, dw = 0, mw = 0;
+    for (int g = 0; g < k->n_groups; g++) {
+        double sc = f->sc[g], mn = f->mn[g];
+        dd += sc * sc * s[g].ll;
+        dm -= sc * mn * s[g].l;
+        mm += mn * mn * s[g].hh;
+        dw += sc * s[g].wl;
+        mw -= mn * s[g].hw;
+    }
+    double det = dd * mm - dm * dm;
+    if (mm > 0 && det > 1e-10 * dd * mm) {
+        f->d = bb_work_store(k, (float)((dw * mm - mw * dm) / det));
+        f->dmin = bb_work_store(k, (float)((mw * dd - dw * dm) / det));
+    } else if (dd > 0) {
+        f->d = bb_work_store(k, (float)(dw / dd));
+    }
+}
+
 static void settle_pairs(const bb_work *k, const quadratic *s, const uint32_t *q, bb_fields f, bb_fields *best)
 {
-    for (int round = 0; round < ROUNDS && f.d > 0 && f.dmin >= 0; round++) {
-        double dd = 0, dm = 0, mm = 0, dw = 0, mw = 0;
-        for (int g = 0; g < k->n_groups; g++) {
-            choose_pair(k, s + g, g, &f);
-            double sc = f.sc[g], mn = f.mn[g];
-            dd += sc * sc * s[g].ll;
-            dm -= sc * mn * s[g].l;
-            mm += mn * mn * s[g].hh;
-            dw += sc * s[g].wl;
-            mw -= mn * s[g].hw;
-        }
+    for (int round = 0; round < ROUNDS; round++) {
+        solve_pair(k, s, &f);
         offer(k, q, &f, best);
-        double det = dd * mm - dm * dm;
-        if (mm > 0 && det > 1e-10 * dd * mm) {
-            f.d = bb_work_store(k, (float)((dw * mm - mw * dm) / det));
-            f.dmin = bb_work_store(k, (float)((mw * dd - dw * dm) / det));
-        } else if (dd > 0) {
-            f.d = bb_work_store(k, (float)(dw / dd));
-        }
+        if (!(f.d > 0) || !(f.dmin >= 0)) return;
+        for (int g = 0; g < k->n_groups; g++) choose_pair(k, s + g, g, &f);
         offer(k, q, &f, best);
     }
 }
 
+/* Integers of all groups for (d, dmin); their error. */
+static double choose_pairs(const bb_work *k, const quadratic *s, bb_fields *f)
+{
+    double sum = 0;
+    for (int g = 0; g < k->n_groups; g++) {
+        choose_pair(k, s + g, g, f);
+        sum += value(s + g, (double)f->d * f->sc[g], -(double)f->dmin * f->mn[g]);
+    }
+    return sum;
+}
+
+static void keep(bb_fields *kept, bb_fields f)
+{
+    for (int i = 0; i < KEPT_PAIRS; i++)
+        if (f.error < kept[i].error) {
+            bb_fields t = kept[i];
+            kept[i] = f;
+            f = t;
+        }
+}
+
+/* The scale that a scan tries at place i: the largest group takes the last integer (i about 4) or one further down. */
+static float scan_scale(const bb_work *k, double top, int i)
+{
+    return bb_work_store(k, (float)(top / k->grid->sc_hi * (0.9 + 0.025 * i)));
+}
+
+/* d with the present dmin, then dmin with the best few d; the best few pairs are settled. */
 static void refit_scales_mins(const bb_work *k, const quadratic *s, const uint32_t *q, bb_fields *best)
 {
-    const bb_fields start = *best;
-    for (int i = -SIDES; i <= SIDES; i++)
-        for (int j = -SIDES; j <= SIDES; j++) {
-            bb_fields f = start;
-            f.d = bb_work_store(k, start.d * (1 + 0.06f * (float)i));
-            f.dmin = bb_work_store(k, start.dmin * (1 + 0.06f * (float)j));
-            settle_pairs(k, s, q, f, best);
+    bb_fields by_d[KEPT_PAIRS], by_both[KEPT_PAIRS], f;
+    double a_top = 0, b_top = 0, a, b;
+    settle_pairs(k, s, q, *best, best);
+    for (int g = 0; g < k->n_groups; g++)
+        if (solve_line(s + g, &a, &b)) {
+            a_top = fmax(a_top, a);
+            b_top = fmax(b_top, -b);
         }
+    for (int i = 0; i < KEPT_PAIRS; i++) by_d[i].error = by_both[i].error = (double)INFINITY;
+    for (int i = 0; i < PAIR_SCAN; i++) {
+        f = *best;
+        f.d = scan_scale(k, a_top, i);
+        f.dmin = scan_scale(k, b_top, 4);
+        if (!(f.d > 0) || !(f.dmin >= 0)) continue;
+        f.error = choose_pairs(k, s, &f);
+        keep(by_d, f);
+    }
+    for (int n = 0; n < KEPT_PAIRS && by_d[n].error < (double)INFINITY; n++)
+        for (int i = 0; i < PAIR_SCAN; i++) {
+            f = by_d[n];
+            f.dmin = scan_scale(k, b_top, i);
+            f.error = choose_pairs(k, s, &f);
+            keep(by_both, f);
+        }
+    for (int n = 0; n < KEPT_PAIRS && by_both[n].error < (double)INFINITY; n++) settle_pairs(k, s, q, by_both[n], best);
 }
 
 void bb_grid_refit(const bb_grid *grid, const float *w, const float *h, bb_code *c)
