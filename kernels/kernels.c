@@ -41,6 +41,31 @@ const bb_kernels *bb_kernels_at(size_t i)
     return i < sizeof levels / sizeof *levels ? levels[i] : NULL;
 }
 
+size_t bb_packed_floats(size_t n, size_t k, size_t panel) { return (n + panel - 1) / panel * panel * k; }
+
+void bb_pack_panels(const float *w, size_t ldw, size_t n, size_t k, size_t panel, float *out)
+{
+    enum { STRIP = 16 }; /* columns at a time: the strip of all rows of a panel stays in L1 */
+    for (size_t j = 0; j < n; j += panel, out += k * panel) {
+        size_t rows = n - j < panel ? n - j : panel;
+        for (size_t c = 0; c < k; c += STRIP) {
+            size_t to = k - c < STRIP ? k : c + STRIP;
+            for (size_t i = 0; i < panel; i++)
+                for (size_t l = c; l < to; l++) out[l * panel + i] = i < rows ? w[(j + i) * ldw + l] : 0;
+        }
+    }
+}
+
+void bb_pack_panels_transposed(const float *wt, size_t ldw, size_t n, size_t k, size_t panel, float *out)
+{
+    for (size_t j = 0; j < n; j += panel)
+        for (size_t c = 0; c < k; c++, out += panel) {
+            size_t columns = n - j < panel ? n - j : panel;
+            memcpy(out, wt + c * ldw + j, columns * sizeof *out);
+            memset(out + columns, 0, (panel - columns) * sizeof *out);
+        }
+}
+
 /* Moves the shift of s to the larger maximum, returns the factor that its sums were scaled with. */
 static double raise_max(bb_logsum *s, const float *z, size_t at)
 {

@@ -18,7 +18,9 @@
 #ifndef BB_KERNELS_KERNELS_H
 #define BB_KERNELS_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define BB_EXP_MAX_REL 1.1e-7
 
@@ -40,7 +42,22 @@ typedef struct bb_kernels {
     double (*sum_exp)(const float *x, float shift, size_t n);
     /* The same of x, and *cross = sum exp(x_i - shift) * (x_i - z_i), difference in float32, product and sum in float64. */
     double (*sum_exp_cross)(const float *x, float shift, const float *z, size_t n, double *cross);
+    /* IEEE binary16 to float32, exact. */
+    void   (*half_to_float)(const uint16_t *x, float *y, size_t n);
+
+    /* Y (m, n) = [Y +] [bias +] X (m, k) W', W packed by bb_pack_panels with this level's `panel`. Every entry is
+     *   y = add ? y : 0;  y = bias ? y + bias_j : y;  for c = 0 .. k-1 in order: y = fma(x_c, w_jc, y)
+     * so it depends on its own row, column and start alone: not on m, n, tiling or position. */
+    size_t panel;
+    void   (*product)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+                      size_t ldy);
 } bb_kernels;
+
+/* Panels: columns c of `panel` consecutive rows of W side by side: out[(j / panel) * k * panel + c * panel + j % panel] = W_jc,
+ * rows past n as zeros. bb_packed_floats(n, k, panel) floats. */
+size_t bb_packed_floats(size_t n, size_t k, size_t panel);
+void   bb_pack_panels(const float *w, size_t ldw, size_t n, size_t k, size_t panel, float *out);             /* W (n, k), row stride ldw */
+void   bb_pack_panels_transposed(const float *wt, size_t ldw, size_t n, size_t k, size_t panel, float *out); /* W' (k, n), row stride ldw */
 
 const bb_kernels *bb_kernels_get(void);
 const bb_kernels *bb_kernels_at(size_t i); /* NULL past the last level of this CPU */

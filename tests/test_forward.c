@@ -178,6 +178,34 @@ START_TEST(uniform_logits_give_perplexity_V)
 }
 END_TEST
 
+/* A vocabulary so large that its packed float32 form comes in two pieces. */
+START_TEST(large_vocabulary_comes_in_pieces)
+{
+    enum { C = 4096, V = 2100 };
+    static const ref_shape none[] = { { 0, 0, 0 } };
+    ref_spec      spec = { "large", BB_ARCH_LLAMA, V, C, 1, 4, 4, false, false, false, false, false, 1, BB_F32, none };
+    ref_model     m;
+    uint64_t      seed = 1;
+    bb_forward   *f;
+    int32_t       target = V - 1;
+    double        nll, kl, *z = BB_NEW(2 * V, double, NULL), *row = BB_NEW(C, double, NULL), allowed;
+    ref_model_make(&spec, 1, &m);
+    const float *h = ref_random(&m, 2 * C, 0, 1, &seed);
+    ck_assert_int_eq(bb_forward_create(&m.net, 1, 4, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_kl(f, &m.net, h, &m.net, h + C, &target, 1, &kl, &nll, NULL, NULL), BB_OK);
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t c = 0; c < C; c++) row[c] = (double)h[i * C + c];
+        ref_logits(&m.net, row, z + i * V);
+    }
+    allowed = (double)FLT_EPSILON * sqrt(C) * largest_of(z, 2 * V);
+    ck_assert(fabs(nll - (ref_log_sum_exp(z + V, V) - z[V + target])) <= allowed);
+    ck_assert(fabs(kl - ref_kl(z, z + V, V)) <= allowed);
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+    bb_free(z); bb_free(row);
+}
+END_TEST
+
 /* What a hook saw: the inputs of all linears, in order. */
 typedef struct seen { size_t calls, tokens[BB_N_PARTS]; const bb_net *net; double sum_square_q; } seen;
 
@@ -289,6 +317,7 @@ int main(void)
     tcase_add_loop_test(t, kl_agrees_with_the_oracle, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, batch_and_threads_change_nothing, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, uniform_logits_give_perplexity_V, 0, 3);
+    tcase_add_test(t, large_vocabulary_comes_in_pieces);
     tcase_add_test(t, hook_sees_every_input);
     tcase_add_test(t, wrong_shapes_and_ids_are_refused);
     tcase_add_test(t, running_out_of_memory_is_survived);

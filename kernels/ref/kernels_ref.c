@@ -2,6 +2,7 @@
  * kernels_ref.c: the reference level: the arithmetic of kernels.h written down in plain C. */
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "kernels/exp.h"
 #include "kernels/half.h"
@@ -81,4 +82,30 @@ static double sum_exp_cross_ref(const float *x, float shift, const float *z, siz
     return bb_lane_sum(lane);
 }
 
-const bb_kernels bb_kernels_ref = { "ref", exp_ref, rms_norm_ref, swiglu_ref, softmax_ref, arg_max_ref, sum_exp_ref, sum_exp_cross_ref };
+static void half_to_float_ref(const uint16_t *x, float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = bb_half_to_float(x[i]);
+}
+
+enum { PANEL = 16 };
+
+static void product_ref(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+                        size_t ldy)
+{
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j += PANEL) {
+            const float *w = panels + j * k;
+            float        sum[PANEL] = { 0 };
+            size_t       columns = n - j < PANEL ? n - j : PANEL;
+            for (size_t l = 0; l < columns; l++) {
+                sum[l] = add ? y[i * ldy + j + l] : 0;
+                if (bias) sum[l] += bias[j + l];
+            }
+            for (size_t c = 0; c < k; c++)
+                for (size_t l = 0; l < PANEL; l++) sum[l] = fmaf(x[i * ldx + c], w[c * PANEL + l], sum[l]);
+            memcpy(y + i * ldy + j, sum, columns * sizeof *sum);
+        }
+}
+
+const bb_kernels bb_kernels_ref = { "ref",       exp_ref,           rms_norm_ref,      swiglu_ref, softmax_ref, arg_max_ref,
+                                    sum_exp_ref, sum_exp_cross_ref, half_to_float_ref, PANEL,      product_ref };

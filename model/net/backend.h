@@ -5,8 +5,8 @@
  * the backend. Weights, norms, biases and tables stay host pointers: a backend keeps its own copies if it needs them.
  * Activations are (S*T, width) row-major: S windows of T tokens, each window from position 0.
  *
- * Determinism, required: what an operation gives for a window depends on that window, T and the weights only, bit by bit;
- * not on S, on where in the batch the window sits, or on the number of threads.
+ * Determinism, required: what an operation gives for a row (a window, in attention) depends on that row and the weights
+ * only, bit by bit; not on the rows beside it, on how many there are, or on the number of threads.
  */
 #ifndef BB_MODEL_NET_BACKEND_H
 #define BB_MODEL_NET_BACKEND_H
@@ -42,8 +42,8 @@ typedef struct bb_backend {
 
     /* y (n, cols) = rows `ids` of table. */
     bb_status (*gather)(void *self, const bb_matrix *table, const int32_t *ids, size_t n, float *y, bb_err *err);
-    /* y (S*T, rows) = x (S*T, cols) W' + bias; add: onto what y holds. */
-    bb_status (*matmul)(void *self, uint32_t S, uint32_t T, const float *x, const bb_matrix *w, bool add, float *y, bb_err *err);
+    /* y (n, rows) = x (n, cols) W' + bias; add: onto what y holds. */
+    bb_status (*matmul)(void *self, size_t n, const float *x, const bb_matrix *w, bool add, float *y, bb_err *err);
     /* y (n, width) = RMSNorm of each row. y may be x. */
     bb_status (*rms_norm)(void *self, size_t n, uint32_t width, const float *x, const float *weight, float eps, float *y, bb_err *err);
     /* In place on x (S*T, heads.n * heads.dim): per-head norm, then RoPE. */
@@ -54,7 +54,7 @@ typedef struct bb_backend {
     /* gate = silu(gate) * up, n elements. */
     bb_status (*swiglu)(void *self, size_t n, float *gate, const float *up, bb_err *err);
     /* Per row i of x (n, C), after the output norm, z = x head': nll[i] = lse(z) - z[target], and against z_ref = x_ref head_ref'
-     * (x_ref NULL: none) kl[i] and same[i], host arrays, each NULL when not wanted. A row's result depends on that row only. */
+     * (x_ref NULL: none) kl[i] and same[i], host arrays, each NULL when not wanted. */
     bb_status (*score)(void *self, size_t n, const float *x_ref, const bb_matrix *head_ref, const float *x, const bb_matrix *head,
                        const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err);
 } bb_backend;

@@ -1,37 +1,37 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * backend_cpu.c: the operations on the host: OpenMP over pieces of fixed size, kernels.h inside, SGEMM for products.
+ * backend_cpu.c: the operations on the host: kernels.h inside, OpenMP over independent pieces outside.
  *
- * Products: weights are decoded to float32 in pieces of at most PIECE_FLOATS (whole rows), a piece at a time by all
- * threads, unless hold() has decoded them before. Tokens go in chunks that never cross a window, so a chunk's shape, and
- * with it the order of SGEMM's sums, follows from T alone.
- * Attention: per (window, head), tiles of TILE queries against the keys up to the tile's end: two small products and a softmax.
+ * Products: weights are decoded to float32 and packed into panels, in pieces of at most PIECE_FLOATS, a piece at a time by
+ * all threads, unless hold() has done it before. Then every (chunk of rows, range of columns) is a task; each entry of a
+ * product is a chain of fma that does not depend on the cutting (kernels.h), so the cutting may follow the threads.
+ * Attention: per (window, KV head), keys and values are packed once; tiles of TILE queries meet the keys up to the tile's
+ * end in two small products with a softmax between. Keys past a query have probability 0, which changes no fma.
  */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "kernels/blas.h"
 #include "kernels/kernels.h"
 #include "model/net/backend.h"
 
 enum {
-    CHUNK = 256,               /* tokens a product; T > CHUNK is cut into such chunks */
+    CHUNK = 128,               /* rows a product task */
     TILE = 64,                 /* queries an attention tile */
-    SCORE_ROWS = 64,           /* tokens a logits product */
-    SCORE_COLS = 2048,         /* vocabulary entries a logits product */
-    PIECE_FLOATS = 16 << 20,   /* decoded weights a piece: 64 MiB */
-    HOLD_FLOATS = 64 << 20,    /* decoded weights held: 256 MiB */
-    MAX_HELD = 16,
-    DECODE_ROWS = 16           /* rows a decode task */
+    SCORE_ROWS = 64,           /* rows a logits task */
+    SCORE_COLS = 1024,         /* vocabulary entries at a time: with SCORE_ROWS the logits stay in L2; a multiple of every panel */
+    PIECE_FLOATS = 16 << 20,   /* packed weights a piece: 64 MiB */
+    HOLD_FLOATS = 64 << 20,    /* packed weights held: 256 MiB */
+    MAX_HELD = 16
 };
 
-typedef struct held { const void *data; bb_type type; const float *values; } held;
+typedef struct held { const bb_matrix *w; const float *panels; } held;
 
 typedef struct cpu {
     const bb_kernels *k;
-    float            *piece;   size_t piece_n;    /* decoded weights of one matmul */
-    float            *store;   size_t store_n;    /* decoded weights of hold */
+    float            *piece;   size_t piece_n;    /* packed weights of one matmul */
+    float            *piece2;  size_t piece2_n;   /* those of the reference head in score */
+    float            *store;   size_t store_n;    /* packed weights of hold */
     float            *scratch; size_t scratch_n;  /* one slice a thread */
     held              held[MAX_HELD];
     size_t            n_held;
@@ -41,7 +41,6 @@ static bb_status cpu_create(void **self, bb_err *err)
 {
     cpu *c = BB_NEW0(1, cpu, err);
     if (!c) return BB_NOMEM;
-    bb_blas_init();
     c->k = bb_kernels_get();
     *self = c;
     return BB_OK;
@@ -52,6 +51,7 @@ static void cpu_destroy(void *self)
     cpu *c = self;
     if (!c) return;
     bb_free(c->piece);
+    bb_free(c->piece2);
     bb_free(c->store);
     bb_free(c->scratch);
     bb_free(c);
@@ -110,20 +110,29 @@ static float *scratch_of_thread(const cpu *c, size_t floats_a_thread) { return c
 
 /* ---- weights ---- */
 
-/* F32 rows need no decoding where the file has them aligned. */
-static bool is_plain(const bb_matrix *w) { return w->type == BB_F32 && (uintptr_t)w->data % sizeof(float) == 0; }
+static void decode_row(const cpu *c, const bb_matrix *w, const bb_format *f, size_t row, float *out)
+{
+    const char *data = (const char *)w->data + row * bb_format_row_bytes(f, w->cols);
+    if (w->type == BB_F16 && (uintptr_t)data % sizeof(uint16_t) == 0) c->k->half_to_float((const uint16_t *)(const void *)data, out, w->cols);
+    else f->decode(data, out, w->cols);
+}
 
-static void decode_rows(const bb_matrix *w, size_t first, size_t n, float *out)
+/* out := the panels of rows first .. first + n - 1, first a multiple of the panel. */
+static bb_status pack_rows(cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err)
 {
     const bb_format *f = bb_format_get(w->type);
-    const char      *data = w->data;
-    size_t           bytes = bb_format_row_bytes(f, w->cols);
-    ptrdiff_t        tasks = (ptrdiff_t)((n + DECODE_ROWS - 1) / DECODE_ROWS);
-#pragma omp parallel for schedule(static) if (n * w->cols > 1 << 14)
-    for (ptrdiff_t i = 0; i < tasks; i++) {
-        size_t from = (size_t)i * DECODE_ROWS, to = from + DECODE_ROWS < n ? from + DECODE_ROWS : n;
-        for (size_t r = from; r < to; r++) f->decode(data + (first + r) * bytes, out + r * w->cols, w->cols);
+    size_t           panel = c->k->panel, slice = panel * w->cols;
+    ptrdiff_t        panels = (ptrdiff_t)((n + panel - 1) / panel);
+    bb_status        status = grow_scratch(c, slice, err);
+    if (status != BB_OK) return status;
+#pragma omp parallel for schedule(static)
+    for (ptrdiff_t i = 0; i < panels; i++) {
+        size_t at = (size_t)i * panel, rows = n - at < panel ? n - at : panel;
+        float *plain = scratch_of_thread(c, slice);
+        for (size_t r = 0; r < rows; r++) decode_row(c, w, f, first + at + r, plain + r * w->cols);
+        bb_pack_panels(plain, w->cols, rows, w->cols, panel, out + (size_t)i * slice);
     }
+    return BB_OK;
 }
 
 static bb_status cpu_hold(void *self, const bb_matrix *const *w, size_t n, bb_err *err)
@@ -132,45 +141,31 @@ static bb_status cpu_hold(void *self, const bb_matrix *const *w, size_t n, bb_er
     size_t    total = 0;
     bb_status status;
     c->n_held = 0;
-    for (size_t i = 0; i < n; i++) total += is_plain(w[i]) ? 0 : (size_t)w[i]->rows * w[i]->cols;
-    if (total == 0 || total > HOLD_FLOATS || n > MAX_HELD) return BB_OK; /* matmul decodes as it goes */
-    if ((status = grow(&c->store, &c->store_n, total, err)) != BB_OK) return status;
+    for (size_t i = 0; i < n; i++) total += bb_packed_floats(w[i]->rows, w[i]->cols, c->k->panel);
+    if (total == 0 || total > HOLD_FLOATS || n > MAX_HELD) return BB_OK; /* matmul packs as it goes */
+    BB_TRY(grow(&c->store, &c->store_n, total, err));
     float *out = c->store;
     for (size_t i = 0; i < n; i++) {
-        if (is_plain(w[i])) continue;
-        decode_rows(w[i], 0, w[i]->rows, out);
-        c->held[c->n_held++] = (held){ w[i]->data, w[i]->type, out };
-        out += (size_t)w[i]->rows * w[i]->cols;
+        BB_TRY(pack_rows(c, w[i], 0, w[i]->rows, out, err));
+        c->held[c->n_held++] = (held){ w[i], out };
+        out += bb_packed_floats(w[i]->rows, w[i]->cols, c->k->panel);
     }
-    return BB_OK;
+done:
+    return status;
 }
 
-/* The whole matrix in float32 if that costs nothing now, else NULL. */
-static const float *find_decoded(const cpu *c, const bb_matrix *w)
+static const float *find_held(const cpu *c, const bb_matrix *w)
 {
-    if (is_plain(w)) return w->data;
     for (size_t i = 0; i < c->n_held; i++)
-        if (c->held[i].data == w->data && c->held[i].type == w->type) return c->held[i].values;
+        if (c->held[i].w == w) return c->held[i].panels;
     return NULL;
 }
 
-static size_t rows_a_piece(const bb_matrix *w)
+/* Rows a piece: whole panels, at most `limit` floats (but at least one panel). */
+static size_t rows_a_piece(const cpu *c, const bb_matrix *w, size_t limit)
 {
-    size_t n = PIECE_FLOATS / w->cols;
-    return n < 1 ? 1 : n < w->rows ? n : w->rows;
-}
-
-/* Rows first .. first + n - 1 in float32, decoded into c->piece if need be. */
-static bb_status piece_of(cpu *c, const bb_matrix *w, size_t first, size_t n, const float **out, bb_err *err)
-{
-    const float *whole = find_decoded(c, w);
-    bb_status    status = BB_OK;
-    if (whole) *out = whole + first * w->cols;
-    else if ((status = grow(&c->piece, &c->piece_n, n * w->cols, err)) == BB_OK) {
-        decode_rows(w, first, n, c->piece);
-        *out = c->piece;
-    }
-    return status;
+    size_t n = limit / w->cols / c->k->panel * c->k->panel;
+    return n < c->k->panel ? c->k->panel : n;
 }
 
 /* ---- operations ---- */
@@ -186,33 +181,40 @@ static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *i
     return BB_OK;
 }
 
-/* y's columns first .. first+n-1 for all tokens, from weight rows `w` (n, cols). */
-static void matmul_piece(uint32_t S, uint32_t T, const float *x, size_t cols, const float *w, const float *bias, bool add, float *y, size_t ldy,
-                         size_t n)
+/* All rows of y, its columns 0 .. cols-1, from the panels of a (cols, k) matrix. */
+static void multiply(const cpu *c, size_t n, size_t cols, size_t k, const float *x, const float *panels, const float *bias, bool add, float *y,
+                     size_t ldy)
 {
-    size_t    chunks = (T + CHUNK - 1) / CHUNK;
-    ptrdiff_t tasks = (ptrdiff_t)(S * chunks);
+    size_t panel = c->k->panel, n_panels = (cols + panel - 1) / panel, chunks = (n + CHUNK - 1) / CHUNK;
+    size_t wanted = 2 * (size_t)omp_get_max_threads(), ranges = chunks < wanted ? (wanted + chunks - 1) / chunks : 1;
+    if (ranges > n_panels) ranges = n_panels;
+    ptrdiff_t tasks = (ptrdiff_t)(chunks * ranges);
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t i = 0; i < tasks; i++) {
-        size_t at = (size_t)i % chunks * CHUNK, m = T - at < CHUNK ? T - at : CHUNK, row = (size_t)i / chunks * T + at;
-        float *out = y + row * ldy;
-        for (size_t t = 0; bias && t < m; t++)
-            for (size_t j = 0; j < n; j++) out[t * ldy + j] = add ? out[t * ldy + j] + bias[j] : bias[j];
-        bb_sgemm_nt(m, n, cols, 1, x + row * cols, cols, w, cols, add || bias ? 1 : 0, out, ldy);
+        size_t row = (size_t)i / ranges * CHUNK, m = n - row < CHUNK ? n - row : CHUNK, range = (size_t)i % ranges;
+        size_t from = range * n_panels / ranges * panel, to = (range + 1) * n_panels / ranges * panel;
+        if (to > cols) to = cols;
+        c->k->product(m, to - from, k, x + row * k, k, panels + from * k, bias ? bias + from : NULL, add, y + row * ldy + from, ldy);
     }
 }
 
-static bb_status cpu_matmul(void *self, uint32_t S, uint32_t T, const float *x, const bb_matrix *w, bool add, float *y, bb_err *err)
+static bb_status cpu_matmul(void *self, size_t n, const float *x, const bb_matrix *w, bool add, float *y, bb_err *err)
 {
-    cpu      *c = self;
-    bb_status status = BB_OK;
-    size_t    step = find_decoded(c, w) ? w->rows : rows_a_piece(w);
-    for (size_t first = 0; first < w->rows && status == BB_OK; first += step) {
-        size_t       n = w->rows - first < step ? w->rows - first : step;
-        const float *piece;
-        if ((status = piece_of(c, w, first, n, &piece, err)) == BB_OK)
-            matmul_piece(S, T, x, w->cols, piece, w->bias ? w->bias + first : NULL, add, y + first, w->rows, n);
+    cpu         *c = self;
+    bb_status    status = BB_OK;
+    const float *panels = find_held(c, w);
+    size_t       step = rows_a_piece(c, w, PIECE_FLOATS);
+    if (panels) {
+        multiply(c, n, w->rows, w->cols, x, panels, w->bias, add, y, w->rows);
+        return BB_OK;
     }
+    for (size_t first = 0; first < w->rows; first += step) {
+        size_t rows = w->rows - first < step ? w->rows - first : step;
+        BB_TRY(grow(&c->piece, &c->piece_n, bb_packed_floats(rows, w->cols, c->k->panel), err));
+        BB_TRY(pack_rows(c, w, first, rows, c->piece, err));
+        multiply(c, n, rows, w->cols, x, c->piece, w->bias ? w->bias + first : NULL, add, y + first, w->rows);
+    }
+done:
     return status;
 }
 
@@ -251,21 +253,28 @@ static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *he
     return BB_OK;
 }
 
-/* One head of one window: q (T rows of stride ldq), k and v (stride ldk); scores has TILE * T floats. */
-static void attend(const bb_kernels *kernels, uint32_t T, uint32_t D, float *q, size_t ldq, const float *k, const float *v, size_t ldk,
-                   float *scores)
+/* Scratch of one attention task: packed keys, packed values, scores of one tile. */
+static size_t attention_floats(const cpu *c, size_t T, size_t D)
+{
+    return bb_packed_floats(T, D, c->k->panel) + bb_packed_floats(D, T, c->k->panel) + (size_t)TILE * T;
+}
+
+/* One query head of one window, in place on q (T rows of stride ldq). */
+static void attend(const bb_kernels *kernels, size_t T, size_t D, float *q, size_t ldq, const float *keys, const float *values, float *scores)
 {
     float scale = 1 / sqrtf((float)D);
     for (size_t first = 0; first < T; first += TILE) {
-        size_t m = T - first < TILE ? T - first : TILE, keys = first + m;
-        bb_sgemm_nt(m, keys, D, 1, q + first * ldq, ldq, k, ldk, 0, scores, keys);
+        size_t m = T - first < TILE ? T - first : TILE, end = first + m;
+        float *tile = q + first * ldq;
+        kernels->product(m, end, D, tile, ldq, keys, NULL, false, scores, end);
         for (size_t t = 0; t < m; t++) {
-            float *row = scores + t * keys;
+            float *row = scores + t * end;
             size_t seen = first + t + 1;
             kernels->softmax(row, scale, seen);
-            memset(row + seen, 0, (keys - seen) * sizeof *row);
+            memset(row + seen, 0, (end - seen) * sizeof *row);
         }
-        bb_sgemm_nn(m, D, keys, 1, scores, keys, v, ldk, 0, q + first * ldq, ldq);
+        for (size_t d = 0; d < D; d += kernels->panel) /* a panel of values holds T keys, of which `end` are used */
+            kernels->product(m, D - d < kernels->panel ? D - d : kernels->panel, end, scores, end, values + d * T, NULL, false, tile + d, ldq);
     }
 }
 
@@ -273,14 +282,17 @@ static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, u
                                bb_err *err)
 {
     cpu      *c = self;
-    size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, slice = (size_t)TILE * T;
-    ptrdiff_t tasks = (ptrdiff_t)S * H;
+    size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, slice = attention_floats(c, T, D), panel = c->k->panel;
+    ptrdiff_t tasks = (ptrdiff_t)S * G;
     bb_status status = grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t i = 0; i < tasks; i++) {
-        size_t window = (size_t)i / H, head = (size_t)i % H, group = head / (H / G), row = window * T;
-        attend(c->k, T, D, q + row * ldq + head * D, ldq, k + row * ldk + group * D, v + row * ldk + group * D, ldk, scratch_of_thread(c, slice));
+        size_t row = (size_t)i / G * T, group = (size_t)i % G, heads = H / G;
+        float *keys = scratch_of_thread(c, slice), *values = keys + bb_packed_floats(T, D, panel), *scores = values + bb_packed_floats(D, T, panel);
+        bb_pack_panels(k + row * ldk + group * D, ldk, T, D, panel, keys);
+        bb_pack_panels_transposed(v + row * ldk + group * D, ldk, D, T, panel, values);
+        for (size_t j = group * heads; j < (group + 1) * heads; j++) attend(c->k, T, D, q + row * ldq + j * D, ldq, keys, values, scores);
     }
     return BB_OK;
 }
@@ -304,66 +316,73 @@ static bb_status cpu_swiglu(void *self, size_t n, float *gate, const float *up, 
 /* State of one row while the vocabulary passes by in pieces. */
 typedef struct row_score { bb_klsum sums; float z_target; } row_score;
 
-/* One chunk of at most SCORE_ROWS rows against one decoded vocabulary piece (entries first .. first + n - 1).
- * Chunks are padded to SCORE_ROWS with zero rows, so that SGEMM's shape is always the same. */
-static void score_chunk(const cpu *c, size_t m, size_t cols, const float *x_ref, const float *w_ref, const float *x, const float *w, size_t first,
-                        size_t n, const int32_t *targets, float *scratch, row_score *rows)
+/* What all chunks of one vocabulary piece (entries first .. first + n - 1) share; w_ref NULL: no reference. */
+typedef struct score_piece {
+    size_t         first, n, cols;
+    const float   *w, *w_ref;
+    const int32_t *targets;
+} score_piece;
+
+static void score_chunk(const cpu *c, const score_piece *p, size_t row, size_t m, const float *x, const float *x_ref, float *z, row_score *rows)
 {
-    float *z = scratch, *z_ref = z + SCORE_ROWS * SCORE_COLS, *pad = z_ref + SCORE_ROWS * SCORE_COLS;
-    for (size_t at = 0; at < n; at += SCORE_COLS) {
-        size_t some = n - at < SCORE_COLS ? n - at : SCORE_COLS;
-        for (int ref = 0; ref < (x_ref ? 2 : 1); ref++) {
-            const float *in = ref ? x_ref : x;
-            if (m < SCORE_ROWS) {
-                memcpy(pad, in, m * cols * sizeof *pad);
-                memset(pad + m * cols, 0, (SCORE_ROWS - m) * cols * sizeof *pad);
-                in = pad;
-            }
-            bb_sgemm_nt(SCORE_ROWS, some, cols, 1, in, cols, (ref ? w_ref : w) + at * cols, cols, 0, ref ? z_ref : z, some);
-        }
+    float *z_ref = z + SCORE_ROWS * SCORE_COLS;
+    for (size_t at = 0; at < p->n; at += SCORE_COLS) {
+        size_t n = p->n - at < SCORE_COLS ? p->n - at : SCORE_COLS, from = p->first + at;
+        c->k->product(m, n, p->cols, x + row * p->cols, p->cols, p->w + at * p->cols, NULL, false, z, n);
+        if (p->w_ref) c->k->product(m, n, p->cols, x_ref + row * p->cols, p->cols, p->w_ref + at * p->cols, NULL, false, z_ref, n);
         for (size_t i = 0; i < m; i++) {
-            size_t target = targets ? (size_t)targets[i] : 0;
-            if (x_ref) bb_klsum_add(c->k, &rows[i].sums, z_ref + i * some, z + i * some, some);
-            else bb_logsum_add(c->k, &rows[i].sums.net, z + i * some, some);
-            if (targets && target >= first + at && target < first + at + some) rows[i].z_target = z[i * some + target - first - at];
+            row_score *r = &rows[row + i];
+            if (p->w_ref) bb_klsum_add(c->k, &r->sums, z_ref + i * n, z + i * n, n);
+            else bb_logsum_add(c->k, &r->sums.net, z + i * n, n);
+            if (!p->targets) continue;
+            size_t target = (size_t)p->targets[row + i];
+            if (target >= from && target < from + n) r->z_target = z[i * n + target - from];
         }
     }
+}
+
+static bb_status score_all(cpu *c, size_t n, const score_piece *p, const float *x, const float *x_ref, row_score *rows, bb_err *err)
+{
+    size_t    slice = 2 * (size_t)SCORE_ROWS * SCORE_COLS;
+    ptrdiff_t chunks = (ptrdiff_t)((n + SCORE_ROWS - 1) / SCORE_ROWS);
+    bb_status status = grow_scratch(c, slice, err);
+    if (status != BB_OK) return status;
+#pragma omp parallel for schedule(static)
+    for (ptrdiff_t i = 0; i < chunks; i++) {
+        size_t row = (size_t)i * SCORE_ROWS, m = n - row < SCORE_ROWS ? n - row : SCORE_ROWS;
+        score_chunk(c, p, row, m, x, x_ref, scratch_of_thread(c, slice), rows);
+    }
+    return BB_OK;
 }
 
 static bb_status cpu_score(void *self, size_t n, const float *x_ref, const bb_matrix *head_ref, const float *x, const bb_matrix *head,
                            const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err)
 {
     cpu         *c = self;
-    size_t       cols = head->cols, slice = 2 * (size_t)SCORE_ROWS * SCORE_COLS + SCORE_ROWS * cols, step = rows_a_piece(head) / 2;
-    ptrdiff_t    chunks = (ptrdiff_t)((n + SCORE_ROWS - 1) / SCORE_ROWS);
+    size_t       step = rows_a_piece(c, head, PIECE_FLOATS / 2);
+    bool         one_head = x_ref && head_ref->data == head->data && head_ref->type == head->type;
     row_score   *rows = BB_NEW0(n, row_score, err);
-    float       *ref_piece = NULL;
     bb_status    status = rows ? BB_OK : BB_NOMEM;
-    if (status == BB_OK) status = grow_scratch(c, slice, err);
-    step = step >= SCORE_COLS ? step / SCORE_COLS * SCORE_COLS : SCORE_COLS;
+    if (step > SCORE_COLS) step = step / SCORE_COLS * SCORE_COLS;
     for (size_t first = 0; first < head->rows && status == BB_OK; first += step) {
-        size_t       some = head->rows - first < step ? head->rows - first : step;
-        const float *w, *w_ref = NULL;
-        if (x_ref) { /* the reference piece first, in memory of its own: piece_of reuses c->piece */
-            const float *whole = find_decoded(c, head_ref);
-            if (!whole && !ref_piece && !(ref_piece = BB_NEW(step * cols, float, err))) { status = BB_NOMEM; break; }
-            if (!whole) decode_rows(head_ref, first, some, ref_piece);
-            w_ref = whole ? whole + first * cols : ref_piece;
+        score_piece p = { first, head->rows - first < step ? head->rows - first : step, head->cols, NULL, NULL, targets };
+        size_t      packed = bb_packed_floats(p.n, p.cols, c->k->panel);
+        BB_TRY(grow(&c->piece, &c->piece_n, packed, err));
+        BB_TRY(pack_rows(c, head, first, p.n, c->piece, err));
+        p.w = c->piece;
+        if (x_ref && !one_head) {
+            BB_TRY(grow(&c->piece2, &c->piece2_n, packed, err));
+            BB_TRY(pack_rows(c, head_ref, first, p.n, c->piece2, err));
         }
-        if ((status = piece_of(c, head, first, some, &w, err)) != BB_OK) break;
-#pragma omp parallel for schedule(static)
-        for (ptrdiff_t i = 0; i < chunks; i++) {
-            size_t at = (size_t)i * SCORE_ROWS, m = n - at < SCORE_ROWS ? n - at : SCORE_ROWS;
-            score_chunk(c, m, cols, x_ref ? x_ref + at * cols : NULL, w_ref, x + at * cols, w, first, some, targets ? targets + at : NULL,
-                        scratch_of_thread(c, slice), rows + at);
-        }
+        if (x_ref) p.w_ref = one_head ? c->piece : c->piece2;
+        BB_TRY(score_all(c, n, &p, x, x_ref, rows, err));
     }
     for (size_t i = 0; i < n && status == BB_OK; i++) {
         if (nll) nll[i] = bb_logsum_value(&rows[i].sums.net) - (double)rows[i].z_target;
         if (kl) kl[i] = bb_klsum_value(&rows[i].sums);
         if (same) same[i] = rows[i].sums.ref.arg_max == rows[i].sums.net.arg_max;
     }
-    bb_free(ref_piece);
+done:
     bb_free(rows);
     return status;
 }

@@ -229,14 +229,14 @@ static bb_status attention(bb_forward *f, const slab *s, bb_err *err)
     bb_status         status;
     BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->attn_norm, s->net->norm_eps, f->x, err));
     BB_TRY(tell_hook(f, s, BB_PART_Q, f->x, f->n_embd, err));
-    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
-    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_K], false, f->k, err));
-    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
+    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
+    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_K], false, f->k, err));
+    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
     BB_TRY(rope(f, s, b->n_head, b->q_norm, f->q, err));
     BB_TRY(rope(f, s, b->n_kv, b->k_norm, f->k, err));
     BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, f->q, f->k, f->v, err));
     BB_TRY(tell_hook(f, s, BB_PART_O, f->q, (size_t)b->n_head * f->head_dim, err));
-    BB_TRY(o->matmul(d, s->S, s->T, f->q, &b->w[BB_PART_O], true, s->h, err));
+    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->q, &b->w[BB_PART_O], true, s->h, err));
 done:
     return status;
 }
@@ -249,11 +249,11 @@ static bb_status ffn(bb_forward *f, const slab *s, bb_err *err)
     bb_status         status;
     BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->ffn_norm, s->net->norm_eps, f->x, err));
     BB_TRY(tell_hook(f, s, BB_PART_GATE, f->x, f->n_embd, err));
-    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_GATE], false, f->gate, err));
-    BB_TRY(o->matmul(d, s->S, s->T, f->x, &b->w[BB_PART_UP], false, f->up, err));
+    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_GATE], false, f->gate, err));
+    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_UP], false, f->up, err));
     BB_TRY(o->swiglu(d, (size_t)s->S * s->T * b->n_ff, f->gate, f->up, err));
     BB_TRY(tell_hook(f, s, BB_PART_DOWN, f->gate, b->n_ff, err));
-    BB_TRY(o->matmul(d, s->S, s->T, f->gate, &b->w[BB_PART_DOWN], true, s->h, err));
+    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->gate, &b->w[BB_PART_DOWN], true, s->h, err));
 done:
     return status;
 }
@@ -312,7 +312,7 @@ bb_status bb_forward_logits(bb_forward *f, const bb_net *net, const float *h, si
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
         BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
         BB_TRY(f->backend->enter(f->device, logits + at * V, m * V, &out, err));
-        BB_TRY(f->backend->matmul(f->device, 1, (uint32_t)m, f->x, bb_net_head(net), false, out, err));
+        BB_TRY(f->backend->matmul(f->device, m, f->x, bb_net_head(net), false, out, err));
         BB_TRY(f->backend->leave(f->device, out, logits + at * V, m * V, err));
     }
     status = BB_OK;
