@@ -23,6 +23,7 @@ typedef struct bb_command {
 
 /* In the order in which help lists them. */
 #define BB_COMMAND_LIST(X) \
+    X(inspect) \
     X(report)
 
 #define X(name) extern const bb_command bb_command_##name;

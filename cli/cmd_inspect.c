@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cmd_inspect.c: bitbudget inspect MODEL.gguf: what is in a model file, and where its bytes are.
+ *
+ * Parts: every byte of the file belongs to exactly one of embedding, output, attention, FFN, norms (all vectors but biases, which count
+ * with their matrix) and metadata (header, keys, list of tensors, padding). bpw is bits of a part over its number of weights.
+ */
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "cli/cmd.h"
+#include "model/model.h"
+
+typedef enum part { EMBEDDING, OUTPUT, ATTENTION, FFN, NORMS, METADATA, N_PARTS } part;
+
+static const char *const part_names[N_PARTS] = { "embedding", "output", "attention", "ffn", "norms", "metadata" };
+
+typedef struct totals { uint64_t bytes[N_PARTS], weights[N_PARTS], all_bytes, all_weights; } totals;
+
+typedef struct inspect_options { bool json, tensors; } inspect_options;
+
+static part part_of(const char *name)
+{
+    const char *dot = strncmp(name, "blk.", 4) == 0 ? strchr(name + 4, '.') : NULL;
+    if (strcmp(name, "token_embd.weight") == 0) return EMBEDDING;
+    if (strcmp(name, "output.weight") == 0) return OUTPUT;
+    if (!dot || strstr(dot, "_norm.")) return NORMS;
+    return strncmp(dot, ".ffn_", 5) == 0 ? FFN : ATTENTION;
+}
+
+static uint64_t n_weights(const bb_tensor *t) { return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]; }
+
+static void add_up(const bb_gguf *g, totals *t)
+{
+    memset(t, 0, sizeof *t);
+    t->all_bytes = t->bytes[METADATA] = g->map.size;
+    for (uint64_t i = 0; i < g->n_tensors; i++) {
+        part p = part_of(g->tensors[i].name);
+        t->bytes[p] += g->tensors[i].size_bytes;
+        t->bytes[METADATA] -= g->tensors[i].size_bytes;
+        t->weights[p] += n_weights(&g->tensors[i]);
+        t->all_weights += n_weights(&g->tensors[i]);
+    }
+}
+
+static double bpw(uint64_t bytes, uint64_t weights) { return weights ? 8.0 * (double)bytes / (double)weights : 0.0; }
+
+/* The name of a type that the reader let through; formats without a row here keep their number. */
+static const char *type_name(bb_type type, char number[16])
+{
+    const bb_format *f = bb_format_get(type);
+    if (f) return f->name;
+    snprintf(number, 16, "type %d", (int)type);
+    return number;
+}
+
+static bb_bytes text_key(const bb_gguf *g, const char *key, const char *otherwise)
+{
+    bb_bytes text = { otherwise, strlen(otherwise) };
+    bool     found;
+    (void)bb_gguf_text(g, key, &text, &found, NULL);
+    return text;
+}
+
+/* ---- text ---- */
+
+/* Untrusted text: what is not printable ASCII becomes '?', 60 bytes at most. */
+static void add_clean(bb_text *out, bb_bytes text)
+{
+    for (uint64_t i = 0; i < text.size && i < 60; i++)
+        bb_text_addn(out, text.data[i] >= ' ' && text.data[i] <= '~' ? &text.data[i] : "?", 1);
+}
+
+/* "8", or "0-8" when blocks differ. */
+static void add_range(bb_text *out, const bb_net *net, size_t offset)
+{
+    uint32_t low = UINT32_MAX, high = 0;
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        uint32_t v;
+        memcpy(&v, (const char *)&net->blocks[i] + offset, sizeof v);
+        low = v < low ? v : low;
+        high = v > high ? v : high;
+    }
+    if (low == high) bb_text_addf(out, "%u", low);
+    else bb_text_addf(out, "%u-%u", low, high);
+}
+
+static void add_summary(bb_text *out, const bb_model *m, const totals *t)
+{
+    const bb_net *net = &m->net;
+    char          size[32];
+    bb_format_size(t->all_bytes, size);
+    bb_text_addf(out, "file          %s\n              %llu bytes (%s), GGUF v%u, sha256 %.16s\n", m->path, (unsigned long long)t->all_bytes,
+                 size, m->gguf.version, m->sha256);
+    bb_text_add(out, "architecture  ");
+    add_clean(out, text_key(&m->gguf, "general.architecture", "?"));
+    bb_text_add(out, ", ");
+    add_clean(out, text_key(&m->gguf, "general.name", "without a name"));
+    bb_text_addf(out, "\nshape         %u blocks, width %u, ", net->n_layer, net->n_embd);
+    add_range(out, net, offsetof(bb_block, n_head));
+    bb_text_add(out, " heads on ");
+    add_range(out, net, offsetof(bb_block, n_kv));
+    bb_text_addf(out, " KV heads of %u, FFN ", net->head_dim);
+    add_range(out, net, offsetof(bb_block, n_ff));
+    bb_text_addf(out, "\nvocabulary    %u tokens (", net->n_vocab);
+    add_clean(out, text_key(&m->gguf, "tokenizer.ggml.model", "no tokenizer"));
+    bb_text_addf(out, "), output %s\n", net->head.rows ? "separate" : "tied to the embedding");
+    bb_text_addf(out, "context       %u, RoPE base %g%s\n", net->n_ctx_train, (double)net->rope_base,
+                 net->rope_factors ? " with frequency factors" : net->rope_freq_scale < 1 ? ", linearly scaled" : "");
+    bb_bytes plan = text_key(&m->gguf, "bitbudget.plan", "");
+    if (plan.size) {
+        bb_text_add(out, "plan          ");
+        add_clean(out, plan);
+        bb_text_add(out, "\n");
+    }
+}
+
+static void add_parts(bb_text *out, const totals *t)
+{
+    bb_text_addf(out, "\n%-10s %14s %7s %14s %8s\n", "part", "bytes", "share", "weights", "bpw");
+    for (int p = 0; p < N_PARTS; p++) {
+        if (t->bytes[p] == 0) continue;
+        bb_text_addf(out, "%-10s %14llu %6.2f%% %14llu ", part_names[p], (unsigned long long)t->bytes[p],
+                     100.0 * (double)t->bytes[p] / (double)t->all_bytes, (unsigned long long)t->weights[p]);
+        if (t->weights[p]) bb_text_addf(out, "%8.4f\n", bpw(t->bytes[p], t->weights[p]));
+        else bb_text_addf(out, "%8s\n", "-");
+    }
+    bb_text_addf(out, "%-10s %14llu %6.2f%% %14llu %8.4f\n", "total", (unsigned long long)t->all_bytes, 100.0,
+                 (unsigned long long)t->all_weights, bpw(t->all_bytes, t->all_weights));
+}
+
+static void add_blocks(bb_text *out, const bb_net *net)
+{
+    char number[16];
+    bb_text_addf(out, "\n%-6s %5s %4s %6s ", "block", "heads", "kv", "ffn");
+    for (int p = 0; p < BB_N_PARTS; p++) bb_text_addf(out, " %-*s", p < BB_N_PARTS - 1 ? 11 : 0, bb_part_names[p]);
+    bb_text_add(out, "\n");
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        const bb_block *k = &net->blocks[i];
+        bb_text_addf(out, "%-6u %5u %4u %6u ", i, k->n_head, k->n_kv, k->n_ff);
+        for (int p = 0; p < BB_N_PARTS; p++)
+            bb_text_addf(out, " %-*s", p < BB_N_PARTS - 1 ? 11 : 0, k->w[p].rows ? type_name(k->w[p].type, number) : "-");
+        bb_text_add(out, "\n");
+    }
+}
+
+static void add_tensors(bb_text *out, const bb_gguf *g)
+{
+    char number[16];
+    bb_text_addf(out, "\n%-34s %-8s %12s %10s %12s\n", "tensor", "type", "row", "rows", "bytes");
+    for (uint64_t i = 0; i < g->n_tensors; i++) {
+        const bb_tensor *t = &g->tensors[i];
+        bb_text_addf(out, "%-34s %-8s %12llu %10llu %12llu\n", t->name, type_name(t->type, number), (unsigned long long)t->ne[0],
+                     (unsigned long long)t->ne[1], (unsigned long long)t->size_bytes);
+    }
+}
+
+static void describe(bb_text *out, const bb_model *m, const inspect_options *o)
+{
+    totals t;
+    add_up(&m->gguf, &t);
+    add_summary(out, m, &t);
+    add_parts(out, &t);
+    add_blocks(out, &m->net);
+    if (o->tensors) add_tensors(out, &m->gguf);
+}
+
+/* ---- JSON ---- */
+
+static json_t *parts_json(const totals *t)
+{
+    json_t *all = json_object();
+    for (int p = 0; p < N_PARTS; p++)
+        json_object_set_new(all, part_names[p], json_pack("{s:I, s:I}", "bytes", (json_int_t)t->bytes[p], "weights", (json_int_t)t->weights[p]));
+    return all;
+}
+
+static json_t *blocks_json(const bb_net *net)
+{
+    json_t *all = json_array();
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        json_array_append_new(all, json_pack("{s:I, s:I, s:I}", "n_head", (json_int_t)net->blocks[i].n_head, "n_kv",
+                                             (json_int_t)net->blocks[i].n_kv, "n_ff", (json_int_t)net->blocks[i].n_ff));
+    return all;
+}
+
+static json_t *tensors_json(const bb_gguf *g)
+{
+    json_t *all = json_array();
+    char    number[16];
+    for (uint64_t i = 0; i < g->n_tensors; i++) {
+        const bb_tensor *t = &g->tensors[i];
+        json_t          *shape = json_array();
+        for (uint32_t d = 0; d < t->n_dims; d++) json_array_append_new(shape, json_integer((json_int_t)t->ne[d]));
+        json_array_append_new(all, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "type", type_name(t->type, number), "shape", shape,
+                                             "bytes", (json_int_t)t->size_bytes));
+    }
+    return all;
+}
+
+/* A metadata text as JSON; null when it is no UTF-8. */
+static json_t *text_json(bb_bytes text)
+{
+    json_t *s = json_stringn(text.data, (size_t)text.size);
+    return s ? s : json_null();
+}
+
+static bb_status describe_json(const bb_model *m, bb_err *err)
+{
+    const bb_net *net = &m->net;
+    totals        t;
+    json_t       *root;
+    int           failed;
+    add_up(&m->gguf, &t);
+    root = json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", m->path, "sha256",
+                     m->sha256, "gguf_version", (json_int_t)m->gguf.version, "bytes", (json_int_t)t.all_bytes, "architecture",
+                     text_json(text_key(&m->gguf, "general.architecture", "")), "name", text_json(text_key(&m->gguf, "general.name", "")),
+                     "n_layer", (json_int_t)net->n_layer, "n_embd", (json_int_t)net->n_embd, "head_dim", (json_int_t)net->head_dim,
+                     "n_vocab", (json_int_t)net->n_vocab, "n_ctx_train", (json_int_t)net->n_ctx_train, "tied", net->head.rows == 0,
+                     "weights", (json_int_t)t.all_weights, "bpw", bpw(t.all_bytes, t.all_weights), "rope_base", (double)net->rope_base,
+                     "parts", parts_json(&t), "blocks", blocks_json(net), "tensors", tensors_json(&m->gguf));
+    if (!root) return BB_FAIL(err, BB_FAILED, "%s: a name in the file is no valid text for JSON", m->path);
+    failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    json_decref(root);
+    if (failed || putchar('\n') == EOF) return BB_FAIL(err, BB_IO, "standard output could not be written");
+    return BB_OK;
+}
+
+/* ---- the command ---- */
+
+static const bb_option_row rows[] = {
+    { "json", BB_OPT_FLAG, offsetof(inspect_options, json), NULL, 1, 0, NULL, "print JSON, with every tensor", NULL },
+    { "tensors", BB_OPT_FLAG, offsetof(inspect_options, tensors), NULL, 1, 0, NULL, "list every tensor", NULL },
+};
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+static bb_status run(int argc, char **argv, bb_err *err)
+{
+    inspect_options o = { false, false };
+    const char     *path = NULL;
+    size_t          n = 0;
+    bb_model        m = { .path = NULL };
+    bb_text         out = { .data = NULL };
+    bb_status       status;
+    BB_TRY(bb_command_options(&bb_command_inspect, &o, argc, argv, &path, 1, &n, err));
+    if (n == 0) {
+        status = BB_FAIL(err, BB_USAGE, "inspect needs a model file");
+        goto done;
+    }
+    BB_TRY(bb_model_open(path, &m, err));
+    if (o.json) {
+        BB_TRY(describe_json(&m, err));
+        goto done;
+    }
+    describe(&out, &m, &o);
+    status = out.status;
+    if (status != BB_OK) BB_FAIL(err, status, "out of memory");
+    else fwrite(out.data, 1, out.size, stdout);
+done:
+    bb_text_done(&out);
+    bb_model_close(&m);
+    bb_options_done(rows, N_ROWS, &o);
+    return status;
+}
+
+const bb_command bb_command_inspect = {
+    .name = "inspect",
+    .summary = "show a model file: architecture, shapes, types, and where its bytes are",
+    .usage = "MODEL.gguf",
+    .example = "bitbudget inspect model.gguf\nbitbudget inspect --json model.gguf",
+    .options = rows,
+    .n_options = N_ROWS,
+    .run = run,
+};
