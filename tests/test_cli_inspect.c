@@ -72,7 +72,7 @@ START_TEST(json_adds_up)
     ck_assert_int_eq(number(json_object_get(parts, "output"), "bytes"), 2 * tables);
     ck_assert_int_eq(number(json_object_get(parts, "norms"), "bytes"), 4 * norms);
     ck_assert_int_eq(number(json_object_get(parts, "metadata"), "bytes"), (json_int_t)size - listed);
-    ck_assert_uint_eq(json_array_size(json_object_get(root, "tensors")), 6 + 4 + 4 + 3);
+    ck_assert_uint_eq(json_array_size(json_object_get(root, "tensors")), 9 + 4 + 3);
     ck_assert_int_eq(number(json_array_get(json_object_get(root, "blocks"), 1), "n_ff"), 32);
     json_decref(root);
     bb_free(text);
