@@ -48,8 +48,9 @@ $(BUILD)/lib$(1).a: $(call obj,$(1))
 endef
 $(foreach d,$(DIRS),$(eval $(call library,$(d))))
 
+# The link in the root is the ordinary build's; those of sanitizers and other compilers stay in their folders.
 bitbudget: $(BUILD)/bitbudget
-	@ln -sfn $(BUILD)/bitbudget bitbudget
+	@[ "$(BUILD)" != build ] || ln -sfn $(BUILD)/bitbudget bitbudget
 
 $(BUILD)/bitbudget: $(BUILD)/cli/main.o $(LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(PKGLIBS)
@@ -63,14 +64,14 @@ $(BUILD)/cli/version.o: $(VERSION)
 $(BUILD)/cli/version.o: BBFLAGS += -I$(BUILD)/generated
 FORCE:
 
-# Tests of the libraries do not link cli, which changes with every commit; those named test_cli* do, without main().
+# Tests of the libraries do not link cli, which changes with every commit; those named test_cli_* do, without main().
 # (Make takes the pattern rule with the shortest stem.)
 TEST_LIBS := $(filter-out $(BUILD)/libcli.a,$(LIBS))
 CHECKLIBS := $(shell pkg-config --libs check 2>/dev/null)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(TEST_LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
-$(BUILD)/tests/test_cli%: $(BUILD)/tests/test_cli%.o $(SUPPORT) $(LIBS)
+$(BUILD)/tests/test_cli_%: $(BUILD)/tests/test_cli_%.o $(SUPPORT) $(LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
 # search/ may use base and GSL alone: this link line fails when it reaches for anything else.
@@ -87,8 +88,8 @@ $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(SU
 deps:
 	@sh tests/deps.sh
 
-check: all $(TESTS)
-	@sh tests/run.sh $(TESTS)
+check: $(BUILD)/bitbudget $(TESTS)
+	@BB_BUILD=$(BUILD) sh tests/run.sh $(TESTS)
 
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000
@@ -98,6 +99,25 @@ fuzz:
 .PHONY: fuzz-run
 fuzz-run: $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 	@for f in $^; do echo "$$f"; ASAN_OPTIONS=abort_on_error=1 UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1 $$f $(FUZZ_RUNS) || exit 1; done
+
+# The same tests, in a folder of their own, under AddressSanitizer and UndefinedBehaviorSanitizer.
+check-asan:
+	@$(MAKE) --no-print-directory check BUILD=build-asan CFLAGS="-O1 -g -fno-omit-frame-pointer" \
+	  SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
+
+lint:
+	@sh tests/lint/lint.sh $(CC) -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -fopenmp $(WARN) -Werror $(PKGCF)
+
+BINDIR   ?= $(PREFIX)/bin
+MANDIR   ?= $(PREFIX)/share/man/man1
+install: all
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)
+	install -m 755 $(BUILD)/bitbudget $(DESTDIR)$(BINDIR)/bitbudget
+	$(BUILD)/bitbudget help --man > $(BUILD)/bitbudget.1
+	install -m 644 $(BUILD)/bitbudget.1 $(DESTDIR)$(MANDIR)/bitbudget.1
+
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/bitbudget $(DESTDIR)$(MANDIR)/bitbudget.1
 
 clean:
 	rm -rf build build-asan build-clang build-fuzz bitbudget

@@ -130,7 +130,7 @@ static void add_cards(bb_text *out, const bb_artefacts *a)
     snprintf(value, sizeof value, "%.4g", s->kl);
     snprintf(label, sizeof label, "KL, nats a token (&#177; %.2g)", s->kl_se);
     if (!isnan(s->kl)) add_card(out, value, label);
-    snprintf(value, sizeof value, "%.4f", s->ppl);
+    snprintf(value, sizeof value, "%.3f", s->ppl);
     snprintf(label, sizeof label, "perplexity (&#177; %.2g)", s->ppl_se);
     if (!isnan(s->ppl)) add_card(out, value, label);
     snprintf(value, sizeof value, "%.1f %%", 100 * s->top1);
@@ -221,13 +221,10 @@ static void add_baselines(bb_text *out, const bb_artefacts *a)
         bb_text_add(out, "</td>");
         add_scores(out, b, decimals);
         bb_text_add(out, "<td>");
-        if (r) {
+        if (r && b->kl > 0) { /* the reference itself, whose KL is zero, has no multiple */
             bb_text_add(out, "<code>");
             bb_html_text(out, r->name);
-            bb_text_addf(out, "</code></td><td class=\"n %s\">", r->kl <= b->kl ? "better" : r->kl > b->kl ? "worse" : "");
-            if (b->kl > 0) bb_text_addf(out, "&#215; %.3g", r->kl / b->kl);
-            else bb_text_addf(out, "%.5f", r->kl);
-            bb_text_add(out, "</td></tr>\n");
+            bb_text_addf(out, "</code></td><td class=\"n %s\">&#215; %.3g</td></tr>\n", r->kl <= b->kl ? "better" : "worse", r->kl / b->kl);
         } else {
             bb_text_add(out, "</td><td class=\"n\"></td></tr>\n");
         }

@@ -24,7 +24,7 @@ const char *const bb_report_css[] = {
     "table.data{width:100%}.data th,.data td{padding:.32rem .45rem;border-bottom:1px solid var(--line);white-space:nowrap}\n",
     ".data th{text-align:left;vertical-align:bottom;color:var(--soft);font-weight:600;font-size:.82rem}.data th.n,.data td.n{text-align:right}\n",
     ".data td{font-variant-numeric:tabular-nums}.data td.se{color:var(--soft);padding-left:0}.data td.t{white-space:normal;min-width:9rem}\n",
-    ".data tr.chosen td{background:var(--mark);font-weight:600}.data tr.under td{color:var(--soft)}\n",
+    ".data tr.chosen td{background:var(--mark);font-weight:600}.data tr.chosen td.se{font-weight:400}.data tr.under td{color:var(--soft)}\n",
     ".data tbody tr:last-child td{border-bottom:0}td.better{color:var(--good)}td.worse{color:var(--bad)}\n",
     "code,pre{font:.86em/1.5 ui-monospace,SFMono-Regular,Menlo,'DejaVu Sans Mono',monospace}\n",
     "pre{overflow-x:auto;background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:.8rem;margin:.6rem 0}\n",

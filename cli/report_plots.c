@@ -23,10 +23,10 @@
 #define GRID "rgb '#445566'"
 
 static const char *const SERIES[] = { "#3f86cf", "#e0812b", "#2f9e6e", "#c2527f", "#8a6bd1", "#a08a2c", "#3aa3a3", "#b5623f" };
-enum { N_SERIES = sizeof SERIES / sizeof SERIES[0], WIDTH = 800, HEIGHT = 440 };
+enum { N_SERIES = sizeof SERIES / sizeof SERIES[0], WIDTH = 960, HEIGHT = 480 };
 
 /* The plot area, as fractions of the picture; fixed so that label places can be computed. */
-static const double LEFT = 0.095, RIGHT = 0.985, BOTTOM = 0.125, TOP = 0.965;
+static const double LEFT = 0.08, RIGHT = 0.985, BOTTOM = 0.12, TOP = 0.965;
 
 static const char *const NAMES[BB_PLOT_COUNT] = { "front", "perplexity", "sensitivity", "convergence" };
 
@@ -85,7 +85,7 @@ static void add_setup(bb_text *gp, bb_plot plot, int width, int height)
 
 static void add_axes(bb_text *gp, const axes *a, const char *x_label, const char *y_label)
 {
-    bb_text_addf(gp, "set xlabel '%s' textcolor " INK "\nset ylabel '%s' textcolor " INK " offset 0.5,0\n", x_label, y_label);
+    bb_text_addf(gp, "set xlabel '%s' textcolor " INK " offset 0,0.3\nset ylabel '%s' textcolor " INK " offset 0.5,0\n", x_label, y_label);
     bb_text_addf(gp, "set xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\n%s", a->x0, a->x1, a->y0, a->y1, a->log ? "set logscale y\n" : "");
     add_ticks(gp, 'x', a->x0, a->x1, false);
     add_ticks(gp, 'y', a->y0, a->y1, a->log);
@@ -148,6 +148,7 @@ static bb_status adapt_svg(const char *name, const char *file, char **svg, bb_er
         { "fill=\"rgb(17,34,51)\"", "fill=\"currentColor\"" },
         { "stroke='rgb( 68,  85, 102)'", "stroke='currentColor' stroke-opacity='0.16'" },
         { "id='", id1 }, { "id=\"", id2 }, { "href='#", use },
+        { " color=\"black\"", "" }, { " color=\"white\"", "" }, /* these would cut currentColor off from the page */
     };
     const char *start = strstr(file, "<svg");
     const char *body = start ? strstr(start, "</desc>") : NULL;
@@ -506,7 +507,7 @@ static void add_panel(bb_text *gp, int panel, size_t index, const bend *b, size_
         x1 = fmax(x1, b[i].x);
     }
     double pad = x1 > x0 ? 0.04 * (x1 - x0) : 1;
-    bb_text_addf(gp, "set title '%s' textcolor " INK " offset 0,-0.8\nset xlabel '%s' textcolor " INK " offset 0,0.6\n", PANELS[panel],
+    bb_text_addf(gp, "set title '%s' textcolor " INK " offset 0,-0.8\nset xlabel '%s' textcolor " INK " offset 0,0.8\n", PANELS[panel],
                  count ? "kept" : "bits per weight");
     bb_text_addf(gp, "set xrange [%.9g:%.9g]\n", x0 - pad, x1 + pad);
     add_ticks(gp, 'x', x0 - pad, x1 + pad, false);
@@ -531,11 +532,11 @@ static bb_status draw_sensitivity(const bb_artefacts *a, char **svg, bb_err *err
     low = fmax(low, high * 1e-7);
     add_bend_data(&dat, b, n, low, &n_panels, panels);
     int columns = n_panels < 3 ? (int)n_panels : 3, rows = ((int)n_panels + columns - 1) / columns;
-    add_setup(&gp, BB_PLOT_SENSITIVITY, 320 * columns, 235 * rows);
-    bb_text_addf(&gp, "set tics font ',11'\nset logscale y\nset yrange [%.9g:%.9g]\n", low / 1.3, high * 1.3);
+    add_setup(&gp, BB_PLOT_SENSITIVITY, 320 * columns, 245 * rows);
+    bb_text_addf(&gp, "set tics font ',11'\nset xtics offset 0,0.3\nset logscale y\nset yrange [%.9g:%.9g]\n", low / 1.3, high * 1.3);
     add_ticks(&gp, 'y', low / 1.3, high * 1.3, true);
     bb_text_addf(&gp, "set multiplot layout %d,%d margins screen %.4f,0.985,%.4f,%.4f spacing screen %.4f,%.4f\n", rows, columns, 0.19 / columns,
-                 0.21 / rows, 1 - 0.11 / rows, 0.19 / columns, 0.32 / rows);
+                 0.19 / rows, 1 - 0.1 / rows, 0.19 / columns, 0.33 / rows);
     for (size_t i = 0; i < n_panels; i++) add_panel(&gp, panels[i], i, b, n, n < 1500);
     bb_text_add(&gp, "unset multiplot\n");
     BB_TRY(draw(a->dir, BB_PLOT_SENSITIVITY, &gp, &dat, svg, err));

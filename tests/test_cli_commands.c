@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_commands.c: the command table, and the program's messages and exit codes (run as a program, where BB_BUILD says where it is). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/mem.h"
+#include "cli/cmd.h"
+#include "cli/version.h"
+#include "tests/support/support.h"
+
+typedef struct sample { char *config, *name; int64_t seed; } sample;
+
+static const bb_option_row rows[] = {
+    { "config", BB_OPT_TEXT, offsetof(sample, config), NULL, 1, 0, "FILE", "settings", NULL },
+    { "name", BB_OPT_TEXT, offsetof(sample, name), "none", 1, 0, "TEXT", "a name", NULL },
+    { "seed", BB_OPT_INT, offsetof(sample, seed), "1", 1, 0, "N", "a seed", NULL },
+};
+static const bb_command command = { "sample", "do nothing", "MODEL", "bitbudget sample m\nbitbudget sample n", rows, 3, NULL };
+
+START_TEST(every_command_is_complete_and_found)
+{
+    size_t i = 0;
+    for (const bb_command *c; (c = bb_command_at(i)); i++) {
+        ck_assert_ptr_eq(bb_command_find(c->name), c);
+        ck_assert_str_eq(bb_command_nearest(c->name), c->name);
+        ck_assert(c->run && c->summary[0] && c->usage && strncmp(c->example, "bitbudget ", 10) == 0);
+        bb_text help = { 0 };
+        bb_help_command(c, &help);
+        ck_assert_int_eq(help.status, BB_OK);
+        for (size_t k = 0; k < c->n_options; k++) {
+            static const char *const taken[] = { "help", "quiet", "verbose", "log-file", "threads", "version" };
+            ck_assert_msg(c->options[k].help && c->options[k].help[0], "%s --%s has no help", c->name, c->options[k].name);
+            for (size_t j = 0; j < 6; j++) ck_assert_str_ne(c->options[k].name, taken[j]);
+        }
+        bb_text_done(&help);
+    }
+    ck_assert_uint_ge(i, 1);
+    ck_assert_ptr_null(bb_command_find("nonsense"));
+    ck_assert_ptr_null(bb_command_nearest("zzzzzzzz"));
+    ck_assert_str_eq(bb_command_nearest("reprot"), "report");
+}
+END_TEST
+
+START_TEST(a_commands_defaults_parse)
+{
+    for (size_t i = 0; bb_command_at(i); i++) {
+        const bb_command *c = bb_command_at(i);
+        union { max_align_t align; char bytes[4096]; } values = { .bytes = { 0 } };
+        bb_err err = BB_ERR_INIT;
+        ck_assert_msg(bb_options_defaults(c->options, c->n_options, &values, &err) == BB_OK, "%s: %s", c->name, err.msg);
+        bb_options_done(c->options, c->n_options, &values);
+    }
+}
+END_TEST
+
+START_TEST(sources_of_options_have_their_order)
+{
+    const char *path = bb_test_path("c.yaml"), *pos[1];
+    size_t n;
+    sample v;
+    bb_test_write(path, "name: file\nseed: 2\n", 19);
+    char a[] = "sample", b[] = "m", c[] = "--config", d[512], e[] = "--seed=4";
+    char *argv[] = { a, b, c, d, e, NULL };
+    snprintf(d, sizeof d, "%s", path);
+    size_t before = bb_mem_live_bytes();
+    ck_assert_int_eq(bb_command_options(&command, &v, 5, argv, pos, 1, &n, NULL), BB_OK);
+    ck_assert_str_eq(v.name, "file");
+    ck_assert_int_eq(v.seed, 4);
+    ck_assert_uint_eq(n, 1);
+    ck_assert_str_eq(pos[0], "m");
+    bb_options_done(rows, 3, &v);
+    setenv("BB_NAME", "environment", 1);
+    ck_assert_int_eq(bb_command_options(&command, &v, 5, argv, pos, 1, &n, NULL), BB_OK);
+    ck_assert_str_eq(v.name, "environment");
+    unsetenv("BB_NAME");
+    bb_options_done(rows, 3, &v);
+    bb_test_write(path, "nam: file\n", 10);
+    bb_err err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_command_options(&command, &v, 5, argv, pos, 1, &n, &err), BB_BAD_FILE);
+    ck_assert_ptr_nonnull(strstr(err.msg, "line 1: there is no setting 'nam'; did you mean name?"));
+    bb_options_done(rows, 3, &v);
+    ck_assert_uint_eq(bb_mem_live_bytes(), before);
+}
+END_TEST
+
+START_TEST(the_manual_escapes_troff)
+{
+    bb_text t = { 0 };
+    bb_help_manual(&t);
+    ck_assert_int_eq(t.status, BB_OK);
+    ck_assert_ptr_nonnull(strstr(t.data, ".SS report\n"));
+    ck_assert_ptr_nonnull(strstr(t.data, "\\-\\-threads"));
+    bb_text_done(&t);
+}
+END_TEST
+
+/* ---- the program ---- */
+
+typedef struct answer { int code; char text[16384]; } answer;
+
+static bool run(answer *a, const char *arguments)
+{
+    char line[1024];
+    const char *build = getenv("BB_BUILD");
+    if (!build) return false;
+    snprintf(line, sizeof line, "%s/bitbudget 2>&1 %s", build, arguments);
+    FILE *p = popen(line, "r");
+    ck_assert_ptr_nonnull(p);
+    size_t n = fread(a->text, 1, sizeof a->text - 1, p);
+    a->text[n] = '\0';
+    int state = pclose(p);
+    a->code = WIFEXITED(state) ? WEXITSTATUS(state) : -1;
+    return true;
+}
+
+START_TEST(the_program_answers)
+{
+    static const struct { const char *arguments; int code; const char *says; } cases[] = {
+        { "--version", 0, "bitbudget " BB_VERSION " (" },
+        { "--help", 0, "Commands:" }, { "help", 0, "report" }, { "-h", 0, "Exit status" },
+        { "help report", 0, "Usage: bitbudget report RUN" }, { "report --help", 0, "Example:" }, { "report x -h", 0, "Example:" },
+        { "help --man", 0, ".TH BITBUDGET" },
+        { "", 2, "bitbudget: a command is needed" },
+        { "reprot", 2, "bitbudget: there is no command 'reprot'; did you mean 'report'?" },
+        { "help reprot", 2, "did you mean 'report'?" },
+        { "--frobnicate", 2, "there is no option '--frobnicate'" },
+        { "report", 2, "bitbudget: report needs the folder of a run" },
+        { "report --frobnicate x", 2, "bitbudget: there is no option --frobnicate" },
+        { "report a b", 2, "unexpected argument 'b'" },
+        { "report /nonexistent", 5, "bitbudget: /nonexistent: there is no front.csv in it" },
+        { "-q report -- --threads", 5, "--threads: there is no front.csv" },
+        { "report x --threads 0", 2, "whole number from 1" }, { "report x --threads", 2, "--threads needs a value" },
+        { "report x --log-file=/nonexistent/log", 1, "the log file cannot be opened" },
+        { "-v report /nonexistent", 5, "noticed at cli/report_data.c:" },
+        { "help >/dev/full", 1, "standard output could not be written" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        answer a;
+        if (!run(&a, cases[i].arguments)) return;
+        ck_assert_msg(a.code == cases[i].code, "bitbudget %s: exit code %d, expected %d: %s", cases[i].arguments, a.code, cases[i].code, a.text);
+        ck_assert_msg(strstr(a.text, cases[i].says) != NULL, "bitbudget %s: '%s' lacks '%s'", cases[i].arguments, a.text, cases[i].says);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, every_command_is_complete_and_found);
+    tcase_add_test(t, a_commands_defaults_parse);
+    tcase_add_test(t, sources_of_options_have_their_order);
+    tcase_add_test(t, the_manual_escapes_troff);
+    tcase_add_test(t, the_program_answers);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
