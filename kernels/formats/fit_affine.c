@@ -142,53 +142,164 @@ void bb_fit_scale_min(const bb_work *k, bb_fields *best)
     }
 }
 
-/* ---- super scales, and two integers a group ---- */
+/* ---- super scales, and two integers a group ----
+ *
+ * Near its line (a*, b*) a group's error is about E + kappa (a - a*)^2 + hh (b - b'(a))^2, where b'(a) is the best min for a and
+ * kappa = ll - l^2 / hh: exact for the line's codes, too high where other codes are better. On this model d is scanned first,
+ * with free mins, then dmin for the best few d; the exact error then ranks the best few pairs. */
 
-enum { CANDIDATES = 14, SUPERS = 3, REFINE_STEPS = 8 };
+enum { SCAN = 96, BEST_D = 4, BEST_PAIRS = 8, REFINED = 3, REFINE_STEPS = 8 };
 
 static int clamp_int(float x, int hi) { return x >= (float)hi ? hi : x > 0 ? (int)x : 0; }
 
-/* For one (d, dmin): integers of a group next to its line, exact error. The line is turned about its centre of gravity. */
-static float choose(const bb_work *k, int group, const line *l, float d, float dmin, int16_t *sc, int16_t *mn)
+/* Integer part of a rounding that loops can be made of: x in 0..hi. */
+static inline float round_clamped(float x, float hi)
 {
-    const int hi = k->grid->sc_hi;
+    x = x < 0 ? 0 : x;
+    x = x > hi ? hi : x;
+    return (x + 12582912.0f) - 12582912.0f;
+}
+
+typedef struct scan {
+    float step[SCAN];  /* candidates for d or dmin, ascending */
+    float error[SCAN]; /* model error of the block */
+} scan;
+
+static void scan_steps(scan *t, float middle)
+{
+    const float ratio = 1.0085f; /* 96 steps: from 0.7 to 1.56 */
+    float x = 0.7f * middle;
+    for (int i = 0; i < SCAN; i++, x *= ratio) {
+        t->step[i] = x;
+        t->error[i] = 0;
+    }
+}
+
+/* Adds one group's least error over its lines: lines[i].error + curvature[i] (step * integer - target[i])^2. */
+static void scan_add(scan *t, int n_lines, const float *error, const float *curvature, const float *target, float hi)
+{
+    float least[SCAN];
+    for (int i = 0; i < SCAN; i++) least[i] = INFINITY;
+    for (int n = 0; n < n_lines; n++) {
+        const float e0 = error[n], c = curvature[n], x = target[n];
+        for (int i = 0; i < SCAN; i++) {
+            float r = t->step[i] * round_clamped(x / t->step[i], hi) - x, e = e0 + c * r * r;
+            least[i] = e < least[i] ? e : least[i];
+        }
+    }
+    if (n_lines > 0)
+        for (int i = 0; i < SCAN; i++) t->error[i] += least[i];
+}
+
+typedef struct pair { float d, dmin, error; } pair;
+
+static void keep_pair(pair *best, int n, pair p)
+{
+    for (int i = 0; i < n; i++)
+        if (p.error < best[i].error) {
+            pair t = best[i];
+            best[i] = p;
+            p = t;
+        }
+}
+
+/* The local minima of a scan go to best[n]; one of d, dmin comes from `other`. */
+static void scan_minima(const scan *t, const pair *other, pair *best, int n)
+{
+    for (int i = 0; i < SCAN; i++) {
+        bool below_last = i == 0 || t->error[i] < t->error[i - 1], below_next = i == SCAN - 1 || t->error[i] <= t->error[i + 1];
+        if (!below_last || !below_next) continue;
+        keep_pair(best, n, other ? (pair){other->d, t->step[i], t->error[i]} : (pair){t->step[i], 0, t->error[i]});
+    }
+}
+
+static int count_lines(const line *l)
+{
+    int n = 0;
+    while (n < KEPT && l[n].error < INFINITY) n++;
+    return n;
+}
+
+static float curvature(const bb_work *k, int group, const line *l)
+{
+    return fmaxf(l->sums.ll - l->sums.l * l->sums.l / k->hh[group], 0);
+}
+
+static void scan_d(const bb_work *k, const line (*lines)[KEPT], float middle, pair *best)
+{
+    scan t;
+    scan_steps(&t, middle);
+    for (int g = 0; g < k->n_groups; g++) {
+        float error[KEPT], curve[KEPT], target[KEPT];
+        int   n = count_lines(lines[g]);
+        for (int i = 0; i < n; i++) {
+            error[i] = lines[g][i].error;
+            curve[i] = curvature(k, g, &lines[g][i]);
+            target[i] = lines[g][i].a;
+        }
+        scan_add(&t, n, error, curve, target, (float)k->grid->sc_hi);
+    }
+    scan_minima(&t, NULL, best, BEST_D);
+}
+
+/* For one d, with the integers that the model gives it. */
+static void scan_dmin(const bb_work *k, const line (*lines)[KEPT], const pair *p, float middle, pair *best)
+{
+    const float hi = (float)k->grid->sc_hi;
+    scan t;
+    scan_steps(&t, middle);
+    for (int g = 0; g < k->n_groups; g++) {
+        float error[KEPT], curve[KEPT], target[KEPT];
+        int   n = count_lines(lines[g]);
+        for (int i = 0; i < n; i++) {
+            const line *l = &lines[g][i];
+            float a = p->d * round_clamped(l->a / p->d, hi), r = a - l->a;
+            error[i] = l->error + curvature(k, g, l) * r * r;
+            curve[i] = k->hh[g];
+            target[i] = (a * l->sums.l - k->hw[g]) / k->hh[g];
+        }
+        scan_add(&t, n, error, curve, target, hi);
+    }
+    scan_minima(&t, p, best, BEST_PAIRS);
+}
+
+/* For one (d, dmin): integers of a group next to its line, exact error. The line is turned about its centre of gravity. */
+static float choose(const bb_work *k, int group, const line *l, const bb_fields *f, int16_t *sc, int16_t *mn)
+{
+    const int   hi = k->grid->sc_hi;
+    const float mean_level = l->sums.l / k->hh[group], mean = k->hw[group] / k->hh[group];
     float least = INFINITY;
-    float mean_level = l->sums.l / k->hh[group], mean = k->hw[group] / k->hh[group];
-    int s0 = clamp_int(l->a / d, hi);
+    int   s0 = clamp_int(l->a / f->d, hi);
     for (int s = s0; s <= s0 + 1 && s <= hi; s++) {
-        float a = d * (float)s;
-        int m0 = dmin > 0 ? clamp_int((a * mean_level - mean) / dmin, hi) : 0;
-        for (int m = m0; m <= m0 + 1 && m <= hi; m++) {
-            float e = bb_work_error(k, group, a, -(dmin * (float)m));
+        float a = f->d * (float)s;
+        int   m0 = f->dmin > 0 ? clamp_int((a * mean_level - mean) / f->dmin, hi) : 0;
+        for (int m = m0; m <= m0 + (f->dmin > 0) && m <= hi; m++) {
+            float e = bb_work_error(k, group, a, -(f->dmin * (float)m));
             if (e < least) {
                 least = e;
                 *sc = (int16_t)s;
                 *mn = (int16_t)m;
             }
-            if (!(dmin > 0)) break;
         }
     }
     return least;
 }
 
-/* All groups for one (d, dmin); stops early once the error is above limit. */
+/* All groups for f->d, f->dmin; stops early once the error is above limit. */
 static void choose_all(const bb_work *k, const line (*lines)[KEPT], bb_fields *f, double limit)
 {
     f->error = 0;
     for (int g = 0; g < k->n_groups && f->error <= limit; g++) {
-        float least = INFINITY;
+        float least = k->ww[g]; /* all codes 0, no min */
+        f->sc[g] = f->mn[g] = 0;
         for (int i = 0; i < KEPT && lines[g][i].error < least; i++) {
             int16_t sc = 0, mn = 0;
-            float e = choose(k, g, &lines[g][i], f->d, f->dmin, &sc, &mn);
+            float e = choose(k, g, &lines[g][i], f, &sc, &mn);
             if (e < least) {
                 least = e;
                 f->sc[g] = sc;
                 f->mn[g] = mn;
             }
-        }
-        if (least == INFINITY) { /* no line: all weights are 0 */
-            f->sc[g] = f->mn[g] = 0;
-            least = k->ww[g];
         }
         f->error += (double)least;
     }
@@ -260,34 +371,21 @@ static void refine(const bb_work *k, bb_fields f, bb_fields *best)
     }
 }
 
-static void keep_fields(bb_fields *best, int n, bb_fields f)
+static void keep_fields(bb_fields *best, int n, const bb_fields *f)
 {
-    for (int i = 0; i < n; i++)
-        if (f.error < best[i].error) {
-            bb_fields t = best[i];
-            best[i] = f;
-            f = t;
-        }
-}
-
-/* Scans one of d, dmin around its value in `from`, the other fixed; keeps the best in best[n]. */
-static void scan(const bb_work *k, const line (*lines)[KEPT], const bb_fields *from, bool mins, bb_fields *best, int n)
-{
-    for (int i = 0; i < CANDIDATES; i++) {
-        bb_fields f = *from;
-        float ratio = 0.7f * powf(2.2f, (float)i / (CANDIDATES - 1));
-        if (mins) f.dmin = bb_work_store(k, from->dmin * ratio);
-        else f.d = bb_work_store(k, from->d * ratio);
-        if (!(f.d > 0)) continue;
-        choose_all(k, lines, &f, best[n - 1].error);
-        keep_fields(best, n, f);
-    }
+    int at = n;
+    while (at > 0 && f->error < best[at - 1].error) at--;
+    if (at == n) return;
+    memmove(best + at + 1, best + at, (size_t)(n - at - 1) * sizeof *best);
+    best[at] = *f;
 }
 
 void bb_fit_scales_mins(const bb_work *k, bb_fields *best)
 {
     line      lines[BB_MAX_GROUPS][KEPT];
-    bb_fields by_d[SUPERS], by_both[SUPERS], from = {.error = INFINITY};
+    const line (*all)[KEPT] = (const line (*)[KEPT])lines;
+    pair      by_d[BEST_D], pairs[BEST_PAIRS];
+    bb_fields kept[REFINED];
     float     a = 0, b = 0;
     for (int g = 0; g < k->n_groups; g++) {
         group_lines(k, g, lines[g]);
@@ -296,11 +394,19 @@ void bb_fit_scales_mins(const bb_work *k, bb_fields *best)
         b = fmaxf(b, -lines[g][0].b);
     }
     if (!(a > 0)) return;
-    from.d = a / (float)k->grid->sc_hi;
-    from.dmin = bb_work_store(k, b / (float)k->grid->sc_hi);
-    for (int i = 0; i < SUPERS; i++) by_d[i].error = by_both[i].error = INFINITY;
-    scan(k, (const line (*)[KEPT])lines, &from, false, by_d, SUPERS);
-    for (int i = 0; i < SUPERS && by_d[i].error < (double)INFINITY; i++)
-        scan(k, (const line (*)[KEPT])lines, &by_d[i], true, by_both, SUPERS);
-    for (int i = 0; i < SUPERS && by_both[i].error < (double)INFINITY; i++) refine(k, by_both[i], best);
+    for (int i = 0; i < BEST_D; i++) by_d[i].error = INFINITY;
+    for (int i = 0; i < BEST_PAIRS; i++) pairs[i].error = INFINITY;
+    for (int i = 0; i < REFINED; i++) kept[i].error = (double)INFINITY;
+    scan_d(k, all, a / (float)k->grid->sc_hi, by_d);
+    for (int i = 0; i < BEST_D && by_d[i].error < INFINITY; i++) {
+        if (b > 0) scan_dmin(k, all, &by_d[i], b / (float)k->grid->sc_hi, pairs);
+        else keep_pair(pairs, BEST_PAIRS, by_d[i]);
+    }
+    for (int i = 0; i < BEST_PAIRS && pairs[i].error < INFINITY; i++) {
+        bb_fields f = {.d = bb_work_store(k, pairs[i].d), .dmin = bb_work_store(k, pairs[i].dmin)};
+        if (!(f.d > 0)) continue;
+        choose_all(k, all, &f, kept[REFINED - 1].error);
+        keep_fields(kept, REFINED, &f);
+    }
+    for (int i = 0; i < REFINED && kept[i].error < (double)INFINITY; i++) refine(k, kept[i], best);
 }
