@@ -40,6 +40,7 @@ $(BUILD)/%.o: %.c
 
 # Only these files may use instruction sets above the baseline; kernels.c dispatches at run time.
 ISA_kernels_avx2   := -mavx2 -mfma -mf16c
+ISA_lanes_avx2     := -mavx2
 ISA_kernels_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
 
 define library

@@ -16,6 +16,8 @@
 #ifndef BB_KERNELS_FORMATS_FIT_H
 #define BB_KERNELS_FORMATS_FIT_H
 
+#include <math.h>
+
 #include "kernels/format.h"
 
 typedef enum bb_grid_kind {
@@ -43,18 +45,36 @@ void bb_grid_rtn(const bb_grid *grid, const float *w, void *blocks, size_t n);
 
 enum { BB_MAX_BINS = 32 };
 
+/* Sums over a group, for its nearest codes under some (a, b): error, h w l, h l^2, h l. */
+typedef struct bb_sums { float error, wl, ll, l; } bb_sums;
+
+/* error + curvature * (x - target)^2 */
+typedef struct bb_parabola { float error, curvature, target; } bb_parabola;
+
+typedef struct bb_work bb_work;
+
+/* The inner loops at one CPU level; lanes.inc. All levels give the same bits. */
+typedef struct bb_lanes {
+    bb_sums (*sums)(const bb_work *k, int group, float a, float b);  /* for the nearest codes */
+    float   (*error)(const bb_work *k, int group, float a, float b); /* the same, error alone */
+    void    (*scan_least)(const float *step, int n_steps, const bb_parabola *lines, int n, float hi, float *least);
+} bb_lanes;
+
+extern const bb_lanes bb_lanes_ref, bb_lanes_avx2;
+
 /* One block, normalised: w = unit * its w. Groups whose h is 0 throughout keep a tiny h, so that their codes stay sensible. */
-typedef struct bb_work {
+struct bb_work {
     _Alignas(64) float w[BB_MAX_BLOCK];
     _Alignas(64) float h[BB_MAX_BLOCK];
     const bb_grid *grid;
+    const bb_lanes *lanes;
     int    n, n_groups, m;            /* weights, groups, weights a group */
     float  lo, hi;                    /* first and last level */
     float  below[BB_MAX_BINS], above[BB_MAX_BINS], middle[BB_MAX_BINS]; /* uneven levels, by bin of (x - lo) / bin: nearest */
     uint32_t code[BB_MAX_BINS];       /* level of an x up to `middle`, of a larger one; code of `below` */
     float  unit;                      /* a power of two */
     float  ww[BB_MAX_GROUPS], hw[BB_MAX_GROUPS], hh[BB_MAX_GROUPS]; /* sums of h w^2, h w, h of each group */
-} bb_work;
+};
 
 /* The stored fields, with d and dmin in units of bb_work.unit, and their error. */
 typedef struct bb_fields {
@@ -63,13 +83,12 @@ typedef struct bb_fields {
     double  error;
 } bb_fields;
 
-/* Sums over a group, for its nearest codes under some (a, b): error, h w l, h l^2, h l. */
-typedef struct bb_sums { float error, wl, ll, l; } bb_sums;
-
 void    bb_work_init(bb_work *k, const bb_grid *grid, const float *w, const float *h);
 void    bb_work_codes(const bb_work *k, int group, float a, float b, uint32_t *q);
-bb_sums bb_work_sums(const bb_work *k, int group, float a, float b);
-float   bb_work_error(const bb_work *k, int group, float a, float b);
+static inline bb_sums bb_work_sums(const bb_work *k, int group, float a, float b) { return k->lanes->sums(k, group, a, b); }
+static inline float   bb_work_error(const bb_work *k, int group, float a, float b) { return k->lanes->error(k, group, a, b); }
+/* 0 for a scale too small to divide by: then every code is the level nearest to 0. */
+static inline float   bb_reciprocal(float a) { return fabsf(a) > 0x1p-100f ? 1 / a : 0; }
 double  bb_error_of_codes(const bb_work *k, const bb_fields *f, const uint32_t *q); /* by the decoder's arithmetic, in double */
 void    bb_load_fields(const bb_work *k, const bb_code *c, bb_fields *f);           /* error: infinite */
 void    bb_store_fields(const bb_work *k, const bb_fields *f, bb_code *c);          /* leaves the codes alone */

@@ -152,17 +152,15 @@ enum { SCAN = 96, BEST_D = 4, BEST_PAIRS = 8, REFINED = 3, REFINE_STEPS = 8 };
 
 static int clamp_int(float x, int hi) { return x >= (float)hi ? hi : x > 0 ? (int)x : 0; }
 
-/* Integer part of a rounding that loops can be made of: x in 0..hi. */
-static inline float round_clamped(float x, float hi)
+static float round_clamped(float x, float hi)
 {
-    x = x < 0 ? 0 : x;
-    x = x > hi ? hi : x;
+    x = x < 0 ? 0 : x > hi ? hi : x;
     return (x + 12582912.0f) - 12582912.0f;
 }
 
 typedef struct scan {
-    float step[SCAN];  /* candidates for d or dmin, ascending */
-    float error[SCAN]; /* model error of the block */
+    _Alignas(32) float step[SCAN];  /* candidates for d or dmin, ascending */
+    _Alignas(32) float error[SCAN]; /* model error of the block */
 } scan;
 
 static void scan_steps(scan *t, float middle)
@@ -175,20 +173,13 @@ static void scan_steps(scan *t, float middle)
     }
 }
 
-/* Adds one group's least error over its lines: lines[i].error + curvature[i] (step * integer - target[i])^2. */
-static void scan_add(scan *t, int n_lines, const float *error, const float *curvature, const float *target, float hi)
+/* Adds one group's least error over its lines. */
+static void scan_add(const bb_work *k, scan *t, const bb_parabola *lines, int n)
 {
-    float least[SCAN];
-    for (int i = 0; i < SCAN; i++) least[i] = INFINITY;
-    for (int n = 0; n < n_lines; n++) {
-        const float e0 = error[n], c = curvature[n], x = target[n];
-        for (int i = 0; i < SCAN; i++) {
-            float r = t->step[i] * round_clamped(x / t->step[i], hi) - x, e = e0 + c * r * r;
-            least[i] = e < least[i] ? e : least[i];
-        }
-    }
-    if (n_lines > 0)
-        for (int i = 0; i < SCAN; i++) t->error[i] += least[i];
+    _Alignas(32) float least[SCAN];
+    if (n == 0) return;
+    k->lanes->scan_least(t->step, SCAN, lines, n, (float)k->grid->sc_hi, least);
+    for (int i = 0; i < SCAN; i++) t->error[i] += least[i];
 }
 
 typedef struct pair { float d, dmin, error; } pair;
@@ -230,14 +221,10 @@ static void scan_d(const bb_work *k, const line (*lines)[KEPT], float middle, pa
     scan t;
     scan_steps(&t, middle);
     for (int g = 0; g < k->n_groups; g++) {
-        float error[KEPT], curve[KEPT], target[KEPT];
-        int   n = count_lines(lines[g]);
-        for (int i = 0; i < n; i++) {
-            error[i] = lines[g][i].error;
-            curve[i] = curvature(k, g, &lines[g][i]);
-            target[i] = lines[g][i].a;
-        }
-        scan_add(&t, n, error, curve, target, (float)k->grid->sc_hi);
+        bb_parabola p[KEPT];
+        int n = count_lines(lines[g]);
+        for (int i = 0; i < n; i++) p[i] = (bb_parabola){lines[g][i].error, curvature(k, g, &lines[g][i]), lines[g][i].a};
+        scan_add(k, &t, p, n);
     }
     scan_minima(&t, NULL, best, BEST_D);
 }
@@ -249,16 +236,14 @@ static void scan_dmin(const bb_work *k, const line (*lines)[KEPT], const pair *p
     scan t;
     scan_steps(&t, middle);
     for (int g = 0; g < k->n_groups; g++) {
-        float error[KEPT], curve[KEPT], target[KEPT];
-        int   n = count_lines(lines[g]);
+        bb_parabola q[KEPT];
+        int n = count_lines(lines[g]);
         for (int i = 0; i < n; i++) {
             const line *l = &lines[g][i];
             float a = p->d * round_clamped(l->a / p->d, hi), r = a - l->a;
-            error[i] = l->error + curvature(k, g, l) * r * r;
-            curve[i] = k->hh[g];
-            target[i] = (a * l->sums.l - k->hw[g]) / k->hh[g];
+            q[i] = (bb_parabola){l->error + curvature(k, g, l) * r * r, k->hh[g], (a * l->sums.l - k->hw[g]) / k->hh[g]};
         }
-        scan_add(&t, n, error, curve, target, hi);
+        scan_add(k, &t, q, n);
     }
     scan_minima(&t, p, best, BEST_PAIRS);
 }

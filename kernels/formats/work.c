@@ -1,21 +1,14 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * work.c: the workspace of a fit: normalised weights, and the inner loops (nearest codes of a group for a scale and a min,
- * their error and their sums). Sums run in 8 lanes (weight i in lane i % 8), added pairwise at the end. */
+ * work.c: the workspace of a fit: normalised weights, stored scales, codes. */
 #include <math.h>
 #include <string.h>
 
 #include "base/status.h"
 #include "kernels/formats/fit.h"
 #include "kernels/half.h"
-
-/* Eight floats that the compiler maps to what the CPU has; plain C operators, no instruction set assumed. */
-typedef float   v8 __attribute__((vector_size(32)));
-typedef int32_t i8 __attribute__((vector_size(32)));
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels/kernels.h"
 
 static const float half_max = 65504.0f;
-static const float tiny_scale = 0x1p-100f; /* below: the reciprocal is of no use, every code is the level nearest 0 */
 
 /* ---- normalisation ---- */
 
@@ -76,6 +69,10 @@ static void find_bins(bb_work *k, const float *levels, int n_levels)
 void bb_work_init(bb_work *k, const bb_grid *grid, const float *w, const float *h)
 {
     const bb_format *f = grid->format;
+    k->lanes = &bb_lanes_ref;
+#if defined(__x86_64__)
+    if (strcmp(bb_kernels_get()->level, "ref") != 0) k->lanes = &bb_lanes_avx2;
+#endif
     k->grid = grid;
     k->n = f->block;
     k->m = f->group;
@@ -123,93 +120,11 @@ float bb_work_store_step(const bb_work *k, float d, int step)
     return bb_half_to_float((uint16_t)(u + step)) / k->unit;
 }
 
-/* ---- inner loops ---- */
-
-/* Vectors go by pointer: passing 32 bytes by value has no stable ABI below AVX, and compilers say so. */
-#define FILL(x) {x, x, x, x, x, x, x, x}
-#define CHOOSE(mask, yes, no) ((v8)(((mask) & (i8)(yes)) | (~(mask) & (i8)(no))))
-
-/* What a group's loop needs besides the weights. */
-typedef struct line8 { v8 lo, hi, a, b, inverse, per_bin; } line8;
-
-/* x becomes the level nearest to it. */
-INLINE void nearest_even(v8 *x, const line8 *l)
-{
-    const v8 magic = FILL(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer, halves to even */
-    v8 t = CHOOSE(*x < l->lo, l->lo, *x);
-    t = CHOOSE(t > l->hi, l->hi, t);
-    *x = (t + magic) - magic;
-}
-
-INLINE void nearest_uneven(const bb_work *k, v8 *x, const line8 *l)
-{
-    v8 t = CHOOSE(*x < l->lo, l->lo, *x);
-    t = CHOOSE(t > l->hi, l->hi, t);
-    i8 at = __builtin_convertvector((t - l->lo) * l->per_bin, i8);
-#define GATHER(p) {(p)[at[0]], (p)[at[1]], (p)[at[2]], (p)[at[3]], (p)[at[4]], (p)[at[5]], (p)[at[6]], (p)[at[7]]}
-    v8 middle = GATHER(k->middle), below = GATHER(k->below), above = GATHER(k->above);
-    *x = CHOOSE(t > middle, above, below);
-}
-
-INLINE float add_lanes(const v8 *x)
-{
-    return (((*x)[0] + (*x)[4]) + ((*x)[2] + (*x)[6])) + (((*x)[1] + (*x)[5]) + ((*x)[3] + (*x)[7]));
-}
-
-INLINE float reciprocal(float a) { return fabsf(a) > tiny_scale ? 1 / a : 0; }
-
-INLINE line8 line_of(const bb_work *k, float a, float b, bool uneven)
-{
-    float inverse = reciprocal(a), per_bin = uneven ? 1 / k->grid->bin : 0;
-    return (line8){FILL(k->lo), FILL(k->hi), FILL(a), FILL(b), FILL(inverse), FILL(per_bin)};
-}
-
-INLINE bb_sums sums_of(const bb_work *k, int group, float a, float b, bool uneven)
-{
-    const v8 *w = (const v8 *)(const void *)(k->w + group * k->m), *h = (const v8 *)(const void *)(k->h + group * k->m);
-    const line8 line = line_of(k, a, b, uneven);
-    v8 e = FILL(0), wl = e, ll = e, l = e;
-    for (int i = 0; i < k->m / 8; i++) {
-        v8 q = (w[i] - line.b) * line.inverse;
-        if (uneven) nearest_uneven(k, &q, &line);
-        else nearest_even(&q, &line);
-        v8 r = w[i] - (line.a * q + line.b), hq = h[i] * q;
-        e += h[i] * r * r;
-        wl += hq * w[i];
-        ll += hq * q;
-        l += hq;
-    }
-    return (bb_sums){add_lanes(&e), add_lanes(&wl), add_lanes(&ll), add_lanes(&l)};
-}
-
-INLINE float error_of(const bb_work *k, int group, float a, float b, bool uneven)
-{
-    const v8 *w = (const v8 *)(const void *)(k->w + group * k->m), *h = (const v8 *)(const void *)(k->h + group * k->m);
-    const line8 line = line_of(k, a, b, uneven);
-    v8 e = FILL(0);
-    for (int i = 0; i < k->m / 8; i++) {
-        v8 q = (w[i] - line.b) * line.inverse;
-        if (uneven) nearest_uneven(k, &q, &line);
-        else nearest_even(&q, &line);
-        v8 r = w[i] - (line.a * q + line.b);
-        e += h[i] * r * r;
-    }
-    return add_lanes(&e);
-}
-
-bb_sums bb_work_sums(const bb_work *k, int group, float a, float b)
-{
-    return k->grid->bin > 0 ? sums_of(k, group, a, b, true) : sums_of(k, group, a, b, false);
-}
-
-float bb_work_error(const bb_work *k, int group, float a, float b)
-{
-    return k->grid->bin > 0 ? error_of(k, group, a, b, true) : error_of(k, group, a, b, false);
-}
+/* ---- codes ---- */
 
 void bb_work_codes(const bb_work *k, int group, float a, float b, uint32_t *q)
 {
-    const float *w = k->w + group * k->m, inverse = reciprocal(a);
+    const float *w = k->w + group * k->m, inverse = bb_reciprocal(a);
     for (int i = 0; i < k->m; i++) {
         float x = (w[i] - b) * inverse;
         x = x < k->lo ? k->lo : x > k->hi ? k->hi : x;
