@@ -10,7 +10,7 @@
 
 #include "kernels/formats/fit.h"
 
-enum { PLACES = 3, FIRST = 6, KEPT = 3, LLOYD_STEPS = 10 };
+enum { PLACES = 3, FIRST = 8, KEPT = 5, LLOYD_STEPS = 10 };
 
 typedef struct line {
     float   a, b, error;
@@ -148,7 +148,7 @@ void bb_fit_scale_min(const bb_work *k, bb_fields *best)
  * kappa = ll - l^2 / hh: exact for the line's codes, too high where other codes are better. On this model d is scanned first,
  * with free mins, then dmin for the best few d; the exact error then ranks the best few pairs. */
 
-enum { SCAN = 96, BEST_D = 4, BEST_PAIRS = 8, REFINED = 3, REFINE_STEPS = 8 };
+enum { SCAN = 96, BEST_D = 3, BEST_PAIRS = 5, REFINED = 2, REFINE_STEPS = 8 };
 
 static int clamp_int(float x, int hi) { return x >= (float)hi ? hi : x > 0 ? (int)x : 0; }
 
@@ -365,15 +365,13 @@ static void keep_fields(bb_fields *best, int n, const bb_fields *f)
     best[at] = *f;
 }
 
-void bb_fit_scales_mins(const bb_work *k, bb_fields *best)
+/* d, dmin > 0 and integers for the lines that the groups have. */
+static void fit_pairs(const bb_work *k, const line (*lines)[KEPT], bb_fields *best)
 {
-    line      lines[BB_MAX_GROUPS][KEPT];
-    const line (*all)[KEPT] = (const line (*)[KEPT])lines;
     pair      by_d[BEST_D], pairs[BEST_PAIRS];
     bb_fields kept[REFINED];
     float     a = 0, b = 0;
     for (int g = 0; g < k->n_groups; g++) {
-        group_lines(k, g, lines[g]);
         if (lines[g][0].error == INFINITY || !(k->hh[g] > 0x1p-20f)) continue;
         a = fmaxf(a, lines[g][0].a);
         b = fmaxf(b, -lines[g][0].b);
@@ -382,16 +380,51 @@ void bb_fit_scales_mins(const bb_work *k, bb_fields *best)
     for (int i = 0; i < BEST_D; i++) by_d[i].error = INFINITY;
     for (int i = 0; i < BEST_PAIRS; i++) pairs[i].error = INFINITY;
     for (int i = 0; i < REFINED; i++) kept[i].error = (double)INFINITY;
-    scan_d(k, all, a / (float)k->grid->sc_hi, by_d);
+    scan_d(k, lines, a / (float)k->grid->sc_hi, by_d);
     for (int i = 0; i < BEST_D && by_d[i].error < INFINITY; i++) {
-        if (b > 0) scan_dmin(k, all, &by_d[i], b / (float)k->grid->sc_hi, pairs);
+        if (b > 0) scan_dmin(k, lines, &by_d[i], b / (float)k->grid->sc_hi, pairs);
         else keep_pair(pairs, BEST_PAIRS, by_d[i]);
     }
     for (int i = 0; i < BEST_PAIRS && pairs[i].error < INFINITY; i++) {
         bb_fields f = {.d = bb_work_store(k, pairs[i].d), .dmin = bb_work_store(k, pairs[i].dmin)};
         if (!(f.d > 0)) continue;
-        choose_all(k, all, &f, kept[REFINED - 1].error);
+        choose_all(k, lines, &f, kept[REFINED - 1].error);
         keep_fields(kept, REFINED, &f);
     }
     for (int i = 0; i < REFINED && kept[i].error < (double)INFINITY; i++) refine(k, kept[i], best);
+}
+
+/* The same weights and lines seen from the other end of the grid: w -> -w, code q -> hi - q. */
+static void mirror(const bb_work *k, bb_work *m, line (*lines)[KEPT])
+{
+    *m = *k;
+    for (int i = 0; i < m->n; i++) m->w[i] = -m->w[i];
+    for (int g = 0; g < m->n_groups; g++) {
+        m->hw[g] = -m->hw[g];
+        for (int i = 0; i < count_lines(lines[g]); i++) {
+            line   *l = &lines[g][i];
+            bb_sums s = l->sums;
+            l->b = -(l->b + l->a * k->hi);
+            l->sums.l = k->hi * k->hh[g] - s.l;
+            l->sums.ll = k->hi * k->hi * k->hh[g] - 2 * k->hi * s.l + s.ll;
+            l->sums.wl = s.wl - k->hi * k->hw[g];
+        }
+    }
+}
+
+/* The mins round differently when they are the upper ends of the groups, with d and dmin negative; the better one is taken. */
+void bb_fit_scales_mins(const bb_work *k, bb_fields *best)
+{
+    line      lines[BB_MAX_GROUPS][KEPT];
+    bb_work   m;
+    bb_fields other = {.error = best->error};
+    for (int g = 0; g < k->n_groups; g++) group_lines(k, g, lines[g]);
+    fit_pairs(k, (const line (*)[KEPT])lines, best);
+    mirror(k, &m, lines);
+    fit_pairs(&m, (const line (*)[KEPT])lines, &other);
+    if (other.error < best->error) {
+        *best = other;
+        best->d = -best->d;
+        best->dmin = -best->dmin;
+    }
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * q2_k.c: 256 weights in 16 groups of 16: 16 bytes (low nibble sc, high nibble mn), 64 bytes of 2-bit codes (bb_pairs), f16 d,
- * f16 dmin; w = (d * sc) * q - (dmin * mn). Code: d, dmin; sc, mn in 0..15; q. */
+ * f16 dmin; w = (d * sc) * q - (dmin * mn). Code: d, dmin (of either, but the same, sign); sc, mn in 0..15; q. */
 #include <string.h>
 
 #include "kernels/formats/fit.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * q4_k.c: 256 weights in 8 groups of 32: f16 d, f16 dmin, 12 bytes of 6-bit scales and mins (bb_k_scales), 128 bytes of nibbles:
  * byte l of run r (32 bytes each) holds weights 64 r + l (low) and 64 r + 32 + l (high). w = (d * sc) * q - (dmin * mn).
- * Code: d, dmin; sc, mn in 0..63; q. */
+ * Code: d, dmin (of either, but the same, sign); sc, mn in 0..63; q. */
 #include <string.h>
 
 #include "kernels/formats/fit.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * q5_k.c: 256 weights in 8 groups of 32: f16 d, f16 dmin, 12 bytes of 6-bit scales and mins (bb_k_scales), 32 bytes of fifth bits
  * (bit g of byte l: weight 32 g + l), 128 bytes of nibbles as in q4_k.c. w = (d * sc) * q - (dmin * mn).
- * Code: d, dmin; sc, mn in 0..63; q. */
+ * Code: d, dmin (of either, but the same, sign); sc, mn in 0..63; q. */
 #include <string.h>
 
 #include "kernels/formats/fit.h"

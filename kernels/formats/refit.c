@@ -144,7 +144,7 @@ static void refit_scales(const bb_work *k, const quadratic *s, const uint32_t *q
 
 /* ---- super scales and super mins ---- */
 
-/* Best two integers of a group for (d, dmin) > 0. */
+/* Best two integers of a group; d and dmin of either sign. */
 static void choose_pair(const bb_work *k, const quadratic *s, int group, bb_fields *f)
 {
     const int hi = k->grid->sc_hi;
@@ -154,7 +154,7 @@ static void choose_pair(const bb_work *k, const quadratic *s, int group, bb_fiel
     int s0 = clamp_field(floor(a / d), 0, hi);
     for (int i = s0 > 0 ? s0 - 1 : 0; i <= s0 + 2 && i <= hi; i++) {
         double best_b = (s->hw - d * i * s->l) / s->hh;
-        int m = dmin > 0 ? clamp_field(-best_b / dmin, 0, hi) : 0;
+        int m = dmin != 0 ? clamp_field(-best_b / dmin, 0, hi) : 0;
         double e = value(s, d * i, -dmin * m);
         if (e < least) {
             least = e;
@@ -190,7 +190,7 @@ static void settle_pairs(const bb_work *k, const quadratic *s, const uint32_t *q
     for (int round = 0; round < ROUNDS; round++) {
         solve_pair(k, s, &f);
         offer(k, q, &f, best);
-        if (!(f.d > 0) || !(f.dmin >= 0)) return;
+        if (f.d == 0) return;
         for (int g = 0; g < k->n_groups; g++) choose_pair(k, s + g, g, &f);
         offer(k, q, &f, best);
     }
@@ -229,24 +229,25 @@ static void refit_scales_mins(const bb_work *k, const quadratic *s, const uint32
     bb_fields by_d[KEPT_PAIRS], by_both[KEPT_PAIRS], f;
     double a_top = 0, b_top = 0, a, b;
     settle_pairs(k, s, q, *best, best);
+    const double side = best->d < 0 ? -1 : 1; /* the codes' own; the mins have the same, see fit_affine.c */
     for (int g = 0; g < k->n_groups; g++)
         if (solve_line(s + g, &a, &b)) {
-            a_top = fmax(a_top, a);
-            b_top = fmax(b_top, -b);
+            a_top = fmax(a_top, side * a);
+            b_top = fmax(b_top, -side * b);
         }
     for (int i = 0; i < KEPT_PAIRS; i++) by_d[i].error = by_both[i].error = (double)INFINITY;
     for (int i = 0; i < PAIR_SCAN; i++) {
         f = *best;
-        f.d = scan_scale(k, a_top, i);
-        f.dmin = scan_scale(k, b_top, 4);
-        if (!(f.d > 0) || !(f.dmin >= 0)) continue;
+        f.d = scan_scale(k, side * a_top, i);
+        f.dmin = scan_scale(k, side * b_top, 4);
+        if (f.d == 0) continue;
         f.error = choose_pairs(k, s, &f);
         keep(by_d, f);
     }
     for (int n = 0; n < KEPT_PAIRS && by_d[n].error < (double)INFINITY; n++)
         for (int i = 0; i < PAIR_SCAN; i++) {
             f = by_d[n];
-            f.dmin = scan_scale(k, b_top, i);
+            f.dmin = scan_scale(k, side * b_top, i);
             f.error = choose_pairs(k, s, &f);
             keep(by_both, f);
         }
