@@ -2,6 +2,7 @@
  * codebook.c: the codebooks of the IQ formats, unfolded from their sets of words, and codes -> weights. */
 #include "kernels/formats/codebook.h"
 
+#include <math.h>
 #include <pthread.h>
 
 static bb_book        books[BB_BOOK_COUNT];
@@ -36,6 +37,10 @@ static void book_build(bb_book *b, bb_book_id id)
         first[k] = (uint8_t)(pattern % b->n_halves);
         second[k] = (uint8_t)(pattern / b->n_halves);
     }
+    float sum = 0.0f;
+    for (unsigned k = 0; k < b->n_words; k++)
+        for (unsigned i = 0; i < b->dims; i++) sum += b->value[k][i] * b->value[k][i]; /* exact: integers below 2^24 */
+    b->rms = sqrtf(sum / (float)(b->n_words * b->dims));
     unsigned n = 0;
     for (unsigned p = 0; p < b->n_halves; p++) {
         b->start[p] = (uint16_t)n;
@@ -48,9 +53,36 @@ static void book_build(bb_book *b, bb_book_id id)
     b->start[b->n_halves] = (uint16_t)n;
 }
 
+/* Words are in order of their pattern, last level most significant, so the words below a node are neighbours. */
+static void book_build_tree(bb_book *b)
+{
+    static uint16_t first_word[BB_BOOK_MAX_NODES + 1];
+    unsigned        begin = 0, end = 1;
+    first_word[0] = 0;
+    for (unsigned depth = 0; depth < b->dims; depth++) {
+        unsigned n = end;
+        for (unsigned x = begin; x < end; x++) {
+            const unsigned stop = x + 1 < end ? first_word[x + 1] : b->n_words, i = b->dims - 1 - depth;
+            b->child[x] = (uint16_t)n;
+            for (unsigned k = first_word[x]; k < stop; k++) {
+                if (k > first_word[x] && b->digit[k][i] == b->digit[k - 1][i]) continue;
+                b->node_digit[n] = b->digit[k][i];
+                first_word[n++] = (uint16_t)k;
+            }
+        }
+        begin = end;
+        end = n;
+    }
+    b->child[begin] = (uint16_t)end;
+    b->first_leaf = begin;
+}
+
 static void books_build(void)
 {
-    for (int i = 0; i < BB_BOOK_COUNT; i++) book_build(&books[i], (bb_book_id)i);
+    for (int i = 0; i < BB_BOOK_COUNT; i++) {
+        book_build(&books[i], (bb_book_id)i);
+        book_build_tree(&books[i]);
+    }
 }
 
 const bb_book *bb_book_get(bb_book_id id)

@@ -24,6 +24,7 @@ typedef enum bb_book_id {
 enum {
     BB_BOOK_BITS_WORDS = 206,   /* 32-bit elements that hold 3^8 bits */
     BB_BOOK_MAX_WORDS = 2048,
+    BB_BOOK_MAX_NODES = 5200,   /* of a codebook's tree: at most 1 + 3 + ... + 3^6 + 2 * 2048 */
     BB_BOOK_MAX_HALVES = 81,    /* patterns of half a word: 3^4 or 8^2 */
     BB_CB_SUPER = 256           /* weights a block, in all these formats */
 };
@@ -35,11 +36,17 @@ extern const uint32_t bb_book_bits[BB_BOOK_COUNT][BB_BOOK_BITS_WORDS]; /* codebo
 typedef struct bb_book {
     unsigned n_words, dims, half_dims, n_levels, n_halves;
     float    level[8];                             /* increasing */
+    float    rms;                                  /* root mean square of all levels of all words */
     float    value[BB_BOOK_MAX_WORDS][8];          /* levels of word k; the first dims are used */
     uint8_t  digit[BB_BOOK_MAX_WORDS][8];          /* the same as indexes of level */
     uint16_t start[BB_BOOK_MAX_HALVES + 1];        /* list entries start[p] .. start[p+1]-1 have first half p */
     uint8_t  second[BB_BOOK_MAX_WORDS];            /* list: second half */
     uint16_t word[BB_BOOK_MAX_WORDS];              /* list: index of the word */
+    /* Tree: a node at depth k stands for the words that share their last k levels; node 0 is the root, the nodes of a depth
+     * follow each other in word order. Node x has children child[x] .. child[x+1]-1; the leaves are the words. */
+    uint16_t child[BB_BOOK_MAX_NODES + 1];
+    uint8_t  node_digit[BB_BOOK_MAX_NODES];        /* the level that a node adds */
+    unsigned first_leaf;
 } bb_book;
 
 typedef enum bb_cb_shift { BB_SHIFT_NONE, BB_SHIFT_GROUP, BB_SHIFT_CODE } bb_cb_shift;
@@ -70,6 +77,12 @@ void bb_cb_expand(const bb_cb_spec *s, const bb_code *c, float *out);
 /* Sum of decoded weight * x over one block: eight partial sums, so the order is fixed and the compiler can use lanes. */
 float bb_cb_dot(const bb_cb_spec *s, const bb_code *c, const float *x);
 
+/* The bodies of bb_format's functions. */
+uint32_t bb_cb_nearest(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *h, const float *metric);
+void     bb_cb_fit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c);
+void     bb_cb_refit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c);
+void     bb_cb_encode_rtn_block(const bb_cb_spec *s, const float *w, bb_code *c);
+
 /* The eight signs whose first seven are the low bits of `seven`: the last makes their number even. */
 static inline uint32_t bb_cb_even_signs(uint32_t seven)
 {
@@ -94,10 +107,36 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
         return sum;                                                                                                     \
     }                                                                                                                   \
     static void stem##_value(const bb_code *c, unsigned v, float *out) { bb_cb_value(&spec_##stem, c, v, out); }          \
+    static void stem##_fit(const float *w, const float *h, bb_code *c) { bb_cb_fit(&spec_##stem, w, h, c); }            \
+    static void stem##_refit(const float *w, const float *h, bb_code *c) { bb_cb_refit(&spec_##stem, w, h, c); }        \
+    static uint32_t stem##_nearest(const bb_code *c, unsigned v, const float *t, const float *h, const float *metric)   \
+    {                                                                                                                   \
+        return bb_cb_nearest(&spec_##stem, c, v, t, h, metric);                                                         \
+    }                                                                                                                   \
+    static void stem##_encode(const float *w, const float *h, void *blocks, size_t n)                                   \
+    {                                                                                                                   \
+        uint8_t *b = blocks;                                                                                            \
+        bb_code  c;                                                                                                     \
+        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) {                                                     \
+            bb_cb_fit(&spec_##stem, w + i, h ? h + i : NULL, &c);                                                       \
+            stem##_pack(&c, b);                                                                                         \
+        }                                                                                                               \
+    }                                                                                                                   \
+    static void stem##_encode_rtn(const float *w, void *blocks, size_t n)                                               \
+    {                                                                                                                   \
+        uint8_t *b = blocks;                                                                                            \
+        bb_code  c;                                                                                                     \
+        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) {                                                     \
+            bb_cb_encode_rtn_block(&spec_##stem, w + i, &c);                                                            \
+            stem##_pack(&c, b);                                                                                         \
+        }                                                                                                               \
+    }                                                                                                                   \
     const bb_format bb_format_##stem = {                                                                                \
         .type = (type_id), .name = (name_text), .block = BB_CB_SUPER, .block_bytes = (bytes),                           \
         .group = (group_weights), .vec = (vec_weights),                                                                 \
         .decode = stem##_decode, .dot = stem##_dot, .unpack = stem##_unpack, .pack = stem##_pack, .value = stem##_value, \
+        .fit = stem##_fit, .refit = stem##_refit, .nearest = stem##_nearest, .encode = stem##_encode,                   \
+        .encode_rtn = stem##_encode_rtn,                                                                                \
     };
 
 #endif
