@@ -9,11 +9,18 @@
 /* Ascending bits a weight; formats of equal size in the order of their type id. One line a format. */
 static const bb_format *const rows[] = {
     &bb_format_q1_0,
+    &bb_format_iq1_s,
     &bb_format_tq1_0,
+    &bb_format_iq1_m,
+    &bb_format_iq2_xxs,
     &bb_format_tq2_0,
     &bb_format_q2_0,
+    &bb_format_iq2_xs,
+    &bb_format_iq2_s,
     &bb_format_q2_k,
+    &bb_format_iq3_xxs,
     &bb_format_q3_k,
+    &bb_format_iq3_s,
     &bb_format_iq4_xs,
     &bb_format_mxfp4,
     &bb_format_q4_0,

@@ -22,10 +22,10 @@
 enum {
     MAX_VERTICES = 40,                         /* of one vector's hull; a longer one is cut, which only costs accuracy */
     POOL = 2 * BB_CB_SUPER / 8 * MAX_VERTICES, /* two shifts of 32 vectors, or 64 vectors */
-    MAX_SCAN = 256, N_STARTS = 4, MAX_TURNS = 8
+    MAX_SCAN = 256, N_STARTS = 8, MAX_TURNS = 8, N_NEIGHBOURS = 6
 };
 #define SCAN_STEP 1.02
-#define RANGE_BELOW 1.7
+#define RANGE_BELOW 2.5
 #define RANGE_ABOVE 3.0
 #define WINDOW_LEAST 0.5
 #define WINDOW_LARGEST 2.0
@@ -248,6 +248,21 @@ static unsigned scan_d(const block_curves *b, const double *free_a, double *d, d
     return n;
 }
 
+/* The neighbours of d among the numbers of its field, as long as one of the nearest few is better. */
+static choice polish(const block_curves *b, choice x)
+{
+    for (bool better = x.d > 0.0; better;) {
+        const int h = bb_float_to_half((float)x.d);
+        better = false;
+        for (int step = -N_NEIGHBOURS; step <= N_NEIGHBOURS; step++) {
+            if (step == 0 || h + step <= 0 || h + step > 0x7BFF) continue;
+            const choice y = evaluate(b, (double)bb_half_to_float((uint16_t)(h + step)));
+            if (y.error < x.error) { x = y; better = true; }
+        }
+    }
+    return x;
+}
+
 /* d, sc, mn of least error; d = 0 when nothing beats zero weights. extra_d: one more candidate, or 0. */
 static choice search_d(const block_curves *b, double extra_d)
 {
@@ -270,7 +285,7 @@ static choice search_d(const block_curves *b, double extra_d)
         const choice x = improve(b, evaluate(b, extra_d));
         if (x.error < best.error) best = x;
     }
-    return best;
+    return polish(b, best);
 }
 
 /* ---- blocks ---- */
@@ -390,7 +405,7 @@ void bb_cb_refit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c
         given += a * (a * x->q[0] - 2.0 * x->p[0]);
     }
     const choice x = search_d(b, c->d > 0.0f ? (double)c->d : 0.0);
-    if (!(x.error < given)) return;
+    if (x.error >= given) return; /* not so when the given d is not finite */
     c->d = (float)x.d;
     for (unsigned g = 0; g < b->n_groups && x.d != 0.0; g++) { c->sc[g] = x.sc[g]; if (b->n_shifts == 2) c->mn[g] = x.mn[g]; }
 }
