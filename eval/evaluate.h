@@ -19,8 +19,12 @@ typedef struct bb_tokens {
     char     sha256[65];    /* of the ids as little-endian u32: the data hash in result rows */
 } bb_tokens;
 
-/* Text file (tokenized with special tokens, one trailing newline removed, as llama-perplexity) or a token file: .npy (integer, 1-D), .u16, .u32. */
+/* Text file (tokenized with special tokens, one trailing newline removed, as llama-perplexity) or a token file: .npy (integer, 1-D), .u16, .u32.
+ * Ids outside the model's vocabulary are BB_BAD_FILE. */
 bb_status bb_tokens_load(const bb_model *m, const char *path, bb_tokens *t, bb_err *err);
+bb_status bb_tokens_from_ids(const int32_t *ids, size_t n, bb_tokens *t, bb_err *err); /* copies */
+/* BOS where the file's vocabulary puts one first, else -1 (also for a file without a vocabulary): what bb_windows_make wants. */
+bb_status bb_tokens_bos(const bb_model *m, int32_t *bos, bb_err *err);
 void      bb_tokens_done(bb_tokens *t);
 
 typedef struct bb_windows {
@@ -45,8 +49,39 @@ typedef struct bb_result {
 } bb_result;
 
 /* Evaluates net on the windows; ref (may be NULL) is the full-precision net. window_kl, window_nll: [w->n] mean over the window's scored
- * tokens, for paired comparisons; NULL allowed. Progress label NULL: silent. Polls bb_interrupted -> BB_INTERRUPTED. */
+ * tokens, for paired comparisons; NULL allowed. Progress label NULL: silent. Polls bb_interrupted -> BB_INTERRUPTED. A score that is no
+ * number is BB_NUMERIC. Memory: a batch of windows, and 25 bytes a scored token. */
 bb_status bb_evaluate(const bb_net *net, const bb_net *ref, const bb_windows *w, const char *progress_label, bb_result *out,
                       double *window_kl, double *window_nll, bb_err *err);
+
+/* ---- for many evaluations on the same windows ----
+ * A reference keeps the final hidden states of the scored positions of the full-precision net, for as many of the first windows as fit
+ * into max_bytes; for the others they are computed again at each use. Borrows net and w. One user at a time. */
+typedef struct bb_reference bb_reference;
+bb_status bb_reference_create(const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *progress_label, bb_reference **out,
+                              bb_err *err);
+void      bb_reference_destroy(bb_reference *r);
+uint32_t  bb_reference_kept(const bb_reference *r); /* windows whose states are kept */
+/* As bb_evaluate with the reference's net and windows, but for the first n_windows only (0: all). */
+bb_status bb_evaluate_against(const bb_net *net, bb_reference *r, uint32_t n_windows, const char *progress_label, bb_result *out,
+                              double *window_kl, double *window_nll, bb_err *err);
+
+/* The same from hidden states that the caller has (prefix cache): scores are gathered batch by batch, then summed up. */
+typedef struct bb_scores {          /* a scored token each, windows one after the other */
+    uint32_t       n_windows, n_scored;
+    double        *nll, *kl, *nll_ref; /* kl, nll_ref, same: NULL without reference */
+    unsigned char *same;
+} bb_scores;
+
+bb_status bb_scores_create(uint32_t n_windows, uint32_t n_scored, bool with_reference, bb_scores *s, bb_err *err);
+void      bb_scores_done(bb_scores *s);
+/* h (S*ctx, C): the output of net's last block for windows first .. first+S-1; f made for net, S <= its max_windows. ref may be NULL. */
+bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t first, uint32_t S,
+                        const float *h, bb_err *err);
+/* When all windows are in. window_kl, window_nll as in bb_evaluate. */
+bb_status bb_scores_result(const bb_scores *s, bb_result *out, double *window_kl, double *window_nll, bb_err *err);
+
+/* Windows of ctx tokens that bb_evaluate runs at once. */
+uint32_t  bb_batch_windows(uint32_t ctx);
 
 #endif
