@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * sample.c: see sample.h. Groups of GROUP sequences go through the network independently, a group a task, so that threads never wait for
- * each other; within a group one step takes a token of each sequence through all blocks. Weights are decoded once for all if that takes at
- * most HELD_FLOATS, else strip by strip as they are used. A sequence's ids depend on the group size, never on the number of threads.
+ * each other; within a group one step takes a token of each sequence through all blocks. Weights are decoded and packed (kernels.h) once
+ * for all if memory allows, else strip by strip as they are used. Keys and values are cached in packed form. Every product
+ * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut.
  */
 #include "model/net/sample.h"
 
@@ -13,11 +14,10 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "kernels/blas.h"
 #include "kernels/kernels.h"
 
-enum { GROUP = 16, STRIP = 64 /* weight rows decoded at once */, HELD_FLOATS = 1 << 28 };
-static const uint64_t CACHE_BYTES = 1u << 30;
+enum { GROUP = 16, STRIP = 64 /* weight rows decoded at once: a multiple of every panel */ };
+static const uint64_t CACHE_BYTES = 1u << 30, HELD_BYTES = 1u << 30;
 
 /* What all groups share, read-only while they run. */
 typedef struct shared {
@@ -25,7 +25,7 @@ typedef struct shared {
     const bb_sampling *p;
     const bb_kernels  *k;
     float             *cos_sin;  /* [length][n_rot/2][2] */
-    float             *weights;  /* decoded matrices, or NULL */
+    float             *weights;  /* packed matrices, or NULL */
     size_t            *offset;   /* [n_layer * BB_N_PARTS + 1] into weights; the last is the head */
     uint32_t           max_q, max_kv, max_ff, max_shared; /* widest H D, G D, F; most query heads on a KV head */
 } shared;
@@ -34,19 +34,24 @@ typedef struct shared {
 typedef struct stepper {
     const shared *w;
     uint32_t      S;
-    float        *cache;                              /* block after block: keys, then values, each (S, length, G_b D) */
-    float        *h, *x, *q, *gate, *up, *logits;     /* rows of S */
-    float        *strip, *scores;
+    float        *cache;                                  /* block after block, sequence after sequence: head_cache for each KV head */
+    float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
+    float        *strip, *packed;                         /* STRIP weight rows, when they are not held */
+    float        *scores;
 } stepper;
 
 /* ---- what is shared ---- */
 
 static uint32_t largest(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
-static uint64_t cache_floats(const bb_net *net, uint32_t length) /* of one sequence */
+/* Keys, then values, of one KV head of one sequence. */
+static size_t key_floats(const shared *w) { return bb_packed_floats(w->p->length, w->net->head_dim, w->k->panel); }
+static size_t head_cache(const shared *w) { return key_floats(w) + bb_packed_floats(w->net->head_dim, w->p->length, w->k->panel); }
+
+static uint64_t cache_floats(const shared *w) /* of one sequence */
 {
     uint64_t n = 0;
-    for (uint32_t b = 0; b < net->n_layer; b++) n += 2 * (uint64_t)net->blocks[b].n_kv * net->head_dim * length;
+    for (uint32_t b = 0; b < w->net->n_layer; b++) n += (uint64_t)w->net->blocks[b].n_kv * head_cache(w);
     return n;
 }
 
@@ -88,31 +93,47 @@ static const bb_matrix *matrix_at(const bb_net *net, size_t i)
     return (part <= BB_PART_O ? b->n_head : b->n_ff) ? &b->w[part] : NULL;
 }
 
+/* Rows first .. first+n-1 into panels; plain: room for STRIP rows. */
+static void pack_rows(const shared *w, const bb_matrix *m, size_t first, size_t n, float *plain, float *panels)
+{
+    for (size_t at = 0; at < n; at += STRIP) {
+        size_t some = n - at < STRIP ? n - at : STRIP;
+        decode_rows(m, first + at, some, plain);
+        bb_pack_panels(plain, m->cols, some, m->cols, w->k->panel, panels + at * m->cols);
+    }
+}
+
 static bb_status hold_weights(shared *w, bb_err *err)
 {
-    size_t   n = (size_t)w->net->n_layer * BB_N_PARTS + 1;
-    uint64_t total = 0;
+    size_t    n = (size_t)w->net->n_layer * BB_N_PARTS + 1, widest = largest(largest(w->max_q, w->max_ff), w->net->n_embd);
+    uint64_t  total = 0, limit = w->p->weight_bytes ? w->p->weight_bytes : HELD_BYTES;
+    bb_status status = BB_OK;
     if (!(w->offset = bb_calloc(n, sizeof *w->offset, err))) return BB_NOMEM;
     for (size_t i = 0; i < n; i++) {
         const bb_matrix *m = matrix_at(w->net, i);
         w->offset[i] = (size_t)total;
-        if (m) total += (uint64_t)m->rows * m->cols;
-        if (total > HELD_FLOATS) return BB_OK;
+        if (m) total += bb_packed_floats(m->rows, m->cols, w->k->panel);
+        if (total * sizeof(float) > limit) return BB_OK;
     }
     if (!(w->weights = bb_alloc((size_t)total, sizeof *w->weights, err))) return BB_NOMEM;
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < n; i++) {
         const bb_matrix *m = matrix_at(w->net, i);
-        if (m) decode_rows(m, 0, m->rows, w->weights + w->offset[i]);
+        float           *plain = m ? bb_alloc(STRIP * widest, sizeof *plain, NULL) : NULL;
+        if (plain) pack_rows(w, m, 0, m->rows, plain, w->weights + w->offset[i]);
+        else if (m) {
+#pragma omp atomic write
+            status = BB_NOMEM;
+        }
+        bb_free(plain);
     }
-    return BB_OK;
+    return status == BB_OK ? BB_OK : BB_FAIL(err, status, "out of memory while decoding weights");
 }
 
 static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p, bb_err *err)
 {
     bb_status status = BB_OK;
     *w = (shared){ .net = net, .p = p, .k = bb_kernels_get(), .max_shared = 1 };
-    bb_blas_init();
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
         w->max_q = largest(w->max_q, k->n_head * net->head_dim);
@@ -131,7 +152,7 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
 
 static void stepper_done(stepper *s)
 {
-    float *all[] = { s->cache, s->h, s->x, s->q, s->gate, s->up, s->logits, s->strip, s->scores };
+    float *all[] = { s->cache, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
     *s = (stepper){ 0 };
 }
@@ -141,34 +162,34 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bb_err *e
     const bb_net *net = w->net;
     size_t        widest = largest(largest(w->max_q, w->max_ff), net->n_embd);
     *s = (stepper){ .w = w, .S = S };
-    s->cache = bb_alloc(S * cache_floats(net, w->p->length), sizeof(float), err);
-    s->h = bb_alloc((size_t)S * net->n_embd, sizeof(float), err);
-    s->x = bb_alloc((size_t)S * net->n_embd, sizeof(float), err);
-    s->q = bb_alloc((size_t)S * w->max_q, sizeof(float), err);
-    s->gate = bb_alloc((size_t)S * w->max_ff, sizeof(float), err);
-    s->up = bb_alloc((size_t)S * w->max_ff, sizeof(float), err);
-    s->logits = bb_alloc((size_t)S * net->n_vocab, sizeof(float), err);
-    s->strip = bb_alloc(w->weights ? 0 : STRIP * widest, sizeof(float), err);
-    s->scores = bb_alloc((size_t)w->max_shared * w->p->length, sizeof(float), err);
-    if (s->cache && s->h && s->x && s->q && s->gate && s->up && s->logits && s->strip && s->scores) return BB_OK;
-    stepper_done(s);
-    return BB_NOMEM;
+    const struct { float **at; size_t n; } buffers[] = {
+        { &s->h, (size_t)S * net->n_embd }, { &s->x, (size_t)S * net->n_embd },     { &s->q, (size_t)S * w->max_q },
+        { &s->k, (size_t)S * w->max_kv },   { &s->v, (size_t)S * w->max_kv },       { &s->gate, (size_t)S * w->max_ff },
+        { &s->up, (size_t)S * w->max_ff },  { &s->logits, (size_t)S * net->n_vocab }, { &s->strip, w->weights ? 0 : STRIP * widest },
+        { &s->packed, w->weights ? 0 : STRIP * widest }, { &s->scores, (size_t)w->max_shared * w->p->length },
+    };
+    s->cache = bb_calloc(S * cache_floats(w), sizeof(float), err); /* zeros: a panel is read whole */
+    if (!s->cache) return BB_NOMEM;
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+        if (!(*buffers[i].at = bb_alloc(buffers[i].n, sizeof(float), err))) {
+            stepper_done(s);
+            return BB_NOMEM;
+        }
+    return BB_OK;
 }
 
-/* y rows (S, m->rows; stride ldy) = x (S, cols) W' + bias, or added to y. W is matrix `number` of the network. */
-static void linear(const stepper *s, const float *x, size_t number, bool add, float *y, size_t ldy)
+/* y (S, rows) = x (S, cols) W' + bias, or added to y. W is matrix `number` of the network. */
+static void linear(const stepper *s, const float *x, size_t number, bool add, float *y)
 {
     const shared    *w = s->w;
     const bb_matrix *m = matrix_at(w->net, number);
     size_t           n = w->weights ? m->rows : STRIP;
-    for (size_t t = 0; m->bias && t < s->S; t++)
-        for (size_t j = 0; j < m->rows; j++) y[t * ldy + j] = add ? y[t * ldy + j] + m->bias[j] : m->bias[j];
     for (size_t first = 0; first < m->rows; first += n) {
-        const float *strip = s->strip;
+        const float *panels = s->packed;
         if (m->rows - first < n) n = m->rows - first;
-        if (w->weights) strip = w->weights + w->offset[number];
-        else decode_rows(m, first, n, s->strip);
-        bb_sgemm_nt(s->S, n, m->cols, 1, x, m->cols, strip, m->cols, add || m->bias ? 1 : 0, y + first, ldy);
+        if (w->weights) panels = w->weights + w->offset[number];
+        else pack_rows(w, m, first, n, s->strip, s->packed);
+        w->k->product(s->S, n, m->cols, x, m->cols, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
     }
 }
 
@@ -194,32 +215,36 @@ static void turn_heads(const shared *w, float *x, uint32_t n, const float *norm,
     }
 }
 
-/* Sequence i, KV group g, position p: the group's query heads in s->q become their attention results. */
-static void attend(const stepper *s, const bb_block *b, const float *keys, const float *values, size_t i, size_t g, uint32_t p)
+/* One KV head at position p: its key and value (D each) join the cache, and m query heads become their attention results. */
+static void attend(const stepper *s, float *cache, const float *key, const float *value, float *q, size_t m, uint32_t p)
 {
-    size_t D = s->w->net->head_dim, ld = b->n_kv * D, m = b->n_head / b->n_kv, n = (size_t)p + 1;
-    size_t at = i * s->w->p->length * ld + g * D;
-    float *q = s->q + i * b->n_head * D + g * m * D;
-    bb_sgemm_nt(m, n, D, 1, q, D, keys + at, ld, 0, s->scores, n);
-    for (size_t j = 0; j < m; j++) s->w->k->softmax(s->scores + j * n, 1 / sqrtf((float)D), n);
-    bb_sgemm_nn(m, D, n, 1, s->scores, n, values + at, ld, 0, q, D);
+    const shared *w = s->w;
+    size_t        D = w->net->head_dim, n = (size_t)p + 1, panel = w->k->panel, length = w->p->length;
+    float        *values = cache + key_floats(w);
+    for (size_t d = 0; d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
+    for (size_t d = 0; d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
+    w->k->product(m, n, D, q, D, cache, NULL, false, s->scores, n);
+    for (size_t j = 0; j < m; j++) w->k->softmax(s->scores + j * n, 1 / sqrtf((float)D), n);
+    for (size_t d = 0; d < D; d += panel) /* a panel at a time: the cache's panels are longer than n */
+        w->k->product(m, D - d < panel ? D - d : panel, n, s->scores, n, values + d * length, NULL, false, q + d, D);
 }
 
-static void attention(stepper *s, uint32_t block, float *keys, uint32_t p)
+static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
 {
-    const bb_block *b = &s->w->net->blocks[block];
-    size_t          D = s->w->net->head_dim, ld = b->n_kv * D, row = s->w->p->length * ld, number = (size_t)block * BB_N_PARTS;
-    float          *values = keys + s->S * row;
+    const shared   *w = s->w;
+    const bb_block *b = &w->net->blocks[block];
+    size_t          D = w->net->head_dim, shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
     norm_rows(s, b->attn_norm);
-    linear(s, s->x, number + BB_PART_Q, false, s->q, b->n_head * D);
-    linear(s, s->x, number + BB_PART_K, false, keys + p * ld, row);
-    linear(s, s->x, number + BB_PART_V, false, values + p * ld, row);
+    linear(s, s->x, number + BB_PART_Q, false, s->q);
+    linear(s, s->x, number + BB_PART_K, false, s->k);
+    linear(s, s->x, number + BB_PART_V, false, s->v);
     for (size_t i = 0; i < s->S; i++) {
-        turn_heads(s->w, s->q + i * b->n_head * D, b->n_head, b->q_norm, p);
-        turn_heads(s->w, keys + i * row + p * ld, b->n_kv, b->k_norm, p);
-        for (size_t g = 0; g < b->n_kv; g++) attend(s, b, keys, values, i, g, p);
+        turn_heads(w, s->q + i * b->n_head * D, b->n_head, b->q_norm, p);
+        turn_heads(w, s->k + i * b->n_kv * D, b->n_kv, b->k_norm, p);
+        for (size_t g = 0; g < b->n_kv; g++, cache += head_cache(w))
+            attend(s, cache, s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D, s->q + (i * b->n_head + g * shared_by) * D, shared_by, p);
     }
-    linear(s, s->q, number + BB_PART_O, true, s->h, s->w->net->n_embd);
+    linear(s, s->q, number + BB_PART_O, true, s->h);
 }
 
 static void ffn(stepper *s, uint32_t block)
@@ -227,10 +252,10 @@ static void ffn(stepper *s, uint32_t block)
     const bb_block *b = &s->w->net->blocks[block];
     size_t          number = (size_t)block * BB_N_PARTS;
     norm_rows(s, b->ffn_norm);
-    linear(s, s->x, number + BB_PART_GATE, false, s->gate, b->n_ff);
-    linear(s, s->x, number + BB_PART_UP, false, s->up, b->n_ff);
+    linear(s, s->x, number + BB_PART_GATE, false, s->gate);
+    linear(s, s->x, number + BB_PART_UP, false, s->up);
     s->w->k->swiglu(s->gate, s->up, (size_t)s->S * b->n_ff);
-    linear(s, s->gate, number + BB_PART_DOWN, true, s->h, s->w->net->n_embd);
+    linear(s, s->gate, number + BB_PART_DOWN, true, s->h);
 }
 
 /* Takes token p of each sequence in; logits of the next ones when wanted. */
@@ -243,11 +268,11 @@ static void step(stepper *s, const int32_t *ids, uint32_t p, bool want_logits)
     for (uint32_t b = 0; b < net->n_layer; b++) {
         if (net->blocks[b].n_head) attention(s, b, cache, p);
         if (net->blocks[b].n_ff) ffn(s, b);
-        cache += 2 * (size_t)s->S * length * net->blocks[b].n_kv * net->head_dim;
+        cache += (size_t)s->S * net->blocks[b].n_kv * head_cache(s->w);
     }
     if (!want_logits) return;
     norm_rows(s, net->out_norm);
-    linear(s, s->x, (size_t)net->n_layer * BB_N_PARTS, false, s->logits, net->n_vocab);
+    linear(s, s->x, (size_t)net->n_layer * BB_N_PARTS, false, s->logits);
 }
 
 /* Draws from softmax(z / temperature); z is overwritten. */
@@ -316,7 +341,7 @@ static bb_status sample_group(const shared *w, uint32_t first, uint32_t S, bb_pr
 static bb_status sample_groups(const shared *w, uint32_t group, bb_progress *progress, int32_t *ids, bb_err *err)
 {
     uint32_t  n = w->p->n_sequences, groups = (n + group - 1) / group, bad = groups;
-    uint64_t  bytes = group * sizeof(float) * cache_floats(w->net, w->p->length) + 1, at_once = 1 + CACHE_BYTES / bytes;
+    uint64_t  bytes = group * sizeof(float) * cache_floats(w) + 1, at_once = 1 + CACHE_BYTES / bytes;
     int       threads = omp_get_max_threads() < (int64_t)at_once ? omp_get_max_threads() : (int)at_once;
     bb_status status = BB_OK;
     bb_err   *errs = bb_calloc(groups, sizeof *errs, err);
@@ -340,7 +365,7 @@ bb_status bb_sample_ids(const bb_net *net, const bb_sampling *p, const char *lab
     BB_TRY(check(net, p, err));
     if (p->length == 0 || p->n_sequences == 0) return BB_OK;
     BB_TRY(shared_init(&w, net, p, err));
-    while (group > 1 && group * sizeof(float) * cache_floats(net, p->length) > CACHE_BYTES) group /= 2;
+    while (group > 1 && group * sizeof(float) * cache_floats(&w) > CACHE_BYTES) group /= 2;
     if (label) bb_progress_start(&progress, label, (uint64_t)p->n_sequences * (p->length - 1));
     status = sample_groups(&w, group, label ? &progress : NULL, ids, err);
     if (label) bb_progress_end(&progress);

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_sample.c: sampling against an independent greedy continuation of a real model; draws repeated from the logits of the plain
+ * forward pass, bit by bit, on networks of every architecture; frequencies against probabilities; threads; failures. */
+#include <check.h>
+#include <jansson.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+#include "model/net/forward.h"
+#include "model/net/sample.h"
+#include "tests/support/ref_net.h"
+#include "tests/support/support.h"
+
+START_TEST(greedy_continuation_of_a_real_model)
+{
+    json_t  *all = json_load_file("tests/data/stories260K.json", 0, NULL), *greedy = json_object_get(all, "greedy");
+    json_t  *prompt = json_object_get(greedy, "prompt_ids"), *rest = json_object_get(greedy, "continuation_ids");
+    int32_t  start[16], ids[64];
+    uint32_t n = (uint32_t)json_array_size(prompt), more = (uint32_t)json_array_size(rest);
+    bb_model m;
+    ck_assert_int_eq(bb_model_open("tests/data/stories260K.gguf", &m, NULL), BB_OK);
+    ck_assert_uint_eq(more, 48);
+    for (uint32_t i = 0; i < n; i++) start[i] = (int32_t)json_integer_value(json_array_get(prompt, i));
+    bb_sampling p = { start, n, 1, n + more, 0, 1, 0 };
+    ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
+    for (uint32_t i = 0; i < more; i++) ck_assert_int_eq(ids[n + i], json_integer_value(json_array_get(rest, i)));
+    bb_model_close(&m);
+    json_decref(all);
+}
+END_TEST
+
+/* Logits of every position of one sequence, by the plain forward pass. */
+static void plain_logits(const bb_net *net, const int32_t *ids, uint32_t n, float *z)
+{
+    bb_forward *f;
+    float      *h = BB_NEW(n * net->n_embd, float, NULL);
+    ck_assert_int_eq(bb_forward_create(net, 1, n, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, net, ids, 1, n, h, NULL), BB_OK);
+    for (uint32_t b = 0; b < net->n_layer; b++) ck_assert_int_eq(bb_forward_block(f, net, &net->blocks[b], 1, n, h, NULL, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_logits(f, net, h, n, z, NULL), BB_OK);
+    bb_forward_destroy(f);
+    bb_free(h);
+}
+
+/* exp by the kernel, in float32, relative to the largest; cumulative sums in float64: what sample.h draws by. */
+static int32_t draw(const float *z, size_t n, float scale, bb_rng *r)
+{
+    const bb_kernels *k = bb_kernels_get();
+    float  e[64], top = z[k->arg_max(z, n)];
+    double sum = 0, u;
+    for (size_t i = 0; i < n; i++) e[i] = (z[i] - top) * scale;
+    k->exp(e, e, n);
+    for (size_t i = 0; i < n; i++) sum += (double)e[i];
+    u = bb_rng_uniform(r) * sum;
+    for (size_t i = 0; i < n; i++)
+        if ((u -= (double)e[i]) < 0) return (int32_t)i;
+    return -1;
+}
+
+/* The cache gives the bits of the forward pass: every draw can be repeated from plain logits with the same stream. */
+START_TEST(draws_are_those_of_the_forward_pass)
+{
+    enum { N = 19 /* more than one group */, LENGTH = 40 /* more than one panel */ };
+    const ref_spec *spec = &ref_specs[_i];
+    ref_model       m;
+    int32_t        *ids = BB_NEW(N * LENGTH, int32_t, NULL), *again = BB_NEW(N * LENGTH, int32_t, NULL), prompt[3] = { 1, 0, 2 };
+    int             threads = omp_get_max_threads();
+    ref_model_make(spec, 4, &m);
+    size_t          V = m.net.n_vocab;
+    float          *z = BB_NEW(LENGTH * V, float, NULL);
+    bb_sampling     p = { prompt, _i % 2 ? 3 : 0, N, LENGTH, 0.5, 77, 0 };
+    ck_assert_uint_le(V, 64);
+    omp_set_num_threads(3);
+    ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
+    for (uint32_t s = 0; s < N; s += 6) {
+        bb_rng   r;
+        char     name[32];
+        uint32_t start = p.n_prompt ? p.n_prompt : 1;
+        snprintf(name, sizeof name, "sample %u", s);
+        bb_rng_init(&r, 77, name);
+        if (p.n_prompt) ck_assert_int_eq(memcmp(ids + s * LENGTH, prompt, sizeof prompt), 0);
+        else ck_assert_int_eq(ids[s * LENGTH], (int32_t)bb_rng_below(&r, V));
+        plain_logits(&m.net, ids + s * LENGTH, LENGTH, z);
+        for (uint32_t t = start; t < LENGTH; t++)
+            ck_assert_msg(ids[s * LENGTH + t] == draw(z + (t - 1) * V, V, 2, &r), "%s: sequence %u, token %u", spec->name, s, t);
+    }
+    omp_set_num_threads(1);
+    p.weight_bytes = 1; /* weights decoded strip by strip */
+    ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, again, NULL), BB_OK);
+    ck_assert_int_eq(memcmp(ids, again, N * LENGTH * sizeof *ids), 0);
+    omp_set_num_threads(threads);
+    bb_free(ids);
+    bb_free(again);
+    bb_free(z);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* Frequencies of the first token after a prompt, chi-square against float64 probabilities. */
+START_TEST(frequencies_follow_probabilities)
+{
+    enum { N = 6000 };
+    ref_model m;
+    int32_t   prompt[2] = { 3, 1 }, *ids = BB_NEW(N * 3, int32_t, NULL);
+    double   *z, square = 0, lse;
+    ref_model_make(&ref_specs[0], 4, &m);
+    size_t      V = m.net.n_vocab, *count = BB_NEW0(V, size_t, NULL);
+    bb_sampling p = { prompt, 2, N, 3, 1, 5, 0 };
+    z = BB_NEW(2 * V, double, NULL);
+    ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
+    for (size_t i = 0; i < N; i++) count[ids[i * 3 + 2]]++;
+    ref_run(&m.net, prompt, 2, z);
+    lse = ref_log_sum_exp(z + V, V);
+    for (size_t v = 0; v < V; v++) {
+        double want = N * exp(z[V + v] - lse);
+        square += ((double)count[v] - want) * ((double)count[v] - want) / want;
+    }
+    ck_assert_msg(square < (double)V + 5 * sqrt(2.0 * (double)V), "chi-square %g for %zu tokens", square, V); /* 5 sigma */
+    ck_assert_msg(square > (double)V - 5 * sqrt(2.0 * (double)V), "chi-square %g for %zu tokens: too even", square, V);
+    bb_free(ids);
+    bb_free(count);
+    bb_free(z);
+    ref_model_free(&m);
+}
+END_TEST
+
+START_TEST(failures_say_so)
+{
+    ref_model   m;
+    int32_t     ids[64], prompt[4] = { 0, 1, 2, 3 };
+    bb_sampling p = { prompt, 4, 2, 8, 1, 1, 0 };
+    long        n = 0;
+    size_t      live;
+    ref_model_make(&ref_specs[0], 1, &m);
+    p.length = 3;
+    ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_USAGE);
+    p.length = 8;
+    p.temperature = -1;
+    ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_USAGE);
+    p.temperature = 1;
+    prompt[2] = (int32_t)m.net.n_vocab;
+    ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_BAD_FILE);
+    prompt[2] = 2;
+    bb_interrupt_raise();
+    ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_INTERRUPTED);
+    bb_interrupt_clear();
+    live = bb_mem_live_bytes();
+    for (bb_status status = BB_NOMEM; status != BB_OK; n++) {
+        bb_mem_fail_after(n);
+        status = bb_sample_ids(&m.net, &p, NULL, ids, NULL);
+        bb_mem_fail_after(-1);
+        ck_assert(status == BB_OK || status == BB_NOMEM);
+        ck_assert_uint_eq(bb_mem_live_bytes(), live);
+    }
+    ck_assert_int_gt(n, 10);
+    ref_model_free(&m);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("sample");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, greedy_continuation_of_a_real_model);
+    tcase_add_loop_test(t, draws_are_those_of_the_forward_pass, 0, (int)ref_n_specs);
+    tcase_add_test(t, frequencies_follow_probabilities);
+    tcase_add_test(t, failures_say_so);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
