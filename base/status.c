@@ -15,6 +15,9 @@ bb_status bb_fail_at(bb_err *err, bb_status status, const char *file, int line, 
         va_start(args, format);
         vsnprintf(err->msg, sizeof err->msg, format, args);
         va_end(args);
+        /* Sentences quote what files hold, and end on terminals: no control byte gets through. */
+        for (char *p = err->msg; *p; p++)
+            if ((unsigned char)*p < 32 || *p == 127) *p = '?';
     }
     return status;
 }

@@ -18,6 +18,14 @@ START_TEST(first_failure_wins)
 }
 END_TEST
 
+START_TEST(sentences_hold_no_control_bytes)
+{
+    bb_err err = BB_ERR_INIT;
+    BB_FAIL(&err, BB_FAILED, "a%sb", "\033[2J\n\x7f\xc3\xa4");
+    ck_assert_str_eq(err.msg, "a?[2J??\xc3\xa4" "b");
+}
+END_TEST
+
 START_TEST(allocation_is_aligned_counted_and_can_fail)
 {
     size_t before = bb_mem_live_bytes();
@@ -44,6 +52,7 @@ int main(void)
     Suite *s = suite_create("status");
     TCase *t = tcase_create("core");
     tcase_add_test(t, first_failure_wins);
+    tcase_add_test(t, sentences_hold_no_control_bytes);
     tcase_add_test(t, allocation_is_aligned_counted_and_can_fail);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
