@@ -23,8 +23,10 @@ typedef struct bb_command {
 
 /* In the order in which help lists them. */
 #define BB_COMMAND_LIST(X) \
+    X(eval) \
     X(inspect) \
-    X(report)
+    X(report) \
+    X(tokenize)
 
 #define X(name) extern const bb_command bb_command_##name;
 BB_COMMAND_LIST(X)

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cmd_eval.c: bitbudget eval MODEL.gguf --text FILE: perplexity, and the distance to a reference model, under a named protocol. */
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/cmd.h"
+#include "eval/evaluate.h"
+
+typedef struct eval_options {
+    char   *text, *protocol, *reference;
+    int64_t ctx, chunks, probabilities;
+    bool    spread, json;
+} eval_options;
+
+static const bb_option_row rows[] = {
+    { "text", BB_OPT_TEXT, offsetof(eval_options, text), NULL, 1, 0, "FILE", "text, or token ids: .npy, .u16, .u32", NULL },
+    { "protocol", BB_OPT_TEXT, offsetof(eval_options, protocol), "gguf", 1, 0, "NAME",
+      "gguf: as llama-perplexity, BOS first in each window, second halves scored; hf: all positions of non-overlapping windows", "gguf|hf" },
+    { "ctx", BB_OPT_INT, offsetof(eval_options, ctx), "0", 0, 1 << 24, "N", "tokens of a window; 0: 512, or what the model was trained with if less", NULL },
+    { "reference", BB_OPT_TEXT, offsetof(eval_options, reference), NULL, 1, 0, "FP.gguf", "also measure KL, same-top-1 and the ratio of perplexities against this model", NULL },
+    { "chunks", BB_OPT_INT, offsetof(eval_options, chunks), "0", 0, UINT32_MAX, "N", "windows to evaluate; 0: all", NULL },
+    { "spread", BB_OPT_FLAG, offsetof(eval_options, spread), NULL, 1, 0, NULL, "spread the --chunks windows over the text instead of taking the first", NULL },
+    { "probabilities", BB_OPT_INT, offsetof(eval_options, probabilities), "-1", -1, 1 << 24, "POS",
+      "also print the likeliest tokens after position POS (from 0) of the first window", NULL },
+    { "json", BB_OPT_FLAG, offsetof(eval_options, json), NULL, 1, 0, NULL, "print JSON", NULL },
+};
+enum { N_ROWS = sizeof rows / sizeof *rows, TOP = 10 };
+
+/* All that a run of the command has open. */
+typedef struct job {
+    eval_options o;
+    const char  *path;
+    bb_model     m, ref;
+    bb_tokens    tokens;
+    bb_windows   w;
+    bb_protocol  protocol;
+    int32_t      bos;
+    bb_result    result;
+    uint32_t     top_id[TOP];  /* with --probabilities */
+    double       top_p[TOP];
+} job;
+
+static bool is_number(double x) { return !isnan(x); }
+static bool replaces_first(const job *j) { return j->protocol == BB_PROTOCOL_GGUF && j->bos >= 0; }
+
+/* ---- probabilities ---- */
+
+static void pick_top(const float *z, uint32_t n, uint32_t *id, double *p)
+{
+    float  max = z[0];
+    double sum = 0;
+    for (uint32_t v = 1; v < n; v++) max = z[v] > max ? z[v] : max;
+    for (uint32_t v = 0; v < n; v++) sum += exp((double)z[v] - (double)max);
+    for (int k = 0; k < TOP; k++) {
+        uint32_t best = UINT32_MAX;
+        for (uint32_t v = 0; v < n; v++) {
+            bool taken = false;
+            for (int i = 0; i < k; i++) taken |= id[i] == v;
+            if (!taken && (best == UINT32_MAX || z[v] > z[best])) best = v;
+        }
+        id[k] = best;
+        p[k] = best == UINT32_MAX ? 0 : exp((double)z[best] - (double)max) / sum;
+    }
+}
+
+static bb_status probabilities(job *j, bb_err *err)
+{
+    const bb_net *net = &j->m.net;
+    uint32_t      n = (uint32_t)j->o.probabilities + 1;
+    bb_forward   *f = NULL;
+    float        *h = NULL, *z = NULL;
+    bb_status     status = BB_OK;
+    if (n > j->w.ctx) return BB_FAIL(err, BB_USAGE, "--probabilities %u: a window has positions 0 to %u", n - 1, j->w.ctx - 1);
+    h = bb_alloc(n, net->n_embd * sizeof *h, err);
+    z = bb_alloc(net->n_vocab, sizeof *z, err);
+    if (!h || !z) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    BB_TRY(bb_forward_create(net, 1, n, &f, err));
+    BB_TRY(bb_forward_embed(f, net, j->w.tokens, 1, n, h, err));
+    for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_forward_block(f, net, &net->blocks[b], 1, n, h, NULL, NULL, err));
+    BB_TRY(bb_forward_logits(f, net, h + (size_t)(n - 1) * net->n_embd, 1, z, err));
+    pick_top(z, net->n_vocab, j->top_id, j->top_p);
+done:
+    bb_forward_destroy(f);
+    bb_free(h);
+    bb_free(z);
+    return status;
+}
+
+/* The vocabulary's own spelling of a token. */
+static bb_bytes spelling(const bb_model *m, uint32_t id)
+{
+    const bb_gguf_kv *kv = bb_gguf_find(&m->gguf, "tokenizer.ggml.tokens");
+    return kv && kv->strings && id < kv->count ? kv->strings[id] : (bb_bytes){ "", 0 };
+}
+
+/* ---- text ---- */
+
+static void put_header(bb_text *out, const job *j)
+{
+    bb_text_addf(out, "model         %s (sha256 %.16s)\n", j->path, j->m.sha256);
+    if (j->o.reference) bb_text_addf(out, "reference     %s (sha256 %.16s)\n", j->o.reference, j->ref.sha256);
+    bb_text_addf(out, "data          %s, %zu tokens (sha256 %.16s)\n", j->o.text, j->tokens.n, j->tokens.sha256);
+    if (j->protocol == BB_PROTOCOL_GGUF)
+        bb_text_addf(out, "protocol      gguf: windows of %u tokens%s, positions %u to %u predict the next\n", j->w.ctx,
+                     replaces_first(j) ? ", the first replaced by BOS" : "", j->w.first, j->w.ctx - 2);
+    else bb_text_addf(out, "protocol      hf: windows of %u tokens, positions 0 to %u predict the next\n", j->w.ctx, j->w.ctx - 2);
+    bb_text_addf(out, "windows       %u of %zu%s, %llu tokens scored\n\n", j->w.n, j->tokens.n / j->w.ctx, j->o.spread ? ", spread" : "",
+                 (unsigned long long)j->result.n_tokens);
+}
+
+static void put_result(bb_text *out, const bb_result *r)
+{
+    static const char *const q[6] = { "1 %", "10 %", "median", "90 %", "99 %", "most" };
+    bb_text_addf(out, "perplexity    %.4f +- %.4f\n", r->ppl, r->ppl_se);
+    bb_text_addf(out, "nll           %.5f +- %.5f nats a token\n", r->nll, r->nll_se);
+    if (!is_number(r->kl)) return;
+    bb_text_addf(out, "KL            %.6f +- %.6f nats a token from the reference\n  of tokens  ", r->kl, r->kl_se);
+    for (int i = 0; i < 6; i++) bb_text_addf(out, " %s %.3g%s", q[i], r->kl_quantile[i], i < 5 ? "," : "\n");
+    bb_text_addf(out, "same top 1    %.3f %%\n", 100 * r->top1);
+    bb_text_addf(out, "ln ratio      %.6f +- %.6f of the perplexities, paired (reference %.4f)\n", r->ln_ratio, r->ln_ratio_se,
+                 exp(r->nll - r->ln_ratio));
+}
+
+static void put_probabilities(bb_text *out, const job *j)
+{
+    bb_text_addf(out, "\nafter position %lld of the first window\n%8s %10s  %s\n", (long long)j->o.probabilities, "token", "p", "text");
+    for (int k = 0; k < TOP && j->top_id[k] != UINT32_MAX; k++) {
+        bb_bytes text = spelling(&j->m, j->top_id[k]);
+        bb_text_addf(out, "%8u %10.6f  ", j->top_id[k], j->top_p[k]);
+        for (uint64_t i = 0; i < text.size && i < 40; i++) bb_text_addn(out, (unsigned char)text.data[i] < ' ' ? "?" : text.data + i, 1);
+        bb_text_add(out, "\n");
+    }
+}
+
+static bb_status print_text(const job *j, bb_err *err)
+{
+    bb_text   out = { .data = NULL };
+    bb_status status;
+    put_header(&out, j);
+    put_result(&out, &j->result);
+    if (j->o.probabilities >= 0) put_probabilities(&out, j);
+    status = out.status;
+    if (status != BB_OK) BB_FAIL(err, status, "out of memory");
+    else if (fwrite(out.data, 1, out.size, stdout) != out.size) status = BB_FAIL(err, BB_IO, "standard output could not be written");
+    bb_text_done(&out);
+    return status;
+}
+
+/* ---- JSON ---- */
+
+static json_t *number_json(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
+static json_t *text_json(const char *text, size_t size)
+{
+    json_t *s = json_stringn(text, size);
+    return s ? s : json_null(); /* not UTF-8 */
+}
+
+static json_t *path_json(const char *path) { return path ? text_json(path, strlen(path)) : json_null(); }
+
+static void result_json(json_t *root, const bb_result *r)
+{
+    static const char *const q[6] = { "0.01", "0.10", "0.50", "0.90", "0.99", "1.00" };
+    json_t *quantiles = json_object();
+    json_object_set_new(root, "n_tokens", json_integer((json_int_t)r->n_tokens));
+    json_object_set_new(root, "ppl", number_json(r->ppl));
+    json_object_set_new(root, "ppl_se", number_json(r->ppl_se));
+    json_object_set_new(root, "nll_nats", number_json(r->nll));
+    json_object_set_new(root, "nll_se", number_json(r->nll_se));
+    json_object_set_new(root, "kl_nats", number_json(r->kl));
+    json_object_set_new(root, "kl_se", number_json(r->kl_se));
+    json_object_set_new(root, "top1", number_json(r->top1));
+    json_object_set_new(root, "ln_ratio", number_json(r->ln_ratio));
+    json_object_set_new(root, "ln_ratio_se", number_json(r->ln_ratio_se));
+    for (int i = 0; i < 6; i++) json_object_set_new(quantiles, q[i], number_json(r->kl_quantile[i]));
+    json_object_set_new(root, "kl_quantiles", quantiles);
+}
+
+static json_t *probabilities_json(const job *j)
+{
+    json_t *ids = json_array(), *top = json_array();
+    for (int64_t i = 0; i <= j->o.probabilities; i++) json_array_append_new(ids, json_integer(j->w.tokens[i]));
+    for (int k = 0; k < TOP && j->top_id[k] != UINT32_MAX; k++) {
+        bb_bytes text = spelling(&j->m, j->top_id[k]);
+        json_array_append_new(top, json_pack("{s:I, s:o, s:f}", "id", (json_int_t)j->top_id[k], "text", text_json(text.data, (size_t)text.size),
+                                             "p", j->top_p[k]));
+    }
+    return json_pack("{s:I, s:o, s:o}", "position", (json_int_t)j->o.probabilities, "ids", ids, "top", top);
+}
+
+static bb_status print_json(const job *j, bb_err *err)
+{
+    json_t *root = json_pack("{s:o, s:s, s:o, s:o, s:o, s:I, s:s, s:s, s:I, s:o, s:I, s:b}", "model", path_json(j->path), "model_sha256", j->m.sha256,
+                             "reference", path_json(j->o.reference), "reference_sha256", path_json(j->o.reference ? j->ref.sha256 : NULL), "data",
+                             path_json(j->o.text), "data_tokens", (json_int_t)j->tokens.n, "data_sha256", j->tokens.sha256, "protocol",
+                             j->o.protocol, "ctx", (json_int_t)j->w.ctx, "bos", replaces_first(j) ? json_integer(j->bos) : json_null(), "windows",
+                             (json_int_t)j->w.n, "spread", (int)j->o.spread);
+    int     failed;
+    if (!root) return BB_FAIL(err, BB_NOMEM, "out of memory");
+    result_json(root, &j->result);
+    if (j->o.probabilities >= 0) json_object_set_new(root, "probabilities", probabilities_json(j));
+    failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+    json_decref(root);
+    if (failed || putchar('\n') == EOF) return BB_FAIL(err, BB_IO, "standard output could not be written");
+    return BB_OK;
+}
+
+/* ---- the command ---- */
+
+static uint32_t context_of(const job *j)
+{
+    uint32_t trained = j->m.net.n_ctx_train;
+    if (j->o.ctx) return (uint32_t)j->o.ctx;
+    return trained && trained < 512 ? trained : 512;
+}
+
+static bb_status prepare(job *j, bb_err *err)
+{
+    bb_status status = BB_OK;
+    uint32_t  ctx;
+    j->protocol = strcmp(j->o.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
+    BB_TRY(bb_model_open(j->path, &j->m, err));
+    if (j->o.reference) BB_TRY(bb_model_open(j->o.reference, &j->ref, err));
+    ctx = context_of(j);
+    if (j->m.net.n_ctx_train && ctx > j->m.net.n_ctx_train)
+        bb_warn("windows of %u tokens are longer than the %u that %s was trained with", ctx, j->m.net.n_ctx_train, j->path);
+    BB_TRY(bb_tokens_load(&j->m, j->o.text, &j->tokens, err));
+    BB_TRY(bb_tokens_bos(&j->m, &j->bos, err));
+    BB_TRY(bb_windows_make(&j->tokens, j->protocol, ctx, j->bos, (uint32_t)j->o.chunks, j->o.spread, &j->w, err));
+done:
+    return status;
+}
+
+static bb_status run(int argc, char **argv, bb_err *err)
+{
+    job       j = { .bos = -1 };
+    size_t    n = 0;
+    double    start;
+    bb_status status;
+    BB_TRY(bb_command_options(&bb_command_eval, &j.o, argc, argv, &j.path, 1, &n, err));
+    if (n == 0 || !j.o.text) {
+        status = BB_FAIL(err, BB_USAGE, "eval needs a model file and --text FILE");
+        goto done;
+    }
+    BB_TRY(prepare(&j, err));
+    if (j.o.probabilities >= 0) BB_TRY(probabilities(&j, err));
+    start = bb_now_s();
+    BB_TRY(bb_evaluate(&j.m.net, j.o.reference ? &j.ref.net : NULL, &j.w, "evaluating", &j.result, NULL, NULL, err));
+    bb_info("%.0f tokens a second", (double)j.w.n * j.w.ctx / (bb_now_s() - start));
+    BB_TRY(j.o.json ? print_json(&j, err) : print_text(&j, err));
+done:
+    bb_windows_done(&j.w);
+    bb_tokens_done(&j.tokens);
+    bb_model_close(&j.ref);
+    bb_model_close(&j.m);
+    bb_options_done(rows, N_ROWS, &j.o);
+    return status;
+}
+
+const bb_command bb_command_eval = {
+    .name = "eval",
+    .summary = "measure a model's perplexity, and its distance to a reference",
+    .usage = "MODEL.gguf --text FILE",
+    .example = "bitbudget eval model.gguf --text eval.txt --protocol gguf --ctx 256\n"
+               "bitbudget eval small.gguf --text eval.txt --ctx 256 --reference full.gguf --json",
+    .options = rows,
+    .n_options = N_ROWS,
+    .run = run,
+};

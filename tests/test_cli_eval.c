@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_eval.c: `bitbudget eval` and `bitbudget tokenize` run inside the test, on a real small model whose numbers another program
+ * computed. */
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/cmd.h"
+#include "tests/support/support.h"
+
+#define MODEL "tests/data/stories260K.gguf"
+
+/* Runs a command, its words separated by spaces, with stdout in a file; *text is freed by the caller. */
+static bb_status command(char **text, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static bb_status command(char **text, bb_err *err, const char *format, ...)
+{
+    char    line[1024], *argv[32], *save = NULL;
+    int     argc = 0, keep;
+    size_t  n;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save)) argv[argc++] = word;
+    argv[argc] = NULL;
+    fflush(stdout);
+    keep = dup(STDOUT_FILENO);
+    ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
+    bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
+    fflush(stdout);
+    ck_assert(dup2(keep, STDOUT_FILENO) >= 0);
+    close(keep);
+    ck_assert_int_eq(bb_file_read(bb_test_path("stdout"), text, &n, NULL), BB_OK);
+    return status;
+}
+
+static double number(const json_t *o, const char *name)
+{
+    ck_assert_msg(json_is_number(json_object_get(o, name)), "no number '%s'", name);
+    return json_number_value(json_object_get(o, name));
+}
+
+/* The 128 ids of the probe as a .u16 file. */
+static const char *probe_file(const json_t *reference)
+{
+    const json_t  *ids = json_object_get(json_object_get(reference, "nll_probe"), "ids");
+    unsigned char  bytes[256];
+    const char    *path = bb_test_path("probe.u16");
+    for (size_t i = 0; i < 128; i++) {
+        json_int_t id = json_integer_value(json_array_get(ids, i));
+        bytes[2 * i] = (unsigned char)id;
+        bytes[2 * i + 1] = (unsigned char)(id >> 8);
+    }
+    bb_test_write(path, bytes, sizeof bytes);
+    return path;
+}
+
+START_TEST(eval_gives_the_numbers_of_numpy)
+{
+    json_t *reference = json_load_file("tests/data/stories260K.json", 0, NULL), *root, *top;
+    json_t *want = json_object_get(json_object_get(reference, "greedy"), "last_prompt_logits_top5");
+    char   *text;
+    bb_err  err = BB_ERR_INIT;
+    double  nll = number(json_object_get(reference, "nll_probe"), "sum_nll") / 127;
+    ck_assert_msg(command(&text, &err, "eval " MODEL " --text %s --protocol hf --ctx 128 --json --reference " MODEL, probe_file(reference)) == BB_OK,
+                  "%s", err.msg);
+    ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
+    ck_assert(fabs(number(root, "nll_nats") - nll) < 1e-5);
+    ck_assert(fabs(number(root, "ppl") - exp(nll)) < 1e-4);
+    ck_assert(number(root, "n_tokens") == 127 && number(root, "ctx") == 128 && number(root, "windows") == 1 && number(root, "data_tokens") == 128);
+    ck_assert(number(root, "kl_nats") == 0 && number(root, "top1") == 1);
+    ck_assert_str_eq(json_string_value(json_object_get(root, "protocol")), "hf");
+    ck_assert(json_is_null(json_object_get(root, "bos")));
+    json_decref(root);
+    bb_free(text);
+
+    bb_test_write(bb_test_path("x.txt"), "Once upon a time", 16); /* the prompt of last_prompt_logits_top5: five tokens with BOS */
+    ck_assert_int_eq(command(&text, &err, "eval " MODEL " --text %s --ctx 5 --json --probabilities 4", bb_test_path("x.txt")), BB_OK);
+    ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
+    ck_assert_int_eq(json_integer_value(json_object_get(root, "bos")), 1);
+    top = json_object_get(json_object_get(root, "probabilities"), "top");
+    for (size_t i = 0; i < 5; i++) {
+        json_t *pair = json_array_get(want, i), *is = json_array_get(top, i);
+        double  ratio = number(is, "p") / number(json_array_get(top, 0), "p"); /* of probabilities: differences of logits */
+        ck_assert(number(is, "id") == (double)json_integer_value(json_array_get(pair, 0)));
+        ck_assert(fabs(log(ratio) - (json_number_value(json_array_get(pair, 1)) - json_number_value(json_array_get(json_array_get(want, 0), 1)))) < 1e-4);
+    }
+    json_decref(root);
+    bb_free(text);
+    ck_assert_int_eq(command(&text, &err, "eval " MODEL " --text %s --ctx 5", bb_test_path("x.txt")), BB_OK);
+    ck_assert_ptr_nonnull(strstr(text, "perplexity"));
+    bb_free(text);
+    json_decref(reference);
+}
+END_TEST
+
+START_TEST(tokenize_writes_what_eval_reads)
+{
+    static const char bytes[] = { 1, 0, 0, 0, (char)0x93, 1, 0, 0, (char)0x97, 1, 0, 0, 5, 1, 0, 0, 0x7A, 1, 0, 0 }; /* 1 403 407 261 378 */
+    char       *text, *written, u32[512];
+    const char *p = bb_test_path("x.txt");
+    size_t      n;
+    bb_err      err = BB_ERR_INIT;
+    bb_test_write(p, "Once upon a time\n", 17);
+    snprintf(u32, sizeof u32, "%s", bb_test_path("x.u32"));
+    ck_assert_int_eq(command(&text, &err, "tokenize " MODEL " --text %s", p), BB_OK);
+    ck_assert_str_eq(text, "1\n403\n407\n261\n378\n");
+    bb_free(text);
+    ck_assert_int_eq(command(&text, &err, "tokenize " MODEL " --text %s --out %s", p, u32), BB_OK);
+    bb_free(text);
+    ck_assert_int_eq(bb_file_read(u32, &written, &n, NULL), BB_OK);
+    ck_assert_uint_eq(n, sizeof bytes);
+    ck_assert_int_eq(memcmp(written, bytes, n), 0);
+    bb_free(written);
+    ck_assert_int_eq(command(&text, &err, "tokenize " MODEL " --text %s", u32), BB_OK);
+    ck_assert_str_eq(text, "1\n403\n407\n261\n378\n");
+    bb_free(text);
+}
+END_TEST
+
+static const struct bad { const char *line; bb_status status; } bad[] = {
+    { "eval", BB_USAGE },
+    { "eval " MODEL, BB_USAGE },
+    { "eval " MODEL " --text tests/data/README.md --protocol other", BB_USAGE },
+    { "eval " MODEL " --text tests/data/README.md --probabilities 128", BB_USAGE }, /* the model's own context is 128 */
+    { "eval " MODEL " --text tests/data/README.md --ctx 100000", BB_BAD_FILE },
+    { "eval " MODEL " --text tests/data/README.md --reference tests/data/vocab/phi-3.gguf", BB_UNSUPPORTED },
+    { "eval tests/data/README.md --text tests/data/README.md", BB_BAD_FILE },
+    { "eval " MODEL " --text tests/data/absent", BB_BAD_FILE },
+    { "tokenize " MODEL, BB_USAGE },
+    { "tokenize " MODEL " --text tests/data/README.md --out ids.txt", BB_USAGE },
+};
+
+START_TEST(mistakes_have_a_sentence)
+{
+    char  *text = NULL;
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(command(&text, &err, "%s", bad[_i].line) == bad[_i].status, "%s: %d %s", bad[_i].line, err.status, err.msg);
+    ck_assert(err.msg[0]);
+    ck_assert_str_eq(text, "");
+    bb_free(text);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli_eval");
+    TCase *t = tcase_create("core");
+    bb_log_set_level(BB_LOG_QUIET);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, eval_gives_the_numbers_of_numpy);
+    tcase_add_test(t, tokenize_writes_what_eval_reads);
+    tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
