@@ -57,6 +57,10 @@ typedef struct bb_backend {
      * (x_ref NULL: none) kl[i] and same[i], host arrays, each NULL when not wanted. */
     bb_status (*score)(void *self, size_t n, const float *x_ref, const bb_matrix *head_ref, const float *x, const bb_matrix *head,
                        const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err);
+    /* NULL allowed: whole blocks on h (S*T, C) in place, faster than the operations above with the same bits. Takes the first
+     * *n_done windows (0: not worth it for these shapes), the caller does the rest. norm_eps is in q and k. */
+    bb_status (*block)(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, float *h,
+                       uint32_t *n_done, bb_err *err);
 } bb_backend;
 
 extern const bb_backend bb_backend_cpu;

@@ -6,6 +6,8 @@
  * product is a chain of fma that does not depend on the cutting (kernels.h), so the cutting may follow the threads.
  * Attention: per (window, KV head), keys and values are packed once; tiles of TILE queries meet the keys up to the tile's
  * end in two small products with a softmax between. Keys past a query have probability 0, which changes no fma.
+ * Blocks: a thread takes a window through the whole block, CHUNK rows at a time (causal attention needs no later row), so
+ * that everything between two hidden states stays in its L2.
  */
 #include <math.h>
 #include <omp.h>
@@ -238,43 +240,66 @@ static void rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox)
     }
 }
 
+/* Norm and rotation of all heads of m rows at positions first, first + 1, ... */
+static void turn_heads(const bb_kernels *k, const bb_heads *heads, size_t first, size_t m, float *x)
+{
+    for (size_t t = 0; t < m; t++)
+        for (uint32_t j = 0; j < heads->n; j++, x += heads->dim) {
+            if (heads->norm) k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
+            rotate(x, heads->cos_sin + (first + t) * heads->n_rot, heads->n_rot, heads->neox);
+        }
+}
+
 static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, float *x, bb_err *err)
 {
     (void)err;
     const bb_kernels *k = ((cpu *)self)->k;
     size_t            n = (size_t)S * T, width = (size_t)heads->n * heads->dim;
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < heads->n; j++) {
-            float *head = x + i * width + (size_t)j * heads->dim;
-            if (heads->norm) k->rms_norm(head, heads->norm, heads->norm_eps, head, heads->dim);
-            rotate(head, heads->cos_sin + i % T * heads->n_rot, heads->n_rot, heads->neox);
-        }
+    for (size_t i = 0; i < n; i++) turn_heads(k, heads, i % T, 1, x + i * width);
     return BB_OK;
 }
 
-/* Scratch of one attention task: packed keys, packed values, scores of one tile. */
-static size_t attention_floats(const cpu *c, size_t T, size_t D)
+/* Keys and values of one KV head of a window, packed; scores of one tile. */
+typedef struct kv_cache {
+    float *keys;    /* panels of T keys, depth D */
+    float *values;  /* panels of D columns, depth T */
+    float *scores;  /* TILE * T */
+} kv_cache;
+
+static size_t kv_floats(const cpu *c, size_t T, size_t D) { return bb_packed_floats(T, D, c->k->panel) + bb_packed_floats(D, T, c->k->panel); }
+
+static kv_cache kv_at(const cpu *c, float *memory, size_t T, size_t D, float *scores)
 {
-    return bb_packed_floats(T, D, c->k->panel) + bb_packed_floats(D, T, c->k->panel) + (size_t)TILE * T;
+    return (kv_cache){ memory, memory + bb_packed_floats(T, D, c->k->panel), scores };
 }
 
-/* One query head of one window, in place on q (T rows of stride ldq). */
-static void attend(const bb_kernels *kernels, size_t T, size_t D, float *q, size_t ldq, const float *keys, const float *values, float *scores)
+/* Rows first .. first + m - 1 of k and v (row stride ld) into the cache; first is a multiple of the panel. */
+static void kv_append(const cpu *c, const kv_cache *cache, size_t T, size_t D, size_t first, size_t m, const float *k, const float *v, size_t ld)
+{
+    size_t panel = c->k->panel;
+    bb_pack_panels(k, ld, m, D, panel, cache->keys + first * D);
+    for (size_t d = 0; d < D; d += panel)
+        bb_pack_panels_transposed(v + d, ld, D - d < panel ? D - d : panel, m, panel, cache->values + d * T + first * panel);
+}
+
+/* Queries first .. first + n - 1 of one head, in place (q points at the first of them, row stride ldq); the cache holds their keys. */
+static void attend(const bb_kernels *kernels, const kv_cache *cache, size_t T, size_t D, size_t first, size_t n, float *q, size_t ldq)
 {
     float scale = 1 / sqrtf((float)D);
-    for (size_t first = 0; first < T; first += TILE) {
-        size_t m = T - first < TILE ? T - first : TILE, end = first + m;
-        float *tile = q + first * ldq;
-        kernels->product(m, end, D, tile, ldq, keys, NULL, false, scores, end);
+    for (size_t at = 0; at < n; at += TILE) {
+        size_t m = n - at < TILE ? n - at : TILE, end = first + at + m;
+        float *tile = q + at * ldq;
+        kernels->product(m, end, D, tile, ldq, cache->keys, NULL, false, cache->scores, end);
         for (size_t t = 0; t < m; t++) {
-            float *row = scores + t * end;
-            size_t seen = first + t + 1;
+            float *row = cache->scores + t * end;
+            size_t seen = first + at + t + 1;
             kernels->softmax(row, scale, seen);
             memset(row + seen, 0, (end - seen) * sizeof *row);
         }
-        for (size_t d = 0; d < D; d += kernels->panel) /* a panel of values holds T keys, of which `end` are used */
-            kernels->product(m, D - d < kernels->panel ? D - d : kernels->panel, end, scores, end, values + d * T, NULL, false, tile + d, ldq);
+        for (size_t d = 0; d < D; d += kernels->panel)
+            kernels->product(m, D - d < kernels->panel ? D - d : kernels->panel, end, cache->scores, end, cache->values + d * T, NULL, false, tile + d,
+                             ldq);
     }
 }
 
@@ -282,17 +307,17 @@ static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, u
                                bb_err *err)
 {
     cpu      *c = self;
-    size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, slice = attention_floats(c, T, D), panel = c->k->panel;
+    size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, kv = kv_floats(c, T, D), slice = kv + (size_t)TILE * T;
     ptrdiff_t tasks = (ptrdiff_t)S * G;
     bb_status status = grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t i = 0; i < tasks; i++) {
-        size_t row = (size_t)i / G * T, group = (size_t)i % G, heads = H / G;
-        float *keys = scratch_of_thread(c, slice), *values = keys + bb_packed_floats(T, D, panel), *scores = values + bb_packed_floats(D, T, panel);
-        bb_pack_panels(k + row * ldk + group * D, ldk, T, D, panel, keys);
-        bb_pack_panels_transposed(v + row * ldk + group * D, ldk, D, T, panel, values);
-        for (size_t j = group * heads; j < (group + 1) * heads; j++) attend(c->k, T, D, q + row * ldq + j * D, ldq, keys, values, scores);
+        size_t   row = (size_t)i / G * T, group = (size_t)i % G, heads = H / G;
+        float   *memory = scratch_of_thread(c, slice);
+        kv_cache cache = kv_at(c, memory, T, D, memory + kv);
+        kv_append(c, &cache, T, D, 0, T, k + row * ldk + group * D, v + row * ldk + group * D, ldk);
+        for (size_t j = group * heads; j < (group + 1) * heads; j++) attend(c->k, &cache, T, D, 0, T, q + row * ldq + j * D, ldq);
     }
     return BB_OK;
 }
@@ -308,6 +333,100 @@ static bb_status cpu_swiglu(void *self, size_t n, float *gate, const float *up, 
         size_t at = (size_t)i * STRIP, m = n - at < STRIP ? n - at : STRIP;
         k->swiglu(gate + at, up + at, m);
     }
+    return BB_OK;
+}
+
+/* ---- whole blocks ---- */
+
+/* A block as the window tasks see it; offsets into a task's scratch, in floats. */
+typedef struct fused {
+    const cpu      *c;
+    const bb_block *b;
+    const bb_heads *q, *k;
+    const float    *w[BB_N_PARTS];             /* panels */
+    size_t          T, C, D;
+    size_t          at_q, at_k, at_v;          /* CHUNK rows each; x (CHUNK * C) is at 0 */
+    size_t          at_gate, at_up;            /* CHUNK rows each, in the place of q, k, v */
+    size_t          at_scores, at_kv, floats;  /* TILE * T; one kv_cache a KV head; the whole */
+} fused;
+
+static void fused_layout(fused *f)
+{
+    size_t q = CHUNK * f->b->n_head * f->D, kv = CHUNK * f->b->n_kv * f->D, ff = CHUNK * (size_t)f->b->n_ff;
+    f->at_q = f->at_gate = CHUNK * f->C;
+    f->at_k = f->at_q + q;
+    f->at_v = f->at_k + kv;
+    f->at_up = f->at_gate + ff;
+    f->at_scores = f->at_q + (q + 2 * kv > 2 * ff ? q + 2 * kv : 2 * ff);
+    f->at_kv = f->at_scores + TILE * f->T;
+    f->floats = f->at_kv + f->b->n_kv * kv_floats(f->c, f->T, f->D);
+}
+
+static void fused_linear(const fused *f, bb_part part, size_t m, const float *x, bool add, float *y)
+{
+    const bb_matrix *w = &f->b->w[part];
+    f->c->k->product(m, w->rows, w->cols, x, w->cols, f->w[part], w->bias, add, y, w->rows);
+}
+
+static void fused_norm(const fused *f, size_t m, const float *h, const float *weight, float *x)
+{
+    for (size_t t = 0; t < m; t++) f->c->k->rms_norm(h + t * f->C, weight, f->q->norm_eps, x + t * f->C, f->C);
+}
+
+/* Rows first .. first + m - 1 of a window; h points at them. */
+static void fused_attention(const fused *f, float *memory, size_t first, size_t m, float *h)
+{
+    size_t D = f->D, G = f->b->n_kv, H = f->b->n_head;
+    float *x = memory, *q = memory + f->at_q, *k = memory + f->at_k, *v = memory + f->at_v, *caches = memory + f->at_kv;
+    fused_norm(f, m, h, f->b->attn_norm, x);
+    fused_linear(f, BB_PART_Q, m, x, false, q);
+    fused_linear(f, BB_PART_K, m, x, false, k);
+    fused_linear(f, BB_PART_V, m, x, false, v);
+    turn_heads(f->c->k, f->q, first, m, q);
+    turn_heads(f->c->k, f->k, first, m, k);
+    for (size_t g = 0; g < G; g++) {
+        kv_cache cache = kv_at(f->c, caches + g * kv_floats(f->c, f->T, D), f->T, D, memory + f->at_scores);
+        kv_append(f->c, &cache, f->T, D, first, m, k + g * D, v + g * D, G * D);
+        for (size_t j = g * (H / G); j < (g + 1) * (H / G); j++) attend(f->c->k, &cache, f->T, D, first, m, q + j * D, H * D);
+    }
+    fused_linear(f, BB_PART_O, m, q, true, h);
+}
+
+static void fused_ffn(const fused *f, float *memory, size_t m, float *h)
+{
+    float *x = memory, *gate = memory + f->at_gate, *up = memory + f->at_up;
+    fused_norm(f, m, h, f->b->ffn_norm, x);
+    fused_linear(f, BB_PART_GATE, m, x, false, gate);
+    fused_linear(f, BB_PART_UP, m, x, false, up);
+    f->c->k->swiglu(gate, up, m * f->b->n_ff);
+    fused_linear(f, BB_PART_DOWN, m, gate, true, h);
+}
+
+static void fused_window(const fused *f, float *memory, float *h)
+{
+    for (size_t first = 0; first < f->T; first += CHUNK, h += CHUNK * f->C) {
+        size_t m = f->T - first < CHUNK ? f->T - first : CHUNK;
+        if (f->b->n_head) fused_attention(f, memory, first, m, h);
+        if (f->b->n_ff) fused_ffn(f, memory, m, h);
+    }
+}
+
+static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, float *h,
+                           uint32_t *n_done, bb_err *err)
+{
+    cpu      *c = self;
+    fused     f = { .c = c, .b = block, .q = q, .k = k, .T = T, .C = C, .D = q->dim };
+    uint32_t  windows = S - S % (uint32_t)omp_get_max_threads(); /* so that no thread idles; the rest is cut finer by the caller */
+    *n_done = 0;
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if ((p <= BB_PART_O ? block->n_head : block->n_ff) && !(f.w[p] = find_held(c, &block->w[p]))) return BB_OK;
+    fused_layout(&f);
+    if (f.floats > PIECE_FLOATS) return BB_OK;
+    bb_status status = grow_scratch(c, f.floats, err);
+    if (status != BB_OK) return status;
+#pragma omp parallel for schedule(dynamic)
+    for (uint32_t s = 0; s < windows; s++) fused_window(&f, scratch_of_thread(c, f.floats), h + (size_t)s * T * C);
+    *n_done = windows;
     return BB_OK;
 }
 
@@ -388,4 +507,4 @@ done:
 }
 
 const bb_backend bb_backend_cpu = { "cpu",        cpu_create, cpu_destroy,  cpu_alloc, cpu_release,   cpu_enter,  cpu_leave, cpu_peek,
-                                    cpu_hold,     cpu_gather, cpu_matmul,   cpu_rms_norm, cpu_rope,   cpu_attention, cpu_swiglu, cpu_score };
+                                    cpu_hold,     cpu_gather, cpu_matmul,   cpu_rms_norm, cpu_rope,   cpu_attention, cpu_swiglu, cpu_score, cpu_block };

@@ -215,9 +215,14 @@ static bb_status tell_hook(bb_forward *f, const slab *s, bb_part part, const flo
     return status == BB_OK ? s->hook(s->hook_self, part, host, n, (uint32_t)width, err) : status;
 }
 
+static bb_heads heads_of(const bb_forward *f, const bb_net *net, uint32_t n, const float *norm)
+{
+    return (bb_heads){ n, f->head_dim, f->n_rot, net->rope_neox, norm, net->norm_eps, f->cos_sin };
+}
+
 static bb_status rope(bb_forward *f, const slab *s, uint32_t n_head, const float *norm, float *x, bb_err *err)
 {
-    bb_heads heads = { n_head, f->head_dim, f->n_rot, s->net->rope_neox, norm, s->net->norm_eps, f->cos_sin };
+    bb_heads heads = heads_of(f, s->net, n_head, norm);
     return f->backend->rope(f->device, s->S, s->T, &heads, x, err);
 }
 
@@ -273,13 +278,16 @@ bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *blo
     bb_status status;
     float    *buffer;
     size_t    n = (size_t)S * T * f->n_embd;
+    uint32_t  done_windows = 0;
+    bb_heads  q = heads_of(f, net, block->n_head, block->q_norm), k = heads_of(f, net, block->n_kv, block->k_norm);
     BB_ASSERT(S <= f->max_windows && T > 0 && T <= f->max_tokens);
     BB_ASSERT(net->n_embd == f->n_embd && net->head_dim == f->head_dim && net->n_rot == f->n_rot);
     if (block->n_head) BB_TRY(check_attention(f, block, err));
     if (block->n_ff) BB_TRY(check_ffn(f, block, err));
     BB_TRY(f->backend->enter(f->device, h, n, &buffer, err));
     BB_TRY(hold_block(f, block, err));
-    for (uint32_t at = 0, step = slab_windows(f, T); at < S; at += step) {
+    if (!hook && f->backend->block) BB_TRY(f->backend->block(f->device, S, T, f->n_embd, block, &q, &k, buffer, &done_windows, err));
+    for (uint32_t at = done_windows, step = slab_windows(f, T); at < S; at += step) {
         slab s = { net, block, S - at < step ? S - at : step, T, buffer + (size_t)at * T * f->n_embd, hook, hook_self };
         if (block->n_head) BB_TRY(attention(f, &s, err));
         if (block->n_ff) BB_TRY(ffn(f, &s, err));

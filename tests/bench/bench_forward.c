@@ -3,12 +3,14 @@
  *
  * Prints CSV: what, unit, best, median, share. share = GFLOP/s of the row / GFLOP/s of the bare product kernel on the model's own
  * layer shapes with the same threads ("peak"). FLOPs of the hidden pass: 2 * weights of the blocks + attention (causal half).
- * Every row: warm-up, then samples of at least 50 ms; usage: bench_forward [windows].
+ * Every row: warm-up, then samples of at least 50 ms. Usage: bench_forward [windows [cpu]]; "cpu" divides by process CPU time
+ * instead of wall time, for one thread on a busy machine.
  */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -118,6 +120,16 @@ static void run_blas_peak(bench *b)
     }
 }
 
+static bool cpu_time;
+
+static double seconds(void)
+{
+    struct timespec t;
+    if (!cpu_time) return bb_now_s();
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static int ascending(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
 
 /* Work a second: best and median of SAMPLES. */
@@ -126,10 +138,10 @@ static void time_it(bench *b, void (*run)(bench *), double work, double *best, d
     double rate[SAMPLES];
     run(b);
     for (int s = 0; s < SAMPLES; s++) {
-        double t0 = bb_now_s(), t;
+        double t0 = seconds(), t;
         int    n = 0;
         do run(b), n++;
-        while ((t = bb_now_s() - t0) < 0.05);
+        while ((t = seconds() - t0) < 0.05);
         rate[s] = work * n / t;
     }
     qsort(rate, SAMPLES, sizeof *rate, ascending);
@@ -142,6 +154,7 @@ int main(int argc, char **argv)
     static bench b;
     double       weights = 0, peak, median, best;
     b.S = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 16;
+    cpu_time = argc > 2 && strcmp(argv[2], "cpu") == 0;
     if (b.S == 0) return 2;
     bb_blas_init();
     b.k = bb_kernels_get();
