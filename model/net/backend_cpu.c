@@ -19,9 +19,9 @@
 
 enum {
     CHUNK = 128,               /* rows a product task */
-    TILE = 64,                 /* queries an attention tile */
-    SCORE_ROWS = 64,           /* rows a logits task */
-    SCORE_COLS = 1024,         /* vocabulary entries at a time: with SCORE_ROWS the logits stay in L2; a multiple of every panel */
+    TILE = 32,                 /* queries an attention tile */
+    SCORE_ROWS = 128,          /* rows a logits task */
+    SCORE_COLS = 512,          /* vocabulary entries at a time: with SCORE_ROWS the logits stay in L2; a multiple of every panel */
     PIECE_FLOATS = 16 << 20,   /* packed weights a piece: 64 MiB */
     HOLD_FLOATS = 64 << 20,    /* packed weights held: 256 MiB */
     MAX_HELD = 16
