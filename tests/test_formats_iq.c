@@ -203,7 +203,7 @@ static inline double quadratic_at(const quadratic *q, const double *z)
 static double least_error(const iq_case *k, const quadratic *q, int shift_bit)
 {
     const unsigned vec = k->format->vec, n_signs = k->has_signs ? 1u << vec : 1, n_second = vec > k->dims ? k->words : 1;
-    double         best = INFINITY, z[8], shift[2] = { shift_bit ? -0.125 : 0.125, -0.125 };
+    double         best = HUGE_VAL, z[8], shift[2] = { shift_bit ? -0.125 : 0.125, -0.125 };
     unsigned       n_shifts = k->format->type == BB_IQ1_M ? 2 : 1;
     if (k->has_signs) shift[0] = 0.0;
     if (n_shifts == 2) shift[0] = 0.125;

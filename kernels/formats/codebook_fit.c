@@ -60,8 +60,8 @@ static unsigned hull(const bb_cb_problem *pr, range a, bb_cb_point *out)
 {
     bb_cb_point stack[MAX_VERTICES], m;
     unsigned    n = 1, top = 1;
-    bb_cb_search(pr, a.least, 2.0, INFINITY, &out[0]);
-    bb_cb_search(pr, a.largest, 2.0, INFINITY, &stack[0]);
+    bb_cb_search(pr, a.least, 2.0, HUGE_VAL, &out[0]);
+    bb_cb_search(pr, a.largest, 2.0, HUGE_VAL, &stack[0]);
     while (top > 0) {
         const bb_cb_point l = out[n - 1], r = stack[top - 1];
         const double      cq = l.p - r.p, cp = l.q - r.q;
@@ -103,7 +103,7 @@ static curve group_curve(block_curves *b, int shift, range a, const float *w, co
         total += n[v] - 1;
     }
     for (unsigned i = 0; i + 1 < total; i++) {
-        double   least = INFINITY;
+        double   least = HUGE_VAL;
         unsigned which = n_vectors;
         for (unsigned v = 0; v < n_vectors; v++) {
             if (at[v] + 1 == n[v]) continue;
@@ -116,7 +116,7 @@ static curve group_curve(block_curves *b, int shift, range a, const float *w, co
         p[i + 1] = p[i] + (c[1].p - c[0].p);
         q[i + 1] = q[i] + (c[1].q - c[0].q);
     }
-    end[total - 1] = INFINITY;
+    end[total - 1] = HUGE_VAL;
     return curve_take(b, total);
 }
 
@@ -143,7 +143,7 @@ static range group_range(const block_curves *b, const bb_code *rtn, unsigned g, 
 /* Least error over the scales of a group at d; which scale, and p, q of the codes there. */
 static double group_best(const curve *c, const bb_cb_spec *s, double d, int16_t *sc, double *p, double *q)
 {
-    double   best = INFINITY;
+    double   best = HUGE_VAL;
     unsigned i = 0;
     for (int k = 0; k < s->n_scales; k++) {
         const double a = d * ((double)s->unit * (2 * k + 1));
@@ -158,7 +158,7 @@ static choice evaluate(const block_curves *b, double d)
 {
     choice x = { .d = d };
     for (unsigned g = 0; g < b->n_groups; g++) {
-        double best = INFINITY, p = 0.0, q = 0.0;
+        double best = HUGE_VAL, p = 0.0, q = 0.0;
         for (unsigned k = 0; k < b->n_shifts; k++) {
             int16_t      sc = 0;
             double       pk = 0.0, qk = 0.0;
@@ -206,7 +206,7 @@ static void scan_group(const block_curves *b, unsigned g, double free, unsigned 
 {
     const bb_cb_spec *s = b->spec;
     double            least[MAX_SCAN];
-    for (unsigned i = 0; i < n; i++) least[i] = INFINITY;
+    for (unsigned i = 0; i < n; i++) least[i] = HUGE_VAL;
     for (unsigned shift = 0; shift < b->n_shifts; shift++) {
         const curve *c = &b->group[g][shift];
         for (int k = 0; k < s->n_scales; k++) {
@@ -230,7 +230,7 @@ static void scan_group(const block_curves *b, unsigned g, double free, unsigned 
 static unsigned scan_d(const block_curves *b, const double *free_a, double *d, double *error)
 {
     const double m_max = (double)b->spec->unit * (2 * b->spec->n_scales - 1);
-    double       least = INFINITY, largest = 0.0;
+    double       least = HUGE_VAL, largest = 0.0;
     unsigned     n = 0;
     for (unsigned g = 0; g < b->n_groups; g++) {
         if (!(free_a[g] > 0.0)) continue;
@@ -279,7 +279,7 @@ static choice search_d(const block_curves *b, double extra_d)
         if (at == n) break;
         const choice x = improve(b, evaluate(b, d[at]));
         if (x.error < best.error) best = x;
-        error[at] = INFINITY;
+        error[at] = HUGE_VAL;
     }
     if (extra_d > 0.0) {
         const choice x = improve(b, evaluate(b, extra_d));
@@ -384,7 +384,7 @@ static curve fixed_curve(block_curves *b, const bb_code *c, unsigned g, int shif
     }
     b->p[b->used] = p;
     b->q[b->used] = q;
-    b->end[b->used] = INFINITY;
+    b->end[b->used] = HUGE_VAL;
     return curve_take(b, 1);
 }
 

@@ -44,8 +44,9 @@ static void factorise(walk *s, unsigned n, const float *metric)
 
 typedef struct branch { double error, z; unsigned node; uint32_t sign; } branch;
 
-/* The children of a node as signed levels, nearest to `center` first. */
-static unsigned branches(const walk *s, unsigned node, unsigned i, double center, branch *out)
+/* The children of a node as signed levels whose error is below `room`, nearest to `center` first; of the last weight only
+ * the nearest. */
+static unsigned branches(const walk *s, unsigned node, unsigned i, double center, double room, branch *out)
 {
     unsigned n = 0;
     for (unsigned x = s->book->child[node]; x < s->book->child[node + 1]; x++) {
@@ -54,7 +55,9 @@ static unsigned branches(const walk *s, unsigned node, unsigned i, double center
             if (s->spec->even && i == 0 && sign != (uint32_t)__builtin_parity(s->code >> 17)) continue; /* the last sign is given */
             const double z = s->spec->has_signs ? (sign ? -level : level) : level + s->shift, miss = center - z;
             const branch b = { s->pivot[i] * miss * miss, z, x, sign };
-            unsigned     at = n++;
+            if (!(b.error < room)) continue;
+            if (i == 0) { out[0] = b; n = 1; room = b.error; continue; }
+            unsigned at = n++;
             for (; at > 0 && out[at - 1].error > b.error; at--) out[at] = out[at - 1];
             out[at] = b;
         }
@@ -69,7 +72,7 @@ static void descend(walk *s, unsigned i, unsigned node, double above)
     double         center = s->y[i];
     const uint32_t code = s->code;
     for (unsigned j = i + 1; j < s->spec->vec; j++) center += s->row[i][j] * (s->y[j] - s->z[j]);
-    const unsigned n = branches(s, node, i, center, b);
+    const unsigned n = branches(s, node, i, center, s->best - above, b);
     for (unsigned k = 0; k < n && above + b[k].error < s->best && s->n_nodes < MAX_NODES; k++) {
         s->n_nodes++;
         s->z[i] = b[k].z;
@@ -84,7 +87,7 @@ static void descend(walk *s, unsigned i, unsigned node, double above)
 
 uint32_t bb_cb_nearest_metric(const bb_cb_spec *spec, double a, int shift_bit, const float *t, const float *metric)
 {
-    walk s = { .spec = spec, .book = bb_book_get(spec->book), .best = INFINITY };
+    walk s = { .spec = spec, .book = bb_book_get(spec->book), .best = HUGE_VAL };
     for (unsigned i = 0; i < spec->vec; i++) s.y[i] = (double)t[i] / a;
     factorise(&s, spec->vec, metric);
     if (spec->shift == BB_SHIFT_NONE) descend(&s, spec->vec - 1u, 0, 0.0);

@@ -162,7 +162,7 @@ static void take(const bb_cb_problem *pr, unsigned at, double shift, found w, bo
 {
     const unsigned word = pr->book->word[w.at];
     unsigned       flip = 0;
-    double         least_flip = INFINITY;
+    double         least_flip = HUGE_VAL;
     for (unsigned i = 0; i < pr->book->dims; i++) {
         const double z = (double)pr->book->value[word][i] + shift, p = pr->ht[at + i] * z;
         out->p += p;
@@ -235,6 +235,6 @@ uint32_t bb_cb_nearest(const bb_cb_spec *s, const bb_code *c, unsigned v, const 
     a = fabs(a);
     if (metric) return bb_cb_nearest_metric(s, a, c->mn[g], target, metric);
     bb_cb_problem_init(&pr, s, c->mn[g], target, h);
-    bb_cb_search(&pr, a * a, 2.0 * a, INFINITY, &best);
+    bb_cb_search(&pr, a * a, 2.0 * a, HUGE_VAL, &best);
     return best.code;
 }
