@@ -12,7 +12,6 @@
  * optimal, and d is near the best one (no proof: E(d) has many local minima).
  * [1] Eisner, Severance. Mathematical techniques for efficient record segmentation in large shared databases. JACM 23,
  *     1976: the search of a parametric optimum with two solutions an edge. */
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -20,15 +19,21 @@
 #include "kernels/half.h"
 
 enum {
-    MAX_VERTICES = 40,                         /* of one vector's hull; a longer one is cut, which only costs accuracy */
-    POOL = 2 * BB_CB_SUPER / 8 * MAX_VERTICES, /* two shifts of 32 vectors, or 64 vectors */
+    MAX_VERTICES = 30,               /* of a hull: they have up to 23; a longer one is cut, which costs accuracy */
+    MAX_CHAIN = 4 * MAX_VERTICES,    /* either of two sums of two hulls */
+    POOL = BB_CB_SUPER / 8 * MAX_CHAIN,
     MAX_SCAN = 256, N_STARTS = 8, MAX_TURNS = 8, N_NEIGHBOURS = 6
 };
-#define SCAN_STEP 1.02
-#define RANGE_BELOW 2.5
+/* Chosen so that on tests/data/formats no exhaustive scan of d (steps of 0.04 %, a factor 8 either way) finds less error. */
+#define SCAN_STEP 1.02       /* ratio of neighbours in the scan of d */
+#define RANGE_BELOW 2.5      /* how far from the typical scale a group's curve is exact */
 #define RANGE_ABOVE 3.0
-#define WINDOW_LEAST 0.5
+#define WINDOW_LEAST 0.5     /* which scales the scan tries, in units of a group's free scale */
 #define WINDOW_LARGEST 2.0
+
+/* Choices for one word or one vector; choice i is best for end[i-1] <= a <= end[i]. The ends are kept, since they cannot be had
+ * from sums of p and q in which a word of small importance has drowned. */
+typedef struct chain { unsigned n; bb_cb_point at[MAX_CHAIN]; double end[MAX_CHAIN]; } chain;
 
 /* Least error of a group as a function of its scale: vertex i is best for end[i-1] <= a <= end[i]. */
 typedef struct curve { unsigned n; const double *p, *q, *end; } curve;
@@ -37,11 +42,12 @@ typedef struct block_curves {
     const bb_cb_spec *spec;
     unsigned          n_groups, n_shifts;
     curve             group[BB_MAX_GROUPS][2];    /* [shift] for IQ1_S */
+    chain             vector[8];                  /* of the group at work */
     double            p[POOL], q[POOL], end[POOL];
     unsigned          used;
 } block_curves;
 
-/* 60 kB a thread, in use during one call only. */
+/* 120 kB a thread, in use during one call only. */
 static _Thread_local block_curves workspace;
 
 typedef struct range { double least, largest; } range;
@@ -55,27 +61,85 @@ static double round_to_half(double d)
 
 /* ---- curves ---- */
 
-/* The codes of one vector that are best at some scale of the range, scale ascending. Returns how many. */
-static unsigned hull(const bb_cb_problem *pr, range a, bb_cb_point *out)
+/* What is searched: all of a code, or one of its two words, with one flipped sign or none. */
+typedef struct part { const bb_cb_problem *pr; bool is_word, odd; unsigned word; } part;
+
+static bool part_search(const part *x, double cq, double cp, double limit, bb_cb_point *out)
 {
+    return x->is_word ? bb_cb_search_word(x->pr, x->word, x->odd, cq, cp, limit, out) : bb_cb_search(x->pr, cq, cp, limit, out);
+}
+
+/* The scale at which l, of larger p and q, and r are equal. */
+static double breakpoint(const bb_cb_point *l, const bb_cb_point *r) { return 2.0 * ((l->p - r->p) / (l->q - r->q)); }
+
+/* The choices that are best at some scale of the range, scale ascending: p and q descend. */
+static chain hull(const part *x, range a)
+{
+    chain       c = { .n = 1 };
     bb_cb_point stack[MAX_VERTICES], m;
-    unsigned    n = 1, top = 1;
-    bb_cb_search(pr, a.least, 2.0, HUGE_VAL, &out[0]);
-    bb_cb_search(pr, a.largest, 2.0, HUGE_VAL, &stack[0]);
+    unsigned    top = 1;
+    part_search(x, a.least, 2.0, HUGE_VAL, &c.at[0]);
+    part_search(x, a.largest, 2.0, HUGE_VAL, &stack[0]);
     while (top > 0) {
-        const bb_cb_point l = out[n - 1], r = stack[top - 1];
+        const bb_cb_point l = c.at[c.n - 1], r = stack[top - 1];
         const double      cq = l.p - r.p, cp = l.q - r.q;
         if (!(cq > 0.0) || !(cp > 0.0)) { /* equal in one sum: the better in the other stays */
-            if (r.q < l.q) out[n - 1] = r;
+            if (r.q < l.q) c.at[c.n - 1] = r;
             top--;
             continue;
         }
         const double edge = cq * r.q - cp * r.p, slack = 1e-12 * (fabs(cq * r.q) + fabs(cp * r.p));
-        const bool   found = n + top < MAX_VERTICES && bb_cb_search(pr, cq, cp, edge - slack, &m);
+        const bool   found = c.n + top < MAX_VERTICES && part_search(x, cq, cp, edge - slack, &m);
         if (found && cq * m.q - cp * m.p < edge) stack[top++] = m;
-        else { out[n++] = r; top--; }
+        else { c.at[c.n++] = r; top--; }
     }
-    return n;
+    for (unsigned i = 0; i + 1 < c.n; i++) c.end[i] = breakpoint(&c.at[i], &c.at[i + 1]);
+    c.end[c.n - 1] = HUGE_VAL;
+    return c;
+}
+
+/* Both choices free: the breakpoints of both, in order. */
+static chain chain_sum(const chain *x, const chain *y)
+{
+    chain c = { .n = 0 };
+    for (unsigned i = 0, j = 0; i < x->n && j < y->n;) {
+        c.end[c.n] = fmin(x->end[i], y->end[j]);
+        c.at[c.n++] = (bb_cb_point){ x->at[i].p + y->at[j].p, x->at[i].q + y->at[j].q, 0 };
+        if (j + 1 == y->n || (i + 1 < x->n && x->end[i] < y->end[j])) i++;
+        else j++;
+    }
+    return c;
+}
+
+/* Either choice: the hull of all points. */
+static chain chain_union(const chain *x, const chain *y)
+{
+    chain c = { .n = 0 };
+    for (unsigned i = 0, j = 0; i < x->n || j < y->n;) {
+        const bool        from_x = j == y->n || (i < x->n && x->at[i].p > y->at[j].p);
+        const bb_cb_point r = from_x ? x->at[i++] : y->at[j++]; /* of no larger p than those before */
+        if (c.n > 0 && !(r.q < c.at[c.n - 1].q)) continue;
+        for (; c.n > 0; c.n--) {
+            const bb_cb_point l = c.at[c.n - 1];
+            if (!(l.p > r.p)) continue;
+            c.end[c.n - 1] = breakpoint(&l, &r);
+            if (c.n == 1 || c.end[c.n - 1] > c.end[c.n - 2]) break;
+        }
+        c.at[c.n++] = r;
+    }
+    c.end[c.n - 1] = HUGE_VAL;
+    return c;
+}
+
+static chain vector_chain(const bb_cb_problem *pr, range a)
+{
+    if (pr->spec->n_words == 1) return hull(&(part){ .pr = pr }, a);
+    chain even[2], odd[2];
+    for (unsigned k = 0; k < 2; k++) even[k] = hull(&(part){ pr, true, false, k }, a);
+    if (!pr->odd) return chain_sum(&even[0], &even[1]);
+    for (unsigned k = 0; k < 2; k++) odd[k] = hull(&(part){ pr, true, true, k }, a);
+    const chain first = chain_sum(&odd[0], &even[1]), second = chain_sum(&even[0], &odd[1]);
+    return chain_union(&first, &second);
 }
 
 static curve curve_take(block_curves *b, unsigned n)
@@ -90,28 +154,26 @@ static curve group_curve(block_curves *b, int shift, range a, const float *w, co
 {
     const bb_cb_spec *s = b->spec;
     const unsigned    n_vectors = s->group / s->vec;
-    bb_cb_point       corner[8][MAX_VERTICES];
-    unsigned          n[8], at[8] = { 0 }, total = 1;
+    chain            *vector = b->vector;
+    unsigned          at[8] = { 0 }, total = 1;
     double           *p = b->p + b->used, *q = b->q + b->used, *end = b->end + b->used;
     p[0] = q[0] = 0.0;
     for (unsigned v = 0; v < n_vectors; v++) {
         bb_cb_problem pr;
         bb_cb_problem_init(&pr, s, shift, w + v * s->vec, h ? h + v * s->vec : NULL);
-        n[v] = hull(&pr, a, corner[v]);
-        p[0] += corner[v][0].p;
-        q[0] += corner[v][0].q;
-        total += n[v] - 1;
+        vector[v] = vector_chain(&pr, a);
+        p[0] += vector[v].at[0].p;
+        q[0] += vector[v].at[0].q;
+        total += vector[v].n - 1;
     }
     for (unsigned i = 0; i + 1 < total; i++) {
         double   least = HUGE_VAL;
         unsigned which = n_vectors;
         for (unsigned v = 0; v < n_vectors; v++) {
-            if (at[v] + 1 == n[v]) continue;
-            const bb_cb_point *c = &corner[v][at[v]];
-            const double       end_v = 2.0 * (c[0].p - c[1].p) / (c[0].q - c[1].q);
-            if (which == n_vectors || end_v < least) { least = end_v; which = v; }
+            if (at[v] + 1 == vector[v].n) continue;
+            if (which == n_vectors || vector[v].end[at[v]] < least) { least = vector[v].end[at[v]]; which = v; }
         }
-        const bb_cb_point *c = &corner[which][at[which]++];
+        const bb_cb_point *c = &vector[which].at[at[which]++];
         end[i] = least;
         p[i + 1] = p[i] + (c[1].p - c[0].p);
         q[i + 1] = q[i] + (c[1].q - c[0].q);

@@ -47,12 +47,13 @@ static inline void quarters_build(const bb_cb_problem *pr, unsigned at, double s
         for (unsigned l = 0; l < levels; l++) {
             const double z = (double)b->level[l] + shift, p = cp * (pr->ht[at + i] * z);
             form[i][l] = cq * (pr->h[at + i] * (z * z)) - p;
-            flip[i][l] = form[i][l] + 2.0 * p;
+            if (odd) flip[i][l] = form[i][l] + 2.0 * p;
         }
     }
     for (unsigned k = 0; k < 4; k++) {
         if (b->dims == 4) {
-            for (unsigned l = 0; l < 8; l++) { x->form[k][l] = form[k][l]; x->flipped[k][l] = flip[k][l]; }
+            for (unsigned l = 0; l < 8; l++) x->form[k][l] = form[k][l];
+            for (unsigned l = 0; odd && l < 8; l++) x->flipped[k][l] = flip[k][l];
             continue;
         }
         const double *f0 = form[2 * k], *f1 = form[2 * k + 1], *g0 = flip[2 * k], *g1 = flip[2 * k + 1];
@@ -173,6 +174,17 @@ static void take(const bb_cb_problem *pr, unsigned at, double shift, found w, bo
     if (!odd) return;
     out->p -= 2.0 * least_flip;
     out->code ^= 1u << (16 + at + flip);
+}
+
+bool bb_cb_search_word(const bb_cb_problem *pr, unsigned word, bool odd, double cq, double cp, double limit, bb_cb_point *out)
+{
+    quarters x;
+    quarters_build(pr, 4 * word, 0.0, cq, cp, odd, &x);
+    const found w = word_search(pr->book, &x, odd, limit);
+    if (w.at == NOT_FOUND) return false;
+    *out = (bb_cb_point){ 0.0, 0.0, 0 };
+    take(pr, 4 * word, 0.0, w, odd, out);
+    return true;
 }
 
 static double quarters_least(const quarters *x, unsigned n)

@@ -24,6 +24,9 @@ void bb_cb_problem_init(bb_cb_problem *pr, const bb_cb_spec *s, int shift_bit, c
 /* The code that minimises cq q - cp p, cq and cp >= 0; false (and out untouched) when none is below limit. */
 bool bb_cb_search(const bb_cb_problem *pr, double cq, double cp, double limit, bb_cb_point *out);
 
+/* The same for one word of two (word 0 or 1), with one flipped sign or none; out->code says nothing of the other. */
+bool bb_cb_search_word(const bb_cb_problem *pr, unsigned word, bool odd, double cq, double cp, double limit, bb_cb_point *out);
+
 /* The code that minimises (t - a z)' M (t - a z), a > 0, t finite. M (vec, vec). See codebook_metric.c. */
 uint32_t bb_cb_nearest_metric(const bb_cb_spec *s, double a, int shift_bit, const float *t, const float *metric);
 
