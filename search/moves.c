@@ -62,3 +62,103 @@ void bb_moves_apply(const bb_pair *pair, uint16_t *x)
     x[pair->first.unit] = pair->first.option;
     if (pair->second.unit != UINT32_MAX) x[pair->second.unit] = pair->second.option;
 }
+
+/* A uniformly chosen single move with lo <= change of bytes <= hi, by reservoir sampling; false when there is none. */
+static bool random_move(const bb_space *s, bb_rng *rng, const uint16_t *x, int64_t lo, int64_t hi, bb_move *out)
+{
+    uint64_t seen = 0;
+    for (uint32_t u = 0; u < s->problem->n_units; u++)
+        for (uint16_t o = 0; o < s->problem->units[u].n_options; o++) {
+            if (o == x[u]) continue;
+            const int64_t bytes = bb_space_delta_bytes(s, x, u, o);
+            if (bytes == BB_FORBIDDEN || bytes < lo || bytes > hi) continue;
+            if (bb_rng_below(rng, ++seen) == 0) *out = (bb_move){u, o, bytes, 0};
+        }
+    return seen > 0;
+}
+
+bool bb_moves_shrink(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x)
+{
+    bb_move m;
+    while (bb_problem_size(s->problem, x) > budget) {
+        if (!random_move(s, rng, x, INT64_MIN + 1, -1, &m)) return false;
+        x[m.unit] = m.option;
+    }
+    return true;
+}
+
+void bb_moves_fill(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x)
+{
+    bb_move m;
+    while (random_move(s, rng, x, 1, budget - bb_problem_size(s->problem, x), &m)) {
+        const uint16_t old = x[m.unit];
+        x[m.unit] = m.option;
+        if (bb_problem_size(s->problem, x) <= budget) continue;
+        x[m.unit] = old; /* exact sizes need not follow the bound move by move */
+        return;
+    }
+}
+
+bool bb_moves_random_fit(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x)
+{
+    if (!bb_space_random(s, rng, x) || !bb_moves_shrink(s, rng, budget, x)) return false;
+    bb_moves_fill(s, rng, budget, x);
+    return true;
+}
+
+/* The nearest option of a unit in one direction of bytes, equal bytes counting as down; ties at random. */
+static bool nearest_step(const bb_space *s, bb_rng *rng, const uint16_t *x, uint32_t unit, bool up, bb_move *out)
+{
+    uint64_t seen = 0;
+    int64_t  best = INT64_MAX;
+    for (uint16_t o = 0; o < s->problem->units[unit].n_options; o++) {
+        if (o == x[unit]) continue;
+        const int64_t bytes = bb_space_delta_bytes(s, x, unit, o);
+        if (bytes == BB_FORBIDDEN || (up ? bytes <= 0 : bytes > 0)) continue;
+        const int64_t distance = up ? bytes : -bytes;
+        if (distance > best) continue;
+        if (distance < best) seen = 0;
+        best = distance;
+        if (bb_rng_below(rng, ++seen) == 0) *out = (bb_move){unit, o, bytes, 0};
+    }
+    return seen > 0;
+}
+
+bool bb_moves_switch(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x)
+{
+    const uint32_t n = s->problem->n_units;
+    for (int tries = 0; tries < 64; tries++) {
+        bb_move down = {0}, up = {0};
+        const uint32_t a = (uint32_t)bb_rng_below(rng, n), b = (uint32_t)bb_rng_below(rng, n);
+        if (!nearest_step(s, rng, x, a, false, &down)) continue;
+        const uint16_t old = x[a];
+        x[a] = down.option;
+        if (a != b && nearest_step(s, rng, x, b, true, &up)) {
+            const uint16_t old_b = x[b];
+            x[b] = up.option;
+            if (bb_problem_size(s->problem, x) <= budget) return true;
+            x[b] = old_b;
+        } else if (down.bytes == 0 && bb_problem_size(s->problem, x) <= budget) {
+            return true; /* a step sideways needs nothing in exchange */
+        }
+        x[a] = old;
+    }
+    return false;
+}
+
+bool bb_moves_trade(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x)
+{
+    const uint32_t n = s->problem->n_units, unit = (uint32_t)bb_rng_below(rng, n);
+    const uint16_t option = (uint16_t)bb_rng_below(rng, s->problem->units[unit].n_options);
+    if (bb_space_delta_bytes(s, x, unit, option) == BB_FORBIDDEN) return false;
+    x[unit] = option;
+    for (uint32_t tries = 0; tries < 8 * n && bb_problem_size(s->problem, x) > budget; tries++) {
+        const uint32_t payer = (uint32_t)bb_rng_below(rng, n);
+        bb_move        m = {0};
+        while (payer != unit && bb_problem_size(s->problem, x) > budget && nearest_step(s, rng, x, payer, false, &m)) {
+            x[payer] = m.option;
+            if (m.bytes == 0) break; /* sideways: no payment, and it could go on for ever */
+        }
+    }
+    return bb_problem_size(s->problem, x) <= budget;
+}

@@ -16,4 +16,14 @@ size_t bb_moves_pairs(const bb_space *s, const uint16_t *x, int64_t slack, bool 
 
 void   bb_moves_apply(const bb_pair *pair, uint16_t *x);
 
+/* Random moves for algorithms that know no costs; exact sizes throughout. */
+bool   bb_moves_random_fit(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);  /* random candidate, shrunk and filled at random */
+bool   bb_moves_shrink(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);      /* random byte-lowering moves until it fits */
+void   bb_moves_fill(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);        /* random byte-raising moves while one fits */
+/* Level switch: one unit one step down (or sideways) in bytes, another one step up, within the budget. False when none was found. */
+bool   bb_moves_switch(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);
+/* One unit to a random option; what that exceeds the budget is paid by random other units, each stepped down as far as needed. False, with x
+ * spoilt, when it cannot be paid. */
+bool   bb_moves_trade(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);
+
 #endif

@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_search_algs.c: every registered algorithm on problems whose answers are known, against random at equal evaluations. */
+#include <check.h>
+#include <gsl/gsl_errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "search/driver.h"
+#include "search/refine.h"
+#include "tests/support/synthetic.h"
+
+/* ---- evaluators without noise, one window ---- */
+
+typedef struct plain { const bb_problem *p; double (*kl)(const bb_problem *p, const uint16_t *x); bb_evaluator e; uint64_t n; } plain;
+
+static bb_status plain_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
+                                bb_err *err)
+{
+    plain *w = self;
+    (void)level, (void)err;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (bb_score){.kl = w->kl(w->p, x[i]), .tokens = 1};
+        if (window_kl && window_kl[i]) window_kl[i][0] = out[i].kl;
+        w->n++;
+    }
+    return BB_OK;
+}
+
+static plain *plain_new(const bb_problem *p, double (*kl)(const bb_problem *, const uint16_t *))
+{
+    static const uint32_t n_windows[1] = {1};
+    plain *w = calloc(1, sizeof *w);
+    *w = (plain){.p = p, .kl = kl};
+    w->e = (bb_evaluator){.self = w, .n_levels = 1, .n_windows = n_windows, .evaluate = plain_evaluate, .key = "plain"};
+    return w;
+}
+
+typedef struct run { bb_archive archive; bb_drive_stop why; uint64_t asked; double tokens; bb_status status; } run;
+
+static run go(const bb_algorithm *a, const bb_problem *p, const bb_evaluator *e, const int64_t *budgets, size_t n_budgets, uint64_t evaluations,
+              uint64_t seed)
+{
+    run          r = {0};
+    bb_space     space;
+    bb_ledger   *l;
+    ck_assert_int_eq(bb_space_init(p, &space, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_open(p, e, NULL, NULL, &l, NULL), BB_OK);
+    bb_archive_init(&r.archive, p->n_units);
+    const bb_algorithm_config c = {.space = &space, .budgets = budgets, .n_budgets = n_budgets, .seed = seed, .n_levels = e->n_levels,
+                                   .level = e->n_levels > 1 ? 1 : 0, .horizon = evaluations};
+    const bb_drive_options o = {.max_evaluations = evaluations};
+    r.status = bb_drive(a, &c, l, &o, &r.archive, &r.why, NULL);
+    r.asked = bb_ledger_asked(l);
+    r.tokens = bb_ledger_tokens(l);
+    ck_assert(bb_archive_is_valid(&r.archive));
+    for (size_t i = 0; i < r.archive.n; i++) ck_assert_int_le(bb_problem_size(p, r.archive.entries[i].x), budgets[n_budgets - 1]);
+    bb_ledger_close(l);
+    bb_space_done(&space);
+    return r;
+}
+
+static double best_of(const bb_algorithm *a, const bb_problem *p, const bb_evaluator *e, int64_t budget, uint64_t evaluations, uint64_t seed)
+{
+    run r = go(a, p, e, &budget, 1, evaluations, seed);
+    const bb_archive_entry *best = bb_archive_best(&r.archive, budget);
+    const double kl = best ? best->score.kl : HUGE_VAL;
+    ck_assert_int_eq(r.status, BB_OK);
+    bb_archive_done(&r.archive);
+    return kl;
+}
+
+/* ---- knapsacks ---- */
+
+static bool next_candidate(const bb_problem *p, uint16_t *x)
+{
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        if (++x[u] < p->units[u].n_options) return true;
+        x[u] = 0;
+    }
+    return false;
+}
+
+START_TEST(small_knapsacks_are_nearly_solved)
+{
+    for (size_t i = 0; bb_algorithms()[i]; i++) {
+        const bb_algorithm *a = bb_algorithms()[i];
+        if (a == &bb_random_search) continue;
+        int solved = 0, total = 0;
+        for (uint64_t seed = 0; seed < 6; seed++) {
+            syn_problem *s = syn_transformer(seed, 1, 4, 2); /* 2^2 4^8 plans */
+            uint16_t     x[SYN_MAX_UNITS] = {0};
+            double       best = HUGE_VAL;
+            const int64_t budget = 150000 + 50000 * (int64_t)seed;
+            do {
+                if (bb_problem_bound(&s->p, x) <= budget) best = fmin(best, bb_problem_cost(&s->p, x));
+            } while (next_candidate(&s->p, x));
+            plain *w = plain_new(&s->p, bb_problem_cost);
+            if (!isinf(best)) {
+                const double ratio = best_of(a, &s->p, &w->e, budget, a == &bb_amq ? 200 : 1000, seed) / best;
+                if (getenv("BB_VERBOSE")) printf("%s %.3f\n", a->name, ratio);
+                solved += ratio <= 1.15; /* level switches have local optima */
+                total++;
+            }
+            free(w);
+            syn_free(s);
+        }
+        if (getenv("BB_VERBOSE")) printf("knapsack %s: %d of %d\n", a->name, solved, total);
+        ck_assert_msg(total >= 4 && solved >= total - 1, "%s solved %d of %d", a->name, solved, total);
+    }
+}
+END_TEST
+
+/* ---- against random ---- */
+
+/* Deceptive: every block of three units prefers all zero, step by step, but the best is all ones. */
+static double trap(const bb_problem *p, const uint16_t *x)
+{
+    double total = 0.01;
+    for (uint32_t b = 0; b + 3 <= p->n_units; b += 3) {
+        const int ones = (x[b] == 3) + (x[b + 1] == 3) + (x[b + 2] == 3);
+        total += ones == 3 ? 0 : 1 + ones;
+    }
+    return total;
+}
+
+static syn_problem *flat(uint32_t n_units, uint32_t n_options)
+{
+    syn_problem *s = syn_new();
+    for (uint32_t i = 0; i < n_units; i++) {
+        const uint32_t u = syn_add(s, n_options, -1);
+        for (uint32_t o = 0; o < n_options; o++) s->bytes[u][o] = 32 * (int64_t)o;
+    }
+    return s;
+}
+
+/* Geometric mean of the KL at five budgets from n evaluations a budget: a run each, or one run for all. */
+static double front_of(const bb_algorithm *a, const bb_problem *p, const bb_evaluator *e, uint64_t n, uint64_t seed)
+{
+    const int64_t budgets[5] = {300000, 400000, 500000, 650000, 800000};
+    double        sum = 0;
+    if (!a->whole_front || a == &bb_random_search) {
+        for (int b = 0; b < 5; b++) sum += log(best_of(a, p, e, budgets[b], n, seed)) / 5;
+        return exp(sum);
+    }
+    run r = go(a, p, e, budgets, 5, 5 * n, seed);
+    for (int b = 0; b < 5; b++) {
+        const bb_archive_entry *best = bb_archive_best(&r.archive, budgets[b]);
+        sum += log(best ? best->score.kl : 1e9) / 5;
+    }
+    bb_archive_done(&r.archive);
+    return exp(sum);
+}
+
+START_TEST(random_is_beaten_on_every_space)
+{
+    for (size_t i = 0; bb_algorithms()[i]; i++) {
+        const bb_algorithm *a = bb_algorithms()[i];
+        if (a == &bb_random_search) continue;
+        const uint64_t n = a == &bb_amq ? 40 : 400; /* the surrogate needs few, and its own time grows with their cube */
+        const uint64_t m = a == &bb_amq ? 150 : 500;
+        double ratio[3] = {0, 0, 0};
+        for (uint64_t seed = 0; seed < 2; seed++) {
+            syn_problem *s = syn_transformer(40 + seed, 3, 8, 4);
+            syn_world   *w = syn_world_new(&s->p, seed, 1.5, 0.5);
+            plain       *k = plain_new(&s->p, bb_problem_cost);
+            ratio[0] += log(front_of(a, &s->p, &w->e, n, seed) / front_of(&bb_random_search, &s->p, &w->e, n, seed)) / 2;
+            ratio[1] += log(front_of(a, &s->p, &k->e, n, seed) / front_of(&bb_random_search, &s->p, &k->e, n, seed)) / 2;
+            free(w);
+            free(k);
+            syn_free(s);
+            syn_problem *t = flat(12, 4);
+            plain       *d = plain_new(&t->p, trap);
+            ratio[2] += log(best_of(a, &t->p, &d->e, 32 * 3 * 9, m, seed) / best_of(&bb_random_search, &t->p, &d->e, 32 * 3 * 9, m, seed)) / 2;
+            free(d);
+            syn_free(t);
+        }
+        if (getenv("BB_VERBOSE"))
+            printf("%s: KL relative to random's: world %.3f, knapsack %.3f, trap %.3f\n", a->name, exp(ratio[0]), exp(ratio[1]), exp(ratio[2]));
+        for (int k = 0; k < 3; k++) ck_assert_msg(ratio[k] < 0, "%s does not beat random on space %d: %g", a->name, k, exp(ratio[k]));
+    }
+}
+END_TEST
+
+/* ---- fronts: ZDT1-3 and DTLZ2 with bytes as the first objective, in steps of 1/1000 ---- */
+
+enum { ZDT_UNITS = 8, ZDT_OPTIONS = 20 };
+
+static double value_of(const uint16_t *x, uint32_t u) { return (double)x[u] / (ZDT_OPTIONS - 1); }
+
+static double zdt_g(const uint16_t *x)
+{
+    double sum = 0;
+    for (uint32_t u = 1; u < ZDT_UNITS; u++) sum += value_of(x, u);
+    return 1 + 9 * sum / (ZDT_UNITS - 1);
+}
+
+static double zdt1(const bb_problem *p, const uint16_t *x)
+{
+    (void)p;
+    const double g = zdt_g(x);
+    return g * (1 - sqrt(value_of(x, 0) / g));
+}
+
+static double zdt2(const bb_problem *p, const uint16_t *x)
+{
+    (void)p;
+    const double g = zdt_g(x), f = value_of(x, 0) / g;
+    return g * (1 - f * f);
+}
+
+static double zdt3(const bb_problem *p, const uint16_t *x)
+{
+    (void)p;
+    const double g = zdt_g(x), f = value_of(x, 0);
+    return 1 + g * (1 - sqrt(f / g) - f / g * sin(31.41592653589793 * f)); /* + 1: never negative here */
+}
+
+static double dtlz2_g(const uint16_t *x)
+{
+    double sum = 0;
+    for (uint32_t u = 1; u < ZDT_UNITS; u++) sum += (value_of(x, u) - 0.5) * (value_of(x, u) - 0.5);
+    return 1 + sum;
+}
+
+static double dtlz2(const bb_problem *p, const uint16_t *x)
+{
+    (void)p;
+    return dtlz2_g(x) * cos(1.5707963267948966 * value_of(x, 0)); /* f1 (the bytes) takes the sine */
+}
+
+static int64_t zdt_size(void *self, const uint16_t *x)
+{
+    (void)self;
+    return (int64_t)(1000 * value_of(x, 0));
+}
+
+static int64_t dtlz2_size(void *self, const uint16_t *x)
+{
+    (void)self;
+    return (int64_t)(1000 * dtlz2_g(x) * sin(1.5707963267948966 * value_of(x, 0)));
+}
+
+START_TEST(fronts_of_known_shape)
+{
+    static double (*const kl[4])(const bb_problem *, const uint16_t *) = {zdt1, zdt2, zdt3, dtlz2};
+    static const char *const names[4] = {"ZDT1", "ZDT2", "ZDT3", "DTLZ2"};
+    syn_problem *s = flat(ZDT_UNITS, ZDT_OPTIONS);
+    for (uint32_t u = 0; u < ZDT_UNITS; u++)
+        for (uint32_t o = 0; o < ZDT_OPTIONS; o++) s->bytes[u][o] = u == 0 ? 60 * o + 1500 : 20 * o; /* an upper bound of every size */
+    s->p.size = _i == 3 ? dtlz2_size : zdt_size;
+    plain *w = plain_new(&s->p, kl[_i]);
+    int64_t budgets[8];
+    for (int b = 0; b < 8; b++) budgets[b] = 1000 * (b + 1) / 8;
+    double exact = 0; /* the best possible: g at its minimum */
+    uint16_t x[ZDT_UNITS] = {0};
+    bb_archive ideal;
+    bb_archive_init(&ideal, ZDT_UNITS);
+    for (uint32_t u = 1; u < ZDT_UNITS; u++) x[u] = _i == 3 ? ZDT_OPTIONS / 2 : 0;
+    for (x[0] = 0; x[0] < ZDT_OPTIONS; x[0]++) {
+        bb_archive_entry e = {.x = x, .size_bytes = bb_problem_size(&s->p, x), .score.kl = kl[_i](&s->p, x)};
+        ck_assert_int_eq(bb_archive_insert(&ideal, &e, NULL, NULL), BB_OK);
+    }
+    exact = bb_archive_hypervolume(&ideal, 1100, 3);
+    bb_archive_done(&ideal);
+    for (size_t i = 0; bb_algorithms()[i]; i++) {
+        const bb_algorithm *a = bb_algorithms()[i], *pair[2] = {a, &bb_random_search};
+        if (!a->whole_front || a == &bb_random_search) continue;
+        double volume[2] = {0, 0};
+        for (uint64_t k = 0; k < 6; k++) { /* three seeds each */
+            run r = go(pair[k % 2], &s->p, &w->e, budgets, 8, a == &bb_amq ? 200 : 500, k / 2);
+            ck_assert_int_eq(r.status, BB_OK);
+            volume[k % 2] += bb_archive_hypervolume(&r.archive, 1100, 3) / 3;
+            bb_archive_done(&r.archive);
+        }
+        if (getenv("BB_VERBOSE"))
+            printf("%s %s: hypervolume %.1f %% of the exact front, random %.1f %%\n", names[_i], a->name, 100 * volume[0] / exact,
+                   100 * volume[1] / exact);
+        ck_assert_double_le(volume[0], exact * 1.0000001);
+        ck_assert_double_gt(volume[0], volume[1]);
+    }
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+/* ---- edges ---- */
+
+static double all_equal(const bb_problem *p, const uint16_t *x)
+{
+    (void)p, (void)x;
+    return 0.5;
+}
+
+START_TEST(edges_end_by_themselves)
+{
+    for (size_t i = 0; bb_algorithms()[i]; i++) {
+        const bb_algorithm *a = bb_algorithms()[i];
+        int64_t budget = 64;
+        /* one unit of three options: everything is soon known, and the run stalls or ends */
+        syn_problem *s = flat(1, 4);
+        plain       *w = plain_new(&s->p, all_equal);
+        run          r = go(a, &s->p, &w->e, &budget, 1, 0, 1);
+        ck_assert_int_eq(r.status, BB_OK);
+        ck_assert_uint_le(r.asked, 3);
+        ck_assert(r.why == BB_DRIVE_STALL || r.why == BB_DRIVE_DONE);
+        ck_assert_uint_eq(r.archive.n, 1);
+        bb_archive_done(&r.archive);
+        /* nothing fits */
+        budget = -1;
+        r = go(a, &s->p, &w->e, &budget, 1, 0, 1);
+        ck_assert(r.status == BB_INFEASIBLE || (r.status == BB_OK && r.archive.n == 0));
+        bb_archive_done(&r.archive);
+        free(w);
+        syn_free(s);
+        /* all scores equal */
+        s = flat(10, 4);
+        w = plain_new(&s->p, all_equal);
+        budget = 500;
+        r = go(a, &s->p, &w->e, &budget, 1, 200, 1);
+        ck_assert_int_eq(r.status, BB_OK);
+        ck_assert_double_eq(r.archive.entries[0].score.kl, 0.5);
+        bb_archive_done(&r.archive);
+        free(w);
+        syn_free(s);
+    }
+}
+END_TEST
+
+START_TEST(same_seed_same_answer)
+{
+    syn_problem *s = syn_transformer(60, 2, 6, 3);
+    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.5);
+    for (size_t i = 0; bb_algorithms()[i]; i++) {
+        const int64_t budget = 400000;
+        run a = go(bb_algorithms()[i], &s->p, &w->e, &budget, 1, 150, 9), b = go(bb_algorithms()[i], &s->p, &w->e, &budget, 1, 150, 9);
+        ck_assert_uint_eq(a.archive.n, b.archive.n);
+        for (size_t k = 0; k < a.archive.n; k++) ck_assert_str_eq(a.archive.entries[k].hash, b.archive.entries[k].hash);
+        ck_assert_double_eq(a.tokens, b.tokens);
+        bb_archive_done(&a.archive);
+        bb_archive_done(&b.archive);
+        ck_assert_ptr_eq(bb_algorithm_by_name(bb_algorithms()[i]->name), bb_algorithms()[i]);
+    }
+    ck_assert_ptr_null(bb_algorithm_by_name("nonsense"));
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+int main(void)
+{
+    gsl_set_error_handler_off();
+    Suite *s = suite_create("search_algs");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, small_knapsacks_are_nearly_solved);
+    tcase_add_test(t, random_is_beaten_on_every_space);
+    tcase_add_loop_test(t, fronts_of_known_shape, 0, 4);
+    tcase_add_test(t, edges_end_by_themselves);
+    tcase_add_test(t, same_seed_same_answer);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
