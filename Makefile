@@ -92,6 +92,12 @@ deps:
 check: $(BUILD)/bitbudget $(TESTS)
 	@BB_BUILD=$(BUILD) sh tests/run.sh $(TESTS)
 
+# Our exports loaded by llama.cpp itself (npm's prebuilt one, fetched into build/interop; needs node and npm).
+$(BUILD)/tests/interop/%: $(BUILD)/tests/interop/%.o $(SUPPORT) $(TEST_LIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
+interop: $(BUILD)/tests/interop/interop
+	@sh tests/interop/run.sh $< $(DATA) $(BUILD)/interop
+
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000
 fuzz:

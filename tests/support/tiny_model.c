@@ -233,7 +233,7 @@ void tiny_write(const tiny_spec *s, const char *path)
     must(bb_gguf_out_create(&m.out, NULL) == BB_OK);
     put_hyperparameters(&m);
     put_vocabulary(&m);
-    put_tensor(&m, "token_embd.weight", s->embd_type, s->n_embd, s->n_vocab, 0.0, 1.0);
+    put_tensor(&m, "token_embd.weight", s->embd_type, s->n_embd, s->n_vocab, 0.0, s->tied ? 0.2 : 1.0);
     for (uint32_t i = 0; i < s->n_layer; i++) put_block(&m, i);
     put_tensor(&m, "output_norm.weight", s->norm_type, s->n_embd, 0, 1.0, 0.1);
     if (!s->tied) put_tensor(&m, "output.weight", s->head_type, s->n_embd, s->n_vocab, 0.0, 1.0 / sqrt(s->n_embd));

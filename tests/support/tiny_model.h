@@ -5,7 +5,7 @@
  *   s.n_ff[1] = 96; s.arch = "deci";         change what the test is about
  *   tiny_write(&s, path);                    writes the file, aborts on an error
  *
- * The same spec gives the same bytes. Weights are normal with deviation 1/sqrt(columns), norms near 1, biases small.
+ * The same spec gives the same bytes. Weights are normal with deviation 1/sqrt(columns) (embeddings 1, or 0.2 when tied), norms near 1, biases small.
  */
 #ifndef BB_TESTS_SUPPORT_TINY_MODEL_H
 #define BB_TESTS_SUPPORT_TINY_MODEL_H
