@@ -32,22 +32,12 @@ unsigned bb_gguf_kind_bytes(bb_gguf_kind kind)
     return (unsigned)kind < sizeof bytes ? bytes[kind] : 0;
 }
 
-/* Block sizes as the file format fixes them; kernels/format.h describes what is inside the blocks. */
 bool bb_gguf_block(uint32_t type, uint32_t *block, uint32_t *block_bytes)
 {
-    static const struct { uint16_t block, bytes; } layout[BB_TYPE_COUNT] = {
-        [BB_F32] = { 1, 4 },         [BB_F16] = { 1, 2 },        [BB_BF16] = { 1, 2 },
-        [BB_Q4_0] = { 32, 18 },      [BB_Q4_1] = { 32, 20 },     [BB_Q5_0] = { 32, 22 },     [BB_Q5_1] = { 32, 24 },
-        [BB_Q8_0] = { 32, 34 },      [BB_Q2_K] = { 256, 84 },    [BB_Q3_K] = { 256, 110 },   [BB_Q4_K] = { 256, 144 },
-        [BB_Q5_K] = { 256, 176 },    [BB_Q6_K] = { 256, 210 },   [BB_IQ2_XXS] = { 256, 66 }, [BB_IQ2_XS] = { 256, 74 },
-        [BB_IQ3_XXS] = { 256, 98 },  [BB_IQ1_S] = { 256, 50 },   [BB_IQ4_NL] = { 32, 18 },   [BB_IQ3_S] = { 256, 110 },
-        [BB_IQ2_S] = { 256, 82 },    [BB_IQ4_XS] = { 256, 136 }, [BB_IQ1_M] = { 256, 56 },   [BB_TQ1_0] = { 256, 54 },
-        [BB_TQ2_0] = { 256, 66 },    [BB_MXFP4] = { 32, 17 },    [BB_NVFP4] = { 64, 36 },    [BB_Q1_0] = { 128, 18 },
-        [BB_Q2_0] = { 64, 18 },
-    };
-    if (type >= BB_TYPE_COUNT || layout[type].block == 0) return false;
-    *block = layout[type].block;
-    *block_bytes = layout[type].bytes;
+    const bb_format *f = type < BB_TYPE_COUNT ? bb_format_get((bb_type)type) : NULL;
+    if (!f) return false;
+    *block = f->block;
+    *block_bytes = f->block_bytes;
     return true;
 }
 
