@@ -7,7 +7,7 @@
 
 #include "base/status.h"
 
-static const bb_fields no_fields = {.error = INFINITY};
+static const bb_fields no_fields = {.error = (double)INFINITY};
 
 /* a and b of a group, in units of k->unit, by the arithmetic of the decoder. */
 static void group_scales(const bb_work *k, const bb_fields *f, int g, float *a, float *b)

@@ -262,7 +262,7 @@ static void refine_group(const bb_work *k, int group, const group_view *v, float
     const int lo = k->grid->sc_lo, hi = k->grid->sc_hi, now = *sc;
     *sums = bb_work_sums(k, group, d * (float)now, 0);
     if (v->zero) return;
-    int other = mirrored(k) ? (int)rintf(now > 0 ? -v->top[1] / d : v->top[0] / d) : now;
+    int other = !mirrored(k) ? now : now > 0 ? (int)fmaxf(rintf(-v->top[1] / d), (float)lo) : (int)fminf(rintf(v->top[0] / d), (float)hi);
     int tries[4] = {now - 1, now + 1, other, other + (now > 0 ? 1 : -1)};
     for (int i = 0; i < (mirrored(k) ? 4 : 2); i++) {
         if (tries[i] < lo || tries[i] > hi || tries[i] == now) continue;
@@ -316,7 +316,7 @@ void bb_fit_scales(const bb_work *k, bb_fields *best)
         if ((i == 0 || error[i] <= error[i - 1]) && (i + 1 == SUPER_CANDIDATES || error[i] < error[i + 1]))
             keep_start(s, STARTS, (start){d[i], error[i]});
     for (int i = 0; i < STARTS && s[i].error < INFINITY; i++) {
-        bb_fields f = {.d = s[i].a, .error = INFINITY};
+        bb_fields f = {.d = s[i].a, .error = (double)INFINITY};
         for (int g = 0; g < k->n_groups; g++) choose_by_curve(k, g, v + g, f.d, &f.sc[g]);
         refine_scales(k, v, f, best);
     }

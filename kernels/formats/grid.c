@@ -96,7 +96,7 @@ void bb_pairs_unpack(const unsigned char *bytes, uint32_t *q)
 {
     for (int half = 0; half < 2; half++)
         for (int k = 0; k < 4; k++)
-            for (int l = 0; l < 32; l++) q[128 * half + 32 * k + l] = bytes[32 * half + l] >> 2 * k & 3u;
+            for (int l = 0; l < 32; l++) q[128 * half + 32 * k + l] = (unsigned)bytes[32 * half + l] >> 2 * k & 3u;
 }
 
 void bb_pairs_pack(const uint32_t *q, unsigned char *bytes)

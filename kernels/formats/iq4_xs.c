@@ -14,7 +14,7 @@ static void unpack(const void *block, bb_code *c)
     unsigned high = bb_load_u16(p + 2);
     c->d = bb_half_to_float(bb_load_u16(p));
     for (int g = 0; g < 8; g++) {
-        c->sc[g] = (int16_t)((int)((p[4 + g / 2] >> 4 * (g % 2) & 15u) | (high >> 2 * g & 3u) << 4) - 32);
+        c->sc[g] = (int16_t)((int)(((unsigned)p[4 + g / 2] >> 4 * (g % 2) & 15u) | (high >> 2 * g & 3u) << 4) - 32);
         bb_nibbles_unpack(p + 8 + 16 * g, c->q + 32 * g);
     }
 }

@@ -13,7 +13,7 @@ static void unpack(const void *block, bb_code *c)
 {
     const unsigned char *p = block;
     c->d = bb_half_to_float(bb_load_u16(p));
-    for (int i = 0; i < 64; i++) c->q[i] = p[2 + i / 4] >> 2 * (i % 4) & 3u;
+    for (int i = 0; i < 64; i++) c->q[i] = (unsigned)p[2 + i / 4] >> 2 * (i % 4) & 3u;
 }
 
 static void pack(const bb_code *c, void *block)

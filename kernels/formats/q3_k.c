@@ -15,7 +15,7 @@ static void unpack(const void *block, bb_code *c)
 {
     const unsigned char *p = block, *s = p + 96;
     bb_pairs_unpack(p + 32, c->q);
-    for (int i = 0; i < 256; i++) c->q[i] |= (p[i % 32] >> i / 32 & 1u) << 2;
+    for (int i = 0; i < 256; i++) c->q[i] |= ((unsigned)p[i % 32] >> i / 32 & 1u) << 2;
     for (int g = 0; g < 16; g++)
         c->sc[g] = (int16_t)(((s[g % 8] >> 4 * (g / 8) & 15) | (s[8 + g % 4] >> 2 * (g / 4) & 3) << 4) - 32);
     c->d = bb_half_to_float(bb_load_u16(p + 108));

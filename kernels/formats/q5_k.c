@@ -20,7 +20,7 @@ static void unpack(const void *block, bb_code *c)
     c->dmin = bb_half_to_float(bb_load_u16(p + 2));
     bb_k_scales_unpack(p + 4, c);
     for (int r = 0; r < 4; r++) bb_nibbles64_unpack(p + 48 + 32 * r, c->q + 64 * r);
-    for (int i = 0; i < 256; i++) c->q[i] |= (p[16 + i % 32] >> i / 32 & 1u) << 4;
+    for (int i = 0; i < 256; i++) c->q[i] |= ((unsigned)p[16 + i % 32] >> i / 32 & 1u) << 4;
 }
 
 static void pack(const bb_code *c, void *block)

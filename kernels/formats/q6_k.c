@@ -18,7 +18,7 @@ static void unpack(const void *block, bb_code *c)
 {
     const unsigned char *p = block;
     bb_pairs_unpack(p + 128, c->q);
-    for (int i = 0; i < 256; i++) c->q[i] = c->q[i] << 4 | (p[64 * (i / 128) + i % 64] >> 4 * (i / 64 % 2) & 15u);
+    for (int i = 0; i < 256; i++) c->q[i] = c->q[i] << 4 | ((unsigned)p[64 * (i / 128) + i % 64] >> 4 * (i / 64 % 2) & 15u);
     for (int g = 0; g < 16; g++) c->sc[g] = (int16_t)(p[192 + g] < 128 ? p[192 + g] : p[192 + g] - 256);
     c->d = bb_half_to_float(bb_load_u16(p + 208));
 }
