@@ -22,6 +22,16 @@ const float bb_levels_256[256] = {
 const float bb_levels_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 const float bb_levels_fp4[15] = {-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12};
 
+/* A group of codes to weights. Consecutive integer levels need no table, so that the loop can be vectorised. */
+static void decode_group(const bb_format *f, const uint32_t *restrict q, float a, float b, float *restrict out)
+{
+    const float lo = f->levels[0];
+    if (f->levels[f->n_levels - 1] - lo == (float)(f->n_levels - 1))
+        for (int i = 0; i < f->group; i++) out[i] = a * (lo + (float)(int32_t)q[i]) + b;
+    else
+        for (int i = 0; i < f->group; i++) out[i] = a * f->levels[q[i]] + b;
+}
+
 void bb_grid_decode(const bb_format *f, const void *blocks, float *out, size_t n)
 {
     const unsigned char *in = blocks;
@@ -31,10 +41,9 @@ void bb_grid_decode(const bb_format *f, const void *blocks, float *out, size_t n
         float a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
         f->unpack(in, &c);
         f->scales(&c, a, b);
-        for (size_t k = 0; k < f->block; k++) {
-            size_t g = k / f->group;
-            float x = a[g] * f->levels[c.q[k]];
-            out[i + k] = x + b[g];
+        for (int g = 0; g < f->block / f->group; g++) {
+            int at = g * f->group;
+            decode_group(f, c.q + at, a[g], b[g], out + i + at);
         }
     }
 }
