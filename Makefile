@@ -113,6 +113,10 @@ check-asan:
 	@$(MAKE) --no-print-directory check BUILD=build-asan CFLAGS="-O1 -g -fno-omit-frame-pointer" WARN="-Wall -Wextra" \
 	  SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
 
+# Every benchmark, one after the other, as CSV; each says how it is used on its own.
+bench: $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
+	@for b in $^; do echo "# $$b"; OPENBLAS_NUM_THREADS=1 $$b || exit 1; done
+
 lint:
 	@sh tests/lint/lint.sh $(CC) -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -fopenmp $(WARN) -Werror $(PKGCF)
 

@@ -40,6 +40,9 @@ static size_t read_into(const char *folder, const char *name, const char *suffix
 }
 
 static const bb_format *tested(int i) { return bb_format_at((size_t)i); }
+/* The list's scalar grids are those with levels; codebooks have their own suite. */
+static bool is_grid(const bb_format *f) { return f->vec == 1; }
+
 static int n_formats(void)
 {
     int n = 0;
@@ -96,6 +99,39 @@ START_TEST(decodes_as_llama_cpp)
         }
     bb_csv_done(&t);
     ck_assert_uint_eq(found, 1);
+}
+END_TEST
+
+START_TEST(every_half_is_decoded)
+{
+    static uint16_t halves[1 << 16];
+    static float    out[1 << 16];
+    for (unsigned i = 0; i < 1u << 16; i++) halves[i] = (uint16_t)i;
+    bb_format_f16.decode(halves, out, 1 << 16);
+    for (unsigned i = 0; i < 1u << 16; i++) ck_assert_uint_eq(bb_float_bits(out[i]), bb_float_bits(bb_half_to_float((uint16_t)i)));
+}
+END_TEST
+
+/* Untrusted blocks: nothing crashes or reads out of bounds (sanitizers watch), whatever the values are. */
+START_TEST(any_bytes_are_a_block)
+{
+    const bb_format *f = tested(_i);
+    bb_rng r;
+    bb_rng_init(&r, 8, f->name);
+    for (int t = 0; t < 200; t++) {
+        unsigned char bytes[1024];
+        float y[256], w[256], a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+        bb_code c;
+        for (size_t i = 0; i < f->block_bytes; i++) bytes[i] = (unsigned char)(t < 2 ? 255 * t : (int)bb_rng_below(&r, 256));
+        for (int i = 0; i < 256; i++) w[i] = (float)bb_rng_normal(&r);
+        f->decode(bytes, y, f->block);
+        f->dot(bytes, w, f->block);
+        if (!is_grid(f)) continue;
+        f->unpack(bytes, &c);
+        f->scales(&c, a, b);
+        f->refit(w, NULL, &c);
+        f->pack(&c, bytes);
+    }
 }
 END_TEST
 
@@ -170,9 +206,6 @@ static double vector_error(const char *name)
     ck_assert(error >= 0);
     return error;
 }
-
-/* The list's scalar grids are those with levels; codebooks have their own suite. */
-static bool is_grid(const bb_format *f) { return f->vec == 1; }
 
 START_TEST(beats_llama_cpp_at_equal_bytes)
 {
@@ -466,6 +499,8 @@ int main(void)
     const int n = n_formats();
     tcase_add_test(layout, registry_is_sound);
     tcase_add_loop_test(layout, decodes_as_llama_cpp, 0, n);
+    tcase_add_test(layout, every_half_is_decoded);
+    tcase_add_loop_test(layout, any_bytes_are_a_block, 0, n);
     tcase_add_loop_test(layout, pack_undoes_unpack, 0, n);
     tcase_add_loop_test(layout, dot_is_the_sum_of_products, 0, n);
     tcase_add_loop_test(fit, beats_llama_cpp_at_equal_bytes, 0, n);

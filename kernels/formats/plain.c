@@ -21,10 +21,15 @@ static void f32_encode(const float *w, const float *h, void *blocks, size_t n)
     }
 }
 
+/* bb_half_to_float without a branch: the exponent field moved into a float's is 112 too small, for subnormals too. */
 static void f16_decode(const void *blocks, float *out, size_t n)
 {
     const unsigned char *b = blocks;
-    for (size_t i = 0; i < n; i++) out[i] = bb_half_to_float(bb_load_u16(b + 2 * i));
+    for (size_t i = 0; i < n; i++) {
+        uint32_t h = bb_load_u16(b + 2 * i), u = (h & 0x7FFFu) << 13;
+        uint32_t finite = bb_float_bits(bb_bits_float(u) * 0x1p112f);
+        out[i] = bb_bits_float((u < 0x0F800000u ? finite : u | 0x7F800000u) | (h & 0x8000u) << 16);
+    }
 }
 
 static void f16_encode(const float *w, const float *h, void *blocks, size_t n)
