@@ -71,6 +71,7 @@ struct bb_work {
     int    n, n_groups, m;            /* weights, groups, weights a group */
     float  lo, hi;                    /* first and last level */
     float  below[BB_MAX_BINS], above[BB_MAX_BINS], middle[BB_MAX_BINS]; /* uneven levels, by bin of (x - lo) / bin: nearest */
+    float  per_middle[BB_MAX_BLOCK];  /* grids with scales only: 1 / midpoint of levels i and i + 1 */
     uint32_t code[BB_MAX_BINS];       /* level of an x up to `middle`, of a larger one; code of `below` */
     float  unit;                      /* a power of two */
     float  ww[BB_MAX_GROUPS], hw[BB_MAX_GROUPS], hh[BB_MAX_GROUPS]; /* sums of h w^2, h w, h of each group */

@@ -2,9 +2,9 @@
  * fit_scale.c: grids with scales only.
  *
  * For codes q the best scale is a = sum(h w l) / sum(h l^2), l = level of q, and it lowers the error by
- * sum(h w l)^2 / sum(h l^2). Seen from t = 1 / a, weight i changes its code where t = midpoint / w_i. A curve drops these
- * events into bins of log t with what each does to the two sums: the sums at the end of every bin, for the price of one
- * visit to each event. Its peaks are refined by Lloyd steps (codes for the scale, scale for the codes).
+ * sum(h w l)^2 / sum(h l^2). As a falls, weight i changes its code where a = w_i / midpoint. A curve drops these events
+ * into bins of log a with what each does to the two sums: the sums at the end of every bin, for the price of one visit to
+ * each event. Its peaks are refined by Lloyd steps (codes for the scale, scale for the codes).
  */
 #include <math.h>
 #include <string.h>
@@ -15,18 +15,19 @@
 enum { CURVE = 128, WINDOW = 6, STARTS = 3, LLOYD_STEPS = 8 };
 
 typedef struct curve {
-    float first, step;          /* bit pattern of the first t, and bits a bin: nearly even in log t */
-    float wl[CURVE], ll[CURVE]; /* sums for the codes at the end of each bin */
+    int32_t first;                          /* bit pattern of the largest a; positive floats are ordered as their patterns */
+    float   per_bin;                        /* bins a bit pattern: nearly even in log a */
+    struct { float wl, ll; } at[CURVE];     /* sums for the codes at the end of each bin, a falling */
 } curve;
 
 typedef struct start { float a, error; } start;
 
 /* ---- one group, any real scale ---- */
 
-/* The range of t in which the best scale lies. Below t0 the largest weight is rounded to less than the last level. Above t1
- * the clipping of some single weight costs more than the whole error at the scale of the extremes, or the last level is under
- * half of the root mean square. false: all weights are 0. */
-static bool curve_range(const bb_work *k, int group, float *t0, float *t1)
+/* The range of a in which the best scale lies. Above `coarse` half of the levels are out of reach of every weight (all but
+ * the first, in small grids). Below `fine` the clipping of some single weight costs more than the whole error at the scale of
+ * the extremes, or the last level is under half of the root mean square. false: all weights are 0. */
+static bool scale_range(const bb_work *k, int group, float *coarse, float *fine)
 {
     const float *w = k->w + group * k->m, *h = k->h + group * k->m;
     const float near = fminf(-k->lo, k->hi), far = fmaxf(-k->lo, k->hi);
@@ -41,51 +42,48 @@ static bool curve_range(const bb_work *k, int group, float *t0, float *t1)
         float x = h[i] > 0 ? fabsf(w[i]) - sqrtf(allowed / h[i]) : 0;
         reach = x > reach ? x : reach;
     }
-    *t0 = (near > 3 ? 0.5f * near : near - 0.51f) / max;
-    *t1 = 1.01f * far / fminf(reach, max);
+    *coarse = max / (near > 3 ? 0.5f * near : near - 0.51f);
+    *fine = 0.99f * fminf(reach, max) / far;
     return true;
 }
 
-/* One weight's events: levels crossed in the direction of its sign as t grows. */
-static void curve_events(curve *c, const float *levels, int code, int last, float w, float h)
+static inline float curve_place(const curve *c, float a) { return (float)(c->first - (int32_t)bb_float_bits(a)) * c->per_bin; }
+
+/* One weight's events: levels crossed in the direction of its sign as a falls. */
+static void curve_events(const bb_work *k, curve *c, int code, int last, float w, float h)
 {
-    const int step = w > 0 ? 1 : -1;
-    const float r = 1 / w, per_bin = 1 / c->step;
+    const int    step = w > 0 ? 1 : -1, middle = w > 0 ? 0 : -1;
+    const float *levels = k->grid->format->levels, hw = h * w;
     for (; code != last; code += step) {
-        float from = levels[code], to = levels[code + step], t = 0.5f * (from + to) * r;
-        float at = ((float)bb_float_bits(t) - c->first) * per_bin;
+        float at = curve_place(c, w * k->per_middle[code + middle]), from = levels[code], to = levels[code + step];
         if (!(at < CURVE)) break;
         int bin = at > 0 ? (int)at : 0;
-        c->wl[bin] += h * w * (to - from);
-        c->ll[bin] += h * (to * to - from * from);
+        c->at[bin].wl += hw * (to - from);
+        c->at[bin].ll += h * (to * to - from * from);
     }
 }
 
-/* sign: +1 for scales a > 0, -1 for a < 0 (the mirrored grid). false: nothing to fit. */
-static bool curve_of(const bb_work *k, int group, float sign, curve *c)
+/* sign: +1 for scales a > 0, -1 for a < 0 (the mirrored grid). */
+static void curve_of(const bb_work *k, int group, float coarse, float fine, float sign, curve *c)
 {
     const float *w = k->w + group * k->m, *h = k->h + group * k->m, *levels = k->grid->format->levels;
     const int last = k->grid->format->n_levels - 1;
     uint32_t code[BB_MAX_BLOCK];
-    float t0, t1;
-    if (!curve_range(k, group, &t0, &t1)) return false;
-    c->first = (float)bb_float_bits(t0);
-    c->step = ((float)bb_float_bits(t1) - c->first) / CURVE;
-    memset(c->wl, 0, sizeof c->wl);
-    memset(c->ll, 0, sizeof c->ll);
-    bb_work_codes(k, group, sign / t0, 0, code);
+    c->first = (int32_t)bb_float_bits(coarse);
+    c->per_bin = CURVE / (float)(c->first - (int32_t)bb_float_bits(fine));
+    memset(c->at, 0, sizeof c->at);
+    bb_work_codes(k, group, sign * coarse, 0, code);
     for (int i = 0; i < k->m; i++) {
         float x = sign * w[i], l = levels[code[i]];
         if (!(h[i] > 0)) continue;
-        c->wl[0] += h[i] * x * l;
-        c->ll[0] += h[i] * l * l;
-        if (fabsf(x) > 0x1p-60f) curve_events(c, levels, (int)code[i], x < 0 ? 0 : last, x, h[i]);
+        c->at[0].wl += h[i] * x * l;
+        c->at[0].ll += h[i] * l * l;
+        if (fabsf(x) > 0x1p-60f) curve_events(k, c, (int)code[i], x < 0 ? 0 : last, x, h[i]);
     }
     for (int i = 1; i < CURVE; i++) {
-        c->wl[i] += c->wl[i - 1];
-        c->ll[i] += c->ll[i - 1];
+        c->at[i].wl += c->at[i - 1].wl;
+        c->at[i].ll += c->at[i - 1].ll;
     }
-    return true;
 }
 
 /* Puts s in its place among the best `n` starts, ascending error. */
@@ -103,12 +101,12 @@ static void keep_start(start *best, int n, start s)
 static void curve_peaks(const bb_work *k, int group, const curve *c, float sign, start *best)
 {
     float gain[CURVE];
-    for (int i = 0; i < CURVE; i++) gain[i] = c->wl[i] > 0 && c->ll[i] > 0 ? c->wl[i] * c->wl[i] / c->ll[i] : 0;
+    for (int i = 0; i < CURVE; i++) gain[i] = c->at[i].wl > 0 && c->at[i].ll > 0 ? c->at[i].wl * c->at[i].wl / c->at[i].ll : 0;
     for (int s = 0; s < STARTS; s++) {
         int top = 0;
         for (int i = 1; i < CURVE; i++) top = gain[i] > gain[top] ? i : top;
         if (!(gain[top] > 0)) break;
-        keep_start(best, STARTS, (start){sign * c->wl[top] / c->ll[top], k->ww[group] - gain[top]});
+        keep_start(best, STARTS, (start){sign * c->at[top].wl / c->at[top].ll, k->ww[group] - gain[top]});
         for (int i = top > WINDOW ? top - WINDOW : 0; i < CURVE && i <= top + WINDOW; i++) gain[i] = 0;
     }
 }
@@ -132,9 +130,14 @@ static bool mirrored(const bb_work *k) { return k->lo + k->hi != 0; }
 static void group_starts(const bb_work *k, int group, start *best)
 {
     curve c;
+    float coarse, fine;
     for (int i = 0; i < STARTS; i++) best[i] = (start){0, INFINITY};
-    for (int sign = 1; sign >= (mirrored(k) ? -1 : 1); sign -= 2)
-        if (curve_of(k, group, (float)sign, &c)) curve_peaks(k, group, &c, (float)sign, best);
+    if (!scale_range(k, group, &coarse, &fine)) return;
+    for (int side = 0; side < (mirrored(k) ? 2 : 1); side++) {
+        float sign = side ? -1.0f : 1.0f;
+        curve_of(k, group, coarse, fine, sign, &c);
+        curve_peaks(k, group, &c, sign, best);
+    }
     start refined[STARTS] = {{0, INFINITY}, {0, INFINITY}, {0, INFINITY}};
     for (int i = 0; i < STARTS && best[i].error < INFINITY; i++) keep_start(refined, STARTS, lloyd(k, group, best[i].a));
     memcpy(best, refined, sizeof refined);
@@ -180,12 +183,12 @@ void bb_fit_byte_scales(const bb_work *k, bb_fields *best)
     const bb_grid *grid = k->grid;
     bb_fields f = {.error = 0};
     for (int g = 0; g < k->n_groups; g++) {
-        float least = k->ww[g], t0, t1; /* scale 0 */
+        float least = k->ww[g], coarse, fine; /* scale 0 */
         f.sc[g] = (int16_t)grid->sc_lo;
-        if (curve_range(k, g, &t0, &t1)) {
+        if (scale_range(k, g, &coarse, &fine)) {
             int at = grid->sc_lo;
-            while (at < grid->sc_hi && grid->byte_scales[at] * t1 < k->unit) at++;
-            for (at -= at > grid->sc_lo; at <= grid->sc_hi && (grid->byte_scales[at] * t0 < k->hi * k->unit); at++) {
+            while (at < grid->sc_hi && grid->byte_scales[at] < fine * k->unit) at++;
+            for (at -= at > grid->sc_lo; at <= grid->sc_hi && grid->byte_scales[at] < k->hi * coarse * k->unit; at++) {
                 float e = bb_work_error(k, g, grid->byte_scales[at] / k->unit, 0);
                 if (e < least) {
                     least = e;
@@ -210,30 +213,29 @@ typedef struct group_view {
 } group_view;
 
 /* Error of a group at scale a of sign `side`, for codes that are the nearest ones up to the width of a bin: never too low. */
-static float curve_error(const curve *c, float ww, float a)
+static inline float curve_error(const curve *c, float ww, float a)
 {
-    float at = ((float)bb_float_bits(1 / a) - c->first) / c->step - 0.5f;
-    int   bin = at >= CURVE - 1 ? CURVE - 1 : at > 0 ? (int)at : 0;
-    return ww + a * (a * c->ll[bin] - 2 * c->wl[bin]);
+    float place = curve_place(c, a) - 0.5f;
+    int   bin = place >= CURVE - 1 ? CURVE - 1 : place > 0 ? (int)place : 0;
+    return ww + a * (a * c->at[bin].ll - 2 * c->at[bin].wl);
 }
 
 static void view_group(const bb_work *k, int group, group_view *v)
 {
-    int sides = mirrored(k) ? 2 : 1;
+    float coarse, fine;
     v->top[0] = v->top[1] = 0;
-    v->zero = false;
-    for (int side = 0; side < sides; side++) {
+    v->zero = !scale_range(k, group, &coarse, &fine);
+    for (int side = 0; side < (mirrored(k) ? 2 : 1) && !v->zero; side++) {
         curve *c = &v->c[side];
         float  gain = 0;
-        if (!curve_of(k, group, side ? -1.0f : 1.0f, c)) {
-            v->zero = true;
-            return;
-        }
-        for (int i = 0; i < CURVE; i++)
-            if (c->wl[i] > 0 && c->wl[i] * c->wl[i] > gain * c->ll[i]) {
-                gain = c->wl[i] * c->wl[i] / c->ll[i];
-                v->top[side] = c->wl[i] / c->ll[i];
+        curve_of(k, group, coarse, fine, side ? -1.0f : 1.0f, c);
+        for (int i = 0; i < CURVE; i++) {
+            float wl = c->at[i].wl, ll = c->at[i].ll;
+            if (wl > 0 && wl * wl > gain * ll) {
+                gain = wl * wl / ll;
+                v->top[side] = wl / ll;
             }
+        }
     }
 }
 
@@ -299,24 +301,24 @@ void bb_fit_scales(const bb_work *k, bb_fields *best)
 {
     group_view v[BB_MAX_GROUPS];
     start      s[STARTS];
-    float      top = 0, error[SUPER_CANDIDATES], d[SUPER_CANDIDATES];
+    int16_t    sc;
+    float      top = 0, step, error[SUPER_CANDIDATES] = {0}, d[SUPER_CANDIDATES];
     for (int g = 0; g < k->n_groups; g++) {
         view_group(k, g, v + g);
         if (k->hh[g] > 0x1p-20f) top = fmaxf(top, fmaxf(v[g].top[0], v[g].top[1]));
     }
     if (!(top > 0)) return;
-    for (int i = 0; i < SUPER_CANDIDATES; i++) {
-        int16_t sc;
-        d[i] = bb_work_store(k, top / (float)k->grid->sc_hi * 0.4f * powf(6, (float)i / (SUPER_CANDIDATES - 1)));
-        error[i] = d[i] > 0 ? 0 : INFINITY;
-        for (int g = 0; g < k->n_groups && d[i] > 0; g++) error[i] += choose_by_curve(k, g, v + g, d[i], &sc);
-    }
+    step = 0.4f * top / (float)k->grid->sc_hi; /* 64 candidates of ratio 1.029: from 0.4 to 2.4 */
+    for (int i = 0; i < SUPER_CANDIDATES; i++, step *= 1.029f) d[i] = step;
+    for (int g = 0; g < k->n_groups; g++)
+        for (int i = 0; i < SUPER_CANDIDATES; i++) error[i] += choose_by_curve(k, g, v + g, d[i], &sc);
     for (int i = 0; i < STARTS; i++) s[i] = (start){0, INFINITY};
     for (int i = 0; i < SUPER_CANDIDATES; i++)
         if ((i == 0 || error[i] <= error[i - 1]) && (i + 1 == SUPER_CANDIDATES || error[i] < error[i + 1]))
             keep_start(s, STARTS, (start){d[i], error[i]});
     for (int i = 0; i < STARTS && s[i].error < INFINITY; i++) {
-        bb_fields f = {.d = s[i].a, .error = (double)INFINITY};
+        bb_fields f = {.d = bb_work_store(k, s[i].a), .error = (double)INFINITY};
+        if (!(f.d > 0)) continue;
         for (int g = 0; g < k->n_groups; g++) choose_by_curve(k, g, v + g, f.d, &f.sc[g]);
         refine_scales(k, v, f, best);
     }

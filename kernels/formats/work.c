@@ -80,6 +80,8 @@ void bb_work_init(bb_work *k, const bb_grid *grid, const float *w, const float *
     k->lo = f->levels[0];
     k->hi = f->levels[f->n_levels - 1];
     if (grid->bin > 0) find_bins(k, f->levels, f->n_levels);
+    if (grid->kind == BB_GRID_SCALE || grid->kind == BB_GRID_SCALES)
+        for (int i = 0; i + 1 < f->n_levels; i++) k->per_middle[i] = 2 / (f->levels[i] + f->levels[i + 1]);
     load_weights(k, w);
     load_importance(k, h);
     for (int g = 0; g < k->n_groups; g++) {
