@@ -48,6 +48,15 @@ enum { BB_MAX_BINS = 32 };
 /* Sums over a group, for its nearest codes under some (a, b): error, h w l, h l^2, h l. */
 typedef struct bb_sums { float error, wl, ll, l; } bb_sums;
 
+/* Up to eight lines of a group, tried together with their nearest codes; sc, mn: the caller's. */
+typedef struct bb_tries {
+    _Alignas(32) float a[8];
+    _Alignas(32) float b[8];
+    bb_sums sums[8];
+    int16_t sc[8], mn[8];
+    int     n;
+} bb_tries;
+
 /* error + curvature * (x - target)^2 */
 typedef struct bb_parabola { float error, curvature, target; } bb_parabola;
 
@@ -57,6 +66,7 @@ typedef struct bb_work bb_work;
 typedef struct bb_lanes {
     bb_sums (*sums)(const bb_work *k, int group, float a, float b);  /* for the nearest codes */
     float   (*error)(const bb_work *k, int group, float a, float b); /* the same, error alone */
+    void    (*tries)(const bb_work *k, int group, bb_tries *t);      /* fills sums for all eight a, b */
     void    (*scan_least)(const float *step, int n_steps, const bb_parabola *lines, int n, float hi, float *least);
 } bb_lanes;
 

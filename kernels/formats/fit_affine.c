@@ -69,6 +69,19 @@ static float solved_error(const bb_work *k, int group, const bb_sums *s, const l
                    b * (b * (double)k->hh[group] + 2 * a * (double)s->l - 2 * (double)k->hw[group]));
 }
 
+/* Solves the lines of t for their codes, keeps the best, empties t. */
+static void keep_tries(const bb_work *k, int group, bb_tries *t, line *best)
+{
+    k->lanes->tries(k, group, t);
+    for (int i = 0; i < t->n; i++) {
+        line l = {.sums = t->sums[i]};
+        if (!solve(k, group, &l.sums, &l)) continue;
+        l.error = solved_error(k, group, &l.sums, &l);
+        keep_line(best, FIRST, l);
+    }
+    memset(t, 0, sizeof *t);
+}
+
 /* Best lines after one step from every start: widths of the grid from wider than the weights to clipping them, three places.
  * Fine grids have more good widths than coarse ones, and wider ones, where many weights happen to hit a level. */
 static void first_lines(const bb_work *k, int group, float min, float max, line *best)
@@ -76,18 +89,17 @@ static void first_lines(const bb_work *k, int group, float min, float max, line 
     const bool  fine = k->hi > 10, below = k->grid->kind == BB_GRID_SCALES_MINS;
     const float widest = fine ? 1.3f : 1.08f, narrowest = k->hi > 20 ? 0.8f : fine ? 0.65f : 0.4f;
     const int   widths = fine ? 16 : 9;
+    bb_tries    t = {.n = 0};
     for (int i = 0; i < widths; i++) {
         float width = (max - min) * (widest - (widest - narrowest) * (float)i / (float)(widths - 1));
         for (int p = 0; p < PLACES; p++) {
-            float b = min + (max - min - width) * (float)p / (PLACES - 1), a = width / (k->hi - k->lo);
-            if (below && b > 0) b = 0;
-            bb_sums s = bb_work_sums(k, group, a, b);
-            line    l = {.sums = s};
-            if (!solve(k, group, &s, &l)) continue;
-            l.error = solved_error(k, group, &s, &l);
-            keep_line(best, FIRST, l);
+            float b = min + (max - min - width) * (float)p / (PLACES - 1);
+            t.a[t.n] = width / (k->hi - k->lo);
+            t.b[t.n] = below && b > 0 ? 0 : b;
+            if (++t.n == 8) keep_tries(k, group, &t, best);
         }
     }
+    if (t.n > 0) keep_tries(k, group, &t, best);
 }
 
 /* The best lines of a group, best first; the unused rest of best[KEPT] has an infinite error. */
@@ -248,63 +260,71 @@ static void scan_dmin(const bb_work *k, const line (*lines)[KEPT], const pair *p
     scan_minima(&t, p, best, BEST_PAIRS);
 }
 
-/* For one (d, dmin): integers of a group next to its line, exact error. The line is turned about its centre of gravity. */
-static float choose(const bb_work *k, int group, const line *l, const bb_fields *f, int16_t *sc, int16_t *mn)
+static void add_try(bb_tries *t, const bb_fields *f, int sc, int mn)
+{
+    t->a[t->n] = f->d * (float)sc;
+    t->b[t->n] = -(f->dmin * (float)mn);
+    t->sc[t->n] = (int16_t)sc;
+    t->mn[t->n++] = (int16_t)mn;
+}
+
+/* Tries all of t, takes the best if it is below *sums, empties t. */
+static void take_best(const bb_work *k, int group, bb_tries *t, bb_fields *f, bb_sums *sums)
+{
+    k->lanes->tries(k, group, t);
+    for (int i = 0; i < t->n; i++)
+        if (t->sums[i].error < sums->error) {
+            *sums = t->sums[i];
+            f->sc[group] = t->sc[i];
+            f->mn[group] = t->mn[i];
+        }
+    memset(t, 0, sizeof *t);
+}
+
+/* For one (d, dmin): the integers next to each of a group's lines, by exact error. A line is turned about its centre of
+ * gravity. Returns the error. */
+static float choose(const bb_work *k, int group, const line *lines, bb_fields *f)
 {
     const int   hi = k->grid->sc_hi;
-    const float mean_level = l->sums.l / k->hh[group], mean = k->hw[group] / k->hh[group];
-    float least = INFINITY;
-    int   s0 = clamp_int(l->a / f->d, hi);
-    for (int s = s0; s <= s0 + 1 && s <= hi; s++) {
-        float a = f->d * (float)s;
-        int   m0 = f->dmin > 0 ? clamp_int((a * mean_level - mean) / f->dmin, hi) : 0;
-        for (int m = m0; m <= m0 + (f->dmin > 0) && m <= hi; m++) {
-            float e = bb_work_error(k, group, a, -(f->dmin * (float)m));
-            if (e < least) {
-                least = e;
-                *sc = (int16_t)s;
-                *mn = (int16_t)m;
+    const float mean = k->hw[group] / k->hh[group];
+    bb_sums  least = {.error = k->ww[group]}; /* all codes 0, no min */
+    bb_tries t = {.n = 0};
+    uint64_t seen[64] = {0}; /* bit mn of word sc */
+    f->sc[group] = f->mn[group] = 0;
+    for (int n = 0; n < KEPT && lines[n].error < least.error; n++) {
+        const float mean_level = lines[n].sums.l / k->hh[group];
+        const int   s0 = clamp_int(lines[n].a / f->d, hi);
+        for (int s = s0; s <= s0 + 1 && s <= hi; s++) {
+            int m0 = f->dmin > 0 ? clamp_int((f->d * (float)s * mean_level - mean) / f->dmin, hi) : 0;
+            for (int m = m0; m <= m0 + (f->dmin > 0) && m <= hi; m++) {
+                if (seen[s] >> m & 1) continue;
+                seen[s] |= (uint64_t)1 << m;
+                add_try(&t, f, s, m);
+                if (t.n == 8) take_best(k, group, &t, f, &least);
             }
         }
     }
-    return least;
+    if (t.n > 0) take_best(k, group, &t, f, &least);
+    return least.error;
 }
 
 /* All groups for f->d, f->dmin; stops early once the error is above limit. */
 static void choose_all(const bb_work *k, const line (*lines)[KEPT], bb_fields *f, double limit)
 {
     f->error = 0;
-    for (int g = 0; g < k->n_groups && f->error <= limit; g++) {
-        float least = k->ww[g]; /* all codes 0, no min */
-        f->sc[g] = f->mn[g] = 0;
-        for (int i = 0; i < KEPT && lines[g][i].error < least; i++) {
-            int16_t sc = 0, mn = 0;
-            float e = choose(k, g, &lines[g][i], f, &sc, &mn);
-            if (e < least) {
-                least = e;
-                f->sc[g] = sc;
-                f->mn[g] = mn;
-            }
-        }
-        f->error += (double)least;
-    }
+    for (int g = 0; g < k->n_groups && f->error <= limit; g++) f->error += (double)choose(k, g, lines[g], f);
 }
 
 /* Exact: the eight neighbours of a group's integers. */
 static void refine_group(const bb_work *k, int group, bb_fields *f, bb_sums *sums)
 {
     const int hi = k->grid->sc_hi, s0 = f->sc[group], m0 = f->mn[group];
+    bb_tries t = {.n = 0};
     *sums = bb_work_sums(k, group, f->d * (float)s0, -(f->dmin * (float)m0));
     for (int s = s0 - 1; s <= s0 + 1; s++)
-        for (int m = m0 - 1; m <= m0 + 1; m++) {
-            if (s < 0 || s > hi || m < 0 || m > hi || (s == s0 && m == m0)) continue;
-            bb_sums t = bb_work_sums(k, group, f->d * (float)s, -(f->dmin * (float)m));
-            if (t.error < sums->error) {
-                *sums = t;
-                f->sc[group] = (int16_t)s;
-                f->mn[group] = (int16_t)m;
-            }
-        }
+        for (int m = m0 - 1; m <= m0 + 1; m++)
+            if (s >= 0 && s <= hi && m >= 0 && m <= hi && (s != s0 || m != m0)) add_try(&t, f, s, m);
+    take_best(k, group, &t, f, sums);
 }
 
 /* Normal equations of (d, dmin) for fixed integers and codes. */

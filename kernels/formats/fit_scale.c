@@ -262,18 +262,26 @@ static float choose_by_curve(const bb_work *k, int group, const group_view *v, f
 static void refine_group(const bb_work *k, int group, const group_view *v, float d, int16_t *sc, bb_sums *sums)
 {
     const int lo = k->grid->sc_lo, hi = k->grid->sc_hi, now = *sc;
-    *sums = bb_work_sums(k, group, d * (float)now, 0);
-    if (v->zero) return;
-    int other = !mirrored(k) ? now : now > 0 ? (int)fmaxf(rintf(-v->top[1] / d), (float)lo) : (int)fminf(rintf(v->top[0] / d), (float)hi);
-    int tries[4] = {now - 1, now + 1, other, other + (now > 0 ? 1 : -1)};
-    for (int i = 0; i < (mirrored(k) ? 4 : 2); i++) {
-        if (tries[i] < lo || tries[i] > hi || tries[i] == now) continue;
-        bb_sums s = bb_work_sums(k, group, d * (float)tries[i], 0);
-        if (s.error < sums->error) {
-            *sums = s;
-            *sc = (int16_t)tries[i];
-        }
+    bb_tries t = {.n = 1};
+    t.a[0] = d * (float)now;
+    t.sc[0] = *sc;
+    if (!v->zero) {
+        int other = now;
+        if (mirrored(k)) other = now > 0 ? (int)fmaxf(rintf(-v->top[1] / d), (float)lo) : (int)fminf(rintf(v->top[0] / d), (float)hi);
+        const int tries[6] = {now - 2, now - 1, now + 1, now + 2, other, other + (now > 0 ? 1 : -1)};
+        for (int i = 0; i < (mirrored(k) ? 6 : 4); i++)
+            if (tries[i] >= lo && tries[i] <= hi && tries[i] != now) {
+                t.a[t.n] = d * (float)tries[i];
+                t.sc[t.n++] = (int16_t)tries[i];
+            }
     }
+    k->lanes->tries(k, group, &t);
+    *sums = t.sums[0];
+    for (int i = 1; i < t.n; i++)
+        if (t.sums[i].error < sums->error) {
+            *sums = t.sums[i];
+            *sc = t.sc[i];
+        }
 }
 
 static void refine_scales(const bb_work *k, const group_view *v, bb_fields f, bb_fields *best)
