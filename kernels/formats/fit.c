@@ -10,7 +10,7 @@
 static const bb_fields no_fields = {.error = (double)INFINITY};
 
 /* a and b of a group, in units of k->unit, by the arithmetic of the decoder. */
-static void group_scales(const bb_work *k, const bb_fields *f, int g, float *a, float *b)
+void bb_group_scales(const bb_work *k, const bb_fields *f, int g, float *a, float *b)
 {
     *a = *b = 0;
     switch (k->grid->kind) {
@@ -47,7 +47,7 @@ double bb_error_of_codes(const bb_work *k, const bb_fields *f, const uint32_t *q
     double sum = 0;
     for (int g = 0; g < k->n_groups; g++) {
         float a, b;
-        group_scales(k, f, g, &a, &b);
+        bb_group_scales(k, f, g, &a, &b);
         for (int i = g * k->m; i < (g + 1) * k->m; i++) {
             double r = (double)k->w[i] - (double)(a * levels[q[i]] + b);
             sum += (double)k->h[i] * r * r;
@@ -61,7 +61,7 @@ static double finish(const bb_work *k, const bb_fields *f, bb_code *c)
 {
     for (int g = 0; g < k->n_groups; g++) {
         float a, b;
-        group_scales(k, f, g, &a, &b);
+        bb_group_scales(k, f, g, &a, &b);
         bb_work_codes(k, g, a, b, c->q + g * k->m);
     }
     bb_store_fields(k, f, c);

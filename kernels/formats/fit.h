@@ -100,6 +100,7 @@ static inline bb_sums bb_work_sums(const bb_work *k, int group, float a, float b
 static inline float   bb_work_error(const bb_work *k, int group, float a, float b) { return k->lanes->error(k, group, a, b); }
 /* 0 for a scale too small to divide by: then every code is the level nearest to 0. */
 static inline float   bb_reciprocal(float a) { return fabsf(a) > 0x1p-100f ? 1 / a : 0; }
+void    bb_group_scales(const bb_work *k, const bb_fields *f, int group, float *a, float *b); /* in units of k->unit */
 double  bb_error_of_codes(const bb_work *k, const bb_fields *f, const uint32_t *q); /* by the decoder's arithmetic, in double */
 void    bb_load_fields(const bb_work *k, const bb_code *c, bb_fields *f);           /* error: infinite */
 void    bb_store_fields(const bb_work *k, const bb_fields *f, bb_code *c);          /* leaves the codes alone */

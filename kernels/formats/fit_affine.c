@@ -79,7 +79,7 @@ static void keep_tries(const bb_work *k, int group, bb_tries *t, line *best)
         l.error = solved_error(k, group, &l.sums, &l);
         keep_line(best, FIRST, l);
     }
-    memset(t, 0, sizeof *t);
+    t->n = 0;
 }
 
 /* Best lines after one step from every start: widths of the grid from wider than the weights to clipping them, three places.
@@ -260,8 +260,11 @@ static void scan_dmin(const bb_work *k, const line (*lines)[KEPT], const pair *p
     scan_minima(&t, p, best, BEST_PAIRS);
 }
 
+/* Lines share neighbours: what is in t already is not added again. */
 static void add_try(bb_tries *t, const bb_fields *f, int sc, int mn)
 {
+    for (int i = 0; i < t->n; i++)
+        if (t->sc[i] == sc && t->mn[i] == mn) return;
     t->a[t->n] = f->d * (float)sc;
     t->b[t->n] = -(f->dmin * (float)mn);
     t->sc[t->n] = (int16_t)sc;
@@ -278,7 +281,7 @@ static void take_best(const bb_work *k, int group, bb_tries *t, bb_fields *f, bb
             f->sc[group] = t->sc[i];
             f->mn[group] = t->mn[i];
         }
-    memset(t, 0, sizeof *t);
+    t->n = 0;
 }
 
 /* For one (d, dmin): the integers next to each of a group's lines, by exact error. A line is turned about its centre of
@@ -289,16 +292,14 @@ static float choose(const bb_work *k, int group, const line *lines, bb_fields *f
     const float mean = k->hw[group] / k->hh[group];
     bb_sums  least = {.error = k->ww[group]}; /* all codes 0, no min */
     bb_tries t = {.n = 0};
-    uint64_t seen[64] = {0}; /* bit mn of word sc */
+    const float per_d = 1 / f->d, per_dmin = f->dmin > 0 ? 1 / f->dmin : 0;
     f->sc[group] = f->mn[group] = 0;
     for (int n = 0; n < KEPT && lines[n].error < least.error; n++) {
         const float mean_level = lines[n].sums.l / k->hh[group];
-        const int   s0 = clamp_int(lines[n].a / f->d, hi);
+        const int   s0 = clamp_int(lines[n].a * per_d, hi);
         for (int s = s0; s <= s0 + 1 && s <= hi; s++) {
-            int m0 = f->dmin > 0 ? clamp_int((f->d * (float)s * mean_level - mean) / f->dmin, hi) : 0;
+            int m0 = clamp_int((f->d * (float)s * mean_level - mean) * per_dmin, hi);
             for (int m = m0; m <= m0 + (f->dmin > 0) && m <= hi; m++) {
-                if (seen[s] >> m & 1) continue;
-                seen[s] |= (uint64_t)1 << m;
                 add_try(&t, f, s, m);
                 if (t.n == 8) take_best(k, group, &t, f, &least);
             }

@@ -46,9 +46,16 @@ static bool solve_line(const quadratic *s, double *a, double *b)
     return true;
 }
 
-/* Takes f when it is better than best by the decoder's own arithmetic. */
-static void offer(const bb_work *k, const uint32_t *q, bb_fields *f, bb_fields *best)
+/* Takes f when it is better than best by the decoder's own arithmetic; the quadratics say whether that is worth a look. */
+static void offer(const bb_work *k, const quadratic *s, const uint32_t *q, bb_fields *f, bb_fields *best)
 {
+    double sum = 0;
+    for (int g = 0; g < k->n_groups; g++) {
+        float a, b;
+        bb_group_scales(k, f, g, &a, &b);
+        sum += value(s + g, (double)a, (double)b);
+    }
+    if (!(sum < (1 - 1e-7) * best->error)) return;
     f->error = bb_error_of_codes(k, f, q);
     if (f->error < best->error) *best = *f;
 }
@@ -69,7 +76,7 @@ static void refit_scale(const bb_work *k, const quadratic *s, const uint32_t *q,
     for (int i = -1; i <= 1; i++) {
         bb_fields f = *best;
         f.d = k->grid->kind == BB_GRID_POWER ? bb_work_store(k, ldexpf(d, i)) : i ? bb_work_store_step(k, d, i) : d;
-        offer(k, q, &f, best);
+        offer(k, s, q, &f, best);
     }
 }
 
@@ -82,7 +89,7 @@ static void refit_scale_min(const bb_work *k, const quadratic *s, const uint32_t
         bb_fields f = *best;
         f.d = i ? bb_work_store_step(k, d, i) : d;
         f.dmin = bb_work_store(k, (float)((s->hw - (double)f.d * s->l) / s->hh));
-        offer(k, q, &f, best);
+        offer(k, s, q, &f, best);
     }
 }
 
@@ -100,7 +107,7 @@ static void refit_byte_scales(const bb_work *k, const quadratic *s, const uint32
             }
         }
     }
-    offer(k, q, &f, best);
+    offer(k, s, q, &f, best);
 }
 
 /* ---- super scales ---- */
@@ -119,10 +126,10 @@ static void settle_scales(const bb_work *k, const quadratic *s, const uint32_t *
         if (!(ss > 0)) return;
         f.d = bb_work_store(k, (float)(sw / ss));
         if (f.d == 0) return;
-        offer(k, q, &f, best);
+        offer(k, s, q, &f, best);
         for (int g = 0; g < k->n_groups; g++) /* all codes at level 0: any integer does */
             if (solve_scale(s + g, &a)) f.sc[g] = clamp_field(a / (double)f.d, k->grid->sc_lo, k->grid->sc_hi);
-        offer(k, q, &f, best);
+        offer(k, s, q, &f, best);
     }
 }
 
@@ -189,10 +196,10 @@ static void settle_pairs(const bb_work *k, const quadratic *s, const uint32_t *q
 {
     for (int round = 0; round < ROUNDS; round++) {
         solve_pair(k, s, &f);
-        offer(k, q, &f, best);
+        offer(k, s, q, &f, best);
         if (f.d == 0) return;
         for (int g = 0; g < k->n_groups; g++) choose_pair(k, s + g, g, &f);
-        offer(k, q, &f, best);
+        offer(k, s, q, &f, best);
     }
 }
 
