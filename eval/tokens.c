@@ -43,9 +43,7 @@ static bb_status npy_header(const char *path, const char *header, layout *l, bb_
             l->bytes = kinds[i].bytes;
             l->is_signed = kinds[i].is_signed;
         }
-    if (!l->bytes)
-        return BB_FAIL(err, BB_BAD_FILE, "%s: elements are %.8s; little-endian integers of 2, 4 or 8 bytes are token ids", path,
-                       descr ? descr : "unnamed");
+    if (!l->bytes) return BB_FAIL(err, BB_BAD_FILE, "%s: the elements are no little-endian integers of 2, 4 or 8 bytes", path);
     if (!shape || *shape != '(' || shape[1] < '0' || shape[1] > '9') return BB_FAIL(err, BB_BAD_FILE, "%s: the shape is not (n,)", path);
     n = strtoull(shape + 1, &end, 10);
     if (*end == ',') end++;

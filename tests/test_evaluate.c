@@ -86,7 +86,7 @@ static void check_ids(const char *path, bb_status want)
 
 START_TEST(token_files)
 {
-    static const uint16_t u16[] = { 1, 2, 511, 512 };
+    static const uint16_t u16[8] = { 1, 2, 511, 512 };
     static const uint32_t u32[] = { 1, 2, 511 };
     static const int64_t  i64[] = { 1, 2, 511, -1, 1 << 20 };
     const char *p = bb_test_path("x.npy"), *raw16 = bb_test_path("x.u16"), *raw32 = bb_test_path("x.u32");

@@ -249,8 +249,8 @@ static bb_status choose_kind(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
     BB_TRY(bb_gguf_text(g, "tokenizer.ggml.model", &model, NULL, err));
     t->bpe = is_text(model, "gpt2");
     if (!t->bpe && !is_text(model, "llama"))
-        return BB_FAIL(err, BB_UNSUPPORTED, "tokenizer model \"%.*s\" (tokenizer.ggml.model) is not supported; \"llama\" and \"gpt2\" are",
-                       (int)(model.size < 64 ? model.size : 64), model.data);
+        return BB_FAIL(err, BB_UNSUPPORTED, "tokenizer model \"%s\" (tokenizer.ggml.model) is not supported; \"llama\" and \"gpt2\" are",
+                       bb_printable(model, (char[41]){ 0 }));
     if (t->bpe) {
         BB_TRY(bb_gguf_text(g, "tokenizer.ggml.pre", &pre, &found, err));
         if (found && pre.size == 0) pre = (bb_bytes){ "default", 7 };

@@ -94,6 +94,14 @@ bb_status bb_ids_add(bb_ids *ids, int32_t id, bb_err *err)
     return BB_OK;
 }
 
+const char *bb_printable(bb_bytes text, char out[41])
+{
+    size_t n = text.size < 40 ? (size_t)text.size : 40;
+    for (size_t i = 0; i < n; i++) out[i] = (char)(text.data[i] >= ' ' && text.data[i] <= '~' ? text.data[i] : '?');
+    out[n] = '\0';
+    return out;
+}
+
 /* ---- merging ---- */
 
 void bb_merger_clear(bb_merger *m) { m->n = m->n_heap = 0; }

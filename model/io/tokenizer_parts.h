@@ -59,6 +59,9 @@ bb_status bb_merger_add(bb_merger *m, size_t at, uint32_t size, uint32_t id, bb_
 bb_status bb_merger_run(bb_merger *m, const bb_tokenizer *t, const char *text, bb_pair pair, bb_err *err);
 void      bb_merger_done(bb_merger *m);
 
+/* A text of an untrusted file for a message: at most 40 bytes, what is not printable ASCII as '?'. */
+const char *bb_printable(bb_bytes text, char out[41]);
+
 /* ---- the two kinds ---- */
 enum { BB_LONGEST_TEXT = 1 << 30 }; /* bytes a call may tokenize: symbol numbers and sizes stay in 32 bits */
 

@@ -163,7 +163,8 @@ bb_status bb_pre_create(const char *name, size_t size, bb_pre **out, bb_pre_info
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strlen(rows[i].name) == size && memcmp(rows[i].name, name, size) == 0) row = &rows[i];
     if (!row)
-        return BB_FAIL(err, BB_UNSUPPORTED, "pre-tokenizer \"%.*s\" (tokenizer.ggml.pre) is not known", (int)(size < 64 ? size : 64), name);
+        return BB_FAIL(err, BB_UNSUPPORTED, "pre-tokenizer \"%s\" (tokenizer.ggml.pre) is not known",
+                       bb_printable((bb_bytes){ name, size }, (char[41]){ 0 }));
     if (!(pre = bb_calloc(1, sizeof *pre, err))) return BB_NOMEM;
     for (; pre->n < MAX_PATTERNS && patterns[row->set][pre->n]; pre->n++)
         BB_TRY(compile(patterns[row->set][pre->n], &pre->code[pre->n], err));
