@@ -84,7 +84,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 bool fuzz_seed(unsigned i, unsigned char **data, size_t *size)
 {
     static const char *const pre[] = { NULL, "llama-bpe", "gpt-2", "deepseek-llm", "gpt-4o" };
-    static const char *const tokens[] = { "<unk>", "<s>", "</s>", "<0x0A>", "a", "b", "\xE2\x96\x81", "\xE2\x96\x81" "a", "ab", "aab", "H", "e", "l", "o",
+    static const char *const tokens[] = { "<unk>", "<s>", "</s>", "<0x0A>", "a", "b", "\xE2\x96\x81", "\342\226\201a", "ab", "aab", "H", "e", "l", "o",
                                           "ll", "\xC4\xA0", "\xC4\xA0w", "w", "<x>", "\xC3\xA9" };
     static const int32_t types[] = { 2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 1 };
     static const char *const merges[] = { "a b", "a ab", "l l", "\xC4\xA0 w", "H e" };
