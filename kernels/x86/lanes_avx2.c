@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * lanes_avx2.c: the inner loops of a fit, compiled for AVX2. */
+ * lanes_avx2.c: the inner loops of a fit (kernels/formats/lanes.inc), compiled for AVX2. */
 #if defined(__x86_64__)
 #include <immintrin.h>
 /* max(a, b) is a > b ? a : b: with NaN, the second. */
