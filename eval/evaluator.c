@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * evaluator.c: see evaluator.h. A level is scored in batches of windows: embed, blocks, KL of the scored rows against the
+ * stored full-precision hidden states. With a boundary cache the level is one batch, and boundary b holds the input of block b. */
+#include "eval/evaluator.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+
+enum { BATCH_WINDOWS = 16 };
+
+typedef struct level_state {
+    const bb_windows *w;
+    float            *reference;    /* (n * n_scored, C) full-precision hidden states at the scored positions */
+    float            *boundary;     /* (n_layer + 1) x (n * ctx, C), NULL: not cached */
+    bb_matrix         cached_embd;  /* what the boundaries were computed with */
+    bb_block         *cached_blocks;
+    uint32_t          n_valid;      /* boundaries 0 .. n_valid - 1 belong to the cached network */
+    float            *scored;       /* (n * n_scored, C) of the network scored last, with a boundary cache only */
+} level_state;
+
+struct bb_net_evaluator {
+    const bb_model *model;
+    bb_forward     *forward;
+    uint32_t        n_levels, batch;  /* windows a batch without cache */
+    level_state    *levels;
+    float          *h;                /* (batch * ctx, C) */
+    float          *rows;             /* (batch * n_scored, C) */
+    int32_t        *targets;
+    double         *kl, *nll;
+    unsigned char  *same;
+};
+
+static bool matrix_same(const bb_matrix *a, const bb_matrix *b)
+{
+    return a->type == b->type && a->rows == b->rows && a->cols == b->cols && a->data == b->data && a->bias == b->bias;
+}
+
+bool bb_block_same(const bb_block *a, const bb_block *b)
+{
+    if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff || a->attn_norm != b->attn_norm ||
+        a->ffn_norm != b->ffn_norm || a->q_norm != b->q_norm || a->k_norm != b->k_norm)
+        return false;
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (!matrix_same(&a->w[p], &b->w[p])) return false;
+    return true;
+}
+
+static size_t hidden_size(const bb_net_evaluator *e, const bb_windows *w)
+{
+    return (size_t)w->n * w->ctx * e->model->net.n_embd;
+}
+
+/* Copies the scored positions of n windows from h (n*ctx, C) to rows (n*n_scored, C). */
+static void gather(const bb_windows *w, uint32_t n, uint32_t C, const float *h, float *rows)
+{
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(rows + (size_t)i * w->n_scored * C, h + ((size_t)i * w->ctx + w->first) * C, (size_t)w->n_scored * C * sizeof(float));
+}
+
+static bb_status reference_states(bb_net_evaluator *e, level_state *l, bb_err *err)
+{
+    bb_status         status = BB_OK;
+    const bb_windows *w = l->w;
+    const bb_net     *net = &e->model->net;
+    for (uint32_t first = 0; first < w->n; first += e->batch) {
+        uint32_t n = w->n - first < e->batch ? w->n - first : e->batch;
+        BB_TRY(bb_forward_embed(e->forward, net, w->tokens + (size_t)first * w->ctx, n, w->ctx, e->h, err));
+        for (uint32_t b = 0; b < net->n_layer; b++)
+            BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
+        gather(w, n, net->n_embd, e->h, l->reference + (size_t)first * w->n_scored * net->n_embd);
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the reference was computed");
+    }
+done:
+    return status;
+}
+
+static bb_status level_init(bb_net_evaluator *e, level_state *l, const bb_windows *w, uint64_t *cache_left, bb_err *err)
+{
+    const bb_net *net = &e->model->net;
+    size_t        scored = (size_t)w->n * w->n_scored * net->n_embd, all = hidden_size(e, w);
+    uint64_t      cache = ((uint64_t)(net->n_layer + 1) * all + scored) * sizeof(float);
+    l->w = w;
+    if (!(l->reference = BB_NEW(scored, float, err))) return BB_NOMEM;
+    if (cache <= *cache_left) {
+        *cache_left -= cache;
+        l->boundary = BB_NEW((size_t)(net->n_layer + 1) * all, float, err);
+        l->scored = BB_NEW(scored, float, err);
+        l->cached_blocks = BB_NEW0(net->n_layer, bb_block, err);
+        if (!l->boundary || !l->scored || !l->cached_blocks) return BB_NOMEM;
+    }
+    return BB_OK;
+}
+
+bb_status bb_net_evaluator_create(const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
+                                  bb_net_evaluator **out, bb_err *err)
+{
+    bb_status         status = BB_NOMEM;
+    const bb_net     *net = &model->net;
+    uint32_t          ctx = 0, scored = 0, largest = 0;
+    bb_net_evaluator *e = BB_NEW0(1, bb_net_evaluator, err);
+    *out = NULL;
+    if (!e) return BB_NOMEM;
+    e->model = model;
+    e->n_levels = n_levels;
+    if (!(e->levels = BB_NEW0(n_levels, level_state, err))) goto done;
+    for (uint32_t i = 0; i < n_levels; i++) {
+        if (windows[i].ctx > ctx) ctx = windows[i].ctx;
+        if (windows[i].n_scored > scored) scored = windows[i].n_scored;
+    }
+    e->batch = BATCH_WINDOWS;
+    for (uint32_t i = 0; i < n_levels; i++) {
+        BB_TRY(level_init(e, &e->levels[i], &windows[i], &cache_bytes, err));
+        if (e->levels[i].boundary && windows[i].n > largest) largest = windows[i].n;
+    }
+    BB_TRY(bb_forward_create(net, largest > e->batch ? largest : e->batch, ctx, &e->forward, err));
+    status = BB_NOMEM;
+    if (!(e->h = BB_NEW((size_t)e->batch * ctx * net->n_embd, float, err))) goto done;
+    if (!(e->rows = BB_NEW((size_t)e->batch * scored * net->n_embd, float, err))) goto done;
+    if (!(e->targets = BB_NEW((size_t)e->batch * scored, int32_t, err))) goto done;
+    if (!(e->kl = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
+    if (!(e->nll = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
+    if (!(e->same = BB_NEW((size_t)e->batch * scored, unsigned char, err))) goto done;
+    for (uint32_t i = 0; i < n_levels; i++)
+        BB_TRY(reference_states(e, &e->levels[i], err));
+    *out = e;
+    e = NULL;
+    status = BB_OK;
+done:
+    bb_net_evaluator_destroy(e);
+    return status;
+}
+
+void bb_net_evaluator_destroy(bb_net_evaluator *e)
+{
+    if (!e) return;
+    for (uint32_t i = 0; e->levels && i < e->n_levels; i++) {
+        bb_free(e->levels[i].reference);
+        bb_free(e->levels[i].boundary);
+        bb_free(e->levels[i].scored);
+        bb_free(e->levels[i].cached_blocks);
+    }
+    bb_forward_destroy(e->forward);
+    bb_free(e->levels);
+    bb_free(e->h);
+    bb_free(e->rows);
+    bb_free(e->targets);
+    bb_free(e->kl);
+    bb_free(e->nll);
+    bb_free(e->same);
+    bb_free(e);
+}
+
+void bb_net_evaluator_forget(bb_net_evaluator *e)
+{
+    for (uint32_t i = 0; i < e->n_levels; i++) e->levels[i].n_valid = 0;
+}
+
+uint32_t bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level) { return e->levels[level].w->n; }
+const float *bb_net_evaluator_reference(const bb_net_evaluator *e, uint32_t level) { return e->levels[level].reference; }
+const float *bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level) { return e->levels[level].scored; }
+
+/* Sums over windows, gathered in window order. */
+typedef struct sums { double kl, kl2, nll; uint64_t same; } sums;
+
+/* KL of windows first .. first+n-1 from the gathered rows; adds to s. */
+static bb_status score_rows(bb_net_evaluator *e, const level_state *l, const bb_net *net, uint32_t first, uint32_t n, const float *rows,
+                            sums *s, double *window_kl, bb_err *err)
+{
+    const bb_windows *w = l->w;
+    uint32_t          C = net->n_embd;
+    bb_status         status;
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(e->targets + (size_t)i * w->n_scored, w->targets + (size_t)(first + i) * w->ctx + w->first, w->n_scored * sizeof(int32_t));
+    BB_TRY(bb_forward_kl(e->forward, &e->model->net, l->reference + (size_t)first * w->n_scored * C, net, rows, e->targets,
+                         (size_t)n * w->n_scored, e->kl, e->nll, e->same, err));
+    for (uint32_t i = 0; i < n; i++) {
+        double kl = 0, nll = 0;
+        for (uint32_t t = 0; t < w->n_scored; t++) {
+            kl += e->kl[(size_t)i * w->n_scored + t];
+            nll += e->nll[(size_t)i * w->n_scored + t];
+            s->same += e->same[(size_t)i * w->n_scored + t];
+        }
+        kl /= w->n_scored;
+        s->kl += kl;
+        s->kl2 += kl * kl;
+        s->nll += nll / w->n_scored;
+        if (window_kl) window_kl[first + i] = kl;
+    }
+done:
+    return status;
+}
+
+/* Brings the boundary cache to net from the first block in which it differs; *n_run counts blocks. */
+static bb_status advance_cache(bb_net_evaluator *e, level_state *l, const bb_net *net, uint32_t *n_run, bb_err *err)
+{
+    bb_status         status = BB_OK;
+    const bb_windows *w = l->w;
+    size_t            all = hidden_size(e, w);
+    uint32_t          b = 0;
+    if (l->n_valid && matrix_same(&l->cached_embd, &net->embd))
+        while (b + 1 < l->n_valid && b < net->n_layer && bb_block_same(&l->cached_blocks[b], &net->blocks[b])) b++;
+    else {
+        l->n_valid = 0;
+        BB_TRY(bb_forward_embed(e->forward, net, w->tokens, w->n, w->ctx, l->boundary, err));
+        l->cached_embd = net->embd;
+    }
+    l->n_valid = b + 1;
+    for (; b < net->n_layer; b++, ++*n_run) {
+        float *next = l->boundary + (size_t)(b + 1) * all;
+        memcpy(next, l->boundary + (size_t)b * all, all * sizeof(float));
+        BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], w->n, w->ctx, next, NULL, NULL, err));
+        l->cached_blocks[b] = net->blocks[b];
+        l->n_valid = b + 2;
+    }
+done:
+    return status;
+}
+
+bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_t level, bb_evaluation *out, double *window_kl, bb_err *err)
+{
+    level_state      *l = &e->levels[level];
+    const bb_windows *w = l->w;
+    uint32_t          C = net->n_embd, n_run = 0;
+    sums              s = { 0, 0, 0, 0 };
+    bb_status         status = BB_OK;
+    if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted between evaluations");
+    if (l->boundary) {
+        BB_TRY(advance_cache(e, l, net, &n_run, err));
+        gather(w, w->n, C, l->boundary + (size_t)net->n_layer * hidden_size(e, w), l->scored);
+    } else {
+        n_run = net->n_layer;
+    }
+    for (uint32_t first = 0; first < w->n; first += e->batch) {
+        uint32_t     n = w->n - first < e->batch ? w->n - first : e->batch;
+        const float *rows = l->boundary ? l->scored + (size_t)first * w->n_scored * C : e->rows;
+        if (!l->boundary) {
+            BB_TRY(bb_forward_embed(e->forward, net, w->tokens + (size_t)first * w->ctx, n, w->ctx, e->h, err));
+            for (uint32_t b = 0; b < net->n_layer; b++)
+                BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
+            gather(w, n, C, e->h, e->rows);
+            if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted inside an evaluation");
+        }
+        BB_TRY(score_rows(e, l, net, first, n, rows, &s, window_kl, err));
+    }
+    out->kl = s.kl / w->n;
+    out->kl_se = w->n > 1 ? sqrt(fmax(0, s.kl2 / w->n - out->kl * out->kl) / (w->n - 1)) : (double)NAN;
+    out->nll = s.nll / w->n;
+    out->n_tokens = (uint64_t)w->n * w->n_scored;
+    out->top1 = (double)s.same / (double)out->n_tokens;
+    out->n_forwarded = (double)w->n * w->ctx * n_run / net->n_layer;
+    if (!isfinite(out->kl)) status = BB_FAIL(err, BB_NUMERIC, "the score of a candidate is not finite (KL %g)", out->kl);
+done:
+    return status;
+}
