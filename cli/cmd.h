@@ -23,10 +23,20 @@ typedef struct bb_command {
 
 /* In the order in which help lists them. */
 #define BB_COMMAND_LIST(X) \
+    X(run) \
+    X(sweep) \
+    X(estimate) \
     X(eval) \
     X(inspect) \
-    X(report) \
-    X(tokenize)
+    X(tokenize) \
+    X(calibrate) \
+    X(measure) \
+    X(search) \
+    X(finalise) \
+    X(evaluate) \
+    X(export) \
+    X(verify) \
+    X(report)
 
 #define X(name) extern const bb_command bb_command_##name;
 BB_COMMAND_LIST(X)

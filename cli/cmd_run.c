@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cmd_run.c: the commands that make and work on run directories: run, sweep, the stages alone, export, verify, estimate. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/cmd.h"
+#include "cli/estimate.h"
+#include "cli/report.h"
+#include "cli/run.h"
+
+static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_run_config *c, bb_err *err)
+{
+    const char *model = NULL;
+    size_t      n = 0;
+    bb_status   status;
+    BB_TRY(bb_command_options(command, c, argc, argv, &model, 1, &n, err));
+    if (n == 1) {
+        bb_free(c->model);
+        if (!(c->model = bb_strdup(model, err))) status = BB_NOMEM;
+    }
+done:
+    return status;
+}
+
+/* The front as a table on stdout, the talk about it on stderr. */
+static bb_status print_front(const bb_run *r, bb_err *err)
+{
+    static const char *const names[] = { "plan_hash", "size_bytes", "bpw", "kl_nats", "kl_se", "ppl", "top1", "pruned_fraction", "source" };
+    enum { N = sizeof names / sizeof *names };
+    char     *path = bb_run_path(r, err, "front.csv");
+    bb_csv    t = { 0 };
+    long      col[N];
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_csv_read(path, &t, err));
+    for (int i = 0; i < N; i++) col[i] = bb_csv_column(&t, names[i]);
+    printf("%-16s %12s %6s %10s %9s %9s %6s %6s  %s\n", "plan", "bytes", "bpw", "KL nats", "+-", "ppl", "top1", "pruned", "source");
+    for (size_t row = 0; row < t.n_rows; row++) {
+        double v[N] = { 0 };
+        for (int i = 1; i < N - 1; i++)
+            if (col[i] >= 0 && *bb_csv_text(&t, row, (size_t)col[i])) BB_TRY(bb_csv_double(&t, row, (size_t)col[i], &v[i], err));
+        printf("%-16s %12.0f %6.3f %10.5f %9.5f %9.3f %5.1f%% %5.1f%%  %s\n", bb_csv_text(&t, row, 0), v[1], v[2], v[3], v[4], v[5], 100 * v[6], 100 * v[7],
+               col[8] >= 0 ? bb_csv_text(&t, row, (size_t)col[8]) : "");
+    }
+done:
+    bb_csv_done(&t);
+    bb_free(path);
+    return status;
+}
+
+static bb_status run_or_sweep(const bb_command *command, int argc, char **argv, bool is_sweep, bb_err *err)
+{
+    bb_run_config config = { 0 };
+    bb_run        r = { 0 };
+    bb_status     status;
+    BB_TRY(parse_run(command, argc, argv, &config, err));
+    BB_TRY(bb_run_create(&r, &config, is_sweep, err));
+    BB_TRY(bb_run_all(&r, err));
+    BB_TRY(bb_report_write(r.config.out, err));
+    BB_TRY(print_front(&r, err));
+    bb_info("model:  %s/model.gguf\nreport: %s/report.html", r.config.out, r.config.out);
+done:
+    bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);
+    bb_run_close(&r);
+    return status;
+}
+
+static bb_status run(int argc, char **argv, bb_err *err) { return run_or_sweep(&bb_command_run, argc, argv, false, err); }
+static bb_status sweep(int argc, char **argv, bb_err *err) { return run_or_sweep(&bb_command_sweep, argc, argv, true, err); }
+
+const bb_command bb_command_run = { "run", "compress a model to a size: search, file, front, evidence", "MODEL.gguf --target-size SIZE",
+    "bitbudget run MODEL.gguf --target-size 3.2MiB --calib calib.txt --eval eval.txt --out results/runs/first", bb_run_options, BB_RUN_N_OPTIONS, run };
+const bb_command bb_command_sweep = { "sweep", "the whole Pareto front of a model", "MODEL.gguf [--points N | --sizes LIST]",
+    "bitbudget sweep MODEL.gguf --points 12 --calib calib.txt --eval eval.txt --out results/runs/front\n"
+    "bitbudget sweep MODEL.gguf --sizes 2.2MiB,2.6MiB,3596960 --out results/runs/front", bb_run_options, BB_RUN_N_OPTIONS, sweep };
+
+/* ---- stages of an existing run ---- */
+
+static bb_status reopen(int argc, char **argv, bb_run *r, bb_err *err)
+{
+    if (argc != 2) return BB_FAIL(err, BB_USAGE, "this command takes one run directory, as made by `bitbudget run` or `bitbudget sweep`");
+    return bb_run_reopen(r, argv[1], err);
+}
+
+typedef bb_status (*stage)(bb_run *r, bb_err *err);
+
+static bb_status run_stage(int argc, char **argv, stage f, bb_err *err)
+{
+    bb_run    r = { 0 };
+    bb_status status;
+    BB_TRY(reopen(argc, argv, &r, err));
+    BB_TRY(f(&r, err));
+done:
+    bb_run_close(&r);
+    return status;
+}
+
+static bb_status measure_stage(bb_run *r, bb_err *err)
+{
+    bb_sensitivity s = { 0 };
+    bb_status      status = bb_run_measure(r, &s, err);
+    if (status == BB_OK) bb_free(s.changes);
+    bb_sensitivity_done(&s);
+    return status;
+}
+
+static bb_status calibrate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_calibrate, err); }
+const bb_command bb_command_calibrate = { "calibrate", "second moments and pruning masks of a run", "RUN", "bitbudget calibrate results/runs/first", NULL, 0, calibrate };
+
+static bb_status measure(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, measure_stage, err); }
+const bb_command bb_command_measure = { "measure", "the option database and what each option does alone", "RUN", "bitbudget measure results/runs/first", NULL, 0, measure };
+
+static bb_status search(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_search, err); }
+const bb_command bb_command_search = { "search", "the plans of the front, refined by true KL", "RUN", "bitbudget search results/runs/first", NULL, 0, search };
+
+static bb_status finalise(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_finalise, err); }
+const bb_command bb_command_finalise = { "finalise", "rebuild the chosen plans and write their files", "RUN", "bitbudget finalise results/runs/first", NULL, 0, finalise };
+
+static bb_status evaluate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_evaluate, err); }
+const bb_command bb_command_evaluate = { "evaluate", "score the written files in full; front, guard, choice", "RUN", "bitbudget evaluate results/runs/first", NULL, 0, evaluate };
+
+static bb_status verify(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_verify, err); }
+const bb_command bb_command_verify = { "verify", "read every exported file back and compare with the record", "RUN", "bitbudget verify results/runs/first", NULL, 0, verify };
+
+/* ---- export ---- */
+
+typedef struct export_config { char *plan, *out, *recipe; } export_config;
+
+#define FIELD(name) offsetof(export_config, name)
+static const bb_option_row export_options[] = {
+    { "plan", BB_OPT_TEXT, FIELD(plan), "", 1, 0, "HASH", "plan of plans.csv, by the beginning of its hash", NULL },
+    { "out", BB_OPT_TEXT, FIELD(out), "model.gguf", 1, 0, "FILE", "file to write", NULL },
+    { "recipe", BB_OPT_TEXT, FIELD(recipe), "", 1, 0, "FILE", "also write a llama-quantize --tensor-type-file", NULL },
+};
+enum { N_EXPORT_OPTIONS = sizeof export_options / sizeof *export_options };
+#undef FIELD
+
+static bb_status export_plan(int argc, char **argv, bb_err *err)
+{
+    export_config c = { 0 };
+    bb_run        r = { 0 };
+    const char   *dir = NULL;
+    size_t        n = 0;
+    bb_status     status;
+    BB_TRY(bb_command_options(&bb_command_export, &c, argc, argv, &dir, 1, &n, err));
+    if (n != 1 || !*c.plan) {
+        status = BB_FAIL(err, BB_USAGE, "export needs a run directory and --plan HASH (see its plans.csv)");
+        goto done;
+    }
+    BB_TRY(bb_run_reopen(&r, dir, err));
+    BB_TRY(bb_run_export(&r, c.plan, c.out, *c.recipe ? c.recipe : NULL, err));
+    bb_info("wrote %s", c.out);
+done:
+    bb_options_done(export_options, N_EXPORT_OPTIONS, &c);
+    bb_run_close(&r);
+    return status;
+}
+
+const bb_command bb_command_export = { "export", "write a plan of a run as a model file", "RUN --plan HASH --out FILE",
+    "bitbudget export results/runs/front --plan 3f2a --out model.gguf", export_options, N_EXPORT_OPTIONS, export_plan };
+
+/* ---- estimate ---- */
+
+static bb_status estimate(int argc, char **argv, bb_err *err)
+{
+    bb_run_config config = { 0 };
+    bb_run        r = { 0 };
+    bb_status     status;
+    BB_TRY(parse_run(&bb_command_estimate, argc, argv, &config, err));
+    bool is_sweep = config.target_size == 0 && config.target_bpw <= 0;
+    BB_TRY(bb_run_preview(&r, &config, is_sweep, err));
+    BB_TRY(bb_estimate_print(&r, stdout, err));
+done:
+    bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);
+    bb_run_close(&r);
+    return status;
+}
+
+const bb_command bb_command_estimate = { "estimate", "memory, disk, tokens, time and reachable sizes; nothing is run", "MODEL.gguf --target-size SIZE",
+    "bitbudget estimate MODEL.gguf --target-size 3.2MiB", bb_run_options, BB_RUN_N_OPTIONS, estimate };

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * model_space.h: the search space of a model under a runtime profile, as a search problem.
+ *
+ * Units of each block, in this order: blk.N.kv (KV groups kept), blk.N.ffn (FFN width kept), then the seven linears, controlled by kv
+ * (attn_*) or ffn (ffn_*); last token_embd and, where the head is separate, output. Bytes are those of the written file: the tables are
+ * separable upper bounds, bb_problem.size is exact (the exporter's own count). Combinations that the runtime cannot load (row length no
+ * multiple of the block) are forbidden by construction.
+ */
+#ifndef BB_CLI_MODEL_SPACE_H
+#define BB_CLI_MODEL_SPACE_H
+
+#include "model/model.h"
+#include "search/problem.h"
+
+typedef struct bb_model_space bb_model_space;
+
+typedef struct bb_model_space_options {
+    const char *formats;        /* comma list for the linears; NULL: the default list */
+    const char *embd_formats;   /* comma list for embedding and head; NULL: the default list */
+    bool        prune_kv, prune_ffn, prune_sublayers;
+    uint32_t    ffn_divisor;    /* FFN widths are multiples of it (runtime block); 0: 256, or 32 where the model's width is no multiple */
+} bb_model_space_options;
+
+bb_status         bb_model_space_create(const bb_model *m, const bb_model_space_options *o, bb_model_space **out, bb_err *err);
+void              bb_model_space_destroy(bb_model_space *s);
+const bb_problem *bb_model_space_problem(const bb_model_space *s);
+bool              bb_model_space_is_format(const bb_model_space *s, uint32_t unit);   /* format unit (else: structure) */
+/* Separable costs from single-change KLs: cost[unit][option] at full shape; a linear in a narrower block costs in proportion to its width. */
+void              bb_model_space_set_costs(bb_model_space *s, const double *const *cost);
+/* The candidate that is the source model; and the smallest and largest reachable file. */
+void              bb_model_space_source(const bb_model_space *s, uint16_t *x);
+/* All linears in one format (where rows divide, else the nearest above it), embedding and head in another, full shape. False: not in the space. */
+bool              bb_model_space_uniform(const bb_model_space *s, const char *format, const char *embd_format, uint16_t *x);
+bb_status         bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint64_t *largest, bb_err *err);
+double            bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x); /* share of block weights removed */
+uint64_t          bb_model_n_weights(const bb_model *m);                          /* matrices and vectors: the denominator of bpw */
+
+#endif
