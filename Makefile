@@ -98,6 +98,10 @@ $(BUILD)/tests/interop/%: $(BUILD)/tests/interop/%.o $(SUPPORT) $(TEST_LIBS)
 interop: $(BUILD)/tests/interop/interop
 	@sh tests/interop/run.sh $< $(DATA) $(BUILD)/interop
 
+# The whole job on the model that ships with the project; calibration text is sampled from the model itself.
+demo: all
+	@OMP_WAIT_POLICY=passive ./bitbudget sweep configs/demo/wiki8m-f16.gguf --config configs/demo/demo.yaml --out results/runs/demo
+
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000
 fuzz:
