@@ -139,8 +139,8 @@ START_TEST(the_program_answers)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         answer a;
         if (!run(&a, cases[i].arguments)) return;
-        ck_assert_msg(a.code == cases[i].code, "bitbudget %s: exit code %d, expected %d: %s", cases[i].arguments, a.code, cases[i].code, a.text);
-        ck_assert_msg(strstr(a.text, cases[i].says) != NULL, "bitbudget %s: '%s' lacks '%s'", cases[i].arguments, a.text, cases[i].says);
+        ck_assert_msg(a.code == cases[i].code, "bitbudget %s: exit code %d, expected %d: %.400s", cases[i].arguments, a.code, cases[i].code, a.text);
+        ck_assert_msg(strstr(a.text, cases[i].says) != NULL, "bitbudget %s: '%.400s' lacks '%s'", cases[i].arguments, a.text, cases[i].says);
     }
 }
 END_TEST
