@@ -98,7 +98,7 @@ END_TEST
 
 /* ---- the program ---- */
 
-typedef struct answer { int code; char text[16384]; } answer;
+typedef struct answer { int code; char text[131072]; } answer; /* the manual page of all commands fits */
 
 static bool run(answer *a, const char *arguments)
 {
@@ -137,7 +137,7 @@ START_TEST(the_program_answers)
         { "help >/dev/full", 1, "standard output could not be written" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        answer a;
+        static answer a;
         if (!run(&a, cases[i].arguments)) return;
         ck_assert_msg(a.code == cases[i].code, "bitbudget %s: exit code %d, expected %d: %.400s", cases[i].arguments, a.code, cases[i].code, a.text);
         ck_assert_msg(strstr(a.text, cases[i].says) != NULL, "bitbudget %s: '%.400s' lacks '%s'", cases[i].arguments, a.text, cases[i].says);
