@@ -102,7 +102,7 @@ static void done(copy *c)
 static void write_logits(const bb_net *net, const int32_t *ids, uint32_t n, const char *path)
 {
     float      *h = BB_NEW((size_t)n * net->n_embd, float, &err), *z = BB_NEW((size_t)n * net->n_vocab, float, &err);
-    bb_forward *f;
+    bb_forward *f = NULL;
     must(h && z && bb_forward_create(net, 1, n, &f, &err) == BB_OK);
     must(bb_forward_embed(f, net, ids, 1, n, h, &err) == BB_OK);
     for (uint32_t i = 0; i < net->n_layer; i++) must(bb_forward_block(f, net, &net->blocks[i], 1, n, h, NULL, NULL, &err) == BB_OK);
