@@ -20,8 +20,19 @@ typedef struct bb_heads {
     bool         neox;
     const float *norm;      /* [dim] RMSNorm of each head before RoPE, or NULL */
     float        norm_eps;
-    const float *cos_sin;   /* [T][n_rot/2][2] */
+    const float *cos_sin;   /* bb_rope_table: [T][n_rot/2][2] */
 } bb_heads;
+
+/* cos, sin of position p and pair i at [p][i]: angle p * freq_scale * base^(-2i/n_rot) / factor[i], in float64 until rounded.
+ * bb_free it; NULL on failure. */
+float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err);
+
+/* Shapes, types and presence of all that the block (or the head and output norm) needs: files and plans are not trusted. */
+bb_status bb_check_block(const bb_net *net, const bb_block *block, bb_err *err);
+bb_status bb_check_embd(const bb_net *net, bb_err *err);
+bb_status bb_check_head(const bb_net *net, bb_err *err);
+bb_status bb_check_shape(const bb_net *net, bb_err *err);   /* width, head size, vocabulary, n_rot */
+bb_status bb_check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, bb_err *err);
 
 typedef struct bb_backend {
     const char *name;

@@ -14,34 +14,20 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "kernels/kernels.h"
-#include "model/net/backend.h"
+#include "model/net/cpu.h"
 
 enum {
-    CHUNK = 128,               /* rows a product task */
-    TILE = 32,                 /* queries an attention tile */
+    CHUNK = BB_CPU_CHUNK,
+    TILE = BB_CPU_TILE,
     SCORE_ROWS = 128,          /* rows a logits task */
     SCORE_COLS = 512,          /* vocabulary entries at a time: with SCORE_ROWS the logits stay in L2; a multiple of every panel */
-    PIECE_FLOATS = 16 << 20,   /* packed weights a piece: 64 MiB */
-    HOLD_FLOATS = 64 << 20,    /* packed weights held: 256 MiB */
-    MAX_HELD = 16
+    PIECE_FLOATS = BB_CPU_PIECE_FLOATS,
+    HOLD_FLOATS = 64 << 20     /* packed weights held: 256 MiB */
 };
-
-typedef struct held { const bb_matrix *w; const float *panels; } held;
-
-typedef struct cpu {
-    const bb_kernels *k;
-    float            *piece;   size_t piece_n;    /* packed weights of one matmul */
-    float            *piece2;  size_t piece2_n;   /* those of the reference head in score */
-    float            *store;   size_t store_n;    /* packed weights of hold */
-    float            *scratch; size_t scratch_n;  /* one slice a thread */
-    held              held[MAX_HELD];
-    size_t            n_held;
-} cpu;
 
 static bb_status cpu_create(void **self, bb_err *err)
 {
-    cpu *c = BB_NEW0(1, cpu, err);
+    bb_cpu *c = BB_NEW0(1, bb_cpu, err);
     if (!c) return BB_NOMEM;
     c->k = bb_kernels_get();
     *self = c;
@@ -50,12 +36,12 @@ static bb_status cpu_create(void **self, bb_err *err)
 
 static void cpu_destroy(void *self)
 {
-    cpu *c = self;
+    bb_cpu *c = self;
     if (!c) return;
-    bb_free(c->piece);
-    bb_free(c->piece2);
-    bb_free(c->store);
-    bb_free(c->scratch);
+    bb_free(c->piece.at);
+    bb_free(c->piece2.at);
+    bb_free(c->store.at);
+    bb_free(c->scratch.at);
     bb_free(c);
 }
 
@@ -92,46 +78,50 @@ static bb_status cpu_peek(void *self, const float *buffer, size_t n, const float
     return BB_OK;
 }
 
-/* Contents are not kept. */
-static bb_status grow(float **p, size_t *have, size_t n, bb_err *err)
+bb_status bb_pool_grow(bb_pool *p, size_t n, bb_err *err)
 {
-    if (n <= *have) return BB_OK;
-    bb_free(*p);
-    *have = 0;
-    if (!(*p = BB_NEW(n, float, err))) return BB_NOMEM;
-    *have = n;
+    if (n <= p->n) return BB_OK;
+    bb_free(p->at);
+    p->n = 0;
+    if (!(p->at = BB_NEW(n, float, err))) return BB_NOMEM;
+    p->n = n;
     return BB_OK;
 }
 
-static bb_status grow_scratch(cpu *c, size_t floats_a_thread, bb_err *err)
+bb_status bb_cpu_grow_scratch(bb_cpu *c, size_t floats_a_thread, bb_err *err)
 {
-    return grow(&c->scratch, &c->scratch_n, floats_a_thread * (size_t)omp_get_max_threads(), err);
+    return bb_pool_grow(&c->scratch, floats_a_thread * (size_t)omp_get_max_threads(), err);
 }
 
-static float *scratch_of_thread(const cpu *c, size_t floats_a_thread) { return c->scratch + floats_a_thread * (size_t)omp_get_thread_num(); }
+float *bb_cpu_scratch(const bb_cpu *c, size_t floats_a_thread) { return c->scratch.at + floats_a_thread * (size_t)omp_get_thread_num(); }
 
 /* ---- weights ---- */
 
-static void decode_row(const cpu *c, const bb_matrix *w, const bb_format *f, size_t row, float *out)
+void bb_cpu_decode_row(const bb_cpu *c, const bb_matrix *w, size_t row, float *out)
 {
-    const char *data = (const char *)w->data + row * bb_format_row_bytes(f, w->cols);
+    const bb_format *f = bb_format_get(w->type);
+    const char      *data = (const char *)w->data + row * bb_format_row_bytes(f, w->cols);
     if (w->type == BB_F16 && (uintptr_t)data % sizeof(uint16_t) == 0) c->k->half_to_float((const uint16_t *)(const void *)data, out, w->cols);
     else f->decode(data, out, w->cols);
 }
 
-/* out := the panels of rows first .. first + n - 1, first a multiple of the panel. */
-static bb_status pack_rows(cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err)
+size_t bb_cpu_rows_a_piece(const bb_cpu *c, const bb_matrix *w, size_t limit)
 {
-    const bb_format *f = bb_format_get(w->type);
-    size_t           panel = c->k->panel, slice = panel * w->cols;
-    ptrdiff_t        panels = (ptrdiff_t)((n + panel - 1) / panel);
-    bb_status        status = grow_scratch(c, slice, err);
+    size_t n = limit / w->cols / c->k->panel * c->k->panel;
+    return n < c->k->panel ? c->k->panel : n;
+}
+
+bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err)
+{
+    size_t    panel = c->k->panel, slice = panel * w->cols;
+    ptrdiff_t panels = (ptrdiff_t)((n + panel - 1) / panel);
+    bb_status status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t i = 0; i < panels; i++) {
         size_t at = (size_t)i * panel, rows = n - at < panel ? n - at : panel;
-        float *plain = scratch_of_thread(c, slice);
-        for (size_t r = 0; r < rows; r++) decode_row(c, w, f, first + at + r, plain + r * w->cols);
+        float *plain = bb_cpu_scratch(c, slice);
+        for (size_t r = 0; r < rows; r++) bb_cpu_decode_row(c, w, first + at + r, plain + r * w->cols);
         bb_pack_panels(plain, w->cols, rows, w->cols, panel, out + (size_t)i * slice);
     }
     return BB_OK;
@@ -139,35 +129,28 @@ static bb_status pack_rows(cpu *c, const bb_matrix *w, size_t first, size_t n, f
 
 static bb_status cpu_hold(void *self, const bb_matrix *const *w, size_t n, bb_err *err)
 {
-    cpu      *c = self;
+    bb_cpu      *c = self;
     size_t    total = 0;
     bb_status status;
     c->n_held = 0;
     for (size_t i = 0; i < n; i++) total += bb_packed_floats(w[i]->rows, w[i]->cols, c->k->panel);
-    if (total == 0 || total > HOLD_FLOATS || n > MAX_HELD) return BB_OK; /* matmul packs as it goes */
-    BB_TRY(grow(&c->store, &c->store_n, total, err));
-    float *out = c->store;
+    if (total == 0 || total > HOLD_FLOATS || n > BB_CPU_MAX_HELD) return BB_OK; /* matmul packs as it goes */
+    BB_TRY(bb_pool_grow(&c->store, total, err));
+    float *out = c->store.at;
     for (size_t i = 0; i < n; i++) {
-        BB_TRY(pack_rows(c, w[i], 0, w[i]->rows, out, err));
-        c->held[c->n_held++] = (held){ w[i], out };
+        BB_TRY(bb_cpu_pack_rows(c, w[i], 0, w[i]->rows, out, err));
+        c->held[c->n_held++] = (bb_held){ w[i], out };
         out += bb_packed_floats(w[i]->rows, w[i]->cols, c->k->panel);
     }
 done:
     return status;
 }
 
-static const float *find_held(const cpu *c, const bb_matrix *w)
+static const float *find_held(const bb_cpu *c, const bb_matrix *w)
 {
     for (size_t i = 0; i < c->n_held; i++)
         if (c->held[i].w == w) return c->held[i].panels;
     return NULL;
-}
-
-/* Rows a piece: whole panels, at most `limit` floats (but at least one panel). */
-static size_t rows_a_piece(const cpu *c, const bb_matrix *w, size_t limit)
-{
-    size_t n = limit / w->cols / c->k->panel * c->k->panel;
-    return n < c->k->panel ? c->k->panel : n;
 }
 
 /* ---- operations ---- */
@@ -183,12 +166,11 @@ static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *i
     return BB_OK;
 }
 
-/* All rows of y, its columns 0 .. cols-1, from the panels of a (cols, k) matrix. */
-static void multiply(const cpu *c, size_t n, size_t cols, size_t k, const float *x, const float *panels, const float *bias, bool add, float *y,
-                     size_t ldy)
+void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add,
+                     float *y, size_t ldy)
 {
     size_t panel = c->k->panel, n_panels = (cols + panel - 1) / panel, chunks = (n + CHUNK - 1) / CHUNK;
-    size_t wanted = 2 * (size_t)omp_get_max_threads(), ranges = chunks < wanted ? (wanted + chunks - 1) / chunks : 1;
+    size_t wanted = 2 * (size_t)omp_get_max_threads(), ranges = chunks < wanted ? (wanted + chunks - 1) / (chunks ? chunks : 1) : 1;
     if (ranges > n_panels) ranges = n_panels;
     ptrdiff_t tasks = (ptrdiff_t)(chunks * ranges);
 #pragma omp parallel for schedule(static)
@@ -196,25 +178,25 @@ static void multiply(const cpu *c, size_t n, size_t cols, size_t k, const float 
         size_t row = (size_t)i / ranges * CHUNK, m = n - row < CHUNK ? n - row : CHUNK, range = (size_t)i % ranges;
         size_t from = range * n_panels / ranges * panel, to = (range + 1) * n_panels / ranges * panel;
         if (to > cols) to = cols;
-        c->k->product(m, to - from, k, x + row * k, k, panels + from * k, bias ? bias + from : NULL, add, y + row * ldy + from, ldy);
+        c->k->product(m, to - from, k, x + row * ldx, ldx, panels + from * k, bias ? bias + from : NULL, add, y + row * ldy + from, ldy);
     }
 }
 
 static bb_status cpu_matmul(void *self, size_t n, const float *x, const bb_matrix *w, bool add, float *y, bb_err *err)
 {
-    cpu         *c = self;
+    bb_cpu         *c = self;
     bb_status    status = BB_OK;
     const float *panels = find_held(c, w);
-    size_t       step = rows_a_piece(c, w, PIECE_FLOATS);
+    size_t       step = bb_cpu_rows_a_piece(c, w, PIECE_FLOATS);
     if (panels) {
-        multiply(c, n, w->rows, w->cols, x, panels, w->bias, add, y, w->rows);
+        bb_cpu_multiply(c, n, w->rows, w->cols, x, w->cols, panels, w->bias, add, y, w->rows);
         return BB_OK;
     }
     for (size_t first = 0; first < w->rows; first += step) {
         size_t rows = w->rows - first < step ? w->rows - first : step;
-        BB_TRY(grow(&c->piece, &c->piece_n, bb_packed_floats(rows, w->cols, c->k->panel), err));
-        BB_TRY(pack_rows(c, w, first, rows, c->piece, err));
-        multiply(c, n, rows, w->cols, x, c->piece, w->bias ? w->bias + first : NULL, add, y + first, w->rows);
+        BB_TRY(bb_pool_grow(&c->piece, bb_packed_floats(rows, w->cols, c->k->panel), err));
+        BB_TRY(bb_cpu_pack_rows(c, w, first, rows, c->piece.at, err));
+        bb_cpu_multiply(c, n, rows, w->cols, x, w->cols, c->piece.at, w->bias ? w->bias + first : NULL, add, y + first, w->rows);
     }
 done:
     return status;
@@ -223,18 +205,17 @@ done:
 static bb_status cpu_rms_norm(void *self, size_t n, uint32_t width, const float *x, const float *weight, float eps, float *y, bb_err *err)
 {
     (void)err;
-    const bb_kernels *k = ((cpu *)self)->k;
+    const bb_kernels *k = ((bb_cpu *)self)->k;
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) k->rms_norm(x + i * width, weight, eps, y + i * width, width);
     return BB_OK;
 }
 
-/* One head of one token: pairs (2i, 2i+1), or (i, i + n_rot/2) for neox. */
-static void rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox)
+void bb_cpu_rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox, bool back)
 {
     uint32_t half = n_rot / 2, step = neox ? 1 : 2, other = neox ? half : 1;
     for (uint32_t i = 0; i < half; i++) {
-        float *a = x + i * step, *b = a + other, c = cos_sin[2 * i], s = cos_sin[2 * i + 1], p = *a, q = *b;
+        float *a = x + i * step, *b = a + other, c = cos_sin[2 * i], s = back ? -cos_sin[2 * i + 1] : cos_sin[2 * i + 1], p = *a, q = *b;
         *a = p * c - q * s;
         *b = p * s + q * c;
     }
@@ -246,14 +227,14 @@ static void turn_heads(const bb_kernels *k, const bb_heads *heads, size_t first,
     for (size_t t = 0; t < m; t++)
         for (uint32_t j = 0; j < heads->n; j++, x += heads->dim) {
             if (heads->norm) k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
-            rotate(x, heads->cos_sin + (first + t) * heads->n_rot, heads->n_rot, heads->neox);
+            bb_cpu_rotate(x, heads->cos_sin + (first + t) * heads->n_rot, heads->n_rot, heads->neox, false);
         }
 }
 
 static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, float *x, bb_err *err)
 {
     (void)err;
-    const bb_kernels *k = ((cpu *)self)->k;
+    const bb_kernels *k = ((bb_cpu *)self)->k;
     size_t            n = (size_t)S * T, width = (size_t)heads->n * heads->dim;
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) turn_heads(k, heads, i % T, 1, x + i * width);
@@ -267,15 +248,15 @@ typedef struct kv_cache {
     float *scores;  /* TILE * T */
 } kv_cache;
 
-static size_t kv_floats(const cpu *c, size_t T, size_t D) { return bb_packed_floats(T, D, c->k->panel) + bb_packed_floats(D, T, c->k->panel); }
+static size_t kv_floats(const bb_cpu *c, size_t T, size_t D) { return bb_packed_floats(T, D, c->k->panel) + bb_packed_floats(D, T, c->k->panel); }
 
-static kv_cache kv_at(const cpu *c, float *memory, size_t T, size_t D, float *scores)
+static kv_cache kv_at(const bb_cpu *c, float *memory, size_t T, size_t D, float *scores)
 {
     return (kv_cache){ memory, memory + bb_packed_floats(T, D, c->k->panel), scores };
 }
 
 /* Rows first .. first + m - 1 of k and v (row stride ld) into the cache; first is a multiple of the panel. */
-static void kv_append(const cpu *c, const kv_cache *cache, size_t T, size_t D, size_t first, size_t m, const float *k, const float *v, size_t ld)
+static void kv_append(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, size_t first, size_t m, const float *k, const float *v, size_t ld)
 {
     size_t panel = c->k->panel;
     bb_pack_panels(k, ld, m, D, panel, cache->keys + first * D);
@@ -306,15 +287,15 @@ static void attend(const bb_kernels *kernels, const kv_cache *cache, size_t T, s
 static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, float *q, const float *k, const float *v,
                                bb_err *err)
 {
-    cpu      *c = self;
+    bb_cpu      *c = self;
     size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, kv = kv_floats(c, T, D), slice = kv + (size_t)TILE * T;
     ptrdiff_t tasks = (ptrdiff_t)S * G;
-    bb_status status = grow_scratch(c, slice, err);
+    bb_status status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t   row = (size_t)i / G * T, group = (size_t)i % G, heads = H / G;
-        float   *memory = scratch_of_thread(c, slice);
+        float   *memory = bb_cpu_scratch(c, slice);
         kv_cache cache = kv_at(c, memory, T, D, memory + kv);
         kv_append(c, &cache, T, D, 0, T, k + row * ldk + group * D, v + row * ldk + group * D, ldk);
         for (size_t j = group * heads; j < (group + 1) * heads; j++) attend(c->k, &cache, T, D, 0, T, q + row * ldq + j * D, ldq);
@@ -326,7 +307,7 @@ static bb_status cpu_swiglu(void *self, size_t n, float *gate, const float *up, 
 {
     (void)err;
     enum { STRIP = 4096 };
-    const bb_kernels *k = ((cpu *)self)->k;
+    const bb_kernels *k = ((bb_cpu *)self)->k;
     ptrdiff_t         tasks = (ptrdiff_t)((n + STRIP - 1) / STRIP);
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t i = 0; i < tasks; i++) {
@@ -340,7 +321,7 @@ static bb_status cpu_swiglu(void *self, size_t n, float *gate, const float *up, 
 
 /* A block as the window tasks see it; offsets into a task's scratch, in floats. */
 typedef struct fused {
-    const cpu      *c;
+    const bb_cpu      *c;
     const bb_block *b;
     const bb_heads *q, *k;
     const float    *w[BB_N_PARTS];             /* panels */
@@ -414,7 +395,7 @@ static void fused_window(const fused *f, float *memory, float *h)
 static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, float *h,
                            uint32_t *n_done, bb_err *err)
 {
-    cpu      *c = self;
+    bb_cpu      *c = self;
     fused     f = { .c = c, .b = block, .q = q, .k = k, .T = T, .C = C, .D = q->dim };
     uint32_t  windows = S - S % (uint32_t)omp_get_max_threads(); /* so that no thread idles; the rest is cut finer by the caller */
     *n_done = 0;
@@ -422,10 +403,10 @@ static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const
         if ((p <= BB_PART_O ? block->n_head : block->n_ff) && !(f.w[p] = find_held(c, &block->w[p]))) return BB_OK;
     fused_layout(&f);
     if (f.floats > PIECE_FLOATS) return BB_OK;
-    bb_status status = grow_scratch(c, f.floats, err);
+    bb_status status = bb_cpu_grow_scratch(c, f.floats, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(dynamic)
-    for (uint32_t s = 0; s < windows; s++) fused_window(&f, scratch_of_thread(c, f.floats), h + (size_t)s * T * C);
+    for (uint32_t s = 0; s < windows; s++) fused_window(&f, bb_cpu_scratch(c, f.floats), h + (size_t)s * T * C);
     *n_done = windows;
     return BB_OK;
 }
@@ -442,7 +423,7 @@ typedef struct score_piece {
     const int32_t *targets;
 } score_piece;
 
-static void score_chunk(const cpu *c, const score_piece *p, size_t row, size_t m, const float *x, const float *x_ref, float *z, row_score *rows)
+static void score_chunk(const bb_cpu *c, const score_piece *p, size_t row, size_t m, const float *x, const float *x_ref, float *z, row_score *rows)
 {
     float *z_ref = z + SCORE_ROWS * SCORE_COLS;
     for (size_t at = 0; at < p->n; at += SCORE_COLS) {
@@ -460,16 +441,16 @@ static void score_chunk(const cpu *c, const score_piece *p, size_t row, size_t m
     }
 }
 
-static bb_status score_all(cpu *c, size_t n, const score_piece *p, const float *x, const float *x_ref, row_score *rows, bb_err *err)
+static bb_status score_all(bb_cpu *c, size_t n, const score_piece *p, const float *x, const float *x_ref, row_score *rows, bb_err *err)
 {
     size_t    slice = 2 * (size_t)SCORE_ROWS * SCORE_COLS;
     ptrdiff_t chunks = (ptrdiff_t)((n + SCORE_ROWS - 1) / SCORE_ROWS);
-    bb_status status = grow_scratch(c, slice, err);
+    bb_status status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t i = 0; i < chunks; i++) {
         size_t row = (size_t)i * SCORE_ROWS, m = n - row < SCORE_ROWS ? n - row : SCORE_ROWS;
-        score_chunk(c, p, row, m, x, x_ref, scratch_of_thread(c, slice), rows);
+        score_chunk(c, p, row, m, x, x_ref, bb_cpu_scratch(c, slice), rows);
     }
     return BB_OK;
 }
@@ -477,8 +458,8 @@ static bb_status score_all(cpu *c, size_t n, const score_piece *p, const float *
 static bb_status cpu_score(void *self, size_t n, const float *x_ref, const bb_matrix *head_ref, const float *x, const bb_matrix *head,
                            const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err)
 {
-    cpu         *c = self;
-    size_t       step = rows_a_piece(c, head, PIECE_FLOATS / 2);
+    bb_cpu         *c = self;
+    size_t       step = bb_cpu_rows_a_piece(c, head, PIECE_FLOATS / 2);
     bool         one_head = x_ref && head_ref->data == head->data && head_ref->type == head->type;
     row_score   *rows = BB_NEW0(n, row_score, err);
     bb_status    status = rows ? BB_OK : BB_NOMEM;
@@ -486,14 +467,14 @@ static bb_status cpu_score(void *self, size_t n, const float *x_ref, const bb_ma
     for (size_t first = 0; first < head->rows && status == BB_OK; first += step) {
         score_piece p = { first, head->rows - first < step ? head->rows - first : step, head->cols, NULL, NULL, targets };
         size_t      packed = bb_packed_floats(p.n, p.cols, c->k->panel);
-        BB_TRY(grow(&c->piece, &c->piece_n, packed, err));
-        BB_TRY(pack_rows(c, head, first, p.n, c->piece, err));
-        p.w = c->piece;
+        BB_TRY(bb_pool_grow(&c->piece, packed, err));
+        BB_TRY(bb_cpu_pack_rows(c, head, first, p.n, c->piece.at, err));
+        p.w = c->piece.at;
         if (x_ref && !one_head) {
-            BB_TRY(grow(&c->piece2, &c->piece2_n, packed, err));
-            BB_TRY(pack_rows(c, head_ref, first, p.n, c->piece2, err));
+            BB_TRY(bb_pool_grow(&c->piece2, packed, err));
+            BB_TRY(bb_cpu_pack_rows(c, head_ref, first, p.n, c->piece2.at, err));
         }
-        if (x_ref) p.w_ref = one_head ? c->piece : c->piece2;
+        if (x_ref) p.w_ref = one_head ? c->piece.at : c->piece2.at;
         BB_TRY(score_all(c, n, &p, x, x_ref, rows, err));
     }
     for (size_t i = 0; i < n && status == BB_OK; i++) {

@@ -4,7 +4,6 @@
  */
 #include "model/net/forward.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -28,22 +27,6 @@ static uint32_t slab_windows(const bb_forward *f, uint32_t T)
 {
     size_t n = f->slab_tokens / T;
     return n < 1 ? 1 : (uint32_t)n;
-}
-
-/* Angle of pair i at position p: p * freq_scale * base^(-2i/n_rot) / factor[i], in float64, as cos and sin in float32. */
-static bb_status make_rope_table(bb_forward *f, const bb_net *net, bb_err *err)
-{
-    size_t half = net->n_rot / 2;
-    if (!(f->cos_sin = BB_NEW((size_t)f->max_tokens * half * 2, float, err))) return BB_NOMEM;
-    for (size_t i = 0; i < half; i++) {
-        double frequency = pow((double)net->rope_base, -2.0 * (double)i / (double)net->n_rot) * (double)net->rope_freq_scale;
-        if (net->rope_factors) frequency /= (double)net->rope_factors[i];
-        for (size_t p = 0; p < f->max_tokens; p++) {
-            f->cos_sin[(p * half + i) * 2] = (float)cos((double)p * frequency);
-            f->cos_sin[(p * half + i) * 2 + 1] = (float)sin((double)p * frequency);
-        }
-    }
-    return BB_OK;
 }
 
 static void measure(bb_forward *f, const bb_net *net)
@@ -76,22 +59,13 @@ done:
     return status;
 }
 
-static bb_status check_net(const bb_net *net, bb_err *err)
-{
-    if (net->n_embd == 0 || net->head_dim == 0 || net->n_vocab == 0)
-        return BB_FAIL(err, BB_BAD_FILE, "network: width %u, head size %u and vocabulary %u must be positive", net->n_embd, net->head_dim, net->n_vocab);
-    if (net->n_rot % 2 || net->n_rot > net->head_dim)
-        return BB_FAIL(err, BB_BAD_FILE, "network: rope dimension count %u should be even and at most the head size %u", net->n_rot, net->head_dim);
-    return BB_OK;
-}
-
 bb_status bb_forward_create(const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_forward **out, bb_err *err)
 {
     bb_forward *f = NULL;
     bb_status   status;
     *out = NULL;
     BB_ASSERT(max_windows > 0 && max_tokens > 0);
-    BB_TRY(check_net(net, err));
+    BB_TRY(bb_check_shape(net, err));
     if (!(f = BB_NEW0(1, bb_forward, err))) return BB_NOMEM;
     f->backend = &bb_backend_cpu;
     f->n_embd = net->n_embd;
@@ -103,7 +77,7 @@ bb_status bb_forward_create(const bb_net *net, uint32_t max_windows, uint32_t ma
     if ((uint64_t)max_windows * max_tokens < f->slab_tokens) f->slab_tokens = (size_t)max_windows * max_tokens;
     measure(f, net);
     BB_TRY(f->backend->create(&f->device, err));
-    BB_TRY(make_rope_table(f, net, err));
+    if (!(f->cos_sin = bb_rope_table(net, max_tokens, err))) { status = BB_NOMEM; goto done; }
     BB_TRY(allocate(f, err));
     *out = f;
 done:
@@ -123,60 +97,12 @@ void bb_forward_destroy(bb_forward *f)
     bb_free(f);
 }
 
-/* ---- checks: the shapes come from files and plans ---- */
-
-static bb_status check_matrix(const bb_matrix *w, size_t rows, size_t cols, const char *what, bb_err *err)
+/* The workspace was made for the widest block of the net at creation. */
+static bb_status check_room(const bb_forward *f, const bb_block *b, bb_err *err)
 {
-    const bb_format *f = bb_format_get(w->type);
-    if (w->rows != rows || w->cols != cols)
-        return BB_FAIL(err, BB_BAD_FILE, "%s: %u x %u weights, expected %zu x %zu", what, w->rows, w->cols, rows, cols);
-    if (!f) return BB_FAIL(err, BB_UNSUPPORTED, "%s: type %d is not known", what, (int)w->type);
-    if (cols % f->block) return BB_FAIL(err, BB_BAD_FILE, "%s: rows of %zu weights are not whole blocks of %u (%s)", what, cols, f->block, f->name);
-    if (!w->data) return BB_FAIL(err, BB_FAILED, "%s: no weights are loaded", what);
-    return BB_OK;
-}
-
-static bb_status check_attention(const bb_forward *f, const bb_block *b, bb_err *err)
-{
-    size_t    C = f->n_embd, q = (size_t)b->n_head * f->head_dim, kv = (size_t)b->n_kv * f->head_dim;
-    bb_status status;
-    if (b->n_kv == 0 || b->n_head % b->n_kv)
-        return BB_FAIL(err, BB_BAD_FILE, "attention: %u query heads are not a multiple of %u KV heads", b->n_head, b->n_kv);
-    if (q > f->max_q || kv > f->max_kv)
-        return BB_FAIL(err, BB_FAILED, "attention: %u/%u heads are more than the %zu/%zu that the workspace was made for", b->n_head, b->n_kv,
-                       f->max_q / f->head_dim, f->max_kv / f->head_dim);
-    if (!b->attn_norm) return BB_FAIL(err, BB_BAD_FILE, "attention: the block has heads but no attn_norm");
-    BB_TRY(check_matrix(&b->w[BB_PART_Q], q, C, "attn_q", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_K], kv, C, "attn_k", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_V], kv, C, "attn_v", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_O], C, q, "attn_output", err));
-done:
-    return status;
-}
-
-static bb_status check_ffn(const bb_forward *f, const bb_block *b, bb_err *err)
-{
-    bb_status status;
-    if (b->n_ff > f->max_ff) return BB_FAIL(err, BB_FAILED, "FFN: width %u is more than the %zu that the workspace was made for", b->n_ff, f->max_ff);
-    if (!b->ffn_norm) return BB_FAIL(err, BB_BAD_FILE, "FFN: the block has an FFN but no ffn_norm");
-    BB_TRY(check_matrix(&b->w[BB_PART_GATE], b->n_ff, f->n_embd, "ffn_gate", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_UP], b->n_ff, f->n_embd, "ffn_up", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_DOWN], f->n_embd, b->n_ff, "ffn_down", err));
-done:
-    return status;
-}
-
-static bb_status check_head(const bb_forward *f, const bb_net *net, bb_err *err)
-{
-    if (!net->out_norm) return BB_FAIL(err, BB_BAD_FILE, "network: no output_norm");
-    return check_matrix(bb_net_head(net), net->n_vocab, f->n_embd, net->head.rows ? "output" : "token_embd", err);
-}
-
-static bb_status check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, bb_err *err)
-{
-    for (size_t i = 0; i < n; i++)
-        if (ids[i] < 0 || (uint32_t)ids[i] >= n_vocab)
-            return BB_FAIL(err, BB_BAD_FILE, "token %zu has id %d, but the vocabulary has %u entries", i, (int)ids[i], n_vocab);
+    if ((size_t)b->n_head * f->head_dim > f->max_q || (size_t)b->n_kv * f->head_dim > f->max_kv || b->n_ff > f->max_ff)
+        return BB_FAIL(err, BB_FAILED, "block of %u/%u heads and FFN width %u: the workspace was made for %zu/%zu and %zu", b->n_head, b->n_kv, b->n_ff,
+                       f->max_q / f->head_dim, f->max_kv / f->head_dim, f->max_ff);
     return BB_OK;
 }
 
@@ -187,8 +113,8 @@ bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *toke
     size_t    n = (size_t)S * T;
     float    *y;
     bb_status status;
-    BB_TRY(check_matrix(&net->embd, net->n_vocab, f->n_embd, "token_embd", err));
-    BB_TRY(check_ids(tokens, n, net->n_vocab, err));
+    BB_TRY(bb_check_embd(net, err));
+    BB_TRY(bb_check_ids(tokens, n, net->n_vocab, err));
     BB_TRY(f->backend->enter(f->device, h, n * f->n_embd, &y, err));
     BB_TRY(f->backend->gather(f->device, &net->embd, tokens, n, y, err));
     BB_TRY(f->backend->leave(f->device, y, h, n * f->n_embd, err));
@@ -282,8 +208,8 @@ bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *blo
     bb_heads  q = heads_of(f, net, block->n_head, block->q_norm), k = heads_of(f, net, block->n_kv, block->k_norm);
     BB_ASSERT(S <= f->max_windows && T > 0 && T <= f->max_tokens);
     BB_ASSERT(net->n_embd == f->n_embd && net->head_dim == f->head_dim && net->n_rot == f->n_rot);
-    if (block->n_head) BB_TRY(check_attention(f, block, err));
-    if (block->n_ff) BB_TRY(check_ffn(f, block, err));
+    BB_TRY(bb_check_block(net, block, err));
+    BB_TRY(check_room(f, block, err));
     BB_TRY(f->backend->enter(f->device, h, n, &buffer, err));
     BB_TRY(hold_block(f, block, err));
     if (!hook && f->backend->block) BB_TRY(f->backend->block(f->device, S, T, f->n_embd, block, &q, &k, buffer, &done_windows, err));
@@ -315,7 +241,7 @@ bb_status bb_forward_logits(bb_forward *f, const bb_net *net, const float *h, si
     bb_status status;
     size_t    V = net->n_vocab;
     float    *out;
-    BB_TRY(check_head(f, net, err));
+    BB_TRY(bb_check_head(net, err));
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
         BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
@@ -331,8 +257,8 @@ done:
 bb_status bb_forward_nll(bb_forward *f, const bb_net *net, const float *h, const int32_t *targets, size_t n, double *nll, bb_err *err)
 {
     bb_status status;
-    BB_TRY(check_head(f, net, err));
-    BB_TRY(check_ids(targets, n, net->n_vocab, err));
+    BB_TRY(bb_check_head(net, err));
+    BB_TRY(bb_check_ids(targets, n, net->n_vocab, err));
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
         BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
@@ -348,11 +274,11 @@ bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, const float *h_ref
 {
     bb_status status;
     BB_ASSERT(!nll == !targets);
-    BB_TRY(check_head(f, ref_net, err));
-    BB_TRY(check_head(f, net, err));
+    BB_TRY(bb_check_head(ref_net, err));
+    BB_TRY(bb_check_head(net, err));
     if (ref_net->n_vocab != net->n_vocab)
         return BB_FAIL(err, BB_BAD_FILE, "KL: the reference has %u vocabulary entries, the network %u", ref_net->n_vocab, net->n_vocab);
-    if (targets) BB_TRY(check_ids(targets, n, net->n_vocab, err));
+    if (targets) BB_TRY(bb_check_ids(targets, n, net->n_vocab, err));
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
         BB_TRY(normed_rows(f, ref_net, h_ref + at * f->n_embd, m, f->q, err));

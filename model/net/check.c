@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * check.c: what forward and backward ask of a network before they touch it (backend.h), and its RoPE table. */
+#include <math.h>
+
+#include "base/mem.h"
+#include "model/net/backend.h"
+
+float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err)
+{
+    size_t half = net->n_rot / 2;
+    float *table = BB_NEW((size_t)n_positions * half * 2, float, err);
+    for (size_t i = 0; table && i < half; i++) {
+        double frequency = pow((double)net->rope_base, -2.0 * (double)i / (double)net->n_rot) * (double)net->rope_freq_scale;
+        if (net->rope_factors) frequency /= (double)net->rope_factors[i];
+        for (size_t p = 0; p < n_positions; p++) {
+            table[(p * half + i) * 2] = (float)cos((double)p * frequency);
+            table[(p * half + i) * 2 + 1] = (float)sin((double)p * frequency);
+        }
+    }
+    return table;
+}
+
+static bb_status check_matrix(const bb_matrix *w, size_t rows, size_t cols, const char *what, bb_err *err)
+{
+    const bb_format *f = bb_format_get(w->type);
+    if (w->rows != rows || w->cols != cols)
+        return BB_FAIL(err, BB_BAD_FILE, "%s: %u x %u weights, expected %zu x %zu", what, w->rows, w->cols, rows, cols);
+    if (!f) return BB_FAIL(err, BB_UNSUPPORTED, "%s: type %d is not known", what, (int)w->type);
+    if (cols % f->block) return BB_FAIL(err, BB_BAD_FILE, "%s: rows of %zu weights are not whole blocks of %u (%s)", what, cols, f->block, f->name);
+    if (!w->data) return BB_FAIL(err, BB_FAILED, "%s: no weights are loaded", what);
+    return BB_OK;
+}
+
+static bb_status check_attention(const bb_net *net, const bb_block *b, bb_err *err)
+{
+    size_t    C = net->n_embd, q = (size_t)b->n_head * net->head_dim, kv = (size_t)b->n_kv * net->head_dim;
+    bb_status status;
+    if (b->n_kv == 0 || b->n_head % b->n_kv)
+        return BB_FAIL(err, BB_BAD_FILE, "attention: %u query heads are not a multiple of %u KV heads", b->n_head, b->n_kv);
+    if (!b->attn_norm) return BB_FAIL(err, BB_BAD_FILE, "attention: the block has heads but no attn_norm");
+    BB_TRY(check_matrix(&b->w[BB_PART_Q], q, C, "attn_q", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_K], kv, C, "attn_k", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_V], kv, C, "attn_v", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_O], C, q, "attn_output", err));
+done:
+    return status;
+}
+
+static bb_status check_ffn(const bb_net *net, const bb_block *b, bb_err *err)
+{
+    bb_status status;
+    if (!b->ffn_norm) return BB_FAIL(err, BB_BAD_FILE, "FFN: the block has an FFN but no ffn_norm");
+    BB_TRY(check_matrix(&b->w[BB_PART_GATE], b->n_ff, net->n_embd, "ffn_gate", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_UP], b->n_ff, net->n_embd, "ffn_up", err));
+    BB_TRY(check_matrix(&b->w[BB_PART_DOWN], net->n_embd, b->n_ff, "ffn_down", err));
+done:
+    return status;
+}
+
+bb_status bb_check_block(const bb_net *net, const bb_block *block, bb_err *err)
+{
+    bb_status status = BB_OK;
+    if (block->n_head) BB_TRY(check_attention(net, block, err));
+    if (block->n_ff) BB_TRY(check_ffn(net, block, err));
+done:
+    return status;
+}
+
+bb_status bb_check_embd(const bb_net *net, bb_err *err) { return check_matrix(&net->embd, net->n_vocab, net->n_embd, "token_embd", err); }
+
+bb_status bb_check_head(const bb_net *net, bb_err *err)
+{
+    if (!net->out_norm) return BB_FAIL(err, BB_BAD_FILE, "network: no output_norm");
+    return check_matrix(bb_net_head(net), net->n_vocab, net->n_embd, net->head.rows ? "output" : "token_embd", err);
+}
+
+bb_status bb_check_shape(const bb_net *net, bb_err *err)
+{
+    if (net->n_embd == 0 || net->head_dim == 0 || net->n_vocab == 0)
+        return BB_FAIL(err, BB_BAD_FILE, "network: width %u, head size %u and vocabulary %u must be positive", net->n_embd, net->head_dim, net->n_vocab);
+    if (net->n_rot % 2 || net->n_rot > net->head_dim)
+        return BB_FAIL(err, BB_BAD_FILE, "network: rope dimension count %u should be even and at most the head size %u", net->n_rot, net->head_dim);
+    return BB_OK;
+}
+
+bb_status bb_check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, bb_err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= n_vocab)
+            return BB_FAIL(err, BB_BAD_FILE, "token %zu has id %d, but the vocabulary has %u entries", i, (int)ids[i], n_vocab);
+    return BB_OK;
+}
