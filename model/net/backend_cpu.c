@@ -117,7 +117,7 @@ bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n
     ptrdiff_t panels = (ptrdiff_t)((n + panel - 1) / panel);
     bb_status status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * w->cols))
     for (ptrdiff_t i = 0; i < panels; i++) {
         size_t at = (size_t)i * panel, rows = n - at < panel ? n - at : panel;
         float *plain = bb_cpu_scratch(c, slice);
@@ -161,7 +161,7 @@ static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *i
     const bb_format *f = bb_format_get(table->type);
     const char      *data = table->data;
     size_t           bytes = bb_format_row_bytes(f, table->cols);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * table->cols))
     for (size_t i = 0; i < n; i++) f->decode(data + (size_t)ids[i] * bytes, y + i * table->cols, table->cols);
     return BB_OK;
 }
@@ -173,7 +173,7 @@ void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const flo
     size_t wanted = 2 * (size_t)omp_get_max_threads(), ranges = chunks < wanted ? (wanted + chunks - 1) / (chunks ? chunks : 1) : 1;
     if (ranges > n_panels) ranges = n_panels;
     ptrdiff_t tasks = (ptrdiff_t)(chunks * ranges);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(n * cols * k))
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t row = (size_t)i / ranges * CHUNK, m = n - row < CHUNK ? n - row : CHUNK, range = (size_t)i % ranges;
         size_t from = range * n_panels / ranges * panel, to = (range + 1) * n_panels / ranges * panel;
@@ -206,7 +206,7 @@ static bb_status cpu_rms_norm(void *self, size_t n, uint32_t width, const float 
 {
     (void)err;
     const bb_kernels *k = ((bb_cpu *)self)->k;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * width))
     for (size_t i = 0; i < n; i++) k->rms_norm(x + i * width, weight, eps, y + i * width, width);
     return BB_OK;
 }
@@ -236,7 +236,7 @@ static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *he
     (void)err;
     const bb_kernels *k = ((bb_cpu *)self)->k;
     size_t            n = (size_t)S * T, width = (size_t)heads->n * heads->dim;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * width))
     for (size_t i = 0; i < n; i++) turn_heads(k, heads, i % T, 1, x + i * width);
     return BB_OK;
 }
@@ -292,7 +292,7 @@ static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, u
     ptrdiff_t tasks = (ptrdiff_t)S * G;
     bb_status status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (bb_cpu_worth((size_t)S * T * T * H * D))
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t   row = (size_t)i / G * T, group = (size_t)i % G, heads = H / G;
         float   *memory = bb_cpu_scratch(c, slice);
@@ -309,7 +309,7 @@ static bb_status cpu_swiglu(void *self, size_t n, float *gate, const float *up, 
     enum { STRIP = 4096 };
     const bb_kernels *k = ((bb_cpu *)self)->k;
     ptrdiff_t         tasks = (ptrdiff_t)((n + STRIP - 1) / STRIP);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(32 * n))
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t at = (size_t)i * STRIP, m = n - at < STRIP ? n - at : STRIP;
         k->swiglu(gate + at, up + at, m);
@@ -405,7 +405,7 @@ static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const
     if (f.floats > PIECE_FLOATS) return BB_OK;
     bb_status status = bb_cpu_grow_scratch(c, f.floats, err);
     if (status != BB_OK) return status;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (bb_cpu_worth((size_t)S * T * C * (C + block->n_ff)))
     for (uint32_t s = 0; s < windows; s++) fused_window(&f, bb_cpu_scratch(c, f.floats), h + (size_t)s * T * C);
     *n_done = windows;
     return BB_OK;
@@ -447,7 +447,7 @@ static bb_status score_all(bb_cpu *c, size_t n, const score_piece *p, const floa
     ptrdiff_t chunks = (ptrdiff_t)((n + SCORE_ROWS - 1) / SCORE_ROWS);
     bb_status status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(n * p->n * p->cols))
     for (ptrdiff_t i = 0; i < chunks; i++) {
         size_t row = (size_t)i * SCORE_ROWS, m = n - row < SCORE_ROWS ? n - row : SCORE_ROWS;
         score_chunk(c, p, row, m, x, x_ref, bb_cpu_scratch(c, slice), rows);

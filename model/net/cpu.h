@@ -18,6 +18,9 @@ enum {
 
 typedef struct bb_held { const bb_matrix *w; const float *panels; } bb_held;
 
+/* Is this many multiplications (or as much other work) worth waking the other threads? About 10 microseconds. */
+static inline bool bb_cpu_worth(size_t work) { return work >= (size_t)1 << 18; }
+
 /* Memory that only grows; contents do not survive growing. */
 typedef struct bb_pool { float *at; size_t n; } bb_pool;
 

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * backward.h: reverse-mode derivatives of the forward pass in float32, block by block with recomputation.
+ *
+ * Use: keep the hidden states at the block boundaries (forward.h); bb_backward_head gives dL/dh behind the last block;
+ * bb_backward_block turns dL/dh_out of a block into dL/dh_in, from the block's input alone; bb_backward_embed ends the
+ * chain. Memory: the activations of one slab of tokens of one block.
+ *
+ * Gradients of parameters are added to float32 arrays of the caller (zero them first); a NULL array is not computed.
+ * Weights are those that the matrix decodes to: the caller carries dL/dW on to scales, codes or masks.
+ *
+ * Determinism: the same bits for any number of threads. Every entry of a weight gradient is one chain of fma over the tokens
+ * in order (kernels.h), so that cutting a batch into calls, in order, changes nothing either.
+ *
+ * Formulas, with dy for dL/dy:
+ *   y = W x + b            dx = W' dy          dW += dy x'        db += dy
+ *   y = s g x, s = (mean x^2 + eps)^-1/2       dx = s (g dy) - x s^3 mean(g dy x)      dg += dy s x
+ *   y = silu(a) u          da = dy u (p + a p (1-p)), p = 1/(1+e^-a)                  du = dy silu(a)
+ *   o = P v, P = softmax(S), S = q'k / sqrt(D)   dv = P' do,  dP = do v',  dS = P (dP - sum P dP),  dq = dS k,  dk = dS' q
+ *   RoPE is a rotation: its transpose is the rotation back.
+ *   KL(p || softmax z), or -ln softmax(z)_t with p = onehot(t):   dz = softmax(z) - p
+ */
+#ifndef BB_MODEL_NET_BACKWARD_H
+#define BB_MODEL_NET_BACKWARD_H
+
+#include "base/status.h"
+#include "model/net/net.h"
+
+typedef struct bb_backward bb_backward;
+
+bb_status bb_backward_create(const bb_net *net /* shapes only, borrowed */, uint32_t max_windows, uint32_t max_tokens, bb_backward **b, bb_err *err);
+void      bb_backward_destroy(bb_backward *b);
+
+/* Called for each linear of a block with its input x (n, cols) and the gradient dy (n, rows) at its output: Fisher information,
+ * gradients of low-rank or masked parameters, anything that is a sum over tokens. Order: down, up, gate, o, v, k, q. */
+typedef bb_status (*bb_gradient_hook)(void *self, bb_part part, const float *x, const float *dy, size_t n_tokens, bb_err *err);
+
+typedef struct bb_block_grad {
+    float *w[BB_N_PARTS];         /* (rows, cols) */
+    float *bias[BB_N_PARTS];      /* [rows]; only where the matrix has a bias */
+    float *attn_norm, *ffn_norm;  /* [C] */
+    float *q_norm, *k_norm;       /* [D] */
+    float *head_mask;             /* [n_head] dL/dm of masks m_j = 1 on the attention output of each head */
+    float *ff_mask;               /* [n_ff] the same on each FFN channel (input of down) */
+    bb_gradient_hook hook;
+    void  *hook_self;
+} bb_block_grad;
+
+/* h (S*T, C): the block's input, kept; dh: dL/dh_out, becomes dL/dh_in. grad NULL: activations only. */
+bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, const float *h, float *dh,
+                            const bb_block_grad *grad, bb_err *err);
+
+typedef struct bb_head_loss {
+    const int32_t *targets;       /* [n] cross-entropy with hard labels, or NULL: */
+    const bb_net  *ref_net;       /* KL( softmax z_ref || softmax z ), z_ref from (ref_net, h_ref) */
+    const float   *h_ref;         /* (n, C) */
+    const float   *weight;        /* [n] factors of the rows, or NULL: all 1 */
+} bb_head_loss;
+
+typedef struct bb_head_grad {
+    float *head;                  /* (V, C), of the matrix that makes the logits (also when tied) */
+    float *out_norm;              /* [C] */
+} bb_head_grad;
+
+/* loss[i] (NULL allowed) of each row, without its weight, and dh (n, C) := dL/dh of L = sum weight_i loss_i. h: (n, C) behind the last block. */
+bb_status bb_backward_head(bb_backward *b, const bb_net *net, const float *h, size_t n, const bb_head_loss *loss_of, double *loss, float *dh,
+                           const bb_head_grad *grad, bb_err *err);
+
+/* d_embd (V, C) += dh at the rows of the tokens. */
+bb_status bb_backward_embed(const bb_net *net, const int32_t *tokens, size_t n, const float *dh, float *d_embd, bb_err *err);
+
+#endif

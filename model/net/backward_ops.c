@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * backward_ops.c: see backward_ops.h.
+ *
+ * Products run on the same packed kernel as the forward pass: dx = dy W packs W as columns, dW = dy' x transposes dy and packs x,
+ * so that each entry of dW is a chain over tokens. Attention: per (window, KV head), tiles of queries as in the forward pass,
+ * with the probabilities computed again.
+ */
+#include "model/net/backward_ops.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+enum {
+    TURN_TILE = 16,    /* square tiles of the transpose */
+    TURN_PAD = 16,     /* so that rows of dy' do not fall on the same cache sets when n is a power of two */
+    COLUMNS = 16       /* columns a task of the column sums */
+};
+
+void bb_back_memory_done(bb_back_memory *m)
+{
+    bb_free(m->turned.at);
+    bb_free(m->panels.at);
+    bb_free(m->factors.at);
+}
+
+/* ---- linear ---- */
+
+/* Panels of W' (cols, depth n) for weight rows first .. first + n - 1: row r of W is column r of every panel. */
+static bb_status pack_columns(bb_cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err)
+{
+    size_t    panel = c->k->panel, slice = (w->cols + panel - 1) / panel * panel;
+    bb_status status = bb_cpu_grow_scratch(c, slice, err);
+    if (status != BB_OK) return status;
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * w->cols))
+    for (size_t r = 0; r < n; r++) {
+        float *row = bb_cpu_scratch(c, slice);
+        bb_cpu_decode_row(c, w, first + r, row);
+        memset(row + w->cols, 0, (slice - w->cols) * sizeof *row);
+        for (size_t j = 0; j < slice; j += panel) memcpy(out + j * n + r * panel, row + j, panel * sizeof *row);
+    }
+    return BB_OK;
+}
+
+bb_status bb_back_linear_x(bb_cpu *c, bb_back_memory *m, size_t n, const float *dy, const bb_matrix *w, bool add, float *dx, bb_err *err)
+{
+    bb_status status = BB_OK;
+    size_t    step = bb_cpu_rows_a_piece(c, w, BB_CPU_PIECE_FLOATS);
+    for (size_t first = 0; first < w->rows; first += step) { /* the chain of fma continues from piece to piece */
+        size_t rows = w->rows - first < step ? w->rows - first : step;
+        BB_TRY(bb_pool_grow(&m->panels, bb_packed_floats(w->cols, rows, c->k->panel), err));
+        BB_TRY(pack_columns(c, w, first, rows, m->panels.at, err));
+        bb_cpu_multiply(c, n, w->cols, rows, dy + first, w->rows, m->panels.at, NULL, add || first > 0, dx, w->cols);
+    }
+done:
+    return status;
+}
+
+/* out (cols, ld) := x (n, cols) transposed. */
+static void turn(size_t n, size_t cols, const float *x, float *out, size_t ld)
+{
+    ptrdiff_t tasks = (ptrdiff_t)((cols + TURN_TILE - 1) / TURN_TILE);
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))
+    for (ptrdiff_t i = 0; i < tasks; i++) {
+        size_t from = (size_t)i * TURN_TILE, to = from + TURN_TILE < cols ? from + TURN_TILE : cols;
+        for (size_t t = 0; t < n; t += TURN_TILE) {
+            size_t end = n - t < TURN_TILE ? n : t + TURN_TILE;
+            for (size_t j = from; j < to; j++)
+                for (size_t s = t; s < end; s++) out[j * ld + s] = x[s * cols + j];
+        }
+    }
+}
+
+bb_status bb_back_linear_w(bb_cpu *c, bb_back_memory *m, size_t n, size_t rows, size_t cols, const float *dy, const float *x, float *dw, bb_err *err)
+{
+    bb_status status;
+    size_t    ld = n + TURN_PAD, panel = c->k->panel;
+    ptrdiff_t panels = (ptrdiff_t)((cols + panel - 1) / panel);
+    BB_TRY(bb_pool_grow(&m->turned, rows * ld, err));
+    BB_TRY(bb_pool_grow(&m->panels, bb_packed_floats(cols, n, panel), err));
+    turn(n, rows, dy, m->turned.at, ld);
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))
+    for (ptrdiff_t i = 0; i < panels; i++) {
+        size_t j = (size_t)i * panel;
+        bb_pack_panels_transposed(x + j, cols, cols - j < panel ? cols - j : panel, n, panel, m->panels.at + j * n);
+    }
+    bb_cpu_multiply(c, rows, cols, n, m->turned.at, ld, m->panels.at, NULL, true, dw, cols);
+done:
+    return status;
+}
+
+void bb_back_column_sums(size_t n, size_t cols, size_t group, const float *a, const float *b, float *sums)
+{
+    size_t    width = group * ((COLUMNS + group - 1) / group); /* whole groups */
+    ptrdiff_t tasks = (ptrdiff_t)((cols + width - 1) / width);
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))
+    for (ptrdiff_t i = 0; i < tasks; i++) {
+        size_t from = (size_t)i * width, to = from + width < cols ? from + width : cols;
+        for (size_t t = 0; t < n; t++)
+            for (size_t j = from; j < to; j++) sums[j / group] += b ? a[t * cols + j] * b[t * cols + j] : a[t * cols + j];
+    }
+}
+
+/* ---- norm ---- */
+
+/* d_weight[j] += sum dy x s over rows, in order. */
+static void norm_weight(size_t n, size_t width, const float *x, const float *factor, const float *dy, float *d_weight)
+{
+    ptrdiff_t tasks = (ptrdiff_t)((width + COLUMNS - 1) / COLUMNS);
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * width))
+    for (ptrdiff_t i = 0; i < tasks; i++) {
+        size_t from = (size_t)i * COLUMNS, to = from + COLUMNS < width ? from + COLUMNS : width;
+        for (size_t t = 0; t < n; t++)
+            for (size_t j = from; j < to; j++) d_weight[j] += dy[t * width + j] * (x[t * width + j] * factor[t]);
+    }
+}
+
+static void norm_row(size_t width, const float *x, const float *weight, double s, const float *dy, bool add, float *dx)
+{
+    double dot = 0;
+    for (size_t j = 0; j < width; j++) dot += (double)dy[j] * (double)weight[j] * (double)x[j];
+    float f = (float)s, along = (float)(s * s * s * dot / (double)width);
+    for (size_t j = 0; j < width; j++) {
+        float d = f * (weight[j] * dy[j]) - along * x[j];
+        dx[j] = add ? dx[j] + d : d;
+    }
+}
+
+bb_status bb_back_norm(bb_cpu *c, bb_back_memory *m, size_t n, size_t width, const float *x, const float *weight, float eps, const float *dy, bool add,
+                       float *dx, float *d_weight, bb_err *err)
+{
+    (void)c;
+    bb_status status = bb_pool_grow(&m->factors, n, err);
+    if (status != BB_OK) return status;
+    float *factor = m->factors.at;
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * width))
+    for (size_t t = 0; t < n; t++) {
+        double square = 0;
+        for (size_t j = 0; j < width; j++) square += (double)x[t * width + j] * (double)x[t * width + j];
+        factor[t] = (float)(1 / sqrt(square / (double)width + (double)eps));
+    }
+    if (d_weight) norm_weight(n, width, x, factor, dy, d_weight); /* before dx, which may lie over dy */
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(16 * n * width))
+    for (size_t t = 0; t < n; t++) norm_row(width, x + t * width, weight, (double)factor[t], dy + t * width, add, dx + t * width);
+    return BB_OK;
+}
+
+bb_status bb_back_rope(bb_cpu *c, bb_back_memory *m, uint32_t S, uint32_t T, const bb_heads *heads, const float *raw, float *dx, float *d_norm, bb_err *err)
+{
+    size_t n = (size_t)S * T;
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * heads->n * heads->dim))
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < heads->n; j++)
+            bb_cpu_rotate(dx + (i * heads->n + j) * heads->dim, heads->cos_sin + i % T * heads->n_rot, heads->n_rot, heads->neox, true);
+    if (!heads->norm) return BB_OK;
+    return bb_back_norm(c, m, n * heads->n, heads->dim, raw, heads->norm, heads->norm_eps, dx, false, dx, d_norm, err);
+}
+
+/* ---- attention ---- */
+
+enum { TILE = BB_CPU_TILE };
+
+/* One task's scratch: the window's keys and values of one KV head, packed, and what one tile of queries needs. */
+typedef struct tape {
+    size_t T, D;
+    float *keys, *key_columns, *values;  /* panels of T keys (depth D), of D columns (depth T), of T values (depth D) */
+    float *p, *dp;                       /* TILE * T: probabilities; gradient of scores */
+    float *turned;                       /* T * TILE */
+    float *rows;                         /* panels of D columns, depth TILE */
+} tape;
+
+static size_t tape_floats(const bb_cpu *c, size_t T, size_t D)
+{
+    size_t panel = c->k->panel;
+    return 2 * bb_packed_floats(T, D, panel) + bb_packed_floats(D, T, panel) + 3 * (size_t)TILE * T + bb_packed_floats(D, TILE, panel);
+}
+
+static tape lay_tape(const bb_cpu *c, float *memory, size_t T, size_t D)
+{
+    size_t panel = c->k->panel;
+    tape   t = { .T = T, .D = D };
+    t.keys = memory;
+    t.values = t.keys + bb_packed_floats(T, D, panel);
+    t.key_columns = t.values + bb_packed_floats(T, D, panel);
+    t.p = t.key_columns + bb_packed_floats(D, T, panel);
+    t.dp = t.p + TILE * T;
+    t.turned = t.dp + TILE * T;
+    t.rows = t.turned + TILE * T;
+    return t;
+}
+
+/* d (end, D; row stride ld) += a' b with a (m, end) and b (m, D; row stride ldb). */
+static void add_outer(const bb_kernels *k, const tape *t, size_t m, size_t end, const float *a, const float *b, size_t ldb, float *d, size_t ld)
+{
+    for (size_t i = 0; i < m; i++)
+        for (size_t s = 0; s < end; s++) t->turned[s * TILE + i] = a[i * end + s];
+    bb_pack_panels_transposed(b, ldb, t->D, m, k->panel, t->rows);
+    k->product(end, t->D, m, t->turned, TILE, t->rows, NULL, true, d, ld);
+}
+
+/* p := probabilities of queries first .. first + m - 1; dp := gradient of their scores. */
+static void tile_scores(const bb_kernels *k, const tape *t, size_t first, size_t m, const float *q, const float *d_out, size_t ldq)
+{
+    size_t end = first + m;
+    float  scale = 1 / sqrtf((float)t->D);
+    k->product(m, end, t->D, q, ldq, t->keys, NULL, false, t->p, end);
+    k->product(m, end, t->D, d_out, ldq, t->values, NULL, false, t->dp, end);
+    for (size_t i = 0; i < m; i++) {
+        float *p = t->p + i * end, *dp = t->dp + i * end;
+        size_t seen = first + i + 1;
+        double dot = 0;
+        k->softmax(p, scale, seen);
+        memset(p + seen, 0, (end - seen) * sizeof *p);
+        for (size_t s = 0; s < seen; s++) dot += (double)p[s] * (double)dp[s];
+        for (size_t s = 0; s < end; s++) dp[s] = p[s] * (dp[s] - (float)dot) * scale;
+    }
+}
+
+/* One query head of one window: d_out becomes dq, dk and dv are added to. */
+static void back_head(const bb_kernels *k, const tape *t, const float *q, float *d_out, size_t ldq, float *dk, float *dv, size_t ldk)
+{
+    for (size_t first = 0; first < t->T; first += TILE) {
+        size_t       m = t->T - first < TILE ? t->T - first : TILE, end = first + m;
+        const float *tile = q + first * ldq;
+        float       *d_tile = d_out + first * ldq;
+        tile_scores(k, t, first, m, tile, d_tile, ldq);
+        add_outer(k, t, m, end, t->p, d_tile, ldq, dv, ldk);
+        add_outer(k, t, m, end, t->dp, tile, ldq, dk, ldk);
+        for (size_t d = 0; d < t->D; d += k->panel)
+            k->product(m, t->D - d < k->panel ? t->D - d : k->panel, end, t->dp, end, t->key_columns + d * t->T, NULL, false, d_tile + d, ldq);
+    }
+}
+
+bb_status bb_back_attention(bb_cpu *c, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, const float *q, const float *k, const float *v,
+                            float *d_out, float *dk, float *dv, bb_err *err)
+{
+    size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, slice = tape_floats(c, T, D), heads = H / G;
+    ptrdiff_t tasks = (ptrdiff_t)S * G;
+    bb_status status = bb_cpu_grow_scratch(c, slice, err);
+    if (status != BB_OK) return status;
+    memset(dk, 0, (size_t)S * T * ldk * sizeof *dk);
+    memset(dv, 0, (size_t)S * T * ldk * sizeof *dv);
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(3 * (size_t)S * T * T * H * D))
+    for (ptrdiff_t i = 0; i < tasks; i++) {
+        size_t row = (size_t)i / G * T, group = (size_t)i % G, at = row * ldk + group * D;
+        tape   t = lay_tape(c, bb_cpu_scratch(c, slice), T, D);
+        bb_pack_panels(k + at, ldk, T, D, c->k->panel, t.keys);
+        bb_pack_panels(v + at, ldk, T, D, c->k->panel, t.values);
+        bb_pack_panels_transposed(k + at, ldk, D, T, c->k->panel, t.key_columns);
+        for (size_t j = group * heads; j < (group + 1) * heads; j++)
+            back_head(c->k, &t, q + row * ldq + j * D, d_out + row * ldq + j * D, ldq, dk + at, dv + at, ldk);
+    }
+    return BB_OK;
+}
+
+/* ---- gate ---- */
+
+bb_status bb_back_swiglu(bb_cpu *c, size_t n, float *gate, float *up, const float *dy, bb_err *err)
+{
+    enum { STRIP = 1024 };
+    ptrdiff_t tasks = (ptrdiff_t)((n + STRIP - 1) / STRIP);
+    bb_status status = bb_cpu_grow_scratch(c, STRIP, err);
+    if (status != BB_OK) return status;
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(64 * n))
+    for (ptrdiff_t i = 0; i < tasks; i++) {
+        size_t at = (size_t)i * STRIP, m = n - at < STRIP ? n - at : STRIP;
+        float *e = bb_cpu_scratch(c, STRIP), *g = gate + at, *u = up + at;
+        for (size_t j = 0; j < m; j++) e[j] = -g[j];
+        c->k->exp(e, e, m);
+        for (size_t j = 0; j < m; j++) {
+            float p = 1 / (1 + e[j]), silu = g[j] * p, d = dy[at + j], slope = p + silu * (1 - p);
+            g[j] = d * u[j] * slope;
+            u[j] = d * silu;
+        }
+    }
+    return BB_OK;
+}

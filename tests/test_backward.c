@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_backward.c: gradients of blocks, head and embedding against central differences of the float64 oracle (support/ref_net.h), on
+ * random tiny networks of all architectures; threads and the cut into calls change no bit; and a descent that must descend.
+ */
+#include <check.h>
+#include <float.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/net/backward.h"
+#include "model/net/forward.h"
+#include "tests/support/ref_net.h"
+
+enum { S = 2, T = 37 /* a full attention tile and a part */ };
+
+/* Step of the differences and what may remain: the third derivative times DELTA^2 (of order 1e-6 here) and the float32 rounding of a
+ * gradient of about 100 fma, relative to the largest gradient of the array. Measured: at most 1e-6 of it. */
+#define DELTA 1e-3
+#define ALLOWED 1e-5
+
+/* L = sum c . h_out of all windows, h in float64. */
+static double block_loss(const ref_model *m, const bb_block *block, const double *h, const float *c, uint32_t n_tokens)
+{
+    size_t  n = (size_t)n_tokens * m->net.n_embd;
+    double *x = BB_NEW(n, double, NULL), total = 0;
+    for (size_t s = 0; s < S; s++) {
+        memcpy(x, h + s * n, n * sizeof *x);
+        ref_block(&m->net, block, n_tokens, x);
+        for (size_t i = 0; i < n; i++) total += (double)c[s * n + i] * x[i];
+    }
+    bb_free(x);
+    return total;
+}
+
+static double largest_of(const float *x, size_t n)
+{
+    double m = 0;
+    for (size_t i = 0; i < n; i++) m = fmax(m, fabs((double)x[i]));
+    return m;
+}
+
+/* One block with everything around it. */
+typedef struct scene {
+    const ref_spec *spec;
+    ref_model       m;
+    bb_block       *block;
+    float          *h, *c, *dh;
+    double         *h64;
+    bb_block_grad   grad;
+    bb_backward    *b;
+} scene;
+
+static float *zeros(scene *s, size_t n)
+{
+    uint64_t unused = 1;
+    return ref_random(&s->m, n, 0, 0, &unused);
+}
+
+static void set_scene(scene *s, int which, uint32_t block)
+{
+    uint64_t seed = 5;
+    *s = (scene){ .spec = &ref_specs[which] };
+    ref_model_make(s->spec, 11, &s->m);
+    s->block = &s->m.net.blocks[block];
+    size_t n = (size_t)S * T * s->m.net.n_embd;
+    s->h = ref_random(&s->m, n, 0, 1, &seed);
+    s->c = ref_random(&s->m, n, 0, 1, &seed);
+    s->dh = zeros(s, n);
+    memcpy(s->dh, s->c, n * sizeof *s->dh);
+    s->h64 = BB_NEW(n, double, NULL);
+    for (size_t i = 0; i < n; i++) s->h64[i] = (double)s->h[i];
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        s->grad.w[p] = zeros(s, (size_t)s->block->w[p].rows * s->block->w[p].cols);
+        if (s->block->w[p].bias) s->grad.bias[p] = zeros(s, s->block->w[p].rows);
+    }
+    s->grad.attn_norm = zeros(s, s->m.net.n_embd);
+    s->grad.ffn_norm = zeros(s, s->m.net.n_embd);
+    if (s->block->q_norm) s->grad.q_norm = zeros(s, s->m.net.head_dim), s->grad.k_norm = zeros(s, s->m.net.head_dim);
+    s->grad.head_mask = zeros(s, s->block->n_head);
+    s->grad.ff_mask = zeros(s, s->block->n_ff);
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_backward_create(&s->m.net, S, T, &s->b, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_backward_block(s->b, &s->m.net, s->block, S, T, s->h, s->dh, &s->grad, &err) == BB_OK, "%s", err.msg);
+}
+
+static void end_scene(scene *s)
+{
+    bb_backward_destroy(s->b);
+    bb_free(s->h64);
+    ref_model_free(&s->m);
+}
+
+/* Entry i of the parameters at x (of n, gradient g) by central differences; floats move to their neighbours at about +-DELTA. */
+static void check_entry(const scene *s, const char *what, float *x, size_t i, const float *g, double largest)
+{
+    float  at = x[i];
+    double plus, minus, span;
+    x[i] = at + (float)DELTA;
+    span = (double)x[i];
+    plus = block_loss(&s->m, s->block, s->h64, s->c, T);
+    x[i] = at - (float)DELTA;
+    span -= (double)x[i];
+    minus = block_loss(&s->m, s->block, s->h64, s->c, T);
+    x[i] = at;
+    double slope = (plus - minus) / span;
+    ck_assert_msg(fabs((double)g[i] - slope) <= ALLOWED * largest, "%s, %s[%zu]: %.7g, by differences %.7g (largest %.3g)", s->spec->name, what, i,
+                  (double)g[i], slope, largest);
+}
+
+/* A sample of at most `most` entries, spread over the array. */
+static void check_array(const scene *s, const char *what, const float *x, size_t n, const float *g, size_t most)
+{
+    if (!x || !g) return;
+    double largest = largest_of(g, n);
+    ck_assert(largest > 0);
+    for (size_t j = 0; j < most && j < n; j++) check_entry(s, what, (float *)(uintptr_t)x, n <= most ? j : (j * n + n / 2) / most, g, largest);
+}
+
+static void check_inputs(scene *s)
+{
+    size_t n = (size_t)S * T * s->m.net.n_embd;
+    double largest = largest_of(s->dh, n);
+    for (size_t i = 3; i < n; i += n / 20) {
+        double at = s->h64[i], slope;
+        s->h64[i] = at + DELTA;
+        slope = block_loss(&s->m, s->block, s->h64, s->c, T);
+        s->h64[i] = at - DELTA;
+        slope = (slope - block_loss(&s->m, s->block, s->h64, s->c, T)) / (2 * DELTA);
+        s->h64[i] = at;
+        ck_assert_msg(fabs((double)s->dh[i] - slope) <= ALLOWED * largest, "%s, dh[%zu]: %.7g, by differences %.7g", s->spec->name, i, (double)s->dh[i], slope);
+    }
+}
+
+/* dL/dm of a mask on columns first .. first + width - 1 of w's input is the sum over them of w dL/dw, as m scales those columns. */
+static void check_mask(const scene *s, bb_part part, size_t width, const float *mask)
+{
+    const bb_matrix *w = &s->block->w[part];
+    const bb_format *f = bb_format_get(w->type);
+    float           *row = BB_NEW(w->cols, float, NULL);
+    double          *sums = BB_NEW0(w->cols, double, NULL);
+    for (size_t r = 0; r < w->rows; r++) {
+        f->decode((const char *)w->data + r * bb_format_row_bytes(f, w->cols), row, w->cols);
+        for (size_t c = 0; c < w->cols; c++) sums[c / width] += (double)row[c] * (double)s->grad.w[part][r * w->cols + c];
+    }
+    for (size_t i = 0; i < w->cols / width; i++) ck_assert(fabs(sums[i] - (double)mask[i]) <= ALLOWED * largest_of(mask, w->cols / width));
+    bb_free(row);
+    bb_free(sums);
+}
+
+START_TEST(block_gradients_agree_with_differences)
+{
+    for (uint32_t block = 0; block < ref_specs[_i].n_layer; block++) {
+        scene s;
+        set_scene(&s, _i, block);
+        check_inputs(&s);
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_matrix *w = &s.block->w[p];
+            if (w->rows == 0) continue;
+            if (w->type == BB_F32) check_array(&s, bb_part_names[p], w->data, (size_t)w->rows * w->cols, s.grad.w[p], 6);
+            check_array(&s, "bias", w->bias, w->rows, s.grad.bias[p], 4);
+        }
+        check_array(&s, "attn_norm", s.block->attn_norm, s.m.net.n_embd, s.grad.attn_norm, 6);
+        check_array(&s, "ffn_norm", s.block->ffn_norm, s.m.net.n_embd, s.grad.ffn_norm, 6);
+        check_array(&s, "q_norm", s.block->q_norm, s.m.net.head_dim, s.grad.q_norm, 6);
+        check_array(&s, "k_norm", s.block->k_norm, s.m.net.head_dim, s.grad.k_norm, 6);
+        if (s.block->n_head) check_mask(&s, BB_PART_O, s.m.net.head_dim, s.grad.head_mask);
+        if (s.block->n_ff) check_mask(&s, BB_PART_DOWN, 1, s.grad.ff_mask);
+        end_scene(&s);
+    }
+}
+END_TEST
+
+/* ---- head ---- */
+
+static double head_loss(const ref_model *m, const ref_model *ref, const double *h, const float *h_ref, const int32_t *targets, const float *weight, size_t n)
+{
+    size_t  C = m->net.n_embd, V = m->net.n_vocab;
+    double *z = BB_NEW(2 * V, double, NULL), *row = BB_NEW(C, double, NULL), total = 0;
+    for (size_t i = 0; i < n; i++) {
+        ref_logits(&m->net, h + i * C, z);
+        for (size_t c = 0; c < C; c++) row[c] = (double)h_ref[i * C + c];
+        if (!targets) ref_logits(&ref->net, row, z + V);
+        total += (double)weight[i] * (targets ? ref_log_sum_exp(z, V) - z[targets[i]] : ref_kl(z + V, z, V));
+    }
+    bb_free(z);
+    bb_free(row);
+    return total;
+}
+
+static void check_head(const ref_spec *spec, bool hard)
+{
+    enum { N = 5 };
+    ref_model m, ref;
+    uint64_t  seed = 6;
+    ref_model_make(spec, 1, &m);
+    ref_model_make(spec, 2, &ref);
+    size_t         C = m.net.n_embd, V = m.net.n_vocab;
+    float         *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *weight = ref_random(&m, N, 1, 0.4, &seed);
+    float         *dh = ref_random(&m, N * C, 0, 0, &seed), *d_head = ref_random(&m, V * C, 0, 0, &seed), *d_norm = ref_random(&m, C, 0, 0, &seed);
+    double        *h64 = BB_NEW(N * C, double, NULL), loss[N], total = 0;
+    int32_t        targets[N];
+    bb_head_loss   of = { hard ? targets : NULL, &ref.net, h_ref, weight };
+    bb_head_grad   grad = { d_head, d_norm };
+    bb_backward   *b;
+    for (size_t i = 0; i < N; i++) targets[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
+    for (size_t i = 0; i < N * C; i++) h64[i] = (double)h[i];
+    ck_assert_int_eq(bb_backward_create(&m.net, 1, 2, &b, NULL), BB_OK); /* slabs of 2 rows */
+    ck_assert_int_eq(bb_backward_head(b, &m.net, h, N, &of, loss, dh, &grad, NULL), BB_OK);
+    for (size_t i = 0; i < N; i++) total += (double)weight[i] * loss[i];
+#define LOSS() head_loss(&m, &ref, h64, h_ref, hard ? targets : NULL, weight, N)
+    ck_assert(fabs(total - LOSS()) <= 1e-5 * fabs(total));
+    for (size_t i = 0; i < N * C; i += 7) {
+        double at = h64[i], slope;
+        h64[i] = at + DELTA;
+        slope = LOSS();
+        h64[i] = at - DELTA;
+        slope = (slope - LOSS()) / (2 * DELTA);
+        h64[i] = at;
+        ck_assert_msg(fabs((double)dh[i] - slope) <= ALLOWED * largest_of(dh, N * C), "%s: head dh[%zu] %g, by differences %g", spec->name, i, (double)dh[i], slope);
+    }
+    const struct { const float *x, *g; size_t n; } arrays[] = { { m.net.out_norm, d_norm, C }, { bb_net_head(&m.net)->type == BB_F32 ? bb_net_head(&m.net)->data : NULL, d_head, V * C } };
+    for (size_t a = 0; a < 2; a++)
+        for (size_t i = 0; arrays[a].x && i < arrays[a].n; i += arrays[a].n / 12) {
+            float *x = (float *)(uintptr_t)arrays[a].x, at = x[i];
+            double slope, span;
+            x[i] = at + (float)DELTA, slope = LOSS(), span = (double)x[i];
+            x[i] = at - (float)DELTA, slope -= LOSS(), span -= (double)x[i];
+            x[i] = at;
+            ck_assert(fabs((double)arrays[a].g[i] - slope / span) <= ALLOWED * largest_of(arrays[a].g, arrays[a].n));
+        }
+#undef LOSS
+    bb_backward_destroy(b);
+    bb_free(h64);
+    ref_model_free(&m);
+    ref_model_free(&ref);
+}
+
+START_TEST(head_gradients_agree_with_differences)
+{
+    check_head(&ref_specs[_i], true);
+    check_head(&ref_specs[_i], false);
+}
+END_TEST
+
+/* Vocabulary in several pieces (64 MiB of logits are not enough for n rows of it): against the same rows one at a time, in one piece. */
+START_TEST(large_vocabulary_comes_in_pieces)
+{
+    enum { N = 600, V = 30011, C = 8 };
+    static const ref_shape none[] = { { 0, 0, 0 } };
+    ref_spec      spec = { "large", BB_ARCH_LLAMA, V, C, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
+    ref_model     m;
+    uint64_t      seed = 1;
+    bb_backward  *b;
+    ref_model_make(&spec, 1, &m);
+    float        *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *all = ref_random(&m, N * C, 0, 0, &seed), one[C];
+    double       *loss = BB_NEW(N, double, NULL), loss1;
+    bb_head_loss  of = { NULL, &m.net, h_ref, NULL };
+    ck_assert_int_eq(bb_backward_create(&m.net, 1, N, &b, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_head(b, &m.net, h, N, &of, loss, all, NULL, NULL), BB_OK);
+    for (size_t i = 0; i < N; i += 101) {
+        of.h_ref = h_ref + i * C;
+        ck_assert_int_eq(bb_backward_head(b, &m.net, h + i * C, 1, &of, &loss1, one, NULL, NULL), BB_OK);
+        ck_assert(fabs(loss1 - loss[i]) <= 1e-6 * loss1);
+        for (size_t c = 0; c < C; c++) ck_assert(fabs((double)one[c] - (double)all[i * C + c]) <= 1e-5 * largest_of(one, C));
+    }
+    bb_backward_destroy(b);
+    bb_free(loss);
+    ref_model_free(&m);
+}
+END_TEST
+
+START_TEST(embedding_gradient_adds_rows)
+{
+    bb_net  net = { .n_vocab = 3, .n_embd = 2 };
+    float   dh[6] = { 1, 2, 3, 4, 5, 6 }, d[6] = { 0, 0, 0, 0, 0, 10 }, expected[6] = { 0, 0, 6, 8, 3, 14 };
+    ck_assert_int_eq(bb_backward_embed(&net, (int32_t[]){ 1, 2, 1 }, 3, dh, d, NULL), BB_OK);
+    for (int i = 0; i < 6; i++) ck_assert(d[i] == expected[i]);
+    ck_assert_int_eq(bb_backward_embed(&net, (int32_t[]){ 3 }, 1, dh, d, NULL), BB_BAD_FILE);
+}
+END_TEST
+
+/* ---- properties ---- */
+
+/* Gradients of one block over several long windows (enough work for threads): dh, all weights and the first norm, one after the other. */
+static float *long_gradients(const ref_model *m, const float *h, const float *c, bool window_by_window, size_t *n_floats)
+{
+    enum { WINDOWS = 4, LENGTH = 200 };
+    size_t         n = (size_t)LENGTH * m->net.n_embd, total = WINDOWS * n + m->net.n_embd;
+    const bb_block *block = &m->net.blocks[0];
+    bb_block_grad  grad = { 0 };
+    bb_backward   *b;
+    for (int p = 0; p < BB_N_PARTS; p++) total += (size_t)block->w[p].rows * block->w[p].cols;
+    float *out = BB_NEW0(total, float, NULL), *at = out + WINDOWS * n;
+    memcpy(out, c, WINDOWS * n * sizeof *out);
+    for (int p = 0; p < BB_N_PARTS; at += (size_t)block->w[p].rows * block->w[p].cols, p++) grad.w[p] = at;
+    grad.attn_norm = at;
+    ck_assert_int_eq(bb_backward_create(&m->net, WINDOWS, LENGTH, &b, NULL), BB_OK);
+    for (uint32_t s = 0, step = window_by_window ? 1 : WINDOWS; s < WINDOWS; s += step)
+        ck_assert_int_eq(bb_backward_block(b, &m->net, block, step, LENGTH, h + s * n, out + s * n, &grad, NULL), BB_OK);
+    bb_backward_destroy(b);
+    *n_floats = total;
+    return out;
+}
+
+START_TEST(threads_and_calls_change_nothing)
+{
+    ref_model m;
+    uint64_t  seed = 8;
+    size_t    n;
+    int       threads = omp_get_max_threads();
+    ref_model_make(&ref_specs[_i], 3, &m);
+    float *h = ref_random(&m, (size_t)800 * m.net.n_embd, 0, 1, &seed), *c = ref_random(&m, (size_t)800 * m.net.n_embd, 0, 1, &seed);
+    omp_set_num_threads(3);
+    float *a = long_gradients(&m, h, c, false, &n);
+    omp_set_num_threads(1);
+    float *b = long_gradients(&m, h, c, true, &n);
+    ck_assert_msg(memcmp(a, b, n * sizeof *a) == 0, "%s", ref_specs[_i].name);
+    omp_set_num_threads(threads);
+    bb_free(a);
+    bb_free(b);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* Gradient descent on all weights of a two-block network, one window, next-token cross-entropy: the loss must fall far below ln V. */
+START_TEST(training_descends)
+{
+    enum { LENGTH = 24, STEPS = 60 };
+    ref_model    m;
+    uint64_t     seed = 3;
+    bb_forward  *f;
+    bb_backward *b;
+    ref_model_make(&ref_specs[3], 4, &m);
+    size_t       C = m.net.n_embd, V = m.net.n_vocab, n = LENGTH * C;
+    float       *h = ref_random(&m, 3 * n, 0, 0, &seed), *dh = ref_random(&m, n, 0, 0, &seed), *g_embd = ref_random(&m, V * C, 0, 0, &seed), weight[LENGTH];
+    int32_t      tokens[LENGTH + 1];
+    double       loss[LENGTH], first = 0, last = 0;
+    for (int i = 0; i <= LENGTH; i++) tokens[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
+    for (int i = 0; i < LENGTH; i++) weight[i] = 1.0f / LENGTH;
+    ck_assert_int_eq(bb_forward_create(&m.net, 1, LENGTH, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_create(&m.net, 1, LENGTH, &b, NULL), BB_OK);
+    for (int step = 0; step <= STEPS; step++) {
+        bb_head_loss  of = { .targets = tokens + 1, .weight = weight };
+        bb_head_grad  head = { g_embd, NULL };
+        memset(g_embd, 0, V * C * sizeof *g_embd);
+        ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, 1, LENGTH, h, NULL), BB_OK);
+        for (uint32_t i = 0; i < 2; i++) {
+            memcpy(h + (i + 1) * n, h + i * n, n * sizeof *h);
+            ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 1, LENGTH, h + (i + 1) * n, NULL, NULL, NULL), BB_OK);
+        }
+        ck_assert_int_eq(bb_backward_head(b, &m.net, h + 2 * n, LENGTH, &of, loss, dh, &head, NULL), BB_OK);
+        last = 0;
+        for (int i = 0; i < LENGTH; i++) last += loss[i] / LENGTH;
+        if (step == 0) first = last;
+        for (uint32_t i = 2; i-- > 0;) {
+            bb_block_grad grad = { 0 };
+            for (int p = 0; p < BB_N_PARTS; p++) grad.w[p] = BB_NEW0((size_t)m.net.blocks[i].w[p].rows * m.net.blocks[i].w[p].cols, float, NULL);
+            ck_assert_int_eq(bb_backward_block(b, &m.net, &m.net.blocks[i], 1, LENGTH, h + i * n, dh, &grad, NULL), BB_OK);
+            for (int p = 0; p < BB_N_PARTS; p++) {
+                float *w = (float *)(uintptr_t)m.net.blocks[i].w[p].data;
+                for (size_t j = 0; j < (size_t)m.net.blocks[i].w[p].rows * m.net.blocks[i].w[p].cols; j++) w[j] -= 0.2f * grad.w[p][j];
+                bb_free(grad.w[p]);
+            }
+        }
+        ck_assert_int_eq(bb_backward_embed(&m.net, tokens, LENGTH, dh, g_embd, NULL), BB_OK);
+        for (size_t j = 0; j < V * C; j++) ((float *)(uintptr_t)m.net.embd.data)[j] -= 0.2f * g_embd[j];
+    }
+    ck_assert_msg(first > 3 && last < 0.3, "loss %g at the start, %g after %d steps", first, last, STEPS);
+    bb_forward_destroy(f);
+    bb_backward_destroy(b);
+    ref_model_free(&m);
+}
+END_TEST
+
+static bb_status sum_hook(void *self, bb_part part, const float *x, const float *dy, size_t n, bb_err *err)
+{
+    scene *s = self;
+    (void)err;
+    const bb_matrix *w = &s->block->w[part];
+    double           sum = 0, largest = largest_of(s->grad.w[part], (size_t)w->rows * w->cols);
+    for (size_t t = 0; t < n; t++) sum += (double)dy[t * w->rows] * (double)x[t * w->cols + 1]; /* entry (0, 1) of dy' x */
+    ck_assert(fabs(sum - (double)s->grad.w[part][1]) <= ALLOWED * largest);
+    s->c[0] += 1;
+    return part == BB_PART_Q ? BB_INTERRUPTED : BB_OK;
+}
+
+START_TEST(hook_sees_inputs_and_gradients)
+{
+    scene s;
+    set_scene(&s, 0, 0);
+    bb_block_grad grad = { .hook = sum_hook, .hook_self = &s };
+    memcpy(s.dh, s.c, (size_t)S * T * s.m.net.n_embd * sizeof *s.dh);
+    s.c[0] = 0;
+    ck_assert_int_eq(bb_backward_block(s.b, &s.m.net, s.block, S, T, s.h, s.dh, &grad, NULL), BB_INTERRUPTED);
+    ck_assert(s.c[0] == 7.0f);
+    end_scene(&s);
+}
+END_TEST
+
+START_TEST(running_out_of_memory_is_survived)
+{
+    ref_model m;
+    uint64_t  seed = 1;
+    bool      done = false;
+    ref_model_make(&ref_specs[8], 5, &m);
+    float  *h = ref_random(&m, 2 * 64, 0, 1, &seed), *dh = ref_random(&m, 2 * 64, 0, 1, &seed), *dw = ref_random(&m, 96 * 64, 0, 0, &seed);
+    double  loss[2];
+    size_t  before = bb_mem_live_bytes();
+    bb_block_grad grad = { .w = { [BB_PART_GATE] = dw } };
+    bb_head_loss  of = { .ref_net = &m.net, .h_ref = h };
+    for (long n = 0; !done && n < 200; n++) {
+        bb_backward *b = NULL;
+        bb_mem_fail_after(n);
+        bb_status status = bb_backward_create(&m.net, 1, 2, &b, NULL);
+        if (status == BB_OK) status = bb_backward_block(b, &m.net, &m.net.blocks[0], 1, 2, h, dh, &grad, NULL);
+        if (status == BB_OK) status = bb_backward_head(b, &m.net, h, 2, &of, loss, dh, NULL, NULL);
+        bb_mem_fail_after(-1);
+        bb_backward_destroy(b);
+        ck_assert(status == BB_OK || status == BB_NOMEM);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+        done = status == BB_OK;
+    }
+    ck_assert(done);
+    ref_model_free(&m);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("backward");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 60);
+    tcase_add_loop_test(t, block_gradients_agree_with_differences, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, head_gradients_agree_with_differences, 0, (int)ref_n_specs);
+    tcase_add_test(t, large_vocabulary_comes_in_pieces);
+    tcase_add_test(t, embedding_gradient_adds_rows);
+    tcase_add_loop_test(t, threads_and_calls_change_nothing, 0, (int)ref_n_specs);
+    tcase_add_test(t, training_descends);
+    tcase_add_test(t, hook_sees_inputs_and_gradients);
+    tcase_add_test(t, running_out_of_memory_is_survived);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
