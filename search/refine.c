@@ -31,6 +31,7 @@ typedef struct refine {
     size_t   *base;         /* [n] pool index of the plain separable plan */
     size_t    n;
     uint32_t  confirm, top, candidates, max_rounds, patience, finalists;
+    uint32_t  confirmed;    /* plans a budget and round taken to the confirm level */
     double   *y;            /* [pool] KL of every plan on the footing of the confirm level */
     size_t    y_capacity;
     bool      has_controllers;
@@ -69,9 +70,12 @@ static bb_status refine_init(refine *r, bb_err *err)
     r->top = bb_ledger_evaluator(r->ledger)->n_levels - 1;
     r->confirm = r->top < 1 ? r->top : 1;
     r->candidates = r->o->candidates ? r->o->candidates : clamp((uint32_t)(48 / r->n), 4, 16);
-    r->max_rounds = r->o->max_rounds ? r->o->max_rounds : 12;
+    r->max_rounds = r->o->max_rounds ? r->o->max_rounds : 24;
     r->patience = r->o->patience ? r->o->patience : 3;
-    r->finalists = r->o->finalists ? r->o->finalists : 2;
+    /* With many budgets tokens do more in rounds than in finals, and neighbours' finalists serve as well (measured on synthetic worlds:
+     * 12 budgets, 2.5 M tokens, geometric mean of KL 0.65, 0.60, 0.56 of the separable plan's with 3, 2, 1 finalists). */
+    r->finalists = r->o->finalists ? r->o->finalists : r->n == 1 ? 3 : r->n < 4 ? 2 : 1;
+    r->confirmed = r->n < 4 ? 2 : 1;
     for (uint32_t u = 0; u < r->p->n_units; u++) r->has_controllers |= bb_space_is_controller(&r->space, u);
 done:
     return status;
@@ -485,7 +489,7 @@ static bb_status one_round(refine *r, uint32_t round, size_t *changed, bb_err *e
     for (size_t b = 0; b < r->n; b++) before[b] = bb_pool_best(&r->pool, r->budgets[b], r->confirm);
     BB_TRY(make_proposals(r, round, list, &n, err));
     BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
-    BB_TRY(confirm_best(r, 2, err));
+    BB_TRY(confirm_best(r, r->confirmed, err));
     *changed = 0;
     for (size_t b = 0; b < r->n; b++) *changed += before[b] != bb_pool_best(&r->pool, r->budgets[b], r->confirm);
     report(r, "round", round, r->confirm);
@@ -501,7 +505,7 @@ static bb_status rounds(refine *r, bb_refine_stop *why, bb_err *err)
     uint32_t  still = 0;
     *why = BB_REFINE_ROUNDS;
     for (uint32_t round = 1; round <= r->max_rounds; round++) {
-        const double planned = (double)r->n * (r->candidates * tokens_at(r, 0) + (r->confirm > 0 ? 2 : 0) * tokens_at(r, r->confirm));
+        const double planned = (double)r->n * (r->candidates * tokens_at(r, 0) + (r->confirm > 0 ? r->confirmed : 0) * tokens_at(r, r->confirm));
         size_t       changed = 0;
         if (!has_room(r, planned, 1)) {
             *why = BB_REFINE_TOKENS;

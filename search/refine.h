@@ -41,10 +41,10 @@ typedef struct bb_refine_options {
     const int64_t *budgets;        /* bytes, any order */
     size_t   n_budgets;
     double   max_tokens;           /* forwarded tokens for the whole run, the final included (which is done in any case); 0: no limit */
-    uint32_t max_rounds;           /* 0: 12 */
+    uint32_t max_rounds;           /* 0: 24 */
     uint32_t candidates;           /* a budget and round; 0: 48 / n_budgets, within 4 .. 16 */
     uint32_t patience;             /* rounds without any change before it ends; 0: 3 */
-    uint32_t finalists;            /* a budget at the top level, besides the separable plan; 0: 2 */
+    uint32_t finalists;            /* a budget at the top level, besides the separable plan; 0: 3 for one budget, 2 below four, 1 */
     const uint16_t *const *extra;  /* more plans to consider (uniform, quadratic solutions, ...), or NULL */
     size_t   n_extra;
     void   (*progress)(void *self, const bb_refine_step *step); /* convergence: after each stage and round, every budget; may be NULL */

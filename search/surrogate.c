@@ -11,11 +11,15 @@
 
 enum { SCALE, EXPONENT, CONTROLLERS, UNITS };
 
-/* Prior standard deviations: the scale is free, the rest may double or halve. */
-static double prior_sd(size_t k)
+/* Candidates for the prior standard deviation of the units' log factors. */
+static const double unit_sds[] = {0.2, 0.4, 0.8, 1.6};
+#define N_UNIT_SDS (sizeof unit_sds / sizeof *unit_sds)
+
+/* Prior standard deviations: the scale is free, controllers may double or halve. */
+static double prior_sd(const bb_surrogate *s, size_t k)
 {
     static const double sd[UNITS] = {3.0, 0.3, 0.7};
-    return k < UNITS ? sd[k] : 0.4;
+    return k < UNITS ? sd[k] : s->unit_sd;
 }
 
 bb_status bb_surrogate_init(const bb_space *space, bb_surrogate *s, bb_err *err)
@@ -88,7 +92,7 @@ static double normal_equations(const bb_surrogate *s, const double *theta, const
     double       objective = 0, sum_w = 0, sum_r = 0;
     gsl_matrix_set_zero(A);
     for (size_t k = 0; k < s->n_params; k++) {
-        const double lambda = 1 / (prior_sd(k) * prior_sd(k));
+        const double lambda = 1 / (prior_sd(s, k) * prior_sd(s, k));
         gsl_matrix_set(A, k, k, lambda);
         gsl_vector_set(b, k, -lambda * theta[k]);
         objective += lambda * theta[k] * theta[k];
@@ -113,7 +117,7 @@ static double objective_at(const bb_surrogate *s, const double *theta, const sam
 {
     const double inv = 1 / (s->sigma * s->sigma);
     double       total = 0;
-    for (size_t k = 0; k < s->n_params; k++) total += theta[k] * theta[k] / (prior_sd(k) * prior_sd(k));
+    for (size_t k = 0; k < s->n_params; k++) total += theta[k] * theta[k] / (prior_sd(s, k) * prior_sd(s, k));
     for (size_t i = 0; i < d->n; i++) {
         const double p = is_usable(d, i) ? bb_surrogate_predict(s, theta, d->x[i]) : 0;
         if (!(p > 0)) continue;
@@ -150,38 +154,50 @@ static double mean_log_cost(const bb_surrogate *s, const samples *d)
     return n > 0 ? sum / n : 0;
 }
 
+/* Gauss-Newton for the present unit_sd; leaves theta, chol and sigma; returns the log evidence (Laplace), NaN when not factorable. work:
+ * 3 * n_params doubles. */
+static double fit_once(bb_surrogate *s, const samples *d, double *work)
+{
+    const size_t    p = s->n_params;
+    gsl_matrix_view A = gsl_matrix_view_array(s->chol, p, p);
+    gsl_vector_view b = gsl_vector_view_array(work + 2 * p, p);
+    double          objective = 0, evidence = 0, n = 0;
+    memset(s->theta, 0, p * sizeof *s->theta);
+    s->sigma = 0.1;
+    for (int iteration = 0; iteration < 24; iteration++) {
+        double variance;
+        objective = normal_equations(s, s->theta, d, &A.matrix, &b.vector, work, &variance);
+        if (gsl_linalg_cholesky_decomp1(&A.matrix) || gsl_linalg_cholesky_svx(&A.matrix, &b.vector)) return (double)NAN;
+        if (take_step(s, &b.vector, d, objective, work + p)) continue;
+        const double sigma = fmax(0.01, sqrt(variance));
+        if (d->n == 0 || (iteration > 0 && fabs(sigma - s->sigma) < 0.1 * s->sigma)) break;
+        s->sigma = sigma; /* converged for the old noise level: once more with what the residuals say */
+    }
+    for (size_t i = 0; i < d->n; i++) n += is_usable(d, i) ? d->weight[i] : 0;
+    for (size_t k = 0; k < p; k++) evidence -= log(s->chol[k * p + k]) + log(prior_sd(s, k));
+    return evidence - 0.5 * objective - n * log(s->sigma);
+}
+
 bb_status bb_surrogate_fit(bb_surrogate *s, const uint16_t *const *x, const double *kl, const double *weight, size_t n, bb_err *err)
 {
     bb_status     status = BB_OK;
     const samples d = {x, kl, weight, n};
-    const size_t  p = s->n_params;
-    double       *work = BB_NEW(2 * p, double, err), *step = BB_NEW(p, double, err);
-    if (!work || !step) {
-        status = BB_NOMEM;
-        goto done;
-    }
-    gsl_matrix_view A = gsl_matrix_view_array(s->chol, p, p);
-    gsl_vector_view b = gsl_vector_view_array(step, p);
-    memset(s->theta, 0, p * sizeof *s->theta);
+    double       *work = BB_NEW(3 * s->n_params, double, err);
+    double        best = -HUGE_VAL, best_sd = 0;
+    if (!work) return BB_NOMEM;
     s->center = mean_log_cost(s, &d);
-    s->sigma = 0.1;
-    for (int iteration = 0; iteration < 24; iteration++) {
-        double       variance;
-        const double objective = normal_equations(s, s->theta, &d, &A.matrix, &b.vector, work, &variance);
-        if (gsl_linalg_cholesky_decomp1(&A.matrix) || gsl_linalg_cholesky_svx(&A.matrix, &b.vector)) {
-            status = BB_FAIL(err, BB_NUMERIC, "the surrogate's normal equations (%zu unknowns, %zu plans) are not positive definite", p, n);
-            goto done;
-        }
-        if (!take_step(s, &b.vector, &d, objective, work + p)) {
-            const double sigma = fmax(0.01, sqrt(variance));
-            if (iteration > 0 && fabs(sigma - s->sigma) < 0.1 * s->sigma) break;
-            if (n == 0) break;
-            s->sigma = sigma; /* converged for the old noise level: once more with what the residuals say */
-        }
+    for (size_t k = 0; n > 0 && k < N_UNIT_SDS; k++) {
+        s->unit_sd = unit_sds[k];
+        const double evidence = fit_once(s, &d, work);
+        if (!(evidence > best)) continue;
+        best = evidence;
+        best_sd = s->unit_sd;
     }
-done:
+    if (best_sd > 0) s->unit_sd = best_sd;
+    else s->unit_sd = 0.4; /* nothing to learn from */
+    if (isnan(fit_once(s, &d, work)))
+        status = BB_FAIL(err, BB_NUMERIC, "the surrogate's normal equations (%zu unknowns, %zu plans) are not positive definite", s->n_params, n);
     bb_free(work);
-    bb_free(step);
     return status;
 }
 

@@ -4,7 +4,7 @@
  * The separable table c is measured one change at a time; the KL of a whole plan differs from its sum because errors of some units add
  * up or cancel downstream, because large errors saturate, and because pruning and quantization are scored on different footings. The model
  * has a scale, an exponent g, one factor for all controllers and one for each unit, with Gaussian priors around "the table is right",
- * fitted by Gauss-Newton on log KL (a ridge regression a step). Its posterior gives tables for exact methods: the mean, or samples
+ * fitted by Gauss-Newton on log KL (a ridge regression a step); how far units may differ is chosen by the evidence (Laplace). Its posterior gives tables for exact methods: the mean, or samples
  * (Thompson sampling) where exploration is wanted.
  */
 #ifndef BB_SEARCH_SURROGATE_H
@@ -19,6 +19,7 @@ typedef struct bb_surrogate {
     double         *chol;      /* [n_params * n_params] lower Cholesky factor of the posterior precision */
     double          center;    /* mean log cost, where the exponent pivots */
     double          sigma;     /* residual standard deviation of log KL */
+    double          unit_sd;   /* prior standard deviation of the units' log factors, chosen by evidence */
 } bb_surrogate;
 
 bb_status bb_surrogate_init(const bb_space *space, bb_surrogate *s, bb_err *err);
