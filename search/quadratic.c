@@ -186,8 +186,9 @@ static bool pair_delta(tabu *t, const candidate *a, const candidate *b, double *
     const int64_t second = bb_space_delta_bytes(sp, t->s.x, b->unit, b->option);
     *delta += linear_delta(q, t->s.x, b->unit, b->option);
     t->s.x[a->unit] = old;
+    if (second == BB_FORBIDDEN) return false;
     *bytes = a->bytes + second;
-    return second != BB_FORBIDDEN;
+    return true;
 }
 
 static void scan_pairs(tabu *t, choice *c)
