@@ -49,6 +49,7 @@ typedef struct bb_kernels {
      *   y = add ? y : 0;  y = bias ? y + bias_j : y;  for c = 0 .. k-1 in order: y = fma(x_c, w_jc, y)
      * so it depends on its own row, column and start alone: not on m, n, tiling or position. */
     size_t panel;
+    void   (*pack)(const float *w, size_t ldw, size_t n, size_t k, float *out); /* bb_pack_panels with this panel */
     void   (*product)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
                       size_t ldy);
 } bb_kernels;

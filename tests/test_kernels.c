@@ -325,7 +325,8 @@ START_TEST(product_is_a_chain_of_fma)
             bool add = how & 1, biased = how & 2;
             memcpy(y, y0, m * ldy * sizeof *y);
             if (how & 4) bb_pack_panels_transposed(wt, n + 1, n, k, kernels->panel, panels);
-            else bb_pack_panels(w, k + 1, n, k, kernels->panel, panels);
+            else if (how & 2) bb_pack_panels(w, k + 1, n, k, kernels->panel, panels);
+            else kernels->pack(w, k + 1, n, k, panels);
             kernels->product(m, n, k, x, ldx, panels, biased ? bias : NULL, add, y, ldy);
             for (size_t i = 0; i < m; i++)
                 for (size_t j = 0; j < ldy; j++) {

@@ -89,6 +89,8 @@ static void half_to_float_ref(const uint16_t *x, float *y, size_t n)
 
 enum { PANEL = 16 };
 
+static void pack_ref(const float *w, size_t ldw, size_t n, size_t k, float *out) { bb_pack_panels(w, ldw, n, k, PANEL, out); }
+
 static void product_ref(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
                         size_t ldy)
 {
@@ -108,4 +110,4 @@ static void product_ref(size_t m, size_t n, size_t k, const float *x, size_t ldx
 }
 
 const bb_kernels bb_kernels_ref = { "ref",       exp_ref,           rms_norm_ref,      swiglu_ref, softmax_ref, arg_max_ref,
-                                    sum_exp_ref, sum_exp_cross_ref, half_to_float_ref, PANEL,      product_ref };
+                                    sum_exp_ref, sum_exp_cross_ref, half_to_float_ref, PANEL, pack_ref, product_ref };

@@ -11,6 +11,7 @@
 #include "kernels/exp.h"
 #include "kernels/half.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/pack.h"
 
 static inline __m256 exp8(__m256 x)
 {
@@ -217,6 +218,12 @@ static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *
     for (size_t i = 0; i < rows; i++) memcpy(y + i * ldy, full + i * PANEL, columns * sizeof *y);
 }
 
+static void pack_avx2(const float *w, size_t ldw, size_t n, size_t k, float *out)
+{
+    size_t done = bb_pack_whole_panels(w, ldw, n, k, PANEL, out);
+    bb_pack_panels(w + done * ldw, ldw, n - done, k, PANEL, out + done * k);
+}
+
 static void product_avx2(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
                            size_t ldy)
 {
@@ -239,7 +246,7 @@ static void product_avx2(size_t m, size_t n, size_t k, const float *x, size_t ld
 }
 
 const bb_kernels bb_kernels_avx2 = { "avx2",       exp_avx2,           rms_norm_avx2,      swiglu_avx2, softmax_avx2, arg_max_avx2,
-                                    sum_exp_avx2, sum_exp_cross_avx2, half_to_float_avx2, PANEL,      product_avx2 };
+                                    sum_exp_avx2, sum_exp_cross_avx2, half_to_float_avx2, PANEL, pack_avx2, product_avx2 };
 #else
 typedef int bb_no_avx2; /* an empty file is not C */
 #endif

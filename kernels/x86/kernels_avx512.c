@@ -10,6 +10,7 @@
 
 #include "kernels/exp.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/pack.h"
 
 static inline __m512 exp16(__m512 x)
 {
@@ -208,6 +209,12 @@ static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *
     for (size_t i = 0; i < rows; i++) memcpy(y + i * ldy, full + i * PANEL, columns * sizeof *y);
 }
 
+static void pack_avx512(const float *w, size_t ldw, size_t n, size_t k, float *out)
+{
+    size_t done = bb_pack_whole_panels(w, ldw, n, k, PANEL, out);
+    bb_pack_panels(w + done * ldw, ldw, n - done, k, PANEL, out + done * k);
+}
+
 static void product_avx512(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
                            size_t ldy)
 {
@@ -230,7 +237,7 @@ static void product_avx512(size_t m, size_t n, size_t k, const float *x, size_t 
 }
 
 const bb_kernels bb_kernels_avx512 = { "avx512",       exp_avx512,           rms_norm_avx512,      swiglu_avx512, softmax_avx512, arg_max_avx512,
-                                    sum_exp_avx512, sum_exp_cross_avx512, half_to_float_avx512, PANEL,      product_avx512 };
+                                    sum_exp_avx512, sum_exp_cross_avx512, half_to_float_avx512, PANEL, pack_avx512, product_avx512 };
 #else
 typedef int bb_no_avx512; /* an empty file is not C */
 #endif

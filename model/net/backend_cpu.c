@@ -122,7 +122,7 @@ bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n
         size_t at = (size_t)i * panel, rows = n - at < panel ? n - at : panel;
         float *plain = bb_cpu_scratch(c, slice);
         for (size_t r = 0; r < rows; r++) bb_cpu_decode_row(c, w, first + at + r, plain + r * w->cols);
-        bb_pack_panels(plain, w->cols, rows, w->cols, panel, out + (size_t)i * slice);
+        c->k->pack(plain, w->cols, rows, w->cols, out + (size_t)i * slice);
     }
     return BB_OK;
 }
@@ -259,7 +259,7 @@ static kv_cache kv_at(const bb_cpu *c, float *memory, size_t T, size_t D, float 
 static void kv_append(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, size_t first, size_t m, const float *k, const float *v, size_t ld)
 {
     size_t panel = c->k->panel;
-    bb_pack_panels(k, ld, m, D, panel, cache->keys + first * D);
+    c->k->pack(k, ld, m, D, cache->keys + first * D);
     for (size_t d = 0; d < D; d += panel)
         bb_pack_panels_transposed(v + d, ld, D - d < panel ? D - d : panel, m, panel, cache->values + d * T + first * panel);
 }

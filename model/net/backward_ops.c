@@ -246,8 +246,8 @@ bb_status bb_back_attention(bb_cpu *c, uint32_t S, uint32_t T, uint32_t H, uint3
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t row = (size_t)i / G * T, group = (size_t)i % G, at = row * ldk + group * D;
         tape   t = lay_tape(c, bb_cpu_scratch(c, slice), T, D);
-        bb_pack_panels(k + at, ldk, T, D, c->k->panel, t.keys);
-        bb_pack_panels(v + at, ldk, T, D, c->k->panel, t.values);
+        c->k->pack(k + at, ldk, T, D, t.keys);
+        c->k->pack(v + at, ldk, T, D, t.values);
         bb_pack_panels_transposed(k + at, ldk, D, T, c->k->panel, t.key_columns);
         for (size_t j = group * heads; j < (group + 1) * heads; j++)
             back_head(c->k, &t, q + row * ldq + j * D, d_out + row * ldq + j * D, ldq, dk + at, dv + at, ldk);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * bench_forward.c: speed of the forward pass on a network of the demo model's shape (random F16 weights).
+ * bench_forward.c: speed of the forward and backward passes on a network of the demo model's shape (random F16 weights).
  *
  * Prints CSV: what, unit, best, median, share. share = GFLOP/s of the row / GFLOP/s of the bare product kernel on the model's own
  * layer shapes with the same threads ("peak"). FLOPs of the hidden pass: 2 * weights of the blocks + attention (causal half).
@@ -17,6 +17,7 @@
 #include "kernels/blas.h"
 #include "kernels/half.h"
 #include "kernels/kernels.h"
+#include "model/net/backward.h"
 #include "model/net/forward.h"
 
 enum { C = 256, LAYERS = 8, H = 8, G = 4, D = 32, F = 768, V = 4096, T = 256, SAMPLES = 9 };
@@ -73,6 +74,8 @@ typedef struct bench {
     double     *nll, *kl;
     float      *x, *panels, *y; /* peak: each thread its own slice */
     const bb_kernels *k;
+    bb_backward *b;
+    float       *dh, *dw[BB_N_PARTS];
 } bench;
 
 static void run_hidden(bench *b)
@@ -95,6 +98,22 @@ static void run_nll(bench *b) { if (bb_forward_nll(b->f, &b->net, b->h, b->token
 static void run_kl(bench *b)
 {
     if (bb_forward_kl(b->f, &b->net, b->h_ref, &b->net, b->h, b->tokens, (size_t)b->S * T, b->kl, b->nll, NULL, NULL) != BB_OK) abort();
+}
+
+static void run_back(bench *b)
+{
+    if (bb_backward_block(b->b, &b->net, &b->net.blocks[0], b->S, T, b->h0, b->dh, NULL, NULL) != BB_OK) abort();
+}
+static void run_back_weights(bench *b)
+{
+    bb_block_grad g = { 0 };
+    memcpy(g.w, b->dw, sizeof g.w);
+    if (bb_backward_block(b->b, &b->net, &b->net.blocks[0], b->S, T, b->h0, b->dh, &g, NULL) != BB_OK) abort();
+}
+static void run_back_head(bench *b)
+{
+    bb_head_loss of = { .ref_net = &b->net, .h_ref = b->h_ref };
+    if (bb_backward_head(b->b, &b->net, b->h0, (size_t)b->S * T, &of, b->kl, b->dh, NULL, NULL) != BB_OK) abort();
 }
 
 static const uint32_t layer_shapes[7][2] = { { H * D, C }, { G * D, C }, { G * D, C }, { C, H * D }, { F, C }, { F, C }, { C, F } };
@@ -171,7 +190,9 @@ int main(int argc, char **argv)
     b.y = must(BB_NEW0(threads * 128 * F, float, NULL));
     b.panels = must(BB_NEW0((size_t)F * C, float, NULL));
     for (size_t i = 0; i < n * C; i++) b.h0[i] = b.h[i] = b.h_ref[i] = noise();
-    if (bb_forward_create(&b.net, b.S, T, &b.f, NULL) != BB_OK) abort();
+    b.dh = must(BB_NEW0(n * C, float, NULL));
+    for (int i = 0; i < 7; i++) b.dw[i] = must(BB_NEW0((size_t)layer_shapes[i][0] * layer_shapes[i][1], float, NULL));
+    if (bb_forward_create(&b.net, b.S, T, &b.f, NULL) != BB_OK || bb_backward_create(&b.net, b.S, T, &b.b, NULL) != BB_OK) abort();
     for (int i = 0; i < 7; i++) weights += (double)layer_shapes[i][0] * layer_shapes[i][1];
     double block_flops = 2 * weights + 2.0 * 2 * H * D * (T + 1) / 2, head_flops = 2.0 * V * C;
     printf("# level %s, %zu threads, %u windows of %d, BLAS %s\nwhat,unit,best,median,share\n", b.k->level, threads, b.S, T, bb_blas_name());
@@ -182,7 +203,9 @@ int main(int argc, char **argv)
     const struct { const char *what; void (*run)(bench *); double tokens, flops; } rows[] = {
         { "hidden states (8 blocks)", run_hidden, (double)n, LAYERS * block_flops }, { "one block", run_last_block, (double)n, block_flops },
         { "one block of one window", run_one_window, T, block_flops },               { "nll", run_nll, (double)n, head_flops },
-        { "kl + nll", run_kl, (double)n, 2 * head_flops },
+        { "kl + nll", run_kl, (double)n, 2 * head_flops },                           { "backward of one block", run_back, (double)n, 2 * block_flops },
+        { "the same with all weight gradients", run_back_weights, (double)n, 3 * block_flops },
+        { "backward of the head (KL)", run_back_head, (double)n, 3 * head_flops },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         time_it(&b, rows[i].run, rows[i].tokens, &best, &median);
