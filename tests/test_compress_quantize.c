@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_compress_quantize.c: error feedback against its promises: never worse than the weighted encoding under H, exact on cases small
+ * enough to enumerate, sound on zero, constant, outlier, dead and rank-deficient inputs, the same bytes for any number of threads. */
+#include <check.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "kernels/blas.h"
+#include "model/compress/factor.h"
+
+enum { COLS = 512, ROWS = 40 };
+
+static const bb_quant_options feedback = { BB_METHOD_FEEDBACK, 0.01, 2 }, weighted = { BB_METHOD_WEIGHTED, 0.01, 0 },
+                              rtn = { BB_METHOD_RTN, 0.01, 0 };
+
+static float w[ROWS * COLS], v[ROWS * COLS], hm[COLS * COLS];
+static unsigned char packed[ROWS * COLS * 5], packed2[ROWS * COLS * 5];
+
+static const char *const names[] = { "Q1_0", "IQ1_S", "TQ1_0", "IQ1_M", "TQ2_0", "IQ2_XXS", "Q2_0", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS",
+                                     "IQ3_S", "Q3_K", "IQ4_XS", "MXFP4", "Q4_0", "IQ4_NL", "Q4_K", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q5_K",
+                                     "Q6_K", "Q8_0" };
+enum { N_NAMES = sizeof names / sizeof *names };
+
+/* Correlated inputs of low rank plus noise, and weights with heavy tails. rank 0: no noise, rank 8. */
+static bb_hessian problem(uint64_t seed, int rank, double noise)
+{
+    bb_rng r;
+    double *mix = malloc((size_t)rank * COLS * sizeof *mix);
+    bb_rng_init(&r, seed, "test");
+    for (int i = 0; i < ROWS * COLS; i++) {
+        double x = bb_rng_normal(&r);
+        w[i] = (float)(0.1 * x * (bb_rng_uniform(&r) < 0.01 ? 6 : 1));
+    }
+    for (int i = 0; i < rank * COLS; i++) mix[i] = bb_rng_normal(&r);
+    for (int i = 0; i < COLS; i++)
+        for (int j = 0; j <= i; j++) {
+            double s = i == j ? noise * (0.2 + (i * 37 % 100) / 50.0) : 0;
+            for (int k = 0; k < rank; k++) s += mix[k * COLS + i] * mix[k * COLS + j] / (1 + k);
+            hm[i * COLS + j] = hm[j * COLS + i] = (float)s;
+        }
+    free(mix);
+    return (bb_hessian){ .n_cols = COLS, .n_tokens = 1000, .h = hm };
+}
+
+static double error_of(const bb_hessian *h, bb_type type, const void *bytes, uint32_t rows)
+{
+    const bb_format *f = bb_format_get(type);
+    double e = 0;
+    f->decode(bytes, v, (size_t)rows * COLS);
+    for (uint32_t r = 0; r < rows; r++)
+        for (int i = 0; i < COLS; i++) {
+            double s = 0, wi = (double)w[r * COLS + (uint32_t)i], vi = (double)v[r * COLS + (uint32_t)i];
+            ck_assert(isfinite(vi));
+            if (!isfinite(wi)) wi = 0;
+            for (int j = 0; j < COLS; j++) {
+                double wj = (double)w[r * COLS + (uint32_t)j];
+                s += (double)h->h[i * COLS + j] * ((isfinite(wj) ? wj : 0) - (double)v[r * COLS + (uint32_t)j]);
+            }
+            e += s * (wi - vi);
+        }
+    return e;
+}
+
+/* Errors of the two methods; feedback must not be worse. Returns their ratio. */
+static double compare(const bb_hessian *h, const bb_format *f, uint32_t rows)
+{
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_quantize(w, rows, COLS, h, f->type, &weighted, packed, NULL, &err) == BB_OK, "%s: %s", f->name, err.msg);
+    double before = error_of(h, f->type, packed, rows);
+    ck_assert_msg(bb_quantize(w, rows, COLS, h, f->type, &feedback, packed, NULL, &err) == BB_OK, "%s: %s", f->name, err.msg);
+    double after = error_of(h, f->type, packed, rows);
+    ck_assert_msg(after <= before * (1 + 1e-5) + 1e-12, "%s: feedback %g, weighted %g", f->name, after, before);
+    return before > 0 ? after / before : 1;
+}
+
+static const bb_format *ready(int i)
+{
+    const bb_format *f = bb_format_find(names[i]);
+    ck_assert_ptr_nonnull(f);
+    return f->encode && f->fit && (f->vec == 1 || f->nearest) ? f : NULL;
+}
+
+START_TEST(feedback_beats_the_weighted_encoding)
+{
+    const bb_format *f = ready(_i);
+    if (!f) return;
+    bb_hessian h = problem(1, 24, 0.3);
+    double     ratio = compare(&h, f, 4);
+    ck_assert_msg(ratio < 0.9, "%s: ratio %g on strongly correlated inputs", f->name, ratio);
+}
+END_TEST
+
+START_TEST(odd_inputs_are_sound)
+{
+    const bb_format *f = ready(_i);
+    if (!f) return;
+    bb_hessian h = problem(2, 8, 0); /* rank 8 */
+    compare(&h, f, 1);
+    h = problem(3, 24, 0.3);
+    for (int j = 0; j < COLS; j++) {
+        w[j] = 0;                              /* row 0: zero */
+        w[COLS + j] = 0.25f;                   /* row 1: constant */
+        w[2 * COLS + j] = j == 77 ? 50.f : 1e-3f;    /* row 2: one outlier */
+        if (j % 9 == 0) w[3 * COLS + j] = j % 2 ? NAN : INFINITY;
+    }
+    for (int j = 0; j < COLS; j += 3) /* every third column is dead */
+        for (int i = 0; i < COLS; i++) hm[j * COLS + i] = hm[i * COLS + j] = 0;
+    compare(&h, f, 4);
+    memset(hm, 0, sizeof hm);
+    compare(&h, f, 4);
+}
+END_TEST
+
+START_TEST(threads_do_not_change_a_byte)
+{
+    const bb_format *f = ready(_i);
+    if (!f || f->vec > 1 || f->block == 256) return;
+    bb_hessian h = problem(4, 24, 0.3);
+    size_t     bytes = ROWS * bb_format_row_bytes(f, COLS);
+    int        threads = omp_get_max_threads();
+    bb_quant_stats s1, s2;
+    omp_set_num_threads(1);
+    ck_assert_int_eq(bb_quantize(w, ROWS, COLS, &h, f->type, &feedback, packed, &s1, NULL), BB_OK);
+    omp_set_num_threads(2);
+    ck_assert_int_eq(bb_quantize(w, ROWS, COLS, &h, f->type, &feedback, packed2, &s2, NULL), BB_OK);
+    omp_set_num_threads(threads);
+    ck_assert_mem_eq(packed, packed2, bytes);
+    ck_assert(s1.error == s2.error && s1.error_weighted == s2.error_weighted && s1.error_rtn == s2.error_rtn);
+    ck_assert_double_eq_tol(s1.error, bb_relative_error(w, (f->decode(packed, v, (size_t)ROWS * COLS), v), ROWS, COLS, &h), 1e-4 * s1.error);
+}
+END_TEST
+
+/* Only three columns matter, so the codes can be enumerated: given the block's fields, ours are the best ones. */
+START_TEST(codes_are_optimal_where_they_can_be_enumerated)
+{
+    static const char *const small[] = { "Q2_0", "Q4_0", "IQ4_NL", "Q1_0", "TQ2_0" };
+    for (int k = 0; k < 5; k++) {
+        const bb_format *f = bb_format_find(small[k]);
+        const int        at[3] = { 5, 17, 30 };
+        if (!f->fit) continue;
+        for (uint64_t seed = 10; seed < 14; seed++) {
+            bb_hessian h = problem(seed, 4, 0.05);
+            bb_code    c;
+            double     best = INFINITY, mine;
+            for (int i = 0; i < COLS; i++)
+                for (int j = 0; j < COLS; j++) {
+                    bool live = (i == at[0] || i == at[1] || i == at[2]) && (j == at[0] || j == at[1] || j == at[2]);
+                    if (!live) hm[i * COLS + j] = 0;
+                }
+            ck_assert_int_eq(bb_quantize(w, 1, COLS, &h, f->type, &(bb_quant_options){ BB_METHOD_FEEDBACK, 1e-6, 4 }, packed, NULL, NULL), BB_OK);
+            mine = error_of(&h, f->type, packed, 1);
+            f->unpack(packed, &c);
+            for (uint32_t x = 0; x < f->n_levels; x++)
+                for (uint32_t y = 0; y < f->n_levels; y++)
+                    for (uint32_t z = 0; z < f->n_levels; z++) {
+                        float  a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+                        double d[3], e = 0;
+                        const uint32_t q[3] = { x, y, z };
+                        f->scales(&c, a, b);
+                        for (int i = 0; i < 3; i++) d[i] = (double)w[at[i]] - (double)(a[at[i] / f->group] * f->levels[q[i]] + b[at[i] / f->group]);
+                        for (int i = 0; i < 3; i++)
+                            for (int j = 0; j < 3; j++) e += d[i] * (double)hm[at[i] * COLS + at[j]] * d[j];
+                        if (e < best) best = e;
+                    }
+            ck_assert_msg(mine <= best * 1.0001 + 1e-12, "%s seed %d: %g, best %g", f->name, (int)seed, mine, best);
+        }
+    }
+}
+END_TEST
+
+START_TEST(factors_multiply_to_the_damped_hessian)
+{
+    bb_hessian h = problem(5, 24, 0.3);
+    bb_factor  f;
+    bb_local   l;
+    ck_assert_int_eq(bb_factor_make(&h, 0.01, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_local_make(&f, 16, &l, NULL), BB_OK);
+    for (int i = 0; i < COLS; i += 7)
+        for (int j = i; j < COLS; j += 13) {
+            double s = 0, want = (double)hm[i * COLS + j] + (i == j ? (double)f.damp[i] : 0);
+            for (int k = j; k < COLS; k++)
+                s += (k == i ? 1 : (double)f.u[i * COLS + k]) * (double)f.d[k] * (k == j ? 1 : (double)f.u[j * COLS + k]);
+            ck_assert_double_eq_tol(s, want, 1e-4);
+        }
+    for (int g = 0; g < COLS / 16; g += 5) /* inverse times the piece is the identity */
+        for (int i = 0; i < 16; i++)
+            for (int j = 0; j < 16; j++) {
+                double s = 0;
+                for (int k = 0; k < 16; k++) {
+                    int at = (g * 16 + k) * COLS + g * 16 + j;
+                    s += (double)l.inverse[g * 256 + i * 16 + k] * ((double)hm[at] + (k == j ? (double)f.damp[0] : 0));
+                }
+                ck_assert_double_eq_tol(s, i == j ? 1 : 0, 1e-4);
+            }
+    bb_local_done(&l);
+    bb_factor_done(&f);
+}
+END_TEST
+
+START_TEST(damping_rises_until_the_matrix_factors)
+{
+    bb_hessian h = problem(6, 8, 0);
+    bb_factor  f;
+    bb_err     err = BB_ERR_INIT;
+    hm[0] = -0.02f; /* not a second moment at all, but rounding can do it */
+    ck_assert_int_eq(bb_factor_make(&h, 1e-6, &f, NULL), BB_OK);
+    ck_assert_double_gt(f.damping, 1e-6);
+    bb_factor_done(&f);
+    hm[0] = -1e9f;
+    ck_assert_int_eq(bb_factor_make(&h, 1e-6, &f, &err), BB_NUMERIC);
+    /* and the quantizer falls back to the weighted encoding */
+    ck_assert_int_eq(bb_quantize(w, 2, COLS, &h, BB_Q4_0, &feedback, packed, NULL, NULL), BB_OK);
+    hm[0] = NAN;
+    ck_assert_int_eq(bb_quantize(w, 2, COLS, &h, BB_Q4_0, &feedback, packed, NULL, NULL), BB_OK);
+}
+END_TEST
+
+START_TEST(wrong_requests_are_refused)
+{
+    bb_hessian h = problem(7, 8, 0.1);
+    bb_err     err = BB_ERR_INIT;
+    h.n_cols = 96;
+    ck_assert_int_eq(bb_quantize(w, 1, 96, &h, BB_Q2_K, &feedback, packed, NULL, &err), BB_UNSUPPORTED);
+    err = (bb_err)BB_ERR_INIT;
+    h.n_cols = COLS;
+    ck_assert_int_eq(bb_quantize(w, 1, COLS, &h, (bb_type)4, &feedback, packed, NULL, &err), BB_UNSUPPORTED);
+    for (int i = 0; i < COLS; i++) w[i] = NAN;
+    err = (bb_err)BB_ERR_INIT;
+    ck_assert_int_eq(bb_quantize(w, 1, COLS, &h, BB_Q4_0, &feedback, packed, NULL, &err), BB_NUMERIC);
+}
+END_TEST
+
+START_TEST(plain_types_and_no_hessian)
+{
+    problem(8, 8, 0.1);
+    bb_quant_stats s;
+    ck_assert_int_eq(bb_quantize(w, 3, COLS, NULL, BB_F16, &feedback, packed, &s, NULL), BB_OK);
+    ck_assert_double_lt(s.error, 1e-6);
+    ck_assert_int_eq(bb_quantize(w, 3, COLS, NULL, BB_Q8_0, &rtn, packed, &s, NULL), BB_OK);
+    ck_assert_double_lt(s.error, 1e-3);
+    ck_assert(s.error == s.error_rtn);
+    bb_format_get(BB_Q8_0)->decode(packed, v, 3 * COLS);
+    ck_assert_double_eq_tol(bb_relative_error(w, v, 3, COLS, NULL), s.error, 1e-6 * s.error);
+}
+END_TEST
+
+START_TEST(memory_failures_are_clean)
+{
+    bb_hessian h = problem(9, 8, 0.1);
+    size_t     live = bb_mem_live_bytes();
+    for (long n = 0; n < 2000; n++) {
+        bb_err err = BB_ERR_INIT;
+        bb_mem_fail_after(n);
+        bb_status s = bb_quantize(w, 2, COLS, &h, BB_Q4_0, &feedback, packed, NULL, &err);
+        bb_mem_fail_after(-1);
+        ck_assert_uint_eq(bb_mem_live_bytes(), live);
+        if (s == BB_OK) { ck_assert_int_gt(n, 10); return; }
+        ck_assert_int_eq(s, BB_NOMEM);
+    }
+    ck_abort_msg("never succeeded");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("compress_quantize");
+    TCase *t = tcase_create("core");
+    bb_blas_init();
+    tcase_set_timeout(t, 60);
+    tcase_add_loop_test(t, feedback_beats_the_weighted_encoding, 0, N_NAMES);
+    tcase_add_loop_test(t, odd_inputs_are_sound, 0, N_NAMES);
+    tcase_add_loop_test(t, threads_do_not_change_a_byte, 0, N_NAMES);
+    tcase_add_test(t, codes_are_optimal_where_they_can_be_enumerated);
+    tcase_add_test(t, factors_multiply_to_the_damped_hessian);
+    tcase_add_test(t, damping_rises_until_the_matrix_factors);
+    tcase_add_test(t, wrong_requests_are_refused);
+    tcase_add_test(t, plain_types_and_no_hessian);
+    tcase_add_test(t, memory_failures_are_clean);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
