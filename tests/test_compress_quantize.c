@@ -134,41 +134,49 @@ START_TEST(threads_do_not_change_a_byte)
 }
 END_TEST
 
-/* Only three columns matter, so the codes can be enumerated: given the block's fields, ours are the best ones. */
-START_TEST(codes_are_optimal_where_they_can_be_enumerated)
+/* Only three columns matter, so the codes can be enumerated. Error feedback and descent are not exact, but: no single code may be left
+ * whose change would help, and the best of all codes (given the fields) is found nearly always. */
+START_TEST(codes_are_good_where_they_can_be_enumerated)
 {
     static const char *const small[] = { "Q2_0", "Q4_0", "IQ4_NL", "Q1_0", "TQ2_0" };
+    const uint32_t at[3] = { 5, 17, 30 };
+    int            n_cases = 0, n_best = 0;
     for (int k = 0; k < 5; k++) {
         const bb_format *f = bb_format_find(small[k]);
-        const int        at[3] = { 5, 17, 30 };
-        if (!f->fit) continue;
-        for (uint64_t seed = 10; seed < 14; seed++) {
-            bb_hessian h = problem(seed, 4, 0.05);
+        for (uint64_t seed = 10; seed < 18; seed++) {
+            bb_hessian h = problem(seed, 4, 0.3);
             bb_code    c;
-            double     best = INFINITY, mine;
-            for (int i = 0; i < COLS; i++)
-                for (int j = 0; j < COLS; j++) {
+            double     best = INFINITY, best_single = INFINITY, mine;
+            float      a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+            for (uint32_t i = 0; i < COLS; i++)
+                for (uint32_t j = 0; j < COLS; j++) {
                     bool live = (i == at[0] || i == at[1] || i == at[2]) && (j == at[0] || j == at[1] || j == at[2]);
                     if (!live) hm[i * COLS + j] = 0;
                 }
             ck_assert_int_eq(bb_quantize(w, 1, COLS, &h, f->type, &(bb_quant_options){ BB_METHOD_FEEDBACK, 1e-6, 4 }, packed, NULL, NULL), BB_OK);
             mine = error_of(&h, f->type, packed, 1);
             f->unpack(packed, &c);
-            for (uint32_t x = 0; x < f->n_levels; x++)
-                for (uint32_t y = 0; y < f->n_levels; y++)
-                    for (uint32_t z = 0; z < f->n_levels; z++) {
-                        float  a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
-                        double d[3], e = 0;
-                        const uint32_t q[3] = { x, y, z };
-                        f->scales(&c, a, b);
-                        for (int i = 0; i < 3; i++) d[i] = (double)w[at[i]] - (double)(a[at[i] / f->group] * f->levels[q[i]] + b[at[i] / f->group]);
-                        for (int i = 0; i < 3; i++)
-                            for (int j = 0; j < 3; j++) e += d[i] * (double)hm[at[i] * COLS + at[j]] * d[j];
-                        if (e < best) best = e;
-                    }
-            ck_assert_msg(mine <= best * 1.0001 + 1e-12, "%s seed %d: %g, best %g", f->name, (int)seed, mine, best);
+            f->scales(&c, a, b);
+            for (uint32_t q = 0; q < (uint32_t)f->n_levels * f->n_levels * f->n_levels; q++) {
+                const uint32_t code[3] = { q % f->n_levels, q / f->n_levels % f->n_levels, q / f->n_levels / f->n_levels };
+                double         d[3], e = 0;
+                int            changed = 0;
+                for (int i = 0; i < 3; i++) {
+                    const uint32_t g = at[i] / f->group;
+                    d[i] = (double)w[at[i]] - (double)(a[g] * f->levels[code[i]] + b[g]);
+                    changed += code[i] != c.q[at[i]];
+                }
+                for (int i = 0; i < 3; i++)
+                    for (int j = 0; j < 3; j++) e += d[i] * (double)hm[at[i] * COLS + at[j]] * d[j];
+                if (e < best) best = e;
+                if (changed == 1 && e < best_single) best_single = e;
+            }
+            ck_assert_msg(mine <= best_single * 1.001 + 1e-12, "%s seed %d: %g, one change gives %g", f->name, (int)seed, mine, best_single);
+            n_cases++;
+            n_best += mine <= best * 1.001 + 1e-12;
         }
     }
+    ck_assert_msg(n_best * 10 >= n_cases * 8, "%d of %d best", n_best, n_cases);
 }
 END_TEST
 
@@ -206,7 +214,7 @@ START_TEST(damping_rises_until_the_matrix_factors)
     bb_hessian h = problem(6, 8, 0);
     bb_factor  f;
     bb_err     err = BB_ERR_INIT;
-    hm[0] = -0.02f; /* not a second moment at all, but rounding can do it */
+    for (int j = 0; j < COLS; j++) hm[j * COLS + j] -= 1e-3f; /* rank 8 and a little negative, as rounding can make it */
     ck_assert_int_eq(bb_factor_make(&h, 1e-6, &f, NULL), BB_OK);
     ck_assert_double_gt(f.damping, 1e-6);
     bb_factor_done(&f);
@@ -274,7 +282,7 @@ int main(void)
     tcase_add_loop_test(t, feedback_beats_the_weighted_encoding, 0, N_NAMES);
     tcase_add_loop_test(t, odd_inputs_are_sound, 0, N_NAMES);
     tcase_add_loop_test(t, threads_do_not_change_a_byte, 0, N_NAMES);
-    tcase_add_test(t, codes_are_optimal_where_they_can_be_enumerated);
+    tcase_add_test(t, codes_are_good_where_they_can_be_enumerated);
     tcase_add_test(t, factors_multiply_to_the_damped_hessian);
     tcase_add_test(t, damping_rises_until_the_matrix_factors);
     tcase_add_test(t, wrong_requests_are_refused);

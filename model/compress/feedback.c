@@ -452,6 +452,31 @@ static void sweep_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t 
     if (changed) apply_group(p, t, m0, m, j0, n);
 }
 
+/* Column by column with everything else fixed, fields included: no single code change is left that would help. */
+static void descend_column(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t m, uint32_t j)
+{
+    const bb_factor *h = p->factor;
+    const float      d = h->h[(size_t)j * h->n + j] + h->damp[j], *row = h->h + (size_t)j * h->n + m0;
+    const uint32_t   group = j / p->format->group;
+    float           *gradient = t->gradient + (size_t)(j - m0) * R, *v = t->v + (size_t)j * R, *e = t->e + (size_t)j * R;
+    const range      g = { NULL, &d, 0, t->w + (size_t)j * R, 1 };
+    float            change[R];
+    bool             changed = false;
+    for (int r = 0; r < R; r++) t->tt[r] = v[r] + gradient[r] / d;
+    round_column(p, t, &g, 0, t->a + (size_t)group * R, t->b + (size_t)group * R);
+    for (int r = 0; r < R; r++) {
+        change[r] = t->tv[r] - v[r];
+        changed |= change[r] != 0;
+    }
+    if (!changed) return;
+    memcpy(v, t->tv, R * sizeof *v);
+    memcpy(e, t->te, R * sizeof *e);
+    memcpy(t->q + (size_t)j * R, t->tq, R * sizeof *t->q);
+    for (int r = 0; r < R; r++) gradient[r] -= h->damp[j] * change[r];
+    for (uint32_t k = 0; k < m; k++)
+        for (int r = 0; r < R; r++) t->gradient[(size_t)k * R + (uint32_t)r] -= row[k] * change[r];
+}
+
 static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)
 {
     const bb_factor *h = p->factor;
@@ -462,6 +487,8 @@ static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)
             for (int r = 0; r < R; r++)
                 t->gradient[(size_t)j * R + (uint32_t)r] += h->damp[m0 + j] * t->e[(size_t)(m0 + j) * R + (uint32_t)r];
         for (uint32_t j = 0; j < m; j += p->local.n) sweep_group(p, t, m0, m, m0 + j, n_rows);
+        if (p->format->vec == 1)
+            for (uint32_t j = 0; j < m; j++) descend_column(p, t, m0, m, m0 + j);
     }
 }
 
