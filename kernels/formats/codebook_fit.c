@@ -90,7 +90,8 @@ static chain hull(const part *x, range a)
         }
         const double edge = cq * r.q - cp * r.p, slack = 1e-12 * (fabs(cq * r.q) + fabs(cp * r.p));
         const bool   found = c.n + top < MAX_VERTICES && part_search(x, cq, cp, edge - slack, &m);
-        if (found && cq * m.q - cp * m.p < edge) stack[top++] = m;
+        /* Strictly between: true but for rounding, and so the loop ends whatever rounding does. */
+        if (found && l.p > m.p && m.p > r.p && l.q > m.q && m.q > r.q) stack[top++] = m;
         else { c.at[c.n++] = r; top--; }
     }
     for (unsigned i = 0; i + 1 < c.n; i++) c.end[i] = breakpoint(&c.at[i], &c.at[i + 1]);
