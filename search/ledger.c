@@ -29,6 +29,7 @@ struct bb_ledger {
     bb_store           *store;
     bb_ledger_options   o;
     char                scope[17];
+    bool               *is_controller; /* [n_units] */
     record             *records;   /* in order of first appearance */
     size_t              n, capacity;
     size_t             *slots;     /* [n_slots] index + 1 into records, 0 empty; n_slots a power of two */
@@ -54,10 +55,13 @@ bb_status bb_ledger_open(const bb_problem *p, const bb_evaluator *e, bb_store *s
     memcpy(l->scope, hex, 16);
     l->n_slots = 1024;
     l->slots = BB_NEW0(l->n_slots, size_t, err);
-    if (!l->slots) {
+    l->is_controller = BB_NEW0(p->n_units, bool, err);
+    if (!l->slots || !l->is_controller) {
         bb_ledger_close(l);
         return BB_NOMEM;
     }
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (p->units[u].controller >= 0) l->is_controller[p->units[u].controller] = true;
     *out = l;
     return BB_OK;
 }
@@ -71,6 +75,7 @@ void bb_ledger_close(bb_ledger *l)
     }
     bb_free(l->records);
     bb_free(l->slots);
+    bb_free(l->is_controller);
     bb_free(l);
 }
 
@@ -226,6 +231,33 @@ done:
 
 /* ---- evaluation ---------------------------------------------------------------------------------------------------------------- */
 
+/* Evaluators that keep the hidden states of the plan scored last gain when neighbours share a prefix of the network: plans are ordered by the
+ * units that stand alone (embedding and head touch everything), then by the others in their order, which is the network's. */
+typedef struct pending { const bb_ledger *l; size_t at; } pending;
+
+static bool stands_alone(const bb_ledger *l, uint32_t u) { return l->problem->units[u].controller < 0 && !l->is_controller[u]; }
+
+static int by_prefix(const void *pa, const void *pb)
+{
+    const pending  *a = pa, *b = pb;
+    const uint16_t *x = a->l->records[a->at].x, *y = b->l->records[b->at].x;
+    for (int alone = 1; alone >= 0; alone--)
+        for (uint32_t u = 0; u < a->l->problem->n_units; u++)
+            if (x[u] != y[u] && stands_alone(a->l, u) == alone) return x[u] < y[u] ? -1 : 1;
+    return 0; /* only for one and the same record */
+}
+
+static bb_status sort_by_prefix(const bb_ledger *l, size_t *at, size_t n, bb_err *err)
+{
+    pending *order = BB_NEW(n, pending, err);
+    if (!order) return BB_NOMEM;
+    for (size_t i = 0; i < n; i++) order[i] = (pending){l, at[i]};
+    qsort(order, n, sizeof *order, by_prefix);
+    for (size_t i = 0; i < n; i++) at[i] = order[i].at;
+    bb_free(order);
+    return BB_OK;
+}
+
 /* Evaluates the records at[0..n-1] in one call and stores them. */
 static bb_status evaluate_chunk(bb_ledger *l, const size_t *at, size_t n, uint32_t level, bb_err *err)
 {
@@ -253,12 +285,13 @@ done:
     return status;
 }
 
-static bb_status evaluate_missing(bb_ledger *l, const size_t *at, size_t n, uint32_t level, bb_err *err)
+static bb_status evaluate_missing(bb_ledger *l, size_t *at, size_t n, uint32_t level, bb_err *err)
 {
     bb_status status = BB_OK;
     if (n > 0 && l->o.only)
         return BB_FAIL(err, BB_NOT_FOUND, "the ledger has no score of plan %s at level %u (%zu missing in this batch), and evaluating is off",
                        l->records[at[0]].hash, level, n);
+    BB_TRY(sort_by_prefix(l, at, n, err));
     for (size_t i = 0; i < n; i += l->o.chunk) {
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted; what was evaluated is in the ledger");
         const size_t m = n - i < l->o.chunk ? n - i : l->o.chunk;
