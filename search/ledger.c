@@ -233,14 +233,14 @@ done:
 
 /* Evaluators that keep the hidden states of the plan scored last gain when neighbours share a prefix of the network: plans are ordered by the
  * units that stand alone (embedding and head touch everything), then by the others in their order, which is the network's. */
-typedef struct pending { const bb_ledger *l; size_t at; } pending;
+typedef struct prefix_key { const bb_ledger *l; size_t at; } prefix_key;
 
 static bool stands_alone(const bb_ledger *l, uint32_t u) { return l->problem->units[u].controller < 0 && !l->is_controller[u]; }
 
 static int by_prefix(const void *pa, const void *pb)
 {
-    const pending  *a = pa, *b = pb;
-    const uint16_t *x = a->l->records[a->at].x, *y = b->l->records[b->at].x;
+    const prefix_key *a = pa, *b = pb;
+    const uint16_t   *x = a->l->records[a->at].x, *y = b->l->records[b->at].x;
     for (int alone = 1; alone >= 0; alone--)
         for (uint32_t u = 0; u < a->l->problem->n_units; u++)
             if (x[u] != y[u] && stands_alone(a->l, u) == alone) return x[u] < y[u] ? -1 : 1;
@@ -249,9 +249,9 @@ static int by_prefix(const void *pa, const void *pb)
 
 static bb_status sort_by_prefix(const bb_ledger *l, size_t *at, size_t n, bb_err *err)
 {
-    pending *order = BB_NEW(n, pending, err);
+    prefix_key *order = BB_NEW(n, prefix_key, err);
     if (!order) return BB_NOMEM;
-    for (size_t i = 0; i < n; i++) order[i] = (pending){l, at[i]};
+    for (size_t i = 0; i < n; i++) order[i] = (prefix_key){l, at[i]};
     qsort(order, n, sizeof *order, by_prefix);
     for (size_t i = 0; i < n; i++) at[i] = order[i].at;
     bb_free(order);
