@@ -63,17 +63,37 @@ void bb_moves_apply(const bb_pair *pair, uint16_t *x)
     if (pair->second.unit != UINT32_MAX) x[pair->second.unit] = pair->second.option;
 }
 
-/* A uniformly chosen single move with lo <= change of bytes <= hi, by reservoir sampling; false when there is none. */
+static bool is_between(const bb_space *s, const uint16_t *x, uint32_t u, uint16_t o, int64_t lo, int64_t hi, int64_t *bytes)
+{
+    if (o == x[u]) return false;
+    *bytes = bb_space_delta_bytes(s, x, u, o);
+    return *bytes != BB_FORBIDDEN && *bytes >= lo && *bytes <= hi;
+}
+
+/* A uniformly chosen single move with lo <= change of bytes <= hi; false when there is none. A few blind draws first: where many moves
+ * qualify, rejection is uniform as well and needs no scan. */
 static bool random_move(const bb_space *s, bb_rng *rng, const uint16_t *x, int64_t lo, int64_t hi, bb_move *out)
 {
-    uint64_t seen = 0;
-    for (uint32_t u = 0; u < s->problem->n_units; u++)
-        for (uint16_t o = 0; o < s->problem->units[u].n_options; o++) {
-            if (o == x[u]) continue;
-            const int64_t bytes = bb_space_delta_bytes(s, x, u, o);
-            if (bytes == BB_FORBIDDEN || bytes < lo || bytes > hi) continue;
-            if (bb_rng_below(rng, ++seen) == 0) *out = (bb_move){u, o, bytes, 0};
+    const bb_problem *p = s->problem;
+    const uint32_t    M = s->offset[p->n_units];
+    uint64_t          seen = 0;
+    int64_t           bytes;
+    for (int tries = 0; tries < 8; tries++) {
+        const uint32_t at = (uint32_t)bb_rng_below(rng, M);
+        uint32_t       u = 0;
+        for (uint32_t n = p->n_units; n > 1;) { /* the last unit whose offset is at most `at` */
+            const uint32_t half = n / 2;
+            if (s->offset[u + half] <= at) u += half;
+            n -= half;
         }
+        const uint16_t o = (uint16_t)(at - s->offset[u]);
+        if (!is_between(s, x, u, o, lo, hi, &bytes)) continue;
+        *out = (bb_move){u, o, bytes, 0};
+        return true;
+    }
+    for (uint32_t u = 0; u < p->n_units; u++)
+        for (uint16_t o = 0; o < p->units[u].n_options; o++)
+            if (is_between(s, x, u, o, lo, hi, &bytes) && bb_rng_below(rng, ++seen) == 0) *out = (bb_move){u, o, bytes, 0};
     return seen > 0;
 }
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "search/crossover.h"
 #include "search/guard.h"
 #include "search/paired.h"
 #include "search/refine.h"
@@ -137,6 +138,55 @@ START_TEST(the_rule_case_by_case)
 }
 END_TEST
 
+/* Four sizes of each kind with KLs set by hand: pruning wins up to 301 bytes and loses at 401. */
+static bb_status crossing_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
+                                   bb_err *err)
+{
+    static const double kl[2][4] = {{5, 4, 3.01, 1}, {3, 2, 3.0, 2}}; /* [pruned][size] */
+    (void)self, (void)level, (void)err;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (bb_score){.kl = kl[x[i][0]][x[i][1]], .tokens = 1};
+        for (int k = 0; window_kl && k < 4; k++) window_kl[i][k] = out[i].kl + (x[i][0] ? 0.1 * (k - 1.5) : 0);
+    }
+    return BB_OK;
+}
+
+START_TEST(crossover_of_pruning_and_quantization)
+{
+    static const uint32_t n_windows[1] = {4};
+    const bb_evaluator e = {.n_levels = 1, .n_windows = n_windows, .evaluate = crossing_evaluate, .key = ""};
+    syn_problem   *s = syn_new();
+    const uint32_t c = syn_add(s, 2, -1), u = syn_add(s, 4, (int32_t)c);
+    for (int64_t k = 0; k < 4; k++) {
+        s->bytes[u][k] = 100 * (k + 1) + 1;
+        s->bytes[u][4 + k] = 100 * (k + 1); /* narrower */
+    }
+    bb_ledger *l;
+    bb_score   score[8];
+    uint16_t   v[8][2];
+    const uint16_t *x[8];
+    for (uint16_t i = 0; i < 8; i++) {
+        v[i][0] = i / 4;
+        v[i][1] = i % 4;
+        x[i] = v[i];
+    }
+    ck_assert_int_eq(bb_ledger_open(&s->p, &e, NULL, NULL, &l, NULL), BB_OK);
+    ck_assert_int_eq(bb_ledger_evaluate(l, x, 8, 0, score, NULL, NULL), BB_OK);
+    bb_crossover_row rows[5] = {{.budget_bytes = 100}, {.budget_bytes = 101}, {.budget_bytes = 201}, {.budget_bytes = 301}, {.budget_bytes = 401}};
+    bb_crossover     found;
+    ck_assert_int_eq(bb_crossover_find(&s->p, l, 1, rows, 5, &found, NULL), BB_OK);
+    ck_assert(isnan(rows[0].kl_plain) && rows[0].kl_pruned == 3);
+    ck_assert_double_eq_tol(rows[1].difference, -2, 1e-12);
+    ck_assert_double_eq_tol(rows[3].difference, 2 - 3.01, 1e-12); /* the smaller pruned plan serves the larger budget */
+    ck_assert_double_eq_tol(rows[4].difference, 1, 1e-12);
+    ck_assert_int_eq(found.bytes, 301);
+    ck_assert_int_eq(found.low, 301);
+    ck_assert_int_eq(found.high, 401);
+    bb_ledger_close(l);
+    syn_free(s);
+}
+END_TEST
+
 int main(void)
 {
     gsl_set_error_handler_off();
@@ -145,6 +195,7 @@ int main(void)
     tcase_add_test(t, paired_test_agrees_with_tables);
     tcase_add_test(t, a_lying_proxy_cannot_make_the_answer_worse_than_uniform);
     tcase_add_test(t, the_rule_case_by_case);
+    tcase_add_test(t, crossover_of_pruning_and_quantization);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

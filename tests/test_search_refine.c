@@ -434,6 +434,36 @@ START_TEST(one_unit_one_level_and_impossible_budgets)
 }
 END_TEST
 
+/* Allocation failures anywhere: BB_NOMEM, nothing left behind; the count grows geometrically because a run makes thousands. */
+START_TEST(survives_allocation_failures)
+{
+    syn_problem *s = syn_transformer(1, 1, 4, 2);
+    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
+    const size_t before = bb_mem_live_bytes();
+    int64_t      budget = 300000;
+    const bb_refine_options o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .max_rounds = 1, .candidates = 3};
+    for (long n = 0;; n += 1 + n / 12) {
+        bb_separable *sep = NULL;
+        bb_ledger    *l = NULL;
+        bb_archive    archive;
+        bb_archive_init(&archive, s->p.n_units);
+        bb_mem_fail_after(n);
+        bb_status st = bb_separable_create(&s->p, NULL, &sep, NULL);
+        if (st == BB_OK) st = bb_ledger_open(&s->p, &w->e, NULL, NULL, &l, NULL);
+        if (st == BB_OK) st = bb_refine(&s->p, sep, l, &o, &archive, NULL, NULL);
+        bb_mem_fail_after(-1);
+        bb_archive_done(&archive);
+        bb_ledger_close(l);
+        bb_separable_destroy(sep);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+        if (st == BB_OK) break;
+        ck_assert_int_eq(st, BB_NOMEM);
+    }
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
 int main(void)
 {
     gsl_set_error_handler_off();
@@ -448,6 +478,7 @@ int main(void)
     tcase_add_loop_test(t, refinement_beats_the_separable_plan_and_keeps_every_promise, 0, 2);
     tcase_add_test(t, same_archive_for_any_threads_and_any_kill_point);
     tcase_add_test(t, one_unit_one_level_and_impossible_budgets);
+    tcase_add_test(t, survives_allocation_failures);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

@@ -333,6 +333,34 @@ START_TEST(large_problems_are_fast_and_nearly_closed)
 }
 END_TEST
 
+START_TEST(budgets_are_even_along_the_front)
+{
+    syn_problem  *s = syn_transformer(2, 4, 12, 3);
+    bb_separable *sep = NULL;
+    int64_t       lo, hi, b[9];
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    bb_separable_reach(sep, &lo, &hi);
+    ck_assert_int_eq(bb_separable_budgets(sep, 0, INT64_MAX, 9, b, NULL), BB_OK);
+    ck_assert_int_ge(b[0], lo);
+    ck_assert_int_le(b[0], lo + 1);
+    ck_assert_int_le(llabs(b[8] - hi), 1);
+    const double width = log((double)b[8] / (double)b[0]), height = log(bb_separable_bound(sep, b[0]) / bb_separable_bound(sep, b[8]));
+    double least = HUGE_VAL, most = 0;
+    for (int i = 1; i < 9; i++) {
+        ck_assert_int_lt(b[i - 1], b[i]);
+        const double dx = log((double)b[i] / (double)b[i - 1]) / width;
+        const double dy = log(bb_separable_bound(sep, b[i - 1]) / bb_separable_bound(sep, b[i])) / height;
+        least = fmin(least, hypot(dx, dy));
+        most = fmax(most, hypot(dx, dy));
+    }
+    ck_assert_double_lt(most, 1.5 * least); /* chords of equal arcs */
+    ck_assert_int_eq(bb_separable_budgets(sep, hi + 1, hi + 2, 4, b, NULL), BB_USAGE);
+    ck_assert_int_eq(bb_separable_budgets(sep, lo, hi, 1, b, NULL), BB_USAGE);
+    bb_separable_destroy(sep);
+    syn_free(s);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("search_separable");
@@ -346,6 +374,7 @@ int main(void)
     tcase_add_loop_test(t, archive_is_the_nondominated_set_in_any_order, 0, 10);
     tcase_add_test(t, order_is_a_strict_total_order);
     tcase_add_loop_test(t, hull_plans_are_optimal_for_their_bytes, 0, 10);
+    tcase_add_test(t, budgets_are_even_along_the_front);
     tcase_add_test(t, survives_every_allocation_failure);
     tcase_add_test(t, large_problems_are_fast_and_nearly_closed);
     suite_add_tcase(s, t);
