@@ -25,6 +25,10 @@ typedef struct bb_factor {
 bb_status bb_factor_make(const bb_hessian *h, double damping, bb_factor *f, bb_err *err);
 void      bb_factor_done(bb_factor *f);
 
+/* sum (na, nb) += A' B over n_tokens rows of a (n_tokens, na) and b (n_tokens, nb), float32 products of `chunk` tokens each (as
+ * bb_hessian_add). */
+bb_status bb_cross_add(double *sum, const float *a, uint32_t na, const float *b, uint32_t nb, size_t n_tokens, uint32_t chunk, bb_err *err);
+
 /* A group of columns with all other columns fixed: for a square piece of H + diag(damp) starting at column j0,
  * its own factors and its inverse. */
 typedef struct bb_local {

@@ -9,44 +9,53 @@
 
 #include "base/mem.h"
 #include "kernels/blas.h"
-#include "model/compress/compress.h"
+#include "model/compress/factor.h"
 
 enum { MAX_TILE = 128 };
 
-/* sum[i0.., j0..] += X' X of every chunk of `chunk` tokens, for one tile. product: MAX_TILE^2 floats. */
-static void add_tile(bb_hessian *h, const float *x, size_t n_tokens, size_t chunk, size_t i0, size_t j0, size_t tile, float *product)
+/* One product of many: sum (na, nb) += A' B, or its upper tiles only. */
+typedef struct moment { double *sum; const float *a, *b; size_t na, nb, n_tokens, chunk, tile; bool upper; } moment;
+
+/* The tile at (i0, j0), chunk after chunk. product: MAX_TILE^2 floats. */
+static void add_tile(const moment *m, size_t i0, size_t j0, float *product)
 {
-    size_t n = h->n_cols, ni = n - i0 < tile ? n - i0 : tile, nj = n - j0 < tile ? n - j0 : tile;
-    for (size_t t = 0; t < n_tokens; t += chunk) {
-        size_t k = n_tokens - t < chunk ? n_tokens - t : chunk;
-        bb_sgemm_tn(ni, nj, k, 1, x + t * n + i0, n, x + t * n + j0, n, 0, product, nj);
+    const size_t ni = m->na - i0 < m->tile ? m->na - i0 : m->tile, nj = m->nb - j0 < m->tile ? m->nb - j0 : m->tile;
+    for (size_t t = 0; t < m->n_tokens; t += m->chunk) {
+        size_t k = m->n_tokens - t < m->chunk ? m->n_tokens - t : m->chunk;
+        bb_sgemm_tn(ni, nj, k, 1, m->a + t * m->na + i0, m->na, m->b + t * m->nb + j0, m->nb, 0, product, nj);
         for (size_t i = 0; i < ni; i++)
-            for (size_t j = 0; j < nj; j++) h->sum[(i0 + i) * n + j0 + j] += (double)product[i * nj + j];
+            for (size_t j = 0; j < nj; j++) m->sum[(i0 + i) * m->nb + j0 + j] += (double)product[i * nj + j];
     }
 }
 
-static bb_status add_inputs(bb_hessian *h, const float *x, size_t n_tokens, size_t chunk, bb_err *err)
+static bb_status add_moment(const moment *m, bb_err *err)
 {
-    size_t tile = h->n_cols >= 1024 ? MAX_TILE : MAX_TILE / 2, n_tiles = (h->n_cols + tile - 1) / tile;
-    bool   no_memory = false;
+    const size_t rows = (m->na + m->tile - 1) / m->tile, cols = (m->nb + m->tile - 1) / m->tile;
+    bool         no_memory = false;
     #pragma omp parallel
     {
         float *product = BB_NEW((size_t)MAX_TILE * MAX_TILE, float, NULL);
         #pragma omp for schedule(dynamic)
-        for (size_t p = 0; p < n_tiles * n_tiles; p++) {
-            size_t i = p / n_tiles, j = p % n_tiles;
+        for (size_t p = 0; p < rows * cols; p++) {
+            size_t i = p / cols, j = p % cols;
             if (!product) {
                 #pragma omp atomic write
                 no_memory = true;
-            } else if (i <= j) {
-                add_tile(h, x, n_tokens, chunk, i * tile, j * tile, tile, product);
+            } else if (i <= j || !m->upper) {
+                add_tile(m, i * m->tile, j * m->tile, product);
             }
         }
         bb_free(product);
     }
-    if (no_memory) return BB_FAIL(err, BB_NOMEM, "out of memory in the sum of second moments");
-    h->n_tokens += n_tokens;
-    return BB_OK;
+    return no_memory ? BB_FAIL(err, BB_NOMEM, "out of memory in the sum of second moments") : BB_OK;
+}
+
+static size_t tile_of(size_t n) { return n >= 1024 ? MAX_TILE : MAX_TILE / 2; }
+
+bb_status bb_cross_add(double *sum, const float *a, uint32_t na, const float *b, uint32_t nb, size_t n_tokens, uint32_t chunk, bb_err *err)
+{
+    const moment m = { sum, a, b, na, nb, n_tokens, chunk, tile_of(nb), false };
+    return add_moment(&m, err);
 }
 
 bb_status bb_hessian_add(bb_hessian *h, const float *x, size_t n_tokens, uint32_t cols, uint32_t chunk, bb_err *err)
@@ -58,7 +67,10 @@ bb_status bb_hessian_add(bb_hessian *h, const float *x, size_t n_tokens, uint32_
         h->n_tokens = 0;
     }
     BB_ASSERT(h->n_cols == cols);
-    return add_inputs(h, x, n_tokens, chunk, err);
+    const moment m = { h->sum, x, x, cols, cols, n_tokens, chunk, tile_of(cols), true };
+    bb_status    status = add_moment(&m, err);
+    h->n_tokens += n_tokens;
+    return status;
 }
 
 bb_status bb_hessian_finish(bb_hessian *h, bb_err *err)

@@ -1,11 +1,59 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * rebuild.c: see rebuild.h. */
+ * rebuild.c: see rebuild.h.
+ *
+ * Two streams of hidden states run through the network side by side, full precision (x, residual r) and the plan as rebuilt
+ * so far (x^, r^). Each block has four stages, q k v | o | gate up | down; before each, the moments of its inputs are
+ * measured on the block as it then stands. The weights that a stage should have are the least-squares ones
+ *     V = W0 + [ a (W E[x x^'] - W0 E[x^ x^']) + b E[(r - r^) x^'] ] (E[x^ x^'] + damping)^-1,
+ * W the full-precision weights, W0 those of the plan's shape: the first term corrects for the inputs being others than the
+ * weights were trained on (as in GPTAQ [1] and QEP [2]); the second, for o and down only, lets them take back what the residual
+ * stream has lost so far. V is then quantized under E[x^ x^'] with error feedback. Shares a, b: docs/quantization.md.
+ * [1] Li et al. GPTAQ. arXiv 2504.02692.  [2] Arai, Ichikawa. Quantization error propagation. arXiv 2504.09629.
+ */
 #include "model/compress/rebuild.h"
 
 #include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "kernels/blas.h"
+#include "model/compress/feedback.h"
+#include "model/compress/statistics.h"
+
+enum { BATCH = 8, N_STAGES = 4 };
+
+static const double input_share = 1.0, residual_share = 0.75, solve_damping = 0.01;
+
+/* One stream: a network, its hidden states, and what one stage wants to know of a batch. */
+typedef struct stream {
+    const bb_net   *net;
+    const bb_block *block;
+    float          *h;        /* [n_windows * ctx][C] at the block's input */
+    float          *scratch;  /* [BATCH * ctx][C] runs through the block */
+    float          *o;        /* decoded attention output (rows, cols), for the residual behind it; NULL without attention */
+    float          *x;        /* [BATCH * ctx][most cols] inputs of the stage */
+    float          *r;        /* [BATCH * ctx][C] the residual that the stage's output is added to */
+    uint32_t        stage;
+    uint32_t        cols;     /* of x; 0 until seen */
+    size_t          n_mid, n_x; /* tokens seen */
+    bool            seen_all;
+    size_t          n_tokens; /* of the batch */
+} stream;
+
+typedef struct rebuild {
+    bb_database            *db;
+    const bb_model         *model;
+    const bb_quant_options *options;
+    bb_forward             *forward;
+    uint32_t                n_windows, ctx, layer;
+    stream                  full, small;   /* full precision and compressed */
+    bb_rebuilt             *out;
+    /* moments of a stage */
+    bb_hessian              h;             /* E[x^ x^'] */
+    double                 *cross;         /* (n, n^) sum of x x^' */
+    double                 *lost;          /* (C, n^) sum of (r - r^) x^', stages o and down */
+    bb_progress             progress;
+} rebuild;
 
 void bb_rebuilt_done(bb_rebuilt *r)
 {
@@ -15,28 +63,176 @@ void bb_rebuilt_done(bb_rebuilt *r)
     memset(r, 0, sizeof *r);
 }
 
+/* ---- moments ---- */
+
+/* Takes the inputs of the stream's stage; on the way to down also the residual behind the attention. Stops the block when it
+ * has what it came for: BB_NOT_FOUND with seen_all is no failure. */
+static bb_status on_input(void *self, bb_part part, const float *x, size_t n, uint32_t cols, bb_err *err)
+{
+    stream        *s = self;
+    const uint32_t at = bb_hessian_of(part), C = s->net->n_embd;
+    (void)err;
+    if (at == 1 && s->stage == 3 && s->o) {
+        bb_sgemm_nt(n, C, cols, 1, x, cols, s->o, cols, 1, s->r + s->n_mid * C, C);
+        s->n_mid += n;
+    }
+    if (at != s->stage) return BB_OK;
+    memcpy(s->x + s->n_x * cols, x, n * cols * sizeof *x);
+    s->cols = cols;
+    s->n_x += n;
+    s->seen_all = s->n_x == s->n_tokens;
+    return s->seen_all ? BB_NOT_FOUND : BB_OK;
+}
+
+/* Runs S windows from `first` up to the stage. */
+static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb_err *err)
+{
+    const size_t row = (size_t)b->ctx * s->net->n_embd;
+    const float *bias = s->block->w[BB_PART_O].bias;
+    bb_err       local = BB_ERR_INIT;
+    bb_status    status;
+    memcpy(s->scratch, s->h + first * row, S * row * sizeof *s->h);
+    memcpy(s->r, s->h + first * row, S * row * sizeof *s->h);
+    if (s->stage == 3 && s->o && bias)
+        for (size_t i = 0; i < S * row; i++) s->r[i] += bias[i % s->net->n_embd];
+    s->n_x = s->n_mid = 0;
+    s->n_tokens = (size_t)S * b->ctx;
+    s->seen_all = false;
+    status = bb_forward_block(b->forward, s->net, s->block, S, b->ctx, s->scratch, on_input, s, &local);
+    if (s->seen_all || status == BB_OK) return BB_OK;
+    return BB_FAIL(err, status, "%s", local.msg);
+}
+
+static bb_status add_batch(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
+{
+    const size_t   n = (size_t)S * b->ctx;
+    const uint32_t C = b->model->net.n_embd, stage = b->small.stage;
+    bb_status      status;
+    BB_TRY(run_stage(b, &b->full, first, S, err));
+    BB_TRY(run_stage(b, &b->small, first, S, err));
+    if (!b->cross && !(b->cross = BB_NEW0((size_t)b->full.cols * b->small.cols, double, err))) { status = BB_NOMEM; goto done; }
+    BB_TRY(bb_hessian_add(&b->h, b->small.x, n, b->small.cols, b->ctx, err));
+    BB_TRY(bb_cross_add(b->cross, b->full.x, b->full.cols, b->small.x, b->small.cols, n, b->ctx, err));
+    if (stage == 1 || stage == 3) {
+        if (!b->lost && !(b->lost = BB_NEW0((size_t)C * b->small.cols, double, err))) { status = BB_NOMEM; goto done; }
+        for (size_t i = 0; i < n * C; i++) b->full.r[i] -= b->small.r[i];
+        BB_TRY(bb_cross_add(b->lost, b->full.r, C, b->small.x, b->small.cols, n, b->ctx, err));
+    }
+done:
+    return status;
+}
+
+static void forget_moments(rebuild *b)
+{
+    bb_hessian_done(&b->h);
+    bb_free(b->cross);
+    bb_free(b->lost);
+    b->cross = b->lost = NULL;
+}
+
+static bb_status measure_stage(rebuild *b, uint32_t stage, bb_err *err)
+{
+    bb_status status = BB_OK;
+    forget_moments(b);
+    b->full.stage = b->small.stage = stage;
+    for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was rebuilt");
+        BB_TRY(add_batch(b, first, b->n_windows - first < BATCH ? b->n_windows - first : BATCH, err));
+    }
+    BB_TRY(bb_hessian_finish(&b->h, err));
+    const double scale = 1.0 / (double)b->h.n_tokens;
+    for (size_t i = 0; i < (size_t)b->full.cols * b->small.cols; i++) b->cross[i] *= scale;
+    for (size_t i = 0; b->lost && i < (size_t)b->model->net.n_embd * b->small.cols; i++) b->lost[i] *= scale;
+done:
+    return status;
+}
+
+/* ---- targets ---- */
+
+/* change (rows, m) := a (W X - W0 H) + b L of one part; w (rows, n), w0 (rows, m). */
+static bb_status change_moments(const rebuild *b, const float *w, const float *w0, uint32_t rows, double *change, bb_err *err)
+{
+    const size_t n = b->full.cols, m = b->h.n_cols;
+    double      *wide = BB_NEW(rows * (n > m ? n : m), double, err), *h = BB_NEW(m * m, double, err);
+    bb_status    status = wide && h ? BB_OK : BB_NOMEM;
+    if (status != BB_OK) goto done;
+    for (size_t i = 0; i < (size_t)rows * m; i++) change[i] = b->lost ? residual_share * b->lost[i] : 0;
+    for (size_t i = 0; i < rows * n; i++) wide[i] = (double)w[i];
+    #pragma omp parallel for schedule(dynamic)
+    for (size_t r = 0; r < rows; r += 64)
+        bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, n, input_share, wide + r * n, n, b->cross, m, 1, change + r * m, m);
+    for (size_t i = 0; i < m * m; i++) h[i] = (double)b->h.h[i];
+    for (size_t i = 0; i < rows * m; i++) wide[i] = (double)w0[i];
+    #pragma omp parallel for schedule(dynamic)
+    for (size_t r = 0; r < rows; r += 64)
+        bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, m, -input_share, wide + r * m, m, h, m, 1, change + r * m, m);
+done:
+    bb_free(wide);
+    bb_free(h);
+    return status;
+}
+
+/* w0 (rows, m) += change (E[x^ x^'] + damping)^-1. */
+static bb_status correct(const rebuild *b, const double *change, uint32_t rows, float *w0, bb_err *err)
+{
+    const size_t m = b->h.n_cols;
+    double      *a = BB_NEW(m * m, double, err), *t = BB_NEW(m * rows, double, err), mean = 0;
+    bb_status    status = a && t ? BB_OK : BB_NOMEM;
+    if (status != BB_OK) goto done;
+    for (size_t j = 0; j < m; j++) mean += (double)b->h.h[j * m + j] / (double)m;
+    for (size_t i = 0; i < m * m; i++) a[i] = (double)b->h.h[i];
+    for (size_t j = 0; j < m; j++) a[j * m + j] += mean > 0 ? solve_damping * mean : 1;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < m; j++) t[j * rows + r] = change[r * m + j];
+    BB_TRY(bb_cholesky(a, m, err));
+    BB_TRY(bb_cholesky_solve(a, m, t, rows, err));
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < m; j++) w0[r * m + j] += (float)t[j * rows + r];
+done:
+    bb_free(a);
+    bb_free(t);
+    return status;
+}
+
+/* The weights the matrix should have, (rows, cols) of the plan's shape. */
+static bb_status target_of(const rebuild *b, bb_part part, uint32_t kept, const bb_matrix *w, float **target, bb_err *err)
+{
+    const bb_matrix *source = &b->model->net.blocks[b->layer].w[part];
+    const bool       inputs_pruned = w->cols != source->cols;
+    float           *w0 = NULL, *whole = NULL;
+    double          *change = NULL;
+    bb_matrix        start;
+    bb_status        status;
+    BB_TRY(bb_database_matrix(b->db, b->layer, part, kept, source->type, &start, NULL, err));
+    w0 = bb_matrix_decode(&start, err);
+    whole = inputs_pruned ? bb_matrix_decode(source, err) : NULL;
+    change = BB_NEW((size_t)w->rows * w->cols, double, err);
+    if (!w0 || !change || (inputs_pruned && !whole)) { status = BB_NOMEM; goto done; }
+    BB_TRY(change_moments(b, whole ? whole : w0, w0, w->rows, change, err));
+    BB_TRY(correct(b, change, w->rows, w0, err));
+    *target = w0;
+    w0 = NULL;
+done:
+    bb_free(w0);
+    bb_free(whole);
+    bb_free(change);
+    return status;
+}
+
 /* Quantizes one matrix of the block again; w becomes a view of the new bytes. Matrices in their source type stay. */
-static bb_status rebuild_matrix(bb_database *db, const bb_model *m, uint32_t layer, bb_part part, uint32_t kept, const bb_hessian *h,
-                                const bb_quant_options *o, bb_matrix *w, bb_rebuilt *out, bb_err *err)
+static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matrix *w, const bb_factor *factor, bb_err *err)
 {
     const bb_format *f = bb_format_get(w->type);
-    bb_type          source = m->net.blocks[layer].w[part].type;
-    const bb_format *sf = bb_format_get(source);
-    bb_matrix        target;
     float           *dense = NULL;
     void            *packed = NULL;
-    size_t           row;
     bb_status        status;
-    if (w->rows == 0 || w->type == source || f->block == 1) return BB_OK;
-    BB_TRY(bb_database_matrix(db, layer, part, kept, source, &target, NULL, err));
-    status = BB_NOMEM;
-    if (!(dense = BB_NEW((size_t)w->rows * w->cols, float, err))) goto done;
-    if (!(packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err))) goto done;
-    row = bb_format_row_bytes(sf, w->cols);
-    for (uint32_t r = 0; r < w->rows; r++) sf->decode((const char *)target.data + r * row, dense + (size_t)r * w->cols, w->cols);
-    BB_TRY(bb_quantize(dense, w->rows, w->cols, h, w->type, o, packed, NULL, err));
+    if (w->rows == 0 || w->type == b->model->net.blocks[b->layer].w[part].type || f->vec == 0) return BB_OK;
+    BB_TRY(target_of(b, part, kept, w, &dense, err));
+    packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
+    if (!packed) { status = BB_NOMEM; goto done; }
+    BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, w->type, b->options, packed, NULL, err));
     w->data = packed;
-    out->packed[out->n_packed++] = packed;
+    b->out->packed[b->out->n_packed++] = packed;
     packed = NULL;
 done:
     bb_free(dense);
@@ -44,66 +240,129 @@ done:
     return status;
 }
 
-/* Second moments of the block's inputs over all windows, the prefix being compressed; h is left unchanged. */
-static bb_status collect(bb_forward *f, const bb_net *net, const bb_block *block, const float *h, uint32_t n_windows, uint32_t batch, uint32_t ctx,
-                         float *scratch, bb_hessians *out, bb_err *err)
+/* ---- blocks ---- */
+
+static bb_status rebuild_stage(rebuild *b, uint32_t stage, bb_block *block, bb_err *err)
 {
-    size_t    row = (size_t)ctx * net->n_embd;
-    bb_status status = BB_OK;
-    memset(out, 0, sizeof *out);
-    for (uint32_t first = 0; first < n_windows; first += batch) {
-        uint32_t n = n_windows - first < batch ? n_windows - first : batch;
-        memcpy(scratch, h + first * row, n * row * sizeof(float));
-        BB_TRY(bb_hessians_collect(f, net, block, n, ctx, scratch, out, err));
+    bb_factor factor = { 0 };
+    bool      factored = false;
+    bb_status status;
+    BB_TRY(measure_stage(b, stage, err));
+    if (b->options->method == BB_METHOD_FEEDBACK) {
+        status = bb_factor_make(&b->h, b->options->damping, &factor, NULL);
+        if (status == BB_NOMEM) { BB_FAIL(err, BB_NOMEM, "out of memory for the factors of block %u", b->layer); goto done; }
+        factored = status == BB_OK;
     }
-    BB_TRY(bb_hessians_finish(out, err));
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (bb_hessian_of((bb_part)p) == stage)
+            BB_TRY(rebuild_matrix(b, (bb_part)p, p <= BB_PART_O ? block->n_kv : block->n_ff, &block->w[p], factored ? &factor : NULL, err));
+    status = BB_OK;
+done:
+    bb_factor_done(&factor);
+    return status;
+}
+
+static bool has_stage(const bb_block *block, const bb_block *source, uint32_t stage)
+{
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (bb_hessian_of((bb_part)p) == stage && block->w[p].rows && block->w[p].type != source->w[p].type) return true;
+    return false;
+}
+
+static bb_status decode_output(stream *s, bb_err *err)
+{
+    bb_free(s->o);
+    s->o = NULL;
+    if (s->block->w[BB_PART_O].rows == 0) return BB_OK;
+    s->o = bb_matrix_decode(&s->block->w[BB_PART_O], err);
+    return s->o ? BB_OK : BB_NOMEM;
+}
+
+static bb_status advance(rebuild *b, stream *s, bb_err *err)
+{
+    const size_t row = (size_t)b->ctx * s->net->n_embd;
+    for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
+        uint32_t  S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
+        bb_status status = bb_forward_block(b->forward, s->net, s->block, S, b->ctx, s->h + first * row, NULL, NULL, err);
+        if (status != BB_OK) return status;
+    }
+    return BB_OK;
+}
+
+static bb_status rebuild_block(rebuild *b, bb_err *err)
+{
+    bb_block       *block = &b->out->blocks[b->layer];
+    const bb_block *source = &b->model->net.blocks[b->layer];
+    bb_status       status = BB_OK;
+    b->full.block = source;
+    b->small.block = block;
+    for (uint32_t stage = 0; stage < N_STAGES; stage++) {
+        if (stage == 3) {
+            BB_TRY(decode_output(&b->full, err));
+            BB_TRY(decode_output(&b->small, err));
+        }
+        if (has_stage(block, source, stage)) BB_TRY(rebuild_stage(b, stage, block, err));
+        bb_progress_add(&b->progress, 1);
+    }
+    BB_TRY(advance(b, &b->full, err));
+    BB_TRY(advance(b, &b->small, err));
 done:
     return status;
+}
+
+static bb_status stream_init(const rebuild *b, stream *s, const bb_net *net, const int32_t *tokens, bb_err *err)
+{
+    const bb_net *full = &b->model->net;
+    const size_t  row = (size_t)b->ctx * net->n_embd;
+    uint32_t      most = net->n_embd;
+    bb_status     status = BB_OK;
+    for (uint32_t i = 0; i < full->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++)
+            if (full->blocks[i].w[p].cols > most) most = full->blocks[i].w[p].cols;
+    s->net = net;
+    s->h = BB_NEW(b->n_windows * row, float, err);
+    s->scratch = BB_NEW(BATCH * row, float, err);
+    s->r = BB_NEW(BATCH * row, float, err);
+    s->x = BB_NEW((size_t)BATCH * b->ctx * most, float, err);
+    if (!s->h || !s->scratch || !s->r || !s->x) return BB_NOMEM;
+    for (uint32_t first = 0; first < b->n_windows && status == BB_OK; first += BATCH) {
+        uint32_t S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
+        status = bb_forward_embed(b->forward, net, tokens + (size_t)first * b->ctx, S, b->ctx, s->h + first * row, err);
+    }
+    return status;
+}
+
+static void stream_done(stream *s)
+{
+    bb_free(s->h);
+    bb_free(s->scratch);
+    bb_free(s->o);
+    bb_free(s->x);
+    bb_free(s->r);
 }
 
 bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
                      const bb_quant_options *o, bb_rebuilt *out, bb_err *err)
 {
-    enum { BATCH = 16 };
     const bb_net *net = &m->net;
-    size_t        row = (size_t)ctx * net->n_embd;
-    bb_forward   *f = NULL;
-    float        *h = NULL, *scratch = NULL;
-    bb_hessians   moments = { 0 };
+    rebuild       b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out };
     bb_status     status = BB_NOMEM;
     memset(out, 0, sizeof *out);
     out->blocks = BB_NEW0(net->n_layer, bb_block, err);
     out->packed = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, void *, err);
-    h = BB_NEW(n_windows * row, float, err);
-    scratch = BB_NEW(BATCH * row, float, err);
-    if (!out->blocks || !out->packed || !h || !scratch) goto done;
-    BB_TRY(bb_forward_create(net, BATCH, ctx, &f, err));
+    if (!out->blocks || !out->packed) goto done;
+    BB_TRY(bb_forward_create(net, BATCH, ctx, &b.forward, err));
     BB_TRY(bb_database_apply(db, plan, &out->net, out->blocks, err));
-    for (uint32_t first = 0; first < n_windows; first += BATCH) {
-        uint32_t n = n_windows - first < BATCH ? n_windows - first : BATCH;
-        BB_TRY(bb_forward_embed(f, &out->net, tokens + (size_t)first * ctx, n, ctx, h + first * row, err));
-    }
-    for (uint32_t b = 0; b < net->n_layer; b++) {
-        bb_block *block = &out->blocks[b];
-        if (bb_interrupted()) {
-            status = BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was rebuilt");
-            goto done;
-        }
-        BB_TRY(collect(f, &out->net, block, h, n_windows, BATCH, ctx, scratch, &moments, err));
-        for (int p = 0; p < BB_N_PARTS; p++)
-            BB_TRY(rebuild_matrix(db, m, b, (bb_part)p, p <= BB_PART_O ? block->n_kv : block->n_ff, &moments.in[bb_hessian_of((bb_part)p)], o,
-                                  &block->w[p], out, err));
-        bb_hessians_done(&moments);
-        for (uint32_t first = 0; first < n_windows; first += BATCH) {
-            uint32_t n = n_windows - first < BATCH ? n_windows - first : BATCH;
-            BB_TRY(bb_forward_block(f, &out->net, block, n, ctx, h + first * row, NULL, NULL, err));
-        }
-    }
+    BB_TRY(stream_init(&b, &b.full, net, tokens, err));
+    BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));
+    bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * N_STAGES);
+    for (b.layer = 0; b.layer < net->n_layer; b.layer++) BB_TRY(rebuild_block(&b, err));
+    bb_progress_end(&b.progress);
 done:
-    bb_hessians_done(&moments);
-    bb_forward_destroy(f);
-    bb_free(h);
-    bb_free(scratch);
+    forget_moments(&b);
+    stream_done(&b.full);
+    stream_done(&b.small);
+    bb_forward_destroy(b.forward);
     if (status != BB_OK) bb_rebuilt_done(out);
     return status;
 }

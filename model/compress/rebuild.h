@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * rebuild.h: a chosen plan rebuilt in sequence: each block is quantized again with the second moments of the inputs that the already
- * compressed prefix really produces (GPTQ's sequential order, arXiv 2210.17323 sec. 4). Shapes, masks and formats stay those of the plan. */
+ * rebuild.h: a chosen plan rebuilt in sequence: each linear is quantized again on the inputs that the already compressed prefix really
+ * produces, towards what full precision does there (rebuild.c says how). Shapes, masks and formats stay those of the plan. */
 #ifndef BB_MODEL_COMPRESS_REBUILD_H
 #define BB_MODEL_COMPRESS_REBUILD_H
 
@@ -13,7 +13,7 @@ typedef struct bb_rebuilt {
     size_t    n_packed;
 } bb_rebuilt;
 
-/* tokens (n_windows * ctx): calibration windows. Target weights are the database's compensated full-precision ones. BB_INTERRUPTED when asked to stop. */
+/* tokens (n_windows * ctx): calibration windows. BB_INTERRUPTED when asked to stop. */
 bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
                      const bb_quant_options *o, bb_rebuilt *out, bb_err *err);
 void      bb_rebuilt_done(bb_rebuilt *r);

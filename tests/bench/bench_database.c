@@ -2,7 +2,7 @@
  * bench_database.c: what the option database reaches: every linear in one format, the embedding in Q6_K, against full precision.
  *
  * usage: bench_database MODEL CALIBRATION EVALUATION DIR [key=value ...]
- *   formats=Q2_K,IQ2_S,...  methods=rtn,weighted,feedback  calib=128  eval=128  ctx=256  sweeps=N  damping=X  embd=Q6_K
+ *   formats=Q2_K,IQ2_S,...  methods=rtn,weighted,feedback,rebuild  calib=128  eval=128  ctx=256  sweeps=N  damping=X  embd=Q6_K
  *   part=ffn_down (only this part is compressed)  csv=FILE (appends nothing: written whole)
  * Windows as llama-perplexity makes them: first token BOS, second half scored; evaluation windows evenly spread.
  */
@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kernels/blas.h"
-#include "model/compress/database.h"
+#include "model/compress/rebuild.h"
 #include "model/export/export.h"
 #include "model/io/tokenizer.h"
 
@@ -132,6 +132,7 @@ static bb_status one_row(bench *b, bb_database *db, const settings *o, const cha
     bb_plan   plan = { 0 };
     bb_net    net;
     bb_block *blocks = BB_NEW(b->model.net.n_layer, bb_block, err);
+    bb_rebuilt rebuilt = { 0 };
     score     s;
     uint64_t  bytes;
     double    t0 = bb_now_s(), t1;
@@ -139,6 +140,10 @@ static bb_status one_row(bench *b, bb_database *db, const settings *o, const cha
     if (status != BB_OK) goto done;
     BB_TRY(uniform_plan(&b->model.net, format, o->embd, o->part, &plan, err));
     BB_TRY(bb_database_apply(db, &plan, &net, blocks, err));
+    if (strcmp(method, "rebuild") == 0) {
+        BB_TRY(bb_rebuild(db, &b->model, &plan, b->calib.tokens, b->calib.n, b->calib.ctx, &o->quant, &rebuilt, err));
+        net = rebuilt.net;
+    }
     t1 = bb_now_s();
     BB_TRY(bb_export_size(&b->model, &net, &bytes, err));
     BB_TRY(evaluate(b, &net, &s, err));
@@ -157,6 +162,7 @@ static bb_status one_row(bench *b, bb_database *db, const settings *o, const cha
         bb_csv_end_row(b->csv);
     }
 done:
+    bb_rebuilt_done(&rebuilt);
     bb_plan_done(&plan);
     bb_free(blocks);
     return status;
@@ -169,7 +175,7 @@ static bb_status run_method(bench *b, const char *dir, settings *o, const char *
     bb_status          status;
     bb_database_config c = { .dir = dir, .model = &b->model, .tokens = b->calib.tokens, .n_windows = b->calib.n, .ctx = b->calib.ctx,
                              .data_hash = b->calib.hash, .quant = o->quant, .ffn_step = 32 };
-    c.quant.method = strcmp(method, "rtn") == 0 ? BB_METHOD_RTN : strcmp(method, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
+    o->quant.method = c.quant.method = strcmp(method, "rtn") == 0 ? BB_METHOD_RTN : strcmp(method, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
     BB_TRY(bb_database_open(&c, &db, err));
     snprintf(formats, sizeof formats, "%s", o->formats);
     for (char *f = strtok_r(formats, ",", &save); f; f = strtok_r(NULL, ",", &save)) BB_TRY(one_row(b, db, o, f, method, err));
