@@ -112,6 +112,7 @@ static bb_status add_simple_plans(bb_run *r, bb_ledger *l, bb_front *f, int64_t 
     if (!x) return BB_NOMEM;
     status = BB_OK;
     if (best_uniform(r, budget, x, x + n, name)) BB_TRY(add_scored(r, l, f, x, name, true, err));
+    if (r->is_sweep) goto done; /* the other two would triple the evaluations of a front */
     if (restricted(r, budget, false, true, x)) BB_TRY(add_scored(r, l, f, x, "quantization only, separable", true, err));
     if (restricted(r, budget, true, false, x)) BB_TRY(add_scored(r, l, f, x, "pruning only", true, err));
 done:
