@@ -352,6 +352,19 @@ done:
     return status;
 }
 
+/* Paths in config.resolved.yaml must mean the same from any folder. A file that does not exist is reported when it is opened. */
+static bb_status make_absolute(char **path, bb_err *err)
+{
+    char *found, *copy;
+    if (!*path || !**path || strcmp(*path, "self") == 0 || !(found = realpath(*path, NULL))) return BB_OK;
+    copy = bb_strdup(found, err);
+    free(found);
+    if (!copy) return BB_NOMEM;
+    bb_free(*path);
+    *path = copy;
+    return BB_OK;
+}
+
 bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err)
 {
     bb_status status;
@@ -362,6 +375,9 @@ bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err
     bb_free(r->config.config); /* resolved: it needs no other file */
     r->config.config = NULL;
     BB_TRY(check_config(&r->config, err));
+    BB_TRY(make_absolute(&r->config.model, err));
+    BB_TRY(make_absolute(&r->config.calib, err));
+    BB_TRY(make_absolute(&r->config.eval, err));
     BB_TRY(open_parts(r, err));
 done:
     if (status != BB_OK) bb_run_close(r);
