@@ -8,14 +8,13 @@ DATA     ?= ../shared/data
 
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wdouble-promotion -Wstrict-prototypes \
             -Wmissing-prototypes -Wcast-qual -Wwrite-strings -Wundef -Wvla
+ifeq ($(CI),true)
+WERROR   ?= -Werror
+endif
 # -ffp-contract=off: the compiler must not fuse a*b+c on its own, or decoders differ between CPU levels.
 CFLAGS   ?= -O3 -g
 BBFLAGS  := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -Iinclude -fopenmp -ffp-contract=off \
             -fno-math-errno -MMD -MP $(WARN) $(WERROR) $(SANITIZE)
-ifeq ($(CI),true)
-WERROR   ?= -Werror
-endif
-
 PKGS     := gsl openblas lapacke jansson yaml-0.1 sqlite3 libpcre2-8
 PKGCF    := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 # GSL without its own CBLAS, which would shadow OpenBLAS's.

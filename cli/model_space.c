@@ -219,9 +219,19 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
         }
     }
     s->problem.fixed_bytes += shared > 0 ? shared : 0;
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t o = 1; !s->data[i].is_format && o < s->units[i].n_options; o++)
-            if (s->data[i].bytes[o] != BB_FORBIDDEN) s->data[i].bytes[o] -= shared > 0 ? shared : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        unit_data *u = &s->data[i];
+        int64_t    least = 0; /* a dropped sublayer takes its norm and its header entries along: counted from the smallest, in fixed_bytes */
+        if (u->is_format) continue;
+        for (uint32_t o = 1; o < s->units[i].n_options; o++) {
+            if (u->bytes[o] == BB_FORBIDDEN) continue;
+            u->bytes[o] -= shared > 0 ? shared : 0;
+            if (u->bytes[o] < least) least = u->bytes[o];
+        }
+        for (uint32_t o = 0; o < s->units[i].n_options; o++)
+            if (u->bytes[o] != BB_FORBIDDEN) u->bytes[o] -= least;
+        s->problem.fixed_bytes += least;
+    }
     status = BB_OK;
 done:
     bb_free(x);
