@@ -3,6 +3,7 @@
  *
  *   interop make DIR DATA     writes for each case DIR/NAME.gguf, .txt (a text), .tokens (its ids by our tokenizer, u32),
  *                             .ours (our logits at each position, f32, n x V); prints the names
+ *   interop files DIR TEXT MODEL.gguf...  the same for files that are there already, as a run exported them
  *   interop compare DIR NAME  reads .tokens, .ours, .theirs (llama.cpp's logits), .theirs_tokens; prints one line; exits with 1
  *                             when they disagree
  *
@@ -26,7 +27,7 @@
 #include "model/net/forward.h"
 #include "tests/support/tiny_model.h"
 
-enum { MAX_TOKENS = 200, MAX_OWNED = 4096 };
+enum { TEXT_BYTES = 1200, MAX_TOKENS = 200, MAX_OWNED = 4096 };
 
 static bb_err err = BB_ERR_INIT;
 
@@ -124,13 +125,27 @@ static bool wanted(const char *name)
     return strstr(padded, word) != NULL;
 }
 
-/* plan applied to the model at path, exported; text tokenized; our logits of the net that was sent (not of the file). */
-static void make_case(const char *dir, const char *name, const char *model, const char *plan, const char *text)
+/* The rest of a case whose .gguf is written: the text, its ids by our tokenizer, our logits of net. */
+static void write_case(const char *dir, const char *name, const bb_gguf *vocabulary, const bb_net *net, const char *text)
 {
-    copy         *c = BB_NEW0(1, copy, &err);
     bb_tokenizer *t;
     int32_t      *ids;
     size_t        n;
+    must(bb_tokenizer_create(vocabulary, &t, &err) == BB_OK);
+    must(bb_tokenize(t, text, strlen(text), true, false, &ids, &n, &err) == BB_OK);
+    if (n > MAX_TOKENS) n = MAX_TOKENS;
+    must(bb_file_write(in_dir(dir, name, ".txt"), text, strlen(text), &err) == BB_OK);
+    must(bb_file_write(in_dir(dir, name, ".tokens"), ids, n * sizeof *ids, &err) == BB_OK);
+    write_logits(net, ids, (uint32_t)n, in_dir(dir, name, ".ours"));
+    bb_free(ids);
+    bb_tokenizer_destroy(t);
+    puts(name);
+}
+
+/* plan applied to the model at path, exported; our logits are those of the net that was sent (not of the file). */
+static void make_case(const char *dir, const char *name, const char *model, const char *plan, const char *text)
+{
+    copy *c = BB_NEW0(1, copy, &err);
     if (!wanted(name)) {
         bb_free(c);
         return;
@@ -138,16 +153,24 @@ static void make_case(const char *dir, const char *name, const char *model, cons
     must(c && bb_model_open(model, &c->source, &err) == BB_OK);
     apply(c, plan);
     must(bb_export_write(&c->source, &c->net, NULL, in_dir(dir, name, ".gguf"), &err) == BB_OK);
-    must(bb_tokenizer_create(&c->source.gguf, &t, &err) == BB_OK);
-    must(bb_tokenize(t, text, strlen(text), true, false, &ids, &n, &err) == BB_OK);
-    if (n > MAX_TOKENS) n = MAX_TOKENS;
-    must(bb_file_write(in_dir(dir, name, ".txt"), text, strlen(text), &err) == BB_OK);
-    must(bb_file_write(in_dir(dir, name, ".tokens"), ids, n * sizeof *ids, &err) == BB_OK);
-    write_logits(&c->net, ids, (uint32_t)n, in_dir(dir, name, ".ours"));
-    bb_free(ids);
-    bb_tokenizer_destroy(t);
+    write_case(dir, name, &c->source.gguf, &c->net, text);
     done(c);
-    puts(name);
+}
+
+/* A file that is there already, as a run exported it; our logits are those of the file. */
+static void make_file(const char *dir, const char *path, const char *text)
+{
+    bb_model    m;
+    bb_map      map;
+    char        name[128];
+    const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(base, "."), base);
+    must(bb_model_open(path, &m, &err) == BB_OK);
+    must(bb_map_open(path, &map, &err) == BB_OK);
+    must(bb_file_write(in_dir(dir, name, ".gguf"), map.data, map.size, &err) == BB_OK);
+    bb_map_close(&map);
+    write_case(dir, name, &m.gguf, &m.net, text);
+    bb_model_close(&m);
 }
 
 /* One format for all linears; the embedding, where llama.cpp and its users want more, in Q8_0. */
@@ -186,8 +209,8 @@ static void make_wiki8m(const char *dir, const char *data)
     size_t n;
     snprintf(model, sizeof model, "%s/models/wiki8m/wiki8m-f16.gguf", data);
     if (!bb_file_exists(model)) return;
-    must(bb_file_read(in_dir(data, "corpora/wikitext-2-raw/wiki.test.raw", ""), &text, &n, &err) == BB_OK && n > 2000);
-    text[1200] = '\0';
+    must(bb_file_read(in_dir(data, "corpora/wikitext-2-raw/wiki.test.raw", ""), &text, &n, &err) == BB_OK && n > TEXT_BYTES);
+    text[TEXT_BYTES] = '\0';
     for (size_t i = 0; i < sizeof pruned / sizeof *pruned; i++) make_case(dir, pruned[i].name, model, pruned[i].plan, text);
     for (size_t i = 0; bb_format_at(i); i++)
         if (bb_format_at(i)->encode) make_uniform(dir, model, bb_format_at(i), text);
@@ -300,7 +323,16 @@ int main(int argc, char **argv)
         make_wiki8m(argv[2], argv[3]);
         return 0;
     }
+    if (argc > 4 && strcmp(argv[1], "files") == 0) {
+        char  *text;
+        size_t n;
+        must(bb_file_read(argv[3], &text, &n, &err) == BB_OK);
+        if (n > TEXT_BYTES) text[TEXT_BYTES] = '\0';
+        for (int i = 4; i < argc; i++) make_file(argv[2], argv[i], text);
+        bb_free(text);
+        return 0;
+    }
     if (argc == 4 && strcmp(argv[1], "compare") == 0) return compare(argv[2], argv[3]);
-    fputs("usage: interop make DIR DATA | interop compare DIR NAME\n", stderr);
+    fputs("usage: interop make DIR DATA | interop files DIR TEXT MODEL.gguf... | interop compare DIR NAME\n", stderr);
     return 2;
 }

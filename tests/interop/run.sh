@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Loads our exports with llama.cpp and compares logits. usage: run.sh INTEROP DATA WORK
 # INTEROP: the built program; DATA: ../shared/data; WORK: a scratch folder, where npm packages (about 60 MB) are put and kept.
-# INTEROP_CASES="name name" runs only these.
+# INTEROP_CASES="name name" runs only these. INTEROP_RUN=DIR takes the files that a run exported instead (DIR/models/*.gguf).
 set -eu
 program=$1 data=$2 work=$3
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,7 +14,11 @@ if [ ! -d "$work/node_modules/node-llama-cpp" ]; then
     npm install --prefix "$work" --no-audit --no-fund --ignore-scripts --omit=optional --loglevel=error \
         "node-llama-cpp@$version" "@node-llama-cpp/$machine@$version" >&2
 fi
-names=$("$program" make "$work/cases" "$data")
+if [ -n "${INTEROP_RUN:-}" ]; then
+    names=$("$program" files "$work/cases" "${INTEROP_TEXT:-$data/corpora/wikitext-2-raw/wiki.test.raw}" "$INTEROP_RUN"/models/*.gguf)
+else
+    names=$("$program" make "$work/cases" "$data")
+fi
 failed=0 n=0
 for name in $names; do
     n=$((n + 1))
