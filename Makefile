@@ -101,6 +101,15 @@ interop: $(BUILD)/tests/interop/interop
 demo: all
 	@OMP_WAIT_POLICY=passive ./bitbudget sweep configs/demo/wiki8m-f16.gguf --config configs/demo/demo.yaml --out results/runs/demo
 
+# The committed tables of results/, from the shared data: about a quarter of an hour on two cores.
+RESULTS_RUN ?= results/runs/front
+reproduce: all
+	./bitbudget sweep $(DATA)/models/wiki8m/wiki8m-f16.gguf --config configs/reproduce.yaml --out $(RESULTS_RUN) \
+	  --calib $(DATA)/corpora/wikitext-2-raw/wiki.valid.raw --eval $(DATA)/corpora/wikitext-2-raw/wiki.test.raw
+	cp $(RESULTS_RUN)/front.csv $(RESULTS_RUN)/baselines.csv $(RESULTS_RUN)/layers.csv $(RESULTS_RUN)/finalise.csv $(RESULTS_RUN)/sensitivity.csv results/
+	cp $(RESULTS_RUN)/plots/front.svg results/front.svg
+	sh results/compare.sh results/front.csv $(DATA)/baselines/wiki8m-llamacpp.csv > results/llamacpp.csv
+
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000
 fuzz:

@@ -277,7 +277,8 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
     bb_status       status = BB_OK;
     const char     *list = o->formats && *o->formats ? o->formats : default_formats;
     if (b->n_kv) {
-        n = kept_counts(b->n_kv, 1, o->prune_kv, o->prune_sublayers, kept);
+        /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
+        n = kept_counts(b->n_kv, 1, o->prune_kv, o->prune_sublayers && layer > 0, kept);
         kv = (*i)++;
         BB_TRY(structure_unit(s, kv, layer, "kv", kept, n, err));
     }
@@ -379,6 +380,21 @@ bool bb_model_space_uniform(const bb_model_space *s, const char *format, const c
     return true;
 }
 
+/* Why the exporter cannot size candidate x. */
+static bb_status explain_size(const bb_model_space *s, const uint16_t *x, bb_err *err)
+{
+    bb_plan   plan = { 0, NULL };
+    bb_net    net;
+    uint64_t  bytes;
+    bb_status status;
+    BB_TRY(bb_problem_plan(&s->problem, x, &plan, err));
+    BB_TRY(bb_plan_shape(s->model, &plan, &net, s->blocks, err));
+    BB_TRY(bb_export_size(s->model, &net, &bytes, err));
+done:
+    bb_plan_done(&plan);
+    return status;
+}
+
 bb_status bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint64_t *largest, bb_err *err)
 {
     uint32_t  n = s->problem.n_units;
@@ -425,7 +441,8 @@ bb_status bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint
         }
     }
     *smallest = (uint64_t)bb_problem_size(&s->problem, x);
-    status = BB_OK;
+    if ((int64_t)*smallest == BB_FORBIDDEN) status = explain_size(s, x, err);
+    else status = BB_OK;
 done:
     bb_free(x);
     bb_free(best);
