@@ -347,13 +347,13 @@ static bool dominated(const bb_front *f, const evaluated *e, size_t i)
     return false;
 }
 
-static bb_status write_front_csv(const bb_run *r, const bb_front *f, const evaluated *e, bb_err *err)
+static bb_status write_front_csv(const bb_run *r, const bb_front *f, const evaluated *e, const char *data_hash, bb_err *err)
 {
     char          *path = bb_run_path(r, err, "front.csv");
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
     if (!path) return BB_NOMEM;
-    BB_TRY(bb_csv_create(path, "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens", &w, err));
+    BB_TRY(bb_csv_create(path, "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256", &w, err));
     for (size_t i = 0; i < f->n; i++) {
         if (dominated(f, e, i)) continue;
         bb_csv_put_text(w, f->plans[i].hash);
@@ -363,6 +363,7 @@ static bb_status write_front_csv(const bb_run *r, const bb_front *f, const evalu
         bb_csv_put_text(w, r->config.protocol);
         bb_csv_put_int(w, r->config.ctx);
         bb_csv_put_int(w, (int64_t)e[i].result.n_tokens);
+        bb_csv_put_text(w, data_hash);
         bb_csv_end_row(w);
     }
     status = bb_csv_close(w, err);
@@ -537,7 +538,7 @@ bb_status bb_run_evaluate(bb_run *r, bb_err *err)
     BB_TRY(eval_windows(r, &w, data_hash, err));
     BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
     for (size_t i = 0; i < front.n; i++) BB_TRY(evaluate_file(r, &front.plans[i], &w, reference, data_hash, &e[i], err));
-    BB_TRY(write_front_csv(r, &front, e, err));
+    BB_TRY(write_front_csv(r, &front, e, data_hash, err));
     BB_TRY(write_baselines_csv(r, &front, e, err));
     BB_TRY(write_layers_csv(r, &front, e, err));
     BB_TRY(write_guard(r, &front, e, w.n, r->is_sweep ? r->budgets[r->n_budgets - 1] : bb_front_target(r), &winner, err));

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_run.c: the main job end to end on a tiny real model, as a user runs it: refused budgets, the files of a run, the same bytes for
+ * any number of threads and after interruptions, verification of good and damaged files. Needs the program (BB_BUILD). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "tests/support/support.h"
+
+#define MODEL "tests/data/stories260K.gguf"
+#define SMALL "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
+              "--search-tokens 0.003 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86 -q"
+
+/* The exit code of BB_BUILD/bitbudget with these arguments; what it says is in said. -1: killed. -2: no program. */
+static int run(const char *arguments, char *said, size_t size)
+{
+    char        line[2048];
+    const char *build = getenv("BB_BUILD");
+    if (!build) return -2;
+    snprintf(line, sizeof line, "%s/bitbudget %s 2>&1", build, arguments);
+    FILE *p = popen(line, "r");
+    ck_assert_ptr_nonnull(p);
+    size_t n = fread(said, 1, size - 1, p);
+    said[n] = '\0';
+    while (fgetc(p) != EOF) { }
+    int state = pclose(p);
+    return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
+}
+
+static char said[8192], line[2048];
+
+static int sweep(const char *out, int threads)
+{
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --threads %d --out %s", threads, out);
+    return run(line, said, sizeof said);
+}
+
+/* The straight run that the tests compare with; made once, with one thread. NULL: no program. */
+static const char *straight_run(void)
+{
+    static char path[512];
+    if (path[0]) return path;
+    int code = sweep(bb_test_path("straight"), 1);
+    if (code == -2) return NULL;
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    snprintf(path, sizeof path, "%s", bb_test_path("straight"));
+    return path;
+}
+
+static void same_file(const char *a_dir, const char *b_dir, const char *name)
+{
+    char   path[600], *a, *b;
+    size_t n_a, n_b;
+    bb_err err = BB_ERR_INIT;
+    snprintf(path, sizeof path, "%s/%s", a_dir, name);
+    ck_assert_msg(bb_file_read(path, &a, &n_a, &err) == BB_OK, "%s", err.msg);
+    snprintf(path, sizeof path, "%s/%s", b_dir, name);
+    ck_assert_msg(bb_file_read(path, &b, &n_b, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(n_a == n_b && memcmp(a, b, n_a) == 0, "%s differs between two runs of the same job", name);
+    bb_free(a);
+    bb_free(b);
+}
+
+static void same_run(const char *a, const char *b)
+{
+    static const char *const files[] = { "front.csv", "baselines.csv", "plans.csv", "layers.csv", "sensitivity.csv", "finalise.csv", "plan.json", "model.gguf" };
+    char   path[600], name[64];
+    bb_csv t;
+    bb_err err = BB_ERR_INIT;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) same_file(a, b, files[i]);
+    snprintf(path, sizeof path, "%s/plans.csv", a);
+    ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
+    ck_assert_uint_ge(t.n_rows, 2);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        snprintf(name, sizeof name, "models/%s.gguf", bb_csv_text(&t, i, 0));
+        same_file(a, b, name);
+    }
+    bb_csv_done(&t);
+}
+
+START_TEST(an_impossible_budget_is_refused_at_once)
+{
+    double started = bb_now_s();
+    int    code = run("run " MODEL " --target-size 1KiB --out /nonexistent/x", said, sizeof said);
+    if (code == -2) return;
+    ck_assert_int_eq(code, 3);
+    ck_assert_ptr_nonnull(strstr(said, "cannot be reached"));
+    ck_assert_double_lt(bb_now_s() - started, 5.0); /* well under a second when the machine is quiet */
+    ck_assert_int_eq(run("run " MODEL " --out /nonexistent/x", said, sizeof said), 2);
+    ck_assert_int_eq(run("run tests/data/README.md --target-size 1MiB --out /nonexistent/x", said, sizeof said), 5);
+    ck_assert_int_eq(run("estimate " MODEL " --target-size 700KiB --formats Q4_0,Q8_0 --embd-formats Q8_0", said, sizeof said), 0);
+    ck_assert_ptr_nonnull(strstr(said, "reachable"));
+}
+END_TEST
+
+START_TEST(budgets_hold_and_threads_do_not_matter)
+{
+    const char *a = straight_run(), *b = bb_test_path("two");
+    char        path[600];
+    bb_csv      t;
+    bb_err      err = BB_ERR_INIT;
+    if (!a) return;
+    ck_assert_int_eq(sweep(b, 2), 0);
+    same_run(a, b);
+    snprintf(path, sizeof path, "%s/plans.csv", a);
+    ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        int64_t  counted;
+        uint64_t written;
+        ck_assert_int_eq(bb_csv_int(&t, i, 1, &counted, &err), BB_OK);
+        snprintf(path, sizeof path, "%s/models/%s.gguf", a, bb_csv_text(&t, i, 0));
+        ck_assert_int_eq(bb_file_size(path, &written, &err), BB_OK);
+        ck_assert_uint_eq(written, (uint64_t)counted);
+        ck_assert_int_le(counted, 329265); /* 9 bits for each of its 292680 weights */
+    }
+    bb_csv_done(&t);
+    snprintf(path, sizeof path, "verify %s -q", a);
+    ck_assert_int_eq(run(path, said, sizeof said), 0);
+}
+END_TEST
+
+/* Stopped again and again at arbitrary moments, the job ends with the bytes of a straight run. */
+START_TEST(interruption_changes_nothing)
+{
+    const char *build = getenv("BB_BUILD"), *a = straight_run(), *b = bb_test_path("stopped");
+    int         stops = 0, code = 0;
+    if (!a) return;
+    for (int tries = 1; tries < 200; tries++) { /* longer and longer, so that it ends on a slow machine too */
+        snprintf(line, sizeof line, "timeout -s INT %.2f %s/bitbudget sweep " MODEL " " SMALL " --threads 2 --out %s >/dev/null 2>&1", 0.1 * tries, build, b);
+        int state = system(line);
+        ck_assert(WIFEXITED(state));
+        code = WEXITSTATUS(state); /* timeout gives 124 when it sent the signal, whatever the program then answered */
+        ck_assert_msg(code == 0 || code == 124 || code == 75, "exit %d", code);
+        if (code == 0) break;
+        stops++;
+    }
+    ck_assert_int_gt(stops, 0);
+    ck_assert_int_eq(sweep(b, 2), 0);
+    same_run(a, b);
+}
+END_TEST
+
+START_TEST(damage_is_found)
+{
+    const char *a = straight_run();
+    char        path[600], *data;
+    size_t      n;
+    bb_csv      t;
+    bb_err      err = BB_ERR_INIT;
+    if (!a) return;
+    snprintf(path, sizeof path, "%s/plans.csv", a);
+    ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
+    snprintf(path, sizeof path, "%s/models/%s.gguf", a, bb_csv_text(&t, 0, 0));
+    bb_csv_done(&t);
+    ck_assert_int_eq(bb_file_read(path, &data, &n, &err), BB_OK);
+    for (size_t i = n - 4096; i < n; i += 64) data[i] ^= 0x11; /* weights of the last tensor */
+    bb_test_write(path, data, n);
+    bb_free(data);
+    snprintf(path, sizeof path, "verify %s -q", a);
+    ck_assert_int_eq(run(path, said, sizeof said), 4);
+    snprintf(path, sizeof path, "sweep " MODEL " --ctx 64 -q --out %s", a); /* other settings in the same directory */
+    ck_assert_int_eq(run(path, said, sizeof said), 2);
+    ck_assert_ptr_nonnull(strstr(said, "another model, data or settings"));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("run");
+    TCase *t = tcase_create("main job");
+    tcase_set_timeout(t, 600);
+    tcase_add_test(t, an_impossible_budget_is_refused_at_once);
+    tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
+    tcase_add_test(t, interruption_changes_nothing);
+    tcase_add_test(t, damage_is_found);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
