@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * cmd_eval.c: bitbudget eval MODEL.gguf --text FILE: perplexity, and the distance to a reference model, under a named protocol. */
+ * cmd_eval.c: bitbudget eval MODEL.gguf --text FILE: perplexity, and the distance to a reference model, under a named protocol;
+ * --generation: the distance on what the reference writes itself. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,12 +9,12 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
-#include "eval/evaluate.h"
+#include "eval/generation.h"
 
 typedef struct eval_options {
     char   *text, *protocol, *reference;
-    int64_t ctx, chunks, probabilities;
-    bool    spread, json;
+    int64_t ctx, chunks, probabilities, prompts, prompt_tokens, new_tokens, seed;
+    bool    spread, generation, json;
 } eval_options;
 
 static const bb_option_row rows[] = {
@@ -26,6 +27,14 @@ static const bb_option_row rows[] = {
     { "spread", BB_OPT_FLAG, offsetof(eval_options, spread), NULL, 1, 0, NULL, "spread the --chunks windows over the text instead of taking the first", NULL },
     { "probabilities", BB_OPT_INT, offsetof(eval_options, probabilities), "-1", -1, 1 << 24, "POS",
       "also print the likeliest tokens after position POS (from 0) of the first window", NULL },
+    { "generation", BB_OPT_FLAG, offsetof(eval_options, generation), NULL, 1, 0, NULL,
+      "also measure, against --reference, how long greedy decoding agrees and the KL along the reference's own samples, from prompts of the text", NULL },
+    { "prompts", BB_OPT_INT, offsetof(eval_options, prompts), "128", 1, 1 << 24, "N", "prompts of --generation, spread over the text", NULL },
+    { "prompt-tokens", BB_OPT_INT, offsetof(eval_options, prompt_tokens), "0", 0, 1 << 24, "N",
+      "tokens of a prompt; 0: 32, or an eighth of the context that the model was trained with if less", NULL },
+    { "new-tokens", BB_OPT_INT, offsetof(eval_options, new_tokens), "0", 0, 1 << 24, "N",
+      "tokens of a continuation; 0: 256, or what is left of the trained context if less", NULL },
+    { "seed", BB_OPT_INT, offsetof(eval_options, seed), "1", 0, (double)(1LL << 53), "N", "of the samples of --generation", NULL },
     { "json", BB_OPT_FLAG, offsetof(eval_options, json), NULL, 1, 0, NULL, "print JSON", NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows, TOP = 10 };
@@ -40,6 +49,7 @@ typedef struct job {
     bb_protocol  protocol;
     int32_t      bos;
     bb_result    result;
+    bb_generation_result generation; /* with --generation */
     uint32_t     top_id[TOP];  /* with --probabilities */
     double       top_p[TOP];
 } job;
@@ -128,6 +138,19 @@ static void put_result(bb_text *out, const bb_result *r)
                  exp(r->nll - r->ln_ratio));
 }
 
+static void put_generation(bb_text *out, const bb_generation_result *r)
+{
+    bb_text_addf(out, "\ngeneration    %u prompts of %u tokens, %u new ones\n", r->n_prompts, r->n_prompt, r->n_new);
+    bb_text_addf(out, "agreement     %.2f +- %.2f tokens of greedy decoding before the first difference from the reference (none in %u of %u prompts)\n",
+                 r->agree_length, r->agree_length_se, r->n_whole, r->n_prompts);
+    for (int i = 0; i < BB_GENERATION_SPANS; i++) {
+        const bb_generation_span *s = &r->span[i];
+        if (s->first <= s->last)
+            bb_text_addf(out, "KL %3u-%-3u    %.6f +- %.6f nats a token along the reference's samples, same top 1 %.3f %%\n", s->first, s->last, s->kl,
+                         s->kl_se, 100 * s->top1);
+    }
+}
+
 static void put_probabilities(bb_text *out, const job *j)
 {
     bb_text_addf(out, "\nafter position %lld of the first window\n%8s %10s  %s\n", (long long)j->o.probabilities, "token", "p", "text");
@@ -145,6 +168,7 @@ static bb_status print_text(const job *j, bb_err *err)
     bb_status status;
     put_header(&out, j);
     put_result(&out, &j->result);
+    if (j->o.generation) put_generation(&out, &j->generation);
     if (j->o.probabilities >= 0) put_probabilities(&out, j);
     status = out.status;
     if (status != BB_OK) BB_FAIL(err, status, "out of memory");
@@ -183,6 +207,19 @@ static void result_json(json_t *root, const bb_result *r)
     json_object_set_new(root, "kl_quantiles", quantiles);
 }
 
+static json_t *generation_json(const bb_generation_result *r, int64_t seed)
+{
+    json_t *spans = json_array();
+    for (int i = 0; i < BB_GENERATION_SPANS; i++)
+        if (r->span[i].first <= r->span[i].last)
+            json_array_append_new(spans, json_pack("{s:I, s:I, s:f, s:f, s:f}", "first", (json_int_t)r->span[i].first, "last",
+                                                   (json_int_t)r->span[i].last, "kl_nats", r->span[i].kl, "kl_se", r->span[i].kl_se, "top1",
+                                                   r->span[i].top1));
+    return json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "prompts", (json_int_t)r->n_prompts, "prompt_tokens", (json_int_t)r->n_prompt,
+                     "new_tokens", (json_int_t)r->n_new, "seed", (json_int_t)seed, "agree_length", r->agree_length, "agree_length_se",
+                     r->agree_length_se, "whole", (json_int_t)r->n_whole, "kl", spans);
+}
+
 static json_t *probabilities_json(const job *j)
 {
     json_t *ids = json_array(), *top = json_array();
@@ -205,6 +242,7 @@ static bb_status print_json(const job *j, bb_err *err)
     int     failed;
     if (!root) return BB_FAIL(err, BB_NOMEM, "out of memory");
     result_json(root, &j->result);
+    if (j->o.generation) json_object_set_new(root, "generation", generation_json(&j->generation, j->o.seed));
     if (j->o.probabilities >= 0) json_object_set_new(root, "probabilities", probabilities_json(j));
     failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     json_decref(root);
@@ -238,6 +276,26 @@ done:
     return status;
 }
 
+static bb_status generation(job *j, bb_err *err)
+{
+    bb_generation_spec spec = bb_generation_default(&j->ref.net);
+    bb_generation     *g = NULL;
+    uint32_t           trained = j->ref.net.n_ctx_train;
+    bb_status          status = BB_OK;
+    spec.n_prompts = (uint32_t)j->o.prompts;
+    spec.seed = (uint64_t)j->o.seed;
+    if (j->o.prompt_tokens) spec.n_prompt = (uint32_t)j->o.prompt_tokens;
+    if (j->o.prompt_tokens && trained > spec.n_prompt && trained - spec.n_prompt < 256) spec.n_new = trained - spec.n_prompt;
+    if (j->o.new_tokens) spec.n_new = (uint32_t)j->o.new_tokens;
+    if (trained && spec.n_prompt + spec.n_new > trained)
+        bb_warn("sequences of %u tokens are longer than the %u that %s was trained with", spec.n_prompt + spec.n_new, trained, j->o.reference);
+    BB_TRY(bb_generation_create(&j->ref.net, &j->tokens, j->bos, &spec, (uint64_t)256 << 20, "continuing the prompts", &g, err));
+    BB_TRY(bb_generation_measure(&j->m.net, g, &j->generation, NULL, err));
+done:
+    bb_generation_destroy(g);
+    return status;
+}
+
 static bb_status run(int argc, char **argv, bb_err *err)
 {
     job       j = { .bos = -1 };
@@ -249,11 +307,16 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "eval needs a model file and --text FILE");
         goto done;
     }
+    if (j.o.generation && !j.o.reference) {
+        status = BB_FAIL(err, BB_USAGE, "--generation compares with a full-precision model: give it with --reference FP.gguf");
+        goto done;
+    }
     BB_TRY(prepare(&j, err));
     if (j.o.probabilities >= 0) BB_TRY(probabilities(&j, err));
     start = bb_now_s();
     BB_TRY(bb_evaluate(&j.m.net, j.o.reference ? &j.ref.net : NULL, &j.w, "evaluating", &j.result, NULL, NULL, err));
     bb_info("%.0f tokens a second", (double)j.w.n * j.w.ctx / (bb_now_s() - start));
+    if (j.o.generation) BB_TRY(generation(&j, err));
     BB_TRY(j.o.json ? print_json(&j, err) : print_text(&j, err));
 done:
     bb_windows_done(&j.w);
@@ -269,7 +332,8 @@ const bb_command bb_command_eval = {
     .summary = "measure a model's perplexity, and its distance to a reference",
     .usage = "MODEL.gguf --text FILE",
     .example = "bitbudget eval model.gguf --text eval.txt --protocol gguf --ctx 256\n"
-               "bitbudget eval small.gguf --text eval.txt --ctx 256 --reference full.gguf --json",
+               "bitbudget eval small.gguf --text eval.txt --ctx 256 --reference full.gguf --json\n"
+               "bitbudget eval small.gguf --text eval.txt --reference full.gguf --generation --prompts 128",
     .options = rows,
     .n_options = N_ROWS,
     .run = run,

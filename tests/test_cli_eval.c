@@ -101,6 +101,29 @@ START_TEST(eval_gives_the_numbers_of_numpy)
 }
 END_TEST
 
+START_TEST(generation_is_measured)
+{
+    char   *text;
+    json_t *root, *g, *spans;
+    bb_err  err = BB_ERR_INIT;
+    ck_assert_msg(command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
+                                       " --generation --prompts 3 --prompt-tokens 8 --new-tokens 20 --json") == BB_OK, "%s", err.msg);
+    ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
+    g = json_object_get(root, "generation");
+    spans = json_object_get(g, "kl");
+    ck_assert(number(g, "agree_length") == 20 && number(g, "agree_length_se") == 0 && number(g, "whole") == 3 && number(g, "prompts") == 3);
+    ck_assert_uint_eq(json_array_size(spans), 2);
+    ck_assert(number(json_array_get(spans, 1), "first") == 17 && number(json_array_get(spans, 1), "last") == 20);
+    ck_assert(number(json_array_get(spans, 0), "kl_nats") == 0 && number(json_array_get(spans, 0), "top1") == 1);
+    json_decref(root);
+    bb_free(text);
+    ck_assert_int_eq(command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
+                                          " --generation --prompts 2 --new-tokens 4"), BB_OK);
+    ck_assert_ptr_nonnull(strstr(text, "agreement     4.00 +- 0.00 tokens"));
+    bb_free(text);
+}
+END_TEST
+
 START_TEST(tokenize_writes_what_eval_reads)
 {
     static const char bytes[] = { 1, 0, 0, 0, (char)0x93, 1, 0, 0, (char)0x97, 1, 0, 0, 5, 1, 0, 0, 0x7A, 1, 0, 0 }; /* 1 403 407 261 378 */
@@ -134,6 +157,7 @@ static const struct bad { const char *line; bb_status status; } bad[] = {
     { "eval " MODEL " --text tests/data/README.md --reference tests/data/vocab/phi-3.gguf", BB_UNSUPPORTED },
     { "eval tests/data/README.md --text tests/data/README.md", BB_BAD_FILE },
     { "eval " MODEL " --text tests/data/absent", BB_BAD_FILE },
+    { "eval " MODEL " --text tests/data/README.md --chunks 1 --generation", BB_USAGE }, /* needs a reference */
     { "tokenize " MODEL, BB_USAGE },
     { "tokenize " MODEL " --text tests/data/README.md --out ids.txt", BB_USAGE },
 };
@@ -156,6 +180,7 @@ int main(void)
     bb_log_set_level(BB_LOG_QUIET);
     tcase_set_timeout(t, 60);
     tcase_add_test(t, eval_gives_the_numbers_of_numpy);
+    tcase_add_test(t, generation_is_measured);
     tcase_add_test(t, tokenize_writes_what_eval_reads);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));
     suite_add_tcase(s, t);

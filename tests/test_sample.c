@@ -29,7 +29,7 @@ START_TEST(greedy_continuation_of_a_real_model)
     ck_assert_int_eq(bb_model_open("tests/data/stories260K.gguf", &m, NULL), BB_OK);
     ck_assert_uint_eq(more, 48);
     for (uint32_t i = 0; i < n; i++) start[i] = (int32_t)json_integer_value(json_array_get(prompt, i));
-    bb_sampling p = { start, n, 1, n + more, 0, 1, 0 };
+    bb_sampling p = { start, n, 0, 1, n + more, 0, 1, 0 };
     ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
     for (uint32_t i = 0; i < more; i++) ck_assert_int_eq(ids[n + i], json_integer_value(json_array_get(rest, i)));
     bb_model_close(&m);
@@ -76,7 +76,7 @@ START_TEST(draws_are_those_of_the_forward_pass)
     ref_model_make(spec, 4, &m);
     size_t          V = m.net.n_vocab;
     float          *z = BB_NEW(LENGTH * V, float, NULL);
-    bb_sampling     p = { prompt, _i % 2 ? 3 : 0, N, LENGTH, 0.5, 77, 0 };
+    bb_sampling     p = { prompt, _i % 2 ? 3 : 0, 0, N, LENGTH, 0.5, 77, 0 };
     ck_assert_uint_le(V, 64);
     omp_set_num_threads(3);
     ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
@@ -113,7 +113,7 @@ START_TEST(frequencies_follow_probabilities)
     double   *z, square = 0, lse;
     ref_model_make(&ref_specs[0], 4, &m);
     size_t      V = m.net.n_vocab, *count = BB_NEW0(V, size_t, NULL);
-    bb_sampling p = { prompt, 2, N, 3, 1, 5, 0 };
+    bb_sampling p = { prompt, 2, 0, N, 3, 1, 5, 0 };
     z = BB_NEW(2 * V, double, NULL);
     ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
     for (size_t i = 0; i < N; i++) count[ids[i * 3 + 2]]++;
@@ -136,7 +136,7 @@ START_TEST(failures_say_so)
 {
     ref_model   m;
     int32_t     ids[64], prompt[4] = { 0, 1, 2, 3 };
-    bb_sampling p = { prompt, 4, 2, 8, 1, 1, 0 };
+    bb_sampling p = { prompt, 4, 0, 2, 8, 1, 1, 0 };
     long        n = 0;
     size_t      live;
     ref_model_make(&ref_specs[0], 1, &m);

@@ -298,9 +298,12 @@ static bb_status check(const bb_net *net, const bb_sampling *p, bb_err *err)
 {
     if (p->n_prompt > p->length) return BB_FAIL(err, BB_USAGE, "a prompt of %u tokens does not fit into sequences of %u", p->n_prompt, p->length);
     if (!(p->temperature >= 0) || !isfinite(p->temperature)) return BB_FAIL(err, BB_USAGE, "temperature %g: it must be 0 or more", p->temperature);
-    for (uint32_t i = 0; i < p->n_prompt; i++)
-        if (p->prompt[i] < 0 || (uint32_t)p->prompt[i] >= net->n_vocab)
-            return BB_FAIL(err, BB_BAD_FILE, "prompt token %u has id %d, outside the vocabulary of %u", i, p->prompt[i], net->n_vocab);
+    for (size_t s = 0; s < (p->stride ? p->n_sequences : 1); s++)
+        for (uint32_t i = 0; i < p->n_prompt; i++) {
+            int32_t id = p->prompt[s * p->stride + i];
+            if (id < 0 || (uint32_t)id >= net->n_vocab)
+                return BB_FAIL(err, BB_BAD_FILE, "token %u of prompt %zu has id %d, outside the vocabulary of %u", i, s, id, net->n_vocab);
+        }
     return BB_OK;
 }
 
@@ -309,7 +312,7 @@ static void start_sequence(const shared *w, uint32_t number, int32_t *ids, bb_rn
     char name[32];
     snprintf(name, sizeof name, "sample %u", number);
     bb_rng_init(r, w->p->seed, name);
-    if (w->p->n_prompt) memcpy(ids, w->p->prompt, w->p->n_prompt * sizeof *ids);
+    if (w->p->n_prompt) memcpy(ids, w->p->prompt + (size_t)number * w->p->stride, w->p->n_prompt * sizeof *ids);
     else ids[0] = (int32_t)bb_rng_below(r, w->net->n_vocab);
 }
 
