@@ -45,13 +45,13 @@ START_TEST(float_products)
         if (kind == 2) bb_sgemm_tn(m, n, k, 0.5f, a, lda, b, ldb, 0.25f, y, ldy);
         for (size_t i = 0; i < m; i++) {
             for (size_t j = 0; j < n; j++) {
-                long double sum = 0.25L * y0[i * ldy + j], size = fabsl(sum);
+                long double sum = 0.25L * (long double)y0[i * ldy + j], size = fabsl(sum);
                 for (size_t l = 0; l < k; l++) {
-                    long double p = 0.5L * a[kind == 2 ? l * lda + i : i * lda + l] * b[kind == 0 ? j * ldb + l : l * ldb + j];
+                    long double p = 0.5L * (long double)a[kind == 2 ? l * lda + i : i * lda + l] * (long double)b[kind == 0 ? j * ldb + l : l * ldb + j];
                     sum += p;
                     size += fabsl(p);
                 }
-                check_entry((double)y[i * ldy + j], sum, size, k, FLT_EPSILON / 2);
+                check_entry((double)y[i * ldy + j], sum, size, k, (double)FLT_EPSILON / 2);
             }
             for (size_t j = n; j < ldy; j++) ck_assert(y[i * ldy + j] == y0[i * ldy + j]);
         }
@@ -74,7 +74,7 @@ START_TEST(double_products)
             for (size_t j = 0; j < n; j++) {
                 long double sum = 0, size = 0;
                 for (size_t l = 0; l < k; l++) {
-                    long double p = 2.0L * a[i * k + l] * b[transposed ? j * k + l : l * n + j];
+                    long double p = 2.0L * (long double)a[i * k + l] * (long double)b[transposed ? j * k + l : l * n + j];
                     sum += p;
                     size += fabsl(p);
                 }
@@ -132,7 +132,7 @@ END_TEST
 START_TEST(cholesky_refuses)
 {
     bb_err err = BB_ERR_INIT;
-    double indefinite[9] = { 1, 0, 0, 0, 1, 0, 0, 0, -1 }, nan[4] = { 1, 0, NAN, 1 }, zero_factor[4] = { 1, 0, 1, 0 }, b[2] = { 1, 1 };
+    double indefinite[9] = { 1, 0, 0, 0, 1, 0, 0, 0, -1 }, nan[4] = { 1, 0, (double)NAN, 1 }, zero_factor[4] = { 1, 0, 1, 0 }, b[2] = { 1, 1 };
     ck_assert_int_eq(bb_cholesky(indefinite, 3, &err), BB_NUMERIC);
     ck_assert_msg(strstr(err.msg, "pivot 3") != NULL, "%s", err.msg);
     ck_assert_int_eq(bb_cholesky(nan, 2, NULL), BB_NUMERIC);
@@ -264,7 +264,7 @@ START_TEST(reference_is_right)
     const bb_kernels *k = &bb_kernels_ref;
     uint64_t          seed = 46;
     float             x[N], w[N], y[N];
-    double            u = (double)FLT_EPSILON / 2, square = 0, sum = 0, lse, cross = 0, max = -INFINITY, got;
+    double            u = (double)FLT_EPSILON / 2, square = 0, sum = 0, lse, cross = 0, max = (double)-INFINITY, got;
     fill(x, N, 0, &seed);
     fill(w, N, 0, &seed);
     for (int i = 0; i < N; i++) square += (double)x[i] * (double)x[i], max = fmax(max, (double)x[i]);

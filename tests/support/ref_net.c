@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * ref_net.c: see ref_net.h. Written for obviousness: no blocking, no tables, angles as complex exponentials. */
+ * ref_net.c: see ref_net.h. Written for obviousness: no blocking, no tables, RoPE in polar form. */
 #include "tests/support/ref_net.h"
 
-#include <complex.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,12 +60,13 @@ static double *norm_rows(const double *h, const float *g, const bb_net *net, siz
 static void turn(const bb_net *net, double *head, double position)
 {
     for (uint32_t i = 0; i < net->n_rot / 2; i++) {
-        double         angle = position * (double)net->rope_freq_scale / pow((double)net->rope_base, 2.0 * i / net->n_rot);
-        uint32_t       a = net->rope_neox ? i : 2 * i, b = net->rope_neox ? i + net->n_rot / 2 : 2 * i + 1;
+        double   angle = position * (double)net->rope_freq_scale / pow((double)net->rope_base, 2.0 * i / net->n_rot), length;
+        uint32_t a = net->rope_neox ? i : 2 * i, b = net->rope_neox ? i + net->n_rot / 2 : 2 * i + 1;
         if (net->rope_factors) angle /= (double)net->rope_factors[i];
-        double complex z = CMPLX(head[a], head[b]) * cexp(CMPLX(0, angle));
-        head[a] = creal(z);
-        head[b] = cimag(z);
+        length = hypot(head[a], head[b]);
+        angle += atan2(head[b], head[a]);
+        head[a] = length * cos(angle);
+        head[b] = length * sin(angle);
     }
 }
 
