@@ -113,17 +113,17 @@ reproduce: all
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000
 fuzz:
-	@$(MAKE) --no-print-directory BUILD=build-fuzz CFLAGS="-O1 -g" SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all" \
-	  fuzz-run FUZZ_RUNS=$(FUZZ_RUNS)
+	@$(MAKE) --no-print-directory $(SANITIZED) fuzz-run FUZZ_RUNS=$(FUZZ_RUNS)
 .PHONY: fuzz-run
 fuzz-run: $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 	@for f in $^; do echo "$$f"; ASAN_OPTIONS=abort_on_error=1 UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1 $$f $(FUZZ_RUNS) || exit 1; done
 
 # The same tests, in a folder of their own, under AddressSanitizer and UndefinedBehaviorSanitizer. gcc's conversion warnings are wrong
 # about code that the sanitizer has rewritten, so only the main ones stay on.
+SANITIZED := BUILD=build-asan CFLAGS="-O1 -g -fno-omit-frame-pointer" WARN="-Wall -Wextra" \
+             SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
 check-asan:
-	@$(MAKE) --no-print-directory check BUILD=build-asan CFLAGS="-O1 -g -fno-omit-frame-pointer" WARN="-Wall -Wextra" \
-	  SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
+	@$(MAKE) --no-print-directory check $(SANITIZED)
 
 # Every benchmark, one after the other, as CSV; each says how it is used on its own.
 bench: $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
@@ -144,6 +144,6 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/bitbudget $(DESTDIR)$(MANDIR)/bitbudget.1
 
 clean:
-	rm -rf build build-asan build-clang build-fuzz bitbudget
+	rm -rf build build-asan build-clang bitbudget
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -58,7 +58,7 @@ static bool best_uniform(const bb_run *r, int64_t budget, uint16_t *x, uint16_t 
 {
     const bb_problem *p = bb_model_space_problem(r->space);
     const bb_unit    *embd = &p->units[p->n_units - 1], *linear = NULL;
-    double            best = INFINITY;
+    double            best = HUGE_VAL;
     for (uint32_t u = 0; u < p->n_units && !linear; u++)
         if (p->units[u].controller >= 0) linear = &p->units[u];
     for (uint32_t f = 0; linear && f < linear->n_options; f++)

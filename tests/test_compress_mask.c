@@ -115,7 +115,7 @@ static void check_order(uint32_t group, int dead)
     ck_assert_int_eq(bb_mask_order(w, ROWS, COLS, group, 1, &h, order, error, &err), BB_OK);
     for (uint32_t left = n; left-- > 0;) {
         uint32_t best = 0;
-        double   least = INFINITY;
+        double   least = HUGE_VAL;
         ck_assert_double_eq_tol(error[left], brute(kept, NULL), 1e-9);
         for (uint32_t g = 0; g < n; g++) {
             if (!kept[g * group]) continue;

@@ -146,7 +146,7 @@ START_TEST(codes_are_good_where_they_can_be_enumerated)
         for (uint64_t seed = 10; seed < 18; seed++) {
             bb_hessian h = problem(seed, 4, 0.3);
             bb_code    c;
-            double     best = INFINITY, best_single = INFINITY, mine;
+            double     best = HUGE_VAL, best_single = HUGE_VAL, mine;
             float      a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
             for (uint32_t i = 0; i < COLS; i++)
                 for (uint32_t j = 0; j < COLS; j++) {

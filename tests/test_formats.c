@@ -412,7 +412,7 @@ static double error_at(const bb_format *f, const float *w, const float *h, float
 {
     double sum = 0;
     for (int i = 0; i < f->block; i++) {
-        double least = INFINITY;
+        double least = HUGE_VAL;
         for (int k = 0; k < f->n_levels; k++) {
             double r = (double)w[i] - (double)(d * f->levels[k]);
             if (r * r < least) least = r * r;
@@ -426,7 +426,7 @@ static double least_error(const bb_format *f, const float *w, const float *h)
 {
     /* Only scales that matter: within a factor 64 below the one of the extremes. */
     float max = 0;
-    double least = INFINITY;
+    double least = HUGE_VAL;
     for (int i = 0; i < f->block; i++) max = fmaxf(max, fabsf(w[i]));
     float top = 2 * max / fminf(-f->levels[0], f->levels[f->n_levels - 1]);
     for (unsigned u = 1; u < 0x7C00u; u++)
@@ -468,20 +468,20 @@ START_TEST(byte_scales_are_the_best_of_all)
     for (int t = 0; t < 40; t++) {
         float w[256], h[256], a[4], b[4];
         unsigned char mx[17], nv[36];
-        double best_mx = INFINITY, best_nv = 0;
+        double best_mx = HUGE_VAL, best_nv = 0;
         make_block(&r, t % 2 ? KINDS - 1 : 12 + t / 2 % 4, w, h);
         bb_format_mxfp4.encode(w, h, mx, 32);
         bb_format_nvfp4.encode(w, h, nv, 64);
         for (int e = -40; e <= 40; e++) best_mx = fmin(best_mx, error_at(&bb_format_mxfp4, w, h, ldexpf(1, e)));
         for (int g = 0; g < 4; g++) {
-            double least = INFINITY;
+            double least = HUGE_VAL;
             bb_code c = {.d = 0.5f};
             for (int byte = 0; byte < 127; byte++) {
                 double sum = 0;
                 c.sc[g] = (int16_t)byte;
                 bb_format_nvfp4.scales(&c, a, b);
                 for (int i = 16 * g; i < 16 * g + 16; i++) {
-                    double near = INFINITY;
+                    double near = HUGE_VAL;
                     for (int k = 0; k < 15; k++) near = fmin(near, fabs((double)w[i] - (double)(a[g] * bb_format_nvfp4.levels[k])));
                     sum += (double)h[i] * near * near;
                 }

@@ -144,8 +144,8 @@ void bb_k_scales_unpack(const unsigned char *s, bb_code *c)
 void bb_k_scales_pack(const bb_code *c, unsigned char *s)
 {
     for (int g = 0; g < 4; g++) {
-        s[g] = (unsigned char)(c->sc[g] | c->sc[g + 4] >> 4 << 6);
-        s[g + 4] = (unsigned char)(c->mn[g] | c->mn[g + 4] >> 4 << 6);
+        s[g] = (unsigned char)((unsigned)c->sc[g] | (unsigned)c->sc[g + 4] >> 4 << 6);
+        s[g + 4] = (unsigned char)((unsigned)c->mn[g] | (unsigned)c->mn[g + 4] >> 4 << 6);
         s[g + 8] = (unsigned char)((c->sc[g + 4] & 15) | (c->mn[g + 4] & 15) << 4);
     }
 }

@@ -24,7 +24,7 @@ static void unpack(const void *block, bb_code *c)
 static void pack(const bb_code *c, void *block)
 {
     unsigned char *p = block;
-    for (int g = 0; g < 16; g++) p[g] = (unsigned char)(c->sc[g] | c->mn[g] << 4);
+    for (int g = 0; g < 16; g++) p[g] = (unsigned char)((unsigned)c->sc[g] | (unsigned)c->mn[g] << 4);
     bb_pairs_pack(c->q, p + 16);
     bb_store_u16(p + 80, bb_float_to_half(c->d));
     bb_store_u16(p + 82, bb_float_to_half(c->dmin));

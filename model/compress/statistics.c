@@ -102,7 +102,7 @@ unusable:
 static void put(FILE *f, const void *data, size_t n, size_t size)
 {
     static const char zeros[ALIGN] = { 0 };
-    fwrite(data, size, n, f); /* errors are found at commit */
+    if (n) fwrite(data, size, n, f); /* errors are found at commit */
     fwrite(zeros, 1, padded(n * size) - n * size, f);
 }
 
