@@ -26,6 +26,7 @@ typedef struct bb_command {
     X(run) \
     X(sweep) \
     X(estimate) \
+    X(quantize) \
     X(eval) \
     X(inspect) \
     X(tokenize) \

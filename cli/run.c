@@ -13,8 +13,8 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/calibration.h"
 #include "cli/environment.h"
-#include "model/net/sample.h"
 
 #define FIELD(name) offsetof(bb_run_config, name)
 #define NO_BOUNDS 1, 0
@@ -215,41 +215,14 @@ done:
     return status;
 }
 
-/* n windows of ctx tokens drawn from the model's own distribution, each beginning with BOS. */
-static bb_status sample_calibration(const bb_run *r, uint32_t n, int32_t *ids, bb_err *err)
-{
-    int32_t     bos;
-    bb_sampling s = { .n_sequences = n, .length = (uint32_t)r->config.ctx, .temperature = 1, .seed = (uint64_t)r->config.seed };
-    bb_status   status;
-    BB_TRY(bb_tokens_bos(&r->model, &bos, err));
-    s.prompt = &bos;
-    s.n_prompt = bos >= 0;
-    BB_TRY(bb_sample_ids(&r->model.net, &s, "sample calibration text", ids, err));
-done:
-    return status;
-}
-
 static bb_status load_calibration(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    char      *path = NULL;
-    bb_status  status = BB_OK;
-    if (r->calib_tokens.ids) return BB_OK;
-    if (strcmp(c->calib, "self") == 0) {
-        if (!(path = bb_run_path(r, err, "calib-self.u32"))) return BB_NOMEM;
-        if (!bb_file_exists(path)) {
-            uint32_t n = (uint32_t)(c->calib_windows + c->confirm_windows);
-            int32_t *ids = BB_NEW((size_t)n * (size_t)c->ctx, int32_t, err);
-            if (!ids) status = BB_NOMEM;
-            else status = sample_calibration(r, n, ids, err);
-            if (status == BB_OK) status = bb_file_write(path, ids, (size_t)n * (size_t)c->ctx * sizeof *ids, err);
-            bb_free(ids);
-            BB_TRY(status);
-        }
-        BB_TRY(bb_tokens_load(&r->model, path, &r->calib_tokens, err));
-    } else {
-        BB_TRY(bb_tokens_load(&r->model, c->calib, &r->calib_tokens, err));
-    }
+    char      *path = bb_run_path(r, err, "calib-self.u32");
+    bb_status  status = path ? BB_OK : BB_NOMEM;
+    if (!path || r->calib_tokens.ids) goto done;
+    BB_TRY(bb_calibration_tokens(&r->model, c->calib, path, (uint32_t)(c->calib_windows + c->confirm_windows), (uint32_t)c->ctx, (uint64_t)c->seed,
+                                 &r->calib_tokens, err));
     BB_TRY(split_windows(r, err));
 done:
     bb_free(path);
@@ -459,20 +432,6 @@ void bb_run_close(bb_run *r)
 
 /* ---- calibrate ---- */
 
-static bb_method method_of(const char *name)
-{
-    return strcmp(name, "rtn") == 0 ? BB_METHOD_RTN : strcmp(name, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
-}
-
-/* FFN channels that the pruning order removes at once: about a hundred rounds whatever the width. */
-static uint32_t channels_a_round(const bb_net *net)
-{
-    uint32_t widest = 0;
-    for (uint32_t b = 0; b < net->n_layer; b++)
-        if (net->blocks[b].n_ff > widest) widest = net->blocks[b].n_ff;
-    return widest / 96 + 1;
-}
-
 bb_status bb_run_calibrate(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
@@ -481,8 +440,8 @@ bb_status bb_run_calibrate(bb_run *r, bb_err *err)
     if (r->database) return BB_OK;
     if (!(dir = *c->database ? bb_strdup(c->database, err) : bb_run_path(r, err, "database"))) return BB_NOMEM;
     bb_database_config config = { .dir = dir, .model = &r->model, .tokens = r->calib.tokens, .n_windows = r->calib.n, .ctx = r->calib.ctx,
-                                  .data_hash = r->calib_tokens.sha256, .quant = { method_of(c->method), c->damping, (unsigned)c->sweeps },
-                                  .ffn_step = channels_a_round(&r->model.net) };
+                                  .data_hash = r->calib_tokens.sha256, .quant = { bb_calibration_method(c->method), c->damping, (unsigned)c->sweeps },
+                                  .ffn_step = bb_calibration_ffn_step(&r->model.net) };
     BB_TRY(bb_database_open(&config, &r->database, err));
     BB_TRY(bb_net_evaluator_create(&r->model, r->levels, BB_N_LEVELS, c->max_ram, &r->evaluator, err));
 done:

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * calibration.h: what every command that calibrates agrees on, so that databases can be shared: token ids, quantizer names, mask rounds. */
+#ifndef BB_CLI_CALIBRATION_H
+#define BB_CLI_CALIBRATION_H
+
+#include "eval/evaluate.h"
+#include "model/compress/compress.h"
+
+/* The ids of the text or token file `calib`; or, calib being "self", n_windows * ctx ids drawn from the model's own distribution (each window
+ * begins with BOS), which are kept in the file `samples` (.u32) and taken from there the next time. */
+bb_status bb_calibration_tokens(const bb_model *m, const char *calib, const char *samples, uint32_t n_windows, uint32_t ctx, uint64_t seed,
+                                bb_tokens *out, bb_err *err);
+
+/* "rtn", "weighted"; anything else is error feedback. */
+bb_method bb_calibration_method(const char *name);
+
+/* FFN channels that the pruning order removes at once: about a hundred rounds whatever the width. */
+uint32_t  bb_calibration_ffn_step(const bb_net *net);
+
+#endif

@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cmd_quantize.c: bitbudget quantize MODEL.gguf: the types are given, the codes are as good as we can make them. No search.
+ *
+ * types (cli/tensor_types.h) -> size and runtime checked -> calibration windows -> matrices by one of four methods -> file beside the wanted
+ * one, read back and compared, renamed -> optionally its KL and perplexity. Second moments and encoded matrices stay in a folder until the
+ * file is written, so that the same command goes on after an interruption.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/calibration.h"
+#include "cli/cmd.h"
+#include "cli/model_space.h"
+#include "cli/tensor_types.h"
+#include "model/compress/rebuild.h"
+#include "model/compress/statistics.h"
+#include "model/export/export.h"
+
+typedef struct quantize_options {
+    char   *out, *format, *embd_format, *like, *recipe, *method, *calib, *database, *eval, *protocol;
+    int64_t ctx, calib_windows, eval_windows, sweeps, seed;
+    double  damping;
+    bool    json, csv;
+} quantize_options;
+
+#define FIELD(name) offsetof(quantize_options, name)
+static const bb_option_row rows[] = {
+    { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "file to write", NULL },
+    { "format", BB_OPT_TEXT, FIELD(format), "", 1, 0, "TYPE", "type of all linears: Q4_K, IQ2_XS, ...", NULL },
+    { "embd-format", BB_OPT_TEXT, FIELD(embd_format), "", 1, 0, "TYPE", "type of embedding and head; empty: Q6_K with --format, else unchanged", NULL },
+    { "like", BB_OPT_TEXT, FIELD(like), "", 1, 0, "OTHER.gguf", "take the type of every matrix from this file of the same model", NULL },
+    { "recipe", BB_OPT_TEXT, FIELD(recipe), "", 1, 0, "FILE", "lines PATTERN=TYPE, as for llama-quantize --tensor-type-file; the last that fits a name wins",
+      NULL },
+    { "method", BB_OPT_TEXT, FIELD(method), "sequential", 1, 0, "NAME",
+      "rtn: round to nearest; weighted: importance-weighted; feedback: error feedback; sequential: error feedback on the compressed prefix's inputs",
+      "rtn|weighted|feedback|sequential" },
+    { "calib", BB_OPT_TEXT, FIELD(calib), "self", 1, 0, "FILE", "calibration text or token file; \"self\" samples from the model", NULL },
+    { "ctx", BB_OPT_INT, FIELD(ctx), "256", 16, 131072, "N", "tokens of a window", NULL },
+    { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "calibration windows, evenly spaced over the text", NULL },
+    { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.01", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
+    { "sweeps", BB_OPT_INT, FIELD(sweeps), "4", 0, 100, "N", "coordinate-descent sweeps after error feedback", NULL },
+    { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
+    { "database", BB_OPT_TEXT, FIELD(database), "", 1, 0, "DIR", "keep second moments and encoded matrices here, for other calls and runs; empty: OUT.work, "
+      "removed at the end", NULL },
+    { "eval", BB_OPT_TEXT, FIELD(eval), "", 1, 0, "FILE", "then measure KL and perplexity on this text", NULL },
+    { "eval-windows", BB_OPT_INT, FIELD(eval_windows), "0", 0, 1e9, "N", "evaluation windows, evenly spaced; 0: all", NULL },
+    { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", 1, 0, "NAME", "protocol of the windows", "gguf|hf" },
+    { "json", BB_OPT_FLAG, FIELD(json), NULL, 1, 0, NULL, "print JSON", NULL },
+    { "csv", BB_OPT_FLAG, FIELD(csv), NULL, 1, 0, NULL, "print a header and a row: model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se", NULL },
+};
+#undef FIELD
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+/* All that a call of the command has open. */
+typedef struct job {
+    quantize_options o;
+    const char      *path;
+    bb_model         m;
+    bb_plan          plan;
+    char             hash[17];
+    uint32_t         ctx;
+    char            *work;      /* folder of second moments and matrices; NULL: none is needed */
+    bb_tokens        tokens;
+    bb_windows       calib;
+    bb_database     *database;
+    bb_rebuilt       rebuilt;
+    bb_net           net;       /* what is written */
+    bb_block        *blocks;    /* net.blocks, unless rebuilt */
+    void           **packed;    /* [n_packed] matrices of round to nearest */
+    size_t           n_packed;
+    uint64_t         bytes;
+    bb_result        result;    /* with --eval */
+} job;
+
+static bool has(const char *text) { return text && *text; }
+static bb_protocol protocol_of(const job *j) { return strcmp(j->o.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF; }
+
+/* ---- what is asked for ---- */
+
+static bb_status check_options(const job *j, size_t n_positional, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    if (n_positional == 0 || !has(o->out)) return BB_FAIL(err, BB_USAGE, "quantize needs a model file and --out FILE");
+    if (!has(o->format) && !has(o->like) && !has(o->recipe))
+        return BB_FAIL(err, BB_USAGE, "no types were given: --format IQ2_XS, --like OTHER.gguf or --recipe FILE");
+    if (has(o->format) && has(o->like)) return BB_FAIL(err, BB_USAGE, "--format and --like both give a type to every matrix: choose one");
+    return BB_OK;
+}
+
+/* Types, size and whether the runtime can load them: everything that can be refused at once. */
+static bb_status plan_file(job *j, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    bb_tensor_types         t = { o->format, has(o->embd_format) ? o->embd_format : has(o->format) ? "Q6_K" : NULL, o->like, o->recipe };
+    bb_status               status;
+    BB_TRY(bb_model_open(j->path, &j->m, err));
+    BB_TRY(bb_tensor_types_plan(&t, &j->m, &j->plan, err));
+    BB_TRY(bb_plan_hash(&j->plan, j->hash, err));
+    status = BB_NOMEM;
+    if (!(j->blocks = BB_NEW(j->m.net.n_layer, bb_block, err))) goto done;
+    BB_TRY(bb_plan_shape(&j->m, &j->plan, &j->net, j->blocks, err));
+    BB_TRY(bb_export_check(&j->m, &j->net, err));
+    BB_TRY(bb_export_size(&j->m, &j->net, &j->bytes, err));
+    j->ctx = (uint32_t)o->ctx < j->m.net.n_ctx_train ? (uint32_t)o->ctx : j->m.net.n_ctx_train;
+done:
+    return status;
+}
+
+/* ---- round to nearest ---- */
+
+static bb_status round_matrix(job *j, const bb_matrix *source, bb_matrix *w, bb_err *err)
+{
+    const bb_quant_options o = { .method = BB_METHOD_RTN };
+    float    *dense = NULL;
+    bb_status status = BB_NOMEM;
+    w->data = source->data;
+    if (w->rows == 0 || w->type == source->type) return BB_OK;
+    void *packed = bb_alloc(w->rows, bb_format_row_bytes(bb_format_get(w->type), w->cols), err);
+    if (!packed) return BB_NOMEM;
+    w->data = j->packed[j->n_packed++] = packed;
+    if (!(dense = bb_matrix_decode(source, err))) goto done;
+    BB_TRY(bb_quantize(dense, w->rows, w->cols, NULL, w->type, &o, packed, NULL, err));
+done:
+    bb_free(dense);
+    return status;
+}
+
+static bb_status round_all(job *j, bb_err *err)
+{
+    const bb_net *from = &j->m.net;
+    bb_status     status = BB_NOMEM;
+    if (!(j->packed = BB_NEW0((size_t)from->n_layer * BB_N_PARTS + 2, void *, err))) goto done;
+    BB_TRY(round_matrix(j, &from->embd, &j->net.embd, err));
+    BB_TRY(round_matrix(j, &from->head, &j->net.head, err));
+    for (uint32_t i = 0; i < from->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) BB_TRY(round_matrix(j, &from->blocks[i].w[p], &j->blocks[i].w[p], err));
+done:
+    return status;
+}
+
+/* ---- with calibration ---- */
+
+static bb_status load_windows(job *j, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    char     *samples = NULL;
+    int32_t   bos;
+    bb_status status = BB_NOMEM;
+    if (!(j->work = has(o->database) ? bb_strdup(o->database, err) : bb_asprintf(err, "%s.work", o->out))) goto done;
+    if (!(samples = bb_asprintf(err, "%s/calib-self-%lld-%u-%lld.u32", j->work, (long long)o->calib_windows, j->ctx, (long long)o->seed))) goto done;
+    BB_TRY(bb_make_dirs(j->work, err));
+    BB_TRY(bb_calibration_tokens(&j->m, o->calib, samples, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, &j->tokens, err));
+    BB_TRY(bb_tokens_bos(&j->m, &bos, err));
+    BB_TRY(bb_windows_make(&j->tokens, protocol_of(j), j->ctx, bos, (uint32_t)o->calib_windows, true, &j->calib, err));
+done:
+    bb_free(samples);
+    return status;
+}
+
+static bb_status encode_all(job *j, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    const bb_quant_options  quant = { bb_calibration_method(o->method), o->damping, (unsigned)o->sweeps };
+    bb_status status;
+    BB_TRY(load_windows(j, err));
+    const bb_database_config config = { .dir = j->work, .model = &j->m, .tokens = j->calib.tokens, .n_windows = j->calib.n, .ctx = j->ctx,
+                                        .data_hash = j->tokens.sha256, .quant = quant, .ffn_step = bb_calibration_ffn_step(&j->m.net) };
+    BB_TRY(bb_database_open(&config, &j->database, err));
+    if (strcmp(o->method, "sequential") == 0) {
+        BB_TRY(bb_rebuild(j->database, &j->m, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, &j->rebuilt, err));
+        j->net = j->rebuilt.net;
+    } else BB_TRY(bb_database_apply(j->database, &j->plan, &j->net, j->blocks, err));
+done:
+    return status;
+}
+
+/* ---- the file ---- */
+
+static bb_status same_matrix(const bb_matrix *a, const bb_matrix *b, const char *path, const char *name, bb_err *err)
+{
+    if (a->rows == b->rows && (a->rows == 0 || (a->cols == b->cols && a->type == b->type &&
+        memcmp(a->data, b->data, a->rows * bb_format_row_bytes(bb_format_get(a->type), a->cols)) == 0)))
+        return BB_OK;
+    return BB_FAIL(err, BB_GUARD, "%s: %s is not what was written: the disk or the memory is faulty", path, name);
+}
+
+/* The file read back has the promised size and, byte for byte, the matrices of j->net. */
+static bb_status check_file(const job *j, const char *path, bb_err *err)
+{
+    bb_model  back = { 0 };
+    uint64_t  bytes;
+    char      name[64];
+    bb_status status;
+    BB_TRY(bb_file_size(path, &bytes, err));
+    if (bytes != j->bytes) {
+        status = BB_FAIL(err, BB_GUARD, "%s: %llu bytes were written, %llu were counted", path, (unsigned long long)bytes, (unsigned long long)j->bytes);
+        goto done;
+    }
+    BB_TRY(bb_model_open(path, &back, err));
+    BB_TRY(same_matrix(&j->net.embd, &back.net.embd, path, "token_embd", err));
+    BB_TRY(same_matrix(&j->net.head, &back.net.head, path, "output", err));
+    for (uint32_t i = 0; i < j->net.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            snprintf(name, sizeof name, "blk.%u.%s", i, bb_part_names[p]);
+            BB_TRY(same_matrix(&j->net.blocks[i].w[p], &back.net.blocks[i].w[p], path, name, err));
+        }
+done:
+    bb_model_close(&back);
+    return status;
+}
+
+static bb_status write_file(const job *j, bb_err *err)
+{
+    char     *part = bb_asprintf(err, "%s.part", j->o.out);
+    bb_status status = BB_NOMEM;
+    if (!part) return BB_NOMEM;
+    BB_TRY(bb_export_write(&j->m, &j->net, j->hash, part, err));
+    BB_TRY(check_file(j, part, err));
+    if (rename(part, j->o.out) != 0) status = BB_FAIL(err, BB_IO, "%s cannot be renamed to %s: %s", part, j->o.out, strerror(errno));
+done:
+    if (status != BB_OK) unlink(part);
+    bb_free(part);
+    return status;
+}
+
+/* Files of the option database and calibration samples, by the names they are given. */
+static bool is_ours(const char *name)
+{
+    static const char *const prefixes[] = { "entry-", "moments-", "calib-self-" };
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return true;
+    return false;
+}
+
+/* Of a call without --database; the folder stays when something else is in it. */
+static void remove_work(const char *dir)
+{
+    DIR           *d = opendir(dir);
+    struct dirent *e;
+    if (!d) return;
+    while ((e = readdir(d)))
+        if (is_ours(e->d_name)) unlinkat(dirfd(d), e->d_name, 0);
+    closedir(d);
+    rmdir(dir);
+}
+
+/* ---- evaluation ---- */
+
+static bb_status evaluate(job *j, bb_err *err)
+{
+    bb_model   small = { 0 };
+    bb_tokens  tokens = { 0 };
+    bb_windows w = { 0 };
+    int32_t    bos;
+    bb_status  status;
+    BB_TRY(bb_model_open(j->o.out, &small, err));
+    BB_TRY(bb_tokens_load(&j->m, j->o.eval, &tokens, err));
+    if (strcmp(tokens.sha256, j->tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter the file");
+    BB_TRY(bb_tokens_bos(&j->m, &bos, err));
+    BB_TRY(bb_windows_make(&tokens, protocol_of(j), j->ctx, bos, (uint32_t)j->o.eval_windows, true, &w, err));
+    BB_TRY(bb_evaluate(&small.net, &j->m.net, &w, "evaluate", &j->result, NULL, NULL, err));
+done:
+    bb_windows_done(&w);
+    bb_tokens_done(&tokens);
+    bb_model_close(&small);
+    return status;
+}
+
+/* ---- what is said ---- */
+
+/* The file's name without folder and ending, fit for a CSV cell. */
+static char *stem_of(const char *path, bb_err *err)
+{
+    const char *name = strrchr(path, '/'), *dot;
+    char       *stem;
+    name = name ? name + 1 : path;
+    dot = strrchr(name, '.');
+    stem = bb_asprintf(err, "%.*s", (int)(dot && dot > name ? (size_t)(dot - name) : strlen(name)), name);
+    for (char *c = stem; c && *c; c++)
+        if (strchr(",\"\r\n", *c)) *c = '_';
+    return stem;
+}
+
+/* "IQ2_XS", "like:OTHER", "recipe:FILE", or "IQ2_XS+recipe:FILE". */
+static char *label_of(const job *j, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    const char *base = has(o->format) ? bb_format_find(o->format)->name : NULL;
+    char       *like = has(o->like) ? stem_of(o->like, err) : NULL, *recipe = has(o->recipe) ? stem_of(o->recipe, err) : NULL, *label = NULL;
+    if ((like || !has(o->like)) && (recipe || !has(o->recipe)))
+        label = bb_asprintf(err, "%s%s%s%s%s", base ? base : "", like ? "like:" : "", like ? like : "",
+                            recipe ? (base || like ? "+recipe:" : "recipe:") : "", recipe ? recipe : "");
+    bb_free(like);
+    bb_free(recipe);
+    return label;
+}
+
+static void print_csv(const job *j, const char *model, const char *label, double bpw)
+{
+    const double v[4] = { j->result.kl, j->result.kl_se, j->result.ppl, j->result.ppl_se };
+    printf("model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se\n%s,%s,%s,%llu,%.4f", model, label, j->o.method, (unsigned long long)j->bytes, bpw);
+    for (int i = 0; i < 4; i++) {
+        if (has(j->o.eval)) printf(",%.9g", v[i]);
+        else printf(",");
+    }
+    printf("\n");
+}
+
+static bb_status print_json(const job *j, const char *model, const char *label, double bpw, bb_err *err)
+{
+    const bb_result *r = &j->result;
+    json_t *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f}", "model", model, "format", label, "method", j->o.method, "file", j->o.out, "size_bytes",
+                             (json_int_t)j->bytes, "bpw", bpw);
+    if (root && has(j->o.eval)) {
+        json_object_set_new(root, "n_tokens", json_integer((json_int_t)r->n_tokens));
+        json_object_set_new(root, "kl_nats", json_real(r->kl));
+        json_object_set_new(root, "kl_se", json_real(r->kl_se));
+        json_object_set_new(root, "ppl", json_real(r->ppl));
+        json_object_set_new(root, "ppl_se", json_real(r->ppl_se));
+        json_object_set_new(root, "ppl_full", json_real(exp(r->nll - r->ln_ratio)));
+        json_object_set_new(root, "top1", json_real(r->top1));
+    }
+    int failed = !root || json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) || putchar('\n') == EOF;
+    json_decref(root);
+    return failed ? BB_FAIL(err, BB_IO, "standard output could not be written") : BB_OK;
+}
+
+static bb_status print_result(const job *j, bb_err *err)
+{
+    char     *model = stem_of(j->path, err), *label = label_of(j, err);
+    double    bpw = 8 * (double)j->bytes / (double)bb_model_n_weights(&j->m);
+    bb_status status = model && label ? BB_OK : BB_NOMEM;
+    if (status != BB_OK) goto done;
+    if (j->o.json) status = print_json(j, model, label, bpw, err);
+    else if (j->o.csv) print_csv(j, model, label, bpw);
+    else {
+        printf("%s: %llu bytes, %.3f bits a weight (%s, %s)\n", j->o.out, (unsigned long long)j->bytes, bpw, label, j->o.method);
+        if (has(j->o.eval))
+            printf("KL %.5f +- %.5f nats a token, perplexity %.3f +- %.3f (full precision %.3f), same top token %.1f %%\n", j->result.kl, j->result.kl_se,
+                   j->result.ppl, j->result.ppl_se, exp(j->result.nll - j->result.ln_ratio), 100 * j->result.top1);
+    }
+done:
+    bb_free(model);
+    bb_free(label);
+    return status;
+}
+
+/* ---- the command ---- */
+
+static void job_done(job *j)
+{
+    for (size_t i = 0; i < j->n_packed; i++) bb_free(j->packed[i]);
+    bb_free(j->packed);
+    bb_free(j->blocks);
+    bb_rebuilt_done(&j->rebuilt);
+    bb_database_close(j->database);
+    bb_windows_done(&j->calib);
+    bb_tokens_done(&j->tokens);
+    bb_plan_done(&j->plan);
+    bb_model_close(&j->m);
+    bb_free(j->work);
+    bb_options_done(rows, N_ROWS, &j->o);
+}
+
+static bb_status run(int argc, char **argv, bb_err *err)
+{
+    job       j = { .path = NULL };
+    size_t    n = 0;
+    bb_status status;
+    BB_TRY(bb_command_options(&bb_command_quantize, &j.o, argc, argv, &j.path, 1, &n, err));
+    BB_TRY(check_options(&j, n, err));
+    BB_TRY(plan_file(&j, err));
+    BB_TRY(strcmp(j.o.method, "rtn") == 0 ? round_all(&j, err) : encode_all(&j, err));
+    BB_TRY(write_file(&j, err));
+    if (j.work && !has(j.o.database)) remove_work(j.work);
+    if (has(j.o.eval)) BB_TRY(evaluate(&j, err));
+    BB_TRY(print_result(&j, err));
+done:
+    job_done(&j);
+    return status;
+}
+
+const bb_command bb_command_quantize = {
+    .name = "quantize",
+    .summary = "write a model in given types, with the best codes we can find; no search",
+    .usage = "MODEL.gguf --out FILE.gguf (--format TYPE | --like OTHER.gguf | --recipe FILE)",
+    .example = "bitbudget quantize model-f16.gguf --format IQ2_XS --calib calib.txt --out small.gguf --eval eval.txt\n"
+               "bitbudget quantize model-f16.gguf --like theirs-Q2_K.gguf --calib calib.txt --out better.gguf\n"
+               "bitbudget quantize model-f16.gguf --recipe types.txt --method rtn --out rounded.gguf",
+    .options = rows,
+    .n_options = N_ROWS,
+    .run = run,
+};

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_quantize.c: `bitbudget quantize` run inside the test on a real small model: the types that were asked for, codes that are those of
+ * the formats' own encoders or better, the same bytes for any number of threads, and no traces. */
+#include <jansson.h>
+#include <omp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/cmd.h"
+#include "cli/tensor_types.h"
+#include "model/compress/statistics.h"
+#include "model/model.h"
+#include "model/net/sample.h"
+#include "tests/support/support.h"
+
+#define MODEL "tests/data/stories260K.gguf"
+#define FEW " --ctx 32 --calib-windows 4 --sweeps 1"
+
+/* Runs a command, its words separated by spaces, with stdout in a file; *text is freed by the caller. */
+static bb_status command(char **text, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static bb_status command(char **text, bb_err *err, const char *format, ...)
+{
+    char    line[2048], *argv[48], *save = NULL;
+    int     argc = 0, keep;
+    size_t  n;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save)) argv[argc++] = word;
+    argv[argc] = NULL;
+    fflush(stdout);
+    keep = dup(STDOUT_FILENO);
+    ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
+    bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
+    fflush(stdout);
+    ck_assert(dup2(keep, STDOUT_FILENO) >= 0);
+    close(keep);
+    ck_assert_int_eq(bb_file_read(bb_test_path("stdout"), text, &n, NULL), BB_OK);
+    return status;
+}
+
+/* bitbudget quantize MODEL ... --json; the caller json_decrefs. */
+static json_t *quantize(const char *arguments, const char *out)
+{
+    char   *text = NULL;
+    bb_err  err = BB_ERR_INIT;
+    json_t *root;
+    ck_assert_msg(command(&text, &err, "quantize " MODEL " %s --json --out %s", arguments, out) == BB_OK, "%s: %s", arguments, err.msg);
+    ck_assert_msg((root = json_loads(text, 0, NULL)) != NULL, "%s", text);
+    bb_free(text);
+    return root;
+}
+
+static const char *text_of(const json_t *o, const char *name) { return json_string_value(json_object_get(o, name)); }
+static double number(const json_t *o, const char *name)
+{
+    ck_assert_msg(json_is_number(json_object_get(o, name)), "no number '%s'", name);
+    return json_number_value(json_object_get(o, name));
+}
+
+/* ffn_down has rows of 172 weights, which no block divides. */
+static const char *recipe(void)
+{
+    const char *path = bb_test_path("mix.txt");
+    static const char good[] = "# attention and FFN\r\nblk=Q4_0\nffn_down=F16\n\n^blk\\.1\\.attn_.\\.weight$=q8_0\ntoken_embd=Q5_0\n";
+    bb_test_write(path, good, sizeof good - 1);
+    return path;
+}
+
+static bb_type expected_type(uint32_t layer, int part)
+{
+    if (part == BB_PART_DOWN) return BB_F16;
+    return layer == 1 && part <= BB_PART_V ? BB_Q8_0 : BB_Q4_0; /* attn_output is longer than the pattern */
+}
+
+static void check_types(const bb_model *m)
+{
+    ck_assert_int_eq(m->net.embd.type, BB_Q5_0);
+    for (uint32_t i = 0; i < m->net.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) ck_assert_int_eq(m->net.blocks[i].w[p].type, expected_type(i, p));
+}
+
+/* The packed rows are those that the format's own encoder makes of the source. */
+static void check_rounded(const bb_matrix *source, const bb_matrix *w)
+{
+    const bb_format *f = bb_format_get(w->type);
+    size_t           bytes = bb_format_row_bytes(f, w->cols);
+    float           *dense = bb_matrix_decode(source, NULL);
+    unsigned char   *row = bb_alloc(bytes, 1, NULL);
+    for (uint32_t r = 0; r < w->rows; r++) {
+        f->encode_rtn(dense + (size_t)r * w->cols, row, w->cols);
+        ck_assert_int_eq(memcmp(row, (const unsigned char *)w->data + r * bytes, bytes), 0);
+    }
+    bb_free(dense);
+    bb_free(row);
+}
+
+START_TEST(types_are_those_of_the_recipe)
+{
+    char     arguments[512], out[256];
+    bb_model source, m;
+    uint64_t bytes;
+    bb_err   err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("rounded.gguf"));
+    snprintf(arguments, sizeof arguments, "--recipe %s --method rtn", recipe());
+    json_t *root = quantize(arguments, out);
+    ck_assert_str_eq(text_of(root, "format"), "recipe:mix");
+    ck_assert_str_eq(text_of(root, "model"), "stories260K");
+    ck_assert(!json_object_get(root, "kl_nats"));
+    ck_assert_int_eq(bb_file_size(out, &bytes, &err), BB_OK);
+    ck_assert(number(root, "size_bytes") == (double)bytes);
+    json_decref(root);
+    ck_assert_int_eq(bb_model_open(MODEL, &source, &err), BB_OK);
+    ck_assert_int_eq(bb_model_open(out, &m, &err), BB_OK);
+    check_types(&m);
+    check_rounded(&source.net.embd, &m.net.embd);
+    for (uint32_t i = 0; i < m.net.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) check_rounded(&source.net.blocks[i].w[p], &m.net.blocks[i].w[p]);
+    bb_model_close(&m);
+    bb_model_close(&source);
+    ck_assert(!bb_file_exists(bb_test_path("rounded.gguf.part")) && !bb_file_exists(bb_test_path("rounded.gguf.work")));
+}
+END_TEST
+
+/* Token ids drawn from the model with another seed than the calibration's. */
+static const char *model_text(void)
+{
+    static char path[256];
+    bb_model    m;
+    int32_t     bos = 1, ids[64 * 32];
+    bb_sampling s = { .prompt = &bos, .n_prompt = 1, .n_sequences = 64, .length = 32, .temperature = 1, .seed = 77 };
+    if (path[0]) return path;
+    ck_assert_int_eq(bb_model_open(MODEL, &m, NULL), BB_OK);
+    ck_assert_int_eq(bb_sample_ids(&m.net, &s, NULL, ids, NULL), BB_OK);
+    bb_model_close(&m);
+    snprintf(path, sizeof path, "%s", bb_test_path("eval.u32"));
+    bb_test_write(path, ids, sizeof ids);
+    return path;
+}
+
+static double kl_of(const char *arguments, const char *out)
+{
+    char    line[1024];
+    snprintf(line, sizeof line, "%s --ctx 32 --calib-windows 64 --sweeps 1 --eval %s", arguments, model_text());
+    json_t *root = quantize(line, out);
+    double  kl = number(root, "kl_nats");
+    ck_assert(kl > 0 && number(root, "kl_se") > 0 && number(root, "ppl_full") > 1 && number(root, "top1") <= 1);
+    json_decref(root);
+    return kl;
+}
+
+/* The same types and bytes as another file, better codes; nothing is left behind. */
+START_TEST(like_another_file_but_better)
+{
+    char     first[256], better[256], arguments[512];
+    uint64_t a, b;
+    bb_model m;
+    bb_err   err = BB_ERR_INIT;
+    snprintf(first, sizeof first, "%s", bb_test_path("first.gguf"));
+    snprintf(better, sizeof better, "%s", bb_test_path("better.gguf"));
+    snprintf(arguments, sizeof arguments, "--recipe %s --method rtn", recipe());
+    double rounded = kl_of(arguments, first);
+    snprintf(arguments, sizeof arguments, "--like %s --method weighted", first);
+    double weighted = kl_of(arguments, better);
+    ck_assert(weighted < rounded);
+    snprintf(arguments, sizeof arguments, "--like %s --method sequential", first);
+    ck_assert(kl_of(arguments, better) < weighted);
+    ck_assert_int_eq(bb_file_size(first, &a, &err), BB_OK);
+    ck_assert_int_eq(bb_file_size(better, &b, &err), BB_OK);
+    ck_assert_uint_eq(a, b);
+    ck_assert_int_eq(bb_model_open(better, &m, &err), BB_OK);
+    check_types(&m);
+    bb_model_close(&m);
+    ck_assert(!bb_file_exists(bb_test_path("better.gguf.part")) && !bb_file_exists(bb_test_path("better.gguf.work")));
+}
+END_TEST
+
+START_TEST(threads_do_not_matter)
+{
+    char    a[256], b[256], arguments[512], *one, *two, *said = NULL;
+    size_t  n_one, n_two;
+    bb_err  err = BB_ERR_INIT;
+    snprintf(a, sizeof a, "%s", bb_test_path("a.gguf"));
+    snprintf(b, sizeof b, "%s", bb_test_path("b.gguf"));
+    snprintf(arguments, sizeof arguments, "--recipe %s" FEW, recipe());
+    omp_set_num_threads(1);
+    json_decref(quantize(arguments, a));
+    omp_set_num_threads(2);
+    ck_assert_msg(command(&said, &err, "quantize " MODEL " %s --csv --database %s --out %s", arguments, bb_test_path("kept"), b) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(strncmp(said, "model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se\nstories260K,recipe:mix,sequential,", 92), 0);
+    ck_assert(bb_file_exists(bb_test_path("kept"))); /* what the user named stays */
+    bb_free(said);
+    ck_assert_int_eq(bb_file_read(a, &one, &n_one, &err), BB_OK);
+    ck_assert_int_eq(bb_file_read(b, &two, &n_two, &err), BB_OK);
+    ck_assert_uint_eq(n_one, n_two);
+    ck_assert_int_eq(memcmp(one, two, n_one), 0);
+    bb_free(one);
+    bb_free(two);
+}
+END_TEST
+
+static const struct pattern { const char *pattern, *text; bool valid, found; } patterns[] = {
+    { "attn_q", "blk.0.attn_q.weight", true, true },
+    { "^attn_q", "blk.0.attn_q.weight", true, false },
+    { "^blk\\.0\\.", "blk.0.attn_q.weight", true, true },
+    { "^blk\\.0\\.", "blk.01.attn_q.weight", true, false },
+    { "blk.0.", "blk.01.attn_q.weight", true, true },
+    { "^blk\\.0\\.attn_q\\.weight$", "blk.0.attn_q.weight", true, true },
+    { "^blk\\.0\\.attn_q\\.weight$", "blk.0.attn_q.weights", true, false },
+    { "ffn_.*weight", "blk.10.ffn_down.weight", true, true },
+    { "ffn_.*bias", "blk.10.ffn_down.weight", true, false },
+    { "blk.*10*\\.", "blk.1.x", true, true },
+    { "", "x", true, true },
+    { "$", "x", true, true },
+    { "^$", "x", true, false },
+    { "\\.", "x", true, false },
+    { "[0-9]", "blk.0", false, false },
+    { "a|b", "a", false, false },
+    { "\\d", "0", false, false },
+    { "\\", "\\", false, false },
+    { "a*a*a*a*a*a*a*", "a", false, false },
+};
+
+START_TEST(patterns_mean_what_regular_expressions_mean)
+{
+    bool valid;
+    ck_assert_msg(bb_pattern_found(patterns[_i].pattern, patterns[_i].text, &valid) == patterns[_i].found && valid == patterns[_i].valid, "%s",
+                  patterns[_i].pattern);
+}
+END_TEST
+
+static const struct bad { const char *line, *file; bb_status status; } bad[] = {
+    { "quantize", NULL, BB_USAGE },
+    { "quantize " MODEL " --format Q4_0", NULL, BB_USAGE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf", NULL, BB_USAGE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --format Q9_9", NULL, BB_USAGE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --like " MODEL, NULL, BB_USAGE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --format IQ2_XS --method rtn", NULL, BB_UNSUPPORTED },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --embd-format F16 --method rtn", NULL, BB_IO },
+    { "quantize tests/data/README.md --out /nonexistent/x.gguf --format F16", NULL, BB_BAD_FILE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --like tests/data/vocab/phi-3.gguf", NULL, BB_UNSUPPORTED },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q", BB_BAD_FILE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q=Q9_9", BB_BAD_FILE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.77.attn_q=Q8_0", BB_BAD_FILE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "(attn=Q8_0", BB_BAD_FILE },
+};
+
+START_TEST(mistakes_have_a_sentence)
+{
+    char  *text = NULL, line[512];
+    bb_err err = BB_ERR_INIT;
+    const char *where = strstr(bad[_i].line, "%s");
+    if (bad[_i].file) bb_test_write(bb_test_path("bad.txt"), bad[_i].file, strlen(bad[_i].file));
+    snprintf(line, sizeof line, "%.*s%s", where ? (int)(where - bad[_i].line) : 512, bad[_i].line, where ? bb_test_path("bad.txt") : "");
+    ck_assert_msg(command(&text, &err, "%s", line) == bad[_i].status, "%s: %d %s", line, err.status, err.msg);
+    ck_assert(err.msg[0]);
+    ck_assert_str_eq(text, "");
+    bb_free(text);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli_quantize");
+    TCase *t = tcase_create("core");
+    bb_log_set_level(BB_LOG_QUIET);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, types_are_those_of_the_recipe);
+    tcase_add_test(t, like_another_file_but_better);
+    tcase_add_test(t, threads_do_not_matter);
+    tcase_add_loop_test(t, patterns_mean_what_regular_expressions_mean, 0, (int)(sizeof patterns / sizeof *patterns));
+    tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
