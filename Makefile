@@ -40,6 +40,8 @@ $(BUILD)/%.o: %.c
 # Only these files may use instruction sets above the baseline; kernels.c dispatches at run time.
 ISA_kernels_avx2   := -mavx2 -mfma -mf16c
 ISA_lanes_avx2     := -mavx2
+ISA_codebook_rows_avx2 := -mavx2
+ISA_codebook_rows_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 ISA_kernels_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
 
 define library

@@ -29,7 +29,7 @@ typedef enum bb_type {
     BB_Q1_0 = 41, BB_Q2_0 = 42, BB_TYPE_COUNT = 43
 } bb_type;
 
-enum { BB_MAX_BLOCK = 256, BB_MAX_GROUPS = 16 };
+enum { BB_MAX_BLOCK = 256, BB_MAX_GROUPS = 16, BB_FORMAT_ROWS = 32 };
 
 /* One block, unpacked. Which fields a format uses, and their ranges, is said in its file. */
 typedef struct bb_code {
@@ -71,6 +71,9 @@ typedef struct bb_format {
      * Uses d, sc, mn of c, changes nothing; store the result in c->q[v]. */
     void     (*value)(const bb_code *c, unsigned v, float *out);
     uint32_t (*nearest)(const bb_code *c, unsigned v, const float *t, const float *h, const float *metric);
+    /* The same for BB_FORMAT_ROWS rows under one full metric: c [rows], t (vec, rows); q [rows] and their weights, value (vec, rows). Fast,
+     * and exact for books without signs only (kernels/formats/codebook_rows.h). Fields of every c must be set. */
+    void     (*nearest_rows)(const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value);
 } bb_format;
 
 const bb_format *bb_format_get(bb_type type);        /* NULL for an id that is not ours */

@@ -12,7 +12,9 @@
 
 #include "base/rng.h"
 #include "kernels/format.h"
+#include "kernels/formats/codebook_rows.h"
 #include "kernels/half.h"
+#include "kernels/kernels.h"
 
 enum { N_ROWS = 8, ROW = 1024, N_WEIGHTS = N_ROWS * ROW, MAX_BLOCKS_BYTES = 4096 };
 
@@ -394,6 +396,116 @@ START_TEST(nearest_is_the_best_under_a_metric)
 }
 END_TEST
 
+/* (t - w)' M (t - w) of the weights in column r of w (vec, rows). */
+static double error_under(unsigned n, const float *metric, const float *t, const float *w, unsigned r)
+{
+    double sum = 0;
+    for (unsigned i = 0; i < n; i++)
+        for (unsigned j = 0; j < n; j++)
+            sum += ((double)t[i * BB_FORMAT_ROWS + r] - (double)w[i * BB_FORMAT_ROWS + r]) * (double)metric[i * n + j] *
+                   ((double)t[j * BB_FORMAT_ROWS + r] - (double)w[j * BB_FORMAT_ROWS + r]);
+    return sum;
+}
+
+static bb_code row_codes[BB_FORMAT_ROWS];
+
+/* Targets of rows whose codes differ, none of them special; some have scale 0. */
+static void random_rows(bb_rng *r, const iq_case *k, unsigned v, float *t)
+{
+    for (unsigned row = 0; row < BB_FORMAT_ROWS; row++) {
+        float one[8], h[8];
+        random_code(r, k, &row_codes[row]);
+        random_target(r, k, &row_codes[row], v, one, h);
+        for (unsigned i = 0; i < k->format->vec; i++) t[i * BB_FORMAT_ROWS + row] = isfinite(one[i]) ? one[i] : 0;
+        if (bb_rng_uniform(r) < 0.05) row_codes[row].d = 0;
+    }
+}
+
+/* Against the exact search: never below it, and near it; equal to it where the rows' search is exact too. */
+START_TEST(nearest_of_rows_is_nearly_the_best)
+{
+    static const double most[3] = { 1.05, 1.15, 1.25 }; /* ratio of sums, by kind of metric */
+    const iq_case *k = &cases[_i];
+    const unsigned n = k->format->vec;
+    double         ours[3] = { 0 }, best[3] = { 0 };
+    bb_rng         r;
+    bb_rng_init(&r, 13, k->stem);
+    for (int round = 0; round < 12; round++) {
+        const unsigned v = (unsigned)(bb_rng_uniform(&r) * 256.0 / n);
+        float          t[8 * BB_FORMAT_ROWS], w[8 * BB_FORMAT_ROWS], exact[8 * BB_FORMAT_ROWS], metric[64];
+        uint32_t       q[BB_FORMAT_ROWS];
+        random_rows(&r, k, v, t);
+        random_metric(&r, n, round % 3, metric);
+        for (unsigned i = 0; i < n; i++) metric[i * n + i] *= 1.01f; /* the damping of second moments */
+        k->format->nearest_rows(row_codes, v, t, metric, q, w);
+        for (unsigned row = 0; row < BB_FORMAT_ROWS; row++) {
+            bb_code c = row_codes[row], back;
+            uint8_t bytes[256];
+            float   one[8], value[8];
+            c.q[v] = q[row];
+            k->format->pack(&c, bytes);
+            k->format->unpack(bytes, &back);
+            ck_assert_uint_eq(back.q[v], c.q[v]);
+            k->format->value(&c, v, value);
+            for (unsigned i = 0; i < n; i++) {
+                one[i] = t[i * BB_FORMAT_ROWS + row];
+                ck_assert(value[i] == w[i * BB_FORMAT_ROWS + row]);
+            }
+            c.q[v] = k->format->nearest(&c, v, one, NULL, metric);
+            k->format->value(&c, v, value);
+            for (unsigned i = 0; i < n; i++) exact[i * BB_FORMAT_ROWS + row] = value[i];
+            const double e = error_under(n, metric, t, w, row), least = error_under(n, metric, t, exact, row);
+            ck_assert_double_ge(e, least * (1 - 1e-6));
+            if (!k->has_signs) ck_assert_msg(e <= least * (1 + 1e-4) + 1e-7 * error_under(n, metric, t, (float[8 * BB_FORMAT_ROWS]){ 0 }, row),
+                                             "%s: error %.9g, the best is %.9g", k->stem, e, least);
+            ours[round % 3] += e;
+            best[round % 3] += least;
+        }
+    }
+    for (int kind = 0; kind < 3; kind++)
+        ck_assert_msg(ours[kind] <= most[kind] * best[kind], "%s, metric %d: error %g, the best is %g", k->stem, kind, ours[kind], best[kind]);
+}
+END_TEST
+
+START_TEST(rows_have_the_same_bits_on_every_level)
+{
+    static const bb_cb_spec specs[] = {
+        { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_CODE },
+        { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_GROUP },
+        { .book = BB_BOOK_IQ2_XS, .vec = 8, .n_words = 1, .has_signs = true, .even = true },
+        { .book = BB_BOOK_IQ2_S, .vec = 8, .n_words = 1, .has_signs = true },
+        { .book = BB_BOOK_IQ3_XXS, .vec = 8, .n_words = 2, .has_signs = true, .even = true },
+        { .book = BB_BOOK_IQ3_S, .vec = 4, .n_words = 1, .has_signs = true },
+    };
+    const bb_cb_rows *tables[3] = { &bb_cb_rows_ref };
+    const bb_cb_spec *s = &specs[_i];
+    int               n_tables = 1;
+    bb_rng            r;
+    bb_rng_init(&r, 14, "levels");
+#if defined(__x86_64__)
+    for (size_t i = 1; bb_kernels_at(i); i++) tables[n_tables++] = strcmp(bb_kernels_at(i)->level, "avx512") == 0 ? &bb_cb_rows_avx512 : &bb_cb_rows_avx2;
+#endif
+    for (int round = 0; round < 8; round++) {
+        float        a[BB_FORMAT_ROWS], shift[BB_FORMAT_ROWS], t[8 * BB_FORMAT_ROWS], w[3][8 * BB_FORMAT_ROWS], metric[64];
+        uint32_t     q[3][BB_FORMAT_ROWS];
+        bb_cb_metric m;
+        random_metric(&r, s->vec, round % 4, metric);
+        bb_cb_metric_init(&m, s->vec, metric);
+        for (unsigned i = 0; i < BB_FORMAT_ROWS; i++) {
+            a[i] = i == 3 ? 0 : (float)bb_rng_normal(&r);
+            shift[i] = bb_rng_uniform(&r) < 0.5 ? 0.125f : -0.125f;
+        }
+        for (unsigned i = 0; i < s->vec * BB_FORMAT_ROWS; i++) t[i] = i % 97 == 96 ? NAN : (float)(30 * bb_rng_normal(&r));
+        memset(w, 0, sizeof w);
+        for (int k = 0; k < n_tables; k++) tables[k]->nearest(s, &m, a, shift, t, q[k], w[k]);
+        for (int k = 1; k < n_tables; k++) {
+            ck_assert_mem_eq(q[k], q[0], sizeof q[0]);
+            ck_assert_mem_eq(w[k], w[0], sizeof w[0]);
+        }
+    }
+}
+END_TEST
+
 /* ---- encoders ---- */
 
 static float weights[N_WEIGHTS], importance[ROW];
@@ -631,6 +743,8 @@ int main(void)
     tcase_add_loop_test(t, codebooks_are_those_of_the_file_format, 0, N_CASES);
     tcase_add_loop_test(t, nearest_is_the_best_of_all_codes, 0, N_CASES);
     tcase_add_loop_test(t, nearest_is_the_best_under_a_metric, 0, N_CASES);
+    tcase_add_loop_test(t, nearest_of_rows_is_nearly_the_best, 0, N_CASES);
+    tcase_add_loop_test(t, rows_have_the_same_bits_on_every_level, 0, 6);
     tcase_add_loop_test(t, encodes_better_than_llama_cpp_block_by_block, 0, N_CASES);
     tcase_add_loop_test(t, never_worse_than_round_to_nearest, 0, N_CASES);
     tcase_add_loop_test(t, special_weights, 0, N_CASES);

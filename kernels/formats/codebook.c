@@ -40,6 +40,9 @@ static void book_build(bb_book *b, bb_book_id id)
     float sum = 0.0f;
     for (unsigned k = 0; k < b->n_words; k++)
         for (unsigned i = 0; i < b->dims; i++) sum += b->value[k][i] * b->value[k][i]; /* exact: integers below 2^24 */
+    for (unsigned p = 0; p < b->n_halves; p++)
+        for (unsigned i = 0, rest = p; i < b->half_dims; i++, rest /= b->n_levels)
+            b->half_level[p][i] = b->half_level_of[i][p] = b->level[rest % b->n_levels];
     b->rms = sqrtf(sum / (float)(b->n_words * b->dims));
     unsigned n = 0;
     for (unsigned p = 0; p < b->n_halves; p++) {

@@ -41,6 +41,8 @@ typedef struct bb_book {
     uint8_t  digit[BB_BOOK_MAX_WORDS][8];          /* the same as indexes of level */
     uint16_t start[BB_BOOK_MAX_HALVES + 1];        /* list entries start[p] .. start[p+1]-1 have first half p */
     uint8_t  second[BB_BOOK_MAX_WORDS];            /* list: second half */
+    float    half_level[BB_BOOK_MAX_HALVES][4];    /* levels of the patterns of half a word */
+    float    half_level_of[4][BB_BOOK_MAX_HALVES]; /* the same by weight */
     uint16_t word[BB_BOOK_MAX_WORDS];              /* list: index of the word */
     /* Tree: a node at depth k stands for the words that share their last k levels; node 0 is the root, the nodes of a depth
      * follow each other in word order. Node x has children child[x] .. child[x+1]-1; the leaves are the words. */
@@ -79,6 +81,7 @@ float bb_cb_dot(const bb_cb_spec *s, const bb_code *c, const float *x);
 
 /* The bodies of bb_format's functions. */
 uint32_t bb_cb_nearest(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *h, const float *metric);
+void     bb_cb_nearest_rows(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value);
 void     bb_cb_fit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c);
 void     bb_cb_refit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c);
 void     bb_cb_encode_rtn_block(const bb_cb_spec *s, const float *w, bb_code *c);
@@ -113,6 +116,10 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
     {                                                                                                                   \
         return bb_cb_nearest(&spec_##stem, c, v, t, h, metric);                                                         \
     }                                                                                                                   \
+    static void stem##_nearest_rows(const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value) \
+    {                                                                                                                   \
+        bb_cb_nearest_rows(&spec_##stem, c, v, t, metric, q, value);                                                    \
+    }                                                                                                                   \
     static void stem##_encode(const float *w, const float *h, void *blocks, size_t n)                                   \
     {                                                                                                                   \
         uint8_t *b = blocks;                                                                                            \
@@ -135,8 +142,8 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
         .type = (type_id), .name = (name_text), .block = BB_CB_SUPER, .block_bytes = (bytes),                           \
         .group = (group_weights), .vec = (vec_weights),                                                                 \
         .decode = stem##_decode, .dot = stem##_dot, .unpack = stem##_unpack, .pack = stem##_pack, .value = stem##_value, \
-        .fit = stem##_fit, .refit = stem##_refit, .nearest = stem##_nearest, .encode = stem##_encode,                   \
-        .encode_rtn = stem##_encode_rtn,                                                                                \
+        .fit = stem##_fit, .refit = stem##_refit, .nearest = stem##_nearest, .nearest_rows = stem##_nearest_rows,       \
+        .encode = stem##_encode, .encode_rtn = stem##_encode_rtn,                                                                                \
     };
 
 #endif

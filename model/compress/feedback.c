@@ -23,7 +23,7 @@
 #include "base/mem.h"
 #include "kernels/blas.h"
 
-enum { R = BB_TILE, MACRO = 256, CHUNK = 32, MAX_VEC = 8 };
+enum { R = BB_FORMAT_ROWS, MACRO = 256, CHUNK = 32, MAX_VEC = 8 };
 
 struct bb_tile {
     float    *w, *v, *e;     /* [cols][R] weights, their quantized values, w - v */
@@ -228,34 +228,28 @@ static void vector_metric(const range *g, uint32_t j, unsigned vec, float *metri
         }
 }
 
-/* One vector of one row. The scalar factor gave s = sum of u_ij e_i; the block LDL wants s U_vv^-1. */
-static void round_vector(const bb_feedback *p, bb_tile *t, const range *g, uint32_t j, unsigned index, int r, const float *metric)
+/* One vector of all rows. The scalar factor gave s = sum of u_ij e_i; the block LDL wants s U_vv^-1. */
+static void round_vectors(const bb_feedback *p, bb_tile *t, const range *g, uint32_t j, unsigned index, const float *metric)
 {
     const unsigned vec = p->format->vec;
-    const float   *u = g->u + (size_t)j * g->ldu + j;
-    float          s[MAX_VEC], target[MAX_VEC], value[MAX_VEC], cost = 0;
-    bb_code       *c = &t->tcode[r];
+    const float   *u = g->u + (size_t)j * g->ldu + j, *ref = g->ref + (size_t)j * R;
+    float         *target = t->tt + (size_t)j * R, *value = t->tv + (size_t)j * R, *e = t->te + (size_t)j * R, s[MAX_VEC * R];
     for (unsigned i = 0; i < vec; i++) {
-        size_t at = (size_t)(j + i) * R + (unsigned)r;
-        s[i] = t->tt[at] - g->ref[at];
-        for (unsigned k = 0; k < i; k++) s[i] -= s[k] * u[k * g->ldu + i];
-        target[i] = g->ref[at] + s[i];
+        for (int r = 0; r < R; r++) s[i * R + (unsigned)r] = target[i * R + (unsigned)r] - ref[i * R + (unsigned)r];
+        for (unsigned k = 0; k < i; k++)
+            for (unsigned r = 0; r < R; r++) s[i * R + r] -= s[k * R + r] * u[k * g->ldu + i];
+        for (unsigned r = 0; r < R; r++) target[i * R + r] = ref[i * R + r] + s[i * R + r];
     }
-    c->q[index] = p->format->nearest(c, index, target, NULL, metric);
-    p->format->value(c, index, value);
-    t->tq[(size_t)(j / vec) * R + (unsigned)r] = c->q[index];
-    for (unsigned i = 0; i < vec; i++) {
-        size_t at = (size_t)(j + i) * R + (unsigned)r;
-        t->tv[at] = value[i];
-        t->te[at] = g->ref[at] - value[i];
-        t->tt[at] = target[i];
-        for (unsigned k = 0; k < vec; k++) cost += (target[i] - value[i]) * metric[i * vec + k] * (target[k] - value[k]);
-    }
-    t->cost[r] += cost;
+    p->format->nearest_rows(t->tcode, index, target, metric, t->tq + (size_t)(j / vec) * R, value);
+    for (unsigned i = 0; i < vec * R; i++) e[i] = ref[i] - value[i];
+    for (unsigned i = 0; i < vec; i++)
+        for (unsigned k = 0; k < vec; k++)
+            for (unsigned r = 0; r < R; r++)
+                t->cost[r] += (target[i * R + r] - value[i * R + r]) * metric[i * vec + k] * (target[k * R + r] - value[k * R + r]);
 }
 
 /* first: index of the range's first vector in its block. Fields come from tcode. */
-static void solve_vectors(const bb_feedback *p, bb_tile *t, const range *g, unsigned first, int n_rows)
+static void solve_vectors(const bb_feedback *p, bb_tile *t, const range *g, unsigned first)
 {
     const unsigned vec = p->format->vec;
     memset(t->cost, 0, sizeof t->cost);
@@ -265,7 +259,7 @@ static void solve_vectors(const bb_feedback *p, bb_tile *t, const range *g, unsi
         for (uint32_t j = c0; j < c1; j += vec) {
             float metric[MAX_VEC * MAX_VEC];
             vector_metric(g, j, vec, metric);
-            for (int r = 0; r < n_rows; r++) round_vector(p, t, g, j, first + j / vec, r, metric);
+            round_vectors(p, t, g, j, first + j / vec, metric);
             feed_back(g, t->te, j, j + vec, j + vec, c1, t->tt);
         }
     }
@@ -327,11 +321,11 @@ static void accept(const bb_feedback *p, bb_tile *t, uint32_t j0, uint32_t n, in
 }
 
 /* Trial fields in tcode (ta, tb) -> trial solution and costs of the n columns from j0; base: targets, ref as in range. */
-static void solve(const bb_feedback *p, bb_tile *t, const range *g, const float *base, unsigned first_group, int n_rows)
+static void solve(const bb_feedback *p, bb_tile *t, const range *g, const float *base, unsigned first_group)
 {
     memcpy(t->tt, base, (size_t)g->n * R * sizeof *base);
     if (p->format->vec == 1) solve_scalar(p, t, g, t->ta + first_group * R, t->tb + first_group * R);
-    else solve_vectors(p, t, g, first_group * p->format->group / p->format->vec, n_rows);
+    else solve_vectors(p, t, g, first_group * p->format->group / p->format->vec);
 }
 
 static void quantize_block(const bb_feedback *p, bb_tile *t, uint32_t b0, const float *base, int n_rows)
@@ -342,7 +336,7 @@ static void quantize_block(const bb_feedback *p, bb_tile *t, uint32_t b0, const 
     for (unsigned fit = 0; fit < p->n_fits; fit++) {
         memcpy(t->work, fit == 0 ? base : t->tt, (size_t)g.n * R * sizeof *base);
         fit_rows(p, t, b0, t->work, n_rows);
-        solve(p, t, &g, base, 0, n_rows);
+        solve(p, t, &g, base, 0);
         for (int r = 0; r < n_rows; r++) {
             if (!(t->cost[r] < t->best[r]) && fit > 0) continue;
             t->best[r] = t->cost[r];
@@ -441,7 +435,7 @@ static void sweep_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t 
         for (int r = 0; r < R; r++) t->best[r] += (t->base[j * R + (uint32_t)r] - v[j * R + (uint32_t)r]) * gradient[j * R + (uint32_t)r];
     for (size_t k = 0; k < n_trials; k++) {
         try_fields(p, t, j0, &trials[k], n_rows);
-        solve(p, t, &g, t->base, j0 % p->format->block / n, n_rows);
+        solve(p, t, &g, t->base, j0 % p->format->block / n);
         for (int r = 0; r < n_rows; r++) {
             if (!(t->cost[r] < t->best[r] * (1 - 1e-5f))) continue;
             t->best[r] = t->cost[r];

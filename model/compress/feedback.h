@@ -5,7 +5,7 @@
 
 #include "model/compress/factor.h"
 
-enum { BB_TILE = 32, BB_MAX_LEVELS = 256 }; /* rows worked on together; they are the parallel pieces */
+enum { BB_TILE = BB_FORMAT_ROWS, BB_MAX_LEVELS = 256 }; /* rows worked on together; they are the parallel pieces */
 
 /* Everything about (format, Hessian) that the rows share; read-only while rows are worked on. */
 typedef struct bb_feedback {

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * codebook_rows.c: what the rows share in a search (codebook_rows.h), and the choice of the CPU level. */
+#include "kernels/formats/codebook_rows.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+/* A power of two that takes the largest diagonal entry into [1, 2). */
+static double unit_of(unsigned n, const float *metric)
+{
+    double largest = 0;
+    for (unsigned i = 0; i < n; i++) largest = fmax(largest, (double)metric[i * n + i]);
+    return largest > 0 && isfinite(largest) ? ldexp(1, -ilogb(largest)) : 0;
+}
+
+void bb_cb_metric_init(bb_cb_metric *out, unsigned n, const float *metric)
+{
+    const double unit = unit_of(n, metric);
+    double       a[8][8];
+    memset(out, 0, sizeof *out);
+    for (unsigned i = 0; i < n; i++)
+        for (unsigned j = 0; j < n; j++) {
+            a[i][j] = unit > 0 ? unit * (double)metric[i * n + j] : i == j;
+            out->m[i][j] = (float)a[i][j];
+        }
+    /* Elimination from the first weight on: row i of the factor is what is left of it, and what is left of the last four
+     * weights after four steps is their Schur complement. */
+    for (unsigned k = 0; k < n; k++) {
+        const double pivot = a[k][k] > 1e-9 ? a[k][k] : 0;
+        if (k == 4)
+            for (unsigned i = 0; i < 4; i++)
+                for (unsigned j = 0; j < 4; j++) out->schur[i][j] = (float)a[4 + i][4 + j];
+        out->pivot[k] = (float)pivot;
+        for (unsigned j = k + 1; j < n; j++) out->row[k][j] = pivot > 0 ? (float)(a[k][j] / pivot) : 0;
+        for (unsigned i = k + 1; i < n && pivot > 0; i++)
+            for (unsigned j = k + 1; j < n; j++) a[i][j] -= a[k][i] * a[k][j] / pivot;
+    }
+}
+
+static const bb_cb_rows *level(void)
+{
+#if defined(__x86_64__)
+    const char *name = bb_kernels_get()->level;
+    if (strcmp(name, "avx512") == 0) return &bb_cb_rows_avx512;
+    if (strcmp(name, "avx2") == 0) return &bb_cb_rows_avx2;
+#endif
+    return &bb_cb_rows_ref;
+}
+
+void bb_cb_nearest_rows(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value)
+{
+    const unsigned g = v * s->vec / s->group;
+    float          a[BB_FORMAT_ROWS], shift[BB_FORMAT_ROWS];
+    bb_cb_metric   m;
+    bb_cb_metric_init(&m, s->vec, metric);
+    for (unsigned r = 0; r < BB_FORMAT_ROWS; r++) {
+        a[r] = bb_cb_scale(s, &c[r], g);
+        shift[r] = c[r].mn[g] ? -0.125f : 0.125f;
+    }
+    level()->nearest(s, &m, a, shift, t, q, value);
+}

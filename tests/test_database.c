@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_database.c: the option database on a random tiny model: moments against their definition, entries against their own errors, masks
+ * nested and rows selected by them, resumption, broken files, two threads at once, plans applied, and the sequential rebuild. */
+#include <check.h>
+#include <dirent.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "kernels/blas.h"
+#include "model/compress/rebuild.h"
+#include "model/compress/statistics.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+enum { CTX = 24, WINDOWS = 20, C = 64, KV = 2, FF = 128, N_PARTS = BB_N_PARTS };
+
+static bb_model           model;
+static int32_t            tokens[CTX * WINDOWS];
+static bb_database_config config;
+static bb_err             err;
+
+#define OK(call)                                                       \
+    do {                                                               \
+        err = (bb_err)BB_ERR_INIT;                                     \
+        ck_assert_msg((call) == BB_OK, "%s", err.msg);                 \
+    } while (0)
+
+static void setup(const char *arch, const char *dir)
+{
+    static char kept[256];
+    tiny_spec   s = tiny_default(arch);
+    bb_rng      r;
+    s.n_embd = C;
+    s.head_dim = 16;
+    for (uint32_t i = 0; i < s.n_layer; i++) {
+        s.n_head[i] = 4;
+        s.n_kv[i] = KV;
+        s.n_ff[i] = FF;
+    }
+    s.qkv_bias = strcmp(arch, "qwen2") == 0;
+    tiny_write(&s, bb_test_path("model.gguf"));
+    OK(bb_model_open(bb_test_path("model.gguf"), &model, &err));
+    bb_rng_init(&r, 1, "tokens");
+    for (int i = 0; i < CTX * WINDOWS; i++) tokens[i] = (int32_t)bb_rng_below(&r, model.net.n_vocab);
+    snprintf(kept, sizeof kept, "%s", bb_test_path(dir));
+    config = (bb_database_config){ .dir = kept, .model = &model, .tokens = tokens, .n_windows = WINDOWS, .ctx = CTX, .data_hash = "test",
+                                   .quant = { BB_METHOD_FEEDBACK, 0.01, 1 }, .ffn_step = 8 };
+}
+
+static bb_database *open_database(void)
+{
+    bb_database *db;
+    OK(bb_database_open(&config, &db, &err));
+    return db;
+}
+
+static int count_files(const char *prefix)
+{
+    DIR           *d = opendir(config.dir);
+    struct dirent *e;
+    int            n = 0;
+    while ((e = readdir(d)) != NULL) n += strncmp(e->d_name, prefix, strlen(prefix)) == 0;
+    closedir(d);
+    return n;
+}
+
+static float *decode(const bb_matrix *m)
+{
+    float *w = bb_matrix_decode(m, &err);
+    ck_assert_ptr_nonnull(w);
+    return w;
+}
+
+START_TEST(moments_are_those_of_the_inputs)
+{
+    double        want[C][C];
+    bb_statistics s;
+    setup("llama", "moments");
+    const bb_statistics_config c = { config.dir, "x", &model, tokens, WINDOWS, CTX, 8 };
+    OK(bb_make_dirs(config.dir, &err));
+    OK(bb_statistics_open(&c, &s, &err));
+    /* block 0 reads normed embeddings */
+    float *embd = decode(&model.net.embd);
+    memset(want, 0, sizeof want);
+    for (int t = 0; t < CTX * WINDOWS; t++) {
+        double x[C], sum = 0;
+        for (int i = 0; i < C; i++) sum += pow((double)embd[tokens[t] * C + i], 2);
+        for (int i = 0; i < C; i++)
+            x[i] = (double)embd[tokens[t] * C + i] / sqrt(sum / C + (double)model.net.norm_eps) * (double)model.net.blocks[0].attn_norm[i];
+        for (int i = 0; i < C; i++)
+            for (int j = 0; j < C; j++) want[i][j] += x[i] * x[j] / (CTX * WINDOWS);
+    }
+    for (int i = 0; i < C; i++)
+        for (int j = 0; j < C; j++) ck_assert_double_eq_tol((double)s.blocks[0].in[0].h[i * C + j], want[i][j], 1e-5);
+    for (uint32_t b = 0; b < model.net.n_layer; b++) {
+        ck_assert_uint_eq(s.blocks[b].in[1].n_cols, 64);
+        ck_assert_uint_eq(s.blocks[b].in[3].n_cols, FF);
+        ck_assert_uint_eq(s.blocks[b].n_ff, FF);
+        ck_assert_uint_eq(s.blocks[b].n_kv, KV);
+    }
+    ck_assert_uint_eq(s.blocks[model.net.n_layer].in[0].n_cols, C);
+    ck_assert_uint_eq(s.blocks[0].in[0].n_tokens, CTX * WINDOWS);
+    bb_statistics_close(&s);
+    bb_free(embd);
+    bb_model_close(&model);
+}
+END_TEST
+
+START_TEST(entries_have_the_errors_they_say)
+{
+    static const bb_type types[] = { BB_Q2_0, BB_Q4_0, BB_Q8_0 };
+    setup("llama", "entries");
+    bb_database  *db = open_database();
+    bb_statistics s;
+    const bb_statistics_config c = { config.dir, "test", &model, tokens, WINDOWS, CTX, 8 };
+    OK(bb_statistics_open(&c, &s, &err)); /* maps what the database wrote */
+    for (int p = 0; p < N_PARTS; p++)
+        for (int t = 0; t < 3; t++) {
+            const bb_matrix *source = &model.net.blocks[1].w[p];
+            bb_matrix        m;
+            bb_quant_stats   stats;
+            OK(bb_database_matrix(db, 1, (bb_part)p, p <= BB_PART_O ? KV : FF, types[t], &m, &stats, &err));
+            ck_assert(m.type == types[t] && m.rows == source->rows && m.cols == source->cols);
+            float *w = decode(source), *v = decode(&m);
+            double e = bb_relative_error(w, v, m.rows, m.cols, &s.blocks[1].in[bb_hessian_of((bb_part)p)]);
+            ck_assert_double_eq_tol(stats.error, e, 1e-3 * e);
+            ck_assert(stats.error <= stats.error_weighted && stats.error_weighted <= stats.error_rtn * 1.0001);
+            bb_free(w);
+            bb_free(v);
+        }
+    bb_matrix m;
+    OK(bb_database_matrix(db, 0, BB_PART_Q, KV, BB_F32, &m, NULL, &err));
+    ck_assert_ptr_eq(m.data, model.net.blocks[0].w[BB_PART_Q].data); /* the source's own bytes */
+    ck_assert_int_eq(bb_database_matrix(db, 0, BB_PART_Q, KV, BB_Q2_K, &m, NULL, NULL), BB_UNSUPPORTED); /* 64 columns */
+    ck_assert_int_eq(bb_database_matrix(db, 0, BB_PART_Q, KV + 1, BB_Q4_0, &m, NULL, NULL), BB_UNSUPPORTED);
+    ck_assert_int_eq(bb_database_matrix(db, 0, BB_PART_Q, KV, (bb_type)5, &m, NULL, NULL), BB_UNSUPPORTED);
+    OK(bb_database_matrix(db, 0, BB_PART_Q, 0, BB_Q4_0, &m, NULL, &err));
+    ck_assert_uint_eq(m.rows, 0);
+    OK(bb_database_embedding(db, false, BB_Q4_0, &m, NULL, &err));
+    ck_assert_uint_eq(m.rows, model.net.n_vocab);
+    OK(bb_database_embedding(db, true, BB_Q4_0, &m, NULL, &err));
+    ck_assert_uint_eq(m.rows, 0); /* tied */
+    bb_statistics_close(&s);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
+START_TEST(masks_are_nested_and_select_rows)
+{
+    setup("qwen2", "masks");
+    bb_database    *db = open_database();
+    const uint32_t *less, *more;
+    for (uint32_t n = 1; n < FF; n++) {
+        uint32_t found = 0;
+        OK(bb_database_mask(db, 0, true, n, &less, &err));
+        OK(bb_database_mask(db, 0, true, n + 1, &more, &err));
+        for (uint32_t i = 0, j = 0; i < n; i++) {
+            ck_assert(i == 0 || less[i] > less[i - 1]);
+            while (j <= n && more[j] < less[i]) j++;
+            found += more[j] == less[i];
+        }
+        ck_assert_uint_eq(found, n);
+    }
+    bb_matrix whole, part;
+    OK(bb_database_mask(db, 0, true, 64, &less, &err));
+    OK(bb_database_matrix(db, 0, BB_PART_UP, FF, BB_Q4_0, &whole, NULL, &err));
+    OK(bb_database_matrix(db, 0, BB_PART_UP, 64, BB_Q4_0, &part, NULL, &err));
+    ck_assert_uint_eq(part.rows, 64);
+    for (uint32_t i = 0; i < 64; i++) ck_assert_mem_eq((const char *)part.data + i * 36, (const char *)whole.data + less[i] * 36, 36);
+    OK(bb_database_mask(db, 0, false, 1, &less, &err));
+    OK(bb_database_matrix(db, 0, BB_PART_Q, KV, BB_Q8_0, &whole, NULL, &err));
+    OK(bb_database_matrix(db, 0, BB_PART_Q, 1, BB_Q8_0, &part, NULL, &err));
+    ck_assert_uint_eq(part.rows, 32); /* two query heads of 16 a group */
+    for (uint32_t i = 0; i < 32; i++) {
+        ck_assert_mem_eq((const char *)part.data + i * 68, (const char *)whole.data + (less[0] * 32 + i) * 68, 68);
+        ck_assert(part.bias[i] == whole.bias[less[0] * 32 + i]);
+    }
+    bb_quant_stats full, pruned;
+    OK(bb_database_matrix(db, 0, BB_PART_DOWN, FF, BB_Q4_0, &whole, &full, &err));
+    OK(bb_database_matrix(db, 0, BB_PART_DOWN, 64, BB_Q4_0, &part, &pruned, &err));
+    ck_assert(part.rows == C && part.cols == 64 && pruned.error > full.error && pruned.error < 1);
+    OK(bb_database_matrix(db, 0, BB_PART_O, 1, BB_Q4_0, &part, NULL, &err));
+    ck_assert(part.rows == C && part.cols == 32);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
+/* Bytes of a fixed set of entries, in one buffer. */
+static size_t gather(bb_database *db, unsigned char *out)
+{
+    size_t n = 0;
+    for (uint32_t b = 0; b < model.net.n_layer; b++)
+        for (int p = 0; p < N_PARTS; p++) {
+            bb_matrix m;
+            OK(bb_database_matrix(db, b, (bb_part)p, p <= BB_PART_O ? 1 : 96, BB_Q4_0, &m, NULL, &err));
+            size_t bytes = m.rows * bb_format_row_bytes(bb_format_get(BB_Q4_0), m.cols);
+            memcpy(out + n, m.data, bytes);
+            n += bytes;
+        }
+    return n;
+}
+
+/* What is there is used, what is missing or broken is made again, and the bytes are the same. */
+START_TEST(resumes_from_what_is_there)
+{
+    static unsigned char a[1 << 18], b[1 << 18];
+    setup("llama", "resume");
+    bb_database *db = open_database();
+    size_t       n = gather(db, a);
+    int          n_files = count_files("entry-"), n_whole = n_files, i = 0;
+    bb_database_close(db);
+    DIR           *d = opendir(config.dir);
+    struct dirent *e;
+    while ((e = readdir(d)) != NULL) {
+        char path[1024];
+        if (e->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "%s/%s", config.dir, e->d_name);
+        switch (i++ % 4) {
+        case 0: unlink(path); break;
+        case 1: ck_assert_int_eq(truncate(path, 100), 0); break;
+        case 2: bb_test_write(path, "not what it was", 15); break;
+        default: break;
+        }
+    }
+    closedir(d);
+    db = open_database();
+    ck_assert_uint_eq(gather(db, b), n);
+    ck_assert_mem_eq(a, b, n);
+    ck_assert_int_le(count_files("entry-"), n_files); /* a whole matrix is not made again where its selection is still there */
+    bb_database_close(db);
+    n_files = count_files("entry-");
+    /* another method is another set of entries */
+    config.quant.method = BB_METHOD_WEIGHTED;
+    db = open_database();
+    gather(db, b);
+    ck_assert_int_eq(count_files("entry-") - n_files, n_whole);
+    ck_assert_int_eq(count_files("moments-"), (int)model.net.n_layer + 1);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
+static void *gather_thread(void *arg)
+{
+    static unsigned char out[2][1 << 18];
+    bb_err               local = BB_ERR_INIT;
+    bb_database         *db = ((void **)arg)[0];
+    int                  which = ((void **)arg)[1] != NULL;
+    size_t               n = 0;
+    for (uint32_t b = 0; b < model.net.n_layer; b++)
+        for (int p = 0; p < N_PARTS; p++) {
+            bb_matrix m;
+            if (bb_database_matrix(db, b, (bb_part)p, p <= BB_PART_O ? 1 : 96, BB_Q4_0, &m, NULL, &local) != BB_OK) return NULL;
+            size_t bytes = m.rows * bb_format_row_bytes(bb_format_get(BB_Q4_0), m.cols);
+            memcpy(out[which] + n, m.data, bytes);
+            n += bytes;
+        }
+    return out[which];
+}
+
+START_TEST(two_threads_share_the_work)
+{
+    static unsigned char alone[1 << 18];
+    pthread_t            t;
+    void                *other, *mine;
+    setup("llama", "threads");
+    bb_database *db = open_database();
+    void        *args[2][2] = { { db, NULL }, { db, &model } };
+    ck_assert_int_eq(pthread_create(&t, NULL, gather_thread, args[0]), 0);
+    mine = gather_thread(args[1]);
+    ck_assert_int_eq(pthread_join(t, &other), 0);
+    ck_assert(mine && other);
+    size_t n = gather(db, alone);
+    ck_assert_mem_eq(mine, alone, n);
+    ck_assert_mem_eq(other, alone, n);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
+/* Squared distance of the final states under two nets, relative to their energy. */
+static double distance(const bb_net *a, const bb_net *b)
+{
+    bb_forward *f;
+    static float x[CTX * C], y[CTX * C];
+    double       d = 0, e = 0;
+    OK(bb_forward_create(&model.net, 1, CTX, &f, &err));
+    for (int w = 0; w < WINDOWS; w++) {
+        OK(bb_forward_embed(f, a, tokens + w * CTX, 1, CTX, x, &err));
+        OK(bb_forward_embed(f, b, tokens + w * CTX, 1, CTX, y, &err));
+        for (uint32_t i = 0; i < a->n_layer; i++) {
+            OK(bb_forward_block(f, a, &a->blocks[i], 1, CTX, x, NULL, NULL, &err));
+            OK(bb_forward_block(f, b, &b->blocks[i], 1, CTX, y, NULL, NULL, &err));
+        }
+        for (int i = 0; i < CTX * C; i++) {
+            d += pow((double)x[i] - (double)y[i], 2);
+            e += pow((double)x[i], 2);
+        }
+    }
+    bb_forward_destroy(f);
+    return d / e;
+}
+
+START_TEST(plans_are_applied_and_rebuilt)
+{
+    bb_plan    plan = { 0 };
+    bb_net     net;
+    bb_block   blocks[TINY_MAX_LAYERS];
+    bb_rebuilt rebuilt;
+    setup("llama", "plans");
+    bb_database *db = open_database();
+    for (uint32_t i = 0; i < model.net.n_layer; i++)
+        for (int p = 0; p < N_PARTS; p++) {
+            char unit[64];
+            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_part_names[p]);
+            OK(bb_plan_set(&plan, unit, "Q2_0", &err));
+        }
+    OK(bb_database_apply(db, &plan, &net, blocks, &err));
+    double before = distance(&model.net, &net);
+    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, &rebuilt, &err));
+    double after = distance(&model.net, &rebuilt.net);
+    ck_assert_msg(before > 0 && after < 0.8 * before, "distance %g before, %g after", before, after);
+    bb_rebuilt_done(&rebuilt);
+    /* pruned shapes, a dropped attention and a dropped FFN, one matrix in its source type */
+    OK(bb_plan_set(&plan, "blk.0.ffn", "64", &err));
+    OK(bb_plan_set(&plan, "blk.0.kv", "0", &err));
+    OK(bb_plan_set(&plan, "blk.1.kv", "1", &err));
+    OK(bb_plan_set(&plan, "blk.1.attn_output", "Q4_0", &err));
+    OK(bb_plan_set(&plan, "blk.1.attn_v", "F32", &err));
+    OK(bb_plan_set(&plan, "blk.1.ffn", "0", &err));
+    OK(bb_plan_set(&plan, "token_embd", "Q8_0", &err));
+    OK(bb_database_apply(db, &plan, &net, blocks, &err));
+    ck_assert(blocks[0].w[BB_PART_Q].rows == 0 && blocks[0].w[BB_PART_DOWN].cols == 64 && blocks[1].w[BB_PART_V].rows == 16);
+    before = distance(&model.net, &net);
+    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, &rebuilt, &err));
+    after = distance(&model.net, &rebuilt.net);
+    ck_assert_msg(after < before, "pruned: distance %g before, %g after", before, after);
+    bb_rebuilt_done(&rebuilt);
+    OK(bb_plan_set(&plan, "blk.0.ffn", "48", &err)); /* 48 columns do not divide into blocks of 64 */
+    ck_assert_int_eq(bb_database_apply(db, &plan, &net, blocks, NULL), BB_UNSUPPORTED);
+    bb_plan_done(&plan);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
+START_TEST(memory_failures_are_clean)
+{
+    setup("llama", "memory");
+    size_t       live = bb_mem_live_bytes();
+    bb_database *db = NULL;
+    bb_status    s = BB_NOMEM;
+    for (long n = 0; n < 3000 && s != BB_OK; n += 1 + n / 40) {
+        bb_err local = BB_ERR_INIT;
+        bb_mem_fail_after(n);
+        s = bb_database_open(&config, &db, &local);
+        bb_mem_fail_after(-1);
+        if (s != BB_OK) {
+            ck_assert_int_eq(s, BB_NOMEM);
+            ck_assert_uint_eq(bb_mem_live_bytes(), live);
+        }
+    }
+    ck_assert_int_eq(s, BB_OK);
+    for (long n = 0; n < 3000; n += 1 + n / 40) {
+        bb_err    local = BB_ERR_INIT;
+        bb_matrix m;
+        bb_mem_fail_after(n);
+        s = bb_database_matrix(db, 0, BB_PART_DOWN, 64, BB_Q4_0, &m, NULL, &local);
+        bb_mem_fail_after(-1);
+        if (s == BB_OK) break;
+        ck_assert_int_eq(s, BB_NOMEM);
+    }
+    ck_assert_int_eq(s, BB_OK);
+    bb_database_close(db);
+    ck_assert_uint_eq(bb_mem_live_bytes(), live);
+    bb_model_close(&model);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("database");
+    TCase *t = tcase_create("core");
+    bb_blas_init();
+    bb_log_set_level(BB_LOG_QUIET);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, moments_are_those_of_the_inputs);
+    tcase_add_test(t, entries_have_the_errors_they_say);
+    tcase_add_test(t, masks_are_nested_and_select_rows);
+    tcase_add_test(t, resumes_from_what_is_there);
+    tcase_add_test(t, two_threads_share_the_work);
+    tcase_add_test(t, plans_are_applied_and_rebuilt);
+    tcase_add_test(t, memory_failures_are_clean);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
