@@ -48,6 +48,7 @@ typedef struct rebuild {
     uint32_t                n_windows, ctx, layer;
     stream                  full, small;   /* full precision and compressed */
     bb_rebuilt             *out;
+    bb_block               *wanted;        /* [n_layer] the plan's shapes and types; a matrix of *out that has its type is finished */
     /* moments of a stage */
     bb_hessian              h;             /* E[x^ x^'] */
     double                 *cross;         /* (n, n^) sum of x x^' */
@@ -219,18 +220,20 @@ done:
     return status;
 }
 
-/* Quantizes one matrix of the block again; w becomes a view of the new bytes. Matrices in their source type stay. */
+/* Quantizes one matrix of the block, unless it is finished; w becomes a view of the new bytes. */
 static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matrix *w, const bb_factor *factor, bb_err *err)
 {
-    const bb_format *f = bb_format_get(w->type);
+    const bb_type    type = b->wanted[b->layer].w[part].type;
+    const bb_format *f = bb_format_get(type);
     float           *dense = NULL;
     void            *packed = NULL;
     bb_status        status;
-    if (w->rows == 0 || w->type == b->model->net.blocks[b->layer].w[part].type || f->vec == 0) return BB_OK;
+    if (w->rows == 0 || w->type == type) return BB_OK;
     BB_TRY(target_of(b, part, kept, w, &dense, err));
     packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
     if (!packed) { status = BB_NOMEM; goto done; }
-    BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, w->type, b->options, packed, NULL, err));
+    BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err));
+    w->type = type;
     w->data = packed;
     b->out->packed[b->out->n_packed++] = packed;
     packed = NULL;
@@ -262,10 +265,10 @@ done:
     return status;
 }
 
-static bool has_stage(const bb_block *block, const bb_block *source, uint32_t stage)
+static bool has_stage(const bb_block *block, const bb_block *wanted, uint32_t stage)
 {
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_hessian_of((bb_part)p) == stage && block->w[p].rows && block->w[p].type != source->w[p].type) return true;
+        if (bb_hessian_of((bb_part)p) == stage && block->w[p].rows && block->w[p].type != wanted->w[p].type) return true;
     return false;
 }
 
@@ -301,7 +304,7 @@ static bb_status rebuild_block(rebuild *b, bb_err *err)
             BB_TRY(decode_output(&b->full, err));
             BB_TRY(decode_output(&b->small, err));
         }
-        if (has_stage(block, source, stage)) BB_TRY(rebuild_stage(b, stage, block, err));
+        if (has_stage(block, &b->wanted[b->layer], stage)) BB_TRY(rebuild_stage(b, stage, block, err));
         bb_progress_add(&b->progress, 1);
     }
     BB_TRY(advance(b, &b->full, err));
@@ -341,6 +344,30 @@ static void stream_done(stream *s)
     bb_free(s->r);
 }
 
+/* The network before anything is rebuilt: tables as the plan says; matrices that will be rebuilt in their source type, in the plan's shape,
+ * the others as the plan says. */
+static bb_status start_net(rebuild *b, const bb_plan *plan, bb_err *err)
+{
+    bb_net   *net = &b->out->net;
+    bb_status status;
+    BB_TRY(bb_plan_shape(b->model, plan, net, b->wanted, err));
+    memcpy(b->out->blocks, b->wanted, net->n_layer * sizeof *b->wanted);
+    net->blocks = b->out->blocks;
+    BB_TRY(bb_database_embedding(b->db, false, net->embd.type, &net->embd, NULL, err));
+    if (net->head.rows) BB_TRY(bb_database_embedding(b->db, true, net->head.type, &net->head, NULL, err));
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            bb_block    *block = &b->out->blocks[i];
+            bb_matrix   *w = &block->w[p];
+            const bool   stays = bb_format_get(w->type)->vec == 0;
+            if (!w->rows) continue;
+            BB_TRY(bb_database_matrix(b->db, i, (bb_part)p, p <= BB_PART_O ? block->n_kv : block->n_ff,
+                                      stays ? w->type : b->model->net.blocks[i].w[p].type, w, NULL, err));
+        }
+done:
+    return status;
+}
+
 bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
                      const bb_quant_options *o, bb_rebuilt *out, bb_err *err)
 {
@@ -350,9 +377,10 @@ bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, co
     memset(out, 0, sizeof *out);
     out->blocks = BB_NEW0(net->n_layer, bb_block, err);
     out->packed = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, void *, err);
-    if (!out->blocks || !out->packed) goto done;
+    b.wanted = BB_NEW(net->n_layer, bb_block, err);
+    if (!out->blocks || !out->packed || !b.wanted) goto done;
     BB_TRY(bb_forward_create(net, BATCH, ctx, &b.forward, err));
-    BB_TRY(bb_database_apply(db, plan, &out->net, out->blocks, err));
+    BB_TRY(start_net(&b, plan, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
     BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));
     bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * N_STAGES);
@@ -363,6 +391,7 @@ done:
     stream_done(&b.full);
     stream_done(&b.small);
     bb_forward_destroy(b.forward);
+    bb_free(b.wanted);
     if (status != BB_OK) bb_rebuilt_done(out);
     return status;
 }
