@@ -103,14 +103,17 @@ interop: $(BUILD)/tests/interop/interop
 demo: all
 	@OMP_WAIT_POLICY=passive ./bitbudget sweep configs/demo/wiki8m-f16.gguf --config configs/demo/demo.yaml --out results/runs/demo
 
-# The committed tables of results/, from the shared data: about a quarter of an hour on two cores.
-RESULTS_RUN ?= results/runs/front
+# The committed fronts of results/, from the shared data. $(call front,MODEL,CORPUS/CALIB,CORPUS/EVAL,FOLDER)
+RUNS     ?= results/runs
+define front
+	OMP_WAIT_POLICY=passive ./bitbudget sweep $(DATA)/models/$(1)/$(1)-f16.gguf --config configs/reproduce/$(1).yaml --out $(RUNS)/$(1) \
+	  --calib $(DATA)/corpora/$(2) --eval $(DATA)/corpora/$(3)
+	mkdir -p $(4); cd $(RUNS)/$(1) && cp front.csv baselines.csv layers.csv finalise.csv sensitivity.csv plots/front.svg $(CURDIR)/$(4)
+	sh results/compare.sh $(4)/front.csv $(DATA)/baselines/$(1)-llamacpp.csv > $(4)/llamacpp.csv
+endef
 reproduce: all
-	./bitbudget sweep $(DATA)/models/wiki8m/wiki8m-f16.gguf --config configs/reproduce.yaml --out $(RESULTS_RUN) \
-	  --calib $(DATA)/corpora/wikitext-2-raw/wiki.valid.raw --eval $(DATA)/corpora/wikitext-2-raw/wiki.test.raw
-	cp $(RESULTS_RUN)/front.csv $(RESULTS_RUN)/baselines.csv $(RESULTS_RUN)/layers.csv $(RESULTS_RUN)/finalise.csv $(RESULTS_RUN)/sensitivity.csv results/
-	cp $(RESULTS_RUN)/plots/front.svg results/front.svg
-	sh results/compare.sh results/front.csv $(DATA)/baselines/wiki8m-llamacpp.csv > results/llamacpp.csv
+	$(call front,wiki8m,wikitext-2-raw/wiki.valid.raw,wikitext-2-raw/wiki.test.raw,results)
+	$(call front,stories3M-p256,tinystories/tinystories_train.txt,tinystories/tinystories_valid_a.clean.txt,results/stories3M-p256)
 
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000
