@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * cmd_eval.c: bitbudget eval MODEL.gguf --text FILE: perplexity, and the distance to a reference model, under a named protocol;
- * --generation: the distance on what the reference writes itself. */
+ * cmd_eval.c: bitbudget eval MODEL.gguf --text FILE and --tasks FILES: perplexity, and the distance to a reference model, under a named protocol;
+ * --generation: the distance on what the reference writes itself; --tasks: zero-shot tasks. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,11 +9,12 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "cli/eval_tasks.h"
 #include "eval/generation.h"
 
 typedef struct eval_options {
-    char   *text, *protocol, *reference;
-    int64_t ctx, chunks, probabilities, prompts, prompt_tokens, new_tokens, seed;
+    char   *text, *protocol, *reference, *tasks;
+    int64_t limit, ctx, chunks, probabilities, prompts, prompt_tokens, new_tokens, seed;
     bool    spread, generation, json;
 } eval_options;
 
@@ -35,6 +36,9 @@ static const bb_option_row rows[] = {
     { "new-tokens", BB_OPT_INT, offsetof(eval_options, new_tokens), "0", 0, 1 << 24, "N",
       "tokens of a continuation; 0: 256, or what is left of the trained context if less", NULL },
     { "seed", BB_OPT_INT, offsetof(eval_options, seed), "1", 0, (double)(1LL << 53), "N", "of the samples of --generation", NULL },
+    { "tasks", BB_OPT_LIST, offsetof(eval_options, tasks), NULL, 1, 0, "FILE|FOLDER,..",
+      "zero-shot tasks: JSON lines (multiple choice, two contexts, last words) or HellaSwag text; of a folder, all .jsonl and .txt files", NULL },
+    { "limit", BB_OPT_INT, offsetof(eval_options, limit), "0", 0, UINT32_MAX, "N", "items of each task, from its beginning; 0: all", NULL },
     { "json", BB_OPT_FLAG, offsetof(eval_options, json), NULL, 1, 0, NULL, "print JSON", NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows, TOP = 10 };
@@ -50,6 +54,7 @@ typedef struct job {
     int32_t      bos;
     bb_result    result;
     bb_generation_result generation; /* with --generation */
+    bb_task_table tasks;             /* with --tasks */
     uint32_t     top_id[TOP];  /* with --probabilities */
     double       top_p[TOP];
 } job;
@@ -112,10 +117,14 @@ static bb_bytes spelling(const bb_model *m, uint32_t id)
 
 /* ---- text ---- */
 
-static void put_header(bb_text *out, const job *j)
+static void put_models(bb_text *out, const job *j)
 {
     bb_text_addf(out, "model         %s (sha256 %.16s)\n", j->path, j->m.sha256);
     if (j->o.reference) bb_text_addf(out, "reference     %s (sha256 %.16s)\n", j->o.reference, j->ref.sha256);
+}
+
+static void put_data(bb_text *out, const job *j)
+{
     bb_text_addf(out, "data          %s, %zu tokens (sha256 %.16s)\n", j->o.text, j->tokens.n, j->tokens.sha256);
     if (j->protocol == BB_PROTOCOL_GGUF)
         bb_text_addf(out, "protocol      gguf: windows of %u tokens%s, positions %u to %u predict the next\n", j->w.ctx,
@@ -166,10 +175,17 @@ static bb_status print_text(const job *j, bb_err *err)
 {
     bb_text   out = { .data = NULL };
     bb_status status;
-    put_header(&out, j);
-    put_result(&out, &j->result);
+    put_models(&out, j);
+    if (j->o.text) {
+        put_data(&out, j);
+        put_result(&out, &j->result);
+    }
     if (j->o.generation) put_generation(&out, &j->generation);
     if (j->o.probabilities >= 0) put_probabilities(&out, j);
+    if (j->o.tasks) {
+        bb_text_add(&out, "\n");
+        bb_task_table_text(&j->tasks, &out);
+    }
     status = out.status;
     if (status != BB_OK) BB_FAIL(err, status, "out of memory");
     else if (fwrite(out.data, 1, out.size, stdout) != out.size) status = BB_FAIL(err, BB_IO, "standard output could not be written");
@@ -232,18 +248,26 @@ static json_t *probabilities_json(const job *j)
     return json_pack("{s:I, s:o, s:o}", "position", (json_int_t)j->o.probabilities, "ids", ids, "top", top);
 }
 
+static void text_part_json(json_t *root, const job *j)
+{
+    json_t *part = json_pack("{s:o, s:I, s:s, s:s, s:I, s:o, s:I, s:b}", "data", path_json(j->o.text), "data_tokens", (json_int_t)j->tokens.n,
+                             "data_sha256", j->tokens.sha256, "protocol", j->o.protocol, "ctx", (json_int_t)j->w.ctx, "bos",
+                             replaces_first(j) ? json_integer(j->bos) : json_null(), "windows", (json_int_t)j->w.n, "spread", (int)j->o.spread);
+    json_object_update(root, part);
+    json_decref(part);
+    result_json(root, &j->result);
+}
+
 static bb_status print_json(const job *j, bb_err *err)
 {
-    json_t *root = json_pack("{s:o, s:s, s:o, s:o, s:o, s:I, s:s, s:s, s:I, s:o, s:I, s:b}", "model", path_json(j->path), "model_sha256", j->m.sha256,
-                             "reference", path_json(j->o.reference), "reference_sha256", path_json(j->o.reference ? j->ref.sha256 : NULL), "data",
-                             path_json(j->o.text), "data_tokens", (json_int_t)j->tokens.n, "data_sha256", j->tokens.sha256, "protocol",
-                             j->o.protocol, "ctx", (json_int_t)j->w.ctx, "bos", replaces_first(j) ? json_integer(j->bos) : json_null(), "windows",
-                             (json_int_t)j->w.n, "spread", (int)j->o.spread);
+    json_t *root = json_pack("{s:o, s:s, s:o, s:o}", "model", path_json(j->path), "model_sha256", j->m.sha256, "reference",
+                             path_json(j->o.reference), "reference_sha256", path_json(j->o.reference ? j->ref.sha256 : NULL));
     int     failed;
     if (!root) return BB_FAIL(err, BB_NOMEM, "out of memory");
-    result_json(root, &j->result);
+    if (j->o.text) text_part_json(root, j);
     if (j->o.generation) json_object_set_new(root, "generation", generation_json(&j->generation, j->o.seed));
     if (j->o.probabilities >= 0) json_object_set_new(root, "probabilities", probabilities_json(j));
+    if (j->o.tasks) json_object_set_new(root, "tasks", bb_task_table_json(&j->tasks));
     failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     json_decref(root);
     if (failed || putchar('\n') == EOF) return BB_FAIL(err, BB_IO, "standard output could not be written");
@@ -259,14 +283,11 @@ static uint32_t context_of(const job *j)
     return trained && trained < 512 ? trained : 512;
 }
 
-static bb_status prepare(job *j, bb_err *err)
+static bb_status load_text(job *j, bb_err *err)
 {
     bb_status status = BB_OK;
-    uint32_t  ctx;
+    uint32_t  ctx = context_of(j);
     j->protocol = strcmp(j->o.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
-    BB_TRY(bb_model_open(j->path, &j->m, err));
-    if (j->o.reference) BB_TRY(bb_model_open(j->o.reference, &j->ref, err));
-    ctx = context_of(j);
     if (j->m.net.n_ctx_train && ctx > j->m.net.n_ctx_train)
         bb_warn("windows of %u tokens are longer than the %u that %s was trained with", ctx, j->m.net.n_ctx_train, j->path);
     BB_TRY(bb_tokens_load(&j->m, j->o.text, &j->tokens, err));
@@ -296,29 +317,55 @@ done:
     return status;
 }
 
+/* Everything that --text asks for. */
+static bb_status measure_text(job *j, bb_err *err)
+{
+    bb_status status = BB_OK;
+    double    start;
+    BB_TRY(load_text(j, err));
+    if (j->o.probabilities >= 0) BB_TRY(probabilities(j, err));
+    start = bb_now_s();
+    BB_TRY(bb_evaluate(&j->m.net, j->o.reference ? &j->ref.net : NULL, &j->w, "evaluating", &j->result, NULL, NULL, err));
+    bb_info("%.0f tokens a second", (double)j->w.n * j->w.ctx / (bb_now_s() - start));
+    if (j->o.generation) BB_TRY(generation(j, err));
+done:
+    return status;
+}
+
+static bb_status measure_tasks(job *j, bb_err *err)
+{
+    uint32_t window = j->m.net.n_ctx_train ? j->m.net.n_ctx_train : 2048;
+    if (window > 4096) window = 4096;
+    if (j->o.ctx) window = (uint32_t)j->o.ctx;
+    if (window < 2) return BB_FAIL(err, BB_USAGE, "--ctx %u: a task needs at least 2 tokens", window);
+    return bb_eval_tasks(j->o.tasks, (size_t)j->o.limit, window, &j->m, j->o.reference ? &j->ref : NULL, &j->tasks, err);
+}
+
+static bb_status check_options(const job *j, size_t n, bb_err *err)
+{
+    const eval_options *o = &j->o;
+    if (n == 0 || (!o->text && !o->tasks)) return BB_FAIL(err, BB_USAGE, "eval needs a model file, and --text FILE or --tasks FILES");
+    if (!o->text && (o->generation || o->probabilities >= 0))
+        return BB_FAIL(err, BB_USAGE, "%s needs --text FILE", o->generation ? "--generation" : "--probabilities");
+    if (o->generation && !o->reference)
+        return BB_FAIL(err, BB_USAGE, "--generation compares with a full-precision model: give it with --reference FP.gguf");
+    return BB_OK;
+}
+
 static bb_status run(int argc, char **argv, bb_err *err)
 {
     job       j = { .bos = -1 };
     size_t    n = 0;
-    double    start;
     bb_status status;
     BB_TRY(bb_command_options(&bb_command_eval, &j.o, argc, argv, &j.path, 1, &n, err));
-    if (n == 0 || !j.o.text) {
-        status = BB_FAIL(err, BB_USAGE, "eval needs a model file and --text FILE");
-        goto done;
-    }
-    if (j.o.generation && !j.o.reference) {
-        status = BB_FAIL(err, BB_USAGE, "--generation compares with a full-precision model: give it with --reference FP.gguf");
-        goto done;
-    }
-    BB_TRY(prepare(&j, err));
-    if (j.o.probabilities >= 0) BB_TRY(probabilities(&j, err));
-    start = bb_now_s();
-    BB_TRY(bb_evaluate(&j.m.net, j.o.reference ? &j.ref.net : NULL, &j.w, "evaluating", &j.result, NULL, NULL, err));
-    bb_info("%.0f tokens a second", (double)j.w.n * j.w.ctx / (bb_now_s() - start));
-    if (j.o.generation) BB_TRY(generation(&j, err));
+    BB_TRY(check_options(&j, n, err));
+    BB_TRY(bb_model_open(j.path, &j.m, err));
+    if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));
+    if (j.o.text) BB_TRY(measure_text(&j, err));
+    if (j.o.tasks) BB_TRY(measure_tasks(&j, err));
     BB_TRY(j.o.json ? print_json(&j, err) : print_text(&j, err));
 done:
+    bb_task_table_done(&j.tasks);
     bb_windows_done(&j.w);
     bb_tokens_done(&j.tokens);
     bb_model_close(&j.ref);
@@ -329,11 +376,12 @@ done:
 
 const bb_command bb_command_eval = {
     .name = "eval",
-    .summary = "measure a model's perplexity, and its distance to a reference",
-    .usage = "MODEL.gguf --text FILE",
+    .summary = "measure a model: perplexity, distance to a reference, what it writes, zero-shot tasks",
+    .usage = "MODEL.gguf [--text FILE] [--tasks FILES]",
     .example = "bitbudget eval model.gguf --text eval.txt --protocol gguf --ctx 256\n"
                "bitbudget eval small.gguf --text eval.txt --ctx 256 --reference full.gguf --json\n"
-               "bitbudget eval small.gguf --text eval.txt --reference full.gguf --generation --prompts 128",
+               "bitbudget eval small.gguf --text eval.txt --reference full.gguf --generation --prompts 128\n"
+               "bitbudget eval small.gguf --tasks arc_easy.jsonl,piqa.jsonl --limit 500 --reference full.gguf",
     .options = rows,
     .n_options = N_ROWS,
     .run = run,

@@ -124,6 +124,31 @@ START_TEST(generation_is_measured)
 }
 END_TEST
 
+START_TEST(tasks_are_measured)
+{
+    char   *text;
+    json_t *root, *list;
+    bb_err  err = BB_ERR_INIT;
+    ck_assert_msg(command(&text, &err, "eval " MODEL " --tasks tests/data/tasks --limit 2 --reference " MODEL " --json") == BB_OK, "%s", err.msg);
+    ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
+    list = json_object_get(root, "tasks");
+    ck_assert_uint_eq(json_array_size(list), 4); /* in order of names */
+    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 0), "task")), "choice");
+    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 3), "kind")), "schema");
+    for (size_t i = 0; i < 4; i++) {
+        json_t *row = json_array_get(list, i), *reference = json_object_get(row, "reference");
+        ck_assert(number(row, "items") == 2 && number(row, "changed") == 0);
+        ck_assert(number(row, "gold_nll") == number(reference, "gold_nll") && number(row, "acc") == number(reference, "acc"));
+    }
+    ck_assert_ptr_null(json_object_get(root, "ppl"));
+    json_decref(root);
+    bb_free(text);
+    ck_assert_int_eq(command(&text, &err, "eval " MODEL " --tasks tests/data/tasks/cloze.jsonl,tests/data/tasks/endings.txt"), BB_OK);
+    ck_assert(strstr(text, "cloze                    cloze        3") && strstr(text, "endings                  choice       2"));
+    bb_free(text);
+}
+END_TEST
+
 START_TEST(tokenize_writes_what_eval_reads)
 {
     static const char bytes[] = { 1, 0, 0, 0, (char)0x93, 1, 0, 0, (char)0x97, 1, 0, 0, 5, 1, 0, 0, 0x7A, 1, 0, 0 }; /* 1 403 407 261 378 */
@@ -158,6 +183,11 @@ static const struct bad { const char *line; bb_status status; } bad[] = {
     { "eval tests/data/README.md --text tests/data/README.md", BB_BAD_FILE },
     { "eval " MODEL " --text tests/data/absent", BB_BAD_FILE },
     { "eval " MODEL " --text tests/data/README.md --chunks 1 --generation", BB_USAGE }, /* needs a reference */
+    { "eval " MODEL " --tasks tests/data/tasks --generation --reference " MODEL, BB_USAGE }, /* needs a text */
+    { "eval " MODEL " --tasks tests/data/absent.jsonl", BB_BAD_FILE },
+    { "eval " MODEL " --tasks tests/data/formats", BB_BAD_FILE }, /* no task in it */
+    { "eval " MODEL " --tasks ,", BB_USAGE },
+    { "eval " MODEL " --tasks tests/data/tasks --ctx 1", BB_USAGE },
     { "tokenize " MODEL, BB_USAGE },
     { "tokenize " MODEL " --text tests/data/README.md --out ids.txt", BB_USAGE },
 };
@@ -181,6 +211,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, eval_gives_the_numbers_of_numpy);
     tcase_add_test(t, generation_is_measured);
+    tcase_add_test(t, tasks_are_measured);
     tcase_add_test(t, tokenize_writes_what_eval_reads);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));
     suite_add_tcase(s, t);

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * eval_tasks.c: see eval_tasks.h. */
+#include "cli/eval_tasks.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/mem.h"
+
+/* ---- files ---- */
+
+typedef struct paths { char **at; size_t n, room; } paths;
+
+static void paths_done(paths *p)
+{
+    for (size_t i = 0; i < p->n; i++) bb_free(p->at[i]);
+    bb_free(p->at);
+}
+
+/* Takes path, which may be NULL: out of memory. */
+static bb_status paths_add(paths *p, char *path, bb_err *err)
+{
+    if (path && p->n == p->room) {
+        size_t room = p->room ? p->room * 2 : 16;
+        char **more = bb_realloc(p->at, room, sizeof *more, err);
+        if (more) p->at = more, p->room = room;
+    }
+    if (!path || p->n == p->room) {
+        bb_free(path);
+        return BB_NOMEM;
+    }
+    p->at[p->n++] = path;
+    return BB_OK;
+}
+
+static bool is_task_name(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot && dot > name && (strcmp(dot, ".jsonl") == 0 || strcmp(dot, ".txt") == 0);
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static bb_status add_folder(paths *p, const char *folder, bb_err *err)
+{
+    DIR      *d = opendir(folder);
+    size_t    from = p->n;
+    bb_status status = BB_OK;
+    if (!d) return BB_FAIL(err, BB_BAD_FILE, "--tasks: the folder %s cannot be read", folder);
+    for (const struct dirent *e; status == BB_OK && (e = readdir(d));)
+        if (is_task_name(e->d_name)) status = paths_add(p, bb_asprintf(err, "%s/%s", folder, e->d_name), err);
+    closedir(d);
+    if (status == BB_OK && p->n == from) status = BB_FAIL(err, BB_BAD_FILE, "--tasks: no .jsonl or .txt file in %s", folder);
+    if (status == BB_OK) qsort(p->at + from, p->n - from, sizeof *p->at, by_name);
+    return status;
+}
+
+static bb_status find_files(const char *list, paths *p, bb_err *err)
+{
+    bb_status status = BB_OK;
+    char     *copy = bb_strdup(list, err), *save = NULL;
+    if (!copy) return BB_NOMEM;
+    for (char *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+        struct stat s;
+        bool        folder = stat(word, &s) == 0 && S_ISDIR(s.st_mode);
+        BB_TRY(folder ? add_folder(p, word, err) : paths_add(p, bb_strdup(word, err), err));
+    }
+    if (p->n == 0) status = BB_FAIL(err, BB_USAGE, "--tasks names no file");
+done:
+    bb_free(copy);
+    return status;
+}
+
+/* ---- running ---- */
+
+static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_row *row, bb_err *err)
+{
+    bb_task   t;
+    uint32_t *answers = NULL, *answers_ref = NULL;
+    size_t    changed = 0;
+    bb_status status = bb_task_load(path, limit, &t, err);
+    if (status != BB_OK) return status;
+    *row = (bb_task_row){ .kind = t.kind };
+    memcpy(row->name, t.name, sizeof row->name);
+    memcpy(row->sha256, t.sha256, sizeof row->sha256);
+    answers = bb_alloc(t.n_items, sizeof *answers, err);
+    answers_ref = bb_alloc(t.n_items, sizeof *answers_ref, err);
+    if (!answers || !answers_ref) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    BB_TRY(bb_task_run(m, &m->net, &t, max_tokens, t.name, &row->net, answers, err));
+    if (ref) {
+        BB_TRY(bb_task_run(ref, &ref->net, &t, max_tokens, t.name, &row->reference, answers_ref, err));
+        for (size_t i = 0; i < t.n_items; i++) changed += answers[i] != answers_ref[i];
+        row->changed = (double)changed / (double)row->net.n;
+    }
+done:
+    bb_free(answers);
+    bb_free(answers_ref);
+    bb_task_done(&t);
+    return status;
+}
+
+bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_table *out, bb_err *err)
+{
+    paths     p = { NULL, 0, 0 };
+    bb_status status = BB_OK;
+    BB_TRY(find_files(list, &p, err));
+    if (!(out->rows = bb_calloc(p.n, sizeof *out->rows, err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    for (size_t i = 0; i < p.n; i++) {
+        BB_TRY(run_task(p.at[i], limit, max_tokens, m, ref, &out->rows[i], err));
+        out->n++;
+    }
+done:
+    paths_done(&p);
+    return status;
+}
+
+void bb_task_table_done(bb_task_table *t)
+{
+    bb_free(t->rows);
+    *t = (bb_task_table){ NULL, 0 };
+}
+
+/* ---- text ---- */
+
+static void put_share(bb_text *out, double x, double se)
+{
+    if (isnan(x)) bb_text_addf(out, " %17s", "");
+    else bb_text_addf(out, " %6.2f +- %5.2f %%", 100 * x, 100 * se);
+}
+
+static void put_line(bb_text *out, const char *name, bb_task_kind kind, const bb_task_result *r)
+{
+    bb_text_addf(out, "%-24s %-7s %6zu", name, bb_task_kind_names[kind], r->n);
+    put_share(out, r->acc, r->acc_se);
+    put_share(out, r->acc_norm, r->acc_norm_se);
+    bb_text_addf(out, " %9.4f +- %.4f", r->gold_nll, r->gold_nll_se);
+}
+
+void bb_task_table_text(const bb_task_table *t, bb_text *out)
+{
+    bb_text_addf(out, "%-24s %-7s %6s  %-16s  %-16s  %s\n", "task", "kind", "items", "acc", "acc_norm", "nll of the answer");
+    for (size_t i = 0; i < t->n; i++) {
+        const bb_task_row *r = &t->rows[i];
+        put_line(out, r->name, r->kind, &r->net);
+        if (r->net.n_skipped) bb_text_addf(out, "  (%zu items are longer than the window)", r->net.n_skipped);
+        bb_text_add(out, "\n");
+        if (!r->reference.n) continue;
+        put_line(out, "  reference", r->kind, &r->reference);
+        bb_text_addf(out, "  %.2f %% answered differently\n", 100 * r->changed);
+    }
+}
+
+/* ---- JSON ---- */
+
+static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
+static json_t *result_json(const bb_task_result *r)
+{
+    return json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "items", (json_int_t)r->n, "skipped", (json_int_t)r->n_skipped, "acc",
+                     number(r->acc), "acc_se", number(r->acc_se), "acc_norm", number(r->acc_norm), "acc_norm_se", number(r->acc_norm_se),
+                     "gold_nll", number(r->gold_nll), "gold_nll_se", number(r->gold_nll_se));
+}
+
+json_t *bb_task_table_json(const bb_task_table *t)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < t->n; i++) {
+        const bb_task_row *r = &t->rows[i];
+        json_t            *row = result_json(&r->net), *name = json_string(r->name);
+        json_object_set_new(row, "task", name ? name : json_null());
+        json_object_set_new(row, "kind", json_string(bb_task_kind_names[r->kind]));
+        json_object_set_new(row, "sha256", json_string(r->sha256));
+        if (r->reference.n) {
+            json_object_set_new(row, "reference", result_json(&r->reference));
+            json_object_set_new(row, "changed", number(r->changed));
+        }
+        json_array_append_new(list, row);
+    }
+    return list;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * eval_tasks.h: the zero-shot tasks of `bitbudget eval --tasks`: which files, their results, and how they are shown. */
+#ifndef BB_CLI_EVAL_TASKS_H
+#define BB_CLI_EVAL_TASKS_H
+
+#include <jansson.h>
+
+#include "eval/tasks.h"
+
+typedef struct bb_task_row {
+    char           name[64], sha256[65];
+    bb_task_kind   kind;
+    bb_task_result net, reference; /* reference.n 0: none */
+    double         changed;        /* share of items that the two answer differently */
+} bb_task_row;
+
+typedef struct bb_task_table { bb_task_row *rows; size_t n; } bb_task_table; /* owns; zero-initialise */
+
+/* list: files, and folders whose files *.jsonl and *.txt are taken, separated by commas. limit: items a task, 0: all. ref may be NULL. */
+bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_table *out,
+                        bb_err *err);
+void      bb_task_table_done(bb_task_table *t);
+void      bb_task_table_text(const bb_task_table *t, bb_text *out);
+json_t   *bb_task_table_json(const bb_task_table *t); /* a list; NULL without memory */
+
+#endif

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * tasks.c: log-likelihoods of the options of a task, and what follows from them. See tasks.h.
+ *
+ * Every option of every item is one sequence. Sequences go through the network in batches of about equal length, longest first, filled up
+ * at the right, where a causal network does not look; a window's bits do not depend on its batch (forward.h). */
+#include "eval/tasks.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "kernels/kernels.h"
+#include "model/io/tokenizer.h"
+#include "model/net/forward.h"
+
+enum { BATCH_TOKENS = 4096, LOGITS = 1 << 21 /* at once: 8 MiB */ };
+
+/* One option: ids pool[at .. at + n - 1]; those from n_prefix on are the continuation. */
+typedef struct sequence { size_t at; uint32_t n, n_prefix; bool skipped; } sequence;
+
+typedef struct score { double log_p; bool greedy; } score; /* of the continuation; is each of its tokens the arg max? */
+
+typedef struct runner {
+    const bb_net  *net;
+    const bb_task *t;
+    uint32_t       max_tokens;
+    int32_t        bos;
+    int32_t       *pool; size_t n_pool, room;
+    sequence      *s;       /* [n_options] */
+    size_t        *order;   /* [n_options] by falling length */
+    score         *scores;  /* [n_options] */
+    bb_forward    *f;
+    float         *h, *rows, *logits;
+    size_t         rows_at_once, n_rows;
+    struct { size_t i; int32_t target; } *row; /* [rows_at_once] the sequence and the token that a row predicts */
+} runner;
+
+/* ---- tokens ---- */
+
+static bb_status pool_grow(runner *r, size_t n, bb_err *err)
+{
+    int32_t *more;
+    size_t   room = r->room ? r->room : 4096;
+    if (r->n_pool + n <= r->room) return BB_OK;
+    while (room < r->n_pool + n) room *= 2;
+    if (!(more = bb_realloc(r->pool, room, sizeof *more, err))) return BB_NOMEM;
+    r->pool = more;
+    r->room = room;
+    return BB_OK;
+}
+
+/* Tokens of context and continuation into the pool, BOS in front; *n_shared of them are those of the context alone. */
+static bb_status add_sequence(runner *r, const bb_tokenizer *tokenizer, const bb_task_option *o, sequence *s, bb_err *err)
+{
+    const char *text = r->t->text.data + o->context;
+    int32_t    *context = NULL, *whole = NULL;
+    size_t      n_context, n_whole, bos = r->bos >= 0, shared = 0;
+    bb_status   status = BB_OK;
+    BB_TRY(bb_tokenize(tokenizer, text, o->n_context, false, false, &context, &n_context, err));
+    BB_TRY(bb_tokenize(tokenizer, text, o->n_context + o->n_continuation, false, false, &whole, &n_whole, err));
+    BB_TRY(pool_grow(r, n_whole + bos, err));
+    while (shared < n_context && shared < n_whole && context[shared] == whole[shared]) shared++;
+    *s = (sequence){ .at = r->n_pool, .n = (uint32_t)(n_whole + bos), .n_prefix = (uint32_t)(shared + bos) };
+    if (bos) r->pool[r->n_pool] = r->bos;
+    memcpy(r->pool + r->n_pool + bos, whole, n_whole * sizeof *whole);
+    r->n_pool += n_whole + bos;
+done:
+    bb_free(context);
+    bb_free(whole);
+    return status;
+}
+
+/* At least one token on each side of the prefix's end, and a length that fits into the window: dropped from the left, but for BOS. */
+static void fit(const runner *r, sequence *s)
+{
+    uint32_t drop = s->n > r->max_tokens ? s->n - r->max_tokens : 0;
+    if (s->n >= 2 && s->n_prefix >= s->n) s->n_prefix = s->n - 1;
+    if (s->n_prefix == 0) s->n_prefix = 1;
+    s->skipped = s->n < 2 || drop >= s->n_prefix;
+    if (s->skipped || drop == 0) return;
+    if (r->bos >= 0) r->pool[s->at + drop] = r->bos;
+    s->at += drop;
+    s->n -= drop;
+    s->n_prefix -= drop;
+}
+
+static bb_status add_item(runner *r, const bb_tokenizer *tokenizer, const bb_task_item *item, bb_err *err)
+{
+    bb_status status = BB_OK;
+    sequence *s = r->s + item->first;
+    bool      skipped = false;
+    for (uint32_t i = 0; i < item->n; i++) BB_TRY(add_sequence(r, tokenizer, &r->t->options[item->first + i], &s[i], err));
+    for (uint32_t i = 0; i < item->n && r->t->kind == BB_TASK_CHOICE; i++) /* the same tokens of context for all */
+        for (uint32_t j = 0; j < item->n; j++)
+            if (s[j].n_prefix < s[i].n_prefix) s[i].n_prefix = s[j].n_prefix;
+    for (uint32_t i = 0; i < item->n; i++) {
+        fit(r, &s[i]);
+        skipped |= s[i].skipped;
+    }
+    for (uint32_t i = 0; i < item->n; i++) s[i].skipped = skipped;
+done:
+    return status;
+}
+
+static bb_status check_vocabulary(const runner *r, bb_err *err)
+{
+    for (size_t i = 0; i < r->n_pool; i++)
+        if (r->pool[i] < 0 || (uint32_t)r->pool[i] >= r->net->n_vocab)
+            return BB_FAIL(err, BB_BAD_FILE, "the tokenizer gives id %d, outside the network's vocabulary of %u", r->pool[i], r->net->n_vocab);
+    return BB_OK;
+}
+
+static bb_status tokenize(runner *r, const bb_model *m, bb_err *err)
+{
+    bb_tokenizer *tokenizer = NULL;
+    bb_status     status = BB_OK;
+    BB_TRY(bb_tokenizer_create(&m->gguf, &tokenizer, err));
+    r->bos = bb_tokenizer_adds_bos(tokenizer) ? bb_tokenizer_bos(tokenizer) : -1;
+    for (size_t i = 0; i < r->t->n_items; i++) BB_TRY(add_item(r, tokenizer, &r->t->items[i], err));
+    BB_TRY(check_vocabulary(r, err));
+done:
+    bb_tokenizer_destroy(tokenizer);
+    return status;
+}
+
+/* ---- scores ---- */
+
+typedef struct ranked { uint32_t n; size_t i; } ranked; /* a sequence and its length */
+
+static int longer_first(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    if (x->n != y->n) return x->n < y->n ? 1 : -1;
+    return (x->i > y->i) - (x->i < y->i);
+}
+
+/* r->order := the sequences that are not skipped. */
+static bb_status rank(runner *r, size_t *n_out, bb_err *err)
+{
+    ranked *all = bb_alloc(r->t->n_options, sizeof *all, err);
+    size_t  n = 0;
+    if (!all) return BB_NOMEM;
+    for (size_t i = 0; i < r->t->n_options; i++)
+        if (!r->s[i].skipped) all[n++] = (ranked){ r->s[i].n, i };
+    qsort(all, n, sizeof *all, longer_first);
+    for (size_t i = 0; i < n; i++) r->order[i] = all[i].i;
+    bb_free(all);
+    *n_out = n;
+    return BB_OK;
+}
+
+static bb_status make_room(runner *r, uint32_t T, bb_err *err)
+{
+    size_t tokens = T > BATCH_TOKENS ? T : BATCH_TOKENS;
+    r->rows_at_once = LOGITS / r->net->n_vocab + 1;
+    r->h = bb_alloc(tokens, r->net->n_embd * sizeof *r->h, err);
+    r->rows = bb_alloc(r->rows_at_once, r->net->n_embd * sizeof *r->rows, err);
+    r->row = bb_alloc(r->rows_at_once, sizeof *r->row, err);
+    r->logits = bb_alloc(r->rows_at_once, r->net->n_vocab * sizeof *r->logits, err);
+    if (!r->h || !r->rows || !r->row || !r->logits) return BB_NOMEM;
+    return bb_forward_create(r->net, (uint32_t)tokens /* a batch of shortest sequences */, T, &r->f, err);
+}
+
+/* Scores the rows that are waiting. */
+static bb_status flush(runner *r, bb_err *err)
+{
+    const bb_kernels *k = bb_kernels_get();
+    size_t            V = r->net->n_vocab;
+    bb_status         status = bb_forward_logits(r->f, r->net, r->rows, r->n_rows, r->logits, err);
+    for (size_t i = 0; i < r->n_rows && status == BB_OK; i++) {
+        bb_logsum    sum = { 0 };
+        const float *z = r->logits + i * V;
+        score       *s = &r->scores[r->row[i].i];
+        bb_logsum_add(k, &sum, z, V);
+        s->log_p += (double)z[r->row[i].target] - bb_logsum_value(&sum);
+        s->greedy &= sum.arg_max == (size_t)r->row[i].target;
+        if (!isfinite(s->log_p)) status = BB_FAIL(err, BB_NUMERIC, "%s: a log-likelihood is no finite number", r->t->name);
+    }
+    r->n_rows = 0;
+    return status;
+}
+
+/* Hands the rows of h (T, C) that predict the continuation of sequence i to scoring. */
+static bb_status take_rows(runner *r, size_t i, const float *h, bb_err *err)
+{
+    const sequence *s = &r->s[i];
+    size_t          C = r->net->n_embd;
+    bb_status       status = BB_OK;
+    r->scores[i] = (score){ 0, true };
+    for (uint32_t t = s->n_prefix - 1; t + 1 < s->n; t++) {
+        memcpy(r->rows + r->n_rows * C, h + t * C, C * sizeof *h);
+        r->row[r->n_rows].i = i;
+        r->row[r->n_rows++].target = r->pool[s->at + t + 1];
+        if (r->n_rows == r->rows_at_once) BB_TRY(flush(r, err));
+    }
+done:
+    return status;
+}
+
+/* S sequences from place `first` of the order, the longest in front. ids: [S * its length], room. */
+static bb_status run_batch(runner *r, size_t first, uint32_t S, int32_t *ids, bb_err *err)
+{
+    uint32_t  T = r->s[r->order[first]].n;
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < S; i++) {
+        const sequence *s = &r->s[r->order[first + i]];
+        memcpy(ids + i * T, r->pool + s->at, s->n * sizeof *ids);
+        for (uint32_t t = s->n; t < T; t++) ids[i * T + t] = 0;
+    }
+    BB_TRY(bb_forward_embed(r->f, r->net, ids, S, T, r->h, err));
+    for (uint32_t b = 0; b < r->net->n_layer; b++) BB_TRY(bb_forward_block(r->f, r->net, &r->net->blocks[b], S, T, r->h, NULL, NULL, err));
+    for (size_t i = 0; i < S; i++) BB_TRY(take_rows(r, r->order[first + i], r->h + i * T * r->net->n_embd, err));
+done:
+    return status;
+}
+
+static bb_status run_all(runner *r, size_t n, bb_progress *progress, bb_err *err)
+{
+    bb_status status = BB_OK;
+    uint32_t  longest = r->s[r->order[0]].n;
+    int32_t  *ids = bb_alloc(longest > BATCH_TOKENS ? longest : BATCH_TOKENS, sizeof *ids, err);
+    if (!ids) return BB_NOMEM;
+    BB_TRY(make_room(r, longest, err));
+    for (size_t first = 0, S; first < n; first += S) {
+        uint32_t T = r->s[r->order[first]].n;
+        if (bb_interrupted()) {
+            status = BB_FAIL(err, BB_INTERRUPTED, "interrupted in task %s", r->t->name);
+            goto done;
+        }
+        S = T >= BATCH_TOKENS ? 1 : BATCH_TOKENS / T;
+        if (S > n - first) S = n - first;
+        BB_TRY(run_batch(r, first, (uint32_t)S, ids, err));
+        if (progress) bb_progress_add(progress, S);
+    }
+    BB_TRY(flush(r, err));
+done:
+    bb_free(ids);
+    return status;
+}
+
+/* ---- results ---- */
+
+typedef struct sums { double sum, squares; } sums;
+
+static void add(sums *s, double x)
+{
+    s->sum += x;
+    s->squares += x * x;
+}
+
+static void finish(const sums *s, size_t n, double *mean, double *error)
+{
+    double m = s->sum / (double)n, variance = s->squares / (double)n - m * m;
+    *mean = m;
+    *error = n > 1 && variance > 0 ? sqrt(variance / (double)(n - 1)) : 0;
+}
+
+static size_t characters(const char *s, size_t n)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xC0) != 0x80;
+    return count ? count : 1; /* what is not UTF-8 */
+}
+
+/* The likeliest option, by log-likelihood per character or in all; first of equals. */
+static uint32_t best_option(const runner *r, const bb_task_item *item, bool per_character)
+{
+    uint32_t best = 0;
+    double   best_value = -INFINITY;
+    for (uint32_t i = 0; i < item->n; i++) {
+        const bb_task_option *o = &r->t->options[item->first + i];
+        double                value = r->scores[item->first + i].log_p;
+        if (per_character) value /= (double)characters(r->t->text.data + o->continuation + 1, o->n_continuation - 1);
+        if (value > best_value) best = i, best_value = value;
+    }
+    return best;
+}
+
+static double gold_nll(const runner *r, const bb_task_item *item)
+{
+    const score *s = r->scores + item->first;
+    double       max = s[0].log_p, sum = 0;
+    if (r->t->kind == BB_TASK_CLOZE) return -s[0].log_p;
+    for (uint32_t i = 1; i < item->n; i++) max = s[i].log_p > max ? s[i].log_p : max;
+    for (uint32_t i = 0; i < item->n; i++) sum += exp(s[i].log_p - max);
+    return max + log(sum) - s[item->gold].log_p;
+}
+
+static void results(const runner *r, bb_task_result *out, uint32_t *answers)
+{
+    sums acc = { 0, 0 }, norm = { 0, 0 }, nll = { 0, 0 };
+    bool cloze = r->t->kind == BB_TASK_CLOZE;
+    *out = (bb_task_result){ .n = 0 };
+    for (size_t i = 0; i < r->t->n_items; i++) {
+        const bb_task_item *item = &r->t->items[i];
+        bool                skipped = r->s[item->first].skipped;
+        uint32_t            answer = UINT32_MAX;
+        if (!skipped) {
+            answer = cloze ? r->scores[item->first].greedy : best_option(r, item, false);
+            add(&acc, cloze ? answer : answer == item->gold);
+            add(&nll, gold_nll(r, item));
+            if (r->t->kind == BB_TASK_CHOICE) add(&norm, best_option(r, item, true) == item->gold);
+        }
+        if (answers) answers[i] = answer;
+        out->n += !skipped;
+        out->n_skipped += skipped;
+    }
+    if (out->n == 0) return;
+    finish(&acc, out->n, &out->acc, &out->acc_se);
+    finish(&nll, out->n, &out->gold_nll, &out->gold_nll_se);
+    out->acc_norm = out->acc_norm_se = (double)NAN;
+    if (r->t->kind == BB_TASK_CHOICE) finish(&norm, out->n, &out->acc_norm, &out->acc_norm_se);
+}
+
+bb_status bb_task_run(const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *label, bb_task_result *out,
+                      uint32_t *answers, bb_err *err)
+{
+    runner      r = { .net = net, .t = t, .max_tokens = max_tokens };
+    bb_progress progress;
+    size_t      n = 0;
+    bb_status   status = BB_OK;
+    BB_ASSERT(max_tokens >= 2);
+    r.s = bb_calloc(t->n_options, sizeof *r.s, err);
+    r.order = bb_alloc(t->n_options, sizeof *r.order, err);
+    r.scores = bb_calloc(t->n_options, sizeof *r.scores, err);
+    if (!r.s || !r.order || !r.scores) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    BB_TRY(tokenize(&r, m, err));
+    BB_TRY(rank(&r, &n, err));
+    if (n == 0) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s: no item fits into windows of %u tokens", t->name, max_tokens);
+        goto done;
+    }
+    if (label) bb_progress_start(&progress, label, n);
+    status = run_all(&r, n, label ? &progress : NULL, err);
+    if (label) bb_progress_end(&progress);
+    if (status == BB_OK) results(&r, out, answers);
+done:
+    bb_forward_destroy(r.f);
+    void *all[] = { r.pool, r.s, r.order, r.scores, r.h, r.rows, r.row, r.logits };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
+    return status;
+}

@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_tasks.c: tasks on a real small model against log-likelihoods in float64 by definition, one sequence at a time; windows that are too
+ * short; files that are wrong. */
+#include <check.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "eval/tasks.h"
+#include "model/io/tokenizer.h"
+#include "tests/support/ref_net.h"
+#include "tests/support/support.h"
+
+enum { LONGEST = 128 };
+
+static bb_model      model;
+static bb_tokenizer *tokenizer;
+
+static void setup(void)
+{
+    ck_assert_int_eq(bb_model_open("tests/data/stories260K.gguf", &model, NULL), BB_OK);
+    ck_assert_int_eq(bb_tokenizer_create(&model.gguf, &tokenizer, NULL), BB_OK);
+}
+
+static void teardown(void)
+{
+    bb_tokenizer_destroy(tokenizer);
+    bb_model_close(&model);
+}
+
+/* ---- the oracle: items as they should be read, written out by hand ---- */
+
+typedef struct expected { const char *context[4], *continuation[4]; unsigned n, gold; } expected;
+
+static const expected choices[] = {
+    { { "Once upon a time, there was a little" }, { "girl named Lily.", "of the and is." }, 2, 0 },
+    { { "Question: What did the dog say?\nAnswer:" },
+      { "\"Woof!\"", "\"Meow!\"", "nothing at all, for it was fast asleep under the big old tree" }, 3, 0 },
+    { { "Tom fell down and started to cry. His mom came and" }, { "gave him a hug.", "ate the moon.", "flew." }, 3, 0 },
+    { { "Passage: Ben has a red ball. He likes it.\nQuestion: Is the ball blue?\nAnswer:" }, { "no", "yes" }, 2, 0 },
+    { { "They were happy and they" }, { "played together all day.", "zzz qqq xxx" }, 2, 1 },
+}, schemas[] = {
+    { { "The cat saw the mouse, so the cat", "The cat saw the mouse, so the mouse" }, { "ran away to hide." }, 2, 1 },
+    { { "Lily gave Ben a toy because Lily", "Lily gave Ben a toy because Ben" }, { "was sad." }, 2, 1 },
+    { { "Once upon a time, there was a big", "xylophone zebra quartz" }, { "tree in the park." }, 2, 0 },
+}, clozes[] = {
+    { { "Once upon a" }, { "time" }, 1, 0 },
+    { { "Lily wanted to play with her toys. She asked her mom if she could" }, { "play" }, 1, 0 },
+    { { "The boy put on his" }, { "spectacles" }, 1, 0 },
+}, endings[] = {
+    { { "A girl is in the park with her mom. she" }, { "wants to play on the swings.", "of to and the but.", "engine torque vector.", "q z x w v." }, 4, 0 },
+    { { "The sun was hot. the dog" }, { "is a very big number.", "sold the stock market.", "drank some water.", "was not a a a a." }, 4, 2 },
+};
+
+static const struct { const char *path; bb_task_kind kind; const expected *items; size_t n; } files[] = {
+    { "tests/data/tasks/choice.jsonl", BB_TASK_CHOICE, choices, 5 },
+    { "tests/data/tasks/schema.jsonl", BB_TASK_SCHEMA, schemas, 3 },
+    { "tests/data/tasks/cloze.jsonl", BB_TASK_CLOZE, clozes, 3 },
+    { "tests/data/tasks/endings.txt", BB_TASK_CHOICE, endings, 2 },
+};
+
+/* ln p of the continuation behind a space; *greedy: is it what greedy decoding gives? The window drops tokens behind BOS. */
+static double log_p(const char *context, const char *continuation, size_t window, bool *greedy)
+{
+    char     text[512];
+    int32_t *a, *b, ids[LONGEST];
+    size_t   n_a, n_b, V = model.net.n_vocab, drop;
+    double  *z = BB_NEW(LONGEST * V, double, NULL), sum = 0;
+    snprintf(text, sizeof text, "%s %s", context, continuation);
+    ck_assert_int_eq(bb_tokenize(tokenizer, context, strlen(context), true, false, &a, &n_a, NULL), BB_OK);
+    ck_assert_int_eq(bb_tokenize(tokenizer, text, strlen(text), true, false, &b, &n_b, NULL), BB_OK);
+    ck_assert(n_b <= LONGEST && b[0] == 1);
+    ck_assert_int_eq(memcmp(a, b, n_a * sizeof *a), 0); /* SentencePiece does not merge over a space */
+    drop = n_b > window ? n_b - window : 0;
+    memcpy(ids, b + drop, (n_b - drop) * sizeof *ids);
+    ids[0] = 1;
+    ref_run(&model.net, ids, (uint32_t)(n_b - drop), z);
+    *greedy = true;
+    for (size_t t = n_a - drop; t < n_b - drop; t++) {
+        const double *row = z + (t - 1) * V;
+        sum += row[ids[t]] - ref_log_sum_exp(row, V);
+        for (size_t v = 0; v < V; v++) *greedy &= row[v] <= row[ids[t]];
+    }
+    bb_free(a);
+    bb_free(b);
+    bb_free(z);
+    return sum;
+}
+
+typedef struct outcome { double right, right_norm, nll; uint32_t answer; } outcome;
+
+static outcome expect(bb_task_kind kind, const expected *e, size_t window)
+{
+    outcome o = { 0, 0, 0, 0 };
+    double  p[4], total = 0;
+    bool    greedy = false;
+    unsigned norm = 0;
+    for (unsigned i = 0; i < e->n; i++) {
+        const char *c = e->continuation[kind == BB_TASK_SCHEMA ? 0 : i];
+        p[i] = log_p(e->context[kind == BB_TASK_SCHEMA ? i : 0], c, window, &greedy);
+        total += exp(p[i]);
+        if (p[i] > p[o.answer]) o.answer = i;
+        if (p[i] / (double)strlen(c) > p[norm] / (double)strlen(e->continuation[kind == BB_TASK_SCHEMA ? 0 : norm])) norm = i;
+    }
+    o.right = o.answer == e->gold;
+    o.right_norm = norm == e->gold;
+    o.nll = log(total) - p[e->gold];
+    if (kind == BB_TASK_CLOZE) o = (outcome){ greedy, 0, -p[0], greedy };
+    return o;
+}
+
+static void mean_error(const double *x, size_t n, double *mean, double *error)
+{
+    double square = 0;
+    *mean = 0;
+    for (size_t i = 0; i < n; i++) *mean += x[i] / (double)n;
+    for (size_t i = 0; i < n; i++) square += pow(x[i] - *mean, 2);
+    *error = n > 1 ? sqrt(square / (double)(n - 1) / (double)n) : 0;
+}
+
+START_TEST(tasks_by_definition)
+{
+    size_t         n = files[_i].n, right = 0;
+    bb_task        t;
+    bb_task_result r;
+    uint32_t       answers[8];
+    double         acc[8], norm[8], nll[8], mean, error;
+    bb_err         err = BB_ERR_INIT;
+    ck_assert_msg(bb_task_load(files[_i].path, 0, &t, &err) == BB_OK, "%s", err.msg);
+    ck_assert(t.kind == files[_i].kind && t.n_items == n && strlen(t.sha256) == 64);
+    ck_assert_msg(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, answers, &err) == BB_OK, "%s", err.msg);
+    ck_assert(r.n == n && r.n_skipped == 0);
+    for (size_t i = 0; i < n; i++) {
+        outcome o = expect(t.kind, &files[_i].items[i], LONGEST);
+        ck_assert_uint_eq(answers[i], o.answer);
+        acc[i] = o.right, norm[i] = o.right_norm, nll[i] = o.nll;
+        right += o.right > 0;
+    }
+    mean_error(acc, n, &mean, &error);
+    ck_assert_double_eq_tol(r.acc, mean, 1e-12);
+    ck_assert_double_eq_tol(r.acc_se, error, 1e-12);
+    mean_error(nll, n, &mean, &error);
+    ck_assert_double_eq_tol(r.gold_nll, mean, 1e-4);
+    ck_assert_double_eq_tol(r.gold_nll_se, error, 1e-4);
+    mean_error(norm, n, &mean, &error);
+    if (t.kind == BB_TASK_CHOICE) {
+        ck_assert_double_eq_tol(r.acc_norm, mean, 1e-12);
+        ck_assert_double_eq_tol(r.acc_norm_se, error, 1e-12);
+    } else ck_assert(isnan(r.acc_norm) && isnan(r.acc_norm_se));
+    if (_i < 3) ck_assert(right > 0 && right < n); /* else the items say nothing */
+    bb_task_done(&t);
+}
+END_TEST
+
+START_TEST(names_and_limits)
+{
+    bb_task t;
+    ck_assert_int_eq(bb_task_load("tests/data/tasks/choice.jsonl", 2, &t, NULL), BB_OK);
+    ck_assert_str_eq(t.name, "choice");
+    ck_assert(t.n_items == 2 && t.n_options == 5);
+    bb_task_done(&t);
+    ck_assert_int_eq(bb_task_load("tests/data/tasks/endings.txt", 1, &t, NULL), BB_OK);
+    ck_assert(t.n_items == 1 && t.n_options == 4);
+    bb_task_done(&t);
+}
+END_TEST
+
+/* A window of 24 cuts contexts from the left and leaves no room for the longest answer; one of 3 leaves room for nothing. */
+START_TEST(windows_cut_contexts)
+{
+    enum { WINDOW = 24 };
+    bb_task        t;
+    bb_task_result r;
+    uint32_t       answers[5];
+    double         sum = 0;
+    ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&model, &model.net, &t, WINDOW, NULL, &r, answers, NULL), BB_OK);
+    ck_assert(r.n == 4 && r.n_skipped == 1 && answers[1] == UINT32_MAX);
+    for (size_t i = 0; i < 5; i++) {
+        if (i == 1) continue;
+        outcome o = expect(t.kind, &choices[i], WINDOW);
+        ck_assert_uint_eq(answers[i], o.answer);
+        sum += o.nll / 4;
+    }
+    ck_assert_double_eq_tol(r.gold_nll, sum, 1e-4);
+    ck_assert_int_eq(bb_task_run(&model, &model.net, &t, 2, NULL, &r, NULL, NULL), BB_BAD_FILE);
+    bb_task_done(&t);
+}
+END_TEST
+
+START_TEST(the_same_bits_for_any_number_of_threads)
+{
+    bb_task        t;
+    bb_task_result r[2];
+    int            threads = omp_get_max_threads();
+    ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
+    for (int i = 0; i < 2; i++) {
+        omp_set_num_threads(1 + 2 * i);
+        ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r[i], NULL, NULL), BB_OK);
+    }
+    omp_set_num_threads(threads);
+    ck_assert(r[0].gold_nll == r[1].gold_nll && r[0].gold_nll_se == r[1].gold_nll_se);
+    bb_interrupt_raise();
+    ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r[0], NULL, NULL), BB_INTERRUPTED);
+    bb_interrupt_clear();
+    bb_task_done(&t);
+}
+END_TEST
+
+START_TEST(memory_failures)
+{
+    bb_task        t;
+    bb_task_result r;
+    bb_status      status = BB_NOMEM;
+    size_t         live = bb_mem_live_bytes();
+    long           n = 0;
+    for (; status != BB_OK; n++) {
+        bb_mem_fail_after(n);
+        status = bb_task_load(files[1].path, 1, &t, NULL);
+        if (status == BB_OK) {
+            status = bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, NULL, NULL);
+            bb_task_done(&t);
+        }
+        bb_mem_fail_after(-1);
+        ck_assert(status == BB_OK || status == BB_NOMEM);
+        ck_assert_uint_eq(bb_mem_live_bytes(), live);
+    }
+    ck_assert_int_gt(n, 20);
+}
+END_TEST
+
+static const struct { const char *path, *text, *says; } wrong[] = {
+    { "a.jsonl", "", "no items" },
+    { "a.jsonl", "\n \n", "no items" },
+    { "a.jsonl", "{\"query\": \"a\"", "line 1 is no JSON" },
+    { "a.jsonl", "[1]", "line 1: an item should have" },
+    { "a.jsonl", "{}", "line 1: an item should have" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\"], \"gold\": 0}", "list of 2 to 64" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": \"bc\", \"gold\": 0}", "list of 2 to 64" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", 1], \"gold\": 0}", "list of texts" },
+    { "a.jsonl", "{\"query\": 5, \"choices\": [\"b\", \"c\"], \"gold\": 0}", "\"query\" should be a text" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 2}", "index from 0 to 1" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": -1}", "index from 0 to 1" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0.5}", "index from 0 to 1" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \"c\"]}", "index from 0 to 1" },
+    { "a.jsonl", "{\"query\": \" \", \"choices\": [\"b\", \"c\"], \"gold\": 0}", "empty context" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \" \\n\"], \"gold\": 0}", "empty continuation" },
+    { "a.jsonl", "{\"context\": \"a\", \"continuation\": \"b\"}\n{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0}", "line 2: a choice item" },
+    { "a.jsonl", "{\"context\": null, \"continuation\": \"b\"}", "should be texts" },
+    { "a.jsonl", "BZh91AY", "bunzip2" },
+    { "a.txt", "a\n0\nb\nc\nd\n", "5 lines" },
+    { "a.txt", "a\n4\nb\nc\nd\ne\n", "line 2: the gold index" },
+    { "a.txt", "a\n\nb\nc\nd\ne\n", "line 2: the gold index" },
+    { "a.txt", "a\n0\nb\n\nd\ne\n", "empty continuation" },
+    { "a.txt", "", "no items" },
+};
+
+START_TEST(wrong_files)
+{
+    bb_task t;
+    bb_err  err = BB_ERR_INIT;
+    size_t  live = bb_mem_live_bytes();
+    ck_assert_int_eq(bb_task_parse(wrong[_i].path, wrong[_i].text, strlen(wrong[_i].text), 0, &t, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, wrong[_i].says) != NULL, "'%s' does not say '%s'", err.msg, wrong[_i].says);
+    ck_assert_uint_eq(bb_mem_live_bytes(), live);
+}
+END_TEST
+
+/* No truncation or single changed byte of a good file does harm. */
+START_TEST(damaged_files)
+{
+    static const char good[] = "{\"query\": \"a b\", \"choices\": [\"c\", \"d\\u00e9\"], \"gold\": 1}\n{\"query\": \"Question: q\", \"choices\": [\"c\", \"d\"], \"gold\": 0}\n";
+    char   bytes[sizeof good];
+    size_t n = sizeof good - 1, bad = 0;
+    for (size_t i = 0; i < n * 9; i++) {
+        bb_task   t;
+        size_t    size = i < n ? i : n;
+        bb_status status;
+        memcpy(bytes, good, sizeof good);
+        if (i >= n) bytes[i % n] = (char)(bytes[i % n] ^ (1 << (i / n - 1)));
+        status = bb_task_parse("x.jsonl", bytes, size, 0, &t, NULL);
+        ck_assert(status == BB_OK || status == BB_BAD_FILE);
+        bad += status != BB_OK;
+        if (status == BB_OK) bb_task_done(&t);
+    }
+    ck_assert(bad > n);
+}
+END_TEST
+
+/* The shared sets, where they are. */
+START_TEST(real_files)
+{
+    static const struct { const char *path; bb_task_kind kind; size_t n; } sets[] = {
+        { "arc_challenge", BB_TASK_CHOICE, 1172 }, { "arc_easy", BB_TASK_CHOICE, 2376 }, { "boolq", BB_TASK_CHOICE, 3270 },
+        { "copa", BB_TASK_CHOICE, 100 }, { "lambada_openai", BB_TASK_CLOZE, 5153 }, { "openbook_qa", BB_TASK_CHOICE, 500 },
+        { "piqa", BB_TASK_CHOICE, 1838 }, { "winogrande", BB_TASK_SCHEMA, 1267 },
+    };
+    const char *data = getenv("BB_DATA") ? getenv("BB_DATA") : "../shared/data";
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        char    path[512];
+        bb_task t;
+        bb_err  err = BB_ERR_INIT;
+        snprintf(path, sizeof path, "%s/tasks/llm-foundry/%s.jsonl", data, sets[i].path);
+        if (!bb_file_exists(path)) return;
+        ck_assert_msg(bb_task_load(path, 0, &t, &err) == BB_OK, "%s", err.msg);
+        ck_assert_int_eq(t.kind, sets[i].kind);
+        ck_assert_uint_eq(t.n_items, sets[i].n);
+        bb_task_done(&t);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("tasks");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 60);
+    tcase_add_unchecked_fixture(t, setup, teardown);
+    tcase_add_loop_test(t, tasks_by_definition, 0, 4);
+    tcase_add_test(t, names_and_limits);
+    tcase_add_test(t, windows_cut_contexts);
+    tcase_add_test(t, the_same_bits_for_any_number_of_threads);
+    tcase_add_test(t, memory_failures);
+    tcase_add_loop_test(t, wrong_files, 0, (int)(sizeof wrong / sizeof *wrong));
+    tcase_add_test(t, damaged_files);
+    tcase_add_test(t, real_files);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
