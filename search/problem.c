@@ -41,40 +41,53 @@ double bb_problem_cost(const bb_problem *p, const uint16_t *x)
 }
 
 /* Forbidden cells may hold any cost; the others must be finite and not negative. */
-static bool tables_are_valid(const bb_unit *unit, size_t rows)
+static bb_status check_tables(const bb_unit *unit, size_t rows, bb_err *err)
 {
     for (size_t i = 0; i < rows * unit->n_options; i++) {
+        const char *option = unit->options[i % unit->n_options];
         if (unit->bytes[i] == BB_FORBIDDEN) continue;
-        if (unit->bytes[i] < 0 || !isfinite(unit->cost[i]) || unit->cost[i] < 0) return false;
+        if (unit->bytes[i] < 0)
+            return BB_FAIL(err, BB_USAGE, "unit %s, option %s, row %zu: %lld bytes", unit->name, option, i / unit->n_options,
+                           (long long)unit->bytes[i]);
+        if (!isfinite(unit->cost[i]) || unit->cost[i] < 0)
+            return BB_FAIL(err, BB_USAGE, "unit %s, option %s, row %zu: cost %g, should be finite and not negative", unit->name, option,
+                           i / unit->n_options, unit->cost[i]);
     }
-    return true;
+    return BB_OK;
 }
 
-static bool unit_is_valid(const bb_problem *p, uint32_t u)
+static bb_status check_unit(const bb_problem *p, uint32_t u, bb_err *err)
 {
     const bb_unit *unit = &p->units[u];
-    if (!unit->name || unit->n_options == 0 || unit->n_options > UINT16_MAX) return false;
-    if (!unit->options || !unit->bytes || !unit->cost) return false;
+    if (!unit->name) return BB_FAIL(err, BB_USAGE, "unit %u has no name", u);
+    if (unit->n_options == 0 || unit->n_options > UINT16_MAX)
+        return BB_FAIL(err, BB_USAGE, "unit %s has %u options, should be 1 to %d", unit->name, unit->n_options, UINT16_MAX);
+    if (!unit->options || !unit->bytes || !unit->cost) return BB_FAIL(err, BB_USAGE, "unit %s lacks a table", unit->name);
     for (uint32_t o = 0; o < unit->n_options; o++)
-        if (!unit->options[o]) return false;
+        if (!unit->options[o]) return BB_FAIL(err, BB_USAGE, "unit %s, option %u has no name", unit->name, o);
     for (uint32_t v = 0; v < u; v++)
-        if (strcmp(p->units[v].name, unit->name) == 0) return false;
+        if (strcmp(p->units[v].name, unit->name) == 0) return BB_FAIL(err, BB_USAGE, "two units are called %s", unit->name);
     size_t rows = 1;
     if (unit->controller >= 0) {
-        if ((uint32_t)unit->controller >= p->n_units || (uint32_t)unit->controller == u) return false;
-        if (p->units[unit->controller].controller >= 0) return false;
-        rows = p->units[unit->controller].n_options;
+        const uint32_t c = (uint32_t)unit->controller;
+        if (c >= p->n_units || c == u) return BB_FAIL(err, BB_USAGE, "unit %s has unit %u of %u as controller", unit->name, c, p->n_units);
+        if (p->units[c].controller >= 0) return BB_FAIL(err, BB_USAGE, "the controller of unit %s has a controller itself", unit->name);
+        rows = p->units[c].n_options;
     }
-    return tables_are_valid(unit, rows);
+    return check_tables(unit, rows, err);
 }
 
-bool bb_problem_is_valid(const bb_problem *p)
+bb_status bb_problem_check(const bb_problem *p, bb_err *err)
 {
-    if (!p || p->n_units == 0 || !p->units || p->fixed_bytes < 0) return false;
-    for (uint32_t u = 0; u < p->n_units; u++)
-        if (!unit_is_valid(p, u)) return false;
-    return true;
+    if (!p || p->n_units == 0 || !p->units || p->fixed_bytes < 0) return BB_FAIL(err, BB_USAGE, "the search problem has no units");
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_status status = check_unit(p, u, err);
+        if (status != BB_OK) return status;
+    }
+    return BB_OK;
 }
+
+bool bb_problem_is_valid(const bb_problem *p) { return bb_problem_check(p, NULL) == BB_OK; }
 
 bb_status bb_problem_plan(const bb_problem *p, const uint16_t *x, bb_plan *out, bb_err *err)
 {

@@ -53,6 +53,7 @@ typedef struct bb_problem {
 int64_t   bb_problem_bound(const bb_problem *p, const uint16_t *x);   /* fixed_bytes + sum; BB_FORBIDDEN when a combination is */
 int64_t   bb_problem_size(const bb_problem *p, const uint16_t *x);    /* exact */
 double    bb_problem_cost(const bb_problem *p, const uint16_t *x);    /* separable score */
+bb_status bb_problem_check(const bb_problem *p, bb_err *err);         /* BB_USAGE names the unit and what is wrong with it */
 bool      bb_problem_is_valid(const bb_problem *p);
 bb_status bb_problem_plan(const bb_problem *p, const uint16_t *x, bb_plan *out, bb_err *err);     /* candidate -> plan by names */
 bb_status bb_problem_candidate(const bb_problem *p, const bb_plan *plan, uint16_t *x, bb_err *err); /* BB_NOT_FOUND names the unit or option */

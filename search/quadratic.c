@@ -11,6 +11,8 @@
 
 static size_t size_of(const bb_quadratic *q) { return q->space->offset[q->space->problem->n_units]; }
 
+static size_t stride_of(const bb_quadratic *q) { return q->stride ? q->stride : size_of(q); }
+
 static double linear_at(const bb_quadratic *q, const uint16_t *x, uint32_t u)
 {
     if (!q->linear || !q->linear[u]) return 0;
@@ -21,10 +23,9 @@ static double linear_at(const bb_quadratic *q, const uint16_t *x, uint32_t u)
 double bb_quadratic_score(const bb_quadratic *q, const uint16_t *x)
 {
     const uint32_t n = q->space->problem->n_units;
-    const size_t   M = size_of(q);
     double         total = 0;
     for (uint32_t u = 0; u < n; u++) {
-        const float *row = q->gram + (q->space->offset[u] + x[u]) * M;
+        const float *row = q->gram + (q->space->offset[u] + x[u]) * stride_of(q);
         double       sum = 0;
         for (uint32_t v = 0; v < n; v++) sum += (double)row[q->space->offset[v] + x[v]];
         total += 0.5 * sum + linear_at(q, x, u);
@@ -45,7 +46,7 @@ bb_status bb_quadratic_init(const bb_quadratic *q, const uint16_t *x, bb_quadrat
     }
     memcpy(s->x, x, n * sizeof *x);
     for (uint32_t u = 0; u < n; u++) {
-        const float *row = q->gram + (q->space->offset[u] + x[u]) * M;
+        const float *row = q->gram + (q->space->offset[u] + x[u]) * stride_of(q);
         for (size_t j = 0; j < M; j++) s->field[j] += (double)row[j];
     }
     s->score = bb_quadratic_score(q, x);
@@ -83,18 +84,18 @@ static double linear_delta(const bb_quadratic *q, const uint16_t *x, uint32_t un
 double bb_quadratic_delta(const bb_quadratic_state *s, uint32_t unit, uint32_t option)
 {
     const bb_quadratic *q = s->q;
-    const size_t        M = size_of(q), a = q->space->offset[unit] + s->x[unit], b = q->space->offset[unit] + option;
+    const size_t        n = stride_of(q), a = q->space->offset[unit] + s->x[unit], b = q->space->offset[unit] + option;
     const double        g = s->field[b] - s->field[a];
-    return g + 0.5 * ((double)q->gram[a * M + a] + (double)q->gram[b * M + b]) - (double)q->gram[a * M + b] +
+    return g + 0.5 * ((double)q->gram[a * n + a] + (double)q->gram[b * n + b]) - (double)q->gram[a * n + b] +
            linear_delta(q, s->x, unit, option);
 }
 
 void bb_quadratic_move(bb_quadratic_state *s, uint32_t unit, uint32_t option)
 {
     const bb_quadratic *q = s->q;
-    const size_t        M = size_of(q);
-    const float        *old = q->gram + (q->space->offset[unit] + s->x[unit]) * M;
-    const float        *new = q->gram + (q->space->offset[unit] + option) * M;
+    const size_t        M = size_of(q), n = stride_of(q);
+    const float        *old = q->gram + (q->space->offset[unit] + s->x[unit]) * n;
+    const float        *new = q->gram + (q->space->offset[unit] + option) * n;
     s->score += bb_quadratic_delta(s, unit, option);
     s->bytes += bb_space_delta_bytes(q->space, s->x, unit, option);
     for (size_t j = 0; j < M; j++) s->field[j] += (double)new[j] - (double)old[j];
@@ -171,11 +172,11 @@ static bool pair_delta(tabu *t, const candidate *a, const candidate *b, double *
 {
     const bb_quadratic *q = t->q;
     const bb_space     *sp = q->space;
-    const size_t        M = size_of(q);
+    const size_t        n = stride_of(q);
     const size_t        a0 = sp->offset[a->unit] + t->s.x[a->unit], a1 = sp->offset[a->unit] + a->option;
     const size_t        b0 = sp->offset[b->unit] + t->s.x[b->unit], b1 = sp->offset[b->unit] + b->option;
     const float        *G = q->gram;
-    const double cross = (double)G[a1 * M + b1] - (double)G[a1 * M + b0] - (double)G[a0 * M + b1] + (double)G[a0 * M + b0];
+    const double cross = (double)G[a1 * n + b1] - (double)G[a1 * n + b0] - (double)G[a0 * n + b1] + (double)G[a0 * n + b0];
     *delta = a->delta + b->delta + cross;
     *bytes = a->bytes + b->bytes;
     if (!same_group(sp->problem, a->unit, b->unit)) return true;
@@ -239,14 +240,14 @@ static void tabu_run(tabu *t, uint32_t iterations)
 static void tables_around(const bb_quadratic *q, const bb_quadratic_state *around, double theta, bb_variant *v)
 {
     const bb_problem *p = q->space->problem;
-    const size_t      M = size_of(q);
+    const size_t      stride = stride_of(q);
     for (uint32_t u = 0; u < p->n_units; u++) {
         const size_t n = p->units[u].n_options, rows = bb_problem_rows(p, u);
         double       least = HUGE_VAL;
         for (size_t i = 0; i < rows * n; i++) {
             const size_t at = q->space->offset[u] + i % n;
-            double       c = 0.5 * (double)q->gram[at * M + at];
-            if (theta > 0) c += theta * (around->field[at] - (double)q->gram[at * M + q->space->offset[u] + around->x[u]]);
+            double       c = 0.5 * (double)q->gram[at * stride + at];
+            if (theta > 0) c += theta * (around->field[at] - (double)q->gram[at * stride + q->space->offset[u] + around->x[u]]);
             if (q->linear && q->linear[u]) c += q->linear[u][i];
             v->cost[u][i] = c;
             least = fmin(least, c);

@@ -22,7 +22,8 @@
 
 typedef struct bb_quadratic {
     const bb_space      *space;   /* borrowed, as all below; its problem gives bytes (and names), its costs are not used */
-    const float         *gram;    /* [M * M], M = space->offset[n_units] */
+    const float         *gram;    /* [M][stride], M = space->offset[n_units] */
+    size_t               stride;  /* floats between rows; 0: M */
     const double *const *linear;  /* [n_units] tables shaped as bb_unit.cost, any sign; NULL: none */
 } bb_quadratic;
 

@@ -29,15 +29,16 @@ typedef struct relaxation {
 
 static void fill_matrix(relaxation *r, double t)
 {
-    const size_t M = r->M;
-    for (size_t i = 0; i < M * M; i++) r->P[i] = (double)r->q->gram[i];
+    const size_t M = r->M, stride = r->q->stride ? r->q->stride : M;
+    for (size_t i = 0; i < M; i++)
+        for (size_t j = 0; j < M; j++) r->P[i * M + j] = (double)r->q->gram[i * stride + j];
     for (uint32_t u = 0; u < r->space->problem->n_units; u++)
         for (size_t i = r->space->offset[u]; i < r->space->offset[u + 1]; i++)
             for (size_t j = r->space->offset[u]; j < r->space->offset[u + 1]; j++) r->P[i * M + j] *= 1 - t;
     double mean = 0;
-    for (size_t i = 0; i < M; i++) mean += (double)r->q->gram[i * M + i] / (double)M;
+    for (size_t i = 0; i < M; i++) mean += (double)r->q->gram[i * stride + i] / (double)M;
     for (size_t i = 0; i < M; i++) {
-        const double g = (double)r->q->gram[i * M + i], e = RIDGE * (g + mean);
+        const double g = (double)r->q->gram[i * stride + i], e = RIDGE * (g + mean);
         r->P[i * M + i] += e;
         r->c[i] = 0.5 * (t * g - e);
     }

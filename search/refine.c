@@ -206,6 +206,22 @@ done:
     return status;
 }
 
+static bb_status seed_quadratic(refine *r, uint16_t *x, size_t *list, bb_err *err)
+{
+    bb_status status = BB_OK;
+    size_t    n = 0;
+    for (size_t b = 0; r->o->quadratic && b < r->n; b++) {
+        const bb_quadratic_options q = {.seed = r->o->seed};
+        BB_TRY(bb_quadratic_solve(r->o->quadratic, r->budgets[b], &q, x, NULL, err));
+        size_t at;
+        BB_TRY(bb_pool_add(&r->pool, x, "quadratic", &at, NULL, err));
+        list[n++] = at;
+    }
+    BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
+done:
+    return status;
+}
+
 /* One tilt at every `stride`-th budget, which ones depending on the tilt. A budget that the tilted problem cannot meet is left out. */
 static bb_status seed_tilt(refine *r, size_t t, size_t stride, uint16_t *x, size_t *list, bb_err *err)
 {
@@ -243,6 +259,7 @@ static bb_status seeds(refine *r, bb_err *err)
     if (!x || !list) goto done;
     BB_TRY(seed_separable(r, x, list, err));
     BB_TRY(seed_extra(r, x, err));
+    BB_TRY(seed_quadratic(r, x, list, err));
     for (size_t t = 0; t < N_TILTS; t++) {
         if (!r->has_controllers && (tilts[t].pinned || tilts[t].controllers < 1 || tilts[t].controllers > 1)) continue;
         if (!has_room(r, (double)((r->n + stride - 1) / stride) * tokens_at(r, 0), SEED_SHARE)) break;

@@ -3,7 +3,7 @@
  *
  * Method, one run for all budgets:
  *   seeds    separable solutions of the table and of tilted tables (powers, controllers dearer or cheaper, controllers pinned, random factors)
- *            and the caller's plans, all at level 0;
+ *            the quadratic optimum where a Gram matrix is given, and the caller's plans, all at level 0;
  *   rounds   a surrogate (surrogate.h) is fitted to everything evaluated near each budget. It proposes the optimum of its mean, optima of
  *            posterior samples, byte-trading pair moves from the incumbent (chosen by sampled tables, bits of one unit against bits, channels or
  *            KV groups of another), and the incumbents of neighbouring budgets, repaired or topped up. Level 0 scores them on the incumbent's own
@@ -23,6 +23,7 @@
 
 #include "search/archive.h"
 #include "search/ledger.h"
+#include "search/quadratic.h"
 #include "search/separable.h"
 
 typedef struct bb_refine_step {
@@ -47,6 +48,7 @@ typedef struct bb_refine_options {
     uint32_t finalists;            /* a budget at the top level, besides the separable plan; 0: 3 for one budget, 2 below four, 1 */
     const uint16_t *const *extra;  /* more plans to consider (uniform, quadratic solutions, ...), or NULL */
     size_t   n_extra;
+    const bb_quadratic *quadratic; /* interactions of all options: its best plan of every budget is one more seed; NULL: none */
     void   (*progress)(void *self, const bb_refine_step *step); /* convergence: after each stage and round, every budget; may be NULL */
     void    *progress_self;
 } bb_refine_options;

@@ -17,8 +17,8 @@ size_t bb_problem_rows(const bb_problem *p, uint32_t unit)
 bb_status bb_space_init(const bb_problem *p, bb_space *s, bb_err *err)
 {
     *s = (bb_space){0};
-    if (!bb_problem_is_valid(p)) return BB_FAIL(err, BB_USAGE, "the search problem is not valid (tables, names or controllers)");
-    bb_status status = BB_OK;
+    bb_status status = bb_problem_check(p, err);
+    if (status != BB_OK) return status;
     const uint32_t n = p->n_units;
     s->problem = p;
     s->offset = BB_NEW0(n + 1, uint32_t, err);

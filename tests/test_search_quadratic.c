@@ -55,7 +55,7 @@ static fixture make(syn_problem *s, uint64_t seed, double common, bool with_line
 
 static void aim(fixture *f, bool with_linear) /* after the fixture has its final place */
 {
-    f->q = (bb_quadratic){&f->space, f->gram, with_linear ? (const double *const *)f->linear : NULL};
+    f->q = (bb_quadratic){&f->space, f->gram, 0, with_linear ? (const double *const *)f->linear : NULL};
 }
 
 static void drop(fixture *f)
