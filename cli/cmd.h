@@ -37,6 +37,7 @@ typedef struct bb_command {
     X(evaluate) \
     X(export) \
     X(verify) \
+    X(rivals) \
     X(report)
 
 #define X(name) extern const bb_command bb_command_##name;

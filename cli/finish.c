@@ -265,7 +265,7 @@ typedef struct evaluated {
     double   *window_kl;      /* [windows] owned */
 } evaluated;
 
-static bb_status eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err)
+bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err)
 {
     const bb_run_config *c = &r->config;
     bb_protocol   protocol = strcmp(c->protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
@@ -536,7 +536,7 @@ bb_status bb_run_evaluate(bb_run *r, bb_err *err)
     BB_TRY(bb_front_load(r, &front, err));
     status = BB_NOMEM;
     if (!(e = BB_NEW0(front.n, evaluated, err))) goto done;
-    BB_TRY(eval_windows(r, &w, data_hash, err));
+    BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
     BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
     for (size_t i = 0; i < front.n; i++) BB_TRY(evaluate_file(r, &front.plans[i], &w, reference, data_hash, &e[i], err));
     BB_TRY(write_front_csv(r, &front, e, data_hash, err));

@@ -74,6 +74,13 @@ bb_status bb_run_finalise(bb_run *r, bb_err *err);
 bb_status bb_run_evaluate(bb_run *r, bb_err *err);
 bb_status bb_run_all(bb_run *r, bb_err *err);
 
+/* The windows of --eval (bb_windows_done), or without it the confirm windows (borrowed), and the hash of their text. */
+bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err);
+
+/* What a search has cost, in all sessions together (run.db, table "search", key "cost"). tokens: forwarded for scoring plans, prefixes counted
+ * as if nothing were cached; measure_tokens: really forwarded for measuring each option alone, from its block on. */
+typedef struct bb_search_cost { double tokens, measure_tokens, seconds; } bb_search_cost;
+
 /* Writes plan `hash` of the run to path as GGUF (finalising it if that was not done), and, recipe not NULL, the tensor types as a
  * `llama-quantize --tensor-type-file`. */
 bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err);

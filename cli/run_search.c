@@ -12,86 +12,14 @@
 #include "base/mem.h"
 #include "cli/front.h"
 #include "cli/run.h"
+#include "cli/scorer.h"
+#include "cli/simple_plans.h"
 #include "search/ledger.h"
 #include "search/refine.h"
 #include "search/separable.h"
 #include "search/space.h"
 
-/* ---- the evaluator that the search sees ---- */
-
-typedef struct binding {
-    bb_run   *run;
-    bb_block *blocks;
-    uint32_t  n_windows[BB_N_LEVELS];
-} binding;
-
-static bb_status score_candidate(binding *b, const uint16_t *x, uint32_t level, bb_score *out, double *window_kl, bb_err *err)
-{
-    bb_run       *r = b->run;
-    bb_plan       plan = { 0, NULL };
-    bb_net        net;
-    bb_evaluation v;
-    bb_status     status;
-    BB_TRY(bb_problem_plan(bb_model_space_problem(r->space), x, &plan, err));
-    BB_TRY(bb_database_apply(r->database, &plan, &net, b->blocks, err));
-    BB_TRY(bb_net_evaluator_score(r->evaluator, &net, level, &v, window_kl, err));
-    /* The cost is stated without the prefix cache's luck, so that a token budget ends at the same plan in every replay. */
-    *out = (bb_score){ v.kl, v.kl_se, exp(v.nll), (double)NAN, v.top1, (double)b->n_windows[level] * (double)r->config.ctx };
-done:
-    bb_plan_done(&plan);
-    return status;
-}
-
-static bb_status evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
-{
-    for (size_t i = 0; i < n; i++) {
-        bb_status status = score_candidate(self, x[i], level, &out[i], window_kl ? window_kl[i] : NULL, err);
-        if (status != BB_OK) return status;
-    }
-    return BB_OK;
-}
-
 /* ---- simpler plans ---- */
-
-/* The uniform plan (one format for all linears, one for the embedding) of lowest separable cost within the budget. */
-static bool best_uniform(const bb_run *r, int64_t budget, uint16_t *x, uint16_t *scratch, char name[40])
-{
-    const bb_problem *p = bb_model_space_problem(r->space);
-    const bb_unit    *embd = &p->units[p->n_units - 1], *linear = NULL;
-    double            best = HUGE_VAL;
-    for (uint32_t u = 0; u < p->n_units && !linear; u++)
-        if (p->units[u].controller >= 0) linear = &p->units[u];
-    for (uint32_t f = 0; linear && f < linear->n_options; f++)
-        for (uint32_t e = 0; e < embd->n_options; e++) {
-            if (!bb_model_space_uniform(r->space, linear->options[f], embd->options[e], scratch)) continue;
-            if (bb_problem_size(p, scratch) > budget) continue;
-            double cost = bb_problem_cost(p, scratch);
-            if (!(cost < best)) continue;
-            best = cost;
-            memcpy(x, scratch, p->n_units * sizeof *x);
-            snprintf(name, 40, "uniform %s + %s", linear->options[f], embd->options[e]);
-        }
-    return isfinite(best);
-}
-
-/* The separable optimum with structures (prune false) or with quantization of the linears (quantize false) taken away; false: out of reach. */
-static bool restricted(const bb_run *r, int64_t budget, bool prune, bool quantize, uint16_t *x)
-{
-    const bb_problem *p = bb_model_space_problem(r->space);
-    bb_variant        v;
-    bb_separable     *s = NULL;
-    bool              found = false;
-    if (bb_variant_init(p, &v, NULL) != BB_OK) return false;
-    for (uint32_t u = 0; u < p->n_units; u++) {
-        bool format = bb_model_space_is_format(r->space, u);
-        if (!format && !prune) bb_variant_pin(&v, u, 0);
-        if (format && !quantize && p->units[u].controller >= 0) bb_variant_pin(&v, u, p->units[u].n_options - 1);
-    }
-    if (bb_separable_create(&v.problem, NULL, &s, NULL) == BB_OK) found = bb_separable_solve(s, budget, x, NULL, NULL) == BB_OK;
-    bb_separable_destroy(s);
-    bb_variant_done(&v);
-    return found;
-}
 
 static bb_status add_scored(bb_run *r, bb_ledger *l, bb_front *f, const uint16_t *x, const char *name, bool is_baseline, bb_err *err)
 {
@@ -106,15 +34,15 @@ done:
 static bb_status add_simple_plans(bb_run *r, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
 {
     uint32_t  n = bb_model_space_problem(r->space)->n_units;
-    uint16_t *x = BB_NEW(2 * (size_t)n, uint16_t, err);
-    char      name[40];
+    uint16_t *x = BB_NEW(n, uint16_t, err);
+    char      name[1][BB_UNIFORM_NAME];
     bb_status status = BB_NOMEM;
     if (!x) return BB_NOMEM;
     status = BB_OK;
-    if (best_uniform(r, budget, x, x + n, name)) BB_TRY(add_scored(r, l, f, x, name, true, err));
+    if (bb_uniform_plans(r, budget, 1, x, name)) BB_TRY(add_scored(r, l, f, x, name[0], true, err));
     if (r->is_sweep) goto done; /* the other two would triple the evaluations of a front */
-    if (restricted(r, budget, false, true, x)) BB_TRY(add_scored(r, l, f, x, "quantization only, separable", true, err));
-    if (restricted(r, budget, true, false, x)) BB_TRY(add_scored(r, l, f, x, "pruning only", true, err));
+    if (bb_restricted_plan(r, budget, false, true, x)) BB_TRY(add_scored(r, l, f, x, "quantization only, separable", true, err));
+    if (bb_restricted_plan(r, budget, true, false, x)) BB_TRY(add_scored(r, l, f, x, "pruning only", true, err));
 done:
     bb_free(x);
     return status;
@@ -152,32 +80,51 @@ done:
     return status;
 }
 
+/* Seconds count only where something was evaluated: a replay does not change them. */
+static bb_status record_cost(bb_run *r, const bb_ledger *l, double measure_tokens, double seconds, bb_err *err)
+{
+    bb_search_cost cost = { 0, 0, 0 };
+    void     *value = NULL;
+    size_t    size;
+    bool      found;
+    bb_status status;
+    BB_TRY(bb_store_get(r->store, "search", "cost", &value, &size, &found, err));
+    if (found && size == sizeof cost) memcpy(&cost, value, sizeof cost);
+    cost.tokens = bb_ledger_tokens(l);
+    cost.measure_tokens = measure_tokens;
+    if (bb_ledger_tokens_new(l) > 0) cost.seconds += seconds;
+    BB_TRY(bb_store_put(r->store, "search", "cost", &cost, sizeof cost, err));
+    bb_info("search: %.2f million tokens for %zu sizes, after %.2f million for measuring the options", cost.tokens / 1e6, r->n_budgets, measure_tokens / 1e6);
+done:
+    bb_free(value);
+    return status;
+}
+
 bb_status bb_run_search(bb_run *r, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
     bb_sensitivity    s = { 0 };
-    binding           b = { r, NULL, { 0 } };
+    bb_scorer         scorer = { 0 };
     bb_separable     *separable = NULL;
     bb_ledger        *ledger = NULL;
     bb_archive        archive = { 0 };
     bb_front          front = { 0 };
     trace             steps = { NULL, 0 };
     char             *path = bb_run_path(r, err, "convergence.csv");
+    double            started = bb_now_s();
     bb_status         status = BB_NOMEM;
     bb_ledger_options lo = { r->config.ledger_only, 0 };
     bb_archive_init(&archive, p->n_units);
     if (!path) return BB_NOMEM;
     BB_TRY(bb_run_measure(r, &s, err));
-    status = BB_NOMEM;
-    if (!(b.blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) goto done;
-    for (uint32_t l = 0; l < BB_N_LEVELS; l++) b.n_windows[l] = bb_net_evaluator_windows(r->evaluator, l);
-    bb_evaluator e = { &b, BB_N_LEVELS, b.n_windows, evaluate, r->key };
+    BB_TRY(bb_scorer_init(r, &scorer, err));
     BB_TRY(bb_separable_create(p, NULL, &separable, err));
-    BB_TRY(bb_ledger_open(p, &e, r->store, &lo, &ledger, err));
+    BB_TRY(bb_ledger_open(p, &scorer.evaluator, r->store, &lo, &ledger, err));
     BB_TRY(bb_csv_create(path, "step,label,kl_nats,size_bytes", &steps.csv, err));
     bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
                             .max_tokens = r->config.search_tokens * 1e6, .progress = on_step, .progress_self = &steps };
     BB_TRY(bb_refine(p, separable, ledger, &o, &archive, NULL, err));
+    BB_TRY(record_cost(r, ledger, s.n_forwarded, bb_now_s() - started, err));
     BB_TRY(choose_front(r, ledger, &archive, &front, err));
     BB_TRY(bb_front_save(r, &front, err));
     status = bb_csv_close(steps.csv, err);
@@ -188,7 +135,7 @@ done:
     bb_archive_done(&archive);
     bb_ledger_close(ledger);
     bb_separable_destroy(separable);
-    bb_free(b.blocks);
+    bb_scorer_done(&scorer);
     bb_free(s.changes);
     bb_sensitivity_done(&s);
     bb_free(path);

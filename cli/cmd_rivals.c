@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cmd_rivals.c: `bitbudget rivals`: other search methods at the sizes of a run. */
+#include "cli/cmd.h"
+#include "cli/rivals.h"
+
+#define FIELD(name) offsetof(bb_rivals_config, name)
+static const bb_option_row options[] = {
+    { "methods", BB_OPT_LIST, FIELD(methods), "ours,uniform,separable,quantization,random,annealing,nsga2,amq,evopress", 1, 0, "LIST", "what is compared; the first one with all others", NULL },
+    { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "file sizes; empty: those of the run", NULL },
+    { "times", BB_OPT_DOUBLE, FIELD(times), "20", 0.01, 1e6, "X", "EvoPress gets this many times our tokens", NULL },
+    { "tokens", BB_OPT_DOUBLE, FIELD(tokens), "0", 0, 1e9, "MILLIONS", "tokens a size that count as ours; 0: those of the run's search and measuring", NULL },
+    { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "table to write; empty: RUN/search.csv", NULL },
+    { "ledger-only", BB_OPT_FLAG, FIELD(only), NULL, 1, 0, NULL, "replay: fail instead of evaluating anything new", NULL },
+};
+enum { N_OPTIONS = sizeof options / sizeof *options };
+
+static bb_status rivals(int argc, char **argv, bb_err *err)
+{
+    bb_rivals_config c = { 0 };
+    bb_run           r = { 0 };
+    const char      *dir = NULL;
+    size_t           n = 0;
+    bb_status        status;
+    BB_TRY(bb_command_options(&bb_command_rivals, &c, argc, argv, &dir, 1, &n, err));
+    if (n != 1) {
+        status = BB_FAIL(err, BB_USAGE, "rivals needs a run directory, as made by `bitbudget run` or `bitbudget sweep`");
+        goto done;
+    }
+    BB_TRY(bb_run_reopen(&r, dir, err));
+    BB_TRY(bb_rivals(&r, &c, err));
+done:
+    bb_options_done(options, N_OPTIONS, &c);
+    bb_run_close(&r);
+    return status;
+}
+
+const bb_command bb_command_rivals = { "rivals", "other search methods beside ours, at the same bytes", "RUN",
+    "bitbudget rivals results/runs/front --methods ours,separable,evopress --times 20", options, N_OPTIONS, rivals };
