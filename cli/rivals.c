@@ -121,8 +121,8 @@ static bb_status our_cost(rivals *v, bb_err *err)
         goto done;
     }
     memcpy(&cost, value, sizeof cost);
-    v->tokens = (cost.tokens + cost.measure_tokens) / (double)v->run->n_budgets;
-    v->seconds = cost.seconds / (double)v->run->n_budgets;
+    v->tokens = (cost.tokens + cost.measure_tokens) / cost.n_sizes;
+    v->seconds = cost.seconds / cost.n_sizes;
 done:
     if (v->config->tokens > 0) v->tokens = v->config->tokens * 1e6;
     bb_free(value);

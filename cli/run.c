@@ -97,10 +97,11 @@ done:
     return status;
 }
 
-/* One target with a few sizes around it (the front beside it), or a sweep. */
+/* One target with a few sizes around it (the front beside it, densest near the target), or a sweep. */
 static bb_status choose_budgets(bb_run *r, bb_err *err)
 {
-    static const double around[] = { 0.72, 0.85, 1.0, 1.18, 1.4 };
+    static const double around[] = { 0.72, 0.85, 0.94, 1.0, 1.06, 1.18, 1.4 };
+    enum { N_AROUND = sizeof around / sizeof *around, TARGET = 3 };
     const bb_run_config *c = &r->config;
     uint64_t  smallest, largest;
     int64_t   target = c->target_size ? (int64_t)c->target_size : bpw_bytes(r, c->target_bpw);
@@ -116,11 +117,11 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
         if (target < (int64_t)smallest)
             return BB_FAIL(err, BB_INFEASIBLE, "%s (%lld bytes) cannot be reached: with these formats and this pruning the file is between %llu bytes (%s) "
                            "and %llu bytes (%s)", t, (long long)target, (unsigned long long)smallest, a, (unsigned long long)largest, b);
-        if (!(r->budgets = BB_NEW(5, int64_t, err))) return BB_NOMEM;
-        for (size_t i = 0; i < 5; i++) {
+        if (!(r->budgets = BB_NEW(N_AROUND, int64_t, err))) return BB_NOMEM;
+        for (size_t i = 0; i < N_AROUND; i++) {
             int64_t size = (int64_t)((double)target * around[i]);
-            if (i == 2) size = target;
-            if (i == 2 || (size >= (int64_t)smallest && size <= (int64_t)largest)) r->budgets[n++] = size;
+            if (i == TARGET) size = target;
+            if (i == TARGET || (size >= (int64_t)smallest && size <= (int64_t)largest)) r->budgets[n++] = size;
         }
         r->n_budgets = n;
         return BB_OK;

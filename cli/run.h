@@ -79,7 +79,7 @@ bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_e
 
 /* What a search has cost, in all sessions together (run.db, table "search", key "cost"). tokens: forwarded for scoring plans, prefixes counted
  * as if nothing were cached; measure_tokens: really forwarded for measuring each option alone, from its block on. */
-typedef struct bb_search_cost { double tokens, measure_tokens, seconds; } bb_search_cost;
+typedef struct bb_search_cost { double tokens, measure_tokens, seconds, n_sizes; } bb_search_cost;
 
 /* Writes plan `hash` of the run to path as GGUF (finalising it if that was not done), and, recipe not NULL, the tensor types as a
  * `llama-quantize --tensor-type-file`. */

@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/evidence.h"
 #include "cli/front.h"
 #include "cli/run.h"
 #include "cli/scorer.h"
@@ -18,6 +19,8 @@
 #include "search/refine.h"
 #include "search/separable.h"
 #include "search/space.h"
+
+#define MAIN_SHARE 0.85 /* of the tokens; the rest searches quantization alone near the crossover */
 
 /* ---- simpler plans ---- */
 
@@ -80,10 +83,123 @@ done:
     return status;
 }
 
+/* Adds a size on either side of the knee of a sweep's separable front: the size farthest below the chord in log bytes and cost [Satopaa et al.,
+ * Finding a "kneedle" in a haystack, ICDCSW 2011]. */
+static bb_status densify_knee(bb_run *r, const bb_separable *s, bb_err *err)
+{
+    enum { FEWEST = 6 };
+    const size_t n = r->n_budgets;
+    uint16_t    *x = NULL;
+    double      *cost = NULL;
+    size_t       knee = 0;
+    double       deepest = 0;
+    bb_status    status = BB_NOMEM;
+    if (!r->is_sweep || *r->config.sizes || n < FEWEST) return BB_OK;
+    if (!(x = BB_NEW(bb_model_space_problem(r->space)->n_units, uint16_t, err)) || !(cost = BB_NEW(n, double, err))) goto done;
+    for (size_t i = 0; i < n; i++) {
+        bb_separable_result result;
+        BB_TRY(bb_separable_solve(s, r->budgets[i], x, &result, err));
+        cost[i] = result.cost;
+    }
+    for (size_t i = 1; i + 1 < n; i++) {
+        double along = log((double)r->budgets[i] / (double)r->budgets[0]) / log((double)r->budgets[n - 1] / (double)r->budgets[0]);
+        double depth = cost[0] + along * (cost[n - 1] - cost[0]) - cost[i];
+        if (!(depth > deepest)) continue;
+        deepest = depth;
+        knee = i;
+    }
+    status = BB_OK;
+    if (knee == 0) goto done;
+    int64_t *grown = bb_realloc(r->budgets, n + 2, sizeof *grown, err);
+    if (!grown) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    r->budgets = grown;
+    const int64_t below = grown[knee - 1], at = grown[knee], above = grown[knee + 1];
+    memmove(grown + knee + 3, grown + knee + 1, (n - knee - 1) * sizeof *grown);
+    grown[knee] = llround(sqrt((double)below * (double)at));
+    grown[knee + 1] = at;
+    grown[knee + 2] = llround(sqrt((double)at * (double)above));
+    r->n_budgets = n + 2;
+    bb_info("search: the front bends at %lld bytes: two more sizes beside it", (long long)at);
+done:
+    bb_free(x);
+    bb_free(cost);
+    return status;
+}
+
+/* ---- crossover ---- */
+
+static bool can_prune(const bb_run *r)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (!bb_model_space_is_format(r->space, u) && p->units[u].n_options > 1) return true;
+    return false;
+}
+
+static bool is_pruned(const bb_run *r, const uint16_t *x)
+{
+    for (uint32_t u = 0; u < bb_model_space_problem(r->space)->n_units; u++)
+        if (!bb_model_space_is_format(r->space, u) && x[u] != 0) return true;
+    return false;
+}
+
+/* Sizes (at most BESIDE on either side) around the largest one whose best plan is pruned: there quantization alone is searched as hard as
+ * everything together; elsewhere its separable plan is scored. *first, *n into r->budgets. */
+static void around_crossover(const bb_run *r, const bb_archive *archive, size_t *first, size_t *n)
+{
+    enum { BESIDE = 2 };
+    size_t last = 0;
+    for (size_t i = 0; i < r->n_budgets; i++) {
+        const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
+        if (best && is_pruned(r, best->x)) last = i;
+    }
+    *first = last > BESIDE ? last - BESIDE : 0;
+    *n = last + BESIDE < r->n_budgets ? last + BESIDE + 1 - *first : r->n_budgets - *first;
+}
+
+/* Searches quantization alone near the crossover and scores its separable plans everywhere; what it finds is in the ledger and the archive. */
+static bb_status search_plain(bb_run *r, bb_ledger *ledger, bb_refine_options o, bb_archive *archive, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    bb_variant        v;
+    bb_separable     *s = NULL;
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
+    int64_t           least, most;
+    size_t            first, n;
+    bb_score          score;
+    bb_status         status = bb_variant_init(p, &v, err);
+    if (status == BB_OK && !x) status = BB_NOMEM;
+    BB_TRY(status);
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (!bb_model_space_is_format(r->space, u)) bb_variant_pin(&v, u, 0);
+    if (bb_separable_create(&v.problem, NULL, &s, NULL) != BB_OK) goto done;
+    bb_separable_reach(s, &least, &most);
+    for (size_t i = 0; i < r->n_budgets; i++) {
+        const uint16_t *px = x;
+        if (r->budgets[i] < least || bb_separable_solve(s, r->budgets[i], x, NULL, NULL) != BB_OK) continue;
+        BB_TRY(bb_ledger_evaluate(ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
+    }
+    around_crossover(r, archive, &first, &n);
+    for (; n > 0 && r->budgets[first] < least; n--) first++;
+    o.budgets = r->budgets + first;
+    o.n_budgets = n;
+    o.quadratic = NULL;
+    o.progress = NULL;
+    if (n > 0) BB_TRY(bb_refine(&v.problem, s, ledger, &o, archive, NULL, err));
+done:
+    bb_separable_destroy(s);
+    bb_variant_done(&v);
+    bb_free(x);
+    return status;
+}
+
 /* Seconds count only where something was evaluated: a replay does not change them. */
 static bb_status record_cost(bb_run *r, const bb_ledger *l, double measure_tokens, double seconds, bb_err *err)
 {
-    bb_search_cost cost = { 0, 0, 0 };
+    bb_search_cost cost = { 0, 0, 0, 0 };
     void     *value = NULL;
     size_t    size;
     bool      found;
@@ -92,6 +208,7 @@ static bb_status record_cost(bb_run *r, const bb_ledger *l, double measure_token
     if (found && size == sizeof cost) memcpy(&cost, value, sizeof cost);
     cost.tokens = bb_ledger_tokens(l);
     cost.measure_tokens = measure_tokens;
+    cost.n_sizes = (double)r->n_budgets;
     if (bb_ledger_tokens_new(l) > 0) cost.seconds += seconds;
     BB_TRY(bb_store_put(r->store, "search", "cost", &cost, sizeof cost, err));
     bb_info("search: %.2f million tokens for %zu sizes, after %.2f million for measuring the options", cost.tokens / 1e6, r->n_budgets, measure_tokens / 1e6);
@@ -119,11 +236,18 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     BB_TRY(bb_run_measure(r, &s, err));
     BB_TRY(bb_scorer_init(r, &scorer, err));
     BB_TRY(bb_separable_create(p, NULL, &separable, err));
+    BB_TRY(densify_knee(r, separable, err));
     BB_TRY(bb_ledger_open(p, &scorer.evaluator, r->store, &lo, &ledger, err));
     BB_TRY(bb_csv_create(path, "step,label,kl_nats,size_bytes", &steps.csv, err));
     bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
-                            .max_tokens = r->config.search_tokens * 1e6, .progress = on_step, .progress_self = &steps };
+                            .max_tokens = (can_prune(r) ? MAIN_SHARE : 1) * r->config.search_tokens * 1e6, .progress = on_step, .progress_self = &steps };
     BB_TRY(bb_refine(p, separable, ledger, &o, &archive, NULL, err));
+    o.max_tokens = r->config.search_tokens * 1e6;
+    if (can_prune(r)) {
+        BB_TRY(search_plain(r, ledger, o, &archive, err));
+        BB_TRY(bb_write_crossover(r, ledger, err));
+    }
+    BB_TRY(bb_write_certificate(r, NULL, &archive, err));
     BB_TRY(record_cost(r, ledger, s.n_forwarded, bb_now_s() - started, err));
     BB_TRY(choose_front(r, ledger, &archive, &front, err));
     BB_TRY(bb_front_save(r, &front, err));

@@ -30,7 +30,7 @@ static bb_status collect(void *self, const bb_ledger_entry *e, bb_err *err)
 {
     collector        *c = self;
     const bb_problem *p = c->space->problem;
-    if (e->level != c->top || isnan(e->score.kl)) return BB_OK;
+    if (!e->asked || e->level != c->top || isnan(e->score.kl)) return BB_OK;
     const int64_t size = bb_problem_size(p, e->x);
     const size_t  kind = is_pruned(c->space, e->x);
     for (size_t i = 0; i < c->n; i++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * crossover.h: up to which size pruning pays: the best plan with pruning against the best without, budget by budget, at the top level.
  *
- * A plan prunes when some controller is not at its widest option. Both kinds are taken from the ledger, so the comparison is as good as the
+ * A plan prunes when some controller is not at its widest option. Both kinds are taken from what was asked of the ledger in this session, so the comparison is as good as the
  * search of either kind was: refine the problem with its controllers pinned (bb_variant_pin to bb_space_widest) with the same ledger first.
  */
 #ifndef BB_SEARCH_CROSSOVER_H

@@ -341,7 +341,7 @@ done:
 static bb_ledger_entry entry_of(const bb_ledger *l, const record *r)
 {
     bb_ledger_entry e = {.x = r->x, .level = r->level, .score = r->score, .window_kl = r->windows,
-                         .n_windows = l->evaluator->n_windows[r->level]};
+                         .n_windows = l->evaluator->n_windows[r->level], .asked = r->asked};
     memcpy(e.hash, r->hash, sizeof e.hash);
     return e;
 }

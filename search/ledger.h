@@ -28,6 +28,7 @@ typedef struct bb_ledger_entry {
     bb_score        score;
     const double   *window_kl;   /* [n_windows], borrowed */
     uint32_t        n_windows;
+    bool            asked;       /* in this session: what a search goes by must not depend on what else the store holds */
 } bb_ledger_entry;
 
 /* Borrows p, e and store (NULL: memory only) until close. options NULL: defaults. */

@@ -91,17 +91,17 @@ static void refine_done(refine *r)
     bb_free(r->y);
 }
 
-/* Tokens of one evaluation at a level, from what level 0 has cost so far. */
+/* Tokens of one evaluation at a level, from what the first plan has cost. */
 static double tokens_at(const refine *r, uint32_t level)
 {
     const bb_evaluator *e = bb_ledger_evaluator(r->ledger);
-    const uint64_t      asked = bb_ledger_asked(r->ledger);
-    if (asked == 0) return 0;
-    double windows = 0; /* per evaluation so far, in windows of its own level */
-    for (size_t i = 0; i < r->pool.n; i++)
-        for (uint32_t l = 0; l <= r->top; l++)
-            if (!isnan(r->pool.items[i].kl[l])) windows += e->n_windows[l];
-    return windows > 0 ? bb_ledger_tokens(r->ledger) / windows * e->n_windows[level] : 0;
+    for (uint32_t l = 0; r->pool.n > 0 && l <= r->top; l++) {
+        bb_ledger_entry first;
+        bool            found;
+        if (isnan(r->pool.items[0].kl[l]) || bb_ledger_find(r->ledger, r->pool.items[0].x, l, &first, &found, NULL) != BB_OK || !found) continue;
+        return first.score.tokens / e->n_windows[l] * e->n_windows[level];
+    }
+    return 0;
 }
 
 /* Whether `planned` more tokens leave enough for the final. */
@@ -541,6 +541,24 @@ done:
 
 /* ---- final --------------------------------------------------------------------------------------------------------------------- */
 
+/* Whether the plain separable plan of a budget stands beside its finalists at the top level. Not when a paired test below has spoken: z above 3
+ * over the windows of the confirm level, or above 6 over the few of level 0. */
+static bb_status wants_base(const refine *r, size_t b, bool *wanted, bb_err *err)
+{
+    bb_status    status = BB_OK;
+    const double limit[2] = {6, 3};
+    *wanted = true;
+    for (uint32_t level = 0; *wanted && level <= r->confirm && level < r->top && level < 2; level++) {
+        const size_t best = bb_pool_best(&r->pool, r->budgets[b], level);
+        double       mean, se;
+        if (best == SIZE_MAX || best == r->base[b] || isnan(r->pool.items[r->base[b]].kl[level])) continue;
+        BB_TRY(bb_pool_difference(&r->pool, r->base[b], best, level, &mean, &se, err));
+        *wanted = !(se > 0 && mean > limit[level] * se);
+    }
+done:
+    return status;
+}
+
 static bb_status final_level(refine *r, uint32_t level, bb_err *err)
 {
     bb_status    status = BB_OK;
@@ -549,7 +567,9 @@ static bb_status final_level(refine *r, uint32_t level, bb_err *err)
     if (!list) return BB_NOMEM;
     for (size_t b = 0; b < r->n; b++) {
         n += bb_pool_ranking(&r->pool, r->budgets[b], level - 1, UINT32_MAX, count, list + n);
-        if (level == r->top) list[n++] = r->base[b];
+        bool wanted = level == r->top;
+        if (wanted) BB_TRY(wants_base(r, b, &wanted, err));
+        if (wanted) list[n++] = r->base[b];
     }
     BB_TRY(bb_pool_evaluate(&r->pool, list, n, level, err)); /* the ledger drops repetitions */
 done:

@@ -68,7 +68,8 @@ static void same_file(const char *a_dir, const char *b_dir, const char *name)
 
 static void same_run(const char *a, const char *b)
 {
-    static const char *const files[] = { "front.csv", "baselines.csv", "plans.csv", "layers.csv", "sensitivity.csv", "finalise.csv", "plan.json", "model.gguf" };
+    static const char *const files[] = { "front.csv", "baselines.csv", "plans.csv", "layers.csv", "sensitivity.csv", "finalise.csv", "certificate.csv",
+                                        "crossover.csv", "plan.json", "model.gguf" };
     char   path[600], name[64];
     bb_csv t;
     bb_err err = BB_ERR_INIT;
@@ -124,6 +125,54 @@ START_TEST(budgets_hold_and_threads_do_not_matter)
 }
 END_TEST
 
+/* A finished search is replayed from its ledger alone, to the same bytes; a search without one cannot be. */
+START_TEST(replay_evaluates_nothing)
+{
+    const char *a = straight_run(), *b = bb_test_path("replayed");
+    if (!a) return;
+    ck_assert_int_eq(sweep(b, 4), 0);
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --ledger-only --out %s", b);
+    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    same_run(a, b);
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --ledger-only --out %s", bb_test_path("empty"));
+    ck_assert_int_eq(run(line, said, sizeof said), 1);
+    ck_assert_ptr_nonnull(strstr(said, "the ledger has no score"));
+}
+END_TEST
+
+/* Each method keeps the bytes, and the table can be made again without evaluating. */
+START_TEST(rivals_are_compared_at_equal_bytes)
+{
+    const char *a = straight_run();
+    char        again[512];
+    bb_csv      t;
+    bb_err      err = BB_ERR_INIT;
+    size_t      n[7] = { 0 };
+    static const char *const methods[7] = { "ours", "uniform", "separable", "random", "annealing", "evopress", "nsga2" };
+    if (!a) return;
+    snprintf(again, sizeof again, "%s", bb_test_path("again.csv"));
+    snprintf(line, sizeof line, "rivals %s --methods ours,uniform,separable,random,annealing,evopress,nsga2 --times 2 --tokens 0.0005 -q --out %s", a,
+             bb_test_path("rivals.csv"));
+    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_ptr_nonnull(strstr(said, "rival"));
+    ck_assert_int_eq(bb_csv_read(bb_test_path("rivals.csv"), &t, &err), BB_OK);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        double kl;
+        for (size_t m = 0; m < 7; m++) n[m] += strcmp(bb_csv_text(&t, i, 1), methods[m]) == 0;
+        ck_assert_int_eq(bb_csv_double(&t, i, 2, &kl, &err), BB_OK);
+        ck_assert_double_gt(kl, 0);
+    }
+    for (size_t m = 0; m < 7; m++) ck_assert_msg(n[m] == 2 || m == 1, "%s: %zu sizes", methods[m], n[m]); /* no uniform plan is as small */
+    bb_csv_done(&t);
+    snprintf(line, sizeof line, "rivals %s --methods ours,random,evopress --times 2 --tokens 0.0005 --ledger-only -q --out %s", a, again);
+    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(run("rivals --methods guessing x", said, sizeof said), 5);
+    snprintf(line, sizeof line, "rivals %s --methods guessing", a);
+    ck_assert_int_eq(run(line, said, sizeof said), 2);
+    ck_assert_ptr_nonnull(strstr(said, "is unknown"));
+}
+END_TEST
+
 /* Stopped again and again at arbitrary moments, the job ends with the bytes of a straight run. */
 START_TEST(interruption_changes_nothing)
 {
@@ -176,6 +225,8 @@ int main(void)
     tcase_set_timeout(t, 600);
     tcase_add_test(t, an_impossible_budget_is_refused_at_once);
     tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
+    tcase_add_test(t, replay_evaluates_nothing);
+    tcase_add_test(t, rivals_are_compared_at_equal_bytes);
     tcase_add_test(t, interruption_changes_nothing);
     tcase_add_test(t, damage_is_found);
     suite_add_tcase(s, t);
