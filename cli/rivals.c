@@ -148,7 +148,7 @@ done:
 static bb_status find_uniform(rivals *v, int64_t size, uint16_t *x, bool *found, double *tokens, bb_err *err)
 {
     bb_status status = BB_NOMEM;
-    double    best = INFINITY;
+    double    best = HUGE_VAL;
     uint16_t *all = BB_NEW(N_UNIFORM * (size_t)v->p->n_units, uint16_t, err);
     if (!all) return BB_NOMEM;
     size_t n = bb_uniform_plans(v->run, size, N_UNIFORM, all, NULL);
@@ -456,7 +456,7 @@ static void print_summary(const rivals *v, uint32_t n_windows)
     printf("%-14s %6s %6s %12s %12s %10s\n", "rival", "sizes", "wins", "worst z", "KL ratio", "tokens x");
     for (size_t m = 1; m < v->n_methods; m++) {
         size_t n = 0, wins = 0;
-        double worst = INFINITY, ratio = 0, tokens = 0, mean, se;
+        double worst = HUGE_VAL, ratio = 0, tokens = 0, mean, se;
         for (size_t i = 0; i < v->n; i++) {
             const answer *ours = &v->answers[i], *a = &v->answers[m * v->n + i];
             if (!ours->x || !a->x) continue;

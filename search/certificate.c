@@ -10,7 +10,7 @@ enum { MAX_STATES = 1u << 16, MAX_POINTS = 1u << 14 };
 
 static double gap(double best, double bound)
 {
-    return best > 0 || best < 0 ? fmax(0, (best - bound) / fabs(best)) : bound < 0 ? (double)INFINITY : 0;
+    return best > 0 || best < 0 ? fmax(0, (best - bound) / fabs(best)) : bound < 0 ? HUGE_VAL : 0;
 }
 
 static bb_status certify_separable(const bb_problem *p, const bb_separable *s, int64_t bytes, const uint16_t *x, uint16_t *work, bb_certificate *row,
