@@ -465,3 +465,9 @@ double bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x
     }
     return all > 0 ? 1 - kept / all : 0;
 }
+
+double bb_model_space_width(const bb_model_space *s, uint32_t unit, uint32_t option)
+{
+    const unit_data *u = &s->data[unit];
+    return u->is_format ? 1 : (double)u->value[option] / u->value[0];
+}

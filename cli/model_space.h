@@ -24,6 +24,7 @@ typedef struct bb_model_space_options {
 bb_status         bb_model_space_create(const bb_model *m, const bb_model_space_options *o, bb_model_space **out, bb_err *err);
 void              bb_model_space_destroy(bb_model_space *s);
 const bb_problem *bb_model_space_problem(const bb_model_space *s);
+double            bb_model_space_width(const bb_model_space *s, uint32_t unit, uint32_t option); /* kept share of a structure option; 1: format unit */
 bool              bb_model_space_is_format(const bb_model_space *s, uint32_t unit);   /* format unit (else: structure) */
 /* Separable costs from single-change KLs: cost[unit][option] at full shape; a linear in a narrower block costs in proportion to its width. */
 void              bb_model_space_set_costs(bb_model_space *s, const double *const *cost);

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_sensitivity.c: sketches against logits that a float64 network gives, covariances by definition; scores of plans against sums by
+ * definition; anchors; what must change no bit; what a store keeps. */
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "eval/proxy.h"
+#include "eval/sensitivity.h"
+#include "eval/sketch.h"
+#include "tests/support/ref_net.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+enum { CTX = 24, N_WINDOWS = 4, N_CALIB = 8, PROBES = 2048, N_CHANGES = 6 };
+
+/* A tied model of two blocks; the last change alters the head as well as the input. */
+static const char *const change_names[N_CHANGES][2] = {
+    { "blk.0.attn_v", "Q4_0" }, { "blk.0.ffn_up", "Q4_0" }, { "blk.1.ffn_down", "Q4_0" }, { "blk.1.ffn_down", "Q8_0" },
+    { "blk.1.attn_q", "Q4_0" }, { "token_embd", "Q4_0" },
+};
+
+static struct world {
+    bb_model          model;
+    bb_tokens         tokens;
+    bb_windows        calib, score;
+    bb_database      *db;
+    bb_net_evaluator *evaluator;
+} w;
+
+static void open_world(void)
+{
+    tiny_spec  spec = tiny_default("llama");
+    int32_t    ids[CTX * (N_CALIB + N_WINDOWS)];
+    bb_rng     rng;
+    const char *path = bb_test_path("tiny.gguf");
+    tiny_write(&spec, path);
+    ck_assert_int_eq(bb_model_open(path, &w.model, NULL), BB_OK);
+    bb_rng_init(&rng, 3, "tokens");
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) ids[i] = (int32_t)bb_rng_below(&rng, w.model.net.n_vocab);
+    ck_assert_int_eq(bb_tokens_from_ids(ids, sizeof ids / sizeof *ids, &w.tokens, NULL), BB_OK);
+    ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, 0, false, &w.calib, NULL), BB_OK);
+    ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, N_WINDOWS, true, &w.score, NULL), BB_OK);
+    bb_database_config c = { .dir = bb_test_path("db"), .model = &w.model, .tokens = w.calib.tokens, .n_windows = w.calib.n, .ctx = CTX,
+                             .data_hash = w.tokens.sha256, .quant = { BB_METHOD_WEIGHTED, 0.01, 0 }, .ffn_step = 8 };
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_database_open(&c, &w.db, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_net_evaluator_create(&w.model, &w.score, 1, 64u << 20, &w.evaluator, NULL), BB_OK);
+}
+
+static void close_world(void)
+{
+    bb_net_evaluator_destroy(w.evaluator);
+    bb_database_close(w.db);
+    bb_windows_done(&w.calib);
+    bb_windows_done(&w.score);
+    bb_tokens_done(&w.tokens);
+    bb_model_close(&w.model);
+}
+
+static void fill(bb_change *c)
+{
+    for (size_t i = 0; i < N_CHANGES; i++) c[i] = (bb_change){ change_names[i][0], change_names[i][1], 0, 0, NULL };
+}
+
+static void measure(const bb_plan *anchor, uint32_t probes, bb_store *store, bb_change *c, bb_sensitivity *s)
+{
+    bb_err err = BB_ERR_INIT;
+    bb_sensitivity_options o = { 0, probes, 7, anchor, store, "test" };
+    fill(c);
+    ck_assert_msg(bb_sensitivity_measure(w.evaluator, &w.model, w.db, &w.score, &o, c, N_CHANGES, s, &err) == BB_OK, "%s", err.msg);
+}
+
+/* Logits (rows, V) of the scored positions by the float64 oracle. Freed by the caller. */
+static double *oracle_logits(const bb_plan *plan, size_t *n_rows)
+{
+    bb_net   net;
+    bb_block blocks[TINY_MAX_LAYERS];
+    size_t   V = w.model.net.n_vocab, at = 0;
+    double  *all = BB_NEW((size_t)CTX * V, double, NULL), *out;
+    *n_rows = (size_t)w.score.n * w.score.n_scored;
+    out = BB_NEW(*n_rows * V, double, NULL);
+    ck_assert_int_eq(bb_database_apply(w.db, plan, &net, blocks, NULL), BB_OK);
+    for (uint32_t i = 0; i < w.score.n; i++) {
+        ref_run(&net, w.score.tokens + (size_t)i * CTX, CTX, all);
+        memcpy(out + at * V, all + w.score.first * V, w.score.n_scored * V * sizeof *out);
+        at += w.score.n_scored;
+    }
+    bb_free(all);
+    return out;
+}
+
+static void plan_of(size_t i, bb_plan *plan)
+{
+    ck_assert_int_eq(bb_plan_set(plan, change_names[i][0], change_names[i][1], NULL), BB_OK);
+}
+
+/* mean_t Cov_{p_t}(a_t, b_t), p = softmax(z), by definition. */
+static double covariance(const double *z, const double *a, const double *b, size_t n_rows, size_t V)
+{
+    double sum = 0;
+    for (size_t t = 0; t < n_rows; t++) {
+        double lse = ref_log_sum_exp(z + t * V, V), ea = 0, eb = 0, eab = 0;
+        for (size_t v = 0; v < V; v++) {
+            double p = exp(z[t * V + v] - lse), da = a[t * V + v] - z[t * V + v], db = b[t * V + v] - z[t * V + v];
+            ea += p * da;
+            eb += p * db;
+            eab += p * da * db;
+        }
+        sum += eab - ea * eb;
+    }
+    return sum / (double)n_rows;
+}
+
+START_TEST(inner_products_are_covariances_of_logit_changes)
+{
+    bb_change      c[N_CHANGES];
+    bb_sensitivity s;
+    size_t         n_rows, V = w.model.net.n_vocab;
+    float          gram[N_CHANGES * N_CHANGES];
+    double        *z[N_CHANGES], *base, var[N_CHANGES];
+    bb_plan        none = { 0, NULL };
+    measure(NULL, PROBES, NULL, c, &s);
+    ck_assert_int_eq(bb_sensitivity_gram(&s, gram, NULL), BB_OK);
+    base = oracle_logits(&none, &n_rows);
+    ck_assert_uint_eq(s.dim, n_rows * PROBES);
+    for (size_t i = 0; i < N_CHANGES; i++) {
+        bb_plan plan = { 0, NULL };
+        plan_of(i, &plan);
+        z[i] = oracle_logits(&plan, &n_rows);
+        bb_plan_done(&plan);
+        var[i] = covariance(base, z[i], z[i], n_rows, V);
+        ck_assert(var[i] > 0);
+    }
+    for (size_t i = 0; i < N_CHANGES; i++) {
+        double kl = 0;
+        for (size_t t = 0; t < n_rows; t++) kl += ref_kl(base + t * V, z[i] + t * V, V) / (double)n_rows;
+        ck_assert_msg(fabs(c[i].kl - kl) < 1e-3 * kl + 1e-7, "change %zu: KL %g, wanted %g", i, c[i].kl, kl);
+        /* 90 000 draws: three standard deviations of the estimate are about 2 % of the lengths. */
+        for (size_t j = 0; j < N_CHANGES; j++) {
+            double want = covariance(base, z[i], z[j], n_rows, V), is = (double)gram[i * N_CHANGES + j];
+            ck_assert_msg(fabs(is - want) < 0.03 * sqrt(var[i] * var[j]), "changes %zu and %zu: %g, wanted %g", i, j, is, want);
+        }
+    }
+    for (size_t i = 0; i < N_CHANGES; i++) bb_free(z[i]);
+    bb_free(base);
+    bb_sensitivity_done(&s);
+}
+END_TEST
+
+START_TEST(an_entry_is_one_label_s_logit_change)
+{
+    bb_change      c[N_CHANGES];
+    bb_sensitivity s;
+    size_t         n_rows, V = w.model.net.n_vocab;
+    bb_plan        none = { 0, NULL }, plan = { 0, NULL };
+    double        *base = oracle_logits(&none, &n_rows), *z;
+    plan_of((size_t)_i, &plan);
+    z = oracle_logits(&plan, &n_rows);
+    measure(NULL, 2, NULL, c, &s);
+    for (size_t e = 0; e < s.dim; e++) {
+        const double *b = base + e / 2 * V, *y = z + e / 2 * V;
+        double        lse = ref_log_sum_exp(b, V), mean = 0, nearest = HUGE_VAL, is = (double)c[_i].psi[e] * sqrt(2.0 * (double)n_rows);
+        for (size_t v = 0; v < V; v++) mean += exp(b[v] - lse) * (y[v] - b[v]);
+        for (size_t v = 0; v < V; v++) nearest = fmin(nearest, fabs(y[v] - b[v] - mean - is));
+        ck_assert_msg(nearest < 2e-4, "entry %zu: %g is %g off any label", e, is, nearest);
+    }
+    bb_free(base);
+    bb_free(z);
+    bb_plan_done(&plan);
+    bb_sensitivity_done(&s);
+}
+END_TEST
+
+/* psi of a plan against full precision, by the sketch alone. */
+static void psi_of(const bb_sketch *sketch, const bb_plan *plan, float *psi)
+{
+    bb_net        net;
+    bb_block      blocks[TINY_MAX_LAYERS];
+    bb_evaluation v;
+    ck_assert_int_eq(bb_database_apply(w.db, plan, &net, blocks, NULL), BB_OK);
+    ck_assert_int_eq(bb_net_evaluator_score(w.evaluator, &net, 0, &v, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_sketch_project(sketch, &net, bb_net_evaluator_last(w.evaluator, 0), psi, NULL), BB_OK);
+}
+
+START_TEST(small_changes_add_up)
+{
+    size_t     n_rows = (size_t)w.score.n * w.score.n_scored;
+    bb_sketch *sketch;
+    bb_plan    a = { 0, NULL }, b = { 0, NULL }, both = { 0, NULL }, none = { 0, NULL };
+    double     length = 0, off = 0;
+    ck_assert_int_eq(bb_sketch_create(&w.model.net, bb_net_evaluator_reference(w.evaluator, 0), n_rows, 4, 1, &sketch, NULL), BB_OK);
+    size_t dim = bb_sketch_dim(sketch);
+    float *psi = BB_NEW(4 * dim, float, NULL);
+    bb_plan_set(&a, "blk.0.attn_output", "Q8_0", NULL);
+    bb_plan_set(&b, "blk.1.ffn_down", "Q8_0", NULL);
+    bb_plan_copy(&a, &both, NULL);
+    bb_plan_set(&both, "blk.1.ffn_down", "Q8_0", NULL);
+    psi_of(sketch, &a, psi);
+    psi_of(sketch, &b, psi + dim);
+    psi_of(sketch, &both, psi + 2 * dim);
+    psi_of(sketch, &none, psi + 3 * dim);
+    for (size_t i = 0; i < dim; i++) {
+        length += (double)psi[2 * dim + i] * (double)psi[2 * dim + i];
+        off += pow((double)psi[2 * dim + i] - (double)psi[i] - (double)psi[dim + i], 2);
+        ck_assert(fabsf(psi[3 * dim + i]) < 1e-6f);
+    }
+    ck_assert(length > 0);
+    ck_assert_msg(sqrt(off / length) < 0.1, "%g of the length is missing", sqrt(off / length));
+    bb_plan_done(&a);
+    bb_plan_done(&b);
+    bb_plan_done(&both);
+    bb_sketch_destroy(sketch);
+    bb_free(psi);
+}
+END_TEST
+
+START_TEST(threads_change_no_bit)
+{
+    bb_change      c[N_CHANGES], d[N_CHANGES];
+    bb_sensitivity s, t;
+    float          a[N_CHANGES * N_CHANGES], b[N_CHANGES * N_CHANGES];
+    int            before = omp_get_max_threads();
+    omp_set_num_threads(1);
+    measure(NULL, 8, NULL, c, &s);
+    ck_assert_int_eq(bb_sensitivity_gram(&s, a, NULL), BB_OK);
+    omp_set_num_threads(2);
+    bb_net_evaluator_forget(w.evaluator);
+    measure(NULL, 8, NULL, d, &t);
+    ck_assert_int_eq(bb_sensitivity_gram(&t, b, NULL), BB_OK);
+    omp_set_num_threads(before);
+    ck_assert_int_eq(memcmp(s.memory, t.memory, s.n * s.dim * sizeof(float)), 0);
+    ck_assert_int_eq(memcmp(a, b, sizeof a), 0);
+    for (size_t i = 0; i < N_CHANGES; i++) ck_assert_int_eq(memcmp(&c[i].kl, &d[i].kl, sizeof c[i].kl), 0);
+    bb_sensitivity_done(&s);
+    bb_sensitivity_done(&t);
+}
+END_TEST
+
+START_TEST(a_store_answers_the_second_time)
+{
+    bb_change      c[N_CHANGES], d[N_CHANGES];
+    bb_sensitivity s, t;
+    bb_store      *store;
+    bb_plan        anchor = { 0, NULL };
+    uint64_t       n;
+    ck_assert_int_eq(bb_store_open(bb_test_path("store.db"), &store, NULL), BB_OK);
+    measure(NULL, 3, store, c, &s);
+    measure(NULL, 3, store, d, &t);
+    ck_assert_int_eq(bb_store_count(store, "changes", &n, NULL), BB_OK);
+    ck_assert_uint_eq(n, N_CHANGES);
+    ck_assert_int_eq(memcmp(s.memory, t.memory, s.n * s.dim * sizeof(float)), 0);
+    ck_assert(!(t.n_forwarded < s.n_forwarded) && !(t.n_forwarded > s.n_forwarded)); /* tokens count whenever they were spent */
+    bb_sensitivity_done(&s);
+    bb_sensitivity_done(&t);
+    plan_of(0, &anchor); /* another anchor, another sketch: entries of their own */
+    measure(&anchor, 3, store, c, &s);
+    measure(NULL, 4, store, d, &t);
+    ck_assert_int_eq(bb_store_count(store, "changes", &n, NULL), BB_OK);
+    ck_assert_uint_eq(n, 3 * N_CHANGES);
+    bb_sensitivity_done(&s);
+    bb_sensitivity_done(&t);
+    bb_plan_done(&anchor);
+    bb_store_close(store);
+}
+END_TEST
+
+/* ---- proxies ---- */
+
+/* Unit 0 controls 1 and 2 (widths 1, 1/2, 0); unit 3 is free. */
+enum { M = 3 + 2 + 3 + 2 };
+static const uint32_t offset[] = { 0, 3, 5, 8, 10 };
+static const int32_t  controller[] = { -1, 0, 0, -1 };
+static const double   width[M] = { 1, 0.5, 0, 1, 1, 1, 1, 1, 1, 1 };
+static const bb_units units = { 4, offset, controller, width };
+
+/* Changes whose sketches are random; KLs made up. */
+static void made_up(bb_change *c, float *psi, size_t dim, bb_sensitivity *s)
+{
+    bb_rng rng;
+    bb_rng_init(&rng, 1, "made up");
+    for (size_t i = 0; i < M; i++) {
+        for (size_t k = 0; k < dim; k++) psi[i * dim + k] = (float)bb_rng_normal(&rng);
+        c[i] = (bb_change){ "u", "o", bb_rng_uniform(&rng) + 0.2, 0, psi + i * dim };
+    }
+    *s = (bb_sensitivity){ M, c, dim, 0.1, 42, psi };
+}
+
+START_TEST(scores_are_sums_by_definition)
+{
+    static const uint16_t anchors[][4] = { { 0, 0, 0, 0 }, { 1, 1, 2, 0 }, { 2, 0, 1, 1 } };
+    enum { DIM = 5 };
+    float          psi[M * DIM];
+    bb_change      c[M];
+    bb_sensitivity s;
+    bb_proxy       p;
+    double         fallback[M];
+    const uint16_t *a = anchors[_i];
+    made_up(c, psi, DIM, &s);
+    for (size_t i = 0; i < M; i++) fallback[i] = 0.01 * (double)(i + 1);
+    ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, a, fallback, 0.7, &p, NULL), BB_OK);
+    for (uint16_t x0 = 0; x0 < 3; x0++)
+        for (uint16_t x1 = 0; x1 < 2; x1++)
+            for (uint16_t x2 = 0; x2 < 3; x2++)
+                for (uint16_t x3 = 0; x3 < 2; x3++) {
+                    const uint16_t x[] = { x0, x1, x2, x3 };
+                    double want = s.anchor_kl, rel = a[0] == 2 ? width[x0] : width[x0] / width[a[0]]; /* width against the anchor's */
+                    double amplitude[] = { 1, sqrt(rel), sqrt(rel), 1 }, square = 0;
+                    for (int u = 0; u < 4; u++) {
+                        size_t i = offset[u] + x[u];
+                        if (controller[u] < 0) want += c[i].kl - 0.1;
+                        else if (a[0] == 2) want += fallback[i] * width[x0]; /* the anchor dropped it: full precision's word */
+                        else want += (c[i].kl - 0.1) * rel;
+                    }
+                    /* pairs: 1/2 |sum a psi|^2 less its own squares */
+                    for (int k = 0; k < DIM; k++) {
+                        double sum = 0;
+                        for (int u = 0; u < 4; u++) {
+                            double v = amplitude[u] * (double)psi[(offset[u] + x[u]) * DIM + (size_t)k];
+                            sum += v;
+                            square -= v * v / 2;
+                        }
+                        square += sum * sum / 2;
+                    }
+                    want += 0.7 * square;
+                    ck_assert_msg(fabs(bb_proxy_score(&p, x) - want) < 1e-5, "%g, wanted %g", bb_proxy_score(&p, x), want);
+                }
+    bb_proxy_done(&p);
+}
+END_TEST
+
+START_TEST(missing_changes_fall_back)
+{
+    float          psi[M] = { 0 };
+    bb_change      c[M];
+    bb_sensitivity s;
+    bb_proxy       p, q;
+    double         fallback[M] = { 0 };
+    const uint16_t anchor[] = { 0, 0, 0, 0 }, x[] = { 0, 1, 0, 0 };
+    made_up(c, psi, 1, &s);
+    c[offset[1] + 1].kl = (double)NAN;
+    fallback[offset[1]] = 0.25;
+    fallback[offset[1] + 1] = 0.75;
+    ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, anchor, fallback, 0, &p, NULL), BB_OK);
+    ck_assert_int_eq(bb_proxy_from_costs(&units, "y", fallback, &q, NULL), BB_OK);
+    ck_assert(fabs(bb_proxy_score(&p, x) - bb_proxy_score(&p, anchor) - (0.5 - (c[offset[1]].kl - 0.1))) < 1e-12);
+    ck_assert(fabs(bb_proxy_score(&q, x) - 0.75) < 1e-12);
+    ck_assert(fabs(bb_proxy_score(&q, (const uint16_t[]){ 1, 1, 0, 0 }) - 0.375) < 1e-12); /* half the width, half the cost */
+    ck_assert(fabs(bb_proxy_score(&q, (const uint16_t[]){ 2, 1, 0, 0 })) < 1e-12);
+    double a = bb_proxy_score(&p, x), b = bb_proxy_score(&q, x);
+    ck_assert_int_eq(bb_proxy_mix(&p, &q, 0.25, NULL), BB_OK);
+    ck_assert(fabs(bb_proxy_score(&p, x) - (0.75 * a + 0.25 * b)) < 1e-12);
+    bb_proxy_done(&p);
+    bb_proxy_done(&q);
+}
+END_TEST
+
+START_TEST(memory_may_run_out)
+{
+    for (long n = 0; n < 40; n++) {
+        bb_change      c[N_CHANGES];
+        bb_sensitivity s;
+        bb_err         err = BB_ERR_INIT;
+        bb_sensitivity_options o = { 0, 2, 7, NULL, NULL, "test" };
+        size_t         before = bb_mem_live_bytes();
+        fill(c);
+        bb_mem_fail_after(n);
+        bb_status status = bb_sensitivity_measure(w.evaluator, &w.model, w.db, &w.score, &o, c, N_CHANGES, &s, &err);
+        bb_mem_fail_after(-1);
+        ck_assert(status == BB_OK || status == BB_NOMEM);
+        if (status == BB_OK) bb_sensitivity_done(&s);
+        else bb_net_evaluator_forget(w.evaluator);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("sensitivity");
+    TCase *t = tcase_create("sketch"), *p = tcase_create("proxy");
+    tcase_set_timeout(t, 60);
+    tcase_add_unchecked_fixture(t, open_world, close_world);
+    tcase_add_test(t, inner_products_are_covariances_of_logit_changes);
+    tcase_add_loop_test(t, an_entry_is_one_label_s_logit_change, 0, N_CHANGES);
+    tcase_add_test(t, small_changes_add_up);
+    tcase_add_test(t, threads_change_no_bit);
+    tcase_add_test(t, a_store_answers_the_second_time);
+    tcase_add_test(t, memory_may_run_out);
+    tcase_add_loop_test(p, scores_are_sums_by_definition, 0, 3);
+    tcase_add_test(p, missing_changes_fall_back);
+    suite_add_tcase(s, t);
+    suite_add_tcase(s, p);
+    return bb_test_run(s);
+}
