@@ -74,6 +74,9 @@ typedef struct bb_format {
     /* The same for BB_FORMAT_ROWS rows under one full metric: c [rows], t (vec, rows); q [rows] and their weights, value (vec, rows). Fast,
      * and exact for books without signs only (kernels/formats/codebook_rows.h). Fields of every c must be set. */
     void     (*nearest_rows)(const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value);
+    /* d, sc, mn (not q) of one block of BB_FORMAT_ROWS rows for targets t (block, rows) and importance h [block] that the rows share:
+     * fast, and not as thorough as fit. */
+    void     (*fit_rows)(const float *t, const float *h, bb_code *c);
 } bb_format;
 
 const bb_format *bb_format_get(bb_type type);        /* NULL for an id that is not ours */

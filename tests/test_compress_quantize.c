@@ -129,7 +129,7 @@ START_TEST(threads_do_not_change_a_byte)
     ck_assert_int_eq(bb_quantize(w, ROWS, COLS, &h, f->type, &feedback, packed2, &s2, NULL), BB_OK);
     omp_set_num_threads(threads);
     ck_assert_mem_eq(packed, packed2, bytes);
-    ck_assert(s1.error == s2.error && s1.error_weighted == s2.error_weighted && s1.error_rtn == s2.error_rtn);
+    ck_assert(s1.error == s2.error);
     ck_assert_double_eq_tol(s1.error, bb_relative_error(w, (f->decode(packed, v, (size_t)ROWS * COLS), v), ROWS, COLS, &h), 1e-4 * s1.error);
 }
 END_TEST
@@ -250,7 +250,6 @@ START_TEST(plain_types_and_no_hessian)
     ck_assert_double_lt(s.error, 1e-6);
     ck_assert_int_eq(bb_quantize(w, 3, COLS, NULL, BB_Q8_0, &rtn, packed, &s, NULL), BB_OK);
     ck_assert_double_lt(s.error, 1e-3);
-    ck_assert(s.error == s.error_rtn);
     bb_format_get(BB_Q8_0)->decode(packed, v, 3 * COLS);
     ck_assert_double_eq_tol(bb_relative_error(w, v, 3, COLS, NULL), s.error, 1e-6 * s.error);
 }

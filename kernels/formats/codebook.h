@@ -82,6 +82,7 @@ float bb_cb_dot(const bb_cb_spec *s, const bb_code *c, const float *x);
 /* The bodies of bb_format's functions. */
 uint32_t bb_cb_nearest(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *h, const float *metric);
 void     bb_cb_nearest_rows(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value);
+void     bb_cb_fit_rows(const bb_cb_spec *s, const float *t, const float *h, bb_code *c);
 void     bb_cb_fit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c);
 void     bb_cb_refit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c);
 void     bb_cb_encode_rtn_block(const bb_cb_spec *s, const float *w, bb_code *c);
@@ -120,6 +121,7 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
     {                                                                                                                   \
         bb_cb_nearest_rows(&spec_##stem, c, v, t, metric, q, value);                                                    \
     }                                                                                                                   \
+    static void stem##_fit_rows(const float *t, const float *h, bb_code *c) { bb_cb_fit_rows(&spec_##stem, t, h, c); }    \
     static void stem##_encode(const float *w, const float *h, void *blocks, size_t n)                                   \
     {                                                                                                                   \
         uint8_t *b = blocks;                                                                                            \
@@ -143,7 +145,7 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
         .group = (group_weights), .vec = (vec_weights),                                                                 \
         .decode = stem##_decode, .dot = stem##_dot, .unpack = stem##_unpack, .pack = stem##_pack, .value = stem##_value, \
         .fit = stem##_fit, .refit = stem##_refit, .nearest = stem##_nearest, .nearest_rows = stem##_nearest_rows,       \
-        .encode = stem##_encode, .encode_rtn = stem##_encode_rtn,                                                                                \
+        .fit_rows = stem##_fit_rows, .encode = stem##_encode, .encode_rtn = stem##_encode_rtn,                                                                                \
     };
 
 #endif

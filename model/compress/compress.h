@@ -47,8 +47,8 @@ typedef struct bb_quant_options {
     unsigned  sweeps;        /* coordinate-descent passes after feedback; default chosen by measurement */
 } bb_quant_options;
 
-/* tr(dW H dW') / tr(W H W') of round-to-nearest, of the weighted encoding, and of what was written. */
-typedef struct bb_quant_stats { double error_rtn, error_weighted, error, seconds; } bb_quant_stats;
+/* tr(dW H dW') / tr(W H W') of what was written. */
+typedef struct bb_quant_stats { double error, seconds; } bb_quant_stats;
 
 /* w (rows, cols) float32 row-major -> packed (rows * row bytes of format). h may be NULL (identity). Parallel over rows; the same bytes for any
  * number of threads. stats may be NULL. BB_NUMERIC only if w has no finite entry. A Cholesky failure raises the damping and, at the end,

@@ -3,7 +3,7 @@
  *
  * In memory: one table of entries keyed by (layer, part, kept, type), each absent, being made by one thread, or ready; and a small
  * cache of factored Hessians, because the matrices and formats of one input come one after the other. On disk: one file an
- * entry, little endian: 8 bytes magic, u32 type, rows, cols, 0; u64 data bytes; f64 error_rtn, error_weighted, error, seconds;
+ * entry, little endian: 8 bytes magic, u32 type, rows, cols, 0; u64 data bytes; f64 0, 0, error, seconds;
  * data at byte 64. The file name is a hash of everything that the content depends on.
  */
 #include "model/compress/database.h"
@@ -19,7 +19,7 @@
 #include "model/compress/feedback.h"
 #include "model/compress/statistics.h"
 
-enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 2 };
+enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 3 };
 
 /* Parts beyond bb_part in entry keys. */
 enum { PART_EMBEDDING = BB_N_PARTS, PART_HEAD, PART_FFN_MASK, PART_KV_MASK };
@@ -31,7 +31,7 @@ typedef struct header {
     char     magic[8];
     uint32_t type, rows, cols, zero;
     uint64_t data_bytes;
-    double   error_rtn, error_weighted, error, seconds;
+    double   zeros[2], error, seconds;
 } header;
 
 _Static_assert(sizeof(header) == HEADER_BYTES, "no padding in the file header");
@@ -324,13 +324,11 @@ done:
     return status;
 }
 
-/* The errors of a compensated matrix count what pruning took: least squares makes the two parts add up. */
+/* The error of a compensated matrix counts what pruning took: least squares makes the two parts add up. */
 static void add_mask_error(const bb_database *db, const key *k, bb_quant_stats *stats)
 {
     const bb_block_statistics *b = &db->statistics.blocks[k->layer];
     const double               lost = k->part == BB_PART_O ? b->kv_error[k->kept - 1] : b->ff_error[k->kept - 1];
-    stats->error_rtn = lost + (1 - lost) * stats->error_rtn;
-    stats->error_weighted = lost + (1 - lost) * stats->error_weighted;
     stats->error = lost + (1 - lost) * stats->error;
 }
 
@@ -381,8 +379,8 @@ done:
 static bb_status write_made(const char *path, const key *k, const made *m, bb_err *err)
 {
     bb_writer w = { 0 };
-    header    h = { .type = (uint32_t)k->type, .rows = m->rows, .cols = m->cols, .error_rtn = m->stats.error_rtn,
-                    .error_weighted = m->stats.error_weighted, .error = m->stats.error, .seconds = m->stats.seconds };
+    header    h = { .type = (uint32_t)k->type, .rows = m->rows, .cols = m->cols, .error = m->stats.error,
+                    .seconds = m->stats.seconds };
     bb_status status = bb_writer_open(&w, path, err);
     if (status != BB_OK) return status;
     memcpy(h.magic, magic, sizeof h.magic);
@@ -404,7 +402,7 @@ static bool map_entry(const char *path, const bb_matrix *source, entry *e)
             h.cols <= source->cols && h.cols % f->block == 0 && h.data_bytes == (uint64_t)h.rows * bb_format_row_bytes(f, h.cols) &&
             e->map.size == sizeof h + h.data_bytes) {
             e->matrix = (bb_matrix){ .type = e->key.type, .rows = h.rows, .cols = h.cols, .data = e->map.data + sizeof h };
-            e->stats = (bb_quant_stats){ h.error_rtn, h.error_weighted, h.error, h.seconds };
+            e->stats = (bb_quant_stats){ h.error, h.seconds };
             return true;
         }
     }

@@ -293,15 +293,18 @@ static void fit_rows(const bb_feedback *p, bb_tile *t, uint32_t b0, const float 
 {
     const bb_format *f = p->format;
     float            row[BB_MAX_BLOCK];
+    if (f->fit_rows) {
+        f->fit_rows(target, p->importance + b0, t->tcode);
+        return;
+    }
     for (int r = 0; r < R; r++) {
         if (r >= n_rows) {
-            if (f->vec == 1) t->tcode[r] = t->tcode[0];
-            else memset(&t->tcode[r], 0, sizeof t->tcode[r]);
+            t->tcode[r] = t->tcode[0];
         } else {
             for (uint32_t j = 0; j < f->block; j++) row[j] = target[j * R + (uint32_t)r];
             f->fit(row, p->importance + b0, &t->tcode[r]);
         }
-        if (f->vec == 1) store_scales(f, &t->tcode[r], r, t->ta, t->tb);
+        store_scales(f, &t->tcode[r], r, t->ta, t->tb);
     }
 }
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * quantize.c: one matrix into one format by one of three methods (compress.h); the error of what comes out.
  *
- * Rows are independent in every format, so a matrix is worked on in tiles of rows by OpenMP, and error feedback is kept row by row
- * only where it beats the importance-weighted encoding under H itself (undamped).
+ * Rows are independent in every format, so a matrix is worked on in tiles of rows by OpenMP. With error feedback the
+ * importance-weighted encoding, which costs as much, is only made where feedback may have failed: of the first row of a tile, to see
+ * that it is beaten there under H itself (undamped); of rows whose relative error is far above that row's; and of all rows of a tile
+ * when it is not. Row by row the better one is kept.
  */
 #include <math.h>
 #include <string.h>
@@ -12,7 +14,7 @@
 #include "kernels/blas.h"
 #include "model/compress/feedback.h"
 
-enum { SUM_RTN, SUM_WEIGHTED, SUM_FINAL, SUM_ENERGY, N_SUMS };
+enum { SUM_ERROR, SUM_ENERGY, N_SUMS };
 
 /* One call of bb_quantize, shared by its tiles. */
 typedef struct job {
@@ -88,27 +90,45 @@ static void load_rows(const job *j, work *k, const float *w, uint32_t n_rows)
     }
 }
 
-static void encode_rows(const job *j, const work *k, uint32_t n_rows, bool weighted, unsigned char *packed)
+static void encode_row(const job *j, const work *k, uint32_t r, bool weighted, unsigned char *packed)
 {
     const size_t n = j->cols, bytes = bb_format_row_bytes(j->format, n);
-    for (uint32_t r = 0; r < n_rows; r++) {
-        if (weighted) j->format->encode(k->w + r * n, j->importance, packed + r * bytes, n);
-        else j->format->encode_rtn(k->w + r * n, packed + r * bytes, n);
-    }
+    if (weighted) j->format->encode(k->w + r * n, j->importance, packed + r * bytes, n);
+    else j->format->encode_rtn(k->w + r * n, packed + r * bytes, n);
 }
 
-/* Where error feedback is better than what is in packed, it replaces it. */
-static void improve_rows(const job *j, work *k, uint32_t n_rows, unsigned char *packed, double *errors)
+/* Rows of packed, with their errors, replaced by the weighted encoding where that is better; made for rows that `wanted` marks. */
+static void guard_rows(const job *j, work *k, uint32_t n_rows, const bool *wanted, unsigned char *packed, double *errors)
 {
-    const size_t n = j->cols, bytes = bb_format_row_bytes(j->format, n);
-    double       mine[BB_TILE];
-    bb_feedback_rows(j->feedback, k->tile, k->w, n_rows, k->packed);
-    row_errors(j, k, k->packed, n_rows, mine);
+    const size_t bytes = bb_format_row_bytes(j->format, j->cols);
+    double       other[BB_TILE];
+    memcpy(k->packed, packed, n_rows * bytes);
     for (uint32_t r = 0; r < n_rows; r++)
-        if (mine[r] < errors[r]) {
+        if (wanted[r]) encode_row(j, k, r, true, k->packed);
+    row_errors(j, k, k->packed, n_rows, other);
+    for (uint32_t r = 0; r < n_rows; r++)
+        if (wanted[r] && other[r] <= errors[r]) {
             memcpy(packed + r * bytes, k->packed + r * bytes, bytes);
-            errors[r] = mine[r];
+            errors[r] = other[r];
         }
+}
+
+/* Error feedback, checked against the weighted encoding as said above. energies: w H w' of every row. */
+static void feedback_rows(const job *j, work *k, uint32_t n_rows, const double *energies, unsigned char *packed, double *errors)
+{
+    static const double margin = 0.9, outlier = 2;
+    bool                wanted[BB_TILE] = { true };
+    double              first;
+    bool                any = false;
+    bb_feedback_rows(j->feedback, k->tile, k->w, n_rows, packed);
+    row_errors(j, k, packed, n_rows, errors);
+    encode_row(j, k, 0, true, k->packed);
+    row_errors(j, k, k->packed, 1, &first);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        wanted[r] = !(errors[0] <= margin * first) || !(errors[r] * energies[0] <= outlier * errors[0] * energies[r]);
+        any |= wanted[r];
+    }
+    if (any) guard_rows(j, k, n_rows, wanted, packed, errors);
 }
 
 static double sum_of(const double *x, uint32_t n)
@@ -122,23 +142,22 @@ static void quantize_tile(const job *j, work *k, uint32_t tile)
 {
     const uint32_t first = tile * BB_TILE, n_rows = j->rows - first < BB_TILE ? j->rows - first : BB_TILE;
     const size_t   n = j->cols;
-    const float   *w = j->w + first * n;
     unsigned char *packed = j->packed + first * bb_format_row_bytes(j->format, n);
-    double         errors[BB_TILE] = { 0 }, *sums = j->sums ? j->sums + N_SUMS * (size_t)tile : NULL;
-    load_rows(j, k, w, n_rows);
-    if (sums) {
+    double         errors[BB_TILE] = { 0 }, energies[BB_TILE] = { 0 }, *sums = j->sums ? j->sums + N_SUMS * (size_t)tile : NULL;
+    load_rows(j, k, j->w + first * n, n_rows);
+    if (sums || j->feedback) {
         memcpy(k->e, k->w, n_rows * n * sizeof *k->e);
-        row_forms(j, k, n_rows, errors);
-        sums[SUM_ENERGY] = sum_of(errors, n_rows);
-        encode_rows(j, k, n_rows, false, packed);
-        row_errors(j, k, packed, n_rows, errors);
-        sums[SUM_RTN] = sum_of(errors, n_rows);
+        row_forms(j, k, n_rows, energies);
     }
-    encode_rows(j, k, n_rows, j->options->method != BB_METHOD_RTN, packed);
-    if (sums || j->feedback) row_errors(j, k, packed, n_rows, errors);
-    if (sums) sums[SUM_WEIGHTED] = sum_of(errors, n_rows);
-    if (j->feedback) improve_rows(j, k, n_rows, packed, errors);
-    if (sums) sums[SUM_FINAL] = sum_of(errors, n_rows);
+    if (j->feedback) {
+        feedback_rows(j, k, n_rows, energies, packed, errors);
+    } else {
+        for (uint32_t r = 0; r < n_rows; r++) encode_row(j, k, r, j->options->method != BB_METHOD_RTN, packed);
+        if (sums) row_errors(j, k, packed, n_rows, errors);
+    }
+    if (!sums) return;
+    sums[SUM_ENERGY] = sum_of(energies, n_rows);
+    sums[SUM_ERROR] = sum_of(errors, n_rows);
 }
 
 static bb_status run(const job *j, bb_err *err)
@@ -180,10 +199,7 @@ static void add_up(const double *sums, uint32_t n_tiles, bb_quant_stats *stats)
     double total[N_SUMS] = { 0 };
     for (uint32_t t = 0; t < n_tiles; t++)
         for (int i = 0; i < N_SUMS; i++) total[i] += sums[N_SUMS * (size_t)t + (size_t)i];
-    double scale = total[SUM_ENERGY] > 0 ? 1 / total[SUM_ENERGY] : 0;
-    stats->error_rtn = scale * total[SUM_RTN];
-    stats->error_weighted = scale * total[SUM_WEIGHTED];
-    stats->error = scale * total[SUM_FINAL];
+    stats->error = total[SUM_ENERGY] > 0 ? total[SUM_ERROR] / total[SUM_ENERGY] : 0;
 }
 
 bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, bb_type type,

@@ -2,9 +2,9 @@
  * bench_quantize.c: speed and error of the matrices of an option database, format by format.
  *
  * usage: bench_quantize MODEL CALIBRATION DIR [key=value ...]
- *   formats=Q2_K,...  blocks=0,4  calib=32  ctx=256  sweeps=2  damping=0.01  stats=1 (0: without the two baselines, as in a rebuild)
- * DIR keeps the second moments for the next time. Prints CSV: format,us_per_weight,error_rtn,error_weighted,error: CPU time of all threads;
- * errors tr(dW H dW') / tr(W H W'), geometric means over the matrices of the blocks.
+ *   formats=Q2_K,...  blocks=0,4  calib=32  ctx=256  sweeps=2  damping=0.01  method=feedback|weighted|rtn
+ * DIR keeps the second moments for the next time. Prints CSV: format,us_per_weight,error: CPU time of all threads; errors
+ * tr(dW H dW') / tr(W H W'), geometric mean over the matrices of the blocks.
  */
 #include <math.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@
 #include "model/compress/statistics.h"
 #include "model/io/tokenizer.h"
 
-typedef struct sums { double seconds, weights, log_error[3]; int n; } sums;
+typedef struct sums { double seconds, weights, log_error; int n; } sums;
 
 static double cpu_now(void)
 {
@@ -59,35 +59,27 @@ done:
 }
 
 static bb_status one_matrix(const bb_matrix *w, const bb_hessian *h, const bb_factor *factor, const bb_format *f, const bb_quant_options *o,
-                            bool stats, sums *total, bb_err *err)
+                            sums *total, bb_err *err)
 {
     float         *dense = bb_matrix_decode(w, err);
     unsigned char *packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
-    float         *back = BB_NEW((size_t)w->rows * w->cols, float, err);
     bb_quant_stats e = { 0 };
-    bb_status      status = dense && packed && back ? BB_OK : BB_NOMEM;
+    bb_status      status = dense && packed ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
     const double t0 = cpu_now();
-    BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, h, factor, f->type, o, packed, stats ? &e : NULL, err));
+    BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, h, factor, f->type, o, packed, &e, err));
     total->seconds += cpu_now() - t0;
     total->weights += (double)w->rows * w->cols;
-    if (!stats) {
-        f->decode(packed, back, (size_t)w->rows * w->cols);
-        e.error = bb_relative_error(dense, back, w->rows, w->cols, h);
-    }
-    total->log_error[0] += log(e.error_rtn);
-    total->log_error[1] += log(e.error_weighted);
-    total->log_error[2] += log(e.error);
+    total->log_error += log(e.error);
     total->n++;
 done:
     bb_free(dense);
     bb_free(packed);
-    bb_free(back);
     return status;
 }
 
 static bb_status one_format(const bb_model *m, const bb_statistics *s, const bb_format *f, const char *blocks, const bb_quant_options *o,
-                            bool stats, bb_err *err)
+                            bb_err *err)
 {
     sums        total = { 0 };
     bb_factor   factor = { 0 };
@@ -104,11 +96,10 @@ static bb_status one_format(const bb_model *m, const bb_statistics *s, const bb_
                 bb_factor_done(&factor);
                 BB_TRY(bb_factor_make(h, o->damping, &factor, err));
             }
-            BB_TRY(one_matrix(w, h, &factor, f, o, stats, &total, err));
+            BB_TRY(one_matrix(w, h, &factor, f, o, &total, err));
         }
     }
-    printf("%s,%.3f,%.6g,%.6g,%.6g\n", f->name, 1e6 * total.seconds / total.weights, exp(total.log_error[0] / total.n),
-           exp(total.log_error[1] / total.n), exp(total.log_error[2] / total.n));
+    printf("%s,%.3f,%.6g\n", f->name, 1e6 * total.seconds / total.weights, exp(total.log_error / total.n));
     fflush(stdout);
 done:
     bb_factor_done(&factor);
@@ -121,27 +112,28 @@ int main(int argc, char **argv)
     bb_model         m = { 0 };
     bb_statistics    s = { 0 };
     char             formats[512], *save = NULL;
-    bb_quant_options o = { .method = BB_METHOD_FEEDBACK };
+    bb_quant_options o = { 0 };
     bb_status        status;
     if (argc < 4) {
         fprintf(stderr, "usage: bench_quantize MODEL CALIBRATION DIR [key=value ...]\n");
         return 2;
     }
     bb_blas_init();
+    const char *method = value_of(argc, argv, "method", "feedback");
+    o.method = strcmp(method, "rtn") == 0 ? BB_METHOD_RTN : strcmp(method, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
     o.damping = strtod(value_of(argc, argv, "damping", "0.01"), NULL);
     o.sweeps = (unsigned)strtoul(value_of(argc, argv, "sweeps", "2"), NULL, 10);
     const uint32_t n_windows = (uint32_t)strtoul(value_of(argc, argv, "calib", "32"), NULL, 10);
     const uint32_t ctx = (uint32_t)strtoul(value_of(argc, argv, "ctx", "256"), NULL, 10);
-    const bool     stats = strcmp(value_of(argc, argv, "stats", "1"), "0") != 0;
     const char    *blocks = value_of(argc, argv, "blocks", "0,4");
     snprintf(formats, sizeof formats, "%s", value_of(argc, argv, "formats", "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,Q3_K,IQ3_S,IQ4_XS,Q4_K"));
     BB_TRY(bb_model_open(argv[1], &m, &err));
     BB_TRY(statistics_of(&m, argv[2], argv[3], n_windows, ctx, &s, &err));
-    printf("format,us_per_weight,error_rtn,error_weighted,error\n");
+    printf("format,us_per_weight,error\n");
     for (char *f = strtok_r(formats, ",", &save); f; f = strtok_r(NULL, ",", &save)) {
         const bb_format *format = bb_format_find(f);
         if (!format) { status = BB_FAIL(&err, BB_USAGE, "formats: %s is not a format", f); goto done; }
-        BB_TRY(one_format(&m, &s, format, blocks, &o, stats, &err));
+        BB_TRY(one_format(&m, &s, format, blocks, &o, &err));
     }
 done:
     if (status != BB_OK) fprintf(stderr, "bench_quantize: %s\n", err.msg);
