@@ -175,7 +175,17 @@ END_TEST
 
 /* ---- head ---- */
 
-static double head_loss(const ref_model *m, const ref_model *ref, const double *h, const float *h_ref, const int32_t *targets, const float *weight, size_t n)
+typedef enum head_kind { SOFT, HARD, SQUARED } head_kind;
+
+static double half_square(const double *z_ref, const double *z, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += 0.5 * (z[i] - z_ref[i]) * (z[i] - z_ref[i]);
+    return sum;
+}
+
+static double head_loss(const ref_model *m, const ref_model *ref, const double *h, const float *h_ref, const int32_t *targets, const float *weight, size_t n,
+                        head_kind kind)
 {
     size_t  C = m->net.n_embd, V = m->net.n_vocab;
     double *z = BB_NEW(2 * V, double, NULL), *row = BB_NEW(C, double, NULL), total = 0;
@@ -183,15 +193,16 @@ static double head_loss(const ref_model *m, const ref_model *ref, const double *
         ref_logits(&m->net, h + i * C, z);
         for (size_t c = 0; c < C; c++) row[c] = (double)h_ref[i * C + c];
         if (!targets) ref_logits(&ref->net, row, z + V);
-        total += (double)weight[i] * (targets ? ref_log_sum_exp(z, V) - z[targets[i]] : ref_kl(z + V, z, V));
+        total += (double)weight[i] * (targets ? ref_log_sum_exp(z, V) - z[targets[i]] : kind == SQUARED ? half_square(z + V, z, V) : ref_kl(z + V, z, V));
     }
     bb_free(z);
     bb_free(row);
     return total;
 }
 
-static void check_head(const ref_spec *spec, bool hard)
+static void check_head(const ref_spec *spec, head_kind kind)
 {
+    const bool hard = kind == HARD;
     enum { N = 5 };
     ref_model m, ref;
     uint64_t  seed = 6;
@@ -202,7 +213,7 @@ static void check_head(const ref_spec *spec, bool hard)
     float         *dh = ref_random(&m, N * C, 0, 0, &seed), *d_head = ref_random(&m, V * C, 0, 0, &seed), *d_norm = ref_random(&m, C, 0, 0, &seed);
     double        *h64 = BB_NEW(N * C, double, NULL), loss[N], total = 0;
     int32_t        targets[N];
-    bb_head_loss   of = { hard ? targets : NULL, &ref.net, h_ref, weight };
+    bb_head_loss   of = { hard ? targets : NULL, &ref.net, h_ref, weight, kind == SQUARED };
     bb_head_grad   grad = { d_head, d_norm };
     bb_backward   *b;
     for (size_t i = 0; i < N; i++) targets[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
@@ -210,7 +221,7 @@ static void check_head(const ref_spec *spec, bool hard)
     ck_assert_int_eq(bb_backward_create(&m.net, 1, 2, &b, NULL), BB_OK); /* slabs of 2 rows */
     ck_assert_int_eq(bb_backward_head(b, &m.net, h, N, &of, loss, dh, &grad, NULL), BB_OK);
     for (size_t i = 0; i < N; i++) total += (double)weight[i] * loss[i];
-#define LOSS() head_loss(&m, &ref, h64, h_ref, hard ? targets : NULL, weight, N)
+#define LOSS() head_loss(&m, &ref, h64, h_ref, hard ? targets : NULL, weight, N, kind)
     ck_assert(fabs(total - LOSS()) <= 1e-5 * fabs(total));
     for (size_t i = 0; i < N * C; i += 7) {
         double at = h64[i], slope;
@@ -240,8 +251,9 @@ static void check_head(const ref_spec *spec, bool hard)
 
 START_TEST(head_gradients_agree_with_differences)
 {
-    check_head(&ref_specs[_i], true);
-    check_head(&ref_specs[_i], false);
+    check_head(&ref_specs[_i], HARD);
+    check_head(&ref_specs[_i], SOFT);
+    check_head(&ref_specs[_i], SQUARED);
 }
 END_TEST
 
@@ -257,7 +269,7 @@ START_TEST(large_vocabulary_comes_in_pieces)
     ref_model_make(&spec, 1, &m);
     float        *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *all = ref_random(&m, N * C, 0, 0, &seed), one[C];
     double       *loss = BB_NEW(N, double, NULL), loss1;
-    bb_head_loss  of = { NULL, &m.net, h_ref, NULL };
+    bb_head_loss  of = { NULL, &m.net, h_ref, NULL, false };
     ck_assert_int_eq(bb_backward_create(&m.net, 1, N, &b, NULL), BB_OK);
     ck_assert_int_eq(bb_backward_head(b, &m.net, h, N, &of, loss, all, NULL, NULL), BB_OK);
     for (size_t i = 0; i < N; i += 101) {

@@ -261,6 +261,7 @@ typedef struct head_pass {
     size_t              n, piece; /* rows; vocabulary entries a piece */
     const float        *x, *x_ref;
     bb_klsum           *sums;
+    double             *squares;
     float              *z_target;
 } head_pass;
 
@@ -285,6 +286,13 @@ static bb_status piece_logits(const head_pass *p, size_t first, size_t cols, bb_
     return status;
 }
 
+static double half_square(const float *z, const float *r, size_t n)
+{
+    double sum = 0;
+    for (size_t v = 0; v < n; v++) sum += 0.5 * ((double)z[v] - (double)r[v]) * ((double)z[v] - (double)r[v]);
+    return sum;
+}
+
 static void piece_sums(const head_pass *p, size_t first, size_t cols)
 {
     const bb_kernels *k = p->b->cpu->k;
@@ -292,7 +300,8 @@ static void piece_sums(const head_pass *p, size_t first, size_t cols)
     for (size_t i = 0; i < p->n; i++) {
         const float *z = p->b->z.at + i * cols;
         size_t       target = p->of->targets ? (size_t)p->of->targets[i] : 0;
-        if (p->x_ref) bb_klsum_add(k, &p->sums[i], p->b->z_ref.at + i * cols, z, cols);
+        if (p->of->squared) p->squares[i] += half_square(z, p->b->z_ref.at + i * cols, cols);
+        else if (p->x_ref) bb_klsum_add(k, &p->sums[i], p->b->z_ref.at + i * cols, z, cols);
         else bb_logsum_add(k, &p->sums[i].net, z, cols);
         if (p->of->targets && target >= first && target < first + cols) p->z_target[i] = z[target - first];
     }
@@ -308,6 +317,10 @@ static void piece_gradient(const head_pass *p, size_t first, size_t cols)
         const bb_klsum *s = &p->sums[i];
         float           weight = p->of->weight ? p->of->weight[i] : 1, a = (float)((double)weight / s->net.sum), b = r ? (float)((double)weight / s->ref.sum) : 0;
         size_t          target = p->of->targets ? (size_t)p->of->targets[i] : 0;
+        if (p->of->squared) {
+            for (size_t v = 0; v < cols; v++) z[v] = weight * (z[v] - r[v]);
+            continue;
+        }
         for (size_t v = 0; v < cols; v++) z[v] -= s->net.max;
         k->exp(z, z, cols);
         for (size_t v = 0; r && v < cols; v++) r[v] -= s->ref.max;
@@ -345,6 +358,7 @@ static bb_status check_loss(const bb_net *net, const bb_head_loss *of, size_t n,
 {
     bb_status status;
     BB_TRY(bb_check_head(net, err));
+    BB_ASSERT(!of->squared || !of->targets);
     if (of->targets) return bb_check_ids(of->targets, n, net->n_vocab, err);
     BB_ASSERT(of->ref_net && of->h_ref);
     BB_TRY(bb_check_head(of->ref_net, err));
@@ -364,7 +378,7 @@ static bb_status head_rows(bb_backward *b, const bb_net *net, const float *h, si
     head_pass    p = { .b = b, .net = net, .of = of, .n = n, .piece = piece < net->n_vocab ? piece : net->n_vocab, .x = a->x };
     bb_status    status = BB_OK;
     if (piece == 0) p.piece = b->cpu->k->panel;
-    if (!(p.sums = BB_NEW0(n, bb_klsum, err)) || !(p.z_target = BB_NEW0(n, float, err))) { status = BB_NOMEM; goto done; }
+    if (!(p.sums = BB_NEW0(n, bb_klsum, err)) || !(p.z_target = BB_NEW0(n, float, err)) || !(p.squares = BB_NEW0(n, double, err))) { status = BB_NOMEM; goto done; }
     BB_TRY(ops->rms_norm(b->cpu, n, b->n_embd, h, net->out_norm, net->norm_eps, a->x, err));
     if (!of->targets) {
         p.x_ref = a->x2;
@@ -373,9 +387,10 @@ static bb_status head_rows(bb_backward *b, const bb_net *net, const float *h, si
     BB_TRY(head_slab(&p, a->dx, grad ? grad->head : NULL, err));
     BB_TRY(bb_back_norm(b->cpu, &b->memory, n, b->n_embd, h, net->out_norm, net->norm_eps, a->dx, false, dh, grad ? grad->out_norm : NULL, err));
     for (size_t i = 0; loss && i < n; i++)
-        loss[i] = of->targets ? bb_logsum_value(&p.sums[i].net) - (double)p.z_target[i] : bb_klsum_value(&p.sums[i]);
+        loss[i] = of->squared ? p.squares[i] : of->targets ? bb_logsum_value(&p.sums[i].net) - (double)p.z_target[i] : bb_klsum_value(&p.sums[i]);
 done:
     bb_free(p.sums);
+    bb_free(p.squares);
     bb_free(p.z_target);
     return status;
 }

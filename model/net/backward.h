@@ -54,6 +54,7 @@ typedef struct bb_head_loss {
     const bb_net  *ref_net;       /* KL( softmax z_ref || softmax z ), z_ref from (ref_net, h_ref) */
     const float   *h_ref;         /* (n, C) */
     const float   *weight;        /* [n] factors of the rows, or NULL: all 1 */
+    bool           squared;       /* sum over the vocabulary of (z - z_ref)^2 / 2 instead of KL */
 } bb_head_loss;
 
 typedef struct bb_head_grad {

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * latent.c: see latent.h. Rows are independent: they are the parallel pieces. */
+#include "model/tune/latent.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "kernels/half.h"
+
+/* ---- what a format's fields are ---- */
+
+/* Whether a value of a field comes back from the stored bytes. */
+static bool survives(const bb_format *f, bool is_min, int value)
+{
+    unsigned char bytes[2 * BB_MAX_BLOCK] = { 0 };
+    bb_code       c = { 0 }, back = { 0 }; /* unpack leaves fields alone that a format has not */
+    f->unpack(bytes, &c);
+    *(is_min ? c.mn : c.sc) = (int16_t)value;
+    f->pack(&c, bytes);
+    f->unpack(bytes, &back);
+    return (is_min ? back.mn : back.sc)[0] == value;
+}
+
+static void field_range(const bb_format *f, bool is_min, int *least, int *most)
+{
+    *least = *most = 0;
+    while (*least > -256 && survives(f, is_min, *least - 1)) (*least)--;
+    while (*most < 255 && survives(f, is_min, *most + 1)) (*most)++;
+}
+
+/* Whether d (or dmin) is stored as F16: then a neighbour of 1 comes back. */
+static bool is_half(const bb_format *f, bool is_min)
+{
+    unsigned char bytes[2 * BB_MAX_BLOCK] = { 0 };
+    bb_code       c = { 0 }, back = { 0 };
+    const float   near_one = 1 + 0x1p-10f;
+    f->unpack(bytes, &c);
+    *(is_min ? &c.dmin : &c.d) = near_one;
+    f->pack(&c, bytes);
+    f->unpack(bytes, &back);
+    return (is_min ? back.dmin : back.d) == near_one;
+}
+
+static float half_of(float x)
+{
+    const float most = 65504.0f;
+    return bb_half_to_float(bb_float_to_half(fminf(fmaxf(x, -most), most)));
+}
+
+static void expand(const bb_format *f, const bb_code *c, float *out)
+{
+    if (f->vec > 1) {
+        for (unsigned v = 0; v < (unsigned)f->block / f->vec; v++) f->value(c, v, out + v * f->vec);
+        return;
+    }
+    float a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+    f->scales(c, a, b);
+    for (unsigned i = 0; i < f->block; i++) out[i] = a[i / f->group] * f->levels[c->q[i]] + b[i / f->group];
+}
+
+/* ---- life ---- */
+
+static float *field_d(const bb_latent *l, float *of) { (void)l; return of; }
+static float *field_dmin(const bb_latent *l, float *of) { return of + l->n_blocks; }
+static float *field_sc(const bb_latent *l, float *of) { return of + 2 * l->n_blocks; }
+static float *field_mn(const bb_latent *l, float *of) { return of + (2 + l->n_groups) * l->n_blocks; }
+
+void bb_latent_done(bb_latent *l)
+{
+    bb_free(l->q);
+    bb_free(l->w);
+    bb_free(l->g_w);
+    bb_free(l->fields);
+    bb_free(l->g_fields);
+    bb_free(l->start);
+    memset(l, 0, sizeof *l);
+}
+
+static double root_mean_square(const float *w, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)w[i] * (double)w[i];
+    return n ? sqrt(sum / (double)n) : 0;
+}
+
+bb_status bb_latent_create(const bb_matrix *m, unsigned char *packed, bb_latent *l, bb_err *err)
+{
+    const bb_format *f = bb_format_get(m->type);
+    const size_t     n = (size_t)m->rows * m->cols;
+    memset(l, 0, sizeof *l);
+    l->format = f;
+    l->rows = m->rows;
+    l->cols = m->cols;
+    l->packed = packed;
+    if (f->vec) {
+        l->n_blocks = n / f->block;
+        l->n_groups = (size_t)(f->block / f->group);
+        field_range(f, false, &l->sc_least, &l->sc_most);
+        if (f->vec == 1) field_range(f, true, &l->mn_least, &l->mn_most); /* of a codebook it is a sign */
+        l->has_d = is_half(f, false);
+        l->has_dmin = is_half(f, true);
+    }
+    const size_t n_fields = (2 + 2 * l->n_groups) * l->n_blocks;
+    l->q = BB_NEW(n, float, err);
+    l->w = BB_NEW(n, float, err);
+    l->g_w = BB_NEW0(n, float, err);
+    l->fields = BB_NEW0(n_fields, float, err);
+    l->g_fields = BB_NEW0(n_fields, float, err);
+    l->start = BB_NEW0(2 * l->n_blocks, float, err);
+    if (!l->q || !l->w || !l->g_w || !l->fields || !l->g_fields || !l->start) {
+        bb_latent_done(l);
+        return BB_NOMEM;
+    }
+    bb_latent_decode(l);
+    /* Steps of a grid halve with each bit; the finest useful one is that of F16 tensors trained as they are. */
+    l->unit = root_mean_square(l->q, n) * exp2(2 - fmin(bb_format_bpw(f), 8));
+    return BB_OK;
+}
+
+static double mean_size(const float *x, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += fabs((double)x[i]);
+    return n ? sum / (double)n : 0;
+}
+
+void bb_latent_params(const bb_latent *l, double weights, double fields, bb_param *out)
+{
+    const size_t n = (size_t)l->rows * l->cols, n_fine = l->n_blocks * l->n_groups;
+    float       *const f = l->fields, *const g = l->g_fields;
+    out[0] = (bb_param){ l->w, l->g_w, n, (float)(weights * l->unit), 0 };
+    out[1] = (bb_param){ field_d(l, f), field_d(l, g), l->has_d ? l->n_blocks : 0, (float)fields, 0 };
+    out[2] = (bb_param){ field_dmin(l, f), field_dmin(l, g), l->has_dmin ? l->n_blocks : 0, (float)fields, 0 };
+    out[3] = (bb_param){ field_sc(l, f), field_sc(l, g), l->sc_most > l->sc_least ? n_fine : 0, (float)(fields * mean_size(field_sc(l, f), n_fine)), 0 };
+    out[4] = (bb_param){ field_mn(l, f), field_mn(l, g), l->mn_most > l->mn_least ? n_fine : 0, (float)(fields * mean_size(field_mn(l, f), n_fine)), 0 };
+}
+
+/* ---- bytes to numbers and back ---- */
+
+void bb_latent_decode(bb_latent *l)
+{
+    const bb_format *f = l->format;
+    const ptrdiff_t  rows = l->rows;
+    const size_t     row_bytes = bb_format_row_bytes(f, l->cols), per_row = l->n_groups ? l->cols / f->block : 0;
+#pragma omp parallel for schedule(static)
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        f->decode(l->packed + (size_t)r * row_bytes, l->q + (size_t)r * l->cols, l->cols);
+        memcpy(l->w + (size_t)r * l->cols, l->q + (size_t)r * l->cols, l->cols * sizeof(float));
+        for (size_t b = (size_t)r * per_row; b < (size_t)(r + 1) * per_row; b++) {
+            bb_code c = { 0 };
+            f->unpack(l->packed + b * f->block_bytes, &c);
+            l->start[b] = c.d;
+            l->start[l->n_blocks + b] = c.dmin;
+            field_d(l, l->fields)[b] = 1;
+            field_dmin(l, l->fields)[b] = 1;
+            for (size_t g = 0; g < l->n_groups; g++) {
+                field_sc(l, l->fields)[b * l->n_groups + g] = c.sc[g];
+                field_mn(l, l->fields)[b * l->n_groups + g] = c.mn[g];
+            }
+        }
+    }
+}
+
+/* Into range, so that a field that ran past its end comes back at once. */
+static int16_t integer_field(float *x, int least, int most)
+{
+    *x = fminf(fmaxf(*x, (float)least), (float)most);
+    return (int16_t)lrintf(*x);
+}
+
+static void set_fields(bb_latent *l, size_t b, bb_code *c)
+{
+    if (l->has_d) c->d = half_of(l->start[b] * field_d(l, l->fields)[b]);
+    if (l->has_dmin) c->dmin = half_of(l->start[l->n_blocks + b] * field_dmin(l, l->fields)[b]);
+    for (size_t g = 0; g < l->n_groups; g++) {
+        float *sc = &field_sc(l, l->fields)[b * l->n_groups + g], *mn = &field_mn(l, l->fields)[b * l->n_groups + g];
+        if (l->sc_most > l->sc_least) c->sc[g] = integer_field(sc, l->sc_least, l->sc_most);
+        if (l->mn_most > l->mn_least) c->mn[g] = integer_field(mn, l->mn_least, l->mn_most);
+    }
+}
+
+/* First i with x <= midpoint of levels i and i + 1. */
+static uint32_t nearest_level(const bb_format *f, float x)
+{
+    uint32_t low = 0, high = f->n_levels - 1u;
+    while (low < high) {
+        uint32_t mid = (low + high) / 2;
+        if (x <= 0.5f * (f->levels[mid] + f->levels[mid + 1])) high = mid;
+        else low = mid + 1;
+    }
+    return low;
+}
+
+static void set_codes(const bb_format *f, const float *w, bb_code *c)
+{
+    float a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+    if (f->vec > 1) {
+        for (unsigned v = 0; v < (unsigned)f->block / f->vec; v++)
+            if (c->d != 0) c->q[v] = f->nearest(c, v, w + v * f->vec, NULL, NULL);
+        return;
+    }
+    f->scales(c, a, b);
+    const bool  uniform = f->levels[f->n_levels - 1] - f->levels[0] == (float)(f->n_levels - 1);
+    const float top = (float)(f->n_levels - 1);
+    for (unsigned i = 0; i < f->block; i++) {
+        const unsigned g = i / f->group;
+        if (!(fabsf(a[g]) > 0x1p-100f)) continue; /* any code will do */
+        const float x = (w[i] - b[g]) / a[g];
+        c->q[i] = uniform ? (uint32_t)fminf(fmaxf(x - f->levels[0] + 0.5f, 0), top) : nearest_level(f, x);
+    }
+}
+
+void bb_latent_encode(bb_latent *l)
+{
+    const bb_format *f = l->format;
+    const ptrdiff_t  rows = l->rows;
+    const size_t     row_bytes = bb_format_row_bytes(f, l->cols), per_row = l->n_groups ? l->cols / f->block : 0;
+#pragma omp parallel for schedule(static)
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        unsigned char *bytes = l->packed + (size_t)r * row_bytes;
+        const float   *w = l->w + (size_t)r * l->cols;
+        if (!per_row) f->encode(w, NULL, bytes, l->cols);
+        for (size_t i = 0; i < per_row; i++) {
+            bb_code c = { 0 };
+            f->unpack(bytes + i * f->block_bytes, &c);
+            set_fields(l, (size_t)r * per_row + i, &c);
+            set_codes(f, w + i * f->block, &c);
+            f->pack(&c, bytes + i * f->block_bytes);
+        }
+        f->decode(bytes, l->q + (size_t)r * l->cols, l->cols);
+    }
+}
+
+/* ---- gradients of the fields ---- */
+
+/* sum g_i (moved_i - q_i) over n weights. */
+static float change_along(const float *g, const float *moved, const float *q, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)g[i] * (double)(moved[i] - q[i]);
+    return (float)sum;
+}
+
+/* Every group's integer field up by one, or down where it is at the top. */
+static int move_all(int16_t *field, size_t n, int most)
+{
+    for (size_t g = 0; g < n; g++)
+        if (field[g] >= most) {
+            for (size_t k = 0; k < n; k++) field[k]--;
+            return -1;
+        }
+    for (size_t g = 0; g < n; g++) field[g]++;
+    return 1;
+}
+
+static void block_gradients(bb_latent *l, size_t b)
+{
+    const bb_format *f = l->format;
+    const size_t     m = f->group, n = f->block;
+    const float     *g = l->g_w + b * n, *q = l->q + b * n;
+    float            moved[BB_MAX_BLOCK];
+    bb_code          c = { 0 }, other;
+    f->unpack(l->packed + b * f->block_bytes, &c);
+    if (l->has_d && field_d(l, l->fields)[b] != 0) {
+        other = c;
+        other.d *= 2;
+        expand(f, &other, moved);
+        field_d(l, l->g_fields)[b] = change_along(g, moved, q, n) / field_d(l, l->fields)[b];
+    }
+    if (l->has_dmin && field_dmin(l, l->fields)[b] != 0) {
+        other = c;
+        other.dmin *= 2;
+        expand(f, &other, moved);
+        field_dmin(l, l->g_fields)[b] = change_along(g, moved, q, n) / field_dmin(l, l->fields)[b];
+    }
+    for (int is_min = 0; is_min < 2; is_min++) {
+        const int most = is_min ? l->mn_most : l->sc_most;
+        float    *out = (is_min ? field_mn(l, l->g_fields) : field_sc(l, l->g_fields)) + b * l->n_groups;
+        if (most == (is_min ? l->mn_least : l->sc_least)) continue;
+        other = c;
+        const int step = move_all(is_min ? other.mn : other.sc, l->n_groups, most);
+        expand(f, &other, moved);
+        for (size_t k = 0; k < l->n_groups; k++) out[k] = (float)step * change_along(g + k * m, moved + k * m, q + k * m, m);
+    }
+}
+
+void bb_latent_gradients(bb_latent *l)
+{
+    const ptrdiff_t n = l->n_groups ? (ptrdiff_t)l->n_blocks : 0;
+#pragma omp parallel for schedule(static)
+    for (ptrdiff_t b = 0; b < n; b++) block_gradients(l, (size_t)b);
+}

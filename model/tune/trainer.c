@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * trainer.c: see trainer.h.
+ *
+ * One step: a batch of windows forward through the run of blocks (and, for losses at the head, through the frozen ones behind it),
+ * the loss's gradient, backward, gradients of the fields, AdamW, new codes. Windows are drawn without replacement until all were used.
+ */
+#include "model/tune/trainer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "model/net/backward.h"
+#include "model/net/forward.h"
+#include "model/tune/latent.h"
+
+enum { CHECK_WINDOWS = 8 }; /* held-out windows forwarded at once */
+
+struct bb_trainer {
+    const bb_net          *full;
+    bb_tuned              *t;
+    const bb_tune_options *o;
+    bb_tune_states         train, held;
+    bb_net                 view;
+    bb_block              *blocks;       /* of view */
+    uint32_t               end;          /* blocks first .. end-1 are run */
+    bb_forward            *forward;
+    bb_backward           *backward;
+    bb_latent             *latents;
+    size_t                 n_latents, max_latents;
+    bb_block_grad         *grads;        /* [n_layer] */
+    bb_head_grad           head_grad;
+    float                 *embd_grad;    /* NULL: embedding frozen */
+    float                 *norm_grads;   /* one array for all norms */
+    size_t                 n_norm_floats;
+    bb_param              *params;
+    size_t                 n_params;
+    bb_adamw              *adamw;
+    double                 mean_norm;    /* of the gradient, running */
+    float                 *h;            /* [end - first + 1][batch rows][C] states at the boundaries of the batch */
+    float                 *dh;
+    float                 *scored, *scored_ref, *scored_dh; /* rows that count at the head */
+    int32_t               *tokens, *labels;
+    float                 *weight;       /* [batch rows] */
+    double                *losses;
+    struct { void *at; size_t size; } *kept; /* what a state is: packed matrices and norms */
+    size_t                 n_kept, kept_bytes;
+    unsigned char         *best;         /* snapshot: kept, one after the other */
+    uint32_t              *order;        /* [train windows] */
+    uint32_t               next;
+    bb_rng                 rng;
+};
+
+static size_t rows_of_batch(const bb_trainer *r) { return (size_t)(r->o->batch > CHECK_WINDOWS ? r->o->batch : CHECK_WINDOWS) * r->train.set->ctx; }
+
+/* ---- what is trained ---- */
+
+static void keep(bb_trainer *r, void *at, size_t size)
+{
+    r->kept[r->n_kept].at = at;
+    r->kept[r->n_kept++].size = size;
+    r->kept_bytes += size;
+}
+
+/* A latent behind one matrix; the view's matrix becomes its decoded float32. */
+static bb_status add_latent(bb_trainer *r, bb_matrix *view, unsigned char *packed, double weights, double fields, float **grad, bb_err *err)
+{
+    bb_latent *l = &r->latents[r->n_latents];
+    bb_status  status;
+    BB_ASSERT(r->n_latents < r->max_latents);
+    BB_TRY(bb_latent_create(view, packed, l, err));
+    r->n_latents++;
+    bb_latent_params(l, weights, fields, r->params + r->n_params);
+    r->n_params += BB_LATENT_PARAMS;
+    keep(r, packed, l->rows * bb_format_row_bytes(l->format, l->cols));
+    view->type = BB_F32;
+    view->data = l->q;
+    *grad = l->g_w;
+done:
+    return status;
+}
+
+static double mean_gain(const float *w, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += fabs((double)w[i]);
+    return sum / (double)n;
+}
+
+static void add_norm(bb_trainer *r, float *w, size_t n, float **grad)
+{
+    if (!w || r->o->norms <= 0) return;
+    *grad = r->norm_grads + r->n_norm_floats;
+    r->n_norm_floats += n;
+    keep(r, w, n * sizeof *w);
+    r->params[r->n_params++] = (bb_param){ w, *grad, n, (float)(r->o->norms * mean_gain(w, n)), 0 };
+}
+
+static bb_status add_block(bb_trainer *r, uint32_t i, bb_err *err)
+{
+    const bb_tune_options *o = r->o;
+    bb_block       *k = &r->blocks[i];
+    bb_tuned_block *own = &r->t->bytes[i];
+    bb_block_grad  *g = &r->grads[i];
+    bb_status       status = BB_OK;
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (k->w[p].rows) BB_TRY(add_latent(r, &k->w[p], own->w[p], o->weights, o->fields, &g->w[p], err));
+    add_norm(r, own->norm[0], r->view.n_embd, &g->attn_norm);
+    add_norm(r, own->norm[1], r->view.n_embd, &g->ffn_norm);
+    add_norm(r, own->norm[2], r->view.head_dim, &g->q_norm);
+    add_norm(r, own->norm[3], r->view.head_dim, &g->k_norm);
+done:
+    return status;
+}
+
+static bb_status add_embedding(bb_trainer *r, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(add_latent(r, &r->view.embd, r->t->embd, r->o->weights, r->o->fields, &r->embd_grad, err));
+    if (r->view.head.rows) BB_TRY(add_latent(r, &r->view.head, r->t->head, r->o->weights, r->o->fields, &r->head_grad.head, err));
+    else r->head_grad.head = r->embd_grad;
+    add_norm(r, r->t->out_norm, r->view.n_embd, &r->head_grad.out_norm);
+done:
+    return status;
+}
+
+static bb_status add_params(bb_trainer *r, bb_err *err)
+{
+    const uint32_t n = r->o->last - r->o->first + 1;
+    const size_t   C = r->view.n_embd, D = r->view.head_dim;
+    bb_status      status = BB_NOMEM;
+    r->max_latents = (size_t)n * BB_N_PARTS + 2;
+    r->latents = BB_NEW0(r->max_latents, bb_latent, err);
+    r->params = BB_NEW0(r->max_latents * BB_LATENT_PARAMS + (size_t)n * BB_TUNED_NORMS + 1, bb_param, err);
+    r->kept = bb_calloc(r->max_latents + (size_t)n * BB_TUNED_NORMS + 1, sizeof *r->kept, err);
+    r->grads = BB_NEW0(r->view.n_layer, bb_block_grad, err);
+    r->norm_grads = BB_NEW0((size_t)n * 2 * (C + D) + C, float, err);
+    if (!r->latents || !r->params || !r->kept || !r->grads || !r->norm_grads) goto done;
+    for (uint32_t i = r->o->first; i <= r->o->last; i++) BB_TRY(add_block(r, i, err));
+    if (r->o->embedding) BB_TRY(add_embedding(r, err));
+    BB_TRY(bb_adamw_create(r->params, r->n_params, NULL, &r->adamw, err));
+done:
+    return status;
+}
+
+/* ---- snapshots ---- */
+
+/* Into r->best, or back from it. */
+static void snapshot(bb_trainer *r, bool back)
+{
+    unsigned char *at = r->best;
+    for (size_t i = 0; i < r->n_kept; at += r->kept[i++].size) {
+        if (back) memcpy(r->kept[i].at, at, r->kept[i].size);
+        else memcpy(at, r->kept[i].at, r->kept[i].size);
+    }
+    for (size_t i = 0; back && i < r->n_latents; i++) bb_latent_decode(&r->latents[i]);
+}
+
+/* ---- life ---- */
+
+void bb_trainer_destroy(bb_trainer *r)
+{
+    if (!r) return;
+    for (size_t i = 0; r->latents && i < r->n_latents; i++) bb_latent_done(&r->latents[i]);
+    bb_adamw_destroy(r->adamw);
+    bb_forward_destroy(r->forward);
+    bb_backward_destroy(r->backward);
+    void *const owned[] = { r->blocks, r->latents, r->grads, r->norm_grads, r->params, r->kept, r->h, r->dh, r->scored, r->scored_ref, r->scored_dh,
+                            r->tokens, r->labels, r->weight, r->losses, r->best, r->order };
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
+    bb_free(r);
+}
+
+static bb_status allocate(bb_trainer *r, bb_err *err)
+{
+    const size_t rows = rows_of_batch(r), C = r->view.n_embd;
+    r->h = BB_NEW((r->end - r->o->first + 1) * rows * C, float, err);
+    r->dh = BB_NEW(rows * C, float, err);
+    r->scored = BB_NEW(rows * C, float, err);
+    r->scored_ref = BB_NEW(rows * C, float, err);
+    r->scored_dh = BB_NEW(rows * C, float, err);
+    r->tokens = BB_NEW(rows, int32_t, err);
+    r->labels = BB_NEW(rows, int32_t, err);
+    r->weight = BB_NEW(rows, float, err);
+    r->losses = BB_NEW(rows, double, err);
+    r->order = BB_NEW(r->train.set->n, uint32_t, err);
+    r->best = bb_alloc(r->kept_bytes, 1, err);
+    return r->h && r->dh && r->scored && r->scored_ref && r->scored_dh && r->tokens && r->labels && r->weight && r->losses && r->order && r->best
+               ? BB_OK : BB_NOMEM;
+}
+
+static bb_status check_options(const bb_net *full, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held, bb_err *err)
+{
+    const bb_tune_set *const sets[2] = { train->set, held->set };
+    BB_ASSERT(o->first <= o->last && o->last < full->n_layer && o->batch > 0 && o->batch <= BB_TUNE_MAX_BATCH && o->checks > 0);
+    BB_ASSERT(train->target && held->target && (o->first == 0 || (train->in && held->in)));
+    BB_ASSERT(!o->embedding || (o->loss != BB_TUNE_OUTPUT && o->first == 0));
+    for (int i = 0; i < 2; i++) {
+        const bb_tune_set *s = sets[i];
+        if (s->n == 0 || s->ctx == 0 || s->n_scored == 0 || s->first + s->n_scored > s->ctx || s->ctx != train->set->ctx)
+            return BB_FAIL(err, BB_FAILED, "tuning needs windows for training and for checking, of one length: got %u of %u tokens (%u from %u counted) and "
+                           "%u of %u", train->set->n, train->set->ctx, s->n_scored, s->first, held->set->n, held->set->ctx);
+    }
+    if (o->loss == BB_TUNE_LABELS && !train->set->targets) return BB_FAIL(err, BB_FAILED, "tuning on labels needs the next tokens of the windows");
+    return BB_OK;
+}
+
+bb_status bb_trainer_create(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held,
+                            bb_trainer **out, bb_err *err)
+{
+    bb_trainer *r = NULL;
+    bb_status   status;
+    uint32_t    windows;
+    *out = NULL;
+    BB_TRY(check_options(full, o, train, held, err));
+    status = BB_NOMEM;
+    if (!(r = BB_NEW0(1, bb_trainer, err))) goto done;
+    r->full = full;
+    r->t = t;
+    r->o = o;
+    r->train = *train;
+    r->held = *held;
+    r->view = t->net;
+    if (!(r->blocks = BB_NEW(full->n_layer, bb_block, err))) goto done;
+    memcpy(r->blocks, t->blocks, full->n_layer * sizeof *r->blocks);
+    r->view.blocks = r->blocks;
+    r->end = o->loss == BB_TUNE_OUTPUT ? o->last + 1 : full->n_layer;
+    windows = (uint32_t)(rows_of_batch(r) / train->set->ctx);
+    BB_TRY(add_params(r, err));
+    BB_TRY(allocate(r, err));
+    BB_TRY(bb_forward_create(&t->net, windows, train->set->ctx, &r->forward, err));
+    BB_TRY(bb_backward_create(&t->net, windows, train->set->ctx, &r->backward, err));
+    bb_rng_init(&r->rng, o->seed, "tune");
+    for (uint32_t i = 0; i < train->set->n; i++) r->order[i] = i;
+    r->next = train->set->n;
+    *out = r;
+done:
+    if (status != BB_OK) bb_trainer_destroy(r);
+    return status;
+}
+
+/* ---- forward ---- */
+
+static float *boundary(const bb_trainer *r, uint32_t block) { return r->h + (block - r->o->first) * rows_of_batch(r) * r->view.n_embd; }
+
+/* Windows index[0 .. S-1] of a set through the run; keep: the states at every boundary stay, else only the last one is right. */
+static bb_status run_forward(bb_trainer *r, const bb_tune_states *s, const uint32_t *index, uint32_t S, bool keep, bb_err *err)
+{
+    const uint32_t T = s->set->ctx;
+    const size_t   row = (size_t)T * r->view.n_embd;
+    float         *h = keep ? boundary(r, r->o->first) : boundary(r, r->end);
+    bb_status      status = BB_OK;
+    for (uint32_t i = 0; i < S; i++) {
+        memcpy(r->tokens + (size_t)i * T, s->set->tokens + (size_t)index[i] * T, T * sizeof *r->tokens);
+        if (r->o->first > 0) memcpy(h + i * row, s->in + index[i] * row, row * sizeof *h);
+    }
+    if (r->o->first == 0) BB_TRY(bb_forward_embed(r->forward, &r->view, r->tokens, S, T, h, err));
+    for (uint32_t b = r->o->first; b < r->end; b++) {
+        if (keep) {
+            memcpy(boundary(r, b + 1), h, S * row * sizeof *h);
+            h = boundary(r, b + 1);
+        }
+        BB_TRY(bb_forward_block(r->forward, &r->view, &r->blocks[b], S, T, h, NULL, NULL, err));
+    }
+done:
+    return status;
+}
+
+/* The rows that count at the head, of the states h (S*T, C) and of the targets, one window after the other. */
+static void gather(bb_trainer *r, const bb_tune_states *s, const uint32_t *index, uint32_t S, const float *h)
+{
+    const size_t C = r->view.n_embd, T = s->set->ctx, n = s->set->n_scored;
+    for (size_t i = 0; i < S; i++) {
+        const size_t from = (size_t)index[i] * T + s->set->first;
+        memcpy(r->scored + i * n * C, h + (i * T + s->set->first) * C, n * C * sizeof *h);
+        memcpy(r->scored_ref + i * n * C, s->target + from * C, n * C * sizeof *h);
+        if (s->set->targets) memcpy(r->labels + i * n, s->set->targets + from, n * sizeof *r->labels);
+    }
+}
+
+/* The mean loss that states are compared by: squared error behind the block, or KL whatever the loss at the head. */
+static bb_status check(bb_trainer *r, double *loss, bb_err *err)
+{
+    const bb_tune_set *set = r->held.set;
+    const size_t       C = r->view.n_embd, row = set->ctx * C;
+    double             sum = 0;
+    bb_status          status = BB_OK;
+    for (uint32_t first = 0; first < set->n; first += CHECK_WINDOWS) {
+        const uint32_t S = set->n - first < CHECK_WINDOWS ? set->n - first : CHECK_WINDOWS;
+        uint32_t       index[CHECK_WINDOWS];
+        const float   *h = boundary(r, r->end);
+        for (uint32_t i = 0; i < S; i++) index[i] = first + i;
+        BB_TRY(run_forward(r, &r->held, index, S, false, err));
+        if (r->o->loss == BB_TUNE_OUTPUT) {
+            const float *target = r->held.target + first * row;
+            for (size_t i = 0; i < S * row; i++) sum += ((double)h[i] - (double)target[i]) * ((double)h[i] - (double)target[i]);
+            continue;
+        }
+        gather(r, &r->held, index, S, h);
+        BB_TRY(bb_forward_kl(r->forward, r->full, r->scored_ref, &r->view, r->scored, NULL, (size_t)S * set->n_scored, r->losses, NULL, NULL, err));
+        for (size_t i = 0; i < (size_t)S * set->n_scored; i++) sum += r->losses[i];
+    }
+    *loss = sum / ((double)set->n * (r->o->loss == BB_TUNE_OUTPUT ? (double)row : (double)set->n_scored));
+done:
+    return status;
+}
+
+/* ---- one step ---- */
+
+static void draw(bb_trainer *r, uint32_t *index, uint32_t n)
+{
+    const uint32_t all = r->train.set->n;
+    for (uint32_t i = 0; i < n; i++) {
+        if (r->next == all) {
+            for (uint32_t k = all; k > 1; k--) {
+                uint32_t j = (uint32_t)bb_rng_below(&r->rng, k), swap = r->order[k - 1];
+                r->order[k - 1] = r->order[j];
+                r->order[j] = swap;
+            }
+            r->next = 0;
+        }
+        index[i] = r->order[r->next++];
+    }
+}
+
+/* dh behind the run of blocks, of the mean loss over the batch. */
+static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
+{
+    const bb_tune_set *set = r->train.set;
+    const size_t       C = r->view.n_embd, T = set->ctx, n = (size_t)S * set->n_scored;
+    const float       *h = boundary(r, r->end);
+    bb_head_loss       loss = { .ref_net = r->full, .h_ref = r->scored_ref, .weight = r->weight, .squared = r->o->loss == BB_TUNE_LOGITS };
+    bb_status          status = BB_OK;
+    if (r->o->loss == BB_TUNE_OUTPUT) {
+        const float scale = 2.0f / (float)(S * T * C);
+        for (size_t i = 0; i < S; i++) {
+            const float *target = r->train.target + index[i] * T * C;
+            for (size_t k = 0; k < T * C; k++) r->dh[i * T * C + k] = scale * (h[i * T * C + k] - target[k]);
+        }
+        return BB_OK;
+    }
+    gather(r, &r->train, index, S, h);
+    for (size_t i = 0; i < n; i++) r->weight[i] = 1.0f / (float)n;
+    if (r->o->loss == BB_TUNE_LABELS) loss = (bb_head_loss){ .targets = r->labels, .weight = r->weight };
+    BB_TRY(bb_backward_head(r->backward, &r->view, r->scored, n, &loss, NULL, r->scored_dh, &r->head_grad, err));
+    memset(r->dh, 0, S * T * C * sizeof *r->dh);
+    for (size_t i = 0; i < S; i++)
+        memcpy(r->dh + (i * T + set->first) * C, r->scored_dh + i * set->n_scored * C, set->n_scored * C * sizeof *r->dh);
+done:
+    return status;
+}
+
+static bb_status gradients(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
+{
+    const uint32_t T = r->train.set->ctx;
+    bb_status      status;
+    BB_TRY(run_forward(r, &r->train, index, S, true, err));
+    bb_grads_zero(r->params, r->n_params);
+    BB_TRY(loss_gradient(r, index, S, err));
+    for (uint32_t b = r->end; b-- > r->o->first;)
+        BB_TRY(bb_backward_block(r->backward, &r->view, &r->blocks[b], S, T, boundary(r, b), r->dh, &r->grads[b], err));
+    if (r->embd_grad) BB_TRY(bb_backward_embed(&r->view, r->tokens, (size_t)S * T, r->dh, r->embd_grad, err));
+    for (size_t i = 0; i < r->n_latents; i++) bb_latent_gradients(&r->latents[i]);
+done:
+    return status;
+}
+
+static bb_status one_step(bb_trainer *r, double rate, bb_err *err)
+{
+    uint32_t  index[BB_TUNE_MAX_BATCH], S = r->o->batch;
+    double    norm;
+    bb_status status;
+    draw(r, index, S);
+    BB_TRY(gradients(r, index, S, err));
+    norm = bb_grads_clip(r->params, r->n_params, r->o->clip * r->mean_norm);
+    if (!isfinite(norm)) {
+        status = BB_FAIL(err, BB_NUMERIC, "the gradient of blocks %u to %u is no number", r->o->first, r->o->last);
+        goto done;
+    }
+    r->mean_norm = r->mean_norm > 0 ? 0.9 * r->mean_norm + 0.1 * fmin(norm, 2 * r->mean_norm) : norm;
+    bb_adamw_step(r->adamw, rate);
+    for (size_t i = 0; i < r->n_latents; i++) bb_latent_encode(&r->latents[i]);
+done:
+    return status;
+}
+
+/* ---- the run ---- */
+
+static bool check_is_due(const bb_tune_options *o, uint32_t done)
+{
+    return (uint64_t)done * o->checks / o->steps != (uint64_t)(done - 1) * o->checks / o->steps;
+}
+
+static bb_status optimise(bb_trainer *r, bb_tune_report *report, bb_progress *progress, bb_err *err)
+{
+    const bb_tune_options *o = r->o;
+    const bb_schedule      schedule = { BB_SCHEDULE_COSINE, o->steps + 1, o->steps / 20, 0, 1.0, 0.0 };
+    double                 loss;
+    bb_status              status = BB_OK;
+    for (uint32_t s = 1; s <= o->steps; s++) {
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned");
+        BB_TRY(one_step(r, bb_schedule_rate(&schedule, s - 1), err));
+        report->steps = s;
+        report->tokens += (uint64_t)o->batch * r->train.set->ctx;
+        if (o->label) bb_progress_add(progress, 1);
+        if (!check_is_due(o, s)) continue;
+        BB_TRY(check(r, &loss, err));
+        bb_debug("%s: step %u of %u, held-out loss %.6g (start %.6g)", o->label ? o->label : "tune", s, o->steps, loss, report->start);
+        if (loss < report->best) {
+            report->best = loss;
+            report->best_step = s;
+            snapshot(r, false);
+        }
+        if (!(loss < 4 * report->start)) break; /* lost */
+    }
+done:
+    return status;
+}
+
+bb_status bb_trainer_run(bb_trainer *r, bb_tune_report *report, bb_err *err)
+{
+    const double started = bb_now_s();
+    bb_progress  progress;
+    bb_status    status;
+    memset(report, 0, sizeof *report);
+    snapshot(r, false);
+    BB_TRY(check(r, &report->start, err));
+    report->best = report->start;
+    if (r->o->label) bb_progress_start(&progress, r->o->label, r->o->steps);
+    status = optimise(r, report, &progress, err);
+    if (r->o->label) bb_progress_end(&progress);
+done:
+    snapshot(r, true);
+    report->seconds = bb_now_s() - started;
+    return status;
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * trainer.h: one optimisation of a run of blocks of a tuned network. Internal to tune/.
+ *
+ * Use: bb_trainer_create, bb_trainer_run, bb_trainer_destroy. The network that runs forward and backward is a view of the tuned one in
+ * which every trained matrix is the float32 array that its bytes decode to. */
+#ifndef BB_MODEL_TUNE_TRAINER_H
+#define BB_MODEL_TUNE_TRAINER_H
+
+#include "model/tune/tune.h"
+
+/* Hidden states of a set, borrowed: at the input of the first trained block (NULL when that is block 0: then they are the embedding's
+ * rows), and of the full-precision network behind block `last` (loss OUTPUT) or behind its last block. [n * ctx][C] each. */
+typedef struct bb_tune_states { const bb_tune_set *set; const float *in, *target; } bb_tune_states;
+
+typedef struct bb_trainer bb_trainer;
+
+bb_status bb_trainer_create(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held,
+                            bb_trainer **out, bb_err *err);
+void      bb_trainer_destroy(bb_trainer *r);
+/* Leaves the best state so far in t's bytes, also on failure. */
+bb_status bb_trainer_run(bb_trainer *r, bb_tune_report *report, bb_err *err);
+
+#endif

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * tune.c: the hidden states that an optimisation starts from and aims at. See tune.h. */
+#include "model/tune/tune.h"
+
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "model/net/forward.h"
+#include "model/tune/trainer.h"
+
+enum { BATCH = 8 }; /* windows forwarded at once */
+
+static size_t row_of(const bb_net *net, const bb_tune_set *s) { return (size_t)s->ctx * net->n_embd; }
+
+/* h [n * ctx][C] := the embedding's rows. */
+static bb_status embed(bb_forward *f, const bb_net *net, const bb_tune_set *s, float *h, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (uint32_t i = 0; i < s->n && status == BB_OK; i += BATCH)
+        status = bb_forward_embed(f, net, s->tokens + (size_t)i * s->ctx, s->n - i < BATCH ? s->n - i : BATCH, s->ctx, h + i * row_of(net, s), err);
+    return status;
+}
+
+/* Through blocks first .. end-1, in place. */
+static bb_status advance(bb_forward *f, const bb_net *net, const bb_tune_set *s, uint32_t first, uint32_t end, float *h, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (uint32_t i = 0; i < s->n && status == BB_OK; i += BATCH) {
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned");
+        for (uint32_t b = first; b < end && status == BB_OK; b++)
+            status = bb_forward_block(f, net, &net->blocks[b], s->n - i < BATCH ? s->n - i : BATCH, s->ctx, h + i * row_of(net, s), NULL, NULL, err);
+    }
+    return status;
+}
+
+/* The two streams of a set: the tuned prefix's and full precision's. */
+typedef struct streams { const bb_tune_set *set; float *in, *target; } streams;
+
+static void streams_done(streams *s)
+{
+    bb_free(s->in);
+    bb_free(s->target);
+}
+
+static bb_status streams_start(bb_forward *f, const bb_net *full, const bb_net *net, const bb_tune_set *set, streams *s, bb_err *err)
+{
+    const size_t n = set->n * row_of(full, set);
+    bb_status    status = BB_NOMEM;
+    *s = (streams){ .set = set };
+    s->in = BB_NEW(n, float, err);
+    s->target = BB_NEW(n, float, err);
+    if (!s->in || !s->target) return BB_NOMEM;
+    BB_TRY(embed(f, net, set, s->in, err));
+    BB_TRY(embed(f, full, set, s->target, err));
+done:
+    return status;
+}
+
+static bb_status train(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const streams s[2], bb_tune_report *report, bb_err *err)
+{
+    const bb_tune_states states[2] = { { s[0].set, s[0].in, s[0].target }, { s[1].set, s[1].in, s[1].target } };
+    bb_trainer *r = NULL;
+    bb_status   status;
+    BB_TRY(bb_trainer_create(full, t, o, &states[0], &states[1], &r, err));
+    BB_TRY(bb_trainer_run(r, report, err));
+done:
+    bb_trainer_destroy(r);
+    return status;
+}
+
+bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held,
+                  bb_tune_report *report, bb_err *err)
+{
+    const bb_tune_set *const sets[2] = { train_set, held };
+    const uint32_t aim = o->loss == BB_TUNE_OUTPUT ? o->last + 1 : full->n_layer;
+    streams        s[2] = { { 0 }, { 0 } };
+    bb_forward    *f = NULL;
+    bb_status      status;
+    BB_TRY(bb_forward_create(full, BATCH, train_set->ctx, &f, err));
+    for (int i = 0; i < 2; i++) {
+        BB_TRY(streams_start(f, full, &t->net, sets[i], &s[i], err));
+        BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, err));
+        BB_TRY(advance(f, full, sets[i], 0, aim, s[i].target, err));
+    }
+    BB_TRY(train(full, t, o, s, report, err));
+done:
+    streams_done(&s[0]);
+    streams_done(&s[1]);
+    bb_forward_destroy(f);
+    return status;
+}
+
+bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held,
+                         bb_tune_report *reports, bb_err *err)
+{
+    const bb_tune_set *const sets[2] = { train_set, held };
+    bb_tune_options one = *o;
+    streams         s[2] = { { 0 }, { 0 } };
+    bb_forward     *f = NULL;
+    bb_progress     progress;
+    bb_status       status;
+    BB_ASSERT(o->loss == BB_TUNE_OUTPUT && !o->embedding);
+    one.label = NULL;
+    BB_TRY(bb_forward_create(full, BATCH, train_set->ctx, &f, err));
+    for (int i = 0; i < 2; i++) {
+        BB_TRY(streams_start(f, full, &t->net, sets[i], &s[i], err));
+        BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, err));
+        BB_TRY(advance(f, full, sets[i], 0, o->first, s[i].target, err));
+    }
+    if (o->label) bb_progress_start(&progress, o->label, o->last - o->first + 1);
+    for (uint32_t b = o->first; b <= o->last; b++) {
+        bb_tune_report report;
+        one.first = one.last = b;
+        for (int i = 0; i < 2; i++) BB_TRY(advance(f, full, sets[i], b, b + 1, s[i].target, err));
+        BB_TRY(train(full, t, &one, s, &report, err));
+        if (reports) reports[b - o->first] = report;
+        for (int i = 0; i < 2; i++) BB_TRY(advance(f, &t->net, sets[i], b, b + 1, s[i].in, err));
+        if (o->label) bb_progress_add(&progress, 1);
+    }
+    if (o->label) bb_progress_end(&progress);
+done:
+    streams_done(&s[0]);
+    streams_done(&s[1]);
+    bb_forward_destroy(f);
+    return status;
+}

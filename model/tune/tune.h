@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * tune.h: a compressed network made better by gradient descent on what its bytes decode to; shapes and formats stay.
+ *
+ *   bb_tuned_copy (own, writable bytes of a network)
+ *     -> bb_tune_blocks  each block in turn towards the full-precision block's output, on the inputs that the tuned prefix produces
+ *     -> bb_tune         any run of blocks, any loss: LFQ is the last block alone with BB_TUNE_KL, end-to-end is all blocks with BB_TUNE_KL
+ *
+ * What is trained and how it stays exact: latent.h. Every call compares states by their loss on held-out windows, the start among
+ * them, and leaves the best one in the bytes: never worse there than it was given. Deterministic: the same bytes for any number of threads.
+ * Methods and measurements: docs/finalise.md.
+ */
+#ifndef BB_MODEL_TUNE_TUNE_H
+#define BB_MODEL_TUNE_TUNE_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+#include "model/net/net.h"
+
+enum { BB_TUNE_MAX_BATCH = 256 };
+
+enum { BB_TUNED_NORMS = 4 }; /* attn_norm, ffn_norm, q_norm, k_norm */
+
+/* A network that owns what may be trained; the rest (biases, rotary factors) is borrowed from the network it was copied from. */
+typedef struct bb_tuned_block { unsigned char *w[BB_N_PARTS]; float *norm[BB_TUNED_NORMS]; } bb_tuned_block;
+typedef struct bb_tuned {
+    bb_net          net;          /* its blocks, matrices and norms point into the memory below */
+    bb_block       *blocks;
+    bb_tuned_block *bytes;        /* [n_layer] the same memory, writable; NULL where absent */
+    unsigned char  *embd, *head;  /* head NULL: tied */
+    float          *out_norm;
+} bb_tuned;
+
+bb_status bb_tuned_copy(const bb_net *from, bb_tuned *out, bb_err *err);
+void      bb_tuned_done(bb_tuned *t);
+
+/* Windows of text, borrowed. Losses at the head count positions first .. first + n_scored - 1 of each window. */
+typedef struct bb_tune_set {
+    const int32_t *tokens;        /* [n * ctx] */
+    const int32_t *targets;       /* [n * ctx] the next tokens, for BB_TUNE_LABELS; NULL allowed otherwise */
+    uint32_t       n, ctx, first, n_scored;
+} bb_tune_set;
+
+typedef enum bb_tune_loss {
+    BB_TUNE_OUTPUT,      /* squared error of the hidden state behind the last trained block */
+    BB_TUNE_LOGITS,      /* squared error of the logits */
+    BB_TUNE_KL,          /* KL(full precision || tuned): cross-entropy with soft labels, up to a constant */
+    BB_TUNE_LABELS       /* cross-entropy with the text's next tokens: hard labels */
+} bb_tune_loss;
+
+typedef struct bb_tune_options {
+    bb_tune_loss loss;
+    uint32_t first, last;         /* blocks trained (bb_tune_blocks: all of these, one after the other) */
+    bool     embedding;           /* also embedding, head and output norm (losses at the head) */
+    uint32_t steps, batch;        /* batch: windows a step */
+    uint32_t checks;              /* held-out looks, evenly spaced; at least 1 */
+    double   weights, fields, norms; /* peak rates: steps of the grid; fractions of scales; fractions of norm gains. 0: frozen */
+    double   clip;                /* limit of the gradient's norm as a multiple of its running mean; 0: none */
+    uint64_t seed;
+    const char *label;            /* of the progress line; NULL: silent */
+} bb_tune_options;
+
+typedef struct bb_tune_report {
+    double   start, best;         /* held-out loss before and after: mean KL for losses at the head, mean squared error for OUTPUT */
+    uint32_t best_step, steps;    /* best_step 0: rolled back */
+    uint64_t tokens;              /* trained on */
+    double   seconds;
+} bb_tune_report;
+
+/* full: the full-precision network. A failure (also BB_INTERRUPTED) leaves the best state so far. */
+bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held, bb_tune_report *report,
+                  bb_err *err);
+/* reports: [last - first + 1] or NULL. */
+bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held,
+                         bb_tune_report *reports, bb_err *err);
+
+#endif

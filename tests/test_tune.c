@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_tune.c: matrices behind stored bytes (gradients of fields against decoded differences, nearest codes against all codes, exact
+ * bytes), and the optimisation of tiny networks: it helps, it is taken back when it does not, threads change nothing.
+ */
+#include <check.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "model/tune/latent.h"
+#include "model/tune/tune.h"
+#include "tests/support/ref_net.h"
+#include "tests/support/support.h"
+
+/* ---- one matrix ---- */
+
+enum { ROWS = 3, COLS = 512, N = ROWS * COLS };
+
+typedef struct scene { const bb_format *f; unsigned char *packed; bb_matrix m; bb_latent l; bb_rng rng; } scene;
+
+static scene scene_of(const bb_format *f)
+{
+    scene  s = { .f = f };
+    bb_err err = BB_ERR_INIT;
+    float *w = BB_NEW(N, float, NULL);
+    bb_rng_init(&s.rng, 3, f->name);
+    for (int i = 0; i < N; i++) w[i] = (float)(0.02 * bb_rng_normal(&s.rng) + (i / 64 % 2 ? 0.01 : 0));
+    s.packed = bb_alloc(ROWS, bb_format_row_bytes(f, COLS), NULL);
+    for (size_t r = 0; r < ROWS; r++) f->encode(w + r * COLS, NULL, s.packed + r * bb_format_row_bytes(f, COLS), COLS);
+    s.m = (bb_matrix){ f->type, ROWS, COLS, s.packed, NULL };
+    ck_assert_msg(bb_latent_create(&s.m, s.packed, &s.l, &err) == BB_OK, "%s", err.msg);
+    bb_free(w);
+    return s;
+}
+
+static void scene_done(scene *s)
+{
+    bb_latent_done(&s->l);
+    bb_free(s->packed);
+}
+
+static void decode_all(const scene *s, float *out)
+{
+    const size_t bytes = bb_format_row_bytes(s->f, COLS);
+    for (size_t r = 0; r < ROWS; r++) s->f->decode(s->packed + r * bytes, out + r * COLS, COLS);
+}
+
+/* Encoding what was decoded changes no weight; after moves, q is what the bytes say. */
+START_TEST(bytes_and_numbers_agree)
+{
+    scene  s = scene_of(bb_format_at((size_t)_i));
+    float *q = BB_NEW(N, float, NULL);
+    memcpy(q, s.l.q, N * sizeof *q);
+    bb_latent_encode(&s.l);
+    ck_assert_msg(memcmp(q, s.l.q, N * sizeof *q) == 0, "%s", s.f->name);
+    for (int i = 0; i < N; i++) s.l.w[i] += (float)(0.01 * bb_rng_normal(&s.rng));
+    for (size_t i = 0; i < (2 + 2 * s.l.n_groups) * s.l.n_blocks; i++) s.l.fields[i] *= (float)(1 + 0.1 * bb_rng_normal(&s.rng));
+    bb_latent_encode(&s.l);
+    ck_assert_msg(memcmp(q, s.l.q, N * sizeof *q) != 0, "%s", s.f->name);
+    decode_all(&s, q);
+    ck_assert_msg(memcmp(q, s.l.q, N * sizeof *q) == 0, "%s", s.f->name);
+    for (int i = 0; i < N; i++) ck_assert(isfinite(q[i]));
+    bb_latent_decode(&s.l);
+    ck_assert(memcmp(s.l.w, q, N * sizeof *q) == 0);
+    bb_free(q);
+    scene_done(&s);
+}
+END_TEST
+
+/* Error of code vector v of a block whose code is replaced by `code`; by decoding the packed block. */
+static double error_with(const bb_format *f, const bb_code *c, unsigned v, uint32_t code, const float *w)
+{
+    unsigned char bytes[1024];
+    float         q[BB_MAX_BLOCK];
+    bb_code       other = *c;
+    double        sum = 0;
+    other.q[v] = code;
+    f->pack(&other, bytes);
+    f->decode(bytes, q, f->block);
+    for (unsigned i = v * f->vec; i < (v + 1) * f->vec; i++) sum += ((double)w[i] - (double)q[i]) * ((double)w[i] - (double)q[i]);
+    return sum;
+}
+
+/* No other level is nearer (scalar grids: all of them; codebooks: random ones). */
+START_TEST(codes_are_nearest)
+{
+    scene s = scene_of(bb_format_at((size_t)_i));
+    for (int i = 0; i < N; i++) s.l.w[i] += (float)(0.01 * bb_rng_normal(&s.rng));
+    bb_latent_encode(&s.l);
+    for (size_t b = 0; s.l.n_groups && b < s.l.n_blocks; b += s.l.n_blocks / 3) {
+        bb_code      c = { 0 };
+        const float *w = s.l.w + b * s.f->block;
+        s.f->unpack(s.packed + b * s.f->block_bytes, &c);
+        for (unsigned v = 0; v < (unsigned)s.f->block / s.f->vec; v += 3) {
+            const double chosen = error_with(s.f, &c, v, c.q[v], w);
+            const bool   scalar = s.f->vec == 1;
+            for (unsigned k = 0; k < (scalar ? s.f->n_levels : 40u); k++) {
+                uint32_t other = k;
+                if (!scalar) { /* a code that some vector of the block has */
+                    other = c.q[bb_rng_below(&s.rng, (uint64_t)(s.f->block / s.f->vec))];
+                }
+                const double e = error_with(s.f, &c, v, other, w);
+                ck_assert_msg(chosen <= e * (1 + 1e-5) + 1e-14, "%s: code %u of vector %u, error %g; %u has %g", s.f->name, c.q[v], v, chosen, other, e);
+            }
+        }
+    }
+    scene_done(&s);
+}
+END_TEST
+
+/* dL/dfield of L = sum g_i q_i against packed blocks with that field changed: decoders are linear in it, so the difference is exact. */
+static double loss_with(const bb_format *f, const bb_code *c, const float *g)
+{
+    unsigned char bytes[1024];
+    float         q[BB_MAX_BLOCK];
+    double        sum = 0;
+    f->pack(c, bytes);
+    f->decode(bytes, q, f->block);
+    for (unsigned i = 0; i < f->block; i++) sum += (double)g[i] * (double)q[i];
+    return sum;
+}
+
+START_TEST(field_gradients_are_differences)
+{
+    scene        s = scene_of(bb_format_at((size_t)_i));
+    bb_latent   *l = &s.l;
+    bb_code      c = { 0 }, other;
+    const size_t B = l->n_blocks, G = l->n_groups;
+    for (int i = 0; i < N; i++) l->g_w[i] = (float)bb_rng_normal(&s.rng);
+    bb_latent_gradients(l);
+    for (size_t b = 0; b < B && G; b += B / 3) {
+        const float *g = l->g_w + b * s.f->block;
+        s.f->unpack(s.packed + b * s.f->block_bytes, &c);
+        const double base = loss_with(s.f, &c, g);
+        if (l->has_d) {
+            other = c, other.d *= 2;
+            ck_assert_double_eq_tol((double)l->g_fields[b], loss_with(s.f, &other, g) - base, 1e-5);
+        }
+        if (l->has_dmin) {
+            other = c, other.dmin *= 2;
+            ck_assert_double_eq_tol((double)l->g_fields[B + b], loss_with(s.f, &other, g) - base, 1e-5);
+        }
+        for (size_t k = 0; k < G; k++) {
+            const int up = c.sc[k] < l->sc_most ? 1 : -1, min_up = c.mn[k] < l->mn_most ? 1 : -1;
+            if (l->sc_most > l->sc_least) {
+                other = c, other.sc[k] = (int16_t)(c.sc[k] + up);
+                ck_assert_double_eq_tol((double)l->g_fields[2 * B + b * G + k], up * (loss_with(s.f, &other, g) - base), 1e-5);
+            }
+            if (l->mn_most > l->mn_least) {
+                other = c, other.mn[k] = (int16_t)(c.mn[k] + min_up);
+                ck_assert_double_eq_tol((double)l->g_fields[(2 + G) * B + b * G + k], min_up * (loss_with(s.f, &other, g) - base), 1e-5);
+            }
+        }
+    }
+    scene_done(&s);
+}
+END_TEST
+
+/* The grids that store their scale as F16 are the ones that are trained. */
+START_TEST(knows_the_fields)
+{
+    const struct { const char *name; bool d, dmin; int sc, mn; } expected[] = {
+        { "Q4_0", true, false, 0, 0 },   { "Q4_1", true, true, 0, 0 },     { "Q4_K", true, true, 63, 63 }, { "Q2_K", true, true, 15, 15 },
+        { "Q6_K", true, false, 127, 0 }, { "IQ2_XXS", true, false, 15, 0 }, { "IQ1_S", true, false, 7, 0 }, { "MXFP4", false, false, 0, 0 },
+    };
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        scene s = scene_of(bb_format_find(expected[i].name));
+        ck_assert_msg(s.l.has_d == expected[i].d && s.l.has_dmin == expected[i].dmin && s.l.sc_most == expected[i].sc && s.l.mn_most == expected[i].mn,
+                      "%s: d %d, dmin %d, sc %d .. %d, mn %d .. %d", expected[i].name, s.l.has_d, s.l.has_dmin, s.l.sc_least, s.l.sc_most, s.l.mn_least,
+                      s.l.mn_most);
+        scene_done(&s);
+    }
+}
+END_TEST
+
+/* ---- tiny networks ---- */
+
+enum { LAYERS = 3, WINDOWS = 6, HELD = 3, T = 16 };
+
+typedef struct world {
+    ref_model    full;
+    bb_net       small;             /* full, rounded to few bits */
+    bb_block     blocks[LAYERS];
+    void        *owned[64];
+    size_t       n_owned;
+    int32_t      tokens[WINDOWS * T], targets[WINDOWS * T];
+    bb_tune_set  train, held;
+} world;
+
+static void round_matrix(world *w, bb_matrix *m, bb_type type)
+{
+    const bb_format *f = bb_format_get(type);
+    if (m->rows == 0) return;
+    unsigned char *bytes = bb_alloc(m->rows, bb_format_row_bytes(f, m->cols), NULL);
+    for (size_t r = 0; r < m->rows; r++) f->encode_rtn((const float *)m->data + r * m->cols, bytes + r * bb_format_row_bytes(f, m->cols), m->cols);
+    m->type = type;
+    m->data = bytes;
+    w->owned[w->n_owned++] = bytes;
+}
+
+static world *world_of(bool untied)
+{
+    static const ref_shape shapes[LAYERS] = { { 4, 2, 64 }, { 0, 0, 96 }, { 2, 1, 64 } };
+    static const bb_type   types[BB_N_PARTS] = { BB_Q2_0, BB_Q4_0, BB_IQ4_NL, BB_Q4_1, BB_Q2_0, BB_TQ2_0, BB_Q4_0 };
+    const ref_spec spec = { "tune", BB_ARCH_DECI, 48, 64, LAYERS, 16, 16, false, false, false, false, untied, 1, BB_F32, shapes };
+    world         *w = calloc(1, sizeof *w);
+    bb_rng         rng;
+    ref_model_make(&spec, 4, &w->full);
+    bb_rng_init(&rng, 2, "tokens");
+    for (int i = 0; i < WINDOWS * T; i++) w->tokens[i] = (int32_t)bb_rng_below(&rng, 48);
+    for (int i = 0; i < WINDOWS * T; i++) w->targets[i] = i % T == T - 1 ? 0 : w->tokens[i + 1];
+    w->train = (bb_tune_set){ w->tokens, w->targets, WINDOWS, T, 0, T };
+    w->held = (bb_tune_set){ w->tokens, w->targets, HELD, T, 2, T - 3 }; /* of the same windows: random text has nothing to generalise to */
+    w->small = w->full.net;
+    memcpy(w->blocks, w->full.net.blocks, sizeof w->blocks);
+    w->small.blocks = w->blocks;
+    for (int b = 0; b < LAYERS; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) round_matrix(w, &w->blocks[b].w[p], types[p] == BB_TQ2_0 ? BB_Q5_0 : types[p]);
+    round_matrix(w, &w->small.embd, BB_Q4_0);
+    if (untied) round_matrix(w, &w->small.head, BB_Q4_1);
+    return w;
+}
+
+static void world_done(world *w)
+{
+    for (size_t i = 0; i < w->n_owned; i++) bb_free(w->owned[i]);
+    ref_model_free(&w->full);
+    free(w);
+}
+
+/* Mean KL on the held-out windows in float64 by the oracle. */
+static double oracle_kl(const world *w, const bb_net *net)
+{
+    enum { V = 48 };
+    static double z[T * V], z_ref[T * V];
+    double        sum = 0;
+    for (uint32_t i = 0; i < HELD; i++) {
+        ref_run(&w->full.net, w->held.tokens + i * T, T, z_ref);
+        ref_run(net, w->held.tokens + i * T, T, z);
+        for (uint32_t t = w->held.first; t < w->held.first + w->held.n_scored; t++) sum += ref_kl(z_ref + t * V, z + t * V, V);
+    }
+    return sum / (HELD * w->held.n_scored);
+}
+
+static bb_tune_options options_of(bb_tune_loss loss, uint32_t first, uint32_t last)
+{
+    return (bb_tune_options){ .loss = loss, .first = first, .last = last, .steps = 40, .batch = 2, .checks = 8, .weights = 0.05, .fields = 0.003, .norms = 0.003,
+                              .clip = 3, .seed = 1 };
+}
+
+static void tune(const world *w, bb_tuned *t, const bb_tune_options *o, bb_tune_report *report)
+{
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_tuned_copy(&w->small, t, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_tune(&w->full.net, t, o, &w->train, &w->held, report, &err) == BB_OK, "%s", err.msg);
+}
+
+/* The reported numbers are the oracle's, and the loss falls. */
+START_TEST(end_to_end_lowers_the_divergence)
+{
+    world          *w = world_of(_i == 1);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    o.embedding = true;
+    tune(w, &t, &o, &report);
+    ck_assert_msg(report.best < 0.7 * report.start, "%g -> %g", report.start, report.best);
+    ck_assert_double_eq_tol(report.start, oracle_kl(w, &w->small), 1e-4 * report.start);
+    ck_assert_double_eq_tol(report.best, oracle_kl(w, &t.net), 1e-4 * report.start);
+    ck_assert(report.best_step > 0 && report.tokens == 40u * 2 * T);
+    ck_assert(memcmp(t.out_norm, w->small.out_norm, 64 * sizeof(float)) != 0);
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
+/* Only the last block moves; everything before it and the head stay as they are. */
+START_TEST(last_block_alone)
+{
+    static const bb_tune_loss losses[] = { BB_TUNE_KL, BB_TUNE_OUTPUT, BB_TUNE_LOGITS };
+    world          *w = world_of(false);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(losses[_i], LAYERS - 1, LAYERS - 1);
+    tune(w, &t, &o, &report);
+    ck_assert_msg(report.best < report.start, "%d: %g -> %g", _i, report.start, report.best);
+    const bb_matrix *down = &w->blocks[0].w[BB_PART_DOWN], *last = &w->blocks[LAYERS - 1].w[BB_PART_DOWN];
+    const size_t     bytes = down->rows * bb_format_row_bytes(bb_format_get(down->type), down->cols);
+    ck_assert(memcmp(down->data, t.bytes[0].w[BB_PART_DOWN], bytes) == 0);
+    ck_assert(memcmp(last->data, t.bytes[LAYERS - 1].w[BB_PART_DOWN], bytes) != 0);
+    ck_assert(memcmp(w->small.embd.data, t.embd, 48 * bb_format_row_bytes(bb_format_get(BB_Q4_0), 64)) == 0);
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
+START_TEST(blocks_in_turn)
+{
+    world          *w = world_of(false);
+    bb_tuned        t;
+    bb_tune_report  reports[LAYERS];
+    bb_tune_options o = options_of(BB_TUNE_OUTPUT, 0, LAYERS - 1);
+    bb_err          err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &t, &err), BB_OK);
+    ck_assert_msg(bb_tune_blocks(&w->full.net, &t, &o, &w->train, &w->held, reports, &err) == BB_OK, "%s", err.msg);
+    for (int b = 0; b < LAYERS; b++) ck_assert_msg(reports[b].best < reports[b].start, "block %d: %g -> %g", b, reports[b].start, reports[b].best);
+    ck_assert(oracle_kl(w, &t.net) < oracle_kl(w, &w->small));
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
+/* Steps far too long: everything is as it was, to the bit. */
+START_TEST(rolled_back_when_it_does_not_help)
+{
+    world          *w = world_of(false);
+    bb_tuned        t, start;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    o.weights = 50;
+    o.norms = 5;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &start, NULL), BB_OK);
+    tune(w, &t, &o, &report);
+    ck_assert_uint_eq(report.best_step, 0);
+    ck_assert(report.best == report.start);
+    for (int b = 0; b < LAYERS; b++) {
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_matrix *m = &w->blocks[b].w[p];
+            if (m->rows) ck_assert(memcmp(start.bytes[b].w[p], t.bytes[b].w[p], m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols)) == 0);
+        }
+        if (start.bytes[b].norm[0]) ck_assert(memcmp(start.bytes[b].norm[0], t.bytes[b].norm[0], 64 * sizeof(float)) == 0);
+    }
+    bb_tuned_done(&t);
+    bb_tuned_done(&start);
+    world_done(w);
+}
+END_TEST
+
+START_TEST(threads_change_nothing)
+{
+    world          *w = world_of(false);
+    bb_tuned        t[2];
+    bb_tune_report  report[2];
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    const int       threads = omp_get_max_threads();
+    o.steps = 8;
+    o.embedding = true;
+    for (int k = 0; k < 2; k++) {
+        omp_set_num_threads(k + 1);
+        tune(w, &t[k], &o, &report[k]);
+    }
+    omp_set_num_threads(threads);
+    ck_assert(report[0].best == report[1].best);
+    for (int b = 0; b < LAYERS; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_matrix *m = &w->blocks[b].w[p];
+            if (m->rows) ck_assert(memcmp(t[0].bytes[b].w[p], t[1].bytes[b].w[p], m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols)) == 0);
+        }
+    bb_tuned_done(&t[0]);
+    bb_tuned_done(&t[1]);
+    world_done(w);
+}
+END_TEST
+
+START_TEST(world_is_checked)
+{
+    world          *w = world_of(false);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(BB_TUNE_LABELS, 0, LAYERS - 1);
+    bb_tune_set     none = w->train, unlabelled = w->train;
+    bb_err          err = BB_ERR_INIT;
+    none.n = 0;
+    unlabelled.targets = NULL;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_tune(&w->full.net, &t, &o, &none, &w->held, &report, &err), BB_FAILED);
+    ck_assert_int_eq(bb_tune(&w->full.net, &t, &o, &unlabelled, &w->held, &report, NULL), BB_FAILED);
+    ck_assert_int_eq(bb_tune(&w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_OK);
+    bb_interrupt_raise();
+    ck_assert_int_eq(bb_tune(&w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_INTERRUPTED);
+    bb_interrupt_clear();
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("tune");
+    TCase *t = tcase_create("latent"), *n = tcase_create("networks");
+    int    formats = 0;
+    while (bb_format_at((size_t)formats)) formats++;
+    tcase_add_loop_test(t, bytes_and_numbers_agree, 0, formats);
+    tcase_add_loop_test(t, codes_are_nearest, 0, formats);
+    tcase_add_loop_test(t, field_gradients_are_differences, 0, formats);
+    tcase_add_test(t, knows_the_fields);
+    tcase_add_loop_test(n, end_to_end_lowers_the_divergence, 0, 2);
+    tcase_add_loop_test(n, last_block_alone, 0, 3);
+    tcase_add_test(n, blocks_in_turn);
+    tcase_add_test(n, rolled_back_when_it_does_not_help);
+    tcase_add_test(n, threads_change_nothing);
+    tcase_add_test(n, world_is_checked);
+    suite_add_tcase(s, t);
+    suite_add_tcase(s, n);
+    return bb_test_run(s);
+}
