@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "cli/cmd.h"
 #include "cli/estimate.h"
+#include "cli/ladder.h"
 #include "cli/report.h"
 #include "cli/run.h"
 
@@ -119,8 +120,42 @@ const bb_command bb_command_measure = { "measure", "the option database and what
 static bb_status search(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_search, err); }
 const bb_command bb_command_search = { "search", "the plans of the front, refined by true KL", "RUN", "bitbudget search results/runs/first", NULL, 0, search };
 
-static bb_status finalise(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_finalise, err); }
-const bb_command bb_command_finalise = { "finalise", "rebuild the chosen plans and write their files", "RUN", "bitbudget finalise results/runs/first", NULL, 0, finalise };
+typedef struct finalise_config { char *ladder, *texts; int64_t windows; bool ablate; } finalise_config;
+
+#define FIELD(name) offsetof(finalise_config, name)
+static const bb_option_row finalise_options[] = {
+    { "ladder", BB_OPT_LIST, FIELD(ladder), "", 1, 0, "BITS", "instead: evaluate every step for the plans nearest to these bits per weight", NULL },
+    { "texts", BB_OPT_LIST, FIELD(texts), "", 1, 0, "FILES", "with --ladder: texts to evaluate on", NULL },
+    { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e9, "N", "with --ladder: windows of each text; 0: all", NULL },
+    { "ablate", BB_OPT_FLAG, FIELD(ablate), NULL, 1, 0, NULL, "with --ladder: also variants of the step lfq", NULL },
+};
+enum { N_FINALISE_OPTIONS = sizeof finalise_options / sizeof *finalise_options };
+#undef FIELD
+
+static bb_status finalise(int argc, char **argv, bb_err *err)
+{
+    finalise_config c = { 0 };
+    bb_run          r = { 0 };
+    const char     *dir = NULL;
+    size_t          n = 0;
+    bb_status       status;
+    BB_TRY(bb_command_options(&bb_command_finalise, &c, argc, argv, &dir, 1, &n, err));
+    if (n != 1) {
+        status = BB_FAIL(err, BB_USAGE, "finalise takes one run directory, as made by `bitbudget run` or `bitbudget sweep`");
+        goto done;
+    }
+    BB_TRY(bb_run_reopen(&r, dir, err));
+    if (*c.ladder) BB_TRY(bb_run_ladder(&r, c.ladder, c.texts, c.windows, c.ablate, err));
+    else BB_TRY(bb_run_finalise(&r, err));
+done:
+    bb_options_done(finalise_options, N_FINALISE_OPTIONS, &c);
+    bb_run_close(&r);
+    return status;
+}
+
+const bb_command bb_command_finalise = { "finalise", "rebuild and tune the chosen plans and write their files", "RUN [--ladder BITS --texts FILES]",
+    "bitbudget finalise results/runs/first\n"
+    "bitbudget finalise results/runs/front --ladder 1.3,2.2,3.0 --texts wiki.test.raw,c4.jsonl", finalise_options, N_FINALISE_OPTIONS, finalise };
 
 static bb_status evaluate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_evaluate, err); }
 const bb_command bb_command_evaluate = { "evaluate", "score the written files in full; front, guard, choice", "RUN", "bitbudget evaluate results/runs/first", NULL, 0, evaluate };

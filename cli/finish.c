@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * finish.c: the last stages of a run: finalise (rebuild, keep if better, write models/HASH.gguf), evaluate (the written files, in full),
+ * finish.c: the last stages of a run: finalise (the ladder of steps that may help, write models/HASH.gguf), evaluate (the written files, in full),
  * guard (the simpler plans of the same bytes beside the winner), and the tables of the run directory.
  *
  * What is evaluated is the exported file, read back: its bytes, shapes and logits are those a user gets.
@@ -16,13 +16,11 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "cli/front.h"
+#include "cli/ladder.h"
 #include "cli/run.h"
-#include "model/compress/rebuild.h"
 #include "model/export/export.h"
 
 /* ---- finalise ---- */
-
-typedef struct final_record { double kl_database, kl_rebuilt; uint8_t rebuilt_kept; } final_record;
 
 static bb_status score_confirm(bb_run *r, const bb_net *net, double *kl, bb_err *err)
 {
@@ -32,54 +30,62 @@ static bb_status score_confirm(bb_run *r, const bb_net *net, double *kl, bb_err 
     return status;
 }
 
-/* Writes models/HASH.gguf from the better of the database's net and the rebuilt one. */
-static bb_status finalise_plan(bb_run *r, const bb_plan *plan, const char *hash, const char *path, bool rebuild, final_record *record, bb_err *err)
+/* Records are kept by plan and by what finalise was asked to do; bb_free. */
+static char *record_key(const bb_run *r, const char *hash, bb_err *err)
 {
-    bb_rebuilt rebuilt = { 0 };
-    bb_block  *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
-    bb_net     net;
-    bb_quant_options o = { BB_METHOD_FEEDBACK, r->config.damping, (unsigned)r->config.sweeps };
-    bb_status  status = BB_NOMEM;
-    *record = (final_record){ (double)NAN, (double)NAN, 0 };
-    if (!blocks) return BB_NOMEM;
-    BB_TRY(bb_database_apply(r->database, plan, &net, blocks, err));
-    BB_TRY(score_confirm(r, &net, &record->kl_database, err));
-    if (rebuild) {
-        BB_TRY(bb_rebuild(r->database, &r->model, plan, r->calib.tokens, r->calib.n, r->calib.ctx, &o, &rebuilt, err));
-        BB_TRY(score_confirm(r, &rebuilt.net, &record->kl_rebuilt, err));
-        record->rebuilt_kept = record->kl_rebuilt < record->kl_database;
-    }
-    BB_TRY(bb_export_write(&r->model, record->rebuilt_kept ? &rebuilt.net : &net, hash, path, err));
+    char *settings = bb_ladder_settings(&r->config, err), *key = settings ? bb_asprintf(err, "%s %s", hash, settings) : NULL;
+    bb_free(settings);
+    return key;
+}
+
+static bb_status load_record(bb_run *r, const char *hash, bb_ladder_record *record, bool *found, bb_err *err)
+{
+    char     *key = record_key(r, hash, err);
+    void     *value = NULL;
+    size_t    size = 0;
+    bb_status status = BB_NOMEM;
+    if (!key) return BB_NOMEM;
+    BB_TRY(bb_store_get(r->store, "finalise", key, &value, &size, found, err));
+    *found = *found && size == sizeof *record;
+    if (*found) memcpy(record, value, sizeof *record);
 done:
-    if (r->evaluator) bb_net_evaluator_forget(r->evaluator);
-    bb_rebuilt_done(&rebuilt);
-    bb_free(blocks);
+    bb_free(value);
+    bb_free(key);
     return status;
 }
 
-static bb_status finalise_one(bb_run *r, const bb_front_plan *p, bool rebuild, bb_err *err)
+static bb_status save_record(bb_run *r, const char *hash, const bb_ladder_record *record, bb_err *err)
 {
-    final_record record;
-    void        *value = NULL;
-    size_t       size;
-    uint64_t     bytes;
-    bool         found;
-    char        *path = bb_run_path(r, err, "models/%s.gguf", p->hash), *dir = bb_run_path(r, err, "models");
-    bb_status    status = BB_NOMEM;
+    char     *key = record_key(r, hash, err);
+    bb_status status = key ? bb_store_put(r->store, "finalise", key, record, sizeof *record, err) : BB_NOMEM;
+    bb_free(key);
+    return status;
+}
+
+/* Writes models/HASH.gguf from the best network of the ladder. */
+static bb_status finalise_one(bb_run *r, const bb_front_plan *p, bool tune, bb_err *err)
+{
+    bb_ladder_record record;
+    bb_tuned         net = { 0 };
+    uint64_t         bytes;
+    bool             found;
+    char            *path = bb_run_path(r, err, "models/%s.gguf", p->hash), *dir = bb_run_path(r, err, "models");
+    bb_status        status = BB_NOMEM;
     if (!path || !dir) goto done;
     BB_TRY(bb_make_dirs(dir, err));
-    BB_TRY(bb_store_get(r->store, "finalise", p->hash, &value, &size, &found, err));
+    BB_TRY(load_record(r, p->hash, &record, &found, err));
     if (found && bb_file_exists(path)) goto done;
-    BB_TRY(finalise_plan(r, &p->plan, p->hash, path, rebuild, &record, err));
+    BB_TRY(bb_ladder_run(r, &p->plan, tune, NULL, NULL, &net, &record, err));
+    BB_TRY(bb_export_write(&r->model, &net.net, p->hash, path, err));
     BB_TRY(bb_file_size(path, &bytes, err));
     if (bytes != (uint64_t)p->size_bytes) {
         status = BB_FAIL(err, BB_GUARD, "%s has %llu bytes, the plan was counted at %lld: the size model and the exporter disagree", path,
                          (unsigned long long)bytes, (long long)p->size_bytes);
         goto done;
     }
-    BB_TRY(bb_store_put(r->store, "finalise", p->hash, &record, sizeof record, err));
+    BB_TRY(save_record(r, p->hash, &record, err));
 done:
-    bb_free(value);
+    bb_tuned_done(&net);
     bb_free(path);
     bb_free(dir);
     return status;
@@ -91,23 +97,20 @@ static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *er
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
     if (!path) return BB_NOMEM;
-    BB_TRY(bb_csv_create(path, "plan_hash,size_bytes,kl_database,kl_rebuilt,kept", &w, err));
+    BB_TRY(bb_csv_create(path, "plan_hash,size_bytes,step,kl_nats,kept", &w, err));
     for (size_t i = 0; i < front->n; i++) {
-        void        *value = NULL;
-        size_t       size;
-        bool         found;
-        final_record record;
-        BB_TRY(bb_store_get(r->store, "finalise", front->plans[i].hash, &value, &size, &found, err));
-        if (found && size == sizeof record) {
-            memcpy(&record, value, sizeof record);
+        bool             found;
+        bb_ladder_record record;
+        BB_TRY(load_record(r, front->plans[i].hash, &record, &found, err));
+        for (int k = 0; found && k < BB_N_RUNGS; k++) {
+            if (isnan(record.kl[k])) continue;
             bb_csv_put_text(w, front->plans[i].hash);
             bb_csv_put_int(w, front->plans[i].size_bytes);
-            bb_csv_put_double(w, record.kl_database);
-            bb_csv_put_double(w, record.kl_rebuilt);
-            bb_csv_put_text(w, record.rebuilt_kept ? "rebuilt" : "database");
+            bb_csv_put_text(w, bb_rung_names[k]);
+            bb_csv_put_double(w, record.kl[k]);
+            bb_csv_put_int(w, record.kept[k]);
             bb_csv_end_row(w);
         }
-        bb_free(value);
     }
     status = bb_csv_close(w, err);
     w = NULL;
@@ -202,21 +205,18 @@ static bb_status verify_one(bb_run *r, const bb_front_plan *p, bb_err *err)
 {
     char         *path = bb_run_path(r, err, "models/%s.gguf", p->hash);
     bb_model      m = { 0 };
-    void         *value = NULL;
-    size_t        size;
     uint64_t      bytes;
     bool          found, opened = false;
-    final_record  record;
+    bb_ladder_record record;
     bb_bytes      plan;
     double        kl, expected;
     bb_status     status = BB_NOMEM;
     if (!path) return BB_NOMEM;
-    BB_TRY(bb_store_get(r->store, "finalise", p->hash, &value, &size, &found, err));
-    if (!found || size != sizeof record) {
+    BB_TRY(load_record(r, p->hash, &record, &found, err));
+    if (!found) {
         status = BB_FAIL(err, BB_GUARD, "plan %s was never finalised: run `bitbudget finalise %s`", p->hash, r->config.out);
         goto done;
     }
-    memcpy(&record, value, sizeof record);
     BB_TRY(bb_file_size(path, &bytes, err));
     BB_TRY(bb_model_open(path, &m, err));
     opened = true;
@@ -227,14 +227,13 @@ static bb_status verify_one(bb_run *r, const bb_front_plan *p, bb_err *err)
         goto done;
     }
     BB_TRY(score_confirm(r, &m.net, &kl, err));
-    expected = record.rebuilt_kept ? record.kl_rebuilt : record.kl_database;
+    expected = record.kl_final;
     /* The same bits, unless the export had to permute rows for another rotary order: then sums run in another order. */
     if (fabs(kl - expected) > (m.net.rope_neox == r->model.net.rope_neox ? 0 : 1e-5 * fabs(expected)))
         status = BB_FAIL(err, BB_GUARD, "%s: KL on the confirm windows is %.9g, recorded is %.9g", path, kl, expected);
 done:
     if (r->evaluator) bb_net_evaluator_forget(r->evaluator);
     if (opened) bb_model_close(&m);
-    bb_free(value);
     bb_free(path);
     return status;
 }

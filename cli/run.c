@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "cli/calibration.h"
 #include "cli/environment.h"
+#include "cli/ladder.h"
 
 #define FIELD(name) offsetof(bb_run_config, name)
 #define NO_BOUNDS 1, 0
@@ -50,6 +51,9 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "search-tokens", BB_OPT_DOUBLE, FIELD(search_tokens), "4", 0, 1e9, "MILLIONS", "forwarded tokens that the search may spend", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
     { "no-finalise", BB_OPT_FLAG, FIELD(no_finalise), NULL, NO_BOUNDS, NULL, "export the database's options without rebuilding them", NULL },
+    { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,blocks,lfq,end-to-end", NO_BOUNDS, "LIST", "what finalise tries, in order; kept is what helps", NULL },
+    { "tune-windows", BB_OPT_INT, FIELD(tune_windows), "1024", 0, 1e6, "N", "calibration windows to tune on, at most; 0: no tuning", NULL },
+    { "tune-tokens", BB_OPT_DOUBLE, FIELD(tune_tokens), "0.1", 0, 1e6, "MILLIONS", "tokens that end-to-end tuning trains on, a plan", NULL },
     { "ledger-only", BB_OPT_FLAG, FIELD(ledger_only), NULL, NO_BOUNDS, NULL, "replay: fail instead of evaluating anything new", NULL },
     { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "2GiB", NO_BOUNDS, "SIZE", "limit of the caches of hidden states", NULL },
     { "database", BB_OPT_TEXT, FIELD(database), "", NO_BOUNDS, "DIR", "option database, may be shared by runs; empty: OUT/database", NULL },
@@ -204,6 +208,9 @@ static bb_status split_windows(bb_run *r, bb_err *err)
     uint32_t *chosen = rest + all.n;
     spaced(rest, n_rest, n_calib, chosen);
     BB_TRY(pick_windows(&all, chosen, n_calib, &r->calib, err));
+    uint32_t  n_tune = (uint32_t)c->tune_windows < n_rest ? (uint32_t)c->tune_windows : n_rest;
+    spaced(rest, n_rest, n_tune, chosen);
+    BB_TRY(pick_windows(&all, chosen, n_tune, &r->tune, err));
     for (uint32_t l = 0; l < BB_N_LEVELS; l++) {
         uint32_t n = n_level[l] < n_score ? n_level[l] : n_score;
         spaced(score, n_score, n, chosen);
@@ -235,6 +242,8 @@ done:
 static bb_status check_config(const bb_run_config *c, bb_err *err)
 {
     if (!c->model || !*c->model) return BB_FAIL(err, BB_USAGE, "no model was given: bitbudget run MODEL.gguf --target-size 3.2MiB");
+    bb_status status = bb_ladder_check(c, err);
+    if (status != BB_OK) return status;
     if (c->min_bpw > c->max_bpw) return BB_FAIL(err, BB_USAGE, "--min-bpw %g is above --max-bpw %g", c->min_bpw, c->max_bpw);
     return BB_OK;
 }
@@ -420,6 +429,7 @@ void bb_run_close(bb_run *r)
     bb_net_evaluator_destroy(r->evaluator);
     bb_database_close(r->database);
     bb_windows_done(&r->calib);
+    bb_windows_done(&r->tune);
     for (int l = 0; l < BB_N_LEVELS; l++) bb_windows_done(&r->levels[l]);
     bb_tokens_done(&r->calib_tokens);
     bb_model_space_destroy(r->space);

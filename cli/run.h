@@ -31,11 +31,14 @@ typedef struct bb_run_config {
     double   search_tokens;      /* millions of forwarded tokens for the search */
     int64_t  seed;
     bool     no_finalise, ledger_only;
+    char    *finalise_steps;
+    int64_t  tune_windows;
+    double   tune_tokens;        /* millions, a plan */
     uint64_t max_ram;
     char    *database;           /* folder of the option database; empty: OUT/database */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 32 };
+enum { BB_RUN_N_OPTIONS = 35 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS };
@@ -51,7 +54,8 @@ typedef struct bb_run {
     size_t            n_budgets;
     bb_tokens         calib_tokens;
     bb_windows        calib;                /* for second moments */
-    bb_windows        levels[BB_N_LEVELS];  /* for scoring: never the windows of `calib` */
+    bb_windows        tune;                 /* for training: those of `calib` and more */
+    bb_windows        levels[BB_N_LEVELS];  /* for scoring: never the windows of `calib` and `tune` */
     bb_database      *database;
     bb_net_evaluator *evaluator;
     char              key[65];              /* identity of model, data and every setting that changes a score */

@@ -14,7 +14,7 @@
 
 #define MODEL "tests/data/stories260K.gguf"
 #define SMALL "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
-              "--search-tokens 0.003 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86 -q"
+              "--search-tokens 0.003 --tune-tokens 0.002 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86 -q"
 
 /* The exit code of BB_BUILD/bitbudget with these arguments; what it says is in said. -1: killed. -2: no program. */
 static int run(const char *arguments, char *said, size_t size)
