@@ -28,6 +28,7 @@ typedef struct bb_command {
     X(estimate) \
     X(quantize) \
     X(eval) \
+    X(train) \
     X(inspect) \
     X(tokenize) \
     X(calibrate) \

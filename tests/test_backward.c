@@ -173,6 +173,52 @@ START_TEST(block_gradients_agree_with_differences)
 }
 END_TEST
 
+/* A copy of the block with its matrices in F32, owned by m. */
+static bb_block decoded(ref_model *m, const bb_block *block)
+{
+    bb_block copy = *block;
+    uint64_t unused = 1;
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        const bb_matrix *w = &block->w[p];
+        const bb_format *f = bb_format_get(w->type);
+        float           *x = ref_random(m, (size_t)w->rows * w->cols, 0, 0, &unused);
+        for (size_t r = 0; r < w->rows; r++) f->decode((const char *)w->data + r * bb_format_row_bytes(f, w->cols), x + r * w->cols, w->cols);
+        copy.w[p].type = BB_F32;
+        copy.w[p].data = x;
+    }
+    return copy;
+}
+
+/* Gradients to the weights that F16 and Q8_0 matrices decode to: those of the decoded matrices, which differences have checked, bit by bit. */
+START_TEST(gradients_are_to_decoded_weights)
+{
+    static const int which[] = { 2, 8 };
+    scene    s;
+    uint64_t seed = 1;
+    set_scene(&s, which[_i], 0);
+    bb_block      plain = decoded(&s.m, s.block);
+    bb_block_grad grad = { 0 };
+    size_t        n = (size_t)S * T * s.m.net.n_embd;
+    float        *dh = ref_random(&s.m, n, 0, 0, &seed);
+    ck_assert(s.block->w[0].type != BB_F32);
+    memcpy(dh, s.c, n * sizeof *dh);
+    for (int p = 0; p < BB_N_PARTS; p++) grad.w[p] = zeros(&s, (size_t)plain.w[p].rows * plain.w[p].cols);
+    grad.head_mask = zeros(&s, plain.n_head);
+    ck_assert_int_eq(bb_backward_block(s.b, &s.m.net, &plain, S, T, s.h, dh, &grad, NULL), BB_OK);
+    ck_assert_int_eq(memcmp(dh, s.dh, n * sizeof *dh), 0);
+    ck_assert_int_eq(memcmp(grad.head_mask, s.grad.head_mask, plain.n_head * sizeof(float)), 0);
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        ck_assert(largest_of(grad.w[p], (size_t)plain.w[p].rows * plain.w[p].cols) > 0);
+        ck_assert_int_eq(memcmp(grad.w[p], s.grad.w[p], (size_t)plain.w[p].rows * plain.w[p].cols * sizeof(float)), 0);
+    }
+    const bb_block *was = s.block;
+    s.block = &plain; /* and those by differences */
+    for (int p = 0; p < BB_N_PARTS; p++) check_array(&s, bb_part_names[p], plain.w[p].data, (size_t)plain.w[p].rows * plain.w[p].cols, grad.w[p], 6);
+    s.block = (bb_block *)(uintptr_t)was;
+    end_scene(&s);
+}
+END_TEST
+
 /* ---- head ---- */
 
 typedef enum head_kind { SOFT, HARD, SQUARED } head_kind;
@@ -446,6 +492,7 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, block_gradients_agree_with_differences, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, gradients_are_to_decoded_weights, 0, 2);
     tcase_add_loop_test(t, head_gradients_agree_with_differences, 0, (int)ref_n_specs);
     tcase_add_test(t, large_vocabulary_comes_in_pieces);
     tcase_add_test(t, embedding_gradient_adds_rows);
