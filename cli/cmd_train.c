@@ -76,7 +76,7 @@ typedef struct job {
     size_t        n_train;     /* tokens of text that are trained on */
     int32_t       bos;
     bb_windows    w;           /* to validate on */
-    bb_trainer   *t;
+    bb_training   *t;
 } job;
 
 /* ---- what is trained ---- */
@@ -161,12 +161,12 @@ static bb_status make_trainer(job *j, bb_err *err)
                                 .n_decay = (uint64_t)(o->decay_steps < 0 ? o->steps / 5 : o->decay_steps) };
     if (strcmp(o->schedule, "cosine") == 0) p.schedule.kind = BB_SCHEDULE_COSINE;
     if (strcmp(o->schedule, "constant") == 0) p.schedule.kind = BB_SCHEDULE_CONSTANT;
-    BB_TRY(bb_trainer_create(&j->shape, &data, &p, &j->t, err));
-    if (o->init) bb_trainer_start_from(j->t, &j->m.net);
-    else bb_trainer_start_random(j->t);
+    BB_TRY(bb_training_create(&j->shape, &data, &p, &j->t, err));
+    if (o->init) bb_training_start_from(j->t, &j->m.net);
+    else bb_training_start_random(j->t);
     if (bb_file_exists(j->state)) {
-        BB_TRY(bb_trainer_load(j->t, j->state, err));
-        bb_info("going on from step %llu, saved in %s", (unsigned long long)bb_trainer_steps(j->t), j->state);
+        BB_TRY(bb_training_load(j->t, j->state, err));
+        bb_info("going on from step %llu, saved in %s", (unsigned long long)bb_training_steps(j->t), j->state);
     }
 done:
     return status;
@@ -183,7 +183,7 @@ static bb_status report(job *j, const bb_train_step *s, tally *since, bb_err *er
     bb_status status;
     uint64_t  a_step = (uint64_t)j->o.batch * (uint64_t)j->o.ctx, done = s->step + 1;
     double    speed = (double)(since->n * a_step) / (bb_now_s() - since->started_s);
-    BB_TRY(bb_evaluate(bb_trainer_net(j->t), NULL, &j->w, NULL, &r, NULL, NULL, err));
+    BB_TRY(bb_evaluate(bb_training_net(j->t), NULL, &j->w, NULL, &r, NULL, NULL, err));
     printf("%llu,%llu,%.6g,%.5f,%.5f,%.5f,%.5f,%.0f\n", (unsigned long long)done, (unsigned long long)(done * a_step), s->rate,
            since->loss / (double)since->n, s->norm, r.nll, r.nll_se, speed);
     if (fflush(stdout) != 0) status = BB_FAIL(err, BB_IO, "standard output could not be written");
@@ -197,15 +197,15 @@ static bb_status run_steps(job *j, bb_progress *progress, bb_err *err)
     uint64_t  n = (uint64_t)j->o.steps;
     tally     since = { .started_s = bb_now_s() };
     bb_status status = BB_OK;
-    for (uint64_t done = bb_trainer_steps(j->t); done < n;) {
+    for (uint64_t done = bb_training_steps(j->t); done < n;) {
         bb_train_step s;
-        BB_TRY(bb_trainer_step(j->t, &s, err));
+        BB_TRY(bb_training_step(j->t, &s, err));
         done++;
         since.loss += s.loss;
         since.n++;
         bb_progress_add(progress, 1);
         if (done % (uint64_t)j->o.valid_every == 0 || done == n) BB_TRY(report(j, &s, &since, err));
-        if (done % (uint64_t)j->o.save_every == 0 || done == n) BB_TRY(bb_trainer_save(j->t, j->state, err));
+        if (done % (uint64_t)j->o.save_every == 0 || done == n) BB_TRY(bb_training_save(j->t, j->state, err));
         if (bb_interrupted() && done < n) {
             status = BB_FAIL(err, BB_INTERRUPTED, "interrupted after step %llu of %llu; the same command goes on", (unsigned long long)done,
                              (unsigned long long)n);
@@ -213,7 +213,7 @@ static bb_status run_steps(job *j, bb_progress *progress, bb_err *err)
         }
     }
 done:
-    if (status == BB_INTERRUPTED && bb_trainer_save(j->t, j->state, NULL) != BB_OK) status = BB_IO; /* also from within a validation */
+    if (status == BB_INTERRUPTED && bb_training_save(j->t, j->state, NULL) != BB_OK) status = BB_IO; /* also from within a validation */
     return status;
 }
 
@@ -221,10 +221,10 @@ static bb_status train(job *j, bb_err *err)
 {
     bb_progress progress;
     bb_status   status;
-    bb_info("%zu weights, %zu tokens to train on, %u windows to validate on", bb_trainer_weights(j->t), j->n_train, j->w.n);
+    bb_info("%zu weights, %zu tokens to train on, %u windows to validate on", bb_training_weights(j->t), j->n_train, j->w.n);
     puts("step,tokens,rate,loss,grad_norm,valid_nll,valid_se,tokens_per_s");
     bb_progress_start(&progress, "training", (uint64_t)j->o.steps);
-    bb_progress_add(&progress, bb_trainer_steps(j->t));
+    bb_progress_add(&progress, bb_training_steps(j->t));
     status = run_steps(j, &progress, err);
     bb_progress_end(&progress);
     return status;
@@ -237,7 +237,7 @@ static bb_status write_model(job *j, bb_err *err)
     void     *owned = NULL;
     bb_result r;
     bb_status status;
-    BB_TRY(bb_net_as_type(bb_trainer_net(j->t), bb_format_find(j->o.type)->type, &net, &owned, err));
+    BB_TRY(bb_net_as_type(bb_training_net(j->t), bb_format_find(j->o.type)->type, &net, &owned, err));
     BB_TRY(bb_evaluate(&net, NULL, &j->w, NULL, &r, NULL, NULL, err));
     if (j->o.init) BB_TRY(bb_export_write(&j->m, &net, NULL, j->path, err));
     else BB_TRY(bb_new_write(&j->m.gguf, &net, j->o.name, j->path, err));
@@ -258,7 +258,7 @@ static bb_status check_options(const job *j, size_t n, bb_err *err)
 
 static void job_done(job *j)
 {
-    bb_trainer_destroy(j->t);
+    bb_training_destroy(j->t);
     bb_windows_done(&j->w);
     bb_tokens_done(&j->text);
     bb_tokens_done(&j->valid);

@@ -32,12 +32,12 @@ static bb_train_options options(uint64_t steps)
     return o;
 }
 
-static bb_trainer *trainer(const bb_net *net, const bb_train_options *o, int32_t bos)
+static bb_training *trainer(const bb_net *net, const bb_train_options *o, int32_t bos)
 {
     bb_train_data data = { text, TEXT, bos };
-    bb_trainer   *t;
+    bb_training   *t;
     bb_err        err = BB_ERR_INIT;
-    ck_assert_msg(bb_trainer_create(net, &data, o, &t, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_training_create(net, &data, o, &t, &err) == BB_OK, "%s", err.msg);
     return t;
 }
 
@@ -68,11 +68,11 @@ START_TEST(whole_gradient_agrees_with_differences)
     double           loss, worst = 0, floor = 0;
     ref_model_make(&ref_specs[_i], 3, &m);
     make_text(m.net.n_vocab);
-    bb_trainer *t = trainer(&m.net, &o, 1);
-    bb_trainer_start_from(t, &m.net);
-    const bb_trainable *k = bb_trainer_trainable(t);
-    bb_trainer_batch(t, 0, &tokens, &targets);
-    ck_assert_int_eq(bb_trainer_gradient(t, tokens, targets, S, &loss, NULL), BB_OK);
+    bb_training *t = trainer(&m.net, &o, 1);
+    bb_training_start_from(t, &m.net);
+    const bb_trainable *k = bb_training_trainable(t);
+    bb_training_batch(t, 0, &tokens, &targets);
+    ck_assert_int_eq(bb_training_gradient(t, tokens, targets, S, &loss, NULL), BB_OK);
     ck_assert_double_eq_tol(loss, loss_of(&m.net, tokens, targets, S), 1e-5); /* the original, in its own types */
     for (size_t i = 0; i < k->n; i++) floor = fmax(floor, 1e-7 * fabs((double)k->g[i]));
     for (size_t p = 0; p < k->n_params; p++) {
@@ -93,7 +93,7 @@ START_TEST(whole_gradient_agrees_with_differences)
         }
     }
     if (getenv("BB_VERBOSE")) fprintf(stderr, "%s: %.2g\n", ref_specs[_i].name, worst);
-    bb_trainer_destroy(t);
+    bb_training_destroy(t);
     ref_model_free(&m);
 }
 END_TEST
@@ -109,11 +109,11 @@ START_TEST(an_epoch_has_each_window_once)
     o.batch = 1;
     ref_model_make(&ref_specs[0], 1, &m);
     for (size_t i = 0; i < TEXT; i++) text[i] = (int32_t)(i % m.net.n_vocab); /* 40 apart, windows are told apart by T = 11 */
-    bb_trainer *t = trainer(&m.net, &o, 7);
+    bb_training *t = trainer(&m.net, &o, 7);
     for (size_t s = 0; s < EPOCHS * WINDOWS; s++) {
         const int32_t *tokens, *targets;
         size_t         found = TEXT;
-        bb_trainer_batch(t, s, &tokens, &targets);
+        bb_training_batch(t, s, &tokens, &targets);
         ck_assert_int_eq(tokens[0], 7);
         ck_assert_int_eq(memcmp(tokens + 1, targets, (T - 1) * sizeof *tokens), 0);
         for (size_t i = 0; i + T < TEXT; i++)
@@ -124,22 +124,22 @@ START_TEST(an_epoch_has_each_window_once)
         if (s % WINDOWS == WINDOWS - 1) memset(seen, 0, sizeof seen);
     }
     ck_assert(memcmp(places, places + WINDOWS, WINDOWS * sizeof *places) != 0); /* another order in the next epoch */
-    bb_trainer_destroy(t);
+    bb_training_destroy(t);
     ref_model_free(&m);
 }
 END_TEST
 
 /* ---- runs ---- */
 
-static void run_to(bb_trainer *t, uint64_t n)
+static void run_to(bb_training *t, uint64_t n)
 {
     bb_train_step done;
-    while (bb_trainer_steps(t) < n) ck_assert_int_eq(bb_trainer_step(t, &done, NULL), BB_OK);
+    while (bb_training_steps(t) < n) ck_assert_int_eq(bb_training_step(t, &done, NULL), BB_OK);
 }
 
-static bool same_weights(bb_trainer *a, bb_trainer *b)
+static bool same_weights(bb_training *a, bb_training *b)
 {
-    return memcmp(bb_trainer_trainable(a)->w, bb_trainer_trainable(b)->w, bb_trainer_weights(a) * sizeof(float)) == 0;
+    return memcmp(bb_training_trainable(a)->w, bb_training_trainable(b)->w, bb_training_weights(a) * sizeof(float)) == 0;
 }
 
 START_TEST(threads_and_resuming_change_nothing)
@@ -151,26 +151,26 @@ START_TEST(threads_and_resuming_change_nothing)
     snprintf(path, sizeof path, "%s", bb_test_path("state"));
     ref_model_make(&ref_specs[_i], 3, &m);
     make_text(m.net.n_vocab);
-    bb_trainer *a = trainer(&m.net, &o, -1), *b = trainer(&m.net, &o, -1), *c = trainer(&m.net, &longer, -1);
-    bb_trainer *all[] = { a, b, c };
-    for (int i = 0; i < 3; i++) bb_trainer_start_random(all[i]);
+    bb_training *a = trainer(&m.net, &o, -1), *b = trainer(&m.net, &o, -1), *c = trainer(&m.net, &longer, -1);
+    bb_training *all[] = { a, b, c };
+    for (int i = 0; i < 3; i++) bb_training_start_random(all[i]);
     ck_assert(same_weights(a, b));
     omp_set_num_threads(3);
     run_to(a, 9);
     omp_set_num_threads(1);
     run_to(b, 4);
     ck_assert(!same_weights(a, b));
-    ck_assert_int_eq(bb_trainer_save(b, path, NULL), BB_OK);
+    ck_assert_int_eq(bb_training_save(b, path, NULL), BB_OK);
     run_to(b, 5); /* off the way, and back by loading */
-    ck_assert_int_eq(bb_trainer_load(b, path, NULL), BB_OK);
-    ck_assert_uint_eq(bb_trainer_steps(b), 4);
+    ck_assert_int_eq(bb_training_load(b, path, NULL), BB_OK);
+    ck_assert_uint_eq(bb_training_steps(b), 4);
     run_to(b, 9);
     ck_assert(same_weights(a, b));
-    ck_assert_int_eq(bb_trainer_load(c, path, NULL), BB_OK); /* a longer run with the same rates so far */
+    ck_assert_int_eq(bb_training_load(c, path, NULL), BB_OK); /* a longer run with the same rates so far */
     run_to(c, 9);
     ck_assert(same_weights(a, c));
     omp_set_num_threads(threads);
-    for (int i = 0; i < 3; i++) bb_trainer_destroy(all[i]);
+    for (int i = 0; i < 3; i++) bb_training_destroy(all[i]);
     ref_model_free(&m);
 }
 END_TEST
@@ -182,14 +182,14 @@ START_TEST(foreign_and_damaged_states)
     bb_err           err = BB_ERR_INIT;
     char             path[512], *data;
     size_t           size;
-    bb_trainer      *b;
+    bb_training      *b;
     snprintf(path, sizeof path, "%s", bb_test_path("state"));
     ref_model_make(&ref_specs[0], 3, &m);
     make_text(m.net.n_vocab);
-    bb_trainer *t = trainer(&m.net, &o, -1);
-    bb_trainer_start_random(t);
+    bb_training *t = trainer(&m.net, &o, -1);
+    bb_training_start_random(t);
     run_to(t, 3);
-    ck_assert_int_eq(bb_trainer_save(t, path, NULL), BB_OK);
+    ck_assert_int_eq(bb_training_save(t, path, NULL), BB_OK);
     for (int i = 0; i < 6; i++) {
         other = o;
         if (i == 0) other.seed = 5;
@@ -198,24 +198,24 @@ START_TEST(foreign_and_damaged_states)
         if (i == 3) other.schedule.n_steps = 2;
         if (i == 4) text[TEXT - 1] ^= 1;
         b = trainer(&m.net, &other, i == 5 ? 1 : -1);
-        bb_trainer_start_random(b);
-        ck_assert_msg(bb_trainer_load(b, path, &err) == BB_BAD_FILE, "%d", i);
-        bb_trainer_destroy(b);
+        bb_training_start_random(b);
+        ck_assert_msg(bb_training_load(b, path, &err) == BB_BAD_FILE, "%d", i);
+        bb_training_destroy(b);
         if (i == 4) text[TEXT - 1] ^= 1;
     }
     ck_assert_int_eq(bb_file_read(path, &data, &size, NULL), BB_OK);
     for (size_t i = 0; i < size; i += size / 61) {
         data[i] ^= 4;
         bb_test_write(path, data, size);
-        ck_assert_msg(bb_trainer_load(t, path, &err) == BB_BAD_FILE, "byte %zu", i);
+        ck_assert_msg(bb_training_load(t, path, &err) == BB_BAD_FILE, "byte %zu", i);
         data[i] ^= 4;
         bb_test_write(path, data, i);
-        ck_assert_msg(bb_trainer_load(t, path, &err) == BB_BAD_FILE, "cut at %zu", i);
+        ck_assert_msg(bb_training_load(t, path, &err) == BB_BAD_FILE, "cut at %zu", i);
     }
     bb_test_write(path, data, size);
-    ck_assert_int_eq(bb_trainer_load(t, path, NULL), BB_OK);
+    ck_assert_int_eq(bb_training_load(t, path, NULL), BB_OK);
     bb_free(data);
-    bb_trainer_destroy(t);
+    bb_training_destroy(t);
     ref_model_free(&m);
 }
 END_TEST
@@ -225,33 +225,33 @@ START_TEST(failures_say_so)
     ref_model        m;
     bb_train_options o = options(9), wrong = o;
     bb_train_step    done;
-    bb_trainer      *t;
+    bb_training      *t;
     bb_train_data    data = { text, TEXT, -1 };
     bb_status        status = BB_NOMEM;
     ref_model_make(&ref_specs[0], 3, &m);
     make_text(m.net.n_vocab);
     size_t live = bb_mem_live_bytes();
     wrong.batch = 0;
-    ck_assert_int_eq(bb_trainer_create(&m.net, &data, &wrong, &t, NULL), BB_USAGE);
+    ck_assert_int_eq(bb_training_create(&m.net, &data, &wrong, &t, NULL), BB_USAGE);
     wrong = o, wrong.ctx = TEXT;
-    ck_assert_int_eq(bb_trainer_create(&m.net, &data, &wrong, &t, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_training_create(&m.net, &data, &wrong, &t, NULL), BB_BAD_FILE);
     text[5] = (int32_t)m.net.n_vocab;
-    ck_assert_int_eq(bb_trainer_create(&m.net, &data, &o, &t, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_training_create(&m.net, &data, &o, &t, NULL), BB_BAD_FILE);
     text[5] = 0;
     t = trainer(&m.net, &o, -1);
-    bb_trainer_start_random(t);
-    bb_trainer_trainable(t)->w[0] = (float)NAN;
-    bb_trainer_trainable(t)->w[(size_t)text[0] * m.net.n_embd] = (float)NAN;
-    ck_assert_int_eq(bb_trainer_step(t, &done, NULL), BB_NUMERIC);
-    bb_trainer_destroy(t);
+    bb_training_start_random(t);
+    bb_training_trainable(t)->w[0] = (float)NAN;
+    bb_training_trainable(t)->w[(size_t)text[0] * m.net.n_embd] = (float)NAN;
+    ck_assert_int_eq(bb_training_step(t, &done, NULL), BB_NUMERIC);
+    bb_training_destroy(t);
     for (long n = 0; status != BB_OK; n++) {
         bb_mem_fail_after(n);
-        status = bb_trainer_create(&m.net, &data, &o, &t, NULL);
+        status = bb_training_create(&m.net, &data, &o, &t, NULL);
         if (status == BB_OK) {
-            bb_trainer_start_random(t);
-            status = bb_trainer_step(t, &done, NULL);
-            if (status == BB_OK) status = bb_trainer_save(t, bb_test_path("state"), NULL);
-            bb_trainer_destroy(t);
+            bb_training_start_random(t);
+            status = bb_training_step(t, &done, NULL);
+            if (status == BB_OK) status = bb_training_save(t, bb_test_path("state"), NULL);
+            bb_training_destroy(t);
         }
         bb_mem_fail_after(-1);
         ck_assert(status == BB_OK || status == BB_NOMEM);

@@ -16,7 +16,7 @@
 
 enum { GROUP_TOKENS = 4096 };
 
-struct bb_trainer {
+struct bb_training {
     bb_train_options o;
     bb_train_data    data;
     bb_trainable     t;
@@ -47,7 +47,7 @@ static bb_status check(const bb_net *shape, const bb_train_data *d, const bb_tra
     return BB_OK;
 }
 
-static bb_status make_room(bb_trainer *t, bb_err *err)
+static bb_status make_room(bb_training *t, bb_err *err)
 {
     const bb_train_options *o = &t->o;
     const bb_net           *net = &t->t.net;
@@ -66,13 +66,13 @@ static bb_status make_room(bb_trainer *t, bb_err *err)
     return t->h && t->dh && t->weight && t->loss && t->tokens && t->targets && t->order ? BB_OK : BB_NOMEM;
 }
 
-bb_status bb_trainer_create(const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_trainer **out, bb_err *err)
+bb_status bb_training_create(const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_training **out, bb_err *err)
 {
-    bb_trainer *t = NULL;
+    bb_training *t = NULL;
     bb_status   status;
     *out = NULL;
     BB_TRY(check(shape, data, o, err));
-    if (!(t = BB_NEW0(1, bb_trainer, err))) return BB_NOMEM;
+    if (!(t = BB_NEW0(1, bb_training, err))) return BB_NOMEM;
     t->o = *o;
     t->data = *data;
     t->n_windows = (uint32_t)(data->n / o->ctx - 1);
@@ -85,11 +85,11 @@ bb_status bb_trainer_create(const bb_net *shape, const bb_train_data *data, cons
     BB_TRY(bb_backward_create(&t->t.net, t->group, o->ctx, &t->b, err));
     *out = t;
 done:
-    if (status != BB_OK) bb_trainer_destroy(t);
+    if (status != BB_OK) bb_training_destroy(t);
     return status;
 }
 
-void bb_trainer_destroy(bb_trainer *t)
+void bb_training_destroy(bb_training *t)
 {
     if (!t) return;
     bb_forward_destroy(t->f);
@@ -100,10 +100,10 @@ void bb_trainer_destroy(bb_trainer *t)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
 }
 
-uint64_t      bb_trainer_steps(const bb_trainer *t) { return bb_adamw_steps(t->adamw); }
-const bb_net *bb_trainer_net(const bb_trainer *t) { return &t->t.net; }
-size_t        bb_trainer_weights(const bb_trainer *t) { return t->t.n; }
-bb_trainable *bb_trainer_trainable(bb_trainer *t) { return &t->t; }
+uint64_t      bb_training_steps(const bb_training *t) { return bb_adamw_steps(t->adamw); }
+const bb_net *bb_training_net(const bb_training *t) { return &t->t.net; }
+size_t        bb_training_weights(const bb_training *t) { return t->t.n; }
+bb_trainable *bb_training_trainable(bb_training *t) { return &t->t; }
 
 /* ---- identity ---- */
 
@@ -123,7 +123,7 @@ static void add_shape(bb_sha256 *s, const bb_net *n)
 }
 
 /* To be called when the first weights are in place. */
-static void identify(bb_trainer *t)
+static void identify(bb_training *t)
 {
     const bb_train_options *o = &t->o;
     const double            numbers[] = { o->ctx, o->batch, o->adamw.beta1, o->adamw.beta2, o->adamw.eps, o->decay, o->clip, t->data.bos };
@@ -137,14 +137,14 @@ static void identify(bb_trainer *t)
     bb_sha256_hex(&s, t->identity);
 }
 
-void bb_trainer_start_random(bb_trainer *t)
+void bb_training_start_random(bb_training *t)
 {
     bb_trainable_random(&t->t, t->o.seed);
     bb_adamw_reset(t->adamw);
     identify(t);
 }
 
-void bb_trainer_start_from(bb_trainer *t, const bb_net *from)
+void bb_training_start_from(bb_training *t, const bb_net *from)
 {
     bb_trainable_copy(&t->t, from);
     bb_adamw_reset(t->adamw);
@@ -153,7 +153,7 @@ void bb_trainer_start_from(bb_trainer *t, const bb_net *from)
 
 /* ---- data ---- */
 
-static void start_epoch(bb_trainer *t, uint64_t epoch)
+static void start_epoch(bb_training *t, uint64_t epoch)
 {
     char   name[40];
     bb_rng r;
@@ -169,7 +169,7 @@ static void start_epoch(bb_trainer *t, uint64_t epoch)
     t->epoch = epoch;
 }
 
-void bb_trainer_batch(bb_trainer *t, uint64_t step, const int32_t **tokens, const int32_t **targets)
+void bb_training_batch(bb_training *t, uint64_t step, const int32_t **tokens, const int32_t **targets)
 {
     size_t T = t->o.ctx;
     for (uint32_t i = 0; i < t->o.batch; i++) {
@@ -188,7 +188,7 @@ void bb_trainer_batch(bb_trainer *t, uint64_t step, const int32_t **tokens, cons
 /* ---- steps ---- */
 
 /* Adds the gradient of S windows, each token weighted by `weight`; *loss += the sum of the tokens' losses. */
-static bb_status add_gradient(bb_trainer *t, const int32_t *tokens, const int32_t *targets, uint32_t S, float weight, double *loss, bb_err *err)
+static bb_status add_gradient(bb_training *t, const int32_t *tokens, const int32_t *targets, uint32_t S, float weight, double *loss, bb_err *err)
 {
     const bb_net *net = &t->t.net;
     uint32_t      T = t->o.ctx;
@@ -210,7 +210,7 @@ done:
     return status;
 }
 
-bb_status bb_trainer_gradient(bb_trainer *t, const int32_t *tokens, const int32_t *targets, uint32_t S, double *loss, bb_err *err)
+bb_status bb_training_gradient(bb_training *t, const int32_t *tokens, const int32_t *targets, uint32_t S, double *loss, bb_err *err)
 {
     size_t    T = t->o.ctx, n = S * T;
     double    sum = 0;
@@ -223,14 +223,14 @@ done:
     return status;
 }
 
-bb_status bb_trainer_step(bb_trainer *t, bb_train_step *done, bb_err *err)
+bb_status bb_training_step(bb_training *t, bb_train_step *done, bb_err *err)
 {
     uint64_t       step = bb_adamw_steps(t->adamw);
     const int32_t *tokens, *targets;
     bb_status      status;
     *done = (bb_train_step){ .step = step, .rate = bb_schedule_rate(&t->o.schedule, step) };
-    bb_trainer_batch(t, step, &tokens, &targets);
-    BB_TRY(bb_trainer_gradient(t, tokens, targets, t->o.batch, &done->loss, err));
+    bb_training_batch(t, step, &tokens, &targets);
+    BB_TRY(bb_training_gradient(t, tokens, targets, t->o.batch, &done->loss, err));
     done->norm = bb_grads_clip(t->t.params, t->t.n_params, t->o.clip);
     if (!isfinite(done->norm) || !isfinite(done->loss))
         return BB_FAIL(err, BB_NUMERIC, "step %llu: loss %g, norm of the gradient %g; a lower rate may help", (unsigned long long)step, done->loss, done->norm);
@@ -252,7 +252,7 @@ typedef struct head {
 static const char magic[8] = { 'b', 'b', 't', 'r', 'a', 'i', 'n', '1' };
 enum { SUM_BYTES = 64 };
 
-bb_status bb_trainer_save(const bb_trainer *t, const char *path, bb_err *err)
+bb_status bb_training_save(const bb_training *t, const char *path, bb_err *err)
 {
     head      start;
     size_t    bytes = bb_adamw_state_bytes(t->adamw), weights = t->t.n * sizeof(float);
@@ -298,7 +298,7 @@ static bool same_past(const bb_schedule *a, const bb_schedule *b, uint64_t steps
     return true;
 }
 
-static bb_status check_head(const bb_trainer *t, const char *path, const head *h, const bb_map *map, bb_err *err)
+static bb_status check_head(const bb_training *t, const char *path, const head *h, const bb_map *map, bb_err *err)
 {
     const unsigned char *sum = map->data + map->size - SUM_BYTES;
     bb_sha256            s;
@@ -322,7 +322,7 @@ static bb_status check_head(const bb_trainer *t, const char *path, const head *h
     return BB_OK;
 }
 
-bb_status bb_trainer_load(bb_trainer *t, const char *path, bb_err *err)
+bb_status bb_training_load(bb_training *t, const char *path, bb_err *err)
 {
     bb_map               map = { NULL, 0 };
     head                 h;
