@@ -104,3 +104,29 @@ done:
     bb_free(path);
     return status;
 }
+
+bb_status bb_write_speed(bb_run *r, const bb_speed *speed, const bb_front *front, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    char             *path = bb_run_path(r, err, "speed.csv");
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
+    bb_csv_writer    *w = NULL;
+    bb_status         status = BB_NOMEM;
+    if (!path || !x) goto done;
+    BB_TRY(bb_csv_create(path, "plan_hash,size_bytes,decode_tps,prefill_tps", &w, err));
+    for (size_t i = 0; i < front->n; i++) {
+        BB_TRY(bb_problem_candidate(p, &front->plans[i].plan, x, err));
+        bb_csv_put_text(w, front->plans[i].hash);
+        bb_csv_put_int(w, front->plans[i].size_bytes);
+        bb_csv_put_double(w, bb_speed_decode(speed, x));
+        bb_csv_put_double(w, bb_speed_prefill(speed, x));
+        bb_csv_end_row(w);
+    }
+    status = bb_csv_close(w, err);
+    w = NULL;
+done:
+    bb_csv_discard(w);
+    bb_free(x);
+    bb_free(path);
+    return status;
+}

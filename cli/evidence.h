@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * evidence.h: what the search leaves beside its plans: certificate.csv (how near to the optimum of the proxies, proven) and crossover.csv (up
- * to which size pruning pays). */
+ * evidence.h: what the search leaves beside its plans: certificate.csv (how near to the optimum of the proxies, proven), crossover.csv (up
+ * to which size pruning pays); with a runtime profile speed.csv (predicted tokens a second of every plan). */
 #ifndef BB_CLI_EVIDENCE_H
 #define BB_CLI_EVIDENCE_H
 
+#include "cli/front.h"
 #include "cli/run.h"
+#include "cli/speed.h"
 #include "search/archive.h"
 #include "search/ledger.h"
 #include "search/quadratic.h"
@@ -13,5 +15,7 @@
 bb_status bb_write_certificate(bb_run *r, const bb_quadratic *q, const bb_archive *archive, bb_err *err);
 /* Needs a ledger in which plans without pruning were searched for as well. */
 bb_status bb_write_crossover(bb_run *r, bb_ledger *ledger, bb_err *err);
+
+bb_status bb_write_speed(bb_run *r, const bb_speed *speed, const bb_front *front, bb_err *err);
 
 #endif

@@ -316,7 +316,7 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     for (uint32_t layer = 0; layer < m->net.n_layer; layer++) BB_TRY(add_block(s, layer, &i, o, err));
     BB_TRY(format_unit(s, i++, "token_embd", -1, embd, &m->net.embd, err));
     if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", -1, embd, &m->net.head, err));
-    s->problem = (bb_problem){ i, s->units, 0, exact_size, s };
+    s->problem = (bb_problem){ .n_units = i, .units = s->units, .size = exact_size, .size_self = s };
     for (uint32_t u = 0; u < i; u++)
         if (s->data[u].is_format) BB_TRY(fill_format_bytes(s, u, err));
     BB_TRY(fill_structure_bytes(s, err));

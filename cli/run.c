@@ -57,6 +57,8 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "ledger-only", BB_OPT_FLAG, FIELD(ledger_only), NULL, NO_BOUNDS, NULL, "replay: fail instead of evaluating anything new", NULL },
     { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "2GiB", NO_BOUNDS, "SIZE", "limit of the caches of hidden states", NULL },
     { "database", BB_OPT_TEXT, FIELD(database), "", NO_BOUNDS, "DIR", "option database, may be shared by runs; empty: OUT/database", NULL },
+    { "profile", BB_OPT_TEXT, FIELD(profile), "", NO_BOUNDS, "FILE", "runtime profile: predicts the speed of each plan (configs/profiles)", NULL },
+    { "min-speed", BB_OPT_DOUBLE, FIELD(min_speed), "0", 0, 1e12, "TOKENS/S", "slowest decoding, as predicted by --profile; 0: no bound", NULL },
 };
 
 char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...)
@@ -244,6 +246,7 @@ static bb_status check_config(const bb_run_config *c, bb_err *err)
     if (!c->model || !*c->model) return BB_FAIL(err, BB_USAGE, "no model was given: bitbudget run MODEL.gguf --target-size 3.2MiB");
     bb_status status = bb_ladder_check(c, err);
     if (status != BB_OK) return status;
+    if (c->min_speed > 0 && !*c->profile) return BB_FAIL(err, BB_USAGE, "--min-speed needs --profile FILE, which says how fast each format is (configs/profiles)");
     if (c->min_bpw > c->max_bpw) return BB_FAIL(err, BB_USAGE, "--min-bpw %g is above --max-bpw %g", c->min_bpw, c->max_bpw);
     return BB_OK;
 }
@@ -361,6 +364,7 @@ bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err
     BB_TRY(make_absolute(&r->config.model, err));
     BB_TRY(make_absolute(&r->config.calib, err));
     BB_TRY(make_absolute(&r->config.eval, err));
+    BB_TRY(make_absolute(&r->config.profile, err));
     BB_TRY(open_parts(r, err));
 done:
     if (status != BB_OK) bb_run_close(r);

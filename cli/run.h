@@ -36,9 +36,11 @@ typedef struct bb_run_config {
     double   tune_tokens;        /* millions, a plan */
     uint64_t max_ram;
     char    *database;           /* folder of the option database; empty: OUT/database */
+    char    *profile;            /* runtime profile (cli/speed.h); empty: none */
+    double   min_speed;          /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 35 };
+enum { BB_RUN_N_OPTIONS = 37 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS };

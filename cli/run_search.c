@@ -24,28 +24,28 @@
 
 /* ---- simpler plans ---- */
 
-static bb_status add_scored(bb_run *r, bb_ledger *l, bb_front *f, const uint16_t *x, const char *name, bool is_baseline, bb_err *err)
+static bb_status add_scored(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, const uint16_t *x, const char *name, bool is_baseline, bb_err *err)
 {
     bb_score  score;
-    bb_status status;
+    bb_status status = BB_OK;
+    if (!bb_problem_allows(p, x)) return BB_OK; /* a plan that is too slow is no alternative */
     BB_TRY(bb_ledger_evaluate(l, &x, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
     BB_TRY(bb_front_add(r, f, x, name, is_baseline, score.kl, score.kl_se, err));
 done:
     return status;
 }
 
-static bb_status add_simple_plans(bb_run *r, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
+static bb_status add_simple_plans(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
 {
-    uint32_t  n = bb_model_space_problem(r->space)->n_units;
-    uint16_t *x = BB_NEW(n, uint16_t, err);
+    uint16_t *x = BB_NEW(p->n_units, uint16_t, err);
     char      name[1][BB_UNIFORM_NAME];
     bb_status status = BB_NOMEM;
     if (!x) return BB_NOMEM;
     status = BB_OK;
-    if (bb_uniform_plans(r, budget, 1, x, name)) BB_TRY(add_scored(r, l, f, x, name[0], true, err));
+    if (bb_uniform_plans(r, budget, 1, x, name)) BB_TRY(add_scored(r, p, l, f, x, name[0], true, err));
     if (r->is_sweep) goto done; /* the other two would triple the evaluations of a front */
-    if (bb_restricted_plan(r, budget, false, true, x)) BB_TRY(add_scored(r, l, f, x, "quantization only, separable", true, err));
-    if (bb_restricted_plan(r, budget, true, false, x)) BB_TRY(add_scored(r, l, f, x, "pruning only", true, err));
+    if (bb_restricted_plan(r, budget, false, true, x)) BB_TRY(add_scored(r, p, l, f, x, "quantization only, separable", true, err));
+    if (bb_restricted_plan(r, budget, true, false, x)) BB_TRY(add_scored(r, p, l, f, x, "pruning only", true, err));
 done:
     bb_free(x);
     return status;
@@ -69,14 +69,14 @@ static void on_step(void *self, const bb_refine_step *step)
 }
 
 /* For each budget the best plan of the archive, and the simpler plans beside it. */
-static bb_status choose_front(bb_run *r, bb_ledger *l, const bb_archive *archive, bb_front *front, bb_err *err)
+static bb_status choose_front(bb_run *r, const bb_problem *p, bb_ledger *l, const bb_archive *archive, bb_front *front, bb_err *err)
 {
     bb_status status = BB_OK;
     for (size_t i = 0; i < r->n_budgets; i++) {
         const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
         if (best) BB_TRY(bb_front_add(r, front, best->x, best->source, false, best->score.kl, best->score.kl_se, err));
         bool target = r->is_sweep || r->budgets[i] == bb_front_target(r);
-        if (target) BB_TRY(add_simple_plans(r, l, front, r->budgets[i], err));
+        if (target) BB_TRY(add_simple_plans(r, p, l, front, r->budgets[i], err));
     }
     if (front->n == 0) status = BB_FAIL(err, BB_FAILED, "the search found no plan");
 done:
@@ -129,6 +129,53 @@ done:
     return status;
 }
 
+/* ---- speed ---- */
+
+/* The problem with a price on decoding time, so high that the separable plan of every size is fast enough. One price serves all sizes: the
+ * search goes through every plan's true prediction (bb_problem.allowed), the price only leads it there. Sizes at which no price suffices are
+ * dropped; BB_INFEASIBLE when none is left. */
+static bb_status price_speed(bb_run *r, bb_speed *speed, bb_variant *v, bb_err *err)
+{
+    enum { STEPS = 60 };
+    const double      LEAST_PRICE = 1e-3; /* nats a second; doubled up to 1e15 */
+    const bb_problem *p = bb_model_space_problem(r->space);
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
+    double            fastest = 0, price = 0;
+    size_t            kept = 0;
+    bb_status         status = BB_NOMEM;
+    if (!x) return BB_NOMEM;
+    for (size_t i = 0; i < r->n_budgets; i++) {
+        double trial = price;
+        bool   enough = false;
+        for (int k = 0; k < STEPS && !enough; k++) {
+            bb_separable *s = NULL;
+            if (k > 0) trial = trial > 0 ? 2 * trial : LEAST_PRICE;
+            bb_speed_price(speed, trial, v);
+            BB_TRY(bb_separable_create(&v->problem, NULL, &s, err));
+            status = bb_separable_solve(s, r->budgets[i], x, NULL, err);
+            bb_separable_destroy(s);
+            BB_TRY(status);
+            fastest = fmax(fastest, bb_speed_decode(speed, x));
+            enough = bb_speed_allows(speed, x);
+        }
+        if (enough) {
+            price = trial;
+            r->budgets[kept++] = r->budgets[i];
+        } else {
+            bb_warn("no plan of %lld bytes decodes %g tokens a second: this size is left out", (long long)r->budgets[i], speed->min_tps);
+        }
+    }
+    status = BB_OK;
+    r->n_budgets = kept;
+    if (kept == 0)
+        status = BB_FAIL(err, BB_INFEASIBLE, "--min-speed %g cannot be reached at these sizes: %g tokens a second is the fastest that was found, by %s",
+                         speed->min_tps, fastest, r->config.profile);
+    else bb_speed_price(speed, price, v);
+done:
+    bb_free(x);
+    return status;
+}
+
 /* ---- crossover ---- */
 
 static bool can_prune(const bb_run *r)
@@ -161,9 +208,8 @@ static void around_crossover(const bb_run *r, const bb_archive *archive, size_t 
 }
 
 /* Searches quantization alone near the crossover and scores its separable plans everywhere; what it finds is in the ledger and the archive. */
-static bb_status search_plain(bb_run *r, bb_ledger *ledger, bb_refine_options o, bb_archive *archive, bb_err *err)
+static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger, bb_refine_options o, bb_archive *archive, bb_err *err)
 {
-    const bb_problem *p = bb_model_space_problem(r->space);
     bb_variant        v;
     bb_separable     *s = NULL;
     uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
@@ -179,7 +225,7 @@ static bb_status search_plain(bb_run *r, bb_ledger *ledger, bb_refine_options o,
     bb_separable_reach(s, &least, &most);
     for (size_t i = 0; i < r->n_budgets; i++) {
         const uint16_t *px = x;
-        if (r->budgets[i] < least || bb_separable_solve(s, r->budgets[i], x, NULL, NULL) != BB_OK) continue;
+        if (r->budgets[i] < least || bb_separable_solve(s, r->budgets[i], x, NULL, NULL) != BB_OK || !bb_problem_allows(p, x)) continue;
         BB_TRY(bb_ledger_evaluate(ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
     }
     around_crossover(r, archive, &first, &n);
@@ -188,6 +234,7 @@ static bb_status search_plain(bb_run *r, bb_ledger *ledger, bb_refine_options o,
     o.n_budgets = n;
     o.quadratic = NULL;
     o.progress = NULL;
+    /* Where quantization alone is too slow at some size, there is nothing to compare. */
     if (n > 0) BB_TRY(bb_refine(&v.problem, s, ledger, &o, archive, NULL, err));
 done:
     bb_separable_destroy(s);
@@ -217,51 +264,99 @@ done:
     return status;
 }
 
+/* What the parts of the stage share. */
+typedef struct stage {
+    bb_run           *run;
+    const bb_problem *problem;    /* the run's own, or priced.problem */
+    bb_speed          speed;
+    bool              has_speed, has_price;
+    bb_variant        priced;
+    bb_sensitivity    sensitivity;
+    bb_scorer         scorer;
+    bb_separable     *separable;
+    bb_ledger        *ledger;
+    bb_archive        archive;
+    bb_front          front;
+    trace             steps;
+} stage;
+
+static bb_status stage_init(stage *s, bb_err *err)
+{
+    bb_run           *r = s->run;
+    bb_ledger_options lo = { r->config.ledger_only, 0 };
+    bb_status         status;
+    BB_TRY(bb_run_measure(r, &s->sensitivity, err));
+    BB_TRY(bb_scorer_init(r, &s->scorer, err));
+    if (*r->config.profile) {
+        BB_TRY(bb_speed_load(r->space, r->config.profile, &s->speed, err));
+        s->has_speed = true;
+        s->speed.min_tps = r->config.min_speed;
+    }
+    if (s->has_speed && r->config.min_speed > 0) {
+        BB_TRY(bb_variant_init(s->problem, &s->priced, err));
+        s->has_price = true;
+        s->priced.problem.allowed = bb_speed_allows;
+        s->priced.problem.allowed_self = &s->speed;
+        BB_TRY(price_speed(r, &s->speed, &s->priced, err));
+        s->problem = &s->priced.problem;
+    }
+    BB_TRY(bb_separable_create(s->problem, NULL, &s->separable, err));
+    BB_TRY(densify_knee(r, s->separable, err));
+    BB_TRY(bb_ledger_open(s->problem, &s->scorer.evaluator, r->store, &lo, &s->ledger, err));
+done:
+    return status;
+}
+
+static void stage_done(stage *s)
+{
+    bb_csv_discard(s->steps.csv);
+    bb_front_done(&s->front);
+    bb_archive_done(&s->archive);
+    bb_ledger_close(s->ledger);
+    bb_separable_destroy(s->separable);
+    bb_scorer_done(&s->scorer);
+    if (s->has_price) bb_variant_done(&s->priced);
+    if (s->has_speed) bb_speed_done(&s->speed);
+    bb_free(s->sensitivity.changes);
+    bb_sensitivity_done(&s->sensitivity);
+}
+
+static bb_status find_plans(stage *s, bb_err *err)
+{
+    bb_run           *r = s->run;
+    const double      tokens = r->config.search_tokens * 1e6;
+    bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
+                            .max_tokens = can_prune(r) ? MAIN_SHARE * tokens : tokens, .progress = on_step, .progress_self = &s->steps };
+    bb_status         status;
+    BB_TRY(bb_refine(s->problem, s->separable, s->ledger, &o, &s->archive, NULL, err));
+    if (!can_prune(r)) goto done;
+    o.max_tokens = tokens;
+    BB_TRY(search_plain(r, s->problem, s->ledger, o, &s->archive, err));
+    BB_TRY(bb_write_crossover(r, s->ledger, err));
+done:
+    return status;
+}
+
 bb_status bb_run_search(bb_run *r, bb_err *err)
 {
-    const bb_problem *p = bb_model_space_problem(r->space);
-    bb_sensitivity    s = { 0 };
-    bb_scorer         scorer = { 0 };
-    bb_separable     *separable = NULL;
-    bb_ledger        *ledger = NULL;
-    bb_archive        archive = { 0 };
-    bb_front          front = { 0 };
-    trace             steps = { NULL, 0 };
-    char             *path = bb_run_path(r, err, "convergence.csv");
-    double            started = bb_now_s();
-    bb_status         status = BB_NOMEM;
-    bb_ledger_options lo = { r->config.ledger_only, 0 };
-    bb_archive_init(&archive, p->n_units);
+    stage     s = { .run = r, .problem = bb_model_space_problem(r->space) };
+    char     *path = bb_run_path(r, err, "convergence.csv");
+    double    started = bb_now_s();
+    bb_status status;
+    bb_archive_init(&s.archive, s.problem->n_units);
     if (!path) return BB_NOMEM;
-    BB_TRY(bb_run_measure(r, &s, err));
-    BB_TRY(bb_scorer_init(r, &scorer, err));
-    BB_TRY(bb_separable_create(p, NULL, &separable, err));
-    BB_TRY(densify_knee(r, separable, err));
-    BB_TRY(bb_ledger_open(p, &scorer.evaluator, r->store, &lo, &ledger, err));
-    BB_TRY(bb_csv_create(path, "step,label,kl_nats,size_bytes", &steps.csv, err));
-    bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
-                            .max_tokens = (can_prune(r) ? MAIN_SHARE : 1) * r->config.search_tokens * 1e6, .progress = on_step, .progress_self = &steps };
-    BB_TRY(bb_refine(p, separable, ledger, &o, &archive, NULL, err));
-    o.max_tokens = r->config.search_tokens * 1e6;
-    if (can_prune(r)) {
-        BB_TRY(search_plain(r, ledger, o, &archive, err));
-        BB_TRY(bb_write_crossover(r, ledger, err));
-    }
-    BB_TRY(bb_write_certificate(r, NULL, &archive, err));
-    BB_TRY(record_cost(r, ledger, s.n_forwarded, bb_now_s() - started, err));
-    BB_TRY(choose_front(r, ledger, &archive, &front, err));
-    BB_TRY(bb_front_save(r, &front, err));
-    status = bb_csv_close(steps.csv, err);
-    steps.csv = NULL;
+    BB_TRY(stage_init(&s, err));
+    BB_TRY(bb_csv_create(path, "step,label,kl_nats,size_bytes", &s.steps.csv, err));
+    BB_TRY(find_plans(&s, err));
+    BB_TRY(bb_write_certificate(r, NULL, &s.archive, err));
+    BB_TRY(record_cost(r, s.ledger, s.sensitivity.n_forwarded, bb_now_s() - started, err));
+    BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
+    BB_TRY(bb_front_save(r, &s.front, err));
+    if (s.has_speed) BB_TRY(bb_write_speed(r, &s.speed, &s.front, err));
+    status = bb_csv_close(s.steps.csv, err);
+    s.steps.csv = NULL;
 done:
-    bb_csv_discard(steps.csv);
-    bb_front_done(&front);
-    bb_archive_done(&archive);
-    bb_ledger_close(ledger);
-    bb_separable_destroy(separable);
-    bb_scorer_done(&scorer);
-    bb_free(s.changes);
-    bb_sensitivity_done(&s);
+    stage_done(&s);
     bb_free(path);
     return status;
 }

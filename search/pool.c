@@ -36,7 +36,7 @@ static size_t find(const bb_pool *pool, const uint16_t *x, int64_t size_bytes)
 bb_status bb_pool_add(bb_pool *pool, const uint16_t *x, const char *source, size_t *at, bool *is_new, bb_err *err)
 {
     const bb_problem *p = pool->space->problem;
-    bb_pool_item      item = {.size_bytes = bb_problem_size(p, x)};
+    bb_pool_item      item = {.size_bytes = bb_problem_size(p, x), .allowed = bb_problem_allows(p, x)};
     const size_t      known = find(pool, x, item.size_bytes);
     if (is_new) *is_new = known == SIZE_MAX;
     if (at) *at = known == SIZE_MAX ? pool->n : known;
@@ -62,10 +62,14 @@ bb_status bb_pool_evaluate(bb_pool *pool, const size_t *at, size_t n, uint32_t l
     bb_status        status = BB_NOMEM;
     const uint16_t **x = BB_NEW(n, const uint16_t *, err);
     bb_score        *scores = BB_NEW(n, bb_score, err);
+    size_t           m = 0;
     if (!x || !scores) goto done;
-    for (size_t i = 0; i < n; i++) x[i] = pool->items[at[i]].x;
-    BB_TRY(bb_ledger_evaluate(pool->ledger, x, n, level, scores, NULL, err));
-    for (size_t i = 0; i < n; i++) pool->items[at[i]].kl[level] = scores[i].kl;
+    for (size_t i = 0; i < n; i++)
+        if (pool->items[at[i]].allowed) x[m++] = pool->items[at[i]].x;
+    BB_TRY(bb_ledger_evaluate(pool->ledger, x, m, level, scores, NULL, err));
+    m = 0;
+    for (size_t i = 0; i < n; i++)
+        if (pool->items[at[i]].allowed) pool->items[at[i]].kl[level] = scores[m++].kl;
 done:
     bb_free(x);
     bb_free(scores);

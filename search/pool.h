@@ -16,6 +16,7 @@ typedef struct bb_pool_item {
     int64_t   size_bytes;
     double    kl[BB_POOL_LEVELS];   /* NaN where not evaluated */
     char      source[24];           /* who proposed it first */
+    bool      allowed;              /* bb_problem_allows: the others stay without scores, so nothing chooses them */
 } bb_pool_item;
 
 typedef struct bb_pool {
@@ -29,7 +30,7 @@ bb_status bb_pool_init(const bb_space *space, bb_ledger *ledger, bb_pool *pool, 
 void      bb_pool_done(bb_pool *pool);
 /* Adds x unless it is there; at (may be NULL): its index; is_new (may be NULL). */
 bb_status bb_pool_add(bb_pool *pool, const uint16_t *x, const char *source, size_t *at, bool *is_new, bb_err *err);
-/* Scores the items at[0..n-1] at a level (those that lack it), in one batch. */
+/* Scores the items at[0..n-1] at a level (those that lack it and are allowed), in one batch. */
 bb_status bb_pool_evaluate(bb_pool *pool, const size_t *at, size_t n, uint32_t level, bb_err *err);
 /* The item of lowest KL at a level within a size; SIZE_MAX when none. Ties go to fewer bytes, then to the earlier proposal. */
 size_t    bb_pool_best(const bb_pool *pool, int64_t budget, uint32_t level);

@@ -48,11 +48,14 @@ typedef struct bb_problem {
     int64_t        fixed_bytes;        /* header, norms: everything no unit decides */
     int64_t      (*size)(void *self, const uint16_t *x); /* exact bytes of the written file; NULL: the upper bound is exact */
     void          *size_self;
+    bool         (*allowed)(void *self, const uint16_t *x); /* one more condition (a speed bound): plans it refuses are never scored; NULL: none */
+    void          *allowed_self;
 } bb_problem;
 
 int64_t   bb_problem_bound(const bb_problem *p, const uint16_t *x);   /* fixed_bytes + sum; BB_FORBIDDEN when a combination is */
 int64_t   bb_problem_size(const bb_problem *p, const uint16_t *x);    /* exact */
 double    bb_problem_cost(const bb_problem *p, const uint16_t *x);    /* separable score */
+bool      bb_problem_allows(const bb_problem *p, const uint16_t *x);  /* `allowed` says so, or there is none */
 bb_status bb_problem_check(const bb_problem *p, bb_err *err);         /* BB_USAGE names the unit and what is wrong with it */
 bool      bb_problem_is_valid(const bb_problem *p);
 bb_status bb_problem_plan(const bb_problem *p, const uint16_t *x, bb_plan *out, bb_err *err);     /* candidate -> plan by names */

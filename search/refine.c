@@ -91,15 +91,15 @@ static void refine_done(refine *r)
     bb_free(r->y);
 }
 
-/* Tokens of one evaluation at a level, from what the first plan has cost. */
+/* Tokens of one evaluation at a level, from what the first scored plan has cost at level 0. */
 static double tokens_at(const refine *r, uint32_t level)
 {
     const bb_evaluator *e = bb_ledger_evaluator(r->ledger);
-    for (uint32_t l = 0; r->pool.n > 0 && l <= r->top; l++) {
+    for (size_t i = 0; i < r->pool.n; i++) {
         bb_ledger_entry first;
         bool            found;
-        if (isnan(r->pool.items[0].kl[l]) || bb_ledger_find(r->ledger, r->pool.items[0].x, l, &first, &found, NULL) != BB_OK || !found) continue;
-        return first.score.tokens / e->n_windows[l] * e->n_windows[level];
+        if (isnan(r->pool.items[i].kl[0]) || bb_ledger_find(r->ledger, r->pool.items[i].x, 0, &first, &found, NULL) != BB_OK || !found) continue;
+        return first.score.tokens / e->n_windows[0] * e->n_windows[level];
     }
     return 0;
 }
@@ -268,7 +268,7 @@ static bb_status seeds(refine *r, bb_err *err)
     BB_TRY(confirm_best(r, 2, err));
     for (size_t b = 0; b < r->n; b++) {
         if (bb_pool_best(&r->pool, r->budgets[b], r->confirm) != SIZE_MAX) continue;
-        status = BB_FAIL(err, BB_NUMERIC, "every plan tried for %lld bytes scored NaN", (long long)r->budgets[b]);
+        status = BB_FAIL(err, BB_NUMERIC, "every plan tried for %lld bytes scored NaN or is not allowed", (long long)r->budgets[b]);
         goto done;
     }
     report(r, "seeds", 0, r->confirm);

@@ -173,6 +173,51 @@ START_TEST(rivals_are_compared_at_equal_bytes)
 }
 END_TEST
 
+/* Every plan is as fast as asked, by a profile in which more bits are slower; the prediction is the sum over matrices of weights times picoseconds,
+ * recomputed here from the bytes of each. */
+START_TEST(speed_is_predicted_and_bounded)
+{
+    static const char profile[] = "format,decode_ps,prefill_ps\nQ4_0,10,5\nQ8_0,40,20\nF32,80,80\n";
+    const char *out = bb_test_path("fast");
+    const double least = 2.5e5;
+    char         path[600];
+    bb_csv       plans, layers;
+    bb_err       err = BB_ERR_INIT;
+    if (!straight_run()) return;
+    bb_test_write(bb_test_path("profile.csv"), profile, sizeof profile - 1);
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --no-finalise --profile %s --min-speed %.0f --out %s", bb_test_path("profile.csv"), least, out);
+    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    snprintf(path, sizeof path, "%s/speed.csv", out);
+    ck_assert_msg(bb_csv_read(path, &plans, &err) == BB_OK, "%s", err.msg);
+    snprintf(path, sizeof path, "%s/layers.csv", out);
+    ck_assert_int_eq(bb_csv_read(path, &layers, &err), BB_OK);
+    ck_assert_uint_ge(plans.n_rows, 1);
+    for (size_t i = 0; i < plans.n_rows; i++) {
+        double tps, seconds = 0;
+        bool   on_front = false;
+        ck_assert_int_eq(bb_csv_double(&plans, i, 2, &tps, &err), BB_OK);
+        ck_assert_double_ge(tps, least);
+        for (size_t k = 0; k < layers.n_rows; k++) {
+            double      bytes;
+            const char *option = bb_csv_text(&layers, k, 2);
+            if (strcmp(bb_csv_text(&layers, k, 0), bb_csv_text(&plans, i, 0)) != 0) continue;
+            ck_assert_int_eq(bb_csv_double(&layers, k, 3, &bytes, &err), BB_OK);
+            on_front = true;
+            if (strcmp(option, "Q4_0") == 0) seconds += bytes * 32 / 18 * 10e-12;
+            if (strcmp(option, "Q8_0") == 0) seconds += bytes * 32 / 34 * 40e-12;
+            if (strcmp(option, "F32") == 0) seconds += bytes / 4 * 80e-12;
+        }
+        if (on_front) ck_assert_double_eq_tol(tps * seconds, 1, 0.02); /* bytes are padded */
+    }
+    bb_csv_done(&plans);
+    bb_csv_done(&layers);
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --profile %s --min-speed 1e9 --out %s", bb_test_path("profile.csv"), bb_test_path("faster"));
+    ck_assert_int_eq(run(line, said, sizeof said), 3);
+    ck_assert_ptr_nonnull(strstr(said, "cannot be reached"));
+    ck_assert_int_eq(run("sweep " MODEL " --min-speed 5 --out /nonexistent/x", said, sizeof said), 2);
+}
+END_TEST
+
 /* Stopped again and again at arbitrary moments, the job ends with the bytes of a straight run. */
 START_TEST(interruption_changes_nothing)
 {
@@ -227,6 +272,7 @@ int main(void)
     tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
     tcase_add_test(t, replay_evaluates_nothing);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);
+    tcase_add_test(t, speed_is_predicted_and_bounded);
     tcase_add_test(t, interruption_changes_nothing);
     tcase_add_test(t, damage_is_found);
     suite_add_tcase(s, t);
