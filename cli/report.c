@@ -344,13 +344,14 @@ static bb_status make_page(bb_text *out, const bb_artefacts *a, const bb_plots *
     add_guard(out, a->guard);
     add_baselines(out, a);
     BB_TRY(bb_map_html(out, a, err));
+    BB_TRY(bb_search_html(out, a, p, err));
     add_plot_section(out, p->svg[BB_PLOT_SENSITIVITY], "sensitivity", "Sensitivity",
                      "KL of the model when one unit alone takes an option, all else as it was; of options with the same bits the best. One line a block, "
                      "from the first (blue) to the last (orange). Values at or below zero lie on the lower edge.");
     add_plot_section(out, p->svg[BB_PLOT_CONVERGENCE], "convergence", "Convergence of the search", "KL of the best plan against the search's step.");
     add_settings(out, a);
     bb_text_addf(out, "<footer class=\"note\">bitbudget %s. Made from the files beside this page: front.csv, baselines.csv, layers.csv, sensitivity.csv, "
-                      "convergence.csv, guard.json, env.json, config.resolved.yaml; plots/ has the data and scripts of the plots.</footer>\n</main></body></html>\n",
+                      "convergence.csv, certificate.csv, crossover.csv, speed.csv, search.csv, guard.json, env.json, config.resolved.yaml; plots/ has the data and scripts of the plots.</footer>\n</main></body></html>\n",
                  BB_VERSION);
     if (out->status != BB_OK) status = BB_FAIL(err, out->status, "out of memory while the report was written");
 done:

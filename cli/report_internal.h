@@ -57,7 +57,7 @@ bb_part_column bb_unit_column(const char *unit, int64_t *block);
 double    bb_option_bits(const char *option); /* bits per weight of a format name; NaN for anything else */
 bool      bb_is_positive(double v);           /* finite and > 0: fits on a logarithmic axis */
 
-typedef enum bb_plot { BB_PLOT_FRONT, BB_PLOT_PERPLEXITY, BB_PLOT_SENSITIVITY, BB_PLOT_CONVERGENCE, BB_PLOT_COUNT } bb_plot;
+typedef enum bb_plot { BB_PLOT_FRONT, BB_PLOT_PERPLEXITY, BB_PLOT_SENSITIVITY, BB_PLOT_CONVERGENCE, BB_PLOT_RIVALS, BB_PLOT_COUNT } bb_plot;
 typedef struct bb_plots { char *svg[BB_PLOT_COUNT]; bb_text outside; /* baselines that lie right of the first two plots */ } bb_plots;
 
 /* Writes RUN/plots/<name>.{dat,gp,svg}; svg[i] is NULL for a plot without data. */
@@ -66,6 +66,7 @@ void      bb_plots_done(bb_plots *plots);
 
 void bb_html_text(bb_text *out, const char *text); /* escapes; bytes that are not UTF-8 become U+FFFD */
 const char *bb_chosen_plan(const bb_artefacts *a);  /* hash: the guard's winner, else the middle of the front; NULL without plans */
+bb_status bb_search_html(bb_text *out, const bb_artefacts *a, const bb_plots *p, bb_err *err); /* certificate, crossover, speed, rivals */
 bb_status bb_map_html(bb_text *out, const bb_artefacts *a, bb_err *err);
 extern const char *const bb_report_css[];          /* pieces, NULL at the end */
 

@@ -28,7 +28,7 @@ enum { N_SERIES = sizeof SERIES / sizeof SERIES[0], WIDTH = 960, HEIGHT = 480 };
 /* The plot area, as fractions of the picture; fixed so that label places can be computed. */
 static const double LEFT = 0.08, RIGHT = 0.985, BOTTOM = 0.12, TOP = 0.965;
 
-static const char *const NAMES[BB_PLOT_COUNT] = { "front", "perplexity", "sensitivity", "convergence" };
+static const char *const NAMES[BB_PLOT_COUNT] = { "front", "perplexity", "sensitivity", "convergence", "rivals" };
 
 typedef struct axes { double x0, x1, y0, y1; bool log; } axes;
 
@@ -618,6 +618,89 @@ done:
     return status;
 }
 
+/* ---- rivals: search.csv ---- */
+
+typedef struct contest { double size, ratio; const char *method; } contest;
+
+/* KL of every row over that of the method "ours" at the same size; rows without are left out. */
+static bb_status read_contest(const bb_csv *t, contest **out, size_t *n, bb_err *err)
+{
+    const long size = bb_csv_column(t, "budget_bytes"), method = bb_csv_column(t, "method"), kl = bb_csv_column(t, "kl_nats");
+    bb_status  status = BB_OK;
+    *n = 0;
+    if (size < 0 || method < 0 || kl < 0) return BB_FAIL(err, BB_BAD_FILE, "%s: the columns budget_bytes, method and kl_nats are needed", t->path);
+    if (!(*out = BB_NEW0(t->n_rows, contest, err))) return BB_NOMEM;
+    for (size_t i = 0; i < t->n_rows; i++)
+        for (size_t k = 0; k < t->n_rows; k++) {
+            double bytes, a, b;
+            if (strcmp(bb_csv_text(t, k, (size_t)method), "ours") != 0 ||
+                strcmp(bb_csv_text(t, k, (size_t)size), bb_csv_text(t, i, (size_t)size)) != 0) continue;
+            BB_TRY(bb_csv_double(t, i, (size_t)size, &bytes, err));
+            BB_TRY(bb_csv_double(t, i, (size_t)kl, &a, err));
+            BB_TRY(bb_csv_double(t, k, (size_t)kl, &b, err));
+            if (bb_is_positive(a) && bb_is_positive(b) && bytes > 0) (*out)[(*n)++] = (contest){ bytes / 1048576, a / b, bb_csv_text(t, i, (size_t)method) };
+            break;
+        }
+done:
+    return status;
+}
+
+static void add_contest(bb_text *gp, bb_text *dat, const contest *c, size_t n)
+{
+    size_t n_methods = 0;
+    bb_text_add(dat, "# size in MiB, KL over that of ours; a block a method\n");
+    bb_text_add(gp, "plot ");
+    for (size_t i = 0; i < n; i++) {
+        bool first = true;
+        for (size_t k = 0; first && k < i; k++) first = strcmp(c[k].method, c[i].method) != 0;
+        if (!first) continue;
+        if (n_methods > 0) bb_text_add(dat, "\n\n");
+        for (size_t k = i; k < n; k++)
+            if (strcmp(c[k].method, c[i].method) == 0) bb_text_addf(dat, "%.9g %.9g\n", c[k].size, c[k].ratio);
+        bb_text_addf(gp, "%s'rivals.dat' index %zu using 1:2 with linespoints pt 7 ps 0.5 lw 1.5 lc rgb '%s' title ", n_methods ? ", \\\n  " : "", n_methods,
+                     SERIES[n_methods % N_SERIES]);
+        add_quoted(gp, c[i].method);
+        n_methods++;
+    }
+    bb_text_add(gp, "\n");
+}
+
+static bb_status draw_rivals(const bb_artefacts *a, char **svg, bb_err *err)
+{
+    char     *path = bb_asprintf(err, "%s/search.csv", a->dir);
+    bb_csv    t = { 0 };
+    bb_text   gp = { 0 }, dat = { 0 };
+    contest  *c = NULL;
+    size_t    n = 0;
+    axes      x = { HUGE_VAL, 0, 1, 1, true };
+    bb_status status = BB_OK;
+    if (!path) return BB_NOMEM;
+    if (!bb_file_exists(path)) goto done;
+    BB_TRY(bb_csv_read(path, &t, err));
+    BB_TRY(read_contest(&t, &c, &n, err));
+    if (n == 0) goto done;
+    for (size_t i = 0; i < n; i++) {
+        x.x0 = fmin(x.x0, c[i].size);
+        x.x1 = fmax(x.x1, c[i].size);
+        x.y0 = fmin(x.y0, c[i].ratio);
+        x.y1 = fmax(x.y1, c[i].ratio);
+    }
+    double pad = x.x1 > x.x0 ? 0.03 * (x.x1 - x.x0) : 1;
+    x = (axes){ x.x0 - pad, x.x1 + pad, x.y0 / 1.1, x.y1 * 1.2, true };
+    add_setup(&gp, BB_PLOT_RIVALS, WIDTH, HEIGHT);
+    add_margins(&gp);
+    add_axes(&gp, &x, "size of the file, MiB", "KL over that of ours");
+    add_contest(&gp, &dat, c, n);
+    BB_TRY(draw(a->dir, BB_PLOT_RIVALS, &gp, &dat, svg, err));
+done:
+    bb_free(c);
+    bb_csv_done(&t);
+    bb_free(path);
+    bb_text_done(&gp);
+    bb_text_done(&dat);
+    return status;
+}
+
 /* ---- all ---- */
 
 bb_status bb_plots_draw(const bb_artefacts *a, bb_plots *plots, bb_err *err)
@@ -628,6 +711,7 @@ bb_status bb_plots_draw(const bb_artefacts *a, bb_plots *plots, bb_err *err)
     BB_TRY(draw_cloud(a, BB_PLOT_PERPLEXITY, &plots->svg[BB_PLOT_PERPLEXITY], &plots->outside, err));
     BB_TRY(draw_sensitivity(a, &plots->svg[BB_PLOT_SENSITIVITY], err));
     BB_TRY(draw_convergence(a, &plots->svg[BB_PLOT_CONVERGENCE], err));
+    BB_TRY(draw_rivals(a, &plots->svg[BB_PLOT_RIVALS], err));
 done:
     if (status != BB_OK) bb_plots_done(plots);
     return status;

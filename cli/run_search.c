@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "cli/evidence.h"
 #include "cli/front.h"
 #include "cli/run.h"
@@ -53,19 +54,21 @@ done:
 
 /* ---- the stage ---- */
 
-typedef struct trace { bb_csv_writer *csv; int64_t step; } trace;
+typedef struct trace { bb_csv_writer *csv; const int64_t *budgets; } trace;
 
 static void on_step(void *self, const bb_refine_step *step)
 {
     trace *t = self;
     char   label[48];
-    snprintf(label, sizeof label, "%s %u, budget %zu, level %u", step->stage, step->round, step->budget_index, step->level);
-    bb_csv_put_int(t->csv, t->step++);
+    /* One line a size; the final scores are those of another level and would break it: they are in plans.csv. */
+    if (step->level == BB_LEVEL_CONFIRM) return;
+    bb_format_size((uint64_t)t->budgets[step->budget_index], label);
+    bb_csv_put_int(t->csv, step->round);
     bb_csv_put_text(t->csv, label);
     bb_csv_put_double(t->csv, step->kl);
     bb_csv_put_int(t->csv, step->size_bytes);
     bb_csv_end_row(t->csv);
-    bb_debug("search: %s: KL %.5f, %lld bytes, %.2f M tokens (%s)", label, step->kl, (long long)step->size_bytes, step->tokens / 1e6, step->source);
+    bb_debug("search: %s %u, %s: KL %.5f, %lld bytes, %.2f M tokens (%s)", step->stage, step->round, label, step->kl, (long long)step->size_bytes, step->tokens / 1e6, step->source);
 }
 
 /* For each budget the best plan of the archive, and the simpler plans beside it. */
@@ -325,6 +328,7 @@ static bb_status find_plans(stage *s, bb_err *err)
 {
     bb_run           *r = s->run;
     const double      tokens = r->config.search_tokens * 1e6;
+    s->steps.budgets = r->budgets;
     bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
                             .max_tokens = can_prune(r) ? MAIN_SHARE * tokens : tokens, .progress = on_step, .progress_self = &s->steps };
     bb_status         status;
