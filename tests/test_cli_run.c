@@ -201,6 +201,7 @@ START_TEST(speed_is_predicted_and_bounded)
             double      bytes;
             const char *option = bb_csv_text(&layers, k, 2);
             if (strcmp(bb_csv_text(&layers, k, 0), bb_csv_text(&plans, i, 0)) != 0) continue;
+            if (strcmp(bb_csv_text(&layers, k, 1), "token_embd") == 0) continue; /* this model has a head of its own: rows are only looked up */
             ck_assert_int_eq(bb_csv_double(&layers, k, 3, &bytes, &err), BB_OK);
             on_front = true;
             if (strcmp(option, "Q4_0") == 0) seconds += bytes * 32 / 18 * 10e-12;
