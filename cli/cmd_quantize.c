@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_quantize.c: bitbudget quantize MODEL.gguf: the types are given, the codes are as good as we can make them. No search.
  *
- * types (cli/tensor_types.h) -> size and runtime checked -> calibration windows -> matrices by one of four methods -> file beside the wanted
+ * rotation -> types (cli/tensor_types.h) -> size and runtime checked -> calibration windows -> matrices by one of four methods -> file beside the wanted
  * one, read back and compared, renamed -> optionally its KL and perplexity. Second moments and encoded matrices stay in a folder until the
  * file is written, so that the same command goes on after an interruption.
  */
@@ -21,11 +21,12 @@
 #include "cli/model_space.h"
 #include "cli/tensor_types.h"
 #include "model/compress/rebuild.h"
+#include "model/compress/rotate.h"
 #include "model/compress/statistics.h"
 #include "model/export/export.h"
 
 typedef struct quantize_options {
-    char   *out, *format, *embd_format, *like, *recipe, *method, *calib, *database, *eval, *protocol;
+    char   *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol;
     int64_t ctx, calib_windows, eval_windows, sweeps, seed;
     double  damping;
     bool    json, csv;
@@ -39,6 +40,8 @@ static const bb_option_row rows[] = {
     { "like", BB_OPT_TEXT, FIELD(like), "", 1, 0, "OTHER.gguf", "take the type of every matrix from this file of the same model", NULL },
     { "recipe", BB_OPT_TEXT, FIELD(recipe), "", 1, 0, "FILE", "lines PATTERN=TYPE, as for llama-quantize --tensor-type-file; the last that fits a name wins",
       NULL },
+    { "rotate", BB_OPT_TEXT, FIELD(rotate), "none", 1, 0, "WHICH",
+      "before, turn the residual stream (r1; unties the head), the values of each head (r2), or both: the model computes the same", "none|r1|r2|r12" },
     { "method", BB_OPT_TEXT, FIELD(method), "sequential", 1, 0, "NAME",
       "rtn: round to nearest; weighted: importance-weighted; feedback: error feedback; sequential: error feedback on the compressed prefix's inputs",
       "rtn|weighted|feedback|sequential" },
@@ -64,6 +67,8 @@ typedef struct job {
     quantize_options o;
     const char      *path;
     bb_model         m;
+    bb_rotated       rotated;
+    const bb_model  *base;      /* what is quantized: m or rotated.model */
     bb_plan          plan;
     char             hash[17];
     uint32_t         ctx;
@@ -95,6 +100,19 @@ static bb_status check_options(const job *j, size_t n_positional, bb_err *err)
     return BB_OK;
 }
 
+static bb_status rotate(job *j, bb_err *err)
+{
+    const char *which = j->o.rotate;
+    unsigned    flags = strcmp(which, "r1") == 0 ? BB_ROTATE_STREAM : strcmp(which, "r2") == 0 ? BB_ROTATE_VALUES : BB_ROTATE_STREAM | BB_ROTATE_VALUES;
+    bb_status   status;
+    j->base = &j->m;
+    if (strcmp(which, "none") == 0) return BB_OK;
+    BB_TRY(bb_rotate(&j->m, flags, (uint64_t)j->o.seed, &j->rotated, err));
+    j->base = &j->rotated.model;
+done:
+    return status;
+}
+
 /* Types, size and whether the runtime can load them: everything that can be refused at once. */
 static bb_status plan_file(job *j, bb_err *err)
 {
@@ -102,13 +120,16 @@ static bb_status plan_file(job *j, bb_err *err)
     bb_tensor_types         t = { o->format, has(o->embd_format) ? o->embd_format : has(o->format) ? "Q6_K" : NULL, o->like, o->recipe };
     bb_status               status;
     BB_TRY(bb_model_open(j->path, &j->m, err));
-    BB_TRY(bb_tensor_types_plan(&t, &j->m, &j->plan, err));
+    BB_TRY(rotate(j, err));
+    if (j->base != &j->m) BB_TRY(bb_tensor_types_plan(&(bb_tensor_types){ .like = j->path }, &j->m, &j->plan, err)); /* float32 only inside */
+    if (j->base->net.head.rows && !j->m.net.head.rows) BB_TRY(bb_plan_set(&j->plan, "output", bb_format_get(j->m.net.embd.type)->name, err));
+    BB_TRY(bb_tensor_types_plan(&t, j->base, &j->plan, err));
     BB_TRY(bb_plan_hash(&j->plan, j->hash, err));
     status = BB_NOMEM;
-    if (!(j->blocks = BB_NEW(j->m.net.n_layer, bb_block, err))) goto done;
-    BB_TRY(bb_plan_shape(&j->m, &j->plan, &j->net, j->blocks, err));
-    BB_TRY(bb_export_check(&j->m, &j->net, err));
-    BB_TRY(bb_export_size(&j->m, &j->net, &j->bytes, err));
+    if (!(j->blocks = BB_NEW(j->base->net.n_layer, bb_block, err))) goto done;
+    BB_TRY(bb_plan_shape(j->base, &j->plan, &j->net, j->blocks, err));
+    BB_TRY(bb_export_check(j->base, &j->net, err));
+    BB_TRY(bb_export_size(j->base, &j->net, &j->bytes, err));
     j->ctx = (uint32_t)o->ctx < j->m.net.n_ctx_train ? (uint32_t)o->ctx : j->m.net.n_ctx_train;
 done:
     return status;
@@ -135,7 +156,7 @@ done:
 
 static bb_status round_all(job *j, bb_err *err)
 {
-    const bb_net *from = &j->m.net;
+    const bb_net *from = &j->base->net;
     bb_status     status = BB_NOMEM;
     if (!(j->packed = BB_NEW0((size_t)from->n_layer * BB_N_PARTS + 2, void *, err))) goto done;
     BB_TRY(round_matrix(j, &from->embd, &j->net.embd, err));
@@ -155,7 +176,7 @@ static bb_status load_windows(job *j, bb_err *err)
     int32_t   bos;
     bb_status status = BB_NOMEM;
     if (!(j->work = has(o->database) ? bb_strdup(o->database, err) : bb_asprintf(err, "%s.work", o->out))) goto done;
-    if (!(samples = bb_asprintf(err, "%s/calib-self-%lld-%u-%lld.u32", j->work, (long long)o->calib_windows, j->ctx, (long long)o->seed))) goto done;
+    if (!(samples = bb_asprintf(err, "%s/calib-self-%.16s-%lld-%u-%lld.u32", j->work, j->m.sha256, (long long)o->calib_windows, j->ctx, (long long)o->seed))) goto done;
     BB_TRY(bb_make_dirs(j->work, err));
     BB_TRY(bb_calibration_tokens(&j->m, o->calib, samples, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, &j->tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
@@ -171,11 +192,11 @@ static bb_status encode_all(job *j, bb_err *err)
     const bb_quant_options  quant = { bb_calibration_method(o->method), o->damping, (unsigned)o->sweeps };
     bb_status status;
     BB_TRY(load_windows(j, err));
-    const bb_database_config config = { .dir = j->work, .model = &j->m, .tokens = j->calib.tokens, .n_windows = j->calib.n, .ctx = j->ctx,
-                                        .data_hash = j->tokens.sha256, .quant = quant, .ffn_step = bb_calibration_ffn_step(&j->m.net) };
+    const bb_database_config config = { .dir = j->work, .model = j->base, .tokens = j->calib.tokens, .n_windows = j->calib.n, .ctx = j->ctx,
+                                        .data_hash = j->tokens.sha256, .quant = quant, .ffn_step = bb_calibration_ffn_step(&j->base->net) };
     BB_TRY(bb_database_open(&config, &j->database, err));
     if (strcmp(o->method, "sequential") == 0) {
-        BB_TRY(bb_rebuild(j->database, &j->m, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, &j->rebuilt, err));
+        BB_TRY(bb_rebuild(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, &j->rebuilt, err));
         j->net = j->rebuilt.net;
     } else BB_TRY(bb_database_apply(j->database, &j->plan, &j->net, j->blocks, err));
 done:
@@ -222,7 +243,7 @@ static bb_status write_file(const job *j, bb_err *err)
     char     *part = bb_asprintf(err, "%s.part", j->o.out);
     bb_status status = BB_NOMEM;
     if (!part) return BB_NOMEM;
-    BB_TRY(bb_export_write(&j->m, &j->net, j->hash, part, err));
+    BB_TRY(bb_export_write(j->base, &j->net, j->hash, part, err));
     BB_TRY(check_file(j, part, err));
     if (rename(part, j->o.out) != 0) status = BB_FAIL(err, BB_IO, "%s cannot be renamed to %s: %s", part, j->o.out, strerror(errno));
 done:
@@ -289,15 +310,16 @@ static char *stem_of(const char *path, bb_err *err)
     return stem;
 }
 
-/* "IQ2_XS", "like:OTHER", "recipe:FILE", or "IQ2_XS+recipe:FILE". */
+/* "IQ2_XS", "like:OTHER", "recipe:FILE", or "IQ2_XS+recipe:FILE"; "+r1" behind it when rotated. */
 static char *label_of(const job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
     const char *base = has(o->format) ? bb_format_find(o->format)->name : NULL;
     char       *like = has(o->like) ? stem_of(o->like, err) : NULL, *recipe = has(o->recipe) ? stem_of(o->recipe, err) : NULL, *label = NULL;
     if ((like || !has(o->like)) && (recipe || !has(o->recipe)))
-        label = bb_asprintf(err, "%s%s%s%s%s", base ? base : "", like ? "like:" : "", like ? like : "",
-                            recipe ? (base || like ? "+recipe:" : "recipe:") : "", recipe ? recipe : "");
+        label = bb_asprintf(err, "%s%s%s%s%s%s%s", base ? base : "", like ? "like:" : "", like ? like : "",
+                            recipe ? (base || like ? "+recipe:" : "recipe:") : "", recipe ? recipe : "",
+                            j->base == &j->m ? "" : "+", j->base == &j->m ? "" : o->rotate);
     bb_free(like);
     bb_free(recipe);
     return label;
@@ -365,6 +387,7 @@ static void job_done(job *j)
     bb_windows_done(&j->calib);
     bb_tokens_done(&j->tokens);
     bb_plan_done(&j->plan);
+    bb_rotated_done(&j->rotated);
     bb_model_close(&j->m);
     bb_free(j->work);
     bb_options_done(rows, N_ROWS, &j->o);

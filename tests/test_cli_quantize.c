@@ -181,6 +181,25 @@ START_TEST(like_another_file_but_better)
 }
 END_TEST
 
+/* Unquantized, the rotated file computes what the source computes; its head is no longer tied. */
+START_TEST(rotation_changes_nothing_but_the_basis)
+{
+    char     out[256], line[512];
+    bb_model m;
+    bb_err   err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("turned.gguf"));
+    bb_test_write(bb_test_path("float.txt"), "weight=F32\n", 11);
+    snprintf(line, sizeof line, "--recipe %s --method rtn --rotate r12 --ctx 32 --eval %s --eval-windows 8", bb_test_path("float.txt"), model_text());
+    json_t *root = quantize(line, out);
+    ck_assert(number(root, "kl_nats") < 1e-7);
+    ck_assert_str_eq(text_of(root, "format"), "recipe:float+r12");
+    json_decref(root);
+    ck_assert_int_eq(bb_model_open(out, &m, &err), BB_OK);
+    ck_assert_uint_eq(m.net.head.rows, m.net.n_vocab);
+    bb_model_close(&m);
+}
+END_TEST
+
 START_TEST(threads_do_not_matter)
 {
     char    a[256], b[256], arguments[512], *one, *two, *said = NULL;
@@ -273,6 +292,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, types_are_those_of_the_recipe);
     tcase_add_test(t, like_another_file_but_better);
+    tcase_add_test(t, rotation_changes_nothing_but_the_basis);
     tcase_add_test(t, threads_do_not_matter);
     tcase_add_loop_test(t, patterns_mean_what_regular_expressions_mean, 0, (int)(sizeof patterns / sizeof *patterns));
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));
