@@ -28,8 +28,8 @@
 typedef struct quantize_options {
     char   *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol;
     int64_t ctx, calib_windows, eval_windows, sweeps, seed;
-    double  damping;
-    bool    json, csv;
+    double  damping, prune_ffn, prune_kv;
+    bool    no_compensation, json, csv;
 } quantize_options;
 
 #define FIELD(name) offsetof(quantize_options, name)
@@ -42,6 +42,9 @@ static const bb_option_row rows[] = {
       NULL },
     { "rotate", BB_OPT_TEXT, FIELD(rotate), "none", 1, 0, "WHICH",
       "before, turn the residual stream (r1; unties the head), the values of each head (r2), or both: the model computes the same", "none|r1|r2|r12" },
+    { "prune-ffn", BB_OPT_DOUBLE, FIELD(prune_ffn), "0", 0, 0.99, "SHARE", "remove this share of every block's FFN channels", NULL },
+    { "prune-kv", BB_OPT_DOUBLE, FIELD(prune_kv), "0", 0, 0.99, "SHARE", "remove this share of all KV groups, those that cost their block least", NULL },
+    { "no-compensation", BB_OPT_FLAG, FIELD(no_compensation), NULL, 1, 0, NULL, "pruned columns are cut and nothing makes up for them: for comparison", NULL },
     { "method", BB_OPT_TEXT, FIELD(method), "sequential", 1, 0, "NAME",
       "rtn: round to nearest; weighted: importance-weighted; feedback: error feedback; sequential: error feedback on the compressed prefix's inputs",
       "rtn|weighted|feedback|sequential" },
@@ -86,6 +89,7 @@ typedef struct job {
 } job;
 
 static bool has(const char *text) { return text && *text; }
+static bool prunes(const quantize_options *o) { return o->prune_ffn > 0 || o->prune_kv > 0; }
 static bb_protocol protocol_of(const job *j) { return strcmp(j->o.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF; }
 
 /* ---- what is asked for ---- */
@@ -94,8 +98,12 @@ static bb_status check_options(const job *j, size_t n_positional, bb_err *err)
 {
     const quantize_options *o = &j->o;
     if (n_positional == 0 || !has(o->out)) return BB_FAIL(err, BB_USAGE, "quantize needs a model file and --out FILE");
-    if (!has(o->format) && !has(o->like) && !has(o->recipe))
+    if (!has(o->format) && !has(o->like) && !has(o->recipe) && !prunes(o))
         return BB_FAIL(err, BB_USAGE, "no types were given: --format IQ2_XS, --like OTHER.gguf or --recipe FILE");
+    if (prunes(o) && strcmp(o->method, "rtn") == 0)
+        return BB_FAIL(err, BB_USAGE, "--method rtn has no calibration, which says what to prune; --method weighted does with the least");
+    if (o->no_compensation && strcmp(o->method, "sequential") == 0)
+        return BB_FAIL(err, BB_USAGE, "--method sequential compensates by itself: --no-compensation goes with weighted or feedback");
     if (has(o->format) && has(o->like)) return BB_FAIL(err, BB_USAGE, "--format and --like both give a type to every matrix: choose one");
     return BB_OK;
 }
@@ -113,6 +121,37 @@ done:
     return status;
 }
 
+static bb_status shape_of_plan(job *j, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(bb_plan_hash(&j->plan, j->hash, err));
+    BB_TRY(bb_plan_shape(j->base, &j->plan, &j->net, j->blocks, err));
+    BB_TRY(bb_export_check(j->base, &j->net, err));
+    BB_TRY(bb_export_size(j->base, &j->net, &j->bytes, err));
+done:
+    return status;
+}
+
+static bb_status set_kept(bb_plan *plan, uint32_t layer, const char *what, uint32_t kept, bb_err *err)
+{
+    char unit[64], option[16];
+    snprintf(unit, sizeof unit, "blk.%u.%s", layer, what);
+    snprintf(option, sizeof option, "%u", kept);
+    return bb_plan_set(plan, unit, option, err);
+}
+
+/* The same share of channels in every block with an FFN; one at least stays. */
+static bb_status prune_ffn(job *j, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (uint32_t i = 0; i < j->base->net.n_layer && j->o.prune_ffn > 0; i++) {
+        uint32_t n = j->base->net.blocks[i].n_ff, gone = (uint32_t)(j->o.prune_ffn * n + 0.5);
+        if (n) BB_TRY(set_kept(&j->plan, i, "ffn", n - gone ? n - gone : 1, err));
+    }
+done:
+    return status;
+}
+
 /* Types, size and whether the runtime can load them: everything that can be refused at once. */
 static bb_status plan_file(job *j, bb_err *err)
 {
@@ -124,12 +163,10 @@ static bb_status plan_file(job *j, bb_err *err)
     if (j->base != &j->m) BB_TRY(bb_tensor_types_plan(&(bb_tensor_types){ .like = j->path }, &j->m, &j->plan, err)); /* float32 only inside */
     if (j->base->net.head.rows && !j->m.net.head.rows) BB_TRY(bb_plan_set(&j->plan, "output", bb_format_get(j->m.net.embd.type)->name, err));
     BB_TRY(bb_tensor_types_plan(&t, j->base, &j->plan, err));
-    BB_TRY(bb_plan_hash(&j->plan, j->hash, err));
+    BB_TRY(prune_ffn(j, err));
     status = BB_NOMEM;
     if (!(j->blocks = BB_NEW(j->base->net.n_layer, bb_block, err))) goto done;
-    BB_TRY(bb_plan_shape(j->base, &j->plan, &j->net, j->blocks, err));
-    BB_TRY(bb_export_check(j->base, &j->net, err));
-    BB_TRY(bb_export_size(j->base, &j->net, &j->bytes, err));
+    BB_TRY(shape_of_plan(j, err));
     j->ctx = (uint32_t)o->ctx < j->m.net.n_ctx_train ? (uint32_t)o->ctx : j->m.net.n_ctx_train;
 done:
     return status;
@@ -186,6 +223,46 @@ done:
     return status;
 }
 
+/* What the attention output of a block loses, relatively, when only kept groups are left. */
+static bb_status kv_loss(job *j, uint32_t layer, uint32_t kept, double *loss, bb_err *err)
+{
+    bb_matrix      w;
+    bb_quant_stats stats;
+    bb_status      status = bb_database_matrix(j->database, layer, BB_PART_O, kept, BB_F16, &w, &stats, err);
+    *loss = kept == j->base->net.blocks[layer].n_kv ? 0 : stats.error; /* F16's own rounding is nothing beside it */
+    return status;
+}
+
+/* The share of all KV groups, one after the other where the next one adds least to the loss of its block; each block keeps one. */
+static bb_status prune_kv(job *j, bb_err *err)
+{
+    const bb_net *net = &j->base->net;
+    uint32_t     *kept = BB_NEW(net->n_layer, uint32_t, err), total = 0;
+    bb_status     status = BB_NOMEM;
+    if (!kept) goto done;
+    for (uint32_t i = 0; i < net->n_layer; i++) total += kept[i] = net->blocks[i].n_kv;
+    for (uint32_t gone = (uint32_t)(j->o.prune_kv * total + 0.5); gone > 0; gone--) {
+        uint32_t best = UINT32_MAX;
+        double   least = (double)INFINITY;
+        for (uint32_t i = 0; i < net->n_layer; i++) {
+            double now, then;
+            if (kept[i] < 2) continue;
+            BB_TRY(kv_loss(j, i, kept[i], &now, err));
+            BB_TRY(kv_loss(j, i, kept[i] - 1, &then, err));
+            if (then - now < least) {
+                least = then - now;
+                best = i;
+            }
+        }
+        if (best == UINT32_MAX) break; /* one group is left everywhere */
+        BB_TRY(set_kept(&j->plan, best, "kv", --kept[best], err));
+    }
+    BB_TRY(shape_of_plan(j, err));
+done:
+    bb_free(kept);
+    return status;
+}
+
 static bb_status encode_all(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
@@ -193,8 +270,10 @@ static bb_status encode_all(job *j, bb_err *err)
     bb_status status;
     BB_TRY(load_windows(j, err));
     const bb_database_config config = { .dir = j->work, .model = j->base, .tokens = j->calib.tokens, .n_windows = j->calib.n, .ctx = j->ctx,
-                                        .data_hash = j->tokens.sha256, .quant = quant, .ffn_step = bb_calibration_ffn_step(&j->base->net) };
+                                        .data_hash = j->tokens.sha256, .quant = quant, .ffn_step = bb_calibration_ffn_step(&j->base->net),
+                                        .cut = o->no_compensation };
     BB_TRY(bb_database_open(&config, &j->database, err));
+    if (o->prune_kv > 0) BB_TRY(prune_kv(j, err));
     if (strcmp(o->method, "sequential") == 0) {
         BB_TRY(bb_rebuild(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, &j->rebuilt, err));
         j->net = j->rebuilt.net;
@@ -205,10 +284,10 @@ done:
 
 /* ---- the file ---- */
 
-static bb_status same_matrix(const bb_matrix *a, const bb_matrix *b, const char *path, const char *name, bb_err *err)
+static bb_status same_matrix(const bb_matrix *a, const bb_matrix *b, bool permuted, const char *path, const char *name, bb_err *err)
 {
     if (a->rows == b->rows && (a->rows == 0 || (a->cols == b->cols && a->type == b->type &&
-        memcmp(a->data, b->data, a->rows * bb_format_row_bytes(bb_format_get(a->type), a->cols)) == 0)))
+        (permuted || memcmp(a->data, b->data, a->rows * bb_format_row_bytes(bb_format_get(a->type), a->cols)) == 0))))
         return BB_OK;
     return BB_FAIL(err, BB_GUARD, "%s: %s is not what was written: the disk or the memory is faulty", path, name);
 }
@@ -226,12 +305,13 @@ static bb_status check_file(const job *j, const char *path, bb_err *err)
         goto done;
     }
     BB_TRY(bb_model_open(path, &back, err));
-    BB_TRY(same_matrix(&j->net.embd, &back.net.embd, path, "token_embd", err));
-    BB_TRY(same_matrix(&j->net.head, &back.net.head, path, "output", err));
+    BB_TRY(same_matrix(&j->net.embd, &back.net.embd, false, path, "token_embd", err));
+    BB_TRY(same_matrix(&j->net.head, &back.net.head, false, path, "output", err));
     for (uint32_t i = 0; i < j->net.n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             snprintf(name, sizeof name, "blk.%u.%s", i, bb_part_names[p]);
-            BB_TRY(same_matrix(&j->net.blocks[i].w[p], &back.net.blocks[i].w[p], path, name, err));
+            /* A pruned qwen2 is written with the rows of q and k in another rotary order. */
+            BB_TRY(same_matrix(&j->net.blocks[i].w[p], &back.net.blocks[i].w[p], p <= BB_PART_K && j->net.rope_neox != back.net.rope_neox, path, name, err));
         }
 done:
     bb_model_close(&back);
@@ -318,7 +398,7 @@ static char *label_of(const job *j, bb_err *err)
     char       *like = has(o->like) ? stem_of(o->like, err) : NULL, *recipe = has(o->recipe) ? stem_of(o->recipe, err) : NULL, *label = NULL;
     if ((like || !has(o->like)) && (recipe || !has(o->recipe)))
         label = bb_asprintf(err, "%s%s%s%s%s%s%s", base ? base : "", like ? "like:" : "", like ? like : "",
-                            recipe ? (base || like ? "+recipe:" : "recipe:") : "", recipe ? recipe : "",
+                            recipe ? (base || like ? "+recipe:" : "recipe:") : "", recipe ? recipe : prunes(o) && !base && !like ? "source" : "",
                             j->base == &j->m ? "" : "+", j->base == &j->m ? "" : o->rotate);
     bb_free(like);
     bb_free(recipe);
@@ -414,7 +494,7 @@ done:
 const bb_command bb_command_quantize = {
     .name = "quantize",
     .summary = "write a model in given types, with the best codes we can find; no search",
-    .usage = "MODEL.gguf --out FILE.gguf (--format TYPE | --like OTHER.gguf | --recipe FILE)",
+    .usage = "MODEL.gguf --out FILE.gguf (--format TYPE | --like OTHER.gguf | --recipe FILE | --prune-ffn SHARE | --prune-kv SHARE)",
     .example = "bitbudget quantize model-f16.gguf --format IQ2_XS --calib calib.txt --out small.gguf --eval eval.txt\n"
                "bitbudget quantize model-f16.gguf --like theirs-Q2_K.gguf --calib calib.txt --out better.gguf\n"
                "bitbudget quantize model-f16.gguf --recipe types.txt --method rtn --out rounded.gguf",

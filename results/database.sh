@@ -4,10 +4,10 @@
 # tensor): round to nearest, importance-weighted encode, our best without training (database: error feedback, sequential rebuild) and
 # llama.cpp's own file (llama-perplexity, all of the text).
 # usage: database.sh DATA WORK > database.csv    WORK holds what is finished, so that an interrupted call goes on.
-# BITBUDGET: the program; MODELS, METHODS, TYPES: parts of the table; EVAL_WINDOWS, CALIB_WINDOWS: as for `bitbudget quantize`.
+# BITBUDGET: the program; MODELS, METHODS, TYPES: parts of the table; EVAL_WINDOWS, CALIB_WINDOWS, SWEEPS: as for `bitbudget quantize`.
 set -eu
 data=$1 work=$2
-: "${BITBUDGET:=./bitbudget}" "${MODELS:=wiki8m stories3M-p256}" "${METHODS:=rtn weighted database}" "${EVAL_WINDOWS:=200}" "${CALIB_WINDOWS:=128}"
+: "${BITBUDGET:=./bitbudget}" "${MODELS:=wiki8m stories3M-p256}" "${METHODS:=rtn weighted database}" "${EVAL_WINDOWS:=64}" "${CALIB_WINDOWS:=64}" "${SWEEPS:=2}"
 : "${TYPES:=Q1_0 IQ1_S TQ1_0 IQ1_M IQ2_XXS TQ2_0 IQ2_XS Q2_0 IQ2_S Q2_K IQ3_XXS IQ3_S Q3_K IQ4_XS Q4_K Q4_0 IQ4_NL
 like:IQ1_S like:IQ1_M like:IQ2_XXS like:IQ2_XS like:IQ2_S like:IQ2_M like:Q2_K like:IQ3_XXS like:IQ3_XS like:IQ3_M like:Q3_K_M like:IQ4_XS like:Q4_K_M}"
 
@@ -43,7 +43,7 @@ for model in $MODELS; do
                     like:*) recipe "$model" "${type#like:}" > "$work/$model.$type.txt"; set -- --recipe "$work/$model.$type.txt" ;;
                     *) set -- --format "$type" --embd-format Q6_K ;;
                 esac
-                $BITBUDGET quantize "$source" "$@" --method $name --calib "$(calibration_text "$model")" --calib-windows "$CALIB_WINDOWS" --database "$work/$model" \
+                $BITBUDGET quantize "$source" "$@" --method $name --calib "$(calibration_text "$model")" --calib-windows "$CALIB_WINDOWS" --sweeps "$SWEEPS" --database "$work/$model" \
                     --eval "$(evaluation_text "$model")" --eval-windows "$EVAL_WINDOWS" --out "$out" --csv -q > "$row.new"
                 rm -f "$out"
                 awk -F, -v OFS=, -v m="$model" -v t="$type" -v x="$method" 'NR == 2 { $1 = m; $2 = t; $3 = x; print }' "$row.new" > "$row.row"

@@ -200,6 +200,28 @@ START_TEST(rotation_changes_nothing_but_the_basis)
 }
 END_TEST
 
+/* Half of the KV groups and a quarter of the channels gone: least squares makes up for a part, the sequential rebuild for more. */
+START_TEST(pruning_is_compensated)
+{
+    char     out[256];
+    bb_model m;
+    bb_err   err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("pruned.gguf"));
+    double cut = kl_of("--prune-ffn 0.25 --prune-kv 0.5 --method weighted --no-compensation", out);
+    double compensated = kl_of("--prune-ffn 0.25 --prune-kv 0.5 --method weighted", out);
+    double rebuilt = kl_of("--prune-ffn 0.25 --prune-kv 0.5 --method sequential", out);
+    ck_assert_msg(rebuilt < compensated && compensated < 0.7 * cut, "%g %g %g", cut, compensated, rebuilt);
+    ck_assert_int_eq(bb_model_open(out, &m, &err), BB_OK);
+    uint32_t groups = 0;
+    for (uint32_t i = 0; i < m.net.n_layer; i++) {
+        ck_assert_uint_eq(m.net.blocks[i].n_ff, 129); /* three quarters of 172 */
+        groups += m.net.blocks[i].n_kv;
+    }
+    ck_assert_uint_eq(groups, 10); /* of 5 blocks with 4 */
+    bb_model_close(&m);
+}
+END_TEST
+
 START_TEST(threads_do_not_matter)
 {
     char    a[256], b[256], arguments[512], *one, *two, *said = NULL;
@@ -262,6 +284,8 @@ static const struct bad { const char *line, *file; bb_status status; } bad[] = {
     { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --like " MODEL, NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --format IQ2_XS --method rtn", NULL, BB_UNSUPPORTED },
     { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --embd-format F16 --method rtn", NULL, BB_IO },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --method rtn", NULL, BB_USAGE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --no-compensation", NULL, BB_USAGE },
     { "quantize tests/data/README.md --out /nonexistent/x.gguf --format F16", NULL, BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --like tests/data/vocab/phi-3.gguf", NULL, BB_UNSUPPORTED },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q", BB_BAD_FILE },
@@ -293,6 +317,7 @@ int main(void)
     tcase_add_test(t, types_are_those_of_the_recipe);
     tcase_add_test(t, like_another_file_but_better);
     tcase_add_test(t, rotation_changes_nothing_but_the_basis);
+    tcase_add_test(t, pruning_is_compensated);
     tcase_add_test(t, threads_do_not_matter);
     tcase_add_loop_test(t, patterns_mean_what_regular_expressions_mean, 0, (int)(sizeof patterns / sizeof *patterns));
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));

@@ -100,6 +100,7 @@ static char *path_of(const bb_database *db, const key *k, bb_err *err)
     snprintf(text, sizeof text, "version %d, %u windows of %u, step %u, method %d, damping %.17g, sweeps %u", VERSION, c->n_windows, c->ctx,
              c->ffn_step, (int)c->quant.method, c->quant.damping, c->quant.sweeps);
     bb_sha256_text(&s, text);
+    if (c->cut) bb_sha256_text(&s, "cut");
     snprintf(text, sizeof text, "layer %u, part %u, kept %u, type %d", k->layer, k->part, k->kept, (int)k->type);
     bb_sha256_text(&s, text);
     bb_sha256_hex(&s, hex);
@@ -344,7 +345,9 @@ static bb_status compensate(bb_database *db, const key *k, const bb_matrix *sour
     BB_TRY(kept_columns(db, k->layer, k->part == BB_PART_DOWN, k->kept, group, &columns, err));
     less = BB_NEW((size_t)source->rows * *cols, float, err);
     if (!less) { status = BB_NOMEM; goto done; }
-    BB_TRY(bb_mask_compensate(*w, source->rows, source->cols, h, columns, *cols, less, err));
+    if (db->config.cut)
+        for (size_t i = 0; i < (size_t)source->rows * *cols; i++) less[i] = (*w)[i / *cols * source->cols + columns[i % *cols]];
+    else BB_TRY(bb_mask_compensate(*w, source->rows, source->cols, h, columns, *cols, less, err));
     bb_free(*w);
     *w = less;
     less = NULL;
@@ -369,7 +372,7 @@ static bb_status make_quantized(bb_database *db, const key *k, made *m, bb_err *
     if (!untied_input) BB_TRY(hold_slot(db, k->layer, is_block ? bb_hessian_of((bb_part)k->part) : 0, k->kept, &s, err));
     BB_TRY(bb_quantize_prepared(w, source->rows, cols, s ? &s->h : NULL, s && s->factored ? &s->factor : NULL, k->type, &db->config.quant, m->data,
                                 &m->stats, err));
-    if (pruned) add_mask_error(db, k, &m->stats);
+    if (pruned && !db->config.cut) add_mask_error(db, k, &m->stats);
 done:
     if (s) release_slot(db, s);
     bb_free(w);

@@ -26,6 +26,7 @@ typedef struct bb_database_config {
     const char      *data_hash;      /* identity of tokens, part of every key */
     bb_quant_options quant;
     uint32_t         ffn_step;       /* FFN channels removed together when ordering (performance knob) */
+    bool             cut;            /* O and DOWN of pruned blocks just lose their columns, nothing compensates: for comparison only */
 } bb_database_config;
 
 /* Hessians and masks of the full-precision network are computed block by block when absent (resumable), with progress. */

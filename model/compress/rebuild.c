@@ -48,7 +48,8 @@ typedef struct rebuild {
     uint32_t                n_windows, ctx, layer;
     stream                  full, small;   /* full precision and compressed */
     bb_rebuilt             *out;
-    bb_block               *wanted;        /* [n_layer] the plan's shapes and types; a matrix of *out that has its type is finished */
+    bb_block               *wanted;        /* [n_layer] the plan's shapes and types */
+    bool                   *todo;          /* [n_layer][BB_N_PARTS] will be quantized; until then *out has it in its source type */
     /* moments of a stage */
     bb_hessian              h;             /* E[x^ x^'] */
     double                 *cross;         /* (n, n^) sum of x x^' */
@@ -220,7 +221,9 @@ done:
     return status;
 }
 
-/* Quantizes one matrix of the block, unless it is finished; w becomes a view of the new bytes. */
+static bool *todo_of(const rebuild *b, bb_part part) { return &b->todo[(size_t)b->layer * BB_N_PARTS + part]; }
+
+/* Quantizes one matrix of the block, unless it stays; w becomes a view of the new bytes. */
 static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matrix *w, const bb_factor *factor, bb_err *err)
 {
     const bb_type    type = b->wanted[b->layer].w[part].type;
@@ -228,7 +231,7 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matr
     float           *dense = NULL;
     void            *packed = NULL;
     bb_status        status;
-    if (w->rows == 0 || w->type == type) return BB_OK;
+    if (!*todo_of(b, part)) return BB_OK;
     BB_TRY(target_of(b, part, kept, w, &dense, err));
     packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
     if (!packed) { status = BB_NOMEM; goto done; }
@@ -265,10 +268,10 @@ done:
     return status;
 }
 
-static bool has_stage(const bb_block *block, const bb_block *wanted, uint32_t stage)
+static bool has_stage(const rebuild *b, uint32_t stage)
 {
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_hessian_of((bb_part)p) == stage && block->w[p].rows && block->w[p].type != wanted->w[p].type) return true;
+        if (bb_hessian_of((bb_part)p) == stage && *todo_of(b, (bb_part)p)) return true;
     return false;
 }
 
@@ -304,7 +307,7 @@ static bb_status rebuild_block(rebuild *b, bb_err *err)
             BB_TRY(decode_output(&b->full, err));
             BB_TRY(decode_output(&b->small, err));
         }
-        if (has_stage(block, &b->wanted[b->layer], stage)) BB_TRY(rebuild_stage(b, stage, block, err));
+        if (has_stage(b, stage)) BB_TRY(rebuild_stage(b, stage, block, err));
         bb_progress_add(&b->progress, 1);
     }
     BB_TRY(advance(b, &b->full, err));
@@ -344,6 +347,26 @@ static void stream_done(stream *s)
     bb_free(s->r);
 }
 
+static bool is_pruned(const rebuild *b)
+{
+    for (uint32_t i = 0; i < b->model->net.n_layer; i++)
+        if (b->wanted[i].n_kv != b->model->net.blocks[i].n_kv || b->wanted[i].n_ff != b->model->net.blocks[i].n_ff) return true;
+    return false;
+}
+
+/* Which matrices will be rebuilt: those of block formats that the source does not have them in; in a pruned network also the unquantized ones,
+ * which can take back some of what pruning lost. */
+static void choose_matrices(rebuild *b)
+{
+    const bool pruned = is_pruned(b);
+    for (b->layer = 0; b->layer < b->model->net.n_layer; b->layer++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_matrix *w = &b->wanted[b->layer].w[p];
+            const bool       plain = bb_format_get(w->type)->vec == 0;
+            *todo_of(b, (bb_part)p) = w->rows && (plain ? pruned : w->type != b->model->net.blocks[b->layer].w[p].type);
+        }
+}
+
 /* The network before anything is rebuilt: tables as the plan says; matrices that will be rebuilt in their source type, in the plan's shape,
  * the others as the plan says. */
 static bb_status start_net(rebuild *b, const bb_plan *plan, bb_err *err)
@@ -355,14 +378,14 @@ static bb_status start_net(rebuild *b, const bb_plan *plan, bb_err *err)
     net->blocks = b->out->blocks;
     BB_TRY(bb_database_embedding(b->db, false, net->embd.type, &net->embd, NULL, err));
     if (net->head.rows) BB_TRY(bb_database_embedding(b->db, true, net->head.type, &net->head, NULL, err));
-    for (uint32_t i = 0; i < net->n_layer; i++)
+    choose_matrices(b);
+    for (b->layer = 0; b->layer < net->n_layer; b->layer++)
         for (int p = 0; p < BB_N_PARTS; p++) {
-            bb_block    *block = &b->out->blocks[i];
-            bb_matrix   *w = &block->w[p];
-            const bool   stays = bb_format_get(w->type)->vec == 0;
+            bb_block  *block = &b->out->blocks[b->layer];
+            bb_matrix *w = &block->w[p];
             if (!w->rows) continue;
-            BB_TRY(bb_database_matrix(b->db, i, (bb_part)p, p <= BB_PART_O ? block->n_kv : block->n_ff,
-                                      stays ? w->type : b->model->net.blocks[i].w[p].type, w, NULL, err));
+            BB_TRY(bb_database_matrix(b->db, b->layer, (bb_part)p, p <= BB_PART_O ? block->n_kv : block->n_ff,
+                                      *todo_of(b, (bb_part)p) ? b->model->net.blocks[b->layer].w[p].type : w->type, w, NULL, err));
         }
 done:
     return status;
@@ -378,7 +401,8 @@ bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, co
     out->blocks = BB_NEW0(net->n_layer, bb_block, err);
     out->packed = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, void *, err);
     b.wanted = BB_NEW(net->n_layer, bb_block, err);
-    if (!out->blocks || !out->packed || !b.wanted) goto done;
+    b.todo = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, bool, err);
+    if (!out->blocks || !out->packed || !b.wanted || !b.todo) goto done;
     BB_TRY(bb_forward_create(net, BATCH, ctx, &b.forward, err));
     BB_TRY(start_net(&b, plan, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
@@ -392,6 +416,7 @@ done:
     stream_done(&b.small);
     bb_forward_destroy(b.forward);
     bb_free(b.wanted);
+    bb_free(b.todo);
     if (status != BB_OK) bb_rebuilt_done(out);
     return status;
 }
