@@ -41,6 +41,8 @@ $(BUILD)/%.o: %.c
 ISA_kernels_avx2   := -mavx2 -mfma -mf16c
 ISA_lanes_avx2     := -mavx2
 ISA_codebook_rows_avx2 := -mavx2
+ISA_columns_avx2   := -mavx2
+ISA_columns_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 ISA_codebook_rows_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 ISA_kernels_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
 

@@ -424,7 +424,7 @@ static void random_rows(bb_rng *r, const iq_case *k, unsigned v, float *t)
 /* Against the exact search: never below it, and near it; equal to it where the rows' search is exact too. */
 START_TEST(nearest_of_rows_is_nearly_the_best)
 {
-    static const double most[3] = { 1.05, 1.15, 1.25 }; /* ratio of sums, by kind of metric */
+    static const double most[3] = { 1.08, 1.25, 1.5 }; /* ratio of sums, by kind of metric */
     const iq_case *k = &cases[_i];
     const unsigned n = k->format->vec;
     double         ours[3] = { 0 }, best[3] = { 0 };

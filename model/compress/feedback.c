@@ -5,7 +5,8 @@
  * Pass 1, columns from first to last in blocks of the format: the target of a column is its weight plus what the errors
  * before it ask of it (factor.h); the block's fields are fitted to the targets, its columns quantized one after the other
  * (codebooks: vec columns at once, under the vec x vec piece of the block LDL), and the fit repeated on the targets that
- * the columns really had; per row the better trial stays.
+ * the columns really had (two-level scales: for the codes as they are, which is better there and takes less time); per row
+ * the better trial stays.
  * Pass 2 ("sweeps"): each group of columns is solved again with all other columns fixed: its unconstrained optimum is
  * t = v + (H_gg)^-1 (eH)_g, and error feedback inside the group with the factors of H_gg quantizes it, for several
  * neighbouring scale fields; what lowers the objective stays. Then d and dmin of each block are re-fitted in closed form.
@@ -69,12 +70,14 @@ static void field_range(const bb_format *f, bool is_min, int *least, int *most)
 bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_factor *factor, const float *importance, unsigned sweeps,
                            bb_err *err)
 {
-    *p = (bb_feedback){ .format = format, .factor = factor, .importance = importance, .n_fits = 2, .sweeps = sweeps, .uniform = true };
+    *p = (bb_feedback){ .format = format, .factor = factor, .importance = importance, .n_fits = 2, .sweeps = sweeps, .columns = bb_columns_get(),
+                        .refits = format->vec == 1 && format->group < format->block };
     BB_ASSERT(format->block <= MACRO && MACRO % format->block == 0 && format->n_levels <= BB_MAX_LEVELS && format->vec <= MAX_VEC);
+    p->levels = (bb_levels){ .least = format->n_levels ? format->levels[0] : 0, .n = format->n_levels, .uniform = true, .mid = p->mid, .step = p->step };
     for (int i = 0; i + 1 < format->n_levels; i++) {
         p->step[i] = format->levels[i + 1] - format->levels[i];
         p->mid[i] = 0.5f * (format->levels[i + 1] + format->levels[i]);
-        p->uniform &= p->step[i] == 1.0f;
+        p->levels.uniform &= p->step[i] == 1.0f;
     }
     field_range(format, false, &p->sc_min, &p->sc_max);
     field_range(format, true, &p->mn_min, &p->mn_max);
@@ -151,53 +154,18 @@ typedef struct range {
 /* One column on a scalar grid: nearest level to the target, its value, the error; cost += d * (target - value)^2. */
 static void round_column(const bb_feedback *p, bb_tile *t, const range *g, uint32_t j, const float *a, const float *b)
 {
-    const bb_format *f = p->format;
-    const float     *target = t->tt + j * R, *ref = g->ref + j * R;
-    const float      least = f->levels[0], last = (float)(f->n_levels - 1), d = g->d[j];
-    float           *v = t->tv + j * R, *e = t->te + j * R;
-    uint32_t        *q = t->tq + j * R;
-    float            level[R];
-    for (int r = 0; r < R; r++) level[r] = a[r] != 0 ? (target[r] - b[r]) / a[r] : 0;
-    if (p->uniform) {
-        for (int r = 0; r < R; r++) {
-            float x = level[r] - least;
-            x = x > 0 ? x : 0; /* also where x is not a number */
-            x = x < last ? x : last;
-            int32_t k = (int32_t)(x + 0.5f);
-            q[r] = (uint32_t)k;
-            level[r] = (float)k + least;
-        }
-    } else {
-        float    x[R];
-        uint32_t k[R] = { 0 };
-        for (int r = 0; r < R; r++) { x[r] = level[r]; level[r] = least; }
-        for (int i = 0; i + 1 < f->n_levels; i++)
-            for (int r = 0; r < R; r++) {
-                k[r] += x[r] > p->mid[i] ? 1u : 0u;
-                level[r] += x[r] > p->mid[i] ? p->step[i] : 0.0f;
-            }
-        memcpy(q, k, sizeof k);
-    }
-    for (int r = 0; r < R; r++) {
-        v[r] = a[r] * level[r] + b[r];
-        e[r] = ref[r] - v[r];
-        t->cost[r] += d * (target[r] - v[r]) * (target[r] - v[r]);
-    }
+    const size_t at = (size_t)j * R;
+    p->columns->round(&p->levels, g->d[j], a, b, t->tt + at, g->ref + at, t->tv + at, t->te + at, t->tq + at, t->cost);
 }
 
 /* target of columns j0 .. j1-1 += sum over k in 0 .. n_errors-1 of u[k][j] e[k]. */
-static void feed_back(const range *g, const float *e, uint32_t k0, uint32_t k1, uint32_t j0, uint32_t j1, float *target)
+static void feed_back(const bb_feedback *p, const range *g, const float *e, uint32_t k0, uint32_t k1, uint32_t j0, uint32_t j1, float *target)
 {
     if (k1 - k0 > CHUNK) {
         bb_sgemm_tn(j1 - j0, R, k1 - k0, 1, g->u + k0 * g->ldu + j0, g->ldu, e + (size_t)k0 * R, R, 1, target + (size_t)j0 * R, R);
         return;
     }
-    for (uint32_t k = k0; k < k1; k++)
-        for (uint32_t j = j0; j < j1; j++) {
-            const float u = g->u[k * g->ldu + j], *ek = e + (size_t)k * R;
-            float      *tj = target + (size_t)j * R;
-            for (int r = 0; r < R; r++) tj[r] += u * ek[r];
-        }
+    for (uint32_t k = k0; k < k1 && j1 > j0; k++) p->columns->spread(g->u + k * g->ldu + j0, j1 - j0, e + (size_t)k * R, target + (size_t)j0 * R);
 }
 
 /* a, b: [n/group][R] of the range's groups. */
@@ -207,10 +175,10 @@ static void solve_scalar(const bb_feedback *p, bb_tile *t, const range *g, const
     memset(t->cost, 0, sizeof t->cost);
     for (uint32_t c0 = 0; c0 < g->n; c0 += CHUNK) {
         uint32_t c1 = g->n - c0 < CHUNK ? g->n : c0 + CHUNK;
-        feed_back(g, t->te, 0, c0, c0, c1, t->tt);
+        feed_back(p, g, t->te, 0, c0, c0, c1, t->tt);
         for (uint32_t j = c0; j < c1; j++) {
             round_column(p, t, g, j, a + (size_t)(j / group) * R, b + (size_t)(j / group) * R);
-            feed_back(g, t->te, j, j + 1, j + 1, c1, t->tt);
+            feed_back(p, g, t->te, j, j + 1, j + 1, c1, t->tt);
         }
     }
 }
@@ -242,10 +210,7 @@ static void round_vectors(const bb_feedback *p, bb_tile *t, const range *g, uint
     }
     p->format->nearest_rows(t->tcode, index, target, metric, t->tq + (size_t)(j / vec) * R, value);
     for (unsigned i = 0; i < vec * R; i++) e[i] = ref[i] - value[i];
-    for (unsigned i = 0; i < vec; i++)
-        for (unsigned k = 0; k < vec; k++)
-            for (unsigned r = 0; r < R; r++)
-                t->cost[r] += (target[i * R + r] - value[i * R + r]) * metric[i * vec + k] * (target[k * R + r] - value[k * R + r]);
+    p->columns->vector_cost(vec, metric, target, value, t->cost);
 }
 
 /* first: index of the range's first vector in its block. Fields come from tcode. */
@@ -255,12 +220,12 @@ static void solve_vectors(const bb_feedback *p, bb_tile *t, const range *g, unsi
     memset(t->cost, 0, sizeof t->cost);
     for (uint32_t c0 = 0; c0 < g->n; c0 += CHUNK) {
         uint32_t c1 = g->n - c0 < CHUNK ? g->n : c0 + CHUNK;
-        feed_back(g, t->te, 0, c0, c0, c1, t->tt);
+        feed_back(p, g, t->te, 0, c0, c0, c1, t->tt);
         for (uint32_t j = c0; j < c1; j += vec) {
             float metric[MAX_VEC * MAX_VEC];
             vector_metric(g, j, vec, metric);
             round_vectors(p, t, g, j, first + j / vec, metric);
-            feed_back(g, t->te, j, j + vec, j + vec, c1, t->tt);
+            feed_back(p, g, t->te, j, j + vec, j + vec, c1, t->tt);
         }
     }
 }
@@ -308,6 +273,22 @@ static void fit_rows(const bb_feedback *p, bb_tile *t, uint32_t b0, const float 
     }
 }
 
+/* Trial fields for all rows: fitted again to the targets that the columns of the last trial really had, for its codes. */
+static void refit_rows(const bb_feedback *p, bb_tile *t, uint32_t b0, const float *target)
+{
+    const bb_format *f = p->format;
+    float            row[BB_MAX_BLOCK];
+    for (unsigned r = 0; r < R; r++) {
+        bb_code *c = &t->tcode[r];
+        for (uint32_t j = 0; j < f->block; j++) {
+            row[j] = target[j * R + r];
+            c->q[j] = t->tq[j * R + r];
+        }
+        f->refit(row, p->importance + b0, c);
+        store_scales(f, c, (int)r, t->ta, t->tb);
+    }
+}
+
 /* The trial of row r becomes its state for the n columns from j0, which begin at column `inside` of their block. */
 static void accept(const bb_feedback *p, bb_tile *t, uint32_t j0, uint32_t n, int r)
 {
@@ -338,7 +319,8 @@ static void quantize_block(const bb_feedback *p, bb_tile *t, uint32_t b0, const 
     for (int r = 0; r < R; r++) t->best[r] = INFINITY;
     for (unsigned fit = 0; fit < p->n_fits; fit++) {
         memcpy(t->work, fit == 0 ? base : t->tt, (size_t)g.n * R * sizeof *base);
-        fit_rows(p, t, b0, t->work, n_rows);
+        if (fit > 0 && p->refits) refit_rows(p, t, b0, t->work);
+        else fit_rows(p, t, b0, t->work, n_rows);
         solve(p, t, &g, base, 0);
         for (int r = 0; r < n_rows; r++) {
             if (!(t->cost[r] < t->best[r]) && fit > 0) continue;
@@ -369,9 +351,11 @@ static void feedback_pass(const bb_feedback *p, bb_tile *t, int n_rows)
 
 /* Trial k of the fields of one group: 0 the present ones; false when there is no such trial. Row by row in tcode. */
 typedef struct trial { int sc, mn; float d; } trial;
+enum { OTHER = 1000 };
 
 static const trial trials_sc[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 } };
 static const trial trials_sc_mn[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 }, { 0, 1, 1 }, { 0, -1, 1 }, { 1, 1, 1 }, { -1, -1, 1 } };
+static const trial trials_shift[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 }, { 0, OTHER, 1 } }; /* a field of one bit */
 static const trial trials_d[] = { { 0, 0, 1 }, { 0, 0, 1.03f }, { 0, 0, 0.97f } };
 
 static int clamp_int(int x, int least, int most) { return x < least ? least : x > most ? most : x; }
@@ -395,7 +379,7 @@ static void try_fields(const bb_feedback *p, bb_tile *t, uint32_t j0, const tria
         bb_code *c = &t->tcode[r];
         copy_fields(c, t->code + (size_t)(j0 / f->block) * R + (r < n_rows ? r : 0));
         c->sc[group] = (int16_t)clamp_int(c->sc[group] + k->sc, p->sc_min, p->sc_max);
-        c->mn[group] = (int16_t)clamp_int(c->mn[group] + k->mn, p->mn_min, p->mn_max);
+        c->mn[group] = k->mn == OTHER ? (int16_t)(p->mn_max - c->mn[group]) : (int16_t)clamp_int(c->mn[group] + k->mn, p->mn_min, p->mn_max);
         if (k->d != 1.0f) {
             memset(c->q, 0, sizeof c->q);
             c->d *= k->d;
@@ -420,6 +404,13 @@ static void apply_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t 
     bb_sgemm_tn(m, R, n, -1, h->h + (size_t)j0 * h->n + m0, h->n, t->tv, R, 1, t->gradient, R);
 }
 
+static const trial *trials_of(const bb_feedback *p, size_t *n)
+{
+    const trial *trials = p->sc_max == p->sc_min ? trials_d : p->mn_max == p->mn_min ? trials_sc : p->mn_max == 1 ? trials_shift : trials_sc_mn;
+    *n = trials == trials_sc_mn ? sizeof trials_sc_mn / sizeof *trials : trials == trials_shift ? sizeof trials_shift / sizeof *trials : 3;
+    return trials;
+}
+
 /* Solves the group at j0 again with everything else fixed. */
 static void sweep_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t m, uint32_t j0, int n_rows)
 {
@@ -428,8 +419,8 @@ static void sweep_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t 
     const size_t    at = (size_t)(j0 / n) * n * n;
     const float    *gradient = t->gradient + (size_t)(j0 - m0) * R, *v = t->v + (size_t)j0 * R;
     const range     g = { l->u + at, l->d + j0, n, t->base, n };
-    const trial    *trials = p->sc_max == p->sc_min ? trials_d : p->mn_max == p->mn_min ? trials_sc : trials_sc_mn;
-    const size_t    n_trials = trials == trials_sc_mn ? sizeof trials_sc_mn / sizeof *trials : sizeof trials_sc / sizeof *trials;
+    size_t          n_trials;
+    const trial    *trials = trials_of(p, &n_trials);
     bool            changed = false;
     memcpy(t->base, v, (size_t)n * R * sizeof *v);
     bb_sgemm_nn(n, R, n, 1, l->inverse + at, n, gradient, R, 1, t->base, R);
@@ -470,8 +461,8 @@ static void descend_column(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32
     memcpy(e, t->te, R * sizeof *e);
     memcpy(t->q + (size_t)j * R, t->tq, R * sizeof *t->q);
     for (int r = 0; r < R; r++) gradient[r] -= h->damp[j] * change[r];
-    for (uint32_t k = 0; k < m; k++)
-        for (int r = 0; r < R; r++) t->gradient[(size_t)k * R + (uint32_t)r] -= row[k] * change[r];
+    for (int r = 0; r < R; r++) change[r] = -change[r];
+    p->columns->spread(row, m, change, t->gradient);
 }
 
 static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)

@@ -3,6 +3,7 @@
 #ifndef BB_MODEL_COMPRESS_FEEDBACK_H
 #define BB_MODEL_COMPRESS_FEEDBACK_H
 
+#include "model/compress/columns.h"
 #include "model/compress/factor.h"
 
 enum { BB_TILE = BB_FORMAT_ROWS, BB_MAX_LEVELS = 256 }; /* rows worked on together; they are the parallel pieces */
@@ -13,11 +14,13 @@ typedef struct bb_feedback {
     const bb_factor *factor;
     bb_local         local;              /* per group of the format */
     const float     *importance;         /* [n] diagonal of H, for fits */
-    bool             uniform;            /* levels are consecutive integers */
+    const bb_columns *columns;
+    bb_levels        levels;             /* of a scalar grid; borrows mid, step */
     float            mid[BB_MAX_LEVELS]; /* [n_levels-1] thresholds between levels */
     float            step[BB_MAX_LEVELS];/* [n_levels-1] level[i+1] - level[i] */
     int              sc_min, sc_max;     /* range of the sc field; equal: the format has none */
     int              mn_min, mn_max;
+    bool             refits;             /* a block's second fit is for given codes */
     unsigned         n_fits, sweeps;     /* fits a block in the first pass (at least 1); passes after it */
 } bb_feedback;
 
