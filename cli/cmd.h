@@ -39,7 +39,8 @@ typedef struct bb_command {
     X(export) \
     X(verify) \
     X(rivals) \
-    X(report)
+    X(report) \
+    X(study)
 
 #define X(name) extern const bb_command bb_command_##name;
 BB_COMMAND_LIST(X)

@@ -16,6 +16,7 @@
 #include "cli/calibration.h"
 #include "cli/environment.h"
 #include "cli/ladder.h"
+#include "cli/score.h"
 
 #define FIELD(name) offsetof(bb_run_config, name)
 #define NO_BOUNDS 1, 0
@@ -179,6 +180,13 @@ static void spaced(const uint32_t *from, uint32_t m, uint32_t n, uint32_t *out)
     for (uint32_t i = 0; i < n; i++) out[i] = from[(uint64_t)i * m / n];
 }
 
+/* Options are compared with each other, not with a protocol's numbers: every position behind the first eighth counts. */
+static void score_nearly_all(bb_windows *w)
+{
+    w->first = w->ctx / 8;
+    w->n_scored = w->ctx - 1 - w->first;
+}
+
 /* Scoring windows are evenly spaced over the text, the smaller levels inside the larger ones; calibration takes from the others. */
 static bb_status split_windows(bb_run *r, bb_err *err)
 {
@@ -217,6 +225,9 @@ static bb_status split_windows(bb_run *r, bb_err *err)
         uint32_t n = n_level[l] < n_score ? n_level[l] : n_score;
         spaced(score, n_score, n, chosen);
         BB_TRY(pick_windows(&all, chosen, n, &r->levels[l], err));
+        if (l != BB_LEVEL_MEASURE) continue;
+        BB_TRY(pick_windows(&all, chosen, n, &r->levels[BB_LEVEL_SKETCH], err));
+        score_nearly_all(&r->levels[BB_LEVEL_SKETCH]);
     }
     bb_info("calibration: %u windows; scoring: %u / %u / %u windows of %lld tokens", n_calib, r->levels[0].n, r->levels[1].n, r->levels[2].n, (long long)c->ctx);
 done:
@@ -434,7 +445,7 @@ void bb_run_close(bb_run *r)
     bb_database_close(r->database);
     bb_windows_done(&r->calib);
     bb_windows_done(&r->tune);
-    for (int l = 0; l < BB_N_LEVELS; l++) bb_windows_done(&r->levels[l]);
+    for (int l = 0; l < BB_N_WINDOW_SETS; l++) bb_windows_done(&r->levels[l]);
     bb_tokens_done(&r->calib_tokens);
     bb_model_space_destroy(r->space);
     bb_free(r->budgets);
@@ -458,7 +469,7 @@ bb_status bb_run_calibrate(bb_run *r, bb_err *err)
                                   .data_hash = r->calib_tokens.sha256, .quant = { bb_calibration_method(c->method), c->damping, (unsigned)c->sweeps },
                                   .ffn_step = bb_calibration_ffn_step(&r->model.net) };
     BB_TRY(bb_database_open(&config, &r->database, err));
-    BB_TRY(bb_net_evaluator_create(&r->model, r->levels, BB_N_LEVELS, c->max_ram, &r->evaluator, err));
+    BB_TRY(bb_net_evaluator_create(&r->model, r->levels, BB_N_WINDOW_SETS, c->max_ram, &r->evaluator, err));
 done:
     bb_free(dir);
     return status;
@@ -543,26 +554,17 @@ static bb_status set_costs(bb_run *r, const bb_sensitivity *s, bb_err *err)
 
 bb_status bb_run_measure(bb_run *r, bb_sensitivity *out, bb_err *err)
 {
-    const bb_problem *p = bb_model_space_problem(r->space);
-    bb_change *changes = NULL;
-    size_t     n = 0, k = 0;
-    bb_status  status;
+    bb_status status;
     memset(out, 0, sizeof *out);
     BB_TRY(bb_run_calibrate(r, err));
     BB_TRY(build_options(r, err));
-    for (uint32_t i = 0; i < p->n_units; i++) n += p->units[i].n_options;
-    status = BB_NOMEM;
-    if (!(changes = BB_NEW0(n, bb_change, err))) goto done;
-    for (uint32_t i = 0; i < p->n_units; i++)
-        for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
-            changes[k].unit = p->units[i].name;
-            changes[k].option = p->units[i].options[o];
-        }
-    bb_sensitivity_options o = { BB_LEVEL_MEASURE, (uint32_t)r->config.probes, (uint64_t)r->config.seed, NULL, r->store, r->key };
-    BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_MEASURE], &o, changes, n, out, err));
+    BB_TRY(bb_run_sensitivity(r, NULL, out, err));
     BB_TRY(write_sensitivity(r, out, err));
     BB_TRY(set_costs(r, out, err));
 done:
-    if (status != BB_OK) bb_free(changes);
+    if (status != BB_OK) {
+        bb_free(out->changes);
+        bb_sensitivity_done(out);
+    }
     return status;
 }

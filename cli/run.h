@@ -43,7 +43,8 @@ typedef struct bb_run_config {
 enum { BB_RUN_N_OPTIONS = 37 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
-enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS };
+/* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
+enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS, BB_LEVEL_SKETCH = BB_N_LEVELS, BB_N_WINDOW_SETS };
 
 typedef struct bb_run {
     bb_run_config     config;
@@ -57,7 +58,7 @@ typedef struct bb_run {
     bb_tokens         calib_tokens;
     bb_windows        calib;                /* for second moments */
     bb_windows        tune;                 /* for training: those of `calib` and more */
-    bb_windows        levels[BB_N_LEVELS];  /* for scoring: never the windows of `calib` and `tune` */
+    bb_windows        levels[BB_N_WINDOW_SETS];  /* for scoring: never the windows of `calib` and `tune` */
     bb_database      *database;
     bb_net_evaluator *evaluator;
     char              key[65];              /* identity of model, data and every setting that changes a score */

@@ -99,8 +99,8 @@ bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *
     BB_TRY(bb_run_calibrate(r, err));
     n = loadable(p, anchor, x, list, at);
     if (anchor) BB_TRY(bb_problem_plan(p, anchor, &plan, err));
-    bb_sensitivity_options o = { BB_LEVEL_MEASURE, (uint32_t)r->config.probes, (uint64_t)r->config.seed, anchor ? &plan : NULL, r->store, r->key };
-    BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_MEASURE], &o, list, n, out, err));
+    bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, anchor ? &plan : NULL, r->store, r->key };
+    BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, list, n, out, err));
     list = NULL; /* now out's */
     if (n < total) BB_TRY(spread(p, out, at, total, err));
 done:
@@ -115,11 +115,13 @@ done:
     return status;
 }
 
-bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, double pairs, bb_run_score *out, bb_err *err)
+bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, bb_run_score *out, bb_err *err)
 {
+    static const bb_proxy_shape exact = { 1, 1 };
     bb_sensitivity base = { 0 }, around = { 0 };
     double        *single = NULL;
     bb_status      status;
+    if (!shape) shape = anchor ? &BB_PROXY_DEFAULT : &exact;
     memset(out, 0, sizeof *out);
     BB_TRY(bb_run_units_init(r, &out->units, err));
     BB_TRY(bb_run_sensitivity(r, NULL, &base, err));
@@ -127,7 +129,7 @@ bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, double pairs, b
     if (!(single = BB_NEW(base.n, double, err))) goto done;
     for (size_t i = 0; i < base.n; i++) single[i] = fmax(0, base.changes[i].kl);
     if (anchor) BB_TRY(bb_run_sensitivity(r, anchor, &around, err));
-    BB_TRY(bb_proxy_from_sensitivity(&out->units.units, anchor ? "anchored" : "signed", anchor ? &around : &base, anchor, single, pairs, &out->proxy, err));
+    BB_TRY(bb_proxy_from_sensitivity(&out->units.units, anchor ? "anchored" : "signed", anchor ? &around : &base, anchor, single, shape, &out->proxy, err));
 done:
     if (status != BB_OK) bb_run_score_done(out);
     bb_free(base.changes);

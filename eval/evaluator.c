@@ -111,7 +111,11 @@ bb_status bb_net_evaluator_create(const bb_model *model, const bb_windows *windo
         if (windows[i].n_scored > scored) scored = windows[i].n_scored;
     }
     e->batch = BATCH_WINDOWS;
-    for (uint32_t i = 0; i < n_levels; i++) {
+    for (uint32_t k = 0; k < n_levels; k++) {
+        uint32_t i = 0; /* small levels are scored most often: they get the memory first */
+        while (e->levels[i].w) i++;
+        for (uint32_t j = i + 1; j < n_levels; j++)
+            if (!e->levels[j].w && windows[j].n < windows[i].n) i = j;
         BB_TRY(level_init(e, &e->levels[i], &windows[i], &cache_bytes, err));
         if (e->levels[i].boundary && windows[i].n > largest) largest = windows[i].n;
     }

@@ -52,14 +52,23 @@ bb_status bb_proxy_from_costs(const bb_units *units, const char *name, const dou
     return status;
 }
 
+/* A measured KL against the anchor's, as the shape says. */
+static double shaped(const bb_sensitivity *s, double kl, double power)
+{
+    double a = s->anchor_kl;
+    if (!(a > 0) || power == 1) return kl - a;
+    return a / power * (pow(fmax(kl, 0) / a, power) - 1);
+}
+
 /* The change of one option around the anchor, at width c of its unit: in proportion to the width, from the fallback where the anchor cannot say. */
-static double change_at(const bb_proxy *p, const bb_sensitivity *s, const uint16_t *anchor, const double *fallback, uint32_t u, uint32_t c, uint32_t o)
+static double change_at(const bb_proxy *p, const bb_sensitivity *s, const uint16_t *anchor, const double *fallback, double power, uint32_t u, uint32_t c,
+                        uint32_t o)
 {
     const bb_units *units = p->units;
     size_t          i = units->offset[u] + o, own = units->offset[u] + (anchor ? anchor[u] : 0u);
     double          width = width_at(units, u, c);
     bool            dropped = anchor && units->controller[u] >= 0 && !(width_at(units, u, anchor[units->controller[u]]) > 0);
-    if (!dropped && !isnan(s->changes[i].kl)) return (s->changes[i].kl - s->anchor_kl) * width / p->anchor_width[u];
+    if (!dropped && !isnan(s->changes[i].kl)) return shaped(s, s->changes[i].kl, power) * width / p->anchor_width[u];
     if (!fallback) return 0;
     return (fallback[i] - (dropped || !anchor ? 0 : fallback[own])) * width;
 }
@@ -80,7 +89,7 @@ done:
 }
 
 bb_status bb_proxy_from_sensitivity(const bb_units *units, const char *name, const bb_sensitivity *s, const uint16_t *anchor, const double *fallback,
-                                    double pairs, bb_proxy *out, bb_err *err)
+                                    const bb_proxy_shape *shape, bb_proxy *out, bb_err *err)
 {
     bb_status status = BB_OK;
     BB_ASSERT(s->n == units->offset[units->n]);
@@ -94,8 +103,8 @@ bb_status bb_proxy_from_sensitivity(const bb_units *units, const char *name, con
     for (uint32_t u = 0; u < units->n; u++)
         for (uint32_t c = 0; c < n_rows(units, u); c++)
             for (uint32_t o = 0; o < n_options(units, u); o++)
-                out->linear[u][c * n_options(units, u) + o] = change_at(out, s, anchor, fallback, u, c, o);
-    if (pairs > 0 || pairs < 0) BB_TRY(add_pairs(out, s, pairs, err));
+                out->linear[u][c * n_options(units, u) + o] = change_at(out, s, anchor, fallback, shape->power, u, c, o);
+    if (shape->pairs > 0) BB_TRY(add_pairs(out, s, shape->pairs, err));
 done:
     if (status != BB_OK) bb_proxy_done(out);
     return status;

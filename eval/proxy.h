@@ -42,10 +42,15 @@ typedef struct bb_proxy {
 
 bb_status bb_proxy_from_costs(const bb_units *units, const char *name, const double *cost /* [M] nats at full width */, bb_proxy *out, bb_err *err);
 
+/* How measured changes are put together. power: the change of a single is a (kl / a)^power / power, less the same of the anchor, a its KL: 1
+ * takes it as it is; below 1 the largest count less, as they do in plans where much else is wrong. Full precision takes 1. */
+typedef struct bb_proxy_shape { double power, pairs; } bb_proxy_shape;
+#define BB_PROXY_DEFAULT ((bb_proxy_shape){ 0.5, 0.25 }) /* docs/scores.md: the best over all bands */
+
 /* From changes measured around candidate `anchor` (NULL: full precision), one for every option in order; those that cannot be loaded beside the
  * anchor have kl NaN. `fallback` [M] (full-precision single KLs; NULL: none) stands in for them and for units that the anchor has dropped. */
 bb_status bb_proxy_from_sensitivity(const bb_units *units, const char *name, const bb_sensitivity *s, const uint16_t *anchor, const double *fallback,
-                                    double pairs, bb_proxy *out, bb_err *err);
+                                    const bb_proxy_shape *shape, bb_proxy *out, bb_err *err);
 void      bb_proxy_done(bb_proxy *p);
 
 double    bb_proxy_score(const bb_proxy *p, const uint16_t *x);

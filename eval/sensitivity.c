@@ -124,6 +124,10 @@ static bb_status measure_anchor(const job *j, bb_sensitivity *s, bb_net *net, bb
     bb_status     status;
     BB_TRY(bb_database_apply(j->db, j->o->anchor ? j->o->anchor : &none, net, blocks, err));
     BB_TRY(bb_net_evaluator_score(j->e, net, j->o->level, &v, NULL, err));
+    if (!bb_net_evaluator_last(j->e, j->o->level)) {
+        status = BB_FAIL(err, BB_NOMEM, "measuring options needs the states at every block's boundary in memory: allow more (--max-ram), or use fewer windows");
+        goto done;
+    }
     memcpy(rows, bb_net_evaluator_last(j->e, j->o->level), n_values * sizeof *rows);
     s->anchor_kl = v.kl;
     s->n_forwarded += v.n_forwarded;

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "eval/layerwise.h"
 #include "eval/proxy.h"
 #include "eval/sensitivity.h"
 #include "eval/sketch.h"
@@ -268,6 +269,63 @@ START_TEST(a_store_answers_the_second_time)
 }
 END_TEST
 
+/* ---- scores of single layers ---- */
+
+/* Mean NLL of the scored tokens with W + step (V - W) in one matrix, W full precision, V the option. */
+static double nll_towards(size_t change, double step)
+{
+    bb_plan   plan = { 0, NULL };
+    bb_net    net, full = w.model.net;
+    bb_block  blocks[TINY_MAX_LAYERS], mixed[TINY_MAX_LAYERS];
+    bb_result r;
+    plan_of(change, &plan);
+    ck_assert_int_eq(bb_database_apply(w.db, &plan, &net, blocks, NULL), BB_OK);
+    memcpy(mixed, full.blocks, full.n_layer * sizeof *mixed);
+    const bb_matrix *a = &full.blocks[1].w[BB_PART_DOWN], *b = &blocks[1].w[BB_PART_DOWN];
+    const bb_format *f = bb_format_get(b->type);
+    size_t           n = (size_t)a->rows * a->cols;
+    float           *v = BB_NEW(n, float, NULL);
+    for (uint32_t i = 0; i < a->rows; i++) f->decode((const char *)b->data + i * bb_format_row_bytes(f, b->cols), v + (size_t)i * b->cols, b->cols);
+    for (size_t i = 0; i < n; i++) v[i] = (float)((double)((const float *)a->data)[i] * (1 - step) + step * (double)v[i]);
+    mixed[1].w[BB_PART_DOWN].type = BB_F32;
+    mixed[1].w[BB_PART_DOWN].data = v;
+    full.blocks = mixed;
+    ck_assert_int_eq(bb_evaluate(&full, NULL, &w.score, NULL, &r, NULL, NULL, NULL), BB_OK);
+    bb_plan_done(&plan);
+    bb_free(v);
+    return r.nll;
+}
+
+/* Changes 2 and 3 are two formats of one matrix, and one factor scales all costs: their ratio has to be that of the definition. */
+START_TEST(layerwise_costs_are_what_they_say)
+{
+    bb_change      c[N_CHANGES];
+    bb_sensitivity s;
+    double         cost[N_CHANGES], tokens, slope[2];
+    bb_err         err = BB_ERR_INIT;
+    measure(NULL, 1, NULL, c, &s);
+    bb_layerwise_input in = { &w.model, w.db, w.evaluator, 0, &w.score, 3, c, N_CHANGES };
+    for (bb_layerwise k = 0; k < BB_LAYERWISE_COUNT; k++) {
+        double ratio = 0;
+        for (size_t i = 0; i < N_CHANGES; i++) cost[i] = 1234;
+        ck_assert_msg(bb_layerwise_costs(&in, k, cost, &tokens, &err) == BB_OK, "%s", err.msg);
+        for (size_t i = 0; i < 5; i++) {
+            ck_assert(isfinite(cost[i]) && cost[i] > 0);
+            ratio += log(cost[i] / c[i].kl) / 5;
+        }
+        ck_assert(fabs(ratio) < 1e-9);                 /* on the scale of the KLs */
+        ck_assert(cost[5] > 1233.9 && cost[5] < 1234.1); /* the embedding is left alone */
+        if (k == BB_LAYERWISE_GRADIENT) {
+            for (size_t i = 0; i < 2; i++) slope[i] = (nll_towards(2 + i, 0.05) - nll_towards(2 + i, -0.05)) / 0.1;
+            ck_assert_msg(fabs(cost[2] / cost[3] / fabs(slope[0] / slope[1]) - 1) < 0.05, "%g, wanted %g", cost[2] / cost[3], slope[0] / slope[1]);
+        } else {
+            ck_assert(cost[2] > 20 * cost[3]);         /* four bits fewer: about 256 times the squared error */
+        }
+    }
+    bb_sensitivity_done(&s);
+}
+END_TEST
+
 /* ---- proxies ---- */
 
 /* Unit 0 controls 1 and 2 (widths 1, 1/2, 0); unit 3 is free. */
@@ -298,10 +356,11 @@ START_TEST(scores_are_sums_by_definition)
     bb_sensitivity s;
     bb_proxy       p;
     double         fallback[M];
+    static const bb_proxy_shape shapes[] = { { 1, 0.7 }, { 1, 1 }, { 0.5, 0.25 } };
     const uint16_t *a = anchors[_i];
     made_up(c, psi, DIM, &s);
     for (size_t i = 0; i < M; i++) fallback[i] = 0.01 * (double)(i + 1);
-    ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, a, fallback, 0.7, &p, NULL), BB_OK);
+    ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, a, fallback, &shapes[_i], &p, NULL), BB_OK);
     for (uint16_t x0 = 0; x0 < 3; x0++)
         for (uint16_t x1 = 0; x1 < 2; x1++)
             for (uint16_t x2 = 0; x2 < 3; x2++)
@@ -311,9 +370,10 @@ START_TEST(scores_are_sums_by_definition)
                     double amplitude[] = { 1, sqrt(rel), sqrt(rel), 1 }, square = 0;
                     for (int u = 0; u < 4; u++) {
                         size_t i = offset[u] + x[u];
-                        if (controller[u] < 0) want += c[i].kl - 0.1;
+                        double single = _i < 2 ? c[i].kl - 0.1 : 2 * (sqrt(0.1 * c[i].kl) - 0.1);
+                        if (controller[u] < 0) want += single;
                         else if (a[0] == 2) want += fallback[i] * width[x0]; /* the anchor dropped it: full precision's word */
-                        else want += (c[i].kl - 0.1) * rel;
+                        else want += single * rel;
                     }
                     /* pairs: 1/2 |sum a psi|^2 less its own squares */
                     for (int k = 0; k < DIM; k++) {
@@ -325,7 +385,7 @@ START_TEST(scores_are_sums_by_definition)
                         }
                         square += sum * sum / 2;
                     }
-                    want += 0.7 * square;
+                    want += shapes[_i].pairs * square;
                     ck_assert_msg(fabs(bb_proxy_score(&p, x) - want) < 1e-5, "%g, wanted %g", bb_proxy_score(&p, x), want);
                 }
     bb_proxy_done(&p);
@@ -344,7 +404,7 @@ START_TEST(missing_changes_fall_back)
     c[offset[1] + 1].kl = (double)NAN;
     fallback[offset[1]] = 0.25;
     fallback[offset[1] + 1] = 0.75;
-    ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, anchor, fallback, 0, &p, NULL), BB_OK);
+    ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, anchor, fallback, &(bb_proxy_shape){ 1, 0 }, &p, NULL), BB_OK);
     ck_assert_int_eq(bb_proxy_from_costs(&units, "y", fallback, &q, NULL), BB_OK);
     ck_assert(fabs(bb_proxy_score(&p, x) - bb_proxy_score(&p, anchor) - (0.5 - (c[offset[1]].kl - 0.1))) < 1e-12);
     ck_assert(fabs(bb_proxy_score(&q, x) - 0.75) < 1e-12);
@@ -389,6 +449,7 @@ int main(void)
     tcase_add_test(t, small_changes_add_up);
     tcase_add_test(t, threads_change_no_bit);
     tcase_add_test(t, a_store_answers_the_second_time);
+    tcase_add_test(t, layerwise_costs_are_what_they_say);
     tcase_add_test(t, memory_may_run_out);
     tcase_add_loop_test(p, scores_are_sums_by_definition, 0, 3);
     tcase_add_test(p, missing_changes_fall_back);

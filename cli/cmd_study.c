@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cmd_study.c: bitbudget study RUN. */
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/csv.h"
+#include "base/mem.h"
+#include "cli/cmd.h"
+#include "cli/study.h"
+
+#define FIELD(name) offsetof(bb_study_options, name)
+
+static const bb_option_row options[] = {
+    { "bands", BB_OPT_LIST, FIELD(bands), "1.3,1.7,2.2,3.0,4.0", 1, 0, "LIST", "sizes to study, in bits per weight of the whole file", NULL },
+    { "plans", BB_OPT_INT, FIELD(plans), "40", 4, 10000, "N", "plans of each set in each band", NULL },
+    { "level", BB_OPT_TEXT, FIELD(level), "refine", 1, 0, "NAME", "windows of the truth, less those that options are measured on", "refine|confirm" },
+    { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 1e15, "N", "of the plans and the resamples", NULL },
+    { "bootstrap", BB_OPT_INT, FIELD(bootstrap), "1000", 10, 100000, "N", "resamples for the intervals of tau", NULL },
+};
+
+/* proxy.csv as a table on stdout. */
+static bb_status print_table(const bb_run *r, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "proxy.csv");
+    bb_csv    t = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_csv_read(path, &t, err));
+    printf("%-7s %5s %-24s %7s %15s %7s %10s %10s\n", "set", "bpw", "proxy", "tau", "95 %", "rho", "regret", "tokens");
+    for (size_t i = 0; i < t.n_rows; i++) {
+        double v[8] = { 0 };
+        for (size_t c = 0; c < 7; c++) BB_TRY(bb_csv_double(&t, i, c < 1 ? 1 : c + 3, &v[c], err));
+        printf("%-7s %5.2f %-24s %7.3f %7.3f %7.3f %7.3f %10.5f %10.0f\n", bb_csv_text(&t, i, 0), v[0], bb_csv_text(&t, i, 3), v[1], v[2], v[3], v[4], v[5], v[6]);
+    }
+done:
+    bb_csv_done(&t);
+    bb_free(path);
+    return status;
+}
+
+static bb_status run(int argc, char **argv, bb_err *err)
+{
+    bb_study_options o = { 0 };
+    bb_run           r = { 0 };
+    const char      *dir = NULL;
+    size_t           n = 0;
+    bb_status        status;
+    BB_TRY(bb_command_options(&bb_command_study, &o, argc, argv, &dir, 1, &n, err));
+    if (n == 0 || !*dir) {
+        status = BB_FAIL(err, BB_USAGE, "study needs the folder of a run that was searched");
+        goto done;
+    }
+    BB_TRY(bb_run_reopen(&r, dir, err));
+    BB_TRY(bb_study(&r, &o, err));
+    BB_TRY(print_table(&r, err));
+done:
+    bb_run_close(&r);
+    bb_options_done(options, sizeof options / sizeof *options, &o);
+    return status;
+}
+
+const bb_command bb_command_study = {
+    .name = "study",
+    .summary = "how well each cheap score ranks plans, against their true KL",
+    .usage = "RUN [OPTIONS]",
+    .example = "bitbudget study results/runs/first --plans 40 --level refine",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .run = run,
+};

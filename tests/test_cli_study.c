@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_study.c: the study of a tiny run: its table against one made again from study.csv by definition, the same numbers when it is run again
+ * with other threads, and what it refuses. Needs the program (BB_BUILD). */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "tests/support/support.h"
+
+#define SWEEP "sweep tests/data/stories260K.gguf --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 6 " \
+              "--refine-windows 4 --measure-windows 1 --search-tokens 0.003 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width " \
+              "--ffn-divisor 86 --no-finalise -q --threads 1"
+
+static char said[8192], line[2048];
+
+static int run(const char *arguments)
+{
+    const char *build = getenv("BB_BUILD");
+    if (!build) return -2;
+    snprintf(line, sizeof line, "%s/bitbudget %s 2>&1", build, arguments);
+    FILE *p = popen(line, "r");
+    ck_assert_ptr_nonnull(p);
+    size_t n = fread(said, 1, sizeof said - 1, p);
+    said[n] = '\0';
+    while (fgetc(p) != EOF) { }
+    int state = pclose(p);
+    return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
+}
+
+static char dir[512]; /* the searched run; "" without the program */
+
+static void make_run(void)
+{
+    char arguments[1024];
+    snprintf(dir, sizeof dir, "%s", bb_test_path("run"));
+    snprintf(arguments, sizeof arguments, SWEEP " --out %s", dir);
+    int code = run(arguments);
+    if (code == -2) dir[0] = '\0';
+    else ck_assert_msg(code == 0, "exit %d: %s", code, said);
+}
+
+static int study(const char *options)
+{
+    char arguments[1024];
+    snprintf(arguments, sizeof arguments, "study %s --plans 7 --bands 6.5,8 --bootstrap 50 -q %s", dir, options);
+    return run(arguments);
+}
+
+static void read_table(const char *name, bb_csv *t)
+{
+    char   path[600];
+    bb_err err = BB_ERR_INIT;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    ck_assert_msg(bb_csv_read(path, t, &err) == BB_OK, "%s", err.msg);
+}
+
+static double number(const bb_csv *t, size_t row, const char *column)
+{
+    double v = 0;
+    ck_assert_int_eq(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, NULL), BB_OK);
+    return v;
+}
+
+static bool same_group(const bb_csv *a, size_t i, const bb_csv *b, size_t j)
+{
+    static const char *const by[] = { "set", "band_bpw", "proxy" };
+    for (int k = 0; k < 3; k++)
+        if (strcmp(bb_csv_text(a, i, (size_t)bb_csv_column(a, by[k])), bb_csv_text(b, j, (size_t)bb_csv_column(b, by[k]))) != 0) return false;
+    return true;
+}
+
+START_TEST(its_table_follows_from_its_plans)
+{
+    bb_csv rows, plans;
+    if (!dir[0]) return;
+    int code = study("--threads 1");
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    read_table("proxy.csv", &rows);
+    read_table("study.csv", &plans);
+    ck_assert_uint_eq(rows.n_cols, 11);
+    ck_assert_uint_gt(rows.n_rows, 2 * 2 * 10); /* sets x bands x at least ten proxies */
+    for (size_t i = 0; i < rows.n_rows; i++) {
+        double score[16], kl[16], least = HUGE_VAL, chosen = 0, lowest = HUGE_VAL;
+        size_t n = 0;
+        long   sum = 0, na = 0, nb = 0;
+        for (size_t j = 0; j < plans.n_rows; j++) {
+            if (!same_group(&rows, i, &plans, j)) continue;
+            ck_assert_uint_lt(n, 16);
+            score[n] = number(&plans, j, "score");
+            kl[n++] = number(&plans, j, "kl_nats");
+        }
+        ck_assert_uint_eq(n, (size_t)number(&rows, i, "n_plans"));
+        for (size_t a = 0; a < n; a++) {
+            if (score[a] < lowest) {
+                lowest = score[a];
+                chosen = kl[a];
+            }
+            least = fmin(least, kl[a]);
+            for (size_t b = 0; b < a; b++) {
+                int s = score[a] > score[b] ? 1 : score[a] < score[b] ? -1 : 0, t = kl[a] > kl[b] ? 1 : kl[a] < kl[b] ? -1 : 0;
+                sum += s * t;
+                na += s != 0;
+                nb += t != 0;
+            }
+        }
+        ck_assert(fabs(number(&rows, i, "tau") - (double)sum / sqrt((double)na * (double)nb)) < 1e-6);
+        ck_assert(fabs(number(&rows, i, "regret_nats") - (chosen - least)) < 1e-6);
+        ck_assert(number(&rows, i, "tau_lo") <= number(&rows, i, "tau_hi"));
+    }
+    bb_csv_done(&rows);
+    bb_csv_done(&plans);
+}
+END_TEST
+
+START_TEST(again_it_says_the_same)
+{
+    char  *a, *b, path[600];
+    size_t n, m;
+    if (!dir[0]) return;
+    snprintf(path, sizeof path, "%s/study.csv", dir);
+    ck_assert_int_eq(study("--threads 1"), 0);
+    ck_assert_int_eq(bb_file_read(path, &a, &n, NULL), BB_OK);
+    ck_assert_int_eq(study("--threads 2"), 0);
+    ck_assert_int_eq(bb_file_read(path, &b, &m, NULL), BB_OK);
+    ck_assert(n == m && memcmp(a, b, n) == 0);
+    bb_free(a);
+    bb_free(b);
+    snprintf(path, sizeof path, "%s/plots/proxy.svg", dir);
+    ck_assert(bb_file_exists(path));
+}
+END_TEST
+
+START_TEST(it_refuses)
+{
+    if (!dir[0]) return;
+    ck_assert_int_eq(run("study"), 2);
+    ck_assert_int_eq(run("study /nowhere"), 5);
+    ck_assert_int_eq(study("--threads 1 --bands x"), 2);
+    ck_assert_int_eq(study("--threads 1 --bands 0.01"), 3); /* smaller than any file */
+    ck_assert_int_eq(study("--threads 1 --level top"), 2);
+    ck_assert_int_eq(run("study --help"), 0);
+    ck_assert_ptr_nonnull(strstr(said, "--bands"));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli study");
+    TCase *t = tcase_create("study");
+    tcase_set_timeout(t, 120);
+    tcase_add_unchecked_fixture(t, make_run, NULL);
+    tcase_add_test(t, its_table_follows_from_its_plans);
+    tcase_add_test(t, again_it_says_the_same);
+    tcase_add_test(t, it_refuses);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
