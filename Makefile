@@ -27,11 +27,11 @@ LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/support/*.c)))
 
-.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce interop clean help FORCE
+.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce reproduce-quantize interop clean help FORCE
 all: bitbudget
 
 help:
-	@echo "deps all demo check check-asan bench lint fuzz interop reproduce install uninstall clean"
+	@echo "deps all demo check check-asan bench lint fuzz interop reproduce reproduce-quantize install uninstall clean"
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -116,6 +116,13 @@ endef
 reproduce: all
 	$(call front,wiki8m,wikitext-2-raw/wiki.valid.raw,wikitext-2-raw/wiki.test.raw,results)
 	$(call front,stories3M-p256,tinystories/tinystories_train.txt,tinystories/tinystories_valid_a.clean.txt,results/stories3M-p256)
+
+# The tables of single formats, pruning and rotation: about an hour and a half of one core; what is finished stays in $(RUNS).
+reproduce-quantize: all
+	mkdir -p $(RUNS)
+	OMP_WAIT_POLICY=passive sh results/pruning.sh $(DATA) $(RUNS)/pruning > $(RUNS)/pruning.csv && cp $(RUNS)/pruning.csv results/
+	OMP_WAIT_POLICY=passive sh results/rotation.sh $(DATA) $(RUNS)/rotation > $(RUNS)/rotation.csv && cp $(RUNS)/rotation.csv results/
+	OMP_WAIT_POLICY=passive sh results/database.sh $(DATA) $(RUNS)/database > $(RUNS)/database.csv && cp $(RUNS)/database.csv results/
 
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000
