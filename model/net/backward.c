@@ -10,7 +10,7 @@
 #include "model/net/backward_ops.h"
 
 enum {
-    SLAB_TOKENS = 2048,
+    SLAB_TOKENS = 512,       /* activations of a slab stay near the cores; weights are packed once for all slabs */
     LOGIT_FLOATS = 16 << 20  /* logits held at a time (and as many of the reference): 64 MiB */
 };
 
@@ -211,6 +211,7 @@ static bb_status back_slab(const pass *p, bb_err *err)
 {
     bb_status status = BB_OK;
     memcpy(p->b->a.h_mid, p->h, p->n * p->b->n_embd * sizeof *p->h);
+    bb_back_new_inputs(&p->b->memory);
     if (p->block->n_head) BB_TRY(attention_forward(p, err));
     if (p->block->n_ff) BB_TRY(ffn_forward(p, err));
     if (p->block->n_ff) BB_TRY(ffn_backward(p, err));
@@ -227,6 +228,26 @@ static bb_status check_room(const bb_backward *b, const bb_block *k, bb_err *err
     return BB_OK;
 }
 
+/* Packs the block's weights, as they are and turned, for all slabs. */
+static bb_status hold(bb_backward *b, const bb_block *block, bb_err *err)
+{
+    const bb_matrix *w[BB_N_PARTS];
+    size_t           n = 0;
+    bb_status        status;
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (p <= BB_PART_O ? block->n_head : block->n_ff) w[n++] = &block->w[p];
+    BB_TRY(ops->hold(b->cpu, w, n > 0 && w[n - 1] == &block->w[BB_PART_DOWN] ? n - 1 : n, err)); /* down is not run forward */
+    BB_TRY(bb_back_hold(b->cpu, &b->memory, w, n, err));
+done:
+    return status;
+}
+
+static void let_go(bb_backward *b)
+{
+    b->cpu->n_held = 0;
+    b->memory.n_held = 0;
+}
+
 bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, const float *h, float *dh,
                             const bb_block_grad *grad, bb_err *err)
 {
@@ -237,6 +258,7 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
     BB_ASSERT(net->n_embd == b->n_embd && net->head_dim == b->head_dim && net->n_rot == b->n_rot);
     BB_TRY(bb_check_block(net, block, err));
     BB_TRY(check_room(b, block, err));
+    BB_TRY(hold(b, block, err));
     for (uint32_t at = 0, step = windows ? (uint32_t)windows : 1; at < S; at += step) {
         pass p = { .b = b, .net = net, .block = block, .grad = grad ? grad : &nothing, .S = S - at < step ? S - at : step, .T = T };
         p.n = (size_t)p.S * T;
@@ -248,6 +270,7 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
     }
     status = BB_OK;
 done:
+    let_go(b);
     return status;
 }
 
@@ -275,14 +298,20 @@ static bb_matrix rows_of(const bb_matrix *w, size_t first, size_t n)
     return part;
 }
 
+/* The same in *part, or w itself where that is all of it: it may be held. */
+static const bb_matrix *piece_of(const bb_matrix *w, size_t first, size_t n, bb_matrix *part)
+{
+    if (n == w->rows) return w;
+    *part = rows_of(w, first, n);
+    return part;
+}
+
 static bb_status piece_logits(const head_pass *p, size_t first, size_t cols, bb_err *err)
 {
-    bb_matrix w = rows_of(bb_net_head(p->net), first, cols);
-    bb_status status = ops->matmul(p->b->cpu, p->n, p->x, &w, false, p->b->z.at, err);
-    if (status == BB_OK && p->x_ref) {
-        w = rows_of(bb_net_head(p->of->ref_net), first, cols);
-        status = ops->matmul(p->b->cpu, p->n, p->x_ref, &w, false, p->b->z_ref.at, err);
-    }
+    bb_matrix part;
+    bb_status status = ops->matmul(p->b->cpu, p->n, p->x, piece_of(bb_net_head(p->net), first, cols, &part), false, p->b->z.at, err);
+    if (status == BB_OK && p->x_ref)
+        status = ops->matmul(p->b->cpu, p->n, p->x_ref, piece_of(bb_net_head(p->of->ref_net), first, cols, &part), false, p->b->z_ref.at, err);
     return status;
 }
 
@@ -335,6 +364,7 @@ static bb_status head_slab(const head_pass *p, float *dx, float *d_head, bb_err 
 {
     size_t    V = p->net->n_vocab, C = p->b->n_embd;
     bb_status status = BB_OK;
+    bb_back_new_inputs(&p->b->memory);
     BB_TRY(bb_pool_grow(&p->b->z, p->n * p->piece, err));
     if (p->x_ref) BB_TRY(bb_pool_grow(&p->b->z_ref, p->n * p->piece, err));
     for (size_t first = 0; first < V; first += p->piece) {
@@ -343,11 +373,12 @@ static bb_status head_slab(const head_pass *p, float *dx, float *d_head, bb_err 
         piece_sums(p, first, cols);
     }
     for (size_t first = 0; first < V; first += p->piece) {
-        size_t    cols = V - first < p->piece ? V - first : p->piece;
-        bb_matrix w = rows_of(bb_net_head(p->net), first, cols);
+        size_t           cols = V - first < p->piece ? V - first : p->piece;
+        bb_matrix        part;
+        const bb_matrix *w = piece_of(bb_net_head(p->net), first, cols, &part);
         if (p->piece < V) BB_TRY(piece_logits(p, first, cols, err)); /* else they are still there */
         piece_gradient(p, first, cols);
-        BB_TRY(bb_back_linear_x(p->b->cpu, &p->b->memory, p->n, p->b->z.at, &w, first > 0, dx, err));
+        BB_TRY(bb_back_linear_x(p->b->cpu, &p->b->memory, p->n, p->b->z.at, w, first > 0, dx, err));
         if (d_head) BB_TRY(bb_back_linear_w(p->b->cpu, &p->b->memory, p->n, cols, C, p->b->z.at, p->x, d_head + first * C, err));
     }
 done:
@@ -395,12 +426,26 @@ done:
     return status;
 }
 
+/* Packs the head (and the reference's) for all slabs where one piece is all of it. */
+static bb_status hold_head(bb_backward *b, const bb_net *net, const bb_head_loss *of, bb_err *err)
+{
+    const bb_matrix *w[2] = { bb_net_head(net), of->targets ? NULL : bb_net_head(of->ref_net) };
+    size_t           n = w[1] && w[1] != w[0] ? 2 : 1;
+    bb_status        status = BB_OK;
+    if (b->slab_tokens * net->n_vocab > LOGIT_FLOATS) return BB_OK;
+    BB_TRY(ops->hold(b->cpu, w, n, err));
+    BB_TRY(bb_back_hold(b->cpu, &b->memory, w, 1, err));
+done:
+    return status;
+}
+
 bb_status bb_backward_head(bb_backward *b, const bb_net *net, const float *h, size_t n, const bb_head_loss *loss_of, double *loss, float *dh,
                            const bb_head_grad *grad, bb_err *err)
 {
     size_t    C = b->n_embd;
     bb_status status;
     BB_TRY(check_loss(net, loss_of, n, err));
+    BB_TRY(hold_head(b, net, loss_of, err));
     for (size_t at = 0; at < n; at += b->slab_tokens) {
         size_t       m = n - at < b->slab_tokens ? n - at : b->slab_tokens;
         bb_head_loss of = *loss_of;
@@ -411,6 +456,7 @@ bb_status bb_backward_head(bb_backward *b, const bb_net *net, const float *h, si
     }
     status = BB_OK;
 done:
+    let_go(b);
     return status;
 }
 

@@ -16,7 +16,8 @@
 enum {
     TURN_TILE = 16,    /* square tiles of the transpose */
     TURN_PAD = 16,     /* so that rows of dy' do not fall on the same cache sets when n is a power of two */
-    COLUMNS = 16       /* columns a task of the column sums */
+    COLUMNS = 16,      /* columns a task of the column sums */
+    HOLD_FLOATS = 64 << 20 /* packed weights held: 256 MiB */
 };
 
 void bb_back_memory_done(bb_back_memory *m)
@@ -24,6 +25,8 @@ void bb_back_memory_done(bb_back_memory *m)
     bb_free(m->turned.at);
     bb_free(m->panels.at);
     bb_free(m->factors.at);
+    bb_free(m->columns.at);
+    bb_free(m->inputs.at);
 }
 
 /* ---- linear ---- */
@@ -44,10 +47,40 @@ static bb_status pack_columns(bb_cpu *c, const bb_matrix *w, size_t first, size_
     return BB_OK;
 }
 
+bb_status bb_back_hold(bb_cpu *c, bb_back_memory *m, const bb_matrix *const *w, size_t n, bb_err *err)
+{
+    size_t    total = 0;
+    bb_status status;
+    m->n_held = 0;
+    for (size_t i = 0; i < n; i++) total += bb_packed_floats(w[i]->cols, w[i]->rows, c->k->panel);
+    if (total == 0 || total > HOLD_FLOATS || n > BB_CPU_MAX_HELD) return BB_OK; /* linear_x packs as it goes */
+    BB_TRY(bb_pool_grow(&m->columns, total, err));
+    float *out = m->columns.at;
+    for (size_t i = 0; i < n; i++) {
+        BB_TRY(pack_columns(c, w[i], 0, w[i]->rows, out, err));
+        m->held[m->n_held++] = (bb_held){ w[i], out };
+        out += bb_packed_floats(w[i]->cols, w[i]->rows, c->k->panel);
+    }
+done:
+    return status;
+}
+
+static const float *find_held(const bb_back_memory *m, const bb_matrix *w)
+{
+    for (size_t i = 0; i < m->n_held; i++)
+        if (m->held[i].w == w) return m->held[i].panels;
+    return NULL;
+}
+
 bb_status bb_back_linear_x(bb_cpu *c, bb_back_memory *m, size_t n, const float *dy, const bb_matrix *w, bool add, float *dx, bb_err *err)
 {
     bb_status status = BB_OK;
     size_t    step = bb_cpu_rows_a_piece(c, w, BB_CPU_PIECE_FLOATS);
+    const float *held = find_held(m, w);
+    if (held) {
+        bb_cpu_multiply(c, n, w->cols, w->rows, dy, w->rows, held, NULL, add, dx, w->cols);
+        return BB_OK;
+    }
     for (size_t first = 0; first < w->rows; first += step) { /* the chain of fma continues from piece to piece */
         size_t rows = w->rows - first < step ? w->rows - first : step;
         BB_TRY(bb_pool_grow(&m->panels, bb_packed_floats(w->cols, rows, c->k->panel), err));
@@ -73,20 +106,33 @@ static void turn(size_t n, size_t cols, const float *x, float *out, size_t ld)
     }
 }
 
-bb_status bb_back_linear_w(bb_cpu *c, bb_back_memory *m, size_t n, size_t rows, size_t cols, const float *dy, const float *x, float *dw, bb_err *err)
+static bb_status pack_inputs(bb_cpu *c, bb_back_memory *m, size_t n, size_t cols, const float *x, bb_err *err)
 {
-    bb_status status;
-    size_t    ld = n + TURN_PAD, panel = c->k->panel;
+    size_t    panel = c->k->panel;
     ptrdiff_t panels = (ptrdiff_t)((cols + panel - 1) / panel);
-    BB_TRY(bb_pool_grow(&m->turned, rows * ld, err));
-    BB_TRY(bb_pool_grow(&m->panels, bb_packed_floats(cols, n, panel), err));
-    turn(n, rows, dy, m->turned.at, ld);
+    bb_status status;
+    if (m->packed == x && m->packed_n == n && m->packed_cols == cols) return BB_OK;
+    status = bb_pool_grow(&m->inputs, bb_packed_floats(cols, n, panel), err);
+    if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))
     for (ptrdiff_t i = 0; i < panels; i++) {
         size_t j = (size_t)i * panel;
-        bb_pack_panels_transposed(x + j, cols, cols - j < panel ? cols - j : panel, n, panel, m->panels.at + j * n);
+        bb_pack_panels_transposed(x + j, cols, cols - j < panel ? cols - j : panel, n, panel, m->inputs.at + j * n);
     }
-    bb_cpu_multiply(c, rows, cols, n, m->turned.at, ld, m->panels.at, NULL, true, dw, cols);
+    m->packed = x;
+    m->packed_n = n;
+    m->packed_cols = cols;
+    return BB_OK;
+}
+
+bb_status bb_back_linear_w(bb_cpu *c, bb_back_memory *m, size_t n, size_t rows, size_t cols, const float *dy, const float *x, float *dw, bb_err *err)
+{
+    bb_status status;
+    size_t    ld = n + TURN_PAD;
+    BB_TRY(bb_pool_grow(&m->turned, rows * ld, err));
+    BB_TRY(pack_inputs(c, m, n, cols, x, err));
+    turn(n, rows, dy, m->turned.at, ld);
+    bb_cpu_multiply(c, rows, cols, n, m->turned.at, ld, m->inputs.at, NULL, true, dw, cols);
 done:
     return status;
 }

@@ -8,16 +8,26 @@
 
 typedef struct bb_back_memory {
     bb_pool turned;   /* dy' */
-    bb_pool panels;   /* packed x, or packed W' */
+    bb_pool inputs;   /* packed x */
+    bb_pool panels;   /* packed W' of one product */
     bb_pool factors;  /* 1 / rms of rows */
+    bb_pool columns;  /* packed W' of hold */
+    bb_held held[BB_CPU_MAX_HELD];
+    size_t  n_held;
+    const float *packed;        /* the x in inputs, NULL: none */
+    size_t       packed_n, packed_cols;
 } bb_back_memory;
 
 void bb_back_memory_done(bb_back_memory *m);
 
+/* Packs W' of matrices that the following bb_back_linear_x use repeatedly, until the next hold (n = 0: none). */
+bb_status bb_back_hold(bb_cpu *c, bb_back_memory *m, const bb_matrix *const *w, size_t n, bb_err *err);
 /* dx (n, cols) = [dx +] dy (n, rows) W. */
 bb_status bb_back_linear_x(bb_cpu *c, bb_back_memory *m, size_t n, const float *dy, const bb_matrix *w, bool add, float *dx, bb_err *err);
-/* dw (rows, cols) += dy' x. */
+/* dw (rows, cols) += dy' x. An x of the same address and size as in the call before is not packed again: bb_back_new_inputs when its contents
+ * have changed. */
 bb_status bb_back_linear_w(bb_cpu *c, bb_back_memory *m, size_t n, size_t rows, size_t cols, const float *dy, const float *x, float *dw, bb_err *err);
+static inline void bb_back_new_inputs(bb_back_memory *m) { m->packed = NULL; }
 /* sums[j] += sum of a_ij [* b_ij] over rows i and over each `group` of columns, in order of i. b may be NULL. */
 void bb_back_column_sums(size_t n, size_t cols, size_t group, const float *a, const float *b, float *sums);
 /* x (n, width), dy -> dx [+=]; dx may be dy when not adding. */
