@@ -50,7 +50,7 @@ static bb_status add_moment(const moment *m, bb_err *err)
     return no_memory ? BB_FAIL(err, BB_NOMEM, "out of memory in the sum of second moments") : BB_OK;
 }
 
-static size_t tile_of(size_t n) { return n >= 1024 ? MAX_TILE : MAX_TILE / 2; }
+static size_t tile_of(size_t n) { return n >= 256 ? MAX_TILE : MAX_TILE / 2; }
 
 bb_status bb_cross_add(double *sum, const float *a, uint32_t na, const float *b, uint32_t nb, size_t n_tokens, uint32_t chunk, bb_err *err)
 {

@@ -2,12 +2,15 @@
  * rebuild.c: see rebuild.h.
  *
  * Two streams of hidden states run through the network side by side, full precision (x, residual r) and the plan as rebuilt
- * so far (x^, r^). Each block has four stages, q k v | o | gate up | down; before each, the moments of its inputs are
- * measured on the block as it then stands. The weights that a stage should have are the least-squares ones
- *     V = W0 + [ a (W E[x x^'] - W0 E[x^ x^']) + b E[(r - r^) x^'] ] (E[x^ x^'] + damping)^-1,
- * W the full-precision weights, W0 those of the plan's shape: the first term corrects for the inputs being others than the
+ * so far (x^, r^), half a block at a time: attention, FFN. Each half has two stages, q k v | o and gate up | down; before
+ * each, the moments of its inputs are measured on the half as it then stands. The weights that a stage should have are the
+ * least-squares ones
+ *     V = W0 + [ a (E[y x^'] - W0 E[x^ x^']) + b E[(r - r^) x^'] ] (E[x^ x^'] + damping)^-1,
+ * y = W x full precision's outputs, W0 the weights of the plan's shape: the first term corrects for the inputs being others than the
  * weights were trained on (as in GPTAQ [1] and QEP [2]); the second, for o and down only, lets them take back what the residual
  * stream has lost so far. V is then quantized under E[x^ x^'] with error feedback. Shares a, b: docs/quantization.md.
+ * E[y x^'] of q, k, v, gate and up is W E[x x^']. Of o and down, whose inputs are wider than their outputs, y is what the half adds
+ * to the residual, so that a y + b (r - r^) has one moment with x^, and full precision is at the end of the half when it is measured.
  * [1] Li et al. GPTAQ. arXiv 2504.02692.  [2] Arai, Ichikawa. Quantization error propagation. arXiv 2504.09629.
  */
 #include "model/compress/rebuild.h"
@@ -20,24 +23,22 @@
 #include "model/compress/feedback.h"
 #include "model/compress/statistics.h"
 
-enum { BATCH = 8, N_STAGES = 4 };
+enum { BATCH = 8, N_STAGES = 4, KEPT_BYTES = 256 << 20 };
 
-static const double input_share = 1.0, residual_share = 0.75, solve_damping = 0.01;
+static const double input_share = 1.0, residual_share = 0.75, solve_damping = 0.05;
 
-/* One stream: a network, its hidden states, and what one stage wants to know of a batch. */
+/* One stream: a network, its hidden states, and the inputs that one stage has in a batch. */
 typedef struct stream {
-    const bb_net   *net;
-    const bb_block *block;
-    float          *h;        /* [n_windows * ctx][C] at the block's input */
-    float          *scratch;  /* [BATCH * ctx][C] runs through the block */
-    float          *o;        /* decoded attention output (rows, cols), for the residual behind it; NULL without attention */
-    float          *x;        /* [BATCH * ctx][most cols] inputs of the stage */
-    float          *r;        /* [BATCH * ctx][C] the residual that the stage's output is added to */
-    uint32_t        stage;
-    uint32_t        cols;     /* of x; 0 until seen */
-    size_t          n_mid, n_x; /* tokens seen */
-    bool            seen_all;
-    size_t          n_tokens; /* of the batch */
+    const bb_net *net;
+    bb_block      half;       /* the current block with its other half absent */
+    float        *h;          /* [n_windows * ctx][C] at the half's input: the residual that its output is added to */
+    float        *scratch;    /* [BATCH * ctx][C] runs through the half */
+    float        *x;          /* [BATCH * ctx][most cols] inputs of the stage */
+    uint32_t      stage;
+    uint32_t      cols;       /* of x */
+    size_t        n_seen, n_tokens; /* of the batch */
+    bool          advanced;   /* h is at the half's output */
+    float        *all_x;      /* [n_windows * ctx][cols] inputs of o or down of all windows, when they fit into KEPT_BYTES; owned, or NULL */
 } stream;
 
 typedef struct rebuild {
@@ -52,8 +53,8 @@ typedef struct rebuild {
     bool                   *todo;          /* [n_layer][BB_N_PARTS] will be quantized; until then *out has it in its source type */
     /* moments of a stage */
     bb_hessian              h;             /* E[x^ x^'] */
-    double                 *cross;         /* (n, n^) sum of x x^' */
-    double                 *lost;          /* (C, n^) sum of (r - r^) x^', stages o and down */
+    double                 *cross;         /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */
+    size_t                  n_cross;       /* rows of it */
     bb_progress             progress;
 } rebuild;
 
@@ -67,59 +68,73 @@ void bb_rebuilt_done(bb_rebuilt *r)
 
 /* ---- moments ---- */
 
-/* Takes the inputs of the stream's stage; on the way to down also the residual behind the attention. Stops the block when it
- * has what it came for: BB_NOT_FOUND with seen_all is no failure. */
+/* Takes the inputs of the stream's stage, and stops the half when it has those of the whole batch: BB_NOT_FOUND is then no
+ * failure. */
 static bb_status on_input(void *self, bb_part part, const float *x, size_t n, uint32_t cols, bb_err *err)
 {
-    stream        *s = self;
-    const uint32_t at = bb_hessian_of(part), C = s->net->n_embd;
+    stream *s = self;
     (void)err;
-    if (at == 1 && s->stage == 3 && s->o) {
-        bb_sgemm_nt(n, C, cols, 1, x, cols, s->o, cols, 1, s->r + s->n_mid * C, C);
-        s->n_mid += n;
-    }
-    if (at != s->stage) return BB_OK;
-    memcpy(s->x + s->n_x * cols, x, n * cols * sizeof *x);
+    if (bb_hessian_of(part) != s->stage) return BB_OK;
+    memcpy(s->x + s->n_seen * cols, x, n * cols * sizeof *x);
     s->cols = cols;
-    s->n_x += n;
-    s->seen_all = s->n_x == s->n_tokens;
-    return s->seen_all ? BB_NOT_FOUND : BB_OK;
+    s->n_seen += n;
+    return s->n_seen == s->n_tokens ? BB_NOT_FOUND : BB_OK;
 }
 
 /* Runs S windows from `first` up to the stage. */
 static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb_err *err)
 {
     const size_t row = (size_t)b->ctx * s->net->n_embd;
-    const float *bias = s->block->w[BB_PART_O].bias;
     bb_err       local = BB_ERR_INIT;
     bb_status    status;
     memcpy(s->scratch, s->h + first * row, S * row * sizeof *s->h);
-    memcpy(s->r, s->h + first * row, S * row * sizeof *s->h);
-    if (s->stage == 3 && s->o && bias)
-        for (size_t i = 0; i < S * row; i++) s->r[i] += bias[i % s->net->n_embd];
-    s->n_x = s->n_mid = 0;
+    s->n_seen = 0;
     s->n_tokens = (size_t)S * b->ctx;
-    s->seen_all = false;
-    status = bb_forward_block(b->forward, s->net, s->block, S, b->ctx, s->scratch, on_input, s, &local);
-    if (s->seen_all || status == BB_OK) return BB_OK;
+    status = bb_forward_block(b->forward, s->net, &s->half, S, b->ctx, s->scratch, on_input, s, &local);
+    if (s->n_seen == s->n_tokens || status == BB_OK) return BB_OK;
     return BB_FAIL(err, status, "%s", local.msg);
+}
+
+static bool is_output(uint32_t stage) { return stage % 2 == 1; } /* o, down */
+
+/* Full precision's S windows go through their half; scratch becomes a y + b (r - r^). */
+static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
+{
+    const uint32_t C = b->model->net.n_embd;
+    const size_t   n = (size_t)S * b->ctx * C, at = (size_t)first * b->ctx * C;
+    const float   *bias = b->full.half.w[b->full.stage == 1 ? BB_PART_O : BB_PART_DOWN].bias;
+    float         *wanted = b->full.scratch, *h = b->full.h + at;
+    const float   *h_small = b->small.h + at;
+    memcpy(wanted, h, n * sizeof *h);
+    bb_status status = bb_forward_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err);
+    for (size_t i = 0; i < n && status == BB_OK; i++) {
+        const float r = wanted[i], y = h[i] - r - (bias ? bias[i % C] : 0);
+        wanted[i] = (float)input_share * y + (float)residual_share * (r - h_small[i]);
+    }
+    return status;
+}
+
+/* Room for the inputs of o or down of all windows: with them the compressed half need not run again to its end. */
+static void keep_inputs(rebuild *b)
+{
+    const size_t n = (size_t)b->n_windows * b->ctx * b->small.cols;
+    bb_free(b->small.all_x);
+    b->small.all_x = n * sizeof(float) <= KEPT_BYTES ? BB_NEW(n, float, NULL) : NULL;
 }
 
 static bb_status add_batch(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
 {
     const size_t   n = (size_t)S * b->ctx;
-    const uint32_t C = b->model->net.n_embd, stage = b->small.stage;
+    const bool     output = is_output(b->small.stage);
     bb_status      status;
-    BB_TRY(run_stage(b, &b->full, first, S, err));
     BB_TRY(run_stage(b, &b->small, first, S, err));
-    if (!b->cross && !(b->cross = BB_NEW0((size_t)b->full.cols * b->small.cols, double, err))) { status = BB_NOMEM; goto done; }
+    BB_TRY(output ? wanted_outputs(b, first, S, err) : run_stage(b, &b->full, first, S, err));
+    b->n_cross = output ? b->model->net.n_embd : b->full.cols;
+    if (!b->cross && !(b->cross = BB_NEW0(b->n_cross * b->small.cols, double, err))) { status = BB_NOMEM; goto done; }
+    if (output && first == 0) keep_inputs(b);
+    if (b->small.all_x) memcpy(b->small.all_x + (size_t)first * b->ctx * b->small.cols, b->small.x, n * b->small.cols * sizeof(float));
     BB_TRY(bb_hessian_add(&b->h, b->small.x, n, b->small.cols, b->ctx, err));
-    BB_TRY(bb_cross_add(b->cross, b->full.x, b->full.cols, b->small.x, b->small.cols, n, b->ctx, err));
-    if (stage == 1 || stage == 3) {
-        if (!b->lost && !(b->lost = BB_NEW0((size_t)C * b->small.cols, double, err))) { status = BB_NOMEM; goto done; }
-        for (size_t i = 0; i < n * C; i++) b->full.r[i] -= b->small.r[i];
-        BB_TRY(bb_cross_add(b->lost, b->full.r, C, b->small.x, b->small.cols, n, b->ctx, err));
-    }
+    BB_TRY(bb_cross_add(b->cross, output ? b->full.scratch : b->full.x, (uint32_t)b->n_cross, b->small.x, b->small.cols, n, b->ctx, err));
 done:
     return status;
 }
@@ -128,8 +143,7 @@ static void forget_moments(rebuild *b)
 {
     bb_hessian_done(&b->h);
     bb_free(b->cross);
-    bb_free(b->lost);
-    b->cross = b->lost = NULL;
+    b->cross = NULL;
 }
 
 static bb_status measure_stage(rebuild *b, uint32_t stage, bb_err *err)
@@ -141,28 +155,30 @@ static bb_status measure_stage(rebuild *b, uint32_t stage, bb_err *err)
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was rebuilt");
         BB_TRY(add_batch(b, first, b->n_windows - first < BATCH ? b->n_windows - first : BATCH, err));
     }
+    b->full.advanced = is_output(stage);
     BB_TRY(bb_hessian_finish(&b->h, err));
     const double scale = 1.0 / (double)b->h.n_tokens;
-    for (size_t i = 0; i < (size_t)b->full.cols * b->small.cols; i++) b->cross[i] *= scale;
-    for (size_t i = 0; b->lost && i < (size_t)b->model->net.n_embd * b->small.cols; i++) b->lost[i] *= scale;
+    for (size_t i = 0; i < b->n_cross * b->small.cols; i++) b->cross[i] *= scale;
 done:
     return status;
 }
 
 /* ---- targets ---- */
 
-/* change (rows, m) := a (W X - W0 H) + b L of one part; w (rows, n), w0 (rows, m). */
-static bb_status change_moments(const rebuild *b, const float *w, const float *w0, uint32_t rows, double *change, bb_err *err)
+/* change (rows, m) -= a W0 H, to which the stage's cross moments are added: of o and down as they are; else a W X, where W is W0:
+ * only the inputs of o and down can be fewer in the plan. */
+static bb_status change_moments(const rebuild *b, const float *w0, uint32_t rows, double *change, bb_err *err)
 {
-    const size_t n = b->full.cols, m = b->h.n_cols;
+    const size_t n = b->n_cross, m = b->h.n_cols;
+    const bool   output = is_output(b->small.stage);
     double      *wide = BB_NEW(rows * (n > m ? n : m), double, err), *h = BB_NEW(m * m, double, err);
     bb_status    status = wide && h ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
-    for (size_t i = 0; i < (size_t)rows * m; i++) change[i] = b->lost ? residual_share * b->lost[i] : 0;
-    for (size_t i = 0; i < rows * n; i++) wide[i] = (double)w[i];
+    for (size_t i = 0; i < (size_t)rows * m; i++) change[i] = output ? b->cross[i] : 0;
+    for (size_t i = 0; i < rows * n && !output; i++) wide[i] = (double)w0[i];
     #pragma omp parallel for schedule(dynamic)
     for (size_t r = 0; r < rows; r += 64)
-        bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, n, input_share, wide + r * n, n, b->cross, m, 1, change + r * m, m);
+        if (!output) bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, n, input_share, wide + r * n, n, b->cross, m, 1, change + r * m, m);
     for (size_t i = 0; i < m * m; i++) h[i] = (double)b->h.h[i];
     for (size_t i = 0; i < rows * m; i++) wide[i] = (double)w0[i];
     #pragma omp parallel for schedule(dynamic)
@@ -200,23 +216,20 @@ done:
 static bb_status target_of(const rebuild *b, bb_part part, uint32_t kept, const bb_matrix *w, float **target, bb_err *err)
 {
     const bb_matrix *source = &b->model->net.blocks[b->layer].w[part];
-    const bool       inputs_pruned = w->cols != source->cols;
-    float           *w0 = NULL, *whole = NULL;
+    float           *w0 = NULL;
     double          *change = NULL;
     bb_matrix        start;
     bb_status        status;
     BB_TRY(bb_database_matrix(b->db, b->layer, part, kept, source->type, &start, NULL, err));
     w0 = bb_matrix_decode(&start, err);
-    whole = inputs_pruned ? bb_matrix_decode(source, err) : NULL;
     change = BB_NEW((size_t)w->rows * w->cols, double, err);
-    if (!w0 || !change || (inputs_pruned && !whole)) { status = BB_NOMEM; goto done; }
-    BB_TRY(change_moments(b, whole ? whole : w0, w0, w->rows, change, err));
+    if (!w0 || !change) { status = BB_NOMEM; goto done; }
+    BB_TRY(change_moments(b, w0, w->rows, change, err));
     BB_TRY(correct(b, change, w->rows, w0, err));
     *target = w0;
     w0 = NULL;
 done:
     bb_free(w0);
-    bb_free(whole);
     bb_free(change);
     return status;
 }
@@ -275,13 +288,20 @@ static bool has_stage(const rebuild *b, uint32_t stage)
     return false;
 }
 
-static bb_status decode_output(stream *s, bb_err *err)
+/* The attention (half 0) or FFN (half 1) of a block as a block of its own. */
+static bb_block half_of(const bb_block *block, int half)
 {
-    bb_free(s->o);
-    s->o = NULL;
-    if (s->block->w[BB_PART_O].rows == 0) return BB_OK;
-    s->o = bb_matrix_decode(&s->block->w[BB_PART_O], err);
-    return s->o ? BB_OK : BB_NOMEM;
+    bb_block k = *block;
+    if (half == 0) {
+        k.n_ff = 0;
+        k.ffn_norm = NULL;
+        k.w[BB_PART_GATE] = k.w[BB_PART_UP] = k.w[BB_PART_DOWN] = (bb_matrix){ 0 };
+    } else {
+        k.n_head = k.n_kv = 0;
+        k.attn_norm = k.q_norm = k.k_norm = NULL;
+        k.w[BB_PART_Q] = k.w[BB_PART_K] = k.w[BB_PART_V] = k.w[BB_PART_O] = (bb_matrix){ 0 };
+    }
+    return k;
 }
 
 static bb_status advance(rebuild *b, stream *s, bb_err *err)
@@ -289,29 +309,46 @@ static bb_status advance(rebuild *b, stream *s, bb_err *err)
     const size_t row = (size_t)b->ctx * s->net->n_embd;
     for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
         uint32_t  S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
-        bb_status status = bb_forward_block(b->forward, s->net, s->block, S, b->ctx, s->h + first * row, NULL, NULL, err);
+        bb_status status = bb_forward_block(b->forward, s->net, &s->half, S, b->ctx, s->h + first * row, NULL, NULL, err);
         if (status != BB_OK) return status;
     }
     return BB_OK;
 }
 
-static bb_status rebuild_block(rebuild *b, bb_err *err)
+/* The compressed stream to the end of its half, from the kept inputs of the matrix that ends it. */
+static bb_status finish_half(rebuild *b, const bb_matrix *last, bb_err *err)
+{
+    const size_t C = last->rows, cols = last->cols;
+    float       *w = bb_matrix_decode(last, err);
+    if (!w) return BB_NOMEM;
+    #pragma omp parallel for schedule(dynamic)
+    for (uint32_t i = 0; i < b->n_windows; i++) {
+        float *h = b->small.h + (size_t)i * b->ctx * C;
+        for (size_t k = 0; last->bias && k < b->ctx * C; k++) h[k] += last->bias[k % C];
+        bb_sgemm_nt(b->ctx, C, cols, 1, b->small.all_x + (size_t)i * b->ctx * cols, cols, w, cols, 1, h, C);
+    }
+    bb_free(w);
+    return BB_OK;
+}
+
+static bb_status rebuild_half(rebuild *b, int half, bb_err *err)
 {
     bb_block       *block = &b->out->blocks[b->layer];
     const bb_block *source = &b->model->net.blocks[b->layer];
     bb_status       status = BB_OK;
-    b->full.block = source;
-    b->small.block = block;
-    for (uint32_t stage = 0; stage < N_STAGES; stage++) {
-        if (stage == 3) {
-            BB_TRY(decode_output(&b->full, err));
-            BB_TRY(decode_output(&b->small, err));
-        }
+    b->full.half = half_of(source, half);
+    for (uint32_t stage = 2 * (uint32_t)half; stage < 2 * (uint32_t)half + 2; stage++) {
+        b->small.half = half_of(block, half);
         if (has_stage(b, stage)) BB_TRY(rebuild_stage(b, stage, block, err));
         bb_progress_add(&b->progress, 1);
     }
-    BB_TRY(advance(b, &b->full, err));
-    BB_TRY(advance(b, &b->small, err));
+    b->small.half = half_of(block, half);
+    if (!b->full.advanced) BB_TRY(advance(b, &b->full, err));
+    b->full.advanced = false;
+    if (b->small.all_x) BB_TRY(finish_half(b, &block->w[half == 0 ? BB_PART_O : BB_PART_DOWN], err));
+    else BB_TRY(advance(b, &b->small, err));
+    bb_free(b->small.all_x);
+    b->small.all_x = NULL;
 done:
     return status;
 }
@@ -328,9 +365,8 @@ static bb_status stream_init(const rebuild *b, stream *s, const bb_net *net, con
     s->net = net;
     s->h = BB_NEW(b->n_windows * row, float, err);
     s->scratch = BB_NEW(BATCH * row, float, err);
-    s->r = BB_NEW(BATCH * row, float, err);
     s->x = BB_NEW((size_t)BATCH * b->ctx * most, float, err);
-    if (!s->h || !s->scratch || !s->r || !s->x) return BB_NOMEM;
+    if (!s->h || !s->scratch || !s->x) return BB_NOMEM;
     for (uint32_t first = 0; first < b->n_windows && status == BB_OK; first += BATCH) {
         uint32_t S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
         status = bb_forward_embed(b->forward, net, tokens + (size_t)first * b->ctx, S, b->ctx, s->h + first * row, err);
@@ -342,9 +378,8 @@ static void stream_done(stream *s)
 {
     bb_free(s->h);
     bb_free(s->scratch);
-    bb_free(s->o);
     bb_free(s->x);
-    bb_free(s->r);
+    bb_free(s->all_x);
 }
 
 static bool is_pruned(const rebuild *b)
@@ -408,7 +443,8 @@ bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, co
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
     BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));
     bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * N_STAGES);
-    for (b.layer = 0; b.layer < net->n_layer; b.layer++) BB_TRY(rebuild_block(&b, err));
+    for (b.layer = 0; b.layer < net->n_layer; b.layer++)
+        for (int half = 0; half < 2; half++) BB_TRY(rebuild_half(&b, half, err));
     bb_progress_end(&b.progress);
 done:
     forget_moments(&b);

@@ -139,8 +139,9 @@ static bb_status one_row(bench *b, bb_database *db, const settings *o, const cha
     bb_status status = blocks ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
     BB_TRY(uniform_plan(&b->model.net, format, o->embd, o->part, &plan, err));
-    BB_TRY(bb_database_apply(db, &plan, &net, blocks, err));
-    if (strcmp(method, "rebuild") == 0) {
+    if (strcmp(method, "rebuild") != 0) {
+        BB_TRY(bb_database_apply(db, &plan, &net, blocks, err));
+    } else {
         BB_TRY(bb_rebuild(db, &b->model, &plan, b->calib.tokens, b->calib.n, b->calib.ctx, &o->quant, &rebuilt, err));
         net = rebuilt.net;
     }
