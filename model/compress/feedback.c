@@ -360,15 +360,16 @@ static const trial trials_d[] = { { 0, 0, 1 }, { 0, 0, 1.03f }, { 0, 0, 0.97f } 
 
 static int clamp_int(int x, int least, int most) { return x < least ? least : x > most ? most : x; }
 
-/* d as the format stores it. */
-static float stored_d(const bb_format *f, const bb_code *c)
+/* d and dmin become what the format stores of them. */
+static void store_super_scales(const bb_format *f, bb_code *c)
 {
     unsigned char bytes[1024];
     bb_code       back;
     memset(&back, 0, sizeof back);
     f->pack(c, bytes);
     f->unpack(bytes, &back);
-    return back.d;
+    c->d = back.d;
+    c->dmin = back.dmin;
 }
 
 static void try_fields(const bb_feedback *p, bb_tile *t, uint32_t j0, const trial *k, int n_rows)
@@ -383,7 +384,7 @@ static void try_fields(const bb_feedback *p, bb_tile *t, uint32_t j0, const tria
         if (k->d != 1.0f) {
             memset(c->q, 0, sizeof c->q);
             c->d *= k->d;
-            c->d = stored_d(f, c);
+            store_super_scales(f, c);
         }
         if (f->vec == 1) store_scales(f, c, r, t->ta, t->tb);
     }
@@ -465,6 +466,91 @@ static void descend_column(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32
     p->columns->spread(row, m, change, t->gradient);
 }
 
+/* The block at b0 of row r with other super scales: trial values in tv; its scales. */
+static void scale_values(const bb_feedback *p, bb_tile *t, uint32_t b0, const bb_code *c, uint32_t r)
+{
+    const bb_format *f = p->format;
+    const bool       scalar = f->vec == 1;
+    const uint32_t  *q = t->q + (size_t)b0 / f->vec * R;
+    float            a[BB_MAX_GROUPS], b[BB_MAX_GROUPS], value[MAX_VEC];
+    if (scalar) f->scales(c, a, b);
+    for (uint32_t j = 0; j < f->block; j += f->vec) {
+        if (scalar) value[0] = a[j / f->group] * f->levels[q[j * R + r]] + b[j / f->group];
+        else f->value(c, j / f->vec, value);
+        for (uint32_t k = 0; k < f->vec; k++) t->tv[(j + k) * R + r] = value[k];
+    }
+}
+
+/* What the super scales of a block would gain: along x (d) and y (dmin), whose weights they multiply. */
+typedef struct pull { float x, y, xx, xy, yy; } pull;
+
+/* d and dmin of least error for the codes and fields as they are; false when that changes nothing that is stored. */
+static bool better_super_scales(const bb_format *f, const pull *s, bb_code *c)
+{
+    const double det = (double)s->xx * (double)s->yy - (double)s->xy * (double)s->xy;
+    const float  d = c->d, dmin = c->dmin;
+    if (!(s->xx > 0)) return false;
+    if (s->yy > 0 && det > 1e-6 * (double)s->xx * (double)s->yy) {
+        c->d += (float)(((double)s->x * (double)s->yy - (double)s->y * (double)s->xy) / det);
+        c->dmin += (float)(((double)s->y * (double)s->xx - (double)s->x * (double)s->xy) / det);
+    } else {
+        c->d += s->x / s->xx;
+    }
+    store_super_scales(f, c);
+    const float dx = c->d - d, dy = c->dmin - dmin;
+    const float change = dx * (dx * s->xx - 2 * s->x) + dy * (dy * s->yy - 2 * s->y) + 2 * dx * dy * s->xy;
+    return change < 0; /* also false where it is not a number */
+}
+
+/* The super scales of the block at b0 once more, in closed form under H, with everything else fixed. */
+static void refit_super_scales(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t m, uint32_t b0, int n_rows)
+{
+    const bb_factor *h = p->factor;
+    const bb_format *f = p->format;
+    const uint32_t   n = f->block;
+    const float     *gradient = t->gradient + (size_t)(b0 - m0) * R, *v = t->v + (size_t)b0 * R;
+    float           *x = t->tt, *y = t->base, *hx = t->te, *hy = t->work;
+    bb_code         *code = t->code + (size_t)(b0 / n) * R;
+    bool             mins = false, changed = false;
+    for (uint32_t r = 0; r < R; r++) {
+        const float d = (int)r < n_rows ? code[r].d : 0, dmin = (int)r < n_rows ? code[r].dmin : 0;
+        for (uint32_t j = 0; j < n; j++) {
+            const float b = f->vec == 1 && (int)r < n_rows ? t->b[(size_t)((b0 + j) / f->group) * R + r] : 0;
+            x[j * R + r] = d != 0 ? (v[j * R + r] - b) / d : 0;
+            y[j * R + r] = dmin != 0 ? b / dmin : 0;
+        }
+        mins |= dmin != 0;
+    }
+    bb_sgemm_nn(n, R, n, 1, h->h + (size_t)b0 * h->n + b0, h->n, x, R, 0, hx, R);
+    if (mins) bb_sgemm_nn(n, R, n, 1, h->h + (size_t)b0 * h->n + b0, h->n, y, R, 0, hy, R);
+    memcpy(t->tv, v, (size_t)n * R * sizeof *v);
+    for (uint32_t r = 0; r < (uint32_t)n_rows; r++) {
+        bb_code *c = &t->tcode[r];
+        pull     s = { 0 };
+        for (uint32_t j = 0; j < n; j++) {
+            const size_t at = j * R + r;
+            const float  xd = x[at] * h->damp[b0 + j], yd = y[at] * h->damp[b0 + j];
+            s.x += x[at] * gradient[at];
+            s.xx += x[at] * (hx[at] + xd);
+            if (!mins) continue;
+            s.y += y[at] * gradient[at];
+            s.xy += y[at] * (hx[at] + xd);
+            s.yy += y[at] * (hy[at] + yd);
+        }
+        copy_fields(c, &code[r]);
+        if (f->vec > 1) memcpy(c->q, code[r].q, n / f->vec * sizeof *c->q);
+        else memset(c->q, 0, n * sizeof *c->q);
+        if (!better_super_scales(f, &s, c)) continue;
+        copy_fields(&code[r], c);
+        scale_values(p, t, b0, c, r);
+        if (f->vec == 1) store_scales(f, c, (int)r, t->a + (size_t)b0 / f->group * R, t->b + (size_t)b0 / f->group * R);
+        changed = true;
+    }
+    if (!changed) return;
+    memcpy(t->v + (size_t)b0 * R, t->tv, (size_t)n * R * sizeof *v);
+    apply_group(p, t, m0, m, b0, n);
+}
+
 static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)
 {
     const bb_factor *h = p->factor;
@@ -477,6 +563,7 @@ static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)
         for (uint32_t j = 0; j < m; j += p->local.n) sweep_group(p, t, m0, m, m0 + j, n_rows);
         if (p->format->vec == 1)
             for (uint32_t j = 0; j < m; j++) descend_column(p, t, m0, m, m0 + j);
+        for (uint32_t j = 0; j < m; j += p->format->block) refit_super_scales(p, t, m0, m, m0 + j, n_rows);
     }
 }
 
