@@ -14,6 +14,7 @@
 #include "cli/evidence.h"
 #include "cli/front.h"
 #include "cli/run.h"
+#include "cli/score.h"
 #include "cli/scorer.h"
 #include "cli/simple_plans.h"
 #include "search/ledger.h"
@@ -247,7 +248,7 @@ done:
 }
 
 /* Seconds count only where something was evaluated: a replay does not change them. */
-static bb_status record_cost(bb_run *r, const bb_ledger *l, double measure_tokens, double seconds, bb_err *err)
+static bb_status record_cost(bb_run *r, const bb_ledger *l, double local_tokens, double measure_tokens, double seconds, bb_err *err)
 {
     bb_search_cost cost = { 0, 0, 0, 0 };
     void     *value = NULL;
@@ -256,7 +257,7 @@ static bb_status record_cost(bb_run *r, const bb_ledger *l, double measure_token
     bb_status status;
     BB_TRY(bb_store_get(r->store, "search", "cost", &value, &size, &found, err));
     if (found && size == sizeof cost) memcpy(&cost, value, sizeof cost);
-    cost.tokens = bb_ledger_tokens(l);
+    cost.tokens = bb_ledger_tokens(l) + local_tokens;
     cost.measure_tokens = measure_tokens;
     cost.n_sizes = (double)r->n_budgets;
     if (bb_ledger_tokens_new(l) > 0) cost.seconds += seconds;
@@ -264,6 +265,37 @@ static bb_status record_cost(bb_run *r, const bb_ledger *l, double measure_token
     bb_info("search: %.2f million tokens for %zu sizes, after %.2f million for measuring the options", cost.tokens / 1e6, r->n_budgets, measure_tokens / 1e6);
 done:
     bb_free(value);
+    return status;
+}
+
+/* ---- local scores ---- */
+
+enum { ANCHOR_REACH = 2 }; /* options on either side that are measured around an anchor: a third of all */
+
+typedef struct local {
+    bb_run      *run;
+    bb_run_score score;
+    bool         has_score;
+    double       tokens;   /* of all anchors */
+} local;
+
+static void local_done(local *l)
+{
+    if (l->has_score) bb_run_score_done(&l->score);
+    l->has_score = false;
+}
+
+/* The signed sketch around plan x, for bb_refine. */
+static bb_status measure_around(void *self, const uint16_t *x, bb_local_score *out, bb_err *err)
+{
+    local    *l = self;
+    bb_status status;
+    local_done(l);
+    BB_TRY(bb_run_score_near(l->run, x, NULL, ANCHOR_REACH, &l->score, err));
+    l->has_score = true;
+    l->tokens += l->score.proxy.tokens;
+    *out = (bb_local_score){ (const double *const *)l->score.proxy.linear, l->score.proxy.gram, l->score.proxy.tokens };
+done:
     return status;
 }
 
@@ -281,6 +313,7 @@ typedef struct stage {
     bb_archive        archive;
     bb_front          front;
     trace             steps;
+    local             local;
 } stage;
 
 static bb_status stage_init(stage *s, bb_err *err)
@@ -320,6 +353,7 @@ static void stage_done(stage *s)
     bb_scorer_done(&s->scorer);
     if (s->has_price) bb_variant_done(&s->priced);
     if (s->has_speed) bb_speed_done(&s->speed);
+    local_done(&s->local);
     bb_free(s->sensitivity.changes);
     bb_sensitivity_done(&s->sensitivity);
 }
@@ -332,9 +366,16 @@ static bb_status find_plans(stage *s, bb_err *err)
     bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
                             .max_tokens = can_prune(r) ? MAIN_SHARE * tokens : tokens, .progress = on_step, .progress_self = &s->steps };
     bb_status         status;
+    s->local.run = r;
+    if (strcmp(r->config.sketch, "none") != 0) {
+        o.anchor = measure_around;
+        o.anchor_self = &s->local;
+        o.anchor_tokens = bb_run_score_tokens(r, ANCHOR_REACH);
+    }
     BB_TRY(bb_refine(s->problem, s->separable, s->ledger, &o, &s->archive, NULL, err));
     if (!can_prune(r)) goto done;
-    o.max_tokens = tokens;
+    o.max_tokens = tokens - s->local.tokens;
+    o.anchor = NULL;
     BB_TRY(search_plain(r, s->problem, s->ledger, o, &s->archive, err));
     BB_TRY(bb_write_crossover(r, s->ledger, err));
 done:
@@ -353,7 +394,7 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     BB_TRY(bb_csv_create(path, "step,label,kl_nats,size_bytes", &s.steps.csv, err));
     BB_TRY(find_plans(&s, err));
     BB_TRY(bb_write_certificate(r, NULL, &s.archive, err));
-    BB_TRY(record_cost(r, s.ledger, s.sensitivity.n_forwarded, bb_now_s() - started, err));
+    BB_TRY(record_cost(r, s.ledger, s.local.tokens, s.sensitivity.n_forwarded, bb_now_s() - started, err));
     BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
     BB_TRY(bb_front_save(r, &s.front, err));
     if (s.has_speed) BB_TRY(bb_write_speed(r, &s.speed, &s.front, err));

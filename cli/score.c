@@ -3,6 +3,7 @@
 #include "cli/score.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -39,9 +40,23 @@ void bb_run_units_done(bb_run_units *u)
     memset(u, 0, sizeof *u);
 }
 
-/* Fills `list` with the changes that can be loaded beside the anchor, and at[k] with their place among all options. */
-static size_t loadable(const bb_problem *p, const uint16_t *anchor, uint16_t *x, bb_change *list, size_t *at)
+/* Whether option o of unit u is at most `reach` steps of bytes away from the anchor's, among the options that can be loaded there. */
+static bool is_near(const bb_problem *p, const uint16_t *anchor, bool is_structure, uint32_t u, uint32_t o, uint32_t reach)
 {
+    const bb_unit *unit = &p->units[u];
+    const int64_t *bytes = unit->bytes + (size_t)(unit->controller >= 0 ? anchor[unit->controller] : 0) * unit->n_options;
+    const int64_t  a = bytes[o], b = bytes[anchor[u]], low = a < b ? a : b, high = a < b ? b : a;
+    uint32_t       between = 0;
+    if (o == anchor[u]) return true;
+    if (is_structure) return (o > anchor[u] ? o - anchor[u] : anchor[u] - o) <= reach;
+    for (uint32_t k = 0; k < unit->n_options; k++) between += k != o && k != anchor[u] && bytes[k] != BB_FORBIDDEN && bytes[k] > low && bytes[k] < high;
+    return between < reach;
+}
+
+/* Fills `list` with the changes within reach that can be loaded beside the anchor, and at[k] with their place among all options. */
+static size_t loadable(const bb_run *r, const uint16_t *anchor, uint32_t reach, uint16_t *x, bb_change *list, size_t *at)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
     size_t n = 0, i = 0;
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++, i++) {
@@ -49,6 +64,7 @@ static size_t loadable(const bb_problem *p, const uint16_t *anchor, uint16_t *x,
                 memcpy(x, anchor, p->n_units * sizeof *x);
                 x[u] = (uint16_t)o;
                 if (bb_problem_bound(p, x) == BB_FORBIDDEN) continue;
+                if (reach > 0 && !is_near(p, anchor, !bb_model_space_is_format(r->space, u), u, o, reach)) continue;
             }
             list[n] = (bb_change){ p->units[u].name, p->units[u].options[o], 0, 0, NULL };
             at[n++] = i;
@@ -83,7 +99,7 @@ static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at
     return BB_OK;
 }
 
-bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *out, bb_err *err)
+static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_sensitivity *out, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
     bb_plan    plan = { 0, NULL };
@@ -97,7 +113,7 @@ bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *
     at = BB_NEW(total, size_t, err);
     if (!x || !list || !at) goto done;
     BB_TRY(bb_run_calibrate(r, err));
-    n = loadable(p, anchor, x, list, at);
+    n = loadable(r, anchor, reach, x, list, at);
     if (anchor) BB_TRY(bb_problem_plan(p, anchor, &plan, err));
     bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, anchor ? &plan : NULL, r->store, r->key };
     BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, list, n, out, err));
@@ -115,7 +131,9 @@ done:
     return status;
 }
 
-bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, bb_run_score *out, bb_err *err)
+bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *out, bb_err *err) { return measure(r, anchor, 0, out, err); }
+
+bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, uint32_t reach, bb_run_score *out, bb_err *err)
 {
     static const bb_proxy_shape exact = { 1, 1 };
     bb_sensitivity base = { 0 }, around = { 0 };
@@ -124,11 +142,11 @@ bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, const bb_proxy_
     if (!shape) shape = anchor ? &BB_PROXY_DEFAULT : &exact;
     memset(out, 0, sizeof *out);
     BB_TRY(bb_run_units_init(r, &out->units, err));
-    BB_TRY(bb_run_sensitivity(r, NULL, &base, err));
+    BB_TRY(measure(r, NULL, 0, &base, err));
     status = BB_NOMEM;
     if (!(single = BB_NEW(base.n, double, err))) goto done;
     for (size_t i = 0; i < base.n; i++) single[i] = fmax(0, base.changes[i].kl);
-    if (anchor) BB_TRY(bb_run_sensitivity(r, anchor, &around, err));
+    if (anchor) BB_TRY(measure(r, anchor, reach, &around, err));
     BB_TRY(bb_proxy_from_sensitivity(&out->units.units, anchor ? "anchored" : "signed", anchor ? &around : &base, anchor, single, shape, &out->proxy, err));
 done:
     if (status != BB_OK) bb_run_score_done(out);
@@ -138,6 +156,11 @@ done:
     bb_sensitivity_done(&around);
     bb_free(single);
     return status;
+}
+
+bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, bb_run_score *out, bb_err *err)
+{
+    return bb_run_score_near(r, anchor, shape, 0, out, err);
 }
 
 void bb_run_score_done(bb_run_score *s)
@@ -161,4 +184,22 @@ void bb_run_score_costs(const bb_run_score *s, bb_variant *v)
         for (size_t i = 0; i < n; i++) least = fmin(least, s->proxy.linear[u][i]);
         for (size_t i = 0; i < n; i++) v->cost[u][i] = s->proxy.linear[u][i] - least;
     }
+}
+
+static uint32_t block_of(const char *unit)
+{
+    return strncmp(unit, "blk.", 4) == 0 ? (uint32_t)strtoul(unit + 4, NULL, 10) : 0; /* the embedding touches everything */
+}
+
+double bb_run_score_tokens(const bb_run *r, uint32_t reach)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    const double      n_layer = r->model.net.n_layer;
+    double            sum = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const uint32_t all = p->units[u].n_options, near = 2 * reach + 1;
+        const double   n = reach > 0 && near < all ? near : all;
+        sum += n * (n_layer - (double)block_of(p->units[u].name)) / n_layer;
+    }
+    return sum * (double)bb_net_evaluator_windows(r->evaluator, BB_LEVEL_MEASURE) * (double)r->config.ctx;
 }

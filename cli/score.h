@@ -33,6 +33,11 @@ typedef struct bb_run_score {
 /* Measures what run.db does not have yet: on wiki8m 920 changes, about 500 times the tokens of the measuring windows. shape NULL: the default;
  * pairs 0 leaves a separable score. */
 bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, bb_run_score *out, bb_err *err);
+/* The same for a third of the cost or less: of each unit only `reach` options on either side of the anchor's, by bytes (0: all); what full
+ * precision said stands in for the others. */
+bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, uint32_t reach, bb_run_score *out, bb_err *err);
+/* Forwarded tokens of measuring around one anchor, about: every change runs the network from its block on. */
+double    bb_run_score_tokens(const bb_run *r, uint32_t reach);
 void      bb_run_score_done(bb_run_score *s);
 
 /* Borrows the score. Pairs are taken at the anchor's widths. Needs a score with pairs. */

@@ -18,6 +18,7 @@
 #define N_PAIRS 48          /* pair moves looked at for one proposal */
 #define NEIGHBOURHOOD 0.35  /* standard deviation, in log bytes, of the plans that a budget's surrogate listens to */
 #define SEED_SHARE 0.35     /* of the tokens before the final, for seeds */
+#define ANCHOR_SHARE 0.7    /* of the same, for seeds and local scores together */
 
 typedef struct refine {
     const bb_problem        *p;
@@ -35,6 +36,7 @@ typedef struct refine {
     double   *y;            /* [pool] KL of every plan on the footing of the confirm level */
     size_t    y_capacity;
     bool      has_controllers;
+    double    local_tokens; /* spent on local scores */
 } refine;
 
 /* ---- setting up -------------------------------------------------------------------------------------------------------------- */
@@ -111,7 +113,7 @@ static bool has_room(const refine *r, double planned, double share)
     double reserve = 0;
     for (uint32_t level = r->confirm + 1; level <= r->top; level++)
         reserve += (double)r->n * (r->finalists * (double)(1u << (r->top - level)) + (level == r->top)) * tokens_at(r, level);
-    return bb_ledger_tokens(r->ledger) + planned <= share * (r->o->max_tokens - reserve);
+    return bb_ledger_tokens(r->ledger) + r->local_tokens + planned <= share * (r->o->max_tokens - reserve);
 }
 
 static void report(const refine *r, const char *stage, uint32_t round, uint32_t level)
@@ -121,7 +123,7 @@ static void report(const refine *r, const char *stage, uint32_t round, uint32_t 
         if (at == SIZE_MAX) continue;
         const bb_pool_item *item = &r->pool.items[at];
         const bb_refine_step step = {stage, round, r->order[b], item->size_bytes, item->kl[level], level, item->source,
-                                     bb_ledger_tokens(r->ledger)};
+                                     bb_ledger_tokens(r->ledger) + r->local_tokens};
         r->o->progress(r->o->progress_self, &step);
     }
 }
@@ -275,6 +277,103 @@ static bb_status seeds(refine *r, bb_err *err)
 done:
     bb_free(x);
     bb_free(list);
+    return status;
+}
+
+/* ---- anchors -------------------------------------------------------------------------------------------------------------------- */
+
+/* Price of a changed unit, as a share of the incumbent's KL. */
+static const double change_prices[] = {0, 0.001, 0.003, 0.01, 0.03};
+#define N_PRICES (sizeof change_prices / sizeof *change_prices)
+
+/* cost := linear + price for every option that is not x's; made non-negative where `shift` (a constant a table: no plan's rank changes). */
+static void price_changes(const bb_problem *p, const bb_local_score *s, const uint16_t *x, double price, bool shift, bb_variant *v)
+{
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const size_t n = p->units[u].n_options, cells = bb_problem_rows(p, u) * n;
+        double       least = HUGE_VAL;
+        for (size_t i = 0; i < cells; i++) {
+            v->cost[u][i] = s->linear[u][i] + (i % n == x[u] ? 0 : price);
+            least = fmin(least, v->cost[u][i]);
+        }
+        for (size_t i = 0; shift && i < cells; i++) v->cost[u][i] -= least;
+    }
+}
+
+/* The plans y[N_PRICES][n_units] that the local score wants for a budget, each price its own. */
+static bb_status solve_local(const refine *r, size_t b, const bb_local_score *s, uint16_t *y, bb_err *err)
+{
+    bb_status       status = BB_OK;
+    bb_variant      v = {0};
+    bb_separable   *sep = NULL;
+    const size_t    at = bb_pool_best(&r->pool, r->budgets[b], r->confirm);
+    const uint16_t *x = r->pool.items[at].x;
+    BB_TRY(bb_variant_init(r->p, &v, err));
+    for (size_t k = 0; k < N_PRICES; k++) {
+        uint16_t *out = y + k * r->p->n_units;
+        price_changes(r->p, s, x, change_prices[k] * r->pool.items[at].kl[r->confirm], !s->gram, &v);
+        if (s->gram) {
+            const bb_quadratic         q = {.space = &r->space, .gram = s->gram, .linear = (const double *const *)v.cost};
+            const bb_quadratic_options o = {.seed = r->o->seed, .start = x};
+            BB_TRY(bb_quadratic_solve(&q, r->budgets[b], &o, out, NULL, err));
+        } else {
+            bb_separable_destroy(sep);
+            sep = NULL;
+            BB_TRY(bb_separable_create(&v.problem, NULL, &sep, err));
+            BB_TRY(bb_separable_solve(sep, r->budgets[b], out, NULL, err));
+        }
+    }
+done:
+    bb_separable_destroy(sep);
+    bb_variant_done(&v);
+    return status;
+}
+
+/* Proposals of the budgets first .. last - 1 from the local score around one of them. */
+static bb_status use_anchor(refine *r, size_t first, size_t last, const bb_local_score *s, bb_err *err)
+{
+    bb_status    status = BB_NOMEM;
+    const size_t width = r->p->n_units, count = last - first;
+    uint16_t    *y = BB_NEW(count * N_PRICES * width, uint16_t, err);
+    size_t      *list = BB_NEW(count * N_PRICES, size_t, err), n = 0;
+    bb_status   *each = BB_NEW(count, bb_status, err);
+    bb_err      *errs = BB_NEW0(count, bb_err, err);
+    if (!y || !list || !each || !errs) goto done;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (size_t i = 0; i < count; i++) each[i] = solve_local(r, first + i, s, y + i * N_PRICES * width, &errs[i]);
+    status = BB_OK;
+    for (size_t i = 0; i < count; i++) {
+        if (each[i] != BB_OK) status = BB_FAIL(err, each[i], "%s", errs[i].msg);
+        BB_TRY(status);
+        for (size_t k = 0; k < N_PRICES; k++) BB_TRY(propose(r, y + (i * N_PRICES + k) * width, r->budgets[first + i], "anchor", list, &n, err));
+    }
+    BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
+done:
+    bb_free(y);
+    bb_free(list);
+    bb_free(each);
+    bb_free(errs);
+    return status;
+}
+
+/* Anchors evenly spaced over the budgets, as many as the tokens allow; each serves the budgets next to it. */
+static bb_status anchors(refine *r, bb_err *err)
+{
+    bb_status    status = BB_OK;
+    const double proposals = (double)(r->n * N_PRICES) * tokens_at(r, 0) + (double)(r->n * r->confirmed) * tokens_at(r, r->confirm);
+    size_t       n = 0;
+    while (r->o->anchor && n < r->n && has_room(r, (double)(n + 1) * r->o->anchor_tokens + proposals, ANCHOR_SHARE)) n++;
+    for (size_t i = 0; i < n; i++) {
+        bb_local_score s;
+        const size_t   first = i * r->n / n, last = (i + 1) * r->n / n, at = (first + last) / 2;
+        BB_TRY(r->o->anchor(r->o->anchor_self, r->pool.items[bb_pool_best(&r->pool, r->budgets[at], r->confirm)].x, &s, err));
+        r->local_tokens += s.tokens;
+        BB_TRY(use_anchor(r, first, last, &s, err));
+    }
+    if (n == 0) goto done;
+    BB_TRY(confirm_best(r, r->confirmed, err));
+    report(r, "anchors", 0, r->confirm);
+done:
     return status;
 }
 
@@ -605,6 +704,7 @@ bb_status bb_refine(const bb_problem *p, const bb_separable *s, bb_ledger *ledge
     refine         r = {.p = p, .sep = s, .ledger = ledger, .o = options};
     BB_TRY(refine_init(&r, err));
     BB_TRY(seeds(&r, err));
+    BB_TRY(anchors(&r, err));
     BB_TRY(rounds(&r, &stop, err));
     for (uint32_t level = r.confirm + 1; level <= r.top; level++) BB_TRY(final_level(&r, level, err));
     report(&r, "final", 0, r.top);

@@ -4,6 +4,9 @@
  * Method, one run for all budgets:
  *   seeds    separable solutions of the table and of tilted tables (powers, controllers dearer or cheaper, controllers pinned, random factors)
  *            the quadratic optimum where a Gram matrix is given, and the caller's plans, all at level 0;
+ *   anchors  where the caller can measure a local score: around the incumbents of a few budgets. Each budget solves the nearest one's quadratic (or
+ *            separable) problem, from its own incumbent, with several prices on every changed unit: the farther a plan is from where it was
+ *            measured, the less the score is to be trusted. All go to level 0 and on as any proposal;
  *   rounds   a surrogate (surrogate.h) is fitted to everything evaluated near each budget. It proposes the optimum of its mean, optima of
  *            posterior samples, byte-trading pair moves from the incumbent (chosen by sampled tables, bits of one unit against bits, channels or
  *            KV groups of another), and the incumbents of neighbouring budgets, repaired or topped up. Level 0 scores them on the incumbent's own
@@ -37,6 +40,13 @@ typedef struct bb_refine_step {
     double      tokens;         /* asked for so far */
 } bb_refine_step;
 
+/* What every option does around one plan: changes of KL, and inner products between changes where they are known. */
+typedef struct bb_local_score {
+    const double *const *linear;   /* [n_units] tables shaped as bb_unit.cost: nats, any sign; borrowed until the next call */
+    const float         *gram;     /* [M * M] with a zero diagonal block for each unit, or NULL; borrowed likewise */
+    double               tokens;   /* what measuring it has cost, whenever that was */
+} bb_local_score;
+
 typedef struct bb_refine_options {
     uint64_t seed;
     const int64_t *budgets;        /* bytes, any order */
@@ -49,6 +59,9 @@ typedef struct bb_refine_options {
     const uint16_t *const *extra;  /* more plans to consider (uniform, quadratic solutions, ...), or NULL */
     size_t   n_extra;
     const bb_quadratic *quadratic; /* interactions of all options: its best plan of every budget is one more seed; NULL: none */
+    bb_status (*anchor)(void *self, const uint16_t *x, bb_local_score *out, bb_err *err); /* a local score around plan x; NULL: none */
+    void    *anchor_self;
+    double   anchor_tokens;        /* about what one costs */
     void   (*progress)(void *self, const bb_refine_step *step); /* convergence: after each stage and round, every budget; may be NULL */
     void    *progress_self;
 } bb_refine_options;
