@@ -343,6 +343,89 @@ START_TEST(refinement_beats_the_separable_plan_and_keeps_every_promise)
 }
 END_TEST
 
+/* Measures every single change around a plan on level 0 of the world, and the inner products of the changes along its directions. */
+typedef struct surveyor {
+    syn_world  *w;
+    bb_space    space;
+    bb_variant  tables;
+    float      *gram;
+    int         n_calls;
+} surveyor;
+
+static bb_status survey(void *self, const uint16_t *x, bb_local_score *out, bb_err *err)
+{
+    surveyor         *v = self;
+    const bb_problem *p = v->w->p;
+    const size_t      M = v->space.offset[p->n_units];
+    double           *step = calloc(M, sizeof *step);
+    uint16_t          y[SYN_MAX_UNITS];
+    const uint16_t   *px = x, *py = y;
+    bb_score          here = {.kl = 0}, there = {.kl = 0};
+    (void)err;
+    v->n_calls++;
+    ck_assert_int_eq(syn_evaluate(v->w, &px, 1, 0, &here, NULL, NULL), BB_OK);
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_unit *unit = &p->units[u];
+        memcpy(y, x, sizeof y);
+        for (uint16_t o = 0; o < unit->n_options; o++) {
+            y[u] = o;
+            if (bb_problem_bound(p, y) == BB_FORBIDDEN) continue;
+            ck_assert_int_eq(syn_evaluate(v->w, &py, 1, 0, &there, NULL, NULL), BB_OK);
+            for (size_t row = 0; row < bb_problem_rows(p, u); row++) v->tables.cost[u][row * unit->n_options + o] = there.kl - here.kl;
+            step[v->space.offset[u] + o] = sqrt(2 * v->w->m[u]) * (sqrt(syn_unit_cost(p, y, u)) - sqrt(syn_unit_cost(p, x, u)));
+        }
+    }
+    for (uint32_t a = 0; a < p->n_units; a++)
+        for (uint32_t b = 0; b < p->n_units; b++) {
+            double dot = 0;
+            for (int k = 0; k < SYN_DIM; k++) dot += v->w->d[a][k] * v->w->d[b][k];
+            for (size_t i = v->space.offset[a]; i < v->space.offset[a + 1]; i++)
+                for (size_t j = v->space.offset[b]; j < v->space.offset[b + 1]; j++) v->gram[i * M + j] = a == b ? 0 : (float)(dot * step[i] * step[j]);
+        }
+    *out = (bb_local_score){(const double *const *)v->tables.cost, v->gram, 1e5};
+    free(step);
+    return BB_OK;
+}
+
+/* At equal tokens, what the local scores cost included, plans are better with them. */
+START_TEST(local_scores_pay_for_themselves)
+{
+    enum { B = 6 };
+    double with = 0, without = 0;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        syn_problem *s = syn_transformer(40 + seed, 3, 10, 4);
+        syn_world   *w = syn_world_new(&s->p, seed, 1.5, 0.5);
+        surveyor     v = {.w = w};
+        int64_t      budgets[B];
+        outcome      out;
+        budgets_of(s, budgets, B);
+        ck_assert_int_eq(bb_space_init(&s->p, &v.space, NULL), BB_OK);
+        ck_assert_int_eq(bb_variant_init(&s->p, &v.tables, NULL), BB_OK);
+        v.gram = calloc((size_t)v.space.offset[s->p.n_units] * v.space.offset[s->p.n_units], sizeof *v.gram);
+        bb_refine_options o = {.seed = 2, .budgets = budgets, .n_budgets = B, .max_tokens = 1.5e6};
+        ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
+        for (size_t b = 0; b < B; b++) without += log(bb_archive_best(&out.archive, budgets[b])->score.kl) / B / 3;
+        bb_archive_done(&out.archive);
+        o.anchor = survey;
+        o.anchor_self = &v;
+        o.anchor_tokens = 1e5;
+        ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
+        ck_assert_double_le(out.tokens + 1e5 * v.n_calls, 1.5e6);
+        ck_assert_int_ge(v.n_calls, 2);
+        for (size_t b = 0; b < B; b++) with += log(bb_archive_best(&out.archive, budgets[b])->score.kl) / B / 3;
+        bb_archive_done(&out.archive);
+        free(v.gram);
+        v.gram = NULL;
+        bb_space_done(&v.space);
+        bb_variant_done(&v.tables);
+        free(w);
+        syn_free(s);
+    }
+    if (getenv("BB_VERBOSE")) printf("geometric mean of KL: %.5f with local scores, %.5f without\n", exp(with), exp(without));
+    ck_assert_double_lt(with, without);
+}
+END_TEST
+
 static void assert_same(const bb_archive *a, const bb_archive *b, uint32_t n_units)
 {
     ck_assert_uint_eq(a->n, b->n);
@@ -476,6 +559,7 @@ int main(void)
     tcase_add_test(t, surrogate_learns_hidden_factors);
     tcase_add_loop_test(t, pair_moves_equal_a_full_double_loop, 0, 6);
     tcase_add_loop_test(t, refinement_beats_the_separable_plan_and_keeps_every_promise, 0, 2);
+    tcase_add_test(t, local_scores_pay_for_themselves);
     tcase_add_test(t, same_archive_for_any_threads_and_any_kill_point);
     tcase_add_test(t, one_unit_one_level_and_impossible_budgets);
     tcase_add_test(t, survives_allocation_failures);
