@@ -30,6 +30,7 @@ typedef struct bb_run_config {
     int64_t  sweeps;
     char    *sketch;             /* local scores in the search: "signed", "none" */
     double   search_tokens;      /* millions of forwarded tokens for the search */
+    int64_t  workers;            /* evaluators that score plans at the same time */
     int64_t  seed;
     bool     no_finalise, ledger_only;
     char    *finalise_steps;
@@ -41,7 +42,7 @@ typedef struct bb_run_config {
     double   min_speed;          /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 38 };
+enum { BB_RUN_N_OPTIONS = 39 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
