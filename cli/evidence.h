@@ -9,10 +9,10 @@
 #include "cli/speed.h"
 #include "search/archive.h"
 #include "search/ledger.h"
-#include "search/quadratic.h"
 
-/* q may be NULL. Budgets without a plan in the archive are left out. */
-bb_status bb_write_certificate(bb_run *r, const bb_quadratic *q, const bb_archive *archive, bb_err *err);
+/* s: the options measured alone at full precision; the quadratic score is their KLs plus the inner products of their sketches. Budgets without a
+ * plan in the archive are left out. */
+bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_archive *archive, bb_err *err);
 /* Needs a ledger in which plans without pruning were searched for as well. */
 bb_status bb_write_crossover(bb_run *r, bb_ledger *ledger, bb_err *err);
 

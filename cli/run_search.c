@@ -22,6 +22,7 @@
 #include "search/separable.h"
 #include "search/space.h"
 
+#define PLAIN_SHARE 0.1 /* of the tokens, for separable plans without pruning at every size */
 #define MAIN_SHARE 0.85 /* of the tokens; the rest searches quantization alone near the crossover */
 
 /* ---- simpler plans ---- */
@@ -198,7 +199,7 @@ static bool is_pruned(const bb_run *r, const uint16_t *x)
 }
 
 /* Sizes (at most BESIDE on either side) around the largest one whose best plan is pruned: there quantization alone is searched as hard as
- * everything together; elsewhere its separable plan is scored. *first, *n into r->budgets. */
+ * everything together. *first, *n into r->budgets. */
 static void around_crossover(const bb_run *r, const bb_archive *archive, size_t *first, size_t *n)
 {
     enum { BESIDE = 2 };
@@ -211,7 +212,7 @@ static void around_crossover(const bb_run *r, const bb_archive *archive, size_t 
     *n = last + BESIDE < r->n_budgets ? last + BESIDE + 1 - *first : r->n_budgets - *first;
 }
 
-/* Searches quantization alone near the crossover and scores its separable plans everywhere; what it finds is in the ledger and the archive. */
+/* Searches quantization alone near the crossover and, where that is cheap, scores its separable plans everywhere; what it finds is in the ledger and the archive. */
 static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger, bb_refine_options o, bb_archive *archive, bb_err *err)
 {
     bb_variant        v;
@@ -220,6 +221,8 @@ static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger,
     int64_t           least, most;
     size_t            first, n;
     bb_score          score;
+    const double      one = (double)bb_ledger_evaluator(ledger)->n_windows[BB_LEVEL_CONFIRM] * (double)r->config.ctx;
+    const bool        everywhere = one * (double)r->n_budgets <= PLAIN_SHARE * r->config.search_tokens * 1e6;
     bb_status         status = bb_variant_init(p, &v, err);
     if (status == BB_OK && !x) status = BB_NOMEM;
     BB_TRY(status);
@@ -227,7 +230,7 @@ static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger,
         if (!bb_model_space_is_format(r->space, u)) bb_variant_pin(&v, u, 0);
     if (bb_separable_create(&v.problem, NULL, &s, NULL) != BB_OK) goto done;
     bb_separable_reach(s, &least, &most);
-    for (size_t i = 0; i < r->n_budgets; i++) {
+    for (size_t i = 0; everywhere && i < r->n_budgets; i++) {
         const uint16_t *px = x;
         if (r->budgets[i] < least || bb_separable_solve(s, r->budgets[i], x, NULL, NULL) != BB_OK || !bb_problem_allows(p, x)) continue;
         BB_TRY(bb_ledger_evaluate(ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
@@ -393,7 +396,7 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     BB_TRY(stage_init(&s, err));
     BB_TRY(bb_csv_create(path, "step,label,kl_nats,size_bytes", &s.steps.csv, err));
     BB_TRY(find_plans(&s, err));
-    BB_TRY(bb_write_certificate(r, NULL, &s.archive, err));
+    BB_TRY(bb_write_certificate(r, &s.sensitivity, &s.archive, err));
     BB_TRY(record_cost(r, s.ledger, s.local.tokens, s.sensitivity.n_forwarded, bb_now_s() - started, err));
     BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
     BB_TRY(bb_front_save(r, &s.front, err));

@@ -18,6 +18,7 @@
 #define N_PAIRS 48          /* pair moves looked at for one proposal */
 #define NEIGHBOURHOOD 0.35  /* standard deviation, in log bytes, of the plans that a budget's surrogate listens to */
 #define SEED_SHARE 0.35     /* of the tokens before the final, for seeds */
+#define BASE_SHARE 0.4      /* of the budgets whose separable plan is still a finalist (measured: a third) */
 #define ANCHOR_SHARE 0.7    /* of the same, for seeds and local scores together */
 
 typedef struct refine {
@@ -112,7 +113,7 @@ static bool has_room(const refine *r, double planned, double share)
     if (!(r->o->max_tokens > 0)) return true;
     double reserve = 0;
     for (uint32_t level = r->confirm + 1; level <= r->top; level++)
-        reserve += (double)r->n * (r->finalists * (double)(1u << (r->top - level)) + (level == r->top)) * tokens_at(r, level);
+        reserve += (double)r->n * (r->finalists * (double)(1u << (r->top - level)) + (level == r->top ? BASE_SHARE : 0)) * tokens_at(r, level);
     return bb_ledger_tokens(r->ledger) + r->local_tokens + planned <= share * (r->o->max_tokens - reserve);
 }
 
