@@ -273,7 +273,7 @@ done:
 
 /* ---- local scores ---- */
 
-enum { ANCHOR_REACH = 2 }; /* options on either side that are measured around an anchor: a third of all */
+enum { ANCHOR_REACH = 1 }; /* options on either side that are measured around an anchor: a seventh of all */
 
 typedef struct local {
     bb_run      *run;

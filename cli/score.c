@@ -40,14 +40,14 @@ void bb_run_units_done(bb_run_units *u)
     memset(u, 0, sizeof *u);
 }
 
-/* Whether option o of unit u is at most `reach` steps of bytes away from the anchor's, among the options that can be loaded there. */
+/* Whether option o of unit u is another than the anchor's and at most `reach` steps of bytes away, among the options that can be loaded there. */
 static bool is_near(const bb_problem *p, const uint16_t *anchor, bool is_structure, uint32_t u, uint32_t o, uint32_t reach)
 {
     const bb_unit *unit = &p->units[u];
     const int64_t *bytes = unit->bytes + (size_t)(unit->controller >= 0 ? anchor[unit->controller] : 0) * unit->n_options;
     const int64_t  a = bytes[o], b = bytes[anchor[u]], low = a < b ? a : b, high = a < b ? b : a;
     uint32_t       between = 0;
-    if (o == anchor[u]) return true;
+    if (o == anchor[u]) return false; /* no change: nothing to measure */
     if (is_structure) return (o > anchor[u] ? o - anchor[u] : anchor[u] - o) <= reach;
     for (uint32_t k = 0; k < unit->n_options; k++) between += k != o && k != anchor[u] && bytes[k] != BB_FORBIDDEN && bytes[k] > low && bytes[k] < high;
     return between < reach;
@@ -197,7 +197,7 @@ double bb_run_score_tokens(const bb_run *r, uint32_t reach)
     const double      n_layer = r->model.net.n_layer;
     double            sum = 0;
     for (uint32_t u = 0; u < p->n_units; u++) {
-        const uint32_t all = p->units[u].n_options, near = 2 * reach + 1;
+        const uint32_t all = p->units[u].n_options, near = 2 * reach;
         const double   n = reach > 0 && near < all ? near : all;
         sum += n * (n_layer - (double)block_of(p->units[u].name)) / n_layer;
     }
