@@ -278,7 +278,7 @@ static bb_status measure_pair(study *s, uint32_t u, uint32_t v, double *kl, doub
     bb_status     status;
     BB_TRY(bb_plan_set(&plan, s->p->units[u].name, s->p->units[u].options[pair_option(s, u)], err));
     BB_TRY(bb_plan_set(&plan, s->p->units[v].name, s->p->units[v].options[pair_option(s, v)], err));
-    BB_TRY(bb_database_apply(s->r->database, &plan, &net, s->scorer.blocks, err));
+    BB_TRY(bb_database_apply(s->r->database, &plan, &net, s->scorer.workers[0].blocks, err));
     BB_TRY(bb_net_evaluator_score(s->r->evaluator, &net, BB_LEVEL_SKETCH, &e, NULL, err));
     *kl = e.kl;
     *tokens += e.n_forwarded;
