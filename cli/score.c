@@ -136,10 +136,11 @@ bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *
 bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, uint32_t reach, bb_run_score *out, bb_err *err)
 {
     static const bb_proxy_shape exact = { 1, 1 };
+    const bb_proxy_shape        usual = BB_PROXY_DEFAULT; /* named: a compound literal would end with the statement that it stands in */
     bb_sensitivity base = { 0 }, around = { 0 };
     double        *single = NULL;
     bb_status      status;
-    if (!shape) shape = anchor ? &BB_PROXY_DEFAULT : &exact;
+    if (!shape) shape = anchor ? &usual : &exact;
     memset(out, 0, sizeof *out);
     BB_TRY(bb_run_units_init(r, &out->units, err));
     BB_TRY(measure(r, NULL, 0, &base, err));
