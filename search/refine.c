@@ -17,9 +17,9 @@
 
 #define N_PAIRS 48          /* pair moves looked at for one proposal */
 #define NEIGHBOURHOOD 0.35  /* standard deviation, in log bytes, of the plans that a budget's surrogate listens to */
-#define SEED_SHARE 0.35     /* of the tokens before the final, for seeds */
+#define SEED_SHARE 0.6      /* of the tokens before the final, for seeds */
 #define BASE_SHARE 0.4      /* of the budgets whose separable plan is still a finalist (measured: a third) */
-#define ANCHOR_SHARE 0.7    /* of the same, for seeds and local scores together */
+#define ANCHOR_SHARE 0.8    /* of the same, for seeds and local scores together */
 
 typedef struct refine {
     const bb_problem        *p;
@@ -141,7 +141,10 @@ static const tilt tilts[] = {
     {"pinned", 1.0, 1.0, 0, true},        {"power 0.7", 0.7, 1.0, 0, false},     {"power 0.5", 0.5, 1.0, 0, false},
     {"controllers 0.4", 1.0, 0.4, 0, false}, {"controllers 2.5", 1.0, 2.5, 0, false}, {"pinned 0.7", 0.7, 1.0, 0, true},
     {"power 1.4", 1.4, 1.0, 0, false},    {"noise", 1.0, 1.0, 0.3, false},       {"noise 0.7", 0.7, 1.0, 0.3, false},
-    {"noise", 1.0, 1.0, 0.5, false},
+    {"noise", 1.0, 1.0, 0.5, false},      {"noise, pinned", 1.0, 1.0, 0.3, true}, {"noise, 2.5", 1.0, 2.5, 0.3, false},
+    {"noise, 0.4", 1.0, 0.4, 0.3, false}, {"noise", 1.0, 1.0, 0.3, false},        {"noise 0.7, 2.5", 0.7, 2.5, 0.3, false},
+    {"noise", 1.0, 1.0, 0.4, false},      {"noise, 1.6", 1.0, 1.6, 0.3, false},   {"noise", 1.0, 1.0, 0.3, false},
+    {"noise 0.7", 0.7, 1.6, 0.4, false},  {"noise", 1.0, 1.0, 0.2, false},
 };
 #define N_TILTS (sizeof tilts / sizeof *tilts)
 
@@ -256,7 +259,7 @@ static bb_status confirm_best(refine *r, size_t count, bb_err *err);
 static bb_status seeds(refine *r, bb_err *err)
 {
     bb_status    status = BB_NOMEM;
-    const size_t stride = r->n >= 16 ? 3 : r->n >= 6 ? 2 : 1;
+    const size_t stride = r->n >= 16 ? 2 : 1;
     uint16_t    *x = BB_NEW(r->p->n_units, uint16_t, err);
     size_t      *list = BB_NEW(r->n, size_t, err);
     if (!x || !list) goto done;
