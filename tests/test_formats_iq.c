@@ -470,12 +470,12 @@ END_TEST
 START_TEST(rows_have_the_same_bits_on_every_level)
 {
     static const bb_cb_spec specs[] = {
-        { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_CODE },
-        { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_GROUP },
-        { .book = BB_BOOK_IQ2_XS, .vec = 8, .n_words = 1, .has_signs = true, .even = true },
-        { .book = BB_BOOK_IQ2_S, .vec = 8, .n_words = 1, .has_signs = true },
-        { .book = BB_BOOK_IQ3_XXS, .vec = 8, .n_words = 2, .has_signs = true, .even = true },
-        { .book = BB_BOOK_IQ3_S, .vec = 4, .n_words = 1, .has_signs = true },
+        { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_CODE, .group = 16, .n_scales = 8, .unit = 1 },
+        { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_GROUP, .group = 32, .n_scales = 8, .unit = 1 },
+        { .book = BB_BOOK_IQ2_XS, .vec = 8, .n_words = 1, .has_signs = true, .even = true, .group = 16, .n_scales = 16, .unit = 0.125f },
+        { .book = BB_BOOK_IQ2_S, .vec = 8, .n_words = 1, .has_signs = true, .group = 16, .n_scales = 16, .unit = 0.125f },
+        { .book = BB_BOOK_IQ3_XXS, .vec = 8, .n_words = 2, .has_signs = true, .even = true, .group = 32, .n_scales = 16, .unit = 0.25f },
+        { .book = BB_BOOK_IQ3_S, .vec = 4, .n_words = 1, .has_signs = true, .group = 32, .n_scales = 16, .unit = 1 },
     };
     const bb_cb_rows *tables[3] = { &bb_cb_rows_ref };
     const bb_cb_spec *s = &specs[_i];
@@ -503,18 +503,16 @@ START_TEST(rows_have_the_same_bits_on_every_level)
             ck_assert_mem_eq(w[k], w[0], sizeof w[0]);
         }
     }
+    static float   block[256 * BB_FORMAT_ROWS], h[256];
+    static bb_code fields[3][BB_FORMAT_ROWS];
+    for (int i = 0; i < 256 * BB_FORMAT_ROWS; i++) block[i] = i % BB_FORMAT_ROWS == 5 ? 0 : (float)bb_rng_normal(&r); /* row 5: zeros */
+    for (int i = 0; i < 256; i++) h[i] = i < 8 ? 0 : (float)exp(bb_rng_normal(&r));
+    for (int k = 0; k < n_tables; k++) {
+        tables[k]->fit(s, block, h, fields[k]);
+        ck_assert_mem_eq(fields[k], fields[0], sizeof fields[0]);
+    }
 }
 END_TEST
-
-/* ---- encoders ---- */
-
-static float weights[N_WEIGHTS], importance[ROW];
-
-static void read_weights(void)
-{
-    ck_assert_uint_eq(read_data("tests/data", "weights", ".f32", weights, sizeof weights), sizeof weights);
-    ck_assert_uint_eq(read_data("tests/data", "importance", ".f32", importance, sizeof importance), sizeof importance);
-}
 
 /* sum h (w - w^)^2 over one block of bytes; a weight that is not finite counts as 0. */
 static double block_error(const bb_format *f, const float *w, const float *h, const uint8_t *bytes)
@@ -529,6 +527,45 @@ static double block_error(const bb_format *f, const float *w, const float *h, co
     }
     return sum;
 }
+
+/* The scales that fit_rows chooses, with the best codes for them, are nearly as good as those of the thorough fit. */
+START_TEST(fit_of_rows_is_nearly_as_good_as_fit)
+{
+    const iq_case *k = &cases[_i];
+    static float   t[256 * BB_FORMAT_ROWS], h[256], w[256];
+    static bb_code fields[BB_FORMAT_ROWS];
+    double         ours = 0, thorough = 0;
+    bb_rng         r;
+    bb_rng_init(&r, 15, k->stem);
+    for (int i = 0; i < 256; i++) h[i] = (float)exp(bb_rng_normal(&r));
+    for (int i = 0; i < 256 * BB_FORMAT_ROWS; i++) t[i] = (float)(0.02 * bb_rng_normal(&r) * (1 + i / BB_FORMAT_ROWS / 32 % 4)); /* groups of several sizes */
+    k->format->fit_rows(t, h, fields);
+    for (unsigned row = 0; row < BB_FORMAT_ROWS; row += 4) {
+        bb_code c = fields[row], best;
+        uint8_t bytes[256];
+        for (int i = 0; i < 256; i++) w[i] = t[i * BB_FORMAT_ROWS + (int)row];
+        for (unsigned v = 0; v < 256u / k->format->vec; v++) c.q[v] = k->format->nearest(&c, v, w + v * k->format->vec, h + v * k->format->vec, NULL);
+        k->format->pack(&c, bytes);
+        ours += block_error(k->format, w, h, bytes);
+        k->format->fit(w, h, &best);
+        k->format->pack(&best, bytes);
+        thorough += block_error(k->format, w, h, bytes);
+    }
+    ck_assert_double_ge(ours, thorough * 0.999); /* fit is nearly optimal */
+    ck_assert_msg(ours < 1.03 * thorough, "%s: error %g, thorough %g", k->stem, ours, thorough);
+}
+END_TEST
+
+/* ---- encoders ---- */
+
+static float weights[N_WEIGHTS], importance[ROW];
+
+static void read_weights(void)
+{
+    ck_assert_uint_eq(read_data("tests/data", "weights", ".f32", weights, sizeof weights), sizeof weights);
+    ck_assert_uint_eq(read_data("tests/data", "importance", ".f32", importance, sizeof importance), sizeof importance);
+}
+
 
 START_TEST(encodes_better_than_llama_cpp_block_by_block)
 {
@@ -745,6 +782,7 @@ int main(void)
     tcase_add_loop_test(t, nearest_is_the_best_under_a_metric, 0, N_CASES);
     tcase_add_loop_test(t, nearest_of_rows_is_nearly_the_best, 0, N_CASES);
     tcase_add_loop_test(t, rows_have_the_same_bits_on_every_level, 0, 6);
+    tcase_add_loop_test(t, fit_of_rows_is_nearly_as_good_as_fit, 0, N_CASES);
     tcase_add_loop_test(t, encodes_better_than_llama_cpp_block_by_block, 0, N_CASES);
     tcase_add_loop_test(t, never_worse_than_round_to_nearest, 0, N_CASES);
     tcase_add_loop_test(t, special_weights, 0, N_CASES);

@@ -9,7 +9,8 @@
  * the better trial stays.
  * Pass 2 ("sweeps"): each group of columns is solved again with all other columns fixed: its unconstrained optimum is
  * t = v + (H_gg)^-1 (eH)_g, and error feedback inside the group with the factors of H_gg quantizes it, for several
- * neighbouring scale fields; what lowers the objective stays. Then d and dmin of each block are re-fitted in closed form.
+ * neighbouring scale fields; what lowers the objective stays. Before that, d and dmin of each block are re-fitted in closed
+ * form for the fields and codes as they are; after it, scalar grids descend column by column.
  *
  * Layout: 32 rows side by side, arrays [column][row in tile], so that every inner loop runs over rows.
  * Determinism: a tile's arithmetic depends on nothing outside it.
@@ -560,10 +561,10 @@ static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)
         for (uint32_t j = 0; j < m; j++)
             for (int r = 0; r < R; r++)
                 t->gradient[(size_t)j * R + (uint32_t)r] += h->damp[m0 + j] * t->e[(size_t)(m0 + j) * R + (uint32_t)r];
+        for (uint32_t j = 0; j < m; j += p->format->block) refit_super_scales(p, t, m0, m, m0 + j, n_rows);
         for (uint32_t j = 0; j < m; j += p->local.n) sweep_group(p, t, m0, m, m0 + j, n_rows);
         if (p->format->vec == 1)
             for (uint32_t j = 0; j < m; j++) descend_column(p, t, m0, m, m0 + j);
-        for (uint32_t j = 0; j < m; j += p->format->block) refit_super_scales(p, t, m0, m, m0 + j, n_rows);
     }
 }
 
