@@ -17,6 +17,7 @@
 #include "cli/environment.h"
 #include "cli/ladder.h"
 #include "cli/score.h"
+#include "eval/floor.h"
 
 #define FIELD(name) offsetof(bb_run_config, name)
 #define NO_BOUNDS 1, 0
@@ -554,12 +555,21 @@ static bb_status set_costs(bb_run *r, const bb_sensitivity *s, bb_err *err)
     return status;
 }
 
+static bb_status print_floor(const bb_run *r, bb_err *err)
+{
+    bb_evaluation floor;
+    bb_status     status = bb_noise_floor(&r->model, r->evaluator, BB_LEVEL_SKETCH, &floor, err);
+    if (status == BB_OK) bb_info("noise floor of the reference: an F16 copy of the model is %.2g nats a token away", floor.kl);
+    return status;
+}
+
 bb_status bb_run_measure(bb_run *r, bb_sensitivity *out, bb_err *err)
 {
     bb_status status;
     memset(out, 0, sizeof *out);
     BB_TRY(bb_run_calibrate(r, err));
     BB_TRY(build_options(r, err));
+    BB_TRY(print_floor(r, err));
     BB_TRY(bb_run_sensitivity(r, NULL, out, err));
     BB_TRY(write_sensitivity(r, out, err));
     BB_TRY(set_costs(r, out, err));

@@ -3,11 +3,13 @@
  * definition; anchors; what must change no bit; what a store keeps. */
 #include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "eval/floor.h"
 #include "eval/layerwise.h"
 #include "eval/proxy.h"
 #include "eval/sensitivity.h"
@@ -269,6 +271,29 @@ START_TEST(a_store_answers_the_second_time)
 }
 END_TEST
 
+/* The same weights by another road: a plan of the database with F16 everywhere. */
+START_TEST(the_floor_is_that_of_an_f16_copy)
+{
+    bb_plan       plan = { 0, NULL };
+    bb_net        net;
+    bb_block      blocks[TINY_MAX_LAYERS];
+    bb_evaluation floor, want;
+    char          unit[32];
+    bb_plan_set(&plan, "token_embd", "F16", NULL);
+    for (uint32_t l = 0; l < w.model.net.n_layer; l++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            snprintf(unit, sizeof unit, "blk.%u.%s", l, bb_part_names[p]);
+            bb_plan_set(&plan, unit, "F16", NULL);
+        }
+    ck_assert_int_eq(bb_database_apply(w.db, &plan, &net, blocks, NULL), BB_OK);
+    ck_assert_int_eq(bb_net_evaluator_score(w.evaluator, &net, 0, &want, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_noise_floor(&w.model, w.evaluator, 0, &floor, NULL), BB_OK);
+    ck_assert(floor.kl > 0 && floor.kl < 1e-5);
+    ck_assert_msg(fabs(floor.kl / want.kl - 1) < 1e-6, "%g, wanted %g", floor.kl, want.kl);
+    bb_plan_done(&plan);
+}
+END_TEST
+
 /* ---- scores of single layers ---- */
 
 /* Mean NLL of the scored tokens with W + step (V - W) in one matrix, W full precision, V the option. */
@@ -449,6 +474,7 @@ int main(void)
     tcase_add_test(t, small_changes_add_up);
     tcase_add_test(t, threads_change_no_bit);
     tcase_add_test(t, a_store_answers_the_second_time);
+    tcase_add_test(t, the_floor_is_that_of_an_f16_copy);
     tcase_add_test(t, layerwise_costs_are_what_they_say);
     tcase_add_test(t, memory_may_run_out);
     tcase_add_loop_test(p, scores_are_sums_by_definition, 0, 3);
