@@ -19,7 +19,7 @@ const char *const bb_rung_names[BB_N_RUNGS] = { "database", "rebuild", "blocks",
 
 /* Rates and batches: docs/finalise.md says how they were chosen. Tokens of each step are shares of --tune-tokens. */
 static const double block_share = 0.25, lfq_share = 0.25;
-enum { BLOCK_BATCH = 4, HEAD_BATCH = 4, CHECKS = 8 };
+enum { BATCH = 4, CHECKS = 4 };
 
 /* ---- steps in the configuration ---- */
 
@@ -72,30 +72,22 @@ static bb_tune_options options_of(const bb_run *r, bb_rung rung)
 {
     const uint32_t  last = r->model.net.n_layer - 1;
     bb_tune_options o = { .loss = BB_TUNE_KL, .last = last, .checks = CHECKS, .clip = 2, .seed = (uint64_t)r->config.seed, .label = bb_rung_names[rung] };
+    o.weights = 0.03;
+    o.fields = 0.002;
+    o.norms = 0.001;
+    o.batch = BATCH;
     switch (rung) {
     case BB_RUNG_BLOCKS:
         o.loss = BB_TUNE_OUTPUT;
-        o.batch = BLOCK_BATCH;
         o.steps = steps_of(r, block_share, o.batch); /* each block sees these tokens: the cost of one pass over the network */
-        o.weights = 0.01;
-        o.fields = 0.001;
-        o.norms = 0.001;
         break;
     case BB_RUNG_LFQ:
         o.first = last;
-        o.batch = HEAD_BATCH;
         o.steps = steps_of(r, lfq_share, o.batch);
-        o.weights = 0.01;
-        o.fields = 0.001;
-        o.norms = 0.001;
         break;
     default:
         o.embedding = true;
-        o.batch = HEAD_BATCH;
         o.steps = steps_of(r, 1, o.batch);
-        o.weights = 0.01;
-        o.fields = 0.001;
-        o.norms = 0.001;
         break;
     }
     return o;
