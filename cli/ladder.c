@@ -53,7 +53,7 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
 
 static bb_tune_set training_set(const bb_run *r)
 {
-    return (bb_tune_set){ r->tune.tokens, r->tune.targets, r->tune.n, r->tune.ctx, 0, r->tune.ctx };
+    return (bb_tune_set){ r->tune.tokens, r->tune.targets, r->tune.n, r->tune.ctx, 0, r->tune.ctx - 1 }; /* the last position has no label */
 }
 
 static bb_tune_set held_set(const bb_run *r)

@@ -220,6 +220,54 @@ START_TEST(speed_is_predicted_and_bounded)
 }
 END_TEST
 
+/* The step table: every step a row per text; the confirm-window KL of what is kept never rises in finalise.csv. */
+START_TEST(finalise_climbs_a_ladder)
+{
+    const char *a = straight_run();
+    char        path[600], text[600];
+    bb_csv      t;
+    bb_err      err = BB_ERR_INIT;
+    double      kl, best = 0;
+    if (!a) return;
+    snprintf(text, sizeof text, "%s", bb_test_path("story.jsonl"));
+    char *story = bb_asprintf(NULL, "{\"text\": \"%s\"}\n{\"text\": \"%s\"}\n",
+                              "Once upon a time there was a little girl who had a red ball. She liked to play with it in the park all day long. One day the "
+                              "ball rolled into the pond and she was very sad.", "A big brown dog saw it and jumped into the water. He gave the ball back to her.");
+    bb_test_write(text, story, strlen(story));
+    bb_free(story);
+    snprintf(line, sizeof line, "finalise %s --ladder 7,8 --texts %s --ablate -q", a, text);
+    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    snprintf(path, sizeof path, "%s/ladder.csv", a);
+    ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(t.n_rows, 10);
+    ck_assert_str_eq(bb_csv_text(&t, 0, 1), "database");
+    ck_assert_str_eq(bb_csv_text(&t, 4, 1), "end-to-end");
+    ck_assert_str_eq(bb_csv_text(&t, 0, 2), "story.jsonl");
+    bb_csv_done(&t);
+    snprintf(path, sizeof path, "%s/lfq.csv", a);
+    ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(t.n_rows, 16);
+    bb_csv_done(&t);
+    snprintf(path, sizeof path, "%s/finalise.csv", a);
+    ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        ck_assert_int_eq(bb_csv_double(&t, i, 3, &kl, &err), BB_OK);
+        if (strcmp(bb_csv_text(&t, i, 2), "database") == 0) best = kl;
+        else if (strcmp(bb_csv_text(&t, i, 4), "1") == 0) {
+            ck_assert_double_lt(kl, best);
+            best = kl;
+        } else ck_assert_double_ge(kl, best);
+    }
+    bb_csv_done(&t);
+    snprintf(line, sizeof line, "finalise %s --ladder 8 --texts /nonexistent.txt", a);
+    ck_assert_int_ne(run(line, said, sizeof said), 0);
+    snprintf(line, sizeof line, "finalise %s --ladder eight --texts %s -q", a, text);
+    ck_assert_int_eq(run(line, said, sizeof said), 2);
+    ck_assert_int_eq(run("sweep " MODEL " " SMALL " --finalise-steps lfq,magic --out /nonexistent/x", said, sizeof said), 2);
+    ck_assert_ptr_nonnull(strstr(said, "magic"));
+}
+END_TEST
+
 /* Stopped again and again at arbitrary moments, the job ends with the bytes of a straight run. */
 START_TEST(interruption_changes_nothing)
 {
@@ -273,6 +321,7 @@ int main(void)
     tcase_add_test(t, an_impossible_budget_is_refused_at_once);
     tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
     tcase_add_test(t, replay_evaluates_nothing);
+    tcase_add_test(t, finalise_climbs_a_ladder);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);
     tcase_add_test(t, speed_is_predicted_and_bounded);
     tcase_add_test(t, interruption_changes_nothing);
