@@ -137,17 +137,42 @@ done:
     return status;
 }
 
+/* No more windows than the steps draw, evenly spaced: their states are computed once and kept. ids: [2 * n * ctx], owned by the caller. */
+static bb_status drawn_set(const bb_run *r, const bb_tune_options *o, bb_tune_set *set, int32_t **ids, bb_err *err)
+{
+    const size_t T = r->tune.ctx;
+    const double wanted = (double)o->steps * o->batch;
+    *set = training_set(r);
+    *ids = NULL;
+    if (wanted >= set->n) return BB_OK;
+    const uint32_t n = (uint32_t)wanted;
+    if (!(*ids = BB_NEW(2 * n * T, int32_t, err))) return BB_NOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        const size_t from = (size_t)((uint64_t)i * set->n / n) * T;
+        memcpy(*ids + i * T, set->tokens + from, T * sizeof **ids);
+        memcpy(*ids + (n + i) * T, set->targets + from, T * sizeof **ids);
+    }
+    set->n = n;
+    set->tokens = *ids;
+    set->targets = *ids + n * T;
+    return BB_OK;
+}
+
 static bb_status tune(ladder *l, bb_rung rung, bb_tuned *out, bb_err *err)
 {
     const bb_run          *r = l->r;
     const bb_tune_options  o = options_of(r, rung);
-    const bb_tune_set      train = training_set(r), held = held_set(r);
+    const bb_tune_set      held = held_set(r);
+    bb_tune_set            train;
     bb_tune_report         report;
+    int32_t               *ids = NULL;
     bb_status              status;
+    BB_TRY(drawn_set(r, &o, &train, &ids, err));
     BB_TRY(bb_tuned_copy(&l->best->net, out, err));
     if (rung == BB_RUNG_BLOCKS) BB_TRY(bb_tune_blocks(&r->model.net, out, &o, &train, &held, NULL, err));
     else BB_TRY(bb_tune(&r->model.net, out, &o, &train, &held, &report, err));
 done:
+    bb_free(ids);
     return status;
 }
 

@@ -19,7 +19,7 @@
 /* The exit code of BB_BUILD/bitbudget with these arguments; what it says is in said. -1: killed. -2: no program. */
 static int run(const char *arguments, char *said, size_t size)
 {
-    char        line[2048];
+    char        line[2560];
     const char *build = getenv("BB_BUILD");
     if (!build) return -2;
     snprintf(line, sizeof line, "%s/bitbudget %s 2>&1", build, arguments);
