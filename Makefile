@@ -27,11 +27,11 @@ LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/support/*.c)))
 
-.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce reproduce-quantize interop clean help FORCE
+.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce reproduce-quantize reproduce-finalise interop clean help FORCE
 all: bitbudget
 
 help:
-	@echo "deps all demo check check-asan bench lint fuzz interop reproduce reproduce-quantize install uninstall clean"
+	@echo "deps all demo check check-asan bench lint fuzz interop reproduce reproduce-quantize reproduce-finalise install uninstall clean"
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -110,12 +110,18 @@ RUNS     ?= results/runs
 define front
 	OMP_WAIT_POLICY=passive ./bitbudget sweep $(DATA)/models/$(1)/$(1)-f16.gguf --config configs/reproduce/$(1).yaml --out $(RUNS)/$(1) \
 	  --calib $(DATA)/corpora/$(2) --eval $(DATA)/corpora/$(3)
-	mkdir -p $(4); cd $(RUNS)/$(1) && cp front.csv baselines.csv layers.csv finalise.csv sensitivity.csv plots/front.svg $(CURDIR)/$(4)
+	mkdir -p $(4); cd $(RUNS)/$(1) && cp front.csv baselines.csv layers.csv sensitivity.csv plots/front.svg $(CURDIR)/$(4) && cp finalise.csv $(CURDIR)/$(4)/steps.csv
 	sh results/compare.sh $(4)/front.csv $(DATA)/baselines/$(1)-llamacpp.csv > $(4)/llamacpp.csv
 endef
 reproduce: all
 	$(call front,wiki8m,wikitext-2-raw/wiki.valid.raw,wikitext-2-raw/wiki.test.raw,results)
 	$(call front,stories3M-p256,tinystories/tinystories_train.txt,tinystories/tinystories_valid_a.clean.txt,results/stories3M-p256)
+
+# Every step of finalise on two texts, for plans of the front that `reproduce` found: about ten minutes of two cores.
+reproduce-finalise: all
+	OMP_WAIT_POLICY=passive ./bitbudget finalise $(RUNS)/wiki8m --ladder 1.3,1.7,2.2,3.0,4.0 --windows 100 --ablate \
+	  --texts $(DATA)/corpora/wikitext-2-raw/wiki.test.raw,$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
+	cp $(RUNS)/wiki8m/ladder.csv results/finalise.csv; cp $(RUNS)/wiki8m/lfq.csv results/lfq.csv
 
 # The tables of single formats, pruning and rotation: about an hour and a half of one core; what is finished stays in $(RUNS).
 reproduce-quantize: all
