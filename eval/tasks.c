@@ -268,7 +268,7 @@ static size_t characters(const char *s, size_t n)
 static uint32_t best_option(const runner *r, const bb_task_item *item, bool per_character)
 {
     uint32_t best = 0;
-    double   best_value = -INFINITY;
+    double   best_value = -(double)INFINITY;
     for (uint32_t i = 0; i < item->n; i++) {
         const bb_task_option *o = &r->t->options[item->first + i];
         double                value = r->scores[item->first + i].log_p;
