@@ -17,6 +17,7 @@ static const bb_option_row options[] = {
     { "level", BB_OPT_TEXT, FIELD(level), "refine", 1, 0, "NAME", "windows of the truth, less those that options are measured on", "refine|confirm" },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 1e15, "N", "of the plans and the resamples", NULL },
     { "bootstrap", BB_OPT_INT, FIELD(bootstrap), "1000", 10, 100000, "N", "resamples for the intervals of tau", NULL },
+    { "no-anchors", BB_OPT_FLAG, FIELD(no_anchors), NULL, 1, 0, NULL, "leave out what is measured around searched plans: most of the tokens", NULL },
 };
 
 /* proxy.csv as a table on stdout. */

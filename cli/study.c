@@ -421,12 +421,12 @@ static bb_status report_band(study *s, uint32_t band, const double *seconds, bb_
     bb_status status = BB_OK;
     for (uint32_t i = 0; i < s->n_shared; i++)
         for (int k = 0; k < 2; k++) BB_TRY(report_proxy(s, &s->sets[2 * band + (uint32_t)k], &s->shared[i], err));
-    for (int i = 0; i < N_ANCHORED; i++) {
+    for (int i = 0; i < N_ANCHORED && !s->o->no_anchors; i++) {
         BB_TRY(anchored(s, band, anchored_kinds[i].name, anchored_kinds[i].shape, seconds[band], &p, err));
         for (int k = 0; k < 2; k++) BB_TRY(report_proxy(s, &s->sets[2 * band + (uint32_t)k], &p, err));
         bb_proxy_done(&p);
     }
-    BB_TRY(report_neighbours(s, band, seconds, err));
+    if (!s->o->no_anchors) BB_TRY(report_neighbours(s, band, seconds, err));
     for (int k = 0; k < 2; k++) {
         const plan_set   *set = &s->sets[2 * band + (uint32_t)k];
         const bb_windows *w = &s->r->levels[BB_LEVEL_MEASURE];
@@ -532,7 +532,7 @@ bb_status bb_study(bb_run *r, const bb_study_options *o, bb_err *err)
             BB_TRY(draw_set(s, &s->sets[2 * band + (uint32_t)k], band, k == 1, err));
             BB_TRY(evaluate_set(s, &s->sets[2 * band + (uint32_t)k], err));
         }
-    for (uint32_t band = 0; band < s->n_bands; band++) BB_TRY(measure_around(s, band, &seconds[band], err));
+    for (uint32_t band = 0; band < s->n_bands && !o->no_anchors; band++) BB_TRY(measure_around(s, band, &seconds[band], err));
     BB_TRY(measure_layerwise(s, err));
     BB_TRY(measure_adjacent(s, err));
     BB_TRY(write_all(s, seconds, err));

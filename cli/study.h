@@ -10,6 +10,8 @@
 #ifndef BB_CLI_STUDY_H
 #define BB_CLI_STUDY_H
 
+#include <stdbool.h>
+
 #include "cli/run.h"
 
 typedef struct bb_study_options {
@@ -18,6 +20,7 @@ typedef struct bb_study_options {
     char   *level;      /* of the truth: "refine" or "confirm" */
     int64_t seed;
     int64_t bootstrap;  /* resamples for the intervals */
+    bool    no_anchors; /* leave out what is measured around searched plans: most of the tokens */
 } bb_study_options;
 
 bb_status bb_study(bb_run *r, const bb_study_options *o, bb_err *err);
