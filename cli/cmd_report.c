@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "cli/cmd.h"
-#include "cli/report.h"
+#include "cli/report/report.h"
 
 static bb_status run(int argc, char **argv, bb_err *err)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_rivals.c: `bitbudget rivals`: other search methods at the sizes of a run. */
 #include "cli/cmd.h"
-#include "cli/rivals.h"
+#include "cli/run/rivals.h"
 
 #define FIELD(name) offsetof(bb_rivals_config, name)
 static const bb_option_row options[] = {

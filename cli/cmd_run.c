@@ -10,10 +10,10 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
-#include "cli/estimate.h"
-#include "cli/ladder.h"
-#include "cli/report.h"
-#include "cli/run.h"
+#include "cli/run/estimate.h"
+#include "cli/run/ladder.h"
+#include "cli/report/report.h"
+#include "cli/run/run.h"
 
 static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_run_config *c, bb_err *err)
 {

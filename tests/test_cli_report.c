@@ -12,7 +12,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "cli/report.h"
+#include "cli/report/report.h"
 #include "kernels/format.h"
 #include "tests/support/support.h"
 

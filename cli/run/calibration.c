@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * calibration.c: see calibration.h. */
+#include "cli/run/calibration.h"
+
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "model/net/sample.h"
+
+static bb_status sample(const bb_model *m, uint32_t n_windows, uint32_t ctx, uint64_t seed, const char *path, bb_err *err)
+{
+    int32_t     bos, *ids = BB_NEW((size_t)n_windows * ctx, int32_t, err);
+    bb_sampling s = { .n_sequences = n_windows, .length = ctx, .temperature = 1, .seed = seed };
+    bb_status   status = BB_NOMEM;
+    if (!ids) goto done;
+    BB_TRY(bb_tokens_bos(m, &bos, err));
+    s.prompt = &bos;
+    s.n_prompt = bos >= 0;
+    BB_TRY(bb_sample_ids(&m->net, &s, "sample calibration text", ids, err));
+    BB_TRY(bb_file_write(path, ids, (size_t)n_windows * ctx * sizeof *ids, err));
+done:
+    bb_free(ids);
+    return status;
+}
+
+bb_status bb_calibration_tokens(const bb_model *m, const char *calib, const char *samples, uint32_t n_windows, uint32_t ctx, uint64_t seed,
+                                bb_tokens *out, bb_err *err)
+{
+    bb_status status = BB_OK;
+    if (strcmp(calib, "self") != 0) return bb_tokens_load(m, calib, out, err);
+    if (!bb_file_exists(samples)) status = sample(m, n_windows, ctx, seed, samples, err);
+    return status == BB_OK ? bb_tokens_load(m, samples, out, err) : status;
+}
+
+bb_method bb_calibration_method(const char *name)
+{
+    return strcmp(name, "rtn") == 0 ? BB_METHOD_RTN : strcmp(name, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
+}
+
+uint32_t bb_calibration_ffn_step(const bb_net *net)
+{
+    uint32_t widest = 0;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        if (net->blocks[b].n_ff > widest) widest = net->blocks[b].n_ff;
+    return widest / 96 + 1;
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * estimate.h: what a run will cost before it runs: reachable sizes, memory, disk, tokens, time. */
+#ifndef BB_CLI_ESTIMATE_H
+#define BB_CLI_ESTIMATE_H
+
+#include <stdio.h>
+
+#include "cli/run/run.h"
+
+/* r as opened by bb_run_preview. Times one small matrix product (a fraction of a second) to know the machine; nothing else is run. */
+bb_status bb_estimate_print(bb_run *r, FILE *out, bb_err *err);
+
+#endif

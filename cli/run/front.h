@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * front.h: the plans that the search chose (plans.csv, plans/HASH.plan): the searched ones of each budget and the simpler ones they are
+ * guarded by. Written by the search stage, read by every later one. */
+#ifndef BB_CLI_FRONT_H
+#define BB_CLI_FRONT_H
+
+#include "cli/run/run.h"
+
+typedef struct bb_front_plan {
+    bb_plan plan;
+    char    hash[17];
+    char    source[40];        /* who found it; baselines: their name, "uniform Q4_K" */
+    bool    is_baseline;
+    int64_t size_bytes;        /* exact */
+    double  kl, kl_se;         /* at the confirm level, before finalise; NaN: not measured */
+    double  pruned_fraction;
+} bb_front_plan;
+
+typedef struct bb_front { size_t n; bb_front_plan *plans; } bb_front; /* ascending in bytes */
+
+/* Adds a copy of candidate x; a plan with the same hash is not added twice. */
+bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, double kl, double kl_se, bb_err *err);
+bb_status bb_front_save(bb_run *r, bb_front *f, bb_err *err);
+bb_status bb_front_load(bb_run *r, bb_front *f, bb_err *err);
+void      bb_front_done(bb_front *f);
+int64_t   bb_front_target(const bb_run *r);  /* the single target of `run`, in bytes */
+
+#endif

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * model_space.c: see model_space.h.
+ *
+ * The header bytes of a file depend on the shape (names of present tensors, per-layer arrays once any block is pruned). They are measured
+ * on the exporter's size function: r(u,o) = bytes that option o of structure unit u adds beside its matrices, alone; what two pruned blocks
+ * share (the switch of architecture) is D = r(u) + r(v) - r(u,v) and is counted once, in fixed_bytes.
+ */
+#include "cli/run/model_space.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/mem.h"
+#include "model/compress/database.h"
+#include "model/export/export.h"
+
+enum { PAD = 32, MAX_WIDTHS = 8 };
+
+/* Below 1.6 bits up to 6.6: the formats that llama.cpp runs everywhere; plain Q4_0, TQ1_0 and the block-float types are never the best
+ * of their size (results/database.csv) and cost measuring time. */
+static const char *const default_formats =
+    "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K";
+static const char *const default_embd_formats = "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0";
+
+typedef struct unit_data {
+    char      name[40];
+    char    **options;      /* owned names */
+    int64_t  *bytes;
+    double   *cost;
+    bool      is_format;
+    uint32_t  layer;
+    bb_part   part;         /* linears */
+    uint32_t *value;        /* structure units: kept count of each option; format units: bb_type */
+} unit_data;
+
+struct bb_model_space {
+    const bb_model *model;
+    bb_problem      problem;
+    bb_unit        *units;
+    unit_data      *data;
+    bb_block       *blocks;   /* scratch of the size function */
+};
+
+static int64_t padded(uint64_t bytes) { return (int64_t)((bytes + PAD - 1) / PAD * PAD); }
+
+uint64_t bb_model_n_weights(const bb_model *m)
+{
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < m->gguf.n_tensors; i++) {
+        const bb_tensor *t = &m->gguf.tensors[i];
+        n += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+    }
+    return n;
+}
+
+/* ---- option lists ---- */
+
+/* Kept counts of a structure unit, descending, the full one first: eighths of full rounded to the step; 0 = dropped last. */
+static uint32_t kept_counts(uint32_t full, uint32_t step, bool widths, bool drop, uint32_t out[MAX_WIDTHS + 2])
+{
+    uint32_t n = 0;
+    out[n++] = full;
+    for (uint32_t i = MAX_WIDTHS - 1; widths && i >= 1; i--) {
+        uint32_t k = (full * i / MAX_WIDTHS + step / 2) / step * step;
+        if (k > 0 && k < out[n - 1]) out[n++] = k;
+    }
+    if (drop) out[n++] = 0;
+    return n;
+}
+
+static bb_status add_option(unit_data *u, uint32_t *n, const char *name, uint32_t value, bb_err *err)
+{
+    char    **options = bb_realloc(u->options, *n + 1, sizeof *options, err);
+    uint32_t *values;
+    if (!options) return BB_NOMEM;
+    u->options = options;
+    options[*n] = NULL;
+    if (!(values = bb_realloc(u->value, *n + 1, sizeof *values, err))) return BB_NOMEM;
+    u->value = values;
+    if (!(options[*n] = bb_strdup(name, err))) return BB_NOMEM;
+    values[(*n)++] = value;
+    return BB_OK;
+}
+
+/* The comma list, every name checked, plus the source type as the last option. Formats whose block never divides `cols` are left out. */
+static bb_status format_options(unit_data *u, uint32_t *n, const char *list, uint32_t cols, bb_type source, bb_err *err)
+{
+    bb_status status = BB_OK;
+    while (*list) {
+        size_t len = strcspn(list, ",");
+        char   name[32];
+        const bb_format *f;
+        if (len >= sizeof name) return BB_FAIL(err, BB_USAGE, "format list: \"%.*s\" is no format name", (int)len, list);
+        memcpy(name, list, len);
+        name[len] = '\0';
+        if (!(f = bb_format_find(name))) return BB_FAIL(err, BB_USAGE, "format list: \"%s\" is unknown; known are Q4_K, IQ2_XXS, Q1_0, ...", name);
+        if (cols % f->block == 0 && f->type != source) BB_TRY(add_option(u, n, f->name, f->type, err));
+        list += len + (list[len] == ',');
+    }
+    status = add_option(u, n, bb_format_get(source)->name, source, err);
+done:
+    return status;
+}
+
+/* ---- exact size ---- */
+
+static int64_t exact_size(void *self, const uint16_t *x)
+{
+    bb_model_space *s = self;
+    bb_plan   plan = { 0, NULL };
+    bb_net    net;
+    uint64_t  bytes = 0;
+    int64_t   size = BB_FORBIDDEN;
+    if (bb_problem_plan(&s->problem, x, &plan, NULL) == BB_OK && bb_plan_shape(s->model, &plan, &net, s->blocks, NULL) == BB_OK &&
+        bb_export_size(s->model, &net, &bytes, NULL) == BB_OK)
+        size = (int64_t)bytes;
+    bb_plan_done(&plan);
+    return size;
+}
+
+static uint32_t part_rows(const bb_net *net, const bb_block *b, bb_part part, uint32_t kept)
+{
+    uint32_t heads = b->n_kv ? b->n_head / b->n_kv : 0;
+    switch (part) {
+    case BB_PART_Q: return kept * heads * net->head_dim;
+    case BB_PART_K: case BB_PART_V: return kept * net->head_dim;
+    case BB_PART_GATE: case BB_PART_UP: return kept;
+    default: return net->n_embd;
+    }
+}
+
+static uint32_t part_cols(const bb_net *net, const bb_block *b, bb_part part, uint32_t kept)
+{
+    if (part == BB_PART_O) return kept * (b->n_kv ? b->n_head / b->n_kv : 0) * net->head_dim;
+    return part == BB_PART_DOWN ? kept : net->n_embd;
+}
+
+static int64_t matrix_bytes(uint32_t rows, uint32_t cols, bb_type type)
+{
+    const bb_format *f = bb_format_get(type);
+    if (rows == 0) return 0;
+    if (cols % f->block != 0) return BB_FORBIDDEN;
+    return padded((uint64_t)rows * bb_format_row_bytes(f, cols));
+}
+
+/* Bytes tables of the format units. */
+static bb_status fill_format_bytes(bb_model_space *s, uint32_t i, bb_err *err)
+{
+    unit_data    *u = &s->data[i];
+    bb_unit      *unit = &s->units[i];
+    const bb_net *net = &s->model->net;
+    uint32_t      modes = unit->controller >= 0 ? s->units[unit->controller].n_options : 1;
+    u->bytes = BB_NEW((size_t)modes * unit->n_options, int64_t, err);
+    u->cost = BB_NEW0((size_t)modes * unit->n_options, double, err);
+    if (!u->bytes || !u->cost) return BB_NOMEM;
+    for (uint32_t mode = 0; mode < modes; mode++)
+        for (uint32_t o = 0; o < unit->n_options; o++) {
+            int64_t *bytes = &u->bytes[(size_t)mode * unit->n_options + o];
+            if (unit->controller < 0) {
+                const bb_matrix *w = strcmp(u->name, "output") == 0 ? &net->head : &net->embd;
+                *bytes = matrix_bytes(w->rows, w->cols, (bb_type)u->value[o]);
+            } else {
+                const bb_block *b = &net->blocks[u->layer];
+                uint32_t        kept = s->data[unit->controller].value[mode];
+                *bytes = matrix_bytes(part_rows(net, b, u->part, kept), part_cols(net, b, u->part, kept), (bb_type)u->value[o]);
+            }
+        }
+    unit->bytes = u->bytes;
+    unit->cost = u->cost;
+    return BB_OK;
+}
+
+/* Sum of the matrices' bytes of a candidate: everything but what the structure units add. */
+static int64_t matrices_bytes(const bb_model_space *s, const uint16_t *x)
+{
+    int64_t sum = 0;
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const bb_unit *u = &s->units[i];
+        if (s->data[i].is_format) sum += u->bytes[(u->controller >= 0 ? x[u->controller] : 0u) * u->n_options + x[i]];
+    }
+    return sum;
+}
+
+/* A candidate for probing sizes: the source type everywhere (it divides every row), structure as given. */
+static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
+{
+    uint32_t   n = s->problem.n_units;
+    uint16_t  *x = BB_NEW(n, uint16_t, err);
+    bb_status  status = BB_NOMEM;
+    int64_t    base, shared = 0, first_alone = 0;
+    long       first = -1;
+    uint16_t   first_option = 0;
+    if (!x) goto done;
+    status = BB_FAILED;
+    bb_model_space_source(s, x);
+    if ((base = exact_size(s, x)) == BB_FORBIDDEN) goto done;
+    s->problem.fixed_bytes = base - matrices_bytes(s, x) + PAD; /* the header is padded: one unit of slack */
+    base = s->problem.fixed_bytes - PAD;
+    for (uint32_t i = 0; i < n; i++) {
+        unit_data *u = &s->data[i];
+        if (u->is_format) continue;
+        for (uint32_t o = 1; o < s->units[i].n_options; o++) {
+            bb_model_space_source(s, x);
+            x[i] = (uint16_t)o;
+            int64_t size = exact_size(s, x);
+            u->bytes[o] = size == BB_FORBIDDEN ? BB_FORBIDDEN : size - matrices_bytes(s, x) - base;
+            if (size == BB_FORBIDDEN) continue;
+            if (first < 0) {
+                first = (long)i;
+                first_option = (uint16_t)o;
+                first_alone = u->bytes[o];
+            } else if (shared == 0 && (long)i != first) {
+                x[first] = first_option;
+                if ((size = exact_size(s, x)) == BB_FORBIDDEN) goto done;
+                shared = first_alone + u->bytes[o] - (size - matrices_bytes(s, x) - base);
+            }
+        }
+    }
+    s->problem.fixed_bytes += shared > 0 ? shared : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        unit_data *u = &s->data[i];
+        int64_t    least = 0; /* a dropped sublayer takes its norm and its header entries along: counted from the smallest, in fixed_bytes */
+        if (u->is_format) continue;
+        for (uint32_t o = 1; o < s->units[i].n_options; o++) {
+            if (u->bytes[o] == BB_FORBIDDEN) continue;
+            u->bytes[o] -= shared > 0 ? shared : 0;
+            if (u->bytes[o] < least) least = u->bytes[o];
+        }
+        for (uint32_t o = 0; o < s->units[i].n_options; o++)
+            if (u->bytes[o] != BB_FORBIDDEN) u->bytes[o] -= least;
+        s->problem.fixed_bytes += least;
+    }
+    status = BB_OK;
+done:
+    bb_free(x);
+    if (status == BB_FAILED) BB_FAIL(err, status, "the exporter cannot size the source model's own shape");
+    return status;
+}
+
+/* ---- creation ---- */
+
+static bb_status structure_unit(bb_model_space *s, uint32_t i, uint32_t layer, const char *suffix, const uint32_t *kept, uint32_t n, bb_err *err)
+{
+    unit_data *u = &s->data[i];
+    uint32_t   count = 0;
+    snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, suffix);
+    u->layer = layer;
+    for (uint32_t k = 0; k < n; k++) {
+        char name[16];
+        snprintf(name, sizeof name, "%u", kept[k]);
+        if (add_option(u, &count, name, kept[k], err) != BB_OK) return BB_NOMEM;
+    }
+    if (!(u->bytes = BB_NEW0(count, int64_t, err)) || !(u->cost = BB_NEW0(count, double, err))) return BB_NOMEM;
+    s->units[i] = (bb_unit){ u->name, count, (const char *const *)u->options, -1, u->bytes, u->cost };
+    return BB_OK;
+}
+
+static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, long controller, const char *list, const bb_matrix *w, bb_err *err)
+{
+    unit_data *u = &s->data[i];
+    uint32_t   count = 0;
+    bb_status  status = format_options(u, &count, list, w->cols, w->type, err);
+    if (status != BB_OK) return status;
+    if (name != u->name) snprintf(u->name, sizeof u->name, "%s", name);
+    u->is_format = true;
+    s->units[i] = (bb_unit){ u->name, count, (const char *const *)u->options, (int32_t)controller, NULL, NULL };
+    return BB_OK;
+}
+
+static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const bb_model_space_options *o, bb_err *err)
+{
+    const bb_net   *net = &s->model->net;
+    const bb_block *b = &net->blocks[layer];
+    uint32_t        kept[MAX_WIDTHS + 2], n, kv = 0, ffn = 0, divisor = o->ffn_divisor;
+    bb_status       status = BB_OK;
+    const char     *list = o->formats && *o->formats ? o->formats : default_formats;
+    if (b->n_kv) {
+        /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
+        n = kept_counts(b->n_kv, 1, o->prune_kv, o->prune_sublayers && layer > 0, kept);
+        kv = (*i)++;
+        BB_TRY(structure_unit(s, kv, layer, "kv", kept, n, err));
+    }
+    if (b->n_ff) {
+        if (divisor == 0) divisor = b->n_ff % 256 == 0 ? 256 : 32;
+        n = kept_counts(b->n_ff, divisor, o->prune_ffn, o->prune_sublayers, kept);
+        ffn = (*i)++;
+        BB_TRY(structure_unit(s, ffn, layer, "ffn", kept, n, err));
+    }
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        unit_data *u = &s->data[*i];
+        if (b->w[p].rows == 0) continue;
+        snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, bb_part_names[p]);
+        u->layer = layer;
+        u->part = (bb_part)p;
+        BB_TRY(format_unit(s, (*i)++, u->name, (long)(p <= BB_PART_O ? kv : ffn), list, &b->w[p], err));
+    }
+done:
+    return status;
+}
+
+bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options *o, bb_model_space **out, bb_err *err)
+{
+    bb_status   status = BB_NOMEM;
+    uint32_t    i = 0, most = m->net.n_layer * (BB_N_PARTS + 2) + 2;
+    const char *embd = o->embd_formats && *o->embd_formats ? o->embd_formats : default_embd_formats;
+    bb_model_space   *s = BB_NEW0(1, bb_model_space, err);
+    *out = NULL;
+    if (!s) return BB_NOMEM;
+    s->model = m;
+    s->units = BB_NEW0(most, bb_unit, err);
+    s->data = BB_NEW0(most, unit_data, err);
+    s->blocks = BB_NEW0(m->net.n_layer, bb_block, err);
+    if (!s->units || !s->data || !s->blocks) goto done;
+    for (uint32_t layer = 0; layer < m->net.n_layer; layer++) BB_TRY(add_block(s, layer, &i, o, err));
+    BB_TRY(format_unit(s, i++, "token_embd", -1, embd, &m->net.embd, err));
+    if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", -1, embd, &m->net.head, err));
+    s->problem = (bb_problem){ .n_units = i, .units = s->units, .size = exact_size, .size_self = s };
+    for (uint32_t u = 0; u < i; u++)
+        if (s->data[u].is_format) BB_TRY(fill_format_bytes(s, u, err));
+    BB_TRY(fill_structure_bytes(s, err));
+    *out = s;
+    s = NULL;
+done:
+    bb_model_space_destroy(s);
+    return status;
+}
+
+void bb_model_space_destroy(bb_model_space *s)
+{
+    if (!s) return;
+    for (uint32_t i = 0; s->data && i < s->model->net.n_layer * (BB_N_PARTS + 2) + 2; i++) {
+        unit_data *u = &s->data[i];
+        for (uint32_t o = 0; u->options && o < s->units[i].n_options; o++) bb_free(u->options[o]);
+        bb_free(u->options);
+        bb_free(u->bytes);
+        bb_free(u->cost);
+        bb_free(u->value);
+    }
+    bb_free(s->units);
+    bb_free(s->data);
+    bb_free(s->blocks);
+    bb_free(s);
+}
+
+const bb_problem *bb_model_space_problem(const bb_model_space *s) { return &s->problem; }
+bool bb_model_space_is_format(const bb_model_space *s, uint32_t unit) { return s->data[unit].is_format; }
+
+void bb_model_space_set_costs(bb_model_space *s, const double *const *cost)
+{
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const bb_unit   *u = &s->units[i];
+        const unit_data *c = u->controller >= 0 ? &s->data[u->controller] : NULL;
+        uint32_t         modes = c ? s->units[u->controller].n_options : 1;
+        for (uint32_t mode = 0; mode < modes; mode++)
+            for (uint32_t o = 0; o < u->n_options; o++)
+                s->data[i].cost[(size_t)mode * u->n_options + o] = cost[i][o] * (c ? (double)c->value[mode] / c->value[0] : 1);
+    }
+}
+
+void bb_model_space_source(const bb_model_space *s, uint16_t *x)
+{
+    for (uint32_t i = 0; i < s->problem.n_units; i++) x[i] = (uint16_t)(s->data[i].is_format ? s->units[i].n_options - 1 : 0);
+}
+
+bool bb_model_space_uniform(const bb_model_space *s, const char *format, const char *embd_format, uint16_t *x)
+{
+    bb_model_space_source(s, x);
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const char *wanted = s->units[i].controller >= 0 ? format : embd_format;
+        bool        found = !s->data[i].is_format;
+        for (uint32_t o = 0; !found && o < s->units[i].n_options; o++)
+            if (strcasecmp(s->units[i].options[o], wanted) == 0) {
+                x[i] = (uint16_t)o;
+                found = true;
+            }
+        if (!found) return false;
+    }
+    return true;
+}
+
+/* Why the exporter cannot size candidate x. */
+static bb_status explain_size(const bb_model_space *s, const uint16_t *x, bb_err *err)
+{
+    bb_plan   plan = { 0, NULL };
+    bb_net    net;
+    uint64_t  bytes;
+    bb_status status;
+    BB_TRY(bb_problem_plan(&s->problem, x, &plan, err));
+    BB_TRY(bb_plan_shape(s->model, &plan, &net, s->blocks, err));
+    BB_TRY(bb_export_size(s->model, &net, &bytes, err));
+done:
+    bb_plan_done(&plan);
+    return status;
+}
+
+bb_status bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint64_t *largest, bb_err *err)
+{
+    uint32_t  n = s->problem.n_units;
+    uint16_t *x = BB_NEW0(n, uint16_t, err);
+    int64_t  *best = BB_NEW(n, int64_t, err);
+    bb_status status = BB_NOMEM;
+    if (!x || !best) goto done;
+    bb_model_space_source(s, x);
+    *largest = (uint64_t)bb_problem_size(&s->problem, x);
+    /* Each controller with its dependents is independent of the others: the smallest option of each, given the controller's. */
+    for (uint32_t c = 0; c < n; c++) {
+        const bb_unit *unit = &s->units[c];
+        if (unit->controller >= 0) continue;
+        best[c] = INT64_MAX;
+        for (uint32_t mode = 0; mode < unit->n_options; mode++) {
+            int64_t sum = unit->bytes[mode];
+            bool    ok = sum != BB_FORBIDDEN;
+            for (uint32_t i = 0; ok && i < n; i++) {
+                const bb_unit *u = &s->units[i];
+                int64_t        least = INT64_MAX;
+                if (u->controller != (int32_t)c) continue;
+                for (uint32_t o = 0; o < u->n_options; o++) {
+                    int64_t b = u->bytes[(size_t)mode * u->n_options + o];
+                    if (b != BB_FORBIDDEN && b < least) least = b;
+                }
+                ok = least != INT64_MAX;
+                sum += ok ? least : 0;
+            }
+            if (!ok || sum >= best[c]) continue;
+            best[c] = sum;
+            x[c] = (uint16_t)mode;
+            for (uint32_t i = 0; i < n; i++) {
+                const bb_unit *u = &s->units[i];
+                int64_t        least = INT64_MAX;
+                if (u->controller != (int32_t)c) continue;
+                for (uint32_t o = 0; o < u->n_options; o++) {
+                    int64_t b = u->bytes[(size_t)mode * u->n_options + o];
+                    if (b != BB_FORBIDDEN && b < least) {
+                        least = b;
+                        x[i] = (uint16_t)o;
+                    }
+                }
+            }
+        }
+    }
+    *smallest = (uint64_t)bb_problem_size(&s->problem, x);
+    if ((int64_t)*smallest == BB_FORBIDDEN) status = explain_size(s, x, err);
+    else status = BB_OK;
+done:
+    bb_free(x);
+    bb_free(best);
+    return status;
+}
+
+double bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x)
+{
+    const bb_net *net = &s->model->net;
+    double        all = 0, kept = 0;
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const bb_unit *u = &s->units[i];
+        if (u->controller < 0) continue;
+        const bb_block  *b = &net->blocks[s->data[i].layer];
+        const unit_data *c = &s->data[u->controller];
+        bb_part          part = s->data[i].part;
+        uint32_t         k = c->value[x[u->controller]];
+        all += (double)part_rows(net, b, part, c->value[0]) * part_cols(net, b, part, c->value[0]);
+        kept += (double)part_rows(net, b, part, k) * part_cols(net, b, part, k);
+    }
+    return all > 0 ? 1 - kept / all : 0;
+}
+
+double bb_model_space_width(const bb_model_space *s, uint32_t unit, uint32_t option)
+{
+    const unit_data *u = &s->data[unit];
+    return u->is_format ? 1 : (double)u->value[option] / u->value[0];
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * rivals.h: other search methods beside ours at the same bytes, with the same option database and the same evaluation windows.
+ *
+ * Every method hands back one plan a size; it is scored with the database's weights (nothing is rebuilt) on the windows of --eval.
+ * Each finished piece is in run.db: a run that was stopped goes on, and a finished one is replayed without evaluating. */
+#ifndef BB_CLI_RIVALS_H
+#define BB_CLI_RIVALS_H
+
+#include "cli/run/run.h"
+
+typedef struct bb_rivals_config {
+    char   *methods, *sizes, *out;
+    double  times;          /* tokens of EvoPress, times ours */
+    double  tokens;         /* millions a size that count as ours; 0: what the run's search and measuring took */
+    bool    only;           /* --ledger-only */
+} bb_rivals_config;
+
+/* Runs the methods, writes the table (budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds) and prints a summary on stdout. */
+bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, bb_err *err);
+
+#endif

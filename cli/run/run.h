@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * run.h: a run directory and the stages that work on it: load -> calibrate -> measure -> search -> finalise -> evaluate -> export -> report.
+ *
+ * Every stage is resumable and idempotent: what is finished is found on disk (run.db, database/, models/) and not done again, so the same
+ * command after an interruption goes on and ends with the same bytes. A stage alone reopens the run from config.resolved.yaml.
+ */
+#ifndef BB_CLI_RUN_H
+#define BB_CLI_RUN_H
+
+#include "base/options.h"
+#include "base/store.h"
+#include "cli/run/model_space.h"
+#include "eval/evaluator.h"
+#include "eval/sensitivity.h"
+#include "model/compress/database.h"
+
+typedef struct bb_run_config {
+    char    *model, *out, *config;
+    uint64_t target_size;
+    double   target_bpw;
+    int64_t  points;
+    double   min_bpw, max_bpw;
+    char    *sizes;
+    char    *calib, *eval, *protocol;
+    int64_t  ctx, calib_windows, measure_windows, refine_windows, confirm_windows, eval_windows, probes;
+    char    *formats, *embd_formats, *prune;
+    int64_t  ffn_divisor;
+    char    *method;
+    double   damping;
+    int64_t  sweeps;
+    char    *sketch;             /* local scores in the search: "signed", "none" */
+    double   search_tokens;      /* millions of forwarded tokens for the search */
+    int64_t  workers;            /* evaluators that score plans at the same time */
+    int64_t  seed;
+    bool     no_finalise, ledger_only;
+    char    *finalise_steps;
+    int64_t  tune_windows;
+    double   tune_tokens;        /* millions, a plan */
+    uint64_t max_ram;
+    char    *database;           /* folder of the option database; empty: OUT/database */
+    char    *profile;            /* runtime profile (cli/run/speed.h); empty: none */
+    double   min_speed;          /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
+} bb_run_config;
+
+enum { BB_RUN_N_OPTIONS = 39 };
+extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
+
+/* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
+enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS, BB_LEVEL_SKETCH = BB_N_LEVELS, BB_N_WINDOW_SETS };
+
+typedef struct bb_run {
+    bb_run_config     config;
+    bool              is_sweep;
+    bb_model          model;
+    uint64_t          n_weights;
+    bb_store         *store;
+    bb_model_space         *space;
+    int64_t          *budgets;              /* ascending, file bytes */
+    size_t            n_budgets;
+    bb_tokens         calib_tokens;
+    bb_windows        calib;                /* for second moments */
+    bb_windows        tune;                 /* for training: those of `calib` and more */
+    bb_windows        levels[BB_N_WINDOW_SETS];  /* for scoring: never the windows of `calib` and `tune` */
+    bb_database      *database;
+    bb_net_evaluator *evaluator;
+    char              key[65];              /* identity of model, data and every setting that changes a score */
+} bb_run;
+
+/* Creates (or goes on with) the run directory: checks the budget first (BB_INFEASIBLE in well under a second), writes config.resolved.yaml and
+ * env.json. Takes over config. */
+bb_status bb_run_create(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err);
+bb_status bb_run_reopen(bb_run *r, const char *dir, bb_err *err);
+void      bb_run_close(bb_run *r);
+
+/* Only model, space and budgets: nothing is written or run. For `estimate`. */
+bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err);
+
+/* The stages, each needing the ones before it (done at once where results are on disk). */
+bb_status bb_run_calibrate(bb_run *r, bb_err *err);
+bb_status bb_run_measure(bb_run *r, bb_sensitivity *out, bb_err *err);
+bb_status bb_run_search(bb_run *r, bb_err *err);
+bb_status bb_run_finalise(bb_run *r, bb_err *err);
+bb_status bb_run_evaluate(bb_run *r, bb_err *err);
+bb_status bb_run_all(bb_run *r, bb_err *err);
+
+/* The windows of --eval (bb_windows_done), or without it the confirm windows (borrowed), and the hash of their text. */
+bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err);
+
+/* What a search has cost, in all sessions together (run.db, table "search", key "cost"). tokens: forwarded for scoring plans, prefixes counted
+ * as if nothing were cached; measure_tokens: really forwarded for measuring each option alone, from its block on. */
+typedef struct bb_search_cost { double tokens, measure_tokens, seconds, n_sizes; } bb_search_cost;
+
+/* Writes plan `hash` of the run to path as GGUF (finalising it if that was not done), and, recipe not NULL, the tensor types as a
+ * `llama-quantize --tensor-type-file`. */
+bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err);
+/* Reads every exported file back: bytes, plan, shapes, and the KL on the confirm windows must be those recorded, bit for bit (BB_GUARD). */
+bb_status bb_run_verify(bb_run *r, bb_err *err);
+
+/* OUT/name; bb_free. */
+char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#endif
