@@ -366,7 +366,7 @@ static bb_status survey(void *self, const uint16_t *x, bb_local_score *out, bb_e
     ck_assert_int_eq(syn_evaluate(v->w, &px, 1, 0, &here, NULL, NULL), BB_OK);
     for (uint32_t u = 0; u < p->n_units; u++) {
         const bb_unit *unit = &p->units[u];
-        memcpy(y, x, sizeof y);
+        memcpy(y, x, p->n_units * sizeof *y);
         for (uint16_t o = 0; o < unit->n_options; o++) {
             y[u] = o;
             if (bb_problem_bound(p, y) == BB_FORBIDDEN) continue;
