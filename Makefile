@@ -121,7 +121,7 @@ reproduce: all
 reproduce-finalise: all
 	OMP_WAIT_POLICY=passive ./bitbudget finalise $(RUNS)/wiki8m --ladder 1.3,1.7,2.2,3.0,4.0 --windows 100 --ablate \
 	  --texts $(DATA)/corpora/wikitext-2-raw/wiki.test.raw,$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
-	cp $(RUNS)/wiki8m/ladder.csv results/finalise.csv; cp $(RUNS)/wiki8m/lfq.csv results/lfq.csv
+	cd $(RUNS)/wiki8m && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
 
 # The tables of single formats, pruning and rotation: about an hour and a half of one core; what is finished stays in $(RUNS).
 reproduce-quantize: all

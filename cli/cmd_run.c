@@ -126,7 +126,7 @@ typedef struct finalise_config { char *ladder, *texts; int64_t windows; bool abl
 static const bb_option_row finalise_options[] = {
     { "ladder", BB_OPT_LIST, FIELD(ladder), "", 1, 0, "BITS", "instead: evaluate every step for the plans nearest to these bits per weight", NULL },
     { "texts", BB_OPT_LIST, FIELD(texts), "", 1, 0, "FILES", "with --ladder: texts to evaluate on", NULL },
-    { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e9, "N", "with --ladder: windows of each text; 0: all", NULL },
+    { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e9, "N", "with --ladder: windows of each text, and prompts to continue; 0: all windows, 128 prompts", NULL },
     { "ablate", BB_OPT_FLAG, FIELD(ablate), NULL, 1, 0, NULL, "with --ladder: also variants of the step lfq", NULL },
 };
 enum { N_FINALISE_OPTIONS = sizeof finalise_options / sizeof *finalise_options };

@@ -225,9 +225,9 @@ START_TEST(finalise_climbs_a_ladder)
 {
     const char *a = straight_run();
     char        path[600], text[600];
-    bb_csv      t;
+    bb_csv      t, generation;
     bb_err      err = BB_ERR_INIT;
-    double      kl, best = 0;
+    double      kl, best = 0, agree, again;
     if (!a) return;
     snprintf(text, sizeof text, "%s", bb_test_path("story.jsonl"));
     char *story = bb_asprintf(NULL, "{\"text\": \"%s\"}\n{\"text\": \"%s\"}\n",
@@ -243,6 +243,17 @@ START_TEST(finalise_climbs_a_ladder)
     ck_assert_str_eq(bb_csv_text(&t, 0, 1), "database");
     ck_assert_str_eq(bb_csv_text(&t, 4, 1), "end-to-end");
     ck_assert_str_eq(bb_csv_text(&t, 0, 2), "story.jsonl");
+    snprintf(path, sizeof path, "%s/generation.csv", a);
+    ck_assert_msg(bb_csv_read(path, &generation, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(generation.n_rows, t.n_rows);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        ck_assert_int_eq(bb_csv_double(&t, i, (size_t)bb_csv_column(&t, "agree_length"), &agree, &err), BB_OK);
+        ck_assert_int_eq(bb_csv_double(&generation, i, (size_t)bb_csv_column(&generation, "agree_length"), &again, &err), BB_OK);
+        ck_assert(agree == again && agree >= 0);
+        ck_assert_int_eq(bb_csv_double(&generation, i, (size_t)bb_csv_column(&generation, "kl_1_16"), &kl, &err), BB_OK);
+        ck_assert(kl > 0);
+    }
+    bb_csv_done(&generation);
     bb_csv_done(&t);
     snprintf(path, sizeof path, "%s/lfq.csv", a);
     ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "cli/run/front.h"
+#include "eval/generation.h"
 #include "model/compress/rebuild.h"
 
 const char *const bb_rung_names[BB_N_RUNGS] = { "database", "rebuild", "blocks", "lfq", "end-to-end" };
@@ -241,9 +242,10 @@ done:
 
 typedef struct table {
     bb_run         *r;
-    bb_csv_writer  *steps, *lfq;      /* lfq NULL: no ablation */
-    bb_windows     *texts;            /* [n_texts] */
+    bb_csv_writer  *steps, *generation, *lfq; /* lfq NULL: no ablation */
+    bb_windows     *texts;                    /* [n_texts], as the next three */
     bb_reference  **references;
+    bb_generation **continuations;
     char          **names;
     size_t          n_texts;
     double          bpw;              /* of the plan at hand */
@@ -283,20 +285,24 @@ static bb_status load_text(table *t, const char *path, int64_t windows, bb_err *
     const bb_run *r = t->r;
     const char   *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
     bb_protocol   protocol = strcmp(r->config.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
+    bb_generation_spec spec = bb_generation_default(&r->model.net);
     bb_tokens     tokens = { 0 };
     char         *plain = NULL;
     int32_t       bos;
     bb_status     status;
+    if (windows) spec.n_prompts = (uint32_t)windows;
+    spec.seed = (uint64_t)r->config.seed;
     if (dot && strcmp(dot, ".jsonl") == 0) BB_TRY(text_of_jsonl(r, path, &plain, err));
     BB_TRY(bb_tokens_load(&r->model, plain ? plain : path, &tokens, err));
     if (strcmp(tokens.sha256, r->calib_tokens.sha256) == 0) bb_warn("%s is the calibration text: its numbers flatter every step", path);
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
     BB_TRY(bb_windows_make(&tokens, protocol, (uint32_t)r->config.ctx, bos, (uint32_t)windows, true, &t->texts[t->n_texts], err));
     BB_TRY(bb_reference_create(&r->model.net, &t->texts[t->n_texts], r->config.max_ram, "full precision", &t->references[t->n_texts], err));
+    BB_TRY(bb_generation_create(&r->model.net, &tokens, bos, &spec, r->config.max_ram, "continuing the prompts", &t->continuations[t->n_texts], err));
     t->names[t->n_texts] = bb_strdup(slash ? slash + 1 : path, err);
     status = t->names[t->n_texts] ? BB_OK : BB_NOMEM;
-    t->n_texts++;
 done:
+    t->n_texts++; /* also what was begun is given back by table_done */
     bb_tokens_done(&tokens);
     bb_free(plain);
     return status;
@@ -309,8 +315,9 @@ static bb_status load_texts(table *t, const char *list, int64_t windows, bb_err 
     for (const char *p = list; *p; p++) most += *p == ',';
     t->texts = BB_NEW0(most, bb_windows, err);
     t->references = BB_NEW0(most, bb_reference *, err);
+    t->continuations = BB_NEW0(most, bb_generation *, err);
     t->names = BB_NEW0(most, char *, err);
-    if (!t->texts || !t->references || !t->names) return BB_NOMEM;
+    if (!t->texts || !t->references || !t->continuations || !t->names) return BB_NOMEM;
     for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',') {
         char *path = bb_asprintf(err, "%.*s", (int)strcspn(p, ","), p);
         if (!path) return BB_NOMEM;
@@ -324,33 +331,62 @@ static bb_status load_texts(table *t, const char *list, int64_t windows, bb_err 
 static void table_done(table *t)
 {
     for (size_t i = 0; i < t->n_texts; i++) {
+        bb_generation_destroy(t->continuations[i]);
         bb_reference_destroy(t->references[i]);
         bb_windows_done(&t->texts[i]);
         bb_free(t->names[i]);
     }
     bb_free(t->texts);
     bb_free(t->references);
+    bb_free(t->continuations);
     bb_free(t->names);
     bb_csv_discard(t->steps);
+    bb_csv_discard(t->generation);
     bb_csv_discard(t->lfq);
 }
 
-static bb_status put_rows(table *t, bb_csv_writer *w, const char *step, const bb_net *net, bb_err *err)
+/* What opens every row of the table. */
+static void put_key(table *t, bb_csv_writer *w, const char *step, size_t text)
+{
+    bb_csv_put_double(w, t->bpw);
+    bb_csv_put_text(w, step);
+    bb_csv_put_text(w, t->names[text]);
+}
+
+static void put_generation(table *t, const char *step, size_t text, const bb_generation_result *g)
+{
+    put_key(t, t->generation, step, text);
+    bb_csv_put_int(t->generation, g->n_prompts);
+    bb_csv_put_int(t->generation, g->n_new);
+    bb_csv_put_double(t->generation, g->agree_length);
+    bb_csv_put_double(t->generation, g->agree_length_se);
+    for (int i = 0; i < BB_GENERATION_SPANS; i++) {
+        bb_csv_put_double(t->generation, g->span[i].kl);
+        bb_csv_put_double(t->generation, g->span[i].kl_se);
+    }
+    bb_csv_end_row(t->generation);
+}
+
+/* One row a text; with `continuations` also what the network does on long continuations. */
+static bb_status put_rows(table *t, bb_csv_writer *w, const char *step, bool continuations, const bb_net *net, bb_err *err)
 {
     bb_status status = BB_OK;
     for (size_t i = 0; i < t->n_texts; i++) {
-        bb_result v;
+        bb_generation_result g = { .agree_length = (double)NAN };
+        bb_result            v;
         BB_TRY(bb_evaluate_against(net, t->references[i], 0, NULL, &v, NULL, NULL, err));
-        bb_csv_put_double(w, t->bpw);
-        bb_csv_put_text(w, step);
-        bb_csv_put_text(w, t->names[i]);
+        if (continuations) {
+            BB_TRY(bb_generation_measure(net, t->continuations[i], &g, NULL, err));
+            put_generation(t, step, i, &g);
+        }
+        put_key(t, w, step, i);
         bb_csv_put_int(w, (int64_t)v.n_tokens);
         bb_csv_put_double(w, v.ppl);
         bb_csv_put_double(w, v.ppl_se);
         bb_csv_put_double(w, v.kl);
         bb_csv_put_double(w, v.kl_se);
         bb_csv_put_double(w, v.top1);
-        bb_csv_put_double(w, (double)NAN); /* agree_length: not measured here */
+        bb_csv_put_double(w, g.agree_length);
         bb_csv_end_row(w);
     }
 done:
@@ -380,7 +416,7 @@ static bb_status ablate(table *t, const bb_tuned *from, bb_err *err)
         o.first = o.last + 1 - variants[i].blocks;
         o.label = variants[i].name;
         if (variants[i].blocks) status = bb_tune(&r->model.net, &copy, &o, &train, &held, &report, err);
-        if (status == BB_OK) status = put_rows(t, t->lfq, variants[i].name, &copy.net, err);
+        if (status == BB_OK) status = put_rows(t, t->lfq, variants[i].name, false, &copy.net, err);
         bb_tuned_done(&copy);
         BB_TRY(status);
     }
@@ -392,7 +428,7 @@ static bb_status on_rung(void *self, bb_rung rung, bb_tuned *net, bb_err *err)
 {
     table    *t = self;
     bb_status status;
-    BB_TRY(put_rows(t, t->steps, bb_rung_names[rung], &net->net, err));
+    BB_TRY(put_rows(t, t->steps, bb_rung_names[rung], true, &net->net, err));
     if (rung == BB_RUNG_BLOCKS && t->lfq) BB_TRY(ablate(t, net, err));
 done:
     return status;
@@ -429,19 +465,35 @@ done:
     return status;
 }
 
+/* OUT/name with its header. */
+static bb_status open_table(const bb_run *r, const char *name, const char *header, bb_csv_writer **w, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "%s", name);
+    bb_status status = path ? bb_csv_create(path, header, w, err) : BB_NOMEM;
+    bb_free(path);
+    return status;
+}
+
+static bb_status close_table(bb_csv_writer **w, bb_err *err)
+{
+    bb_csv_writer *closing = *w;
+    *w = NULL;
+    return bb_csv_close(closing, err);
+}
+
 bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t windows, bool with_ablation, bb_err *err)
 {
     static const char header[] = "budget_bpw,step,text,n_tokens,ppl,ppl_se,kl_nats,kl_se,top1,agree_length";
+    static const char generation[] = "budget_bpw,step,text,n_prompts,n_new,agree_length,agree_length_se,kl_1_16,kl_1_16_se,kl_17_64,kl_17_64_se,kl_65,kl_65_se";
     table     t = { .r = r };
     bb_front  front = { 0 };
-    char     *path = bb_run_path(r, err, "ladder.csv"), *path_lfq = bb_run_path(r, err, "lfq.csv");
-    bb_status status = BB_NOMEM;
-    if (!path || !path_lfq) goto done;
+    bb_status status;
     BB_TRY(bb_run_calibrate(r, err));
     BB_TRY(bb_front_load(r, &front, err));
     BB_TRY(load_texts(&t, texts, windows, err));
-    BB_TRY(bb_csv_create(path, header, &t.steps, err));
-    if (with_ablation) BB_TRY(bb_csv_create(path_lfq, header, &t.lfq, err));
+    BB_TRY(open_table(r, "ladder.csv", header, &t.steps, err));
+    BB_TRY(open_table(r, "generation.csv", generation, &t.generation, err));
+    if (with_ablation) BB_TRY(open_table(r, "lfq.csv", header, &t.lfq, err));
     for (const char *p = sizes; *p; p += strcspn(p, ","), p += *p == ',') {
         char  *end;
         double bpw = strtod(p, &end);
@@ -451,16 +503,11 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
         }
         BB_TRY(one_size(&t, &front, bpw, err));
     }
-    status = bb_csv_close(t.steps, err);
-    t.steps = NULL;
-    if (status == BB_OK && t.lfq) {
-        status = bb_csv_close(t.lfq, err);
-        t.lfq = NULL;
-    }
+    BB_TRY(close_table(&t.steps, err));
+    BB_TRY(close_table(&t.generation, err));
+    BB_TRY(close_table(&t.lfq, err));
 done:
     table_done(&t);
     bb_front_done(&front);
-    bb_free(path);
-    bb_free(path_lfq);
     return status;
 }
