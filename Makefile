@@ -25,7 +25,7 @@ src       = $(sort $(wildcard $(1)/*.c $(1)/*/*.c))
 obj       = $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/main.c,$(call src,$(1))))
 LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
-SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/support/*.c)))
+SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/support/cli.c,$(sort $(wildcard tests/support/*.c))))
 
 .PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce reproduce-quantize reproduce-finalise interop clean help FORCE
 all: bitbudget
@@ -75,8 +75,8 @@ CHECKLIBS := $(shell pkg-config --libs check 2>/dev/null)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(TEST_LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
-$(BUILD)/tests/test_cli_%: $(BUILD)/tests/test_cli_%.o $(SUPPORT) $(LIBS)
-	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
+$(BUILD)/tests/test_cli_%: $(BUILD)/tests/test_cli_%.o $(BUILD)/tests/support/cli.o $(SUPPORT) $(LIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/tests/support/cli.o $(SUPPORT) -Wl,--start-group $(LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
 # search/ may use base and GSL alone: this link line fails when it reaches for anything else.
 $(BUILD)/tests/test_search%: $(BUILD)/tests/test_search%.o $(BUILD)/libsearch.a $(BUILD)/libbase.a

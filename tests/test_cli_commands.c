@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "base/mem.h"
 #include "cli/cmd.h"
 #include "cli/version.h"
+#include "tests/support/cli.h"
 #include "tests/support/support.h"
 
 typedef struct sample { char *config, *name; int64_t seed; } sample;
@@ -102,17 +102,8 @@ typedef struct answer { int code; char text[131072]; } answer; /* the manual pag
 
 static bool run(answer *a, const char *arguments)
 {
-    char line[1024];
-    const char *build = getenv("BB_BUILD");
-    if (!build) return false;
-    snprintf(line, sizeof line, "%s/bitbudget 2>&1 %s", build, arguments);
-    FILE *p = popen(line, "r");
-    ck_assert_ptr_nonnull(p);
-    size_t n = fread(a->text, 1, sizeof a->text - 1, p);
-    a->text[n] = '\0';
-    int state = pclose(p);
-    a->code = WIFEXITED(state) ? WEXITSTATUS(state) : -1;
-    return true;
+    a->code = bb_test_program(arguments, a->text, sizeof a->text);
+    return a->code != BB_TEST_NO_PROGRAM;
 }
 
 START_TEST(the_program_answers)

@@ -3,43 +3,17 @@
  * computed. */
 #include <jansson.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "cli/cmd.h"
+#include "tests/support/cli.h"
 #include "tests/support/support.h"
 
 #define MODEL "tests/data/stories260K.gguf"
-
-/* Runs a command, its words separated by spaces, with stdout in a file; *text is freed by the caller. */
-static bb_status command(char **text, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static bb_status command(char **text, bb_err *err, const char *format, ...)
-{
-    char    line[1024], *argv[32], *save = NULL;
-    int     argc = 0, keep;
-    size_t  n;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save)) argv[argc++] = word;
-    argv[argc] = NULL;
-    fflush(stdout);
-    keep = dup(STDOUT_FILENO);
-    ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
-    bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
-    fflush(stdout);
-    ck_assert(dup2(keep, STDOUT_FILENO) >= 0);
-    close(keep);
-    ck_assert_int_eq(bb_file_read(bb_test_path("stdout"), text, &n, NULL), BB_OK);
-    return status;
-}
 
 static double number(const json_t *o, const char *name)
 {
@@ -69,7 +43,7 @@ START_TEST(eval_gives_the_numbers_of_numpy)
     char   *text;
     bb_err  err = BB_ERR_INIT;
     double  nll = number(json_object_get(reference, "nll_probe"), "sum_nll") / 127;
-    ck_assert_msg(command(&text, &err, "eval " MODEL " --text %s --protocol hf --ctx 128 --json --reference " MODEL, probe_file(reference)) == BB_OK,
+    ck_assert_msg(bb_test_command(&text, &err, "eval " MODEL " --text %s --protocol hf --ctx 128 --json --reference " MODEL, probe_file(reference)) == BB_OK,
                   "%s", err.msg);
     ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
     ck_assert(fabs(number(root, "nll_nats") - nll) < 1e-5);
@@ -82,7 +56,7 @@ START_TEST(eval_gives_the_numbers_of_numpy)
     bb_free(text);
 
     bb_test_write(bb_test_path("x.txt"), "Once upon a time", 16); /* the prompt of last_prompt_logits_top5: five tokens with BOS */
-    ck_assert_int_eq(command(&text, &err, "eval " MODEL " --text %s --ctx 5 --json --probabilities 4", bb_test_path("x.txt")), BB_OK);
+    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --text %s --ctx 5 --json --probabilities 4", bb_test_path("x.txt")), BB_OK);
     ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
     ck_assert_int_eq(json_integer_value(json_object_get(root, "bos")), 1);
     top = json_object_get(json_object_get(root, "probabilities"), "top");
@@ -94,7 +68,7 @@ START_TEST(eval_gives_the_numbers_of_numpy)
     }
     json_decref(root);
     bb_free(text);
-    ck_assert_int_eq(command(&text, &err, "eval " MODEL " --text %s --ctx 5", bb_test_path("x.txt")), BB_OK);
+    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --text %s --ctx 5", bb_test_path("x.txt")), BB_OK);
     ck_assert_ptr_nonnull(strstr(text, "perplexity"));
     bb_free(text);
     json_decref(reference);
@@ -106,7 +80,7 @@ START_TEST(generation_is_measured)
     char   *text;
     json_t *root, *g, *spans;
     bb_err  err = BB_ERR_INIT;
-    ck_assert_msg(command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
+    ck_assert_msg(bb_test_command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
                                        " --generation --prompts 3 --prompt-tokens 8 --new-tokens 20 --json") == BB_OK, "%s", err.msg);
     ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
     g = json_object_get(root, "generation");
@@ -117,7 +91,7 @@ START_TEST(generation_is_measured)
     ck_assert(number(json_array_get(spans, 0), "kl_nats") == 0 && number(json_array_get(spans, 0), "top1") == 1);
     json_decref(root);
     bb_free(text);
-    ck_assert_int_eq(command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
+    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
                                           " --generation --prompts 2 --new-tokens 4"), BB_OK);
     ck_assert_ptr_nonnull(strstr(text, "agreement     4.00 +- 0.00 tokens"));
     bb_free(text);
@@ -129,7 +103,7 @@ START_TEST(tasks_are_measured)
     char   *text;
     json_t *root, *list;
     bb_err  err = BB_ERR_INIT;
-    ck_assert_msg(command(&text, &err, "eval " MODEL " --tasks tests/data/tasks --limit 2 --reference " MODEL " --json") == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(&text, &err, "eval " MODEL " --tasks tests/data/tasks --limit 2 --reference " MODEL " --json") == BB_OK, "%s", err.msg);
     ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
     list = json_object_get(root, "tasks");
     ck_assert_uint_eq(json_array_size(list), 4); /* in order of names */
@@ -143,7 +117,7 @@ START_TEST(tasks_are_measured)
     ck_assert_ptr_null(json_object_get(root, "ppl"));
     json_decref(root);
     bb_free(text);
-    ck_assert_int_eq(command(&text, &err, "eval " MODEL " --tasks tests/data/tasks/cloze.jsonl,tests/data/tasks/endings.txt"), BB_OK);
+    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --tasks tests/data/tasks/cloze.jsonl,tests/data/tasks/endings.txt"), BB_OK);
     ck_assert(strstr(text, "cloze                    cloze        3") && strstr(text, "endings                  choice       2"));
     bb_free(text);
 }
@@ -158,16 +132,16 @@ START_TEST(tokenize_writes_what_eval_reads)
     bb_err      err = BB_ERR_INIT;
     bb_test_write(p, "Once upon a time\n", 17);
     snprintf(u32, sizeof u32, "%s", bb_test_path("x.u32"));
-    ck_assert_int_eq(command(&text, &err, "tokenize " MODEL " --text %s", p), BB_OK);
+    ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --text %s", p), BB_OK);
     ck_assert_str_eq(text, "1\n403\n407\n261\n378\n");
     bb_free(text);
-    ck_assert_int_eq(command(&text, &err, "tokenize " MODEL " --text %s --out %s", p, u32), BB_OK);
+    ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --text %s --out %s", p, u32), BB_OK);
     bb_free(text);
     ck_assert_int_eq(bb_file_read(u32, &written, &n, NULL), BB_OK);
     ck_assert_uint_eq(n, sizeof bytes);
     ck_assert_int_eq(memcmp(written, bytes, n), 0);
     bb_free(written);
-    ck_assert_int_eq(command(&text, &err, "tokenize " MODEL " --text %s", u32), BB_OK);
+    ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --text %s", u32), BB_OK);
     ck_assert_str_eq(text, "1\n403\n407\n261\n378\n");
     bb_free(text);
 }
@@ -196,7 +170,7 @@ START_TEST(mistakes_have_a_sentence)
 {
     char  *text = NULL;
     bb_err err = BB_ERR_INIT;
-    ck_assert_msg(command(&text, &err, "%s", bad[_i].line) == bad[_i].status, "%s: %d %s", bad[_i].line, err.status, err.msg);
+    ck_assert_msg(bb_test_command(&text, &err, "%s", bad[_i].line) == bad[_i].status, "%s: %d %s", bad[_i].line, err.status, err.msg);
     ck_assert(err.msg[0]);
     ck_assert_str_eq(text, "");
     bb_free(text);

@@ -3,7 +3,6 @@
  * the formats' own encoders or better, the same bytes for any number of threads, and no traces. */
 #include <jansson.h>
 #include <omp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,39 +10,15 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "cli/cmd.h"
 #include "cli/tensor_types.h"
 #include "model/compress/statistics.h"
 #include "model/model.h"
 #include "model/net/sample.h"
+#include "tests/support/cli.h"
 #include "tests/support/support.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define FEW " --ctx 32 --calib-windows 4 --sweeps 1"
-
-/* Runs a command, its words separated by spaces, with stdout in a file; *text is freed by the caller. */
-static bb_status command(char **text, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static bb_status command(char **text, bb_err *err, const char *format, ...)
-{
-    char    line[2048], *argv[48], *save = NULL;
-    int     argc = 0, keep;
-    size_t  n;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save)) argv[argc++] = word;
-    argv[argc] = NULL;
-    fflush(stdout);
-    keep = dup(STDOUT_FILENO);
-    ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
-    bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
-    fflush(stdout);
-    ck_assert(dup2(keep, STDOUT_FILENO) >= 0);
-    close(keep);
-    ck_assert_int_eq(bb_file_read(bb_test_path("stdout"), text, &n, NULL), BB_OK);
-    return status;
-}
 
 /* bitbudget quantize MODEL ... --json; the caller json_decrefs. */
 static json_t *quantize(const char *arguments, const char *out)
@@ -51,7 +26,7 @@ static json_t *quantize(const char *arguments, const char *out)
     char   *text = NULL;
     bb_err  err = BB_ERR_INIT;
     json_t *root;
-    ck_assert_msg(command(&text, &err, "quantize " MODEL " %s --json --out %s", arguments, out) == BB_OK, "%s: %s", arguments, err.msg);
+    ck_assert_msg(bb_test_command(&text, &err, "quantize " MODEL " %s --json --out %s", arguments, out) == BB_OK, "%s: %s", arguments, err.msg);
     ck_assert_msg((root = json_loads(text, 0, NULL)) != NULL, "%s", text);
     bb_free(text);
     return root;
@@ -233,7 +208,7 @@ START_TEST(threads_do_not_matter)
     omp_set_num_threads(1);
     json_decref(quantize(arguments, a));
     omp_set_num_threads(2);
-    ck_assert_msg(command(&said, &err, "quantize " MODEL " %s --csv --database %s --out %s", arguments, bb_test_path("kept"), b) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(&said, &err, "quantize " MODEL " %s --csv --database %s --out %s", arguments, bb_test_path("kept"), b) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(strncmp(said, "model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se\nstories260K,recipe:mix,sequential,", 92), 0);
     ck_assert(bb_file_exists(bb_test_path("kept"))); /* what the user named stays */
     bb_free(said);
@@ -301,7 +276,7 @@ START_TEST(mistakes_have_a_sentence)
     const char *where = strstr(bad[_i].line, "%s");
     if (bad[_i].file) bb_test_write(bb_test_path("bad.txt"), bad[_i].file, strlen(bad[_i].file));
     snprintf(line, sizeof line, "%.*s%s", where ? (int)(where - bad[_i].line) : 512, bad[_i].line, where ? bb_test_path("bad.txt") : "");
-    ck_assert_msg(command(&text, &err, "%s", line) == bad[_i].status, "%s: %d %s", line, err.status, err.msg);
+    ck_assert_msg(bb_test_command(&text, &err, "%s", line) == bad[_i].status, "%s: %d %s", line, err.status, err.msg);
     ck_assert(err.msg[0]);
     ck_assert_str_eq(text, "");
     bb_free(text);

@@ -10,34 +10,19 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "tests/support/cli.h"
 #include "tests/support/support.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define SMALL "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
               "--search-tokens 0.003 --tune-tokens 0.002 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86 -q"
 
-/* The exit code of BB_BUILD/bitbudget with these arguments; what it says is in said. -1: killed. -2: no program. */
-static int run(const char *arguments, char *said, size_t size)
-{
-    char        line[2560];
-    const char *build = getenv("BB_BUILD");
-    if (!build) return -2;
-    snprintf(line, sizeof line, "%s/bitbudget %s 2>&1", build, arguments);
-    FILE *p = popen(line, "r");
-    ck_assert_ptr_nonnull(p);
-    size_t n = fread(said, 1, size - 1, p);
-    said[n] = '\0';
-    while (fgetc(p) != EOF) { }
-    int state = pclose(p);
-    return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
-}
-
 static char said[8192], line[2048];
 
 static int sweep(const char *out, int threads)
 {
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --threads %d --out %s", threads, out);
-    return run(line, said, sizeof said);
+    return bb_test_program(line, said, sizeof said);
 }
 
 /* The straight run that the tests compare with; made once, with one thread. NULL: no program. */
@@ -46,7 +31,7 @@ static const char *straight_run(void)
     static char path[512];
     if (path[0]) return path;
     int code = sweep(bb_test_path("straight"), 1);
-    if (code == -2) return NULL;
+    if (code == BB_TEST_NO_PROGRAM) return NULL;
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
     snprintf(path, sizeof path, "%s", bb_test_path("straight"));
     return path;
@@ -87,14 +72,14 @@ static void same_run(const char *a, const char *b)
 START_TEST(an_impossible_budget_is_refused_at_once)
 {
     double started = bb_now_s();
-    int    code = run("run " MODEL " --target-size 1KiB --out /nonexistent/x", said, sizeof said);
-    if (code == -2) return;
+    int    code = bb_test_program("run " MODEL " --target-size 1KiB --out /nonexistent/x", said, sizeof said);
+    if (code == BB_TEST_NO_PROGRAM) return;
     ck_assert_int_eq(code, 3);
     ck_assert_ptr_nonnull(strstr(said, "cannot be reached"));
     ck_assert_double_lt(bb_now_s() - started, 5.0); /* well under a second when the machine is quiet */
-    ck_assert_int_eq(run("run " MODEL " --out /nonexistent/x", said, sizeof said), 2);
-    ck_assert_int_eq(run("run tests/data/README.md --target-size 1MiB --out /nonexistent/x", said, sizeof said), 5);
-    ck_assert_int_eq(run("estimate " MODEL " --target-size 700KiB --formats Q4_0,Q8_0 --embd-formats Q8_0", said, sizeof said), 0);
+    ck_assert_int_eq(bb_test_program("run " MODEL " --out /nonexistent/x", said, sizeof said), 2);
+    ck_assert_int_eq(bb_test_program("run tests/data/README.md --target-size 1MiB --out /nonexistent/x", said, sizeof said), 5);
+    ck_assert_int_eq(bb_test_program("estimate " MODEL " --target-size 700KiB --formats Q4_0,Q8_0 --embd-formats Q8_0", said, sizeof said), 0);
     ck_assert_ptr_nonnull(strstr(said, "reachable"));
 }
 END_TEST
@@ -121,7 +106,7 @@ START_TEST(budgets_hold_and_threads_do_not_matter)
     }
     bb_csv_done(&t);
     snprintf(path, sizeof path, "verify %s -q", a);
-    ck_assert_int_eq(run(path, said, sizeof said), 0);
+    ck_assert_int_eq(bb_test_program(path, said, sizeof said), 0);
 }
 END_TEST
 
@@ -131,12 +116,12 @@ START_TEST(replay_evaluates_nothing)
     const char *a = straight_run(), *b = bb_test_path("replayed");
     if (!a) return;
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --threads 4 --workers 3 --out %s", b);
-    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --ledger-only --out %s", b);
-    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     same_run(a, b);
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --ledger-only --out %s", bb_test_path("empty"));
-    ck_assert_int_eq(run(line, said, sizeof said), 1);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 1);
     ck_assert_ptr_nonnull(strstr(said, "the ledger has no score"));
 }
 END_TEST
@@ -154,7 +139,7 @@ START_TEST(rivals_are_compared_at_equal_bytes)
     snprintf(again, sizeof again, "%s", bb_test_path("again.csv"));
     snprintf(line, sizeof line, "rivals %s --methods ours,uniform,separable,random,annealing,evopress,nsga2 --times 2 --tokens 0.0005 -q --out %s", a,
              bb_test_path("rivals.csv"));
-    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     ck_assert_ptr_nonnull(strstr(said, "rival"));
     ck_assert_int_eq(bb_csv_read(bb_test_path("rivals.csv"), &t, &err), BB_OK);
     for (size_t i = 0; i < t.n_rows; i++) {
@@ -166,10 +151,10 @@ START_TEST(rivals_are_compared_at_equal_bytes)
     for (size_t m = 0; m < 7; m++) ck_assert_msg(n[m] == 2 || m == 1, "%s: %zu sizes", methods[m], n[m]); /* no uniform plan is as small */
     bb_csv_done(&t);
     snprintf(line, sizeof line, "rivals %s --methods ours,random,evopress --times 2 --tokens 0.0005 --ledger-only -q --out %s", a, again);
-    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
-    ck_assert_int_eq(run("rivals --methods guessing x", said, sizeof said), 5);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(bb_test_program("rivals --methods guessing x", said, sizeof said), 5);
     snprintf(line, sizeof line, "rivals %s --methods guessing", a);
-    ck_assert_int_eq(run(line, said, sizeof said), 2);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 2);
     ck_assert_ptr_nonnull(strstr(said, "is unknown"));
 }
 END_TEST
@@ -187,7 +172,7 @@ START_TEST(speed_is_predicted_and_bounded)
     if (!straight_run()) return;
     bb_test_write(bb_test_path("profile.csv"), profile, sizeof profile - 1);
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --no-finalise --search-tokens 0.1 --sketch signed --profile %s --min-speed %.0f --out %s", bb_test_path("profile.csv"), least, out);
-    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(path, sizeof path, "%s/speed.csv", out);
     ck_assert_msg(bb_csv_read(path, &plans, &err) == BB_OK, "%s", err.msg);
     snprintf(path, sizeof path, "%s/layers.csv", out);
@@ -214,9 +199,9 @@ START_TEST(speed_is_predicted_and_bounded)
     bb_csv_done(&plans);
     bb_csv_done(&layers);
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --profile %s --min-speed 1e9 --out %s", bb_test_path("profile.csv"), bb_test_path("faster"));
-    ck_assert_int_eq(run(line, said, sizeof said), 3);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 3);
     ck_assert_ptr_nonnull(strstr(said, "cannot be reached"));
-    ck_assert_int_eq(run("sweep " MODEL " --min-speed 5 --out /nonexistent/x", said, sizeof said), 2);
+    ck_assert_int_eq(bb_test_program("sweep " MODEL " --min-speed 5 --out /nonexistent/x", said, sizeof said), 2);
 }
 END_TEST
 
@@ -236,7 +221,7 @@ START_TEST(finalise_climbs_a_ladder)
     bb_test_write(text, story, strlen(story));
     bb_free(story);
     snprintf(line, sizeof line, "finalise %s --ladder 7,8 --texts %s --ablate -q", a, text);
-    ck_assert_msg(run(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(path, sizeof path, "%s/ladder.csv", a);
     ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
     ck_assert_uint_eq(t.n_rows, 10);
@@ -271,10 +256,10 @@ START_TEST(finalise_climbs_a_ladder)
     }
     bb_csv_done(&t);
     snprintf(line, sizeof line, "finalise %s --ladder 8 --texts /nonexistent.txt", a);
-    ck_assert_int_ne(run(line, said, sizeof said), 0);
+    ck_assert_int_ne(bb_test_program(line, said, sizeof said), 0);
     snprintf(line, sizeof line, "finalise %s --ladder eight --texts %s -q", a, text);
-    ck_assert_int_eq(run(line, said, sizeof said), 2);
-    ck_assert_int_eq(run("sweep " MODEL " " SMALL " --finalise-steps lfq,magic --out /nonexistent/x", said, sizeof said), 2);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 2);
+    ck_assert_int_eq(bb_test_program("sweep " MODEL " " SMALL " --finalise-steps lfq,magic --out /nonexistent/x", said, sizeof said), 2);
     ck_assert_ptr_nonnull(strstr(said, "magic"));
 }
 END_TEST
@@ -317,9 +302,9 @@ START_TEST(damage_is_found)
     bb_test_write(path, data, n);
     bb_free(data);
     snprintf(path, sizeof path, "verify %s -q", a);
-    ck_assert_int_eq(run(path, said, sizeof said), 4);
+    ck_assert_int_eq(bb_test_program(path, said, sizeof said), 4);
     snprintf(path, sizeof path, "sweep " MODEL " --ctx 64 -q --out %s", a); /* other settings in the same directory */
-    ck_assert_int_eq(run(path, said, sizeof said), 2);
+    ck_assert_int_eq(bb_test_program(path, said, sizeof said), 2);
     ck_assert_ptr_nonnull(strstr(said, "another model, data or settings"));
 }
 END_TEST

@@ -5,32 +5,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "base/csv.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "tests/support/cli.h"
 #include "tests/support/support.h"
 
 #define SWEEP "sweep tests/data/stories260K.gguf --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 6 " \
               "--refine-windows 4 --measure-windows 1 --search-tokens 0.003 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width " \
               "--ffn-divisor 86 --no-finalise -q --threads 1"
 
-static char said[8192], line[2048];
-
-static int run(const char *arguments)
-{
-    const char *build = getenv("BB_BUILD");
-    if (!build) return -2;
-    snprintf(line, sizeof line, "%s/bitbudget %s 2>&1", build, arguments);
-    FILE *p = popen(line, "r");
-    ck_assert_ptr_nonnull(p);
-    size_t n = fread(said, 1, sizeof said - 1, p);
-    said[n] = '\0';
-    while (fgetc(p) != EOF) { }
-    int state = pclose(p);
-    return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
-}
+static char said[8192];
 
 static char dir[512]; /* the searched run; "" without the program */
 
@@ -39,7 +25,7 @@ static void make_run(void)
     char arguments[1024];
     snprintf(dir, sizeof dir, "%s", bb_test_path("run"));
     snprintf(arguments, sizeof arguments, SWEEP " --out %s", dir);
-    int code = run(arguments);
+    int code = bb_test_program(arguments, said, sizeof said);
     if (code == -2) dir[0] = '\0';
     else ck_assert_msg(code == 0, "exit %d: %s", code, said);
 }
@@ -48,7 +34,7 @@ static int study(const char *options)
 {
     char arguments[1024];
     snprintf(arguments, sizeof arguments, "study %s --plans 7 --bands 6.5,8 --bootstrap 50 -q %s", dir, options);
-    return run(arguments);
+    return bb_test_program(arguments, said, sizeof said);
 }
 
 static void read_table(const char *name, bb_csv *t)
@@ -138,12 +124,12 @@ END_TEST
 START_TEST(it_refuses)
 {
     if (!dir[0]) return;
-    ck_assert_int_eq(run("study"), 2);
-    ck_assert_int_eq(run("study /nowhere"), 5);
+    ck_assert_int_eq(bb_test_program("study", said, sizeof said), 2);
+    ck_assert_int_eq(bb_test_program("study /nowhere", said, sizeof said), 5);
     ck_assert_int_eq(study("--threads 1 --bands x"), 2);
     ck_assert_int_eq(study("--threads 1 --bands 0.01"), 3); /* smaller than any file */
     ck_assert_int_eq(study("--threads 1 --level top"), 2);
-    ck_assert_int_eq(run("study --help"), 0);
+    ck_assert_int_eq(bb_test_program("study --help", said, sizeof said), 0);
     ck_assert_ptr_nonnull(strstr(said, "--bands"));
 }
 END_TEST

@@ -2,7 +2,6 @@
  * test_cli_train.c: `bitbudget train` from a text to a GGUF: the loss falls far below its start, an interrupted run ends with the same
  * bytes as a straight one, a written model is trained on. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,36 +11,13 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "cli/cmd.h"
+#include "base/text.h"
 #include "model/model.h"
+#include "tests/support/cli.h"
 #include "tests/support/support.h"
 
 #define VOCABULARY "tests/data/stories260K.gguf"
 #define SMALL " --tokenizer " VOCABULARY " --layers 2 --width 32 --heads 4 --kv-heads 2 --ffn 64 --ctx 32 --batch 8 --rate 0.01 --valid-every 20 --valid-windows 8"
-
-/* Runs a command, its words separated by spaces, with stdout in *out (NULL: nowhere). */
-static bb_status command(char **out, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static bb_status command(char **out, bb_err *err, const char *format, ...)
-{
-    char    line[1024], *argv[64], *save = NULL;
-    int     argc = 0, keep;
-    size_t  n;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save)) argv[argc++] = word;
-    argv[argc] = NULL;
-    fflush(stdout);
-    keep = dup(STDOUT_FILENO);
-    ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
-    bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
-    fflush(stdout);
-    ck_assert(dup2(keep, STDOUT_FILENO) >= 0);
-    close(keep);
-    if (out) ck_assert_int_eq(bb_file_read(bb_test_path("stdout"), out, &n, NULL), BB_OK);
-    return status;
-}
 
 /* Sentences of a small grammar. */
 static void write_text(const char *path, uint64_t seed, size_t n_sentences)
@@ -97,7 +73,7 @@ START_TEST(from_a_text_to_a_model)
     bb_model m;
     bb_err   err = BB_ERR_INIT;
     double   start = log(512), end, again;
-    ck_assert_msg(command(&csv, &err, "train %s --text %s --valid %s --steps 120" SMALL, a, text, valid) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(&csv, &err, "train %s --text %s --valid %s --steps 120" SMALL, a, text, valid) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(strncmp(csv, "step,tokens,rate,loss,grad_norm,valid_nll,valid_se,tokens_per_s\n20,5120,", 71), 0);
     ck_assert(last_number(csv, 0) == 120 && last_number(csv, 1) == 120 * 8 * 32 && last_number(csv, 2) == 0);
     end = last_number(csv, 5);
@@ -108,10 +84,10 @@ START_TEST(from_a_text_to_a_model)
     ck_assert_int_eq(bb_model_open(a, &m, NULL), BB_OK);
     ck_assert(m.net.n_layer == 2 && m.net.n_embd == 32 && m.net.blocks[1].n_kv == 2 && m.net.embd.type == BB_F16 && m.net.n_ctx_train == 32);
     bb_model_close(&m);
-    ck_assert_msg(command(&json, &err, "eval %s --text %s --ctx 32 --json", a, valid) == BB_OK, "%s", err.msg); /* its vocabulary works */
+    ck_assert_msg(bb_test_command(&json, &err, "eval %s --text %s --ctx 32 --json", a, valid) == BB_OK, "%s", err.msg); /* its vocabulary works */
     bb_free(json);
     /* Further training at a small rate: it starts where the other ended. */
-    ck_assert_msg(command(&csv, &err, "train %s --init %s --text %s --valid %s --ctx 32 --steps 5 --rate 1e-4 --batch 8 --valid-windows 8", c, a, text,
+    ck_assert_msg(bb_test_command(&csv, &err, "train %s --init %s --text %s --valid %s --ctx 32 --steps 5 --rate 1e-4 --batch 8 --valid-windows 8", c, a, text,
                           valid) == BB_OK, "%s", err.msg);
     again = last_number(csv, 5);
     ck_assert_msg(fabs(again - end) < 0.1, "%g, then %g", end, again);
@@ -125,16 +101,16 @@ START_TEST(an_interrupted_run_ends_alike)
     bb_err err = BB_ERR_INIT;
     char   state[600];
     snprintf(state, sizeof state, "%s.state", b);
-    ck_assert_msg(command(NULL, &err, "train %s --text %s --steps 6" SMALL, a, text) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 6" SMALL, a, text) == BB_OK, "%s", err.msg);
     bb_interrupt_raise();
-    ck_assert_int_eq(command(NULL, &err, "train %s --text %s --steps 6" SMALL, b, text), BB_INTERRUPTED);
+    ck_assert_int_eq(bb_test_command(NULL, &err, "train %s --text %s --steps 6" SMALL, b, text), BB_INTERRUPTED);
     bb_interrupt_clear();
     ck_assert_msg(strstr(err.msg, "step 1 of 6") != NULL, "%s", err.msg);
     ck_assert(bb_file_exists(state) && !bb_file_exists(b));
     err = (bb_err)BB_ERR_INIT;
-    ck_assert_msg(command(NULL, &err, "train %s --text %s --steps 6 --seed 2" SMALL, b, text) == BB_BAD_FILE, "%s", err.msg); /* another run's state */
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 6 --seed 2" SMALL, b, text) == BB_BAD_FILE, "%s", err.msg); /* another run's state */
     err = (bb_err)BB_ERR_INIT;
-    ck_assert_msg(command(NULL, &err, "train %s --text %s --steps 6" SMALL, b, text) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 6" SMALL, b, text) == BB_OK, "%s", err.msg);
     ck_assert(same_files(a, b) && !bb_file_exists(state));
 }
 END_TEST
@@ -145,10 +121,10 @@ START_TEST(a_stable_phase_is_continued)
     bb_err err = BB_ERR_INIT;
     char   state[600];
     snprintf(state, sizeof state, "%s", bb_test_path("stable.state"));
-    ck_assert_msg(command(NULL, &err, "train %s --text %s --steps 4 --warmup 2 --schedule constant --checkpoint %s" SMALL, b, text, state) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 4 --warmup 2 --schedule constant --checkpoint %s" SMALL, b, text, state) == BB_OK, "%s", err.msg);
     ck_assert(bb_file_exists(state));
-    ck_assert_msg(command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3 --checkpoint %s" SMALL, b, text, state) == BB_OK, "%s", err.msg);
-    ck_assert_msg(command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3" SMALL, a, text) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3 --checkpoint %s" SMALL, b, text, state) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3" SMALL, a, text) == BB_OK, "%s", err.msg);
     ck_assert(same_files(a, b));
 }
 END_TEST
@@ -168,7 +144,7 @@ static const struct { const char *options; bb_status status; } wrong[] = {
 START_TEST(mistakes_have_a_sentence)
 {
     bb_err err = BB_ERR_INIT;
-    ck_assert_msg(command(NULL, &err, "train %s %s", bb_test_path("no.gguf"), wrong[_i].options) == wrong[_i].status, "%s: %d %s", wrong[_i].options, err.status,
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s %s", bb_test_path("no.gguf"), wrong[_i].options) == wrong[_i].status, "%s: %d %s", wrong[_i].options, err.status,
                   err.msg);
     ck_assert(err.msg[0] && !bb_file_exists(bb_test_path("no.gguf")));
 }

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * cli.c: see cli.h. */
+#include "tests/support/cli.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "cli/cmd.h"
+#include "tests/support/support.h"
+
+bb_status bb_test_command(char **text, bb_err *err, const char *format, ...)
+{
+    char    line[2048], *argv[64], *save = NULL;
+    int     argc = 0, keep;
+    size_t  n;
+    va_list args;
+    va_start(args, format);
+    n = (size_t)vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    ck_assert_uint_lt(n, sizeof line);
+    for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+        ck_assert_int_lt(argc, 63);
+        argv[argc++] = word;
+    }
+    argv[argc] = NULL;
+    fflush(stdout);
+    keep = dup(STDOUT_FILENO);
+    ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
+    bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
+    fflush(stdout);
+    ck_assert(dup2(keep, STDOUT_FILENO) >= 0);
+    close(keep);
+    if (text) ck_assert_int_eq(bb_file_read(bb_test_path("stdout"), text, &n, NULL), BB_OK);
+    return status;
+}
+
+int bb_test_program(const char *arguments, char *said, size_t size)
+{
+    char        line[2560];
+    const char *build = getenv("BB_BUILD");
+    if (!build) return BB_TEST_NO_PROGRAM;
+    ck_assert_int_lt(snprintf(line, sizeof line, "%s/bitbudget 2>&1 %s", build, arguments), (int)sizeof line); /* a redirection in arguments comes later, and wins */
+    FILE *p = popen(line, "r");
+    ck_assert_ptr_nonnull(p);
+    size_t n = fread(said, 1, size - 1, p);
+    said[n] = '\0';
+    while (fgetc(p) != EOF) { }
+    int state = pclose(p);
+    return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
+}
