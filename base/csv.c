@@ -231,12 +231,14 @@ void bb_csv_end_row(bb_csv_writer *w)
     w->in_row = 0;
 }
 
-bb_status bb_csv_close(bb_csv_writer *w, bb_err *err)
+bb_status bb_csv_close(bb_csv_writer **w, bb_err *err)
 {
-    if (!w) return BB_OK;
-    BB_ASSERT(w->in_row == 0);
-    bb_status status = bb_writer_commit(&w->file, err);
-    bb_free(w);
+    bb_csv_writer *closing = *w;
+    *w = NULL;
+    if (!closing) return BB_OK;
+    BB_ASSERT(closing->in_row == 0);
+    bb_status status = bb_writer_commit(&closing->file, err);
+    bb_free(closing);
     return status;
 }
 

@@ -35,7 +35,7 @@ void      bb_csv_put_text(bb_csv_writer *w, const char *text);
 void      bb_csv_put_int(bb_csv_writer *w, int64_t value);
 void      bb_csv_put_double(bb_csv_writer *w, double value); /* %.9g; NaN is an empty cell */
 void      bb_csv_end_row(bb_csv_writer *w);
-bb_status bb_csv_close(bb_csv_writer *w, bb_err *err);       /* commits and frees; w may be NULL */
+bb_status bb_csv_close(bb_csv_writer **w, bb_err *err);      /* commits and frees; *w is NULL afterwards, and may be before */
 void      bb_csv_discard(bb_csv_writer *w);                  /* aborts and frees; w may be NULL */
 
 #endif

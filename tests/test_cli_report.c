@@ -66,7 +66,7 @@ static void write_front(const char *dir)
         bb_csv_put_int(w, 256);
         bb_csv_end_row(w);
     }
-    ck_assert_int_eq(bb_csv_close(w, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
 }
 
 static void write_baselines(const char *dir)
@@ -89,7 +89,7 @@ static void write_baselines(const char *dir)
     bb_csv_put_double(w, 0.15);
     bb_csv_put_double(w, 1);
     bb_csv_end_row(w);
-    ck_assert_int_eq(bb_csv_close(w, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
 }
 
 static void put_layer(bb_csv_writer *w, const char *plan, const char *unit, const char *option, int64_t bytes, double error)
@@ -126,7 +126,7 @@ static void write_layers(const char *dir)
             }
         }
     }
-    ck_assert_int_eq(bb_csv_close(w, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
 }
 
 static void write_sensitivity(const char *dir)
@@ -149,7 +149,7 @@ static void write_sensitivity(const char *dir)
                 bb_csv_put_double(w, 0.1 * kl);
                 bb_csv_end_row(w);
             }
-    ck_assert_int_eq(bb_csv_close(w, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
 }
 
 static void write_convergence(const char *dir)
@@ -166,7 +166,7 @@ static void write_convergence(const char *dir)
             bb_csv_put_int(w, 1500000 + 1000000 * label);
             bb_csv_end_row(w);
         }
-    ck_assert_int_eq(bb_csv_close(w, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
 }
 
 static void write_all(const char *dir)

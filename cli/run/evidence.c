@@ -74,7 +74,6 @@ bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_arch
 {
     enum { MOST = 4096 }; /* options: beyond it the quadratic bound takes minutes */
     const bb_problem *p = bb_model_space_problem(r->space);
-    char             *path = bb_run_path(r, err, "certificate.csv");
     bb_csv_writer    *w = NULL;
     bb_certificate   *rows = BB_NEW0(r->n_budgets, bb_certificate, err);
     const uint16_t  **x = BB_NEW(r->n_budgets, const uint16_t *, err);
@@ -82,7 +81,7 @@ bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_arch
     double            proven, separable, worst;
     size_t            n = 0;
     bb_status         status = BB_NOMEM;
-    if (!path || !rows || !x) goto done;
+    if (!rows || !x) goto done;
     if (s->n <= MOST) BB_TRY(quadratic_init(p, s, &v, err));
     for (size_t i = 0; i < r->n_budgets; i++) {
         const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
@@ -91,11 +90,10 @@ bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_arch
         x[n++] = best->x;
     }
     BB_TRY(bb_certify(p, s->n <= MOST ? &v.q : NULL, x, n, rows, err));
-    BB_TRY(bb_csv_create(path, "budget_bytes,plan_hash,size_bytes,kl_nats,separable_nats,separable_best,separable_bound,separable_gap,proven,"
-                               "quadratic_nats,quadratic_best,quadratic_bound,quadratic_gap", &w, err));
+    BB_TRY(bb_run_table(r, "certificate.csv", "budget_bytes,plan_hash,size_bytes,kl_nats,separable_nats,separable_best,separable_bound,separable_gap,proven,"
+                                              "quadratic_nats,quadratic_best,quadratic_bound,quadratic_gap", &w, err));
     for (size_t i = 0; i < n; i++) put_row(w, bb_archive_best(archive, rows[i].budget_bytes), &rows[i]);
-    status = bb_csv_close(w, err);
-    w = NULL;
+    BB_TRY(bb_csv_close(&w, err));
     bb_certificate_summary(rows, n, &proven, &separable, &worst);
     bb_info("certificate: the separable optimum is proven at %.0f%% of the sizes, largest gap %.2g%%", 100 * proven, 100 * separable);
     if (isfinite(worst)) bb_info("certificate: largest gap of the quadratic score %.2g%%", 100 * worst);
@@ -104,7 +102,6 @@ done:
     bb_csv_discard(w);
     bb_free(rows);
     bb_free(x);
-    bb_free(path);
     return status;
 }
 
@@ -122,15 +119,14 @@ static void say_crossover(const bb_run *r, const bb_crossover *c)
 
 bb_status bb_write_crossover(bb_run *r, bb_ledger *ledger, bb_err *err)
 {
-    char             *path = bb_run_path(r, err, "crossover.csv");
     bb_csv_writer    *w = NULL;
     bb_crossover_row *rows = BB_NEW0(r->n_budgets, bb_crossover_row, err);
     bb_crossover      found;
     bb_status         status = BB_NOMEM;
-    if (!path || !rows) goto done;
+    if (!rows) goto done;
     for (size_t i = 0; i < r->n_budgets; i++) rows[i].budget_bytes = r->budgets[i];
     BB_TRY(bb_crossover_find(bb_model_space_problem(r->space), ledger, 1, rows, r->n_budgets, &found, err));
-    BB_TRY(bb_csv_create(path, "budget_bytes,kl_pruned,kl_plain,difference,se,plan_pruned,plan_plain", &w, err));
+    BB_TRY(bb_run_table(r, "crossover.csv", "budget_bytes,kl_pruned,kl_plain,difference,se,plan_pruned,plan_plain", &w, err));
     for (size_t i = 0; i < r->n_budgets; i++) {
         bb_csv_put_int(w, rows[i].budget_bytes);
         bb_csv_put_double(w, rows[i].kl_pruned);
@@ -141,25 +137,22 @@ bb_status bb_write_crossover(bb_run *r, bb_ledger *ledger, bb_err *err)
         bb_csv_put_text(w, rows[i].hash_plain);
         bb_csv_end_row(w);
     }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    BB_TRY(bb_csv_close(&w, err));
     say_crossover(r, &found);
 done:
     bb_csv_discard(w);
     bb_free(rows);
-    bb_free(path);
     return status;
 }
 
 bb_status bb_write_speed(bb_run *r, const bb_speed *speed, const bb_front *front, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    char             *path = bb_run_path(r, err, "speed.csv");
     uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
     bb_csv_writer    *w = NULL;
     bb_status         status = BB_NOMEM;
-    if (!path || !x) goto done;
-    BB_TRY(bb_csv_create(path, "plan_hash,size_bytes,decode_tps,prefill_tps", &w, err));
+    if (!x) goto done;
+    BB_TRY(bb_run_table(r, "speed.csv", "plan_hash,size_bytes,decode_tps,prefill_tps", &w, err));
     for (size_t i = 0; i < front->n; i++) {
         BB_TRY(bb_problem_candidate(p, &front->plans[i].plan, x, err));
         bb_csv_put_text(w, front->plans[i].hash);
@@ -168,11 +161,9 @@ bb_status bb_write_speed(bb_run *r, const bb_speed *speed, const bb_front *front
         bb_csv_put_double(w, bb_speed_prefill(speed, x));
         bb_csv_end_row(w);
     }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
     bb_free(x);
-    bb_free(path);
     return status;
 }

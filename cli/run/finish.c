@@ -62,9 +62,10 @@ static bb_status save_record(bb_run *r, const char *hash, const bb_ladder_record
     return status;
 }
 
-/* Writes models/HASH.gguf from the best network of the ladder. */
-static bb_status finalise_one(bb_run *r, const bb_front_plan *p, bool tune, bb_err *err)
+/* Writes models/HASH.gguf from the best network of the ladder; simple plans are written as they are in the database. */
+static bb_status finalise_one(bb_run *r, const bb_front_plan *p, bb_err *err)
 {
+    const bool       tune = !r->config.no_finalise && !p->is_baseline;
     bb_ladder_record record;
     bb_tuned         net = { 0 };
     uint64_t         bytes;
@@ -93,11 +94,9 @@ done:
 
 static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *err)
 {
-    char          *path = bb_run_path(r, err, "finalise.csv");
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
-    if (!path) return BB_NOMEM;
-    BB_TRY(bb_csv_create(path, "plan_hash,size_bytes,step,kl_nats,kept", &w, err));
+    BB_TRY(bb_run_table(r, "finalise.csv", "plan_hash,size_bytes,step,kl_nats,kept", &w, err));
     for (size_t i = 0; i < front->n; i++) {
         bool             found;
         bb_ladder_record record;
@@ -112,27 +111,34 @@ static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *er
             bb_csv_end_row(w);
         }
     }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
-    bb_free(path);
+    return status;
+}
+
+/* Loads the front, which bb_front_done frees whatever happens, and does one thing to each of its plans. */
+static bb_status each_plan(bb_run *r, const char *label, bb_status (*one)(bb_run *r, const bb_front_plan *p, bb_err *err), bb_front *front, bb_err *err)
+{
+    bb_progress progress;
+    bb_status   status;
+    BB_TRY(bb_run_calibrate(r, err));
+    BB_TRY(bb_front_load(r, front, err));
+    bb_progress_start(&progress, label, front->n);
+    for (size_t i = 0; i < front->n; i++) {
+        BB_TRY(one(r, &front->plans[i], err));
+        bb_progress_add(&progress, 1);
+    }
+    bb_progress_end(&progress);
+done:
     return status;
 }
 
 bb_status bb_run_finalise(bb_run *r, bb_err *err)
 {
-    bb_front    front = { 0 };
-    bb_progress progress;
-    bb_status   status;
-    BB_TRY(bb_run_calibrate(r, err));
-    BB_TRY(bb_front_load(r, &front, err));
-    bb_progress_start(&progress, "finalise", front.n);
-    for (size_t i = 0; i < front.n; i++) {
-        BB_TRY(finalise_one(r, &front.plans[i], !r->config.no_finalise && !front.plans[i].is_baseline, err));
-        bb_progress_add(&progress, 1);
-    }
-    bb_progress_end(&progress);
+    bb_front  front = { 0 };
+    bb_status status;
+    BB_TRY(each_plan(r, "finalise", finalise_one, &front, err));
     BB_TRY(write_finalise_csv(r, &front, err));
 done:
     bb_front_done(&front);
@@ -183,7 +189,7 @@ bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const cha
     if (!(from = bb_run_path(r, err, "models/%s.gguf", p->hash))) goto done;
     if (!bb_file_exists(from)) {
         BB_TRY(bb_run_calibrate(r, err));
-        BB_TRY(finalise_one(r, p, !r->config.no_finalise && !p->is_baseline, err));
+        BB_TRY(finalise_one(r, p, err));
     }
     BB_TRY(bb_map_open(from, &map, err));
     BB_TRY(bb_file_write(path, map.data, map.size, err));
@@ -240,17 +246,9 @@ done:
 
 bb_status bb_run_verify(bb_run *r, bb_err *err)
 {
-    bb_front    front = { 0 };
-    bb_progress progress;
-    bb_status   status;
-    BB_TRY(bb_run_calibrate(r, err));
-    BB_TRY(bb_front_load(r, &front, err));
-    bb_progress_start(&progress, "verify", front.n);
-    for (size_t i = 0; i < front.n; i++) {
-        BB_TRY(verify_one(r, &front.plans[i], err));
-        bb_progress_add(&progress, 1);
-    }
-    bb_progress_end(&progress);
+    bb_front  front = { 0 };
+    bb_status status;
+    BB_TRY(each_plan(r, "verify", verify_one, &front, err));
     bb_info("verified: %zu files have the bytes, the plan and, bit for bit, the score that were recorded", front.n);
 done:
     bb_front_done(&front);
@@ -349,11 +347,9 @@ static bool dominated(const bb_front *f, const evaluated *e, size_t i)
 
 static bb_status write_front_csv(const bb_run *r, const bb_front *f, const evaluated *e, const char *data_hash, bb_err *err)
 {
-    char          *path = bb_run_path(r, err, "front.csv");
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
-    if (!path) return BB_NOMEM;
-    BB_TRY(bb_csv_create(path, "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256", &w, err));
+    BB_TRY(bb_run_table(r, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256", &w, err));
     for (size_t i = 0; i < f->n; i++) {
         if (dominated(f, e, i)) continue;
         bb_csv_put_text(w, f->plans[i].hash);
@@ -366,32 +362,26 @@ static bb_status write_front_csv(const bb_run *r, const bb_front *f, const evalu
         bb_csv_put_text(w, data_hash);
         bb_csv_end_row(w);
     }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
-    bb_free(path);
     return status;
 }
 
 static bb_status write_baselines_csv(const bb_run *r, const bb_front *f, const evaluated *e, bb_err *err)
 {
-    char          *path = bb_run_path(r, err, "baselines.csv");
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
-    if (!path) return BB_NOMEM;
-    BB_TRY(bb_csv_create(path, "name,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1", &w, err));
+    BB_TRY(bb_run_table(r, "baselines.csv", "name,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1", &w, err));
     for (size_t i = 0; i < f->n; i++) {
         if (!f->plans[i].is_baseline) continue;
         bb_csv_put_text(w, f->plans[i].source);
         put_scores(w, r, f->plans[i].size_bytes, &e[i].result);
         bb_csv_end_row(w);
     }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
-    bb_free(path);
     return status;
 }
 
@@ -399,12 +389,11 @@ done:
 static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const evaluated *e, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    char          *path = bb_run_path(r, err, "layers.csv");
     bb_csv_writer *w = NULL;
     uint16_t      *x = BB_NEW(p->n_units, uint16_t, err);
     bb_status      status = BB_NOMEM;
-    if (!path || !x) goto done;
-    BB_TRY(bb_csv_create(path, "plan_hash,unit,option,bytes,error", &w, err));
+    if (!x) goto done;
+    BB_TRY(bb_run_table(r, "layers.csv", "plan_hash,unit,option,bytes,error", &w, err));
     for (size_t i = 0; i < f->n; i++) {
         if (dominated(f, e, i)) continue;
         BB_TRY(bb_problem_candidate(p, &f->plans[i].plan, x, err));
@@ -419,12 +408,10 @@ static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const eval
             bb_csv_end_row(w);
         }
     }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
     bb_free(x);
-    bb_free(path);
     return status;
 }
 

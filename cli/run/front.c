@@ -68,13 +68,13 @@ static int by_size(const void *a, const void *b)
 
 bb_status bb_front_save(bb_run *r, bb_front *f, bb_err *err)
 {
-    char          *path = bb_run_path(r, err, "plans.csv"), *dir = bb_run_path(r, err, "plans"), *file = NULL, *text = NULL;
+    char          *dir = bb_run_path(r, err, "plans"), *file = NULL, *text = NULL;
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
-    if (!path || !dir) goto done;
+    if (!dir) goto done;
     qsort(f->plans, f->n, sizeof *f->plans, by_size);
     BB_TRY(bb_make_dirs(dir, err));
-    BB_TRY(bb_csv_create(path, columns, &w, err));
+    BB_TRY(bb_run_table(r, "plans.csv", columns, &w, err));
     for (size_t i = 0; i < f->n; i++) {
         const bb_front_plan *p = &f->plans[i];
         bb_free(file);
@@ -93,13 +93,11 @@ bb_status bb_front_save(bb_run *r, bb_front *f, bb_err *err)
         bb_csv_put_text(w, p->source);
         bb_csv_end_row(w);
     }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
     bb_free(file);
     bb_free(text);
-    bb_free(path);
     bb_free(dir);
     return status;
 }

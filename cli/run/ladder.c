@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/csv.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -465,22 +464,6 @@ done:
     return status;
 }
 
-/* OUT/name with its header. */
-static bb_status open_table(const bb_run *r, const char *name, const char *header, bb_csv_writer **w, bb_err *err)
-{
-    char     *path = bb_run_path(r, err, "%s", name);
-    bb_status status = path ? bb_csv_create(path, header, w, err) : BB_NOMEM;
-    bb_free(path);
-    return status;
-}
-
-static bb_status close_table(bb_csv_writer **w, bb_err *err)
-{
-    bb_csv_writer *closing = *w;
-    *w = NULL;
-    return bb_csv_close(closing, err);
-}
-
 bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t windows, bool with_ablation, bb_err *err)
 {
     static const char header[] = "budget_bpw,step,text,n_tokens,ppl,ppl_se,kl_nats,kl_se,top1,agree_length";
@@ -491,9 +474,9 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
     BB_TRY(bb_run_calibrate(r, err));
     BB_TRY(bb_front_load(r, &front, err));
     BB_TRY(load_texts(&t, texts, windows, err));
-    BB_TRY(open_table(r, "ladder.csv", header, &t.steps, err));
-    BB_TRY(open_table(r, "generation.csv", generation, &t.generation, err));
-    if (with_ablation) BB_TRY(open_table(r, "lfq.csv", header, &t.lfq, err));
+    BB_TRY(bb_run_table(r, "ladder.csv", header, &t.steps, err));
+    BB_TRY(bb_run_table(r, "generation.csv", generation, &t.generation, err));
+    if (with_ablation) BB_TRY(bb_run_table(r, "lfq.csv", header, &t.lfq, err));
     for (const char *p = sizes; *p; p += strcspn(p, ","), p += *p == ',') {
         char  *end;
         double bpw = strtod(p, &end);
@@ -503,9 +486,9 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
         }
         BB_TRY(one_size(&t, &front, bpw, err));
     }
-    BB_TRY(close_table(&t.steps, err));
-    BB_TRY(close_table(&t.generation, err));
-    BB_TRY(close_table(&t.lfq, err));
+    BB_TRY(bb_csv_close(&t.steps, err));
+    BB_TRY(bb_csv_close(&t.generation, err));
+    BB_TRY(bb_csv_close(&t.lfq, err));
 done:
     table_done(&t);
     bb_front_done(&front);

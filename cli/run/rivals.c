@@ -443,8 +443,7 @@ static bb_status write_table(const rivals *v, const char *path, bb_err *err)
             bb_csv_put_double(w, round(a->seconds * 100) / 100);
             bb_csv_end_row(w);
         }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
     return status;

@@ -75,6 +75,14 @@ char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...)
     return bb_asprintf(err, "%s/%s", r->config.out, name);
 }
 
+bb_status bb_run_table(const bb_run *r, const char *name, const char *header, bb_csv_writer **w, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "%s", name);
+    bb_status status = path ? bb_csv_create(path, header, w, err) : BB_NOMEM;
+    bb_free(path);
+    return status;
+}
+
 /* ---- budgets ---- */
 
 static int by_value(const void *a, const void *b)
@@ -511,12 +519,10 @@ done:
 static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    char          *path = bb_run_path(r, err, "sensitivity.csv");
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
     size_t         k = 0;
-    if (!path) return BB_NOMEM;
-    BB_TRY(bb_csv_create(path, "unit,option,bytes,kl_nats,kl_se", &w, err));
+    BB_TRY(bb_run_table(r, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se", &w, err));
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
             bb_csv_put_text(w, p->units[i].name);
@@ -526,11 +532,9 @@ static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_
             bb_csv_put_double(w, s->changes[k].kl_se);
             bb_csv_end_row(w);
         }
-    status = bb_csv_close(w, err);
-    w = NULL;
+    status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
-    bb_free(path);
     return status;
 }
 

@@ -7,6 +7,7 @@
 #ifndef BB_CLI_RUN_H
 #define BB_CLI_RUN_H
 
+#include "base/csv.h"
 #include "base/options.h"
 #include "base/store.h"
 #include "cli/run/model_space.h"
@@ -98,5 +99,7 @@ bb_status bb_run_verify(bb_run *r, bb_err *err);
 
 /* OUT/name; bb_free. */
 char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Begins the table OUT/name; bb_csv_close or bb_csv_discard. */
+bb_status bb_run_table(const bb_run *r, const char *name, const char *header, bb_csv_writer **w, bb_err *err);
 
 #endif

@@ -388,24 +388,20 @@ done:
 bb_status bb_run_search(bb_run *r, bb_err *err)
 {
     stage     s = { .run = r, .problem = bb_model_space_problem(r->space) };
-    char     *path = bb_run_path(r, err, "convergence.csv");
     double    started = bb_now_s();
     bb_status status;
     bb_archive_init(&s.archive, s.problem->n_units);
-    if (!path) return BB_NOMEM;
     BB_TRY(stage_init(&s, err));
-    BB_TRY(bb_csv_create(path, "step,label,kl_nats,size_bytes", &s.steps.csv, err));
+    BB_TRY(bb_run_table(r, "convergence.csv", "step,label,kl_nats,size_bytes", &s.steps.csv, err));
     BB_TRY(find_plans(&s, err));
     BB_TRY(bb_write_certificate(r, &s.sensitivity, &s.archive, err));
     BB_TRY(record_cost(r, s.ledger, s.local.tokens, s.sensitivity.n_forwarded, bb_now_s() - started, err));
     BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
     BB_TRY(bb_front_save(r, &s.front, err));
     if (s.has_speed) BB_TRY(bb_write_speed(r, &s.speed, &s.front, err));
-    status = bb_csv_close(s.steps.csv, err);
-    s.steps.csv = NULL;
+    status = bb_csv_close(&s.steps.csv, err);
 done:
     stage_done(&s);
-    bb_free(path);
     return status;
 }
 

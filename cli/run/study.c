@@ -439,24 +439,17 @@ done:
 
 static bb_status write_all(study *s, const double *seconds, bb_err *err)
 {
-    char     *rows = bb_run_path(s->r, err, "proxy.csv"), *plans = bb_run_path(s->r, err, "study.csv"), *dir = bb_run_path(s->r, err, "plots");
-    char     *svg = bb_run_path(s->r, err, "plots/proxy.svg");
+    char     *dir = bb_run_path(s->r, err, "plots"), *svg = bb_run_path(s->r, err, "plots/proxy.svg");
     bb_status status = BB_NOMEM;
-    if (!rows || !plans || !svg || !dir) goto done;
-    BB_TRY(bb_csv_create(rows, "set,band_bpw,n_plans,proxy,tau,tau_lo,tau_hi,rho,regret_nats,tokens,seconds", &s->rows, err));
-    BB_TRY(bb_csv_create(plans, "set,band_bpw,plan_hash,kl_nats,proxy,score", &s->plans, err));
+    if (!svg || !dir) goto done;
+    BB_TRY(bb_run_table(s->r, "proxy.csv", "set,band_bpw,n_plans,proxy,tau,tau_lo,tau_hi,rho,regret_nats,tokens,seconds", &s->rows, err));
+    BB_TRY(bb_run_table(s->r, "study.csv", "set,band_bpw,plan_hash,kl_nats,proxy,score", &s->plans, err));
     for (uint32_t band = 0; band < s->n_bands; band++) BB_TRY(report_band(s, band, seconds, err));
-    status = bb_csv_close(s->rows, err);
-    s->rows = NULL;
-    BB_TRY(status);
-    status = bb_csv_close(s->plans, err);
-    s->plans = NULL;
-    BB_TRY(status);
+    BB_TRY(bb_csv_close(&s->rows, err));
+    BB_TRY(bb_csv_close(&s->plans, err));
     BB_TRY(bb_make_dirs(dir, err));
     BB_TRY(bb_study_plot_write(&s->plot, svg, err));
 done:
-    bb_free(rows);
-    bb_free(plans);
     bb_free(dir);
     bb_free(svg);
     return status;

@@ -219,8 +219,7 @@ static bb_status run(bench *b, int argc, char **argv, bb_err *err)
     if (o.csv) BB_TRY(bb_csv_create(o.csv, "model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se", &b->csv, err));
     snprintf(methods, sizeof methods, "%s", o.methods);
     for (char *m = strtok_r(methods, ",", &save); m; m = strtok_r(NULL, ",", &save)) BB_TRY(run_method(b, argv[4], &o, m, err));
-    status = bb_csv_close(b->csv, err);
-    b->csv = NULL;
+    status = bb_csv_close(&b->csv, err);
 done:
     bb_csv_discard(b->csv);
     return status;

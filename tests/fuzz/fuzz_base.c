@@ -70,7 +70,7 @@ static void try_csv(const char *data, size_t size)
         for (size_t c = 0; c < t.n_cols; c++) bb_csv_put_text(w, r == 0 ? t.header[c] : bb_csv_text(&t, r - 1, c));
         bb_csv_end_row(w);
     }
-    require(bb_csv_close(w, NULL) == BB_OK && bb_csv_read(copy, &u, NULL) == BB_OK, "a written table cannot be read");
+    require(bb_csv_close(&w, NULL) == BB_OK && bb_csv_read(copy, &u, NULL) == BB_OK, "a written table cannot be read");
     require(u.n_cols == t.n_cols && u.n_rows == t.n_rows + 1, "a table changes its shape");
     for (size_t r = 0; r <= t.n_rows; r++)
         for (size_t c = 0; c < t.n_cols; c++)
