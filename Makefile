@@ -123,7 +123,7 @@ reproduce-finalise: all
 	  --texts $(DATA)/corpora/wikitext-2-raw/wiki.test.raw,$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
 	cd $(RUNS)/wiki8m && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
 
-# The tables of single formats, pruning and rotation: about an hour and a half of one core; what is finished stays in $(RUNS).
+# The tables of single formats, pruning and rotation: about an hour of one core; what is finished stays in $(RUNS).
 reproduce-quantize: all
 	mkdir -p $(RUNS)
 	OMP_WAIT_POLICY=passive sh results/pruning.sh $(DATA) $(RUNS)/pruning > $(RUNS)/pruning.csv && cp $(RUNS)/pruning.csv results/
