@@ -48,13 +48,23 @@ bb_status bb_map_open(const char *path, bb_map *map, bb_err *err)
     return status;
 }
 
+/* munmap and madvise take a plain pointer; the map was never writable. */
+static void *address_of(const bb_map *map)
+{
+    union { const unsigned char *c; void *p; } data = { .c = map->data };
+    return data.p;
+}
+
 void bb_map_close(bb_map *map)
 {
-    /* munmap takes a plain pointer; the map was never writable. */
-    union { const unsigned char *c; void *p; } data = { .c = map->data };
-    if (map->data) munmap(data.p, map->size);
+    if (map->data) munmap(address_of(map), map->size);
     map->data = NULL;
     map->size = 0;
+}
+
+void bb_map_release(const bb_map *map)
+{
+    if (map->data) madvise(address_of(map), map->size, MADV_DONTNEED);
 }
 
 static bb_status read_all(int fd, const char *path, char *data, size_t size, bb_err *err)

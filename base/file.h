@@ -20,6 +20,8 @@ typedef struct bb_map {
 
 bb_status bb_map_open(const char *path, bb_map *map, bb_err *err); /* BB_BAD_FILE when absent, a folder, unreadable */
 void      bb_map_close(bb_map *map);
+/* Gives the resident pages back to the system; what is read again comes from the file. For maps that are read once, or block by block. */
+void      bb_map_release(const bb_map *map);
 
 /* Reads a whole file; *data is NUL-terminated (the NUL is not counted) and freed with bb_free. */
 bb_status bb_file_read(const char *path, char **data, size_t *size, bb_err *err);

@@ -306,6 +306,28 @@ START_TEST(odd_files_are_refused_with_a_reason)
 }
 END_TEST
 
+/* What was given back is read again with the same bytes. */
+START_TEST(a_released_map_is_read_again)
+{
+    enum { PAGES = 8 };
+    const size_t  page = (size_t)sysconf(_SC_PAGESIZE), size = PAGES * page;
+    char         *bytes = malloc(size);
+    const char   *path = bb_test_path("pages");
+    bb_map        map;
+    for (size_t i = 0; i < size; i++) bytes[i] = (char)(i * 31 + i / page);
+    bb_test_write(path, bytes, size);
+    ck_assert_int_eq(bb_map_open(path, &map, NULL), BB_OK);
+    for (int i = 0; i < 2; i++) {
+        ck_assert(memcmp(map.data, bytes, size) == 0);
+        bb_map_release(&map);
+    }
+    ck_assert(memcmp(map.data, bytes, size) == 0);
+    bb_map_close(&map);
+    bb_map_release(&map);
+    free(bytes);
+}
+END_TEST
+
 /* ---- plan ---- */
 
 static const char plan_text[] = "blk.0.attn_q=Q4_K\nblk.0.ffn=192\nblk.10.kv=0\nblk.2.kv=2\noutput=Q6_K\ntoken_embd=Q4_K\n";
@@ -454,6 +476,7 @@ int main(void)
     tcase_add_test(t, files_are_replaced_whole_or_not_at_all);
     tcase_add_test(t, a_full_disk_keeps_the_old_file);
     tcase_add_test(t, odd_files_are_refused_with_a_reason);
+    tcase_add_test(t, a_released_map_is_read_again);
     tcase_add_test(t, plans_print_and_parse_to_the_same);
     tcase_add_test(t, broken_plans_are_refused);
     tcase_add_test(t, plans_survive_every_failed_allocation);

@@ -2,8 +2,8 @@
  * bench_scale.c: what a block of a large model costs: time and memory of its statistics and of its matrices in some formats.
  *
  * usage: bench_scale DIR [key=value ...]
- *   width=2048 heads=32 kv=8 ffn=8192 vocab=4096 windows=16 ctx=256 sweeps=4 formats=IQ2_XXS,Q4_K
- * The defaults are a block of Llama-3.2-1B with another vocabulary. Writes DIR/scale.gguf (one block of random weights in F16) and
+ *   blocks=1 width=2048 heads=32 kv=8 ffn=8192 vocab=4096 windows=16 ctx=256 sweeps=4 formats=IQ2_XXS,Q4_K
+ * The defaults are a block of Llama-3.2-1B with another vocabulary. Writes DIR/scale.gguf (at most 8 blocks of random weights in F16) and
  * DIR/database, calibrates on random tokens. Prints CSV: step,weights,wall_s,cpu_s,peak_mib: the step's own time, of all threads in
  * cpu_s; peak_mib: resident memory of the process so far (mapped files included).
  */
@@ -60,11 +60,14 @@ static void row(watch *w, const char *step, double weights)
 static void write_model(int argc, char **argv, const char *path)
 {
     tiny_spec s = tiny_default("llama");
-    s.n_layer = 1;
+    s.n_layer = number_of(argc, argv, "blocks", "1");
+    if (s.n_layer > TINY_MAX_LAYERS) s.n_layer = TINY_MAX_LAYERS;
     s.n_embd = number_of(argc, argv, "width", "2048");
-    s.n_head[0] = number_of(argc, argv, "heads", "32");
-    s.n_kv[0] = number_of(argc, argv, "kv", "8");
-    s.n_ff[0] = number_of(argc, argv, "ffn", "8192");
+    for (uint32_t i = 0; i < s.n_layer; i++) {
+        s.n_head[i] = number_of(argc, argv, "heads", "32");
+        s.n_kv[i] = number_of(argc, argv, "kv", "8");
+        s.n_ff[i] = number_of(argc, argv, "ffn", "8192");
+    }
     s.head_dim = s.n_embd / s.n_head[0];
     s.n_vocab = number_of(argc, argv, "vocab", "4096");
     s.n_ctx = number_of(argc, argv, "ctx", "256");
@@ -81,12 +84,13 @@ static bb_status formats(bb_database *db, const bb_model *m, const char *list, w
         const bb_format *f = bb_format_find(name);
         double           weights = 0;
         if (!f) return BB_FAIL(err, BB_USAGE, "formats: %s is not a format", name);
-        for (int p = 0; p < BB_N_PARTS; p++) {
-            const bb_block *b = &m->net.blocks[0];
-            bb_matrix       out;
-            BB_TRY(bb_database_matrix(db, 0, (bb_part)p, p <= BB_PART_O ? b->n_kv : b->n_ff, f->type, &out, NULL, err));
-            weights += (double)b->w[p].rows * b->w[p].cols;
-        }
+        for (uint32_t i = 0; i < m->net.n_layer; i++)
+            for (int p = 0; p < BB_N_PARTS; p++) {
+                const bb_block *b = &m->net.blocks[i];
+                bb_matrix       out;
+                BB_TRY(bb_database_matrix(db, i, (bb_part)p, p <= BB_PART_O ? b->n_kv : b->n_ff, f->type, &out, NULL, err));
+                weights += (double)b->w[p].rows * b->w[p].cols;
+            }
         row(w, f->name, weights);
     }
 done:
