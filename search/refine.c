@@ -16,10 +16,29 @@
 #include "search/surrogate.h"
 
 #define N_PAIRS 48          /* pair moves looked at for one proposal */
+#define PROOF 1             /* standard errors by which a winner must beat the plain separable plan */
+#define N_CONTENDERS 16     /* winners of a budget that are held against it */
+#define N_ELITES 4          /* tilts that may have offspring at a budget */
 #define NEIGHBOURHOOD 0.35  /* standard deviation, in log bytes, of the plans that a budget's surrogate listens to */
 #define SEED_SHARE 0.6      /* of the tokens before the final, for seeds */
 #define BASE_SHARE 0.4      /* of the budgets whose separable plan is still a finalist (measured: a third) */
 #define ANCHOR_SHARE 0.8    /* of the same, for seeds and local scores together */
+
+/* A change of the separable table as a whole: what single measurements do not know is mostly shared by many units. */
+typedef struct tilt {
+    const char *name;
+    double      power, controllers;  /* cost^power; factor on controllers */
+    double      noise;               /* standard deviation of the units' log-normal factors, */
+    size_t      stream;              /* drawn from this stream */
+    bool        pinned;              /* controllers at their widest option: quantization alone */
+    double      slope, bend;         /* log factor slope * t + bend * (t^2 - 1/3), t from -1 at the first unit to 1 at the last */
+} tilt;
+
+/* A plan that a tilt has proposed. */
+typedef struct tilted {
+    tilt   t;
+    size_t budget, item; /* indices into budgets and pool */
+} tilted;
 
 typedef struct refine {
     const bb_problem        *p;
@@ -34,6 +53,8 @@ typedef struct refine {
     size_t    n;
     uint32_t  confirm, top, candidates, max_rounds, patience, finalists;
     uint32_t  confirmed;    /* plans a budget and round taken to the confirm level */
+    tilted   *tilted;       /* [n_tilted] */
+    size_t    n_tilted, tilted_capacity;
     double   *y;            /* [pool] KL of every plan on the footing of the confirm level */
     size_t    y_capacity;
     bool      has_controllers;
@@ -91,6 +112,7 @@ static void refine_done(refine *r)
     bb_free(r->budgets);
     bb_free(r->order);
     bb_free(r->base);
+    bb_free(r->tilted);
     bb_free(r->y);
 }
 
@@ -131,39 +153,64 @@ static void report(const refine *r, const char *stage, uint32_t round, uint32_t 
 
 /* ---- seeds --------------------------------------------------------------------------------------------------------------------- */
 
-typedef struct tilt {
-    const char *name;
-    double      power, controllers, noise; /* cost^power, factor on controllers, sd of log-normal factors a unit */
-    bool        pinned;                    /* controllers at their widest option: quantization alone */
-} tilt;
-
 static const tilt tilts[] = {
-    {"pinned", 1.0, 1.0, 0, true},        {"power 0.7", 0.7, 1.0, 0, false},     {"power 0.5", 0.5, 1.0, 0, false},
-    {"controllers 0.4", 1.0, 0.4, 0, false}, {"controllers 2.5", 1.0, 2.5, 0, false}, {"pinned 0.7", 0.7, 1.0, 0, true},
-    {"power 1.4", 1.4, 1.0, 0, false},    {"noise", 1.0, 1.0, 0.3, false},       {"noise 0.7", 0.7, 1.0, 0.3, false},
-    {"noise", 1.0, 1.0, 0.5, false},      {"noise, pinned", 1.0, 1.0, 0.3, true}, {"noise, 2.5", 1.0, 2.5, 0.3, false},
-    {"noise, 0.4", 1.0, 0.4, 0.3, false}, {"noise", 1.0, 1.0, 0.3, false},        {"noise 0.7, 2.5", 0.7, 2.5, 0.3, false},
-    {"noise", 1.0, 1.0, 0.4, false},      {"noise, 1.6", 1.0, 1.6, 0.3, false},   {"noise", 1.0, 1.0, 0.3, false},
-    {"noise 0.7", 0.7, 1.6, 0.4, false},  {"noise", 1.0, 1.0, 0.2, false},
+    {.name = "pinned", .power = 1, .controllers = 1, .pinned = true},
+    {.name = "power", .power = 0.7, .controllers = 1},
+    {.name = "power", .power = 0.5, .controllers = 1},
+    {.name = "controllers", .power = 1, .controllers = 0.4},
+    {.name = "controllers", .power = 1, .controllers = 2.5},
+    {.name = "pinned, power", .power = 0.7, .controllers = 1, .pinned = true},
+    {.name = "power", .power = 1.4, .controllers = 1},
+    {.name = "slope", .power = 1, .controllers = 1, .slope = 0.5},
+    {.name = "slope", .power = 1, .controllers = 1, .slope = -0.5},
+    {.name = "noise", .power = 1, .controllers = 1, .noise = 0.3, .stream = 1},
+    {.name = "noise, power", .power = 0.7, .controllers = 1, .noise = 0.3, .stream = 2},
+    {.name = "noise", .power = 1, .controllers = 1, .noise = 0.5, .stream = 3},
+    {.name = "noise, controllers", .power = 1, .controllers = 2.5, .noise = 0.3, .stream = 4},
+    {.name = "noise, controllers", .power = 1, .controllers = 1.6, .noise = 0.3, .stream = 5},
+    {.name = "noise, power", .power = 1.4, .controllers = 1, .noise = 0.3, .stream = 6},
 };
 #define N_TILTS (sizeof tilts / sizeof *tilts)
 
-static bb_status make_tilted(const refine *r, const tilt *t, size_t stream, bb_variant *v, bb_err *err)
+static bb_status make_tilted(const refine *r, const tilt *t, bb_variant *v, bb_err *err)
 {
     bb_status status = BB_OK;
     bb_rng    rng;
     char      name[48];
-    snprintf(name, sizeof name, "refine/tilt/%zu", stream);
+    snprintf(name, sizeof name, "refine/tilt/%zu", t->stream);
     bb_rng_init(&rng, r->o->seed, name);
     BB_TRY(bb_variant_init(r->p, v, err));
     if (t->power < 1 || t->power > 1) bb_variant_power(v, t->power);
     for (uint32_t u = 0; u < r->p->n_units; u++) {
-        const bool is_controller = bb_space_is_controller(&r->space, u);
+        const bool   is_controller = bb_space_is_controller(&r->space, u);
+        const double at = r->p->n_units > 1 ? 2.0 * u / (r->p->n_units - 1) - 1 : 0;
         if (is_controller && t->pinned) bb_variant_pin(v, u, bb_space_widest(&r->space, u));
-        bb_variant_scale(v, u, exp(t->noise * bb_rng_normal(&rng)) * (is_controller ? t->controllers : 1));
+        bb_variant_scale(v, u, exp(t->noise * bb_rng_normal(&rng) + t->slope * at + t->bend * (at * at - 1.0 / 3)) * (is_controller ? t->controllers : 1));
     }
 done:
     return status;
+}
+
+/* The optimum of a tilted table within a budget, topped up by the true one. *solved: whether the tilted problem can meet the budget. */
+static bb_status solve_tilted(const refine *r, const tilt *t, const bb_separable *sep, int64_t budget, uint16_t *x, bool *solved, bb_err *err)
+{
+    const bb_status status = bb_separable_solve(sep, budget, x, NULL, err);
+    *solved = status == BB_OK;
+    if (*solved && !t->pinned) bb_space_topup(&r->space, x, budget);
+    return status == BB_INFEASIBLE ? BB_OK : status;
+}
+
+static bb_status record_tilted(refine *r, const tilt *t, size_t budget, size_t item, bb_err *err)
+{
+    if (r->n_tilted == r->tilted_capacity) {
+        const size_t capacity = r->tilted_capacity ? 2 * r->tilted_capacity : 256;
+        tilted      *grown = bb_realloc(r->tilted, capacity, sizeof *grown, err);
+        if (!grown) return BB_NOMEM;
+        r->tilted = grown;
+        r->tilted_capacity = capacity;
+    }
+    r->tilted[r->n_tilted++] = (tilted){*t, budget, item};
+    return BB_OK;
 }
 
 /* Adds x, topped up by the true tables, to the pool and its index to list. */
@@ -181,11 +228,13 @@ done:
 
 static bb_status seed_separable(refine *r, uint16_t *x, size_t *list, bb_err *err)
 {
-    bb_status status = BB_OK;
-    size_t    n = 0;
+    const tilt none = {.name = "separable", .power = 1, .controllers = 1};
+    bb_status  status = BB_OK;
+    size_t     n = 0;
     for (size_t b = 0; b < r->n; b++) {
         BB_TRY(bb_separable_solve(r->sep, r->budgets[b], x, NULL, err));
-        BB_TRY(bb_pool_add(&r->pool, x, "separable", &r->base[b], NULL, err));
+        BB_TRY(bb_pool_add(&r->pool, x, none.name, &r->base[b], NULL, err));
+        BB_TRY(record_tilted(r, &none, b, r->base[b], err));
         list[n++] = r->base[b];
     }
     BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
@@ -228,23 +277,22 @@ done:
     return status;
 }
 
-/* One tilt at every `stride`-th budget, which ones depending on the tilt. A budget that the tilted problem cannot meet is left out. */
+/* One tilt at every `stride`-th budget, which ones depending on the tilt. */
 static bb_status seed_tilt(refine *r, size_t t, size_t stride, uint16_t *x, size_t *list, bb_err *err)
 {
     bb_status     status = BB_OK;
     size_t        n = 0;
     bb_variant    v = {0};
     bb_separable *sep = NULL;
-    BB_TRY(make_tilted(r, &tilts[t], t, &v, err));
+    BB_TRY(make_tilted(r, &tilts[t], &v, err));
     BB_TRY(bb_separable_create(&v.problem, NULL, &sep, err));
     for (size_t b = t % stride; b < r->n; b += stride) {
-        const bb_status solved = bb_separable_solve(sep, r->budgets[b], x, NULL, NULL);
-        if (solved == BB_INFEASIBLE) continue;
-        BB_TRY(solved);
-        if (!tilts[t].pinned) bb_space_topup(&r->space, x, r->budgets[b]);
         size_t at;
-        bool   is_new;
+        bool   is_new, solved;
+        BB_TRY(solve_tilted(r, &tilts[t], sep, r->budgets[b], x, &solved, err));
+        if (!solved) continue;
         BB_TRY(bb_pool_add(&r->pool, x, tilts[t].name, &at, &is_new, err));
+        BB_TRY(record_tilted(r, &tilts[t], b, at, err));
         if (is_new) list[n++] = at;
     }
     BB_TRY(bb_pool_evaluate(&r->pool, list, n, 0, err));
@@ -516,8 +564,55 @@ static bool propose_neighbour(proposer *q, size_t b, uint32_t round, uint16_t *x
     return bb_space_repair(&q->space, x, q->budget);
 }
 
-/* Fills x[candidates][n_units] and used[candidates] (a source name, or NULL when there is nothing new to propose). */
-static bb_status propose_all(const refine *r, size_t b, uint32_t round, uint16_t *x, const char **used, bb_err *err)
+/* A tilt near one of the N_ELITES that did best against the plain separable plan of their budget, at budgets nearby. */
+static tilt mutate_tilt(const refine *r, size_t b, bb_rng *rng)
+{
+    size_t elite[N_ELITES];
+    double gain[N_ELITES];
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_tilted; i++) {
+        const tilted *t = &r->tilted[i];
+        const double  g = log(r->pool.items[t->item].kl[0] / r->pool.items[r->base[t->budget]].kl[0]);
+        if (fabs(log((double)r->budgets[t->budget] / (double)r->budgets[b])) > NEIGHBOURHOOD || !isfinite(g)) continue;
+        if (n == N_ELITES && g >= gain[n - 1]) continue;
+        size_t k = n < N_ELITES ? n++ : n - 1;
+        for (; k > 0 && gain[k - 1] > g; k--) {
+            elite[k] = elite[k - 1];
+            gain[k] = gain[k - 1];
+        }
+        elite[k] = i;
+        gain[k] = g;
+    }
+    tilt t = n ? r->tilted[elite[bb_rng_below(rng, n)]].t : tilts[0];
+    t.name = "tilt";
+    t.power *= exp(0.15 * bb_rng_normal(rng));
+    t.controllers *= exp(0.3 * bb_rng_normal(rng));
+    t.slope += 0.3 * bb_rng_normal(rng);
+    t.bend += 0.3 * bb_rng_normal(rng);
+    if (!(t.noise > 0) || bb_rng_below(rng, 4) == 0) {
+        t.noise = 0.2;
+        t.stream = N_TILTS + (size_t)bb_rng_below(rng, 1u << 30);
+    } else t.noise *= exp(0.3 * bb_rng_normal(rng));
+    return t;
+}
+
+static bb_status propose_tilt(proposer *q, const tilt *t, uint16_t *x, bool *made, bb_err *err)
+{
+    bb_variant    v = {0};
+    bb_separable *sep = NULL;
+    bb_status     status = BB_OK;
+    BB_TRY(make_tilted(q->r, t, &v, err));
+    BB_TRY(bb_separable_create(&v.problem, NULL, &sep, err));
+    BB_TRY(solve_tilted(q->r, t, sep, q->budget, x, made, err));
+    *made = *made && !is_known(q->r, x);
+done:
+    bb_separable_destroy(sep);
+    bb_variant_done(&v);
+    return status;
+}
+
+/* Fills x[candidates][n_units] and used[candidates]: a source name (that of t[], where a tilt has made it), or NULL when there is nothing new. */
+static bb_status propose_all(const refine *r, size_t b, uint32_t round, uint16_t *x, const char **used, tilt *t, bb_err *err)
 {
     bb_status    status = BB_OK;
     const size_t width = r->p->n_units;
@@ -526,6 +621,13 @@ static bb_status propose_all(const refine *r, size_t b, uint32_t round, uint16_t
     for (uint32_t c = 0; c < r->candidates; c++) {
         uint16_t *y = x + c * width;
         used[c] = NULL;
+        if (c == 2 || (c == 1 && round % 2)) {
+            bool made;
+            t[c] = mutate_tilt(r, b, &q.rng);
+            BB_TRY(propose_tilt(&q, &t[c], y, &made, err));
+            if (made) used[c] = t[c].name;
+            if (made) continue;
+        }
         if (c > 0) bb_surrogate_sample(&q.model, &q.rng, q.theta);
         bb_surrogate_tables(&q.model, c > 0 ? q.theta : NULL, &q.tables);
         if (c == 1 && propose_neighbour(&q, b, round, y)) used[c] = "neighbour";
@@ -551,25 +653,30 @@ static bb_status make_proposals(refine *r, uint32_t round, size_t *list, size_t 
     const size_t width = r->p->n_units, block = r->candidates * width;
     uint16_t    *x = BB_NEW(r->n * block, uint16_t, err);
     const char **used = BB_NEW0(r->n * r->candidates, const char *, err);
+    tilt        *tilts_used = BB_NEW0(r->n * r->candidates, tilt, err);
     bb_status   *each = BB_NEW(r->n, bb_status, err);
     bb_err      *errs = BB_NEW0(r->n, bb_err, err);
     *n = 0;
-    if (!x || !used || !each || !errs) goto done;
+    if (!x || !used || !tilts_used || !each || !errs) goto done;
     BB_TRY(common_footing(r, err));
 #pragma omp parallel for schedule(dynamic, 1)
     for (size_t b = 0; b < r->n; b++)
-        each[b] = propose_all(r, b, round, x + b * block, used + b * r->candidates, &errs[b]);
+        each[b] = propose_all(r, b, round, x + b * block, used + b * r->candidates, tilts_used + b * r->candidates, &errs[b]);
     for (size_t b = 0; b < r->n; b++) {
         if (each[b] != BB_OK) status = BB_FAIL(err, each[b], "%s", errs[b].msg);
         BB_TRY(each[b]);
-        for (uint32_t c = 0; c < r->candidates; c++)
-            if (used[b * r->candidates + c])
-                BB_TRY(propose(r, x + b * block + c * width, r->budgets[b], used[b * r->candidates + c], list, n, err));
+        for (uint32_t c = 0; c < r->candidates; c++) {
+            const size_t at = b * r->candidates + c, before = *n;
+            if (!used[at]) continue;
+            BB_TRY(propose(r, x + b * block + c * width, r->budgets[b], used[at], list, n, err));
+            if (used[at] == tilts_used[at].name && *n > before) BB_TRY(record_tilted(r, &tilts_used[at], b, list[before], err));
+        }
     }
     status = BB_OK;
 done:
     bb_free(x);
     bb_free(used);
+    bb_free(tilts_used);
     bb_free(each);
     bb_free(errs);
     return status;
@@ -680,14 +787,41 @@ done:
     return status;
 }
 
-static bb_status fill_archive(refine *r, bb_archive *out, bb_err *err)
+typedef enum standing { UNTRIED, UNPROVEN, PROVEN } standing;
+
+/* A plan that beats a budget's plain separable plan by no more than PROOF standard errors of the paired difference is lower by chance: the
+ * simpler plan stands there. What stands at some budget is proven. */
+static bb_status judge(refine *r, standing *of, bb_err *err)
 {
     bb_status status = BB_OK;
+    for (size_t b = 0; b < r->n; b++) {
+        const size_t base = r->base[b];
+        const bool   ruled_out = isnan(r->pool.items[base].kl[r->top]);
+        size_t       best[N_CONTENDERS];
+        const size_t n = bb_pool_ranking(&r->pool, r->budgets[b], r->top, UINT32_MAX, N_CONTENDERS, best);
+        bool         stands = false;
+        for (size_t i = 0; i < n && !stands; i++) {
+            double mean = 1, se = 0;
+            if (!ruled_out && best[i] != base) BB_TRY(bb_pool_difference(&r->pool, base, best[i], r->top, &mean, &se, err));
+            stands = mean > PROOF * se;
+            if (stands || of[best[i]] == UNTRIED) of[best[i]] = stands ? PROVEN : UNPROVEN;
+        }
+    }
+done:
+    return status;
+}
+
+static bb_status fill_archive(refine *r, bb_archive *out, bb_err *err)
+{
+    bb_status status = BB_NOMEM;
+    standing *of = BB_NEW0(r->pool.n, standing, err);
+    if (!of) return BB_NOMEM;
+    BB_TRY(judge(r, of, err));
     for (size_t i = 0; i < r->pool.n; i++) {
         const bb_pool_item *item = &r->pool.items[i];
         bb_ledger_entry     scored;
         bool                found = false;
-        if (isnan(item->kl[r->top])) continue;
+        if (isnan(item->kl[r->top]) || of[i] == UNPROVEN) continue;
         BB_TRY(bb_ledger_find(r->ledger, item->x, r->top, &scored, &found, err));
         bb_archive_entry e = {.x = item->x, .size_bytes = item->size_bytes, .score = scored.score};
         e.proxy = bb_problem_cost(r->p, item->x);
@@ -697,6 +831,7 @@ static bb_status fill_archive(refine *r, bb_archive *out, bb_err *err)
         BB_TRY(bb_archive_insert(out, &e, NULL, err));
     }
 done:
+    bb_free(of);
     return status;
 }
 

@@ -11,7 +11,8 @@
  *            posterior samples, byte-trading pair moves from the incumbent (chosen by sampled tables, bits of one unit against bits, channels or
  *            KV groups of another), and the incumbents of neighbouring budgets, repaired or topped up. Level 0 scores them on the incumbent's own
  *            windows; those that a paired test finds worse are dropped (racing), the best go to level 1, where the incumbent may change;
- *   final    successive halving of the best plans of each budget through the remaining levels, with the plain separable plan beside them.
+ *   final    successive halving of the best plans of each budget through the remaining levels, with the plain separable plan beside them; what beats it
+ *            by no more than a standard error of the paired difference at the top level is left out.
  * Every plan serves all budgets from its size up. Sizes are exact, and every proposal is topped up so that its slack is smaller than the
  * cheapest upgrade. The idea of paired screening on few tokens is EvoPress's [1], the surrogate loop is AMQ's [2]; differences: the moves come
  * from a posterior around an exact solver, and budgets share evaluations.
@@ -68,8 +69,8 @@ typedef struct bb_refine_options {
 
 typedef enum bb_refine_stop { BB_REFINE_ROUNDS, BB_REFINE_TOKENS, BB_REFINE_STALL } bb_refine_stop;
 
-/* s: the separable solver of p. Fills out (initialised with p->n_units) with every plan scored at the evaluator's top level, so
- * bb_archive_best(out, budget) is the winner of a budget. why (may be NULL): what ended the rounds. BB_INFEASIBLE when a budget is below the
+/* s: the separable solver of p. Fills out (initialised with p->n_units) with the plans scored at the evaluator's top level (see
+ * final above), so bb_archive_best(out, budget) is the winner of a budget. why (may be NULL): what ended the rounds. BB_INFEASIBLE when a budget is below the
  * smallest plan; BB_INTERRUPTED with everything in the ledger. */
 bb_status bb_refine(const bb_problem *p, const bb_separable *s, bb_ledger *ledger, const bb_refine_options *options, bb_archive *out,
                     bb_refine_stop *why, bb_err *err);
