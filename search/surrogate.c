@@ -39,39 +39,95 @@ void bb_surrogate_done(bb_surrogate *s)
     *s = (bb_surrogate){0};
 }
 
-static double unit_cost(const bb_problem *p, const uint16_t *x, uint32_t u)
+static size_t cell_of(const bb_unit *unit, const uint16_t *x, uint32_t u)
 {
-    const bb_unit *unit = &p->units[u];
-    return unit->cost[(unit->controller < 0 ? 0 : (size_t)x[unit->controller]) * unit->n_options + x[u]];
+    return (unit->controller < 0 ? 0 : (size_t)x[unit->controller]) * unit->n_options + x[u];
 }
 
-/* Factor exponent of one table cell. */
-static double term(const bb_surrogate *s, const double *theta, uint32_t u, double cost)
+static double unit_cost(const bb_problem *p, const uint16_t *x, uint32_t u) { return p->units[u].cost[cell_of(&p->units[u], x, u)]; }
+
+/* What theta makes of one table cell, given the logarithm of its cost; 0 where there is no cost. */
+static double term(const bb_surrogate *s, const double *theta, uint32_t u, double log_cost)
 {
-    if (!(cost > 0)) return 0;
+    if (!isfinite(log_cost)) return 0;
     const double a = theta[SCALE] + theta[UNITS + u] + (bb_space_is_controller(s->space, u) ? theta[CONTROLLERS] : 0);
-    return exp(a + (1 + theta[EXPONENT]) * (log(cost) - s->center) + s->center);
+    return exp(a + (1 + theta[EXPONENT]) * (log_cost - s->center) + s->center);
 }
 
 double bb_surrogate_predict(const bb_surrogate *s, const double *theta, const uint16_t *x)
 {
     const bb_problem *p = s->space->problem;
     double            total = 0;
-    for (uint32_t u = 0; u < p->n_units; u++) total += term(s, theta ? theta : s->theta, u, unit_cost(p, x, u));
+    for (uint32_t u = 0; u < p->n_units; u++) total += term(s, theta ? theta : s->theta, u, log(unit_cost(p, x, u)));
     return total;
 }
 
-/* Derivative of log prediction by every parameter, and the log prediction. */
-static double gradient(const bb_surrogate *s, const double *theta, const uint16_t *x, double *g)
+/* The plans that count, as cells of one table: plans share cells, so what theta makes of a cell is computed once, not once a plan. */
+typedef struct samples {
+    size_t    n, n_cells;
+    uint32_t *cell;                 /* [n * n_units] */
+    double   *log_kl, *weight;      /* [n] */
+    uint32_t *unit;                 /* [n_cells] */
+    double   *log_cost, *term;      /* [n_cells]; -inf: no cost. term: as of the last set_terms */
+} samples;
+
+static void samples_done(samples *d)
 {
-    const bb_problem *p = s->space->problem;
-    double            total = 0;
+    bb_free(d->cell);
+    bb_free(d->log_kl);
+    bb_free(d->weight);
+    bb_free(d->unit);
+    bb_free(d->log_cost);
+    bb_free(d->term);
+}
+
+static bb_status samples_init(const bb_problem *p, const uint16_t *const *x, const double *kl, const double *weight, size_t n, samples *d, bb_err *err)
+{
+    *d = (samples){0};
+    for (uint32_t u = 0; u < p->n_units; u++) d->n_cells += bb_problem_rows(p, u) * p->units[u].n_options;
+    d->cell = BB_NEW(n * p->n_units, uint32_t, err);
+    d->log_kl = BB_NEW(n, double, err);
+    d->weight = BB_NEW(n, double, err);
+    d->unit = BB_NEW(d->n_cells, uint32_t, err);
+    d->log_cost = BB_NEW(d->n_cells, double, err);
+    d->term = BB_NEW(d->n_cells, double, err);
+    if (!d->cell || !d->log_kl || !d->weight || !d->unit || !d->log_cost || !d->term) return BB_NOMEM;
+    for (size_t i = 0; i < n; i++) {
+        if (!isfinite(kl[i]) || !(kl[i] > 0) || !(weight[i] > 0)) continue;
+        d->log_kl[d->n] = log(kl[i]);
+        d->weight[d->n] = weight[i];
+        for (uint32_t u = 0, first = 0; u < p->n_units; u++) {
+            d->cell[d->n * p->n_units + u] = first + (uint32_t)cell_of(&p->units[u], x[i], u);
+            first += (uint32_t)(bb_problem_rows(p, u) * p->units[u].n_options);
+        }
+        d->n++;
+    }
+    for (uint32_t u = 0, k = 0; u < p->n_units; u++)
+        for (size_t i = 0; i < bb_problem_rows(p, u) * p->units[u].n_options; i++, k++) {
+            const double c = p->units[u].cost[i];
+            d->unit[k] = u;
+            d->log_cost[k] = c > 0 ? log(c) : -HUGE_VAL;
+        }
+    return BB_OK;
+}
+
+static void set_terms(const bb_surrogate *s, const double *theta, const samples *d)
+{
+    for (size_t k = 0; k < d->n_cells; k++) d->term[k] = term(s, theta, d->unit[k], d->log_cost[k]);
+}
+
+/* Derivative of the log prediction of plan i by every parameter, and the log prediction; from the terms that were set. */
+static double gradient(const bb_surrogate *s, const samples *d, size_t i, double *g)
+{
+    const uint32_t  n_units = s->space->problem->n_units;
+    const uint32_t *cell = d->cell + i * n_units;
+    double          total = 0;
     for (size_t k = 0; k < UNITS; k++) g[k] = 0;
-    for (uint32_t u = 0; u < p->n_units; u++) {
-        const double c = unit_cost(p, x, u), t = term(s, theta, u, c);
+    for (uint32_t u = 0; u < n_units; u++) {
+        const double t = d->term[cell[u]];
         g[UNITS + u] = t;
         total += t;
-        if (t > 0) g[EXPONENT] += t * (log(c) - s->center);
+        if (t > 0) g[EXPONENT] += t * (d->log_cost[cell[u]] - s->center);
         if (bb_space_is_controller(s->space, u)) g[CONTROLLERS] += t;
     }
     g[SCALE] = total;
@@ -79,10 +135,6 @@ static double gradient(const bb_surrogate *s, const double *theta, const uint16_
     for (size_t k = 0; k < s->n_params; k++) g[k] /= total;
     return log(total);
 }
-
-typedef struct samples { const uint16_t *const *x; const double *kl, *weight; size_t n; } samples;
-
-static bool is_usable(const samples *d, size_t i) { return isfinite(d->kl[i]) && d->kl[i] > 0 && d->weight[i] > 0; }
 
 /* Fills precision A and right side b of one step; returns the penalised objective at theta and the weighted residual variance. */
 static double normal_equations(const bb_surrogate *s, const double *theta, const samples *d, gsl_matrix *A, gsl_vector *b, double *g,
@@ -97,11 +149,11 @@ static double normal_equations(const bb_surrogate *s, const double *theta, const
         gsl_vector_set(b, k, -lambda * theta[k]);
         objective += lambda * theta[k] * theta[k];
     }
+    set_terms(s, theta, d);
     for (size_t i = 0; i < d->n; i++) {
-        if (!is_usable(d, i)) continue;
-        const double predicted = gradient(s, theta, d->x[i], g);
+        const double predicted = gradient(s, d, i, g);
         if (!isfinite(predicted)) continue;
-        const double r = log(d->kl[i]) - predicted, w = d->weight[i];
+        const double r = d->log_kl[i] - predicted, w = d->weight[i];
         objective += w * inv * r * r;
         sum_w += w;
         sum_r += w * r * r;
@@ -115,13 +167,16 @@ static double normal_equations(const bb_surrogate *s, const double *theta, const
 
 static double objective_at(const bb_surrogate *s, const double *theta, const samples *d)
 {
-    const double inv = 1 / (s->sigma * s->sigma);
-    double       total = 0;
+    const double   inv = 1 / (s->sigma * s->sigma);
+    const uint32_t n_units = s->space->problem->n_units;
+    double         total = 0;
     for (size_t k = 0; k < s->n_params; k++) total += theta[k] * theta[k] / (prior_sd(s, k) * prior_sd(s, k));
+    set_terms(s, theta, d);
     for (size_t i = 0; i < d->n; i++) {
-        const double p = is_usable(d, i) ? bb_surrogate_predict(s, theta, d->x[i]) : 0;
+        double p = 0;
+        for (uint32_t u = 0; u < n_units; u++) p += d->term[d->cell[i * n_units + u]];
         if (!(p > 0)) continue;
-        const double r = log(d->kl[i]) - log(p);
+        const double r = d->log_kl[i] - log(p);
         total += d->weight[i] * inv * r * r;
     }
     return total;
@@ -140,17 +195,15 @@ static bool take_step(bb_surrogate *s, const gsl_vector *step, const samples *d,
     return false;
 }
 
-static double mean_log_cost(const bb_surrogate *s, const samples *d)
+static double mean_log_cost(const samples *d, uint32_t n_units)
 {
-    const bb_problem *p = s->space->problem;
-    double            sum = 0, n = 0;
-    for (size_t i = 0; i < d->n; i++)
-        for (uint32_t u = 0; is_usable(d, i) && u < p->n_units; u++) {
-            const double c = unit_cost(p, d->x[i], u);
-            if (!(c > 0)) continue;
-            sum += log(c);
-            n++;
-        }
+    double sum = 0, n = 0;
+    for (size_t i = 0; i < d->n * n_units; i++) {
+        const double c = d->log_cost[d->cell[i]];
+        if (!isfinite(c)) continue;
+        sum += c;
+        n++;
+    }
     return n > 0 ? sum / n : 0;
 }
 
@@ -173,7 +226,7 @@ static double fit_once(bb_surrogate *s, const samples *d, double *work)
         if (d->n == 0 || (iteration > 0 && fabs(sigma - s->sigma) < 0.1 * s->sigma)) break;
         s->sigma = sigma; /* converged for the old noise level: once more with what the residuals say */
     }
-    for (size_t i = 0; i < d->n; i++) n += is_usable(d, i) ? d->weight[i] : 0;
+    for (size_t i = 0; i < d->n; i++) n += d->weight[i];
     for (size_t k = 0; k < p; k++) evidence -= log(s->chol[k * p + k]) + log(prior_sd(s, k));
     return evidence - 0.5 * objective - n * log(s->sigma);
 }
@@ -181,11 +234,13 @@ static double fit_once(bb_surrogate *s, const samples *d, double *work)
 bb_status bb_surrogate_fit(bb_surrogate *s, const uint16_t *const *x, const double *kl, const double *weight, size_t n, bb_err *err)
 {
     bb_status     status = BB_OK;
-    const samples d = {x, kl, weight, n};
+    samples       d;
     double       *work = BB_NEW(3 * s->n_params, double, err);
     double        best = -HUGE_VAL, best_sd = 0;
-    if (!work) return BB_NOMEM;
-    s->center = mean_log_cost(s, &d);
+    BB_TRY(samples_init(s->space->problem, x, kl, weight, n, &d, err));
+    if (!work) status = BB_NOMEM;
+    BB_TRY(status);
+    s->center = mean_log_cost(&d, s->space->problem->n_units);
     for (size_t k = 0; n > 0 && k < N_UNIT_SDS; k++) {
         s->unit_sd = unit_sds[k];
         const double evidence = fit_once(s, &d, work);
@@ -197,6 +252,8 @@ bb_status bb_surrogate_fit(bb_surrogate *s, const uint16_t *const *x, const doub
     else s->unit_sd = 0.4; /* nothing to learn from */
     if (isnan(fit_once(s, &d, work)))
         status = BB_FAIL(err, BB_NUMERIC, "the surrogate's normal equations (%zu unknowns, %zu plans) are not positive definite", s->n_params, n);
+done:
+    samples_done(&d);
     bb_free(work);
     return status;
 }
@@ -220,6 +277,6 @@ void bb_surrogate_tables(const bb_surrogate *s, const double *theta, bb_variant 
     for (uint32_t u = 0; u < p->n_units; u++) {
         const size_t n = bb_problem_rows(p, u) * p->units[u].n_options;
         for (size_t i = 0; i < n; i++)
-            if (v->bytes[u][i] != BB_FORBIDDEN) v->cost[u][i] = term(s, theta ? theta : s->theta, u, p->units[u].cost[i]);
+            if (v->bytes[u][i] != BB_FORBIDDEN) v->cost[u][i] = term(s, theta ? theta : s->theta, u, log(p->units[u].cost[i]));
     }
 }
