@@ -27,11 +27,11 @@ LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/support/cli.c,$(sort $(wildcard tests/support/*.c))))
 
-.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce reproduce-quantize reproduce-finalise interop clean help FORCE
+.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce reproduce-quantize reproduce-study reproduce-search reproduce-finalise interop clean help FORCE
 all: bitbudget
 
 help:
-	@echo "deps all demo check check-asan bench lint fuzz interop reproduce reproduce-quantize reproduce-finalise install uninstall clean"
+	@echo "deps all demo check check-asan bench lint fuzz interop reproduce reproduce-quantize reproduce-study reproduce-search reproduce-finalise install uninstall clean"
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -117,11 +117,25 @@ reproduce: all
 	$(call front,wiki8m,wikitext-2-raw/wiki.valid.raw,wikitext-2-raw/wiki.test.raw,results)
 	$(call front,stories3M-p256,tinystories/tinystories_train.txt,tinystories/tinystories_valid_a.clean.txt,results/stories3M-p256)
 
-# Every step of finalise on two texts, for plans of the front that `reproduce` found: about ten minutes of two cores.
+# On one search of wiki8m in five bands: how well the cheap scores rank plans, and every step of finalise on two texts. On another one at 24
+# sizes: other search methods at ten of them. All of them resume.
+WIKI8M   = $(DATA)/models/wiki8m/wiki8m-f16.gguf
+WIKITEXT = --calib $(DATA)/corpora/wikitext-2-raw/wiki.valid.raw --eval $(DATA)/corpora/wikitext-2-raw/wiki.test.raw
+BANDS    = OMP_WAIT_POLICY=passive ./bitbudget sweep $(WIKI8M) --config configs/reproduce/study.yaml $(WIKITEXT) --out $(RUNS)/study
+reproduce-study: all
+	$(BANDS)
+	OMP_WAIT_POLICY=passive ./bitbudget study $(RUNS)/study --plans 200 --level confirm
+	cp $(RUNS)/study/proxy.csv $(RUNS)/study/plots/proxy.svg results/
 reproduce-finalise: all
-	OMP_WAIT_POLICY=passive ./bitbudget finalise $(RUNS)/wiki8m --ladder 1.3,1.7,2.2,3.0,4.0 --windows 100 --ablate \
+	$(BANDS)
+	OMP_WAIT_POLICY=passive ./bitbudget finalise $(RUNS)/study --ladder 1.3,1.7,2.2,3.0,4.0 --windows 100 --ablate \
 	  --texts $(DATA)/corpora/wikitext-2-raw/wiki.test.raw,$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
-	cd $(RUNS)/wiki8m && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
+	cd $(RUNS)/study && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
+reproduce-search: all
+	OMP_WAIT_POLICY=passive ./bitbudget sweep $(WIKI8M) --config configs/reproduce/search.yaml $(WIKITEXT) --out $(RUNS)/search
+	OMP_WAIT_POLICY=passive ./bitbudget rivals $(RUNS)/search --methods ours,uniform,separable,evopress --times 20 --out results/search.csv \
+	  --sizes 1101657,1312698,1475403,1758043,1975947,2354474,2646304,3153250,3544086,4223018
+	gnuplot results/search.gp
 
 # The tables of single formats, pruning and rotation: about an hour of one core; what is finished stays in $(RUNS).
 reproduce-quantize: all

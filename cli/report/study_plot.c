@@ -50,12 +50,12 @@ static size_t find_series(const scale *s, const char *name)
 
 static void make_scale(const bb_study_plot *p, scale *s)
 {
-    *s = (scale){ .low = 0 };
+    *s = (scale){ .low = 0.8 };
     for (size_t i = 0; i < p->n; i++) {
         const bb_study_point *q = &p->points[i];
         if (find_band(s, q->bpw) == s->n_bands && s->n_bands < MAX_X) s->bands[s->n_bands++] = q->bpw;
         if (find_series(s, q->name) == s->n_series && s->n_series < MAX_SERIES) s->series[s->n_series++] = q->name;
-        if (q->lo < s->low) s->low = fmax(-1, floor(q->lo * 5) / 5);
+        if (q->lo < s->low) s->low = fmax(-1, floor(q->lo * 10) / 10);
     }
 }
 
@@ -66,10 +66,11 @@ static void draw_panel(const bb_study_plot *p, const scale *s, int panel, bb_tex
     double slot = (double)(WIDTH - LEFT - RIGHT) / (double)s->n_bands;
     bb_text_addf(t, "<text x='%d' y='%.1f' font-weight='bold'>%s: Kendall's tau against true KL</text>\n", LEFT, y_of(s, panel, 1) - 8,
                  panel == 0 ? "random plans" : "searched plans and their neighbours");
-    for (int k = (int)ceil(s->low * 5); k <= 5; k++) {
-        double y = y_of(s, panel, k / 5.0);
+    const int ticks = s->low < 0.5 ? 5 : 10; /* a unit of tau */
+    for (int k = (int)ceil(s->low * ticks - 1e-9); k <= ticks; k++) {
+        double tau = (double)k / ticks, y = y_of(s, panel, tau);
         bb_text_addf(t, "<line x1='%d' x2='%d' y1='%.1f' y2='%.1f' stroke='#bbb' stroke-width='%s'/><text x='%d' y='%.1f' text-anchor='end'>%.1f</text>\n", LEFT,
-                     WIDTH - RIGHT, y, y, k == 0 ? "1.2" : "0.5", LEFT - 6, y + 4, k / 5.0);
+                     WIDTH - RIGHT, y, y, k == 0 ? "1.2" : "0.5", LEFT - 6, y + 4, tau);
     }
     for (size_t b = 0; b < s->n_bands; b++)
         bb_text_addf(t, "<text x='%.1f' y='%.1f' text-anchor='middle'>%g bits</text>\n", LEFT + slot * ((double)b + 0.5), y_of(s, panel, s->low) + 16, s->bands[b]);

@@ -396,11 +396,11 @@ static const anchored_kind anchored_kinds[] = {
 };
 enum { N_ANCHORED = sizeof anchored_kinds / sizeof *anchored_kinds };
 
-/* The mean of the proxies around the neighbouring bands' incumbents: what a band knows that was not measured itself. */
+/* The mean of the proxies around the neighbouring bands' incumbents, what a band knows that was not measured itself; and that with its own. */
 static bb_status report_neighbours(study *s, uint32_t band, const double *seconds, bb_err *err)
 {
     uint32_t  low = band > 0 ? band - 1 : band + 1, high = band + 1 < s->n_bands ? band + 1 : band - 1;
-    bb_proxy  a = { 0 }, b = { 0 };
+    bb_proxy  a = { 0 }, b = { 0 }, own = { 0 };
     bb_status status = BB_OK;
     if (s->n_bands < 2) return BB_OK;
     BB_TRY(anchored(s, low, "neighbours' anchors", BB_PROXY_DEFAULT, seconds[low], &a, err));
@@ -409,9 +409,13 @@ static bb_status report_neighbours(study *s, uint32_t band, const double *second
         BB_TRY(bb_proxy_mix(&a, &b, 0.5, err));
     }
     for (int k = 0; k < 2; k++) BB_TRY(report_proxy(s, &s->sets[2 * band + (uint32_t)k], &a, err));
+    BB_TRY(anchored(s, band, "own and neighbours' anchors", BB_PROXY_DEFAULT, seconds[band], &own, err));
+    BB_TRY(bb_proxy_mix(&own, &a, 0.5, err));
+    for (int k = 0; k < 2; k++) BB_TRY(report_proxy(s, &s->sets[2 * band + (uint32_t)k], &own, err));
 done:
     bb_proxy_done(&a);
     bb_proxy_done(&b);
+    bb_proxy_done(&own);
     return status;
 }
 
