@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "eval/floor.h"
@@ -465,6 +466,7 @@ END_TEST
 
 int main(void)
 {
+    bb_log_set_level(BB_LOG_QUIET);
     Suite *s = suite_create("sensitivity");
     TCase *t = tcase_create("sketch"), *p = tcase_create("proxy");
     tcase_set_timeout(t, 60);
