@@ -6,18 +6,12 @@
 #include <math.h>
 #include <string.h>
 
-static size_t row_of(const bb_problem *p, const uint16_t *x, uint32_t u)
-{
-    const int32_t c = p->units[u].controller;
-    return (c < 0 ? 0 : (size_t)x[c]) * p->units[u].n_options;
-}
-
 int64_t bb_problem_bound(const bb_problem *p, const uint16_t *x)
 {
     int64_t total = p->fixed_bytes;
     for (uint32_t u = 0; u < p->n_units; u++) {
         BB_ASSERT(x[u] < p->units[u].n_options);
-        const int64_t b = p->units[u].bytes[row_of(p, x, u) + x[u]];
+        const int64_t b = p->units[u].bytes[bb_problem_row(p, x, u) + x[u]];
         if (b == BB_FORBIDDEN) return BB_FORBIDDEN;
         total += b;
     }
@@ -36,7 +30,7 @@ int64_t bb_problem_size(const bb_problem *p, const uint16_t *x)
 double bb_problem_cost(const bb_problem *p, const uint16_t *x)
 {
     double total = 0;
-    for (uint32_t u = 0; u < p->n_units; u++) total += p->units[u].cost[row_of(p, x, u) + x[u]];
+    for (uint32_t u = 0; u < p->n_units; u++) total += p->units[u].cost[bb_problem_row(p, x, u) + x[u]];
     return total;
 }
 

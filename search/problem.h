@@ -52,6 +52,13 @@ typedef struct bb_problem {
     void          *allowed_self;
 } bb_problem;
 
+/* Where the row of unit u's tables begins that x's choice for its controller selects: its option o is cell bb_problem_row + o. */
+static inline size_t bb_problem_row(const bb_problem *p, const uint16_t *x, uint32_t u)
+{
+    const int32_t c = p->units[u].controller;
+    return (c < 0 ? 0 : (size_t)x[c]) * p->units[u].n_options;
+}
+
 int64_t   bb_problem_bound(const bb_problem *p, const uint16_t *x);   /* fixed_bytes + sum; BB_FORBIDDEN when a combination is */
 int64_t   bb_problem_size(const bb_problem *p, const uint16_t *x);    /* exact */
 double    bb_problem_cost(const bb_problem *p, const uint16_t *x);    /* separable score */

@@ -16,8 +16,7 @@ static size_t stride_of(const bb_quadratic *q) { return q->stride ? q->stride : 
 static double linear_at(const bb_quadratic *q, const uint16_t *x, uint32_t u)
 {
     if (!q->linear || !q->linear[u]) return 0;
-    const bb_unit *unit = &q->space->problem->units[u];
-    return q->linear[u][(unit->controller < 0 ? 0 : (size_t)x[unit->controller]) * unit->n_options + x[u]];
+    return q->linear[u][bb_problem_row(q->space->problem, x, u) + x[u]];
 }
 
 double bb_quadratic_score(const bb_quadratic *q, const uint16_t *x)
@@ -66,10 +65,9 @@ static double linear_delta(const bb_quadratic *q, const uint16_t *x, uint32_t un
 {
     if (!q->linear) return 0;
     const bb_space *s = q->space;
-    const bb_unit  *me = &s->problem->units[unit];
     double          delta = 0;
     if (q->linear[unit]) {
-        const double *row = q->linear[unit] + (me->controller < 0 ? 0 : (size_t)x[me->controller]) * me->n_options;
+        const double *row = q->linear[unit] + bb_problem_row(s->problem, x, unit);
         delta = row[option] - row[x[unit]];
     }
     for (uint32_t i = s->first_child[unit]; i < s->first_child[unit + 1]; i++) {

@@ -123,8 +123,7 @@ static void minimise(const relaxation *r, double lambda, vertex *v)
     v->linear = 0;
     v->value = 0;
     for (uint32_t u = 0; u < p->n_units; u++) {
-        const size_t row = p->units[u].controller < 0 ? 0 : v->x[p->units[u].controller];
-        v->linear += linear_cell(r->q, u, row * p->units[u].n_options + v->x[u]);
+        v->linear += linear_cell(r->q, u, bb_problem_row(p, v->x, u) + v->x[u]);
         v->value += r->cost[r->space->offset[u] + v->x[u]];
     }
     v->value += v->linear;

@@ -625,8 +625,10 @@ static bb_status propose_all(const refine *r, size_t b, uint32_t round, uint16_t
             bool made;
             t[c] = mutate_tilt(r, b, &q.rng);
             BB_TRY(propose_tilt(&q, &t[c], y, &made, err));
-            if (made) used[c] = t[c].name;
-            if (made) continue;
+            if (made) {
+                used[c] = t[c].name;
+                continue;
+            }
         }
         if (c > 0) bb_surrogate_sample(&q.model, &q.rng, q.theta);
         bb_surrogate_tables(&q.model, c > 0 ? q.theta : NULL, &q.tables);

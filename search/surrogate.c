@@ -39,13 +39,6 @@ void bb_surrogate_done(bb_surrogate *s)
     *s = (bb_surrogate){0};
 }
 
-static size_t cell_of(const bb_unit *unit, const uint16_t *x, uint32_t u)
-{
-    return (unit->controller < 0 ? 0 : (size_t)x[unit->controller]) * unit->n_options + x[u];
-}
-
-static double unit_cost(const bb_problem *p, const uint16_t *x, uint32_t u) { return p->units[u].cost[cell_of(&p->units[u], x, u)]; }
-
 /* What theta makes of one table cell, given the logarithm of its cost; 0 where there is no cost. */
 static double term(const bb_surrogate *s, const double *theta, uint32_t u, double log_cost)
 {
@@ -58,7 +51,7 @@ double bb_surrogate_predict(const bb_surrogate *s, const double *theta, const ui
 {
     const bb_problem *p = s->space->problem;
     double            total = 0;
-    for (uint32_t u = 0; u < p->n_units; u++) total += term(s, theta ? theta : s->theta, u, log(unit_cost(p, x, u)));
+    for (uint32_t u = 0; u < p->n_units; u++) total += term(s, theta ? theta : s->theta, u, log(p->units[u].cost[bb_problem_row(p, x, u) + x[u]]));
     return total;
 }
 
@@ -97,7 +90,7 @@ static bb_status samples_init(const bb_problem *p, const uint16_t *const *x, con
         d->log_kl[d->n] = log(kl[i]);
         d->weight[d->n] = weight[i];
         for (uint32_t u = 0, first = 0; u < p->n_units; u++) {
-            d->cell[d->n * p->n_units + u] = first + (uint32_t)cell_of(&p->units[u], x[i], u);
+            d->cell[d->n * p->n_units + u] = first + (uint32_t)bb_problem_row(p, x[i], u) + x[i][u];
             first += (uint32_t)(bb_problem_rows(p, u) * p->units[u].n_options);
         }
         d->n++;

@@ -399,7 +399,7 @@ static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const eval
         BB_TRY(bb_problem_candidate(p, &f->plans[i].plan, x, err));
         for (uint32_t u = 0; u < p->n_units; u++) {
             const bb_unit *unit = &p->units[u];
-            size_t         cell = (size_t)(unit->controller >= 0 ? x[unit->controller] : 0) * unit->n_options + x[u];
+            const size_t   cell = bb_problem_row(p, x, u) + x[u];
             bb_csv_put_text(w, f->plans[i].hash);
             bb_csv_put_text(w, unit->name);
             bb_csv_put_text(w, unit->options[x[u]]);

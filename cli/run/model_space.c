@@ -177,8 +177,7 @@ static int64_t matrices_bytes(const bb_model_space *s, const uint16_t *x)
 {
     int64_t sum = 0;
     for (uint32_t i = 0; i < s->problem.n_units; i++) {
-        const bb_unit *u = &s->units[i];
-        if (s->data[i].is_format) sum += u->bytes[(u->controller >= 0 ? x[u->controller] : 0u) * u->n_options + x[i]];
+        if (s->data[i].is_format) sum += s->units[i].bytes[bb_problem_row(&s->problem, x, i) + x[i]];
     }
     return sum;
 }

@@ -99,10 +99,7 @@ void bb_speed_done(bb_speed *s)
 static double tokens_a_second(const bb_speed *s, double *const *seconds, const uint16_t *x)
 {
     double sum = 0;
-    for (uint32_t u = 0; u < s->problem->n_units; u++) {
-        const bb_unit *unit = &s->problem->units[u];
-        sum += seconds[u][(size_t)(unit->controller >= 0 ? x[unit->controller] : 0) * unit->n_options + x[u]];
-    }
+    for (uint32_t u = 0; u < s->problem->n_units; u++) sum += seconds[u][bb_problem_row(s->problem, x, u) + x[u]];
     return sum > 0 ? 1 / sum : (double)NAN;
 }
 

@@ -43,7 +43,7 @@ static void destroy(void *state)
 static uint16_t option_at(const bb_space *sp, const uint16_t *x, uint32_t u, uint32_t permille)
 {
     const bb_unit *unit = &sp->problem->units[u];
-    const int64_t *row = unit->bytes + (unit->controller < 0 ? 0 : (size_t)x[unit->controller]) * unit->n_options;
+    const int64_t *row = unit->bytes + bb_problem_row(sp->problem, x, u);
     uint32_t       loadable = 0;
     for (uint32_t o = 0; o < unit->n_options; o++) loadable += row[o] != BB_FORBIDDEN;
     const uint32_t wanted = loadable ? (loadable - 1) * permille / 1000 : 0;
