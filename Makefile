@@ -137,7 +137,7 @@ reproduce-search: all
 	  --sizes 1101657,1312698,1475403,1758043,1975947,2354474,2646304,3153250,3544086,4223018
 	gnuplot results/search.gp
 
-# The tables of single formats, pruning and rotation: about an hour of one core; what is finished stays in $(RUNS).
+# The tables of single formats, pruning and rotation; what is finished stays in $(RUNS).
 reproduce-quantize: all
 	mkdir -p $(RUNS)
 	OMP_WAIT_POLICY=passive sh results/pruning.sh $(DATA) $(RUNS)/pruning > $(RUNS)/pruning.csv && cp $(RUNS)/pruning.csv results/
