@@ -119,8 +119,8 @@ static bb_bytes spelling(const bb_model *m, uint32_t id)
 
 static void put_models(bb_text *out, const job *j)
 {
-    bb_text_addf(out, "model         %s (sha256 %.16s)\n", j->path, j->m.sha256);
-    if (j->o.reference) bb_text_addf(out, "reference     %s (sha256 %.16s)\n", j->o.reference, j->ref.sha256);
+    bb_text_addf(out, "model         %s (sha256 %.16s)\n", j->path, bb_model_sha256(&j->m));
+    if (j->o.reference) bb_text_addf(out, "reference     %s (sha256 %.16s)\n", j->o.reference, bb_model_sha256(&j->ref));
 }
 
 static void put_data(bb_text *out, const job *j)
@@ -260,8 +260,8 @@ static void text_part_json(json_t *root, const job *j)
 
 static bb_status print_json(const job *j, bb_err *err)
 {
-    json_t *root = json_pack("{s:o, s:s, s:o, s:o}", "model", path_json(j->path), "model_sha256", j->m.sha256, "reference",
-                             path_json(j->o.reference), "reference_sha256", path_json(j->o.reference ? j->ref.sha256 : NULL));
+    json_t *root = json_pack("{s:o, s:s, s:o, s:o}", "model", path_json(j->path), "model_sha256", bb_model_sha256(&j->m), "reference",
+                             path_json(j->o.reference), "reference_sha256", path_json(j->o.reference ? bb_model_sha256(&j->ref) : NULL));
     int     failed;
     if (!root) return BB_FAIL(err, BB_NOMEM, "out of memory");
     if (j->o.text) text_part_json(root, j);

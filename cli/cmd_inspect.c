@@ -18,7 +18,7 @@ static const char *const part_names[N_PARTS] = { "embedding", "output", "attenti
 
 typedef struct totals { uint64_t bytes[N_PARTS], weights[N_PARTS], all_bytes, all_weights; } totals;
 
-typedef struct inspect_options { bool json, tensors; } inspect_options;
+typedef struct inspect_options { bool json, tensors, sha256; } inspect_options;
 
 static part part_of(const char *name)
 {
@@ -86,14 +86,16 @@ static void add_range(bb_text *out, const bb_net *net, size_t offset)
     else bb_text_addf(out, "%u-%u", low, high);
 }
 
-static void add_summary(bb_text *out, const bb_model *m, const totals *t)
+static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool hash)
 {
     const bb_net *net = &m->net;
-    char          size[32];
+    char          size[32], label[BB_MODEL_LABEL];
     bb_format_size(t->all_bytes, size);
-    bb_text_addf(out, "file          %s\n              %llu bytes (%s), GGUF v%u, sha256 %.16s\n", m->path, (unsigned long long)t->all_bytes,
-                 size, m->gguf.version, m->sha256);
-    bb_text_add(out, "architecture  ");
+    bb_text_addf(out, "file          %s\n              %llu bytes (%s), GGUF v%u", m->path, (unsigned long long)t->all_bytes,
+                 size, m->gguf.version);
+    if (hash) bb_text_addf(out, "\nsha256        %s", bb_model_sha256(m));
+    if (bb_model_is_quantized(m)) bb_text_addf(out, "\nweights       quantized: %s", bb_model_source_label(m, label));
+    bb_text_add(out, "\narchitecture  ");
     add_clean(out, text_key(&m->gguf, "general.architecture", "?"));
     bb_text_add(out, ", ");
     add_clean(out, text_key(&m->gguf, "general.name", "without a name"));
@@ -160,7 +162,7 @@ static void describe(bb_text *out, const bb_model *m, const inspect_options *o)
 {
     totals t;
     add_up(&m->gguf, &t);
-    add_summary(out, m, &t);
+    add_summary(out, m, &t, o->sha256);
     add_parts(out, &t);
     add_blocks(out, &m->net);
     if (o->tensors) add_tensors(out, &m->gguf);
@@ -206,15 +208,15 @@ static json_t *text_json(bb_bytes text)
     return s ? s : json_null();
 }
 
-static bb_status describe_json(const bb_model *m, bb_err *err)
+static bb_status describe_json(const bb_model *m, bool hash, bb_err *err)
 {
     const bb_net *net = &m->net;
     totals        t;
     json_t       *root;
     int           failed;
     add_up(&m->gguf, &t);
-    root = json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", m->path, "sha256",
-                     m->sha256, "gguf_version", (json_int_t)m->gguf.version, "bytes", (json_int_t)t.all_bytes, "architecture",
+    root = json_pack("{s:s, s:s?, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", m->path, "sha256",
+                     hash ? bb_model_sha256(m) : NULL, "gguf_version", (json_int_t)m->gguf.version, "bytes", (json_int_t)t.all_bytes, "architecture",
                      text_json(text_key(&m->gguf, "general.architecture", "")), "name", text_json(text_key(&m->gguf, "general.name", "")),
                      "n_layer", (json_int_t)net->n_layer, "n_embd", (json_int_t)net->n_embd, "head_dim", (json_int_t)net->head_dim,
                      "n_vocab", (json_int_t)net->n_vocab, "n_ctx_train", (json_int_t)net->n_ctx_train, "tied", net->head.rows == 0,
@@ -232,12 +234,13 @@ static bb_status describe_json(const bb_model *m, bb_err *err)
 static const bb_option_row rows[] = {
     { "json", BB_OPT_FLAG, offsetof(inspect_options, json), NULL, 1, 0, NULL, "print JSON, with every tensor", NULL },
     { "tensors", BB_OPT_FLAG, offsetof(inspect_options, tensors), NULL, 1, 0, NULL, "list every tensor", NULL },
+    { "sha256", BB_OPT_FLAG, offsetof(inspect_options, sha256), NULL, 1, 0, NULL, "also the SHA-256 of the file, for which all of it is read", NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
 static bb_status run(int argc, char **argv, bb_err *err)
 {
-    inspect_options o = { false, false };
+    inspect_options o = { false, false, false };
     const char     *path = NULL;
     size_t          n = 0;
     bb_model        m = { .path = NULL };
@@ -250,7 +253,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     }
     BB_TRY(bb_model_open(path, &m, err));
     if (o.json) {
-        BB_TRY(describe_json(&m, err));
+        BB_TRY(describe_json(&m, o.sha256, err));
         goto done;
     }
     describe(&out, &m, &o);

@@ -407,7 +407,8 @@ bb_status bb_model_build(bb_model *m, bb_err *err)
     builder   b = { .m = m };
     bb_status status = BB_NOMEM;
     b.used = BB_NEW0((size_t)m->gguf.n_tensors, bool, err);
-    if (!b.used) goto done;
+    m->identity = BB_NEW0(65, char, err);
+    if (!b.used || !m->identity) goto done;
     BB_TRY(read_hyperparameters(&b, err));
     BB_TRY(find_tensors(&b, err));
 done:
@@ -419,7 +420,6 @@ done:
 bb_status bb_model_open(const char *path, bb_model *m, bb_err *err)
 {
     bb_err    inner = BB_ERR_INIT;
-    bb_sha256 hash;
     bb_status status;
     memset(m, 0, sizeof *m);
     BB_TRY(bb_gguf_open(path, &m->gguf, err));
@@ -430,11 +430,45 @@ bb_status bb_model_open(const char *path, bb_model *m, bb_err *err)
         bb_model_close(m);
         return BB_NOMEM;
     }
-    bb_sha256_init(&hash);
-    bb_sha256_update(&hash, m->gguf.map.data, m->gguf.map.size);
-    bb_sha256_hex(&hash, m->sha256);
 done:
     return status;
+}
+
+const char *bb_model_sha256(const bb_model *m)
+{
+    if (!m->identity) return "";
+    #pragma omp critical(bb_model_sha256)
+    if (!*m->identity) {
+        bb_sha256 hash;
+        bb_sha256_init(&hash);
+        bb_sha256_update(&hash, m->gguf.map.data, m->gguf.map.size);
+        bb_sha256_hex(&hash, m->identity);
+    }
+    return m->identity;
+}
+
+static bool is_float(bb_type type) { return type == BB_F32 || type == BB_F16 || type == BB_BF16; }
+
+bool bb_model_is_quantized(const bb_model *m)
+{
+    for (uint64_t i = 0; i < m->gguf.n_tensors; i++)
+        if (!is_float(m->gguf.tensors[i].type)) return true;
+    return false;
+}
+
+const char *bb_model_source_label(const bb_model *m, char out[BB_MODEL_LABEL])
+{
+    uint64_t weights[BB_TYPE_COUNT] = { 0 };
+    int      most = -1;
+    for (uint64_t i = 0; i < m->gguf.n_tensors; i++) {
+        const bb_tensor *t = &m->gguf.tensors[i];
+        if (!is_float(t->type)) weights[t->type] += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+    }
+    for (int t = 0; t < BB_TYPE_COUNT; t++)
+        if (weights[t] && (most < 0 || weights[t] > weights[most])) most = t;
+    if (most < 0) snprintf(out, BB_MODEL_LABEL, "full precision");
+    else snprintf(out, BB_MODEL_LABEL, "source (%s)", bb_format_get((bb_type)most)->name);
+    return out;
 }
 
 void bb_model_close(bb_model *m)
@@ -442,6 +476,7 @@ void bb_model_close(bb_model *m)
     for (size_t i = 0; i < m->n_owned; i++) bb_free(m->owned[i]);
     bb_free(m->owned);
     bb_free(m->path);
+    bb_free(m->identity);
     bb_gguf_close(&m->gguf);
     memset(m, 0, sizeof *m);
 }

@@ -13,7 +13,7 @@ typedef struct bb_model {
     char    *path;
     bb_gguf  gguf;
     bb_net   net;        /* as in the file */
-    char     sha256[65]; /* of the whole file */
+    char    *identity;   /* owned: what bb_model_sha256 gives; "" until it is first asked for */
     void   **owned;      /* decoded vectors, the block array */
     size_t   n_owned;
 } bb_model;
@@ -21,5 +21,16 @@ typedef struct bb_model {
 /* Every tensor's shape is checked against the hyperparameters; BB_BAD_FILE / BB_UNSUPPORTED name the tensor or key. */
 bb_status bb_model_open(const char *path, bb_model *m, bb_err *err);
 void      bb_model_close(bb_model *m);
+
+/* SHA-256 of the whole file in hex (of a rotated model: its own identity); lives as long as m. Opening does not read the file for it: the first
+ * call does (seconds for gigabytes). "" for a network made in memory. Thread-safe. */
+const char *bb_model_sha256(const bb_model *m);
+
+/* Does a matrix have a type other than F32, F16 and BF16? */
+bool        bb_model_is_quantized(const bb_model *m);
+/* What tables, plots and talk call this model when it is what others are compared with: "full precision", or, where the file is quantized itself,
+ * "source (Q4_1)" with the type that holds most of its weights. Returns out. */
+enum { BB_MODEL_LABEL = 32 };
+const char *bb_model_source_label(const bb_model *m, char out[BB_MODEL_LABEL]);
 
 #endif

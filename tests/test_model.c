@@ -152,8 +152,33 @@ START_TEST(the_hash_is_of_the_file)
     bb_model  m;
     char      hex[65];
     open_spec(&s, &m);
+    ck_assert_str_eq(m.identity, ""); /* opening has not read all of the file */
     ck_assert_int_eq(bb_sha256_file(m.path, hex, NULL), BB_OK);
-    ck_assert_str_eq(m.sha256, hex);
+    ck_assert_str_eq(bb_model_sha256(&m), hex);
+    ck_assert_ptr_eq(bb_model_sha256(&m), m.identity);
+    bb_model_close(&m);
+}
+END_TEST
+
+/* Most weights decide, and a matrix with 4 bits is not full precision. */
+START_TEST(a_quantized_source_is_labelled_so)
+{
+    tiny_spec s = tiny_default("llama");
+    char      label[BB_MODEL_LABEL];
+    bb_model  m;
+    tiny_set_type(&s, BB_F16);
+    open_spec(&s, &m);
+    ck_assert(!bb_model_is_quantized(&m));
+    ck_assert_str_eq(bb_model_source_label(&m, label), "full precision");
+    bb_model_close(&m);
+    s.type[1][BB_PART_Q] = BB_Q4_1;
+    open_spec(&s, &m);
+    ck_assert(bb_model_is_quantized(&m));
+    ck_assert_str_eq(bb_model_source_label(&m, label), "source (Q4_1)");
+    bb_model_close(&m);
+    s.type[0][BB_PART_UP] = BB_Q8_0;
+    open_spec(&s, &m);
+    ck_assert_str_eq(bb_model_source_label(&m, label), "source (Q8_0)");
     bb_model_close(&m);
 }
 END_TEST
@@ -321,6 +346,7 @@ int main(void)
     tcase_add_loop_test(t, vectors_of_other_types_are_decoded, 0, 2);
     tcase_add_test(t, rope_keys);
     tcase_add_test(t, the_hash_is_of_the_file);
+    tcase_add_test(t, a_quantized_source_is_labelled_so);
     tcase_add_test(t, what_does_not_fit_is_named);
     tcase_add_test(t, blocks_of_llama_must_be_alike);
     tcase_add_test(t, memory_failures_are_clean);

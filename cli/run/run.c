@@ -319,7 +319,7 @@ static bb_status open_store(bb_run *r, bb_err *err)
     char      settings[512], kind = r->is_sweep ? 's' : 'r';
     if (!path) return BB_NOMEM;
     bb_sha256_init(&s);
-    bb_sha256_text(&s, r->model.sha256);
+    bb_sha256_text(&s, bb_model_sha256(&r->model));
     bb_sha256_text(&s, r->calib_tokens.sha256);
     snprintf(settings, sizeof settings, "%s %lld %lld %lld %lld %lld %lld %s %.17g %lld %lld %s", c->protocol, (long long)c->ctx, (long long)c->calib_windows,
              (long long)c->measure_windows, (long long)c->refine_windows, (long long)c->confirm_windows, (long long)c->probes, c->method, c->damping,

@@ -95,7 +95,7 @@ static char *path_of(const bb_database *db, const key *k, bb_err *err)
     char                      hex[65], text[256];
     bb_sha256_init(&s);
     bb_sha256_text(&s, "bitbudget entry");
-    bb_sha256_text(&s, c->model->sha256);
+    bb_sha256_text(&s, bb_model_sha256(c->model));
     bb_sha256_text(&s, db->data_hash);
     snprintf(text, sizeof text, "version %d, %u windows of %u, step %u, method %d, damping %.17g, sweeps %u", VERSION, c->n_windows, c->ctx,
              c->ffn_step, (int)c->quant.method, c->quant.damping, c->quant.sweeps);

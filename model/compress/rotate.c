@@ -205,15 +205,15 @@ static bb_status check_arch(const bb_model *m, unsigned which, bb_err *err)
     return status;
 }
 
-static void set_identity(bb_model *m, unsigned which, uint64_t seed)
+static void set_identity(const bb_model *source, bb_model *m, unsigned which, uint64_t seed)
 {
     bb_sha256 s;
     char      text[64];
     bb_sha256_init(&s);
-    bb_sha256_text(&s, m->sha256);
+    bb_sha256_text(&s, bb_model_sha256(source));
     snprintf(text, sizeof text, "rotated 1, which %u, seed %llu", which, (unsigned long long)seed);
     bb_sha256_text(&s, text);
-    bb_sha256_hex(&s, m->sha256);
+    bb_sha256_hex(&s, m->identity);
 }
 
 bb_status bb_rotate(const bb_model *source, unsigned which, uint64_t seed, bb_rotated *out, bb_err *err)
@@ -227,12 +227,14 @@ bb_status bb_rotate(const bb_model *source, unsigned which, uint64_t seed, bb_ro
     *out = (bb_rotated){ .model = *source };
     out->model.owned = NULL;
     out->model.n_owned = 0;
+    out->model.identity = NULL;
     BB_TRY(check_arch(source, which, err));
     status = BB_NOMEM;
-    if (!(out->owned = BB_NEW((size_t)net->n_layer * (BB_N_PARTS + 2) + 4, void *, err))) goto done;
+    if (!(out->owned = BB_NEW((size_t)net->n_layer * (BB_N_PARTS + 2) + 5, void *, err))) goto done;
     blocks = own(out, BB_NEW(net->n_layer, bb_block, err));
     ones = own(out, BB_NEW(net->n_embd, float, err));
-    if (!blocks || !ones) goto done;
+    out->model.identity = own(out, BB_NEW0(65, char, err));
+    if (!blocks || !ones || !out->model.identity) goto done;
     memcpy(blocks, net->blocks, net->n_layer * sizeof *blocks);
     out->model.net.blocks = blocks;
     for (uint32_t i = 0; i < net->n_embd; i++) ones[i] = 1;
@@ -241,7 +243,7 @@ bb_status bb_rotate(const bb_model *source, unsigned which, uint64_t seed, bb_ro
     for (uint32_t i = 0; i < net->n_layer; i++)
         BB_TRY(rotate_block(out, turn_stream ? &stream : NULL, turn_values ? &values : NULL, ones, &blocks[i], err));
     if (turn_stream) BB_TRY(rotate_tables(out, &stream, ones, err));
-    set_identity(&out->model, which, seed);
+    set_identity(source, &out->model, which, seed);
     status = BB_OK;
 done:
     turn_done(&stream);

@@ -21,7 +21,7 @@ typedef struct bb_rotated {
     size_t   n_owned;
 } bb_rotated;
 
-/* All matrices become float32: 4 bytes a weight in memory. The identity (sha256) names source, rotation and seed. BB_UNSUPPORTED when n has an odd
+/* All matrices become float32: 4 bytes a weight in memory. The identity (bb_model_sha256) names source, rotation and seed. BB_UNSUPPORTED when n has an odd
  * factor above 255, or when the stream of an architecture without a separate head (openelm) is to be turned. */
 bb_status bb_rotate(const bb_model *source, unsigned which, uint64_t seed, bb_rotated *out, bb_err *err);
 void      bb_rotated_done(bb_rotated *r);

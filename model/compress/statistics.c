@@ -36,7 +36,7 @@ static char *path_of(const bb_statistics_config *c, uint32_t layer, bb_err *err)
     char      hex[65], text[128];
     bb_sha256_init(&s);
     bb_sha256_text(&s, "bitbudget moments 1");
-    bb_sha256_text(&s, c->model->sha256);
+    bb_sha256_text(&s, bb_model_sha256(c->model));
     bb_sha256_text(&s, c->data_hash);
     snprintf(text, sizeof text, "%u windows of %u, layer %u, step %u", c->n_windows, c->ctx, layer, c->ffn_step);
     bb_sha256_text(&s, text);
