@@ -51,6 +51,9 @@ static void same_file(const char *a_dir, const char *b_dir, const char *name)
     bb_free(b);
 }
 
+/* Chosen plans come first in plans.csv. */
+static bool is_chosen(const bb_csv *plans, size_t row) { return strcmp(bb_csv_text(plans, row, (size_t)bb_csv_column(plans, "chosen")), "1") == 0; }
+
 static void same_run(const char *a, const char *b)
 {
     static const char *const files[] = { "front.csv", "baselines.csv", "plans.csv", "layers.csv", "sensitivity.csv", "finalise.csv", "certificate.csv",
@@ -62,7 +65,7 @@ static void same_run(const char *a, const char *b)
     snprintf(path, sizeof path, "%s/plans.csv", a);
     ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
     ck_assert_uint_ge(t.n_rows, 2);
-    for (size_t i = 0; i < t.n_rows; i++) {
+    for (size_t i = 0; i < t.n_rows && is_chosen(&t, i); i++) {
         snprintf(name, sizeof name, "models/%s.gguf", bb_csv_text(&t, i, 0));
         same_file(a, b, name);
     }
@@ -95,7 +98,7 @@ START_TEST(budgets_hold_and_threads_do_not_matter)
     same_run(a, b);
     snprintf(path, sizeof path, "%s/plans.csv", a);
     ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
-    for (size_t i = 0; i < t.n_rows; i++) {
+    for (size_t i = 0; i < t.n_rows && is_chosen(&t, i); i++) {
         int64_t  counted;
         uint64_t written;
         ck_assert_int_eq(bb_csv_int(&t, i, 1, &counted, &err), BB_OK);
@@ -111,6 +114,39 @@ START_TEST(budgets_hold_and_threads_do_not_matter)
 END_TEST
 
 /* A finished search is replayed from its ledger alone, to the same bytes; a search without one cannot be. */
+/* plans.csv holds the whole cloud: any plan that was scored can be exported by its hash, with the bytes that its row says. */
+START_TEST(every_scored_plan_is_listed_and_can_be_exported)
+{
+    const char *a = straight_run(), *file = bb_test_path("cloud.gguf");
+    char        path[800];
+    bb_csv      t;
+    int64_t     bytes, windows;
+    uint64_t    written;
+    size_t      n_chosen = 0;
+    bb_err      err = BB_ERR_INIT;
+    if (!a) return;
+    snprintf(path, sizeof path, "%s/plans.csv", a);
+    ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
+    while (n_chosen < t.n_rows && is_chosen(&t, n_chosen)) n_chosen++;
+    ck_assert_uint_gt(t.n_rows, 2 * n_chosen); /* far more plans are scored than chosen */
+    for (size_t i = n_chosen; i < t.n_rows; i++) {
+        ck_assert(!is_chosen(&t, i));
+        ck_assert_int_eq(bb_csv_int(&t, i, (size_t)bb_csv_column(&t, "windows"), &windows, &err), BB_OK);
+        ck_assert_int_gt(windows, 0);
+        for (size_t j = 0; j < n_chosen; j++) ck_assert_str_ne(bb_csv_text(&t, i, 0), bb_csv_text(&t, j, 0));
+        if (i > n_chosen) ck_assert_int_lt(strcmp(bb_csv_text(&t, i - 1, 0), bb_csv_text(&t, i, 0)), 0);
+    }
+    ck_assert_int_eq(bb_csv_int(&t, n_chosen, 1, &bytes, &err), BB_OK);
+    snprintf(path, sizeof path, "export %s --plan %s --out %s -q", a, bb_csv_text(&t, n_chosen, 0), file);
+    ck_assert_int_eq(bb_test_program(path, said, sizeof said), 0);
+    ck_assert_int_eq(bb_file_size(file, &written, &err), BB_OK);
+    ck_assert_int_eq(bytes, (int64_t)written);
+    snprintf(path, sizeof path, "export %s --plan \"\" --out %s -q", a, file);
+    ck_assert_int_eq(bb_test_program(path, said, sizeof said), 2);
+    bb_csv_done(&t);
+}
+END_TEST
+
 START_TEST(replay_evaluates_nothing)
 {
     const char *a = straight_run(), *b = bb_test_path("replayed");
@@ -316,6 +352,7 @@ int main(void)
     tcase_set_timeout(t, 600);
     tcase_add_test(t, an_impossible_budget_is_refused_at_once);
     tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
+    tcase_add_test(t, every_scored_plan_is_listed_and_can_be_exported);
     tcase_add_test(t, replay_evaluates_nothing);
     tcase_add_test(t, finalise_climbs_a_ladder);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);

@@ -142,13 +142,6 @@ done:
 
 /* ---- export and verify ---- */
 
-static const bb_front_plan *find_plan(const bb_front *f, const char *hash)
-{
-    for (size_t i = 0; i < f->n; i++)
-        if (strncmp(f->plans[i].hash, hash, strlen(hash)) == 0) return &f->plans[i];
-    return NULL;
-}
-
 /* One anchored line a matrix: what llama-quantize's --tensor-type-file reads. */
 static bb_status write_recipe(const bb_model *m, const char *path, bb_err *err)
 {
@@ -168,23 +161,18 @@ static bb_status write_recipe(const bb_model *m, const char *path, bb_err *err)
 
 bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err)
 {
-    bb_front  front = { 0 };
-    bb_map    map = { 0 };
-    bb_model  m = { 0 };
-    char     *from = NULL;
-    bool      opened = false;
-    const bb_front_plan *p;
-    bb_status status;
-    BB_TRY(bb_front_load(r, &front, err));
-    if (!(p = find_plan(&front, hash))) {
-        status = BB_FAIL(err, BB_NOT_FOUND, "no plan of %s begins with \"%s\": plans.csv lists them", r->config.out, hash);
-        goto done;
-    }
+    bb_front_plan p = { 0 };
+    bb_map        map = { 0 };
+    bb_model      m = { 0 };
+    char         *from = NULL;
+    bool          opened = false;
+    bb_status     status;
+    BB_TRY(bb_front_find(r, hash, &p, err));
     status = BB_NOMEM;
-    if (!(from = bb_run_path(r, err, "models/%s.gguf", p->hash))) goto done;
+    if (!(from = bb_run_path(r, err, "models/%s.gguf", p.hash))) goto done;
     if (!bb_file_exists(from)) {
         BB_TRY(bb_run_calibrate(r, err));
-        BB_TRY(finalise_one(r, p, err));
+        BB_TRY(finalise_one(r, &p, err));
     }
     BB_TRY(bb_map_open(from, &map, err));
     BB_TRY(bb_file_write(path, map.data, map.size, err));
@@ -197,7 +185,7 @@ done:
     if (opened) bb_model_close(&m);
     bb_map_close(&map);
     bb_free(from);
-    bb_front_done(&front);
+    bb_plan_done(&p.plan);
     return status;
 }
 

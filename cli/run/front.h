@@ -5,6 +5,7 @@
 #define BB_CLI_FRONT_H
 
 #include "cli/run/run.h"
+#include "search/ledger.h"
 
 typedef struct bb_front_plan {
     bb_plan plan;
@@ -20,9 +21,13 @@ typedef struct bb_front { size_t n; bb_front_plan *plans; } bb_front; /* ascendi
 
 /* Adds a copy of candidate x; a plan with the same hash is not added twice. */
 bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, double kl, double kl_se, bb_err *err);
-bb_status bb_front_save(bb_run *r, bb_front *f, bb_err *err);
+/* Writes plans.csv and plans/: the front's plans and behind them every other plan that this session asked the ledger for. */
+bb_status bb_front_save(bb_run *r, bb_front *f, bb_ledger *ledger, bb_err *err);
 bb_status bb_front_load(bb_run *r, bb_front *f, bb_err *err);
 void      bb_front_done(bb_front *f);
+/* The one plan of plans.csv, chosen or not, whose hash begins with prefix; end with bb_plan_done(&p->plan). BB_NOT_FOUND, or BB_USAGE when
+ * several do. */
+bb_status bb_front_find(bb_run *r, const char *prefix, bb_front_plan *p, bb_err *err);
 int64_t   bb_front_target(const bb_run *r);  /* the single target of `run`, in bytes */
 
 #endif
