@@ -15,10 +15,20 @@ endif
 CFLAGS   ?= -O3 -g
 BBFLAGS  := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -Iinclude -fopenmp -ffp-contract=off \
             -fno-math-errno -MMD -MP $(WARN) $(WERROR) $(SANITIZE)
+# `deps` is done here, while the makefile is read: whatever other goals stand beside it, in any order and under -j, begin after it, and
+# pkg-config below already sees what it installed.
+ifneq ($(filter deps,$(MAKECMDGOALS)),)
+$(shell sh tests/deps.sh >&2)
+ifneq ($(.SHELLSTATUS),0)
+$(error deps: installing what is missing failed)
+endif
+endif
 PKGS     := gsl openblas lapacke jansson yaml-0.1 sqlite3 libpcre2-8
-PKGCF    := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKGCF    := $(shell pkg-config --cflags $(PKGS) 2>/dev/null || echo missing)
 # GSL without its own CBLAS, which would shadow OpenBLAS's.
 PKGLIBS  := $(filter-out -lgslcblas,$(shell pkg-config --libs $(PKGS) 2>/dev/null)) -lcsv -lm -lpthread
+CHECKLIBS := $(shell pkg-config --libs check 2>/dev/null)
+HAVE_LIBS = $(if $(filter missing,$(PKGCF)),$(error pkg-config does not find all of: $(PKGS). `make deps` installs them))
 
 DIRS     := base kernels model eval search cli
 src       = $(sort $(wildcard $(1)/*.c $(1)/*/*.c))
@@ -34,7 +44,7 @@ help:
 	@echo "deps all demo check check-asan bench lint fuzz interop reproduce reproduce-quantize reproduce-study reproduce-search reproduce-finalise install uninstall clean"
 
 $(BUILD)/%.o: %.c
-	@mkdir -p $(@D)
+	@$(HAVE_LIBS)mkdir -p $(@D)
 	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) $(ISA_$(basename $(notdir $<))) $(PKGCF) -c $< -o $@
 
 # Only these files may use instruction sets above the baseline; kernels.c dispatches at run time.
@@ -71,7 +81,6 @@ FORCE:
 # Tests of the libraries do not link cli, which changes with every commit; those named test_cli_* do, without main().
 # (Make takes the pattern rule with the shortest stem.)
 TEST_LIBS := $(filter-out $(BUILD)/libcli.a,$(LIBS))
-CHECKLIBS := $(shell pkg-config --libs check 2>/dev/null)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(TEST_LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
@@ -85,12 +94,12 @@ $(BUILD)/tests/test_search%: $(BUILD)/tests/test_search%.o $(BUILD)/libsearch.a 
 # A fuzz target with our own driver (tests/fuzz/driver.c).
 $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(SUPPORT) $(filter-out $(BUILD)/libcli.a,$(LIBS))
 	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/tests/fuzz/driver.o $(SUPPORT) -Wl,--start-group $(filter-out $(BUILD)/libcli.a,$(LIBS)) \
-	  -Wl,--end-group $(shell pkg-config --libs check) $(PKGLIBS)
+	  -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
 .SECONDARY:
 
 deps:
-	@sh tests/deps.sh
+	@:
 
 check: $(BUILD)/bitbudget $(TESTS)
 	@BB_BUILD=$(BUILD) sh tests/run.sh $(TESTS)
