@@ -329,6 +329,42 @@ START_TEST(plots_show_every_point)
 }
 END_TEST
 
+/* Part of the page from aria-label="name" to the end of that picture; bb_free. */
+static char *picture(const char *page, const char *name)
+{
+    char start[64];
+    snprintf(start, sizeof start, "aria-label=\"%s\"", name);
+    const char *p = strstr(page, start), *end = p ? strstr(p, "</svg>") : NULL;
+    ck_assert_msg(p && end, "there is no picture %s", name);
+    char *text = bb_alloc((size_t)(end - p) + 1, 1, NULL);
+    memcpy(text, p, (size_t)(end - p));
+    text[end - p] = 0;
+    return text;
+}
+
+/* Also when the labels of the ticks are long, as those of a KL near 1e-5 are. */
+START_TEST(both_axes_of_every_plot_have_labels)
+{
+    static const struct { const char *name, *x, *y; } plots[] = {
+        { "front", "size of the file, MiB<", ">KL, nats a token<" }, { "perplexity", "size of the file, MiB<", ">perplexity<" },
+        { "sensitivity", ">bits per weight<", ">KL, nats a token<" }, { "convergence", ">step<", ">KL, nats a token<" },
+    };
+    const char *dir = bb_test_path("whole run");
+    write_all(dir);
+    write_text(dir, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\n"
+               "a,1500000,1.6,0.9,0.01,50,1,0.7,0,x\r\nb,3000000,3.2,0.01,0.001,20,1,0.9,0,x\r\nc,6000000,6.4,0.00002,0.000001,19,1,0.99,0,x\r\n");
+    if (system("command -v gnuplot >/dev/null 2>&1") != 0) return;
+    char *page = read_page(dir);
+    for (size_t i = 0; i < sizeof plots / sizeof *plots; i++) {
+        char *svg = picture(page, plots[i].name);
+        expect(svg, plots[i].x);
+        expect(svg, plots[i].y);
+        bb_free(svg);
+    }
+    bb_free(page);
+}
+END_TEST
+
 START_TEST(the_same_artefacts_give_the_same_bytes)
 {
     const char *dir = bb_test_path("whole run");
@@ -424,6 +460,7 @@ int main(void)
     tcase_add_test(t, the_page_is_whole_and_well_formed);
     tcase_add_test(t, text_of_files_stays_text);
     tcase_add_test(t, plots_show_every_point);
+    tcase_add_test(t, both_axes_of_every_plot_have_labels);
     tcase_add_test(t, the_same_artefacts_give_the_same_bytes);
     tcase_add_test(t, only_the_front_is_needed);
     tcase_add_test(t, broken_artefacts_are_refused);

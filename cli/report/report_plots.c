@@ -26,7 +26,7 @@ static const char *const SERIES[] = { "#3f86cf", "#e0812b", "#2f9e6e", "#c2527f"
 enum { N_SERIES = sizeof SERIES / sizeof SERIES[0], WIDTH = 960, HEIGHT = 480 };
 
 /* The plot area, as fractions of the picture; fixed so that label places can be computed. */
-static const double LEFT = 0.08, RIGHT = 0.985, BOTTOM = 0.12, TOP = 0.965;
+static const double LEFT = 0.095, RIGHT = 0.985, BOTTOM = 0.12, TOP = 0.965;
 
 static const char *const NAMES[BB_PLOT_COUNT] = { "front", "perplexity", "sensitivity", "convergence", "rivals" };
 
@@ -83,16 +83,19 @@ static void add_setup(bb_text *gp, bb_plot plot, int width, int height)
                     "set key top right samplen 1.5 textcolor " INK "\n");
 }
 
-static void add_axes(bb_text *gp, const axes *a, const char *x_label, const char *y_label)
+static void add_axes(bb_text *gp, const axes *a, const char *x_label)
 {
-    bb_text_addf(gp, "set xlabel '%s' textcolor " INK " offset 0,0.3\nset ylabel '%s' textcolor " INK " offset 0.5,0\n", x_label, y_label);
+    bb_text_addf(gp, "set xlabel '%s' textcolor " INK " offset 0,0.3\n", x_label);
     bb_text_addf(gp, "set xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\n%s", a->x0, a->x1, a->y0, a->y1, a->log ? "set logscale y\n" : "");
     add_ticks(gp, 'x', a->x0, a->x1, false);
     add_ticks(gp, 'y', a->y0, a->y1, a->log);
 }
 
-static void add_margins(bb_text *gp)
+/* Fixed margins. The label of the y axis then stands at a fixed place too: gnuplot would push it out of the picture beside long tick labels, and
+ * leave it out without a word. */
+static void add_margins(bb_text *gp, const char *y_label)
 {
+    bb_text_addf(gp, "set label 1000 '%s' at screen 0.016,%.3f center rotate by 90 textcolor " INK "\n", y_label, (BOTTOM + TOP) / 2);
     bb_text_addf(gp, "set lmargin at screen %.3f\nset rmargin at screen %.3f\nset bmargin at screen %.3f\nset tmargin at screen %.3f\n", LEFT, RIGHT,
                  BOTTOM, TOP);
 }
@@ -406,8 +409,8 @@ static bb_status draw_cloud(const bb_artefacts *a, bb_plot plot, char **svg, bb_
     BB_TRY(make_cloud(a, kl, &c, outside, err));
     if (c.n_plans == 0) goto done;
     add_setup(&gp, plot, WIDTH, HEIGHT);
-    add_margins(&gp);
-    add_axes(&gp, &c.axes, c.x_label, kl ? "KL, nats a token" : "perplexity");
+    add_margins(&gp, kl ? "KL, nats a token" : "perplexity");
+    add_axes(&gp, &c.axes, c.x_label);
     BB_TRY(add_labels(&gp, &c, err));
     bb_text_addf(&gp, "plot '%s.dat' ", NAMES[plot]);
     if (has_line(&c)) bb_text_addf(&gp, "index 1 using 1:2 with lines lw 1.6 lc rgb '%s' notitle, \\\n  '' ", SERIES[0]);
@@ -497,7 +500,8 @@ static void add_bend_data(bb_text *dat, const bend *b, size_t n, double floor_kl
     }
 }
 
-static void add_panel(bb_text *gp, int panel, size_t index, const bend *b, size_t n, bool points)
+/* row: 0 is the top, rows the number of them; the first panel of a row carries its y label, at a fixed place as in add_margins. */
+static void add_panel(bb_text *gp, int panel, size_t index, const bend *b, size_t n, bool points, bool first, int row, int rows)
 {
     double x0 = (double)INFINITY, x1 = -x0;
     bool count = panel == BB_COL_KV || panel == BB_COL_FFN;
@@ -511,6 +515,9 @@ static void add_panel(bb_text *gp, int panel, size_t index, const bend *b, size_
                  count ? "kept" : "bits per weight");
     bb_text_addf(gp, "set xrange [%.9g:%.9g]\n", x0 - pad, x1 + pad);
     add_ticks(gp, 'x', x0 - pad, x1 + pad, false);
+    bb_text_add(gp, "unset label 1000\n");
+    if (first)
+        bb_text_addf(gp, "set label 1000 'KL, nats a token' at screen 0.012,%.4f center rotate by 90 textcolor " INK "\n", 1 - (row + 0.45) / rows);
     bb_text_addf(gp, "plot 'sensitivity.dat' index %zu using 1:2:3 with %s lw 1.2 lc rgb variable notitle\n", index,
                  points ? "linespoints pt 7 ps 0.25" : "lines");
 }
@@ -535,9 +542,9 @@ static bb_status draw_sensitivity(const bb_artefacts *a, char **svg, bb_err *err
     add_setup(&gp, BB_PLOT_SENSITIVITY, 320 * columns, 245 * rows);
     bb_text_addf(&gp, "set tics font ',11'\nset xtics offset 0,0.3\nset logscale y\nset yrange [%.9g:%.9g]\n", low / 1.3, high * 1.3);
     add_ticks(&gp, 'y', low / 1.3, high * 1.3, true);
-    bb_text_addf(&gp, "set multiplot layout %d,%d margins screen %.4f,0.985,%.4f,%.4f spacing screen %.4f,%.4f\n", rows, columns, 0.19 / columns,
+    bb_text_addf(&gp, "set multiplot layout %d,%d margins screen %.4f,0.985,%.4f,%.4f spacing screen %.4f,%.4f\n", rows, columns, 0.22 / columns,
                  0.19 / rows, 1 - 0.1 / rows, 0.19 / columns, 0.33 / rows);
-    for (size_t i = 0; i < n_panels; i++) add_panel(&gp, panels[i], i, b, n, n < 1500);
+    for (size_t i = 0; i < n_panels; i++) add_panel(&gp, panels[i], i, b, n, n < 1500, i % (size_t)columns == 0, (int)i / columns, rows);
     bb_text_add(&gp, "unset multiplot\n");
     BB_TRY(draw(a->dir, BB_PLOT_SENSITIVITY, &gp, &dat, svg, err));
 done:
@@ -590,8 +597,8 @@ static bb_status draw_convergence(const bb_artefacts *a, char **svg, bb_err *err
     axes x = convergence_axes(a, &n);
     if (n == 0) return BB_OK;
     add_setup(&gp, BB_PLOT_CONVERGENCE, WIDTH, HEIGHT);
-    add_margins(&gp);
-    add_axes(&gp, &x, "step", "KL, nats a token");
+    add_margins(&gp, "KL, nats a token");
+    add_axes(&gp, &x, "step");
     bb_text_add(&dat, "# step, KL in nats a token; a block a label\n");
     bb_text_add(&gp, "plot ");
     for (size_t i = 0; i < a->n_steps; i++) {
@@ -688,8 +695,8 @@ static bb_status draw_rivals(const bb_artefacts *a, char **svg, bb_err *err)
     double pad = x.x1 > x.x0 ? 0.03 * (x.x1 - x.x0) : 1;
     x = (axes){ x.x0 - pad, x.x1 + pad, x.y0 / 1.1, x.y1 * 1.2, true };
     add_setup(&gp, BB_PLOT_RIVALS, WIDTH, HEIGHT);
-    add_margins(&gp);
-    add_axes(&gp, &x, "size of the file, MiB", "KL over that of ours");
+    add_margins(&gp, "KL over that of ours");
+    add_axes(&gp, &x, "size of the file, MiB");
     add_contest(&gp, &dat, c, n);
     BB_TRY(draw(a->dir, BB_PLOT_RIVALS, &gp, &dat, svg, err));
 done:

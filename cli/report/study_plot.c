@@ -10,7 +10,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 
-enum { WIDTH = 1100, PANEL = 300, LEFT = 60, RIGHT = 250, TOP = 30, MAX_SERIES = 24, MAX_X = 16 };
+enum { WIDTH = 1100, PANEL = 300, GAP = 70, LEFT = 76, RIGHT = 250, TOP = 30, MAX_SERIES = 24, MAX_X = 16 };
 
 static const char *const COLOURS[] = { "#3f86cf", "#e0812b", "#2f9e6e", "#c2527f", "#8a6bd1", "#a08a2c", "#3aa3a3", "#b5623f", "#777777", "#d14a4a",
                                        "#4a5fd1", "#7aa82f" };
@@ -59,12 +59,12 @@ static void make_scale(const bb_study_plot *p, scale *s)
     }
 }
 
-static double y_of(const scale *s, int panel, double tau) { return TOP + panel * (PANEL + 50) + PANEL * (1 - (tau - s->low) / (1 - s->low)); }
+static double y_of(const scale *s, int panel, double tau) { return TOP + panel * (PANEL + GAP) + PANEL * (1 - (tau - s->low) / (1 - s->low)); }
 
 static void draw_panel(const bb_study_plot *p, const scale *s, int panel, bb_text *t)
 {
     double slot = (double)(WIDTH - LEFT - RIGHT) / (double)s->n_bands;
-    bb_text_addf(t, "<text x='%d' y='%.1f' font-weight='bold'>%s: Kendall's tau against true KL</text>\n", LEFT, y_of(s, panel, 1) - 8,
+    bb_text_addf(t, "<text x='%d' y='%.1f' font-weight='bold'>%s: rank correlation with true KL</text>\n", LEFT, y_of(s, panel, 1) - 8,
                  panel == 0 ? "random plans" : "searched plans and their neighbours");
     const int ticks = s->low < 0.5 ? 5 : 10; /* a unit of tau */
     for (int k = (int)ceil(s->low * ticks - 1e-9); k <= ticks; k++) {
@@ -73,7 +73,10 @@ static void draw_panel(const bb_study_plot *p, const scale *s, int panel, bb_tex
                      WIDTH - RIGHT, y, y, k == 0 ? "1.2" : "0.5", LEFT - 6, y + 4, tau);
     }
     for (size_t b = 0; b < s->n_bands; b++)
-        bb_text_addf(t, "<text x='%.1f' y='%.1f' text-anchor='middle'>%g bits</text>\n", LEFT + slot * ((double)b + 0.5), y_of(s, panel, s->low) + 16, s->bands[b]);
+        bb_text_addf(t, "<text x='%.1f' y='%.1f' text-anchor='middle'>%g</text>\n", LEFT + slot * ((double)b + 0.5), y_of(s, panel, s->low) + 16, s->bands[b]);
+    bb_text_addf(t, "<text x='%.1f' y='%.1f' text-anchor='middle'>size of the plans, bits per weight of the whole file</text>\n", LEFT + slot * (double)s->n_bands / 2,
+                 y_of(s, panel, s->low) + 36);
+    bb_text_addf(t, "<text transform='translate(18 %.1f) rotate(-90)' text-anchor='middle'>Kendall's tau</text>\n", y_of(s, panel, (1 + s->low) / 2));
     for (size_t i = 0; i < p->n; i++) {
         const bb_study_point *q = &p->points[i];
         size_t                b = find_band(s, q->bpw), k = find_series(s, q->name);
@@ -91,7 +94,7 @@ bb_status bb_study_plot_write(const bb_study_plot *p, const char *path, bb_err *
     bb_status status;
     make_scale(p, &s);
     bb_text_addf(&t, "<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' font-family='sans-serif' font-size='12'>\n"
-                 "<rect width='100%%' height='100%%' fill='white'/>\n", WIDTH, TOP + 2 * (PANEL + 50));
+                 "<rect width='100%%' height='100%%' fill='white'/>\n", WIDTH, TOP + 2 * (PANEL + GAP));
     for (int panel = 0; panel < 2; panel++) draw_panel(p, &s, panel, &t);
     for (size_t k = 0; k < s.n_series; k++) /* names come from this program: no escaping */
         bb_text_addf(&t, "<circle cx='%d' cy='%zu' r='4' fill='%s'/><text x='%d' y='%zu'>%s</text>\n", WIDTH - RIGHT + 16, TOP + 20 + 20 * k,
