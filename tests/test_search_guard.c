@@ -68,16 +68,19 @@ START_TEST(a_lying_proxy_cannot_make_the_answer_worse_than_uniform)
     ck_assert_int_eq(syn_evaluate(w, &px, 1, 2, &true_uniform, NULL, NULL), BB_OK);
     ck_assert_double_gt(found->score.kl, true_uniform.kl); /* the lie worked, or this test shows nothing */
 
-    const bb_guard_plan  simple[1] = {{"uniform", x}};
-    const bb_guard_input in = {.budget_bytes = budget, .winner = {"search", found->x}, .simple = simple, .n_simple = 1};
-    bb_guard_row rows[2];
-    size_t       chosen = 99;
-    ck_assert_int_eq(bb_guard(&s->p, l, &in, rows, &chosen, NULL), BB_OK);
-    ck_assert_uint_eq(chosen, 0);
-    px = chosen ? found->x : x;
+    const uint16_t *both[2] = {x, found->x};
+    double          windows[2][SYN_WINDOWS], *into[2] = {windows[0], windows[1]};
+    bb_score        scores[2];
+    ck_assert_int_eq(bb_ledger_evaluate(l, both, 2, 2, scores, into, NULL), BB_OK);
+    const bb_guard_row rows[2] = {{"uniform", budget, windows[0], true}, {"search", found->size_bytes, windows[1], false}};
+    bb_guard_verdict   verdict;
+    ck_assert_int_eq(bb_guard(rows, 2, SYN_WINDOWS, budget, 0, &verdict, NULL), BB_OK);
+    ck_assert_uint_eq(verdict.winner, 0);
+    ck_assert_uint_eq(verdict.searched, 1);
+    px = both[verdict.winner];
     ck_assert_int_eq(syn_evaluate(w, &px, 1, 2, &answer, NULL, NULL), BB_OK);
     ck_assert(answer.kl <= true_uniform.kl);
-    ck_assert_double_lt(rows[0].margin, 0);
+    ck_assert_double_lt(verdict.margin, 0);
     bb_archive_done(&archive);
     bb_ledger_close(l);
     bb_separable_destroy(sep);
@@ -87,54 +90,100 @@ START_TEST(a_lying_proxy_cannot_make_the_answer_worse_than_uniform)
 }
 END_TEST
 
-/* Scores straight from the candidate: option o of the only unit has KL level[o], with window noise that pairs away for equal noise. */
-static double plain_kl[6];
+/* ---- the rule on plain numbers ---- */
 
-static bb_status plain_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
-                                bb_err *err)
+enum { WINDOWS = 4 };
+
+static bb_guard_verdict judge(const bb_guard_row *rows, size_t n, int64_t budget, double alpha)
 {
-    (void)self, (void)level, (void)err;
-    for (size_t i = 0; i < n; i++) {
-        out[i] = (bb_score){.kl = plain_kl[x[i][0]], .tokens = 1};
-        for (int k = 0; window_kl && k < 4; k++) window_kl[i][k] = plain_kl[x[i][0]] + (x[i][0] == 2 ? (k - 1.5) : 0);
+    bb_guard_verdict v = {.winner = 99};
+    ck_assert_int_eq(bb_guard(rows, n, WINDOWS, budget, alpha, &v, NULL), BB_OK);
+    return v;
+}
+
+/* Three simple plans of KL 5, 1 and 0.9 and a searched one; what decides is the paired difference to the one of 0.9. */
+static const double five[WINDOWS] = {5, 5, 5, 5}, one[WINDOWS] = {1, 1, 1, 1}, point9[WINDOWS] = {0.9, 0.9, 0.9, 0.9}, nan4[WINDOWS] = {1, NAN, 1, 1},
+                    infinite[WINDOWS] = {1, HUGE_VAL, 1, 1};
+
+static bb_guard_verdict beside(const double *searched, int64_t budget)
+{
+    const bb_guard_row rows[4] = {{"a", 100, five, true}, {"b", 200, one, true}, {"c", 200, point9, true}, {"s", 200, searched, false}};
+    return judge(rows, 4, budget, 0);
+}
+
+START_TEST(the_searched_plan_is_kept_when_clearly_better)
+{
+    const double     better[WINDOWS] = {0.5, 0.5, 0.5, 0.5};
+    bb_guard_verdict v = beside(better, 200);
+    ck_assert_uint_eq(v.winner, 3);
+    ck_assert_uint_eq(v.searched, 3);
+    ck_assert_uint_eq(v.simple, 2); /* the best of the simple ones, not the first */
+    ck_assert_double_eq_tol(v.margin, 0.4, 1e-12);
+    ck_assert_double_eq_tol(v.se, 0, 1e-12);
+    ck_assert_double_eq(v.p, 0);
+}
+END_TEST
+
+START_TEST(the_simpler_plan_wins_when_the_search_is_worse)
+{
+    const double     worse[WINDOWS] = {1.3, 1.4, 1.5, 1.4};
+    bb_guard_verdict v = beside(worse, 200);
+    ck_assert_uint_eq(v.winner, 2);
+    ck_assert_double_eq_tol(v.margin, -0.5, 1e-12);
+    ck_assert_double_gt(v.p, 0.99);
+}
+END_TEST
+
+/* Means are 0.1 apart; the standard error of the paired difference, over windows that differ by -1.5, -0.5, 0.5, 1.5 times `spread`, is 0.6455 times it. */
+START_TEST(one_standard_error_decides)
+{
+    static const struct { double spread; size_t winner; } cases[] = {{1, 2}, {0.2, 2}, {0.14, 2}, {0.125, 3}, {0.1, 3}, {0.001, 3}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        double w[WINDOWS];
+        for (int k = 0; k < WINDOWS; k++) w[k] = 0.8 + cases[i].spread * (k - 1.5);
+        bb_guard_verdict v = beside(w, 200);
+        ck_assert_double_eq_tol(v.margin, 0.1, 1e-12);
+        ck_assert_double_eq_tol(v.se, 0.6454972243679028 * cases[i].spread, 1e-12);
+        ck_assert_msg(v.winner == cases[i].winner, "spread %g: z %g, p %g, winner %zu", cases[i].spread, v.margin / v.se, v.p, v.winner);
     }
-    return BB_OK;
+    /* Student's t with 3 degrees of freedom: P(t > 1.1968) = 0.1587. At a spread of 0.125 z is 1.2394, p 0.1517; at 0.14 z is 1.1066, p 0.1745. */
+    double w[WINDOWS];
+    for (int k = 0; k < WINDOWS; k++) w[k] = 0.8 + 0.125 * (k - 1.5);
+    ck_assert_double_eq_tol(beside(w, 200).p, 0.1517, 5e-4);
+    const bb_guard_row rows[2] = {{"c", 200, point9, true}, {"s", 200, w, false}};
+    ck_assert_uint_eq(judge(rows, 2, 200, 0.15).winner, 0); /* a stricter level */
+    ck_assert_uint_eq(judge(rows, 2, 200, 0.153).winner, 1);
 }
+END_TEST
 
-static size_t judge(const syn_problem *s, uint16_t winner, uint16_t a, uint16_t b, bb_status want, bb_guard_row rows[3])
+/* Noise that both plans share is no noise: the windows differ by 100 nats, the plans by 0.1 in each. */
+START_TEST(what_windows_share_cancels)
 {
-    static const uint32_t n_windows[1] = {4};
-    bb_evaluator e = {.n_levels = 1, .n_windows = n_windows, .evaluate = plain_evaluate, .key = ""};
-    bb_ledger   *l;
-    size_t       chosen = 99;
-    const bb_guard_plan  simple[2] = {{"a", &a}, {"b", &b}};
-    const bb_guard_input in = {.budget_bytes = 400, .winner = {"w", &winner}, .simple = simple, .n_simple = 2};
-    ck_assert_int_eq(bb_ledger_open(&s->p, &e, NULL, NULL, &l, NULL), BB_OK);
-    ck_assert_int_eq(bb_guard(&s->p, l, &in, rows, &chosen, NULL), want);
-    bb_ledger_close(l);
-    return chosen;
+    const double       u[WINDOWS] = {1, 101, 1, 101}, s[WINDOWS] = {0.9, 100.9, 0.9, 100.9};
+    const bb_guard_row rows[2] = {{"u", 10, u, true}, {"s", 10, s, false}};
+    bb_guard_verdict   v = judge(rows, 2, 10, 0);
+    ck_assert_uint_eq(v.winner, 1);
+    ck_assert_double_lt(v.se, 1e-12);
 }
+END_TEST
 
-START_TEST(the_rule_case_by_case)
+START_TEST(ties_sizes_and_broken_scores)
 {
-    syn_problem *s = syn_new();
-    const uint32_t u = syn_add(s, 6, -1);
-    for (int64_t k = 0; k < 6; k++) s->bytes[u][k] = 100 * k;
-    const double kl[6] = {5, 1, 0.9, 0.5, (double)NAN, 0.1};
-    memcpy(plain_kl, kl, sizeof kl);
-    bb_guard_row r[3];
-    ck_assert_uint_eq(judge(s, 3, 0, 1, BB_OK, r), 2);      /* clearly better */
-    ck_assert_double_eq_tol(r[1].margin, 0.5, 1e-12);
-    ck_assert_uint_eq(judge(s, 2, 0, 1, BB_OK, r), 1);      /* better by 0.1 with a standard error of 0.65: the simpler plan */
-    ck_assert_double_eq_tol(r[1].se, 0.6454972243679028, 1e-12);
-    ck_assert_uint_eq(judge(s, 3, 3, 0, BB_OK, r), 0);      /* the same plan: the simpler name */
-    ck_assert_uint_eq(judge(s, 1, 5, 0, BB_OK, r), 2);      /* what exceeds the budget does not count */
-    ck_assert(!r[0].fits && isnan(r[0].margin));
-    ck_assert_uint_eq(judge(s, 4, 0, 1, BB_OK, r), 1);      /* NaN never wins */
-    ck_assert_uint_eq(judge(s, 1, 4, 4, BB_OK, r), 2);
-    judge(s, 4, 4, 4, BB_GUARD, r);
-    judge(s, 5, 0, 1, BB_USAGE, r);
-    syn_free(s);
+    const double     better[WINDOWS] = {0.5, 0.5, 0.5, 0.5};
+    bb_guard_verdict v = beside(point9, 200);
+    ck_assert_uint_eq(v.winner, 2);                          /* the same scores: the simpler one */
+    ck_assert_double_eq(v.p, 0.5);
+    v = beside(better, 150);                                 /* only the plan of KL 5 fits */
+    ck_assert_uint_eq(v.winner, 0);
+    ck_assert_uint_eq(v.searched, BB_GUARD_NONE);
+    ck_assert(isnan(v.margin) && isnan(v.p));
+    ck_assert_uint_eq(beside(nan4, 200).winner, 2);          /* NaN never wins, infinity neither */
+    ck_assert_uint_eq(beside(infinite, 200).winner, 2);
+    const bb_guard_row alone[3] = {{"n", 100, nan4, true}, {"s", 100, one, false}, {"t", 100, one, false}};
+    ck_assert_uint_eq(judge(alone, 3, 100, 0).winner, 1);    /* no simple plan with a score; of equals the earlier row */
+    ck_assert_int_eq(bb_guard(alone, 1, WINDOWS, 100, 0, &v, NULL), BB_GUARD);
+    ck_assert_int_eq(bb_guard(alone, 3, WINDOWS, 99, 0, &v, NULL), BB_GUARD);
+    ck_assert_int_eq(bb_guard(NULL, 0, WINDOWS, 99, 0, &v, NULL), BB_GUARD);
 }
 END_TEST
 
@@ -194,7 +243,11 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_add_test(t, paired_test_agrees_with_tables);
     tcase_add_test(t, a_lying_proxy_cannot_make_the_answer_worse_than_uniform);
-    tcase_add_test(t, the_rule_case_by_case);
+    tcase_add_test(t, the_searched_plan_is_kept_when_clearly_better);
+    tcase_add_test(t, the_simpler_plan_wins_when_the_search_is_worse);
+    tcase_add_test(t, one_standard_error_decides);
+    tcase_add_test(t, what_windows_share_cancels);
+    tcase_add_test(t, ties_sizes_and_broken_scores);
     tcase_add_test(t, crossover_of_pruning_and_quantization);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * evaluate.c: the written files, scored in full; the guard (the simpler plans of the same bytes beside the winner); the tables of the run directory.
+ * evaluate.c: the written files, scored in full; the tables of the run directory, of what the guard (verdict.h) chose at each size.
  *
  * What is evaluated is the exported file, read back: its bytes, shapes and logits are those a user gets.
  */
@@ -15,13 +15,9 @@
 #include "base/mem.h"
 #include "cli/run/front.h"
 #include "cli/run/run.h"
+#include "cli/run/verdict.h"
 
 /* ---- evaluate ---- */
-
-typedef struct evaluated {
-    bb_result result;
-    double   *window_kl;      /* [windows] owned */
-} evaluated;
 
 bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err)
 {
@@ -45,7 +41,7 @@ done:
     return status;
 }
 
-static bb_status evaluate_file(bb_run *r, const bb_front_plan *p, const bb_windows *w, bb_reference *reference, const char *data_hash, evaluated *out,
+static bb_status evaluate_file(bb_run *r, const bb_front_plan *p, const bb_windows *w, bb_reference *reference, const char *data_hash, bb_evaluated *out,
                                bb_err *err)
 {
     char     *path = bb_run_path(r, err, "models/%s.gguf", p->hash), *key = NULL, label[64];
@@ -93,26 +89,26 @@ static void put_scores(bb_csv_writer *w, const bb_run *r, int64_t bytes, const b
     bb_csv_put_double(w, v->top1);
 }
 
-/* Whether some other searched plan is no larger and no worse: then this one is not on the front. */
-static bool dominated(const bb_front *f, const evaluated *e, size_t i)
+/* Which plans of the front the guard chose at some size and no other chosen one makes needless (no larger and no worse). chosen[f->n] */
+static void mark_chosen(const bb_front *f, const bb_evaluated *e, const bb_verdict *v, size_t n, bool *chosen)
 {
-    for (size_t j = 0; j < f->n; j++) {
-        const bb_front_plan *a = &f->plans[j], *b = &f->plans[i];
-        if (j == i) continue;
-        if (a->size_bytes <= b->size_bytes && e[j].result.kl <= e[i].result.kl &&
-            (a->size_bytes < b->size_bytes || e[j].result.kl < e[i].result.kl || j < i))
-            return true;
+    double least = HUGE_VAL;
+    for (size_t i = 0; i < f->n; i++) { /* ascending in bytes */
+        chosen[i] = false;
+        for (size_t k = 0; k < n; k++) chosen[i] |= v[k].guard.winner == i;
+        if (!chosen[i]) continue;
+        chosen[i] = e[i].result.kl < least;
+        if (chosen[i]) least = e[i].result.kl;
     }
-    return false;
 }
 
-static bb_status write_front_csv(const bb_run *r, const bb_front *f, const evaluated *e, const char *data_hash, bb_err *err)
+static bb_status write_front_csv(const bb_run *r, const bb_front *f, const bb_evaluated *e, const bool *chosen, const char *data_hash, bb_err *err)
 {
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
     BB_TRY(bb_run_table(r, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256", &w, err));
     for (size_t i = 0; i < f->n; i++) {
-        if (dominated(f, e, i)) continue;
+        if (!chosen[i]) continue;
         bb_csv_put_text(w, f->plans[i].hash);
         put_scores(w, r, f->plans[i].size_bytes, &e[i].result);
         bb_csv_put_double(w, f->plans[i].pruned_fraction);
@@ -129,7 +125,7 @@ done:
     return status;
 }
 
-static bb_status write_baselines_csv(const bb_run *r, const bb_front *f, const evaluated *e, bb_err *err)
+static bb_status write_baselines_csv(const bb_run *r, const bb_front *f, const bb_evaluated *e, bb_err *err)
 {
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
@@ -146,8 +142,8 @@ done:
     return status;
 }
 
-/* One row a unit of each plan on the front: the option, its bytes, and its KL alone. */
-static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const evaluated *e, bb_err *err)
+/* One row a unit of each chosen plan: the option, its bytes, and its KL alone. */
+static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const bool *chosen, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
     bb_csv_writer *w = NULL;
@@ -156,7 +152,7 @@ static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const eval
     if (!x) goto done;
     BB_TRY(bb_run_table(r, "layers.csv", "plan_hash,unit,option,bytes,error", &w, err));
     for (size_t i = 0; i < f->n; i++) {
-        if (dominated(f, e, i)) continue;
+        if (!chosen[i]) continue;
         BB_TRY(bb_problem_candidate(p, &f->plans[i].plan, x, err));
         for (uint32_t u = 0; u < p->n_units; u++) {
             const bb_unit *unit = &p->units[u];
@@ -176,73 +172,7 @@ done:
     return status;
 }
 
-/* ---- guard ---- */
-
-/* Paired difference of per-window KL, b - a: mean and standard error. */
-static void paired(const double *a, const double *b, uint32_t n, double *mean, double *se)
-{
-    double sum = 0, sum2 = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        sum += b[i] - a[i];
-        sum2 += (b[i] - a[i]) * (b[i] - a[i]);
-    }
-    *mean = sum / n;
-    *se = n > 1 ? sqrt(fmax(0, sum2 / n - *mean * *mean) / (n - 1)) : (double)NAN;
-}
-
-/* The plan exported for the target: our best within the bytes, unless a simpler plan is no worse (within one standard error of the paired
- * difference it is better to ship what is simpler). Returns the index; the margin is over the best simpler plan. */
-static size_t guard(const bb_front *f, const evaluated *e, uint32_t n_windows, int64_t target, long *rival, double *margin, double *margin_se)
-{
-    long ours = -1;
-    *rival = -1;
-    *margin = *margin_se = (double)NAN;
-    for (size_t i = 0; i < f->n; i++) {
-        if (f->plans[i].size_bytes > target) continue;
-        long *best = f->plans[i].is_baseline ? rival : &ours;
-        if (*best < 0 || e[i].result.kl < e[*best].result.kl) *best = (long)i;
-    }
-    if (ours < 0) return (size_t)*rival;
-    if (*rival < 0) return (size_t)ours;
-    paired(e[ours].window_kl, e[*rival].window_kl, n_windows, margin, margin_se);
-    return *margin > 0 ? (size_t)ours : (size_t)*rival;
-}
-
-static bb_status write_guard(const bb_run *r, const bb_front *f, const evaluated *e, uint32_t n_windows, int64_t target, size_t *winner, bb_err *err)
-{
-    long      rival;
-    double    margin, margin_se;
-    char     *path = bb_run_path(r, err, "guard.json"), *text = NULL;
-    json_t   *root = NULL, *plans = json_array();
-    bb_status status = BB_NOMEM;
-    *winner = guard(f, e, n_windows, target, &rival, &margin, &margin_se);
-    if (!path || !plans) goto done;
-    for (size_t i = 0; i < f->n; i++) {
-        const char *name = f->plans[i].is_baseline ? f->plans[i].source : f->plans[i].hash;
-        if (f->plans[i].size_bytes > target) continue;
-        json_array_append_new(plans, json_pack("{s:s, s:I, s:f, s:f}", "name", name, "size_bytes", (json_int_t)f->plans[i].size_bytes, "kl_nats",
-                                               e[i].result.kl, "kl_se", e[i].result.kl_se));
-    }
-    const bb_front_plan *w = &f->plans[*winner];
-    root = json_pack("{s:s, s:s, s:b, s:I, s:O}", "winner", w->hash, "source", w->source, "searched_plan_won", !w->is_baseline, "target_bytes",
-                     (json_int_t)target, "plans", plans);
-    if (root && rival >= 0) {
-        json_object_set_new(root, "best_simple_plan", json_string(f->plans[rival].source));
-        if (isfinite(margin)) json_object_set_new(root, "margin_nats", json_real(margin));
-        if (isfinite(margin_se)) json_object_set_new(root, "margin_se", json_real(margin_se));
-    }
-    if (!root || !(text = json_dumps(root, JSON_INDENT(2)))) goto done;
-    BB_TRY(bb_file_write(path, text, strlen(text), err));
-    if (rival >= 0 && isfinite(margin))
-        bb_info("guard: %s wins; KL margin over the best simpler plan (%s): %.5f +- %.5f nats", w->is_baseline ? "the simpler plan" : "the searched plan",
-                f->plans[rival].source, margin, margin_se);
-done:
-    free(text);
-    json_decref(plans);
-    json_decref(root);
-    bb_free(path);
-    return status;
-}
+/* ---- the choice ---- */
 
 /* plan.json and model.gguf of the chosen plan. */
 static bb_status write_choice(bb_run *r, const bb_front_plan *p, const bb_result *v, bb_err *err)
@@ -274,26 +204,32 @@ done:
 bb_status bb_run_evaluate(bb_run *r, bb_err *err)
 {
     bb_front      front = { 0 };
-    evaluated    *e = NULL;
+    bb_evaluated *e = NULL;
+    bb_verdict   *v = NULL;
+    bool         *chosen = NULL;
     bb_windows    w = { 0 };
     bb_reference *reference = NULL;
     char          data_hash[65];
-    size_t        winner = 0;
+    size_t        n = 0;
     bb_status     status;
     BB_TRY(bb_front_load(r, &front, err));
     status = BB_NOMEM;
-    if (!(e = BB_NEW0(front.n, evaluated, err))) goto done;
+    if (!(e = BB_NEW0(front.n, bb_evaluated, err)) || !(chosen = BB_NEW0(front.n, bool, err))) goto done;
     BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
     BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
     for (size_t i = 0; i < front.n; i++) BB_TRY(evaluate_file(r, &front.plans[i], &w, reference, data_hash, &e[i], err));
-    BB_TRY(write_front_csv(r, &front, e, data_hash, err));
+    BB_TRY(bb_verdicts(r, &front, e, w.n, &v, &n, err));
+    mark_chosen(&front, e, v, n, chosen);
+    BB_TRY(write_front_csv(r, &front, e, chosen, data_hash, err));
     BB_TRY(write_baselines_csv(r, &front, e, err));
-    BB_TRY(write_layers_csv(r, &front, e, err));
-    BB_TRY(write_guard(r, &front, e, w.n, r->is_sweep ? r->budgets[r->n_budgets - 1] : bb_front_target(r), &winner, err));
-    BB_TRY(write_choice(r, &front.plans[winner], &e[winner].result, err));
+    BB_TRY(write_layers_csv(r, &front, chosen, err));
+    BB_TRY(bb_verdicts_write(r, &front, e, v, n, err));
+    BB_TRY(write_choice(r, &front.plans[v[n - 1].guard.winner], &e[v[n - 1].guard.winner].result, err));
 done:
     for (size_t i = 0; e && i < front.n; i++) bb_free(e[i].window_kl);
     bb_free(e);
+    bb_free(v);
+    bb_free(chosen);
     bb_reference_destroy(reference);
     if (*r->config.eval) bb_windows_done(&w);
     bb_front_done(&front);

@@ -20,6 +20,29 @@ int64_t bb_front_target(const bb_run *r)
     return r->config.target_size ? (int64_t)r->config.target_size : (int64_t)(r->config.target_bpw * (double)r->n_weights / 8);
 }
 
+bb_status bb_front_put_sizes(bb_run *r, bb_err *err) { return bb_store_put(r->store, "search", "sizes", r->budgets, r->n_budgets * sizeof *r->budgets, err); }
+
+bb_status bb_front_sizes(const bb_run *r, int64_t **out, size_t *n, bb_err *err)
+{
+    void     *value = NULL;
+    size_t    size = 0;
+    bool      found = false;
+    bb_status status;
+    *out = NULL;
+    if (r->is_sweep) BB_TRY(bb_store_get(r->store, "search", "sizes", &value, &size, &found, err));
+    found = found && size >= sizeof **out && size % sizeof **out == 0;
+    *n = found ? size / sizeof **out : r->is_sweep ? r->n_budgets : 1;
+    status = BB_NOMEM;
+    if (!(*out = BB_NEW(*n, int64_t, err))) goto done;
+    status = BB_OK;
+    if (found) memcpy(*out, value, size);
+    else if (r->is_sweep) memcpy(*out, r->budgets, *n * sizeof **out);
+    else **out = bb_front_target(r);
+done:
+    bb_free(value);
+    return status;
+}
+
 void bb_front_done(bb_front *f)
 {
     for (size_t i = 0; i < f->n; i++) bb_plan_done(&f->plans[i].plan);

@@ -28,6 +28,10 @@ void      bb_front_done(bb_front *f);
 /* The one plan of plans.csv, chosen or not, whose hash begins with prefix; end with bb_plan_done(&p->plan). BB_NOT_FOUND, or BB_USAGE when
  * several do. */
 bb_status bb_front_find(bb_run *r, const char *prefix, bb_front_plan *p, bb_err *err);
+/* The sizes that were asked for, ascending; *out: bb_free. Of a sweep those that its search served (it adds sizes at the knee and leaves out what
+ * is too slow), kept in run.db, table "search", key "sizes". */
+bb_status bb_front_sizes(const bb_run *r, int64_t **out, size_t *n, bb_err *err);
+bb_status bb_front_put_sizes(bb_run *r, bb_err *err);
 int64_t   bb_front_target(const bb_run *r);  /* the single target of `run`, in bytes */
 
 #endif

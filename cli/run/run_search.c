@@ -397,6 +397,7 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     BB_TRY(bb_write_certificate(r, &s.sensitivity, &s.archive, err));
     BB_TRY(record_cost(r, s.ledger, s.local.tokens, s.sensitivity.n_forwarded, bb_now_s() - started, err));
     BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
+    BB_TRY(bb_front_put_sizes(r, err));
     BB_TRY(bb_front_save(r, &s.front, s.ledger, err));
     if (s.has_speed) BB_TRY(bb_write_speed(r, &s.speed, &s.front, err));
     status = bb_csv_close(&s.steps.csv, err);
