@@ -314,7 +314,7 @@ START_TEST(plots_show_every_point)
 {
     const char *dir = bb_test_path("whole run");
     write_all(dir);
-    if (system("command -v gnuplot >/dev/null 2>&1") != 0) return;
+    if (system("command -v gnuplot >/dev/null 2>&1") != 0) BB_SKIP("gnuplot is not installed");
     char *page = read_page(dir);
     expect(page, "aria-label=\"front\"");
     expect(page, "aria-label=\"perplexity\"");
@@ -445,7 +445,6 @@ END_TEST
 START_TEST(a_page_to_look_at)
 {
     const char *dir = getenv("BB_REPORT_TO");
-    if (!dir) return;
     write_all(dir);
     bb_free(read_page(dir));
 }
@@ -465,7 +464,7 @@ int main(void)
     tcase_add_test(t, only_the_front_is_needed);
     tcase_add_test(t, broken_artefacts_are_refused);
     tcase_add_test(t, strange_artefacts_do_not_break_the_page);
-    tcase_add_test(t, a_page_to_look_at);
+    if (getenv("BB_REPORT_TO")) tcase_add_test(t, a_page_to_look_at);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_cli_run.c: the main job end to end on a tiny real model, as a user runs it: refused budgets, the files of a run, the same bytes for
- * any number of threads and after interruptions, verification of good and damaged files. Needs the program (BB_BUILD). */
+ * any number of threads and after interruptions, verification of good and damaged files. Needs the built program. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,13 +25,12 @@ static int sweep(const char *out, int threads)
     return bb_test_program(line, said, sizeof said);
 }
 
-/* The straight run that the tests compare with; made once, with one thread. NULL: no program. */
+/* The straight run that the tests compare with; made once, with one thread. */
 static const char *straight_run(void)
 {
     static char path[512];
     if (path[0]) return path;
     int code = sweep(bb_test_path("straight"), 1);
-    if (code == BB_TEST_NO_PROGRAM) return NULL;
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
     snprintf(path, sizeof path, "%s", bb_test_path("straight"));
     return path;
@@ -76,7 +75,6 @@ START_TEST(an_impossible_budget_is_refused_at_once)
 {
     double started = bb_now_s();
     int    code = bb_test_program("run " MODEL " --target-size 1KiB --out /nonexistent/x", said, sizeof said);
-    if (code == BB_TEST_NO_PROGRAM) return;
     ck_assert_int_eq(code, 3);
     ck_assert_ptr_nonnull(strstr(said, "cannot be reached"));
     ck_assert_double_lt(bb_now_s() - started, 5.0); /* well under a second when the machine is quiet */
@@ -93,7 +91,6 @@ START_TEST(budgets_hold_and_threads_do_not_matter)
     char        path[600];
     bb_csv      t;
     bb_err      err = BB_ERR_INIT;
-    if (!a) return;
     ck_assert_int_eq(sweep(b, 2), 0);
     same_run(a, b);
     snprintf(path, sizeof path, "%s/plans.csv", a);
@@ -150,7 +147,6 @@ END_TEST
 START_TEST(replay_evaluates_nothing)
 {
     const char *a = straight_run(), *b = bb_test_path("replayed");
-    if (!a) return;
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --threads 4 --workers 3 --out %s", b);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --ledger-only --out %s", b);
@@ -171,7 +167,6 @@ START_TEST(rivals_are_compared_at_equal_bytes)
     bb_err      err = BB_ERR_INIT;
     size_t      n[7] = { 0 };
     static const char *const methods[7] = { "ours", "uniform", "separable", "random", "annealing", "evopress", "nsga2" };
-    if (!a) return;
     snprintf(again, sizeof again, "%s", bb_test_path("again.csv"));
     snprintf(line, sizeof line, "rivals %s --methods ours,uniform,separable,random,annealing,evopress,nsga2 --times 2 --tokens 0.0005 -q --out %s", a,
              bb_test_path("rivals.csv"));
@@ -205,7 +200,7 @@ START_TEST(speed_is_predicted_and_bounded)
     char         path[600];
     bb_csv       plans, layers;
     bb_err       err = BB_ERR_INIT;
-    if (!straight_run()) return;
+    straight_run();
     bb_test_write(bb_test_path("profile.csv"), profile, sizeof profile - 1);
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --no-finalise --search-tokens 0.1 --sketch signed --profile %s --min-speed %.0f --out %s", bb_test_path("profile.csv"), least, out);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
@@ -249,7 +244,6 @@ START_TEST(finalise_climbs_a_ladder)
     bb_csv      t, generation;
     bb_err      err = BB_ERR_INIT;
     double      kl, best = 0, agree, again;
-    if (!a) return;
     snprintf(text, sizeof text, "%s", bb_test_path("story.jsonl"));
     char *story = bb_asprintf(NULL, "{\"text\": \"%s\"}\n{\"text\": \"%s\"}\n",
                               "Once upon a time there was a little girl who had a red ball. She liked to play with it in the park all day long. One day the "
@@ -303,9 +297,8 @@ END_TEST
 /* Stopped again and again at arbitrary moments, the job ends with the bytes of a straight run. */
 START_TEST(interruption_changes_nothing)
 {
-    const char *build = getenv("BB_BUILD"), *a = straight_run(), *b = bb_test_path("stopped");
+    const char *build = bb_test_build(), *a = straight_run(), *b = bb_test_path("stopped");
     int         stops = 0, code = 0;
-    if (!a) return;
     for (int tries = 1; tries < 200; tries++) { /* longer and longer, so that it ends on a slow machine too */
         snprintf(line, sizeof line, "timeout -s INT %.2f %s/bitbudget sweep " MODEL " " SMALL " --threads 2 --out %s >/dev/null 2>&1", 0.1 * tries, build, b);
         int state = system(line);
@@ -328,7 +321,6 @@ START_TEST(damage_is_found)
     size_t      n;
     bb_csv      t;
     bb_err      err = BB_ERR_INIT;
-    if (!a) return;
     snprintf(path, sizeof path, "%s/plans.csv", a);
     ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
     snprintf(path, sizeof path, "%s/models/%s.gguf", a, bb_csv_text(&t, 0, 0));

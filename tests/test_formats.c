@@ -16,6 +16,7 @@
 #include "kernels/formats/fit.h"
 #include "kernels/half.h"
 #include "kernels/kernels.h"
+#include "tests/support/support.h"
 
 enum { ROWS = 8, COLS = 1024, N = ROWS * COLS };
 
@@ -504,7 +505,7 @@ START_TEST(levels_give_the_same_bits)
                                     {.format = &bb_format_q6_k, .kind = BB_GRID_SCALES, .sc_lo = -128, .sc_hi = 127},
                                     {.format = &bb_format_iq4_xs, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31, .bin = 8}};
     bb_rng r;
-    if (strcmp(bb_kernels_get()->level, "ref") == 0 && !bb_kernels_at(1)) return; /* no AVX2 here */
+    if (strcmp(bb_kernels_get()->level, "ref") == 0 && !bb_kernels_at(1)) BB_SKIP("this CPU has no AVX2");
     bb_rng_init(&r, 9, "levels");
     for (int t = 0; t < 300; t++) {
         float w[256], h[256];

@@ -128,18 +128,6 @@ START_TEST(value_and_dot_agree_with_decode)
 }
 END_TEST
 
-START_TEST(decodes_the_floats_in_the_data_folder)
-{
-    uint8_t blocks[MAX_BLOCKS_BYTES];
-    static float out[N_WEIGHTS], expected[N_WEIGHTS];
-    const char *data = getenv("BB_DATA");
-    if (read_data(data ? data : "../shared/data", cases[_i].stem, ".f32", expected, sizeof expected) != sizeof expected) return;
-    read_blocks(_i, blocks);
-    cases[_i].format->decode(blocks, out, N_WEIGHTS);
-    ck_assert_mem_eq(out, expected, sizeof out);
-}
-END_TEST
-
 /* ---- searches against the enumeration of all codes ---- */
 
 /* Magnitudes of all words (IQ1: levels), read back through `value`; and their digits. */
@@ -774,7 +762,6 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, decodes_as_llama_cpp_does, 0, N_CASES);
-    tcase_add_loop_test(t, decodes_the_floats_in_the_data_folder, 0, N_CASES);
     tcase_add_loop_test(t, unpack_then_pack_is_identity, 0, N_CASES);
     tcase_add_loop_test(t, value_and_dot_agree_with_decode, 0, N_CASES);
     tcase_add_loop_test(t, codebooks_are_those_of_the_file_format, 0, N_CASES);

@@ -321,17 +321,11 @@ START_TEST(copying_is_the_identity)
 }
 END_TEST
 
-/* Files that other programs wrote: llama.cpp's converter and vocabularies, and the project's own demo models. */
-START_TEST(copies_foreign_files)
-{
-    static const char *const names[] = { "models/wiki8m/wiki8m-f16.gguf", "models/stories3M-p256/stories3M-p256-f16.gguf",
-                                         "baselines/wiki8m.imatrix.gguf", "models/stories260K/stories260Ktok512.gguf" };
-    const char *root = getenv("BB_DATA");
-    char        path[1024];
-    snprintf(path, sizeof path, "%s/%s", root ? root : "../shared/data", names[_i]);
-    if (!bb_file_exists(path)) return;
-    copy_and_compare(path);
-}
+/* Files that other programs wrote: llama.cpp's converters and llama-imatrix. */
+static const char *const foreign[] = { "configs/demo/wiki8m-f16.gguf", "tests/data/stories260K.gguf",
+                                       "tests/data/stories3M-p256.imatrix.gguf" };
+
+START_TEST(copies_foreign_files) { copy_and_compare(foreign[_i]); }
 END_TEST
 
 START_TEST(absent_files_and_folders_are_refused)
@@ -357,7 +351,7 @@ int main(void)
     tcase_add_test(t, memory_failures_are_clean);
     tcase_add_test(t, writes_the_bytes_made_by_hand);
     tcase_add_test(t, copying_is_the_identity);
-    tcase_add_loop_test(t, copies_foreign_files, 0, 4);
+    tcase_add_loop_test(t, copies_foreign_files, 0, (int)(sizeof foreign / sizeof *foreign));
     tcase_add_test(t, absent_files_and_folders_are_refused);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -314,21 +314,16 @@ START_TEST(memory_failures_are_clean)
 }
 END_TEST
 
-/* The project's own models, made by another program. */
+/* Models that other programs wrote. */
 START_TEST(opens_real_models)
 {
     static const struct { const char *name; uint32_t c, l, h, kv, f, d; bool tied; } rows[] = {
-        { "models/wiki8m/wiki8m-f16.gguf", 256, 8, 8, 4, 768, 32, true },
-        { "models/stories3M-p256/stories3M-p256-f16.gguf", 256, 6, 8, 2, 512, 32, true },
-        { "models/stories260K/stories260Ktok512.gguf", 64, 5, 8, 4, 172, 8, false },
+        { "configs/demo/wiki8m-f16.gguf", 256, 8, 8, 4, 768, 32, true },
+        { "tests/data/stories260K.gguf", 64, 5, 8, 4, 172, 8, false },
     };
-    const char *root = getenv("BB_DATA");
-    char        path[1024];
-    bb_model    m;
-    bb_err      err = BB_ERR_INIT;
-    snprintf(path, sizeof path, "%s/%s", root ? root : "../shared/data", rows[_i].name);
-    if (!bb_file_exists(path)) return;
-    ck_assert_msg(bb_model_open(path, &m, &err) == BB_OK, "%s", err.msg);
+    bb_model m;
+    bb_err   err = BB_ERR_INIT;
+    ck_assert_msg(bb_model_open(rows[_i].name, &m, &err) == BB_OK, "%s", err.msg);
     ck_assert(m.net.n_embd == rows[_i].c && m.net.n_layer == rows[_i].l && m.net.head_dim == rows[_i].d);
     ck_assert(m.net.blocks[1].n_head == rows[_i].h && m.net.blocks[1].n_kv == rows[_i].kv && m.net.blocks[1].n_ff == rows[_i].f);
     ck_assert((m.net.head.rows == 0) == rows[_i].tied);
@@ -350,7 +345,7 @@ int main(void)
     tcase_add_test(t, what_does_not_fit_is_named);
     tcase_add_test(t, blocks_of_llama_must_be_alike);
     tcase_add_test(t, memory_failures_are_clean);
-    tcase_add_loop_test(t, opens_real_models, 0, 3);
+    tcase_add_loop_test(t, opens_real_models, 0, 2);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

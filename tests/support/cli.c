@@ -39,12 +39,14 @@ bb_status bb_test_command(char **text, bb_err *err, const char *format, ...)
     return status;
 }
 
+const char *bb_test_build(void) { return getenv("BB_BUILD") ? getenv("BB_BUILD") : "build"; }
+
 int bb_test_program(const char *arguments, char *said, size_t size)
 {
-    char        line[2560];
-    const char *build = getenv("BB_BUILD");
-    if (!build) return BB_TEST_NO_PROGRAM;
-    ck_assert_int_lt(snprintf(line, sizeof line, "%s/bitbudget 2>&1 %s", build, arguments), (int)sizeof line); /* a redirection in arguments comes later, and wins */
+    char line[2560];
+    snprintf(line, sizeof line, "%s/bitbudget", bb_test_build());
+    ck_assert_msg(access(line, X_OK) == 0, "%s has not been built", line);
+    ck_assert_int_lt(snprintf(line, sizeof line, "%s/bitbudget 2>&1 %s", bb_test_build(), arguments), (int)sizeof line); /* a redirection in arguments comes later, and wins */
     FILE *p = popen(line, "r");
     ck_assert_ptr_nonnull(p);
     size_t n = fread(said, 1, size - 1, p);

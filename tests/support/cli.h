@@ -8,9 +8,10 @@
 /* Runs a command inside the test, its words separated by spaces; what it prints on stdout is in *text (bb_free; NULL: not wanted). */
 bb_status bb_test_command(char **text, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* The exit code of the program of this build (BB_BUILD) with these arguments, and what it says on both streams in said (size bytes, cut and
- * terminated). -1: killed by a signal. BB_TEST_NO_PROGRAM: BB_BUILD is not set; the test has nothing to run. */
-enum { BB_TEST_NO_PROGRAM = -2 };
+const char *bb_test_build(void); /* the folder of this build: BB_BUILD, or build */
+
+/* The exit code of the program of this build with these arguments, and what it says on both streams in said (size bytes, cut and terminated).
+ * -1: killed by a signal. Fails the test when the program has not been built. */
 int bb_test_program(const char *arguments, char *said, size_t size);
 
 #endif
