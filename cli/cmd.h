@@ -40,6 +40,7 @@ typedef struct bb_command {
     X(verify) \
     X(rivals) \
     X(report) \
+    X(clean) \
     X(study)
 
 #define X(name) extern const bb_command bb_command_##name;
