@@ -361,6 +361,8 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(check_options(&j, n, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));
     if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));
+    BB_TRY(bb_model_check_weights(&j.m, false, NULL, err));
+    if (j.o.reference) BB_TRY(bb_model_check_weights(&j.ref, false, NULL, err));
     if (j.o.text) BB_TRY(measure_text(&j, err));
     if (j.o.tasks) BB_TRY(measure_tasks(&j, err));
     BB_TRY(j.o.json ? print_json(&j, err) : print_text(&j, err));

@@ -94,7 +94,7 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
     bb_text_addf(out, "file          %s\n              %llu bytes (%s), GGUF v%u", m->path, (unsigned long long)t->all_bytes,
                  size, m->gguf.version);
     if (hash) bb_text_addf(out, "\nsha256        %s", bb_model_sha256(m));
-    if (bb_model_is_quantized(m)) bb_text_addf(out, "\nweights       quantized: %s", bb_model_source_label(m, label));
+    if (bb_model_is_quantized(m)) bb_text_addf(out, "\nprecision     quantized; compared with others as \"%s\"", bb_model_source_label(m, label));
     bb_text_add(out, "\narchitecture  ");
     add_clean(out, text_key(&m->gguf, "general.architecture", "?"));
     bb_text_add(out, ", ");

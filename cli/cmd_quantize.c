@@ -167,6 +167,7 @@ static bb_status plan_file(job *j, bb_err *err)
     status = BB_NOMEM;
     if (!(j->blocks = BB_NEW(j->base->net.n_layer, bb_block, err))) goto done;
     BB_TRY(shape_of_plan(j, err));
+    BB_TRY(bb_model_check_weights(&j->m, true, &j->net, err));
     j->ctx = (uint32_t)o->ctx < j->m.net.n_ctx_train ? (uint32_t)o->ctx : j->m.net.n_ctx_train;
 done:
     return status;
@@ -296,6 +297,7 @@ static bb_status same_matrix(const bb_matrix *a, const bb_matrix *b, bool permut
 static bb_status check_file(const job *j, const char *path, bb_err *err)
 {
     bb_model  back = { 0 };
+    bb_err    inner = BB_ERR_INIT;
     uint64_t  bytes;
     char      name[64];
     bb_status status;
@@ -305,6 +307,10 @@ static bb_status check_file(const job *j, const char *path, bb_err *err)
         goto done;
     }
     BB_TRY(bb_model_open(path, &back, err));
+    if (bb_model_check_weights(&back, false, NULL, &inner) != BB_OK) {
+        status = BB_FAIL(err, BB_GUARD, "%s (after quantizing: no weight of the source is so)", inner.msg);
+        goto done;
+    }
     BB_TRY(same_matrix(&j->net.embd, &back.net.embd, false, path, "token_embd", err));
     BB_TRY(same_matrix(&j->net.head, &back.net.head, false, path, "output", err));
     for (uint32_t i = 0; i < j->net.n_layer; i++)

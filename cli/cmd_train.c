@@ -113,6 +113,7 @@ static bb_status open_model(job *j, bb_err *err)
     bb_status status = BB_OK;
     if (j->o.init) {
         BB_TRY(bb_model_open(j->o.init, &j->m, err));
+        BB_TRY(bb_model_check_weights(&j->m, false, NULL, err));
         j->shape = j->m.net;
         BB_TRY(bb_export_check(&j->m, &j->shape, err));
     } else {

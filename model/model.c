@@ -9,7 +9,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "kernels/half.h"
@@ -128,24 +130,37 @@ done:
     return status;
 }
 
-/* Keys that change the function and that this program does not compute. */
-static bb_status refuse_foreign(const builder *b, bb_err *err)
+/* Files that are no whole language model, whatever their architecture. A second part has nothing but its tensors and the keys of the split. */
+static bb_status refuse_parts(const builder *b, bb_err *err)
+{
+    const bb_gguf *g = &b->m->gguf;
+    bb_bytes  type = { "model", 5 };
+    char      shown[BB_GGUF_SHOWN];
+    uint32_t  n = 0, number = 0;
+    bool      found;
+    bb_status status;
+    BB_TRY(bb_gguf_u32(g, "split.count", &n, &found, err));
+    BB_TRY(bb_gguf_u32(g, "split.no", &number, &found, err));
+    if (n > 1)
+        return BB_FAIL(err, BB_UNSUPPORTED, "this is part %u of a model that is split over %u files; merge them first "
+                       "(llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf)", number + 1, n);
+    BB_TRY(bb_gguf_text(g, "general.type", &type, &found, err));
+    if (!text_is(type, "model"))
+        return BB_FAIL(err, BB_UNSUPPORTED, "general.type is '%s'; only whole models ('model') are supported", bb_gguf_show(type, shown));
+    if (g->alignment < 4) return BB_FAIL(err, BB_UNSUPPORTED, "general.alignment is %u; 4 or more is supported", g->alignment);
+done:
+    return status;
+}
+
+/* Said in other words than those of other foreign keys: it is the one that people meet. */
+static bb_status refuse_experts(const builder *b, bb_err *err)
 {
     char      key[KEY_BYTES];
     uint32_t  n = 0;
-    bool      found, causal = true;
-    bb_status status;
-    BB_TRY(bb_gguf_u32(&b->m->gguf, key_of(b, "expert_count", key), &n, &found, err));
-    if (n > 0) return BB_FAIL(err, BB_UNSUPPORTED, "the model has %u experts (key '%s'); only dense models are supported", n, key);
-    n = 0;
-    BB_TRY(bb_gguf_u32(&b->m->gguf, "split.count", &n, &found, err));
-    if (n > 1) return BB_FAIL(err, BB_UNSUPPORTED, "the model is split over %u files; merge them first (llama-gguf-split --merge)", n);
-    BB_TRY(bb_gguf_bool(&b->m->gguf, key_of(b, "attention.causal", key), &causal, &found, err));
-    if (!causal) return BB_FAIL(err, BB_UNSUPPORTED, "key '%s' is false; only causal models are supported", key);
-    if (b->m->gguf.alignment < 4)
-        return BB_FAIL(err, BB_UNSUPPORTED, "general.alignment is %u; 4 or more is supported", b->m->gguf.alignment);
-done:
-    return status;
+    bool      found;
+    bb_status status = bb_gguf_u32(&b->m->gguf, key_of(b, "expert_count", key), &n, &found, err);
+    if (status != BB_OK || n == 0) return status;
+    return BB_FAIL(err, BB_UNSUPPORTED, "the model has %u experts (key '%s'); only dense models are supported", n, key);
 }
 
 static bb_status read_head_dim(const builder *b, bb_err *err)
@@ -212,8 +227,9 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     bb_net   *net = &b->m->net;
     char      key[KEY_BYTES];
     bb_status status;
+    BB_TRY(refuse_parts(b, err));
     BB_TRY(find_arch(b, err));
-    BB_TRY(refuse_foreign(b, err));
+    BB_TRY(refuse_experts(b, err));
     BB_TRY(read_u32(b, "context_length", UINT32_MAX, 0, &net->n_ctx_train, err));
     BB_TRY(read_u32(b, "embedding_length", MAX_WIDTH, 0, &net->n_embd, err));
     BB_TRY(read_u32(b, "block_count", MAX_LAYERS, 0, &net->n_layer, err));
@@ -224,6 +240,7 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     BB_TRY(read_block_shapes(b, err));
     BB_TRY(read_head_dim(b, err));
     BB_TRY(read_rope(b, err));
+    BB_TRY(bb_model_refuse_foreign(&b->m->gguf, b->arch, net, err));
 done:
     return status;
 }
@@ -417,14 +434,69 @@ done:
     return status;
 }
 
+/* ---- files that are not what is wanted ---- */
+
+static bool holds(const char *folder, const char *name)
+{
+    char *path = bb_asprintf(NULL, "%s/%s", folder, name);
+    bool  found = path && bb_file_exists(path);
+    bb_free(path);
+    return found;
+}
+
+static bb_status refuse_folder(const char *path, bb_err *err)
+{
+    struct stat st;
+    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) return BB_OK;
+    if (holds(path, "run.db")) return BB_FAIL(err, BB_BAD_FILE, "%s is a run directory, and a model file is needed: its result is %s/model.gguf", path, path);
+    if (holds(path, "config.json"))
+        return BB_FAIL(err, BB_BAD_FILE, "%s is a Hugging Face folder, and a GGUF file is needed: make one with llama.cpp "
+                       "(convert_hf_to_gguf.py %s --outtype f16 --outfile model.gguf)", path, path);
+    return BB_FAIL(err, BB_BAD_FILE, "%s is a folder, and a GGUF file is needed", path);
+}
+
+/* What a file that is no GGUF is instead, where its first bytes say it; NULL: unknown. */
+static const char *kind_of_other(const char *path)
+{
+#define CONVERT ", and a GGUF file is needed: convert the model's folder with llama.cpp (convert_hf_to_gguf.py)"
+    char        head[10] = { 0 };
+    struct stat st;
+    FILE       *f = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
+    size_t      n = f ? fread(head, 1, sizeof head, f) : 0;
+    if (f) fclose(f);
+    if (n < sizeof head) return NULL;
+    if (head[8] == '{' && (head[9] == '"' || head[9] == '}')) return "a safetensors file" CONVERT;
+    if (memcmp(head, "PK\3\4", 4) == 0) return "a zip archive (PyTorch's format?)" CONVERT;
+    if (memcmp(head, "tjgg", 4) == 0 || memcmp(head, "lmgg", 4) == 0 || memcmp(head, "fmgg", 4) == 0)
+        return "a GGML file of before August 2023" CONVERT;
+    return NULL;
+#undef CONVERT
+}
+
+/* NAME-00002-of-00003.gguf */
+static bool is_part_name(const char *path)
+{
+    size_t   n = strlen(path);
+    unsigned part, of;
+    int      used = 0;
+    const char *at = n > 20 ? path + n - 20 : "";
+    return sscanf(at, "-%5u-of-%5u.gguf%n", &part, &of, &used) == 2 && used == 20 && of > 1;
+}
+
 bb_status bb_model_open(const char *path, bb_model *m, bb_err *err)
 {
     bb_err    inner = BB_ERR_INIT;
     bb_status status;
     memset(m, 0, sizeof *m);
-    BB_TRY(bb_gguf_open(path, &m->gguf, err));
+    BB_TRY(refuse_folder(path, err));
+    status = bb_gguf_open(path, &m->gguf, &inner);
+    if (status != BB_OK) {
+        const char *kind = kind_of_other(path);
+        return kind ? BB_FAIL(err, status, "%s is %s", path, kind) : BB_FAIL(err, status, "%s", inner.msg);
+    }
     status = bb_model_build(m, &inner);
-    if (status != BB_OK) return BB_FAIL(err, status, "%s: %s", path, inner.msg);
+    if (status != BB_OK) return BB_FAIL(err, status, "%s: %s%s", path, inner.msg, status != BB_NOMEM && is_part_name(path) ?
+                                        " (the name is that of one part of a split model: merge the parts first with llama-gguf-split --merge)" : "");
     m->path = bb_strdup(path, err);
     if (!m->path) {
         bb_model_close(m);

@@ -22,6 +22,11 @@ typedef struct bb_model {
 bb_status bb_model_open(const char *path, bb_model *m, bb_err *err);
 void      bb_model_close(bb_model *m);
 
+/* Reads every weight of the file once: a NaN or an infinity, or, with `quantizes`, a weight of a matrix beyond what F16 (and the F16 scales of a
+ * block format) can hold, is BB_BAD_FILE with the tensor's name, the place and the value. to: the types that the matrices are to get, in the shapes
+ * of m->net (a matrix that keeps its type is not quantized); NULL: any. For commands that quantize or evaluate, before they do. */
+bb_status bb_model_check_weights(const bb_model *m, bool quantizes, const bb_net *to, bb_err *err);
+
 /* SHA-256 of the whole file in hex (of a rotated model: its own identity); lives as long as m. Opening does not read the file for it: the first
  * call does (seconds for gigabytes). "" for a network made in memory. Thread-safe. */
 const char *bb_model_sha256(const bb_model *m);

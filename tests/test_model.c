@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "kernels/half.h"
@@ -188,9 +189,11 @@ END_TEST
 typedef struct change {
     const char *arch, *says;
     bb_status   status;
-    const char *key;            /* this key gets u32 `value`, or `text`; or is left out */
+    const char *key;            /* this key gets u32 `value`, or `text`, or `real`; or is left out */
     uint32_t    value;
     const char *text;
+    bool        is_real;
+    float       real;
     bool        leave_out;
     const char *tensor;         /* this tensor is left out, or renamed to `text` */
 } change;
@@ -209,7 +212,8 @@ static void rewrite(const char *path, const char *to, const change *c)
         if (!hit || !c->leave_out) ck_assert_int_eq(bb_gguf_put_copy(out, &g.kv[i], NULL), BB_OK);
     }
     ck_assert(named || !c->leave_out);
-    if (c->key && !c->leave_out)
+    if (c->key && c->is_real) ck_assert_int_eq(bb_gguf_put_f32(out, c->key, c->real, NULL), BB_OK);
+    else if (c->key && !c->leave_out)
         ck_assert_int_eq(c->text ? bb_gguf_put_text(out, c->key, c->text, NULL) : bb_gguf_put_u32(out, c->key, c->value, NULL), BB_OK);
     for (uint64_t i = 0; i < g.n_tensors; i++) {
         bb_tensor t = g.tensors[i];
@@ -225,6 +229,8 @@ static void rewrite(const char *path, const char *to, const change *c)
     bb_gguf_out_destroy(out);
     bb_gguf_close(&g);
 }
+
+#define REAL(x) .is_real = true, .real = (x)
 
 START_TEST(what_does_not_fit_is_named)
 {
@@ -253,6 +259,34 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "llama", .key = "llama.attention.layer_norm_rms_epsilon", .leave_out = true, .status = BB_BAD_FILE, .says = "epsilon" },
         { .arch = "llama", .key = "llama.expert_count", .value = 8, .status = BB_UNSUPPORTED, .says = "8 experts" },
         { .arch = "llama", .key = "split.count", .value = 2, .status = BB_UNSUPPORTED, .says = "2 files" },
+        { .arch = "llama", .key = "split.no", .value = 1, .status = BB_OK },
+        { .arch = "llama", .key = "general.type", .text = "adapter", .status = BB_UNSUPPORTED, .says = "'adapter'" },
+        { .arch = "llama", .key = "general.type", .text = "model", .status = BB_OK },
+        { .arch = "llama", .key = "llama.rope.scaling.attn_factor", REAL(1.5f), .status = BB_UNSUPPORTED, .says = "rope.scaling.attn_factor' is 1.5" },
+        { .arch = "llama", .key = "llama.rope.scaling.attn_factor", REAL(1.0f), .status = BB_OK },
+        { .arch = "qwen2", .key = "qwen2.rope.scaling.attn_factor", REAL(0.5f), .status = BB_UNSUPPORTED, .says = "qwen2.rope.scaling.attn_factor" },
+        { .arch = "qwen3", .key = "qwen3.rope.scaling.yarn_ext_factor", REAL(1.0f), .status = BB_UNSUPPORTED, .says = "yarn_ext_factor" },
+        { .arch = "deci", .key = "deci.rope.scaling.attn_factor", REAL(2.0f), .status = BB_UNSUPPORTED, .says = "deci.rope.scaling.attn_factor" },
+        { .arch = "llama", .key = "llama.rope.scaling.type", .text = "none", .status = BB_OK },
+        { .arch = "llama", .key = "llama.rope.scaling.type", .text = "longrope", .status = BB_UNSUPPORTED, .says = "'longrope'" },
+        { .arch = "llama", .key = "llama.rope.scaling.original_context_length", .value = 64, .status = BB_OK },
+        { .arch = "llama", .key = "llama.attention.scale", REAL(0.25f), .status = BB_UNSUPPORTED, .says = "attention.scale' is 0.25" },
+        { .arch = "llama", .key = "llama.attention.scale", REAL(0.353553391f), .status = BB_OK }, /* 1 / sqrt(8) */
+        { .arch = "llama", .key = "llama.attention.causal", .value = 0, .status = BB_UNSUPPORTED, .says = "attention.causal" },
+        { .arch = "llama", .key = "llama.attention.sliding_window", .value = 64, .status = BB_UNSUPPORTED, .says = "sliding_window' is 64" },
+        { .arch = "llama", .key = "llama.attention.sliding_window", .value = 128, .status = BB_OK }, /* the whole context */
+        { .arch = "qwen2", .key = "qwen2.attn_logit_softcapping", REAL(30.0f), .status = BB_UNSUPPORTED, .says = "attn_logit_softcapping" },
+        { .arch = "qwen2", .key = "qwen2.final_logit_softcapping", REAL(30.0f), .status = BB_UNSUPPORTED, .says = "final_logit_softcapping" },
+        { .arch = "llama", .key = "llama.logit_scale", REAL(8.0f), .status = BB_UNSUPPORTED, .says = "logit_scale" },
+        { .arch = "llama", .key = "llama.residual_scale", REAL(0.22f), .status = BB_UNSUPPORTED, .says = "residual_scale" },
+        { .arch = "llama", .key = "llama.embedding_scale", REAL(12.0f), .status = BB_UNSUPPORTED, .says = "embedding_scale' is 12" },
+        { .arch = "llama", .key = "llama.embedding_scale", REAL(1.0f), .status = BB_OK },
+        { .arch = "llama", .key = "llama.hidden_activation", .text = "gelu", .status = BB_UNSUPPORTED, .says = "'gelu'" },
+        { .arch = "llama", .key = "llama.hidden_activation", .text = "silu", .status = BB_OK },
+        { .arch = "llama", .key = "llama.nextn_predict_layers", .value = 1, .status = BB_UNSUPPORTED, .says = "nextn_predict_layers" },
+        { .arch = "llama", .key = "llama.expert_count", .value = 0, .status = BB_OK },
+        { .arch = "llama", .key = "llama.of_another_program", .value = 7, .status = BB_OK },
+        { .arch = "llama", .key = "other.logit_scale", REAL(8.0f), .status = BB_OK }, /* another architecture's */
         { .arch = "llama", .key = "general.alignment", .value = 2, .status = BB_UNSUPPORTED, .says = "alignment" },
         { .arch = "llama", .tensor = "token_embd.weight", .status = BB_BAD_FILE, .says = "token_embd.weight" },
         { .arch = "llama", .tensor = "output_norm.weight", .status = BB_BAD_FILE, .says = "output_norm.weight" },
@@ -272,9 +306,157 @@ START_TEST(what_does_not_fit_is_named)
         rewrite(good, bad, &rows[i]);
         bb_status status = bb_model_open(bad, &m, &err);
         ck_assert_msg(status == rows[i].status, "row %zu: status %d: %s", i, (int)status, err.msg);
+        if (status == BB_OK) {
+            bb_model_close(&m);
+            continue;
+        }
         ck_assert_msg(strstr(err.msg, rows[i].says) && strstr(err.msg, bad), "row %zu: '%s'", i, err.msg);
         ck_assert_uint_eq(bb_mem_live_bytes(), before);
     }
+}
+END_TEST
+
+/* Parts of a split model have no architecture, only their tensors and the keys of the split. */
+START_TEST(a_part_of_a_split_model_is_named_so)
+{
+    const char  *path = bb_test_path("m-00002-of-00003.gguf");
+    tiny_spec    s = tiny_default("llama");
+    bb_gguf_out *out;
+    bb_err       err = BB_ERR_INIT, second = BB_ERR_INIT;
+    bb_model     m;
+    ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_u32(out, "split.no", 1, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_u32(out, "split.count", 3, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_out_write(out, path, NULL), BB_OK);
+    bb_gguf_out_destroy(out);
+    ck_assert_int_eq(bb_model_open(path, &m, &err), BB_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, "part 2 of a model that is split over 3 files") != NULL, "%s", err.msg);
+    /* Without the keys the name says it; a whole model may have any name. */
+    tiny_write(&s, path);
+    ck_assert_int_eq(bb_model_open(path, &m, NULL), BB_OK);
+    bb_model_close(&m);
+    const change c = { .tensor = "blk.1.ffn_down.weight" };
+    rewrite(path, bb_test_path("n-00001-of-00002.gguf"), &c);
+    ck_assert_int_eq(bb_model_open(bb_test_path("n-00001-of-00002.gguf"), &m, &second), BB_BAD_FILE);
+    ck_assert_msg(strstr(second.msg, "one part of a split model") != NULL, "%s", second.msg);
+}
+END_TEST
+
+START_TEST(other_kinds_of_files_and_folders_are_named)
+{
+    static const struct { const char *name, *bytes; size_t n; const char *says; } rows[] = {
+        { "a.safetensors", "\x10\0\0\0\0\0\0\0{\"a\":{}}      ", 24, "safetensors" },
+        { "b.bin", "PK\3\4\24\0\0\0\0\0\0\0", 12, "zip archive" },
+        { "c.gguf", "not a model at all", 18, "does not begin with" },
+    };
+    bb_model m;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bb_err err = BB_ERR_INIT;
+        ck_assert_int_eq(bb_file_write(bb_test_path(rows[i].name), rows[i].bytes, rows[i].n, NULL), BB_OK);
+        ck_assert_int_eq(bb_model_open(bb_test_path(rows[i].name), &m, &err), BB_BAD_FILE);
+        ck_assert_msg(strstr(err.msg, rows[i].says) && strstr(err.msg, rows[i].name), "%s", err.msg);
+    }
+    static const struct { const char *folder, *inside, *says; } folders[] = {
+        { "hf", "hf/config.json", "convert_hf_to_gguf.py" }, { "run", "run/run.db", "run/model.gguf" }, { "plain", "plain/x", "is a folder" },
+    };
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        bb_err err = BB_ERR_INIT;
+        ck_assert_int_eq(bb_make_dirs(bb_test_path(folders[i].folder), NULL), BB_OK);
+        ck_assert_int_eq(bb_file_write(bb_test_path(folders[i].inside), "{}", 2, NULL), BB_OK);
+        ck_assert_int_eq(bb_model_open(bb_test_path(folders[i].folder), &m, &err), BB_BAD_FILE);
+        ck_assert_msg(strstr(err.msg, folders[i].says) != NULL, "%s", err.msg);
+    }
+}
+END_TEST
+
+/* ---- weights ---- */
+
+/* Writes over weight i of a tensor of the open file path, then opens it. */
+static void damage(const char *path, const char *tensor, uint64_t i, const void *raw, size_t n, bb_model *m)
+{
+    bb_gguf g;
+    FILE   *f = fopen(path, "r+b");
+    ck_assert_int_eq(bb_gguf_open(path, &g, NULL), BB_OK);
+    const bb_tensor *t = bb_gguf_tensor(&g, tensor);
+    ck_assert(f && t);
+    ck_assert_int_eq(fseek(f, (long)((const unsigned char *)t->data - g.map.data) + (long)(i * n), SEEK_SET), 0);
+    ck_assert_uint_eq(fwrite(raw, 1, n, f), n);
+    ck_assert_int_eq(fclose(f), 0);
+    bb_gguf_close(&g);
+    ck_assert_int_eq(bb_model_open(path, m, NULL), BB_OK);
+}
+
+START_TEST(a_weight_that_is_no_number_is_named)
+{
+    static const struct { bb_type type; const char *tensor; uint64_t i; uint32_t raw; bool finite; const char *says; } rows[] = {
+        { BB_F32, "blk.1.ffn_down.weight", 64 * 3 + 5, 0x7FC00000, false, "row 3, column 5" },
+        { BB_F32, "blk.0.attn_norm.weight", 7, 0xFF800000, false, "-Inf (place 7)" },
+        { BB_F16, "blk.1.attn_q.weight", 33, 0x7C00, false, "Inf (row 1, column 1)" },
+        { BB_F16, "token_embd.weight", 32 * 319, 0xFE00, false, "NaN (row 319, column 0)" },
+        { BB_BF16, "blk.0.ffn_down.weight", 2, 0x7F80, false, "Inf" },
+        { BB_BF16, "blk.0.ffn_down.weight", 2, 0x7F61, true, "2.99" },
+        { BB_F32, "blk.0.ffn_up.weight", 1, 0xC77FE100, true, "-65505 (row 0, column 1)" },
+        { BB_F32, "blk.0.ffn_up.weight", 1, 0xC77FE000, true, NULL }, /* -65504 is the last that fits */
+        { BB_F32, "blk.0.ffn_norm.weight", 1, 0x7F000000, true, NULL }, /* vectors are not quantized */
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tiny_spec   s = tiny_default("llama");
+        const char *path = bb_test_path("weights.gguf");
+        bb_err      finite = BB_ERR_INIT, range = BB_ERR_INIT;
+        bb_model    m;
+        tiny_set_type(&s, rows[i].type);
+        tiny_write(&s, path);
+        damage(path, rows[i].tensor, rows[i].i, &rows[i].raw, rows[i].type == BB_F32 ? 4 : 2, &m);
+        ck_assert_msg(bb_model_check_weights(&m, false, NULL, &finite) == (rows[i].finite ? BB_OK : BB_BAD_FILE), "row %zu: %s", i, finite.msg);
+        ck_assert_msg(bb_model_check_weights(&m, true, NULL, &range) == (rows[i].says ? BB_BAD_FILE : BB_OK), "row %zu: %s", i, range.msg);
+        if (rows[i].says) ck_assert_msg(strstr(range.msg, rows[i].tensor) && strstr(range.msg, rows[i].says), "row %zu: %s", i, range.msg);
+        /* A matrix that keeps its type holds what it held; one that becomes F16 does not. */
+        ck_assert_int_eq(bb_model_check_weights(&m, true, &m.net, NULL), rows[i].finite ? BB_OK : BB_BAD_FILE);
+        bb_model_close(&m);
+    }
+}
+END_TEST
+
+/* Only matrices whose type changes to one with F16's range: the others may hold more. */
+START_TEST(the_range_is_that_of_the_type_to_come)
+{
+    static const uint16_t huge = 0x7F61; /* 2.99e38 as BF16 */
+    tiny_spec   s = tiny_default("llama");
+    const char *path = bb_test_path("range.gguf");
+    bb_err      err = BB_ERR_INIT;
+    bb_block    blocks[2];
+    bb_model    m;
+    tiny_set_type(&s, BB_BF16);
+    tiny_write(&s, path);
+    damage(path, "blk.1.ffn_up.weight", 9, &huge, 2, &m);
+    bb_net to = m.net;
+    memcpy(blocks, m.net.blocks, sizeof blocks);
+    to.blocks = blocks;
+    blocks[0].w[BB_PART_UP].type = BB_Q8_0;
+    ck_assert_int_eq(bb_model_check_weights(&m, true, &to, NULL), BB_OK);
+    blocks[1].w[BB_PART_UP].type = BB_F32;
+    ck_assert_int_eq(bb_model_check_weights(&m, true, &to, NULL), BB_OK);
+    blocks[1].w[BB_PART_UP].type = BB_Q4_0;
+    ck_assert_int_eq(bb_model_check_weights(&m, true, &to, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "blk.1.ffn_up.weight") && strstr(err.msg, "Q4_0"), "%s", err.msg);
+    bb_model_close(&m);
+}
+END_TEST
+
+/* The scale of a block is a weight's way to be no number in a quantized file. */
+START_TEST(scales_of_a_quantized_file_are_read)
+{
+    static const uint16_t inf = 0x7C00;
+    tiny_spec   s = tiny_default("llama");
+    const char *path = bb_test_path("scales.gguf");
+    bb_err      err = BB_ERR_INIT;
+    bb_model    m;
+    tiny_set_type(&s, BB_Q8_0);
+    tiny_write(&s, path);
+    damage(path, "blk.0.ffn_gate.weight", 17, &inf, 2, &m); /* a row is one block of 34 bytes */
+    ck_assert_int_eq(bb_model_check_weights(&m, false, NULL, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "blk.0.ffn_gate.weight") && strstr(err.msg, "row 1,"), "%s", err.msg);
+    bb_model_close(&m);
 }
 END_TEST
 
@@ -343,6 +525,11 @@ int main(void)
     tcase_add_test(t, the_hash_is_of_the_file);
     tcase_add_test(t, a_quantized_source_is_labelled_so);
     tcase_add_test(t, what_does_not_fit_is_named);
+    tcase_add_test(t, a_part_of_a_split_model_is_named_so);
+    tcase_add_test(t, other_kinds_of_files_and_folders_are_named);
+    tcase_add_test(t, a_weight_that_is_no_number_is_named);
+    tcase_add_test(t, the_range_is_that_of_the_type_to_come);
+    tcase_add_test(t, scales_of_a_quantized_file_are_read);
     tcase_add_test(t, blocks_of_llama_must_be_alike);
     tcase_add_test(t, memory_failures_are_clean);
     tcase_add_loop_test(t, opens_real_models, 0, 2);

@@ -348,6 +348,7 @@ static bb_status open_directory(bb_run *r, bb_err *err)
     char     *log = NULL, *env = NULL;
     bb_status status = BB_NOMEM;
     if (!(log = bb_run_path(r, err, "log.txt")) || !(env = bb_run_path(r, err, "env.json"))) goto done;
+    BB_TRY(bb_model_check_weights(&r->model, true, NULL, err));
     BB_TRY(bb_make_dirs(r->config.out, err));
     BB_TRY(bb_log_to_file(log, err));
     BB_TRY(bb_environment_write(env, &r->model, err));

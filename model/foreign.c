@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * foreign.c: metadata keys that change what a network computes and that this program does not compute. See model_internal.h.
+ *
+ * The list is that of llama.cpp's architecture keys. One that the network computes is read in model.c and not here; one that changes no logit of
+ * the architectures read (context of origin, names, pooling, counts of things whose tensors are refused by name) is in neither place. Each row
+ * has the values that do nothing. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "model/io/gguf_internal.h"
+#include "model/model_internal.h"
+
+typedef enum rule {
+    ONLY,      /* one of two numbers */
+    WINDOW,    /* none, or as long as the context */
+    ATT_SCALE, /* none, or 1 / sqrt(head size) */
+    SILU       /* the activation that is computed */
+} rule;
+
+typedef struct foreign { const char *suffix; rule rule; double neutral[2]; } foreign;
+
+static const foreign rows[] = {
+    { "rope.scaling.attn_factor", ONLY, { 1, 1 } },
+    { "rope.scaling.alpha", ONLY, { 0, 1 } },
+    { "rope.scaling.yarn_ext_factor", ONLY, { 0, -1 } },        /* -1: what the type says */
+    { "rope.scaling.yarn_attn_factor", ONLY, { 1, -1 } },
+    { "rope.scaling.yarn_log_multiplier", ONLY, { 0, 0 } },
+    { "rope.dimension_sections", ONLY, { 0, 0 } },
+    { "attention.scale", ATT_SCALE, { 0, 0 } },
+    { "attention.output_scale", ONLY, { 0, 1 } },
+    { "attention.value_scale", ONLY, { 0, 1 } },
+    { "attention.temperature_length", ONLY, { 0, 0 } },
+    { "attention.temperature_scale", ONLY, { 0, 0 } },
+    { "attention.sliding_window", WINDOW, { 0, 0 } },
+    { "attention.max_alibi_bias", ONLY, { 0, 0 } },
+    { "attention.clamp_kqv", ONLY, { 0, 0 } },
+    { "attention.causal", ONLY, { 1, 1 } },
+    { "attention.q_lora_rank", ONLY, { 0, 0 } },
+    { "attention.kv_lora_rank", ONLY, { 0, 0 } },
+    { "attention.key_length_mla", ONLY, { 0, 0 } },
+    { "attention.value_length_mla", ONLY, { 0, 0 } },
+    { "attention.relative_buckets_count", ONLY, { 0, 0 } },
+    { "attention.indexer.top_k", ONLY, { 0, 0 } },
+    { "attention.shared_kv_layers", ONLY, { 0, 0 } },
+    { "attention.recurrent_layers", ONLY, { 0, 0 } },
+    { "attention.compress_ratios", ONLY, { 0, 1 } },
+    { "attn_logit_softcapping", ONLY, { 0, 0 } },
+    { "final_logit_softcapping", ONLY, { 0, 0 } },
+    { "router_logit_softcapping", ONLY, { 0, 0 } },
+    { "logit_scale", ONLY, { 0, 1 } },
+    { "residual_scale", ONLY, { 0, 1 } },
+    { "embedding_scale", ONLY, { 0, 1 } },
+    { "embedding_length_per_layer_input", ONLY, { 0, 0 } },
+    { "use_parallel_residual", ONLY, { 0, 0 } },
+    { "hidden_activation", SILU, { 0, 0 } },
+    { "swiglu_clamp_exp", ONLY, { 0, 0 } },
+    { "swiglu_clamp_shexp", ONLY, { 0, 0 } },
+    { "swin_norm", ONLY, { 0, 0 } },
+    { "rescale_every_n_layers", ONLY, { 0, 0 } },
+    { "nextn_predict_layers", ONLY, { 0, 0 } },
+    { "n_deepstack_layers", ONLY, { 0, 0 } },
+    { "token_shift_count", ONLY, { 0, 0 } },
+    { "full_attention_interval", ONLY, { 0, 1 } },
+    { "decoder_block_count", ONLY, { 0, 0 } },
+    { "hyper_connection.count", ONLY, { 0, 1 } },
+    { "hash_layer_count", ONLY, { 0, 0 } },
+    { "expert_count", ONLY, { 0, 0 } },
+    { "expert_shared_count", ONLY, { 0, 0 } },
+    { "ssm.state_size", ONLY, { 0, 0 } },
+};
+
+/* Number i of a key's value; NaN for a text, which no rule for numbers allows. */
+static double number_at(const bb_gguf_kv *kv, uint64_t i)
+{
+    bb_gguf_kind         kind = kv->kind == BB_GGUF_ARRAY ? kv->element : kv->kind;
+    const unsigned char *p = kv->value + i * bb_gguf_kind_bytes(kind);
+    switch (kind) {
+    case BB_GGUF_U8:   return p[0];
+    case BB_GGUF_BOOL: return p[0] != 0;
+    case BB_GGUF_I8:  { int8_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_GGUF_U16: { uint16_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_GGUF_I16: { int16_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_GGUF_U32: { uint32_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_GGUF_I32: { int32_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_GGUF_U64: { uint64_t x; memcpy(&x, p, sizeof x); return (double)x; }
+    case BB_GGUF_I64: { int64_t x; memcpy(&x, p, sizeof x); return (double)x; }
+    case BB_GGUF_F32: { float x; memcpy(&x, p, sizeof x); return (double)x; }
+    case BB_GGUF_F64: { double x; memcpy(&x, p, sizeof x); return x; }
+    case BB_GGUF_STRING: case BB_GGUF_ARRAY: default: return (double)NAN;
+    }
+}
+
+static bool is(double x, double neutral) { return fabs(x - neutral) <= 1e-6 * fmax(1, fabs(neutral)); } /* false for NaN */
+
+static bool does_nothing(const foreign *f, const bb_net *net, double x)
+{
+    if (f->rule == WINDOW) return x <= 0 || x >= net->n_ctx_train;
+    if (f->rule == ATT_SCALE) return is(x, 0) || fabs(x * sqrt(net->head_dim) - 1) <= 1e-5;
+    return is(x, f->neutral[0]) || is(x, f->neutral[1]);
+}
+
+static bool names_silu(const bb_gguf_kv *kv)
+{
+    static const char *const names[] = { "silu", "swish", "swiglu" };
+    for (size_t i = 0; kv->kind == BB_GGUF_STRING && i < sizeof names / sizeof *names; i++)
+        if (kv->value_bytes == strlen(names[i]) && memcmp(kv->value, names[i], strlen(names[i])) == 0) return true;
+    return false;
+}
+
+static bb_status refuse(const foreign *f, const bb_net *net, const char *key, const char *value, bb_err *err)
+{
+    char right[64];
+    if (f->rule == WINDOW) snprintf(right, sizeof right, "0 or at least the context of %u", net->n_ctx_train);
+    else if (f->rule == ATT_SCALE) snprintf(right, sizeof right, "%.6g for this head size", 1 / sqrt(net->head_dim));
+    else if (f->rule == SILU) snprintf(right, sizeof right, "silu");
+    else if (is(f->neutral[0], f->neutral[1])) snprintf(right, sizeof right, "%g", f->neutral[0]);
+    else snprintf(right, sizeof right, "%g or %g", f->neutral[0], f->neutral[1]);
+    return BB_FAIL(err, BB_UNSUPPORTED, "metadata key '%s' is %s, which changes what the model computes and is not supported; %s is", key, value, right);
+}
+
+bb_status bb_model_refuse_foreign(const bb_gguf *g, const char *arch, const bb_net *net, bb_err *err)
+{
+    char key[128], value[BB_GGUF_SHOWN + 2], shown[BB_GGUF_SHOWN];
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        const bb_gguf_kv *kv;
+        snprintf(key, sizeof key, "%s.%s", arch, rows[r].suffix);
+        if (!(kv = bb_gguf_find(g, key))) continue;
+        if (rows[r].rule == SILU && names_silu(kv)) continue;
+        if (kv->kind == BB_GGUF_STRING) {
+            snprintf(value, sizeof value, "'%s'", bb_gguf_show((bb_bytes){ (const char *)kv->value, kv->value_bytes }, shown));
+            return refuse(&rows[r], net, key, value, err);
+        }
+        for (uint64_t i = 0; i < kv->count; i++) {
+            double x = kv->strings ? (double)NAN : number_at(kv, i);
+            if (rows[r].rule != SILU && does_nothing(&rows[r], net, x)) continue;
+            snprintf(value, sizeof value, "%.9g", x);
+            return refuse(&rows[r], net, key, value, err);
+        }
+    }
+    return BB_OK;
+}
