@@ -76,6 +76,63 @@ done:
     return status;
 }
 
+bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *reference, uint32_t n_windows, const char *data_hash, bool only,
+                               bb_result *out, double *window_kl, bb_err *err)
+{
+    bb_net    net;
+    bb_block *blocks = NULL;
+    char      hash[17], label[40], *key = NULL;
+    void     *value = NULL;
+    size_t    size, rows = n_windows * sizeof(double);
+    bool      found;
+    bb_status status;
+    BB_TRY(bb_plan_hash(plan, hash, err));
+    status = BB_NOMEM;
+    if (!(key = bb_asprintf(err, "database|%s|%s|%u", hash, data_hash, n_windows))) goto done;
+    BB_TRY(bb_store_get(r->store, "evaluate", key, &value, &size, &found, err));
+    if (found && size == sizeof *out + rows) {
+        memcpy(out, value, sizeof *out);
+        memcpy(window_kl, (char *)value + sizeof *out, rows);
+        goto done;
+    }
+    if (only) {
+        status = BB_FAIL(err, BB_NOT_FOUND, "plan %s has no score on the evaluation windows, and evaluating is off", hash);
+        goto done;
+    }
+    BB_TRY(bb_run_calibrate(r, err));
+    status = BB_NOMEM;
+    if (!(blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) goto done;
+    BB_TRY(bb_database_apply(r->database, plan, &net, blocks, err));
+    snprintf(label, sizeof label, "evaluate %.8s", hash);
+    BB_TRY(bb_evaluate_against(&net, reference, 0, label, out, window_kl, NULL, err));
+    bb_free(value);
+    status = BB_NOMEM;
+    if (!(value = bb_alloc(sizeof *out + rows, 1, err))) goto done;
+    memcpy(value, out, sizeof *out);
+    memcpy((char *)value + sizeof *out, window_kl, rows);
+    BB_TRY(bb_store_put(r->store, "evaluate", key, value, sizeof *out + rows, err));
+done:
+    bb_free(blocks);
+    bb_free(value);
+    bb_free(key);
+    return status;
+}
+
+/* The file, and for comparison what the database alone gives (the same where nothing was finalised). scratch: [w->n] */
+static bb_status evaluate_plan(bb_run *r, const bb_front_plan *p, const bb_windows *w, bb_reference *reference, const char *data_hash, double *scratch,
+                               bb_evaluated *out, bb_err *err)
+{
+    bb_result before;
+    bb_status status;
+    BB_TRY(evaluate_file(r, p, w, reference, data_hash, out, err));
+    before = out->result;
+    if (!r->config.no_finalise) BB_TRY(bb_run_eval_database(r, &p->plan, reference, w->n, data_hash, false, &before, scratch, err));
+    out->kl_before = before.kl;
+    out->kl_before_se = before.kl_se;
+done:
+    return status;
+}
+
 static double bpw_of(const bb_run *r, int64_t bytes) { return 8.0 * (double)bytes / (double)r->n_weights; }
 
 static void put_scores(bb_csv_writer *w, const bb_run *r, int64_t bytes, const bb_result *v)
@@ -87,6 +144,12 @@ static void put_scores(bb_csv_writer *w, const bb_run *r, int64_t bytes, const b
     bb_csv_put_double(w, v->ppl);
     bb_csv_put_double(w, v->ppl_se);
     bb_csv_put_double(w, v->top1);
+}
+
+static void put_before(bb_csv_writer *w, const bb_evaluated *e)
+{
+    bb_csv_put_double(w, e->kl_before);
+    bb_csv_put_double(w, e->kl_before_se);
 }
 
 /* Which plans of the front the guard chose at some size and no other chosen one makes needless (no larger and no worse). chosen[f->n] */
@@ -106,7 +169,7 @@ static bb_status write_front_csv(const bb_run *r, const bb_front *f, const bb_ev
 {
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
-    BB_TRY(bb_run_table(r, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256", &w, err));
+    BB_TRY(bb_run_table(r, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256,kl_before_finalise,kl_before_se", &w, err));
     for (size_t i = 0; i < f->n; i++) {
         if (!chosen[i]) continue;
         bb_csv_put_text(w, f->plans[i].hash);
@@ -117,6 +180,7 @@ static bb_status write_front_csv(const bb_run *r, const bb_front *f, const bb_ev
         bb_csv_put_int(w, r->config.ctx);
         bb_csv_put_int(w, (int64_t)e[i].result.n_tokens);
         bb_csv_put_text(w, data_hash);
+        put_before(w, &e[i]);
         bb_csv_end_row(w);
     }
     status = bb_csv_close(&w, err);
@@ -129,11 +193,12 @@ static bb_status write_baselines_csv(const bb_run *r, const bb_front *f, const b
 {
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
-    BB_TRY(bb_run_table(r, "baselines.csv", "name,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1", &w, err));
+    BB_TRY(bb_run_table(r, "baselines.csv", "name,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,kl_before_finalise,kl_before_se", &w, err));
     for (size_t i = 0; i < f->n; i++) {
         if (!f->plans[i].is_baseline) continue;
         bb_csv_put_text(w, f->plans[i].source);
         put_scores(w, r, f->plans[i].size_bytes, &e[i].result);
+        put_before(w, &e[i]);
         bb_csv_end_row(w);
     }
     status = bb_csv_close(&w, err);
@@ -207,17 +272,20 @@ bb_status bb_run_evaluate(bb_run *r, bb_err *err)
     bb_evaluated *e = NULL;
     bb_verdict   *v = NULL;
     bool         *chosen = NULL;
+    double       *scratch = NULL;
     bb_windows    w = { 0 };
     bb_reference *reference = NULL;
     char          data_hash[65];
     size_t        n = 0;
     bb_status     status;
-    BB_TRY(bb_front_load(r, &front, err));
+    BB_TRY(bb_front_load_asked(r, &front, err));
     status = BB_NOMEM;
     if (!(e = BB_NEW0(front.n, bb_evaluated, err)) || !(chosen = BB_NEW0(front.n, bool, err))) goto done;
     BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
+    status = BB_NOMEM;
+    if (!(scratch = BB_NEW(w.n, double, err))) goto done;
     BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
-    for (size_t i = 0; i < front.n; i++) BB_TRY(evaluate_file(r, &front.plans[i], &w, reference, data_hash, &e[i], err));
+    for (size_t i = 0; i < front.n; i++) BB_TRY(evaluate_plan(r, &front.plans[i], &w, reference, data_hash, scratch, &e[i], err));
     BB_TRY(bb_verdicts(r, &front, e, w.n, &v, &n, err));
     mark_chosen(&front, e, v, n, chosen);
     BB_TRY(write_front_csv(r, &front, e, chosen, data_hash, err));
@@ -230,6 +298,7 @@ done:
     bb_free(e);
     bb_free(v);
     bb_free(chosen);
+    bb_free(scratch);
     bb_reference_destroy(reference);
     if (*r->config.eval) bb_windows_done(&w);
     bb_front_done(&front);

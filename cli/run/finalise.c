@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * finalise.c: the ladder of steps that may help, for every plan of the front: models/HASH.gguf; export of one plan; verify.
+ * finalise.c: the ladder of steps that may help, for every plan at a size that was asked for, simple ones alike: models/HASH.gguf; export of one plan; verify.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -25,10 +25,10 @@ static bb_status score_confirm(bb_run *r, const bb_net *net, double *kl, bb_err 
     return status;
 }
 
-/* Records are kept by plan and by what finalise was asked to do; bb_free. */
+/* Records are kept by plan and by what finalise was asked to do ("each": of every plan, simple ones too, which once was not so); bb_free. */
 static char *record_key(const bb_run *r, const char *hash, bb_err *err)
 {
-    char *settings = bb_ladder_settings(&r->config, err), *key = settings ? bb_asprintf(err, "%s %s", hash, settings) : NULL;
+    char *settings = bb_ladder_settings(&r->config, err), *key = settings ? bb_asprintf(err, "%s each %s", hash, settings) : NULL;
     bb_free(settings);
     return key;
 }
@@ -57,10 +57,9 @@ static bb_status save_record(bb_run *r, const char *hash, const bb_ladder_record
     return status;
 }
 
-/* Writes models/HASH.gguf from the best network of the ladder; simple plans are written as they are in the database. */
+/* Writes models/HASH.gguf from the best network of the ladder: the same ladder for every plan, so that the guard compares equals. */
 static bb_status finalise_one(bb_run *r, const bb_front_plan *p, bb_err *err)
 {
-    const bool       tune = !r->config.no_finalise && !p->is_baseline;
     bb_ladder_record record;
     bb_tuned         net = { 0 };
     uint64_t         bytes;
@@ -71,7 +70,7 @@ static bb_status finalise_one(bb_run *r, const bb_front_plan *p, bb_err *err)
     BB_TRY(bb_make_dirs(dir, err));
     BB_TRY(load_record(r, p->hash, &record, &found, err));
     if (found && bb_file_exists(path)) goto done;
-    BB_TRY(bb_ladder_run(r, &p->plan, tune, NULL, NULL, &net, &record, err));
+    BB_TRY(bb_ladder_run(r, &p->plan, !r->config.no_finalise, NULL, NULL, &net, &record, err));
     BB_TRY(bb_export_write(&r->model, &net.net, p->hash, path, err));
     BB_TRY(bb_file_size(path, &bytes, err));
     if (bytes != (uint64_t)p->size_bytes) {
@@ -91,7 +90,7 @@ static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *er
 {
     bb_csv_writer *w = NULL;
     bb_status      status = BB_NOMEM;
-    BB_TRY(bb_run_table(r, "finalise.csv", "plan_hash,size_bytes,step,kl_nats,kept", &w, err));
+    BB_TRY(bb_run_table(r, "finalise.csv", "plan_hash,size_bytes,step,kl_nats,kept,source", &w, err));
     for (size_t i = 0; i < front->n; i++) {
         bool             found;
         bb_ladder_record record;
@@ -103,6 +102,7 @@ static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *er
             bb_csv_put_text(w, bb_rung_names[k]);
             bb_csv_put_double(w, record.kl[k]);
             bb_csv_put_int(w, record.kept[k]);
+            bb_csv_put_text(w, front->plans[i].source);
             bb_csv_end_row(w);
         }
     }
@@ -112,13 +112,13 @@ done:
     return status;
 }
 
-/* Loads the front, which bb_front_done frees whatever happens, and does one thing to each of its plans. */
+/* Loads the plans that the run was asked for, which bb_front_done frees whatever happens, and does one thing to each of its plans. */
 static bb_status each_plan(bb_run *r, const char *label, bb_status (*one)(bb_run *r, const bb_front_plan *p, bb_err *err), bb_front *front, bb_err *err)
 {
     bb_progress progress;
     bb_status   status;
     BB_TRY(bb_run_calibrate(r, err));
-    BB_TRY(bb_front_load(r, front, err));
+    BB_TRY(bb_front_load_asked(r, front, err));
     bb_progress_start(&progress, label, front->n);
     for (size_t i = 0; i < front->n; i++) {
         BB_TRY(one(r, &front->plans[i], err));

@@ -12,8 +12,8 @@
 #include "base/mem.h"
 
 /* First the chosen plans, ascending in bytes; then every other plan that the search scored, ascending in hash. */
-static const char columns[] = "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows";
-enum { COL_HASH, COL_SIZE, COL_KL, COL_KL_SE, COL_PRUNED, COL_BASELINE, COL_SOURCE, COL_CHOSEN, COL_WINDOWS, N_COLUMNS };
+static const char columns[] = "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows,searched,asked";
+enum { COL_HASH, COL_SIZE, COL_KL, COL_KL_SE, COL_PRUNED, COL_BASELINE, COL_SOURCE, COL_CHOSEN, COL_WINDOWS, COL_SEARCHED, COL_ASKED, N_COLUMNS };
 
 int64_t bb_front_target(const bb_run *r)
 {
@@ -59,7 +59,7 @@ static bb_status grow(bb_front *f, bb_err *err)
     return BB_OK;
 }
 
-bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, double kl, double kl_se, bb_err *err)
+bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, bool is_asked, double kl, double kl_se, bb_err *err)
 {
     const bb_problem *problem = bb_model_space_problem(r->space);
     bb_front_plan    *p;
@@ -68,13 +68,20 @@ bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *so
     p = &f->plans[f->n];
     BB_TRY(bb_problem_plan(problem, x, &p->plan, err));
     BB_TRY(bb_plan_hash(&p->plan, p->hash, err));
-    for (size_t i = 0; i < f->n; i++)
-        if (strcmp(f->plans[i].hash, p->hash) == 0) {
-            bb_plan_done(&p->plan);
-            return BB_OK;
-        }
+    for (size_t i = 0; i < f->n; i++) {
+        bb_front_plan *same = &f->plans[i];
+        if (strcmp(same->hash, p->hash) != 0) continue;
+        bb_plan_done(&p->plan);
+        if (is_baseline && !same->is_baseline) snprintf(same->source, sizeof same->source, "%s", source);
+        same->is_baseline |= is_baseline;
+        same->is_searched |= !is_baseline;
+        same->is_asked |= is_asked;
+        return BB_OK;
+    }
     snprintf(p->source, sizeof p->source, "%s", source);
     p->is_baseline = is_baseline;
+    p->is_searched = !is_baseline;
+    p->is_asked = is_asked;
     p->size_bytes = bb_problem_size(problem, x);
     p->kl = kl;
     p->kl_se = kl_se;
@@ -102,6 +109,8 @@ static void put_row(bb_csv_writer *w, const bb_front_plan *p, bool is_chosen, ui
     bb_csv_put_text(w, p->source);
     bb_csv_put_int(w, is_chosen);
     bb_csv_put_int(w, n_windows);
+    bb_csv_put_int(w, p->is_searched);
+    bb_csv_put_int(w, p->is_asked);
     bb_csv_end_row(w);
 }
 
@@ -205,7 +214,7 @@ done:
 static bb_status load_row(bb_run *r, const bb_csv *t, size_t row, bb_front_plan *p, bb_err *err)
 {
     const char *hash = bb_csv_text(t, row, COL_HASH);
-    int64_t     baseline, chosen;
+    int64_t     baseline, chosen, searched, asked;
     bb_status   status;
     if (strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16)
         return BB_FAIL(err, BB_BAD_FILE, "%s row %zu: \"%s\" is no plan hash (16 hex digits)", t->path, row + 1, hash);
@@ -216,7 +225,11 @@ static bb_status load_row(bb_run *r, const bb_csv *t, size_t row, bb_front_plan 
     BB_TRY(bb_csv_double(t, row, COL_PRUNED, &p->pruned_fraction, err));
     BB_TRY(bb_csv_int(t, row, COL_BASELINE, &baseline, err));
     BB_TRY(bb_csv_int(t, row, COL_CHOSEN, &chosen, err));
+    BB_TRY(bb_csv_int(t, row, COL_SEARCHED, &searched, err));
+    BB_TRY(bb_csv_int(t, row, COL_ASKED, &asked, err));
     p->is_baseline = baseline != 0;
+    p->is_searched = searched != 0;
+    p->is_asked = asked != 0;
     snprintf(p->source, sizeof p->source, "%s", bb_csv_text(t, row, COL_SOURCE));
     BB_TRY(load_plan(r, hash, chosen != 0, &p->plan, err));
 done:
@@ -234,7 +247,7 @@ static bb_status read_table(bb_run *r, bb_csv *t, bb_err *err)
         goto done;
     }
     BB_TRY(bb_csv_read(path, t, err));
-    if (t->n_cols != N_COLUMNS || bb_csv_column(t, "source") != COL_SOURCE || bb_csv_column(t, "chosen") != COL_CHOSEN)
+    if (t->n_cols != N_COLUMNS || bb_csv_column(t, "source") != COL_SOURCE || bb_csv_column(t, "chosen") != COL_CHOSEN || bb_csv_column(t, "asked") != COL_ASKED)
         status = BB_FAIL(err, BB_BAD_FILE, "%s: the columns should be %s; `bitbudget search %s` writes it again", path, columns, r->config.out);
 done:
     bb_free(path);
@@ -259,6 +272,21 @@ done:
     bb_csv_done(&t);
     if (status != BB_OK) bb_front_done(f);
     return status;
+}
+
+bb_status bb_front_load_asked(bb_run *r, bb_front *f, bb_err *err)
+{
+    size_t    n = 0;
+    bb_status status = bb_front_load(r, f, err);
+    if (status != BB_OK) return status;
+    for (size_t i = 0; i < f->n; i++) {
+        if (f->plans[i].is_asked) f->plans[n++] = f->plans[i];
+        else bb_plan_done(&f->plans[i].plan);
+    }
+    f->n = n;
+    if (n > 0) return BB_OK;
+    bb_front_done(f);
+    return BB_FAIL(err, BB_BAD_FILE, "%s/plans.csv names no plan at the size that was asked for", r->config.out);
 }
 
 bb_status bb_front_find(bb_run *r, const char *prefix, bb_front_plan *p, bb_err *err)

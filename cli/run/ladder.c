@@ -439,7 +439,7 @@ static const bb_front_plan *nearest_plan(const bb_run *r, const bb_front *f, dou
     double               least = HUGE_VAL;
     for (size_t i = 0; i < f->n; i++) {
         const double miss = fabs(8.0 * (double)f->plans[i].size_bytes / (double)r->n_weights - bpw);
-        if (f->plans[i].is_baseline || !(miss < least)) continue;
+        if (!f->plans[i].is_searched || !(miss < least)) continue;
         least = miss;
         best = &f->plans[i];
     }

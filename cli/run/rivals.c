@@ -136,7 +136,7 @@ static bb_status find_ours(rivals *v, int64_t size, uint16_t *x, bool *found, bb
     if (v->front.n == 0) BB_TRY(bb_front_load(v->run, &v->front, err));
     for (size_t i = 0; i < v->front.n; i++) {
         const bb_front_plan *p = &v->front.plans[i];
-        if (!p->is_baseline && p->size_bytes <= size && (!best || p->kl < best->kl)) best = p;
+        if (p->is_searched && p->size_bytes <= size && (!best || p->kl < best->kl)) best = p;
     }
     *found = best != NULL;
     if (best) BB_TRY(bb_problem_candidate(v->p, &best->plan, x, err));
@@ -362,43 +362,16 @@ done:
 
 /* ---- scores ---- */
 
-static bb_status score_answer(rivals *v, answer *a, bb_block *blocks, bb_reference *reference, uint32_t n_windows, const char *data_hash, bb_err *err)
+static bb_status score_answer(rivals *v, answer *a, bb_reference *reference, uint32_t n_windows, const char *data_hash, bb_err *err)
 {
     bb_plan   plan = { 0, NULL };
-    bb_net    net;
-    char      hash[17], *key = NULL, label[40];
-    void     *value = NULL;
-    size_t    size, rows = n_windows * sizeof(double);
-    bool      found;
     bb_status status;
     BB_TRY(bb_problem_plan(v->p, a->x, &plan, err));
-    BB_TRY(bb_plan_hash(&plan, hash, err));
     status = BB_NOMEM;
     if (!(a->window_kl = BB_NEW(n_windows, double, err))) goto done;
-    if (!(key = bb_asprintf(err, "database|%s|%s|%u", hash, data_hash, n_windows))) goto done;
-    BB_TRY(bb_store_get(v->run->store, "evaluate", key, &value, &size, &found, err));
-    if (found && size == sizeof a->result + rows) {
-        memcpy(&a->result, value, sizeof a->result);
-        memcpy(a->window_kl, (char *)value + sizeof a->result, rows);
-        goto done;
-    }
-    if (v->config->only) {
-        status = BB_FAIL(err, BB_NOT_FOUND, "plan %s has no score on the evaluation windows, and evaluating is off", hash);
-        goto done;
-    }
-    BB_TRY(bb_database_apply(v->run->database, &plan, &net, blocks, err));
-    snprintf(label, sizeof label, "evaluate %.8s", hash);
-    BB_TRY(bb_evaluate_against(&net, reference, 0, label, &a->result, a->window_kl, NULL, err));
-    bb_free(value);
-    status = BB_NOMEM;
-    if (!(value = bb_alloc(sizeof a->result + rows, 1, err))) goto done;
-    memcpy(value, &a->result, sizeof a->result);
-    memcpy((char *)value + sizeof a->result, a->window_kl, rows);
-    BB_TRY(bb_store_put(v->run->store, "evaluate", key, value, sizeof a->result + rows, err));
+    BB_TRY(bb_run_eval_database(v->run, &plan, reference, n_windows, data_hash, v->config->only, &a->result, a->window_kl, err));
 done:
     bb_plan_done(&plan);
-    bb_free(value);
-    bb_free(key);
     return status;
 }
 
@@ -408,18 +381,15 @@ static bb_status score_all(rivals *v, uint32_t *n_windows, bb_err *err)
     bb_windows    w = { 0 };
     bb_reference *reference = NULL;
     char          data_hash[65];
-    bb_block     *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
-    bb_status     status = BB_NOMEM;
-    if (!blocks) return BB_NOMEM;
+    bb_status     status;
     BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
     BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
     *n_windows = w.n;
     for (size_t i = 0; i < v->n_methods * v->n; i++)
-        if (v->answers[i].x) BB_TRY(score_answer(v, &v->answers[i], blocks, reference, w.n, data_hash, err));
+        if (v->answers[i].x) BB_TRY(score_answer(v, &v->answers[i], reference, w.n, data_hash, err));
 done:
     bb_reference_destroy(reference);
     if (*r->config.eval) bb_windows_done(&w);
-    bb_free(blocks);
     return status;
 }
 

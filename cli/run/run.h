@@ -87,6 +87,12 @@ bb_status bb_run_all(bb_run *r, bb_err *err);
 /* The windows of --eval (bb_windows_done), or without it the confirm windows (borrowed), and the hash of their text. */
 bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err);
 
+/* Scores a plan with the option database's matrices as they are, on the windows of the reference; kept in run.db. only: BB_NOT_FOUND instead of
+ * evaluating. window_kl: [n_windows]. */
+struct bb_reference;
+bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, struct bb_reference *reference, uint32_t n_windows, const char *data_hash, bool only,
+                               bb_result *out, double *window_kl, bb_err *err);
+
 /* What a search has cost, in all sessions together (run.db, table "search", key "cost"). tokens: forwarded for scoring plans, prefixes counted
  * as if nothing were cached; measure_tokens: really forwarded for measuring each option alone, from its block on. */
 typedef struct bb_search_cost { double tokens, measure_tokens, seconds, n_sizes; } bb_search_cost;

@@ -27,28 +27,52 @@
 
 /* ---- simpler plans ---- */
 
-static bb_status add_scored(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, const uint16_t *x, const char *name, bool is_baseline, bb_err *err)
+static bb_status add_simple(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, const uint16_t *x, const char *name, bb_err *err)
 {
     bb_score  score;
     bb_status status = BB_OK;
     if (!bb_problem_allows(p, x)) return BB_OK; /* a plan that is too slow is no alternative */
     BB_TRY(bb_ledger_evaluate(l, &x, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
-    BB_TRY(bb_front_add(r, f, x, name, is_baseline, score.kl, score.kl_se, err));
+    BB_TRY(bb_front_add(r, f, x, name, true, true, score.kl, score.kl_se, err));
 done:
+    return status;
+}
+
+/* Of the few uniform plans of lowest separable cost the one of lowest KL. */
+static bb_status add_uniform(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
+{
+    enum { N_UNIFORM = 3 };
+    char      names[N_UNIFORM][BB_UNIFORM_NAME];
+    uint16_t *all = BB_NEW(N_UNIFORM * (size_t)p->n_units, uint16_t, err);
+    size_t    best = SIZE_MAX, n;
+    double    least = HUGE_VAL;
+    bb_status status = BB_OK;
+    if (!all) return BB_NOMEM;
+    n = bb_uniform_plans(r, budget, N_UNIFORM, all, names);
+    for (size_t i = 0; i < n; i++) {
+        const uint16_t *x = all + i * p->n_units;
+        bb_score        score;
+        if (!bb_problem_allows(p, x)) continue;
+        BB_TRY(bb_ledger_evaluate(l, &x, 1, BB_LEVEL_REFINE, &score, NULL, err));
+        if (!(score.kl < least)) continue;
+        least = score.kl;
+        best = i;
+    }
+    if (best != SIZE_MAX) BB_TRY(add_simple(r, p, l, f, all + best * p->n_units, names[best], err));
+done:
+    bb_free(all);
     return status;
 }
 
 static bb_status add_simple_plans(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
 {
     uint16_t *x = BB_NEW(p->n_units, uint16_t, err);
-    char      name[1][BB_UNIFORM_NAME];
-    bb_status status = BB_NOMEM;
+    bb_status status;
     if (!x) return BB_NOMEM;
-    status = BB_OK;
-    if (bb_uniform_plans(r, budget, 1, x, name)) BB_TRY(add_scored(r, p, l, f, x, name[0], true, err));
+    BB_TRY(add_uniform(r, p, l, f, budget, err));
     if (r->is_sweep) goto done; /* the other two would triple the evaluations of a front */
-    if (bb_restricted_plan(r, budget, false, true, x)) BB_TRY(add_scored(r, p, l, f, x, "quantization only, separable", true, err));
-    if (bb_restricted_plan(r, budget, true, false, x)) BB_TRY(add_scored(r, p, l, f, x, "pruning only", true, err));
+    if (bb_restricted_plan(r, budget, false, true, x)) BB_TRY(add_simple(r, p, l, f, x, "quantization only, separable", err));
+    if (bb_restricted_plan(r, budget, true, false, x)) BB_TRY(add_simple(r, p, l, f, x, "pruning only", err));
 done:
     bb_free(x);
     return status;
@@ -79,9 +103,9 @@ static bb_status choose_front(bb_run *r, const bb_problem *p, bb_ledger *l, cons
     bb_status status = BB_OK;
     for (size_t i = 0; i < r->n_budgets; i++) {
         const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
-        if (best) BB_TRY(bb_front_add(r, front, best->x, best->source, false, best->score.kl, best->score.kl_se, err));
-        bool target = r->is_sweep || r->budgets[i] == bb_front_target(r);
-        if (target) BB_TRY(add_simple_plans(r, p, l, front, r->budgets[i], err));
+        const bool asked = r->is_sweep || r->budgets[i] == bb_front_target(r);
+        if (best) BB_TRY(bb_front_add(r, front, best->x, best->source, false, asked, best->score.kl, best->score.kl_se, err));
+        if (asked) BB_TRY(add_simple_plans(r, p, l, front, r->budgets[i], err));
     }
     if (front->n == 0) status = BB_FAIL(err, BB_FAILED, "the search found no plan");
 done:

@@ -156,9 +156,9 @@ static bool put_plans(json_t *root, const bb_front *f, const bb_evaluated *e, in
     bool    ok = plans != NULL;
     for (size_t i = 0; ok && i < f->n; i++) {
         const bb_front_plan *p = &f->plans[i];
-        if (p->size_bytes > budget || !isfinite(e[i].result.kl)) continue;
-        json_t *row = json_pack("{s:s, s:b, s:I, s:f}", "name", p->is_baseline ? p->source : p->hash, "simple", p->is_baseline, "size_bytes",
-                                (json_int_t)p->size_bytes, "kl_nats", e[i].result.kl);
+        if (p->size_bytes > budget || !isfinite(e[i].result.kl) || !isfinite(e[i].kl_before)) continue;
+        json_t *row = json_pack("{s:s, s:b, s:I, s:f, s:f}", "name", p->is_baseline ? p->source : p->hash, "simple", p->is_baseline, "size_bytes",
+                                (json_int_t)p->size_bytes, "kl_nats", e[i].result.kl, "kl_before_finalise", e[i].kl_before);
         ok = row && (!isfinite(e[i].result.kl_se) || json_object_set_new(row, "kl_se", json_real(e[i].result.kl_se)) == 0);
         ok = json_array_append_new(plans, row) == 0 && ok;
     }

@@ -10,6 +10,7 @@
 typedef struct bb_evaluated {
     bb_result result;          /* of the written file */
     double   *window_kl;       /* [windows] of the written file; owned by who evaluates */
+    double    kl_before, kl_before_se; /* of the option database's matrices, before finalise */
 } bb_evaluated;
 
 typedef struct bb_verdict {
