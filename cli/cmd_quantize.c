@@ -271,7 +271,7 @@ static bb_status encode_all(job *j, bb_err *err)
     bb_status status;
     BB_TRY(load_windows(j, err));
     const bb_database_config config = { .dir = j->work, .model = j->base, .tokens = j->calib.tokens, .n_windows = j->calib.n, .ctx = j->ctx,
-                                        .data_hash = j->tokens.sha256, .quant = quant, .ffn_step = bb_calibration_ffn_step(&j->base->net),
+                                        .quant = quant, .ffn_step = bb_calibration_ffn_step(&j->base->net),
                                         .cut = o->no_compensation };
     BB_TRY(bb_database_open(&config, &j->database, err));
     if (o->prune_kv > 0) BB_TRY(prune_kv(j, err));

@@ -21,7 +21,7 @@
 #include "base/mem.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static char           name[256];
+static char           name[256], core[96];
 
 #if defined(__x86_64__)
 /* Exported by OpenBLAS when built with DYNAMIC_ARCH, absent otherwise. */
@@ -48,7 +48,11 @@ static void init(void)
 {
     repair_core();
     openblas_set_num_threads(1);
-    snprintf(name, sizeof name, "%s core %s", openblas_get_config(), openblas_get_corename());
+    const char *config = openblas_get_config(); /* "OpenBLAS VERSION ..." */
+    size_t      library = strcspn(config, " ");
+    if (config[library]) library += 1 + strcspn(config + library + 1, " ");
+    snprintf(name, sizeof name, "%s core %s", config, openblas_get_corename());
+    snprintf(core, sizeof core, "%.*s, core %s", (int)library, config, openblas_get_corename());
 }
 
 /* Also run as a constructor, so that no caller can reach BLAS before it. */
@@ -58,6 +62,12 @@ const char *bb_blas_name(void)
 {
     bb_blas_init();
     return name;
+}
+
+const char *bb_blas_core(void)
+{
+    bb_blas_init();
+    return core;
 }
 
 static blasint dim(size_t n)

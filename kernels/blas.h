@@ -12,7 +12,8 @@
 #include "base/status.h"
 
 void        bb_blas_init(void);          /* once, before any other call and before OpenMP starts */
-const char *bb_blas_name(void);          /* library, version and core, for env.json */
+const char *bb_blas_name(void);          /* library, version, how it was built, and core, for env.json */
+const char *bb_blas_core(void);          /* "OpenBLAS 0.3.21, core SkylakeX": products have the bits of library, version and core */
 
 /* Y (M,N) = alpha * X (M,K) W' + beta * Y, W (N,K): the layer product y = W x for M tokens. ld = row strides. */
 void bb_sgemm_nt(size_t m, size_t n, size_t k, float alpha, const float *x, size_t ldx, const float *w, size_t ldw, float beta,

@@ -5,12 +5,16 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "kernels/blas.h"
 
 static const bb_kernels *levels[4] = { &bb_kernels_ref };
 static const bb_kernels *chosen = &bb_kernels_ref;
 static pthread_once_t    once = PTHREAD_ONCE_INIT;
+static char              bits[128];
 
 /* __builtin_cpu_supports also asks the operating system (XGETBV) whether the registers are saved. */
 static void detect(void)
@@ -27,12 +31,19 @@ static void detect(void)
     chosen = levels[n - 1];
     for (size_t i = 0; cap && i < n; i++)
         if (strcmp(levels[i]->level, cap) == 0) chosen = levels[i];
+    snprintf(bits, sizeof bits, "%s, %s", chosen->level, bb_blas_core());
 }
 
 const bb_kernels *bb_kernels_get(void)
 {
     pthread_once(&once, detect);
     return chosen;
+}
+
+const char *bb_kernels_bits(void)
+{
+    pthread_once(&once, detect);
+    return bits;
 }
 
 const bb_kernels *bb_kernels_at(size_t i)

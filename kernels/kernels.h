@@ -60,6 +60,10 @@ size_t bb_packed_floats(size_t n, size_t k, size_t panel);
 void   bb_pack_panels(const float *w, size_t ldw, size_t n, size_t k, size_t panel, float *out);             /* W (n, k), row stride ldw */
 void   bb_pack_panels_transposed(const float *wt, size_t ldw, size_t n, size_t k, size_t panel, float *out); /* W' (k, n), row stride ldw */
 
+/* What the bits of everything computed depend on besides its inputs: the level, and the library and core that make the products. Part of every
+ * key under which something computed is kept: "avx512, OpenBLAS 0.3.21, core SkylakeX". */
+const char *bb_kernels_bits(void);
+
 const bb_kernels *bb_kernels_get(void);
 const bb_kernels *bb_kernels_at(size_t i); /* NULL past the last level of this CPU */
 

@@ -52,7 +52,7 @@ static void setup(const char *arch, const char *dir)
     bb_rng_init(&r, 1, "tokens");
     for (int i = 0; i < CTX * WINDOWS; i++) tokens[i] = (int32_t)bb_rng_below(&r, model.net.n_vocab);
     snprintf(kept, sizeof kept, "%s", bb_test_path(dir));
-    config = (bb_database_config){ .dir = kept, .model = &model, .tokens = tokens, .n_windows = WINDOWS, .ctx = CTX, .data_hash = "test",
+    config = (bb_database_config){ .dir = kept, .model = &model, .tokens = tokens, .n_windows = WINDOWS, .ctx = CTX,
                                    .quant = { BB_METHOD_FEEDBACK, 0.01, 1 }, .ffn_step = 8 };
 }
 
@@ -85,7 +85,7 @@ START_TEST(moments_are_those_of_the_inputs)
     double        want[C][C];
     bb_statistics s;
     setup("llama", "moments");
-    const bb_statistics_config c = { config.dir, "x", &model, tokens, WINDOWS, CTX, 8 };
+    const bb_statistics_config c = { config.dir, &model, tokens, WINDOWS, CTX, 8 };
     OK(bb_make_dirs(config.dir, &err));
     OK(bb_statistics_open(&c, &s, &err));
     /* block 0 reads normed embeddings */
@@ -121,7 +121,7 @@ START_TEST(entries_have_the_errors_they_say)
     setup("llama", "entries");
     bb_database  *db = open_database();
     bb_statistics s;
-    const bb_statistics_config c = { config.dir, "test", &model, tokens, WINDOWS, CTX, 8 };
+    const bb_statistics_config c = { config.dir, &model, tokens, WINDOWS, CTX, 8 };
     OK(bb_statistics_open(&c, &s, &err)); /* maps what the database wrote */
     for (int p = 0; p < N_PARTS; p++)
         for (int t = 0; t < 3; t++) {
@@ -255,6 +255,92 @@ START_TEST(resumes_from_what_is_there)
     gather(db, b);
     ck_assert_int_eq(count_files("entry-") - n_files, n_whole);
     ck_assert_int_eq(count_files("moments-"), (int)model.net.n_layer + 1);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
+/* A folder serves any number of callers: whatever one of them does otherwise, he gets what a folder of his own would give him. */
+START_TEST(entries_are_of_the_inputs_asked_for)
+{
+    static unsigned char      first[1 << 18], shared[1 << 18], own[1 << 18];
+    static int32_t            others[CTX * WINDOWS];
+    static char               folder[256];
+    enum { OTHER_TOKEN, FEWER_WINDOWS, LONGER_WINDOWS, OTHER_MODEL, METHOD, DAMPING, SWEEPS, STEP, CUT, N_CHANGES };
+    static const char *const  names[N_CHANGES] = { "one token", "windows", "ctx", "model", "method", "damping", "sweeps", "ffn step", "cut" };
+    for (int change = 0; change < N_CHANGES; change++) {
+        setup("llama", "inputs");
+        const bb_database_config base = config;
+        bb_database *db = open_database();
+        const size_t n = gather(db, first);
+        bb_database_close(db);
+        switch (change) {
+        case OTHER_TOKEN:
+            memcpy(others, tokens, sizeof others);
+            others[CTX * WINDOWS / 2] ^= 1;
+            config.tokens = others;
+            break;
+        case FEWER_WINDOWS: config.n_windows--; break;
+        case LONGER_WINDOWS: config.n_windows /= 2; config.ctx *= 2; break; /* the same tokens in the same order */
+        case OTHER_MODEL: {
+            tiny_spec s = tiny_default("llama");
+            s.n_embd = C;
+            s.head_dim = 16;
+            for (uint32_t i = 0; i < s.n_layer; i++) s.n_head[i] = 4, s.n_kv[i] = KV, s.n_ff[i] = FF;
+            s.seed++;
+            bb_model_close(&model);
+            tiny_write(&s, bb_test_path("other.gguf"));
+            OK(bb_model_open(bb_test_path("other.gguf"), &model, &err));
+            break;
+        }
+        case METHOD: config.quant.method = BB_METHOD_WEIGHTED; break;
+        case DAMPING: config.quant.damping = 0.3; break;
+        case SWEEPS: config.quant.sweeps = 0; break;
+        case STEP: config.ffn_step = 60; break;
+        default: config.cut = true; break;
+        }
+        db = open_database();
+        gather(db, shared);
+        bb_database_close(db);
+        snprintf(folder, sizeof folder, "%s-%d", bb_test_path("alone"), change);
+        config.dir = folder;
+        db = open_database();
+        gather(db, own);
+        bb_database_close(db);
+        ck_assert_msg(memcmp(shared, own, n) == 0, "%s: what was made for other inputs was taken", names[change]);
+        ck_assert_msg(memcmp(first, own, n) != 0, "%s changes nothing: the test cannot fail", names[change]);
+        config = base;
+        bb_model_close(&model);
+    }
+}
+END_TEST
+
+/* A file of second moments whose header denies this block's channels or groups is made again (its orders would be read behind their end). */
+START_TEST(moments_of_other_widths_are_refused)
+{
+    static unsigned char a[1 << 18], b[1 << 18];
+    DIR           *d;
+    struct dirent *e;
+    setup("llama", "widths");
+    bb_database *db = open_database();
+    const size_t n = gather(db, a);
+    bb_database_close(db);
+    ck_assert_ptr_nonnull(d = opendir(config.dir));
+    while ((e = readdir(d)) != NULL) {
+        char path[1024], *data;
+        size_t size;
+        snprintf(path, sizeof path, "%s/%s", config.dir, e->d_name);
+        if (strncmp(e->d_name, "entry-", 6) == 0) unlink(path);
+        if (strncmp(e->d_name, "moments-", 8) != 0) continue;
+        OK(bb_file_read(path, &data, &size, &err));
+        memset(data + 24, 0, 8); /* n_ff, n_kv */
+        bb_test_write(path, data, size);
+        bb_free(data);
+    }
+    closedir(d);
+    db = open_database();
+    ck_assert_uint_eq(gather(db, b), n);
+    ck_assert_mem_eq(a, b, n);
     bb_database_close(db);
     bb_model_close(&model);
 }
@@ -408,6 +494,8 @@ int main(void)
     tcase_add_test(t, entries_have_the_errors_they_say);
     tcase_add_test(t, masks_are_nested_and_select_rows);
     tcase_add_test(t, resumes_from_what_is_there);
+    tcase_add_test(t, entries_are_of_the_inputs_asked_for);
+    tcase_add_test(t, moments_of_other_widths_are_refused);
     tcase_add_test(t, two_threads_share_the_work);
     tcase_add_test(t, plans_are_applied_and_rebuilt);
     tcase_add_test(t, memory_failures_are_clean);

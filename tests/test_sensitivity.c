@@ -49,7 +49,7 @@ static void open_world(void)
     ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, 0, false, &w.calib, NULL), BB_OK);
     ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, N_WINDOWS, true, &w.score, NULL), BB_OK);
     bb_database_config c = { .dir = bb_test_path("db"), .model = &w.model, .tokens = w.calib.tokens, .n_windows = w.calib.n, .ctx = CTX,
-                             .data_hash = w.tokens.sha256, .quant = { BB_METHOD_WEIGHTED, 0.01, 0 }, .ffn_step = 8 };
+                             .quant = { BB_METHOD_WEIGHTED, 0.01, 0 }, .ffn_step = 8 };
     bb_err err = BB_ERR_INIT;
     ck_assert_msg(bb_database_open(&c, &w.db, &err) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(bb_net_evaluator_create(&w.model, &w.score, 1, 64u << 20, &w.evaluator, NULL), BB_OK);

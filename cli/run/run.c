@@ -478,7 +478,7 @@ bb_status bb_run_calibrate(bb_run *r, bb_err *err)
     if (r->database) return BB_OK;
     if (!(dir = *c->database ? bb_strdup(c->database, err) : bb_run_path(r, err, "database"))) return BB_NOMEM;
     bb_database_config config = { .dir = dir, .model = &r->model, .tokens = r->calib.tokens, .n_windows = r->calib.n, .ctx = r->calib.ctx,
-                                  .data_hash = r->calib_tokens.sha256, .quant = { bb_calibration_method(c->method), c->damping, (unsigned)c->sweeps },
+                                  .quant = { bb_calibration_method(c->method), c->damping, (unsigned)c->sweeps },
                                   .ffn_step = bb_calibration_ffn_step(&r->model.net) };
     BB_TRY(bb_database_open(&config, &r->database, err));
     BB_TRY(bb_net_evaluator_create(&r->model, r->levels, BB_N_WINDOW_SETS, c->max_ram, &r->evaluator, err));

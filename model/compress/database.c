@@ -16,10 +16,11 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kernels/kernels.h"
 #include "model/compress/feedback.h"
 #include "model/compress/statistics.h"
 
-enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 5 };
+enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 6 };
 
 /* Parts beyond bb_part in entry keys. */
 enum { PART_EMBEDDING = BB_N_PARTS, PART_HEAD, PART_FFN_MASK, PART_KV_MASK };
@@ -63,7 +64,7 @@ typedef struct slot {
 
 struct bb_database {
     bb_database_config config;
-    char              *dir, *data_hash;  /* copies */
+    char              *dir;              /* copy */
     bb_statistics      statistics;
     pthread_mutex_t    mutex;
     pthread_cond_t     changed;
@@ -96,9 +97,10 @@ static char *path_of(const bb_database *db, const key *k, bb_err *err)
     bb_sha256_init(&s);
     bb_sha256_text(&s, "bitbudget entry");
     bb_sha256_text(&s, bb_model_sha256(c->model));
-    bb_sha256_text(&s, db->data_hash);
-    snprintf(text, sizeof text, "version %d, %u windows of %u, step %u, method %d, damping %.17g, sweeps %u", VERSION, c->n_windows, c->ctx,
-             c->ffn_step, (int)c->quant.method, c->quant.damping, c->quant.sweeps);
+    bb_sha256_text(&s, db->statistics.tokens_hash);
+    bb_sha256_text(&s, bb_kernels_bits());
+    snprintf(text, sizeof text, "version %d, step %u, method %d, damping %.17g, sweeps %u", VERSION, c->ffn_step, (int)c->quant.method, c->quant.damping,
+             c->quant.sweeps);
     bb_sha256_text(&s, text);
     if (c->cut) bb_sha256_text(&s, "cut");
     snprintf(text, sizeof text, "layer %u, part %u, kept %u, type %d", k->layer, k->part, k->kept, (int)k->type);
@@ -608,10 +610,9 @@ bb_status bb_database_open(const bb_database_config *config, bb_database **out, 
     pthread_mutex_init(&db->mutex, NULL);
     pthread_cond_init(&db->changed, NULL);
     db->dir = bb_strdup(config->dir, err);
-    db->data_hash = bb_strdup(config->data_hash, err);
-    if (!db->dir || !db->data_hash) { status = BB_NOMEM; goto done; }
+    if (!db->dir) { status = BB_NOMEM; goto done; }
     BB_TRY(bb_make_dirs(db->dir, err));
-    const bb_statistics_config c = { db->dir, db->data_hash, config->model, config->tokens, config->n_windows, config->ctx, config->ffn_step };
+    const bb_statistics_config c = { db->dir, config->model, config->tokens, config->n_windows, config->ctx, config->ffn_step };
     BB_TRY(bb_statistics_open(&c, &db->statistics, err));
     *out = db;
 done:
@@ -631,7 +632,6 @@ void bb_database_close(bb_database *db)
     bb_statistics_close(&db->statistics);
     bb_free(db->table);
     bb_free(db->dir);
-    bb_free(db->data_hash);
     pthread_mutex_destroy(&db->mutex);
     pthread_cond_destroy(&db->changed);
     bb_free(db);

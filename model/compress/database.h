@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * database.h: the option database: packed compressed versions of every linear on disk, and plans applied to it.
  *
- * Unit and option names: base/plan.h. An entry is one packed matrix, a file named by a hash of (model, calibration data, method and
- * parameters, layer, part, kept, format): a file that exists is right, a kill leaves at most a temporary file. Entries are made when first
+ * Unit and option names: base/plan.h. An entry is one packed matrix, a file named by a hash of (model, calibration windows,
+ * CPU level and BLAS core, method and parameters, layer, part, kept, format; docs/keys.md): a file that exists is right, a kill leaves at most a temporary file. Entries are made when first
  * asked for and mapped read-only afterwards, so the database is never in RAM whole. Thread-safe.
  *
  * kept: for Q,K,V,O the number of KV groups kept; for GATE,UP,DOWN the FFN width kept. Masks are nested (bb_mask_order) and stored with the
@@ -23,7 +23,6 @@ typedef struct bb_database_config {
     const bb_model  *model;          /* borrowed for the database's life */
     const int32_t   *tokens;         /* calibration windows [n_windows * ctx], borrowed */
     uint32_t         n_windows, ctx;
-    const char      *data_hash;      /* identity of tokens, part of every key */
     bb_quant_options quant;
     uint32_t         ffn_step;       /* FFN channels removed together when ordering (performance knob) */
     bool             cut;            /* O and DOWN of pruned blocks just lose their columns, nothing compensates: for comparison only */

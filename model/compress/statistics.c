@@ -14,6 +14,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kernels/kernels.h"
 
 enum { HEADER_BYTES = 64, ALIGN = 64, BATCH_WINDOWS = 8 };
 
@@ -30,15 +31,26 @@ _Static_assert(sizeof(header) == HEADER_BYTES, "no padding in the file header");
 
 /* ---- files ---- */
 
-static char *path_of(const bb_statistics_config *c, uint32_t layer, bb_err *err)
+static void hash_tokens(const bb_statistics_config *c, char hex[65])
+{
+    const uint32_t shape[2] = { c->n_windows, c->ctx };
+    bb_sha256      s;
+    bb_sha256_init(&s);
+    bb_sha256_update(&s, shape, sizeof shape);
+    bb_sha256_update(&s, c->tokens, (size_t)c->n_windows * c->ctx * sizeof *c->tokens);
+    bb_sha256_hex(&s, hex);
+}
+
+static char *path_of(const bb_statistics_config *c, const char *tokens_hash, uint32_t layer, bb_err *err)
 {
     bb_sha256 s;
     char      hex[65], text[128];
     bb_sha256_init(&s);
-    bb_sha256_text(&s, "bitbudget moments 1");
+    bb_sha256_text(&s, "bitbudget moments 2");
+    bb_sha256_text(&s, bb_kernels_bits());
     bb_sha256_text(&s, bb_model_sha256(c->model));
-    bb_sha256_text(&s, c->data_hash);
-    snprintf(text, sizeof text, "%u windows of %u, layer %u, step %u", c->n_windows, c->ctx, layer, c->ffn_step);
+    bb_sha256_text(&s, tokens_hash);
+    snprintf(text, sizeof text, "layer %u, step %u", layer, c->ffn_step);
     bb_sha256_text(&s, text);
     bb_sha256_hex(&s, hex);
     return bb_asprintf(err, "%s/moments-%.32s.bin", c->dir, hex);
@@ -65,7 +77,7 @@ static bool is_order(const uint32_t *order, uint32_t n)
 }
 
 /* Maps the file of one block; *found false when there is none or it does not have this block's shapes. */
-static bb_status map_block(const char *path, const uint32_t n_cols[4], bb_block_statistics *b, bool *found, bb_err *err)
+static bb_status map_block(const char *path, const uint32_t n_cols[4], uint32_t n_ff, uint32_t n_kv, bb_block_statistics *b, bool *found, bb_err *err)
 {
     header      h;
     size_t      at = HEADER_BYTES;
@@ -77,7 +89,9 @@ static bb_status map_block(const char *path, const uint32_t n_cols[4], bb_block_
     if (status != BB_OK) return status;
     if (b->map.size < sizeof h) goto unusable;
     memcpy(&h, b->map.data, sizeof h);
-    if (memcmp(h.magic, magic, sizeof h.magic) != 0 || memcmp(h.n_cols, n_cols, sizeof h.n_cols) != 0) goto unusable;
+    if (memcmp(h.magic, magic, sizeof h.magic) != 0 || memcmp(h.n_cols, n_cols, sizeof h.n_cols) != 0 || h.n_ff != n_ff ||
+        h.n_kv != n_kv)
+        goto unusable;
     b->n_ff = h.n_ff;
     b->n_kv = h.n_kv;
     b->ff_order = take(&b->map, &at, h.n_ff, sizeof(uint32_t));
@@ -286,11 +300,12 @@ static bb_status map_all(const bb_statistics_config *c, char *const *paths, bb_s
 {
     *complete = true;
     for (uint32_t layer = 0; layer <= s->n_layer; layer++) {
-        uint32_t  n_cols[4];
-        bb_status status;
+        const bb_block *block = layer < s->n_layer ? &c->model->net.blocks[layer] : NULL; /* NULL: the head */
+        uint32_t        n_cols[4];
+        bb_status       status;
         if (s->blocks[layer].map.data) continue;
         shapes_of(&c->model->net, layer, n_cols);
-        status = map_block(paths[layer], n_cols, &s->blocks[layer], &found[layer], err);
+        status = map_block(paths[layer], n_cols, block ? block->n_ff : 0, block ? block->n_kv : 0, &s->blocks[layer], &found[layer], err);
         if (status != BB_OK) return status;
         *complete &= found[layer];
     }
@@ -304,10 +319,11 @@ bb_status bb_statistics_open(const bb_statistics_config *c, bb_statistics *s, bb
     char       **paths = BB_NEW0(n, char *, err);
     bool        *found = BB_NEW0(n, bool, err), complete = false;
     *s = (bb_statistics){ .n_layer = c->model->net.n_layer };
+    hash_tokens(c, s->tokens_hash);
     s->blocks = BB_NEW0(n, bb_block_statistics, err);
     if (!paths || !found || !s->blocks) { status = BB_NOMEM; goto done; }
     for (uint32_t i = 0; i < n; i++)
-        if (!(paths[i] = path_of(c, i, err))) { status = BB_NOMEM; goto done; }
+        if (!(paths[i] = path_of(c, s->tokens_hash, i, err))) { status = BB_NOMEM; goto done; }
     BB_TRY(map_all(c, paths, s, found, &complete, err));
     if (!complete) {
         BB_TRY(measure_missing(c, paths, found, err));

@@ -21,12 +21,12 @@ typedef struct bb_block_statistics {
 
 typedef struct bb_statistics {
     uint32_t             n_layer;
+    char                 tokens_hash[65]; /* of the windows themselves: which of a text are taken is the caller's choice */
     bb_block_statistics *blocks; /* [n_layer + 1]: the last is the input of the head, after the output norm */
 } bb_statistics;
 
 typedef struct bb_statistics_config {
     const char     *dir;
-    const char     *data_hash;
     const bb_model *model;
     const int32_t  *tokens;      /* [n_windows * ctx] */
     uint32_t        n_windows, ctx, ffn_step;

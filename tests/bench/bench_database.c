@@ -13,7 +13,6 @@
 
 #include "base/csv.h"
 #include "base/file.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "kernels/blas.h"
@@ -21,7 +20,7 @@
 #include "model/export/export.h"
 #include "model/io/tokenizer.h"
 
-typedef struct windows { int32_t *tokens; uint32_t n, ctx; char hash[65]; } windows;
+typedef struct windows { int32_t *tokens; uint32_t n, ctx; } windows;
 
 typedef struct bench {
     bb_model      model;
@@ -40,7 +39,6 @@ static bb_status load_windows(const bb_model *m, const char *path, uint32_t ctx,
     char         *text = NULL;
     int32_t      *ids = NULL;
     size_t        size, n;
-    bb_sha256     sha;
     bb_status     status;
     BB_TRY(bb_tokenizer_create(&m->gguf, &t, err));
     BB_TRY(bb_file_read(path, &text, &size, err));
@@ -55,9 +53,6 @@ static bb_status load_windows(const bb_model *m, const char *path, uint32_t ctx,
         memcpy(w->tokens + (size_t)i * ctx, ids + from * ctx, ctx * sizeof *ids);
         if (bb_tokenizer_adds_bos(t)) w->tokens[(size_t)i * ctx] = bb_tokenizer_bos(t);
     }
-    bb_sha256_init(&sha);
-    bb_sha256_update(&sha, w->tokens, (size_t)w->n * ctx * sizeof *ids);
-    bb_sha256_hex(&sha, w->hash);
 done:
     bb_tokenizer_destroy(t);
     bb_free(text);
@@ -175,7 +170,7 @@ static bb_status run_method(bench *b, const char *dir, settings *o, const char *
     char               formats[512], *save = NULL;
     bb_status          status;
     bb_database_config c = { .dir = dir, .model = &b->model, .tokens = b->calib.tokens, .n_windows = b->calib.n, .ctx = b->calib.ctx,
-                             .data_hash = b->calib.hash, .quant = o->quant, .ffn_step = 32 };
+                             .quant = o->quant, .ffn_step = 32 };
     o->quant.method = c.quant.method = strcmp(method, "rtn") == 0 ? BB_METHOD_RTN : strcmp(method, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
     BB_TRY(bb_database_open(&c, &db, err));
     snprintf(formats, sizeof formats, "%s", o->formats);

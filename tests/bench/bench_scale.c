@@ -115,7 +115,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_rng_init(&r, 1, "scale tokens");
     for (size_t i = 0; i < (size_t)n_windows * ctx; i++) tokens[i] = (int32_t)(bb_rng_uniform(&r) * m.net.n_vocab);
     row(&w, "model", 0);
-    const bb_database_config c = { .dir = dir, .model = &m, .tokens = tokens, .n_windows = n_windows, .ctx = ctx, .data_hash = "scale",
+    const bb_database_config c = { .dir = dir, .model = &m, .tokens = tokens, .n_windows = n_windows, .ctx = ctx,
                                    .quant = { BB_METHOD_FEEDBACK, 0.01, number_of(argc, argv, "sweeps", "4") }, .ffn_step = 32 };
     BB_TRY(bb_database_open(&c, &db, err));
     row(&w, "statistics", (double)n_windows * ctx);
