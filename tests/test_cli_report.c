@@ -178,7 +178,7 @@ static void write_all(const char *dir)
     write_layers(dir);
     write_sensitivity(dir);
     write_convergence(dir);
-    write_text(dir, "env.json", "{\"version\": \"0.1.0\", \"model\": \"models/a<b>.gguf\", \"threads\": 2, \"cpu\": {\"level\": \"avx512\", \"flags\": [1, 2]}}");
+    write_text(dir, "env.json", "{\"date\": \"2026-11-26 09:00 UTC\", \"version\": \"0.1.0\", \"model\": \"models/a<b>.gguf\", \"threads\": 2, \"cpu\": {\"level\": \"avx512\", \"flags\": [1, 2]}}");
     write_text(dir, "config.resolved.yaml", "model: \"a<b>&c\"\ntarget-size: 3220153\n");
     plan_name(7, plan);
     snprintf(guard, sizeof guard,
@@ -257,6 +257,21 @@ static void check_ids(const char *page)
     }
 }
 
+/* Every section is in the navigation, once and in order. */
+static void check_navigation(const char *page)
+{
+    const char *at = strstr(page, "<nav>"), *end = strstr(page, "</nav>");
+    size_t      n = 0;
+    char        link[100];
+    ck_assert(at && end);
+    for (const char *p = page; (p = strstr(p, "<section id=\"")); p++, n++) {
+        snprintf(link, sizeof link, "<a href=\"#%.*s\">", (int)strcspn(p + 13, "\""), p + 13);
+        at = strstr(at, link);
+        ck_assert_msg(at && at < end, "%s is not in the navigation, or not in its place", link);
+    }
+    ck_assert_uint_ge(n, 8);
+}
+
 START_TEST(the_page_is_whole_and_well_formed)
 {
     const char *dir = bb_test_path("whole run");
@@ -264,6 +279,12 @@ START_TEST(the_page_is_whole_and_well_formed)
     char *page = read_page(dir), text[64];
     check_nesting(page);
     check_ids(page);
+    check_navigation(page);
+    expect(page, "<th>original</th><td class=\"t\"><code>models/a&lt;b&gt;.gguf</code>");
+    expect(page, "<th>made</th><td class=\"t\">2026-11-26 09:00 UTC</td>");
+    expect(page, "text that the model wrote itself");
+    expect(page, "<a href=\"front.csv\">");
+    ck_assert_ptr_null(strstr(page, "<a href=\"log.txt\">")); /* it is not there */
     for (int i = 0; i < N_PLANS; i++) { /* every number of front.csv, exactly */
         bb_csv t;
         ck_assert_int_eq(bb_csv_read(in_run(dir, "front.csv"), &t, NULL), BB_OK);

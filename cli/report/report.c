@@ -101,6 +101,26 @@ static void add_figure(bb_text *out, const char *svg, const char *caption, const
     bb_text_add(out, "</figcaption></figure>\n");
 }
 
+/* ---- sections ---- */
+
+void bb_section_begin(bb_text *out, const char *id, const char *nav, const char *title)
+{
+    bb_text_addf(out, "<section id=\"%s\" data-nav=\"%s\"><h2>%s</h2>\n", id, nav, title);
+}
+
+/* The navigation, from the sections of the page: text of files never holds a bare '<', so what looks like a section is one. */
+static void add_navigation(bb_text *out, const char *body)
+{
+    static const char begin[] = "<section id=\"", nav[] = "\" data-nav=\"";
+    bb_text_add(out, "<nav>");
+    for (const char *p = body; (p = strstr(p, begin)); ) {
+        const char *id = p + sizeof begin - 1, *label = strstr(id, nav) + sizeof nav - 1;
+        bb_text_addf(out, "<a href=\"#%.*s\">%.*s</a>", (int)strcspn(id, "\""), id, (int)strcspn(label, "\""), label);
+        p = label;
+    }
+    bb_text_add(out, "</nav>");
+}
+
 /* ---- head ---- */
 
 static const bb_scored *chosen(const bb_artefacts *a)
@@ -140,7 +160,7 @@ static void add_cards(bb_text *out, const bb_artefacts *a)
     bb_text_add(out, "</div>\n");
 }
 
-static void add_head(bb_text *out, const bb_artefacts *a, const bb_plots *p)
+static void add_head(bb_text *out, const bb_artefacts *a, const char *body)
 {
     const char *model = json_string_value(json_object_get(a->env, "model"));
     const bb_scored *s = chosen(a);
@@ -162,14 +182,9 @@ static void add_head(bb_text *out, const bb_artefacts *a, const bb_plots *p)
         bb_html_text(out, s->name);
         bb_text_add(out, "</code>");
     }
-    bb_text_add(out, "</p>\n<nav><a href=\"#front\">Front</a>");
-    if (a->guard) bb_text_add(out, "<a href=\"#guard\">Guard</a>");
-    if (a->n_baselines) bb_text_add(out, "<a href=\"#baselines\">Baselines</a>");
-    if (a->n_layers) bb_text_add(out, "<a href=\"#map\">Layers</a>");
-    if (p->svg[BB_PLOT_SENSITIVITY]) bb_text_add(out, "<a href=\"#sensitivity\">Sensitivity</a>");
-    if (p->svg[BB_PLOT_CONVERGENCE]) bb_text_add(out, "<a href=\"#convergence\">Convergence</a>");
-    if (a->config || a->env) bb_text_add(out, "<a href=\"#settings\">Settings</a>");
-    bb_text_add(out, "</nav></header>\n");
+    bb_text_add(out, "</p>\n");
+    add_navigation(out, body);
+    bb_text_add(out, "</header>\n");
     add_cards(out, a);
 }
 
@@ -179,7 +194,7 @@ static void add_front(bb_text *out, const bb_artefacts *a, const bb_plots *p)
 {
     const bb_scored *best = chosen(a);
     int decimals = perplexity_decimals(a->front, a->n_front);
-    bb_text_add(out, "<section id=\"front\"><h2>The front</h2>\n");
+    bb_section_begin(out, "front", "Front", "The front");
     add_figure(out, p->svg[BB_PLOT_FRONT], "KL divergence to the full-precision model against the size of the file; bars are one standard error.",
                p->outside.data);
     add_figure(out, p->svg[BB_PLOT_PERPLEXITY], "Perplexity against the size of the file; bars are one standard error.", NULL);
@@ -212,7 +227,8 @@ static void add_baselines(bb_text *out, const bb_artefacts *a)
 {
     int decimals = perplexity_decimals(a->baselines, a->n_baselines);
     if (a->n_baselines == 0) return;
-    bb_text_addf(out, "<section id=\"baselines\"><h2>Baselines</h2>\n<div class=\"wide\"><table class=\"data\"><thead><tr><th>name</th>%s"
+    bb_section_begin(out, "baselines", "Baselines", "Baselines");
+    bb_text_addf(out, "<div class=\"wide\"><table class=\"data\"><thead><tr><th>name</th>%s"
                       "<th>best plan no larger</th><th class=\"n\">its KL</th></tr></thead><tbody>\n", score_heads);
     for (size_t i = 0; i < a->n_baselines; i++) {
         const bb_scored *b = &a->baselines[i], *r = rival(a, b);
@@ -267,7 +283,7 @@ static void add_guard(bb_text *out, const json_t *guard)
     const json_t *plans = json_object_get(guard, "plans");
     const char *winner = json_string_value(json_object_get(guard, "winner"));
     if (!guard) return;
-    bb_text_add(out, "<section id=\"guard\"><h2>The guard: the winner beside simpler plans of the same bytes</h2>\n");
+    bb_section_begin(out, "guard", "Guard", "The guard: the winner beside simpler plans of the same bytes");
     add_verdict(out, guard);
     bb_text_add(out, "<div class=\"wide\"><table class=\"data\"><thead><tr><th>plan</th><th class=\"n\">size</th><th class=\"n\">bytes</th><th class=\"n\">KL, nats</th><th></th></tr></thead><tbody>\n");
     for (size_t i = 0; i < json_array_size(plans); i++) {
@@ -312,7 +328,7 @@ static void add_json_rows(bb_text *out, json_t *object, const char *prefix, int 
 static void add_settings(bb_text *out, const bb_artefacts *a)
 {
     if (!a->config && !a->env) return;
-    bb_text_add(out, "<section id=\"settings\"><h2>How this was made</h2>\n");
+    bb_section_begin(out, "settings", "Settings", "How this was made");
     if (a->env) {
         bb_text_add(out, "<details><summary>Environment</summary><div class=\"wide\"><table class=\"data\"><tbody>\n");
         add_json_rows(out, a->env, "", 0);
@@ -328,33 +344,50 @@ static void add_settings(bb_text *out, const bb_artefacts *a)
 
 /* ---- page ---- */
 
-static void add_plot_section(bb_text *out, const char *svg, const char *id, const char *title, const char *caption)
+static void add_plot_section(bb_text *out, const char *svg, const char *id, const char *nav, const char *title, const char *caption)
 {
     if (!svg) return;
-    bb_text_addf(out, "<section id=\"%s\"><h2>%s</h2>\n", id, title);
+    bb_section_begin(out, id, nav, title);
     add_figure(out, svg, caption, NULL);
     bb_text_add(out, "</section>\n");
 }
 
-static bb_status make_page(bb_text *out, const bb_artefacts *a, const bb_plots *p, bb_err *err)
+static bb_status make_body(bb_text *out, const bb_artefacts *a, const bb_plots *p, bb_err *err)
 {
     bb_status status;
-    add_head(out, a, p);
+    BB_TRY(bb_about_html(out, a, err));
     add_front(out, a, p);
     add_guard(out, a->guard);
     add_baselines(out, a);
     BB_TRY(bb_map_html(out, a, err));
     BB_TRY(bb_search_html(out, a, p, err));
-    add_plot_section(out, p->svg[BB_PLOT_SENSITIVITY], "sensitivity", "Sensitivity",
+    add_plot_section(out, p->svg[BB_PLOT_SENSITIVITY], "sensitivity", "Sensitivity", "Sensitivity",
                      "KL of the model when one unit alone takes an option, all else as it was; of options with the same bits the best. One line a block, "
                      "from the first (blue) to the last (orange). Values at or below zero lie on the lower edge.");
-    add_plot_section(out, p->svg[BB_PLOT_CONVERGENCE], "convergence", "Convergence of the search", "KL of the best plan against the search's step.");
+    add_plot_section(out, p->svg[BB_PLOT_CONVERGENCE], "convergence", "Convergence", "Convergence of the search", "KL of the best plan against the search's step.");
     add_settings(out, a);
+done:
+    return status;
+}
+
+/* The head names the sections of the body, so the body is made first. */
+static bb_status make_page(bb_text *out, const bb_artefacts *a, const bb_plots *p, bb_err *err)
+{
+    bb_text   body = { 0 };
+    bb_status status = make_body(&body, a, p, err);
+    if (status != BB_OK) goto done;
+    if (body.status != BB_OK) {
+        status = BB_FAIL(err, body.status, "out of memory while the report was written");
+        goto done;
+    }
+    add_head(out, a, body.data);
+    bb_text_addn(out, body.data, body.size);
     bb_text_addf(out, "<footer class=\"note\">bitbudget %s. Made from the files beside this page: front.csv, baselines.csv, layers.csv, sensitivity.csv, "
                       "convergence.csv, certificate.csv, crossover.csv, speed.csv, search.csv, guard.json, env.json, config.resolved.yaml; plots/ has the data and scripts of the plots.</footer>\n</main></body></html>\n",
                  BB_VERSION);
     if (out->status != BB_OK) status = BB_FAIL(err, out->status, "out of memory while the report was written");
 done:
+    bb_text_done(&body);
     return status;
 }
 

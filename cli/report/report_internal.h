@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * report_internal.h: the parts of the report.
  *
- *   bb_artefacts_read (report_data.c) -> bb_plots_draw (report_plots.c) -> page (report.c), with the map of bits (report_map.c)
+ *   bb_artefacts_read (report_data.c) -> bb_plots_draw (report_plots.c) -> page (report.c), with what it is about (report_about.c) and the map of
+ *   bits (report_map.c)
  *
  * Text that comes from files reaches the page through bb_html_text and the plots through a filter (report_plots.c) only.
  */
@@ -64,6 +65,9 @@ typedef struct bb_plots { char *svg[BB_PLOT_COUNT]; bb_text outside; /* baseline
 bb_status bb_plots_draw(const bb_artefacts *a, bb_plots *plots, bb_err *err);
 void      bb_plots_done(bb_plots *plots);
 
+/* <section id> with its title; `nav` is its entry in the navigation. Closed by "</section>". */
+void bb_section_begin(bb_text *out, const char *id, const char *nav, const char *title);
+bb_status bb_about_html(bb_text *out, const bb_artefacts *a, bb_err *err); /* the original, the texts, the date, the files, how to run */
 void bb_html_text(bb_text *out, const char *text); /* escapes; bytes that are not UTF-8 become U+FFFD */
 const char *bb_chosen_plan(const bb_artefacts *a);  /* hash: the guard's winner, else the middle of the front; NULL without plans */
 bb_status bb_search_html(bb_text *out, const bb_artefacts *a, const bb_plots *p, bb_err *err); /* certificate, crossover, speed, rivals */

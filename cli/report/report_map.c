@@ -225,7 +225,8 @@ bb_status bb_map_html(bb_text *out, const bb_artefacts *a, bb_err *err)
     BB_TRY(make_maps(a, &maps, &n, &cells, err));
     for (size_t i = 0; plan && i < n; i++)
         if (strcmp(maps[i].plan, plan) == 0) chosen = i;
-    bb_text_add(out, "<section id=\"map\"><h2>Bits and pruning by layer</h2>\n<div class=\"maps\">\n<style>");
+    bb_section_begin(out, "map", "Layers", "Bits and pruning by layer");
+    bb_text_add(out, "<div class=\"maps\">\n<style>");
     for (size_t i = 0; i < n; i++)
         bb_text_addf(out, "#p%zu:checked~#m%zu{display:block}#p%zu:checked~.chips .l%zu{background:var(--accent);color:var(--on-accent)}\n", i, i, i, i);
     bb_text_add(out, "</style>\n");
