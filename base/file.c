@@ -1,20 +1,58 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * file.c: see file.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* fopencookie */
+#endif
 #include "base/file.h"
 
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/mem.h"
+
+/* ---- failures on command ---- */
+
+static atomic_long n_operations, first_failing = -1, last_failing = -1;
+static atomic_int  failing_reason;
+
+void bb_file_fail_after(long n, long times, int reason)
+{
+    long at = atomic_load(&n_operations);
+    atomic_store(&failing_reason, reason);
+    atomic_store(&last_failing, n < 0 ? -1 : at + n + times - 1);
+    atomic_store(&first_failing, n < 0 ? -1 : at + n);
+}
+
+long bb_file_operations(void) { return atomic_load(&n_operations); }
+
+/* Stands before each operation: true, with errno set, when it is to fail. */
+static bool fails(void)
+{
+    long at = atomic_fetch_add(&n_operations, 1), first = atomic_load(&first_failing);
+    if (first < 0 || at < first || at > atomic_load(&last_failing)) return false;
+    errno = atomic_load(&failing_reason);
+    return true;
+}
+
+/* ---- reading ---- */
 
 static bb_status open_regular(const char *path, int *fd, struct stat *st, bb_err *err)
 {
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* NONBLOCK: a named pipe without a writer would be waited for, deaf to signals. It means nothing for a regular file. */
+    *fd = fails() ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (*fd < 0) return BB_FAIL(err, BB_BAD_FILE, "%s: cannot be opened: %s", path, strerror(errno));
     if (fstat(*fd, st) != 0 || !S_ISREG(st->st_mode)) {
         close(*fd);
@@ -34,7 +72,7 @@ bb_status bb_map_open(const char *path, bb_map *map, bb_err *err)
     map->size = 0;
     if (status != BB_OK) return status;
     if (st.st_size > 0) {
-        p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        p = fails() ? MAP_FAILED : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p == MAP_FAILED) {
             status = BB_FAIL(err, BB_IO, "%s: cannot be mapped (%lld bytes): %s", path, (long long)st.st_size, strerror(errno));
             p = NULL;
@@ -71,7 +109,7 @@ static bb_status read_all(int fd, const char *path, char *data, size_t size, bb_
 {
     size_t at = 0;
     while (at < size) {
-        ssize_t n = read(fd, data + at, size - at);
+        ssize_t n = fails() ? -1 : read(fd, data + at, size - at);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return BB_FAIL(err, BB_IO, "%s: cannot be read: %s", path, strerror(errno));
         if (n == 0) return BB_FAIL(err, BB_IO, "%s: ended after %zu bytes while it was read, expected %zu", path, at, size);
@@ -103,12 +141,14 @@ bb_status bb_file_read(const char *path, char **data, size_t *size, bb_err *err)
 
 bb_status bb_file_write(const char *path, const void *data, size_t size, bb_err *err)
 {
-    bb_writer w = { 0 };
+    bb_writer w = { .stream = NULL };
     bb_status status = bb_writer_open(&w, path, err);
     if (status != BB_OK) return status;
-    if (size > 0) fwrite(data, 1, size, w.stream); /* a short write sets the stream's error, which commit finds */
+    if (size > 0) fwrite(data, 1, size, w.stream); /* a failure is found at commit */
     return bb_writer_commit(&w, err);
 }
+
+/* ---- names ---- */
 
 bool bb_file_exists(const char *path)
 {
@@ -126,12 +166,19 @@ bb_status bb_file_size(const char *path, uint64_t *bytes, bb_err *err)
     return BB_OK;
 }
 
+bool bb_file_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static bb_status make_dir(const char *path, bb_err *err)
 {
     struct stat st;
-    if (mkdir(path, 0777) == 0) return BB_OK;
-    int reason = errno;
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return BB_OK;
+    if (!fails() && mkdir(path, 0777) == 0) return BB_OK;
+    int reason = errno;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return BB_OK; /* another process was faster */
     return BB_FAIL(err, BB_IO, "%s: the folder cannot be made: %s", path, strerror(reason));
 }
 
@@ -151,79 +198,314 @@ bb_status bb_make_dirs(const char *path, bb_err *err)
     return status;
 }
 
-static void forget(bb_writer *w)
+/* The folder that path lies in; bb_free. */
+static char *folder_of(const char *path, bb_err *err)
 {
-    bb_free(w->path);
-    bb_free(w->temporary);
-    memset(w, 0, sizeof *w);
+    const char *slash = strrchr(path, '/');
+    return slash ? bb_asprintf(err, "%.*s", slash == path ? 1 : (int)(slash - path), path) : bb_strdup(".", err);
 }
 
-bb_status bb_writer_open(bb_writer *w, const char *path, bb_err *err)
-{
-    static atomic_ulong serial;
-    struct stat st;
-    int fd = -1;
-    memset(w, 0, sizeof *w);
-    /* rename() over a device or a folder would fail late, or, for root, destroy a device node. */
-    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode))
-        return BB_FAIL(err, BB_IO, "%s: exists and is not a regular file, so it is not replaced", path);
-    if (!(w->path = bb_strdup(path, err))) return BB_NOMEM;
-    for (int attempt = 0; fd < 0 && attempt < 100; attempt++) {
-        bb_free(w->temporary);
-        w->temporary = bb_asprintf(err, "%s.tmp-%ld-%lu", path, (long)getpid(), atomic_fetch_add(&serial, 1));
-        if (!w->temporary) {
-            forget(w);
-            return BB_NOMEM;
-        }
-        fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (fd < 0 && errno != EEXIST) break;
-    }
-    if (fd >= 0) w->stream = fdopen(fd, "wb");
-    if (!w->stream) {
-        int reason = errno;
-        if (fd >= 0) {
-            close(fd);
-            unlink(w->temporary);
-        }
-        forget(w);
-        return BB_FAIL(err, BB_IO, "%s: cannot be written: %s", path, strerror(reason));
-    }
-    return BB_OK;
-}
-
-/* Makes the rename itself durable. Some file systems refuse fsync on folders; the data is safe then as well. */
+/* Makes a rename itself durable. Some file systems refuse fsync on folders; the data is safe then as well. */
 static void sync_folder(const char *path)
 {
-    char folder[4096];
-    const char *slash = strrchr(path, '/');
-    size_t n = slash ? (size_t)(slash - path) : 0;
-    if (n >= sizeof folder) return;
-    memcpy(folder, path, n);
-    folder[n] = '\0';
-    int fd = open(n ? folder : slash ? "/" : ".", O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+    char *folder = folder_of(path, NULL);
+    int   fd = folder ? open(folder, O_RDONLY | O_CLOEXEC | O_DIRECTORY) : -1;
+    bb_free(folder);
     if (fd < 0) return;
     (void)fsync(fd);
     close(fd);
 }
 
+bb_status bb_file_rename(const char *from, const char *to, bb_err *err)
+{
+    if (fails() || rename(from, to) != 0) return BB_FAIL(err, BB_IO, "%s: %s cannot be renamed to it: %s", to, from, strerror(errno));
+    sync_folder(to);
+    return BB_OK;
+}
+
+/* ---- what can be known before writing ---- */
+
+static bb_status check_folder(const char *path, const char *folder, bb_err *err)
+{
+    struct stat st;
+    if (stat(folder, &st) != 0) return BB_FAIL(err, BB_IO, "%s: cannot be written: the folder %s: %s", path, folder, strerror(errno));
+    if (!S_ISDIR(st.st_mode)) return BB_FAIL(err, BB_IO, "%s: cannot be written: %s is no folder", path, folder);
+    if (access(folder, W_OK | X_OK) != 0) return BB_FAIL(err, BB_IO, "%s: cannot be written: the folder %s: %s", path, folder, strerror(errno));
+    return BB_OK;
+}
+
+bb_status bb_file_check_output(const char *path, bb_err *err)
+{
+    struct stat st;
+    size_t      n = strlen(path);
+    if (n == 0) return BB_FAIL(err, BB_USAGE, "the name of the file to write is empty");
+    if (path[n - 1] == '/' || (stat(path, &st) == 0 && S_ISDIR(st.st_mode)))
+        return BB_FAIL(err, BB_IO, "%s: is a folder; the name of a file to write is expected", path);
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return BB_FAIL(err, BB_IO, "%s: exists and is not a regular file, so it is not replaced", path);
+    if (bb_file_exists(path) && access(path, W_OK) != 0) return BB_FAIL(err, BB_IO, "%s: cannot be written: %s", path, strerror(errno));
+    char     *folder = folder_of(path, err);
+    bb_status status = folder ? check_folder(path, folder, err) : BB_NOMEM;
+    bb_free(folder);
+    return status;
+}
+
+/* The nearest of path and the folders above it that exists; bb_free. */
+static char *nearest_existing(const char *path, bb_err *err)
+{
+    char *at = bb_strdup(*path ? path : ".", err);
+    while (at && !bb_file_exists(at) && strcmp(at, ".") != 0 && strcmp(at, "/") != 0) {
+        size_t n = strlen(at);
+        while (n > 1 && at[n - 1] == '/') at[--n] = '\0';
+        char *up = folder_of(at, err);
+        bb_free(at);
+        at = up;
+    }
+    return at;
+}
+
+bb_status bb_folder_check_output(const char *path, bb_err *err)
+{
+    if (!*path) return BB_FAIL(err, BB_USAGE, "the name of the folder to write is empty");
+    char     *folder = nearest_existing(path, err);
+    bb_status status = folder ? check_folder(path, folder, err) : BB_NOMEM;
+    bb_free(folder);
+    return status;
+}
+
+bb_status bb_free_space(const char *path, uint64_t *bytes, bb_err *err)
+{
+    struct statvfs v;
+    char          *at = nearest_existing(path, err);
+    bb_status      status = BB_OK;
+    *bytes = 0;
+    if (!at) return BB_NOMEM;
+    if (statvfs(at, &v) != 0) status = BB_FAIL(err, BB_IO, "%s: the free space is not known: %s", at, strerror(errno));
+    else if (__builtin_mul_overflow((uint64_t)v.f_bavail, (uint64_t)v.f_frsize, bytes)) *bytes = UINT64_MAX;
+    bb_free(at);
+    return status;
+}
+
+/* ---- locks ---- */
+
+typedef enum held { HELD, BY_ANOTHER, NO_LOCKS } held;
+
+static held hold(int fd)
+{
+    int code;
+    do code = flock(fd, LOCK_EX | LOCK_NB);
+    while (code != 0 && errno == EINTR);
+    return code == 0 ? HELD : errno == EWOULDBLOCK ? BY_ANOTHER : NO_LOCKS;
+}
+
+static void read_pid(int fd, char *pid, size_t size)
+{
+    ssize_t n = pread(fd, pid, size - 1, 0);
+    pid[n > 0 ? n : 0] = '\0';
+    pid[strspn(pid, "0123456789")] = '\0';
+}
+
+bb_status bb_lock_take(bb_lock *lock, const char *path, bb_err *err)
+{
+    char text[32];
+    int  fd = fails() ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    lock->fd = -1;
+    if (fd < 0) return BB_FAIL(err, BB_IO, "%s: cannot be opened: %s", path, strerror(errno));
+    if (hold(fd) == BY_ANOTHER) {
+        read_pid(fd, text, sizeof text);
+        close(fd);
+        return BB_FAIL(err, BB_FAILED, "%s: another process%s%s works here: wait for its end, or stop it", path, *text ? " with PID " : "", text);
+    }
+    int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)n, 0) != n) {
+        int reason = errno;
+        close(fd);
+        return BB_FAIL(err, BB_IO, "%s: cannot be written: %s", path, strerror(reason));
+    }
+    lock->fd = fd;
+    return BB_OK;
+}
+
+void bb_lock_release(bb_lock *lock)
+{
+    if (lock->fd >= 0) close(lock->fd);
+    lock->fd = -1;
+}
+
+/* ---- temporaries ---- */
+
+#define MARK ".bbtmp-"
+
+/* NAME.bbtmp-PID-SERIAL; *pid. */
+static bool is_temporary(const char *name, long *pid)
+{
+    const char *at = NULL;
+    char       *end;
+    for (const char *p = name; (p = strstr(p, MARK)) != NULL; p++) at = p;
+    if (!at || at == name) return false;
+    at += strlen(MARK);
+    if (!isdigit((unsigned char)*at)) return false;
+    *pid = strtol(at, &end, 10);
+    if (*end != '-' || !isdigit((unsigned char)end[1])) return false;
+    return end[1 + strspn(end + 1, "0123456789")] == '\0';
+}
+
+/* Its writer holds a lock on it from just behind its birth to just behind its renaming; a writer that loses its file to us in between sees that
+ * it has no name any more and begins again. Where there are no locks, a PID that lives protects. */
+static void remove_stale(int folder, const char *name, long pid)
+{
+    struct stat st;
+    int fd = openat(folder, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) return;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid()) {
+        held h = hold(fd);
+        bool dead = h == HELD || (h == NO_LOCKS && kill((pid_t)pid, 0) != 0 && errno == ESRCH);
+        if (dead && unlinkat(folder, name, 0) == 0) bb_info("removed %s, which a process that was killed had left behind", name);
+    }
+    close(fd);
+}
+
+void bb_folder_clean(const char *path)
+{
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        long pid;
+        if (is_temporary(e->d_name, &pid)) remove_stale(dirfd(d), e->d_name, pid);
+    }
+    if (d) closedir(d);
+}
+
+/* Once a folder and process. */
+static void clean_once(const char *folder)
+{
+    enum { N = 64 };
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static struct { dev_t device; ino_t node; } seen[N];
+    static size_t n_seen;
+    struct stat st;
+    bool        known = false;
+    if (stat(folder, &st) != 0) return;
+    pthread_mutex_lock(&mutex);
+    for (size_t i = 0; i < n_seen && i < N; i++) known |= seen[i].device == st.st_dev && seen[i].node == st.st_ino;
+    if (!known) {
+        seen[n_seen % N].device = st.st_dev;
+        seen[n_seen++ % N].node = st.st_ino;
+    }
+    pthread_mutex_unlock(&mutex);
+    if (!known) bb_folder_clean(folder);
+}
+
+/* ---- writing ---- */
+
+/* fd is written; lock is the same open file, so that the lock outlives fd until the file has its name. reason: errno of the first failure. */
+struct bb_writer_state { int fd, lock, reason; };
+
+static ssize_t put_bytes(void *cookie, const char *data, size_t size)
+{
+    bb_writer_state *s = cookie;
+    size_t at = 0;
+    while (at < size && !s->reason) {
+        ssize_t n = fails() ? -1 : write(s->fd, data + at, size - at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) s->reason = errno;
+        else at += (size_t)n;
+    }
+    return (ssize_t)at; /* fewer than size: the stream's error is set */
+}
+
+static void forget(bb_writer *w)
+{
+    if (w->state && w->state->fd >= 0) close(w->state->fd);
+    if (w->state && w->state->lock >= 0) close(w->state->lock);
+    bb_free(w->state);
+    bb_free(w->path);
+    bb_free(w->temporary);
+    memset(w, 0, sizeof *w);
+}
+
+/* Opens a new, locked temporary beside w->path. */
+static bb_status open_temporary(bb_writer *w, bb_err *err)
+{
+    static atomic_ulong serial;
+    bb_writer_state    *s = w->state;
+    for (int attempt = 0; attempt < 100; attempt++) {
+        struct stat st;
+        bb_free(w->temporary);
+        w->temporary = bb_asprintf(err, "%s" MARK "%ld-%lu", w->path, (long)getpid(), atomic_fetch_add(&serial, 1));
+        if (!w->temporary) return BB_NOMEM;
+        s->fd = fails() ? -1 : open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (s->fd < 0 && errno == EEXIST) continue;
+        if (s->fd < 0) break;
+        if ((s->lock = fcntl(s->fd, F_DUPFD_CLOEXEC, 0)) < 0) {
+            int reason = errno;
+            unlink(w->temporary);
+            errno = reason;
+            break;
+        }
+        while (flock(s->fd, LOCK_EX) != 0 && errno == EINTR) { }
+        if (fstat(s->fd, &st) == 0 && st.st_nlink > 0) return BB_OK;
+        close(s->fd); /* taken for a dead process's before it was locked */
+        close(s->lock);
+        s->fd = s->lock = -1;
+    }
+    return BB_FAIL(err, BB_IO, "%s: cannot be written: %s", w->path, strerror(errno));
+}
+
+bb_status bb_writer_open(bb_writer *w, const char *path, bb_err *err)
+{
+    static const cookie_io_functions_t functions = { .write = put_bytes };
+    enum { BUFFER = 1 << 16 };
+    struct stat st;
+    char       *folder = NULL, *real = NULL;
+    bb_status   status = BB_NOMEM;
+    memset(w, 0, sizeof *w);
+    /* rename() over a device or a folder would fail late, or, for root, destroy a device node. */
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return BB_FAIL(err, BB_IO, "%s: exists and is not a regular file, so it is not replaced", path);
+    /* What a link points to is written, not the link. */
+    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) real = realpath(path, NULL);
+    w->path = bb_strdup(real ? real : path, err);
+    free(real);
+    if (!w->path || !(w->state = BB_NEW(1, bb_writer_state, err)) || !(folder = folder_of(w->path, err))) goto done;
+    *w->state = (bb_writer_state){ -1, -1, 0 };
+    clean_once(folder);
+    BB_TRY(open_temporary(w, err));
+    if (!(w->stream = fopencookie(w->state, "w", functions))) {
+        status = BB_FAIL(err, BB_NOMEM, "%s: cannot be written: %s", path, strerror(errno));
+        unlink(w->temporary);
+        goto done;
+    }
+    setvbuf(w->stream, NULL, _IOFBF, BUFFER);
+done:
+    bb_free(folder);
+    if (status != BB_OK) forget(w);
+    return status;
+}
+
 bb_status bb_writer_commit(bb_writer *w, bb_err *err)
 {
+    bb_writer_state *s = w->state;
+    bb_status        status = BB_OK;
     BB_ASSERT(w->stream);
     errno = 0;
-    bool good = fflush(w->stream) == 0 && !ferror(w->stream) && fsync(fileno(w->stream)) == 0;
-    int reason = errno;
-    good = (fclose(w->stream) == 0) && good;
+    bool good = fflush(w->stream) == 0 && !ferror(w->stream);
+    if (!good && !s->reason) s->reason = errno ? errno : EIO;
+    if (fclose(w->stream) != 0 && !s->reason) s->reason = errno ? errno : EIO;
     w->stream = NULL;
-    if (good && rename(w->temporary, w->path) != 0) {
-        good = false;
+    if (!s->reason && (fails() || fsync(s->fd) != 0)) s->reason = errno;
+    bool failed = fails();
+    int  reason = errno;
+    if (close(s->fd) != 0) {
+        failed = true;
         reason = errno;
     }
-    bb_status status = BB_OK;
-    if (good) {
-        sync_folder(w->path);
-    } else {
-        status = BB_FAIL(err, BB_IO, "%s: could not be written: %s", w->path, reason ? strerror(reason) : "short write");
+    s->fd = -1;
+    if (failed && !s->reason) s->reason = reason;
+    if (!s->reason && (fails() || rename(w->temporary, w->path) != 0)) s->reason = errno;
+    if (s->reason) {
+        status = BB_FAIL(err, BB_IO, "%s: could not be written: %s", w->path, strerror(s->reason));
         unlink(w->temporary);
+    } else {
+        sync_folder(w->path);
     }
     forget(w);
     return status;
@@ -232,6 +514,7 @@ bb_status bb_writer_commit(bb_writer *w, bb_err *err)
 void bb_writer_abort(bb_writer *w)
 {
     if (!w->stream) return;
+    w->state->reason = w->state->reason ? w->state->reason : ECANCELED; /* what is buffered need not be written any more */
     fclose(w->stream);
     unlink(w->temporary);
     forget(w);

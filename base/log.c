@@ -3,6 +3,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -46,8 +47,14 @@ void bb_log_set_level(bb_log_level level)
 
 bb_status bb_log_to_file(const char *path, bb_err *err)
 {
-    FILE *opened = path ? fopen(path, "a") : NULL;
-    if (path && !opened) return BB_FAIL(err, BB_IO, "%s: the log file cannot be opened: %s", path, strerror(errno));
+    /* NONBLOCK: a named pipe that nobody reads is refused, not waited for. */
+    int   fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666) : -1;
+    FILE *opened = fd >= 0 ? fdopen(fd, "a") : NULL;
+    if (path && !opened) {
+        int reason = errno;
+        if (fd >= 0) close(fd);
+        return BB_FAIL(err, BB_IO, "%s: the log file cannot be opened: %s", path, strerror(reason));
+    }
     pthread_mutex_lock(&lock);
     if (file) fclose(file);
     file = opened;
@@ -188,6 +195,7 @@ void bb_interrupt_install(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a file over the limit of its size then fails as on a full disk: with a reason, and nothing is left behind */
 }
 
 bool bb_interrupted(void) { return raised != 0; }

@@ -34,7 +34,7 @@ void bb_progress_end(bb_progress *p);
 double bb_now_s(void); /* monotonic seconds */
 
 /* SIGINT, SIGTERM and SIGUSR1 set a flag that long loops poll: they then save their checkpoint and return
- * BB_INTERRUPTED. A second SIGINT ends the process at once. */
+ * BB_INTERRUPTED. A second SIGINT ends the process at once. SIGXFSZ is ignored: writing fails instead. */
 void bb_interrupt_install(void);
 bool bb_interrupted(void);
 void bb_interrupt_raise(void); /* for tests */

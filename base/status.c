@@ -22,6 +22,11 @@ bb_status bb_fail_at(bb_err *err, bb_status status, const char *file, int line, 
     return status;
 }
 
+void bb_err_clear(bb_err *err)
+{
+    if (err) *err = (bb_err)BB_ERR_INIT;
+}
+
 const char *bb_status_text(bb_status status)
 {
     switch (status) {

@@ -3,7 +3,9 @@
  *
  * Library code returns a bb_status and, where the caller passed a bb_err, leaves one sentence in it that names what
  * was found, where, and what would be right. Only cli/ prints or exits. The first failure wins: a later BB_FAIL on the
- * same bb_err changes nothing. Asserts are for our own mistakes, statuses for the world's.
+ * same bb_err changes nothing. So who goes on after a failure leaves no sentence behind, or it would stand for the next one:
+ * the call gets NULL, a bb_err of its own, or bb_err_clear afterwards. A function that returns BB_OK leaves err as it was.
+ * Asserts are for our own mistakes, statuses for the world's.
  */
 #ifndef BB_BASE_STATUS_H
 #define BB_BASE_STATUS_H
@@ -52,6 +54,7 @@ typedef struct bb_err {
 
 bb_status   bb_fail_at(bb_err *err, bb_status status, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+void        bb_err_clear(bb_err *err); /* err may be NULL */
 const char *bb_status_text(bb_status status);
 int         bb_status_exit_code(bb_status status);
 

@@ -2,6 +2,7 @@
  * store.c: see store.h. One SQL table holds all spaces; PRAGMA application_id tells our files from other databases. */
 #include "base/store.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sqlite3.h>
@@ -18,6 +19,20 @@ struct bb_store {
     char           *path;
 };
 
+/* errno of what SQLite's I/O error was about, 0 when unknown: it is kept apart from SQLite's own sentence, by the connection or by the file. */
+static int reason_of(bb_store *s, int kind)
+{
+    sqlite3_file *journal = NULL;
+    int           reason;
+    if (kind == SQLITE_FULL) return ENOSPC;
+    if (!s->db || (kind != SQLITE_IOERR && kind != SQLITE_CANTOPEN)) return 0;
+    if ((reason = sqlite3_system_errno(s->db))) return reason;
+    if (sqlite3_file_control(s->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &journal) == SQLITE_OK && journal && journal->pMethods)
+        journal->pMethods->xFileControl(journal, SQLITE_FCNTL_LAST_ERRNO, &reason);
+    if (!reason) sqlite3_file_control(s->db, "main", SQLITE_FCNTL_LAST_ERRNO, &reason);
+    return reason;
+}
+
 static bb_status fail(bb_store *s, int code, const char *what, bb_err *err)
 {
     int kind = code & 0xff;
@@ -26,7 +41,9 @@ static bb_status fail(bb_store *s, int code, const char *what, bb_err *err)
         return BB_FAIL(err, BB_IO, "%s: is in use by another process (%s)", s->path, what);
     if (kind == SQLITE_NOTADB || kind == SQLITE_CORRUPT)
         return BB_FAIL(err, BB_BAD_FILE, "%s: is not a store of bitbudget or is damaged (%s)", s->path, sqlite3_errmsg(s->db));
-    return BB_FAIL(err, BB_IO, "%s: %s: %s", s->path, what, s->db ? sqlite3_errmsg(s->db) : sqlite3_errstr(code));
+    int reason = reason_of(s, kind);
+    return BB_FAIL(err, BB_IO, "%s: %s: %s%s%s", s->path, what, s->db ? sqlite3_errmsg(s->db) : sqlite3_errstr(code), reason ? ": " : "",
+                   reason ? strerror(reason) : "");
 }
 
 static bb_status run(bb_store *s, const char *sql, bb_err *err)
@@ -90,7 +107,7 @@ bb_status bb_store_open(const char *path, bb_store **store, bb_err *err)
     }
     int code = sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, NULL);
     if (code != SQLITE_OK) {
-        status = fail(s, code, "cannot be opened", err);
+        status = fail(s, code, "opening", err);
         goto done;
     }
     sqlite3_busy_timeout(s->db, 10000);

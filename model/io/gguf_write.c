@@ -273,7 +273,7 @@ static void write_infos(FILE *f, const bb_gguf_out *out, uint32_t alignment)
 
 bb_status bb_gguf_out_write(const bb_gguf_out *out, const char *path, bb_err *err)
 {
-    bb_writer w = { NULL, NULL, NULL };
+    bb_writer w = { .stream = NULL };
     uint32_t  alignment;
     uint64_t  bytes;
     bb_status status;
