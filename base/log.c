@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * log.c: see log.h. One mutex guards the stream, the log file and the progress line. */
+ * log.c: see log.h. One mutex guards the stream, the log files and the progress lines.
+ *
+ * What is in progress is copied to a small stack here: the thread that prints it must not look into a caller's frame, which an error may have
+ * left without bb_progress_end. */
 #include "base/log.h"
 
 #include <errno.h>
@@ -17,10 +20,17 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bb_log_level    shown = BB_LOG_INFO;
-static FILE           *file;          /* the log file or NULL */
+static FILE           *files[2];      /* the user's log file, the run directory's; or NULL */
 static bool            line_open;     /* a progress line stands on the terminal */
 
-static const double REDRAW_S = 0.1, PLAIN_LINE_S = 10.0;
+enum { MAX_NESTED = 6 };
+static struct { const bb_progress *owner; bb_progress copy; } nested[MAX_NESTED];
+static size_t          n_nested;
+static double          drawn_s, plain_s;    /* when the progress was last drawn on the terminal, and written as a line */
+static pthread_cond_t  started;
+static bool            has_ticker;
+
+static const double REDRAW_S = 0.1, TICK_S = 1.0, PLAIN_LINE_S = 10.0;
 
 static bool is_terminal(void)
 {
@@ -45,7 +55,7 @@ void bb_log_set_level(bb_log_level level)
     pthread_mutex_unlock(&lock);
 }
 
-bb_status bb_log_to_file(const char *path, bb_err *err)
+static bb_status open_log(FILE **place, const char *path, bb_err *err)
 {
     /* NONBLOCK: a named pipe that nobody reads is refused, not waited for. */
     int   fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666) : -1;
@@ -56,11 +66,14 @@ bb_status bb_log_to_file(const char *path, bb_err *err)
         return BB_FAIL(err, BB_IO, "%s: the log file cannot be opened: %s", path, strerror(reason));
     }
     pthread_mutex_lock(&lock);
-    if (file) fclose(file);
-    file = opened;
+    if (*place) fclose(*place);
+    *place = opened;
     pthread_mutex_unlock(&lock);
     return BB_OK;
 }
+
+bb_status bb_log_to_file(const char *path, bb_err *err) { return open_log(&files[0], path, err); }
+bb_status bb_log_to_run(const char *path, bb_err *err) { return open_log(&files[1], path, err); }
 
 /* The caller holds the lock. */
 static void clear_line(void)
@@ -74,11 +87,13 @@ static void file_line(const char *mark, const char *text)
     char now[32];
     struct tm tm;
     time_t t = time(NULL);
-    if (!file) return;
     gmtime_r(&t, &tm);
     strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    fprintf(file, "%s %s%s\n", now, mark, text);
-    fflush(file);
+    for (int i = 0; i < 2; i++) {
+        if (!files[i]) continue;
+        fprintf(files[i], "%s %s%s\n", now, mark, text);
+        fflush(files[i]);
+    }
 }
 
 static void say(bb_log_level level, const char *format, va_list args)
@@ -113,6 +128,7 @@ void bb_log_failure(const char *sentence)
 {
     pthread_mutex_lock(&lock);
     clear_line();
+    n_nested = 0;
     fprintf(stderr, "bitbudget: %s\n", sentence);
     file_line("failed: ", sentence);
     pthread_mutex_unlock(&lock);
@@ -125,25 +141,104 @@ double bb_now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* The caller holds the lock. */
-static void show(bb_progress *p, double now)
+/* ---- progress ---- */
+
+/* "label: 12/340 (3%) 8.1s, left 3m 40s"; without a total "label: 8.1s". */
+static void describe(const bb_progress *p, double now, bb_text *out)
 {
-    char left[32] = "", spent[32];
-    double seconds = now - p->started_s;
-    int percent = p->total ? (int)(100.0 * (double)p->done / (double)p->total) : 100;
+    char         spent[32], left[32];
+    const double seconds = now - p->started_s;
     bb_format_time(seconds, spent);
-    if (p->done > 0 && p->done < p->total) bb_format_time(seconds * (double)(p->total - p->done) / (double)p->done, left);
-    p->shown_s = now;
-    if (shown < BB_LOG_INFO) return;
-    clear_line();
-    fprintf(stderr, "%s: %llu/%llu (%d%%) %s%s%s", p->label, (unsigned long long)p->done, (unsigned long long)p->total, percent, spent,
-            *left ? ", left " : "", left);
-    if (is_terminal()) {
-        line_open = true;
-        fflush(stderr);
-    } else {
-        fputc('\n', stderr);
+    bb_text_addf(out, "%s: ", p->label);
+    if (p->total)
+        bb_text_addf(out, "%llu/%llu (%d%%) ", (unsigned long long)p->done, (unsigned long long)p->total,
+                     p->done < p->total ? (int)(100.0 * (double)p->done / (double)p->total) : 100);
+    bb_text_add(out, spent);
+    if (p->done <= p->skipped || p->done >= p->total) return;
+    bb_format_time(seconds * (double)(p->total - p->done) / (double)(p->done - p->skipped), left);
+    bb_text_addf(out, ", left %s", left);
+}
+
+static double plain_interval(void)
+{
+    const char *text = getenv("BB_PROGRESS_S");
+    double      seconds;
+    return text && bb_parse_double(text, &seconds, NULL) == BB_OK && seconds >= 0 ? seconds : PLAIN_LINE_S;
+}
+
+/* Shows what is in progress where it is due: the line on a terminal, plain lines elsewhere and in the log files. The caller holds the lock. */
+static void show(double redraw_s)
+{
+    const double now = bb_now_s();
+    const bool   on_terminal = is_terminal() && shown >= BB_LOG_INFO && now - drawn_s >= redraw_s, plain = now - plain_s >= plain_interval();
+    bb_text      text = { 0 };
+    if (n_nested == 0 || (!on_terminal && !plain)) return;
+    for (size_t i = 0; i < n_nested; i++) {
+        if (i > 0) bb_text_add(&text, "; ");
+        describe(&nested[i].copy, now, &text);
     }
+    if (text.status == BB_OK) {
+        if (on_terminal) {
+            clear_line();
+            fprintf(stderr, "%s", text.data);
+            line_open = true;
+            drawn_s = now;
+            fflush(stderr);
+        }
+        if (plain) {
+            if (!is_terminal() && shown >= BB_LOG_INFO) fprintf(stderr, "%s\n", text.data);
+            file_line("", text.data);
+            plain_s = now;
+        }
+    }
+    bb_text_done(&text);
+}
+
+/* Shows the progress also while a single step lasts; sleeps while there is none. */
+static void *tick(void *unused)
+{
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += (time_t)TICK_S;
+        if (n_nested) pthread_cond_timedwait(&started, &lock, &until);
+        else pthread_cond_wait(&started, &lock);
+        show(TICK_S);
+    }
+    return unused;
+}
+
+static void lock_all(void) { pthread_mutex_lock(&lock); }
+static void unlock_all(void) { pthread_mutex_unlock(&lock); }
+
+static void unlock_child(void)
+{
+    has_ticker = false; /* a forked process has one thread */
+    pthread_mutex_unlock(&lock);
+}
+
+/* The caller holds the lock. Without the thread (it could not be started) lines appear at steps only. */
+static void start_ticker(void)
+{
+    static bool        prepared;
+    pthread_condattr_t attributes;
+    pthread_t          thread;
+    sigset_t           all, before;
+    if (has_ticker) return;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&started, &attributes);
+    pthread_condattr_destroy(&attributes);
+    if (!prepared) pthread_atfork(lock_all, unlock_all, unlock_child);
+    prepared = true;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for those who work */
+    if (pthread_create(&thread, NULL, tick, NULL) == 0) {
+        pthread_detach(thread);
+        has_ticker = true;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 void bb_progress_start(bb_progress *p, const char *label, uint64_t total)
@@ -151,24 +246,42 @@ void bb_progress_start(bb_progress *p, const char *label, uint64_t total)
     memset(p, 0, sizeof *p);
     snprintf(p->label, sizeof p->label, "%s", label);
     p->total = total;
-    p->started_s = p->shown_s = bb_now_s();
-}
-
-void bb_progress_add(bb_progress *p, uint64_t n)
-{
     pthread_mutex_lock(&lock);
-    double now = bb_now_s();
-    p->done += n;
-    if (now - p->shown_s >= (is_terminal() ? REDRAW_S : PLAIN_LINE_S)) show(p, now);
+    p->started_s = bb_now_s();
+    if (n_nested == 0) drawn_s = plain_s = p->started_s;
+    if (n_nested < MAX_NESTED) {
+        nested[n_nested].owner = p;
+        nested[n_nested++].copy = *p;
+    }
+    start_ticker();
+    pthread_cond_signal(&started);
     pthread_mutex_unlock(&lock);
 }
 
+static void advance(bb_progress *p, uint64_t n, bool skip)
+{
+    pthread_mutex_lock(&lock);
+    p->done += n;
+    if (skip) p->skipped += n;
+    for (size_t i = 0; i < n_nested; i++)
+        if (nested[i].owner == p) nested[i].copy = *p;
+    show(REDRAW_S);
+    pthread_mutex_unlock(&lock);
+}
+
+void bb_progress_add(bb_progress *p, uint64_t n) { advance(p, n, false); }
+void bb_progress_skip(bb_progress *p, uint64_t n) { advance(p, n, true); }
+
 void bb_progress_end(bb_progress *p)
 {
-    char spent[32], text[160];
+    char   spent[32], text[160];
+    size_t at = 0;
     pthread_mutex_lock(&lock);
+    while (at < n_nested && nested[at].owner != p) at++;
+    n_nested = at;
     bb_format_time(bb_now_s() - p->started_s, spent);
-    snprintf(text, sizeof text, "%s: %llu/%llu in %s", p->label, (unsigned long long)p->done, (unsigned long long)p->total, spent);
+    if (p->total) snprintf(text, sizeof text, "%s: %llu/%llu in %s", p->label, (unsigned long long)p->done, (unsigned long long)p->total, spent);
+    else snprintf(text, sizeof text, "%s: %s", p->label, spent);
     clear_line();
     if (shown >= BB_LOG_INFO) fprintf(stderr, "%s\n", text);
     file_line("", text);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * log.h: talk on stderr (and in a log file), progress with ETA, and the interrupt flag.
  *
- * stdout is data, stderr is talk. On a terminal the progress line is redrawn in place; elsewhere a plain line appears
- * every few seconds. NO_COLOR and TERM=dumb are respected. Thread-safe.
+ * stdout is data, stderr is talk. On a terminal the progress line is redrawn in place; elsewhere, and in the log files, a plain line appears every
+ * ten seconds (BB_PROGRESS_S in the environment: other seconds, 0 for every step), also while one step takes longer: a thread of its own prints
+ * it. NO_COLOR and TERM=dumb are respected. Thread-safe.
  */
 #ifndef BB_BASE_LOG_H
 #define BB_BASE_LOG_H
@@ -15,7 +16,10 @@
 typedef enum bb_log_level { BB_LOG_QUIET, BB_LOG_WARN, BB_LOG_INFO, BB_LOG_DEBUG } bb_log_level;
 
 void      bb_log_set_level(bb_log_level level);
-bb_status bb_log_to_file(const char *path, bb_err *err); /* appends timestamped lines as well; NULL closes */
+/* Both append timestamped lines, whatever the level of the terminal; NULL closes. The first is the user's (--log-file), the second that of the run
+ * directory which is open. */
+bb_status bb_log_to_file(const char *path, bb_err *err);
+bb_status bb_log_to_run(const char *path, bb_err *err);
 void      bb_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void      bb_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void      bb_debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -23,12 +27,15 @@ void      bb_log_failure(const char *sentence); /* "bitbudget: sentence", at eve
 
 typedef struct bb_progress {
     char     label[64];
-    uint64_t done, total;
-    double   started_s, shown_s; /* monotonic seconds */
+    uint64_t done, total; /* total 0: not known beforehand, only the time is shown */
+    uint64_t skipped;     /* of done: found finished, so that it says nothing about the speed */
+    double   started_s;   /* monotonic seconds */
 } bb_progress;
 
+/* One inside another is shown behind it. An outer end also ends what an error has left open inside. */
 void bb_progress_start(bb_progress *p, const char *label, uint64_t total);
-void bb_progress_add(bb_progress *p, uint64_t n); /* thread-safe */
+void bb_progress_add(bb_progress *p, uint64_t n); /* thread-safe, as the next one */
+void bb_progress_skip(bb_progress *p, uint64_t n);
 void bb_progress_end(bb_progress *p);
 
 double bb_now_s(void); /* monotonic seconds */

@@ -60,7 +60,7 @@ static void gather(const bb_windows *w, uint32_t n, uint32_t C, const float *h, 
         memcpy(rows + (size_t)i * w->n_scored * C, h + ((size_t)i * w->ctx + w->first) * C, (size_t)w->n_scored * C * sizeof(float));
 }
 
-static bb_status reference_states(bb_net_evaluator *e, level_state *l, bb_err *err)
+static bb_status reference_states(bb_net_evaluator *e, level_state *l, bb_progress *progress, bb_err *err)
 {
     bb_status         status = BB_OK;
     const bb_windows *w = l->w;
@@ -71,6 +71,7 @@ static bb_status reference_states(bb_net_evaluator *e, level_state *l, bb_err *e
         for (uint32_t b = 0; b < net->n_layer; b++)
             BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
         gather(w, n, net->n_embd, e->h, l->reference + (size_t)first * w->n_scored * net->n_embd);
+        bb_progress_add(progress, n);
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the reference was computed");
     }
 done:
@@ -100,6 +101,8 @@ bb_status bb_net_evaluator_create(const bb_model *model, const bb_windows *windo
     bb_status         status = BB_NOMEM;
     const bb_net     *net = &model->net;
     uint32_t          ctx = 0, scored = 0, largest = 0;
+    uint64_t          total = 0;
+    bb_progress       progress;
     bb_net_evaluator *e = BB_NEW0(1, bb_net_evaluator, err);
     *out = NULL;
     if (!e) return BB_NOMEM;
@@ -127,8 +130,11 @@ bb_status bb_net_evaluator_create(const bb_model *model, const bb_windows *windo
     if (!(e->kl = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
     if (!(e->nll = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
     if (!(e->same = BB_NEW((size_t)e->batch * scored, unsigned char, err))) goto done;
+    for (uint32_t i = 0; i < n_levels; i++) total += windows[i].n;
+    bb_progress_start(&progress, "full-precision states, windows", total);
     for (uint32_t i = 0; i < n_levels; i++)
-        BB_TRY(reference_states(e, &e->levels[i], err));
+        BB_TRY(reference_states(e, &e->levels[i], &progress, err));
+    bb_progress_end(&progress);
     *out = e;
     e = NULL;
     status = BB_OK;

@@ -19,6 +19,9 @@ static long unit_block(const char *unit)
     return strncmp(unit, "blk.", 4) == 0 ? strtol(unit + 4, NULL, 10) : -1;
 }
 
+/* Of the network, from the changed one on. */
+static uint64_t blocks_run(const bb_model *model, long block) { return model->net.n_layer - (uint64_t)(block > 0 ? block : 0); }
+
 typedef struct order_key { long block; size_t index; } order_key;
 
 static int later_block_first(const void *a, const void *b)
@@ -90,17 +93,16 @@ done:
 }
 
 /* The anchor with unit = option. */
-static bb_status measure_one(const job *j, bb_sensitivity *s, bb_change *c, bb_err *err)
+static bb_status measure_one(const job *j, bb_sensitivity *s, bb_change *c, bool *found, bb_err *err)
 {
     bb_plan       plan = { 0, NULL };
     bb_net        net;
     bb_evaluation v;
     char         *key = bb_asprintf(err, "%s|%s=%s", j->prefix, c->unit, c->option);
-    bool          found;
     bb_status     status = BB_NOMEM;
     if (!key) return BB_NOMEM;
-    BB_TRY(load(j->o, key, s, c, &found, err));
-    if (found) goto done;
+    BB_TRY(load(j->o, key, s, c, found, err));
+    if (*found) goto done;
     if (j->o->anchor) BB_TRY(bb_plan_copy(j->o->anchor, &plan, err));
     BB_TRY(bb_plan_set(&plan, c->unit, c->option, err));
     BB_TRY(bb_database_apply(j->db, &plan, &net, j->blocks, err));
@@ -146,6 +148,7 @@ bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_
     float      *rows = BB_NEW(n_values, float, err);
     bb_net      anchor;
     bb_progress progress;
+    uint64_t    total = 0;
     job         j = { e, db, o, NULL, blocks, "" };
     memset(out, 0, sizeof *out);
     out->n = n;
@@ -162,10 +165,12 @@ bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_
         order[i] = (order_key){ unit_block(changes[i].unit), i };
     }
     qsort(order, n, sizeof *order, later_block_first);
-    bb_progress_start(&progress, "measure options", n);
+    for (size_t i = 0; i < n; i++) total += blocks_run(model, order[i].block);
+    bb_progress_start(&progress, "measure options, blocks", total);
     for (size_t i = 0; i < n; i++) {
-        BB_TRY(measure_one(&j, out, &changes[order[i].index], err));
-        bb_progress_add(&progress, 1);
+        bool found = false;
+        BB_TRY(measure_one(&j, out, &changes[order[i].index], &found, err));
+        (found ? bb_progress_skip : bb_progress_add)(&progress, blocks_run(model, order[i].block));
     }
     bb_progress_end(&progress);
 done:

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 
 enum { MAX_STATES = 1u << 16, MAX_POINTS = 1u << 14 };
@@ -29,7 +30,7 @@ done:
 }
 
 static bb_status certify_quadratic(const bb_quadratic *q, const int64_t *bytes, const uint16_t *const *x, size_t n, uint16_t *work, double *lower,
-                                   bb_certificate *rows, bb_err *err)
+                                   bb_progress *progress, bb_certificate *rows, bb_err *err)
 {
     bb_status status;
     BB_TRY(bb_quadratic_bound(q, bytes, n, 0, lower, NULL, err));
@@ -41,6 +42,8 @@ static bb_status certify_quadratic(const bb_quadratic *q, const int64_t *bytes, 
         rows[i].quadratic_bound = lower[i];
         rows[i].quadratic_best = fmin(result.score, rows[i].quadratic);
         rows[i].quadratic_gap = gap(rows[i].quadratic_best, lower[i]);
+        bb_progress_add(progress, 1);
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the plans were certified");
     }
 done:
     return status;
@@ -54,7 +57,9 @@ bb_status bb_certify(const bb_problem *p, const bb_quadratic *q, const uint16_t 
     uint16_t     *work = BB_NEW(p->n_units, uint16_t, err);
     int64_t      *bytes = BB_NEW(n, int64_t, err);
     double       *lower = BB_NEW(n, double, err);
+    bb_progress   progress;
     if (!work || !bytes || !lower) goto done;
+    bb_progress_start(&progress, "certificate", q ? 2 * n : n);
     BB_TRY(bb_separable_create(p, &exact, &s, err));
     for (size_t i = 0; i < n; i++) {
         const int64_t counted = bb_problem_bound(p, x[i]);
@@ -65,8 +70,10 @@ bb_status bb_certify(const bb_problem *p, const bb_quadratic *q, const uint16_t 
         bytes[i] = counted > rows[i].budget_bytes ? counted : rows[i].budget_bytes;
         rows[i].quadratic = rows[i].quadratic_best = rows[i].quadratic_bound = rows[i].quadratic_gap = (double)NAN;
         BB_TRY(certify_separable(p, s, bytes[i], x[i], work, &rows[i], err));
+        bb_progress_add(&progress, 1);
     }
-    if (q && n > 0) BB_TRY(certify_quadratic(q, bytes, x, n, work, lower, rows, err));
+    if (q && n > 0) BB_TRY(certify_quadratic(q, bytes, x, n, work, lower, &progress, rows, err));
+    bb_progress_end(&progress);
 done:
     bb_separable_destroy(s);
     bb_free(work);

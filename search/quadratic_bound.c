@@ -10,6 +10,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "search/quadratic.h"
 
@@ -53,16 +54,17 @@ static bool is_positive(relaxation *r, double t, double *work)
 }
 
 /* The largest share of the blocks (to 1/64) that can go; BB_NUMERIC when G itself is not positive semidefinite. */
-static bb_status choose_shift(relaxation *r, double *t, bb_err *err)
+static bb_status choose_shift(relaxation *r, double *t, bb_progress *progress, bb_err *err)
 {
     double *work = BB_NEW(r->M * r->M, double, err);
     if (!work) return BB_NOMEM;
     int lo = 0, hi = 65;
     const bool usable = is_positive(r, 0, work);
-    while (usable && hi - lo > 1) {
+    while (usable && hi - lo > 1 && !bb_interrupted()) {
         const int mid = (lo + hi) / 2;
         if (is_positive(r, mid / 64.0, work)) lo = mid;
         else hi = mid;
+        bb_progress_add(progress, 1);
     }
     bb_free(work);
     if (!usable) return BB_FAIL(err, BB_NUMERIC, "the Gram matrix (%zu rows) is not positive semidefinite", r->M);
@@ -253,12 +255,23 @@ static void relaxation_done(relaxation *r)
 bb_status bb_quadratic_bound(const bb_quadratic *q, const int64_t *budgets, size_t n, uint32_t iterations, double *lower, double *shift,
                              bb_err *err)
 {
-    bb_status  status = BB_OK;
-    relaxation r;
-    double     t = 0;
+    enum { SHIFTS = 6 }; /* matrices that choose_shift looks at */
+    bb_status   status = BB_OK;
+    relaxation  r;
+    bb_progress progress;
+    double      t = 0;
     BB_TRY(relaxation_init(&r, q, err));
-    BB_TRY(choose_shift(&r, &t, err));
-    for (size_t i = 0; i < n; i++) lower[i] = frank_wolfe(&r, budgets[i], iterations ? iterations : 200);
+    bb_progress_start(&progress, "quadratic bound", SHIFTS + n);
+    BB_TRY(choose_shift(&r, &t, &progress, err));
+    for (size_t i = 0; i < n; i++) {
+        if (bb_interrupted()) {
+            status = BB_FAIL(err, BB_INTERRUPTED, "interrupted while the plans were certified");
+            goto done;
+        }
+        lower[i] = frank_wolfe(&r, budgets[i], iterations ? iterations : 200);
+        bb_progress_add(&progress, 1);
+    }
+    bb_progress_end(&progress);
     if (shift) *shift = t;
 done:
     relaxation_done(&r);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -441,6 +442,82 @@ START_TEST(the_log_file_hears_what_the_terminal_does_not)
 }
 END_TEST
 
+static char *log_of(const char *path)
+{
+    char  *data;
+    size_t size;
+    ck_assert_int_eq(bb_file_read(path, &data, &size, NULL), BB_OK);
+    return data;
+}
+
+/* Both log files hear the same; what stands inside something is shown behind it, and found things do not count for the speed. */
+START_TEST(progress_is_in_both_logs)
+{
+    char        path[2][256], *a, *b;
+    bb_progress outer, inner;
+    snprintf(path[0], sizeof path[0], "%s", bb_test_path("mine.txt"));
+    snprintf(path[1], sizeof path[1], "%s", bb_test_path("runs.txt"));
+    bb_log_set_level(BB_LOG_QUIET);
+    ck_assert_int_eq(setenv("BB_PROGRESS_S", "0", 1), 0);
+    ck_assert_int_eq(bb_log_to_file(path[0], NULL), BB_OK);
+    ck_assert_int_eq(bb_log_to_run(path[1], NULL), BB_OK);
+    bb_progress_start(&outer, "files", 3);
+    bb_progress_add(&outer, 1);
+    bb_progress_start(&inner, "rows", 400);
+    bb_progress_skip(&inner, 300); /* nothing is known about the speed */
+    bb_progress_add(&inner, 50);
+    bb_progress_end(&outer);       /* also ends what an error left open */
+    bb_progress_start(&inner, "odds", 0);
+    bb_progress_add(&inner, 7);
+    bb_progress_end(&inner);
+    ck_assert_int_eq(bb_log_to_run(NULL, NULL), BB_OK);
+    bb_info("alone");
+    ck_assert_int_eq(bb_log_to_file(NULL, NULL), BB_OK);
+    bb_log_set_level(BB_LOG_INFO);
+    unsetenv("BB_PROGRESS_S");
+    a = log_of(path[0]);
+    b = log_of(path[1]);
+    ck_assert_ptr_nonnull(strstr(a, "files: 1/3 (33%) 0.0s, left 0.0s\n"));
+    ck_assert_ptr_nonnull(strstr(a, "left 0.0s; rows: 300/400 (75%) 0.0s\n"));
+    ck_assert_ptr_nonnull(strstr(a, "left 0.0s; rows: 350/400 (87%) 0.0s, left 0.0s\n"));
+    ck_assert_ptr_nonnull(strstr(a, "Z odds: 0.0s\n"));
+    char *last = strstr(a, "alone");
+    ck_assert_ptr_nonnull(last);
+    ck_assert_ptr_null(strstr(b, "alone"));
+    ck_assert_uint_gt(strlen(b), 100);
+    ck_assert_int_eq(strncmp(a, b, strlen(b)), 0);
+    bb_free(a);
+    bb_free(b);
+}
+END_TEST
+
+/* A step that takes long is not silent: the line comes without one. */
+START_TEST(a_long_step_is_not_silent)
+{
+    const char *path = bb_test_path("slow.txt");
+    bb_progress p;
+    char       *text;
+    bb_log_set_level(BB_LOG_QUIET);
+    ck_assert_int_eq(setenv("BB_PROGRESS_S", "0.2", 1), 0);
+    ck_assert_int_eq(bb_log_to_file(path, NULL), BB_OK);
+    bb_progress_start(&p, "one long step", 2);
+    for (double until = bb_now_s() + 10; bb_now_s() < until;) {
+        nanosleep(&(struct timespec){ 0, 100000000 }, NULL);
+        text = log_of(path);
+        const bool said = strstr(text, "one long step: 0/2 (0%)") != NULL;
+        bb_free(text);
+        if (said) break;
+    }
+    text = log_of(path);
+    ck_assert_msg(strstr(text, "one long step: 0/2 (0%)") != NULL, "ten seconds without a line");
+    bb_free(text);
+    bb_progress_end(&p);
+    ck_assert_int_eq(bb_log_to_file(NULL, NULL), BB_OK);
+    bb_log_set_level(BB_LOG_INFO);
+    unsetenv("BB_PROGRESS_S");
+}
+END_TEST
+
 START_TEST(signals_raise_the_flag)
 {
     static const int signals[] = { SIGINT, SIGTERM, SIGUSR1 };
@@ -480,6 +557,8 @@ int main(void)
     tcase_add_test(t, broken_plans_are_refused);
     tcase_add_test(t, plans_survive_every_failed_allocation);
     tcase_add_test(t, the_log_file_hears_what_the_terminal_does_not);
+    tcase_add_test(t, progress_is_in_both_logs);
+    tcase_add_test(t, a_long_step_is_not_silent);
     tcase_add_test(t, signals_raise_the_flag);
     suite_add_tcase(s, t);
     return bb_test_run(s);

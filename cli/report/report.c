@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "cli/report/report_internal.h"
 #include "cli/version.h"
@@ -397,7 +398,9 @@ bb_status bb_report_write(const char *run_dir, bb_err *err)
     bb_plots plots = { 0 };
     bb_text page = { 0 };
     char *path = NULL;
+    bb_progress progress;
     bb_status status;
+    bb_progress_start(&progress, "report", 0);
     BB_TRY(bb_artefacts_read(run_dir, &a, err));
     BB_TRY(bb_plots_draw(&a, &plots, err));
     BB_TRY(make_page(&page, &a, &plots, err));
@@ -406,6 +409,7 @@ bb_status bb_report_write(const char *run_dir, bb_err *err)
         goto done;
     }
     BB_TRY(bb_file_write(path, page.data, page.size, err));
+    bb_progress_end(&progress);
 done:
     bb_free(path);
     bb_text_done(&page);

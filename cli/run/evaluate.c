@@ -277,6 +277,7 @@ bb_status bb_run_evaluate(bb_run *r, bb_err *err)
     bb_reference *reference = NULL;
     char          data_hash[65];
     size_t        n = 0;
+    bb_progress   progress;
     bb_status     status;
     BB_TRY(bb_front_load_asked(r, &front, err));
     status = BB_NOMEM;
@@ -285,7 +286,12 @@ bb_status bb_run_evaluate(bb_run *r, bb_err *err)
     status = BB_NOMEM;
     if (!(scratch = BB_NEW(w.n, double, err))) goto done;
     BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
-    for (size_t i = 0; i < front.n; i++) BB_TRY(evaluate_plan(r, &front.plans[i], &w, reference, data_hash, scratch, &e[i], err));
+    bb_progress_start(&progress, "evaluate files", front.n);
+    for (size_t i = 0; i < front.n; i++) {
+        BB_TRY(evaluate_plan(r, &front.plans[i], &w, reference, data_hash, scratch, &e[i], err));
+        bb_progress_add(&progress, 1);
+    }
+    bb_progress_end(&progress);
     BB_TRY(bb_verdicts(r, &front, e, w.n, &v, &n, err));
     mark_chosen(&front, e, v, n, chosen);
     BB_TRY(write_front_csv(r, &front, e, chosen, data_hash, err));

@@ -350,7 +350,7 @@ static bb_status open_directory(bb_run *r, bb_err *err)
     if (!(log = bb_run_path(r, err, "log.txt")) || !(env = bb_run_path(r, err, "env.json"))) goto done;
     BB_TRY(bb_model_check_weights(&r->model, true, NULL, err));
     BB_TRY(bb_make_dirs(r->config.out, err));
-    BB_TRY(bb_log_to_file(log, err));
+    BB_TRY(bb_log_to_run(log, err));
     BB_TRY(bb_environment_write(env, &r->model, err));
     BB_TRY(load_calibration(r, err));
     BB_TRY(open_store(r, err));
@@ -464,7 +464,7 @@ void bb_run_close(bb_run *r)
     bb_store_close(r->store);
     bb_model_close(&r->model);
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &r->config);
-    bb_log_to_file(NULL, NULL);
+    bb_log_to_run(NULL, NULL);
     memset(r, 0, sizeof *r);
 }
 
@@ -563,7 +563,11 @@ static bb_status set_costs(bb_run *r, const bb_sensitivity *s, bb_err *err)
 static bb_status print_floor(const bb_run *r, bb_err *err)
 {
     bb_evaluation floor;
-    bb_status     status = bb_noise_floor(&r->model, r->evaluator, BB_LEVEL_SKETCH, &floor, err);
+    bb_progress   progress;
+    bb_status     status;
+    bb_progress_start(&progress, "noise floor", 0);
+    status = bb_noise_floor(&r->model, r->evaluator, BB_LEVEL_SKETCH, &floor, err);
+    bb_progress_end(&progress);
     if (status == BB_OK) bb_info("noise floor of the reference: an F16 copy of the model is %.2g nats a token away", floor.kl);
     return status;
 }

@@ -80,12 +80,33 @@ done:
 
 /* ---- the stage ---- */
 
-typedef struct trace { bb_csv_writer *csv; const int64_t *budgets; } trace;
+typedef struct trace {
+    bb_csv_writer   *csv;
+    const int64_t   *budgets;
+    const bb_ledger *ledger;
+    bb_progress     *progress;   /* tokens */
+    double           replayed;   /* of them, found in the ledger */
+} trace;
+
+/* What was found in the ledger took no time. */
+static void count_replayed(trace *t)
+{
+    const double found = bb_ledger_tokens(t->ledger) - bb_ledger_tokens_new(t->ledger);
+    if (found > t->replayed) bb_progress_skip(t->progress, (uint64_t)(found - t->replayed));
+    t->replayed = fmax(t->replayed, found);
+}
+
+static void on_plain_step(void *self, const bb_refine_step *step)
+{
+    (void)step;
+    count_replayed(self);
+}
 
 static void on_step(void *self, const bb_refine_step *step)
 {
     trace *t = self;
     char   label[48];
+    count_replayed(t);
     /* One line a size; the final scores are those of another level and would break it: they are in plans.csv. */
     if (step->level == BB_LEVEL_CONFIRM) return;
     bb_format_size((uint64_t)t->budgets[step->budget_index], label);
@@ -171,9 +192,11 @@ static bb_status price_speed(bb_run *r, bb_speed *speed, bb_variant *v, bb_err *
     uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
     double            fastest = 0, price = 0;
     size_t            kept = 0;
+    bb_progress       progress;
     bb_status         status = BB_NOMEM;
     if (!x) return BB_NOMEM;
-    for (size_t i = 0; i < r->n_budgets; i++) {
+    bb_progress_start(&progress, "speed bound, sizes", r->n_budgets);
+    for (size_t i = 0; i < r->n_budgets; i++, bb_progress_add(&progress, 1)) {
         double trial = price;
         bool   enough = false;
         for (int k = 0; k < STEPS && !enough; k++) {
@@ -194,6 +217,7 @@ static bb_status price_speed(bb_run *r, bb_speed *speed, bb_variant *v, bb_err *
             bb_warn("no plan of %lld bytes decodes %g tokens a second: this size is left out", (long long)r->budgets[i], speed->min_tps);
         }
     }
+    bb_progress_end(&progress);
     status = BB_OK;
     r->n_budgets = kept;
     if (kept == 0)
@@ -237,7 +261,7 @@ static void around_crossover(const bb_run *r, const bb_archive *archive, size_t 
 }
 
 /* Searches quantization alone near the crossover and, where that is cheap, scores its separable plans everywhere; what it finds is in the ledger and the archive. */
-static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger, bb_refine_options o, bb_archive *archive, bb_err *err)
+static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger, bb_refine_options o, trace *t, bb_archive *archive, bb_err *err)
 {
     bb_variant        v;
     bb_separable     *s = NULL;
@@ -264,7 +288,8 @@ static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger,
     o.budgets = r->budgets + first;
     o.n_budgets = n;
     o.quadratic = NULL;
-    o.progress = NULL;
+    o.progress = on_plain_step;
+    o.progress_self = t;
     /* Where quantization alone is too slow at some size, there is nothing to compare. */
     if (n > 0) BB_TRY(bb_refine(&v.problem, s, ledger, &o, archive, NULL, err));
 done:
@@ -304,6 +329,7 @@ typedef struct local {
     bb_run_score score;
     bool         has_score;
     double       tokens;   /* of all anchors */
+    bb_progress *progress;
 } local;
 
 static void local_done(local *l)
@@ -321,6 +347,7 @@ static bb_status measure_around(void *self, const uint16_t *x, bb_local_score *o
     BB_TRY(bb_run_score_near(l->run, x, NULL, ANCHOR_REACH, &l->score, err));
     l->has_score = true;
     l->tokens += l->score.proxy.tokens;
+    bb_progress_add(l->progress, (uint64_t)l->score.proxy.tokens);
     *out = (bb_local_score){ (const double *const *)l->score.proxy.linear, l->score.proxy.gram, l->score.proxy.tokens };
 done:
     return status;
@@ -392,27 +419,36 @@ static bb_status find_plans(stage *s, bb_err *err)
     s->steps.budgets = r->budgets;
     bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
                             .max_tokens = can_prune(r) ? MAIN_SHARE * tokens : tokens, .progress = on_step, .progress_self = &s->steps };
+    bb_progress       progress;
     bb_status         status;
     s->local.run = r;
+    s->local.progress = s->steps.progress = s->scorer.progress = &progress;
+    s->steps.ledger = s->ledger;
     if (strcmp(r->config.sketch, "none") != 0) {
         o.anchor = measure_around;
         o.anchor_self = &s->local;
         o.anchor_tokens = bb_run_score_tokens(r, ANCHOR_REACH);
     }
+    bb_progress_start(&progress, "search, tokens", (uint64_t)o.max_tokens);
     BB_TRY(bb_refine(s->problem, s->separable, s->ledger, &o, &s->archive, NULL, err));
+    bb_progress_end(&progress);
     if (!can_prune(r)) goto done;
     o.max_tokens = tokens - s->local.tokens;
     o.anchor = NULL;
-    BB_TRY(search_plain(r, s->problem, s->ledger, o, &s->archive, err));
+    bb_progress_start(&progress, "search quantization alone, tokens", (uint64_t)fmax(0, o.max_tokens - bb_ledger_tokens(s->ledger)));
+    BB_TRY(search_plain(r, s->problem, s->ledger, o, &s->steps, &s->archive, err));
     BB_TRY(bb_write_crossover(r, s->ledger, err));
+    bb_progress_end(&progress);
 done:
+    s->scorer.progress = NULL;
     return status;
 }
 
 bb_status bb_run_search(bb_run *r, bb_err *err)
 {
-    stage     s = { .run = r, .problem = bb_model_space_problem(r->space) };
-    double    started = bb_now_s();
+    stage       s = { .run = r, .problem = bb_model_space_problem(r->space) };
+    bb_progress progress;
+    double      started = bb_now_s();
     bb_status status;
     bb_archive_init(&s.archive, s.problem->n_units);
     BB_TRY(stage_init(&s, err));
@@ -420,7 +456,10 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     BB_TRY(find_plans(&s, err));
     BB_TRY(bb_write_certificate(r, &s.sensitivity, &s.archive, err));
     BB_TRY(record_cost(r, s.ledger, s.local.tokens, s.sensitivity.n_forwarded, bb_now_s() - started, err));
+    bb_progress_start(&progress, "simple plans, tokens", 0);
+    s.scorer.progress = &progress;
     BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
+    bb_progress_end(&progress);
     BB_TRY(bb_front_put_sizes(r, err));
     BB_TRY(bb_front_save(r, &s.front, s.ledger, err));
     if (s.has_speed) BB_TRY(bb_write_speed(r, &s.speed, &s.front, err));

@@ -26,9 +26,11 @@ done:
 
 static bb_status evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
 {
+    const bb_scorer_worker *w = self;
     for (size_t i = 0; i < n; i++) {
         bb_status status = score_candidate(self, x[i], level, &out[i], window_kl ? window_kl[i] : NULL, err);
         if (status != BB_OK) return status;
+        if (w->scorer->progress) bb_progress_add(w->scorer->progress, (uint64_t)out[i].tokens);
     }
     return BB_OK;
 }

@@ -4,6 +4,7 @@
 #ifndef BB_CLI_SCORER_H
 #define BB_CLI_SCORER_H
 
+#include "base/log.h"
 #include "cli/run/run.h"
 #include "search/workers.h"
 
@@ -17,6 +18,7 @@ typedef struct bb_scorer {
     bb_run            *run;                     /* borrowed, calibrated */
     uint32_t           n_windows[BB_N_LEVELS];
     uint32_t           n;
+    bb_progress       *progress;                /* counts the tokens of every plan that is scored; NULL: nobody asks; may be set at any time */
     bb_scorer_worker  *workers;                 /* [n] */
     bb_evaluator      *each;                    /* [n] */
     bb_thread_workers  threads;

@@ -2,6 +2,7 @@
  * tune.c: the hidden states that an optimisation starts from and aims at. See tune.h. */
 #include "model/tune/tune.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -23,13 +24,14 @@ static bb_status embed(bb_forward *f, const bb_net *net, const bb_tune_set *s, f
 }
 
 /* Through blocks first .. end-1, in place. */
-static bb_status advance(bb_forward *f, const bb_net *net, const bb_tune_set *s, uint32_t first, uint32_t end, float *h, bb_err *err)
+static bb_status advance(bb_forward *f, const bb_net *net, const bb_tune_set *s, uint32_t first, uint32_t end, float *h, bb_progress *progress, bb_err *err)
 {
     bb_status status = BB_OK;
     for (uint32_t i = 0; i < s->n && status == BB_OK; i += BATCH) {
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned");
         for (uint32_t b = first; b < end && status == BB_OK; b++)
             status = bb_forward_block(f, net, &net->blocks[b], s->n - i < BATCH ? s->n - i : BATCH, s->ctx, h + i * row_of(net, s), NULL, NULL, err);
+        if (progress) (first < end ? bb_progress_add : bb_progress_skip)(progress, s->n - i < BATCH ? s->n - i : BATCH);
     }
     return status;
 }
@@ -76,13 +78,18 @@ bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, con
     const uint32_t aim = o->loss == BB_TUNE_OUTPUT ? o->last + 1 : full->n_layer;
     streams        s[2] = { { 0 }, { 0 } };
     bb_forward    *f = NULL;
+    bb_progress    progress;
+    char           label[sizeof progress.label];
     bb_status      status;
     BB_TRY(bb_forward_create(full, BATCH, train_set->ctx, &f, err));
+    snprintf(label, sizeof label, "%.40s, states", o->label ? o->label : "");
+    if (o->label) bb_progress_start(&progress, label, 2 * ((uint64_t)train_set->n + held->n));
     for (int i = 0; i < 2; i++) {
         BB_TRY(streams_start(f, full, &t->net, sets[i], &s[i], err));
-        BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, err));
-        BB_TRY(advance(f, full, sets[i], 0, aim, s[i].target, err));
+        BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, o->label ? &progress : NULL, err));
+        BB_TRY(advance(f, full, sets[i], 0, aim, s[i].target, o->label ? &progress : NULL, err));
     }
+    if (o->label) bb_progress_end(&progress);
     BB_TRY(train(full, t, o, s, report, err));
 done:
     streams_done(&s[0]);
@@ -105,17 +112,17 @@ bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options 
     BB_TRY(bb_forward_create(full, BATCH, train_set->ctx, &f, err));
     for (int i = 0; i < 2; i++) {
         BB_TRY(streams_start(f, full, &t->net, sets[i], &s[i], err));
-        BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, err));
-        BB_TRY(advance(f, full, sets[i], 0, o->first, s[i].target, err));
+        BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, NULL, err));
+        BB_TRY(advance(f, full, sets[i], 0, o->first, s[i].target, NULL, err));
     }
     if (o->label) bb_progress_start(&progress, o->label, o->last - o->first + 1);
     for (uint32_t b = o->first; b <= o->last; b++) {
         bb_tune_report report;
         one.first = one.last = b;
-        for (int i = 0; i < 2; i++) BB_TRY(advance(f, full, sets[i], b, b + 1, s[i].target, err));
+        for (int i = 0; i < 2; i++) BB_TRY(advance(f, full, sets[i], b, b + 1, s[i].target, NULL, err));
         BB_TRY(train(full, t, &one, s, &report, err));
         if (reports) reports[b - o->first] = report;
-        for (int i = 0; i < 2; i++) BB_TRY(advance(f, &t->net, sets[i], b, b + 1, s[i].in, err));
+        for (int i = 0; i < 2; i++) BB_TRY(advance(f, &t->net, sets[i], b, b + 1, s[i].in, NULL, err));
         if (o->label) bb_progress_add(&progress, 1);
     }
     if (o->label) bb_progress_end(&progress);

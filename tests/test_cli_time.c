@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_time.c: what a user learns about time: a progress line of every stage where stderr is no terminal, on a terminal one line that is
+ * redrawn, the same in both log files. Needs the program (BB_BUILD). */
+#define _XOPEN_SOURCE 700 /* posix_openpt */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "tests/support/cli.h"
+#include "tests/support/support.h"
+
+#define MODEL "tests/data/stories260K.gguf"
+#define SMALL "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
+              "--search-tokens 0.006 --tune-tokens 0.001 --points 1 --min-bpw 7 --max-bpw 7 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86"
+
+static char said[1 << 18], line[2048];
+
+static char *file_text(const char *dir, const char *name)
+{
+    char  *text, *path = bb_asprintf(NULL, "%s/%s", dir, name);
+    size_t n;
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_file_read(path, &text, &n, &err) == BB_OK, "%s", err.msg);
+    bb_free(path);
+    return text;
+}
+
+/* Whether a line of the text has progress of the stage in it; with eta, one that says how long is left. */
+static bool has_progress(const char *text, const char *stage, bool eta)
+{
+    const size_t n = strlen(stage);
+    for (const char *at = strstr(text, stage); at; at = strstr(at + 1, stage)) {
+        const char *slash = at + n + 2 + strspn(at + n + 2, "0123456789"), *end = at + strcspn(at, ";\n");
+        if (at[n] != ':' || *slash != '/') continue;
+        const char *left = strstr(at, ", left ");
+        if (!eta || (left && left < end)) return true;
+    }
+    return false;
+}
+
+START_TEST(every_stage_says_how_far_it_is)
+{
+    static const char *const stages[] = { "sample calibration text", "inputs of the linears", "full-precision states, windows", "build options",
+        "measure options, blocks", "search, tokens", "search quantization alone, tokens", "quadratic bound", "certificate", "finalise", "rebuild", "blocks",
+        "lfq", "end-to-end", "reference", "evaluate files" };
+    char *mine, *log, out[512];
+    snprintf(out, sizeof out, "%s", bb_test_path("said"));
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --log-file %s.txt --out %s", out, out);
+    ck_assert_int_eq(setenv("BB_PROGRESS_S", "0", 1), 0);
+    int code = bb_test_program(line, said, sizeof said);
+    unsetenv("BB_PROGRESS_S");
+    if (code == BB_TEST_NO_PROGRAM) return;
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    mine = file_text(out, "../said.txt");
+    log = file_text(out, "log.txt");
+    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+        /* With one size and one block at a time some stages have a single step, whose end is all that can be said. */
+        const bool eta = i <= 5 || strcmp(stages[i], "rebuild") == 0 || strcmp(stages[i], "end-to-end") == 0;
+        ck_assert_msg(has_progress(said, stages[i], eta), "stderr has no progress of \"%s\":\n%s", stages[i], said);
+        ck_assert_msg(has_progress(mine, stages[i], eta), "--log-file has no progress of \"%s\"", stages[i]);
+        ck_assert_msg(has_progress(log, stages[i], eta), "log.txt has no progress of \"%s\"", stages[i]);
+    }
+    ck_assert_ptr_nonnull(strstr(said, "report: "));
+    ck_assert_ptr_null(strchr(said, '\r'));
+    bb_free(mine);
+    bb_free(log);
+}
+END_TEST
+
+/* A terminal for stderr; what is written to it goes to a buffer. */
+typedef struct terminal { int fd; char text[1 << 18]; size_t n; } terminal;
+
+static void *listen_to(void *self)
+{
+    terminal *t = self;
+    ssize_t   n;
+    while (t->n + 1 < sizeof t->text && (n = read(t->fd, t->text + t->n, sizeof t->text - 1 - t->n)) > 0) t->n += (size_t)n;
+    t->text[t->n] = '\0';
+    return NULL;
+}
+
+START_TEST(a_terminal_has_one_line_that_is_redrawn)
+{
+    static terminal t;
+    pthread_t       thread;
+    char            out[512];
+    if (!getenv("BB_BUILD")) return;
+    snprintf(out, sizeof out, "%s", bb_test_path("drawn"));
+    ck_assert_int_ge(t.fd = posix_openpt(O_RDWR | O_NOCTTY), 0);
+    ck_assert(grantpt(t.fd) == 0 && unlockpt(t.fd) == 0);
+    const int keep = open(ptsname(t.fd), O_RDWR | O_NOCTTY); /* or the reader ends before the program begins */
+    ck_assert_int_eq(pthread_create(&thread, NULL, listen_to, &t), 0);
+    setenv("TERM", "xterm", 1);
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --out %s 2>%s", out, ptsname(t.fd));
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+    close(keep);
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
+    close(t.fd);
+    const char *redrawn = strstr(t.text, "\r\033[K");
+    ck_assert_ptr_nonnull(redrawn);
+    ck_assert(has_progress(t.text, "build options", true));
+    char *log = file_text(out, "log.txt");
+    ck_assert_ptr_null(strchr(log, '\r'));
+    bb_free(log);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli_time");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, every_stage_says_how_far_it_is);
+    tcase_add_test(t, a_terminal_has_one_line_that_is_redrawn);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
