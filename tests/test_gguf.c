@@ -312,6 +312,29 @@ static void copy_and_compare(const char *path)
     bb_gguf_close(&g);
 }
 
+/* Half a million keys, some twice: a search through all of them for each would take minutes. */
+START_TEST(many_keys_take_time_in_proportion)
+{
+    enum { N = 500000 };
+    char        (*text)[16] = bb_alloc(N, sizeof *text, NULL);
+    unsigned char value = 7;
+    bb_gguf_out  *out;
+    uint64_t      once, twice;
+    ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N; i++) {
+            int        n = snprintf(text[i], sizeof *text, "key.%d", i);
+            bb_gguf_kv kv = { .key = { text[i], (uint64_t)n }, .kind = BB_GGUF_U8, .count = 1, .value = &value, .value_bytes = 1 };
+            ck_assert_int_eq(bb_gguf_put_copy(out, &kv, NULL), BB_OK);
+        }
+        ck_assert_int_eq(bb_gguf_out_size(out, round ? &twice : &once, NULL), BB_OK);
+    }
+    ck_assert_uint_eq(once, twice);
+    bb_gguf_out_destroy(out);
+    bb_free(text);
+}
+END_TEST
+
 START_TEST(copying_is_the_identity)
 {
     tiny_spec   s = tiny_default("llama");
@@ -350,6 +373,7 @@ int main(void)
     tcase_add_test(t, messages_do_not_carry_control_bytes);
     tcase_add_test(t, memory_failures_are_clean);
     tcase_add_test(t, writes_the_bytes_made_by_hand);
+    tcase_add_test(t, many_keys_take_time_in_proportion);
     tcase_add_test(t, copying_is_the_identity);
     tcase_add_loop_test(t, copies_foreign_files, 0, (int)(sizeof foreign / sizeof *foreign));
     tcase_add_test(t, absent_files_and_folders_are_refused);

@@ -461,7 +461,10 @@ static size_t cut_slowly(const vocab *v, const char *text, size_t size, bool con
 
 START_TEST(special_tokens_are_cut_out_first)
 {
-    static const char *const special[] = { "ab", "abc", "xab", "cx", "bb", "aab", "x", "bcxa" };
+    static const char *const sets[3][8] = { { "ab", "abc", "xab", "cx", "bb", "aab", "x", "bcxa" },
+                                            { "a", "aa", "aaa", "aaaa", "aaaaa", "aab", "baaa", "b" },
+                                            { "abca", "bcab", "cabc", "bca", "abcabc", "ca", "bb", "xx" } };
+    const char *const *special = sets[_i];
     bb_rng        r;
     vocab         v;
     bb_tokenizer *t;
@@ -477,7 +480,7 @@ START_TEST(special_tokens_are_cut_out_first)
         size_t   size = 1 + bb_rng_below(&r, 20), n_ids, n, want_n = 0;
         int32_t *ids, want[200];
         piece    p[64];
-        for (size_t i = 0; i < size; i++) text[i] = "abcx"[bb_rng_below(&r, 4)];
+        for (size_t i = 0; i < size; i++) text[i] = "abcx"[bb_rng_below(&r, _i == 1 ? 2 : 4)];
         n = cut_slowly(&v, text, size, k % 2, p);
         for (size_t i = 0; i < n; i++) {
             char spaced[32] = "\xE2\x96\x81";
@@ -495,6 +498,35 @@ START_TEST(special_tokens_are_cut_out_first)
     }
     bb_tokenizer_destroy(t);
     vocab_done(&v);
+}
+END_TEST
+
+/* Special tokens that are parts of one another, and a text in which each begins at every byte: memory and time grow with the text. */
+START_TEST(nested_special_tokens_cost_no_more_than_others)
+{
+    enum { NESTED = 400, TEXT = 1 << 20 };
+    char         *all = bb_alloc(TEXT, 1, NULL);
+    size_t        n_ids, before;
+    int32_t      *ids;
+    bb_tokenizer *t;
+    vocab         v;
+    memset(all, 'a', TEXT);
+    vocab_init(&v, "llama", NULL, NESTED + 8, 1);
+    vocab_add(&v, "<unk>", 5, 0, 2);
+    vocab_add(&v, "<s>", 3, 0, 3);
+    vocab_add(&v, "</s>", 4, 0, 3);
+    for (size_t i = 1; i <= NESTED; i++) vocab_add(&v, all, i, 0, 4);
+    vocab_seal(&v);
+    t = make(&v.g);
+    before = bb_mem_peak_bytes();
+    ck_assert_int_eq(bb_tokenize(t, all, TEXT, false, true, &ids, &n_ids, NULL), BB_OK);
+    ck_assert_uint_eq(n_ids, TEXT / NESTED + 1);
+    for (size_t i = 0; i < n_ids; i++) ck_assert_int_eq(ids[i], 2 + (i + 1 < n_ids ? NESTED : TEXT % NESTED));
+    ck_assert_uint_lt(bb_mem_peak_bytes() - before, 100 * (size_t)TEXT);
+    bb_free(ids);
+    bb_tokenizer_destroy(t);
+    vocab_done(&v);
+    bb_free(all);
 }
 END_TEST
 
@@ -645,7 +677,8 @@ int main(void)
     tcase_add_loop_test(t, vectors_of_cut_vocabularies, 0, (int)(sizeof families / sizeof *families));
     tcase_add_test(t, spm_merges_as_defined);
     tcase_add_test(t, bpe_merges_as_defined);
-    tcase_add_test(t, special_tokens_are_cut_out_first);
+    tcase_add_loop_test(t, special_tokens_are_cut_out_first, 0, 3);
+    tcase_add_test(t, nested_special_tokens_cost_no_more_than_others);
     tcase_add_test(t, bos_and_control_texts);
     tcase_add_test(t, any_bytes_survive);
     tcase_add_loop_test(t, vocabularies_that_lie, 0, (int)(sizeof lies / sizeof *lies));

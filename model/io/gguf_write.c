@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "model/io/gguf_internal.h"
 
@@ -23,6 +24,8 @@ struct bb_gguf_out {
     entry     *kv;
     bb_tensor *tensors;
     size_t     n_kv, n_tensors, kv_room, tensor_room;
+    uint32_t  *slot;        /* [n_slots] open addressing over the keys: place in kv plus 1, 0 is free */
+    size_t     n_slots;     /* a power of two, more than twice n_kv */
 };
 
 bb_status bb_gguf_out_create(bb_gguf_out **out, bb_err *err)
@@ -43,6 +46,7 @@ void bb_gguf_out_destroy(bb_gguf_out *out)
     for (size_t i = 0; i < out->n_kv; i++) free_entry(&out->kv[i]);
     bb_free(out->kv);
     bb_free(out->tensors);
+    bb_free(out->slot);
     bb_free(out);
 }
 
@@ -59,25 +63,51 @@ static bb_status make_room(void **items, size_t n, size_t *room, size_t size, bb
     return BB_OK;
 }
 
+/* The slot of a key, or the free slot where it would go. */
+static size_t slot_of(const bb_gguf_out *out, bb_bytes key)
+{
+    size_t i = (size_t)bb_hash64(key.data, (size_t)key.size, 0) & (out->n_slots - 1);
+    for (; out->slot[i]; i = (i + 1) & (out->n_slots - 1)) {
+        bb_bytes k = out->kv[out->slot[i] - 1].key;
+        if (k.size == key.size && memcmp(k.data, key.data, (size_t)key.size) == 0) break;
+    }
+    return i;
+}
+
+static bb_status grow_slots(bb_gguf_out *out, bb_err *err)
+{
+    size_t    n = out->n_slots ? 2 * out->n_slots : 128;
+    uint32_t *slot;
+    if (2 * (out->n_kv + 1) < out->n_slots) return BB_OK;
+    if (!(slot = BB_NEW0(n, uint32_t, err))) return BB_NOMEM;
+    bb_free(out->slot);
+    out->slot = slot;
+    out->n_slots = n;
+    for (size_t i = 0; i < out->n_kv; i++) slot[slot_of(out, out->kv[i].key)] = (uint32_t)i + 1;
+    return BB_OK;
+}
+
 /* Takes over e's owned memory, also on failure. */
 static bb_status put(bb_gguf_out *out, entry e, bb_err *err)
 {
     void     *items = out->kv;
+    size_t    at;
     bb_status status;
-    for (size_t i = 0; i < out->n_kv; i++)
-        if (out->kv[i].key.size == e.key.size && memcmp(out->kv[i].key.data, e.key.data, (size_t)e.key.size) == 0) {
-            free_entry(&out->kv[i]);
-            out->kv[i] = e;
-            return BB_OK;
-        }
+    BB_TRY(grow_slots(out, err));
+    if (out->slot[at = slot_of(out, e.key)]) {
+        entry *old = &out->kv[out->slot[at] - 1];
+        free_entry(old);
+        *old = e;
+        return BB_OK;
+    }
     status = make_room(&items, out->n_kv, &out->kv_room, sizeof(entry), err);
     out->kv = items;
-    if (status != BB_OK) {
-        free_entry(&e);
-        return status;
-    }
+    if (status != BB_OK) goto done;
     out->kv[out->n_kv++] = e;
-    return BB_OK;
+    out->slot[at] = (uint32_t)out->n_kv;
+done:
+    if (status != BB_OK) free_entry(&e);
+    return status;
 }
 
 bb_status bb_gguf_put_copy(bb_gguf_out *out, const bb_gguf_kv *kv, bb_err *err)

@@ -7,7 +7,6 @@
 #include "model/io/tokenizer.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -189,51 +188,12 @@ static bb_status phi3_strips(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
     return status;
 }
 
-typedef struct sized { uint64_t size; uint32_t id; } sized;
-
-static int longest_first(const void *a, const void *b)
-{
-    const sized *x = a, *y = b;
-    if (x->size != y->size) return x->size > y->size ? -1 : 1;
-    return x->id < y->id ? -1 : x->id > y->id;
-}
-
-static void note_start(bb_tokenizer *t, bb_bytes text)
-{
-    unsigned first = (unsigned char)text.data[0];
-    for (unsigned second = 0; second < 256; second++) {
-        unsigned bit = first | second << 8;
-        if (text.size == 1 || (unsigned char)text.data[1] == second) t->special_start[bit / 8] |= (unsigned char)(1u << bit % 8);
-    }
-}
-
 static bb_status load_specials(bb_tokenizer *t, bb_err *err)
 {
-    bb_status status = BB_OK;
-    uint32_t  n = 0;
-    sized    *sort = bb_alloc(t->n_vocab, sizeof *sort, err);
-    if (!sort) return BB_NOMEM;
+    if (!(t->special = bb_alloc(t->n_vocab, sizeof *t->special, err))) return BB_NOMEM;
     for (uint32_t i = 0; i < t->n_vocab; i++)
-        if (t->strings.text[i].size && t->attr[i] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN))
-            sort[n++] = (sized){ t->strings.text[i].size, i };
-    qsort(sort, n, sizeof *sort, longest_first);
-    t->special = bb_alloc(n, sizeof *t->special, err);
-    t->special_size = bb_alloc(n, sizeof *t->special_size, err);
-    t->special_start = bb_calloc(65536 / 8, 1, err);
-    if (!t->special || !t->special_size || !t->special_start) {
-        status = BB_NOMEM;
-        goto done;
-    }
-    t->n_special = n;
-    for (uint32_t i = 0; i < n; i++) {
-        t->special[i] = sort[i].id;
-        if (sort[i].size > BB_LONGEST_TEXT) continue; /* can be in no text */
-        if (i == 0 || sort[i].size != sort[i - 1].size) t->special_size[t->n_special_size++] = (uint32_t)sort[i].size;
-        note_start(t, t->strings.text[sort[i].id]);
-    }
-done:
-    bb_free(sort);
-    return status;
+        if (t->strings.text[i].size && t->attr[i] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN)) t->special[t->n_special++] = i;
+    return bb_special_set_create(t, &t->specials, err);
 }
 
 /* ---- creation ---- */
@@ -295,8 +255,7 @@ void bb_tokenizer_destroy(bb_tokenizer *t)
     bb_free(t->score);
     bb_free(t->attr);
     bb_free(t->special);
-    bb_free(t->special_size);
-    bb_free(t->special_start);
+    bb_special_set_destroy(t->specials);
     bb_free(t->joins);
     bb_pre_destroy(t->pre);
     bb_free(t->ranks);
@@ -308,96 +267,6 @@ uint32_t bb_tokenizer_n_vocab(const bb_tokenizer *t) { return t->n_vocab; }
 int32_t  bb_tokenizer_bos(const bb_tokenizer *t) { return t->bos; }
 int32_t  bb_tokenizer_eos(const bb_tokenizer *t) { return t->eos; }
 bool     bb_tokenizer_adds_bos(const bb_tokenizer *t) { return t->add_bos; }
-
-/* ---- cutting special tokens out of text ---- */
-
-typedef struct place { uint64_t at, end; uint32_t size, id; } place; /* of a special token; end: with the white space it swallows */
-typedef struct places { place *item; size_t n, capacity; } places;
-
-static bb_status add_place(places *p, place item, bb_err *err)
-{
-    if (p->n == p->capacity) {
-        size_t capacity = p->capacity ? 2 * p->capacity : 64;
-        place *bigger = bb_realloc(p->item, capacity, sizeof *bigger, err);
-        if (!bigger) return BB_NOMEM;
-        p->item = bigger;
-        p->capacity = capacity;
-    }
-    p->item[p->n++] = item;
-    return BB_OK;
-}
-
-static int in_order_of_search(const void *a, const void *b)
-{
-    const place *x = a, *y = b;
-    if (x->size != y->size) return x->size > y->size ? -1 : 1;
-    if (x->id != y->id) return x->id < y->id ? -1 : 1;
-    return x->at < y->at ? -1 : x->at > y->at;
-}
-
-static int in_order_of_text(const void *a, const void *b)
-{
-    const place *x = a, *y = b;
-    return x->at < y->at ? -1 : x->at > y->at;
-}
-
-static bb_status find_places_at(const bb_tokenizer *t, const char *text, size_t size, size_t at, bool parse_special, places *p, bb_err *err)
-{
-    bb_status status = BB_OK;
-    for (uint32_t i = 0; i < t->n_special_size; i++) {
-        uint32_t n = t->special_size[i], id;
-        if (n > size - at || (id = bb_strings_find(&t->strings, text + at, n)) >= t->n_vocab) continue;
-        if (!(t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_USER | BB_ATTR_UNKNOWN))) continue;
-        if (!parse_special && t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_UNKNOWN)) continue;
-        BB_TRY(add_place(p, (place){ at, at + n, n, id }, err));
-    }
-done:
-    return status;
-}
-
-static bool any_special(const bb_tokenizer *t, bool parse_special)
-{
-    if (parse_special) return t->n_special > 0;
-    for (uint32_t i = 0; i < t->n_special; i++)
-        if (!(t->attr[t->special[i]] & (BB_ATTR_CONTROL | BB_ATTR_UNKNOWN))) return true;
-    return false;
-}
-
-static bool is_c_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
-/* Keeps, in the order of search, the places that overlap none kept before. taken: one flag a byte of text. */
-static void settle(const bb_tokenizer *t, const char *text, size_t size, places *p, unsigned char *taken)
-{
-    size_t kept = 0;
-    qsort(p->item, p->n, sizeof *p->item, in_order_of_search);
-    for (size_t i = 0; i < p->n; i++) {
-        place q = p->item[i];
-        if (memchr(taken + q.at, 1, q.size)) continue;
-        if (t->attr[q.id] & BB_ATTR_STRIP_RIGHT)
-            while (q.end < size && !taken[q.end] && is_c_space(text[q.end])) q.end++;
-        memset(taken + q.at, 1, q.end - q.at);
-        p->item[kept++] = q;
-    }
-    p->n = kept;
-    qsort(p->item, p->n, sizeof *p->item, in_order_of_text);
-}
-
-static bb_status find_places(const bb_tokenizer *t, const char *text, size_t size, bool parse_special, places *p, bb_err *err)
-{
-    bb_status      status = BB_OK;
-    unsigned char *taken = NULL;
-    if (!any_special(t, parse_special)) return BB_OK;
-    for (size_t at = 0; at < size; at++) {
-        unsigned bit = (unsigned char)text[at] | (at + 1 < size ? (unsigned char)text[at + 1] : 0u) << 8;
-        if (t->special_start[bit / 8] >> bit % 8 & 1) BB_TRY(find_places_at(t, text, size, at, parse_special, p, err));
-    }
-    if (!p->n) return BB_OK;
-    if (!(taken = bb_calloc(size, 1, err))) return BB_NOMEM;
-    settle(t, text, size, p, taken);
-done:
-    bb_free(taken);
-    return status;
-}
 
 /* ---- text to ids ---- */
 
@@ -413,7 +282,7 @@ bb_status bb_tokenize(const bb_tokenizer *t, const char *text, size_t size, bool
     bb_status status = BB_OK;
     bb_ids    out = { 0 };
     bb_merger m = { 0 };
-    places    p = { 0 };
+    bb_places p = { 0 };
     size_t    at = 0;
     *ids = NULL;
     *n_ids = 0;
@@ -421,7 +290,7 @@ bb_status bb_tokenize(const bb_tokenizer *t, const char *text, size_t size, bool
         return BB_FAIL(err, BB_UNSUPPORTED, "the text has %zu bytes; at most %d can be tokenized at once", size, (int)BB_LONGEST_TEXT);
     if (!(out.data = bb_alloc(out.capacity = 64, sizeof *out.data, err))) return BB_NOMEM;
     if (add_special && t->add_bos) BB_TRY(bb_ids_add(&out, t->bos, err));
-    BB_TRY(find_places(t, text, size, parse_special, &p, err));
+    BB_TRY(bb_special_places(t, text, size, parse_special, &p, err));
     for (size_t i = 0; i < p.n; at = p.item[i++].end) {
         if (p.item[i].at > at) BB_TRY(tokenize_raw(t, text + at, p.item[i].at - at, true, &m, &out, err));
         BB_TRY(bb_ids_add(&out, (int32_t)p.item[i].id, err));

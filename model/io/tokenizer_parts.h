@@ -2,6 +2,7 @@
  * tokenizer_parts.h: what the tokenizer's files share: string table, output ids, the merge engine, the two kinds, the pre-tokenizers.
  *
  * tokenizer.c        vocabulary, special tokens, the public interface, detokenizing
+ * tokenizer_special.c  special tokens found in text
  * tokenizer_merge.c  string table; the merge loop (priority queue) that both kinds use
  * tokenizer_spm.c    SentencePiece-BPE: merges by score, byte fallback
  * tokenizer_bpe.c    byte-level BPE: merges by rank
@@ -76,6 +77,16 @@ bb_status bb_pre_split(const bb_pre *pre, const char *text, size_t size, size_t 
 enum { BB_ATTR_NORMAL = 1, BB_ATTR_UNKNOWN = 2, BB_ATTR_CONTROL = 4, BB_ATTR_USER = 8, BB_ATTR_UNUSED = 16, BB_ATTR_BYTE = 32,
        BB_ATTR_STRIP_RIGHT = 64 /* swallows the white space that follows */ };
 
+/* ---- special tokens ---- */
+typedef struct bb_special_set bb_special_set;
+typedef struct bb_place { uint64_t at, end; uint32_t id; } bb_place; /* of a special token; end: with the white space that it swallows */
+typedef struct bb_places { bb_place *item; size_t n, capacity; } bb_places; /* zero-initialise; item is freed with bb_free */
+
+bb_status bb_special_set_create(const bb_tokenizer *t, bb_special_set **out, bb_err *err); /* of t->special; *out may be half made after a failure */
+void      bb_special_set_destroy(bb_special_set *s);
+/* All places in the order of the text. parse_special false: of user-defined tokens only. */
+bb_status bb_special_places(const bb_tokenizer *t, const char *text, size_t size, bool parse_special, bb_places *p, bb_err *err);
+
 typedef struct bb_rank { uint64_t pair; uint32_t rank, id; } bb_rank; /* id BB_NONE: free slot */
 
 struct bb_tokenizer {
@@ -84,11 +95,9 @@ struct bb_tokenizer {
     bb_strings     strings;          /* 0 .. n_vocab-1 the vocabulary (borrowed from the file); bpe: then texts that only merges name */
     float         *score;            /* spm [n_vocab] */
     unsigned char *attr;             /* [n_vocab] BB_ATTR_ bits */
-    uint32_t      *special;          /* tokens found in text before all else: longest first, then by id */
+    uint32_t      *special;          /* tokens found in text before all else, by id */
     uint32_t       n_special;
-    uint32_t      *special_size;     /* their distinct lengths, longest first */
-    uint32_t       n_special_size;
-    unsigned char *special_start;    /* bit set of the first two bytes (low byte first) that a special token can have */
+    bb_special_set *specials;        /* how they are found; NULL: there is none */
     int32_t        bos, eos, unk;    /* -1: none */
     bool           add_bos, add_eos, add_space_prefix;
     int32_t        byte_id[256];     /* spm: token of a byte, -1 none; bpe: string number of the byte's symbol */
