@@ -169,6 +169,15 @@ static void write_convergence(const char *dir)
     ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
 }
 
+static void write_plans(const char *dir)
+{
+    write_text(dir, "plans.csv", "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows\n"
+                                 "0000000000000001,2097152,0.02,0.001,0,0,search,1,128\n"
+                                 "0000000000000002,1048576,0.3,0.01,0,0,search,0,8\n"
+                                 "0000000000000003,1572864,,,0,0,search,0,8\n" /* never scored: no point */
+                                 "0000000000000004,1572864,0.1,0.004,0,0,search,0,32\n");
+}
+
 static void write_all(const char *dir)
 {
     char plan[17], guard[2048];
@@ -178,6 +187,7 @@ static void write_all(const char *dir)
     write_layers(dir);
     write_sensitivity(dir);
     write_convergence(dir);
+    write_plans(dir);
     write_text(dir, "env.json", "{\"date\": \"2026-11-26 09:00 UTC\", \"version\": \"0.1.0\", \"model\": \"models/a<b>.gguf\", \"threads\": 2, \"cpu\": {\"level\": \"avx512\", \"flags\": [1, 2]}}");
     write_text(dir, "config.resolved.yaml", "model: \"a<b>&c\"\ntarget-size: 3220153\n");
     plan_name(7, plan);
@@ -341,6 +351,13 @@ START_TEST(plots_show_every_point)
     expect(page, "aria-label=\"perplexity\"");
     expect(page, "aria-label=\"sensitivity\"");
     expect(page, "aria-label=\"convergence\"");
+    expect(page, "aria-label=\"scored\"");
+    char  *data;
+    size_t bytes;
+    ck_assert_int_eq(bb_file_read(in_run(dir, "plots/scored.dat"), &data, &bytes, NULL), BB_OK);
+    ck_assert_str_eq(strchr(data, '\n') + 1, "1 0.3\n\n\n1.5 0.1\n\n\n2 0.02\n");
+    bb_free(data);
+    expect(page, "chosen, 128 windows");
     expect(page, "1.5 MiB</text>");
     size_t points = 0; /* filled circles of the first plot: the plans and one in the key are drawn as uses of point 6 */
     const char *end = strstr(page, "aria-label=\"perplexity\"");

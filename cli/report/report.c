@@ -366,6 +366,8 @@ static bb_status make_body(bb_text *out, const bb_artefacts *a, const bb_plots *
                      "KL of the model when one unit alone takes an option, all else as it was; of options with the same bits the best. One line a block, "
                      "from the first (blue) to the last (orange). Values at or below zero lie on the lower edge.");
     add_plot_section(out, p->svg[BB_PLOT_CONVERGENCE], "convergence", "Convergence", "Convergence of the search", "KL of the best plan against the search's step.");
+    add_plot_section(out, p->svg[BB_PLOT_SCORED], "scored", "Scored plans", "Every plan that the search scored",
+                     "One point a plan, by the most windows that it was scored on; plans.csv has them all, and `bitbudget export RUN --plan HASH` writes any of them.");
     add_settings(out, a);
 done:
     return status;
@@ -384,7 +386,7 @@ static bb_status make_page(bb_text *out, const bb_artefacts *a, const bb_plots *
     add_head(out, a, body.data);
     bb_text_addn(out, body.data, body.size);
     bb_text_addf(out, "<footer class=\"note\">bitbudget %s. Made from the files beside this page: front.csv, baselines.csv, layers.csv, sensitivity.csv, "
-                      "convergence.csv, certificate.csv, crossover.csv, speed.csv, search.csv, guard.json, env.json, config.resolved.yaml; plots/ has the data and scripts of the plots.</footer>\n</main></body></html>\n",
+                      "convergence.csv, plans.csv, certificate.csv, crossover.csv, speed.csv, search.csv, guard.json, env.json, config.resolved.yaml; plots/ has the data and scripts of the plots.</footer>\n</main></body></html>\n",
                  BB_VERSION);
     if (out->status != BB_OK) status = BB_FAIL(err, out->status, "out of memory while the report was written");
 done:

@@ -28,7 +28,7 @@ enum { N_SERIES = sizeof SERIES / sizeof SERIES[0], WIDTH = 960, HEIGHT = 480 };
 /* The plot area, as fractions of the picture; fixed so that label places can be computed. */
 static const double LEFT = 0.095, RIGHT = 0.985, BOTTOM = 0.12, TOP = 0.965;
 
-static const char *const NAMES[BB_PLOT_COUNT] = { "front", "perplexity", "sensitivity", "convergence", "rivals" };
+static const char *const NAMES[BB_PLOT_COUNT] = { "front", "perplexity", "sensitivity", "convergence", "rivals", "scored" };
 
 typedef struct axes { double x0, x1, y0, y1; bool log; } axes;
 
@@ -708,6 +708,96 @@ done:
     return status;
 }
 
+/* ---- every plan that the search scored: plans.csv ---- */
+
+typedef struct scored { double size, kl; int64_t windows, chosen; } scored;
+
+static int by_windows(const void *a, const void *b)
+{
+    const scored *x = a, *y = b;
+    if (x->chosen != y->chosen) return x->chosen < y->chosen ? -1 : 1;
+    if (x->windows != y->windows) return x->windows < y->windows ? -1 : 1;
+    return (x->size > y->size) - (x->size < y->size);
+}
+
+static bb_status read_scored_plans(const bb_csv *t, scored **out, size_t *n, bb_err *err)
+{
+    static const char *const names[] = { "size_bytes", "kl_nats", "windows", "chosen" };
+    long      at[4];
+    bb_status status = BB_OK;
+    *n = 0;
+    for (int i = 0; i < 4; i++)
+        if ((at[i] = bb_csv_column(t, names[i])) < 0) return BB_FAIL(err, BB_BAD_FILE, "%s: the column '%s' is missing from the header", t->path, names[i]);
+    if (!(*out = BB_NEW(t->n_rows, scored, err))) return BB_NOMEM;
+    for (size_t i = 0; i < t->n_rows; i++) {
+        scored *s = &(*out)[*n];
+        BB_TRY(bb_csv_double(t, i, (size_t)at[0], &s->size, err));
+        BB_TRY(bb_csv_double(t, i, (size_t)at[1], &s->kl, err));
+        BB_TRY(bb_csv_int(t, i, (size_t)at[2], &s->windows, err));
+        BB_TRY(bb_csv_int(t, i, (size_t)at[3], &s->chosen, err));
+        s->size /= 0x1p20;
+        *n += bb_is_positive(s->size) && bb_is_positive(s->kl);
+    }
+    if (*n) qsort(*out, *n, sizeof **out, by_windows);
+done:
+    return status;
+}
+
+/* A block of points for each number of windows, and last the chosen plans. */
+static void add_scored(bb_text *gp, bb_text *dat, const scored *s, size_t n)
+{
+    size_t block = 0;
+    bb_text_add(dat, "# size in MiB, KL in nats a token; a block a number of windows, last the chosen plans\n");
+    bb_text_add(gp, "plot ");
+    for (size_t i = 0; i < n; i++) {
+        const bool begins = i == 0 || s[i].windows != s[i - 1].windows || s[i].chosen != s[i - 1].chosen;
+        if (begins) {
+            if (block > 0) bb_text_add(dat, "\n\n");
+            bb_text_addf(gp, "%s'scored.dat' index %zu using 1:2 with points pt 7 ps %s lc rgb '%s' title '%s%lld windows'", block ? ", \\\n  " : "", block,
+                         s[i].chosen ? "0.6" : "0.2", SERIES[block % N_SERIES], s[i].chosen ? "chosen, " : "", (long long)s[i].windows);
+            block++;
+        }
+        bb_text_addf(dat, "%.9g %.9g\n", s[i].size, s[i].kl);
+    }
+    bb_text_add(gp, "\n");
+}
+
+static bb_status draw_scored(const bb_artefacts *a, char **svg, bb_err *err)
+{
+    char     *path = bb_asprintf(err, "%s/plans.csv", a->dir);
+    bb_csv    t = { 0 };
+    bb_text   gp = { 0 }, dat = { 0 };
+    scored   *s = NULL;
+    size_t    n = 0;
+    axes      x = { HUGE_VAL, 0, HUGE_VAL, 0, true };
+    bb_status status = BB_OK;
+    if (!path) return BB_NOMEM;
+    if (!bb_file_exists(path)) goto done;
+    BB_TRY(bb_csv_read(path, &t, err));
+    BB_TRY(read_scored_plans(&t, &s, &n, err));
+    if (n == 0) goto done;
+    for (size_t i = 0; i < n; i++) {
+        x.x0 = fmin(x.x0, s[i].size);
+        x.x1 = fmax(x.x1, s[i].size);
+        x.y0 = fmin(x.y0, s[i].kl);
+        x.y1 = fmax(x.y1, s[i].kl);
+    }
+    const double pad = x.x1 > x.x0 ? 0.03 * (x.x1 - x.x0) : 0.05 * x.x1;
+    x = (axes){ x.x0 - pad, x.x1 + pad, x.y0 / 1.2, x.y1 * 1.2, true };
+    add_setup(&gp, BB_PLOT_SCORED, WIDTH, HEIGHT);
+    add_margins(&gp, "KL before finalising, nats a token");
+    add_axes(&gp, &x, "size of the file, MiB");
+    add_scored(&gp, &dat, s, n);
+    BB_TRY(draw(a->dir, BB_PLOT_SCORED, &gp, &dat, svg, err));
+done:
+    bb_free(s);
+    bb_csv_done(&t);
+    bb_free(path);
+    bb_text_done(&gp);
+    bb_text_done(&dat);
+    return status;
+}
+
 /* ---- all ---- */
 
 bb_status bb_plots_draw(const bb_artefacts *a, bb_plots *plots, bb_err *err)
@@ -719,6 +809,7 @@ bb_status bb_plots_draw(const bb_artefacts *a, bb_plots *plots, bb_err *err)
     BB_TRY(draw_sensitivity(a, &plots->svg[BB_PLOT_SENSITIVITY], err));
     BB_TRY(draw_convergence(a, &plots->svg[BB_PLOT_CONVERGENCE], err));
     BB_TRY(draw_rivals(a, &plots->svg[BB_PLOT_RIVALS], err));
+    BB_TRY(draw_scored(a, &plots->svg[BB_PLOT_SCORED], err));
 done:
     if (status != BB_OK) bb_plots_done(plots);
     return status;
