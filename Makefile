@@ -112,12 +112,12 @@ interop: $(BUILD)/tests/interop/interop
 
 # The whole job on the model that ships with the project; calibration text is sampled from the model itself.
 demo: all
-	@OMP_WAIT_POLICY=passive ./bitbudget sweep configs/demo/wiki8m-f16.gguf --config configs/demo/demo.yaml --out results/runs/demo
+	@./bitbudget sweep configs/demo/wiki8m-f16.gguf --config configs/demo/demo.yaml --out results/runs/demo
 
 # The committed fronts of results/, from the shared data. $(call front,MODEL,CORPUS/CALIB,CORPUS/EVAL,FOLDER)
 RUNS     ?= results/runs
 define front
-	OMP_WAIT_POLICY=passive ./bitbudget sweep $(DATA)/models/$(1)/$(1)-f16.gguf --config configs/reproduce/$(1).yaml --out $(RUNS)/$(1) \
+	./bitbudget sweep $(DATA)/models/$(1)/$(1)-f16.gguf --config configs/reproduce/$(1).yaml --out $(RUNS)/$(1) \
 	  --calib $(DATA)/corpora/$(2) --eval $(DATA)/corpora/$(3)
 	mkdir -p $(4); cd $(RUNS)/$(1) && cp front.csv baselines.csv layers.csv sensitivity.csv plots/front.svg $(CURDIR)/$(4) && cp finalise.csv $(CURDIR)/$(4)/steps.csv
 	sh results/compare.sh $(4)/front.csv $(DATA)/baselines/$(1)-llamacpp.csv > $(4)/llamacpp.csv
@@ -130,28 +130,28 @@ reproduce: all
 # sizes: other search methods at ten of them. All of them resume.
 WIKI8M   = $(DATA)/models/wiki8m/wiki8m-f16.gguf
 WIKITEXT = --calib $(DATA)/corpora/wikitext-2-raw/wiki.valid.raw --eval $(DATA)/corpora/wikitext-2-raw/wiki.test.raw
-BANDS    = OMP_WAIT_POLICY=passive ./bitbudget sweep $(WIKI8M) --config configs/reproduce/study.yaml $(WIKITEXT) --out $(RUNS)/study
+BANDS    = ./bitbudget sweep $(WIKI8M) --config configs/reproduce/study.yaml $(WIKITEXT) --out $(RUNS)/study
 reproduce-study: all
 	$(BANDS)
-	OMP_WAIT_POLICY=passive ./bitbudget study $(RUNS)/study --plans 200 --level confirm
+	./bitbudget study $(RUNS)/study --plans 200 --level confirm
 	cp $(RUNS)/study/proxy.csv $(RUNS)/study/plots/proxy.svg results/
 reproduce-finalise: all
 	$(BANDS)
-	OMP_WAIT_POLICY=passive ./bitbudget finalise $(RUNS)/study --ladder 1.3,1.7,2.2,3.0,4.0 --windows 100 --ablate \
+	./bitbudget finalise $(RUNS)/study --ladder 1.3,1.7,2.2,3.0,4.0 --windows 100 --ablate \
 	  --texts $(DATA)/corpora/wikitext-2-raw/wiki.test.raw,$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
 	cd $(RUNS)/study && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
 reproduce-search: all
-	OMP_WAIT_POLICY=passive ./bitbudget sweep $(WIKI8M) --config configs/reproduce/search.yaml $(WIKITEXT) --out $(RUNS)/search
-	OMP_WAIT_POLICY=passive ./bitbudget rivals $(RUNS)/search --methods ours,uniform,separable,evopress --times 20 --out results/search.csv \
+	./bitbudget sweep $(WIKI8M) --config configs/reproduce/search.yaml $(WIKITEXT) --out $(RUNS)/search
+	./bitbudget rivals $(RUNS)/search --methods ours,uniform,separable,evopress --times 20 --out results/search.csv \
 	  --sizes 1101657,1312698,1475403,1758043,1975947,2354474,2646304,3153250,3544086,4223018
 	gnuplot results/search.gp
 
 # The tables of single formats, pruning and rotation; what is finished stays in $(RUNS).
 reproduce-quantize: all
 	mkdir -p $(RUNS)
-	OMP_WAIT_POLICY=passive sh results/pruning.sh $(DATA) $(RUNS)/pruning > $(RUNS)/pruning.csv && cp $(RUNS)/pruning.csv results/
-	OMP_WAIT_POLICY=passive sh results/rotation.sh $(DATA) $(RUNS)/rotation > $(RUNS)/rotation.csv && cp $(RUNS)/rotation.csv results/
-	OMP_WAIT_POLICY=passive sh results/database.sh $(DATA) $(RUNS)/database > $(RUNS)/database.csv && cp $(RUNS)/database.csv results/
+	sh results/pruning.sh $(DATA) $(RUNS)/pruning > $(RUNS)/pruning.csv && cp $(RUNS)/pruning.csv results/
+	sh results/rotation.sh $(DATA) $(RUNS)/rotation > $(RUNS)/rotation.csv && cp $(RUNS)/rotation.csv results/
+	sh results/database.sh $(DATA) $(RUNS)/database > $(RUNS)/database.csv && cp $(RUNS)/database.csv results/
 
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000

@@ -447,7 +447,7 @@ void bb_options_print_help(const bb_option_row *rows, size_t n, bb_text *out)
         else bb_text_addf(out, "%*s", (int)(COLUMN - column), "");
         bb_text_add(&help, row->help ? row->help : "");
         if (row->choices) bb_text_addf(&help, " [%s]", row->choices);
-        if (row->default_text && row->type != BB_OPT_FLAG) bb_text_addf(&help, " (default %s)", row->default_text);
+        if (row->default_text && *row->default_text && row->type != BB_OPT_FLAG) bb_text_addf(&help, " (default %s)", row->default_text);
         if (row->default_text && row->type == BB_OPT_FLAG && strcmp(row->default_text, "true") == 0)
             bb_text_addf(&help, " (default on; --no-%s turns it off)", row->name);
         if (help.status == BB_OK) wrap(out, help.data, COLUMN, COLUMN);

@@ -5,7 +5,9 @@
 #include <omp.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "cli/version.h"
@@ -105,10 +107,24 @@ static bb_status dispatch(int argc, char **argv, const globals *g, bb_err *err)
     return c->run(argc - 1, argv + 1, err);
 }
 
+/* Waiting threads sleep: where other work shares the machine, threads that spin at the end of every small parallel loop take the processors from
+ * those that they wait for. The OpenMP runtime reads its settings once, before main, and has no call for this one: the program starts itself again
+ * with them set. What the user has set stays; where this fails, the program only is slower under load. */
+static void sleep_while_waiting(char **argv)
+{
+    char    path[4096];
+    ssize_t n;
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("OMP_WAIT_POLICY", "passive", 0) != 0) return;
+    if ((n = readlink("/proc/self/exe", path, sizeof path - 1)) < 0) return;
+    path[n] = '\0';
+    execv(path, argv);
+}
+
 int main(int argc, char **argv)
 {
     bb_err  err = BB_ERR_INIT;
     globals g = { 0 };
+    sleep_while_waiting(argv);
     setlocale(LC_ALL, "C");
     gsl_set_error_handler_off();
     bb_blas_init();

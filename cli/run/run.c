@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "cli/run/calibration.h"
 #include "cli/environment.h"
+#include "cli/version.h"
 #include "cli/run/ladder.h"
 #include "cli/run/score.h"
 #include "eval/floor.h"
@@ -292,17 +293,37 @@ done:
     return status;
 }
 
+/* path with the ending, as one word for the shell; a line break would end the comment that it stands in. */
+static void add_quoted(bb_text *t, const char *path, const char *ending)
+{
+    bb_text_add(t, "'");
+    for (const char *p = path; *p; p++) {
+        if (*p == '\'') bb_text_add(t, "'\\''");
+        else bb_text_addn(t, (unsigned char)*p < 32 ? "?" : p, 1);
+    }
+    bb_text_addf(t, "%s'", ending);
+}
+
 static bb_status write_config(const bb_run *r, bb_err *err)
 {
-    char     *path = bb_run_path(r, err, "config.resolved.yaml");
+    char     *path = bb_run_path(r, err, "config.resolved.yaml"), *out = realpath(r->config.out, NULL);
     bb_text   t = { 0 };
     bb_status status = BB_NOMEM;
-    if (!path) return BB_NOMEM;
-    bb_text_addf(&t, "# bitbudget %s MODEL --out DIR, every option resolved; `bitbudget run --config THIS` repeats it\n", r->is_sweep ? "sweep" : "run");
+    if (!path || !out) goto done;
+    bb_text_addf(&t, "# Every option resolved, by bitbudget %s (%s). This repeats the run in a new folder; without --out it goes on in this one:\n#   bitbudget %s ",
+                 BB_VERSION, bb_version_commit(), r->is_sweep ? "sweep" : "run");
+    add_quoted(&t, r->config.model, "");
+    bb_text_add(&t, " --config ");
+    add_quoted(&t, out, "/config.resolved.yaml");
+    bb_text_add(&t, " --out ");
+    add_quoted(&t, out, "-again");
+    bb_text_add(&t, "\n");
     bb_options_print_yaml(bb_run_options, BB_RUN_N_OPTIONS, &r->config, &t);
     if (t.status == BB_OK) status = bb_file_write(path, t.data, t.size, err);
+done:
     bb_text_done(&t);
     bb_free(path);
+    free(out);
     return status;
 }
 
