@@ -214,7 +214,12 @@ static bb_status run_steps(job *j, bb_progress *progress, bb_err *err)
         }
     }
 done:
-    if (status == BB_INTERRUPTED && bb_training_save(j->t, j->state, NULL) != BB_OK) status = BB_IO; /* also from within a validation */
+    if (status == BB_INTERRUPTED) { /* also from within a validation */
+        bb_err why = BB_ERR_INIT;
+        if ((status = bb_training_save(j->t, j->state, &why)) == BB_OK) return BB_INTERRUPTED;
+        bb_err_clear(err);
+        BB_FAIL(err, status, "interrupted, and the state to go on from is lost: %s", why.msg);
+    }
     return status;
 }
 

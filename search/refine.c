@@ -194,10 +194,11 @@ done:
 /* The optimum of a tilted table within a budget, topped up by the true one. *solved: whether the tilted problem can meet the budget. */
 static bb_status solve_tilted(const refine *r, const tilt *t, const bb_separable *sep, int64_t budget, uint16_t *x, bool *solved, bb_err *err)
 {
-    const bb_status status = bb_separable_solve(sep, budget, x, NULL, err);
+    bb_err          local = BB_ERR_INIT; /* a budget that this tilt cannot meet is no failure, and leaves no sentence */
+    const bb_status status = bb_separable_solve(sep, budget, x, NULL, &local);
     *solved = status == BB_OK;
     if (*solved && !t->pinned) bb_space_topup(&r->space, x, budget);
-    return status == BB_INFEASIBLE ? BB_OK : status;
+    return *solved || status == BB_INFEASIBLE ? BB_OK : BB_FAIL(err, status, "%s", local.msg);
 }
 
 static bb_status record_tilted(refine *r, const tilt *t, size_t budget, size_t item, bb_err *err)

@@ -398,24 +398,24 @@ static bb_status write_made(const char *path, const key *k, const made *m, bb_er
     return bb_writer_commit(&w, err);
 }
 
-/* Maps an entry's file; false when there is none that fits. */
-static bool map_entry(const char *path, const bb_matrix *source, entry *e)
+/* Maps an entry's file, which has rows x cols. */
+static bb_status map_entry(const char *path, uint32_t rows, uint32_t cols, entry *e, bb_err *err)
 {
     header           h;
     const bb_format *f = bb_format_get(e->key.type);
-    if (!bb_file_exists(path) || bb_map_open(path, &e->map, NULL) != BB_OK) return false;
+    bb_status        status = bb_map_open(path, &e->map, err);
+    if (status != BB_OK) return status;
     if (e->map.size >= sizeof h) {
         memcpy(&h, e->map.data, sizeof h);
-        if (memcmp(h.magic, magic, sizeof h.magic) == 0 && h.type == (uint32_t)e->key.type && h.rows > 0 && h.rows <= source->rows && h.cols > 0 &&
-            h.cols <= source->cols && h.cols % f->block == 0 && h.data_bytes == (uint64_t)h.rows * bb_format_row_bytes(f, h.cols) &&
-            e->map.size == sizeof h + h.data_bytes) {
+        if (memcmp(h.magic, magic, sizeof h.magic) == 0 && h.type == (uint32_t)e->key.type && h.rows == rows && h.cols == cols &&
+            cols % f->block == 0 && h.data_bytes == (uint64_t)h.rows * bb_format_row_bytes(f, h.cols) && e->map.size == sizeof h + h.data_bytes) {
             e->matrix = (bb_matrix){ .type = e->key.type, .rows = h.rows, .cols = h.cols, .data = e->map.data + sizeof h };
             e->stats = (bb_quant_stats){ h.error, h.seconds };
-            return true;
+            return BB_OK;
         }
     }
     bb_map_close(&e->map);
-    return false;
+    return BB_FAIL(err, BB_IO, "%s: is not the entry that was just written", path);
 }
 
 /* The rows of a bias that belong to kept groups. */
@@ -440,6 +440,8 @@ static bb_status make_matrix(bb_database *db, entry *e, bb_err *err)
     const bb_matrix *source = source_of(db, k);
     const bool       full = k->part >= BB_N_PARTS || k->kept == full_size(db, k->layer, k->part);
     const bool       by_rows = !full && k->part != BB_PART_O && k->part != BB_PART_DOWN;
+    const uint32_t   rows = by_rows ? k->kept * (source->rows / full_size(db, k->layer, k->part)) : source->rows;
+    const uint32_t   cols = full || by_rows ? source->cols : k->kept * columns_a_group(db, k->layer, (bb_part)k->part);
     made             m = { 0 };
     bb_status        status = BB_OK;
     char            *path = NULL;
@@ -449,10 +451,10 @@ static bb_status make_matrix(bb_database *db, entry *e, bb_err *err)
     }
     path = path_of(db, k, err);
     if (!path) return BB_NOMEM;
-    if (!map_entry(path, source, e)) {
+    if (map_entry(path, rows, cols, e, NULL) != BB_OK) { /* one that is not there, or of another shape, is made */
         BB_TRY(by_rows ? make_selection(db, k, &m, err) : make_quantized(db, k, &m, err));
         BB_TRY(write_made(path, k, &m, err));
-        if (!map_entry(path, source, e)) { status = BB_FAIL(err, BB_IO, "%s: was just written and cannot be read back", path); goto done; }
+        BB_TRY(map_entry(path, rows, cols, e, err));
     }
     e->matrix.bias = source->bias;
     if (source->bias && by_rows) {

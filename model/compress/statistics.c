@@ -69,11 +69,18 @@ static const void *take(const bb_map *map, size_t *at, uint64_t n, size_t size)
     return map->data + start;
 }
 
-static bool is_order(const uint32_t *order, uint32_t n)
+/* Whether each of 0..n-1 is there once. */
+static bb_status check_order(const uint32_t *order, uint32_t n, bool *good, bb_err *err)
 {
-    for (uint32_t i = 0; order && i < n; i++)
-        if (order[i] >= n) return false;
-    return order != NULL;
+    bool *seen = BB_NEW0(n, bool, err);
+    if (!seen) return BB_NOMEM;
+    *good = true;
+    for (uint32_t i = 0; i < n && *good; i++) {
+        *good = order[i] < n && !seen[order[i]];
+        if (*good) seen[order[i]] = true;
+    }
+    bb_free(seen);
+    return BB_OK;
 }
 
 /* Maps the file of one block; *found false when there is none or it does not have this block's shapes. */
@@ -81,6 +88,7 @@ static bb_status map_block(const char *path, const uint32_t n_cols[4], uint32_t 
 {
     header      h;
     size_t      at = HEADER_BYTES;
+    bool        good = false;
     bb_status   status;
     *found = false;
     *b = (bb_block_statistics){ 0 };
@@ -98,7 +106,9 @@ static bb_status map_block(const char *path, const uint32_t n_cols[4], uint32_t 
     b->ff_error = take(&b->map, &at, h.n_ff, sizeof(double));
     b->kv_order = take(&b->map, &at, h.n_kv, sizeof(uint32_t));
     b->kv_error = take(&b->map, &at, h.n_kv, sizeof(double));
-    if (!is_order(b->ff_order, h.n_ff) || !b->ff_error || !is_order(b->kv_order, h.n_kv) || !b->kv_error) goto unusable;
+    if (!b->ff_order || !b->ff_error || !b->kv_order || !b->kv_error) goto unusable;
+    if ((status = check_order(b->ff_order, h.n_ff, &good, err)) == BB_OK && good) status = check_order(b->kv_order, h.n_kv, &good, err);
+    if (status != BB_OK || !good) goto unusable;
     for (int i = 0; i < 4; i++) {
         /* bb_hessian owns its matrix elsewhere; here it only looks into the map, and nothing writes through it. */
         union { const void *c; float *f; } data = { .c = take(&b->map, &at, (uint64_t)h.n_cols[i] * h.n_cols[i], sizeof(float)) };
@@ -110,7 +120,7 @@ static bb_status map_block(const char *path, const uint32_t n_cols[4], uint32_t 
 unusable:
     bb_map_close(&b->map);
     *b = (bb_block_statistics){ 0 };
-    return BB_OK;
+    return status;
 }
 
 static void put(FILE *f, const void *data, size_t n, size_t size)

@@ -31,10 +31,14 @@ bb_status bb_test_command(char **text, bb_err *err, const char *format, ...)
     fflush(stdout);
     keep = dup(STDOUT_FILENO);
     ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
-    bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
+    bb_err    own = BB_ERR_INIT;
+    bb_status status = bb_command_find(argv[0])->run(argc, argv, err ? err : &own);
+    if (!err) err = &own;
     fflush(stdout);
     ck_assert(dup2(keep, STDOUT_FILENO) >= 0);
     close(keep);
+    /* The sentence is that of the failure that ended the command; what was tolerated has left none. */
+    ck_assert_msg(err->status == status, "%s ends with status %d, and its sentence is of %d: %s", argv[0], (int)status, (int)err->status, err->msg);
     if (text) ck_assert_int_eq(bb_file_read(bb_test_path("stdout"), text, &n, NULL), BB_OK);
     return status;
 }
