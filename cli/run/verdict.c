@@ -26,11 +26,41 @@ static void say_finishing(const bb_run *r, bb_text *t)
 
 /* ---- decide ---- */
 
-static bb_status decide(const bb_front *f, const bb_evaluated *e, const bb_guard_row *rows, uint32_t n_windows, int64_t budget, bb_verdict *v, bb_err *err)
+/* A plan that the search found and that is a simple one as well has two rows, one of each kind. */
+typedef struct rows { bb_guard_row *rows; size_t *plan, n; } rows; /* plan[n]: index into the front */
+
+static void rows_done(rows *t)
 {
-    bb_status status = bb_guard(rows, f->n, n_windows, budget, 0, &v->guard, err);
-    v->budget_bytes = budget;
+    bb_free(t->rows);
+    bb_free(t->plan);
+}
+
+static bb_status rows_init(const bb_front *f, const bb_evaluated *e, rows *t, bb_err *err)
+{
+    *t = (rows){ BB_NEW(2 * f->n, bb_guard_row, err), BB_NEW(2 * f->n, size_t, err), 0 };
+    if (!t->rows || !t->plan) return BB_NOMEM;
+    for (size_t i = 0; i < f->n; i++)
+        for (int simple = 0; simple < 2; simple++) {
+            const bb_front_plan *p = &f->plans[i];
+            if (simple ? !p->is_baseline : !p->is_searched) continue;
+            t->plan[t->n] = i;
+            t->rows[t->n++] = (bb_guard_row){ p->source, p->size_bytes, e[i].window_kl, simple };
+        }
+    return BB_OK;
+}
+
+static size_t to_plan(const rows *t, size_t row) { return row == BB_GUARD_NONE ? row : t->plan[row]; }
+
+static bb_status decide(const rows *t, const bb_evaluated *e, uint32_t n_windows, int64_t budget, bb_verdict *v, bb_err *err)
+{
+    bb_guard_verdict *g = &v->guard;
+    bb_status         status = bb_guard(t->rows, t->n, n_windows, budget, 0, g, err);
     if (status != BB_OK) return status;
+    v->budget_bytes = budget;
+    v->searched_won = g->winner == g->searched;
+    g->winner = to_plan(t, g->winner);
+    g->searched = to_plan(t, g->searched);
+    g->simple = to_plan(t, g->simple);
     const bb_result *won = &e[v->guard.winner].result;
     v->damaged = won->kl > DAMAGED_KL || won->top1 < DAMAGED_TOP1;
     return BB_OK;
@@ -43,9 +73,12 @@ static void say_one(const bb_run *r, const bb_front *f, const bb_evaluated *e, c
     if (g->searched == BB_GUARD_NONE || g->simple == BB_GUARD_NONE) {
         bb_text_addf(&t, "guard: at %lld bytes there is %s", (long long)v->budget_bytes,
                      g->simple == BB_GUARD_NONE ? "no simpler plan to compare with: the searched plan stands" : "no searched plan with a score");
+    } else if (g->searched == g->simple) {
+        bb_text_addf(&t, "guard: at %lld bytes the search found nothing better than a simple plan (%s), KL %.5f", (long long)v->budget_bytes,
+                     f->plans[g->simple].source, e[g->simple].result.kl);
     } else {
         bb_text_addf(&t, "guard: at %lld bytes the %s: KL %.5f of the searched plan, %.5f of the best simpler one (%s); difference %.5f +- %.5f, p %.2g; ",
-                     (long long)v->budget_bytes, g->winner == g->searched ? "searched plan is kept" : "simpler plan wins, the search is not clearly better",
+                     (long long)v->budget_bytes, v->searched_won ? "searched plan is kept" : "simpler plan wins, the search is not clearly better",
                      e[g->searched].result.kl, e[g->simple].result.kl, f->plans[g->simple].source, g->margin, g->se, g->p);
         say_finishing(r, &t);
     }
@@ -59,9 +92,9 @@ static void say_all(const bb_run *r, const bb_front *f, const bb_verdict *v, siz
     bb_text t = { 0 }, sizes = { 0 };
     for (size_t i = 0; i < n; i++) {
         const bb_guard_verdict *g = &v[i].guard;
-        kept += g->winner == g->searched;
+        kept += v[i].searched_won;
         alone += g->simple == BB_GUARD_NONE;
-        if (g->winner == g->searched) continue;
+        if (v[i].searched_won) continue;
         bb_text_addf(&sizes, "%s%lld (%s)", lost++ ? ", " : "", (long long)v[i].budget_bytes, f->plans[g->winner].source);
     }
     bb_text_addf(&t, "guard: the searched plan is kept at %zu of %zu sizes", kept, n);
@@ -95,14 +128,13 @@ static void warn_of_damage(const bb_evaluated *e, const bb_verdict *v, size_t n)
 
 bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e, uint32_t n_windows, bb_verdict **out, size_t *n, bb_err *err)
 {
-    bb_guard_row *rows = BB_NEW(f->n, bb_guard_row, err);
+    rows          t = { 0 };
     int64_t      *sizes = NULL;
     size_t        n_sizes = 0;
-    bb_status     status = BB_NOMEM;
+    bb_status     status;
     *out = NULL;
     *n = 0;
-    if (!rows) return BB_NOMEM;
-    for (size_t i = 0; i < f->n; i++) rows[i] = (bb_guard_row){ f->plans[i].source, f->plans[i].size_bytes, e[i].window_kl, f->plans[i].is_baseline };
+    BB_TRY(rows_init(f, e, &t, err));
     BB_TRY(bb_front_sizes(r, &sizes, &n_sizes, err));
     if (!(*out = BB_NEW0(n_sizes, bb_verdict, err))) {
         status = BB_NOMEM;
@@ -110,7 +142,7 @@ bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e,
     }
     for (size_t i = 0; i < n_sizes; i++) {
         if (sizes[i] < f->plans[0].size_bytes && i + 1 < n_sizes) continue; /* plans ascend in bytes: none is as small */
-        BB_TRY(decide(f, e, rows, n_windows, sizes[i], &(*out)[*n], err));
+        BB_TRY(decide(&t, e, n_windows, sizes[i], &(*out)[*n], err));
         ++*n;
     }
     if (r->is_sweep) say_all(r, f, *out, *n);
@@ -121,7 +153,7 @@ done:
         bb_free(*out);
         *out = NULL;
     }
-    bb_free(rows);
+    rows_done(&t);
     bb_free(sizes);
     return status;
 }
@@ -136,7 +168,7 @@ static bool put_verdict(json_t *root, const bb_front *f, const bb_evaluated *e, 
     bool ok = json_object_set_new(root, "target_bytes", json_integer((json_int_t)v->budget_bytes)) == 0;
     ok &= json_object_set_new(root, "winner", json_string(w->hash)) == 0;
     ok &= json_object_set_new(root, "source", json_string(w->source)) == 0;
-    ok &= json_object_set_new(root, "searched_plan_won", json_boolean(g->winner == g->searched)) == 0;
+    ok &= json_object_set_new(root, "searched_plan_won", json_boolean(v->searched_won)) == 0;
     ok &= json_object_set_new(root, "size_bytes", json_integer((json_int_t)w->size_bytes)) == 0;
     ok &= json_object_set_new(root, "kl_nats", json_real(won->kl)) == 0;
     if (isfinite(won->top1)) ok &= json_object_set_new(root, "top1", json_real(won->top1)) == 0;

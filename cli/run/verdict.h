@@ -15,7 +15,8 @@ typedef struct bb_evaluated {
 
 typedef struct bb_verdict {
     int64_t          budget_bytes;
-    bb_guard_verdict guard;    /* indices into the front */
+    bb_guard_verdict guard;    /* indices into the front; `searched` and `simple` are the same where the search found a simple plan */
+    bool             searched_won;
     bool             damaged;  /* the winner: KL above 1 nat, or the same top token at less than half of the positions */
 } bb_verdict;
 

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_guard.c: the guard end to end, on runs of a tiny model: what is finalised and compared at each size, a search whose plan must be kept,
+ * one whose plan must be refused, and files too damaged to use. Runs the program. */
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "tests/support/cli.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+/* 64 wide, so that every linear has formats; at 5.7 and 7 bits a weight there are uniform plans that fit, with twice the KL of searched ones. */
+#define SETTINGS "--formats Q4_0,Q5_0,Q8_0 --embd-formats Q4_0,Q5_0,Q8_0 --prune none --calib-windows 8 --confirm-windows 40 --refine-windows 10 --measure-windows 4 " \
+                 "--search-tokens 0.05 --tune-tokens 0.001 --ctx 32 --sweeps 1"
+
+static char said[16384], line[2048], model[512];
+
+static const char *make_run(const char *command, const char *options, const char *name)
+{
+    static char path[512];
+    if (!model[0]) {
+        tiny_spec s = tiny_default("llama");
+        s.n_embd = 64;
+        s.head_dim = 16;
+        s.n_layer = 3;
+        for (int i = 0; i < TINY_MAX_LAYERS; i++) s.n_ff[i] = 128;
+        snprintf(model, sizeof model, "%s", bb_test_path("tiny.gguf"));
+        tiny_write(&s, model);
+    }
+    snprintf(path, sizeof path, "%s", bb_test_path(name));
+    snprintf(line, sizeof line, "%s %s " SETTINGS " %s --out %s", command, model, options, path);
+    int code = bb_test_program(line, said, sizeof said);
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    return path;
+}
+
+static bb_csv table(const char *dir, const char *name)
+{
+    bb_csv t;
+    bb_err err = BB_ERR_INIT;
+    char   path[600];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
+    return t;
+}
+
+static const char *text(const bb_csv *t, size_t row, const char *column)
+{
+    ck_assert_msg(bb_csv_column(t, column) >= 0, "no column %s", column);
+    return bb_csv_text(t, row, (size_t)bb_csv_column(t, column));
+}
+
+static double number(const bb_csv *t, size_t row, const char *column)
+{
+    double v = (double)NAN;
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, &err) == BB_OK, "%s", err.msg);
+    return v;
+}
+
+/* Rows of the chosen plans alone. */
+static bool is(const bb_csv *plans, size_t row, const char *flag) { return text(plans, row, flag)[0] == '1'; }
+
+static json_t *verdict(const char *dir)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/guard.json", dir);
+    json_t *root = json_load_file(path, 0, NULL);
+    ck_assert_ptr_nonnull(root);
+    return root;
+}
+
+static const char *word(const json_t *o, const char *key)
+{
+    const char *v = json_string_value(json_object_get(o, key));
+    ck_assert_msg(v != NULL, "no %s", key);
+    return v;
+}
+
+static double real(const json_t *o, const char *key)
+{
+    ck_assert_msg(json_is_number(json_object_get(o, key)), "no %s", key);
+    return json_number_value(json_object_get(o, key));
+}
+
+static bool won(const json_t *o) { return json_is_true(json_object_get(o, "searched_plan_won")); }
+
+/* Exchanges the roles of the searched and the simple plans of at most `bytes`, as if the search had found the bad ones. */
+static void exchange_roles(const char *dir, double bytes)
+{
+    bb_csv         t = table(dir, "plans.csv");
+    bb_csv_writer *w;
+    char           header[512] = "", path[600];
+    for (size_t c = 0; c < t.n_cols; c++) {
+        if (c) strcat(header, ",");
+        strcat(header, t.header[c]);
+    }
+    snprintf(path, sizeof path, "%s/plans.csv", dir);
+    ck_assert_int_eq(bb_csv_create(path, header, &w, NULL), BB_OK);
+    for (size_t r = 0; r < t.n_rows; r++) {
+        for (size_t c = 0; c < t.n_cols; c++) {
+            const char *cell = bb_csv_text(&t, r, c);
+            bool        flag = strcmp(t.header[c], "baseline") == 0 || strcmp(t.header[c], "searched") == 0;
+            if (flag && is(&t, r, "chosen") && number(&t, r, "size_bytes") <= bytes) cell = cell[0] == '1' ? "0" : "1";
+            bb_csv_put_text(w, cell);
+        }
+        bb_csv_end_row(w);
+    }
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
+    bb_csv_done(&t);
+}
+
+static void evaluate_again(const char *dir)
+{
+    snprintf(line, sizeof line, "evaluate %s", dir);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+}
+
+/* `run`: the plans of the target alone are finalised, simple ones through the same steps; the guard compares what the tables say. */
+START_TEST(one_target_finalises_its_own_plans)
+{
+    const char *dir = make_run("run", "--target-bpw 5.7", "one");
+    size_t      n_asked = 0, n_beside = 0, n_simple = 0;
+    char        path[600];
+    ck_assert_ptr_nonnull(strstr(said, "guard: at 93708 bytes"));
+    bb_csv plans = table(dir, "plans.csv"), front = table(dir, "front.csv"), steps = table(dir, "finalise.csv"), simple = table(dir, "baselines.csv");
+    for (size_t i = 0; i < plans.n_rows; i++) {
+        const char *hash = text(&plans, i, "plan_hash");
+        size_t      n_steps = 0;
+        if (!is(&plans, i, "chosen")) continue;
+        snprintf(path, sizeof path, "%s/models/%s.gguf", dir, hash);
+        ck_assert_msg(bb_file_exists(path) == is(&plans, i, "asked"), "%s of %s bytes", hash, text(&plans, i, "size_bytes"));
+        for (size_t k = 0; k < steps.n_rows; k++) n_steps += strcmp(text(&steps, k, "plan_hash"), hash) == 0;
+        ck_assert_uint_eq(n_steps, is(&plans, i, "asked") ? 5 : 0);
+        n_asked += is(&plans, i, "asked");
+        n_simple += is(&plans, i, "asked") && is(&plans, i, "baseline");
+        n_beside += !is(&plans, i, "asked");
+    }
+    ck_assert_uint_ge(n_simple, 2); /* uniform, quantization only */
+    ck_assert_uint_le(n_asked, 4);
+    ck_assert_uint_ge(n_beside, 2); /* sizes beside the target were searched, and left as they are */
+    ck_assert_uint_eq(front.n_rows, 1);
+    ck_assert_uint_eq(simple.n_rows, n_simple);
+    double best = HUGE_VAL;
+    for (size_t i = 0; i < simple.n_rows; i++) { /* without --eval the evaluation windows are those that finalise decides on: nothing gets worse */
+        ck_assert_double_lt(number(&simple, i, "kl_nats"), number(&simple, i, "kl_before_finalise"));
+        best = fmin(best, number(&simple, i, "kl_nats"));
+    }
+    ck_assert_double_lt(number(&front, 0, "kl_nats"), number(&front, 0, "kl_before_finalise"));
+
+    json_t *g = verdict(dir);
+    ck_assert_str_eq(word(g, "winner"), text(&front, 0, "plan_hash"));
+    ck_assert_str_eq(word(g, "finishing"), "rebuild,blocks,lfq,end-to-end");
+    ck_assert_uint_eq(json_array_size(json_object_get(g, "sizes")), 1);
+    ck_assert_uint_eq(json_array_size(json_object_get(g, "plans")), n_asked);
+    const double margin = real(g, "margin_nats"), p = real(g, "p");
+    ck_assert(won(g) == (margin > 0 && p <= 0.1587));
+    ck_assert_double_eq_tol(margin, won(g) ? best - number(&front, 0, "kl_nats") : margin, 1e-6);
+    ck_assert(won(g) || fabs(number(&front, 0, "kl_nats") - best) < 1e-6);
+    ck_assert(json_is_false(json_object_get(g, "badly_damaged")));
+    json_decref(g);
+    bb_csv_done(&plans);
+    bb_csv_done(&front);
+    bb_csv_done(&steps);
+    bb_csv_done(&simple);
+    snprintf(line, sizeof line, "verify %s -q", dir);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+}
+END_TEST
+
+/* A sweep is guarded at every size: roles exchanged at the smaller size alone, the search is refused there and kept at the larger one. */
+START_TEST(every_size_of_a_sweep_is_guarded)
+{
+    const char *dir = make_run("sweep", "--points 2 --min-bpw 5.7 --max-bpw 7", "two");
+    ck_assert_ptr_nonnull(strstr(said, "kept at 2 of 2 sizes"));
+    ck_assert_ptr_nonnull(strstr(said, "after the same finishing: rebuild,blocks,lfq,end-to-end"));
+    json_t *g = verdict(dir), *sizes = json_object_get(g, "sizes");
+    bb_csv  front = table(dir, "front.csv");
+    ck_assert_uint_eq(json_array_size(sizes), 2);
+    ck_assert_uint_eq(front.n_rows, 2);
+    const double smaller = real(json_array_get(sizes, 0), "target_bytes");
+    for (size_t i = 0; i < 2; i++) {
+        ck_assert(won(json_array_get(sizes, i)));
+        ck_assert_double_gt(real(json_array_get(sizes, i), "margin_nats"), 3 * real(json_array_get(sizes, i), "margin_se"));
+        ck_assert_double_lt(real(json_array_get(sizes, i), "p"), 0.01);
+        ck_assert_str_eq(word(json_array_get(sizes, i), "winner"), text(&front, i, "plan_hash"));
+        ck_assert_double_le(number(&front, i, "size_bytes"), real(json_array_get(sizes, i), "target_bytes"));
+    }
+    ck_assert_str_eq(word(g, "winner"), text(&front, 1, "plan_hash"));
+    json_decref(g);
+    bb_csv_done(&front);
+
+    exchange_roles(dir, smaller);
+    evaluate_again(dir);
+    ck_assert_ptr_nonnull(strstr(said, "kept at 1 of 2 sizes"));
+    g = verdict(dir);
+    sizes = json_object_get(g, "sizes");
+    front = table(dir, "front.csv");
+    ck_assert(!won(json_array_get(sizes, 0)));
+    ck_assert_double_lt(real(json_array_get(sizes, 0), "margin_nats"), 0);
+    ck_assert_double_gt(real(json_array_get(sizes, 0), "p"), 0.99);
+    ck_assert(won(json_array_get(sizes, 1)));
+    ck_assert_uint_eq(front.n_rows, 2);
+    ck_assert_str_eq(word(json_array_get(sizes, 0), "winner"), text(&front, 0, "plan_hash"));
+    json_decref(g);
+    bb_csv_done(&front);
+}
+END_TEST
+
+/* At the smallest size that pruning can reach nothing of a random model is left, and the user is told. */
+START_TEST(a_damaged_file_is_called_so)
+{
+    const char *dir = make_run("run", "--target-bpw 3.4 --prune all --no-finalise", "damaged");
+    ck_assert_msg(strstr(said, "this file is badly damaged") && strstr(said, "ask for a larger size"), "%s", said);
+    json_t *g = verdict(dir);
+    ck_assert(json_is_true(json_object_get(g, "badly_damaged")));
+    ck_assert(real(g, "kl_nats") > 1 || real(g, "top1") < 0.5);
+    json_decref(g);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("guard");
+    TCase *t = tcase_create("end to end");
+    tcase_set_timeout(t, 300);
+    tcase_add_test(t, one_target_finalises_its_own_plans);
+    tcase_add_test(t, every_size_of_a_sweep_is_guarded);
+    tcase_add_test(t, a_damaged_file_is_called_so);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
