@@ -15,11 +15,13 @@
 typedef struct eval_options {
     char   *text, *protocol, *reference, *tasks;
     int64_t limit, ctx, chunks, probabilities, prompts, prompt_tokens, new_tokens, seed;
-    bool    spread, generation, json;
+    bool    spread, generation, json, parse_special;
 } eval_options;
 
 static const bb_option_row rows[] = {
     { "text", BB_OPT_TEXT, offsetof(eval_options, text), NULL, 1, 0, "FILE", "text, or token ids: .npy, .u16, .u32", NULL },
+    { "parse-special", BB_OPT_FLAG, offsetof(eval_options, parse_special), NULL, 1, 0, NULL,
+      "text of special tokens (\"<|im_end|>\") in the text becomes these tokens", NULL },
     { "protocol", BB_OPT_TEXT, offsetof(eval_options, protocol), "gguf", 1, 0, "NAME",
       "gguf: as llama-perplexity, BOS first in each window, second halves scored; hf: all positions of non-overlapping windows", "gguf|hf" },
     { "ctx", BB_OPT_INT, offsetof(eval_options, ctx), "0", 0, 1 << 24, "N", "tokens of a window; 0: 512, or what the model was trained with if less", NULL },
@@ -119,8 +121,9 @@ static bb_bytes spelling(const bb_model *m, uint32_t id)
 
 static void put_models(bb_text *out, const job *j)
 {
+    char label[BB_MODEL_LABEL];
     bb_text_addf(out, "model         %s (sha256 %.16s)\n", j->path, bb_model_sha256(&j->m));
-    if (j->o.reference) bb_text_addf(out, "reference     %s (sha256 %.16s)\n", j->o.reference, bb_model_sha256(&j->ref));
+    if (j->o.reference) bb_text_addf(out, "reference     %s (sha256 %.16s), %s\n", j->o.reference, bb_model_sha256(&j->ref), bb_model_source_label(&j->ref, label));
 }
 
 static void put_data(bb_text *out, const job *j)
@@ -262,8 +265,10 @@ static bb_status print_json(const job *j, bb_err *err)
 {
     json_t *root = json_pack("{s:o, s:s, s:o, s:o}", "model", path_json(j->path), "model_sha256", bb_model_sha256(&j->m), "reference",
                              path_json(j->o.reference), "reference_sha256", path_json(j->o.reference ? bb_model_sha256(&j->ref) : NULL));
+    char    label[BB_MODEL_LABEL];
     int     failed;
     if (!root) return BB_FAIL(err, BB_NOMEM, "out of memory");
+    if (j->o.reference) json_object_set_new(root, "reference_label", json_string(bb_model_source_label(&j->ref, label)));
     if (j->o.text) text_part_json(root, j);
     if (j->o.generation) json_object_set_new(root, "generation", generation_json(&j->generation, j->o.seed));
     if (j->o.probabilities >= 0) json_object_set_new(root, "probabilities", probabilities_json(j));
@@ -290,7 +295,7 @@ static bb_status load_text(job *j, bb_err *err)
     j->protocol = strcmp(j->o.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
     if (j->m.net.n_ctx_train && ctx > j->m.net.n_ctx_train)
         bb_warn("windows of %u tokens are longer than the %u that %s was trained with", ctx, j->m.net.n_ctx_train, j->path);
-    BB_TRY(bb_tokens_load(&j->m, j->o.text, &j->tokens, err));
+    BB_TRY(bb_tokens_load(&j->m, j->o.text, j->o.parse_special, &j->tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &j->bos, err));
     BB_TRY(bb_windows_make(&j->tokens, j->protocol, ctx, j->bos, (uint32_t)j->o.chunks, j->o.spread, &j->w, err));
 done:
@@ -348,7 +353,21 @@ static bb_status check_options(const job *j, size_t n, bb_err *err)
     if (!o->text && (o->generation || o->probabilities >= 0))
         return BB_FAIL(err, BB_USAGE, "%s needs --text FILE", o->generation ? "--generation" : "--probabilities");
     if (o->generation && !o->reference)
-        return BB_FAIL(err, BB_USAGE, "--generation compares with a full-precision model: give it with --reference FP.gguf");
+        return BB_FAIL(err, BB_USAGE, "--generation compares with another model: give it with --reference FP.gguf");
+    return BB_OK;
+}
+
+/* What is compared token by token must have the same tokens; scores are computed on rows of one width. */
+static bb_status same_outputs(const job *j, bb_err *err)
+{
+    bb_status status = bb_model_same_vocabulary(&j->m, &j->ref, err);
+    char      label[BB_MODEL_LABEL];
+    if (status != BB_OK) return status;
+    if (j->o.text && j->m.net.n_embd != j->ref.net.n_embd)
+        return BB_FAIL(err, BB_BAD_FILE, "%s is %u wide and %s %u: the reference must be the model that the file was made from", j->path, j->m.net.n_embd,
+                       j->o.reference, j->ref.net.n_embd);
+    if (bb_model_is_quantized(&j->ref)) bb_warn("%s is quantized itself: distances are from %s, not from full precision", j->o.reference,
+                                                bb_model_source_label(&j->ref, label));
     return BB_OK;
 }
 
@@ -361,6 +380,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(check_options(&j, n, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));
     if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));
+    if (j.o.reference) BB_TRY(same_outputs(&j, err));
     BB_TRY(bb_model_check_weights(&j.m, false, NULL, err));
     if (j.o.reference) BB_TRY(bb_model_check_weights(&j.ref, false, NULL, err));
     if (j.o.text) BB_TRY(measure_text(&j, err));

@@ -29,7 +29,7 @@ typedef struct quantize_options {
     char   *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol;
     int64_t ctx, calib_windows, eval_windows, sweeps, seed;
     double  damping, prune_ffn, prune_kv;
-    bool    no_compensation, json, csv;
+    bool    no_compensation, parse_special, json, csv;
 } quantize_options;
 
 #define FIELD(name) offsetof(quantize_options, name)
@@ -49,6 +49,7 @@ static const bb_option_row rows[] = {
       "rtn: round to nearest; weighted: importance-weighted; feedback: error feedback; sequential: error feedback on the compressed prefix's inputs",
       "rtn|weighted|feedback|sequential" },
     { "calib", BB_OPT_TEXT, FIELD(calib), "self", 1, 0, "FILE", "calibration text or token file; \"self\" samples from the model", NULL },
+    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
     { "ctx", BB_OPT_INT, FIELD(ctx), "256", 16, 131072, "N", "tokens of a window", NULL },
     { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "calibration windows, evenly spaced over the text", NULL },
     { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.01", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
@@ -168,7 +169,11 @@ static bb_status plan_file(job *j, bb_err *err)
     if (!(j->blocks = BB_NEW(j->base->net.n_layer, bb_block, err))) goto done;
     BB_TRY(shape_of_plan(j, err));
     BB_TRY(bb_model_check_weights(&j->m, true, &j->net, err));
-    j->ctx = (uint32_t)o->ctx < j->m.net.n_ctx_train ? (uint32_t)o->ctx : j->m.net.n_ctx_train;
+    j->ctx = (uint32_t)o->ctx;
+    if (j->ctx > j->m.net.n_ctx_train) {
+        bb_warn("--ctx %u is longer than the model was trained for: %u is used", j->ctx, j->m.net.n_ctx_train);
+        j->ctx = j->m.net.n_ctx_train;
+    }
 done:
     return status;
 }
@@ -216,7 +221,7 @@ static bb_status load_windows(job *j, bb_err *err)
     if (!(j->work = has(o->database) ? bb_strdup(o->database, err) : bb_asprintf(err, "%s.work", o->out))) goto done;
     if (!(samples = bb_asprintf(err, "%s/calib-self-%.16s-%lld-%u-%lld.u32", j->work, bb_model_sha256(&j->m), (long long)o->calib_windows, j->ctx, (long long)o->seed))) goto done;
     BB_TRY(bb_make_dirs(j->work, err));
-    BB_TRY(bb_calibration_tokens(&j->m, o->calib, samples, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, &j->tokens, err));
+    BB_TRY(bb_calibration_tokens(&j->m, o->calib, samples, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, o->parse_special, &j->tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
     BB_TRY(bb_windows_make(&j->tokens, protocol_of(j), j->ctx, bos, (uint32_t)o->calib_windows, true, &j->calib, err));
 done:
@@ -369,7 +374,7 @@ static bb_status evaluate(job *j, bb_err *err)
     int32_t    bos;
     bb_status  status;
     BB_TRY(bb_model_open(j->o.out, &small, err));
-    BB_TRY(bb_tokens_load(&j->m, j->o.eval, &tokens, err));
+    BB_TRY(bb_tokens_load(&j->m, j->o.eval, j->o.parse_special, &tokens, err));
     if (strcmp(tokens.sha256, j->tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter the file");
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
     BB_TRY(bb_windows_make(&tokens, protocol_of(j), j->ctx, bos, (uint32_t)j->o.eval_windows, true, &w, err));
@@ -443,7 +448,7 @@ static bb_status print_json(const job *j, const char *model, const char *label, 
 
 static bb_status print_result(const job *j, bb_err *err)
 {
-    char     *model = stem_of(j->path, err), *label = label_of(j, err);
+    char     *model = stem_of(j->path, err), *label = label_of(j, err), source[BB_MODEL_LABEL];
     double    bpw = 8 * (double)j->bytes / (double)bb_model_n_weights(&j->m);
     bb_status status = model && label ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
@@ -452,8 +457,8 @@ static bb_status print_result(const job *j, bb_err *err)
     else {
         printf("%s: %llu bytes, %.3f bits a weight (%s, %s)\n", j->o.out, (unsigned long long)j->bytes, bpw, label, j->o.method);
         if (has(j->o.eval))
-            printf("KL %.5f +- %.5f nats a token, perplexity %.3f +- %.3f (full precision %.3f), same top token %.1f %%\n", j->result.kl, j->result.kl_se,
-                   j->result.ppl, j->result.ppl_se, exp(j->result.nll - j->result.ln_ratio), 100 * j->result.top1);
+            printf("KL %.5f +- %.5f nats a token, perplexity %.3f +- %.3f (%s %.3f), same top token %.1f %%\n", j->result.kl, j->result.kl_se,
+                   j->result.ppl, j->result.ppl_se, bb_model_source_label(&j->m, source), exp(j->result.nll - j->result.ln_ratio), 100 * j->result.top1);
     }
 done:
     bb_free(model);

@@ -9,12 +9,14 @@
 #include "cli/cmd.h"
 #include "eval/evaluate.h"
 
-typedef struct tokenize_options { char *text, *out; } tokenize_options;
+typedef struct tokenize_options { char *text, *out; bool parse_special; } tokenize_options;
 
 static const bb_option_row rows[] = {
     { "text", BB_OPT_TEXT, offsetof(tokenize_options, text), NULL, 1, 0, "FILE", "the text; one newline at its end is left out", NULL },
     { "out", BB_OPT_TEXT, offsetof(tokenize_options, out), NULL, 1, 0, "IDS.u32",
       "write the ids as 32-bit (.u32) or 16-bit (.u16) little-endian numbers", NULL },
+    { "parse-special", BB_OPT_FLAG, offsetof(tokenize_options, parse_special), NULL, 1, 0, NULL,
+      "text of special tokens (\"<|im_end|>\") becomes these tokens", NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
@@ -54,7 +56,7 @@ static bb_status print_ids(const bb_tokens *t, bb_err *err)
 
 static bb_status run(int argc, char **argv, bb_err *err)
 {
-    tokenize_options o = { NULL, NULL };
+    tokenize_options o = { NULL, NULL, false };
     const char      *path = NULL;
     size_t           n = 0;
     bb_model         m = { .path = NULL };
@@ -66,7 +68,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
         goto done;
     }
     BB_TRY(bb_model_open(path, &m, err));
-    BB_TRY(bb_tokens_load(&m, o.text, &t, err));
+    BB_TRY(bb_tokens_load(&m, o.text, o.parse_special, &t, err));
     if (o.out) {
         BB_TRY(write_ids(o.out, &t, err));
         printf("tokens        %zu\nsha256        %s (of the ids as 32-bit little-endian numbers)\nwritten       %s\n", t.n, t.sha256, o.out);

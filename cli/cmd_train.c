@@ -22,7 +22,7 @@ typedef struct train_options {
     char   *config, *text, *valid, *init, *tokenizer, *name, *type, *schedule, *checkpoint;
     int64_t layers, width, heads, kv_heads, head_dim, ffn, ctx, steps, batch, warmup, decay_steps, seed, valid_windows, valid_every, save_every;
     double  rope_base, norm_eps, rate, final_rate, weight_decay, beta1, beta2, clip;
-    bool    untied;
+    bool    untied, parse_special;
 } train_options;
 
 #define FIELD(name) offsetof(train_options, name)
@@ -30,6 +30,7 @@ static const bb_option_row rows[] = {
     { "config", BB_OPT_TEXT, FIELD(config), NULL, 1, 0, "FILE.yaml", "read options from this file (name: value)", NULL },
     { "text", BB_OPT_TEXT, FIELD(text), NULL, 1, 0, "FILE", "what to train on: text, or token ids (.npy, .u16, .u32)", NULL },
     { "valid", BB_OPT_TEXT, FIELD(valid), NULL, 1, 0, "FILE", "what to validate on; without it the last twentieth of the text, which is then not trained on", NULL },
+    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
     { "init", BB_OPT_TEXT, FIELD(init), NULL, 1, 0, "MODEL.gguf", "go on from this model (any supported architecture, also quantized or pruned): shape, weights and vocabulary are its own", NULL },
     { "tokenizer", BB_OPT_TEXT, FIELD(tokenizer), NULL, 1, 0, "FILE.gguf", "without --init: take the vocabulary of this file", NULL },
     { "layers", BB_OPT_INT, FIELD(layers), "8", 1, 512, "N", "blocks", NULL },
@@ -134,11 +135,11 @@ static bb_status load_data(job *j, bb_err *err)
     bb_status            status;
     if (j->o.init && j->shape.n_ctx_train && ctx > j->shape.n_ctx_train)
         bb_warn("windows of %u tokens are longer than the %u that %s was trained with", ctx, j->shape.n_ctx_train, o->init);
-    BB_TRY(bb_tokens_load(&j->m, o->text, &j->text, err));
+    BB_TRY(bb_tokens_load(&j->m, o->text, o->parse_special, &j->text, err));
     BB_TRY(bb_tokens_bos(&j->m, &j->bos, err));
     j->n_train = j->text.n;
     rest = j->text;
-    if (o->valid) BB_TRY(bb_tokens_load(&j->m, o->valid, &j->valid, err));
+    if (o->valid) BB_TRY(bb_tokens_load(&j->m, o->valid, o->parse_special, &j->valid, err));
     else {
         j->n_train -= j->text.n / 20 < ctx ? ctx : j->text.n / 20;
         if (j->text.n < 3 * (size_t)ctx) return BB_FAIL(err, BB_BAD_FILE, "%s has %zu tokens; at least three windows of %u are needed", o->text, j->text.n, ctx);

@@ -116,6 +116,7 @@ static bb_status add_like(const char *path, const bb_model *m, bb_plan *plan, bb
     likeness  l = { plan, path };
     bb_status status;
     BB_TRY(bb_model_open(path, &other, err));
+    BB_TRY(bb_model_same_vocabulary(m, &other, err));
     if (other.net.n_layer != m->net.n_layer)
         status = BB_FAIL(err, BB_UNSUPPORTED, "%s has %u blocks, the model has %u", path, other.net.n_layer, m->net.n_layer);
     else status = each_matrix(&m->net, &other.net, set_like, &l, err);

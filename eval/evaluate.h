@@ -17,11 +17,14 @@ typedef enum bb_protocol { BB_PROTOCOL_GGUF, BB_PROTOCOL_HF } bb_protocol;
 typedef struct bb_tokens {
     int32_t *ids; size_t n;
     char     sha256[65];    /* of the ids as little-endian u32: the data hash in result rows */
+    char    *path;          /* where they come from, for messages; NULL: no file */
 } bb_tokens;
 
 /* Text file (tokenized with special tokens, one trailing newline removed, as llama-perplexity) or a token file: .npy (integer, 1-D), .u16, .u32.
- * Ids outside the model's vocabulary are BB_BAD_FILE. */
-bb_status bb_tokens_load(const bb_model *m, const char *path, bb_tokens *t, bb_err *err);
+ * parse_special: in a text, the text of control tokens ("<|im_end|>") becomes that token; the ids, and so the hash, say which it was.
+ * Ids outside the model's vocabulary, an empty file and one that is no text (known binary kinds; many NUL bytes or much that is not UTF-8) are
+ * BB_BAD_FILE; a few such bytes are tokenized as they are, with a warning that counts them. */
+bb_status bb_tokens_load(const bb_model *m, const char *path, bool parse_special, bb_tokens *t, bb_err *err);
 bb_status bb_tokens_from_ids(const int32_t *ids, size_t n, bb_tokens *t, bb_err *err); /* copies */
 /* BOS where the file's vocabulary puts one first, else -1 (also for a file without a vocabulary): what bb_windows_make wants. */
 bb_status bb_tokens_bos(const bb_model *m, int32_t *bos, bb_err *err);
@@ -34,7 +37,8 @@ typedef struct bb_windows {
     int32_t *targets;           /* [n*ctx] the next token; the last entry of each window is -1 */
 } bb_windows;
 
-/* max_windows 0: all. spread: false takes the first windows, true takes evenly spaced ones. Too few tokens: BB_BAD_FILE. */
+/* max_windows 0: all. spread: false takes the first windows, true takes evenly spaced ones. Too few tokens for one window: BB_BAD_FILE; fewer
+ * windows than max_windows: all that there are, with a warning that says both numbers. */
 bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos /* -1: none */, uint32_t max_windows,
                           bool spread, bb_windows *w, bb_err *err);
 void      bb_windows_done(bb_windows *w);

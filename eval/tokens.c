@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "eval/evaluate.h"
 #include "kernels/half.h"
@@ -112,13 +113,63 @@ static bb_status load_token_file(const char *path, const char *data, size_t size
 
 /* ---- text ---- */
 
-static bb_status load_text(const bb_model *m, const char *path, const char *text, size_t size, bb_tokens *t, bb_err *err)
+/* What a file is instead of text, by its first bytes; NULL: it may be text. */
+static const char *binary_kind(const char *data, size_t size)
+{
+    static const struct { const char *magic; size_t n; const char *kind; } rows[] = {
+        { "GGUF", 4, "a GGUF model" }, { "PK\3\4", 4, "a zip archive" }, { "\x1F\x8B", 2, "compressed (gzip)" }, { "BZh", 3, "compressed (bzip2)" },
+        { "\xFD" "7zXZ", 5, "compressed (xz)" }, { "\x28\xB5\x2F\xFD", 4, "compressed (zstd)" }, { "%PDF-", 5, "a PDF" }, { "PAR1", 4, "a Parquet table" },
+        { "\x93NUMPY", 6, "a NumPy array (its name should end in .npy)" }, { "\xFF\xFE", 2, "UTF-16 text" }, { "\xFE\xFF", 2, "UTF-16 text" },
+        { "SQLite format 3", 15, "an SQLite database" }, { "\x7F" "ELF", 4, "a program" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (size >= rows[i].n && memcmp(data, rows[i].magic, rows[i].n) == 0) return rows[i].kind;
+    return NULL;
+}
+
+/* Bytes of the valid UTF-8 character at p, of at most n; 0: none is there. */
+static size_t utf8_character(const unsigned char *p, size_t n)
+{
+    size_t   size = *p < 0x80 ? 1 : *p >= 0xC2 && *p < 0xE0 ? 2 : *p >= 0xE0 && *p < 0xF0 ? 3 : *p >= 0xF0 && *p < 0xF5 ? 4 : 0;
+    unsigned second_low = *p == 0xE0 ? 0xA0 : *p == 0xF0 ? 0x90 : 0x80, second_high = *p == 0xED ? 0x9F : *p == 0xF4 ? 0x8F : 0xBF;
+    if (size == 0 || size > n) return 0;
+    if (size > 1 && (p[1] < second_low || p[1] > second_high)) return 0;
+    for (size_t i = 2; i < size; i++)
+        if ((p[i] & 0xC0) != 0x80) return 0;
+    return size;
+}
+
+/* A hundredth of NUL bytes or a tenth of bytes that are no UTF-8: no text. Less: a warning, and the tokenizer takes them as it does. */
+static bb_status check_text(const char *path, const char *text, size_t size, bb_err *err)
+{
+    const char *kind = binary_kind(text, size);
+    size_t      nul = 0, invalid = 0, first = 0;
+    if (kind) return BB_FAIL(err, BB_BAD_FILE, "%s is %s, and plain UTF-8 text is needed (or token ids: .npy, .u16, .u32)", path, kind);
+    for (size_t i = 0, n; i < size; i += n ? n : 1) {
+        n = utf8_character((const unsigned char *)text + i, size - i);
+        if (n == 0 && !invalid++) first = i;
+        nul += text[i] == '\0';
+    }
+    if (100 * nul > size || 10 * invalid > size)
+        return BB_FAIL(err, BB_BAD_FILE, "%s is no text: of its %zu bytes %zu are NUL and %zu are no UTF-8; plain UTF-8 text is needed (or token ids: .npy, "
+                       ".u16, .u32)", path, size, nul, invalid);
+    if (invalid) bb_warn("%s: %zu of %zu bytes are no valid UTF-8, the first at offset %zu; they are tokenized byte by byte", path, invalid, size, first);
+    if (nul) bb_warn("%s: %zu of %zu bytes are NUL", path, nul, size);
+    return BB_OK;
+}
+
+static bb_status load_text(const bb_model *m, const char *path, bool parse_special, const char *text, size_t size, bb_tokens *t, bb_err *err)
 {
     bb_tokenizer *tokenizer = NULL;
     bb_status     status = BB_OK;
+    BB_TRY(check_text(path, text, size, err));
     BB_TRY(bb_tokenizer_create(&m->gguf, &tokenizer, err));
     if (size && text[size - 1] == '\n') size--;
-    BB_TRY(bb_tokenize(tokenizer, text, size, true, false, &t->ids, &t->n, err));
+    if (size == 0) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s is empty", path);
+        goto done;
+    }
+    BB_TRY(bb_tokenize(tokenizer, text, size, true, parse_special, &t->ids, &t->n, err));
     for (size_t i = 0; i < t->n; i++)
         if ((uint32_t)t->ids[i] >= m->net.n_vocab) {
             status = BB_FAIL(err, BB_BAD_FILE, "%s: its text gives token %d, but %s has embeddings for %u", path, t->ids[i], m->path, m->net.n_vocab);
@@ -141,7 +192,7 @@ static void hash_ids(bb_tokens *t)
     bb_sha256_hex(&h, t->sha256);
 }
 
-bb_status bb_tokens_load(const bb_model *m, const char *path, bb_tokens *t, bb_err *err)
+bb_status bb_tokens_load(const bb_model *m, const char *path, bool parse_special, bb_tokens *t, bb_err *err)
 {
     char     *data = NULL;
     size_t    size = 0;
@@ -150,7 +201,11 @@ bb_status bb_tokens_load(const bb_model *m, const char *path, bb_tokens *t, bb_e
     BB_TRY(bb_file_read(path, &data, &size, err));
     if (ends_with(path, ".npy") || ends_with(path, ".u16") || ends_with(path, ".u32"))
         BB_TRY(load_token_file(path, data, size, m->net.n_vocab, t, err));
-    else BB_TRY(load_text(m, path, data, size, t, err));
+    else BB_TRY(load_text(m, path, parse_special, data, size, t, err));
+    if (!(t->path = bb_strdup(path, err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
     hash_ids(t);
 done:
     bb_free(data);
@@ -184,6 +239,7 @@ done:
 void bb_tokens_done(bb_tokens *t)
 {
     bb_free(t->ids);
+    bb_free(t->path);
     *t = (bb_tokens){ 0 };
 }
 
@@ -197,8 +253,12 @@ bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx
     *w = (bb_windows){ 0 };
     if (ctx < least) return BB_FAIL(err, BB_USAGE, "a context of %u tokens leaves none to score; at least %u are needed", ctx, least);
     have = t->n / ctx;
-    if (have < 1) return BB_FAIL(err, BB_BAD_FILE, "%zu tokens are less than one window of %u", t->n, ctx);
+    if (have < 1)
+        return BB_FAIL(err, BB_BAD_FILE, "%s: its %zu tokens are less than one window of %u: give more text or a smaller --ctx", t->path ? t->path : "the text",
+                       t->n, ctx);
     if (have > UINT32_MAX) have = UINT32_MAX;
+    if (max_windows > have)
+        bb_warn("%s: its %zu tokens are %zu windows of %u; %u were asked for, %zu are used", t->path ? t->path : "the text", t->n, have, ctx, max_windows, have);
     w->ctx = ctx;
     w->n = max_windows && max_windows < have ? max_windows : (uint32_t)have;
     w->first = protocol == BB_PROTOCOL_GGUF ? ctx / 2 : 0;

@@ -27,6 +27,9 @@ void      bb_model_close(bb_model *m);
  * of m->net (a matrix that keeps its type is not quantized); NULL: any. For commands that quantize or evaluate, before they do. */
 bb_status bb_model_check_weights(const bb_model *m, bool quantizes, const bb_net *to, bb_err *err);
 
+/* Do the ids of both files stand for the same texts? Else BB_BAD_FILE says what differs: the number of tokens, the tokenizer, the first token. */
+bb_status bb_model_same_vocabulary(const bb_model *a, const bb_model *b, bb_err *err);
+
 /* SHA-256 of the whole file in hex (of a rotated model: its own identity); lives as long as m. Opening does not read the file for it: the first
  * call does (seconds for gigabytes). "" for a network made in memory. Thread-safe. */
 const char *bb_model_sha256(const bb_model *m);

@@ -21,7 +21,7 @@
 START_TEST(windows_by_hand)
 {
     int32_t   ids[13];
-    bb_tokens t = { ids, 13, "" };
+    bb_tokens t = { ids, 13, "", NULL };
     bb_windows w;
     for (int i = 0; i < 13; i++) ids[i] = 10 + i;
     ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_GGUF, 4, 1, 0, false, &w, NULL), BB_OK);
@@ -69,7 +69,7 @@ static void check_ids(const char *path, bb_status want)
     bb_err    err = BB_ERR_INIT;
     char      hex[65];
     bb_sha256 h;
-    ck_assert_msg(bb_tokens_load(&stories, path, &t, &err) == want, "%s: %s", path, err.msg);
+    ck_assert_msg(bb_tokens_load(&stories, path, false, &t, &err) == want, "%s: %s", path, err.msg);
     if (want != BB_OK) {
         ck_assert_ptr_null(t.ids);
         ck_assert(err.msg[0]);
@@ -131,9 +131,9 @@ START_TEST(text_is_tokenized_with_bos_and_without_the_last_newline)
     const char *p = bb_test_path("x.txt");
     int32_t     bos;
     bb_test_write(p, "Once upon a time\n", 17);
-    ck_assert_int_eq(bb_tokens_load(&stories, p, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_tokens_load(&stories, p, false, &t, NULL), BB_OK);
     bb_test_write(p, "Once upon a time", 16);
-    ck_assert_int_eq(bb_tokens_load(&stories, p, &u, NULL), BB_OK);
+    ck_assert_int_eq(bb_tokens_load(&stories, p, false, &u, NULL), BB_OK);
     ck_assert_int_eq(memcmp(t.ids, (int32_t[]){ 1, 403, 407, 261, 378 }, 20), 0); /* the prompt of stories260K.json */
     ck_assert_uint_eq(t.n, 5);
     ck_assert_str_eq(t.sha256, u.sha256);
@@ -156,7 +156,7 @@ START_TEST(a_real_model_scores_as_in_numpy)
 {
     json_t    *all = json_load_file("tests/data/stories260K.json", 0, NULL), *probe = json_object_get(all, "nll_probe");
     int32_t    ids[256];
-    bb_tokens  t = { ids, int_array(json_object_get(probe, "ids"), ids), "" };
+    bb_tokens  t = { ids, int_array(json_object_get(probe, "ids"), ids), "", NULL };
     bb_windows w;
     bb_result  r;
     double     mean;
@@ -228,7 +228,7 @@ static void random_windows(const bb_net *net, bb_protocol protocol, bb_windows *
 {
     int32_t   ids[CTX * WINDOWS];
     uint64_t  seed = 5;
-    bb_tokens t = { ids, CTX * WINDOWS, "" };
+    bb_tokens t = { ids, CTX * WINDOWS, "", NULL };
     for (size_t i = 0; i < t.n; i++) ids[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * net->n_vocab);
     ck_assert_int_eq(bb_windows_make(&t, protocol, CTX, 3, 0, false, w, NULL), BB_OK);
 }
@@ -325,7 +325,7 @@ START_TEST(batches_and_caches_change_nothing)
 {
     enum { MANY = 360, SHORT = 12 }; /* more than one batch of bb_batch_windows */
     ref_model     a, b;
-    bb_tokens     t = { BB_NEW(MANY * SHORT, int32_t, NULL), MANY * SHORT, "" };
+    bb_tokens     t = { BB_NEW(MANY * SHORT, int32_t, NULL), MANY * SHORT, "", NULL };
     bb_windows    w;
     bb_result     want, is;
     bb_reference *r;

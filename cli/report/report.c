@@ -196,7 +196,7 @@ static void add_front(bb_text *out, const bb_artefacts *a, const bb_plots *p)
     const bb_scored *best = chosen(a);
     int decimals = perplexity_decimals(a->front, a->n_front);
     bb_section_begin(out, "front", "Front", "The front");
-    add_figure(out, p->svg[BB_PLOT_FRONT], "KL divergence to the full-precision model against the size of the file; bars are one standard error.",
+    add_figure(out, p->svg[BB_PLOT_FRONT], "KL divergence to the original model against the size of the file; bars are one standard error.",
                p->outside.data);
     add_figure(out, p->svg[BB_PLOT_PERPLEXITY], "Perplexity against the size of the file; bars are one standard error.", NULL);
     bb_text_addf(out, "<div class=\"wide\"><table class=\"data\"><thead><tr><th>plan</th>%s<th class=\"n\">pruned</th><th>found by</th></tr></thead><tbody>\n",

@@ -46,6 +46,10 @@ static void original_row(bb_text *out, const bb_artefacts *a)
         bb_format_size(bytes, size);
         bb_text_addf(out, ", %s (%llu bytes)", size, (unsigned long long)bytes);
     }
+    if (json_string_value(json_object_get(a->env, "model_label"))) {
+        bb_text_add(out, "; the reference of every KL: ");
+        bb_html_text(out, json_string_value(json_object_get(a->env, "model_label")));
+    }
     end_row(out);
 }
 

@@ -25,12 +25,12 @@ done:
 }
 
 bb_status bb_calibration_tokens(const bb_model *m, const char *calib, const char *samples, uint32_t n_windows, uint32_t ctx, uint64_t seed,
-                                bb_tokens *out, bb_err *err)
+                                bool parse_special, bb_tokens *out, bb_err *err)
 {
     bb_status status = BB_OK;
-    if (strcmp(calib, "self") != 0) return bb_tokens_load(m, calib, out, err);
+    if (strcmp(calib, "self") != 0) return bb_tokens_load(m, calib, parse_special, out, err);
     if (!bb_file_exists(samples)) status = sample(m, n_windows, ctx, seed, samples, err);
-    return status == BB_OK ? bb_tokens_load(m, samples, out, err) : status;
+    return status == BB_OK ? bb_tokens_load(m, samples, false, out, err) : status;
 }
 
 bb_method bb_calibration_method(const char *name)

@@ -6,10 +6,10 @@
 #include "eval/evaluate.h"
 #include "model/compress/compress.h"
 
-/* The ids of the text or token file `calib`; or, calib being "self", n_windows * ctx ids drawn from the model's own distribution (each window
+/* The ids of the text (special tokens in it parsed or not) or token file `calib`; or, calib being "self", n_windows * ctx ids drawn from the model's own distribution (each window
  * begins with BOS), which are kept in the file `samples` (.u32) and taken from there the next time. */
 bb_status bb_calibration_tokens(const bb_model *m, const char *calib, const char *samples, uint32_t n_windows, uint32_t ctx, uint64_t seed,
-                                bb_tokens *out, bb_err *err);
+                                bool parse_special, bb_tokens *out, bb_err *err);
 
 /* "rtn", "weighted"; anything else is error feedback. */
 bb_method bb_calibration_method(const char *name);

@@ -31,7 +31,7 @@ bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_e
         memcpy(data_hash, r->calib_tokens.sha256, 65);
         return BB_OK;
     }
-    BB_TRY(bb_tokens_load(&r->model, c->eval, &tokens, err));
+    BB_TRY(bb_tokens_load(&r->model, c->eval, c->parse_special, &tokens, err));
     if (strcmp(tokens.sha256, r->calib_tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter every plan");
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
     BB_TRY(bb_windows_make(&tokens, protocol, (uint32_t)c->ctx, bos, (uint32_t)c->eval_windows, true, w, err));

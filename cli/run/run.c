@@ -36,6 +36,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "sizes", BB_OPT_LIST, FIELD(sizes), "", NO_BOUNDS, "LIST", "sweep: these sizes instead (2.2MiB,2.6MiB,3596960)", NULL },
     { "calib", BB_OPT_TEXT, FIELD(calib), "self", NO_BOUNDS, "FILE", "calibration text or token file; \"self\" samples from the model", NULL },
     { "eval", BB_OPT_TEXT, FIELD(eval), "", NO_BOUNDS, "FILE", "evaluation text; none: held-out calibration windows", NULL },
+    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, NO_BOUNDS, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
     { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", NO_BOUNDS, "NAME", "evaluation protocol", "gguf|hf" },
     { "ctx", BB_OPT_INT, FIELD(ctx), "256", 16, 131072, "N", "tokens of a window", NULL },
     { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "windows for second moments", NULL },
@@ -94,6 +95,18 @@ static int by_value(const void *a, const void *b)
 
 static int64_t bpw_bytes(const bb_run *r, double bpw) { return (int64_t)(bpw * (double)r->n_weights / 8); }
 
+/* Nothing is to be done for a size that the source has already. */
+static bb_status refuse_above_source(const bb_run *r, int64_t bytes, bb_err *err)
+{
+    char     text[32], source[32], label[BB_MODEL_LABEL];
+    uint64_t have = r->model.gguf.map.size;
+    if ((uint64_t)bytes < have) return BB_OK;
+    bb_format_size((uint64_t)bytes, text);
+    bb_format_size(have, source);
+    return BB_FAIL(err, BB_USAGE, "%s (%lld bytes) is not below the source, %s of %llu bytes (%s): it already fits, and there is nothing to do", text,
+                   (long long)bytes, bb_model_source_label(&r->model, label), (unsigned long long)have, source);
+}
+
 static bb_status listed_sizes(bb_run *r, bb_err *err)
 {
     bb_status   status = BB_OK;
@@ -133,6 +146,7 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
     if (!r->is_sweep) {
         if (target <= 0) return BB_FAIL(err, BB_USAGE, "no size was asked for: give --target-size 3.2MiB or --target-bpw 2.5");
         bb_format_size((uint64_t)target, t);
+        BB_TRY(refuse_above_source(r, target, err));
         if (target < (int64_t)smallest)
             return BB_FAIL(err, BB_INFEASIBLE, "%s (%lld bytes) cannot be reached: with these formats and this pruning the file is between %llu bytes (%s) "
                            "and %llu bytes (%s)", t, (long long)target, (unsigned long long)smallest, a, (unsigned long long)largest, b);
@@ -140,17 +154,23 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
         for (size_t i = 0; i < N_AROUND; i++) {
             int64_t size = (int64_t)((double)target * around[i]);
             if (i == TARGET) size = target;
-            if (i == TARGET || (size >= (int64_t)smallest && size <= (int64_t)largest)) r->budgets[n++] = size;
+            if (i == TARGET || (size >= (int64_t)smallest && size <= (int64_t)largest && size < (int64_t)r->model.gguf.map.size)) r->budgets[n++] = size;
         }
         r->n_budgets = n;
         return BB_OK;
     }
     if (*c->sizes) BB_TRY(listed_sizes(r, err));
     else {
-        double low = fmax((double)bpw_bytes(r, c->min_bpw), (double)smallest), high = fmin((double)bpw_bytes(r, c->max_bpw), (double)largest);
+        double most = fmin((double)largest, (double)r->model.gguf.map.size - 1);
+        double low = fmax((double)bpw_bytes(r, c->min_bpw), (double)smallest), high = fmin((double)bpw_bytes(r, c->max_bpw), most);
         if (high < low)
             return BB_FAIL(err, BB_INFEASIBLE, "%g to %g bits per weight cannot be reached: with these formats and this pruning the file is between %llu "
                            "bytes (%s) and %llu bytes (%s)", c->min_bpw, c->max_bpw, (unsigned long long)smallest, a, (unsigned long long)largest, b);
+        if (low > (double)bpw_bytes(r, c->min_bpw))
+            bb_info("sizes begin at %.3f bits per weight (%.0f bytes), the smallest file: --min-bpw %g cannot be reached", 8 * low / (double)r->n_weights, low, c->min_bpw);
+        if (high < (double)bpw_bytes(r, c->max_bpw))
+            bb_info("sizes end at %.3f bits per weight (%.0f bytes): --max-bpw %g is above the %s", 8 * high / (double)r->n_weights, high, c->max_bpw,
+                    largest < r->model.gguf.map.size ? "largest file" : "source");
         n = (size_t)c->points;
         if (!(r->budgets = BB_NEW(n, int64_t, err))) return BB_NOMEM;
         for (size_t i = 0; i < n; i++)
@@ -158,6 +178,7 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
         r->n_budgets = n;
     }
     qsort(r->budgets, r->n_budgets, sizeof *r->budgets, by_value);
+    for (size_t i = 0; i < r->n_budgets; i++) BB_TRY(refuse_above_source(r, r->budgets[i], err));
     for (size_t i = 0; i < r->n_budgets; i++)
         if (r->budgets[i] < (int64_t)smallest) {
             bb_format_size((uint64_t)r->budgets[i], t);
@@ -197,6 +218,12 @@ static void score_nearly_all(bb_windows *w)
 {
     w->first = w->ctx / 8;
     w->n_scored = w->ctx - 1 - w->first;
+}
+
+static void warn_fewer(const bb_run *r, const bb_windows *all, const char *what, int64_t asked, uint32_t used)
+{
+    if (asked > used)
+        bb_warn("%s has %u windows of %u tokens: %u instead of %lld are used for %s", r->config.calib, all->n, all->ctx, used, (long long)asked, what);
 }
 
 /* Scoring windows are evenly spaced over the text, the smaller levels inside the larger ones; calibration takes from the others. */
@@ -241,6 +268,10 @@ static bb_status split_windows(bb_run *r, bb_err *err)
         BB_TRY(pick_windows(&all, chosen, n, &r->levels[BB_LEVEL_SKETCH], err));
         score_nearly_all(&r->levels[BB_LEVEL_SKETCH]);
     }
+    warn_fewer(r, &all, "second moments (--calib-windows)", c->calib_windows, n_calib);
+    warn_fewer(r, &all, "measuring (--measure-windows)", c->measure_windows, r->levels[BB_LEVEL_MEASURE].n);
+    warn_fewer(r, &all, "ranking plans (--refine-windows)", c->refine_windows, r->levels[BB_LEVEL_REFINE].n);
+    warn_fewer(r, &all, "confirming plans (--confirm-windows)", c->confirm_windows, n_score);
     bb_info("calibration: %u windows; scoring: %u / %u / %u windows of %lld tokens", n_calib, r->levels[0].n, r->levels[1].n, r->levels[2].n, (long long)c->ctx);
 done:
     bb_windows_done(&all);
@@ -255,7 +286,7 @@ static bb_status load_calibration(bb_run *r, bb_err *err)
     bb_status  status = path ? BB_OK : BB_NOMEM;
     if (!path || r->calib_tokens.ids) goto done;
     BB_TRY(bb_calibration_tokens(&r->model, c->calib, path, (uint32_t)(c->calib_windows + c->confirm_windows), (uint32_t)c->ctx, (uint64_t)c->seed,
-                                 &r->calib_tokens, err));
+                                 c->parse_special, &r->calib_tokens, err));
     BB_TRY(split_windows(r, err));
 done:
     bb_free(path);
@@ -285,6 +316,10 @@ static bb_status open_parts(bb_run *r, bb_err *err)
     if ((uint32_t)c->ctx > r->model.net.n_ctx_train) {
         bb_warn("--ctx %lld is longer than the model was trained for: %u is used", (long long)c->ctx, r->model.net.n_ctx_train);
         r->config.ctx = r->model.net.n_ctx_train;
+    }
+    if (bb_model_is_quantized(&r->model)) {
+        char label[BB_MODEL_LABEL];
+        bb_warn("%s is quantized itself: every KL is measured from this %s, not from full precision", c->model, bb_model_source_label(&r->model, label));
     }
     r->n_weights = bb_model_n_weights(&r->model);
     BB_TRY(bb_model_space_create(&r->model, &o, &r->space, err));
@@ -425,6 +460,14 @@ done:
     return status;
 }
 
+static bool has_magic(const char *path)
+{
+    bb_map map = { NULL, 0 };
+    bool   gguf = bb_map_open(path, &map, NULL) == BB_OK && map.size >= 4 && memcmp(map.data, "GGUF", 4) == 0;
+    bb_map_close(&map);
+    return gguf;
+}
+
 /* run or sweep? The store remembers; it is read before the run is opened. */
 static bb_status read_kind(const char *dir, bool *is_sweep, bb_err *err)
 {
@@ -436,7 +479,7 @@ static bb_status read_kind(const char *dir, bool *is_sweep, bb_err *err)
     bb_status status = BB_NOMEM;
     if (!path) return BB_NOMEM;
     if (!bb_file_exists(path)) {
-        status = BB_FAIL(err, BB_BAD_FILE, "%s is no run directory (it has no run.db): make one with `bitbudget run` or `bitbudget sweep`", dir);
+        status = BB_FAIL(err, BB_BAD_FILE, "%s is no run directory (%s): make one with `bitbudget run` or `bitbudget sweep`", dir, has_magic(dir) ? "it is a model file" : "it has no run.db");
         goto done;
     }
     BB_TRY(bb_store_open(path, &store, err));
