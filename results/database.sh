@@ -1,15 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # results/database.csv: for each format (all linears in it, embedding Q6_K) and each of llama.cpp's mixtures (like:NAME, the same types tensor by
-# tensor): round to nearest, importance-weighted encode, our best without training (database: error feedback, sequential rebuild) and
-# llama.cpp's own file (llama-perplexity, all of the text).
+# tensor): round to nearest, importance-weighted encode, our best without training (database: error feedback, sequential rebuild) and, where LLAMACPP
+# is the folder of llama.cpp's programs, its own file. All are measured by our engine on the same windows.
 # usage: database.sh DATA WORK > database.csv    WORK holds what is finished, so that an interrupted call goes on.
 # BITBUDGET: the program; MODELS, METHODS, TYPES: parts of the table; EVAL_WINDOWS, CALIB_WINDOWS, SWEEPS: as for `bitbudget quantize`.
 set -eu
 data=$1 work=$2
-: "${BITBUDGET:=./bitbudget}" "${MODELS:=wiki8m stories3M-p256}" "${METHODS:=rtn weighted database}" "${EVAL_WINDOWS:=64}" "${CALIB_WINDOWS:=64}" "${SWEEPS:=2}"
-: "${TYPES:=Q1_0 IQ1_S TQ1_0 IQ1_M IQ2_XXS TQ2_0 IQ2_XS Q2_0 IQ2_S Q2_K IQ3_XXS IQ3_S Q3_K IQ4_XS Q4_K Q4_0 IQ4_NL
-like:IQ1_S like:IQ1_M like:IQ2_XXS like:IQ2_XS like:IQ2_S like:IQ2_M like:Q2_K like:IQ3_XXS like:IQ3_XS like:IQ3_M like:Q3_K_M like:IQ4_XS like:Q4_K_M}"
+: "${BITBUDGET:=./bitbudget}" "${MODELS:=wiki8m stories3M-p256}" "${METHODS:=rtn weighted database}" "${EVAL_WINDOWS:=64}" "${CALIB_WINDOWS:=48}" "${SWEEPS:=2}" \
+  "${THREADS:=2}" "${IMATRIX:=$work}"
+: "${TYPES:=IQ1_S TQ1_0 IQ2_XXS Q2_0 IQ2_S Q2_K IQ3_XXS Q3_K IQ4_XS Q4_K Q4_0
+like:IQ1_S like:IQ2_XXS like:IQ2_M like:Q2_K like:IQ3_XXS like:IQ3_M like:IQ4_XS like:Q4_K_M}"
 
 calibration_text() { case $1 in wiki8m) echo "$data/corpora/wikitext-2-raw/wiki.valid.raw" ;; *) echo "$data/corpora/tinystories/tinystories_train.txt" ;; esac; }
 evaluation_text() { case $1 in wiki8m) echo "$data/corpora/wikitext-2-raw/wiki.test.raw" ;; *) echo "$data/corpora/tinystories/tinystories_valid_a.clean.txt" ;; esac; }
@@ -17,16 +18,27 @@ evaluation_text() { case $1 in wiki8m) echo "$data/corpora/wikitext-2-raw/wiki.t
 # The types of a mixture as a recipe.
 recipe() { awk -F, -v m="$1" -v x="$2" '{ sub(/\r$/, "") } $1 == m && $2 == x { gsub(/\./, "\\.", $3); print "^" $3 "$=" $4 }' "$data/baselines/mixtures.csv"; }
 
-# llama.cpp's row of a type; the pure Q2_K, Q3_K and Q4_K are made with the names of its smallest mixtures.
+# llama.cpp's own file of a type, made by its llama-quantize with an importance matrix of the whole calibration text (IMATRIX/MODEL.imatrix.gguf), and
+# measured like ours: by our engine, on the same windows. The names of its files that hold one type: those of the smallest mixtures.
 theirs() {
-    awk -F, -v m="$1" -v t="$2" '
-        { sub(/\r$/, "") }
-        FNR == 1 { for (i = 1; i <= NF; i++) col[$i] = i; next }
-        t ~ /^like:/ && $col["mixture"] == "default" && "like:" $1 == t || \
-        t !~ /^like:/ && $col["mixture"] == "pure" && $col["embedding"] == "q6_K" && ($1 == t || t ~ /^Q[234]_K$/ && $1 == t "_S") {
-            printf "%s,%s,llamacpp,%s,%.4f,%s,%s,%s,%s\n", m, t, $col["size_bytes"], 8 * $col["size_bytes"] / weights, $col["kl_nats"], $col["kl_se"],
-                   $col["ppl"], $col["ppl_se"]
-        }' weights="$3" "$data/baselines/$1-llamacpp.csv"
+    name=${2#like:} imatrix=$IMATRIX/$1.imatrix.gguf out=$work/$1.$2.llamacpp.gguf source=$data/models/$1/$1-f16.gguf
+    if [ ! -s "$imatrix" ]; then
+        mkdir -p "$IMATRIX"
+        "$LLAMACPP/llama-imatrix" -m "$source" -f "$(calibration_text "$1")" -c 256 -t "$THREADS" -o "$imatrix.new.gguf" > "$work/log" 2>&1
+        mv "$imatrix.new.gguf" "$imatrix"
+    fi
+    case $2 in
+        like:*) set -- "$1" "$2" "$3" ;;
+        Q2_K | Q3_K | Q4_K) set -- "$1" "$2" "$3" --pure --token-embedding-type q6_K; name=$2_S ;;
+        *) set -- "$1" "$2" "$3" --pure --token-embedding-type q6_K ;;
+    esac
+    model=$1 type=$2 weights=$3
+    shift 3
+    "$LLAMACPP/llama-quantize" "$@" --imatrix "$imatrix" "$source" "$out" "$name" "$THREADS" > "$work/log" 2>&1 || { tail -n 2 "$work/log" >&2; return 1; }
+    $BITBUDGET eval "$out" --text "$(evaluation_text "$model")" --protocol gguf --ctx 256 --chunks "$EVAL_WINDOWS" --spread --reference "$source" --json -q > "$work/json"
+    awk -F'[:,]' -v OFS=, -v m="$model" -v t="$type" -v size="$(stat -c %s "$out")" -v weights="$weights" '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
+        END { printf "%s,%s,llamacpp,%d,%.4f,%.9g,%.9g,%.9g,%.9g\n", m, t, size, 8 * size / weights, v["kl_nats"], v["kl_se"], v["ppl"], v["ppl_se"] }' "$work/json"
+    rm -f "$out"
 }
 
 mkdir -p "$work"
@@ -52,6 +64,13 @@ for model in $MODELS; do
             fi
             cat "$row"
         done
-        theirs "$model" "$type" "$weights"
+        if [ -n "${LLAMACPP:-}" ]; then
+            row=$work/$model.$type.llamacpp.csv
+            if [ ! -s "$row" ]; then
+                theirs "$model" "$type" "$weights" > "$row.row"
+                mv "$row.row" "$row"
+            fi
+            cat "$row"
+        fi
     done
 done

@@ -106,6 +106,7 @@ START_TEST(the_program_answers)
 {
     static const struct { const char *arguments; int code; const char *says; } cases[] = {
         { "--version", 0, "bitbudget " BB_VERSION " (" },
+        { "--version --verbose", 0, "\nBLAS: OpenBLAS" },
         { "--help", 0, "Commands:" }, { "help", 0, "report" }, { "-h", 0, "Exit status" },
         { "help report", 0, "Usage: bitbudget report RUN" }, { "report --help", 0, "Example:" }, { "report x -h", 0, "Example:" },
         { "help --man", 0, ".TH BITBUDGET" },

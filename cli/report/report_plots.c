@@ -542,7 +542,7 @@ static bb_status draw_sensitivity(const bb_artefacts *a, char **svg, bb_err *err
     add_setup(&gp, BB_PLOT_SENSITIVITY, 320 * columns, 245 * rows);
     bb_text_addf(&gp, "set tics font ',11'\nset xtics offset 0,0.3\nset logscale y\nset yrange [%.9g:%.9g]\n", low / 1.3, high * 1.3);
     add_ticks(&gp, 'y', low / 1.3, high * 1.3, true);
-    bb_text_addf(&gp, "set multiplot layout %d,%d margins screen %.4f,0.985,%.4f,%.4f spacing screen %.4f,%.4f\n", rows, columns, 0.22 / columns,
+    bb_text_addf(&gp, "set multiplot layout %d,%d margins screen %.4f,0.985,%.4f,%.4f spacing screen %.4f,%.4f\n", rows, columns, 0.3 / columns,
                  0.19 / rows, 1 - 0.1 / rows, 0.19 / columns, 0.33 / rows);
     for (size_t i = 0; i < n_panels; i++) add_panel(&gp, panels[i], i, b, n, n < 1500, i % (size_t)columns == 0, (int)i / columns, rows);
     bb_text_add(&gp, "unset multiplot\n");

@@ -8,7 +8,7 @@ sources=$(find base kernels model eval search cli include tests -name '*.[ch]' 2
 # shellcheck disable=SC2086
 awk -f tests/lint/depcheck $sources || bad=1
 
-for f in $sources Makefile $(find tests .ci -name '*.sh' 2>/dev/null) tests/lint/depcheck; do
+for f in $sources Makefile $(find tests .ci results -name '*.sh' 2>/dev/null) tests/lint/depcheck; do
     head -n 2 "$f" | grep -q 'SPDX-License-Identifier: GPL-3.0-or-later' || { echo "$f:1: the SPDX line is missing"; bad=1; }
 done
 

@@ -1,0 +1,80 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Rows of results/llamacpp.csv for one model: the source, llama.cpp's own files and ours, all measured by llama-perplexity against the source on the
+# same text and the same chunks. Theirs are made by llama-quantize with an importance matrix of the whole calibration text.
+# usage: llamacpp.sh LLAMACPP MODEL.gguf CALIBRATION EVALUATION RUN WORK TABLE.csv
+#   LLAMACPP  folder of llama-perplexity, llama-quantize, llama-imatrix
+#   RUN       a run's folder: its front.csv and models/HASH.gguf
+#   WORK      scratch; the logits of the source stay there (chunks x ctx/2 x vocabulary x 2 bytes) until all rows are done
+#   TABLE     rows are appended; a row that is already there (same file, same text, same chunks) is not measured again
+# CTX (256), CHUNKS (200), THREADS (2), TYPES: what llama-quantize is asked for. BITBUDGET: the program, for its own figures of our files.
+set -eu
+bin=$1 source=$2 calib=$3 text=$4 run=$5 work=$6 table=$7
+: "${CTX:=256}" "${CHUNKS:=200}" "${THREADS:=2}" "${BITBUDGET:=./bitbudget}"
+: "${TYPES:=IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K IQ3_XXS IQ3_XS IQ3_M Q3_K_M IQ4_XS Q4_K_S Q4_K_M}"
+model=$(basename "$source" .gguf); model=${model%-f16}
+for program in perplexity quantize imatrix; do
+    [ -x "$bin/llama-$program" ] || { echo "llamacpp.sh: there is no $bin/llama-$program: LLAMACPP is the folder of llama.cpp's programs" >&2; exit 2; }
+done
+mkdir -p "$work"
+[ -s "$table" ] || echo "model,made_by,name,size_bytes,sha256,text_sha256,ctx,chunks,ppl,ppl_se,ln_ratio,ln_ratio_se,kl_nats,kl_se,kl_p99,top1,bitbudget_ppl,bitbudget_kl_nats" > "$table"
+
+sha() { sha256sum < "$1" | cut -c1-16; }
+text_hash=$(sha "$text")
+logits=$work/$model.logits
+
+# A program of llama.cpp; what it says is shown only when it fails.
+quietly() {
+    if ! "$@" > "$work/log" 2>&1; then
+        echo "llamacpp.sh: $1 failed:" >&2
+        tail -n 3 "$work/log" >&2
+        exit 1
+    fi
+}
+
+reference() {
+    key="$(sha "$source") $text_hash $CTX $CHUNKS"
+    if [ ! -s "$logits" ] || [ "$(cat "$logits.key" 2>/dev/null)" != "$key" ]; then
+        quietly "$bin/llama-perplexity" -m "$source" -f "$text" -c "$CTX" --chunks "$CHUNKS" -t "$THREADS" --kl-divergence-base "$logits.new"
+        mv "$logits.new" "$logits"
+        echo "$key" > "$logits.key"
+    fi
+}
+
+# Our engine on the same chunks: "ppl,kl".
+ours_of() {
+    $BITBUDGET eval "$1" --text "$text" --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --reference "$source" --json -q > "$work/json"
+    awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 } END { printf "%.6g,%.6g", v["ppl"], v["kl_nats"] }' "$work/json"
+}
+
+# row MADE_BY NAME FILE
+row() {
+    hash=$(sha "$3")
+    key="$model,$1,$2,$(stat -Lc %s "$3"),$hash,$text_hash,$CTX,$CHUNKS"
+    if ! grep -qF "$key," "$table"; then
+        reference
+        quietly "$bin/llama-perplexity" -m "$3" -c "$CTX" -t "$THREADS" --kl-divergence --kl-divergence-base "$logits"
+        figures=$(awk -v OFS=, '/^Mean PPL\(Q\) +:/ { p = $4; pe = $6 } /^Mean ln\(PPL\(Q\)\/PPL/ { r = $4; re = $6 } /^Mean +KLD/ { k = $3; ke = $5 } /^99.0% +KLD/ { q = $3 }
+            /^Same top p/ { t = $4 / 100 } END { print p, pe, r, re, k, ke, q, t }' "$work/log")
+        case $figures in *,,*|,*|*,) echo "llamacpp.sh: llama-perplexity printed no KL for $3" >&2; exit 1 ;; esac
+        own=,
+        case $1 in llama.cpp) ;; *) own=$(ours_of "$3") ;; esac
+        echo "$key,$figures,$own" >> "$table"
+    fi
+}
+
+row source F16 "$source"
+if [ ! -s "$work/$model.imatrix.gguf" ]; then
+    quietly "$bin/llama-imatrix" -m "$source" -f "$calib" -c "$CTX" -t "$THREADS" -o "$work/$model.imatrix.new.gguf"
+    mv "$work/$model.imatrix.new.gguf" "$work/$model.imatrix.gguf"
+fi
+for type in $TYPES; do
+    quietly "$bin/llama-quantize" --imatrix "$work/$model.imatrix.gguf" "$source" "$work/$model.$type.gguf" "$type" "$THREADS"
+    row llama.cpp "$type" "$work/$model.$type.gguf"
+    rm -f "$work/$model.$type.gguf"
+done
+for plan in $(awk -F, '{ sub(/\r$/, "") } NR == 1 { for (i = 1; i <= NF; i++) col[$i] = i; next } $col["source"] != "full precision" { print $col["plan_hash"] }' "$run/front.csv"); do
+    [ -e "$run/models/$plan.gguf" ] || { echo "llamacpp.sh: $run/models/$plan.gguf, a plan of front.csv, is not there" >&2; exit 1; }
+    row bitbudget "$plan" "$run/models/$plan.gguf"
+done
+rm -f "$logits" "$logits.key"

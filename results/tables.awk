@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# One table of the documents, in Markdown, from one CSV file of results/. Columns are read by name.
+# usage: awk -v table=NAME [-v model=MODEL] -f results/tables.awk FILE.csv      NAME: a function show_NAME below
+
+# The cells of a line into cell[1..n]; quoted cells may hold commas.
+function split_csv(line, cell,    n, i, c, quoted) {
+    n = 1
+    cell[1] = ""
+    quoted = 0
+    for (i = 1; i <= length(line); i++) {
+        c = substr(line, i, 1)
+        if (c == "\"") {
+            if (quoted && substr(line, i + 1, 1) == "\"") { cell[n] = cell[n] c; i++ } else quoted = !quoted
+        } else if (c == "," && !quoted) cell[++n] = ""
+        else cell[n] = cell[n] c
+    }
+    return n
+}
+
+{ sub(/\r$/, "") }
+FNR == 1 { n_columns = split_csv($0, name); for (i = 1; i <= n_columns; i++) has[name[i]] = 1; next }
+{ split_csv($0, value); rows++; for (i = 1; i <= n_columns; i++) v[rows, name[i]] = value[i] }
+
+# 1234567 -> 1,234,567
+function thousands(x,    s) {
+    s = sprintf("%d", x)
+    while (match(s, /[0-9][0-9][0-9][0-9]($|,)/)) s = substr(s, 1, RSTART) "," substr(s, RSTART + 1)
+    return s
+}
+# A KL with as many decimals as its size asks for.
+function kl(x) { return x + 0 < 0.00095 ? sprintf("%.5f", x) : sprintf("%.4f", x) }
+function percent(x) { return sprintf("%.1f %%", 100 * x) }
+# Rows of a table: cells joined by |.
+function line(text) { print "| " text " |" }
+function head(text,    n, i, rule, parts) {
+    line(text)
+    n = split(text, parts, / \| /)
+    for (i = 1; i <= n; i++) rule = rule "|---"
+    print rule "|"
+}
+# The distinct values of a column in the order of the file; returns how many. `where` empty, or a column that must have `is`.
+function distinct(column, list, where, is,    i, n, seen) {
+    split("", seen)
+    for (i = 1; i <= rows; i++) {
+        if (where != "" && v[i, where] != is || (v[i, column] in seen)) continue
+        seen[v[i, column]] = 1
+        list[++n] = v[i, column]
+    }
+    return n + 0
+}
+# The first row with these values, 0: none.
+function row_of(c1, v1, c2, v2, c3, v3,    i) {
+    for (i = 1; i <= rows; i++) if (v[i, c1] == v1 && (c2 == "" || v[i, c2] == v2) && (c3 == "" || v[i, c3] == v3)) return i
+    return 0
+}
+function text_name(t) { return t ~ /wiki/ ? "WikiText-2 test" : t ~ /c4/ ? "C4" : t }
+
+# ---- README: the front, full precision first ----
+
+function show_front(    i) {
+    head("bytes | bits per weight | KL, nats | perplexity | same top token | weights pruned")
+    for (i = 1; i <= rows; i++)
+        if (v[i, "source"] == "full precision") line(sprintf("%s | %.2f | full precision | %.2f | | ", thousands(v[i, "size_bytes"]), v[i, "bpw"], v[i, "ppl"]))
+    for (i = 1; i <= rows; i++) {
+        if (v[i, "source"] == "full precision") continue
+        line(thousands(v[i, "size_bytes"]) sprintf(" | %.2f | ", v[i, "bpw"]) kl(v[i, "kl_nats"]) " ± " kl(v[i, "kl_se"]) sprintf(" | %.2f | ", v[i, "ppl"]) \
+             percent(v[i, "top1"]) sprintf(" | %.0f %%", 100 * v[i, "pruned_fraction"]))
+    }
+}
+
+# ---- README: llama.cpp's own files and our best that is no larger, all measured by llama-perplexity ----
+
+function show_llamacpp(    i, j, best) {
+    head("llama.cpp file | bytes | KL | perplexity | our bytes | our KL | our perplexity | KL ratio")
+    for (i = 1; i <= rows; i++)
+        if (v[i, "model"] == model && v[i, "made_by"] == "source") line("F16, the source | " thousands(v[i, "size_bytes"]) sprintf(" | | %.2f | | | | ", v[i, "ppl"]))
+    for (i = 1; i <= rows; i++) {
+        if (v[i, "model"] != model || v[i, "made_by"] != "llama.cpp") continue
+        best = 0
+        for (j = 1; j <= rows; j++)
+            if (v[j, "model"] == model && v[j, "made_by"] == "bitbudget" && v[j, "size_bytes"] + 0 <= v[i, "size_bytes"] + 0 && v[j, "chunks"] == v[i, "chunks"] && \
+                (!best || v[j, "kl_nats"] + 0 < v[best, "kl_nats"] + 0)) best = j
+        if (best)
+            line(v[i, "name"] " | " thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) sprintf(" | %.2f | ", v[i, "ppl"]) thousands(v[best, "size_bytes"]) " | " \
+                 kl(v[best, "kl_nats"]) sprintf(" | %.2f | %.2f", v[best, "ppl"], v[best, "kl_nats"] / v[i, "kl_nats"]))
+    }
+}
+
+# Our engine beside llama-perplexity on our files.
+function show_engines(    i) {
+    head("bytes | KL, llama-perplexity | KL, bitbudget | perplexity, llama-perplexity | perplexity, bitbudget")
+    for (i = 1; i <= rows; i++)
+        if (v[i, "model"] == model && v[i, "bitbudget_ppl"] != "")
+            line(thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) " | " kl(v[i, "bitbudget_kl_nats"]) sprintf(" | %.3f | %.3f", v[i, "ppl"], v[i, "bitbudget_ppl"]))
+}
+
+# ---- docs/finalise.md ----
+
+function show_finalise(    i, j, k, n, m, s, sizes, texts, steps, text, r, first, last) {
+    n = distinct("budget_bpw", sizes)
+    m = distinct("text", texts)
+    s = distinct("step", steps)
+    text = "bits | text"
+    for (k = 1; k <= s; k++) text = text " | " steps[k]
+    head(text " | of the start | perplexity | same top token")
+    for (i = 1; i <= n; i++)
+        for (j = 1; j <= m; j++) {
+            text = sprintf("%.2f | %s", sizes[i], text_name(texts[j]))
+            first = last = 0
+            for (k = 1; k <= s; k++) {
+                r = row_of("budget_bpw", sizes[i], "text", texts[j], "step", steps[k])
+                text = text " | " (r ? kl(v[r, "kl_nats"]) : "")
+                if (r && !first) first = r
+                if (r) last = r
+            }
+            line(text sprintf(" | %.0f %% | %.2f → %.2f | %.1f → %.1f %%", 100 * v[last, "kl_nats"] / v[first, "kl_nats"], v[first, "ppl"], v[last, "ppl"],
+                              100 * v[first, "top1"], 100 * v[last, "top1"]))
+        }
+}
+
+function show_generation(    i, j, n, m, s, sizes, texts, steps, a, b) {
+    n = distinct("budget_bpw", sizes)
+    m = distinct("text", texts)
+    s = distinct("step", steps)
+    head("bits | text | agreement, tokens: " steps[1] " | " steps[s] " | KL at 1-16 | 17-64 | from 65")
+    for (i = 1; i <= n; i++)
+        for (j = 1; j <= m; j++) {
+            a = row_of("budget_bpw", sizes[i], "text", texts[j], "step", steps[1])
+            b = row_of("budget_bpw", sizes[i], "text", texts[j], "step", steps[s])
+            line(sprintf("%.2f | %s | %.1f ± %.1f | %.1f ± %.1f | %s → %s | %s → %s | %s → %s", sizes[i], text_name(texts[j]), v[a, "agree_length"], v[a, "agree_length_se"],
+                         v[b, "agree_length"], v[b, "agree_length_se"], kl(v[a, "kl_1_16"]), kl(v[b, "kl_1_16"]), kl(v[a, "kl_17_64"]), kl(v[b, "kl_17_64"]),
+                         kl(v[a, "kl_65"]), kl(v[b, "kl_65"])))
+        }
+}
+
+function show_lfq(    i, j, k, n, m, s, sizes, texts, steps, text, r) {
+    n = distinct("budget_bpw", sizes)
+    m = distinct("text", texts)
+    s = distinct("step", steps)
+    text = "bits | text"
+    for (k = 1; k <= s; k++) text = text " | " steps[k]
+    head(text)
+    for (i = 1; i <= n; i++)
+        for (j = 1; j <= m; j++) {
+            text = sprintf("%.2f | %s", sizes[i], text_name(texts[j]))
+            for (k = 1; k <= s; k++) {
+                r = row_of("budget_bpw", sizes[i], "text", texts[j], "step", steps[k])
+                text = text " | " (r ? kl(v[r, "kl_nats"]) : "")
+            }
+            line(text)
+        }
+}
+
+# ---- docs/scores.md ----
+
+function show_proxy(    i, j, k, n, m, s, sets, names, bands, text, r) {
+    n = distinct("set", sets)
+    m = distinct("proxy", names)
+    s = distinct("band_bpw", bands)
+    text = "set | score"
+    for (k = 1; k <= s; k++) text = text sprintf(" | %.1f", bands[k])
+    head(text)
+    for (i = 1; i <= n; i++)
+        for (j = 1; j <= m; j++) {
+            text = sets[i] " | " names[j]
+            for (k = 1; k <= s; k++) {
+                r = row_of("set", sets[i], "proxy", names[j], "band_bpw", bands[k])
+                text = text " | " (r && v[r, "tau"] != "" ? sprintf("%.2f", v[r, "tau"]) : "")
+            }
+            line(text)
+        }
+}
+
+# ---- docs/search.md ----
+
+function show_search(    i, k, n, s, sizes, methods, text, r, ours) {
+    n = distinct("budget_bytes", sizes)
+    s = distinct("method", methods)
+    text = "bytes | ours, KL"
+    for (k = 1; k <= s; k++) if (methods[k] != "ours") text = text " | " methods[k] " / ours"
+    head(text)
+    for (i = 1; i <= n; i++) {
+        ours = row_of("budget_bytes", sizes[i], "method", "ours")
+        text = thousands(sizes[i]) " | " kl(v[ours, "kl_nats"])
+        for (k = 1; k <= s; k++) {
+            if (methods[k] == "ours") continue
+            r = row_of("budget_bytes", sizes[i], "method", methods[k])
+            text = text " | " (r ? sprintf("%.2f", v[r, "kl_nats"] / v[ours, "kl_nats"]) : "")
+        }
+        line(text)
+    }
+}
+
+# ---- docs/quantization.md ----
+
+function show_database(    i, k, n, s, formats, methods, text, r, ours, theirs) {
+    n = distinct("format", formats, "model", model)
+    s = distinct("method", methods, "model", model)
+    text = model " | bytes"
+    for (k = 1; k <= s; k++) text = text " | " methods[k]
+    head(text " | database / llamacpp")
+    for (i = 1; i <= n; i++) {
+        ours = row_of("model", model, "format", formats[i], "method", "database")
+        theirs = row_of("model", model, "format", formats[i], "method", "llamacpp")
+        text = formats[i] " | " thousands(v[ours, "size_bytes"])
+        for (k = 1; k <= s; k++) {
+            r = row_of("model", model, "format", formats[i], "method", methods[k])
+            text = text " | " (r ? kl(v[r, "kl_nats"]) : "")
+        }
+        line(text " | " (theirs ? sprintf("%.2f", v[ours, "kl_nats"] / v[theirs, "kl_nats"]) : ""))
+    }
+}
+
+function show_pruning(    i, j, n, m, units, shares, a, b, c) {
+    n = distinct("unit", units)
+    m = distinct("fraction", shares)
+    head("unit | share | KL: cut | least squares | sequential | perplexity: cut | least squares | sequential | removed: least squares | sequential")
+    for (i = 1; i <= n; i++)
+        for (j = 1; j <= m; j++) {
+            a = row_of("unit", units[i], "fraction", shares[j], "compensated", "no")
+            b = row_of("unit", units[i], "fraction", shares[j], "compensated", "least-squares")
+            c = row_of("unit", units[i], "fraction", shares[j], "compensated", "sequential")
+            if (a && b && c)
+                line(sprintf("%s | %s | %s | %s | %s | %.2f | %.2f | %.2f | %.0f %% | %.0f %%", units[i] == "ffn" ? "FFN channels" : "KV groups", shares[j], kl(v[a, "kl_nats"]),
+                             kl(v[b, "kl_nats"]), kl(v[c, "kl_nats"]), v[a, "ppl"], v[b, "ppl"], v[c, "ppl"], 100 * v[b, "removed"], 100 * v[c, "removed"]))
+        }
+}
+
+function show_rotation(    i) {
+    head("model | format | method | rotation | bytes | KL | perplexity")
+    for (i = 1; i <= rows; i++)
+        line(v[i, "model"] " | " v[i, "format"] " | " v[i, "method"] " | " v[i, "rotation"] " | " thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) " ± " \
+             kl(v[i, "kl_se"]) sprintf(" | %.2f", v[i, "ppl"]))
+}
+
+# Any table as it is.
+function show_all(    i, k, text) {
+    for (k = 1; k <= n_columns; k++) text = text (k > 1 ? " | " : "") name[k]
+    head(text)
+    for (i = 1; i <= rows; i++) {
+        text = ""
+        for (k = 1; k <= n_columns; k++) text = text (k > 1 ? " | " : "") v[i, name[k]]
+        line(text)
+    }
+}
+
+END {
+    if (table == "front") show_front()
+    else if (table == "llamacpp") show_llamacpp()
+    else if (table == "engines") show_engines()
+    else if (table == "finalise") show_finalise()
+    else if (table == "generation") show_generation()
+    else if (table == "lfq") show_lfq()
+    else if (table == "proxy") show_proxy()
+    else if (table == "search") show_search()
+    else if (table == "database") show_database()
+    else if (table == "pruning") show_pruning()
+    else if (table == "rotation") show_rotation()
+    else if (table == "all") show_all()
+    else { print "tables.awk: there is no table " table > "/dev/stderr"; exit 1 }
+}
