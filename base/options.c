@@ -2,7 +2,7 @@
  * options.c: see options.h.
  *
  * The YAML file is a flat mapping "name: value", read event by event through libyaml, so that every message has a line number; a
- * list may be a sequence of scalars. Anything deeper, anchors and a second document are refused. */
+ * list may be a sequence of scalars. Anything deeper, anchors, tags, a second document and names without a value are refused. */
 #include "base/options.h"
 
 #include <ctype.h>
@@ -74,6 +74,9 @@ static bb_status set_value(const bb_option_row *row, void *values, const char *t
     bool      flag = false;
     char     *copy = NULL;
     if (row->type == BB_OPT_TEXT || row->type == BB_OPT_LIST) {
+        /* Where the default is not the empty text, the empty text means nothing. */
+        if (text && !*text && !(row->default_text && !*row->default_text))
+            return BB_FAIL(err, BB_USAGE, "%s: the value is empty; expected %s", where, row->metavar ? row->metavar : "VALUE");
         if (text && (status = check_choices(row, text, where, err)) != BB_OK) return status;
         if (text && !(copy = bb_strdup(text, err))) return BB_NOMEM;
         bb_free(*(char **)p);
@@ -239,19 +242,35 @@ static bb_status expect(yaml_reader *r, yaml_event_type_t type, const char *what
 
 static const char *scalar(const yaml_event_t *e) { return (const char *)e->data.scalar.value; }
 
+/* Written as nothing, ~ or null, without quotes. */
+static bool is_null(const yaml_event_t *e)
+{
+    const char *s = scalar(e);
+    return e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
+           (!*s || strcmp(s, "~") == 0 || strcmp(s, "null") == 0 || strcmp(s, "Null") == 0 || strcmp(s, "NULL") == 0);
+}
+
+static bool is_decorated(const yaml_event_t *e)
+{
+    if (e->type == YAML_ALIAS_EVENT) return true;
+    if (e->type == YAML_SCALAR_EVENT) return e->data.scalar.anchor || e->data.scalar.tag;
+    return e->type == YAML_SEQUENCE_START_EVENT && (e->data.sequence_start.anchor || e->data.sequence_start.tag);
+}
+
 /* Joins a sequence of scalars with commas; its start event is already read. */
-static bb_status read_sequence(yaml_reader *r, bb_text *out)
+static bb_status read_sequence(yaml_reader *r, const char *where, bb_text *out)
 {
     for (bool first = true;; first = false) {
         yaml_event_t event;
         bb_status status = next(r, &event);
         bool end = status == BB_OK && event.type == YAML_SEQUENCE_END_EVENT;
+        if (end && first) status = BB_FAIL(r->err, BB_BAD_FILE, "%s: the list is empty", where);
         if (status == BB_OK && !end) {
-            if (event.type == YAML_SCALAR_EVENT && !strchr(scalar(&event), ',')) {
+            if (event.type == YAML_SCALAR_EVENT && !is_decorated(&event) && !is_null(&event) && *scalar(&event) && !strchr(scalar(&event), ',')) {
                 if (!first) bb_text_add(out, ",");
                 bb_text_add(out, scalar(&event));
             } else {
-                status = BB_FAIL(r->err, BB_BAD_FILE, "%s line %u: a list holds plain values without commas only", r->path, line_of(&event));
+                status = BB_FAIL(r->err, BB_BAD_FILE, "%s: a list holds plain values without commas only", where);
             }
         }
         yaml_event_delete(&event);
@@ -259,25 +278,32 @@ static bb_status read_sequence(yaml_reader *r, bb_text *out)
     }
 }
 
-static bool is_null(const yaml_event_t *e)
+/* An option without a default is printed as ~ when it is not set (bb_options_print_yaml), and only there ~ says something: not set. */
+static bb_status read_null(yaml_reader *r, const bb_option_row *row, const yaml_event_t *e, const char *where)
 {
-    const char *s = scalar(e);
-    return e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && (!*s || strcmp(s, "~") == 0 || strcmp(s, "null") == 0);
+    if (!row->default_text && row->type != BB_OPT_FLAG && *scalar(e)) return set_value(row, r->values, NULL, where, r->err);
+    if (row->default_text && *row->default_text)
+        return BB_FAIL(r->err, BB_BAD_FILE, "%s: there is no value: give one, or remove the line, and it is %.100s", where, row->default_text);
+    return BB_FAIL(r->err, BB_BAD_FILE, "%s: there is no value: give one, or remove the line", where);
 }
 
-static bb_status read_value(yaml_reader *r, const bb_option_row *row)
+static bb_status read_value(yaml_reader *r, const bb_option_row *row, unsigned line)
 {
     yaml_event_t event;
     bb_text text = { 0 };
-    char where[4096];
+    char where[512];
     bb_status status = next(r, &event);
     if (status != BB_OK) return status;
-    snprintf(where, sizeof where, "%.300s line %u: %s", r->path, line_of(&event), row->name);
-    if (event.type == YAML_SCALAR_EVENT && strlen(scalar(&event)) == event.data.scalar.length) {
-        status = set_value(row, r->values, is_null(&event) ? NULL : scalar(&event), where, r->err);
+    snprintf(where, sizeof where, "%.300s line %u: %s", r->path, line, row->name);
+    if (is_decorated(&event)) {
+        status = BB_FAIL(r->err, BB_BAD_FILE, "%s: anchors, aliases and tags (&, *, !) are not read: expected a single value", where);
+    } else if (event.type == YAML_SCALAR_EVENT && is_null(&event)) {
+        status = read_null(r, row, &event, where);
+    } else if (event.type == YAML_SCALAR_EVENT && strlen(scalar(&event)) == event.data.scalar.length) {
+        status = set_value(row, r->values, scalar(&event), where, r->err);
     } else if (event.type == YAML_SEQUENCE_START_EVENT && row->type == BB_OPT_LIST) {
         bb_text_add(&text, "");
-        status = read_sequence(r, &text);
+        status = read_sequence(r, where, &text);
         if (status == BB_OK) status = set_value(row, r->values, text.data, where, r->err);
         else if (status == BB_NOMEM) BB_FAIL(r->err, BB_NOMEM, "out of memory while %s was read", r->path);
     } else {
@@ -291,7 +317,7 @@ static bb_status read_value(yaml_reader *r, const bb_option_row *row)
 static bb_status read_key(yaml_reader *r, const yaml_event_t *key)
 {
     char hint[128];
-    if (key->type != YAML_SCALAR_EVENT) return BB_FAIL(r->err, BB_BAD_FILE, "%s line %u: expected 'name: value'", r->path, line_of(key));
+    if (key->type != YAML_SCALAR_EVENT || is_decorated(key)) return BB_FAIL(r->err, BB_BAD_FILE, "%s line %u: expected 'name: value'", r->path, line_of(key));
     const bb_option_row *row = find(r->rows, r->n, scalar(key), key->data.scalar.length);
     if (!row) {
         suggest(r->rows, r->n, scalar(key), "", hint);
@@ -300,7 +326,7 @@ static bb_status read_key(yaml_reader *r, const yaml_event_t *key)
     bool *seen = &r->seen[row - r->rows];
     if (*seen) return BB_FAIL(r->err, BB_BAD_FILE, "%s line %u: '%s' is set twice", r->path, line_of(key), row->name);
     *seen = true;
-    return read_value(r, row);
+    return read_value(r, row, line_of(key));
 }
 
 static bb_status read_document(yaml_reader *r)

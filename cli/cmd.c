@@ -81,6 +81,10 @@ bb_status bb_command_options(const bb_command *c, void *values, int argc, char *
     bb_options_done(c->options, c->n_options, values);
     BB_TRY(bb_options_defaults(c->options, c->n_options, values, err));
     BB_TRY(bb_options_yaml(c->options, c->n_options, values, path, err));
+    if (config_file(c, values)) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s: config: a configuration file cannot name another one", path);
+        goto done;
+    }
     BB_TRY(bb_options_environment(c->options, c->n_options, values, err));
     BB_TRY(bb_options_parse(c->options, c->n_options, values, argc, argv, positional, max_positional, n_positional, err));
 done:

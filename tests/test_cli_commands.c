@@ -55,6 +55,40 @@ START_TEST(a_commands_defaults_parse)
 }
 END_TEST
 
+/* Whatever odd YAML stands behind a name, for every option of every command: refused with the line and the name, or, for ~ where nothing is set
+ * by default, the same as no line. */
+START_TEST(odd_yaml_is_refused_for_every_option)
+{
+    static const struct { const char *text; bool list; } odd[] = { /* list: may be right for one */
+        { "#\n%s:\n", false }, { "#\n%s: ~\n", false }, { "#\n%s: null\n", false }, { "#\n%s: ''\n", false }, { "#\n%s: []\n", false }, { "#\n%s: [a, ~]\n", false },
+        { "#\n%s: [a, [b]]\n", false }, { "#\n%s: {a: b}\n", false }, { "#\n%s: &a b\n", false }, { "#\n%s: *a\n", false }, { "#\n%s: !!str a\n", false },
+        { "#\n%s: [1, 2]\n", true }, { "#\n? %s\n", false },
+    };
+    const char *path = bb_test_path("odd.yaml");
+    for (size_t i = 0; bb_command_at(i); i++)
+        for (size_t k = 0; k < bb_command_at(i)->n_options; k++) {
+            const bb_command    *c = bb_command_at(i);
+            const bb_option_row *row = &c->options[k];
+            union { max_align_t align; char bytes[4096]; } values = { .bytes = { 0 } };
+            for (size_t o = 0; o < sizeof odd / sizeof *odd; o++) {
+                char   text[200], name[100];
+                bb_err err = BB_ERR_INIT;
+                int    n = snprintf(text, sizeof text, odd[o].text, row->name);
+                bool   unset = (o == 1 || o == 2) && !row->default_text && row->type != BB_OPT_FLAG;
+                bool   empty = o == 3 && row->default_text && !*row->default_text && (row->type == BB_OPT_TEXT || row->type == BB_OPT_LIST);
+                snprintf(name, sizeof name, "line 2: %s", row->name);
+                bb_test_write(path, text, (size_t)n);
+                ck_assert_int_eq(bb_options_defaults(c->options, c->n_options, &values, &err), BB_OK);
+                bb_status status = bb_options_yaml(c->options, c->n_options, &values, path, &err);
+                if (unset || empty) ck_assert_msg(status == BB_OK, "%s: %s", c->name, err.msg);
+                else if (!odd[o].list || row->type != BB_OPT_LIST)
+                    ck_assert_msg(status == BB_BAD_FILE && strstr(err.msg, name), "%s takes '%s' (status %d): %s", c->name, text, (int)status, err.msg);
+                bb_options_done(c->options, c->n_options, &values);
+            }
+        }
+}
+END_TEST
+
 START_TEST(sources_of_options_have_their_order)
 {
     const char *path = bb_test_path("c.yaml"), *pos[1];
@@ -80,6 +114,11 @@ START_TEST(sources_of_options_have_their_order)
     bb_err err = BB_ERR_INIT;
     ck_assert_int_eq(bb_command_options(&command, &v, 5, argv, pos, 1, &n, &err), BB_BAD_FILE);
     ck_assert_ptr_nonnull(strstr(err.msg, "line 1: there is no setting 'nam'; did you mean name?"));
+    bb_options_done(rows, 3, &v);
+    bb_test_write(path, "config: x\n", 10);
+    bb_err_clear(&err);
+    ck_assert_int_eq(bb_command_options(&command, &v, 5, argv, pos, 1, &n, &err), BB_BAD_FILE);
+    ck_assert_ptr_nonnull(strstr(err.msg, "cannot name another one"));
     bb_options_done(rows, 3, &v);
     ck_assert_uint_eq(bb_mem_live_bytes(), before);
 }
@@ -140,6 +179,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, every_command_is_complete_and_found);
     tcase_add_test(t, a_commands_defaults_parse);
+    tcase_add_test(t, odd_yaml_is_refused_for_every_option);
     tcase_add_test(t, sources_of_options_have_their_order);
     tcase_add_test(t, the_manual_escapes_troff);
     tcase_add_test(t, the_program_answers);
