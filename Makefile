@@ -37,11 +37,11 @@ LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/support/cli.c,$(sort $(wildcard tests/support/*.c))))
 
-.PHONY: all deps demo check check-asan bench lint fuzz install uninstall interop clean help FORCE
+.PHONY: all deps demo check check-asan bench lint fuzz mutate install uninstall interop clean help FORCE
 all: bitbudget
 
 help:
-	@echo "deps all demo check check-asan bench lint fuzz interop models results tables $(RESULTS) install uninstall clean"
+	@echo "deps all demo check check-asan bench lint fuzz mutate interop models results tables $(RESULTS) install uninstall clean"
 
 $(BUILD)/%.o: %.c
 	@$(HAVE_LIBS)mkdir -p $(@D)
@@ -227,6 +227,10 @@ check-asan:
 # Every benchmark, one after the other, as CSV; each says how it is used on its own.
 bench: $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
 	@for b in $^; do echo "# $$b"; OPENBLAS_NUM_THREADS=1 $$b || exit 1; done
+
+# Every one-line patch of tests/mutate/*.txt in a copy of this tree; MUTATE: only those whose names begin so. Reports what no test notices.
+mutate:
+	@sh tests/mutate/mutate.sh $(BUILD)/mutate $(MUTATE)
 
 lint:
 	@sh results/tables.sh --check $(DOCUMENTS)

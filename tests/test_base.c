@@ -120,7 +120,7 @@ START_TEST(moments_and_ranges_are_right)
 {
     enum { N = 200000 };
     bb_rng r;
-    double sum = 0, squares = 0, fourth = 0, uniform = 0;
+    double sum = 0, squares = 0, fourth = 0, uniform = 0, first_third = 0;
     unsigned seen[7] = { 0 };
     bb_rng_init(&r, 7, "moments");
     for (int i = 0; i < N; i++) {
@@ -139,8 +139,13 @@ START_TEST(moments_and_ranges_are_right)
     ck_assert(fabs(uniform / N - 0.5) < 5 * sqrt(1.0 / 12 / N));
     for (int i = 0; i < 7; i++) ck_assert(fabs(seen[i] - N / 7.0) < 5 * sqrt(N * 6.0 / 49));
     for (int i = 0; i < 100; i++) ck_assert_uint_eq(bb_rng_below(&r, 1), 0);
-    /* The bias that refusing removes would be largest here: 2^63+1 of 2^64 values. */
-    for (int i = 0; i < 100; i++) ck_assert_uint_le(bb_rng_below(&r, (1ull << 63) + 1), 1ull << 63);
+    /* Of 3 * 2^62 values, the first third would come twice as often if nothing were refused. */
+    for (int i = 0; i < N; i++) {
+        const uint64_t x = bb_rng_below(&r, 3ull << 62);
+        ck_assert_uint_lt(x, 3ull << 62);
+        first_third += x < 1ull << 62;
+    }
+    ck_assert(fabs(first_third - N / 3.0) < 5 * sqrt(N * 2.0 / 9));
 }
 END_TEST
 

@@ -43,6 +43,30 @@ START_TEST(only_cells_that_need_it_are_quoted)
 }
 END_TEST
 
+/* Each of the characters that need quotes, alone in its cell. */
+START_TEST(every_reason_to_quote)
+{
+    static const char *const cells[] = { "a,b", "a\"b", "a\nb", "a\rb", "", " a " };
+    const char    *path = bb_test_path("quotes.csv");
+    bb_csv_writer *w = NULL;
+    bb_csv         t;
+    ck_assert_int_eq(bb_csv_create(path, "x,y", &w, NULL), BB_OK);
+    for (size_t i = 0; i < sizeof cells / sizeof *cells; i++) {
+        bb_csv_put_text(w, cells[i]);
+        bb_csv_put_text(w, "end");
+        bb_csv_end_row(w);
+    }
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    ck_assert_uint_eq(t.n_rows, sizeof cells / sizeof *cells);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        ck_assert_str_eq(bb_csv_text(&t, i, 0), cells[i]);
+        ck_assert_str_eq(bb_csv_text(&t, i, 1), "end");
+    }
+    bb_csv_done(&t);
+}
+END_TEST
+
 START_TEST(what_is_written_is_read)
 {
     const char *path = bb_test_path("out.csv");
@@ -160,6 +184,7 @@ int main(void)
     Suite *s = suite_create("csv");
     TCase *t = tcase_create("core");
     tcase_add_test(t, only_cells_that_need_it_are_quoted);
+    tcase_add_test(t, every_reason_to_quote);
     tcase_add_test(t, what_is_written_is_read);
     tcase_add_test(t, a_lone_empty_cell_survives);
     tcase_add_test(t, an_interrupted_table_leaves_nothing);

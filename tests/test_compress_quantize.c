@@ -96,6 +96,41 @@ START_TEST(feedback_beats_the_weighted_encoding)
 }
 END_TEST
 
+/* The definition, column by column (factor.h): without sweeps each value is the level nearest to its weight plus what the errors of ALL columns
+ * before it ask for, under the scales that were stored. */
+START_TEST(each_column_takes_the_errors_before_it)
+{
+    static const bb_quant_options one_pass = { BB_METHOD_FEEDBACK, 0.01, 0 };
+    const bb_format *f = ready(_i);
+    bb_factor        factor;
+    bb_err           local = BB_ERR_INIT;
+    double           moved = 0;
+    if (f->vec > 1) return; /* codebooks: the next test */
+    bb_hessian h = problem(7, 24, 0.3);
+    ck_assert_msg(bb_factor_make(&h, 0.01, &factor, &local) == BB_OK, "%s", local.msg);
+    ck_assert_int_eq(bb_quantize(w, 2, COLS, &h, f->type, &one_pass, packed, NULL, NULL), BB_OK);
+    f->decode(packed, v, 2 * COLS);
+    for (uint32_t r = 0; r < 2; r++)
+        for (uint32_t j = 0; j < COLS; j++) {
+            const float *row = w + r * COLS, *value = v + r * COLS;
+            float        a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+            double       target = (double)row[j], least = HUGE_VAL;
+            bb_code      c;
+            for (uint32_t i = 0; i < j; i++) target += (double)factor.u[i * COLS + j] * ((double)row[i] - (double)value[i]);
+            memset(&c, 0, sizeof c);
+            f->unpack(packed + r * bb_format_row_bytes(f, COLS) + (size_t)(j / f->block) * f->block_bytes, &c);
+            f->scales(&c, a, b);
+            for (int k = 0; k < f->n_levels; k++)
+                least = fmin(least, fabs(target - (double)(a[j % f->block / f->group] * f->levels[k] + b[j % f->block / f->group])));
+            ck_assert_msg(fabs(target - (double)value[j]) <= least + 2e-5, "%s: row %u column %u: target %g, value %g, nearest level %g away", f->name, r, j,
+                          target, (double)value[j], least);
+            moved = fmax(moved, fabs(target - (double)row[j]));
+        }
+    ck_assert_msg(moved > 2e-3, "%s: %g", f->name, moved); /* so the errors do matter here */
+    bb_factor_done(&factor);
+}
+END_TEST
+
 START_TEST(odd_inputs_are_sound)
 {
     const bb_format *f = ready(_i);
@@ -317,6 +352,7 @@ int main(void)
     bb_blas_init();
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, feedback_beats_the_weighted_encoding, 0, N_NAMES);
+    tcase_add_loop_test(t, each_column_takes_the_errors_before_it, 0, N_NAMES);
     tcase_add_loop_test(t, odd_inputs_are_sound, 0, N_NAMES);
     tcase_add_loop_test(t, threads_do_not_change_a_byte, 0, N_NAMES);
     tcase_add_test(t, codes_are_good_where_they_can_be_enumerated);

@@ -450,6 +450,111 @@ START_TEST(plans_are_applied_and_rebuilt)
 }
 END_TEST
 
+/* ---- the weights that a rebuild should have, from the formula of rebuild.h ---- */
+
+typedef struct inputs { bb_part part; double *x; size_t n, cols; } inputs; /* of one part over all windows */
+
+static bb_status keep_inputs(void *self, bb_part part, const float *x, size_t n, uint32_t cols, bb_err *e)
+{
+    inputs *k = self;
+    (void)e;
+    if (bb_hessian_of(part) != bb_hessian_of(k->part)) return BB_OK;
+    for (size_t i = 0; i < n * cols; i++) k->x[k->n * cols + i] = (double)x[i];
+    k->n += n;
+    k->cols = cols;
+    return BB_OK;
+}
+
+/* The inputs of `part` in block `layer`, and the residual stream before (r) and after (out) the half of the block that it is in. */
+static void run_to(const bb_net *net, uint32_t layer, bb_part part, inputs *in, float *r, float *out)
+{
+    bb_forward *f;
+    bb_block    attention = net->blocks[layer], ffn = net->blocks[layer];
+    const bool  second = part > BB_PART_O;
+    attention.n_ff = 0;
+    ffn.n_head = ffn.n_kv = 0;
+    *in = (inputs){ .part = part, .x = calloc((size_t)CTX * WINDOWS * FF, sizeof(double)) };
+    OK(bb_forward_create(&model.net, 1, CTX, &f, &err));
+    for (int w = 0; w < WINDOWS; w++) {
+        float *h = r + w * CTX * C;
+        OK(bb_forward_embed(f, net, tokens + w * CTX, 1, CTX, h, &err));
+        for (uint32_t i = 0; i < layer; i++) OK(bb_forward_block(f, net, &net->blocks[i], 1, CTX, h, NULL, NULL, &err));
+        if (second) OK(bb_forward_block(f, net, &attention, 1, CTX, h, NULL, NULL, &err));
+        memcpy(out + w * CTX * C, h, CTX * C * sizeof *h);
+        OK(bb_forward_block(f, net, second ? &ffn : &attention, 1, CTX, out + w * CTX * C, keep_inputs, in, &err));
+    }
+    bb_forward_destroy(f);
+}
+
+/* || V (E + damping) - W0 damping - E[y x^'] - 0.75 E[(r - r^) x^'] || relative to the norm of what it should be, E = E[x^ x^']. */
+static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, bb_part part)
+{
+    static float r_full[CTX * WINDOWS * C], r_small[CTX * WINDOWS * C], out_full[CTX * WINDOWS * C], out_small[CTX * WINDOWS * C];
+    const bb_matrix *matrix = &net->blocks[layer].w[part];
+    const uint32_t   kept = part <= BB_PART_O ? net->blocks[layer].n_kv : net->blocks[layer].n_ff;
+    const bool       output = part == BB_PART_O || part == BB_PART_DOWN;
+    const size_t     m = matrix->cols, n_tokens = CTX * WINDOWS;
+    inputs           full, small;
+    bb_matrix        start;
+    double           mean = 0, d = 0, all = 0;
+    run_to(&model.net, layer, part, &full, r_full, out_full);
+    run_to(net, layer, part, &small, r_small, out_small);
+    ck_assert(small.n == n_tokens && full.n == n_tokens && small.cols == m);
+    OK(bb_database_matrix(db, layer, part, kept, model.net.blocks[layer].w[part].type, &start, NULL, &err));
+    float *w0 = decode(&start), *v = decode(matrix), *w = decode(&model.net.blocks[layer].w[part]);
+    for (size_t i = 0; i < n_tokens * m; i++) mean += small.x[i] * small.x[i] / (double)(n_tokens * m);
+    for (size_t row = 0; row < matrix->rows; row++)
+        for (size_t j = 0; j < m; j++) {
+            double have = (double)v[row * m + j] * 0.05 * mean, want = (double)w0[row * m + j] * 0.05 * mean;
+            for (size_t t = 0; t < n_tokens; t++) {
+                double y = 0, y_small = 0;
+                for (size_t k = 0; k < m; k++) y_small += (double)v[row * m + k] * small.x[t * m + k];
+                if (output) y = (double)out_full[t * C + row] - 0.25 * (double)r_full[t * C + row] - 0.75 * (double)r_small[t * C + row];
+                else
+                    for (size_t k = 0; k < full.cols; k++) y += (double)w[row * full.cols + k] * full.x[t * full.cols + k];
+                have += y_small * small.x[t * m + j] / (double)n_tokens;
+                want += y * small.x[t * m + j] / (double)n_tokens;
+            }
+            d += (have - want) * (have - want);
+            all += want * want;
+        }
+    free(full.x);
+    free(small.x);
+    bb_free(w0);
+    bb_free(v);
+    bb_free(w);
+    return sqrt(d / all);
+}
+
+/* Everything stays F32 and block 0 loses a KV group and most of its FFN: what is rebuilt solves its equations, and the source does not. */
+START_TEST(a_rebuild_solves_its_equations)
+{
+    static const bb_part parts[] = { BB_PART_K, BB_PART_O, BB_PART_DOWN };
+    bb_plan    plan = { 0 };
+    bb_rebuilt rebuilt;
+    setup("llama", "equations");
+    bb_database *db = open_database();
+    OK(bb_plan_set(&plan, "blk.0.kv", "1", &err));
+    OK(bb_plan_set(&plan, "blk.0.ffn", "32", &err));
+    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, &rebuilt, &err));
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        bb_net   before = rebuilt.net;
+        bb_block blocks[TINY_MAX_LAYERS];
+        memcpy(blocks, rebuilt.net.blocks, rebuilt.net.n_layer * sizeof *blocks);
+        before.blocks = blocks;
+        const double solved = formula_error(db, &rebuilt.net, 1, parts[i]);
+        ck_assert_msg(solved < 1e-4, "%s: the equations are %g away", bb_part_names[parts[i]], solved);
+        blocks[1].w[parts[i]] = model.net.blocks[1].w[parts[i]];
+        const double source = formula_error(db, &before, 1, parts[i]);
+        ck_assert_msg(source > 0.01, "%s: the source solves them too (%g)", bb_part_names[parts[i]], source);
+    }
+    bb_rebuilt_done(&rebuilt);
+    bb_plan_done(&plan);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
 START_TEST(memory_failures_are_clean)
 {
     setup("llama", "memory");
@@ -498,6 +603,7 @@ int main(void)
     tcase_add_test(t, moments_of_other_widths_are_refused);
     tcase_add_test(t, two_threads_share_the_work);
     tcase_add_test(t, plans_are_applied_and_rebuilt);
+    tcase_add_test(t, a_rebuild_solves_its_equations);
     tcase_add_test(t, memory_failures_are_clean);
     suite_add_tcase(s, t);
     return bb_test_run(s);

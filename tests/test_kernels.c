@@ -239,6 +239,34 @@ START_TEST(half_is_exact_for_all_values)
 }
 END_TEST
 
+/* The definition of IEEE rounding, on the numbers where it decides: halves, the middles between neighbours, and one float beside these. */
+START_TEST(floats_round_to_the_nearest_half)
+{
+    for (unsigned i = 0; i < 0x7C00; i++) {
+        const float    x = bb_half_to_float((uint16_t)i), y = i == 0x7BFF ? 65536.0f : bb_half_to_float((uint16_t)(i + 1)); /* as if there were one more */
+        const float    middle = 0.5f * (x + y);
+        const unsigned even = i % 2 ? i + 1 : i;
+        ck_assert_uint_eq(bb_float_to_half(x), i);
+        ck_assert_uint_eq(bb_float_to_half(-x), i | 0x8000);
+        ck_assert_uint_eq(bb_float_to_half(middle), even);
+        ck_assert_uint_eq(bb_float_to_half(-middle), even | 0x8000);
+        ck_assert_uint_eq(bb_float_to_half(nextafterf(middle, 0)), i);
+        ck_assert_uint_eq(bb_float_to_half(nextafterf(middle, INFINITY)), i + 1);
+    }
+    ck_assert_uint_eq(bb_float_to_half(INFINITY), 0x7C00);
+    ck_assert_uint_eq(bb_float_to_half(-1e30f), 0xFC00);
+    ck_assert_uint_gt(bb_float_to_half(NAN) & 0x7FFF, 0x7C00);
+    for (uint32_t i = 0; i < 0x7F80; i++) { /* bfloat16: the upper half of a float */
+        const uint32_t even = i + i % 2;
+        ck_assert_uint_eq(bb_float_to_bf16(bb_bits_float(i << 16)), i);
+        ck_assert_uint_eq(bb_float_to_bf16(bb_bits_float(i << 16 | 0x8000)), even);
+        ck_assert_uint_eq(bb_float_to_bf16(bb_bits_float(i << 16 | 0x7FFF)), i);
+        ck_assert_uint_eq(bb_float_to_bf16(bb_bits_float(i << 16 | 0x8001)), i + 1);
+    }
+    ck_assert_uint_gt(bb_float_to_bf16(NAN) & 0x7FFF, 0x7F80);
+}
+END_TEST
+
 /* Against float64 exp, over floats of the whole range, a stride of 10007 apart. */
 START_TEST(exp_is_accurate)
 {
@@ -357,6 +385,7 @@ int main(void)
     t = tcase_create("levels");
     tcase_add_loop_test(t, levels_agree_bit_by_bit, 0, 3);
     tcase_add_loop_test(t, half_is_exact_for_all_values, 0, 3);
+    tcase_add_test(t, floats_round_to_the_nearest_half);
     tcase_add_test(t, exp_is_accurate);
     tcase_add_test(t, reference_is_right);
     tcase_add_loop_test(t, product_is_a_chain_of_fma, 0, sizeof products / sizeof *products);

@@ -198,6 +198,29 @@ START_TEST(without_interactions_it_is_the_separable_problem)
 }
 END_TEST
 
+/* Each move alone makes it worse, both together better: one step finds that only with their interaction. */
+START_TEST(a_pair_is_scored_with_its_interaction)
+{
+    syn_problem *s = syn_new();
+    for (int k = 0; k < 2; k++) {
+        const uint32_t u = syn_add(s, 2, -1);
+        s->bytes[u][0] = s->bytes[u][1] = 10;
+    }
+    fixture f = make(s, 1, 0, false);
+    static const float G[16] = {1, 0, 0, 0, /**/ 0, 3, 0, -3, /**/ 0, 0, 1, 0, /**/ 0, -3, 0, 3}; /* rows: unit 0 option 0, 1, unit 1 option 0, 1 */
+    const uint16_t     start[2] = {0, 0};
+    uint16_t           x[SYN_MAX_UNITS];
+    bb_quadratic_result r;
+    const bb_quadratic_options o = {.seed = 1, .start = start, .iterations = 1, .starts = 1};
+    memcpy(f.gram, G, sizeof G);
+    aim(&f, false);
+    ck_assert_int_eq(bb_quadratic_solve(&f.q, 100, &o, x, &r, NULL), BB_OK);
+    ck_assert(x[0] == 1 && x[1] == 1);
+    ck_assert_double_eq_tol(r.score, 0, 1e-12);
+    drop(&f);
+}
+END_TEST
+
 START_TEST(large_problems_are_fast)
 {
     syn_problem *s = syn_transformer(11, 6, 9, 4); /* 55 units, 436 options */
@@ -263,6 +286,7 @@ int main(void)
     tcase_add_test(t, incremental_changes_agree_with_the_definition);
     tcase_add_loop_test(t, small_problems_are_solved_and_bounded, 0, 6);
     tcase_add_test(t, without_interactions_it_is_the_separable_problem);
+    tcase_add_test(t, a_pair_is_scored_with_its_interaction);
     tcase_add_test(t, large_problems_are_fast);
     tcase_add_test(t, survives_every_allocation_failure);
     suite_add_tcase(s, t);

@@ -83,6 +83,73 @@ START_TEST(exact_solution_equals_brute_force)
 }
 END_TEST
 
+/* With room for a few states only the optimum may be missed, but the bound stays a bound, and it is below the optimum where states were dropped. */
+START_TEST(few_states_lower_the_bound)
+{
+    int missed = 0;
+    for (uint64_t k = 0; k < 40; k++) {
+        const bb_separable_options few = {.tolerance = 0, .max_states = 1 + (uint32_t)k % 3};
+        syn_problem  *s = syn_new();
+        bb_separable *sep;
+        bb_rng        r;
+        uint16_t      x[SYN_MAX_UNITS];
+        bb_rng_init(&r, k, "states");
+        for (int u = 0; u < 8; u++) {
+            const uint32_t at = syn_add(s, 3, -1);
+            for (int o = 0; o < 3; o++) {
+                s->bytes[at][o] = 100 * o + (int64_t)bb_rng_below(&r, 60);
+                s->cost[at][o] = 3 - o + bb_rng_uniform(&r);
+            }
+        }
+        ck_assert_int_eq(bb_separable_create(&s->p, &few, &sep, NULL), BB_OK);
+        for (int64_t budget = 500; budget < 1400; budget += 97) {
+            bb_separable_result result;
+            int64_t             least;
+            const double        want = brute(&s->p, budget, &least);
+            if (isinf(want)) continue;
+            ck_assert_int_eq(bb_separable_solve(sep, budget, x, &result, NULL), BB_OK);
+            ck_assert_double_le(result.lower_bound, want + 1e-12);
+            ck_assert_double_ge(result.cost, want - 1e-12);
+            missed += result.cost > want + 1e-12;
+        }
+        bb_separable_destroy(sep);
+        syn_free(s);
+    }
+    ck_assert_int_gt(missed, 10); /* so that there was something to be wrong about */
+}
+END_TEST
+
+static int64_t smaller_size(void *self, const uint16_t *x) { return bb_problem_bound(self, x) - 450; }
+
+/* Where every file is smaller than its bound, the optimum is that of exact sizes. */
+START_TEST(bytes_that_the_bound_wastes_are_spent)
+{
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        const bb_separable_options exact = {.tolerance = 0};
+        syn_problem *s = syn_random(900 + seed, 3, 2, 4);
+        bb_problem   plain = s->p;
+        int64_t      least;
+        uint16_t     x[SYN_MAX_UNITS];
+        bb_separable *sep = NULL;
+        s->p.size = smaller_size;
+        s->p.size_self = &plain;
+        if (bb_separable_create(&s->p, &exact, &sep, NULL) == BB_OK) {
+            brute(&plain, INT64_MAX, &least);
+            for (int64_t budget = least; budget < least + 1500; budget += 111) {
+                bb_separable_result r;
+                ck_assert_int_eq(bb_separable_solve(sep, budget, x, &r, NULL), BB_OK);
+                ck_assert_int_le(bb_problem_size(&s->p, x), budget);
+                const double want = brute(&plain, budget + 450, &least);
+                ck_assert_double_eq_tol(r.cost, want, 1e-12);
+                ck_assert_double_le(r.lower_bound, want + 1e-12);
+            }
+        }
+        bb_separable_destroy(sep);
+        syn_free(s);
+    }
+}
+END_TEST
+
 /* Exact sizes below the bound: never over budget, and no single upgrade fits the slack. */
 START_TEST(topup_leaves_less_than_the_cheapest_upgrade)
 {
@@ -229,6 +296,11 @@ START_TEST(archive_is_the_nondominated_set_in_any_order)
     }
     ck_assert_uint_eq(a.n, b.n);
     for (size_t i = 0; i < a.n; i++) ck_assert_uint_eq(a.entries[i].x[0], b.entries[i].x[0]);
+    for (size_t i = 0; i < a.n; i++)
+        for (int k = 0; k < N; k++) { /* of equals in both, the smaller hash */
+            const bool same = e[k].size_bytes == a.entries[i].size_bytes && e[k].score.kl == a.entries[i].score.kl;
+            if (same) ck_assert_int_ge(strcmp(e[k].hash, a.entries[i].hash), 0);
+        }
     double area = 0;
     for (int64_t bytes = 0; bytes < 90; bytes++) {
         double best = HUGE_VAL;
@@ -260,6 +332,10 @@ START_TEST(order_is_a_strict_total_order)
         for (int j = 0; j < N / 2; j++) {
             ck_assert_int_eq(bb_better(&v[i], &v[j]) + bb_better(&v[j], &v[i]), i != j);
             if (v[i].size_bytes <= v[j].size_bytes && v[i].size_bytes <= 3 && v[i].kl < v[j].kl) ck_assert(bb_better(&v[i], &v[j]));
+            if (v[i].kl == v[j].kl && v[j].size_bytes <= 3) { /* ties: fewer bytes, then the smaller hash */
+                if (v[i].size_bytes < v[j].size_bytes) ck_assert(bb_better(&v[i], &v[j]));
+                if (v[i].size_bytes == v[j].size_bytes && i < j) ck_assert(bb_better(&v[i], &v[j]));
+            }
             for (int k = 0; k < N / 2; k++)
                 if (bb_better(&v[i], &v[j]) && bb_better(&v[j], &v[k])) ck_assert(bb_better(&v[i], &v[k]));
         }
@@ -367,6 +443,8 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, exact_solution_equals_brute_force, 0, 8);
+    tcase_add_test(t, few_states_lower_the_bound);
+    tcase_add_test(t, bytes_that_the_bound_wastes_are_spent);
     tcase_add_test(t, topup_leaves_less_than_the_cheapest_upgrade);
     tcase_add_test(t, deltas_agree_with_totals);
     tcase_add_test(t, plans_and_candidates_convert_both_ways);
