@@ -215,17 +215,14 @@ done:
 static bb_status load_windows(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    char     *samples = NULL;
     int32_t   bos;
     bb_status status = BB_NOMEM;
     if (!(j->work = has(o->database) ? bb_strdup(o->database, err) : bb_asprintf(err, "%s.work", o->out))) goto done;
-    if (!(samples = bb_asprintf(err, "%s/calib-self-%.16s-%lld-%u-%lld.u32", j->work, bb_model_sha256(&j->m), (long long)o->calib_windows, j->ctx, (long long)o->seed))) goto done;
     BB_TRY(bb_make_dirs(j->work, err));
-    BB_TRY(bb_calibration_tokens(&j->m, o->calib, samples, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, o->parse_special, &j->tokens, err));
+    BB_TRY(bb_calibration_tokens(&j->m, o->calib, j->work, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, o->parse_special, &j->tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
     BB_TRY(bb_windows_make(&j->tokens, protocol_of(j), j->ctx, bos, (uint32_t)o->calib_windows, true, &j->calib, err));
 done:
-    bb_free(samples);
     return status;
 }
 

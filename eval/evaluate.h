@@ -42,6 +42,8 @@ typedef struct bb_windows {
 bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos /* -1: none */, uint32_t max_windows,
                           bool spread, bb_windows *w, bb_err *err);
 void      bb_windows_done(bb_windows *w);
+/* SHA-256 of everything in w: what is evaluated at which positions, whatever text and protocol it came from. */
+void      bb_windows_hash(const bb_windows *w, char hex[65]);
 
 typedef struct bb_result {
     uint64_t n_tokens;               /* scored */

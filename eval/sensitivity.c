@@ -86,7 +86,7 @@ static bb_status set_prefix(job *j, size_t dim, bb_err *err)
     char      hash[17] = "-";
     bb_status status = BB_OK;
     if (j->o->anchor) BB_TRY(bb_plan_hash(j->o->anchor, hash, err));
-    int n = snprintf(j->prefix, sizeof j->prefix, "%s|%s|%zu/%u/%llu", j->o->key ? j->o->key : "", hash, dim, j->o->probes, (unsigned long long)j->o->seed);
+    int n = snprintf(j->prefix, sizeof j->prefix, "%s|%s|%u|%zu/%u/%llu", j->o->key ? j->o->key : "", hash, j->o->level, dim, j->o->probes, (unsigned long long)j->o->seed);
     if (n < 0 || (size_t)n >= sizeof j->prefix) status = BB_FAIL(err, BB_USAGE, "the key of the measurements has more than %zu bytes", sizeof j->prefix - 1);
 done:
     return status;

@@ -280,6 +280,18 @@ bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx
     return BB_OK;
 }
 
+void bb_windows_hash(const bb_windows *w, char hex[65])
+{
+    const uint32_t shape[4] = { w->ctx, w->n, w->first, w->n_scored };
+    const size_t   bytes = (size_t)w->n * w->ctx * sizeof *w->tokens;
+    bb_sha256      s;
+    bb_sha256_init(&s);
+    bb_sha256_update(&s, shape, sizeof shape);
+    bb_sha256_update(&s, w->tokens, bytes);
+    bb_sha256_update(&s, w->targets, bytes);
+    bb_sha256_hex(&s, hex);
+}
+
 void bb_windows_done(bb_windows *w)
 {
     bb_free(w->tokens);

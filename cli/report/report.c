@@ -212,7 +212,17 @@ static void add_front(bb_text *out, const bb_artefacts *a, const bb_plots *p)
         bb_html_text(out, s->source);
         bb_text_add(out, "</td></tr>\n");
     }
-    bb_text_add(out, "</tbody></table></div>\n<p class=\"note\">Highlighted: the plan shown above. Grey: another plan is no larger and closer to the model.</p></section>\n");
+    if (a->original.name) {
+        bb_text_add(out, "<tr class=\"original\"><td>original</td>");
+        add_scores(out, &a->original, decimals);
+        add_number(out, a->original.pruned, 100, 1, " %");
+        bb_text_add(out, "<td class=\"t\">");
+        bb_html_text(out, a->original.source);
+        bb_text_add(out, "</td></tr>\n");
+    }
+    bb_text_add(out, "</tbody></table></div>\n<p class=\"note\">Highlighted: the plan shown above. Grey: another plan is no larger and closer to the model.");
+    if (a->original.name) bb_text_add(out, " Original: the model that was compressed, on the same windows.");
+    bb_text_add(out, "</p></section>\n");
 }
 
 /* The best plan that is no larger than the baseline; NULL when every plan is larger. */

@@ -50,6 +50,8 @@ static void original_row(bb_text *out, const bb_artefacts *a)
         bb_text_add(out, "; the reference of every KL: ");
         bb_html_text(out, json_string_value(json_object_get(a->env, "model_label")));
     }
+    if (a->original.name && isfinite(a->original.ppl))
+        bb_text_addf(out, ", perplexity %.3f &#177; %.3f on the same windows as the plans", a->original.ppl, a->original.ppl_se);
     end_row(out);
 }
 

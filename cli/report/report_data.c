@@ -57,17 +57,19 @@ static int by_size(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-static bb_status read_scored(const bb_csv *t, bool front, bb_scored **out, size_t *n, bb_err *err)
+/* original: takes the row of the model itself; NULL for baselines. */
+static bb_status read_scored(const bb_csv *t, bb_scored *original, bb_scored **out, size_t *n, bb_err *err)
 {
     static const char *const front_columns[] = { "plan_hash", "size_bytes", "bpw", "kl_nats", "kl_se", "ppl", "ppl_se", "top1", "pruned_fraction",
                                                  "source", NULL };
     static const char *const baseline_columns[] = { "name", "size_bytes", "bpw", "kl_nats", "kl_se", "ppl", "ppl_se", "top1", NULL };
-    size_t at[MAX_COLUMNS];
+    const bool front = original != NULL;
+    size_t at[MAX_COLUMNS], k = 0;
     bb_status status;
     BB_TRY(find_columns(t, front ? front_columns : baseline_columns, at, err));
     if (!(*out = BB_NEW0(t->n_rows, bb_scored, err))) return BB_NOMEM;
     for (size_t r = 0; r < t->n_rows; r++) {
-        bb_scored *s = &(*out)[r];
+        bb_scored *s = front && strcmp(bb_csv_text(t, r, at[0]), "-") == 0 ? original : &(*out)[k++];
         double *numbers[] = { &s->bpw, &s->kl, &s->kl_se, &s->ppl, &s->ppl_se, &s->top1, &s->pruned };
         s->name = bb_csv_text(t, r, at[0]);
         s->source = front ? bb_csv_text(t, r, at[9]) : "";
@@ -75,8 +77,8 @@ static bb_status read_scored(const bb_csv *t, bool front, bb_scored **out, size_
         BB_TRY(bb_csv_int(t, r, at[1], &s->size_bytes, err));
         for (size_t i = 0; i < (front ? 7u : 6u); i++) BB_TRY(bb_csv_double(t, r, at[2 + i], numbers[i], err));
     }
-    qsort(*out, t->n_rows, sizeof **out, by_size);
-    *n = t->n_rows;
+    qsort(*out, k, sizeof **out, by_size);
+    *n = k;
 done:
     return status;
 }
@@ -147,8 +149,8 @@ static bb_status read_tables(bb_artefacts *a, bb_err *err)
             continue;
         }
         switch (i) {
-        case 0: status = read_scored(&a->tables[0], true, &a->front, &a->n_front, err); break;
-        case 1: status = read_scored(&a->tables[1], false, &a->baselines, &a->n_baselines, err); break;
+        case 0: status = read_scored(&a->tables[0], &a->original, &a->front, &a->n_front, err); break;
+        case 1: status = read_scored(&a->tables[1], NULL, &a->baselines, &a->n_baselines, err); break;
         case 2: status = read_choices(&a->tables[2], true, &a->layers, &a->n_layers, err); break;
         case 3: status = read_choices(&a->tables[3], false, &a->sensitivity, &a->n_sensitivity, err); break;
         default: status = read_steps(&a->tables[4], &a->steps, &a->n_steps, err); break;

@@ -45,6 +45,7 @@ typedef struct bb_artefacts {
     bb_csv     tables[5];                 /* front, baselines, layers, sensitivity, convergence: what the rows below borrow from */
     size_t     n_front, n_baselines, n_layers, n_sensitivity, n_steps;
     bb_scored *front, *baselines;         /* ascending size */
+    bb_scored  original;                  /* the model itself on the same windows: the row of front.csv whose plan_hash is "-"; name NULL: none */
     bb_choice *layers, *sensitivity;
     bb_step   *steps;
     char      *config;                    /* text or NULL */

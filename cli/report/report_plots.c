@@ -230,6 +230,7 @@ typedef struct cloud {
     double unit;         /* bytes of the x axis' unit */
     const char *x_label;
     axes   axes;
+    double original;     /* the model's own value, drawn as a line; NaN: none */
 } cloud;
 
 static const double FAR = 1.3; /* a baseline larger than this times the largest plan would squeeze the front: it is named in the caption */
@@ -270,6 +271,10 @@ static void find_range(cloud *c)
         y0 = fmin(y0, low);
         y1 = fmax(y1, p->y + p->se);
     }
+    if (isfinite(c->original)) {
+        y0 = fmin(y0, c->original);
+        y1 = fmax(y1, c->original);
+    }
     double pad = x1 > x0 ? 0.05 * (x1 - x0) : 0.05 * x1;
     a->x0 = x0 - pad;
     a->x1 = x1 + pad;
@@ -292,6 +297,7 @@ static bb_status make_cloud(const bb_artefacts *a, bool kl, cloud *c, bb_text *o
     c->axes.log = all_positive(a, kl);
     for (size_t i = 0; i < a->n_front; i++) add_point(c, &a->front[i], kl, NULL, a->on_front[i]);
     c->n_plans = c->n;
+    c->original = !kl && a->original.name && bb_is_positive(a->original.ppl) ? a->original.ppl : (double)NAN;
     double largest = a->n_front > 0 ? FAR * (double)a->front[a->n_front - 1].size_bytes : 0;
     for (size_t i = 0; c->n_plans > 0 && i < a->n_baselines; i++) {
         const bb_scored *b = &a->baselines[i];
@@ -419,6 +425,7 @@ static bb_status draw_cloud(const bb_artefacts *a, bb_plot plot, char **svg, bb_
         bb_text_add(&gp, ", \\\n  '' ");
         add_points(&gp, has_line(&c) ? 2 : 1, 13, 0.75, SERIES[1], "baselines");
     }
+    if (isfinite(c.original)) bb_text_addf(&gp, ", \\\n  %.9g with lines lw 1.2 dt 2 lc " INK " title 'the original'", c.original);
     bb_text_add(&gp, "\n");
     add_cloud_data(&dat, &c);
     BB_TRY(draw(a->dir, plot, &gp, &dat, svg, err));

@@ -5,17 +5,23 @@
  */
 #include <jansson.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/csv.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
+#include "cli/run/finalised.h"
 #include "cli/run/front.h"
-#include "cli/run/run.h"
+#include "cli/run/keys.h"
 #include "cli/run/verdict.h"
+#include "kernels/kernels.h"
 
 /* ---- evaluate ---- */
 
@@ -41,60 +47,93 @@ done:
     return status;
 }
 
-static bb_status evaluate_file(bb_run *r, const bb_front_plan *p, const bb_windows *w, bb_reference *reference, const char *data_hash, bb_evaluated *out,
-                               bb_err *err)
+/* The stored score under `key`. window_kl: [n] */
+static bb_status recall(bb_run *r, const char *key, bb_result *out, double *window_kl, uint32_t n, bool *found, bb_err *err)
 {
-    char     *path = bb_run_path(r, err, "models/%s.gguf", p->hash), *key = NULL, label[64];
-    bb_model  m = { 0 };
-    void     *value = NULL;
-    size_t    size, rows = w->n * sizeof(double);
-    bool      found, opened = false;
-    bb_status status = BB_NOMEM;
-    if (!path || !(out->window_kl = BB_NEW(w->n, double, err))) goto done;
-    if (!(key = bb_asprintf(err, "%s|%s|%u", p->hash, data_hash, w->n))) goto done;
-    BB_TRY(bb_store_get(r->store, "evaluate", key, &value, &size, &found, err));
-    if (found && size == sizeof out->result + rows) {
-        memcpy(&out->result, value, sizeof out->result);
-        memcpy(out->window_kl, (char *)value + sizeof out->result, rows);
-        goto done;
+    const size_t rows = n * sizeof *window_kl;
+    void        *value = NULL;
+    size_t       size;
+    bb_status    status;
+    BB_TRY(bb_store_get(r->store, "evaluate", key, &value, &size, found, err));
+    *found = *found && size == sizeof *out + rows;
+    if (*found) {
+        memcpy(out, value, sizeof *out);
+        memcpy(window_kl, (char *)value + sizeof *out, rows);
     }
-    BB_TRY(bb_model_open(path, &m, err));
-    opened = true;
-    snprintf(label, sizeof label, "evaluate %.8s", p->hash);
-    BB_TRY(bb_evaluate_against(&m.net, reference, 0, label, &out->result, out->window_kl, NULL, err));
-    bb_free(value);
-    status = BB_NOMEM;
-    if (!(value = bb_alloc(sizeof out->result + rows, 1, err))) goto done;
-    memcpy(value, &out->result, sizeof out->result);
-    memcpy((char *)value + sizeof out->result, out->window_kl, rows);
-    BB_TRY(bb_store_put(r->store, "evaluate", key, value, sizeof out->result + rows, err));
 done:
-    if (opened) bb_model_close(&m);
     bb_free(value);
+    return status;
+}
+
+static bb_status remember(bb_run *r, const char *key, const bb_result *result, const double *window_kl, uint32_t n, bb_err *err)
+{
+    const size_t rows = n * sizeof *window_kl;
+    char        *value = bb_alloc(sizeof *result + rows, 1, err);
+    bb_status    status;
+    if (!value) return BB_NOMEM;
+    memcpy(value, result, sizeof *result);
+    memcpy(value + sizeof *result, window_kl, rows);
+    status = bb_store_put(r->store, "evaluate", key, value, sizeof *result + rows, err);
+    bb_free(value);
+    return status;
+}
+
+/* What every score on these windows depends on besides what is scored: the reference, the windows, what decides the bits. */
+static char *score_key(bb_run *r, const char *kind, const char *what, const bb_windows *w, bb_err *err)
+{
+    char windows[65];
+    bb_windows_hash(w, windows);
+    return bb_asprintf(err, "%s|%s|%s|%s|%s", kind, what, bb_model_sha256(&r->model), windows, bb_kernels_bits());
+}
+
+/* A model file by the hash of its bytes. fresh: evaluated even if the score is stored. */
+static bb_status evaluate_model(bb_run *r, const bb_model *m, const char *name, bool fresh, const bb_windows *w, bb_reference *reference, bb_evaluated *out,
+                                bb_err *err)
+{
+    char     *key = score_key(r, "file", bb_model_sha256(m), w, err), label[64];
+    bool      found = false;
+    bb_status status = BB_NOMEM;
+    if (!key || !(out->window_kl = BB_NEW(w->n, double, err))) goto done;
+    if (!fresh) BB_TRY(recall(r, key, &out->result, out->window_kl, w->n, &found, err));
+    status = BB_OK;
+    if (found) goto done;
+    snprintf(label, sizeof label, "evaluate %.8s", name);
+    BB_TRY(bb_evaluate_against(&m->net, reference, 0, label, &out->result, out->window_kl, NULL, err));
+    if (!fresh) BB_TRY(remember(r, key, &out->result, out->window_kl, w->n, err));
+done:
     bb_free(key);
+    return status;
+}
+
+static bb_status evaluate_file(bb_run *r, const bb_front_plan *p, bool fresh, const bb_windows *w, bb_reference *reference, bb_evaluated *out, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "models/%s.gguf", p->hash);
+    bb_model  m = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_finalised_check(r, p, err));
+    BB_TRY(bb_model_open(path, &m, err));
+    status = evaluate_model(r, &m, p->hash, fresh, w, reference, out, err);
+    bb_model_close(&m);
+done:
     bb_free(path);
     return status;
 }
 
-bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *reference, uint32_t n_windows, const char *data_hash, bool only,
-                               bb_result *out, double *window_kl, bb_err *err)
+bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *reference, const bb_windows *w, bool only, bb_result *out, double *window_kl,
+                               bb_err *err)
 {
     bb_net    net;
     bb_block *blocks = NULL;
-    char      hash[17], label[40], *key = NULL;
-    void     *value = NULL;
-    size_t    size, rows = n_windows * sizeof(double);
+    char      hash[17], what[96], label[40], *key = NULL;
     bool      found;
     bb_status status;
     BB_TRY(bb_plan_hash(plan, hash, err));
+    snprintf(what, sizeof what, "%s/%s", r->key, hash); /* the key says which database */
     status = BB_NOMEM;
-    if (!(key = bb_asprintf(err, "database|%s|%s|%u", hash, data_hash, n_windows))) goto done;
-    BB_TRY(bb_store_get(r->store, "evaluate", key, &value, &size, &found, err));
-    if (found && size == sizeof *out + rows) {
-        memcpy(out, value, sizeof *out);
-        memcpy(window_kl, (char *)value + sizeof *out, rows);
-        goto done;
-    }
+    if (!(key = score_key(r, "database", what, w, err))) goto done;
+    BB_TRY(recall(r, key, out, window_kl, w->n, &found, err));
+    if (found) goto done;
     if (only) {
         status = BB_FAIL(err, BB_NOT_FOUND, "plan %s has no score on the evaluation windows, and evaluating is off", hash);
         goto done;
@@ -105,33 +144,39 @@ bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *ref
     BB_TRY(bb_database_apply(r->database, plan, &net, blocks, err));
     snprintf(label, sizeof label, "evaluate %.8s", hash);
     BB_TRY(bb_evaluate_against(&net, reference, 0, label, out, window_kl, NULL, err));
-    bb_free(value);
-    status = BB_NOMEM;
-    if (!(value = bb_alloc(sizeof *out + rows, 1, err))) goto done;
-    memcpy(value, out, sizeof *out);
-    memcpy((char *)value + sizeof *out, window_kl, rows);
-    BB_TRY(bb_store_put(r->store, "evaluate", key, value, sizeof *out + rows, err));
+    BB_TRY(remember(r, key, out, window_kl, w->n, err));
 done:
     bb_free(blocks);
-    bb_free(value);
     bb_free(key);
     return status;
 }
 
 /* The file, and for comparison what the database alone gives (the same where nothing was finalised). scratch: [w->n] */
-static bb_status evaluate_plan(bb_run *r, const bb_front_plan *p, const bb_windows *w, bb_reference *reference, const char *data_hash, double *scratch,
+static bb_status evaluate_plan(bb_run *r, const bb_front_plan *p, bool fresh, const bb_windows *w, bb_reference *reference, double *scratch,
                                bb_evaluated *out, bb_err *err)
 {
     bb_result before;
     bb_status status;
-    BB_TRY(evaluate_file(r, p, w, reference, data_hash, out, err));
+    BB_TRY(evaluate_file(r, p, fresh, w, reference, out, err));
     before = out->result;
-    if (!r->config.no_finalise) BB_TRY(bb_run_eval_database(r, &p->plan, reference, w->n, data_hash, false, &before, scratch, err));
+    if (!r->config.no_finalise) BB_TRY(bb_run_eval_database(r, &p->plan, reference, w, false, &before, scratch, err));
     out->kl_before = before.kl;
     out->kl_before_se = before.kl_se;
 done:
     return status;
 }
+
+/* The scores of all plans at the sizes asked for, and what follows from them. */
+typedef struct scored {
+    bb_front      front;
+    bb_evaluated *e, source; /* e: [front.n]; source: the model itself on the same windows */
+    bb_verdict   *v;         /* [n] */
+    size_t        n;
+    bool         *chosen;    /* [front.n] */
+    bb_windows    w;
+    bool          owns_w;
+    char          data_hash[65];
+} scored;
 
 static double bpw_of(const bb_run *r, int64_t bytes) { return 8.0 * (double)bytes / (double)r->n_weights; }
 
@@ -165,24 +210,38 @@ static void mark_chosen(const bb_front *f, const bb_evaluated *e, const bb_verdi
     }
 }
 
-static bb_status write_front_csv(const bb_run *r, const bb_front *f, const bb_evaluated *e, const bool *chosen, const char *data_hash, bb_err *err)
+/* What all rows of front.csv end with. */
+static void put_conditions(bb_csv_writer *w, const bb_run *r, const char *data_hash, const bb_evaluated *e)
+{
+    bb_csv_put_text(w, r->config.protocol);
+    bb_csv_put_int(w, r->config.ctx);
+    bb_csv_put_int(w, (int64_t)e->result.n_tokens);
+    bb_csv_put_text(w, data_hash);
+    put_before(w, e);
+    bb_csv_end_row(w);
+}
+
+/* The last row is the model itself on the same windows: its plan_hash is "-", its source "full precision" or "source (Q4_1)". */
+static bb_status write_front_csv(const bb_run *r, const scored *s, bb_err *err)
 {
     bb_csv_writer *w = NULL;
-    bb_status      status = BB_NOMEM;
+    char           label[BB_MODEL_LABEL];
+    bb_status      status;
     BB_TRY(bb_run_table(r, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256,kl_before_finalise,kl_before_se", &w, err));
-    for (size_t i = 0; i < f->n; i++) {
-        if (!chosen[i]) continue;
-        bb_csv_put_text(w, f->plans[i].hash);
-        put_scores(w, r, f->plans[i].size_bytes, &e[i].result);
-        bb_csv_put_double(w, f->plans[i].pruned_fraction);
-        bb_csv_put_text(w, f->plans[i].source);
-        bb_csv_put_text(w, r->config.protocol);
-        bb_csv_put_int(w, r->config.ctx);
-        bb_csv_put_int(w, (int64_t)e[i].result.n_tokens);
-        bb_csv_put_text(w, data_hash);
-        put_before(w, &e[i]);
-        bb_csv_end_row(w);
+    for (size_t i = 0; i < s->front.n; i++) {
+        const bb_front_plan *p = &s->front.plans[i];
+        if (!s->chosen[i]) continue;
+        bb_csv_put_text(w, p->hash);
+        put_scores(w, r, p->size_bytes, &s->e[i].result);
+        bb_csv_put_double(w, p->pruned_fraction);
+        bb_csv_put_text(w, p->source);
+        put_conditions(w, r, s->data_hash, &s->e[i]);
     }
+    bb_csv_put_text(w, "-");
+    put_scores(w, r, (int64_t)r->model.gguf.map.size, &s->source.result);
+    bb_csv_put_double(w, 0);
+    bb_csv_put_text(w, bb_model_source_label(&r->model, label));
+    put_conditions(w, r, s->data_hash, &s->source);
     status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
@@ -239,74 +298,257 @@ done:
 
 /* ---- the choice ---- */
 
-/* plan.json and model.gguf of the chosen plan. */
-static bb_status write_choice(bb_run *r, const bb_front_plan *p, const bb_result *v, bb_err *err)
+static bb_status write_plan_json(const bb_run *r, const bb_front_plan *p, const bb_result *v, bb_err *err)
 {
-    char     *path = bb_run_path(r, err, "plan.json"), *from = bb_run_path(r, err, "models/%s.gguf", p->hash), *to = bb_run_path(r, err, "model.gguf");
+    char     *path = bb_run_path(r, err, "plan.json"), *text = NULL;
     json_t   *root = NULL, *genes = json_object();
-    char     *text = NULL;
-    bb_map    map = { 0 };
     bb_status status = BB_NOMEM;
-    if (!path || !from || !to || !genes) goto done;
+    if (!path || !genes) goto done;
     for (size_t i = 0; i < p->plan.n; i++) json_object_set_new(genes, p->plan.genes[i].unit, json_string(p->plan.genes[i].option));
     root = json_pack("{s:s, s:I, s:f, s:f, s:f, s:s, s:O}", "plan_hash", p->hash, "size_bytes", (json_int_t)p->size_bytes, "bpw", bpw_of(r, p->size_bytes),
                      "kl_nats", v->kl, "ppl", v->ppl, "source", p->source, "plan", genes);
     if (!root || !(text = json_dumps(root, JSON_INDENT(2)))) goto done;
     BB_TRY(bb_file_write(path, text, strlen(text), err));
-    BB_TRY(bb_map_open(from, &map, err));
-    BB_TRY(bb_file_write(to, map.data, map.size, err));
 done:
-    bb_map_close(&map);
     free(text);
     json_decref(genes);
     json_decref(root);
     bb_free(path);
+    return status;
+}
+
+static bb_status write_model(const bb_run *r, const bb_front_plan *p, bb_err *err)
+{
+    char     *from = bb_run_path(r, err, "models/%s.gguf", p->hash), *to = bb_run_path(r, err, "model.gguf");
+    bb_map    map = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!from || !to) goto done;
+    BB_TRY(bb_map_open(from, &map, err));
+    BB_TRY(bb_file_write(to, map.data, map.size, err));
+done:
+    bb_map_close(&map);
     bb_free(from);
     bb_free(to);
     return status;
 }
 
-bb_status bb_run_evaluate(bb_run *r, bb_err *err)
+/* ---- everything ---- */
+
+static void scored_done(scored *s)
 {
-    bb_front      front = { 0 };
-    bb_evaluated *e = NULL;
-    bb_verdict   *v = NULL;
-    bool         *chosen = NULL;
-    double       *scratch = NULL;
-    bb_windows    w = { 0 };
+    for (size_t i = 0; s->e && i < s->front.n; i++) bb_free(s->e[i].window_kl);
+    bb_free(s->source.window_kl);
+    bb_free(s->e);
+    bb_free(s->v);
+    bb_free(s->chosen);
+    if (s->owns_w) bb_windows_done(&s->w);
+    bb_front_done(&s->front);
+}
+
+/* fresh: every file is evaluated again. */
+static bb_status score_all(bb_run *r, bool fresh, scored *s, bb_err *err)
+{
     bb_reference *reference = NULL;
-    char          data_hash[65];
-    size_t        n = 0;
+    double       *scratch = NULL;
     bb_progress   progress;
     bb_status     status;
-    BB_TRY(bb_front_load_asked(r, &front, err));
+    memset(s, 0, sizeof *s);
+    BB_TRY(bb_front_load_asked(r, &s->front, err));
+    BB_TRY(bb_run_load_costs(r, err));
     status = BB_NOMEM;
-    if (!(e = BB_NEW0(front.n, bb_evaluated, err)) || !(chosen = BB_NEW0(front.n, bool, err))) goto done;
-    BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
+    if (!(s->e = BB_NEW0(s->front.n, bb_evaluated, err)) || !(s->chosen = BB_NEW0(s->front.n, bool, err))) goto done;
+    BB_TRY(bb_run_eval_windows(r, &s->w, s->data_hash, err));
+    s->owns_w = *r->config.eval;
     status = BB_NOMEM;
-    if (!(scratch = BB_NEW(w.n, double, err))) goto done;
-    BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
-    bb_progress_start(&progress, "evaluate files", front.n);
-    for (size_t i = 0; i < front.n; i++) {
-        BB_TRY(evaluate_plan(r, &front.plans[i], &w, reference, data_hash, scratch, &e[i], err));
+    if (!(scratch = BB_NEW(s->w.n, double, err))) goto done;
+    BB_TRY(bb_reference_create(&r->model.net, &s->w, r->config.max_ram, "reference", &reference, err));
+    bb_progress_start(&progress, "evaluate files", s->front.n + 1);
+    for (size_t i = 0; i < s->front.n; i++) {
+        BB_TRY(evaluate_plan(r, &s->front.plans[i], fresh, &s->w, reference, scratch, &s->e[i], err));
         bb_progress_add(&progress, 1);
     }
+    BB_TRY(evaluate_model(r, &r->model, "source", fresh, &s->w, reference, &s->source, err));
     bb_progress_end(&progress);
-    BB_TRY(bb_verdicts(r, &front, e, w.n, &v, &n, err));
-    mark_chosen(&front, e, v, n, chosen);
-    BB_TRY(write_front_csv(r, &front, e, chosen, data_hash, err));
-    BB_TRY(write_baselines_csv(r, &front, e, err));
-    BB_TRY(write_layers_csv(r, &front, chosen, err));
-    BB_TRY(bb_verdicts_write(r, &front, e, v, n, err));
-    BB_TRY(write_choice(r, &front.plans[v[n - 1].guard.winner], &e[v[n - 1].guard.winner].result, err));
+    s->source.kl_before = s->source.result.kl;
+    s->source.kl_before_se = s->source.result.kl_se;
+    BB_TRY(bb_verdicts(r, &s->front, s->e, s->w.n, &s->v, &s->n, err));
+    mark_chosen(&s->front, s->e, s->v, s->n, s->chosen);
 done:
-    for (size_t i = 0; e && i < front.n; i++) bb_free(e[i].window_kl);
-    bb_free(e);
-    bb_free(v);
-    bb_free(chosen);
     bb_free(scratch);
     bb_reference_destroy(reference);
-    if (*r->config.eval) bb_windows_done(&w);
-    bb_front_done(&front);
+    return status;
+}
+
+static size_t winner_of(const scored *s) { return s->v[s->n - 1].guard.winner; }
+
+/* All that is made from the scores, but model.gguf, into the folder of r. */
+static bb_status write_tables(const bb_run *r, const scored *s, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(write_front_csv(r, s, err));
+    BB_TRY(write_baselines_csv(r, &s->front, s->e, err));
+    BB_TRY(write_layers_csv(r, &s->front, s->chosen, err));
+    BB_TRY(bb_verdicts_write(r, &s->front, s->e, s->v, s->n, err));
+    BB_TRY(write_plan_json(r, &s->front.plans[winner_of(s)], &s->e[winner_of(s)].result, err));
+done:
+    return status;
+}
+
+bb_status bb_run_evaluate(bb_run *r, bb_err *err)
+{
+    static const char *const made[] = { "guard.json", "plan.json", "model.gguf", "report.html", "plots/front.svg", "plots/perplexity.svg", "plots/sensitivity.svg",
+                                        "plots/convergence.svg", "plots/rivals.svg" };
+    scored    s;
+    bb_status status;
+    BB_TRY(score_all(r, false, &s, err));
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) BB_TRY(bb_keys_made(r, made[i], err));
+    BB_TRY(write_tables(r, &s, err));
+    BB_TRY(write_model(r, &s.front.plans[winner_of(&s)], err));
+done:
+    scored_done(&s);
+    return status;
+}
+
+/* ---- the tables against the files ---- */
+
+typedef struct comparison {
+    const bb_run *r;
+    const char   *folder;   /* where the recomputed ones are */
+    uint64_t      cells, wrong;
+    bb_text       first;    /* the first difference, as a sentence */
+} comparison;
+
+static void differ(comparison *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void differ(comparison *c, const char *format, ...)
+{
+    char    text[512];
+    va_list args;
+    if (c->wrong++) return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    bb_text_add(&c->first, text);
+}
+
+/* Cell by cell: what is written is what the same code writes from the recomputed scores, so the text must be the same. */
+static bb_status compare_csv(comparison *c, const char *name, bb_err *err)
+{
+    char     *path = bb_run_path(c->r, err, "%s", name), *fresh = bb_asprintf(err, "%s/%s", c->folder, name);
+    bb_csv    a = { 0 }, b = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!path || !fresh) goto done;
+    status = BB_OK;
+    if (!bb_file_exists(path)) {
+        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
+        goto done;
+    }
+    BB_TRY(bb_csv_read(path, &a, err));
+    BB_TRY(bb_csv_read(fresh, &b, err));
+    if (a.n_cols != b.n_cols) differ(c, "%s has %zu columns, there should be %zu", path, a.n_cols, b.n_cols);
+    for (size_t k = 0; a.n_cols == b.n_cols && k < a.n_cols; k++)
+        if (strcmp(a.header[k], b.header[k]) != 0) differ(c, "%s: column %zu is %s, not %s", path, k + 1, a.header[k], b.header[k]);
+    for (size_t i = 0; c->wrong == 0 && i < a.n_rows && i < b.n_rows; i++)
+        for (size_t k = 0; k < a.n_cols; k++) {
+            const char *found = bb_csv_text(&a, i, k), *right = bb_csv_text(&b, i, k);
+            if (strcmp(found, right) == 0) c->cells++;
+            else differ(c, "%s row %zu (%s): %s is %s, recomputed from the files it is %s", path, i + 1, bb_csv_text(&a, i, 0), a.header[k], *found ? found : "empty",
+                        *right ? right : "empty");
+        }
+    if (a.n_rows != b.n_rows) differ(c, "%s has %zu rows, the files give %zu", path, a.n_rows, b.n_rows);
+done:
+    bb_csv_done(&a);
+    bb_csv_done(&b);
+    bb_free(path);
+    bb_free(fresh);
+    return status;
+}
+
+static bb_status compare_text(comparison *c, const char *name, bb_err *err)
+{
+    char     *path = bb_run_path(c->r, err, "%s", name), *fresh = bb_asprintf(err, "%s/%s", c->folder, name), *a = NULL, *b = NULL;
+    size_t    n, m, at = 0, line = 1, begin = 0;
+    bb_status status = BB_NOMEM;
+    if (!path || !fresh) goto done;
+    status = BB_OK;
+    if (!bb_file_exists(path)) {
+        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
+        goto done;
+    }
+    BB_TRY(bb_file_read(path, &a, &n, err));
+    BB_TRY(bb_file_read(fresh, &b, &m, err));
+    while (at < n && at < m && a[at] == b[at])
+        if (a[at++] == '\n') {
+            line++;
+            begin = at;
+        }
+    if (at < n || at < m)
+        differ(c, "%s line %zu is \"%.*s\", recomputed from the files it is \"%.*s\"", path, line, (int)strcspn(a + begin, "\n"), a + begin,
+               (int)strcspn(b + begin, "\n"), b + begin);
+done:
+    bb_free(a);
+    bb_free(b);
+    bb_free(path);
+    bb_free(fresh);
+    return status;
+}
+
+static bb_status compare_model(comparison *c, const bb_front_plan *p, bb_err *err)
+{
+    char     *path = bb_run_path(c->r, err, "model.gguf"), *winner = bb_run_path(c->r, err, "models/%s.gguf", p->hash), a[65], b[65];
+    bb_status status = BB_NOMEM;
+    if (!path || !winner) goto done;
+    status = BB_OK;
+    if (!bb_file_exists(path)) {
+        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
+        goto done;
+    }
+    BB_TRY(bb_sha256_file(path, a, err));
+    BB_TRY(bb_sha256_file(winner, b, err));
+    if (strcmp(a, b) != 0) differ(c, "%s is not the file of the plan that won, %s: their SHA-256 begin with %.12s and %.12s", path, winner, a, b);
+done:
+    bb_free(path);
+    bb_free(winner);
+    return status;
+}
+
+static const char *const tables[] = { "front.csv", "baselines.csv", "layers.csv" }, *const texts[] = { "guard.json", "plan.json" };
+enum { N_TABLES = sizeof tables / sizeof *tables, N_TEXTS = sizeof texts / sizeof *texts };
+
+static void remove_folder(const char *folder)
+{
+    for (size_t i = 0; i < N_TABLES + N_TEXTS; i++) {
+        char *path = bb_asprintf(NULL, "%s/%s", folder, i < N_TABLES ? tables[i] : texts[i - N_TABLES]);
+        if (path) unlink(path);
+        bb_free(path);
+    }
+    rmdir(folder);
+}
+
+bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err)
+{
+    bb_run     elsewhere = *r; /* the same run, which writes into another folder and keeps no books of it */
+    char      *folder = bb_run_path(r, err, "verify-%ld", (long)getpid());
+    comparison c = { .r = r, .folder = folder };
+    scored     s = { 0 };
+    bb_status  status = BB_NOMEM;
+    if (!folder) return BB_NOMEM;
+    elsewhere.config.out = folder;
+    elsewhere.store = NULL;
+    BB_TRY(bb_make_dirs(folder, err));
+    BB_TRY(score_all(r, true, &s, err));
+    BB_TRY(write_tables(&elsewhere, &s, err));
+    for (size_t i = 0; i < N_TABLES; i++) BB_TRY(compare_csv(&c, tables[i], err));
+    for (size_t i = 0; i < N_TEXTS; i++) BB_TRY(compare_text(&c, texts[i], err));
+    BB_TRY(compare_model(&c, &s.front.plans[winner_of(&s)], err));
+    *cells = c.cells;
+    if (c.wrong && c.first.status == BB_OK) {
+        if (c.wrong > 1) status = BB_FAIL(err, BB_GUARD, "%s (and %llu more differences)", c.first.data, (unsigned long long)c.wrong - 1);
+        else status = BB_FAIL(err, BB_GUARD, "%s", c.first.data);
+    } else if (c.wrong) status = BB_NOMEM;
+done:
+    remove_folder(folder);
+    bb_text_done(&c.first);
+    scored_done(&s);
+    bb_free(folder);
     return status;
 }

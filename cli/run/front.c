@@ -2,10 +2,12 @@
  * front.c: see front.h. */
 #include "cli/run/front.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/csv.h"
 #include "base/file.h"
@@ -20,16 +22,23 @@ int64_t bb_front_target(const bb_run *r)
     return r->config.target_size ? (int64_t)r->config.target_size : (int64_t)(r->config.target_bpw * (double)r->n_weights / 8);
 }
 
-bb_status bb_front_put_sizes(bb_run *r, bb_err *err) { return bb_store_put(r->store, "search", "sizes", r->budgets, r->n_budgets * sizeof *r->budgets, err); }
+bb_status bb_front_put_sizes(bb_run *r, bb_err *err)
+{
+    char key[80];
+    snprintf(key, sizeof key, "sizes|%s", r->search_key);
+    return bb_store_put(r->store, "search", key, r->budgets, r->n_budgets * sizeof *r->budgets, err);
+}
 
 bb_status bb_front_sizes(const bb_run *r, int64_t **out, size_t *n, bb_err *err)
 {
     void     *value = NULL;
     size_t    size = 0;
     bool      found = false;
+    char      key[80];
     bb_status status;
     *out = NULL;
-    if (r->is_sweep) BB_TRY(bb_store_get(r->store, "search", "sizes", &value, &size, &found, err));
+    snprintf(key, sizeof key, "sizes|%s", r->search_key);
+    if (r->is_sweep) BB_TRY(bb_store_get(r->store, "search", key, &value, &size, &found, err));
     found = found && size >= sizeof **out && size % sizeof **out == 0;
     *n = found ? size / sizeof **out : r->is_sweep ? r->n_budgets : 1;
     status = BB_NOMEM;
@@ -163,6 +172,19 @@ static bb_status add_entry(void *self, const bb_ledger_entry *e, bb_err *err)
     return BB_OK;
 }
 
+/* Removes the files of plans/ that are of no plan of the front: an earlier search wrote them. */
+static void remove_old_plans(const bb_front *f, const char *dir)
+{
+    DIR           *d = opendir(dir);
+    struct dirent *e;
+    while (d && (e = readdir(d))) {
+        bool ours = strlen(e->d_name) == 21 && strspn(e->d_name, "0123456789abcdef") == 16 && strcmp(e->d_name + 16, ".plan") == 0;
+        for (size_t i = 0; ours && i < f->n; i++) ours = strncmp(f->plans[i].hash, e->d_name, 16) != 0;
+        if (ours) unlinkat(dirfd(d), e->d_name, 0);
+    }
+    if (d) closedir(d);
+}
+
 bb_status bb_front_save(bb_run *r, bb_front *f, bb_ledger *ledger, bb_err *err)
 {
     char     *dir = bb_run_path(r, err, "plans");
@@ -171,6 +193,7 @@ bb_status bb_front_save(bb_run *r, bb_front *f, bb_ledger *ledger, bb_err *err)
     if (!dir) goto done;
     qsort(f->plans, f->n, sizeof *f->plans, by_size);
     BB_TRY(bb_make_dirs(dir, err));
+    BB_TRY(bb_store_put(r->store, "search", "plans", "", 0, err)); /* of no search, until it is written */
     BB_TRY(bb_run_table(r, "plans.csv", columns, &c.w, err));
     for (size_t i = 0; i < f->n; i++) {
         BB_TRY(save_plan(r, &f->plans[i], err));
@@ -178,7 +201,9 @@ bb_status bb_front_save(bb_run *r, bb_front *f, bb_ledger *ledger, bb_err *err)
     }
     BB_TRY(bb_ledger_each(ledger, add_entry, &c, err));
     flush_row(&c);
-    status = bb_csv_close(&c.w, err);
+    BB_TRY(bb_csv_close(&c.w, err));
+    BB_TRY(bb_store_put(r->store, "search", "plans", r->search_key, 64, err));
+    remove_old_plans(f, dir);
 done:
     bb_csv_discard(c.w);
     bb_free(dir);
@@ -240,16 +265,26 @@ done:
 static bb_status read_table(bb_run *r, bb_csv *t, bb_err *err)
 {
     char     *path = bb_run_path(r, err, "plans.csv");
+    void     *of = NULL;
+    size_t    size;
+    bool      found;
     bb_status status = BB_NOMEM;
     if (!path) return BB_NOMEM;
     if (!bb_file_exists(path)) {
         status = BB_FAIL(err, BB_BAD_FILE, "%s does not exist: run `bitbudget search %s` first", path, r->config.out);
         goto done;
     }
+    BB_TRY(bb_store_get(r->store, "search", "plans", &of, &size, &found, err));
+    if (!found || size != 64 || memcmp(of, r->search_key, 64) != 0) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s is of a search with other options than %s/config.resolved.yaml has, or of one that did not end: run `bitbudget search %s`",
+                         path, r->config.out, r->config.out);
+        goto done;
+    }
     BB_TRY(bb_csv_read(path, t, err));
     if (t->n_cols != N_COLUMNS || bb_csv_column(t, "source") != COL_SOURCE || bb_csv_column(t, "chosen") != COL_CHOSEN || bb_csv_column(t, "asked") != COL_ASKED)
         status = BB_FAIL(err, BB_BAD_FILE, "%s: the columns should be %s; `bitbudget search %s` writes it again", path, columns, r->config.out);
 done:
+    bb_free(of);
     bb_free(path);
     return status;
 }

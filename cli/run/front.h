@@ -33,7 +33,7 @@ void      bb_front_done(bb_front *f);
  * several do. */
 bb_status bb_front_find(bb_run *r, const char *prefix, bb_front_plan *p, bb_err *err);
 /* The sizes that were asked for, ascending; *out: bb_free. Of a sweep those that its search served (it adds sizes at the knee and leaves out what
- * is too slow), kept in run.db, table "search", key "sizes". */
+ * is too slow), kept in run.db. */
 bb_status bb_front_sizes(const bb_run *r, int64_t **out, size_t *n, bb_err *err);
 bb_status bb_front_put_sizes(bb_run *r, bb_err *err);
 int64_t   bb_front_target(const bb_run *r);  /* the single target of `run`, in bytes */

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "cli/run/front.h"
+#include "cli/run/keys.h"
 #include "eval/generation.h"
 #include "model/compress/rebuild.h"
 
@@ -46,7 +47,8 @@ bb_status bb_ladder_check(const bb_run_config *c, bb_err *err)
 char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
 {
     if (c->no_finalise) return bb_asprintf(err, "none");
-    return bb_asprintf(err, "%s %lld %.17g %lld", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens, (long long)c->seed);
+    return bb_asprintf(err, "%s %lld %.17g %lld, %llu bytes", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens, (long long)c->seed,
+                       (unsigned long long)c->max_ram); /* the last step is left out where it does not fit */
 }
 
 /* ---- data ---- */
@@ -272,6 +274,7 @@ static bb_status text_of_jsonl(const bb_run *r, const char *path, char **out, bb
     }
     status = text.status;
     if (status != BB_OK || !(*out = bb_run_path(r, err, "ladder-text.txt"))) { status = BB_NOMEM; goto done; }
+    BB_TRY(bb_keys_made(r, "ladder-text.txt", err));
     BB_TRY(bb_file_write(*out, text.data ? text.data : "", text.size, err));
 done:
     bb_map_close(&map);

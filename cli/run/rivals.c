@@ -12,9 +12,11 @@
 #include <string.h>
 
 #include "base/csv.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/run/front.h"
+#include "cli/run/keys.h"
 #include "cli/run/scorer.h"
 #include "cli/run/simple_plans.h"
 #include "search/driver.h"
@@ -113,8 +115,10 @@ static bb_status our_cost(rivals *v, bb_err *err)
     void     *value = NULL;
     size_t    size;
     bool      found;
+    char      key[80];
     bb_status status;
-    BB_TRY(bb_store_get(v->run->store, "search", "cost", &value, &size, &found, err));
+    snprintf(key, sizeof key, "cost|%s", v->run->search_key);
+    BB_TRY(bb_store_get(v->run->store, "search", key, &value, &size, &found, err));
     if (!found || size != sizeof cost) {
         if (v->config->tokens > 0) goto done;
         status = BB_FAIL(err, BB_USAGE, "%s: the search has not recorded its cost: run `bitbudget search` first, or give --tokens", v->run->config.out);
@@ -219,9 +223,18 @@ done:
 
 typedef struct record { double tokens, seconds; uint64_t has_plan; } record; /* followed by the candidate */
 
+/* A whole-front algorithm's answer for one size depends on all sizes. The space: stored candidates are indices into it. */
 static char *record_key(const rivals *v, const method *m, int64_t size, double tokens, bb_err *err)
 {
-    return bb_asprintf(err, "%s|%lld|%.0f|%s|%s|%d", m->name, (long long)size, tokens, v->run->config.formats, v->run->config.prune, LAMBDA);
+    char      space[65], sizes[65] = "";
+    bb_sha256 s;
+    bb_key_space(v->run, space);
+    if (m->algorithm && m->algorithm->whole_front) {
+        bb_sha256_init(&s);
+        bb_sha256_update(&s, v->sizes, v->n * sizeof *v->sizes);
+        bb_sha256_hex(&s, sizes);
+    }
+    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d", v->run->key, m->name, (long long)size, tokens, space, sizes, LAMBDA);
 }
 
 static bb_status recall(rivals *v, const char *key, answer *a, bool *found, bb_err *err)
@@ -362,14 +375,14 @@ done:
 
 /* ---- scores ---- */
 
-static bb_status score_answer(rivals *v, answer *a, bb_reference *reference, uint32_t n_windows, const char *data_hash, bb_err *err)
+static bb_status score_answer(rivals *v, answer *a, bb_reference *reference, const bb_windows *w, bb_err *err)
 {
     bb_plan   plan = { 0, NULL };
     bb_status status;
     BB_TRY(bb_problem_plan(v->p, a->x, &plan, err));
     status = BB_NOMEM;
-    if (!(a->window_kl = BB_NEW(n_windows, double, err))) goto done;
-    BB_TRY(bb_run_eval_database(v->run, &plan, reference, n_windows, data_hash, v->config->only, &a->result, a->window_kl, err));
+    if (!(a->window_kl = BB_NEW(w->n, double, err))) goto done;
+    BB_TRY(bb_run_eval_database(v->run, &plan, reference, w, v->config->only, &a->result, a->window_kl, err));
 done:
     bb_plan_done(&plan);
     return status;
@@ -386,7 +399,7 @@ static bb_status score_all(rivals *v, uint32_t *n_windows, bb_err *err)
     BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
     *n_windows = w.n;
     for (size_t i = 0; i < v->n_methods * v->n; i++)
-        if (v->answers[i].x) BB_TRY(score_answer(v, &v->answers[i], reference, w.n, data_hash, err));
+        if (v->answers[i].x) BB_TRY(score_answer(v, &v->answers[i], reference, &w, err));
 done:
     bb_reference_destroy(reference);
     if (*r->config.eval) bb_windows_done(&w);
@@ -473,6 +486,7 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, bb_err *err)
     if (!(v.answers = BB_NEW0(v.n_methods * v.n, answer, err))) goto done;
     BB_TRY(find_all(&v, err));
     BB_TRY(score_all(&v, &n_windows, err));
+    if (!*c->out) BB_TRY(bb_keys_made(r, "search.csv", err));
     BB_TRY(write_table(&v, path, err));
     print_summary(&v, n_windows);
     bb_info("wrote %s", path);

@@ -10,11 +10,11 @@
 
 #include "base/csv.h"
 #include "base/file.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/run/calibration.h"
 #include "cli/environment.h"
+#include "cli/run/keys.h"
 #include "cli/version.h"
 #include "cli/run/ladder.h"
 #include "cli/run/score.h"
@@ -80,7 +80,11 @@ char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...)
 bb_status bb_run_table(const bb_run *r, const char *name, const char *header, bb_csv_writer **w, bb_err *err)
 {
     char     *path = bb_run_path(r, err, "%s", name);
-    bb_status status = path ? bb_csv_create(path, header, w, err) : BB_NOMEM;
+    bb_status status = BB_NOMEM;
+    if (!path) return status;
+    if (r->store) BB_TRY(bb_keys_made(r, name, err));
+    BB_TRY(bb_csv_create(path, header, w, err));
+done:
     bb_free(path);
     return status;
 }
@@ -282,14 +286,12 @@ done:
 static bb_status load_calibration(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    char      *path = bb_run_path(r, err, "calib-self.u32");
-    bb_status  status = path ? BB_OK : BB_NOMEM;
-    if (!path || r->calib_tokens.ids) goto done;
-    BB_TRY(bb_calibration_tokens(&r->model, c->calib, path, (uint32_t)(c->calib_windows + c->confirm_windows), (uint32_t)c->ctx, (uint64_t)c->seed,
+    bb_status status = BB_OK;
+    if (r->calib_tokens.ids) return BB_OK;
+    BB_TRY(bb_calibration_tokens(&r->model, c->calib, c->out, (uint32_t)(c->calib_windows + c->confirm_windows), (uint32_t)c->ctx, (uint64_t)c->seed,
                                  c->parse_special, &r->calib_tokens, err));
     BB_TRY(split_windows(r, err));
 done:
-    bb_free(path);
     return status;
 }
 
@@ -362,40 +364,16 @@ done:
     return status;
 }
 
-/* One store a run: a second run with other settings in the same directory is refused, not mixed. */
+/* One store a run: a second run of another identity in the same directory is refused, not mixed. */
 static bb_status open_store(bb_run *r, bb_err *err)
 {
     char     *path = bb_run_path(r, err, "run.db");
-    void     *value = NULL;
-    size_t    size;
-    bool      found;
-    bb_sha256 s;
     bb_status status = BB_NOMEM;
-    const bb_run_config *c = &r->config;
-    char      settings[512], kind = r->is_sweep ? 's' : 'r';
     if (!path) return BB_NOMEM;
-    bb_sha256_init(&s);
-    bb_sha256_text(&s, bb_model_sha256(&r->model));
-    bb_sha256_text(&s, r->calib_tokens.sha256);
-    snprintf(settings, sizeof settings, "%s %lld %lld %lld %lld %lld %lld %s %.17g %lld %lld %s", c->protocol, (long long)c->ctx, (long long)c->calib_windows,
-             (long long)c->measure_windows, (long long)c->refine_windows, (long long)c->confirm_windows, (long long)c->probes, c->method, c->damping,
-             (long long)c->sweeps, (long long)c->seed, bb_cpu_level());
-    bb_sha256_text(&s, settings);
-    bb_sha256_hex(&s, r->key);
     BB_TRY(bb_store_open(path, &r->store, err));
-    BB_TRY(bb_store_get(r->store, "run", "key", &value, &size, &found, err));
-    if (found && (size != 64 || memcmp(value, r->key, 64) != 0)) {
-        status = BB_FAIL(err, BB_USAGE, "%s holds a run with another model, data or settings (see its config.resolved.yaml): choose another --out, or remove it", c->out);
-        goto done;
-    }
-    if (!found) {
-        BB_TRY(bb_store_put(r->store, "run", "kind", &kind, 1, err));
-        BB_TRY(bb_store_put(r->store, "run", "key", r->key, 64, err));
-    }
-    status = BB_OK;
+    BB_TRY(bb_keys_claim(r, err));
 done:
     bb_free(path);
-    bb_free(value);
     return status;
 }
 
@@ -407,9 +385,9 @@ static bb_status open_directory(bb_run *r, bb_err *err)
     BB_TRY(bb_model_check_weights(&r->model, true, NULL, err));
     BB_TRY(bb_make_dirs(r->config.out, err));
     BB_TRY(bb_log_to_run(log, err));
-    BB_TRY(bb_environment_write(env, &r->model, err));
     BB_TRY(load_calibration(r, err));
     BB_TRY(open_store(r, err));
+    BB_TRY(bb_environment_write(env, &r->model, err));
     BB_TRY(write_config(r, err));
 done:
     bb_free(log);
@@ -534,6 +512,11 @@ void bb_run_close(bb_run *r)
 
 /* ---- calibrate ---- */
 
+bb_status bb_run_evaluator(bb_run *r, bb_err *err)
+{
+    return r->evaluator ? BB_OK : bb_net_evaluator_create(&r->model, r->levels, BB_N_WINDOW_SETS, r->config.max_ram, &r->evaluator, err);
+}
+
 bb_status bb_run_calibrate(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
@@ -545,7 +528,7 @@ bb_status bb_run_calibrate(bb_run *r, bb_err *err)
                                   .quant = { bb_calibration_method(c->method), c->damping, (unsigned)c->sweeps },
                                   .ffn_step = bb_calibration_ffn_step(&r->model.net) };
     BB_TRY(bb_database_open(&config, &r->database, err));
-    BB_TRY(bb_net_evaluator_create(&r->model, r->levels, BB_N_WINDOW_SETS, c->max_ram, &r->evaluator, err));
+    BB_TRY(bb_run_evaluator(r, err));
 done:
     bb_free(dir);
     return status;
@@ -621,6 +604,35 @@ static bb_status set_costs(bb_run *r, const bb_sensitivity *s, bb_err *err)
     bb_status status = flat && rows ? BB_OK : BB_NOMEM;
     bb_free(flat);
     bb_free(rows);
+    return status;
+}
+
+bb_status bb_run_load_costs(bb_run *r, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    char     *path = bb_run_path(r, err, "sensitivity.csv");
+    size_t    k = 0, n = 0;
+    bb_csv    t = { 0 };
+    bb_status status = BB_NOMEM;
+    for (uint32_t i = 0; i < p->n_units; i++) n += p->units[i].n_options;
+    bb_sensitivity s = { .n = n };
+    if (!path || !(s.changes = BB_NEW0(n, bb_change, err))) goto done;
+    BB_TRY(bb_csv_read(path, &t, err));
+    bool right = t.n_rows == n && t.n_cols == 5;
+    for (uint32_t i = 0; right && i < p->n_units; i++)
+        for (uint32_t o = 0; right && o < p->units[i].n_options; o++, k++) {
+            right = strcmp(bb_csv_text(&t, k, 0), p->units[i].name) == 0 && strcmp(bb_csv_text(&t, k, 1), p->units[i].options[o]) == 0;
+            if (right) BB_TRY(bb_csv_double(&t, k, 3, &s.changes[k].kl, err));
+        }
+    if (!right) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s is not of the options that this run has: run `bitbudget measure %s`", path, r->config.out);
+        goto done;
+    }
+    BB_TRY(set_costs(r, &s, err));
+done:
+    bb_csv_done(&t);
+    bb_free(s.changes);
+    bb_free(path);
     return status;
 }
 

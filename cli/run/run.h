@@ -64,7 +64,9 @@ typedef struct bb_run {
     bb_windows        levels[BB_N_WINDOW_SETS];  /* for scoring: never the windows of `calib` and `tune` */
     bb_database      *database;
     bb_net_evaluator *evaluator;
-    char              key[65];              /* identity of model, data and every setting that changes a score */
+    char              key[65];              /* identity of model, data and every setting that changes a score; see cli/run/keys.h, as the next two */
+    char              search_key[65];       /* ... and of everything that decides which plans are chosen */
+    char              options_key[65];      /* ... and of everything else that the files of the directory are made from */
 } bb_run;
 
 /* Creates (or goes on with) the run directory: checks the budget first (BB_INFEASIBLE in well under a second), writes config.resolved.yaml and
@@ -79,6 +81,8 @@ bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err
 /* The stages, each needing the ones before it (done at once where results are on disk). */
 bb_status bb_run_calibrate(bb_run *r, bb_err *err);
 bb_status bb_run_measure(bb_run *r, bb_sensitivity *out, bb_err *err);
+/* The costs of the space as bb_run_measure left them in sensitivity.csv, for stages that need no more of it. */
+bb_status bb_run_load_costs(bb_run *r, bb_err *err);
 bb_status bb_run_search(bb_run *r, bb_err *err);
 bb_status bb_run_finalise(bb_run *r, bb_err *err);
 bb_status bb_run_evaluate(bb_run *r, bb_err *err);
@@ -87,21 +91,27 @@ bb_status bb_run_all(bb_run *r, bb_err *err);
 /* The windows of --eval (bb_windows_done), or without it the confirm windows (borrowed), and the hash of their text. */
 bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err);
 
-/* Scores a plan with the option database's matrices as they are, on the windows of the reference; kept in run.db. only: BB_NOT_FOUND instead of
- * evaluating. window_kl: [n_windows]. */
+/* Scores a plan with the option database's matrices as they are, on w, the windows of the reference; kept in run.db. only: BB_NOT_FOUND instead of
+ * evaluating. window_kl: [w->n]. */
 struct bb_reference;
-bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, struct bb_reference *reference, uint32_t n_windows, const char *data_hash, bool only,
-                               bb_result *out, double *window_kl, bb_err *err);
+bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, struct bb_reference *reference, const bb_windows *w, bool only, bb_result *out,
+                               double *window_kl, bb_err *err);
 
-/* What a search has cost, in all sessions together (run.db, table "search", key "cost"). tokens: forwarded for scoring plans, prefixes counted
+/* What a search has cost, in all sessions together (run.db, table "search"). tokens: forwarded for scoring plans, prefixes counted
  * as if nothing were cached; measure_tokens: really forwarded for measuring each option alone, from its block on. */
 typedef struct bb_search_cost { double tokens, measure_tokens, seconds, n_sizes; } bb_search_cost;
 
 /* Writes plan `hash` of the run to path as GGUF (finalising it if that was not done), and, recipe not NULL, the tensor types as a
  * `llama-quantize --tensor-type-file`. */
 bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err);
-/* Reads every exported file back: bytes, plan, shapes, and the KL on the confirm windows must be those recorded, bit for bit (BB_GUARD). */
+/* Reads every exported file back: hash, bytes, plan, and the KL on the confirm windows must be those recorded, bit for bit; every number of the
+ * tables made from them is recomputed and compared (BB_GUARD). */
 bb_status bb_run_verify(bb_run *r, bb_err *err);
+/* The second half: evaluates every file again and holds front.csv, baselines.csv, layers.csv, guard.json, plan.json and model.gguf against the
+ * result. *cells: how many cells of tables were equal. */
+bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err);
+/* r->evaluator, made when it is not there; bb_run_calibrate does it too. */
+bb_status bb_run_evaluator(bb_run *r, bb_err *err);
 
 /* OUT/name; bb_free. */
 char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "cli/run/evidence.h"
 #include "cli/run/front.h"
+#include "cli/run/keys.h"
 #include "cli/run/run.h"
 #include "cli/run/score.h"
 #include "cli/run/scorer.h"
@@ -306,14 +307,16 @@ static bb_status record_cost(bb_run *r, const bb_ledger *l, double local_tokens,
     void     *value = NULL;
     size_t    size;
     bool      found;
+    char      key[80];
     bb_status status;
-    BB_TRY(bb_store_get(r->store, "search", "cost", &value, &size, &found, err));
+    snprintf(key, sizeof key, "cost|%s", r->search_key);
+    BB_TRY(bb_store_get(r->store, "search", key, &value, &size, &found, err));
     if (found && size == sizeof cost) memcpy(&cost, value, sizeof cost);
     cost.tokens = bb_ledger_tokens(l) + local_tokens;
     cost.measure_tokens = measure_tokens;
     cost.n_sizes = (double)r->n_budgets;
     if (bb_ledger_tokens_new(l) > 0) cost.seconds += seconds;
-    BB_TRY(bb_store_put(r->store, "search", "cost", &cost, sizeof cost, err));
+    BB_TRY(bb_store_put(r->store, "search", key, &cost, sizeof cost, err));
     bb_info("search: %.2f million tokens for %zu sizes, after %.2f million for measuring the options", cost.tokens / 1e6, r->n_budgets, measure_tokens / 1e6);
 done:
     bb_free(value);
@@ -472,6 +475,7 @@ done:
 bb_status bb_run_all(bb_run *r, bb_err *err)
 {
     bb_status status;
+    BB_TRY(bb_keys_remove_old(r, err));
     BB_TRY(bb_run_search(r, err));
     BB_TRY(bb_run_finalise(r, err));
     BB_TRY(bb_run_evaluate(r, err));

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "cli/run/front.h"
+#include "cli/run/keys.h"
 #include "cli/run/score.h"
 #include "cli/run/scorer.h"
 #include "cli/report/study_plot.h"
@@ -186,12 +187,15 @@ done:
 /* Seconds of something that run.db may have answered: the most that was ever seen. */
 static bb_status remember_seconds(study *s, const char *what, double *seconds, bb_err *err)
 {
+    char      space[65], key[200];
     void     *value = NULL;
     size_t    size;
     double    before;
     bool      found;
     bb_status status;
-    BB_TRY(bb_store_get(s->r->store, "study", what, &value, &size, &found, err));
+    bb_key_space(s->r, space);
+    snprintf(key, sizeof key, "%s|%s|%s", s->r->key, space, what);
+    BB_TRY(bb_store_get(s->r->store, "study", key, &value, &size, &found, err));
     if (found && size == sizeof before) {
         memcpy(&before, value, sizeof before);
         if (before >= *seconds) {
@@ -199,7 +203,7 @@ static bb_status remember_seconds(study *s, const char *what, double *seconds, b
             goto done;
         }
     }
-    BB_TRY(bb_store_put(s->r->store, "study", what, seconds, sizeof *seconds, err));
+    BB_TRY(bb_store_put(s->r->store, "study", key, seconds, sizeof *seconds, err));
 done:
     bb_free(value);
     return status;
@@ -452,6 +456,7 @@ static bb_status write_all(study *s, const double *seconds, bb_err *err)
     BB_TRY(bb_csv_close(&s->rows, err));
     BB_TRY(bb_csv_close(&s->plans, err));
     BB_TRY(bb_make_dirs(dir, err));
+    BB_TRY(bb_keys_made(s->r, "plots/proxy.svg", err));
     BB_TRY(bb_study_plot_write(&s->plot, svg, err));
 done:
     bb_free(dir);
