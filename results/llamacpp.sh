@@ -73,7 +73,7 @@ for type in $TYPES; do
     row llama.cpp "$type" "$work/$model.$type.gguf"
     rm -f "$work/$model.$type.gguf"
 done
-for plan in $(awk -F, '{ sub(/\r$/, "") } NR == 1 { for (i = 1; i <= NF; i++) col[$i] = i; next } $col["source"] != "full precision" { print $col["plan_hash"] }' "$run/front.csv"); do
+for plan in $(awk -F, '{ sub(/\r$/, "") } NR == 1 { for (i = 1; i <= NF; i++) col[$i] = i; next } $col["plan_hash"] != "-" { print $col["plan_hash"] }' "$run/front.csv"); do
     [ -e "$run/models/$plan.gguf" ] || { echo "llamacpp.sh: $run/models/$plan.gguf, a plan of front.csv, is not there" >&2; exit 1; }
     row bitbudget "$plan" "$run/models/$plan.gguf"
 done
