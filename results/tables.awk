@@ -29,6 +29,8 @@ function thousands(x,    s) {
 }
 # A KL with as many decimals as its size asks for.
 function kl(x) { return x + 0 < 0.00095 ? sprintf("%.5f", x) : sprintf("%.4f", x) }
+# Value and standard error, with the decimals of the value.
+function with_se(x, se) { return kl(x) " ± " (x + 0 < 0.00095 ? sprintf("%.5f", se) : sprintf("%.4f", se)) }
 function percent(x) { return sprintf("%.1f %%", 100 * x) }
 # Rows of a table: cells joined by |.
 function line(text) { print "| " text " |" }
@@ -63,7 +65,7 @@ function show_front(    i) {
         if (v[i, "source"] == "full precision") line(sprintf("%s | %.2f | full precision | %.2f | | ", thousands(v[i, "size_bytes"]), v[i, "bpw"], v[i, "ppl"]))
     for (i = 1; i <= rows; i++) {
         if (v[i, "source"] == "full precision") continue
-        line(thousands(v[i, "size_bytes"]) sprintf(" | %.2f | ", v[i, "bpw"]) kl(v[i, "kl_nats"]) " ± " kl(v[i, "kl_se"]) sprintf(" | %.2f | ", v[i, "ppl"]) \
+        line(thousands(v[i, "size_bytes"]) sprintf(" | %.2f | ", v[i, "bpw"]) with_se(v[i, "kl_nats"], v[i, "kl_se"]) sprintf(" | %.2f | ", v[i, "ppl"]) \
              percent(v[i, "top1"]) sprintf(" | %.0f %%", 100 * v[i, "pruned_fraction"]))
     }
 }
@@ -229,8 +231,8 @@ function show_pruning(    i, j, n, m, units, shares, a, b, c) {
 function show_rotation(    i) {
     head("model | format | method | rotation | bytes | KL | perplexity")
     for (i = 1; i <= rows; i++)
-        line(v[i, "model"] " | " v[i, "format"] " | " v[i, "method"] " | " v[i, "rotation"] " | " thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) " ± " \
-             kl(v[i, "kl_se"]) sprintf(" | %.2f", v[i, "ppl"]))
+        line(v[i, "model"] " | " v[i, "format"] " | " v[i, "method"] " | " v[i, "rotation"] " | " thousands(v[i, "size_bytes"]) " | " with_se(v[i, "kl_nats"], v[i, "kl_se"]) \
+             sprintf(" | %.2f", v[i, "ppl"]))
 }
 
 # Any table as it is.
