@@ -257,7 +257,10 @@ static bb_status prune_kv(job *j, bb_err *err)
                 best = i;
             }
         }
-        if (best == UINT32_MAX) break; /* one group is left everywhere */
+        if (best == UINT32_MAX) {
+            bb_warn("--prune-kv %g would remove %u more KV groups; one is left in every block, and stays", j->o.prune_kv, gone);
+            break;
+        }
         BB_TRY(set_kept(&j->plan, best, "kv", --kept[best], err));
     }
     BB_TRY(shape_of_plan(j, err));

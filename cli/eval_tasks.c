@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 
 /* ---- files ---- */
@@ -93,6 +94,9 @@ static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, c
         goto done;
     }
     BB_TRY(bb_task_run(m, &m->net, &t, max_tokens, t.name, &row->net, answers, err));
+    if (row->net.n_skipped + row->net.n_cut)
+        bb_warn("%s: of %zu items %zu were left out (answers longer than the window of %u tokens) and the contexts of %zu cut to it", t.name, t.n_items,
+                row->net.n_skipped, max_tokens, row->net.n_cut);
     if (ref) {
         BB_TRY(bb_task_run(ref, &ref->net, &t, max_tokens, t.name, &row->reference, answers_ref, err));
         for (size_t i = 0; i < t.n_items; i++) changed += answers[i] != answers_ref[i];
@@ -151,7 +155,8 @@ void bb_task_table_text(const bb_task_table *t, bb_text *out)
     for (size_t i = 0; i < t->n; i++) {
         const bb_task_row *r = &t->rows[i];
         put_line(out, r->name, r->kind, &r->net);
-        if (r->net.n_skipped) bb_text_addf(out, "  (%zu items are longer than the window)", r->net.n_skipped);
+        if (r->net.n_skipped) bb_text_addf(out, "  (%zu items left out: their answers are longer than the window)", r->net.n_skipped);
+        if (r->net.n_cut) bb_text_addf(out, "  (%zu contexts cut to the window)", r->net.n_cut);
         bb_text_add(out, "\n");
         if (!r->reference.n) continue;
         put_line(out, "  reference", r->kind, &r->reference);
@@ -165,7 +170,8 @@ static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(
 
 static json_t *result_json(const bb_task_result *r)
 {
-    return json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "items", (json_int_t)r->n, "skipped", (json_int_t)r->n_skipped, "acc",
+    return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "items", (json_int_t)r->n, "skipped", (json_int_t)r->n_skipped, "cut",
+                     (json_int_t)r->n_cut, "acc",
                      number(r->acc), "acc_se", number(r->acc_se), "acc_norm", number(r->acc_norm), "acc_norm_se", number(r->acc_norm_se),
                      "gold_nll", number(r->gold_nll), "gold_nll_se", number(r->gold_nll_se));
 }

@@ -18,7 +18,7 @@
 enum { BATCH_TOKENS = 4096, LOGITS = 1 << 21 /* at once: 8 MiB */ };
 
 /* One option: ids pool[at .. at + n - 1]; those from n_prefix on are the continuation. */
-typedef struct sequence { size_t at; uint32_t n, n_prefix; bool skipped; } sequence;
+typedef struct sequence { size_t at; uint32_t n, n_prefix; bool skipped, cut; } sequence;
 
 typedef struct score { double log_p; bool greedy; } score; /* of the continuation; is each of its tokens the arg max? */
 
@@ -80,6 +80,7 @@ static void fit(const runner *r, sequence *s)
     if (s->n_prefix == 0) s->n_prefix = 1;
     s->skipped = s->n < 2 || drop >= s->n_prefix;
     if (s->skipped || drop == 0) return;
+    s->cut = true;
     if (r->bos >= 0) r->pool[s->at + drop] = r->bos;
     s->at += drop;
     s->n -= drop;
@@ -90,7 +91,7 @@ static bb_status add_item(runner *r, const bb_tokenizer *tokenizer, const bb_tas
 {
     bb_status status = BB_OK;
     sequence *s = r->s + item->first;
-    bool      skipped = false;
+    bool      skipped = false, cut = false;
     for (uint32_t i = 0; i < item->n; i++) BB_TRY(add_sequence(r, tokenizer, &r->t->options[item->first + i], &s[i], err));
     for (uint32_t i = 0; i < item->n && r->t->kind == BB_TASK_CHOICE; i++) /* the same tokens of context for all */
         for (uint32_t j = 0; j < item->n; j++)
@@ -98,8 +99,12 @@ static bb_status add_item(runner *r, const bb_tokenizer *tokenizer, const bb_tas
     for (uint32_t i = 0; i < item->n; i++) {
         fit(r, &s[i]);
         skipped |= s[i].skipped;
+        cut |= s[i].cut;
     }
-    for (uint32_t i = 0; i < item->n; i++) s[i].skipped = skipped;
+    for (uint32_t i = 0; i < item->n; i++) {
+        s[i].skipped = skipped;
+        s[i].cut = cut;
+    }
 done:
     return status;
 }
@@ -306,6 +311,7 @@ static void results(const runner *r, bb_task_result *out, uint32_t *answers)
         if (answers) answers[i] = answer;
         out->n += !skipped;
         out->n_skipped += skipped;
+        out->n_cut += !skipped && r->s[item->first].cut;
     }
     if (out->n == 0) return;
     finish(&acc, out->n, &out->acc, &out->acc_se);

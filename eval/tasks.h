@@ -46,6 +46,7 @@ void      bb_task_done(bb_task *t);
 
 typedef struct bb_task_result {
     size_t n, n_skipped;           /* items scored; items whose continuation is longer than the window */
+    size_t n_cut;                  /* of those scored: items whose context was cut from the left to fit into the window */
     double acc, acc_se;            /* 0..1; standard errors over items */
     double acc_norm, acc_norm_se;  /* NaN where it is not customary */
     double gold_nll, gold_nll_se;  /* nats */
