@@ -144,6 +144,109 @@ START_TEST(text_is_tokenized_with_bos_and_without_the_last_newline)
 }
 END_TEST
 
+/* The status of a text, and what is said about it on the way. */
+static bb_status load_bytes(const void *bytes, size_t n, bool parse_special, bb_tokens *t, bb_err *err, char *warned, size_t size)
+{
+    const char *p = bb_test_path("bytes.txt"), *log = bb_test_path("log.txt");
+    char       *text;
+    size_t      got;
+    bb_test_write(p, bytes, n);
+    bb_test_write(log, "", 0);
+    ck_assert_int_eq(bb_log_to_file(log, NULL), BB_OK);
+    bb_status status = bb_tokens_load(&stories, p, parse_special, t, err);
+    bb_log_to_file(NULL, NULL);
+    ck_assert_int_eq(bb_file_read(log, &text, &got, NULL), BB_OK);
+    snprintf(warned, size, "%s", text);
+    bb_free(text);
+    return status;
+}
+
+START_TEST(what_is_no_text_is_refused)
+{
+    static const struct { const char *bytes; size_t n; const char *says; } rows[] = {
+        { "GGUF\3\0\0\0", 8, "a GGUF model" }, { "PK\3\4 zip", 8, "a zip archive" }, { "\x1F\x8B\x08 gzip", 8, "gzip" }, { "BZh91AY", 7, "bzip2" },
+        { "%PDF-1.7", 8, "a PDF" }, { "\xFF\xFEh\0i\0", 6, "UTF-16" }, { "\xFE\xFF\0h\0i", 6, "UTF-16" }, { "h\0i\0 \0t\0h\0e\0r\0e\0", 16, "8 are NUL" },
+        { "\xC1\xC2\xE7\xF1\xD3", 5, "5 are no UTF-8" }, { "", 0, "is empty" }, { "\n", 1, "is empty" },
+    };
+    char warned[512];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bb_err    err = BB_ERR_INIT;
+        bb_tokens t;
+        ck_assert_msg(load_bytes(rows[i].bytes, rows[i].n, false, &t, &err, warned, sizeof warned) == BB_BAD_FILE, "row %zu", i);
+        ck_assert_msg(strstr(err.msg, rows[i].says) && strstr(err.msg, "bytes.txt"), "row %zu: %s", i, err.msg);
+        ck_assert_ptr_null(t.ids);
+    }
+}
+END_TEST
+
+/* A little of it is tokenized as the tokenizer does, and counted; valid UTF-8 of every length is no reason to talk. */
+START_TEST(a_few_bytes_that_are_no_text_are_counted)
+{
+    static const char *const valid[] = { "plain", "caf\xC3\xA9", "\xE2\x82\xAC 5", "\xF0\x9F\x98\x80!", "\xEF\xBB\xBF" "mark first", "\xED\x9F\xBF\xEE\x80\x80" };
+    static const struct { const char *bytes; size_t count, first; } invalid[] = {
+        { "\xFF", 1, 0 }, { "\xC0\xAF", 2, 0 }, { "\xED\xA0\x80", 3, 0 }, { "\xF4\x90\x80\x80", 4, 0 }, { "\xE0\x80\x80", 3, 0 }, { "a\x80", 1, 1 }, { "\xE2\x82", 2, 0 },
+    };
+    char      warned[1024], text[200], want[64];
+    bb_tokens t;
+    for (size_t i = 0; i < sizeof valid / sizeof *valid; i++) {
+        ck_assert_int_eq(load_bytes(valid[i], strlen(valid[i]), false, &t, NULL, warned, sizeof warned), BB_OK);
+        ck_assert_str_eq(warned, "");
+        bb_tokens_done(&t);
+    }
+    for (size_t i = 0; i < sizeof invalid / sizeof *invalid; i++) {
+        memset(text, 'a', sizeof text);
+        memcpy(text + 100, invalid[i].bytes, strlen(invalid[i].bytes));
+        ck_assert_int_eq(load_bytes(text, sizeof text, false, &t, NULL, warned, sizeof warned), BB_OK);
+        snprintf(want, sizeof want, "%zu of 200 bytes are no valid UTF-8, the first at offset %zu", invalid[i].count, 100 + invalid[i].first);
+        ck_assert_msg(strstr(warned, want) != NULL, "row %zu: %s", i, warned);
+        bb_tokens_done(&t);
+    }
+    text[100] = '\0';
+    memset(text + 101, 'a', 99);
+    ck_assert_int_eq(load_bytes(text, sizeof text, false, &t, NULL, warned, sizeof warned), BB_OK);
+    ck_assert_msg(strstr(warned, "1 of 200 bytes are NUL") != NULL, "%s", warned);
+    bb_tokens_done(&t);
+}
+END_TEST
+
+START_TEST(special_tokens_are_parsed_when_asked_and_keyed)
+{
+    char      warned[512];
+    bb_tokens plain, parsed;
+    ck_assert_int_eq(load_bytes("Once</s>upon", 12, false, &plain, NULL, warned, sizeof warned), BB_OK);
+    ck_assert_int_eq(load_bytes("Once</s>upon", 12, true, &parsed, NULL, warned, sizeof warned), BB_OK);
+    ck_assert_int_eq(parsed.ids[2], 2);
+    for (size_t i = 0; i < plain.n; i++) ck_assert_int_ne(plain.ids[i], 2);
+    ck_assert_str_ne(plain.sha256, parsed.sha256);
+    bb_tokens_done(&plain);
+    bb_tokens_done(&parsed);
+}
+END_TEST
+
+START_TEST(fewer_windows_than_asked_are_said)
+{
+    const char *log = bb_test_path("windows.txt");
+    int32_t     ids[25] = { 0 };
+    bb_windows  w;
+    bb_tokens   t;
+    char       *text;
+    size_t      size;
+    ck_assert_int_eq(bb_tokens_from_ids(ids, 25, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_log_to_file(log, NULL), BB_OK);
+    for (uint32_t asked = 0; asked <= 4; asked++) { /* 3 windows of 8 are there */
+        ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_HF, 8, -1, asked, asked % 2, &w, NULL), BB_OK);
+        ck_assert_uint_eq(w.n, asked == 0 || asked > 3 ? 3 : asked);
+        bb_windows_done(&w);
+        ck_assert_int_eq(bb_file_read(log, &text, &size, NULL), BB_OK);
+        ck_assert_msg((size > 0) == (asked == 4), "%s", text);
+        if (asked == 4) ck_assert_ptr_nonnull(strstr(text, "its 25 tokens are 3 windows of 8; 4 were asked for, 3 are used"));
+        bb_free(text);
+    }
+    bb_log_to_file(NULL, NULL);
+    bb_tokens_done(&t);
+}
+END_TEST
+
 /* ---- a real model ---- */
 
 static size_t int_array(const json_t *a, int32_t *out)
@@ -471,6 +574,10 @@ int main(void)
     tcase_add_test(t, windows_by_hand);
     tcase_add_test(t, token_files);
     tcase_add_test(t, text_is_tokenized_with_bos_and_without_the_last_newline);
+    tcase_add_test(t, what_is_no_text_is_refused);
+    tcase_add_test(t, a_few_bytes_that_are_no_text_are_counted);
+    tcase_add_test(t, special_tokens_are_parsed_when_asked_and_keyed);
+    tcase_add_test(t, fewer_windows_than_asked_are_said);
     tcase_add_test(t, a_real_model_scores_as_in_numpy);
     tcase_add_test(t, a_real_model_has_the_logits_of_numpy);
     tcase_add_loop_test(t, agrees_with_the_oracle, 0, 2 * (int)ref_n_specs);

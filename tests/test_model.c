@@ -369,6 +369,51 @@ START_TEST(other_kinds_of_files_and_folders_are_named)
 }
 END_TEST
 
+/* The same shape with another token, tokenizer, or number of tokens. */
+START_TEST(vocabularies_are_compared)
+{
+    static const struct { change c; const char *says; } rows[] = {
+        { { .key = "tokenizer.ggml.model", .text = "gpt2" }, "tokenizer.ggml.model is 'llama' in the first and 'gpt2' in the second" },
+        { { .key = "general.name", .text = "another" }, NULL },
+        { { .key = "tokenizer.ggml.pre", .text = "default" }, NULL }, /* the other file names none */
+    };
+    const char *good = bb_test_path("vocabulary.gguf"), *other = bb_test_path("other.gguf");
+    tiny_spec   s = tiny_default("llama");
+    bb_err      number = BB_ERR_INIT, token = BB_ERR_INIT;
+    bb_model    m, o;
+    tiny_write(&s, good);
+    ck_assert_int_eq(bb_model_open(good, &m, NULL), BB_OK);
+    ck_assert_int_eq(bb_model_same_vocabulary(&m, &m, NULL), BB_OK);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bb_err err = BB_ERR_INIT;
+        rewrite(good, other, &rows[i].c);
+        ck_assert_int_eq(bb_model_open(other, &o, NULL), BB_OK);
+        ck_assert_int_eq(bb_model_same_vocabulary(&m, &o, &err), rows[i].says ? BB_BAD_FILE : BB_OK);
+        if (rows[i].says) ck_assert_msg(strstr(err.msg, rows[i].says) && strstr(err.msg, "other.gguf"), "%s", err.msg);
+        bb_model_close(&o);
+    }
+    s.n_vocab++;
+    tiny_write(&s, other);
+    ck_assert_int_eq(bb_model_open(other, &o, NULL), BB_OK);
+    ck_assert_int_eq(bb_model_same_vocabulary(&m, &o, &number), BB_BAD_FILE);
+    ck_assert_msg(strstr(number.msg, "320 and 321 tokens") != NULL, "%s", number.msg);
+    bb_model_close(&o);
+    /* One letter of token 262, "c", in place: the texts of an array lie one after the other behind their lengths. */
+    char  *bytes;
+    size_t size, at = 0;
+    ck_assert_int_eq(bb_file_read(good, &bytes, &size, NULL), BB_OK);
+    while (memcmp(bytes + at, "\1\0\0\0\0\0\0\0c\1\0\0\0\0\0\0\0d", 18) != 0) ck_assert_uint_lt(at++, size - 18);
+    bytes[at + 8] = 'C';
+    ck_assert_int_eq(bb_file_write(other, bytes, size, NULL), BB_OK);
+    bb_free(bytes);
+    ck_assert_int_eq(bb_model_open(other, &o, NULL), BB_OK);
+    ck_assert_int_eq(bb_model_same_vocabulary(&m, &o, &token), BB_BAD_FILE);
+    ck_assert_msg(strstr(token.msg, "token 262 is 'c' in the first and 'C' in the second") != NULL, "%s", token.msg);
+    bb_model_close(&o);
+    bb_model_close(&m);
+}
+END_TEST
+
 /* ---- weights ---- */
 
 /* Writes over weight i of a tensor of the open file path, then opens it. */
@@ -527,6 +572,7 @@ int main(void)
     tcase_add_test(t, what_does_not_fit_is_named);
     tcase_add_test(t, a_part_of_a_split_model_is_named_so);
     tcase_add_test(t, other_kinds_of_files_and_folders_are_named);
+    tcase_add_test(t, vocabularies_are_compared);
     tcase_add_test(t, a_weight_that_is_no_number_is_named);
     tcase_add_test(t, the_range_is_that_of_the_type_to_come);
     tcase_add_test(t, scales_of_a_quantized_file_are_read);
