@@ -63,7 +63,7 @@ bb_status bb_certify(const bb_problem *p, const bb_quadratic *q, const uint16_t 
     BB_TRY(bb_separable_create(p, &exact, &s, err));
     for (size_t i = 0; i < n; i++) {
         const int64_t counted = bb_problem_bound(p, x[i]);
-        if (counted == BB_FORBIDDEN) {
+        if (bb_is_forbidden(counted)) {
             status = BB_FAIL(err, BB_USAGE, "plan %zu of %zu cannot be loaded: there is nothing to certify", i, n);
             goto done;
         }

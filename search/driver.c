@@ -50,7 +50,7 @@ static bb_status step(drive *d, size_t *n, uint64_t *fresh, bb_err *err)
     *n = d->a->ask(d->state, d->x, MAX_ASK, &level);
     for (size_t i = 0; i < *n; i++) {
         const uint16_t *x = d->x + i * p->n_units;
-        BB_ASSERT(bb_problem_bound(p, x) != BB_FORBIDDEN);
+        BB_ASSERT(!bb_is_forbidden(bb_problem_bound(p, x)));
         BB_ASSERT(bb_problem_size(p, x) <= d->c->budgets[d->c->n_budgets - 1]);
         BB_TRY(bb_pool_add(&d->pool, x, d->a->name, &d->at[i], NULL, err));
     }

@@ -20,7 +20,7 @@ static size_t single_moves(const bb_space *s, const uint16_t *x, bb_move *moves)
         for (uint16_t o = 0; o < s->problem->units[u].n_options; o++) {
             if (o == x[u]) continue;
             const int64_t bytes = bb_space_delta_bytes(s, x, u, o);
-            if (bytes == BB_FORBIDDEN) continue;
+            if (bb_is_forbidden(bytes)) continue;
             moves[n++] = (bb_move){u, o, bytes, bb_space_delta_cost(s, x, u, o)};
         }
     return n;
@@ -67,7 +67,7 @@ static bool is_between(const bb_space *s, const uint16_t *x, uint32_t u, uint16_
 {
     if (o == x[u]) return false;
     *bytes = bb_space_delta_bytes(s, x, u, o);
-    return *bytes != BB_FORBIDDEN && *bytes >= lo && *bytes <= hi;
+    return !bb_is_forbidden(*bytes) && *bytes >= lo && *bytes <= hi;
 }
 
 /* A uniformly chosen single move with lo <= change of bytes <= hi; false when there is none. A few blind draws first: where many moves
@@ -101,8 +101,9 @@ bool bb_moves_shrink(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x
 {
     bb_move m;
     while (bb_problem_size(s->problem, x) > budget) {
-        if (!random_move(s, rng, x, INT64_MIN + 1, -1, &m)) return false;
+        if (!random_move(s, rng, x, -BB_FORBIDDEN, -1, &m)) return false;
         x[m.unit] = m.option;
+        if (s->problem->settle) bb_space_settle(s, x); /* never up: every step lowers the bound */
     }
     return true;
 }
@@ -110,12 +111,14 @@ bool bb_moves_shrink(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x
 void bb_moves_fill(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x)
 {
     bb_move m;
-    while (random_move(s, rng, x, 1, budget - bb_problem_size(s->problem, x), &m)) {
+    for (int refused = 0; refused < 32 && random_move(s, rng, x, 1, budget - bb_problem_size(s->problem, x), &m);) {
         const uint16_t old = x[m.unit];
         x[m.unit] = m.option;
-        if (bb_problem_size(s->problem, x) <= budget) continue;
+        const int64_t size = bb_problem_size(s->problem, x);
+        if (size <= budget) continue;
         x[m.unit] = old; /* exact sizes need not follow the bound move by move */
-        return;
+        if (!bb_is_forbidden(size)) return;
+        refused++; /* not loadable beside the others: another move may be */
     }
 }
 
@@ -134,7 +137,7 @@ static bool nearest_step(const bb_space *s, bb_rng *rng, const uint16_t *x, uint
     for (uint16_t o = 0; o < s->problem->units[unit].n_options; o++) {
         if (o == x[unit]) continue;
         const int64_t bytes = bb_space_delta_bytes(s, x, unit, o);
-        if (bytes == BB_FORBIDDEN || (up ? bytes <= 0 : bytes > 0)) continue;
+        if (bb_is_forbidden(bytes) || (up ? bytes <= 0 : bytes > 0)) continue;
         const int64_t distance = up ? bytes : -bytes;
         if (distance > best) continue;
         if (distance < best) seen = 0;
@@ -170,7 +173,7 @@ bool bb_moves_trade(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x)
 {
     const uint32_t n = s->problem->n_units, unit = (uint32_t)bb_rng_below(rng, n);
     const uint16_t option = (uint16_t)bb_rng_below(rng, s->problem->units[unit].n_options);
-    if (bb_space_delta_bytes(s, x, unit, option) == BB_FORBIDDEN) return false;
+    if (bb_is_forbidden(bb_space_delta_bytes(s, x, unit, option))) return false;
     x[unit] = option;
     for (uint32_t tries = 0; tries < 8 * n && bb_problem_size(s->problem, x) > budget; tries++) {
         const uint32_t payer = (uint32_t)bb_rng_below(rng, n);

@@ -37,6 +37,7 @@ bb_status bb_pool_add(bb_pool *pool, const uint16_t *x, const char *source, size
 {
     const bb_problem *p = pool->space->problem;
     bb_pool_item      item = {.size_bytes = bb_problem_size(p, x), .allowed = bb_problem_allows(p, x)};
+    item.allowed = item.allowed && !bb_is_forbidden(item.size_bytes);
     const size_t      known = find(pool, x, item.size_bytes);
     if (is_new) *is_new = known == SIZE_MAX;
     if (at) *at = known == SIZE_MAX ? pool->n : known;

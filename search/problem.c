@@ -12,16 +12,15 @@ int64_t bb_problem_bound(const bb_problem *p, const uint16_t *x)
     for (uint32_t u = 0; u < p->n_units; u++) {
         BB_ASSERT(x[u] < p->units[u].n_options);
         const int64_t b = p->units[u].bytes[bb_problem_row(p, x, u) + x[u]];
-        if (b == BB_FORBIDDEN) return BB_FORBIDDEN;
-        total += b;
+        total = bb_bytes_add(total, b);
     }
     return total;
 }
 
 int64_t bb_problem_size(const bb_problem *p, const uint16_t *x)
 {
-    if (!p->size) return bb_problem_bound(p, x);
-    int64_t size;
+    int64_t size = bb_problem_bound(p, x);
+    if (!p->size || bb_is_forbidden(size)) return size;
 #pragma omp critical(bb_problem_size) /* searches ask from several threads; the callback may use scratch memory of its own */
     size = p->size(p->size_self, x);
     return size;
@@ -39,7 +38,7 @@ static bb_status check_tables(const bb_unit *unit, size_t rows, bb_err *err)
 {
     for (size_t i = 0; i < rows * unit->n_options; i++) {
         const char *option = unit->options[i % unit->n_options];
-        if (unit->bytes[i] == BB_FORBIDDEN) continue;
+        if (bb_is_forbidden(unit->bytes[i])) continue;
         if (unit->bytes[i] < 0)
             return BB_FAIL(err, BB_USAGE, "unit %s, option %s, row %zu: %lld bytes", unit->name, option, i / unit->n_options,
                            (long long)unit->bytes[i]);

@@ -14,7 +14,12 @@
 #include "base/plan.h"
 #include "base/status.h"
 
-#define BB_FORBIDDEN INT64_MIN /* in bytes tables: the runtime cannot load this combination */
+/* In bytes tables, and as a size: the runtime cannot load this combination. Larger than every budget, so that what forgets to ask still refuses
+ * it, and small enough that a few of them can be added. */
+#define BB_FORBIDDEN (INT64_MAX / 4)
+
+static inline bool    bb_is_forbidden(int64_t bytes) { return bytes >= BB_FORBIDDEN; }
+static inline int64_t bb_bytes_add(int64_t a, int64_t b) { return bb_is_forbidden(a) || bb_is_forbidden(b) ? BB_FORBIDDEN : a + b; }
 
 typedef struct bb_unit {
     const char         *name;
@@ -42,15 +47,22 @@ typedef struct bb_evaluator {
     const char *key;                   /* identity of model, data, settings: part of the ledger key */
 } bb_evaluator;
 
-typedef struct bb_problem {
+typedef struct bb_problem bb_problem;
+struct bb_problem {
     uint32_t       n_units;
     const bb_unit *units;
     int64_t        fixed_bytes;        /* header, norms: everything no unit decides */
-    int64_t      (*size)(void *self, const uint16_t *x); /* exact bytes of the written file; NULL: the upper bound is exact */
+    /* Exact bytes of the written file, BB_FORBIDDEN for a combination that no table forbids and that still cannot be loaded. NULL: the upper
+     * bound is exact. */
+    int64_t      (*size)(void *self, const uint16_t *x);
     void          *size_self;
+    /* Where `size` forbids combinations of loadable cells: changes x, by the tables of p, into one near it that can be loaded and whose bound is
+     * not larger; false: there is none. NULL: nothing can be done. With every controller at its widest there should be nothing to do. */
+    bool         (*settle)(void *self, const bb_problem *p, uint16_t *x);
+    void          *settle_self;
     bool         (*allowed)(void *self, const uint16_t *x); /* one more condition (a speed bound): plans it refuses are never scored; NULL: none */
     void          *allowed_self;
-} bb_problem;
+};
 
 /* Where the row of unit u's tables begins that x's choice for its controller selects: its option o is cell bb_problem_row + o. */
 static inline size_t bb_problem_row(const bb_problem *p, const uint16_t *x, uint32_t u)
@@ -59,8 +71,8 @@ static inline size_t bb_problem_row(const bb_problem *p, const uint16_t *x, uint
     return (c < 0 ? 0 : (size_t)x[c]) * p->units[u].n_options;
 }
 
-int64_t   bb_problem_bound(const bb_problem *p, const uint16_t *x);   /* fixed_bytes + sum; BB_FORBIDDEN when a combination is */
-int64_t   bb_problem_size(const bb_problem *p, const uint16_t *x);    /* exact */
+int64_t   bb_problem_bound(const bb_problem *p, const uint16_t *x);   /* fixed_bytes + sum; BB_FORBIDDEN when a cell is */
+int64_t   bb_problem_size(const bb_problem *p, const uint16_t *x);    /* exact; BB_FORBIDDEN: not loadable */
 double    bb_problem_cost(const bb_problem *p, const uint16_t *x);    /* separable score */
 bool      bb_problem_allows(const bb_problem *p, const uint16_t *x);  /* `allowed` says so, or there is none */
 bb_status bb_problem_check(const bb_problem *p, bb_err *err);         /* BB_USAGE names the unit and what is wrong with it */

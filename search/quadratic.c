@@ -152,7 +152,7 @@ static void scan_singles(tabu *t, choice *c)
         for (uint16_t o = 0; o < sp->problem->units[u].n_options; o++) {
             if (o == t->s.x[u]) continue;
             const int64_t bytes = bb_space_delta_bytes(sp, t->s.x, u, o);
-            if (bytes == BB_FORBIDDEN) continue;
+            if (bb_is_forbidden(bytes)) continue;
             candidate m = {u, o, t->until[sp->offset[u] + o] > t->step, bytes, bb_quadratic_delta(&t->s, u, o), 0};
             m.reduced = m.delta + t->lambda * (double)bytes;
             if (t->s.bytes + bytes <= t->budget) consider(t, c, m.delta, m.tabu, &m, NULL);
@@ -185,7 +185,7 @@ static bool pair_delta(tabu *t, const candidate *a, const candidate *b, double *
     const int64_t second = bb_space_delta_bytes(sp, t->s.x, b->unit, b->option);
     *delta += linear_delta(q, t->s.x, b->unit, b->option);
     t->s.x[a->unit] = old;
-    if (second == BB_FORBIDDEN) return false;
+    if (bb_is_forbidden(second)) return false;
     *bytes = a->bytes + second;
     return true;
 }
@@ -218,7 +218,7 @@ static void tabu_run(tabu *t, uint32_t iterations)
         scan_pairs(t, &c);
         if (!c.found) break;
         /* In a pair the first move may pass through a combination that only the second makes loadable again: the other order then. */
-        if (c.pair && bb_space_delta_bytes(t->q->space, t->s.x, c.first.unit, c.first.option) == BB_FORBIDDEN) {
+        if (c.pair && bb_is_forbidden(bb_space_delta_bytes(t->q->space, t->s.x, c.first.unit, c.first.option))) {
             const candidate swap = c.first;
             c.first = c.second;
             c.second = swap;
@@ -313,7 +313,7 @@ static bb_status topup(const bb_quadratic *q, int64_t budget, uint16_t *x, doubl
         for (uint32_t u = 0; u < p->n_units; u++)
             for (uint16_t o = 0; o < p->units[u].n_options; o++) {
                 const uint16_t old = s.x[u];
-                if (o == old || bb_space_delta_bytes(q->space, s.x, u, o) == BB_FORBIDDEN) continue;
+                if (o == old || bb_is_forbidden(bb_space_delta_bytes(q->space, s.x, u, o))) continue;
                 const double delta = bb_quadratic_delta(&s, u, o);
                 if (!(delta < best)) continue;
                 s.x[u] = o;
@@ -356,6 +356,7 @@ bb_status bb_quadratic_solve(const bb_quadratic *q, int64_t budget, const bb_qua
     }
     memcpy(x, t.best_x, q->space->problem->n_units * sizeof *x);
     double score;
+    bb_space_settle(q->space, x);
     BB_TRY(topup(q, budget, x, &score, err));
     if (result) *result = (bb_quadratic_result){score, t.n_scored};
 done:

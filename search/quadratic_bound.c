@@ -83,7 +83,7 @@ static double best_option(const relaxation *r, uint32_t u, size_t row, double la
     double         best = HUGE_VAL;
     for (uint16_t o = 0; o < unit->n_options; o++) {
         const int64_t bytes = unit->bytes[start + o];
-        if (bytes == BB_FORBIDDEN) continue;
+        if (bb_is_forbidden(bytes)) continue;
         const double value = r->cost[r->space->offset[u] + o] + linear_cell(r->q, u, start + o) + lambda * (double)bytes;
         if (value < best || (value <= best && bytes < unit->bytes[start + *option])) {
             best = value;
@@ -101,7 +101,7 @@ static void best_group(const relaxation *r, uint32_t u, double lambda, uint16_t 
     double          best = HUGE_VAL;
     uint16_t        best_o = 0;
     for (uint16_t o = 0; o < unit->n_options; o++) {
-        if (unit->bytes[o] == BB_FORBIDDEN) continue;
+        if (bb_is_forbidden(unit->bytes[o])) continue;
         double value = r->cost[sp->offset[u] + o] + linear_cell(r->q, u, o) + lambda * (double)unit->bytes[o];
         for (uint32_t i = sp->first_child[u]; i < sp->first_child[u + 1]; i++) {
             uint16_t ignored = 0;

@@ -251,7 +251,7 @@ static bb_status seed_extra(refine *r, uint16_t *x, bb_err *err)
     if (!list) return BB_NOMEM;
     for (size_t i = 0; i < r->o->n_extra; i++) {
         memcpy(x, r->o->extra[i], r->p->n_units * sizeof *x);
-        if (bb_problem_bound(r->p, x) == BB_FORBIDDEN || bb_problem_size(r->p, x) > r->budgets[r->n - 1]) continue;
+        if (bb_problem_size(r->p, x) > r->budgets[r->n - 1]) continue;
         size_t at;
         BB_TRY(bb_pool_add(&r->pool, x, "given", &at, NULL, err));
         list[n++] = at;
@@ -492,6 +492,7 @@ typedef struct proposer {
     bb_space      space;      /* over tables.problem */
     double       *theta;
     bb_move      *moves;
+    uint16_t     *start;
     bb_rng        rng;
 } proposer;
 
@@ -509,7 +510,8 @@ static bb_status proposer_init(proposer *q, const refine *r, size_t b, uint32_t 
     BB_TRY(bb_space_init(&q->tables.problem, &q->space, err));
     q->theta = BB_NEW(q->model.n_params, double, err);
     q->moves = BB_NEW(r->space.offset[r->p->n_units], bb_move, err);
-    if (!q->theta || !q->moves) status = BB_NOMEM;
+    q->start = BB_NEW(r->p->n_units, uint16_t, err);
+    if (!q->theta || !q->moves || !q->start) status = BB_NOMEM;
 done:
     return status;
 }
@@ -521,6 +523,7 @@ static void proposer_done(proposer *q)
     bb_variant_done(&q->tables);
     bb_free(q->theta);
     bb_free(q->moves);
+    bb_free(q->start);
 }
 
 /* The optimum of the current tables. */
@@ -540,16 +543,13 @@ static bool propose_pair(proposer *q, uint16_t *x)
 {
     const bb_problem *p = q->r->p;
     bb_pair           pairs[N_PAIRS];
-    uint16_t         *start = x;
     const int64_t     slack = q->budget - bb_problem_size(p, x);
     const size_t      n = bb_moves_pairs(&q->space, x, slack, true, q->moves, pairs, N_PAIRS);
+    memcpy(q->start, x, p->n_units * sizeof *x);
     for (size_t i = 0; i < n; i++) {
-        const uint16_t first = start[pairs[i].first.unit];
-        const uint16_t second = pairs[i].second.unit == UINT32_MAX ? 0 : start[pairs[i].second.unit];
         bb_moves_apply(&pairs[i], x);
-        if (bb_problem_bound(p, x) != BB_FORBIDDEN && bb_problem_size(p, x) <= q->budget && !is_known(q->r, x)) return true;
-        x[pairs[i].first.unit] = first;
-        if (pairs[i].second.unit != UINT32_MAX) x[pairs[i].second.unit] = second;
+        if (bb_space_settle(&q->space, x) && bb_problem_size(p, x) <= q->budget && !is_known(q->r, x)) return true;
+        memcpy(x, q->start, p->n_units * sizeof *x);
     }
     return false;
 }

@@ -47,6 +47,8 @@ struct bb_separable {
     bool                 thinned;    /* some group's front is not complete: only the LP bound is proven */
     int64_t              min_bytes;  /* bound of the smallest plan */
     int64_t              reach[2];
+    bb_variant           widest;     /* with problem.settle: controllers pinned at their widest option */
+    struct bb_separable *plain;      /* and its solver; NULL: none */
 };
 
 /* ---- fronts ---------------------------------------------------------------------------------------------------------------- */
@@ -152,7 +154,7 @@ static bb_status add_unit(bb_separable *s, front *f, uint32_t unit, uint32_t row
     if (!items) return BB_NOMEM;
     for (uint32_t i = 0; i < f->n; i++)
         for (uint32_t o = 0; o < u->n_options; o++)
-            if (bytes[o] != BB_FORBIDDEN) items[n++] = (item){f->bytes[i] + bytes[o], f->cost[i] + cost[o], i, o};
+            if (!bb_is_forbidden(bytes[o])) items[n++] = (item){f->bytes[i] + bytes[o], f->cost[i] + cost[o], i, o};
     n = prune(items, n);
     if (n > s->o.max_points) {
         s->thinned = true;
@@ -177,7 +179,7 @@ static bb_status front_of_option(bb_separable *s, const group *g, uint32_t o, fr
 {
     bb_status      status = BB_OK;
     const bb_unit *u = &s->problem->units[g->members[0]];
-    BB_TRY(front_alloc(out, u->bytes[o] == BB_FORBIDDEN ? 0 : 1, g->n_members, err));
+    BB_TRY(front_alloc(out, bb_is_forbidden(u->bytes[o]) ? 0 : 1, g->n_members, err));
     if (out->n == 0) return BB_OK;
     out->bytes[0] = u->bytes[o];
     out->cost[0] = u->cost[o];
@@ -578,30 +580,75 @@ static void finish_result(const bb_separable *s, const uint16_t *x, double lower
     r->gap = r->cost > 0 ? (r->cost - r->lower_bound) / r->cost : 0;
 }
 
+/* Takes `other`, settled and topped up, for x where it fits and costs less (or x is no solution yet). Whether it fits. */
+static bool take_settled(const bb_separable *s, int64_t budget, uint16_t *x, uint16_t *other, bool *found)
+{
+    const bb_problem *p = s->problem;
+    if (!bb_space_settle(&s->space, other) || bb_problem_size(p, other) > budget) return false;
+    bb_space_topup(&s->space, other, budget);
+    if (!*found || bb_problem_cost(p, other) < bb_problem_cost(p, x)) memcpy(x, other, p->n_units * sizeof *x);
+    return *found = true;
+}
+
+/* x, the optimum of the tables, becomes the best that is found among its settled form, settled optima of larger budgets (settling frees bytes,
+ * which single moves cannot always spend), and the optimum without pruning. *found: whether one can be loaded and fits. */
+static bb_status choose_loadable(const bb_separable *s, int64_t bounded, int64_t budget, uint16_t *x, uint16_t *other, bool *found, bb_err *err)
+{
+    enum { TRIALS = 8 };
+    const bb_problem *p = s->problem;
+    const int64_t     before = bb_problem_bound(p, x);
+    bb_status         status = BB_OK;
+    memcpy(other, x, p->n_units * sizeof *x);
+    if (bb_space_settle(&s->space, other)) {
+        int64_t low = bounded, high = bounded + 2 * (before - bb_problem_size(p, other));
+        take_settled(s, budget, x, other, found);
+        for (int k = 0; k < TRIALS && low + 1 < high; k++) {
+            const int64_t       middle = low + (high - low) / 2;
+            bb_separable_result r;
+            BB_TRY(solve_bounded(s, middle, other, &r, err));
+            if (take_settled(s, budget, x, other, found)) low = middle;
+            else high = middle;
+        }
+    }
+    if (s->plain && bb_separable_solve(s->plain, budget, other, NULL, NULL) == BB_OK) take_settled(s, budget, x, other, found);
+done:
+    return status;
+}
+
 bb_status bb_separable_solve(const bb_separable *s, int64_t budget_bytes, uint16_t *x, bb_separable_result *result, bb_err *err)
 {
     bb_status           status = BB_OK;
     bb_separable_result r = {0}, wide = {0};
-    uint16_t           *other = NULL;
-    if (budget_bytes < s->reach[0])
-        return BB_FAIL(err, BB_INFEASIBLE, "no plan has at most %lld bytes: sizes from %lld to %lld can be reached", (long long)budget_bytes,
-                       (long long)s->reach[0], (long long)s->reach[1]);
+    uint16_t           *other = BB_NEW(s->problem->n_units, uint16_t, err);
+    if (!other) return BB_NOMEM;
+    if (budget_bytes < s->reach[0]) {
+        status = BB_FAIL(err, BB_INFEASIBLE, "no plan has at most %lld bytes: sizes from %lld to %lld can be reached", (long long)budget_bytes,
+                         (long long)s->reach[0], (long long)s->reach[1]);
+        goto done;
+    }
     /* The smallest plan may fit by its exact size only. */
-    const int64_t bounded = budget_bytes > s->min_bytes ? budget_bytes : s->min_bytes;
+    int64_t bounded = budget_bytes > s->min_bytes ? budget_bytes : s->min_bytes;
     BB_TRY(solve_bounded(s, bounded, x, &r, err));
-    const int64_t spare = r.bound_bytes - bb_problem_size(s->problem, x);
+    for (int tries = 0; tries < 8 && bounded > s->min_bytes; tries++) { /* tables that count a few bytes short (a file's padding) */
+        const int64_t over = bb_problem_size(s->problem, x) - budget_bytes;
+        if (over <= 0 || bb_is_forbidden(over + budget_bytes)) break;
+        bounded = bounded - over > s->min_bytes ? bounded - over : s->min_bytes;
+        BB_TRY(solve_bounded(s, bounded, x, &wide, err));
+    }
+    const int64_t spare = bb_problem_bound(s->problem, x) - bb_problem_size(s->problem, x); /* negative: not loadable */
     if (spare > 0) { /* what padding and metadata do not use can be given to the bounded problem */
-        other = BB_NEW(s->problem->n_units, uint16_t, err);
-        if (!other) {
-            status = BB_NOMEM;
-            goto done;
-        }
         BB_TRY(solve_bounded(s, bounded + spare, other, &wide, err));
         if (wide.cost < r.cost && bb_problem_size(s->problem, other) <= budget_bytes) memcpy(x, other, s->problem->n_units * sizeof *x);
         r.lower_bound = fmin(r.lower_bound, wide.lower_bound);
     }
+    if (s->problem->settle) {
+        bool found = false; /* nothing: x stays what it is, and is refused below */
+        BB_TRY(choose_loadable(s, bounded, budget_bytes, x, other, &found, err));
+    }
     bb_space_topup(&s->space, x, budget_bytes);
     finish_result(s, x, r.lower_bound, &r);
+    if (r.size_bytes > budget_bytes)
+        status = BB_FAIL(err, BB_INFEASIBLE, "no plan of at most %lld bytes that the runtime can load was found", (long long)budget_bytes);
     if (result) *result = r;
 done:
     bb_free(other);
@@ -665,12 +712,28 @@ static bb_status measure_reach(bb_separable *s, bb_err *err)
     for (int end = 0; end < 2; end++) {
         hull_choice(s, end ? s->n_segments : 0, choice);
         write_candidate(s, choice, x);
+        bb_space_settle(&s->space, x);
         s->reach[end] = bb_problem_size(s->problem, x);
+        if (s->plain && (bb_is_forbidden(s->reach[end]) || (end == 0 && s->plain->reach[0] < s->reach[0]))) s->reach[end] = s->plain->reach[end];
     }
     status = BB_OK;
 done:
     bb_free(choice);
     bb_free(x);
+    return status;
+}
+
+/* The solver for quantization alone; none where the tables leave nothing at the widest options. */
+static bb_status create_plain(bb_separable *s, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(bb_variant_init(s->problem, &s->widest, err));
+    s->widest.problem.settle = NULL;
+    for (uint32_t u = 0; u < s->problem->n_units; u++)
+        if (bb_space_is_controller(&s->space, u)) bb_variant_pin(&s->widest, u, bb_space_widest(&s->space, u));
+    status = bb_separable_create(&s->widest.problem, &s->o, &s->plain, err);
+    if (status == BB_INFEASIBLE) status = BB_OK;
+done:
     return status;
 }
 
@@ -693,6 +756,7 @@ bb_status bb_separable_create(const bb_problem *p, const bb_separable_options *o
     for (uint32_t u = 0; u < p->n_units; u++)
         if (p->units[u].controller < 0) BB_TRY(build_group(s, &s->groups[s->n_groups++], u, err));
     BB_TRY(build_segments(s, err));
+    if (p->settle) BB_TRY(create_plain(s, err));
     BB_TRY(measure_reach(s, err));
     *out = s;
     s = NULL;
@@ -713,6 +777,8 @@ void bb_separable_destroy(bb_separable *s)
     bb_free(s->segments);
     bb_free(s->prefix_bytes);
     bb_free(s->prefix_cost);
+    bb_separable_destroy(s->plain);
+    bb_variant_done(&s->widest);
     bb_space_done(&s->space);
     bb_free(s);
 }

@@ -9,6 +9,8 @@
  * a lower bound. The gap is closed by dynamic programming over non-dominated (bytes, cost) states, group by group, where states and
  * options whose Lagrangian bound reaches the incumbent are dropped (a core method). If more than max_states survive, the best by bound are
  * kept and the bound of what was dropped enters lower_bound, so that the stated gap is proven in any case.
+ * Where problem.size forbids combinations that the tables allow, the optimum of the tables is settled (problem.settle) and held against the optimum
+ * with every controller at its widest, which needs no settling; the bound stays that of the tables.
  *
  * [1] Kellerer, Pferschy, Pisinger. Knapsack Problems. Springer 2004. Ch. 11.
  * [2] Sinha, Zoltners. The multiple-choice knapsack problem. Operations Research 27(3), 1979.

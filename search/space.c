@@ -61,16 +61,17 @@ int64_t bb_space_delta_bytes(const bb_space *s, const uint16_t *x, uint32_t unit
 {
     const bb_unit *units = s->problem->units;
     const int64_t *row = units[unit].bytes + row_start(s->problem, x, unit);
-    if (row[option] == BB_FORBIDDEN) return BB_FORBIDDEN;
-    int64_t delta = row[option] - row[x[unit]];
+    if (bb_is_forbidden(row[option])) return BB_FORBIDDEN;
+    int64_t delta = row[option], before = row[x[unit]];
     for (uint32_t i = s->first_child[unit]; i < s->first_child[unit + 1]; i++) {
         const bb_unit *child = &units[s->children[i]];
         const uint16_t own = x[s->children[i]];
         const int64_t  b = child->bytes[(size_t)option * child->n_options + own];
-        if (b == BB_FORBIDDEN) return BB_FORBIDDEN;
-        delta += b - child->bytes[(size_t)x[unit] * child->n_options + own];
+        if (bb_is_forbidden(b)) return BB_FORBIDDEN;
+        delta += b;
+        before = bb_bytes_add(before, child->bytes[(size_t)x[unit] * child->n_options + own]);
     }
-    return delta;
+    return delta - before; /* from a combination that cannot be loaded: hugely negative */
 }
 
 double bb_space_delta_cost(const bb_space *s, const uint16_t *x, uint32_t unit, uint32_t option)
@@ -86,6 +87,14 @@ double bb_space_delta_cost(const bb_space *s, const uint16_t *x, uint32_t unit, 
     return delta;
 }
 
+bool bb_space_settle(const bb_space *s, uint16_t *x)
+{
+    const bb_problem *p = s->problem;
+    if (bb_is_forbidden(bb_problem_bound(p, x))) return false;
+    if (!p->size || !bb_is_forbidden(bb_problem_size(p, x))) return true;
+    return p->settle && p->settle(p->settle_self, p, x) && !bb_is_forbidden(bb_problem_size(p, x));
+}
+
 uint32_t bb_space_widest(const bb_space *s, uint32_t controller)
 {
     uint32_t best = 0;
@@ -97,7 +106,7 @@ uint32_t bb_space_widest(const bb_space *s, uint32_t controller)
             int64_t        most = 0;
             for (uint32_t k = 0; k < child->n_options; k++) {
                 const int64_t b = child->bytes[(size_t)o * child->n_options + k];
-                if (b != BB_FORBIDDEN && b > most) most = b;
+                if (!bb_is_forbidden(b) && b > most) most = b;
             }
             total += most;
         }
@@ -118,7 +127,7 @@ bool bb_space_repair(const bb_space *s, uint16_t *x, int64_t budget)
         for (uint32_t u = 0; u < p->n_units; u++)
             for (uint32_t o = 0; o < p->units[u].n_options; o++) {
                 const int64_t db = bb_space_delta_bytes(s, x, u, o);
-                if (db == BB_FORBIDDEN || db >= 0) continue;
+                if (bb_is_forbidden(db) || db >= 0) continue;
                 const double rate = bb_space_delta_cost(s, x, u, o) / (double)-db;
                 if (rate < best) {
                     best = rate;
@@ -128,6 +137,7 @@ bool bb_space_repair(const bb_space *s, uint16_t *x, int64_t budget)
             }
         if (isinf(best)) return false;
         x[best_u] = (uint16_t)best_o;
+        if (p->settle) bb_space_settle(s, x);
     }
     return true;
 }
@@ -144,7 +154,7 @@ static bool best_upgrade(const bb_space *s, uint16_t *x, int64_t size, int64_t b
         for (uint32_t o = 0; o < p->units[u].n_options; o++) {
             if (o == x[u]) continue;
             const int64_t db = bb_space_delta_bytes(s, x, u, o);
-            if (db == BB_FORBIDDEN || size + db > budget + margin) continue;
+            if (bb_is_forbidden(db) || size + db > budget + margin) continue;
             const double dc = bb_space_delta_cost(s, x, u, o);
             if (!(dc < best)) continue;
             const uint16_t old = x[u];
@@ -165,7 +175,7 @@ static bool best_upgrade(const bb_space *s, uint16_t *x, int64_t size, int64_t b
 int64_t bb_space_topup(const bb_space *s, uint16_t *x, int64_t budget)
 {
     int64_t size = bb_problem_size(s->problem, x), next = 0;
-    BB_ASSERT(size <= budget);
+    if (size > budget) return size; /* nothing to spend, or not loadable */
     while (best_upgrade(s, x, size, budget, &next)) size = next;
     return size;
 }
@@ -176,12 +186,12 @@ static bool random_children(const bb_space *s, bb_rng *rng, uint32_t u, uint16_t
         const uint32_t v = s->children[i];
         const bb_unit *child = &s->problem->units[v];
         x[v] = (uint16_t)bb_rng_below(rng, child->n_options);
-        if (child->bytes[(size_t)x[u] * child->n_options + x[v]] == BB_FORBIDDEN) return false;
+        if (bb_is_forbidden(child->bytes[(size_t)x[u] * child->n_options + x[v]])) return false;
     }
     return true;
 }
 
-bool bb_space_random(const bb_space *s, bb_rng *rng, uint16_t *x)
+static bool random_groups(const bb_space *s, bb_rng *rng, uint16_t *x)
 {
     const bb_problem *p = s->problem;
     for (uint32_t u = 0; u < p->n_units; u++) {
@@ -190,9 +200,18 @@ bool bb_space_random(const bb_space *s, bb_rng *rng, uint16_t *x)
         do {
             if (++tries > 1000) return false;
             x[u] = (uint16_t)bb_rng_below(rng, p->units[u].n_options);
-        } while (p->units[u].bytes[x[u]] == BB_FORBIDDEN || !random_children(s, rng, u, x));
+        } while (bb_is_forbidden(p->units[u].bytes[x[u]]) || !random_children(s, rng, u, x));
     }
     return true;
+}
+
+bool bb_space_random(const bb_space *s, bb_rng *rng, uint16_t *x)
+{
+    for (int tries = 0; tries < 100; tries++) {
+        if (!random_groups(s, rng, x)) return false;
+        if (bb_space_settle(s, x)) return true;
+    }
+    return false;
 }
 
 uint64_t bb_space_hash(const bb_space *s, const uint16_t *x) { return bb_hash64(x, s->problem->n_units * sizeof *x, 0); }
@@ -245,11 +264,11 @@ void bb_variant_power(bb_variant *v, double exponent)
 {
     for (uint32_t u = 0; u < v->problem.n_units; u++)
         for (size_t i = 0; i < bb_problem_rows(&v->problem, u) * v->units[u].n_options; i++)
-            if (v->bytes[u][i] != BB_FORBIDDEN) v->cost[u][i] = pow(v->cost[u][i], exponent);
+            if (!bb_is_forbidden(v->bytes[u][i])) v->cost[u][i] = pow(v->cost[u][i], exponent);
 }
 
 void bb_variant_scale(bb_variant *v, uint32_t unit, double factor)
 {
     for (size_t i = 0; i < bb_problem_rows(&v->problem, unit) * v->units[unit].n_options; i++)
-        if (v->bytes[unit][i] != BB_FORBIDDEN) v->cost[unit][i] *= factor;
+        if (!bb_is_forbidden(v->bytes[unit][i])) v->cost[unit][i] *= factor;
 }

@@ -24,15 +24,18 @@ bool      bb_space_is_controller(const bb_space *s, uint32_t unit);
 int64_t   bb_space_delta_bytes(const bb_space *s, const uint16_t *x, uint32_t unit, uint32_t option); /* BB_FORBIDDEN when not loadable */
 double    bb_space_delta_cost(const bb_space *s, const uint16_t *x, uint32_t unit, uint32_t option);
 
+/* Whether x can be loaded as it is, or once problem.settle has changed it, which never raises its bound. */
+bool      bb_space_settle(const bb_space *s, uint16_t *x);
+
 /* Option of a controller that leaves its dependents most bytes: the unpruned shape. */
 uint32_t  bb_space_widest(const bb_space *s, uint32_t controller);
 
 /* Lowers single units, least cost a byte first, until the exact size is at most budget. False when no single move helps any more. */
 bool      bb_space_repair(const bb_space *s, uint16_t *x, int64_t budget);
 /* Takes single moves that lower the cost and fit the budget by exact size, most gain first, until none is left: afterwards the slack is
- * smaller than the cheapest upgrade. Returns the exact size. Needs x within the budget. */
+ * smaller than the cheapest upgrade. Returns the exact size; an x above the budget, or not loadable, stays as it is. */
 int64_t   bb_space_topup(const bb_space *s, uint16_t *x, int64_t budget);
-/* A uniformly random candidate without forbidden combinations (gives up after 1000 draws of one group: false). */
+/* A uniformly random candidate that can be loaded, settled where it must be (gives up after 1000 draws of one group or 100 of all: false). */
 bool      bb_space_random(const bb_space *s, bb_rng *rng, uint16_t *x);
 
 uint64_t  bb_space_hash(const bb_space *s, const uint16_t *x);  /* fast, for tables in memory; not the plan hash */

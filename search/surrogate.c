@@ -270,6 +270,6 @@ void bb_surrogate_tables(const bb_surrogate *s, const double *theta, bb_variant 
     for (uint32_t u = 0; u < p->n_units; u++) {
         const size_t n = bb_problem_rows(p, u) * p->units[u].n_options;
         for (size_t i = 0; i < n; i++)
-            if (v->bytes[u][i] != BB_FORBIDDEN) v->cost[u][i] = term(s, theta ? theta : s->theta, u, log(p->units[u].cost[i]));
+            if (!bb_is_forbidden(v->bytes[u][i])) v->cost[u][i] = term(s, theta ? theta : s->theta, u, log(p->units[u].cost[i]));
     }
 }

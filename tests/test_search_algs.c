@@ -7,7 +7,10 @@
 
 #include "base/mem.h"
 #include "search/driver.h"
+#include "search/moves.h"
 #include "search/refine.h"
+#include "search/separable.h"
+#include "search/space.h"
 #include "tests/support/synthetic.h"
 
 /* ---- evaluators without noise, one window ---- */
@@ -378,6 +381,148 @@ START_TEST(survives_allocation_failures)
 }
 END_TEST
 
+/* ---- combinations that cannot be loaded ---- */
+
+/* A transformer with forbidden cells, in which a plan with any narrow controller needs one option for the first two units of each group: a
+ * condition between units and over the whole plan that no table can say. */
+typedef struct coupled { syn_problem *s; bb_space space; } coupled;
+
+static bool is_coupled_wrong(const bb_problem *p, const uint16_t *x, uint32_t *unit)
+{
+    bool narrow = false;
+    for (uint32_t u = 0; u < p->n_units; u++) narrow |= u + 1 < p->n_units && p->units[u + 1].controller == (int32_t)u && x[u] > 0;
+    for (uint32_t u = 0; narrow && u + 2 < p->n_units; u++) {
+        *unit = u + 1;
+        if (p->units[u + 1].controller == (int32_t)u && x[u + 1] != x[u + 2]) return true;
+    }
+    return false;
+}
+
+static int64_t coupled_size(void *self, const uint16_t *x)
+{
+    const coupled *c = self;
+    uint32_t       unit;
+    bb_problem     p = c->s->p;
+    p.size = NULL;
+    return is_coupled_wrong(&p, x, &unit) ? BB_FORBIDDEN : bb_problem_bound(&p, x) - 7;
+}
+
+static bool coupled_settle(void *self, const bb_problem *p, uint16_t *x)
+{
+    uint32_t u;
+    (void)self;
+    while (is_coupled_wrong(p, x, &u)) {
+        const size_t   i = bb_problem_row(p, x, u), k = bb_problem_row(p, x, u + 1);
+        const int64_t *a = p->units[u].bytes + i, *b = p->units[u + 1].bytes + k, now = bb_bytes_add(a[x[u]], b[x[u + 1]]);
+        double         best = HUGE_VAL;
+        uint16_t       option = 0;
+        for (uint16_t o = 0; o < 6; o++) {
+            const double cost = p->units[u].cost[i + o] + p->units[u + 1].cost[k + o];
+            if (bb_bytes_add(a[o], b[o]) > now || cost >= best) continue;
+            best = cost;
+            option = o;
+        }
+        if (isinf(best)) return false;
+        x[u] = x[u + 1] = option;
+    }
+    return true;
+}
+
+static void coupled_init(coupled *c, bool settles)
+{
+    c->s = syn_transformer(61, 2, 6, 3);
+    for (uint32_t u = 0; u < c->s->p.n_units; u++)
+        if (c->s->units[u].controller >= 0)
+            for (uint32_t row = 1; row < 3; row++) c->s->bytes[u][row * 6 + (u + row) % 5] = BB_FORBIDDEN;
+    c->s->p.size = coupled_size;
+    c->s->p.size_self = c;
+    c->s->p.settle = settles ? coupled_settle : NULL;
+    c->s->p.settle_self = c;
+    ck_assert_int_eq(bb_space_init(&c->s->p, &c->space, NULL), BB_OK);
+}
+
+/* Whatever searches, what it gives can be loaded, and no sum of bytes wraps round to something that fits. */
+START_TEST(only_loadable_plans)
+{
+    const int64_t budgets[3] = {250000, 320000, 420000};
+    coupled       c;
+    int64_t       size = 0;
+    size_t        n = 0;
+    coupled_init(&c, _i % 2);
+    syn_world *w = syn_world_new(&c.s->p, 3, 1, 0.3);
+    for (size_t i = 0; bb_algorithms()[i]; i++) {
+        run r = go(bb_algorithms()[i], &c.s->p, &w->e, budgets, bb_algorithms()[i]->whole_front ? 3 : 1, 120, 5);
+        ck_assert_msg(r.status == BB_OK || (_i == 0 && r.status == BB_INFEASIBLE), "%s", bb_algorithms()[i]->name); /* hard to find without settling */
+        ck_assert_msg(r.archive.n > 0 || _i == 0, "%s found nothing", bb_algorithms()[i]->name);
+        n += r.archive.n;
+        for (size_t k = 0; k < r.archive.n; k++) {
+            size = bb_problem_size(&c.s->p, r.archive.entries[k].x);
+            ck_assert_msg(size > 0 && size <= budgets[2], "%s: %lld bytes", bb_algorithms()[i]->name, (long long)size);
+            ck_assert(bb_space_settle(&c.space, r.archive.entries[k].x));
+        }
+        bb_archive_done(&r.archive);
+    }
+    ck_assert_uint_gt(n, 0);
+    free(w);
+    bb_space_done(&c.space);
+    syn_free(c.s);
+}
+END_TEST
+
+/* The exact solver: loadable, within the budget, narrow where that pays, not worse than what settling random plans finds; its bound holds. */
+START_TEST(separable_solutions_are_loadable)
+{
+    coupled             c;
+    bb_separable       *sep;
+    bb_separable_result res;
+    uint16_t            x[SYN_MAX_UNITS], y[SYN_MAX_UNITS];
+    bb_rng              rng;
+    int                 narrow = 0;
+    coupled_init(&c, true);
+    const bb_problem *p = &c.s->p;
+    bb_rng_init(&rng, 9, "coupled");
+    ck_assert_int_eq(bb_separable_create(p, NULL, &sep, NULL), BB_OK);
+    for (int64_t budget = 120000; budget <= 900000; budget += 60000) {
+        if (bb_separable_solve(sep, budget, x, &res, NULL) != BB_OK) continue;
+        ck_assert_int_le(bb_problem_size(p, x), budget);
+        ck_assert_int_eq(res.size_bytes, bb_problem_size(p, x));
+        ck_assert(res.lower_bound <= res.cost);
+        for (uint32_t u = 0; u < p->n_units; u++) narrow += bb_space_is_controller(&c.space, u) && x[u] > 0;
+        for (int k = 0; k < 300; k++)
+            if (bb_moves_random_fit(&c.space, &rng, budget, y)) {
+                ck_assert_int_le(bb_problem_size(p, y), budget);
+                ck_assert(bb_problem_cost(p, y) >= res.cost);
+            }
+    }
+    ck_assert_int_gt(narrow, 0);
+    bb_separable_destroy(sep);
+    bb_space_done(&c.space);
+    syn_free(c.s);
+}
+END_TEST
+
+START_TEST(forbidden_is_above_every_budget)
+{
+    coupled  c;
+    uint16_t x[SYN_MAX_UNITS] = {0};
+    coupled_init(&c, true);
+    const bb_problem *p = &c.s->p;
+    ck_assert(bb_is_forbidden(bb_bytes_add(BB_FORBIDDEN, BB_FORBIDDEN)) && bb_is_forbidden(bb_bytes_add(1, BB_FORBIDDEN)));
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (bb_space_is_controller(&c.space, u)) x[u] = 1;
+    for (uint32_t u = 0; u < p->n_units; u++)
+        for (uint16_t o = 0; p->units[u].controller >= 0 && o < 6; o++)
+            if (bb_is_forbidden(p->units[u].bytes[6 + o])) x[u] = o; /* every linear at a forbidden cell */
+    ck_assert_int_eq(bb_problem_bound(p, x), BB_FORBIDDEN);
+    ck_assert_int_eq(bb_problem_size(p, x), BB_FORBIDDEN);
+    ck_assert(!bb_space_settle(&c.space, x));
+    ck_assert_int_eq(bb_space_topup(&c.space, x, 1000000), BB_FORBIDDEN); /* it stays, and nothing aborts */
+    ck_assert_int_lt(bb_space_delta_bytes(&c.space, x, 0, 0), 0);         /* out of it is down */
+    bb_space_done(&c.space);
+    syn_free(c.s);
+}
+END_TEST
+
 int main(void)
 {
     gsl_set_error_handler_off();
@@ -389,6 +534,9 @@ int main(void)
     tcase_add_loop_test(t, fronts_of_known_shape, 0, 4);
     tcase_add_test(t, edges_end_by_themselves);
     tcase_add_test(t, same_seed_same_answer);
+    tcase_add_loop_test(t, only_loadable_plans, 0, 2);
+    tcase_add_test(t, separable_solutions_are_loadable);
+    tcase_add_test(t, forbidden_is_above_every_budget);
     tcase_add_test(t, survives_allocation_failures);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

@@ -42,7 +42,7 @@ static counts count(const bb_run *r)
             if (!bb_model_space_is_format(r->space, u)) continue;
             int64_t bytes = p->units[u].bytes[o];
             const bb_format *f = bb_format_find(p->units[u].options[o]);
-            if (bytes <= 0 || !f || o + 1 == p->units[u].n_options) continue;
+            if (bytes <= 0 || bb_is_forbidden(bytes) || !f || o + 1 == p->units[u].n_options) continue;
             c.option_bytes += (uint64_t)bytes;
             c.option_weights += (double)bytes * 8 / bb_format_bpw(f);
         }

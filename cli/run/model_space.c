@@ -3,10 +3,12 @@
  *
  * The header bytes of a file depend on the shape (names of present tensors, per-layer arrays once any block is pruned). They are measured
  * on the exporter's size function: r(u,o) = bytes that option o of structure unit u adds beside its matrices, alone; what two pruned blocks
- * share (the switch of architecture) is D = r(u) + r(v) - r(u,v) and is counted once, in fixed_bytes.
+ * share (the switch of architecture) is D = r(u) + r(v) - r(u,v) and is counted once, in fixed_bytes; where the switch saves bytes (openelm has one
+ * matrix for q, k and v), it is not counted at all. A header is padded: the sum can be short by less than PAD for each pruned unit.
  */
 #include "cli/run/model_space.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +122,40 @@ static int64_t exact_size(void *self, const uint16_t *x)
     return size;
 }
 
+/* A tied qwen3 whose blocks have different shapes is written as openelm, where q, k and v are one matrix: gives the three one type, the one of least
+ * cost among those that take no more bytes. */
+static bool settle(void *self, const bb_problem *p, uint16_t *x)
+{
+    const bb_model_space *s = self;
+    for (uint32_t q = 0; q < p->n_units; q++) {
+        const unit_data *d = &s->data[q];
+        if (p->units[q].controller < 0 || d->part != BB_PART_Q || s->data[p->units[q].controller].value[x[p->units[q].controller]] == 0) continue;
+        uint16_t best[3] = { 0, 0, 0 };
+        int64_t  now = 0, least = INT64_MAX;
+        double   cheapest = HUGE_VAL;
+        for (uint32_t k = 0; k < 3; k++) now = bb_bytes_add(now, p->units[q + k].bytes[bb_problem_row(p, x, q + k) + x[q + k]]);
+        for (uint32_t o = 0; o < p->units[q].n_options; o++) {
+            uint16_t option[3] = { (uint16_t)o, 0, 0 };
+            int64_t  bytes = 0;
+            double   cost = 0;
+            for (uint32_t k = 0; k < 3; k++) {
+                const bb_unit *u = &p->units[q + k];
+                while (option[k] < u->n_options && s->data[q + k].value[option[k]] != d->value[o]) option[k]++;
+                const bool known = option[k] < u->n_options;
+                bytes = known ? bb_bytes_add(bytes, u->bytes[bb_problem_row(p, x, q + k) + option[k]]) : BB_FORBIDDEN;
+                cost += known ? u->cost[bb_problem_row(p, x, q + k) + option[k]] : 0;
+            }
+            if (bytes > now || bb_is_forbidden(bytes) || cost > cheapest || (!(cost < cheapest) && bytes >= least)) continue;
+            memcpy(best, option, sizeof best);
+            cheapest = cost;
+            least = bytes;
+        }
+        if (least == INT64_MAX) return false;
+        for (uint32_t k = 0; k < 3; k++) x[q + k] = best[k];
+    }
+    return true;
+}
+
 static uint32_t part_rows(const bb_net *net, const bb_block *b, bb_part part, uint32_t kept)
 {
     uint32_t heads = b->n_kv ? b->n_head / b->n_kv : 0;
@@ -182,6 +218,13 @@ static int64_t matrices_bytes(const bb_model_space *s, const uint16_t *x)
     return sum;
 }
 
+/* The exact size of x, settled where it must be. */
+static int64_t settled_size(bb_model_space *s, uint16_t *x)
+{
+    const int64_t size = exact_size(s, x);
+    return bb_is_forbidden(size) && s->problem.settle && settle(s, &s->problem, x) ? exact_size(s, x) : size;
+}
+
 /* A candidate for probing sizes: the source type everywhere (it divides every row), structure as given. */
 static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
 {
@@ -194,7 +237,7 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
     if (!x) goto done;
     status = BB_FAILED;
     bb_model_space_source(s, x);
-    if ((base = exact_size(s, x)) == BB_FORBIDDEN) goto done;
+    if (bb_is_forbidden(base = exact_size(s, x))) goto done;
     s->problem.fixed_bytes = base - matrices_bytes(s, x) + PAD; /* the header is padded: one unit of slack */
     base = s->problem.fixed_bytes - PAD;
     for (uint32_t i = 0; i < n; i++) {
@@ -203,16 +246,16 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
         for (uint32_t o = 1; o < s->units[i].n_options; o++) {
             bb_model_space_source(s, x);
             x[i] = (uint16_t)o;
-            int64_t size = exact_size(s, x);
-            u->bytes[o] = size == BB_FORBIDDEN ? BB_FORBIDDEN : size - matrices_bytes(s, x) - base;
-            if (size == BB_FORBIDDEN) continue;
+            int64_t size = settled_size(s, x);
+            u->bytes[o] = bb_is_forbidden(size) ? BB_FORBIDDEN : size - matrices_bytes(s, x) - base;
+            if (bb_is_forbidden(size)) continue;
             if (first < 0) {
                 first = (long)i;
                 first_option = (uint16_t)o;
                 first_alone = u->bytes[o];
             } else if (shared == 0 && (long)i != first) {
                 x[first] = first_option;
-                if ((size = exact_size(s, x)) == BB_FORBIDDEN) goto done;
+                if (bb_is_forbidden(size = settled_size(s, x))) goto done;
                 shared = first_alone + u->bytes[o] - (size - matrices_bytes(s, x) - base);
             }
         }
@@ -223,12 +266,12 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
         int64_t    least = 0; /* a dropped sublayer takes its norm and its header entries along: counted from the smallest, in fixed_bytes */
         if (u->is_format) continue;
         for (uint32_t o = 1; o < s->units[i].n_options; o++) {
-            if (u->bytes[o] == BB_FORBIDDEN) continue;
-            u->bytes[o] -= shared > 0 ? shared : 0;
+            if (bb_is_forbidden(u->bytes[o])) continue;
+            u->bytes[o] -= shared;
             if (u->bytes[o] < least) least = u->bytes[o];
         }
         for (uint32_t o = 0; o < s->units[i].n_options; o++)
-            if (u->bytes[o] != BB_FORBIDDEN) u->bytes[o] -= least;
+            if (!bb_is_forbidden(u->bytes[o])) u->bytes[o] -= least;
         s->problem.fixed_bytes += least;
     }
     status = BB_OK;
@@ -316,6 +359,10 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     BB_TRY(format_unit(s, i++, "token_embd", -1, embd, &m->net.embd, err));
     if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", -1, embd, &m->net.head, err));
     s->problem = (bb_problem){ .n_units = i, .units = s->units, .size = exact_size, .size_self = s };
+    if (m->net.arch == BB_ARCH_QWEN3 && m->net.head.rows == 0) {
+        s->problem.settle = settle;
+        s->problem.settle_self = s;
+    }
     for (uint32_t u = 0; u < i; u++)
         if (s->data[u].is_format) BB_TRY(fill_format_bytes(s, u, err));
     BB_TRY(fill_structure_bytes(s, err));
@@ -410,14 +457,14 @@ bb_status bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint
         best[c] = INT64_MAX;
         for (uint32_t mode = 0; mode < unit->n_options; mode++) {
             int64_t sum = unit->bytes[mode];
-            bool    ok = sum != BB_FORBIDDEN;
+            bool    ok = !bb_is_forbidden(sum);
             for (uint32_t i = 0; ok && i < n; i++) {
                 const bb_unit *u = &s->units[i];
                 int64_t        least = INT64_MAX;
                 if (u->controller != (int32_t)c) continue;
                 for (uint32_t o = 0; o < u->n_options; o++) {
                     int64_t b = u->bytes[(size_t)mode * u->n_options + o];
-                    if (b != BB_FORBIDDEN && b < least) least = b;
+                    if (!bb_is_forbidden(b) && b < least) least = b;
                 }
                 ok = least != INT64_MAX;
                 sum += ok ? least : 0;
@@ -431,7 +478,7 @@ bb_status bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint
                 if (u->controller != (int32_t)c) continue;
                 for (uint32_t o = 0; o < u->n_options; o++) {
                     int64_t b = u->bytes[(size_t)mode * u->n_options + o];
-                    if (b != BB_FORBIDDEN && b < least) {
+                    if (!bb_is_forbidden(b) && b < least) {
                         least = b;
                         x[i] = (uint16_t)o;
                     }
@@ -440,7 +487,7 @@ bb_status bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint
         }
     }
     *smallest = (uint64_t)bb_problem_size(&s->problem, x);
-    if ((int64_t)*smallest == BB_FORBIDDEN) status = explain_size(s, x, err);
+    if (bb_is_forbidden((int64_t)*smallest)) status = explain_size(s, x, err);
     else status = BB_OK;
 done:
     bb_free(x);

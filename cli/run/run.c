@@ -575,7 +575,8 @@ static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
             bb_csv_put_text(w, p->units[i].name);
             bb_csv_put_text(w, p->units[i].options[o]);
-            bb_csv_put_int(w, p->units[i].bytes[o]);
+            if (bb_is_forbidden(p->units[i].bytes[o])) bb_csv_put_text(w, ""); /* this model's runtime cannot load it */
+            else bb_csv_put_int(w, p->units[i].bytes[o]);
             bb_csv_put_double(w, s->changes[k].kl);
             bb_csv_put_double(w, s->changes[k].kl_se);
             bb_csv_end_row(w);

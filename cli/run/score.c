@@ -49,7 +49,7 @@ static bool is_near(const bb_problem *p, const uint16_t *anchor, bool is_structu
     uint32_t       between = 0;
     if (o == anchor[u]) return false; /* no change: nothing to measure */
     if (is_structure) return (o > anchor[u] ? o - anchor[u] : anchor[u] - o) <= reach;
-    for (uint32_t k = 0; k < unit->n_options; k++) between += k != o && k != anchor[u] && bytes[k] != BB_FORBIDDEN && bytes[k] > low && bytes[k] < high;
+    for (uint32_t k = 0; k < unit->n_options; k++) between += k != o && k != anchor[u] && !bb_is_forbidden(bytes[k]) && bytes[k] > low && bytes[k] < high;
     return between < reach;
 }
 
@@ -63,7 +63,7 @@ static size_t loadable(const bb_run *r, const uint16_t *anchor, uint32_t reach, 
             if (anchor) {
                 memcpy(x, anchor, p->n_units * sizeof *x);
                 x[u] = (uint16_t)o;
-                if (bb_problem_bound(p, x) == BB_FORBIDDEN) continue;
+                if (bb_is_forbidden(bb_problem_bound(p, x))) continue;
                 if (reach > 0 && !is_near(p, anchor, !bb_model_space_is_format(r->space, u), u, o, reach)) continue;
             }
             list[n] = (bb_change){ p->units[u].name, p->units[u].options[o], 0, 0, NULL };

@@ -40,7 +40,7 @@ size_t bb_uniform_plans(const bb_run *r, int64_t budget, size_t max, uint16_t *x
     for (uint32_t f = 0; candidate && costs && linear && f < linear->n_options; f++)
         for (uint32_t e = 0; e < embd->n_options; e++) {
             if (!bb_model_space_uniform(r->space, linear->options[f], embd->options[e], candidate)) continue;
-            if (bb_problem_bound(p, candidate) == BB_FORBIDDEN || bb_problem_size(p, candidate) > budget) continue;
+            if (bb_is_forbidden(bb_problem_bound(p, candidate)) || bb_problem_size(p, candidate) > budget) continue;
             snprintf(name, sizeof name, "uniform %s + %s", linear->options[f], embd->options[e]);
             n = keep(n, max, p->n_units, bb_problem_cost(p, candidate), costs, candidate, x, name, names);
         }

@@ -29,7 +29,7 @@ done:
 static double weights_at(const bb_unit *u, size_t row)
 {
     const int64_t bytes = u->bytes[row * u->n_options + u->n_options - 1];
-    return bytes > 0 ? 8.0 * (double)bytes / bb_format_bpw(bb_format_find(u->options[u->n_options - 1])) : 0;
+    return bytes > 0 && !bb_is_forbidden(bytes) ? 8.0 * (double)bytes / bb_format_bpw(bb_format_find(u->options[u->n_options - 1])) : 0;
 }
 
 /* A tied embedding is the head as well; beside a head of its own it is only looked up, which takes no time. */

@@ -56,13 +56,13 @@ static int64_t nominal_bytes(const bb_space *sp, uint32_t u, uint32_t o)
     const bb_unit *unit = &sp->problem->units[u];
     const size_t   row = unit->controller < 0 ? 0 : bb_space_widest(sp, (uint32_t)unit->controller);
     int64_t        total = unit->bytes[row * unit->n_options + o];
-    if (total == BB_FORBIDDEN) return 0;
+    if (bb_is_forbidden(total)) return 0;
     for (uint32_t i = sp->first_child[u]; i < sp->first_child[u + 1]; i++) {
         const bb_unit *child = &sp->problem->units[sp->children[i]];
         int64_t        most = 0;
         for (uint32_t k = 0; k < child->n_options; k++) {
             const int64_t b = child->bytes[(size_t)o * child->n_options + k];
-            most = b > most ? b : most;
+            if (!bb_is_forbidden(b) && b > most) most = b;
         }
         total += most;
     }

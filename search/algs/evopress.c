@@ -45,12 +45,12 @@ static uint16_t option_at(const bb_space *sp, const uint16_t *x, uint32_t u, uin
     const bb_unit *unit = &sp->problem->units[u];
     const int64_t *row = unit->bytes + bb_problem_row(sp->problem, x, u);
     uint32_t       loadable = 0;
-    for (uint32_t o = 0; o < unit->n_options; o++) loadable += row[o] != BB_FORBIDDEN;
+    for (uint32_t o = 0; o < unit->n_options; o++) loadable += !bb_is_forbidden(row[o]);
     const uint32_t wanted = loadable ? (loadable - 1) * permille / 1000 : 0;
     for (uint16_t o = 0; o < unit->n_options; o++) {
         uint32_t rank = 0;
-        for (uint16_t k = 0; k < unit->n_options; k++) rank += row[k] != BB_FORBIDDEN && (row[k] < row[o] || (row[k] == row[o] && k < o));
-        if (row[o] != BB_FORBIDDEN && rank == wanted) return o;
+        for (uint16_t k = 0; k < unit->n_options; k++) rank += !bb_is_forbidden(row[k]) && (row[k] < row[o] || (row[k] == row[o] && k < o));
+        if (!bb_is_forbidden(row[o]) && rank == wanted) return o;
     }
     return 0;
 }
@@ -64,9 +64,9 @@ static bool start_plan(evopress_state *s, uint16_t *x)
         for (uint32_t u = 0; u < s->n_units; u++)
             if (!bb_space_is_controller(sp, u)) x[u] = option_at(sp, x, u, permille);
         const int64_t bound = bb_problem_bound(sp->problem, x);
-        if (bound != BB_FORBIDDEN && bb_problem_size(sp->problem, x) > s->budget) break;
+        if (!bb_is_forbidden(bound) && bb_problem_size(sp->problem, x) > s->budget) break;
     }
-    if (bb_problem_bound(sp->problem, x) == BB_FORBIDDEN) return bb_moves_random_fit(sp, &s->rng, s->budget, x);
+    if (bb_is_forbidden(bb_problem_bound(sp->problem, x))) return bb_moves_random_fit(sp, &s->rng, s->budget, x);
     if (!bb_moves_shrink(sp, &s->rng, s->budget, x)) return false;
     bb_moves_fill(sp, &s->rng, s->budget, x);
     return true;

@@ -156,7 +156,7 @@ bool bb_population_child(const bb_population *p, bb_rng *rng, uint16_t *x)
             x[u] = cross && bb_rng_below(rng, 2) ? b[u] : a[u];
             if (bb_rng_below(rng, problem->n_units) == 0) x[u] = (uint16_t)bb_rng_below(rng, problem->units[u].n_options);
         }
-        if (bb_problem_bound(problem, x) != BB_FORBIDDEN && bb_moves_shrink(p->space, rng, p->budget, x)) return true;
+        if (bb_space_settle(p->space, x) && bb_moves_shrink(p->space, rng, p->budget, x)) return true;
     }
     return false;
 }

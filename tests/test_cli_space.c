@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_space.c: the search space of a model: byte tables that bound the written file from above, plans that the runtime can load. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/run/model_space.h"
+#include "search/moves.h"
+#include "search/separable.h"
+#include "search/space.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+typedef struct opened { bb_model m; bb_model_space *s; const bb_problem *p; bb_space space; } opened;
+
+static void open_space(opened *o, const tiny_spec *spec, const bb_model_space_options *options)
+{
+    bb_err err = BB_ERR_INIT;
+    tiny_write(spec, bb_test_path("space.gguf"));
+    ck_assert_msg(bb_model_open(bb_test_path("space.gguf"), &o->m, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_model_space_create(&o->m, options, &o->s, &err) == BB_OK, "%s", err.msg);
+    o->p = bb_model_space_problem(o->s);
+    ck_assert_int_eq(bb_space_init(o->p, &o->space, &err), BB_OK);
+}
+
+static void close_space(opened *o)
+{
+    bb_space_done(&o->space);
+    bb_model_space_destroy(o->s);
+    bb_model_close(&o->m);
+}
+
+/* Costs that fall with bytes, other for every unit. */
+static void set_costs(const opened *o)
+{
+    double **cost = BB_NEW0(o->p->n_units, double *, NULL);
+    for (uint32_t u = 0; u < o->p->n_units; u++) {
+        const bb_unit *unit = &o->p->units[u];
+        cost[u] = BB_NEW0(unit->n_options, double, NULL);
+        for (uint32_t k = 0; k < unit->n_options; k++)
+            cost[u][k] = bb_model_space_is_format(o->s, u) ? (1 + u % 7) * 1e3 / (double)unit->bytes[k] : 0.3 * (1 - bb_model_space_width(o->s, u, k));
+    }
+    bb_model_space_set_costs(o->s, (const double *const *)cost);
+    for (uint32_t u = 0; u < o->p->n_units; u++) bb_free(cost[u]);
+    bb_free(cost);
+}
+
+/* A pruned qwen3 with tied embeddings is written as openelm, with one type for q, k and v: random plans and the exact solver's can be loaded at
+ * every size, and the tables count no plan below its file. */
+START_TEST(tied_qwen3_plans_can_be_loaded)
+{
+    static const bb_type mixed[3] = { BB_Q4_0, BB_Q4_0, BB_Q8_0 };
+    tiny_spec            spec = tiny_default("qwen3");
+    opened               o = { .s = NULL };
+    bb_separable        *sep;
+    bb_separable_result  r;
+    bb_rng               rng;
+    uint16_t             x[64];
+    uint64_t             smallest, largest;
+    int                  pruned = 0;
+    const bb_model_space_options options = { .formats = "Q4_0,Q5_0,Q8_0", .embd_formats = "Q4_0,Q8_0", .prune_kv = true, .prune_ffn = true, .prune_sublayers = true };
+    for (uint32_t i = 0; _i && i < spec.n_layer; i++)
+        for (int p = 0; p < 3; p++) spec.type[i][p] = mixed[p]; /* a source of mixed types can be pruned as well */
+    open_space(&o, &spec, &options);
+    set_costs(&o);
+    ck_assert_int_eq(bb_model_space_reach(o.s, &smallest, &largest, NULL), BB_OK);
+    bb_rng_init(&rng, 1, "space");
+    for (int k = 0; k < 300; k++) {
+        ck_assert(bb_space_random(&o.space, &rng, x));
+        const int64_t size = bb_problem_size(o.p, x);
+        ck_assert_int_ge(size, (int64_t)smallest);
+        int64_t padding = 0;
+        for (uint32_t u = 0; u < o.p->n_units; u++) padding += !bb_model_space_is_format(o.s, u) && x[u] > 0 ? 31 : 0;
+        ck_assert_msg(size <= bb_problem_bound(o.p, x) + padding, "%lld bytes, bound %lld", (long long)size, (long long)bb_problem_bound(o.p, x));
+        pruned += bb_model_space_pruned_fraction(o.s, x) > 0;
+    }
+    ck_assert_int_gt(pruned, 100);
+    ck_assert_int_eq(bb_separable_create(o.p, NULL, &sep, NULL), BB_OK);
+    pruned = 0;
+    for (int64_t budget = (int64_t)smallest; budget < (int64_t)largest; budget += 1500) {
+        ck_assert_int_eq(bb_separable_solve(sep, budget, x, &r, NULL), BB_OK);
+        ck_assert_int_gt(r.size_bytes, 0);
+        ck_assert_int_le(r.size_bytes, budget);
+        pruned += bb_model_space_pruned_fraction(o.s, x) > 0;
+    }
+    ck_assert_int_gt(pruned, 2);
+    bb_separable_destroy(sep);
+    close_space(&o);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli_space");
+    TCase *t = tcase_create("core");
+    bb_log_set_level(BB_LOG_QUIET);
+    tcase_set_timeout(t, 60);
+    tcase_add_loop_test(t, tied_qwen3_plans_can_be_loaded, 0, 2);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
