@@ -17,16 +17,17 @@
 
 /* ---- identity ---- */
 
-/* A line each, "name: value", in an order that says the most important difference first. */
+/* A line each, "name: value", in the order in which a difference is looked for. The calibration text comes last: sampled by the model itself, it
+ * follows from the others. */
 static void print_identity(const bb_run *r, bb_text *t)
 {
     const bb_run_config *c = &r->config;
-    bb_text_addf(t, "model: %s\ncalibration text: %s\n", bb_model_sha256(&r->model), r->calib_tokens.sha256);
-    bb_text_addf(t, "version: %s\nCPU level and BLAS core: %s\n", BB_VERSION, bb_kernels_bits());
+    bb_text_addf(t, "model: %s\nversion: %s\nCPU level and BLAS core: %s\n", bb_model_sha256(&r->model), BB_VERSION, bb_kernels_bits());
     bb_text_addf(t, "protocol: %s\nctx: %lld\ncalib-windows: %lld\nmeasure-windows: %lld\nrefine-windows: %lld\nconfirm-windows: %lld\n", c->protocol,
                  (long long)c->ctx, (long long)c->calib_windows, (long long)c->measure_windows, (long long)c->refine_windows, (long long)c->confirm_windows);
     bb_text_addf(t, "probes: %lld\nmethod: %s\ndamping: %.17g\nsweeps: %lld\nseed: %lld\n", (long long)c->probes, c->method, c->damping, (long long)c->sweeps,
                  (long long)c->seed);
+    if (r->calib_tokens.ids) bb_text_addf(t, "calibration text: %s\n", r->calib_tokens.sha256);
 }
 
 /* The first line in which two identities differ, as "name was X, is Y". */
@@ -114,36 +115,57 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     return BB_OK;
 }
 
+/* Holds t, an identity or its beginning, against the stored one; *found: there is one. */
+static bb_status compare(const bb_run *r, const bb_text *t, bool *found, bb_err *err)
+{
+    void     *value = NULL;
+    size_t    size;
+    bool      old;
+    char      difference[512];
+    bb_status status = BB_NOMEM;
+    if (t->status != BB_OK) return BB_FAIL(err, BB_NOMEM, "out of memory while the settings were compared");
+    BB_TRY(bb_store_get(r->store, "run", "key", &value, &size, &old, err)); /* as earlier versions named it */
+    bb_free(value);
+    BB_TRY(bb_store_get(r->store, "run", "identity", &value, &size, found, err));
+    if (!old && !*found) goto done; /* a new directory */
+    if (*found && (r->calib_tokens.ids ? size == t->size : size > t->size) && memcmp(value, t->data, t->size) == 0) goto done;
+    say_difference(*found ? value : "", *found ? size : 0, t->data, difference, sizeof difference);
+    status = BB_FAIL(err, BB_USAGE, "%s holds a run with another model, data or settings (%s; see its config.resolved.yaml): choose another --out, or remove it",
+                     r->config.out, difference);
+done:
+    bb_free(value);
+    return status;
+}
+
+bb_status bb_keys_check(bb_run *r, bb_err *err)
+{
+    bb_text   t = { 0 };
+    bool      found;
+    bb_status status;
+    print_identity(r, &t);
+    status = compare(r, &t, &found, err);
+    bb_text_done(&t);
+    return status;
+}
+
 bb_status bb_keys_claim(bb_run *r, bb_err *err)
 {
     bb_text   t = { 0 };
-    void     *value = NULL;
-    size_t    size;
-    bool      found, old;
-    char      kind = r->is_sweep ? 's' : 'r', difference[512];
+    bool      found;
+    char      kind = r->is_sweep ? 's' : 'r';
     bb_sha256 s;
-    bb_status status = BB_NOMEM;
+    bb_status status;
     print_identity(r, &t);
-    if (t.status != BB_OK) goto done;
+    BB_TRY(compare(r, &t, &found, err));
     bb_sha256_init(&s);
     bb_sha256_text(&s, t.data);
     bb_sha256_hex(&s, r->key);
-    BB_TRY(bb_store_get(r->store, "run", "key", &value, &size, &old, err)); /* as earlier versions named it */
-    bb_free(value);
-    BB_TRY(bb_store_get(r->store, "run", "identity", &value, &size, &found, err));
-    if (old || (found && (size != t.size || memcmp(value, t.data, size) != 0))) {
-        say_difference(found ? value : "", found ? size : 0, t.data, difference, sizeof difference);
-        status = BB_FAIL(err, BB_USAGE, "%s holds a run with another model, data or settings (%s; see its config.resolved.yaml): choose another --out, or remove it",
-                         r->config.out, difference);
-        goto done;
-    }
     if (!found) BB_TRY(bb_store_put(r->store, "run", "identity", t.data, t.size, err));
     BB_TRY(bb_store_put(r->store, "run", "kind", &kind, 1, err)); /* the last of `run` and `sweep`: a stage alone goes on with that */
     BB_TRY(hash_options(r, false, r->search_key, err));
     BB_TRY(hash_options(r, true, r->options_key, err));
 done:
     bb_text_done(&t);
-    bb_free(value);
     return status;
 }
 

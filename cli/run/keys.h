@@ -10,8 +10,12 @@
 
 #include "cli/run/run.h"
 
-/* Sets r->key, r->search_key and r->options_key, and holds the first against the one that the store has from before: another one is BB_USAGE, in a sentence that names the first thing that
- * differs. The calibration tokens are loaded, the store is open. */
+/* Whether the directory, whose store is open, is one of this identity as far as that is known without the calibration tokens: asked before they are
+ * sampled. BB_USAGE, in a sentence that names the first thing that differs. */
+bb_status bb_keys_check(bb_run *r, bb_err *err);
+
+/* Sets r->key, r->search_key and r->options_key; the first must be the one that the store has from before (as bb_keys_check). The calibration
+ * tokens are loaded. */
 bb_status bb_keys_claim(bb_run *r, bb_err *err);
 
 /* Units and options by name and bytes: what stored candidates, which are indices, mean. */

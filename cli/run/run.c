@@ -364,13 +364,18 @@ done:
     return status;
 }
 
-/* One store a run: a second run of another identity in the same directory is refused, not mixed. */
+/* One store a run: a second run of another identity in the same directory is refused, not mixed, before the model samples text. */
 static bb_status open_store(bb_run *r, bb_err *err)
 {
     char     *path = bb_run_path(r, err, "run.db");
     bb_status status = BB_NOMEM;
     if (!path) return BB_NOMEM;
-    BB_TRY(bb_store_open(path, &r->store, err));
+    if (bb_file_exists(path)) {
+        BB_TRY(bb_store_open(path, &r->store, err));
+        BB_TRY(bb_keys_check(r, err));
+    }
+    BB_TRY(load_calibration(r, err));
+    if (!r->store) BB_TRY(bb_store_open(path, &r->store, err));
     BB_TRY(bb_keys_claim(r, err));
 done:
     bb_free(path);
@@ -385,7 +390,6 @@ static bb_status open_directory(bb_run *r, bb_err *err)
     BB_TRY(bb_model_check_weights(&r->model, true, NULL, err));
     BB_TRY(bb_make_dirs(r->config.out, err));
     BB_TRY(bb_log_to_run(log, err));
-    BB_TRY(load_calibration(r, err));
     BB_TRY(open_store(r, err));
     BB_TRY(bb_environment_write(env, &r->model, err));
     BB_TRY(write_config(r, err));
