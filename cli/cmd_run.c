@@ -14,6 +14,7 @@
 #include "cli/run/ladder.h"
 #include "cli/report/report.h"
 #include "cli/run/run.h"
+#include "cli/run_output.h"
 
 static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_run_config *c, bb_err *err)
 {
@@ -29,32 +30,6 @@ done:
     return status;
 }
 
-/* The front as a table on stdout, the talk about it on stderr. */
-static bb_status print_front(const bb_run *r, bb_err *err)
-{
-    static const char *const names[] = { "plan_hash", "size_bytes", "bpw", "kl_nats", "kl_se", "ppl", "top1", "pruned_fraction", "source" };
-    enum { N = sizeof names / sizeof *names };
-    char     *path = bb_run_path(r, err, "front.csv");
-    bb_csv    t = { 0 };
-    long      col[N];
-    bb_status status = BB_NOMEM;
-    if (!path) return BB_NOMEM;
-    BB_TRY(bb_csv_read(path, &t, err));
-    for (int i = 0; i < N; i++) col[i] = bb_csv_column(&t, names[i]);
-    printf("%-16s %12s %6s %10s %9s %9s %6s %6s  %s\n", "plan", "bytes", "bpw", "KL nats", "+-", "ppl", "top1", "pruned", "source");
-    for (size_t row = 0; row < t.n_rows; row++) {
-        double v[N] = { 0 };
-        for (int i = 1; i < N - 1; i++)
-            if (col[i] >= 0 && *bb_csv_text(&t, row, (size_t)col[i])) BB_TRY(bb_csv_double(&t, row, (size_t)col[i], &v[i], err));
-        printf("%-16s %12.0f %6.3f %10.5f %9.5f %9.3f %5.1f%% %5.1f%%  %s\n", bb_csv_text(&t, row, 0), v[1], v[2], v[3], v[4], v[5], 100 * v[6], 100 * v[7],
-               col[8] >= 0 ? bb_csv_text(&t, row, (size_t)col[8]) : "");
-    }
-done:
-    bb_csv_done(&t);
-    bb_free(path);
-    return status;
-}
-
 static bb_status run_or_sweep(const bb_command *command, int argc, char **argv, bool is_sweep, bb_err *err)
 {
     bb_run_config config = { 0 };
@@ -64,7 +39,7 @@ static bb_status run_or_sweep(const bb_command *command, int argc, char **argv, 
     BB_TRY(bb_run_create(&r, &config, is_sweep, err));
     BB_TRY(bb_run_all(&r, err));
     BB_TRY(bb_report_write(r.config.out, err));
-    BB_TRY(print_front(&r, err));
+    BB_TRY(r.config.json ? bb_run_print_json(r.config.out, err) : bb_run_print_table(r.config.out, err));
     bb_info("model:  %s/model.gguf\nreport: %s/report.html", r.config.out, r.config.out);
 done:
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);

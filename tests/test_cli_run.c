@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_cli_run.c: the main job end to end on a tiny real model, as a user runs it: refused budgets, the files of a run, the same bytes for
  * any number of threads and after interruptions, verification of good and damaged files. Needs the built program. */
+#include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +143,49 @@ START_TEST(every_scored_plan_is_listed_and_can_be_exported)
     snprintf(path, sizeof path, "export %s --plan \"\" --out %s -q", a, file);
     ck_assert_int_eq(bb_test_program(path, said, sizeof said), 2);
     bb_csv_done(&t);
+}
+END_TEST
+
+/* stdout says the same as the files: one marked row in the table, every row of front.csv in the JSON object. */
+START_TEST(the_result_is_told_as_a_table_and_as_json)
+{
+    static char out[65536];
+    const char *a = straight_run();
+    char        path[600], command[2400];
+    bb_csv      t;
+    json_t     *root, *plan;
+    if (!a) return;
+    snprintf(command, sizeof command, "sweep " MODEL " " SMALL " -q --out %s 2>/dev/null", a);
+    ck_assert_int_eq(bb_test_program(command, out, sizeof out), 0);
+    snprintf(path, sizeof path, "%s/plan.json", a);
+    ck_assert_ptr_nonnull(plan = json_load_file(path, 0, NULL));
+    const char *winner = json_string_value(json_object_get(plan, "plan_hash"));
+    const char *star = strstr(out, "\n* ");
+    ck_assert_ptr_nonnull(star);
+    ck_assert_int_eq(strncmp(star + 3, winner, 16), 0);
+    ck_assert_ptr_nonnull(strstr(star, "\n* is model.gguf\n"));
+
+    snprintf(command, sizeof command, "sweep " MODEL " " SMALL " -q --json --out %s 2>/dev/null", a);
+    ck_assert_int_eq(bb_test_program(command, out, sizeof out), 0);
+    ck_assert_ptr_nonnull(root = json_loads(out, 0, NULL)); /* stdout is one JSON object and nothing else */
+    ck_assert_str_eq(json_string_value(json_object_get(json_object_get(root, "winner"), "plan_hash")), winner);
+    snprintf(path, sizeof path, "%s/front.csv", a);
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    const json_t *front = json_object_get(root, "front");
+    ck_assert_uint_eq(json_array_size(front), t.n_rows);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        int64_t bytes;
+        double  kl;
+        const json_t *row = json_array_get(front, i);
+        ck_assert_str_eq(json_string_value(json_object_get(row, "plan_hash")), bb_csv_text(&t, i, 0));
+        ck_assert_int_eq(bb_csv_int(&t, i, (size_t)bb_csv_column(&t, "size_bytes"), &bytes, NULL), BB_OK);
+        ck_assert_int_eq(json_integer_value(json_object_get(row, "size_bytes")), bytes);
+        ck_assert_int_eq(bb_csv_double(&t, i, (size_t)bb_csv_column(&t, "kl_nats"), &kl, NULL), BB_OK);
+        ck_assert_double_eq_tol(json_number_value(json_object_get(row, "kl_nats")), kl, 1e-9 * fabs(kl));
+    }
+    bb_csv_done(&t);
+    json_decref(root);
+    json_decref(plan);
 }
 END_TEST
 
@@ -345,6 +390,7 @@ int main(void)
     tcase_add_test(t, an_impossible_budget_is_refused_at_once);
     tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
     tcase_add_test(t, every_scored_plan_is_listed_and_can_be_exported);
+    tcase_add_test(t, the_result_is_told_as_a_table_and_as_json);
     tcase_add_test(t, replay_evaluates_nothing);
     tcase_add_test(t, finalise_climbs_a_ladder);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);

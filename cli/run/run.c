@@ -61,6 +61,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "tune-windows", BB_OPT_INT, FIELD(tune_windows), "1024", 0, 1e6, "N", "calibration windows to tune on, at most; 0: no tuning", NULL },
     { "tune-tokens", BB_OPT_DOUBLE, FIELD(tune_tokens), "0.1", 0, 1e6, "MILLIONS", "tokens that end-to-end tuning trains on, a plan", NULL },
     { "ledger-only", BB_OPT_FLAG, FIELD(ledger_only), NULL, NO_BOUNDS, NULL, "replay: fail instead of evaluating anything new", NULL },
+    { "json", BB_OPT_FLAG, FIELD(json), NULL, NO_BOUNDS, NULL, "print the result as one JSON object instead of a table", NULL },
     { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "2GiB", NO_BOUNDS, "SIZE", "limit of the caches of hidden states", NULL },
     { "database", BB_OPT_TEXT, FIELD(database), "", NO_BOUNDS, "DIR", "option database, may be shared by runs; empty: OUT/database", NULL },
     { "profile", BB_OPT_TEXT, FIELD(profile), "", NO_BOUNDS, "FILE", "runtime profile: predicts the speed of each plan (configs/profiles)", NULL },
