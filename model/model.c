@@ -121,6 +121,7 @@ static bb_status read_rope(const builder *b, bb_err *err)
     BB_TRY(bb_gguf_text(&b->m->gguf, key_of(b, "rope.scaling.type", key), &type, &found, err));
     BB_TRY(read_f32(b, "rope.scale_linear", 0.0f, &factor, err));
     BB_TRY(read_f32(b, "rope.scaling.factor", factor, &factor, err));
+    if (text_is(type, "yarn") && (factor <= 0 || (factor >= 1 && factor <= 1))) type = (bb_bytes){ "none", 4 }; /* YaRN by 1 changes nothing */
     if (!text_is(type, "linear") && !text_is(type, "none"))
         return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; none, linear and the frequency factors of Llama 3 are",
                        bb_gguf_show(type, shown));

@@ -255,7 +255,9 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "llama", .key = "llama.rope.dimension_count", .value = 4, .status = BB_UNSUPPORTED, .says = "rope.dimension_count" },
         { .arch = "qwen2", .key = "qwen2.rope.dimension_count", .value = 10, .status = BB_BAD_FILE, .says = "rope.dimension_count" },
         { .arch = "qwen2", .key = "qwen2.rope.dimension_count", .value = 3, .status = BB_BAD_FILE, .says = "even" },
-        { .arch = "llama", .key = "llama.rope.scaling.type", .text = "yarn", .status = BB_UNSUPPORTED, .says = "'yarn'" },
+        { .arch = "scaled", .key = "llama.rope.scaling.type", .text = "yarn", .status = BB_UNSUPPORTED, .says = "'yarn'" },
+        { .arch = "llama", .key = "llama.rope.scaling.type", .text = "yarn", .status = BB_OK }, /* without a factor, or with 1 */
+        { .arch = "scaled", .key = "llama.rope.scaling.factor", REAL(-2.0f), .status = BB_BAD_FILE, .says = "factor is -2" },
         { .arch = "llama", .key = "llama.attention.layer_norm_rms_epsilon", .leave_out = true, .status = BB_BAD_FILE, .says = "epsilon" },
         { .arch = "llama", .key = "llama.expert_count", .value = 8, .status = BB_UNSUPPORTED, .says = "8 experts" },
         { .arch = "llama", .key = "split.count", .value = 2, .status = BB_UNSUPPORTED, .says = "2 files" },
@@ -297,11 +299,13 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "qwen2", .tensor = "blk.0.attn_q.bias", .text = "blk.0.attn_q.scale", .status = BB_UNSUPPORTED, .says = "attn_q.scale" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        tiny_spec   s = tiny_default(rows[i].arch);
+        bool        scaled = strcmp(rows[i].arch, "scaled") == 0;
+        tiny_spec   s = tiny_default(scaled ? "llama" : rows[i].arch);
         const char *good = bb_test_path("good.gguf"), *bad = bb_test_path("bad.gguf");
         size_t      before = bb_mem_live_bytes();
         bb_err      err = BB_ERR_INIT;
         bb_model    m;
+        if (scaled) s.rope_scaling = 4;
         tiny_write(&s, good);
         rewrite(good, bad, &rows[i]);
         bb_status status = bb_model_open(bad, &m, &err);

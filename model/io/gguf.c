@@ -190,35 +190,45 @@ done:
     return status;
 }
 
-static int compare_bytes(const void *a, const void *b)
+typedef struct named { bb_bytes text; uint64_t place; } named; /* of a key or a tensor, and where it is in the file's list */
+
+static int compare_bytes(bb_bytes x, bb_bytes y)
 {
-    const bb_bytes *x = a, *y = b;
-    size_t          n = (size_t)(x->size < y->size ? x->size : y->size);
-    int             order = n ? memcmp(x->data, y->data, n) : 0;
-    return order ? order : (x->size > y->size) - (x->size < y->size);
+    size_t n = (size_t)(x.size < y.size ? x.size : y.size);
+    int    order = n ? memcmp(x.data, y.data, n) : 0;
+    return order ? order : (x.size > y.size) - (x.size < y.size);
 }
 
-/* names (n): sorted in place; the first that occurs twice is reported. */
-static bb_status refuse_duplicates(bb_bytes *names, size_t n, const char *what, bb_err *err)
+static int compare_names(const void *a, const void *b)
+{
+    const named *x = a, *y = b;
+    return compare_bytes(x->text, y->text);
+}
+
+/* names (n): sorted in place; one that occurs twice is reported. *order: the places by name. */
+static bb_status index_names(named *names, size_t n, const char *what, uint64_t **order, bb_err *err)
 {
     char shown[BB_GGUF_SHOWN];
-    qsort(names, n, sizeof *names, compare_bytes);
-    for (size_t i = 1; i < n; i++)
-        if (compare_bytes(&names[i - 1], &names[i]) == 0)
-            return BB_FAIL(err, BB_BAD_FILE, "%s '%s' occurs twice", what, bb_gguf_show(names[i], shown));
+    if (!(*order = BB_NEW(n, uint64_t, err))) return BB_NOMEM;
+    qsort(names, n, sizeof *names, compare_names);
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0 && compare_names(&names[i - 1], &names[i]) == 0)
+            return BB_FAIL(err, BB_BAD_FILE, "%s '%s' occurs twice", what, bb_gguf_show(names[i].text, shown));
+        (*order)[i] = names[i].place;
+    }
     return BB_OK;
 }
 
-static bb_status check_unique(const bb_gguf *g, bb_err *err)
+static bb_status check_unique(bb_gguf *g, bb_err *err)
 {
     size_t    n = (size_t)(g->n_kv > g->n_tensors ? g->n_kv : g->n_tensors);
-    bb_bytes *names = BB_NEW(n, bb_bytes, err);
+    named    *names = BB_NEW(n, named, err);
     bb_status status = BB_NOMEM;
     if (!names) goto done;
-    for (uint64_t i = 0; i < g->n_kv; i++) names[i] = g->kv[i].key;
-    BB_TRY(refuse_duplicates(names, (size_t)g->n_kv, "metadata key", err));
-    for (uint64_t i = 0; i < g->n_tensors; i++) names[i] = (bb_bytes){ g->tensors[i].name, strlen(g->tensors[i].name) };
-    BB_TRY(refuse_duplicates(names, (size_t)g->n_tensors, "tensor name", err));
+    for (uint64_t i = 0; i < g->n_kv; i++) names[i] = (named){ g->kv[i].key, i };
+    BB_TRY(index_names(names, (size_t)g->n_kv, "metadata key", &g->kv_order, err));
+    for (uint64_t i = 0; i < g->n_tensors; i++) names[i] = (named){ { g->tensors[i].name, strlen(g->tensors[i].name) }, i };
+    BB_TRY(index_names(names, (size_t)g->n_tensors, "tensor name", &g->tensor_order, err));
 done:
     bb_free(names);
     return status;
@@ -364,15 +374,39 @@ void bb_gguf_close(bb_gguf *g)
         for (uint64_t i = 0; i < g->n_kv; i++) bb_free(g->kv[i].strings);
     bb_free(g->kv);
     bb_free(g->tensors);
+    bb_free(g->kv_order);
+    bb_free(g->tensor_order);
     if (g->map.data) bb_map_close(&g->map);
     memset(g, 0, sizeof *g);
 }
 
 /* ---- look-up ---- */
 
+static bb_bytes key_at(const bb_gguf *g, uint64_t place) { return g->kv[place].key; }
+static bb_bytes tensor_at(const bb_gguf *g, uint64_t place) { return (bb_bytes){ g->tensors[place].name, strlen(g->tensors[place].name) }; }
+
+/* The place of a text by halving order (n); n when it is absent. */
+static uint64_t find_place(const bb_gguf *g, bb_bytes (*at)(const bb_gguf *, uint64_t), const uint64_t *order, uint64_t n, const char *text)
+{
+    bb_bytes want = { text, strlen(text) };
+    uint64_t low = 0, high = n;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        int      side = compare_bytes(at(g, order[middle]), want);
+        if (side == 0) return order[middle];
+        if (side < 0) low = middle + 1;
+        else high = middle;
+    }
+    return n;
+}
+
 const bb_gguf_kv *bb_gguf_find(const bb_gguf *g, const char *key)
 {
     size_t n = strlen(key);
+    if (g->kv_order) {
+        uint64_t place = find_place(g, key_at, g->kv_order, g->n_kv, key);
+        return place < g->n_kv ? &g->kv[place] : NULL;
+    }
     for (uint64_t i = 0; i < g->n_kv; i++)
         if (g->kv[i].key.size == n && memcmp(g->kv[i].key.data, key, n) == 0) return &g->kv[i];
     return NULL;
@@ -380,6 +414,10 @@ const bb_gguf_kv *bb_gguf_find(const bb_gguf *g, const char *key)
 
 const bb_tensor *bb_gguf_tensor(const bb_gguf *g, const char *name)
 {
+    if (g->tensor_order) {
+        uint64_t place = find_place(g, tensor_at, g->tensor_order, g->n_tensors, name);
+        return place < g->n_tensors ? &g->tensors[place] : NULL;
+    }
     for (uint64_t i = 0; i < g->n_tensors; i++)
         if (strcmp(g->tensors[i].name, name) == 0) return &g->tensors[i];
     return NULL;

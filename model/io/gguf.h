@@ -44,6 +44,7 @@ typedef struct bb_gguf {
     uint64_t    n_kv, n_tensors;
     bb_gguf_kv *kv;          /* in file order */
     bb_tensor  *tensors;     /* in file order */
+    uint64_t   *kv_order, *tensor_order; /* [n_kv], [n_tensors] places by name, for look-up; NULL (a bb_gguf made by hand): all are looked through */
 } bb_gguf;
 
 bb_status bb_gguf_open(const char *path, bb_gguf *g, bb_err *err);
