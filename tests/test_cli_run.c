@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_cli_run.c: the main job end to end on a tiny real model, as a user runs it: refused budgets, the files of a run, the same bytes for
  * any number of threads and after interruptions, verification of good and damaged files. Needs the built program. */
+#include <dirent.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -186,6 +187,45 @@ START_TEST(the_result_is_told_as_a_table_and_as_json)
     bb_csv_done(&t);
     json_decref(root);
     json_decref(plan);
+}
+END_TEST
+
+/* docs/tables.md names every column of every table of a run, in the section of that table. */
+START_TEST(every_column_is_in_the_dictionary)
+{
+    const char    *a = straight_run();
+    char          *text, path[800], heading[300];
+    size_t         size, n_tables = 0;
+    struct dirent *e;
+    if (!a) return;
+    ck_assert_int_eq(bb_file_read("docs/tables.md", &text, &size, NULL), BB_OK);
+    DIR *d = opendir(a);
+    ck_assert_ptr_nonnull(d);
+    while ((e = readdir(d))) {
+        const char *dot = strrchr(e->d_name, '.');
+        bb_csv      t;
+        if (!dot || strcmp(dot, ".csv") != 0) continue;
+        n_tables++;
+        snprintf(heading, sizeof heading, "\n## %s\n", e->d_name);
+        const char *begin = strstr(text, heading);
+        ck_assert_msg(begin != NULL, "docs/tables.md has no section for %s", e->d_name);
+        const char *end = strstr(begin + 4, "\n## ");
+        snprintf(path, sizeof path, "%s/%s", a, e->d_name);
+        ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+        for (size_t c = 0; c < t.n_cols; c++) {
+            bool found = false; /* in the first cell of a row, whole, alone or in a list */
+            for (const char *row = strstr(begin, "\n| "); row && (!end || row < end) && !found; row = strstr(row + 1, "\n| ")) {
+                const size_t n = strcspn(row + 3, "|");
+                for (const char *p = row + 3; p < row + 3 + n && !found; p += strcspn(p, " ,|"), p += strspn(p, " ,"))
+                    found = strcspn(p, " ,|") == strlen(t.header[c]) && strncmp(p, t.header[c], strlen(t.header[c])) == 0;
+            }
+            ck_assert_msg(found, "docs/tables.md, %s: the column %s is not explained", e->d_name, t.header[c]);
+        }
+        bb_csv_done(&t);
+    }
+    closedir(d);
+    bb_free(text);
+    ck_assert_uint_ge(n_tables, 8);
 }
 END_TEST
 
@@ -391,6 +431,7 @@ int main(void)
     tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
     tcase_add_test(t, every_scored_plan_is_listed_and_can_be_exported);
     tcase_add_test(t, the_result_is_told_as_a_table_and_as_json);
+    tcase_add_test(t, every_column_is_in_the_dictionary);
     tcase_add_test(t, replay_evaluates_nothing);
     tcase_add_test(t, finalise_climbs_a_ladder);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);
