@@ -275,6 +275,30 @@ START_TEST(rivals_are_compared_at_equal_bytes)
 }
 END_TEST
 
+/* Who gets how many tokens: the rivals of one size as many as ours, those of all sizes as many in all, EvoPress `times` as many; what the last step
+ * overshoots and the final scores (three plans on four windows) come on top. */
+START_TEST(rivals_get_the_tokens_that_are_said)
+{
+    static const struct { const char *name; double least, most; } methods[] = {
+        { "ours", 2000, 2000 }, { "random", 2000, 3200 }, { "annealing", 2000, 2500 }, { "nsga2", 2000, 3200 }, { "evopress", 10000, 11600 },
+    };
+    enum { N = sizeof methods / sizeof *methods };
+    bb_csv t;
+    bb_err err = BB_ERR_INIT;
+    snprintf(line, sizeof line, "rivals %s --methods ours,random,annealing,nsga2,evopress --times 5 --tokens 0.002 -q --out %s", straight_run(), bb_test_path("tokens.csv"));
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(bb_csv_read(bb_test_path("tokens.csv"), &t, &err), BB_OK);
+    ck_assert_uint_eq(t.n_rows, 2 * N);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        double tokens;
+        ck_assert_int_eq(bb_csv_double(&t, i, (size_t)bb_csv_column(&t, "tokens"), &tokens, &err), BB_OK);
+        ck_assert_str_eq(bb_csv_text(&t, i, 1), methods[i % N].name);
+        ck_assert_msg(tokens >= methods[i % N].least && tokens <= methods[i % N].most, "%s: %g tokens", methods[i % N].name, tokens);
+    }
+    bb_csv_done(&t);
+}
+END_TEST
+
 /* Every plan is as fast as asked, by a profile in which more bits are slower; the prediction is the sum over matrices of weights times picoseconds,
  * recomputed here from the bytes of each. */
 START_TEST(speed_is_predicted_and_bounded)
@@ -435,6 +459,7 @@ int main(void)
     tcase_add_test(t, replay_evaluates_nothing);
     tcase_add_test(t, finalise_climbs_a_ladder);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);
+    tcase_add_test(t, rivals_get_the_tokens_that_are_said);
     tcase_add_test(t, speed_is_predicted_and_bounded);
     tcase_add_test(t, interruption_changes_nothing);
     tcase_add_test(t, damage_is_found);

@@ -330,6 +330,134 @@ START_TEST(edges_end_by_themselves)
 }
 END_TEST
 
+/* ---- evopress by hand: elitism, and the plans that it is given ---- */
+
+static uint32_t units_apart(const uint16_t *a, const uint16_t *b, uint32_t n)
+{
+    uint32_t apart = 0;
+    for (uint32_t u = 0; u < n; u++) apart += a[u] != b[u];
+    return apart;
+}
+
+/* Nothing beats the plan it was given, by any level: it must stay the parent, stand in every last level, and all offspring be a few switches away. */
+START_TEST(evopress_keeps_the_best_parent)
+{
+    enum { N = 24, GENERATIONS = 12, MAX = 128 };
+    syn_problem *s = flat(N, 4);
+    bb_space     space;
+    uint16_t     best[N], x[MAX * N];
+    bb_score     scores[MAX] = {{0}};
+    void        *state;
+    const int64_t budget = 32 * 2 * N;
+    int           generations = 0;
+    for (uint32_t u = 0; u < N; u++) best[u] = u % 2 ? 3 : 1;
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 3, .population = 16, .starts = best, .n_starts = 1};
+    ck_assert_int_eq(bb_evopress.create(&c, &state, NULL), BB_OK);
+    while (generations < GENERATIONS) {
+        uint32_t     level, least = N, most = 0;
+        const size_t n = bb_evopress.ask(state, x, MAX, &level);
+        ck_assert_uint_gt(n, 0);
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t apart = units_apart(x + i * N, best, N);
+            least = apart < least ? apart : least;
+            most = apart > most ? apart : most;
+            scores[i].kl = 1 + apart;
+        }
+        if (generations > 0) ck_assert_uint_le(most, 6); /* three switches of two units each */
+        if (level == 2) {
+            ck_assert_uint_eq(least, 0);
+            generations++;
+        } else if (generations > 0) ck_assert_uint_eq(n, level == 0 ? 16 : 2);
+        ck_assert_int_eq(bb_evopress.tell(state, scores, n, NULL), BB_OK);
+    }
+    bb_evopress.destroy(state);
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
+/* Levels below the last prefer what is bad: the plan that was given must come out no worse all the same. */
+static bb_status lying_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
+{
+    const bb_status status = plain_evaluate(self, x, n, level, out, window_kl, err);
+    for (size_t i = 0; level < 2 && i < n; i++) {
+        out[i].kl = 1 / (1e-6 + out[i].kl);
+        if (window_kl && window_kl[i]) window_kl[i][0] = out[i].kl;
+    }
+    return status;
+}
+
+START_TEST(no_start_is_lost)
+{
+    static const uint32_t n_windows[3] = {1, 1, 1};
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        syn_problem  *s = syn_transformer(80 + seed, 3, 8, 4);
+        plain        *w = plain_new(&s->p, bb_problem_cost);
+        uint16_t      start[2 * SYN_MAX_UNITS];
+        bb_space      space;
+        bb_ledger    *l;
+        bb_archive    archive;
+        const uint32_t n = s->p.n_units;
+        for (uint32_t u = 0; u < n; u++) {
+            start[u] = s->units[u].n_options == 8 ? 3 : 0; /* one format, nothing pruned; a better one, as second */
+            start[n + u] = s->units[u].n_options == 8 ? 4 : 0;
+        }
+        const int64_t budget = bb_problem_size(&s->p, start + n);
+        ck_assert_double_lt(bb_problem_cost(&s->p, start + n), bb_problem_cost(&s->p, start));
+        w->e.n_levels = 3;
+        w->e.n_windows = n_windows;
+        w->e.evaluate = lying_evaluate;
+        ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+        ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, NULL, NULL, &l, NULL), BB_OK);
+        bb_archive_init(&archive, n);
+        const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = seed, .n_levels = 3, .population = 16, .starts = start, .n_starts = 2};
+        const bb_drive_options    o = {.max_evaluations = 300};
+        ck_assert_int_eq(bb_drive(&bb_evopress, &c, l, &o, &archive, NULL, NULL), BB_OK);
+        ck_assert_double_le(bb_archive_best(&archive, budget)->score.kl, bb_problem_cost(&s->p, start + n));
+        bb_archive_done(&archive);
+        bb_ledger_close(l);
+        bb_space_done(&space);
+        free(w);
+        syn_free(s);
+    }
+}
+END_TEST
+
+/* Given the optimum, every algorithm that takes a start has it in the end; of itself none finds it in as few evaluations. */
+START_TEST(what_is_given_is_used)
+{
+    static const bb_algorithm *const algorithms[] = {&bb_evopress, &bb_annealing, &bb_nsga2, &bb_amq};
+    for (size_t i = 0; i < 4; i++)
+        for (size_t given = 0; given < 2; given++) {
+            syn_problem  *s = syn_transformer(90, 3, 8, 4);
+            plain        *w = plain_new(&s->p, bb_problem_cost);
+            const int64_t budget = 500000;
+            uint16_t      best[SYN_MAX_UNITS];
+            bb_separable *sep;
+            bb_space      space;
+            bb_ledger    *l;
+            bb_archive    archive;
+            ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+            ck_assert_int_eq(bb_separable_solve(sep, budget, best, NULL, NULL), BB_OK);
+            ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+            bb_archive_init(&archive, s->p.n_units);
+            ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, NULL, NULL, &l, NULL), BB_OK);
+            const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 1, .n_levels = 1, .horizon = 60, .starts = best, .n_starts = given};
+            const bb_drive_options    o = {.max_evaluations = 60};
+            ck_assert_int_eq(bb_drive(algorithms[i], &c, l, &o, &archive, NULL, NULL), BB_OK);
+            const double ratio = bb_archive_best(&archive, budget)->score.kl / bb_problem_cost(&s->p, best);
+            ck_assert_msg(given ? ratio <= 1 : ratio > 1.05, "%s: %g", algorithms[i]->name, ratio);
+            bb_archive_done(&archive);
+            bb_ledger_close(l);
+            bb_space_done(&space);
+            bb_separable_destroy(sep);
+            free(w);
+            syn_free(s);
+        }
+}
+END_TEST
+
 START_TEST(same_seed_same_answer)
 {
     syn_problem *s = syn_transformer(60, 2, 6, 3);
@@ -533,6 +661,9 @@ int main(void)
     tcase_add_test(t, random_is_beaten_on_every_space);
     tcase_add_loop_test(t, fronts_of_known_shape, 0, 4);
     tcase_add_test(t, edges_end_by_themselves);
+    tcase_add_test(t, evopress_keeps_the_best_parent);
+    tcase_add_test(t, no_start_is_lost);
+    tcase_add_test(t, what_is_given_is_used);
     tcase_add_test(t, same_seed_same_answer);
     tcase_add_loop_test(t, only_loadable_plans, 0, 2);
     tcase_add_test(t, separable_solutions_are_loadable);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * rivals.c: see rivals.h.
  *
- * "ours" is the best plan of plans.csv within the size by the search's own confirm level. Rivals choose by the same confirm level. Tokens of
+ * Methods that start from a plan are given the uniform ones of their size. "ours" is the best plan of plans.csv within the size by the search's own confirm level. Rivals choose by the same confirm level. Tokens of
  * ours are those of the search and of measuring the options, shared evenly by the sizes; random and annealing get as many a size, NSGA-II and
  * AMQ, which serve all sizes in one run, as many in all, EvoPress `times` as many a size. */
 #include "cli/run/rivals.h"
@@ -148,27 +148,43 @@ done:
     return status;
 }
 
-/* The best of the few uniform plans of lowest separable cost, by KL at the confirm level. */
-static bb_status find_uniform(rivals *v, int64_t size, uint16_t *x, bool *found, double *tokens, bb_err *err)
+/* The few uniform plans of lowest separable cost, x[N_UNIFORM][n_units]; the first one is that of lowest KL at the confirm level. */
+static bb_status find_uniform(rivals *v, int64_t size, uint16_t *x, size_t *n, double *tokens, bb_err *err)
 {
-    bb_status status = BB_NOMEM;
-    double    best = HUGE_VAL;
-    uint16_t *all = BB_NEW(N_UNIFORM * (size_t)v->p->n_units, uint16_t, err);
-    if (!all) return BB_NOMEM;
-    size_t n = bb_uniform_plans(v->run, size, N_UNIFORM, all, NULL);
-    for (size_t i = 0; i < n; i++) {
-        const uint16_t *y = all + i * v->p->n_units;
+    const uint32_t width = v->p->n_units;
+    double         least = HUGE_VAL;
+    bb_status      status = BB_OK;
+    *n = bb_uniform_plans(v->run, size, N_UNIFORM, x, NULL);
+    for (size_t i = 0; i < *n; i++) {
+        const uint16_t *y = x + i * width;
         bb_score        score;
         BB_TRY(bb_ledger_evaluate(v->ledger, &y, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
         *tokens += score.tokens;
-        if (!(score.kl < best)) continue;
-        best = score.kl;
-        memcpy(x, y, v->p->n_units * sizeof *x);
+        if (!(score.kl < least)) continue;
+        least = score.kl;
+        for (uint32_t u = 0; u < width; u++) {
+            const uint16_t first = x[u];
+            x[u] = y[u];
+            x[i * width + u] = first;
+        }
     }
-    *found = n > 0;
-    status = BB_OK;
 done:
-    bb_free(all);
+    return status;
+}
+
+/* What every method that needs a beginning gets: the uniform plans of its size, or the best one of each size where it serves all in one run.
+ * x: [N_UNIFORM * n][n_units]. What finding them took counts for no method. */
+static bb_status find_starts(rivals *v, const int64_t *sizes, size_t n, uint16_t *x, size_t *n_starts, bb_err *err)
+{
+    bb_status status = BB_OK;
+    *n_starts = 0;
+    for (size_t i = n; i-- > 0;) {
+        size_t found;
+        double tokens = 0;
+        BB_TRY(find_uniform(v, sizes[i], x + *n_starts * v->p->n_units, &found, &tokens, err));
+        *n_starts += n > 1 && found > 1 ? 1 : found;
+    }
+done:
     return status;
 }
 
@@ -196,10 +212,14 @@ static bb_status drive(rivals *v, const bb_algorithm *a, const int64_t *budgets,
     bb_algorithm_config c = { .space = &space, .budgets = budgets, .n_budgets = n, .seed = (uint64_t)v->run->config.seed, .n_levels = BB_N_LEVELS,
                               .level = level, .horizon = (uint64_t)(tokens / one) };
     bb_drive_options    o = { .max_tokens = tokens, .progress = on_drive, .progress_self = &w };
+    uint16_t           *starts = BB_NEW((size_t)N_UNIFORM * n * v->p->n_units, uint16_t, err);
     bb_status           status;
+    if (!starts) return BB_NOMEM;
     if (a == &bb_evopress) c.population = LAMBDA; /* with its own 64 to 128 offspring it would have a dozen generations */
     bb_archive_init(&archive, v->p->n_units);
     BB_TRY(bb_space_init(v->p, &space, err));
+    BB_TRY(find_starts(v, budgets, n, starts, &c.n_starts, err));
+    c.starts = starts;
     BB_TRY(bb_ledger_open(v->p, &v->scorer.evaluator, v->run->store, &lo, &ledger, err));
     BB_TRY(bb_drive(a, &c, ledger, &o, &archive, NULL, err));
     for (size_t i = 0; i < n; i++) {
@@ -213,13 +233,14 @@ static bb_status drive(rivals *v, const bb_algorithm *a, const int64_t *budgets,
         answers[i].tokens = bb_ledger_tokens(ledger) / (double)n;
     }
 done:
+    bb_free(starts);
     bb_archive_done(&archive);
     bb_ledger_close(ledger);
     bb_space_done(&space);
     return status;
 }
 
-/* ---- records: what a finished piece found ---- */
+/* ---- records: what a finished piece found ("uniform": and what it started from) ---- */
 
 typedef struct record { double tokens, seconds; uint64_t has_plan; } record; /* followed by the candidate */
 
@@ -234,7 +255,7 @@ static char *record_key(const rivals *v, const method *m, int64_t size, double t
         bb_sha256_update(&s, v->sizes, v->n * sizeof *v->sizes);
         bb_sha256_hex(&s, sizes);
     }
-    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d", v->run->key, m->name, (long long)size, tokens, space, sizes, LAMBDA);
+    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d|uniform", v->run->key, m->name, (long long)size, tokens, space, sizes, LAMBDA);
 }
 
 static bb_status recall(rivals *v, const char *key, answer *a, bool *found, bb_err *err)
@@ -336,13 +357,18 @@ static bb_status find_simple(rivals *v, const method *m, size_t i, answer *a, bb
     double    started = bb_now_s();
     bool      found = false;
     bb_status status = BB_OK;
-    if (!(a->x = BB_NEW(v->p->n_units, uint16_t, err))) return BB_NOMEM;
+    if (!(a->x = BB_NEW(N_UNIFORM * (size_t)v->p->n_units, uint16_t, err))) return BB_NOMEM;
     switch (m->kind) {
     case OURS:
         BB_TRY(find_ours(v, v->sizes[i], a->x, &found, err));
         a->tokens = v->tokens;
         break;
-    case UNIFORM: BB_TRY(find_uniform(v, v->sizes[i], a->x, &found, &a->tokens, err)); break;
+    case UNIFORM: {
+        size_t n;
+        BB_TRY(find_uniform(v, v->sizes[i], a->x, &n, &a->tokens, err));
+        found = n > 0;
+        break;
+    }
     default: found = bb_restricted_plan(v->run, v->sizes[i], m->kind == SEPARABLE, true, a->x); break;
     }
     a->seconds = m->kind == OURS ? v->seconds : bb_now_s() - started;

@@ -22,7 +22,8 @@ typedef struct bb_algorithm_config {
     uint32_t        level;        /* at which single-level algorithms score */
     uint32_t        population;   /* offspring or population a generation; 0: the algorithm's default */
     uint64_t        horizon;      /* evaluations that are planned: sets cooling and the size of initial designs; 0: 1000 */
-    const uint16_t *start;        /* a starting plan within the budget, or NULL */
+    const uint16_t *starts;       /* [n_starts][n_units] plans within the largest budget to start from, the best first; none: where the algorithm begins by itself */
+    size_t          n_starts;
 } bb_algorithm_config;
 
 typedef struct bb_algorithm {

@@ -137,9 +137,9 @@ static bb_status create(const bb_algorithm_config *c, void **state, bb_err *err)
         goto done;
     }
     rank_options(s);
-    BB_TRY(reserve(s, s->n_design + 1, err));
-    if (c->start) want(s, c->start);
-    for (uint32_t i = 0; i < 10 * s->n_design && s->n_asked < s->n_design; i++)
+    BB_TRY(reserve(s, s->n_design + (uint32_t)c->n_starts, err));
+    for (size_t i = 0; i < c->n_starts; i++) want(s, c->starts + i * s->d);
+    for (uint32_t i = 0; i < 10 * s->n_design && s->n_asked < s->n_design + (uint32_t)c->n_starts; i++)
         if (bb_moves_random_fit(c->space, &s->rng, c->budgets[i % c->n_budgets], x)) want(s, x);
     if (s->n_asked == 0)
         status = BB_FAIL(err, BB_INFEASIBLE, "amq found no plan within %lld bytes", (long long)c->budgets[c->n_budgets - 1]);

@@ -45,7 +45,7 @@ static bb_status create(const bb_algorithm_config *c, void **state, bb_err *err)
     s->next = BB_NEW(n, uint16_t, err);
     if (!s->x || !s->next) return BB_NOMEM;
     bb_rng_init(&s->rng, c->seed, "annealing");
-    if (c->start) memcpy(s->next, c->start, n * sizeof *s->next);
+    if (c->n_starts) memcpy(s->next, c->starts, n * sizeof *s->next);
     else if (!bb_moves_random_fit(c->space, &s->rng, s->budget, s->next))
         return BB_FAIL(err, BB_INFEASIBLE, "annealing found no plan within %lld bytes", (long long)s->budget);
     return BB_OK;

@@ -2,8 +2,12 @@
  * evopress.c: level-switch evolution with a funnel of token counts, as EvoPress [1].
  *
  * (1 + lambda) with elitism: an offspring is the parent with min(a, b) level switches, a and b uniform in 1..3. Selection goes through the
- * evaluator's levels: lambda offspring at level 0, lambda/8 at level 1, lambda/32 at the last, where the parent joins. The start is the best of
- * eight: every unit at the smallest common option above the budget, then random decrements.
+ * evaluator's levels: lambda offspring at level 0, lambda/8 at level 1, lambda/32 at the last, where the parent joins.
+ *
+ * The first generation, in place of offspring: the given plans (uniform ones, as in [1]), these filled up to the budget by random single steps, and
+ * what [1] does between two levels: every unit at the smallest common option above the budget, then random decrements. It goes through the same
+ * selection, and the given plans join its last level as a parent would: whatever is drawn, the first parent is no worse than they are.
+ *
  * Differs from [1]: sizes are bytes of the file, so a switch needs only to respect the budget, not to keep a bit total within tensors of
  * equal size; controllers take part as one more kind of unit; lambda defaults to 64 instead
  * of 128, and to 16 when fewer than 2000 evaluations are planned.
@@ -17,7 +21,7 @@
 #include "search/algs/algorithm.h"
 #include "search/moves.h"
 
-#define N_STARTS 8
+#define FEWEST_STARTS 8 /* plans of the first generation, at least */
 
 typedef struct evopress_state {
     bb_algorithm_config c;
@@ -27,7 +31,7 @@ typedef struct evopress_state {
     bool      has_parent;
     uint32_t  stage, n;     /* the n candidates that the stage scores */
     uint16_t *parent;       /* [n_units] */
-    uint16_t *pool;         /* [max(lambda, N_STARTS) + 1][n_units] */
+    uint16_t *pool;         /* [max(lambda, FEWEST_STARTS, n_starts) + max(1, n_starts)][n_units] */
 } evopress_state;
 
 static void destroy(void *state)
@@ -81,15 +85,21 @@ static bb_status create(const bb_algorithm_config *c, void **state, bb_err *err)
     s->budget = c->budgets[c->n_budgets - 1];
     s->n_units = c->space->problem->n_units;
     s->lambda = c->population ? c->population : c->horizon > 0 && c->horizon < 2000 ? 16 : 64;
-    const size_t rows = (s->lambda > N_STARTS ? s->lambda : N_STARTS) + 1;
+    uint32_t first = s->lambda > FEWEST_STARTS ? s->lambda : FEWEST_STARTS;
+    if (first < c->n_starts) first = (uint32_t)c->n_starts;
     s->parent = BB_NEW(s->n_units, uint16_t, err);
-    s->pool = BB_NEW(rows * s->n_units, uint16_t, err);
+    s->pool = BB_NEW((first + (c->n_starts ? c->n_starts : 1)) * s->n_units, uint16_t, err);
     if (!s->parent || !s->pool) return BB_NOMEM;
     bb_rng_init(&s->rng, c->seed, "evopress");
-    for (s->n = 0; s->n < N_STARTS; s->n++) {
+    for (s->n = 0; s->n < first; s->n++) {
         uint16_t *x = s->pool + (size_t)s->n * s->n_units;
-        if (c->start) memcpy(x, c->start, s->n_units * sizeof *x);
-        else if (!start_plan(s, x)) return BB_FAIL(err, BB_INFEASIBLE, "evopress found no plan within %lld bytes", (long long)s->budget);
+        if (s->n < c->n_starts || (c->n_starts && s->n % 2 == 0)) {
+            memcpy(x, c->starts + s->n % c->n_starts * s->n_units, s->n_units * sizeof *x);
+            if (s->n >= c->n_starts) bb_moves_fill(c->space, &s->rng, s->budget, x);
+        } else if (!start_plan(s, x)) {
+            if (c->n_starts == 0) return BB_FAIL(err, BB_INFEASIBLE, "evopress found no plan within %lld bytes", (long long)s->budget);
+            memcpy(x, c->starts, s->n_units * sizeof *x);
+        }
     }
     return BB_OK;
 }
@@ -115,11 +125,12 @@ static size_t ask(void *state, uint16_t *x, size_t max, uint32_t *level)
 {
     evopress_state *s = state;
     if (s->has_parent && s->stage == 0) make_offspring(s);
-    if (s->has_parent && s->stage + 1 == s->c.n_levels) { /* the parent joins the last stage */
-        memcpy(s->pool + (size_t)s->n * s->n_units, s->parent, s->n_units * sizeof *x);
-        s->n++;
+    if (s->stage + 1 == s->c.n_levels) { /* the parent joins the last stage, and before there is one the given plans do */
+        const size_t n = s->has_parent ? 1 : s->c.n_levels > 1 ? s->c.n_starts : 0;
+        if (n) memcpy(s->pool + (size_t)s->n * s->n_units, s->has_parent ? s->parent : s->c.starts, n * s->n_units * sizeof *x);
+        s->n += (uint32_t)n;
     }
-    *level = s->has_parent ? s->stage : 0;
+    *level = s->stage;
     if (s->n > max) s->n = (uint32_t)max;
     memcpy(x, s->pool, (size_t)s->n * s->n_units * sizeof *x);
     return s->n;
@@ -141,7 +152,7 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     evopress_state *s = state;
     bb_status       status = BB_NOMEM;
     ranked         *order = BB_NEW(n, ranked, err);
-    const uint32_t  keep = s->has_parent ? survivors(s, s->stage) : 1;
+    const uint32_t  keep = survivors(s, s->stage);
     uint16_t       *kept = BB_NEW((size_t)keep * s->n_units, uint16_t, err);
     if (!order || !kept) goto done;
     status = BB_OK;
@@ -152,7 +163,7 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
         memcpy(kept + (size_t)i * s->n_units, s->pool + (size_t)order[i].index * s->n_units, s->n_units * sizeof *kept);
     memcpy(s->pool, kept, (size_t)m * s->n_units * sizeof *kept);
     s->n = m;
-    if (!s->has_parent || s->stage + 1 == s->c.n_levels) {
+    if (s->stage + 1 == s->c.n_levels) {
         memcpy(s->parent, s->pool, s->n_units * sizeof *s->parent);
         s->has_parent = true;
         s->stage = 0;

@@ -38,7 +38,7 @@ static bb_status create(const bb_algorithm_config *c, void **state, bb_err *err)
     s->child = BB_NEW(c->space->problem->n_units, uint16_t, err);
     if (!s->child) return BB_NOMEM;
     BB_TRY(bb_population_init(c->space, c->budgets[c->n_budgets - 1], size, &s->p, err));
-    if (c->start) bb_population_add(&s->p, c->start, (double)NAN);
+    for (size_t i = 0; i < c->n_starts; i++) bb_population_add(&s->p, c->starts + i * c->space->problem->n_units, (double)NAN);
     for (uint32_t i = 0; i < 20 * size && s->p.n < size; i++)
         if (bb_moves_random_fit(c->space, &s->rng, c->budgets[i % c->n_budgets], s->child)) bb_population_add(&s->p, s->child, (double)NAN);
     if (s->p.n == 0) status = BB_FAIL(err, BB_INFEASIBLE, "nsga2 found no plan within %lld bytes", (long long)s->p.budget);
