@@ -308,7 +308,6 @@ bb_status bb_lock_take(bb_lock *lock, const char *path, bb_err *err)
 {
     char text[32];
     int  fd = fails() ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
-    lock->fd = -1;
     if (fd < 0) return BB_FAIL(err, BB_IO, "%s: cannot be opened: %s", path, strerror(errno));
     if (hold(fd) == BY_ANOTHER) {
         read_pid(fd, text, sizeof text);
@@ -321,14 +320,14 @@ bb_status bb_lock_take(bb_lock *lock, const char *path, bb_err *err)
         close(fd);
         return BB_FAIL(err, BB_IO, "%s: cannot be written: %s", path, strerror(reason));
     }
-    lock->fd = fd;
+    *lock = (bb_lock){ true, fd };
     return BB_OK;
 }
 
 void bb_lock_release(bb_lock *lock)
 {
-    if (lock->fd >= 0) close(lock->fd);
-    lock->fd = -1;
+    if (lock->held) close(lock->fd);
+    lock->held = false;
 }
 
 /* ---- temporaries ---- */
@@ -422,16 +421,27 @@ static void forget(bb_writer *w)
     memset(w, 0, sizeof *w);
 }
 
+char *bb_temporary_name(const char *path, bb_err *err)
+{
+    static atomic_ulong serial;
+    return bb_asprintf(err, "%s" MARK "%ld-%lu", path, (long)getpid(), atomic_fetch_add(&serial, 1));
+}
+
+void bb_temporary_hold(bb_lock *lock, const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    *lock = (bb_lock){ fd >= 0, fd };
+    if (fd >= 0) (void)hold(fd);
+}
+
 /* Opens a new, locked temporary beside w->path. */
 static bb_status open_temporary(bb_writer *w, bb_err *err)
 {
-    static atomic_ulong serial;
-    bb_writer_state    *s = w->state;
+    bb_writer_state *s = w->state;
     for (int attempt = 0; attempt < 100; attempt++) {
         struct stat st;
         bb_free(w->temporary);
-        w->temporary = bb_asprintf(err, "%s" MARK "%ld-%lu", w->path, (long)getpid(), atomic_fetch_add(&serial, 1));
-        if (!w->temporary) return BB_NOMEM;
+        if (!(w->temporary = bb_temporary_name(w->path, err))) return BB_NOMEM;
         s->fd = fails() ? -1 : open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (s->fd < 0 && errno == EEXIST) continue;
         if (s->fd < 0) break;

@@ -46,10 +46,14 @@ void      bb_folder_clean(const char *path);
 
 /* A file that one process at a time holds: its content is the holder's PID. BB_FAILED names a living holder. Where the file system knows no
  * locks, it is taken without one. The file stays when the lock is released. */
-typedef struct bb_lock { int fd; } bb_lock;
-#define BB_LOCK_INIT { -1 }
+typedef struct bb_lock { bool held; int fd; } bb_lock; /* all zero: not held */
 bb_status bb_lock_take(bb_lock *lock, const char *path, bb_err *err);
 void      bb_lock_release(bb_lock *lock); /* harmless when it is not held */
+
+/* For files that are looked at before they get their name: a name of that pattern beside path (bb_free), and a hold on the file behind it, which
+ * bb_lock_release ends. */
+char *bb_temporary_name(const char *path, bb_err *err);
+void  bb_temporary_hold(bb_lock *lock, const char *path);
 
 typedef struct bb_writer_state bb_writer_state;
 typedef struct bb_writer {

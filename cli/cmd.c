@@ -21,6 +21,7 @@ static const char global_options[] =
     "  -q, --quiet               say only what went wrong\n"
     "  -v, --verbose             say more\n"
     "  --log-file FILE           append what is said, with times, to FILE\n"
+    "  --force                   replace files that bitbudget did not make, and use folders that hold other things\n"
     "  --threads N               threads to use (default: all processors); results do not depend on it\n";
 
 static const char exit_codes[] =

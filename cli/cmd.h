@@ -3,7 +3,7 @@
  * add X(NAME) to BB_COMMAND_LIST. `bitbudget help`, `CMD --help` and the manual page come from these rows.
  *
  * Names of options that every command has, handled before run() is called: --help -h, -q --quiet, -v --verbose,
- * --log-file FILE, --threads N. run() gets argc, argv without them, argv[0] being the command's name.
+ * --log-file FILE, --force, --threads N. run() gets argc, argv without them, argv[0] being the command's name.
  * A command returns its status with one sentence in err; main() prints it and exits with bb_status_exit_code.
  */
 #ifndef BB_CLI_CMD_H

@@ -26,9 +26,9 @@ typedef struct rule { const char *folder, *name, *what; bool with_models; } rule
 static const rule rules[] = {
     { "database", "^(entry|moments)-[0-9a-f]{32}\\.bin$", "quantized matrices and second moments", false },
     { "models", "^[0-9a-f]{16}\\.gguf$", "files of the front", true },
-    { "", "\\.tmp-[0-9]+-[0-9]+$", "temporary files of a killed run", false },
-    { "database", "\\.tmp-[0-9]+-[0-9]+$", "temporary files of a killed run", false },
-    { "models", "\\.tmp-[0-9]+-[0-9]+$", "temporary files of a killed run", false },
+    { "", "\\.(bb)?tmp-[0-9]+-[0-9]+$", "temporary files of a killed run", false },
+    { "database", "\\.(bb)?tmp-[0-9]+-[0-9]+$", "temporary files of a killed run", false },
+    { "models", "\\.(bb)?tmp-[0-9]+-[0-9]+$", "temporary files of a killed run", false },
 };
 enum { N_RULES = sizeof rules / sizeof *rules };
 
@@ -72,7 +72,8 @@ static bb_status run(int argc, char **argv, bb_err *err)
 {
     clean_config c = { 0 };
     const char  *dir = NULL;
-    char        *store = NULL, size[32];
+    char        *store = NULL, *lock_path = NULL, size[32];
+    bb_lock      lock = { .held = false };
     size_t       n = 0;
     uint64_t     freed = 0;
     bb_status    status;
@@ -86,6 +87,8 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_BAD_FILE, "%s is no run directory (it has no run.db): nothing was removed", dir);
         goto done;
     }
+    if (!(lock_path = bb_asprintf(err, "%s/run.lock", dir))) { status = BB_NOMEM; goto done; }
+    BB_TRY(bb_lock_take(&lock, lock_path, err)); /* what a run at work needs is not taken from under it */
     for (size_t i = 0; i < N_RULES; i++) {
         total t = { 0, 0 };
         if (rules[i].with_models && !c.models) continue;
@@ -98,6 +101,8 @@ static bb_status run(int argc, char **argv, bb_err *err)
     printf("%s %s; the tables, the plans, run.db and model.gguf stay, and what was removed is made again when a command needs it\n",
            c.dry_run ? "would free" : "freed", size);
 done:
+    bb_lock_release(&lock);
+    bb_free(lock_path);
     bb_free(store);
     return status;
 }

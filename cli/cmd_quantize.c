@@ -6,7 +6,6 @@
  * file is written, so that the same command goes on after an interruption.
  */
 #include <dirent.h>
-#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -18,6 +17,7 @@
 #include "base/mem.h"
 #include "cli/run/calibration.h"
 #include "cli/cmd.h"
+#include "cli/outputs.h"
 #include "cli/run/model_space.h"
 #include "cli/tensor_types.h"
 #include "model/compress/rebuild.h"
@@ -77,8 +77,9 @@ typedef struct job {
     char             hash[17];
     uint32_t         ctx;
     char            *work;      /* folder of second moments and matrices; NULL: none is needed */
-    bb_tokens        tokens;
-    bb_windows       calib;
+    bb_lock          lock;      /* of work, without --database */
+    bb_tokens        tokens, eval_tokens;
+    bb_windows       calib, eval;
     bb_database     *database;
     bb_rebuilt       rebuilt;
     bb_net           net;       /* what is written */
@@ -215,14 +216,21 @@ done:
 static bb_status load_windows(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
+    char     *lock = NULL;
     int32_t   bos;
     bb_status status = BB_NOMEM;
     if (!(j->work = has(o->database) ? bb_strdup(o->database, err) : bb_asprintf(err, "%s.work", o->out))) goto done;
     BB_TRY(bb_make_dirs(j->work, err));
+    if (!has(o->database)) { /* a shared one may be used by many: its files are whole or not there */
+        status = BB_NOMEM;
+        if (!(lock = bb_asprintf(err, "%s/work.lock", j->work))) goto done;
+        BB_TRY(bb_lock_take(&j->lock, lock, err));
+    }
     BB_TRY(bb_calibration_tokens(&j->m, o->calib, j->work, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, o->parse_special, &j->tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
     BB_TRY(bb_windows_make(&j->tokens, protocol_of(j), j->ctx, bos, (uint32_t)o->calib_windows, true, &j->calib, err));
 done:
+    bb_free(lock);
     return status;
 }
 
@@ -331,14 +339,17 @@ done:
 
 static bb_status write_file(const job *j, bb_err *err)
 {
-    char     *part = bb_asprintf(err, "%s.part", j->o.out);
+    char     *part = bb_temporary_name(j->o.out, err);
+    bb_lock   held = { .held = false };
     bb_status status = BB_NOMEM;
     if (!part) return BB_NOMEM;
     BB_TRY(bb_export_write(j->base, &j->net, j->hash, part, err));
+    bb_temporary_hold(&held, part);
     BB_TRY(check_file(j, part, err));
-    if (rename(part, j->o.out) != 0) status = BB_FAIL(err, BB_IO, "%s cannot be renamed to %s: %s", part, j->o.out, strerror(errno));
+    BB_TRY(bb_file_rename(part, j->o.out, err));
 done:
     if (status != BB_OK) unlink(part);
+    bb_lock_release(&held);
     bb_free(part);
     return status;
 }
@@ -346,7 +357,7 @@ done:
 /* Files of the option database and calibration samples, by the names they are given. */
 static bool is_ours(const char *name)
 {
-    static const char *const prefixes[] = { "entry-", "moments-", "calib-self-" };
+    static const char *const prefixes[] = { "entry-", "moments-", "calib-self-", "work.lock" };
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return true;
     return false;
@@ -366,23 +377,44 @@ static void remove_work(const char *dir)
 
 /* ---- evaluation ---- */
 
+static bb_status load_eval(job *j, bb_err *err)
+{
+    bb_err    why = BB_ERR_INIT;
+    int32_t   bos;
+    bb_status status;
+    BB_TRY(bb_tokens_load(&j->m, j->o.eval, j->o.parse_special, &j->eval_tokens, err));
+    BB_TRY(bb_tokens_bos(&j->m, &bos, err));
+    status = bb_windows_make(&j->eval_tokens, protocol_of(j), j->ctx, bos, (uint32_t)j->o.eval_windows, true, &j->eval, &why);
+    if (status != BB_OK) BB_FAIL(err, status, "%s: %s", j->o.eval, why.msg);
+done:
+    return status;
+}
+
 static bb_status evaluate(job *j, bb_err *err)
 {
     bb_model   small = { 0 };
-    bb_tokens  tokens = { 0 };
-    bb_windows w = { 0 };
-    int32_t    bos;
     bb_status  status;
     BB_TRY(bb_model_open(j->o.out, &small, err));
-    BB_TRY(bb_tokens_load(&j->m, j->o.eval, j->o.parse_special, &tokens, err));
-    if (strcmp(tokens.sha256, j->tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter the file");
-    BB_TRY(bb_tokens_bos(&j->m, &bos, err));
-    BB_TRY(bb_windows_make(&tokens, protocol_of(j), j->ctx, bos, (uint32_t)j->o.eval_windows, true, &w, err));
-    BB_TRY(bb_evaluate(&small.net, &j->m.net, &w, "evaluate", &j->result, NULL, NULL, err));
+    if (strcmp(j->eval_tokens.sha256, j->tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter the file");
+    BB_TRY(bb_evaluate(&small.net, &j->m.net, &j->eval, "evaluate", &j->result, NULL, NULL, err));
 done:
-    bb_windows_done(&w);
-    bb_tokens_done(&tokens);
     bb_model_close(&small);
+    return status;
+}
+
+/* What would fail only when the work is done: the place of the file, its size, the evaluation text. */
+static bb_status check_ends(job *j, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    const bool     calib = has(o->calib) && strcmp(o->calib, "self") != 0;
+    const bb_input inputs[] = { { "the source model", j->path }, { "the calibration text", calib ? o->calib : NULL }, { "the evaluation text", o->eval },
+                                { "the file of --like", o->like }, { "the recipe", o->recipe } };
+    bb_status      status;
+    BB_TRY(bb_output_check("--out", o->out, BB_OUTPUT_MODEL, NULL, inputs, sizeof inputs / sizeof *inputs, err));
+    BB_TRY(bb_output_fits(o->out, j->bytes, err));
+    if (has(o->database)) BB_TRY(bb_folder_check_output(o->database, err));
+    if (has(o->eval)) BB_TRY(load_eval(j, err));
+done:
     return status;
 }
 
@@ -476,7 +508,10 @@ static void job_done(job *j)
     bb_rebuilt_done(&j->rebuilt);
     bb_database_close(j->database);
     bb_windows_done(&j->calib);
+    bb_windows_done(&j->eval);
     bb_tokens_done(&j->tokens);
+    bb_tokens_done(&j->eval_tokens);
+    bb_lock_release(&j->lock);
     bb_plan_done(&j->plan);
     bb_rotated_done(&j->rotated);
     bb_model_close(&j->m);
@@ -492,6 +527,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(bb_command_options(&bb_command_quantize, &j.o, argc, argv, &j.path, 1, &n, err));
     BB_TRY(check_options(&j, n, err));
     BB_TRY(plan_file(&j, err));
+    BB_TRY(check_ends(&j, err));
     BB_TRY(strcmp(j.o.method, "rtn") == 0 ? round_all(&j, err) : encode_all(&j, err));
     BB_TRY(write_file(&j, err));
     if (j.work && !has(j.o.database)) remove_work(j.work);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_rivals.c: `bitbudget rivals`: other search methods at the sizes of a run. */
 #include "cli/cmd.h"
+#include "cli/outputs.h"
 #include "cli/run/rivals.h"
 
 #define FIELD(name) offsetof(bb_rivals_config, name)
@@ -26,6 +27,7 @@ static bb_status rivals(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "rivals needs a run directory, as made by `bitbudget run` or `bitbudget sweep`");
         goto done;
     }
+    if (*c.out) BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_TABLE, "budget_bytes,method,", NULL, 0, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
     BB_TRY(bb_rivals(&r, &c, err));
 done:

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "cli/outputs.h"
 #include "cli/run/estimate.h"
 #include "cli/run/ladder.h"
 #include "cli/report/report.h"
@@ -163,7 +164,12 @@ static bb_status export_plan(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "export needs a run directory and --plan HASH (see its plans.csv)");
         goto done;
     }
+    BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_MODEL, NULL, NULL, 0, err));
+    if (*c.recipe) BB_TRY(bb_output_check("--recipe", c.recipe, BB_OUTPUT_RECIPE, NULL, &(bb_input){ "the file of --out", c.out }, 1, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
+    const bb_input inputs[] = { { "the source model", r.config.model }, { "the calibration text", r.config.calib }, { "the evaluation text", r.config.eval } };
+    BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_MODEL, NULL, inputs, 3, err));
+    if (*c.recipe) BB_TRY(bb_output_check("--recipe", c.recipe, BB_OUTPUT_RECIPE, NULL, inputs, 3, err));
     BB_TRY(bb_run_export(&r, c.plan, c.out, *c.recipe ? c.recipe : NULL, err));
     bb_info("wrote %s", c.out);
 done:

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "cli/outputs.h"
 #include "eval/evaluate.h"
 
 typedef struct tokenize_options { char *text, *out; bool parse_special; } tokenize_options;
@@ -32,7 +33,6 @@ static bb_status write_ids(const char *path, const bb_tokens *t, bb_err *err)
     bb_status status = BB_OK;
     unsigned  bytes = bytes_of(path);
     char     *data = NULL;
-    if (!bytes) return BB_FAIL(err, BB_USAGE, "--out %s: the name should end in .u32 or .u16", path);
     if (!(data = bb_alloc(t->n, bytes, err))) return BB_NOMEM;
     for (size_t i = 0; i < t->n; i++) {
         uint32_t id = (uint32_t)t->ids[i];
@@ -66,6 +66,14 @@ static bb_status run(int argc, char **argv, bb_err *err)
     if (n == 0 || !o.text) {
         status = BB_FAIL(err, BB_USAGE, "tokenize needs a model file and --text FILE");
         goto done;
+    }
+    if (o.out) {
+        const bb_input inputs[] = { { "the model", path }, { "the text", o.text } };
+        if (!bytes_of(o.out)) {
+            status = BB_FAIL(err, BB_USAGE, "--out %s: the name should end in .u32 or .u16", o.out);
+            goto done;
+        }
+        BB_TRY(bb_output_check("--out", o.out, BB_OUTPUT_IDS, NULL, inputs, 2, err));
     }
     BB_TRY(bb_model_open(path, &m, err));
     BB_TRY(bb_tokens_load(&m, o.text, o.parse_special, &t, err));

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "cli/outputs.h"
 #include "eval/evaluate.h"
 #include "model/export/export.h"
 #include "model/train/new_model.h"
@@ -263,6 +264,19 @@ static bb_status check_options(const job *j, size_t n, bb_err *err)
     return BB_OK;
 }
 
+/* The saved state is looked at when it is read: another file is refused, not replaced. */
+static bb_status check_outputs(const job *j, bb_err *err)
+{
+    const train_options *o = &j->o;
+    const bb_input       inputs[] = { { "the model of --init", o->init }, { "the file of --tokenizer", o->tokenizer }, { "the text", o->text },
+                                      { "the text of --valid", o->valid } };
+    bb_status            status;
+    BB_TRY(bb_output_check("the output", j->path, BB_OUTPUT_MODEL, NULL, inputs, sizeof inputs / sizeof *inputs, err));
+    BB_TRY(bb_file_check_output(j->state, err));
+done:
+    return status;
+}
+
 static void job_done(job *j)
 {
     bb_training_destroy(j->t);
@@ -287,6 +301,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_NOMEM;
         goto done;
     }
+    BB_TRY(check_outputs(&j, err));
     BB_TRY(open_model(&j, err));
     BB_TRY(load_data(&j, err));
     BB_TRY(make_trainer(&j, err));

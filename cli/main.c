@@ -12,12 +12,13 @@
 #include "base/log.h"
 #include "cli/version.h"
 #include "cli/cmd.h"
+#include "cli/outputs.h"
 #include "cli/environment.h"
 #include "kernels/blas.h"
 
 typedef struct globals {
     bool        help, version;
-    bool        quiet, verbose;
+    bool        quiet, verbose, force;
     const char *log_file, *threads;
 } globals;
 
@@ -41,6 +42,7 @@ static bb_status take_globals(int *argc, char **argv, globals *g, bb_err *err)
         if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) g->help = true;
         else if (strcmp(a, "--version") == 0) g->version = true;
         else if (strcmp(a, "-q") == 0 || strcmp(a, "--quiet") == 0) g->quiet = true;
+        else if (strcmp(a, "--force") == 0) g->force = true;
         else if (strcmp(a, "-v") == 0 || strcmp(a, "--verbose") == 0) g->verbose = true;
         else if (take_value("--log-file", *argc, argv, &i, &g->log_file, err) || take_value("--threads", *argc, argv, &i, &g->threads, err)) {
             if (err->status != BB_OK) return err->status;
@@ -56,6 +58,7 @@ static bb_status apply_globals(const globals *g, bb_err *err)
     int64_t threads;
     bb_status status = BB_OK;
     if (g->quiet) bb_log_set_level(BB_LOG_QUIET);
+    bb_outputs_force(g->force);
     if (g->verbose) bb_log_set_level(BB_LOG_DEBUG);
     if (g->threads) {
         if (bb_parse_int(g->threads, &threads, NULL) != BB_OK || threads < 1 || threads > 4096)

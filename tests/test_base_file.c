@@ -251,12 +251,12 @@ START_TEST(a_lock_has_one_holder_and_names_it)
     const char *path = bb_test_path("lock");
     int         ready[2], done[2], state;
     char        c, pid[32];
-    bb_lock     lock = BB_LOCK_INIT;
+    bb_lock     lock = { 0 };
     bb_err      err = BB_ERR_INIT;
     ck_assert(pipe(ready) == 0 && pipe(done) == 0);
     pid_t child = fork();
     if (child == 0) {
-        bb_lock theirs = BB_LOCK_INIT;
+        bb_lock theirs = { 0 };
         c = bb_lock_take(&theirs, path, NULL) == BB_OK ? 'y' : 'n';
         if (write(ready[1], &c, 1) != 1 || read(done[0], &c, 1) != 1) _exit(1);
         raise(SIGKILL); /* the system takes the lock back */

@@ -49,6 +49,12 @@ static counts count(const bb_run *r)
     return c;
 }
 
+uint64_t bb_estimate_disk(const bb_run *r)
+{
+    const counts n = count(r);
+    return n.option_bytes + n.hessian_bytes;
+}
+
 /* GFLOP/s of SGEMM over all threads on the shape that the forward pass uses most. */
 static double sgemm_rate(void)
 {

@@ -10,4 +10,7 @@
 /* r as opened by bb_run_preview. Times one small matrix product (a fraction of a second) to know the machine; nothing else is run. */
 bb_status bb_estimate_print(bb_run *r, FILE *out, bb_err *err);
 
+/* Bytes of the option database and the second moments of a run, as bb_estimate_print says them. */
+uint64_t bb_estimate_disk(const bb_run *r);
+
 #endif

@@ -18,6 +18,7 @@
 #include "cli/version.h"
 #include "cli/run/ladder.h"
 #include "cli/run/score.h"
+#include "cli/run/start.h"
 #include "eval/floor.h"
 
 #define FIELD(name) offsetof(bb_run_config, name)
@@ -389,7 +390,7 @@ static bb_status open_directory(bb_run *r, bb_err *err)
     bb_status status = BB_NOMEM;
     if (!(log = bb_run_path(r, err, "log.txt")) || !(env = bb_run_path(r, err, "env.json"))) goto done;
     BB_TRY(bb_model_check_weights(&r->model, true, NULL, err));
-    BB_TRY(bb_make_dirs(r->config.out, err));
+    BB_TRY(bb_run_enter(r, err));
     BB_TRY(bb_log_to_run(log, err));
     BB_TRY(open_store(r, err));
     BB_TRY(bb_environment_write(env, &r->model, err));
@@ -433,11 +434,14 @@ done:
     return status;
 }
 
-bb_status bb_run_create(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err)
+/* again: one stage of a run that was made before; what the others need is not looked at. */
+static bb_status create(bb_run *r, bb_run_config *config, bool is_sweep, bool again, bb_err *err)
 {
     bb_status status;
     BB_TRY(bb_run_preview(r, config, is_sweep, err));
+    if (!again) BB_TRY(bb_run_check_start(r, err));
     BB_TRY(open_directory(r, err));
+    if (!again) BB_TRY(bb_run_check_eval(r, err));
 done:
     if (status != BB_OK) bb_run_close(r);
     return status;
@@ -450,6 +454,8 @@ static bool has_magic(const char *path)
     bb_map_close(&map);
     return gguf;
 }
+
+bb_status bb_run_create(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err) { return create(r, config, is_sweep, false, err); }
 
 /* run or sweep? The store remembers; it is read before the run is opened. */
 static bb_status read_kind(const char *dir, bool *is_sweep, bb_err *err)
@@ -491,7 +497,7 @@ bb_status bb_run_reopen(bb_run *r, const char *dir, bb_err *err)
         status = BB_NOMEM;
         goto done;
     }
-    BB_TRY(bb_run_create(r, &config, is_sweep, err));
+    BB_TRY(create(r, &config, is_sweep, true, err));
 done:
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);
     bb_free(path);
@@ -509,6 +515,7 @@ void bb_run_close(bb_run *r)
     bb_model_space_destroy(r->space);
     bb_free(r->budgets);
     bb_store_close(r->store);
+    bb_lock_release(&r->lock);
     bb_model_close(&r->model);
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &r->config);
     bb_log_to_run(NULL, NULL);

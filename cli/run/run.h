@@ -8,6 +8,7 @@
 #define BB_CLI_RUN_H
 
 #include "base/csv.h"
+#include "base/file.h"
 #include "base/options.h"
 #include "base/store.h"
 #include "cli/run/model_space.h"
@@ -54,6 +55,7 @@ typedef struct bb_run {
     bool              is_sweep;
     bb_model          model;
     uint64_t          n_weights;
+    bb_lock           lock;                 /* of the directory */
     bb_store         *store;
     bb_model_space         *space;
     int64_t          *budgets;              /* ascending, file bytes */

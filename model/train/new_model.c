@@ -129,6 +129,7 @@ static bb_status put_keys(bb_gguf_out *out, const bb_net *net, const char *name,
     bb_status status;
     BB_TRY(bb_gguf_put_text(out, "general.architecture", "llama", err));
     BB_TRY(bb_gguf_put_text(out, "general.name", name, err));
+    BB_TRY(bb_gguf_put_text(out, "bitbudget.plan", "0000000000000000", err)); /* by it a file of ours is known */
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) BB_TRY(bb_gguf_put_u32(out, numbers[i].key, numbers[i].value, err));
     BB_TRY(bb_gguf_put_f32(out, "llama.rope.freq_base", net->rope_base, err));
     BB_TRY(bb_gguf_put_f32(out, "llama.attention.layer_norm_rms_epsilon", net->norm_eps, err));

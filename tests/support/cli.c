@@ -31,9 +31,10 @@ bb_status bb_test_command(char **text, bb_err *err, const char *format, ...)
     fflush(stdout);
     keep = dup(STDOUT_FILENO);
     ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
-    bb_err    own = BB_ERR_INIT;
-    bb_status status = bb_command_find(argv[0])->run(argc, argv, err ? err : &own);
+    bb_err    own;
     if (!err) err = &own;
+    *err = (bb_err)BB_ERR_INIT;
+    bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
     fflush(stdout);
     ck_assert(dup2(keep, STDOUT_FILENO) >= 0);
     close(keep);

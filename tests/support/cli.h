@@ -5,7 +5,8 @@
 
 #include "base/status.h"
 
-/* Runs a command inside the test, its words separated by spaces; what it prints on stdout is in *text (bb_free; NULL: not wanted). */
+/* Runs a command inside the test, its words separated by spaces; what it prints on stdout is in *text (bb_free; NULL: not wanted). err (may be
+ * NULL) is cleared first; a command that ends well leaves no sentence in it, and one that fails the sentence of its failure: this is checked. */
 bb_status bb_test_command(char **text, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 const char *bb_test_build(void); /* the folder of this build: BB_BUILD, or build */

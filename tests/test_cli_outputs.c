@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_outputs.c: what can be known at the start is said at the start: where files go, what they would overwrite, texts that are missing or too
+ * short, another process at work; and two processes may share an option database. */
+#include <gsl/gsl_errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/store.h"
+#include "cli/outputs.h"
+#include "tests/support/cli.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+static char model[600], text[600], short_text[600], foreign[600], folder[600];
+
+static void make_inputs(void)
+{
+    tiny_spec s = tiny_default("llama");
+    char      words[6000];
+    size_t    n = 0;
+    if (*model) return;
+    snprintf(model, sizeof model, "%s", bb_test_path("m.gguf"));
+    snprintf(text, sizeof text, "%s", bb_test_path("calib.txt"));
+    snprintf(short_text, sizeof short_text, "%s", bb_test_path("short.txt"));
+    snprintf(foreign, sizeof foreign, "%s", bb_test_path("foreign.gguf"));
+    snprintf(folder, sizeof folder, "%s", bb_test_path("folder"));
+    tiny_write(&s, model);
+    tiny_write(&s, foreign);
+    for (unsigned i = 0; n + 8 < sizeof words; i++) n += (size_t)sprintf(words + n, "%x ", i * 2654435761u % 4093u);
+    bb_test_write(text, words, n);
+    bb_test_write(short_text, "a b", 3);
+    ck_assert_int_eq(mkdir(folder, 0755), 0);
+    ck_assert_int_eq(link(model, bb_test_path("hard.gguf")), 0);
+    bb_test_write(bb_test_path("folder/notes.txt"), "x", 1);
+}
+
+#define SMALL "--formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --points 2 --min-bpw 7 --max-bpw 11 --ctx 16 --calib-windows 4 --measure-windows 1 " \
+              "--refine-windows 2 --confirm-windows 4 --search-tokens 0.001 --sweeps 0 --no-finalise --eval-windows 4"
+
+/* Words of a command: $M the model, $T the text, $D the test's folder. */
+static void expand(char *out, size_t size, const char *command)
+{
+    size_t n = 0;
+    for (const char *p = command; *p; p++) {
+        const char *word = p[0] == '$' && p[1] == 'M' ? model : p[0] == '$' && p[1] == 'T' ? text : p[0] == '$' && p[1] == 'D' ? bb_test_path("") : NULL;
+        ck_assert_uint_lt(n + 600, size);
+        if (word) {
+            n += (size_t)snprintf(out + n, size - n, "%s", word);
+            if (p[1] == 'D' && out[n - 1] == '/') n--;
+            p++;
+        } else out[n++] = *p;
+    }
+    out[n] = '\0';
+}
+
+static bb_status command(bb_err *err, const char *words)
+{
+    char line[2000];
+    make_inputs();
+    expand(line, sizeof line, words);
+    return bb_test_command(NULL, err, "%s", line);
+}
+
+static uint64_t hash_of(const char *path)
+{
+    char    *data;
+    size_t   n;
+    uint64_t h = 14695981039346656037u;
+    ck_assert_int_eq(bb_file_read(path, &data, &n, NULL), BB_OK);
+    for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)data[i]) * 1099511628211u;
+    bb_free(data);
+    return h;
+}
+
+/* ---- refusals ---- */
+
+static const struct { const char *words; bb_status status; const char *says; } refused[] = {
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/folder", BB_IO, "is a folder" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/none/q.gguf", BB_IO, "No such file" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $M", BB_USAGE, "is the source model itself" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/hard.gguf", BB_USAGE, "is the source model itself" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --calib $T --ctx 16 --out $T", BB_USAGE, "is the calibration text itself" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --eval $T --ctx 16 --out $T", BB_USAGE, "is the evaluation text itself" },
+    { "quantize $M --like $D/foreign.gguf --method rtn --out $D/foreign.gguf", BB_USAGE, "is the file of --like itself" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/foreign.gguf", BB_USAGE, "was not made by bitbudget" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/folder/notes.txt", BB_USAGE, "--force" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --ctx 16 --eval $D/missing.txt --out $D/q1.gguf", BB_BAD_FILE, "missing.txt" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --ctx 16 --eval $D/short.txt --out $D/q1.gguf", BB_BAD_FILE, "short.txt" },
+    { "quantize $M --format Q8_0 --embd-format Q8_0 --calib $T --ctx 16 --database $T --out $D/q1.gguf", BB_IO, "calib.txt" },
+    { "tokenize $M --text $T --out $D/foreign.gguf.u32/x.u32", BB_IO, "No such file" },
+    { "tokenize $M --text $T --out $D/ids.txt", BB_USAGE, ".u32" },
+    { "train $M --init $M --text $T", BB_USAGE, "is the model of --init itself" },
+    { "train $D/foreign.gguf --init $M --text $T", BB_USAGE, "was not made by bitbudget" },
+    { "train $D/none/x.gguf --init $M --text $T", BB_IO, "No such file" },
+    { "sweep $M " SMALL " --calib $T --out $D/folder", BB_USAGE, "is not empty and holds no run" },
+    { "sweep $M " SMALL " --calib $T --out $T", BB_IO, "is no folder" },
+    { "sweep $M " SMALL " --calib $T --out $T/run", BB_IO, "is no folder" },
+    { "sweep $M " SMALL " --calib $D/missing.txt --out $D/r1", BB_BAD_FILE, "missing.txt" },
+    { "sweep $M " SMALL " --calib $T --eval $D/missing.txt --out $D/r1", BB_BAD_FILE, "missing.txt" },
+    { "sweep $M " SMALL " --calib $T --eval $D/folder --out $D/r1", BB_BAD_FILE, "not a regular file" },
+    { "sweep $M " SMALL " --calib $T --profile $D/missing.yaml --out $D/r1", BB_BAD_FILE, "missing.yaml" },
+    { "sweep $M " SMALL " --calib $T --database $T --out $D/r1", BB_IO, "--database" },
+    { "sweep $M " SMALL " --calib $T --out $D/r\xff", BB_USAGE, "no UTF-8 text" },
+};
+
+START_TEST(is_refused_at_the_start)
+{
+    bb_err err = BB_ERR_INIT;
+    make_inputs();
+    uint64_t m = hash_of(model), t = hash_of(text), f = hash_of(foreign);
+    ck_assert_msg(command(&err, refused[_i].words) == refused[_i].status, "%s: %d %s", refused[_i].words, (int)err.status, err.msg);
+    if (refused[_i].says) ck_assert_msg(strstr(err.msg, refused[_i].says) != NULL, "%s: %s", refused[_i].words, err.msg);
+    ck_assert(m == hash_of(model) && t == hash_of(text) && f == hash_of(foreign));
+    ck_assert(!bb_file_exists(bb_test_path("r1")) && !bb_file_exists(bb_test_path("q1.gguf")) && !bb_file_exists(bb_test_path("q1.gguf.work")));
+}
+END_TEST
+
+START_TEST(a_short_evaluation_text_is_refused_before_calibration)
+{
+    bb_err err = BB_ERR_INIT;
+    ck_assert_int_eq(command(&err, "sweep $M " SMALL " --calib $T --eval $D/short.txt --out $D/r2"), BB_BAD_FILE);
+    ck_assert_ptr_nonnull(strstr(err.msg, "short.txt"));
+    ck_assert(!bb_file_exists(bb_test_path("r2/database")));
+}
+END_TEST
+
+START_TEST(what_is_ours_is_replaced_and_what_is_not_with_force)
+{
+    const char *quantize = "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/ours.gguf", *tokenize = "tokenize $M --text $T --out $D/ids.u32";
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(command(&err, quantize) == BB_OK, "%s", err.msg);
+    ck_assert_msg(command(&err, quantize) == BB_OK, "%s", err.msg);
+    ck_assert_msg(command(&err, tokenize) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(command(&err, tokenize), BB_USAGE);
+    ck_assert_ptr_nonnull(strstr(err.msg, "--force"));
+    bb_err_clear(&err);
+    bb_outputs_force(true);
+    ck_assert_msg(command(&err, tokenize) == BB_OK, "%s", err.msg);
+    bb_test_write(bb_test_path("any.gguf"), "x", 1);
+    ck_assert_msg(command(&err, "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/any.gguf") == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(command(&err, "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $M"), BB_USAGE); /* an input never */
+    bb_err_clear(&err);
+    ck_assert_int_eq(mkdir(bb_test_path("inside"), 0755), 0);
+    ck_assert_int_eq(link(model, bb_test_path("inside/model.gguf")), 0);
+    ck_assert_int_eq(command(&err, "sweep $D/inside/model.gguf " SMALL " --calib $T --out $D/inside"), BB_USAGE);
+    ck_assert_ptr_nonnull(strstr(err.msg, "which is the source model"));
+    bb_outputs_force(false);
+}
+END_TEST
+
+/* ---- a run's folder ---- */
+
+START_TEST(one_process_works_in_a_run)
+{
+    bb_err  err = BB_ERR_INIT;
+    bb_lock theirs = { .held = false };
+    char    pid[32];
+    ck_assert_int_eq(bb_make_dirs(bb_test_path("locked"), NULL), BB_OK);
+    ck_assert_int_eq(bb_lock_take(&theirs, bb_test_path("locked/run.lock"), NULL), BB_OK); /* another opening: as good as another process */
+    ck_assert_int_eq(command(&err, "sweep $M " SMALL " --calib $T --out $D/locked"), BB_FAILED);
+    snprintf(pid, sizeof pid, "PID %ld", (long)getpid());
+    ck_assert_msg(strstr(err.msg, pid) && strstr(err.msg, "locked"), "%s", err.msg);
+    bb_lock_release(&theirs);
+    bb_err_clear(&err);
+    bb_test_write(bb_test_path("locked/front.csv.bbtmp-1-1"), "half", 4); /* of a process that was killed */
+    ck_assert_int_eq(mkdir(bb_test_path("locked/models"), 0755), 0);
+    bb_test_write(bb_test_path("locked/models/x.gguf.bbtmp-1-1"), "half", 4);
+    ck_assert_msg(command(&err, "sweep $M " SMALL " --calib $T --out $D/locked") == BB_OK, "%s", err.msg);
+    ck_assert(!bb_file_exists(bb_test_path("locked/front.csv.bbtmp-1-1")) && !bb_file_exists(bb_test_path("locked/models/x.gguf.bbtmp-1-1")));
+    ck_assert_int_eq(bb_lock_take(&theirs, bb_test_path("locked/run.lock"), NULL), BB_OK);
+    ck_assert_int_eq(command(&err, "finalise $D/locked"), BB_FAILED);
+    bb_err_clear(&err);
+    ck_assert_int_eq(command(&err, "clean $D/locked"), BB_FAILED);
+    bb_err_clear(&err);
+    ck_assert_msg(command(&err, "report $D/locked") == BB_OK, "%s", err.msg); /* looking does no harm */
+    bb_lock_release(&theirs);
+    ck_assert_msg(command(&err, "measure $D/locked") == BB_OK, "%s", err.msg);
+}
+END_TEST
+
+/* Two programs at once on one database, and one alone without it: the same files. */
+START_TEST(two_processes_share_a_database)
+{
+    char   line[2][2500], words[2000], path[700], said[4000];
+    FILE  *p[2];
+    make_inputs();
+    for (int i = 0; i < 2; i++) {
+        snprintf(words, sizeof words, "sweep $M " SMALL " --calib $T --threads 1 -q --database $D/shared --out $D/shared%d 2>&1", i);
+        snprintf(line[i], sizeof line[i], "%s/bitbudget ", bb_test_build());
+        expand(line[i] + strlen(line[i]), sizeof line[i] - strlen(line[i]), words);
+    }
+    for (int i = 0; i < 2; i++) ck_assert_ptr_nonnull(p[i] = popen(line[i], "r"));
+    for (int i = 0; i < 2; i++) {
+        said[fread(said, 1, sizeof said - 1, p[i])] = '\0';
+        ck_assert_msg(pclose(p[i]) == 0, "%s", said);
+    }
+    snprintf(path, sizeof path, "%s", bb_test_path("shared0/model.gguf"));
+    ck_assert(hash_of(path) == hash_of(bb_test_path("shared1/model.gguf")));
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(command(&err, "sweep $M " SMALL " --calib $T --out $D/alone") == BB_OK, "%s", err.msg);
+    ck_assert(hash_of(path) == hash_of(bb_test_path("alone/model.gguf")));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("outputs");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 300);
+    bb_log_set_level(BB_LOG_QUIET);
+    gsl_set_error_handler_off();
+    tcase_add_loop_test(t, is_refused_at_the_start, 0, (int)(sizeof refused / sizeof *refused));
+    tcase_add_test(t, a_short_evaluation_text_is_refused_before_calibration);
+    tcase_add_test(t, what_is_ours_is_replaced_and_what_is_not_with_force);
+    tcase_add_test(t, one_process_works_in_a_run);
+    tcase_add_test(t, two_processes_share_a_database);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
