@@ -105,6 +105,10 @@ START_TEST(fewer_windows_than_asked_are_counted)
                   "--confirm-windows 300 --search-tokens 0.001 --no-finalise --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --out %s", model, text, bb_test_path("few"));
     ck_assert_msg(strstr(said, "instead of 200 are used for ranking") && strstr(said, "instead of 300 are used for confirming"), "%s", said);
     ck_assert_msg(!strstr(said, "are used for measuring"), "%s", said);
+    /* Sampled text is as long as it must be. */
+    check_program(0, "scoring: 2 / 2 / 9 windows", "run %s --target-bpw 9 --calib self --ctx 32 --calib-windows 3 --measure-windows 2 --refine-windows 2 "
+                  "--confirm-windows 9 --search-tokens 0.001 --no-finalise --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --out %s", model, bb_test_path("self"));
+    ck_assert_msg(!strstr(said, "instead of"), "%s", said);
     check_program(0, "is longer than the model was trained for", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 200 --calib-windows 1 --out %s", model,
                   text, bb_test_path("w2.gguf"));
 }

@@ -251,7 +251,8 @@ static bb_status split_windows(bb_run *r, bb_err *err)
     if (!(index = BB_NEW(4 * (size_t)all.n, uint32_t, err))) goto done;
     score = index + all.n;
     rest = score + all.n;
-    n_score = (uint32_t)c->confirm_windows < all.n / 2 ? (uint32_t)c->confirm_windows : all.n / 2;
+    n_score = (uint32_t)c->confirm_windows; /* as asked where there are enough for both, else half of all at most */
+    if (c->calib_windows + c->confirm_windows > all.n && n_score > all.n / 2) n_score = all.n / 2;
     for (uint32_t i = 0; i < all.n; i++) index[i] = i;
     spaced(index, all.n, n_score, score);
     for (uint32_t i = 0, s = 0; i < all.n; i++) {
