@@ -349,7 +349,7 @@ END_TEST
 START_TEST(other_kinds_of_files_and_folders_are_named)
 {
     static const struct { const char *name, *bytes; size_t n; const char *says; } rows[] = {
-        { "a.safetensors", "\x10\0\0\0\0\0\0\0{\"a\":{}}      ", 24, "safetensors" },
+        { "a.safetensors", "\x10\0\0\0\0\0\0\0{\"a\":{}}      ", 22, "safetensors" },
         { "b.bin", "PK\3\4\24\0\0\0\0\0\0\0", 12, "zip archive" },
         { "c.gguf", "not a model at all", 18, "does not begin with" },
     };
