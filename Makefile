@@ -131,7 +131,7 @@ STORIES_EVAL  = $(DATA)/corpora/tinystories/tinystories_valid_a.clean.txt
 DOCUMENTS = README.md $(sort $(wildcard docs/*.md)) results/README.md
 
 # The order is that of what each needs.
-RESULTS   = reproduce reproduce-llamacpp reproduce-tasks reproduce-study reproduce-finalise reproduce-search reproduce-quantize reproduce-bench
+RESULTS   = reproduce reproduce-llamacpp reproduce-tasks reproduce-study reproduce-finalise reproduce-search reproduce-effort reproduce-quantize reproduce-bench
 .PHONY: results tables $(RESULTS)
 results: all
 	@rm -f results/COMMIT
@@ -181,6 +181,13 @@ reproduce-finalise: all
 reproduce-search: all
 	$(BB) rivals $(RUNS)/wiki8m --methods ours,uniform,separable,evopress --times 10 --out results/search.csv --sizes 2157664,2489440,3530336
 	gnuplot results/search.gp
+	@$(RECORD) $@
+
+# What each --effort buys, at one size of wiki8m.
+EFFORTS  ?= quick normal
+reproduce-effort: all
+	mkdir -p $(RUNS)
+	EFFORTS="$(EFFORTS)" bash results/effort.sh $(DATA) $(RUNS)/effort > $(RUNS)/effort.csv && cp $(RUNS)/effort.csv results/
 	@$(RECORD) $@
 
 # The tables of single formats, pruning and rotation. With LLAMACPP, also llama.cpp's own files in database.csv.

@@ -149,6 +149,12 @@ static bb_status unknown(const bb_option_row *rows, size_t n, const char *name, 
     return BB_FAIL(err, BB_USAGE, "there is no option --%s%s", word, hint);
 }
 
+bb_status bb_options_set(const bb_option_row *rows, size_t n, void *values, const char *name, const char *text, bb_err *err)
+{
+    const bb_option_row *row = find(rows, n, name, strlen(name));
+    return row ? set_value(row, values, text, name, err) : BB_FAIL(err, BB_NOT_FOUND, "there is no option '%.60s'", name);
+}
+
 /* ---- command line ---- */
 
 /* argv[*i] is "--something"; moves *i when the value is the next argument. */

@@ -32,6 +32,7 @@ bb_status bb_options_parse(const bb_option_row *rows, size_t n, void *values, in
                            size_t max_positional, size_t *n_positional, bb_err *err);
 bb_status bb_options_environment(const bb_option_row *rows, size_t n, void *values, bb_err *err);
 bb_status bb_options_yaml(const bb_option_row *rows, size_t n, void *values, const char *path, bb_err *err);
+bb_status bb_options_set(const bb_option_row *rows, size_t n, void *values, const char *name, const char *text, bb_err *err); /* BB_NOT_FOUND: no such option */
 void      bb_options_print_yaml(const bb_option_row *rows, size_t n, const void *values, bb_text *out);
 void      bb_options_print_help(const bb_option_row *rows, size_t n, bb_text *out);
 void      bb_options_done(const bb_option_row *rows, size_t n, void *values); /* frees TEXT and LIST fields */

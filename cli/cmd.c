@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "cli/run/effort.h"
 #include "cli/version.h"
 
 static const bb_command *const commands[] = {
@@ -55,41 +56,58 @@ const char *bb_command_nearest(const char *name)
     return nearest;
 }
 
-/* The value of the option "config" in values that are already parsed; NULL without one. */
-static const char *config_file(const bb_command *c, const void *values)
+/* The value of the text option `name` in values that are already parsed; NULL without one. */
+static const char *text_option(const bb_command *c, const void *values, const char *name)
 {
     for (size_t i = 0; i < c->n_options; i++)
-        if (strcmp(c->options[i].name, "config") == 0 && c->options[i].type == BB_OPT_TEXT)
+        if (strcmp(c->options[i].name, name) == 0 && c->options[i].type == BB_OPT_TEXT)
             return *(char *const *)((const char *)values + c->options[i].offset);
     return NULL;
+}
+
+typedef struct arguments { int argc; char **argv; const char **positional; size_t max_positional, *n_positional; } arguments;
+
+/* Once through all sources, the later ones winning. effort, config: NULL or what an earlier pass has found. */
+static bb_status read_options(const bb_command *c, void *values, const char *effort, const char *config, const arguments *a, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(bb_options_defaults(c->options, c->n_options, values, err));
+    if (effort) BB_TRY(bb_effort_apply(c->options, c->n_options, values, effort, err));
+    if (config) BB_TRY(bb_options_yaml(c->options, c->n_options, values, config, err));
+    if (config && text_option(c, values, "config")) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s: config: a configuration file cannot name another one", config);
+        goto done;
+    }
+    BB_TRY(bb_options_environment(c->options, c->n_options, values, err));
+    BB_TRY(bb_options_parse(c->options, c->n_options, values, a->argc, a->argv, a->positional, a->max_positional, a->n_positional, err));
+done:
+    return status;
+}
+
+/* The same again, with what the values of the last pass say about file and effort. */
+static bb_status read_again(const bb_command *c, void *values, const char *effort, const char *config, const arguments *a, bb_err *err)
+{
+    char     *e = effort ? bb_strdup(effort, err) : NULL, *path = config ? bb_strdup(config, err) : NULL;
+    bb_status status = (effort && !e) || (config && !path) ? BB_NOMEM : BB_OK;
+    if (status == BB_OK) {
+        bb_options_done(c->options, c->n_options, values);
+        status = read_options(c, values, e, path, a, err);
+    }
+    bb_free(e);
+    bb_free(path);
+    return status;
 }
 
 bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional,
                              size_t *n_positional, bb_err *err)
 {
-    bb_status status;
-    char *path = NULL;
-    BB_TRY(bb_options_defaults(c->options, c->n_options, values, err));
-    BB_TRY(bb_options_environment(c->options, c->n_options, values, err));
-    /* The command line is read twice: first to learn the name of the file that it overrides. */
-    BB_TRY(bb_options_parse(c->options, c->n_options, values, argc, argv, positional, max_positional, n_positional, err));
-    const char *config = config_file(c, values);
-    if (!config) goto done;
-    if (!(path = bb_strdup(config, err))) {
-        status = BB_NOMEM;
-        goto done;
-    }
-    bb_options_done(c->options, c->n_options, values);
-    BB_TRY(bb_options_defaults(c->options, c->n_options, values, err));
-    BB_TRY(bb_options_yaml(c->options, c->n_options, values, path, err));
-    if (config_file(c, values)) {
-        status = BB_FAIL(err, BB_BAD_FILE, "%s: config: a configuration file cannot name another one", path);
-        goto done;
-    }
-    BB_TRY(bb_options_environment(c->options, c->n_options, values, err));
-    BB_TRY(bb_options_parse(c->options, c->n_options, values, argc, argv, positional, max_positional, n_positional, err));
+    const arguments a = { argc, argv, positional, max_positional, n_positional };
+    bb_status       status;
+    BB_TRY(read_options(c, values, NULL, NULL, &a, err));
+    if (text_option(c, values, "config")) BB_TRY(read_again(c, values, NULL, text_option(c, values, "config"), &a, err));
+    if (text_option(c, values, "effort"))
+        BB_TRY(read_again(c, values, text_option(c, values, "effort"), text_option(c, values, "config"), &a, err));
 done:
-    bb_free(path);
     return status;
 }
 
@@ -119,6 +137,7 @@ void bb_help_command(const bb_command *c, bb_text *out)
     if (c->n_options > 0) {
         bb_text_add(out, "\nOptions:\n");
         bb_options_print_help(c->options, c->n_options, out);
+        bb_effort_print_help(c->options, c->n_options, out);
         bb_text_add(out, "\nEach option can also be set in the environment: --some-name as BB_SOME_NAME.\n");
     }
     bb_text_addf(out, "\nOptions of every command:\n%s\nExample:\n", global_options);

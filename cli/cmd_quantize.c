@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/run/calibration.h"
+#include "cli/run/effort.h"
 #include "cli/cmd.h"
 #include "cli/outputs.h"
 #include "cli/run/model_space.h"
@@ -26,7 +27,7 @@
 #include "model/export/export.h"
 
 typedef struct quantize_options {
-    char   *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol;
+    char   *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol;
     int64_t ctx, calib_windows, eval_windows, sweeps, seed;
     double  damping, prune_ffn, prune_kv;
     bool    no_compensation, parse_special, json, csv;
@@ -35,6 +36,7 @@ typedef struct quantize_options {
 #define FIELD(name) offsetof(quantize_options, name)
 static const bb_option_row rows[] = {
     { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "file to write", NULL },
+    { "effort", BB_OPT_TEXT, FIELD(effort), "normal", 1, 0, "NAME", "how much time the defaults of the options below take", BB_EFFORTS },
     { "format", BB_OPT_TEXT, FIELD(format), "", 1, 0, "TYPE", "type of all linears: Q4_K, IQ2_XS, ...", NULL },
     { "embd-format", BB_OPT_TEXT, FIELD(embd_format), "", 1, 0, "TYPE", "type of embedding and head; empty: Q6_K with --format, else unchanged", NULL },
     { "like", BB_OPT_TEXT, FIELD(like), "", 1, 0, "OTHER.gguf", "take the type of every matrix from this file of the same model", NULL },

@@ -43,6 +43,8 @@ struct bb_model_space {
     bb_unit        *units;
     unit_data      *data;
     bb_block       *blocks;   /* scratch of the size function */
+    uint32_t        screen[2];/* of linears, of embedding and head: formats for each; 0: all */
+    double          bits[2];
 };
 
 static int64_t padded(uint64_t bytes) { return (int64_t)((bytes + PAD - 1) / PAD * PAD); }
@@ -299,12 +301,45 @@ static bb_status structure_unit(bb_model_space *s, uint32_t i, uint32_t layer, c
     return BB_OK;
 }
 
+/* Leaves at most `screen` formats and, last, the source type: those nearest to a geometric series of sizes. What wins at t bits a weight is made of
+ * formats from about 0.6 t to 1.65 t (results/layers.csv). */
+static void screen_formats(unit_data *u, uint32_t *n, uint32_t screen, const double bits[2])
+{
+    const double low = log(0.6 * bits[0]), high = log(1.65 * bits[1]);
+    const uint32_t last = *n - 1;
+    bool         stays[64] = { false };
+    uint32_t     kept = 0;
+    if (last <= screen || last > 64 || !isfinite(low) || !isfinite(high)) return;
+    for (uint32_t k = 0; k < screen; k++) {
+        const double wanted = screen > 1 ? low + (high - low) * k / (screen - 1) : (low + high) / 2;
+        uint32_t     nearest = last;
+        double       least = HUGE_VAL;
+        for (uint32_t o = 0; o < last; o++) {
+            const double far = fabs(log(bb_format_bpw(bb_format_get((bb_type)u->value[o]))) - wanted);
+            if (stays[o] || !(far < least)) continue;
+            least = far;
+            nearest = o;
+        }
+        stays[nearest] = true;
+    }
+    for (uint32_t o = 0; o < *n; o++) {
+        if (o < last && !stays[o]) {
+            bb_free(u->options[o]);
+            continue;
+        }
+        u->options[kept] = u->options[o];
+        u->value[kept++] = u->value[o];
+    }
+    *n = kept;
+}
+
 static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, long controller, const char *list, const bb_matrix *w, bb_err *err)
 {
     unit_data *u = &s->data[i];
     uint32_t   count = 0;
     bb_status  status = format_options(u, &count, list, w->cols, w->type, err);
     if (status != BB_OK) return status;
+    if (s->screen[controller < 0]) screen_formats(u, &count, s->screen[controller < 0], s->bits);
     if (name != u->name) snprintf(u->name, sizeof u->name, "%s", name);
     u->is_format = true;
     s->units[i] = (bb_unit){ u->name, count, (const char *const *)u->options, (int32_t)controller, NULL, NULL };
@@ -351,6 +386,9 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     *out = NULL;
     if (!s) return BB_NOMEM;
     s->model = m;
+    memcpy(s->bits, o->bits, sizeof s->bits);
+    if (!o->formats || !*o->formats) s->screen[0] = o->screen; /* a list that is given is taken as it is */
+    if (!o->embd_formats || !*o->embd_formats) s->screen[1] = o->screen;
     s->units = BB_NEW0(most, bb_unit, err);
     s->data = BB_NEW0(most, unit_data, err);
     s->blocks = BB_NEW0(m->net.n_layer, bb_block, err);

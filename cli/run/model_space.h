@@ -19,6 +19,8 @@ typedef struct bb_model_space_options {
     const char *embd_formats;   /* comma list for embedding and head; NULL: the default list */
     bool        prune_kv, prune_ffn, prune_sublayers;
     uint32_t    ffn_divisor;    /* FFN widths are multiples of it (runtime block); 0: 256, or 32 where the model's width is no multiple */
+    uint32_t    screen;         /* of the default lists, at most so many formats for each matrix, spread from bits[0] to bits[1]; 0: all */
+    double      bits[2];        /* smallest and largest size that matters, in bits a weight of the whole file */
 } bb_model_space_options;
 
 bb_status         bb_model_space_create(const bb_model *m, const bb_model_space_options *o, bb_model_space **out, bb_err *err);

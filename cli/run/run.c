@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "cli/run/calibration.h"
 #include "cli/environment.h"
+#include "cli/run/effort.h"
 #include "cli/run/keys.h"
 #include "cli/version.h"
 #include "cli/run/ladder.h"
@@ -29,6 +30,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "model", BB_OPT_TEXT, FIELD(model), "", NO_BOUNDS, "FILE", "model to compress (GGUF); also the first argument", NULL },
     { "out", BB_OPT_TEXT, FIELD(out), "results/runs/latest", NO_BOUNDS, "DIR", "run directory; an interrupted run in it goes on", NULL },
     { "config", BB_OPT_TEXT, FIELD(config), NULL, NO_BOUNDS, "FILE", "read options from this YAML file; the command line wins", NULL },
+    { "effort", BB_OPT_TEXT, FIELD(effort), "normal", NO_BOUNDS, "NAME", "how much time the defaults of the options below take", BB_EFFORTS },
     { "target-size", BB_OPT_SIZE, FIELD(target_size), "0", NO_BOUNDS, "SIZE", "largest size of the written file: 3.2MiB, 2.6GB, 3596960", NULL },
     { "target-bpw", BB_OPT_DOUBLE, FIELD(target_bpw), "0", 0, 32, "BITS", "the same as bits of the whole file per weight of the source", NULL },
     { "points", BB_OPT_INT, FIELD(points), "12", 1, 200, "N", "sweep: number of sizes, evenly spaced on a log scale", NULL },
@@ -48,6 +50,8 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "probes", BB_OPT_INT, FIELD(probes), "8", 1, 256, "N", "label samples a token in the propagated sketch", NULL },
     { "formats", BB_OPT_LIST, FIELD(formats), "", NO_BOUNDS, "LIST", "formats for the linears; empty: the default list", NULL },
     { "embd-formats", BB_OPT_LIST, FIELD(embd_formats), "", NO_BOUNDS, "LIST", "formats for embedding and head", NULL },
+    { "screen", BB_OPT_INT, FIELD(screen), "0", 0, 64, "N",
+      "of the default lists, how many formats are tried for a matrix: spread around the sizes asked for; 0: all", NULL },
     { "prune", BB_OPT_TEXT, FIELD(prune), "all", NO_BOUNDS, "WHAT", "structures that may be removed", "all|kv|ffn|width|none" },
     { "ffn-divisor", BB_OPT_INT, FIELD(ffn_divisor), "0", 0, 65536, "N", "FFN widths are multiples of this; 0: the runtime's block", NULL },
     { "method", BB_OPT_TEXT, FIELD(method), "feedback", NO_BOUNDS, "NAME", "quantizer of the option database", "feedback|weighted|rtn" },
@@ -165,8 +169,7 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
         r->n_budgets = n;
         return BB_OK;
     }
-    if (*c->sizes) BB_TRY(listed_sizes(r, err));
-    else {
+    if (r->n_budgets == 0) {
         double most = fmin((double)largest, (double)r->model.gguf.map.size - 1);
         double low = fmax((double)bpw_bytes(r, c->min_bpw), (double)smallest), high = fmin((double)bpw_bytes(r, c->max_bpw), most);
         if (high < low)
@@ -310,12 +313,30 @@ static bb_status check_config(const bb_run_config *c, bb_err *err)
     return BB_OK;
 }
 
+/* The smallest and the largest size that is asked for, in bits a weight. */
+static bb_status asked_bits(bb_run *r, double bits[2], bb_err *err)
+{
+    const bb_run_config *c = &r->config;
+    bb_status            status = BB_OK;
+    bits[0] = c->min_bpw;
+    bits[1] = c->max_bpw;
+    if (!r->is_sweep) bits[0] = bits[1] = c->target_size ? 8 * (double)c->target_size / (double)r->n_weights : c->target_bpw;
+    else if (*c->sizes) {
+        BB_TRY(listed_sizes(r, err));
+        qsort(r->budgets, r->n_budgets, sizeof *r->budgets, by_value);
+        bits[0] = 8 * (double)r->budgets[0] / (double)r->n_weights;
+        bits[1] = 8 * (double)r->budgets[r->n_budgets - 1] / (double)r->n_weights;
+    }
+done:
+    return status;
+}
+
 static bb_status open_parts(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
     bool   width = strcmp(c->prune, "all") == 0 || strcmp(c->prune, "width") == 0;
     bb_model_space_options o = { c->formats, c->embd_formats, width || strcmp(c->prune, "kv") == 0, width || strcmp(c->prune, "ffn") == 0,
-                           strcmp(c->prune, "all") == 0, (uint32_t)c->ffn_divisor };
+                           strcmp(c->prune, "all") == 0, (uint32_t)c->ffn_divisor, (uint32_t)c->screen, { 0, 0 } };
     bb_status status;
     BB_TRY(bb_model_open(c->model, &r->model, err));
     if ((uint32_t)c->ctx > r->model.net.n_ctx_train) {
@@ -327,6 +348,7 @@ static bb_status open_parts(bb_run *r, bb_err *err)
         bb_warn("%s is quantized itself: every KL is measured from this %s, not from full precision", c->model, bb_model_source_label(&r->model, label));
     }
     r->n_weights = bb_model_n_weights(&r->model);
+    BB_TRY(asked_bits(r, o.bits, err));
     BB_TRY(bb_model_space_create(&r->model, &o, &r->space, err));
     BB_TRY(choose_budgets(r, err));
 done:

@@ -25,7 +25,9 @@ typedef struct bb_run_config {
     char    *sizes;
     char    *calib, *eval, *protocol;
     int64_t  ctx, calib_windows, measure_windows, refine_windows, confirm_windows, eval_windows, probes;
+    char    *effort;             /* named defaults (cli/run/effort.h) */
     char    *formats, *embd_formats, *prune;
+    int64_t  screen;             /* formats of the default lists that are tried for a matrix; 0: all */
     int64_t  ffn_divisor;
     char    *method;
     double   damping;
@@ -44,7 +46,7 @@ typedef struct bb_run_config {
     double   min_speed;          /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 41 };
+enum { BB_RUN_N_OPTIONS = 43 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
