@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define SMALL "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
@@ -152,6 +153,68 @@ START_TEST(waiting_threads_sleep_by_default)
 }
 END_TEST
 
+/* The value of a setting in the resolved configuration of a run directory. */
+static const char *setting(const char *dir, const char *name)
+{
+    static char value[256];
+    char       *config = file_text(dir, "config.resolved.yaml"), wanted[64];
+    snprintf(wanted, sizeof wanted, "\n%s: ", name);
+    char *at = strstr(config, wanted);
+    ck_assert_msg(at != NULL, "no %s in %s", name, config);
+    at += strlen(wanted);
+    snprintf(value, sizeof value, "%.*s", (int)strcspn(at, "\n"), at);
+    bb_free(config);
+    return value;
+}
+
+/* Two blocks whose rows every format divides. */
+static const char *wide_model(void)
+{
+    static char path[512];
+    tiny_spec   s = tiny_default("llama");
+    if (path[0]) return path;
+    snprintf(path, sizeof path, "%s", bb_test_path("wide.gguf"));
+    s.n_embd = 256;
+    s.head_dim = 64;
+    for (uint32_t i = 0; i < s.n_layer; i++) s.n_ff[i] = 256;
+    tiny_write(&s, path);
+    return path;
+}
+
+/* The effort sets what is not given; what is given wins, wherever it stands. */
+START_TEST(efforts_are_defaults_and_no_more)
+{
+    char out[512], yaml[512], model[512];
+    snprintf(model, sizeof model, "%s", wide_model());
+    snprintf(out, sizeof out, "%s", bb_test_path("effort"));
+    snprintf(yaml, sizeof yaml, "%s", bb_test_path("effort.yaml"));
+    bb_test_write(yaml, "effort: quick\nsweeps: 3\nctx: 32\n", 31);
+    setenv("BB_REFINE_WINDOWS", "2", 1);
+    snprintf(line, sizeof line, "run %s --config %s --calib-windows 4 --confirm-windows 4 --measure-windows 1 --search-tokens 0.001 --no-finalise "
+             "--target-bpw 4 --out %s -q", model, yaml, out);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    unsetenv("BB_REFINE_WINDOWS");
+    ck_assert_str_eq(setting(out, "effort"), "\"quick\"");
+    ck_assert_str_eq(setting(out, "sweeps"), "3");             /* file */
+    ck_assert_str_eq(setting(out, "refine-windows"), "2");     /* environment */
+    ck_assert_str_eq(setting(out, "calib-windows"), "4");      /* command line */
+    ck_assert_str_eq(setting(out, "screen"), "6");             /* the effort */
+    ck_assert_str_eq(setting(out, "prune"), "\"width\"");
+    ck_assert_str_eq(setting(out, "finalise-steps"), "\"rebuild,lfq\"");
+    /* At most six formats and the source type for any matrix. */
+    char *table = file_text(out, "sensitivity.csv");
+    int   n = 0;
+    for (const char *at = table; (at = strstr(at, "blk.0.attn_q,")); at++) n++;
+    ck_assert_int_eq(n, 7);
+    bb_free(table);
+    ck_assert_int_eq(bb_test_program("run " MODEL " --effort some --target-size 320KiB", said, sizeof said), 2);
+    ck_assert_ptr_nonnull(strstr(said, "quick|normal|thorough"));
+    ck_assert_int_eq(bb_test_program("help run", said, sizeof said), 0);
+    ck_assert_ptr_nonnull(strstr(said, "What --effort sets"));
+    ck_assert_ptr_null(strstr(said, "(default )"));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli_time");
@@ -160,6 +223,7 @@ int main(void)
     tcase_add_test(t, every_stage_says_how_far_it_is);
     tcase_add_test(t, a_terminal_has_one_line_that_is_redrawn);
     tcase_add_test(t, waiting_threads_sleep_by_default);
+    tcase_add_test(t, efforts_are_defaults_and_no_more);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }
