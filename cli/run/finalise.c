@@ -137,8 +137,8 @@ done:
     return status;
 }
 
-/* Removes the files of models/ that the present options did not make. */
-static bb_status remove_old_models(bb_run *r, const bb_front *front, bb_err *err)
+/* Removes the files of models/ that are of no plan at the sizes asked for: earlier options made them. */
+static bb_status remove_old_models(const bb_run *r, const bb_front *front, bb_err *err)
 {
     char          *dir = bb_run_path(r, err, "models");
     DIR           *d = dir ? opendir(dir) : NULL;
@@ -146,19 +146,12 @@ static bb_status remove_old_models(bb_run *r, const bb_front *front, bb_err *err
     size_t         n = 0;
     bb_status      status = dir ? BB_OK : BB_NOMEM;
     while (d && (e = readdir(d))) {
-        char       hash[17], found[65];
-        record     rec;
-        file_state state = RIGHT;
-        bool       asked = false;
+        bool asked = false;
         if (strlen(e->d_name) != 21 || strspn(e->d_name, "0123456789abcdef") != 16 || strcmp(e->d_name + 16, ".gguf") != 0) continue; /* not ours */
-        memcpy(hash, e->d_name, 16);
-        hash[16] = '\0';
-        for (size_t i = 0; i < front->n; i++) asked |= strcmp(front->plans[i].hash, hash) == 0;
-        if (!asked) BB_TRY(state_of(r, hash, &rec, &state, found, err));
-        if (state != RIGHT && unlinkat(dirfd(d), e->d_name, 0) == 0) n++;
+        for (size_t i = 0; i < front->n; i++) asked |= strncmp(front->plans[i].hash, e->d_name, 16) == 0;
+        if (!asked && unlinkat(dirfd(d), e->d_name, 0) == 0) n++;
     }
     if (n) bb_info("%s: %zu files of other options were removed", dir, n);
-done:
     if (d) closedir(d);
     bb_free(dir);
     return status;
