@@ -45,3 +45,13 @@ bb_status bb_guard(const bb_guard_row *rows, size_t n, size_t n_windows, int64_t
     *out = v;
     return BB_OK;
 }
+
+void bb_guard_front(const double *kl, size_t n, const size_t *winners, size_t n_winners, bool *on_front)
+{
+    double least = HUGE_VAL;
+    for (size_t i = 0; i < n; i++) {
+        on_front[i] = false;
+        for (size_t k = 0; k < n_winners; k++) on_front[i] |= winners[k] == i && kl[i] < least;
+        if (on_front[i]) least = kl[i];
+    }
+}

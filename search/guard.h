@@ -34,6 +34,10 @@ typedef struct bb_guard_verdict {
 /* Judges the rows of at most `budget` bytes. alpha 0: BB_GUARD_ALPHA. BB_GUARD when no row that fits has finite scores. */
 bb_status bb_guard(const bb_guard_row *rows, size_t n, size_t n_windows, int64_t budget, double alpha, bb_guard_verdict *out, bb_err *err);
 
+/* Which of n plans, ascending in bytes, belong on the front: those that are the winner at some size (winners[n_winners], indices) and that no smaller or
+ * equally large one of them makes needless by a KL that is no higher. */
+void bb_guard_front(const double *kl, size_t n, const size_t *winners, size_t n_winners, bool *on_front);
+
 /* Mean of the windows; NaN or infinite when one of them is. */
 double bb_guard_kl(const bb_guard_row *row, size_t n_windows);
 

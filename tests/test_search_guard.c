@@ -187,6 +187,19 @@ START_TEST(ties_sizes_and_broken_scores)
 }
 END_TEST
 
+/* The guard may prefer a simple plan that is larger and no better than what it chose at a smaller size: such a row is on no front. */
+START_TEST(the_front_has_no_dominated_row)
+{
+    const double kl[6] = {5, 3, 3.1, 2, 2, 1};
+    const size_t winners[6] = {0, 1, 2, 3, 4, 1};
+    bool         on[6];
+    bb_guard_front(kl, 6, winners, 6, on);
+    ck_assert(on[0] && on[1] && !on[2] && on[3] && !on[4] && !on[5]);
+    bb_guard_front(kl, 6, winners + 2, 1, on); /* what did not win makes nothing needless */
+    ck_assert(!on[0] && !on[1] && on[2] && !on[3]);
+}
+END_TEST
+
 /* Four sizes of each kind with KLs set by hand: pruning wins up to 301 bytes and loses at 401. */
 static bb_status crossing_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
                                    bb_err *err)
@@ -248,6 +261,7 @@ int main(void)
     tcase_add_test(t, one_standard_error_decides);
     tcase_add_test(t, what_windows_share_cancels);
     tcase_add_test(t, ties_sizes_and_broken_scores);
+    tcase_add_test(t, the_front_has_no_dominated_row);
     tcase_add_test(t, crossover_of_pruning_and_quantization);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

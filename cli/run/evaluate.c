@@ -197,17 +197,17 @@ static void put_before(bb_csv_writer *w, const bb_evaluated *e)
     bb_csv_put_double(w, e->kl_before_se);
 }
 
-/* Which plans of the front the guard chose at some size and no other chosen one makes needless (no larger and no worse). chosen[f->n] */
-static void mark_chosen(const bb_front *f, const bb_evaluated *e, const bb_verdict *v, size_t n, bool *chosen)
+static bb_status mark_chosen(const bb_front *f, const bb_evaluated *e, const bb_verdict *v, size_t n, bool *chosen, bb_err *err)
 {
-    double least = HUGE_VAL;
-    for (size_t i = 0; i < f->n; i++) { /* ascending in bytes */
-        chosen[i] = false;
-        for (size_t k = 0; k < n; k++) chosen[i] |= v[k].guard.winner == i;
-        if (!chosen[i]) continue;
-        chosen[i] = e[i].result.kl < least;
-        if (chosen[i]) least = e[i].result.kl;
-    }
+    double   *kl = BB_NEW(f->n, double, err);
+    size_t   *winners = BB_NEW(n, size_t, err);
+    bb_status status = kl && winners ? BB_OK : BB_NOMEM;
+    for (size_t i = 0; status == BB_OK && i < f->n; i++) kl[i] = e[i].result.kl;
+    for (size_t k = 0; status == BB_OK && k < n; k++) winners[k] = v[k].guard.winner;
+    if (status == BB_OK) bb_guard_front(kl, f->n, winners, n, chosen);
+    bb_free(kl);
+    bb_free(winners);
+    return status;
 }
 
 /* What all rows of front.csv end with. */
@@ -372,7 +372,7 @@ static bb_status score_all(bb_run *r, bool fresh, scored *s, bb_err *err)
     s->source.kl_before = s->source.result.kl;
     s->source.kl_before_se = s->source.result.kl_se;
     BB_TRY(bb_verdicts(r, &s->front, s->e, s->w.n, &s->v, &s->n, err));
-    mark_chosen(&s->front, s->e, s->v, s->n, s->chosen);
+    BB_TRY(mark_chosen(&s->front, s->e, s->v, s->n, s->chosen, err));
 done:
     bb_free(scratch);
     bb_reference_destroy(reference);
