@@ -134,6 +134,9 @@ DOCUMENTS = README.md $(sort $(wildcard docs/*.md)) results/README.md
 RESULTS   = reproduce reproduce-llamacpp reproduce-tasks reproduce-study reproduce-finalise reproduce-search reproduce-effort reproduce-quantize reproduce-bench
 .PHONY: results tables $(RESULTS)
 results: all
+	@for f in $(WIKI8M) $(STORIES) $(WIKI_CALIB) $(WIKI_EVAL) $(STORIES_CALIB) $(STORIES_EVAL) "$(LLAMACPP)/llama-perplexity"; do [ -e "$$f" ] || { \
+	  echo "make results: there is no $$f (DATA: the shared data; LLAMACPP: the folder of llama.cpp's programs)" >&2; exit 2; }; done
+	@command -v gnuplot >/dev/null || { echo "make results: there is no gnuplot (make deps)" >&2; exit 2; }
 	@rm -f results/COMMIT
 	@for t in $(RESULTS); do echo "== $$t, $$(date +%H:%M:%S)"; $(MAKE) --no-print-directory $$t || exit 1; done
 	@$(MAKE) --no-print-directory tables
@@ -169,12 +172,12 @@ reproduce-tasks: all
 
 # How well the cheap scores rank plans, in three bands of that search.
 reproduce-study: all
-	$(BB) study $(RUNS)/wiki8m --bands 1.5,2.4,3.8 --plans 60 --level refine
+	$(BB) study $(RUNS)/wiki8m --bands 1.5,2.4,3.8 --plans 40 --level refine
 	cp $(RUNS)/wiki8m/proxy.csv $(RUNS)/wiki8m/plots/proxy.svg results/
 	@$(RECORD) $@
 # Every step of finalise for three of its plans, on two texts that nothing was chosen on.
 reproduce-finalise: all
-	$(BB) finalise $(RUNS)/wiki8m --ladder 1.5,2.4,3.8 --windows 40 --ablate --texts $(WIKI_EVAL),$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
+	$(BB) finalise $(RUNS)/wiki8m --ladder 1.5,2.4,3.8 --windows 32 --ablate --texts $(WIKI_EVAL),$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
 	cd $(RUNS)/wiki8m && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
 	@$(RECORD) $@
 # Other search methods at three of its sizes.

@@ -7,10 +7,10 @@
 # BITBUDGET: the program; MODELS, METHODS, TYPES: parts of the table; EVAL_WINDOWS, CALIB_WINDOWS, SWEEPS: as for `bitbudget quantize`.
 set -eu
 data=$1 work=$2
-: "${BITBUDGET:=./bitbudget}" "${MODELS:=wiki8m stories3M-p256}" "${METHODS:=rtn weighted database}" "${EVAL_WINDOWS:=64}" "${CALIB_WINDOWS:=48}" "${SWEEPS:=2}" \
+: "${BITBUDGET:=./bitbudget}" "${MODELS:=wiki8m stories3M-p256}" "${METHODS:=rtn weighted database}" "${EVAL_WINDOWS:=48}" "${CALIB_WINDOWS:=32}" "${SWEEPS:=2}" \
   "${THREADS:=2}" "${IMATRIX:=$work}"
-: "${TYPES:=IQ1_S TQ1_0 IQ2_XXS Q2_0 IQ2_S Q2_K IQ3_XXS Q3_K IQ4_XS Q4_K Q4_0
-like:IQ1_S like:IQ2_XXS like:IQ2_M like:Q2_K like:IQ3_XXS like:IQ3_M like:IQ4_XS like:Q4_K_M}"
+: "${TYPES:=IQ1_S IQ2_XXS Q2_0 Q2_K IQ3_XXS Q3_K IQ4_XS Q4_K
+like:IQ1_S like:IQ2_XXS like:IQ3_XXS like:Q4_K_M}"
 
 calibration_text() { case $1 in wiki8m) echo "$data/corpora/wikitext-2-raw/wiki.valid.raw" ;; *) echo "$data/corpora/tinystories/tinystories_train.txt" ;; esac; }
 evaluation_text() { case $1 in wiki8m) echo "$data/corpora/wikitext-2-raw/wiki.test.raw" ;; *) echo "$data/corpora/tinystories/tinystories_valid_a.clean.txt" ;; esac; }

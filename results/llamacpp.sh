@@ -17,6 +17,7 @@ for program in perplexity quantize imatrix; do
     [ -x "$bin/llama-$program" ] || { echo "llamacpp.sh: there is no $bin/llama-$program: LLAMACPP is the folder of llama.cpp's programs" >&2; exit 2; }
 done
 mkdir -p "$work"
+export OMP_WAIT_POLICY=passive
 [ -s "$table" ] || echo "model,made_by,name,size_bytes,sha256,text_sha256,ctx,chunks,ppl,ppl_se,ln_ratio,ln_ratio_se,kl_nats,kl_se,kl_p99,top1,bitbudget_ppl,bitbudget_kl_nats" > "$table"
 
 sha() { sha256sum < "$1" | cut -c1-16; }
@@ -33,12 +34,23 @@ quietly() {
 }
 
 reference() {
-    key="$(sha "$source") $text_hash $CTX $CHUNKS"
-    if [ ! -s "$logits" ] || [ "$(cat "$logits.key" 2>/dev/null)" != "$key" ]; then
+    wanted="$(sha "$source") $text_hash $CTX $CHUNKS"
+    if [ ! -s "$logits" ] || [ "$(cat "$logits.key" 2>/dev/null)" != "$wanted" ]; then
         quietly "$bin/llama-perplexity" -m "$source" -f "$text" -c "$CTX" --chunks "$CHUNKS" -t "$THREADS" --kl-divergence-base "$logits.new"
         mv "$logits.new" "$logits"
-        echo "$key" > "$logits.key"
+        echo "$wanted" > "$logits.key"
     fi
+}
+
+# llama-perplexity's statistics of a file against the logits, in $work/log. Its logger may lose the end of what it says when its queue is full at the
+# exit (seen with commit 0c1e570); then it is asked again.
+compare() {
+    for attempt in 1 2 3 4 5 6 7 8; do
+        quietly "$bin/llama-perplexity" -m "$1" -c "$CTX" -t "$THREADS" --kl-divergence --kl-divergence-base "$logits"
+        if grep -q '^Same top p' "$work/log"; then return; fi
+    done
+    echo "llamacpp.sh: llama-perplexity printed no statistics of $1 in $attempt attempts" >&2
+    exit 1
 }
 
 # Our engine on the same chunks: "ppl,kl".
@@ -53,7 +65,7 @@ row() {
     key="$model,$1,$2,$(stat -Lc %s "$3"),$hash,$text_hash,$CTX,$CHUNKS"
     if ! grep -qF "$key," "$table"; then
         reference
-        quietly "$bin/llama-perplexity" -m "$3" -c "$CTX" -t "$THREADS" --kl-divergence --kl-divergence-base "$logits"
+        compare "$3"
         figures=$(awk -v OFS=, '/^Mean PPL\(Q\) +:/ { p = $4; pe = $6 } /^Mean ln\(PPL\(Q\)\/PPL/ { r = $4; re = $6 } /^Mean +KLD/ { k = $3; ke = $5 } /^99.0% +KLD/ { q = $3 }
             /^Same top p/ { t = $4 / 100 } END { print p, pe, r, re, k, ke, q, t }' "$work/log")
         case $figures in *,,*|,*|*,) echo "llamacpp.sh: llama-perplexity printed no KL for $3" >&2; exit 1 ;; esac

@@ -6,7 +6,7 @@
 # usage: pruning.sh DATA WORK > pruning.csv    WORK holds what is finished. BITBUDGET: the program; EVAL_WINDOWS, CALIB_WINDOWS as for quantize.
 set -eu
 data=$1 work=$2
-: "${BITBUDGET:=./bitbudget}" "${EVAL_WINDOWS:=64}" "${CALIB_WINDOWS:=32}"
+: "${BITBUDGET:=./bitbudget}" "${EVAL_WINDOWS:=48}" "${CALIB_WINDOWS:=32}"
 mkdir -p "$work"
 
 # full perplexity, then kl ppl ppl_se of one model

@@ -6,7 +6,7 @@
 # CALIB_WINDOWS, SWEEPS: parts of the table, and as for `bitbudget quantize`.
 set -eu
 data=$1 work=$2
-: "${BITBUDGET:=./bitbudget}" "${MODELS:=wiki8m stories3M-p256}" "${FORMATS:=Q2_K Q4_0}" "${METHODS:=rtn sequential}" "${EVAL_WINDOWS:=64}" \
+: "${BITBUDGET:=./bitbudget}" "${MODELS:=wiki8m stories3M-p256}" "${FORMATS:=Q2_K Q4_0}" "${METHODS:=sequential}" "${EVAL_WINDOWS:=48}" \
   "${CALIB_WINDOWS:=32}" "${SWEEPS:=2}"
 mkdir -p "$work"
 echo model,format,method,rotation,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se

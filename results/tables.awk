@@ -62,9 +62,9 @@ function text_name(t) { return t ~ /wiki/ ? "WikiText-2 test" : t ~ /c4/ ? "C4" 
 function show_front(    i) {
     head("bytes | bits per weight | KL, nats | perplexity | same top token | weights pruned")
     for (i = 1; i <= rows; i++)
-        if (v[i, "source"] == "full precision") line(sprintf("%s | %.2f | full precision | %.2f | | ", thousands(v[i, "size_bytes"]), v[i, "bpw"], v[i, "ppl"]))
+        if (v[i, "plan_hash"] == "-") line(sprintf("%s | %.2f | %s | %.2f | | ", thousands(v[i, "size_bytes"]), v[i, "bpw"], v[i, "source"], v[i, "ppl"]))
     for (i = 1; i <= rows; i++) {
-        if (v[i, "source"] == "full precision") continue
+        if (v[i, "plan_hash"] == "-") continue
         line(thousands(v[i, "size_bytes"]) sprintf(" | %.2f | ", v[i, "bpw"]) with_se(v[i, "kl_nats"], v[i, "kl_se"]) sprintf(" | %.2f | ", v[i, "ppl"]) \
              percent(v[i, "top1"]) sprintf(" | %.0f %%", 100 * v[i, "pruned_fraction"]))
     }
