@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/run/run.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 
@@ -58,7 +59,7 @@ static bool is_chosen(const bb_csv *plans, size_t row) { return strcmp(bb_csv_te
 
 static void same_run(const char *a, const char *b)
 {
-    static const char *const files[] = { "front.csv", "baselines.csv", "plans.csv", "layers.csv", "sensitivity.csv", "finalise.csv", "certificate.csv",
+    static const char *const files[] = { "front.csv", "baselines.csv", "plans.csv", "layers.csv", "sensitivity.csv", "options.csv", "finalise.csv", "certificate.csv",
                                         "crossover.csv", "plan.json", "model.gguf" };
     char   path[600], name[64];
     bb_csv t;
@@ -226,6 +227,94 @@ START_TEST(every_column_is_in_the_dictionary)
     closedir(d);
     bb_free(text);
     ck_assert_uint_ge(n_tables, 8);
+}
+END_TEST
+
+static double cell(const bb_csv *t, size_t row, const char *column)
+{
+    double v = 0;
+    ck_assert_int_ge(bb_csv_column(t, column), 0);
+    ck_assert_int_eq(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, NULL), BB_OK);
+    return v;
+}
+
+/* options.csv: the rows of sensitivity.csv, with bits a weight and the error of each matrix. */
+START_TEST(options_have_their_errors)
+{
+    const char *a = straight_run();
+    char        path[600];
+    bb_csv      t, s;
+    size_t      n_formats = 0, n_part = 0, n_whole = 0;
+    snprintf(path, sizeof path, "%s/options.csv", a);
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    snprintf(path, sizeof path, "%s/sensitivity.csv", a);
+    ck_assert_int_eq(bb_csv_read(path, &s, NULL), BB_OK);
+    ck_assert_uint_eq(t.n_rows, s.n_rows);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        const char  *unit = bb_csv_text(&t, i, 0), *option = bb_csv_text(&t, i, 1);
+        const double bpw = cell(&t, i, "bits_per_weight"), error = cell(&t, i, "error");
+        ck_assert_str_eq(unit, bb_csv_text(&s, i, 0));
+        ck_assert_str_eq(option, bb_csv_text(&s, i, 1));
+        ck_assert(cell(&t, i, "bytes") == cell(&s, i, "bytes") && cell(&t, i, "kl_nats") == cell(&s, i, "kl_nats"));
+        ck_assert(error >= 0 && error <= 1);
+        if (strcmp(option, "Q4_0") == 0 || strcmp(option, "Q8_0") == 0) {
+            n_formats++;
+            ck_assert_double_eq(bpw, option[1] == '4' ? 4.5 : 8.5);
+            ck_assert_double_gt(error, option[1] == '4' ? 1e-4 : 1e-7);
+            ck_assert_double_lt(error, option[1] == '4' ? 0.05 : 1e-3);
+        } else if (strchr(unit, '.') && (strcmp(strrchr(unit, '.'), ".kv") == 0 || strcmp(strrchr(unit, '.'), ".ffn") == 0)) {
+            ck_assert(isnan(bpw));
+            n_part += error > 0 && error < 1;
+            n_whole += error == 0;
+            if (error == 0) ck_assert(cell(&t, i, "kl_nats") == 0);
+        }
+    }
+    ck_assert_uint_gt(n_formats, 40);
+    ck_assert_uint_eq(n_whole, 2 * 5); /* of 5 blocks; the others have lost something */
+    ck_assert_uint_ge(n_part, n_whole);
+    bb_csv_done(&t);
+    bb_csv_done(&s);
+}
+END_TEST
+
+/* No window that a plan is scored on may be seen by calibration or tuning; every window of the text here has tokens of its own. */
+START_TEST(scoring_windows_are_never_trained_on)
+{
+    enum { CTX = 16, WINDOWS = 30, BOS = 1 };
+    bb_run_config config = { 0 };
+    bb_run        run;
+    bb_err        err = BB_ERR_INIT;
+    uint16_t      ids[CTX * WINDOWS];
+    unsigned      used[WINDOWS] = { 0 };
+    for (int i = 0; i < CTX * WINDOWS; i++) ids[i] = (uint16_t)(10 + i);
+    bb_test_write(bb_test_path("windows.u16"), ids, sizeof ids);
+    ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &config, &err), BB_OK);
+    config.target_size = 400000;
+    config.ctx = CTX;
+    config.calib_windows = 9;
+    config.tune_windows = 12;
+    config.measure_windows = 3;
+    config.refine_windows = 5;
+    config.confirm_windows = 11;
+    bb_free(config.model);
+    bb_free(config.calib);
+    bb_free(config.out);
+    config.model = bb_strdup(MODEL, NULL);
+    config.calib = bb_strdup(bb_test_path("windows.u16"), NULL);
+    config.out = bb_strdup(bb_test_path("split"), NULL);
+    ck_assert_msg(bb_run_create(&run, &config, false, &err) == BB_OK, "%s", err.msg);
+    const bb_windows *const sets[] = { &run.calib, &run.tune, &run.levels[BB_LEVEL_CONFIRM], &run.levels[BB_LEVEL_REFINE], &run.levels[BB_LEVEL_MEASURE] };
+    static const uint32_t   n[] = { 9, 12, 11, 5, 3 };
+    for (unsigned k = 0; k < 5; k++) {
+        ck_assert_uint_eq(sets[k]->n, n[k]);
+        for (uint32_t i = 0; i < sets[k]->n; i++) used[(sets[k]->tokens[i * CTX + CTX - 1] - 10) / CTX] |= 1u << k;
+    }
+    for (int i = 0; i < WINDOWS; i++) {
+        ck_assert(!(used[i] & 3 && used[i] & 28));          /* trained on or scored on, never both */
+        ck_assert(!(used[i] & 8) || used[i] & 4);           /* the levels are nested */
+        ck_assert(!(used[i] & 16) || used[i] & 8);
+    }
+    bb_run_close(&run);
 }
 END_TEST
 
@@ -448,6 +537,7 @@ END_TEST
 
 int main(void)
 {
+    bb_log_set_level(BB_LOG_QUIET);
     Suite *s = suite_create("run");
     TCase *t = tcase_create("main job");
     tcase_set_timeout(t, 600);
@@ -456,6 +546,8 @@ int main(void)
     tcase_add_test(t, every_scored_plan_is_listed_and_can_be_exported);
     tcase_add_test(t, the_result_is_told_as_a_table_and_as_json);
     tcase_add_test(t, every_column_is_in_the_dictionary);
+    tcase_add_test(t, options_have_their_errors);
+    tcase_add_test(t, scoring_windows_are_never_trained_on);
     tcase_add_test(t, replay_evaluates_nothing);
     tcase_add_test(t, finalise_climbs_a_ladder);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);

@@ -270,9 +270,11 @@ static bb_status split_windows(bb_run *r, bb_err *err)
     uint32_t  n_tune = (uint32_t)c->tune_windows < n_rest ? (uint32_t)c->tune_windows : n_rest;
     spaced(rest, n_rest, n_tune, chosen);
     BB_TRY(pick_windows(&all, chosen, n_tune, &r->tune, err));
-    for (uint32_t l = 0; l < BB_N_LEVELS; l++) {
+    for (uint32_t l = BB_N_LEVELS, upper = n_score; l-- > 0;) { /* from the largest level down: what is spaced evenly in it need not be in it otherwise */
         uint32_t n = n_level[l] < n_score ? n_level[l] : n_score;
-        spaced(score, n_score, n, chosen);
+        if (n > upper) upper = n_score; /* asked for more than the level above has: no nesting is possible */
+        spaced(upper == n_score ? score : chosen, upper, n, chosen);
+        upper = n;
         BB_TRY(pick_windows(&all, chosen, n, &r->levels[l], err));
         if (l != BB_LEVEL_MEASURE) continue;
         BB_TRY(pick_windows(&all, chosen, n, &r->levels[BB_LEVEL_SKETCH], err));
@@ -622,6 +624,36 @@ done:
     return status;
 }
 
+/* Every option of every unit: what it costs in bytes, in its matrix and at the end of the network, for curves of rate and distortion. */
+static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    bb_csv_writer *w = NULL;
+    bb_status      status = BB_NOMEM;
+    size_t         k = 0;
+    BB_TRY(bb_run_table(r, "options.csv", "unit,option,bytes,bits_per_weight,error,kl_nats,kl_se", &w, err));
+    for (uint32_t i = 0; i < p->n_units; i++)
+        for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
+            const char *name = p->units[i].name, *option = p->units[i].options[o];
+            bb_matrix   m;
+            double      error;
+            BB_TRY(bb_database_option(r->database, name, option, &m, &error, err));
+            const bb_format *f = bb_format_find(option); /* NULL: a structure */
+            bb_csv_put_text(w, name);
+            bb_csv_put_text(w, option);
+            bb_csv_put_int(w, p->units[i].bytes[o]);
+            bb_csv_put_double(w, f ? bb_format_bpw(f) : (double)NAN);
+            bb_csv_put_double(w, error);
+            bb_csv_put_double(w, s->changes[k].kl);
+            bb_csv_put_double(w, s->changes[k].kl_se);
+            bb_csv_end_row(w);
+        }
+    status = bb_csv_close(&w, err);
+done:
+    bb_csv_discard(w);
+    return status;
+}
+
 /* Costs of the space from the measured single-change KLs, made non-negative. */
 static bb_status set_costs(bb_run *r, const bb_sensitivity *s, bb_err *err)
 {
@@ -693,6 +725,7 @@ bb_status bb_run_measure(bb_run *r, bb_sensitivity *out, bb_err *err)
     BB_TRY(print_floor(r, err));
     BB_TRY(bb_run_sensitivity(r, NULL, out, err));
     BB_TRY(write_sensitivity(r, out, err));
+    BB_TRY(write_options(r, out, err));
     BB_TRY(set_costs(r, out, err));
 done:
     if (status != BB_OK) {

@@ -556,6 +556,38 @@ bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_mat
     return BB_OK;
 }
 
+bb_status bb_database_option(bb_database *db, const char *unit, const char *option, bb_matrix *out, double *error, bb_err *err)
+{
+    const bb_net  *net = net_of(db);
+    bb_plan        plan = { 0 };
+    bb_net         shape;
+    bb_quant_stats stats = { 0 };
+    bb_block      *blocks = BB_NEW(net->n_layer, bb_block, err);
+    bb_status      status = blocks ? BB_OK : BB_NOMEM;
+    *out = (bb_matrix){ 0 };
+    *error = 0;
+    if (status != BB_OK) goto done;
+    BB_TRY(bb_plan_set(&plan, unit, option, err));
+    BB_TRY(bb_plan_shape(db->config.model, &plan, &shape, blocks, err)); /* refuses what is unknown */
+    if (strcmp(unit, "token_embd") == 0) BB_TRY(bb_database_embedding(db, false, shape.embd.type, out, &stats, err));
+    if (strcmp(unit, "output") == 0) BB_TRY(bb_database_embedding(db, true, shape.head.type, out, &stats, err));
+    if (strncmp(unit, "blk.", 4) == 0) {
+        char          *rest;
+        const uint32_t layer = (uint32_t)strtoul(unit + 4, &rest, 10);
+        const bool     kv = strcmp(rest, ".kv") == 0, ffn = strcmp(rest, ".ffn") == 0;
+        const bb_block *b = &blocks[layer];
+        for (int p = 0; p < BB_N_PARTS; p++)
+            if (kv ? p == BB_PART_O : ffn ? p == BB_PART_DOWN : strcmp(rest + 1, bb_part_names[p]) == 0)
+                BB_TRY(bb_database_matrix(db, layer, (bb_part)p, p <= BB_PART_O ? b->n_kv : b->n_ff, b->w[p].type, out, &stats, err));
+        if ((kv || ffn) && out->rows == 0) stats.error = 1;
+    }
+    *error = stats.error;
+done:
+    bb_plan_done(&plan);
+    bb_free(blocks);
+    return status;
+}
+
 bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err)
 {
     const key k = { layer, ffn ? PART_FFN_MASK : PART_KV_MASK, kept, BB_F32 };

@@ -38,6 +38,9 @@ bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint
                              bb_err *err);
 /* The embedding (tied: weighted by the head's input moments as well) or the separate head. */
 bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
+/* What unit = option alone puts in, and its error: a matrix in a format; for "kv" and "ffn" attn_output or ffn_down with the columns that stay,
+ * unquantized, and the error that least squares leaves (all of it, 1, when nothing stays: rows 0). BB_NOT_FOUND: no such unit or option. */
+bb_status bb_database_option(bb_database *db, const char *unit, const char *option, bb_matrix *out, double *error, bb_err *err);
 /* Kept channels (ascending) of a block's FFN or KV groups for a width; borrows until close. */
 bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err);
 

@@ -22,12 +22,16 @@ list=$copy/patches tree=$copy/tree
 mkdir -p "$list" "$tree" || exit 2
 copy=$(cd "$copy" && pwd) && list=$copy/patches tree=$copy/tree
 
+if [ -f "$copy/pid" ] && kill -0 "$(cat "$copy/pid")" 2>/dev/null; then echo "mutate: process $(cat "$copy/pid") works in $copy" >&2; exit 2; fi
+echo $$ >"$copy/pid"
+
 # The working tree as it is; times are kept, so that only what changed is built again.
 git ls-files -co --exclude-standard 2>/dev/null | grep -v '^results/' | while IFS= read -r f; do [ -f "$f" ] && echo "$f"; done | sort >"$copy/files"
 [ -s "$copy/files" ] || { echo "mutate: this is no git checkout" >&2; exit 2; }
 tar -cf - -T "$copy/files" | tar -xf - -C "$tree" || exit 2
 (cd "$tree" && find . -type f ! -path './build/*' | sed 's|^\./||' | sort | comm -23 - "$copy/files" | xargs -r rm -f)
-[ -f "$copy/mutated" ] && touch "$tree/$(cat "$copy/mutated")" # an earlier call was killed
+# What was ever mutated is compiled again: its object may be the mutant's, and newer than the file's own time.
+[ -f "$copy/touched" ] && sort -u "$copy/touched" | while IFS= read -r f; do [ -f "$tree/$f" ] && touch "$tree/$f"; done
 rm -f "$copy/mutated"
 
 rm -f "$list"/*
@@ -47,7 +51,7 @@ wanted() # patch number, names...
     return 1
 }
 build() { for t in $1; do case $t in test_cli_*) echo build/bitbudget ;; esac; echo "build/tests/$t"; done | sort -u | (cd "$tree" && xargs make -s -j"$jobs") >"$copy/make.log" 2>&1; }
-runs() { { (cd "$tree" && timeout 300 "build/tests/$1") >"$copy/test.log" 2>&1; } 2>/dev/null; }
+runs() { (cd "$tree" && timeout 300 "build/tests/$1" >"$copy/test.log" 2>&1 || exit 1) 2>/dev/null; }
 
 patches=; tests=
 for f in "$list"/*.name; do
@@ -68,7 +72,7 @@ killed=0; bad=0; waiting=0
 for k in $patches; do
     name=$(field "$k" name) file=$(field "$k" file) verdict=SURVIVED
     case $(field "$k" tests) in "none yet"*) waiting=$((waiting + 1)); printf '%-15s %s: %s\n' "NO TEST" "$name" "$(field "$k" tests | sed 's/none yet *//')"; continue ;; esac
-    cp "$tree/$file" "$copy/original" 2>/dev/null && echo "$file" >"$copy/mutated"
+    cp "$tree/$file" "$copy/original" 2>/dev/null && echo "$file" >"$copy/mutated" && echo "$file" >>"$copy/touched"
     FIND=$(field "$k" find) WITH=$(field "$k" with) AFTER=$(field "$k" after) awk '
         BEGIN { find = ENVIRON["FIND"]; after = ENVIRON["AFTER"]; on = after == "" }
         !on && index($0, after) { on = 1 }
