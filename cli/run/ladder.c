@@ -473,7 +473,9 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
     static const char generation[] = "budget_bpw,step,text,n_prompts,n_new,agree_length,agree_length_se,kl_1_16,kl_1_16_se,kl_17_64,kl_17_64_se,kl_65,kl_65_se";
     table     t = { .r = r };
     bb_front  front = { 0 };
-    bb_status status;
+    bb_status status = BB_NOMEM;
+    bb_free(r->config.finalise_steps); /* every step, whichever of them the run finalises its plans with */
+    if (!(r->config.finalise_steps = bb_strdup("rebuild,blocks,lfq,end-to-end", err))) return status;
     BB_TRY(bb_run_calibrate(r, err));
     BB_TRY(bb_front_load(r, &front, err));
     BB_TRY(load_texts(&t, texts, windows, err));
