@@ -475,8 +475,9 @@ bb_status bb_writer_open(bb_writer *w, const char *path, bb_err *err)
     if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) real = realpath(path, NULL);
     w->path = bb_strdup(real ? real : path, err);
     free(real);
-    if (!w->path || !(w->state = BB_NEW(1, bb_writer_state, err)) || !(folder = folder_of(w->path, err))) goto done;
-    *w->state = (bb_writer_state){ -1, -1, 0 };
+    if (!w->path || !(w->state = BB_NEW(1, bb_writer_state, err))) goto done;
+    *w->state = (bb_writer_state){ -1, -1, 0 }; /* before anything can fail: forget() closes what it says */
+    if (!(folder = folder_of(w->path, err))) goto done;
     clean_once(folder);
     BB_TRY(open_temporary(w, err));
     if (!(w->stream = fopencookie(w->state, "w", functions))) {
