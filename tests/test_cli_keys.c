@@ -612,25 +612,31 @@ START_TEST(dominated_plans_are_not_on_the_front)
 }
 END_TEST
 
+/* A case each, so that CK_RUN_CASE=name runs one. */
+static void add(Suite *s, const char *name, const TTest *test)
+{
+    TCase *t = tcase_create(name);
+    tcase_set_timeout(t, 600);
+    tcase_add_test(t, test);
+    suite_add_tcase(s, t);
+}
+
 int main(void)
 {
     Suite *s = suite_create("keys");
-    TCase *t = tcase_create("content");
     snprintf(model, sizeof model, "%s", bb_test_path("tiny.gguf"));
     write_model(model, BB_F32);
-    tcase_set_timeout(t, 600);
-    tcase_add_test(t, options_come_and_go);
-    tcase_add_test(t, what_other_options_made_is_removed);
-    tcase_add_test(t, a_stage_does_not_take_another_search_for_its_own);
-    tcase_add_test(t, scores_are_of_the_text_that_was_asked_for);
-    tcase_add_test(t, a_shared_database_mixes_nothing);
-    tcase_add_test(t, samples_are_those_that_were_asked_for);
-    tcase_add_test(t, another_blas_core_is_not_mixed_in);
-    tcase_add_test(t, files_are_those_of_the_record);
-    tcase_add_test(t, a_file_of_other_bytes_than_counted_is_refused);
-    tcase_add_test(t, verify_checks_every_number);
-    tcase_add_test(t, the_original_has_a_row);
-    tcase_add_test(t, dominated_plans_are_not_on_the_front);
-    suite_add_tcase(s, t);
+    add(s, "options", options_come_and_go);
+    add(s, "leftovers", what_other_options_made_is_removed);
+    add(s, "stages", a_stage_does_not_take_another_search_for_its_own);
+    add(s, "texts", scores_are_of_the_text_that_was_asked_for);
+    add(s, "databases", a_shared_database_mixes_nothing);
+    add(s, "samples", samples_are_those_that_were_asked_for);
+    add(s, "cores", another_blas_core_is_not_mixed_in);
+    add(s, "files", files_are_those_of_the_record);
+    add(s, "bytes", a_file_of_other_bytes_than_counted_is_refused);
+    add(s, "verify", verify_checks_every_number);
+    add(s, "original", the_original_has_a_row);
+    add(s, "dominated", dominated_plans_are_not_on_the_front);
     return bb_test_run(s);
 }

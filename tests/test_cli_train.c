@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "kernels/kernels.h"
 #include "model/model.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
@@ -109,6 +110,14 @@ START_TEST(an_interrupted_run_ends_alike)
     ck_assert(bb_file_exists(state) && !bb_file_exists(b));
     err = (bb_err)BB_ERR_INIT;
     ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 6 --seed 2" SMALL, b, text) == BB_BAD_FILE, "%s", err.msg); /* another run's state */
+    if (strcmp(bb_kernels_get()->level, "ref") != 0) { /* nor that of another kind of processor */
+        char arguments[1500], said[1000];
+        ck_assert_int_eq(setenv("BB_CPU", "ref", 1), 0);
+        snprintf(arguments, sizeof arguments, "train %s --text %s --steps 6" SMALL, b, text);
+        ck_assert_int_eq(bb_test_program(arguments, said, sizeof said), 5);
+        ck_assert_msg(strstr(said, "on another CPU level or BLAS core (here: ref, ") != NULL, "%s", said);
+        unsetenv("BB_CPU");
+    }
     err = (bb_err)BB_ERR_INIT;
     ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 6" SMALL, b, text) == BB_OK, "%s", err.msg);
     ck_assert(same_files(a, b) && !bb_file_exists(state));

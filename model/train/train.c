@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "kernels/kernels.h"
 #include "model/net/forward.h"
 
 enum { GROUP_TOKENS = 4096 };
@@ -129,6 +130,7 @@ static void identify(bb_training *t)
     const double            numbers[] = { o->ctx, o->batch, o->adamw.beta1, o->adamw.beta2, o->adamw.eps, o->decay, o->clip, t->data.bos };
     bb_sha256               s;
     bb_sha256_init(&s);
+    bb_sha256_text(&s, bb_kernels_bits());
     add_shape(&s, &t->t.net);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) add_number(&s, numbers[i]);
     bb_sha256_update(&s, &o->seed, sizeof o->seed);
@@ -305,7 +307,8 @@ static bb_status check_head(const bb_training *t, const char *path, const head *
     char                 hex[65];
     if (memcmp(h->magic, magic, sizeof magic) != 0) return BB_FAIL(err, BB_BAD_FILE, "%s is no saved state of training", path);
     if (memcmp(h->identity, t->identity, sizeof t->identity) != 0)
-        return BB_FAIL(err, BB_BAD_FILE, "%s belongs to a run with other tokens, options or first weights; remove it to start anew", path);
+        return BB_FAIL(err, BB_BAD_FILE, "%s belongs to a run with other tokens, options or first weights, or on another CPU level or BLAS core (here: %s); remove it to start "
+                                           "anew", path, bb_kernels_bits());
     if (h->n_weights != t->t.n || h->n_optimizer != bb_adamw_state_bytes(t->adamw) ||
         map->size != sizeof *h + t->t.n * sizeof(float) + h->n_optimizer + SUM_BYTES)
         return BB_FAIL(err, BB_BAD_FILE, "%s has %zu bytes, not those of this network's state", path, map->size);
