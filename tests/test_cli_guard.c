@@ -10,6 +10,7 @@
 #include "base/csv.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -95,13 +96,13 @@ static void exchange_roles(const char *dir, double bytes)
 {
     bb_csv         t = table(dir, "plans.csv");
     bb_csv_writer *w;
-    char           header[512] = "", path[600];
-    for (size_t c = 0; c < t.n_cols; c++) {
-        if (c) strcat(header, ",");
-        strcat(header, t.header[c]);
-    }
+    bb_text        header = { 0 };
+    char           path[600];
+    for (size_t c = 0; c < t.n_cols; c++) bb_text_addf(&header, "%s%s", c ? "," : "", t.header[c]);
+    ck_assert_int_eq(header.status, BB_OK);
     snprintf(path, sizeof path, "%s/plans.csv", dir);
-    ck_assert_int_eq(bb_csv_create(path, header, &w, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_create(path, header.data, &w, NULL), BB_OK);
+    bb_text_done(&header);
     for (size_t r = 0; r < t.n_rows; r++) {
         for (size_t c = 0; c < t.n_cols; c++) {
             const char *cell = bb_csv_text(&t, r, c);
