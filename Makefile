@@ -128,6 +128,11 @@ WIKI_CALIB    = $(DATA)/corpora/wikitext-2-raw/wiki.valid.raw
 WIKI_EVAL     = $(DATA)/corpora/wikitext-2-raw/wiki.test.raw
 STORIES_CALIB = $(DATA)/corpora/tinystories/tinystories_train.txt
 STORIES_EVAL  = $(DATA)/corpora/tinystories/tinystories_valid_a.clean.txt
+# What the tables look at.
+CONFIGS  ?= configs/reproduce
+BANDS    ?= 1.5,2.4,3.8
+LADDER   ?= 1.5,2.7
+SEARCHED ?= 2157664,2489440,3530336
 DOCUMENTS = README.md $(sort $(wildcard docs/*.md)) results/README.md
 
 # The order is that of what each needs.
@@ -147,7 +152,7 @@ tables:
 
 # The fronts. $(call front,MODEL.gguf,NAME,CALIBRATION,EVALUATION,FOLDER)
 define front
-	$(BB) sweep $(1) --config configs/reproduce/$(2).yaml --out $(RUNS)/$(2) --calib $(3) --eval $(4)
+	$(BB) sweep $(1) --config $(CONFIGS)/$(2).yaml --out $(RUNS)/$(2) --calib $(3) --eval $(4)
 	mkdir -p $(5); cd $(RUNS)/$(2) && cp front.csv baselines.csv layers.csv sensitivity.csv plots/front.svg $(CURDIR)/$(5) && cp finalise.csv $(CURDIR)/$(5)/steps.csv
 endef
 reproduce: all
@@ -172,18 +177,18 @@ reproduce-tasks: all
 
 # How well the cheap scores rank plans, in three bands of that search.
 reproduce-study: all
-	$(BB) study $(RUNS)/wiki8m --bands 1.5,2.4,3.8 --plans 40 --level refine
+	$(BB) study $(RUNS)/wiki8m --bands $(BANDS) --plans 40 --level refine
 	cp $(RUNS)/wiki8m/proxy.csv $(RUNS)/wiki8m/plots/proxy.svg results/
 	@$(RECORD) $@
 # Every step of finalise for two of its plans, on two texts that nothing was chosen on.
 reproduce-finalise: all
-	$(BB) finalise $(RUNS)/wiki8m --ladder 1.5,2.7 --windows 32 --ablate --texts $(WIKI_EVAL),$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
+	$(BB) finalise $(RUNS)/wiki8m --ladder $(LADDER) --windows 32 --ablate --texts $(WIKI_EVAL),$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
 	cd $(RUNS)/wiki8m && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
 	@$(RECORD) $@
 # Other search methods at three of its sizes; EvoPress gets TIMES our tokens.
 TIMES    ?= 5
 reproduce-search: all
-	$(BB) rivals $(RUNS)/wiki8m --methods ours,uniform,separable,evopress --times $(TIMES) --out results/search.csv --sizes 2157664,2489440,3530336
+	$(BB) rivals $(RUNS)/wiki8m --methods ours,uniform,separable,evopress --times $(TIMES) --out results/search.csv --sizes $(SEARCHED)
 	gnuplot results/search.gp
 	@$(RECORD) $@
 

@@ -39,7 +39,8 @@ char     *bb_ladder_settings(const bb_run_config *c, bb_err *err);
 
 /* The reference table: for each size the plan nearest to it (in bits of the file per weight of the source) is finalised step by step, and
  * each step's network evaluated on each text (.jsonl: its "text" fields), on `windows` windows (0: all) and as many continuations (0: the
- * default of eval/generation.h); all steps, whichever of them the run finalises with. Writes OUT/ladder.csv and OUT/generation.csv; with `ablate` also OUT/lfq.csv, variants of LFQ from the same
+ * default of eval/generation.h); all steps, whichever of them the run finalises with. Writes OUT/ladder.csv and OUT/generation.csv; with
+ * `ablate` also OUT/lfq.csv, variants of LFQ from the same
  * start (no continuations). */
 bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t windows, bool ablate, bb_err *err);
 
