@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/run/calibration.h"
@@ -21,6 +22,7 @@
 #include "cli/outputs.h"
 #include "cli/run/model_space.h"
 #include "cli/tensor_types.h"
+#include "kernels/kernels.h"
 #include "model/compress/rebuild.h"
 #include "model/compress/rotate.h"
 #include "model/compress/statistics.h"
@@ -84,6 +86,7 @@ typedef struct job {
     bb_windows       calib, eval;
     bb_database     *database;
     bb_rebuilt       rebuilt;
+    bb_checkpoint    rounded;   /* of round to nearest */
     bb_net           net;       /* what is written */
     bb_block        *blocks;    /* net.blocks, unless rebuilt */
     void           **packed;    /* [n_packed] matrices of round to nearest */
@@ -181,20 +184,63 @@ done:
     return status;
 }
 
+/* ---- the work folder ---- */
+
+/* Bytes that second moments and matrices will take there, at most. */
+static uint64_t work_bytes(const job *j)
+{
+    const bb_net *net = &j->base->net;
+    const bool    calibrated = strcmp(j->o.method, "rtn") != 0;
+    uint64_t      sum = j->bytes + (calibrated ? (uint64_t)net->n_embd * net->n_embd * sizeof(float) : 0);
+    for (uint32_t i = 0; i < net->n_layer && calibrated; i++) {
+        const uint64_t cols[] = { net->n_embd, net->blocks[i].w[BB_PART_O].cols, net->n_embd, net->blocks[i].n_ff };
+        for (int k = 0; k < 4; k++) sum += cols[k] * cols[k] * sizeof(float);
+    }
+    return sum;
+}
+
+static bb_status open_work(job *j, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    char     *lock = NULL, size[32];
+    bb_status status = BB_NOMEM;
+    if (!(j->work = has(o->database) ? bb_strdup(o->database, err) : bb_asprintf(err, "%s.work", o->out))) goto done;
+    BB_TRY(bb_make_dirs(j->work, err));
+    if (!has(o->database)) { /* a shared one may be used by many: its files are whole or not there */
+        status = BB_NOMEM;
+        if (!(lock = bb_asprintf(err, "%s/work.lock", j->work))) goto done;
+        BB_TRY(bb_lock_take(&j->lock, lock, err));
+    }
+    bb_format_size(work_bytes(j), size);
+    bb_info("what is finished is kept in %s (up to %s%s): after an interruption the same command goes on", j->work, size,
+            has(o->database) ? "" : ", removed at the end");
+done:
+    bb_free(lock);
+    return status;
+}
+
 /* ---- round to nearest ---- */
 
 static bb_status round_matrix(job *j, const bb_matrix *source, bb_matrix *w, bb_err *err)
 {
     const bb_quant_options o = { .method = BB_METHOD_RTN };
-    float    *dense = NULL;
-    bb_status status = BB_NOMEM;
+    const uint32_t index = (uint32_t)j->n_packed;
+    float         *dense = NULL;
+    bool           found;
+    bb_status      status = BB_NOMEM;
     w->data = source->data;
     if (w->rows == 0 || w->type == source->type) return BB_OK;
-    void *packed = bb_alloc(w->rows, bb_format_row_bytes(bb_format_get(w->type), w->cols), err);
+    if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
+    const size_t bytes = w->rows * bb_format_row_bytes(bb_format_get(w->type), w->cols);
+    void        *packed = bb_alloc(bytes, 1, err);
     if (!packed) return BB_NOMEM;
     w->data = j->packed[j->n_packed++] = packed;
+    BB_TRY(bb_checkpoint_load(&j->rounded, index, packed, bytes, &found, err));
+    if (found) goto done;
+    status = BB_NOMEM;
     if (!(dense = bb_matrix_decode(source, err))) goto done;
     BB_TRY(bb_quantize(dense, w->rows, w->cols, NULL, w->type, &o, packed, NULL, err));
+    BB_TRY(bb_checkpoint_save(&j->rounded, index, packed, bytes, err));
 done:
     bb_free(dense);
     return status;
@@ -203,12 +249,28 @@ done:
 static bb_status round_all(job *j, bb_err *err)
 {
     const bb_net *from = &j->base->net;
+    const uint32_t n = from->n_layer * BB_N_PARTS + 2;
+    bb_progress   progress;
+    bb_sha256     s;
+    char          hex[65];
     bb_status     status = BB_NOMEM;
-    if (!(j->packed = BB_NEW0((size_t)from->n_layer * BB_N_PARTS + 2, void *, err))) goto done;
+    bb_sha256_init(&s);
+    bb_sha256_text(&s, "round to nearest 1");
+    bb_sha256_text(&s, bb_model_sha256(j->base));
+    bb_sha256_text(&s, j->hash);
+    bb_sha256_text(&s, bb_kernels_bits());
+    bb_sha256_hex(&s, hex);
+    if (!(j->packed = BB_NEW0(n, void *, err))) goto done;
+    BB_TRY(open_work(j, err));
+    BB_TRY(bb_checkpoint_open(j->work, hex, n, &j->rounded, err));
+    bb_progress_start(&progress, "round matrices", n);
     BB_TRY(round_matrix(j, &from->embd, &j->net.embd, err));
     BB_TRY(round_matrix(j, &from->head, &j->net.head, err));
+    bb_progress_add(&progress, 2);
     for (uint32_t i = 0; i < from->n_layer; i++)
-        for (int p = 0; p < BB_N_PARTS; p++) BB_TRY(round_matrix(j, &from->blocks[i].w[p], &j->blocks[i].w[p], err));
+        for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1))
+            BB_TRY(round_matrix(j, &from->blocks[i].w[p], &j->blocks[i].w[p], err));
+    bb_progress_end(&progress);
 done:
     return status;
 }
@@ -218,21 +280,13 @@ done:
 static bb_status load_windows(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    char     *lock = NULL;
     int32_t   bos;
-    bb_status status = BB_NOMEM;
-    if (!(j->work = has(o->database) ? bb_strdup(o->database, err) : bb_asprintf(err, "%s.work", o->out))) goto done;
-    BB_TRY(bb_make_dirs(j->work, err));
-    if (!has(o->database)) { /* a shared one may be used by many: its files are whole or not there */
-        status = BB_NOMEM;
-        if (!(lock = bb_asprintf(err, "%s/work.lock", j->work))) goto done;
-        BB_TRY(bb_lock_take(&j->lock, lock, err));
-    }
+    bb_status status;
+    BB_TRY(open_work(j, err));
     BB_TRY(bb_calibration_tokens(&j->m, o->calib, j->work, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, o->parse_special, &j->tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
     BB_TRY(bb_windows_make(&j->tokens, protocol_of(j), j->ctx, bos, (uint32_t)o->calib_windows, true, &j->calib, err));
 done:
-    bb_free(lock);
     return status;
 }
 
@@ -257,6 +311,10 @@ static bb_status prune_kv(job *j, bb_err *err)
     for (uint32_t gone = (uint32_t)(j->o.prune_kv * total + 0.5); gone > 0; gone--) {
         uint32_t best = UINT32_MAX;
         double   least = (double)INFINITY;
+        if (bb_interrupted()) {
+            status = BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
+            goto done;
+        }
         for (uint32_t i = 0; i < net->n_layer; i++) {
             double now, then;
             if (kept[i] < 2) continue;
@@ -279,6 +337,25 @@ done:
     return status;
 }
 
+/* Every matrix of the plan into the database, which then only maps them. */
+static bb_status encode_matrices(job *j, bb_err *err)
+{
+    bb_progress progress;
+    bb_matrix   made;
+    bb_status   status = BB_OK;
+    bb_progress_start(&progress, "encode matrices", (uint64_t)j->net.n_layer * BB_N_PARTS);
+    for (uint32_t i = 0; i < j->net.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1)) {
+            const bb_block *b = &j->blocks[i];
+            if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
+            if (b->w[p].rows) BB_TRY(bb_database_matrix(j->database, i, (bb_part)p, p <= BB_PART_O ? b->n_kv : b->n_ff, b->w[p].type, &made, NULL, err));
+        }
+    bb_progress_end(&progress);
+    BB_TRY(bb_database_apply(j->database, &j->plan, &j->net, j->blocks, err));
+done:
+    return status;
+}
+
 static bb_status encode_all(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
@@ -293,7 +370,7 @@ static bb_status encode_all(job *j, bb_err *err)
     if (strcmp(o->method, "sequential") == 0) {
         BB_TRY(bb_rebuild(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, &j->rebuilt, err));
         j->net = j->rebuilt.net;
-    } else BB_TRY(bb_database_apply(j->database, &j->plan, &j->net, j->blocks, err));
+    } else BB_TRY(encode_matrices(j, err));
 done:
     return status;
 }
@@ -322,8 +399,9 @@ static bb_status check_file(const job *j, const char *path, bb_err *err)
         goto done;
     }
     BB_TRY(bb_model_open(path, &back, err));
-    if (bb_model_check_weights(&back, false, NULL, &inner) != BB_OK) {
-        status = BB_FAIL(err, BB_GUARD, "%s (after quantizing: no weight of the source is so)", inner.msg);
+    if ((status = bb_model_check_weights(&back, false, NULL, &inner)) != BB_OK) {
+        if (status != BB_INTERRUPTED && status != BB_NOMEM) status = BB_FAIL(err, BB_GUARD, "%s (after quantizing: no weight of the source is so)", inner.msg);
+        else BB_FAIL(err, status, "%s", inner.msg);
         goto done;
     }
     BB_TRY(same_matrix(&j->net.embd, &back.net.embd, false, path, "token_embd", err));
@@ -359,7 +437,7 @@ done:
 /* Files of the option database and calibration samples, by the names they are given. */
 static bool is_ours(const char *name)
 {
-    static const char *const prefixes[] = { "entry-", "moments-", "calib-self-", "work.lock" };
+    static const char *const prefixes[] = { "entry-", "moments-", "calib-self-", "work.lock", BB_CHECKPOINT_PREFIX };
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return true;
     return false;
@@ -508,6 +586,7 @@ static void job_done(job *j)
     bb_free(j->packed);
     bb_free(j->blocks);
     bb_rebuilt_done(&j->rebuilt);
+    bb_checkpoint_close(&j->rounded);
     bb_database_close(j->database);
     bb_windows_done(&j->calib);
     bb_windows_done(&j->eval);
@@ -532,6 +611,8 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(check_ends(&j, err));
     BB_TRY(strcmp(j.o.method, "rtn") == 0 ? round_all(&j, err) : encode_all(&j, err));
     BB_TRY(write_file(&j, err));
+    bb_checkpoint_remove(&j.rebuilt.checkpoint);
+    bb_checkpoint_remove(&j.rounded);
     if (j.work && !has(j.o.database)) remove_work(j.work);
     if (has(j.o.eval)) BB_TRY(evaluate(&j, err));
     BB_TRY(print_result(&j, err));

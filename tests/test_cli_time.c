@@ -2,11 +2,13 @@
  * test_cli_time.c: what a user learns about time: a progress line of every stage where stderr is no terminal, on a terminal one line that is
  * redrawn, the same in both log files. */
 #define _XOPEN_SOURCE 700 /* posix_openpt */
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -23,7 +25,7 @@ static char said[1 << 18], line[2048];
 
 __attribute__((noinline)) static char *file_text(const char *dir, const char *name)
 {
-    char  *text = NULL, *path = bb_asprintf(NULL, "%s/%s", dir, name);
+    char  *text = NULL, *path = bb_asprintf(NULL, *name ? "%s/%s" : "%s%s", dir, name);
     size_t n;
     bb_err err = BB_ERR_INIT;
     ck_assert_msg(bb_file_read(path, &text, &n, &err) == BB_OK, "%s", err.msg);
@@ -188,7 +190,7 @@ START_TEST(efforts_are_defaults_and_no_more)
     snprintf(model, sizeof model, "%s", wide_model());
     snprintf(out, sizeof out, "%s", bb_test_path("effort"));
     snprintf(yaml, sizeof yaml, "%s", bb_test_path("effort.yaml"));
-    bb_test_write(yaml, "effort: quick\nsweeps: 3\nctx: 32\n", 31);
+    bb_test_write(yaml, "effort: quick\nsweeps: 3\nctx: 32\n", strlen("effort: quick\nsweeps: 3\nctx: 32\n"));
     setenv("BB_REFINE_WINDOWS", "2", 1);
     snprintf(line, sizeof line, "run %s --config %s --calib-windows 4 --confirm-windows 4 --measure-windows 1 --search-tokens 0.001 --no-finalise "
              "--target-bpw 4 --out %s -q", model, yaml, out);
@@ -215,6 +217,65 @@ START_TEST(efforts_are_defaults_and_no_more)
 }
 END_TEST
 
+static int files_of(const char *dir, const char *prefix)
+{
+    DIR *d = opendir(dir);
+    int  n = 0;
+    for (struct dirent *e; d && (e = readdir(d));) n += strncmp(e->d_name, prefix, strlen(prefix)) == 0;
+    if (d) closedir(d);
+    return n;
+}
+
+static void same_bytes(const char *a, const char *b)
+{
+    char  *one, *two;
+    size_t n_one, n_two;
+    ck_assert_int_eq(bb_file_read(a, &one, &n_one, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(b, &two, &n_two, NULL), BB_OK);
+    ck_assert(n_one == n_two && memcmp(one, two, n_one) == 0);
+    bb_free(one);
+    bb_free(two);
+}
+
+static const struct kill { const char *method, *signal, *prefix; } kills[] = {
+    { "sequential", "INT", "rebuilt-" }, { "sequential", "KILL", "rebuilt-" }, { "feedback", "TERM", "entry-" }, { "rtn", "INT", "rebuilt-" },
+};
+
+/* Stopped again and again, quantize goes on where it was and writes the bytes of a call that nothing stopped; then nothing is left. */
+START_TEST(quantize_goes_on)
+{
+    static const char  types[] = "attn=Q4_0\nffn_gate=Q5_0\nffn_up=Q5_0\nffn_down=F16\ntoken_embd=Q8_0\n";
+    const struct kill *k = &kills[_i];
+    char               straight[512], stopped[512], work[600], log[600];
+    int                stops = 0, kept = 0, code = -1;
+    snprintf(straight, sizeof straight, "%s", bb_test_path("straight.gguf"));
+    snprintf(stopped, sizeof stopped, "%s-%d.gguf", bb_test_path("stopped"), _i);
+    snprintf(work, sizeof work, "%s.work", stopped);
+    snprintf(log, sizeof log, "%s.log", stopped);
+    snprintf(line, sizeof line, "quantize " MODEL " --recipe %s --method %s --ctx 32 --calib-windows 16 --threads 1 --force --out %s", bb_test_path("types.txt"), k->method, straight);
+    bb_test_write(bb_test_path("types.txt"), types, sizeof types - 1);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_ptr_nonnull(strstr(said, "what is finished is kept in"));
+    for (int tries = 1; tries < 400; tries++) { /* longer and longer, so that it ends on a slow machine too */
+        snprintf(line, sizeof line, "timeout --foreground --preserve-status -s %s %.3f %s/bitbudget quantize " MODEL " --recipe %s --method %s --ctx 32 --calib-windows 16 "
+                 "--threads 1 --out %s >%s 2>&1", k->signal, 0.02 * tries, bb_test_build(), bb_test_path("types.txt"), k->method, stopped, log);
+        int state = system(line);
+        ck_assert(WIFEXITED(state));
+        code = WEXITSTATUS(state);
+        if (code == 0) break;
+        if (code != 75 && code != 128 + 9 && code != 128 + 2 && code != 128 + 15) ck_abort_msg("exit %d: %s", code, file_text(log, "")); /* the last two: before main */
+        stops++;
+        const int n = files_of(work, k->prefix);
+        if (n > kept) kept = n;
+    }
+    ck_assert_int_eq(code, 0);
+    ck_assert_int_gt(stops, 0);
+    ck_assert_msg(kept > 0 || strcmp(k->method, "rtn") == 0, "%d stops and nothing kept", stops); /* rounding is over too soon to be met */
+    same_bytes(straight, stopped);
+    ck_assert(!bb_file_exists(work));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli_time");
@@ -224,6 +285,7 @@ int main(void)
     tcase_add_test(t, a_terminal_has_one_line_that_is_redrawn);
     tcase_add_test(t, waiting_threads_sleep_by_default);
     tcase_add_test(t, efforts_are_defaults_and_no_more);
+    tcase_add_loop_test(t, quantize_goes_on, 0, (int)(sizeof kills / sizeof *kills));
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

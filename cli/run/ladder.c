@@ -134,6 +134,7 @@ static bb_status rebuild(ladder *l, bb_tuned *out, bb_err *err)
     bb_status        status;
     BB_TRY(bb_rebuild(r->database, &r->model, l->plan, r->calib.tokens, r->calib.n, r->calib.ctx, &o, &rebuilt, err));
     BB_TRY(bb_tuned_copy(&rebuilt.net, out, err));
+    bb_checkpoint_remove(&rebuilt.checkpoint);
 done:
     bb_rebuilt_done(&rebuilt);
     return status;

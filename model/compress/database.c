@@ -89,20 +89,35 @@ static uint64_t hash_key(const key *k)
     return bb_hash64(words, sizeof words, 0);
 }
 
-static char *path_of(const bb_database *db, const key *k, bb_err *err)
+static void hash_common(const bb_database *db, bb_sha256 *s)
 {
     const bb_database_config *c = &db->config;
-    bb_sha256                 s;
-    char                      hex[65], text[256];
-    bb_sha256_init(&s);
-    bb_sha256_text(&s, "bitbudget entry");
-    bb_sha256_text(&s, bb_model_sha256(c->model));
-    bb_sha256_text(&s, db->statistics.tokens_hash);
-    bb_sha256_text(&s, bb_kernels_bits());
+    char                      text[256];
+    bb_sha256_init(s);
+    bb_sha256_text(s, "bitbudget entry");
+    bb_sha256_text(s, bb_model_sha256(c->model));
+    bb_sha256_text(s, db->statistics.tokens_hash);
+    bb_sha256_text(s, bb_kernels_bits());
     snprintf(text, sizeof text, "version %d, step %u, method %d, damping %.17g, sweeps %u", VERSION, c->ffn_step, (int)c->quant.method, c->quant.damping,
              c->quant.sweeps);
-    bb_sha256_text(&s, text);
-    if (c->cut) bb_sha256_text(&s, "cut");
+    bb_sha256_text(s, text);
+    if (c->cut) bb_sha256_text(s, "cut");
+}
+
+const char *bb_database_dir(const bb_database *db) { return db->dir; }
+
+void bb_database_key(const bb_database *db, char hex[65])
+{
+    bb_sha256 s;
+    hash_common(db, &s);
+    bb_sha256_hex(&s, hex);
+}
+
+static char *path_of(const bb_database *db, const key *k, bb_err *err)
+{
+    bb_sha256 s;
+    char      hex[65], text[256];
+    hash_common(db, &s);
     snprintf(text, sizeof text, "layer %u, part %u, kept %u, type %d", k->layer, k->part, k->kept, (int)k->type);
     bb_sha256_text(&s, text);
     bb_sha256_hex(&s, hex);

@@ -44,6 +44,10 @@ bb_status bb_database_option(bb_database *db, const char *unit, const char *opti
 /* Kept channels (ascending) of a block's FFN or KV groups for a width; borrows until close. */
 bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err);
 
+/* Where its files lie, and the identity of all that they depend on but layer, part, width and format: for what else is kept there. */
+const char *bb_database_dir(const bb_database *db);
+void        bb_database_key(const bb_database *db, char hex[65]);
+
 /* plan -> net: copies the model's net and blocks (blocks: [n_layer] of the caller) and points the matrices that the plan names at entries. */
 bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);
 /* The same with shapes and types only (data NULL, nothing computed): for exact sizes. Needs no database. */

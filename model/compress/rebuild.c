@@ -15,8 +15,10 @@
  */
 #include "model/compress/rebuild.h"
 
+#include <stdio.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "kernels/blas.h"
@@ -63,6 +65,7 @@ void bb_rebuilt_done(bb_rebuilt *r)
     for (size_t i = 0; r->packed && i < r->n_packed; i++) bb_free(r->packed[i]);
     bb_free(r->packed);
     bb_free(r->blocks);
+    bb_checkpoint_close(&r->checkpoint);
     memset(r, 0, sizeof *r);
 }
 
@@ -152,7 +155,7 @@ static bb_status measure_stage(rebuild *b, uint32_t stage, bb_err *err)
     forget_moments(b);
     b->full.stage = b->small.stage = stage;
     for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
-        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was rebuilt");
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was rebuilt; the same command goes on");
         BB_TRY(add_batch(b, first, b->n_windows - first < BATCH ? b->n_windows - first : BATCH, err));
     }
     b->full.advanced = is_output(stage);
@@ -234,7 +237,16 @@ done:
     return status;
 }
 
-static bool *todo_of(const rebuild *b, bb_part part) { return &b->todo[(size_t)b->layer * BB_N_PARTS + part]; }
+static uint32_t index_of(const rebuild *b, bb_part part) { return b->layer * BB_N_PARTS + part; }
+static bool *todo_of(const rebuild *b, bb_part part) { return &b->todo[index_of(b, part)]; }
+
+/* w becomes a view of packed, which the result then owns. */
+static void take_packed(rebuild *b, bb_part part, bb_matrix *w, void *packed)
+{
+    w->type = b->wanted[b->layer].w[part].type;
+    w->data = packed;
+    b->out->packed[b->out->n_packed++] = packed;
+}
 
 /* Quantizes one matrix of the block, unless it stays; w becomes a view of the new bytes. */
 static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matrix *w, const bb_factor *factor, bb_err *err)
@@ -249,9 +261,8 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matr
     packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
     if (!packed) { status = BB_NOMEM; goto done; }
     BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err));
-    w->type = type;
-    w->data = packed;
-    b->out->packed[b->out->n_packed++] = packed;
+    BB_TRY(bb_checkpoint_save(&b->out->checkpoint, index_of(b, part), packed, w->rows * bb_format_row_bytes(f, w->cols), err));
+    take_packed(b, part, w, packed);
     packed = NULL;
 done:
     bb_free(dense);
@@ -278,6 +289,47 @@ static bb_status rebuild_stage(rebuild *b, uint32_t stage, bb_block *block, bb_e
     status = BB_OK;
 done:
     bb_factor_done(&factor);
+    return status;
+}
+
+/* Takes the stage's matrices from the checkpoint; *found false, and nothing taken, when one is missing. */
+static bb_status recall_stage(rebuild *b, uint32_t stage, bb_block *block, bool *found, bb_err *err)
+{
+    void     *packed[BB_N_PARTS] = { NULL };
+    bb_status status = BB_OK;
+    *found = true;
+    for (int p = 0; p < BB_N_PARTS && *found; p++) {
+        const bb_matrix *w = &block->w[p];
+        if (bb_hessian_of((bb_part)p) != stage || !*todo_of(b, (bb_part)p)) continue;
+        const size_t bytes = w->rows * bb_format_row_bytes(bb_format_get(b->wanted[b->layer].w[p].type), w->cols);
+        status = BB_NOMEM;
+        if (!(packed[p] = bb_alloc(bytes, 1, err))) goto done;
+        BB_TRY(bb_checkpoint_load(&b->out->checkpoint, index_of(b, (bb_part)p), packed[p], bytes, found, err));
+    }
+    for (int p = 0; p < BB_N_PARTS && *found; p++) {
+        if (packed[p]) take_packed(b, (bb_part)p, &block->w[p], packed[p]);
+        packed[p] = NULL;
+    }
+    status = BB_OK;
+done:
+    for (int p = 0; p < BB_N_PARTS; p++) bb_free(packed[p]);
+    return status;
+}
+
+/* What measuring o or down leaves besides moments, by the same steps, so that what follows has the same bits: the inputs of all windows. */
+static bb_status collect_inputs(rebuild *b, uint32_t stage, bb_err *err)
+{
+    bb_status status = BB_OK;
+    b->small.stage = stage;
+    for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
+        const uint32_t S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was rebuilt; the same command goes on");
+        BB_TRY(run_stage(b, &b->small, first, S, err));
+        if (first == 0) keep_inputs(b);
+        if (!b->small.all_x) break; /* the half will run again as a whole */
+        memcpy(b->small.all_x + (size_t)first * b->ctx * b->small.cols, b->small.x, (size_t)S * b->ctx * b->small.cols * sizeof(float));
+    }
+done:
     return status;
 }
 
@@ -339,8 +391,11 @@ static bb_status rebuild_half(rebuild *b, int half, bb_err *err)
     b->full.half = half_of(source, half);
     for (uint32_t stage = 2 * (uint32_t)half; stage < 2 * (uint32_t)half + 2; stage++) {
         b->small.half = half_of(block, half);
-        if (has_stage(b, stage)) BB_TRY(rebuild_stage(b, stage, block, err));
-        bb_progress_add(&b->progress, 1);
+        bool found = false;
+        if (has_stage(b, stage)) BB_TRY(recall_stage(b, stage, block, &found, err));
+        if (found && is_output(stage)) BB_TRY(collect_inputs(b, stage, err));
+        if (has_stage(b, stage) && !found) BB_TRY(rebuild_stage(b, stage, block, err));
+        (found ? bb_progress_skip : bb_progress_add)(&b->progress, 1);
     }
     b->small.half = half_of(block, half);
     if (!b->full.advanced) BB_TRY(advance(b, &b->full, err));
@@ -426,6 +481,27 @@ done:
     return status;
 }
 
+/* Everything that decides the matrices, but for their layer and part. */
+static bb_status open_checkpoint(rebuild *b, const bb_plan *plan, const int32_t *tokens, bb_err *err)
+{
+    char      text[256], hex[65], hash[17];
+    bb_sha256 s;
+    bb_status status;
+    BB_TRY(bb_plan_hash(plan, hash, err));
+    bb_database_key(b->db, hex);
+    bb_sha256_init(&s);
+    bb_sha256_text(&s, hex);
+    bb_sha256_text(&s, hash);
+    snprintf(text, sizeof text, "rebuilt 1: %u windows of %u, method %d, damping %.17g, sweeps %u, shares %.17g %.17g, damping %.17g", b->n_windows, b->ctx,
+             (int)b->options->method, b->options->damping, b->options->sweeps, input_share, residual_share, solve_damping);
+    bb_sha256_text(&s, text);
+    bb_sha256_update(&s, tokens, (size_t)b->n_windows * b->ctx * sizeof *tokens);
+    bb_sha256_hex(&s, hex);
+    BB_TRY(bb_checkpoint_open(bb_database_dir(b->db), hex, b->model->net.n_layer * BB_N_PARTS, &b->out->checkpoint, err));
+done:
+    return status;
+}
+
 bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
                      const bb_quant_options *o, bb_rebuilt *out, bb_err *err)
 {
@@ -439,6 +515,7 @@ bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, co
     b.todo = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, bool, err);
     if (!out->blocks || !out->packed || !b.wanted || !b.todo) goto done;
     BB_TRY(bb_forward_create(net, BATCH, ctx, &b.forward, err));
+    BB_TRY(open_checkpoint(&b, plan, tokens, err));
     BB_TRY(start_net(&b, plan, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
     BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));

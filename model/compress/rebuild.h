@@ -4,6 +4,7 @@
 #ifndef BB_MODEL_COMPRESS_REBUILD_H
 #define BB_MODEL_COMPRESS_REBUILD_H
 
+#include "model/compress/checkpoint.h"
 #include "model/compress/database.h"
 
 typedef struct bb_rebuilt {
@@ -11,9 +12,11 @@ typedef struct bb_rebuilt {
     bb_block *blocks;               /* owned; net.blocks */
     void    **packed;               /* owned: the new matrices */
     size_t    n_packed;
+    bb_checkpoint checkpoint;       /* files of the finished matrices: bb_checkpoint_remove when the network is safe elsewhere */
 } bb_rebuilt;
 
-/* tokens (n_windows * ctx): calibration windows. BB_INTERRUPTED when asked to stop. */
+/* tokens (n_windows * ctx): calibration windows. BB_INTERRUPTED when asked to stop: every finished matrix is then in the database's folder, and the
+ * same call goes on from there, to the same bytes. */
 bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
                      const bb_quant_options *o, bb_rebuilt *out, bb_err *err);
 void      bb_rebuilt_done(bb_rebuilt *r);
