@@ -55,6 +55,22 @@ const bb_format *bb_format_find(const char *name)
     return NULL;
 }
 
+const bb_format *bb_format_for_row(const bb_format *f, size_t n_weights)
+{
+    static const struct { bb_type type, other; } fallback[] = {
+        { BB_IQ1_S, BB_IQ4_NL }, { BB_IQ1_M, BB_IQ4_NL }, { BB_IQ2_XXS, BB_IQ4_NL }, { BB_IQ2_XS, BB_IQ4_NL }, { BB_IQ2_S, BB_IQ4_NL },
+        { BB_IQ3_XXS, BB_IQ4_NL }, { BB_IQ3_S, BB_IQ4_NL }, { BB_IQ4_XS, BB_IQ4_NL }, { BB_TQ1_0, BB_Q4_0 }, { BB_TQ2_0, BB_Q4_0 },
+        { BB_Q2_0, BB_Q4_0 }, { BB_Q2_K, BB_Q4_0 }, { BB_Q3_K, BB_Q4_0 }, { BB_Q4_K, BB_Q5_0 }, { BB_Q5_K, BB_Q5_1 }, { BB_Q6_K, BB_Q8_0 },
+    };
+    if (n_weights % f->block == 0) return f;
+    for (size_t i = 0; i < sizeof fallback / sizeof *fallback; i++) {
+        if (fallback[i].type != f->type) continue;
+        const bb_format *other = bb_format_get(fallback[i].other);
+        return bb_format_get(n_weights % other->block == 0 ? other->type : BB_F16);
+    }
+    return NULL;
+}
+
 size_t bb_format_row_bytes(const bb_format *f, size_t n_weights)
 {
     BB_ASSERT(n_weights % f->block == 0);

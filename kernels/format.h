@@ -81,6 +81,9 @@ typedef struct bb_format {
 
 const bb_format *bb_format_get(bb_type type);        /* NULL for an id that is not ours */
 const bb_format *bb_format_find(const char *name);   /* case-insensitive; NULL when unknown */
+/* f where its block divides rows of n_weights; else what llama-quantize takes in its place there (docs/formats.md has the table), F16 at last;
+ * NULL for a format that it has nothing in place of. */
+const bb_format *bb_format_for_row(const bb_format *f, size_t n_weights);
 const bb_format *bb_format_at(size_t i);             /* all rows in a fixed order (ascending bits); NULL past the end */
 size_t           bb_format_row_bytes(const bb_format *f, size_t n_weights); /* n a multiple of block */
 double           bb_format_bpw(const bb_format *f);

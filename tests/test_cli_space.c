@@ -90,6 +90,85 @@ START_TEST(tied_qwen3_plans_can_be_loaded)
 }
 END_TEST
 
+/* The options of a unit, "A,B,C". */
+static const char *options_of(const opened *o, const char *unit)
+{
+    static char text[512];
+    text[0] = '\0';
+    for (uint32_t u = 0; u < o->p->n_units; u++) {
+        if (strcmp(o->p->units[u].name, unit) != 0) continue;
+        for (uint32_t k = 0; k < o->p->units[u].n_options; k++) {
+            strcat(text, k ? "," : "");
+            strcat(text, o->p->units[u].options[k]);
+        }
+    }
+    return text;
+}
+
+static tiny_spec wide(uint32_t n_embd, uint32_t n_ff)
+{
+    tiny_spec s = tiny_default("llama");
+    s.n_embd = n_embd;
+    s.head_dim = n_embd / 4;
+    for (uint32_t i = 0; i < s.n_layer; i++) s.n_ff[i] = n_ff;
+    return s;
+}
+
+/* Every row length has formats: those of 256-blocks keep their list, the others what divides them. */
+START_TEST(default_formats_fit_the_rows)
+{
+    static const struct { uint32_t n_embd, n_ff; const char *embd, *q, *down; } of[] = {
+        { 256, 512, "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0,F32", "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32",
+          "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32" },
+        { 192, 256, "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32",
+          "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32" },
+        { 384, 96, "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q1_0,Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
+        { 40, 64, "F32", "F32", "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
+    };
+    const bb_model_space_options options = { .prune_kv = true, .prune_ffn = true, .prune_sublayers = true };
+    tiny_spec spec = wide(of[_i].n_embd, of[_i].n_ff);
+    opened    o = { .s = NULL };
+    open_space(&o, &spec, &options);
+    ck_assert_str_eq(options_of(&o, "token_embd"), of[_i].embd);
+    ck_assert_str_eq(options_of(&o, "blk.1.attn_q"), of[_i].q);
+    ck_assert_str_eq(options_of(&o, "blk.0.ffn_down"), of[_i].down);
+    close_space(&o);
+}
+END_TEST
+
+/* Uniform plans exist whatever the rows are, and are called by what they hold. */
+START_TEST(uniform_plans_say_what_they_hold)
+{
+    static const struct { const char *format, *embd, *name; } of[] = {
+        { "IQ2_XXS", "Q6_K", NULL },                                    /* no table can have Q6_K */
+        { "Q2_0", "Q4_0", "uniform Q2_0/IQ2_XXS + Q4_0" },              /* Q2_0 is not offered for rows of 512: the largest below it */
+        { "IQ2_XXS", "Q8_0", "uniform IQ4_NL/IQ2_XXS + Q8_0" },
+        { "Q4_K", "Q5_0", "uniform Q5_0/Q4_K + Q5_0" },
+        { "Q6_K", "Q4_1", "uniform Q8_0/Q6_K + Q4_1" },
+        { "IQ4_NL", "Q4_0", "uniform IQ4_NL/Q4_K + Q4_0" },
+        { "F32", "F32", "uniform F32 + F32" },
+        { "nonsense", "F32", NULL },
+    };
+    const bb_model_space_options options = { .prune_kv = true };
+    tiny_spec spec = wide(192, 512);
+    opened    o = { .s = NULL };
+    uint16_t  x[64];
+    char      name[64];
+    open_space(&o, &spec, &options);
+    const bool found = bb_model_space_uniform(o.s, of[_i].format, of[_i].embd, x);
+    ck_assert_int_eq(found, of[_i].name != NULL);
+    if (found) {
+        bb_model_space_uniform_name(o.s, x, name, sizeof name);
+        ck_assert_str_eq(name, of[_i].name);
+        ck_assert(!bb_is_forbidden(bb_problem_size(o.p, x)));
+        bb_model_space_uniform_name(o.s, x, name, 12); /* cut, and terminated */
+        ck_assert_int_eq(strncmp(name, of[_i].name, 11), 0);
+        ck_assert_uint_eq(strlen(name), 11);
+    }
+    close_space(&o);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli_space");
@@ -97,6 +176,8 @@ int main(void)
     bb_log_set_level(BB_LOG_QUIET);
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, tied_qwen3_plans_can_be_loaded, 0, 2);
+    tcase_add_loop_test(t, default_formats_fit_the_rows, 0, 4);
+    tcase_add_loop_test(t, uniform_plans_say_what_they_hold, 0, 8);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

@@ -568,6 +568,22 @@ START_TEST(refit_never_harms_and_finds_back)
 }
 END_TEST
 
+/* What llama-quantize takes where a block does not divide the rows. */
+START_TEST(rows_that_a_block_does_not_divide)
+{
+    static const struct { const char *format; size_t cols; const char *other; } of[] = {
+        { "IQ2_XXS", 512, "IQ2_XXS" }, { "IQ2_XXS", 576, "IQ4_NL" }, { "IQ1_M", 576, "IQ4_NL" }, { "IQ4_XS", 576, "IQ4_NL" }, { "Q2_K", 576, "Q4_0" },
+        { "Q3_K", 576, "Q4_0" },       { "TQ2_0", 576, "Q4_0" },     { "Q2_0", 576, "Q2_0" },   { "Q2_0", 96, "Q4_0" },     { "Q4_K", 576, "Q5_0" },
+        { "Q5_K", 576, "Q5_1" },       { "Q6_K", 576, "Q8_0" },      { "Q6_K", 100, "F16" },    { "Q2_K", 100, "F16" },     { "Q1_0", 576, NULL },
+        { "Q8_0", 100, NULL },         { "F32", 7, "F32" },
+    };
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        const bb_format *f = bb_format_for_row(bb_format_find(of[i].format), of[i].cols);
+        ck_assert_msg(f == bb_format_find(of[i].other), "%s, rows of %zu", of[i].format, of[i].cols);
+    }
+}
+END_TEST
+
 int main(void)
 {
     if (read_into("tests/data/formats", "weights", ".f32", weights, sizeof weights) != sizeof weights ||
@@ -577,6 +593,7 @@ int main(void)
     TCase *layout = tcase_create("layout"), *fit = tcase_create("fit");
     const int n = n_formats();
     tcase_add_test(layout, registry_is_sound);
+    tcase_add_test(layout, rows_that_a_block_does_not_divide);
     tcase_add_loop_test(layout, decodes_as_llama_cpp, 0, n);
     tcase_add_test(layout, every_half_is_decoded);
     tcase_add_loop_test(layout, any_bytes_are_a_block, 0, n);

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/mem.h"
 #include "model/compress/database.h"
@@ -20,11 +19,24 @@
 
 enum { PAD = 32, MAX_WIDTHS = 8 };
 
-/* Below 1.6 bits up to 6.6: the formats that llama.cpp runs everywhere; plain Q4_0, TQ1_0 and the block-float types are never the best
- * of their size (results/database.csv) and cost measuring time. */
-static const char *const default_formats =
-    "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K";
-static const char *const default_embd_formats = "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0";
+/* Default lists: for linears, for embedding and head; what does not divide a row is left out of them. Below 1.6 bits up to 6.6: the formats that
+ * llama.cpp runs everywhere; plain Q4_0, TQ1_0 and the block-float types are never the best of their size (results/database.csv) and cost measuring
+ * time. Rows that 256 does not divide have their own lists: all that is left there with blocks of 128, 64 and 32, but for the block-float types. */
+static const char *const default_formats[2] = {
+    "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K",
+    "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0",
+};
+static const char *const default_odd_formats[2] = {
+    "Q1_0,Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0",
+    "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0",
+};
+
+/* The list that was asked for, or the default one for rows of this length. */
+static const char *list_for(const char *asked, uint32_t cols, bool is_table)
+{
+    if (asked && *asked) return asked;
+    return cols % 256 == 0 ? default_formats[is_table] : default_odd_formats[is_table];
+}
 
 typedef struct unit_data {
     char      name[40];
@@ -352,7 +364,6 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
     const bb_block *b = &net->blocks[layer];
     uint32_t        kept[MAX_WIDTHS + 2], n, kv = 0, ffn = 0, divisor = o->ffn_divisor;
     bb_status       status = BB_OK;
-    const char     *list = o->formats && *o->formats ? o->formats : default_formats;
     if (b->n_kv) {
         /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
         n = kept_counts(b->n_kv, 1, o->prune_kv, o->prune_sublayers && layer > 0, kept);
@@ -360,7 +371,7 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
         BB_TRY(structure_unit(s, kv, layer, "kv", kept, n, err));
     }
     if (b->n_ff) {
-        if (divisor == 0) divisor = b->n_ff % 256 == 0 ? 256 : 32;
+        if (divisor == 0) divisor = b->n_ff % 256 == 0 ? 256 : b->n_ff % 64 == 0 ? 64 : 32;
         n = kept_counts(b->n_ff, divisor, o->prune_ffn, o->prune_sublayers, kept);
         ffn = (*i)++;
         BB_TRY(structure_unit(s, ffn, layer, "ffn", kept, n, err));
@@ -371,7 +382,7 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
         snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, bb_part_names[p]);
         u->layer = layer;
         u->part = (bb_part)p;
-        BB_TRY(format_unit(s, (*i)++, u->name, (long)(p <= BB_PART_O ? kv : ffn), list, &b->w[p], err));
+        BB_TRY(format_unit(s, (*i)++, u->name, (long)(p <= BB_PART_O ? kv : ffn), list_for(o->formats, b->w[p].cols, false), &b->w[p], err));
     }
 done:
     return status;
@@ -381,7 +392,6 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
 {
     bb_status   status = BB_NOMEM;
     uint32_t    i = 0, most = m->net.n_layer * (BB_N_PARTS + 2) + 2;
-    const char *embd = o->embd_formats && *o->embd_formats ? o->embd_formats : default_embd_formats;
     bb_model_space   *s = BB_NEW0(1, bb_model_space, err);
     *out = NULL;
     if (!s) return BB_NOMEM;
@@ -394,8 +404,8 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     s->blocks = BB_NEW0(m->net.n_layer, bb_block, err);
     if (!s->units || !s->data || !s->blocks) goto done;
     for (uint32_t layer = 0; layer < m->net.n_layer; layer++) BB_TRY(add_block(s, layer, &i, o, err));
-    BB_TRY(format_unit(s, i++, "token_embd", -1, embd, &m->net.embd, err));
-    if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", -1, embd, &m->net.head, err));
+    BB_TRY(format_unit(s, i++, "token_embd", -1, list_for(o->embd_formats, m->net.embd.cols, true), &m->net.embd, err));
+    if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", -1, list_for(o->embd_formats, m->net.head.cols, true), &m->net.head, err));
     s->problem = (bb_problem){ .n_units = i, .units = s->units, .size = exact_size, .size_self = s };
     if (m->net.arch == BB_ARCH_QWEN3 && m->net.head.rows == 0) {
         s->problem.settle = settle;
@@ -448,20 +458,82 @@ void bb_model_space_source(const bb_model_space *s, uint16_t *x)
     for (uint32_t i = 0; i < s->problem.n_units; i++) x[i] = (uint16_t)(s->data[i].is_format ? s->units[i].n_options - 1 : 0);
 }
 
+static bool find_option(const unit_data *d, uint32_t n_options, bb_type type, uint16_t *option)
+{
+    for (uint32_t o = 0; o < n_options; o++)
+        if (d->value[o] == (uint32_t)type) {
+            *option = (uint16_t)o;
+            return true;
+        }
+    return false;
+}
+
+/* The option with most bits that has no more than f; the smallest where all have. */
+static uint16_t option_below(const unit_data *d, uint32_t n_options, const bb_format *f)
+{
+    uint16_t best = 0, least = 0;
+    double   bits = -1;
+    for (uint16_t o = 0; o < n_options; o++) {
+        const double b = bb_format_bpw(bb_format_get((bb_type)d->value[o]));
+        if (b <= bb_format_bpw(f) && b > bits) {
+            bits = b;
+            best = o;
+        }
+        if (b < bb_format_bpw(bb_format_get((bb_type)d->value[least]))) least = o;
+    }
+    return bits < 0 ? least : best;
+}
+
 bool bb_model_space_uniform(const bb_model_space *s, const char *format, const char *embd_format, uint16_t *x)
 {
+    const bb_format *wanted[2] = { bb_format_find(format), bb_format_find(embd_format) };
+    bool             used[2] = { false, false };
+    if (!wanted[0] || !wanted[1]) return false;
     bb_model_space_source(s, x);
     for (uint32_t i = 0; i < s->problem.n_units; i++) {
-        const char *wanted = s->units[i].controller >= 0 ? format : embd_format;
-        bool        found = !s->data[i].is_format;
-        for (uint32_t o = 0; !found && o < s->units[i].n_options; o++)
-            if (strcasecmp(s->units[i].options[o], wanted) == 0) {
-                x[i] = (uint16_t)o;
-                found = true;
-            }
-        if (!found) return false;
+        const unit_data *d = &s->data[i];
+        const bool       is_table = s->units[i].controller < 0;
+        const bb_format *f = wanted[is_table];
+        const bb_matrix *w = !is_table ? &s->model->net.blocks[d->layer].w[d->part] : strcmp(d->name, "output") == 0 ? &s->model->net.head : &s->model->net.embd;
+        if (!d->is_format) continue;
+        if (find_option(d, s->units[i].n_options, f->type, &x[i])) used[is_table] = true;
+        else if (!(f = bb_format_for_row(f, w->cols)) || !find_option(d, s->units[i].n_options, f->type, &x[i]))
+            x[i] = option_below(d, s->units[i].n_options, wanted[is_table]);
     }
-    return true;
+    return used[0] && used[1];
+}
+
+/* Adds "A/B": the formats that x gives to the linears (or the tables), most weights first, to a name. */
+static void add_content(const bb_model_space *s, const uint16_t *x, bool tables, char *name, size_t size)
+{
+    double weights[BB_TYPE_COUNT] = { 0 };
+    bool   first = true;
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const unit_data *d = &s->data[i];
+        const bool       is_table = s->units[i].controller < 0;
+        if (!d->is_format || is_table != tables) continue;
+        const bb_matrix *w = !is_table ? &s->model->net.blocks[d->layer].w[d->part] : strcmp(d->name, "output") == 0 ? &s->model->net.head : &s->model->net.embd;
+        weights[d->value[x[i]]] += (double)w->rows * w->cols;
+    }
+    for (;;) {
+        int most = 0;
+        for (int k = 1; k < BB_TYPE_COUNT; k++)
+            if (weights[k] > weights[most]) most = k;
+        if (!(weights[most] > 0)) return;
+        const size_t n = strlen(name);
+        if (n + 1 < size) snprintf(name + n, size - n, "%s%s", first ? "" : "/", bb_format_get((bb_type)most)->name);
+        weights[most] = 0;
+        first = false;
+    }
+}
+
+void bb_model_space_uniform_name(const bb_model_space *s, const uint16_t *x, char *name, size_t size)
+{
+    snprintf(name, size, "uniform ");
+    add_content(s, x, false, name, size);
+    const size_t n = strlen(name);
+    if (n + 1 < size) snprintf(name + n, size - n, " + ");
+    add_content(s, x, true, name, size);
 }
 
 /* Why the exporter cannot size candidate x. */

@@ -15,10 +15,10 @@
 typedef struct bb_model_space bb_model_space;
 
 typedef struct bb_model_space_options {
-    const char *formats;        /* comma list for the linears; NULL: the default list */
-    const char *embd_formats;   /* comma list for embedding and head; NULL: the default list */
+    const char *formats;        /* comma list for the linears; NULL: the default list for the rows of each */
+    const char *embd_formats;   /* comma list for embedding and head; NULL: the default list for their rows */
     bool        prune_kv, prune_ffn, prune_sublayers;
-    uint32_t    ffn_divisor;    /* FFN widths are multiples of it (runtime block); 0: 256, or 32 where the model's width is no multiple */
+    uint32_t    ffn_divisor;    /* FFN widths are multiples of it (runtime block); 0: the largest of 256, 64 and 32 that divides the model's */
     uint32_t    screen;         /* of the default lists, at most so many formats for each matrix, spread from bits[0] to bits[1]; 0: all */
     double      bits[2];        /* smallest and largest size that matters, in bits a weight of the whole file */
 } bb_model_space_options;
@@ -32,8 +32,11 @@ bool              bb_model_space_is_format(const bb_model_space *s, uint32_t uni
 void              bb_model_space_set_costs(bb_model_space *s, const double *const *cost);
 /* The candidate that is the source model; and the smallest and largest reachable file. */
 void              bb_model_space_source(const bb_model_space *s, uint16_t *x);
-/* All linears in one format (where rows divide, else the nearest above it), embedding and head in another, full shape. False: not in the space. */
+/* All linears in one format, embedding and head in another, full shape. Where the space does not offer the format for a matrix: what llama-quantize
+ * takes instead for its rows (bb_format_for_row), or the largest offered format below it. False: no linear, or no table, can have it. */
 bool              bb_model_space_uniform(const bb_model_space *s, const char *format, const char *embd_format, uint16_t *x);
+/* What such a plan really holds, most weights first: "uniform IQ4_NL/IQ2_XXS + Q8_0". */
+void              bb_model_space_uniform_name(const bb_model_space *s, const uint16_t *x, char *name, size_t size);
 bb_status         bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint64_t *largest, bb_err *err);
 double            bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x); /* share of block weights removed */
 uint64_t          bb_model_n_weights(const bb_model *m);                          /* matrices and vectors: the denominator of bpw */

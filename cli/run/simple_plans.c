@@ -27,21 +27,26 @@ static size_t keep(size_t n, size_t max, uint32_t width, double cost, double *co
     return n + 1;
 }
 
+static bool is_listed(const uint16_t *x, size_t n, uint32_t width, const uint16_t *candidate)
+{
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(x + i * width, candidate, width * sizeof *x) == 0) return true;
+    return false;
+}
+
 size_t bb_uniform_plans(const bb_run *r, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_UNIFORM_NAME])
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    const bb_unit    *embd = &p->units[p->n_units - 1], *linear = NULL;
     uint16_t         *candidate = BB_NEW(p->n_units, uint16_t, NULL);
     double           *costs = BB_NEW(max, double, NULL);
     char              name[BB_UNIFORM_NAME];
+    const bb_format  *f, *e;
     size_t            n = 0;
-    for (uint32_t u = 0; u < p->n_units && !linear; u++)
-        if (p->units[u].controller >= 0) linear = &p->units[u];
-    for (uint32_t f = 0; candidate && costs && linear && f < linear->n_options; f++)
-        for (uint32_t e = 0; e < embd->n_options; e++) {
-            if (!bb_model_space_uniform(r->space, linear->options[f], embd->options[e], candidate)) continue;
-            if (bb_is_forbidden(bb_problem_bound(p, candidate)) || bb_problem_size(p, candidate) > budget) continue;
-            snprintf(name, sizeof name, "uniform %s + %s", linear->options[f], embd->options[e]);
+    for (size_t i = 0; candidate && costs && (f = bb_format_at(i)); i++)
+        for (size_t k = 0; (e = bb_format_at(k)); k++) {
+            if (!bb_model_space_uniform(r->space, f->name, e->name, candidate) || bb_problem_size(p, candidate) > budget) continue;
+            if (is_listed(x, n, p->n_units, candidate)) continue; /* two names may end in the same plan where rows are short */
+            bb_model_space_uniform_name(r->space, candidate, name, sizeof name);
             n = keep(n, max, p->n_units, bb_problem_cost(p, candidate), costs, candidate, x, name, names);
         }
     bb_free(candidate);
