@@ -3,18 +3,24 @@
 #ifndef BB_CLI_TENSOR_TYPES_H
 #define BB_CLI_TENSOR_TYPES_H
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
 #include "base/plan.h"
 #include "model/model.h"
 
-/* Later ones win: format and embd_format (empty or NULL: none); like, a GGUF file of the same shapes; recipe, a file of lines PATTERN=TYPE as
- * llama-quantize takes with --tensor-type-file (and `bitbudget export --recipe` writes): a pattern is searched in tensor names
- * ("blk.0.attn_q.weight"), the last one that fits wins. Matrices that none of them names stay as they are. */
+/* Later ones win: format and embd_format (empty or NULL: none); like, a GGUF file of the same shapes; recipe, a file of items PATTERN=TYPE as
+ * llama-quantize takes with --tensor-type-file (and `bitbudget export --recipe` writes): a pattern is a regular expression searched in tensor names
+ * ("blk.0.attn_q.weight"), the first one that fits wins. Matrices that none of them names stay as they are. Where a format's block does not divide
+ * the rows, bb_format_for_row says what is taken instead, and one line in the log says of how many matrices. */
 typedef struct bb_tensor_types { const char *format, *embd_format, *like, *recipe; } bb_tensor_types;
 
 bb_status bb_tensor_types_plan(const bb_tensor_types *t, const bb_model *m, bb_plan *plan, bb_err *err);
 
-/* Is pattern found in text? Literal characters, . * ^ $ and \ before any of them, as in regular expressions; *valid false (and no match) for
- * anything that would mean more than that there: ( ) [ ] { } | + ?. */
-bool bb_pattern_found(const char *pattern, const char *text, bool *valid);
+/* The format of that name. BB_USAGE, naming the option: what to use instead of one of llama-quantize's mixtures (Q4_K_M), or all names that there are. */
+bb_status bb_format_named(const char *option, const char *name, const bb_format **f, bb_err *err);
+
+/* A recipe's pattern; the caller frees it. BB_BAD_FILE: no regular expression. */
+bb_status bb_pattern_compile(const char *pattern, pcre2_code **out, bb_err *err);
 
 #endif

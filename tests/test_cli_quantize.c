@@ -43,7 +43,7 @@ static double number(const json_t *o, const char *name)
 static const char *recipe(void)
 {
     const char *path = bb_test_path("mix.txt");
-    static const char good[] = "# attention and FFN\r\nblk=Q4_0\nffn_down=F16\n\n^blk\\.1\\.attn_.\\.weight$=q8_0\ntoken_embd=Q5_0\n";
+    static const char good[] = "# attention and FFN\r\n^blk\\.1\\.attn_.\\.weight$=q8_0\nffn_down=F16\n\nblk=Q4_0\ntoken_embd=Q5_0\n";
     bb_test_write(path, good, sizeof good - 1);
     return path;
 }
@@ -223,12 +223,14 @@ END_TEST
 
 static const struct pattern { const char *pattern, *text; bool valid, found; } patterns[] = {
     { "attn_q", "blk.0.attn_q.weight", true, true },
+    { "ATTN_Q", "blk.0.attn_q.weight", true, true }, /* llama-quantize makes patterns lower case */
     { "^attn_q", "blk.0.attn_q.weight", true, false },
     { "^blk\\.0\\.", "blk.0.attn_q.weight", true, true },
     { "^blk\\.0\\.", "blk.01.attn_q.weight", true, false },
     { "blk.0.", "blk.01.attn_q.weight", true, true },
     { "^blk\\.0\\.attn_q\\.weight$", "blk.0.attn_q.weight", true, true },
     { "^blk\\.0\\.attn_q\\.weight$", "blk.0.attn_q.weights", true, false },
+    { "^blk\\.0\\.attn_q\\.weight$", "blk.0.attn_q.weight\n", true, false },
     { "ffn_.*weight", "blk.10.ffn_down.weight", true, true },
     { "ffn_.*bias", "blk.10.ffn_down.weight", true, false },
     { "blk.*10*\\.", "blk.1.x", true, true },
@@ -236,18 +238,87 @@ static const struct pattern { const char *pattern, *text; bool valid, found; } p
     { "$", "x", true, true },
     { "^$", "x", true, false },
     { "\\.", "x", true, false },
-    { "[0-9]", "blk.0", false, false },
-    { "a|b", "a", false, false },
-    { "\\d", "0", false, false },
+    { "blk\\.([0-3]|2[0-9])\\.ffn_(gate|up)", "blk.23.ffn_up.weight", true, true },
+    { "blk\\.([0-3]|2[0-9])\\.ffn_(gate|up)", "blk.13.ffn_up.weight", true, false },
+    { "blk\\.\\d{2}\\.", "blk.13.ffn_up.weight", true, true },
+    { "attn_(?!q)", "blk.0.attn_q.weight", true, false },
+    { "attn_(?!q)", "blk.0.attn_k.weight", true, true },
+    { "(q|k)\\.weight+$", "blk.0.attn_k.weight", true, true },
+    { "[]x", "x", true, false }, /* an empty class fits nothing */
     { "\\", "\\", false, false },
-    { "a*a*a*a*a*a*a*", "a", false, false },
+    { "(attn", "attn", false, false },
+    { "a{2,1}", "a", false, false },
+    { "*a", "a", false, false },
 };
 
 START_TEST(patterns_mean_what_regular_expressions_mean)
 {
-    bool valid;
-    ck_assert_msg(bb_pattern_found(patterns[_i].pattern, patterns[_i].text, &valid) == patterns[_i].found && valid == patterns[_i].valid, "%s",
-                  patterns[_i].pattern);
+    const struct pattern *p = &patterns[_i];
+    pcre2_code           *code = NULL;
+    bb_err                err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_pattern_compile(p->pattern, &code, &err), p->valid ? BB_OK : BB_BAD_FILE);
+    if (p->valid) {
+        pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+        ck_assert_msg((pcre2_match(code, (PCRE2_SPTR)p->text, strlen(p->text), 0, 0, match, NULL) >= 0) == p->found, "%s", p->pattern);
+        pcre2_match_data_free(match);
+    } else ck_assert(strstr(err.msg, "regular expression"));
+    pcre2_code_free(code);
+}
+END_TEST
+
+/* As llama-quantize: the first item that fits a name decides, items are separated by any white space, and a type whose block does not divide a row
+ * gives way. */
+START_TEST(the_first_rule_wins)
+{
+    static const char text[] = "attn_v=q8_0 attn_[qk]=Q5_0\n# then all of it\nattn=q4_0\nffn_(gate|up)=IQ2_XXS\t.*=f16\n";
+    bb_model          m;
+    char              arguments[512];
+    snprintf(arguments, sizeof arguments, "--method rtn --recipe %s", bb_test_path("order.txt"));
+    bb_test_write(bb_test_path("order.txt"), text, sizeof text - 1);
+    json_decref(quantize(arguments, bb_test_path("order.gguf")));
+    ck_assert_int_eq(bb_model_open(bb_test_path("order.gguf"), &m, NULL), BB_OK);
+    const bb_type wanted[BB_N_PARTS] = { BB_Q5_0, BB_Q5_0, BB_Q8_0, BB_Q4_0, BB_IQ4_NL, BB_IQ4_NL, BB_F16 };
+    for (int p = 0; p < BB_N_PARTS; p++) ck_assert_int_eq(m.net.blocks[1].w[p].type, wanted[p]);
+    ck_assert_int_eq(m.net.embd.type, BB_F16);
+    bb_model_close(&m);
+}
+END_TEST
+
+/* Rows of 64 and 172: --format takes what llama-quantize takes. */
+START_TEST(formats_that_do_not_divide_give_way)
+{
+    static const struct { const char *format; bb_type q, down, embd; } of[] = {
+        { "IQ2_XXS", BB_IQ4_NL, BB_F16, BB_Q8_0 }, { "Q4_K", BB_Q5_0, BB_F16, BB_Q8_0 }, { "Q2_0", BB_Q2_0, BB_F16, BB_Q8_0 }, { "F16", BB_F16, BB_F16, BB_Q8_0 },
+    };
+    bb_model m;
+    char     arguments[256];
+    snprintf(arguments, sizeof arguments, "--method rtn --format %s", of[_i].format);
+    json_decref(quantize(arguments, bb_test_path("way.gguf")));
+    ck_assert_int_eq(bb_model_open(bb_test_path("way.gguf"), &m, NULL), BB_OK);
+    ck_assert_int_eq(m.net.blocks[0].w[BB_PART_Q].type, of[_i].q);
+    ck_assert_int_eq(m.net.blocks[0].w[BB_PART_DOWN].type, of[_i].down);
+    ck_assert_int_eq(m.net.embd.type, of[_i].embd);
+    bb_model_close(&m);
+}
+END_TEST
+
+/* What to use instead is in the sentence. */
+START_TEST(wrong_formats_are_answered_with_right_ones)
+{
+    static const struct { const char *options, *said, *not_said; } of[] = {
+        { "--format Q4_K_M", "--like", "there is no format" },
+        { "--format iq3_xs", "take IQ3_S", "there is no format" },
+        { "--format Q9_9", "Q1_0, IQ1_S", "type id" },
+        { "--format Q4_K --embd-format Q5_K_S", "--embd-format: Q5_K_S", "type id" },
+        { "--format Q1_0", "these fit: Q2_0, MXFP4, Q4_0", "type id" },
+        { "--format Q4_0", "blk.0.ffn_down: rows of 172", "Q8_0" },
+    };
+    char  *text = NULL;
+    bb_err err = BB_ERR_INIT;
+    ck_assert_int_ne(bb_test_command(&text, &err, "quantize " MODEL " --method rtn --out %s %s", bb_test_path("no.gguf"), of[_i].options), BB_OK);
+    ck_assert_msg(strstr(err.msg, of[_i].said) && !strstr(err.msg, of[_i].not_said), "%s", err.msg);
+    ck_assert(!bb_file_exists(bb_test_path("no.gguf")));
+    bb_free(text);
 }
 END_TEST
 
@@ -257,7 +328,7 @@ static const struct bad { const char *line, *file; bb_status status; } bad[] = {
     { "quantize " MODEL " --out /nonexistent/x.gguf", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --format Q9_9", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --like " MODEL, NULL, BB_USAGE },
-    { "quantize " MODEL " --out /nonexistent/x.gguf --format IQ2_XS --method rtn", NULL, BB_UNSUPPORTED },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --format Q1_0 --method rtn", NULL, BB_UNSUPPORTED },
     { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --embd-format F16 --method rtn", NULL, BB_IO },
     { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --method rtn", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --no-compensation", NULL, BB_USAGE },
@@ -267,6 +338,8 @@ static const struct bad { const char *line, *file; bb_status status; } bad[] = {
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q=Q9_9", BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.77.attn_q=Q8_0", BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "(attn=Q8_0", BB_BAD_FILE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "attn=Q4_K_M", BB_BAD_FILE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "(.*a)*(.*t)*(.*n)*(.*k)*(.*b)*!=Q8_0", BB_BAD_FILE },
 };
 
 START_TEST(mistakes_have_a_sentence)
@@ -295,6 +368,9 @@ int main(void)
     tcase_add_test(t, pruning_is_compensated);
     tcase_add_test(t, threads_do_not_matter);
     tcase_add_loop_test(t, patterns_mean_what_regular_expressions_mean, 0, (int)(sizeof patterns / sizeof *patterns));
+    tcase_add_test(t, the_first_rule_wins);
+    tcase_add_loop_test(t, formats_that_do_not_divide_give_way, 0, 4);
+    tcase_add_loop_test(t, wrong_formats_are_answered_with_right_ones, 0, 6);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "cli/tensor_types.h"
 #include "model/compress/database.h"
 #include "model/export/export.h"
 
@@ -111,7 +112,7 @@ static bb_status format_options(unit_data *u, uint32_t *n, const char *list, uin
         if (len >= sizeof name) return BB_FAIL(err, BB_USAGE, "format list: \"%.*s\" is no format name", (int)len, list);
         memcpy(name, list, len);
         name[len] = '\0';
-        if (!(f = bb_format_find(name))) return BB_FAIL(err, BB_USAGE, "format list: \"%s\" is unknown; known are Q4_K, IQ2_XXS, Q1_0, ...", name);
+        BB_TRY(bb_format_named("format list", name, &f, err));
         if (cols % f->block == 0 && f->type != source) BB_TRY(add_option(u, n, f->name, f->type, err));
         list += len + (list[len] == ',');
     }

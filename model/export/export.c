@@ -126,8 +126,8 @@ static bb_status check_matrix(const bb_matrix *w, const char *name, bb_err *err)
     if (!bb_gguf_block((uint32_t)w->type, &block, &bytes))
         return BB_FAIL(err, BB_UNSUPPORTED, "%s: type id %d is no type of the runtime", name, (int)w->type);
     if (w->cols % block != 0)
-        return BB_FAIL(err, BB_UNSUPPORTED, "%s: rows of %u weights are no multiple of %u, the block of type id %d", name, w->cols, block,
-                       (int)w->type);
+        return BB_FAIL(err, BB_UNSUPPORTED, "%s: rows of %u weights are no multiple of %u, the block of %s", name, w->cols, block,
+                       bb_format_get(w->type) ? bb_format_get(w->type)->name : "its type");
     return BB_OK;
 }
 
