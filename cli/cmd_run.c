@@ -147,7 +147,7 @@ typedef struct export_config { char *plan, *out, *recipe; } export_config;
 static const bb_option_row export_options[] = {
     { "plan", BB_OPT_TEXT, FIELD(plan), "", 1, 0, "HASH", "plan of plans.csv, by the beginning of its hash", NULL },
     { "out", BB_OPT_TEXT, FIELD(out), "model.gguf", 1, 0, "FILE", "file to write", NULL },
-    { "recipe", BB_OPT_TEXT, FIELD(recipe), "", 1, 0, "FILE", "also write a llama-quantize --tensor-type-file", NULL },
+    { "recipe", BB_OPT_TEXT, FIELD(recipe), "", 1, 0, "FILE", "also write a llama-quantize --tensor-type-file; not of a pruned plan", NULL },
 };
 enum { N_EXPORT_OPTIONS = sizeof export_options / sizeof *export_options };
 #undef FIELD

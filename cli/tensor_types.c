@@ -48,14 +48,14 @@ bb_status bb_format_named(const char *option, const char *name, const bb_format 
     return status;
 }
 
-/* f, or what is taken in its place for rows of cols weights (bb_format_for_row); BB_UNSUPPORTED names the formats that fit. */
+/* f, or what is taken in its place for rows of cols weights (bb_format_for_row); BB_USAGE names the formats that fit. */
 static bb_status fit_row(const char *unit, const bb_format *f, size_t cols, const bb_format **out, bb_err *err)
 {
     bb_text   t = { 0 };
     bb_status status;
     if ((*out = bb_format_for_row(f, cols))) return BB_OK;
     list_formats(cols, &t);
-    status = t.status == BB_OK ? BB_FAIL(err, BB_UNSUPPORTED, "%s: rows of %zu weights are no multiple of %u, the block of %s, and llama.cpp has nothing in its place; these fit: %s",
+    status = t.status == BB_OK ? BB_FAIL(err, BB_USAGE, "%s: rows of %zu weights are no multiple of %u, the block of %s, and llama.cpp has nothing in its place; these fit: %s",
                                          unit, cols, f->block, f->name, t.data) : BB_NOMEM;
     bb_text_done(&t);
     return status;

@@ -328,7 +328,7 @@ static const struct bad { const char *line, *file; bb_status status; } bad[] = {
     { "quantize " MODEL " --out /nonexistent/x.gguf", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --format Q9_9", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --like " MODEL, NULL, BB_USAGE },
-    { "quantize " MODEL " --out /nonexistent/x.gguf --format Q1_0 --method rtn", NULL, BB_UNSUPPORTED },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --format Q1_0 --method rtn", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --embd-format F16 --method rtn", NULL, BB_IO },
     { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --method rtn", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --no-compensation", NULL, BB_USAGE },

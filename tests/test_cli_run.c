@@ -148,6 +148,48 @@ START_TEST(every_scored_plan_is_listed_and_can_be_exported)
 }
 END_TEST
 
+/* A recipe makes a file of the plan's bytes, or is refused: it cannot say what is pruned. */
+START_TEST(recipes_keep_their_promise)
+{
+    const char *a = straight_run(), *file = bb_test_path("recipe.gguf"), *types = bb_test_path("types.txt"), *again = bb_test_path("again.gguf");
+    char        command[2400];
+    bb_csv      t;
+    size_t      n_pruned = 0, n_whole = 0;
+    bb_err      err = BB_ERR_INIT;
+    if (!a) return;
+    snprintf(command, sizeof command, "%s/plans.csv", a);
+    ck_assert_int_eq(bb_csv_read(command, &t, &err), BB_OK);
+    for (size_t i = 0; i < t.n_rows && (n_pruned == 0 || n_whole == 0); i++) {
+        double   pruned;
+        int64_t  bytes;
+        uint64_t written;
+        ck_assert_int_eq(bb_csv_double(&t, i, (size_t)bb_csv_column(&t, "pruned_fraction"), &pruned, &err), BB_OK);
+        ck_assert_int_eq(bb_csv_int(&t, i, 1, &bytes, &err), BB_OK);
+        if (*(pruned > 0 ? &n_pruned : &n_whole)) continue;
+        snprintf(command, sizeof command, "export %s --plan %s --out %s --recipe %s -q", a, bb_csv_text(&t, i, 0), file, types);
+        const int code = bb_test_program(command, said, sizeof said);
+        if (pruned > 0) {
+            n_pruned++;
+            ck_assert_int_eq(code, 2);
+            ck_assert_msg(strstr(said, "cannot say") && strstr(said, "bytes"), "%s", said);
+            ck_assert(!bb_file_exists(file) && !bb_file_exists(types));
+            continue;
+        }
+        n_whole++;
+        ck_assert_msg(code == 0, "%s", said);
+        snprintf(command, sizeof command, "quantize " MODEL " --recipe %s --method rtn --out %s -q", types, again);
+        ck_assert_int_eq(bb_test_program(command, said, sizeof said), 0);
+        ck_assert_int_eq(bb_file_size(again, &written, &err), BB_OK);
+        ck_assert_int_eq(bytes, (int64_t)written);
+        remove(file);
+        remove(types);
+    }
+    ck_assert_uint_gt(n_pruned, 0);
+    ck_assert_uint_gt(n_whole, 0);
+    bb_csv_done(&t);
+}
+END_TEST
+
 /* stdout says the same as the files: one marked row in the table, every row of front.csv in the JSON object. */
 START_TEST(the_result_is_told_as_a_table_and_as_json)
 {
@@ -544,6 +586,7 @@ int main(void)
     tcase_add_test(t, an_impossible_budget_is_refused_at_once);
     tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
     tcase_add_test(t, every_scored_plan_is_listed_and_can_be_exported);
+    tcase_add_test(t, recipes_keep_their_promise);
     tcase_add_test(t, the_result_is_told_as_a_table_and_as_json);
     tcase_add_test(t, every_column_is_in_the_dictionary);
     tcase_add_test(t, options_have_their_errors);

@@ -230,6 +230,38 @@ static bb_status write_recipe(const bb_model *m, const char *path, bb_err *err)
     return status;
 }
 
+/* Bytes of the file that a plan's types give to the unpruned model. */
+static bb_status unpruned_size(const bb_run *r, const bb_plan *plan, uint64_t *bytes, bb_err *err)
+{
+    bb_plan   types = { 0, NULL };
+    bb_net    net;
+    bb_block *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
+    bb_status status = blocks ? BB_OK : BB_NOMEM;
+    BB_TRY(status);
+    for (size_t i = 0; i < plan->n; i++)
+        if (bb_format_find(plan->genes[i].option)) BB_TRY(bb_plan_set(&types, plan->genes[i].unit, plan->genes[i].option, err));
+    BB_TRY(bb_plan_shape(&r->model, &types, &net, blocks, err));
+    BB_TRY(bb_export_size(&r->model, &net, bytes, err));
+done:
+    bb_plan_done(&types);
+    bb_free(blocks);
+    return status;
+}
+
+/* A list of types cannot say what is gone, and llama-quantize cannot take it away. */
+static bb_status check_recipe(const bb_run *r, const bb_front_plan *p, bb_err *err)
+{
+    uint64_t  bytes;
+    bb_status status;
+    if (!(p->pruned_fraction > 0)) return BB_OK;
+    BB_TRY(unpruned_size(r, &p->plan, &bytes, err));
+    status = BB_FAIL(err, BB_USAGE, "plan %s removes %.1f %% of the blocks' weights, which a recipe of types cannot say: llama-quantize would make %llu bytes of it "
+                     "where the plan has %lld; export it without --recipe, or search with --prune none", p->hash, 100 * p->pruned_fraction, (unsigned long long)bytes,
+                     (long long)p->size_bytes);
+done:
+    return status;
+}
+
 bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err)
 {
     bb_front_plan p = { 0 };
@@ -239,6 +271,7 @@ bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const cha
     bool          opened = false;
     bb_status     status;
     BB_TRY(bb_front_find(r, hash, &p, err));
+    if (recipe) BB_TRY(check_recipe(r, &p, err));
     status = BB_NOMEM;
     if (!(from = bb_run_path(r, err, "models/%s.gguf", p.hash))) goto done;
     BB_TRY(finalise_one(r, &p, err));

@@ -106,7 +106,7 @@ bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, struct bb_referen
 typedef struct bb_search_cost { double tokens, measure_tokens, seconds, n_sizes; } bb_search_cost;
 
 /* Writes plan `hash` of the run to path as GGUF (finalising it if that was not done), and, recipe not NULL, the tensor types as a
- * `llama-quantize --tensor-type-file`. */
+ * `llama-quantize --tensor-type-file`. BB_USAGE, and nothing is written: a recipe of a pruned plan. */
 bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err);
 /* Reads every exported file back: hash, bytes, plan, and the KL on the confirm windows must be those recorded, bit for bit; every number of the
  * tables made from them is recomputed and compared (BB_GUARD). */
