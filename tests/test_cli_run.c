@@ -148,45 +148,50 @@ START_TEST(every_scored_plan_is_listed_and_can_be_exported)
 }
 END_TEST
 
+/* The first plan of a run that is (or is not) pruned; false: it has none. */
+static bool find_pruned(const char *dir, bool wanted, char hash[17], int64_t *bytes)
+{
+    char   path[800];
+    bb_csv t;
+    bool   found = false;
+    snprintf(path, sizeof path, "%s/plans.csv", dir);
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    for (size_t i = 0; i < t.n_rows && !found; i++) {
+        double pruned;
+        ck_assert_int_eq(bb_csv_double(&t, i, (size_t)bb_csv_column(&t, "pruned_fraction"), &pruned, NULL), BB_OK);
+        ck_assert_int_eq(bb_csv_int(&t, i, 1, bytes, NULL), BB_OK);
+        snprintf(hash, 17, "%s", bb_csv_text(&t, i, 0));
+        found = (pruned > 0) == wanted;
+    }
+    bb_csv_done(&t);
+    return found;
+}
+
 /* A recipe makes a file of the plan's bytes, or is refused: it cannot say what is pruned. */
 START_TEST(recipes_keep_their_promise)
 {
-    const char *a = straight_run(), *file = bb_test_path("recipe.gguf"), *types = bb_test_path("types.txt"), *again = bb_test_path("again.gguf");
-    char        command[2400];
-    bb_csv      t;
-    size_t      n_pruned = 0, n_whole = 0;
-    bb_err      err = BB_ERR_INIT;
+    const char *a = straight_run(), *whole = bb_test_path("whole"), *file = bb_test_path("recipe.gguf"), *types = bb_test_path("types.txt");
+    char        command[2400], hash[17];
+    int64_t     bytes;
+    uint64_t    written;
     if (!a) return;
-    snprintf(command, sizeof command, "%s/plans.csv", a);
-    ck_assert_int_eq(bb_csv_read(command, &t, &err), BB_OK);
-    for (size_t i = 0; i < t.n_rows && (n_pruned == 0 || n_whole == 0); i++) {
-        double   pruned;
-        int64_t  bytes;
-        uint64_t written;
-        ck_assert_int_eq(bb_csv_double(&t, i, (size_t)bb_csv_column(&t, "pruned_fraction"), &pruned, &err), BB_OK);
-        ck_assert_int_eq(bb_csv_int(&t, i, 1, &bytes, &err), BB_OK);
-        if (*(pruned > 0 ? &n_pruned : &n_whole)) continue;
-        snprintf(command, sizeof command, "export %s --plan %s --out %s --recipe %s -q", a, bb_csv_text(&t, i, 0), file, types);
-        const int code = bb_test_program(command, said, sizeof said);
-        if (pruned > 0) {
-            n_pruned++;
-            ck_assert_int_eq(code, 2);
-            ck_assert_msg(strstr(said, "cannot say") && strstr(said, "bytes"), "%s", said);
-            ck_assert(!bb_file_exists(file) && !bb_file_exists(types));
-            continue;
-        }
-        n_whole++;
-        ck_assert_msg(code == 0, "%s", said);
-        snprintf(command, sizeof command, "quantize " MODEL " --recipe %s --method rtn --out %s -q", types, again);
-        ck_assert_int_eq(bb_test_program(command, said, sizeof said), 0);
-        ck_assert_int_eq(bb_file_size(again, &written, &err), BB_OK);
-        ck_assert_int_eq(bytes, (int64_t)written);
-        remove(file);
-        remove(types);
-    }
-    ck_assert_uint_gt(n_pruned, 0);
-    ck_assert_uint_gt(n_whole, 0);
-    bb_csv_done(&t);
+    ck_assert(find_pruned(a, true, hash, &bytes));
+    snprintf(command, sizeof command, "export %s --plan %s --out %s --recipe %s -q", a, hash, file, types);
+    ck_assert_int_eq(bb_test_program(command, said, sizeof said), 2);
+    ck_assert_msg(strstr(said, "cannot say") && strstr(said, "bytes"), "%s", said);
+    ck_assert(!bb_file_exists(file) && !bb_file_exists(types));
+
+    snprintf(command, sizeof command, "run " MODEL " --target-size 400000 --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 "
+             "--measure-windows 1 --search-tokens 0.001 --ctx 32 --method rtn --no-finalise --prune none -q --out %s 2>&1", whole);
+    ck_assert_msg(bb_test_program(command, said, sizeof said) == 0, "%s", said);
+    ck_assert(find_pruned(whole, false, hash, &bytes));
+    snprintf(command, sizeof command, "export %s --plan %s --out %s --recipe %s -q", whole, hash, file, types);
+    ck_assert_msg(bb_test_program(command, said, sizeof said) == 0, "%s", said);
+    remove(file);
+    snprintf(command, sizeof command, "quantize " MODEL " --recipe %s --method rtn --out %s -q", types, file);
+    ck_assert_msg(bb_test_program(command, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(bb_file_size(file, &written, NULL), BB_OK);
+    ck_assert_int_eq(bytes, (int64_t)written);
 }
 END_TEST
 
