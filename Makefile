@@ -164,8 +164,8 @@ reproduce: all
 CHUNKS   ?= 200
 reproduce-llamacpp: all
 	@[ -x "$(LLAMACPP)/llama-perplexity" ] || { echo "make $@ LLAMACPP=FOLDER: the folder of llama.cpp's programs (llama-perplexity, llama-quantize, llama-imatrix)" >&2; exit 2; }
-	CHUNKS=$(CHUNKS) sh results/llamacpp.sh $(LLAMACPP) $(WIKI8M) $(WIKI_CALIB) $(WIKI_EVAL) $(RUNS)/wiki8m $(RUNS)/llamacpp $(RUNS)/llamacpp.csv
-	CHUNKS=$(CHUNKS) sh results/llamacpp.sh $(LLAMACPP) $(STORIES) $(STORIES_CALIB) $(STORIES_EVAL) $(RUNS)/stories3M-p256 $(RUNS)/llamacpp $(RUNS)/llamacpp.csv
+	CHUNKS=$(CHUNKS) IMATRIX=$(DATA)/baselines sh results/llamacpp.sh $(LLAMACPP) $(WIKI8M) $(WIKI_CALIB) $(WIKI_EVAL) $(RUNS)/wiki8m $(RUNS)/llamacpp $(RUNS)/llamacpp.csv
+	CHUNKS=$(CHUNKS) IMATRIX=$(DATA)/baselines sh results/llamacpp.sh $(LLAMACPP) $(STORIES) $(STORIES_CALIB) $(STORIES_EVAL) $(RUNS)/stories3M-p256 $(RUNS)/llamacpp $(RUNS)/llamacpp.csv
 	cp $(RUNS)/llamacpp.csv results/
 	@$(RECORD) $@ "$$($(LLAMACPP)/llama-perplexity --version 2>&1 | head -n 1 | tr , ' ')"
 
@@ -204,7 +204,7 @@ reproduce-quantize: all
 	mkdir -p $(RUNS)
 	sh results/pruning.sh $(DATA) $(RUNS)/pruning > $(RUNS)/pruning.csv && cp $(RUNS)/pruning.csv results/
 	sh results/rotation.sh $(DATA) $(RUNS)/rotation > $(RUNS)/rotation.csv && cp $(RUNS)/rotation.csv results/
-	LLAMACPP=$(LLAMACPP) IMATRIX=$(RUNS)/llamacpp sh results/database.sh $(DATA) $(RUNS)/database > $(RUNS)/database.csv && cp $(RUNS)/database.csv results/
+	LLAMACPP=$(LLAMACPP) IMATRIX=$(DATA)/baselines sh results/database.sh $(DATA) $(RUNS)/database > $(RUNS)/database.csv && cp $(RUNS)/database.csv results/
 	@$(RECORD) $@
 
 # Times of this machine, and a model trained from scratch.

@@ -18,14 +18,13 @@ evaluation_text() { case $1 in wiki8m) echo "$data/corpora/wikitext-2-raw/wiki.t
 # The types of a mixture as a recipe.
 recipe() { awk -F, -v m="$1" -v x="$2" '{ sub(/\r$/, "") } $1 == m && $2 == x { gsub(/\./, "\\.", $3); print "^" $3 "$=" $4 }' "$data/baselines/mixtures.csv"; }
 
-# llama.cpp's own file of a type, made by its llama-quantize with an importance matrix of the whole calibration text (IMATRIX/MODEL.imatrix.gguf), and
+# llama.cpp's own file of a type, made by its llama-quantize with an importance matrix of the calibration text (IMATRIX/MODEL.imatrix.gguf), and
 # measured like ours: by our engine, on the same windows. The names of its files that hold one type: those of the smallest mixtures.
 theirs() {
     name=${2#like:} imatrix=$IMATRIX/$1.imatrix.gguf out=$work/$1.$2.llamacpp.gguf source=$data/models/$1/$1-f16.gguf
     if [ ! -s "$imatrix" ]; then
-        mkdir -p "$IMATRIX"
-        "$LLAMACPP/llama-imatrix" -m "$source" -f "$(calibration_text "$1")" -c 256 -t "$THREADS" -o "$imatrix.new.gguf" > "$work/log" 2>&1
-        mv "$imatrix.new.gguf" "$imatrix"
+        imatrix=$work/$1.imatrix.gguf
+        [ -s "$imatrix" ] || "$LLAMACPP/llama-imatrix" -m "$source" -f "$(calibration_text "$1")" -c 256 -t "$THREADS" -o "$imatrix" > "$work/log" 2>&1
     fi
     case $2 in
         like:*) set -- "$1" "$2" "$3" ;;

@@ -1,13 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Rows of results/llamacpp.csv for one model: the source, llama.cpp's own files and ours, all measured by llama-perplexity against the source on the
-# same text and the same chunks. Theirs are made by llama-quantize with an importance matrix of the whole calibration text.
+# same text and the same chunks. Theirs are made by llama-quantize with an importance matrix of the calibration text.
 # usage: llamacpp.sh LLAMACPP MODEL.gguf CALIBRATION EVALUATION RUN WORK TABLE.csv
 #   LLAMACPP  folder of llama-perplexity, llama-quantize, llama-imatrix
 #   RUN       a run's folder: its front.csv and models/HASH.gguf
 #   WORK      scratch; the logits of the source stay there (chunks x ctx/2 x vocabulary x 2 bytes) until all rows are done
 #   TABLE     rows are appended; a row that is already there (same file, same text, same chunks) is not measured again
-# CTX (256), CHUNKS (200), THREADS (2), TYPES: what llama-quantize is asked for. BITBUDGET: the program, for its own figures of our files.
+# IMATRIX: a folder of such matrices, MODEL.imatrix.gguf; what it lacks is made in WORK. CTX (256), CHUNKS (200), THREADS (2), TYPES: what llama-quantize is asked for. BITBUDGET: the program, for its own figures of our files.
 set -eu
 bin=$1 source=$2 calib=$3 text=$4 run=$5 work=$6 table=$7
 : "${CTX:=256}" "${CHUNKS:=200}" "${THREADS:=2}" "${BITBUDGET:=./bitbudget}"
@@ -76,12 +76,16 @@ row() {
 }
 
 row source F16 "$source"
-if [ ! -s "$work/$model.imatrix.gguf" ]; then
-    quietly "$bin/llama-imatrix" -m "$source" -f "$calib" -c "$CTX" -t "$THREADS" -o "$work/$model.imatrix.new.gguf"
-    mv "$work/$model.imatrix.new.gguf" "$work/$model.imatrix.gguf"
+imatrix=${IMATRIX:-$work}/$model.imatrix.gguf
+if [ ! -s "$imatrix" ]; then
+    imatrix=$work/$model.imatrix.gguf
+    if [ ! -s "$imatrix" ]; then
+        quietly "$bin/llama-imatrix" -m "$source" -f "$calib" -c "$CTX" -t "$THREADS" -o "$work/new.imatrix.gguf"
+        mv "$work/new.imatrix.gguf" "$imatrix"
+    fi
 fi
 for type in $TYPES; do
-    quietly "$bin/llama-quantize" --imatrix "$work/$model.imatrix.gguf" "$source" "$work/$model.$type.gguf" "$type" "$THREADS"
+    quietly "$bin/llama-quantize" --imatrix "$imatrix" "$source" "$work/$model.$type.gguf" "$type" "$THREADS"
     row llama.cpp "$type" "$work/$model.$type.gguf"
     rm -f "$work/$model.$type.gguf"
 done
