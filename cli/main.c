@@ -123,6 +123,7 @@ static void sleep_while_waiting(char **argv)
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("OMP_WAIT_POLICY", "passive", 0) != 0) return;
     if ((n = readlink("/proc/self/exe", path, sizeof path - 1)) < 0) return;
     path[n] = '\0';
+    setenv("OPENBLAS_NUM_THREADS", "1", 0); /* our threads call it, it needs none of its own (bb_blas_init), and is told so before it starts them */
     execv(path, argv);
 }
 
@@ -142,5 +143,9 @@ int main(int argc, char **argv)
     if (status != BB_OK) bb_log_failure(err.status != BB_OK ? err.msg : bb_status_text(status));
     if (status != BB_OK && err.file) bb_debug("noticed at %s:%d (%s)", err.file, err.line, bb_status_text(status));
     bb_log_to_file(NULL, NULL);
+    if (bb_blas_is_limited()) { /* a thread of OpenBLAS may wait for memory for ever, and its library for the thread */
+        fflush(NULL);
+        _exit(bb_status_exit_code(status));
+    }
     return bb_status_exit_code(status);
 }

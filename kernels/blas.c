@@ -17,6 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "base/mem.h"
 
@@ -53,6 +55,44 @@ static void init(void)
     if (config[library]) library += 1 + strcspn(config + library + 1, " ");
     snprintf(name, sizeof name, "%s core %s", config, openblas_get_corename());
     snprintf(core, sizeof core, "%.*s, core %s", (int)library, config, openblas_get_corename());
+}
+
+/* Exported by OpenBLAS, for its own kernels: what is given back stays in its pool. */
+extern void *blas_memory_alloc(int) __attribute__((weak));
+extern void  blas_memory_free(void *) __attribute__((weak));
+
+bool bb_blas_is_limited(void)
+{
+    struct rlimit space, data;
+    return (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) || (getrlimit(RLIMIT_DATA, &data) == 0 && data.rlim_cur != RLIM_INFINITY);
+}
+
+bb_status bb_blas_reserve(int threads, bb_err *err)
+{
+    enum { MOST = 256 };
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static int             reserved;
+    const size_t           room = (size_t)160 << 20; /* the buffer, its alignment, and a little for what it is needed for */
+    void                  *buffers[MOST] = { NULL };
+    int                    n = 0;
+    bb_status              status = BB_OK;
+    if (!blas_memory_alloc || !blas_memory_free || !bb_blas_is_limited()) return BB_OK;
+    threads = threads < 1 ? 1 : threads > MOST ? MOST : threads;
+    pthread_mutex_lock(&mutex);
+    for (; reserved < threads && n < threads && status == BB_OK; n++) {
+        void *probe = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (probe == MAP_FAILED) {
+            status = BB_FAIL(err, BB_NOMEM, "the limit on this process's memory (ulimit -v or -d) leaves no room for what OpenBLAS takes, 128 MiB of addresses for each of "
+                             "%d threads: raise the limit, or give a smaller --threads", threads);
+            break;
+        }
+        munmap(probe, room);
+        buffers[n] = blas_memory_alloc(0);
+    }
+    for (int i = 0; i < n; i++) blas_memory_free(buffers[i]);
+    if (status == BB_OK && reserved < threads) reserved = threads;
+    pthread_mutex_unlock(&mutex);
+    return status;
 }
 
 /* Also run as a constructor, so that no caller can reach BLAS before it. */

@@ -7,11 +7,16 @@
 #ifndef BB_KERNELS_BLAS_H
 #define BB_KERNELS_BLAS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/status.h"
 
 void        bb_blas_init(void);          /* once, before any other call and before OpenMP starts */
+/* OpenBLAS takes a buffer of 128 MiB of addresses for each thread that calls it, and where the process may not have it (ulimit -v) tries for ever.
+ * Under such a limit the buffers are taken here, for this many threads, or refused with BB_NOMEM; without one this does nothing. */
+bb_status   bb_blas_reserve(int threads, bb_err *err);
+bool        bb_blas_is_limited(void);    /* whether such a limit is set */
 const char *bb_blas_name(void);          /* library, version, how it was built, and core, for env.json */
 const char *bb_blas_core(void);          /* "OpenBLAS 0.3.21, core SkylakeX": products have the bits of library, version and core */
 

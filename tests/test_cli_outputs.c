@@ -209,6 +209,24 @@ START_TEST(two_processes_share_a_database)
 }
 END_TEST
 
+/* OpenBLAS would try for ever. */
+START_TEST(a_limit_on_memory_is_refused_and_not_waited_for)
+{
+    char line[2500], said[4000];
+    make_inputs();
+#ifdef __SANITIZE_ADDRESS__
+    return; /* needs terabytes of addresses for itself */
+#endif
+    snprintf(line, sizeof line, "ulimit -v 150000; exec timeout -s KILL 60 %s/bitbudget ", bb_test_build());
+    expand(line + strlen(line), sizeof line - strlen(line), "sweep $M " SMALL " --calib $T -q --out $D/limited 2>&1");
+    FILE *p = popen(line, "r");
+    ck_assert_ptr_nonnull(p);
+    said[fread(said, 1, sizeof said - 1, p)] = '\0';
+    int state = pclose(p);
+    ck_assert_msg(WIFEXITED(state) && WEXITSTATUS(state) == 1 && strstr(said, "ulimit -v"), "%d: %s", state, said);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("outputs");
@@ -221,6 +239,7 @@ int main(void)
     tcase_add_test(t, what_is_ours_is_replaced_and_what_is_not_with_force);
     tcase_add_test(t, one_process_works_in_a_run);
     tcase_add_test(t, two_processes_share_a_database);
+    tcase_add_test(t, a_limit_on_memory_is_refused_and_not_waited_for);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

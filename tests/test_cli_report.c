@@ -479,6 +479,26 @@ START_TEST(strange_artefacts_do_not_break_the_page)
 }
 END_TEST
 
+/* Numbers where a double ends: every plot ends, too, and leaves them out. */
+START_TEST(numbers_at_the_edge_of_double_are_drawn_around)
+{
+    static const char *const edges[] = { "1e300", "-1e300", "1.7976931348623157e308", "5e-324", "1e-300", "inf" };
+    for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
+        const char *dir = bb_test_path("edge");
+        char        rows[600];
+        write_all(dir);
+        snprintf(rows, sizeof rows, "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\n"
+                 "a,1000000,2,0.5,0.1,%s,%s,0.5,0,x\r\nb,2000000,3,%s,%s,20,1,0.6,0,x\r\nc,3000000,4,0.1,0.01,15,1,0.7,0,x\r\n", edges[i], edges[i], edges[i], edges[i]);
+        write_text(dir, "front.csv", rows);
+        snprintf(rows, sizeof rows, "step,label,kl_nats,size_bytes\r\n0,1 MiB,%s,1000\r\n1,1 MiB,0.5,1000\r\n", edges[i]);
+        write_text(dir, "convergence.csv", rows);
+        char *page = read_page(dir);
+        check_nesting(page);
+        bb_free(page);
+    }
+}
+END_TEST
+
 /* BB_REPORT_TO=folder leaves the synthetic run there, to look at. */
 START_TEST(a_page_to_look_at)
 {
@@ -502,6 +522,7 @@ int main(void)
     tcase_add_test(t, only_the_front_is_needed);
     tcase_add_test(t, broken_artefacts_are_refused);
     tcase_add_test(t, strange_artefacts_do_not_break_the_page);
+    tcase_add_test(t, numbers_at_the_edge_of_double_are_drawn_around);
     if (getenv("BB_REPORT_TO")) tcase_add_test(t, a_page_to_look_at);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -12,7 +12,7 @@
 
 enum { MAX_BLOCKS = 4096, MAX_COLUMNS = 10 };
 
-bool bb_is_positive(double v) { return isfinite(v) && v > 0; }
+bool bb_is_positive(double v) { return v > 1e-100 && v < 1e100; }
 
 double bb_option_bits(const char *option)
 {

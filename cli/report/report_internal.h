@@ -57,7 +57,7 @@ bb_status bb_artefacts_read(const char *run_dir, bb_artefacts *a, bb_err *err);
 void      bb_artefacts_done(bb_artefacts *a);
 bb_part_column bb_unit_column(const char *unit, int64_t *block);
 double    bb_option_bits(const char *option); /* bits per weight of a format name; NaN for anything else */
-bool      bb_is_positive(double v);           /* finite and > 0: fits on a logarithmic axis */
+bool      bb_is_positive(double v);           /* > 0, and with room around it: fits on a logarithmic axis */
 
 typedef enum bb_plot { BB_PLOT_FRONT, BB_PLOT_PERPLEXITY, BB_PLOT_SENSITIVITY, BB_PLOT_CONVERGENCE, BB_PLOT_RIVALS, BB_PLOT_SCORED, BB_PLOT_COUNT } bb_plot;
 typedef struct bb_plots { char *svg[BB_PLOT_COUNT]; bb_text outside; /* baselines that lie right of the first two plots */ } bb_plots;

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,9 @@ enum { N_SERIES = sizeof SERIES / sizeof SERIES[0], WIDTH = 960, HEIGHT = 480 };
 static const double LEFT = 0.095, RIGHT = 0.985, BOTTOM = 0.12, TOP = 0.965;
 
 static const char *const NAMES[BB_PLOT_COUNT] = { "front", "perplexity", "sensitivity", "convergence", "rivals", "scored" };
+
+/* Finite, with room around it: gnuplot's ranges are doubles, too. */
+static bool is_plottable(double v) { return fabs(v) < 1e100; }
 
 typedef struct axes { double x0, x1, y0, y1; bool log; } axes;
 
@@ -63,15 +67,18 @@ static void add_ticks(bb_text *t, char axis, double low, double high, bool log)
     bool first = true;
     bb_text_addf(t, "set %ctics (", axis);
     if (log && high / low >= 6) {
-        bool many = high / low > 3000;
-        for (double decade = pow(10, floor(log10(low))); decade <= high; decade *= 10)
+        /* Counted in whole numbers, and never many: the values come from files, and may lie anywhere that a double can. */
+        enum { MOST = 12 };
+        const bool many = !(high / low <= 3000);
+        const int  from = (int)floor(log10(fmax(low, DBL_MIN))), to = (int)floor(log10(fmin(high, DBL_MAX))), stride = (to - from) / MOST + 1;
+        for (int e = from; e <= to; e += stride)
             for (int k = 0; k < 3; k++) {
-                double v = decade * (k == 0 ? 1 : k == 1 ? 2 : 5);
+                double v = pow(10, e) * (k == 0 ? 1 : k == 1 ? 2 : 5);
                 if (v >= low && v <= high && (k == 0 || !many)) add_tick(t, v, &first);
             }
     } else {
-        double step = nice_step(high - low);
-        for (double k = ceil(low / step); k * step <= high && k < ceil(low / step) + 50; k++) add_tick(t, fabs(k) > 0 ? k * step : 0, &first);
+        double step = nice_step(high - low), start = ceil(low / step);
+        for (int i = 0; i < 50 && isfinite(start) && (start + i) * step <= high; i++) add_tick(t, fabs(start + i) > 0 ? (start + i) * step : 0, &first);
     }
     bb_text_add(t, ")\n");
 }
@@ -255,8 +262,8 @@ static bool all_positive(const bb_artefacts *a, bool kl)
 static void add_point(cloud *c, const bb_scored *s, bool kl, const char *label, bool on_front)
 {
     double y = kl ? s->kl : s->ppl, se = kl ? s->kl_se : s->ppl_se;
-    if (!isfinite(y) || (c->axes.log && y <= 0) || s->size_bytes <= 0) return;
-    c->p[c->n++] = (point){ (double)s->size_bytes / c->unit, y, isfinite(se) && se > 0 ? se : 0, label, on_front };
+    if (!is_plottable(y) || (c->axes.log && !bb_is_positive(y)) || s->size_bytes <= 0) return;
+    c->p[c->n++] = (point){ (double)s->size_bytes / c->unit, y, is_plottable(se) && se > 0 ? se : 0, label, on_front };
 }
 
 static void find_range(cloud *c)
@@ -271,7 +278,7 @@ static void find_range(cloud *c)
         y0 = fmin(y0, low);
         y1 = fmax(y1, p->y + p->se);
     }
-    if (isfinite(c->original)) {
+    if (is_plottable(c->original)) {
         y0 = fmin(y0, c->original);
         y1 = fmax(y1, c->original);
     }
@@ -425,7 +432,7 @@ static bb_status draw_cloud(const bb_artefacts *a, bb_plot plot, char **svg, bb_
         bb_text_add(&gp, ", \\\n  '' ");
         add_points(&gp, has_line(&c) ? 2 : 1, 13, 0.75, SERIES[1], "baselines");
     }
-    if (isfinite(c.original)) bb_text_addf(&gp, ", \\\n  %.9g with lines lw 1.2 dt 2 lc " INK " title 'the original'", c.original);
+    if (is_plottable(c.original)) bb_text_addf(&gp, ", \\\n  %.9g with lines lw 1.2 dt 2 lc " INK " title 'the original'", c.original);
     bb_text_add(&gp, "\n");
     add_cloud_data(&dat, &c);
     BB_TRY(draw(a->dir, plot, &gp, &dat, svg, err));
@@ -466,7 +473,7 @@ static bb_status find_bends(const bb_artefacts *a, bend **out, size_t *n, bb_err
         int64_t whole;
         if (!count) x = bb_option_bits(s->option);
         else if (bb_parse_int(s->option, &whole, NULL) == BB_OK) x = (double)whole;
-        if (s->column == BB_COL_OTHER || !isfinite(x) || !isfinite(s->value)) continue;
+        if (s->column == BB_COL_OTHER || !is_plottable(x) || !is_plottable(s->value)) continue;
         int panel = s->column < BB_COL_COUNT ? (int)s->column : BB_COL_COUNT;
         (*out)[(*n)++] = (bend){ panel, s->column == BB_COL_OUTPUT ? 1 : s->column == BB_COL_EMBD ? 0 : s->block, x, s->value };
     }
@@ -563,7 +570,7 @@ done:
 
 /* ---- convergence ---- */
 
-static bool is_drawable(const bb_step *s, bool log) { return isfinite(s->step) && isfinite(s->kl) && (!log || s->kl > 0); }
+static bool is_drawable(const bb_step *s, bool log) { return is_plottable(s->step) && is_plottable(s->kl) && (!log || bb_is_positive(s->kl)); }
 
 /* Whether no drawable step before i has i's label. */
 static bool is_first_of_label(const bb_artefacts *a, size_t i, bool log)
@@ -577,7 +584,7 @@ static axes convergence_axes(const bb_artefacts *a, size_t *n)
 {
     axes x = { (double)INFINITY, -(double)INFINITY, (double)INFINITY, -(double)INFINITY, true };
     for (size_t i = 0; i < a->n_steps; i++)
-        if (isfinite(a->steps[i].kl) && a->steps[i].kl <= 0) x.log = false;
+        if (is_plottable(a->steps[i].kl) && a->steps[i].kl <= 0) x.log = false;
     *n = 0;
     for (size_t i = 0; i < a->n_steps; i++) {
         if (!is_drawable(&a->steps[i], x.log)) continue;

@@ -4,9 +4,11 @@
  */
 #include "model/net/forward.h"
 
+#include <omp.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "kernels/blas.h"
 #include "model/net/backend.h"
 
 enum { SLAB_TOKENS = 2048 /* also the batch that an input hook sees, so not a function of the machine */ };
@@ -66,6 +68,7 @@ bb_status bb_forward_create(const bb_net *net, uint32_t max_windows, uint32_t ma
     *out = NULL;
     BB_ASSERT(max_windows > 0 && max_tokens > 0);
     BB_TRY(bb_check_shape(net, err));
+    BB_TRY(bb_blas_reserve(omp_get_max_threads(), err));
     if (!(f = BB_NEW0(1, bb_forward, err))) return BB_NOMEM;
     f->backend = &bb_backend_cpu;
     f->n_embd = net->n_embd;
