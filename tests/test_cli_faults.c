@@ -33,7 +33,7 @@ static void make_inputs(void)
     snprintf(model, sizeof model, "%s", bb_test_path("m.gguf"));
     snprintf(text, sizeof text, "%s", bb_test_path("calib.txt"));
     tiny_write(&s, model);
-    for (unsigned i = 0; n + 8 < sizeof words; i++) n += (size_t)sprintf(words + n, "%x ", i * 2654435761u % 4093u);
+    for (unsigned i = 0; n + 8 < sizeof words; i++) n += (size_t)snprintf(words + n, sizeof words - n, "%x ", i * 2654435761u % 4093u);
     bb_test_write(text, words, n);
 }
 

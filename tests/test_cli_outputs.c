@@ -33,7 +33,7 @@ static void make_inputs(void)
     snprintf(folder, sizeof folder, "%s", bb_test_path("folder"));
     tiny_write(&s, model);
     tiny_write(&s, foreign);
-    for (unsigned i = 0; n + 8 < sizeof words; i++) n += (size_t)sprintf(words + n, "%x ", i * 2654435761u % 4093u);
+    for (unsigned i = 0; n + 8 < sizeof words; i++) n += (size_t)snprintf(words + n, sizeof words - n, "%x ", i * 2654435761u % 4093u);
     bb_test_write(text, words, n);
     bb_test_write(short_text, "a b", 3);
     ck_assert_int_eq(mkdir(folder, 0755), 0);
