@@ -136,7 +136,7 @@ SEARCHED ?= 2157664,2489440,3530336
 DOCUMENTS = README.md $(sort $(wildcard docs/*.md)) results/README.md
 
 # The order is that of what each needs.
-RESULTS   = reproduce reproduce-llamacpp reproduce-tasks reproduce-study reproduce-finalise reproduce-search reproduce-effort reproduce-quantize reproduce-bench
+RESULTS   = reproduce reproduce-llamacpp reproduce-tasks reproduce-study reproduce-finalise reproduce-search reproduce-effort reproduce-quantize reproduce-dropped reproduce-bench
 .PHONY: results tables $(RESULTS)
 results: all
 	@for f in $(WIKI8M) $(STORIES) $(WIKI_CALIB) $(WIKI_EVAL) $(STORIES_CALIB) $(STORIES_EVAL) "$(LLAMACPP)/llama-perplexity"; do [ -e "$$f" ] || { \
@@ -205,6 +205,12 @@ reproduce-quantize: all
 	sh results/pruning.sh $(DATA) $(RUNS)/pruning > $(RUNS)/pruning.csv && cp $(RUNS)/pruning.csv results/
 	sh results/rotation.sh $(DATA) $(RUNS)/rotation > $(RUNS)/rotation.csv && cp $(RUNS)/rotation.csv results/
 	LLAMACPP=$(LLAMACPP) IMATRIX=$(DATA)/baselines sh results/database.sh $(DATA) $(RUNS)/database > $(RUNS)/database.csv && cp $(RUNS)/database.csv results/
+	@$(RECORD) $@
+
+# What could stand in for an attention that is dropped, against one KV group kept.
+reproduce-dropped: all $(BUILD)/tests/bench/bench_dropped
+	mkdir -p $(RUNS)
+	$(BUILD)/tests/bench/bench_dropped $(WIKI8M) $(WIKI_CALIB) $(WIKI_EVAL) $(RUNS)/dropped | awk '{ print (NR == 1 ? "model," : "wiki8m,") $$0 }' > $(RUNS)/dropped.csv && cp $(RUNS)/dropped.csv results/
 	@$(RECORD) $@
 
 # Times of this machine, and a model trained from scratch.

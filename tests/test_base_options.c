@@ -48,6 +48,21 @@ static bb_status parse(sample *v, const char **pos, size_t *n_pos, bb_err *err, 
 #define PARSE(v, pos, n, err, ...) \
     parse(v, pos, n, err, (int)(sizeof (const char *[]){ __VA_ARGS__ } / sizeof(char *)), (const char *const[]){ __VA_ARGS__ })
 
+/* Both bounds belong to the range. */
+START_TEST(bounds_are_allowed)
+{
+    static const char *const good[][2] = { { "--seed", "0" }, { "--seed", "1000000000" }, { "--damping", "0" }, { "--damping", "1" }, { "--target-size", "1" } };
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        sample      v = defaults();
+        const char *pos[2];
+        size_t      n;
+        bb_err      err = BB_ERR_INIT;
+        ck_assert_msg(PARSE(&v, pos, &n, &err, "x", good[i][0], good[i][1]) == BB_OK, "%s", err.msg);
+        bb_options_done(rows, N, &v);
+    }
+}
+END_TEST
+
 START_TEST(defaults_come_from_the_table)
 {
     sample v = defaults();
@@ -274,6 +289,7 @@ int main(void)
 {
     Suite *s = suite_create("options");
     TCase *t = tcase_create("core");
+    tcase_add_test(t, bounds_are_allowed);
     tcase_add_test(t, defaults_come_from_the_table);
     tcase_add_test(t, the_command_line_is_parsed);
     tcase_add_test(t, mistakes_on_the_command_line_are_named);

@@ -200,6 +200,23 @@ START_TEST(masks_are_nested_and_select_rows)
     ck_assert(part.rows == C && part.cols == 64 && pruned.error > full.error && pruned.error < 1);
     OK(bb_database_matrix(db, 0, BB_PART_O, 1, BB_Q4_0, &part, NULL, &err));
     ck_assert(part.rows == C && part.cols == 32);
+    /* the error of a pruned matrix is against the whole one: pruning and encoding together */
+    bb_statistics s;
+    const bb_statistics_config c = { config.dir, &model, tokens, WINDOWS, CTX, 8 };
+    OK(bb_statistics_open(&c, &s, &err));
+    for (int i = 0; i < 2; i++) {
+        OK(bb_database_matrix(db, 0, BB_PART_DOWN, 64, i ? BB_Q2_0 : BB_Q8_0, &part, &pruned, &err));
+        OK(bb_database_mask(db, 0, true, 64, &less, &err));
+        float *w = decode(&model.net.blocks[0].w[BB_PART_DOWN]), *v = decode(&part), *wide = calloc((size_t)C * FF, sizeof *wide);
+        for (uint32_t r = 0; r < C; r++)
+            for (uint32_t k = 0; k < 64; k++) wide[r * FF + less[k]] = v[r * 64 + k];
+        const double e = bb_relative_error(w, wide, C, FF, &s.blocks[0].in[bb_hessian_of(BB_PART_DOWN)]);
+        ck_assert_double_eq_tol(pruned.error, e, 0.03 * e); /* damping */
+        bb_free(w);
+        bb_free(v);
+        free(wide);
+    }
+    bb_statistics_close(&s);
     bb_database_close(db);
     bb_model_close(&model);
 }

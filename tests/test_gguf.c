@@ -165,6 +165,8 @@ START_TEST(every_lie_is_refused)
         { "alignment 2^31", "data section", s.alignment, 1u << 31, 4, BB_BAD_FILE },
         { "kind 13", "kind 13", s.alignment - 4, 13, 4, BB_BAD_FILE },
         { "strings", "announces", s.strings_count, UINT64_C(1) << 60, 8, BB_BAD_FILE },
+        { "strings for whose lengths there is no room", "announces", s.strings_count, (s.f.n - s.strings_count) / 8, 8, BB_BAD_FILE },
+        { "array bytes overflow", "ends inside", s.array_count, (UINT64_C(1) << 62) + 2, 8, BB_BAD_FILE },
         { "array length", "ends inside", s.array_count, UINT64_C(1) << 62, 8, BB_BAD_FILE },
         { "nested array", "kind 9", s.array_element, 9, 4, BB_BAD_FILE },
         { "name too long", "64 bytes", s.name_length, 64, 8, BB_BAD_FILE },
@@ -213,6 +215,61 @@ START_TEST(every_truncation_is_refused)
         if (n < needed) ck_assert(err.msg[0] != '\0');
         bb_gguf_close(&g);
         bb_free(b);
+    }
+}
+END_TEST
+
+/* Files that end with the thing itself, so that nothing behind it can be missed instead. */
+START_TEST(the_last_thing_of_a_file_may_not_be_cut)
+{
+    static const uint32_t kinds[] = { 8, 0, 4, 10, 9 }; /* text, one byte, u32, u64, an array of u32 */
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        bytes f = { .n = 0 };
+        raw(&f, "GGUF", 4);
+        u32(&f, 3);
+        u64(&f, 0);
+        u64(&f, 1);
+        str(&f, "key");
+        u32(&f, kinds[k]);
+        if (kinds[k] == 8) str(&f, "value");
+        else if (kinds[k] == 0) raw(&f, "x", 1);
+        else if (kinds[k] == 4) u32(&f, 7);
+        else if (kinds[k] == 10) u64(&f, 7);
+        else { u32(&f, 4); u64(&f, 2); u64(&f, 7); }
+        for (size_t n = f.n - 3; n <= f.n; n++) {
+            unsigned char *b = bb_alloc(n, 1, NULL);
+            bb_gguf        g;
+            memcpy(b, f.b, n);
+            ck_assert_int_eq(bb_gguf_parse(b, n, &g, NULL), n < f.n ? BB_BAD_FILE : BB_OK);
+            bb_gguf_close(&g);
+            bb_free(b);
+        }
+    }
+}
+END_TEST
+
+/* Each factor alone can make the product overflow. */
+START_TEST(four_dimensions_may_not_overflow)
+{
+    static const uint64_t ne[4][4] = { { 32, UINT64_C(1) << 62, 4, 1 }, { 32, 1 << 20, UINT64_C(1) << 44, 1 }, { 32, UINT64_C(1) << 31, UINT64_C(1) << 31, 4 },
+                                       { 32, 1, 1, UINT64_C(1) << 62 } };
+    for (int k = 0; k < 4; k++) {
+        bytes   f = { .n = 0 };
+        bb_gguf g;
+        bb_err  err = BB_ERR_INIT;
+        raw(&f, "GGUF", 4);
+        u32(&f, 3);
+        u64(&f, 1);
+        u64(&f, 0);
+        str(&f, "m");
+        u32(&f, 4);
+        for (int i = 0; i < 4; i++) u64(&f, ne[k][i]);
+        u32(&f, 8);
+        u64(&f, 0);
+        zeros_to(&f, 32);
+        ck_assert_int_eq(bb_gguf_parse(f.b, f.n, &g, &err), BB_BAD_FILE);
+        ck_assert_msg(strstr(err.msg, "overflows") != NULL, "%d: %s", k, err.msg);
+        bb_gguf_close(&g);
     }
 }
 END_TEST
@@ -370,6 +427,8 @@ int main(void)
     tcase_add_loop_test(t, integers_of_every_kind, 0, 15);
     tcase_add_test(t, every_lie_is_refused);
     tcase_add_test(t, every_truncation_is_refused);
+    tcase_add_test(t, the_last_thing_of_a_file_may_not_be_cut);
+    tcase_add_test(t, four_dimensions_may_not_overflow);
     tcase_add_test(t, messages_do_not_carry_control_bytes);
     tcase_add_test(t, memory_failures_are_clean);
     tcase_add_test(t, writes_the_bytes_made_by_hand);

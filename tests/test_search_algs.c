@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "search/algs/rbf.h"
 #include "search/driver.h"
 #include "search/moves.h"
 #include "search/refine.h"
@@ -458,6 +459,65 @@ START_TEST(what_is_given_is_used)
 }
 END_TEST
 
+/* In one dimension the interpolation is the natural cubic spline; in any, it gives linear functions back. */
+START_TEST(amq_interpolates)
+{
+    const double z[3] = {0, 10, 20};
+    double       w[5] = {0, 1, 0};
+    ck_assert_int_eq(bb_rbf_fit(z, 3, 1, w, NULL), BB_OK);
+    for (int i = 0; i <= 20; i++) {
+        const double at = i, t = i <= 10 ? i / 10.0 : 2 - i / 10.0;
+        ck_assert_double_eq_tol(bb_rbf_at(z, 3, 1, w, &at), 1.5 * t - 0.5 * t * t * t, 1e-3); /* regularised */
+    }
+    enum { N = 20, D = 4 };
+    static const double slope[D] = {1, -2, 0.5, 3};
+    double points[N * D], weights[N + D + 1];
+    bb_rng r;
+    bb_rng_init(&r, 1, "points");
+    for (int i = 0; i < N; i++) {
+        weights[i] = 7;
+        for (int k = 0; k < D; k++) weights[i] += slope[k] * (points[i * D + k] = bb_rng_uniform(&r));
+    }
+    ck_assert_int_eq(bb_rbf_fit(points, N, D, weights, NULL), BB_OK);
+    for (int i = 0; i < 50; i++) {
+        double at[D], want = 7;
+        for (int k = 0; k < D; k++) want += slope[k] * (at[k] = bb_rng_uniform(&r));
+        ck_assert_double_eq_tol(bb_rbf_at(points, N, D, weights, at), want, 1e-4);
+    }
+}
+END_TEST
+
+/* It models log KL: squared scores are twice the logarithms, a linear change, so that the same plans are proposed. */
+START_TEST(amq_works_on_logarithms)
+{
+    syn_problem *s = syn_transformer(60, 2, 6, 3);
+    bb_space     space;
+    int64_t      budget = 400000;
+    void        *state[2];
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 1, .horizon = 100};
+    for (int k = 0; k < 2; k++) ck_assert_int_eq(bb_amq.create(&c, &state[k], NULL), BB_OK);
+    for (int round = 0; round < 3; round++) {
+        static uint16_t x[2][200 * SYN_MAX_UNITS];
+        static bb_score score[2][200];
+        uint32_t        level;
+        const size_t    n = bb_amq.ask(state[0], x[0], 200, &level), m = bb_amq.ask(state[1], x[1], 200, &level);
+        ck_assert_uint_eq(n, m);
+        ck_assert_uint_gt(n, 0);
+        ck_assert_mem_eq(x[0], x[1], n * s->p.n_units * sizeof **x);
+        for (size_t i = 0; i < n; i++) {
+            const double cost = bb_problem_cost(&s->p, x[0] + i * s->p.n_units);
+            score[0][i] = (bb_score){.kl = cost};
+            score[1][i] = (bb_score){.kl = cost * cost};
+        }
+        for (int k = 0; k < 2; k++) ck_assert_int_eq(bb_amq.tell(state[k], score[k], n, NULL), BB_OK);
+    }
+    for (int k = 0; k < 2; k++) bb_amq.destroy(state[k]);
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
 START_TEST(same_seed_same_answer)
 {
     syn_problem *s = syn_transformer(60, 2, 6, 3);
@@ -664,6 +724,8 @@ int main(void)
     tcase_add_test(t, evopress_keeps_the_best_parent);
     tcase_add_test(t, no_start_is_lost);
     tcase_add_test(t, what_is_given_is_used);
+    tcase_add_test(t, amq_interpolates);
+    tcase_add_test(t, amq_works_on_logarithms);
     tcase_add_test(t, same_seed_same_answer);
     tcase_add_loop_test(t, only_loadable_plans, 0, 2);
     tcase_add_test(t, separable_solutions_are_loadable);

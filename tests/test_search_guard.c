@@ -244,6 +244,12 @@ START_TEST(crossover_of_pruning_and_quantization)
     ck_assert_int_eq(found.bytes, 301);
     ck_assert_int_eq(found.low, 301);
     ck_assert_int_eq(found.high, 401);
+    /* 20 standard errors are 1.29 nats: what is smaller is no difference */
+    ck_assert_int_eq(bb_crossover_find(&s->p, l, 20, rows, 5, &found, NULL), BB_OK);
+    ck_assert_double_eq_tol(rows[3].se, 0.1 * sqrt(5.0 / 3) / 2, 1e-9);
+    ck_assert_int_eq(found.bytes, 301);
+    ck_assert_int_eq(found.low, 201);
+    ck_assert_int_eq(found.high, -1);
     bb_ledger_close(l);
     syn_free(s);
 }

@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "search/moves.h"
+#include "search/pool.h"
 #include "search/refine.h"
 #include "search/surrogate.h"
 #include "tests/support/synthetic.h"
@@ -170,6 +171,40 @@ START_TEST(a_damaged_entry_is_refused)
 END_TEST
 
 /* ---- surrogate ---- */
+
+/* The best of a pool within a size: never a larger one, ties to fewer bytes, then to the earlier. */
+START_TEST(the_best_of_a_pool_fits)
+{
+    syn_problem *s = syn_new();
+    const uint32_t u = syn_add(s, 4, -1);
+    bb_space     space;
+    bb_pool      pool;
+    static const double kl[4] = {5, 3, 3, 1};
+    for (int o = 0; o < 4; o++) s->bytes[u][o] = 100 * (o + 1);
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    syn_world *w = syn_world_new(&s->p, 1, 1, 0);
+    bb_ledger *l;
+    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, NULL, NULL, &l, NULL), BB_OK);
+    ck_assert_int_eq(bb_pool_init(&space, l, &pool, NULL), BB_OK);
+    for (uint16_t o = 4; o-- > 0;) {
+        size_t at;
+        ck_assert_int_eq(bb_pool_add(&pool, &o, "test", &at, NULL, NULL), BB_OK);
+        pool.items[at].kl[0] = kl[o];
+    }
+    static const int64_t  budget[] = {99, 100, 199, 200, 300, 399, 400};
+    static const uint16_t want[] = {9, 0, 0, 1, 1, 1, 3};
+    for (size_t i = 0; i < sizeof budget / sizeof *budget; i++) {
+        const size_t best = bb_pool_best(&pool, budget[i], 0);
+        if (want[i] == 9) ck_assert_uint_eq(best, SIZE_MAX);
+        else ck_assert_uint_eq(pool.items[best].x[0], want[i]);
+    }
+    bb_pool_done(&pool);
+    bb_ledger_close(l);
+    bb_space_done(&space);
+    free(w);
+    syn_free(s);
+}
+END_TEST
 
 START_TEST(surrogate_learns_hidden_factors)
 {
@@ -607,6 +642,7 @@ int main(void)
     tcase_add_test(t, ledger_evaluates_nothing_twice_and_survives_reopening);
     tcase_add_test(t, ledger_lists_everything_in_hash_order);
     tcase_add_test(t, a_damaged_entry_is_refused);
+    tcase_add_test(t, the_best_of_a_pool_fits);
     tcase_add_test(t, surrogate_learns_hidden_factors);
     tcase_add_loop_test(t, pair_moves_equal_a_full_double_loop, 0, 6);
     tcase_add_loop_test(t, refinement_beats_the_separable_plan_and_keeps_every_promise, 0, 2);

@@ -179,6 +179,27 @@ START_TEST(an_entry_is_one_label_s_logit_change)
 }
 END_TEST
 
+/* The standard error over windows from its definition (n - 1), and the price: blocks from the first one that changed. */
+START_TEST(scores_have_their_error_and_price)
+{
+    bb_plan       plan = { 0, NULL };
+    bb_net        net;
+    bb_block      blocks[TINY_MAX_LAYERS];
+    bb_evaluation v;
+    double        kl[N_WINDOWS], mean = 0, squares = 0;
+    plan_of(2, &plan); /* blk.1.ffn_down */
+    ck_assert_int_eq(bb_database_apply(w.db, &plan, &net, blocks, NULL), BB_OK);
+    ck_assert_int_eq(bb_net_evaluator_score(w.evaluator, &w.model.net, 0, &v, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_net_evaluator_score(w.evaluator, &net, 0, &v, kl, NULL), BB_OK);
+    for (int i = 0; i < N_WINDOWS; i++) mean += kl[i] / N_WINDOWS;
+    for (int i = 0; i < N_WINDOWS; i++) squares += pow(kl[i] - mean, 2);
+    ck_assert_double_eq_tol(v.kl, mean, 1e-12);
+    ck_assert_double_eq_tol(v.kl_se, sqrt(squares / (N_WINDOWS - 1) / N_WINDOWS), 1e-9 * v.kl_se);
+    ck_assert_double_eq(v.n_forwarded, 0.5 * N_WINDOWS * CTX); /* one block of two */
+    bb_plan_done(&plan);
+}
+END_TEST
+
 /* psi of a plan against full precision, by the sketch alone. */
 static void psi_of(const bb_sketch *sketch, const bb_plan *plan, float *psi)
 {
@@ -473,6 +494,7 @@ int main(void)
     tcase_add_unchecked_fixture(t, open_world, close_world);
     tcase_add_test(t, inner_products_are_covariances_of_logit_changes);
     tcase_add_loop_test(t, an_entry_is_one_label_s_logit_change, 0, N_CHANGES);
+    tcase_add_test(t, scores_have_their_error_and_price);
     tcase_add_test(t, small_changes_add_up);
     tcase_add_test(t, threads_change_no_bit);
     tcase_add_test(t, a_store_answers_the_second_time);

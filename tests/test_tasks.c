@@ -156,6 +156,58 @@ START_TEST(tasks_by_definition)
 }
 END_TEST
 
+/* acc_norm counts characters: not bytes, and not the space before the continuation. Pairs of endings on which these disagree are looked for. */
+START_TEST(normalised_by_characters)
+{
+    static const char *const endings_tried[] = { "a", "dog", "girl", "girl named Lily.", "boy who had a", "q", "Zq", "~", "#~", "{}", "@~@~", "\u00e9", "\u00e9\u00e9", "caf\u00e9",
+                                                 "\u4e2d", "\u4e2d\u6587", "\u00fc\u00f6\u00e4\u00fc" };
+    enum { N = sizeof endings_tried / sizeof *endings_tried };
+    static const char context[] = "Once upon a time, there was a little";
+    double p[N], characters[N];
+    int    by_bytes = 0, by_space = 0;
+    for (int i = 0; i < N; i++) {
+        bool greedy;
+        p[i] = log_p(context, endings_tried[i], LONGEST, &greedy);
+        characters[i] = 0;
+        for (const char *c = endings_tried[i]; *c; c++) characters[i] += (*c & 0xC0) != 0x80;
+    }
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++) {
+            const double bytes[2] = { (double)strlen(endings_tried[i]), (double)strlen(endings_tried[j]) };
+            const bool   first = p[i] / characters[i] > p[j] / characters[j] + 1e-3, second = p[i] / characters[i] < p[j] / characters[j] - 1e-3;
+            const bool   bytes_differ = first ? p[i] / bytes[0] < p[j] / bytes[1] : second && p[i] / bytes[0] > p[j] / bytes[1];
+            const bool   space_differs = first ? p[i] / (characters[i] + 1) < p[j] / (characters[j] + 1) : second && p[i] / (characters[i] + 1) > p[j] / (characters[j] + 1);
+            char           row[512];
+            bb_task        t;
+            bb_task_result r;
+            uint32_t       answer;
+            if ((!bytes_differ || by_bytes >= 3) && (!space_differs || by_space >= 3)) continue;
+            snprintf(row, sizeof row, "{\"query\": \"%s\", \"choices\": [\"%s\", \"%s\"], \"gold\": 0}\n", context, endings_tried[i], endings_tried[j]);
+            ck_assert_int_eq(bb_task_parse("x.jsonl", row, strlen(row), 0, &t, NULL), BB_OK);
+            ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
+            ck_assert_msg(r.acc_norm == first, "%s | %s", endings_tried[i], endings_tried[j]);
+            bb_task_done(&t);
+            by_bytes += bytes_differ;
+            by_space += space_differs;
+        }
+    ck_assert_msg(by_bytes > 0 && by_space > 0, "%d pairs for bytes, %d for the space", by_bytes, by_space);
+}
+END_TEST
+
+START_TEST(of_equal_options_the_first)
+{
+    static const char row[] = "{\"query\": \"Once upon a\", \"choices\": [\"time\", \"time\", \"time\"], \"gold\": 1}\n";
+    bb_task        t;
+    bb_task_result r;
+    uint32_t       answer;
+    ck_assert_int_eq(bb_task_parse("x.jsonl", row, sizeof row - 1, 0, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
+    ck_assert_uint_eq(answer, 0);
+    ck_assert(r.acc == 0 && r.acc_norm == 0);
+    bb_task_done(&t);
+}
+END_TEST
+
 START_TEST(names_and_limits)
 {
     bb_task t;
@@ -319,6 +371,8 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, tasks_by_definition, 0, 4);
+    tcase_add_test(t, normalised_by_characters);
+    tcase_add_test(t, of_equal_options_the_first);
     tcase_add_test(t, names_and_limits);
     tcase_add_test(t, windows_cut_contexts);
     tcase_add_test(t, the_same_bits_for_any_number_of_threads);

@@ -214,7 +214,8 @@ static world *world_of(bool untied)
     for (int i = 0; i < WINDOWS * T; i++) w->tokens[i] = (int32_t)bb_rng_below(&rng, 48);
     for (int i = 0; i < WINDOWS * T; i++) w->targets[i] = i % T == T - 1 ? 0 : w->tokens[i + 1];
     w->train = (bb_tune_set){ w->tokens, w->targets, WINDOWS, T, 0, T };
-    w->held = (bb_tune_set){ w->tokens, w->targets, HELD, T, 2, T - 3 }; /* of the same windows: random text has nothing to generalise to */
+    /* The last of the same windows: random text has nothing to generalise to; not the first, so that a window's index in one set is another's in the other. */
+    w->held = (bb_tune_set){ w->tokens + (WINDOWS - HELD) * T, w->targets + (WINDOWS - HELD) * T, HELD, T, 2, T - 3 };
     w->small = w->full.net;
     memcpy(w->blocks, w->full.net.blocks, sizeof w->blocks);
     w->small.blocks = w->blocks;

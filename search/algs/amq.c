@@ -2,19 +2,18 @@
  * amq.c: the surrogate loop of AMQ [1]: evaluate a random design, then repeat: fit a cubic radial basis function with a linear tail to log KL,
  * search it with NSGA-II seeded by the evaluated front, evaluate a choice that is spread along bytes, add it.
  *
- * s(z) = sum_i w_i |z - z_i|^3 + a'z + b, with z_u the rank of unit u's option by bytes, scaled to 0..1; w, a, b from the interpolation system
- * with side condition sum_i w_i (z_i, 1) = 0, slightly regularised because scores are noisy.
+ * The function (rbf.h) is of z_u, the rank of unit u's option by bytes, scaled to 0..1.
  * Differs from [1]: sizes are bytes, KL instead of JSD, no pinned layers, and the spread is taken as even slots of bytes, the best predicted of
  * each, instead of by a second genetic algorithm.
  *
  * [1] Lee, Woo, Kim, Kim, et al. AMQ. EMNLP 2025, arXiv 2509.12019. */
-#include <gsl/gsl_linalg.h>
 #include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "search/algs/algorithm.h"
 #include "search/algs/population.h"
+#include "search/algs/rbf.h"
 #include "search/moves.h"
 
 #define MAX_POINTS 400   /* of the interpolation: the system is dense */
@@ -150,13 +149,6 @@ done:
 
 /* ---- interpolation ------------------------------------------------------------------------------------------------------------- */
 
-static double distance3(const double *a, const double *b, uint32_t d)
-{
-    double sum = 0;
-    for (uint32_t u = 0; u < d; u++) sum += (a[u] - b[u]) * (a[u] - b[u]);
-    return sum * sqrt(sum);
-}
-
 static void coordinates(const amq_state *s, const uint16_t *x, double *z)
 {
     for (uint32_t u = 0; u < s->d; u++) z[u] = s->rank[s->c.space->offset[u] + x[u]];
@@ -164,11 +156,9 @@ static void coordinates(const amq_state *s, const uint16_t *x, double *z)
 
 static double predict(const amq_state *s, const uint16_t *x)
 {
-    double *z = s->z + (size_t)MAX_POINTS * s->d, value = s->weights[s->n_fit + s->d];
+    double *z = s->z + (size_t)MAX_POINTS * s->d;
     coordinates(s, x, z);
-    for (uint32_t i = 0; i < s->n_fit; i++) value += s->weights[i] * distance3(z, s->z + (size_t)i * s->d, s->d);
-    for (uint32_t u = 0; u < s->d; u++) value += s->weights[s->n_fit + u] * z[u];
-    return value;
+    return bb_rbf_at(s->z, s->n_fit, s->d, s->weights, z);
 }
 
 /* The newest points with a usable score, at most MAX_POINTS. */
@@ -182,36 +172,9 @@ static void choose_points(amq_state *s)
 
 static bb_status fit(amq_state *s, bb_err *err)
 {
-    bb_status status = BB_NOMEM;
     choose_points(s);
-    const size_t n = s->n_fit, m = n + s->d + 1;
-    double      *A = BB_NEW0(m * m, double, err);
-    size_t      *pivot = BB_NEW(m, size_t, err);
-    int          sign;
-    if (!A || !pivot) goto done;
-    for (size_t i = 0; i < n; i++) {
-        const double *zi = s->z + i * s->d;
-        for (size_t j = 0; j < n; j++) A[i * m + j] = distance3(zi, s->z + j * s->d, s->d);
-        A[i * m + i] += 1e-3;
-        for (size_t u = 0; u < s->d; u++) A[i * m + n + u] = A[(n + u) * m + i] = zi[u];
-        A[i * m + m - 1] = A[(m - 1) * m + i] = 1;
-        s->weights[i] = log(s->kl[s->fit[i]]);
-    }
-    for (size_t k = n; k < m; k++) {
-        A[k * m + k] = -1e-6;
-        s->weights[k] = 0;
-    }
-    gsl_matrix_view      M = gsl_matrix_view_array(A, m, m);
-    gsl_vector_view      b = gsl_vector_view_array(s->weights, m);
-    gsl_permutation      p = {m, pivot};
-    gsl_permutation_init(&p);
-    status = BB_OK;
-    if (gsl_linalg_LU_decomp(&M.matrix, &p, &sign) || gsl_linalg_LU_svx(&M.matrix, &p, &b.vector))
-        status = BB_FAIL(err, BB_NUMERIC, "the interpolation of %zu plans is singular", n);
-done:
-    bb_free(A);
-    bb_free(pivot);
-    return status;
+    for (uint32_t i = 0; i < s->n_fit; i++) s->weights[i] = log(s->kl[s->fit[i]]);
+    return bb_rbf_fit(s->z, s->n_fit, s->d, s->weights, err);
 }
 
 /* ---- proposals ------------------------------------------------------------------------------------------------------------------- */
