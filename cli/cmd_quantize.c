@@ -21,6 +21,7 @@
 #include "cli/cmd.h"
 #include "cli/outputs.h"
 #include "cli/run/model_space.h"
+#include "cli/run/speed.h"
 #include "cli/tensor_types.h"
 #include "kernels/kernels.h"
 #include "model/compress/rebuild.h"
@@ -606,6 +607,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
 {
     job       j = { .path = NULL };
     size_t    n = 0;
+    char     *note = NULL;
     bb_status status;
     BB_TRY(bb_command_options(&bb_command_quantize, &j.o, argc, argv, &j.path, 1, &n, err));
     BB_TRY(check_options(&j, n, err));
@@ -618,7 +620,9 @@ static bb_status run(int argc, char **argv, bb_err *err)
     if (j.work && !has(j.o.database)) remove_work(j.work);
     if (has(j.o.eval)) BB_TRY(evaluate(&j, err));
     BB_TRY(print_result(&j, err));
+    if (bb_speed_note(&j.net, &note, err) == BB_OK && note) bb_info("note: %s", note);
 done:
+    bb_free(note);
     job_done(&j);
     return status;
 }

@@ -2,6 +2,8 @@
  * tensor_types.c: see tensor_types.h. */
 #include "cli/tensor_types.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -158,9 +160,10 @@ done:
 /* PATTERN=TYPE. A pattern is an ECMAScript regular expression that is searched in names, as std::regex_search does for llama-quantize, whatever the case
  * of its letters: PCRE2 with the options that make it mean the same. */
 typedef struct rule { pcre2_code *pattern; const bb_format *format; const char *text; size_t line, n_found; } rule;
-typedef struct recipe { bb_plan *plan; tally *n; const char *path; rule *rules; size_t n_rules; pcre2_match_data *match; pcre2_match_context *limits; } recipe;
+typedef struct matcher { pcre2_match_data *data; pcre2_match_context *limits; } matcher;
+typedef struct recipe { bb_plan *plan; tally *n; const char *path; rule *rules; size_t n_rules; matcher match; } recipe;
 
-bb_status bb_pattern_compile(const char *pattern, pcre2_code **out, bb_err *err)
+static bb_status compile_pattern(const char *pattern, pcre2_code **out, bb_err *err)
 {
     const uint32_t options = PCRE2_CASELESS | PCRE2_DOLLAR_ENDONLY | PCRE2_ALLOW_EMPTY_CLASS | PCRE2_MATCH_UNSET_BACKREF | PCRE2_NEVER_UTF;
     PCRE2_UCHAR    message[128] = { 0 };
@@ -171,12 +174,41 @@ bb_status bb_pattern_compile(const char *pattern, pcre2_code **out, bb_err *err)
     return BB_FAIL(err, BB_BAD_FILE, "the pattern \"%.60s\" is no regular expression: %s at character %zu", pattern, (const char *)message, (size_t)at + 1);
 }
 
-static bb_status find_rule(recipe *r, const rule *one, const char *name, bool *found, bb_err *err)
+static bb_status matcher_init(matcher *m, bb_err *err)
 {
-    const int rc = pcre2_match(one->pattern, (PCRE2_SPTR)name, strlen(name), 0, 0, r->match, r->limits);
+    *m = (matcher){ pcre2_match_data_create(1, NULL), pcre2_match_context_create(NULL) };
+    if (!m->data || !m->limits) return BB_FAIL(err, BB_NOMEM, "no memory for regular expressions");
+    pcre2_set_match_limit(m->limits, MATCH_LIMIT);
+    return BB_OK;
+}
+
+static void matcher_done(matcher *m)
+{
+    pcre2_match_data_free(m->data);
+    pcre2_match_context_free(m->limits);
+}
+
+static bb_status search(const matcher *m, const pcre2_code *code, const char *pattern, const char *name, bool *found, bb_err *err)
+{
+    const int rc = pcre2_match(code, (PCRE2_SPTR)name, strlen(name), 0, 0, m->data, m->limits);
     *found = rc >= 0;
     if (rc >= 0 || rc == PCRE2_ERROR_NOMATCH) return BB_OK;
-    return BB_FAIL(err, BB_BAD_FILE, "%s, line %zu: the pattern \"%.60s\" takes too long to match", r->path, one->line, one->text);
+    return BB_FAIL(err, BB_BAD_FILE, "the pattern \"%.60s\" takes too long to match", pattern);
+}
+
+bb_status bb_pattern_found(const char *pattern, const char *text, bool *found, bb_err *err)
+{
+    pcre2_code *code = NULL;
+    matcher     m = { NULL, NULL };
+    bb_status   status;
+    *found = false;
+    BB_TRY(compile_pattern(pattern, &code, err));
+    BB_TRY(matcher_init(&m, err));
+    BB_TRY(search(&m, code, pattern, text, found, err));
+done:
+    matcher_done(&m);
+    pcre2_code_free(code);
+    return status;
 }
 
 /* The first rule that is found in the name decides. */
@@ -185,19 +217,18 @@ static bb_status set_rule(void *self, const char *unit, const bb_matrix *w, cons
     recipe   *r = self;
     rule     *first = NULL;
     char      name[NAME_BYTES + 8];
-    bb_status status = BB_OK;
+    bb_err    why = BB_ERR_INIT;
     (void)other;
     snprintf(name, sizeof name, "%s.weight", unit);
     for (size_t i = 0; i < r->n_rules; i++) {
         bool found;
-        BB_TRY(find_rule(r, &r->rules[i], name, &found, err));
+        if (search(&r->match, r->rules[i].pattern, r->rules[i].text, name, &found, &why) != BB_OK)
+            return BB_FAIL(err, BB_BAD_FILE, "%s, line %zu: %s", r->path, r->rules[i].line, why.msg);
         if (!found) continue;
         r->rules[i].n_found++;
         if (!first) first = &r->rules[i];
     }
-    if (first) status = set_fitting(r->plan, r->n, unit, first->format, w, err);
-done:
-    return status;
+    return first ? set_fitting(r->plan, r->n, unit, first->format, w, err) : BB_OK;
 }
 
 static bb_status add_rule(recipe *r, size_t line, char *item, bb_err *err)
@@ -207,7 +238,7 @@ static bb_status add_rule(recipe *r, size_t line, char *item, bb_err *err)
     rule     *grown, one = { .text = item, .line = line };
     if (!type) return BB_FAIL(err, BB_BAD_FILE, "%s, line %zu: expected PATTERN=TYPE, found \"%.60s\"", r->path, line, item);
     *type++ = '\0';
-    if (bb_format_named("its type", type, &one.format, &why) != BB_OK || bb_pattern_compile(item, &one.pattern, &why) != BB_OK)
+    if (bb_format_named("its type", type, &one.format, &why) != BB_OK || compile_pattern(item, &one.pattern, &why) != BB_OK)
         return BB_FAIL(err, BB_BAD_FILE, "%s, line %zu: %s", r->path, line, why.msg);
     if (!(grown = bb_realloc(r->rules, r->n_rules + 1, sizeof *grown, err))) {
         pcre2_code_free(one.pattern);
@@ -247,9 +278,7 @@ static bb_status add_recipe(const char *path, const bb_model *m, bb_plan *plan, 
         status = BB_FAIL(err, BB_BAD_FILE, "%s: is no text file", path);
         goto done;
     }
-    status = BB_NOMEM;
-    if (!(r.match = pcre2_match_data_create(1, NULL)) || !(r.limits = pcre2_match_context_create(NULL))) goto done;
-    pcre2_set_match_limit(r.limits, MATCH_LIMIT);
+    BB_TRY(matcher_init(&r.match, err));
     BB_TRY(parse_recipe(&r, text, err));
     BB_TRY(each_matrix(&m->net, NULL, set_rule, &r, err));
     for (size_t i = 0; i < r.n_rules && status == BB_OK; i++)
@@ -258,8 +287,7 @@ static bb_status add_recipe(const char *path, const bb_model *m, bb_plan *plan, 
 done:
     for (size_t i = 0; i < r.n_rules; i++) pcre2_code_free(r.rules[i].pattern);
     bb_free(r.rules);
-    pcre2_match_data_free(r.match);
-    pcre2_match_context_free(r.limits);
+    matcher_done(&r.match);
     bb_free(text);
     return status;
 }

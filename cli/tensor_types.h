@@ -3,9 +3,6 @@
 #ifndef BB_CLI_TENSOR_TYPES_H
 #define BB_CLI_TENSOR_TYPES_H
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include "base/plan.h"
 #include "model/model.h"
 
@@ -20,7 +17,7 @@ bb_status bb_tensor_types_plan(const bb_tensor_types *t, const bb_model *m, bb_p
 /* The format of that name. BB_USAGE, naming the option: what to use instead of one of llama-quantize's mixtures (Q4_K_M), or all names that there are. */
 bb_status bb_format_named(const char *option, const char *name, const bb_format **f, bb_err *err);
 
-/* A recipe's pattern; the caller frees it. BB_BAD_FILE: no regular expression. */
-bb_status bb_pattern_compile(const char *pattern, pcre2_code **out, bb_err *err);
+/* Is a recipe's pattern found in text? BB_BAD_FILE: it is no regular expression, or takes too long. */
+bb_status bb_pattern_found(const char *pattern, const char *text, bool *found, bb_err *err);
 
 #endif

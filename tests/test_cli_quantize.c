@@ -249,20 +249,17 @@ static const struct pattern { const char *pattern, *text; bool valid, found; } p
     { "(attn", "attn", false, false },
     { "a{2,1}", "a", false, false },
     { "*a", "a", false, false },
+    { "^((\\w+\\w*\\.?)+)+[!?]$", "blk.0.attn_output.weight", false, false }, /* would take for ever */
 };
 
 START_TEST(patterns_mean_what_regular_expressions_mean)
 {
     const struct pattern *p = &patterns[_i];
-    pcre2_code           *code = NULL;
-    bb_err                err = BB_ERR_INIT;
-    ck_assert_int_eq(bb_pattern_compile(p->pattern, &code, &err), p->valid ? BB_OK : BB_BAD_FILE);
-    if (p->valid) {
-        pcre2_match_data *match = pcre2_match_data_create(1, NULL);
-        ck_assert_msg((pcre2_match(code, (PCRE2_SPTR)p->text, strlen(p->text), 0, 0, match, NULL) >= 0) == p->found, "%s", p->pattern);
-        pcre2_match_data_free(match);
-    } else ck_assert(strstr(err.msg, "regular expression"));
-    pcre2_code_free(code);
+    bool   found;
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_pattern_found(p->pattern, p->text, &found, &err) == (p->valid ? BB_OK : BB_BAD_FILE), "%s", p->pattern);
+    ck_assert_msg(found == p->found, "%s", p->pattern);
+    ck_assert(p->valid || strstr(err.msg, "regular expression") || strstr(err.msg, "too long"));
 }
 END_TEST
 

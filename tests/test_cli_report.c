@@ -197,6 +197,7 @@ static void write_all(const char *dir)
              "{\"name\": \"uniform <Q3_K>\", \"size_bytes\": 3000009, \"kl_nats\": 0.031045, \"kl_se\": 0.0006}]}",
              plan, plan);
     write_text(dir, "guard.json", guard);
+    write_text(dir, "plan.json", "{\"note\": \"small, slow: 79 % of <it>\"}");
 }
 
 static char *read_page(const char *dir)
@@ -293,6 +294,7 @@ START_TEST(the_page_is_whole_and_well_formed)
     expect(page, "<th>original</th><td class=\"t\"><code>models/a&lt;b&gt;.gguf</code>");
     expect(page, "<th>made</th><td class=\"t\">2026-11-26 09:00 UTC</td>");
     expect(page, "text that the model wrote itself");
+    expect(page, "<th>note</th><td class=\"t\">small, slow: 79 % of &lt;it&gt;</td>");
     expect(page, "<a href=\"front.csv\">");
     ck_assert_ptr_null(strstr(page, "<a href=\"log.txt\">")); /* it is not there */
     for (int i = 0; i < N_PLANS; i++) { /* every number of front.csv, exactly */
@@ -471,6 +473,7 @@ START_TEST(strange_artefacts_do_not_break_the_page)
                                   "x,blk.2.kv,-7,1,\r\nx,blk.2.ffn,many,1,\r\nx,blk.2.ffn,9223372036854775807,1,\r\nx,,,0,\r\n,blk.1.attn_q,<b>,1,inf\r\n");
     write_text(dir, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se\r\nblk.0.attn_q,Q4_K,1,-1,1\r\nblk.0.attn_q,Q5_K,1,0,1\r\noutput,Q6_K,1,1e300,\r\n");
     write_text(dir, "convergence.csv", "step,label,kl_nats,size_bytes\r\n0,,0,\r\n1,',-1,\r\n2,,inf,\r\n");
+    write_text(dir, "plan.json", "{\"note\": 3}");
     write_text(dir, "guard.json", "{\"winner\": 3, \"plans\": [1, {\"name\": null, \"size_bytes\": \"x\"}], \"margin_nats\": \"no\"}");
     char *page = read_page(dir);
     check_nesting(page);

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/run/model_space.h"
+#include "cli/run/speed.h"
 #include "search/moves.h"
 #include "search/separable.h"
 #include "search/space.h"
@@ -94,13 +95,12 @@ END_TEST
 static const char *options_of(const opened *o, const char *unit)
 {
     static char text[512];
+    size_t      n = 0;
     text[0] = '\0';
     for (uint32_t u = 0; u < o->p->n_units; u++) {
         if (strcmp(o->p->units[u].name, unit) != 0) continue;
-        for (uint32_t k = 0; k < o->p->units[u].n_options; k++) {
-            strcat(text, k ? "," : "");
-            strcat(text, o->p->units[u].options[k]);
-        }
+        for (uint32_t k = 0; k < o->p->units[u].n_options; k++)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", k ? "," : "", o->p->units[u].options[k]);
     }
     return text;
 }
@@ -169,6 +169,35 @@ START_TEST(uniform_plans_say_what_they_hold)
 }
 END_TEST
 
+/* What llama.cpp has no kernel for is named with its share of the weights that a token needs: an embedding beside a head is only looked up. */
+START_TEST(slow_formats_are_noted)
+{
+    char      *note = NULL;
+    tiny_spec  spec = wide(64, 64);
+    opened     o = { .s = NULL };
+    const bb_model_space_options options = { .formats = "Q2_0,Q1_0,Q4_0", .embd_formats = "Q2_0,Q4_0" };
+    tiny_set_type(&spec, _i == 0 ? BB_Q4_0 : BB_Q2_0);
+    spec.tied = false;
+    spec.head_type = BB_Q4_0;
+    if (_i == 2)
+        for (uint32_t i = 0; i < spec.n_layer; i++)
+            for (int p = 0; p < BB_N_PARTS; p++) spec.type[i][p] = BB_Q4_0; /* the embedding alone */
+    open_space(&o, &spec, &options);
+    ck_assert_int_eq(bb_speed_note(&o.m.net, &note, NULL), BB_OK);
+    ck_assert_int_eq(note != NULL, _i == 1);
+    if (note) {
+        double linears = 0, head = (double)o.m.net.head.rows * o.m.net.head.cols;
+        char   share[32];
+        for (uint32_t i = 0; i < o.m.net.n_layer; i++)
+            for (int p = 0; p < BB_N_PARTS; p++) linears += (double)o.m.net.blocks[i].w[p].rows * o.m.net.blocks[i].w[p].cols;
+        snprintf(share, sizeof share, " %.0f %% of the weights are Q2_0", 100 * linears / (linears + head));
+        ck_assert_msg(strstr(note, share) && strstr(note, "slow in llama.cpp"), "%s", note);
+    }
+    bb_free(note);
+    close_space(&o);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli_space");
@@ -178,6 +207,7 @@ int main(void)
     tcase_add_loop_test(t, tied_qwen3_plans_can_be_loaded, 0, 2);
     tcase_add_loop_test(t, default_formats_fit_the_rows, 0, 4);
     tcase_add_loop_test(t, uniform_plans_say_what_they_hold, 0, 8);
+    tcase_add_loop_test(t, slow_formats_are_noted, 0, 3);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

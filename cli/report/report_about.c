@@ -80,12 +80,23 @@ static void evaluation_row(bb_text *out, const bb_artefacts *a, const bb_run_con
     end_row(out);
 }
 
+/* What is to be known about the result, from plan.json. */
+static void note_row(bb_text *out, const bb_artefacts *a)
+{
+    char   *path = bb_asprintf(NULL, "%s/plan.json", a->dir);
+    json_t *plan = path ? json_load_file(path, 0, NULL) : NULL;
+    text_row(out, "note", json_string_value(json_object_get(plan, "note")));
+    json_decref(plan);
+    bb_free(path);
+}
+
 static void add_facts(bb_text *out, const bb_artefacts *a, const bb_run_config *c)
 {
     bb_text_add(out, "<div class=\"wide\"><table class=\"data\"><tbody>\n");
     original_row(out, a);
     if (c) text_row(out, "calibrated on", strcmp(c->calib, "self") == 0 ? "text that the model wrote itself" : c->calib);
     evaluation_row(out, a, c);
+    note_row(out, a);
     text_row(out, "made", json_string_value(json_object_get(a->env, "date")));
     bb_text_add(out, "</tbody></table></div>\n");
 }

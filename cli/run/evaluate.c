@@ -20,6 +20,7 @@
 #include "cli/run/finalised.h"
 #include "cli/run/front.h"
 #include "cli/run/keys.h"
+#include "cli/run/speed.h"
 #include "cli/run/verdict.h"
 #include "kernels/kernels.h"
 
@@ -298,19 +299,46 @@ done:
 
 /* ---- the choice ---- */
 
+/* What the types of a plan mean for its speed (bb_speed_note). */
+static bb_status note_of(const bb_run *r, const bb_plan *plan, char **note, bb_err *err)
+{
+    bb_net    net;
+    bb_block *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
+    bb_status status = blocks ? BB_OK : BB_NOMEM;
+    *note = NULL;
+    BB_TRY(status);
+    BB_TRY(bb_plan_shape(&r->model, plan, &net, blocks, err));
+    BB_TRY(bb_speed_note(&net, note, err));
+done:
+    bb_free(blocks);
+    return status;
+}
+
+static bb_status say_note(const bb_run *r, const bb_plan *plan, bb_err *err)
+{
+    char           *note;
+    const bb_status status = note_of(r, plan, &note, err);
+    if (status == BB_OK && note) bb_info("note: %s", note);
+    bb_free(note);
+    return status;
+}
+
 static bb_status write_plan_json(const bb_run *r, const bb_front_plan *p, const bb_result *v, bb_err *err)
 {
-    char     *path = bb_run_path(r, err, "plan.json"), *text = NULL;
+    char     *path = bb_run_path(r, err, "plan.json"), *text = NULL, *note = NULL;
     json_t   *root = NULL, *genes = json_object();
     bb_status status = BB_NOMEM;
     if (!path || !genes) goto done;
+    BB_TRY(note_of(r, &p->plan, &note, err));
+    status = BB_NOMEM;
     for (size_t i = 0; i < p->plan.n; i++) json_object_set_new(genes, p->plan.genes[i].unit, json_string(p->plan.genes[i].option));
     root = json_pack("{s:s, s:I, s:f, s:f, s:f, s:s, s:O}", "plan_hash", p->hash, "size_bytes", (json_int_t)p->size_bytes, "bpw", bpw_of(r, p->size_bytes),
                      "kl_nats", v->kl, "ppl", v->ppl, "source", p->source, "plan", genes);
-    if (!root || !(text = json_dumps(root, JSON_INDENT(2)))) goto done;
+    if (!root || (note && json_object_set_new(root, "note", json_string(note)) != 0) || !(text = json_dumps(root, JSON_INDENT(2)))) goto done;
     BB_TRY(bb_file_write(path, text, strlen(text), err));
 done:
     free(text);
+    bb_free(note);
     json_decref(genes);
     json_decref(root);
     bb_free(path);
@@ -404,6 +432,7 @@ bb_status bb_run_evaluate(bb_run *r, bb_err *err)
     for (size_t i = 0; i < sizeof made / sizeof *made; i++) BB_TRY(bb_keys_made(r, made[i], err));
     BB_TRY(write_tables(r, &s, err));
     BB_TRY(write_model(r, &s.front.plans[winner_of(&s)], err));
+    BB_TRY(say_note(r, &s.front.plans[winner_of(&s)].plan, err));
 done:
     scored_done(&s);
     return status;

@@ -8,6 +8,7 @@
 
 #include "base/csv.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "kernels/format.h"
 
 /* Picoseconds a weight; NaN when the profile lacks the format. */
@@ -113,6 +114,42 @@ void bb_speed_price(const bb_speed *s, double price, bb_variant *v)
             if (isnan(s->decode[u][i])) v->bytes[u][i] = BB_FORBIDDEN;
             else v->cost[u][i] = s->problem->units[u].cost[i] + price * s->decode[u][i];
         }
+}
+
+/* What llama.cpp has no x86 kernel for (3f545becc, August 2026), and how many times as long as for a format of about its size with one a weight
+ * takes: configs/profiles/llamacpp-x86-2core.csv, decoding and prompt, Q2_0 to TQ2_0. Q1_0 has a kernel. */
+static const struct { bb_type type, other; double decode, prefill; } slow[] = { { BB_Q2_0, BB_TQ2_0, 13, 25 } };
+enum { N_SLOW = sizeof slow / sizeof *slow };
+
+static double matrix_weights(const bb_matrix *w, bb_type type) { return w->type == type ? (double)w->rows * w->cols : 0; }
+
+/* Weights of one type that every token is multiplied with. */
+static double product_weights(const bb_net *net, bb_type type)
+{
+    double sum = matrix_weights(net->head.rows ? &net->head : &net->embd, type);
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) sum += matrix_weights(&net->blocks[b].w[p], type);
+    return sum;
+}
+
+bb_status bb_speed_note(const bb_net *net, char **note, bb_err *err)
+{
+    double    all = 0;
+    bb_text   t = { 0 };
+    bb_status status = BB_OK;
+    *note = NULL;
+    for (int k = 0; k < BB_TYPE_COUNT; k++) all += product_weights(net, (bb_type)k);
+    for (int i = 0; i < N_SLOW; i++) {
+        const double share = all > 0 ? product_weights(net, slow[i].type) / all : 0;
+        if (share < 0.01) continue;
+        bb_text_addf(&t, "%s%.0f %% of the weights are %s, for which it has no x86 kernel: they take %.0f times as long as %s when it decodes and %.0f times when it "
+                     "reads a prompt", t.size ? "; " : "small, slow in llama.cpp of August 2026: ", 100 * share, bb_format_get(slow[i].type)->name, slow[i].decode,
+                     bb_format_get(slow[i].other)->name, slow[i].prefill);
+    }
+    if (t.status != BB_OK) status = BB_NOMEM;
+    else if (t.data && !(*note = bb_strdup(t.data, err))) status = BB_NOMEM;
+    bb_text_done(&t);
+    return status;
 }
 
 bool bb_speed_allows(void *speed, const uint16_t *x)

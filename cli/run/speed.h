@@ -26,4 +26,8 @@ double    bb_speed_prefill(const bb_speed *s, const uint16_t *x);
 void      bb_speed_price(const bb_speed *s, double price, bb_variant *v);
 bool      bb_speed_allows(void *speed, const uint16_t *x);         /* bb_problem.allowed: decode speed of at least min_tps */
 
+/* One sentence on the formats of a network whose products llama.cpp computes slowly on x86, and on their share of the weights that every token
+ * needs; *note NULL: they are less than a hundredth. The caller frees. */
+bb_status bb_speed_note(const bb_net *net, char **note, bb_err *err);
+
 #endif
