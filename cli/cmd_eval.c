@@ -380,6 +380,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_status status;
     BB_TRY(bb_command_options(&bb_command_eval, &j.o, argc, argv, &j.path, 1, &n, err));
     BB_TRY(check_options(&j, n, err));
+    if (j.o.tasks) BB_TRY(bb_eval_tasks_check(j.o.tasks, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));
     if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));
     if (j.o.reference) BB_TRY(same_outputs(&j, err));

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/log.h"
+#include "base/file.h"
 #include "base/mem.h"
 
 /* ---- files ---- */
@@ -106,6 +107,18 @@ done:
     bb_free(answers);
     bb_free(answers_ref);
     bb_task_done(&t);
+    return status;
+}
+
+bb_status bb_eval_tasks_check(const char *list, bb_err *err)
+{
+    paths     p = { NULL, 0, 0 };
+    uint64_t  bytes;
+    bb_status status;
+    BB_TRY(find_files(list, &p, err));
+    for (size_t i = 0; i < p.n; i++) BB_TRY(bb_file_size(p.at[i], &bytes, err));
+done:
+    paths_done(&p);
     return status;
 }
 

@@ -96,6 +96,7 @@ static const struct { const char *words; bb_status status; const char *says; } r
     { "quantize $M --format Q8_0 --embd-format Q8_0 --calib $T --ctx 16 --database $T --out $D/q1.gguf", BB_IO, "calib.txt" },
     { "tokenize $M --text $T --out $D/foreign.gguf.u32/x.u32", BB_IO, "No such file" },
     { "tokenize $M --text $T --out $D/ids.txt", BB_USAGE, ".u32" },
+    { "eval $D/no-model.gguf --text $T --tasks tests/data/tasks,$D/missing.jsonl", BB_BAD_FILE, "missing.jsonl" },
     { "train $M --init $M --text $T", BB_USAGE, "is the model of --init itself" },
     { "train $D/foreign.gguf --init $M --text $T", BB_USAGE, "was not made by bitbudget" },
     { "train $D/none/x.gguf --init $M --text $T", BB_IO, "No such file" },
