@@ -196,7 +196,7 @@ reproduce-search: all
 EFFORTS  ?= quick normal
 reproduce-effort: all
 	mkdir -p $(RUNS)
-	EFFORTS="$(EFFORTS)" bash results/effort.sh $(DATA) $(RUNS)/effort > $(RUNS)/effort.csv && cp $(RUNS)/effort.csv results/
+	EFFORTS="$(EFFORTS)" sh results/effort.sh $(DATA) $(RUNS)/effort > $(RUNS)/effort.csv && cp $(RUNS)/effort.csv results/
 	@$(RECORD) $@
 
 # The tables of single formats, pruning and rotation. With LLAMACPP, also llama.cpp's own files in database.csv.

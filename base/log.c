@@ -141,6 +141,13 @@ double bb_now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+double bb_cpu_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* ---- progress ---- */
 
 /* "label: 12/340 (3%) 8.1s, left 3m 40s"; without a total "label: 8.1s". */

@@ -39,6 +39,7 @@ void bb_progress_skip(bb_progress *p, uint64_t n);
 void bb_progress_end(bb_progress *p);
 
 double bb_now_s(void); /* monotonic seconds */
+double bb_cpu_s(void); /* processor seconds of all threads of the process */
 
 /* SIGINT, SIGTERM and SIGUSR1 set a flag that long loops poll: they then save their checkpoint and return
  * BB_INTERRUPTED. A second SIGINT ends the process at once. SIGXFSZ is ignored: writing fails instead. */

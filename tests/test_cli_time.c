@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/csv.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "tests/support/cli.h"
@@ -44,6 +45,33 @@ static bool has_progress(const char *text, const char *stage, bool eta)
         if (!eta || (left && left < end)) return true;
     }
     return false;
+}
+
+/* Every stage was foreseen and timed. The sum, of a job of this size mostly made of what is not foreseen (files, small loops), is right within a
+ * factor of ten of what the processors did; larger jobs are in results/effort.csv. */
+static void check_timing(const char *out)
+{
+    static const char *const stages[] = { "calibrate", "build options", "measure", "search", "finalise", "evaluate" };
+    char  *path = bb_asprintf(NULL, "%s/timing.csv", out);
+    bb_csv t;
+    bb_err err = BB_ERR_INIT;
+    double foreseen = 0, took = 0;
+    ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(t.n_rows, 6);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        double predicted, seconds, cpu;
+        ck_assert_str_eq(bb_csv_text(&t, i, 0), stages[i]);
+        ck_assert_int_eq(bb_csv_double(&t, i, 1, &predicted, &err), BB_OK);
+        ck_assert_int_eq(bb_csv_double(&t, i, 2, &seconds, &err), BB_OK);
+        ck_assert_int_eq(bb_csv_double(&t, i, 3, &cpu, &err), BB_OK);
+        ck_assert(predicted > 0 && seconds > 0 && cpu > 0 && cpu <= seconds * 64);
+        foreseen += predicted;
+        took += cpu;
+    }
+    ck_assert_double_lt(foreseen, 10 * took);
+    ck_assert_double_lt(took, 10 * foreseen);
+    bb_csv_done(&t);
+    bb_free(path);
 }
 
 /* The command that config.resolved.yaml names repeats the run, to the byte. */
@@ -85,6 +113,8 @@ START_TEST(every_stage_says_how_far_it_is)
         ck_assert_msg(has_progress(log, stages[i], eta), "log.txt has no progress of \"%s\"", stages[i]);
     }
     ck_assert_ptr_nonnull(strstr(said, "report: "));
+    ck_assert_ptr_nonnull(strstr(log, "time: build options "));
+    check_timing(out);
     ck_assert_ptr_null(strchr(said, '\r'));
     repeat(out);
     bb_free(mine);
@@ -217,6 +247,41 @@ START_TEST(efforts_are_defaults_and_no_more)
 }
 END_TEST
 
+/* The stage's time as estimate says it, in seconds. */
+static double estimated(const char *options, const char *stage)
+{
+    double number = 0, sum = 0;
+    char   unit;
+    int    n;
+    snprintf(line, sizeof line, "estimate %s --target-bpw 4 --calib %s %s", wide_model(), bb_test_path("ids.u32"), options);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(strstr(said, " to ") && strstr(said, "of a quiet machine"), "%s", said);
+    const char *at = strstr(strstr(said, "quiet machine"), stage);
+    ck_assert_msg(at != NULL, "%s", said);
+    at += strlen(stage);
+    while (sscanf(at, " %lf%c%n", &number, &unit, &n) == 2 && strchr("dhms", unit)) {
+        sum += number * (unit == 'd' ? 86400 : unit == 'h' ? 3600 : unit == 'm' ? 60 : 1);
+        at += n;
+    }
+    return sum;
+}
+
+/* Twenty times the work is foreseen to take about twenty times as long; more effort more. */
+START_TEST(an_estimate_counts_what_is_done)
+{
+    static int32_t ids[4096];
+    for (int i = 0; i < 4096; i++) ids[i] = 3 + i * 7 % 200;
+    bb_test_write(bb_test_path("ids.u32"), ids, sizeof ids);
+    const double once = estimated("--search-tokens 1", "search"), often = estimated("--search-tokens 20", "search");
+    ck_assert_double_gt(often, 5 * once);
+    ck_assert_double_lt(often, 60 * once);
+    const double all = estimated("", "finalise"), none = estimated("--no-finalise", "finalise");
+    ck_assert_double_gt(all, none);
+    const double quick = estimated("--effort quick", "search"), normal = estimated("", "search"), thorough = estimated("--effort thorough", "search");
+    ck_assert(quick < normal && normal < thorough);
+}
+END_TEST
+
 static int files_of(const char *dir, const char *prefix)
 {
     DIR *d = opendir(dir);
@@ -285,6 +350,7 @@ int main(void)
     tcase_add_test(t, a_terminal_has_one_line_that_is_redrawn);
     tcase_add_test(t, waiting_threads_sleep_by_default);
     tcase_add_test(t, efforts_are_defaults_and_no_more);
+    tcase_add_test(t, an_estimate_counts_what_is_done);
     tcase_add_loop_test(t, quantize_goes_on, 0, (int)(sizeof kills / sizeof *kills));
     suite_add_tcase(s, t);
     return bb_test_run(s);

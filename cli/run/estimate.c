@@ -1,23 +1,29 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * estimate.c: see estimate.h. Counts from shapes: multiply-adds a token of the blocks and the head, options times windows, packed bytes of
- * all options. Time = operations / (measured SGEMM rate x share of it that a forward pass reaches). */
+ * estimate.c: see estimate.h. What each stage does is counted from shapes and options, what a piece takes is measured (pace.h). Shares that only a run
+ * itself can know are constants here, with where they come from; timing.csv of every run says how well they held. */
 #include "cli/run/estimate.h"
 
+#include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
-#include "kernels/blas.h"
+#include "base/file.h"
+#include "cli/run/ladder.h"
+#include "cli/run/pace.h"
 
-/* Forward pass over SGEMM rate, and seconds of error feedback a weight and format on one core: measured on wiki8m (results/README.md). */
-static const double forward_share = 0.5, quantize_s = 1.0e-6;
+/* Measured on wiki8m and stories260K: */
+static const double search_share = 0.75;  /* of a network that a plan of the search runs: the rest is found in the cache of the plan before it */
+static const double pruned_share = 0.25;  /* of all pruned o and down in all formats that the search meets, and has encoded */
+static const double step_s = 2.5e-8;      /* seconds a trained weight and step, one thread: gradients of the fields, AdamW, new codes */
+static const double low = 0.75, high = 1.35; /* the interval that is said */
 
 typedef struct counts {
-    double   block_flop, head_flop;      /* of one token: all blocks, the head */
+    double   block_weights;              /* of all blocks */
     uint64_t option_bytes, n_options;
-    double   option_weights;             /* weights encoded, all options together */
     uint64_t hessian_bytes, largest_hessian;
 } counts;
 
@@ -29,13 +35,11 @@ static counts count(const bb_run *r)
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *block = &net->blocks[b];
         uint64_t        widths[4] = { net->n_embd, block->w[BB_PART_O].cols, net->n_embd, block->n_ff }, sum = 0;
-        for (int k = 0; k < BB_N_PARTS; k++) c.block_flop += 2.0 * block->w[k].rows * block->w[k].cols;
-        c.block_flop += 2.0 * (double)block->n_head * net->head_dim * (double)r->config.ctx;
+        for (int k = 0; k < BB_N_PARTS; k++) c.block_weights += (double)block->w[k].rows * block->w[k].cols;
         for (int k = 0; k < 4; k++) sum += widths[k] * widths[k] * sizeof(float);
         c.hessian_bytes += sum;
         if (sum > c.largest_hessian) c.largest_hessian = sum;
     }
-    c.head_flop = 2.0 * net->n_vocab * net->n_embd;
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++) {
             c.n_options++;
@@ -44,7 +48,6 @@ static counts count(const bb_run *r)
             const bb_format *f = bb_format_find(p->units[u].options[o]);
             if (bytes <= 0 || bb_is_forbidden(bytes) || !f || o + 1 == p->units[u].n_options) continue;
             c.option_bytes += (uint64_t)bytes;
-            c.option_weights += (double)bytes * 8 / bb_format_bpw(f);
         }
     return c;
 }
@@ -55,24 +58,243 @@ uint64_t bb_estimate_disk(const bb_run *r)
     return n.option_bytes + n.hessian_bytes;
 }
 
-/* GFLOP/s of SGEMM over all threads on the shape that the forward pass uses most. */
-static double sgemm_rate(void)
+/* ---- time ---- */
+
+typedef struct model { const bb_run *r; const bb_pace *p; const bb_net *net; counts n; double ctx, threads, scored; } model;
+
+static double cube(double n) { return n * n * n; }
+
+/* Seconds of a token through the whole network, and of its share in the head's KL. */
+static double token(const model *m) { return m->n.block_weights * m->p->block; }
+static double scored_token(const model *m) { return token(m) + m->scored * m->p->head; }
+
+static double calibrate_s(const model *m)
 {
-    enum { N = 256, REPEAT = 24 };
-    int    threads = omp_get_max_threads();
-    float *memory = bb_calloc((size_t)threads * 3 * N * N, sizeof(float), NULL);
-    double started;
-    if (!memory) return 10e9;
-    bb_sgemm_nt(N, N, N, 1, memory, N, memory + N * N, N, 0, memory + 2 * N * N, N);
-    started = bb_now_s();
-    #pragma omp parallel for schedule(static)
-    for (int t = 0; t < threads; t++) {
-        float *m = memory + (size_t)t * 3 * N * N;
-        for (int i = 0; i < REPEAT; i++) bb_sgemm_nt(N, N, N, 1, m, N, m + N * N, N, 0, m + 2 * N * N, N);
+    const bb_run_config *c = &m->r->config;
+    double tokens = (double)c->calib_windows * m->ctx, s = tokens * (token(m) + m->net->n_layer * m->p->moments);
+    for (uint32_t b = 0; b < m->net->n_layer; b++) { /* the order in which columns go: one elimination */
+        const bb_block *k = &m->net->blocks[b];
+        const double    o = k->w[BB_PART_O].cols, ff = k->n_ff;
+        s += (cube(o) + o * o * k->w[BB_PART_O].rows / 2 + cube(ff) + ff * ff * k->w[BB_PART_DOWN].rows / 2) * m->p->product;
     }
-    started = bb_now_s() - started;
-    bb_free(memory);
-    return 2.0 * N * N * N * REPEAT * threads / (started > 1e-9 ? started : 1e-9);
+    s += (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows) * m->ctx * token(m);
+    if (strcmp(c->calib, "self") == 0) s += (double)(c->calib_windows + c->confirm_windows) * m->ctx * m->n.block_weights * m->p->generate;
+    return s;
+}
+
+static double factors_s(const model *m, const bb_block *b)
+{
+    const double C = m->net->n_embd;
+    return m->p->factor * (2 * cube(C) + cube(b->w[BB_PART_O].cols) + cube(b->n_ff));
+}
+
+static uint32_t block_of(const char *unit) { return strncmp(unit, "blk.", 4) == 0 ? (uint32_t)strtoul(unit + 4, NULL, 10) : 0; }
+
+static bool is_source(const bb_unit *u, uint32_t o) { return o + 1 == u->n_options; }
+
+/* Weights of a format unit: bytes of any option tell. */
+static double unit_weights(const bb_unit *u)
+{
+    for (uint32_t o = 0; o < u->n_options; o++) {
+        const bb_format *f = bb_format_find(u->options[o]);
+        if (f && !bb_is_forbidden(u->bytes[o]) && u->bytes[o] > 0) return (double)u->bytes[o] * 8 / bb_format_bpw(f);
+    }
+    return 0;
+}
+
+/* Mean seconds a weight over the formats of a unit. */
+static double encode_mean(const model *m, const bb_unit *u)
+{
+    double   sum = 0;
+    uint32_t n = 0;
+    for (uint32_t o = 0; o < u->n_options; o++) {
+        const bb_format *f = bb_format_find(u->options[o]);
+        if (!f || is_source(u, o) || bb_is_forbidden(u->bytes[o])) continue;
+        sum += m->p->encode[f->type];
+        n++;
+    }
+    return n ? sum / n : 0;
+}
+
+/* Least squares for the columns that stay, of every width of o and down. */
+static double compensate_s(const model *m, const bb_unit *u, bool ffn, const bb_block *b)
+{
+    const double n = ffn ? b->n_ff : b->w[BB_PART_O].cols, rows = m->net->n_embd;
+    double       s = 0;
+    for (uint32_t o = 1; o < u->n_options; o++) {
+        const double kept = n * strtod(u->options[o], NULL) / fmax(1, strtod(u->options[0], NULL));
+        s += (cube(kept) / 3 + 2 * rows * kept * n) * m->p->product;
+    }
+    return s;
+}
+
+static double build_s(const model *m)
+{
+    const bb_problem *p = bb_model_space_problem(m->r->space);
+    double            s = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_unit  *unit = &p->units[u];
+        const bb_block *b = &m->net->blocks[block_of(unit->name)];
+        if (!bb_model_space_is_format(m->r->space, u)) {
+            s += compensate_s(m, unit, strstr(unit->name, ".ffn") != NULL, b);
+            continue;
+        }
+        for (uint32_t o = 0; o < unit->n_options; o++) {
+            const bb_format *f = bb_format_find(unit->options[o]);
+            if (f && !is_source(unit, o) && !bb_is_forbidden(unit->bytes[o])) s += unit_weights(unit) * m->p->encode[f->type];
+        }
+    }
+    for (uint32_t b = 0; b < m->net->n_layer; b++) s += factors_s(m, &m->net->blocks[b]);
+    return s + m->p->factor * cube(m->net->n_embd);
+}
+
+/* Blocks run over all options, in networks. */
+static double measured_networks(const bb_run *r)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    const double      n_layer = r->model.net.n_layer;
+    double            sum = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) sum += p->units[u].n_options * (n_layer - block_of(p->units[u].name)) / n_layer;
+    return sum;
+}
+
+static double measure_s(const model *m)
+{
+    const double tokens = (double)m->r->config.measure_windows * m->ctx;
+    return tokens * (measured_networks(m->r) * token(m) + (double)m->n.n_options * 7 / 8 * m->p->head);
+}
+
+static bool prunes(const bb_run *r)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (!bb_model_space_is_format(r->space, u) && p->units[u].n_options > 1) return true;
+    return false;
+}
+
+/* Plans that are finalised and evaluated: the searched one and the simple ones beside it, at every size that is asked for. */
+static double final_plans(const bb_run *r) { return r->is_sweep ? 2 * (double)r->n_budgets : prunes(r) ? 4 : 3; }
+
+static double search_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const bb_problem    *p = bb_model_space_problem(m->r->space);
+    double s = c->search_tokens * 1e6 * (search_share * token(m) + m->scored * m->p->head);
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_unit *unit = &p->units[u], *control = unit->controller >= 0 ? &p->units[unit->controller] : NULL;
+        const char    *part = strrchr(unit->name, '.');
+        if (!control || !part || (strcmp(part, ".attn_output") != 0 && strcmp(part, ".attn_o") != 0 && strcmp(part, ".ffn_down") != 0)) continue;
+        s += pruned_share * (control->n_options - 1) * (unit->n_options - 1) / 2 * unit_weights(unit) * encode_mean(m, unit);
+    }
+    return s + final_plans(m->r) * (double)c->confirm_windows * m->ctx * scored_token(m);
+}
+
+/* ---- finalise ---- */
+
+static double rebuild_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const bb_problem    *p = bb_model_space_problem(m->r->space);
+    double s = (double)c->calib_windows * m->ctx * 2 * (token(m) + m->net->n_layer * m->p->moments);
+    for (uint32_t b = 0; b < m->net->n_layer; b++) {
+        s += factors_s(m, &m->net->blocks[b]);
+        for (int k = 0; k < BB_N_PARTS; k++) { /* what a matrix should be: products with its inputs' moments, a solution */
+            const bb_matrix *w = &m->net->blocks[b].w[k];
+            s += (double)w->rows * w->cols * w->cols * m->p->product + (cube(w->cols) / 3 + (double)w->rows * w->cols * w->cols) * m->p->serial;
+        }
+    }
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (p->units[u].controller >= 0) s += unit_weights(&p->units[u]) * encode_mean(m, &p->units[u]);
+    return s;
+}
+
+/* Steps on `tokens`: `states` networks to start from, `blocks` networks trained, with or without the head and all weights. */
+static double tune_s(const model *m, double tokens, double states, double blocks, bool head, double weights)
+{
+    const bb_run_config *c = &m->r->config;
+    const double steps = fmax(1, floor(tokens / (4 * m->ctx))), used = steps * 4 * m->ctx, held = (double)c->refine_windows * m->ctx;
+    const double windows = fmin(used, (double)c->tune_windows * m->ctx);
+    return (windows + held) * states * token(m) + used * (3 * blocks * token(m) + (head ? 2 * m->p->head : 0)) +
+           5 * held * (blocks * token(m) + (head ? m->scored * m->p->head : 0)) + steps * weights * step_s / m->threads;
+}
+
+static bool has_step(const char *list, const char *step)
+{
+    const size_t n = strlen(step);
+    for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == n && strncmp(p, step, n) == 0) return true;
+    return false;
+}
+
+static double finalise_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const double n_layer = m->net->n_layer, score = (double)c->confirm_windows * m->ctx * scored_token(m), tokens = c->tune_tokens * 1e6;
+    const double table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
+    double s = score;
+    if (c->no_finalise) return final_plans(m->r) * score;
+    if (has_step(c->finalise_steps, "rebuild")) s += rebuild_s(m) + score;
+    if (c->tune_windows > 0) {
+        if (has_step(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;
+        if (has_step(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
+        if (has_step(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, 1, 1, true, m->n.block_weights + table) + score;
+    }
+    return final_plans(m->r) * s;
+}
+
+/* Windows of the evaluation text: counted where they are known, else by the file's bytes and a guess of bytes a token. */
+static double evaluation_windows(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    uint64_t bytes;
+    if (!*c->eval) return (double)c->confirm_windows;
+    if (c->eval_windows > 0) return (double)c->eval_windows;
+    if (bb_file_size(c->eval, &bytes, NULL) != BB_OK) return 0;
+    return (double)bytes / (3 + 0.4 * log2(m->net->n_vocab / 4096.0 + 1)) / m->ctx;
+}
+
+static double evaluate_s(const model *m)
+{
+    const double plans = final_plans(m->r) * (m->r->config.no_finalise ? 1 : 2) + 1;
+    return evaluation_windows(m) * m->ctx * (token(m) + plans * scored_token(m));
+}
+
+bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err)
+{
+    bb_pace   pace;
+    bb_status status;
+    BB_TRY(bb_pace_measure(r, &pace, err));
+    const int    threads = omp_get_max_threads(), processors = omp_get_num_procs();
+    const bool   gguf = strcmp(r->config.protocol, "hf") != 0;
+    const model  m = { r, &pace, &r->model.net, count(r), (double)r->config.ctx, threads < processors ? threads : processors, gguf ? 0.5 : 1 };
+    seconds[BB_STAGE_CALIBRATE] = calibrate_s(&m);
+    seconds[BB_STAGE_BUILD] = build_s(&m);
+    seconds[BB_STAGE_MEASURE] = measure_s(&m);
+    seconds[BB_STAGE_SEARCH] = search_s(&m);
+    seconds[BB_STAGE_FINALISE] = finalise_s(&m);
+    seconds[BB_STAGE_EVALUATE] = evaluate_s(&m);
+done:
+    return status;
+}
+
+/* "25m 10s to 45m 20s"; in whole minutes above ten. */
+void bb_estimate_interval(double seconds, char out[80])
+{
+    char a[32], b[32];
+    const double unit = seconds * low < 60 ? 1 : seconds * low < 600 ? 10 : 60;
+    bb_format_time(floor(seconds * low / unit) * unit, a);
+    bb_format_time(ceil(seconds * high / unit) * unit, b);
+    snprintf(out, 80, "%s to %s", a, b);
+}
+
+/* Tokens forwarded, in the same counts. */
+static void print_tokens(const bb_run *r, FILE *out)
+{
+    const bb_run_config *c = &r->config;
+    const double ctx = (double)c->ctx, calibrate = (double)c->calib_windows * ctx, measure = measured_networks(r) * (double)c->measure_windows * ctx;
+    const double search = c->search_tokens * 1e6, finalise = c->no_finalise ? 0 : final_plans(r) * 2 * calibrate;
+    fprintf(out, "tokens          %.2f M forwarded: calibrate %.2f, measure %.2f, search %.2f, finalise %.2f and tuning; evaluation on top\n",
+            (calibrate + measure + search + finalise) / 1e6, calibrate / 1e6, measure / 1e6, search / 1e6, finalise / 1e6);
 }
 
 bb_status bb_estimate_print(bb_run *r, FILE *out, bb_err *err)
@@ -80,14 +302,11 @@ bb_status bb_estimate_print(bb_run *r, FILE *out, bb_err *err)
     const bb_run_config *c = &r->config;
     counts   n = count(r);
     uint64_t smallest, largest, hidden, cache, ram;
-    double   ctx = (double)c->ctx, rate = sgemm_rate() * forward_share, token = n.block_flop + 2 * n.head_flop;
-    double   t_calib = (double)c->calib_windows * ctx, t_measure = (double)n.n_options * (double)c->measure_windows * ctx * 0.55, t_search = c->search_tokens * 1e6;
-    double   t_final = (double)r->n_budgets * 2 * ((double)c->calib_windows + (double)c->confirm_windows) * ctx;
-    double   s_build = n.option_weights * quantize_s / omp_get_max_threads();
-    double   seconds = s_build + (t_calib + t_measure + t_search + t_final) * token / rate;
-    char     text[32], more[32];
+    double   ctx = (double)c->ctx, seconds[BB_N_STAGES], sum = 0, load;
+    char     text[80], more[32];
     bb_status status;
     BB_TRY(bb_model_space_reach(r->space, &smallest, &largest, err));
+    BB_TRY(bb_estimate_time(r, seconds, err));
     hidden = (uint64_t)((double)c->confirm_windows * ctx) * r->model.net.n_embd * sizeof(float);
     cache = hidden * (r->model.net.n_layer + 1);
     if (cache > c->max_ram) cache = c->max_ram;
@@ -101,11 +320,17 @@ bb_status bb_estimate_print(bb_run *r, FILE *out, bb_err *err)
     fprintf(out, "memory          %s beside the mapped model\n", text);
     bb_format_size(n.option_bytes + n.hessian_bytes, text);
     fprintf(out, "disk            %s option database and second moments\n", text);
-    fprintf(out, "tokens          %.2f M forwarded: calibrate %.2f, measure %.2f, search %.2f, finalise %.2f; evaluation on top\n",
-            (t_calib + t_measure + t_search + t_final) / 1e6, t_calib / 1e6, t_measure / 1e6, t_search / 1e6, t_final / 1e6);
-    bb_format_time(seconds, text);
-    bb_format_time(s_build, more);
-    fprintf(out, "time            about %s on %d threads, of which %s to build the options\n", text, omp_get_max_threads(), more);
+    print_tokens(r, out);
+    for (int i = 0; i < BB_N_STAGES; i++) sum += seconds[i];
+    bb_estimate_interval(sum, text);
+    fprintf(out, "time            %s on %d threads of a quiet machine:", text, omp_get_max_threads());
+    for (int i = 0; i < BB_N_STAGES; i++) {
+        bb_format_time(seconds[i], more);
+        fprintf(out, "%s %s %s", i ? "," : "", bb_stage_names[i], more);
+    }
+    fprintf(out, "\n");
+    if (getloadavg(&load, 1) == 1 && load > 0.5 * omp_get_num_procs())
+        fprintf(out, "                other work shares this one now (load %.1f, %d processors): it will take longer\n", load, omp_get_num_procs());
 done:
     return status;
 }

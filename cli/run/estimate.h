@@ -7,8 +7,12 @@
 
 #include "cli/run/run.h"
 
-/* r as opened by bb_run_preview. Times one small matrix product (a fraction of a second) to know the machine; nothing else is run. */
+/* r as opened by bb_run_preview. Times a sample of the run's own work for a second or two (pace.h); nothing else is run. */
 bb_status bb_estimate_print(bb_run *r, FILE *out, bb_err *err);
+
+/* Seconds that each stage should take on a quiet machine, and how a sum of them is said: an interval. */
+bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err);
+void      bb_estimate_interval(double seconds, char out[80]);
 
 /* Bytes of the option database and the second moments of a run, as bb_estimate_print says them. */
 uint64_t bb_estimate_disk(const bb_run *r);

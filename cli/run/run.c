@@ -73,6 +73,22 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "min-speed", BB_OPT_DOUBLE, FIELD(min_speed), "0", 0, 1e12, "TOKENS/S", "slowest decoding, as predicted by --profile; 0: no bound", NULL },
 };
 
+const char *const bb_stage_names[BB_N_STAGES] = { "calibrate", "build options", "measure", "search", "finalise", "evaluate" };
+
+void bb_run_clock(bb_run *r, bb_stage stage)
+{
+    bb_clock    *c = &r->clock;
+    const double wall = bb_now_s(), cpu = bb_cpu_s();
+    if (c->runs) {
+        c->seconds[c->stage] += wall - c->wall;
+        c->cpu_seconds[c->stage] += cpu - c->cpu;
+    }
+    c->runs = stage < BB_N_STAGES;
+    c->stage = stage;
+    c->wall = wall;
+    c->cpu = cpu;
+}
+
 char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...)
 {
     char    name[256];
@@ -720,8 +736,11 @@ bb_status bb_run_measure(bb_run *r, bb_sensitivity *out, bb_err *err)
 {
     bb_status status;
     memset(out, 0, sizeof *out);
+    bb_run_clock(r, BB_STAGE_CALIBRATE);
     BB_TRY(bb_run_calibrate(r, err));
+    bb_run_clock(r, BB_STAGE_BUILD);
     BB_TRY(build_options(r, err));
+    bb_run_clock(r, BB_STAGE_MEASURE);
     BB_TRY(print_floor(r, err));
     BB_TRY(bb_run_sensitivity(r, NULL, out, err));
     BB_TRY(write_sensitivity(r, out, err));

@@ -52,6 +52,13 @@ extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
 enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS, BB_LEVEL_SKETCH = BB_N_LEVELS, BB_N_WINDOW_SETS };
 
+/* What time is told of (timing.csv). */
+typedef enum bb_stage { BB_STAGE_CALIBRATE, BB_STAGE_BUILD, BB_STAGE_MEASURE, BB_STAGE_SEARCH, BB_STAGE_FINALISE, BB_STAGE_EVALUATE, BB_N_STAGES } bb_stage;
+extern const char *const bb_stage_names[BB_N_STAGES];
+
+/* Since a stage began: wall clock and processor time; and what earlier stages, and earlier sessions of the run, have taken. */
+typedef struct bb_clock { bb_stage stage; bool runs; double wall, cpu, seconds[BB_N_STAGES], cpu_seconds[BB_N_STAGES]; } bb_clock;
+
 typedef struct bb_run {
     bb_run_config     config;
     bool              is_sweep;
@@ -68,6 +75,7 @@ typedef struct bb_run {
     bb_windows        levels[BB_N_WINDOW_SETS];  /* for scoring: never the windows of `calib` and `tune` */
     bb_database      *database;
     bb_net_evaluator *evaluator;
+    bb_clock          clock;
     char              key[65];              /* identity of model, data and every setting that changes a score; see cli/run/keys.h, as the next two */
     char              search_key[65];       /* ... and of everything that decides which plans are chosen */
     char              options_key[65];      /* ... and of everything else that the files of the directory are made from */
@@ -116,6 +124,9 @@ bb_status bb_run_verify(bb_run *r, bb_err *err);
 bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err);
 /* r->evaluator, made when it is not there; bb_run_calibrate does it too. */
 bb_status bb_run_evaluator(bb_run *r, bb_err *err);
+
+/* From now on time counts for this stage; BB_N_STAGES: for none. */
+void bb_run_clock(bb_run *r, bb_stage stage);
 
 /* OUT/name; bb_free. */
 char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
