@@ -458,6 +458,16 @@ static void remove_work(const char *dir)
     rmdir(dir);
 }
 
+/* After a failure what was measured and encoded stays, for the same command to go on; rounding is not worth a folder, nor is nothing at all. */
+static void leave_work(const job *j, bb_status status)
+{
+    DIR  *d = opendir(j->work);
+    bool  any = false;
+    for (struct dirent *e; d && (e = readdir(d));) any |= is_ours(e->d_name) && strcmp(e->d_name, "work.lock") != 0;
+    if (d) closedir(d);
+    if (!any || (status != BB_INTERRUPTED && strcmp(j->o.method, "rtn") == 0)) remove_work(j->work);
+}
+
 /* ---- evaluation ---- */
 
 static bb_status load_eval(job *j, bb_err *err)
@@ -620,8 +630,9 @@ static bb_status run(int argc, char **argv, bb_err *err)
     if (j.work && !has(j.o.database)) remove_work(j.work);
     if (has(j.o.eval)) BB_TRY(evaluate(&j, err));
     BB_TRY(print_result(&j, err));
-    if (bb_speed_note(&j.net, &note, err) == BB_OK && note) bb_info("note: %s", note);
+    if (bb_speed_note(&j.net, &note, NULL) == BB_OK && note) bb_info("note: %s", note);
 done:
+    if (status != BB_OK && j.lock.held) leave_work(&j, status);
     bb_free(note);
     job_done(&j);
     return status;

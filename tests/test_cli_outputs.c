@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_cli_outputs.c: what can be known at the start is said at the start: where files go, what they would overwrite, texts that are missing or too
  * short, another process at work; and two processes may share an option database. */
+#include <errno.h>
 #include <gsl/gsl_errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,6 +157,28 @@ START_TEST(what_is_ours_is_replaced_and_what_is_not_with_force)
 }
 END_TEST
 
+/* A full disk while the file is written: nothing is left, neither half a file nor a folder. */
+START_TEST(quantize_on_a_full_disk_leaves_nothing)
+{
+    const char *words = "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/full.gguf";
+    bb_err err = BB_ERR_INIT;
+    make_inputs();
+    long n = bb_file_operations();
+    ck_assert_msg(command(&err, words) == BB_OK, "%s", err.msg);
+    n = bb_file_operations() - n;
+    ck_assert_int_gt(n, 10);
+    ck_assert_int_eq(unlink(bb_test_path("full.gguf")), 0);
+    for (long k = 0; k < n; k += 1 + n / 30) {
+        bb_file_fail_after(k, 1000000, ENOSPC);
+        bb_status status = command(&err, words);
+        bb_file_fail_after(-1, 0, 0);
+        ck_assert_int_ne(status, BB_OK);
+        ck_assert_msg(strstr(err.msg, strerror(ENOSPC)) && strstr(err.msg, bb_test_path("")), "%ld: %s", k, err.msg);
+        ck_assert(!bb_file_exists(bb_test_path("full.gguf")) && !bb_file_exists(bb_test_path("full.gguf.work")));
+    }
+}
+END_TEST
+
 /* ---- a run's folder ---- */
 
 START_TEST(one_process_works_in_a_run)
@@ -238,6 +261,7 @@ int main(void)
     tcase_add_loop_test(t, is_refused_at_the_start, 0, (int)(sizeof refused / sizeof *refused));
     tcase_add_test(t, a_short_evaluation_text_is_refused_before_calibration);
     tcase_add_test(t, what_is_ours_is_replaced_and_what_is_not_with_force);
+    tcase_add_test(t, quantize_on_a_full_disk_leaves_nothing);
     tcase_add_test(t, one_process_works_in_a_run);
     tcase_add_test(t, two_processes_share_a_database);
     tcase_add_test(t, a_limit_on_memory_is_refused_and_not_waited_for);
