@@ -336,30 +336,32 @@ END_TEST
 START_TEST(moments_of_other_widths_are_refused)
 {
     static unsigned char a[1 << 18], b[1 << 18];
-    DIR           *d;
-    struct dirent *e;
-    setup("llama", "widths");
-    bb_database *db = open_database();
-    const size_t n = gather(db, a);
-    bb_database_close(db);
-    ck_assert_ptr_nonnull(d = opendir(config.dir));
-    while ((e = readdir(d)) != NULL) {
-        char path[1024], *data;
-        size_t size;
-        snprintf(path, sizeof path, "%s/%s", config.dir, e->d_name);
-        if (strncmp(e->d_name, "entry-", 6) == 0) unlink(path);
-        if (strncmp(e->d_name, "moments-", 8) != 0) continue;
-        OK(bb_file_read(path, &data, &size, &err));
-        memset(data + 24, 0, 8); /* n_ff, n_kv */
-        bb_test_write(path, data, size);
-        bb_free(data);
+    for (int which = 0; which < 3; which++) { /* n_ff, n_kv, both */
+        DIR           *d;
+        struct dirent *e;
+        setup("llama", which == 0 ? "widths" : which == 1 ? "groups" : "both");
+        bb_database *db = open_database();
+        const size_t n = gather(db, a);
+        bb_database_close(db);
+        ck_assert_ptr_nonnull(d = opendir(config.dir));
+        while ((e = readdir(d)) != NULL) {
+            char   path[1024], *data;
+            size_t size;
+            snprintf(path, sizeof path, "%s/%s", config.dir, e->d_name);
+            if (strncmp(e->d_name, "entry-", 6) == 0) unlink(path);
+            if (strncmp(e->d_name, "moments-", 8) != 0) continue;
+            OK(bb_file_read(path, &data, &size, &err));
+            memset(data + (which == 1 ? 28 : 24), 0, which == 2 ? 8 : 4);
+            bb_test_write(path, data, size);
+            bb_free(data);
+        }
+        closedir(d);
+        db = open_database();
+        ck_assert_uint_eq(gather(db, b), n);
+        ck_assert_mem_eq(a, b, n);
+        bb_database_close(db);
+        bb_model_close(&model);
     }
-    closedir(d);
-    db = open_database();
-    ck_assert_uint_eq(gather(db, b), n);
-    ck_assert_mem_eq(a, b, n);
-    bb_database_close(db);
-    bb_model_close(&model);
 }
 END_TEST
 

@@ -97,9 +97,8 @@ static bb_status map_block(const char *path, const uint32_t n_cols[4], uint32_t 
     if (status != BB_OK) return status;
     if (b->map.size < sizeof h) goto unusable;
     memcpy(&h, b->map.data, sizeof h);
-    if (memcmp(h.magic, magic, sizeof h.magic) != 0 || memcmp(h.n_cols, n_cols, sizeof h.n_cols) != 0 || h.n_ff != n_ff ||
-        h.n_kv != n_kv)
-        goto unusable;
+    if (memcmp(h.magic, magic, sizeof h.magic) != 0 || memcmp(h.n_cols, n_cols, sizeof h.n_cols) != 0) goto unusable;
+    if (h.n_ff != n_ff || h.n_kv != n_kv) goto unusable;
     b->n_ff = h.n_ff;
     b->n_kv = h.n_kv;
     b->ff_order = take(&b->map, &at, h.n_ff, sizeof(uint32_t));
