@@ -21,10 +21,12 @@ recipe() { awk -F, -v m="$1" -v x="$2" '{ sub(/\r$/, "") } $1 == m && $2 == x { 
 # llama.cpp's own file of a type, made by its llama-quantize with an importance matrix of the calibration text (IMATRIX/MODEL.imatrix.gguf), and
 # measured like ours: by our engine, on the same windows. The names of its files that hold one type: those of the smallest mixtures.
 theirs() {
-    name=${2#like:} imatrix=$IMATRIX/$1.imatrix.gguf out=$work/$1.$2.llamacpp.gguf source=$data/models/$1/$1-f16.gguf
-    if [ ! -s "$imatrix" ]; then
-        imatrix=$work/$1.imatrix.gguf
-        [ -s "$imatrix" ] || "$LLAMACPP/llama-imatrix" -m "$source" -f "$(calibration_text "$1")" -c 256 -t "$THREADS" -o "$imatrix" > "$work/log" 2>&1
+    name=${2#like:} imatrix=$1.imatrix.gguf out=$work/$1.$2.llamacpp.gguf source=$(readlink -f "$data/models/$1/$1-f16.gguf") programs=$(cd "$LLAMACPP" && pwd)
+    if [ ! -s "$work/$imatrix" ]; then
+        if [ -s "$IMATRIX/$imatrix" ]; then cp "$IMATRIX/$imatrix" "$work/new.imatrix.gguf"
+        else "$programs/llama-imatrix" -m "$source" -f "$(calibration_text "$1")" -c 256 -t "$THREADS" -o "$work/new.imatrix.gguf" > "$work/log" 2>&1
+        fi
+        mv "$work/new.imatrix.gguf" "$work/$imatrix"
     fi
     case $2 in
         like:*) set -- "$1" "$2" "$3" ;;
@@ -33,7 +35,7 @@ theirs() {
     esac
     model=$1 type=$2 weights=$3
     shift 3
-    "$LLAMACPP/llama-quantize" "$@" --imatrix "$imatrix" "$source" "$out" "$name" "$THREADS" > "$work/log" 2>&1 || { tail -n 2 "$work/log" >&2; return 1; }
+    (cd "$work" && "$programs/llama-quantize" "$@" --imatrix "$imatrix" "$source" "$(basename "$out")" "$name" "$THREADS" > log 2>&1) || { tail -n 2 "$work/log" >&2; exit 1; }
     $BITBUDGET eval "$out" --text "$(evaluation_text "$model")" --protocol gguf --ctx 256 --chunks "$EVAL_WINDOWS" --spread --reference "$source" --json -q > "$work/json"
     awk -F'[:,]' -v OFS=, -v m="$model" -v t="$type" -v size="$(stat -c %s "$out")" -v weights="$weights" '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
         END { printf "%s,%s,llamacpp,%d,%.4f,%.9g,%.9g,%.9g,%.9g\n", m, t, size, 8 * size / weights, v["kl_nats"], v["kl_se"], v["ppl"], v["ppl_se"] }' "$work/json"

@@ -76,16 +76,18 @@ row() {
 }
 
 row source F16 "$source"
-imatrix=${IMATRIX:-$work}/$model.imatrix.gguf
-if [ ! -s "$imatrix" ]; then
-    imatrix=$work/$model.imatrix.gguf
-    if [ ! -s "$imatrix" ]; then
-        quietly "$bin/llama-imatrix" -m "$source" -f "$calib" -c "$CTX" -t "$THREADS" -o "$work/new.imatrix.gguf"
-        mv "$work/new.imatrix.gguf" "$imatrix"
+# llama-quantize writes the name of the matrix into its file: it is the same whatever folder holds the matrix, and so are the file's bytes.
+imatrix=$model.imatrix.gguf
+if [ ! -s "$work/$imatrix" ]; then
+    if [ -s "${IMATRIX:-/nonexistent}/$imatrix" ]; then cp "$IMATRIX/$imatrix" "$work/new.imatrix.gguf"
+    else quietly "$bin/llama-imatrix" -m "$source" -f "$calib" -c "$CTX" -t "$THREADS" -o "$work/new.imatrix.gguf"
     fi
+    mv "$work/new.imatrix.gguf" "$work/$imatrix"
 fi
+bin=$(cd "$bin" && pwd) source=$(readlink -f "$source")
 for type in $TYPES; do
-    quietly "$bin/llama-quantize" --imatrix "$imatrix" "$source" "$work/$model.$type.gguf" "$type" "$THREADS"
+    (cd "$work" && "$bin/llama-quantize" --imatrix "$imatrix" "$source" "$model.$type.gguf" "$type" "$THREADS" > log 2>&1) || {
+        echo "llamacpp.sh: llama-quantize failed on $type:" >&2; tail -n 3 "$work/log" >&2; exit 1; }
     row llama.cpp "$type" "$work/$model.$type.gguf"
     rm -f "$work/$model.$type.gguf"
 done

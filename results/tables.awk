@@ -80,7 +80,7 @@ function show_llamacpp(    i, j, best) {
         if (v[i, "model"] != model || v[i, "made_by"] != "llama.cpp") continue
         best = 0
         for (j = 1; j <= rows; j++)
-            if (v[j, "model"] == model && v[j, "made_by"] == "bitbudget" && v[j, "size_bytes"] + 0 <= v[i, "size_bytes"] + 0 && v[j, "chunks"] == v[i, "chunks"] && \
+            if (v[j, "model"] == model && v[j, "made_by"] == "bitbudget" && v[j, "size_bytes"] + 0 <= v[i, "size_bytes"] + 0 && v[j, "chunks"] == v[i, "chunks"] && v[j, "text_sha256"] == v[i, "text_sha256"] && \
                 (!best || v[j, "kl_nats"] + 0 < v[best, "kl_nats"] + 0)) best = j
         if (best)
             line(v[i, "name"] " | " thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) sprintf(" | %.2f | ", v[i, "ppl"]) thousands(v[best, "size_bytes"]) " | " \
