@@ -132,7 +132,7 @@ STORIES_EVAL  = $(DATA)/corpora/tinystories/tinystories_valid_a.clean.txt
 CONFIGS  ?= configs/reproduce
 BANDS    ?= 1.5,2.4,3.8
 LADDER   ?= 1.5,2.7
-SEARCHED ?= 2157664,2489440,3530336
+SEARCHED ?= 2157632,2489408,3530304
 DOCUMENTS = README.md $(sort $(wildcard docs/*.md)) results/README.md
 
 # The order is that of what each needs.

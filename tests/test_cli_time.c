@@ -140,7 +140,7 @@ START_TEST(a_terminal_has_one_line_that_is_redrawn)
     pthread_t       thread;
     char            out[512];
     snprintf(out, sizeof out, "%s", bb_test_path("drawn"));
-    ck_assert_int_ge(t.fd = posix_openpt(O_RDWR | O_NOCTTY), 0);
+    if ((t.fd = posix_openpt(O_RDWR | O_NOCTTY)) < 0) BB_SKIP("this system gives no pseudo-terminals (is /dev/pts mounted?)");
     ck_assert(grantpt(t.fd) == 0 && unlockpt(t.fd) == 0);
     const int keep = open(ptsname(t.fd), O_RDWR | O_NOCTTY); /* or the reader ends before the program begins */
     ck_assert_int_eq(pthread_create(&thread, NULL, listen_to, &t), 0);
