@@ -300,6 +300,8 @@ END_TEST
 
 typedef struct outcome { bb_archive archive; double tokens, volume; uint64_t evaluations; bb_refine_stop why; } outcome;
 
+static char refusal[sizeof ((bb_err *)0)->msg]; /* what the last run_refine said when it failed */
+
 static bb_status run_refine(const syn_problem *s, syn_world *w, bb_store *store, const bb_refine_options *o, const bb_ledger_options *lo,
                             outcome *out)
 {
@@ -311,7 +313,7 @@ static bb_status run_refine(const syn_problem *s, syn_world *w, bb_store *store,
     bb_archive_init(&out->archive, s->p.n_units);
     bb_err          err = BB_ERR_INIT;
     const bb_status status = bb_refine(&s->p, sep, l, o, &out->archive, &out->why, &err);
-    if (status != BB_OK && status != BB_INTERRUPTED) printf("%s\n", err.msg);
+    snprintf(refusal, sizeof refusal, "%s", status != BB_OK ? err.msg : "");
     out->tokens = bb_ledger_tokens(l);
     out->evaluations = w->n_evaluations;
     bb_ledger_close(l);
@@ -597,6 +599,7 @@ START_TEST(one_unit_one_level_and_impossible_budgets)
     bb_archive_done(&out.archive);
     budgets[0] = 99;
     ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_INFEASIBLE);
+    ck_assert_ptr_nonnull(strstr(refusal, "99 bytes"));
     bb_archive_done(&out.archive);
     free(w);
     syn_free(s);
