@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "search/certificate.h"
 #include "tests/support/synthetic.h"
 
@@ -192,6 +193,7 @@ END_TEST
 
 int main(void)
 {
+    bb_log_set_level(BB_LOG_QUIET);
     gsl_set_error_handler_off();
     Suite *s = suite_create("search_certificate");
     TCase *t = tcase_create("core");

@@ -279,6 +279,7 @@ END_TEST
 
 int main(void)
 {
+    bb_log_set_level(BB_LOG_QUIET);
     gsl_set_error_handler_off();
     Suite *s = suite_create("search_quadratic");
     TCase *t = tcase_create("core");

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 static char folder[256];
 
 static int drop(const char *path, const struct stat *st, int kind, struct FTW *where)
@@ -41,6 +43,7 @@ void bb_test_write(const char *path, const void *data, size_t size)
 
 int bb_test_run(Suite *s)
 {
+    bb_log_set_level(BB_LOG_QUIET); /* one line a program; tests of messages set what they need */
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
     int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
