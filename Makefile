@@ -136,7 +136,7 @@ SEARCHED ?= 2157632,2489408,3530304
 DOCUMENTS = README.md $(sort $(wildcard docs/*.md)) results/README.md
 
 # The order is that of what each needs.
-RESULTS   = reproduce reproduce-llamacpp reproduce-tasks reproduce-study reproduce-finalise reproduce-search reproduce-effort reproduce-quantize reproduce-dropped reproduce-bench
+RESULTS   = reproduce reproduce-llamacpp reproduce-tasks reproduce-study reproduce-finalise reproduce-search reproduce-quantize reproduce-dropped reproduce-bench reproduce-effort
 .PHONY: results tables $(RESULTS)
 results: all
 	@for f in $(WIKI8M) $(STORIES) $(WIKI_CALIB) $(WIKI_EVAL) $(STORIES_CALIB) $(STORIES_EVAL) "$(LLAMACPP)/llama-perplexity"; do [ -e "$$f" ] || { \
