@@ -15,16 +15,16 @@
 #include "model/compress/statistics.h"
 #include "model/net/forward.h"
 
-enum { WINDOWS = 8, ROWS = 64, HEAD_ROWS = 256, MOST_COLUMNS = 1024, LEAST_TIMES = 3 };
+enum { MOST_WINDOWS = 8, MOST_TOKENS = 2048, ROWS = 64, HEAD_ROWS = 256, MOST_COLUMNS = 1024, LEAST_TIMES = 3 };
 static const double LEAST_S = 0.03; /* of processor time: shorter pieces are repeated */
 
 typedef struct sample {
     const bb_run   *r;
     const bb_net   *net;
     const bb_block *block;
-    uint32_t        T;
+    uint32_t        S, T;         /* windows, and tokens of each: fewer than the run's where those would take long */
     bb_forward     *forward;
-    float          *h, *work;     /* [WINDOWS * T][C] */
+    float          *h, *work;     /* [S * T][C] */
     bb_hessian      in;           /* of the gate, or of q in a block without FFN */
     float          *w;            /* [rows][cols] of that matrix */
     uint32_t        rows, cols;
@@ -62,16 +62,16 @@ static double weights_of(const bb_block *b)
 
 static bb_status run_block(sample *s, bb_err *err)
 {
-    memcpy(s->work, s->h, (size_t)WINDOWS * s->T * s->net->n_embd * sizeof *s->h);
-    return bb_forward_block(s->forward, s->net, s->block, WINDOWS, s->T, s->work, NULL, NULL, err);
+    memcpy(s->work, s->h, (size_t)s->S * s->T * s->net->n_embd * sizeof *s->h);
+    return bb_forward_block(s->forward, s->net, s->block, s->S, s->T, s->work, NULL, NULL, err);
 }
 
 static bb_status collect(sample *s, bb_err *err)
 {
     bb_hessians moments = { 0 };
     bb_status   status;
-    memcpy(s->work, s->h, (size_t)WINDOWS * s->T * s->net->n_embd * sizeof *s->h);
-    BB_TRY(bb_hessians_collect(s->forward, s->net, s->block, WINDOWS, s->T, s->work, &moments, err));
+    memcpy(s->work, s->h, (size_t)s->S * s->T * s->net->n_embd * sizeof *s->h);
+    BB_TRY(bb_hessians_collect(s->forward, s->net, s->block, s->S, s->T, s->work, &moments, err));
     if (!s->in.h) { /* the first time */
         const int k = s->block->n_ff ? 2 : 0;
         BB_TRY(bb_hessians_finish(&moments, err));
@@ -88,7 +88,7 @@ static bb_status score(sample *s, bb_err *err)
     double        kl[HEAD_ROWS], nll[HEAD_ROWS];
     unsigned char same[HEAD_ROWS];
     int32_t       targets[HEAD_ROWS] = { 0 };
-    const size_t  n = (size_t)WINDOWS * s->T < HEAD_ROWS ? (size_t)WINDOWS * s->T : HEAD_ROWS;
+    const size_t  n = (size_t)s->S * s->T < HEAD_ROWS ? (size_t)s->S * s->T : HEAD_ROWS;
     return bb_forward_kl(s->forward, s->net, s->h, s->net, s->work, targets, n, kl, nll, same, err);
 }
 
@@ -183,19 +183,19 @@ done:
 static bb_status start(sample *s, bb_err *err)
 {
     const size_t row = (size_t)s->T * s->net->n_embd;
-    int32_t     *tokens = BB_NEW((size_t)WINDOWS * s->T, int32_t, err);
+    int32_t     *tokens = BB_NEW((size_t)s->S * s->T, int32_t, err);
     bb_rng       rng;
     bb_status    status = BB_NOMEM;
     s->block = &s->net->blocks[0];
     for (uint32_t i = 1; i < s->net->n_layer; i++)
         if (weights_of(&s->net->blocks[i]) > weights_of(s->block)) s->block = &s->net->blocks[i];
-    s->h = BB_NEW(WINDOWS * row, float, err);
-    s->work = BB_NEW(WINDOWS * row, float, err);
+    s->h = BB_NEW(s->S * row, float, err);
+    s->work = BB_NEW(s->S * row, float, err);
     if (!tokens || !s->h || !s->work) goto done;
     bb_rng_init(&rng, 1, "pace");
-    for (size_t i = 0; i < (size_t)WINDOWS * s->T; i++) tokens[i] = (int32_t)bb_rng_below(&rng, s->net->n_vocab);
-    BB_TRY(bb_forward_create(s->net, WINDOWS, s->T, &s->forward, err));
-    BB_TRY(bb_forward_embed(s->forward, s->net, tokens, WINDOWS, s->T, s->h, err));
+    for (size_t i = 0; i < (size_t)s->S * s->T; i++) tokens[i] = (int32_t)bb_rng_below(&rng, s->net->n_vocab);
+    BB_TRY(bb_forward_create(s->net, s->S, s->T, &s->forward, err));
+    BB_TRY(bb_forward_embed(s->forward, s->net, tokens, s->S, s->T, s->h, err));
     BB_TRY(run_block(s, err)); /* caches, pages of the file */
 done:
     bb_free(tokens);
@@ -204,12 +204,13 @@ done:
 
 bb_status bb_pace_measure(const bb_run *r, bb_pace *out, bb_err *err)
 {
-    sample    s = { .r = r, .net = &r->model.net, .T = (uint32_t)r->config.ctx, .out = out };
+    sample    s = { .r = r, .net = &r->model.net, .T = r->config.ctx < MOST_TOKENS ? (uint32_t)r->config.ctx : MOST_TOKENS, .out = out };
     double    forward, both, seconds;
     bb_status status;
     memset(out, 0, sizeof *out);
+    s.S = MOST_TOKENS / s.T < MOST_WINDOWS ? MOST_TOKENS / s.T : MOST_WINDOWS;
     BB_TRY(start(&s, err));
-    const double tokens = (double)WINDOWS * s.T;
+    const double tokens = (double)s.S * s.T;
     BB_TRY(repeat(&s, run_block, &forward, err));
     out->block = forward / tokens / (weights_of(s.block) > 0 ? weights_of(s.block) : 1);
     out->generate = 3 * out->block; /* a token a step: products of few rows */
