@@ -17,7 +17,7 @@ typedef enum bb_log_level { BB_LOG_QUIET, BB_LOG_WARN, BB_LOG_INFO, BB_LOG_DEBUG
 
 void      bb_log_set_level(bb_log_level level);
 /* Both append timestamped lines, whatever the level of the terminal; NULL closes. The first is the user's (--log-file), the second that of the run
- * directory which is open. */
+ * directory which was opened last: it stays open behind the run, so that it hears how the command ended. */
 bb_status bb_log_to_file(const char *path, bb_err *err);
 bb_status bb_log_to_run(const char *path, bb_err *err);
 void      bb_info(const char *format, ...) __attribute__((format(printf, 1, 2)));

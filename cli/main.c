@@ -143,6 +143,7 @@ int main(int argc, char **argv)
     if (status != BB_OK) bb_log_failure(err.status != BB_OK ? err.msg : bb_status_text(status));
     if (status != BB_OK && err.file) bb_debug("noticed at %s:%d (%s)", err.file, err.line, bb_status_text(status));
     bb_log_to_file(NULL, NULL);
+    bb_log_to_run(NULL, NULL);
     if (bb_blas_is_limited()) { /* a thread of OpenBLAS may wait for memory for ever, and its library for the thread */
         fflush(NULL);
         _exit(bb_status_exit_code(status));

@@ -185,6 +185,22 @@ START_TEST(waiting_threads_sleep_by_default)
 }
 END_TEST
 
+/* How a command ended is in the logs too. */
+START_TEST(a_failure_is_in_the_logs)
+{
+    char out[512];
+    snprintf(out, sizeof out, "%s", bb_test_path("failed"));
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --ledger-only -q --log-file %s.txt --out %s", out, out);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 1);
+    ck_assert_ptr_nonnull(strstr(said, "the ledger has no score"));
+    for (int i = 0; i < 2; i++) {
+        char *log = file_text(out, i ? "log.txt" : "../failed.txt");
+        ck_assert_ptr_nonnull(strstr(log, "failed: the ledger has no score"));
+        bb_free(log);
+    }
+}
+END_TEST
+
 /* The value of a setting in the resolved configuration of a run directory. */
 static const char *setting(const char *dir, const char *name)
 {
@@ -351,6 +367,7 @@ int main(void)
     tcase_add_test(t, waiting_threads_sleep_by_default);
     tcase_add_test(t, efforts_are_defaults_and_no_more);
     tcase_add_test(t, an_estimate_counts_what_is_done);
+    tcase_add_test(t, a_failure_is_in_the_logs);
     tcase_add_loop_test(t, quantize_goes_on, 0, (int)(sizeof kills / sizeof *kills));
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -16,8 +16,9 @@
 #include "cli/run/pace.h"
 
 /* Measured on wiki8m and stories260K: */
-static const double search_share = 0.75;  /* of a network that a plan of the search runs: the rest is found in the cache of the plan before it */
-static const double pruned_share = 0.25;  /* of all pruned o and down in all formats that the search meets, and has encoded */
+static const double search_share = 1.0;   /* of a network that a plan of the search runs: some is found in the cache of the plan before it, some tokens
+                                             are spent beyond the budget by what is under way */
+static const double pruned_share = 0.35;  /* of all pruned o and down in all formats that the search meets, and has encoded */
 static const double step_s = 2.5e-8;      /* seconds a trained weight and step, one thread: gradients of the fields, AdamW, new codes */
 static const double low = 0.75, high = 1.35; /* the interval that is said */
 
@@ -172,8 +173,15 @@ static bool prunes(const bb_run *r)
     return false;
 }
 
-/* Plans that are finalised and evaluated: the searched one and the simple ones beside it, at every size that is asked for. */
-static double final_plans(const bb_run *r) { return r->is_sweep ? 2 * (double)r->n_budgets : prunes(r) ? 4 : 3; }
+/* Plans that are finalised and evaluated: the searched one and the simple ones beside it (uniform, quantization alone, and where the size is near
+ * enough to the source's pruning alone), at every size that is asked for. */
+static double final_plans(const bb_run *r)
+{
+    const double near = 0.35;
+    double       target = r->config.target_size ? (double)r->config.target_size : r->config.target_bpw * (double)r->n_weights / 8;
+    if (r->is_sweep) return 2 * (double)r->n_budgets;
+    return prunes(r) && target > near * (double)r->model.gguf.map.size ? 4 : 3;
+}
 
 static double search_s(const model *m)
 {

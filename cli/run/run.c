@@ -559,7 +559,6 @@ void bb_run_close(bb_run *r)
     bb_lock_release(&r->lock);
     bb_model_close(&r->model);
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &r->config);
-    bb_log_to_run(NULL, NULL);
     memset(r, 0, sizeof *r);
 }
 
