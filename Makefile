@@ -103,7 +103,9 @@ $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(SU
 deps:
 	@:
 
-check: $(BUILD)/bitbudget $(TESTS)
+# Benchmarks and the program of `make interop` are built too, so that they go with the code.
+BENCHES  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
+check: $(BUILD)/bitbudget $(TESTS) $(BENCHES) $(BUILD)/tests/interop/interop
 	@BB_BUILD=$(BUILD) sh tests/run.sh $(TESTS)
 
 # Our exports loaded by llama.cpp itself (npm's prebuilt one, fetched into build/interop; needs node and npm).
@@ -247,7 +249,7 @@ check-asan:
 	@$(MAKE) --no-print-directory check $(SANITIZED)
 
 # Every benchmark, one after the other, as CSV; each says how it is used on its own.
-bench: $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
+bench: $(BENCHES)
 	@for b in $^; do echo "# $$b"; OPENBLAS_NUM_THREADS=1 $$b || exit 1; done
 
 # Every one-line patch of tests/mutate/*.txt in a copy of this tree; MUTATE: only those whose names begin so. Reports what no test notices.

@@ -39,7 +39,7 @@ static bb_status statistics_of(const bb_model *m, const char *text_path, const c
                                bb_err *err)
 {
     bb_tokenizer *t = NULL;
-    char         *text = NULL, id[64];
+    char         *text = NULL;
     int32_t      *ids = NULL;
     size_t        size, n;
     bb_status     status;
@@ -48,8 +48,7 @@ static bb_status statistics_of(const bb_model *m, const char *text_path, const c
     BB_TRY(bb_file_read(text_path, &text, &size, err));
     BB_TRY(bb_tokenize(t, text, size, true, true, &ids, &n, err));
     if (n < (size_t)n_windows * ctx) { status = BB_FAIL(err, BB_USAGE, "%s: holds %zu tokens, %u windows of %u were asked for", text_path, n, n_windows, ctx); goto done; }
-    snprintf(id, sizeof id, "bench %u of %u", n_windows, ctx);
-    const bb_statistics_config c = { dir, id, m, ids, n_windows, ctx, 32 };
+    const bb_statistics_config c = { dir, m, ids, n_windows, ctx, 32 };
     BB_TRY(bb_statistics_open(&c, s, err));
 done:
     bb_tokenizer_destroy(t);
