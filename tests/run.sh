@@ -12,7 +12,7 @@ for t in "$@"; do
     echo "$out" | grep -v -e '^Running suite' -e '^SKIP ' | sed "s|^|$name: |"
     line=$(echo "$out" | grep -E '^[0-9]+%: Checks: ' | tail -n 1)
     n=$(echo "$line" | sed -E 's/.*Checks: ([0-9]+).*/\1/'); f=$(echo "$line" | sed -E 's/.*Failures: ([0-9]+), Errors: ([0-9]+).*/\1+\2/')
-    if [ -z "$line" ]; then n=1; f=1; fi
+    if [ -z "$line" ]; then n=1; f=1; echo "$name: ended with code $rc and no summary"; fi
     f=$(($f)); [ "$rc" -ne 0 ] && [ "$f" -eq 0 ] && f=1
     [ "$n" -eq 0 ] && { n=1; f=1; }
     s=$(echo "$out" | grep -c '^SKIP ')
