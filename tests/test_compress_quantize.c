@@ -131,6 +131,48 @@ START_TEST(each_column_takes_the_errors_before_it)
 }
 END_TEST
 
+/* (t - v)' M (t - v) of the vector at j of row r, M its piece of the block LDL, t its weights plus what the errors of the columns before `known` ask for. */
+static double vector_cost(const bb_factor *f, uint32_t r, uint32_t j, unsigned vec, uint32_t known)
+{
+    const float *row = w + r * COLS, *value = v + r * COLS, *u = f->u;
+    double       s[8], cost = 0;
+    for (unsigned i = 0; i < vec; i++) {
+        s[i] = 0;
+        for (uint32_t k = 0; k < known; k++) s[i] += (double)u[k * COLS + j + i] * ((double)row[k] - (double)value[k]);
+        for (unsigned k = 0; k < i; k++) s[i] -= s[k] * (double)u[(j + k) * COLS + j + i];
+    }
+    for (unsigned k = 0; k < vec; k++) { /* M = U D U' */
+        double sum = 0;
+        for (unsigned i = 0; i <= k; i++) sum += (i == k ? 1 : (double)u[(j + i) * COLS + j + k]) * ((double)row[j + i] + s[i] - (double)value[j + i]);
+        cost += (double)f->d[j + k] * sum * sum;
+    }
+    return cost;
+}
+
+/* Codebooks: the vectors that were chosen are nearer to the targets that know all errors before them than to targets that do not know the last ones. */
+START_TEST(each_vector_takes_the_errors_before_it)
+{
+    static const bb_quant_options one_pass = { BB_METHOD_FEEDBACK, 0.01, 0 };
+    const bb_format *f = ready(_i);
+    bb_factor        factor;
+    double           all = 0, without_chunk = 0, without_last = 0;
+    if (f->vec <= 1) return; /* scalar grids: the test before */
+    bb_hessian h = problem(7, 24, 0.3);
+    ck_assert_int_eq(bb_factor_make(&h, 0.01, &factor, NULL), BB_OK);
+    ck_assert_int_eq(bb_quantize(w, 2, COLS, &h, f->type, &one_pass, packed, NULL, NULL), BB_OK);
+    f->decode(packed, v, 2 * COLS);
+    for (uint32_t r = 0; r < 2; r++)
+        for (uint32_t j = 0; j < COLS; j += f->vec) {
+            all += vector_cost(&factor, r, j, f->vec, j);
+            without_chunk += vector_cost(&factor, r, j, f->vec, j / 32 * 32);
+            without_last += vector_cost(&factor, r, j, f->vec, j >= f->vec ? j - f->vec : 0);
+        }
+    ck_assert_msg(all < 0.9 * without_chunk && all < without_last, "%s: %g, without the errors of the last 32 columns %g, of the last vector %g", f->name, all,
+                  without_chunk, without_last);
+    bb_factor_done(&factor);
+}
+END_TEST
+
 START_TEST(odd_inputs_are_sound)
 {
     const bb_format *f = ready(_i);
@@ -353,6 +395,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, feedback_beats_the_weighted_encoding, 0, N_NAMES);
     tcase_add_loop_test(t, each_column_takes_the_errors_before_it, 0, N_NAMES);
+    tcase_add_loop_test(t, each_vector_takes_the_errors_before_it, 0, N_NAMES);
     tcase_add_loop_test(t, odd_inputs_are_sound, 0, N_NAMES);
     tcase_add_loop_test(t, threads_do_not_change_a_byte, 0, N_NAMES);
     tcase_add_test(t, codes_are_good_where_they_can_be_enumerated);
