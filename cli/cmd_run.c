@@ -191,7 +191,7 @@ static bb_status estimate(int argc, char **argv, bb_err *err)
     BB_TRY(parse_run(&bb_command_estimate, argc, argv, &config, err));
     bool is_sweep = config.target_size == 0 && config.target_bpw <= 0;
     BB_TRY(bb_run_preview(&r, &config, is_sweep, err));
-    BB_TRY(bb_estimate_print(&r, stdout, err));
+    BB_TRY(r.config.json ? bb_estimate_print_json(&r, stdout, err) : bb_estimate_print(&r, stdout, err));
 done:
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);
     bb_run_close(&r);

@@ -89,6 +89,34 @@ START_TEST(an_impossible_budget_is_refused_at_once)
 }
 END_TEST
 
+START_TEST(an_estimate_is_told_as_json)
+{
+    static char out[16384];
+    json_t     *root, *value;
+    const char *name;
+    double      sum = 0;
+    ck_assert_int_eq(bb_test_program("estimate " MODEL " --target-size 700KiB --formats Q4_0,Q8_0 --embd-formats Q8_0 --json 2>/dev/null", out, sizeof out), 0);
+    ck_assert_ptr_nonnull(root = json_loads(out, 0, NULL)); /* stdout is one JSON object and nothing else */
+    json_object_foreach(json_object_get(root, "stages_seconds"), name, value) sum += json_real_value(value);
+    const double seconds = json_real_value(json_object_get(root, "seconds"));
+    ck_assert_double_gt(seconds, 0);
+    ck_assert_double_eq_tol(seconds, sum, 1e-6 * sum);
+    ck_assert_double_lt(json_real_value(json_object_get(root, "seconds_low")), seconds);
+    ck_assert_double_gt(json_real_value(json_object_get(root, "seconds_high")), seconds);
+    const json_int_t smallest = json_integer_value(json_object_get(root, "smallest_bytes")), largest = json_integer_value(json_object_get(root, "largest_bytes"));
+    const json_t *sizes = json_object_get(root, "sizes_bytes");
+    bool          target = false;
+    ck_assert_uint_ge(json_array_size(sizes), 1);
+    for (size_t i = 0; i < json_array_size(sizes); i++) {
+        const json_int_t bytes = json_integer_value(json_array_get(sizes, i));
+        target |= bytes == 700 * 1024;
+        ck_assert(bytes >= smallest && bytes <= largest);
+    }
+    ck_assert(target);
+    json_decref(root);
+}
+END_TEST
+
 START_TEST(budgets_hold_and_threads_do_not_matter)
 {
     const char *a = straight_run(), *b = bb_test_path("two");
@@ -589,6 +617,7 @@ int main(void)
     TCase *t = tcase_create("main job");
     tcase_set_timeout(t, 600);
     tcase_add_test(t, an_impossible_budget_is_refused_at_once);
+    tcase_add_test(t, an_estimate_is_told_as_json);
     tcase_add_test(t, budgets_hold_and_threads_do_not_matter);
     tcase_add_test(t, every_scored_plan_is_listed_and_can_be_exported);
     tcase_add_test(t, recipes_keep_their_promise);

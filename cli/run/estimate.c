@@ -3,15 +3,16 @@
  * itself can know are constants here, with where they come from; timing.csv of every run says how well they held. */
 #include "cli/run/estimate.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
-#include "base/file.h"
 #include "cli/run/ladder.h"
 #include "cli/run/pace.h"
 
@@ -295,50 +296,90 @@ void bb_estimate_interval(double seconds, char out[80])
     snprintf(out, 80, "%s to %s", a, b);
 }
 
-/* Tokens forwarded, in the same counts. */
-static void print_tokens(const bb_run *r, FILE *out)
+/* ---- what is said ---- */
+
+typedef struct forecast {
+    uint64_t smallest, largest;               /* bytes of files that can be reached */
+    uint64_t n_options, ram, disk;            /* bytes beside the mapped model; of the option database and second moments */
+    double   calibrate, measure, search, finalise; /* tokens forwarded; tuning and evaluation come on top */
+    double   seconds[BB_N_STAGES], sum;       /* on a quiet machine */
+} forecast;
+
+static bb_status foresee(const bb_run *r, forecast *f, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    const double ctx = (double)c->ctx, calibrate = (double)c->calib_windows * ctx, measure = measured_networks(r) * (double)c->measure_windows * ctx;
-    const double search = c->search_tokens * 1e6, finalise = c->no_finalise ? 0 : final_plans(r) * 2 * calibrate;
-    fprintf(out, "tokens          %.2f M forwarded: calibrate %.2f, measure %.2f, search %.2f, finalise %.2f and tuning; evaluation on top\n",
-            (calibrate + measure + search + finalise) / 1e6, calibrate / 1e6, measure / 1e6, search / 1e6, finalise / 1e6);
+    const counts   n = count(r);
+    const double   ctx = (double)c->ctx;
+    const uint64_t hidden = (uint64_t)((double)c->confirm_windows * ctx) * r->model.net.n_embd * sizeof(float);
+    uint64_t       cache = hidden * (r->model.net.n_layer + 1);
+    bb_status      status;
+    BB_TRY(bb_model_space_reach(r->space, &f->smallest, &f->largest, err));
+    BB_TRY(bb_estimate_time(r, f->seconds, err));
+    if (cache > c->max_ram) cache = c->max_ram;
+    f->n_options = n.n_options;
+    f->ram = 2 * hidden + cache + (uint64_t)((double)c->calib_windows * ctx) * r->model.net.n_embd * sizeof(float) + 3 * n.largest_hessian;
+    f->disk = n.option_bytes + n.hessian_bytes;
+    f->calibrate = (double)c->calib_windows * ctx;
+    f->measure = measured_networks(r) * (double)c->measure_windows * ctx;
+    f->search = c->search_tokens * 1e6;
+    f->finalise = c->no_finalise ? 0 : final_plans(r) * 2 * f->calibrate;
+    f->sum = 0;
+    for (int i = 0; i < BB_N_STAGES; i++) f->sum += f->seconds[i];
+done:
+    return status;
 }
 
-bb_status bb_estimate_print(bb_run *r, FILE *out, bb_err *err)
+bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err)
 {
-    const bb_run_config *c = &r->config;
-    counts   n = count(r);
-    uint64_t smallest, largest, hidden, cache, ram;
-    double   ctx = (double)c->ctx, seconds[BB_N_STAGES], sum = 0, load;
-    char     text[80], more[32];
+    forecast  f;
+    double    load;
+    char      text[80], more[32];
     bb_status status;
-    BB_TRY(bb_model_space_reach(r->space, &smallest, &largest, err));
-    BB_TRY(bb_estimate_time(r, seconds, err));
-    hidden = (uint64_t)((double)c->confirm_windows * ctx) * r->model.net.n_embd * sizeof(float);
-    cache = hidden * (r->model.net.n_layer + 1);
-    if (cache > c->max_ram) cache = c->max_ram;
-    ram = 2 * hidden + cache + (uint64_t)((double)c->calib_windows * ctx) * r->model.net.n_embd * sizeof(float) + 3 * n.largest_hessian;
-    bb_format_size(smallest, text);
-    bb_format_size(largest, more);
-    fprintf(out, "reachable       %llu bytes (%s) .. %llu bytes (%s)\n", (unsigned long long)smallest, text, (unsigned long long)largest, more);
+    BB_TRY(foresee(r, &f, err));
+    bb_format_size(f.smallest, text);
+    bb_format_size(f.largest, more);
+    fprintf(out, "reachable       %llu bytes (%s) .. %llu bytes (%s)\n", (unsigned long long)f.smallest, text, (unsigned long long)f.largest, more);
     for (size_t i = 0; i < r->n_budgets; i++) fprintf(out, "budget          %lld bytes, %.3f bits per weight\n", (long long)r->budgets[i], 8.0 * (double)r->budgets[i] / (double)r->n_weights);
-    fprintf(out, "options         %llu over %u units\n", (unsigned long long)n.n_options, bb_model_space_problem(r->space)->n_units);
-    bb_format_size(ram, text);
+    fprintf(out, "options         %llu over %u units\n", (unsigned long long)f.n_options, bb_model_space_problem(r->space)->n_units);
+    bb_format_size(f.ram, text);
     fprintf(out, "memory          %s beside the mapped model\n", text);
-    bb_format_size(n.option_bytes + n.hessian_bytes, text);
+    bb_format_size(f.disk, text);
     fprintf(out, "disk            %s option database and second moments\n", text);
-    print_tokens(r, out);
-    for (int i = 0; i < BB_N_STAGES; i++) sum += seconds[i];
-    bb_estimate_interval(sum, text);
+    fprintf(out, "tokens          %.2f M forwarded: calibrate %.2f, measure %.2f, search %.2f, finalise %.2f and tuning; evaluation on top\n",
+            (f.calibrate + f.measure + f.search + f.finalise) / 1e6, f.calibrate / 1e6, f.measure / 1e6, f.search / 1e6, f.finalise / 1e6);
+    bb_estimate_interval(f.sum, text);
     fprintf(out, "time            %s on %d threads of a quiet machine:", text, omp_get_max_threads());
     for (int i = 0; i < BB_N_STAGES; i++) {
-        bb_format_time(seconds[i], more);
+        bb_format_time(f.seconds[i], more);
         fprintf(out, "%s %s %s", i ? "," : "", bb_stage_names[i], more);
     }
     fprintf(out, "\n");
     if (getloadavg(&load, 1) == 1 && load > 0.5 * omp_get_num_procs())
         fprintf(out, "                other work shares this one now (load %.1f, %d processors): it will take longer\n", load, omp_get_num_procs());
 done:
+    return status;
+}
+
+bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err)
+{
+    forecast  f;
+    json_t   *root = NULL, *sizes = json_array(), *stages = json_object();
+    char     *text = NULL;
+    bb_status status;
+    BB_TRY(foresee(r, &f, err));
+    for (size_t i = 0; i < r->n_budgets; i++) json_array_append_new(sizes, json_integer((json_int_t)r->budgets[i]));
+    for (int i = 0; i < BB_N_STAGES; i++) json_object_set_new(stages, bb_stage_names[i], json_real(f.seconds[i]));
+    root = json_pack("{s:I, s:I, s:O, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:i, s:f, s:f, s:f, s:O}", "smallest_bytes", (json_int_t)f.smallest,
+                     "largest_bytes", (json_int_t)f.largest, "sizes_bytes", sizes, "options", (json_int_t)f.n_options, "units",
+                     (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "disk_bytes", (json_int_t)f.disk, "tokens",
+                     "calibrate", f.calibrate, "measure", f.measure, "search", f.search, "finalise", f.finalise, "threads", omp_get_max_threads(),
+                     "seconds", f.sum, "seconds_low", low * f.sum, "seconds_high", high * f.sum, "stages_seconds", stages);
+    if (!root || !(text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)))) status = BB_FAIL(err, BB_NOMEM, "out of memory for the estimate");
+    else fprintf(out, "%s\n", text);
+done:
+    free(text);
+    json_decref(root);
+    json_decref(sizes);
+    json_decref(stages);
     return status;
 }

@@ -8,7 +8,9 @@
 #include "cli/run/run.h"
 
 /* r as opened by bb_run_preview. Times a sample of the run's own work for a second or two (pace.h); nothing else is run. */
-bb_status bb_estimate_print(bb_run *r, FILE *out, bb_err *err);
+bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err);
+/* The same as one JSON object: bytes, tokens and seconds as plain numbers. */
+bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err);
 
 /* Seconds that each stage should take on a quiet machine, and how a sum of them is said: an interval. */
 bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err);
