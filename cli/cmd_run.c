@@ -25,8 +25,16 @@ static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_
     BB_TRY(bb_command_options(command, c, argc, argv, &model, 1, &n, err));
     if (n == 1) {
         bb_free(c->model);
-        if (!(c->model = bb_strdup(model, err))) status = BB_NOMEM;
+        if (!(c->model = bb_strdup(model, err))) {
+            status = BB_NOMEM;
+            goto done;
+        }
     }
+    if (c->target_size && c->target_bpw > 0)
+        status = BB_FAIL(err, BB_USAGE, "--target-size and --target-bpw %g both say how large the file may be: give one (0 takes the other back)", c->target_bpw);
+    else if (command == &bb_command_sweep && (c->target_size || c->target_bpw > 0))
+        status = BB_FAIL(err, BB_USAGE, "%s is one size, and sweep takes --points or --sizes: `bitbudget run` makes one file",
+                         c->target_size ? "--target-size" : "--target-bpw");
 done:
     return status;
 }

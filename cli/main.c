@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "cli/version.h"
 #include "cli/cmd.h"
@@ -55,7 +56,8 @@ static bb_status take_globals(int *argc, char **argv, globals *g, bb_err *err)
 
 static bb_status apply_globals(const globals *g, bb_err *err)
 {
-    int64_t threads;
+    int64_t  threads;
+    uint64_t bytes;
     bb_status status = BB_OK;
     if (g->quiet) bb_log_set_level(BB_LOG_QUIET);
     bb_outputs_force(g->force);
@@ -65,8 +67,9 @@ static bb_status apply_globals(const globals *g, bb_err *err)
             return BB_FAIL(err, BB_USAGE, "--threads: '%.40s' should be a whole number from 1 to 4096", g->threads);
         omp_set_num_threads((int)threads);
     }
-    if (g->log_file) status = bb_log_to_file(g->log_file, err);
-    return status;
+    if (!g->log_file) return BB_OK;
+    if (bb_file_size(g->log_file, &bytes, NULL) == BB_OK) status = bb_output_check("--log-file", g->log_file, BB_OUTPUT_LOG, NULL, NULL, 0, err);
+    return status == BB_OK ? bb_log_to_file(g->log_file, err) : status;
 }
 
 static bb_status unknown_command(const char *name, bb_err *err)

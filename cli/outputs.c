@@ -35,12 +35,26 @@ static bool begins_with(const char *path, const char *text)
     return same;
 }
 
+/* A log file is appended to: empty, or beginning with a time as log.c writes it. */
+static bool is_our_log(const char *path)
+{
+    static const char time[] = "dddd-dd-ddTdd:dd:ddZ ";
+    bb_map map;
+    if (bb_map_open(path, &map, NULL) != BB_OK) return false;
+    const unsigned char *p = map.data;
+    bool ours = map.size == 0 || map.size >= sizeof time - 1;
+    for (size_t i = 0; ours && map.size > 0 && i < sizeof time - 1; i++) ours = time[i] == 'd' ? p[i] >= '0' && p[i] <= '9' : p[i] == time[i];
+    bb_map_close(&map);
+    return ours;
+}
+
 static bool is_ours(const char *path, bb_output_kind kind, const char *header)
 {
     switch (kind) {
     case BB_OUTPUT_MODEL: return is_our_model(path);
     case BB_OUTPUT_TABLE: return begins_with(path, header);
     case BB_OUTPUT_RECIPE: return begins_with(path, "^");
+    case BB_OUTPUT_LOG: return is_our_log(path);
     case BB_OUTPUT_IDS: break;
     }
     return false;

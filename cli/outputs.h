@@ -16,7 +16,7 @@ void bb_outputs_force(bool force);
 bool bb_outputs_forced(void);
 
 /* By what a file of ours is known. Token ids hold nothing to know them by: an existing file always needs --force. */
-typedef enum bb_output_kind { BB_OUTPUT_MODEL, BB_OUTPUT_TABLE, BB_OUTPUT_RECIPE, BB_OUTPUT_IDS } bb_output_kind;
+typedef enum bb_output_kind { BB_OUTPUT_MODEL, BB_OUTPUT_TABLE, BB_OUTPUT_RECIPE, BB_OUTPUT_IDS, BB_OUTPUT_LOG } bb_output_kind;
 
 typedef struct bb_input { const char *what, *path; } bb_input; /* "the model"; path NULL or "": not given */
 

@@ -110,6 +110,9 @@ static const struct { const char *words; bb_status status; const char *says; } r
     { "sweep $M " SMALL " --calib $T --profile $D/missing.yaml --out $D/r1", BB_BAD_FILE, "missing.yaml" },
     { "sweep $M " SMALL " --calib $T --database $T --out $D/r1", BB_IO, "--database" },
     { "sweep $M " SMALL " --calib $T --out $D/r\xff", BB_USAGE, "no UTF-8 text" },
+    { "run $M " SMALL " --target-size 20kB --target-bpw 8 --calib $T --out $D/r1", BB_USAGE, "both say how large" },
+    { "estimate $M " SMALL " --target-size 20kB --target-bpw 8 --calib $T", BB_USAGE, "both say how large" },
+    { "sweep $M " SMALL " --target-size 20kB --calib $T --out $D/r1", BB_USAGE, "sweep takes --points or --sizes" },
 };
 
 START_TEST(is_refused_at_the_start)
@@ -121,6 +124,33 @@ START_TEST(is_refused_at_the_start)
     if (refused[_i].says) ck_assert_msg(strstr(err.msg, refused[_i].says) != NULL, "%s: %s", refused[_i].words, err.msg);
     ck_assert(m == hash_of(model) && t == hash_of(text) && f == hash_of(foreign));
     ck_assert(!bb_file_exists(bb_test_path("r1")) && !bb_file_exists(bb_test_path("q1.gguf")) && !bb_file_exists(bb_test_path("q1.gguf.work")));
+}
+END_TEST
+
+/* A log file is appended to before a command looks at its own options: no other file gains lines. */
+START_TEST(a_log_is_appended_to_logs_only)
+{
+    static char said[4000];
+    char        line[2000];
+    bb_err      err = BB_ERR_INIT;
+    make_inputs();
+    uint64_t m = hash_of(model), t = hash_of(text);
+    const char *const others[] = { model, text };
+    for (int i = 0; i < 2; i++) {
+        snprintf(line, sizeof line, "inspect %s --log-file %s", model, others[i]);
+        ck_assert_int_eq(bb_test_program(line, said, sizeof said), 2);
+        ck_assert_msg(strstr(said, "--log-file") && strstr(said, "was not made by bitbudget"), "%s", said);
+    }
+    ck_assert(m == hash_of(model) && t == hash_of(text));
+    bb_test_write(bb_test_path("empty.log"), "", 0);
+    for (int i = 0; i < 2; i++) { /* an empty file, and then one of ours */
+        uint64_t before = 0, after = 0;
+        snprintf(line, sizeof line, "inspect %s --log-file %s", bb_test_path("no-such.gguf"), bb_test_path("empty.log"));
+        ck_assert_int_eq(bb_file_size(bb_test_path("empty.log"), &before, &err), BB_OK);
+        ck_assert_int_eq(bb_test_program(line, said, sizeof said), 5);
+        ck_assert_int_eq(bb_file_size(bb_test_path("empty.log"), &after, &err), BB_OK);
+        ck_assert_uint_gt(after, before);
+    }
 }
 END_TEST
 
@@ -259,6 +289,7 @@ int main(void)
     bb_log_set_level(BB_LOG_QUIET);
     gsl_set_error_handler_off();
     tcase_add_loop_test(t, is_refused_at_the_start, 0, (int)(sizeof refused / sizeof *refused));
+    tcase_add_test(t, a_log_is_appended_to_logs_only);
     tcase_add_test(t, a_short_evaluation_text_is_refused_before_calibration);
     tcase_add_test(t, what_is_ours_is_replaced_and_what_is_not_with_force);
     tcase_add_test(t, quantize_on_a_full_disk_leaves_nothing);
