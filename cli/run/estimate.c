@@ -166,22 +166,41 @@ static double measure_s(const model *m)
     return tokens * (measured_networks(m->r) * token(m) + (double)m->n.n_options * 7 / 8 * m->p->head);
 }
 
-static bool prunes(const bb_run *r)
+/* The smallest file whose matrices are all in the source's types: whether pruning alone reaches a size. */
+static double least_pruned(const bb_run *r)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    for (uint32_t u = 0; u < p->n_units; u++)
-        if (!bb_model_space_is_format(r->space, u) && p->units[u].n_options > 1) return true;
-    return false;
+    double            sum = (double)p->fixed_bytes;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_unit *unit = &p->units[u];
+        double         least = HUGE_VAL;
+        if (unit->controller >= 0) continue;
+        if (bb_model_space_is_format(r->space, u)) {
+            sum += (double)unit->bytes[unit->n_options - 1];
+            continue;
+        }
+        for (uint32_t o = 0; o < unit->n_options; o++) {
+            double bytes = bb_is_forbidden(unit->bytes[o]) ? HUGE_VAL : (double)unit->bytes[o];
+            for (uint32_t i = 0; i < p->n_units; i++) {
+                const bb_unit *of = &p->units[i];
+                if (of->controller != (int32_t)u) continue;
+                const int64_t  b = of->bytes[(size_t)o * of->n_options + of->n_options - 1];
+                bytes += bb_is_forbidden(b) ? HUGE_VAL : (double)b;
+            }
+            least = fmin(least, bytes);
+        }
+        sum += least;
+    }
+    return sum;
 }
 
-/* Plans that are finalised and evaluated: the searched one and the simple ones beside it (uniform, quantization alone, and where the size is near
- * enough to the source's pruning alone), at every size that is asked for. */
+/* Plans that are finalised and evaluated: the searched one and the simple ones beside it (uniform, quantization alone, and where it gets there
+ * pruning alone), at every size that is asked for. */
 static double final_plans(const bb_run *r)
 {
-    const double near = 0.35;
-    double       target = r->config.target_size ? (double)r->config.target_size : r->config.target_bpw * (double)r->n_weights / 8;
+    double target = r->config.target_size ? (double)r->config.target_size : r->config.target_bpw * (double)r->n_weights / 8;
     if (r->is_sweep) return 2 * (double)r->n_budgets;
-    return prunes(r) && target > near * (double)r->model.gguf.map.size ? 4 : 3;
+    return least_pruned(r) <= target ? 4 : 3;
 }
 
 static double search_s(const model *m)
