@@ -404,7 +404,7 @@ static bb_status optimise(bb_trainer *r, bb_tune_report *report, bb_progress *pr
         BB_TRY(one_step(r, bb_schedule_rate(&schedule, s - 1), err));
         report->steps = s;
         report->tokens += (uint64_t)o->batch * r->train.set->ctx;
-        if (o->label) bb_progress_add(progress, 1);
+        if (progress) bb_progress_add(progress, 1);
         if (!check_is_due(o, s)) continue;
         BB_TRY(check(r, &loss, err));
         bb_debug("%s: step %u of %u, held-out loss %.6g (start %.6g)", o->label ? o->label : "tune", s, o->steps, loss, report->start);
@@ -429,8 +429,9 @@ bb_status bb_trainer_run(bb_trainer *r, bb_tune_report *report, bb_err *err)
     BB_TRY(check(r, &report->start, err));
     report->best = report->start;
     if (r->o->label) bb_progress_start(&progress, r->o->label, r->o->steps);
-    status = optimise(r, report, &progress, err);
+    status = optimise(r, report, r->o->label ? &progress : r->o->progress, err);
     if (r->o->label) bb_progress_end(&progress);
+    else if (r->o->progress) bb_progress_skip(r->o->progress, r->o->steps - report->steps); /* of one that ended early */
 done:
     snapshot(r, true);
     report->seconds = bb_now_s() - started;

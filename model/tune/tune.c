@@ -106,6 +106,7 @@ bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options 
     streams         s[2] = { { 0 }, { 0 } };
     bb_forward     *f = NULL;
     bb_progress     progress;
+    char            label[sizeof progress.label];
     bb_status       status;
     BB_ASSERT(o->loss == BB_TUNE_OUTPUT && !o->embedding);
     one.label = NULL;
@@ -115,7 +116,9 @@ bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options 
         BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, NULL, err));
         BB_TRY(advance(f, full, sets[i], 0, o->first, s[i].target, NULL, err));
     }
-    if (o->label) bb_progress_start(&progress, o->label, o->last - o->first + 1);
+    snprintf(label, sizeof label, "%.40s, steps", o->label ? o->label : "");
+    if (o->label) bb_progress_start(&progress, label, (uint64_t)(o->last - o->first + 1) * o->steps);
+    one.progress = o->label ? &progress : NULL;
     for (uint32_t b = o->first; b <= o->last; b++) {
         bb_tune_report report;
         one.first = one.last = b;
@@ -123,7 +126,6 @@ bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options 
         BB_TRY(train(full, t, &one, s, &report, err));
         if (reports) reports[b - o->first] = report;
         for (int i = 0; i < 2; i++) BB_TRY(advance(f, &t->net, sets[i], b, b + 1, s[i].in, NULL, err));
-        if (o->label) bb_progress_add(&progress, 1);
     }
     if (o->label) bb_progress_end(&progress);
 done:

@@ -57,7 +57,8 @@ typedef struct bb_tune_options {
     double   weights, fields, norms; /* peak rates: steps of the grid; fractions of scales; fractions of norm gains. 0: frozen */
     double   clip;                /* limit of the gradient's norm as a multiple of its running mean; 0: none */
     uint64_t seed;
-    const char *label;            /* of the progress line; NULL: silent */
+    const char *label;            /* of the progress line; NULL: silent, */
+    struct bb_progress *progress; /* or the steps are counted in this one; NULL: nowhere */
 } bb_tune_options;
 
 typedef struct bb_tune_report {
