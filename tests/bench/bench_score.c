@@ -22,7 +22,7 @@ typedef struct world {
     int64_t       bytes[UNITS][OPTIONS];
     double        linear[UNITS][OPTIONS];
     const double *rows[UNITS];
-    char          names[UNITS][8];
+    char          names[UNITS][16];
     float        *gram;
     bb_problem    problem;
     bb_space      space;
