@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -304,12 +305,20 @@ static void read_pid(int fd, char *pid, size_t size)
     pid[strspn(pid, "0123456789")] = '\0';
 }
 
+/* A killed process holds its lock until the system has taken its memory back: the command that follows at once waits that long, 1 s in all. */
+enum { LOCK_TRIES = 20, LOCK_PAUSE_NS = 50000000 };
+
 bb_status bb_lock_take(bb_lock *lock, const char *path, bb_err *err)
 {
     char text[32];
     int  fd = fails() ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     if (fd < 0) return BB_FAIL(err, BB_IO, "%s: cannot be opened: %s", path, strerror(errno));
-    if (hold(fd) == BY_ANOTHER) {
+    held state = hold(fd);
+    for (int i = 0; i < LOCK_TRIES && state == BY_ANOTHER; i++) {
+        nanosleep(&(struct timespec){ .tv_nsec = LOCK_PAUSE_NS }, NULL);
+        state = hold(fd);
+    }
+    if (state == BY_ANOTHER) {
         read_pid(fd, text, sizeof text);
         close(fd);
         return BB_FAIL(err, BB_FAILED, "%s: another process%s%s works here: wait for its end, or stop it", path, *text ? " with PID " : "", text);

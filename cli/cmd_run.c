@@ -141,7 +141,20 @@ const bb_command bb_command_finalise = { "finalise", "rebuild and tune the chose
     "bitbudget finalise results/runs/first\n"
     "bitbudget finalise results/runs/front --ladder 1.3,2.2,3.0 --texts wiki.test.raw,c4.jsonl", finalise_options, N_FINALISE_OPTIONS, finalise };
 
-static bb_status evaluate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_evaluate, err); }
+/* The report of a run is made of the tables: it does not stay behind with the numbers before. */
+static bb_status evaluate_stage(bb_run *r, bb_err *err)
+{
+    char     *report = NULL;
+    bb_status status;
+    BB_TRY(bb_run_evaluate(r, err));
+    if (!(report = bb_run_path(r, err, "report.html"))) status = BB_NOMEM;
+    else if (bb_file_exists(report)) status = bb_report_write(r->config.out, err);
+done:
+    bb_free(report);
+    return status;
+}
+
+static bb_status evaluate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, evaluate_stage, err); }
 const bb_command bb_command_evaluate = { "evaluate", "score the written files in full; front, guard, choice", "RUN", "bitbudget evaluate results/runs/first", NULL, 0, evaluate };
 
 static bb_status verify(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_verify, err); }

@@ -280,6 +280,10 @@ static bb_status add_recipe(const char *path, const bb_model *m, bb_plan *plan, 
     }
     BB_TRY(matcher_init(&r.match, err));
     BB_TRY(parse_recipe(&r, text, err));
+    if (r.n_rules == 0) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s: there is no rule in it: expected lines of the form PATTERN=TYPE", path);
+        goto done;
+    }
     BB_TRY(each_matrix(&m->net, NULL, set_rule, &r, err));
     for (size_t i = 0; i < r.n_rules && status == BB_OK; i++)
         if (r.rules[i].n_found == 0)

@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -272,6 +273,17 @@ START_TEST(a_lock_has_one_holder_and_names_it)
     bb_lock_release(&lock);
     ck_assert_int_eq(bb_lock_take(&lock, path, NULL), BB_OK);
     bb_lock_release(&lock);
+    if ((child = fork()) == 0) { /* one that is just ending is waited for */
+        bb_lock theirs = { 0 };
+        c = bb_lock_take(&theirs, path, NULL) == BB_OK ? 'y' : 'n';
+        if (write(ready[1], &c, 1) != 1) _exit(1);
+        nanosleep(&(struct timespec){ .tv_nsec = 200000000 }, NULL);
+        raise(SIGKILL);
+    }
+    ck_assert(read(ready[0], &c, 1) == 1 && c == 'y');
+    ck_assert_int_eq(bb_lock_take(&lock, path, NULL), BB_OK);
+    bb_lock_release(&lock);
+    waitpid(child, &state, 0);
     bb_err_clear(&err);
     ck_assert_int_eq(bb_lock_take(&lock, bb_test_path("none/lock"), &err), BB_IO);
     contains(&err, "none/lock", strerror(ENOENT));

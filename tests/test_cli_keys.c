@@ -258,7 +258,7 @@ START_TEST(scores_are_of_the_text_that_was_asked_for)
     as_fresh(dir, fewer);
     write_text("two.txt", 3); /* the same name, another text */
     program(4, "verify -q %s", dir);
-    says("front.csv");
+    says("front.csv is of another evaluation text");
     program(0, "sweep %s " QUICK TWO "--no-finalise --eval %s --eval-windows 7 --out %s", model, two, dir);
     program(0, "verify -q %s", dir);
     bb_csv a = table(fewer, "front.csv"), b = table(dir, "front.csv");
@@ -266,6 +266,30 @@ START_TEST(scores_are_of_the_text_that_was_asked_for)
     ck_assert_str_ne(cell(&a, 0, "kl_nats"), cell(&b, 0, "kl_nats"));
     bb_csv_done(&a);
     bb_csv_done(&b);
+}
+END_TEST
+
+/* The stage alone: the report that is there does not keep the numbers of the text before. */
+START_TEST(a_report_follows_the_tables)
+{
+    const char *dir = folder("text-report"), *text = write_text("report.txt", 1);
+    char       *before, *after, *asked;
+    size_t      n[3];
+    program(0, "sweep %s " QUICK TWO "--no-finalise --eval %s --out %s", model, text, dir);
+    ck_assert_int_eq(bb_file_read(in(dir, "report.html"), &before, &n[0], NULL), BB_OK);
+    write_text("report.txt", 2);
+    program(0, "evaluate -q %s", dir);
+    ck_assert_int_eq(bb_file_read(in(dir, "report.html"), &after, &n[1], NULL), BB_OK);
+    program(0, "report -q %s", dir);
+    ck_assert_int_eq(bb_file_read(in(dir, "report.html"), &asked, &n[2], NULL), BB_OK);
+    ck_assert_str_eq(after, asked);
+    ck_assert_str_ne(after, before);
+    bb_free(before);
+    bb_free(after);
+    bb_free(asked);
+    unlink(in(dir, "report.html")); /* where there is none, none is made */
+    program(0, "evaluate -q %s", dir);
+    ck_assert(!bb_file_exists(in(dir, "report.html")));
 }
 END_TEST
 
@@ -633,6 +657,7 @@ int main(void)
     add(s, "leftovers", what_other_options_made_is_removed);
     add(s, "stages", a_stage_does_not_take_another_search_for_its_own);
     add(s, "texts", scores_are_of_the_text_that_was_asked_for);
+    add(s, "report", a_report_follows_the_tables);
     add(s, "databases", a_shared_database_mixes_nothing);
     add(s, "samples", samples_are_those_that_were_asked_for);
     add(s, "cores", another_blas_core_is_not_mixed_in);

@@ -333,6 +333,7 @@ static const struct bad { const char *line, *file; bb_status status; } bad[] = {
     { "quantize " MODEL " --out /nonexistent/x.gguf --like tests/data/vocab/phi-3.gguf", NULL, BB_UNSUPPORTED },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q", BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q=Q9_9", BB_BAD_FILE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "# no rule\n\n", BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.77.attn_q=Q8_0", BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "(attn=Q8_0", BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "attn=Q4_K_M", BB_BAD_FILE },

@@ -476,6 +476,10 @@ static bb_status compare_csv(comparison *c, const char *name, bb_err *err)
     if (a.n_cols != b.n_cols) differ(c, "%s has %zu columns, there should be %zu", path, a.n_cols, b.n_cols);
     for (size_t k = 0; a.n_cols == b.n_cols && k < a.n_cols; k++)
         if (strcmp(a.header[k], b.header[k]) != 0) differ(c, "%s: column %zu is %s, not %s", path, k + 1, a.header[k], b.header[k]);
+    for (size_t k = 0; c->wrong == 0 && a.n_rows && b.n_rows && k < a.n_cols; k++) /* else every number of the table differs, and none says why */
+        if (strcmp(a.header[k], "data_sha256") == 0 && strcmp(bb_csv_text(&a, 0, k), bb_csv_text(&b, 0, k)) != 0)
+            differ(c, "%s is of another evaluation text (data_sha256 %.12s) than %s holds now (%.12s): run `bitbudget evaluate %s`", path, bb_csv_text(&a, 0, k),
+                   *c->r->config.eval ? c->r->config.eval : "the calibration text", bb_csv_text(&b, 0, k), c->r->config.out);
     for (size_t i = 0; c->wrong == 0 && i < a.n_rows && i < b.n_rows; i++)
         for (size_t k = 0; k < a.n_cols; k++) {
             const char *found = bb_csv_text(&a, i, k), *right = bb_csv_text(&b, i, k);
