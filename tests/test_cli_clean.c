@@ -10,8 +10,8 @@
 #include "tests/support/support.h"
 
 #define HEX16 "0123456789abcdef"
-static const char *const databases[] = { "database/entry-" HEX16 HEX16 ".bin", "database/moments-" HEX16 HEX16 ".bin", "database/entry-a.bin.tmp-12-3",
-                                         "front.csv.tmp-4711-0", "models/" HEX16 ".gguf.tmp-4711-1" };
+static const char *const databases[] = { "database/entry-" HEX16 HEX16 ".bin", "database/moments-" HEX16 HEX16 ".bin", "database/entry-a.bin.bbtmp-12-3",
+                                         "front.csv.tmp-4711-0", "models/" HEX16 ".gguf.bbtmp-4711-1" };
 static const char *const models[] = { "models/" HEX16 ".gguf" };
 /* The run's own results, and files that are somebody else's. */
 static const char *const kept[] = { "run.db", "front.csv", "model.gguf", "plans/" HEX16 ".plan", "database/notes.txt", "models/my-own.gguf",
