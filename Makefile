@@ -30,10 +30,10 @@ PKGLIBS  := $(filter-out -lgslcblas,$(shell pkg-config --libs $(PKGS) 2>/dev/nul
 CHECKLIBS := $(shell pkg-config --libs check 2>/dev/null)
 HAVE_LIBS = $(if $(filter missing,$(PKGCF)),$(error pkg-config does not find all of: $(PKGS). `make deps` installs them))
 
-DIRS     := base kernels model eval search cli
+DIRS     := base kernels model eval search engine cli
 src       = $(sort $(wildcard $(1)/*.c $(1)/*/*.c))
 obj       = $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/main.c,$(call src,$(1))))
-LIBS     := $(foreach d,cli eval model kernels search base,$(BUILD)/lib$(d).a)
+LIBS     := $(foreach d,cli engine eval model kernels search base,$(BUILD)/lib$(d).a)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/support/cli.c,$(sort $(wildcard tests/support/*.c))))
 
@@ -76,13 +76,13 @@ VERSION  := $(BUILD)/generated/version_commit.h
 $(VERSION): FORCE
 	@mkdir -p $(@D); echo '#define BB_COMMIT "$(COMMIT)"' > $@.new; \
 	  cmp -s $@.new $@ && rm $@.new || mv $@.new $@
-$(BUILD)/cli/version.o: $(VERSION)
-$(BUILD)/cli/version.o: BBFLAGS += -I$(BUILD)/generated
+$(BUILD)/engine/version.o: $(VERSION)
+$(BUILD)/engine/version.o: BBFLAGS += -I$(BUILD)/generated
 FORCE:
 
-# Tests of the libraries do not link cli, which changes with every commit; those named test_cli_* do, without main().
+# Tests of the libraries link neither engine, which changes with every commit, nor cli; those named test_cli_* do, without main().
 # (Make takes the pattern rule with the shortest stem.)
-TEST_LIBS := $(filter-out $(BUILD)/libcli.a,$(LIBS))
+TEST_LIBS := $(filter-out $(BUILD)/libcli.a $(BUILD)/libengine.a,$(LIBS))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(TEST_LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
@@ -94,8 +94,8 @@ $(BUILD)/tests/test_search%: $(BUILD)/tests/test_search%.o $(BUILD)/libsearch.a 
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/libsearch.a $(BUILD)/libbase.a $(CHECKLIBS) $(PKGLIBS)
 
 # A fuzz target with our own driver (tests/fuzz/driver.c).
-$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(SUPPORT) $(filter-out $(BUILD)/libcli.a,$(LIBS))
-	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/tests/fuzz/driver.o $(SUPPORT) -Wl,--start-group $(filter-out $(BUILD)/libcli.a,$(LIBS)) \
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(SUPPORT) $(TEST_LIBS)
+	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/tests/fuzz/driver.o $(SUPPORT) -Wl,--start-group $(TEST_LIBS) \
 	  -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
 .SECONDARY:

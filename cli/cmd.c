@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "cli/run/effort.h"
-#include "cli/version.h"
+#include "engine/effort.h"
+#include "engine/version.h"
 
 static const bb_command *const commands[] = {
 #define X(name) &bb_command_##name,

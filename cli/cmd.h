@@ -51,7 +51,7 @@ const bb_command *bb_command_at(size_t i);             /* NULL past the end */
 const bb_command *bb_command_find(const char *name);   /* NULL when unknown */
 const char       *bb_command_nearest(const char *name); /* NULL when nothing is near */
 
-/* Fills `values` in the order defaults < effort < YAML file < environment < command line; file and effort (cli/run/effort.h) are the values of the
+/* Fills `values` in the order defaults < effort < YAML file < environment < command line; file and effort (engine/effort.h) are the values of the
  * command's own options "config" and "effort", where it has them. The caller ends with bb_options_done whatever is returned. */
 bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional,
                              size_t *n_positional, bb_err *err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_quantize.c: bitbudget quantize MODEL.gguf: the types are given, the codes are as good as we can make them. No search.
  *
- * rotation -> types (cli/tensor_types.h) -> size and runtime checked -> calibration windows -> matrices by one of four methods -> file beside the wanted
+ * rotation -> types (engine/tensor_types.h) -> size and runtime checked -> calibration windows -> matrices by one of four methods -> file beside the wanted
  * one, read back and compared, renamed -> optionally its KL and perplexity. Second moments and encoded matrices stay in a folder until the
  * file is written, so that the same command goes on after an interruption.
  */
@@ -16,13 +16,13 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "cli/run/calibration.h"
-#include "cli/run/effort.h"
+#include "engine/calibration.h"
+#include "engine/effort.h"
 #include "cli/cmd.h"
-#include "cli/outputs.h"
-#include "cli/run/model_space.h"
-#include "cli/run/speed.h"
-#include "cli/tensor_types.h"
+#include "engine/outputs.h"
+#include "engine/model_space.h"
+#include "engine/speed.h"
+#include "engine/tensor_types.h"
 #include "kernels/kernels.h"
 #include "model/compress/rebuild.h"
 #include "model/compress/rotate.h"

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_rivals.c: `bitbudget rivals`: other search methods at the sizes of a run. */
 #include "cli/cmd.h"
-#include "cli/outputs.h"
-#include "cli/run/rivals.h"
+#include "engine/outputs.h"
+#include "engine/rivals.h"
 
 #define FIELD(name) offsetof(bb_rivals_config, name)
 static const bb_option_row options[] = {
     { "methods", BB_OPT_LIST, FIELD(methods), "ours,uniform,separable,quantization,random,annealing,nsga2,amq,evopress", 1, 0, "LIST", "what is compared; the first one with all others", NULL },
     { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "file sizes; empty: those of the run", NULL },
     { "times", BB_OPT_DOUBLE, FIELD(times), "20", 0.01, 1e6, "X", "EvoPress gets this many times our tokens", NULL },
+    { "offspring", BB_OPT_INT, FIELD(offspring), "16", 1, 4096, "N", "EvoPress: plans of a generation (its authors': 64 to 128)", NULL },
     { "tokens", BB_OPT_DOUBLE, FIELD(tokens), "0", 0, 1e9, "MILLIONS", "tokens a size that count as ours; 0: those of the run's search and measuring", NULL },
     { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "table to write; empty: RUN/search.csv", NULL },
     { "ledger-only", BB_OPT_FLAG, FIELD(only), NULL, 1, 0, NULL, "replay: fail instead of evaluating anything new", NULL },
@@ -29,7 +30,7 @@ static bb_status rivals(int argc, char **argv, bb_err *err)
     }
     if (*c.out) BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_TABLE, "budget_bytes,method,", NULL, 0, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
-    BB_TRY(bb_rivals(&r, &c, err));
+    BB_TRY(bb_rivals(&r, &c, stdout, err));
 done:
     bb_options_done(options, N_OPTIONS, &c);
     bb_run_close(&r);

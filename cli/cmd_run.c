@@ -10,11 +10,11 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
-#include "cli/outputs.h"
-#include "cli/run/estimate.h"
-#include "cli/run/ladder.h"
+#include "engine/outputs.h"
+#include "engine/estimate.h"
+#include "engine/ladder.h"
 #include "cli/report/report.h"
-#include "cli/run/run.h"
+#include "engine/run.h"
 #include "cli/run_output.h"
 
 static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_run_config *c, bb_err *err)

@@ -7,7 +7,7 @@
 #include "base/csv.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
-#include "cli/run/study.h"
+#include "engine/study.h"
 
 #define FIELD(name) offsetof(bb_study_options, name)
 

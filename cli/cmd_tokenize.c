@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
-#include "cli/outputs.h"
+#include "engine/outputs.h"
 #include "eval/evaluate.h"
 
 typedef struct tokenize_options { char *text, *out; bool parse_special; } tokenize_options;

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
-#include "cli/outputs.h"
+#include "engine/outputs.h"
 #include "eval/evaluate.h"
 #include "model/export/export.h"
 #include "model/train/new_model.h"

@@ -11,10 +11,10 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "cli/version.h"
+#include "engine/version.h"
 #include "cli/cmd.h"
-#include "cli/outputs.h"
-#include "cli/environment.h"
+#include "engine/outputs.h"
+#include "engine/environment.h"
 #include "kernels/blas.h"
 
 typedef struct globals {

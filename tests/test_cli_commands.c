@@ -6,7 +6,7 @@
 
 #include "base/mem.h"
 #include "cli/cmd.h"
-#include "cli/version.h"
+#include "engine/version.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 

@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/store.h"
-#include "cli/outputs.h"
+#include "engine/outputs.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"

@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "cli/tensor_types.h"
+#include "engine/tensor_types.h"
 #include "model/compress/statistics.h"
 #include "model/model.h"
 #include "model/net/sample.h"

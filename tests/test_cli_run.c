@@ -13,7 +13,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "cli/run/run.h"
+#include "engine/run.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 

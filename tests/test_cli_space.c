@@ -5,8 +5,8 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "cli/run/model_space.h"
-#include "cli/run/speed.h"
+#include "engine/model_space.h"
+#include "engine/speed.h"
 #include "search/moves.h"
 #include "search/separable.h"
 #include "search/space.h"

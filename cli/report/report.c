@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/report/report_internal.h"
-#include "cli/version.h"
+#include "engine/version.h"
 
 /* ---- text ---- */
 

@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "cli/report/report_internal.h"
-#include "cli/run/run.h"
+#include "engine/run.h"
 
 static void begin_row(bb_text *out, const char *head) { bb_text_addf(out, "<tr><th>%s</th><td class=\"t\">", head); }
 static void end_row(bb_text *out) { bb_text_add(out, "</td></tr>\n"); }

@@ -4,7 +4,7 @@
 # header compiles alone. Usage: lint.sh COMPILER FLAGS...
 set -u
 bad=0
-sources=$(find base kernels model eval search cli include tests -name '*.[ch]' 2>/dev/null | sort)
+sources=$(find base kernels model eval search engine cli include tests -name '*.[ch]' 2>/dev/null | sort)
 # shellcheck disable=SC2086
 awk -f tests/lint/depcheck $sources || bad=1
 

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * environment.h: what a number depends on besides its inputs: program, compiler, CPU level, libraries, threads. */
+#ifndef BB_ENGINE_ENVIRONMENT_H
+#define BB_ENGINE_ENVIRONMENT_H
+
+#include "model/model.h"
+
+const char *bb_cpu_level(void);  /* "ref", "avx2" or "avx512": results are bit-identical within a level and a BLAS core (bb_kernels_bits) */
+bb_status   bb_environment_write(const char *path, const bb_model *m, bb_err *err); /* env.json */
+
+#endif

@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * estimate.c: see estimate.h. What each stage does is counted from shapes and options, what a piece takes is measured (pace.h). Shares that only a run
+ * itself can know are constants here, with where they come from; timing.csv of every run says how well they held. */
+#include "engine/estimate.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "engine/ladder.h"
+#include "engine/pace.h"
+
+/* Measured on wiki8m and stories260K: */
+static const double search_share = 1.0;   /* of a network that a plan of the search runs: some is found in the cache of the plan before it, some tokens
+                                             are spent beyond the budget by what is under way */
+static const double pruned_share = 0.35;  /* of all pruned o and down in all formats that the search meets, and has encoded */
+static const double step_s = 2.5e-8;      /* seconds a trained weight and step, one thread: gradients of the fields, AdamW, new codes */
+static const double low = 0.75, high = 1.35; /* the interval that is said */
+
+typedef struct counts {
+    double   block_weights;              /* of all blocks */
+    uint64_t option_bytes, n_options;
+    uint64_t hessian_bytes, largest_hessian;
+} counts;
+
+static counts count(const bb_run *r)
+{
+    const bb_net     *net = &r->model.net;
+    const bb_problem *p = bb_model_space_problem(r->space);
+    counts            c = { 0 };
+    for (uint32_t b = 0; b < net->n_layer; b++) {
+        const bb_block *block = &net->blocks[b];
+        uint64_t        widths[4] = { net->n_embd, block->w[BB_PART_O].cols, net->n_embd, block->n_ff }, sum = 0;
+        for (int k = 0; k < BB_N_PARTS; k++) c.block_weights += (double)block->w[k].rows * block->w[k].cols;
+        for (int k = 0; k < 4; k++) sum += widths[k] * widths[k] * sizeof(float);
+        c.hessian_bytes += sum;
+        if (sum > c.largest_hessian) c.largest_hessian = sum;
+    }
+    for (uint32_t u = 0; u < p->n_units; u++)
+        for (uint32_t o = 0; o < p->units[u].n_options; o++) {
+            c.n_options++;
+            if (!bb_model_space_is_format(r->space, u)) continue;
+            int64_t bytes = p->units[u].bytes[o];
+            const bb_format *f = bb_format_find(p->units[u].options[o]);
+            if (bytes <= 0 || bb_is_forbidden(bytes) || !f || o + 1 == p->units[u].n_options) continue;
+            c.option_bytes += (uint64_t)bytes;
+        }
+    return c;
+}
+
+uint64_t bb_estimate_disk(const bb_run *r)
+{
+    const counts n = count(r);
+    return n.option_bytes + n.hessian_bytes;
+}
+
+/* ---- time ---- */
+
+typedef struct model { const bb_run *r; const bb_pace *p; const bb_net *net; counts n; double ctx, threads, scored; } model;
+
+static double cube(double n) { return n * n * n; }
+
+/* Seconds of a token through the whole network, and of its share in the head's KL. */
+static double token(const model *m) { return m->n.block_weights * m->p->block; }
+static double scored_token(const model *m) { return token(m) + m->scored * m->p->head; }
+
+static double calibrate_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    double tokens = (double)c->calib_windows * m->ctx, s = tokens * (token(m) + m->net->n_layer * m->p->moments);
+    for (uint32_t b = 0; b < m->net->n_layer; b++) { /* the order in which columns go: one elimination */
+        const bb_block *k = &m->net->blocks[b];
+        const double    o = k->w[BB_PART_O].cols, ff = k->n_ff;
+        s += (cube(o) + o * o * k->w[BB_PART_O].rows / 2 + cube(ff) + ff * ff * k->w[BB_PART_DOWN].rows / 2) * m->p->product;
+    }
+    s += (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows) * m->ctx * token(m);
+    if (strcmp(c->calib, "self") == 0) s += (double)(c->calib_windows + c->confirm_windows) * m->ctx * m->n.block_weights * m->p->generate;
+    return s;
+}
+
+static double factors_s(const model *m, const bb_block *b)
+{
+    const double C = m->net->n_embd;
+    return m->p->factor * (2 * cube(C) + cube(b->w[BB_PART_O].cols) + cube(b->n_ff));
+}
+
+static uint32_t block_of(const char *unit) { return strncmp(unit, "blk.", 4) == 0 ? (uint32_t)strtoul(unit + 4, NULL, 10) : 0; }
+
+static bool is_source(const bb_unit *u, uint32_t o) { return o + 1 == u->n_options; }
+
+/* Weights of a format unit: bytes of any option tell. */
+static double unit_weights(const bb_unit *u)
+{
+    for (uint32_t o = 0; o < u->n_options; o++) {
+        const bb_format *f = bb_format_find(u->options[o]);
+        if (f && !bb_is_forbidden(u->bytes[o]) && u->bytes[o] > 0) return (double)u->bytes[o] * 8 / bb_format_bpw(f);
+    }
+    return 0;
+}
+
+/* Mean seconds a weight over the formats of a unit. */
+static double encode_mean(const model *m, const bb_unit *u)
+{
+    double   sum = 0;
+    uint32_t n = 0;
+    for (uint32_t o = 0; o < u->n_options; o++) {
+        const bb_format *f = bb_format_find(u->options[o]);
+        if (!f || is_source(u, o) || bb_is_forbidden(u->bytes[o])) continue;
+        sum += m->p->encode[f->type];
+        n++;
+    }
+    return n ? sum / n : 0;
+}
+
+/* Least squares for the columns that stay, of every width of o and down. */
+static double compensate_s(const model *m, const bb_unit *u, bool ffn, const bb_block *b)
+{
+    const double n = ffn ? b->n_ff : b->w[BB_PART_O].cols, rows = m->net->n_embd;
+    double       s = 0;
+    for (uint32_t o = 1; o < u->n_options; o++) {
+        const double kept = n * strtod(u->options[o], NULL) / fmax(1, strtod(u->options[0], NULL));
+        s += (cube(kept) / 3 + 2 * rows * kept * n) * m->p->product;
+    }
+    return s;
+}
+
+static double build_s(const model *m)
+{
+    const bb_problem *p = bb_model_space_problem(m->r->space);
+    double            s = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_unit  *unit = &p->units[u];
+        const bb_block *b = &m->net->blocks[block_of(unit->name)];
+        if (!bb_model_space_is_format(m->r->space, u)) {
+            s += compensate_s(m, unit, strstr(unit->name, ".ffn") != NULL, b);
+            continue;
+        }
+        for (uint32_t o = 0; o < unit->n_options; o++) {
+            const bb_format *f = bb_format_find(unit->options[o]);
+            if (f && !is_source(unit, o) && !bb_is_forbidden(unit->bytes[o])) s += unit_weights(unit) * m->p->encode[f->type];
+        }
+    }
+    for (uint32_t b = 0; b < m->net->n_layer; b++) s += factors_s(m, &m->net->blocks[b]);
+    return s + m->p->factor * cube(m->net->n_embd);
+}
+
+/* Blocks run over all options, in networks. */
+static double measured_networks(const bb_run *r)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    const double      n_layer = r->model.net.n_layer;
+    double            sum = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) sum += p->units[u].n_options * (n_layer - block_of(p->units[u].name)) / n_layer;
+    return sum;
+}
+
+static double measure_s(const model *m)
+{
+    const double tokens = (double)m->r->config.measure_windows * m->ctx;
+    return tokens * (measured_networks(m->r) * token(m) + (double)m->n.n_options * 7 / 8 * m->p->head);
+}
+
+/* The smallest file whose matrices are all in the source's types: whether pruning alone reaches a size. */
+static double least_pruned(const bb_run *r)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    double            sum = (double)p->fixed_bytes;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_unit *unit = &p->units[u];
+        double         least = HUGE_VAL;
+        if (unit->controller >= 0) continue;
+        if (bb_model_space_is_format(r->space, u)) {
+            sum += (double)unit->bytes[unit->n_options - 1];
+            continue;
+        }
+        for (uint32_t o = 0; o < unit->n_options; o++) {
+            double bytes = bb_is_forbidden(unit->bytes[o]) ? HUGE_VAL : (double)unit->bytes[o];
+            for (uint32_t i = 0; i < p->n_units; i++) {
+                const bb_unit *of = &p->units[i];
+                if (of->controller != (int32_t)u) continue;
+                const int64_t  b = of->bytes[(size_t)o * of->n_options + of->n_options - 1];
+                bytes += bb_is_forbidden(b) ? HUGE_VAL : (double)b;
+            }
+            least = fmin(least, bytes);
+        }
+        sum += least;
+    }
+    return sum;
+}
+
+/* Plans that are finalised and evaluated: the searched one and the simple ones beside it (uniform, quantization alone, and where it gets there
+ * pruning alone), at every size that is asked for. */
+static double final_plans(const bb_run *r)
+{
+    double target = r->config.target_size ? (double)r->config.target_size : r->config.target_bpw * (double)r->n_weights / 8;
+    if (r->is_sweep) return 2 * (double)r->n_budgets;
+    return least_pruned(r) <= target ? 4 : 3;
+}
+
+static double search_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const bb_problem    *p = bb_model_space_problem(m->r->space);
+    double s = c->search_tokens * 1e6 * (search_share * token(m) + m->scored * m->p->head);
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_unit *unit = &p->units[u], *control = unit->controller >= 0 ? &p->units[unit->controller] : NULL;
+        const char    *part = strrchr(unit->name, '.');
+        if (!control || !part || (strcmp(part, ".attn_output") != 0 && strcmp(part, ".attn_o") != 0 && strcmp(part, ".ffn_down") != 0)) continue;
+        s += pruned_share * (control->n_options - 1) * (unit->n_options - 1) / 2 * unit_weights(unit) * encode_mean(m, unit);
+    }
+    return s + final_plans(m->r) * (double)c->confirm_windows * m->ctx * scored_token(m);
+}
+
+/* ---- finalise ---- */
+
+static double rebuild_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const bb_problem    *p = bb_model_space_problem(m->r->space);
+    double s = (double)c->calib_windows * m->ctx * 2 * (token(m) + m->net->n_layer * m->p->moments);
+    for (uint32_t b = 0; b < m->net->n_layer; b++) {
+        s += factors_s(m, &m->net->blocks[b]);
+        for (int k = 0; k < BB_N_PARTS; k++) { /* what a matrix should be: products with its inputs' moments, a solution */
+            const bb_matrix *w = &m->net->blocks[b].w[k];
+            s += (double)w->rows * w->cols * w->cols * m->p->product + (cube(w->cols) / 3 + (double)w->rows * w->cols * w->cols) * m->p->serial;
+        }
+    }
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (p->units[u].controller >= 0) s += unit_weights(&p->units[u]) * encode_mean(m, &p->units[u]);
+    return s;
+}
+
+/* Steps on `tokens`: `states` networks to start from, `blocks` networks trained, with or without the head and all weights. */
+static double tune_s(const model *m, double tokens, double states, double blocks, bool head, double weights)
+{
+    const bb_run_config *c = &m->r->config;
+    const double steps = fmax(1, floor(tokens / (4 * m->ctx))), used = steps * 4 * m->ctx, held = (double)c->refine_windows * m->ctx;
+    const double windows = fmin(used, (double)c->tune_windows * m->ctx);
+    return (windows + held) * states * token(m) + used * (3 * blocks * token(m) + (head ? 2 * m->p->head : 0)) +
+           5 * held * (blocks * token(m) + (head ? m->scored * m->p->head : 0)) + steps * weights * step_s / m->threads;
+}
+
+static bool has_step(const char *list, const char *step)
+{
+    const size_t n = strlen(step);
+    for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == n && strncmp(p, step, n) == 0) return true;
+    return false;
+}
+
+static double finalise_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const double n_layer = m->net->n_layer, score = (double)c->confirm_windows * m->ctx * scored_token(m), tokens = c->tune_tokens * 1e6;
+    const double table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
+    double s = score;
+    if (c->no_finalise) return final_plans(m->r) * score;
+    if (has_step(c->finalise_steps, "rebuild")) s += rebuild_s(m) + score;
+    if (c->tune_windows > 0) {
+        if (has_step(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;
+        if (has_step(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
+        if (has_step(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, 1, 1, true, m->n.block_weights + table) + score;
+    }
+    return final_plans(m->r) * s;
+}
+
+/* Windows of the evaluation text: counted where they are known, else by the file's bytes and a guess of bytes a token. */
+static double evaluation_windows(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    uint64_t bytes;
+    if (!*c->eval) return (double)c->confirm_windows;
+    if (c->eval_windows > 0) return (double)c->eval_windows;
+    if (bb_file_size(c->eval, &bytes, NULL) != BB_OK) return 0;
+    return (double)bytes / (3 + 0.4 * log2(m->net->n_vocab / 4096.0 + 1)) / m->ctx;
+}
+
+static double evaluate_s(const model *m)
+{
+    const double plans = final_plans(m->r) * (m->r->config.no_finalise ? 1 : 2) + 1;
+    return evaluation_windows(m) * m->ctx * (token(m) + plans * scored_token(m));
+}
+
+bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err)
+{
+    bb_pace   pace;
+    bb_status status;
+    BB_TRY(bb_pace_measure(r, &pace, err));
+    const int    threads = omp_get_max_threads(), processors = omp_get_num_procs();
+    const bool   gguf = strcmp(r->config.protocol, "hf") != 0;
+    const model  m = { r, &pace, &r->model.net, count(r), (double)r->config.ctx, threads < processors ? threads : processors, gguf ? 0.5 : 1 };
+    seconds[BB_STAGE_CALIBRATE] = calibrate_s(&m);
+    seconds[BB_STAGE_BUILD] = build_s(&m);
+    seconds[BB_STAGE_MEASURE] = measure_s(&m);
+    seconds[BB_STAGE_SEARCH] = search_s(&m);
+    seconds[BB_STAGE_FINALISE] = finalise_s(&m);
+    seconds[BB_STAGE_EVALUATE] = evaluate_s(&m);
+done:
+    return status;
+}
+
+/* "25m 10s to 45m 20s"; in whole minutes above ten. */
+void bb_estimate_interval(double seconds, char out[80])
+{
+    char a[32], b[32];
+    const double unit = seconds * low < 60 ? 1 : seconds * low < 600 ? 10 : 60;
+    bb_format_time(floor(seconds * low / unit) * unit, a);
+    bb_format_time(ceil(seconds * high / unit) * unit, b);
+    snprintf(out, 80, "%s to %s", a, b);
+}
+
+/* ---- what is said ---- */
+
+typedef struct forecast {
+    uint64_t smallest, largest;               /* bytes of files that can be reached */
+    uint64_t n_options, ram, disk;            /* bytes beside the mapped model; of the option database and second moments */
+    double   calibrate, measure, search, finalise; /* tokens forwarded; tuning and evaluation come on top */
+    double   seconds[BB_N_STAGES], sum;       /* on a quiet machine */
+} forecast;
+
+static bb_status foresee(const bb_run *r, forecast *f, bb_err *err)
+{
+    const bb_run_config *c = &r->config;
+    const counts   n = count(r);
+    const double   ctx = (double)c->ctx;
+    const uint64_t hidden = (uint64_t)((double)c->confirm_windows * ctx) * r->model.net.n_embd * sizeof(float);
+    uint64_t       cache = hidden * (r->model.net.n_layer + 1);
+    bb_status      status;
+    BB_TRY(bb_model_space_reach(r->space, &f->smallest, &f->largest, err));
+    BB_TRY(bb_estimate_time(r, f->seconds, err));
+    if (cache > c->max_ram) cache = c->max_ram;
+    f->n_options = n.n_options;
+    f->ram = 2 * hidden + cache + (uint64_t)((double)c->calib_windows * ctx) * r->model.net.n_embd * sizeof(float) + 3 * n.largest_hessian;
+    f->disk = n.option_bytes + n.hessian_bytes;
+    f->calibrate = (double)c->calib_windows * ctx;
+    f->measure = measured_networks(r) * (double)c->measure_windows * ctx;
+    f->search = c->search_tokens * 1e6;
+    f->finalise = c->no_finalise ? 0 : final_plans(r) * 2 * f->calibrate;
+    f->sum = 0;
+    for (int i = 0; i < BB_N_STAGES; i++) f->sum += f->seconds[i];
+done:
+    return status;
+}
+
+bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err)
+{
+    forecast  f;
+    double    load;
+    char      text[80], more[32];
+    bb_status status;
+    BB_TRY(foresee(r, &f, err));
+    bb_format_size(f.smallest, text);
+    bb_format_size(f.largest, more);
+    fprintf(out, "reachable       %llu bytes (%s) .. %llu bytes (%s)\n", (unsigned long long)f.smallest, text, (unsigned long long)f.largest, more);
+    for (size_t i = 0; i < r->n_budgets; i++) fprintf(out, "budget          %lld bytes, %.3f bits per weight\n", (long long)r->budgets[i], 8.0 * (double)r->budgets[i] / (double)r->n_weights);
+    fprintf(out, "options         %llu over %u units\n", (unsigned long long)f.n_options, bb_model_space_problem(r->space)->n_units);
+    bb_format_size(f.ram, text);
+    fprintf(out, "memory          %s beside the mapped model\n", text);
+    bb_format_size(f.disk, text);
+    fprintf(out, "disk            %s option database and second moments\n", text);
+    fprintf(out, "tokens          %.2f M forwarded: calibrate %.2f, measure %.2f, search %.2f, finalise %.2f and tuning; evaluation on top\n",
+            (f.calibrate + f.measure + f.search + f.finalise) / 1e6, f.calibrate / 1e6, f.measure / 1e6, f.search / 1e6, f.finalise / 1e6);
+    bb_estimate_interval(f.sum, text);
+    fprintf(out, "time            %s on %d threads of a quiet machine:", text, omp_get_max_threads());
+    for (int i = 0; i < BB_N_STAGES; i++) {
+        bb_format_time(f.seconds[i], more);
+        fprintf(out, "%s %s %s", i ? "," : "", bb_stage_names[i], more);
+    }
+    fprintf(out, "\n");
+    if (getloadavg(&load, 1) == 1 && load > 0.5 * omp_get_num_procs())
+        fprintf(out, "                other work shares this one now (load %.1f, %d processors): it will take longer\n", load, omp_get_num_procs());
+done:
+    return status;
+}
+
+bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err)
+{
+    forecast  f;
+    json_t   *root = NULL, *sizes = json_array(), *stages = json_object();
+    char     *text = NULL;
+    bb_status status;
+    BB_TRY(foresee(r, &f, err));
+    for (size_t i = 0; i < r->n_budgets; i++) json_array_append_new(sizes, json_integer((json_int_t)r->budgets[i]));
+    for (int i = 0; i < BB_N_STAGES; i++) json_object_set_new(stages, bb_stage_names[i], json_real(f.seconds[i]));
+    root = json_pack("{s:I, s:I, s:O, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:i, s:f, s:f, s:f, s:O}", "smallest_bytes", (json_int_t)f.smallest,
+                     "largest_bytes", (json_int_t)f.largest, "sizes_bytes", sizes, "options", (json_int_t)f.n_options, "units",
+                     (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "disk_bytes", (json_int_t)f.disk, "tokens",
+                     "calibrate", f.calibrate, "measure", f.measure, "search", f.search, "finalise", f.finalise, "threads", omp_get_max_threads(),
+                     "seconds", f.sum, "seconds_low", low * f.sum, "seconds_high", high * f.sum, "stages_seconds", stages);
+    if (!root || !(text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)))) status = BB_FAIL(err, BB_NOMEM, "out of memory for the estimate");
+    else fprintf(out, "%s\n", text);
+done:
+    free(text);
+    json_decref(root);
+    json_decref(sizes);
+    json_decref(stages);
+    return status;
+}

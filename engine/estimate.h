@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * estimate.h: what a run will cost before it runs: reachable sizes, memory, disk, tokens, time. */
+#ifndef BB_ENGINE_ESTIMATE_H
+#define BB_ENGINE_ESTIMATE_H
+
+#include <stdio.h>
+
+#include "engine/run.h"
+
+/* r as opened by bb_run_preview. Times a sample of the run's own work for a second or two (pace.h); nothing else is run. */
+bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err);
+/* The same as one JSON object: bytes, tokens and seconds as plain numbers. */
+bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err);
+
+/* Seconds that each stage should take on a quiet machine, and how a sum of them is said: an interval. */
+bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err);
+void      bb_estimate_interval(double seconds, char out[80]);
+
+/* Bytes of the option database and the second moments of a run, as bb_estimate_print says them. */
+uint64_t bb_estimate_disk(const bb_run *r);
+
+#endif

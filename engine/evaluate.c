@@ -1,0 +1,587 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * evaluate.c: the written files, scored in full; the tables of the run directory, of what the guard (verdict.h) chose at each size.
+ *
+ * What is evaluated is the exported file, read back: its bytes, shapes and logits are those a user gets.
+ */
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "engine/finalised.h"
+#include "engine/front.h"
+#include "engine/keys.h"
+#include "engine/speed.h"
+#include "engine/verdict.h"
+#include "kernels/kernels.h"
+
+/* ---- evaluate ---- */
+
+bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err)
+{
+    const bb_run_config *c = &r->config;
+    bb_protocol   protocol = strcmp(c->protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
+    bb_tokens     tokens = { 0 };
+    int32_t       bos;
+    bb_status     status;
+    if (!*c->eval) { /* the confirm windows: calibration never saw them, the search did */
+        *w = r->levels[BB_LEVEL_CONFIRM];
+        memcpy(data_hash, r->calib_tokens.sha256, 65);
+        return BB_OK;
+    }
+    BB_TRY(bb_tokens_load(&r->model, c->eval, c->parse_special, &tokens, err));
+    if (strcmp(tokens.sha256, r->calib_tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter every plan");
+    BB_TRY(bb_tokens_bos(&r->model, &bos, err));
+    BB_TRY(bb_windows_make(&tokens, protocol, (uint32_t)c->ctx, bos, (uint32_t)c->eval_windows, true, w, err));
+    memcpy(data_hash, tokens.sha256, 65);
+done:
+    bb_tokens_done(&tokens);
+    return status;
+}
+
+/* The stored score under `key`. window_kl: [n] */
+static bb_status recall(bb_run *r, const char *key, bb_result *out, double *window_kl, uint32_t n, bool *found, bb_err *err)
+{
+    const size_t rows = n * sizeof *window_kl;
+    void        *value = NULL;
+    size_t       size;
+    bb_status    status;
+    BB_TRY(bb_store_get(r->store, "evaluate", key, &value, &size, found, err));
+    *found = *found && size == sizeof *out + rows;
+    if (*found) {
+        memcpy(out, value, sizeof *out);
+        memcpy(window_kl, (char *)value + sizeof *out, rows);
+    }
+done:
+    bb_free(value);
+    return status;
+}
+
+static bb_status remember(bb_run *r, const char *key, const bb_result *result, const double *window_kl, uint32_t n, bb_err *err)
+{
+    const size_t rows = n * sizeof *window_kl;
+    char        *value = bb_alloc(sizeof *result + rows, 1, err);
+    bb_status    status;
+    if (!value) return BB_NOMEM;
+    memcpy(value, result, sizeof *result);
+    memcpy(value + sizeof *result, window_kl, rows);
+    status = bb_store_put(r->store, "evaluate", key, value, sizeof *result + rows, err);
+    bb_free(value);
+    return status;
+}
+
+/* What every score on these windows depends on besides what is scored: the reference, the windows, what decides the bits. */
+static char *score_key(bb_run *r, const char *kind, const char *what, const bb_windows *w, bb_err *err)
+{
+    char windows[65];
+    bb_windows_hash(w, windows);
+    return bb_asprintf(err, "%s|%s|%s|%s|%s", kind, what, bb_model_sha256(&r->model), windows, bb_kernels_bits());
+}
+
+/* A model file by the hash of its bytes. fresh: evaluated even if the score is stored. */
+static bb_status evaluate_model(bb_run *r, const bb_model *m, const char *name, bool fresh, const bb_windows *w, bb_reference *reference, bb_evaluated *out,
+                                bb_err *err)
+{
+    char     *key = score_key(r, "file", bb_model_sha256(m), w, err), label[64];
+    bool      found = false;
+    bb_status status = BB_NOMEM;
+    if (!key || !(out->window_kl = BB_NEW(w->n, double, err))) goto done;
+    if (!fresh) BB_TRY(recall(r, key, &out->result, out->window_kl, w->n, &found, err));
+    status = BB_OK;
+    if (found) goto done;
+    snprintf(label, sizeof label, "evaluate %.8s", name);
+    BB_TRY(bb_evaluate_against(&m->net, reference, 0, label, &out->result, out->window_kl, NULL, err));
+    if (!fresh) BB_TRY(remember(r, key, &out->result, out->window_kl, w->n, err));
+done:
+    bb_free(key);
+    return status;
+}
+
+static bb_status evaluate_file(bb_run *r, const bb_front_plan *p, bool fresh, const bb_windows *w, bb_reference *reference, bb_evaluated *out, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "models/%s.gguf", p->hash);
+    bb_model  m = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_finalised_check(r, p, err));
+    BB_TRY(bb_model_open(path, &m, err));
+    status = evaluate_model(r, &m, p->hash, fresh, w, reference, out, err);
+    bb_model_close(&m);
+done:
+    bb_free(path);
+    return status;
+}
+
+bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *reference, const bb_windows *w, bool only, bb_result *out, double *window_kl,
+                               bb_err *err)
+{
+    bb_net    net;
+    bb_block *blocks = NULL;
+    char      hash[17], what[96], label[40], *key = NULL;
+    bool      found;
+    bb_status status;
+    BB_TRY(bb_plan_hash(plan, hash, err));
+    snprintf(what, sizeof what, "%s/%s", r->key, hash); /* the key says which database */
+    status = BB_NOMEM;
+    if (!(key = score_key(r, "database", what, w, err))) goto done;
+    BB_TRY(recall(r, key, out, window_kl, w->n, &found, err));
+    if (found) goto done;
+    if (only) {
+        status = BB_FAIL(err, BB_NOT_FOUND, "plan %s has no score on the evaluation windows, and evaluating is off", hash);
+        goto done;
+    }
+    BB_TRY(bb_run_calibrate(r, err));
+    status = BB_NOMEM;
+    if (!(blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) goto done;
+    BB_TRY(bb_database_apply(r->database, plan, &net, blocks, err));
+    snprintf(label, sizeof label, "evaluate %.8s", hash);
+    BB_TRY(bb_evaluate_against(&net, reference, 0, label, out, window_kl, NULL, err));
+    BB_TRY(remember(r, key, out, window_kl, w->n, err));
+done:
+    bb_free(blocks);
+    bb_free(key);
+    return status;
+}
+
+/* The file, and for comparison what the database alone gives (the same where nothing was finalised). scratch: [w->n] */
+static bb_status evaluate_plan(bb_run *r, const bb_front_plan *p, bool fresh, const bb_windows *w, bb_reference *reference, double *scratch,
+                               bb_evaluated *out, bb_err *err)
+{
+    bb_result before;
+    bb_status status;
+    BB_TRY(evaluate_file(r, p, fresh, w, reference, out, err));
+    before = out->result;
+    if (!r->config.no_finalise) BB_TRY(bb_run_eval_database(r, &p->plan, reference, w, false, &before, scratch, err));
+    out->kl_before = before.kl;
+    out->kl_before_se = before.kl_se;
+done:
+    return status;
+}
+
+/* The scores of all plans at the sizes asked for, and what follows from them. */
+typedef struct scored {
+    bb_front      front;
+    bb_evaluated *e, source; /* e: [front.n]; source: the model itself on the same windows */
+    bb_verdict   *v;         /* [n] */
+    size_t        n;
+    bool         *chosen;    /* [front.n] */
+    bb_windows    w;
+    bool          owns_w;
+    char          data_hash[65];
+} scored;
+
+static double bpw_of(const bb_run *r, int64_t bytes) { return 8.0 * (double)bytes / (double)r->n_weights; }
+
+static void put_scores(bb_csv_writer *w, const bb_run *r, int64_t bytes, const bb_result *v)
+{
+    bb_csv_put_int(w, bytes);
+    bb_csv_put_double(w, bpw_of(r, bytes));
+    bb_csv_put_double(w, v->kl);
+    bb_csv_put_double(w, v->kl_se);
+    bb_csv_put_double(w, v->ppl);
+    bb_csv_put_double(w, v->ppl_se);
+    bb_csv_put_double(w, v->top1);
+}
+
+static void put_before(bb_csv_writer *w, const bb_evaluated *e)
+{
+    bb_csv_put_double(w, e->kl_before);
+    bb_csv_put_double(w, e->kl_before_se);
+}
+
+static bb_status mark_chosen(const bb_front *f, const bb_evaluated *e, const bb_verdict *v, size_t n, bool *chosen, bb_err *err)
+{
+    double   *kl = BB_NEW(f->n, double, err);
+    size_t   *winners = BB_NEW(n, size_t, err);
+    bb_status status = kl && winners ? BB_OK : BB_NOMEM;
+    for (size_t i = 0; status == BB_OK && i < f->n; i++) kl[i] = e[i].result.kl;
+    for (size_t k = 0; status == BB_OK && k < n; k++) winners[k] = v[k].guard.winner;
+    if (status == BB_OK) bb_guard_front(kl, f->n, winners, n, chosen);
+    bb_free(kl);
+    bb_free(winners);
+    return status;
+}
+
+/* What all rows of front.csv end with. */
+static void put_conditions(bb_csv_writer *w, const bb_run *r, const char *data_hash, const bb_evaluated *e)
+{
+    bb_csv_put_text(w, r->config.protocol);
+    bb_csv_put_int(w, r->config.ctx);
+    bb_csv_put_int(w, (int64_t)e->result.n_tokens);
+    bb_csv_put_text(w, data_hash);
+    put_before(w, e);
+    bb_csv_end_row(w);
+}
+
+/* The last row is the model itself on the same windows: its plan_hash is "-", its source "full precision" or "source (Q4_1)". */
+static bb_status write_front_csv(const bb_run *r, const scored *s, bb_err *err)
+{
+    bb_csv_writer *w = NULL;
+    char           label[BB_MODEL_LABEL];
+    bb_status      status;
+    BB_TRY(bb_run_table(r, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256,kl_before_finalise,kl_before_se", &w, err));
+    for (size_t i = 0; i < s->front.n; i++) {
+        const bb_front_plan *p = &s->front.plans[i];
+        if (!s->chosen[i]) continue;
+        bb_csv_put_text(w, p->hash);
+        put_scores(w, r, p->size_bytes, &s->e[i].result);
+        bb_csv_put_double(w, p->pruned_fraction);
+        bb_csv_put_text(w, p->source);
+        put_conditions(w, r, s->data_hash, &s->e[i]);
+    }
+    bb_csv_put_text(w, "-");
+    put_scores(w, r, (int64_t)r->model.gguf.map.size, &s->source.result);
+    bb_csv_put_double(w, 0);
+    bb_csv_put_text(w, bb_model_source_label(&r->model, label));
+    put_conditions(w, r, s->data_hash, &s->source);
+    status = bb_csv_close(&w, err);
+done:
+    bb_csv_discard(w);
+    return status;
+}
+
+static bb_status write_baselines_csv(const bb_run *r, const bb_front *f, const bb_evaluated *e, bb_err *err)
+{
+    bb_csv_writer *w = NULL;
+    bb_status      status = BB_NOMEM;
+    BB_TRY(bb_run_table(r, "baselines.csv", "name,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,kl_before_finalise,kl_before_se", &w, err));
+    for (size_t i = 0; i < f->n; i++) {
+        if (!f->plans[i].is_baseline) continue;
+        bb_csv_put_text(w, f->plans[i].source);
+        put_scores(w, r, f->plans[i].size_bytes, &e[i].result);
+        put_before(w, &e[i]);
+        bb_csv_end_row(w);
+    }
+    status = bb_csv_close(&w, err);
+done:
+    bb_csv_discard(w);
+    return status;
+}
+
+/* One row a unit of each chosen plan: the option, its bytes, and its KL alone. */
+static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const bool *chosen, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    bb_csv_writer *w = NULL;
+    uint16_t      *x = BB_NEW(p->n_units, uint16_t, err);
+    bb_status      status = BB_NOMEM;
+    if (!x) goto done;
+    BB_TRY(bb_run_table(r, "layers.csv", "plan_hash,unit,option,bytes,error", &w, err));
+    for (size_t i = 0; i < f->n; i++) {
+        if (!chosen[i]) continue;
+        BB_TRY(bb_problem_candidate(p, &f->plans[i].plan, x, err));
+        for (uint32_t u = 0; u < p->n_units; u++) {
+            const bb_unit *unit = &p->units[u];
+            const size_t   cell = bb_problem_row(p, x, u) + x[u];
+            bb_csv_put_text(w, f->plans[i].hash);
+            bb_csv_put_text(w, unit->name);
+            bb_csv_put_text(w, unit->options[x[u]]);
+            bb_csv_put_int(w, unit->bytes[cell]);
+            bb_csv_put_double(w, unit->cost[cell]);
+            bb_csv_end_row(w);
+        }
+    }
+    status = bb_csv_close(&w, err);
+done:
+    bb_csv_discard(w);
+    bb_free(x);
+    return status;
+}
+
+/* ---- the choice ---- */
+
+/* What the types of a plan mean for its speed (bb_speed_note). */
+static bb_status note_of(const bb_run *r, const bb_plan *plan, char **note, bb_err *err)
+{
+    bb_net    net;
+    bb_block *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
+    bb_status status = blocks ? BB_OK : BB_NOMEM;
+    *note = NULL;
+    BB_TRY(status);
+    BB_TRY(bb_plan_shape(&r->model, plan, &net, blocks, err));
+    BB_TRY(bb_speed_note(&net, note, err));
+done:
+    bb_free(blocks);
+    return status;
+}
+
+static bb_status say_note(const bb_run *r, const bb_plan *plan, bb_err *err)
+{
+    char           *note;
+    const bb_status status = note_of(r, plan, &note, err);
+    if (status == BB_OK && note) bb_info("note: %s", note);
+    bb_free(note);
+    return status;
+}
+
+static bb_status write_plan_json(const bb_run *r, const bb_front_plan *p, const bb_result *v, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "plan.json"), *text = NULL, *note = NULL;
+    json_t   *root = NULL, *genes = json_object();
+    bb_status status = BB_NOMEM;
+    if (!path || !genes) goto done;
+    BB_TRY(note_of(r, &p->plan, &note, err));
+    status = BB_NOMEM;
+    for (size_t i = 0; i < p->plan.n; i++) json_object_set_new(genes, p->plan.genes[i].unit, json_string(p->plan.genes[i].option));
+    root = json_pack("{s:s, s:I, s:f, s:f, s:f, s:s, s:O}", "plan_hash", p->hash, "size_bytes", (json_int_t)p->size_bytes, "bpw", bpw_of(r, p->size_bytes),
+                     "kl_nats", v->kl, "ppl", v->ppl, "source", p->source, "plan", genes);
+    if (!root || (note && json_object_set_new(root, "note", json_string(note)) != 0) || !(text = json_dumps(root, JSON_INDENT(2)))) goto done;
+    BB_TRY(bb_file_write(path, text, strlen(text), err));
+done:
+    free(text);
+    bb_free(note);
+    json_decref(genes);
+    json_decref(root);
+    bb_free(path);
+    return status;
+}
+
+static bb_status write_model(const bb_run *r, const bb_front_plan *p, bb_err *err)
+{
+    char     *from = bb_run_path(r, err, "models/%s.gguf", p->hash), *to = bb_run_path(r, err, "model.gguf");
+    bb_map    map = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!from || !to) goto done;
+    BB_TRY(bb_map_open(from, &map, err));
+    BB_TRY(bb_file_write(to, map.data, map.size, err));
+done:
+    bb_map_close(&map);
+    bb_free(from);
+    bb_free(to);
+    return status;
+}
+
+/* ---- everything ---- */
+
+static void scored_done(scored *s)
+{
+    for (size_t i = 0; s->e && i < s->front.n; i++) bb_free(s->e[i].window_kl);
+    bb_free(s->source.window_kl);
+    bb_free(s->e);
+    bb_free(s->v);
+    bb_free(s->chosen);
+    if (s->owns_w) bb_windows_done(&s->w);
+    bb_front_done(&s->front);
+}
+
+/* fresh: every file is evaluated again. */
+static bb_status score_all(bb_run *r, bool fresh, scored *s, bb_err *err)
+{
+    bb_reference *reference = NULL;
+    double       *scratch = NULL;
+    bb_progress   progress;
+    bb_status     status;
+    memset(s, 0, sizeof *s);
+    BB_TRY(bb_front_load_asked(r, &s->front, err));
+    BB_TRY(bb_run_load_costs(r, err));
+    status = BB_NOMEM;
+    if (!(s->e = BB_NEW0(s->front.n, bb_evaluated, err)) || !(s->chosen = BB_NEW0(s->front.n, bool, err))) goto done;
+    BB_TRY(bb_run_eval_windows(r, &s->w, s->data_hash, err));
+    s->owns_w = *r->config.eval;
+    status = BB_NOMEM;
+    if (!(scratch = BB_NEW(s->w.n, double, err))) goto done;
+    BB_TRY(bb_reference_create(&r->model.net, &s->w, r->config.max_ram, "reference", &reference, err));
+    bb_progress_start(&progress, "evaluate files", s->front.n + 1);
+    for (size_t i = 0; i < s->front.n; i++) {
+        BB_TRY(evaluate_plan(r, &s->front.plans[i], fresh, &s->w, reference, scratch, &s->e[i], err));
+        bb_progress_add(&progress, 1);
+    }
+    BB_TRY(evaluate_model(r, &r->model, "source", fresh, &s->w, reference, &s->source, err));
+    bb_progress_end(&progress);
+    s->source.kl_before = s->source.result.kl;
+    s->source.kl_before_se = s->source.result.kl_se;
+    BB_TRY(bb_verdicts(r, &s->front, s->e, s->w.n, &s->v, &s->n, err));
+    BB_TRY(mark_chosen(&s->front, s->e, s->v, s->n, s->chosen, err));
+done:
+    bb_free(scratch);
+    bb_reference_destroy(reference);
+    return status;
+}
+
+static size_t winner_of(const scored *s) { return s->v[s->n - 1].guard.winner; }
+
+/* All that is made from the scores, but model.gguf, into the folder of r. */
+static bb_status write_tables(const bb_run *r, const scored *s, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(write_front_csv(r, s, err));
+    BB_TRY(write_baselines_csv(r, &s->front, s->e, err));
+    BB_TRY(write_layers_csv(r, &s->front, s->chosen, err));
+    BB_TRY(bb_verdicts_write(r, &s->front, s->e, s->v, s->n, err));
+    BB_TRY(write_plan_json(r, &s->front.plans[winner_of(s)], &s->e[winner_of(s)].result, err));
+done:
+    return status;
+}
+
+bb_status bb_run_evaluate(bb_run *r, bb_err *err)
+{
+    static const char *const made[] = { "guard.json", "plan.json", "model.gguf", "report.html", "plots/front.svg", "plots/perplexity.svg", "plots/sensitivity.svg",
+                                        "plots/convergence.svg", "plots/rivals.svg" };
+    scored    s;
+    bb_status status;
+    BB_TRY(score_all(r, false, &s, err));
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) BB_TRY(bb_keys_made(r, made[i], err));
+    BB_TRY(write_tables(r, &s, err));
+    BB_TRY(write_model(r, &s.front.plans[winner_of(&s)], err));
+    BB_TRY(say_note(r, &s.front.plans[winner_of(&s)].plan, err));
+done:
+    scored_done(&s);
+    return status;
+}
+
+/* ---- the tables against the files ---- */
+
+typedef struct comparison {
+    const bb_run *r;
+    const char   *folder;   /* where the recomputed ones are */
+    uint64_t      cells, wrong;
+    bb_text       first;    /* the first difference, as a sentence */
+} comparison;
+
+static void differ(comparison *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void differ(comparison *c, const char *format, ...)
+{
+    char    text[512];
+    va_list args;
+    if (c->wrong++) return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    bb_text_add(&c->first, text);
+}
+
+/* Cell by cell: what is written is what the same code writes from the recomputed scores, so the text must be the same. */
+static bb_status compare_csv(comparison *c, const char *name, bb_err *err)
+{
+    char     *path = bb_run_path(c->r, err, "%s", name), *fresh = bb_asprintf(err, "%s/%s", c->folder, name);
+    bb_csv    a = { 0 }, b = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!path || !fresh) goto done;
+    status = BB_OK;
+    if (!bb_file_exists(path)) {
+        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
+        goto done;
+    }
+    BB_TRY(bb_csv_read(path, &a, err));
+    BB_TRY(bb_csv_read(fresh, &b, err));
+    if (a.n_cols != b.n_cols) differ(c, "%s has %zu columns, there should be %zu", path, a.n_cols, b.n_cols);
+    for (size_t k = 0; a.n_cols == b.n_cols && k < a.n_cols; k++)
+        if (strcmp(a.header[k], b.header[k]) != 0) differ(c, "%s: column %zu is %s, not %s", path, k + 1, a.header[k], b.header[k]);
+    for (size_t k = 0; c->wrong == 0 && a.n_rows && b.n_rows && k < a.n_cols; k++) /* else every number of the table differs, and none says why */
+        if (strcmp(a.header[k], "data_sha256") == 0 && strcmp(bb_csv_text(&a, 0, k), bb_csv_text(&b, 0, k)) != 0)
+            differ(c, "%s is of another evaluation text (data_sha256 %.12s) than %s holds now (%.12s): run `bitbudget evaluate %s`", path, bb_csv_text(&a, 0, k),
+                   *c->r->config.eval ? c->r->config.eval : "the calibration text", bb_csv_text(&b, 0, k), c->r->config.out);
+    for (size_t i = 0; c->wrong == 0 && i < a.n_rows && i < b.n_rows; i++)
+        for (size_t k = 0; k < a.n_cols; k++) {
+            const char *found = bb_csv_text(&a, i, k), *right = bb_csv_text(&b, i, k);
+            if (strcmp(found, right) == 0) c->cells++;
+            else differ(c, "%s row %zu (%s): %s is %s, recomputed from the files it is %s", path, i + 1, bb_csv_text(&a, i, 0), a.header[k], *found ? found : "empty",
+                        *right ? right : "empty");
+        }
+    if (a.n_rows != b.n_rows) differ(c, "%s has %zu rows, the files give %zu", path, a.n_rows, b.n_rows);
+done:
+    bb_csv_done(&a);
+    bb_csv_done(&b);
+    bb_free(path);
+    bb_free(fresh);
+    return status;
+}
+
+static bb_status compare_text(comparison *c, const char *name, bb_err *err)
+{
+    char     *path = bb_run_path(c->r, err, "%s", name), *fresh = bb_asprintf(err, "%s/%s", c->folder, name), *a = NULL, *b = NULL;
+    size_t    n, m, at = 0, line = 1, begin = 0;
+    bb_status status = BB_NOMEM;
+    if (!path || !fresh) goto done;
+    status = BB_OK;
+    if (!bb_file_exists(path)) {
+        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
+        goto done;
+    }
+    BB_TRY(bb_file_read(path, &a, &n, err));
+    BB_TRY(bb_file_read(fresh, &b, &m, err));
+    while (at < n && at < m && a[at] == b[at])
+        if (a[at++] == '\n') {
+            line++;
+            begin = at;
+        }
+    if (at < n || at < m)
+        differ(c, "%s line %zu is \"%.*s\", recomputed from the files it is \"%.*s\"", path, line, (int)strcspn(a + begin, "\n"), a + begin,
+               (int)strcspn(b + begin, "\n"), b + begin);
+done:
+    bb_free(a);
+    bb_free(b);
+    bb_free(path);
+    bb_free(fresh);
+    return status;
+}
+
+static bb_status compare_model(comparison *c, const bb_front_plan *p, bb_err *err)
+{
+    char     *path = bb_run_path(c->r, err, "model.gguf"), *winner = bb_run_path(c->r, err, "models/%s.gguf", p->hash), a[65], b[65];
+    bb_status status = BB_NOMEM;
+    if (!path || !winner) goto done;
+    status = BB_OK;
+    if (!bb_file_exists(path)) {
+        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
+        goto done;
+    }
+    BB_TRY(bb_sha256_file(path, a, err));
+    BB_TRY(bb_sha256_file(winner, b, err));
+    if (strcmp(a, b) != 0) differ(c, "%s is not the file of the plan that won, %s: their SHA-256 begin with %.12s and %.12s", path, winner, a, b);
+done:
+    bb_free(path);
+    bb_free(winner);
+    return status;
+}
+
+static const char *const tables[] = { "front.csv", "baselines.csv", "layers.csv" }, *const texts[] = { "guard.json", "plan.json" };
+enum { N_TABLES = sizeof tables / sizeof *tables, N_TEXTS = sizeof texts / sizeof *texts };
+
+static void remove_folder(const char *folder)
+{
+    for (size_t i = 0; i < N_TABLES + N_TEXTS; i++) {
+        char *path = bb_asprintf(NULL, "%s/%s", folder, i < N_TABLES ? tables[i] : texts[i - N_TABLES]);
+        if (path) unlink(path);
+        bb_free(path);
+    }
+    rmdir(folder);
+}
+
+bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err)
+{
+    bb_run     elsewhere = *r; /* the same run, which writes into another folder and keeps no books of it */
+    char      *folder = bb_run_path(r, err, "verify-%ld", (long)getpid());
+    comparison c = { .r = r, .folder = folder };
+    scored     s = { 0 };
+    bb_status  status = BB_NOMEM;
+    if (!folder) return BB_NOMEM;
+    elsewhere.config.out = folder;
+    elsewhere.store = NULL;
+    BB_TRY(bb_make_dirs(folder, err));
+    BB_TRY(score_all(r, true, &s, err));
+    BB_TRY(write_tables(&elsewhere, &s, err));
+    for (size_t i = 0; i < N_TABLES; i++) BB_TRY(compare_csv(&c, tables[i], err));
+    for (size_t i = 0; i < N_TEXTS; i++) BB_TRY(compare_text(&c, texts[i], err));
+    BB_TRY(compare_model(&c, &s.front.plans[winner_of(&s)], err));
+    *cells = c.cells;
+    if (c.wrong && c.first.status == BB_OK) {
+        if (c.wrong > 1) status = BB_FAIL(err, BB_GUARD, "%s (and %llu more differences)", c.first.data, (unsigned long long)c.wrong - 1);
+        else status = BB_FAIL(err, BB_GUARD, "%s", c.first.data);
+    } else if (c.wrong) status = BB_NOMEM;
+done:
+    remove_folder(folder);
+    bb_text_done(&c.first);
+    scored_done(&s);
+    bb_free(folder);
+    return status;
+}

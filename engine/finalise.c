@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * finalise.c: the ladder of steps that may help, for every plan at a size that was asked for, simple ones alike: models/HASH.gguf; export of one plan; verify.
+ */
+#include <dirent.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "engine/finalised.h"
+#include "engine/front.h"
+#include "engine/ladder.h"
+#include "engine/run.h"
+#include "model/export/export.h"
+
+/* ---- finalise ---- */
+
+static bb_status score_confirm(bb_run *r, const bb_net *net, double *kl, bb_err *err)
+{
+    bb_evaluation v;
+    bb_status     status = bb_net_evaluator_score(r->evaluator, net, BB_LEVEL_CONFIRM, &v, NULL, err);
+    *kl = v.kl;
+    return status;
+}
+
+/* What is stored of a finalised file. */
+typedef struct record {
+    char             sha256[64]; /* of the file, hex */
+    bb_ladder_record ladder;
+} record;
+
+/* Records are kept by identity of the run (model, windows, database, bits), plan, and what finalise was asked to do; bb_free. */
+static char *record_key(const bb_run *r, const char *hash, bb_err *err)
+{
+    char *settings = bb_ladder_settings(&r->config, err), *key = settings ? bb_asprintf(err, "%s|%s|%s", r->key, hash, settings) : NULL;
+    bb_free(settings);
+    return key;
+}
+
+static bb_status load_record(bb_run *r, const char *hash, record *out, bool *found, bb_err *err)
+{
+    char     *key = record_key(r, hash, err);
+    void     *value = NULL;
+    size_t    size = 0;
+    bb_status status = BB_NOMEM;
+    if (!key) return BB_NOMEM;
+    BB_TRY(bb_store_get(r->store, "finalise", key, &value, &size, found, err));
+    *found = *found && size == sizeof *out;
+    if (*found) memcpy(out, value, sizeof *out);
+done:
+    bb_free(value);
+    bb_free(key);
+    return status;
+}
+
+static bb_status save_record(bb_run *r, const char *hash, const record *in, bb_err *err)
+{
+    char     *key = record_key(r, hash, err);
+    bb_status status = key ? bb_store_put(r->store, "finalise", key, in, sizeof *in, err) : BB_NOMEM;
+    bb_free(key);
+    return status;
+}
+
+/* What lies at models/HASH.gguf, beside its record: which is there unless NEVER. */
+typedef enum file_state { NEVER, MISSING, OTHER, RIGHT } file_state;
+
+static bb_status state_of(bb_run *r, const char *hash, record *rec, file_state *state, char found_hash[65], bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "models/%s.gguf", hash);
+    bool      found;
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(load_record(r, hash, rec, &found, err));
+    *state = !found ? NEVER : !bb_file_exists(path) ? MISSING : OTHER;
+    if (*state != OTHER) goto done;
+    BB_TRY(bb_sha256_file(path, found_hash, err));
+    if (memcmp(found_hash, rec->sha256, 64) == 0) *state = RIGHT;
+done:
+    bb_free(path);
+    return status;
+}
+
+bb_status bb_finalised_check(bb_run *r, const bb_front_plan *p, bb_err *err)
+{
+    const char *out = r->config.out;
+    record      rec;
+    file_state  state;
+    char        found[65];
+    bb_status   status;
+    BB_TRY(state_of(r, p->hash, &rec, &state, found, err));
+    if (state == NEVER) status = BB_FAIL(err, BB_GUARD, "plan %s was never finalised with these options: run `bitbudget finalise %s`", p->hash, out);
+    if (state == MISSING) status = BB_FAIL(err, BB_GUARD, "%s/models/%s.gguf is missing: run `bitbudget finalise %s`", out, p->hash, out);
+    if (state == OTHER)
+        status = BB_FAIL(err, BB_GUARD, "%s/models/%s.gguf is not the file that finalise wrote with these options (its SHA-256 begins with %.12s, recorded is "
+                         "%.12s): run `bitbudget finalise %s`", out, p->hash, found, rec.sha256, out);
+done:
+    return status;
+}
+
+/* Writes models/HASH.gguf from the best network of the ladder: the same ladder for every plan, so that the guard compares equals. What is there
+ * already is kept when it is the recorded file, byte for byte. */
+static bb_status finalise_one(bb_run *r, const bb_front_plan *p, bb_err *err)
+{
+    record     rec = { .sha256 = "" };
+    bb_tuned   net = { 0 };
+    uint64_t   bytes;
+    file_state state;
+    char      *path = bb_run_path(r, err, "models/%s.gguf", p->hash), *dir = bb_run_path(r, err, "models"), hash[65];
+    bb_status  status = BB_NOMEM;
+    if (!path || !dir) goto done;
+    BB_TRY(bb_make_dirs(dir, err));
+    BB_TRY(state_of(r, p->hash, &rec, &state, hash, err));
+    if (state == RIGHT) goto done;
+    if (state == OTHER) bb_info("%s is not the file that these options made: it is written again", path);
+    BB_TRY(bb_run_calibrate(r, err));
+    BB_TRY(bb_ladder_run(r, &p->plan, !r->config.no_finalise, NULL, NULL, &net, &rec.ladder, err));
+    BB_TRY(bb_export_write(&r->model, &net.net, p->hash, path, err));
+    BB_TRY(bb_file_size(path, &bytes, err));
+    if (bytes != (uint64_t)p->size_bytes) {
+        status = BB_FAIL(err, BB_GUARD, "%s has %llu bytes, the plan was counted at %lld: the size model and the exporter disagree", path,
+                         (unsigned long long)bytes, (long long)p->size_bytes);
+        goto done;
+    }
+    BB_TRY(bb_sha256_file(path, hash, err));
+    memcpy(rec.sha256, hash, sizeof rec.sha256);
+    BB_TRY(save_record(r, p->hash, &rec, err));
+done:
+    bb_tuned_done(&net);
+    bb_free(path);
+    bb_free(dir);
+    return status;
+}
+
+/* Removes the files of models/ that are of no plan at the sizes asked for: earlier options made them. */
+static bb_status remove_old_models(const bb_run *r, const bb_front *front, bb_err *err)
+{
+    char          *dir = bb_run_path(r, err, "models");
+    DIR           *d = dir ? opendir(dir) : NULL;
+    struct dirent *e;
+    size_t         n = 0;
+    bb_status      status = dir ? BB_OK : BB_NOMEM;
+    while (d && (e = readdir(d))) {
+        bool asked = false;
+        if (strlen(e->d_name) != 21 || strspn(e->d_name, "0123456789abcdef") != 16 || strcmp(e->d_name + 16, ".gguf") != 0) continue; /* not ours */
+        for (size_t i = 0; i < front->n; i++) asked |= strncmp(front->plans[i].hash, e->d_name, 16) == 0;
+        if (!asked && unlinkat(dirfd(d), e->d_name, 0) == 0) n++;
+    }
+    if (n) bb_info("%s: %zu files of other options were removed", dir, n);
+    if (d) closedir(d);
+    bb_free(dir);
+    return status;
+}
+
+static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *err)
+{
+    bb_csv_writer *w = NULL;
+    bb_status      status = BB_NOMEM;
+    BB_TRY(bb_run_table(r, "finalise.csv", "plan_hash,size_bytes,step,kl_nats,kept,source", &w, err));
+    for (size_t i = 0; i < front->n; i++) {
+        bool   found;
+        record rec;
+        BB_TRY(load_record(r, front->plans[i].hash, &rec, &found, err));
+        for (int k = 0; found && k < BB_N_RUNGS; k++) {
+            if (isnan(rec.ladder.kl[k])) continue;
+            bb_csv_put_text(w, front->plans[i].hash);
+            bb_csv_put_int(w, front->plans[i].size_bytes);
+            bb_csv_put_text(w, bb_rung_names[k]);
+            bb_csv_put_double(w, rec.ladder.kl[k]);
+            bb_csv_put_int(w, rec.ladder.kept[k]);
+            bb_csv_put_text(w, front->plans[i].source);
+            bb_csv_end_row(w);
+        }
+    }
+    status = bb_csv_close(&w, err);
+done:
+    bb_csv_discard(w);
+    return status;
+}
+
+/* Loads the plans that the run was asked for, which bb_front_done frees whatever happens, and does one thing to each of its plans. */
+static bb_status each_plan(bb_run *r, const char *label, bb_status (*one)(bb_run *r, const bb_front_plan *p, bb_err *err), bb_front *front, bb_err *err)
+{
+    bb_progress progress;
+    bb_status   status;
+    BB_TRY(bb_front_load_asked(r, front, err));
+    bb_progress_start(&progress, label, front->n);
+    for (size_t i = 0; i < front->n; i++) {
+        BB_TRY(one(r, &front->plans[i], err));
+        bb_progress_add(&progress, 1);
+    }
+    bb_progress_end(&progress);
+done:
+    return status;
+}
+
+bb_status bb_run_finalise(bb_run *r, bb_err *err)
+{
+    bb_front  front = { 0 };
+    bb_status status;
+    BB_TRY(each_plan(r, "finalise", finalise_one, &front, err));
+    BB_TRY(write_finalise_csv(r, &front, err));
+    BB_TRY(remove_old_models(r, &front, err));
+done:
+    bb_front_done(&front);
+    return status;
+}
+
+/* ---- export and verify ---- */
+
+/* One anchored line a matrix: what llama-quantize's --tensor-type-file reads. */
+static bb_status write_recipe(const bb_model *m, const char *path, bb_err *err)
+{
+    bb_text   t = { 0 };
+    bb_status status = BB_NOMEM;
+    for (uint64_t i = 0; i < m->gguf.n_tensors; i++) {
+        const bb_tensor *tensor = &m->gguf.tensors[i];
+        if (tensor->n_dims < 2) continue;
+        bb_text_add(&t, "^");
+        for (const char *p = tensor->name; *p; p++) bb_text_addf(&t, "%s%c", *p == '.' ? "\\" : "", *p);
+        bb_text_addf(&t, "$=%s\n", bb_format_get(tensor->type)->name);
+    }
+    if (t.status == BB_OK && t.data) status = bb_file_write(path, t.data, t.size, err);
+    bb_text_done(&t);
+    return status;
+}
+
+/* Bytes of the file that a plan's types give to the unpruned model. */
+static bb_status unpruned_size(const bb_run *r, const bb_plan *plan, uint64_t *bytes, bb_err *err)
+{
+    bb_plan   types = { 0, NULL };
+    bb_net    net;
+    bb_block *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
+    bb_status status = blocks ? BB_OK : BB_NOMEM;
+    BB_TRY(status);
+    for (size_t i = 0; i < plan->n; i++)
+        if (bb_format_find(plan->genes[i].option)) BB_TRY(bb_plan_set(&types, plan->genes[i].unit, plan->genes[i].option, err));
+    BB_TRY(bb_plan_shape(&r->model, &types, &net, blocks, err));
+    BB_TRY(bb_export_size(&r->model, &net, bytes, err));
+done:
+    bb_plan_done(&types);
+    bb_free(blocks);
+    return status;
+}
+
+/* A list of types cannot say what is gone, and llama-quantize cannot take it away. */
+static bb_status check_recipe(const bb_run *r, const bb_front_plan *p, bb_err *err)
+{
+    uint64_t  bytes;
+    bb_status status;
+    if (!(p->pruned_fraction > 0)) return BB_OK;
+    BB_TRY(unpruned_size(r, &p->plan, &bytes, err));
+    status = BB_FAIL(err, BB_USAGE, "plan %s removes %.1f %% of the blocks' weights, which a recipe of types cannot say: llama-quantize would make %llu bytes of it "
+                     "where the plan has %lld; export it without --recipe, or search with --prune none", p->hash, 100 * p->pruned_fraction, (unsigned long long)bytes,
+                     (long long)p->size_bytes);
+done:
+    return status;
+}
+
+bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err)
+{
+    bb_front_plan p = { 0 };
+    bb_map        map = { 0 };
+    bb_model      m = { 0 };
+    char         *from = NULL;
+    bool          opened = false;
+    bb_status     status;
+    BB_TRY(bb_front_find(r, hash, &p, err));
+    if (recipe) BB_TRY(check_recipe(r, &p, err));
+    status = BB_NOMEM;
+    if (!(from = bb_run_path(r, err, "models/%s.gguf", p.hash))) goto done;
+    BB_TRY(finalise_one(r, &p, err));
+    BB_TRY(bb_map_open(from, &map, err));
+    BB_TRY(bb_file_write(path, map.data, map.size, err));
+    if (recipe) {
+        BB_TRY(bb_model_open(path, &m, err));
+        opened = true;
+        BB_TRY(write_recipe(&m, recipe, err));
+    }
+done:
+    if (opened) bb_model_close(&m);
+    bb_map_close(&map);
+    bb_free(from);
+    bb_plan_done(&p.plan);
+    return status;
+}
+
+/* The file's hash, bytes and plan key, and its score on the confirm windows, against what the run recorded. */
+static bb_status verify_one(bb_run *r, const bb_front_plan *p, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "models/%s.gguf", p->hash);
+    bb_model  m = { 0 };
+    uint64_t  bytes;
+    bool      found, opened = false;
+    record    rec;
+    bb_bytes  plan;
+    double    kl, expected;
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_finalised_check(r, p, err));
+    BB_TRY(load_record(r, p->hash, &rec, &found, err));
+    BB_TRY(bb_file_size(path, &bytes, err));
+    BB_TRY(bb_model_open(path, &m, err));
+    opened = true;
+    BB_TRY(bb_gguf_text(&m.gguf, "bitbudget.plan", &plan, NULL, err));
+    if (bytes != (uint64_t)p->size_bytes || plan.size != 16 || memcmp(plan.data, p->hash, 16) != 0) {
+        status = BB_FAIL(err, BB_GUARD, "%s: %llu bytes of plan %.*s, recorded are %lld bytes of plan %s", path, (unsigned long long)bytes, (int)plan.size,
+                         plan.data, (long long)p->size_bytes, p->hash);
+        goto done;
+    }
+    BB_TRY(score_confirm(r, &m.net, &kl, err));
+    expected = rec.ladder.kl_final;
+    /* The same bits, unless the export had to permute rows for another rotary order: then sums run in another order. */
+    if (fabs(kl - expected) > (m.net.rope_neox == r->model.net.rope_neox ? 0 : 1e-5 * fabs(expected)))
+        status = BB_FAIL(err, BB_GUARD, "%s: KL on the confirm windows is %.9g, recorded is %.9g", path, kl, expected);
+done:
+    if (r->evaluator) bb_net_evaluator_forget(r->evaluator);
+    if (opened) bb_model_close(&m);
+    bb_free(path);
+    return status;
+}
+
+bb_status bb_run_verify(bb_run *r, bb_err *err)
+{
+    bb_front  front = { 0 };
+    uint64_t  cells = 0;
+    bb_status status;
+    BB_TRY(bb_run_evaluator(r, err));
+    BB_TRY(each_plan(r, "verify", verify_one, &front, err));
+    BB_TRY(bb_run_check_tables(r, &cells, err));
+    bb_info("verified: the %zu files of models/ have the SHA-256, size, plan and KL on the confirm windows that finalise recorded; evaluated again, they give "
+            "the %llu cells of front.csv, baselines.csv and layers.csv, guard.json and plan.json (KL before finalise as stored); model.gguf is the winner's "
+            "file", front.n, (unsigned long long)cells);
+done:
+    bb_front_done(&front);
+    return status;
+}

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * finalised.h: what finalise recorded of a file of models/: later stages read a file only when it is the one of the record. */
+#ifndef BB_ENGINE_FINALISED_H
+#define BB_ENGINE_FINALISED_H
+
+#include "engine/front.h"
+
+/* BB_GUARD unless models/HASH.gguf is there and has the SHA-256 that finalise recorded for the present options. */
+bb_status bb_finalised_check(bb_run *r, const bb_front_plan *p, bb_err *err);
+
+#endif

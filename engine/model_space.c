@@ -1,0 +1,630 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * model_space.c: see model_space.h.
+ *
+ * The header bytes of a file depend on the shape (names of present tensors, per-layer arrays once any block is pruned). They are measured
+ * on the exporter's size function: r(u,o) = bytes that option o of structure unit u adds beside its matrices, alone; what two pruned blocks
+ * share (the switch of architecture) is D = r(u) + r(v) - r(u,v) and is counted once, in fixed_bytes; where the switch saves bytes (openelm has one
+ * matrix for q, k and v), it is not counted at all. A header is padded: the sum can be short by less than PAD for each pruned unit.
+ */
+#include "engine/model_space.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "engine/tensor_types.h"
+#include "model/compress/database.h"
+#include "model/export/export.h"
+
+enum { PAD = 32, MAX_WIDTHS = 8 };
+
+/* Default lists: for linears, for embedding and head; what does not divide a row is left out of them. Below 1.6 bits up to 6.6: the formats that
+ * llama.cpp runs everywhere; plain Q4_0, TQ1_0 and the block-float types are never the best of their size (results/database.csv) and cost measuring
+ * time. Rows that 256 does not divide have their own lists: all that is left there with blocks of 128, 64 and 32, but for the block-float types. */
+static const char *const default_formats[2] = {
+    "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K",
+    "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0",
+};
+static const char *const default_odd_formats[2] = {
+    "Q1_0,Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0",
+    "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0",
+};
+
+/* The list that was asked for, or the default one for rows of this length. */
+static const char *list_for(const char *asked, uint32_t cols, bool is_table)
+{
+    if (asked && *asked) return asked;
+    return cols % 256 == 0 ? default_formats[is_table] : default_odd_formats[is_table];
+}
+
+typedef struct unit_data {
+    char      name[40];
+    char    **options;      /* owned names */
+    int64_t  *bytes;
+    double   *cost;
+    bool      is_format;
+    uint32_t  layer;
+    bb_part   part;         /* linears */
+    uint32_t *value;        /* structure units: kept count of each option; format units: bb_type */
+} unit_data;
+
+struct bb_model_space {
+    const bb_model *model;
+    bb_problem      problem;
+    bb_unit        *units;
+    unit_data      *data;
+    bb_block       *blocks;   /* scratch of the size function */
+    uint32_t        screen[2];/* of linears, of embedding and head: formats for each; 0: all */
+    double          bits[2];
+};
+
+static int64_t padded(uint64_t bytes) { return (int64_t)((bytes + PAD - 1) / PAD * PAD); }
+
+uint64_t bb_model_n_weights(const bb_model *m)
+{
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < m->gguf.n_tensors; i++) {
+        const bb_tensor *t = &m->gguf.tensors[i];
+        n += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+    }
+    return n;
+}
+
+/* ---- option lists ---- */
+
+/* Kept counts of a structure unit, descending, the full one first: eighths of full rounded to the step; 0 = dropped last. */
+static uint32_t kept_counts(uint32_t full, uint32_t step, bool widths, bool drop, uint32_t out[MAX_WIDTHS + 2])
+{
+    uint32_t n = 0;
+    out[n++] = full;
+    for (uint32_t i = MAX_WIDTHS - 1; widths && i >= 1; i--) {
+        uint32_t k = (full * i / MAX_WIDTHS + step / 2) / step * step;
+        if (k > 0 && k < out[n - 1]) out[n++] = k;
+    }
+    if (drop) out[n++] = 0;
+    return n;
+}
+
+static bb_status add_option(unit_data *u, uint32_t *n, const char *name, uint32_t value, bb_err *err)
+{
+    char    **options = bb_realloc(u->options, *n + 1, sizeof *options, err);
+    uint32_t *values;
+    if (!options) return BB_NOMEM;
+    u->options = options;
+    options[*n] = NULL;
+    if (!(values = bb_realloc(u->value, *n + 1, sizeof *values, err))) return BB_NOMEM;
+    u->value = values;
+    if (!(options[*n] = bb_strdup(name, err))) return BB_NOMEM;
+    values[(*n)++] = value;
+    return BB_OK;
+}
+
+/* The comma list, every name checked, plus the source type as the last option. Formats whose block never divides `cols` are left out. */
+static bb_status format_options(unit_data *u, uint32_t *n, const char *list, uint32_t cols, bb_type source, bb_err *err)
+{
+    bb_status status = BB_OK;
+    while (*list) {
+        size_t len = strcspn(list, ",");
+        char   name[32];
+        const bb_format *f;
+        if (len >= sizeof name) return BB_FAIL(err, BB_USAGE, "format list: \"%.*s\" is no format name", (int)len, list);
+        memcpy(name, list, len);
+        name[len] = '\0';
+        BB_TRY(bb_format_named("format list", name, &f, err));
+        if (cols % f->block == 0 && f->type != source) BB_TRY(add_option(u, n, f->name, f->type, err));
+        list += len + (list[len] == ',');
+    }
+    status = add_option(u, n, bb_format_get(source)->name, source, err);
+done:
+    return status;
+}
+
+/* ---- exact size ---- */
+
+static int64_t exact_size(void *self, const uint16_t *x)
+{
+    bb_model_space *s = self;
+    bb_plan   plan = { 0, NULL };
+    bb_net    net;
+    uint64_t  bytes = 0;
+    int64_t   size = BB_FORBIDDEN;
+    if (bb_problem_plan(&s->problem, x, &plan, NULL) == BB_OK && bb_plan_shape(s->model, &plan, &net, s->blocks, NULL) == BB_OK &&
+        bb_export_size(s->model, &net, &bytes, NULL) == BB_OK)
+        size = (int64_t)bytes;
+    bb_plan_done(&plan);
+    return size;
+}
+
+/* A tied qwen3 whose blocks have different shapes is written as openelm, where q, k and v are one matrix: gives the three one type, the one of least
+ * cost among those that take no more bytes. */
+static bool settle(void *self, const bb_problem *p, uint16_t *x)
+{
+    const bb_model_space *s = self;
+    for (uint32_t q = 0; q < p->n_units; q++) {
+        const unit_data *d = &s->data[q];
+        if (p->units[q].controller < 0 || d->part != BB_PART_Q || s->data[p->units[q].controller].value[x[p->units[q].controller]] == 0) continue;
+        uint16_t best[3] = { 0, 0, 0 };
+        int64_t  now = 0, least = INT64_MAX;
+        double   cheapest = HUGE_VAL;
+        for (uint32_t k = 0; k < 3; k++) now = bb_bytes_add(now, p->units[q + k].bytes[bb_problem_row(p, x, q + k) + x[q + k]]);
+        for (uint32_t o = 0; o < p->units[q].n_options; o++) {
+            uint16_t option[3] = { (uint16_t)o, 0, 0 };
+            int64_t  bytes = 0;
+            double   cost = 0;
+            for (uint32_t k = 0; k < 3; k++) {
+                const bb_unit *u = &p->units[q + k];
+                while (option[k] < u->n_options && s->data[q + k].value[option[k]] != d->value[o]) option[k]++;
+                const bool known = option[k] < u->n_options;
+                bytes = known ? bb_bytes_add(bytes, u->bytes[bb_problem_row(p, x, q + k) + option[k]]) : BB_FORBIDDEN;
+                cost += known ? u->cost[bb_problem_row(p, x, q + k) + option[k]] : 0;
+            }
+            if (bytes > now || bb_is_forbidden(bytes) || cost > cheapest || (!(cost < cheapest) && bytes >= least)) continue;
+            memcpy(best, option, sizeof best);
+            cheapest = cost;
+            least = bytes;
+        }
+        if (least == INT64_MAX) return false;
+        for (uint32_t k = 0; k < 3; k++) x[q + k] = best[k];
+    }
+    return true;
+}
+
+static uint32_t part_rows(const bb_net *net, const bb_block *b, bb_part part, uint32_t kept)
+{
+    uint32_t heads = b->n_kv ? b->n_head / b->n_kv : 0;
+    switch (part) {
+    case BB_PART_Q: return kept * heads * net->head_dim;
+    case BB_PART_K: case BB_PART_V: return kept * net->head_dim;
+    case BB_PART_GATE: case BB_PART_UP: return kept;
+    default: return net->n_embd;
+    }
+}
+
+static uint32_t part_cols(const bb_net *net, const bb_block *b, bb_part part, uint32_t kept)
+{
+    if (part == BB_PART_O) return kept * (b->n_kv ? b->n_head / b->n_kv : 0) * net->head_dim;
+    return part == BB_PART_DOWN ? kept : net->n_embd;
+}
+
+static int64_t matrix_bytes(uint32_t rows, uint32_t cols, bb_type type)
+{
+    const bb_format *f = bb_format_get(type);
+    if (rows == 0) return 0;
+    if (cols % f->block != 0) return BB_FORBIDDEN;
+    return padded((uint64_t)rows * bb_format_row_bytes(f, cols));
+}
+
+/* Bytes tables of the format units. */
+static bb_status fill_format_bytes(bb_model_space *s, uint32_t i, bb_err *err)
+{
+    unit_data    *u = &s->data[i];
+    bb_unit      *unit = &s->units[i];
+    const bb_net *net = &s->model->net;
+    uint32_t      modes = unit->controller >= 0 ? s->units[unit->controller].n_options : 1;
+    u->bytes = BB_NEW((size_t)modes * unit->n_options, int64_t, err);
+    u->cost = BB_NEW0((size_t)modes * unit->n_options, double, err);
+    if (!u->bytes || !u->cost) return BB_NOMEM;
+    for (uint32_t mode = 0; mode < modes; mode++)
+        for (uint32_t o = 0; o < unit->n_options; o++) {
+            int64_t *bytes = &u->bytes[(size_t)mode * unit->n_options + o];
+            if (unit->controller < 0) {
+                const bb_matrix *w = strcmp(u->name, "output") == 0 ? &net->head : &net->embd;
+                *bytes = matrix_bytes(w->rows, w->cols, (bb_type)u->value[o]);
+            } else {
+                const bb_block *b = &net->blocks[u->layer];
+                uint32_t        kept = s->data[unit->controller].value[mode];
+                *bytes = matrix_bytes(part_rows(net, b, u->part, kept), part_cols(net, b, u->part, kept), (bb_type)u->value[o]);
+            }
+        }
+    unit->bytes = u->bytes;
+    unit->cost = u->cost;
+    return BB_OK;
+}
+
+/* Sum of the matrices' bytes of a candidate: everything but what the structure units add. */
+static int64_t matrices_bytes(const bb_model_space *s, const uint16_t *x)
+{
+    int64_t sum = 0;
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        if (s->data[i].is_format) sum += s->units[i].bytes[bb_problem_row(&s->problem, x, i) + x[i]];
+    }
+    return sum;
+}
+
+/* The exact size of x, settled where it must be. */
+static int64_t settled_size(bb_model_space *s, uint16_t *x)
+{
+    const int64_t size = exact_size(s, x);
+    return bb_is_forbidden(size) && s->problem.settle && settle(s, &s->problem, x) ? exact_size(s, x) : size;
+}
+
+/* A candidate for probing sizes: the source type everywhere (it divides every row), structure as given. */
+static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
+{
+    uint32_t   n = s->problem.n_units;
+    uint16_t  *x = BB_NEW(n, uint16_t, err);
+    bb_status  status = BB_NOMEM;
+    int64_t    base, shared = 0, first_alone = 0;
+    long       first = -1;
+    uint16_t   first_option = 0;
+    if (!x) goto done;
+    status = BB_FAILED;
+    bb_model_space_source(s, x);
+    if (bb_is_forbidden(base = exact_size(s, x))) goto done;
+    s->problem.fixed_bytes = base - matrices_bytes(s, x) + PAD; /* the header is padded: one unit of slack */
+    base = s->problem.fixed_bytes - PAD;
+    for (uint32_t i = 0; i < n; i++) {
+        unit_data *u = &s->data[i];
+        if (u->is_format) continue;
+        for (uint32_t o = 1; o < s->units[i].n_options; o++) {
+            bb_model_space_source(s, x);
+            x[i] = (uint16_t)o;
+            int64_t size = settled_size(s, x);
+            u->bytes[o] = bb_is_forbidden(size) ? BB_FORBIDDEN : size - matrices_bytes(s, x) - base;
+            if (bb_is_forbidden(size)) continue;
+            if (first < 0) {
+                first = (long)i;
+                first_option = (uint16_t)o;
+                first_alone = u->bytes[o];
+            } else if (shared == 0 && (long)i != first) {
+                x[first] = first_option;
+                if (bb_is_forbidden(size = settled_size(s, x))) goto done;
+                shared = first_alone + u->bytes[o] - (size - matrices_bytes(s, x) - base);
+            }
+        }
+    }
+    s->problem.fixed_bytes += shared > 0 ? shared : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        unit_data *u = &s->data[i];
+        int64_t    least = 0; /* a dropped sublayer takes its norm and its header entries along: counted from the smallest, in fixed_bytes */
+        if (u->is_format) continue;
+        for (uint32_t o = 1; o < s->units[i].n_options; o++) {
+            if (bb_is_forbidden(u->bytes[o])) continue;
+            u->bytes[o] -= shared;
+            if (u->bytes[o] < least) least = u->bytes[o];
+        }
+        for (uint32_t o = 0; o < s->units[i].n_options; o++)
+            if (!bb_is_forbidden(u->bytes[o])) u->bytes[o] -= least;
+        s->problem.fixed_bytes += least;
+    }
+    status = BB_OK;
+done:
+    bb_free(x);
+    if (status == BB_FAILED) BB_FAIL(err, status, "the exporter cannot size the source model's own shape");
+    return status;
+}
+
+/* ---- creation ---- */
+
+static bb_status structure_unit(bb_model_space *s, uint32_t i, uint32_t layer, const char *suffix, const uint32_t *kept, uint32_t n, bb_err *err)
+{
+    unit_data *u = &s->data[i];
+    uint32_t   count = 0;
+    snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, suffix);
+    u->layer = layer;
+    for (uint32_t k = 0; k < n; k++) {
+        char name[16];
+        snprintf(name, sizeof name, "%u", kept[k]);
+        if (add_option(u, &count, name, kept[k], err) != BB_OK) return BB_NOMEM;
+    }
+    if (!(u->bytes = BB_NEW0(count, int64_t, err)) || !(u->cost = BB_NEW0(count, double, err))) return BB_NOMEM;
+    s->units[i] = (bb_unit){ u->name, count, (const char *const *)u->options, -1, u->bytes, u->cost };
+    return BB_OK;
+}
+
+/* Leaves at most `screen` formats and, last, the source type: those nearest to a geometric series of sizes. What wins at t bits a weight is made of
+ * formats from about 0.6 t to 1.65 t (results/layers.csv). */
+static void screen_formats(unit_data *u, uint32_t *n, uint32_t screen, const double bits[2])
+{
+    const double low = log(0.6 * bits[0]), high = log(1.65 * bits[1]);
+    const uint32_t last = *n - 1;
+    bool         stays[64] = { false };
+    uint32_t     kept = 0;
+    if (last <= screen || last > 64 || !isfinite(low) || !isfinite(high)) return;
+    for (uint32_t k = 0; k < screen; k++) {
+        const double wanted = screen > 1 ? low + (high - low) * k / (screen - 1) : (low + high) / 2;
+        uint32_t     nearest = last;
+        double       least = HUGE_VAL;
+        for (uint32_t o = 0; o < last; o++) {
+            const double far = fabs(log(bb_format_bpw(bb_format_get((bb_type)u->value[o]))) - wanted);
+            if (stays[o] || !(far < least)) continue;
+            least = far;
+            nearest = o;
+        }
+        stays[nearest] = true;
+    }
+    for (uint32_t o = 0; o < *n; o++) {
+        if (o < last && !stays[o]) {
+            bb_free(u->options[o]);
+            continue;
+        }
+        u->options[kept] = u->options[o];
+        u->value[kept++] = u->value[o];
+    }
+    *n = kept;
+}
+
+static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, long controller, const char *list, const bb_matrix *w, bb_err *err)
+{
+    unit_data *u = &s->data[i];
+    uint32_t   count = 0;
+    bb_status  status = format_options(u, &count, list, w->cols, w->type, err);
+    if (status != BB_OK) return status;
+    if (s->screen[controller < 0]) screen_formats(u, &count, s->screen[controller < 0], s->bits);
+    if (name != u->name) snprintf(u->name, sizeof u->name, "%s", name);
+    u->is_format = true;
+    s->units[i] = (bb_unit){ u->name, count, (const char *const *)u->options, (int32_t)controller, NULL, NULL };
+    return BB_OK;
+}
+
+static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const bb_model_space_options *o, bb_err *err)
+{
+    const bb_net   *net = &s->model->net;
+    const bb_block *b = &net->blocks[layer];
+    uint32_t        kept[MAX_WIDTHS + 2], n, kv = 0, ffn = 0, divisor = o->ffn_divisor;
+    bb_status       status = BB_OK;
+    if (b->n_kv) {
+        /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
+        n = kept_counts(b->n_kv, 1, o->prune_kv, o->prune_sublayers && layer > 0, kept);
+        kv = (*i)++;
+        BB_TRY(structure_unit(s, kv, layer, "kv", kept, n, err));
+    }
+    if (b->n_ff) {
+        if (divisor == 0) divisor = b->n_ff % 256 == 0 ? 256 : b->n_ff % 64 == 0 ? 64 : 32;
+        n = kept_counts(b->n_ff, divisor, o->prune_ffn, o->prune_sublayers, kept);
+        ffn = (*i)++;
+        BB_TRY(structure_unit(s, ffn, layer, "ffn", kept, n, err));
+    }
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        unit_data *u = &s->data[*i];
+        if (b->w[p].rows == 0) continue;
+        snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, bb_part_names[p]);
+        u->layer = layer;
+        u->part = (bb_part)p;
+        BB_TRY(format_unit(s, (*i)++, u->name, (long)(p <= BB_PART_O ? kv : ffn), list_for(o->formats, b->w[p].cols, false), &b->w[p], err));
+    }
+done:
+    return status;
+}
+
+bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options *o, bb_model_space **out, bb_err *err)
+{
+    bb_status   status = BB_NOMEM;
+    uint32_t    i = 0, most = m->net.n_layer * (BB_N_PARTS + 2) + 2;
+    bb_model_space   *s = BB_NEW0(1, bb_model_space, err);
+    *out = NULL;
+    if (!s) return BB_NOMEM;
+    s->model = m;
+    memcpy(s->bits, o->bits, sizeof s->bits);
+    if (!o->formats || !*o->formats) s->screen[0] = o->screen; /* a list that is given is taken as it is */
+    if (!o->embd_formats || !*o->embd_formats) s->screen[1] = o->screen;
+    s->units = BB_NEW0(most, bb_unit, err);
+    s->data = BB_NEW0(most, unit_data, err);
+    s->blocks = BB_NEW0(m->net.n_layer, bb_block, err);
+    if (!s->units || !s->data || !s->blocks) goto done;
+    for (uint32_t layer = 0; layer < m->net.n_layer; layer++) BB_TRY(add_block(s, layer, &i, o, err));
+    BB_TRY(format_unit(s, i++, "token_embd", -1, list_for(o->embd_formats, m->net.embd.cols, true), &m->net.embd, err));
+    if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", -1, list_for(o->embd_formats, m->net.head.cols, true), &m->net.head, err));
+    s->problem = (bb_problem){ .n_units = i, .units = s->units, .size = exact_size, .size_self = s };
+    if (m->net.arch == BB_ARCH_QWEN3 && m->net.head.rows == 0) {
+        s->problem.settle = settle;
+        s->problem.settle_self = s;
+    }
+    for (uint32_t u = 0; u < i; u++)
+        if (s->data[u].is_format) BB_TRY(fill_format_bytes(s, u, err));
+    BB_TRY(fill_structure_bytes(s, err));
+    *out = s;
+    s = NULL;
+done:
+    bb_model_space_destroy(s);
+    return status;
+}
+
+void bb_model_space_destroy(bb_model_space *s)
+{
+    if (!s) return;
+    for (uint32_t i = 0; s->data && i < s->model->net.n_layer * (BB_N_PARTS + 2) + 2; i++) {
+        unit_data *u = &s->data[i];
+        for (uint32_t o = 0; u->options && o < s->units[i].n_options; o++) bb_free(u->options[o]);
+        bb_free(u->options);
+        bb_free(u->bytes);
+        bb_free(u->cost);
+        bb_free(u->value);
+    }
+    bb_free(s->units);
+    bb_free(s->data);
+    bb_free(s->blocks);
+    bb_free(s);
+}
+
+const bb_problem *bb_model_space_problem(const bb_model_space *s) { return &s->problem; }
+bool bb_model_space_is_format(const bb_model_space *s, uint32_t unit) { return s->data[unit].is_format; }
+
+void bb_model_space_set_costs(bb_model_space *s, const double *const *cost)
+{
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const bb_unit   *u = &s->units[i];
+        const unit_data *c = u->controller >= 0 ? &s->data[u->controller] : NULL;
+        uint32_t         modes = c ? s->units[u->controller].n_options : 1;
+        for (uint32_t mode = 0; mode < modes; mode++)
+            for (uint32_t o = 0; o < u->n_options; o++)
+                s->data[i].cost[(size_t)mode * u->n_options + o] = cost[i][o] * (c ? (double)c->value[mode] / c->value[0] : 1);
+    }
+}
+
+void bb_model_space_source(const bb_model_space *s, uint16_t *x)
+{
+    for (uint32_t i = 0; i < s->problem.n_units; i++) x[i] = (uint16_t)(s->data[i].is_format ? s->units[i].n_options - 1 : 0);
+}
+
+static bool find_option(const unit_data *d, uint32_t n_options, bb_type type, uint16_t *option)
+{
+    for (uint32_t o = 0; o < n_options; o++)
+        if (d->value[o] == (uint32_t)type) {
+            *option = (uint16_t)o;
+            return true;
+        }
+    return false;
+}
+
+/* The option with most bits that has no more than f; the smallest where all have. */
+static uint16_t option_below(const unit_data *d, uint32_t n_options, const bb_format *f)
+{
+    uint16_t best = 0, least = 0;
+    double   bits = -1;
+    for (uint16_t o = 0; o < n_options; o++) {
+        const double b = bb_format_bpw(bb_format_get((bb_type)d->value[o]));
+        if (b <= bb_format_bpw(f) && b > bits) {
+            bits = b;
+            best = o;
+        }
+        if (b < bb_format_bpw(bb_format_get((bb_type)d->value[least]))) least = o;
+    }
+    return bits < 0 ? least : best;
+}
+
+bool bb_model_space_uniform(const bb_model_space *s, const char *format, const char *embd_format, uint16_t *x)
+{
+    const bb_format *wanted[2] = { bb_format_find(format), bb_format_find(embd_format) };
+    bool             used[2] = { false, false };
+    if (!wanted[0] || !wanted[1]) return false;
+    bb_model_space_source(s, x);
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const unit_data *d = &s->data[i];
+        const bool       is_table = s->units[i].controller < 0;
+        const bb_format *f = wanted[is_table];
+        const bb_matrix *w = !is_table ? &s->model->net.blocks[d->layer].w[d->part] : strcmp(d->name, "output") == 0 ? &s->model->net.head : &s->model->net.embd;
+        if (!d->is_format) continue;
+        if (find_option(d, s->units[i].n_options, f->type, &x[i])) used[is_table] = true;
+        else if (!(f = bb_format_for_row(f, w->cols)) || !find_option(d, s->units[i].n_options, f->type, &x[i]))
+            x[i] = option_below(d, s->units[i].n_options, wanted[is_table]);
+    }
+    return used[0] && used[1];
+}
+
+/* Adds "A/B": the formats that x gives to the linears (or the tables), most weights first, to a name. */
+static void add_content(const bb_model_space *s, const uint16_t *x, bool tables, char *name, size_t size)
+{
+    double weights[BB_TYPE_COUNT] = { 0 };
+    bool   first = true;
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const unit_data *d = &s->data[i];
+        const bool       is_table = s->units[i].controller < 0;
+        if (!d->is_format || is_table != tables) continue;
+        const bb_matrix *w = !is_table ? &s->model->net.blocks[d->layer].w[d->part] : strcmp(d->name, "output") == 0 ? &s->model->net.head : &s->model->net.embd;
+        weights[d->value[x[i]]] += (double)w->rows * w->cols;
+    }
+    for (;;) {
+        int most = 0;
+        for (int k = 1; k < BB_TYPE_COUNT; k++)
+            if (weights[k] > weights[most]) most = k;
+        if (!(weights[most] > 0)) return;
+        const size_t n = strlen(name);
+        if (n + 1 < size) snprintf(name + n, size - n, "%s%s", first ? "" : "/", bb_format_get((bb_type)most)->name);
+        weights[most] = 0;
+        first = false;
+    }
+}
+
+void bb_model_space_uniform_name(const bb_model_space *s, const uint16_t *x, char *name, size_t size)
+{
+    snprintf(name, size, "uniform ");
+    add_content(s, x, false, name, size);
+    const size_t n = strlen(name);
+    if (n + 1 < size) snprintf(name + n, size - n, " + ");
+    add_content(s, x, true, name, size);
+}
+
+/* Why the exporter cannot size candidate x. */
+static bb_status explain_size(const bb_model_space *s, const uint16_t *x, bb_err *err)
+{
+    bb_plan   plan = { 0, NULL };
+    bb_net    net;
+    uint64_t  bytes;
+    bb_status status;
+    BB_TRY(bb_problem_plan(&s->problem, x, &plan, err));
+    BB_TRY(bb_plan_shape(s->model, &plan, &net, s->blocks, err));
+    BB_TRY(bb_export_size(s->model, &net, &bytes, err));
+done:
+    bb_plan_done(&plan);
+    return status;
+}
+
+bb_status bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint64_t *largest, bb_err *err)
+{
+    uint32_t  n = s->problem.n_units;
+    uint16_t *x = BB_NEW0(n, uint16_t, err);
+    int64_t  *best = BB_NEW(n, int64_t, err);
+    bb_status status = BB_NOMEM;
+    if (!x || !best) goto done;
+    bb_model_space_source(s, x);
+    *largest = (uint64_t)bb_problem_size(&s->problem, x);
+    /* Each controller with its dependents is independent of the others: the smallest option of each, given the controller's. */
+    for (uint32_t c = 0; c < n; c++) {
+        const bb_unit *unit = &s->units[c];
+        if (unit->controller >= 0) continue;
+        best[c] = INT64_MAX;
+        for (uint32_t mode = 0; mode < unit->n_options; mode++) {
+            int64_t sum = unit->bytes[mode];
+            bool    ok = !bb_is_forbidden(sum);
+            for (uint32_t i = 0; ok && i < n; i++) {
+                const bb_unit *u = &s->units[i];
+                int64_t        least = INT64_MAX;
+                if (u->controller != (int32_t)c) continue;
+                for (uint32_t o = 0; o < u->n_options; o++) {
+                    int64_t b = u->bytes[(size_t)mode * u->n_options + o];
+                    if (!bb_is_forbidden(b) && b < least) least = b;
+                }
+                ok = least != INT64_MAX;
+                sum += ok ? least : 0;
+            }
+            if (!ok || sum >= best[c]) continue;
+            best[c] = sum;
+            x[c] = (uint16_t)mode;
+            for (uint32_t i = 0; i < n; i++) {
+                const bb_unit *u = &s->units[i];
+                int64_t        least = INT64_MAX;
+                if (u->controller != (int32_t)c) continue;
+                for (uint32_t o = 0; o < u->n_options; o++) {
+                    int64_t b = u->bytes[(size_t)mode * u->n_options + o];
+                    if (!bb_is_forbidden(b) && b < least) {
+                        least = b;
+                        x[i] = (uint16_t)o;
+                    }
+                }
+            }
+        }
+    }
+    *smallest = (uint64_t)bb_problem_size(&s->problem, x);
+    if (bb_is_forbidden((int64_t)*smallest)) status = explain_size(s, x, err);
+    else status = BB_OK;
+done:
+    bb_free(x);
+    bb_free(best);
+    return status;
+}
+
+double bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x)
+{
+    const bb_net *net = &s->model->net;
+    double        all = 0, kept = 0;
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        const bb_unit *u = &s->units[i];
+        if (u->controller < 0) continue;
+        const bb_block  *b = &net->blocks[s->data[i].layer];
+        const unit_data *c = &s->data[u->controller];
+        bb_part          part = s->data[i].part;
+        uint32_t         k = c->value[x[u->controller]];
+        all += (double)part_rows(net, b, part, c->value[0]) * part_cols(net, b, part, c->value[0]);
+        kept += (double)part_rows(net, b, part, k) * part_cols(net, b, part, k);
+    }
+    return all > 0 ? 1 - kept / all : 0;
+}
+
+double bb_model_space_width(const bb_model_space *s, uint32_t unit, uint32_t option)
+{
+    const unit_data *u = &s->data[unit];
+    return u->is_format ? 1 : (double)u->value[option] / u->value[0];
+}

@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * rivals.c: see rivals.h.
+ *
+ * Methods that start from a plan are given the uniform ones of their size. "ours" is the best plan of plans.csv within the size by the search's own confirm level. Rivals choose by the same confirm level. Tokens of
+ * ours are those of the search and of measuring the options, shared evenly by the sizes; random and annealing get as many a size, NSGA-II and
+ * AMQ, which serve all sizes in one run, as many in all, EvoPress `times` as many a size. */
+#include "engine/rivals.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/csv.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/front.h"
+#include "engine/keys.h"
+#include "engine/scorer.h"
+#include "engine/simple_plans.h"
+#include "search/driver.h"
+#include "search/paired.h"
+
+enum { MAX_METHODS = 16, N_UNIFORM = 3 };
+
+typedef enum kind { OURS, UNIFORM, SEPARABLE, QUANTIZATION, ALGORITHM } kind;
+typedef struct method { char name[24]; kind kind; const bb_algorithm *algorithm; } method;
+
+/* What a method found for one size, and what that took. */
+typedef struct answer {
+    uint16_t *x;             /* [n_units] owned; NULL: nothing within the size */
+    double    tokens, seconds;
+    bb_result result;
+    double   *window_kl;     /* [windows] owned */
+} answer;
+
+typedef struct rivals {
+    bb_run                 *run;
+    const bb_rivals_config *config;
+    const bb_problem *p;
+    bb_scorer     scorer;
+    bb_ledger    *ledger;    /* of the simple plans */
+    bb_front      front;
+    int64_t      *sizes;     /* [n] */
+    size_t        n, n_methods;
+    method        methods[MAX_METHODS];
+    double        tokens;    /* of ours, a size */
+    double        seconds;   /* of ours, a size */
+    answer       *answers;   /* [n_methods][n] */
+} rivals;
+
+/* ---- what is compared ---- */
+
+static bb_status parse_methods(rivals *v, bb_err *err)
+{
+    static const struct { const char *name; kind kind; } plain[] = {
+        { "ours", OURS }, { "uniform", UNIFORM }, { "separable", SEPARABLE }, { "quantization", QUANTIZATION },
+    };
+    const char *p = v->config->methods;
+    while (*p) {
+        size_t  len = strcspn(p, ",");
+        method *m = &v->methods[v->n_methods];
+        bool    known = false;
+        if (v->n_methods == MAX_METHODS) return BB_FAIL(err, BB_USAGE, "--methods: more than %d", MAX_METHODS);
+        snprintf(m->name, sizeof m->name, "%.*s", (int)len, p);
+        for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+            if (strcmp(m->name, plain[i].name) == 0) {
+                m->kind = plain[i].kind;
+                known = true;
+            }
+        if (!known) {
+            m->kind = ALGORITHM;
+            m->algorithm = bb_algorithm_by_name(m->name);
+        }
+        if (!known && !m->algorithm)
+            return BB_FAIL(err, BB_USAGE, "--methods: \"%s\" is unknown; known are ours, uniform, separable, quantization, random, annealing, nsga2, evopress, amq", m->name);
+        v->n_methods++;
+        p += len + (p[len] == ',');
+    }
+    return v->n_methods ? BB_OK : BB_FAIL(err, BB_USAGE, "--methods names none");
+}
+
+static bb_status parse_sizes(rivals *v, bb_err *err)
+{
+    bb_status   status = BB_OK;
+    const char *p = v->config->sizes;
+    if (!*p) {
+        if (!(v->sizes = BB_NEW(v->run->n_budgets, int64_t, err))) return BB_NOMEM;
+        memcpy(v->sizes, v->run->budgets, v->run->n_budgets * sizeof *v->sizes);
+        v->n = v->run->n_budgets;
+        return BB_OK;
+    }
+    while (*p) {
+        char     text[64];
+        size_t   len = strcspn(p, ",");
+        uint64_t bytes;
+        int64_t *grown = bb_realloc(v->sizes, v->n + 1, sizeof *grown, err);
+        if (!grown) return BB_NOMEM;
+        v->sizes = grown;
+        snprintf(text, sizeof text, "%.*s", (int)len, p);
+        BB_TRY(bb_parse_size(text, &bytes, err));
+        grown[v->n++] = (int64_t)bytes;
+        p += len + (p[len] == ',');
+    }
+done:
+    return status;
+}
+
+/* ---- the methods ---- */
+
+static bb_status our_cost(rivals *v, bb_err *err)
+{
+    bb_search_cost cost;
+    void     *value = NULL;
+    size_t    size;
+    bool      found;
+    char      key[80];
+    bb_status status;
+    snprintf(key, sizeof key, "cost|%s", v->run->search_key);
+    BB_TRY(bb_store_get(v->run->store, "search", key, &value, &size, &found, err));
+    if (!found || size != sizeof cost) {
+        if (v->config->tokens > 0) goto done;
+        status = BB_FAIL(err, BB_USAGE, "%s: the search has not recorded its cost: run `bitbudget search` first, or give --tokens", v->run->config.out);
+        goto done;
+    }
+    memcpy(&cost, value, sizeof cost);
+    v->tokens = (cost.tokens + cost.measure_tokens) / cost.n_sizes;
+    v->seconds = cost.seconds / cost.n_sizes;
+done:
+    if (v->config->tokens > 0) v->tokens = v->config->tokens * 1e6;
+    bb_free(value);
+    return status;
+}
+
+static bb_status find_ours(rivals *v, int64_t size, uint16_t *x, bool *found, bb_err *err)
+{
+    const bb_front_plan *best = NULL;
+    bb_status            status = BB_OK;
+    if (v->front.n == 0) BB_TRY(bb_front_load(v->run, &v->front, err));
+    for (size_t i = 0; i < v->front.n; i++) {
+        const bb_front_plan *p = &v->front.plans[i];
+        if (p->is_searched && p->size_bytes <= size && (!best || p->kl < best->kl)) best = p;
+    }
+    *found = best != NULL;
+    if (best) BB_TRY(bb_problem_candidate(v->p, &best->plan, x, err));
+done:
+    return status;
+}
+
+/* The few uniform plans of lowest separable cost, x[N_UNIFORM][n_units]; the first one is that of lowest KL at the confirm level. */
+static bb_status find_uniform(rivals *v, int64_t size, uint16_t *x, size_t *n, double *tokens, bb_err *err)
+{
+    const uint32_t width = v->p->n_units;
+    double         least = HUGE_VAL;
+    bb_status      status = BB_OK;
+    *n = bb_uniform_plans(v->run, size, N_UNIFORM, x, NULL);
+    for (size_t i = 0; i < *n; i++) {
+        const uint16_t *y = x + i * width;
+        bb_score        score;
+        BB_TRY(bb_ledger_evaluate(v->ledger, &y, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
+        *tokens += score.tokens;
+        if (!(score.kl < least)) continue;
+        least = score.kl;
+        for (uint32_t u = 0; u < width; u++) {
+            const uint16_t first = x[u];
+            x[u] = y[u];
+            x[i * width + u] = first;
+        }
+    }
+done:
+    return status;
+}
+
+/* What every method that needs a beginning gets: the uniform plans of its size, or the best one of each size where it serves all in one run.
+ * x: [N_UNIFORM * n][n_units]. What finding them took counts for no method. */
+static bb_status find_starts(rivals *v, const int64_t *sizes, size_t n, uint16_t *x, size_t *n_starts, bb_err *err)
+{
+    bb_status status = BB_OK;
+    *n_starts = 0;
+    for (size_t i = n; i-- > 0;) {
+        size_t found;
+        double tokens = 0;
+        BB_TRY(find_uniform(v, sizes[i], x + *n_starts * v->p->n_units, &found, &tokens, err));
+        *n_starts += n > 1 && found > 1 ? 1 : found;
+    }
+done:
+    return status;
+}
+
+typedef struct watch { const char *name; int64_t size; double shown; } watch;
+
+static void on_drive(void *self, uint64_t evaluations, double tokens, double best_kl, uint32_t level)
+{
+    watch *w = self;
+    if (bb_now_s() < w->shown + 20) return;
+    w->shown = bb_now_s();
+    bb_info("%s, %lld bytes: %llu evaluations, %.2f M tokens, KL %.5f at level %u", w->name, (long long)w->size, (unsigned long long)evaluations, tokens / 1e6,
+            best_kl, level);
+}
+
+/* One run of an algorithm for budgets[n]; answers of these budgets are filled. */
+static bb_status drive(rivals *v, const bb_algorithm *a, const int64_t *budgets, size_t n, double tokens, answer *answers, bb_err *err)
+{
+    bb_space            space = { 0 };
+    bb_ledger          *ledger = NULL;
+    bb_archive          archive = { 0 };
+    bb_ledger_options   lo = { v->config->only, 0 };
+    watch               w = { a->name, budgets[n - 1], bb_now_s() };
+    const uint32_t      level = a == &bb_amq ? BB_LEVEL_REFINE : BB_LEVEL_MEASURE; /* AMQ's surrogate takes 400 plans at most */
+    const double        one = (double)v->scorer.n_windows[level] * (double)v->run->config.ctx;
+    bb_algorithm_config c = { .space = &space, .budgets = budgets, .n_budgets = n, .seed = (uint64_t)v->run->config.seed, .n_levels = BB_N_LEVELS,
+                              .level = level, .horizon = (uint64_t)(tokens / one) };
+    bb_drive_options    o = { .max_tokens = tokens, .progress = on_drive, .progress_self = &w };
+    uint16_t           *starts = BB_NEW((size_t)N_UNIFORM * n * v->p->n_units, uint16_t, err);
+    bb_status           status;
+    if (!starts) return BB_NOMEM;
+    if (a == &bb_evopress) c.population = (uint32_t)v->config->offspring;
+    bb_archive_init(&archive, v->p->n_units);
+    BB_TRY(bb_space_init(v->p, &space, err));
+    BB_TRY(find_starts(v, budgets, n, starts, &c.n_starts, err));
+    c.starts = starts;
+    BB_TRY(bb_ledger_open(v->p, &v->scorer.evaluator, v->run->store, &lo, &ledger, err));
+    BB_TRY(bb_drive(a, &c, ledger, &o, &archive, NULL, err));
+    for (size_t i = 0; i < n; i++) {
+        const bb_archive_entry *best = bb_archive_best(&archive, budgets[i]);
+        if (!best) continue;
+        if (!(answers[i].x = BB_NEW(v->p->n_units, uint16_t, err))) {
+            status = BB_NOMEM;
+            goto done;
+        }
+        memcpy(answers[i].x, best->x, v->p->n_units * sizeof *best->x);
+        answers[i].tokens = bb_ledger_tokens(ledger) / (double)n;
+    }
+done:
+    bb_free(starts);
+    bb_archive_done(&archive);
+    bb_ledger_close(ledger);
+    bb_space_done(&space);
+    return status;
+}
+
+/* ---- records: what a finished piece found ("uniform": and what it started from) ---- */
+
+typedef struct record { double tokens, seconds; uint64_t has_plan; } record; /* followed by the candidate */
+
+/* A whole-front algorithm's answer for one size depends on all sizes. The space: stored candidates are indices into it. */
+static char *record_key(const rivals *v, const method *m, int64_t size, double tokens, bb_err *err)
+{
+    char      space[65], sizes[65] = "";
+    bb_sha256 s;
+    bb_key_space(v->run, space);
+    if (m->algorithm && m->algorithm->whole_front) {
+        bb_sha256_init(&s);
+        bb_sha256_update(&s, v->sizes, v->n * sizeof *v->sizes);
+        bb_sha256_hex(&s, sizes);
+    }
+    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d|uniform", v->run->key, m->name, (long long)size, tokens, space, sizes, (int)v->config->offspring);
+}
+
+static bb_status recall(rivals *v, const char *key, answer *a, bool *found, bb_err *err)
+{
+    void     *value = NULL;
+    size_t    size, row = v->p->n_units * sizeof(uint16_t);
+    record    r;
+    bb_status status;
+    BB_TRY(bb_store_get(v->run->store, "rivals", key, &value, &size, found, err));
+    *found = *found && size == sizeof r + row;
+    if (!*found) goto done;
+    memcpy(&r, value, sizeof r);
+    a->tokens = r.tokens;
+    a->seconds = r.seconds;
+    if (!r.has_plan) goto done;
+    status = BB_NOMEM;
+    if (!(a->x = BB_NEW(v->p->n_units, uint16_t, err))) goto done;
+    memcpy(a->x, (char *)value + sizeof r, row);
+    for (uint32_t u = 0; u < v->p->n_units; u++)
+        if (a->x[u] >= v->p->units[u].n_options) {
+            status = BB_FAIL(err, BB_BAD_FILE, "%s: the record %s belongs to another search space", v->run->config.out, key);
+            goto done;
+        }
+    status = BB_OK;
+done:
+    bb_free(value);
+    return status;
+}
+
+static bb_status remember(rivals *v, const char *key, const answer *a, bb_err *err)
+{
+    size_t    row = v->p->n_units * sizeof(uint16_t);
+    record    r = { a->tokens, a->seconds, a->x != NULL };
+    char     *value = bb_calloc(sizeof r + row, 1, err);
+    bb_status status;
+    if (!value) return BB_NOMEM;
+    memcpy(value, &r, sizeof r);
+    if (a->x) memcpy(value + sizeof r, a->x, row);
+    status = bb_store_put(v->run->store, "rivals", key, value, sizeof r + row, err);
+    bb_free(value);
+    return status;
+}
+
+/* Seconds of earlier, interrupted sessions of the same piece, and this one's added to them. */
+static bb_status spend(rivals *v, const char *key, double seconds, double *total, bb_err *err)
+{
+    char     *name = bb_asprintf(err, "%s|spent", key);
+    void     *value = NULL;
+    size_t    size;
+    bool      found;
+    bb_status status = BB_NOMEM;
+    *total = seconds;
+    if (!name) return BB_NOMEM;
+    BB_TRY(bb_store_get(v->run->store, "rivals", name, &value, &size, &found, err));
+    if (found && size == sizeof *total) *total += *(double *)value;
+    BB_TRY(bb_store_put(v->run->store, "rivals", name, total, sizeof *total, err));
+done:
+    bb_free(value);
+    bb_free(name);
+    return status;
+}
+
+/* The sizes first .. first+n-1 by one run of the algorithm, unless all of them are on record. answers[n]. */
+static bb_status run_algorithm(rivals *v, const method *m, size_t first, size_t n, answer *answers, bb_err *err)
+{
+    const bb_algorithm *a = m->algorithm;
+    double    tokens = v->tokens * (a->whole_front ? (double)n : a == &bb_evopress ? v->config->times : 1), started = bb_now_s(), seconds;
+    char     *key = NULL;
+    bool      found = true;
+    bb_err    failure = BB_ERR_INIT;
+    bb_status status = BB_OK, driven;
+    for (size_t i = first; found && i < first + n; i++) {
+        bb_free(key);
+        if (!(key = record_key(v, m, v->sizes[i], tokens, err))) return BB_NOMEM;
+        BB_TRY(recall(v, key, &answers[i - first], &found, err));
+    }
+    if (found) goto done;
+    for (size_t i = 0; i < n; i++) {
+        bb_free(answers[i].x);
+        answers[i].x = NULL;
+    }
+    driven = drive(v, a, v->sizes + first, n, tokens, answers, &failure);
+    BB_TRY(spend(v, key, bb_now_s() - started, &seconds, err));
+    if (driven != BB_OK && driven != BB_INFEASIBLE) status = BB_FAIL(err, driven, "%s", failure.msg);
+    BB_TRY(status);
+    for (size_t i = first; i < first + n; i++) {
+        bb_free(key);
+        if (!(key = record_key(v, m, v->sizes[i], tokens, err))) return BB_NOMEM;
+        answers[i - first].seconds = seconds / (double)n;
+        BB_TRY(remember(v, key, &answers[i - first], err));
+    }
+done:
+    bb_free(key);
+    return status;
+}
+
+static bb_status find_simple(rivals *v, const method *m, size_t i, answer *a, bb_err *err)
+{
+    double    started = bb_now_s();
+    bool      found = false;
+    bb_status status = BB_OK;
+    if (!(a->x = BB_NEW(N_UNIFORM * (size_t)v->p->n_units, uint16_t, err))) return BB_NOMEM;
+    switch (m->kind) {
+    case OURS:
+        BB_TRY(find_ours(v, v->sizes[i], a->x, &found, err));
+        a->tokens = v->tokens;
+        break;
+    case UNIFORM: {
+        size_t n;
+        BB_TRY(find_uniform(v, v->sizes[i], a->x, &n, &a->tokens, err));
+        found = n > 0;
+        break;
+    }
+    default: found = bb_restricted_plan(v->run, v->sizes[i], m->kind == SEPARABLE, true, a->x); break;
+    }
+    a->seconds = m->kind == OURS ? v->seconds : bb_now_s() - started;
+    if (!found) {
+        bb_free(a->x);
+        a->x = NULL;
+    }
+done:
+    return status;
+}
+
+static bb_status find_all(rivals *v, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (size_t m = 0; m < v->n_methods; m++) {
+        const method *a = &v->methods[m];
+        answer       *answers = v->answers + m * v->n;
+        if (a->kind == ALGORITHM && a->algorithm->whole_front) {
+            BB_TRY(run_algorithm(v, a, 0, v->n, answers, err));
+            continue;
+        }
+        for (size_t i = 0; i < v->n; i++) {
+            if (a->kind == ALGORITHM) BB_TRY(run_algorithm(v, a, i, 1, &answers[i], err));
+            else BB_TRY(find_simple(v, a, i, &answers[i], err));
+        }
+    }
+done:
+    return status;
+}
+
+/* ---- scores ---- */
+
+static bb_status score_answer(rivals *v, answer *a, bb_reference *reference, const bb_windows *w, bb_err *err)
+{
+    bb_plan   plan = { 0, NULL };
+    bb_status status;
+    BB_TRY(bb_problem_plan(v->p, a->x, &plan, err));
+    status = BB_NOMEM;
+    if (!(a->window_kl = BB_NEW(w->n, double, err))) goto done;
+    BB_TRY(bb_run_eval_database(v->run, &plan, reference, w, v->config->only, &a->result, a->window_kl, err));
+done:
+    bb_plan_done(&plan);
+    return status;
+}
+
+static bb_status score_all(rivals *v, uint32_t *n_windows, bb_err *err)
+{
+    bb_run       *r = v->run;
+    bb_windows    w = { 0 };
+    bb_reference *reference = NULL;
+    char          data_hash[65];
+    bb_status     status;
+    BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
+    BB_TRY(bb_reference_create(&r->model.net, &w, r->config.max_ram, "reference", &reference, err));
+    *n_windows = w.n;
+    for (size_t i = 0; i < v->n_methods * v->n; i++)
+        if (v->answers[i].x) BB_TRY(score_answer(v, &v->answers[i], reference, &w, err));
+done:
+    bb_reference_destroy(reference);
+    if (*r->config.eval) bb_windows_done(&w);
+    return status;
+}
+
+/* ---- the table ---- */
+
+static bb_status write_table(const rivals *v, const char *path, bb_err *err)
+{
+    bb_csv_writer *w = NULL;
+    bb_status      status;
+    BB_TRY(bb_csv_create(path, "budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds", &w, err));
+    for (size_t i = 0; i < v->n; i++)
+        for (size_t m = 0; m < v->n_methods; m++) {
+            const answer *a = &v->answers[m * v->n + i];
+            if (!a->x) continue;
+            bb_csv_put_int(w, v->sizes[i]);
+            bb_csv_put_text(w, v->methods[m].name);
+            bb_csv_put_double(w, a->result.kl);
+            bb_csv_put_double(w, a->result.kl_se);
+            bb_csv_put_double(w, a->result.ppl);
+            bb_csv_put_int(w, llround(a->tokens));
+            bb_csv_put_double(w, round(a->seconds * 100) / 100);
+            bb_csv_end_row(w);
+        }
+    status = bb_csv_close(&w, err);
+done:
+    bb_csv_discard(w);
+    return status;
+}
+
+/* For each rival: at how many sizes the first method has the lower KL, and the worst difference in standard errors of the paired test. */
+static void print_summary(const rivals *v, uint32_t n_windows, FILE *out)
+{
+    fprintf(out, "%-14s %6s %6s %12s %12s %10s\n", "rival", "sizes", "wins", "worst z", "KL ratio", "tokens x");
+    for (size_t m = 1; m < v->n_methods; m++) {
+        size_t n = 0, wins = 0;
+        double worst = HUGE_VAL, ratio = 0, tokens = 0, mean, se;
+        for (size_t i = 0; i < v->n; i++) {
+            const answer *ours = &v->answers[i], *a = &v->answers[m * v->n + i];
+            if (!ours->x || !a->x) continue;
+            bb_paired_difference(a->window_kl, ours->window_kl, n_windows, &mean, &se);
+            n++;
+            wins += mean > 0;
+            if (se > 0) worst = fmin(worst, mean / se);
+            ratio += log(ours->result.kl / a->result.kl);
+            tokens += a->tokens / ours->tokens;
+        }
+        if (n) fprintf(out, "%-14s %6zu %6zu %12.2f %12.3f %10.2f\n", v->methods[m].name, n, wins, worst, exp(ratio / (double)n), tokens / (double)n);
+    }
+}
+
+static void rivals_done(rivals *v)
+{
+    for (size_t i = 0; v->answers && i < v->n_methods * v->n; i++) {
+        bb_free(v->answers[i].x);
+        bb_free(v->answers[i].window_kl);
+    }
+    bb_free(v->answers);
+    bb_ledger_close(v->ledger);
+    bb_front_done(&v->front);
+    bb_scorer_done(&v->scorer);
+    bb_free(v->sizes);
+}
+
+bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err)
+{
+    rivals         v = { .run = r, .config = c };
+    bb_sensitivity s = { 0 };
+    bb_ledger_options lo = { c->only, 0 };
+    uint32_t       n_windows = 0;
+    char          *path = *c->out ? bb_strdup(c->out, err) : bb_run_path(r, err, "search.csv");
+    bb_status      status = BB_NOMEM;
+    v.p = bb_model_space_problem(r->space);
+    if (!path) return BB_NOMEM;
+    BB_TRY(parse_methods(&v, err));
+    BB_TRY(parse_sizes(&v, err));
+    BB_TRY(our_cost(&v, err));
+    BB_TRY(bb_run_measure(r, &s, err));
+    BB_TRY(bb_scorer_init(r, &v.scorer, err));
+    BB_TRY(bb_ledger_open(v.p, &v.scorer.evaluator, r->store, &lo, &v.ledger, err));
+    status = BB_NOMEM;
+    if (!(v.answers = BB_NEW0(v.n_methods * v.n, answer, err))) goto done;
+    BB_TRY(find_all(&v, err));
+    BB_TRY(score_all(&v, &n_windows, err));
+    if (!*c->out) BB_TRY(bb_keys_made(r, "search.csv", err));
+    BB_TRY(write_table(&v, path, err));
+    print_summary(&v, n_windows, out);
+    bb_info("wrote %s", path);
+done:
+    rivals_done(&v);
+    bb_free(s.changes);
+    bb_sensitivity_done(&s);
+    bb_free(path);
+    return status;
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * run.h: a run directory and the stages that work on it: load -> calibrate -> measure -> search -> finalise -> evaluate -> export -> report.
+ *
+ * Every stage is resumable and idempotent: what is finished is found on disk (run.db, database/, models/) and not done again, so the same
+ * command after an interruption goes on and ends with the same bytes. A stage alone reopens the run from config.resolved.yaml.
+ */
+#ifndef BB_ENGINE_RUN_H
+#define BB_ENGINE_RUN_H
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/options.h"
+#include "base/store.h"
+#include "engine/model_space.h"
+#include "eval/evaluator.h"
+#include "eval/sensitivity.h"
+#include "model/compress/database.h"
+
+typedef struct bb_run_config {
+    char    *model, *out, *config;
+    uint64_t target_size;
+    double   target_bpw;
+    int64_t  points;
+    double   min_bpw, max_bpw;
+    char    *sizes;
+    char    *calib, *eval, *protocol;
+    int64_t  ctx, calib_windows, measure_windows, refine_windows, confirm_windows, eval_windows, probes;
+    char    *effort;             /* named defaults (engine/effort.h) */
+    char    *formats, *embd_formats, *prune;
+    int64_t  screen;             /* formats of the default lists that are tried for a matrix; 0: all */
+    int64_t  ffn_divisor;
+    char    *method;
+    double   damping;
+    int64_t  sweeps;
+    char    *sketch;             /* local scores in the search: "signed", "none" */
+    double   search_tokens;      /* millions of forwarded tokens for the search */
+    int64_t  workers;            /* evaluators that score plans at the same time */
+    int64_t  seed;
+    bool     parse_special, no_finalise, ledger_only, json;
+    char    *finalise_steps;
+    int64_t  tune_windows;
+    double   tune_tokens;        /* millions, a plan */
+    uint64_t max_ram;
+    char    *database;           /* folder of the option database; empty: OUT/database */
+    char    *profile;            /* runtime profile (engine/speed.h); empty: none */
+    double   min_speed;          /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
+} bb_run_config;
+
+enum { BB_RUN_N_OPTIONS = 43 };
+extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
+
+/* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
+enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS, BB_LEVEL_SKETCH = BB_N_LEVELS, BB_N_WINDOW_SETS };
+
+/* What time is told of (timing.csv). */
+typedef enum bb_stage { BB_STAGE_CALIBRATE, BB_STAGE_BUILD, BB_STAGE_MEASURE, BB_STAGE_SEARCH, BB_STAGE_FINALISE, BB_STAGE_EVALUATE, BB_N_STAGES } bb_stage;
+extern const char *const bb_stage_names[BB_N_STAGES];
+
+/* Since a stage began: wall clock and processor time; and what earlier stages, and earlier sessions of the run, have taken. */
+typedef struct bb_clock { bb_stage stage; bool runs; double wall, cpu, seconds[BB_N_STAGES], cpu_seconds[BB_N_STAGES]; } bb_clock;
+
+typedef struct bb_run {
+    bb_run_config     config;
+    bool              is_sweep;
+    bb_model          model;
+    uint64_t          n_weights;
+    bb_lock           lock;                 /* of the directory */
+    bb_store         *store;
+    bb_model_space         *space;
+    int64_t          *budgets;              /* ascending, file bytes */
+    size_t            n_budgets;
+    bb_tokens         calib_tokens;
+    bb_windows        calib;                /* for second moments */
+    bb_windows        tune;                 /* for training: those of `calib` and more */
+    bb_windows        levels[BB_N_WINDOW_SETS];  /* for scoring: never the windows of `calib` and `tune` */
+    bb_database      *database;
+    bb_net_evaluator *evaluator;
+    bb_clock          clock;
+    char              key[65];              /* identity of model, data and every setting that changes a score; see engine/keys.h, as the next two */
+    char              search_key[65];       /* ... and of everything that decides which plans are chosen */
+    char              options_key[65];      /* ... and of everything else that the files of the directory are made from */
+} bb_run;
+
+/* Creates (or goes on with) the run directory: checks the budget first (BB_INFEASIBLE in well under a second), writes config.resolved.yaml and
+ * env.json. Takes over config. */
+bb_status bb_run_create(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err);
+bb_status bb_run_reopen(bb_run *r, const char *dir, bb_err *err);
+void      bb_run_close(bb_run *r);
+
+/* Only model, space and budgets: nothing is written or run. For `estimate`. */
+bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err);
+
+/* The stages, each needing the ones before it (done at once where results are on disk). */
+bb_status bb_run_calibrate(bb_run *r, bb_err *err);
+bb_status bb_run_measure(bb_run *r, bb_sensitivity *out, bb_err *err);
+/* The costs of the space as bb_run_measure left them in sensitivity.csv, for stages that need no more of it. */
+bb_status bb_run_load_costs(bb_run *r, bb_err *err);
+bb_status bb_run_search(bb_run *r, bb_err *err);
+bb_status bb_run_finalise(bb_run *r, bb_err *err);
+bb_status bb_run_evaluate(bb_run *r, bb_err *err);
+bb_status bb_run_all(bb_run *r, bb_err *err);
+
+/* The windows of --eval (bb_windows_done), or without it the confirm windows (borrowed), and the hash of their text. */
+bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err);
+
+/* Scores a plan with the option database's matrices as they are, on w, the windows of the reference; kept in run.db. only: BB_NOT_FOUND instead of
+ * evaluating. window_kl: [w->n]. */
+struct bb_reference;
+bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, struct bb_reference *reference, const bb_windows *w, bool only, bb_result *out,
+                               double *window_kl, bb_err *err);
+
+/* What a search has cost, in all sessions together (run.db, table "search"). tokens: forwarded for scoring plans, prefixes counted
+ * as if nothing were cached; measure_tokens: really forwarded for measuring each option alone, from its block on. */
+typedef struct bb_search_cost { double tokens, measure_tokens, seconds, n_sizes; } bb_search_cost;
+
+/* Writes plan `hash` of the run to path as GGUF (finalising it if that was not done), and, recipe not NULL, the tensor types as a
+ * `llama-quantize --tensor-type-file`. BB_USAGE, and nothing is written: a recipe of a pruned plan. */
+bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err);
+/* Reads every exported file back: hash, bytes, plan, and the KL on the confirm windows must be those recorded, bit for bit; every number of the
+ * tables made from them is recomputed and compared (BB_GUARD). */
+bb_status bb_run_verify(bb_run *r, bb_err *err);
+/* The second half: evaluates every file again and holds front.csv, baselines.csv, layers.csv, guard.json, plan.json and model.gguf against the
+ * result. *cells: how many cells of tables were equal. */
+bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err);
+/* r->evaluator, made when it is not there; bb_run_calibrate does it too. */
+bb_status bb_run_evaluator(bb_run *r, bb_err *err);
+
+/* From now on time counts for this stage; BB_N_STAGES: for none. */
+void bb_run_clock(bb_run *r, bb_stage stage);
+
+/* OUT/name; bb_free. */
+char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Begins the table OUT/name; bb_csv_close or bb_csv_discard. */
+bb_status bb_run_table(const bb_run *r, const char *name, const char *header, bb_csv_writer **w, bb_err *err);
+
+#endif

@@ -1,0 +1,575 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * run_search.c: the search stage: binds the model's evaluator to the search engine, refines the front by true KL, and adds the simpler plans
+ * that guard it: uniform formats, quantization only, pruning only, at the same bytes.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/csv.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "engine/estimate.h"
+#include "engine/evidence.h"
+#include "engine/front.h"
+#include "engine/keys.h"
+#include "engine/run.h"
+#include "engine/score.h"
+#include "engine/scorer.h"
+#include "engine/simple_plans.h"
+#include "search/ledger.h"
+#include "search/refine.h"
+#include "search/separable.h"
+#include "search/space.h"
+
+#define PLAIN_SHARE 0.1 /* of the tokens, for separable plans without pruning at every size */
+#define MAIN_SHARE 0.85 /* of the tokens; the rest searches quantization alone near the crossover */
+
+/* ---- simpler plans ---- */
+
+static bb_status add_simple(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, const uint16_t *x, const char *name, bb_err *err)
+{
+    bb_score  score;
+    bb_status status = BB_OK;
+    if (!bb_problem_allows(p, x)) return BB_OK; /* a plan that is too slow is no alternative */
+    BB_TRY(bb_ledger_evaluate(l, &x, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
+    BB_TRY(bb_front_add(r, f, x, name, true, true, score.kl, score.kl_se, err));
+done:
+    return status;
+}
+
+/* Of the few uniform plans of lowest separable cost the one of lowest KL. */
+static bb_status add_uniform(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
+{
+    enum { N_UNIFORM = 3 };
+    char      names[N_UNIFORM][BB_UNIFORM_NAME];
+    uint16_t *all = BB_NEW(N_UNIFORM * (size_t)p->n_units, uint16_t, err);
+    size_t    best = SIZE_MAX, n;
+    double    least = HUGE_VAL;
+    bb_status status = BB_OK;
+    if (!all) return BB_NOMEM;
+    n = bb_uniform_plans(r, budget, N_UNIFORM, all, names);
+    for (size_t i = 0; i < n; i++) {
+        const uint16_t *x = all + i * p->n_units;
+        bb_score        score;
+        if (!bb_problem_allows(p, x)) continue;
+        BB_TRY(bb_ledger_evaluate(l, &x, 1, BB_LEVEL_REFINE, &score, NULL, err));
+        if (!(score.kl < least)) continue;
+        least = score.kl;
+        best = i;
+    }
+    if (best != SIZE_MAX) BB_TRY(add_simple(r, p, l, f, all + best * p->n_units, names[best], err));
+done:
+    bb_free(all);
+    return status;
+}
+
+static bb_status add_simple_plans(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
+{
+    uint16_t *x = BB_NEW(p->n_units, uint16_t, err);
+    bb_status status;
+    if (!x) return BB_NOMEM;
+    BB_TRY(add_uniform(r, p, l, f, budget, err));
+    if (r->is_sweep) goto done; /* the other two would triple the evaluations of a front */
+    if (bb_restricted_plan(r, budget, false, true, x)) BB_TRY(add_simple(r, p, l, f, x, "quantization only, separable", err));
+    if (bb_restricted_plan(r, budget, true, false, x)) BB_TRY(add_simple(r, p, l, f, x, "pruning only", err));
+done:
+    bb_free(x);
+    return status;
+}
+
+/* ---- the stage ---- */
+
+typedef struct trace {
+    bb_csv_writer   *csv;
+    const int64_t   *budgets;
+    const bb_ledger *ledger;
+    bb_progress     *progress;   /* tokens */
+    double           replayed;   /* of them, found in the ledger */
+} trace;
+
+/* What was found in the ledger took no time. */
+static void count_replayed(trace *t)
+{
+    const double found = bb_ledger_tokens(t->ledger) - bb_ledger_tokens_new(t->ledger);
+    if (found > t->replayed) bb_progress_skip(t->progress, (uint64_t)(found - t->replayed));
+    t->replayed = fmax(t->replayed, found);
+}
+
+static void on_plain_step(void *self, const bb_refine_step *step)
+{
+    (void)step;
+    count_replayed(self);
+}
+
+static void on_step(void *self, const bb_refine_step *step)
+{
+    trace *t = self;
+    char   label[48];
+    count_replayed(t);
+    /* One line a size; the final scores are those of another level and would break it: they are in plans.csv. */
+    if (step->level == BB_LEVEL_CONFIRM) return;
+    bb_format_size((uint64_t)t->budgets[step->budget_index], label);
+    bb_csv_put_int(t->csv, step->round);
+    bb_csv_put_text(t->csv, label);
+    bb_csv_put_double(t->csv, step->kl);
+    bb_csv_put_int(t->csv, step->size_bytes);
+    bb_csv_end_row(t->csv);
+    bb_debug("search: %s %u, %s: KL %.5f, %lld bytes, %.2f M tokens (%s)", step->stage, step->round, label, step->kl, (long long)step->size_bytes, step->tokens / 1e6, step->source);
+}
+
+/* For each budget the best plan of the archive, and the simpler plans beside it. */
+static bb_status choose_front(bb_run *r, const bb_problem *p, bb_ledger *l, const bb_archive *archive, bb_front *front, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < r->n_budgets; i++) {
+        const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
+        const bool asked = r->is_sweep || r->budgets[i] == bb_front_target(r);
+        if (best) BB_TRY(bb_front_add(r, front, best->x, best->source, false, asked, best->score.kl, best->score.kl_se, err));
+        if (asked) BB_TRY(add_simple_plans(r, p, l, front, r->budgets[i], err));
+    }
+    if (front->n == 0) status = BB_FAIL(err, BB_FAILED, "the search found no plan");
+done:
+    return status;
+}
+
+/* Adds a size on either side of the knee of a sweep's separable front: the size farthest below the chord in log bytes and cost [Satopaa et al.,
+ * Finding a "kneedle" in a haystack, ICDCSW 2011]. */
+static bb_status densify_knee(bb_run *r, const bb_separable *s, bb_err *err)
+{
+    enum { FEWEST = 6 };
+    const size_t n = r->n_budgets;
+    uint16_t    *x = NULL;
+    double      *cost = NULL;
+    size_t       knee = 0;
+    double       deepest = 0;
+    bb_status    status = BB_NOMEM;
+    if (!r->is_sweep || *r->config.sizes || n < FEWEST) return BB_OK;
+    if (!(x = BB_NEW(bb_model_space_problem(r->space)->n_units, uint16_t, err)) || !(cost = BB_NEW(n, double, err))) goto done;
+    for (size_t i = 0; i < n; i++) {
+        bb_separable_result result;
+        BB_TRY(bb_separable_solve(s, r->budgets[i], x, &result, err));
+        cost[i] = result.cost;
+    }
+    for (size_t i = 1; i + 1 < n; i++) {
+        double along = log((double)r->budgets[i] / (double)r->budgets[0]) / log((double)r->budgets[n - 1] / (double)r->budgets[0]);
+        double depth = cost[0] + along * (cost[n - 1] - cost[0]) - cost[i];
+        if (!(depth > deepest)) continue;
+        deepest = depth;
+        knee = i;
+    }
+    status = BB_OK;
+    if (knee == 0) goto done;
+    int64_t *grown = bb_realloc(r->budgets, n + 2, sizeof *grown, err);
+    if (!grown) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    r->budgets = grown;
+    const int64_t below = grown[knee - 1], at = grown[knee], above = grown[knee + 1];
+    memmove(grown + knee + 3, grown + knee + 1, (n - knee - 1) * sizeof *grown);
+    grown[knee] = llround(sqrt((double)below * (double)at));
+    grown[knee + 1] = at;
+    grown[knee + 2] = llround(sqrt((double)at * (double)above));
+    r->n_budgets = n + 2;
+    bb_info("search: the front bends at %lld bytes: two more sizes beside it", (long long)at);
+done:
+    bb_free(x);
+    bb_free(cost);
+    return status;
+}
+
+/* ---- speed ---- */
+
+/* The problem with a price on decoding time, so high that the separable plan of every size is fast enough. One price serves all sizes: the
+ * search goes through every plan's true prediction (bb_problem.allowed), the price only leads it there. Sizes at which no price suffices are
+ * dropped; BB_INFEASIBLE when none is left. */
+static bb_status price_speed(bb_run *r, bb_speed *speed, bb_variant *v, bb_err *err)
+{
+    enum { STEPS = 60 };
+    const double      LEAST_PRICE = 1e-3; /* nats a second; doubled up to 1e15 */
+    const bb_problem *p = bb_model_space_problem(r->space);
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
+    double            fastest = 0, price = 0;
+    size_t            kept = 0;
+    bb_progress       progress;
+    bb_status         status = BB_NOMEM;
+    if (!x) return BB_NOMEM;
+    bb_progress_start(&progress, "speed bound, sizes", r->n_budgets);
+    for (size_t i = 0; i < r->n_budgets; i++, bb_progress_add(&progress, 1)) {
+        double trial = price;
+        bool   enough = false;
+        for (int k = 0; k < STEPS && !enough; k++) {
+            bb_separable *s = NULL;
+            if (k > 0) trial = trial > 0 ? 2 * trial : LEAST_PRICE;
+            bb_speed_price(speed, trial, v);
+            BB_TRY(bb_separable_create(&v->problem, NULL, &s, err));
+            status = bb_separable_solve(s, r->budgets[i], x, NULL, err);
+            bb_separable_destroy(s);
+            BB_TRY(status);
+            fastest = fmax(fastest, bb_speed_decode(speed, x));
+            enough = bb_speed_allows(speed, x);
+        }
+        if (enough) {
+            price = trial;
+            r->budgets[kept++] = r->budgets[i];
+        } else {
+            bb_warn("no plan of %lld bytes decodes %g tokens a second: this size is left out", (long long)r->budgets[i], speed->min_tps);
+        }
+    }
+    bb_progress_end(&progress);
+    status = BB_OK;
+    r->n_budgets = kept;
+    if (kept == 0)
+        status = BB_FAIL(err, BB_INFEASIBLE, "--min-speed %g cannot be reached at these sizes: %g tokens a second is the fastest that was found, by %s",
+                         speed->min_tps, fastest, r->config.profile);
+    else bb_speed_price(speed, price, v);
+done:
+    bb_free(x);
+    return status;
+}
+
+/* ---- crossover ---- */
+
+static bool can_prune(const bb_run *r)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (!bb_model_space_is_format(r->space, u) && p->units[u].n_options > 1) return true;
+    return false;
+}
+
+static bool is_pruned(const bb_run *r, const uint16_t *x)
+{
+    for (uint32_t u = 0; u < bb_model_space_problem(r->space)->n_units; u++)
+        if (!bb_model_space_is_format(r->space, u) && x[u] != 0) return true;
+    return false;
+}
+
+/* Sizes (at most BESIDE on either side) around the largest one whose best plan is pruned: there quantization alone is searched as hard as
+ * everything together. *first, *n into r->budgets. */
+static void around_crossover(const bb_run *r, const bb_archive *archive, size_t *first, size_t *n)
+{
+    enum { BESIDE = 2 };
+    size_t last = 0;
+    for (size_t i = 0; i < r->n_budgets; i++) {
+        const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
+        if (best && is_pruned(r, best->x)) last = i;
+    }
+    *first = last > BESIDE ? last - BESIDE : 0;
+    *n = last + BESIDE < r->n_budgets ? last + BESIDE + 1 - *first : r->n_budgets - *first;
+}
+
+/* Searches quantization alone near the crossover and, where that is cheap, scores its separable plans everywhere; what it finds is in the ledger and the archive. */
+static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger, bb_refine_options o, trace *t, bb_archive *archive, bb_err *err)
+{
+    bb_variant        v;
+    bb_separable     *s = NULL;
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
+    int64_t           least, most;
+    size_t            first, n;
+    bb_score          score;
+    const double      one = (double)bb_ledger_evaluator(ledger)->n_windows[BB_LEVEL_CONFIRM] * (double)r->config.ctx;
+    const bool        everywhere = one * (double)r->n_budgets <= PLAIN_SHARE * r->config.search_tokens * 1e6;
+    bb_status         status = bb_variant_init(p, &v, err);
+    if (status == BB_OK && !x) status = BB_NOMEM;
+    BB_TRY(status);
+    for (uint32_t u = 0; u < p->n_units; u++)
+        if (!bb_model_space_is_format(r->space, u)) bb_variant_pin(&v, u, 0);
+    if (bb_separable_create(&v.problem, NULL, &s, NULL) != BB_OK) goto done;
+    bb_separable_reach(s, &least, &most);
+    for (size_t i = 0; everywhere && i < r->n_budgets; i++) {
+        const uint16_t *px = x;
+        if (r->budgets[i] < least || bb_separable_solve(s, r->budgets[i], x, NULL, NULL) != BB_OK || !bb_problem_allows(p, x)) continue;
+        BB_TRY(bb_ledger_evaluate(ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
+    }
+    around_crossover(r, archive, &first, &n);
+    for (; n > 0 && r->budgets[first] < least; n--) first++;
+    o.budgets = r->budgets + first;
+    o.n_budgets = n;
+    o.quadratic = NULL;
+    o.progress = on_plain_step;
+    o.progress_self = t;
+    /* Where quantization alone is too slow at some size, there is nothing to compare. */
+    if (n > 0) BB_TRY(bb_refine(&v.problem, s, ledger, &o, archive, NULL, err));
+done:
+    bb_separable_destroy(s);
+    bb_variant_done(&v);
+    bb_free(x);
+    return status;
+}
+
+/* Seconds count only where something was evaluated: a replay does not change them. */
+static bb_status record_cost(bb_run *r, const bb_ledger *l, double local_tokens, double measure_tokens, double seconds, bb_err *err)
+{
+    bb_search_cost cost = { 0, 0, 0, 0 };
+    void     *value = NULL;
+    size_t    size;
+    bool      found;
+    char      key[80];
+    bb_status status;
+    snprintf(key, sizeof key, "cost|%s", r->search_key);
+    BB_TRY(bb_store_get(r->store, "search", key, &value, &size, &found, err));
+    if (found && size == sizeof cost) memcpy(&cost, value, sizeof cost);
+    cost.tokens = bb_ledger_tokens(l) + local_tokens;
+    cost.measure_tokens = measure_tokens;
+    cost.n_sizes = (double)r->n_budgets;
+    if (bb_ledger_tokens_new(l) > 0) cost.seconds += seconds;
+    BB_TRY(bb_store_put(r->store, "search", key, &cost, sizeof cost, err));
+    bb_info("search: %.2f million tokens for %zu sizes, after %.2f million for measuring the options", cost.tokens / 1e6, r->n_budgets, measure_tokens / 1e6);
+done:
+    bb_free(value);
+    return status;
+}
+
+/* ---- local scores ---- */
+
+enum { ANCHOR_REACH = 1 }; /* options on either side that are measured around an anchor: a seventh of all */
+
+typedef struct local {
+    bb_run      *run;
+    bb_run_score score;
+    bool         has_score;
+    double       tokens;   /* of all anchors */
+    bb_progress *progress;
+} local;
+
+static void local_done(local *l)
+{
+    if (l->has_score) bb_run_score_done(&l->score);
+    l->has_score = false;
+}
+
+/* The signed sketch around plan x, for bb_refine. */
+static bb_status measure_around(void *self, const uint16_t *x, bb_local_score *out, bb_err *err)
+{
+    local    *l = self;
+    bb_status status;
+    local_done(l);
+    BB_TRY(bb_run_score_near(l->run, x, NULL, ANCHOR_REACH, &l->score, err));
+    l->has_score = true;
+    l->tokens += l->score.proxy.tokens;
+    bb_progress_add(l->progress, (uint64_t)l->score.proxy.tokens);
+    *out = (bb_local_score){ (const double *const *)l->score.proxy.linear, l->score.proxy.gram, l->score.proxy.tokens };
+done:
+    return status;
+}
+
+/* What the parts of the stage share. */
+typedef struct stage {
+    bb_run           *run;
+    const bb_problem *problem;    /* the run's own, or priced.problem */
+    bb_speed          speed;
+    bool              has_speed, has_price;
+    bb_variant        priced;
+    bb_sensitivity    sensitivity;
+    bb_scorer         scorer;
+    bb_separable     *separable;
+    bb_ledger        *ledger;
+    bb_archive        archive;
+    bb_front          front;
+    trace             steps;
+    local             local;
+} stage;
+
+static bb_status stage_init(stage *s, bb_err *err)
+{
+    bb_run           *r = s->run;
+    bb_ledger_options lo = { r->config.ledger_only, 0 };
+    bb_status         status;
+    BB_TRY(bb_run_measure(r, &s->sensitivity, err));
+    bb_run_clock(r, BB_STAGE_SEARCH);
+    BB_TRY(bb_scorer_init(r, &s->scorer, err));
+    if (*r->config.profile) {
+        BB_TRY(bb_speed_load(r->space, r->config.profile, &s->speed, err));
+        s->has_speed = true;
+        s->speed.min_tps = r->config.min_speed;
+    }
+    if (s->has_speed && r->config.min_speed > 0) {
+        BB_TRY(bb_variant_init(s->problem, &s->priced, err));
+        s->has_price = true;
+        s->priced.problem.allowed = bb_speed_allows;
+        s->priced.problem.allowed_self = &s->speed;
+        BB_TRY(price_speed(r, &s->speed, &s->priced, err));
+        s->problem = &s->priced.problem;
+    }
+    BB_TRY(bb_separable_create(s->problem, NULL, &s->separable, err));
+    BB_TRY(densify_knee(r, s->separable, err));
+    BB_TRY(bb_ledger_open(s->problem, &s->scorer.evaluator, r->store, &lo, &s->ledger, err));
+done:
+    return status;
+}
+
+static void stage_done(stage *s)
+{
+    bb_csv_discard(s->steps.csv);
+    bb_front_done(&s->front);
+    bb_archive_done(&s->archive);
+    bb_ledger_close(s->ledger);
+    bb_separable_destroy(s->separable);
+    bb_scorer_done(&s->scorer);
+    if (s->has_price) bb_variant_done(&s->priced);
+    if (s->has_speed) bb_speed_done(&s->speed);
+    local_done(&s->local);
+    bb_free(s->sensitivity.changes);
+    bb_sensitivity_done(&s->sensitivity);
+}
+
+static bb_status find_plans(stage *s, bb_err *err)
+{
+    bb_run           *r = s->run;
+    const double      tokens = r->config.search_tokens * 1e6;
+    s->steps.budgets = r->budgets;
+    bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
+                            .max_tokens = can_prune(r) ? MAIN_SHARE * tokens : tokens, .progress = on_step, .progress_self = &s->steps };
+    bb_progress       progress;
+    bb_status         status;
+    s->local.run = r;
+    s->local.progress = s->steps.progress = s->scorer.progress = &progress;
+    s->steps.ledger = s->ledger;
+    if (strcmp(r->config.sketch, "none") != 0) {
+        o.anchor = measure_around;
+        o.anchor_self = &s->local;
+        o.anchor_tokens = bb_run_score_tokens(r, ANCHOR_REACH);
+    }
+    bb_progress_start(&progress, "search, tokens", (uint64_t)o.max_tokens);
+    BB_TRY(bb_refine(s->problem, s->separable, s->ledger, &o, &s->archive, NULL, err));
+    bb_progress_end(&progress);
+    if (!can_prune(r)) goto done;
+    o.max_tokens = tokens - s->local.tokens;
+    o.anchor = NULL;
+    bb_progress_start(&progress, "search quantization alone, tokens", (uint64_t)fmax(0, o.max_tokens - bb_ledger_tokens(s->ledger)));
+    BB_TRY(search_plain(r, s->problem, s->ledger, o, &s->steps, &s->archive, err));
+    BB_TRY(bb_write_crossover(r, s->ledger, err));
+    bb_progress_end(&progress);
+done:
+    s->scorer.progress = NULL;
+    return status;
+}
+
+bb_status bb_run_search(bb_run *r, bb_err *err)
+{
+    stage       s = { .run = r, .problem = bb_model_space_problem(r->space) };
+    bb_progress progress;
+    double      started = bb_now_s();
+    bb_status status;
+    bb_archive_init(&s.archive, s.problem->n_units);
+    BB_TRY(stage_init(&s, err));
+    BB_TRY(bb_run_table(r, "convergence.csv", "step,label,kl_nats,size_bytes", &s.steps.csv, err));
+    BB_TRY(find_plans(&s, err));
+    BB_TRY(bb_write_certificate(r, &s.sensitivity, &s.archive, err));
+    BB_TRY(record_cost(r, s.ledger, s.local.tokens, s.sensitivity.n_forwarded, bb_now_s() - started, err));
+    bb_progress_start(&progress, "simple plans, tokens", 0);
+    s.scorer.progress = &progress;
+    BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
+    bb_progress_end(&progress);
+    BB_TRY(bb_front_put_sizes(r, err));
+    BB_TRY(bb_front_save(r, &s.front, s.ledger, err));
+    if (s.has_speed) BB_TRY(bb_write_speed(r, &s.speed, &s.front, err));
+    status = bb_csv_close(&s.steps.csv, err);
+done:
+    stage_done(&s);
+    return status;
+}
+
+/* Times of earlier sessions of the run are added: a run that was interrupted took all of them. */
+static bb_status add_times(bb_run *r, bb_err *err)
+{
+    bb_clock *c = &r->clock;
+    double    before[2 * BB_N_STAGES];
+    void     *value = NULL;
+    size_t    size;
+    bool      found;
+    bb_status status;
+    bb_run_clock(r, BB_N_STAGES);
+    BB_TRY(bb_store_get(r->store, "timing", "seconds", &value, &size, &found, err));
+    if (found && size == sizeof before) {
+        memcpy(before, value, sizeof before);
+        for (int i = 0; i < BB_N_STAGES; i++) {
+            c->seconds[i] += before[i];
+            c->cpu_seconds[i] += before[BB_N_STAGES + i];
+        }
+    }
+    memcpy(before, c->seconds, sizeof c->seconds);
+    memcpy(before + BB_N_STAGES, c->cpu_seconds, sizeof c->cpu_seconds);
+    BB_TRY(bb_store_put(r->store, "timing", "seconds", before, sizeof before, err));
+done:
+    bb_free(value);
+    return status;
+}
+
+/* timing.csv: what was foreseen for a quiet machine, what it took, and the processor time, which other work does not change. */
+static bb_status write_timing(bb_run *r, const double *predicted, bb_err *err)
+{
+    const bb_clock *c = &r->clock;
+    bb_csv_writer  *w = NULL;
+    double          foreseen = 0, took = 0, cpu = 0;
+    char            a[80], b[32], p[32];
+    bb_status       status;
+    BB_TRY(bb_run_table(r, "timing.csv", "stage,predicted_s,seconds,cpu_s", &w, err));
+    for (int i = 0; i < BB_N_STAGES; i++) {
+        bb_csv_put_text(w, bb_stage_names[i]);
+        bb_csv_put_double(w, predicted[i]);
+        bb_csv_put_double(w, c->seconds[i]);
+        bb_csv_put_double(w, c->cpu_seconds[i]);
+        bb_csv_end_row(w);
+        bb_format_time(predicted[i], p);
+        bb_format_time(c->seconds[i], b);
+        bb_info("time: %s %s, foreseen %s", bb_stage_names[i], b, p);
+        foreseen += predicted[i];
+        took += c->seconds[i];
+        cpu += c->cpu_seconds[i];
+    }
+    BB_TRY(bb_csv_close(&w, err));
+    bb_estimate_interval(foreseen, a);
+    bb_format_time(took, b);
+    bb_format_time(cpu, p);
+    bb_info("time: %s in all (processor time %s); foreseen %s on a quiet machine", b, p, a);
+done:
+    bb_csv_discard(w);
+    return status;
+}
+
+/* The same command in a later session must say the same, so that what was foreseen is kept. */
+static bb_status foresee(bb_run *r, double *predicted, bb_err *err)
+{
+    void     *value = NULL;
+    size_t    size;
+    bool      found;
+    double    sum = 0;
+    char      text[80];
+    bb_status status;
+    BB_TRY(bb_store_get(r->store, "timing", "predicted", &value, &size, &found, err));
+    if (found && size == BB_N_STAGES * sizeof *predicted) memcpy(predicted, value, size);
+    else {
+        BB_TRY(bb_estimate_time(r, predicted, err));
+        BB_TRY(bb_store_put(r->store, "timing", "predicted", predicted, BB_N_STAGES * sizeof *predicted, err));
+    }
+    for (int i = 0; i < BB_N_STAGES; i++) sum += predicted[i];
+    bb_estimate_interval(sum, text);
+    bb_info("time: %s foreseen on a quiet machine", text);
+done:
+    bb_free(value);
+    return status;
+}
+
+bb_status bb_run_all(bb_run *r, bb_err *err)
+{
+    double    predicted[BB_N_STAGES];
+    bb_err    late = BB_ERR_INIT;
+    bb_status status, added;
+    BB_TRY(foresee(r, predicted, err));
+    BB_TRY(bb_keys_remove_old(r, err));
+    BB_TRY(bb_run_search(r, err));
+    bb_run_clock(r, BB_STAGE_FINALISE);
+    BB_TRY(bb_run_finalise(r, err));
+    bb_run_clock(r, BB_STAGE_EVALUATE);
+    BB_TRY(bb_run_evaluate(r, err));
+done:
+    added = add_times(r, &late); /* also of a session that ends early */
+    if (status != BB_OK) return status;
+    if (added != BB_OK) return BB_FAIL(err, added, "%s", late.msg);
+    return write_timing(r, predicted, err);
+}

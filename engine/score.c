@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * score.c: see score.h. */
+#include "engine/score.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+bb_status bb_run_units_init(const bb_run *r, bb_run_units *u, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    uint32_t          M = 0;
+    memset(u, 0, sizeof *u);
+    for (uint32_t i = 0; i < p->n_units; i++) M += p->units[i].n_options;
+    u->offset = BB_NEW((size_t)p->n_units + 1, uint32_t, err);
+    u->controller = BB_NEW(p->n_units, int32_t, err);
+    u->width = BB_NEW(M, double, err);
+    if (!u->offset || !u->controller || !u->width) {
+        bb_run_units_done(u);
+        return BB_NOMEM;
+    }
+    M = 0;
+    for (uint32_t i = 0; i < p->n_units; i++) {
+        u->offset[i] = M;
+        u->controller[i] = p->units[i].controller;
+        for (uint32_t o = 0; o < p->units[i].n_options; o++) u->width[M++] = bb_model_space_width(r->space, i, o);
+    }
+    u->offset[p->n_units] = M;
+    u->units = (bb_units){ p->n_units, u->offset, u->controller, u->width };
+    return BB_OK;
+}
+
+void bb_run_units_done(bb_run_units *u)
+{
+    bb_free(u->offset);
+    bb_free(u->controller);
+    bb_free(u->width);
+    memset(u, 0, sizeof *u);
+}
+
+/* Whether option o of unit u is another than the anchor's and at most `reach` steps of bytes away, among the options that can be loaded there. */
+static bool is_near(const bb_problem *p, const uint16_t *anchor, bool is_structure, uint32_t u, uint32_t o, uint32_t reach)
+{
+    const bb_unit *unit = &p->units[u];
+    const int64_t *bytes = unit->bytes + (size_t)(unit->controller >= 0 ? anchor[unit->controller] : 0) * unit->n_options;
+    const int64_t  a = bytes[o], b = bytes[anchor[u]], low = a < b ? a : b, high = a < b ? b : a;
+    uint32_t       between = 0;
+    if (o == anchor[u]) return false; /* no change: nothing to measure */
+    if (is_structure) return (o > anchor[u] ? o - anchor[u] : anchor[u] - o) <= reach;
+    for (uint32_t k = 0; k < unit->n_options; k++) between += k != o && k != anchor[u] && !bb_is_forbidden(bytes[k]) && bytes[k] > low && bytes[k] < high;
+    return between < reach;
+}
+
+/* Fills `list` with the changes within reach that can be loaded beside the anchor, and at[k] with their place among all options. */
+static size_t loadable(const bb_run *r, const uint16_t *anchor, uint32_t reach, uint16_t *x, bb_change *list, size_t *at)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    size_t n = 0, i = 0;
+    for (uint32_t u = 0; u < p->n_units; u++)
+        for (uint32_t o = 0; o < p->units[u].n_options; o++, i++) {
+            if (anchor) {
+                memcpy(x, anchor, p->n_units * sizeof *x);
+                x[u] = (uint16_t)o;
+                if (bb_is_forbidden(bb_problem_bound(p, x))) continue;
+                if (reach > 0 && !is_near(p, anchor, !bb_model_space_is_format(r->space, u), u, o, reach)) continue;
+            }
+            list[n] = (bb_change){ p->units[u].name, p->units[u].options[o], 0, 0, NULL };
+            at[n++] = i;
+        }
+    return n;
+}
+
+/* Spreads the measured changes (and their sketches) over all options: NaN and zeros where there is none. */
+static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at, size_t total, bb_err *err)
+{
+    bb_change *all = BB_NEW0(total, bb_change, err);
+    float     *memory = BB_NEW0(total * s->dim, float, err);
+    size_t     i = 0;
+    if (!all || !memory) {
+        bb_free(all);
+        bb_free(memory);
+        return BB_NOMEM;
+    }
+    for (uint32_t u = 0; u < p->n_units; u++)
+        for (uint32_t o = 0; o < p->units[u].n_options; o++, i++)
+            all[i] = (bb_change){ p->units[u].name, p->units[u].options[o], (double)NAN, (double)NAN, memory + i * s->dim };
+    for (size_t k = 0; k < s->n; k++) {
+        memcpy(all[at[k]].psi, s->changes[k].psi, s->dim * sizeof(float));
+        all[at[k]].kl = s->changes[k].kl;
+        all[at[k]].kl_se = s->changes[k].kl_se;
+    }
+    bb_free(s->changes);
+    bb_free(s->memory);
+    s->changes = all;
+    s->memory = memory;
+    s->n = total;
+    return BB_OK;
+}
+
+static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_sensitivity *out, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    bb_plan    plan = { 0, NULL };
+    bb_change *list = NULL;
+    size_t    *at = NULL, n, total = 0;
+    uint16_t  *x = BB_NEW(p->n_units, uint16_t, err);
+    bb_status  status = BB_NOMEM;
+    memset(out, 0, sizeof *out);
+    for (uint32_t u = 0; u < p->n_units; u++) total += p->units[u].n_options;
+    list = BB_NEW0(total, bb_change, err);
+    at = BB_NEW(total, size_t, err);
+    if (!x || !list || !at) goto done;
+    BB_TRY(bb_run_calibrate(r, err));
+    n = loadable(r, anchor, reach, x, list, at);
+    if (anchor) BB_TRY(bb_problem_plan(p, anchor, &plan, err));
+    bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, anchor ? &plan : NULL, r->store, r->key };
+    BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, list, n, out, err));
+    list = NULL; /* now out's */
+    if (n < total) BB_TRY(spread(p, out, at, total, err));
+done:
+    if (status != BB_OK) {
+        bb_free(out->changes);
+        bb_sensitivity_done(out);
+    }
+    bb_plan_done(&plan);
+    bb_free(list);
+    bb_free(at);
+    bb_free(x);
+    return status;
+}
+
+bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *out, bb_err *err) { return measure(r, anchor, 0, out, err); }
+
+bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, uint32_t reach, bb_run_score *out, bb_err *err)
+{
+    static const bb_proxy_shape exact = { 1, 1 };
+    const bb_proxy_shape        usual = BB_PROXY_DEFAULT; /* named: a compound literal would end with the statement that it stands in */
+    bb_sensitivity base = { 0 }, around = { 0 };
+    double        *single = NULL;
+    bb_status      status;
+    if (!shape) shape = anchor ? &usual : &exact;
+    memset(out, 0, sizeof *out);
+    BB_TRY(bb_run_units_init(r, &out->units, err));
+    BB_TRY(measure(r, NULL, 0, &base, err));
+    status = BB_NOMEM;
+    if (!(single = BB_NEW(base.n, double, err))) goto done;
+    for (size_t i = 0; i < base.n; i++) single[i] = fmax(0, base.changes[i].kl);
+    if (anchor) BB_TRY(measure(r, anchor, reach, &around, err));
+    BB_TRY(bb_proxy_from_sensitivity(&out->units.units, anchor ? "anchored" : "signed", anchor ? &around : &base, anchor, single, shape, &out->proxy, err));
+done:
+    if (status != BB_OK) bb_run_score_done(out);
+    bb_free(base.changes);
+    bb_sensitivity_done(&base);
+    bb_free(around.changes);
+    bb_sensitivity_done(&around);
+    bb_free(single);
+    return status;
+}
+
+bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, bb_run_score *out, bb_err *err)
+{
+    return bb_run_score_near(r, anchor, shape, 0, out, err);
+}
+
+void bb_run_score_done(bb_run_score *s)
+{
+    if (s->proxy.units) bb_proxy_done(&s->proxy);
+    bb_run_units_done(&s->units);
+    memset(s, 0, sizeof *s);
+}
+
+bb_quadratic bb_run_score_quadratic(const bb_run_score *s, const bb_space *space)
+{
+    return (bb_quadratic){ .space = space, .gram = s->proxy.gram, .linear = (const double *const *)s->proxy.linear };
+}
+
+void bb_run_score_costs(const bb_run_score *s, bb_variant *v)
+{
+    const bb_problem *p = &v->problem;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        size_t n = bb_problem_rows(p, u) * p->units[u].n_options;
+        double least = HUGE_VAL;
+        for (size_t i = 0; i < n; i++) least = fmin(least, s->proxy.linear[u][i]);
+        for (size_t i = 0; i < n; i++) v->cost[u][i] = s->proxy.linear[u][i] - least;
+    }
+}
+
+static uint32_t block_of(const char *unit)
+{
+    return strncmp(unit, "blk.", 4) == 0 ? (uint32_t)strtoul(unit + 4, NULL, 10) : 0; /* the embedding touches everything */
+}
+
+double bb_run_score_tokens(const bb_run *r, uint32_t reach)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    const double      n_layer = r->model.net.n_layer;
+    double            sum = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const uint32_t all = p->units[u].n_options, near = 2 * reach;
+        const double   n = reach > 0 && near < all ? near : all;
+        sum += n * (n_layer - (double)block_of(p->units[u].name)) / n_layer;
+    }
+    return sum * (double)bb_net_evaluator_windows(r->evaluator, BB_LEVEL_MEASURE) * (double)r->config.ctx;
+}

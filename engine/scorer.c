@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * scorer.c: see scorer.h. */
+#include "engine/scorer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+static bb_status score_candidate(bb_scorer_worker *w, const uint16_t *x, uint32_t level, bb_score *out, double *window_kl, bb_err *err)
+{
+    const bb_run *r = w->scorer->run;
+    bb_plan       plan = { 0, NULL };
+    bb_net        net;
+    bb_evaluation v;
+    bb_status     status;
+    BB_TRY(bb_problem_plan(bb_model_space_problem(r->space), x, &plan, err));
+    BB_TRY(bb_database_apply(r->database, &plan, &net, w->blocks, err));
+    BB_TRY(bb_net_evaluator_score(w->net, &net, level, &v, window_kl, err));
+    /* The cost is stated without the prefix cache's luck, so that a token budget ends at the same plan in every replay. */
+    *out = (bb_score){ v.kl, v.kl_se, exp(v.nll), (double)NAN, v.top1, (double)w->scorer->n_windows[level] * (double)r->config.ctx };
+done:
+    bb_plan_done(&plan);
+    return status;
+}
+
+static bb_status evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
+{
+    const bb_scorer_worker *w = self;
+    for (size_t i = 0; i < n; i++) {
+        bb_status status = score_candidate(self, x[i], level, &out[i], window_kl ? window_kl[i] : NULL, err);
+        if (status != BB_OK) return status;
+        if (w->scorer->progress) bb_progress_add(w->scorer->progress, (uint64_t)out[i].tokens);
+    }
+    return BB_OK;
+}
+
+/* The caches of all workers together stay within --max-ram. */
+static bb_status start_worker(bb_scorer *s, uint32_t i, bb_err *err)
+{
+    bb_run           *r = s->run;
+    bb_scorer_worker *w = &s->workers[i];
+    bb_status         status = BB_OK;
+    w->scorer = s;
+    if (!(w->blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) return BB_NOMEM;
+    if (i == 0) w->net = r->evaluator;
+    else BB_TRY(bb_net_evaluator_create(&r->model, r->levels, BB_N_LEVELS, r->config.max_ram / s->n, &w->net, err));
+    s->each[i] = (bb_evaluator){ w, BB_N_LEVELS, s->n_windows, evaluate, r->key };
+done:
+    return status;
+}
+
+bb_status bb_scorer_init(bb_run *r, bb_scorer *s, bb_err *err)
+{
+    bb_status status = BB_NOMEM;
+    memset(s, 0, sizeof *s);
+    s->run = r;
+    s->n = (uint32_t)r->config.workers;
+    if (!(s->workers = BB_NEW0(s->n, bb_scorer_worker, err)) || !(s->each = BB_NEW0(s->n, bb_evaluator, err))) goto done;
+    for (uint32_t l = 0; l < BB_N_LEVELS; l++) s->n_windows[l] = bb_net_evaluator_windows(r->evaluator, l);
+    for (uint32_t i = 0; i < s->n; i++) BB_TRY(start_worker(s, i, err));
+    s->threads = (bb_thread_workers){ s->each, s->n };
+    bb_workers_init(&s->all, bb_transport_threads(&s->threads), &s->each[0]);
+    s->evaluator = s->n > 1 ? s->all.evaluator : s->each[0];
+    status = BB_OK;
+done:
+    if (status != BB_OK) bb_scorer_done(s);
+    return status;
+}
+
+void bb_scorer_done(bb_scorer *s)
+{
+    for (uint32_t i = 0; s->workers && i < s->n; i++) {
+        if (i > 0) bb_net_evaluator_destroy(s->workers[i].net);
+        bb_free(s->workers[i].blocks);
+    }
+    bb_free(s->workers);
+    bb_free(s->each);
+    s->workers = NULL;
+    s->each = NULL;
+}
