@@ -155,7 +155,7 @@ tables:
 # The fronts. $(call front,MODEL.gguf,NAME,CALIBRATION,EVALUATION,FOLDER)
 define front
 	$(BB) sweep $(1) --config $(CONFIGS)/$(2).yaml --out $(RUNS)/$(2) --calib $(3) --eval $(4)
-	mkdir -p $(5); cd $(RUNS)/$(2) && cp front.csv baselines.csv layers.csv sensitivity.csv plots/front.svg $(CURDIR)/$(5) && cp finalise.csv $(CURDIR)/$(5)/steps.csv
+	mkdir -p $(5); cd $(RUNS)/$(2) && cp front.csv baselines.csv layers.csv options.csv plots/front.svg $(CURDIR)/$(5) && cp finalise.csv $(CURDIR)/$(5)/steps.csv
 endef
 reproduce: all
 	$(call front,$(WIKI8M),wiki8m,$(WIKI_CALIB),$(WIKI_EVAL),results)
@@ -187,10 +187,16 @@ reproduce-finalise: all
 	$(BB) finalise $(RUNS)/wiki8m --ladder $(LADDER) --windows 32 --ablate --texts $(WIKI_EVAL),$(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl
 	cd $(RUNS)/wiki8m && cp ladder.csv $(CURDIR)/results/finalise.csv && cp generation.csv lfq.csv $(CURDIR)/results/
 	@$(RECORD) $@
-# Other search methods at three of its sizes; EvoPress gets TIMES our tokens.
+# Other search methods at three of its sizes; EvoPress gets TIMES our tokens. Its number of offspring is tuned at one size first.
 TIMES    ?= 5
+TUNED    ?= 2489408
+TRIED    ?= 8 16 32 64
+OFFSPRING ?= 16
 reproduce-search: all
-	$(BB) rivals $(RUNS)/wiki8m --methods ours,uniform,separable,evopress --times $(TIMES) --out results/search.csv --sizes $(SEARCHED)
+	set -o pipefail; for n in $(TRIED); do $(BB) rivals $(RUNS)/wiki8m --methods ours,evopress --times $(TIMES) --offspring $$n --sizes $(TUNED) --out $(RUNS)/evopress-$$n.csv >&2; \
+	  awk -F, -v n=$$n 'NR == 1 { print "offspring," $$0 } $$2 == "evopress" { print n "," $$0 }' $(RUNS)/evopress-$$n.csv; done | awk 'NR == 1 || !/^offspring/' > $(RUNS)/evopress.csv
+	cp $(RUNS)/evopress.csv results/
+	$(BB) rivals $(RUNS)/wiki8m --methods ours,uniform,separable,evopress --times $(TIMES) --offspring $(OFFSPRING) --out results/search.csv --sizes $(SEARCHED)
 	gnuplot results/search.gp
 	@$(RECORD) $@
 
