@@ -14,7 +14,7 @@
 #include "engine/estimate.h"
 #include "engine/ladder.h"
 #include "cli/report/report.h"
-#include "engine/run.h"
+#include "engine/stages.h"
 #include "cli/run_output.h"
 
 static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_run_config *c, bb_err *err)
@@ -73,35 +73,24 @@ static bb_status reopen(int argc, char **argv, bb_run *r, bb_err *err)
     return bb_run_reopen(r, argv[1], err);
 }
 
-typedef bb_status (*stage)(bb_run *r, bb_err *err);
-
-static bb_status run_stage(int argc, char **argv, stage f, bb_err *err)
+static bb_status run_stage(int argc, char **argv, bb_stage stage, bb_err *err)
 {
     bb_run    r = { 0 };
     bb_status status;
     BB_TRY(reopen(argc, argv, &r, err));
-    BB_TRY(f(&r, err));
+    BB_TRY(bb_stage_run(&r, stage, err));
 done:
     bb_run_close(&r);
     return status;
 }
 
-static bb_status measure_stage(bb_run *r, bb_err *err)
-{
-    bb_sensitivity s = { 0 };
-    bb_status      status = bb_run_measure(r, &s, err);
-    if (status == BB_OK) bb_free(s.changes);
-    bb_sensitivity_done(&s);
-    return status;
-}
-
-static bb_status calibrate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_calibrate, err); }
+static bb_status calibrate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_CALIBRATE, err); }
 const bb_command bb_command_calibrate = { "calibrate", "second moments and pruning masks of a run", "RUN", "bitbudget calibrate results/runs/first", NULL, 0, calibrate };
 
-static bb_status measure(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, measure_stage, err); }
+static bb_status measure(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_MEASURE, err); }
 const bb_command bb_command_measure = { "measure", "the option database and what each option does alone", "RUN", "bitbudget measure results/runs/first", NULL, 0, measure };
 
-static bb_status search(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_search, err); }
+static bb_status search(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_SEARCH, err); }
 const bb_command bb_command_search = { "search", "the plans of the front, refined by true KL", "RUN", "bitbudget search results/runs/first", NULL, 0, search };
 
 typedef struct finalise_config { char *ladder, *texts; int64_t windows; bool ablate; } finalise_config;
@@ -130,7 +119,7 @@ static bb_status finalise(int argc, char **argv, bb_err *err)
     }
     BB_TRY(bb_run_reopen(&r, dir, err));
     if (*c.ladder) BB_TRY(bb_run_ladder(&r, c.ladder, c.texts, c.windows, c.ablate, err));
-    else BB_TRY(bb_run_finalise(&r, err));
+    else BB_TRY(bb_stage_run(&r, BB_STAGE_FINALISE, err));
 done:
     bb_options_done(finalise_options, N_FINALISE_OPTIONS, &c);
     bb_run_close(&r);
@@ -142,22 +131,24 @@ const bb_command bb_command_finalise = { "finalise", "rebuild and tune the chose
     "bitbudget finalise results/runs/front --ladder 1.3,2.2,3.0 --texts wiki.test.raw,c4.jsonl", finalise_options, N_FINALISE_OPTIONS, finalise };
 
 /* The report of a run is made of the tables: it does not stay behind with the numbers before. */
-static bb_status evaluate_stage(bb_run *r, bb_err *err)
+static bb_status evaluate(int argc, char **argv, bb_err *err)
 {
+    bb_run    r = { 0 };
     char     *report = NULL;
     bb_status status;
-    BB_TRY(bb_run_evaluate(r, err));
-    if (!(report = bb_run_path(r, err, "report.html"))) status = BB_NOMEM;
-    else if (bb_file_exists(report)) status = bb_report_write(r->config.out, err);
+    BB_TRY(reopen(argc, argv, &r, err));
+    BB_TRY(bb_stage_run(&r, BB_STAGE_EVALUATE, err));
+    if (!(report = bb_run_path(&r, err, "report.html"))) status = BB_NOMEM;
+    else if (bb_file_exists(report)) status = bb_report_write(r.config.out, err);
 done:
     bb_free(report);
+    bb_run_close(&r);
     return status;
 }
 
-static bb_status evaluate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, evaluate_stage, err); }
 const bb_command bb_command_evaluate = { "evaluate", "score the written files in full; front, guard, choice", "RUN", "bitbudget evaluate results/runs/first", NULL, 0, evaluate };
 
-static bb_status verify(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, bb_run_verify, err); }
+static bb_status verify(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_VERIFY, err); }
 const bb_command bb_command_verify = { "verify", "read every exported file back and compare with the record", "RUN", "bitbudget verify results/runs/first", NULL, 0, verify };
 
 /* ---- export ---- */

@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "engine/ladder.h"
 #include "engine/pace.h"
+#include "engine/stages.h"
 
 /* Measured on wiki8m and stories260K: */
 static const double search_share = 1.0;   /* of a network that a plan of the search runs: some is found in the cache of the plan before it, some tokens
@@ -370,7 +371,7 @@ bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err)
     fprintf(out, "time            %s on %d threads of a quiet machine:", text, omp_get_max_threads());
     for (int i = 0; i < BB_N_STAGES; i++) {
         bb_format_time(f.seconds[i], more);
-        fprintf(out, "%s %s %s", i ? "," : "", bb_stage_names[i], more);
+        fprintf(out, "%s %s %s", i ? "," : "", bb_stages[i].name, more);
     }
     fprintf(out, "\n");
     if (getloadavg(&load, 1) == 1 && load > 0.5 * omp_get_num_procs())
@@ -387,7 +388,7 @@ bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err)
     bb_status status;
     BB_TRY(foresee(r, &f, err));
     for (size_t i = 0; i < r->n_budgets; i++) json_array_append_new(sizes, json_integer((json_int_t)r->budgets[i]));
-    for (int i = 0; i < BB_N_STAGES; i++) json_object_set_new(stages, bb_stage_names[i], json_real(f.seconds[i]));
+    for (int i = 0; i < BB_N_STAGES; i++) json_object_set_new(stages, bb_stages[i].name, json_real(f.seconds[i]));
     root = json_pack("{s:I, s:I, s:O, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:i, s:f, s:f, s:f, s:O}", "smallest_bytes", (json_int_t)f.smallest,
                      "largest_bytes", (json_int_t)f.largest, "sizes_bytes", sizes, "options", (json_int_t)f.n_options, "units",
                      (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "disk_bytes", (json_int_t)f.disk, "tokens",

@@ -19,6 +19,7 @@
 #include "engine/keys.h"
 #include "engine/scorer.h"
 #include "engine/simple_plans.h"
+#include "engine/stages.h"
 #include "search/driver.h"
 #include "search/paired.h"
 
@@ -495,7 +496,6 @@ static void rivals_done(rivals *v)
 bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err)
 {
     rivals         v = { .run = r, .config = c };
-    bb_sensitivity s = { 0 };
     bb_ledger_options lo = { c->only, 0 };
     uint32_t       n_windows = 0;
     char          *path = *c->out ? bb_strdup(c->out, err) : bb_run_path(r, err, "search.csv");
@@ -505,7 +505,7 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     BB_TRY(parse_methods(&v, err));
     BB_TRY(parse_sizes(&v, err));
     BB_TRY(our_cost(&v, err));
-    BB_TRY(bb_run_measure(r, &s, err));
+    BB_TRY(bb_stage_run(r, BB_STAGE_MEASURE, err));
     BB_TRY(bb_scorer_init(r, &v.scorer, err));
     BB_TRY(bb_ledger_open(v.p, &v.scorer.evaluator, r->store, &lo, &v.ledger, err));
     status = BB_NOMEM;
@@ -518,8 +518,6 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     bb_info("wrote %s", path);
 done:
     rivals_done(&v);
-    bb_free(s.changes);
-    bb_sensitivity_done(&s);
     bb_free(path);
     return status;
 }

@@ -52,9 +52,12 @@ extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
 enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS, BB_LEVEL_SKETCH = BB_N_LEVELS, BB_N_WINDOW_SETS };
 
-/* What time is told of (timing.csv). */
-typedef enum bb_stage { BB_STAGE_CALIBRATE, BB_STAGE_BUILD, BB_STAGE_MEASURE, BB_STAGE_SEARCH, BB_STAGE_FINALISE, BB_STAGE_EVALUATE, BB_N_STAGES } bb_stage;
-extern const char *const bb_stage_names[BB_N_STAGES];
+/* The rows of engine/stages.h: the first BB_N_STAGES make a run, and time is told of them (timing.csv). */
+typedef enum bb_stage {
+    BB_STAGE_CALIBRATE, BB_STAGE_BUILD, BB_STAGE_MEASURE, BB_STAGE_SEARCH, BB_STAGE_FINALISE, BB_STAGE_EVALUATE, BB_N_STAGES,
+    BB_STAGE_VERIFY = BB_N_STAGES, BB_N_STAGE_ROWS,
+    BB_STAGE_NONE = BB_N_STAGE_ROWS
+} bb_stage;
 
 /* Since a stage began: wall clock and processor time; and what earlier stages, and earlier sessions of the run, have taken. */
 typedef struct bb_clock { bb_stage stage; bool runs; double wall, cpu, seconds[BB_N_STAGES], cpu_seconds[BB_N_STAGES]; } bb_clock;
@@ -75,6 +78,8 @@ typedef struct bb_run {
     bb_windows        levels[BB_N_WINDOW_SETS];  /* for scoring: never the windows of `calib` and `tune` */
     bb_database      *database;
     bb_net_evaluator *evaluator;
+    bool              options_built;        /* every option of the space is in the database */
+    bb_sensitivity    sensitivity;          /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;
     char              key[65];              /* identity of model, data and every setting that changes a score; see engine/keys.h, as the next two */
     char              search_key[65];       /* ... and of everything that decides which plans are chosen */
@@ -90,15 +95,16 @@ void      bb_run_close(bb_run *r);
 /* Only model, space and budgets: nothing is written or run. For `estimate`. */
 bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err);
 
-/* The stages, each needing the ones before it (done at once where results are on disk). */
-bb_status bb_run_calibrate(bb_run *r, bb_err *err);
-bb_status bb_run_measure(bb_run *r, bb_sensitivity *out, bb_err *err);
-/* The costs of the space as bb_run_measure left them in sensitivity.csv, for stages that need no more of it. */
-bb_status bb_run_load_costs(bb_run *r, bb_err *err);
+/* What the stages do: bb_stage_run (engine/stages.h) runs them, with those that they need before them. */
+bb_status bb_run_calibrate(bb_run *r, bb_err *err);     /* also for who needs database and evaluator alone: done at once when they are open */
+bb_status bb_run_build_options(bb_run *r, bb_err *err);
+bb_status bb_run_measure(bb_run *r, bb_err *err);
 bb_status bb_run_search(bb_run *r, bb_err *err);
 bb_status bb_run_finalise(bb_run *r, bb_err *err);
 bb_status bb_run_evaluate(bb_run *r, bb_err *err);
-bb_status bb_run_all(bb_run *r, bb_err *err);
+void      bb_run_forget_measured(bb_run *r);            /* r->sensitivity, which is large */
+/* The costs of the space as bb_run_measure left them in sensitivity.csv, for stages that need no more of it. */
+bb_status bb_run_load_costs(bb_run *r, bb_err *err);
 
 /* The windows of --eval (bb_windows_done), or without it the confirm windows (borrowed), and the hash of their text. */
 bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err);
@@ -125,7 +131,7 @@ bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err);
 /* r->evaluator, made when it is not there; bb_run_calibrate does it too. */
 bb_status bb_run_evaluator(bb_run *r, bb_err *err);
 
-/* From now on time counts for this stage; BB_N_STAGES: for none. */
+/* From now on time counts for this stage; BB_N_STAGES and above: for none. */
 void bb_run_clock(bb_run *r, bb_stage stage);
 
 /* OUT/name; bb_free. */

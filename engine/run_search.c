@@ -11,7 +11,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
-#include "engine/estimate.h"
 #include "engine/evidence.h"
 #include "engine/front.h"
 #include "engine/keys.h"
@@ -364,7 +363,6 @@ typedef struct stage {
     bb_speed          speed;
     bool              has_speed, has_price;
     bb_variant        priced;
-    bb_sensitivity    sensitivity;
     bb_scorer         scorer;
     bb_separable     *separable;
     bb_ledger        *ledger;
@@ -379,8 +377,6 @@ static bb_status stage_init(stage *s, bb_err *err)
     bb_run           *r = s->run;
     bb_ledger_options lo = { r->config.ledger_only, 0 };
     bb_status         status;
-    BB_TRY(bb_run_measure(r, &s->sensitivity, err));
-    bb_run_clock(r, BB_STAGE_SEARCH);
     BB_TRY(bb_scorer_init(r, &s->scorer, err));
     if (*r->config.profile) {
         BB_TRY(bb_speed_load(r->space, r->config.profile, &s->speed, err));
@@ -413,8 +409,7 @@ static void stage_done(stage *s)
     if (s->has_price) bb_variant_done(&s->priced);
     if (s->has_speed) bb_speed_done(&s->speed);
     local_done(&s->local);
-    bb_free(s->sensitivity.changes);
-    bb_sensitivity_done(&s->sensitivity);
+    bb_run_forget_measured(s->run);
 }
 
 static bb_status find_plans(stage *s, bb_err *err)
@@ -449,6 +444,9 @@ done:
     return status;
 }
 
+/* What this session took for the options that the search goes by. */
+static double measuring_s(const bb_run *r) { return r->clock.seconds[BB_STAGE_CALIBRATE] + r->clock.seconds[BB_STAGE_BUILD] + r->clock.seconds[BB_STAGE_MEASURE]; }
+
 bb_status bb_run_search(bb_run *r, bb_err *err)
 {
     stage       s = { .run = r, .problem = bb_model_space_problem(r->space) };
@@ -459,8 +457,8 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     BB_TRY(stage_init(&s, err));
     BB_TRY(bb_run_table(r, "convergence.csv", "step,label,kl_nats,size_bytes", &s.steps.csv, err));
     BB_TRY(find_plans(&s, err));
-    BB_TRY(bb_write_certificate(r, &s.sensitivity, &s.archive, err));
-    BB_TRY(record_cost(r, s.ledger, s.local.tokens, s.sensitivity.n_forwarded, bb_now_s() - started, err));
+    BB_TRY(bb_write_certificate(r, &r->sensitivity, &s.archive, err));
+    BB_TRY(record_cost(r, s.ledger, s.local.tokens, r->sensitivity.n_forwarded, bb_now_s() - started + measuring_s(r), err));
     bb_progress_start(&progress, "simple plans, tokens", 0);
     s.scorer.progress = &progress;
     BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
@@ -472,104 +470,4 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
 done:
     stage_done(&s);
     return status;
-}
-
-/* Times of earlier sessions of the run are added: a run that was interrupted took all of them. */
-static bb_status add_times(bb_run *r, bb_err *err)
-{
-    bb_clock *c = &r->clock;
-    double    before[2 * BB_N_STAGES];
-    void     *value = NULL;
-    size_t    size;
-    bool      found;
-    bb_status status;
-    bb_run_clock(r, BB_N_STAGES);
-    BB_TRY(bb_store_get(r->store, "timing", "seconds", &value, &size, &found, err));
-    if (found && size == sizeof before) {
-        memcpy(before, value, sizeof before);
-        for (int i = 0; i < BB_N_STAGES; i++) {
-            c->seconds[i] += before[i];
-            c->cpu_seconds[i] += before[BB_N_STAGES + i];
-        }
-    }
-    memcpy(before, c->seconds, sizeof c->seconds);
-    memcpy(before + BB_N_STAGES, c->cpu_seconds, sizeof c->cpu_seconds);
-    BB_TRY(bb_store_put(r->store, "timing", "seconds", before, sizeof before, err));
-done:
-    bb_free(value);
-    return status;
-}
-
-/* timing.csv: what was foreseen for a quiet machine, what it took, and the processor time, which other work does not change. */
-static bb_status write_timing(bb_run *r, const double *predicted, bb_err *err)
-{
-    const bb_clock *c = &r->clock;
-    bb_csv_writer  *w = NULL;
-    double          foreseen = 0, took = 0, cpu = 0;
-    char            a[80], b[32], p[32];
-    bb_status       status;
-    BB_TRY(bb_run_table(r, "timing.csv", "stage,predicted_s,seconds,cpu_s", &w, err));
-    for (int i = 0; i < BB_N_STAGES; i++) {
-        bb_csv_put_text(w, bb_stage_names[i]);
-        bb_csv_put_double(w, predicted[i]);
-        bb_csv_put_double(w, c->seconds[i]);
-        bb_csv_put_double(w, c->cpu_seconds[i]);
-        bb_csv_end_row(w);
-        bb_format_time(predicted[i], p);
-        bb_format_time(c->seconds[i], b);
-        bb_info("time: %s %s, foreseen %s", bb_stage_names[i], b, p);
-        foreseen += predicted[i];
-        took += c->seconds[i];
-        cpu += c->cpu_seconds[i];
-    }
-    BB_TRY(bb_csv_close(&w, err));
-    bb_estimate_interval(foreseen, a);
-    bb_format_time(took, b);
-    bb_format_time(cpu, p);
-    bb_info("time: %s in all (processor time %s); foreseen %s on a quiet machine", b, p, a);
-done:
-    bb_csv_discard(w);
-    return status;
-}
-
-/* The same command in a later session must say the same, so that what was foreseen is kept. */
-static bb_status foresee(bb_run *r, double *predicted, bb_err *err)
-{
-    void     *value = NULL;
-    size_t    size;
-    bool      found;
-    double    sum = 0;
-    char      text[80];
-    bb_status status;
-    BB_TRY(bb_store_get(r->store, "timing", "predicted", &value, &size, &found, err));
-    if (found && size == BB_N_STAGES * sizeof *predicted) memcpy(predicted, value, size);
-    else {
-        BB_TRY(bb_estimate_time(r, predicted, err));
-        BB_TRY(bb_store_put(r->store, "timing", "predicted", predicted, BB_N_STAGES * sizeof *predicted, err));
-    }
-    for (int i = 0; i < BB_N_STAGES; i++) sum += predicted[i];
-    bb_estimate_interval(sum, text);
-    bb_info("time: %s foreseen on a quiet machine", text);
-done:
-    bb_free(value);
-    return status;
-}
-
-bb_status bb_run_all(bb_run *r, bb_err *err)
-{
-    double    predicted[BB_N_STAGES];
-    bb_err    late = BB_ERR_INIT;
-    bb_status status, added;
-    BB_TRY(foresee(r, predicted, err));
-    BB_TRY(bb_keys_remove_old(r, err));
-    BB_TRY(bb_run_search(r, err));
-    bb_run_clock(r, BB_STAGE_FINALISE);
-    BB_TRY(bb_run_finalise(r, err));
-    bb_run_clock(r, BB_STAGE_EVALUATE);
-    BB_TRY(bb_run_evaluate(r, err));
-done:
-    added = add_times(r, &late); /* also of a session that ends early */
-    if (status != BB_OK) return status;
-    if (added != BB_OK) return BB_FAIL(err, added, "%s", late.msg);
-    return write_timing(r, predicted, err);
 }

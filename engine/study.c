@@ -16,6 +16,7 @@
 #include "engine/keys.h"
 #include "engine/score.h"
 #include "engine/scorer.h"
+#include "engine/stages.h"
 #include "engine/study_plot.h"
 #include "eval/layerwise.h"
 #include "eval/rank.h"
@@ -50,7 +51,7 @@ typedef struct study {
     bb_front                front;
     uint16_t               *incumbent;   /* [n_bands * n_units] */
     plan_set                sets[2 * MAX_BANDS];
-    bb_sensitivity          base;        /* around full precision */
+    bb_sensitivity          base;        /* around full precision; borrowed */
     double                 *single;      /* its KLs, made non-negative */
     bb_proxy                shared[MAX_PROXIES];  /* the same for all bands */
     uint32_t                n_shared;
@@ -227,7 +228,8 @@ static bb_status measure_base(study *s, bb_err *err)
     static const bb_proxy_shape exact = { 1, 1 };
     double    started = bb_now_s(), seconds;
     bb_status status;
-    BB_TRY(bb_run_measure(s->r, &s->base, err));
+    BB_TRY(bb_stage_run(s->r, BB_STAGE_MEASURE, err));
+    s->base = s->r->sensitivity;
     seconds = bb_now_s() - started;
     BB_TRY(remember_seconds(s, "full precision", &seconds, err));
     status = BB_NOMEM;
@@ -507,8 +509,6 @@ static void close_parts(study *s)
     }
     for (uint32_t i = 0; i < MAX_PROXIES; i++)
         if (s->shared[i].units) bb_proxy_done(&s->shared[i]);
-    bb_free(s->base.changes);
-    bb_sensitivity_done(&s->base);
     bb_free(s->single);
     bb_free(s->incumbent);
     bb_front_done(&s->front);

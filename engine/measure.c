@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * measure.c: the stages between the data and the search: every option built, and put in alone. See run.h. */
+#include <math.h>
+#include <string.h>
+
+#include "base/csv.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/score.h"
+#include "eval/floor.h"
+
+/* Builds every option that any plan may use, so that the search only maps files. */
+bb_status bb_run_build_options(bb_run *r, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    bb_block   *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
+    bb_progress progress;
+    uint64_t    total = 0;
+    bb_status   status = BB_NOMEM;
+    if (!blocks) return BB_NOMEM;
+    for (uint32_t i = 0; i < p->n_units; i++) total += p->units[i].n_options;
+    bb_progress_start(&progress, "build options", total);
+    for (uint32_t i = 0; i < p->n_units; i++)
+        for (uint32_t o = 0; o < p->units[i].n_options; o++) {
+            bb_plan plan = { 0, NULL };
+            bb_net  net;
+            status = bb_plan_set(&plan, p->units[i].name, p->units[i].options[o], err);
+            if (status == BB_OK) status = bb_database_apply(r->database, &plan, &net, blocks, err);
+            bb_plan_done(&plan);
+            if (status == BB_OK && bb_interrupted()) status = BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
+            if (status != BB_OK) goto done;
+            bb_progress_add(&progress, 1);
+        }
+    bb_progress_end(&progress);
+    r->options_built = true;
+done:
+    bb_free(blocks);
+    return status;
+}
+
+static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    bb_csv_writer *w = NULL;
+    bb_status      status = BB_NOMEM;
+    size_t         k = 0;
+    BB_TRY(bb_run_table(r, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se", &w, err));
+    for (uint32_t i = 0; i < p->n_units; i++)
+        for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
+            bb_csv_put_text(w, p->units[i].name);
+            bb_csv_put_text(w, p->units[i].options[o]);
+            if (bb_is_forbidden(p->units[i].bytes[o])) bb_csv_put_text(w, ""); /* this model's runtime cannot load it */
+            else bb_csv_put_int(w, p->units[i].bytes[o]);
+            bb_csv_put_double(w, s->changes[k].kl);
+            bb_csv_put_double(w, s->changes[k].kl_se);
+            bb_csv_end_row(w);
+        }
+    status = bb_csv_close(&w, err);
+done:
+    bb_csv_discard(w);
+    return status;
+}
+
+/* Every option of every unit: what it costs in bytes, in its matrix and at the end of the network, for curves of rate and distortion. */
+static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    bb_csv_writer *w = NULL;
+    bb_status      status = BB_NOMEM;
+    size_t         k = 0;
+    BB_TRY(bb_run_table(r, "options.csv", "unit,option,bytes,bits_per_weight,error,kl_nats,kl_se", &w, err));
+    for (uint32_t i = 0; i < p->n_units; i++)
+        for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
+            const char *name = p->units[i].name, *option = p->units[i].options[o];
+            bb_matrix   m;
+            double      error;
+            BB_TRY(bb_database_option(r->database, name, option, &m, &error, err));
+            const bb_format *f = bb_format_find(option); /* NULL: a structure */
+            bb_csv_put_text(w, name);
+            bb_csv_put_text(w, option);
+            bb_csv_put_int(w, p->units[i].bytes[o]);
+            bb_csv_put_double(w, f ? bb_format_bpw(f) : (double)NAN);
+            bb_csv_put_double(w, error);
+            bb_csv_put_double(w, s->changes[k].kl);
+            bb_csv_put_double(w, s->changes[k].kl_se);
+            bb_csv_end_row(w);
+        }
+    status = bb_csv_close(&w, err);
+done:
+    bb_csv_discard(w);
+    return status;
+}
+
+/* Costs of the space from the measured single-change KLs, made non-negative. */
+static bb_status set_costs(bb_run *r, const bb_sensitivity *s, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    double  *flat = BB_NEW(s->n, double, err);
+    const double **rows = BB_NEW(p->n_units, const double *, err);
+    size_t   k = 0;
+    if (flat && rows) {
+        for (size_t i = 0; i < s->n; i++) flat[i] = fmax(0, s->changes[i].kl);
+        for (uint32_t i = 0; i < p->n_units; i++) {
+            rows[i] = flat + k;
+            k += p->units[i].n_options;
+        }
+        bb_model_space_set_costs(r->space, rows);
+    }
+    bb_status status = flat && rows ? BB_OK : BB_NOMEM;
+    bb_free(flat);
+    bb_free(rows);
+    return status;
+}
+
+bb_status bb_run_load_costs(bb_run *r, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    char     *path = bb_run_path(r, err, "sensitivity.csv");
+    size_t    k = 0, n = 0;
+    bb_csv    t = { 0 };
+    bb_status status = BB_NOMEM;
+    for (uint32_t i = 0; i < p->n_units; i++) n += p->units[i].n_options;
+    bb_sensitivity s = { .n = n };
+    if (!path || !(s.changes = BB_NEW0(n, bb_change, err))) goto done;
+    BB_TRY(bb_csv_read(path, &t, err));
+    bool right = t.n_rows == n && t.n_cols == 5;
+    for (uint32_t i = 0; right && i < p->n_units; i++)
+        for (uint32_t o = 0; right && o < p->units[i].n_options; o++, k++) {
+            right = strcmp(bb_csv_text(&t, k, 0), p->units[i].name) == 0 && strcmp(bb_csv_text(&t, k, 1), p->units[i].options[o]) == 0;
+            if (right) BB_TRY(bb_csv_double(&t, k, 3, &s.changes[k].kl, err));
+        }
+    if (!right) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s is not of the options that this run has: run `bitbudget measure %s`", path, r->config.out);
+        goto done;
+    }
+    BB_TRY(set_costs(r, &s, err));
+done:
+    bb_csv_done(&t);
+    bb_free(s.changes);
+    bb_free(path);
+    return status;
+}
+
+static bb_status print_floor(const bb_run *r, bb_err *err)
+{
+    bb_evaluation floor;
+    bb_progress   progress;
+    bb_status     status;
+    bb_progress_start(&progress, "noise floor", 0);
+    status = bb_noise_floor(&r->model, r->evaluator, BB_LEVEL_SKETCH, &floor, err);
+    bb_progress_end(&progress);
+    if (status == BB_OK) bb_info("noise floor of the reference: an F16 copy of the model is %.2g nats a token away", floor.kl);
+    return status;
+}
+
+void bb_run_forget_measured(bb_run *r)
+{
+    bb_free(r->sensitivity.changes);
+    bb_sensitivity_done(&r->sensitivity);
+    memset(&r->sensitivity, 0, sizeof r->sensitivity);
+}
+
+bb_status bb_run_measure(bb_run *r, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(print_floor(r, err));
+    BB_TRY(bb_run_sensitivity(r, NULL, &r->sensitivity, err));
+    BB_TRY(write_sensitivity(r, &r->sensitivity, err));
+    BB_TRY(write_options(r, &r->sensitivity, err));
+    BB_TRY(set_costs(r, &r->sensitivity, err));
+done:
+    if (status != BB_OK) bb_run_forget_measured(r);
+    return status;
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * run_parts.h: what a run is put together from, for engine/run.c: configuration (config.c), space and sizes (budgets.c), data (data.c).
+ */
+#ifndef BB_ENGINE_RUN_PARTS_H
+#define BB_ENGINE_RUN_PARTS_H
+
+#include "engine/run.h"
+
+/* Refuses what is wrong whatever the model (BB_USAGE), and makes the paths mean the same from any folder; a file that does not exist is reported
+ * when it is opened. */
+bb_status bb_run_config_resolve(bb_run_config *c, bb_err *err);
+/* OUT/config.resolved.yaml of an open run. */
+bb_status bb_run_config_write(const bb_run *r, bb_err *err);
+/* The options of the run in dir, which may have been moved since, and whether it was a sweep. The caller ends with bb_options_done whatever is
+ * returned. BB_BAD_FILE: dir is no run directory. */
+bb_status bb_run_config_read(const char *dir, bb_run_config *c, bool *is_sweep, bb_err *err);
+
+/* r->model, n_weights, space, budgets, from r->config. */
+bb_status bb_run_open_space(bb_run *r, bb_err *err);
+/* r->calib_tokens, calib, tune, levels; a model that calibrates on itself samples its text into the run directory. */
+bb_status bb_run_open_data(bb_run *r, bb_err *err);
+
+#endif
