@@ -159,32 +159,11 @@ done:
     return status;
 }
 
-bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, bb_run_score *out, bb_err *err)
-{
-    return bb_run_score_near(r, anchor, shape, 0, out, err);
-}
-
 void bb_run_score_done(bb_run_score *s)
 {
     if (s->proxy.units) bb_proxy_done(&s->proxy);
     bb_run_units_done(&s->units);
     memset(s, 0, sizeof *s);
-}
-
-bb_quadratic bb_run_score_quadratic(const bb_run_score *s, const bb_space *space)
-{
-    return (bb_quadratic){ .space = space, .gram = s->proxy.gram, .linear = (const double *const *)s->proxy.linear };
-}
-
-void bb_run_score_costs(const bb_run_score *s, bb_variant *v)
-{
-    const bb_problem *p = &v->problem;
-    for (uint32_t u = 0; u < p->n_units; u++) {
-        size_t n = bb_problem_rows(p, u) * p->units[u].n_options;
-        double least = HUGE_VAL;
-        for (size_t i = 0; i < n; i++) least = fmin(least, s->proxy.linear[u][i]);
-        for (size_t i = 0; i < n; i++) v->cost[u][i] = s->proxy.linear[u][i] - least;
-    }
 }
 
 static uint32_t block_of(const char *unit)

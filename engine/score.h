@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * score.h: the propagated score of a run's plans, in the form that the search minimises.
  *
- *   bb_run_score s;  bb_run_score_create(r, anchor, NULL, &s, err);      anchor NULL: around full precision
- *   bb_quadratic q = bb_run_score_quadratic(&s, &space);           or, without pairs, tables for a separable problem:
- *   bb_run_score_costs(&s, &variant);
+ *   bb_run_score s;  bb_run_score_near(r, anchor, NULL, 0, &s, err);     anchor NULL: around full precision
+ *   s.proxy.linear, s.proxy.gram                                    what search/quadratic.h minimises; without pairs, tables of a separable problem
  * Near the anchor it ranks plans about as well as measuring them on the same tokens (docs/scores.md); it is to be trusted for plans that differ
  * from it in a share of their units, so a search solves, checks the result by true KL, and anchors again there.
  */
@@ -30,20 +29,13 @@ typedef struct bb_run_score {
     bb_proxy     proxy;
 } bb_run_score;
 
-/* Measures what run.db does not have yet: on wiki8m 920 changes, about 500 times the tokens of the measuring windows. shape NULL: the default;
- * pairs 0 leaves a separable score. */
-bb_status bb_run_score_create(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, bb_run_score *out, bb_err *err);
-/* The same for a third of the cost or less: of each unit only `reach` options on either side of the anchor's, by bytes (0: all); what full
- * precision said stands in for the others. */
+/* Measures what run.db does not have yet: on wiki8m 920 changes, about 500 times the tokens of the measuring windows. reach > 0, for a third of that or
+ * less: of each unit only so many options on either side of the anchor's, by bytes; what full precision said stands in for the others. shape NULL: the
+ * default; pairs 0 leaves a separable score. */
 bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, uint32_t reach, bb_run_score *out, bb_err *err);
 /* Forwarded tokens of measuring around one anchor, about: every change runs the network from its block on. */
 double    bb_run_score_tokens(const bb_run *r, uint32_t reach);
 void      bb_run_score_done(bb_run_score *s);
-
-/* Borrows the score. Pairs are taken at the anchor's widths. Needs a score with pairs. */
-bb_quadratic bb_run_score_quadratic(const bb_run_score *s, const bb_space *space);
-/* Costs of a variant of the run's problem: the linear terms, made non-negative (a constant a unit: no plan's rank changes). */
-void         bb_run_score_costs(const bb_run_score *s, bb_variant *v);
 
 /* Changes of every option around an anchor, NaN where the combination cannot be loaded; changes are freed with bb_free(out->changes). */
 bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *out, bb_err *err);

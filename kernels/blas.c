@@ -143,14 +143,6 @@ void bb_sgemm_tn(size_t m, size_t n, size_t k, float alpha, const float *a, size
                 stride(ldy));
 }
 
-void bb_dgemm_nt(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *w, size_t ldw,
-                 double beta, double *y, size_t ldy)
-{
-    if (m == 0 || n == 0) return;
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), w, stride(ldw), beta, y,
-                stride(ldy));
-}
-
 void bb_dgemm_nn(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *b, size_t ldb,
                  double beta, double *y, size_t ldy)
 {

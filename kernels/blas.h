@@ -29,8 +29,6 @@ void bb_sgemm_nn(size_t m, size_t n, size_t k, float alpha, const float *x, size
 /* Y (M,N) = alpha * A' B + beta * Y, A (K,M), B (K,N): gradients and second moments. */
 void bb_sgemm_tn(size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b, size_t ldb, float beta,
                  float *y, size_t ldy);
-void bb_dgemm_nt(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *w, size_t ldw,
-                 double beta, double *y, size_t ldy);
 void bb_dgemm_nn(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *b, size_t ldb,
                  double beta, double *y, size_t ldy);
 

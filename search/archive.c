@@ -7,25 +7,6 @@
 
 #include "base/mem.h"
 
-static double violation(const bb_rank *r)
-{
-    if (r->size_bytes <= r->budget_bytes) return 0;
-    return (double)(r->size_bytes - r->budget_bytes) / (double)(r->budget_bytes > 0 ? r->budget_bytes : 1);
-}
-
-bool bb_better(const bb_rank *a, const bb_rank *b)
-{
-    const double va = violation(a), vb = violation(b);
-    if (va < vb) return true;
-    if (vb < va) return false;
-    const bool na = isnan(a->kl), nb = isnan(b->kl);
-    if (na != nb) return nb;
-    if (!na && a->kl < b->kl) return true;
-    if (!na && b->kl < a->kl) return false;
-    if (a->size_bytes != b->size_bytes) return a->size_bytes < b->size_bytes;
-    return strcmp(a->hash, b->hash) < 0;
-}
-
 void bb_archive_init(bb_archive *a, uint32_t n_units) { *a = (bb_archive){.n_units = n_units}; }
 
 void bb_archive_done(bb_archive *a)
@@ -87,33 +68,4 @@ const bb_archive_entry *bb_archive_best(const bb_archive *a, int64_t budget_byte
 {
     const size_t n = upper(a, budget_bytes);
     return n ? &a->entries[n - 1] : NULL;
-}
-
-bool bb_archive_is_valid(const bb_archive *a)
-{
-    for (size_t i = 0; i < a->n; i++) {
-        const bb_archive_entry *e = &a->entries[i];
-        if (!e->x || isnan(e->score.kl)) return false;
-        if (i > 0 && !(e[-1].size_bytes < e->size_bytes && e[-1].score.kl > e->score.kl)) return false;
-    }
-    return a->n <= a->capacity;
-}
-
-double bb_archive_hypervolume(const bb_archive *a, int64_t ref_bytes, double ref_kl)
-{
-    double area = 0;
-    for (size_t i = 0; i < a->n; i++) {
-        const bb_archive_entry *e = &a->entries[i];
-        if (e->size_bytes >= ref_bytes || !(e->score.kl < ref_kl)) continue;
-        const int64_t right = i + 1 < a->n && a->entries[i + 1].size_bytes < ref_bytes ? a->entries[i + 1].size_bytes : ref_bytes;
-        area += (double)(right - e->size_bytes) * (ref_kl - e->score.kl);
-    }
-    return area;
-}
-
-bool bb_archive_is_clear(const bb_archive *a, size_t i, double z)
-{
-    if (i == 0) return true;
-    const bb_score *s = &a->entries[i].score, *t = &a->entries[i - 1].score;
-    return t->kl - s->kl > z * sqrt(s->kl_se * s->kl_se + t->kl_se * t->kl_se);
 }

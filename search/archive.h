@@ -1,25 +1,13 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * archive.h: the total order of scored plans, and the set of plans that no other one beats in both bytes and KL.
+ * archive.h: the set of scored plans that no other one beats in both bytes and KL.
  *
- * Order (bb_better): feasible before infeasible; infeasible by violation (size - budget) / budget; feasible by KL (NaN last), then fewer
- * bytes, then the smaller plan hash. It is a strict total order on plans with distinct hashes and agrees with dominance.
- *
- * Archive: entries ascending in bytes and strictly descending in KL. Insertion order does not matter: of two entries equal in both, the
- * smaller hash stays. Means decide dominance; the standard errors travel with the entries, and bb_archive_is_clear says which steps
- * of the front are larger than their noise. Only scores of one fidelity level should meet in one archive.
+ * Entries ascend in bytes and strictly descend in KL. Insertion order does not matter: of two entries equal in both, the smaller hash stays. Means
+ * decide dominance; the standard errors travel with the entries. Only scores of one fidelity level should meet in one archive.
  */
 #ifndef BB_SEARCH_ARCHIVE_H
 #define BB_SEARCH_ARCHIVE_H
 
 #include "search/problem.h"
-
-typedef struct bb_rank {
-    int64_t     size_bytes, budget_bytes;
-    double      kl;
-    const char *hash;     /* plan hash, 16 hex digits */
-} bb_rank;
-
-bool bb_better(const bb_rank *a, const bb_rank *b); /* strictly */
 
 typedef struct bb_archive_entry {
     uint16_t *x;          /* [n_units] */
@@ -41,10 +29,5 @@ void      bb_archive_done(bb_archive *a);
 /* Copies e (with x). kept (may be NULL): whether it is now in the archive. A NaN KL is never kept. */
 bb_status bb_archive_insert(bb_archive *a, const bb_archive_entry *e, bool *kept, bb_err *err);
 const bb_archive_entry *bb_archive_best(const bb_archive *a, int64_t budget_bytes); /* lowest KL within the budget; NULL when none */
-bool      bb_archive_is_valid(const bb_archive *a);
-/* Area between the front and the reference point (bytes, nats); entries beyond it count nothing. */
-double    bb_archive_hypervolume(const bb_archive *a, int64_t ref_bytes, double ref_kl);
-/* Whether entry i improves on entry i-1 (the next smaller file) by more than z standard errors of the unpaired difference. True for i = 0. */
-bool      bb_archive_is_clear(const bb_archive *a, size_t i, double z);
 
 #endif

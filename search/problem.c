@@ -82,7 +82,6 @@ bb_status bb_problem_check(const bb_problem *p, bb_err *err)
 
 bool bb_problem_allows(const bb_problem *p, const uint16_t *x) { return !p->allowed || p->allowed(p->allowed_self, x); }
 
-bool bb_problem_is_valid(const bb_problem *p) { return bb_problem_check(p, NULL) == BB_OK; }
 
 bb_status bb_problem_plan(const bb_problem *p, const uint16_t *x, bb_plan *out, bb_err *err)
 {

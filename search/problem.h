@@ -76,7 +76,6 @@ int64_t   bb_problem_size(const bb_problem *p, const uint16_t *x);    /* exact; 
 double    bb_problem_cost(const bb_problem *p, const uint16_t *x);    /* separable score */
 bool      bb_problem_allows(const bb_problem *p, const uint16_t *x);  /* `allowed` says so, or there is none */
 bb_status bb_problem_check(const bb_problem *p, bb_err *err);         /* BB_USAGE names the unit and what is wrong with it */
-bool      bb_problem_is_valid(const bb_problem *p);
 bb_status bb_problem_plan(const bb_problem *p, const uint16_t *x, bb_plan *out, bb_err *err);     /* candidate -> plan by names */
 bb_status bb_problem_candidate(const bb_problem *p, const bb_plan *plan, uint16_t *x, bb_err *err); /* BB_NOT_FOUND names the unit or option */
 

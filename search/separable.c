@@ -661,48 +661,6 @@ void bb_separable_reach(const bb_separable *s, int64_t *min_bytes, int64_t *max_
     *max_bytes = s->reach[1];
 }
 
-bb_status bb_separable_front(const bb_separable *s, bb_separable_visit visit, void *self, bb_err *err)
-{
-    bb_status status = BB_OK;
-    uint32_t *choice = BB_NEW(s->n_groups, uint32_t, err);
-    uint16_t *x = BB_NEW(s->problem->n_units, uint16_t, err);
-    if (!choice || !x) {
-        status = BB_NOMEM;
-        goto done;
-    }
-    hull_choice(s, 0, choice);
-    for (size_t k = 0; k <= s->n_segments; k++) {
-        if (k > 0) choice[s->segments[k - 1].group] = s->groups[s->segments[k - 1].group].hull[s->segments[k - 1].to];
-        write_candidate(s, choice, x);
-        BB_TRY(visit(self, x, s->prefix_bytes[k], s->prefix_cost[k], err));
-    }
-done:
-    bb_free(choice);
-    bb_free(x);
-    return status;
-}
-
-enum { N_STEPS = 512 };
-
-bb_status bb_separable_budgets(const bb_separable *s, int64_t lo, int64_t hi, size_t n, int64_t *budgets, bb_err *err)
-{
-    double length[N_STEPS + 1] = {0}, y[N_STEPS + 1];
-    const double a = log((double)(lo > s->min_bytes ? lo : s->min_bytes)), b = log((double)(hi < s->reach[1] ? hi : s->reach[1]));
-    if (n < 2 || !(a < b))
-        return BB_FAIL(err, BB_USAGE, "%zu budgets from %lld to %lld: at least two, and sizes from %lld to %lld can be reached", n, (long long)lo,
-                       (long long)hi, (long long)s->min_bytes, (long long)s->reach[1]);
-    for (int i = 0; i <= N_STEPS; i++) y[i] = log(fmax(bb_separable_bound(s, (int64_t)ceil(exp(a + (b - a) * i / N_STEPS))), 1e-12));
-    const double height = fabs(y[0] - y[N_STEPS]) > 0 ? fabs(y[0] - y[N_STEPS]) : 1;
-    for (int i = 1; i <= N_STEPS; i++) length[i] = length[i - 1] + hypot(1.0 / N_STEPS, (y[i] - y[i - 1]) / height);
-    for (size_t k = 0, i = 0; k < n; k++) {
-        const double target = length[N_STEPS] * (double)k / (double)(n - 1);
-        while (i < N_STEPS - 1 && length[i + 1] < target) i++;
-        const double part = (target - length[i]) / (length[i + 1] - length[i]);
-        budgets[k] = (int64_t)ceil(exp(a + (b - a) * ((double)i + part) / N_STEPS));
-    }
-    return BB_OK;
-}
-
 static bb_status measure_reach(bb_separable *s, bb_err *err)
 {
     bb_status status = BB_NOMEM;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * separable.h: the exact Pareto front of the separable score, sum of costs against sum of bytes, for every budget from one preprocessing.
  *
- * Interface, in calling order: bb_separable_create, then bb_separable_solve for each budget, bb_separable_front, bb_separable_reach.
+ * Interface, in calling order: bb_separable_create, then bb_separable_solve for each budget, bb_separable_reach.
  *
  * Method. A controller and its dependents form a group; for each option of the controller the (bytes, cost) lists of the dependents are
  * added (Minkowski sum, dominated points dropped), and the lists of all options are merged: the group's exact front. What remains is a
@@ -49,13 +49,5 @@ double    bb_separable_bound(const bb_separable *s, int64_t budget_bytes);
 
 /* Smallest file, and the size of the plan with the lowest cost: more bytes than that buy nothing. Exact sizes. */
 void      bb_separable_reach(const bb_separable *s, int64_t *min_bytes, int64_t *max_bytes);
-
-/* n budgets from lo to hi (clipped to the reach), ends included, evenly spaced by length along the hull in (log bytes, log cost) scaled to equal
- * ranges, so that points are densest where the front bends. n >= 2. */
-bb_status bb_separable_budgets(const bb_separable *s, int64_t lo, int64_t hi, size_t n, int64_t *budgets, bb_err *err);
-
-/* All plans on the lower convex hull, ascending in bytes: each is optimal for its own bytes. visit returns BB_OK to go on. */
-typedef bb_status (*bb_separable_visit)(void *self, const uint16_t *x, int64_t bound_bytes, double cost, bb_err *err);
-bb_status bb_separable_front(const bb_separable *s, bb_separable_visit visit, void *self, bb_err *err);
 
 #endif

@@ -5,7 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/mem.h"
 
 size_t bb_problem_rows(const bb_problem *p, uint32_t unit)
@@ -213,8 +212,6 @@ bool bb_space_random(const bb_space *s, bb_rng *rng, uint16_t *x)
     }
     return false;
 }
-
-uint64_t bb_space_hash(const bb_space *s, const uint16_t *x) { return bb_hash64(x, s->problem->n_units * sizeof *x, 0); }
 
 bb_status bb_variant_init(const bb_problem *p, bb_variant *v, bb_err *err)
 {

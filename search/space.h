@@ -38,8 +38,6 @@ int64_t   bb_space_topup(const bb_space *s, uint16_t *x, int64_t budget);
 /* A uniformly random candidate that can be loaded, settled where it must be (gives up after 1000 draws of one group or 100 of all: false). */
 bool      bb_space_random(const bb_space *s, bb_rng *rng, uint16_t *x);
 
-uint64_t  bb_space_hash(const bb_space *s, const uint16_t *x);  /* fast, for tables in memory; not the plan hash */
-
 /* A problem with other costs or fewer options over the same units, names and exact sizes. The tables may be edited. */
 typedef struct bb_variant {
     bb_problem   problem;   /* use this; valid until done */

@@ -47,14 +47,6 @@ static double term(const bb_surrogate *s, const double *theta, uint32_t u, doubl
     return exp(a + (1 + theta[EXPONENT]) * (log_cost - s->center) + s->center);
 }
 
-double bb_surrogate_predict(const bb_surrogate *s, const double *theta, const uint16_t *x)
-{
-    const bb_problem *p = s->space->problem;
-    double            total = 0;
-    for (uint32_t u = 0; u < p->n_units; u++) total += term(s, theta ? theta : s->theta, u, log(p->units[u].cost[bb_problem_row(p, x, u) + x[u]]));
-    return total;
-}
-
 /* The plans that count, as cells of one table: plans share cells, so what theta makes of a cell is computed once, not once a plan. */
 typedef struct samples {
     size_t    n, n_cells;

@@ -28,7 +28,6 @@ void      bb_surrogate_done(bb_surrogate *s);
 /* n plans with their KL (those not finite or <= 0 are skipped) and weights >= 0. Without usable plans: the prior. BB_NUMERIC when the
  * normal equations cannot be factored. */
 bb_status bb_surrogate_fit(bb_surrogate *s, const uint16_t *const *x, const double *kl, const double *weight, size_t n, bb_err *err);
-double    bb_surrogate_predict(const bb_surrogate *s, const double *theta, const uint16_t *x);  /* KL; theta NULL: the mean */
 void      bb_surrogate_sample(const bb_surrogate *s, bb_rng *rng, double *theta);               /* [n_params] from the posterior */
 /* Writes the costs that theta implies into a variant of the same problem (forbidden cells stay). theta NULL: the mean. */
 void      bb_surrogate_tables(const bb_surrogate *s, const double *theta, bb_variant *v);

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "base/rng.h"
-#include "search/problem.h"
+#include "search/archive.h"
 
 #define SYN_MAX_UNITS 160
 #define SYN_MAX_OPTIONS 20
@@ -183,6 +183,31 @@ static inline syn_world *syn_world_new(const bb_problem *p, uint64_t seed, doubl
     w->n_windows[2] = SYN_WINDOWS;
     w->e = (bb_evaluator){.self = w, .n_levels = 3, .n_windows = w->n_windows, .evaluate = syn_evaluate, .key = "synthetic world"};
     return w;
+}
+
+/* ---- fronts ---- */
+
+static inline bool syn_is_front(const bb_archive *a)
+{
+    for (size_t i = 0; i < a->n; i++) {
+        const bb_archive_entry *e = &a->entries[i];
+        if (!e->x || isnan(e->score.kl)) return false;
+        if (i > 0 && !(e[-1].size_bytes < e->size_bytes && e[-1].score.kl > e->score.kl)) return false;
+    }
+    return a->n <= a->capacity;
+}
+
+/* Area between the front and the reference point (bytes, nats); entries beyond it count nothing. */
+static inline double syn_hypervolume(const bb_archive *a, int64_t ref_bytes, double ref_kl)
+{
+    double area = 0;
+    for (size_t i = 0; i < a->n; i++) {
+        const bb_archive_entry *e = &a->entries[i];
+        if (e->size_bytes >= ref_bytes || !(e->score.kl < ref_kl)) continue;
+        const int64_t right = i + 1 < a->n && a->entries[i + 1].size_bytes < ref_bytes ? a->entries[i + 1].size_bytes : ref_bytes;
+        area += (double)(right - e->size_bytes) * (ref_kl - e->score.kl);
+    }
+    return area;
 }
 
 #endif
