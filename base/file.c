@@ -50,6 +50,8 @@ static bool fails(void)
 
 /* ---- reading ---- */
 
+static void watch(const bb_map *map, const char *path);
+
 static bb_status open_regular(const char *path, int *fd, struct stat *st, bb_err *err)
 {
     /* NONBLOCK: a named pipe without a writer would be waited for, deaf to signals. It means nothing for a regular file. */
@@ -83,8 +85,74 @@ bb_status bb_map_open(const char *path, bb_map *map, bb_err *err)
     if (status == BB_OK) {
         map->data = p;
         map->size = (size_t)st.st_size;
+        if (p) watch(map, path);
     }
     return status;
+}
+
+/* ---- maps whose file shrinks ---- */
+
+/* Maps that are open, for the handler of SIGBUS, which may only read: a slot is filled last by its address and emptied first by it. Maps beyond the
+ * table are open all the same; their file is then not named. */
+enum { WATCHED = 1024, WATCHED_PATH = 512 };
+static struct { _Atomic(const unsigned char *) data; size_t size; char path[WATCHED_PATH]; } watched[WATCHED];
+static pthread_mutex_t watching = PTHREAD_MUTEX_INITIALIZER;
+
+static void watch(const bb_map *map, const char *path)
+{
+    size_t i = 0;
+    pthread_mutex_lock(&watching);
+    while (i < WATCHED && atomic_load(&watched[i].data)) i++;
+    if (i < WATCHED) {
+        size_t n = strlen(path);
+        if (n >= WATCHED_PATH) path += n - WATCHED_PATH + 1; /* the end of a path tells more */
+        strcpy(watched[i].path, path);
+        watched[i].size = map->size;
+        atomic_store(&watched[i].data, map->data);
+    }
+    pthread_mutex_unlock(&watching);
+}
+
+static void unwatch(const bb_map *map)
+{
+    pthread_mutex_lock(&watching);
+    for (size_t i = 0; i < WATCHED; i++)
+        if (atomic_load(&watched[i].data) == map->data) atomic_store(&watched[i].data, NULL);
+    pthread_mutex_unlock(&watching);
+}
+
+static void say(const char *text)
+{
+    size_t n = strlen(text);
+    while (n > 0) {
+        ssize_t put = write(STDERR_FILENO, text, n);
+        if (put <= 0) return;
+        text += put;
+        n -= (size_t)put;
+    }
+}
+
+/* Nothing but write and _exit: any lock may be held. */
+static void on_bus_error(int signal_number, siginfo_t *info, void *context)
+{
+    const uintptr_t at = (uintptr_t)info->si_addr;
+    const char     *path = NULL;
+    (void)signal_number, (void)context;
+    for (size_t i = 0; i < WATCHED && !path; i++) {
+        const uintptr_t from = (uintptr_t)atomic_load(&watched[i].data);
+        if (from && at >= from && at - from < watched[i].size) path = watched[i].path;
+    }
+    say("bitbudget: ");
+    say(path ? path : "a mapped file");
+    say(": cannot be read any more: it became shorter while it was in use, or its disk fails; leave it unchanged and start again\n");
+    _exit(bb_status_exit_code(BB_BAD_FILE));
+}
+
+void bb_map_watch(void)
+{
+    struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, NULL);
 }
 
 /* munmap and madvise take a plain pointer; the map was never writable. */
@@ -96,7 +164,10 @@ static void *address_of(const bb_map *map)
 
 void bb_map_close(bb_map *map)
 {
-    if (map->data) munmap(address_of(map), map->size);
+    if (map->data) {
+        unwatch(map);
+        munmap(address_of(map), map->size);
+    }
     map->data = NULL;
     map->size = 0;
 }
@@ -273,15 +344,21 @@ bb_status bb_folder_check_output(const char *path, bb_err *err)
     return status;
 }
 
+static _Atomic uint64_t most_space = UINT64_MAX;
+
+void bb_free_space_limit(uint64_t bytes) { atomic_store(&most_space, bytes); }
+
 bb_status bb_free_space(const char *path, uint64_t *bytes, bb_err *err)
 {
     struct statvfs v;
     char          *at = nearest_existing(path, err);
     bb_status      status = BB_OK;
+    const uint64_t most = atomic_load(&most_space);
     *bytes = 0;
     if (!at) return BB_NOMEM;
     if (statvfs(at, &v) != 0) status = BB_FAIL(err, BB_IO, "%s: the free space is not known: %s", at, strerror(errno));
     else if (__builtin_mul_overflow((uint64_t)v.f_bavail, (uint64_t)v.f_frsize, bytes)) *bytes = UINT64_MAX;
+    if (*bytes > most) *bytes = most;
     bb_free(at);
     return status;
 }

@@ -25,6 +25,9 @@ void      bb_map_close(bb_map *map);
 /* Gives the resident pages back to the system; what is read again comes from the file. For maps that are read once, or block by block. */
 void      bb_map_release(const bb_map *map);
 
+/* From now on the process ends with one sentence that names the file, and exit code 5, when a mapped file has become shorter than it was (SIGBUS). */
+void      bb_map_watch(void);
+
 /* Reads a whole file; *data is NUL-terminated (the NUL is not counted) and freed with bb_free. */
 bb_status bb_file_read(const char *path, char **data, size_t *size, bb_err *err);
 bb_status bb_file_write(const char *path, const void *data, size_t size, bb_err *err); /* atomic */
@@ -70,5 +73,6 @@ void      bb_writer_abort(bb_writer *w); /* harmless after commit */
  * Operations are opening, reading, mapping, making folders, writing, syncing, closing and renaming. */
 void bb_file_fail_after(long n, long times, int reason);
 long bb_file_operations(void); /* so far */
+void bb_free_space_limit(uint64_t bytes); /* bb_free_space says this at most; UINT64_MAX: what is */
 
 #endif

@@ -15,6 +15,7 @@
 #include "engine/ladder.h"
 #include "cli/report/report.h"
 #include "engine/stages.h"
+#include "engine/start.h"
 #include "cli/run_output.h"
 
 static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_run_config *c, bb_err *err)
@@ -203,6 +204,7 @@ static bb_status estimate(int argc, char **argv, bb_err *err)
     BB_TRY(parse_run(&bb_command_estimate, argc, argv, &config, err));
     bool is_sweep = config.target_size == 0 && config.target_bpw <= 0;
     BB_TRY(bb_run_preview(&r, &config, is_sweep, err));
+    BB_TRY(bb_run_check_inputs(&r, err));
     BB_TRY(r.config.json ? bb_estimate_print_json(&r, stdout, err) : bb_estimate_print(&r, stdout, err));
 done:
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);

@@ -277,6 +277,20 @@ done:
     return status;
 }
 
+/* A state holds each weight and both of its means in 32 bits; while it is replaced there are two of them. */
+static bb_status check_room(const job *j, bb_err *err)
+{
+    const bb_net *net = &j->shape;
+    uint64_t      n = (uint64_t)net->embd.rows * net->embd.cols + (uint64_t)net->head.rows * net->head.cols;
+    bb_status     status;
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += (uint64_t)net->blocks[i].w[p].rows * net->blocks[i].w[p].cols;
+    BB_TRY(bb_output_fits(j->path, (uint64_t)((double)n * bb_format_bpw(bb_format_find(j->o.type)) / 8), err));
+    BB_TRY(bb_output_fits(j->state, n * 3 * sizeof(float) * (bb_file_exists(j->state) ? 1 : 2), err));
+done:
+    return status;
+}
+
 static void job_done(job *j)
 {
     bb_training_destroy(j->t);
@@ -303,6 +317,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     }
     BB_TRY(check_outputs(&j, err));
     BB_TRY(open_model(&j, err));
+    BB_TRY(check_room(&j, err));
     BB_TRY(load_data(&j, err));
     BB_TRY(make_trainer(&j, err));
     BB_TRY(train(&j, err));

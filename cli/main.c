@@ -139,6 +139,7 @@ int main(int argc, char **argv)
     gsl_set_error_handler_off();
     bb_blas_init();
     bb_interrupt_install();
+    bb_map_watch();
     bb_status status = take_globals(&argc, argv, &g, &err);
     if (status == BB_OK) status = apply_globals(&g, &err);
     if (status == BB_OK) status = dispatch(argc, argv, &g, &err);

@@ -16,6 +16,7 @@
 #include "engine/finalised.h"
 #include "engine/front.h"
 #include "engine/ladder.h"
+#include "engine/outputs.h"
 #include "engine/run.h"
 #include "model/export/export.h"
 
@@ -274,6 +275,8 @@ bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const cha
     if (recipe) BB_TRY(check_recipe(r, &p, err));
     status = BB_NOMEM;
     if (!(from = bb_run_path(r, err, "models/%s.gguf", p.hash))) goto done;
+    BB_TRY(bb_output_fits(path, (uint64_t)p.size_bytes, err));
+    if (!bb_file_exists(from)) BB_TRY(bb_output_fits(from, (uint64_t)p.size_bytes, err));
     BB_TRY(finalise_one(r, &p, err));
     BB_TRY(bb_map_open(from, &map, err));
     BB_TRY(bb_file_write(path, map.data, map.size, err));

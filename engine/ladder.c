@@ -245,6 +245,7 @@ done:
 typedef struct table {
     bb_run         *r;
     bb_csv_writer  *steps, *generation, *lfq; /* lfq NULL: no ablation */
+    bb_tokens      *tokens;
     bb_windows     *texts;                    /* [n_texts], as the next three */
     bb_reference  **references;
     bb_generation **continuations;
@@ -286,28 +287,48 @@ done:
 static bb_status load_text(table *t, const char *path, int64_t windows, bb_err *err)
 {
     const bb_run *r = t->r;
+    const size_t  at = t->n_texts++; /* also what was begun is given back by table_done */
     const char   *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
     bb_protocol   protocol = strcmp(r->config.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
-    bb_generation_spec spec = bb_generation_default(&r->model.net);
-    bb_tokens     tokens = { 0 };
-    char         *plain = NULL, label[BB_MODEL_LABEL];
+    uint32_t      prompt = bb_generation_default(&r->model.net).n_prompt;
+    bb_tokens    *tokens = &t->tokens[at];
+    bb_err        why = BB_ERR_INIT;
+    char         *plain = NULL;
     int32_t       bos;
     bb_status     status;
+    if (dot && strcmp(dot, ".jsonl") == 0) BB_TRY(text_of_jsonl(r, path, &plain, err));
+    if ((status = bb_tokens_load(&r->model, plain ? plain : path, r->config.parse_special, tokens, &why)) == BB_OK) status = bb_tokens_bos(&r->model, &bos, &why);
+    if (status == BB_OK) status = bb_windows_make(tokens, protocol, (uint32_t)r->config.ctx, bos, (uint32_t)windows, true, &t->texts[at], &why);
+    if (status == BB_OK && tokens->n < prompt)
+        status = BB_FAIL(&why, BB_BAD_FILE, "its %zu tokens are less than one prompt of %u: give more text", tokens->n, prompt);
+    if (status != BB_OK) {
+        BB_FAIL(err, status, strstr(why.msg, path) ? "--texts: %.0s%s" : "--texts: %s: %s", path, why.msg);
+        goto done;
+    }
+    if (strcmp(tokens->sha256, r->calib_tokens.sha256) == 0) bb_warn("%s is the calibration text: its numbers flatter every step", path);
+    t->names[at] = bb_strdup(slash ? slash + 1 : path, err);
+    status = t->names[at] ? BB_OK : BB_NOMEM;
+done:
+    bb_free(plain);
+    return status;
+}
+
+/* What the source says on each text. */
+static bb_status run_texts(table *t, int64_t windows, bb_err *err)
+{
+    const bb_run      *r = t->r;
+    bb_generation_spec spec = bb_generation_default(&r->model.net);
+    char               label[BB_MODEL_LABEL];
+    int32_t            bos;
+    bb_status          status;
     if (windows) spec.n_prompts = (uint32_t)windows;
     spec.seed = (uint64_t)r->config.seed;
-    if (dot && strcmp(dot, ".jsonl") == 0) BB_TRY(text_of_jsonl(r, path, &plain, err));
-    BB_TRY(bb_tokens_load(&r->model, plain ? plain : path, r->config.parse_special, &tokens, err));
-    if (strcmp(tokens.sha256, r->calib_tokens.sha256) == 0) bb_warn("%s is the calibration text: its numbers flatter every step", path);
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
-    BB_TRY(bb_windows_make(&tokens, protocol, (uint32_t)r->config.ctx, bos, (uint32_t)windows, true, &t->texts[t->n_texts], err));
-    BB_TRY(bb_reference_create(&r->model.net, &t->texts[t->n_texts], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[t->n_texts], err));
-    BB_TRY(bb_generation_create(&r->model.net, &tokens, bos, &spec, r->config.max_ram, "continuing the prompts", &t->continuations[t->n_texts], err));
-    t->names[t->n_texts] = bb_strdup(slash ? slash + 1 : path, err);
-    status = t->names[t->n_texts] ? BB_OK : BB_NOMEM;
+    for (size_t i = 0; i < t->n_texts; i++) {
+        BB_TRY(bb_reference_create(&r->model.net, &t->texts[i], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[i], err));
+        BB_TRY(bb_generation_create(&r->model.net, &t->tokens[i], bos, &spec, r->config.max_ram, "continuing the prompts", &t->continuations[i], err));
+    }
 done:
-    t->n_texts++; /* also what was begun is given back by table_done */
-    bb_tokens_done(&tokens);
-    bb_free(plain);
     return status;
 }
 
@@ -316,11 +337,12 @@ static bb_status load_texts(table *t, const char *list, int64_t windows, bb_err 
     size_t    most = 1;
     bb_status status = BB_NOMEM;
     for (const char *p = list; *p; p++) most += *p == ',';
+    t->tokens = BB_NEW0(most, bb_tokens, err);
     t->texts = BB_NEW0(most, bb_windows, err);
     t->references = BB_NEW0(most, bb_reference *, err);
     t->continuations = BB_NEW0(most, bb_generation *, err);
     t->names = BB_NEW0(most, char *, err);
-    if (!t->texts || !t->references || !t->continuations || !t->names) return BB_NOMEM;
+    if (!t->tokens || !t->texts || !t->references || !t->continuations || !t->names) return BB_NOMEM;
     for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',') {
         char *path = bb_asprintf(err, "%.*s", (int)strcspn(p, ","), p);
         if (!path) return BB_NOMEM;
@@ -337,8 +359,10 @@ static void table_done(table *t)
         bb_generation_destroy(t->continuations[i]);
         bb_reference_destroy(t->references[i]);
         bb_windows_done(&t->texts[i]);
+        bb_tokens_done(&t->tokens[i]);
         bb_free(t->names[i]);
     }
+    bb_free(t->tokens);
     bb_free(t->texts);
     bb_free(t->references);
     bb_free(t->continuations);
@@ -468,6 +492,17 @@ done:
     return status;
 }
 
+static bb_status check_sizes(const char *sizes, bb_err *err)
+{
+    for (const char *p = sizes; *p; p += strcspn(p, ","), p += *p == ',') {
+        char  *end;
+        double bpw = strtod(p, &end);
+        if (end == p || (*end && *end != ',') || !(bpw > 0))
+            return BB_FAIL(err, BB_USAGE, "--ladder: \"%.*s\" is no number of bits per weight", (int)strcspn(p, ","), p);
+    }
+    return BB_OK;
+}
+
 bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t windows, bool with_ablation, bb_err *err)
 {
     static const char header[] = "budget_bpw,step,text,n_tokens,ppl,ppl_se,kl_nats,kl_se,top1,agree_length";
@@ -477,21 +512,15 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
     bb_status status = BB_NOMEM;
     bb_free(r->config.finalise_steps); /* every step, whichever of them the run finalises its plans with */
     if (!(r->config.finalise_steps = bb_strdup("rebuild,blocks,lfq,end-to-end", err))) return status;
-    BB_TRY(bb_run_calibrate(r, err));
-    BB_TRY(bb_front_load(r, &front, err));
+    BB_TRY(check_sizes(sizes, err));
     BB_TRY(load_texts(&t, texts, windows, err));
+    BB_TRY(bb_front_load(r, &front, err));
+    BB_TRY(bb_run_calibrate(r, err));
+    BB_TRY(run_texts(&t, windows, err));
     BB_TRY(bb_run_table(r, "ladder.csv", header, &t.steps, err));
     BB_TRY(bb_run_table(r, "generation.csv", generation, &t.generation, err));
     if (with_ablation) BB_TRY(bb_run_table(r, "lfq.csv", header, &t.lfq, err));
-    for (const char *p = sizes; *p; p += strcspn(p, ","), p += *p == ',') {
-        char  *end;
-        double bpw = strtod(p, &end);
-        if (end == p || (*end && *end != ',') || !(bpw > 0)) {
-            status = BB_FAIL(err, BB_USAGE, "--ladder: \"%.*s\" is no number of bits per weight", (int)strcspn(p, ","), p);
-            goto done;
-        }
-        BB_TRY(one_size(&t, &front, bpw, err));
-    }
+    for (const char *p = sizes; *p; p += strcspn(p, ","), p += *p == ',') BB_TRY(one_size(&t, &front, strtod(p, NULL), err));
     BB_TRY(bb_csv_close(&t.steps, err));
     BB_TRY(bb_csv_close(&t.generation, err));
     BB_TRY(bb_csv_close(&t.lfq, err));

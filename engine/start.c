@@ -125,6 +125,24 @@ done:
     return status;
 }
 
+bb_status bb_run_check_inputs(const bb_run *r, bb_err *err)
+{
+    const bb_run_config *c = &r->config;
+    input     in[N_INPUTS];
+    bb_status status = BB_OK;
+    inputs_of(c, in);
+    for (int k = 0; k < N_INPUTS; k++) BB_TRY(check_text(in[k].what, in[k].path, err));
+    for (int k = 1; k < N_INPUTS; k++)
+        if (*in[k].path) BB_TRY(check_readable(in[k].what, in[k].path, err));
+    if (*c->profile) {
+        bb_speed speed;
+        BB_TRY(bb_speed_load(r->space, c->profile, &speed, err));
+        bb_speed_done(&speed);
+    }
+done:
+    return status;
+}
+
 bb_status bb_run_check_start(const bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
@@ -134,14 +152,7 @@ bb_status bb_run_check_start(const bb_run *r, bb_err *err)
     inputs_of(c, in);
     BB_TRY(check_text("--out", c->out, err));
     BB_TRY(check_text("--database", c->database, err));
-    for (int k = 0; k < N_INPUTS; k++) BB_TRY(check_text(in[k].what, in[k].path, err));
-    for (int k = 1; k < N_INPUTS; k++)
-        if (*in[k].path) BB_TRY(check_readable(in[k].what, in[k].path, err));
-    if (*c->profile) {
-        bb_speed speed;
-        BB_TRY(bb_speed_load(r->space, c->profile, &speed, err));
-        bb_speed_done(&speed);
-    }
+    BB_TRY(bb_run_check_inputs(r, err));
     if ((status = bb_folder_check_output(c->out, &why)) != BB_OK) {
         BB_FAIL(err, status, "--out %s", why.msg);
         goto done;

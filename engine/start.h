@@ -6,6 +6,8 @@
 
 #include "engine/run.h"
 
+/* The texts and the profile can be read; the part of the next one that is of inputs, for `estimate`. */
+bb_status bb_run_check_inputs(const bb_run *r, bb_err *err);
 /* r as opened by bb_run_preview; nothing is written. Refuses a folder that holds other things (unless --force), outputs that are inputs, texts that
  * cannot be read, a profile that is none, too little room on the disk. */
 bb_status bb_run_check_start(const bb_run *r, bb_err *err);

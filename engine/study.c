@@ -80,8 +80,32 @@ done:
     return status;
 }
 
+static int64_t bytes_of(const study *s, double bpw) { return (int64_t)(bpw * (double)s->r->n_weights / 8); }
+
+/* A band below the smallest plan is left out, aloud; BB_INFEASIBLE when none is left. */
+static bb_status drop_small_bands(study *s, bb_err *err)
+{
+    uint64_t  smallest, largest;
+    uint32_t  kept = 0;
+    char      size[32];
+    bb_status status;
+    BB_TRY(bb_model_space_reach(s->r->space, &smallest, &largest, err));
+    bb_format_size(smallest, size);
+    for (uint32_t i = 0; i < s->n_bands; i++) {
+        if (bytes_of(s, s->bands[i]) >= (int64_t)smallest) s->bands[kept++] = s->bands[i];
+        else
+            bb_warn("--bands: %g bits per weight (%lld bytes) are skipped: the smallest plan has %llu bytes (%s), which are %.3f bits per weight", s->bands[i],
+                    (long long)bytes_of(s, s->bands[i]), (unsigned long long)smallest, size, 8 * (double)smallest / (double)s->r->n_weights);
+    }
+    if (!kept)
+        status = BB_FAIL(err, BB_INFEASIBLE, "--bands %s: every band is below the smallest plan of %llu bytes (%s), which are %.3f bits per weight", s->o->bands,
+                         (unsigned long long)smallest, size, 8 * (double)smallest / (double)s->r->n_weights);
+    s->n_bands = kept;
+done:
+    return status;
+}
+
 static uint16_t *incumbent(const study *s, uint32_t band) { return s->incumbent + (size_t)band * s->p->n_units; }
-static int64_t   bytes_of(const study *s, double bpw) { return (int64_t)(bpw * (double)s->r->n_weights / 8); }
 
 /* The best searched plan that fits, topped up; without one the separable optimum. */
 static bb_status find_incumbent(study *s, uint32_t band, bb_err *err)
@@ -474,6 +498,7 @@ static bb_status open_parts(study *s, bb_err *err)
 {
     bb_status status;
     BB_TRY(parse_bands(s, err));
+    BB_TRY(drop_small_bands(s, err));
     BB_TRY(bb_run_calibrate(s->r, err));
     BB_TRY(measure_base(s, err));
     BB_TRY(bb_space_init(s->p, &s->space, err));

@@ -2,6 +2,7 @@
  * sensitivity.c: see sensitivity.h. */
 #include "eval/sensitivity.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,22 @@ static long unit_block(const char *unit)
     return strncmp(unit, "blk.", 4) == 0 ? strtol(unit + 4, NULL, 10) : -1;
 }
 
-/* Of the network, from the changed one on. */
-static uint64_t blocks_run(const bb_model *model, long block) { return model->net.n_layer - (uint64_t)(block > 0 ? block : 0); }
+/* Multiplications of a score's two heads (the reference's and the candidate's, for scored positions alone), as a number of blocks of average size. */
+static uint64_t head_blocks(const bb_net *net, const bb_windows *w)
+{
+    const bb_matrix *head = bb_net_head(net);
+    double           weights = 0;
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) weights += (double)net->blocks[i].w[p].rows * net->blocks[i].w[p].cols;
+    const double blocks = weights > 0 ? 2.0 * w->n_scored * (double)head->rows * head->cols / (w->ctx * weights / net->n_layer) : 0;
+    return blocks > 1 ? (uint64_t)llround(blocks) : 1;
+}
+
+uint64_t bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const char *unit)
+{
+    const long block = unit_block(unit);
+    return net->n_layer - (uint64_t)(block > 0 ? block : 0) + head_blocks(net, windows);
+}
 
 typedef struct order_key { long block; size_t index; } order_key;
 
@@ -165,12 +180,12 @@ bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_
         order[i] = (order_key){ unit_block(changes[i].unit), i };
     }
     qsort(order, n, sizeof *order, later_block_first);
-    for (size_t i = 0; i < n; i++) total += blocks_run(model, order[i].block);
+    for (size_t i = 0; i < n; i++) total += bb_sensitivity_blocks(&model->net, windows, changes[i].unit);
     bb_progress_start(&progress, "measure options, blocks", total);
     for (size_t i = 0; i < n; i++) {
         bool found = false;
         BB_TRY(measure_one(&j, out, &changes[order[i].index], &found, err));
-        (found ? bb_progress_skip : bb_progress_add)(&progress, blocks_run(model, order[i].block));
+        (found ? bb_progress_skip : bb_progress_add)(&progress, bb_sensitivity_blocks(&model->net, windows, changes[order[i].index].unit));
     }
     bb_progress_end(&progress);
 done:

@@ -41,6 +41,8 @@ typedef struct bb_sensitivity_options {
 bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_database *db, const bb_windows *windows,
                                  const bb_sensitivity_options *o, bb_change *changes, size_t n, bb_sensitivity *out, bb_err *err);
 void      bb_sensitivity_done(bb_sensitivity *s);
+/* The work of measuring an option of the unit, as progress counts it, in blocks: those of the network that run, and what the heads of the score cost. */
+uint64_t  bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const char *unit);
 
 /* G (n, n) float32 row-major, G[i][j] = psi_i . psi_j. */
 bb_status bb_sensitivity_gram(const bb_sensitivity *s, float *gram, bb_err *err);

@@ -290,6 +290,35 @@ START_TEST(a_lock_has_one_holder_and_names_it)
 }
 END_TEST
 
+/* A mapped file that is cut: one sentence that names it, and the exit code of a bad file. */
+START_TEST(a_map_whose_file_shrinks_ends_with_a_sentence)
+{
+    const char *path = bb_test_path("shrinks");
+    char        said[1000];
+    int         out[2], state;
+    static char data[3 * 65536];
+    memset(data, 'x', sizeof data);
+    bb_test_write(path, data, sizeof data);
+    ck_assert_int_eq(pipe(out), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        bb_map other, map;
+        ck_assert_int_ge(dup2(out[1], STDERR_FILENO), 0);
+        bb_map_watch();
+        if (bb_map_open("tests/data/README.md", &other, NULL) != BB_OK || bb_map_open(path, &map, NULL) != BB_OK || truncate(path, 100) != 0) _exit(1);
+        volatile unsigned char last = map.data[map.size - 1];
+        _exit(last ? 2 : 3);
+    }
+    close(out[1]);
+    ssize_t n = read(out[0], said, sizeof said - 1);
+    said[n > 0 ? n : 0] = '\0';
+    waitpid(child, &state, 0);
+    ck_assert_msg(WIFEXITED(state) && WEXITSTATUS(state) == 5, "state %d: %s", state, said);
+    ck_assert_msg(strstr(said, path) && strstr(said, "became shorter") && strchr(said, '\n') == said + strlen(said) - 1, "%s", said);
+    close(out[0]);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("base file");
@@ -302,6 +331,7 @@ int main(void)
     tcase_add_test(t, what_a_link_points_to_is_written);
     tcase_add_test(t, outputs_are_checked_before_any_work);
     tcase_add_test(t, a_lock_has_one_holder_and_names_it);
+    tcase_add_test(t, a_map_whose_file_shrinks_ends_with_a_sentence);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/csv.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -110,6 +111,9 @@ static const struct { const char *words; bb_status status; const char *says; } r
     { "sweep $M " SMALL " --calib $T --profile $D/missing.yaml --out $D/r1", BB_BAD_FILE, "missing.yaml" },
     { "sweep $M " SMALL " --calib $T --database $T --out $D/r1", BB_IO, "--database" },
     { "sweep $M " SMALL " --calib $T --out $D/r\xff", BB_USAGE, "no UTF-8 text" },
+    { "estimate $M " SMALL " --calib $D/missing.txt", BB_BAD_FILE, "missing.txt" },
+    { "estimate $M " SMALL " --calib $T --eval $D/missing.txt", BB_BAD_FILE, "missing.txt" },
+    { "estimate $M " SMALL " --calib $T --profile $D/missing.yaml", BB_BAD_FILE, "missing.yaml" },
     { "run $M " SMALL " --target-size 20kB --target-bpw 8 --calib $T --out $D/r1", BB_USAGE, "both say how large" },
     { "estimate $M " SMALL " --target-size 20kB --target-bpw 8 --calib $T", BB_USAGE, "both say how large" },
     { "sweep $M " SMALL " --target-size 20kB --calib $T --out $D/r1", BB_USAGE, "sweep takes --points or --sizes" },
@@ -124,6 +128,40 @@ START_TEST(is_refused_at_the_start)
     if (refused[_i].says) ck_assert_msg(strstr(err.msg, refused[_i].says) != NULL, "%s: %s", refused[_i].words, err.msg);
     ck_assert(m == hash_of(model) && t == hash_of(text) && f == hash_of(foreign));
     ck_assert(!bb_file_exists(bb_test_path("r1")) && !bb_file_exists(bb_test_path("q1.gguf")) && !bb_file_exists(bb_test_path("q1.gguf.work")));
+}
+END_TEST
+
+static char *first_plan(const char *run)
+{
+    static char hash[32];
+    char        path[700];
+    bb_csv      t;
+    snprintf(path, sizeof path, "%s/plans.csv", bb_test_path(run));
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    snprintf(hash, sizeof hash, "%s", bb_csv_text(&t, 0, (size_t)bb_csv_column(&t, "plan_hash")));
+    bb_csv_done(&t);
+    return hash;
+}
+
+/* Every command that writes a large file looks for room before it works. */
+START_TEST(a_disk_without_room_is_refused_at_the_start)
+{
+    bb_err err = BB_ERR_INIT;
+    char   line[2000];
+    ck_assert_msg(command(&err, "sweep $M " SMALL " --calib $T --out $D/room") == BB_OK, "%s", err.msg);
+    snprintf(line, sizeof line, "export $D/room --plan %s --out $D/room.gguf", first_plan("room"));
+    const char *const words[] = { line, "train $D/room.gguf --tokenizer $M --text $T --layers 1 --width 16 --heads 2 --ctx 16 --steps 1 --batch 1",
+                                  "train $D/room.gguf --init $M --text $T --ctx 16 --steps 1 --batch 1",
+                                  "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/room.gguf",
+                                  "sweep $M " SMALL " --calib $T --out $D/room2" };
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        bb_free_space_limit(2000);
+        bb_status status = command(&err, words[i]);
+        bb_free_space_limit(UINT64_MAX);
+        ck_assert_msg(status == BB_IO && strstr(err.msg, "there is room for 2000"), "%s: %d %s", words[i], (int)status, err.msg);
+        ck_assert(!bb_file_exists(bb_test_path("room.gguf")) && !bb_file_exists(bb_test_path("room2")));
+    }
+    ck_assert_msg(command(&err, line) == BB_OK, "%s", err.msg);
 }
 END_TEST
 
@@ -289,6 +327,7 @@ int main(void)
     bb_log_set_level(BB_LOG_QUIET);
     gsl_set_error_handler_off();
     tcase_add_loop_test(t, is_refused_at_the_start, 0, (int)(sizeof refused / sizeof *refused));
+    tcase_add_test(t, a_disk_without_room_is_refused_at_the_start);
     tcase_add_test(t, a_log_is_appended_to_logs_only);
     tcase_add_test(t, a_short_evaluation_text_is_refused_before_calibration);
     tcase_add_test(t, what_is_ours_is_replaced_and_what_is_not_with_force);

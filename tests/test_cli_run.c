@@ -558,8 +558,14 @@ START_TEST(finalise_climbs_a_ladder)
         } else ck_assert_double_ge(kl, best);
     }
     bb_csv_done(&t);
-    snprintf(line, sizeof line, "finalise %s --ladder 8 --texts /nonexistent.txt", a);
-    ck_assert_int_ne(bb_test_program(line, said, sizeof said), 0);
+    snprintf(path, sizeof path, "%s", bb_test_path("short.txt"));
+    bb_test_write(path, "a b", 3);
+    const char *const bad[] = { "/nonexistent.txt", path, a }; /* the last text of the list is looked at before the first one is worked on */
+    for (int i = 0; i < 3; i++) {
+        snprintf(line, sizeof line, "finalise %s --ladder 8 --texts %s,%s", a, text, bad[i]);
+        ck_assert_int_eq(bb_test_program(line, said, sizeof said), 5);
+        ck_assert_msg(strstr(said, "--texts: ") && strstr(said, bad[i]) && !strstr(said, "full-precision states"), "%s", said);
+    }
     snprintf(line, sizeof line, "finalise %s --ladder eight --texts %s -q", a, text);
     ck_assert_int_eq(bb_test_program(line, said, sizeof said), 2);
     ck_assert_int_eq(bb_test_program("sweep " MODEL " " SMALL " --finalise-steps lfq,magic --out /nonexistent/x", said, sizeof said), 2);

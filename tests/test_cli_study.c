@@ -118,6 +118,22 @@ START_TEST(again_it_says_the_same)
 }
 END_TEST
 
+/* A band that no plan reaches is skipped aloud; the others are studied. */
+START_TEST(a_band_below_the_smallest_plan_is_skipped)
+{
+    char   arguments[1024];
+    bb_csv rows;
+    snprintf(arguments, sizeof arguments, "study %s --plans 7 --bands 0.5,8 --bootstrap 50 --threads 1 --no-anchors", dir);
+    int code = bb_test_program(arguments, said, sizeof said);
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    ck_assert_msg(strstr(said, "0.5 bits per weight") && strstr(said, "are skipped: the smallest plan has"), "%s", said);
+    read_table("proxy.csv", &rows);
+    ck_assert_uint_gt(rows.n_rows, 10);
+    for (size_t i = 0; i < rows.n_rows; i++) ck_assert(fabs(number(&rows, i, "band_bpw") - 8) < 1e-9);
+    bb_csv_done(&rows);
+}
+END_TEST
+
 START_TEST(it_refuses)
 {
     ck_assert_int_eq(bb_test_program("study", said, sizeof said), 2);
@@ -138,6 +154,7 @@ int main(void)
     tcase_add_unchecked_fixture(t, make_run, NULL);
     tcase_add_test(t, its_table_follows_from_its_plans);
     tcase_add_test(t, again_it_says_the_same);
+    tcase_add_test(t, a_band_below_the_smallest_plan_is_skipped);
     tcase_add_test(t, it_refuses);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -465,6 +465,24 @@ START_TEST(missing_changes_fall_back)
 }
 END_TEST
 
+/* Progress counts what an option costs: the blocks behind it, and the heads, of which the wide one of a small model is worth many blocks. */
+START_TEST(the_head_counts_as_its_blocks)
+{
+    bb_block   blocks[3] = { 0 };
+    bb_net     net = { .n_layer = 3, .blocks = blocks, .embd = { .rows = 4000, .cols = 100 } };
+    bb_windows windows = { .n = 7, .ctx = 16, .n_scored = 8 };
+    for (int i = 0; i < 3; i++) blocks[i].w[BB_PART_UP] = (bb_matrix){ .rows = 500, .cols = 100 };
+    /* two heads of 8 blocks each, on half of the positions */
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "blk.2.ffn_up"), 1 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "blk.0.ffn_up"), 3 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "token_embd"), 3 + 8);
+    net.head = (bb_matrix){ .rows = 4000, .cols = 300 };
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "output"), 3 + 24);
+    net.head.rows = 1; /* never nothing */
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "blk.1.ffn_up"), 2 + 1);
+}
+END_TEST
+
 START_TEST(memory_may_run_out)
 {
     for (long n = 0; n < 40; n++) {
@@ -500,6 +518,7 @@ int main(void)
     tcase_add_test(t, a_store_answers_the_second_time);
     tcase_add_test(t, the_floor_is_that_of_an_f16_copy);
     tcase_add_test(t, layerwise_costs_are_what_they_say);
+    tcase_add_test(t, the_head_counts_as_its_blocks);
     tcase_add_test(t, memory_may_run_out);
     tcase_add_loop_test(p, scores_are_sums_by_definition, 0, 3);
     tcase_add_test(p, missing_changes_fall_back);
