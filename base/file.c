@@ -121,30 +121,30 @@ static void unwatch(const bb_map *map)
     pthread_mutex_unlock(&watching);
 }
 
-static void say(const char *text)
+static size_t append(char *to, size_t n, const char *text)
 {
-    size_t n = strlen(text);
-    while (n > 0) {
-        ssize_t put = write(STDERR_FILENO, text, n);
-        if (put <= 0) return;
-        text += put;
-        n -= (size_t)put;
-    }
+    const size_t more = strlen(text);
+    memcpy(to + n, text, more);
+    return n + more;
 }
 
 /* Nothing but write and _exit: any lock may be held. */
 static void on_bus_error(int signal_number, siginfo_t *info, void *context)
 {
     const uintptr_t at = (uintptr_t)info->si_addr;
+    static const char why[] = ": cannot be read any more: it became shorter while it was in use, or its disk fails; leave it unchanged and start again\n";
     const char     *path = NULL;
+    char            line[WATCHED_PATH + 32 + sizeof why];
+    size_t          n;
     (void)signal_number, (void)context;
     for (size_t i = 0; i < WATCHED && !path; i++) {
         const uintptr_t from = (uintptr_t)atomic_load(&watched[i].data);
         if (from && at >= from && at - from < watched[i].size) path = watched[i].path;
     }
-    say("bitbudget: ");
-    say(path ? path : "a mapped file");
-    say(": cannot be read any more: it became shorter while it was in use, or its disk fails; leave it unchanged and start again\n");
+    n = append(line, 0, "bitbudget: ");
+    n = append(line, n, path ? path : "a mapped file");
+    n = append(line, n, why);
+    if (write(STDERR_FILENO, line, n) < 0) n = 0; /* there is nobody to tell */
     _exit(bb_status_exit_code(BB_BAD_FILE));
 }
 

@@ -310,8 +310,9 @@ START_TEST(a_map_whose_file_shrinks_ends_with_a_sentence)
         _exit(last ? 2 : 3);
     }
     close(out[1]);
-    ssize_t n = read(out[0], said, sizeof said - 1);
-    said[n > 0 ? n : 0] = '\0';
+    size_t n = 0;
+    for (ssize_t got; n + 1 < sizeof said && (got = read(out[0], said + n, sizeof said - 1 - n)) > 0;) n += (size_t)got;
+    said[n] = '\0';
     waitpid(child, &state, 0);
     ck_assert_msg(WIFEXITED(state) && WEXITSTATUS(state) == 5, "state %d: %s", state, said);
     ck_assert_msg(strstr(said, path) && strstr(said, "became shorter") && strchr(said, '\n') == said + strlen(said) - 1, "%s", said);
