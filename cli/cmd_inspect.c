@@ -136,7 +136,7 @@ static void add_blocks(bb_text *out, const bb_net *net)
 {
     char number[16];
     bb_text_addf(out, "\n%-6s %5s %4s %6s ", "block", "heads", "kv", "ffn");
-    for (int p = 0; p < BB_N_PARTS; p++) bb_text_addf(out, " %-*s", p < BB_N_PARTS - 1 ? 11 : 0, bb_part_names[p]);
+    for (int p = 0; p < BB_N_PARTS; p++) bb_text_addf(out, " %-*s", p < BB_N_PARTS - 1 ? 11 : 0, bb_parts[p].name);
     bb_text_add(out, "\n");
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *k = &net->blocks[i];

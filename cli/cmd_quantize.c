@@ -196,8 +196,10 @@ static uint64_t work_bytes(const job *j)
     const bool    calibrated = strcmp(j->o.method, "rtn") != 0;
     uint64_t      sum = j->bytes + (calibrated ? (uint64_t)net->n_embd * net->n_embd * sizeof(float) : 0);
     for (uint32_t i = 0; i < net->n_layer && calibrated; i++) {
-        const uint64_t cols[] = { net->n_embd, net->blocks[i].w[BB_PART_O].cols, net->n_embd, net->blocks[i].n_ff };
-        for (int k = 0; k < 4; k++) sum += cols[k] * cols[k] * sizeof(float);
+        for (int k = 0; k < BB_N_FEEDS; k++) {
+            const uint64_t cols = bb_dim_of(net, &net->blocks[i], bb_feeds[k].width);
+            sum += cols * cols * sizeof(float);
+        }
     }
     return sum;
 }
@@ -351,7 +353,7 @@ static bb_status encode_matrices(job *j, bb_err *err)
         for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1)) {
             const bb_block *b = &j->blocks[i];
             if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
-            if (b->w[p].rows) BB_TRY(bb_database_matrix(j->database, i, (bb_part)p, p <= BB_PART_O ? b->n_kv : b->n_ff, b->w[p].type, &made, NULL, err));
+            if (b->w[p].rows) BB_TRY(bb_database_matrix(j->database, i, (bb_part)p, bb_part_kept(b, (bb_part)p), b->w[p].type, &made, NULL, err));
         }
     bb_progress_end(&progress);
     BB_TRY(bb_database_apply(j->database, &j->plan, &j->net, j->blocks, err));
@@ -411,9 +413,9 @@ static bb_status check_file(const job *j, const char *path, bb_err *err)
     BB_TRY(same_matrix(&j->net.head, &back.net.head, false, path, "output", err));
     for (uint32_t i = 0; i < j->net.n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) {
-            snprintf(name, sizeof name, "blk.%u.%s", i, bb_part_names[p]);
+            snprintf(name, sizeof name, "blk.%u.%s", i, bb_parts[p].name);
             /* A pruned qwen2 is written with the rows of q and k in another rotary order. */
-            BB_TRY(same_matrix(&j->net.blocks[i].w[p], &back.net.blocks[i].w[p], p <= BB_PART_K && j->net.rope_neox != back.net.rope_neox, path, name, err));
+            BB_TRY(same_matrix(&j->net.blocks[i].w[p], &back.net.blocks[i].w[p], bb_parts[p].rotated && j->net.rope_neox != back.net.rope_neox, path, name, err));
         }
 done:
     bb_model_close(&back);

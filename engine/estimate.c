@@ -37,9 +37,9 @@ static counts count(const bb_run *r)
     counts            c = { 0 };
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *block = &net->blocks[b];
-        uint64_t        widths[4] = { net->n_embd, block->w[BB_PART_O].cols, net->n_embd, block->n_ff }, sum = 0;
+        uint64_t        sum = 0;
         for (int k = 0; k < BB_N_PARTS; k++) c.block_weights += (double)block->w[k].rows * block->w[k].cols;
-        for (int k = 0; k < 4; k++) sum += widths[k] * widths[k] * sizeof(float);
+        for (int k = 0; k < BB_N_FEEDS; k++) sum += (uint64_t)bb_dim_of(net, block, bb_feeds[k].width) * bb_dim_of(net, block, bb_feeds[k].width) * sizeof(float);
         c.hessian_bytes += sum;
         if (sum > c.largest_hessian) c.largest_hessian = sum;
     }
@@ -76,9 +76,10 @@ static double calibrate_s(const model *m)
     const bb_run_config *c = &m->r->config;
     double tokens = (double)c->calib_windows * m->ctx, s = tokens * (token(m) + m->net->n_layer * m->p->moments);
     for (uint32_t b = 0; b < m->net->n_layer; b++) { /* the order in which columns go: one elimination */
-        const bb_block *k = &m->net->blocks[b];
-        const double    o = k->w[BB_PART_O].cols, ff = k->n_ff;
-        s += (cube(o) + o * o * k->w[BB_PART_O].rows / 2 + cube(ff) + ff * ff * k->w[BB_PART_DOWN].rows / 2) * m->p->product;
+        for (int k = 0; k < BB_N_SUBLAYERS; k++) {
+            const bb_matrix *w = &m->net->blocks[b].w[bb_sublayers[k].writer];
+            s += (cube(w->cols) + (double)w->cols * w->cols * w->rows / 2) * m->p->product;
+        }
     }
     s += (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows) * m->ctx * token(m);
     if (strcmp(c->calib, "self") == 0) s += (double)(c->calib_windows + c->confirm_windows) * m->ctx * m->n.block_weights * m->p->generate;
@@ -87,8 +88,9 @@ static double calibrate_s(const model *m)
 
 static double factors_s(const model *m, const bb_block *b)
 {
-    const double C = m->net->n_embd;
-    return m->p->factor * (2 * cube(C) + cube(b->w[BB_PART_O].cols) + cube(b->n_ff));
+    double sum = 0;
+    for (int k = 0; k < BB_N_FEEDS; k++) sum += cube((double)bb_dim_of(m->net, b, bb_feeds[k].width));
+    return m->p->factor * sum;
 }
 
 static uint32_t block_of(const char *unit) { return strncmp(unit, "blk.", 4) == 0 ? (uint32_t)strtoul(unit + 4, NULL, 10) : 0; }
@@ -122,7 +124,7 @@ static double encode_mean(const model *m, const bb_unit *u)
 /* Least squares for the columns that stay, of every width of o and down. */
 static double compensate_s(const model *m, const bb_unit *u, bool ffn, const bb_block *b)
 {
-    const double n = ffn ? b->n_ff : b->w[BB_PART_O].cols, rows = m->net->n_embd;
+    const double n = b->w[bb_sublayers[ffn ? BB_FFN : BB_ATTENTION].writer].cols, rows = m->net->n_embd;
     double       s = 0;
     for (uint32_t o = 1; o < u->n_options; o++) {
         const double kept = n * strtod(u->options[o], NULL) / fmax(1, strtod(u->options[0], NULL));
@@ -204,6 +206,13 @@ static double final_plans(const bb_run *r)
     return least_pruned(r) <= target ? 4 : 3;
 }
 
+static bool is_writer(const char *part)
+{
+    for (int s = 0; s < BB_N_SUBLAYERS; s++)
+        if (strcmp(part, bb_parts[bb_sublayers[s].writer].name) == 0) return true;
+    return false;
+}
+
 static double search_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
@@ -212,7 +221,7 @@ static double search_s(const model *m)
     for (uint32_t u = 0; u < p->n_units; u++) {
         const bb_unit *unit = &p->units[u], *control = unit->controller >= 0 ? &p->units[unit->controller] : NULL;
         const char    *part = strrchr(unit->name, '.');
-        if (!control || !part || (strcmp(part, ".attn_output") != 0 && strcmp(part, ".attn_o") != 0 && strcmp(part, ".ffn_down") != 0)) continue;
+        if (!control || !part || !is_writer(part + 1)) continue;
         s += pruned_share * (control->n_options - 1) * (unit->n_options - 1) / 2 * unit_weights(unit) * encode_mean(m, unit);
     }
     return s + final_plans(m->r) * (double)c->confirm_windows * m->ctx * scored_token(m);

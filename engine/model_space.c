@@ -173,19 +173,16 @@ static bool settle(void *self, const bb_problem *p, uint16_t *x)
 
 static uint32_t part_rows(const bb_net *net, const bb_block *b, bb_part part, uint32_t kept)
 {
-    uint32_t heads = b->n_kv ? b->n_head / b->n_kv : 0;
-    switch (part) {
-    case BB_PART_Q: return kept * heads * net->head_dim;
-    case BB_PART_K: case BB_PART_V: return kept * net->head_dim;
-    case BB_PART_GATE: case BB_PART_UP: return kept;
-    default: return net->n_embd;
-    }
+    bb_block k = *b;
+    bb_block_keep(net, &k, bb_parts[part].sublayer, kept);
+    return (uint32_t)bb_dim_of(net, &k, bb_parts[part].rows);
 }
 
 static uint32_t part_cols(const bb_net *net, const bb_block *b, bb_part part, uint32_t kept)
 {
-    if (part == BB_PART_O) return kept * (b->n_kv ? b->n_head / b->n_kv : 0) * net->head_dim;
-    return part == BB_PART_DOWN ? kept : net->n_embd;
+    bb_block k = *b;
+    bb_block_keep(net, &k, bb_parts[part].sublayer, kept);
+    return (uint32_t)bb_dim_of(net, &k, bb_parts[part].cols);
 }
 
 static int64_t matrix_bytes(uint32_t rows, uint32_t cols, bb_type type)
@@ -363,27 +360,27 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
 {
     const bb_net   *net = &s->model->net;
     const bb_block *b = &net->blocks[layer];
-    uint32_t        kept[MAX_WIDTHS + 2], n, kv = 0, ffn = 0, divisor = o->ffn_divisor;
+    uint32_t        kept[MAX_WIDTHS + 2], n, unit_of[BB_N_SUBLAYERS] = { 0 }, divisor = o->ffn_divisor;
     bb_status       status = BB_OK;
     if (b->n_kv) {
         /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
         n = kept_counts(b->n_kv, 1, o->prune_kv, o->prune_sublayers && layer > 0, kept);
-        kv = (*i)++;
-        BB_TRY(structure_unit(s, kv, layer, "kv", kept, n, err));
+        unit_of[BB_ATTENTION] = (*i)++;
+        BB_TRY(structure_unit(s, unit_of[BB_ATTENTION], layer, bb_sublayers[BB_ATTENTION].unit, kept, n, err));
     }
     if (b->n_ff) {
         if (divisor == 0) divisor = b->n_ff % 256 == 0 ? 256 : b->n_ff % 64 == 0 ? 64 : 32;
         n = kept_counts(b->n_ff, divisor, o->prune_ffn, o->prune_sublayers, kept);
-        ffn = (*i)++;
-        BB_TRY(structure_unit(s, ffn, layer, "ffn", kept, n, err));
+        unit_of[BB_FFN] = (*i)++;
+        BB_TRY(structure_unit(s, unit_of[BB_FFN], layer, bb_sublayers[BB_FFN].unit, kept, n, err));
     }
     for (int p = 0; p < BB_N_PARTS; p++) {
         unit_data *u = &s->data[*i];
         if (b->w[p].rows == 0) continue;
-        snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, bb_part_names[p]);
+        snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, bb_parts[p].name);
         u->layer = layer;
         u->part = (bb_part)p;
-        BB_TRY(format_unit(s, (*i)++, u->name, (long)(p <= BB_PART_O ? kv : ffn), list_for(o->formats, b->w[p].cols, false), &b->w[p], err));
+        BB_TRY(format_unit(s, (*i)++, u->name, (long)unit_of[bb_parts[p].sublayer], list_for(o->formats, b->w[p].cols, false), &b->w[p], err));
     }
 done:
     return status;

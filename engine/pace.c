@@ -73,7 +73,7 @@ static bb_status collect(sample *s, bb_err *err)
     memcpy(s->work, s->h, (size_t)s->S * s->T * s->net->n_embd * sizeof *s->h);
     BB_TRY(bb_hessians_collect(s->forward, s->net, s->block, s->S, s->T, s->work, &moments, err));
     if (!s->in.h) { /* the first time */
-        const int k = s->block->n_ff ? 2 : 0;
+        const bb_feed k = s->block->n_ff ? BB_FEED_FFN : BB_FEED_ATTENTION;
         BB_TRY(bb_hessians_finish(&moments, err));
         s->in = moments.in[k];
         moments.in[k] = (bb_hessian){ 0 };

@@ -104,7 +104,7 @@ static bb_status each_matrix(const bb_net *net, const bb_net *other, visit f, vo
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix *w = &net->blocks[i].w[p], *o = other ? &other->blocks[i].w[p] : NULL;
             if (w->rows == 0 && (!o || o->rows == 0)) continue;
-            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_part_names[p]);
+            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_parts[p].name);
             BB_TRY(f(self, unit, w, o, err));
         }
 done:

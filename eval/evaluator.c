@@ -40,9 +40,9 @@ static bool matrix_same(const bb_matrix *a, const bb_matrix *b)
 
 bool bb_block_same(const bb_block *a, const bb_block *b)
 {
-    if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff || a->attn_norm != b->attn_norm ||
-        a->ffn_norm != b->ffn_norm || a->q_norm != b->q_norm || a->k_norm != b->k_norm)
-        return false;
+    if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff) return false;
+    for (int n = 0; n < BB_N_NORMS; n++)
+        if (a->norm[n] != b->norm[n]) return false;
     for (int p = 0; p < BB_N_PARTS; p++)
         if (!matrix_same(&a->w[p], &b->w[p])) return false;
     return true;

@@ -24,7 +24,7 @@ static bool linear_unit(const char *unit, uint32_t *layer, bb_part *part)
     if (strncmp(unit, "blk.", 4) != 0) return false;
     *layer = (uint32_t)strtoul(unit + 4, &end, 10);
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (*end == '.' && strcmp(end + 1, bb_part_names[p]) == 0) {
+        if (*end == '.' && strcmp(end + 1, bb_parts[p].name) == 0) {
             *part = (bb_part)p;
             return true;
         }
@@ -40,8 +40,6 @@ static void decode(const bb_matrix *m, float *out)
 }
 
 /* kept share of the unit's block at full width, as the database counts it */
-static uint32_t full_width(const bb_block *b, bb_part part) { return part <= BB_PART_O ? b->n_kv : b->n_ff; }
-
 static bb_status option_matrix(const bb_layerwise_input *in, const bb_change *c, uint32_t layer, bb_part part, bb_matrix *m, bb_quant_stats *stats,
                                bb_err *err)
 {
@@ -49,7 +47,7 @@ static bb_status option_matrix(const bb_layerwise_input *in, const bb_change *c,
     const bb_block  *b = &in->model->net.blocks[layer];
     if (!f) return BB_FAIL(err, BB_USAGE, "%s: \"%s\" is no format", c->unit, c->option);
     memset(stats, 0, sizeof *stats);
-    return bb_database_matrix(in->db, layer, part, full_width(b, part), f->type, m, stats, err);
+    return bb_database_matrix(in->db, layer, part, bb_part_kept(b, part), f->type, m, stats, err);
 }
 
 /* ---- sensitivities of one matrix ---- */
@@ -238,7 +236,7 @@ static bb_status noise_sensitivity(const bb_layerwise_input *in, uint32_t layer,
     size_t           n = (size_t)m->rows * m->cols;
     bb_status        status = BB_NOMEM;
     if (!blocks) return BB_NOMEM;
-    snprintf(name, sizeof name, "noise %u %s", layer, bb_part_names[part]);
+    snprintf(name, sizeof name, "noise %u %s", layer, bb_parts[part].name);
     bb_rng_init(&rng, in->seed, name);
     for (size_t k = 0; k < n; k++) square += (double)w[k] * (double)w[k];
     for (size_t k = 0; k < n; k++) {

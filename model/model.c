@@ -309,9 +309,9 @@ static bb_status find_part(builder *b, uint32_t layer, bb_part part, uint32_t ro
     bb_matrix *w = &b->m->net.blocks[layer].w[part];
     char       name[KEY_BYTES];
     bb_status  status;
-    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_part_names[part]);
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_parts[part].name);
     BB_TRY(find_matrix(b, name, rows, cols, w, err));
-    snprintf(name, sizeof name, "blk.%u.%s.bias", layer, bb_part_names[part]);
+    snprintf(name, sizeof name, "blk.%u.%s.bias", layer, bb_parts[part].name);
     BB_TRY(find_vector(b, name, rows, false, &w->bias, err));
 done:
     return status;
@@ -346,7 +346,7 @@ static bb_status find_attention(builder *b, uint32_t layer, bb_err *err)
     bb_status status;
     if (q_rows > INT32_MAX / 4)
         return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads of %u numbers", layer, k->n_head, net->head_dim);
-    BB_TRY(find_block_vector(b, layer, "attn_norm.weight", net->n_embd, true, &k->attn_norm, err));
+    BB_TRY(find_block_vector(b, layer, "attn_norm.weight", net->n_embd, true, &k->norm[BB_NORM_ATTENTION], err));
     if (b->fused_qkv) {
         BB_TRY(find_fused(b, layer, (uint32_t)q_rows, (uint32_t)kv_rows, net->n_embd, err));
     } else {
@@ -356,8 +356,8 @@ static bb_status find_attention(builder *b, uint32_t layer, bb_err *err)
     }
     BB_TRY(find_part(b, layer, BB_PART_O, net->n_embd, (uint32_t)q_rows, err));
     if (b->qk_norms) {
-        BB_TRY(find_block_vector(b, layer, "attn_q_norm.weight", net->head_dim, true, &k->q_norm, err));
-        BB_TRY(find_block_vector(b, layer, "attn_k_norm.weight", net->head_dim, true, &k->k_norm, err));
+        BB_TRY(find_block_vector(b, layer, "attn_q_norm.weight", net->head_dim, true, &k->norm[BB_NORM_Q], err));
+        BB_TRY(find_block_vector(b, layer, "attn_k_norm.weight", net->head_dim, true, &k->norm[BB_NORM_K], err));
     }
 done:
     return status;
@@ -368,7 +368,7 @@ static bb_status find_ffn(builder *b, uint32_t layer, bb_err *err)
     bb_net   *net = &b->m->net;
     bb_block *k = &net->blocks[layer];
     bb_status status;
-    BB_TRY(find_block_vector(b, layer, "ffn_norm.weight", net->n_embd, true, &k->ffn_norm, err));
+    BB_TRY(find_block_vector(b, layer, "ffn_norm.weight", net->n_embd, true, &k->norm[BB_NORM_FFN], err));
     BB_TRY(find_part(b, layer, BB_PART_GATE, k->n_ff, net->n_embd, err));
     BB_TRY(find_part(b, layer, BB_PART_UP, k->n_ff, net->n_embd, err));
     BB_TRY(find_part(b, layer, BB_PART_DOWN, net->n_embd, k->n_ff, err));

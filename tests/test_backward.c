@@ -76,9 +76,9 @@ static void set_scene(scene *s, int which, uint32_t block)
         s->grad.w[p] = zeros(s, (size_t)s->block->w[p].rows * s->block->w[p].cols);
         if (s->block->w[p].bias) s->grad.bias[p] = zeros(s, s->block->w[p].rows);
     }
-    s->grad.attn_norm = zeros(s, s->m.net.n_embd);
-    s->grad.ffn_norm = zeros(s, s->m.net.n_embd);
-    if (s->block->q_norm) s->grad.q_norm = zeros(s, s->m.net.head_dim), s->grad.k_norm = zeros(s, s->m.net.head_dim);
+    s->grad.norm[BB_NORM_ATTENTION] = zeros(s, s->m.net.n_embd);
+    s->grad.norm[BB_NORM_FFN] = zeros(s, s->m.net.n_embd);
+    if (s->block->norm[BB_NORM_Q]) s->grad.norm[BB_NORM_Q] = zeros(s, s->m.net.head_dim), s->grad.norm[BB_NORM_K] = zeros(s, s->m.net.head_dim);
     s->grad.head_mask = zeros(s, s->block->n_head);
     s->grad.ff_mask = zeros(s, s->block->n_ff);
     bb_err err = BB_ERR_INIT;
@@ -159,13 +159,13 @@ START_TEST(block_gradients_agree_with_differences)
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix *w = &s.block->w[p];
             if (w->rows == 0) continue;
-            if (w->type == BB_F32) check_array(&s, bb_part_names[p], w->data, (size_t)w->rows * w->cols, s.grad.w[p], 6);
+            if (w->type == BB_F32) check_array(&s, bb_parts[p].name, w->data, (size_t)w->rows * w->cols, s.grad.w[p], 6);
             check_array(&s, "bias", w->bias, w->rows, s.grad.bias[p], 4);
         }
-        check_array(&s, "attn_norm", s.block->attn_norm, s.m.net.n_embd, s.grad.attn_norm, 6);
-        check_array(&s, "ffn_norm", s.block->ffn_norm, s.m.net.n_embd, s.grad.ffn_norm, 6);
-        check_array(&s, "q_norm", s.block->q_norm, s.m.net.head_dim, s.grad.q_norm, 6);
-        check_array(&s, "k_norm", s.block->k_norm, s.m.net.head_dim, s.grad.k_norm, 6);
+        check_array(&s, "attn_norm", s.block->norm[BB_NORM_ATTENTION], s.m.net.n_embd, s.grad.norm[BB_NORM_ATTENTION], 6);
+        check_array(&s, "ffn_norm", s.block->norm[BB_NORM_FFN], s.m.net.n_embd, s.grad.norm[BB_NORM_FFN], 6);
+        check_array(&s, "q_norm", s.block->norm[BB_NORM_Q], s.m.net.head_dim, s.grad.norm[BB_NORM_Q], 6);
+        check_array(&s, "k_norm", s.block->norm[BB_NORM_K], s.m.net.head_dim, s.grad.norm[BB_NORM_K], 6);
         if (s.block->n_head) check_mask(&s, BB_PART_O, s.m.net.head_dim, s.grad.head_mask);
         if (s.block->n_ff) check_mask(&s, BB_PART_DOWN, 1, s.grad.ff_mask);
         end_scene(&s);
@@ -213,7 +213,7 @@ START_TEST(gradients_are_to_decoded_weights)
     }
     const bb_block *was = s.block;
     s.block = &plain; /* and those by differences */
-    for (int p = 0; p < BB_N_PARTS; p++) check_array(&s, bb_part_names[p], plain.w[p].data, (size_t)plain.w[p].rows * plain.w[p].cols, grad.w[p], 6);
+    for (int p = 0; p < BB_N_PARTS; p++) check_array(&s, bb_parts[p].name, plain.w[p].data, (size_t)plain.w[p].rows * plain.w[p].cols, grad.w[p], 6);
     s.block = (bb_block *)(uintptr_t)was;
     end_scene(&s);
 }
@@ -354,7 +354,7 @@ static float *long_gradients(const ref_model *m, const float *h, const float *c,
     float *out = BB_NEW0(total, float, NULL), *at = out + WINDOWS * n;
     memcpy(out, c, WINDOWS * n * sizeof *out);
     for (int p = 0; p < BB_N_PARTS; at += (size_t)block->w[p].rows * block->w[p].cols, p++) grad.w[p] = at;
-    grad.attn_norm = at;
+    grad.norm[BB_NORM_ATTENTION] = at;
     ck_assert_int_eq(bb_backward_create(&m->net, WINDOWS, LENGTH, &b, NULL), BB_OK);
     for (uint32_t s = 0, step = window_by_window ? 1 : WINDOWS; s < WINDOWS; s += step)
         ck_assert_int_eq(bb_backward_block(b, &m->net, block, step, LENGTH, h + s * n, out + s * n, &grad, NULL), BB_OK);

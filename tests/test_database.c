@@ -95,7 +95,7 @@ START_TEST(moments_are_those_of_the_inputs)
         double x[C], sum = 0;
         for (int i = 0; i < C; i++) sum += pow((double)embd[tokens[t] * C + i], 2);
         for (int i = 0; i < C; i++)
-            x[i] = (double)embd[tokens[t] * C + i] / sqrt(sum / C + (double)model.net.norm_eps) * (double)model.net.blocks[0].attn_norm[i];
+            x[i] = (double)embd[tokens[t] * C + i] / sqrt(sum / C + (double)model.net.norm_eps) * (double)model.net.blocks[0].norm[BB_NORM_ATTENTION][i];
         for (int i = 0; i < C; i++)
             for (int j = 0; j < C; j++) want[i][j] += x[i] * x[j] / (CTX * WINDOWS);
     }
@@ -128,15 +128,15 @@ START_TEST(entries_have_the_errors_they_say)
             const bb_matrix *source = &model.net.blocks[1].w[p];
             bb_matrix        m;
             bb_quant_stats   stats;
-            OK(bb_database_matrix(db, 1, (bb_part)p, p <= BB_PART_O ? KV : FF, types[t], &m, &stats, &err));
+            OK(bb_database_matrix(db, 1, (bb_part)p, bb_parts[p].sublayer == BB_FFN ? FF : KV, types[t], &m, &stats, &err));
             ck_assert(m.type == types[t] && m.rows == source->rows && m.cols == source->cols);
             float *w = decode(source), *v = decode(&m);
-            double e = bb_relative_error(w, v, m.rows, m.cols, &s.blocks[1].in[bb_hessian_of((bb_part)p)]);
+            double e = bb_relative_error(w, v, m.rows, m.cols, &s.blocks[1].in[bb_parts[p].feed]);
             ck_assert_double_eq_tol(stats.error, e, 1e-3 * e);
             bb_quant_options weighted = config.quant, rtn = config.quant;
             bb_quant_stats   error_weighted, error_rtn;
             void            *packed = bb_alloc(m.rows, bb_format_row_bytes(bb_format_get(m.type), m.cols), &err);
-            const bb_hessian *h = &s.blocks[1].in[bb_hessian_of((bb_part)p)];
+            const bb_hessian *h = &s.blocks[1].in[bb_parts[p].feed];
             weighted.method = BB_METHOD_WEIGHTED;
             rtn.method = BB_METHOD_RTN;
             OK(bb_quantize(w, m.rows, m.cols, h, m.type, &weighted, packed, &error_weighted, &err));
@@ -210,7 +210,7 @@ START_TEST(masks_are_nested_and_select_rows)
         float *w = decode(&model.net.blocks[0].w[BB_PART_DOWN]), *v = decode(&part), *wide = calloc((size_t)C * FF, sizeof *wide);
         for (uint32_t r = 0; r < C; r++)
             for (uint32_t k = 0; k < 64; k++) wide[r * FF + less[k]] = v[r * 64 + k];
-        const double e = bb_relative_error(w, wide, C, FF, &s.blocks[0].in[bb_hessian_of(BB_PART_DOWN)]);
+        const double e = bb_relative_error(w, wide, C, FF, &s.blocks[0].in[bb_parts[BB_PART_DOWN].feed]);
         ck_assert_double_eq_tol(pruned.error, e, 0.03 * e); /* damping */
         bb_free(w);
         bb_free(v);
@@ -229,7 +229,7 @@ static size_t gather(bb_database *db, unsigned char *out)
     for (uint32_t b = 0; b < model.net.n_layer; b++)
         for (int p = 0; p < N_PARTS; p++) {
             bb_matrix m;
-            OK(bb_database_matrix(db, b, (bb_part)p, p <= BB_PART_O ? 1 : 96, BB_Q4_0, &m, NULL, &err));
+            OK(bb_database_matrix(db, b, (bb_part)p, bb_parts[p].sublayer == BB_FFN ? 96 : 1, BB_Q4_0, &m, NULL, &err));
             size_t bytes = m.rows * bb_format_row_bytes(bb_format_get(BB_Q4_0), m.cols);
             memcpy(out + n, m.data, bytes);
             n += bytes;
@@ -375,7 +375,7 @@ static void *gather_thread(void *arg)
     for (uint32_t b = 0; b < model.net.n_layer; b++)
         for (int p = 0; p < N_PARTS; p++) {
             bb_matrix m;
-            if (bb_database_matrix(db, b, (bb_part)p, p <= BB_PART_O ? 1 : 96, BB_Q4_0, &m, NULL, &local) != BB_OK) return NULL;
+            if (bb_database_matrix(db, b, (bb_part)p, bb_parts[p].sublayer == BB_FFN ? 96 : 1, BB_Q4_0, &m, NULL, &local) != BB_OK) return NULL;
             size_t bytes = m.rows * bb_format_row_bytes(bb_format_get(BB_Q4_0), m.cols);
             memcpy(out[which] + n, m.data, bytes);
             n += bytes;
@@ -437,7 +437,7 @@ START_TEST(plans_are_applied_and_rebuilt)
     for (uint32_t i = 0; i < model.net.n_layer; i++)
         for (int p = 0; p < N_PARTS; p++) {
             char unit[64];
-            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_part_names[p]);
+            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_parts[p].name);
             OK(bb_plan_set(&plan, unit, "Q2_0", &err));
         }
     OK(bb_database_apply(db, &plan, &net, blocks, &err));
@@ -473,11 +473,11 @@ END_TEST
 
 typedef struct inputs { bb_part part; double *x; size_t n, cols; } inputs; /* of one part over all windows */
 
-static bb_status keep_inputs(void *self, bb_part part, const float *x, size_t n, uint32_t cols, bb_err *e)
+static bb_status keep_inputs(void *self, bb_feed stage, const float *x, size_t n, uint32_t cols, bb_err *e)
 {
     inputs *k = self;
     (void)e;
-    if (bb_hessian_of(part) != bb_hessian_of(k->part)) return BB_OK;
+    if (stage != bb_parts[k->part].feed) return BB_OK;
     for (size_t i = 0; i < n * cols; i++) k->x[k->n * cols + i] = (double)x[i];
     k->n += n;
     k->cols = cols;
@@ -510,7 +510,7 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
 {
     static float r_full[CTX * WINDOWS * C], r_small[CTX * WINDOWS * C], out_full[CTX * WINDOWS * C], out_small[CTX * WINDOWS * C];
     const bb_matrix *matrix = &net->blocks[layer].w[part];
-    const uint32_t   kept = part <= BB_PART_O ? net->blocks[layer].n_kv : net->blocks[layer].n_ff;
+    const uint32_t   kept = bb_part_kept(&net->blocks[layer], part);
     const bool       output = part == BB_PART_O || part == BB_PART_DOWN;
     const size_t     m = matrix->cols, n_tokens = CTX * WINDOWS;
     inputs           full, small;
@@ -562,10 +562,10 @@ START_TEST(a_rebuild_solves_its_equations)
         memcpy(blocks, rebuilt.net.blocks, rebuilt.net.n_layer * sizeof *blocks);
         before.blocks = blocks;
         const double solved = formula_error(db, &rebuilt.net, 1, parts[i]);
-        ck_assert_msg(solved < 1e-4, "%s: the equations are %g away", bb_part_names[parts[i]], solved);
+        ck_assert_msg(solved < 1e-4, "%s: the equations are %g away", bb_parts[parts[i]].name, solved);
         blocks[1].w[parts[i]] = model.net.blocks[1].w[parts[i]];
         const double source = formula_error(db, &before, 1, parts[i]);
-        ck_assert_msg(source > 0.01, "%s: the source solves them too (%g)", bb_part_names[parts[i]], source);
+        ck_assert_msg(source > 0.01, "%s: the source solves them too (%g)", bb_parts[parts[i]].name, source);
     }
     bb_rebuilt_done(&rebuilt);
     bb_plan_done(&plan);

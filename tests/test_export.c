@@ -153,9 +153,9 @@ static void check_block(const fixture *f, uint32_t i, uint32_t at, bool interlea
     const bb_block *b = &f->back.net.blocks[i], *s = &f->blocks[at];
     if (s->n_head) {
         ck_assert(b->n_head == s->n_head && b->n_kv == s->n_kv);
-        same_floats(b->attn_norm, s->attn_norm, f->net.n_embd);
-        same_floats(b->q_norm, s->q_norm, f->net.head_dim);
-        same_floats(b->k_norm, s->k_norm, f->net.head_dim);
+        same_floats(b->norm[BB_NORM_ATTENTION], s->norm[BB_NORM_ATTENTION], f->net.n_embd);
+        same_floats(b->norm[BB_NORM_Q], s->norm[BB_NORM_Q], f->net.head_dim);
+        same_floats(b->norm[BB_NORM_K], s->norm[BB_NORM_K], f->net.head_dim);
         for (int p = BB_PART_Q; p <= BB_PART_O; p++) same_matrix(&b->w[p], &s->w[p], f->net.head_dim, interleaved && p <= BB_PART_K);
     } else if (b->n_head) {
         ck_assert(b->n_head == 1 && b->n_kv == 1);
@@ -163,7 +163,7 @@ static void check_block(const fixture *f, uint32_t i, uint32_t at, bool interlea
     }
     if (s->n_ff) {
         ck_assert_uint_eq(b->n_ff, s->n_ff);
-        same_floats(b->ffn_norm, s->ffn_norm, f->net.n_embd);
+        same_floats(b->norm[BB_NORM_FFN], s->norm[BB_NORM_FFN], f->net.n_embd);
         for (int p = BB_PART_GATE; p <= BB_PART_DOWN; p++) same_matrix(&b->w[p], &s->w[p], f->net.head_dim, false);
     } else {
         ck_assert_uint_eq(b->n_ff, 1);
@@ -233,8 +233,8 @@ static void random_plan(fixture *f, const tiny_spec *s, bb_rng *r, bool one_qkv_
     for (uint32_t i = 0; i < s->n_layer; i++) {
         const char *qkv = pick(r, formats, N_FORMATS);
         for (int p = 0; p < BB_N_PARTS; p++)
-            if (bb_rng_below(r, 4)) set(f, p <= BB_PART_V && one_qkv_type ? qkv : pick(r, formats, N_FORMATS), "blk.%u.%s", i, bb_part_names[p]);
-            else if (p <= BB_PART_V && one_qkv_type) set(f, qkv, "blk.%u.%s", i, bb_part_names[p]);
+            if (bb_rng_below(r, 4)) set(f, p <= BB_PART_V && one_qkv_type ? qkv : pick(r, formats, N_FORMATS), "blk.%u.%s", i, bb_parts[p].name);
+            else if (p <= BB_PART_V && one_qkv_type) set(f, qkv, "blk.%u.%s", i, bb_parts[p].name);
         snprintf(number, sizeof number, "%u", (unsigned)bb_rng_below(r, s->n_kv[i] + 1));
         if (bb_rng_below(r, 2)) set(f, number, "blk.%u.kv", i);
         snprintf(number, sizeof number, "%u", 64 * (unsigned)bb_rng_below(r, s->n_ff[i] / 64 + 1));

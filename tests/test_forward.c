@@ -119,9 +119,9 @@ START_TEST(kl_agrees_with_the_oracle)
 }
 END_TEST
 
-static bb_status no_look(void *self, bb_part part, const float *x, size_t n, uint32_t cols, bb_err *err)
+static bb_status no_look(void *self, bb_feed feed, const float *x, size_t n, uint32_t cols, bb_err *err)
 {
-    (void)self; (void)part; (void)x; (void)n; (void)cols; (void)err;
+    (void)self; (void)feed; (void)x; (void)n; (void)cols; (void)err;
     return BB_OK;
 }
 
@@ -236,17 +236,17 @@ START_TEST(large_vocabulary_comes_in_pieces)
 END_TEST
 
 /* What a hook saw: the inputs of all linears, in order. */
-typedef struct seen { size_t calls, tokens[BB_N_PARTS]; const bb_net *net; double sum_square_q; } seen;
+typedef struct seen { size_t calls, tokens[BB_N_FEEDS]; const bb_net *net; double sum_square_q; } seen;
 
-static bb_status look(void *self, bb_part part, const float *x, size_t n, uint32_t cols, bb_err *err)
+static bb_status look(void *self, bb_feed feed, const float *x, size_t n, uint32_t cols, bb_err *err)
 {
     seen *s = self;
     (void)err;
     s->calls++;
-    s->tokens[part] += n;
-    if (part == BB_PART_Q)
+    s->tokens[feed] += n;
+    if (feed == BB_FEED_ATTENTION)
         for (size_t i = 0; i < n * cols; i++) s->sum_square_q += (double)x[i] * (double)x[i];
-    return part == BB_PART_DOWN && s->tokens[part] > 3 * T ? BB_INTERRUPTED : BB_OK;
+    return feed == BB_FEED_CHANNELS && s->tokens[feed] > 3 * T ? BB_INTERRUPTED : BB_OK;
 }
 
 START_TEST(hook_sees_every_input)
@@ -267,12 +267,11 @@ START_TEST(hook_sees_every_input)
         double square = 0;
         for (size_t c = 0; c < C; c++) square += (double)h[t * C + c] * (double)h[t * C + c];
         for (size_t c = 0; c < C; c++)
-            expected += pow((double)h[t * C + c] * (double)m.net.blocks[0].attn_norm[c], 2) / (square / (double)C + (double)m.net.norm_eps);
+            expected += pow((double)h[t * C + c] * (double)m.net.blocks[0].norm[BB_NORM_ATTENTION][c], 2) / (square / (double)C + (double)m.net.norm_eps);
     }
     ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[0], S, T, h, look, &s, NULL), BB_OK);
     ck_assert(fabs(s.sum_square_q / expected - 1) < 1e-5);
-    for (int p = 0; p < BB_N_PARTS; p++)
-        ck_assert_uint_eq(s.tokens[p], p == BB_PART_Q || p == BB_PART_O || p == BB_PART_GATE || p == BB_PART_DOWN ? S * T : 0);
+    for (int k = 0; k < BB_N_FEEDS; k++) ck_assert_uint_eq(s.tokens[k], S * T);
     ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[0], S, T, h, look, &s, NULL), BB_INTERRUPTED);
     bb_forward_destroy(f);
     ref_model_free(&m);
@@ -296,7 +295,7 @@ START_TEST(wrong_shapes_and_ids_are_refused)
         b = m.net.blocks[0];
         if (change == 0) b.w[BB_PART_Q].rows--;
         if (change == 1) b.w[BB_PART_DOWN].cols++;
-        if (change == 2) b.attn_norm = NULL;
+        if (change == 2) b.norm[BB_NORM_ATTENTION] = NULL;
         if (change == 3) b.n_kv = 3;
         if (change == 4) b.w[BB_PART_UP].data = NULL;
         if (change == 5) b.w[BB_PART_GATE].type = (bb_type)4;

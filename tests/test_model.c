@@ -40,8 +40,8 @@ static void check_against_spec(const bb_model *m, const tiny_spec *s)
         uint32_t        q = s->n_head[i] * s->head_dim, kv = s->n_kv[i] * s->head_dim, c = s->n_embd, f = s->n_ff[i];
         bool            qwen3 = strcmp(s->arch, "qwen3") == 0;
         ck_assert(k->n_head == s->n_head[i] && k->n_kv == s->n_kv[i] && k->n_ff == f);
-        ck_assert((k->attn_norm != NULL) == (q > 0) && (k->ffn_norm != NULL) == (f > 0));
-        ck_assert((k->q_norm != NULL) == (qwen3 && q) && (k->k_norm != NULL) == (qwen3 && q));
+        ck_assert((k->norm[BB_NORM_ATTENTION] != NULL) == (q > 0) && (k->norm[BB_NORM_FFN] != NULL) == (f > 0));
+        ck_assert((k->norm[BB_NORM_Q] != NULL) == (qwen3 && q) && (k->norm[BB_NORM_K] != NULL) == (qwen3 && q));
         if (q) {
             check_matrix(&k->w[BB_PART_Q], s->type[i][BB_PART_Q], q, c, s->qkv_bias);
             check_matrix(&k->w[BB_PART_K], s->type[i][BB_PART_K], kv, c, s->qkv_bias);
@@ -119,8 +119,8 @@ START_TEST(vectors_of_other_types_are_decoded)
     open_spec(&a, &exact);
     open_spec(&b, &rounded);
     for (uint32_t i = 0; i < a.n_embd; i++) {
-        float x[3] = { exact.net.out_norm[i], exact.net.blocks[1].ffn_norm[i], exact.net.blocks[0].w[BB_PART_Q].bias[i] };
-        float y[3] = { rounded.net.out_norm[i], rounded.net.blocks[1].ffn_norm[i], rounded.net.blocks[0].w[BB_PART_Q].bias[i] };
+        float x[3] = { exact.net.out_norm[i], exact.net.blocks[1].norm[BB_NORM_FFN][i], exact.net.blocks[0].w[BB_PART_Q].bias[i] };
+        float y[3] = { rounded.net.out_norm[i], rounded.net.blocks[1].norm[BB_NORM_FFN][i], rounded.net.blocks[0].w[BB_PART_Q].bias[i] };
         for (int j = 0; j < 3; j++) { /* half a step of the smaller type */
             float bound = (x[j] < 0 ? -x[j] : x[j]) * (_i == 0 ? 0x1p-11f : 0x1p-8f), d = x[j] - y[j];
             if (_i == 0 && bound < 0x1p-25f) bound = 0x1p-25f; /* subnormal half */

@@ -304,7 +304,7 @@ START_TEST(the_floor_is_that_of_an_f16_copy)
     bb_plan_set(&plan, "token_embd", "F16", NULL);
     for (uint32_t l = 0; l < w.model.net.n_layer; l++)
         for (int p = 0; p < BB_N_PARTS; p++) {
-            snprintf(unit, sizeof unit, "blk.%u.%s", l, bb_part_names[p]);
+            snprintf(unit, sizeof unit, "blk.%u.%s", l, bb_parts[p].name);
             bb_plan_set(&plan, unit, "F16", NULL);
         }
     ck_assert_int_eq(bb_database_apply(w.db, &plan, &net, blocks, NULL), BB_OK);

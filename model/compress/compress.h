@@ -20,9 +20,8 @@ typedef struct bb_hessian {
     double  *sum;            /* owned; the running sum of x x' (upper triangle) while collecting, NULL afterwards */
 } bb_hessian;
 
-/* The four inputs of a block: attention (q,k,v), o, FFN (gate, up), down. Index with bb_hessian_of(part). n_cols 0: absent. */
-typedef struct bb_hessians { bb_hessian in[4]; } bb_hessians;
-unsigned  bb_hessian_of(bb_part part); /* Q,K,V -> 0, O -> 1, GATE,UP -> 2, DOWN -> 3 */
+/* Of the inputs of a block: what feeds part p is in[bb_parts[p].feed]. n_cols 0: absent. */
+typedef struct bb_hessians { bb_hessian in[BB_N_FEEDS]; } bb_hessians;
 
 /* Runs block over h (S*T, C), which becomes the block's output, and accumulates the second moments of its linears' inputs. out is zero-initialised
  * for the first batch of windows and then passed again for the next ones; bb_hessians_finish divides by the token count. */

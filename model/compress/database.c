@@ -53,7 +53,9 @@ typedef struct entry {
 
 /* The Hessian of one (possibly pruned) input with its factors. */
 typedef struct slot {
-    uint32_t   layer, input, kept;
+    uint32_t   layer;
+    bb_feed   input;
+    uint32_t   kept;
     state      state;
     unsigned   users;
     uint64_t   last_use;
@@ -203,7 +205,7 @@ static slot *free_slot(bb_database *db)
 static uint32_t full_size(const bb_database *db, uint32_t layer, uint32_t part)
 {
     const bb_block *b = &net_of(db)->blocks[layer];
-    return part <= BB_PART_O ? b->n_kv : b->n_ff;
+    return bb_part_kept(b, (bb_part)part);
 }
 
 /* Columns of the input that survive, ascending. */
@@ -217,10 +219,11 @@ static bb_status kept_columns(bb_database *db, uint32_t layer, bool ffn, uint32_
     return status;
 }
 
+/* Of a part whose columns are cut: those that go together. */
 static uint32_t columns_a_group(const bb_database *db, uint32_t layer, bb_part part)
 {
     const bb_block *b = &net_of(db)->blocks[layer];
-    return part == BB_PART_O ? b->w[BB_PART_O].cols / b->n_kv : 1;
+    return b->w[part].cols / bb_part_kept(b, part);
 }
 
 static bb_status embedding_hessian(const bb_database *db, bb_hessian *out, bb_err *err);
@@ -228,17 +231,17 @@ static bb_status embedding_hessian(const bb_database *db, bb_hessian *out, bb_er
 static bb_status fill_slot(bb_database *db, slot *s, bb_err *err)
 {
     const uint32_t    layer = s->layer;
-    const bb_part     part = s->input == 1 ? BB_PART_O : s->input == 3 ? BB_PART_DOWN : s->input == 2 ? BB_PART_GATE : BB_PART_Q;
+    const bb_part     part = bb_sublayers[bb_feeds[s->input].sublayer].writer;
     const bb_hessian *full = &db->statistics.blocks[layer].in[s->input];
     bb_status         status = BB_OK;
     uint32_t         *columns = NULL;
     if (layer == db->statistics.n_layer) {
         s->owned = true;
         BB_TRY(embedding_hessian(db, &s->h, err));
-    } else if ((part == BB_PART_O || part == BB_PART_DOWN) && s->kept != full_size(db, layer, part)) {
+    } else if (bb_parts[part].feed == s->input && s->kept != full_size(db, layer, part)) {
         const uint32_t group = columns_a_group(db, layer, part);
         s->owned = true;
-        BB_TRY(kept_columns(db, layer, part == BB_PART_DOWN, s->kept, group, &columns, err));
+        BB_TRY(kept_columns(db, layer, bb_parts[part].sublayer == BB_FFN, s->kept, group, &columns, err));
         BB_TRY(bb_hessian_subset(full, columns, s->kept * group, &s->h, err));
     } else {
         s->h = *full;
@@ -260,7 +263,7 @@ done:
 }
 
 /* Gives a held slot; release_slot afterwards. */
-static bb_status hold_slot(bb_database *db, uint32_t layer, uint32_t input, uint32_t kept, slot **out, bb_err *err)
+static bb_status hold_slot(bb_database *db, uint32_t layer, bb_feed input, uint32_t kept, slot **out, bb_err *err)
 {
     bb_status status = BB_OK;
     slot     *s;
@@ -329,7 +332,7 @@ static bb_status new_matrix(made *m, uint32_t rows, uint32_t cols, bb_type type,
 /* Rows of the full-size entry that belong to kept groups. */
 static bb_status make_selection(bb_database *db, const key *k, made *m, bb_err *err)
 {
-    const bool      ffn = k->part > BB_PART_O;
+    const bool      ffn = bb_parts[k->part].sublayer == BB_FFN;
     const uint32_t  full = full_size(db, k->layer, k->part), group = source_of(db, k)->rows / full;
     uint32_t       *rows = NULL;
     bb_matrix       whole;
@@ -349,7 +352,7 @@ done:
 static void add_mask_error(const bb_database *db, const key *k, bb_quant_stats *stats)
 {
     const bb_block_statistics *b = &db->statistics.blocks[k->layer];
-    const double               lost = k->part == BB_PART_O ? b->kv_error[k->kept - 1] : b->ff_error[k->kept - 1];
+    const double               lost = bb_parts[k->part].sublayer == BB_FFN ? b->ff_error[k->kept - 1] : b->kv_error[k->kept - 1];
     stats->error = lost + (1 - lost) * stats->error;
 }
 
@@ -357,12 +360,12 @@ static void add_mask_error(const bb_database *db, const key *k, bb_quant_stats *
 static bb_status compensate(bb_database *db, const key *k, const bb_matrix *source, float **w, uint32_t *cols, bb_err *err)
 {
     const uint32_t    group = columns_a_group(db, k->layer, (bb_part)k->part);
-    const bb_hessian *h = &db->statistics.blocks[k->layer].in[bb_hessian_of((bb_part)k->part)];
+    const bb_hessian *h = &db->statistics.blocks[k->layer].in[bb_parts[k->part].feed];
     uint32_t         *columns = NULL;
     float            *less = NULL;
     bb_status         status;
     *cols = k->kept * group;
-    BB_TRY(kept_columns(db, k->layer, k->part == BB_PART_DOWN, k->kept, group, &columns, err));
+    BB_TRY(kept_columns(db, k->layer, bb_parts[k->part].sublayer == BB_FFN, k->kept, group, &columns, err));
     less = BB_NEW((size_t)source->rows * *cols, float, err);
     if (!less) { status = BB_NOMEM; goto done; }
     if (db->config.cut)
@@ -389,7 +392,7 @@ static bb_status make_quantized(bb_database *db, const key *k, made *m, bb_err *
     if (status != BB_OK) goto done;
     if (pruned) BB_TRY(compensate(db, k, source, &w, &cols, err));
     BB_TRY(new_matrix(m, source->rows, cols, k->type, err));
-    if (!untied_input) BB_TRY(hold_slot(db, k->layer, is_block ? bb_hessian_of((bb_part)k->part) : 0, k->kept, &s, err));
+    if (!untied_input) BB_TRY(hold_slot(db, k->layer, is_block ? bb_parts[k->part].feed : (bb_feed)0, k->kept, &s, err));
     BB_TRY(bb_quantize_prepared(w, source->rows, cols, s ? &s->h : NULL, s && s->factored ? &s->factor : NULL, k->type, &db->config.quant, m->data,
                                 &m->stats, err));
     if (pruned && !db->config.cut) add_mask_error(db, k, &m->stats);
@@ -437,7 +440,7 @@ static bb_status map_entry(const char *path, uint32_t rows, uint32_t cols, entry
 static bb_status select_bias(bb_database *db, entry *e, const bb_matrix *source, bb_err *err)
 {
     const key     *k = &e->key;
-    const bool     ffn = k->part > BB_PART_O;
+    const bool     ffn = bb_parts[k->part].sublayer == BB_FFN;
     uint32_t      *rows = NULL;
     bb_status      status;
     BB_TRY(kept_columns(db, k->layer, ffn, k->kept, source->rows / full_size(db, k->layer, k->part), &rows, err));
@@ -454,7 +457,7 @@ static bb_status make_matrix(bb_database *db, entry *e, bb_err *err)
     const key       *k = &e->key;
     const bb_matrix *source = source_of(db, k);
     const bool       full = k->part >= BB_N_PARTS || k->kept == full_size(db, k->layer, k->part);
-    const bool       by_rows = !full && k->part != BB_PART_O && k->part != BB_PART_DOWN;
+    const bool       by_rows = !full && bb_part_cut_by_rows((bb_part)k->part);
     const uint32_t   rows = by_rows ? k->kept * (source->rows / full_size(db, k->layer, k->part)) : source->rows;
     const uint32_t   cols = full || by_rows ? source->cols : k->kept * columns_a_group(db, k->layer, (bb_part)k->part);
     made             m = { 0 };
@@ -545,7 +548,7 @@ bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint
     BB_ASSERT(layer < net->n_layer && part < BB_N_PARTS);
     if (!bb_format_get(type)) return BB_FAIL(err, BB_UNSUPPORTED, "weight format %d is unknown", (int)type);
     if (kept > full_size(db, layer, part))
-        return BB_FAIL(err, BB_UNSUPPORTED, "block %u has %u of what %s keeps, not %u", layer, full_size(db, layer, part), bb_part_names[part], kept);
+        return BB_FAIL(err, BB_UNSUPPORTED, "block %u has %u of what %s keeps, not %u", layer, full_size(db, layer, part), bb_parts[part].name, kept);
     if (kept == 0 || net->blocks[layer].w[part].rows == 0) return BB_OK;
     status = get_entry(db, &k, &e, err);
     if (status != BB_OK) return status;
@@ -589,12 +592,13 @@ bb_status bb_database_option(bb_database *db, const char *unit, const char *opti
     if (strncmp(unit, "blk.", 4) == 0) {
         char          *rest;
         const uint32_t layer = (uint32_t)strtoul(unit + 4, &rest, 10);
-        const bool     kv = strcmp(rest, ".kv") == 0, ffn = strcmp(rest, ".ffn") == 0;
         const bb_block *b = &blocks[layer];
+        int             s = 0; /* the sublayer whose structure this is */
+        while (s < BB_N_SUBLAYERS && strcmp(rest + 1, bb_sublayers[s].unit) != 0) s++;
         for (int p = 0; p < BB_N_PARTS; p++)
-            if (kv ? p == BB_PART_O : ffn ? p == BB_PART_DOWN : strcmp(rest + 1, bb_part_names[p]) == 0)
-                BB_TRY(bb_database_matrix(db, layer, (bb_part)p, p <= BB_PART_O ? b->n_kv : b->n_ff, b->w[p].type, out, &stats, err));
-        if ((kv || ffn) && out->rows == 0) stats.error = 1;
+            if (s < BB_N_SUBLAYERS ? bb_sublayers[s].writer == (bb_part)p : strcmp(rest + 1, bb_parts[p].name) == 0)
+                BB_TRY(bb_database_matrix(db, layer, (bb_part)p, bb_part_kept(b, (bb_part)p), b->w[p].type, out, &stats, err));
+        if (s < BB_N_SUBLAYERS && out->rows == 0) stats.error = 1;
     }
     *error = stats.error;
 done:
@@ -623,7 +627,7 @@ bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, b
     for (uint32_t i = 0; i < out->n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             bb_matrix     *w = &blocks[i].w[p];
-            const uint32_t kept = p <= BB_PART_O ? blocks[i].n_kv : blocks[i].n_ff;
+            const uint32_t kept = bb_part_kept(&blocks[i], (bb_part)p);
             if (w->rows) BB_TRY(bb_database_matrix(db, i, (bb_part)p, kept, w->type, w, NULL, err));
         }
 done:

@@ -95,7 +95,7 @@ bb_status bb_hessian_finish(bb_hessian *h, bb_err *err)
 bb_status bb_hessians_finish(bb_hessians *h, bb_err *err)
 {
     bb_status status = BB_OK;
-    for (int i = 0; i < 4; i++) BB_TRY(bb_hessian_finish(&h->in[i], err));
+    for (int i = 0; i < BB_N_FEEDS; i++) BB_TRY(bb_hessian_finish(&h->in[i], err));
 done:
     return status;
 }
@@ -109,7 +109,7 @@ void bb_hessian_done(bb_hessian *h)
 
 void bb_hessians_done(bb_hessians *h)
 {
-    for (int i = 0; i < 4; i++) bb_hessian_done(&h->in[i]);
+    for (int i = 0; i < BB_N_FEEDS; i++) bb_hessian_done(&h->in[i]);
 }
 
 bb_status bb_hessian_subset(const bb_hessian *h, const uint32_t *kept, uint32_t n_kept, bb_hessian *out, bb_err *err)

@@ -32,50 +32,25 @@ static bb_status keep_count(const bb_gene *gene, uint32_t most, uint32_t *kept, 
     return BB_OK;
 }
 
-static void drop(bb_block *k, bb_part first, bb_part last)
+/* The sublayer whose kept count a unit sets, from what stands behind "blk.N."; BB_N_SUBLAYERS: none. */
+static bb_sublayer structure_of(const char *rest)
 {
-    for (unsigned p = first; p <= (unsigned)last; p++) k->w[p] = (bb_matrix){ .rows = 0 };
+    int s = 0;
+    while (s < BB_N_SUBLAYERS && strcmp(rest, bb_sublayers[s].unit) != 0) s++;
+    return (bb_sublayer)s;
 }
 
-static void keep_kv(bb_block *k, uint32_t kept, uint32_t head_dim)
-{
-    uint32_t group = k->n_kv ? k->n_head / k->n_kv : 0;
-    k->n_kv = kept;
-    k->n_head = kept * group;
-    if (kept == 0) {
-        drop(k, BB_PART_Q, BB_PART_O);
-        k->attn_norm = k->q_norm = k->k_norm = NULL;
-        return;
-    }
-    k->w[BB_PART_Q].rows = k->w[BB_PART_O].cols = k->n_head * head_dim;
-    k->w[BB_PART_K].rows = k->w[BB_PART_V].rows = kept * head_dim;
-}
-
-static void keep_ffn(bb_block *k, uint32_t kept)
-{
-    k->n_ff = kept;
-    if (kept == 0) {
-        drop(k, BB_PART_GATE, BB_PART_DOWN);
-        k->ffn_norm = NULL;
-        return;
-    }
-    k->w[BB_PART_GATE].rows = k->w[BB_PART_UP].rows = k->w[BB_PART_DOWN].cols = kept;
-}
-
-/* kv and ffn genes; every other gene is left to apply_format. */
+/* Genes of structure; every other gene is left to apply_format. */
 static bb_status apply_structure(const bb_gene *gene, bb_net *net, bb_err *err)
 {
     uint32_t    layer, kept = 0;
     const char *rest;
     bb_status   status = BB_OK;
     if (!split_unit(gene->unit, net->n_layer, &layer, &rest)) return BB_OK;
-    if (strcmp(rest, "kv") == 0) {
-        BB_TRY(keep_count(gene, net->blocks[layer].n_kv, &kept, err));
-        keep_kv(&net->blocks[layer], kept, net->head_dim);
-    } else if (strcmp(rest, "ffn") == 0) {
-        BB_TRY(keep_count(gene, net->blocks[layer].n_ff, &kept, err));
-        keep_ffn(&net->blocks[layer], kept);
-    }
+    const bb_sublayer s = structure_of(rest);
+    if (s == BB_N_SUBLAYERS) return BB_OK;
+    BB_TRY(keep_count(gene, bb_block_kept(&net->blocks[layer], s), &kept, err));
+    bb_block_keep(net, &net->blocks[layer], s, kept);
 done:
     return status;
 }
@@ -89,7 +64,7 @@ static bb_matrix *matrix_of(const char *unit, bb_net *net)
     if (strcmp(unit, "output") == 0) return net->head.rows ? &net->head : NULL;
     if (!split_unit(unit, net->n_layer, &layer, &rest)) return NULL;
     for (unsigned p = 0; p < BB_N_PARTS; p++)
-        if (strcmp(rest, bb_part_names[p]) == 0) return &net->blocks[layer].w[p];
+        if (strcmp(rest, bb_parts[p].name) == 0) return &net->blocks[layer].w[p];
     return NULL;
 }
 
@@ -99,7 +74,7 @@ static bb_status apply_format(const bb_gene *gene, bb_net *net, bb_err *err)
     const char      *rest;
     const bb_format *format;
     bb_matrix       *w;
-    if (split_unit(gene->unit, net->n_layer, &layer, &rest) && (strcmp(rest, "kv") == 0 || strcmp(rest, "ffn") == 0)) return BB_OK;
+    if (split_unit(gene->unit, net->n_layer, &layer, &rest) && structure_of(rest) != BB_N_SUBLAYERS) return BB_OK;
     w = matrix_of(gene->unit, net);
     if (!w) return BB_FAIL(err, BB_NOT_FOUND, "plan: this model has no unit '%.100s'", gene->unit);
     format = bb_format_find(gene->option);

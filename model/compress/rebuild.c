@@ -25,7 +25,7 @@
 #include "model/compress/feedback.h"
 #include "model/compress/statistics.h"
 
-enum { BATCH = 8, N_STAGES = 4, KEPT_BYTES = 256 << 20 };
+enum { BATCH = 8, KEPT_BYTES = 256 << 20 };
 
 static const double input_share = 1.0, residual_share = 0.75, solve_damping = 0.05;
 
@@ -36,7 +36,7 @@ typedef struct stream {
     float        *h;          /* [n_windows * ctx][C] at the half's input: the residual that its output is added to */
     float        *scratch;    /* [BATCH * ctx][C] runs through the half */
     float        *x;          /* [BATCH * ctx][most cols] inputs of the stage */
-    uint32_t      stage;
+    bb_feed      stage;
     uint32_t      cols;       /* of x */
     size_t        n_seen, n_tokens; /* of the batch */
     bool          advanced;   /* h is at the half's output */
@@ -73,11 +73,11 @@ void bb_rebuilt_done(bb_rebuilt *r)
 
 /* Takes the inputs of the stream's stage, and stops the half when it has those of the whole batch: BB_NOT_FOUND is then no
  * failure. */
-static bb_status on_input(void *self, bb_part part, const float *x, size_t n, uint32_t cols, bb_err *err)
+static bb_status on_input(void *self, bb_feed stage, const float *x, size_t n, uint32_t cols, bb_err *err)
 {
     stream *s = self;
     (void)err;
-    if (bb_hessian_of(part) != s->stage) return BB_OK;
+    if (stage != s->stage) return BB_OK;
     memcpy(s->x + s->n_seen * cols, x, n * cols * sizeof *x);
     s->cols = cols;
     s->n_seen += n;
@@ -98,14 +98,16 @@ static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb
     return BB_FAIL(err, status, "%s", local.msg);
 }
 
-static bool is_output(uint32_t stage) { return stage % 2 == 1; } /* o, down */
+/* Does it feed what writes to the residual stream: o, down? */
+static bool is_output(bb_feed stage) { return bb_feeds[stage].width != BB_DIM_C; }
+static bb_part writer_of(bb_feed stage) { return bb_sublayers[bb_feeds[stage].sublayer].writer; }
 
 /* Full precision's S windows go through their half; scratch becomes a y + b (r - r^). */
 static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
 {
     const uint32_t C = b->model->net.n_embd;
     const size_t   n = (size_t)S * b->ctx * C, at = (size_t)first * b->ctx * C;
-    const float   *bias = b->full.half.w[b->full.stage == 1 ? BB_PART_O : BB_PART_DOWN].bias;
+    const float   *bias = b->full.half.w[writer_of(b->full.stage)].bias;
     float         *wanted = b->full.scratch, *h = b->full.h + at;
     const float   *h_small = b->small.h + at;
     memcpy(wanted, h, n * sizeof *h);
@@ -149,7 +151,7 @@ static void forget_moments(rebuild *b)
     b->cross = NULL;
 }
 
-static bb_status measure_stage(rebuild *b, uint32_t stage, bb_err *err)
+static bb_status measure_stage(rebuild *b, bb_feed stage, bb_err *err)
 {
     bb_status status = BB_OK;
     forget_moments(b);
@@ -272,7 +274,7 @@ done:
 
 /* ---- blocks ---- */
 
-static bb_status rebuild_stage(rebuild *b, uint32_t stage, bb_block *block, bb_err *err)
+static bb_status rebuild_stage(rebuild *b, bb_feed stage, bb_block *block, bb_err *err)
 {
     bb_factor factor = { 0 };
     bool      factored = false;
@@ -284,8 +286,8 @@ static bb_status rebuild_stage(rebuild *b, uint32_t stage, bb_block *block, bb_e
         factored = status == BB_OK;
     }
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_hessian_of((bb_part)p) == stage)
-            BB_TRY(rebuild_matrix(b, (bb_part)p, p <= BB_PART_O ? block->n_kv : block->n_ff, &block->w[p], factored ? &factor : NULL, err));
+        if (bb_parts[p].feed == stage)
+            BB_TRY(rebuild_matrix(b, (bb_part)p, bb_part_kept(block, (bb_part)p), &block->w[p], factored ? &factor : NULL, err));
     status = BB_OK;
 done:
     bb_factor_done(&factor);
@@ -293,14 +295,14 @@ done:
 }
 
 /* Takes the stage's matrices from the checkpoint; *found false, and nothing taken, when one is missing. */
-static bb_status recall_stage(rebuild *b, uint32_t stage, bb_block *block, bool *found, bb_err *err)
+static bb_status recall_stage(rebuild *b, bb_feed stage, bb_block *block, bool *found, bb_err *err)
 {
     void     *packed[BB_N_PARTS] = { NULL };
     bb_status status = BB_OK;
     *found = true;
     for (int p = 0; p < BB_N_PARTS && *found; p++) {
         const bb_matrix *w = &block->w[p];
-        if (bb_hessian_of((bb_part)p) != stage || !*todo_of(b, (bb_part)p)) continue;
+        if (bb_parts[p].feed != stage || !*todo_of(b, (bb_part)p)) continue;
         const size_t bytes = w->rows * bb_format_row_bytes(bb_format_get(b->wanted[b->layer].w[p].type), w->cols);
         status = BB_NOMEM;
         if (!(packed[p] = bb_alloc(bytes, 1, err))) goto done;
@@ -317,7 +319,7 @@ done:
 }
 
 /* What measuring o or down leaves besides moments, by the same steps, so that what follows has the same bits: the inputs of all windows. */
-static bb_status collect_inputs(rebuild *b, uint32_t stage, bb_err *err)
+static bb_status collect_inputs(rebuild *b, bb_feed stage, bb_err *err)
 {
     bb_status status = BB_OK;
     b->small.stage = stage;
@@ -333,26 +335,19 @@ done:
     return status;
 }
 
-static bool has_stage(const rebuild *b, uint32_t stage)
+static bool has_stage(const rebuild *b, bb_feed stage)
 {
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_hessian_of((bb_part)p) == stage && *todo_of(b, (bb_part)p)) return true;
+        if (bb_parts[p].feed == stage && *todo_of(b, (bb_part)p)) return true;
     return false;
 }
 
-/* The attention (half 0) or FFN (half 1) of a block as a block of its own. */
-static bb_block half_of(const bb_block *block, int half)
+/* One sublayer of a block as a block of its own. */
+static bb_block half_of(const bb_net *net, const bb_block *block, bb_sublayer half)
 {
     bb_block k = *block;
-    if (half == 0) {
-        k.n_ff = 0;
-        k.ffn_norm = NULL;
-        k.w[BB_PART_GATE] = k.w[BB_PART_UP] = k.w[BB_PART_DOWN] = (bb_matrix){ 0 };
-    } else {
-        k.n_head = k.n_kv = 0;
-        k.attn_norm = k.q_norm = k.k_norm = NULL;
-        k.w[BB_PART_Q] = k.w[BB_PART_K] = k.w[BB_PART_V] = k.w[BB_PART_O] = (bb_matrix){ 0 };
-    }
+    for (int s = 0; s < BB_N_SUBLAYERS; s++)
+        if ((bb_sublayer)s != half) bb_block_keep(net, &k, (bb_sublayer)s, 0);
     return k;
 }
 
@@ -383,24 +378,26 @@ static bb_status finish_half(rebuild *b, const bb_matrix *last, bb_err *err)
     return BB_OK;
 }
 
-static bb_status rebuild_half(rebuild *b, int half, bb_err *err)
+static bb_status rebuild_half(rebuild *b, bb_sublayer half, bb_err *err)
 {
     bb_block       *block = &b->out->blocks[b->layer];
     const bb_block *source = &b->model->net.blocks[b->layer];
     bb_status       status = BB_OK;
-    b->full.half = half_of(source, half);
-    for (uint32_t stage = 2 * (uint32_t)half; stage < 2 * (uint32_t)half + 2; stage++) {
-        b->small.half = half_of(block, half);
+    b->full.half = half_of(b->full.net, source, half);
+    for (int i = 0; i < BB_N_FEEDS; i++) {
+        const bb_feed stage = (bb_feed)i;
+        if (bb_feeds[stage].sublayer != half) continue;
+        b->small.half = half_of(b->small.net, block, half);
         bool found = false;
         if (has_stage(b, stage)) BB_TRY(recall_stage(b, stage, block, &found, err));
         if (found && is_output(stage)) BB_TRY(collect_inputs(b, stage, err));
         if (has_stage(b, stage) && !found) BB_TRY(rebuild_stage(b, stage, block, err));
         (found ? bb_progress_skip : bb_progress_add)(&b->progress, 1);
     }
-    b->small.half = half_of(block, half);
+    b->small.half = half_of(b->small.net, block, half);
     if (!b->full.advanced) BB_TRY(advance(b, &b->full, err));
     b->full.advanced = false;
-    if (b->small.all_x) BB_TRY(finish_half(b, &block->w[half == 0 ? BB_PART_O : BB_PART_DOWN], err));
+    if (b->small.all_x) BB_TRY(finish_half(b, &block->w[bb_sublayers[half].writer], err));
     else BB_TRY(advance(b, &b->small, err));
     bb_free(b->small.all_x);
     b->small.all_x = NULL;
@@ -474,7 +471,7 @@ static bb_status start_net(rebuild *b, const bb_plan *plan, bb_err *err)
             bb_block  *block = &b->out->blocks[b->layer];
             bb_matrix *w = &block->w[p];
             if (!w->rows) continue;
-            BB_TRY(bb_database_matrix(b->db, b->layer, (bb_part)p, p <= BB_PART_O ? block->n_kv : block->n_ff,
+            BB_TRY(bb_database_matrix(b->db, b->layer, (bb_part)p, bb_part_kept(block, (bb_part)p),
                                       *todo_of(b, (bb_part)p) ? b->model->net.blocks[b->layer].w[p].type : w->type, w, NULL, err));
         }
 done:
@@ -519,9 +516,9 @@ bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, co
     BB_TRY(start_net(&b, plan, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
     BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));
-    bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * N_STAGES);
+    bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * BB_N_FEEDS);
     for (b.layer = 0; b.layer < net->n_layer; b.layer++)
-        for (int half = 0; half < 2; half++) BB_TRY(rebuild_half(&b, half, err));
+        for (int half = 0; half < BB_N_SUBLAYERS; half++) BB_TRY(rebuild_half(&b, (bb_sublayer)half, err));
     bb_progress_end(&b.progress);
 done:
     forget_moments(&b);

@@ -160,23 +160,31 @@ done:
     return status;
 }
 
+/* The gains that can be moved into the parts that read the residual stream. */
+static const float *input_norm(const bb_block *b, bb_sublayer s)
+{
+    for (int n = 0; n < BB_N_NORMS; n++)
+        if (bb_norms[n].sublayer == s && bb_norms[n].place == BB_PLACE_INPUT) return b->norm[n];
+    return NULL;
+}
+
 static bb_status rotate_block(bb_rotated *r, const turn *stream, const turn *values, const float *ones, bb_block *b, bb_err *err)
 {
     bb_status status = BB_OK;
     for (int p = 0; p < BB_N_PARTS; p++) {
-        const bool writes = p == BB_PART_O || p == BB_PART_DOWN;
+        const bool writes = !bb_part_cut_by_rows((bb_part)p);
         change     c = { 0 };
         if (stream && writes) c.writes = stream;
         if (stream && !writes) {
             c.reads = stream;
-            c.gain = p <= BB_PART_V ? b->attn_norm : b->ffn_norm;
+            c.gain = input_norm(b, bb_parts[p].sublayer);
         }
         if (p == BB_PART_V) c.value_rows = values;
         if (p == BB_PART_O) c.value_columns = values;
         BB_TRY(rotate_matrix(r, &c, &b->w[p], err));
     }
-    if (stream && b->attn_norm) b->attn_norm = ones;
-    if (stream && b->ffn_norm) b->ffn_norm = ones;
+    for (int n = 0; stream && n < BB_N_NORMS; n++)
+        if (bb_norms[n].place == BB_PLACE_INPUT && b->norm[n]) b->norm[n] = ones;
 done:
     return status;
 }

@@ -23,8 +23,8 @@ static const char magic[9] = "BBMOM001";
 /* The header as it lies in the file. */
 typedef struct header {
     char     magic[8];
-    uint32_t n_cols[4], n_ff, n_kv;
-    uint64_t n_tokens[4];
+    uint32_t n_cols[BB_N_FEEDS], n_ff, n_kv;
+    uint64_t n_tokens[BB_N_FEEDS];
 } header;
 
 _Static_assert(sizeof(header) == HEADER_BYTES, "no padding in the file header");
@@ -84,7 +84,7 @@ static bb_status check_order(const uint32_t *order, uint32_t n, bool *good, bb_e
 }
 
 /* Maps the file of one block; *found false when there is none or it does not have this block's shapes. */
-static bb_status map_block(const char *path, const uint32_t n_cols[4], uint32_t n_ff, uint32_t n_kv, bb_block_statistics *b, bool *found, bb_err *err)
+static bb_status map_block(const char *path, const uint32_t n_cols[BB_N_FEEDS], uint32_t n_ff, uint32_t n_kv, bb_block_statistics *b, bool *found, bb_err *err)
 {
     header      h;
     size_t      at = HEADER_BYTES;
@@ -108,7 +108,7 @@ static bb_status map_block(const char *path, const uint32_t n_cols[4], uint32_t 
     if (!b->ff_order || !b->ff_error || !b->kv_order || !b->kv_error) goto unusable;
     if ((status = check_order(b->ff_order, h.n_ff, &good, err)) == BB_OK && good) status = check_order(b->kv_order, h.n_kv, &good, err);
     if (status != BB_OK || !good) goto unusable;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < BB_N_FEEDS; i++) {
         /* bb_hessian owns its matrix elsewhere; here it only looks into the map, and nothing writes through it. */
         union { const void *c; float *f; } data = { .c = take(&b->map, &at, (uint64_t)h.n_cols[i] * h.n_cols[i], sizeof(float)) };
         if (h.n_cols[i] && !data.c) goto unusable;
@@ -136,7 +136,7 @@ static bb_status write_block(const char *path, const bb_block_statistics *b, bb_
     bb_status status = bb_writer_open(&w, path, err);
     if (status != BB_OK) return status;
     memcpy(h.magic, magic, sizeof h.magic);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < BB_N_FEEDS; i++) {
         h.n_cols[i] = b->in[i].n_cols;
         h.n_tokens[i] = b->in[i].n_tokens;
     }
@@ -145,7 +145,7 @@ static bb_status write_block(const char *path, const bb_block_statistics *b, bb_
     put(w.stream, b->ff_error, b->n_ff, sizeof(double));
     put(w.stream, b->kv_order, b->n_kv, sizeof(uint32_t));
     put(w.stream, b->kv_error, b->n_kv, sizeof(double));
-    for (int i = 0; i < 4; i++) put(w.stream, b->in[i].h, (size_t)b->in[i].n_cols * b->in[i].n_cols, sizeof(float));
+    for (int i = 0; i < BB_N_FEEDS; i++) put(w.stream, b->in[i].h, (size_t)b->in[i].n_cols * b->in[i].n_cols, sizeof(float));
     return bb_writer_commit(&w, err);
 }
 
@@ -184,11 +184,11 @@ static bb_status order_block(const bb_statistics_config *c, const bb_block *bloc
     bb_status status = BB_OK;
     if (block->n_kv) {
         b->n_kv = block->n_kv;
-        BB_TRY(order_of(&block->w[BB_PART_O], &b->in[1], block->w[BB_PART_O].cols / block->n_kv, 1, &b->kv_order, &b->kv_error, err));
+        BB_TRY(order_of(&block->w[BB_PART_O], &b->in[BB_FEED_HEADS], block->w[BB_PART_O].cols / block->n_kv, 1, &b->kv_order, &b->kv_error, err));
     }
     if (block->n_ff) {
         b->n_ff = block->n_ff;
-        BB_TRY(order_of(&block->w[BB_PART_DOWN], &b->in[3], 1, c->ffn_step, &b->ff_order, &b->ff_error, err));
+        BB_TRY(order_of(&block->w[BB_PART_DOWN], &b->in[BB_FEED_CHANNELS], 1, c->ffn_step, &b->ff_order, &b->ff_error, err));
     }
 done:
     return status;
@@ -268,15 +268,15 @@ static bb_status measure_head(run *r, const char *path, bb_err *err)
     return status;
 }
 
-/* n_cols of the four inputs of block `layer`; the head has one. */
-static void shapes_of(const bb_net *net, uint32_t layer, uint32_t n_cols[4])
+/* n_cols of the inputs of block `layer`; the head has one. */
+static void shapes_of(const bb_net *net, uint32_t layer, uint32_t n_cols[BB_N_FEEDS])
 {
-    memset(n_cols, 0, 4 * sizeof *n_cols);
+    memset(n_cols, 0, BB_N_FEEDS * sizeof *n_cols);
     if (layer == net->n_layer) {
         n_cols[0] = net->n_embd;
         return;
     }
-    for (int p = 0; p < BB_N_PARTS; p++) n_cols[bb_hessian_of((bb_part)p)] = net->blocks[layer].w[p].rows ? net->blocks[layer].w[p].cols : 0;
+    for (int p = 0; p < BB_N_PARTS; p++) n_cols[bb_parts[p].feed] = net->blocks[layer].w[p].rows ? net->blocks[layer].w[p].cols : 0;
 }
 
 /* Measures every block from the first on; those that have their file are only passed. */
@@ -310,7 +310,7 @@ static bb_status map_all(const bb_statistics_config *c, char *const *paths, bb_s
     *complete = true;
     for (uint32_t layer = 0; layer <= s->n_layer; layer++) {
         const bb_block *block = layer < s->n_layer ? &c->model->net.blocks[layer] : NULL; /* NULL: the head */
-        uint32_t        n_cols[4];
+        uint32_t        n_cols[BB_N_FEEDS];
         bb_status       status;
         if (s->blocks[layer].map.data) continue;
         shapes_of(&c->model->net, layer, n_cols);

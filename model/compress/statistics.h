@@ -13,7 +13,7 @@
 
 typedef struct bb_block_statistics {
     bb_map          map;
-    bb_hessian      in[4];       /* h borrows from the map; see bb_hessian_of. The head has in[0] only */
+    bb_hessian      in[BB_N_FEEDS]; /* h borrows from the map. The head has in[0] only */
     uint32_t        n_ff, n_kv;  /* lengths of the orders; 0: none */
     const uint32_t *ff_order, *kv_order;  /* kept longest first */
     const double   *ff_error, *kv_error;  /* as bb_mask_order gives them */

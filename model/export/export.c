@@ -156,8 +156,8 @@ static bb_status check(const exporter *e, bb_err *err)
         const bb_block *k = block_at(e, i);
         if (k->n_head) BB_TRY(check_attention(e, i, err));
         for (unsigned p = 0; p < BB_N_PARTS; p++) {
-            if (!(p <= BB_PART_O ? k->n_head : k->n_ff)) continue;
-            snprintf(name, sizeof name, "blk.%u.%s", e->from[i], bb_part_names[p]);
+            if (!bb_block_has_part(k, (bb_part)p)) continue;
+            snprintf(name, sizeof name, "blk.%u.%s", e->from[i], bb_parts[p].name);
             BB_TRY(check_matrix(&k->w[p], name, err));
         }
     }
@@ -331,8 +331,8 @@ static bb_status put_part(exporter *e, uint32_t i, bb_part p, const bb_matrix *w
 {
     char      name[64];
     bb_status status;
-    BB_TRY(put_matrix(e, block_name(i, bb_part_names[p], "weight", name), w->type, w->rows, w->cols, w->data, err));
-    if (w->bias) BB_TRY(put_vector(e, block_name(i, bb_part_names[p], "bias", name), w->bias, w->rows, err));
+    BB_TRY(put_matrix(e, block_name(i, bb_parts[p].name, "weight", name), w->type, w->rows, w->cols, w->data, err));
+    if (w->bias) BB_TRY(put_vector(e, block_name(i, bb_parts[p].name, "bias", name), w->bias, w->rows, err));
 done:
     return status;
 }
@@ -411,13 +411,13 @@ static bb_status put_attention(exporter *e, uint32_t i, const bb_matrix *w, bb_e
 {
     const bb_block *k = block_at(e, i);
     bb_status       status;
-    BB_TRY(put_norm(e, i, "attn_norm", k->attn_norm, e->net->n_embd, err));
+    BB_TRY(put_norm(e, i, "attn_norm", k->norm[BB_NORM_ATTENTION], e->net->n_embd, err));
     if (e->fused) BB_TRY(put_fused(e, i, w, err));
     else
         for (unsigned p = BB_PART_Q; p <= BB_PART_V; p++) BB_TRY(put_part(e, i, (bb_part)p, &w[p], err));
     BB_TRY(put_part(e, i, BB_PART_O, &w[BB_PART_O], err));
-    if (k->q_norm || e->fused) BB_TRY(put_norm(e, i, "attn_q_norm", k->q_norm, e->net->head_dim, err));
-    if (k->k_norm || e->fused) BB_TRY(put_norm(e, i, "attn_k_norm", k->k_norm, e->net->head_dim, err));
+    if (k->norm[BB_NORM_Q] || e->fused) BB_TRY(put_norm(e, i, "attn_q_norm", k->norm[BB_NORM_Q], e->net->head_dim, err));
+    if (k->norm[BB_NORM_K] || e->fused) BB_TRY(put_norm(e, i, "attn_k_norm", k->norm[BB_NORM_K], e->net->head_dim, err));
 done:
     return status;
 }
@@ -429,7 +429,7 @@ static bb_status put_block(exporter *e, uint32_t i, bb_err *err)
     BB_TRY(make_parts(e, i, w, err));
     if (e->shape[0][i]) BB_TRY(put_attention(e, i, w, err));
     if (e->shape[2][i]) {
-        BB_TRY(put_norm(e, i, "ffn_norm", block_at(e, i)->ffn_norm, e->net->n_embd, err));
+        BB_TRY(put_norm(e, i, "ffn_norm", block_at(e, i)->norm[BB_NORM_FFN], e->net->n_embd, err));
         for (unsigned p = BB_PART_GATE; p <= BB_PART_DOWN; p++) BB_TRY(put_part(e, i, (bb_part)p, &w[p], err));
     }
 done:

@@ -359,7 +359,7 @@ static void fused_attention(const fused *f, float *memory, size_t first, size_t 
 {
     size_t D = f->D, G = f->b->n_kv, H = f->b->n_head;
     float *x = memory, *q = memory + f->at_q, *k = memory + f->at_k, *v = memory + f->at_v, *caches = memory + f->at_kv;
-    fused_norm(f, m, h, f->b->attn_norm, x);
+    fused_norm(f, m, h, f->b->norm[BB_NORM_ATTENTION], x);
     fused_linear(f, BB_PART_Q, m, x, false, q);
     fused_linear(f, BB_PART_K, m, x, false, k);
     fused_linear(f, BB_PART_V, m, x, false, v);
@@ -376,7 +376,7 @@ static void fused_attention(const fused *f, float *memory, size_t first, size_t 
 static void fused_ffn(const fused *f, float *memory, size_t m, float *h)
 {
     float *x = memory, *gate = memory + f->at_gate, *up = memory + f->at_up;
-    fused_norm(f, m, h, f->b->ffn_norm, x);
+    fused_norm(f, m, h, f->b->norm[BB_NORM_FFN], x);
     fused_linear(f, BB_PART_GATE, m, x, false, gate);
     fused_linear(f, BB_PART_UP, m, x, false, up);
     f->c->k->swiglu(gate, up, m * f->b->n_ff);
@@ -400,7 +400,7 @@ static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const
     uint32_t  windows = S - S % (uint32_t)omp_get_max_threads(); /* so that no thread idles; the rest is cut finer by the caller */
     *n_done = 0;
     for (int p = 0; p < BB_N_PARTS; p++)
-        if ((p <= BB_PART_O ? block->n_head : block->n_ff) && !(f.w[p] = find_held(c, &block->w[p]))) return BB_OK;
+        if (bb_block_has_part(block, (bb_part)p) && !(f.w[p] = find_held(c, &block->w[p]))) return BB_OK;
     fused_layout(&f);
     if (f.floats > PIECE_FLOATS) return BB_OK;
     bb_status status = bb_cpu_grow_scratch(c, f.floats, err);

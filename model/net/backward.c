@@ -144,7 +144,7 @@ static bb_status attention_forward(const pass *p, bb_err *err)
     const bb_block    *k = p->block;
     size_t             D = p->b->head_dim, q_floats = p->n * k->n_head * D, kv_floats = p->n * k->n_kv * D;
     bb_status          status;
-    BB_TRY(ops->rms_norm(p->b->cpu, p->n, p->b->n_embd, p->h, k->attn_norm, p->net->norm_eps, a->x, err));
+    BB_TRY(ops->rms_norm(p->b->cpu, p->n, p->b->n_embd, p->h, k->norm[BB_NORM_ATTENTION], p->net->norm_eps, a->x, err));
     BB_TRY(linear(p, a->x, BB_PART_Q, false, a->q_raw, err));
     BB_TRY(linear(p, a->x, BB_PART_K, false, a->k_raw, err));
     BB_TRY(linear(p, a->x, BB_PART_V, false, a->v, err));
@@ -163,7 +163,7 @@ static bb_status ffn_forward(const pass *p, bb_err *err)
 {
     const activations *a = &p->b->a;
     bb_status          status;
-    BB_TRY(ops->rms_norm(p->b->cpu, p->n, p->b->n_embd, a->h_mid, p->block->ffn_norm, p->net->norm_eps, a->x2, err));
+    BB_TRY(ops->rms_norm(p->b->cpu, p->n, p->b->n_embd, a->h_mid, p->block->norm[BB_NORM_FFN], p->net->norm_eps, a->x2, err));
     BB_TRY(linear(p, a->x2, BB_PART_GATE, false, a->gate, err));
     BB_TRY(linear(p, a->x2, BB_PART_UP, false, a->up, err));
     memcpy(a->act, a->gate, p->n * p->block->n_ff * sizeof *a->act);
@@ -181,8 +181,8 @@ static bb_status ffn_backward(const pass *p, bb_err *err)
     BB_TRY(bb_back_swiglu(p->b->cpu, p->n * p->block->n_ff, a->gate, a->up, a->d_act, err));
     BB_TRY(back_linear(p, BB_PART_UP, a->x2, a->up, false, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_GATE, a->x2, a->gate, true, a->dx, err));
-    BB_TRY(bb_back_norm(p->b->cpu, &p->b->memory, p->n, p->b->n_embd, a->h_mid, p->block->ffn_norm, p->net->norm_eps, a->dx, true, p->dh,
-                        p->grad->ffn_norm, err));
+    BB_TRY(bb_back_norm(p->b->cpu, &p->b->memory, p->n, p->b->n_embd, a->h_mid, p->block->norm[BB_NORM_FFN], p->net->norm_eps, a->dx, true, p->dh,
+                        p->grad->norm[BB_NORM_FFN], err));
 done:
     return status;
 }
@@ -197,12 +197,13 @@ static bb_status attention_backward(const pass *p, bb_err *err)
     BB_TRY(back_linear(p, BB_PART_O, a->att, p->dh, false, a->d_att, err));
     if (p->grad->head_mask) bb_back_column_sums(p->n, (size_t)k->n_head * D, D, a->att, a->d_att, p->grad->head_mask);
     BB_TRY(bb_back_attention(c, p->S, p->T, k->n_head, k->n_kv, D, a->q, a->k, a->v, a->d_att, a->dk, a->dv, err));
-    BB_TRY(bb_back_rope(c, &p->b->memory, p->S, p->T, &p->q_heads, a->q_raw, a->d_att, p->grad->q_norm, err));
-    BB_TRY(bb_back_rope(c, &p->b->memory, p->S, p->T, &p->k_heads, a->k_raw, a->dk, p->grad->k_norm, err));
+    BB_TRY(bb_back_rope(c, &p->b->memory, p->S, p->T, &p->q_heads, a->q_raw, a->d_att, p->grad->norm[BB_NORM_Q], err));
+    BB_TRY(bb_back_rope(c, &p->b->memory, p->S, p->T, &p->k_heads, a->k_raw, a->dk, p->grad->norm[BB_NORM_K], err));
     BB_TRY(back_linear(p, BB_PART_V, a->x, a->dv, false, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_K, a->x, a->dk, true, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_Q, a->x, a->d_att, true, a->dx, err));
-    BB_TRY(bb_back_norm(c, &p->b->memory, p->n, p->b->n_embd, p->h, k->attn_norm, p->net->norm_eps, a->dx, true, p->dh, p->grad->attn_norm, err));
+    BB_TRY(bb_back_norm(c, &p->b->memory, p->n, p->b->n_embd, p->h, k->norm[BB_NORM_ATTENTION], p->net->norm_eps, a->dx, true, p->dh,
+                        p->grad->norm[BB_NORM_ATTENTION], err));
 done:
     return status;
 }
@@ -235,7 +236,7 @@ static bb_status hold(bb_backward *b, const bb_block *block, bb_err *err)
     size_t           n = 0;
     bb_status        status;
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (p <= BB_PART_O ? block->n_head : block->n_ff) w[n++] = &block->w[p];
+        if (bb_block_has_part(block, (bb_part)p)) w[n++] = &block->w[p];
     BB_TRY(ops->hold(b->cpu, w, n > 0 && w[n - 1] == &block->w[BB_PART_DOWN] ? n - 1 : n, err)); /* down is not run forward */
     BB_TRY(bb_back_hold(b->cpu, &b->memory, w, n, err));
 done:
@@ -264,8 +265,8 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
         p.n = (size_t)p.S * T;
         p.h = h + (size_t)at * T * C;
         p.dh = dh + (size_t)at * T * C;
-        p.q_heads = (bb_heads){ block->n_head, b->head_dim, b->n_rot, net->rope_neox, block->q_norm, net->norm_eps, b->cos_sin };
-        p.k_heads = (bb_heads){ block->n_kv, b->head_dim, b->n_rot, net->rope_neox, block->k_norm, net->norm_eps, b->cos_sin };
+        p.q_heads = (bb_heads){ block->n_head, b->head_dim, b->n_rot, net->rope_neox, block->norm[BB_NORM_Q], net->norm_eps, b->cos_sin };
+        p.k_heads = (bb_heads){ block->n_kv, b->head_dim, b->n_rot, net->rope_neox, block->norm[BB_NORM_K], net->norm_eps, b->cos_sin };
         BB_TRY(back_slab(&p, err));
     }
     status = BB_OK;

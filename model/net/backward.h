@@ -37,8 +37,7 @@ typedef bb_status (*bb_gradient_hook)(void *self, bb_part part, const float *x, 
 typedef struct bb_block_grad {
     float *w[BB_N_PARTS];         /* (rows, cols) */
     float *bias[BB_N_PARTS];      /* [rows]; only where the matrix has a bias */
-    float *attn_norm, *ffn_norm;  /* [C] */
-    float *q_norm, *k_norm;       /* [D] */
+    float *norm[BB_N_NORMS];      /* [C] or [D], as bb_norms says */
     float *head_mask;             /* [n_head] dL/dm of masks m_j = 1 on the attention output of each head */
     float *ff_mask;               /* [n_ff] the same on each FFN channel (input of down) */
     bb_gradient_hook hook;

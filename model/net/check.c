@@ -31,28 +31,16 @@ static bb_status check_matrix(const bb_matrix *w, size_t rows, size_t cols, cons
     return BB_OK;
 }
 
-static bb_status check_attention(const bb_net *net, const bb_block *b, bb_err *err)
+/* The parts and norms of one sublayer that is there. */
+static bb_status check_sublayer(const bb_net *net, const bb_block *b, bb_sublayer s, bb_err *err)
 {
-    size_t    C = net->n_embd, q = (size_t)b->n_head * net->head_dim, kv = (size_t)b->n_kv * net->head_dim;
-    bb_status status;
-    if (b->n_kv == 0 || b->n_head % b->n_kv)
-        return BB_FAIL(err, BB_BAD_FILE, "attention: %u query heads are not a multiple of %u KV heads", b->n_head, b->n_kv);
-    if (!b->attn_norm) return BB_FAIL(err, BB_BAD_FILE, "attention: the block has heads but no attn_norm");
-    BB_TRY(check_matrix(&b->w[BB_PART_Q], q, C, "attn_q", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_K], kv, C, "attn_k", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_V], kv, C, "attn_v", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_O], C, q, "attn_output", err));
-done:
-    return status;
-}
-
-static bb_status check_ffn(const bb_net *net, const bb_block *b, bb_err *err)
-{
-    bb_status status;
-    if (!b->ffn_norm) return BB_FAIL(err, BB_BAD_FILE, "FFN: the block has an FFN but no ffn_norm");
-    BB_TRY(check_matrix(&b->w[BB_PART_GATE], b->n_ff, net->n_embd, "ffn_gate", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_UP], b->n_ff, net->n_embd, "ffn_up", err));
-    BB_TRY(check_matrix(&b->w[BB_PART_DOWN], net->n_embd, b->n_ff, "ffn_down", err));
+    bb_status status = BB_OK;
+    for (int n = 0; n < BB_N_NORMS; n++)
+        if (bb_norms[n].sublayer == s && bb_norms[n].place == BB_PLACE_INPUT && !b->norm[n])
+            return BB_FAIL(err, BB_BAD_FILE, "the block has the sublayer '%s' but no %s", bb_sublayers[s].unit, bb_norms[n].name);
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (bb_parts[p].sublayer == s)
+            BB_TRY(check_matrix(&b->w[p], bb_dim_of(net, b, bb_parts[p].rows), bb_dim_of(net, b, bb_parts[p].cols), bb_parts[p].name, err));
 done:
     return status;
 }
@@ -60,8 +48,10 @@ done:
 bb_status bb_check_block(const bb_net *net, const bb_block *block, bb_err *err)
 {
     bb_status status = BB_OK;
-    if (block->n_head) BB_TRY(check_attention(net, block, err));
-    if (block->n_ff) BB_TRY(check_ffn(net, block, err));
+    if (block->n_head && (block->n_kv == 0 || block->n_head % block->n_kv))
+        return BB_FAIL(err, BB_BAD_FILE, "attention: %u query heads are not a multiple of %u KV heads", block->n_head, block->n_kv);
+    for (int s = 0; s < BB_N_SUBLAYERS; s++)
+        if (bb_block_has(block, (bb_sublayer)s)) BB_TRY(check_sublayer(net, block, (bb_sublayer)s, err));
 done:
     return status;
 }

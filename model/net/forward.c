@@ -135,13 +135,13 @@ typedef struct slab {
     void           *hook_self;
 } slab;
 
-static bb_status tell_hook(bb_forward *f, const slab *s, bb_part part, const float *x, size_t width, bb_err *err)
+static bb_status tell_hook(bb_forward *f, const slab *s, bb_feed feed, const float *x, size_t width, bb_err *err)
 {
     const float *host;
     size_t       n = (size_t)s->S * s->T;
     if (!s->hook) return BB_OK;
     bb_status status = f->backend->peek(f->device, x, n * width, &host, err);
-    return status == BB_OK ? s->hook(s->hook_self, part, host, n, (uint32_t)width, err) : status;
+    return status == BB_OK ? s->hook(s->hook_self, feed, host, n, (uint32_t)width, err) : status;
 }
 
 static bb_heads heads_of(const bb_forward *f, const bb_net *net, uint32_t n, const float *norm)
@@ -161,15 +161,15 @@ static bb_status attention(bb_forward *f, const slab *s, bb_err *err)
     const bb_block   *b = s->block;
     void             *d = f->device;
     bb_status         status;
-    BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->attn_norm, s->net->norm_eps, f->x, err));
-    BB_TRY(tell_hook(f, s, BB_PART_Q, f->x, f->n_embd, err));
+    BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->norm[BB_NORM_ATTENTION], s->net->norm_eps, f->x, err));
+    BB_TRY(tell_hook(f, s, BB_FEED_ATTENTION, f->x, f->n_embd, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_K], false, f->k, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
-    BB_TRY(rope(f, s, b->n_head, b->q_norm, f->q, err));
-    BB_TRY(rope(f, s, b->n_kv, b->k_norm, f->k, err));
+    BB_TRY(rope(f, s, b->n_head, b->norm[BB_NORM_Q], f->q, err));
+    BB_TRY(rope(f, s, b->n_kv, b->norm[BB_NORM_K], f->k, err));
     BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, f->q, f->k, f->v, err));
-    BB_TRY(tell_hook(f, s, BB_PART_O, f->q, (size_t)b->n_head * f->head_dim, err));
+    BB_TRY(tell_hook(f, s, BB_FEED_HEADS, f->q, (size_t)b->n_head * f->head_dim, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->q, &b->w[BB_PART_O], true, s->h, err));
 done:
     return status;
@@ -181,12 +181,12 @@ static bb_status ffn(bb_forward *f, const slab *s, bb_err *err)
     const bb_block   *b = s->block;
     void             *d = f->device;
     bb_status         status;
-    BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->ffn_norm, s->net->norm_eps, f->x, err));
-    BB_TRY(tell_hook(f, s, BB_PART_GATE, f->x, f->n_embd, err));
+    BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->norm[BB_NORM_FFN], s->net->norm_eps, f->x, err));
+    BB_TRY(tell_hook(f, s, BB_FEED_FFN, f->x, f->n_embd, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_GATE], false, f->gate, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_UP], false, f->up, err));
     BB_TRY(o->swiglu(d, (size_t)s->S * s->T * b->n_ff, f->gate, f->up, err));
-    BB_TRY(tell_hook(f, s, BB_PART_DOWN, f->gate, b->n_ff, err));
+    BB_TRY(tell_hook(f, s, BB_FEED_CHANNELS, f->gate, b->n_ff, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->gate, &b->w[BB_PART_DOWN], true, s->h, err));
 done:
     return status;
@@ -197,7 +197,7 @@ static bb_status hold_block(bb_forward *f, const bb_block *b, bb_err *err)
     const bb_matrix *w[BB_N_PARTS];
     size_t           n = 0;
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (p <= BB_PART_O ? b->n_head > 0 : b->n_ff > 0) w[n++] = &b->w[p];
+        if (bb_block_has_part(b, (bb_part)p)) w[n++] = &b->w[p];
     return f->backend->hold(f->device, w, n, err);
 }
 
@@ -208,7 +208,7 @@ bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *blo
     float    *buffer;
     size_t    n = (size_t)S * T * f->n_embd;
     uint32_t  done_windows = 0;
-    bb_heads  q = heads_of(f, net, block->n_head, block->q_norm), k = heads_of(f, net, block->n_kv, block->k_norm);
+    bb_heads  q = heads_of(f, net, block->n_head, block->norm[BB_NORM_Q]), k = heads_of(f, net, block->n_kv, block->norm[BB_NORM_K]);
     BB_ASSERT(S <= f->max_windows && T > 0 && T <= f->max_tokens);
     BB_ASSERT(net->n_embd == f->n_embd && net->head_dim == f->head_dim && net->n_rot == f->n_rot);
     BB_TRY(bb_check_block(net, block, err));

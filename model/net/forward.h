@@ -22,9 +22,9 @@ void      bb_forward_destroy(bb_forward *f);
 /* h (S*T, C) := embedding rows of tokens (S*T). Ids out of range are BB_BAD_FILE. */
 bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *tokens, uint32_t S, uint32_t T, float *h, bb_err *err);
 
-/* Called with the input of a linear during a block: x (n_tokens, cols) feeds q,k,v (BB_PART_Q), o (BB_PART_O), gate,up (BB_PART_GATE),
- * down (BB_PART_DOWN). Batches arrive in token order, one call at a time. */
-typedef bb_status (*bb_input_hook)(void *self, bb_part first_part, const float *x, size_t n_tokens, uint32_t cols, bb_err *err);
+/* Called with each input of a block (bb_feeds): x (n_tokens, cols) feeds the linears that have it. Batches arrive in token order, one call at a
+ * time. */
+typedef bb_status (*bb_input_hook)(void *self, bb_feed feed, const float *x, size_t n_tokens, uint32_t cols, bb_err *err);
 
 /* h in place through block b of net (whose shapes may be smaller than at creation). hook may be NULL. */
 bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, float *h, bb_input_hook hook,

@@ -2,4 +2,61 @@
  * net.c: see net.h. */
 #include "model/net/net.h"
 
-const char *const bb_part_names[BB_N_PARTS] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down" };
+const bb_sublayer_info bb_sublayers[BB_N_SUBLAYERS] = {
+    [BB_ATTENTION] = { "kv", BB_PART_O },
+    [BB_FFN] = { "ffn", BB_PART_DOWN },
+};
+
+const bb_feed_info bb_feeds[BB_N_FEEDS] = {
+    [BB_FEED_ATTENTION] = { BB_ATTENTION, BB_DIM_C },
+    [BB_FEED_HEADS] = { BB_ATTENTION, BB_DIM_HD },
+    [BB_FEED_FFN] = { BB_FFN, BB_DIM_C },
+    [BB_FEED_CHANNELS] = { BB_FFN, BB_DIM_F },
+};
+
+const bb_part_info bb_parts[BB_N_PARTS] = {
+    [BB_PART_Q] = { "attn_q", BB_ATTENTION, BB_FEED_ATTENTION, BB_DIM_HD, BB_DIM_C, true },
+    [BB_PART_K] = { "attn_k", BB_ATTENTION, BB_FEED_ATTENTION, BB_DIM_GD, BB_DIM_C, true },
+    [BB_PART_V] = { "attn_v", BB_ATTENTION, BB_FEED_ATTENTION, BB_DIM_GD, BB_DIM_C, false },
+    [BB_PART_O] = { "attn_output", BB_ATTENTION, BB_FEED_HEADS, BB_DIM_C, BB_DIM_HD, false },
+    [BB_PART_GATE] = { "ffn_gate", BB_FFN, BB_FEED_FFN, BB_DIM_F, BB_DIM_C, false },
+    [BB_PART_UP] = { "ffn_up", BB_FFN, BB_FEED_FFN, BB_DIM_F, BB_DIM_C, false },
+    [BB_PART_DOWN] = { "ffn_down", BB_FFN, BB_FEED_CHANNELS, BB_DIM_C, BB_DIM_F, false },
+};
+
+const bb_norm_info bb_norms[BB_N_NORMS] = {
+    [BB_NORM_ATTENTION] = { "attn_norm", BB_ATTENTION, BB_PLACE_INPUT, BB_DIM_C },
+    [BB_NORM_FFN] = { "ffn_norm", BB_FFN, BB_PLACE_INPUT, BB_DIM_C },
+    [BB_NORM_Q] = { "attn_q_norm", BB_ATTENTION, BB_PLACE_Q, BB_DIM_D },
+    [BB_NORM_K] = { "attn_k_norm", BB_ATTENTION, BB_PLACE_K, BB_DIM_D },
+};
+
+size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim)
+{
+    switch (dim) {
+    case BB_DIM_C:  return net->n_embd;
+    case BB_DIM_HD: return (size_t)block->n_head * net->head_dim;
+    case BB_DIM_GD: return (size_t)block->n_kv * net->head_dim;
+    case BB_DIM_F:  return block->n_ff;
+    case BB_DIM_D:  return net->head_dim;
+    }
+    return 0;
+}
+
+void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t kept)
+{
+    if (s == BB_ATTENTION) {
+        block->n_head = block->n_kv ? block->n_head / block->n_kv * kept : 0;
+        block->n_kv = kept;
+    } else {
+        block->n_ff = kept;
+    }
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        if (bb_parts[p].sublayer != s) continue;
+        if (kept == 0) block->w[p] = (bb_matrix){ .rows = 0 };
+        else if (bb_part_cut_by_rows((bb_part)p)) block->w[p].rows = (uint32_t)bb_dim_of(net, block, bb_parts[p].rows);
+        else block->w[p].cols = (uint32_t)bb_dim_of(net, block, bb_parts[p].cols);
+    }
+    for (int n = 0; n < BB_N_NORMS && kept == 0; n++)
+        if (bb_norms[n].sublayer == s) block->norm[n] = NULL;
+}

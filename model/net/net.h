@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * net.h: a network as plain data: shapes, norms, and views of weight matrices in any format.
+ * net.h: a network as plain data: shapes, norms, and views of weight matrices in any format; and what a block is made of: its parts (linears),
+ * the inputs that feed them, its norms, each as a row of a table (net.c).
  *
  * A bb_net owns nothing: a plan is applied by copying the array of blocks and pointing some matrices elsewhere (option
  * database, rebuilt weights). The forward pass (forward.h), the exporter and the size model all read this one struct.
@@ -21,14 +22,64 @@ typedef struct bb_matrix {
     const float *bias;       /* borrowed, [rows] or NULL */
 } bb_matrix;
 
+/* ---- what a block is made of ---- */
+
+/* Numbers that a side of a matrix, or a vector, can have. */
+typedef enum bb_dim { BB_DIM_C, BB_DIM_HD, BB_DIM_GD, BB_DIM_F, BB_DIM_D } bb_dim;
+
+/* Each adds to the residual stream and can be absent from a block. */
+typedef enum bb_sublayer { BB_ATTENTION, BB_FFN, BB_N_SUBLAYERS } bb_sublayer;
+
+/* The points of a block whose numbers feed linears, in the order of the pass: second moments are of them. */
+typedef enum bb_feed { BB_FEED_ATTENTION, BB_FEED_HEADS, BB_FEED_FFN, BB_FEED_CHANNELS, BB_N_FEEDS } bb_feed;
+
 typedef enum bb_part { BB_PART_Q, BB_PART_K, BB_PART_V, BB_PART_O, BB_PART_GATE, BB_PART_UP, BB_PART_DOWN, BB_N_PARTS } bb_part;
+
+typedef enum bb_norm { BB_NORM_ATTENTION, BB_NORM_FFN, BB_NORM_Q, BB_NORM_K, BB_N_NORMS } bb_norm;
+
+typedef enum bb_norm_place {
+    BB_PLACE_INPUT,          /* of the sublayer: what its parts read from the residual stream */
+    BB_PLACE_Q, BB_PLACE_K   /* of queries or keys, before RoPE */
+} bb_norm_place;
+
+typedef struct bb_sublayer_info {
+    const char *unit;        /* what a plan calls the count that it keeps: "blk.N." and this */
+    bb_part     writer;      /* the part that adds to the residual stream */
+} bb_sublayer_info;
+
+typedef struct bb_feed_info {
+    bb_sublayer sublayer;
+    bb_dim      width;       /* C: what the residual stream gives; else what pruning makes narrower */
+} bb_feed_info;
+
+/* A linear of a block; each is one matrix (experts, when there are some, will be a third side here). */
+typedef struct bb_part_info {
+    const char *name;        /* of its tensors and of its unit in a plan, behind "blk.N." */
+    bb_sublayer sublayer;
+    bb_feed     feed;        /* what feeds it */
+    bb_dim      rows, cols;  /* the side that is not C is the one that pruning cuts */
+    bool        rotated;     /* RoPE turns its heads */
+} bb_part_info;
+
+typedef struct bb_norm_info {
+    const char *name;        /* of its tensor, behind "blk.N." */
+    bb_sublayer sublayer;
+    bb_norm_place place;
+    bb_dim      over;        /* C: of whole rows; D: of each head */
+} bb_norm_info;
+
+extern const bb_sublayer_info bb_sublayers[BB_N_SUBLAYERS];
+extern const bb_feed_info     bb_feeds[BB_N_FEEDS];
+extern const bb_part_info     bb_parts[BB_N_PARTS];
+extern const bb_norm_info     bb_norms[BB_N_NORMS];
+
+/* ---- the network ---- */
 
 typedef struct bb_block {
     uint32_t     n_head, n_kv;   /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
     uint32_t     n_ff;           /* FFN width kept; 0: no FFN */
     bb_matrix    w[BB_N_PARTS];
-    const float *attn_norm, *ffn_norm;  /* [C]; NULL when the sublayer is absent */
-    const float *q_norm, *k_norm;       /* [D] or NULL (qwen3) */
+    const float *norm[BB_N_NORMS]; /* NULL: not there */
 } bb_block;
 
 typedef enum bb_arch { BB_ARCH_LLAMA, BB_ARCH_QWEN2, BB_ARCH_QWEN3, BB_ARCH_DECI } bb_arch;
@@ -47,8 +98,20 @@ typedef struct bb_net {
     bb_block    *blocks;             /* [n_layer]; borrowed */
 } bb_net;
 
-extern const char *const bb_part_names[BB_N_PARTS]; /* "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down" */
-
 static inline const bb_matrix *bb_net_head(const bb_net *n) { return n->head.rows ? &n->head : &n->embd; }
+
+static inline bool bb_block_has(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->n_head > 0 : b->n_ff > 0; }
+static inline bool bb_block_has_part(const bb_block *b, bb_part p) { return bb_block_has(b, bb_parts[p].sublayer); }
+
+/* What pruning leaves of a sublayer: KV heads with their query heads, FFN channels. */
+static inline uint32_t bb_block_kept(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->n_kv : b->n_ff; }
+static inline uint32_t bb_part_kept(const bb_block *b, bb_part p) { return bb_block_kept(b, bb_parts[p].sublayer); }
+
+/* Does pruning cut the rows of the part (else its columns)? The one that it does not cut is C. */
+static inline bool bb_part_cut_by_rows(bb_part p) { return bb_parts[p].rows != BB_DIM_C; }
+
+size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim);
+/* Leaves `kept` of a sublayer, in shapes only (no data moves): of the attention KV heads with their query heads. 0: the sublayer is absent. */
+void   bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t kept);
 
 #endif

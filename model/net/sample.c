@@ -90,7 +90,7 @@ static const bb_matrix *matrix_at(const bb_net *net, size_t i)
     const bb_block *b = &net->blocks[i / BB_N_PARTS];
     bb_part         part = (bb_part)(i % BB_N_PARTS);
     if (i == (size_t)net->n_layer * BB_N_PARTS) return bb_net_head(net);
-    return (part <= BB_PART_O ? b->n_head : b->n_ff) ? &b->w[part] : NULL;
+    return bb_block_has_part(b, part) ? &b->w[part] : NULL;
 }
 
 /* Rows first .. first+n-1 into panels; plain: room for STRIP rows. */
@@ -234,13 +234,13 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
     const shared   *w = s->w;
     const bb_block *b = &w->net->blocks[block];
     size_t          D = w->net->head_dim, shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
-    norm_rows(s, b->attn_norm);
+    norm_rows(s, b->norm[BB_NORM_ATTENTION]);
     linear(s, s->x, number + BB_PART_Q, false, s->q);
     linear(s, s->x, number + BB_PART_K, false, s->k);
     linear(s, s->x, number + BB_PART_V, false, s->v);
     for (size_t i = 0; i < s->S; i++) {
-        turn_heads(w, s->q + i * b->n_head * D, b->n_head, b->q_norm, p);
-        turn_heads(w, s->k + i * b->n_kv * D, b->n_kv, b->k_norm, p);
+        turn_heads(w, s->q + i * b->n_head * D, b->n_head, b->norm[BB_NORM_Q], p);
+        turn_heads(w, s->k + i * b->n_kv * D, b->n_kv, b->norm[BB_NORM_K], p);
         for (size_t g = 0; g < b->n_kv; g++, cache += head_cache(w))
             attend(s, cache, s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D, s->q + (i * b->n_head + g * shared_by) * D, shared_by, p);
     }
@@ -251,7 +251,7 @@ static void ffn(stepper *s, uint32_t block)
 {
     const bb_block *b = &s->w->net->blocks[block];
     size_t          number = (size_t)block * BB_N_PARTS;
-    norm_rows(s, b->ffn_norm);
+    norm_rows(s, b->norm[BB_NORM_FFN]);
     linear(s, s->x, number + BB_PART_GATE, false, s->gate);
     linear(s, s->x, number + BB_PART_UP, false, s->up);
     s->w->k->swiglu(s->gate, s->up, (size_t)s->S * b->n_ff);

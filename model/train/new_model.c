@@ -30,7 +30,7 @@ static bb_status check(const bb_new_shape *s, bb_err *err)
 bb_status bb_new_net(const bb_new_shape *s, bb_net *net, bb_err *err)
 {
     static const float placeholder[1] = { 1 };
-    uint32_t  C = s->n_embd, q = s->n_head * s->head_dim, kv = s->n_kv * s->head_dim;
+    uint32_t  C = s->n_embd;
     bb_status status = check(s, err);
     *net = (bb_net){ .arch = BB_ARCH_LLAMA, .n_vocab = s->n_vocab, .n_embd = C, .n_layer = s->n_layer, .head_dim = s->head_dim,
                      .n_rot = s->head_dim, .n_ctx_train = s->n_ctx, .norm_eps = s->norm_eps, .rope_base = s->rope_base, .rope_freq_scale = 1 };
@@ -40,10 +40,12 @@ bb_status bb_new_net(const bb_new_shape *s, bb_net *net, bb_err *err)
     if (!s->tied) net->head = net->embd;
     net->out_norm = placeholder;
     for (uint32_t i = 0; i < s->n_layer; i++) {
-        const uint32_t shape[BB_N_PARTS][2] = { { q, C }, { kv, C }, { kv, C }, { C, q }, { s->n_ff, C }, { s->n_ff, C }, { C, s->n_ff } };
-        bb_block      *b = &net->blocks[i];
-        *b = (bb_block){ .n_head = s->n_head, .n_kv = s->n_kv, .n_ff = s->n_ff, .attn_norm = placeholder, .ffn_norm = placeholder };
-        for (int p = 0; p < BB_N_PARTS; p++) b->w[p] = (bb_matrix){ .type = BB_F32, .rows = shape[p][0], .cols = shape[p][1] };
+        bb_block *b = &net->blocks[i];
+        *b = (bb_block){ .n_head = s->n_head, .n_kv = s->n_kv, .n_ff = s->n_ff };
+        for (int k = 0; k < BB_N_NORMS; k++)
+            if (bb_norms[k].place == BB_PLACE_INPUT) b->norm[k] = placeholder;
+        for (int p = 0; p < BB_N_PARTS; p++)
+            b->w[p] = (bb_matrix){ .type = BB_F32, .rows = (uint32_t)bb_dim_of(net, b, bb_parts[p].rows), .cols = (uint32_t)bb_dim_of(net, b, bb_parts[p].cols) };
     }
     return BB_OK;
 }
@@ -161,12 +163,13 @@ static bb_status put_tensors(bb_gguf_out *out, const bb_net *net, bb_err *err)
     BB_TRY(put_vector(out, "output_norm", net->out_norm, net->n_embd, err));
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *b = &net->blocks[i];
-        snprintf(name, sizeof name, "blk.%u.attn_norm", i);
-        BB_TRY(put_vector(out, name, b->attn_norm, net->n_embd, err));
-        snprintf(name, sizeof name, "blk.%u.ffn_norm", i);
-        BB_TRY(put_vector(out, name, b->ffn_norm, net->n_embd, err));
+        for (int k = 0; k < BB_N_NORMS; k++) {
+            if (!b->norm[k]) continue;
+            snprintf(name, sizeof name, "blk.%u.%s", i, bb_norms[k].name);
+            BB_TRY(put_vector(out, name, b->norm[k], (uint32_t)bb_dim_of(net, b, bb_norms[k].over), err));
+        }
         for (int p = 0; p < BB_N_PARTS; p++) {
-            snprintf(name, sizeof name, "blk.%u.%s", i, bb_part_names[p]);
+            snprintf(name, sizeof name, "blk.%u.%s", i, bb_parts[p].name);
             BB_TRY(put_matrix(out, name, &b->w[p], err));
         }
     }

@@ -49,6 +49,9 @@ static void take_matrix(layout *l, bb_matrix *m, float **g, float **g_bias)
     if (m->bias) take_vector(l, &m->bias, m->rows, g_bias);
 }
 
+/* Is norm k one of this sublayer, which is there? */
+static bool has_norm(const bb_block *b, bb_sublayer s, int k) { return bb_norms[k].sublayer == s && bb_block_has(b, s); }
+
 static void lay(layout *l)
 {
     bb_trainable *t = l->t;
@@ -61,14 +64,11 @@ static void lay(layout *l)
     for (uint32_t i = 0; i < net->n_layer; i++) {
         bb_block      *b = &net->blocks[i];
         bb_block_grad *g = &t->grads[i];
-        if (b->n_head) {
-            take_vector(l, &b->attn_norm, net->n_embd, &g->attn_norm);
-            take_vector(l, &b->q_norm, net->head_dim, &g->q_norm);
-            take_vector(l, &b->k_norm, net->head_dim, &g->k_norm);
-        }
-        if (b->n_ff) take_vector(l, &b->ffn_norm, net->n_embd, &g->ffn_norm);
+        for (int s = 0; s < BB_N_SUBLAYERS; s++)
+            for (int k = 0; k < BB_N_NORMS; k++)
+                if (has_norm(b, (bb_sublayer)s, k)) take_vector(l, &b->norm[k], bb_dim_of(net, b, bb_norms[k].over), &g->norm[k]);
         for (int p = 0; p < BB_N_PARTS; p++)
-            if (p <= BB_PART_O ? b->n_head : b->n_ff) take_matrix(l, &b->w[p], &g->w[p], &g->bias[p]);
+            if (bb_block_has_part(b, (bb_part)p)) take_matrix(l, &b->w[p], &g->w[p], &g->bias[p]);
     }
 }
 
@@ -134,14 +134,10 @@ void bb_trainable_copy(bb_trainable *t, const bb_net *from)
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *to = &net->blocks[i], *at = &from->blocks[i];
         BB_ASSERT(to->n_head == at->n_head && to->n_kv == at->n_kv && to->n_ff == at->n_ff);
-        if (to->n_head) {
-            copy_vector(to->attn_norm, at->attn_norm, net->n_embd);
-            copy_vector(to->q_norm, at->q_norm, net->head_dim);
-            copy_vector(to->k_norm, at->k_norm, net->head_dim);
-        }
-        if (to->n_ff) copy_vector(to->ffn_norm, at->ffn_norm, net->n_embd);
+        for (int k = 0; k < BB_N_NORMS; k++)
+            if (bb_block_has(to, bb_norms[k].sublayer)) copy_vector(to->norm[k], at->norm[k], bb_dim_of(net, to, bb_norms[k].over));
         for (int p = 0; p < BB_N_PARTS; p++)
-            if (p <= BB_PART_O ? to->n_head : to->n_ff) copy_matrix(&to->w[p], &at->w[p]);
+            if (bb_block_has_part(to, (bb_part)p)) copy_matrix(&to->w[p], &at->w[p]);
     }
 }
 
@@ -169,16 +165,12 @@ void bb_trainable_random(bb_trainable *t, uint64_t seed)
     fill(net->out_norm, net->n_embd, 1);
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *b = &net->blocks[i];
-        if (b->n_head) {
-            fill(b->attn_norm, net->n_embd, 1);
-            fill(b->q_norm, net->head_dim, 1);
-            fill(b->k_norm, net->head_dim, 1);
-        }
-        if (b->n_ff) fill(b->ffn_norm, net->n_embd, 1);
+        for (int k = 0; k < BB_N_NORMS; k++)
+            if (bb_block_has(b, bb_norms[k].sublayer)) fill(b->norm[k], bb_dim_of(net, b, bb_norms[k].over), 1);
         for (int p = 0; p < BB_N_PARTS; p++) {
-            if (!(p <= BB_PART_O ? b->n_head : b->n_ff)) continue;
-            snprintf(name, sizeof name, "blk.%u.%s", i, bb_part_names[p]);
-            random_matrix(&b->w[p], p == BB_PART_O || p == BB_PART_DOWN ? residual : usual, seed, name);
+            if (!bb_block_has_part(b, (bb_part)p)) continue;
+            snprintf(name, sizeof name, "blk.%u.%s", i, bb_parts[p].name);
+            random_matrix(&b->w[p], bb_sublayers[bb_parts[p].sublayer].writer == (bb_part)p ? residual : usual, seed, name);
         }
     }
 }

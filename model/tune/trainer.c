@@ -107,10 +107,7 @@ static bb_status add_block(bb_trainer *r, uint32_t i, bb_err *err)
     bb_status       status = BB_OK;
     for (int p = 0; p < BB_N_PARTS; p++)
         if (k->w[p].rows) BB_TRY(add_latent(r, &k->w[p], own->w[p], o->weights, o->fields, &g->w[p], err));
-    add_norm(r, own->norm[0], r->view.n_embd, &g->attn_norm);
-    add_norm(r, own->norm[1], r->view.n_embd, &g->ffn_norm);
-    add_norm(r, own->norm[2], r->view.head_dim, &g->q_norm);
-    add_norm(r, own->norm[3], r->view.head_dim, &g->k_norm);
+    for (int n = 0; n < BB_N_NORMS; n++) add_norm(r, own->norm[n], bb_dim_of(&r->view, k, bb_norms[n].over), &g->norm[n]);
 done:
     return status;
 }
@@ -133,8 +130,8 @@ static bb_status add_params(bb_trainer *r, bb_err *err)
     bb_status      status = BB_NOMEM;
     r->max_latents = (size_t)n * BB_N_PARTS + 2;
     r->latents = BB_NEW0(r->max_latents, bb_latent, err);
-    r->params = BB_NEW0(r->max_latents * BB_LATENT_PARAMS + (size_t)n * BB_TUNED_NORMS + 1, bb_param, err);
-    r->kept = bb_calloc(r->max_latents + (size_t)n * BB_TUNED_NORMS + 1, sizeof *r->kept, err);
+    r->params = BB_NEW0(r->max_latents * BB_LATENT_PARAMS + (size_t)n * BB_N_NORMS + 1, bb_param, err);
+    r->kept = bb_calloc(r->max_latents + (size_t)n * BB_N_NORMS + 1, sizeof *r->kept, err);
     r->grads = BB_NEW0(r->view.n_layer, bb_block_grad, err);
     r->norm_grads = BB_NEW0((size_t)n * 2 * (C + D) + C, float, err);
     if (!r->latents || !r->params || !r->kept || !r->grads || !r->norm_grads) goto done;

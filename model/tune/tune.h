@@ -19,10 +19,8 @@
 
 enum { BB_TUNE_MAX_BATCH = 256 };
 
-enum { BB_TUNED_NORMS = 4 }; /* attn_norm, ffn_norm, q_norm, k_norm */
-
 /* A network that owns what may be trained; the rest (biases, rotary factors) is borrowed from the network it was copied from. */
-typedef struct bb_tuned_block { unsigned char *w[BB_N_PARTS]; float *norm[BB_TUNED_NORMS]; } bb_tuned_block;
+typedef struct bb_tuned_block { unsigned char *w[BB_N_PARTS]; float *norm[BB_N_NORMS]; } bb_tuned_block;
 typedef struct bb_tuned {
     bb_net          net;          /* its blocks, matrices and norms point into the memory below */
     bb_block       *blocks;

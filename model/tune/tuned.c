@@ -23,11 +23,9 @@ static size_t matrix_bytes(const bb_matrix *m) { return m->rows ? m->rows * bb_f
 
 static bb_status take_block(const bb_net *net, bb_block *k, bb_tuned_block *own, bb_err *err)
 {
-    const float **const norms[BB_TUNED_NORMS] = { &k->attn_norm, &k->ffn_norm, &k->q_norm, &k->k_norm };
     bb_status status;
     for (int p = 0; p < BB_N_PARTS; p++) BB_TRY(take(k->w[p].data, matrix_bytes(&k->w[p]), &own->w[p], &k->w[p].data, err));
-    for (int i = 0; i < BB_TUNED_NORMS; i++)
-        BB_TRY(take(*norms[i], (i < 2 ? net->n_embd : net->head_dim) * sizeof(float), &own->norm[i], norms[i], err));
+    for (int i = 0; i < BB_N_NORMS; i++) BB_TRY(take(k->norm[i], bb_dim_of(net, k, bb_norms[i].over) * sizeof(float), &own->norm[i], &k->norm[i], err));
 done:
     return status;
 }
@@ -55,7 +53,7 @@ void bb_tuned_done(bb_tuned *t)
 {
     for (uint32_t i = 0; t->bytes && i < t->net.n_layer; i++) {
         for (int p = 0; p < BB_N_PARTS; p++) bb_free(t->bytes[i].w[p]);
-        for (int k = 0; k < BB_TUNED_NORMS; k++) bb_free(t->bytes[i].norm[k]);
+        for (int k = 0; k < BB_N_NORMS; k++) bb_free(t->bytes[i].norm[k]);
     }
     bb_free(t->bytes);
     bb_free(t->blocks);

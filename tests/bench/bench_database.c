@@ -114,8 +114,8 @@ static bb_status uniform_plan(const bb_net *net, const char *format, const char 
     for (uint32_t i = 0; i < net->n_layer && status == BB_OK; i++)
         for (int p = 0; p < BB_N_PARTS && status == BB_OK; p++) {
             char unit[64];
-            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_part_names[p]);
-            if (!part || strcmp(part, bb_part_names[p]) == 0) status = bb_plan_set(plan, unit, format, err);
+            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_parts[p].name);
+            if (!part || strcmp(part, bb_parts[p].name) == 0) status = bb_plan_set(plan, unit, format, err);
         }
     return status;
 }

@@ -68,7 +68,7 @@ static bb_status replaced_block(bench *b, const stand_in *s, uint32_t T, float *
     const uint32_t C = net->n_embd;
     bb_block       ffn = net->blocks[s->block];
     if (s->map) {
-        norm_rows(net, ffn.attn_norm, h, T, x);
+        norm_rows(net, ffn.norm[BB_NORM_ATTENTION], h, T, x);
         bb_sgemm_nt(T, C, C, 1, x, C, s->map, C, 1, h, C);
     }
     for (size_t i = 0; s->bias && i < (size_t)T * C; i++) h[i] += s->bias[i % C];
@@ -146,7 +146,7 @@ static bb_status moments_of(bench *b, uint32_t block, moments *m, bb_err *err)
     for (uint32_t w = 0; w < b->calib.n; w++) {
         BB_TRY(bb_forward_embed(b->forward, net, b->calib.tokens + (size_t)w * T, 1, T, h, err));
         for (uint32_t i = 0; i < block; i++) BB_TRY(bb_forward_block(b->forward, net, &net->blocks[i], 1, T, h, NULL, NULL, err));
-        norm_rows(net, attention.attn_norm, h, T, x);
+        norm_rows(net, attention.norm[BB_NORM_ATTENTION], h, T, x);
         memcpy(y, h, (size_t)T * C * sizeof *y);
         BB_TRY(bb_forward_block(b->forward, net, &attention, 1, T, y, NULL, NULL, err));
         for (size_t i = 0; i < (size_t)T * C; i++) {

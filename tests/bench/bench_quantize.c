@@ -89,7 +89,7 @@ static bb_status one_format(const bb_model *m, const bb_statistics *s, const bb_
         if (end == at || i >= m->net.n_layer) { status = BB_FAIL(err, BB_USAGE, "blocks=%s: not a list of blocks", blocks); goto done; }
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix  *w = &m->net.blocks[i].w[p];
-            const bb_hessian *h = &s->blocks[i].in[bb_hessian_of((bb_part)p)];
+            const bb_hessian *h = &s->blocks[i].in[bb_parts[p].feed];
             if (w->rows == 0 || w->cols % f->block) continue;
             if (!factor.h || factor.h != h->h) {
                 bb_factor_done(&factor);

@@ -88,7 +88,7 @@ static bb_status formats(bb_database *db, const bb_model *m, const char *list, w
             for (int p = 0; p < BB_N_PARTS; p++) {
                 const bb_block *b = &m->net.blocks[i];
                 bb_matrix       out;
-                BB_TRY(bb_database_matrix(db, i, (bb_part)p, p <= BB_PART_O ? b->n_kv : b->n_ff, f->type, &out, NULL, err));
+                BB_TRY(bb_database_matrix(db, i, (bb_part)p, bb_part_kept(b, (bb_part)p), f->type, &out, NULL, err));
                 weights += (double)b->w[p].rows * b->w[p].cols;
             }
         row(w, f->name, weights);

@@ -180,7 +180,7 @@ static void make_uniform(const char *dir, const char *model, const bb_format *f,
     char    name[64];
     bb_text_add(&plan, "token_embd=Q8_0\n");
     for (int i = 0; i < 8; i++)
-        for (int p = 0; p < BB_N_PARTS; p++) bb_text_addf(&plan, "blk.%d.%s=%s\n", i, bb_part_names[p], f->name);
+        for (int p = 0; p < BB_N_PARTS; p++) bb_text_addf(&plan, "blk.%d.%s=%s\n", i, bb_parts[p].name, f->name);
     must(plan.status == BB_OK);
     snprintf(name, sizeof name, "wiki8m-%s", f->name);
     make_case(dir, name, model, plan.data, text);

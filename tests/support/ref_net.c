@@ -83,10 +83,10 @@ static void heads(const bb_net *net, const float *g, uint32_t n, uint32_t T, dou
 static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *h)
 {
     size_t  D = net->head_dim, H = b->n_head, G = b->n_kv;
-    double *x = norm_rows(h, b->attn_norm, net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = linear(&b->w[BB_PART_K], x, T),
+    double *x = norm_rows(h, b->norm[BB_NORM_ATTENTION], net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = linear(&b->w[BB_PART_K], x, T),
            *v = linear(&b->w[BB_PART_V], x, T), *o = must(T * H * D, sizeof *o), *p = must(T, sizeof *p);
-    heads(net, b->q_norm, b->n_head, T, q);
-    heads(net, b->k_norm, b->n_kv, T, k);
+    heads(net, b->norm[BB_NORM_Q], b->n_head, T, q);
+    heads(net, b->norm[BB_NORM_K], b->n_kv, T, k);
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < H; j++) {
             size_t g = j / (H / G);
@@ -107,7 +107,7 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
 
 static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
 {
-    double *x = norm_rows(h, b->ffn_norm, net, T), *g = linear(&b->w[BB_PART_GATE], x, T), *u = linear(&b->w[BB_PART_UP], x, T);
+    double *x = norm_rows(h, b->norm[BB_NORM_FFN], net, T), *g = linear(&b->w[BB_PART_GATE], x, T), *u = linear(&b->w[BB_PART_UP], x, T);
     for (size_t i = 0; i < (size_t)T * b->n_ff; i++) g[i] = g[i] / (1 + exp(-g[i])) * u[i];
     double *y = linear(&b->w[BB_PART_DOWN], g, T);
     for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += y[i];
@@ -221,15 +221,15 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         uint32_t  H = s->shapes[i].n_head, G = s->shapes[i].n_kv, F = s->shapes[i].n_ff;
         *b = (bb_block){ .n_head = H, .n_kv = G, .n_ff = F };
         if (H) {
-            b->attn_norm = ref_random(m, C, 1, 0.3, &seed);
+            b->norm[BB_NORM_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
             b->w[BB_PART_Q] = matrix(m, s->type, H * D, C, s->bias, &seed);
             b->w[BB_PART_K] = matrix(m, s->type, G * D, C, s->bias, &seed);
             b->w[BB_PART_V] = matrix(m, s->type, G * D, C, s->bias, &seed);
             b->w[BB_PART_O] = matrix(m, s->type, C, H * D, s->bias && s->arch != BB_ARCH_QWEN2, &seed);
-            if (s->head_norms) b->q_norm = ref_random(m, D, 1, 0.3, &seed), b->k_norm = ref_random(m, D, 1, 0.3, &seed);
+            if (s->head_norms) b->norm[BB_NORM_Q] = ref_random(m, D, 1, 0.3, &seed), b->norm[BB_NORM_K] = ref_random(m, D, 1, 0.3, &seed);
         }
         if (F) {
-            b->ffn_norm = ref_random(m, C, 1, 0.3, &seed);
+            b->norm[BB_NORM_FFN] = ref_random(m, C, 1, 0.3, &seed);
             b->w[BB_PART_GATE] = matrix(m, s->type, F, C, s->bias && s->arch == BB_ARCH_DECI, &seed);
             b->w[BB_PART_UP] = matrix(m, s->type, F, C, s->bias && s->arch == BB_ARCH_DECI, &seed);
             b->w[BB_PART_DOWN] = matrix(m, s->type, C, F, s->bias && s->arch == BB_ARCH_DECI, &seed);

@@ -96,10 +96,10 @@ static void put_tensor(maker *m, const char *name, bb_type type, uint32_t column
 static void put_matrix(maker *m, uint32_t layer, bb_part part, uint32_t rows, uint32_t columns, bool bias)
 {
     char name[64];
-    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_part_names[part]);
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_parts[part].name);
     put_tensor(m, name, m->spec->type[layer][part], columns, rows, 0.0, 1.0 / sqrt(columns));
     if (!bias) return;
-    snprintf(name, sizeof name, "blk.%u.%s.bias", layer, bb_part_names[part]);
+    snprintf(name, sizeof name, "blk.%u.%s.bias", layer, bb_parts[part].name);
     put_tensor(m, name, m->spec->norm_type, rows, 0, 0.0, 0.1);
 }
 
