@@ -34,7 +34,7 @@ DIRS     := base kernels model eval search engine cli
 src       = $(sort $(wildcard $(1)/*.c $(1)/*/*.c))
 obj       = $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/main.c,$(call src,$(1))))
 LIBS     := $(foreach d,cli engine eval model kernels search base,$(BUILD)/lib$(d).a)
-TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/test_*.c)))
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/kcheck.c tests/test_*.c)))
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/support/cli.c,$(sort $(wildcard tests/support/*.c))))
 
 .PHONY: all deps demo check check-asan bench lint fuzz mutate install uninstall interop clean help FORCE
@@ -45,16 +45,11 @@ help:
 
 $(BUILD)/%.o: %.c
 	@$(HAVE_LIBS)mkdir -p $(@D)
-	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) $(ISA_$(basename $(notdir $<))) $(PKGCF) -c $< -o $@
+	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) $(ISA) $(PKGCF) -c $< -o $@
 
-# Only these files may use instruction sets above the baseline; kernels.c dispatches at run time.
-ISA_kernels_avx2   := -mavx2 -mfma -mf16c
-ISA_lanes_avx2     := -mavx2
-ISA_codebook_rows_avx2 := -mavx2
-ISA_columns_avx2   := -mavx2
-ISA_columns_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
-ISA_codebook_rows_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
-ISA_kernels_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
+# Only kernels/x86/ may use instruction sets above the baseline, by how a file's name ends; kernels/kernels.c chooses at run time.
+$(BUILD)/kernels/x86/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
+$(BUILD)/kernels/x86/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 
 define library
 $(BUILD)/lib$(1).a: $(call obj,$(1))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * kernels.c: chooses the level (kernels.h) and composes the running logit sums from it. */
+ * kernels.c: the levels (kernels.h), the choice among them, and the running logit sums composed from them. */
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -11,8 +11,25 @@
 
 #include "kernels/blas.h"
 
-static const bb_kernels *levels[4] = { &bb_kernels_ref };
-static const bb_kernels *chosen = &bb_kernels_ref;
+#define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_ref,
+static const bb_kernels ref = { .level = "ref", .panel = BB_PANEL_REF,
+#include "kernels/table.inc"
+};
+
+#if defined(__x86_64__)
+#define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_##avx2,
+static const bb_kernels level_avx2 = { .level = "avx2", .panel = BB_PANEL_AVX2,
+#include "kernels/table.inc"
+};
+
+#define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_##avx512,
+static const bb_kernels level_avx512 = { .level = "avx512", .panel = BB_PANEL_AVX512,
+#include "kernels/table.inc"
+};
+#endif
+
+static const bb_kernels *levels[4] = { &ref };
+static const bb_kernels *chosen = &ref;
 static pthread_once_t    once = PTHREAD_ONCE_INIT;
 static char              bits[128];
 
@@ -24,8 +41,8 @@ static void detect(void)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
-    if (avx2) levels[n++] = &bb_kernels_avx2;
-    if (avx512) levels[n++] = &bb_kernels_avx512;
+    if (avx2) levels[n++] = &level_avx2;
+    if (avx512) levels[n++] = &level_avx512;
 #endif
     const char *cap = getenv("BB_CPU");
     chosen = levels[n - 1];

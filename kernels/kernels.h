@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * kernels.h: the float32 inner loops of the network, as a table with one row of functions for each CPU level.
+ * kernels.h: the inner loops that have more than one version, as one table: a row a kernel (table.inc), a version for each CPU level.
  *
- * Interface: bb_kernels_get() for the best level that the CPU has, capped by BB_CPU=ref|avx2|avx512 in the environment;
- * bb_kernels_at(i) walks all levels that this CPU can run (for tests and benchmarks), reference first.
+ * Interface: bb_kernels_get() for the best level that the CPU has, capped by BB_CPU=ref|avx2|avx512 in the environment, for
+ * all rows together; bb_kernels_at(i) walks all levels that this CPU can run (for tests and benchmarks), reference first.
  *
  * Contract: every level gives the same bits. So each function states its arithmetic: fma(a, b, c) is one rounding,
  * every other operation is one IEEE float32 (or float64) operation, sums over a row run in 16 float64 lanes (element i in
  * lane i mod 16, in order of i) that are added at the end as lane[i] += lane[i + 8], then + 4, + 2, + 1. The reference in
- * ref/ is that text in C; test_kernels compares bits. n = 0 is allowed everywhere. No alignment is needed. Pointers of
- * one call do not alias unless said.
+ * ref/ is that text in C, or the same C as the other levels' where the compiler makes the vectors; tests/kcheck.c compares bits, row by row.
+ * n = 0 is allowed everywhere but where said. No alignment is needed but where said. Pointers of one call do not alias unless said.
  *
  * exp: x = k ln 2 + r with k = round(x log2 e) to nearest even, r by two-term Cody-Waite reduction with fma,
  * e^r = 1 + r + r^2 q(r), q the degree-4 minimax polynomial (weighted Remez; relative error of the result 3.8e-9 before
@@ -24,35 +24,33 @@
 
 #define BB_EXP_MAX_REL 1.1e-7
 
+/* Arguments of some rows; their own headers have them whole. */
+typedef struct bb_work bb_work;
+typedef struct bb_sums bb_sums;
+typedef struct bb_tries bb_tries;
+typedef struct bb_parabola bb_parabola;
+typedef struct bb_code bb_code;
+typedef struct bb_cb_spec bb_cb_spec;
+typedef struct bb_cb_metric bb_cb_metric;
+typedef struct bb_levels bb_levels;
+
+/* One level: a pointer for every row of table.inc, which says what each does. */
 typedef struct bb_kernels {
     const char *level; /* "ref", "avx2", "avx512" */
-
-    /* y_i = exp(x_i); y may be x. */
-    void   (*exp)(const float *x, float *y, size_t n);
-    /* y_i = (x_i * s) * weight_i, s = 1 / sqrt(mean x^2 + eps): the mean in float64 lanes, rounded to float32, the rest
-     * in float32. y may be x. */
-    void   (*rms_norm)(const float *x, const float *weight, float eps, float *y, size_t n);
-    /* gate_i = (gate_i / (1 + exp(-gate_i))) * up_i. */
-    void   (*swiglu)(float *gate, const float *up, size_t n);
-    /* x_i = e_i * (1 / sum e), e_i = exp((x_i - max x) * scale); the sum in float64 lanes, its inverse rounded to float32. scale > 0. */
-    void   (*softmax)(float *x, float scale, size_t n);
-    /* Index of the first largest element; NaNs are never larger. n > 0. */
-    size_t (*arg_max)(const float *x, size_t n);
-    /* sum exp(x_i - shift). */
-    double (*sum_exp)(const float *x, float shift, size_t n);
-    /* The same of x, and *cross = sum exp(x_i - shift) * (x_i - z_i), difference in float32, product and sum in float64. */
-    double (*sum_exp_cross)(const float *x, float shift, const float *z, size_t n, double *cross);
-    /* IEEE binary16 to float32, exact. */
-    void   (*half_to_float)(const uint16_t *x, float *y, size_t n);
-
-    /* Y (m, n) = [Y +] [bias +] X (m, k) W', W packed by bb_pack_panels with this level's `panel`. Every entry is
-     *   y = add ? y : 0;  y = bias ? y + bias_j : y;  for c = 0 .. k-1 in order: y = fma(x_c, w_jc, y)
-     * so it depends on its own row, column and start alone: not on m, n, tiling or position. */
-    size_t panel;
-    void   (*pack)(const float *w, size_t ldw, size_t n, size_t k, float *out); /* bb_pack_panels with this panel */
-    void   (*product)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
-                      size_t ldy);
+    size_t      panel; /* of pack and product */
+#define BB_KERNEL(result, name, arguments, ...) result(*name) arguments;
+#include "kernels/table.inc"
 } bb_kernels;
+
+/* The functions behind the rows, bb_NAME_LEVEL. A file that is compiled for several levels calls them BB_AT(name, BB_LEVEL). */
+#define BB_KERNEL(result, name, arguments, avx2, avx512) \
+    result bb_##name##_ref arguments;                    \
+    result bb_##name##_##avx2 arguments;                 \
+    result bb_##name##_##avx512 arguments;
+#include "kernels/table.inc"
+#define BB_AT_(name, level) bb_##name##_##level
+#define BB_AT(name, level)  BB_AT_(name, level)
+enum { BB_PANEL_REF = 16, BB_PANEL_AVX2 = 16, BB_PANEL_AVX512 = 32 };
 
 /* Panels: columns c of `panel` consecutive rows of W side by side: out[(j / panel) * k * panel + c * panel + j % panel] = W_jc,
  * rows past n as zeros. bb_packed_floats(n, k, panel) floats. */
@@ -66,12 +64,6 @@ const char *bb_kernels_bits(void);
 
 const bb_kernels *bb_kernels_get(void);
 const bb_kernels *bb_kernels_at(size_t i); /* NULL past the last level of this CPU */
-
-/* The rows. */
-extern const bb_kernels bb_kernels_ref;
-#if defined(__x86_64__)
-extern const bb_kernels bb_kernels_avx2, bb_kernels_avx512;
-#endif
 
 /* ---- running log-sum-exp over a vocabulary that comes in pieces ---- */
 

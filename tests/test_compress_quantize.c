@@ -10,8 +10,6 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kernels/blas.h"
-#include "kernels/kernels.h"
-#include "model/compress/columns.h"
 #include "model/compress/factor.h"
 
 enum { COLS = 512, ROWS = 40 };
@@ -334,42 +332,6 @@ START_TEST(plain_types_and_no_hessian)
 }
 END_TEST
 
-START_TEST(columns_have_the_same_bits_on_every_level)
-{
-    enum { R = BB_FORMAT_ROWS, VEC = 8 };
-    static const float even[] = { -2, -1, 0, 1 }, uneven[] = { -5, -1, 0.5f, 7 };
-    const bb_columns  *tables[3] = { &bb_columns_ref };
-    float              a[R], b[R], target[VEC * R], ref[R], metric[VEC * VEC], mid[3], step[3];
-    int                n_tables = 1;
-    bb_rng             r;
-#if defined(__x86_64__)
-    for (size_t i = 1; bb_kernels_at(i); i++) tables[n_tables++] = strcmp(bb_kernels_at(i)->level, "avx512") == 0 ? &bb_columns_avx512 : &bb_columns_avx2;
-#endif
-    bb_rng_init(&r, 9, "columns");
-    for (int round = 0; round < 20; round++) {
-        const float *levels = round % 2 ? uneven : even;
-        struct { float v[R], e[R], cost[R], spread[VEC * R], vector[R]; uint32_t q[R]; } out[3];
-        for (int i = 0; i < R; i++) { a[i] = i == 3 ? 0 : (float)bb_rng_normal(&r); b[i] = (float)bb_rng_normal(&r); ref[i] = (float)bb_rng_normal(&r); }
-        for (int i = 0; i < VEC * R; i++) target[i] = i == 9 ? NAN : (float)(4 * bb_rng_normal(&r));
-        for (int i = 0; i < VEC * VEC; i++) metric[i] = (float)bb_rng_normal(&r);
-        for (int i = 0; i < 3; i++) { step[i] = levels[i + 1] - levels[i]; mid[i] = 0.5f * (levels[i + 1] + levels[i]); }
-        const bb_levels l = { levels[0], 4, round % 2 == 0, mid, step };
-        for (int k = 0; k < n_tables; k++) {
-            memset(&out[k], 0, sizeof out[k]);
-            tables[k]->round(&l, 1.5f, a, b, target, ref, out[k].v, out[k].e, out[k].q, out[k].cost);
-            tables[k]->spread(metric, VEC, ref, out[k].spread);
-            tables[k]->vector_cost(VEC, metric, target, out[0].spread, out[k].vector);
-            ck_assert_mem_eq(&out[k], &out[0], sizeof out[0]);
-        }
-        for (int i = 0; i < R; i++) { /* the nearest level, by trying all */
-            if (i == 9 || i == 3) continue;
-            for (int j = 0; j < 4; j++)
-                ck_assert(fabsf(target[i] - out[0].v[i]) <= fabsf(target[i] - (a[i] * levels[j] + b[i])) + 1e-5f);
-        }
-    }
-}
-END_TEST
-
 START_TEST(memory_failures_are_clean)
 {
     bb_hessian h = problem(9, 8, 0.1);
@@ -403,7 +365,6 @@ int main(void)
     tcase_add_test(t, damping_rises_until_the_matrix_factors);
     tcase_add_test(t, wrong_requests_are_refused);
     tcase_add_test(t, plain_types_and_no_hessian);
-    tcase_add_test(t, columns_have_the_same_bits_on_every_level);
     tcase_add_test(t, memory_failures_are_clean);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

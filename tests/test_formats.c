@@ -13,9 +13,7 @@
 #include "base/hash.h"
 #include "base/rng.h"
 #include "kernels/format.h"
-#include "kernels/formats/fit.h"
 #include "kernels/half.h"
-#include "kernels/kernels.h"
 #include "tests/support/support.h"
 
 enum { ROWS = 8, COLS = 1024, N = ROWS * COLS };
@@ -496,47 +494,6 @@ START_TEST(byte_scales_are_the_best_of_all)
 }
 END_TEST
 
-/* ---- CPU levels ---- */
-
-#if defined(__x86_64__)
-START_TEST(levels_give_the_same_bits)
-{
-    static const bb_grid grids[] = {{.format = &bb_format_q4_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63},
-                                    {.format = &bb_format_q6_k, .kind = BB_GRID_SCALES, .sc_lo = -128, .sc_hi = 127},
-                                    {.format = &bb_format_iq4_xs, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31, .bin = 8}};
-    bb_rng r;
-    if (strcmp(bb_kernels_get()->level, "ref") == 0 && !bb_kernels_at(1)) BB_SKIP("this CPU has no AVX2");
-    bb_rng_init(&r, 9, "levels");
-    for (int t = 0; t < 300; t++) {
-        float w[256], h[256];
-        _Alignas(32) float step[32], one[32], two[32];
-        bb_parabola lines[3];
-        bb_tries a, b;
-        bb_work k;
-        make_block(&r, t % KINDS, w, h);
-        bb_work_init(&k, &grids[t % 3], w, h);
-        for (int i = 0; i < 8; i++) {
-            a.a[i] = (float)bb_rng_normal(&r) * 0.2f;
-            a.b[i] = (float)bb_rng_normal(&r);
-        }
-        b = a;
-        for (int i = 0; i < 32; i++) step[i] = 0.001f + (float)bb_rng_uniform(&r);
-        for (int i = 0; i < 3; i++) lines[i] = (bb_parabola){(float)bb_rng_uniform(&r), 1, 20 * (float)bb_rng_normal(&r)};
-        bb_lanes_ref.tries(&k, 1, &a);
-        bb_lanes_avx2.tries(&k, 1, &b);
-        ck_assert_mem_eq(a.sums, b.sums, sizeof a.sums);
-        bb_sums p = bb_lanes_ref.sums(&k, 2, a.a[0], a.b[0]), q = bb_lanes_avx2.sums(&k, 2, a.a[0], a.b[0]);
-        ck_assert_mem_eq(&p, &q, sizeof p);
-        float e = bb_lanes_avx2.error(&k, 2, a.a[0], a.b[0]);
-        ck_assert(e == p.error && e == bb_lanes_ref.error(&k, 2, a.a[0], a.b[0]));
-        bb_lanes_ref.scan_least(step, 32, lines, 3, 63, one);
-        bb_lanes_avx2.scan_least(step, 32, lines, 3, 63, two);
-        ck_assert_mem_eq(one, two, sizeof one);
-    }
-}
-END_TEST
-#endif
-
 /* ---- refit ---- */
 
 START_TEST(refit_never_harms_and_finds_back)
@@ -609,9 +566,6 @@ int main(void)
     tcase_add_loop_test(fit, one_scale_is_the_best_of_all, 0, 5);
     tcase_add_test(fit, byte_scales_are_the_best_of_all);
     tcase_add_loop_test(fit, refit_never_harms_and_finds_back, 0, n);
-#if defined(__x86_64__)
-    tcase_add_test(fit, levels_give_the_same_bits);
-#endif
     tcase_set_timeout(fit, 60);
     suite_add_tcase(s, layout);
     suite_add_tcase(s, fit);

@@ -12,9 +12,7 @@
 
 #include "base/rng.h"
 #include "kernels/format.h"
-#include "kernels/formats/codebook_rows.h"
 #include "kernels/half.h"
-#include "kernels/kernels.h"
 
 enum { N_ROWS = 8, ROW = 1024, N_WEIGHTS = N_ROWS * ROW, MAX_BLOCKS_BYTES = 4096 };
 
@@ -455,53 +453,6 @@ START_TEST(nearest_of_rows_is_nearly_the_best)
 }
 END_TEST
 
-START_TEST(rows_have_the_same_bits_on_every_level)
-{
-    static const bb_cb_spec specs[] = {
-        { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_CODE, .group = 16, .n_scales = 8, .unit = 1 },
-        { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_GROUP, .group = 32, .n_scales = 8, .unit = 1 },
-        { .book = BB_BOOK_IQ2_XS, .vec = 8, .n_words = 1, .has_signs = true, .even = true, .group = 16, .n_scales = 16, .unit = 0.125f },
-        { .book = BB_BOOK_IQ2_S, .vec = 8, .n_words = 1, .has_signs = true, .group = 16, .n_scales = 16, .unit = 0.125f },
-        { .book = BB_BOOK_IQ3_XXS, .vec = 8, .n_words = 2, .has_signs = true, .even = true, .group = 32, .n_scales = 16, .unit = 0.25f },
-        { .book = BB_BOOK_IQ3_S, .vec = 4, .n_words = 1, .has_signs = true, .group = 32, .n_scales = 16, .unit = 1 },
-    };
-    const bb_cb_rows *tables[3] = { &bb_cb_rows_ref };
-    const bb_cb_spec *s = &specs[_i];
-    int               n_tables = 1;
-    bb_rng            r;
-    bb_rng_init(&r, 14, "levels");
-#if defined(__x86_64__)
-    for (size_t i = 1; bb_kernels_at(i); i++) tables[n_tables++] = strcmp(bb_kernels_at(i)->level, "avx512") == 0 ? &bb_cb_rows_avx512 : &bb_cb_rows_avx2;
-#endif
-    for (int round = 0; round < 8; round++) {
-        float        a[BB_FORMAT_ROWS], shift[BB_FORMAT_ROWS], t[8 * BB_FORMAT_ROWS], w[3][8 * BB_FORMAT_ROWS], metric[64];
-        uint32_t     q[3][BB_FORMAT_ROWS];
-        bb_cb_metric m;
-        random_metric(&r, s->vec, round % 4, metric);
-        bb_cb_metric_init(&m, s->vec, metric);
-        for (unsigned i = 0; i < BB_FORMAT_ROWS; i++) {
-            a[i] = i == 3 ? 0 : (float)bb_rng_normal(&r);
-            shift[i] = bb_rng_uniform(&r) < 0.5 ? 0.125f : -0.125f;
-        }
-        for (unsigned i = 0; i < s->vec * BB_FORMAT_ROWS; i++) t[i] = i % 97 == 96 ? NAN : (float)(30 * bb_rng_normal(&r));
-        memset(w, 0, sizeof w);
-        for (int k = 0; k < n_tables; k++) tables[k]->nearest(s, &m, a, shift, t, q[k], w[k]);
-        for (int k = 1; k < n_tables; k++) {
-            ck_assert_mem_eq(q[k], q[0], sizeof q[0]);
-            ck_assert_mem_eq(w[k], w[0], sizeof w[0]);
-        }
-    }
-    static float   block[256 * BB_FORMAT_ROWS], h[256];
-    static bb_code fields[3][BB_FORMAT_ROWS];
-    for (int i = 0; i < 256 * BB_FORMAT_ROWS; i++) block[i] = i % BB_FORMAT_ROWS == 5 ? 0 : (float)bb_rng_normal(&r); /* row 5: zeros */
-    for (int i = 0; i < 256; i++) h[i] = i < 8 ? 0 : (float)exp(bb_rng_normal(&r));
-    for (int k = 0; k < n_tables; k++) {
-        tables[k]->fit(s, block, h, fields[k]);
-        ck_assert_mem_eq(fields[k], fields[0], sizeof fields[0]);
-    }
-}
-END_TEST
-
 /* sum h (w - w^)^2 over one block of bytes; a weight that is not finite counts as 0. */
 static double block_error(const bb_format *f, const float *w, const float *h, const uint8_t *bytes)
 {
@@ -768,7 +719,6 @@ int main(void)
     tcase_add_loop_test(t, nearest_is_the_best_of_all_codes, 0, N_CASES);
     tcase_add_loop_test(t, nearest_is_the_best_under_a_metric, 0, N_CASES);
     tcase_add_loop_test(t, nearest_of_rows_is_nearly_the_best, 0, N_CASES);
-    tcase_add_loop_test(t, rows_have_the_same_bits_on_every_level, 0, 6);
     tcase_add_loop_test(t, fit_of_rows_is_nearly_as_good_as_fit, 0, N_CASES);
     tcase_add_loop_test(t, encodes_better_than_llama_cpp_block_by_block, 0, N_CASES);
     tcase_add_loop_test(t, never_worse_than_round_to_nearest, 0, N_CASES);

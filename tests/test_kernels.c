@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_kernels.c: products and factorisations against their definitions in long double loops; the reference level of
- * kernels.h against float64 mathematics; every other level against the reference, bit by bit. */
+ * kernels.h against float64 mathematics. The other levels: kcheck.c. */
 #include <check.h>
 #include <float.h>
 #include <math.h>
@@ -149,84 +149,19 @@ START_TEST(blas_core_fits_the_cpu)
 }
 END_TEST
 
-/* ---- levels ---- */
+/* ---- the reference level (the others give its bits: kcheck.c) ---- */
 
-static const size_t lengths[] = { 0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 129, 255, 256, 1023, 4096 };
-enum { N_LENGTHS = sizeof lengths / sizeof *lengths, MOST = 4096, N_FILLS = 7 };
-
-/* Awkward contents: noise, zeros, alternating extremes, one outlier, tiny, subnormal, with NaN and infinities. */
-static void fill(float *x, size_t n, int kind, uint64_t *seed)
+static void fill(float *x, size_t n, uint64_t *seed)
 {
-    for (size_t i = 0; i < n; i++) {
-        float r = (float)noise(seed);
-        switch (kind) {
-        case 0: x[i] = 8 * r; break;
-        case 1: x[i] = 0; break;
-        case 2: x[i] = i % 2 ? 80 : -80; break;
-        case 3: x[i] = i == n / 2 ? 3e4f : r; break;
-        case 4: x[i] = r * 1e-30f; break;
-        case 5: x[i] = r * 1e-41f; break;
-        default: x[i] = i % 11 == 3 ? NAN : i % 7 == 2 ? INFINITY : i % 5 == 4 ? -INFINITY : 200 * r;
-        }
-    }
+    for (size_t i = 0; i < n; i++) x[i] = 8 * (float)noise(seed);
 }
-
-static bool same_bits(const float *a, const float *b, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (bb_float_bits(a[i]) != bb_float_bits(b[i]) && !(isnan(a[i]) && isnan(b[i]))) return false;
-    return true;
-}
-
-static bool same_double(double a, double b) { return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b)); }
-
-/* One case of every element-wise function. Outputs are guarded by one float on either side. */
-static void compare_levels(const bb_kernels *k, size_t n, int kind, uint64_t *seed)
-{
-    static float a[MOST], b[MOST], x[MOST + 2], y[MOST + 2];
-    const bb_kernels *ref = &bb_kernels_ref;
-    static uint16_t h[MOST];
-    double cross[2] = { 0 };
-    if (n > MOST) return;
-    fill(a, n, kind, seed);
-    fill(b, n, kind == 6 ? 6 : 0, seed);
-#define GUARD(z) z[0] = z[n + 1] = 12345
-#define SAME(what) ck_assert_msg(same_bits(x, y, n + 2), "%s %s: n %zu, fill %d differs from ref", k->level, what, n, kind)
-    GUARD(x); GUARD(y);
-    ref->exp(a, x + 1, n); k->exp(a, y + 1, n); SAME("exp");
-    ref->rms_norm(a, b, 1e-5f, x + 1, n); k->rms_norm(a, b, 1e-5f, y + 1, n); SAME("rms_norm");
-    memcpy(x + 1, a, n * 4); memcpy(y + 1, a, n * 4);
-    ref->swiglu(x + 1, b, n); k->swiglu(y + 1, b, n); SAME("swiglu");
-    memcpy(x + 1, a, n * 4); memcpy(y + 1, a, n * 4);
-    ref->softmax(x + 1, 0.35f, n); k->softmax(y + 1, 0.35f, n); SAME("softmax");
-    for (size_t i = 0; i < n; i++) h[i] = (uint16_t)(noise(seed) * 32768 + 32768);
-    ref->half_to_float(h, x + 1, n); k->half_to_float(h, y + 1, n); SAME("half_to_float");
-    if (n) ck_assert_msg(ref->arg_max(a, n) == k->arg_max(a, n), "%s arg_max: n %zu, fill %d", k->level, n, kind);
-    ck_assert_msg(same_double(ref->sum_exp(a, 1.5f, n), k->sum_exp(a, 1.5f, n)), "%s sum_exp: n %zu, fill %d", k->level, n, kind);
-    double s[2] = { ref->sum_exp_cross(a, 1.5f, b, n, cross), k->sum_exp_cross(a, 1.5f, b, n, cross + 1) };
-    ck_assert_msg(same_double(s[0], s[1]) && same_double(cross[0], cross[1]), "%s sum_exp_cross: n %zu, fill %d", k->level, n, kind);
-#undef GUARD
-#undef SAME
-}
-
-START_TEST(levels_agree_bit_by_bit)
-{
-    const bb_kernels *k = bb_kernels_at((size_t)_i);
-    uint64_t          seed = 45;
-    if (!k) BB_SKIP("this CPU lacks that level");
-    for (size_t i = 0; i < N_LENGTHS; i++)
-        for (int kind = 0; kind < N_FILLS; kind++) compare_levels(k, lengths[i], kind, &seed);
-}
-END_TEST
 
 START_TEST(half_is_exact_for_all_values)
 {
-    const bb_kernels *k = bb_kernels_at((size_t)_i);
-    static uint16_t   h[65536];
-    static float      x[65536];
-    if (!k) BB_SKIP("this CPU lacks that level");
+    static uint16_t h[65536];
+    static float    x[65536];
     for (size_t i = 0; i < 65536; i++) h[i] = (uint16_t)i;
-    k->half_to_float(h, x, 65536);
+    bb_kernels_at(0)->half_to_float(h, x, 65536);
     for (size_t i = 0; i < 65536; i++) {
         uint32_t e = i >> 10 & 31, m = i & 1023;
         double   exact = (i & 0x8000 ? -1 : 1) * (e ? ldexp(1024 + m, (int)e - 25) : ldexp(m, -24));
@@ -287,12 +222,12 @@ END_TEST
 START_TEST(reference_is_right)
 {
     enum { N = 301 };
-    const bb_kernels *k = &bb_kernels_ref;
+    const bb_kernels *k = bb_kernels_at(0);
     uint64_t          seed = 46;
     float             x[N], w[N], y[N];
     double            u = (double)FLT_EPSILON / 2, square = 0, sum = 0, lse, cross = 0, max = (double)-INFINITY, got;
-    fill(x, N, 0, &seed);
-    fill(w, N, 0, &seed);
+    fill(x, N, &seed);
+    fill(w, N, &seed);
     for (int i = 0; i < N; i++) square += (double)x[i] * (double)x[i], max = fmax(max, (double)x[i]);
     k->rms_norm(x, w, 1e-5f, y, N);
     for (int i = 0; i < N; i++) {
@@ -335,36 +270,34 @@ static const struct { size_t m, n, k; } products[] = { { 1, 1, 1 },    { 1, 40, 
 /* W is packed by rows or from its transpose; the result is compared with the chain of fma in plain loops. */
 START_TEST(product_is_a_chain_of_fma)
 {
-    for (size_t level = 0; bb_kernels_at(level); level++) {
-        const bb_kernels *kernels = bb_kernels_at(level);
-        size_t            m = products[_i].m, n = products[_i].n, k = products[_i].k, ldx = k + 3, ldy = n + 2;
-        uint64_t          seed = 47;
-        float *x = BB_NEW0(m * ldx, float, NULL), *w = BB_NEW0(n * (k + 1), float, NULL), *wt = BB_NEW0(k * (n + 1), float, NULL), *bias = BB_NEW0(n, float, NULL),
-              *y = BB_NEW0(m * ldy, float, NULL), *y0 = BB_NEW0(m * ldy, float, NULL), *panels = BB_NEW0(bb_packed_floats(n, k, kernels->panel), float, NULL);
-        fill(x, m * ldx, 0, &seed);
-        fill(w, n * (k + 1), 0, &seed);
-        fill(bias, n, 0, &seed);
-        fill(y0, m * ldy, 0, &seed);
-        for (size_t j = 0; j < n; j++)
-            for (size_t c = 0; c < k; c++) wt[c * (n + 1) + j] = w[j * (k + 1) + c];
-        for (int how = 0; how < 8; how++) {
-            bool add = how & 1, biased = how & 2;
-            memcpy(y, y0, m * ldy * sizeof *y);
-            if (how & 4) bb_pack_panels_transposed(wt, n + 1, n, k, kernels->panel, panels);
-            else if (how & 2) bb_pack_panels(w, k + 1, n, k, kernels->panel, panels);
-            else kernels->pack(w, k + 1, n, k, panels);
-            kernels->product(m, n, k, x, ldx, panels, biased ? bias : NULL, add, y, ldy);
-            for (size_t i = 0; i < m; i++)
-                for (size_t j = 0; j < ldy; j++) {
-                    float s = add || j >= n ? y0[i * ldy + j] : 0;
-                    if (j < n && biased) s += bias[j];
-                    for (size_t c = 0; j < n && c < k; c++) s = fmaf(x[i * ldx + c], w[j * (k + 1) + c], s);
-                    ck_assert_msg(bb_float_bits(s) == bb_float_bits(y[i * ldy + j]), "%s %zu x %zu x %zu, variant %d: entry %zu, %zu", kernels->level, m, n,
-                                  k, how, i, j);
-                }
-        }
-        bb_free(x); bb_free(w); bb_free(wt); bb_free(bias); bb_free(y); bb_free(y0); bb_free(panels);
+    const bb_kernels *kernels = bb_kernels_at(0);
+    size_t            m = products[_i].m, n = products[_i].n, k = products[_i].k, ldx = k + 3, ldy = n + 2;
+    uint64_t          seed = 47;
+    float *x = BB_NEW0(m * ldx, float, NULL), *w = BB_NEW0(n * (k + 1), float, NULL), *wt = BB_NEW0(k * (n + 1), float, NULL), *bias = BB_NEW0(n, float, NULL),
+          *y = BB_NEW0(m * ldy, float, NULL), *y0 = BB_NEW0(m * ldy, float, NULL), *panels = BB_NEW0(bb_packed_floats(n, k, kernels->panel), float, NULL);
+    fill(x, m * ldx, &seed);
+    fill(w, n * (k + 1), &seed);
+    fill(bias, n, &seed);
+    fill(y0, m * ldy, &seed);
+    for (size_t j = 0; j < n; j++)
+        for (size_t c = 0; c < k; c++) wt[c * (n + 1) + j] = w[j * (k + 1) + c];
+    for (int how = 0; how < 8; how++) {
+        bool add = how & 1, biased = how & 2;
+        memcpy(y, y0, m * ldy * sizeof *y);
+        if (how & 4) bb_pack_panels_transposed(wt, n + 1, n, k, kernels->panel, panels);
+        else if (how & 2) bb_pack_panels(w, k + 1, n, k, kernels->panel, panels);
+        else kernels->pack(w, k + 1, n, k, panels);
+        kernels->product(m, n, k, x, ldx, panels, biased ? bias : NULL, add, y, ldy);
+        for (size_t i = 0; i < m; i++)
+            for (size_t j = 0; j < ldy; j++) {
+                float s = add || j >= n ? y0[i * ldy + j] : 0;
+                if (j < n && biased) s += bias[j];
+                for (size_t c = 0; j < n && c < k; c++) s = fmaf(x[i * ldx + c], w[j * (k + 1) + c], s);
+                ck_assert_msg(bb_float_bits(s) == bb_float_bits(y[i * ldy + j]), "%zu x %zu x %zu, variant %d: entry %zu, %zu", m, n, k, how,
+                              i, j);
+            }
     }
+    bb_free(x); bb_free(w); bb_free(wt); bb_free(bias); bb_free(y); bb_free(y0); bb_free(panels);
 }
 END_TEST
 
@@ -379,9 +312,8 @@ int main(void)
     tcase_add_test(t, cholesky_refuses);
     tcase_add_test(t, blas_core_fits_the_cpu);
     suite_add_tcase(s, t);
-    t = tcase_create("levels");
-    tcase_add_loop_test(t, levels_agree_bit_by_bit, 0, 3);
-    tcase_add_loop_test(t, half_is_exact_for_all_values, 0, 3);
+    t = tcase_create("reference");
+    tcase_add_test(t, half_is_exact_for_all_values);
     tcase_add_test(t, floats_round_to_the_nearest_half);
     tcase_add_test(t, exp_is_accurate);
     tcase_add_test(t, reference_is_right);

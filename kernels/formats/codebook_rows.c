@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * codebook_rows.c: what the rows share in a search (codebook_rows.h), and the choice of the CPU level. */
+ * codebook_rows.c: what the rows share in a search (codebook_rows.h). */
 #include "kernels/formats/codebook_rows.h"
 
 #include <math.h>
@@ -39,16 +39,6 @@ void bb_cb_metric_init(bb_cb_metric *out, unsigned n, const float *metric)
     }
 }
 
-static const bb_cb_rows *level(void)
-{
-#if defined(__x86_64__)
-    const char *name = bb_kernels_get()->level;
-    if (strcmp(name, "avx512") == 0) return &bb_cb_rows_avx512;
-    if (strcmp(name, "avx2") == 0) return &bb_cb_rows_avx2;
-#endif
-    return &bb_cb_rows_ref;
-}
-
 void bb_cb_nearest_rows(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value)
 {
     const unsigned g = v * s->vec / s->group;
@@ -59,7 +49,7 @@ void bb_cb_nearest_rows(const bb_cb_spec *s, const bb_code *c, unsigned v, const
         a[r] = bb_cb_scale(s, &c[r], g);
         shift[r] = c[r].mn[g] ? -0.125f : 0.125f;
     }
-    level()->nearest(s, &m, a, shift, t, q, value);
+    bb_kernels_get()->code_rows(s, &m, a, shift, t, q, value);
 }
 
 void bb_cb_fit_rows(const bb_cb_spec *s, const float *t, const float *h, bb_code *c)
@@ -68,5 +58,5 @@ void bb_cb_fit_rows(const bb_cb_spec *s, const float *t, const float *h, bb_code
     for (unsigned i = 0; i < BB_CB_SUPER; i++) sum += clean_h[i] = isfinite(h[i]) && h[i] > 0 ? h[i] : 0;
     for (unsigned i = 0; i < BB_CB_SUPER; i++) clean_h[i] = sum > 0 ? clean_h[i] * (BB_CB_SUPER / sum) : 1;
     for (unsigned i = 0; i < BB_CB_SUPER * BB_FORMAT_ROWS; i++) clean_t[i] = isfinite(t[i]) ? t[i] : 0;
-    level()->fit(s, clean_t, clean_h, c);
+    bb_kernels_get()->scale_rows(s, clean_t, clean_h, c);
 }

@@ -18,16 +18,6 @@ typedef struct bb_cb_metric {
     float schur[4][4];   /* of the second of two words when the first is free */
 } bb_cb_metric;
 
-/* a (rows): scales; shift (rows): IQ1_S's fields; t (vec, rows) targets. q (rows), value (vec, rows): the codes and their weights. */
-typedef struct bb_cb_rows {
-    void (*nearest)(const bb_cb_spec *s, const bb_cb_metric *m, const float *a, const float *shift, const float *t, uint32_t *q, float *value);
-    /* d, sc, mn of BB_FORMAT_ROWS blocks for targets t (block, rows), finite, of importance h (block), shared by the rows. */
-    void (*fit)(const bb_cb_spec *s, const float *t, const float *h, bb_code *c);
-} bb_cb_rows;
-
-/* All levels give the same bits. */
-extern const bb_cb_rows bb_cb_rows_ref, bb_cb_rows_avx2, bb_cb_rows_avx512;
-
 void bb_cb_metric_init(bb_cb_metric *m, unsigned n, const float *metric);
 
 #endif

@@ -19,6 +19,7 @@
 #include <math.h>
 
 #include "kernels/format.h"
+#include "kernels/kernels.h"
 
 typedef enum bb_grid_kind {
     BB_GRID_SCALE,      /* a = d (f16) */
@@ -60,24 +61,12 @@ typedef struct bb_tries {
 /* error + curvature * (x - target)^2 */
 typedef struct bb_parabola { float error, curvature, target; } bb_parabola;
 
-typedef struct bb_work bb_work;
-
-/* The inner loops at one CPU level; lanes.inc. All levels give the same bits. */
-typedef struct bb_lanes {
-    bb_sums (*sums)(const bb_work *k, int group, float a, float b);  /* for the nearest codes */
-    float   (*error)(const bb_work *k, int group, float a, float b); /* the same, error alone */
-    void    (*tries)(const bb_work *k, int group, bb_tries *t);      /* fills sums for all eight a, b */
-    void    (*scan_least)(const float *step, int n_steps, const bb_parabola *lines, int n, float hi, float *least);
-} bb_lanes;
-
-extern const bb_lanes bb_lanes_ref, bb_lanes_avx2;
-
 /* One block, normalised: w = unit * its w. Groups whose h is 0 throughout keep a tiny h, so that their codes stay sensible. */
 struct bb_work {
     _Alignas(64) float w[BB_MAX_BLOCK];
     _Alignas(64) float h[BB_MAX_BLOCK];
     const bb_grid *grid;
-    const bb_lanes *lanes;
+    const bb_kernels *kernels;
     int    n, n_groups, m;            /* weights, groups, weights a group */
     float  lo, hi;                    /* first and last level */
     float  below[BB_MAX_BINS], above[BB_MAX_BINS], middle[BB_MAX_BINS]; /* uneven levels, by bin of (x - lo) / bin: nearest */
@@ -96,8 +85,8 @@ typedef struct bb_fields {
 
 void    bb_work_init(bb_work *k, const bb_grid *grid, const float *w, const float *h);
 void    bb_work_codes(const bb_work *k, int group, float a, float b, uint32_t *q);
-static inline bb_sums bb_work_sums(const bb_work *k, int group, float a, float b) { return k->lanes->sums(k, group, a, b); }
-static inline float   bb_work_error(const bb_work *k, int group, float a, float b) { return k->lanes->error(k, group, a, b); }
+static inline bb_sums bb_work_sums(const bb_work *k, int group, float a, float b) { return k->kernels->fit_sums(k, group, a, b); }
+static inline float   bb_work_error(const bb_work *k, int group, float a, float b) { return k->kernels->fit_error(k, group, a, b); }
 /* 0 for a scale too small to divide by: then every code is the level nearest to 0. */
 static inline float   bb_reciprocal(float a) { return fabsf(a) > 0x1p-100f ? 1 / a : 0; }
 void    bb_group_scales(const bb_work *k, const bb_fields *f, int group, float *a, float *b); /* in units of k->unit */

@@ -72,7 +72,7 @@ static float solved_error(const bb_work *k, int group, const bb_sums *s, const l
 /* Solves the lines of t for their codes, keeps the best, empties t. */
 static void keep_tries(const bb_work *k, int group, bb_tries *t, line *best)
 {
-    k->lanes->tries(k, group, t);
+    k->kernels->fit_tries(k, group, t);
     for (int i = 0; i < t->n; i++) {
         line l = {.sums = t->sums[i]};
         if (!solve(k, group, &l.sums, &l)) continue;
@@ -190,7 +190,7 @@ static void scan_add(const bb_work *k, scan *t, const bb_parabola *lines, int n)
 {
     _Alignas(32) float least[SCAN];
     if (n == 0) return;
-    k->lanes->scan_least(t->step, SCAN, lines, n, (float)k->grid->sc_hi, least);
+    k->kernels->fit_scan(t->step, SCAN, lines, n, (float)k->grid->sc_hi, least);
     for (int i = 0; i < SCAN; i++) t->error[i] += least[i];
 }
 
@@ -274,7 +274,7 @@ static void add_try(bb_tries *t, const bb_fields *f, int sc, int mn)
 /* Tries all of t, takes the best if it is below *sums, empties t. */
 static void take_best(const bb_work *k, int group, bb_tries *t, bb_fields *f, bb_sums *sums)
 {
-    k->lanes->tries(k, group, t);
+    k->kernels->fit_tries(k, group, t);
     for (int i = 0; i < t->n; i++)
         if (t->sums[i].error < sums->error) {
             *sums = t->sums[i];

@@ -275,7 +275,7 @@ static void refine_group(const bb_work *k, int group, const group_view *v, float
                 t.sc[t.n++] = (int16_t)tries[i];
             }
     }
-    k->lanes->tries(k, group, &t);
+    k->kernels->fit_tries(k, group, &t);
     *sums = t.sums[0];
     for (int i = 1; i < t.n; i++)
         if (t.sums[i].error < sums->error) {

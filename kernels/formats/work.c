@@ -69,10 +69,7 @@ static void find_bins(bb_work *k, const float *levels, int n_levels)
 void bb_work_init(bb_work *k, const bb_grid *grid, const float *w, const float *h)
 {
     const bb_format *f = grid->format;
-    k->lanes = &bb_lanes_ref;
-#if defined(__x86_64__)
-    if (strcmp(bb_kernels_get()->level, "ref") != 0) k->lanes = &bb_lanes_avx2;
-#endif
+    k->kernels = bb_kernels_get();
     k->grid = grid;
     k->n = f->block;
     k->m = f->group;

@@ -25,12 +25,12 @@ static float max_of(const float *x, size_t n)
     return m;
 }
 
-static void exp_ref(const float *x, float *y, size_t n)
+void bb_exp_ref(const float *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i++) y[i] = exp_one(x[i]);
 }
 
-static void rms_norm_ref(const float *x, const float *weight, float eps, float *y, size_t n)
+void bb_rms_norm_ref(const float *x, const float *weight, float eps, float *y, size_t n)
 {
     double lane[16] = { 0 };
     for (size_t i = 0; i < n; i++) lane[i % 16] += (double)x[i] * (double)x[i];
@@ -38,12 +38,12 @@ static void rms_norm_ref(const float *x, const float *weight, float eps, float *
     for (size_t i = 0; i < n; i++) y[i] = x[i] * s * weight[i];
 }
 
-static void swiglu_ref(float *gate, const float *up, size_t n)
+void bb_swiglu_ref(float *gate, const float *up, size_t n)
 {
     for (size_t i = 0; i < n; i++) gate[i] = gate[i] / (1 + exp_one(-gate[i])) * up[i];
 }
 
-static void softmax_ref(float *x, float scale, size_t n)
+void bb_softmax_ref(float *x, float scale, size_t n)
 {
     double lane[16] = { 0 };
     float  m = max_of(x, n);
@@ -55,7 +55,7 @@ static void softmax_ref(float *x, float scale, size_t n)
     for (size_t i = 0; i < n; i++) x[i] *= inverse;
 }
 
-static size_t arg_max_ref(const float *x, size_t n)
+size_t bb_arg_max_ref(const float *x, size_t n)
 {
     size_t best = 0;
     for (size_t i = 1; i < n; i++)
@@ -63,14 +63,14 @@ static size_t arg_max_ref(const float *x, size_t n)
     return best;
 }
 
-static double sum_exp_ref(const float *x, float shift, size_t n)
+double bb_sum_exp_ref(const float *x, float shift, size_t n)
 {
     double lane[16] = { 0 };
     for (size_t i = 0; i < n; i++) lane[i % 16] += (double)exp_one(x[i] - shift);
     return bb_lane_sum(lane);
 }
 
-static double sum_exp_cross_ref(const float *x, float shift, const float *z, size_t n, double *cross)
+double bb_sum_exp_cross_ref(const float *x, float shift, const float *z, size_t n, double *cross)
 {
     double lane[16] = { 0 }, lane2[16] = { 0 };
     for (size_t i = 0; i < n; i++) {
@@ -82,16 +82,16 @@ static double sum_exp_cross_ref(const float *x, float shift, const float *z, siz
     return bb_lane_sum(lane);
 }
 
-static void half_to_float_ref(const uint16_t *x, float *y, size_t n)
+void bb_half_to_float_ref(const uint16_t *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i++) y[i] = bb_half_to_float(x[i]);
 }
 
-enum { PANEL = 16 };
+enum { PANEL = BB_PANEL_REF };
 
-static void pack_ref(const float *w, size_t ldw, size_t n, size_t k, float *out) { bb_pack_panels(w, ldw, n, k, PANEL, out); }
+void bb_pack_ref(const float *w, size_t ldw, size_t n, size_t k, float *out) { bb_pack_panels(w, ldw, n, k, PANEL, out); }
 
-static void product_ref(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+void bb_product_ref(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
                         size_t ldy)
 {
     for (size_t i = 0; i < m; i++)
@@ -108,6 +108,3 @@ static void product_ref(size_t m, size_t n, size_t k, const float *x, size_t ldx
             memcpy(y + i * ldy + j, sum, columns * sizeof *sum);
         }
 }
-
-const bb_kernels bb_kernels_ref = { "ref",       exp_ref,           rms_norm_ref,      swiglu_ref, softmax_ref, arg_max_ref,
-                                    sum_exp_ref, sum_exp_cross_ref, half_to_float_ref, PANEL, pack_ref, product_ref };

@@ -3,7 +3,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define LANES 8
-#define BB_ROWS_TABLE bb_cb_rows_avx2
+#define BB_LEVEL avx2
 #define CHOOSE(mask, yes, no) ((vf)_mm256_blendv_ps((__m256)(no), (__m256)(yes), (__m256)(mask)))
 #include "kernels/formats/codebook_rows.inc"
 #else

@@ -3,7 +3,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define LANES 16
-#define BB_ROWS_TABLE bb_cb_rows_avx512
+#define BB_LEVEL avx512
 #define KEEP_LESS(e, i, best, at)                                                                           \
     do {                                                                                                    \
         const __m512    e_ = (__m512)(e);                                                                   \

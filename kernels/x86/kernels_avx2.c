@@ -2,7 +2,7 @@
  * kernels_avx2.c: the AVX2 + FMA level; same bits as ref/kernels_ref.c. Tails go through a padded copy on the stack. */
 #if defined(__x86_64__)
 #if !defined(__AVX2__) || !defined(__FMA__)
-#error "compile this file with AVX2 and FMA enabled (Makefile: ISA_kernels_avx2)"
+#error "compile this file with AVX2 and FMA enabled (Makefile: ISA)"
 #endif
 #include <immintrin.h>
 #include <math.h>
@@ -87,12 +87,12 @@ static float max_of(const float *x, size_t n)
     return lane[0];
 }
 
-static void exp_avx2(const float *x, float *y, size_t n)
+void bb_exp_avx2(const float *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i += 8) store(y + i, exp8(load(x + i, n - i)), n - i);
 }
 
-static void rms_norm_avx2(const float *x, const float *weight, float eps, float *y, size_t n)
+void bb_rms_norm_avx2(const float *x, const float *weight, float eps, float *y, size_t n)
 {
     lanes  sum = lanes_zero();
     size_t i = 0;
@@ -110,7 +110,7 @@ static void rms_norm_avx2(const float *x, const float *weight, float eps, float 
         store(y + i, _mm256_mul_ps(_mm256_mul_ps(load(x + i, n - i), s), load(weight + i, n - i)), n - i);
 }
 
-static void swiglu_avx2(float *gate, const float *up, size_t n)
+void bb_swiglu_avx2(float *gate, const float *up, size_t n)
 {
     __m256 one = _mm256_set1_ps(1), sign = _mm256_set1_ps(-0.0f);
     for (size_t i = 0; i < n; i += 8) {
@@ -119,7 +119,7 @@ static void swiglu_avx2(float *gate, const float *up, size_t n)
     }
 }
 
-static void softmax_avx2(float *x, float scale, size_t n)
+void bb_softmax_avx2(float *x, float scale, size_t n)
 {
     lanes  sum = lanes_zero();
     __m256 m = _mm256_set1_ps(max_of(x, n)), s = _mm256_set1_ps(scale);
@@ -132,7 +132,7 @@ static void softmax_avx2(float *x, float scale, size_t n)
     for (size_t i = 0; i < n; i += 8) store(x + i, _mm256_mul_ps(load(x + i, n - i), inverse), n - i);
 }
 
-static size_t arg_max_avx2(const float *x, size_t n)
+size_t bb_arg_max_avx2(const float *x, size_t n)
 {
     float m = max_of(x, n);
     for (size_t i = 0; i < n; i += 8) {
@@ -143,7 +143,7 @@ static size_t arg_max_avx2(const float *x, size_t n)
     return 0;
 }
 
-static double sum_exp_avx2(const float *x, float shift, size_t n)
+double bb_sum_exp_avx2(const float *x, float shift, size_t n)
 {
     lanes  sum = lanes_zero();
     __m256 m = _mm256_set1_ps(shift);
@@ -151,7 +151,7 @@ static double sum_exp_avx2(const float *x, float shift, size_t n)
     return lanes_total(sum);
 }
 
-static double sum_exp_cross_avx2(const float *x, float shift, const float *z, size_t n, double *cross)
+double bb_sum_exp_cross_avx2(const float *x, float shift, const float *z, size_t n, double *cross)
 {
     lanes  sum = lanes_zero(), sum2 = lanes_zero();
     __m256 m = _mm256_set1_ps(shift);
@@ -164,7 +164,7 @@ static double sum_exp_cross_avx2(const float *x, float shift, const float *z, si
     return lanes_total(sum);
 }
 
-static void half_to_float_avx2(const uint16_t *x, float *y, size_t n)
+void bb_half_to_float_avx2(const uint16_t *x, float *y, size_t n)
 {
     size_t i = 0;
     for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + i))));
@@ -173,7 +173,7 @@ static void half_to_float_avx2(const uint16_t *x, float *y, size_t n)
 
 /* ---- product ---- */
 
-enum { PANEL = 16, TILE_ROWS = 6, DEPTH = 256 /* columns a pass: a panel's pass is 16 KiB, half of an L1 */ };
+enum { PANEL = BB_PANEL_AVX2, TILE_ROWS = 6, DEPTH = 256 /* columns a pass: a panel's pass is 16 KiB, half of an L1 */ };
 
 /* `rows` (a constant after inlining, so that sum stays in registers) rows of one panel through `depth` columns. */
 __attribute__((always_inline)) static inline void tile(size_t rows, size_t depth, const float *x, size_t ldx, const float *w, const float *start,
@@ -218,13 +218,13 @@ static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *
     for (size_t i = 0; i < rows; i++) memcpy(y + i * ldy, full + i * PANEL, columns * sizeof *y);
 }
 
-static void pack_avx2(const float *w, size_t ldw, size_t n, size_t k, float *out)
+void bb_pack_avx2(const float *w, size_t ldw, size_t n, size_t k, float *out)
 {
     size_t done = bb_pack_whole_panels(w, ldw, n, k, PANEL, out);
     bb_pack_panels(w + done * ldw, ldw, n - done, k, PANEL, out + done * k);
 }
 
-static void product_avx2(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+void bb_product_avx2(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
                            size_t ldy)
 {
     size_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
@@ -244,9 +244,6 @@ static void product_avx2(size_t m, size_t n, size_t k, const float *x, size_t ld
         }
     }
 }
-
-const bb_kernels bb_kernels_avx2 = { "avx2",       exp_avx2,           rms_norm_avx2,      swiglu_avx2, softmax_avx2, arg_max_avx2,
-                                    sum_exp_avx2, sum_exp_cross_avx2, half_to_float_avx2, PANEL, pack_avx2, product_avx2 };
 #else
 typedef int bb_no_avx2; /* an empty file is not C */
 #endif

@@ -2,7 +2,7 @@
  * kernels_avx512.c: the AVX-512 level; same bits as ref/kernels_ref.c. Tails are masked loads of zeros that no sum sees. */
 #if defined(__x86_64__)
 #ifndef __AVX512F__
-#error "compile this file with AVX-512 enabled (Makefile: ISA_kernels_avx512)"
+#error "compile this file with AVX-512 enabled (Makefile: ISA)"
 #endif
 #include <immintrin.h>
 #include <math.h>
@@ -67,7 +67,7 @@ static float max_of(const float *x, size_t n)
     return _mm512_reduce_max_ps(m);
 }
 
-static void exp_avx512(const float *x, float *y, size_t n)
+void bb_exp_avx512(const float *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 mask = tail(n - i);
@@ -75,7 +75,7 @@ static void exp_avx512(const float *x, float *y, size_t n)
     }
 }
 
-static void rms_norm_avx512(const float *x, const float *weight, float eps, float *y, size_t n)
+void bb_rms_norm_avx512(const float *x, const float *weight, float eps, float *y, size_t n)
 {
     lanes sum = lanes_zero();
     for (size_t i = 0; i < n; i += 16) {
@@ -90,7 +90,7 @@ static void rms_norm_avx512(const float *x, const float *weight, float eps, floa
     }
 }
 
-static void swiglu_avx512(float *gate, const float *up, size_t n)
+void bb_swiglu_avx512(float *gate, const float *up, size_t n)
 {
     __m512 one = _mm512_set1_ps(1), sign = _mm512_set1_ps(-0.0f);
     for (size_t i = 0; i < n; i += 16) {
@@ -101,7 +101,7 @@ static void swiglu_avx512(float *gate, const float *up, size_t n)
     }
 }
 
-static void softmax_avx512(float *x, float scale, size_t n)
+void bb_softmax_avx512(float *x, float scale, size_t n)
 {
     lanes  sum = lanes_zero();
     __m512 m = _mm512_set1_ps(max_of(x, n)), s = _mm512_set1_ps(scale);
@@ -118,7 +118,7 @@ static void softmax_avx512(float *x, float scale, size_t n)
     }
 }
 
-static size_t arg_max_avx512(const float *x, size_t n)
+size_t bb_arg_max_avx512(const float *x, size_t n)
 {
     __m512 m = _mm512_set1_ps(max_of(x, n));
     for (size_t i = 0; i < n; i += 16) {
@@ -128,7 +128,7 @@ static size_t arg_max_avx512(const float *x, size_t n)
     return 0;
 }
 
-static double sum_exp_avx512(const float *x, float shift, size_t n)
+double bb_sum_exp_avx512(const float *x, float shift, size_t n)
 {
     lanes  sum = lanes_zero();
     __m512 m = _mm512_set1_ps(shift);
@@ -139,7 +139,7 @@ static double sum_exp_avx512(const float *x, float shift, size_t n)
     return lanes_total(sum);
 }
 
-static double sum_exp_cross_avx512(const float *x, float shift, const float *z, size_t n, double *cross)
+double bb_sum_exp_cross_avx512(const float *x, float shift, const float *z, size_t n, double *cross)
 {
     lanes  sum = lanes_zero(), sum2 = lanes_zero();
     __m512 m = _mm512_set1_ps(shift);
@@ -153,7 +153,7 @@ static double sum_exp_cross_avx512(const float *x, float shift, const float *z, 
     return lanes_total(sum);
 }
 
-static void half_to_float_avx512(const uint16_t *x, float *y, size_t n)
+void bb_half_to_float_avx512(const uint16_t *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 mask = tail(n - i);
@@ -163,7 +163,7 @@ static void half_to_float_avx512(const uint16_t *x, float *y, size_t n)
 
 /* ---- product ---- */
 
-enum { PANEL = 32, TILE_ROWS = 14, DEPTH = 256 /* columns a pass: a panel's pass is 32 KiB, half of an L1 */ };
+enum { PANEL = BB_PANEL_AVX512, TILE_ROWS = 14, DEPTH = 256 /* columns a pass: a panel's pass is 32 KiB, half of an L1 */ };
 
 /* `rows` (a constant after inlining, so that sum stays in registers) rows of one panel through `depth` columns. */
 __attribute__((always_inline)) static inline void tile(size_t rows, size_t depth, const float *x, size_t ldx, const float *w, const float *start,
@@ -209,13 +209,13 @@ static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *
     for (size_t i = 0; i < rows; i++) memcpy(y + i * ldy, full + i * PANEL, columns * sizeof *y);
 }
 
-static void pack_avx512(const float *w, size_t ldw, size_t n, size_t k, float *out)
+void bb_pack_avx512(const float *w, size_t ldw, size_t n, size_t k, float *out)
 {
     size_t done = bb_pack_whole_panels(w, ldw, n, k, PANEL, out);
     bb_pack_panels(w + done * ldw, ldw, n - done, k, PANEL, out + done * k);
 }
 
-static void product_avx512(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+void bb_product_avx512(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
                            size_t ldy)
 {
     size_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
@@ -235,9 +235,6 @@ static void product_avx512(size_t m, size_t n, size_t k, const float *x, size_t 
         }
     }
 }
-
-const bb_kernels bb_kernels_avx512 = { "avx512",       exp_avx512,           rms_norm_avx512,      swiglu_avx512, softmax_avx512, arg_max_avx512,
-                                    sum_exp_avx512, sum_exp_cross_avx512, half_to_float_avx512, PANEL, pack_avx512, product_avx512 };
 #else
 typedef int bb_no_avx512; /* an empty file is not C */
 #endif

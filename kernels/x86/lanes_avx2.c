@@ -5,7 +5,7 @@
 /* max(a, b) is a > b ? a : b: with NaN, the second. */
 #define AT_LEAST(x, low) ((v8)_mm256_max_ps((__m256)(low), (__m256)(x)))
 #define AT_MOST(x, high) ((v8)_mm256_min_ps((__m256)(high), (__m256)(x)))
-#define BB_LANES bb_lanes_avx2
+#define BB_LEVEL avx2
 #include "kernels/formats/lanes.inc"
 #else
 typedef int bb_lanes_avx2_unused;

@@ -71,7 +71,7 @@ static void field_range(const bb_format *f, bool is_min, int *least, int *most)
 bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_factor *factor, const float *importance, unsigned sweeps,
                            bb_err *err)
 {
-    *p = (bb_feedback){ .format = format, .factor = factor, .importance = importance, .n_fits = 2, .sweeps = sweeps, .columns = bb_columns_get(),
+    *p = (bb_feedback){ .format = format, .factor = factor, .importance = importance, .n_fits = 2, .sweeps = sweeps, .kernels = bb_kernels_get(),
                         .refits = format->vec == 1 && format->group < format->block };
     BB_ASSERT(format->block <= MACRO && MACRO % format->block == 0 && format->n_levels <= BB_MAX_LEVELS && format->vec <= MAX_VEC);
     p->levels = (bb_levels){ .least = format->n_levels ? format->levels[0] : 0, .n = format->n_levels, .uniform = true, .mid = p->mid, .step = p->step };
@@ -156,7 +156,7 @@ typedef struct range {
 static void round_column(const bb_feedback *p, bb_tile *t, const range *g, uint32_t j, const float *a, const float *b)
 {
     const size_t at = (size_t)j * R;
-    p->columns->round(&p->levels, g->d[j], a, b, t->tt + at, g->ref + at, t->tv + at, t->te + at, t->tq + at, t->cost);
+    p->kernels->round_column(&p->levels, g->d[j], a, b, t->tt + at, g->ref + at, t->tv + at, t->te + at, t->tq + at, t->cost);
 }
 
 /* target of columns j0 .. j1-1 += sum over k in 0 .. n_errors-1 of u[k][j] e[k]. */
@@ -166,7 +166,7 @@ static void feed_back(const bb_feedback *p, const range *g, const float *e, uint
         bb_sgemm_tn(j1 - j0, R, k1 - k0, 1, g->u + k0 * g->ldu + j0, g->ldu, e + (size_t)k0 * R, R, 1, target + (size_t)j0 * R, R);
         return;
     }
-    for (uint32_t k = k0; k < k1 && j1 > j0; k++) p->columns->spread(g->u + k * g->ldu + j0, j1 - j0, e + (size_t)k * R, target + (size_t)j0 * R);
+    for (uint32_t k = k0; k < k1 && j1 > j0; k++) p->kernels->spread_error(g->u + k * g->ldu + j0, j1 - j0, e + (size_t)k * R, target + (size_t)j0 * R);
 }
 
 /* a, b: [n/group][R] of the range's groups. */
@@ -211,7 +211,7 @@ static void round_vectors(const bb_feedback *p, bb_tile *t, const range *g, uint
     }
     p->format->nearest_rows(t->tcode, index, target, metric, t->tq + (size_t)(j / vec) * R, value);
     for (unsigned i = 0; i < vec * R; i++) e[i] = ref[i] - value[i];
-    p->columns->vector_cost(vec, metric, target, value, t->cost);
+    p->kernels->vector_cost(vec, metric, target, value, t->cost);
 }
 
 /* first: index of the range's first vector in its block. Fields come from tcode. */
@@ -464,7 +464,7 @@ static void descend_column(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32
     memcpy(t->q + (size_t)j * R, t->tq, R * sizeof *t->q);
     for (int r = 0; r < R; r++) gradient[r] -= h->damp[j] * change[r];
     for (int r = 0; r < R; r++) change[r] = -change[r];
-    p->columns->spread(row, m, change, t->gradient);
+    p->kernels->spread_error(row, m, change, t->gradient);
 }
 
 /* The block at b0 of row r with other super scales: trial values in tv; its scales. */

@@ -3,7 +3,8 @@
 #ifndef BB_MODEL_COMPRESS_FEEDBACK_H
 #define BB_MODEL_COMPRESS_FEEDBACK_H
 
-#include "model/compress/columns.h"
+#include "kernels/columns.h"
+#include "kernels/kernels.h"
 #include "model/compress/factor.h"
 
 enum { BB_TILE = BB_FORMAT_ROWS, BB_MAX_LEVELS = 256 }; /* rows worked on together; they are the parallel pieces */
@@ -14,7 +15,7 @@ typedef struct bb_feedback {
     const bb_factor *factor;
     bb_local         local;              /* per group of the format */
     const float     *importance;         /* [n] diagonal of H, for fits */
-    const bb_columns *columns;
+    const bb_kernels *kernels;
     bb_levels        levels;             /* of a scalar grid; borrows mid, step */
     float            mid[BB_MAX_LEVELS]; /* [n_levels-1] thresholds between levels */
     float            step[BB_MAX_LEVELS];/* [n_levels-1] level[i+1] - level[i] */

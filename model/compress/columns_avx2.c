@@ -1,8 +1,0 @@
-/* SPDX-License-Identifier: GPL-3.0-or-later
- * columns_avx2.c: the inner loops of error feedback (columns.inc), compiled for AVX2. */
-#if defined(__x86_64__)
-#define BB_COLUMNS_TABLE bb_columns_avx2
-#include "model/compress/columns.inc"
-#else
-typedef int bb_columns_avx2_unused;
-#endif
