@@ -111,6 +111,22 @@ done:
     return status;
 }
 
+static bool is_given(int argc, char **argv, const char *option)
+{
+    const size_t n = strlen(option);
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strncmp(argv[i], option, n) == 0 && (argv[i][n] == '\0' || argv[i][n] == '=')) return true;
+    return false;
+}
+
+bb_status bb_command_refuse_idle(int argc, char **argv, const bb_idle_option *options, size_t n, bb_err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (options[i].is_idle && is_given(argc, argv, options[i].option))
+            return BB_FAIL(err, BB_USAGE, "%s has no effect %s: leave it out", options[i].option, options[i].why);
+    return BB_OK;
+}
+
 void bb_help_overview(bb_text *out)
 {
     bb_text_add(out, "bitbudget " BB_VERSION ": the best compressed version of a language model for a byte budget\n\n"

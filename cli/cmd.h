@@ -9,6 +9,8 @@
 #ifndef BB_CLI_CMD_H
 #define BB_CLI_CMD_H
 
+#include <stdbool.h>
+
 #include "base/options.h"
 #include "base/status.h"
 
@@ -55,6 +57,13 @@ const char       *bb_command_nearest(const char *name); /* NULL when nothing is 
  * command's own options "config" and "effort", where it has them. The caller ends with bb_options_done whatever is returned. */
 bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional,
                              size_t *n_positional, bb_err *err);
+
+/* An option that has no effect as things are: why, "without --tasks"; is_idle false: it has one. */
+typedef struct bb_idle_option { const char *option, *why; bool is_idle; } bb_idle_option;
+
+/* BB_USAGE when one of the idle options was given on the command line: nothing that is asked for is passed over in silence. A file and the environment
+ * may set them, for other commands. */
+bb_status bb_command_refuse_idle(int argc, char **argv, const bb_idle_option *options, size_t n, bb_err *err);
 
 void bb_help_overview(bb_text *out);
 void bb_help_command(const bb_command *c, bb_text *out);

@@ -359,6 +359,24 @@ static bb_status check_options(const job *j, size_t n, bb_err *err)
     return BB_OK;
 }
 
+static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
+{
+    const eval_options  *o = &j->o;
+    const bb_idle_option idle[] = {
+        { "--limit", "without --tasks", !o->tasks },
+        { "--seed", "without --generation", !o->generation },
+        { "--prompts", "without --generation", !o->generation },
+        { "--prompt-tokens", "without --generation", !o->generation },
+        { "--new-tokens", "without --generation", !o->generation },
+        { "--protocol", "without --text", !o->text },
+        { "--chunks", "without --text", !o->text },
+        { "--spread", "without --text", !o->text },
+        { "--parse-special", "without --text", !o->text },
+        { "--spread", "without --chunks: all windows are taken", !o->chunks },
+    };
+    return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
+}
+
 /* What is compared token by token must have the same tokens; scores are computed on rows of one width. */
 static bb_status same_outputs(const job *j, bb_err *err)
 {
@@ -380,6 +398,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_status status;
     BB_TRY(bb_command_options(&bb_command_eval, &j.o, argc, argv, &j.path, 1, &n, err));
     BB_TRY(check_options(&j, n, err));
+    BB_TRY(refuse_idle(&j, argc, argv, err));
     if (j.o.tasks) BB_TRY(bb_eval_tasks_check(j.o.tasks, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));
     if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));

@@ -118,6 +118,30 @@ static bb_status check_options(const job *j, size_t n_positional, bb_err *err)
     return BB_OK;
 }
 
+static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
+{
+    static const char no_calibration[] = "with --method rtn, which has no calibration";
+    const quantize_options *o = &j->o;
+    const bool              rtn = strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
+    const bb_idle_option    idle[] = {
+        { "--calib", no_calibration, rtn },
+        { "--calib-windows", no_calibration, rtn },
+        { "--database", no_calibration, rtn },
+        { "--damping", no_calibration, rtn },
+        { "--sweeps", no_calibration, rtn },
+        { "--seed", no_calibration, rtn },
+        { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+        { "--ctx", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+        { "--protocol", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+        { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
+        { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
+        { "--eval-windows", "without --eval", !has(o->eval) },
+        { "--no-compensation", "without --prune-ffn or --prune-kv", !prunes(o) },
+        { "--csv", "with --json", o->json },
+    };
+    return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
+}
+
 static bb_status rotate(job *j, bb_err *err)
 {
     const char *which = j->o.rotate;
@@ -623,6 +647,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_status status;
     BB_TRY(bb_command_options(&bb_command_quantize, &j.o, argc, argv, &j.path, 1, &n, err));
     BB_TRY(check_options(&j, n, err));
+    BB_TRY(refuse_idle(&j, argc, argv, err));
     BB_TRY(plan_file(&j, err));
     BB_TRY(check_ends(&j, err));
     BB_TRY(strcmp(j.o.method, "rtn") == 0 ? round_all(&j, err) : encode_all(&j, err));

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_rivals.c: `bitbudget rivals`: other search methods at the sizes of a run. */
+#include <string.h>
+
 #include "cli/cmd.h"
 #include "engine/outputs.h"
 #include "engine/rivals.h"
@@ -28,6 +30,9 @@ static bb_status rivals(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "rivals needs a run directory, as made by `bitbudget run` or `bitbudget sweep`");
         goto done;
     }
+    const bb_idle_option idle[] = { { "--times", "without evopress in --methods", !strstr(c.methods, "evopress") },
+                                    { "--offspring", "without evopress in --methods", !strstr(c.methods, "evopress") } };
+    BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     if (*c.out) BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_TABLE, "budget_bytes,method,", NULL, 0, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
     BB_TRY(bb_rivals(&r, &c, stdout, err));

@@ -18,6 +18,22 @@
 #include "engine/start.h"
 #include "cli/run_output.h"
 
+static bb_status refuse_idle(const bb_command *command, const bb_run_config *c, int argc, char **argv, bb_err *err)
+{
+    static const char one_size[] = "where one size is asked for: `bitbudget sweep` takes it";
+    static const char listed[] = "with --sizes, which says them", none[] = "with --no-finalise";
+    const bool        one = command == &bb_command_run || c->target_size || c->target_bpw > 0;
+    const bb_idle_option idle[] = {
+        { "--points", one_size, one },           { "--min-bpw", one_size, one },           { "--max-bpw", one_size, one },
+        { "--sizes", one_size, one },            { "--points", listed, *c->sizes != '\0' }, { "--min-bpw", listed, *c->sizes != '\0' },
+        { "--max-bpw", listed, *c->sizes != '\0' }, { "--finalise-steps", none, c->no_finalise }, { "--tune-tokens", none, c->no_finalise },
+        { "--eval-windows", "without --eval", !*c->eval }, { "--ledger-only", "with estimate", command == &bb_command_estimate },
+        { "--screen", "with both --formats and --embd-formats: these lists are taken as they are", *c->formats && *c->embd_formats },
+        { "--sweeps", "without --method feedback", strcmp(c->method, "feedback") != 0 },
+    };
+    return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
+}
+
 static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_run_config *c, bb_err *err)
 {
     const char *model = NULL;
@@ -36,6 +52,7 @@ static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_
     else if (command == &bb_command_sweep && (c->target_size || c->target_bpw > 0))
         status = BB_FAIL(err, BB_USAGE, "%s is one size, and sweep takes --points or --sizes: `bitbudget run` makes one file",
                          c->target_size ? "--target-size" : "--target-bpw");
+    if (status == BB_OK) status = refuse_idle(command, c, argc, argv, err);
 done:
     return status;
 }
@@ -118,6 +135,9 @@ static bb_status finalise(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "finalise takes one run directory, as made by `bitbudget run` or `bitbudget sweep`");
         goto done;
     }
+    const bb_idle_option idle[] = { { "--texts", "without --ladder", !*c.ladder }, { "--windows", "without --ladder", !*c.ladder },
+                                    { "--ablate", "without --ladder", !*c.ladder } };
+    BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
     if (*c.ladder) BB_TRY(bb_run_ladder(&r, c.ladder, c.texts, c.windows, c.ablate, err));
     else BB_TRY(bb_stage_run(&r, BB_STAGE_FINALISE, err));

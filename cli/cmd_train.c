@@ -264,6 +264,16 @@ static bb_status check_options(const job *j, size_t n, bb_err *err)
     return BB_OK;
 }
 
+static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
+{
+    static const char *const of_new[] = { "--layers", "--width", "--heads", "--kv-heads", "--head-dim", "--ffn", "--untied", "--rope-base", "--norm-eps", "--name" };
+    enum { N_NEW = sizeof of_new / sizeof *of_new };
+    bb_idle_option idle[N_NEW + 1];
+    for (int i = 0; i < N_NEW; i++) idle[i] = (bb_idle_option){ of_new[i], "with --init, whose model has its own", j->o.init != NULL };
+    idle[N_NEW] = (bb_idle_option){ "--decay-steps", "without --schedule wsd", strcmp(j->o.schedule, "wsd") != 0 };
+    return bb_command_refuse_idle(argc, argv, idle, N_NEW + 1, err);
+}
+
 /* The saved state is looked at when it is read: another file is refused, not replaced. */
 static bb_status check_outputs(const job *j, bb_err *err)
 {
@@ -310,6 +320,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_status status;
     BB_TRY(bb_command_options(&bb_command_train, &j.o, argc, argv, &j.path, 1, &n, err));
     BB_TRY(check_options(&j, n, err));
+    BB_TRY(refuse_idle(&j, argc, argv, err));
     j.state = j.o.checkpoint ? bb_strdup(j.o.checkpoint, err) : bb_asprintf(err, "%s.state", j.path);
     if (!j.state) {
         status = BB_NOMEM;

@@ -108,6 +108,7 @@ static bb_status dispatch(int argc, char **argv, const globals *g, bb_err *err)
         return BB_OK;
     }
     if (argc < 2) return g->help ? help(NULL, err) : BB_FAIL(err, BB_USAGE, "a command is needed; 'bitbudget help' lists them");
+    if (strcmp(argv[1], "help") == 0 && argc > 3) return BB_FAIL(err, BB_USAGE, "help takes one command: '%.60s' is too many", argv[3]);
     if (strcmp(argv[1], "help") == 0) return help(argc > 2 ? argv[2] : NULL, err);
     const bb_command *c = bb_command_find(argv[1]);
     if (!c && argv[1][0] == '-') return BB_FAIL(err, BB_USAGE, "there is no option '%.60s' before the command; 'bitbudget help' lists both", argv[1]);

@@ -151,7 +151,7 @@ START_TEST(the_program_answers)
         { "help --man", 0, ".TH BITBUDGET" },
         { "", 2, "bitbudget: a command is needed" },
         { "reprot", 2, "bitbudget: there is no command 'reprot'; did you mean 'report'?" },
-        { "help reprot", 2, "did you mean 'report'?" },
+        { "help reprot", 2, "did you mean 'report'?" }, { "help run sweep", 2, "'sweep' is too many" }, { "help --man run", 2, "'run' is too many" },
         { "--frobnicate", 2, "there is no option '--frobnicate'" },
         { "report", 2, "bitbudget: report needs the folder of a run" },
         { "report --frobnicate x", 2, "bitbudget: there is no option --frobnicate" },

@@ -38,13 +38,15 @@ static void make_inputs(void)
     for (unsigned i = 0; n + 8 < sizeof words; i++) n += (size_t)snprintf(words + n, sizeof words - n, "%x ", i * 2654435761u % 4093u);
     bb_test_write(text, words, n);
     bb_test_write(short_text, "a b", 3);
+    static const char steps[] = "seed: 1\nfinalise-steps: [lfq, magic]\n";
+    bb_test_write(bb_test_path("steps.yaml"), steps, sizeof steps - 1);
     ck_assert_int_eq(mkdir(folder, 0755), 0);
     ck_assert_int_eq(link(model, bb_test_path("hard.gguf")), 0);
     bb_test_write(bb_test_path("folder/notes.txt"), "x", 1);
 }
 
 #define SMALL "--formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --points 2 --min-bpw 7 --max-bpw 11 --ctx 16 --calib-windows 4 --measure-windows 1 " \
-              "--refine-windows 2 --confirm-windows 4 --search-tokens 0.001 --sweeps 0 --no-finalise --eval-windows 4"
+              "--refine-windows 2 --confirm-windows 4 --search-tokens 0.001 --sweeps 0 --no-finalise"
 
 /* Words of a command: $M the model, $T the text, $D the test's folder. */
 static void expand(char *out, size_t size, const char *command)
@@ -116,6 +118,40 @@ static const struct { const char *words; bb_status status; const char *says; } r
     { "estimate $M " SMALL " --calib $T --profile $D/missing.yaml", BB_BAD_FILE, "missing.yaml" },
     { "run $M " SMALL " --target-size 20kB --target-bpw 8 --calib $T --out $D/r1", BB_USAGE, "both say how large" },
     { "estimate $M " SMALL " --target-size 20kB --target-bpw 8 --calib $T", BB_USAGE, "both say how large" },
+    /* what has no effect as things are */
+    { "eval $M --text $T --ctx 16 --limit 3", BB_USAGE, "--limit has no effect without --tasks" },
+    { "eval $M --text $T --ctx 16 --seed=1", BB_USAGE, "--seed has no effect without --generation" },
+    { "eval $M --text $T --ctx 16 --prompts 3", BB_USAGE, "--prompts has no effect" },
+    { "eval $M --text $T --ctx 16 --prompt-tokens 3", BB_USAGE, "--prompt-tokens has no effect" },
+    { "eval $M --text $T --ctx 16 --new-tokens 3", BB_USAGE, "--new-tokens has no effect" },
+    { "eval $M --text $T --ctx 16 --spread", BB_USAGE, "--spread has no effect without --chunks" },
+    { "eval $M --tasks tests/data/tasks --chunks 3", BB_USAGE, "--chunks has no effect without --text" },
+    { "eval $M --tasks tests/data/tasks --protocol hf", BB_USAGE, "--protocol has no effect without --text" },
+    { "quantize $M --format Q8_0 --method rtn --calib $T --out $D/q1.gguf", BB_USAGE, "--calib has no effect with --method rtn" },
+    { "quantize $M --format Q8_0 --method rtn --seed 2 --out $D/q1.gguf", BB_USAGE, "--seed has no effect" },
+    { "quantize $M --format Q8_0 --method rtn --ctx 16 --out $D/q1.gguf", BB_USAGE, "--ctx has no effect" },
+    { "quantize $M --format Q8_0 --method weighted --sweeps 2 --out $D/q1.gguf", BB_USAGE, "--sweeps has no effect with --method weighted" },
+    { "quantize $M --format Q8_0 --method rtn --eval-windows 2 --out $D/q1.gguf", BB_USAGE, "--eval-windows has no effect without --eval" },
+    { "quantize $M --format Q8_0 --method weighted --no-compensation --out $D/q1.gguf", BB_USAGE, "--no-compensation has no effect" },
+    { "quantize $M --format Q8_0 --method rtn --json --csv --out $D/q1.gguf", BB_USAGE, "--csv has no effect with --json" },
+    { "train $D/q1.gguf --init $M --text $T --layers 3", BB_USAGE, "--layers has no effect with --init" },
+    { "train $D/q1.gguf --init $M --text $T --schedule cosine --decay-steps 3", BB_USAGE, "--decay-steps has no effect" },
+    { "rivals $D/r1 --methods ours,random --times 3", BB_USAGE, "--times has no effect" },
+    { "rivals $D/r1 --methods ours,random --offspring 3", BB_USAGE, "--offspring has no effect" },
+    { "finalise $D/r1 --texts $T", BB_USAGE, "--texts has no effect without --ladder" },
+    { "finalise $D/r1 --windows 3", BB_USAGE, "--windows has no effect without --ladder" },
+    { "finalise $D/r1 --ablate", BB_USAGE, "--ablate has no effect without --ladder" },
+    { "run $M " SMALL " --target-size 20kB --calib $T --out $D/r1", BB_USAGE, "--points has no effect" },
+    { "run $M --target-size 20kB --sizes 20kB --calib $T --out $D/r1", BB_USAGE, "--sizes has no effect" },
+    { "estimate $M --target-size 20kB --min-bpw 2", BB_USAGE, "--min-bpw has no effect" },
+    { "estimate $M --target-size 20kB --ledger-only", BB_USAGE, "--ledger-only has no effect" },
+    { "sweep $M --sizes 20kB --points 3 --calib $T --out $D/r1", BB_USAGE, "--points has no effect with --sizes" },
+    { "sweep $M " SMALL " --finalise-steps lfq --calib $T --out $D/r1", BB_USAGE, "--finalise-steps has no effect with --no-finalise" },
+    { "sweep $M " SMALL " --eval-windows 3 --calib $T --out $D/r1", BB_USAGE, "--eval-windows has no effect without --eval" },
+    { "sweep $M " SMALL " --screen 2 --calib $T --out $D/r1", BB_USAGE, "--screen has no effect" },
+    { "sweep $M " SMALL " --method rtn --calib $T --out $D/r1", BB_USAGE, "--sweeps has no effect" },
+    { "sweep $M --config $D/steps.yaml --calib $T --out $D/r1", BB_BAD_FILE, "steps.yaml" },
+    { "sweep $M --config $D/steps.yaml --calib $T --out $D/r1", BB_BAD_FILE, "line 2" },
     { "sweep $M " SMALL " --target-size 20kB --calib $T --out $D/r1", BB_USAGE, "sweep takes --points or --sizes" },
 };
 
