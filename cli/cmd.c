@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "engine/effort.h"
 #include "engine/version.h"
@@ -125,6 +126,12 @@ bb_status bb_command_refuse_idle(int argc, char **argv, const bb_idle_option *op
         if (options[i].is_idle && is_given(argc, argv, options[i].option))
             return BB_FAIL(err, BB_USAGE, "%s has no effect %s: leave it out", options[i].option, options[i].why);
     return BB_OK;
+}
+
+void bb_command_warn_idle(int argc, char **argv, const bb_idle_option *options, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (options[i].is_idle && is_given(argc, argv, options[i].option)) bb_warn("%s has no effect %s", options[i].option, options[i].why);
 }
 
 void bb_help_overview(bb_text *out)

@@ -64,6 +64,8 @@ typedef struct bb_idle_option { const char *option, *why; bool is_idle; } bb_idl
 /* BB_USAGE when one of the idle options was given on the command line: nothing that is asked for is passed over in silence. A file and the environment
  * may set them, for other commands. */
 bb_status bb_command_refuse_idle(int argc, char **argv, const bb_idle_option *options, size_t n, bb_err *err);
+/* The same as warnings: for what is harmless, so that one set of options can be tried with every method, with and without a text. */
+void      bb_command_warn_idle(int argc, char **argv, const bb_idle_option *options, size_t n);
 
 void bb_help_overview(bb_text *out);
 void bb_help_command(const bb_command *c, bb_text *out);

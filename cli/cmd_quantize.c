@@ -123,22 +123,25 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
     static const char no_calibration[] = "with --method rtn, which has no calibration";
     const quantize_options *o = &j->o;
     const bool              rtn = strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
-    const bb_idle_option    idle[] = {
+    const bb_idle_option    unused[] = {
         { "--calib", no_calibration, rtn },
         { "--calib-windows", no_calibration, rtn },
         { "--database", no_calibration, rtn },
         { "--damping", no_calibration, rtn },
         { "--sweeps", no_calibration, rtn },
         { "--seed", no_calibration, rtn },
+        { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
+        { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
+    };
+    const bb_idle_option    idle[] = {
         { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
         { "--ctx", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
         { "--protocol", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
-        { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
-        { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
         { "--eval-windows", "without --eval", !has(o->eval) },
         { "--no-compensation", "without --prune-ffn or --prune-kv", !prunes(o) },
         { "--csv", "with --json", o->json },
     };
+    bb_command_warn_idle(argc, argv, unused, sizeof unused / sizeof *unused);
     return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
 }
 

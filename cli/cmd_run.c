@@ -26,11 +26,16 @@ static bb_status refuse_idle(const bb_command *command, const bb_run_config *c, 
     const bb_idle_option idle[] = {
         { "--points", one_size, one },           { "--min-bpw", one_size, one },           { "--max-bpw", one_size, one },
         { "--sizes", one_size, one },            { "--points", listed, *c->sizes != '\0' }, { "--min-bpw", listed, *c->sizes != '\0' },
-        { "--max-bpw", listed, *c->sizes != '\0' }, { "--finalise-steps", none, c->no_finalise }, { "--tune-tokens", none, c->no_finalise },
-        { "--eval-windows", "without --eval", !*c->eval }, { "--ledger-only", "with estimate", command == &bb_command_estimate },
+        { "--max-bpw", listed, *c->sizes != '\0' },
+        { "--ledger-only", "with estimate", command == &bb_command_estimate },
         { "--screen", "with both --formats and --embd-formats: these lists are taken as they are", *c->formats && *c->embd_formats },
-        { "--sweeps", "without --method feedback", strcmp(c->method, "feedback") != 0 },
     };
+    const bb_idle_option unused[] = { { "--finalise-steps", none, c->no_finalise },
+                                      { "--tune-windows", none, c->no_finalise },
+                                      { "--tune-tokens", none, c->no_finalise },
+                                      { "--sweeps", "without --method feedback", strcmp(c->method, "feedback") != 0 },
+                                      { "--eval-windows", "without --eval: the confirm windows are evaluated", !*c->eval } };
+    bb_command_warn_idle(argc, argv, unused, sizeof unused / sizeof *unused);
     return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
 }
 

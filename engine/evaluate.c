@@ -459,18 +459,29 @@ static void differ(comparison *c, const char *format, ...)
     bb_text_add(&c->first, text);
 }
 
+static bool is_there(comparison *c, const char *path)
+{
+    if (bb_file_exists(path)) return true;
+    differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
+    return false;
+}
+
+/* The run's file of that name and the recomputed one (bb_free), whatever is returned. */
+static bb_status pair_of(const comparison *c, const char *name, char **path, char **fresh, bb_err *err)
+{
+    *path = bb_run_path(c->r, err, "%s", name);
+    *fresh = bb_asprintf(err, "%s/%s", c->folder, name);
+    return *path && *fresh ? BB_OK : BB_NOMEM;
+}
+
 /* Cell by cell: what is written is what the same code writes from the recomputed scores, so the text must be the same. */
 static bb_status compare_csv(comparison *c, const char *name, bb_err *err)
 {
-    char     *path = bb_run_path(c->r, err, "%s", name), *fresh = bb_asprintf(err, "%s/%s", c->folder, name);
+    char     *path, *fresh;
     bb_csv    a = { 0 }, b = { 0 };
-    bb_status status = BB_NOMEM;
-    if (!path || !fresh) goto done;
-    status = BB_OK;
-    if (!bb_file_exists(path)) {
-        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
-        goto done;
-    }
+    bb_status status;
+    BB_TRY(pair_of(c, name, &path, &fresh, err));
+    if (!is_there(c, path)) goto done;
     BB_TRY(bb_csv_read(path, &a, err));
     BB_TRY(bb_csv_read(fresh, &b, err));
     if (a.n_cols != b.n_cols) differ(c, "%s has %zu columns, there should be %zu", path, a.n_cols, b.n_cols);
@@ -498,15 +509,11 @@ done:
 
 static bb_status compare_text(comparison *c, const char *name, bb_err *err)
 {
-    char     *path = bb_run_path(c->r, err, "%s", name), *fresh = bb_asprintf(err, "%s/%s", c->folder, name), *a = NULL, *b = NULL;
+    char     *path, *fresh, *a = NULL, *b = NULL;
     size_t    n, m, at = 0, line = 1, begin = 0;
-    bb_status status = BB_NOMEM;
-    if (!path || !fresh) goto done;
-    status = BB_OK;
-    if (!bb_file_exists(path)) {
-        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
-        goto done;
-    }
+    bb_status status;
+    BB_TRY(pair_of(c, name, &path, &fresh, err));
+    if (!is_there(c, path)) goto done;
     BB_TRY(bb_file_read(path, &a, &n, err));
     BB_TRY(bb_file_read(fresh, &b, &m, err));
     while (at < n && at < m && a[at] == b[at])
@@ -531,10 +538,7 @@ static bb_status compare_model(comparison *c, const bb_front_plan *p, bb_err *er
     bb_status status = BB_NOMEM;
     if (!path || !winner) goto done;
     status = BB_OK;
-    if (!bb_file_exists(path)) {
-        differ(c, "%s is missing: run `bitbudget evaluate %s`", path, c->r->config.out);
-        goto done;
-    }
+    if (!is_there(c, path)) goto done;
     BB_TRY(bb_sha256_file(path, a, err));
     BB_TRY(bb_sha256_file(winner, b, err));
     if (strcmp(a, b) != 0) differ(c, "%s is not the file of the plan that won, %s: their SHA-256 begin with %.12s and %.12s", path, winner, a, b);

@@ -127,10 +127,7 @@ static const struct { const char *words; bb_status status; const char *says; } r
     { "eval $M --text $T --ctx 16 --spread", BB_USAGE, "--spread has no effect without --chunks" },
     { "eval $M --tasks tests/data/tasks --chunks 3", BB_USAGE, "--chunks has no effect without --text" },
     { "eval $M --tasks tests/data/tasks --protocol hf", BB_USAGE, "--protocol has no effect without --text" },
-    { "quantize $M --format Q8_0 --method rtn --calib $T --out $D/q1.gguf", BB_USAGE, "--calib has no effect with --method rtn" },
-    { "quantize $M --format Q8_0 --method rtn --seed 2 --out $D/q1.gguf", BB_USAGE, "--seed has no effect" },
     { "quantize $M --format Q8_0 --method rtn --ctx 16 --out $D/q1.gguf", BB_USAGE, "--ctx has no effect" },
-    { "quantize $M --format Q8_0 --method weighted --sweeps 2 --out $D/q1.gguf", BB_USAGE, "--sweeps has no effect with --method weighted" },
     { "quantize $M --format Q8_0 --method rtn --eval-windows 2 --out $D/q1.gguf", BB_USAGE, "--eval-windows has no effect without --eval" },
     { "quantize $M --format Q8_0 --method weighted --no-compensation --out $D/q1.gguf", BB_USAGE, "--no-compensation has no effect" },
     { "quantize $M --format Q8_0 --method rtn --json --csv --out $D/q1.gguf", BB_USAGE, "--csv has no effect with --json" },
@@ -146,10 +143,7 @@ static const struct { const char *words; bb_status status; const char *says; } r
     { "estimate $M --target-size 20kB --min-bpw 2", BB_USAGE, "--min-bpw has no effect" },
     { "estimate $M --target-size 20kB --ledger-only", BB_USAGE, "--ledger-only has no effect" },
     { "sweep $M --sizes 20kB --points 3 --calib $T --out $D/r1", BB_USAGE, "--points has no effect with --sizes" },
-    { "sweep $M " SMALL " --finalise-steps lfq --calib $T --out $D/r1", BB_USAGE, "--finalise-steps has no effect with --no-finalise" },
-    { "sweep $M " SMALL " --eval-windows 3 --calib $T --out $D/r1", BB_USAGE, "--eval-windows has no effect without --eval" },
     { "sweep $M " SMALL " --screen 2 --calib $T --out $D/r1", BB_USAGE, "--screen has no effect" },
-    { "sweep $M " SMALL " --method rtn --calib $T --out $D/r1", BB_USAGE, "--sweeps has no effect" },
     { "sweep $M --config $D/steps.yaml --calib $T --out $D/r1", BB_BAD_FILE, "steps.yaml" },
     { "sweep $M --config $D/steps.yaml --calib $T --out $D/r1", BB_BAD_FILE, "line 2" },
     { "sweep $M " SMALL " --target-size 20kB --calib $T --out $D/r1", BB_USAGE, "sweep takes --points or --sizes" },
@@ -198,6 +192,28 @@ START_TEST(a_disk_without_room_is_refused_at_the_start)
         ck_assert(!bb_file_exists(bb_test_path("room.gguf")) && !bb_file_exists(bb_test_path("room2")));
     }
     ck_assert_msg(command(&err, line) == BB_OK, "%s", err.msg);
+}
+END_TEST
+
+/* What a method does not use is said, and not refused: one set of options can be tried with every method. */
+START_TEST(what_a_method_does_not_use_is_said)
+{
+    static const struct { const char *words, *says; } unused[] = {
+        { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --calib $T --out $D/u.gguf", "--calib has no effect with --method rtn" },
+        { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --seed 2 --out $D/u.gguf", "--seed has no effect with --method rtn" },
+        { "quantize $M --format Q8_0 --embd-format Q8_0 --method weighted --calib $T --ctx 16 --calib-windows 4 --sweeps 2 --out $D/u.gguf",
+          "--sweeps has no effect with --method weighted" },
+        { "estimate $M " SMALL " --calib $T --eval-windows 3", "--eval-windows has no effect without --eval" },
+        { "estimate $M " SMALL " --calib $T --finalise-steps lfq", "--finalise-steps has no effect with --no-finalise" },
+        { "estimate $M " SMALL " --calib $T --method rtn", "--sweeps has no effect without --method feedback" },
+    };
+    static char line[2000], said[8000];
+    make_inputs();
+    for (size_t i = 0; i < sizeof unused / sizeof *unused; i++) {
+        expand(line, sizeof line, unused[i].words);
+        int code = bb_test_program(line, said, sizeof said);
+        ck_assert_msg(code == 0 && strstr(said, unused[i].says), "%d: %s", code, said);
+    }
 }
 END_TEST
 
@@ -363,6 +379,7 @@ int main(void)
     bb_log_set_level(BB_LOG_QUIET);
     gsl_set_error_handler_off();
     tcase_add_loop_test(t, is_refused_at_the_start, 0, (int)(sizeof refused / sizeof *refused));
+    tcase_add_test(t, what_a_method_does_not_use_is_said);
     tcase_add_test(t, a_disk_without_room_is_refused_at_the_start);
     tcase_add_test(t, a_log_is_appended_to_logs_only);
     tcase_add_test(t, a_short_evaluation_text_is_refused_before_calibration);
