@@ -102,6 +102,90 @@ void bb_format_time(double seconds, char out[32])
     else snprintf(out, 32, "%lud %02luh", s / 86400, s / 3600 % 24);
 }
 
+/* ---- comma lists ---- */
+
+bool bb_list_next(const char **rest, bb_item *item)
+{
+    if (!**rest) return false;
+    *item = (bb_item){ *rest, strcspn(*rest, ",") };
+    *rest += item->n + (item->at[item->n] == ',');
+    return true;
+}
+
+bool bb_item_is(bb_item item, const char *text) { return strlen(text) == item.n && memcmp(item.at, text, item.n) == 0; }
+
+bool bb_list_has(const char *list, const char *text)
+{
+    for (bb_item item; bb_list_next(&list, &item);)
+        if (bb_item_is(item, text)) return true;
+    return false;
+}
+
+size_t bb_list_length(const char *list)
+{
+    size_t n = 0;
+    for (bb_item item; bb_list_next(&list, &item);) n++;
+    return n;
+}
+
+char *bb_item_text(bb_item item, bb_err *err)
+{
+    char *text = bb_alloc(item.n + 1, 1, err);
+    if (!text) return NULL;
+    memcpy(text, item.at, item.n);
+    text[item.n] = '\0';
+    return text;
+}
+
+typedef bb_status (*parser)(const char *text, void *value, bb_err *err);
+
+static bb_status parse_list(const char *list, parser parse, size_t size, void **out, size_t *n, bb_err *err)
+{
+    char *values = bb_calloc(bb_list_length(list), size, err);
+    *out = NULL;
+    *n = 0;
+    if (!values) return BB_NOMEM;
+    for (bb_item item; bb_list_next(&list, &item); ++*n) {
+        char     *text = bb_item_text(item, err);
+        bb_status status = text ? parse(text, values + *n * size, err) : BB_NOMEM;
+        bb_free(text);
+        if (status == BB_OK) continue;
+        bb_free(values);
+        *n = 0;
+        return status;
+    }
+    *out = values;
+    return BB_OK;
+}
+
+static bb_status parse_bytes(const char *text, void *value, bb_err *err)
+{
+    uint64_t        bytes;
+    const bb_status status = bb_parse_size(text, &bytes, err);
+    if (status != BB_OK) return status;
+    if (bytes > INT64_MAX) return BB_FAIL(err, BB_USAGE, "'%s' is too large for a size", text);
+    *(int64_t *)value = (int64_t)bytes;
+    return BB_OK;
+}
+
+static bb_status parse_number(const char *text, void *value, bb_err *err) { return bb_parse_double(text, value, err); }
+
+bb_status bb_list_sizes(const char *list, int64_t **out, size_t *n, bb_err *err)
+{
+    void           *values;
+    const bb_status status = parse_list(list, parse_bytes, sizeof **out, &values, n, err);
+    *out = values;
+    return status;
+}
+
+bb_status bb_list_doubles(const char *list, double **out, size_t *n, bb_err *err)
+{
+    void           *values;
+    const bb_status status = parse_list(list, parse_number, sizeof **out, &values, n, err);
+    *out = values;
+    return status;
+}
+
 static bool reserve(bb_text *t, size_t more)
 {
     size_t need, capacity = t->capacity ? t->capacity : 64;

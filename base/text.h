@@ -3,6 +3,7 @@
 #ifndef BB_BASE_TEXT_H
 #define BB_BASE_TEXT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -13,6 +14,17 @@ bb_status bb_parse_double(const char *text, double *value, bb_err *err); /* full
 bb_status bb_parse_int(const char *text, int64_t *value, bb_err *err);   /* full consumption, decimal */
 void      bb_format_size(uint64_t bytes, char out[32]);                  /* "3.20 MiB" */
 void      bb_format_time(double seconds, char out[32]);                  /* "2m 05s" */
+
+/* Comma lists, "a,b,c". An element is [at, at + n), borrowed; it may be empty ("a,,b"), but a comma at the end begins none. */
+typedef struct bb_item { const char *at; size_t n; } bb_item;
+bool      bb_list_next(const char **rest, bb_item *item);                /* the next element of *rest, which moves behind it; false: there is none */
+bool      bb_item_is(bb_item item, const char *text);
+bool      bb_list_has(const char *list, const char *text);
+size_t    bb_list_length(const char *list);
+char     *bb_item_text(bb_item item, bb_err *err);                       /* a copy; bb_free */
+/* Every element as bb_parse_size, bb_parse_double read it; *out: bb_free. An empty list gives none. */
+bb_status bb_list_sizes(const char *list, int64_t **out, size_t *n, bb_err *err);
+bb_status bb_list_doubles(const char *list, double **out, size_t *n, bb_err *err);
 
 typedef struct bb_text { char *data; size_t size, capacity; bb_status status; } bb_text; /* zero-initialise; data is NUL-terminated */
 void bb_text_add(bb_text *t, const char *s);

@@ -23,7 +23,7 @@ static const bb_option_row rows[] = {
     { "parse-special", BB_OPT_FLAG, offsetof(eval_options, parse_special), NULL, 1, 0, NULL,
       "text of special tokens (\"<|im_end|>\") in the text becomes these tokens", NULL },
     { "protocol", BB_OPT_TEXT, offsetof(eval_options, protocol), "gguf", 1, 0, "NAME",
-      "gguf: as llama-perplexity, BOS first in each window, second halves scored; hf: all positions of non-overlapping windows", "gguf|hf" },
+      "gguf: as llama-perplexity, BOS first in each window, second halves scored; hf: all positions of non-overlapping windows", BB_PROTOCOLS },
     { "ctx", BB_OPT_INT, offsetof(eval_options, ctx), "0", 0, 1 << 24, "N", "tokens of a window; 0: 512, or what the model was trained with if less", NULL },
     { "reference", BB_OPT_TEXT, offsetof(eval_options, reference), NULL, 1, 0, "FP.gguf", "also measure KL, same-top-1 and the ratio of perplexities against this model", NULL },
     { "chunks", BB_OPT_INT, offsetof(eval_options, chunks), "0", 0, UINT32_MAX, "N", "windows to evaluate; 0: all", NULL },
@@ -292,7 +292,7 @@ static bb_status load_text(job *j, bb_err *err)
 {
     bb_status status = BB_OK;
     uint32_t  ctx = context_of(j);
-    j->protocol = strcmp(j->o.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
+    j->protocol = bb_protocol_named(j->o.protocol);
     if (j->m.net.n_ctx_train && ctx > j->m.net.n_ctx_train)
         bb_warn("windows of %u tokens are longer than the %u that %s was trained with", ctx, j->m.net.n_ctx_train, j->path);
     BB_TRY(bb_tokens_load(&j->m, j->o.text, j->o.parse_special, &j->tokens, err));

@@ -66,7 +66,7 @@ static const bb_option_row rows[] = {
       "removed at the end", NULL },
     { "eval", BB_OPT_TEXT, FIELD(eval), "", 1, 0, "FILE", "then measure KL and perplexity on this text", NULL },
     { "eval-windows", BB_OPT_INT, FIELD(eval_windows), "0", 0, 1e9, "N", "evaluation windows, evenly spaced; 0: all", NULL },
-    { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", 1, 0, "NAME", "protocol of the windows", "gguf|hf" },
+    { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", 1, 0, "NAME", "protocol of the windows", BB_PROTOCOLS },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, 1, 0, NULL, "print JSON", NULL },
     { "csv", BB_OPT_FLAG, FIELD(csv), NULL, 1, 0, NULL, "print a header and a row: model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se", NULL },
 };
@@ -100,7 +100,6 @@ typedef struct job {
 
 static bool has(const char *text) { return text && *text; }
 static bool prunes(const quantize_options *o) { return o->prune_ffn > 0 || o->prune_kv > 0; }
-static bb_protocol protocol_of(const job *j) { return strcmp(j->o.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF; }
 
 /* ---- what is asked for ---- */
 
@@ -317,7 +316,7 @@ static bb_status load_windows(job *j, bb_err *err)
     BB_TRY(open_work(j, err));
     BB_TRY(bb_calibration_tokens(&j->m, o->calib, j->work, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, o->parse_special, &j->tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
-    BB_TRY(bb_windows_make(&j->tokens, protocol_of(j), j->ctx, bos, (uint32_t)o->calib_windows, true, &j->calib, err));
+    BB_TRY(bb_windows_make(&j->tokens, bb_protocol_named(j->o.protocol), j->ctx, bos, (uint32_t)o->calib_windows, true, &j->calib, err));
 done:
     return status;
 }
@@ -506,7 +505,7 @@ static bb_status load_eval(job *j, bb_err *err)
     bb_status status;
     BB_TRY(bb_tokens_load(&j->m, j->o.eval, j->o.parse_special, &j->eval_tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
-    status = bb_windows_make(&j->eval_tokens, protocol_of(j), j->ctx, bos, (uint32_t)j->o.eval_windows, true, &j->eval, &why);
+    status = bb_windows_make(&j->eval_tokens, bb_protocol_named(j->o.protocol), j->ctx, bos, (uint32_t)j->o.eval_windows, true, &j->eval, &why);
     if (status != BB_OK) BB_FAIL(err, status, "%s: %s", j->o.eval, why.msg);
 done:
     return status;

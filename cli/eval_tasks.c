@@ -63,17 +63,16 @@ static bb_status add_folder(paths *p, const char *folder, bb_err *err)
 static bb_status find_files(const char *list, paths *p, bb_err *err)
 {
     bb_status status = BB_OK;
-    char     *copy = bb_strdup(list, err), *save = NULL;
-    if (!copy) return BB_NOMEM;
-    for (char *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+    for (bb_item item; status == BB_OK && bb_list_next(&list, &item);) {
         struct stat s;
-        bool        folder = stat(word, &s) == 0 && S_ISDIR(s.st_mode);
-        BB_TRY(folder ? add_folder(p, word, err) : paths_add(p, bb_strdup(word, err), err));
+        char       *path = item.n ? bb_item_text(item, err) : NULL;
+        if (item.n == 0) continue;
+        if (path && stat(path, &s) == 0 && S_ISDIR(s.st_mode)) {
+            status = add_folder(p, path, err);
+            bb_free(path);
+        } else status = paths_add(p, path, err);
     }
-    if (p->n == 0) status = BB_FAIL(err, BB_USAGE, "--tasks names no file");
-done:
-    bb_free(copy);
-    return status;
+    return status == BB_OK && p->n == 0 ? BB_FAIL(err, BB_USAGE, "--tasks names no file") : status;
 }
 
 /* ---- running ---- */

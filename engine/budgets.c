@@ -29,28 +29,6 @@ static bb_status refuse_above_source(const bb_run *r, int64_t bytes, bb_err *err
                    (long long)bytes, bb_model_source_label(&r->model, label), (unsigned long long)have, source);
 }
 
-static bb_status listed_sizes(bb_run *r, bb_err *err)
-{
-    bb_status   status = BB_OK;
-    const char *p = r->config.sizes;
-    while (*p) {
-        size_t   len = strcspn(p, ",");
-        char     text[64];
-        uint64_t bytes;
-        int64_t *grown = bb_realloc(r->budgets, r->n_budgets + 1, sizeof *grown, err);
-        if (!grown) return BB_NOMEM;
-        r->budgets = grown;
-        if (len >= sizeof text) return BB_FAIL(err, BB_USAGE, "--sizes: \"%.*s\" is no size", (int)len, p);
-        memcpy(text, p, len);
-        text[len] = '\0';
-        BB_TRY(bb_parse_size(text, &bytes, err));
-        grown[r->n_budgets++] = (int64_t)bytes;
-        p += len + (p[len] == ',');
-    }
-done:
-    return status;
-}
-
 /* One target with a few sizes around it (the front beside it, densest near the target), or a sweep. */
 static bb_status choose_budgets(bb_run *r, bb_err *err)
 {
@@ -119,7 +97,7 @@ static bb_status asked_bits(bb_run *r, double bits[2], bb_err *err)
     bits[1] = c->max_bpw;
     if (!r->is_sweep) bits[0] = bits[1] = c->target_size ? 8 * (double)c->target_size / (double)r->n_weights : c->target_bpw;
     else if (*c->sizes) {
-        BB_TRY(listed_sizes(r, err));
+        BB_TRY(bb_list_sizes(r->config.sizes, &r->budgets, &r->n_budgets, err));
         qsort(r->budgets, r->n_budgets, sizeof *r->budgets, by_value);
         bits[0] = 8 * (double)r->budgets[0] / (double)r->n_weights;
         bits[1] = 8 * (double)r->budgets[r->n_budgets - 1] / (double)r->n_weights;

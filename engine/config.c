@@ -29,7 +29,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "calib", BB_OPT_TEXT, FIELD(calib), "self", NO_BOUNDS, "FILE", "calibration text or token file; \"self\" samples from the model", NULL },
     { "eval", BB_OPT_TEXT, FIELD(eval), "", NO_BOUNDS, "FILE", "evaluation text; none: held-out calibration windows", NULL },
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, NO_BOUNDS, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
-    { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", NO_BOUNDS, "NAME", "evaluation protocol", "gguf|hf" },
+    { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", NO_BOUNDS, "NAME", "evaluation protocol", BB_PROTOCOLS },
     { "ctx", BB_OPT_INT, FIELD(ctx), "256", 16, 131072, "N", "tokens of a window", NULL },
     { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "windows for second moments", NULL },
     { "measure-windows", BB_OPT_INT, FIELD(measure_windows), "8", 1, 1e6, "N", "windows for measuring each option alone", NULL },

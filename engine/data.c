@@ -46,7 +46,7 @@ static void warn_fewer(const bb_run *r, const bb_windows *all, const char *what,
 static bb_status split_windows(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    bb_protocol protocol = strcmp(c->protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
+    bb_protocol protocol = bb_protocol_named(c->protocol);
     bb_windows  all = { 0 };
     uint32_t   *index = NULL, *score, *rest, n_score, n_rest = 0;
     int32_t     bos;

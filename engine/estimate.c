@@ -256,14 +256,6 @@ static double tune_s(const model *m, double tokens, double states, double blocks
            5 * held * (blocks * token(m) + (head ? m->scored * m->p->head : 0)) + steps * weights * step_s / m->threads;
 }
 
-static bool has_step(const char *list, const char *step)
-{
-    const size_t n = strlen(step);
-    for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',')
-        if (strcspn(p, ",") == n && strncmp(p, step, n) == 0) return true;
-    return false;
-}
-
 static double finalise_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
@@ -271,11 +263,11 @@ static double finalise_s(const model *m)
     const double table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
     double s = score;
     if (c->no_finalise) return final_plans(m->r) * score;
-    if (has_step(c->finalise_steps, "rebuild")) s += rebuild_s(m) + score;
+    if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m) + score;
     if (c->tune_windows > 0) {
-        if (has_step(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;
-        if (has_step(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
-        if (has_step(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, 1, 1, true, m->n.block_weights + table) + score;
+        if (bb_list_has(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;
+        if (bb_list_has(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
+        if (bb_list_has(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, 1, 1, true, m->n.block_weights + table) + score;
     }
     return final_plans(m->r) * s;
 }
@@ -303,7 +295,7 @@ bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err 
     bb_status status;
     BB_TRY(bb_pace_measure(r, &pace, err));
     const int    threads = omp_get_max_threads(), processors = omp_get_num_procs();
-    const bool   gguf = strcmp(r->config.protocol, "hf") != 0;
+    const bool   gguf = bb_protocol_named(r->config.protocol) == BB_PROTOCOL_GGUF;
     const model  m = { r, &pace, &r->model.net, count(r), (double)r->config.ctx, threads < processors ? threads : processors, gguf ? 0.5 : 1 };
     seconds[BB_STAGE_CALIBRATE] = calibrate_s(&m);
     seconds[BB_STAGE_BUILD] = build_s(&m);

@@ -29,7 +29,7 @@
 bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    bb_protocol   protocol = strcmp(c->protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
+    bb_protocol   protocol = bb_protocol_named(c->protocol);
     bb_tokens     tokens = { 0 };
     int32_t       bos;
     bb_status     status;

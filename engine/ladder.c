@@ -24,22 +24,13 @@ enum { BATCH = 4, CHECKS = 4 };
 
 /* ---- steps in the configuration ---- */
 
-/* Whether the comma list names the rung. */
-static bool names_rung(const char *list, bb_rung rung)
-{
-    const size_t n = strlen(bb_rung_names[rung]);
-    for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',')
-        if (strcspn(p, ",") == n && strncmp(p, bb_rung_names[rung], n) == 0) return true;
-    return false;
-}
-
 bb_status bb_ladder_check(const bb_run_config *c, bb_err *err)
 {
-    for (const char *p = c->finalise_steps; *p; p += strcspn(p, ","), p += *p == ',') {
-        const size_t n = strcspn(p, ",");
-        bool         known = n == 0;
-        for (int i = BB_RUNG_REBUILD; i < BB_N_RUNGS; i++) known |= strlen(bb_rung_names[i]) == n && strncmp(p, bb_rung_names[i], n) == 0;
-        if (!known) return BB_FAIL(err, BB_USAGE, "--finalise-steps: \"%.*s\" should be one of rebuild, blocks, lfq, end-to-end", (int)n, p);
+    const char *rest = c->finalise_steps;
+    for (bb_item item; bb_list_next(&rest, &item);) {
+        bool known = item.n == 0;
+        for (int i = BB_RUNG_REBUILD; i < BB_N_RUNGS; i++) known |= bb_item_is(item, bb_rung_names[i]);
+        if (!known) return BB_FAIL(err, BB_USAGE, "--finalise-steps: \"%.*s\" should be one of rebuild, blocks, lfq, end-to-end", (int)item.n, item.at);
     }
     return BB_OK;
 }
@@ -231,7 +222,7 @@ bb_status bb_ladder_run(bb_run *r, const bb_plan *plan, bool tune_too, bb_ladder
     record->kept[BB_RUNG_DATABASE] = 1;
     if (hook) BB_TRY(hook(hook_self, BB_RUNG_DATABASE, out, err));
     for (int i = BB_RUNG_REBUILD; tune_too && i < BB_N_RUNGS; i++) {
-        if (!names_rung(r->config.finalise_steps, (bb_rung)i) || (i > BB_RUNG_REBUILD && r->tune.n == 0)) continue;
+        if (!bb_list_has(r->config.finalise_steps, bb_rung_names[i]) || (i > BB_RUNG_REBUILD && r->tune.n == 0)) continue;
         BB_TRY(climb(&l, (bb_rung)i, err));
         if (hook) BB_TRY(hook(hook_self, (bb_rung)i, out, err));
     }
@@ -289,7 +280,7 @@ static bb_status load_text(table *t, const char *path, int64_t windows, bb_err *
     const bb_run *r = t->r;
     const size_t  at = t->n_texts++; /* also what was begun is given back by table_done */
     const char   *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
-    bb_protocol   protocol = strcmp(r->config.protocol, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF;
+    bb_protocol   protocol = bb_protocol_named(r->config.protocol);
     uint32_t      prompt = bb_generation_default(&r->model.net).n_prompt;
     bb_tokens    *tokens = &t->tokens[at];
     bb_err        why = BB_ERR_INIT;
@@ -334,17 +325,16 @@ done:
 
 static bb_status load_texts(table *t, const char *list, int64_t windows, bb_err *err)
 {
-    size_t    most = 1;
-    bb_status status = BB_NOMEM;
-    for (const char *p = list; *p; p++) most += *p == ',';
+    const size_t most = bb_list_length(list) + 1;
+    bb_status    status = BB_NOMEM;
     t->tokens = BB_NEW0(most, bb_tokens, err);
     t->texts = BB_NEW0(most, bb_windows, err);
     t->references = BB_NEW0(most, bb_reference *, err);
     t->continuations = BB_NEW0(most, bb_generation *, err);
     t->names = BB_NEW0(most, char *, err);
     if (!t->tokens || !t->texts || !t->references || !t->continuations || !t->names) return BB_NOMEM;
-    for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',') {
-        char *path = bb_asprintf(err, "%.*s", (int)strcspn(p, ","), p);
+    for (bb_item item; bb_list_next(&list, &item);) {
+        char *path = bb_item_text(item, err);
         if (!path) return BB_NOMEM;
         status = load_text(t, path, windows, err);
         bb_free(path);
@@ -492,15 +482,14 @@ done:
     return status;
 }
 
-static bb_status check_sizes(const char *sizes, bb_err *err)
+static bb_status parse_bits(const char *list, double **bits, size_t *n, bb_err *err)
 {
-    for (const char *p = sizes; *p; p += strcspn(p, ","), p += *p == ',') {
-        char  *end;
-        double bpw = strtod(p, &end);
-        if (end == p || (*end && *end != ',') || !(bpw > 0))
-            return BB_FAIL(err, BB_USAGE, "--ladder: \"%.*s\" is no number of bits per weight", (int)strcspn(p, ","), p);
-    }
-    return BB_OK;
+    bb_err    why = BB_ERR_INIT;
+    bb_status status = bb_list_doubles(list, bits, n, &why);
+    if (status != BB_OK) return BB_FAIL(err, status, "--ladder, bits per weight: %s", why.msg);
+    for (size_t i = 0; i < *n; i++)
+        if (!((*bits)[i] > 0)) status = BB_FAIL(err, BB_USAGE, "--ladder: %g is no number of bits per weight", (*bits)[i]);
+    return status;
 }
 
 bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t windows, bool with_ablation, bb_err *err)
@@ -509,10 +498,14 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
     static const char generation[] = "budget_bpw,step,text,n_prompts,n_new,agree_length,agree_length_se,kl_1_16,kl_1_16_se,kl_17_64,kl_17_64_se,kl_65,kl_65_se";
     table     t = { .r = r };
     bb_front  front = { 0 };
-    bb_status status = BB_NOMEM;
+    double   *bits = NULL;
+    size_t    n = 0;
+    bb_status status;
+    BB_TRY(parse_bits(sizes, &bits, &n, err));
     bb_free(r->config.finalise_steps); /* every step, whichever of them the run finalises its plans with */
-    if (!(r->config.finalise_steps = bb_strdup("rebuild,blocks,lfq,end-to-end", err))) return status;
-    BB_TRY(check_sizes(sizes, err));
+    r->config.finalise_steps = bb_strdup("rebuild,blocks,lfq,end-to-end", err);
+    if (!r->config.finalise_steps) status = BB_NOMEM;
+    BB_TRY(status);
     BB_TRY(load_texts(&t, texts, windows, err));
     BB_TRY(bb_front_load(r, &front, err));
     BB_TRY(bb_run_calibrate(r, err));
@@ -520,12 +513,13 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
     BB_TRY(bb_run_table(r, "ladder.csv", header, &t.steps, err));
     BB_TRY(bb_run_table(r, "generation.csv", generation, &t.generation, err));
     if (with_ablation) BB_TRY(bb_run_table(r, "lfq.csv", header, &t.lfq, err));
-    for (const char *p = sizes; *p; p += strcspn(p, ","), p += *p == ',') BB_TRY(one_size(&t, &front, strtod(p, NULL), err));
+    for (size_t i = 0; i < n; i++) BB_TRY(one_size(&t, &front, bits[i], err));
     BB_TRY(bb_csv_close(&t.steps, err));
     BB_TRY(bb_csv_close(&t.generation, err));
     BB_TRY(bb_csv_close(&t.lfq, err));
 done:
     table_done(&t);
     bb_front_done(&front);
+    bb_free(bits);
     return status;
 }

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "engine/tensor_types.h"
 #include "model/compress/database.h"
 #include "model/export/export.h"
@@ -105,16 +106,14 @@ static bb_status add_option(unit_data *u, uint32_t *n, const char *name, uint32_
 static bb_status format_options(unit_data *u, uint32_t *n, const char *list, uint32_t cols, bb_type source, bb_err *err)
 {
     bb_status status = BB_OK;
-    while (*list) {
-        size_t len = strcspn(list, ",");
-        char   name[32];
+    for (bb_item item; bb_list_next(&list, &item);) {
         const bb_format *f;
-        if (len >= sizeof name) return BB_FAIL(err, BB_USAGE, "format list: \"%.*s\" is no format name", (int)len, list);
-        memcpy(name, list, len);
-        name[len] = '\0';
-        BB_TRY(bb_format_named("format list", name, &f, err));
+        char            *name = bb_item_text(item, err);
+        if (!name) return BB_NOMEM;
+        status = bb_format_named("format list", name, &f, err);
+        bb_free(name);
+        BB_TRY(status);
         if (cols % f->block == 0 && f->type != source) BB_TRY(add_option(u, n, f->name, f->type, err));
-        list += len + (list[len] == ',');
     }
     status = add_option(u, n, bb_format_get(source)->name, source, err);
 done:

@@ -15,6 +15,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "engine/front.h"
 #include "engine/keys.h"
 #include "engine/scorer.h"
@@ -58,13 +59,12 @@ static bb_status parse_methods(rivals *v, bb_err *err)
     static const struct { const char *name; kind kind; } plain[] = {
         { "ours", OURS }, { "uniform", UNIFORM }, { "separable", SEPARABLE }, { "quantization", QUANTIZATION },
     };
-    const char *p = v->config->methods;
-    while (*p) {
-        size_t  len = strcspn(p, ",");
+    const char *rest = v->config->methods;
+    for (bb_item item; bb_list_next(&rest, &item);) {
         method *m = &v->methods[v->n_methods];
         bool    known = false;
         if (v->n_methods == MAX_METHODS) return BB_FAIL(err, BB_USAGE, "--methods: more than %d", MAX_METHODS);
-        snprintf(m->name, sizeof m->name, "%.*s", (int)len, p);
+        snprintf(m->name, sizeof m->name, "%.*s", (int)item.n, item.at);
         for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
             if (strcmp(m->name, plain[i].name) == 0) {
                 m->kind = plain[i].kind;
@@ -77,35 +77,19 @@ static bb_status parse_methods(rivals *v, bb_err *err)
         if (!known && !m->algorithm)
             return BB_FAIL(err, BB_USAGE, "--methods: \"%s\" is unknown; known are ours, uniform, separable, quantization, random, annealing, nsga2, evopress, amq", m->name);
         v->n_methods++;
-        p += len + (p[len] == ',');
     }
     return v->n_methods ? BB_OK : BB_FAIL(err, BB_USAGE, "--methods names none");
 }
 
 static bb_status parse_sizes(rivals *v, bb_err *err)
 {
-    bb_status   status = BB_OK;
-    const char *p = v->config->sizes;
-    if (!*p) {
+    if (!*v->config->sizes) {
         if (!(v->sizes = BB_NEW(v->run->n_budgets, int64_t, err))) return BB_NOMEM;
         memcpy(v->sizes, v->run->budgets, v->run->n_budgets * sizeof *v->sizes);
         v->n = v->run->n_budgets;
         return BB_OK;
     }
-    while (*p) {
-        char     text[64];
-        size_t   len = strcspn(p, ",");
-        uint64_t bytes;
-        int64_t *grown = bb_realloc(v->sizes, v->n + 1, sizeof *grown, err);
-        if (!grown) return BB_NOMEM;
-        v->sizes = grown;
-        snprintf(text, sizeof text, "%.*s", (int)len, p);
-        BB_TRY(bb_parse_size(text, &bytes, err));
-        grown[v->n++] = (int64_t)bytes;
-        p += len + (p[len] == ',');
-    }
-done:
-    return status;
+    return bb_list_sizes(v->config->sizes, &v->sizes, &v->n, err);
 }
 
 /* ---- the methods ---- */

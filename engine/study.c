@@ -64,19 +64,16 @@ typedef struct study {
 
 static bb_status parse_bands(study *s, bb_err *err)
 {
-    const char *text = s->o->bands;
-    bb_status   status = BB_OK;
-    while (*text) {
-        char   item[32];
-        size_t len = strcspn(text, ",");
-        if (len >= sizeof item || s->n_bands == MAX_BANDS) return BB_FAIL(err, BB_USAGE, "--bands: at most %d short numbers are wanted", MAX_BANDS);
-        memcpy(item, text, len);
-        item[len] = '\0';
-        BB_TRY(bb_parse_double(item, &s->bands[s->n_bands++], err));
-        text += len + (text[len] == ',');
+    double   *bands;
+    size_t    n;
+    bb_status status = bb_list_doubles(s->o->bands, &bands, &n, err);
+    if (status != BB_OK) return status;
+    if (n == 0 || n > MAX_BANDS) status = BB_FAIL(err, BB_USAGE, "--bands has %zu numbers: from 1 to %d are wanted", n, MAX_BANDS);
+    else {
+        memcpy(s->bands, bands, n * sizeof *bands);
+        s->n_bands = (uint32_t)n;
     }
-    if (s->n_bands == 0) status = BB_FAIL(err, BB_USAGE, "--bands is empty");
-done:
+    bb_free(bands);
     return status;
 }
 

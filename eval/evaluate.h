@@ -13,6 +13,8 @@
 #include "model/net/forward.h"
 
 typedef enum bb_protocol { BB_PROTOCOL_GGUF, BB_PROTOCOL_HF } bb_protocol;
+#define BB_PROTOCOLS "gguf|hf"                  /* the choices of an option, in the enum's order */
+bb_protocol bb_protocol_named(const char *name); /* one of the choices */
 
 typedef struct bb_tokens {
     int32_t *ids; size_t n;

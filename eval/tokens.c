@@ -245,6 +245,8 @@ void bb_tokens_done(bb_tokens *t)
 
 /* ---- windows ---- */
 
+bb_protocol bb_protocol_named(const char *name) { return strcmp(name, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF; }
+
 bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos, uint32_t max_windows, bool spread,
                           bb_windows *w, bb_err *err)
 {

@@ -206,6 +206,57 @@ START_TEST(sizes_and_times_are_printed)
 }
 END_TEST
 
+START_TEST(comma_lists)
+{
+    static const struct { const char *list, *joined; size_t n; } cases[] = {
+        { "", "", 0 }, { "a", "<a>", 1 }, { "a,b,cc", "<a><b><cc>", 3 }, { "a,", "<a>", 1 }, { ",", "<>", 1 }, { "a,,b", "<a><><b>", 3 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bb_text     t = { 0 };
+        const char *rest = cases[i].list;
+        for (bb_item item; bb_list_next(&rest, &item);) {
+            char *copy = bb_item_text(item, NULL);
+            ck_assert(bb_item_is(item, copy));
+            bb_text_addf(&t, "<%s>", copy);
+            bb_free(copy);
+        }
+        ck_assert_str_eq(t.data ? t.data : "", cases[i].joined);
+        ck_assert_uint_eq(bb_list_length(cases[i].list), cases[i].n);
+        bb_text_done(&t);
+    }
+    ck_assert(bb_list_has("kv,ffn,ffn_down", "ffn"));
+    ck_assert(bb_list_has("kv,ffn", "kv"));
+    ck_assert(!bb_list_has("kv,ffn_down", "ffn"));
+    ck_assert(!bb_list_has("kv,ff", "ffn"));
+    ck_assert(!bb_list_has("", "ffn"));
+
+    int64_t *sizes;
+    double  *numbers;
+    size_t   n;
+    bb_err   err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_list_sizes("2k,17,1.5MB", &sizes, &n, NULL), BB_OK);
+    ck_assert_uint_eq(n, 3);
+    ck_assert(sizes[0] == 2048 && sizes[1] == 17 && sizes[2] == 1500000);
+    bb_free(sizes);
+    ck_assert_int_eq(bb_list_doubles("1.5,-2", &numbers, &n, NULL), BB_OK);
+    ck_assert(n == 2 && numbers[0] == 1.5 && numbers[1] == -2);
+    bb_free(numbers);
+    ck_assert_int_eq(bb_list_doubles("", &numbers, &n, NULL), BB_OK);
+    ck_assert_uint_eq(n, 0);
+    bb_free(numbers);
+    ck_assert_int_eq(bb_list_sizes("2k,x3", &sizes, &n, &err), BB_USAGE);
+    ck_assert_msg(sizes == NULL && n == 0 && strstr(err.msg, "'x3'"), "%s", err.msg);
+    ck_assert_int_eq(bb_list_sizes("18446744073709551615", &sizes, &n, NULL), BB_USAGE); /* no int64_t */
+    ck_assert_int_eq(bb_list_doubles("1,,2", &numbers, &n, NULL), BB_USAGE);
+    for (long k = 0; k < 4; k++) { /* the array and a copy of each element */
+        bb_mem_fail_after(k);
+        ck_assert_int_eq(bb_list_doubles("1,2,3", &numbers, &n, NULL), BB_NOMEM);
+        bb_mem_fail_after(-1);
+        ck_assert_ptr_null(numbers);
+    }
+}
+END_TEST
+
 START_TEST(text_grows_and_fails_cleanly)
 {
     bb_text t = { 0 };
@@ -562,6 +613,7 @@ int main(void)
     tcase_add_test(t, sizes_are_parsed);
     tcase_add_test(t, numbers_are_parsed_whole);
     tcase_add_test(t, sizes_and_times_are_printed);
+    tcase_add_test(t, comma_lists);
     tcase_add_test(t, text_grows_and_fails_cleanly);
     tcase_add_test(t, files_are_replaced_whole_or_not_at_all);
     tcase_add_test(t, a_full_disk_keeps_the_old_file);
