@@ -2,11 +2,9 @@
  * plan.c: see plan.h. */
 #include "base/plan.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/mem.h"
 #include "base/text.h"
 
@@ -22,7 +20,7 @@ static size_t position(const bb_plan *p, const char *unit)
     return low;
 }
 
-static bool is_name(const char *s)
+bool bb_plan_is_name(const char *s)
 {
     if (!*s) return false;
     for (; *s; s++)
@@ -48,7 +46,7 @@ static bb_status insert(bb_plan *p, size_t at, const char *unit, const char *opt
 
 bb_status bb_plan_set(bb_plan *p, const char *unit, const char *option, bb_err *err)
 {
-    if (!is_name(unit) || !is_name(option))
+    if (!bb_plan_is_name(unit) || !bb_plan_is_name(option))
         return BB_FAIL(err, BB_BAD_FILE, "a plan cannot hold '%.60s=%.60s': names are printable ASCII without spaces and '='", unit, option);
     size_t at = position(p, unit);
     if (at == p->n || strcmp(p->genes[at].unit, unit) != 0) return insert(p, at, unit, option, err);
@@ -118,7 +116,7 @@ static bb_status parse_line(const char *line, size_t size, size_t number, bb_gen
     g->option = g->unit ? bb_asprintf(err, "%.*s", (int)(size - n_unit - 1), equal + 1) : NULL;
     bb_status status = BB_OK;
     if (!g->option) status = BB_NOMEM;
-    else if (!is_name(g->unit) || !is_name(g->option))
+    else if (!bb_plan_is_name(g->unit) || !bb_plan_is_name(g->option))
         status = BB_FAIL(err, BB_BAD_FILE, "plan line %zu: '%.60s=%.60s' is not unit=option in printable ASCII without spaces", number, g->unit,
                          g->option);
     if (status != BB_OK) {
@@ -165,18 +163,26 @@ done:
     return status;
 }
 
-bb_status bb_plan_hash(const bb_plan *p, char hash[17], bb_err *err)
+void bb_plan_hash_gene(bb_sha256 *s, const char *unit, const char *option)
 {
-    bb_sha256 s;
-    char hex[65], *text;
-    bb_status status = bb_plan_print(p, &text, err);
-    hash[0] = '\0';
-    if (status != BB_OK) return status;
-    bb_sha256_init(&s);
-    bb_sha256_update(&s, text, strlen(text));
-    bb_sha256_hex(&s, hex);
+    bb_sha256_update(s, unit, strlen(unit));
+    bb_sha256_update(s, "=", 1);
+    bb_sha256_update(s, option, strlen(option));
+    bb_sha256_update(s, "\n", 1);
+}
+
+void bb_plan_hash_end(bb_sha256 *s, char hash[17])
+{
+    char hex[65];
+    bb_sha256_hex(s, hex);
     memcpy(hash, hex, 16);
     hash[16] = '\0';
-    bb_free(text);
-    return BB_OK;
+}
+
+void bb_plan_hash(const bb_plan *p, char hash[17])
+{
+    bb_sha256 s;
+    bb_sha256_init(&s);
+    for (size_t i = 0; i < p->n; i++) bb_plan_hash_gene(&s, p->genes[i].unit, p->genes[i].option);
+    bb_plan_hash_end(&s, hash);
 }

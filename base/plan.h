@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * plan.h: one option for each unit, by name: the only thing that search and model exchange.
+ * plan.h: one option for each unit, by name: a plan as it stands in files and tables. Inside the program it is indices (base/plan_space.h).
  *
  * Genes are sorted by unit name (byte order); unit names are unique. Text form: one line "unit=option\n" a gene, in that
  * order. The hash of a plan is the first 16 hex digits of the SHA-256 of its text form.
@@ -11,6 +11,9 @@
 #ifndef BB_BASE_PLAN_H
 #define BB_BASE_PLAN_H
 
+#include <stdbool.h>
+
+#include "base/hash.h"
 #include "base/status.h"
 
 typedef struct bb_gene { char *unit, *option; } bb_gene;
@@ -22,6 +25,11 @@ bb_status   bb_plan_copy(const bb_plan *p, bb_plan *out, bb_err *err);
 void        bb_plan_done(bb_plan *p);
 bb_status   bb_plan_print(const bb_plan *p, char **text, bb_err *err);                  /* gives; bb_free */
 bb_status   bb_plan_parse(const char *text, size_t size, bb_plan *out, bb_err *err);    /* untrusted */
-bb_status   bb_plan_hash(const bb_plan *p, char hash[17], bb_err *err);
+void        bb_plan_hash(const bb_plan *p, char hash[17]);
+
+bool        bb_plan_is_name(const char *s); /* of a unit or an option: printable ASCII without spaces and '=', not empty */
+/* The hash piece by piece: genes in the order of the text. */
+void        bb_plan_hash_gene(bb_sha256 *s, const char *unit, const char *option);
+void        bb_plan_hash_end(bb_sha256 *s, char hash[17]);
 
 #endif

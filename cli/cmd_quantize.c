@@ -160,7 +160,7 @@ done:
 static bb_status shape_of_plan(job *j, bb_err *err)
 {
     bb_status status;
-    BB_TRY(bb_plan_hash(&j->plan, j->hash, err));
+    bb_plan_hash(&j->plan, j->hash);
     BB_TRY(bb_plan_shape(j->base, &j->plan, &j->net, j->blocks, err));
     BB_TRY(bb_export_check(j->base, &j->net, err));
     BB_TRY(bb_export_size(j->base, &j->net, &j->bytes, err));

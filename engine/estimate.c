@@ -16,6 +16,7 @@
 #include "engine/ladder.h"
 #include "engine/pace.h"
 #include "engine/stages.h"
+#include "model/compress/plan_units.h"
 
 /* Measured on wiki8m and stories260K: */
 static const double search_share = 1.0;   /* of a network that a plan of the search runs: some is found in the cache of the plan before it, some tokens
@@ -46,9 +47,8 @@ static counts count(const bb_run *r)
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++) {
             c.n_options++;
-            if (!bb_model_space_is_format(r->space, u)) continue;
             int64_t bytes = p->units[u].bytes[o];
-            const bb_format *f = bb_format_find(p->units[u].options[o]);
+            const bb_format *f = bb_model_space_format(r->space, u, o);
             if (bytes <= 0 || bb_is_forbidden(bytes) || !f || o + 1 == p->units[u].n_options) continue;
             c.option_bytes += (uint64_t)bytes;
         }
@@ -93,27 +93,27 @@ static double factors_s(const model *m, const bb_block *b)
     return m->p->factor * sum;
 }
 
-static uint32_t block_of(const char *unit) { return strncmp(unit, "blk.", 4) == 0 ? (uint32_t)strtoul(unit + 4, NULL, 10) : 0; }
-
 static bool is_source(const bb_unit *u, uint32_t o) { return o + 1 == u->n_options; }
 
 /* Weights of a format unit: bytes of any option tell. */
-static double unit_weights(const bb_unit *u)
+static double unit_weights(const model *m, uint32_t unit)
 {
+    const bb_unit *u = &bb_model_space_problem(m->r->space)->units[unit];
     for (uint32_t o = 0; o < u->n_options; o++) {
-        const bb_format *f = bb_format_find(u->options[o]);
+        const bb_format *f = bb_model_space_format(m->r->space, unit, o);
         if (f && !bb_is_forbidden(u->bytes[o]) && u->bytes[o] > 0) return (double)u->bytes[o] * 8 / bb_format_bpw(f);
     }
     return 0;
 }
 
 /* Mean seconds a weight over the formats of a unit. */
-static double encode_mean(const model *m, const bb_unit *u)
+static double encode_mean(const model *m, uint32_t unit)
 {
+    const bb_unit *u = &bb_model_space_problem(m->r->space)->units[unit];
     double   sum = 0;
     uint32_t n = 0;
     for (uint32_t o = 0; o < u->n_options; o++) {
-        const bb_format *f = bb_format_find(u->options[o]);
+        const bb_format *f = bb_model_space_format(m->r->space, unit, o);
         if (!f || is_source(u, o) || bb_is_forbidden(u->bytes[o])) continue;
         sum += m->p->encode[f->type];
         n++;
@@ -122,12 +122,12 @@ static double encode_mean(const model *m, const bb_unit *u)
 }
 
 /* Least squares for the columns that stay, of every width of o and down. */
-static double compensate_s(const model *m, const bb_unit *u, bool ffn, const bb_block *b)
+static double compensate_s(const model *m, const bb_plan_unit *u, const bb_block *b)
 {
-    const double n = b->w[bb_sublayers[ffn ? BB_FFN : BB_ATTENTION].writer].cols, rows = m->net->n_embd;
+    const double n = b->w[bb_sublayers[bb_unit_sublayer(u->what)].writer].cols, rows = m->net->n_embd;
     double       s = 0;
     for (uint32_t o = 1; o < u->n_options; o++) {
-        const double kept = n * strtod(u->options[o], NULL) / fmax(1, strtod(u->options[0], NULL));
+        const double kept = n * u->options[o].value / fmax(1, u->options[0].value);
         s += (cube(kept) / 3 + 2 * rows * kept * n) * m->p->product;
     }
     return s;
@@ -139,14 +139,13 @@ static double build_s(const model *m)
     double            s = 0;
     for (uint32_t u = 0; u < p->n_units; u++) {
         const bb_unit  *unit = &p->units[u];
-        const bb_block *b = &m->net->blocks[block_of(unit->name)];
         if (!bb_model_space_is_format(m->r->space, u)) {
-            s += compensate_s(m, unit, strstr(unit->name, ".ffn") != NULL, b);
+            s += compensate_s(m, &p->plans->units[u], &m->net->blocks[p->plans->units[u].layer]);
             continue;
         }
         for (uint32_t o = 0; o < unit->n_options; o++) {
-            const bb_format *f = bb_format_find(unit->options[o]);
-            if (f && !is_source(unit, o) && !bb_is_forbidden(unit->bytes[o])) s += unit_weights(unit) * m->p->encode[f->type];
+            const bb_format *f = bb_model_space_format(m->r->space, u, o);
+            if (f && !is_source(unit, o) && !bb_is_forbidden(unit->bytes[o])) s += unit_weights(m, u) * m->p->encode[f->type];
         }
     }
     for (uint32_t b = 0; b < m->net->n_layer; b++) s += factors_s(m, &m->net->blocks[b]);
@@ -159,7 +158,7 @@ static double measured_networks(const bb_run *r)
     const bb_problem *p = bb_model_space_problem(r->space);
     const double      n_layer = r->model.net.n_layer;
     double            sum = 0;
-    for (uint32_t u = 0; u < p->n_units; u++) sum += p->units[u].n_options * (n_layer - block_of(p->units[u].name)) / n_layer;
+    for (uint32_t u = 0; u < p->n_units; u++) sum += p->units[u].n_options * (n_layer - p->plans->units[u].layer) / n_layer;
     return sum;
 }
 
@@ -206,10 +205,10 @@ static double final_plans(const bb_run *r)
     return least_pruned(r) <= target ? 4 : 3;
 }
 
-static bool is_writer(const char *part)
+static bool is_writer(uint32_t what)
 {
     for (int s = 0; s < BB_N_SUBLAYERS; s++)
-        if (strcmp(part, bb_parts[bb_sublayers[s].writer].name) == 0) return true;
+        if (what == (uint32_t)bb_sublayers[s].writer) return true;
     return false;
 }
 
@@ -220,9 +219,8 @@ static double search_s(const model *m)
     double s = c->search_tokens * 1e6 * (search_share * token(m) + m->scored * m->p->head);
     for (uint32_t u = 0; u < p->n_units; u++) {
         const bb_unit *unit = &p->units[u], *control = unit->controller >= 0 ? &p->units[unit->controller] : NULL;
-        const char    *part = strrchr(unit->name, '.');
-        if (!control || !part || !is_writer(part + 1)) continue;
-        s += pruned_share * (control->n_options - 1) * (unit->n_options - 1) / 2 * unit_weights(unit) * encode_mean(m, unit);
+        if (!control || !is_writer(p->plans->units[u].what)) continue;
+        s += pruned_share * (control->n_options - 1) * (unit->n_options - 1) / 2 * unit_weights(m, u) * encode_mean(m, u);
     }
     return s + final_plans(m->r) * (double)c->confirm_windows * m->ctx * scored_token(m);
 }
@@ -242,7 +240,7 @@ static double rebuild_s(const model *m)
         }
     }
     for (uint32_t u = 0; u < p->n_units; u++)
-        if (p->units[u].controller >= 0) s += unit_weights(&p->units[u]) * encode_mean(m, &p->units[u]);
+        if (p->units[u].controller >= 0) s += unit_weights(m, u) * encode_mean(m, u);
     return s;
 }
 

@@ -129,7 +129,7 @@ bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *ref
     char      hash[17], what[96], label[40], *key = NULL;
     bool      found;
     bb_status status;
-    BB_TRY(bb_plan_hash(plan, hash, err));
+    bb_plan_hash(plan, hash);
     snprintf(what, sizeof what, "%s/%s", r->key, hash); /* the key says which database */
     status = BB_NOMEM;
     if (!(key = score_key(r, "database", what, w, err))) goto done;
@@ -278,13 +278,13 @@ static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const bool
     BB_TRY(bb_run_table(r, "layers.csv", "plan_hash,unit,option,bytes,error", &w, err));
     for (size_t i = 0; i < f->n; i++) {
         if (!chosen[i]) continue;
-        BB_TRY(bb_problem_candidate(p, &f->plans[i].plan, x, err));
+        BB_TRY(bb_plan_space_indices(p->plans, &f->plans[i].plan, x, err));
         for (uint32_t u = 0; u < p->n_units; u++) {
             const bb_unit *unit = &p->units[u];
             const size_t   cell = bb_problem_row(p, x, u) + x[u];
             bb_csv_put_text(w, f->plans[i].hash);
-            bb_csv_put_text(w, unit->name);
-            bb_csv_put_text(w, unit->options[x[u]]);
+            bb_csv_put_text(w, p->plans->units[u].name);
+            bb_csv_put_text(w, p->plans->units[u].options[x[u]].name);
             bb_csv_put_int(w, unit->bytes[cell]);
             bb_csv_put_double(w, unit->cost[cell]);
             bb_csv_end_row(w);

@@ -154,7 +154,7 @@ bb_status bb_write_speed(bb_run *r, const bb_speed *speed, const bb_front *front
     if (!x) goto done;
     BB_TRY(bb_run_table(r, "speed.csv", "plan_hash,size_bytes,decode_tps,prefill_tps", &w, err));
     for (size_t i = 0; i < front->n; i++) {
-        BB_TRY(bb_problem_candidate(p, &front->plans[i].plan, x, err));
+        BB_TRY(bb_plan_space_indices(p->plans, &front->plans[i].plan, x, err));
         bb_csv_put_text(w, front->plans[i].hash);
         bb_csv_put_int(w, front->plans[i].size_bytes);
         bb_csv_put_double(w, bb_speed_decode(speed, x));

@@ -75,8 +75,8 @@ bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *so
     bb_status         status;
     BB_TRY(grow(f, err));
     p = &f->plans[f->n];
-    BB_TRY(bb_problem_plan(problem, x, &p->plan, err));
-    BB_TRY(bb_plan_hash(&p->plan, p->hash, err));
+    BB_TRY(bb_plan_space_plan(problem->plans, x, &p->plan, err));
+    bb_plan_space_hash(problem->plans, x, p->hash);
     for (size_t i = 0; i < f->n; i++) {
         bb_front_plan *same = &f->plans[i];
         if (strcmp(same->hash, p->hash) != 0) continue;
@@ -226,7 +226,7 @@ static bb_status load_plan(bb_run *r, const char *hash, bool is_chosen, bb_plan 
         goto done;
     }
     BB_TRY(bb_plan_parse(is_chosen ? text : (const char *)stored, size, plan, err));
-    BB_TRY(bb_plan_hash(plan, found, err));
+    bb_plan_hash(plan, found);
     if (strcmp(found, hash) != 0)
         status = BB_FAIL(err, BB_BAD_FILE, "%s: its plan hashes to %s: the file was changed", is_chosen ? path : "run.db", found);
 done:

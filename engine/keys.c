@@ -62,9 +62,9 @@ void bb_key_space(const bb_run *r, char hex[65])
     bb_sha256_update(&s, &p->fixed_bytes, sizeof p->fixed_bytes);
     for (uint32_t u = 0; u < p->n_units; u++) {
         const bb_unit *unit = &p->units[u];
-        bb_sha256_text(&s, unit->name);
+        bb_sha256_text(&s, p->plans->units[u].name);
         bb_sha256_update(&s, &unit->controller, sizeof unit->controller);
-        for (uint32_t o = 0; o < unit->n_options; o++) bb_sha256_text(&s, unit->options[o]);
+        for (uint32_t o = 0; o < unit->n_options; o++) bb_sha256_text(&s, p->plans->units[u].options[o].name);
         bb_sha256_update(&s, unit->bytes, bb_problem_rows(p, u) * unit->n_options * sizeof *unit->bytes);
     }
     bb_sha256_hex(&s, hex);

@@ -22,11 +22,8 @@ bb_status bb_run_build_options(bb_run *r, bb_err *err)
     bb_progress_start(&progress, "build options", total);
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++) {
-            bb_plan plan = { 0, NULL };
-            bb_net  net;
-            status = bb_plan_set(&plan, p->units[i].name, p->units[i].options[o], err);
-            if (status == BB_OK) status = bb_database_apply(r->database, &plan, &net, blocks, err);
-            bb_plan_done(&plan);
+            bb_net net;
+            status = bb_database_apply_at(r->database, p->plans, NULL, i, o, &net, blocks, err);
             if (status == BB_OK && bb_interrupted()) status = BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
             if (status != BB_OK) goto done;
             bb_progress_add(&progress, 1);
@@ -47,8 +44,8 @@ static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_
     BB_TRY(bb_run_table(r, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se", &w, err));
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
-            bb_csv_put_text(w, p->units[i].name);
-            bb_csv_put_text(w, p->units[i].options[o]);
+            bb_csv_put_text(w, p->plans->units[i].name);
+            bb_csv_put_text(w, p->plans->units[i].options[o].name);
             if (bb_is_forbidden(p->units[i].bytes[o])) bb_csv_put_text(w, ""); /* this model's runtime cannot load it */
             else bb_csv_put_int(w, p->units[i].bytes[o]);
             bb_csv_put_double(w, s->changes[k].kl);
@@ -71,11 +68,11 @@ static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err 
     BB_TRY(bb_run_table(r, "options.csv", "unit,option,bytes,bits_per_weight,error,kl_nats,kl_se", &w, err));
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
-            const char *name = p->units[i].name, *option = p->units[i].options[o];
+            const char *name = p->plans->units[i].name, *option = p->plans->units[i].options[o].name;
             bb_matrix   m;
             double      error;
-            BB_TRY(bb_database_option(r->database, name, option, &m, &error, err));
-            const bb_format *f = bb_format_find(option); /* NULL: a structure */
+            BB_TRY(bb_database_option(r->database, &p->plans->units[i], o, &m, &error, err));
+            const bb_format *f = bb_model_space_format(r->space, i, o); /* NULL: a structure */
             bb_csv_put_text(w, name);
             bb_csv_put_text(w, option);
             bb_csv_put_int(w, p->units[i].bytes[o]);
@@ -126,7 +123,7 @@ bb_status bb_run_load_costs(bb_run *r, bb_err *err)
     bool right = t.n_rows == n && t.n_cols == 5;
     for (uint32_t i = 0; right && i < p->n_units; i++)
         for (uint32_t o = 0; right && o < p->units[i].n_options; o++, k++) {
-            right = strcmp(bb_csv_text(&t, k, 0), p->units[i].name) == 0 && strcmp(bb_csv_text(&t, k, 1), p->units[i].options[o]) == 0;
+            right = strcmp(bb_csv_text(&t, k, 0), p->plans->units[i].name) == 0 && strcmp(bb_csv_text(&t, k, 1), p->plans->units[i].options[o].name) == 0;
             if (right) BB_TRY(bb_csv_double(&t, k, 3, &s.changes[k].kl, err));
         }
     if (!right) {

@@ -2,7 +2,7 @@
  * model_space.c: see model_space.h.
  *
  * The header bytes of a file depend on the shape (names of present tensors, per-layer arrays once any block is pruned). They are measured
- * on the exporter's size function: r(u,o) = bytes that option o of structure unit u adds beside its matrices, alone; what two pruned blocks
+ * on the exporter's sizes: r(u,o) = bytes that option o of structure unit u adds beside its matrices, alone; what two pruned blocks
  * share (the switch of architecture) is D = r(u) + r(v) - r(u,v) and is counted once, in fixed_bytes; where the switch saves bytes (openelm has one
  * matrix for q, k and v), it is not counted at all. A header is padded: the sum can be short by less than PAD for each pruned unit.
  */
@@ -16,8 +16,9 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "engine/tensor_types.h"
-#include "model/compress/database.h"
+#include "model/compress/plan_units.h"
 #include "model/export/export.h"
+#include "model/export/sizes.h"
 
 enum { PAD = 32, MAX_WIDTHS = 8 };
 
@@ -40,23 +41,22 @@ static const char *list_for(const char *asked, uint32_t cols, bool is_table)
     return cols % 256 == 0 ? default_formats[is_table] : default_odd_formats[is_table];
 }
 
+/* What a unit's description and tables own. */
 typedef struct unit_data {
-    char      name[40];
-    char    **options;      /* owned names */
-    int64_t  *bytes;
-    double   *cost;
-    bool      is_format;
-    uint32_t  layer;
-    bb_part   part;         /* linears */
-    uint32_t *value;        /* structure units: kept count of each option; format units: bb_type */
+    char            name[40];
+    bb_plan_option *options; /* owned, and their names */
+    int64_t        *bytes;
+    double         *cost;
 } unit_data;
 
 struct bb_model_space {
     const bb_model *model;
     bb_problem      problem;
+    bb_plan_space   plans;
+    bb_plan_unit   *described; /* what plans is made of */
+    bb_export_sizes *sizes;
     bb_unit        *units;
     unit_data      *data;
-    bb_block       *blocks;   /* scratch of the size function */
     uint32_t        screen[2];/* of linears, of embedding and head: formats for each; 0: all */
     double          bits[2];
 };
@@ -90,15 +90,11 @@ static uint32_t kept_counts(uint32_t full, uint32_t step, bool widths, bool drop
 
 static bb_status add_option(unit_data *u, uint32_t *n, const char *name, uint32_t value, bb_err *err)
 {
-    char    **options = bb_realloc(u->options, *n + 1, sizeof *options, err);
-    uint32_t *values;
+    bb_plan_option *options = bb_realloc(u->options, *n + 1, sizeof *options, err);
     if (!options) return BB_NOMEM;
     u->options = options;
-    options[*n] = NULL;
-    if (!(values = bb_realloc(u->value, *n + 1, sizeof *values, err))) return BB_NOMEM;
-    u->value = values;
-    if (!(options[*n] = bb_strdup(name, err))) return BB_NOMEM;
-    values[(*n)++] = value;
+    if (!(options[*n].name = bb_strdup(name, err))) return BB_NOMEM;
+    options[(*n)++].value = value;
     return BB_OK;
 }
 
@@ -124,16 +120,19 @@ done:
 
 static int64_t exact_size(void *self, const uint16_t *x)
 {
-    bb_model_space *s = self;
-    bb_plan   plan = { 0, NULL };
-    bb_net    net;
-    uint64_t  bytes = 0;
-    int64_t   size = BB_FORBIDDEN;
-    if (bb_problem_plan(&s->problem, x, &plan, NULL) == BB_OK && bb_plan_shape(s->model, &plan, &net, s->blocks, NULL) == BB_OK &&
-        bb_export_size(s->model, &net, &bytes, NULL) == BB_OK)
-        size = (int64_t)bytes;
-    bb_plan_done(&plan);
-    return size;
+    const bb_model_space *s = self;
+    uint64_t              bytes;
+    return bb_export_sizes_of(s->sizes, x, &bytes) ? (int64_t)bytes : BB_FORBIDDEN;
+}
+
+static const bb_plan_option *options_of(const bb_model_space *s, uint32_t unit) { return s->described[unit].options; }
+static bool is_format(const bb_model_space *s, uint32_t unit) { return bb_unit_is_format(s->described[unit].what); }
+
+/* The matrix that a format unit decides, as the source has it. */
+static const bb_matrix *matrix_of(const bb_model_space *s, uint32_t unit)
+{
+    const bb_plan_unit *d = &s->described[unit];
+    return d->what == BB_UNIT_EMBD ? &s->model->net.embd : d->what == BB_UNIT_HEAD ? &s->model->net.head : &s->model->net.blocks[d->layer].w[d->what];
 }
 
 /* A tied qwen3 whose blocks have different shapes is written as openelm, where q, k and v are one matrix: gives the three one type, the one of least
@@ -142,8 +141,8 @@ static bool settle(void *self, const bb_problem *p, uint16_t *x)
 {
     const bb_model_space *s = self;
     for (uint32_t q = 0; q < p->n_units; q++) {
-        const unit_data *d = &s->data[q];
-        if (p->units[q].controller < 0 || d->part != BB_PART_Q || s->data[p->units[q].controller].value[x[p->units[q].controller]] == 0) continue;
+        const bb_plan_unit *d = &s->described[q];
+        if (d->what != BB_PART_Q || options_of(s, (uint32_t)d->controller)[x[d->controller]].value == 0) continue;
         uint16_t best[3] = { 0, 0, 0 };
         int64_t  now = 0, least = INT64_MAX;
         double   cheapest = HUGE_VAL;
@@ -154,7 +153,7 @@ static bool settle(void *self, const bb_problem *p, uint16_t *x)
             double   cost = 0;
             for (uint32_t k = 0; k < 3; k++) {
                 const bb_unit *u = &p->units[q + k];
-                while (option[k] < u->n_options && s->data[q + k].value[option[k]] != d->value[o]) option[k]++;
+                while (option[k] < u->n_options && options_of(s, q + k)[option[k]].value != d->options[o].value) option[k]++;
                 const bool known = option[k] < u->n_options;
                 bytes = known ? bb_bytes_add(bytes, u->bytes[bb_problem_row(p, x, q + k) + option[k]]) : BB_FORBIDDEN;
                 cost += known ? u->cost[bb_problem_row(p, x, q + k) + option[k]] : 0;
@@ -197,6 +196,7 @@ static bb_status fill_format_bytes(bb_model_space *s, uint32_t i, bb_err *err)
 {
     unit_data    *u = &s->data[i];
     bb_unit      *unit = &s->units[i];
+    const bb_plan_unit *d = &s->described[i];
     const bb_net *net = &s->model->net;
     uint32_t      modes = unit->controller >= 0 ? s->units[unit->controller].n_options : 1;
     u->bytes = BB_NEW((size_t)modes * unit->n_options, int64_t, err);
@@ -205,13 +205,14 @@ static bb_status fill_format_bytes(bb_model_space *s, uint32_t i, bb_err *err)
     for (uint32_t mode = 0; mode < modes; mode++)
         for (uint32_t o = 0; o < unit->n_options; o++) {
             int64_t *bytes = &u->bytes[(size_t)mode * unit->n_options + o];
+            const bb_type type = (bb_type)d->options[o].value;
             if (unit->controller < 0) {
-                const bb_matrix *w = strcmp(u->name, "output") == 0 ? &net->head : &net->embd;
-                *bytes = matrix_bytes(w->rows, w->cols, (bb_type)u->value[o]);
+                const bb_matrix *w = matrix_of(s, i);
+                *bytes = matrix_bytes(w->rows, w->cols, type);
             } else {
-                const bb_block *b = &net->blocks[u->layer];
-                uint32_t        kept = s->data[unit->controller].value[mode];
-                *bytes = matrix_bytes(part_rows(net, b, u->part, kept), part_cols(net, b, u->part, kept), (bb_type)u->value[o]);
+                const bb_block *b = &net->blocks[d->layer];
+                uint32_t        kept = options_of(s, (uint32_t)unit->controller)[mode].value;
+                *bytes = matrix_bytes(part_rows(net, b, (bb_part)d->what, kept), part_cols(net, b, (bb_part)d->what, kept), type);
             }
         }
     unit->bytes = u->bytes;
@@ -224,7 +225,7 @@ static int64_t matrices_bytes(const bb_model_space *s, const uint16_t *x)
 {
     int64_t sum = 0;
     for (uint32_t i = 0; i < s->problem.n_units; i++) {
-        if (s->data[i].is_format) sum += s->units[i].bytes[bb_problem_row(&s->problem, x, i) + x[i]];
+        if (is_format(s, i)) sum += s->units[i].bytes[bb_problem_row(&s->problem, x, i) + x[i]];
     }
     return sum;
 }
@@ -253,7 +254,7 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
     base = s->problem.fixed_bytes - PAD;
     for (uint32_t i = 0; i < n; i++) {
         unit_data *u = &s->data[i];
-        if (u->is_format) continue;
+        if (is_format(s, i)) continue;
         for (uint32_t o = 1; o < s->units[i].n_options; o++) {
             bb_model_space_source(s, x);
             x[i] = (uint16_t)o;
@@ -275,7 +276,7 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
     for (uint32_t i = 0; i < n; i++) {
         unit_data *u = &s->data[i];
         int64_t    least = 0; /* a dropped sublayer takes its norm and its header entries along: counted from the smallest, in fixed_bytes */
-        if (u->is_format) continue;
+        if (is_format(s, i)) continue;
         for (uint32_t o = 1; o < s->units[i].n_options; o++) {
             if (bb_is_forbidden(u->bytes[o])) continue;
             u->bytes[o] -= shared;
@@ -294,21 +295,30 @@ done:
 
 /* ---- creation ---- */
 
-static bb_status structure_unit(bb_model_space *s, uint32_t i, uint32_t layer, const char *suffix, const uint32_t *kept, uint32_t n, bb_err *err)
+/* Unit i, which then has its name and options. */
+static void describe(bb_model_space *s, uint32_t i, uint32_t what, uint32_t layer, long controller, uint32_t n_options)
+{
+    s->described[i] = (bb_plan_unit){ s->data[i].name, what, layer, (int32_t)controller, n_options, s->data[i].options };
+    s->units[i] = (bb_unit){ n_options, (int32_t)controller, s->data[i].bytes, s->data[i].cost };
+}
+
+static bb_status structure_unit(bb_model_space *s, uint32_t i, uint32_t layer, bb_sublayer sublayer, const uint32_t *kept, uint32_t n, bb_err *err)
 {
     unit_data *u = &s->data[i];
     uint32_t   count = 0;
-    snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, suffix);
-    u->layer = layer;
+    snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, bb_sublayers[sublayer].unit);
     for (uint32_t k = 0; k < n; k++) {
         char name[16];
         snprintf(name, sizeof name, "%u", kept[k]);
         if (add_option(u, &count, name, kept[k], err) != BB_OK) return BB_NOMEM;
+        s->described[i].n_options = count; /* so far: for the end of a space that fails */
     }
     if (!(u->bytes = BB_NEW0(count, int64_t, err)) || !(u->cost = BB_NEW0(count, double, err))) return BB_NOMEM;
-    s->units[i] = (bb_unit){ u->name, count, (const char *const *)u->options, -1, u->bytes, u->cost };
+    describe(s, i, bb_unit_of_sublayer(sublayer), layer, -1, count);
     return BB_OK;
 }
+
+static void free_name(const bb_plan_option *o) { bb_free((void *)(uintptr_t)o->name); }
 
 /* Leaves at most `screen` formats and, last, the source type: those nearest to a geometric series of sizes. What wins at t bits a weight is made of
  * formats from about 0.6 t to 1.65 t (results/layers.csv). */
@@ -324,7 +334,7 @@ static void screen_formats(unit_data *u, uint32_t *n, uint32_t screen, const dou
         uint32_t     nearest = last;
         double       least = HUGE_VAL;
         for (uint32_t o = 0; o < last; o++) {
-            const double far = fabs(log(bb_format_bpw(bb_format_get((bb_type)u->value[o]))) - wanted);
+            const double far = fabs(log(bb_format_bpw(bb_format_get((bb_type)u->options[o].value))) - wanted);
             if (stays[o] || !(far < least)) continue;
             least = far;
             nearest = o;
@@ -332,27 +342,24 @@ static void screen_formats(unit_data *u, uint32_t *n, uint32_t screen, const dou
         stays[nearest] = true;
     }
     for (uint32_t o = 0; o < *n; o++) {
-        if (o < last && !stays[o]) {
-            bb_free(u->options[o]);
-            continue;
-        }
-        u->options[kept] = u->options[o];
-        u->value[kept++] = u->value[o];
+        if (o == last || stays[o]) u->options[kept++] = u->options[o];
+        else free_name(&u->options[o]);
     }
     *n = kept;
 }
 
-static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, long controller, const char *list, const bb_matrix *w, bb_err *err)
+static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, uint32_t what, uint32_t layer, long controller, const char *list, bb_err *err)
 {
-    unit_data *u = &s->data[i];
-    uint32_t   count = 0;
-    bb_status  status = format_options(u, &count, list, w->cols, w->type, err);
-    if (status != BB_OK) return status;
-    if (s->screen[controller < 0]) screen_formats(u, &count, s->screen[controller < 0], s->bits);
-    if (name != u->name) snprintf(u->name, sizeof u->name, "%s", name);
-    u->is_format = true;
-    s->units[i] = (bb_unit){ u->name, count, (const char *const *)u->options, (int32_t)controller, NULL, NULL };
-    return BB_OK;
+    unit_data       *u = &s->data[i];
+    uint32_t         count = 0;
+    bb_status        status;
+    s->described[i] = (bb_plan_unit){ .what = what, .layer = layer };
+    const bb_matrix *w = matrix_of(s, i);
+    snprintf(u->name, sizeof u->name, "%s", name);
+    status = format_options(u, &count, list_for(list, w->cols, controller < 0), w->cols, w->type, err);
+    if (status == BB_OK && s->screen[controller < 0]) screen_formats(u, &count, s->screen[controller < 0], s->bits);
+    describe(s, i, what, layer, controller, count);
+    return status;
 }
 
 static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const bb_model_space_options *o, bb_err *err)
@@ -365,21 +372,19 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
         /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
         n = kept_counts(b->n_kv, 1, o->prune_kv, o->prune_sublayers && layer > 0, kept);
         unit_of[BB_ATTENTION] = (*i)++;
-        BB_TRY(structure_unit(s, unit_of[BB_ATTENTION], layer, bb_sublayers[BB_ATTENTION].unit, kept, n, err));
+        BB_TRY(structure_unit(s, unit_of[BB_ATTENTION], layer, BB_ATTENTION, kept, n, err));
     }
     if (b->n_ff) {
         if (divisor == 0) divisor = b->n_ff % 256 == 0 ? 256 : b->n_ff % 64 == 0 ? 64 : 32;
         n = kept_counts(b->n_ff, divisor, o->prune_ffn, o->prune_sublayers, kept);
         unit_of[BB_FFN] = (*i)++;
-        BB_TRY(structure_unit(s, unit_of[BB_FFN], layer, bb_sublayers[BB_FFN].unit, kept, n, err));
+        BB_TRY(structure_unit(s, unit_of[BB_FFN], layer, BB_FFN, kept, n, err));
     }
     for (int p = 0; p < BB_N_PARTS; p++) {
-        unit_data *u = &s->data[*i];
+        char name[40];
         if (b->w[p].rows == 0) continue;
-        snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, bb_parts[p].name);
-        u->layer = layer;
-        u->part = (bb_part)p;
-        BB_TRY(format_unit(s, (*i)++, u->name, (long)unit_of[bb_parts[p].sublayer], list_for(o->formats, b->w[p].cols, false), &b->w[p], err));
+        snprintf(name, sizeof name, "blk.%u.%s", layer, bb_parts[p].name);
+        BB_TRY(format_unit(s, (*i)++, name, (uint32_t)p, layer, (long)unit_of[bb_parts[p].sublayer], o->formats, err));
     }
 done:
     return status;
@@ -398,18 +403,20 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     if (!o->embd_formats || !*o->embd_formats) s->screen[1] = o->screen;
     s->units = BB_NEW0(most, bb_unit, err);
     s->data = BB_NEW0(most, unit_data, err);
-    s->blocks = BB_NEW0(m->net.n_layer, bb_block, err);
-    if (!s->units || !s->data || !s->blocks) goto done;
+    s->described = BB_NEW0(most, bb_plan_unit, err);
+    if (!s->units || !s->data || !s->described) goto done;
     for (uint32_t layer = 0; layer < m->net.n_layer; layer++) BB_TRY(add_block(s, layer, &i, o, err));
-    BB_TRY(format_unit(s, i++, "token_embd", -1, list_for(o->embd_formats, m->net.embd.cols, true), &m->net.embd, err));
-    if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", -1, list_for(o->embd_formats, m->net.head.cols, true), &m->net.head, err));
-    s->problem = (bb_problem){ .n_units = i, .units = s->units, .size = exact_size, .size_self = s };
+    BB_TRY(format_unit(s, i++, "token_embd", BB_UNIT_EMBD, 0, -1, o->embd_formats, err));
+    if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", BB_UNIT_HEAD, 0, -1, o->embd_formats, err));
+    BB_TRY(bb_plan_space_init(&s->plans, s->described, i, err));
+    BB_TRY(bb_export_sizes_create(m, &s->plans, &s->sizes, err));
+    s->problem = (bb_problem){ .n_units = i, .units = s->units, .plans = &s->plans, .size = exact_size, .size_self = s };
     if (m->net.arch == BB_ARCH_QWEN3 && m->net.head.rows == 0) {
         s->problem.settle = settle;
         s->problem.settle_self = s;
     }
     for (uint32_t u = 0; u < i; u++)
-        if (s->data[u].is_format) BB_TRY(fill_format_bytes(s, u, err));
+        if (is_format(s, u)) BB_TRY(fill_format_bytes(s, u, err));
     BB_TRY(fill_structure_bytes(s, err));
     *out = s;
     s = NULL;
@@ -421,44 +428,50 @@ done:
 void bb_model_space_destroy(bb_model_space *s)
 {
     if (!s) return;
-    for (uint32_t i = 0; s->data && i < s->model->net.n_layer * (BB_N_PARTS + 2) + 2; i++) {
+    for (uint32_t i = 0; s->data && s->described && i < s->model->net.n_layer * (BB_N_PARTS + 2) + 2; i++) {
         unit_data *u = &s->data[i];
-        for (uint32_t o = 0; u->options && o < s->units[i].n_options; o++) bb_free(u->options[o]);
+        for (uint32_t o = 0; o < s->described[i].n_options; o++) free_name(&u->options[o]);
         bb_free(u->options);
         bb_free(u->bytes);
         bb_free(u->cost);
-        bb_free(u->value);
     }
+    bb_export_sizes_destroy(s->sizes);
+    bb_plan_space_done(&s->plans);
+    bb_free(s->described);
     bb_free(s->units);
     bb_free(s->data);
-    bb_free(s->blocks);
     bb_free(s);
 }
 
 const bb_problem *bb_model_space_problem(const bb_model_space *s) { return &s->problem; }
-bool bb_model_space_is_format(const bb_model_space *s, uint32_t unit) { return s->data[unit].is_format; }
+bool bb_model_space_is_format(const bb_model_space *s, uint32_t unit) { return is_format(s, unit); }
+
+const bb_format *bb_model_space_format(const bb_model_space *s, uint32_t unit, uint32_t option)
+{
+    return is_format(s, unit) ? bb_format_get((bb_type)options_of(s, unit)[option].value) : NULL;
+}
 
 void bb_model_space_set_costs(bb_model_space *s, const double *const *cost)
 {
     for (uint32_t i = 0; i < s->problem.n_units; i++) {
         const bb_unit   *u = &s->units[i];
-        const unit_data *c = u->controller >= 0 ? &s->data[u->controller] : NULL;
+        const bb_plan_option *c = u->controller >= 0 ? options_of(s, (uint32_t)u->controller) : NULL;
         uint32_t         modes = c ? s->units[u->controller].n_options : 1;
         for (uint32_t mode = 0; mode < modes; mode++)
             for (uint32_t o = 0; o < u->n_options; o++)
-                s->data[i].cost[(size_t)mode * u->n_options + o] = cost[i][o] * (c ? (double)c->value[mode] / c->value[0] : 1);
+                s->data[i].cost[(size_t)mode * u->n_options + o] = cost[i][o] * (c ? (double)c[mode].value / c[0].value : 1);
     }
 }
 
 void bb_model_space_source(const bb_model_space *s, uint16_t *x)
 {
-    for (uint32_t i = 0; i < s->problem.n_units; i++) x[i] = (uint16_t)(s->data[i].is_format ? s->units[i].n_options - 1 : 0);
+    for (uint32_t i = 0; i < s->problem.n_units; i++) x[i] = (uint16_t)(is_format(s, i) ? s->units[i].n_options - 1 : 0);
 }
 
-static bool find_option(const unit_data *d, uint32_t n_options, bb_type type, uint16_t *option)
+static bool find_option(const bb_plan_unit *d, bb_type type, uint16_t *option)
 {
-    for (uint32_t o = 0; o < n_options; o++)
-        if (d->value[o] == (uint32_t)type) {
+    for (uint32_t o = 0; o < d->n_options; o++)
+        if (d->options[o].value == (uint32_t)type) {
             *option = (uint16_t)o;
             return true;
         }
@@ -466,17 +479,17 @@ static bool find_option(const unit_data *d, uint32_t n_options, bb_type type, ui
 }
 
 /* The option with most bits that has no more than f; the smallest where all have. */
-static uint16_t option_below(const unit_data *d, uint32_t n_options, const bb_format *f)
+static uint16_t option_below(const bb_plan_unit *d, const bb_format *f)
 {
     uint16_t best = 0, least = 0;
     double   bits = -1;
-    for (uint16_t o = 0; o < n_options; o++) {
-        const double b = bb_format_bpw(bb_format_get((bb_type)d->value[o]));
+    for (uint16_t o = 0; o < d->n_options; o++) {
+        const double b = bb_format_bpw(bb_format_get((bb_type)d->options[o].value));
         if (b <= bb_format_bpw(f) && b > bits) {
             bits = b;
             best = o;
         }
-        if (b < bb_format_bpw(bb_format_get((bb_type)d->value[least]))) least = o;
+        if (b < bb_format_bpw(bb_format_get((bb_type)d->options[least].value))) least = o;
     }
     return bits < 0 ? least : best;
 }
@@ -488,14 +501,12 @@ bool bb_model_space_uniform(const bb_model_space *s, const char *format, const c
     if (!wanted[0] || !wanted[1]) return false;
     bb_model_space_source(s, x);
     for (uint32_t i = 0; i < s->problem.n_units; i++) {
-        const unit_data *d = &s->data[i];
-        const bool       is_table = s->units[i].controller < 0;
-        const bb_format *f = wanted[is_table];
-        const bb_matrix *w = !is_table ? &s->model->net.blocks[d->layer].w[d->part] : strcmp(d->name, "output") == 0 ? &s->model->net.head : &s->model->net.embd;
-        if (!d->is_format) continue;
-        if (find_option(d, s->units[i].n_options, f->type, &x[i])) used[is_table] = true;
-        else if (!(f = bb_format_for_row(f, w->cols)) || !find_option(d, s->units[i].n_options, f->type, &x[i]))
-            x[i] = option_below(d, s->units[i].n_options, wanted[is_table]);
+        const bb_plan_unit *d = &s->described[i];
+        const bool          is_table = d->controller < 0;
+        const bb_format    *f = wanted[is_table];
+        if (!is_format(s, i)) continue;
+        if (find_option(d, f->type, &x[i])) used[is_table] = true;
+        else if (!(f = bb_format_for_row(f, matrix_of(s, i)->cols)) || !find_option(d, f->type, &x[i])) x[i] = option_below(d, wanted[is_table]);
     }
     return used[0] && used[1];
 }
@@ -506,11 +517,9 @@ static void add_content(const bb_model_space *s, const uint16_t *x, bool tables,
     double weights[BB_TYPE_COUNT] = { 0 };
     bool   first = true;
     for (uint32_t i = 0; i < s->problem.n_units; i++) {
-        const unit_data *d = &s->data[i];
-        const bool       is_table = s->units[i].controller < 0;
-        if (!d->is_format || is_table != tables) continue;
-        const bb_matrix *w = !is_table ? &s->model->net.blocks[d->layer].w[d->part] : strcmp(d->name, "output") == 0 ? &s->model->net.head : &s->model->net.embd;
-        weights[d->value[x[i]]] += (double)w->rows * w->cols;
+        if (!is_format(s, i) || (s->units[i].controller < 0) != tables) continue;
+        const bb_matrix *w = matrix_of(s, i);
+        weights[options_of(s, i)[x[i]].value] += (double)w->rows * w->cols;
     }
     for (;;) {
         int most = 0;
@@ -536,15 +545,13 @@ void bb_model_space_uniform_name(const bb_model_space *s, const uint16_t *x, cha
 /* Why the exporter cannot size candidate x. */
 static bb_status explain_size(const bb_model_space *s, const uint16_t *x, bb_err *err)
 {
-    bb_plan   plan = { 0, NULL };
     bb_net    net;
-    uint64_t  bytes;
-    bb_status status;
-    BB_TRY(bb_problem_plan(&s->problem, x, &plan, err));
-    BB_TRY(bb_plan_shape(s->model, &plan, &net, s->blocks, err));
-    BB_TRY(bb_export_size(s->model, &net, &bytes, err));
-done:
-    bb_plan_done(&plan);
+    bb_block *blocks = BB_NEW(s->model->net.n_layer, bb_block, err);
+    bb_status status = BB_NOMEM;
+    if (!blocks) return status;
+    bb_plan_space_shape(s->model, &s->plans, x, BB_NO_UNIT, 0, &net, blocks);
+    status = bb_export_check(s->model, &net, err);
+    bb_free(blocks);
     return status;
 }
 
@@ -609,11 +616,11 @@ double bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x
     for (uint32_t i = 0; i < s->problem.n_units; i++) {
         const bb_unit *u = &s->units[i];
         if (u->controller < 0) continue;
-        const bb_block  *b = &net->blocks[s->data[i].layer];
-        const unit_data *c = &s->data[u->controller];
-        bb_part          part = s->data[i].part;
-        uint32_t         k = c->value[x[u->controller]];
-        all += (double)part_rows(net, b, part, c->value[0]) * part_cols(net, b, part, c->value[0]);
+        const bb_block       *b = &net->blocks[s->described[i].layer];
+        const bb_plan_option *c = options_of(s, (uint32_t)u->controller);
+        const bb_part         part = (bb_part)s->described[i].what;
+        const uint32_t        k = c[x[u->controller]].value;
+        all += (double)part_rows(net, b, part, c[0].value) * part_cols(net, b, part, c[0].value);
         kept += (double)part_rows(net, b, part, k) * part_cols(net, b, part, k);
     }
     return all > 0 ? 1 - kept / all : 0;
@@ -621,6 +628,5 @@ double bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x
 
 double bb_model_space_width(const bb_model_space *s, uint32_t unit, uint32_t option)
 {
-    const unit_data *u = &s->data[unit];
-    return u->is_format ? 1 : (double)u->value[option] / u->value[0];
+    return is_format(s, unit) ? 1 : (double)options_of(s, unit)[option].value / options_of(s, unit)[0].value;
 }

@@ -3,7 +3,7 @@
  *
  * Units of each block, in this order: blk.N.kv (KV groups kept), blk.N.ffn (FFN width kept), then the seven linears, controlled by kv
  * (attn_*) or ffn (ffn_*); last token_embd and, where the head is separate, output. Bytes are those of the written file: the tables are
- * separable upper bounds, bb_problem.size is exact (the exporter's own count). Combinations that the runtime cannot load (row length no
+ * separable upper bounds, bb_problem.size is exact (model/export/sizes.h). Combinations that the runtime cannot load (row length no
  * multiple of the block) are forbidden by construction.
  */
 #ifndef BB_ENGINE_MODEL_SPACE_H
@@ -28,6 +28,7 @@ void              bb_model_space_destroy(bb_model_space *s);
 const bb_problem *bb_model_space_problem(const bb_model_space *s);
 double            bb_model_space_width(const bb_model_space *s, uint32_t unit, uint32_t option); /* kept share of a structure option; 1: format unit */
 bool              bb_model_space_is_format(const bb_model_space *s, uint32_t unit);   /* format unit (else: structure) */
+const bb_format  *bb_model_space_format(const bb_model_space *s, uint32_t unit, uint32_t option); /* NULL: structure unit */
 /* Separable costs from single-change KLs: cost[unit][option] at full shape; a linear in a narrower block costs in proportion to its width. */
 void              bb_model_space_set_costs(bb_model_space *s, const double *const *cost);
 /* The candidate that is the source model; and the smallest and largest reachable file. */

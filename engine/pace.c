@@ -156,8 +156,8 @@ static bb_status encode(sample *s, bb_err *err)
     void      *packed = NULL;
     bb_status  status = BB_OK;
     for (uint32_t u = 0; u < p->n_units; u++)
-        for (uint32_t k = 0; bb_model_space_is_format(s->r->space, u) && k < p->units[u].n_options; k++) {
-            const bb_format *format = bb_format_find(p->units[u].options[k]);
+        for (uint32_t k = 0; k < p->units[u].n_options; k++) {
+            const bb_format *format = bb_model_space_format(s->r->space, u, k);
             if (!format || s->out->encode[format->type] > 0) continue;
             if (s->cols % format->block) { /* the head's width may be another one: a guess between the fast and the slow formats */
                 s->out->encode[format->type] = 1e-6 / threads();

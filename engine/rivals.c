@@ -128,7 +128,7 @@ static bb_status find_ours(rivals *v, int64_t size, uint16_t *x, bool *found, bb
         if (p->is_searched && p->size_bytes <= size && (!best || p->kl < best->kl)) best = p;
     }
     *found = best != NULL;
-    if (best) BB_TRY(bb_problem_candidate(v->p, &best->plan, x, err));
+    if (best) BB_TRY(bb_plan_space_indices(v->p->plans, &best->plan, x, err));
 done:
     return status;
 }
@@ -390,7 +390,7 @@ static bb_status score_answer(rivals *v, answer *a, bb_reference *reference, con
 {
     bb_plan   plan = { 0, NULL };
     bb_status status;
-    BB_TRY(bb_problem_plan(v->p, a->x, &plan, err));
+    BB_TRY(bb_plan_space_plan(v->p->plans, a->x, &plan, err));
     status = BB_NOMEM;
     if (!(a->window_kl = BB_NEW(w->n, double, err))) goto done;
     BB_TRY(bb_run_eval_database(v->run, &plan, reference, w, v->config->only, &a->result, a->window_kl, err));

@@ -66,7 +66,7 @@ static size_t loadable(const bb_run *r, const uint16_t *anchor, uint32_t reach, 
                 if (bb_is_forbidden(bb_problem_bound(p, x))) continue;
                 if (reach > 0 && !is_near(p, anchor, !bb_model_space_is_format(r->space, u), u, o, reach)) continue;
             }
-            list[n] = (bb_change){ p->units[u].name, p->units[u].options[o], 0, 0, NULL };
+            list[n] = (bb_change){ p->plans->units[u].name, p->plans->units[u].options[o].name, 0, 0, NULL };
             at[n++] = i;
         }
     return n;
@@ -85,7 +85,7 @@ static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at
     }
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++, i++)
-            all[i] = (bb_change){ p->units[u].name, p->units[u].options[o], (double)NAN, (double)NAN, memory + i * s->dim };
+            all[i] = (bb_change){ p->plans->units[u].name, p->plans->units[u].options[o].name, (double)NAN, (double)NAN, memory + i * s->dim };
     for (size_t k = 0; k < s->n; k++) {
         memcpy(all[at[k]].psi, s->changes[k].psi, s->dim * sizeof(float));
         all[at[k]].kl = s->changes[k].kl;
@@ -114,7 +114,7 @@ static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_s
     if (!x || !list || !at) goto done;
     BB_TRY(bb_run_calibrate(r, err));
     n = loadable(r, anchor, reach, x, list, at);
-    if (anchor) BB_TRY(bb_problem_plan(p, anchor, &plan, err));
+    if (anchor) BB_TRY(bb_plan_space_plan(p->plans, anchor, &plan, err));
     bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, anchor ? &plan : NULL, r->store, r->key };
     BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, list, n, out, err));
     list = NULL; /* now out's */
@@ -166,11 +166,6 @@ void bb_run_score_done(bb_run_score *s)
     memset(s, 0, sizeof *s);
 }
 
-static uint32_t block_of(const char *unit)
-{
-    return strncmp(unit, "blk.", 4) == 0 ? (uint32_t)strtoul(unit + 4, NULL, 10) : 0; /* the embedding touches everything */
-}
-
 double bb_run_score_tokens(const bb_run *r, uint32_t reach)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
@@ -179,7 +174,7 @@ double bb_run_score_tokens(const bb_run *r, uint32_t reach)
     for (uint32_t u = 0; u < p->n_units; u++) {
         const uint32_t all = p->units[u].n_options, near = 2 * reach;
         const double   n = reach > 0 && near < all ? near : all;
-        sum += n * (n_layer - (double)block_of(p->units[u].name)) / n_layer;
+        sum += n * (n_layer - (double)p->plans->units[u].layer) / n_layer;
     }
     return sum * (double)bb_net_evaluator_windows(r->evaluator, BB_LEVEL_MEASURE) * (double)r->config.ctx;
 }

@@ -10,17 +10,14 @@
 static bb_status score_candidate(bb_scorer_worker *w, const uint16_t *x, uint32_t level, bb_score *out, double *window_kl, bb_err *err)
 {
     const bb_run *r = w->scorer->run;
-    bb_plan       plan = { 0, NULL };
     bb_net        net;
     bb_evaluation v;
     bb_status     status;
-    BB_TRY(bb_problem_plan(bb_model_space_problem(r->space), x, &plan, err));
-    BB_TRY(bb_database_apply(r->database, &plan, &net, w->blocks, err));
+    BB_TRY(bb_database_apply_at(r->database, bb_model_space_problem(r->space)->plans, x, BB_NO_UNIT, 0, &net, w->blocks, err));
     BB_TRY(bb_net_evaluator_score(w->net, &net, level, &v, window_kl, err));
     /* The cost is stated without the prefix cache's luck, so that a token budget ends at the same plan in every replay. */
     *out = (bb_score){ v.kl, v.kl_se, exp(v.nll), (double)NAN, v.top1, (double)w->scorer->n_windows[level] * (double)r->config.ctx };
 done:
-    bb_plan_done(&plan);
     return status;
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/csv.h"
 #include "base/mem.h"
+#include "model/compress/plan_units.h"
 #include "base/text.h"
 #include "kernels/format.h"
 
@@ -27,17 +28,18 @@ done:
 }
 
 /* Weights of a matrix from its bytes in the source's format, the last option of every unit. */
-static double weights_at(const bb_unit *u, size_t row)
+static double weights_at(const bb_model_space *space, uint32_t unit, size_t row)
 {
-    const int64_t bytes = u->bytes[row * u->n_options + u->n_options - 1];
-    return bytes > 0 && !bb_is_forbidden(bytes) ? 8.0 * (double)bytes / bb_format_bpw(bb_format_find(u->options[u->n_options - 1])) : 0;
+    const bb_unit *u = &bb_model_space_problem(space)->units[unit];
+    const int64_t  bytes = u->bytes[row * u->n_options + u->n_options - 1];
+    return bytes > 0 && !bb_is_forbidden(bytes) ? 8.0 * (double)bytes / bb_format_bpw(bb_model_space_format(space, unit, u->n_options - 1)) : 0;
 }
 
 /* A tied embedding is the head as well; beside a head of its own it is only looked up, which takes no time. */
 static double uses(const bb_problem *p, uint32_t unit)
 {
-    const bool has_head = strcmp(p->units[p->n_units - 1].name, "output") == 0;
-    return has_head && strcmp(p->units[unit].name, "token_embd") == 0 ? 0 : 1;
+    const bool has_head = p->plans->units[p->n_units - 1].what == BB_UNIT_HEAD;
+    return has_head && p->plans->units[unit].what == BB_UNIT_EMBD ? 0 : 1;
 }
 
 static bb_status fill_unit(bb_speed *s, const bb_model_space *space, uint32_t unit, const bb_csv *t, size_t *found, bb_err *err)
@@ -51,10 +53,10 @@ static bb_status fill_unit(bb_speed *s, const bb_model_space *space, uint32_t un
     if (!bb_model_space_is_format(space, unit)) return BB_OK;
     for (uint32_t o = 0; o < u->n_options; o++) {
         double decode, prefill;
-        BB_TRY(find_format(t, u->options[o], &decode, &prefill, err));
+        BB_TRY(find_format(t, bb_model_space_format(space, unit, o)->name, &decode, &prefill, err));
         *found += isnan(decode) ? 0 : 1;
         for (size_t row = 0; row < rows; row++) {
-            double weights = weights_at(u, row) * uses(s->problem, unit);
+            double weights = weights_at(space, unit, row) * uses(s->problem, unit);
             s->decode[unit][row * u->n_options + o] = weights > 0 ? weights * decode * 1e-12 : 0;
             s->prefill[unit][row * u->n_options + o] = weights > 0 && u->controller >= 0 ? weights * prefill * 1e-12 : 0;
         }

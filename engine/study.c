@@ -116,7 +116,7 @@ static bb_status find_incumbent(study *s, uint32_t band, bb_err *err)
         if (f->is_searched && f->size_bytes <= budget && (!best || f->kl < best->kl)) best = f;
     }
     if (!best) return bb_separable_solve(s->separable, budget, x, NULL, err);
-    BB_TRY(bb_problem_candidate(s->p, &best->plan, x, err));
+    BB_TRY(bb_plan_space_indices(s->p->plans, &best->plan, x, err));
     bb_space_topup(&s->space, x, budget);
 done:
     return status;
@@ -305,8 +305,8 @@ static bb_status measure_pair(study *s, uint32_t u, uint32_t v, double *kl, doub
     bb_net        net;
     bb_evaluation e;
     bb_status     status;
-    BB_TRY(bb_plan_set(&plan, s->p->units[u].name, s->p->units[u].options[pair_option(s, u)], err));
-    BB_TRY(bb_plan_set(&plan, s->p->units[v].name, s->p->units[v].options[pair_option(s, v)], err));
+    BB_TRY(bb_plan_set(&plan, s->p->plans->units[u].name, s->p->plans->units[u].options[pair_option(s, u)].name, err));
+    BB_TRY(bb_plan_set(&plan, s->p->plans->units[v].name, s->p->plans->units[v].options[pair_option(s, v)].name, err));
     BB_TRY(bb_database_apply(s->r->database, &plan, &net, s->scorer.workers[0].blocks, err));
     BB_TRY(bb_net_evaluator_score(s->r->evaluator, &net, BB_LEVEL_SKETCH, &e, NULL, err));
     *kl = e.kl;
@@ -379,12 +379,8 @@ static bb_status report(study *s, const plan_set *set, const char *name, const d
     bb_csv_end_row(s->rows);
     BB_TRY(bb_study_plot_add(&s->plot, set->is_front, set->bpw, name, tau, lo, hi, err));
     for (uint32_t i = 0; i < set->n; i++) {
-        bb_plan plan = { 0, NULL };
-        char    hash[17] = "";
-        status = bb_problem_plan(s->p, set->x + (size_t)i * s->p->n_units, &plan, err);
-        if (status == BB_OK) status = bb_plan_hash(&plan, hash, err);
-        bb_plan_done(&plan);
-        if (status != BB_OK) goto done;
+        char hash[17];
+        bb_plan_space_hash(s->p->plans, set->x + (size_t)i * s->p->n_units, hash);
         bb_csv_put_text(s->plans, set->is_front ? "front" : "random");
         bb_csv_put_double(s->plans, set->bpw);
         bb_csv_put_text(s->plans, hash);

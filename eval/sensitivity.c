@@ -98,13 +98,11 @@ typedef struct job {
 /* Store keys name the anchor and everything that decides a psi. */
 static bb_status set_prefix(job *j, size_t dim, bb_err *err)
 {
-    char      hash[17] = "-";
-    bb_status status = BB_OK;
-    if (j->o->anchor) BB_TRY(bb_plan_hash(j->o->anchor, hash, err));
+    char hash[17] = "-";
+    if (j->o->anchor) bb_plan_hash(j->o->anchor, hash);
     int n = snprintf(j->prefix, sizeof j->prefix, "%s|%s|%u|%zu/%u/%llu", j->o->key ? j->o->key : "", hash, j->o->level, dim, j->o->probes, (unsigned long long)j->o->seed);
-    if (n < 0 || (size_t)n >= sizeof j->prefix) status = BB_FAIL(err, BB_USAGE, "the key of the measurements has more than %zu bytes", sizeof j->prefix - 1);
-done:
-    return status;
+    if (n < 0 || (size_t)n >= sizeof j->prefix) return BB_FAIL(err, BB_USAGE, "the key of the measurements has more than %zu bytes", sizeof j->prefix - 1);
+    return BB_OK;
 }
 
 /* The anchor with unit = option. */

@@ -18,7 +18,7 @@
 #include "model/io/gguf_internal.h"
 #include "model/model_internal.h"
 
-enum { MAX_LAYERS = 512, MAX_HEAD_DIM = 4096, MAX_WIDTH = 1 << 24, KEY_BYTES = 128 };
+enum { MAX_HEAD_DIM = 4096, MAX_WIDTH = 1 << 24, KEY_BYTES = 128 };
 
 /* What one call of bb_model_build knows. */
 typedef struct builder {
@@ -208,7 +208,7 @@ static bb_status check_block_shape(const builder *b, uint32_t i, bb_err *err)
 static bb_status read_block_shapes(const builder *b, bb_err *err)
 {
     bb_net   *net = &b->m->net;
-    uint32_t  v[MAX_LAYERS];
+    uint32_t  v[BB_MAX_LAYERS];
     char      key[KEY_BYTES];
     bool      found;
     bb_status status;
@@ -233,7 +233,7 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     BB_TRY(refuse_experts(b, err));
     BB_TRY(read_u32(b, "context_length", UINT32_MAX, 0, &net->n_ctx_train, err));
     BB_TRY(read_u32(b, "embedding_length", MAX_WIDTH, 0, &net->n_embd, err));
-    BB_TRY(read_u32(b, "block_count", MAX_LAYERS, 0, &net->n_layer, err));
+    BB_TRY(read_u32(b, "block_count", BB_MAX_LAYERS, 0, &net->n_layer, err));
     BB_TRY(bb_gguf_f32(&b->m->gguf, key_of(b, "attention.layer_norm_rms_epsilon", key), &net->norm_eps, NULL, err));
     if (!(net->norm_eps >= 0)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is negative", key);
     net->blocks = own(b, net->n_layer, sizeof *net->blocks, err);

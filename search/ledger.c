@@ -112,17 +112,6 @@ static bb_status grow(bb_ledger *l, bb_err *err)
     return BB_OK;
 }
 
-static bb_status plan_hash(const bb_ledger *l, const uint16_t *x, char hash[17], bb_err *err)
-{
-    bb_status status = BB_OK;
-    bb_plan   plan = {0};
-    BB_TRY(bb_problem_plan(l->problem, x, &plan, err));
-    BB_TRY(bb_plan_hash(&plan, hash, err));
-done:
-    bb_plan_done(&plan);
-    return status;
-}
-
 /* The record of (x, level), made when absent, with the index in *at. */
 static bb_status intern(bb_ledger *l, const uint16_t *x, uint32_t level, size_t *at, bb_err *err)
 {
@@ -136,7 +125,7 @@ static bb_status intern(bb_ledger *l, const uint16_t *x, uint32_t level, size_t 
     }
     BB_TRY(grow(l, err));
     record r = {.level = level};
-    BB_TRY(plan_hash(l, x, r.hash, err));
+    bb_plan_space_hash(l->problem->plans, x, r.hash);
     copy = BB_NEW(l->problem->n_units, uint16_t, err);
     windows = BB_NEW0(l->evaluator->n_windows[level], double, err);
     if (!copy || !windows) {
@@ -209,7 +198,6 @@ done:
 static bb_status remember(bb_ledger *l, const record *r, bb_err *err)
 {
     bb_status status = BB_OK;
-    bb_plan   plan = {0};
     char     *text = NULL, key[64];
     if (!l->store) return BB_OK;
     const uint32_t n_windows = l->evaluator->n_windows[r->level];
@@ -218,12 +206,10 @@ static bb_status remember(bb_ledger *l, const record *r, bb_err *err)
     pack(r, n_windows, blob);
     make_key(l, r, key);
     /* The plan first: a score whose plan is unknown could not be listed. */
-    BB_TRY(bb_problem_plan(l->problem, r->x, &plan, err));
-    BB_TRY(bb_plan_print(&plan, &text, err));
+    BB_TRY(bb_plan_space_print(l->problem->plans, r->x, &text, err));
     BB_TRY(bb_store_put(l->store, "plans", r->hash, text, strlen(text), err));
     BB_TRY(bb_store_put(l->store, "scores", key, blob, blob_size(n_windows), err));
 done:
-    bb_plan_done(&plan);
     bb_free(text);
     bb_free(blob);
     return status;
@@ -369,7 +355,7 @@ static bb_status load_plan(const loader *o, const void *value, size_t size, bb_e
     bb_status status = BB_OK;
     bb_plan   plan = {0};
     BB_TRY(bb_plan_parse(value, size, &plan, err));
-    if (bb_problem_candidate(o->l->problem, &plan, o->x, NULL) != BB_OK) goto done;
+    if (bb_plan_space_indices(o->l->problem->plans, &plan, o->x, NULL) != BB_OK) goto done;
     for (uint32_t level = 0; level < o->l->evaluator->n_levels; level++) {
         bb_ledger_entry ignored;
         bool            found;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * problem.h: what the search sees: units, options, bytes, separable costs, an evaluator. No tensors.
+ * problem.h: what the search sees: units, options, bytes, separable costs, an evaluator. No tensors, and no names but for messages and the ledger.
  *
  * A candidate is x[n_units], the option index of each unit. A unit may have a controller: the unit whose option sets its shape (blk.3.ffn
  * controls blk.3.ffn_down); its bytes and costs are then tables [controller option][own option]. Controllers have no controller.
@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/plan.h"
+#include "base/plan_space.h"
 #include "base/status.h"
 
 /* In bytes tables, and as a size: the runtime cannot load this combination. Larger than every budget, so that what forgets to ask still refuses
@@ -22,9 +22,7 @@ static inline bool    bb_is_forbidden(int64_t bytes) { return bytes >= BB_FORBID
 static inline int64_t bb_bytes_add(int64_t a, int64_t b) { return bb_is_forbidden(a) || bb_is_forbidden(b) ? BB_FORBIDDEN : a + b; }
 
 typedef struct bb_unit {
-    const char         *name;
     uint32_t            n_options;
-    const char *const  *options;       /* [n_options] names */
     int32_t             controller;    /* unit index or -1 */
     const int64_t      *bytes;         /* [n_controller_options (1 without controller)][n_options] or BB_FORBIDDEN */
     const double       *cost;          /* same shape: separable score (nats), >= 0 */
@@ -51,9 +49,10 @@ typedef struct bb_problem bb_problem;
 struct bb_problem {
     uint32_t       n_units;
     const bb_unit *units;
+    const bb_plan_space *plans;        /* the same units by name: what a candidate is in text and hash */
     int64_t        fixed_bytes;        /* header, norms: everything no unit decides */
     /* Exact bytes of the written file, BB_FORBIDDEN for a combination that no table forbids and that still cannot be loaded. NULL: the upper
-     * bound is exact. */
+     * bound is exact. Searches ask from several threads at once: it must read x and constants only. */
     int64_t      (*size)(void *self, const uint16_t *x);
     void          *size_self;
     /* Where `size` forbids combinations of loadable cells: changes x, by the tables of p, into one near it that can be loaded and whose bound is
@@ -71,12 +70,11 @@ static inline size_t bb_problem_row(const bb_problem *p, const uint16_t *x, uint
     return (c < 0 ? 0 : (size_t)x[c]) * p->units[u].n_options;
 }
 
+size_t    bb_problem_rows(const bb_problem *p, uint32_t unit);         /* rows of its tables: the controller's options, or 1 */
 int64_t   bb_problem_bound(const bb_problem *p, const uint16_t *x);   /* fixed_bytes + sum; BB_FORBIDDEN when a cell is */
 int64_t   bb_problem_size(const bb_problem *p, const uint16_t *x);    /* exact; BB_FORBIDDEN: not loadable */
 double    bb_problem_cost(const bb_problem *p, const uint16_t *x);    /* separable score */
 bool      bb_problem_allows(const bb_problem *p, const uint16_t *x);  /* `allowed` says so, or there is none */
 bb_status bb_problem_check(const bb_problem *p, bb_err *err);         /* BB_USAGE names the unit and what is wrong with it */
-bb_status bb_problem_plan(const bb_problem *p, const uint16_t *x, bb_plan *out, bb_err *err);     /* candidate -> plan by names */
-bb_status bb_problem_candidate(const bb_problem *p, const bb_plan *plan, uint16_t *x, bb_err *err); /* BB_NOT_FOUND names the unit or option */
 
 #endif

@@ -201,7 +201,7 @@ static bb_status merge_fronts(bb_separable *s, group *g, const front *parts, uin
         for (uint32_t i = 0; i < parts[o].n; i++) items[n++] = (item){parts[o].bytes[i], parts[o].cost[i], o, i};
     n = prune(items, n);
     if (n == 0) {
-        status = BB_FAIL(err, BB_INFEASIBLE, "unit %s and what it controls have no loadable combination", s->problem->units[g->members[0]].name);
+        status = BB_FAIL(err, BB_INFEASIBLE, "unit %s and what it controls have no loadable combination", s->problem->plans->units[g->members[0]].name);
         goto done;
     }
     if (n > s->o.max_points) {

@@ -7,12 +7,6 @@
 
 #include "base/mem.h"
 
-size_t bb_problem_rows(const bb_problem *p, uint32_t unit)
-{
-    const int32_t c = p->units[unit].controller;
-    return c < 0 ? 1 : p->units[c].n_options;
-}
-
 bb_status bb_space_init(const bb_problem *p, bb_space *s, bb_err *err)
 {
     *s = (bb_space){0};

@@ -51,6 +51,5 @@ void      bb_variant_done(bb_variant *v);
 void      bb_variant_pin(bb_variant *v, uint32_t unit, uint32_t option);      /* all other options forbidden */
 void      bb_variant_power(bb_variant *v, double exponent);                   /* every cost to this power, > 0 */
 void      bb_variant_scale(bb_variant *v, uint32_t unit, double factor);      /* >= 0 */
-size_t    bb_problem_rows(const bb_problem *p, uint32_t unit);                /* rows of its tables: the controller's options, or 1 */
 
 #endif

@@ -16,7 +16,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/plan.h"
+#include "base/plan_space.h"
 #include "base/rng.h"
 #include "base/text.h"
 #include "tests/support/support.h"
@@ -404,8 +404,8 @@ START_TEST(plans_print_and_parse_to_the_same)
     /* Lines in any order, without the last newline. */
     static const char shuffled[] = "token_embd=Q4_K\nblk.2.kv=2\nblk.10.kv=0\nblk.0.ffn=192\noutput=Q6_K\nblk.0.attn_q=Q4_K";
     ck_assert_int_eq(bb_plan_parse(shuffled, strlen(shuffled), &q, NULL), BB_OK);
-    ck_assert_int_eq(bb_plan_hash(&p, hash, NULL), BB_OK);
-    ck_assert_int_eq(bb_plan_hash(&q, again, NULL), BB_OK);
+    bb_plan_hash(&p, hash);
+    bb_plan_hash(&q, again);
     ck_assert_str_eq(hash, again);
     digest(plan_text, strlen(plan_text), 1000, full);
     full[16] = '\0';
@@ -422,6 +422,64 @@ START_TEST(plans_print_and_parse_to_the_same)
     ck_assert_str_eq(text, "");
     bb_free(text);
     bb_plan_done(&q);
+}
+END_TEST
+
+/* A plan by indices has the text and the hash of the plan by names. */
+START_TEST(plans_by_indices_are_the_plans_by_name)
+{
+    static const bb_plan_option formats[] = { { "F16", 1 }, { "Q4_K", 12 }, { "IQ2_XXS", 16 } }, counts[] = { { "10", 10 }, { "9", 9 }, { "0", 0 } };
+    bb_plan_unit  units[] = { { "blk.10.kv", 7, 10, -1, 3, counts }, { "blk.9.attn_q", 0, 9, 2, 3, formats }, { "blk.9.kv", 7, 9, -1, 3, counts },
+                              { "token_embd", 9, 0, -1, 2, formats }, { "blk.10.attn_q", 0, 10, 0, 3, formats }, { "output", 10, 0, -1, 1, formats } };
+    enum { N = sizeof units / sizeof *units };
+    bb_plan_space s;
+    bb_err        err = BB_ERR_INIT;
+    ck_assert_msg(bb_plan_space_init(&s, units, N, &err) == BB_OK, "%s", err.msg);
+    for (uint32_t k = 0; k < 3 * 3 * 3 * 2 * 3; k++) {
+        uint16_t x[N], back[N];
+        char    *text, *named, hash[17], wanted[17];
+        bb_plan  p = { 0, NULL }, q = { 0, NULL };
+        for (uint32_t u = 0, rest = k; u < N; rest /= units[u++].n_options) x[u] = (uint16_t)(rest % units[u].n_options);
+        for (uint32_t u = 0; u < N; u++) ck_assert_int_eq(bb_plan_set(&p, units[u].name, units[u].options[x[u]].name, NULL), BB_OK);
+        ck_assert_int_eq(bb_plan_print(&p, &named, NULL), BB_OK);
+        ck_assert_int_eq(bb_plan_space_print(&s, x, &text, NULL), BB_OK);
+        ck_assert_str_eq(text, named);
+        bb_plan_hash(&p, wanted);
+        bb_plan_space_hash(&s, x, hash);
+        ck_assert_str_eq(hash, wanted);
+        ck_assert_int_eq(bb_plan_space_plan(&s, x, &q, NULL), BB_OK);
+        ck_assert_int_eq(bb_plan_space_indices(&s, &q, back, NULL), BB_OK);
+        ck_assert_mem_eq(x, back, sizeof x);
+        bb_free(text);
+        bb_free(named);
+        bb_plan_done(&p);
+        bb_plan_done(&q);
+    }
+    bb_plan_space_done(&s);
+}
+END_TEST
+
+START_TEST(broken_plan_spaces_are_refused)
+{
+    static const bb_plan_option good[] = { { "a", 0 }, { "b", 1 } }, spaced[] = { { "a", 0 }, { "b c", 1 } };
+    const bb_plan_unit          whole[] = { { "kv", 0, 0, -1, 2, good }, { "q", 0, 0, 0, 2, good }, { "k", 0, 0, 0, 2, good } };
+    static const char *const    said[] = { "two units are called kv", "no name", "names are printable", "should be 1 to", "as controller", "has a controller itself", "option 1 has no name" };
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        bb_plan_unit  units[3];
+        bb_plan_space s;
+        bb_err        err = BB_ERR_INIT;
+        memcpy(units, whole, sizeof units);
+        if (i == 0) units[2].name = "kv";
+        if (i == 1) units[1].name = NULL;
+        if (i == 2) units[1].name = "a=b";
+        if (i == 3) units[1].n_options = 0;
+        if (i == 4) units[1].controller = 3;
+        if (i == 5) units[1].controller = 2;
+        if (i == 6) units[2].options = spaced;
+        ck_assert_int_eq(bb_plan_space_init(&s, units, 3, &err), BB_USAGE);
+        ck_assert_msg(strstr(err.msg, said[i]), "%s", err.msg);
+        ck_assert_ptr_null(s.order);
+    }
 }
 END_TEST
 
@@ -451,14 +509,12 @@ START_TEST(plans_survive_every_failed_allocation)
     bb_status status = BB_NOMEM;
     for (long n = 0; status != BB_OK; n++) {
         bb_plan p = { 0, NULL }, copy = { 0, NULL };
-        char hash[17];
         ck_assert_int_lt(n, 200);
         bb_mem_fail_after(n);
         status = bb_plan_parse(plan_text, strlen(plan_text), &p, NULL);
         if (status == BB_OK) status = bb_plan_copy(&p, &copy, NULL);
         if (status == BB_OK) status = bb_plan_set(&copy, "middle", "1", NULL);
         if (status == BB_OK) status = bb_plan_set(&copy, "middle", "2", NULL);
-        if (status == BB_OK) status = bb_plan_hash(&copy, hash, NULL);
         bb_mem_fail_after(-1);
         bb_plan_done(&p);
         bb_plan_done(&copy);
@@ -620,6 +676,8 @@ int main(void)
     tcase_add_test(t, odd_files_are_refused_with_a_reason);
     tcase_add_test(t, a_released_map_is_read_again);
     tcase_add_test(t, plans_print_and_parse_to_the_same);
+    tcase_add_test(t, plans_by_indices_are_the_plans_by_name);
+    tcase_add_test(t, broken_plan_spaces_are_refused);
     tcase_add_test(t, broken_plans_are_refused);
     tcase_add_test(t, plans_survive_every_failed_allocation);
     tcase_add_test(t, the_log_file_hears_what_the_terminal_does_not);

@@ -98,9 +98,9 @@ static const char *options_of(const opened *o, const char *unit)
     size_t      n = 0;
     text[0] = '\0';
     for (uint32_t u = 0; u < o->p->n_units; u++) {
-        if (strcmp(o->p->units[u].name, unit) != 0) continue;
+        if (strcmp(o->p->plans->units[u].name, unit) != 0) continue;
         for (uint32_t k = 0; k < o->p->units[u].n_options; k++)
-            n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", k ? "," : "", o->p->units[u].options[k]);
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", k ? "," : "", o->p->plans->units[u].options[k].name);
     }
     return text;
 }

@@ -13,12 +13,13 @@
 #include "base/rng.h"
 #include "model/compress/database.h"
 #include "model/export/export.h"
+#include "model/export/sizes.h"
 #include "model/net/forward.h"
 #include "model/io/gguf_internal.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
-enum { MAX_DATA = 2 * TINY_MAX_LAYERS * BB_N_PARTS + 2 };
+enum { MAX_DATA = 32 + 2 * TINY_MAX_LAYERS * BB_N_PARTS + 2 };
 
 /* A source and a plan applied to it, with random bytes as weights. */
 typedef struct fixture {
@@ -304,6 +305,141 @@ START_TEST(random_plans_come_back)
 }
 END_TEST
 
+/* ---- sizes by table ---- */
+
+/* Every count and some formats for every unit of a model; Q4_K divides no row, Q8_0 and Q4_0 no 33 columns, so that some plans cannot be written. */
+typedef struct described { bb_plan_unit units[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2]; char names[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2][32]; uint32_t n; bool fixed_k; } described;
+
+static const bb_plan_option counts[] = { { "0", 0 }, { "1", 1 }, { "2", 2 } }, widths[] = { { "96", 96 }, { "64", 64 }, { "33", 33 }, { "0", 0 } },
+                            types[] = { { "F32", BB_F32 }, { "Q8_0", BB_Q8_0 }, { "Q4_0", BB_Q4_0 }, { "F16", BB_F16 }, { "Q4_K", BB_Q4_K } };
+
+static void add_unit(described *d, uint32_t what, uint32_t layer, const char *name, const bb_plan_option *options, uint32_t n)
+{
+    snprintf(d->names[d->n], sizeof d->names[d->n], "%s", name);
+    d->units[d->n] = (bb_plan_unit){ d->names[d->n], what, layer, -1, n, options };
+    d->n++;
+}
+
+static void describe(described *d, const bb_net *net, bool whole)
+{
+    char name[32];
+    d->n = 0;
+    d->fixed_k = !whole; /* without a unit: F32 as in the source */
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        const bb_block *b = &net->blocks[i];
+        snprintf(name, sizeof name, "blk.%u.kv", i);
+        if (b->n_kv) add_unit(d, BB_UNIT_KV, i, name, counts, 3);
+        snprintf(name, sizeof name, "blk.%u.ffn", i);
+        if (b->n_ff && whole) add_unit(d, BB_UNIT_FFN, i, name, widths, 4);
+        for (uint32_t p = 0; p < BB_N_PARTS; p++) {
+            snprintf(name, sizeof name, "blk.%u.%s", i, bb_parts[p].name);
+            if (b->w[p].rows && (whole || p != BB_PART_K)) add_unit(d, p, i, name, types, 5);
+        }
+    }
+    add_unit(d, BB_UNIT_EMBD, 0, "token_embd", types, 4);
+    if (net->head.rows) add_unit(d, BB_UNIT_HEAD, 0, "output", types, 4);
+}
+
+/* Mostly plans that can be written: q, k and v have one type, as fused matrices need; shapes are one or each its own. */
+static void draw_plan(const described *d, bb_rng *r, uint16_t *x)
+{
+    const uint16_t kv = (uint16_t)(2 - bb_rng_below(r, 2)), ff = (uint16_t)bb_rng_below(r, 2);
+    const uint64_t shapes = 1 + bb_rng_below(r, 12), types_differ = bb_rng_below(r, 3); /* how seldom a unit is another one */
+    uint16_t       qkv = 0;
+    for (uint32_t u = 0; u < d->n; u++) {
+        const uint32_t what = d->units[u].what, n = d->units[u].n_options;
+        if (!bb_unit_is_format(what)) {
+            x[u] = bb_rng_below(r, shapes) == 0 ? (uint16_t)bb_rng_below(r, n) : what == BB_UNIT_KV ? kv : ff;
+            continue;
+        }
+        if (what == BB_PART_Q) qkv = d->fixed_k ? 0 : (uint16_t)bb_rng_below(r, 4);
+        x[u] = what <= BB_PART_V ? qkv : (uint16_t)bb_rng_below(r, 4);
+        if (types_differ == 0 && bb_rng_below(r, 12) == 0) x[u] = (uint16_t)bb_rng_below(r, n);
+    }
+}
+
+static void zeros_as_data(fixture *f)
+{
+    void *zeros = f->data[f->n_data++] = bb_calloc(1 << 20, 1, NULL);
+    f->net.embd.data = f->net.head.data = zeros;
+    for (uint32_t i = 0; i < f->net.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) f->blocks[i].w[p].data = zeros;
+}
+
+static void same_shape(const bb_block *a, const bb_block *b)
+{
+    ck_assert(a->n_head == b->n_head && a->n_kv == b->n_kv && a->n_ff == b->n_ff);
+    for (int p = 0; p < BB_N_PARTS; p++)
+        ck_assert(a->w[p].type == b->w[p].type && a->w[p].rows == b->w[p].rows && a->w[p].cols == b->w[p].cols && a->w[p].bias == b->w[p].bias && !a->w[p].data && !b->w[p].data);
+    for (int n = 0; n < BB_N_NORMS; n++) ck_assert_ptr_eq(a->norm[n], b->norm[n]);
+}
+
+/* The table's size is what the exporter counts, plan by plan, and what it writes; it refuses what the exporter refuses; and a plan by indices has the
+ * shape of its plan by names. */
+START_TEST(sizes_by_table_are_the_files)
+{
+    static const struct { const char *arch; bool tied, qkv_bias, o_bias, whole; uint32_t n_layer; } rows[] = {
+        { "llama", true, false, false, true, 3 }, { "llama", false, false, false, true, 12 }, { "llama", true, true, true, true, 2 }, { "qwen2", true, true, false, true, 3 },
+        { "qwen2", false, true, false, false, 11 }, { "qwen3", true, false, false, true, 3 }, { "qwen3", true, false, false, true, 12 }, { "qwen3", false, false, false, true, 2 },
+        { "qwen3", true, true, false, true, 2 }, { "deci", true, false, false, true, 4 }, { "deci", false, false, true, false, 12 },
+    };
+    tiny_spec        s = tiny_default(rows[_i].arch);
+    fixture          f;
+    described        d;
+    bb_plan_space    space;
+    bb_export_sizes *sizes;
+    bb_rng           r;
+    bb_err           err = BB_ERR_INIT;
+    uint16_t         x[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2];
+    uint32_t         written = 0, refused = 0, kept = 0, shorter = 0;
+    s.n_embd = 128;
+    s.head_dim = 32;
+    s.n_layer = rows[_i].n_layer;
+    s.tied = rows[_i].tied;
+    s.qkv_bias = rows[_i].qkv_bias;
+    s.o_bias = rows[_i].o_bias;
+    for (uint32_t i = 0; i < s.n_layer; i++) s.n_ff[i] = 96;
+    if (strcmp(s.arch, "deci") == 0) s.n_head[1] = s.n_kv[1] = s.n_ff[s.n_layer - 2] = 0;
+    open_source(&f, &s);
+    describe(&d, &f.source.net, rows[_i].whole);
+    ck_assert_msg(bb_plan_space_init(&space, d.units, d.n, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_export_sizes_create(&f.source, &space, &sizes, &err) == BB_OK, "%s", err.msg);
+    bb_rng_init(&r, (uint64_t)_i, "sizes");
+    for (int k = 0; k < 400; k++) {
+        bb_net    named;
+        bb_block  blocks[TINY_MAX_LAYERS];
+        bb_plan   plan = { 0, NULL };
+        uint64_t  bytes = 0, counted = 0, on_disk;
+        draw_plan(&d, &r, x);
+        bb_plan_space_shape(&f.source, &space, x, BB_NO_UNIT, 0, &f.net, f.blocks);
+        ck_assert_int_eq(bb_plan_space_plan(&space, x, &plan, NULL), BB_OK);
+        ck_assert_int_eq(bb_plan_shape(&f.source, &plan, &named, blocks, NULL), BB_OK);
+        bb_plan_done(&plan);
+        for (uint32_t i = 0; i < s.n_layer; i++) same_shape(&blocks[i], &f.blocks[i]);
+        ck_assert(named.embd.type == f.net.embd.type && named.head.type == f.net.head.type);
+        const bool can = bb_export_size(&f.source, &f.net, &counted, &err) == BB_OK;
+        ck_assert_msg(bb_export_sizes_of(sizes, x, &bytes) == can, "plan %d: %s", k, can ? "refused" : err.msg);
+        refused += !can;
+        if (!can) continue;
+        ck_assert_msg(bytes == counted, "plan %d: %llu bytes by table, %llu by the exporter", k, (unsigned long long)bytes, (unsigned long long)counted);
+        kept += blocks_alike(&f);
+        for (uint32_t i = 0; i < s.n_layer; i++) shorter += f.blocks[i].n_head == 0 && f.blocks[i].n_ff == 0 && (f.source.net.blocks[i].n_head || f.source.net.blocks[i].n_ff);
+        if (written++ % 50) continue;
+        zeros_as_data(&f);
+        ck_assert_msg(bb_export_write(&f.source, &f.net, NULL, bb_test_path("sized.gguf"), &err) == BB_OK, "%s", err.msg);
+        ck_assert_int_eq(bb_file_size(bb_test_path("sized.gguf"), &on_disk, NULL), BB_OK);
+        ck_assert_uint_eq(on_disk, bytes);
+    }
+    const bool no_other_arch = strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias);
+    ck_assert_msg(written > (no_other_arch ? 50 : 150) && refused > 20, "%u written, %u refused", written, refused);
+    ck_assert_msg((kept > 5 || strcmp(s.arch, "deci") == 0) && (written > kept + 50 || no_other_arch), "%u of %u uniform", kept, written);
+    ck_assert_msg(shorter > 0 || no_other_arch || !rows[_i].whole, "%u blocks left out", shorter);
+    bb_export_sizes_destroy(sizes);
+    bb_plan_space_done(&space);
+    done(&f);
+}
+END_TEST
+
 /* ---- the function ---- */
 
 /* Weights of all matrices normal, as F32, so that the network computes something. */
@@ -553,6 +689,7 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 3);
     tcase_add_loop_test(t, random_plans_come_back, 0, 5);
+    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 11);
     tcase_add_loop_test(t, the_file_computes_the_same, 0, 6);
     tcase_add_test(t, deci_traps_are_avoided);
     tcase_add_test(t, empty_blocks_are_left_out);

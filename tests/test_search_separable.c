@@ -225,17 +225,17 @@ START_TEST(plans_and_candidates_convert_both_ways)
     bb_rng_init(&r, 9, "plans");
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
     ck_assert(bb_space_random(&space, &r, x));
-    ck_assert_int_eq(bb_problem_plan(&s->p, x, &plan, NULL), BB_OK);
+    ck_assert_int_eq(bb_plan_space_plan(s->p.plans, x, &plan, NULL), BB_OK);
     ck_assert_uint_eq(plan.n, s->p.n_units);
-    ck_assert_int_eq(bb_problem_candidate(&s->p, &plan, y, NULL), BB_OK);
+    ck_assert_int_eq(bb_plan_space_indices(s->p.plans, &plan, y, NULL), BB_OK);
     ck_assert_mem_eq(x, y, s->p.n_units * sizeof *x);
     ck_assert_int_eq(bb_plan_set(&plan, "u000", "nonsense", NULL), BB_OK);
-    ck_assert_int_eq(bb_problem_candidate(&s->p, &plan, y, &err), BB_NOT_FOUND);
+    ck_assert_int_eq(bb_plan_space_indices(s->p.plans, &plan, y, &err), BB_NOT_FOUND);
     ck_assert_ptr_nonnull(strstr(err.msg, "nonsense"));
     ck_assert_int_eq(bb_plan_set(&plan, "u000", "o00", NULL), BB_OK);
     ck_assert_int_eq(bb_plan_set(&plan, "stranger", "o00", NULL), BB_OK);
     err = (bb_err)BB_ERR_INIT;
-    ck_assert_int_eq(bb_problem_candidate(&s->p, &plan, y, &err), BB_NOT_FOUND);
+    ck_assert_int_eq(bb_plan_space_indices(s->p.plans, &plan, y, &err), BB_NOT_FOUND);
     ck_assert_ptr_nonnull(strstr(err.msg, "stranger"));
     bb_plan_done(&plan);
     bb_space_done(&space);
@@ -257,7 +257,7 @@ START_TEST(invalid_problems_are_refused)
     ck_assert(bb_problem_check(&s->p, NULL) == BB_USAGE);
     s->units[0].controller = -1;
     ck_assert(bb_problem_check(&s->p, NULL) == BB_OK);
-    s->units[2].name = s->units[1].name;
+    s->units[2].n_options--; /* not what its space of plans has */
     bb_err        err = BB_ERR_INIT;
     bb_separable *sep = NULL;
     ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, &err), BB_USAGE);

@@ -574,36 +574,24 @@ bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_mat
     return BB_OK;
 }
 
-bb_status bb_database_option(bb_database *db, const char *unit, const char *option, bb_matrix *out, double *error, bb_err *err)
+bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t option, bb_matrix *out, double *error, bb_err *err)
 {
-    const bb_net  *net = net_of(db);
-    bb_plan        plan = { 0 };
-    bb_net         shape;
-    bb_quant_stats stats = { 0 };
-    bb_block      *blocks = BB_NEW(net->n_layer, bb_block, err);
-    bb_status      status = blocks ? BB_OK : BB_NOMEM;
+    const bb_net   *net = net_of(db);
+    const uint32_t  value = unit->options[option].value, what = unit->what;
+    bb_quant_stats  stats = { 0 };
+    bb_status       status = BB_OK;
     *out = (bb_matrix){ 0 };
-    *error = 0;
-    if (status != BB_OK) goto done;
-    BB_TRY(bb_plan_set(&plan, unit, option, err));
-    BB_TRY(bb_plan_shape(db->config.model, &plan, &shape, blocks, err)); /* refuses what is unknown */
-    if (strcmp(unit, "token_embd") == 0) BB_TRY(bb_database_embedding(db, false, shape.embd.type, out, &stats, err));
-    if (strcmp(unit, "output") == 0) BB_TRY(bb_database_embedding(db, true, shape.head.type, out, &stats, err));
-    if (strncmp(unit, "blk.", 4) == 0) {
-        char          *rest;
-        const uint32_t layer = (uint32_t)strtoul(unit + 4, &rest, 10);
-        const bb_block *b = &blocks[layer];
-        int             s = 0; /* the sublayer whose structure this is */
-        while (s < BB_N_SUBLAYERS && strcmp(rest + 1, bb_sublayers[s].unit) != 0) s++;
-        for (int p = 0; p < BB_N_PARTS; p++)
-            if (s < BB_N_SUBLAYERS ? bb_sublayers[s].writer == (bb_part)p : strcmp(rest + 1, bb_parts[p].name) == 0)
-                BB_TRY(bb_database_matrix(db, layer, (bb_part)p, bb_part_kept(b, (bb_part)p), b->w[p].type, out, &stats, err));
-        if (s < BB_N_SUBLAYERS && out->rows == 0) stats.error = 1;
+    if (what == BB_UNIT_EMBD || what == BB_UNIT_HEAD) BB_TRY(bb_database_embedding(db, what == BB_UNIT_HEAD, (bb_type)value, out, &stats, err));
+    else {
+        const bool     is_format = bb_unit_is_format(what);
+        const bb_part  part = is_format ? (bb_part)what : bb_sublayers[bb_unit_sublayer(what)].writer;
+        const uint32_t kept = is_format ? full_size(db, unit->layer, part) : value;
+        const bb_type  type = is_format ? (bb_type)value : net->blocks[unit->layer].w[part].type;
+        BB_TRY(bb_database_matrix(db, unit->layer, part, kept, type, out, &stats, err));
+        if (!is_format && out->rows == 0) stats.error = 1;
     }
     *error = stats.error;
 done:
-    bb_plan_done(&plan);
-    bb_free(blocks);
     return status;
 }
 
@@ -618,10 +606,11 @@ bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t k
     return status;
 }
 
-bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err)
+/* Points the matrices of shapes and types at their entries. */
+static bb_status fill_shape(bb_database *db, bb_net *out, bb_err *err)
 {
+    bb_block *blocks = out->blocks;
     bb_status status;
-    BB_TRY(bb_plan_shape(db->config.model, plan, out, blocks, err));
     BB_TRY(bb_database_embedding(db, false, out->embd.type, &out->embd, NULL, err));
     if (out->head.rows) BB_TRY(bb_database_embedding(db, true, out->head.type, &out->head, NULL, err));
     for (uint32_t i = 0; i < out->n_layer; i++)
@@ -632,6 +621,19 @@ bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, b
         }
 done:
     return status;
+}
+
+bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err)
+{
+    bb_status status = bb_plan_shape(db->config.model, plan, out, blocks, err);
+    return status == BB_OK ? fill_shape(db, out, err) : status;
+}
+
+bb_status bb_database_apply_at(bb_database *db, const bb_plan_space *s, const uint16_t *x, uint32_t unit, uint32_t option, bb_net *out, bb_block *blocks,
+                               bb_err *err)
+{
+    bb_plan_space_shape(db->config.model, s, x, unit, option, out, blocks);
+    return fill_shape(db, out, err);
 }
 
 /* The tied embedding is read twice: as a head its errors count by the moments of the final hidden state, as an input by

@@ -14,6 +14,7 @@
 
 #include "base/plan.h"
 #include "model/compress/compress.h"
+#include "model/compress/plan_units.h"
 #include "model/model.h"
 
 typedef struct bb_database bb_database;
@@ -38,9 +39,9 @@ bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint
                              bb_err *err);
 /* The embedding (tied: weighted by the head's input moments as well) or the separate head. */
 bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
-/* What unit = option alone puts in, and its error: a matrix in a format; for "kv" and "ffn" attn_output or ffn_down with the columns that stay,
- * unquantized, and the error that least squares leaves (all of it, 1, when nothing stays: rows 0). BB_NOT_FOUND: no such unit or option. */
-bb_status bb_database_option(bb_database *db, const char *unit, const char *option, bb_matrix *out, double *error, bb_err *err);
+/* What an option of a unit alone puts in, and its error: a matrix in a format; for KV groups and FFN widths attn_output or ffn_down with the columns
+ * that stay, unquantized, and the error that least squares leaves (all of it, 1, when nothing stays: rows 0). */
+bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t option, bb_matrix *out, double *error, bb_err *err);
 /* Kept channels (ascending) of a block's FFN or KV groups for a width; borrows until close. */
 bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err);
 
@@ -50,7 +51,8 @@ void        bb_database_key(const bb_database *db, char hex[65]);
 
 /* plan -> net: copies the model's net and blocks (blocks: [n_layer] of the caller) and points the matrices that the plan names at entries. */
 bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);
-/* The same with shapes and types only (data NULL, nothing computed): for exact sizes. Needs no database. */
-bb_status bb_plan_shape(const bb_model *m, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);
+/* The same by indices, with one unit changed where it is not BB_NO_UNIT, as bb_plan_space_shape takes them. */
+bb_status bb_database_apply_at(bb_database *db, const bb_plan_space *s, const uint16_t *x, uint32_t unit, uint32_t option, bb_net *out, bb_block *blocks,
+                               bb_err *err);
 
 #endif

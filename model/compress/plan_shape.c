@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * plan_shape.c: a plan turned into shapes and types, without data: what sizes and runtime checks are made of. See database.h.
+ * plan_shape.c: a plan turned into shapes and types, without data: what sizes and runtime checks are made of. See plan_units.h.
  *
- * First the structure (kv, ffn) is set, then the formats, so that the order of genes does not matter. All matrix data are NULL in
- * the result; norms and biases still point at the source's (a bias pointer means "there is one", its length is the source's).
+ * First the structure (kv, ffn) is set, then the formats, so that the order of genes does not matter. Names are looked up here and nowhere else.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/text.h"
-#include "model/compress/database.h"
+#include "model/compress/plan_units.h"
 
 /* "blk.N.rest": *layer = N and *rest = "rest". false when unit is not of that form or N is not a block. */
 static bool split_unit(const char *unit, uint32_t n_layer, uint32_t *layer, const char **rest)
@@ -32,6 +31,50 @@ static bb_status keep_count(const bb_gene *gene, uint32_t most, uint32_t *kept, 
     return BB_OK;
 }
 
+/* The matrix that a format unit names; NULL when the model has none. */
+static bb_matrix *matrix_of(bb_net *net, uint32_t what, uint32_t layer)
+{
+    if (what == BB_UNIT_EMBD) return &net->embd;
+    if (what == BB_UNIT_HEAD) return net->head.rows ? &net->head : NULL;
+    return &net->blocks[layer].w[what];
+}
+
+static void set_unit(bb_net *net, uint32_t what, uint32_t layer, uint32_t value)
+{
+    if (!bb_unit_is_format(what)) {
+        bb_block_keep(net, &net->blocks[layer], bb_unit_sublayer(what), value);
+        return;
+    }
+    bb_matrix *w = matrix_of(net, what, layer);
+    if (w && w->rows) w->type = (bb_type)value; /* a format of a dropped sublayer has no effect */
+}
+
+static void without_data(const bb_model *m, bb_net *out, bb_block *blocks)
+{
+    *out = m->net;
+    out->blocks = blocks;
+    out->embd.data = out->head.data = NULL;
+    for (uint32_t i = 0; i < out->n_layer; i++) {
+        blocks[i] = m->net.blocks[i];
+        for (unsigned p = 0; p < BB_N_PARTS; p++) blocks[i].w[p].data = NULL;
+    }
+}
+
+/* ---- by indices ---- */
+
+void bb_plan_space_shape(const bb_model *m, const bb_plan_space *s, const uint16_t *x, uint32_t unit, uint32_t option, bb_net *out, bb_block *blocks)
+{
+    without_data(m, out, blocks);
+    for (int formats = 0; formats < 2; formats++)
+        for (uint32_t u = 0; u < s->n_units; u++) {
+            const bb_plan_unit *of = &s->units[u];
+            if (bb_unit_is_format(of->what) != (formats == 1) || (u != unit && !x)) continue;
+            set_unit(out, of->what, of->layer, of->options[u == unit ? option : x[u]].value);
+        }
+}
+
+/* ---- by name ---- */
+
 /* The sublayer whose kept count a unit sets, from what stands behind "blk.N."; BB_N_SUBLAYERS: none. */
 static bb_sublayer structure_of(const char *rest)
 {
@@ -40,61 +83,44 @@ static bb_sublayer structure_of(const char *rest)
     return (bb_sublayer)s;
 }
 
-/* Genes of structure; every other gene is left to apply_format. */
-static bb_status apply_structure(const bb_gene *gene, bb_net *net, bb_err *err)
+/* false: there is no such unit. */
+static bool find_unit(const bb_net *net, const char *name, uint32_t *what, uint32_t *layer)
 {
-    uint32_t    layer, kept = 0;
     const char *rest;
-    bb_status   status = BB_OK;
-    if (!split_unit(gene->unit, net->n_layer, &layer, &rest)) return BB_OK;
-    const bb_sublayer s = structure_of(rest);
-    if (s == BB_N_SUBLAYERS) return BB_OK;
-    BB_TRY(keep_count(gene, bb_block_kept(&net->blocks[layer], s), &kept, err));
-    bb_block_keep(net, &net->blocks[layer], s, kept);
+    *layer = 0;
+    *what = strcmp(name, "token_embd") == 0 ? BB_UNIT_EMBD : BB_UNIT_HEAD;
+    if (*what == BB_UNIT_EMBD || strcmp(name, "output") == 0) return *what == BB_UNIT_EMBD || net->head.rows;
+    if (!split_unit(name, net->n_layer, layer, &rest)) return false;
+    *what = bb_unit_of_sublayer(structure_of(rest));
+    if (structure_of(rest) != BB_N_SUBLAYERS) return true;
+    for (*what = 0; *what < BB_N_PARTS; ++*what)
+        if (strcmp(rest, bb_parts[*what].name) == 0) return true;
+    return false;
+}
+
+static bb_status apply_gene(const bb_gene *gene, bool formats, bb_net *net, bb_err *err)
+{
+    uint32_t  what, layer, value = 0;
+    bb_status status = BB_OK;
+    if (!find_unit(net, gene->unit, &what, &layer))
+        return formats ? BB_FAIL(err, BB_NOT_FOUND, "plan: this model has no unit '%.100s'", gene->unit) : BB_OK;
+    if (bb_unit_is_format(what) != formats) return BB_OK;
+    if (formats) {
+        const bb_format *format = bb_format_find(gene->option);
+        if (!format) return BB_FAIL(err, BB_NOT_FOUND, "plan: %.100s=%.100s: no such format", gene->unit, gene->option);
+        value = (uint32_t)format->type;
+    } else BB_TRY(keep_count(gene, bb_block_kept(&net->blocks[layer], bb_unit_sublayer(what)), &value, err));
+    set_unit(net, what, layer, value);
 done:
     return status;
-}
-
-/* The matrix that a unit names; NULL when there is none. */
-static bb_matrix *matrix_of(const char *unit, bb_net *net)
-{
-    uint32_t    layer;
-    const char *rest;
-    if (strcmp(unit, "token_embd") == 0) return &net->embd;
-    if (strcmp(unit, "output") == 0) return net->head.rows ? &net->head : NULL;
-    if (!split_unit(unit, net->n_layer, &layer, &rest)) return NULL;
-    for (unsigned p = 0; p < BB_N_PARTS; p++)
-        if (strcmp(rest, bb_parts[p].name) == 0) return &net->blocks[layer].w[p];
-    return NULL;
-}
-
-static bb_status apply_format(const bb_gene *gene, bb_net *net, bb_err *err)
-{
-    uint32_t         layer;
-    const char      *rest;
-    const bb_format *format;
-    bb_matrix       *w;
-    if (split_unit(gene->unit, net->n_layer, &layer, &rest) && structure_of(rest) != BB_N_SUBLAYERS) return BB_OK;
-    w = matrix_of(gene->unit, net);
-    if (!w) return BB_FAIL(err, BB_NOT_FOUND, "plan: this model has no unit '%.100s'", gene->unit);
-    format = bb_format_find(gene->option);
-    if (!format) return BB_FAIL(err, BB_NOT_FOUND, "plan: %.100s=%.100s: no such format", gene->unit, gene->option);
-    if (w->rows) w->type = format->type; /* a format of a dropped sublayer has no effect */
-    return BB_OK;
 }
 
 bb_status bb_plan_shape(const bb_model *m, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err)
 {
     bb_status status = BB_OK;
-    *out = m->net;
-    out->blocks = blocks;
-    out->embd.data = out->head.data = NULL;
-    for (uint32_t i = 0; i < out->n_layer; i++) {
-        blocks[i] = m->net.blocks[i];
-        for (unsigned p = 0; p < BB_N_PARTS; p++) blocks[i].w[p].data = NULL;
-    }
-    for (size_t i = 0; i < plan->n; i++) BB_TRY(apply_structure(&plan->genes[i], out, err));
-    for (size_t i = 0; i < plan->n; i++) BB_TRY(apply_format(&plan->genes[i], out, err));
+    without_data(m, out, blocks);
+    for (int formats = 0; formats < 2; formats++)
+        for (size_t i = 0; i < plan->n; i++) BB_TRY(apply_gene(&plan->genes[i], formats == 1, out, err));
 done:
     return status;
 }

@@ -484,7 +484,7 @@ static bb_status open_checkpoint(rebuild *b, const bb_plan *plan, const int32_t 
     char      text[256], hex[65], hash[17];
     bb_sha256 s;
     bb_status status;
-    BB_TRY(bb_plan_hash(plan, hash, err));
+    bb_plan_hash(plan, hash);
     bb_database_key(b->db, hex);
     bb_sha256_init(&s);
     bb_sha256_text(&s, hex);

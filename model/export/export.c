@@ -19,23 +19,10 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "model/export/export_internal.h"
 #include "model/io/gguf_internal.h"
 
-typedef struct exporter {
-    const bb_model *source;
-    const bb_net   *net;
-    bool            with_data;
-    char            source_arch[16];
-    const char     *arch;
-    bool            layered;        /* the file has one shape a block, in arrays */
-    bool            fused, permuted;
-    uint32_t        n_layer;        /* blocks in the file */
-    uint32_t       *from;           /* [n_layer] index of the net's block; owned */
-    uint32_t       *shape[3];       /* [n_layer] query heads, KV heads, FFN width as written; owned */
-    bb_gguf_out    *out;
-    void          **owned;          /* renamed keys, permuted and zero data */
-    size_t          n_owned, room;
-} exporter;
+typedef bb_exporter exporter;
 
 static void *own(exporter *e, size_t bytes, bb_err *err)
 {
@@ -61,41 +48,53 @@ static bool is_arch(const exporter *e, const char *name) { return strcmp(e->sour
 static bb_status keep_blocks(exporter *e, bb_err *err)
 {
     e->from = BB_NEW(e->net->n_layer, uint32_t, err);
-    for (int i = 0; i < 3; i++) e->shape[i] = BB_NEW(e->net->n_layer, uint32_t, err);
-    if (!e->from || !e->shape[0] || !e->shape[1] || !e->shape[2]) return BB_NOMEM;
-    for (uint32_t i = 0; i < e->net->n_layer; i++)
-        if (e->net->blocks[i].n_head || e->net->blocks[i].n_ff) e->from[e->n_layer++] = i;
+    if (!e->from) return BB_NOMEM;
+    for (int k = 0; k < 3; k++)
+        if (!(e->given[k] = BB_NEW(e->net->n_layer, uint32_t, err)) || !(e->shape[k] = BB_NEW(e->net->n_layer, uint32_t, err))) return BB_NOMEM;
+    for (uint32_t i = 0; i < e->net->n_layer; i++) {
+        const bb_block *k = &e->net->blocks[i];
+        if (k->n_head == 0 && k->n_ff == 0) continue;
+        e->given[0][e->n_layer] = k->n_head;
+        e->given[1][e->n_layer] = k->n_kv;
+        e->given[2][e->n_layer] = k->n_ff;
+        e->from[e->n_layer++] = i;
+    }
     if (e->n_layer == 0) return BB_FAIL(err, BB_UNSUPPORTED, "no block is left: llama.cpp needs one at least");
     return BB_OK;
 }
 
 static bool has_one_shape(const exporter *e)
 {
-    const bb_block *first = block_at(e, 0);
-    for (uint32_t i = 0; i < e->n_layer; i++) {
-        const bb_block *k = block_at(e, i);
-        if (k->n_head == 0 || k->n_ff == 0 || k->n_head != first->n_head || k->n_kv != first->n_kv || k->n_ff != first->n_ff) return false;
-    }
+    uint32_t *const *g = e->given;
+    for (uint32_t i = 0; i < e->n_layer; i++)
+        if (g[0][i] == 0 || g[2][i] == 0 || g[0][i] != g[0][0] || g[1][i] != g[1][0] || g[2][i] != g[2][0]) return false;
     return true;
 }
 
-static bb_status choose_arch(exporter *e, bb_err *err)
+bb_status bb_exporter_read_arch(exporter *e, bb_err *err)
 {
-    bb_bytes      text;
-    const bb_net *net = e->net;
-    bool          uniform = has_one_shape(e);
-    bb_status     status = bb_gguf_text(&e->source->gguf, "general.architecture", &text, NULL, err);
+    bb_bytes  text;
+    bb_status status = bb_gguf_text(&e->source->gguf, "general.architecture", &text, NULL, err);
     if (status != BB_OK) return status;
     BB_ASSERT(text.size < sizeof e->source_arch);
     memcpy(e->source_arch, text.data, (size_t)text.size);
-    if (is_arch(e, "qwen2") && (uint64_t)block_at(e, 0)->n_head * net->head_dim != net->n_embd) uniform = false; /* its loader wants C x C */
+    return BB_OK;
+}
+
+bool bb_exporter_keeps_arch(const exporter *e)
+{
+    if (is_arch(e, "deci") || is_arch(e, "openelm")) return true;
+    if (is_arch(e, "qwen2") && (uint64_t)e->given[0][0] * e->net->head_dim != e->net->n_embd) return false; /* its loader wants C x C */
+    return has_one_shape(e);
+}
+
+bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
+{
+    const bb_net *net = e->net;
     e->arch = e->source_arch;
-    e->layered = is_arch(e, "deci") || is_arch(e, "openelm");
-    if (!uniform && !e->layered) {
-        e->layered = true;
-        e->arch = is_arch(e, "qwen3") ? "openelm" : "deci";
-        e->permuted = is_arch(e, "qwen2");
-    }
+    e->layered = !keeps || is_arch(e, "deci") || is_arch(e, "openelm");
+    e->permuted = !keeps && is_arch(e, "qwen2");
+    if (!keeps) e->arch = is_arch(e, "qwen3") ? "openelm" : "deci";
     e->fused = strcmp(e->arch, "openelm") == 0;
     if (e->fused && net->head.rows)
         return BB_FAIL(err, BB_UNSUPPORTED, "a qwen3 with a separate output matrix and blocks of different shapes: llama.cpp has no "
@@ -107,14 +106,14 @@ static bb_status choose_arch(exporter *e, bb_err *err)
 }
 
 /* Heads, KV heads and widths as the file will say them: with the stand-ins for what the graph needs. */
-static void choose_shapes(exporter *e)
+void bb_exporter_choose_shapes(exporter *e)
 {
     for (uint32_t i = 0; i < e->n_layer; i++) {
-        const bb_block *k = block_at(e, i);
-        bool            needs_attention = e->fused || (e->layered && i == 0);
-        e->shape[0][i] = k->n_head ? k->n_head : needs_attention;
-        e->shape[1][i] = k->n_head ? k->n_kv : needs_attention;
-        e->shape[2][i] = k->n_ff ? k->n_ff : e->shape[0][i] > 0;
+        const uint32_t n_head = e->given[0][i], n_ff = e->given[2][i];
+        const bool     needs_attention = e->fused || (e->layered && i == 0);
+        e->shape[0][i] = n_head ? n_head : needs_attention;
+        e->shape[1][i] = n_head ? e->given[1][i] : needs_attention;
+        e->shape[2][i] = n_ff ? n_ff : e->shape[0][i] > 0;
     }
 }
 
@@ -131,7 +130,7 @@ static bb_status check_matrix(const bb_matrix *w, const char *name, bb_err *err)
     return BB_OK;
 }
 
-static bb_status check_attention(const exporter *e, uint32_t i, bb_err *err)
+bb_status bb_exporter_check_attention(const exporter *e, uint32_t i, bb_err *err)
 {
     const bb_block *k = block_at(e, i);
     if (k->n_kv == 0 || k->n_head % k->n_kv != 0)
@@ -154,7 +153,7 @@ static bb_status check(const exporter *e, bb_err *err)
     if (e->net->head.rows) BB_TRY(check_matrix(&e->net->head, "output", err));
     for (uint32_t i = 0; i < e->n_layer; i++) {
         const bb_block *k = block_at(e, i);
-        if (k->n_head) BB_TRY(check_attention(e, i, err));
+        if (k->n_head) BB_TRY(bb_exporter_check_attention(e, i, err));
         for (unsigned p = 0; p < BB_N_PARTS; p++) {
             if (!bb_block_has_part(k, (bb_part)p)) continue;
             snprintf(name, sizeof name, "blk.%u.%s", e->from[i], bb_parts[p].name);
@@ -232,7 +231,7 @@ static bb_type commonest_type(const exporter *e)
     return (bb_type)best;
 }
 
-static bool differs_from_source(const exporter *e)
+bool bb_exporter_differs(const exporter *e)
 {
     if (e->arch != e->source_arch || e->n_layer != e->source->net.n_layer) return true;
     for (uint32_t i = 0; i < e->n_layer; i++) {
@@ -260,14 +259,14 @@ done:
     return status;
 }
 
-static bb_status put_keys(exporter *e, const char *plan_hash, bb_err *err)
+bb_status bb_exporter_put_keys(exporter *e, const char *plan_hash, bool differs, bb_err *err)
 {
     bb_status status;
     BB_TRY(copy_keys(e, err));
     BB_TRY(bb_gguf_put_text(e->out, "general.architecture", e->arch, err));
     BB_TRY(bb_gguf_put_u32(e->out, "general.file_type", file_type(commonest_type(e)), err));
     BB_TRY(bb_gguf_put_u32(e->out, "general.quantization_version", 2, err));
-    if (differs_from_source(e)) BB_TRY(put_shapes(e, err));
+    if (differs) BB_TRY(put_shapes(e, err));
     BB_TRY(bb_gguf_put_text(e->out, "bitbudget.plan", plan_hash ? plan_hash : "0000000000000000", err));
 done:
     return status;
@@ -422,7 +421,7 @@ done:
     return status;
 }
 
-static bb_status put_block(exporter *e, uint32_t i, bb_err *err)
+bb_status bb_exporter_put_block(exporter *e, uint32_t i, bb_err *err)
 {
     bb_matrix w[BB_N_PARTS];
     bb_status status;
@@ -436,7 +435,7 @@ done:
     return status;
 }
 
-static bb_status put_tensors(exporter *e, bb_err *err)
+bb_status bb_exporter_put_outer(exporter *e, bb_err *err)
 {
     const bb_net *net = e->net;
     bb_status     status;
@@ -444,19 +443,30 @@ static bb_status put_tensors(exporter *e, bb_err *err)
     BB_TRY(put_vector(e, "output_norm.weight", net->out_norm, net->n_embd, err));
     if (net->head.rows) BB_TRY(put_matrix(e, "output.weight", net->head.type, net->head.rows, net->head.cols, net->head.data, err));
     if (net->rope_factors) BB_TRY(put_vector(e, "rope_freqs.weight", net->rope_factors, net->n_rot / 2, err));
-    for (uint32_t i = 0; i < e->n_layer; i++) BB_TRY(put_block(e, i, err));
+done:
+    return status;
+}
+
+static bb_status put_tensors(exporter *e, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(bb_exporter_put_outer(e, err));
+    for (uint32_t i = 0; i < e->n_layer; i++) BB_TRY(bb_exporter_put_block(e, i, err));
 done:
     return status;
 }
 
 /* ---- the three functions ---- */
 
-static void exporter_done(exporter *e)
+void bb_exporter_done(exporter *e)
 {
     bb_gguf_out_destroy(e->out);
     for (size_t i = 0; i < e->n_owned; i++) bb_free(e->owned[i]);
     bb_free(e->owned);
-    for (int i = 0; i < 3; i++) bb_free(e->shape[i]);
+    for (int k = 0; k < 3; k++) {
+        bb_free(e->given[k]);
+        bb_free(e->shape[k]);
+    }
     bb_free(e->from);
 }
 
@@ -465,8 +475,9 @@ static bb_status plan_file(exporter *e, bb_err *err)
     bb_status status;
     BB_ASSERT(e->net->n_layer == e->source->net.n_layer && e->net->n_embd == e->source->net.n_embd);
     BB_TRY(keep_blocks(e, err));
-    BB_TRY(choose_arch(e, err));
-    choose_shapes(e);
+    BB_TRY(bb_exporter_read_arch(e, err));
+    BB_TRY(bb_exporter_choose_arch(e, bb_exporter_keeps_arch(e), err));
+    bb_exporter_choose_shapes(e);
     BB_TRY(check(e, err));
 done:
     return status;
@@ -477,7 +488,7 @@ static bb_status gather(exporter *e, const char *plan_hash, bb_err *err)
     bb_status status;
     BB_TRY(plan_file(e, err));
     BB_TRY(bb_gguf_out_create(&e->out, err));
-    BB_TRY(put_keys(e, plan_hash, err));
+    BB_TRY(bb_exporter_put_keys(e, plan_hash, bb_exporter_differs(e), err));
     BB_TRY(put_tensors(e, err));
 done:
     return status;
@@ -490,7 +501,7 @@ bb_status bb_export_size(const bb_model *source, const bb_net *net, uint64_t *by
     BB_TRY(gather(&e, NULL, err));
     BB_TRY(bb_gguf_out_size(e.out, bytes, err));
 done:
-    exporter_done(&e);
+    bb_exporter_done(&e);
     return status;
 }
 
@@ -502,7 +513,7 @@ bb_status bb_export_write(const bb_model *source, const bb_net *net, const char 
     BB_TRY(gather(&e, plan_hash, err));
     BB_TRY(bb_gguf_out_write(e.out, path, err));
 done:
-    exporter_done(&e);
+    bb_exporter_done(&e);
     return status;
 }
 
@@ -510,6 +521,6 @@ bb_status bb_export_check(const bb_model *source, const bb_net *net, bb_err *err
 {
     exporter  e = { .source = source, .net = net };
     bb_status status = plan_file(&e, err);
-    exporter_done(&e);
+    bb_exporter_done(&e);
     return status;
 }

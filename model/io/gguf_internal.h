@@ -19,6 +19,12 @@ bb_status bb_gguf_tensor_bytes(const bb_tensor *t, uint64_t *bytes, bb_err *err)
 /* Untrusted bytes made fit for a terminal: cut to fit, everything but printable ASCII replaced by '?'. Returns out. */
 const char *bb_gguf_show(bb_bytes b, char out[BB_GGUF_SHOWN]);
 
+/* What a list takes: bytes of its header before the padding, keys and tensors each, and of its tensors' data, every tensor padded to the alignment. */
+typedef struct bb_gguf_bytes { uint64_t keys, infos, data, n_tensors; } bb_gguf_bytes;
+enum { BB_GGUF_START = 4 + 4 + 8 + 8 }; /* magic, version, number of tensors, number of keys */
+bb_status bb_gguf_out_bytes(const bb_gguf_out *out, uint32_t alignment, bb_gguf_bytes *bytes, bb_err *err);
+bb_status bb_gguf_out_alignment(const bb_gguf_out *out, uint32_t *alignment, bb_err *err);
+
 bool bb_gguf_pad(uint64_t at, uint32_t alignment, uint64_t *padded); /* false on overflow; alignment a power of two */
 
 #endif

@@ -213,7 +213,7 @@ bb_status bb_gguf_put_tensor(bb_gguf_out *out, const bb_tensor *t, bb_err *err)
 
 /* ---- size and bytes ---- */
 
-static bb_status alignment_of(const bb_gguf_out *out, uint32_t *alignment, bb_err *err)
+bb_status bb_gguf_out_alignment(const bb_gguf_out *out, uint32_t *alignment, bb_err *err)
 {
     static const char key[] = "general.alignment";
     *alignment = BB_GGUF_DEFAULT_ALIGNMENT;
@@ -228,31 +228,37 @@ static bb_status alignment_of(const bb_gguf_out *out, uint32_t *alignment, bb_er
     return BB_OK;
 }
 
-/* Bytes before the padding that precedes the data section. */
-static uint64_t head_bytes(const bb_gguf_out *out)
+static bool count_bytes(const bb_gguf_out *out, uint32_t alignment, bb_gguf_bytes *b)
 {
-    uint64_t n = 4 + 4 + 8 + 8;
+    uint64_t padded;
+    *b = (bb_gguf_bytes){ .n_tensors = out->n_tensors };
     for (size_t i = 0; i < out->n_kv; i++) {
         const entry *e = &out->kv[i];
-        n += 8 + e->key.size + 4 + e->value_bytes + (e->kind == BB_GGUF_STRING ? 8 : e->kind == BB_GGUF_ARRAY ? 12 : 0);
+        b->keys += 8 + e->key.size + 4 + e->value_bytes + (e->kind == BB_GGUF_STRING ? 8 : e->kind == BB_GGUF_ARRAY ? 12 : 0);
     }
-    for (size_t i = 0; i < out->n_tensors; i++) n += 8 + strlen(out->tensors[i].name) + 4 + 8 * (uint64_t)out->tensors[i].n_dims + 4 + 8;
-    return n;
+    for (size_t i = 0; i < out->n_tensors; i++) {
+        b->infos += 8 + strlen(out->tensors[i].name) + 4 + 8 * (uint64_t)out->tensors[i].n_dims + 4 + 8;
+        if (!bb_gguf_pad(out->tensors[i].size_bytes, alignment, &padded) || __builtin_add_overflow(b->data, padded, &b->data)) return false;
+    }
+    return true;
+}
+
+bb_status bb_gguf_out_bytes(const bb_gguf_out *out, uint32_t alignment, bb_gguf_bytes *bytes, bb_err *err)
+{
+    if (!count_bytes(out, alignment, bytes)) return BB_FAIL(err, BB_FAILED, "the size of the file to be written overflows 64 bits");
+    return BB_OK;
 }
 
 static bool total_bytes(const bb_gguf_out *out, uint32_t alignment, uint64_t *bytes)
 {
-    uint64_t padded;
-    if (!bb_gguf_pad(head_bytes(out), alignment, bytes)) return false;
-    for (size_t i = 0; i < out->n_tensors; i++)
-        if (!bb_gguf_pad(out->tensors[i].size_bytes, alignment, &padded) || __builtin_add_overflow(*bytes, padded, bytes)) return false;
-    return true;
+    bb_gguf_bytes b;
+    return count_bytes(out, alignment, &b) && bb_gguf_pad(BB_GGUF_START + b.keys + b.infos, alignment, bytes) && !__builtin_add_overflow(*bytes, b.data, bytes);
 }
 
 bb_status bb_gguf_out_size(const bb_gguf_out *out, uint64_t *bytes, bb_err *err)
 {
     uint32_t  alignment;
-    bb_status status = alignment_of(out, &alignment, err);
+    bb_status status = bb_gguf_out_alignment(out, &alignment, err);
     if (status == BB_OK && !total_bytes(out, alignment, bytes))
         status = BB_FAIL(err, BB_FAILED, "the size of the file to be written overflows 64 bits");
     return status;
@@ -305,10 +311,10 @@ bb_status bb_gguf_out_write(const bb_gguf_out *out, const char *path, bb_err *er
 {
     bb_writer w = { .stream = NULL };
     uint32_t  alignment;
-    uint64_t  bytes;
+    bb_gguf_bytes head;
     bb_status status;
-    BB_TRY(bb_gguf_out_size(out, &bytes, err));
-    BB_TRY(alignment_of(out, &alignment, err));
+    BB_TRY(bb_gguf_out_alignment(out, &alignment, err));
+    BB_TRY(bb_gguf_out_bytes(out, alignment, &head, err));
     for (size_t i = 0; i < out->n_tensors; i++) BB_ASSERT(out->tensors[i].data || out->tensors[i].size_bytes == 0);
     BB_TRY(bb_writer_open(&w, path, err));
     fwrite("GGUF", 1, 4, w.stream);
@@ -317,7 +323,7 @@ bb_status bb_gguf_out_write(const bb_gguf_out *out, const char *path, bb_err *er
     write_u64(w.stream, out->n_kv);
     for (size_t i = 0; i < out->n_kv; i++) write_entry(w.stream, &out->kv[i]);
     write_infos(w.stream, out, alignment);
-    write_zeros(w.stream, padding(head_bytes(out), alignment));
+    write_zeros(w.stream, padding(BB_GGUF_START + head.keys + head.infos, alignment));
     for (size_t i = 0; i < out->n_tensors; i++) {
         write_bytes(w.stream, out->tensors[i].data, out->tensors[i].size_bytes);
         write_zeros(w.stream, padding(out->tensors[i].size_bytes, alignment));

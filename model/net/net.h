@@ -98,6 +98,8 @@ typedef struct bb_net {
     bb_block    *blocks;             /* [n_layer]; borrowed */
 } bb_net;
 
+enum { BB_MAX_LAYERS = 512 }; /* a model with more blocks is refused */
+
 static inline const bb_matrix *bb_net_head(const bb_net *n) { return n->head.rows ? &n->head : &n->embd; }
 
 static inline bool bb_block_has(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->n_head > 0 : b->n_ff > 0; }

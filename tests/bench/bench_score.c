@@ -19,6 +19,8 @@ enum { UNITS = 60, OPTIONS = 14, M = UNITS * OPTIONS, RANK = 32, SAMPLES = 5, MA
 
 typedef struct world {
     bb_unit       units[UNITS];
+    bb_plan_unit  described[UNITS];
+    bb_plan_space plans;
     int64_t       bytes[UNITS][OPTIONS];
     double        linear[UNITS][OPTIONS];
     const double *rows[UNITS];
@@ -32,7 +34,8 @@ typedef struct world {
 /* The Gram matrix of random vectors that shrink as bytes grow. */
 static void make_world(world *w)
 {
-    static const char *const names[OPTIONS] = { "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n" };
+    static const bb_plan_option names[OPTIONS] = { { "a", 0 }, { "b", 1 }, { "c", 2 }, { "d", 3 },  { "e", 4 },  { "f", 5 },  { "g", 6 },
+                                                   { "h", 7 }, { "i", 8 }, { "j", 9 }, { "k", 10 }, { "l", 11 }, { "m", 12 }, { "n", 13 } };
     float *psi = BB_NEW((size_t)M * RANK, float, NULL);
     bb_rng rng;
     w->gram = BB_NEW((size_t)M * M, float, NULL);
@@ -46,7 +49,8 @@ static void make_world(world *w)
             for (int k = 0; k < RANK; k++) psi[(u * OPTIONS + o) * RANK + k] = (float)(bb_rng_normal(&rng) * exp2(-o));
         }
         w->rows[u] = w->linear[u];
-        w->units[u] = (bb_unit){ w->names[u], OPTIONS, names, -1, w->bytes[u], w->linear[u] };
+        w->units[u] = (bb_unit){ OPTIONS, -1, w->bytes[u], w->linear[u] };
+        w->described[u] = (bb_plan_unit){ w->names[u], 0, 0, -1, OPTIONS, names };
     }
     for (int i = 0; i < M; i++)
         for (int j = 0; j < M; j++) {
@@ -54,7 +58,8 @@ static void make_world(world *w)
             for (int k = 0; k < RANK; k++) sum += psi[i * RANK + k] * psi[j * RANK + k];
             w->gram[i * M + j] = sum;
         }
-    w->problem = (bb_problem){ .n_units = UNITS, .units = w->units, .fixed_bytes = 100 };
+    if (bb_plan_space_init(&w->plans, w->described, UNITS, NULL) != BB_OK) abort();
+    w->problem = (bb_problem){ .n_units = UNITS, .units = w->units, .plans = &w->plans, .fixed_bytes = 100 };
     if (bb_space_init(&w->problem, &w->space, NULL) != BB_OK) abort();
     w->q = (bb_quadratic){ .space = &w->space, .gram = w->gram, .linear = w->rows };
     bb_free(psi);

@@ -17,13 +17,17 @@
 typedef struct syn_problem {
     bb_problem   p;
     bb_unit      units[SYN_MAX_UNITS];
+    bb_plan_unit described[SYN_MAX_UNITS];
+    bb_plan_space plans;
+    uint32_t     order[SYN_MAX_UNITS];
     char         names[SYN_MAX_UNITS][24];
     int64_t     *bytes[SYN_MAX_UNITS];
     double      *cost[SYN_MAX_UNITS];
 } syn_problem;
 
-static const char *const syn_options[SYN_MAX_OPTIONS] = {"o00", "o01", "o02", "o03", "o04", "o05", "o06", "o07", "o08", "o09",
-                                                         "o10", "o11", "o12", "o13", "o14", "o15", "o16", "o17", "o18", "o19"};
+static const bb_plan_option syn_options[SYN_MAX_OPTIONS] = {{"o00", 0},  {"o01", 1},  {"o02", 2},  {"o03", 3},  {"o04", 4},  {"o05", 5},  {"o06", 6},
+                                                            {"o07", 7},  {"o08", 8},  {"o09", 9},  {"o10", 10}, {"o11", 11}, {"o12", 12}, {"o13", 13},
+                                                            {"o14", 14}, {"o15", 15}, {"o16", 16}, {"o17", 17}, {"o18", 18}, {"o19", 19}};
 
 static inline uint32_t syn_add(syn_problem *s, uint32_t n_options, int32_t controller)
 {
@@ -32,7 +36,10 @@ static inline uint32_t syn_add(syn_problem *s, uint32_t n_options, int32_t contr
     snprintf(s->names[u], sizeof s->names[u], "u%03u", u);
     s->bytes[u] = calloc(rows * n_options, sizeof(int64_t));
     s->cost[u] = calloc(rows * n_options, sizeof(double));
-    s->units[u] = (bb_unit){s->names[u], n_options, syn_options, controller, s->bytes[u], s->cost[u]};
+    s->units[u] = (bb_unit){n_options, controller, s->bytes[u], s->cost[u]};
+    s->described[u] = (bb_plan_unit){s->names[u], u, 0, controller, n_options, syn_options};
+    s->order[u] = u; /* names ascend */
+    s->plans.n_units = s->p.n_units;
     return u;
 }
 
@@ -49,6 +56,8 @@ static inline syn_problem *syn_new(void)
 {
     syn_problem *s = calloc(1, sizeof *s);
     s->p.units = s->units;
+    s->p.plans = &s->plans;
+    s->plans = (bb_plan_space){0, s->described, s->order};
     return s;
 }
 

@@ -16,7 +16,7 @@
 #include "kernels/format.h"
 #include "model/net/net.h"
 
-enum { TINY_MAX_LAYERS = 8, TINY_MIN_VOCAB = 288 };
+enum { TINY_MAX_LAYERS = 12, TINY_MIN_VOCAB = 288 };
 
 typedef struct tiny_spec {
     const char *arch;                               /* "llama", "qwen2", "qwen3", "deci" */

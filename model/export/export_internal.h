@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * export_internal.h: the exporter's parts, which the table of sizes (sizes.c) asks one by one. */
+#ifndef BB_MODEL_EXPORT_EXPORT_INTERNAL_H
+#define BB_MODEL_EXPORT_EXPORT_INTERNAL_H
+
+#include "model/export/export.h"
+
+typedef struct bb_exporter {
+    const bb_model *source;
+    const bb_net   *net;
+    bool            with_data;
+    char            source_arch[16];
+    const char     *arch;
+    bool            layered;        /* the file has one shape a block, in arrays */
+    bool            fused, permuted;
+    uint32_t        n_layer;        /* blocks in the file */
+    uint32_t       *from;           /* [n_layer] index of the net's block; owned */
+    uint32_t       *given[3];       /* [n_layer] query heads, KV heads, FFN width as the net has them; owned */
+    uint32_t       *shape[3];       /* the same as written: with the stand-ins for what the graph needs; owned */
+    bb_gguf_out    *out;
+    void          **owned;          /* renamed keys, permuted and zero data */
+    size_t          n_owned, room;
+} bb_exporter;
+
+bb_status bb_exporter_read_arch(bb_exporter *e, bb_err *err);
+/* From `given` alone: the architecture, which needs read_arch, then `shape`, then whether the file says shapes at all. */
+bool      bb_exporter_keeps_arch(const bb_exporter *e);
+bb_status bb_exporter_choose_arch(bb_exporter *e, bool keeps, bb_err *err);
+void      bb_exporter_choose_shapes(bb_exporter *e);
+bool      bb_exporter_differs(const bb_exporter *e);
+/* Into `out`: all keys; embedding, head and vectors; block i of the file, whose shape can be written. */
+bb_status bb_exporter_put_keys(bb_exporter *e, const char *plan_hash, bool differs, bb_err *err);
+bb_status bb_exporter_put_outer(bb_exporter *e, bb_err *err);
+bb_status bb_exporter_put_block(bb_exporter *e, uint32_t i, bb_err *err);
+bb_status bb_exporter_check_attention(const bb_exporter *e, uint32_t i, bb_err *err);
+void      bb_exporter_done(bb_exporter *e);
+
+#endif
