@@ -26,6 +26,9 @@ char     *bb_item_text(bb_item item, bb_err *err);                       /* a co
 bb_status bb_list_sizes(const char *list, int64_t **out, size_t *n, bb_err *err);
 bb_status bb_list_doubles(const char *list, double **out, size_t *n, bb_err *err);
 
+/* "%zu plan%s": the ending of a word that is counted. */
+static inline const char *bb_plural(uint64_t n) { return n == 1 ? "" : "s"; }
+
 typedef struct bb_text { char *data; size_t size, capacity; bb_status status; } bb_text; /* zero-initialise; data is NUL-terminated */
 void bb_text_add(bb_text *t, const char *s);
 void bb_text_addn(bb_text *t, const char *s, size_t n);

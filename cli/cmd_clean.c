@@ -95,7 +95,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
         BB_TRY(apply(&rules[i], dir, c.dry_run, &t, err));
         freed += t.bytes;
         bb_format_size(t.bytes, size);
-        if (t.files) printf("%s %llu files, %s: %s\n", c.dry_run ? "would remove" : "removed", (unsigned long long)t.files, size, rules[i].what);
+        if (t.files) printf("%s %llu file%s, %s: %s\n", c.dry_run ? "would remove" : "removed", (unsigned long long)t.files, bb_plural(t.files), size, rules[i].what);
     }
     bb_format_size(freed, size);
     printf("%s %s; the tables, the plans, run.db and model.gguf stay, and what was removed is made again when a command needs it\n",

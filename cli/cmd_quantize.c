@@ -131,11 +131,11 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
         { "--seed", no_calibration, rtn },
         { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
         { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
-    };
-    const bb_idle_option    idle[] = {
         { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
         { "--ctx", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
         { "--protocol", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+    };
+    const bb_idle_option    idle[] = {
         { "--eval-windows", "without --eval", !has(o->eval) },
         { "--no-compensation", "without --prune-ffn or --prune-kv", !prunes(o) },
         { "--csv", "with --json", o->json },

@@ -579,7 +579,7 @@ bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err)
     BB_TRY(compare_model(&c, &s.front.plans[winner_of(&s)], err));
     *cells = c.cells;
     if (c.wrong && c.first.status == BB_OK) {
-        if (c.wrong > 1) status = BB_FAIL(err, BB_GUARD, "%s (and %llu more differences)", c.first.data, (unsigned long long)c.wrong - 1);
+        if (c.wrong > 1) status = BB_FAIL(err, BB_GUARD, "%s (and %llu more difference%s)", c.first.data, (unsigned long long)c.wrong - 1, bb_plural(c.wrong - 1));
         else status = BB_FAIL(err, BB_GUARD, "%s", c.first.data);
     } else if (c.wrong) status = BB_NOMEM;
 done:

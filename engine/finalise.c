@@ -152,7 +152,7 @@ static bb_status remove_old_models(const bb_run *r, const bb_front *front, bb_er
         for (size_t i = 0; i < front->n; i++) asked |= strncmp(front->plans[i].hash, e->d_name, 16) == 0;
         if (!asked && unlinkat(dirfd(d), e->d_name, 0) == 0) n++;
     }
-    if (n) bb_info("%s: %zu files of other options were removed", dir, n);
+    if (n) bb_info("%s: removed %zu file%s of other options", dir, n, bb_plural(n));
     if (d) closedir(d);
     bb_free(dir);
     return status;

@@ -196,7 +196,7 @@ bb_status bb_keys_remove_old(bb_run *r, bb_err *err)
     old       o = { .r = r };
     bb_status status;
     BB_TRY(bb_store_each(r->store, "files", remove_old, &o, err));
-    if (o.n) bb_info("%s: %zu files of a call with other options were removed; what was measured is kept", r->config.out, o.n);
+    if (o.n) bb_info("%s: removed %zu file%s of a call with other options; what was measured is kept", r->config.out, o.n, bb_plural(o.n));
 done:
     return status;
 }

@@ -158,7 +158,7 @@ static bb_status draw_set(study *s, plan_set *set, uint32_t band, bool is_front,
         set->n += is_new(s, set, x);
     }
     if (set->n < wanted)
-        bb_warn("%u different plans of the %s set were found at %g bits per weight; %u were asked for", set->n, is_front ? "front" : "random", set->bpw, wanted);
+        bb_warn("%u different plan%s of the %s set found at %g bits per weight; %u were asked for", set->n, bb_plural(set->n), is_front ? "front" : "random", set->bpw, wanted);
     return BB_OK;
 }
 

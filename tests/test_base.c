@@ -201,6 +201,7 @@ START_TEST(sizes_and_times_are_printed)
         bb_format_time(times[i].s, out);
         ck_assert_str_eq(out, times[i].text);
     }
+    ck_assert(*bb_plural(0) == 's' && !*bb_plural(1) && *bb_plural(2) == 's');
     bb_format_time((double)NAN, out);
     ck_assert_str_eq(out, "?");
 }

@@ -48,6 +48,7 @@ START_TEST(a_dry_run_removes_nothing)
     make_run("dry");
     ck_assert_int_eq(bb_test_command(&said, NULL, "clean %s --models --dry-run", run), BB_OK);
     ck_assert_ptr_nonnull(strstr(said, "would free 30 B"));
+    ck_assert(strstr(said, " files, ") && !strstr(said, " 1 files"));
     bb_free(said);
     are_there(databases, COUNT(databases), true);
     are_there(models, COUNT(models), true);

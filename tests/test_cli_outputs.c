@@ -127,7 +127,6 @@ static const struct { const char *words; bb_status status; const char *says; } r
     { "eval $M --text $T --ctx 16 --spread", BB_USAGE, "--spread has no effect without --chunks" },
     { "eval $M --tasks tests/data/tasks --chunks 3", BB_USAGE, "--chunks has no effect without --text" },
     { "eval $M --tasks tests/data/tasks --protocol hf", BB_USAGE, "--protocol has no effect without --text" },
-    { "quantize $M --format Q8_0 --method rtn --ctx 16 --out $D/q1.gguf", BB_USAGE, "--ctx has no effect" },
     { "quantize $M --format Q8_0 --method rtn --eval-windows 2 --out $D/q1.gguf", BB_USAGE, "--eval-windows has no effect without --eval" },
     { "quantize $M --format Q8_0 --method weighted --no-compensation --out $D/q1.gguf", BB_USAGE, "--no-compensation has no effect" },
     { "quantize $M --format Q8_0 --method rtn --json --csv --out $D/q1.gguf", BB_USAGE, "--csv has no effect with --json" },
@@ -200,6 +199,7 @@ START_TEST(what_a_method_does_not_use_is_said)
 {
     static const struct { const char *words, *says; } unused[] = {
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --calib $T --out $D/u.gguf", "--calib has no effect with --method rtn" },
+        { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --ctx 16 --out $D/u.gguf", "--ctx has no effect with --method rtn and without --eval" },
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --seed 2 --out $D/u.gguf", "--seed has no effect with --method rtn" },
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method weighted --calib $T --ctx 16 --calib-windows 4 --sweeps 2 --out $D/u.gguf",
           "--sweeps has no effect with --method weighted" },

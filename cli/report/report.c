@@ -177,7 +177,7 @@ static void add_head(bb_text *out, const bb_artefacts *a, const char *body)
         bb_html_text(out, model);
         bb_text_add(out, "</code></p>\n");
     }
-    bb_text_addf(out, "<p class=\"sub\">%zu plans, %zu baselines", a->n_front, a->n_baselines);
+    bb_text_addf(out, "<p class=\"sub\">%zu plan%s, %zu baseline%s", a->n_front, bb_plural(a->n_front), a->n_baselines, bb_plural(a->n_baselines));
     if (s) {
         bb_text_add(out, "; shown here: plan <code>");
         bb_html_text(out, s->name);
