@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # What `make lint` checks, from the root of the tree: who includes whom, the licence line, words that library code does not use, and that each
-# header compiles alone. Usage: lint.sh COMPILER FLAGS...
+# header compiles alone. An .inc file is C that others include: all but the last. Usage: lint.sh COMPILER FLAGS...
 set -u
 bad=0
-sources=$(find base kernels model eval search engine cli include tests -name '*.[ch]' 2>/dev/null | sort)
+sources=$(find base kernels model eval search engine cli include tests -name '*.[ch]' -o -name '*.inc' 2>/dev/null | sort)
 # shellcheck disable=SC2086
 awk -f tests/lint/depcheck $sources || bad=1
 
