@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * ledger.c: an open-addressing table over (candidate, level) in front of base/store. */
+ * ledger.c: a table over (candidate, level) in front of base/store. */
 #include "search/ledger.h"
 
 #include <math.h>
@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/table.h"
 
 #define SCORE_MAGIC 0x31534242u /* "BBS1" */
 #define SCORE_DOUBLES 6
@@ -32,8 +33,7 @@ struct bb_ledger {
     bool               *is_controller; /* [n_units] */
     record             *records;   /* in order of first appearance */
     size_t              n, capacity;
-    size_t             *slots;     /* [n_slots] index + 1 into records, 0 empty; n_slots a power of two */
-    size_t              n_slots;
+    bb_table            table;     /* of records, by candidate and level */
     double              tokens, tokens_new;
     uint64_t            n_asked;
 };
@@ -53,10 +53,8 @@ bb_status bb_ledger_open(const bb_problem *p, const bb_evaluator *e, bb_store *s
     bb_sha256_text(&sha, e->key ? e->key : "");
     bb_sha256_hex(&sha, hex);
     memcpy(l->scope, hex, 16);
-    l->n_slots = 1024;
-    l->slots = BB_NEW0(l->n_slots, size_t, err);
     l->is_controller = BB_NEW0(p->n_units, bool, err);
-    if (!l->slots || !l->is_controller) {
+    if (!l->is_controller || bb_table_reserve(&l->table, 512, 0, NULL, NULL, err) != BB_OK) {
         bb_ledger_close(l);
         return BB_NOMEM;
     }
@@ -74,22 +72,34 @@ void bb_ledger_close(bb_ledger *l)
         bb_free(l->records[i].windows);
     }
     bb_free(l->records);
-    bb_free(l->slots);
+    bb_table_done(&l->table);
     bb_free(l->is_controller);
     bb_free(l);
 }
 
 /* ---- table in memory --------------------------------------------------------------------------------------------------------- */
 
-static size_t slot_of(const bb_ledger *l, const uint16_t *x, uint32_t level)
+typedef struct candidate { const uint16_t *x; uint32_t level; } candidate;
+
+static uint64_t hash_candidate(const bb_ledger *l, const uint16_t *x, uint32_t level) { return bb_hash64(x, l->problem->n_units * sizeof *x, level); }
+
+static uint64_t hash_of(const void *ledger, uint32_t number)
 {
-    const size_t size = l->problem->n_units * sizeof *x;
-    size_t       s = (size_t)bb_hash64(x, size, level) & (l->n_slots - 1);
-    for (; l->slots[s]; s = (s + 1) & (l->n_slots - 1)) {
-        const record *r = &l->records[l->slots[s] - 1];
-        if (r->level == level && memcmp(r->x, x, size) == 0) break;
-    }
-    return s;
+    const bb_ledger *l = ledger;
+    return hash_candidate(l, l->records[number].x, l->records[number].level);
+}
+
+static bool is_candidate(const void *ledger, uint32_t number, const void *key)
+{
+    const bb_ledger *l = ledger;
+    const record    *r = &l->records[number];
+    const candidate *c = key;
+    return r->level == c->level && memcmp(r->x, c->x, l->problem->n_units * sizeof *c->x) == 0;
+}
+
+static uint32_t *slot_of(const bb_ledger *l, const uint16_t *x, uint32_t level)
+{
+    return bb_table_at(&l->table, hash_candidate(l, x, level), is_candidate, l, &(candidate){x, level});
 }
 
 static bb_status grow(bb_ledger *l, bb_err *err)
@@ -101,15 +111,7 @@ static bb_status grow(bb_ledger *l, bb_err *err)
         l->records = grown;
         l->capacity = capacity;
     }
-    if (2 * (l->n + 1) > l->n_slots) {
-        size_t *old = l->slots, *wide = BB_NEW0(4 * l->n_slots, size_t, err);
-        if (!wide) return BB_NOMEM;
-        l->slots = wide;
-        l->n_slots *= 4;
-        for (size_t i = 0; i < l->n; i++) l->slots[slot_of(l, l->records[i].x, l->records[i].level)] = i + 1;
-        bb_free(old);
-    }
-    return BB_OK;
+    return bb_table_reserve(&l->table, l->n + 1, l->n, hash_of, l, err);
 }
 
 /* The record of (x, level), made when absent, with the index in *at. */
@@ -118,7 +120,7 @@ static bb_status intern(bb_ledger *l, const uint16_t *x, uint32_t level, size_t 
     bb_status status = BB_OK;
     uint16_t *copy = NULL;
     double   *windows = NULL;
-    const size_t found = l->slots[slot_of(l, x, level)];
+    const size_t found = *slot_of(l, x, level);
     if (found) {
         *at = found - 1;
         return BB_OK;
@@ -135,7 +137,7 @@ static bb_status intern(bb_ledger *l, const uint16_t *x, uint32_t level, size_t 
     memcpy(copy, x, l->problem->n_units * sizeof *x);
     r.x = copy;
     r.windows = windows;
-    l->slots[slot_of(l, x, level)] = l->n + 1;
+    *slot_of(l, x, level) = (uint32_t)l->n + 1;
     *at = l->n;
     l->records[l->n++] = r;
     copy = NULL;

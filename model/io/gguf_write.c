@@ -9,6 +9,7 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "base/table.h"
 #include "model/io/gguf_internal.h"
 
 typedef struct entry {
@@ -24,8 +25,7 @@ struct bb_gguf_out {
     entry     *kv;
     bb_tensor *tensors;
     size_t     n_kv, n_tensors, kv_room, tensor_room;
-    uint32_t  *slot;        /* [n_slots] open addressing over the keys: place in kv plus 1, 0 is free */
-    size_t     n_slots;     /* a power of two, more than twice n_kv */
+    bb_table   places;      /* in kv, of the keys */
 };
 
 bb_status bb_gguf_out_create(bb_gguf_out **out, bb_err *err)
@@ -46,7 +46,7 @@ void bb_gguf_out_destroy(bb_gguf_out *out)
     for (size_t i = 0; i < out->n_kv; i++) free_entry(&out->kv[i]);
     bb_free(out->kv);
     bb_free(out->tensors);
-    bb_free(out->slot);
+    bb_table_done(&out->places);
     bb_free(out);
 }
 
@@ -63,39 +63,25 @@ static bb_status make_room(void **items, size_t n, size_t *room, size_t size, bb
     return BB_OK;
 }
 
-/* The slot of a key, or the free slot where it would go. */
-static size_t slot_of(const bb_gguf_out *out, bb_bytes key)
-{
-    size_t i = (size_t)bb_hash64(key.data, (size_t)key.size, 0) & (out->n_slots - 1);
-    for (; out->slot[i]; i = (i + 1) & (out->n_slots - 1)) {
-        bb_bytes k = out->kv[out->slot[i] - 1].key;
-        if (k.size == key.size && memcmp(k.data, key.data, (size_t)key.size) == 0) break;
-    }
-    return i;
-}
+static uint64_t hash_key(bb_bytes key) { return bb_hash64(key.data, (size_t)key.size, 0); }
+static uint64_t hash_of(const void *kv, uint32_t number) { return hash_key(((const entry *)kv)[number].key); }
 
-static bb_status grow_slots(bb_gguf_out *out, bb_err *err)
+static bool is_key(const void *kv, uint32_t number, const void *key)
 {
-    size_t    n = out->n_slots ? 2 * out->n_slots : 128;
-    uint32_t *slot;
-    if (2 * (out->n_kv + 1) < out->n_slots) return BB_OK;
-    if (!(slot = BB_NEW0(n, uint32_t, err))) return BB_NOMEM;
-    bb_free(out->slot);
-    out->slot = slot;
-    out->n_slots = n;
-    for (size_t i = 0; i < out->n_kv; i++) slot[slot_of(out, out->kv[i].key)] = (uint32_t)i + 1;
-    return BB_OK;
+    const bb_bytes a = ((const entry *)kv)[number].key, *b = key;
+    return a.size == b->size && memcmp(a.data, b->data, (size_t)a.size) == 0;
 }
 
 /* Takes over e's owned memory, also on failure. */
 static bb_status put(bb_gguf_out *out, entry e, bb_err *err)
 {
     void     *items = out->kv;
-    size_t    at;
+    uint32_t *slot;
     bb_status status;
-    BB_TRY(grow_slots(out, err));
-    if (out->slot[at = slot_of(out, e.key)]) {
-        entry *old = &out->kv[out->slot[at] - 1];
+    BB_TRY(bb_table_reserve(&out->places, out->n_kv + 1, out->n_kv, hash_of, out->kv, err));
+    slot = bb_table_at(&out->places, hash_key(e.key), is_key, out->kv, &e.key);
+    if (*slot) {
+        entry *old = &out->kv[*slot - 1];
         free_entry(old);
         *old = e;
         return BB_OK;
@@ -104,7 +90,7 @@ static bb_status put(bb_gguf_out *out, entry e, bb_err *err)
     out->kv = items;
     if (status != BB_OK) goto done;
     out->kv[out->n_kv++] = e;
-    out->slot[at] = (uint32_t)out->n_kv;
+    *slot = (uint32_t)out->n_kv;
 done:
     if (status != BB_OK) free_entry(&e);
     return status;

@@ -259,6 +259,7 @@ void bb_tokenizer_destroy(bb_tokenizer *t)
     bb_free(t->joins);
     bb_pre_destroy(t->pre);
     bb_free(t->ranks);
+    bb_table_done(&t->rank_of);
     bb_free(t->merged);
     bb_free(t);
 }

@@ -43,12 +43,16 @@ static unsigned put_character(uint32_t c, char *out) /* c < 0x800 */
 
 /* ---- loading ---- */
 
-static uint64_t rank_slot(const bb_tokenizer *t, uint64_t pair)
+static uint64_t hash_pair(uint64_t pair)
 {
-    uint64_t h = pair * 0x9E3779B97F4A7C15u, i = (h ^ h >> 32) & (t->n_ranks - 1);
-    while (t->ranks[i].id != BB_NONE && t->ranks[i].pair != pair) i = (i + 1) & (t->n_ranks - 1);
-    return i;
+    const uint64_t h = pair * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 32;
 }
+
+static bool is_pair(const void *ranks, uint32_t number, const void *pair) { return ((const bb_rank *)ranks)[number].pair == *(const uint64_t *)pair; }
+
+/* The slot of a pair in rank_of. */
+static uint32_t *slot_of(const bb_tokenizer *t, uint64_t pair) { return bb_table_at(&t->rank_of, hash_pair(pair), is_pair, t->ranks, &pair); }
 
 static uint32_t intern(bb_tokenizer *t, bb_bytes text)
 {
@@ -62,7 +66,8 @@ static void add_merge(bb_tokenizer *t, bb_bytes line, uint32_t rank, char *joine
     const char *space = line.size > 1 ? memchr(line.data + 1, ' ', line.size - 1) : NULL;
     bb_bytes    left, right, both;
     uint32_t    l, r, b;
-    uint64_t    pair, slot;
+    uint64_t    pair;
+    uint32_t   *slot;
     if (!space) return;
     left = (bb_bytes){ line.data, (uint64_t)(space - line.data) };
     right = (bb_bytes){ space + 1, line.size - left.size - 1 };
@@ -73,25 +78,25 @@ static void add_merge(bb_tokenizer *t, bb_bytes line, uint32_t rank, char *joine
     r = intern(t, right);
     b = intern(t, both);
     pair = (uint64_t)l << 32 | r;
-    slot = rank_slot(t, pair);
-    if (t->ranks[slot].id == BB_NONE) t->ranks[slot] = (bb_rank){ pair, rank, b }; /* of two equal lines the first counts */
+    slot = slot_of(t, pair);
+    if (*slot) return; /* of two equal lines the first counts */
+    t->ranks[t->n_ranks++] = (bb_rank){ pair, rank, b };
+    *slot = t->n_ranks;
 }
 
 static bb_status load_merges(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
 {
     const bb_gguf_kv *kv = bb_gguf_find(g, "tokenizer.ggml.merges");
-    uint64_t          n, bytes = 0, slots = 64;
+    uint64_t          n, bytes = 0;
     char             *joined;
     bb_status         status = BB_OK;
     if (!kv || kv->kind != BB_GGUF_ARRAY || kv->element != BB_GGUF_STRING || (kv->count && !kv->strings))
         return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.merges is %s; a gpt2 tokenizer needs it", kv ? "no array of strings" : "missing");
     n = kv->count;
     if (n > INT32_MAX / 8) return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.merges has %llu entries, too many", (unsigned long long)n);
-    while (slots < 2 * n) slots *= 2;
     for (uint64_t i = 0; i < n; i++) bytes += kv->strings[i].size;
-    if (!(t->ranks = bb_alloc(slots, sizeof *t->ranks, err)) || !(t->merged = bb_alloc(bytes, 1, err))) return BB_NOMEM;
-    t->n_ranks = slots;
-    for (uint64_t i = 0; i < slots; i++) t->ranks[i].id = BB_NONE;
+    if (!(t->ranks = BB_NEW((size_t)n, bb_rank, err)) || !(t->merged = bb_alloc(bytes, 1, err))) return BB_NOMEM;
+    BB_TRY(bb_table_reserve(&t->rank_of, (size_t)n, 0, NULL, NULL, err));
     BB_TRY(bb_strings_reserve(&t->strings, t->strings.n + 3 * (uint32_t)n, err));
     joined = t->merged;
     for (uint64_t i = 0; i < n; i++) {
@@ -131,11 +136,11 @@ bb_status bb_bpe_load(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
 
 static bool may_merge(const bb_tokenizer *t, const char *text, const bb_symbol *l, const bb_symbol *r, uint32_t *priority, uint32_t *id)
 {
-    const bb_rank *rank = &t->ranks[rank_slot(t, (uint64_t)l->id << 32 | r->id)];
+    const uint32_t slot = *slot_of(t, (uint64_t)l->id << 32 | r->id);
     (void)text;
-    if (rank->id == BB_NONE) return false;
-    *priority = rank->rank;
-    *id = rank->id;
+    if (!slot) return false;
+    *priority = t->ranks[slot - 1].rank;
+    *id = t->ranks[slot - 1].id;
     return true;
 }
 

@@ -26,58 +26,52 @@ static uint64_t hash(const char *text, size_t size)
     return mix(mix(h ^ word) + 1);
 }
 
-/* The slot that holds the text, or the free slot where it would go. */
-static uint32_t slot_of(const bb_strings *s, const char *text, size_t size)
+static uint64_t hash_of(const void *strings, uint32_t number)
 {
-    uint32_t i = (uint32_t)hash(text, size) & (s->n_slots - 1);
-    for (;; i = (i + 1) & (s->n_slots - 1)) {
-        if (!s->slot[i]) return i;
-        const bb_bytes *b = &s->text[s->slot[i] - 1];
-        if (b->size == size && memcmp(b->data, text, size) == 0) return i;
-    }
+    const bb_bytes *b = &((const bb_strings *)strings)->text[number];
+    return hash(b->data, (size_t)b->size);
 }
 
-static void insert(bb_strings *s, uint32_t number)
+static bool is_text(const void *strings, uint32_t number, const void *key)
 {
-    uint32_t i = slot_of(s, s->text[number].data, s->text[number].size);
-    if (!s->slot[i]) s->slot[i] = number + 1;
+    const bb_bytes *a = &((const bb_strings *)strings)->text[number], *b = key;
+    return a->size == b->size && memcmp(a->data, b->data, (size_t)b->size) == 0;
 }
 
 bb_status bb_strings_reserve(bb_strings *s, uint32_t n, bb_err *err)
 {
-    uint32_t  slots = 64;
+    bb_status status = BB_OK;
     bb_bytes *text;
     if (n <= s->capacity) return BB_OK;
     if (n > UINT32_MAX / 8) return BB_FAIL(err, BB_BAD_FILE, "the vocabulary has %u texts, more than can be handled", n);
-    while (slots < 2 * n) slots *= 2;
+    BB_TRY(bb_table_reserve(&s->numbers, n, s->n, hash_of, s, err));
     if (!(text = bb_realloc(s->text, n, sizeof *text, err))) return BB_NOMEM;
     s->text = text;
     s->capacity = n;
-    bb_free(s->slot);
-    s->n_slots = 0;
-    if (!(s->slot = bb_calloc(slots, sizeof *s->slot, err))) return BB_NOMEM;
-    s->n_slots = slots;
-    for (uint32_t i = 0; i < s->n; i++) insert(s, i);
-    return BB_OK;
+done:
+    return status;
 }
 
 uint32_t bb_strings_find(const bb_strings *s, const char *text, size_t size)
 {
-    return s->n_slots ? s->slot[slot_of(s, text, size)] - 1 : BB_NONE; /* a free slot: 0 - 1 == BB_NONE */
+    const bb_bytes  key = { text, size };
+    const uint32_t *slot = bb_table_at(&s->numbers, hash(text, size), is_text, s, &key);
+    return slot ? *slot - 1 : BB_NONE; /* a free slot: 0 - 1 == BB_NONE */
 }
 
 uint32_t bb_strings_add(bb_strings *s, bb_bytes text)
 {
     BB_ASSERT(s->n < s->capacity);
-    s->text[s->n] = text;
-    insert(s, s->n);
-    return s->n++;
+    uint32_t *slot = bb_table_at(&s->numbers, hash(text.data, (size_t)text.size), is_text, s, &text);
+    s->text[s->n++] = text;
+    if (!*slot) *slot = s->n;
+    return s->n - 1;
 }
 
 void bb_strings_done(bb_strings *s)
 {
     bb_free(s->text);
-    bb_free(s->slot);
+    bb_table_done(&s->numbers);
     *s = (bb_strings){ 0 };
 }
 

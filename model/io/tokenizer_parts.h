@@ -11,6 +11,7 @@
 #ifndef BB_MODEL_IO_TOKENIZER_PARTS_H
 #define BB_MODEL_IO_TOKENIZER_PARTS_H
 
+#include "base/table.h"
 #include "model/io/tokenizer.h"
 
 #define BB_NONE UINT32_MAX
@@ -19,8 +20,7 @@
 typedef struct bb_strings {
     bb_bytes *text;
     uint32_t  n, capacity;
-    uint32_t *slot; /* open addressing; number + 1, 0 is free */
-    uint32_t  n_slots;
+    bb_table  numbers; /* of texts; of equal ones the first */
 } bb_strings;
 
 bb_status bb_strings_reserve(bb_strings *s, uint32_t n, bb_err *err); /* room for n texts in all */
@@ -87,7 +87,7 @@ void      bb_special_set_destroy(bb_special_set *s);
 /* All places in the order of the text. parse_special false: of user-defined tokens only. */
 bb_status bb_special_places(const bb_tokenizer *t, const char *text, size_t size, bool parse_special, bb_places *p, bb_err *err);
 
-typedef struct bb_rank { uint64_t pair; uint32_t rank, id; } bb_rank; /* id BB_NONE: free slot */
+typedef struct bb_rank { uint64_t pair; uint32_t rank, id; } bb_rank; /* pair = left << 32 | right */
 
 struct bb_tokenizer {
     bool           bpe;              /* else SentencePiece */
@@ -105,8 +105,9 @@ struct bb_tokenizer {
     /* bpe */
     bb_pre        *pre;
     bool           ignore_merges;
-    bb_rank       *ranks;            /* open addressing on pair = left << 32 | right */
-    uint64_t       n_ranks;          /* slots, a power of two */
+    bb_rank       *ranks;            /* in order of the merges */
+    uint32_t       n_ranks;
+    bb_table       rank_of;          /* the rank of a pair */
     char          *merged;           /* texts of the merge results */
     char           spelled[256][2];  /* texts of the byte symbols that are no tokens */
 };

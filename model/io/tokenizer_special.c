@@ -11,31 +11,41 @@
 #include "base/mem.h"
 #include "model/io/tokenizer_parts.h"
 
-typedef struct edge { uint32_t from, to; unsigned char byte; } edge; /* to 0: free slot */
-
 /* Node 0 is the root. Nodes in order of creation: a parent comes before its children. */
 struct bb_special_set {
     uint32_t  n_nodes;
     uint32_t *fail;    /* the longest proper suffix that is a node */
     uint32_t *token;   /* whose text ends here; BB_NONE: none */
     uint32_t *link[2]; /* the nearest node along fail, itself included, where a token ends; 0: none. [0]: user-defined tokens only, [1]: any */
-    edge     *edges;   /* open addressing */
-    uint64_t  n_edges; /* slots, a power of two */
-    uint32_t  start[256]; /* the root's edges */
+    uint32_t *from;    /* its parent */
+    unsigned char *byte; /* by which it follows its parent */
+    bb_table  children; /* nodes by parent and byte, but those of the root */
+    uint32_t  start[256]; /* these */
 };
 
 /* ---- the automaton ---- */
 
-static uint64_t slot_of(const bb_special_set *s, uint32_t from, unsigned char byte)
+typedef struct edge { uint32_t from; unsigned char byte; } edge;
+
+static bool is_child(const void *set, uint32_t node, const void *key)
 {
-    uint64_t key = ((uint64_t)from << 8 | byte) * UINT64_C(0x9E3779B97F4A7C15), i = (key ^ key >> 29) & (s->n_edges - 1);
-    while (s->edges[i].to && !(s->edges[i].from == from && s->edges[i].byte == byte)) i = (i + 1) & (s->n_edges - 1);
-    return i;
+    const bb_special_set *s = set;
+    const edge           *e = key;
+    return s->from[node] == e->from && s->byte[node] == e->byte;
 }
 
+static uint32_t *slot_of(const bb_special_set *s, uint32_t from, unsigned char byte)
+{
+    const uint64_t key = ((uint64_t)from << 8 | byte) * UINT64_C(0x9E3779B97F4A7C15);
+    return bb_table_at(&s->children, key ^ key >> 29, is_child, s, &(edge){ from, byte });
+}
+
+/* 0: none. */
 static uint32_t child(const bb_special_set *s, uint32_t from, unsigned char byte)
 {
-    return from ? s->edges[slot_of(s, from, byte)].to : s->start[byte];
+    if (!from) return s->start[byte];
+    const uint32_t slot = *slot_of(s, from, byte);
+    return slot ? slot - 1 : 0;
 }
 
 static uint32_t step(const bb_special_set *s, uint32_t state, unsigned char byte)
@@ -47,8 +57,8 @@ static uint32_t step(const bb_special_set *s, uint32_t state, unsigned char byte
 
 static bool is_user(const bb_tokenizer *t, uint32_t id) { return !(t->attr[id] & (BB_ATTR_CONTROL | BB_ATTR_UNKNOWN)); }
 
-/* depth, from, byte: of each node, scratch. */
-static void add_text(bb_special_set *s, bb_bytes text, uint32_t id, uint32_t *depth, uint32_t *from, unsigned char *bytes)
+/* depth: of each node, scratch. */
+static void add_text(bb_special_set *s, bb_bytes text, uint32_t id, uint32_t *depth)
 {
     uint32_t node = 0;
     for (uint64_t i = text.size; i-- > 0;) {
@@ -56,12 +66,12 @@ static void add_text(bb_special_set *s, bb_bytes text, uint32_t id, uint32_t *de
         uint32_t      next = child(s, node, byte);
         if (!next) {
             next = s->n_nodes++;
-            if (node) s->edges[slot_of(s, node, byte)] = (edge){ node, next, byte };
+            s->from[next] = node;
+            s->byte[next] = byte;
+            if (node) *slot_of(s, node, byte) = next + 1;
             else s->start[byte] = next;
             s->token[next] = BB_NONE;
             depth[next] = depth[node] + 1;
-            from[next] = node;
-            bytes[next] = byte;
         }
         node = next;
     }
@@ -69,8 +79,7 @@ static void add_text(bb_special_set *s, bb_bytes text, uint32_t id, uint32_t *de
 }
 
 /* fail and link of all nodes, shallow ones first. order: [n_nodes] scratch, count: [deepest + 2] zeros. */
-static void connect(bb_special_set *s, const bb_tokenizer *t, const uint32_t *depth, const uint32_t *from, const unsigned char *bytes, uint32_t *order,
-                    uint32_t *count)
+static void connect(bb_special_set *s, const bb_tokenizer *t, const uint32_t *depth, uint32_t *order, uint32_t *count)
 {
     uint32_t deepest = 0;
     for (uint32_t i = 0; i < s->n_nodes; i++) {
@@ -81,7 +90,7 @@ static void connect(bb_special_set *s, const bb_tokenizer *t, const uint32_t *de
     for (uint32_t i = 0; i < s->n_nodes; i++) order[count[depth[i]]++] = i;
     for (uint32_t k = 1; k < s->n_nodes; k++) {
         uint32_t i = order[k];
-        s->fail[i] = from[i] ? step(s, s->fail[from[i]], bytes[i]) : 0;
+        s->fail[i] = s->from[i] ? step(s, s->fail[s->from[i]], s->byte[i]) : 0;
         for (int mode = 0; mode < 2; mode++)
             s->link[mode][i] = s->token[i] != BB_NONE && (mode || is_user(t, s->token[i])) ? i : s->link[mode][s->fail[i]];
     }
@@ -89,20 +98,23 @@ static void connect(bb_special_set *s, const bb_tokenizer *t, const uint32_t *de
 
 static bb_status allocate(bb_special_set *s, uint32_t n, bb_err *err)
 {
-    for (s->n_edges = 16; s->n_edges < 2 * (uint64_t)n; s->n_edges *= 2) {}
+    bb_status status = BB_OK;
     s->fail = BB_NEW0(n, uint32_t, err);
     s->token = BB_NEW(n, uint32_t, err);
     s->link[0] = BB_NEW0(n, uint32_t, err);
     s->link[1] = BB_NEW0(n, uint32_t, err);
-    s->edges = BB_NEW0((size_t)s->n_edges, edge, err);
-    return s->fail && s->token && s->link[0] && s->link[1] && s->edges ? BB_OK : BB_NOMEM;
+    s->from = BB_NEW0(n, uint32_t, err);
+    s->byte = BB_NEW0(n, unsigned char, err);
+    if (!s->fail || !s->token || !s->link[0] || !s->link[1] || !s->from || !s->byte) return BB_NOMEM;
+    BB_TRY(bb_table_reserve(&s->children, n, 0, NULL, NULL, err));
+done:
+    return status;
 }
 
 bb_status bb_special_set_create(const bb_tokenizer *t, bb_special_set **out, bb_err *err)
 {
     uint64_t        bytes = 1, longest = 0;
-    uint32_t       *depth = NULL, *from = NULL, *order = NULL, *count = NULL;
-    unsigned char  *byte = NULL;
+    uint32_t       *depth = NULL, *order = NULL, *count = NULL;
     bb_special_set *s;
     bb_status       status = BB_NOMEM;
     *out = NULL;
@@ -118,25 +130,21 @@ bb_status bb_special_set_create(const bb_tokenizer *t, bb_special_set **out, bb_
     BB_TRY(allocate(s, (uint32_t)bytes, err));
     status = BB_NOMEM;
     depth = BB_NEW0((size_t)bytes, uint32_t, err);
-    from = BB_NEW0((size_t)bytes, uint32_t, err);
     order = BB_NEW((size_t)bytes, uint32_t, err);
     count = BB_NEW0((size_t)longest + 2, uint32_t, err);
-    byte = BB_NEW0((size_t)bytes, unsigned char, err);
-    if (!depth || !from || !order || !count || !byte) goto done;
+    if (!depth || !order || !count) goto done;
     s->n_nodes = 1;
     s->token[0] = BB_NONE;
     for (uint32_t i = 0; i < t->n_special; i++) {
         bb_bytes text = t->strings.text[t->special[i]];
-        if (text.size <= BB_LONGEST_TEXT) add_text(s, text, t->special[i], depth, from, byte);
+        if (text.size <= BB_LONGEST_TEXT) add_text(s, text, t->special[i], depth);
     }
-    connect(s, t, depth, from, byte, order, count);
+    connect(s, t, depth, order, count);
     status = BB_OK;
 done:
     bb_free(depth);
-    bb_free(from);
     bb_free(order);
     bb_free(count);
-    bb_free(byte);
     return status;
 }
 
@@ -147,7 +155,9 @@ void bb_special_set_destroy(bb_special_set *s)
     bb_free(s->token);
     bb_free(s->link[0]);
     bb_free(s->link[1]);
-    bb_free(s->edges);
+    bb_free(s->from);
+    bb_free(s->byte);
+    bb_table_done(&s->children);
     bb_free(s);
 }
 
