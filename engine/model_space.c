@@ -19,6 +19,7 @@
 #include "model/compress/plan_units.h"
 #include "model/export/export.h"
 #include "model/export/sizes.h"
+#include "model/net/arch.h"
 
 enum { PAD = 32, MAX_WIDTHS = 8 };
 
@@ -411,7 +412,8 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     BB_TRY(bb_plan_space_init(&s->plans, s->described, i, err));
     BB_TRY(bb_export_sizes_create(m, &s->plans, &s->sizes, err));
     s->problem = (bb_problem){ .n_units = i, .units = s->units, .plans = &s->plans, .size = exact_size, .size_self = s };
-    if (m->net.arch == BB_ARCH_QWEN3 && m->net.head.rows == 0) {
+    const bb_arch *pruned = bb_arch_for_pruned(m->net.arch);
+    if (pruned && pruned->fused[BB_FEED_ATTENTION] && m->net.head.rows == 0) {
         s->problem.settle = settle;
         s->problem.settle_self = s;
     }

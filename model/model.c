@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * model.c: see model.h. Reads hyperparameters with the keys and the defaults of llama.cpp, then every tensor.
  *
- * llama, qwen2 and qwen3 have one shape for all blocks; deci and openelm have arrays of shapes, and deci may lack attention or
- * FFN in a block. openelm, to which a pruned qwen3 is exported, is read as a qwen3 whose q, k and v are three views of one fused
- * matrix. A tensor that no part of the network asks for is refused, as llama.cpp does: computing without it would be wrong.
+ * What an architecture has is in its row (net/arch.h): shapes in arrays, sublayers that may be absent, norms, parts that are views of one
+ * fused matrix. A tensor that no part of the network asks for is refused, as llama.cpp does: computing without it would be wrong.
  */
 #include "model/model.h"
 
@@ -17,16 +16,14 @@
 #include "kernels/half.h"
 #include "model/io/gguf_internal.h"
 #include "model/model_internal.h"
+#include "model/net/arch.h"
 
 enum { MAX_HEAD_DIM = 4096, MAX_WIDTH = 1 << 24, KEY_BYTES = 128 };
 
 /* What one call of bb_model_build knows. */
 typedef struct builder {
     bb_model   *m;
-    const char *arch;       /* key prefix: "llama", ... */
-    bool        per_layer;  /* shapes may differ from block to block */
-    bool        may_lack;   /* blocks without attention or FFN are allowed */
-    bool        fused_qkv, qk_norms;
+    const bb_arch *arch;
     bool       *used;       /* [n_tensors] */
     size_t      room;       /* of m->owned */
 } builder;
@@ -53,7 +50,7 @@ static void *own(builder *b, size_t n, size_t size, bb_err *err)
 
 static const char *key_of(const builder *b, const char *suffix, char key[KEY_BYTES])
 {
-    snprintf(key, KEY_BYTES, "%s.%s", b->arch, suffix);
+    snprintf(key, KEY_BYTES, "%s.%s", b->arch->name, suffix);
     return key;
 }
 
@@ -80,29 +77,18 @@ static bb_status read_f32(const builder *b, const char *suffix, float fallback, 
 
 static bb_status find_arch(builder *b, bb_err *err)
 {
-    static const struct { const char *name; bb_arch arch; bool neox, per_layer, may_lack, fused, qk_norms; } rows[] = {
-        { "llama", BB_ARCH_LLAMA, false, false, false, false, false }, { "qwen2", BB_ARCH_QWEN2, true, false, false, false, false },
-        { "qwen3", BB_ARCH_QWEN3, true, false, false, false, true },   { "deci", BB_ARCH_DECI, false, true, true, false, false },
-        { "openelm", BB_ARCH_QWEN3, true, true, false, true, true },
-    };
     bb_bytes  text;
-    bb_net   *net = &b->m->net;
-    char      shown[BB_GGUF_SHOWN];
+    char      shown[BB_GGUF_SHOWN], known[256] = "";
     bb_status status = bb_gguf_text(&b->m->gguf, "general.architecture", &text, NULL, err);
     if (status != BB_OK) return status;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        if (strlen(rows[i].name) != text.size || memcmp(rows[i].name, text.data, (size_t)text.size) != 0) continue;
-        b->arch = rows[i].name;
-        b->per_layer = rows[i].per_layer;
-        b->may_lack = rows[i].may_lack;
-        b->fused_qkv = rows[i].fused;
-        b->qk_norms = rows[i].qk_norms;
-        net->arch = rows[i].arch;
-        net->rope_neox = rows[i].neox;
+    if ((b->arch = bb_arch_find(text.data, (size_t)text.size)) != NULL) {
+        b->m->net.arch = b->arch;
+        b->m->net.rope_neox = b->arch->neox;
         return BB_OK;
     }
-    return BB_FAIL(err, BB_UNSUPPORTED, "architecture '%s' is not supported; llama, qwen2, qwen3, deci and openelm are",
-                   bb_gguf_show(text, shown));
+    for (size_t i = 0, n = 0; i < bb_n_archs && n < sizeof known; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i == 0 ? "" : i + 1 < bb_n_archs ? ", " : " and ", bb_archs[i].name);
+    return BB_FAIL(err, BB_UNSUPPORTED, "architecture '%s' is not supported; %s are", bb_gguf_show(text, shown), known);
 }
 
 static bool text_is(bb_bytes text, const char *s) { return text.size == strlen(s) && memcmp(text.data, s, (size_t)text.size) == 0; }
@@ -179,29 +165,33 @@ static bb_status read_head_dim(const builder *b, bb_err *err)
     if (net->n_rot % 2 != 0 || net->n_rot > net->head_dim)
         return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; an even number up to the head size %u is possible",
                        key_of(b, "rope.dimension_count", key), net->n_rot, net->head_dim);
-    if ((net->arch == BB_ARCH_LLAMA || net->arch == BB_ARCH_DECI) && net->n_rot != net->head_dim)
+    if (b->arch->whole_heads && net->n_rot != net->head_dim)
         return BB_FAIL(err, BB_UNSUPPORTED, "metadata key '%s' is %u and a head has %u numbers; architecture %s needs them equal",
-                       key_of(b, "rope.dimension_count", key), net->n_rot, net->head_dim, b->arch);
+                       key_of(b, "rope.dimension_count", key), net->n_rot, net->head_dim, b->arch->name);
 done:
     return status;
 }
 
+static uint32_t *count_of(bb_block *k, bb_count c) { return c == BB_COUNT_HEADS ? &k->n_head : c == BB_COUNT_KV ? &k->n_kv : &k->n_ff; }
+
 /* One block's heads and widths, already filled in, against each other and against the first block's. */
 static bb_status check_block_shape(const builder *b, uint32_t i, bb_err *err)
 {
-    const bb_block *k = &b->m->net.blocks[i], *first = &b->m->net.blocks[0];
-    if (!b->per_layer && (k->n_head != first->n_head || k->n_kv != first->n_kv || k->n_ff != first->n_ff))
-        return BB_FAIL(err, BB_UNSUPPORTED, "block %u has another shape than block 0; architecture %s has one shape for all blocks", i,
-                       b->arch);
+    bb_block *k = &b->m->net.blocks[i];
+    for (int c = 0; c < BB_N_COUNTS; c++)
+        if (!(b->arch->arrays & BB_SET(c)) && *count_of(k, (bb_count)c) != *count_of(&b->m->net.blocks[0], (bb_count)c))
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u has another shape than block 0; architecture %s has one shape for all blocks", i,
+                           b->arch->name);
     if (k->n_head > MAX_WIDTH || k->n_ff > MAX_WIDTH || k->n_kv > k->n_head)
         return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads, %u KV heads and FFN width %u", i, k->n_head, k->n_kv, k->n_ff);
     if (k->n_head > 0 && k->n_kv == 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "block %u has %u heads and no KV head (a linear map instead of attention)", i, k->n_head);
     if (k->n_head > 0 && k->n_head % k->n_kv != 0)
         return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads, not a multiple of its %u KV heads", i, k->n_head, k->n_kv);
-    if (!b->may_lack && (k->n_head == 0 || k->n_ff == 0))
-        return BB_FAIL(err, BB_BAD_FILE, "block %u has no %s; architecture %s needs it in every block", i,
-                       k->n_head == 0 ? "attention" : "FFN", b->arch);
+    for (int s = 0; s < BB_N_SUBLAYERS; s++)
+        if (!(b->arch->optional & BB_SET(s)) && !bb_block_has(k, (bb_sublayer)s))
+            return BB_FAIL(err, BB_BAD_FILE, "block %u has no %s; architecture %s needs it in every block", i, s == BB_ATTENTION ? "attention" : "FFN",
+                           b->arch->name);
     return BB_OK;
 }
 
@@ -212,12 +202,15 @@ static bb_status read_block_shapes(const builder *b, bb_err *err)
     char      key[KEY_BYTES];
     bool      found;
     bb_status status;
-    BB_TRY(bb_gguf_u32_array(&b->m->gguf, key_of(b, "attention.head_count", key), v, net->n_layer, NULL, err));
-    for (uint32_t i = 0; i < net->n_layer; i++) net->blocks[i].n_head = net->blocks[i].n_kv = v[i];
-    BB_TRY(bb_gguf_u32_array(&b->m->gguf, key_of(b, "attention.head_count_kv", key), v, net->n_layer, &found, err));
-    for (uint32_t i = 0; found && i < net->n_layer; i++) net->blocks[i].n_kv = net->blocks[i].n_head ? v[i] : 0;
-    BB_TRY(bb_gguf_u32_array(&b->m->gguf, key_of(b, "feed_forward_length", key), v, net->n_layer, NULL, err));
-    for (uint32_t i = 0; i < net->n_layer; i++) net->blocks[i].n_ff = v[i];
+    for (int c = 0; c < BB_N_COUNTS; c++) {
+        BB_TRY(bb_gguf_u32_array(&b->m->gguf, key_of(b, bb_count_keys[c], key), v, net->n_layer, c == BB_COUNT_KV ? &found : NULL, err));
+        if (c == BB_COUNT_KV && !found) continue; /* as many as there are heads */
+        for (uint32_t i = 0; i < net->n_layer; i++) {
+            bb_block *k = &net->blocks[i];
+            *count_of(k, (bb_count)c) = c == BB_COUNT_KV && !k->n_head ? 0 : v[i];
+            if (c == BB_COUNT_HEADS) k->n_kv = v[i];
+        }
+    }
     for (uint32_t i = 0; i < net->n_layer; i++) BB_TRY(check_block_shape(b, i, err));
 done:
     return status;
@@ -241,7 +234,7 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     BB_TRY(read_block_shapes(b, err));
     BB_TRY(read_head_dim(b, err));
     BB_TRY(read_rope(b, err));
-    BB_TRY(bb_model_refuse_foreign(&b->m->gguf, b->arch, net, err));
+    BB_TRY(bb_model_refuse_foreign(&b->m->gguf, b->arch->name, net, err));
 done:
     return status;
 }
@@ -297,16 +290,12 @@ static bb_status find_vector(builder *b, const char *name, uint32_t n, bool requ
     return BB_OK;
 }
 
-static bb_status find_block_vector(builder *b, uint32_t layer, const char *what, uint32_t n, bool required, const float **out, bb_err *err)
+static bb_status find_part(builder *b, uint32_t layer, bb_part part, bb_err *err)
 {
-    char name[KEY_BYTES];
-    snprintf(name, sizeof name, "blk.%u.%s", layer, what);
-    return find_vector(b, name, n, required, out, err);
-}
-
-static bb_status find_part(builder *b, uint32_t layer, bb_part part, uint32_t rows, uint32_t cols, bb_err *err)
-{
-    bb_matrix *w = &b->m->net.blocks[layer].w[part];
+    bb_net    *net = &b->m->net;
+    bb_block  *k = &net->blocks[layer];
+    bb_matrix *w = &k->w[part];
+    uint32_t   rows = (uint32_t)bb_dim_of(net, k, bb_parts[part].rows), cols = (uint32_t)bb_dim_of(net, k, bb_parts[part].cols);
     char       name[KEY_BYTES];
     bb_status  status;
     snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_parts[part].name);
@@ -317,61 +306,60 @@ done:
     return status;
 }
 
-/* q, k and v as views of the rows of one matrix. */
-static bb_status find_fused(builder *b, uint32_t layer, uint32_t q_rows, uint32_t kv_rows, uint32_t cols, bb_err *err)
+/* The parts with one feed as views of the rows of one matrix. */
+static bb_status find_fused(builder *b, uint32_t layer, bb_feed feed, bb_err *err)
 {
-    bb_matrix  *w = b->m->net.blocks[layer].w, all;
+    bb_net     *net = &b->m->net;
+    bb_block   *k = &net->blocks[layer];
+    bb_matrix   all;
     char        name[KEY_BYTES];
     const char *at;
     size_t      row_bytes;
+    uint32_t    rows = 0;
     bb_status   status;
-    snprintf(name, sizeof name, "blk.%u.attn_qkv.weight", layer);
-    BB_TRY(find_matrix(b, name, q_rows + 2 * kv_rows, cols, &all, err));
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (bb_parts[p].feed == feed) rows += (uint32_t)bb_dim_of(net, k, bb_parts[p].rows);
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, b->arch->fused[feed]);
+    BB_TRY(find_matrix(b, name, rows, (uint32_t)bb_dim_of(net, k, bb_feeds[feed].width), &all, err));
     row_bytes = (size_t)(bb_gguf_tensor(&b->m->gguf, name)->size_bytes / all.rows);
     at = all.data;
-    w[BB_PART_Q] = w[BB_PART_K] = w[BB_PART_V] = all;
-    w[BB_PART_Q].rows = q_rows;
-    w[BB_PART_K].rows = w[BB_PART_V].rows = kv_rows;
-    w[BB_PART_K].data = at + q_rows * row_bytes;
-    w[BB_PART_V].data = at + (q_rows + kv_rows) * row_bytes;
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        if (bb_parts[p].feed != feed) continue;
+        k->w[p] = all;
+        k->w[p].rows = (uint32_t)bb_dim_of(net, k, bb_parts[p].rows);
+        k->w[p].data = at;
+        at += k->w[p].rows * row_bytes;
+    }
 done:
     return status;
 }
 
-static bb_status find_attention(builder *b, uint32_t layer, bb_err *err)
+static bb_status find_norm(builder *b, uint32_t layer, bb_norm norm, bb_err *err)
 {
     bb_net   *net = &b->m->net;
     bb_block *k = &net->blocks[layer];
-    uint64_t  q_rows = (uint64_t)k->n_head * net->head_dim, kv_rows = (uint64_t)k->n_kv * net->head_dim;
-    bb_status status;
-    if (q_rows > INT32_MAX / 4)
+    char      name[KEY_BYTES];
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_norms[norm].name);
+    return find_vector(b, name, (uint32_t)bb_dim_of(net, k, bb_norms[norm].over), true, &k->norm[norm], err);
+}
+
+static bb_status find_sublayer(builder *b, uint32_t layer, bb_sublayer s, bb_err *err)
+{
+    bb_net         *net = &b->m->net;
+    const bb_block *k = &net->blocks[layer];
+    bb_status       status = BB_OK;
+    if ((uint64_t)k->n_head * net->head_dim > INT32_MAX / 4)
         return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads of %u numbers", layer, k->n_head, net->head_dim);
-    BB_TRY(find_block_vector(b, layer, "attn_norm.weight", net->n_embd, true, &k->norm[BB_NORM_ATTENTION], err));
-    if (b->fused_qkv) {
-        BB_TRY(find_fused(b, layer, (uint32_t)q_rows, (uint32_t)kv_rows, net->n_embd, err));
-    } else {
-        BB_TRY(find_part(b, layer, BB_PART_Q, (uint32_t)q_rows, net->n_embd, err));
-        BB_TRY(find_part(b, layer, BB_PART_K, (uint32_t)kv_rows, net->n_embd, err));
-        BB_TRY(find_part(b, layer, BB_PART_V, (uint32_t)kv_rows, net->n_embd, err));
+    for (int place = 0; place < 2; place++) { /* the input's norm, the parts, the other norms: the order of files, for the first that is missing is named */
+        for (int n = 0; n < BB_N_NORMS; n++)
+            if (bb_norms[n].sublayer == s && (b->arch->norms & BB_SET(n)) && (bb_norms[n].place == BB_PLACE_INPUT) == (place == 0))
+                BB_TRY(find_norm(b, layer, (bb_norm)n, err));
+        for (int p = 0; p < BB_N_PARTS && place == 0; p++) {
+            if (bb_parts[p].sublayer != s) continue;
+            if (!b->arch->fused[bb_parts[p].feed]) BB_TRY(find_part(b, layer, (bb_part)p, err));
+            else if (k->w[p].rows == 0) BB_TRY(find_fused(b, layer, bb_parts[p].feed, err));
+        }
     }
-    BB_TRY(find_part(b, layer, BB_PART_O, net->n_embd, (uint32_t)q_rows, err));
-    if (b->qk_norms) {
-        BB_TRY(find_block_vector(b, layer, "attn_q_norm.weight", net->head_dim, true, &k->norm[BB_NORM_Q], err));
-        BB_TRY(find_block_vector(b, layer, "attn_k_norm.weight", net->head_dim, true, &k->norm[BB_NORM_K], err));
-    }
-done:
-    return status;
-}
-
-static bb_status find_ffn(builder *b, uint32_t layer, bb_err *err)
-{
-    bb_net   *net = &b->m->net;
-    bb_block *k = &net->blocks[layer];
-    bb_status status;
-    BB_TRY(find_block_vector(b, layer, "ffn_norm.weight", net->n_embd, true, &k->norm[BB_NORM_FFN], err));
-    BB_TRY(find_part(b, layer, BB_PART_GATE, k->n_ff, net->n_embd, err));
-    BB_TRY(find_part(b, layer, BB_PART_UP, k->n_ff, net->n_embd, err));
-    BB_TRY(find_part(b, layer, BB_PART_DOWN, net->n_embd, k->n_ff, err));
 done:
     return status;
 }
@@ -391,10 +379,10 @@ static bb_status find_vocabulary(builder *b, bb_err *err)
         return BB_FAIL(err, BB_BAD_FILE, "the tokenizer has %llu tokens and 'token_embd.weight' has %u rows; they must be equal",
                        (unsigned long long)tokens->count, net->n_vocab);
     BB_TRY(find_matrix(b, "token_embd.weight", net->n_vocab, net->n_embd, &net->embd, err));
-    if (!b->fused_qkv && bb_gguf_tensor(&b->m->gguf, "output.weight"))
+    if (b->arch->separate_head && bb_gguf_tensor(&b->m->gguf, "output.weight"))
         BB_TRY(find_matrix(b, "output.weight", net->n_vocab, net->n_embd, &net->head, err));
     BB_TRY(find_vector(b, "output_norm.weight", net->n_embd, true, &net->out_norm, err));
-    if (!net->rope_neox) BB_TRY(find_vector(b, "rope_freqs.weight", net->n_rot / 2, false, &net->rope_factors, err));
+    if (b->arch->rope_factors) BB_TRY(find_vector(b, "rope_freqs.weight", net->n_rot / 2, false, &net->rope_factors, err));
 done:
     return status;
 }
@@ -407,13 +395,13 @@ static bb_status find_tensors(builder *b, bb_err *err)
     bb_status status;
     BB_TRY(find_vocabulary(b, err));
     for (uint32_t i = 0; i < net->n_layer; i++) {
-        if (net->blocks[i].n_head) BB_TRY(find_attention(b, i, err));
-        if (net->blocks[i].n_ff) BB_TRY(find_ffn(b, i, err));
+        for (int s = 0; s < BB_N_SUBLAYERS; s++)
+            if (bb_block_has(&net->blocks[i], (bb_sublayer)s)) BB_TRY(find_sublayer(b, i, (bb_sublayer)s, err));
     }
     for (uint64_t i = 0; i < g->n_tensors; i++)
         if (!b->used[i])
             return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has no place in a network of architecture %s as this program knows it",
-                           bb_gguf_show((bb_bytes){ g->tensors[i].name, strlen(g->tensors[i].name) }, shown), b->arch);
+                           bb_gguf_show((bb_bytes){ g->tensors[i].name, strlen(g->tensors[i].name) }, shown), b->arch->name);
 done:
     return status;
 }

@@ -308,7 +308,7 @@ START_TEST(large_vocabulary_comes_in_pieces)
 {
     enum { N = 600, V = 30011, C = 8 };
     static const ref_shape none[] = { { 0, 0, 0 } };
-    ref_spec      spec = { "large", BB_ARCH_LLAMA, V, C, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
+    ref_spec      spec = { "large", "llama", V, C, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
     ref_model     m;
     uint64_t      seed = 1;
     bb_backward  *b;

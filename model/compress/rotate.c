@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "model/compress/statistics.h"
+#include "model/net/arch.h"
 
 enum { MAX_ODD = 255, PIECE = 64 };
 
@@ -205,12 +206,9 @@ done:
 
 static bb_status check_arch(const bb_model *m, unsigned which, bb_err *err)
 {
-    bb_bytes arch;
-    if (!(which & BB_ROTATE_STREAM) || !bb_gguf_find(&m->gguf, "general.architecture")) return BB_OK;
-    bb_status status = bb_gguf_text(&m->gguf, "general.architecture", &arch, NULL, err);
-    if (status == BB_OK && arch.size == 7 && memcmp(arch.data, "openelm", 7) == 0)
-        return BB_FAIL(err, BB_UNSUPPORTED, "architecture openelm has no separate head: its residual stream cannot be rotated");
-    return status;
+    if ((which & BB_ROTATE_STREAM) && !m->net.arch->separate_head)
+        return BB_FAIL(err, BB_UNSUPPORTED, "architecture %s has no separate head: its residual stream cannot be rotated", m->net.arch->name);
+    return BB_OK;
 }
 
 static void set_identity(const bb_model *source, bb_model *m, unsigned which, uint64_t seed)

@@ -4,8 +4,8 @@
  * One list of keys and tensors (bb_gguf_out) is made for sizes and for writing, so that the size is exact.
  *
  * 1. Blocks without attention and without FFN do nothing and are left out; the others are renumbered.
- * 2. The architecture is chosen: the source's when all blocks have one shape that its loader takes; else deci for llama and qwen2,
- *    openelm for a qwen3 with tied embeddings. deci and openelm stay what they are.
+ * 2. The architecture is chosen: the source's when its loader takes the shapes of the blocks; else the one that its row names for pruned
+ *    networks (net/arch.h): deci for llama and qwen2, openelm for a qwen3 with tied embeddings. deci and openelm stay what they are.
  * 3. What the loader or the graph of that architecture cannot do without is replaced by parts that compute zero: a removed FFN
  *    beside attention becomes one of width 1; removed attention in deci's block 0 and in any block of openelm becomes one head
  *    with a zero output. (deci: an FFN-free block silently loses its attention, an FFN-free last block aborts, an attention-free
@@ -43,64 +43,45 @@ static void *own(exporter *e, size_t bytes, bb_err *err)
 
 static const bb_block *block_at(const exporter *e, uint32_t i) { return &e->net->blocks[e->from[i]]; }
 
-static bool is_arch(const exporter *e, const char *name) { return strcmp(e->source_arch, name) == 0; }
+static uint32_t count_of(const bb_block *k, bb_count c) { return c == BB_COUNT_HEADS ? k->n_head : c == BB_COUNT_KV ? k->n_kv : k->n_ff; }
 
 static bb_status keep_blocks(exporter *e, bb_err *err)
 {
     e->from = BB_NEW(e->net->n_layer, uint32_t, err);
     if (!e->from) return BB_NOMEM;
-    for (int k = 0; k < 3; k++)
+    for (int k = 0; k < BB_N_COUNTS; k++)
         if (!(e->given[k] = BB_NEW(e->net->n_layer, uint32_t, err)) || !(e->shape[k] = BB_NEW(e->net->n_layer, uint32_t, err))) return BB_NOMEM;
     for (uint32_t i = 0; i < e->net->n_layer; i++) {
         const bb_block *k = &e->net->blocks[i];
         if (k->n_head == 0 && k->n_ff == 0) continue;
-        e->given[0][e->n_layer] = k->n_head;
-        e->given[1][e->n_layer] = k->n_kv;
-        e->given[2][e->n_layer] = k->n_ff;
+        for (int c = 0; c < BB_N_COUNTS; c++) e->given[c][e->n_layer] = count_of(k, (bb_count)c);
         e->from[e->n_layer++] = i;
     }
     if (e->n_layer == 0) return BB_FAIL(err, BB_UNSUPPORTED, "no block is left: llama.cpp needs one at least");
     return BB_OK;
 }
 
-static bool has_one_shape(const exporter *e)
-{
-    uint32_t *const *g = e->given;
-    for (uint32_t i = 0; i < e->n_layer; i++)
-        if (g[0][i] == 0 || g[2][i] == 0 || g[0][i] != g[0][0] || g[1][i] != g[1][0] || g[2][i] != g[2][0]) return false;
-    return true;
-}
-
-bb_status bb_exporter_read_arch(exporter *e, bb_err *err)
-{
-    bb_bytes  text;
-    bb_status status = bb_gguf_text(&e->source->gguf, "general.architecture", &text, NULL, err);
-    if (status != BB_OK) return status;
-    BB_ASSERT(text.size < sizeof e->source_arch);
-    memcpy(e->source_arch, text.data, (size_t)text.size);
-    return BB_OK;
-}
-
 bool bb_exporter_keeps_arch(const exporter *e)
 {
-    if (is_arch(e, "deci") || is_arch(e, "openelm")) return true;
-    if (is_arch(e, "qwen2") && (uint64_t)e->given[0][0] * e->net->head_dim != e->net->n_embd) return false; /* its loader wants C x C */
-    return has_one_shape(e);
+    const bb_arch *arch = e->source->net.arch;
+    if (arch->square_attention && (uint64_t)e->given[BB_COUNT_HEADS][0] * e->net->head_dim != e->net->n_embd) return false;
+    for (int c = 0; c < BB_N_COUNTS; c++)
+        for (uint32_t i = 0; i < e->n_layer && !(arch->arrays & BB_SET(c)); i++)
+            if (e->given[c][i] == 0 || e->given[c][i] != e->given[c][0]) return false;
+    return true;
 }
 
 bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
 {
-    const bb_net *net = e->net;
-    e->arch = e->source_arch;
-    e->layered = !keeps || is_arch(e, "deci") || is_arch(e, "openelm");
-    e->permuted = !keeps && is_arch(e, "qwen2");
-    if (!keeps) e->arch = is_arch(e, "qwen3") ? "openelm" : "deci";
-    e->fused = strcmp(e->arch, "openelm") == 0;
-    if (e->fused && net->head.rows)
-        return BB_FAIL(err, BB_UNSUPPORTED, "a qwen3 with a separate output matrix and blocks of different shapes: llama.cpp has no "
-                                            "architecture for it; prune all blocks alike");
-    if (e->permuted && net->n_rot != net->head_dim)
-        return BB_FAIL(err, BB_UNSUPPORTED, "architecture deci rotates whole heads (%u numbers); this model rotates %u", net->head_dim,
+    const bb_net  *net = e->net;
+    const bb_arch *from = e->source->net.arch;
+    e->arch = keeps ? from : bb_arch_for_pruned(from);
+    if (!e->arch || (net->head.rows && !e->arch->separate_head))
+        return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes%s: llama.cpp has no architecture for it; prune all blocks alike",
+                       from->name, e->arch ? " and a separate output matrix" : "");
+    e->permuted = e->arch->neox != from->neox;
+    if (e->arch->whole_heads && net->n_rot != net->head_dim)
+        return BB_FAIL(err, BB_UNSUPPORTED, "architecture %s rotates whole heads (%u numbers); this model rotates %u", e->arch->name, net->head_dim,
                        net->n_rot);
     return BB_OK;
 }
@@ -109,12 +90,19 @@ bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
 void bb_exporter_choose_shapes(exporter *e)
 {
     for (uint32_t i = 0; i < e->n_layer; i++) {
-        const uint32_t n_head = e->given[0][i], n_ff = e->given[2][i];
-        const bool     needs_attention = e->fused || (e->layered && i == 0);
-        e->shape[0][i] = n_head ? n_head : needs_attention;
-        e->shape[1][i] = n_head ? e->given[1][i] : needs_attention;
-        e->shape[2][i] = n_ff ? n_ff : e->shape[0][i] > 0;
+        const uint32_t n_head = e->given[BB_COUNT_HEADS][i], n_ff = e->given[BB_COUNT_FF][i];
+        const unsigned needed = e->arch->always | (i == 0 ? e->arch->first : 0);
+        const uint32_t stand_in = (needed & BB_SET(BB_ATTENTION)) != 0;
+        e->shape[BB_COUNT_HEADS][i] = n_head ? n_head : stand_in;
+        e->shape[BB_COUNT_KV][i] = n_head ? e->given[BB_COUNT_KV][i] : stand_in;
+        e->shape[BB_COUNT_FF][i] = n_ff ? n_ff : e->shape[BB_COUNT_HEADS][i] > 0;
     }
+}
+
+/* Counts of block i as written, for bb_dim_of. */
+static bb_block written(const exporter *e, uint32_t i)
+{
+    return (bb_block){ .n_head = e->shape[BB_COUNT_HEADS][i], .n_kv = e->shape[BB_COUNT_KV][i], .n_ff = e->shape[BB_COUNT_FF][i] };
 }
 
 /* ---- checks ---- */
@@ -130,19 +118,36 @@ static bb_status check_matrix(const bb_matrix *w, const char *name, bb_err *err)
     return BB_OK;
 }
 
+/* Parts that will lie in one matrix. */
+static bb_status check_fused(const exporter *e, uint32_t i, bb_feed feed, bb_err *err)
+{
+    const bb_block *k = block_at(e, i);
+    const bb_type  *type = NULL;
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        if (bb_parts[p].feed != feed) continue;
+        if (type && k->w[p].type != *type)
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture %s stores q, k and v in one matrix; give them one type", e->from[i], e->arch->name);
+        type = &k->w[p].type;
+    }
+    return BB_OK;
+}
+
 bb_status bb_exporter_check_attention(const exporter *e, uint32_t i, bb_err *err)
 {
     const bb_block *k = block_at(e, i);
+    bb_status       status = BB_OK;
     if (k->n_kv == 0 || k->n_head % k->n_kv != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "block %u: %u heads are no multiple of %u KV heads", e->from[i], k->n_head, k->n_kv);
-    BB_ASSERT(k->w[BB_PART_Q].rows == k->n_head * e->net->head_dim && k->w[BB_PART_O].cols == k->n_head * e->net->head_dim);
-    BB_ASSERT(k->w[BB_PART_K].rows == k->n_kv * e->net->head_dim && k->w[BB_PART_V].rows == k->n_kv * e->net->head_dim);
-    if (!e->fused) return BB_OK;
-    if (k->w[BB_PART_Q].type != k->w[BB_PART_K].type || k->w[BB_PART_Q].type != k->w[BB_PART_V].type)
-        return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture openelm stores q, k and v in one matrix; give them one type", e->from[i]);
-    for (unsigned p = BB_PART_Q; p <= BB_PART_O; p++)
-        if (k->w[p].bias) return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture openelm has no biases", e->from[i]);
-    return BB_OK;
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        if (bb_parts[p].sublayer != BB_ATTENTION) continue;
+        BB_ASSERT(k->w[p].rows == bb_dim_of(e->net, k, bb_parts[p].rows) && k->w[p].cols == bb_dim_of(e->net, k, bb_parts[p].cols));
+        if (e->arch->fused[bb_parts[p].feed]) BB_TRY(check_fused(e, i, bb_parts[p].feed, err));
+    }
+    for (int p = 0; p < BB_N_PARTS && !e->arch->attention_biases; p++)
+        if (bb_parts[p].sublayer == BB_ATTENTION && k->w[p].bias)
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture %s has no biases", e->from[i], e->arch->name);
+done:
+    return status;
 }
 
 static bb_status check(const exporter *e, bb_err *err)
@@ -175,20 +180,20 @@ static bool begins(bb_bytes key, const char *prefix)
 static bb_status copy_keys(exporter *e, bb_err *err)
 {
     const bb_gguf *g = &e->source->gguf;
-    char           prefix[sizeof e->source_arch + 1];
+    const char    *to = e->arch->name;
+    char           prefix[32];
+    const size_t   cut = strlen(e->source->net.arch->name);
     bb_status      status = BB_OK;
-    size_t         cut;
-    snprintf(prefix, sizeof prefix, "%s.", e->source_arch);
-    cut = strlen(e->source_arch);
+    snprintf(prefix, sizeof prefix, "%s.", e->source->net.arch->name);
     for (uint64_t i = 0; i < g->n_kv; i++) {
         bb_gguf_kv kv = g->kv[i];
         if (begins(kv.key, "split.")) continue;
-        if (e->arch != e->source_arch && begins(kv.key, prefix)) {
-            uint64_t size = strlen(e->arch) + kv.key.size - cut;
+        if (e->arch != e->source->net.arch && begins(kv.key, prefix)) {
+            uint64_t size = strlen(to) + kv.key.size - cut;
             char    *key = own(e, (size_t)size, err);
             if (!key) return BB_NOMEM;
-            memcpy(key, e->arch, strlen(e->arch));
-            memcpy(key + strlen(e->arch), kv.key.data + cut, (size_t)kv.key.size - cut);
+            memcpy(key, to, strlen(to));
+            memcpy(key + strlen(to), kv.key.data + cut, (size_t)kv.key.size - cut);
             kv.key = (bb_bytes){ key, size };
         }
         BB_TRY(bb_gguf_put_copy(e->out, &kv, err));
@@ -200,7 +205,7 @@ done:
 static bb_status put_arch_u32(exporter *e, const char *suffix, uint32_t v, bb_err *err)
 {
     char key[96];
-    snprintf(key, sizeof key, "%s.%s", e->arch, suffix);
+    snprintf(key, sizeof key, "%s.%s", e->arch->name, suffix);
     return bb_gguf_put_u32(e->out, key, v, err);
 }
 
@@ -233,23 +238,22 @@ static bb_type commonest_type(const exporter *e)
 
 bool bb_exporter_differs(const exporter *e)
 {
-    if (e->arch != e->source_arch || e->n_layer != e->source->net.n_layer) return true;
+    if (e->arch != e->source->net.arch || e->n_layer != e->source->net.n_layer) return true;
     for (uint32_t i = 0; i < e->n_layer; i++) {
-        const bb_block *k = &e->source->net.blocks[i];
-        if (e->shape[0][i] != k->n_head || e->shape[1][i] != k->n_kv || e->shape[2][i] != k->n_ff) return true;
+        for (int c = 0; c < BB_N_COUNTS; c++)
+            if (e->shape[c][i] != count_of(&e->source->net.blocks[i], (bb_count)c)) return true;
     }
     return false;
 }
 
 static bb_status put_shapes(exporter *e, bb_err *err)
 {
-    static const char *const suffix[3] = { "attention.head_count", "attention.head_count_kv", "feed_forward_length" };
     char      key[96];
     bb_status status;
     BB_TRY(put_arch_u32(e, "block_count", e->n_layer, err));
-    for (int i = 0; i < 3; i++) {
-        snprintf(key, sizeof key, "%s.%s", e->arch, suffix[i]);
-        if (e->layered) BB_TRY(bb_gguf_put_u32_array(e->out, key, e->shape[i], e->n_layer, err));
+    for (int i = 0; i < BB_N_COUNTS; i++) {
+        snprintf(key, sizeof key, "%s.%s", e->arch->name, bb_count_keys[i]);
+        if (e->arch->arrays & BB_SET(i)) BB_TRY(bb_gguf_put_u32_array(e->out, key, e->shape[i], e->n_layer, err));
         else BB_TRY(bb_gguf_put_u32(e->out, key, e->shape[i][0], err));
     }
     BB_TRY(put_arch_u32(e, "attention.key_length", e->net->head_dim, err));
@@ -263,7 +267,7 @@ bb_status bb_exporter_put_keys(exporter *e, const char *plan_hash, bool differs,
 {
     bb_status status;
     BB_TRY(copy_keys(e, err));
-    BB_TRY(bb_gguf_put_text(e->out, "general.architecture", e->arch, err));
+    BB_TRY(bb_gguf_put_text(e->out, "general.architecture", e->arch->name, err));
     BB_TRY(bb_gguf_put_u32(e->out, "general.file_type", file_type(commonest_type(e)), err));
     BB_TRY(bb_gguf_put_u32(e->out, "general.quantization_version", 2, err));
     if (differs) BB_TRY(put_shapes(e, err));
@@ -336,20 +340,29 @@ done:
     return status;
 }
 
-static bb_status put_fused(exporter *e, uint32_t i, const bb_matrix *w, bb_err *err)
+static bb_status put_fused(exporter *e, uint32_t i, bb_feed feed, const bb_matrix *w, bb_err *err)
 {
-    uint32_t rows = w[BB_PART_Q].rows + w[BB_PART_K].rows + w[BB_PART_V].rows;
-    size_t   size = row_bytes(&w[BB_PART_Q]);
+    uint32_t rows = 0, cols = 0;
+    bb_type  type = BB_F32;
+    size_t   size = 0;
     char     name[64], *data = NULL, *at;
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        if (bb_parts[p].feed != feed) continue;
+        rows += w[p].rows;
+        cols = w[p].cols;
+        type = w[p].type;
+        size = row_bytes(&w[p]);
+    }
     if (e->with_data) {
         at = data = own(e, rows * size, err);
         if (!data) return BB_NOMEM;
-        for (unsigned p = BB_PART_Q; p <= BB_PART_V; p++) {
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            if (bb_parts[p].feed != feed) continue;
             memcpy(at, w[p].data, w[p].rows * size);
             at += w[p].rows * size;
         }
     }
-    return put_matrix(e, block_name(i, "attn_qkv", "weight", name), w[BB_PART_Q].type, rows, w[BB_PART_Q].cols, data, err);
+    return put_matrix(e, block_name(i, e->arch->fused[feed], "weight", name), type, rows, cols, data, err);
 }
 
 /* A matrix whose bytes are zero and whose weights are therefore zero. */
@@ -376,61 +389,63 @@ static bb_status norm_or_ones(exporter *e, const float *given, uint32_t n, const
 /* The matrices of block i as they are written: stand-ins for what the graph needs, permuted rows. */
 static bb_status make_parts(exporter *e, uint32_t i, bb_matrix w[BB_N_PARTS], bb_err *err)
 {
-    const bb_block *k = block_at(e, i);
-    uint32_t        c = e->net->n_embd, q = e->shape[0][i] * e->net->head_dim, kv = e->shape[1][i] * e->net->head_dim;
+    const bb_block *k = block_at(e, i), shape = written(e, i);
     bb_status       status = BB_OK;
     memcpy(w, k->w, sizeof k->w);
-    if (k->n_head == 0 && q) {
-        BB_TRY(zero_matrix(e, q, c, &w[BB_PART_Q], err));
-        BB_TRY(zero_matrix(e, kv, c, &w[BB_PART_K], err));
-        BB_TRY(zero_matrix(e, kv, c, &w[BB_PART_V], err));
-        BB_TRY(zero_matrix(e, c, q, &w[BB_PART_O], err));
-    } else if (e->permuted && q && e->with_data) {
-        BB_TRY(permute(e, &w[BB_PART_Q], err));
-        BB_TRY(permute(e, &w[BB_PART_K], err));
-    }
-    if (k->n_ff == 0 && e->shape[2][i]) {
-        BB_TRY(zero_matrix(e, 1, c, &w[BB_PART_GATE], err));
-        BB_TRY(zero_matrix(e, 1, c, &w[BB_PART_UP], err));
-        BB_TRY(zero_matrix(e, c, 1, &w[BB_PART_DOWN], err));
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        if (!bb_block_has_part(&shape, (bb_part)p)) continue;
+        if (!bb_block_has_part(k, (bb_part)p))
+            BB_TRY(zero_matrix(e, (uint32_t)bb_dim_of(e->net, &shape, bb_parts[p].rows), (uint32_t)bb_dim_of(e->net, &shape, bb_parts[p].cols), &w[p], err));
+        else if (e->permuted && bb_parts[p].rotated && e->with_data) BB_TRY(permute(e, &w[p], err));
     }
 done:
     return status;
 }
 
-static bb_status put_norm(exporter *e, uint32_t i, const char *what, const float *given, uint32_t n, bb_err *err)
-{
-    char         name[64];
-    const float *v;
-    bb_status    status = norm_or_ones(e, given, n, &v, err);
-    return status == BB_OK ? put_vector(e, block_name(i, what, "weight", name), v, n, err) : status;
-}
-
-static bb_status put_attention(exporter *e, uint32_t i, const bb_matrix *w, bb_err *err)
+/* The norms of a sublayer of block i: that of its input, or the others. */
+static bb_status put_norms(exporter *e, uint32_t i, bb_sublayer s, bool of_input, bb_err *err)
 {
     const bb_block *k = block_at(e, i);
-    bb_status       status;
-    BB_TRY(put_norm(e, i, "attn_norm", k->norm[BB_NORM_ATTENTION], e->net->n_embd, err));
-    if (e->fused) BB_TRY(put_fused(e, i, w, err));
-    else
-        for (unsigned p = BB_PART_Q; p <= BB_PART_V; p++) BB_TRY(put_part(e, i, (bb_part)p, &w[p], err));
-    BB_TRY(put_part(e, i, BB_PART_O, &w[BB_PART_O], err));
-    if (k->norm[BB_NORM_Q] || e->fused) BB_TRY(put_norm(e, i, "attn_q_norm", k->norm[BB_NORM_Q], e->net->head_dim, err));
-    if (k->norm[BB_NORM_K] || e->fused) BB_TRY(put_norm(e, i, "attn_k_norm", k->norm[BB_NORM_K], e->net->head_dim, err));
+    char            name[64];
+    bb_status       status = BB_OK;
+    for (int n = 0; n < BB_N_NORMS; n++) {
+        const uint32_t length = (uint32_t)bb_dim_of(e->net, k, bb_norms[n].over);
+        const float   *v;
+        if (bb_norms[n].sublayer != s || (bb_norms[n].place == BB_PLACE_INPUT) != of_input) continue;
+        if (!k->norm[n] && !(e->arch->norms & BB_SET(n))) continue;
+        BB_TRY(norm_or_ones(e, k->norm[n], length, &v, err));
+        BB_TRY(put_vector(e, block_name(i, bb_norms[n].name, "weight", name), v, length, err));
+    }
+done:
+    return status;
+}
+
+static bb_status put_sublayer(exporter *e, uint32_t i, bb_sublayer s, const bb_matrix *w, bb_err *err)
+{
+    unsigned  fused = 0; /* set of the feeds whose parts are written */
+    bb_status status;
+    BB_TRY(put_norms(e, i, s, true, err));
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        const bb_feed feed = bb_parts[p].feed;
+        if (bb_parts[p].sublayer != s || (fused & BB_SET(feed))) continue;
+        if (e->arch->fused[feed]) {
+            BB_TRY(put_fused(e, i, feed, w, err));
+            fused |= BB_SET(feed);
+        } else BB_TRY(put_part(e, i, (bb_part)p, &w[p], err));
+    }
+    BB_TRY(put_norms(e, i, s, false, err));
 done:
     return status;
 }
 
 bb_status bb_exporter_put_block(exporter *e, uint32_t i, bb_err *err)
 {
-    bb_matrix w[BB_N_PARTS];
-    bb_status status;
+    const bb_block shape = written(e, i);
+    bb_matrix      w[BB_N_PARTS];
+    bb_status      status;
     BB_TRY(make_parts(e, i, w, err));
-    if (e->shape[0][i]) BB_TRY(put_attention(e, i, w, err));
-    if (e->shape[2][i]) {
-        BB_TRY(put_norm(e, i, "ffn_norm", block_at(e, i)->norm[BB_NORM_FFN], e->net->n_embd, err));
-        for (unsigned p = BB_PART_GATE; p <= BB_PART_DOWN; p++) BB_TRY(put_part(e, i, (bb_part)p, &w[p], err));
-    }
+    for (int s = 0; s < BB_N_SUBLAYERS; s++)
+        if (bb_block_has(&shape, (bb_sublayer)s)) BB_TRY(put_sublayer(e, i, (bb_sublayer)s, w, err));
 done:
     return status;
 }
@@ -463,7 +478,7 @@ void bb_exporter_done(exporter *e)
     bb_gguf_out_destroy(e->out);
     for (size_t i = 0; i < e->n_owned; i++) bb_free(e->owned[i]);
     bb_free(e->owned);
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < BB_N_COUNTS; k++) {
         bb_free(e->given[k]);
         bb_free(e->shape[k]);
     }
@@ -475,7 +490,6 @@ static bb_status plan_file(exporter *e, bb_err *err)
     bb_status status;
     BB_ASSERT(e->net->n_layer == e->source->net.n_layer && e->net->n_embd == e->source->net.n_embd);
     BB_TRY(keep_blocks(e, err));
-    BB_TRY(bb_exporter_read_arch(e, err));
     BB_TRY(bb_exporter_choose_arch(e, bb_exporter_keeps_arch(e), err));
     bb_exporter_choose_shapes(e);
     BB_TRY(check(e, err));

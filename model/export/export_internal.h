@@ -4,26 +4,24 @@
 #define BB_MODEL_EXPORT_EXPORT_INTERNAL_H
 
 #include "model/export/export.h"
+#include "model/net/arch.h"
 
 typedef struct bb_exporter {
     const bb_model *source;
     const bb_net   *net;
     bool            with_data;
-    char            source_arch[16];
-    const char     *arch;
-    bool            layered;        /* the file has one shape a block, in arrays */
-    bool            fused, permuted;
+    const bb_arch  *arch;           /* the file's */
+    bool            permuted;       /* it pairs other numbers in RoPE than the source's */
     uint32_t        n_layer;        /* blocks in the file */
     uint32_t       *from;           /* [n_layer] index of the net's block; owned */
-    uint32_t       *given[3];       /* [n_layer] query heads, KV heads, FFN width as the net has them; owned */
-    uint32_t       *shape[3];       /* the same as written: with the stand-ins for what the graph needs; owned */
+    uint32_t       *given[BB_N_COUNTS]; /* [n_layer] as the net has them; owned */
+    uint32_t       *shape[BB_N_COUNTS]; /* the same as written: with the stand-ins for what the graph needs; owned */
     bb_gguf_out    *out;
     void          **owned;          /* renamed keys, permuted and zero data */
     size_t          n_owned, room;
 } bb_exporter;
 
-bb_status bb_exporter_read_arch(bb_exporter *e, bb_err *err);
-/* From `given` alone: the architecture, which needs read_arch, then `shape`, then whether the file says shapes at all. */
+/* From `given` alone: the architecture, then `shape`, then whether the file says shapes at all. */
 bool      bb_exporter_keeps_arch(const bb_exporter *e);
 bb_status bb_exporter_choose_arch(bb_exporter *e, bool keeps, bb_err *err);
 void      bb_exporter_choose_shapes(bb_exporter *e);

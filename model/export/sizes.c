@@ -91,18 +91,18 @@ static bb_status put_outer(const question *q, bb_err *err) { return bb_exporter_
 
 static bb_status put_block(const question *q, bb_err *err)
 {
-    const bb_status status = q->e->given[0][q->at] ? bb_exporter_check_attention(q->e, q->at, err) : BB_OK;
+    const bb_status status = q->e->given[BB_COUNT_HEADS][q->at] ? bb_exporter_check_attention(q->e, q->at, err) : BB_OK;
     return status == BB_OK ? bb_exporter_put_block(q->e, q->at, err) : status;
 }
 
 /* An exporter with room for n blocks on the caller's stack. */
-typedef struct room { uint32_t from[BB_MAX_LAYERS], given[3][BB_MAX_LAYERS], shape[3][BB_MAX_LAYERS]; } room;
+typedef struct room { uint32_t from[BB_MAX_LAYERS], given[BB_N_COUNTS][BB_MAX_LAYERS], shape[BB_N_COUNTS][BB_MAX_LAYERS]; } room;
 
 static bb_exporter exporter_in(const bb_export_sizes *t, room *r)
 {
     bb_exporter e = t->proto;
     e.from = r->from;
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < BB_N_COUNTS; k++) {
         e.given[k] = r->given[k];
         e.shape[k] = r->shape[k];
     }
@@ -112,9 +112,9 @@ static bb_exporter exporter_in(const bb_export_sizes *t, room *r)
 static void give(bb_exporter *e, uint32_t from, uint32_t n_head, uint32_t n_kv, uint32_t n_ff)
 {
     e->from[e->n_layer] = from;
-    e->given[0][e->n_layer] = n_head;
-    e->given[1][e->n_layer] = n_kv;
-    e->given[2][e->n_layer] = n_ff;
+    e->given[BB_COUNT_HEADS][e->n_layer] = n_head;
+    e->given[BB_COUNT_KV][e->n_layer] = n_kv;
+    e->given[BB_COUNT_FF][e->n_layer] = n_ff;
     e->n_layer++;
 }
 
@@ -140,7 +140,7 @@ static bb_status fill_keys(bb_export_sizes *t, bb_err *err)
             question    q = { .e = &e, .put = put_keys, .differs = differs == 1 };
             status = BB_NOMEM;
             if (!(t->keys[arch][differs] = BB_NEW0((size_t)t->n_layer + 1, uint64_t, err))) goto done;
-            t->refused[arch] = bb_exporter_choose_arch(&e, arch == KEPT, NULL) != BB_OK;
+            if ((t->refused[arch] = bb_exporter_choose_arch(&e, arch == KEPT, NULL) != BB_OK)) continue;
             for (uint32_t n = 1; n <= t->n_layer; n++) {
                 bb_gguf_bytes b;
                 give(&e, n - 1, 1, 1, 1);
@@ -184,23 +184,24 @@ static bb_status fill_matrix(const bb_export_sizes *t, matrix *w, uint32_t unit,
     return BB_OK;
 }
 
-/* Data of the tensors that hold a block's matrices; false where they cannot be written. F32 when x is NULL. */
-static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[2], bool fused, uint64_t *data)
+/* Data of the tensors of `arch` that hold a block's matrices; false where they cannot be written. F32 when x is NULL. */
+static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[2], const bb_arch *arch, uint64_t *data)
 {
-    uint64_t together = 0;
-    bb_type  first = BB_F32, type = BB_F32;
+    uint64_t together[BB_N_FEEDS] = { 0 };
+    bb_type  first[BB_N_FEEDS], type = BB_F32;
     for (uint32_t p = 0; p < BB_N_PARTS; p++) {
         const int64_t bytes = f32 ? matrix_bytes(f32->w[p], BB_F32) : bytes_at(t, &b->w[p], x, option[bb_parts[p].sublayer], &type);
         if (bytes < 0) return false;
-        if (!fused || p > BB_PART_V) {
+        const bb_feed feed = bb_parts[p].feed;
+        if (!arch->fused[feed]) {
             *data += padded(t, (uint64_t)bytes);
             continue;
         }
-        if (p == BB_PART_Q) first = type;
-        if (bytes && type != first) return false;
-        together += (uint64_t)bytes;
+        if (!together[feed]) first[feed] = type;
+        if (bytes && type != first[feed]) return false;
+        together[feed] += (uint64_t)bytes;
     }
-    *data += padded(t, together);
+    for (int f = 0; f < BB_N_FEEDS; f++) *data += padded(t, together[f]);
     return true;
 }
 
@@ -254,7 +255,7 @@ static bb_status fill_cell(const bb_export_sizes *t, uint32_t i, int arch, bool 
     bb_exporter_choose_shapes(&e);
     status = ask(t, &q, &bytes, err);
     if (status == BB_NOMEM) return status;
-    c->refused = status != BB_OK || !block_data(t, &block, &t->blocks[i], NULL, option, e.fused, &matrices);
+    c->refused = status != BB_OK || !block_data(t, &block, &t->blocks[i], NULL, option, e.arch, &matrices);
     BB_ASSERT(c->refused || bytes.data >= matrices);
     *c = (cell){ bytes.data - matrices, (uint32_t)bytes.infos, (uint32_t)bytes.n_tensors, c->refused };
     return BB_OK;
@@ -360,7 +361,6 @@ bb_status bb_export_sizes_create(const bb_model *m, const bb_plan_space *s, bb_e
     t->n_layer = m->net.n_layer;
     t->proto = (bb_exporter){ .source = m, .net = &m->net };
     if (!(t->blocks = BB_NEW0(t->n_layer, block_sizes, err))) goto done;
-    BB_TRY(bb_exporter_read_arch(&t->proto, err));
     BB_TRY(read_alignment(t, err));
     BB_TRY(fill_keys(t, err));
     BB_TRY(fill_outer(t, err));
@@ -428,7 +428,7 @@ bool bb_export_sizes_of(const bb_export_sizes *t, const uint16_t *x, uint64_t *b
         const block_sizes *b = &t->blocks[e.from[i]];
         const uint32_t     option[2] = { option_of(&b->s[0], x), option_of(&b->s[1], x) };
         const cell        *c = &b->cells[cell_of(b, arch, i == 0, option)];
-        if (c->refused || !block_data(t, NULL, b, x, option, e.fused, &data)) return false;
+        if (c->refused || !block_data(t, NULL, b, x, option, e.arch, &data)) return false;
         head += c->infos + (uint64_t)c->n_tensors * (digits(i) - 1);
         data += c->data;
     }

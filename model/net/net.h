@@ -82,10 +82,10 @@ typedef struct bb_block {
     const float *norm[BB_N_NORMS]; /* NULL: not there */
 } bb_block;
 
-typedef enum bb_arch { BB_ARCH_LLAMA, BB_ARCH_QWEN2, BB_ARCH_QWEN3, BB_ARCH_DECI } bb_arch;
+typedef struct bb_arch bb_arch; /* arch.h */
 
 typedef struct bb_net {
-    bb_arch      arch;
+    const bb_arch *arch;
     uint32_t     n_vocab, n_embd, n_layer, head_dim, n_rot, n_ctx_train;
     float        norm_eps;
     float        rope_base;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "model/net/arch.h"
 
 /* ---- shape ---- */
 
@@ -32,7 +33,7 @@ bb_status bb_new_net(const bb_new_shape *s, bb_net *net, bb_err *err)
     static const float placeholder[1] = { 1 };
     uint32_t  C = s->n_embd;
     bb_status status = check(s, err);
-    *net = (bb_net){ .arch = BB_ARCH_LLAMA, .n_vocab = s->n_vocab, .n_embd = C, .n_layer = s->n_layer, .head_dim = s->head_dim,
+    *net = (bb_net){ .arch = bb_arch_named("llama"), .n_vocab = s->n_vocab, .n_embd = C, .n_layer = s->n_layer, .head_dim = s->head_dim,
                      .n_rot = s->head_dim, .n_ctx_train = s->n_ctx, .norm_eps = s->norm_eps, .rope_base = s->rope_base, .rope_freq_scale = 1 };
     if (status != BB_OK) return status;
     if (!(net->blocks = BB_NEW0(s->n_layer, bb_block, err))) return BB_NOMEM;
@@ -118,23 +119,31 @@ done:
     return status;
 }
 
+static const char *arch_key(const bb_net *net, const char *suffix, char key[96])
+{
+    snprintf(key, 96, "%s.%s", net->arch->name, suffix);
+    return key;
+}
+
 static bb_status put_keys(bb_gguf_out *out, const bb_net *net, const char *name, bb_err *err)
 {
     const bb_block *b = &net->blocks[0];
     const struct { const char *key; uint32_t value; } numbers[] = {
-        { "llama.context_length", net->n_ctx_train }, { "llama.embedding_length", net->n_embd }, { "llama.block_count", net->n_layer },
-        { "llama.feed_forward_length", b->n_ff }, { "llama.attention.head_count", b->n_head }, { "llama.attention.head_count_kv", b->n_kv },
-        { "llama.attention.key_length", net->head_dim }, { "llama.attention.value_length", net->head_dim },
-        { "llama.rope.dimension_count", net->n_rot }, { "llama.vocab_size", net->n_vocab },
-        { "general.file_type", net->embd.type == BB_F16 ? 1 : net->embd.type == BB_BF16 ? 32 : 0 },
+        { "context_length", net->n_ctx_train }, { "embedding_length", net->n_embd }, { "block_count", net->n_layer },
+        { bb_count_keys[BB_COUNT_FF], b->n_ff }, { bb_count_keys[BB_COUNT_HEADS], b->n_head }, { bb_count_keys[BB_COUNT_KV], b->n_kv },
+        { "attention.key_length", net->head_dim }, { "attention.value_length", net->head_dim },
+        { "rope.dimension_count", net->n_rot }, { "vocab_size", net->n_vocab },
     };
+    char      key[96];
     bb_status status;
-    BB_TRY(bb_gguf_put_text(out, "general.architecture", "llama", err));
+    BB_TRY(bb_gguf_put_text(out, "general.architecture", net->arch->name, err));
     BB_TRY(bb_gguf_put_text(out, "general.name", name, err));
     BB_TRY(bb_gguf_put_text(out, "bitbudget.plan", "0000000000000000", err)); /* by it a file of ours is known */
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) BB_TRY(bb_gguf_put_u32(out, numbers[i].key, numbers[i].value, err));
-    BB_TRY(bb_gguf_put_f32(out, "llama.rope.freq_base", net->rope_base, err));
-    BB_TRY(bb_gguf_put_f32(out, "llama.attention.layer_norm_rms_epsilon", net->norm_eps, err));
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        BB_TRY(bb_gguf_put_u32(out, arch_key(net, numbers[i].key, key), numbers[i].value, err));
+    BB_TRY(bb_gguf_put_u32(out, "general.file_type", net->embd.type == BB_F16 ? 1 : net->embd.type == BB_BF16 ? 32 : 0, err));
+    BB_TRY(bb_gguf_put_f32(out, arch_key(net, "rope.freq_base", key), net->rope_base, err));
+    BB_TRY(bb_gguf_put_f32(out, arch_key(net, "attention.layer_norm_rms_epsilon", key), net->norm_eps, err));
 done:
     return status;
 }

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kernels/kernels.h"
+#include "model/net/arch.h"
 #include "model/net/forward.h"
 
 enum { GROUP_TOKENS = 4096 };
@@ -112,7 +113,7 @@ static void add_number(bb_sha256 *s, double x) { bb_sha256_update(s, &x, sizeof 
 
 static void add_shape(bb_sha256 *s, const bb_net *n)
 {
-    const double numbers[] = { n->arch, n->n_vocab, n->n_embd, n->n_layer, n->head_dim, n->n_rot, n->head.rows, (double)n->norm_eps,
+    const double numbers[] = { (double)(n->arch - bb_archs), n->n_vocab, n->n_embd, n->n_layer, n->head_dim, n->n_rot, n->head.rows, (double)n->norm_eps,
                                (double)n->rope_base, (double)n->rope_freq_scale, n->rope_neox };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) add_number(s, numbers[i]);
     if (n->rope_factors) bb_sha256_update(s, n->rope_factors, n->n_rot / 2 * sizeof *n->rope_factors);

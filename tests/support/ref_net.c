@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/half.h"
+#include "model/net/arch.h"
 
 static void *must(size_t n, size_t size)
 {
@@ -204,12 +205,14 @@ static bb_matrix matrix(ref_model *m, bb_type type, uint32_t rows, uint32_t cols
     return w;
 }
 
+static bool is(const ref_spec *s, const char *arch) { return strcmp(s->arch, arch) == 0; }
+
 void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
 {
     uint32_t C = s->n_embd, D = s->head_dim;
     bb_net  *n = &m->net;
     m->n_owned = 0;
-    *n = (bb_net){ .arch = s->arch, .n_vocab = s->n_vocab, .n_embd = C, .n_layer = s->n_layer, .head_dim = D, .n_rot = s->n_rot, .n_ctx_train = 128,
+    *n = (bb_net){ .arch = bb_arch_named(s->arch), .n_vocab = s->n_vocab, .n_embd = C, .n_layer = s->n_layer, .head_dim = D, .n_rot = s->n_rot, .n_ctx_train = 128,
                    .norm_eps = 1e-5f, .rope_base = 10000, .rope_freq_scale = s->freq_scale, .rope_neox = s->neox };
     n->embd = matrix(m, BB_F32, s->n_vocab, C, false, &seed);
     if (s->untied) n->head = matrix(m, s->type, s->n_vocab, C, false, &seed);
@@ -225,14 +228,14 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
             b->w[BB_PART_Q] = matrix(m, s->type, H * D, C, s->bias, &seed);
             b->w[BB_PART_K] = matrix(m, s->type, G * D, C, s->bias, &seed);
             b->w[BB_PART_V] = matrix(m, s->type, G * D, C, s->bias, &seed);
-            b->w[BB_PART_O] = matrix(m, s->type, C, H * D, s->bias && s->arch != BB_ARCH_QWEN2, &seed);
+            b->w[BB_PART_O] = matrix(m, s->type, C, H * D, s->bias && !is(s, "qwen2"), &seed);
             if (s->head_norms) b->norm[BB_NORM_Q] = ref_random(m, D, 1, 0.3, &seed), b->norm[BB_NORM_K] = ref_random(m, D, 1, 0.3, &seed);
         }
         if (F) {
             b->norm[BB_NORM_FFN] = ref_random(m, C, 1, 0.3, &seed);
-            b->w[BB_PART_GATE] = matrix(m, s->type, F, C, s->bias && s->arch == BB_ARCH_DECI, &seed);
-            b->w[BB_PART_UP] = matrix(m, s->type, F, C, s->bias && s->arch == BB_ARCH_DECI, &seed);
-            b->w[BB_PART_DOWN] = matrix(m, s->type, C, F, s->bias && s->arch == BB_ARCH_DECI, &seed);
+            b->w[BB_PART_GATE] = matrix(m, s->type, F, C, s->bias && is(s, "deci"), &seed);
+            b->w[BB_PART_UP] = matrix(m, s->type, F, C, s->bias && is(s, "deci"), &seed);
+            b->w[BB_PART_DOWN] = matrix(m, s->type, C, F, s->bias && is(s, "deci"), &seed);
         }
     }
 }
@@ -247,14 +250,14 @@ static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { {
                        pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } };
 
 const ref_spec ref_specs[] = {
-    { "llama", BB_ARCH_LLAMA, 40, 32, 2, 8, 8, false, false, false, false, false, 1, BB_F32, plain },
-    { "llama GQA, biases, factors", BB_ARCH_LLAMA, 33, 24, 2, 12, 12, false, true, false, true, true, 1, BB_F32, grouped },
-    { "llama F16, partial and scaled rope", BB_ARCH_LLAMA, 40, 64, 2, 16, 8, false, false, false, false, true, 0.25f, BB_F16, plain },
-    { "qwen2", BB_ARCH_QWEN2, 40, 32, 2, 8, 8, true, true, false, false, false, 1, BB_F32, grouped },
-    { "qwen3", BB_ARCH_QWEN3, 50, 40, 2, 16, 16, true, false, true, false, true, 1, BB_F32, grouped },
-    { "qwen3 one KV head, partial rope", BB_ARCH_QWEN3, 17, 30, 1, 10, 6, true, false, true, false, false, 1, BB_F32, one_kv },
-    { "deci pruned", BB_ARCH_DECI, 40, 32, 6, 8, 8, false, false, false, false, false, 1, BB_F32, pruned },
-    { "deci pruned, biases, factors", BB_ARCH_DECI, 40, 32, 6, 8, 8, false, true, false, true, true, 1, BB_F32, pruned },
-    { "llama Q8_0", BB_ARCH_LLAMA, 64, 64, 2, 16, 16, false, false, false, false, true, 1, BB_Q8_0, plain },
+    { "llama", "llama", 40, 32, 2, 8, 8, false, false, false, false, false, 1, BB_F32, plain },
+    { "llama GQA, biases, factors", "llama", 33, 24, 2, 12, 12, false, true, false, true, true, 1, BB_F32, grouped },
+    { "llama F16, partial and scaled rope", "llama", 40, 64, 2, 16, 8, false, false, false, false, true, 0.25f, BB_F16, plain },
+    { "qwen2", "qwen2", 40, 32, 2, 8, 8, true, true, false, false, false, 1, BB_F32, grouped },
+    { "qwen3", "qwen3", 50, 40, 2, 16, 16, true, false, true, false, true, 1, BB_F32, grouped },
+    { "qwen3 one KV head, partial rope", "qwen3", 17, 30, 1, 10, 6, true, false, true, false, false, 1, BB_F32, one_kv },
+    { "deci pruned", "deci", 40, 32, 6, 8, 8, false, false, false, false, false, 1, BB_F32, pruned },
+    { "deci pruned, biases, factors", "deci", 40, 32, 6, 8, 8, false, true, false, true, true, 1, BB_F32, pruned },
+    { "llama Q8_0", "llama", 64, 64, 2, 16, 16, false, false, false, false, true, 1, BB_Q8_0, plain },
 };
 const size_t ref_n_specs = sizeof ref_specs / sizeof *ref_specs;

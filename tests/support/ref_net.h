@@ -24,7 +24,7 @@ typedef struct ref_shape { uint32_t n_head, n_kv, n_ff; } ref_shape;
 
 typedef struct ref_spec {
     const char      *name;
-    bb_arch          arch;
+    const char      *arch;
     uint32_t         n_vocab, n_embd, n_layer, head_dim, n_rot;
     bool             neox, bias, head_norms, factors, untied;
     float            freq_scale;

@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "model/io/gguf.h"
 #include "model/io/gguf_internal.h"
+#include "model/net/arch.h"
 
 /* Used outside of Check as well (fuzzing), hence no ck_assert. */
 static void must_at(bool ok, int line)
@@ -120,7 +121,7 @@ static void put_block(maker *m, uint32_t i)
         put_matrix(m, i, BB_PART_K, kv, c, s->qkv_bias);
         put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
         put_matrix(m, i, BB_PART_O, c, q, s->o_bias);
-        if (strcmp(s->arch, "qwen3") == 0) {
+        if (bb_arch_named(s->arch)->norms & BB_SET(BB_NORM_Q)) {
             put_norm(m, i, "attn_q_norm", s->head_dim);
             put_norm(m, i, "attn_k_norm", s->head_dim);
         }

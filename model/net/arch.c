@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * arch.c: see arch.h. Facts of llama.cpp's loaders and graphs: docs/formats.md. */
+#include "model/net/arch.h"
+
+#include <string.h>
+
+#include "base/status.h"
+
+#define PRE_NORMS (BB_SET(BB_NORM_ATTENTION) | BB_SET(BB_NORM_FFN))
+#define HEAD_NORMS (BB_SET(BB_NORM_Q) | BB_SET(BB_NORM_K))
+#define ALL_COUNTS (BB_SET(BB_COUNT_HEADS) | BB_SET(BB_COUNT_KV) | BB_SET(BB_COUNT_FF))
+#define BOTH (BB_SET(BB_ATTENTION) | BB_SET(BB_FFN))
+
+const bb_arch bb_archs[] = {
+    { .name = "llama", .whole_heads = true, .norms = PRE_NORMS, .rope_factors = true, .separate_head = true, .attention_biases = true, .pruned = "deci" },
+    { .name = "qwen2", .neox = true, .norms = PRE_NORMS, .separate_head = true, .attention_biases = true, .square_attention = true, .pruned = "deci" },
+    { .name = "qwen3", .neox = true, .norms = PRE_NORMS | HEAD_NORMS, .separate_head = true, .attention_biases = true, .pruned = "openelm" },
+    { .name = "deci", .whole_heads = true, .norms = PRE_NORMS, .arrays = ALL_COUNTS, .optional = BOTH, .rope_factors = true, .separate_head = true,
+      .attention_biases = true, .first = BB_SET(BB_ATTENTION), .pruned = "deci" },
+    { .name = "openelm", .neox = true, .norms = PRE_NORMS | HEAD_NORMS, .arrays = ALL_COUNTS, .fused = { [BB_FEED_ATTENTION] = "attn_qkv" },
+      .always = BB_SET(BB_ATTENTION), .pruned = "openelm" },
+};
+const size_t bb_n_archs = sizeof bb_archs / sizeof *bb_archs;
+
+const char *const bb_count_keys[BB_N_COUNTS] = {
+    [BB_COUNT_HEADS] = "attention.head_count", [BB_COUNT_KV] = "attention.head_count_kv", [BB_COUNT_FF] = "feed_forward_length",
+};
+
+const bb_arch *bb_arch_find(const char *name, size_t length)
+{
+    for (size_t i = 0; i < bb_n_archs; i++)
+        if (strlen(bb_archs[i].name) == length && memcmp(bb_archs[i].name, name, length) == 0) return &bb_archs[i];
+    return NULL;
+}
+
+const bb_arch *bb_arch_named(const char *name)
+{
+    const bb_arch *arch = bb_arch_find(name, strlen(name));
+    BB_ASSERT(arch);
+    return arch;
+}
+
+const bb_arch *bb_arch_for_pruned(const bb_arch *arch) { return arch->pruned ? bb_arch_named(arch->pruned) : NULL; }

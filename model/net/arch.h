@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * arch.h: the architectures, a row each (arch.c): how the block of net.h is computed in one, how its files have it, and as what it is written.
+ * The loader (model/model.c), the exporter and the search space read the rows; the passes read the bb_net that the loader made by them.
+ *
+ * What all rows share has no column: RMS norms, SiLU gate, causal attention over the whole context with scale 1/sqrt(D), nothing scaled or capped
+ * on the way from embedding to logits, one matrix a part. A file whose keys say otherwise is refused (model/foreign.c). An architecture that needs
+ * another operation brings the operation and its column.
+ */
+#ifndef BB_MODEL_NET_ARCH_H
+#define BB_MODEL_NET_ARCH_H
+
+#include "model/net/net.h"
+
+/* The counts that make a block's shape, in the order in which files have them. */
+typedef enum bb_count { BB_COUNT_HEADS, BB_COUNT_KV, BB_COUNT_FF, BB_N_COUNTS } bb_count;
+
+extern const char *const bb_count_keys[BB_N_COUNTS]; /* behind the architecture's name */
+
+#define BB_SET(x) (1u << (x)) /* a member of the sets below */
+
+typedef struct bb_arch {
+    const char *name;              /* general.architecture, and what its keys begin with */
+    /* what is computed */
+    bool        neox;              /* RoPE turns pairs (i, i + n_rot/2); else (2i, 2i+1) */
+    bool        whole_heads;       /* RoPE turns all numbers of a head */
+    unsigned    norms;             /* set of bb_norm that every block has */
+    /* what its loader takes */
+    unsigned    arrays;            /* set of bb_count that may differ from block to block */
+    unsigned    optional;          /* set of bb_sublayer that a block may lack */
+    bool        rope_factors;      /* rope_freqs.weight (the frequency factors of Llama 3) */
+    bool        separate_head;     /* output.weight: embeddings and head need not be tied */
+    bool        attention_biases;
+    bool        square_attention;  /* the heads must make up the width: H D = C */
+    const char *fused[BB_N_FEEDS]; /* the one tensor in which all parts with this feed lie, rows of one behind rows of the other; NULL: a tensor each */
+    unsigned    always, first;     /* sets of bb_sublayer: the graph needs them in every block, in the first block: a stand-in that computes zero */
+    /* where it goes when its blocks do not fit its loader */
+    const char *pruned;            /* the architecture to be written; NULL: llama.cpp has none */
+} bb_arch;
+
+extern const bb_arch bb_archs[]; /* new rows at the end: what is kept on disk of a training names an architecture by its place */
+extern const size_t  bb_n_archs;
+
+const bb_arch *bb_arch_find(const char *name, size_t length); /* NULL: not known */
+const bb_arch *bb_arch_named(const char *name);               /* the same, of a text; must be known */
+/* Where blocks of any shape are written: itself, or the row of `pruned`; NULL: nowhere. */
+const bb_arch *bb_arch_for_pruned(const bb_arch *arch);
+
+#endif
