@@ -2,6 +2,7 @@
 # bitbudget: one static library a folder, one binary. `make help` lists the targets.
 SHELL    := /bin/bash
 CC       ?= cc
+OBJCOPY  ?= objcopy
 BUILD    ?= build
 PREFIX   ?= /usr/local
 DATA     ?= ../shared/data
@@ -13,8 +14,9 @@ WERROR   ?= -Werror
 endif
 # -ffp-contract=off: the compiler must not fuse a*b+c on its own, or decoders differ between CPU levels.
 CFLAGS   ?= -O3 -g
+# One set of objects for the program and both libraries: position-independent, and only what the library's header marks is seen outside.
 BBFLAGS  := -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -Iinclude -fopenmp -ffp-contract=off \
-            -fno-math-errno -MMD -MP $(WARN) $(WERROR) $(SANITIZE)
+            -fno-math-errno -fPIC -fvisibility=hidden -MMD -MP $(WARN) $(WERROR) $(SANITIZE)
 # `deps` is done here, while the makefile is read: whatever other goals stand beside it, in any order and under -j, begin after it, and
 # pkg-config below already sees what it installed.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)
@@ -30,6 +32,7 @@ PKGLIBS  := $(filter-out -lgslcblas,$(shell pkg-config --libs $(PKGS) 2>/dev/nul
 CHECKLIBS := $(shell pkg-config --libs check 2>/dev/null)
 HAVE_LIBS = $(if $(filter missing,$(PKGCF)),$(error pkg-config does not find all of: $(PKGS). `make deps` installs them))
 
+SOVERSION := 0
 DIRS     := base kernels model eval search engine cli
 src       = $(sort $(wildcard $(1)/*.c $(1)/*/*.c))
 obj       = $(patsubst %.c,$(BUILD)/%.o,$(filter-out cli/main.c,$(call src,$(1))))
@@ -38,12 +41,17 @@ TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/kcheck
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/support/cli.c,$(sort $(wildcard tests/support/*.c))))
 
 .PHONY: all deps demo check check-asan bench lint fuzz mutate install uninstall interop clean help FORCE
-all: bitbudget
+all: bitbudget $(BUILD)/libbitbudget.a $(BUILD)/libbitbudget.so.$(SOVERSION)
 
 help:
 	@echo "deps all demo check check-asan bench lint fuzz mutate interop models results tables $(RESULTS) install uninstall clean"
 
-$(BUILD)/%.o: %.c
+# Objects are made again when their flags change.
+FLAGS    := $(BUILD)/generated/flags
+$(FLAGS): FORCE
+	@mkdir -p $(@D); echo '$(CFLAGS) $(BBFLAGS)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(BUILD)/%.o: %.c $(FLAGS)
 	@$(HAVE_LIBS)mkdir -p $(@D)
 	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) $(ISA) $(PKGCF) -c $< -o $@
 
@@ -63,6 +71,15 @@ bitbudget: $(BUILD)/bitbudget
 
 $(BUILD)/bitbudget: $(BUILD)/cli/main.o $(LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(PKGLIBS)
+
+# libbitbudget: all but cli/, with the symbols of include/bitbudget alone (engine/api.c). The static one is one object in which all others are local.
+LIBRARY  := $(foreach d,$(filter-out cli,$(DIRS)),$(call obj,$(d)))
+$(BUILD)/libbitbudget.so.$(SOVERSION): $(LIBRARY)
+	@echo '{ global: bitbudget_*; local: *; };' > $(BUILD)/generated/exported
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -shared -Wl,-soname,$(@F) -Wl,--version-script=$(BUILD)/generated/exported -o $@ $^ $(PKGLIBS)
+$(BUILD)/libbitbudget.a: $(LIBRARY)
+	@rm -f $@; $(LD) -r -d -o $(BUILD)/libbitbudget.o $^ && $(OBJCOPY) -w --keep-global-symbol='bitbudget_*' $(BUILD)/libbitbudget.o && \
+	  ar rcs $@ $(BUILD)/libbitbudget.o
 
 # The commit goes into one generated header, which is touched only when it changes. Tables and documents are no part of the program: they may
 # differ from the commit, as they do while `make results` writes them.
@@ -104,7 +121,7 @@ deps:
 
 # Benchmarks and the program of `make interop` are built too, so that they go with the code.
 BENCHES  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
-check: $(BUILD)/bitbudget $(TESTS) $(BENCHES) $(BUILD)/tests/interop/interop
+check: all $(BUILD)/bitbudget $(TESTS) $(BENCHES) $(BUILD)/tests/interop/interop
 	@BB_BUILD=$(BUILD) sh tests/run.sh $(TESTS)
 
 # Our exports loaded by llama.cpp itself (npm's prebuilt one, fetched into build/interop; needs node and npm).
@@ -267,15 +284,30 @@ lint:
 	@sh tests/lint/lint.sh $(CC) -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -fopenmp $(WARN) -Werror $(PKGCF)
 
 BINDIR   ?= $(PREFIX)/bin
+LIBDIR   ?= $(PREFIX)/lib
+INCDIR   ?= $(PREFIX)/include
 MANDIR   ?= $(PREFIX)/share/man/man1
+COMPDIR  ?= $(PREFIX)/share/bash-completion/completions
+INSTALLED = $(BINDIR)/bitbudget $(LIBDIR)/libbitbudget.a $(LIBDIR)/libbitbudget.so $(LIBDIR)/libbitbudget.so.$(SOVERSION) $(LIBDIR)/pkgconfig/bitbudget.pc \
+            $(INCDIR)/bitbudget/bitbudget.h $(MANDIR)/bitbudget.1 $(COMPDIR)/bitbudget
 install: all
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)
+	install -d $(sort $(dir $(addprefix $(DESTDIR),$(INSTALLED))))
 	install -m 755 $(BUILD)/bitbudget $(DESTDIR)$(BINDIR)/bitbudget
-	$(BUILD)/bitbudget help --man > $(BUILD)/bitbudget.1
-	install -m 644 $(BUILD)/bitbudget.1 $(DESTDIR)$(MANDIR)/bitbudget.1
+	install -m 644 $(BUILD)/libbitbudget.a $(DESTDIR)$(LIBDIR)/libbitbudget.a
+	install -m 755 $(BUILD)/libbitbudget.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libbitbudget.so.$(SOVERSION)
+	ln -sfn libbitbudget.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libbitbudget.so
+	install -m 644 include/bitbudget/bitbudget.h $(DESTDIR)$(INCDIR)/bitbudget/bitbudget.h
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCDIR)' '' 'Name: bitbudget' \
+	  'Description: the best compressed version of a language model for a byte budget' "Version: $$(sed -n 's/#define BB_VERSION "\(.*\)"/\1/p' engine/version.h)" \
+	  'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lbitbudget' 'Libs.private: $(PKGLIBS) -fopenmp' > $(DESTDIR)$(LIBDIR)/pkgconfig/bitbudget.pc
+	$(BUILD)/bitbudget help --man > $(DESTDIR)$(MANDIR)/bitbudget.1
+	$(BUILD)/bitbudget help --completion > $(DESTDIR)$(COMPDIR)/bitbudget
+	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/bitbudget.pc $(DESTDIR)$(MANDIR)/bitbudget.1 $(DESTDIR)$(COMPDIR)/bitbudget
 
+# What `make install` of the same variables put there, and the folder of the header.
 uninstall:
-	rm -f $(DESTDIR)$(BINDIR)/bitbudget $(DESTDIR)$(MANDIR)/bitbudget.1
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	rmdir $(DESTDIR)$(INCDIR)/bitbudget 2>/dev/null || true
 
 clean:
 	rm -rf build build-asan build-clang bitbudget

@@ -2,7 +2,7 @@
  * log.c: see log.h. One mutex guards the stream, the log files and the progress lines.
  *
  * What is in progress is copied to a small stack here: the thread that prints it must not look into a caller's frame, which an error may have
- * left without bb_progress_end. */
+ * left without bb_progress_end. What hooks are told is written down under that mutex and told without it, under one of their own. */
 #include "base/log.h"
 
 #include <errno.h>
@@ -28,13 +28,19 @@ static struct { const bb_progress *owner; bb_progress copy; } nested[MAX_NESTED]
 static size_t          n_nested;
 static double          drawn_s, plain_s;    /* when the progress was last drawn on the terminal, and written as a line */
 static pthread_cond_t  started;
-static bool            has_ticker;
+static pthread_t       ticker;
+static bool            has_ticker, ticker_ends;
+
+static pthread_mutex_t     hook_lock = PTHREAD_MUTEX_INITIALIZER; /* taken before or without `lock` */
+static const bb_log_hooks *hooks;       /* changed under both */
 
 static const double REDRAW_S = 0.1, TICK_S = 1.0, PLAIN_LINE_S = 10.0;
 
+/* The caller holds one of the locks. */
 static bool is_terminal(void)
 {
     static int known = -1;
+    if (hooks) return false;
     if (known < 0) {
         const char *term = getenv("TERM");
         known = isatty(STDERR_FILENO) && (!term || strcmp(term, "dumb") != 0);
@@ -96,13 +102,21 @@ static void file_line(const char *mark, const char *text)
     }
 }
 
+static void tell(bb_log_level level, const char *text)
+{
+    pthread_mutex_lock(&hook_lock);
+    if (hooks && hooks->line) hooks->line(hooks->self, level, text);
+    pthread_mutex_unlock(&hook_lock);
+}
+
 static void say(bb_log_level level, const char *format, va_list args)
 {
     static const char *const marks[] = { "", "warning: ", "", "debug: " };
     char text[2048];
     vsnprintf(text, sizeof text, format, args);
     pthread_mutex_lock(&lock);
-    if (level <= shown) {
+    const bool hooked = hooks;
+    if (level <= shown && !hooked) {
         bool color = level == BB_LOG_WARN && has_color();
         clear_line();
         fprintf(stderr, "%s%s%s%s\n", color ? "\033[33m" : "", marks[level], color ? "\033[0m" : "", text);
@@ -110,6 +124,7 @@ static void say(bb_log_level level, const char *format, va_list args)
     /* The file keeps everything that a normal run says, however quiet the terminal is. */
     if (level <= BB_LOG_INFO || level <= shown) file_line(marks[level], text);
     pthread_mutex_unlock(&lock);
+    if (hooked) tell(level, text);
 }
 
 #define SAY(level)                   \
@@ -129,7 +144,7 @@ void bb_log_failure(const char *sentence)
     pthread_mutex_lock(&lock);
     clear_line();
     n_nested = 0;
-    fprintf(stderr, "bitbudget: %s\n", sentence);
+    if (!hooks) fprintf(stderr, "bitbudget: %s\n", sentence);
     file_line("failed: ", sentence);
     pthread_mutex_unlock(&lock);
 }
@@ -173,13 +188,18 @@ static double plain_interval(void)
     return text && bb_parse_double(text, &seconds, NULL) == BB_OK && seconds >= 0 ? seconds : PLAIN_LINE_S;
 }
 
-/* Shows what is in progress where it is due: the line on a terminal, plain lines elsewhere and in the log files. The caller holds the lock. */
-static void show(double redraw_s)
+/* What the hook for progress is to be told. */
+typedef struct news { bool due; bb_progress outer; char text[512]; } news;
+
+/* Shows what is in progress where it is due: the line on a terminal, plain lines elsewhere and in the log files; in n for the hook. The caller holds
+ * the lock, and calls tell_progress when it has given it back. */
+static void show(double redraw_s, news *n)
 {
     const double now = bb_now_s();
     const bool   on_terminal = is_terminal() && shown >= BB_LOG_INFO && now - drawn_s >= redraw_s, plain = now - plain_s >= plain_interval();
     bb_text      text = { 0 };
-    if (n_nested == 0 || (!on_terminal && !plain)) return;
+    n->due = hooks && n_nested && now - drawn_s >= redraw_s;
+    if (n_nested == 0 || (!on_terminal && !plain && !n->due)) return;
     for (size_t i = 0; i < n_nested; i++) {
         if (i > 0) bb_text_add(&text, "; ");
         describe(&nested[i].copy, now, &text);
@@ -193,26 +213,44 @@ static void show(double redraw_s)
             fflush(stderr);
         }
         if (plain) {
-            if (!is_terminal() && shown >= BB_LOG_INFO) fprintf(stderr, "%s\n", text.data);
+            if (!hooks && !is_terminal() && shown >= BB_LOG_INFO) fprintf(stderr, "%s\n", text.data);
             file_line("", text.data);
             plain_s = now;
         }
     }
+    if (n->due) {
+        n->outer = nested[0].copy;
+        snprintf(n->text, sizeof n->text, "%s", text.status == BB_OK ? text.data : n->outer.label);
+        drawn_s = now;
+    }
     bb_text_done(&text);
+}
+
+static void tell_progress(const news *n)
+{
+    if (!n->due) return;
+    pthread_mutex_lock(&hook_lock);
+    if (hooks && hooks->progress) hooks->progress(hooks->self, &n->outer, n->text);
+    pthread_mutex_unlock(&hook_lock);
 }
 
 /* Shows the progress also while a single step lasts; sleeps while there is none. */
 static void *tick(void *unused)
 {
+    news n;
     pthread_mutex_lock(&lock);
-    for (;;) {
+    while (!ticker_ends) {
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec += (time_t)TICK_S;
         if (n_nested) pthread_cond_timedwait(&started, &lock, &until);
         else pthread_cond_wait(&started, &lock);
-        show(TICK_S);
+        show(TICK_S, &n);
+        pthread_mutex_unlock(&lock);
+        tell_progress(&n);
+        pthread_mutex_lock(&lock);
     }
+    pthread_mutex_unlock(&lock);
     return unused;
 }
 
@@ -230,7 +268,6 @@ static void start_ticker(void)
 {
     static bool        prepared;
     pthread_condattr_t attributes;
-    pthread_t          thread;
     sigset_t           all, before;
     if (has_ticker) return;
     pthread_condattr_init(&attributes);
@@ -239,17 +276,38 @@ static void start_ticker(void)
     pthread_condattr_destroy(&attributes);
     if (!prepared) pthread_atfork(lock_all, unlock_all, unlock_child);
     prepared = true;
+    ticker_ends = false;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for those who work */
-    if (pthread_create(&thread, NULL, tick, NULL) == 0) {
-        pthread_detach(thread);
-        has_ticker = true;
-    }
+    has_ticker = pthread_create(&ticker, NULL, tick, NULL) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void end_ticker(void)
+{
+    pthread_mutex_lock(&lock);
+    const bool ends = has_ticker;
+    ticker_ends = true;
+    has_ticker = false;
+    if (ends) pthread_cond_signal(&started);
+    pthread_mutex_unlock(&lock);
+    if (ends) pthread_join(ticker, NULL);
+}
+
+void bb_log_set_hooks(const bb_log_hooks *h)
+{
+    end_ticker(); /* it belongs to who set the last ones */
+    pthread_mutex_lock(&hook_lock);
+    pthread_mutex_lock(&lock);
+    hooks = h;
+    n_nested = 0;
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&hook_lock);
 }
 
 void bb_progress_start(bb_progress *p, const char *label, uint64_t total)
 {
+    news n = { .due = false };
     memset(p, 0, sizeof *p);
     snprintf(p->label, sizeof p->label, "%s", label);
     p->total = total;
@@ -262,18 +320,22 @@ void bb_progress_start(bb_progress *p, const char *label, uint64_t total)
     }
     start_ticker();
     pthread_cond_signal(&started);
+    if (hooks) show(0, &n);
     pthread_mutex_unlock(&lock);
+    tell_progress(&n);
 }
 
 static void advance(bb_progress *p, uint64_t n, bool skip)
 {
+    news what;
     pthread_mutex_lock(&lock);
     p->done += n;
     if (skip) p->skipped += n;
     for (size_t i = 0; i < n_nested; i++)
         if (nested[i].owner == p) nested[i].copy = *p;
-    show(REDRAW_S);
+    show(REDRAW_S, &what);
     pthread_mutex_unlock(&lock);
+    tell_progress(&what);
 }
 
 void bb_progress_add(bb_progress *p, uint64_t n) { advance(p, n, false); }
@@ -290,9 +352,11 @@ void bb_progress_end(bb_progress *p)
     if (p->total) snprintf(text, sizeof text, "%s: %llu/%llu in %s", p->label, (unsigned long long)p->done, (unsigned long long)p->total, spent);
     else snprintf(text, sizeof text, "%s: %s", p->label, spent);
     clear_line();
-    if (shown >= BB_LOG_INFO) fprintf(stderr, "%s\n", text);
+    const bool hooked = hooks;
+    if (shown >= BB_LOG_INFO && !hooked) fprintf(stderr, "%s\n", text);
     file_line("", text);
     pthread_mutex_unlock(&lock);
+    if (hooked) tell(BB_LOG_INFO, text);
 }
 
 /* ---- interruption ---- */

@@ -38,6 +38,18 @@ void bb_progress_add(bb_progress *p, uint64_t n); /* thread-safe, as the next on
 void bb_progress_skip(bb_progress *p, uint64_t n);
 void bb_progress_end(bb_progress *p);
 
+/* For a library inside another program: while hooks are set nothing is written to stderr and the terminal is not asked about; the log files go on.
+ * Both may be NULL. They are called by any thread, one call at a time, and must not set hooks themselves. */
+typedef struct bb_log_hooks {
+    void (*line)(void *self, bb_log_level level, const char *text);
+    /* At the start of each piece of work, at its steps at most ten times a second, and once a second while a step lasts. outer: what stands first in
+     * the text, which is what a terminal would show. */
+    void (*progress)(void *self, const bb_progress *outer, const char *text);
+    void  *self;
+} bb_log_hooks;
+/* NULL takes them back; none is called any more when it returns, and the thread that watches the progress has ended. *hooks is borrowed till then. */
+void bb_log_set_hooks(const bb_log_hooks *hooks);
+
 double bb_now_s(void); /* monotonic seconds */
 double bb_cpu_s(void); /* processor seconds of all threads of the process */
 
@@ -45,7 +57,7 @@ double bb_cpu_s(void); /* processor seconds of all threads of the process */
  * BB_INTERRUPTED. A second SIGINT ends the process at once. SIGXFSZ is ignored: writing fails instead. */
 void bb_interrupt_install(void);
 bool bb_interrupted(void);
-void bb_interrupt_raise(void); /* for tests */
-void bb_interrupt_clear(void); /* for tests */
+void bb_interrupt_raise(void); /* as a signal does; for the library and tests, as the next one */
+void bb_interrupt_clear(void);
 
 #endif

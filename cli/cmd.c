@@ -195,3 +195,35 @@ void bb_help_manual(bb_text *out)
     add_troff(out, exit_codes);
     bb_text_add(out, ".fi\n");
 }
+
+static void add_choices(bb_text *out, const char *choices)
+{
+    for (const char *p = choices; *p; p++) bb_text_addn(out, *p == '|' ? " " : p, 1);
+}
+
+void bb_help_completion(bb_text *out)
+{
+    bb_text_add(out, "# bash completion of bitbudget " BB_VERSION ", made by `bitbudget help --completion`\n"
+                     "_bitbudget() {\n"
+                     "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} words='--help --quiet --verbose --log-file --force --threads'\n"
+                     "    COMPREPLY=()\n"
+                     "    if [ \"$COMP_CWORD\" -eq 1 ] || { [ \"$COMP_CWORD\" -eq 2 ] && [ \"$command\" = help ]; }; then\n"
+                     "        words='help --help --version");
+    for (size_t i = 0; i < N_COMMANDS; i++) bb_text_addf(out, " %s", commands[i]->name);
+    bb_text_add(out, "'\n    else\n        case $command,$prev in\n");
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        for (size_t k = 0; k < commands[i]->n_options; k++) {
+            if (!commands[i]->options[k].choices) continue;
+            bb_text_addf(out, "        %s,--%s) words='", commands[i]->name, commands[i]->options[k].name);
+            add_choices(out, commands[i]->options[k].choices);
+            bb_text_add(out, "' ;;\n");
+        }
+    bb_text_add(out, "        *) case $cur in -*) ;; *) return ;; esac\n            case $command in\n");
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        bb_text_addf(out, "            %s) words=\"$words", commands[i]->name);
+        for (size_t k = 0; k < commands[i]->n_options; k++) bb_text_addf(out, " --%s", commands[i]->options[k].name);
+        bb_text_add(out, "\" ;;\n");
+    }
+    bb_text_add(out, "            esac ;;\n        esac\n    fi\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\n"
+                     "complete -o default -F _bitbudget bitbudget\n"); /* without words of ours: files */
+}

@@ -70,5 +70,6 @@ void      bb_command_warn_idle(int argc, char **argv, const bb_idle_option *opti
 void bb_help_overview(bb_text *out);
 void bb_help_command(const bb_command *c, bb_text *out);
 void bb_help_manual(bb_text *out); /* troff -man source */
+void bb_help_completion(bb_text *out); /* for bash */
 
 #endif

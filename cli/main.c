@@ -93,6 +93,7 @@ static bb_status help(const char *name, bb_err *err)
     bb_text text = { 0 };
     const bb_command *c = name ? bb_command_find(name) : NULL;
     if (name && strcmp(name, "--man") == 0) bb_help_manual(&text);
+    else if (name && strcmp(name, "--completion") == 0) bb_help_completion(&text);
     else if (name && !c) return unknown_command(name, err);
     else if (c) bb_help_command(c, &text);
     else bb_help_overview(&text);

@@ -317,14 +317,7 @@ void bb_estimate_interval(double seconds, char out[80])
 
 /* ---- what is said ---- */
 
-typedef struct forecast {
-    uint64_t smallest, largest;               /* bytes of files that can be reached */
-    uint64_t n_options, ram, disk;            /* bytes beside the mapped model; of the option database and second moments */
-    double   calibrate, measure, search, finalise; /* tokens forwarded; tuning and evaluation come on top */
-    double   seconds[BB_N_STAGES], sum;       /* on a quiet machine */
-} forecast;
-
-static bb_status foresee(const bb_run *r, forecast *f, bb_err *err)
+bb_status bb_estimate(const bb_run *r, bb_forecast *f, bb_err *err)
 {
     const bb_run_config *c = &r->config;
     const counts   n = count(r);
@@ -344,17 +337,19 @@ static bb_status foresee(const bb_run *r, forecast *f, bb_err *err)
     f->finalise = c->no_finalise ? 0 : final_plans(r) * 2 * f->calibrate;
     f->sum = 0;
     for (int i = 0; i < BB_N_STAGES; i++) f->sum += f->seconds[i];
+    f->sum_low = low * f->sum;
+    f->sum_high = high * f->sum;
 done:
     return status;
 }
 
 bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err)
 {
-    forecast  f;
+    bb_forecast f;
     double    load;
     char      text[80], more[32];
     bb_status status;
-    BB_TRY(foresee(r, &f, err));
+    BB_TRY(bb_estimate(r, &f, err));
     bb_format_size(f.smallest, text);
     bb_format_size(f.largest, more);
     fprintf(out, "reachable       %llu bytes (%s) .. %llu bytes (%s)\n", (unsigned long long)f.smallest, text, (unsigned long long)f.largest, more);
@@ -381,18 +376,18 @@ done:
 
 bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err)
 {
-    forecast  f;
+    bb_forecast f;
     json_t   *root = NULL, *sizes = json_array(), *stages = json_object();
     char     *text = NULL;
     bb_status status;
-    BB_TRY(foresee(r, &f, err));
+    BB_TRY(bb_estimate(r, &f, err));
     for (size_t i = 0; i < r->n_budgets; i++) json_array_append_new(sizes, json_integer((json_int_t)r->budgets[i]));
     for (int i = 0; i < BB_N_STAGES; i++) json_object_set_new(stages, bb_stages[i].name, json_real(f.seconds[i]));
     root = json_pack("{s:I, s:I, s:O, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:i, s:f, s:f, s:f, s:O}", "smallest_bytes", (json_int_t)f.smallest,
                      "largest_bytes", (json_int_t)f.largest, "sizes_bytes", sizes, "options", (json_int_t)f.n_options, "units",
                      (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "disk_bytes", (json_int_t)f.disk, "tokens",
                      "calibrate", f.calibrate, "measure", f.measure, "search", f.search, "finalise", f.finalise, "threads", omp_get_max_threads(),
-                     "seconds", f.sum, "seconds_low", low * f.sum, "seconds_high", high * f.sum, "stages_seconds", stages);
+                     "seconds", f.sum, "seconds_low", f.sum_low, "seconds_high", f.sum_high, "stages_seconds", stages);
     if (!root || !(text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)))) status = BB_FAIL(err, BB_NOMEM, "out of memory for the estimate");
     else fprintf(out, "%s\n", text);
 done:

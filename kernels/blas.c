@@ -95,8 +95,17 @@ bb_status bb_blas_reserve(int threads, bb_err *err)
     return status;
 }
 
-/* Also run as a constructor, so that no caller can reach BLAS before it. */
-__attribute__((constructor)) void bb_blas_init(void) { pthread_once(&once, init); }
+void bb_blas_init(void) { pthread_once(&once, init); }
+
+int bb_blas_pin(void)
+{
+    const int threads = openblas_get_num_threads();
+    bb_blas_init();
+    openblas_set_num_threads(1);
+    return threads;
+}
+
+void bb_blas_unpin(int threads) { openblas_set_num_threads(threads); }
 
 const char *bb_blas_name(void)
 {

@@ -13,6 +13,10 @@
 #include "base/status.h"
 
 void        bb_blas_init(void);          /* once, before any other call and before OpenMP starts */
+/* For a library inside another program: pins OpenBLAS to one thread, also after others have changed that; returns the threads that it had, for
+ * bb_blas_unpin. The core that bb_blas_init may have chosen stays. */
+int         bb_blas_pin(void);
+void        bb_blas_unpin(int threads);
 /* OpenBLAS takes a buffer of 128 MiB of addresses for each thread that calls it, and where the process may not have it (ulimit -v) tries for ever.
  * Under such a limit the buffers are taken here, for this many threads, or refused with BB_NOMEM; without one this does nothing. */
 bb_status   bb_blas_reserve(int threads, bb_err *err);

@@ -172,6 +172,40 @@ START_TEST(the_program_answers)
 }
 END_TEST
 
+/* Every word of the table: bash completes a command, an option of that command alone, and a choice; elsewhere it is left to files. */
+START_TEST(bash_completes_commands_options_and_choices)
+{
+    static const struct { const char *words, *completed; } cases[] = {
+        { "sw", "sweep" }, { "help sw", "sweep" }, { "run --eff", "--effort" }, { "run --effort th", "thorough" }, { "train --valid-e", "--valid-every" },
+        { "inspect --eff", "" }, { "inspect --q", "--quiet" }, { "run mod", "" },
+    };
+    const char *script = bb_test_path("completion.sh"), *probe = bb_test_path("probe.sh");
+    char        said[8192], line[1200];
+    bb_text     text = { 0 };
+    bb_help_completion(&text);
+    ck_assert_int_eq(text.status, BB_OK);
+    bb_test_write(script, text.data, text.size);
+    for (size_t i = 0; bb_command_at(i); i++)
+        for (size_t k = 0; k < bb_command_at(i)->n_options; k++) {
+            char option[80];
+            snprintf(option, sizeof option, " --%s", bb_command_at(i)->options[k].name);
+            ck_assert_ptr_nonnull(strstr(text.data, option));
+        }
+    bb_text_done(&text);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int n = snprintf(line, sizeof line, ". %s\nCOMP_WORDS=(bitbudget %s)\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n_bitbudget\necho \"${COMPREPLY[*]}\"\n", script, cases[i].words);
+        bb_test_write(probe, line, (size_t)n);
+        snprintf(line, sizeof line, "bash %s 2>&1", probe);
+        FILE *p = popen(line, "r");
+        ck_assert_ptr_nonnull(p);
+        said[fread(said, 1, sizeof said - 1, p)] = '\0';
+        ck_assert_int_eq(pclose(p), 0);
+        said[strcspn(said, "\n")] = '\0';
+        ck_assert_msg(strcmp(said, cases[i].completed) == 0, "'%s' is completed to '%s', not '%s'", cases[i].words, said, cases[i].completed);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli");
@@ -183,6 +217,7 @@ int main(void)
     tcase_add_test(t, sources_of_options_have_their_order);
     tcase_add_test(t, the_manual_escapes_troff);
     tcase_add_test(t, the_program_answers);
+    tcase_add_test(t, bash_completes_commands_options_and_choices);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

@@ -9,8 +9,12 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "kernels/blas.h"
 
 static char folder[256];
+
+/* As main() of the program does, before anything reaches BLAS. */
+__attribute__((constructor)) static void init(void) { bb_blas_init(); }
 
 static int drop(const char *path, const struct stat *st, int kind, struct FTW *where)
 {
