@@ -66,7 +66,7 @@ static size_t loadable(const bb_run *r, const uint16_t *anchor, uint32_t reach, 
                 if (bb_is_forbidden(bb_problem_bound(p, x))) continue;
                 if (reach > 0 && !is_near(p, anchor, !bb_model_space_is_format(r->space, u), u, o, reach)) continue;
             }
-            list[n] = (bb_change){ p->plans->units[u].name, p->plans->units[u].options[o].name, 0, 0, NULL };
+            list[n] = (bb_change){ u, o, 0, 0, NULL };
             at[n++] = i;
         }
     return n;
@@ -85,7 +85,7 @@ static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at
     }
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++, i++)
-            all[i] = (bb_change){ p->plans->units[u].name, p->plans->units[u].options[o].name, (double)NAN, (double)NAN, memory + i * s->dim };
+            all[i] = (bb_change){ u, o, (double)NAN, (double)NAN, memory + i * s->dim };
     for (size_t k = 0; k < s->n; k++) {
         memcpy(all[at[k]].psi, s->changes[k].psi, s->dim * sizeof(float));
         all[at[k]].kl = s->changes[k].kl;
@@ -102,7 +102,6 @@ static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at
 static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_sensitivity *out, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    bb_plan    plan = { 0, NULL };
     bb_change *list = NULL;
     size_t    *at = NULL, n, total = 0;
     uint16_t  *x = BB_NEW(p->n_units, uint16_t, err);
@@ -114,8 +113,7 @@ static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_s
     if (!x || !list || !at) goto done;
     BB_TRY(bb_run_calibrate(r, err));
     n = loadable(r, anchor, reach, x, list, at);
-    if (anchor) BB_TRY(bb_plan_space_plan(p->plans, anchor, &plan, err));
-    bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, anchor ? &plan : NULL, r->store, r->key };
+    bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, p->plans, anchor, r->store, r->key };
     BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, list, n, out, err));
     list = NULL; /* now out's */
     if (n < total) BB_TRY(spread(p, out, at, total, err));
@@ -124,7 +122,6 @@ done:
         bb_free(out->changes);
         bb_sensitivity_done(out);
     }
-    bb_plan_done(&plan);
     bb_free(list);
     bb_free(at);
     bb_free(x);

@@ -267,7 +267,7 @@ done:
  * measured KL. */
 static bb_status measure_layerwise(study *s, bb_err *err)
 {
-    bb_layerwise_input in = { &s->r->model, s->r->database, s->r->evaluator, BB_LEVEL_SKETCH, &s->r->levels[BB_LEVEL_SKETCH], (uint64_t)s->r->config.seed,
+    bb_layerwise_input in = { &s->r->model, s->r->database, s->r->evaluator, BB_LEVEL_SKETCH, &s->r->levels[BB_LEVEL_SKETCH], (uint64_t)s->r->config.seed, s->p->plans,
                               s->base.changes, s->base.n };
     double   *cost = BB_NEW(s->base.n, double, err);
     bb_status status = BB_NOMEM;
@@ -301,18 +301,19 @@ static uint16_t pair_option(const study *s, uint32_t u)
 /* KL of full precision with both options. */
 static bb_status measure_pair(study *s, uint32_t u, uint32_t v, double *kl, double *tokens, bb_err *err)
 {
-    bb_plan       plan = { 0, NULL };
     bb_net        net;
     bb_evaluation e;
-    bb_status     status;
-    BB_TRY(bb_plan_set(&plan, s->p->plans->units[u].name, s->p->plans->units[u].options[pair_option(s, u)].name, err));
-    BB_TRY(bb_plan_set(&plan, s->p->plans->units[v].name, s->p->plans->units[v].options[pair_option(s, v)].name, err));
-    BB_TRY(bb_database_apply(s->r->database, &plan, &net, s->scorer.workers[0].blocks, err));
+    uint16_t     *x = BB_NEW(s->p->n_units, uint16_t, err);
+    bb_status     status = BB_NOMEM;
+    if (!x) return BB_NOMEM;
+    bb_model_space_source(s->r->space, x);
+    x[v] = pair_option(s, v);
+    BB_TRY(bb_database_apply_at(s->r->database, s->p->plans, x, u, pair_option(s, u), &net, s->scorer.workers[0].blocks, err));
     BB_TRY(bb_net_evaluator_score(s->r->evaluator, &net, BB_LEVEL_SKETCH, &e, NULL, err));
     *kl = e.kl;
     *tokens += e.n_forwarded;
 done:
-    bb_plan_done(&plan);
+    bb_free(x);
     return status;
 }
 

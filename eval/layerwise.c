@@ -4,7 +4,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -17,18 +16,13 @@
 
 const char *const bb_layerwise_names[BB_LAYERWISE_COUNT] = { "local error", "noise sensitivity", "gradient x change", "Fisher diagonal" };
 
-/* "blk.3.ffn_up" -> 3, its part; false for every other unit. */
-static bool linear_unit(const char *unit, uint32_t *layer, bb_part *part)
+/* The layer and the part of a linear; false for every other unit. */
+static bool linear_unit(const bb_layerwise_input *in, const bb_change *c, uint32_t *layer, bb_part *part)
 {
-    char *end;
-    if (strncmp(unit, "blk.", 4) != 0) return false;
-    *layer = (uint32_t)strtoul(unit + 4, &end, 10);
-    for (int p = 0; p < BB_N_PARTS; p++)
-        if (*end == '.' && strcmp(end + 1, bb_parts[p].name) == 0) {
-            *part = (bb_part)p;
-            return true;
-        }
-    return false;
+    const bb_plan_unit *unit = &in->space->units[c->unit];
+    *layer = unit->layer;
+    *part = (bb_part)unit->what;
+    return unit->what < BB_N_PARTS;
 }
 
 static void decode(const bb_matrix *m, float *out)
@@ -43,11 +37,8 @@ static void decode(const bb_matrix *m, float *out)
 static bb_status option_matrix(const bb_layerwise_input *in, const bb_change *c, uint32_t layer, bb_part part, bb_matrix *m, bb_quant_stats *stats,
                                bb_err *err)
 {
-    const bb_format *f = bb_format_find(c->option);
-    const bb_block  *b = &in->model->net.blocks[layer];
-    if (!f) return BB_FAIL(err, BB_USAGE, "%s: \"%s\" is no format", c->unit, c->option);
     memset(stats, 0, sizeof *stats);
-    return bb_database_matrix(in->db, layer, part, bb_part_kept(b, part), f->type, m, stats, err);
+    return bb_database_matrix(in->db, layer, part, bb_part_kept(&in->model->net.blocks[layer], part), (bb_type)in->space->units[c->unit].options[c->option].value, m, stats, err);
 }
 
 /* ---- sensitivities of one matrix ---- */
@@ -146,7 +137,7 @@ static bb_status block_costs(const bb_layerwise_input *in, uint32_t layer, const
         bb_matrix      m;
         bb_quant_stats stats;
         double         sum = 0;
-        if (!linear_unit(in->changes[i].unit, &at, &part) || at != layer) continue;
+        if (!linear_unit(in, &in->changes[i], &at, &part) || at != layer) continue;
         BB_TRY(option_matrix(in, &in->changes[i], layer, part, &m, &stats, err));
         decode(&block->w[part], w);
         decode(&m, v);
@@ -213,7 +204,7 @@ static bb_status local_costs(const bb_layerwise_input *in, double *cost, bb_err 
         bb_part        part;
         bb_matrix      m;
         bb_quant_stats stats;
-        if (!linear_unit(in->changes[i].unit, &layer, &part)) continue;
+        if (!linear_unit(in, &in->changes[i], &layer, &part)) continue;
         BB_TRY(option_matrix(in, &in->changes[i], layer, part, &m, &stats, err));
         cost[i] = stats.error;
     }
@@ -260,7 +251,7 @@ done:
 static bb_status noise_costs(const bb_layerwise_input *in, double *cost, double *tokens, bb_err *err)
 {
     bb_status   status = BB_OK;
-    const char *unit = "";
+    uint32_t    unit = BB_NO_UNIT;
     float      *w = NULL, *v = NULL;
     double      alpha = 0, square = 0;
     for (size_t i = 0; i < in->n; i++) {
@@ -269,10 +260,10 @@ static bb_status noise_costs(const bb_layerwise_input *in, double *cost, double 
         bb_matrix      m;
         bb_quant_stats stats;
         double         error = 0;
-        if (!linear_unit(in->changes[i].unit, &layer, &part)) continue;
+        if (!linear_unit(in, &in->changes[i], &layer, &part)) continue;
         BB_TRY(option_matrix(in, &in->changes[i], layer, part, &m, &stats, err));
         size_t n = (size_t)m.rows * m.cols;
-        if (strcmp(unit, in->changes[i].unit) != 0) { /* changes come unit by unit */
+        if (unit != in->changes[i].unit) { /* changes come unit by unit */
             unit = in->changes[i].unit;
             bb_free(w);
             bb_free(v);
@@ -305,7 +296,7 @@ static void rescale(const bb_layerwise_input *in, double *cost)
         for (size_t i = 0; i < in->n; i++) {
             uint32_t layer;
             bb_part  part;
-            if (!linear_unit(in->changes[i].unit, &layer, &part)) continue;
+            if (!linear_unit(in, &in->changes[i], &layer, &part)) continue;
             if (pass == 1) cost[i] *= n > 0 ? exp(sum / n) : 1;
             else if (cost[i] > 0 && in->changes[i].kl > 1e-7) {
                 sum += log(in->changes[i].kl / cost[i]);

@@ -27,6 +27,7 @@ typedef struct bb_layerwise_input {  /* all borrowed */
     uint32_t           level;
     const bb_windows  *windows;
     uint64_t           seed;
+    const bb_plan_space *space;      /* what the changes are of */
     const bb_change   *changes;      /* [n] around full precision; kl measured */
     size_t             n;
 } bb_layerwise_input;

@@ -15,9 +15,9 @@
 /* ---- measuring ---- */
 
 /* The block that a unit belongs to; embedding and head come first: they change everything. */
-static long unit_block(const char *unit)
+static long unit_block(const bb_plan_unit *unit)
 {
-    return strncmp(unit, "blk.", 4) == 0 ? strtol(unit + 4, NULL, 10) : -1;
+    return unit->what == BB_UNIT_EMBD || unit->what == BB_UNIT_HEAD ? -1 : (long)unit->layer;
 }
 
 /* Multiplications of a score's two heads (the reference's and the candidate's, for scored positions alone), as a number of blocks of average size. */
@@ -31,7 +31,7 @@ static uint64_t head_blocks(const bb_net *net, const bb_windows *w)
     return blocks > 1 ? (uint64_t)llround(blocks) : 1;
 }
 
-uint64_t bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const char *unit)
+uint64_t bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const bb_plan_unit *unit)
 {
     const long block = unit_block(unit);
     return net->n_layer - (uint64_t)(block > 0 ? block : 0) + head_blocks(net, windows);
@@ -99,7 +99,7 @@ typedef struct job {
 static bb_status set_prefix(job *j, size_t dim, bb_err *err)
 {
     char hash[17] = "-";
-    if (j->o->anchor) bb_plan_hash(j->o->anchor, hash);
+    if (j->o->anchor) bb_plan_space_hash(j->o->space, j->o->anchor, hash);
     int n = snprintf(j->prefix, sizeof j->prefix, "%s|%s|%u|%zu/%u/%llu", j->o->key ? j->o->key : "", hash, j->o->level, dim, j->o->probes, (unsigned long long)j->o->seed);
     if (n < 0 || (size_t)n >= sizeof j->prefix) return BB_FAIL(err, BB_USAGE, "the key of the measurements has more than %zu bytes", sizeof j->prefix - 1);
     return BB_OK;
@@ -108,17 +108,15 @@ static bb_status set_prefix(job *j, size_t dim, bb_err *err)
 /* The anchor with unit = option. */
 static bb_status measure_one(const job *j, bb_sensitivity *s, bb_change *c, bool *found, bb_err *err)
 {
-    bb_plan       plan = { 0, NULL };
+    const bb_plan_unit *unit = &j->o->space->units[c->unit];
     bb_net        net;
     bb_evaluation v;
-    char         *key = bb_asprintf(err, "%s|%s=%s", j->prefix, c->unit, c->option);
+    char         *key = bb_asprintf(err, "%s|%s=%s", j->prefix, unit->name, unit->options[c->option].name);
     bb_status     status = BB_NOMEM;
     if (!key) return BB_NOMEM;
     BB_TRY(load(j->o, key, s, c, found, err));
     if (*found) goto done;
-    if (j->o->anchor) BB_TRY(bb_plan_copy(j->o->anchor, &plan, err));
-    BB_TRY(bb_plan_set(&plan, c->unit, c->option, err));
-    BB_TRY(bb_database_apply(j->db, &plan, &net, j->blocks, err));
+    BB_TRY(bb_database_apply_at(j->db, j->o->space, j->o->anchor, c->unit, c->option, &net, j->blocks, err));
     BB_TRY(bb_net_evaluator_score(j->e, &net, j->o->level, &v, NULL, err));
     c->kl = v.kl;
     c->kl_se = v.kl_se;
@@ -126,7 +124,6 @@ static bb_status measure_one(const job *j, bb_sensitivity *s, bb_change *c, bool
     s->n_forwarded += v.n_forwarded;
     BB_TRY(save(j->o, key, s, c, v.n_forwarded, err));
 done:
-    bb_plan_done(&plan);
     bb_free(key);
     return status;
 }
@@ -134,10 +131,9 @@ done:
 /* Runs the anchor; rows: its final states, copied. net (with blocks) is the anchor's. */
 static bb_status measure_anchor(const job *j, bb_sensitivity *s, bb_net *net, bb_block *blocks, float *rows, size_t n_values, bb_err *err)
 {
-    static const bb_plan none = { 0, NULL };
     bb_evaluation v;
     bb_status     status;
-    BB_TRY(bb_database_apply(j->db, j->o->anchor ? j->o->anchor : &none, net, blocks, err));
+    BB_TRY(bb_database_apply_at(j->db, j->o->space, j->o->anchor, BB_NO_UNIT, 0, net, blocks, err));
     BB_TRY(bb_net_evaluator_score(j->e, net, j->o->level, &v, NULL, err));
     if (!bb_net_evaluator_last(j->e, j->o->level)) {
         status = BB_FAIL(err, BB_NOMEM, "measuring options needs the states at every block's boundary in memory: allow more (--max-ram), or use fewer windows");
@@ -175,15 +171,15 @@ bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_
     j.sketch = sketch;
     for (size_t i = 0; i < n; i++) {
         changes[i].psi = out->memory + i * out->dim;
-        order[i] = (order_key){ unit_block(changes[i].unit), i };
+        order[i] = (order_key){ unit_block(&o->space->units[changes[i].unit]), i };
     }
     qsort(order, n, sizeof *order, later_block_first);
-    for (size_t i = 0; i < n; i++) total += bb_sensitivity_blocks(&model->net, windows, changes[i].unit);
+    for (size_t i = 0; i < n; i++) total += bb_sensitivity_blocks(&model->net, windows, &o->space->units[changes[i].unit]);
     bb_progress_start(&progress, "measure options, blocks", total);
     for (size_t i = 0; i < n; i++) {
         bool found = false;
         BB_TRY(measure_one(&j, out, &changes[order[i].index], &found, err));
-        (found ? bb_progress_skip : bb_progress_add)(&progress, bb_sensitivity_blocks(&model->net, windows, changes[order[i].index].unit));
+        (found ? bb_progress_skip : bb_progress_add)(&progress, bb_sensitivity_blocks(&model->net, windows, &o->space->units[changes[order[i].index].unit]));
     }
     bb_progress_end(&progress);
 done:

@@ -27,12 +27,21 @@ static const char *const change_names[N_CHANGES][2] = {
     { "blk.1.attn_q", "Q4_0" }, { "token_embd", "Q4_0" },
 };
 
+/* The same by indices: units, and for each change its unit and option; option 0 is the source's type. */
+enum { N_UNITS = 5 };
+static const bb_plan_option options[] = { { "F32", BB_F32 }, { "Q4_0", BB_Q4_0 }, { "Q8_0", BB_Q8_0 } };
+static const bb_plan_unit   plan_units[N_UNITS] = { { "blk.0.attn_v", BB_PART_V, 0, -1, 2, options }, { "blk.0.ffn_up", BB_PART_UP, 0, -1, 2, options },
+                                                    { "blk.1.ffn_down", BB_PART_DOWN, 1, -1, 3, options }, { "blk.1.attn_q", BB_PART_Q, 1, -1, 2, options },
+                                                    { "token_embd", BB_UNIT_EMBD, 0, -1, 2, options } };
+static const uint32_t       change_at[N_CHANGES][2] = { { 0, 1 }, { 1, 1 }, { 2, 1 }, { 2, 2 }, { 3, 1 }, { 4, 1 } };
+
 static struct world {
     bb_model          model;
     bb_tokens         tokens;
     bb_windows        calib, score;
     bb_database      *db;
     bb_net_evaluator *evaluator;
+    bb_plan_space     space;
 } w;
 
 static void open_world(void)
@@ -51,6 +60,7 @@ static void open_world(void)
     bb_database_config c = { .dir = bb_test_path("db"), .model = &w.model, .tokens = w.calib.tokens, .n_windows = w.calib.n, .ctx = CTX,
                              .quant = { BB_METHOD_WEIGHTED, 0.01, 0 }, .ffn_step = 8 };
     bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_plan_space_init(&w.space, plan_units, N_UNITS, &err) == BB_OK, "%s", err.msg);
     ck_assert_msg(bb_database_open(&c, &w.db, &err) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(bb_net_evaluator_create(&w.model, &w.score, 1, 64u << 20, &w.evaluator, NULL), BB_OK);
 }
@@ -58,6 +68,7 @@ static void open_world(void)
 static void close_world(void)
 {
     bb_net_evaluator_destroy(w.evaluator);
+    bb_plan_space_done(&w.space);
     bb_database_close(w.db);
     bb_windows_done(&w.calib);
     bb_windows_done(&w.score);
@@ -67,13 +78,13 @@ static void close_world(void)
 
 static void fill(bb_change *c)
 {
-    for (size_t i = 0; i < N_CHANGES; i++) c[i] = (bb_change){ change_names[i][0], change_names[i][1], 0, 0, NULL };
+    for (size_t i = 0; i < N_CHANGES; i++) c[i] = (bb_change){ change_at[i][0], change_at[i][1], 0, 0, NULL };
 }
 
-static void measure(const bb_plan *anchor, uint32_t probes, bb_store *store, bb_change *c, bb_sensitivity *s)
+static void measure(const uint16_t *anchor, uint32_t probes, bb_store *store, bb_change *c, bb_sensitivity *s)
 {
     bb_err err = BB_ERR_INIT;
-    bb_sensitivity_options o = { 0, probes, 7, anchor, store, "test" };
+    bb_sensitivity_options o = { 0, probes, 7, &w.space, anchor, store, "test" };
     fill(c);
     ck_assert_msg(bb_sensitivity_measure(w.evaluator, &w.model, w.db, &w.score, &o, c, N_CHANGES, s, &err) == BB_OK, "%s", err.msg);
 }
@@ -270,7 +281,7 @@ START_TEST(a_store_answers_the_second_time)
     bb_change      c[N_CHANGES], d[N_CHANGES];
     bb_sensitivity s, t;
     bb_store      *store;
-    bb_plan        anchor = { 0, NULL };
+    const uint16_t anchor[N_UNITS] = { 1, 0, 0, 0, 0 };
     uint64_t       n;
     ck_assert_int_eq(bb_store_open(bb_test_path("store.db"), &store, NULL), BB_OK);
     measure(NULL, 3, store, c, &s);
@@ -281,14 +292,12 @@ START_TEST(a_store_answers_the_second_time)
     ck_assert(!(t.n_forwarded < s.n_forwarded) && !(t.n_forwarded > s.n_forwarded)); /* tokens count whenever they were spent */
     bb_sensitivity_done(&s);
     bb_sensitivity_done(&t);
-    plan_of(0, &anchor); /* another anchor, another sketch: entries of their own */
-    measure(&anchor, 3, store, c, &s);
-    measure(NULL, 4, store, d, &t);
+    measure(anchor, 3, store, c, &s);
+    measure(NULL, 4, store, d, &t); /* another anchor, another sketch: entries of their own */
     ck_assert_int_eq(bb_store_count(store, "changes", &n, NULL), BB_OK);
     ck_assert_uint_eq(n, 3 * N_CHANGES);
     bb_sensitivity_done(&s);
     bb_sensitivity_done(&t);
-    bb_plan_done(&anchor);
     bb_store_close(store);
 }
 END_TEST
@@ -351,7 +360,7 @@ START_TEST(layerwise_costs_are_what_they_say)
     double         cost[N_CHANGES], tokens, slope[2];
     bb_err         err = BB_ERR_INIT;
     measure(NULL, 1, NULL, c, &s);
-    bb_layerwise_input in = { &w.model, w.db, w.evaluator, 0, &w.score, 3, c, N_CHANGES };
+    bb_layerwise_input in = { &w.model, w.db, w.evaluator, 0, &w.score, 3, &w.space, c, N_CHANGES };
     for (bb_layerwise k = 0; k < BB_LAYERWISE_COUNT; k++) {
         double ratio = 0;
         for (size_t i = 0; i < N_CHANGES; i++) cost[i] = 1234;
@@ -389,7 +398,7 @@ static void made_up(bb_change *c, float *psi, size_t dim, bb_sensitivity *s)
     bb_rng_init(&rng, 1, "made up");
     for (size_t i = 0; i < M; i++) {
         for (size_t k = 0; k < dim; k++) psi[i * dim + k] = (float)bb_rng_normal(&rng);
-        c[i] = (bb_change){ "u", "o", bb_rng_uniform(&rng) + 0.2, 0, psi + i * dim };
+        c[i] = (bb_change){ 0, 0, bb_rng_uniform(&rng) + 0.2, 0, psi + i * dim };
     }
     *s = (bb_sensitivity){ M, c, dim, 0.1, 42, psi };
 }
@@ -473,13 +482,13 @@ START_TEST(the_head_counts_as_its_blocks)
     bb_windows windows = { .n = 7, .ctx = 16, .n_scored = 8 };
     for (int i = 0; i < 3; i++) blocks[i].w[BB_PART_UP] = (bb_matrix){ .rows = 500, .cols = 100 };
     /* two heads of 8 blocks each, on half of the positions */
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "blk.2.ffn_up"), 1 + 8);
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "blk.0.ffn_up"), 3 + 8);
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "token_embd"), 3 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_PART_UP, .layer = 2 }), 1 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_PART_UP, .layer = 0 }), 3 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_UNIT_EMBD, .layer = 0 }), 3 + 8);
     net.head = (bb_matrix){ .rows = 4000, .cols = 300 };
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "output"), 3 + 24);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_UNIT_HEAD, .layer = 0 }), 3 + 24);
     net.head.rows = 1; /* never nothing */
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, "blk.1.ffn_up"), 2 + 1);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_PART_UP, .layer = 1 }), 2 + 1);
 }
 END_TEST
 
@@ -489,7 +498,7 @@ START_TEST(memory_may_run_out)
         bb_change      c[N_CHANGES];
         bb_sensitivity s;
         bb_err         err = BB_ERR_INIT;
-        bb_sensitivity_options o = { 0, 2, 7, NULL, NULL, "test" };
+        bb_sensitivity_options o = { 0, 2, 7, &w.space, NULL, NULL, "test" };
         size_t         before = bb_mem_live_bytes();
         fill(c);
         bb_mem_fail_after(n);
