@@ -106,7 +106,7 @@ static void watch(const bb_map *map, const char *path)
     if (i < WATCHED) {
         size_t n = strlen(path);
         if (n >= WATCHED_PATH) path += n - WATCHED_PATH + 1; /* the end of a path tells more */
-        strcpy(watched[i].path, path);
+        memcpy(watched[i].path, path, strlen(path) + 1);
         watched[i].size = map->size;
         atomic_store(&watched[i].data, map->data);
     }
