@@ -224,6 +224,16 @@ void bb_csv_put_double(bb_csv_writer *w, double value)
     put(w, text);
 }
 
+void bb_csv_put(bb_csv_writer *w, const bb_cell *cells, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        switch (cells[i].kind) {
+        case BB_CELL_TEXT: bb_csv_put_text(w, cells[i].text); break;
+        case BB_CELL_INT: bb_csv_put_int(w, cells[i].whole); break;
+        case BB_CELL_DOUBLE: bb_csv_put_double(w, cells[i].real); break;
+        }
+}
+
 void bb_csv_end_row(bb_csv_writer *w)
 {
     BB_ASSERT(w->in_row == w->n_cols);

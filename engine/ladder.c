@@ -362,25 +362,10 @@ static void table_done(table *t)
     bb_csv_discard(t->lfq);
 }
 
-/* What opens every row of the table. */
-static void put_key(table *t, bb_csv_writer *w, const char *step, size_t text)
-{
-    bb_csv_put_double(w, t->bpw);
-    bb_csv_put_text(w, step);
-    bb_csv_put_text(w, t->names[text]);
-}
-
 static void put_generation(table *t, const char *step, size_t text, const bb_generation_result *g)
 {
-    put_key(t, t->generation, step, text);
-    bb_csv_put_int(t->generation, g->n_prompts);
-    bb_csv_put_int(t->generation, g->n_new);
-    bb_csv_put_double(t->generation, g->agree_length);
-    bb_csv_put_double(t->generation, g->agree_length_se);
-    for (int i = 0; i < BB_GENERATION_SPANS; i++) {
-        bb_csv_put_double(t->generation, g->span[i].kl);
-        bb_csv_put_double(t->generation, g->span[i].kl_se);
-    }
+    BB_PUT(t->generation, t->bpw, step, t->names[text], g->n_prompts, g->n_new, g->agree_length, g->agree_length_se);
+    for (int i = 0; i < BB_GENERATION_SPANS; i++) BB_PUT(t->generation, g->span[i].kl, g->span[i].kl_se);
     bb_csv_end_row(t->generation);
 }
 
@@ -396,15 +381,7 @@ static bb_status put_rows(table *t, bb_csv_writer *w, const char *step, bool con
             BB_TRY(bb_generation_measure(net, t->continuations[i], &g, NULL, err));
             put_generation(t, step, i, &g);
         }
-        put_key(t, w, step, i);
-        bb_csv_put_int(w, (int64_t)v.n_tokens);
-        bb_csv_put_double(w, v.ppl);
-        bb_csv_put_double(w, v.ppl_se);
-        bb_csv_put_double(w, v.kl);
-        bb_csv_put_double(w, v.kl_se);
-        bb_csv_put_double(w, v.top1);
-        bb_csv_put_double(w, g.agree_length);
-        bb_csv_end_row(w);
+        BB_ROW(w, t->bpw, step, t->names[i], (int64_t)v.n_tokens, v.ppl, v.ppl_se, v.kl, v.kl_se, v.top1, g.agree_length);
     }
 done:
     return status;

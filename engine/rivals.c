@@ -419,23 +419,16 @@ done:
 
 /* ---- the table ---- */
 
-static bb_status write_table(const rivals *v, const char *path, bb_err *err)
+static bb_status write_table(const rivals *v, bb_err *err)
 {
     bb_csv_writer *w = NULL;
     bb_status      status;
-    BB_TRY(bb_csv_create(path, "budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds", &w, err));
+    BB_TRY(bb_run_table_at(v->run, v->config->out, "search.csv", "budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds", &w, err));
     for (size_t i = 0; i < v->n; i++)
         for (size_t m = 0; m < v->n_methods; m++) {
             const answer *a = &v->answers[m * v->n + i];
             if (!a->x) continue;
-            bb_csv_put_int(w, v->sizes[i]);
-            bb_csv_put_text(w, v->methods[m].name);
-            bb_csv_put_double(w, a->result.kl);
-            bb_csv_put_double(w, a->result.kl_se);
-            bb_csv_put_double(w, a->result.ppl);
-            bb_csv_put_int(w, llround(a->tokens));
-            bb_csv_put_double(w, round(a->seconds * 100) / 100);
-            bb_csv_end_row(w);
+            BB_ROW(w, v->sizes[i], v->methods[m].name, a->result.kl, a->result.kl_se, a->result.ppl, llround(a->tokens), round(a->seconds * 100) / 100);
         }
     status = bb_csv_close(&w, err);
 done:
@@ -496,8 +489,7 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     if (!(v.answers = BB_NEW0(v.n_methods * v.n, answer, err))) goto done;
     BB_TRY(find_all(&v, err));
     BB_TRY(score_all(&v, &n_windows, err));
-    if (!*c->out) BB_TRY(bb_keys_made(r, "search.csv", err));
-    BB_TRY(write_table(&v, path, err));
+    BB_TRY(write_table(&v, err));
     print_summary(&v, n_windows, out);
     bb_info("wrote %s", path);
 done:

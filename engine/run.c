@@ -51,6 +51,11 @@ done:
     return status;
 }
 
+bb_status bb_run_table_at(const bb_run *r, const char *elsewhere, const char *name, const char *header, bb_csv_writer **w, bb_err *err)
+{
+    return *elsewhere ? bb_csv_create(elsewhere, header, w, err) : bb_run_table(r, name, header, w, err);
+}
+
 /* ---- create, reopen, close ---- */
 
 /* One store a run: a second run of another identity in the same directory is refused, not mixed, before the model samples text. */

@@ -138,5 +138,7 @@ void bb_run_clock(bb_run *r, bb_stage stage);
 char *bb_run_path(const bb_run *r, bb_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Begins the table OUT/name; bb_csv_close or bb_csv_discard. */
 bb_status bb_run_table(const bb_run *r, const char *name, const char *header, bb_csv_writer **w, bb_err *err);
+/* The same, or, elsewhere not empty, the table at that path, of which the run keeps no books. */
+bb_status bb_run_table_at(const bb_run *r, const char *elsewhere, const char *name, const char *header, bb_csv_writer **w, bb_err *err);
 
 #endif

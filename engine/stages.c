@@ -82,11 +82,7 @@ static bb_status write_timing(bb_run *r, const double *predicted, bb_err *err)
     bb_status       status;
     BB_TRY(bb_run_table(r, "timing.csv", "stage,predicted_s,seconds,cpu_s", &w, err));
     for (int i = 0; i < BB_N_STAGES; i++) {
-        bb_csv_put_text(w, bb_stages[i].name);
-        bb_csv_put_double(w, predicted[i]);
-        bb_csv_put_double(w, c->seconds[i]);
-        bb_csv_put_double(w, c->cpu_seconds[i]);
-        bb_csv_end_row(w);
+        BB_ROW(w, bb_stages[i].name, predicted[i], c->seconds[i], c->cpu_seconds[i]);
         bb_format_time(predicted[i], p);
         bb_format_time(c->seconds[i], b);
         bb_info("time: %s %s, foreseen %s", bb_stages[i].name, b, p);

@@ -366,29 +366,12 @@ static bb_status report(study *s, const plan_set *set, const char *name, const d
     bb_status status;
     BB_TRY(bb_kendall_interval(score, set->kl, set->n, (uint32_t)s->o->bootstrap, (uint64_t)s->o->seed, &lo, &hi, err));
     BB_TRY(bb_spearman(score, set->kl, set->n, &rho, err));
-    bb_csv_put_text(s->rows, set->is_front ? "front" : "random");
-    bb_csv_put_double(s->rows, set->bpw);
-    bb_csv_put_int(s->rows, set->n);
-    bb_csv_put_text(s->rows, name);
-    bb_csv_put_double(s->rows, tau);
-    bb_csv_put_double(s->rows, lo);
-    bb_csv_put_double(s->rows, hi);
-    bb_csv_put_double(s->rows, rho);
-    bb_csv_put_double(s->rows, bb_regret(score, set->kl, set->n));
-    bb_csv_put_double(s->rows, tokens);
-    bb_csv_put_double(s->rows, seconds);
-    bb_csv_end_row(s->rows);
+    BB_ROW(s->rows, set->is_front ? "front" : "random", set->bpw, set->n, name, tau, lo, hi, rho, bb_regret(score, set->kl, set->n), tokens, seconds);
     BB_TRY(bb_study_plot_add(&s->plot, set->is_front, set->bpw, name, tau, lo, hi, err));
     for (uint32_t i = 0; i < set->n; i++) {
         char hash[17];
         bb_plan_space_hash(s->p->plans, set->x + (size_t)i * s->p->n_units, hash);
-        bb_csv_put_text(s->plans, set->is_front ? "front" : "random");
-        bb_csv_put_double(s->plans, set->bpw);
-        bb_csv_put_text(s->plans, hash);
-        bb_csv_put_double(s->plans, set->kl[i]);
-        bb_csv_put_text(s->plans, name);
-        bb_csv_put_double(s->plans, score[i]);
-        bb_csv_end_row(s->plans);
+        BB_ROW(s->plans, set->is_front ? "front" : "random", set->bpw, hash, set->kl[i], name, score[i]);
     }
 done:
     return status;

@@ -31,6 +31,31 @@ static void write_sample(const char *path)
     ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
 }
 
+/* Cells by their types: the same bytes as one by one; a row may go on. */
+START_TEST(rows_are_put_by_type)
+{
+    const char    *path = bb_test_path("row.csv");
+    char          *data, name[] = "a \"b\", c\nd";
+    size_t         size;
+    uint16_t       zero = 0;
+    bb_csv_writer *w;
+    ck_assert_int_eq(bb_csv_create(path, "name,n,x", &w, NULL), BB_OK);
+    BB_ROW(w, "plain", INT64_MIN, 0.1);
+    BB_PUT(w, name, zero);
+    BB_ROW(w, (double)NAN);
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(path, &data, &size, NULL), BB_OK);
+    ck_assert_str_eq(data, "name,n,x\r\nplain,-9223372036854775808,0.1\r\n\"a \"\"b\"\", c\nd\",0,\r\n");
+    bb_free(data);
+    ck_assert_int_eq(bb_csv_create(path, "a,b,c,d,e,f,g,h,i,j,k,l", &w, NULL), BB_OK);
+    BB_ROW(w, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, "12");
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(path, &data, &size, NULL), BB_OK);
+    ck_assert_str_eq(data, "a,b,c,d,e,f,g,h,i,j,k,l\r\n1,2,3,4,5,6,7,8,9,10,11,12\r\n");
+    bb_free(data);
+}
+END_TEST
+
 START_TEST(only_cells_that_need_it_are_quoted)
 {
     const char *path = bb_test_path("out.csv");
@@ -184,6 +209,7 @@ int main(void)
     Suite *s = suite_create("csv");
     TCase *t = tcase_create("core");
     tcase_add_test(t, only_cells_that_need_it_are_quoted);
+    tcase_add_test(t, rows_are_put_by_type);
     tcase_add_test(t, every_reason_to_quote);
     tcase_add_test(t, what_is_written_is_read);
     tcase_add_test(t, a_lone_empty_cell_survives);
