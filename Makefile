@@ -46,10 +46,11 @@ all: bitbudget $(BUILD)/libbitbudget.a $(BUILD)/libbitbudget.so.$(SOVERSION)
 help:
 	@echo "deps all demo check check-asan bench lint fuzz mutate interop models results tables $(RESULTS) install uninstall clean"
 
-# Objects are made again when their flags change.
+# Objects are made again when their flags change, but for those that only warn.
 FLAGS    := $(BUILD)/generated/flags
+ALLFLAGS := $(filter-out -W%,$(CFLAGS) $(BBFLAGS))
 $(FLAGS): FORCE
-	@mkdir -p $(@D); echo '$(CFLAGS) $(BBFLAGS)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+	@mkdir -p $(@D); echo '$(ALLFLAGS)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(BUILD)/%.o: %.c $(FLAGS)
 	@$(HAVE_LIBS)mkdir -p $(@D)
