@@ -113,7 +113,7 @@ done:
 /* The vocabulary's own spelling of a token. */
 static bb_bytes spelling(const bb_model *m, uint32_t id)
 {
-    const bb_gguf_kv *kv = bb_gguf_find(&m->gguf, "tokenizer.ggml.tokens");
+    const bb_key *kv = bb_source_find(&m->source, "tokenizer.ggml.tokens");
     return kv && kv->strings && id < kv->count ? kv->strings[id] : (bb_bytes){ "", 0 };
 }
 

@@ -31,10 +31,10 @@ static part part_of(const char *name)
 
 static uint64_t n_weights(const bb_tensor *t) { return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]; }
 
-static void add_up(const bb_gguf *g, totals *t)
+static void add_up(const bb_source *g, totals *t)
 {
     memset(t, 0, sizeof *t);
-    t->all_bytes = t->bytes[METADATA] = g->map.size;
+    t->all_bytes = t->bytes[METADATA] = g->size_bytes;
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         part p = part_of(g->tensors[i].name);
         t->bytes[p] += g->tensors[i].size_bytes;
@@ -55,11 +55,11 @@ static const char *type_name(bb_type type, char number[16])
     return number;
 }
 
-static bb_bytes text_key(const bb_gguf *g, const char *key, const char *otherwise)
+static bb_bytes text_key(const bb_source *g, const char *key, const char *otherwise)
 {
     bb_bytes text = { otherwise, strlen(otherwise) };
     bool     found;
-    (void)bb_gguf_text(g, key, &text, &found, NULL);
+    (void)bb_source_text(g, key, &text, &found, NULL);
     return text;
 }
 
@@ -91,14 +91,14 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
     const bb_net *net = &m->net;
     char          size[32], label[BB_MODEL_LABEL];
     bb_format_size(t->all_bytes, size);
-    bb_text_addf(out, "file          %s\n              %llu bytes (%s), GGUF v%u", m->path, (unsigned long long)t->all_bytes,
-                 size, m->gguf.version);
+    bb_text_addf(out, "file          %s\n              %llu bytes (%s), %s v%u", m->path, (unsigned long long)t->all_bytes,
+                 size, m->source.reader->name, m->source.version);
     if (hash) bb_text_addf(out, "\nsha256        %s", bb_model_sha256(m));
     if (bb_model_is_quantized(m)) bb_text_addf(out, "\nprecision     quantized; compared with others as \"%s\"", bb_model_source_label(m, label));
     bb_text_add(out, "\narchitecture  ");
-    add_clean(out, text_key(&m->gguf, "general.architecture", "?"));
+    add_clean(out, text_key(&m->source, "general.architecture", "?"));
     bb_text_add(out, ", ");
-    add_clean(out, text_key(&m->gguf, "general.name", "without a name"));
+    add_clean(out, text_key(&m->source, "general.name", "without a name"));
     bb_text_addf(out, "\nshape         %u blocks, width %u, ", net->n_layer, net->n_embd);
     add_range(out, net, offsetof(bb_block, n_head));
     bb_text_add(out, " heads on ");
@@ -106,11 +106,11 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
     bb_text_addf(out, " KV heads of %u, FFN ", net->head_dim);
     add_range(out, net, offsetof(bb_block, n_ff));
     bb_text_addf(out, "\nvocabulary    %u tokens (", net->n_vocab);
-    add_clean(out, text_key(&m->gguf, "tokenizer.ggml.model", "no tokenizer"));
+    add_clean(out, text_key(&m->source, "tokenizer.ggml.model", "no tokenizer"));
     bb_text_addf(out, "), output %s\n", net->head.rows ? "separate" : "tied to the embedding");
     bb_text_addf(out, "context       %u, RoPE base %g%s\n", net->n_ctx_train, (double)net->rope_base,
                  net->rope_factors ? " with frequency factors" : net->rope_freq_scale < 1 ? ", linearly scaled" : "");
-    bb_bytes plan = text_key(&m->gguf, "bitbudget.plan", "");
+    bb_bytes plan = text_key(&m->source, "bitbudget.plan", "");
     if (plan.size) {
         bb_text_add(out, "plan          ");
         add_clean(out, plan);
@@ -147,7 +147,7 @@ static void add_blocks(bb_text *out, const bb_net *net)
     }
 }
 
-static void add_tensors(bb_text *out, const bb_gguf *g)
+static void add_tensors(bb_text *out, const bb_source *g)
 {
     char number[16];
     bb_text_addf(out, "\n%-34s %-8s %12s %10s %12s\n", "tensor", "type", "row", "rows", "bytes");
@@ -161,11 +161,11 @@ static void add_tensors(bb_text *out, const bb_gguf *g)
 static void describe(bb_text *out, const bb_model *m, const inspect_options *o)
 {
     totals t;
-    add_up(&m->gguf, &t);
+    add_up(&m->source, &t);
     add_summary(out, m, &t, o->sha256);
     add_parts(out, &t);
     add_blocks(out, &m->net);
-    if (o->tensors) add_tensors(out, &m->gguf);
+    if (o->tensors) add_tensors(out, &m->source);
 }
 
 /* ---- JSON ---- */
@@ -187,7 +187,7 @@ static json_t *blocks_json(const bb_net *net)
     return all;
 }
 
-static json_t *tensors_json(const bb_gguf *g)
+static json_t *tensors_json(const bb_source *g)
 {
     json_t *all = json_array();
     char    number[16];
@@ -214,14 +214,14 @@ static bb_status describe_json(const bb_model *m, bool hash, bb_err *err)
     totals        t;
     json_t       *root;
     int           failed;
-    add_up(&m->gguf, &t);
+    add_up(&m->source, &t);
     root = json_pack("{s:s, s:s?, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", m->path, "sha256",
-                     hash ? bb_model_sha256(m) : NULL, "gguf_version", (json_int_t)m->gguf.version, "bytes", (json_int_t)t.all_bytes, "architecture",
-                     text_json(text_key(&m->gguf, "general.architecture", "")), "name", text_json(text_key(&m->gguf, "general.name", "")),
+                     hash ? bb_model_sha256(m) : NULL, "gguf_version", (json_int_t)m->source.version, "bytes", (json_int_t)t.all_bytes, "architecture",
+                     text_json(text_key(&m->source, "general.architecture", "")), "name", text_json(text_key(&m->source, "general.name", "")),
                      "n_layer", (json_int_t)net->n_layer, "n_embd", (json_int_t)net->n_embd, "head_dim", (json_int_t)net->head_dim,
                      "n_vocab", (json_int_t)net->n_vocab, "n_ctx_train", (json_int_t)net->n_ctx_train, "tied", net->head.rows == 0,
                      "weights", (json_int_t)t.all_weights, "bpw", bpw(t.all_bytes, t.all_weights), "rope_base", (double)net->rope_base,
-                     "parts", parts_json(&t), "blocks", blocks_json(net), "tensors", tensors_json(&m->gguf));
+                     "parts", parts_json(&t), "blocks", blocks_json(net), "tensors", tensors_json(&m->source));
     if (!root) return BB_FAIL(err, BB_FAILED, "%s: a name in the file is no valid text for JSON", m->path);
     failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(root);

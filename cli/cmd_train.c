@@ -87,8 +87,8 @@ static bb_status open_vocabulary(job *j, bb_err *err)
 {
     bb_tokenizer *tokenizer = NULL;
     bb_status     status;
-    BB_TRY(bb_gguf_open(j->o.tokenizer, &j->m.gguf, err));
-    BB_TRY(bb_tokenizer_create(&j->m.gguf, &tokenizer, err));
+    BB_TRY(bb_source_open(j->o.tokenizer, &j->m.source, err));
+    BB_TRY(bb_tokenizer_create(&j->m.source, &tokenizer, err));
     j->m.net.n_vocab = bb_tokenizer_n_vocab(tokenizer);
 done:
     bb_tokenizer_destroy(tokenizer);
@@ -248,7 +248,7 @@ static bb_status write_model(job *j, bb_err *err)
     BB_TRY(bb_net_as_type(bb_training_net(j->t), bb_format_find(j->o.type)->type, &net, &owned, err));
     BB_TRY(bb_evaluate(&net, NULL, &j->w, NULL, &r, NULL, NULL, err));
     if (j->o.init) BB_TRY(bb_export_write(&j->m, &net, NULL, j->path, err));
-    else BB_TRY(bb_new_write(&j->m.gguf, &net, j->o.name, j->path, err));
+    else BB_TRY(bb_new_write(&j->m.source, &net, j->o.name, j->path, err));
     bb_info("%s: validation loss %.5f +- %.5f nats a token, perplexity %.3f", j->path, r.nll, r.nll_se, r.ppl);
 done:
     if (owned) bb_free(net.blocks);

@@ -376,12 +376,12 @@ static bb_status no_model(bb_err *err) { return BB_FAIL(err, BB_USAGE, "no model
 
 static bb_status no_directory(bb_err *err) { return BB_FAIL(err, BB_USAGE, "there is no run directory: set the option \"out\""); }
 
-static void copy_text(char *out, size_t size, const bb_gguf *g, const char *key)
+static void copy_text(char *out, size_t size, const bb_source *g, const char *key)
 {
     bb_bytes text = { NULL, 0 };
     bool     found = false;
     *out = '\0';
-    if (bb_gguf_text(g, key, &text, &found, NULL) == BB_OK && found) snprintf(out, size, "%.*s", (int)(text.size < size ? text.size : size - 1), text.data);
+    if (bb_source_text(g, key, &text, &found, NULL) == BB_OK && found) snprintf(out, size, "%.*s", (int)(text.size < size ? text.size : size - 1), text.data);
 }
 
 static bb_status inspect(bitbudget *b, void *self, bb_err *err)
@@ -391,10 +391,10 @@ static bb_status inspect(bitbudget *b, void *self, bb_err *err)
     if (!b->has_model) return no_model(err);
     if (!out) return BB_FAIL(err, BB_USAGE, "there is no place for what the model is");
     memset(out, 0, sizeof *out);
-    copy_text(out->architecture, sizeof out->architecture, &b->model.gguf, "general.architecture");
-    copy_text(out->name, sizeof out->name, &b->model.gguf, "general.name");
+    copy_text(out->architecture, sizeof out->architecture, &b->model.source, "general.architecture");
+    copy_text(out->name, sizeof out->name, &b->model.source, "general.name");
     snprintf(out->precision, sizeof out->precision, "%s", bb_model_source_label(&b->model, label));
-    out->bytes = b->model.gguf.map.size;
+    out->bytes = b->model.source.size_bytes;
     out->n_weights = bb_model_n_weights(&b->model);
     out->bits_per_weight = out->n_weights ? 8 * (double)out->bytes / (double)out->n_weights : 0;
     out->n_layer = b->model.net.n_layer;

@@ -21,7 +21,7 @@ static int64_t bpw_bytes(const bb_run *r, double bpw) { return (int64_t)(bpw * (
 static bb_status refuse_above_source(const bb_run *r, int64_t bytes, bb_err *err)
 {
     char     text[32], source[32], label[BB_MODEL_LABEL];
-    uint64_t have = r->model.gguf.map.size;
+    uint64_t have = r->model.source.size_bytes;
     if ((uint64_t)bytes < have) return BB_OK;
     bb_format_size((uint64_t)bytes, text);
     bb_format_size(have, source);
@@ -54,13 +54,13 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
         for (size_t i = 0; i < N_AROUND; i++) {
             int64_t size = (int64_t)((double)target * around[i]);
             if (i == TARGET) size = target;
-            if (i == TARGET || (size >= (int64_t)smallest && size <= (int64_t)largest && size < (int64_t)r->model.gguf.map.size)) r->budgets[n++] = size;
+            if (i == TARGET || (size >= (int64_t)smallest && size <= (int64_t)largest && size < (int64_t)r->model.source.size_bytes)) r->budgets[n++] = size;
         }
         r->n_budgets = n;
         return BB_OK;
     }
     if (r->n_budgets == 0) {
-        double most = fmin((double)largest, (double)r->model.gguf.map.size - 1);
+        double most = fmin((double)largest, (double)r->model.source.size_bytes - 1);
         double low = fmax((double)bpw_bytes(r, c->min_bpw), (double)smallest), high = fmin((double)bpw_bytes(r, c->max_bpw), most);
         if (high < low)
             return BB_FAIL(err, BB_INFEASIBLE, "%g to %g bits per weight cannot be reached: with these formats and this pruning the file is between %llu "
@@ -69,7 +69,7 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
             bb_info("sizes begin at %.3f bits per weight (%.0f bytes), the smallest file: --min-bpw %g cannot be reached", 8 * low / (double)r->n_weights, low, c->min_bpw);
         if (high < (double)bpw_bytes(r, c->max_bpw))
             bb_info("sizes end at %.3f bits per weight (%.0f bytes): --max-bpw %g is above the %s", 8 * high / (double)r->n_weights, high, c->max_bpw,
-                    largest < r->model.gguf.map.size ? "largest file" : "source");
+                    largest < r->model.source.size_bytes ? "largest file" : "source");
         n = (size_t)c->points;
         if (!(r->budgets = BB_NEW(n, int64_t, err))) return BB_NOMEM;
         for (size_t i = 0; i < n; i++)

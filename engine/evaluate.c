@@ -239,7 +239,7 @@ static bb_status write_front_csv(const bb_run *r, const scored *s, bb_err *err)
         put_conditions(w, r, s->data_hash, &s->e[i]);
     }
     bb_csv_put_text(w, "-");
-    put_scores(w, r, (int64_t)r->model.gguf.map.size, &s->source.result);
+    put_scores(w, r, (int64_t)r->model.source.size_bytes, &s->source.result);
     bb_csv_put_double(w, 0);
     bb_csv_put_text(w, bb_model_source_label(&r->model, label));
     put_conditions(w, r, s->data_hash, &s->source);

@@ -219,8 +219,8 @@ static bb_status write_recipe(const bb_model *m, const char *path, bb_err *err)
 {
     bb_text   t = { 0 };
     bb_status status = BB_NOMEM;
-    for (uint64_t i = 0; i < m->gguf.n_tensors; i++) {
-        const bb_tensor *tensor = &m->gguf.tensors[i];
+    for (uint64_t i = 0; i < m->source.n_tensors; i++) {
+        const bb_tensor *tensor = &m->source.tensors[i];
         if (tensor->n_dims < 2) continue;
         bb_text_add(&t, "^");
         for (const char *p = tensor->name; *p; p++) bb_text_addf(&t, "%s%c", *p == '.' ? "\\" : "", *p);
@@ -310,7 +310,7 @@ static bb_status verify_one(bb_run *r, const bb_front_plan *p, bb_err *err)
     BB_TRY(bb_file_size(path, &bytes, err));
     BB_TRY(bb_model_open(path, &m, err));
     opened = true;
-    BB_TRY(bb_gguf_text(&m.gguf, "bitbudget.plan", &plan, NULL, err));
+    BB_TRY(bb_source_text(&m.source, "bitbudget.plan", &plan, NULL, err));
     if (bytes != (uint64_t)p->size_bytes || plan.size != 16 || memcmp(plan.data, p->hash, 16) != 0) {
         status = BB_FAIL(err, BB_GUARD, "%s: %llu bytes of plan %.*s, recorded are %lld bytes of plan %s", path, (unsigned long long)bytes, (int)plan.size,
                          plan.data, (long long)p->size_bytes, p->hash);

@@ -67,8 +67,8 @@ static int64_t padded(uint64_t bytes) { return (int64_t)((bytes + PAD - 1) / PAD
 uint64_t bb_model_n_weights(const bb_model *m)
 {
     uint64_t n = 0;
-    for (uint64_t i = 0; i < m->gguf.n_tensors; i++) {
-        const bb_tensor *t = &m->gguf.tensors[i];
+    for (uint64_t i = 0; i < m->source.n_tensors; i++) {
+        const bb_tensor *t = &m->source.tensors[i];
         n += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
     }
     return n;

@@ -17,11 +17,11 @@ bool bb_outputs_forced(void) { return forced; }
 /* Our files carry the plan they were made of. */
 static bool is_our_model(const char *path)
 {
-    bb_gguf g = { 0 };
+    bb_source g = { 0 };
     bool    ours = false;
     if (bb_gguf_open(path, &g, NULL) != BB_OK) return false;
-    ours = bb_gguf_find(&g, "bitbudget.plan") != NULL;
-    bb_gguf_close(&g);
+    ours = bb_source_find(&g, "bitbudget.plan") != NULL;
+    bb_source_close(&g);
     return ours;
 }
 

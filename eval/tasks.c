@@ -121,7 +121,7 @@ static bb_status tokenize(runner *r, const bb_model *m, bb_err *err)
 {
     bb_tokenizer *tokenizer = NULL;
     bb_status     status = BB_OK;
-    BB_TRY(bb_tokenizer_create(&m->gguf, &tokenizer, err));
+    BB_TRY(bb_tokenizer_create(&m->source, &tokenizer, err));
     r->bos = bb_tokenizer_adds_bos(tokenizer) ? bb_tokenizer_bos(tokenizer) : -1;
     for (size_t i = 0; i < r->t->n_items; i++) BB_TRY(add_item(r, tokenizer, &r->t->items[i], err));
     BB_TRY(check_vocabulary(r, err));

@@ -163,7 +163,7 @@ static bb_status load_text(const bb_model *m, const char *path, bool parse_speci
     bb_tokenizer *tokenizer = NULL;
     bb_status     status = BB_OK;
     BB_TRY(check_text(path, text, size, err));
-    BB_TRY(bb_tokenizer_create(&m->gguf, &tokenizer, err));
+    BB_TRY(bb_tokenizer_create(&m->source, &tokenizer, err));
     if (size && text[size - 1] == '\n') size--;
     if (size == 0) {
         status = BB_FAIL(err, BB_BAD_FILE, "%s is empty", path);
@@ -228,8 +228,8 @@ bb_status bb_tokens_bos(const bb_model *m, int32_t *bos, bb_err *err)
     bb_tokenizer *tokenizer = NULL;
     bb_status     status = BB_OK;
     *bos = -1;
-    if (!bb_gguf_find(&m->gguf, "tokenizer.ggml.tokens")) return BB_OK;
-    BB_TRY(bb_tokenizer_create(&m->gguf, &tokenizer, err));
+    if (!bb_source_find(&m->source, "tokenizer.ggml.tokens")) return BB_OK;
+    BB_TRY(bb_tokenizer_create(&m->source, &tokenizer, err));
     if (bb_tokenizer_adds_bos(tokenizer)) *bos = bb_tokenizer_bos(tokenizer);
 done:
     bb_tokenizer_destroy(tokenizer);

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/io/gguf_internal.h"
 #include "model/model_internal.h"
 
 typedef enum rule {
@@ -71,23 +70,23 @@ static const foreign rows[] = {
 };
 
 /* Number i of a key's value; NaN for a text, which no rule for numbers allows. */
-static double number_at(const bb_gguf_kv *kv, uint64_t i)
+static double number_at(const bb_key *kv, uint64_t i)
 {
-    bb_gguf_kind         kind = kv->kind == BB_GGUF_ARRAY ? kv->element : kv->kind;
-    const unsigned char *p = kv->value + i * bb_gguf_kind_bytes(kind);
+    bb_kind         kind = kv->kind == BB_KIND_ARRAY ? kv->element : kv->kind;
+    const unsigned char *p = kv->value + i * bb_kind_bytes(kind);
     switch (kind) {
-    case BB_GGUF_U8:   return p[0];
-    case BB_GGUF_BOOL: return p[0] != 0;
-    case BB_GGUF_I8:  { int8_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_GGUF_U16: { uint16_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_GGUF_I16: { int16_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_GGUF_U32: { uint32_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_GGUF_I32: { int32_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_GGUF_U64: { uint64_t x; memcpy(&x, p, sizeof x); return (double)x; }
-    case BB_GGUF_I64: { int64_t x; memcpy(&x, p, sizeof x); return (double)x; }
-    case BB_GGUF_F32: { float x; memcpy(&x, p, sizeof x); return (double)x; }
-    case BB_GGUF_F64: { double x; memcpy(&x, p, sizeof x); return x; }
-    case BB_GGUF_STRING: case BB_GGUF_ARRAY: default: return (double)NAN;
+    case BB_KIND_U8:   return p[0];
+    case BB_KIND_BOOL: return p[0] != 0;
+    case BB_KIND_I8:  { int8_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_KIND_U16: { uint16_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_KIND_I16: { int16_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_KIND_U32: { uint32_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_KIND_I32: { int32_t x; memcpy(&x, p, sizeof x); return x; }
+    case BB_KIND_U64: { uint64_t x; memcpy(&x, p, sizeof x); return (double)x; }
+    case BB_KIND_I64: { int64_t x; memcpy(&x, p, sizeof x); return (double)x; }
+    case BB_KIND_F32: { float x; memcpy(&x, p, sizeof x); return (double)x; }
+    case BB_KIND_F64: { double x; memcpy(&x, p, sizeof x); return x; }
+    case BB_KIND_STRING: case BB_KIND_ARRAY: default: return (double)NAN;
     }
 }
 
@@ -100,10 +99,10 @@ static bool does_nothing(const foreign *f, const bb_net *net, double x)
     return is(x, f->neutral[0]) || is(x, f->neutral[1]);
 }
 
-static bool names_silu(const bb_gguf_kv *kv)
+static bool names_silu(const bb_key *kv)
 {
     static const char *const names[] = { "silu", "swish", "swiglu" };
-    for (size_t i = 0; kv->kind == BB_GGUF_STRING && i < sizeof names / sizeof *names; i++)
+    for (size_t i = 0; kv->kind == BB_KIND_STRING && i < sizeof names / sizeof *names; i++)
         if (kv->value_bytes == strlen(names[i]) && memcmp(kv->value, names[i], strlen(names[i])) == 0) return true;
     return false;
 }
@@ -119,16 +118,16 @@ static bb_status refuse(const foreign *f, const bb_net *net, const char *key, co
     return BB_FAIL(err, BB_UNSUPPORTED, "metadata key '%s' is %s, which changes what the model computes and is not supported; %s is", key, value, right);
 }
 
-bb_status bb_model_refuse_foreign(const bb_gguf *g, const char *arch, const bb_net *net, bb_err *err)
+bb_status bb_model_refuse_foreign(const bb_source *g, const char *arch, const bb_net *net, bb_err *err)
 {
-    char key[128], value[BB_GGUF_SHOWN + 2], shown[BB_GGUF_SHOWN];
+    char key[128], value[BB_SHOWN + 2], shown[BB_SHOWN];
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
-        const bb_gguf_kv *kv;
+        const bb_key *kv;
         snprintf(key, sizeof key, "%s.%s", arch, rows[r].suffix);
-        if (!(kv = bb_gguf_find(g, key))) continue;
+        if (!(kv = bb_source_find(g, key))) continue;
         if (rows[r].rule == SILU && names_silu(kv)) continue;
-        if (kv->kind == BB_GGUF_STRING) {
-            snprintf(value, sizeof value, "'%s'", bb_gguf_show((bb_bytes){ (const char *)kv->value, kv->value_bytes }, shown));
+        if (kv->kind == BB_KIND_STRING) {
+            snprintf(value, sizeof value, "'%s'", bb_show((bb_bytes){ (const char *)kv->value, kv->value_bytes }, shown));
             return refuse(&rows[r], net, key, value, err);
         }
         for (uint64_t i = 0; i < kv->count; i++) {

@@ -8,13 +8,10 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "kernels/half.h"
-#include "model/io/gguf_internal.h"
 #include "model/model_internal.h"
 #include "model/net/arch.h"
 
@@ -59,7 +56,7 @@ static bb_status read_u32(const builder *b, const char *suffix, uint32_t max, ui
 {
     char      key[KEY_BYTES];
     bool      found = true;
-    bb_status status = bb_gguf_u32(&b->m->gguf, key_of(b, suffix, key), out, fallback ? &found : NULL, err);
+    bb_status status = bb_source_u32(&b->m->source, key_of(b, suffix, key), out, fallback ? &found : NULL, err);
     if (status != BB_OK) return status;
     if (!found) *out = fallback;
     if (*out < 1 || *out > max) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; 1 to %u is possible", key, *out, max);
@@ -70,7 +67,7 @@ static bb_status read_f32(const builder *b, const char *suffix, float fallback, 
 {
     char      key[KEY_BYTES];
     bool      found;
-    bb_status status = bb_gguf_f32(&b->m->gguf, key_of(b, suffix, key), out, &found, err);
+    bb_status status = bb_source_f32(&b->m->source, key_of(b, suffix, key), out, &found, err);
     if (status == BB_OK && !found) *out = fallback;
     return status;
 }
@@ -78,8 +75,8 @@ static bb_status read_f32(const builder *b, const char *suffix, float fallback, 
 static bb_status find_arch(builder *b, bb_err *err)
 {
     bb_bytes  text;
-    char      shown[BB_GGUF_SHOWN], known[256] = "";
-    bb_status status = bb_gguf_text(&b->m->gguf, "general.architecture", &text, NULL, err);
+    char      shown[BB_SHOWN], known[256] = "";
+    bb_status status = bb_source_text(&b->m->source, "general.architecture", &text, NULL, err);
     if (status != BB_OK) return status;
     if ((b->arch = bb_arch_find(text.data, (size_t)text.size)) != NULL) {
         b->m->net.arch = b->arch;
@@ -88,7 +85,7 @@ static bb_status find_arch(builder *b, bb_err *err)
     }
     for (size_t i = 0, n = 0; i < bb_n_archs && n < sizeof known; i++)
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i == 0 ? "" : i + 1 < bb_n_archs ? ", " : " and ", bb_archs[i].name);
-    return BB_FAIL(err, BB_UNSUPPORTED, "architecture '%s' is not supported; %s are", bb_gguf_show(text, shown), known);
+    return BB_FAIL(err, BB_UNSUPPORTED, "architecture '%s' is not supported; %s are", bb_show(text, shown), known);
 }
 
 static bool text_is(bb_bytes text, const char *s) { return text.size == strlen(s) && memcmp(text.data, s, (size_t)text.size) == 0; }
@@ -97,44 +94,22 @@ static bool text_is(bb_bytes text, const char *s) { return text.size == strlen(s
 static bb_status read_rope(const builder *b, bb_err *err)
 {
     bb_net   *net = &b->m->net;
-    char      key[KEY_BYTES], shown[BB_GGUF_SHOWN];
+    char      key[KEY_BYTES], shown[BB_SHOWN];
     bb_bytes  type = { "linear", 6 };
     bool      found;
     float     factor = 0;
     bb_status status;
     BB_TRY(read_f32(b, "rope.freq_base", 10000.0f, &net->rope_base, err));
     if (!(net->rope_base > 0)) return BB_FAIL(err, BB_BAD_FILE, "the RoPE base is %g; it must be above 0", (double)net->rope_base);
-    BB_TRY(bb_gguf_text(&b->m->gguf, key_of(b, "rope.scaling.type", key), &type, &found, err));
+    BB_TRY(bb_source_text(&b->m->source, key_of(b, "rope.scaling.type", key), &type, &found, err));
     BB_TRY(read_f32(b, "rope.scale_linear", 0.0f, &factor, err));
     BB_TRY(read_f32(b, "rope.scaling.factor", factor, &factor, err));
     if (text_is(type, "yarn") && (factor <= 0 || (factor >= 1 && factor <= 1))) type = (bb_bytes){ "none", 4 }; /* YaRN by 1 changes nothing */
     if (!text_is(type, "linear") && !text_is(type, "none"))
         return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; none, linear and the frequency factors of Llama 3 are",
-                       bb_gguf_show(type, shown));
+                       bb_show(type, shown));
     if (factor < 0) return BB_FAIL(err, BB_BAD_FILE, "the RoPE scaling factor is %g; it must be above 0", (double)factor);
     net->rope_freq_scale = factor > 0 && !text_is(type, "none") ? 1.0f / factor : 1.0f;
-done:
-    return status;
-}
-
-/* Files that are no whole language model, whatever their architecture. A second part has nothing but its tensors and the keys of the split. */
-static bb_status refuse_parts(const builder *b, bb_err *err)
-{
-    const bb_gguf *g = &b->m->gguf;
-    bb_bytes  type = { "model", 5 };
-    char      shown[BB_GGUF_SHOWN];
-    uint32_t  n = 0, number = 0;
-    bool      found;
-    bb_status status;
-    BB_TRY(bb_gguf_u32(g, "split.count", &n, &found, err));
-    BB_TRY(bb_gguf_u32(g, "split.no", &number, &found, err));
-    if (n > 1)
-        return BB_FAIL(err, BB_UNSUPPORTED, "this is part %u of a model that is split over %u files; merge them first "
-                       "(llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf)", number + 1, n);
-    BB_TRY(bb_gguf_text(g, "general.type", &type, &found, err));
-    if (!text_is(type, "model"))
-        return BB_FAIL(err, BB_UNSUPPORTED, "general.type is '%s'; only whole models ('model') are supported", bb_gguf_show(type, shown));
-    if (g->alignment < 4) return BB_FAIL(err, BB_UNSUPPORTED, "general.alignment is %u; 4 or more is supported", g->alignment);
 done:
     return status;
 }
@@ -145,7 +120,7 @@ static bb_status refuse_experts(const builder *b, bb_err *err)
     char      key[KEY_BYTES];
     uint32_t  n = 0;
     bool      found;
-    bb_status status = bb_gguf_u32(&b->m->gguf, key_of(b, "expert_count", key), &n, &found, err);
+    bb_status status = bb_source_u32(&b->m->source, key_of(b, "expert_count", key), &n, &found, err);
     if (status != BB_OK || n == 0) return status;
     return BB_FAIL(err, BB_UNSUPPORTED, "the model has %u experts (key '%s'); only dense models are supported", n, key);
 }
@@ -203,7 +178,7 @@ static bb_status read_block_shapes(const builder *b, bb_err *err)
     bool      found;
     bb_status status;
     for (int c = 0; c < BB_N_COUNTS; c++) {
-        BB_TRY(bb_gguf_u32_array(&b->m->gguf, key_of(b, bb_count_keys[c], key), v, net->n_layer, c == BB_COUNT_KV ? &found : NULL, err));
+        BB_TRY(bb_source_u32_array(&b->m->source, key_of(b, bb_count_keys[c], key), v, net->n_layer, c == BB_COUNT_KV ? &found : NULL, err));
         if (c == BB_COUNT_KV && !found) continue; /* as many as there are heads */
         for (uint32_t i = 0; i < net->n_layer; i++) {
             bb_block *k = &net->blocks[i];
@@ -221,20 +196,20 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     bb_net   *net = &b->m->net;
     char      key[KEY_BYTES];
     bb_status status;
-    BB_TRY(refuse_parts(b, err));
+    BB_TRY(bb_source_whole(&b->m->source, err));
     BB_TRY(find_arch(b, err));
     BB_TRY(refuse_experts(b, err));
     BB_TRY(read_u32(b, "context_length", UINT32_MAX, 0, &net->n_ctx_train, err));
     BB_TRY(read_u32(b, "embedding_length", MAX_WIDTH, 0, &net->n_embd, err));
     BB_TRY(read_u32(b, "block_count", BB_MAX_LAYERS, 0, &net->n_layer, err));
-    BB_TRY(bb_gguf_f32(&b->m->gguf, key_of(b, "attention.layer_norm_rms_epsilon", key), &net->norm_eps, NULL, err));
+    BB_TRY(bb_source_f32(&b->m->source, key_of(b, "attention.layer_norm_rms_epsilon", key), &net->norm_eps, NULL, err));
     if (!(net->norm_eps >= 0)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is negative", key);
     net->blocks = own(b, net->n_layer, sizeof *net->blocks, err);
     if (!net->blocks) return BB_NOMEM;
     BB_TRY(read_block_shapes(b, err));
     BB_TRY(read_head_dim(b, err));
     BB_TRY(read_rope(b, err));
-    BB_TRY(bb_model_refuse_foreign(&b->m->gguf, b->arch->name, net, err));
+    BB_TRY(bb_model_refuse_foreign(&b->m->source, b->arch->name, net, err));
 done:
     return status;
 }
@@ -243,8 +218,8 @@ done:
 
 static const bb_tensor *use_tensor(builder *b, const char *name)
 {
-    const bb_tensor *t = bb_gguf_tensor(&b->m->gguf, name);
-    if (t) b->used[t - b->m->gguf.tensors] = true;
+    const bb_tensor *t = bb_source_tensor(&b->m->source, name);
+    if (t) b->used[t - b->m->source.tensors] = true;
     return t;
 }
 
@@ -321,7 +296,7 @@ static bb_status find_fused(builder *b, uint32_t layer, bb_feed feed, bb_err *er
         if (bb_parts[p].feed == feed) rows += (uint32_t)bb_dim_of(net, k, bb_parts[p].rows);
     snprintf(name, sizeof name, "blk.%u.%s.weight", layer, b->arch->fused[feed]);
     BB_TRY(find_matrix(b, name, rows, (uint32_t)bb_dim_of(net, k, bb_feeds[feed].width), &all, err));
-    row_bytes = (size_t)(bb_gguf_tensor(&b->m->gguf, name)->size_bytes / all.rows);
+    row_bytes = (size_t)(bb_source_tensor(&b->m->source, name)->size_bytes / all.rows);
     at = all.data;
     for (int p = 0; p < BB_N_PARTS; p++) {
         if (bb_parts[p].feed != feed) continue;
@@ -368,18 +343,18 @@ done:
 static bb_status find_vocabulary(builder *b, bb_err *err)
 {
     bb_net           *net = &b->m->net;
-    const bb_tensor  *t = bb_gguf_tensor(&b->m->gguf, "token_embd.weight");
-    const bb_gguf_kv *tokens = bb_gguf_find(&b->m->gguf, "tokenizer.ggml.tokens");
+    const bb_tensor  *t = bb_source_tensor(&b->m->source, "token_embd.weight");
+    const bb_key *tokens = bb_source_find(&b->m->source, "tokenizer.ggml.tokens");
     bb_status         status;
     if (!t) return missing("token_embd.weight", err);
     if (t->ne[1] < 1 || t->ne[1] > INT32_MAX)
         return BB_FAIL(err, BB_BAD_FILE, "tensor 'token_embd.weight' has %llu rows", (unsigned long long)t->ne[1]);
     net->n_vocab = (uint32_t)t->ne[1];
-    if (tokens && (tokens->kind != BB_GGUF_ARRAY || tokens->count != net->n_vocab))
+    if (tokens && (tokens->kind != BB_KIND_ARRAY || tokens->count != net->n_vocab))
         return BB_FAIL(err, BB_BAD_FILE, "the tokenizer has %llu tokens and 'token_embd.weight' has %u rows; they must be equal",
                        (unsigned long long)tokens->count, net->n_vocab);
     BB_TRY(find_matrix(b, "token_embd.weight", net->n_vocab, net->n_embd, &net->embd, err));
-    if (b->arch->separate_head && bb_gguf_tensor(&b->m->gguf, "output.weight"))
+    if (b->arch->separate_head && bb_source_tensor(&b->m->source, "output.weight"))
         BB_TRY(find_matrix(b, "output.weight", net->n_vocab, net->n_embd, &net->head, err));
     BB_TRY(find_vector(b, "output_norm.weight", net->n_embd, true, &net->out_norm, err));
     if (b->arch->rope_factors) BB_TRY(find_vector(b, "rope_freqs.weight", net->n_rot / 2, false, &net->rope_factors, err));
@@ -390,8 +365,8 @@ done:
 static bb_status find_tensors(builder *b, bb_err *err)
 {
     bb_net   *net = &b->m->net;
-    bb_gguf  *g = &b->m->gguf;
-    char      shown[BB_GGUF_SHOWN];
+    bb_source  *g = &b->m->source;
+    char      shown[BB_SHOWN];
     bb_status status;
     BB_TRY(find_vocabulary(b, err));
     for (uint32_t i = 0; i < net->n_layer; i++) {
@@ -401,7 +376,7 @@ static bb_status find_tensors(builder *b, bb_err *err)
     for (uint64_t i = 0; i < g->n_tensors; i++)
         if (!b->used[i])
             return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has no place in a network of architecture %s as this program knows it",
-                           bb_gguf_show((bb_bytes){ g->tensors[i].name, strlen(g->tensors[i].name) }, shown), b->arch->name);
+                           bb_show((bb_bytes){ g->tensors[i].name, strlen(g->tensors[i].name) }, shown), b->arch->name);
 done:
     return status;
 }
@@ -412,7 +387,7 @@ bb_status bb_model_build(bb_model *m, bb_err *err)
 {
     builder   b = { .m = m };
     bb_status status = BB_NOMEM;
-    b.used = BB_NEW0((size_t)m->gguf.n_tensors, bool, err);
+    b.used = BB_NEW0((size_t)m->source.n_tensors, bool, err);
     m->identity = BB_NEW0(65, char, err);
     if (!b.used || !m->identity) goto done;
     BB_TRY(read_hyperparameters(&b, err));
@@ -423,69 +398,14 @@ done:
     return status;
 }
 
-/* ---- files that are not what is wanted ---- */
-
-static bool holds(const char *folder, const char *name)
-{
-    char *path = bb_asprintf(NULL, "%s/%s", folder, name);
-    bool  found = path && bb_file_exists(path);
-    bb_free(path);
-    return found;
-}
-
-static bb_status refuse_folder(const char *path, bb_err *err)
-{
-    struct stat st;
-    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) return BB_OK;
-    if (holds(path, "run.db")) return BB_FAIL(err, BB_BAD_FILE, "%s is a run directory, and a model file is needed: its result is %s/model.gguf", path, path);
-    if (holds(path, "config.json"))
-        return BB_FAIL(err, BB_BAD_FILE, "%s is a Hugging Face folder, and a GGUF file is needed: make one with llama.cpp "
-                       "(convert_hf_to_gguf.py %s --outtype f16 --outfile model.gguf)", path, path);
-    return BB_FAIL(err, BB_BAD_FILE, "%s is a folder, and a GGUF file is needed", path);
-}
-
-/* What a file that is no GGUF is instead, where its first bytes say it; NULL: unknown. */
-static const char *kind_of_other(const char *path)
-{
-#define CONVERT ", and a GGUF file is needed: convert the model's folder with llama.cpp (convert_hf_to_gguf.py)"
-    char        head[10] = { 0 };
-    struct stat st;
-    FILE       *f = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? fopen(path, "rb") : NULL;
-    size_t      n = f ? fread(head, 1, sizeof head, f) : 0;
-    if (f) fclose(f);
-    if (n < sizeof head) return NULL;
-    if (head[8] == '{' && (head[9] == '"' || head[9] == '}')) return "a safetensors file" CONVERT;
-    if (memcmp(head, "PK\3\4", 4) == 0) return "a zip archive (PyTorch's format?)" CONVERT;
-    if (memcmp(head, "tjgg", 4) == 0 || memcmp(head, "lmgg", 4) == 0 || memcmp(head, "fmgg", 4) == 0)
-        return "a GGML file of before August 2023" CONVERT;
-    return NULL;
-#undef CONVERT
-}
-
-/* NAME-00002-of-00003.gguf */
-static bool is_part_name(const char *path)
-{
-    size_t   n = strlen(path);
-    unsigned part, of;
-    int      used = 0;
-    const char *at = n > 20 ? path + n - 20 : "";
-    return sscanf(at, "-%5u-of-%5u.gguf%n", &part, &of, &used) == 2 && used == 20 && of > 1;
-}
-
 bb_status bb_model_open(const char *path, bb_model *m, bb_err *err)
 {
     bb_err    inner = BB_ERR_INIT;
     bb_status status;
     memset(m, 0, sizeof *m);
-    BB_TRY(refuse_folder(path, err));
-    status = bb_gguf_open(path, &m->gguf, &inner);
-    if (status != BB_OK) {
-        const char *kind = kind_of_other(path);
-        return kind ? BB_FAIL(err, status, "%s is %s", path, kind) : BB_FAIL(err, status, "%s", inner.msg);
-    }
+    BB_TRY(bb_source_open(path, &m->source, err));
     status = bb_model_build(m, &inner);
-    if (status != BB_OK) return BB_FAIL(err, status, "%s: %s%s", path, inner.msg, status != BB_NOMEM && is_part_name(path) ?
-                                        " (the name is that of one part of a split model: merge the parts first with llama-gguf-split --merge)" : "");
+    if (status != BB_OK) return BB_FAIL(err, status, "%s: %s%s", path, inner.msg, status != BB_NOMEM ? bb_source_hint(path) : "");
     m->path = bb_strdup(path, err);
     if (!m->path) {
         bb_model_close(m);
@@ -502,7 +422,7 @@ const char *bb_model_sha256(const bb_model *m)
     if (!*m->identity) {
         bb_sha256 hash;
         bb_sha256_init(&hash);
-        bb_sha256_update(&hash, m->gguf.map.data, m->gguf.map.size);
+        bb_source_hash(&m->source, &hash);
         bb_sha256_hex(&hash, m->identity);
     }
     return m->identity;
@@ -512,8 +432,8 @@ static bool is_float(bb_type type) { return type == BB_F32 || type == BB_F16 || 
 
 bool bb_model_is_quantized(const bb_model *m)
 {
-    for (uint64_t i = 0; i < m->gguf.n_tensors; i++)
-        if (!is_float(m->gguf.tensors[i].type)) return true;
+    for (uint64_t i = 0; i < m->source.n_tensors; i++)
+        if (!is_float(m->source.tensors[i].type)) return true;
     return false;
 }
 
@@ -521,8 +441,8 @@ const char *bb_model_source_label(const bb_model *m, char out[BB_MODEL_LABEL])
 {
     uint64_t weights[BB_TYPE_COUNT] = { 0 };
     int      most = -1;
-    for (uint64_t i = 0; i < m->gguf.n_tensors; i++) {
-        const bb_tensor *t = &m->gguf.tensors[i];
+    for (uint64_t i = 0; i < m->source.n_tensors; i++) {
+        const bb_tensor *t = &m->source.tensors[i];
         if (!is_float(t->type)) weights[t->type] += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
     }
     for (int t = 0; t < BB_TYPE_COUNT; t++)
@@ -538,6 +458,6 @@ void bb_model_close(bb_model *m)
     bb_free(m->owned);
     bb_free(m->path);
     bb_free(m->identity);
-    bb_gguf_close(&m->gguf);
+    bb_source_close(&m->source);
     memset(m, 0, sizeof *m);
 }

@@ -6,16 +6,16 @@
 #ifndef BB_MODEL_MODEL_H
 #define BB_MODEL_MODEL_H
 
-#include "model/io/gguf.h"
+#include "model/io/source.h"
 #include "model/net/net.h"
 
 typedef struct bb_model {
-    char    *path;
-    bb_gguf  gguf;
-    bb_net   net;        /* as in the file */
-    char    *identity;   /* owned: what bb_model_sha256 gives; "" until it is first asked for */
-    void   **owned;      /* decoded vectors, the block array */
-    size_t   n_owned;
+    char     *path;
+    bb_source source;
+    bb_net    net;        /* as in the file */
+    char     *identity;   /* owned: what bb_model_sha256 gives; "" until it is first asked for */
+    void    **owned;      /* decoded vectors, the block array */
+    size_t    n_owned;
 } bb_model;
 
 /* Every tensor's shape is checked against the hyperparameters; BB_BAD_FILE / BB_UNSUPPORTED name the tensor or key. */

@@ -5,11 +5,11 @@
 
 #include "model/model.h"
 
-/* m->gguf is parsed, the rest of *m is zero: fills m->net. On failure m is as bb_model_close leaves it. */
+/* m->source is there, the rest of *m is zero: fills m->net. On failure m is as bb_model_close leaves it. */
 bb_status bb_model_build(bb_model *m, bb_err *err);
 
 /* BB_UNSUPPORTED names a metadata key, and its value, that changes what the network computes and that this program does not compute. net: context
  * length and head size are filled in. */
-bb_status bb_model_refuse_foreign(const bb_gguf *g, const char *arch, const bb_net *net, bb_err *err);
+bb_status bb_model_refuse_foreign(const bb_source *g, const char *arch, const bb_net *net, bb_err *err);
 
 #endif

@@ -2,27 +2,26 @@
  * vocabulary.c: bb_model_same_vocabulary (model.h). */
 #include <string.h>
 
-#include "model/io/gguf_internal.h"
 #include "model/model.h"
 
-static bb_bytes text_of(const bb_gguf_kv *kv) { return (bb_bytes){ (const char *)kv->value, kv->value_bytes }; }
+static bb_bytes text_of(const bb_key *kv) { return (bb_bytes){ (const char *)kv->value, kv->value_bytes }; }
 
 static bool equal(bb_bytes a, bb_bytes b) { return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, (size_t)a.size) == 0); }
 
 /* A text that one of the two files lacks decides nothing: old files name no pre-tokenizer. */
 static bb_status same_text(const bb_model *a, const bb_model *b, const char *key, bb_err *err)
 {
-    const bb_gguf_kv *x = bb_gguf_find(&a->gguf, key), *y = bb_gguf_find(&b->gguf, key);
-    char              p[BB_GGUF_SHOWN], q[BB_GGUF_SHOWN];
-    if (!x || !y || x->kind != BB_GGUF_STRING || y->kind != BB_GGUF_STRING || equal(text_of(x), text_of(y))) return BB_OK;
+    const bb_key *x = bb_source_find(&a->source, key), *y = bb_source_find(&b->source, key);
+    char              p[BB_SHOWN], q[BB_SHOWN];
+    if (!x || !y || x->kind != BB_KIND_STRING || y->kind != BB_KIND_STRING || equal(text_of(x), text_of(y))) return BB_OK;
     return BB_FAIL(err, BB_BAD_FILE, "%s and %s have other tokenizers: %s is '%s' in the first and '%s' in the second", a->path, b->path, key,
-                   bb_gguf_show(text_of(x), p), bb_gguf_show(text_of(y), q));
+                   bb_show(text_of(x), p), bb_show(text_of(y), q));
 }
 
 static bb_status same_strings(const bb_model *a, const bb_model *b, const char *key, const char *what, bb_err *err)
 {
-    const bb_gguf_kv *x = bb_gguf_find(&a->gguf, key), *y = bb_gguf_find(&b->gguf, key);
-    char              p[BB_GGUF_SHOWN], q[BB_GGUF_SHOWN];
+    const bb_key *x = bb_source_find(&a->source, key), *y = bb_source_find(&b->source, key);
+    char              p[BB_SHOWN], q[BB_SHOWN];
     if (!x || !y || !x->strings || !y->strings) return BB_OK;
     if (x->count != y->count)
         return BB_FAIL(err, BB_BAD_FILE, "%s and %s have other vocabularies: %llu and %llu entries in %s", a->path, b->path, (unsigned long long)x->count,
@@ -30,7 +29,7 @@ static bb_status same_strings(const bb_model *a, const bb_model *b, const char *
     for (uint64_t i = 0; i < x->count; i++)
         if (!equal(x->strings[i], y->strings[i]))
             return BB_FAIL(err, BB_BAD_FILE, "%s and %s have other vocabularies: %s %llu is '%.40s' in the first and '%.40s' in the second", a->path, b->path,
-                           what, (unsigned long long)i, bb_gguf_show(x->strings[i], p), bb_gguf_show(y->strings[i], q));
+                           what, (unsigned long long)i, bb_show(x->strings[i], p), bb_show(y->strings[i], q));
     return BB_OK;
 }
 

@@ -103,10 +103,10 @@ bb_status bb_model_check_weights(const bb_model *m, bool quantizes, const bb_net
     bb_err      inner = BB_ERR_INIT;
     bb_progress progress;
     bb_status   status = BB_OK;
-    bool        large = m->gguf.map.size > LARGE_FILE;
-    if (large) bb_progress_start(&progress, "read the weights", m->gguf.map.size >> 20);
-    for (uint64_t i = 0; status == BB_OK && i < m->gguf.n_tensors; i++) {
-        const bb_tensor *t = &m->gguf.tensors[i];
+    bool        large = m->source.size_bytes > LARGE_FILE;
+    if (large) bb_progress_start(&progress, "read the weights", m->source.size_bytes >> 20);
+    for (uint64_t i = 0; status == BB_OK && i < m->source.n_tensors; i++) {
+        const bb_tensor *t = &m->source.tensors[i];
         bool             matrix = t->ne[1] * t->ne[2] * t->ne[3] > 1;
         status = check_tensor(t, !quantizes || !matrix ? t->type : to ? planned(&m->net, to, t) : BB_F16, &inner);
         if (status == BB_OK && bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the weights were read");

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "model/io/gguf.h"
 #include "model/model.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
@@ -35,15 +36,15 @@ static const char *make_model(const char *name, bb_type type)
 /* Writes a number over weight i of a tensor of F16. */
 static void damage(const char *path, const char *tensor, size_t i, uint16_t raw)
 {
-    bb_gguf g;
+    bb_source g;
     FILE   *f = fopen(path, "r+b");
     ck_assert_int_eq(bb_gguf_open(path, &g, NULL), BB_OK);
-    const bb_tensor *t = bb_gguf_tensor(&g, tensor);
+    const bb_tensor *t = bb_source_tensor(&g, tensor);
     ck_assert(f && t && t->type == BB_F16);
-    ck_assert_int_eq(fseek(f, (long)((const unsigned char *)t->data - g.map.data) + 2 * (long)i, SEEK_SET), 0);
+    ck_assert_int_eq(fseek(f, (long)((const unsigned char *)t->data - bb_gguf_map(&g)->data) + 2 * (long)i, SEEK_SET), 0);
     ck_assert_uint_eq(fwrite(&raw, 2, 1, f), 1);
     ck_assert_int_eq(fclose(f), 0);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
 }
 
 static void check_program(int code, const char *words, const char *format, ...) __attribute__((format(printf, 3, 4)));

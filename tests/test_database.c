@@ -18,6 +18,7 @@
 #include "kernels/blas.h"
 #include "model/compress/rebuild.h"
 #include "model/compress/statistics.h"
+#include "model/model_internal.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -111,6 +112,76 @@ START_TEST(moments_are_those_of_the_inputs)
     ck_assert_uint_eq(s.blocks[0].in[0].n_tokens, CTX * WINDOWS);
     bb_statistics_close(&s);
     bb_free(embd);
+    bb_model_close(&model);
+}
+END_TEST
+
+/* ---- a model from another reader than that of GGUF ---- */
+
+static struct { unsigned released[8], closed; bool refuses; } asked; /* of it */
+
+static bb_status other_whole(const bb_source *s, bb_err *e) { return asked.refuses ? BB_FAIL(e, BB_UNSUPPORTED, "half a model of %llu", (unsigned long long)s->n_tensors) : BB_OK; }
+static void other_release(const bb_source *s, uint32_t layer) { (void)s, asked.released[layer]++; }
+static void other_hash(const bb_source *s, bb_sha256 *h) { (void)s, bb_sha256_text(h, "another file"); }
+
+static void other_close(bb_source *s)
+{
+    for (uint64_t i = 0; i < s->n_tensors; i++) bb_free(((void **)s->self)[i]);
+    bb_free(s->self);
+    asked.closed++;
+}
+
+/* The keys of a GGUF source, which must outlive it, and its tensors in the opposite order in memory of their own. */
+static void read_other(const bb_source *from, bb_source *s)
+{
+    static const bb_reader reader = { "other", other_whole, other_release, other_hash, other_close };
+    void                 **own = BB_NEW((size_t)from->n_tensors, void *, NULL);
+    *s = (bb_source){ .reader = &reader, .self = own, .n_kv = from->n_kv, .n_tensors = from->n_tensors, .kv = BB_NEW((size_t)from->n_kv, bb_key, NULL),
+                      .tensors = BB_NEW((size_t)from->n_tensors, bb_tensor, NULL) };
+    for (uint64_t i = 0; i < s->n_kv; i++) {
+        s->kv[i] = from->kv[i];
+        s->kv[i].strings = NULL;
+    }
+    for (uint64_t i = 0; i < s->n_tensors; i++) {
+        s->tensors[i] = from->tensors[s->n_tensors - 1 - i];
+        own[i] = bb_alloc(1, (size_t)s->tensors[i].size_bytes, NULL);
+        memcpy(own[i], s->tensors[i].data, (size_t)s->tensors[i].size_bytes);
+        s->tensors[i].data = own[i];
+    }
+    OK(bb_source_index(s, &err));
+}
+
+START_TEST(any_reader_will_do)
+{
+    bb_model      m = { .path = NULL };
+    bb_statistics s, t;
+    char          hash[65];
+    bb_sha256     h;
+    setup("llama", "reader");
+    read_other(&model.source, &m.source);
+    OK(bb_model_build(&m, &err));
+    bb_sha256_init(&h);
+    bb_sha256_text(&h, "another file");
+    bb_sha256_hex(&h, hash);
+    ck_assert_str_eq(bb_model_sha256(&m), hash);
+    OK(bb_make_dirs(config.dir, &err));
+    OK(bb_statistics_open(&(bb_statistics_config){ config.dir, &model, tokens, WINDOWS, CTX, 8 }, &s, &err));
+    OK(bb_statistics_open(&(bb_statistics_config){ config.dir, &m, tokens, WINDOWS, CTX, 8 }, &t, &err));
+    for (uint32_t b = 0; b <= model.net.n_layer; b++) {
+        ck_assert_uint_eq(asked.released[b], b < model.net.n_layer); /* each block once, after it was measured */
+        ck_assert_mem_eq(s.blocks[b].in[0].h, t.blocks[b].in[0].h, C * C * sizeof(float));
+    }
+    bb_statistics_close(&s);
+    bb_statistics_close(&t);
+    ck_assert_uint_eq(asked.closed, 0);
+    bb_model_close(&m);
+    ck_assert_uint_eq(asked.closed, 1);
+    asked.refuses = true;
+    m = (bb_model){ .path = NULL };
+    read_other(&model.source, &m.source);
+    ck_assert_int_eq(bb_model_build(&m, &err), BB_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err.msg, "half a model"));
+    ck_assert_uint_eq(asked.closed, 2);
     bb_model_close(&model);
 }
 END_TEST
@@ -615,6 +686,7 @@ int main(void)
     bb_log_set_level(BB_LOG_QUIET);
     tcase_set_timeout(t, 60);
     tcase_add_test(t, moments_are_those_of_the_inputs);
+    tcase_add_test(t, any_reader_will_do);
     tcase_add_test(t, entries_have_the_errors_they_say);
     tcase_add_test(t, masks_are_nested_and_select_rows);
     tcase_add_test(t, resumes_from_what_is_there);

@@ -112,7 +112,7 @@ static void done(fixture *f)
 static void check_arch(const fixture *f, const char *arch)
 {
     bb_bytes text;
-    ck_assert_int_eq(bb_gguf_text(&f->back.gguf, "general.architecture", &text, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_source_text(&f->back.source, "general.architecture", &text, NULL, NULL), BB_OK);
     ck_assert_msg(text.size == strlen(arch) && memcmp(text.data, arch, text.size) == 0, "%.*s instead of %s", (int)text.size, text.data, arch);
 }
 
@@ -190,9 +190,9 @@ static void check_back(const fixture *f, bool interleaved)
         check_block(f, i, at, interleaved);
     }
     for (; at < s->n_layer; at++) ck_assert(f->blocks[at].n_head == 0 && f->blocks[at].n_ff == 0);
-    ck_assert_int_eq(bb_gguf_text(&f->back.gguf, "bitbudget.plan", &text, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_source_text(&f->back.source, "bitbudget.plan", &text, NULL, NULL), BB_OK);
     ck_assert(text.size == 16 && memcmp(text.data, "0123456789abcdef", 16) == 0);
-    const bb_gguf_kv *a = bb_gguf_find(&f->source.gguf, "tokenizer.ggml.tokens"), *c = bb_gguf_find(&f->back.gguf, "tokenizer.ggml.tokens");
+    const bb_key *a = bb_source_find(&f->source.source, "tokenizer.ggml.tokens"), *c = bb_source_find(&f->back.source, "tokenizer.ggml.tokens");
     ck_assert(a && c && a->value_bytes == c->value_bytes && memcmp(a->value, c->value, a->value_bytes) == 0);
 }
 
@@ -213,8 +213,8 @@ START_TEST(an_empty_plan_keeps_the_model)
         write_and_open(&f);
         check_arch(&f, archs[_i]);
         check_back(&f, false);
-        for (uint64_t i = 0; i < f.source.gguf.n_tensors; i++) ck_assert_ptr_nonnull(bb_gguf_tensor(&f.back.gguf, f.source.gguf.tensors[i].name));
-        ck_assert_uint_eq(f.source.gguf.n_tensors, f.back.gguf.n_tensors);
+        for (uint64_t i = 0; i < f.source.source.n_tensors; i++) ck_assert_ptr_nonnull(bb_source_tensor(&f.back.source, f.source.source.tensors[i].name));
+        ck_assert_uint_eq(f.source.source.n_tensors, f.back.source.n_tensors);
         done(&f);
     }
 }
@@ -531,22 +531,22 @@ START_TEST(deci_traps_are_avoided)
     write_and_open(&f);
     check_arch(&f, "deci");
     check_back(&f, false);
-    const bb_gguf *g = &f.back.gguf;
-    ck_assert_int_eq(bb_gguf_u32_array(g, "deci.attention.head_count", v, 4, NULL, NULL), BB_OK);
+    const bb_source *g = &f.back.source;
+    ck_assert_int_eq(bb_source_u32_array(g, "deci.attention.head_count", v, 4, NULL, NULL), BB_OK);
     ck_assert(v[0] == 1 && v[1] == 4 && v[2] == 0 && v[3] == 4);
-    ck_assert_int_eq(bb_gguf_u32_array(g, "deci.attention.head_count_kv", v, 4, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_source_u32_array(g, "deci.attention.head_count_kv", v, 4, NULL, NULL), BB_OK);
     ck_assert(v[0] == 1 && v[1] == 2 && v[2] == 0 && v[3] == 2);
-    ck_assert_int_eq(bb_gguf_u32_array(g, "deci.feed_forward_length", v, 4, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_source_u32_array(g, "deci.feed_forward_length", v, 4, NULL, NULL), BB_OK);
     ck_assert(v[0] == 64 && v[1] == 1 && v[2] == 64 && v[3] == 1);
     static const char *const lengths[] = { "deci.attention.key_length", "deci.attention.value_length", "deci.rope.dimension_count" };
     for (int i = 0; i < 3; i++) {
-        ck_assert_int_eq(bb_gguf_u32(g, lengths[i], &n, NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_source_u32(g, lengths[i], &n, NULL, NULL), BB_OK);
         ck_assert_uint_eq(n, s.head_dim);
     }
-    ck_assert_int_eq(bb_gguf_u32(g, "deci.context_length", &n, NULL, NULL), BB_OK);
-    ck_assert_ptr_null(bb_gguf_find(g, "llama.context_length"));
-    ck_assert_ptr_null(bb_gguf_tensor(g, "blk.2.attn_norm.weight"));
-    ck_assert_ptr_nonnull(bb_gguf_tensor(g, "blk.3.ffn_norm.weight"));
+    ck_assert_int_eq(bb_source_u32(g, "deci.context_length", &n, NULL, NULL), BB_OK);
+    ck_assert_ptr_null(bb_source_find(g, "llama.context_length"));
+    ck_assert_ptr_null(bb_source_tensor(g, "blk.2.attn_norm.weight"));
+    ck_assert_ptr_nonnull(bb_source_tensor(g, "blk.3.ffn_norm.weight"));
     done(&f);
 }
 END_TEST

@@ -63,7 +63,7 @@ static sample make_sample(uint32_t version)
 START_TEST(reads_every_field)
 {
     sample    s = make_sample(_i == 0 ? 2 : 3);
-    bb_gguf   g;
+    bb_source   g;
     bb_err    err = BB_ERR_INIT;
     bool      flag = false, found = true;
     float     x = 0;
@@ -71,72 +71,72 @@ START_TEST(reads_every_field)
     bb_bytes  text;
     ck_assert_msg(bb_gguf_parse(s.f.b, s.f.n, &g, &err) == BB_OK, "%s", err.msg);
     ck_assert_uint_eq(g.version, _i == 0 ? 2 : 3);
-    ck_assert_uint_eq(g.alignment, 64);
+    ck_assert_uint_eq(bb_gguf_alignment(&g), 64);
     ck_assert_uint_eq(g.n_kv, 6);
-    ck_assert_int_eq(bb_gguf_text(&g, "general.architecture", &text, NULL, &err), BB_OK);
+    ck_assert_int_eq(bb_source_text(&g, "general.architecture", &text, NULL, &err), BB_OK);
     ck_assert(text.size == 5 && memcmp(text.data, "llama", 5) == 0);
-    ck_assert_int_eq(bb_gguf_bool(&g, "a.bool", &flag, NULL, &err), BB_OK);
+    ck_assert_int_eq(bb_source_bool(&g, "a.bool", &flag, NULL, &err), BB_OK);
     ck_assert(flag);
-    ck_assert_int_eq(bb_gguf_f32(&g, "a.flow", &x, NULL, &err), BB_OK);
+    ck_assert_int_eq(bb_source_f32(&g, "a.flow", &x, NULL, &err), BB_OK);
     ck_assert(x == 0.5f);
-    ck_assert_int_eq(bb_gguf_u32_array(&g, "a.heads", heads, 2, NULL, &err), BB_OK);
+    ck_assert_int_eq(bb_source_u32_array(&g, "a.heads", heads, 2, NULL, &err), BB_OK);
     ck_assert(heads[0] == 3 && heads[1] == 7);
-    ck_assert_int_eq(bb_gguf_u32_array(&g, "general.alignment", heads, 2, NULL, &err), BB_OK);
+    ck_assert_int_eq(bb_source_u32_array(&g, "general.alignment", heads, 2, NULL, &err), BB_OK);
     ck_assert(heads[0] == 64 && heads[1] == 64);
-    ck_assert_int_eq(bb_gguf_u32(&g, "absent", &n, &found, &err), BB_OK);
+    ck_assert_int_eq(bb_source_u32(&g, "absent", &n, &found, &err), BB_OK);
     ck_assert(!found && n == 5);
-    const bb_gguf_kv *names = bb_gguf_find(&g, "a.names");
+    const bb_key *names = bb_source_find(&g, "a.names");
     ck_assert(names && names->count == 3 && names->strings[0].size == 1 && names->strings[1].size == 0);
     ck_assert(names->strings[2].size == 2 && memcmp(names->strings[2].data, "zz", 2) == 0 && names->value_bytes == 27);
-    const bb_tensor *m = bb_gguf_tensor(&g, "m"), *v = bb_gguf_tensor(&g, "v");
+    const bb_tensor *m = bb_source_tensor(&g, "m"), *v = bb_source_tensor(&g, "v");
     ck_assert(m && m->type == BB_Q8_0 && m->n_dims == 2 && m->ne[0] == 32 && m->ne[1] == 2 && m->ne[2] == 1 && m->size_bytes == 68);
     ck_assert_ptr_eq(m->data, s.f.b + s.data);
     ck_assert(v && v->size_bytes == 12 && (const unsigned char *)v->data == s.f.b + s.data + 128);
-    ck_assert_ptr_null(bb_gguf_tensor(&g, "w"));
-    bb_gguf_close(&g);
+    ck_assert_ptr_null(bb_source_tensor(&g, "w"));
+    bb_source_close(&g);
 }
 END_TEST
 
 START_TEST(wrong_kinds_and_absence_are_named)
 {
     sample   s = make_sample(3);
-    bb_gguf  g;
+    bb_source  g;
     uint32_t n, heads[3];
     float    x;
     bool     flag;
     bb_bytes text;
     ck_assert_int_eq(bb_gguf_parse(s.f.b, s.f.n, &g, NULL), BB_OK);
     bb_err err = BB_ERR_INIT;
-    ck_assert_int_eq(bb_gguf_u32(&g, "absent", &n, NULL, &err), BB_BAD_FILE);
+    ck_assert_int_eq(bb_source_u32(&g, "absent", &n, NULL, &err), BB_BAD_FILE);
     ck_assert_ptr_nonnull(strstr(err.msg, "absent"));
-    ck_assert_int_eq(bb_gguf_u32(&g, "a.flow", &n, NULL, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_gguf_u32(&g, "a.heads", &n, NULL, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_gguf_f32(&g, "a.bool", &x, NULL, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_gguf_bool(&g, "a.heads", &flag, NULL, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_gguf_text(&g, "a.heads", &text, NULL, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_gguf_u32_array(&g, "a.heads", heads, 3, NULL, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_gguf_u32_array(&g, "a.names", heads, 3, NULL, NULL), BB_BAD_FILE);
-    bb_gguf_close(&g);
+    ck_assert_int_eq(bb_source_u32(&g, "a.flow", &n, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_source_u32(&g, "a.heads", &n, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_source_f32(&g, "a.bool", &x, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_source_bool(&g, "a.heads", &flag, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_source_text(&g, "a.heads", &text, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_source_u32_array(&g, "a.heads", heads, 3, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_source_u32_array(&g, "a.names", heads, 3, NULL, NULL), BB_BAD_FILE);
+    bb_source_close(&g);
 }
 END_TEST
 
 START_TEST(integers_of_every_kind)
 {
-    static const struct { bb_gguf_kind kind; int64_t value; bool fits; } rows[] = {
-        { BB_GGUF_U8, 200, true },   { BB_GGUF_I8, -1, false },   { BB_GGUF_I8, 100, true },          { BB_GGUF_U16, 65535, true },
-        { BB_GGUF_I16, -3, false },  { BB_GGUF_I16, 300, true },  { BB_GGUF_U32, 0xFFFFFFFF, true },  { BB_GGUF_I32, -1, false },
-        { BB_GGUF_I32, 9, true },    { BB_GGUF_U64, 9, true },    { BB_GGUF_U64, 0x100000000, false }, { BB_GGUF_I64, -9, false },
-        { BB_GGUF_I64, 77, true },   { BB_GGUF_U64, -1, false },  { BB_GGUF_I64, 0x100000000, false },
+    static const struct { bb_kind kind; int64_t value; bool fits; } rows[] = {
+        { BB_KIND_U8, 200, true },   { BB_KIND_I8, -1, false },   { BB_KIND_I8, 100, true },          { BB_KIND_U16, 65535, true },
+        { BB_KIND_I16, -3, false },  { BB_KIND_I16, 300, true },  { BB_KIND_U32, 0xFFFFFFFF, true },  { BB_KIND_I32, -1, false },
+        { BB_KIND_I32, 9, true },    { BB_KIND_U64, 9, true },    { BB_KIND_U64, 0x100000000, false }, { BB_KIND_I64, -9, false },
+        { BB_KIND_I64, 77, true },   { BB_KIND_U64, -1, false },  { BB_KIND_I64, 0x100000000, false },
     };
     bytes    f = { .n = 0 };
-    bb_gguf  g;
+    bb_source  g;
     uint32_t v = 0;
     raw(&f, "GGUF", 4); u32(&f, 3); u64(&f, 0); u64(&f, 1);
-    str(&f, "k"); u32(&f, (uint32_t)rows[_i].kind); raw(&f, &rows[_i].value, bb_gguf_kind_bytes(rows[_i].kind));
+    str(&f, "k"); u32(&f, (uint32_t)rows[_i].kind); raw(&f, &rows[_i].value, bb_kind_bytes(rows[_i].kind));
     ck_assert_int_eq(bb_gguf_parse(f.b, f.n, &g, NULL), BB_OK);
-    ck_assert_int_eq(bb_gguf_u32(&g, "k", &v, NULL, NULL), rows[_i].fits ? BB_OK : BB_BAD_FILE);
+    ck_assert_int_eq(bb_source_u32(&g, "k", &v, NULL, NULL), rows[_i].fits ? BB_OK : BB_BAD_FILE);
     if (rows[_i].fits) ck_assert_uint_eq(v, (uint64_t)rows[_i].value);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
 }
 END_TEST
 
@@ -188,7 +188,7 @@ START_TEST(every_lie_is_refused)
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         unsigned char b[sizeof s.f.b];
-        bb_gguf       g;
+        bb_source       g;
         bb_err        err = BB_ERR_INIT;
         size_t        before = bb_mem_live_bytes();
         memcpy(b, s.f.b, s.f.n);
@@ -196,7 +196,7 @@ START_TEST(every_lie_is_refused)
         bb_status status = bb_gguf_parse(b, s.f.n, &g, &err);
         ck_assert_msg(status == rows[i].status, "%s: status %d: %s", rows[i].what, (int)status, err.msg);
         ck_assert_msg(strstr(err.msg, rows[i].says) != NULL, "%s: '%s'", rows[i].what, err.msg);
-        bb_gguf_close(&g);
+        bb_source_close(&g);
         ck_assert_uint_eq(bb_mem_live_bytes(), before);
     }
 }
@@ -208,12 +208,12 @@ START_TEST(every_truncation_is_refused)
     size_t needed = s.data + 128 + 12; /* the last padding may be missing */
     for (size_t n = 0; n <= s.f.n; n++) {
         unsigned char *b = bb_alloc(n, 1, NULL); /* an exact allocation, so that a sanitizer sees a byte too far */
-        bb_gguf        g;
+        bb_source        g;
         bb_err         err = BB_ERR_INIT;
         memcpy(b, s.f.b, n);
         ck_assert_int_eq(bb_gguf_parse(b, n, &g, &err), n < needed ? BB_BAD_FILE : BB_OK);
         if (n < needed) ck_assert(err.msg[0] != '\0');
-        bb_gguf_close(&g);
+        bb_source_close(&g);
         bb_free(b);
     }
 }
@@ -238,10 +238,10 @@ START_TEST(the_last_thing_of_a_file_may_not_be_cut)
         else { u32(&f, 4); u64(&f, 2); u64(&f, 7); }
         for (size_t n = f.n - 3; n <= f.n; n++) {
             unsigned char *b = bb_alloc(n, 1, NULL);
-            bb_gguf        g;
+            bb_source        g;
             memcpy(b, f.b, n);
             ck_assert_int_eq(bb_gguf_parse(b, n, &g, NULL), n < f.n ? BB_BAD_FILE : BB_OK);
-            bb_gguf_close(&g);
+            bb_source_close(&g);
             bb_free(b);
         }
     }
@@ -255,7 +255,7 @@ START_TEST(four_dimensions_may_not_overflow)
                                        { 32, 1, 1, UINT64_C(1) << 62 } };
     for (int k = 0; k < 4; k++) {
         bytes   f = { .n = 0 };
-        bb_gguf g;
+        bb_source g;
         bb_err  err = BB_ERR_INIT;
         raw(&f, "GGUF", 4);
         u32(&f, 3);
@@ -269,7 +269,7 @@ START_TEST(four_dimensions_may_not_overflow)
         zeros_to(&f, 32);
         ck_assert_int_eq(bb_gguf_parse(f.b, f.n, &g, &err), BB_BAD_FILE);
         ck_assert_msg(strstr(err.msg, "overflows") != NULL, "%d: %s", k, err.msg);
-        bb_gguf_close(&g);
+        bb_source_close(&g);
     }
 }
 END_TEST
@@ -277,7 +277,7 @@ END_TEST
 START_TEST(messages_do_not_carry_control_bytes)
 {
     sample  s = make_sample(3);
-    bb_gguf g;
+    bb_source g;
     bb_err  err = BB_ERR_INIT;
     memcpy(s.f.b + s.name_length + 8, "\x1b", 1);
     memcpy(s.f.b + s.type, "\x4d", 1);
@@ -290,7 +290,7 @@ START_TEST(memory_failures_are_clean)
 {
     sample  s = make_sample(3);
     size_t  before = bb_mem_live_bytes();
-    bb_gguf g;
+    bb_source g;
     long    n = 0;
     for (;; n++) {
         bb_err err = BB_ERR_INIT;
@@ -301,7 +301,7 @@ START_TEST(memory_failures_are_clean)
         ck_assert_int_eq(status, BB_NOMEM);
         ck_assert_uint_eq(bb_mem_live_bytes(), before);
     }
-    bb_gguf_close(&g);
+    bb_source_close(&g);
     ck_assert_int_ge(n, 4);
     ck_assert_uint_eq(bb_mem_live_bytes(), before);
 }
@@ -345,7 +345,7 @@ END_TEST
 /* Reads a file, puts every key and tensor again, and asks for the same bytes. */
 static void copy_and_compare(const char *path)
 {
-    bb_gguf      g;
+    bb_source      g;
     bb_gguf_out *out;
     bb_err       err = BB_ERR_INIT;
     uint64_t     size;
@@ -366,7 +366,7 @@ static void copy_and_compare(const char *path)
     bb_free(a);
     bb_free(b);
     bb_gguf_out_destroy(out);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
 }
 
 /* Half a million keys, some twice: a search through all of them for each would take minutes. */
@@ -381,7 +381,7 @@ START_TEST(many_keys_take_time_in_proportion)
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < N; i++) {
             int        n = snprintf(text[i], sizeof *text, "key.%d", i);
-            bb_gguf_kv kv = { .key = { text[i], (uint64_t)n }, .kind = BB_GGUF_U8, .count = 1, .value = &value, .value_bytes = 1 };
+            bb_key kv = { .key = { text[i], (uint64_t)n }, .kind = BB_KIND_U8, .count = 1, .value = &value, .value_bytes = 1 };
             ck_assert_int_eq(bb_gguf_put_copy(out, &kv, NULL), BB_OK);
         }
         ck_assert_int_eq(bb_gguf_out_size(out, round ? &twice : &once, NULL), BB_OK);
@@ -410,7 +410,7 @@ END_TEST
 
 START_TEST(absent_files_and_folders_are_refused)
 {
-    bb_gguf g;
+    bb_source g;
     bb_err  err = BB_ERR_INIT;
     ck_assert_int_eq(bb_gguf_open("no/such/file.gguf", &g, &err), BB_BAD_FILE);
     ck_assert_ptr_nonnull(strstr(err.msg, "no/such/file.gguf"));

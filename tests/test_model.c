@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "kernels/half.h"
+#include "model/io/gguf.h"
 #include "model/model.h"
 #include "model/net/arch.h"
 #include "model/model_internal.h"
@@ -200,7 +201,7 @@ typedef struct change {
 /* Writes path again with the change. */
 static void rewrite(const char *path, const char *to, const change *c)
 {
-    bb_gguf      g;
+    bb_source      g;
     bb_gguf_out *out;
     bool         named = false;
     ck_assert_int_eq(bb_gguf_open(path, &g, NULL), BB_OK);
@@ -226,7 +227,7 @@ static void rewrite(const char *path, const char *to, const change *c)
     ck_assert(named || !c->tensor);
     ck_assert_int_eq(bb_gguf_out_write(out, to, NULL), BB_OK);
     bb_gguf_out_destroy(out);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
 }
 
 #define REAL(x) .is_real = true, .real = (x)
@@ -422,15 +423,15 @@ END_TEST
 /* Writes over weight i of a tensor of the open file path, then opens it. */
 static void damage(const char *path, const char *tensor, uint64_t i, const void *raw, size_t n, bb_model *m)
 {
-    bb_gguf g;
+    bb_source g;
     FILE   *f = fopen(path, "r+b");
     ck_assert_int_eq(bb_gguf_open(path, &g, NULL), BB_OK);
-    const bb_tensor *t = bb_gguf_tensor(&g, tensor);
+    const bb_tensor *t = bb_source_tensor(&g, tensor);
     ck_assert(f && t);
-    ck_assert_int_eq(fseek(f, (long)((const unsigned char *)t->data - g.map.data) + (long)(i * n), SEEK_SET), 0);
+    ck_assert_int_eq(fseek(f, (long)((const unsigned char *)t->data - bb_gguf_map(&g)->data) + (long)(i * n), SEEK_SET), 0);
     ck_assert_uint_eq(fwrite(raw, 1, n, f), n);
     ck_assert_int_eq(fclose(f), 0);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
     ck_assert_int_eq(bb_model_open(path, m, NULL), BB_OK);
 }
 

@@ -23,7 +23,7 @@ static bb_tokenizer *tokenizer;
 static void setup(void)
 {
     ck_assert_int_eq(bb_model_open("tests/data/stories260K.gguf", &model, NULL), BB_OK);
-    ck_assert_int_eq(bb_tokenizer_create(&model.gguf, &tokenizer, NULL), BB_OK);
+    ck_assert_int_eq(bb_tokenizer_create(&model.source, &tokenizer, NULL), BB_OK);
 }
 
 static void teardown(void)

@@ -7,14 +7,15 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "model/io/gguf.h"
 #include "model/io/tokenizer.h"
 #include "tests/support/support.h"
 
 /* ---- vocabularies made in memory: a bb_gguf as the reader would leave it ---- */
 
 typedef struct vocab {
-    bb_gguf    g;
-    bb_gguf_kv kv[16];
+    bb_source    g;
+    bb_key kv[16];
     bb_bytes  *text, *merge;
     float     *score;
     int32_t   *type;
@@ -23,16 +24,16 @@ typedef struct vocab {
     size_t     n_owned;
 } vocab;
 
-static void set(vocab *v, const char *key, bb_gguf_kind kind, const void *value, uint64_t bytes)
+static void set(vocab *v, const char *key, bb_kind kind, const void *value, uint64_t bytes)
 {
-    v->kv[v->g.n_kv++] = (bb_gguf_kv){ { key, strlen(key) }, kind, kind, 1, value, bytes, NULL };
+    v->kv[v->g.n_kv++] = (bb_key){ { key, strlen(key) }, kind, kind, 1, value, bytes, NULL };
 }
 
-static void set_text(vocab *v, const char *key, const char *text) { set(v, key, BB_GGUF_STRING, text, strlen(text)); }
+static void set_text(vocab *v, const char *key, const char *text) { set(v, key, BB_KIND_STRING, text, strlen(text)); }
 
-static void set_array(vocab *v, const char *key, bb_gguf_kind element, uint64_t n, const void *value, bb_bytes *strings)
+static void set_array(vocab *v, const char *key, bb_kind element, uint64_t n, const void *value, bb_bytes *strings)
 {
-    v->kv[v->g.n_kv++] = (bb_gguf_kv){ { key, strlen(key) }, BB_GGUF_ARRAY, element, n, value, 4 * n, strings };
+    v->kv[v->g.n_kv++] = (bb_key){ { key, strlen(key) }, BB_KIND_ARRAY, element, n, value, 4 * n, strings };
 }
 
 static void vocab_init(vocab *v, const char *model, const char *pre, uint64_t room, uint64_t merges)
@@ -56,10 +57,10 @@ static void vocab_add(vocab *v, const char *text, size_t size, float score, int3
 
 static void vocab_seal(vocab *v)
 {
-    set_array(v, "tokenizer.ggml.tokens", BB_GGUF_STRING, v->n, NULL, v->text);
-    set_array(v, "tokenizer.ggml.scores", BB_GGUF_F32, v->n, (unsigned char *)v->score, NULL);
-    set_array(v, "tokenizer.ggml.token_type", BB_GGUF_I32, v->n, (unsigned char *)v->type, NULL);
-    if (v->n_merge) set_array(v, "tokenizer.ggml.merges", BB_GGUF_STRING, v->n_merge, NULL, v->merge);
+    set_array(v, "tokenizer.ggml.tokens", BB_KIND_STRING, v->n, NULL, v->text);
+    set_array(v, "tokenizer.ggml.scores", BB_KIND_F32, v->n, (unsigned char *)v->score, NULL);
+    set_array(v, "tokenizer.ggml.token_type", BB_KIND_I32, v->n, (unsigned char *)v->type, NULL);
+    if (v->n_merge) set_array(v, "tokenizer.ggml.merges", BB_KIND_STRING, v->n_merge, NULL, v->merge);
 }
 
 static void vocab_done(vocab *v)
@@ -71,7 +72,7 @@ static void vocab_done(vocab *v)
     while (v->n_owned) bb_free(v->owned[--v->n_owned]);
 }
 
-static bb_tokenizer *make(const bb_gguf *g)
+static bb_tokenizer *make(const bb_source *g)
 {
     bb_err        err = BB_ERR_INIT;
     bb_tokenizer *t = NULL;
@@ -209,7 +210,7 @@ END_TEST
 
 START_TEST(phi3_vectors)
 {
-    bb_gguf g;
+    bb_source g;
     bb_err  err = BB_ERR_INIT;
     ck_assert_msg(bb_gguf_open("tests/data/vocab/phi-3.gguf", &g, &err) == BB_OK, "%s", err.msg);
     bb_tokenizer *t = make(&g);
@@ -220,7 +221,7 @@ START_TEST(phi3_vectors)
     ck_assert_uint_eq(bb_tokenizer_n_vocab(t), 32064);
     check_round_trips(t);
     bb_tokenizer_destroy(t);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
 }
 END_TEST
 
@@ -233,7 +234,7 @@ static const struct { const char *name; bool adds_bos; } families[] = {
 START_TEST(vectors_of_cut_vocabularies)
 {
     char    gguf[128], out[128];
-    bb_gguf g;
+    bb_source g;
     bb_err  err = BB_ERR_INIT;
     snprintf(gguf, sizeof gguf, "tests/data/vocab/%s.gguf", families[_i].name);
     snprintf(out, sizeof out, "tests/data/vocab/%s.out", families[_i].name);
@@ -243,7 +244,7 @@ START_TEST(vectors_of_cut_vocabularies)
     ck_assert_msg(bb_tokenizer_adds_bos(t) == families[_i].adds_bos, "%s", families[_i].name);
     check_round_trips(t);
     bb_tokenizer_destroy(t);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
 }
 END_TEST
 
@@ -532,7 +533,7 @@ END_TEST
 
 START_TEST(bos_and_control_texts)
 {
-    bb_gguf  g;
+    bb_source  g;
     int32_t *ids;
     size_t   n;
     ck_assert_int_eq(bb_gguf_open("tests/data/vocab/phi-3.gguf", &g, NULL), BB_OK);
@@ -550,7 +551,7 @@ START_TEST(bos_and_control_texts)
     ck_assert_uint_eq(n, 1);
     bb_free(ids);
     bb_tokenizer_destroy(t);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
 }
 END_TEST
 
@@ -558,7 +559,7 @@ END_TEST
 
 START_TEST(any_bytes_survive)
 {
-    bb_gguf g;
+    bb_source g;
     bb_rng  r;
     char    text[200];
     vocab   v;
@@ -583,7 +584,7 @@ START_TEST(any_bytes_survive)
     ck_assert_int_eq(bb_detokenize(spm, &(int32_t){ -1 }, 1, &(char *){ NULL }, &(size_t){ 0 }, NULL), BB_BAD_FILE);
     bb_tokenizer_destroy(spm);
     bb_tokenizer_destroy(bpe);
-    bb_gguf_close(&g);
+    bb_source_close(&g);
     vocab_done(&v);
 }
 END_TEST
@@ -616,9 +617,9 @@ START_TEST(vocabularies_that_lie)
     for (uint64_t i = 0; i < v.g.n_kv; i++) {
         bool score = v.kv[i].key.size == 21, type = v.kv[i].key.size == 25;
         if ((LIE("scores short") && score) || (LIE("types short") && type)) v.kv[i].count--;
-        if (LIE("scores of another kind") && score) v.kv[i].element = BB_GGUF_U8;
+        if (LIE("scores of another kind") && score) v.kv[i].element = BB_KIND_U8;
     }
-    if (LIE("BOS outside")) set(&v, "tokenizer.ggml.bos_token_id", BB_GGUF_U32, far_id, 4);
+    if (LIE("BOS outside")) set(&v, "tokenizer.ggml.bos_token_id", BB_KIND_U32, far_id, 4);
     if (LIE("BOS of another kind")) set_text(&v, "tokenizer.ggml.bos_token_id", "<s>");
     size_t live = bb_mem_live_bytes();
     ck_assert_msg(bb_tokenizer_create(&v.g, &t, &err) == lies[_i].status, "%s: %d %s", what, err.status, err.msg);

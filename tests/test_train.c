@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "model/io/gguf.h"
 #include "model/model.h"
 #include "model/train/new_model.h"
 #include "model/train/train.h"
@@ -269,7 +270,7 @@ START_TEST(new_models_are_read_back)
                        .norm_eps = 1e-6f, .tied = _i == 0 };
     static const bb_type types[] = { BB_F32, BB_F16, BB_BF16 };
     char         path[512];
-    bb_gguf      vocabulary;
+    bb_source      vocabulary;
     bb_net       shape, net;
     bb_trainable t = { .w = NULL };
     bb_model     m;
@@ -300,7 +301,7 @@ START_TEST(new_models_are_read_back)
     bb_free(owned);
     bb_trainable_done(&t);
     bb_free(shape.blocks);
-    bb_gguf_close(&vocabulary);
+    bb_source_close(&vocabulary);
     bb_free(a);
     bb_free(b);
 }

@@ -196,7 +196,7 @@ static slot *free_slot(bb_database *db)
         if (!oldest) return NULL;
         /* Blocks are encoded one after the other: what is left behind need not stay in memory, and costs little to read again. */
         bb_map_release(&db->statistics.blocks[oldest->layer].map);
-        bb_map_release(&db->config.model->gguf.map);
+        bb_source_release(&db->config.model->source, oldest->layer);
         drop_slot(oldest);
     }
 }

@@ -238,7 +238,7 @@ static bb_status measure_block(run *r, uint32_t layer, const char *path, bb_err 
 done:
     release_orders(&b);
     bb_hessians_done(&moments);
-    bb_map_release(&r->config->model->gguf.map); /* a block's weights are not read again before all blocks are done */
+    bb_source_release(&r->config->model->source, layer); /* a block's weights are not read again before all blocks are done */
     return status;
 }
 

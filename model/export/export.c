@@ -179,14 +179,14 @@ static bool begins(bb_bytes key, const char *prefix)
 /* All keys of the source; "llama.x" becomes "deci.x" when the architecture changes. */
 static bb_status copy_keys(exporter *e, bb_err *err)
 {
-    const bb_gguf *g = &e->source->gguf;
+    const bb_source *g = &e->source->source;
     const char    *to = e->arch->name;
     char           prefix[32];
     const size_t   cut = strlen(e->source->net.arch->name);
     bb_status      status = BB_OK;
     snprintf(prefix, sizeof prefix, "%s.", e->source->net.arch->name);
     for (uint64_t i = 0; i < g->n_kv; i++) {
-        bb_gguf_kv kv = g->kv[i];
+        bb_key kv = g->kv[i];
         if (begins(kv.key, "split.")) continue;
         if (e->arch != e->source->net.arch && begins(kv.key, prefix)) {
             uint64_t size = strlen(to) + kv.key.size - cut;

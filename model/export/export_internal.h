@@ -4,6 +4,7 @@
 #define BB_MODEL_EXPORT_EXPORT_INTERNAL_H
 
 #include "model/export/export.h"
+#include "model/io/gguf.h"
 #include "model/net/arch.h"
 
 typedef struct bb_exporter {

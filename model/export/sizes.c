@@ -122,7 +122,7 @@ static bb_status read_alignment(bb_export_sizes *t, bb_err *err)
 {
     bb_status status;
     BB_TRY(bb_gguf_out_create(&t->proto.out, err));
-    for (uint64_t i = 0; i < t->model->gguf.n_kv; i++) BB_TRY(bb_gguf_put_copy(t->proto.out, &t->model->gguf.kv[i], err));
+    for (uint64_t i = 0; i < t->model->source.n_kv; i++) BB_TRY(bb_gguf_put_copy(t->proto.out, &t->model->source.kv[i], err));
     BB_TRY(bb_gguf_out_alignment(t->proto.out, &t->alignment, err));
 done:
     bb_gguf_out_destroy(t->proto.out);

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * gguf_internal.h: what the reader and the writer of GGUF share: sizes of kinds and of tensors, names fit for a message. */
+ * gguf_internal.h: what the reader and the writer of GGUF share: sizes of tensors and of what a list takes. */
 #ifndef BB_MODEL_IO_GGUF_INTERNAL_H
 #define BB_MODEL_IO_GGUF_INTERNAL_H
 
 #include "model/io/gguf.h"
 
-enum { BB_GGUF_MAX_NAME = 63, BB_GGUF_DEFAULT_ALIGNMENT = 32, BB_GGUF_SHOWN = 80 };
-
-unsigned bb_gguf_kind_bytes(bb_gguf_kind kind); /* of one scalar; 0 for strings, arrays and unknown kinds */
+enum { BB_GGUF_MAX_NAME = 63, BB_GGUF_DEFAULT_ALIGNMENT = 32 };
 
 /* Weights and bytes of one block; false for a type that this program does not know. */
 bool bb_gguf_block(uint32_t type, uint32_t *block, uint32_t *block_bytes);
@@ -15,9 +13,6 @@ bool bb_gguf_block(uint32_t type, uint32_t *block, uint32_t *block_bytes);
 /* Bytes of a tensor's data from its type and ne: BB_BAD_FILE on overflow or a row that is not a whole number of blocks,
  * BB_UNSUPPORTED for an unknown type. */
 bb_status bb_gguf_tensor_bytes(const bb_tensor *t, uint64_t *bytes, bb_err *err);
-
-/* Untrusted bytes made fit for a terminal: cut to fit, everything but printable ASCII replaced by '?'. Returns out. */
-const char *bb_gguf_show(bb_bytes b, char out[BB_GGUF_SHOWN]);
 
 /* What a list takes: bytes of its header before the padding, keys and tensors each, and of its tensors' data, every tensor padded to the alignment. */
 typedef struct bb_gguf_bytes { uint64_t keys, infos, data, n_tensors; } bb_gguf_bytes;

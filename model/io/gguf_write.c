@@ -15,9 +15,9 @@
 typedef struct entry {
     bb_bytes             key;      /* owned copy when owned_key */
     char                *owned_key;
-    bb_gguf_kind         kind, element;
+    bb_kind         kind, element;
     uint64_t             count, value_bytes;
-    const unsigned char *value;    /* raw bytes as in bb_gguf_kv */
+    const unsigned char *value;    /* raw bytes as in bb_key */
     unsigned char       *owned_value;
 } entry;
 
@@ -96,14 +96,14 @@ done:
     return status;
 }
 
-bb_status bb_gguf_put_copy(bb_gguf_out *out, const bb_gguf_kv *kv, bb_err *err)
+bb_status bb_gguf_put_copy(bb_gguf_out *out, const bb_key *kv, bb_err *err)
 {
     return put(out, (entry){ .key = kv->key, .kind = kv->kind, .element = kv->element, .count = kv->count,
                              .value = kv->value, .value_bytes = kv->value_bytes }, err);
 }
 
 /* An entry with its own copies of key and value; value may be NULL: then owned_value is left to be filled. */
-static bb_status put_own(bb_gguf_out *out, const char *key, bb_gguf_kind kind, bb_gguf_kind element, uint64_t count, const void *value,
+static bb_status put_own(bb_gguf_out *out, const char *key, bb_kind kind, bb_kind element, uint64_t count, const void *value,
                          uint64_t value_bytes, unsigned char **fill, bb_err *err)
 {
     entry e = { .kind = kind, .element = element, .count = count, .value_bytes = value_bytes };
@@ -123,46 +123,46 @@ static bb_status put_own(bb_gguf_out *out, const char *key, bb_gguf_kind kind, b
 
 bb_status bb_gguf_put_u32(bb_gguf_out *out, const char *key, uint32_t v, bb_err *err)
 {
-    return put_own(out, key, BB_GGUF_U32, BB_GGUF_U8, 1, &v, sizeof v, NULL, err);
+    return put_own(out, key, BB_KIND_U32, BB_KIND_U8, 1, &v, sizeof v, NULL, err);
 }
 
 bb_status bb_gguf_put_f32(bb_gguf_out *out, const char *key, float v, bb_err *err)
 {
-    return put_own(out, key, BB_GGUF_F32, BB_GGUF_U8, 1, &v, sizeof v, NULL, err);
+    return put_own(out, key, BB_KIND_F32, BB_KIND_U8, 1, &v, sizeof v, NULL, err);
 }
 
 bb_status bb_gguf_put_bool(bb_gguf_out *out, const char *key, bool v, bb_err *err)
 {
     unsigned char byte = v;
-    return put_own(out, key, BB_GGUF_BOOL, BB_GGUF_U8, 1, &byte, 1, NULL, err);
+    return put_own(out, key, BB_KIND_BOOL, BB_KIND_U8, 1, &byte, 1, NULL, err);
 }
 
 bb_status bb_gguf_put_text(bb_gguf_out *out, const char *key, const char *v, bb_err *err)
 {
-    return put_own(out, key, BB_GGUF_STRING, BB_GGUF_U8, 1, v, strlen(v), NULL, err);
+    return put_own(out, key, BB_KIND_STRING, BB_KIND_U8, 1, v, strlen(v), NULL, err);
 }
 
-static bb_status put_array(bb_gguf_out *out, const char *key, bb_gguf_kind element, const void *v, uint64_t n, bb_err *err)
+static bb_status put_array(bb_gguf_out *out, const char *key, bb_kind element, const void *v, uint64_t n, bb_err *err)
 {
     size_t bytes;
-    if (!bb_mul_size((size_t)n, bb_gguf_kind_bytes(element), &bytes))
+    if (!bb_mul_size((size_t)n, bb_kind_bytes(element), &bytes))
         return BB_FAIL(err, BB_NOMEM, "out of memory: the array '%s' of %llu entries overflows", key, (unsigned long long)n);
-    return put_own(out, key, BB_GGUF_ARRAY, element, n, v, bytes, NULL, err);
+    return put_own(out, key, BB_KIND_ARRAY, element, n, v, bytes, NULL, err);
 }
 
 bb_status bb_gguf_put_u32_array(bb_gguf_out *out, const char *key, const uint32_t *v, uint64_t n, bb_err *err)
 {
-    return put_array(out, key, BB_GGUF_U32, v, n, err);
+    return put_array(out, key, BB_KIND_U32, v, n, err);
 }
 
 bb_status bb_gguf_put_i32_array(bb_gguf_out *out, const char *key, const int32_t *v, uint64_t n, bb_err *err)
 {
-    return put_array(out, key, BB_GGUF_I32, v, n, err);
+    return put_array(out, key, BB_KIND_I32, v, n, err);
 }
 
 bb_status bb_gguf_put_f32_array(bb_gguf_out *out, const char *key, const float *v, uint64_t n, bb_err *err)
 {
-    return put_array(out, key, BB_GGUF_F32, v, n, err);
+    return put_array(out, key, BB_KIND_F32, v, n, err);
 }
 
 bb_status bb_gguf_put_text_array(bb_gguf_out *out, const char *key, const bb_bytes *v, uint64_t n, bb_err *err)
@@ -171,7 +171,7 @@ bb_status bb_gguf_put_text_array(bb_gguf_out *out, const char *key, const bb_byt
     unsigned char *p;
     bb_status      status;
     for (uint64_t i = 0; i < n; i++) bytes += 8 + v[i].size;
-    status = put_own(out, key, BB_GGUF_ARRAY, BB_GGUF_STRING, n, NULL, bytes, &p, err);
+    status = put_own(out, key, BB_KIND_ARRAY, BB_KIND_STRING, n, NULL, bytes, &p, err);
     for (uint64_t i = 0; status == BB_OK && i < n; i++) {
         memcpy(p, &v[i].size, 8);
         if (v[i].size) memcpy(p + 8, v[i].data, (size_t)v[i].size);
@@ -206,7 +206,7 @@ bb_status bb_gguf_out_alignment(const bb_gguf_out *out, uint32_t *alignment, bb_
     for (size_t i = 0; i < out->n_kv; i++) {
         const entry *e = &out->kv[i];
         if (e->key.size != sizeof key - 1 || memcmp(e->key.data, key, sizeof key - 1) != 0) continue;
-        if (e->kind != BB_GGUF_U32) return BB_FAIL(err, BB_FAILED, "general.alignment must be written as u32");
+        if (e->kind != BB_KIND_U32) return BB_FAIL(err, BB_FAILED, "general.alignment must be written as u32");
         memcpy(alignment, e->value, 4);
         if (*alignment == 0 || (*alignment & (*alignment - 1)) != 0)
             return BB_FAIL(err, BB_FAILED, "general.alignment is %u, not a power of two", *alignment);
@@ -220,7 +220,7 @@ static bool count_bytes(const bb_gguf_out *out, uint32_t alignment, bb_gguf_byte
     *b = (bb_gguf_bytes){ .n_tensors = out->n_tensors };
     for (size_t i = 0; i < out->n_kv; i++) {
         const entry *e = &out->kv[i];
-        b->keys += 8 + e->key.size + 4 + e->value_bytes + (e->kind == BB_GGUF_STRING ? 8 : e->kind == BB_GGUF_ARRAY ? 12 : 0);
+        b->keys += 8 + e->key.size + 4 + e->value_bytes + (e->kind == BB_KIND_STRING ? 8 : e->kind == BB_KIND_ARRAY ? 12 : 0);
     }
     for (size_t i = 0; i < out->n_tensors; i++) {
         b->infos += 8 + strlen(out->tensors[i].name) + 4 + 8 * (uint64_t)out->tensors[i].n_dims + 4 + 8;
@@ -262,8 +262,8 @@ static void write_entry(FILE *f, const entry *e)
     write_u64(f, e->key.size);
     write_bytes(f, e->key.data, e->key.size);
     write_u32(f, (uint32_t)e->kind);
-    if (e->kind == BB_GGUF_STRING) write_u64(f, e->value_bytes);
-    if (e->kind == BB_GGUF_ARRAY) {
+    if (e->kind == BB_KIND_STRING) write_u64(f, e->value_bytes);
+    if (e->kind == BB_KIND_ARRAY) {
         write_u32(f, (uint32_t)e->element);
         write_u64(f, e->count);
     }

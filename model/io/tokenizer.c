@@ -15,22 +15,22 @@
 
 /* ---- metadata ---- */
 
-static bb_status array_of(const bb_gguf *g, const char *key, uint64_t n, const bb_gguf_kv **kv, bb_err *err)
+static bb_status array_of(const bb_source *g, const char *key, uint64_t n, const bb_key **kv, bb_err *err)
 {
-    *kv = bb_gguf_find(g, key);
+    *kv = bb_source_find(g, key);
     if (!*kv) return BB_OK;
-    if ((*kv)->kind != BB_GGUF_ARRAY) return BB_FAIL(err, BB_BAD_FILE, "%s is no array", key);
+    if ((*kv)->kind != BB_KIND_ARRAY) return BB_FAIL(err, BB_BAD_FILE, "%s is no array", key);
     if ((*kv)->count != n)
         return BB_FAIL(err, BB_BAD_FILE, "%s has %llu entries; the vocabulary has %llu tokens", key, (unsigned long long)(*kv)->count,
                        (unsigned long long)n);
     return BB_OK;
 }
 
-static bb_status load_texts(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+static bb_status load_texts(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
-    const bb_gguf_kv *kv = bb_gguf_find(g, "tokenizer.ggml.tokens");
+    const bb_key *kv = bb_source_find(g, "tokenizer.ggml.tokens");
     bb_status         status = BB_OK;
-    if (!kv || kv->kind != BB_GGUF_ARRAY || kv->element != BB_GGUF_STRING)
+    if (!kv || kv->kind != BB_KIND_ARRAY || kv->element != BB_KIND_STRING)
         return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.tokens is %s", kv ? "no array of strings" : "missing: the file has no vocabulary");
     if (kv->count < 1 || kv->count > INT32_MAX / 16 || !kv->strings)
         return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.tokens has %llu entries", (unsigned long long)kv->count);
@@ -47,19 +47,19 @@ done:
     return status;
 }
 
-static bb_status load_scores(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+static bb_status load_scores(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     static const char key[] = "tokenizer.ggml.scores";
-    const bb_gguf_kv *kv;
+    const bb_key *kv;
     bb_status         status = BB_OK;
     if (!(t->score = bb_calloc(t->n_vocab, sizeof *t->score, err))) return BB_NOMEM;
     BB_TRY(array_of(g, key, t->n_vocab, &kv, err));
     if (!kv) return BB_OK;
-    if (kv->element != BB_GGUF_F32 && kv->element != BB_GGUF_I32) return BB_FAIL(err, BB_BAD_FILE, "%s is no array of f32 or i32", key);
+    if (kv->element != BB_KIND_F32 && kv->element != BB_KIND_I32) return BB_FAIL(err, BB_BAD_FILE, "%s is no array of f32 or i32", key);
     for (uint32_t i = 0; i < t->n_vocab; i++) {
         int32_t whole;
         memcpy(&whole, kv->value + 4 * (size_t)i, 4);
-        if (kv->element == BB_GGUF_I32) t->score[i] = (float)whole;
+        if (kv->element == BB_KIND_I32) t->score[i] = (float)whole;
         else memcpy(&t->score[i], &whole, 4);
         if (isnan(t->score[i])) return BB_FAIL(err, BB_BAD_FILE, "%s: the score of token %u is not a number", key, i);
     }
@@ -79,17 +79,17 @@ static int byte_of(bb_bytes text)
     return high < 0 || low < 0 ? -1 : 16 * high + low;
 }
 
-static bb_status load_types(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+static bb_status load_types(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     static const char          key[] = "tokenizer.ggml.token_type";
     static const unsigned char of_type[7] = { 0, BB_ATTR_NORMAL, BB_ATTR_UNKNOWN, BB_ATTR_CONTROL, BB_ATTR_USER, BB_ATTR_UNUSED, BB_ATTR_BYTE };
-    const bb_gguf_kv          *kv;
+    const bb_key          *kv;
     bb_status                  status = BB_OK;
     if (!(t->attr = bb_alloc(t->n_vocab, 1, err))) return BB_NOMEM;
     memset(t->attr, BB_ATTR_NORMAL, t->n_vocab);
     BB_TRY(array_of(g, key, t->n_vocab, &kv, err));
     if (!kv) return BB_OK;
-    if (kv->element != BB_GGUF_I32 && kv->element != BB_GGUF_U32) return BB_FAIL(err, BB_BAD_FILE, "%s is no array of i32", key);
+    if (kv->element != BB_KIND_I32 && kv->element != BB_KIND_U32) return BB_FAIL(err, BB_BAD_FILE, "%s is no array of i32", key);
     for (uint32_t i = 0; i < t->n_vocab; i++) {
         uint32_t type;
         memcpy(&type, kv->value + 4 * (size_t)i, 4);
@@ -102,13 +102,13 @@ done:
     return status;
 }
 
-static bb_status load_id(const bb_tokenizer *t, const bb_gguf *g, const char *key, int32_t *id, bb_err *err)
+static bb_status load_id(const bb_tokenizer *t, const bb_source *g, const char *key, int32_t *id, bb_err *err)
 {
     bool     found;
     uint32_t value = 0;
     bb_status status = BB_OK;
     if (*id >= 0 && (uint32_t)*id >= t->n_vocab) *id = -1;
-    BB_TRY(bb_gguf_u32(g, key, &value, &found, err));
+    BB_TRY(bb_source_u32(g, key, &value, &found, err));
     if (!found || value == UINT32_MAX) return BB_OK; /* some writers store -1 for "none": llama.cpp keeps its default */
     if (value >= t->n_vocab) return BB_FAIL(err, BB_BAD_FILE, "%s is %u; the vocabulary has %u tokens", key, value, t->n_vocab);
     *id = (int32_t)value;
@@ -116,15 +116,15 @@ done:
     return status;
 }
 
-static bb_status load_flag(const bb_gguf *g, const char *key, bool *flag, bb_err *err)
+static bb_status load_flag(const bb_source *g, const char *key, bool *flag, bb_err *err)
 {
     bool      value = false, found = false;
-    bb_status status = bb_gguf_bool(g, key, &value, &found, err);
+    bb_status status = bb_source_bool(g, key, &value, &found, err);
     if (status == BB_OK && found) *flag = value;
     return status;
 }
 
-static bb_status load_ids_and_flags(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+static bb_status load_ids_and_flags(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     bb_status status = BB_OK;
     BB_TRY(load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos, err));
@@ -173,12 +173,12 @@ static bool holds(bb_bytes text, const char *part)
 }
 
 /* Phi-3's special tokens swallow the white space after them; files do not say so, llama.cpp goes by general.name. */
-static bb_status phi3_strips(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+static bb_status phi3_strips(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     static const char *const keeps[] = { "<unk>", "<s>", "<|endoftext|>" };
     bb_bytes  name = { NULL, 0 };
     bool      found = false;
-    bb_status status = bb_gguf_text(g, "general.name", &name, &found, err);
+    bb_status status = bb_source_text(g, "general.name", &name, &found, err);
     if (status != BB_OK || !found || !(holds(name, "phi-3") || holds(name, "phi3"))) return status;
     for (uint32_t i = 0; i < t->n_special; i++) t->attr[t->special[i]] |= BB_ATTR_STRIP_RIGHT;
     for (size_t i = 0; i < sizeof keeps / sizeof *keeps; i++) {
@@ -200,19 +200,19 @@ static bb_status load_specials(bb_tokenizer *t, bb_err *err)
 
 static bool is_text(bb_bytes b, const char *s) { return b.size == strlen(s) && memcmp(b.data, s, b.size) == 0; }
 
-static bb_status choose_kind(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+static bb_status choose_kind(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     bb_bytes    model = { NULL, 0 }, pre = { "default", 7 };
     bb_pre_info info = { 0 };
     bool        found = false;
     bb_status   status = BB_OK;
-    BB_TRY(bb_gguf_text(g, "tokenizer.ggml.model", &model, NULL, err));
+    BB_TRY(bb_source_text(g, "tokenizer.ggml.model", &model, NULL, err));
     t->bpe = is_text(model, "gpt2");
     if (!t->bpe && !is_text(model, "llama"))
         return BB_FAIL(err, BB_UNSUPPORTED, "tokenizer model \"%s\" (tokenizer.ggml.model) is not supported; \"llama\" and \"gpt2\" are",
                        bb_printable(model, (char[41]){ 0 }));
     if (t->bpe) {
-        BB_TRY(bb_gguf_text(g, "tokenizer.ggml.pre", &pre, &found, err));
+        BB_TRY(bb_source_text(g, "tokenizer.ggml.pre", &pre, &found, err));
         if (found && pre.size == 0) pre = (bb_bytes){ "default", 7 };
         BB_TRY(bb_pre_create(pre.data, pre.size, &t->pre, &info, err));
     }
@@ -226,7 +226,7 @@ done:
     return status;
 }
 
-bb_status bb_tokenizer_create(const bb_gguf *g, bb_tokenizer **out, bb_err *err)
+bb_status bb_tokenizer_create(const bb_source *g, bb_tokenizer **out, bb_err *err)
 {
     bb_status     status = BB_OK;
     bb_tokenizer *t = bb_calloc(1, sizeof *t, err);

@@ -6,11 +6,11 @@
 #ifndef BB_MODEL_IO_TOKENIZER_H
 #define BB_MODEL_IO_TOKENIZER_H
 
-#include "model/io/gguf.h"
+#include "model/io/source.h"
 
 typedef struct bb_tokenizer bb_tokenizer;
 
-bb_status bb_tokenizer_create(const bb_gguf *g, bb_tokenizer **out, bb_err *err); /* borrows g; BB_UNSUPPORTED names the model or pre-tokenizer */
+bb_status bb_tokenizer_create(const bb_source *g, bb_tokenizer **out, bb_err *err); /* borrows g; BB_UNSUPPORTED names the model or pre-tokenizer */
 void      bb_tokenizer_destroy(bb_tokenizer *t);
 uint32_t  bb_tokenizer_n_vocab(const bb_tokenizer *t);
 int32_t   bb_tokenizer_bos(const bb_tokenizer *t);      /* -1 when none */

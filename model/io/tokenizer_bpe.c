@@ -84,13 +84,13 @@ static void add_merge(bb_tokenizer *t, bb_bytes line, uint32_t rank, char *joine
     *slot = t->n_ranks;
 }
 
-static bb_status load_merges(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+static bb_status load_merges(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
-    const bb_gguf_kv *kv = bb_gguf_find(g, "tokenizer.ggml.merges");
+    const bb_key *kv = bb_source_find(g, "tokenizer.ggml.merges");
     uint64_t          n, bytes = 0;
     char             *joined;
     bb_status         status = BB_OK;
-    if (!kv || kv->kind != BB_GGUF_ARRAY || kv->element != BB_GGUF_STRING || (kv->count && !kv->strings))
+    if (!kv || kv->kind != BB_KIND_ARRAY || kv->element != BB_KIND_STRING || (kv->count && !kv->strings))
         return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.merges is %s; a gpt2 tokenizer needs it", kv ? "no array of strings" : "missing");
     n = kv->count;
     if (n > INT32_MAX / 8) return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.merges has %llu entries, too many", (unsigned long long)n);
@@ -126,7 +126,7 @@ done:
     return status;
 }
 
-bb_status bb_bpe_load(bb_tokenizer *t, const bb_gguf *g, bb_err *err)
+bb_status bb_bpe_load(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     bb_status status = load_bytes(t, err);
     return status == BB_OK ? load_merges(t, g, err) : status;

@@ -114,7 +114,7 @@ struct bb_tokenizer {
 
 bb_status bb_spm_load(bb_tokenizer *t, bb_err *err);
 bb_status bb_spm_tokenize(const bb_tokenizer *t, const char *text, size_t size, bool space_first, bb_merger *m, bb_ids *out, bb_err *err);
-bb_status bb_bpe_load(bb_tokenizer *t, const bb_gguf *g, bb_err *err);
+bb_status bb_bpe_load(bb_tokenizer *t, const bb_source *g, bb_err *err);
 bb_status bb_bpe_tokenize(const bb_tokenizer *t, const char *text, size_t size, bb_merger *m, bb_ids *out, bb_err *err);
 /* GPT-2's map of the 256 bytes to printable characters, and back (-1: no such character). */
 uint32_t  bb_bpe_character(unsigned char byte);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "model/io/gguf.h"
 #include "model/net/arch.h"
 
 /* ---- shape ---- */
@@ -110,7 +111,7 @@ done:
 
 /* ---- files ---- */
 
-static bb_status copy_vocabulary(bb_gguf_out *out, const bb_gguf *from, bb_err *err)
+static bb_status copy_vocabulary(bb_gguf_out *out, const bb_source *from, bb_err *err)
 {
     bb_status status = BB_OK;
     for (uint64_t i = 0; i < from->n_kv; i++)
@@ -186,7 +187,7 @@ done:
     return status;
 }
 
-bb_status bb_new_write(const bb_gguf *vocabulary, const bb_net *net, const char *name, const char *path, bb_err *err)
+bb_status bb_new_write(const bb_source *vocabulary, const bb_net *net, const char *name, const char *path, bb_err *err)
 {
     bb_gguf_out *out = NULL;
     bb_status    status;

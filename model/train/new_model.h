@@ -6,7 +6,7 @@
 #ifndef BB_MODEL_TRAIN_NEW_MODEL_H
 #define BB_MODEL_TRAIN_NEW_MODEL_H
 
-#include "model/io/gguf.h"
+#include "model/io/source.h"
 #include "model/net/net.h"
 
 typedef struct bb_new_shape {
@@ -24,6 +24,6 @@ bb_status bb_new_net(const bb_new_shape *s, bb_net *net, bb_err *err);
 bb_status bb_net_as_type(const bb_net *net, bb_type type, bb_net *out, void **owned, bb_err *err);
 
 /* Writes net, which was made by bb_new_net, with the keys tokenizer.* of `vocabulary`, and a name. Atomic. */
-bb_status bb_new_write(const bb_gguf *vocabulary, const bb_net *net, const char *name, const char *path, bb_err *err);
+bb_status bb_new_write(const bb_source *vocabulary, const bb_net *net, const char *name, const char *path, bb_err *err);
 
 #endif

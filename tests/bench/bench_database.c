@@ -40,7 +40,7 @@ static bb_status load_windows(const bb_model *m, const char *path, uint32_t ctx,
     int32_t      *ids = NULL;
     size_t        size, n;
     bb_status     status;
-    BB_TRY(bb_tokenizer_create(&m->gguf, &t, err));
+    BB_TRY(bb_tokenizer_create(&m->source, &t, err));
     BB_TRY(bb_file_read(path, &text, &size, err));
     BB_TRY(bb_tokenize(t, text, size, true, true, &ids, &n, err));
     uint32_t all = (uint32_t)(n / ctx);

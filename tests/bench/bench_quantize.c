@@ -44,7 +44,7 @@ static bb_status statistics_of(const bb_model *m, const char *text_path, const c
     size_t        size, n;
     bb_status     status;
     BB_TRY(bb_make_dirs(dir, err));
-    BB_TRY(bb_tokenizer_create(&m->gguf, &t, err));
+    BB_TRY(bb_tokenizer_create(&m->source, &t, err));
     BB_TRY(bb_file_read(text_path, &text, &size, err));
     BB_TRY(bb_tokenize(t, text, size, true, true, &ids, &n, err));
     if (n < (size_t)n_windows * ctx) { status = BB_FAIL(err, BB_USAGE, "%s: holds %zu tokens, %u windows of %u were asked for", text_path, n, n_windows, ctx); goto done; }

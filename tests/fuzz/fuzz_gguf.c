@@ -36,7 +36,7 @@ static void check_failure(bb_status status, const bb_err *err)
     for (const char *p = err->msg; *p; p++) require(isprint((unsigned char)*p), "a sentence with a control byte");
 }
 
-static void check_tensors(const bb_gguf *g, const unsigned char *data, size_t size)
+static void check_tensors(const bb_source *g, const unsigned char *data, size_t size)
 {
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const unsigned char *p = g->tensors[i].data;
@@ -44,7 +44,7 @@ static void check_tensors(const bb_gguf *g, const unsigned char *data, size_t si
     }
 }
 
-static void check_values(const bb_gguf *g)
+static void check_values(const bb_source *g)
 {
     bb_sha256 sum; /* reads every byte, so that a sanitizer sees one too far */
     char      hex[65];
@@ -54,17 +54,17 @@ static void check_values(const bb_gguf *g)
     bb_bytes  text;
     bb_sha256_init(&sum);
     for (uint64_t i = 0; i < g->n_kv; i++) {
-        const bb_gguf_kv *kv = &g->kv[i];
+        const bb_key *kv = &g->kv[i];
         bb_sha256_update(&sum, kv->value, (size_t)kv->value_bytes);
         for (uint64_t j = 0; kv->strings && j < kv->count; j++) bb_sha256_update(&sum, kv->strings[j].data, (size_t)kv->strings[j].size);
     }
     bb_sha256_hex(&sum, hex);
-    (void)bb_gguf_u32(g, "llama.block_count", &u, &found, NULL);
-    (void)bb_gguf_f32(g, "llama.rope.freq_base", &f, &found, NULL);
-    (void)bb_gguf_text(g, "general.architecture", &text, &found, NULL);
+    (void)bb_source_u32(g, "llama.block_count", &u, &found, NULL);
+    (void)bb_source_f32(g, "llama.rope.freq_base", &f, &found, NULL);
+    (void)bb_source_text(g, "general.architecture", &text, &found, NULL);
 }
 
-static void check_copy(const bb_gguf *g)
+static void check_copy(const bb_source *g)
 {
     bb_gguf_out *out;
     uint64_t     size;
@@ -106,11 +106,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size) memcpy(copy, data, size);
     alarm(20);
     memset(&m, 0, sizeof m);
-    status = bb_gguf_parse(copy, size, &m.gguf, &err);
+    status = bb_gguf_parse(copy, size, &m.source, &err);
     if (status == BB_OK) {
-        check_tensors(&m.gguf, copy, size);
-        check_values(&m.gguf);
-        check_copy(&m.gguf);
+        check_tensors(&m.source, copy, size);
+        check_values(&m.source);
+        check_copy(&m.source);
         status = bb_model_build(&m, &err);
         if (status == BB_OK) {
             check_plans(&m);

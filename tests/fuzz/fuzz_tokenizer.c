@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "model/io/gguf.h"
 #include "model/io/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/support/support.h"
@@ -55,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char text[] = "Hello  world, it's 1234 \xC3\xA9\xF0\x9F\xA6\x99\n\n <s>ab\xFF\xE2\x96 aab";
     size_t            before = bb_mem_live_bytes();
     unsigned char    *copy = bb_alloc(size, 1, NULL);
-    bb_gguf           g;
+    bb_source           g;
     bb_tokenizer     *t = NULL;
     bb_err            err = BB_ERR_INIT;
     bb_status         status;
@@ -71,7 +72,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 check_text(t, (const char *)copy, size, special);
             }
         bb_tokenizer_destroy(t);
-        bb_gguf_close(&g);
+        bb_source_close(&g);
     }
     if (status != BB_OK) check_failure(status, &err);
     alarm(0);

@@ -126,7 +126,7 @@ static bool wanted(const char *name)
 }
 
 /* The rest of a case whose .gguf is written: the text, its ids by our tokenizer, our logits of net. */
-static void write_case(const char *dir, const char *name, const bb_gguf *vocabulary, const bb_net *net, const char *text)
+static void write_case(const char *dir, const char *name, const bb_source *vocabulary, const bb_net *net, const char *text)
 {
     bb_tokenizer *t;
     int32_t      *ids;
@@ -153,7 +153,7 @@ static void make_case(const char *dir, const char *name, const char *model, cons
     must(c && bb_model_open(model, &c->source, &err) == BB_OK);
     apply(c, plan);
     must(bb_export_write(&c->source, &c->net, NULL, in_dir(dir, name, ".gguf"), &err) == BB_OK);
-    write_case(dir, name, &c->source.gguf, &c->net, text);
+    write_case(dir, name, &c->source.source, &c->net, text);
     done(c);
 }
 
@@ -169,7 +169,7 @@ static void make_file(const char *dir, const char *path, const char *text)
     must(bb_map_open(path, &map, &err) == BB_OK);
     must(bb_file_write(in_dir(dir, name, ".gguf"), map.data, map.size, &err) == BB_OK);
     bb_map_close(&map);
-    write_case(dir, name, &m.gguf, &m.net, text);
+    write_case(dir, name, &m.source, &m.net, text);
     bb_model_close(&m);
 }
 
