@@ -17,6 +17,7 @@
 #include "engine/stages.h"
 #include "engine/start.h"
 #include "cli/run_output.h"
+#include "search/method.h"
 
 static bb_status refuse_idle(const bb_command *command, const bb_run_config *c, int argc, char **argv, bb_err *err)
 {
@@ -30,7 +31,10 @@ static bb_status refuse_idle(const bb_command *command, const bb_run_config *c, 
         { "--ledger-only", "with estimate", command == &bb_command_estimate },
         { "--screen", "with both --formats and --embd-formats: these lists are taken as they are", *c->formats && *c->embd_formats },
     };
-    const bb_idle_option unused[] = { { "--finalise-steps", none, c->no_finalise },
+    const bb_search_method *search = bb_method_named(c->search);
+    const bb_idle_option unused[] = { { "--search-tokens", "with a --search that needs none", search->plan != NULL },
+                                      { "--sketch", "with a --search that goes by no local scores", !search->uses_local },
+                                      { "--finalise-steps", none, c->no_finalise },
                                       { "--tune-windows", none, c->no_finalise },
                                       { "--tune-tokens", none, c->no_finalise },
                                       { "--sweeps", "without --method feedback", strcmp(c->method, "feedback") != 0 },

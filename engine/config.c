@@ -10,6 +10,7 @@
 #include "engine/ladder.h"
 #include "engine/run_parts.h"
 #include "engine/version.h"
+#include "search/method.h"
 
 #define FIELD(name) offsetof(bb_run_config, name)
 #define NO_BOUNDS 1, 0
@@ -46,6 +47,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "method", BB_OPT_TEXT, FIELD(method), "feedback", NO_BOUNDS, "NAME", "quantizer of the option database", "feedback|weighted|rtn" },
     { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.01", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
     { "sweeps", BB_OPT_INT, FIELD(sweeps), "4", 0, 100, "N", "coordinate-descent sweeps after error feedback", NULL },
+    { "search", BB_OPT_TEXT, FIELD(search), "refine", NO_BOUNDS, "NAME", "how plans are searched for (docs/search.md)", BB_METHOD_NAMES },
     { "search-tokens", BB_OPT_DOUBLE, FIELD(search_tokens), "4", 0, 1e9, "MILLIONS", "forwarded tokens that the search may spend", NULL },
     { "sketch", BB_OPT_TEXT, FIELD(sketch), "none", NO_BOUNDS, "WHAT", "propagated sketches around the plans of the search: its local score", "signed|none" },
     { "workers", BB_OPT_INT, FIELD(workers), "1", 1, 256, "N", "plans that the search scores at the same time, a thread each; changes no result", NULL },

@@ -7,50 +7,10 @@
 #include "base/csv.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/search_context.h"
 #include "search/certificate.h"
 #include "search/crossover.h"
 #include "search/quadratic.h"
-
-/* The quadratic score around full precision in the form that its bound wants: a positive semidefinite Gram matrix, squares included, and what the
- * measured KLs say beyond them. */
-typedef struct quadratic {
-    bb_space     space;
-    float       *gram;     /* [M * M] */
-    double     **linear;   /* [n_units] */
-    bb_quadratic q;
-} quadratic;
-
-static void quadratic_done(quadratic *v)
-{
-    for (uint32_t u = 0; v->linear && u < v->space.problem->n_units; u++) bb_free(v->linear[u]);
-    bb_free(v->linear);
-    bb_free(v->gram);
-    bb_space_done(&v->space);
-}
-
-static bb_status quadratic_init(const bb_problem *p, const bb_sensitivity *s, quadratic *v, bb_err *err)
-{
-    bb_status status;
-    BB_TRY(bb_space_init(p, &v->space, err));
-    const size_t M = v->space.offset[p->n_units];
-    BB_ASSERT(M == s->n);
-    status = BB_NOMEM;
-    if (!(v->gram = BB_NEW(M * M, float, err)) || !(v->linear = BB_NEW0(p->n_units, double *, err))) goto done;
-    BB_TRY(bb_sensitivity_gram(s, v->gram, err));
-    for (uint32_t u = 0; u < p->n_units; u++) {
-        const size_t n = p->units[u].n_options, cells = bb_problem_rows(p, u) * n;
-        status = BB_NOMEM;
-        if (!(v->linear[u] = BB_NEW(cells, double, err))) goto done;
-        for (size_t i = 0; i < cells; i++) {
-            const size_t at = v->space.offset[u] + i % n;
-            v->linear[u][i] = p->units[u].cost[i] - 0.5 * (double)v->gram[at * M + at];
-        }
-    }
-    v->q = (bb_quadratic){ .space = &v->space, .gram = v->gram, .linear = (const double *const *)v->linear };
-    status = BB_OK;
-done:
-    return status;
-}
 
 static void put_row(bb_csv_writer *w, const bb_archive_entry *e, const bb_certificate *c)
 {
@@ -77,12 +37,12 @@ bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_arch
     bb_csv_writer    *w = NULL;
     bb_certificate   *rows = BB_NEW0(r->n_budgets, bb_certificate, err);
     const uint16_t  **x = BB_NEW(r->n_budgets, const uint16_t *, err);
-    quadratic         v = { 0 };
+    bb_run_quadratic  v = { 0 };
     double            proven, separable, worst;
     size_t            n = 0;
     bb_status         status = BB_NOMEM;
     if (!rows || !x) goto done;
-    if (s->n <= MOST) BB_TRY(quadratic_init(p, s, &v, err));
+    if (s->n <= MOST) BB_TRY(bb_run_quadratic_init(p, s, &v, err));
     for (size_t i = 0; i < r->n_budgets; i++) {
         const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
         if (!best) continue;
@@ -98,7 +58,7 @@ bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_arch
     bb_info("certificate: the separable optimum is proven at %.0f%% of the sizes, largest gap %.2g%%", 100 * proven, 100 * separable);
     if (isfinite(worst)) bb_info("certificate: largest gap of the quadratic score %.2g%%", 100 * worst);
 done:
-    quadratic_done(&v);
+    bb_run_quadratic_done(&v);
     bb_csv_discard(w);
     bb_free(rows);
     bb_free(x);

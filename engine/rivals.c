@@ -19,15 +19,13 @@
 #include "engine/front.h"
 #include "engine/keys.h"
 #include "engine/scorer.h"
-#include "engine/simple_plans.h"
+#include "engine/search_context.h"
 #include "engine/stages.h"
-#include "search/driver.h"
 #include "search/paired.h"
 
-enum { MAX_METHODS = 16, N_UNIFORM = 3 };
+enum { MAX_METHODS = 32 };
 
-typedef enum kind { OURS, UNIFORM, SEPARABLE, QUANTIZATION, ALGORITHM } kind;
-typedef struct method { char name[24]; kind kind; const bb_algorithm *algorithm; } method;
+typedef struct method { char name[24]; const bb_search_method *row; } method; /* row NULL: "ours", what the run's own search has found */
 
 /* What a method found for one size, and what that took. */
 typedef struct answer {
@@ -43,6 +41,7 @@ typedef struct rivals {
     const bb_problem *p;
     bb_scorer     scorer;
     bb_ledger    *ledger;    /* of the simple plans */
+    bb_run_search_context context;
     bb_front      front;
     int64_t      *sizes;     /* [n] */
     size_t        n, n_methods;
@@ -54,28 +53,25 @@ typedef struct rivals {
 
 /* ---- what is compared ---- */
 
+static bb_status refuse_method(const char *name, bb_err *err)
+{
+    bb_text   known = { 0 };
+    bb_status status = BB_NOMEM;
+    for (size_t i = 0; bb_method_at(i); i++) bb_text_addf(&known, ", %s", bb_method_at(i)->name);
+    if (known.status == BB_OK) status = BB_FAIL(err, BB_USAGE, "--methods: \"%s\" is unknown; known are ours%s", name, known.data);
+    bb_text_done(&known);
+    return status;
+}
+
 static bb_status parse_methods(rivals *v, bb_err *err)
 {
-    static const struct { const char *name; kind kind; } plain[] = {
-        { "ours", OURS }, { "uniform", UNIFORM }, { "separable", SEPARABLE }, { "quantization", QUANTIZATION },
-    };
     const char *rest = v->config->methods;
     for (bb_item item; bb_list_next(&rest, &item);) {
         method *m = &v->methods[v->n_methods];
-        bool    known = false;
         if (v->n_methods == MAX_METHODS) return BB_FAIL(err, BB_USAGE, "--methods: more than %d", MAX_METHODS);
         snprintf(m->name, sizeof m->name, "%.*s", (int)item.n, item.at);
-        for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
-            if (strcmp(m->name, plain[i].name) == 0) {
-                m->kind = plain[i].kind;
-                known = true;
-            }
-        if (!known) {
-            m->kind = ALGORITHM;
-            m->algorithm = bb_algorithm_by_name(m->name);
-        }
-        if (!known && !m->algorithm)
-            return BB_FAIL(err, BB_USAGE, "--methods: \"%s\" is unknown; known are ours, uniform, separable, quantization, random, annealing, nsga2, evopress, amq", m->name);
+        m->row = bb_method_named(m->name);
+        if (!m->row && strcmp(m->name, "ours") != 0) return refuse_method(m->name, err);
         v->n_methods++;
     }
     return v->n_methods ? BB_OK : BB_FAIL(err, BB_USAGE, "--methods names none");
@@ -133,80 +129,30 @@ done:
     return status;
 }
 
-/* The few uniform plans of lowest separable cost, x[N_UNIFORM][n_units]; the first one is that of lowest KL at the confirm level. */
-static bb_status find_uniform(rivals *v, int64_t size, uint16_t *x, size_t *n, double *tokens, bb_err *err)
+/* One run of a method for budgets[n]; answers of these budgets are filled. What finding the plans to start from took counts for no method: their ledger is
+ * another. */
+static bb_status drive(rivals *v, const bb_search_method *m, const int64_t *budgets, size_t n, double tokens, answer *answers, bb_err *err)
 {
-    const uint32_t width = v->p->n_units;
-    double         least = HUGE_VAL;
-    bb_status      status = BB_OK;
-    *n = bb_uniform_plans(v->run, size, N_UNIFORM, x, NULL);
-    for (size_t i = 0; i < *n; i++) {
-        const uint16_t *y = x + i * width;
-        bb_score        score;
-        BB_TRY(bb_ledger_evaluate(v->ledger, &y, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
-        *tokens += score.tokens;
-        if (!(score.kl < least)) continue;
-        least = score.kl;
-        for (uint32_t u = 0; u < width; u++) {
-            const uint16_t first = x[u];
-            x[u] = y[u];
-            x[i * width + u] = first;
-        }
-    }
-done:
-    return status;
-}
-
-/* What every method that needs a beginning gets: the uniform plans of its size, or the best one of each size where it serves all in one run.
- * x: [N_UNIFORM * n][n_units]. What finding them took counts for no method. */
-static bb_status find_starts(rivals *v, const int64_t *sizes, size_t n, uint16_t *x, size_t *n_starts, bb_err *err)
-{
-    bb_status status = BB_OK;
-    *n_starts = 0;
-    for (size_t i = n; i-- > 0;) {
-        size_t found;
-        double tokens = 0;
-        BB_TRY(find_uniform(v, sizes[i], x + *n_starts * v->p->n_units, &found, &tokens, err));
-        *n_starts += n > 1 && found > 1 ? 1 : found;
-    }
-done:
-    return status;
-}
-
-typedef struct watch { const char *name; int64_t size; double shown; } watch;
-
-static void on_drive(void *self, uint64_t evaluations, double tokens, double best_kl, uint32_t level)
-{
-    watch *w = self;
-    if (bb_now_s() < w->shown + 20) return;
-    w->shown = bb_now_s();
-    bb_info("%s, %lld bytes: %llu evaluations, %.2f M tokens, KL %.5f at level %u", w->name, (long long)w->size, (unsigned long long)evaluations, tokens / 1e6,
-            best_kl, level);
-}
-
-/* One run of an algorithm for budgets[n]; answers of these budgets are filled. */
-static bb_status drive(rivals *v, const bb_algorithm *a, const int64_t *budgets, size_t n, double tokens, answer *answers, bb_err *err)
-{
-    bb_space            space = { 0 };
-    bb_ledger          *ledger = NULL;
-    bb_archive          archive = { 0 };
-    bb_ledger_options   lo = { v->config->only, 0 };
-    watch               w = { a->name, budgets[n - 1], bb_now_s() };
-    const uint32_t      level = a == &bb_amq ? BB_LEVEL_REFINE : BB_LEVEL_MEASURE; /* AMQ's surrogate takes 400 plans at most */
-    const double        one = (double)v->scorer.n_windows[level] * (double)v->run->config.ctx;
-    bb_algorithm_config c = { .space = &space, .budgets = budgets, .n_budgets = n, .seed = (uint64_t)v->run->config.seed, .n_levels = BB_N_LEVELS,
-                              .level = level, .horizon = (uint64_t)(tokens / one) };
-    bb_drive_options    o = { .max_tokens = tokens, .progress = on_drive, .progress_self = &w };
-    uint16_t           *starts = BB_NEW((size_t)N_UNIFORM * n * v->p->n_units, uint16_t, err);
-    bb_status           status;
-    if (!starts) return BB_NOMEM;
-    if (a == &bb_evopress) c.population = (uint32_t)v->config->offspring;
+    bb_archive        archive = { 0 };
+    bb_ledger_options lo = { v->config->only, 0 };
+    bb_progress       progress;
+    bb_search         s = v->context.search;
+    char              label[64];
+    bb_status         status;
     bb_archive_init(&archive, v->p->n_units);
-    BB_TRY(bb_space_init(v->p, &space, err));
-    BB_TRY(find_starts(v, budgets, n, starts, &c.n_starts, err));
-    c.starts = starts;
-    BB_TRY(bb_ledger_open(v->p, &v->scorer.evaluator, v->run->store, &lo, &ledger, err));
-    BB_TRY(bb_drive(a, &c, ledger, &o, &archive, NULL, err));
+    BB_TRY(bb_ledger_open(v->p, &v->scorer.evaluator, v->run->store, &lo, &s.ledger, err));
+    s.archive = &archive;
+    s.budgets = budgets;
+    s.n_budgets = n;
+    s.stop.max_tokens = tokens;
+    if (m->many_tokens) s.candidates = (uint32_t)v->config->offspring;
+    snprintf(label, sizeof label, "%s, %lld bytes, tokens", m->name, (long long)budgets[n - 1]);
+    bb_progress_start(&progress, label, (uint64_t)tokens);
+    v->scorer.progress = &progress;
+    status = m->run(m, &s, err);
+    v->scorer.progress = NULL;
+    bb_progress_end(&progress);
+    BB_TRY(status);
     for (size_t i = 0; i < n; i++) {
         const bb_archive_entry *best = bb_archive_best(&archive, budgets[i]);
         if (!best) continue;
@@ -215,13 +161,11 @@ static bb_status drive(rivals *v, const bb_algorithm *a, const int64_t *budgets,
             goto done;
         }
         memcpy(answers[i].x, best->x, v->p->n_units * sizeof *best->x);
-        answers[i].tokens = bb_ledger_tokens(ledger) / (double)n;
+        answers[i].tokens = bb_search_spent(&s) / (double)n;
     }
 done:
-    bb_free(starts);
     bb_archive_done(&archive);
-    bb_ledger_close(ledger);
-    bb_space_done(&space);
+    bb_ledger_close(s.ledger);
     return status;
 }
 
@@ -235,7 +179,7 @@ static char *record_key(const rivals *v, const method *m, int64_t size, double t
     char      space[65], sizes[65] = "";
     bb_sha256 s;
     bb_key_space(v->run, space);
-    if (m->algorithm && m->algorithm->whole_front) {
+    if (m->row->whole_front) {
         bb_sha256_init(&s);
         bb_sha256_update(&s, v->sizes, v->n * sizeof *v->sizes);
         bb_sha256_hex(&s, sizes);
@@ -303,11 +247,10 @@ done:
     return status;
 }
 
-/* The sizes first .. first+n-1 by one run of the algorithm, unless all of them are on record. answers[n]. */
-static bb_status run_algorithm(rivals *v, const method *m, size_t first, size_t n, answer *answers, bb_err *err)
+/* The sizes first .. first+n-1 by one run of the method, unless all of them are on record. answers[n]. */
+static bb_status run_method(rivals *v, const method *m, size_t first, size_t n, answer *answers, bb_err *err)
 {
-    const bb_algorithm *a = m->algorithm;
-    double    tokens = v->tokens * (a->whole_front ? (double)n : a == &bb_evopress ? v->config->times : 1), started = bb_now_s(), seconds;
+    double    tokens = v->tokens * (m->row->whole_front ? (double)n : m->row->many_tokens ? v->config->times : 1), started = bb_now_s(), seconds;
     char     *key = NULL;
     bool      found = true;
     bb_err    failure = BB_ERR_INIT;
@@ -322,7 +265,7 @@ static bb_status run_algorithm(rivals *v, const method *m, size_t first, size_t 
         bb_free(answers[i].x);
         answers[i].x = NULL;
     }
-    driven = drive(v, a, v->sizes + first, n, tokens, answers, &failure);
+    driven = drive(v, m->row, v->sizes + first, n, tokens, answers, &failure);
     BB_TRY(spend(v, key, bb_now_s() - started, &seconds, err));
     if (driven != BB_OK && driven != BB_INFEASIBLE) status = BB_FAIL(err, driven, "%s", failure.msg);
     BB_TRY(status);
@@ -337,27 +280,22 @@ done:
     return status;
 }
 
+/* What needs no search: ours, which has been, and simple plans. */
 static bb_status find_simple(rivals *v, const method *m, size_t i, answer *a, bb_err *err)
 {
-    double    started = bb_now_s();
-    bool      found = false;
-    bb_status status = BB_OK;
-    if (!(a->x = BB_NEW(N_UNIFORM * (size_t)v->p->n_units, uint16_t, err))) return BB_NOMEM;
-    switch (m->kind) {
-    case OURS:
-        BB_TRY(find_ours(v, v->sizes[i], a->x, &found, err));
+    double         started = bb_now_s();
+    bb_simple_plan plan = { .x = BB_NEW(v->p->n_units, uint16_t, err) };
+    bb_status      status;
+    if (!(a->x = plan.x)) return BB_NOMEM;
+    if (m->row) {
+        BB_TRY(m->row->plan(m->row, &v->context.search, v->sizes[i], &plan, err));
+        a->tokens = plan.tokens;
+    } else {
+        BB_TRY(find_ours(v, v->sizes[i], a->x, &plan.found, err));
         a->tokens = v->tokens;
-        break;
-    case UNIFORM: {
-        size_t n;
-        BB_TRY(find_uniform(v, v->sizes[i], a->x, &n, &a->tokens, err));
-        found = n > 0;
-        break;
     }
-    default: found = bb_restricted_plan(v->run, v->sizes[i], m->kind == SEPARABLE, true, a->x); break;
-    }
-    a->seconds = m->kind == OURS ? v->seconds : bb_now_s() - started;
-    if (!found) {
+    a->seconds = m->row ? bb_now_s() - started : v->seconds;
+    if (!plan.found) {
         bb_free(a->x);
         a->x = NULL;
     }
@@ -371,12 +309,13 @@ static bb_status find_all(rivals *v, bb_err *err)
     for (size_t m = 0; m < v->n_methods; m++) {
         const method *a = &v->methods[m];
         answer       *answers = v->answers + m * v->n;
-        if (a->kind == ALGORITHM && a->algorithm->whole_front) {
-            BB_TRY(run_algorithm(v, a, 0, v->n, answers, err));
+        if (a->row) BB_TRY(bb_run_search_context_need(v->run, a->row, &v->context, err));
+        if (a->row && a->row->whole_front) {
+            BB_TRY(run_method(v, a, 0, v->n, answers, err));
             continue;
         }
         for (size_t i = 0; i < v->n; i++) {
-            if (a->kind == ALGORITHM) BB_TRY(run_algorithm(v, a, i, 1, &answers[i], err));
+            if (a->row && !a->row->plan) BB_TRY(run_method(v, a, i, 1, &answers[i], err));
             else BB_TRY(find_simple(v, a, i, &answers[i], err));
         }
     }
@@ -465,6 +404,7 @@ static void rivals_done(rivals *v)
     }
     bb_free(v->answers);
     bb_ledger_close(v->ledger);
+    bb_run_search_context_done(&v->context);
     bb_front_done(&v->front);
     bb_scorer_done(&v->scorer);
     bb_free(v->sizes);
@@ -485,6 +425,9 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     BB_TRY(bb_stage_run(r, BB_STAGE_MEASURE, err));
     BB_TRY(bb_scorer_init(r, &v.scorer, err));
     BB_TRY(bb_ledger_open(v.p, &v.scorer.evaluator, r->store, &lo, &v.ledger, err));
+    BB_TRY(bb_run_search_context_init(r, v.p, &v.context, err));
+    v.context.search.ledger = v.context.search.uniform_ledger = v.ledger;
+    v.context.search.uniform_level = BB_LEVEL_CONFIRM;
     status = BB_NOMEM;
     if (!(v.answers = BB_NEW0(v.n_methods * v.n, answer, err))) goto done;
     BB_TRY(find_all(&v, err));

@@ -33,6 +33,7 @@ typedef struct bb_run_config {
     double   damping;
     int64_t  sweeps;
     char    *sketch;             /* local scores in the search: "signed", "none" */
+    char    *search;             /* method of the search (search/method.h) */
     double   search_tokens;      /* millions of forwarded tokens for the search */
     int64_t  workers;            /* evaluators that score plans at the same time */
     int64_t  seed;
@@ -46,7 +47,7 @@ typedef struct bb_run_config {
     double   min_speed;          /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 43 };
+enum { BB_RUN_N_OPTIONS = 44 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */

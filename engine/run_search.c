@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * run_search.c: the search stage: binds the model's evaluator to the search engine, refines the front by true KL, and adds the simpler plans
- * that guard it: uniform formats, quantization only, pruning only, at the same bytes.
+ * run_search.c: the search stage: binds the model's evaluator to the search engine, lets the method of --search find the front, and adds the simpler plans
+ * that guard it, at the same bytes: those of the methods that are marked so (search/method.h).
  */
 #include <math.h>
 #include <stdio.h>
@@ -17,67 +17,14 @@
 #include "engine/run.h"
 #include "engine/score.h"
 #include "engine/scorer.h"
-#include "engine/simple_plans.h"
+#include "engine/search_context.h"
 #include "search/ledger.h"
-#include "search/refine.h"
+#include "search/method.h"
 #include "search/separable.h"
 #include "search/space.h"
 
 #define PLAIN_SHARE 0.1 /* of the tokens, for separable plans without pruning at every size */
 #define MAIN_SHARE 0.85 /* of the tokens; the rest searches quantization alone near the crossover */
-
-/* ---- simpler plans ---- */
-
-static bb_status add_simple(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, const uint16_t *x, const char *name, bb_err *err)
-{
-    bb_score  score;
-    bb_status status = BB_OK;
-    if (!bb_problem_allows(p, x)) return BB_OK; /* a plan that is too slow is no alternative */
-    BB_TRY(bb_ledger_evaluate(l, &x, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
-    BB_TRY(bb_front_add(r, f, x, name, true, true, score.kl, score.kl_se, err));
-done:
-    return status;
-}
-
-/* Of the few uniform plans of lowest separable cost the one of lowest KL. */
-static bb_status add_uniform(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
-{
-    enum { N_UNIFORM = 3 };
-    char      names[N_UNIFORM][BB_UNIFORM_NAME];
-    uint16_t *all = BB_NEW(N_UNIFORM * (size_t)p->n_units, uint16_t, err);
-    size_t    best = SIZE_MAX, n;
-    double    least = HUGE_VAL;
-    bb_status status = BB_OK;
-    if (!all) return BB_NOMEM;
-    n = bb_uniform_plans(r, budget, N_UNIFORM, all, names);
-    for (size_t i = 0; i < n; i++) {
-        const uint16_t *x = all + i * p->n_units;
-        bb_score        score;
-        if (!bb_problem_allows(p, x)) continue;
-        BB_TRY(bb_ledger_evaluate(l, &x, 1, BB_LEVEL_REFINE, &score, NULL, err));
-        if (!(score.kl < least)) continue;
-        least = score.kl;
-        best = i;
-    }
-    if (best != SIZE_MAX) BB_TRY(add_simple(r, p, l, f, all + best * p->n_units, names[best], err));
-done:
-    bb_free(all);
-    return status;
-}
-
-static bb_status add_simple_plans(bb_run *r, const bb_problem *p, bb_ledger *l, bb_front *f, int64_t budget, bb_err *err)
-{
-    uint16_t *x = BB_NEW(p->n_units, uint16_t, err);
-    bb_status status;
-    if (!x) return BB_NOMEM;
-    BB_TRY(add_uniform(r, p, l, f, budget, err));
-    if (r->is_sweep) goto done; /* the other two would triple the evaluations of a front */
-    if (bb_restricted_plan(r, budget, false, true, x)) BB_TRY(add_simple(r, p, l, f, x, "quantization only, separable", err));
-    if (bb_restricted_plan(r, budget, true, false, x)) BB_TRY(add_simple(r, p, l, f, x, "pruning only", err));
-done:
-    bb_free(x);
-    return status;
-}
 
 /* ---- the stage ---- */
 
@@ -97,13 +44,13 @@ static void count_replayed(trace *t)
     t->replayed = fmax(t->replayed, found);
 }
 
-static void on_plain_step(void *self, const bb_refine_step *step)
+static void on_plain_step(void *self, const bb_search_step *step)
 {
     (void)step;
     count_replayed(self);
 }
 
-static void on_step(void *self, const bb_refine_step *step)
+static void on_step(void *self, const bb_search_step *step)
 {
     trace *t = self;
     char   label[48];
@@ -117,21 +64,6 @@ static void on_step(void *self, const bb_refine_step *step)
     bb_csv_put_int(t->csv, step->size_bytes);
     bb_csv_end_row(t->csv);
     bb_debug("search: %s %u, %s: KL %.5f, %lld bytes, %.2f M tokens (%s)", step->stage, step->round, label, step->kl, (long long)step->size_bytes, step->tokens / 1e6, step->source);
-}
-
-/* For each budget the best plan of the archive, and the simpler plans beside it. */
-static bb_status choose_front(bb_run *r, const bb_problem *p, bb_ledger *l, const bb_archive *archive, bb_front *front, bb_err *err)
-{
-    bb_status status = BB_OK;
-    for (size_t i = 0; i < r->n_budgets; i++) {
-        const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
-        const bool asked = r->is_sweep || r->budgets[i] == bb_front_target(r);
-        if (best) BB_TRY(bb_front_add(r, front, best->x, best->source, false, asked, best->score.kl, best->score.kl_se, err));
-        if (asked) BB_TRY(add_simple_plans(r, p, l, front, r->budgets[i], err));
-    }
-    if (front->n == 0) status = BB_FAIL(err, BB_FAILED, "the search found no plan");
-done:
-    return status;
 }
 
 /* Adds a size on either side of the knee of a sweep's separable front: the size farthest below the chord in log bytes and cost [Satopaa et al.,
@@ -261,45 +193,6 @@ static void around_crossover(const bb_run *r, const bb_archive *archive, size_t 
     *n = last + BESIDE < r->n_budgets ? last + BESIDE + 1 - *first : r->n_budgets - *first;
 }
 
-/* Searches quantization alone near the crossover and, where that is cheap, scores its separable plans everywhere; what it finds is in the ledger and the archive. */
-static bb_status search_plain(bb_run *r, const bb_problem *p, bb_ledger *ledger, bb_refine_options o, trace *t, bb_archive *archive, bb_err *err)
-{
-    bb_variant        v;
-    bb_separable     *s = NULL;
-    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
-    int64_t           least, most;
-    size_t            first, n;
-    bb_score          score;
-    const double      one = (double)bb_ledger_evaluator(ledger)->n_windows[BB_LEVEL_CONFIRM] * (double)r->config.ctx;
-    const bool        everywhere = one * (double)r->n_budgets <= PLAIN_SHARE * r->config.search_tokens * 1e6;
-    bb_status         status = bb_variant_init(p, &v, err);
-    if (status == BB_OK && !x) status = BB_NOMEM;
-    BB_TRY(status);
-    for (uint32_t u = 0; u < p->n_units; u++)
-        if (!bb_model_space_is_format(r->space, u)) bb_variant_pin(&v, u, 0);
-    if (bb_separable_create(&v.problem, NULL, &s, NULL) != BB_OK) goto done;
-    bb_separable_reach(s, &least, &most);
-    for (size_t i = 0; everywhere && i < r->n_budgets; i++) {
-        const uint16_t *px = x;
-        if (r->budgets[i] < least || bb_separable_solve(s, r->budgets[i], x, NULL, NULL) != BB_OK || !bb_problem_allows(p, x)) continue;
-        BB_TRY(bb_ledger_evaluate(ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
-    }
-    around_crossover(r, archive, &first, &n);
-    for (; n > 0 && r->budgets[first] < least; n--) first++;
-    o.budgets = r->budgets + first;
-    o.n_budgets = n;
-    o.quadratic = NULL;
-    o.progress = on_plain_step;
-    o.progress_self = t;
-    /* Where quantization alone is too slow at some size, there is nothing to compare. */
-    if (n > 0) BB_TRY(bb_refine(&v.problem, s, ledger, &o, archive, NULL, err));
-done:
-    bb_separable_destroy(s);
-    bb_variant_done(&v);
-    bb_free(x);
-    return status;
-}
-
 /* Seconds count only where something was evaluated: a replay does not change them. */
 static bb_status record_cost(bb_run *r, const bb_ledger *l, double local_tokens, double measure_tokens, double seconds, bb_err *err)
 {
@@ -341,7 +234,7 @@ static void local_done(local *l)
     l->has_score = false;
 }
 
-/* The signed sketch around plan x, for bb_refine. */
+/* bb_search.local: the signed sketch around plan x. */
 static bb_status measure_around(void *self, const uint16_t *x, bb_local_score *out, bb_err *err)
 {
     local    *l = self;
@@ -359,12 +252,14 @@ done:
 /* What the parts of the stage share. */
 typedef struct stage {
     bb_run           *run;
+    const bb_search_method  *method;
     const bb_problem *problem;    /* the run's own, or priced.problem */
+    bb_problem        unpriced;   /* with what the measured options cost and the same plans allowed */
     bb_speed          speed;
     bool              has_speed, has_price;
     bb_variant        priced;
     bb_scorer         scorer;
-    bb_separable     *separable;
+    bb_run_search_context context;
     bb_ledger        *ledger;
     bb_archive        archive;
     bb_front          front;
@@ -391,8 +286,12 @@ static bb_status stage_init(stage *s, bb_err *err)
         BB_TRY(price_speed(r, &s->speed, &s->priced, err));
         s->problem = &s->priced.problem;
     }
-    BB_TRY(bb_separable_create(s->problem, NULL, &s->separable, err));
-    BB_TRY(densify_knee(r, s->separable, err));
+    s->unpriced = *bb_model_space_problem(r->space);
+    s->unpriced.allowed = s->problem->allowed;
+    s->unpriced.allowed_self = s->problem->allowed_self;
+    BB_TRY(bb_run_search_context_init(r, s->problem, &s->context, err));
+    BB_TRY(bb_run_search_context_need(r, s->method, &s->context, err));
+    BB_TRY(densify_knee(r, s->context.separable, err));
     BB_TRY(bb_ledger_open(s->problem, &s->scorer.evaluator, r->store, &lo, &s->ledger, err));
 done:
     return status;
@@ -404,7 +303,7 @@ static void stage_done(stage *s)
     bb_front_done(&s->front);
     bb_archive_done(&s->archive);
     bb_ledger_close(s->ledger);
-    bb_separable_destroy(s->separable);
+    bb_run_search_context_done(&s->context);
     bb_scorer_done(&s->scorer);
     if (s->has_price) bb_variant_done(&s->priced);
     if (s->has_speed) bb_speed_done(&s->speed);
@@ -412,35 +311,137 @@ static void stage_done(stage *s)
     bb_run_forget_measured(s->run);
 }
 
+/* What the methods share of the stage, within `tokens` of the ledger. */
+static bb_search search_with(stage *s, const bb_run_search_context *c, double tokens)
+{
+    bb_search search = c->search;
+    search.ledger = search.uniform_ledger = s->ledger;
+    search.uniform_level = BB_LEVEL_REFINE;
+    search.archive = &s->archive;
+    search.stop.max_tokens = tokens;
+    return search;
+}
+
+/* Searches quantization alone near the crossover and, where that is cheap, scores its separable plans everywhere; what it finds is in the ledger and the archive. */
+static bb_status search_plain(stage *s, double tokens, bb_err *err)
+{
+    bb_run               *r = s->run;
+    bb_run_search_context plain = { 0 };
+    bb_variant            v = { 0 };
+    uint16_t             *x = BB_NEW(s->problem->n_units, uint16_t, err);
+    const double          one = (double)s->scorer.n_windows[BB_LEVEL_CONFIRM] * (double)r->config.ctx;
+    const bool            everywhere = one * (double)r->n_budgets <= PLAIN_SHARE * r->config.search_tokens * 1e6;
+    int64_t               least, most;
+    size_t                first, n;
+    bb_search             search;
+    bb_score              score;
+    bb_err                why = BB_ERR_INIT;
+    bb_status             status = bb_variant_init(s->problem, &v, err);
+    if (status == BB_OK && !x) status = BB_NOMEM;
+    BB_TRY(status);
+    for (uint32_t u = 0; u < s->problem->n_units; u++)
+        if (!bb_model_space_is_format(r->space, u)) bb_variant_pin(&v, u, 0);
+    status = bb_run_search_context_init(r, &v.problem, &plain, &why);
+    if (status == BB_INFEASIBLE) status = BB_OK; /* nothing to compare with */
+    else if (status != BB_OK) BB_FAIL(err, status, "%s", why.msg);
+    if (status != BB_OK || !plain.separable) goto done;
+    bb_separable_reach(plain.separable, &least, &most);
+    for (size_t i = 0; everywhere && i < r->n_budgets; i++) {
+        const uint16_t *px = x;
+        if (r->budgets[i] < least || bb_separable_solve(plain.separable, r->budgets[i], x, NULL, NULL) != BB_OK || !bb_problem_allows(s->problem, x)) continue;
+        BB_TRY(bb_ledger_evaluate(s->ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
+    }
+    around_crossover(r, &s->archive, &first, &n);
+    for (; n > 0 && r->budgets[first] < least; n--) first++;
+    search = search_with(s, &plain, tokens);
+    search.budgets = r->budgets + first;
+    search.n_budgets = n;
+    search.progress = on_plain_step;
+    search.progress_self = &s->steps;
+    if (n > 0) status = s->method->run(s->method, &search, &why);
+    if (status == BB_INFEASIBLE) status = BB_OK; /* where quantization alone is too slow at some size, there is nothing to compare */
+    if (status != BB_OK) BB_FAIL(err, status, "%s", why.msg);
+done:
+    bb_run_search_context_done(&plain);
+    bb_variant_done(&v);
+    bb_free(x);
+    return status;
+}
+
 static bb_status find_plans(stage *s, bb_err *err)
 {
-    bb_run           *r = s->run;
-    const double      tokens = r->config.search_tokens * 1e6;
+    bb_run      *r = s->run;
+    const double tokens = r->config.search_tokens * 1e6;
+    const bool   compares = can_prune(r) && !s->method->plan; /* pruning and quantization alone, each searched for */
+    bb_search    search = search_with(s, &s->context, compares ? MAIN_SHARE * tokens : tokens);
+    bb_progress  progress;
+    bb_status    status;
     s->steps.budgets = r->budgets;
-    bb_refine_options o = { .seed = (uint64_t)r->config.seed, .budgets = r->budgets, .n_budgets = r->n_budgets,
-                            .max_tokens = can_prune(r) ? MAIN_SHARE * tokens : tokens, .progress = on_step, .progress_self = &s->steps };
-    bb_progress       progress;
-    bb_status         status;
     s->local.run = r;
     s->local.progress = s->steps.progress = s->scorer.progress = &progress;
     s->steps.ledger = s->ledger;
+    search.budgets = r->budgets;
+    search.n_budgets = r->n_budgets;
+    search.progress = on_step;
+    search.progress_self = &s->steps;
     if (strcmp(r->config.sketch, "none") != 0) {
-        o.anchor = measure_around;
-        o.anchor_self = &s->local;
-        o.anchor_tokens = bb_run_score_tokens(r, ANCHOR_REACH);
+        search.local = measure_around;
+        search.local_self = &s->local;
+        search.local_cost = bb_run_score_tokens(r, ANCHOR_REACH);
     }
-    bb_progress_start(&progress, "search, tokens", (uint64_t)o.max_tokens);
-    BB_TRY(bb_refine(s->problem, s->separable, s->ledger, &o, &s->archive, NULL, err));
+    bb_progress_start(&progress, "search, tokens", (uint64_t)search.stop.max_tokens);
+    BB_TRY(s->method->run(s->method, &search, err));
     bb_progress_end(&progress);
-    if (!can_prune(r)) goto done;
-    o.max_tokens = tokens - s->local.tokens;
-    o.anchor = NULL;
-    bb_progress_start(&progress, "search quantization alone, tokens", (uint64_t)fmax(0, o.max_tokens - bb_ledger_tokens(s->ledger)));
-    BB_TRY(search_plain(r, s->problem, s->ledger, o, &s->steps, &s->archive, err));
+    if (!compares) goto done;
+    const double rest = tokens - s->local.tokens;
+    bb_progress_start(&progress, "search quantization alone, tokens", (uint64_t)fmax(0, rest - bb_ledger_tokens(s->ledger)));
+    BB_TRY(search_plain(s, rest, err));
     BB_TRY(bb_write_crossover(r, s->ledger, err));
     bb_progress_end(&progress);
 done:
     s->scorer.progress = NULL;
+    return status;
+}
+
+/* ---- what is chosen ---- */
+
+/* The plans that a searched one of this size is guarded by: those of the methods marked simple. A plan that is too slow is no alternative. */
+static bb_status add_simple_plans(stage *s, int64_t budget, bb_err *err)
+{
+    bb_search      guards = search_with(s, &s->context, 0);
+    bb_simple_plan plan = { .x = BB_NEW(s->problem->n_units, uint16_t, err) };
+    bb_status      status = BB_OK;
+    guards.problem = &s->unpriced;
+    if (!plan.x) return BB_NOMEM;
+    for (size_t i = 0; bb_method_at(i); i++) {
+        const bb_search_method *m = bb_method_at(i);
+        const uint16_t  *x = plan.x;
+        bb_score         score;
+        if (m->simple < (s->run->is_sweep ? BB_SIMPLE : BB_SIMPLE_OF_ONE)) continue;
+        plan = (bb_simple_plan){ .x = plan.x };
+        BB_TRY(m->plan(m, &guards, budget, &plan, err));
+        if (!plan.found) continue;
+        BB_TRY(bb_ledger_evaluate(s->ledger, &x, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
+        BB_TRY(bb_front_add(s->run, &s->front, x, plan.source, true, true, score.kl, score.kl_se, err));
+    }
+done:
+    bb_free(plan.x);
+    return status;
+}
+
+/* For each budget the best plan of the archive, and the simpler plans beside it. */
+static bb_status choose_front(stage *s, bb_err *err)
+{
+    bb_run   *r = s->run;
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < r->n_budgets; i++) {
+        const bb_archive_entry *best = bb_archive_best(&s->archive, r->budgets[i]);
+        const bool asked = r->is_sweep || r->budgets[i] == bb_front_target(r);
+        if (best) BB_TRY(bb_front_add(r, &s->front, best->x, best->source, false, asked, best->score.kl, best->score.kl_se, err));
+        if (asked) BB_TRY(add_simple_plans(s, r->budgets[i], err));
+    }
+    if (s->front.n == 0) status = BB_FAIL(err, BB_FAILED, "the search found no plan");
+done:
     return status;
 }
 
@@ -449,7 +450,7 @@ static double measuring_s(const bb_run *r) { return r->clock.seconds[BB_STAGE_CA
 
 bb_status bb_run_search(bb_run *r, bb_err *err)
 {
-    stage       s = { .run = r, .problem = bb_model_space_problem(r->space) };
+    stage       s = { .run = r, .method = bb_method_named(r->config.search), .problem = bb_model_space_problem(r->space) };
     bb_progress progress;
     double      started = bb_now_s();
     bb_status status;
@@ -461,7 +462,7 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     BB_TRY(record_cost(r, s.ledger, s.local.tokens, r->sensitivity.n_forwarded, bb_now_s() - started + measuring_s(r), err));
     bb_progress_start(&progress, "simple plans, tokens", 0);
     s.scorer.progress = &progress;
-    BB_TRY(choose_front(r, s.problem, s.ledger, &s.archive, &s.front, err));
+    BB_TRY(choose_front(&s, err));
     bb_progress_end(&progress);
     BB_TRY(bb_front_put_sizes(r, err));
     BB_TRY(bb_front_save(r, &s.front, s.ledger, err));

@@ -9,13 +9,15 @@
 
 #include "search/problem.h"
 
+enum { BB_SOURCE = 40 }; /* bytes of the name of who found a plan: "separable", "pair", "uniform Q4_K + Q6_K" */
+
 typedef struct bb_archive_entry {
     uint16_t *x;          /* [n_units] */
     int64_t   size_bytes; /* exact */
     bb_score  score;
     double    proxy, proxy_bound; /* separable score and a lower bound of it at these bytes; NaN when unknown */
     char      hash[17];
-    char      source[24]; /* who found it: "separable", "refine", "uniform", ... */
+    char      source[BB_SOURCE];
 } bb_archive_entry;
 
 typedef struct bb_archive {

@@ -163,7 +163,7 @@ static const char *write_text(const char *name, int seed)
 
 /* ---- options ---- */
 
-/* Finalise on and off, other sizes, other formats, pruning off and on, a profile: each time the directory is that of a fresh run. */
+/* Finalise on and off, other sizes, other formats, pruning off and on, another method: each time the directory is that of a fresh run. */
 START_TEST(options_come_and_go)
 {
     static const char *const options[] = {
@@ -173,9 +173,10 @@ START_TEST(options_come_and_go)
         "--points 2 --min-bpw 6.5 --max-bpw 8 --no-finalise",
         TWO "--no-finalise --prune width --ffn-divisor 32",
         TWO "--no-finalise --embd-formats Q8_0,Q4_0",
+        TWO "--no-finalise --search quadratic",
     };
     enum { N = sizeof options / sizeof *options };
-    static const int order[] = { 0, 1, 0, 2, 1, 3, 4, 5, 0 };
+    static const int order[] = { 0, 1, 0, 2, 1, 3, 4, 6, 5, 0 };
     const char *dir = folder("changing");
     char        name[32];
     for (int i = 0; i < N; i++) {

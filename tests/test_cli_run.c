@@ -407,6 +407,35 @@ START_TEST(replay_evaluates_nothing)
 }
 END_TEST
 
+/* Another method of searching is chosen by name; the plans that guard it stay the same, and so do the rest of the stages. */
+START_TEST(another_method_can_be_asked_for)
+{
+    static const struct { const char *name, *source; } methods[] = { { "uniform", "uniform Q" }, { "quantization", "quantization only" }, { "quadratic", "quadratic" }, { "evopress", "evopress" } };
+    const char *name = methods[_i].name;
+    char        path[600];
+    bb_csv      t;
+    bb_err      err = BB_ERR_INIT;
+    size_t      searched = 0, guards = 0;
+    snprintf(path, sizeof path, "%s/plans.csv", bb_test_path(name));
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --points 1 --min-bpw 11 --max-bpw 11 --no-finalise --search %s --database %s --out %s", name,
+             bb_test_path("methods-database"), bb_test_path(name));
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
+    for (size_t i = 0; i < t.n_rows && is_chosen(&t, i); i++) {
+        const bool is_searched = strcmp(bb_csv_text(&t, i, (size_t)bb_csv_column(&t, "searched")), "1") == 0;
+        searched += is_searched;
+        guards += strcmp(bb_csv_text(&t, i, (size_t)bb_csv_column(&t, "baseline")), "1") == 0;
+        const char *source = bb_csv_text(&t, i, (size_t)bb_csv_column(&t, "source"));
+        if (is_searched) ck_assert_msg(strncmp(source, methods[_i].source, strlen(methods[_i].source)) == 0, "%s", source);
+    }
+    ck_assert_uint_eq(searched, 1);
+    ck_assert_uint_eq(guards, 1); /* of a sweep the uniform plan alone */
+    bb_csv_done(&t);
+    ck_assert_int_eq(bb_test_program("sweep " MODEL " --search guessing --out /nonexistent/x", said, sizeof said), 2);
+    ck_assert_ptr_nonnull(strstr(said, "refine|uniform"));
+}
+END_TEST
+
 /* Each method keeps the bytes, and the table can be made again without evaluating. */
 START_TEST(rivals_are_compared_at_equal_bytes)
 {
@@ -633,6 +662,7 @@ int main(void)
     tcase_add_test(t, scoring_windows_are_never_trained_on);
     tcase_add_test(t, replay_evaluates_nothing);
     tcase_add_test(t, finalise_climbs_a_ladder);
+    tcase_add_loop_test(t, another_method_can_be_asked_for, 0, 4);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);
     tcase_add_test(t, rivals_get_the_tokens_that_are_said);
     tcase_add_test(t, speed_is_predicted_and_bounded);

@@ -2,14 +2,14 @@
  * test_search_algs.c: every registered algorithm on problems whose answers are known, against random at equal evaluations. */
 #include <check.h>
 #include <gsl/gsl_errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "search/algs/algorithm.h"
 #include "search/algs/rbf.h"
-#include "search/driver.h"
 #include "search/moves.h"
-#include "search/refine.h"
 #include "search/separable.h"
 #include "search/space.h"
 #include "tests/support/synthetic.h"
@@ -40,31 +40,33 @@ static plain *plain_new(const bb_problem *p, double (*kl)(const bb_problem *, co
     return w;
 }
 
-typedef struct run { bb_archive archive; bb_drive_stop why; uint64_t asked; double tokens; bb_status status; } run;
+typedef struct run { bb_archive archive; bb_stop_reason why; uint64_t asked; double tokens; bb_status status; } run;
 
-static run go(const bb_algorithm *a, const bb_problem *p, const bb_evaluator *e, const int64_t *budgets, size_t n_budgets, uint64_t evaluations,
+/* The methods that ask and tell. NULL past the end. */
+static const bb_search_method *asker(size_t i)
+{
+    for (size_t k = 0; bb_method_at(k); k++)
+        if (bb_method_at(k)->algorithm && i-- == 0) return bb_method_at(k);
+    return NULL;
+}
+
+static run go(const bb_search_method *a, const bb_problem *p, const bb_evaluator *e, const int64_t *budgets, size_t n_budgets, uint64_t evaluations,
               uint64_t seed)
 {
-    run          r = {0};
-    bb_space     space;
-    bb_ledger   *l;
-    ck_assert_int_eq(bb_space_init(p, &space, NULL), BB_OK);
-    ck_assert_int_eq(bb_ledger_open(p, e, NULL, NULL, &l, NULL), BB_OK);
-    bb_archive_init(&r.archive, p->n_units);
-    const bb_algorithm_config c = {.space = &space, .budgets = budgets, .n_budgets = n_budgets, .seed = seed, .n_levels = e->n_levels,
-                                   .level = e->n_levels > 1 ? 1 : 0, .horizon = evaluations};
-    const bb_drive_options o = {.max_evaluations = evaluations};
-    r.status = bb_drive(a, &c, l, &o, &r.archive, &r.why, NULL);
+    run        r = {0};
+    bb_ledger *l;
+    bb_search  s = {.budgets = budgets, .n_budgets = n_budgets, .seed = seed, .stop.max_evaluations = evaluations, .one_level = e->n_levels > 1 ? 2 : 1};
+    r.status = syn_search(a, p, e, NULL, NULL, &s, &r.archive, &l, NULL);
+    r.why = s.why;
     r.asked = bb_ledger_asked(l);
     r.tokens = bb_ledger_tokens(l);
     ck_assert(syn_is_front(&r.archive));
     for (size_t i = 0; i < r.archive.n; i++) ck_assert_int_le(bb_problem_size(p, r.archive.entries[i].x), budgets[n_budgets - 1]);
     bb_ledger_close(l);
-    bb_space_done(&space);
     return r;
 }
 
-static double best_of(const bb_algorithm *a, const bb_problem *p, const bb_evaluator *e, int64_t budget, uint64_t evaluations, uint64_t seed)
+static double best_of(const bb_search_method *a, const bb_problem *p, const bb_evaluator *e, int64_t budget, uint64_t evaluations, uint64_t seed)
 {
     run r = go(a, p, e, &budget, 1, evaluations, seed);
     const bb_archive_entry *best = bb_archive_best(&r.archive, budget);
@@ -87,9 +89,9 @@ static bool next_candidate(const bb_problem *p, uint16_t *x)
 
 START_TEST(small_knapsacks_are_nearly_solved)
 {
-    for (size_t i = 0; bb_algorithms()[i]; i++) {
-        const bb_algorithm *a = bb_algorithms()[i];
-        if (a == &bb_random_search) continue;
+    for (size_t i = 0; asker(i); i++) {
+        const bb_search_method *a = asker(i);
+        if (a == &bb_method_random) continue;
         int solved = 0, total = 0;
         for (uint64_t seed = 0; seed < 6; seed++) {
             syn_problem *s = syn_transformer(seed, 1, 4, 2); /* 2^2 4^8 plans */
@@ -101,7 +103,7 @@ START_TEST(small_knapsacks_are_nearly_solved)
             } while (next_candidate(&s->p, x));
             plain *w = plain_new(&s->p, bb_problem_cost);
             if (!isinf(best)) {
-                const double ratio = best_of(a, &s->p, &w->e, budget, a == &bb_amq ? 200 : 1000, seed) / best;
+                const double ratio = best_of(a, &s->p, &w->e, budget, a == &bb_method_amq ? 200 : 1000, seed) / best;
                 if (getenv("BB_VERBOSE")) printf("%s %.3f\n", a->name, ratio);
                 solved += ratio <= 1.15; /* level switches have local optima */
                 total++;
@@ -139,11 +141,11 @@ static syn_problem *flat(uint32_t n_units, uint32_t n_options)
 }
 
 /* Geometric mean of the KL at five budgets from n evaluations a budget: a run each, or one run for all. */
-static double front_of(const bb_algorithm *a, const bb_problem *p, const bb_evaluator *e, uint64_t n, uint64_t seed)
+static double front_of(const bb_search_method *a, const bb_problem *p, const bb_evaluator *e, uint64_t n, uint64_t seed)
 {
     const int64_t budgets[5] = {300000, 400000, 500000, 650000, 800000};
     double        sum = 0;
-    if (!a->whole_front || a == &bb_random_search) {
+    if (!a->whole_front || a == &bb_method_random) {
         for (int b = 0; b < 5; b++) sum += log(best_of(a, p, e, budgets[b], n, seed)) / 5;
         return exp(sum);
     }
@@ -158,24 +160,24 @@ static double front_of(const bb_algorithm *a, const bb_problem *p, const bb_eval
 
 START_TEST(random_is_beaten_on_every_space)
 {
-    for (size_t i = 0; bb_algorithms()[i]; i++) {
-        const bb_algorithm *a = bb_algorithms()[i];
-        if (a == &bb_random_search) continue;
-        const uint64_t n = a == &bb_amq ? 40 : 400; /* the surrogate needs few, and its own time grows with their cube */
-        const uint64_t m = a == &bb_amq ? 150 : 500;
+    for (size_t i = 0; asker(i); i++) {
+        const bb_search_method *a = asker(i);
+        if (a == &bb_method_random) continue;
+        const uint64_t n = a == &bb_method_amq ? 40 : 400; /* the surrogate needs few, and its own time grows with their cube */
+        const uint64_t m = a == &bb_method_amq ? 150 : 500;
         double ratio[3] = {0, 0, 0};
         for (uint64_t seed = 0; seed < 2; seed++) {
             syn_problem *s = syn_transformer(40 + seed, 3, 8, 4);
             syn_world   *w = syn_world_new(&s->p, seed, 1.5, 0.5);
             plain       *k = plain_new(&s->p, bb_problem_cost);
-            ratio[0] += log(front_of(a, &s->p, &w->e, n, seed) / front_of(&bb_random_search, &s->p, &w->e, n, seed)) / 2;
-            ratio[1] += log(front_of(a, &s->p, &k->e, n, seed) / front_of(&bb_random_search, &s->p, &k->e, n, seed)) / 2;
+            ratio[0] += log(front_of(a, &s->p, &w->e, n, seed) / front_of(&bb_method_random, &s->p, &w->e, n, seed)) / 2;
+            ratio[1] += log(front_of(a, &s->p, &k->e, n, seed) / front_of(&bb_method_random, &s->p, &k->e, n, seed)) / 2;
             free(w);
             free(k);
             syn_free(s);
             syn_problem *t = flat(12, 4);
             plain       *d = plain_new(&t->p, trap);
-            ratio[2] += log(best_of(a, &t->p, &d->e, 32 * 3 * 9, m, seed) / best_of(&bb_random_search, &t->p, &d->e, 32 * 3 * 9, m, seed)) / 2;
+            ratio[2] += log(best_of(a, &t->p, &d->e, 32 * 3 * 9, m, seed) / best_of(&bb_method_random, &t->p, &d->e, 32 * 3 * 9, m, seed)) / 2;
             free(d);
             syn_free(t);
         }
@@ -267,12 +269,12 @@ START_TEST(fronts_of_known_shape)
     }
     exact = syn_hypervolume(&ideal, 1100, 3);
     bb_archive_done(&ideal);
-    for (size_t i = 0; bb_algorithms()[i]; i++) {
-        const bb_algorithm *a = bb_algorithms()[i], *pair[2] = {a, &bb_random_search};
-        if (!a->whole_front || a == &bb_random_search) continue;
+    for (size_t i = 0; asker(i); i++) {
+        const bb_search_method *a = asker(i), *pair[2] = {a, &bb_method_random};
+        if (!a->whole_front || a == &bb_method_random) continue;
         double volume[2] = {0, 0};
         for (uint64_t k = 0; k < 4; k++) { /* two seeds each */
-            run r = go(pair[k % 2], &s->p, &w->e, budgets, 8, a == &bb_amq ? 150 : 400, k / 2);
+            run r = go(pair[k % 2], &s->p, &w->e, budgets, 8, a == &bb_method_amq ? 150 : 400, k / 2);
             ck_assert_int_eq(r.status, BB_OK);
             volume[k % 2] += syn_hypervolume(&r.archive, 1100, 3) / 2;
             bb_archive_done(&r.archive);
@@ -298,8 +300,8 @@ static double all_equal(const bb_problem *p, const uint16_t *x)
 
 START_TEST(edges_end_by_themselves)
 {
-    for (size_t i = 0; bb_algorithms()[i]; i++) {
-        const bb_algorithm *a = bb_algorithms()[i];
+    for (size_t i = 0; asker(i); i++) {
+        const bb_search_method *a = asker(i);
         int64_t budget = 64;
         /* one unit of three options: everything is soon known, and the run stalls or ends */
         syn_problem *s = flat(1, 4);
@@ -307,7 +309,7 @@ START_TEST(edges_end_by_themselves)
         run          r = go(a, &s->p, &w->e, &budget, 1, 0, 1);
         ck_assert_int_eq(r.status, BB_OK);
         ck_assert_uint_le(r.asked, 3);
-        ck_assert(r.why == BB_DRIVE_STALL || r.why == BB_DRIVE_DONE);
+        ck_assert(r.why == BB_STOP_STALL || r.why == BB_STOP_DONE);
         ck_assert_uint_eq(r.archive.n, 1);
         bb_archive_done(&r.archive);
         /* nothing fits */
@@ -354,10 +356,10 @@ START_TEST(evopress_keeps_the_best_parent)
     for (uint32_t u = 0; u < N; u++) best[u] = u % 2 ? 3 : 1;
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
     const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 3, .population = 16, .starts = best, .n_starts = 1};
-    ck_assert_int_eq(bb_evopress.create(&c, &state, NULL), BB_OK);
+    ck_assert_int_eq(bb_method_evopress.algorithm->create(&c, &state, NULL), BB_OK);
     while (generations < GENERATIONS) {
         uint32_t     level, least = N, most = 0;
-        const size_t n = bb_evopress.ask(state, x, MAX, &level);
+        const size_t n = bb_method_evopress.algorithm->ask(state, x, MAX, &level);
         ck_assert_uint_gt(n, 0);
         for (size_t i = 0; i < n; i++) {
             const uint32_t apart = units_apart(x + i * N, best, N);
@@ -370,9 +372,9 @@ START_TEST(evopress_keeps_the_best_parent)
             ck_assert_uint_eq(least, 0);
             generations++;
         } else if (generations > 0) ck_assert_uint_eq(n, level == 0 ? 16 : 2);
-        ck_assert_int_eq(bb_evopress.tell(state, scores, n, NULL), BB_OK);
+        ck_assert_int_eq(bb_method_evopress.algorithm->tell(state, scores, n, NULL), BB_OK);
     }
-    bb_evopress.destroy(state);
+    bb_method_evopress.algorithm->destroy(state);
     bb_space_done(&space);
     syn_free(s);
 }
@@ -396,8 +398,6 @@ START_TEST(no_start_is_lost)
         syn_problem  *s = syn_transformer(80 + seed, 3, 8, 4);
         plain        *w = plain_new(&s->p, bb_problem_cost);
         uint16_t      start[2 * SYN_MAX_UNITS];
-        bb_space      space;
-        bb_ledger    *l;
         bb_archive    archive;
         const uint32_t n = s->p.n_units;
         for (uint32_t u = 0; u < n; u++) {
@@ -409,16 +409,10 @@ START_TEST(no_start_is_lost)
         w->e.n_levels = 3;
         w->e.n_windows = n_windows;
         w->e.evaluate = lying_evaluate;
-        ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
-        ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, NULL, NULL, &l, NULL), BB_OK);
-        bb_archive_init(&archive, n);
-        const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = seed, .n_levels = 3, .population = 16, .starts = start, .n_starts = 2};
-        const bb_drive_options    o = {.max_evaluations = 300};
-        ck_assert_int_eq(bb_drive(&bb_evopress, &c, l, &o, &archive, NULL, NULL), BB_OK);
+        bb_search o = {.budgets = &budget, .n_budgets = 1, .seed = seed, .candidates = 16, .starts = start, .n_starts = 2, .stop.max_evaluations = 300};
+        ck_assert_int_eq(syn_search(&bb_method_evopress, &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
         ck_assert_double_le(bb_archive_best(&archive, budget)->score.kl, bb_problem_cost(&s->p, start + n));
         bb_archive_done(&archive);
-        bb_ledger_close(l);
-        bb_space_done(&space);
         free(w);
         syn_free(s);
     }
@@ -428,7 +422,7 @@ END_TEST
 /* Given the optimum, every algorithm that takes a start has it in the end; of itself none finds it in as few evaluations. */
 START_TEST(what_is_given_is_used)
 {
-    static const bb_algorithm *const algorithms[] = {&bb_evopress, &bb_annealing, &bb_nsga2, &bb_amq};
+    static const bb_search_method *const algorithms[] = {&bb_method_evopress, &bb_method_annealing, &bb_method_nsga2, &bb_method_amq};
     for (size_t i = 0; i < 4; i++)
         for (size_t given = 0; given < 2; given++) {
             syn_problem  *s = syn_transformer(90, 3, 8, 4);
@@ -436,22 +430,14 @@ START_TEST(what_is_given_is_used)
             const int64_t budget = 500000;
             uint16_t      best[SYN_MAX_UNITS];
             bb_separable *sep;
-            bb_space      space;
-            bb_ledger    *l;
             bb_archive    archive;
             ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
             ck_assert_int_eq(bb_separable_solve(sep, budget, best, NULL, NULL), BB_OK);
-            ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
-            bb_archive_init(&archive, s->p.n_units);
-            ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, NULL, NULL, &l, NULL), BB_OK);
-            const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 1, .n_levels = 1, .horizon = 60, .starts = best, .n_starts = given};
-            const bb_drive_options    o = {.max_evaluations = 60};
-            ck_assert_int_eq(bb_drive(algorithms[i], &c, l, &o, &archive, NULL, NULL), BB_OK);
+            bb_search o = {.budgets = &budget, .n_budgets = 1, .seed = 1, .starts = best, .n_starts = given, .stop.max_evaluations = 60};
+            ck_assert_int_eq(syn_search(algorithms[i], &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
             const double ratio = bb_archive_best(&archive, budget)->score.kl / bb_problem_cost(&s->p, best);
             ck_assert_msg(given ? ratio <= 1 : ratio > 1.05, "%s: %g", algorithms[i]->name, ratio);
             bb_archive_done(&archive);
-            bb_ledger_close(l);
-            bb_space_done(&space);
             bb_separable_destroy(sep);
             free(w);
             syn_free(s);
@@ -496,12 +482,12 @@ START_TEST(amq_works_on_logarithms)
     void        *state[2];
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
     const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 1, .horizon = 100};
-    for (int k = 0; k < 2; k++) ck_assert_int_eq(bb_amq.create(&c, &state[k], NULL), BB_OK);
+    for (int k = 0; k < 2; k++) ck_assert_int_eq(bb_method_amq.algorithm->create(&c, &state[k], NULL), BB_OK);
     for (int round = 0; round < 3; round++) {
         static uint16_t x[2][200 * SYN_MAX_UNITS];
         static bb_score score[2][200];
         uint32_t        level;
-        const size_t    n = bb_amq.ask(state[0], x[0], 200, &level), m = bb_amq.ask(state[1], x[1], 200, &level);
+        const size_t    n = bb_method_amq.algorithm->ask(state[0], x[0], 200, &level), m = bb_method_amq.algorithm->ask(state[1], x[1], 200, &level);
         ck_assert_uint_eq(n, m);
         ck_assert_uint_gt(n, 0);
         ck_assert_mem_eq(x[0], x[1], n * s->p.n_units * sizeof **x);
@@ -510,9 +496,9 @@ START_TEST(amq_works_on_logarithms)
             score[0][i] = (bb_score){.kl = cost};
             score[1][i] = (bb_score){.kl = cost * cost};
         }
-        for (int k = 0; k < 2; k++) ck_assert_int_eq(bb_amq.tell(state[k], score[k], n, NULL), BB_OK);
+        for (int k = 0; k < 2; k++) ck_assert_int_eq(bb_method_amq.algorithm->tell(state[k], score[k], n, NULL), BB_OK);
     }
-    for (int k = 0; k < 2; k++) bb_amq.destroy(state[k]);
+    for (int k = 0; k < 2; k++) bb_method_amq.algorithm->destroy(state[k]);
     bb_space_done(&space);
     syn_free(s);
 }
@@ -522,17 +508,121 @@ START_TEST(same_seed_same_answer)
 {
     syn_problem *s = syn_transformer(60, 2, 6, 3);
     syn_world   *w = syn_world_new(&s->p, 1, 1, 0.5);
-    for (size_t i = 0; bb_algorithms()[i]; i++) {
+    for (size_t i = 0; asker(i); i++) {
         const int64_t budget = 400000;
-        run a = go(bb_algorithms()[i], &s->p, &w->e, &budget, 1, 150, 9), b = go(bb_algorithms()[i], &s->p, &w->e, &budget, 1, 150, 9);
+        run a = go(asker(i), &s->p, &w->e, &budget, 1, 150, 9), b = go(asker(i), &s->p, &w->e, &budget, 1, 150, 9);
         ck_assert_uint_eq(a.archive.n, b.archive.n);
         for (size_t k = 0; k < a.archive.n; k++) ck_assert_str_eq(a.archive.entries[k].hash, b.archive.entries[k].hash);
         ck_assert_double_eq(a.tokens, b.tokens);
         bb_archive_done(&a.archive);
         bb_archive_done(&b.archive);
-        ck_assert_ptr_eq(bb_algorithm_by_name(bb_algorithms()[i]->name), bb_algorithms()[i]);
+        ck_assert_ptr_eq(bb_method_named(asker(i)->name), asker(i));
     }
-    ck_assert_ptr_null(bb_algorithm_by_name("nonsense"));
+    ck_assert_ptr_null(bb_method_named("nonsense"));
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+/* ---- the table of methods ---- */
+
+/* Two "formats" for all, as the engine would name them: the dearer one first, so that scores have to tell. */
+static size_t two_uniform_plans(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE])
+{
+    const bb_problem *p = self;
+    size_t            n = 0;
+    for (uint16_t o = 2; o < 4 && n < max; o++) {
+        uint16_t *y = x + n * p->n_units;
+        for (uint32_t u = 0; u < p->n_units; u++) y[u] = p->units[u].n_options > 4 ? o : 0;
+        if (bb_problem_size(p, y) <= budget) snprintf(names[n++], BB_SOURCE, "uniform o%02u", o);
+    }
+    return n;
+}
+
+/* Every row, given all that a context can hold, answers for every budget that it can meet, with its name or a uniform plan's, as bytes and ledger say. */
+START_TEST(every_method_answers_every_budget)
+{
+    enum { B = 3 };
+    const int64_t budgets[B] = {700000, 1200000, 1000000};
+    syn_problem  *s = syn_transformer(71, 2, 6, 3);
+    syn_world    *w = syn_world_new(&s->p, 4, 1, 0.4);
+    bb_space      space;
+    bb_separable *sep;
+    uint16_t      source[SYN_MAX_UNITS], x[SYN_MAX_UNITS];
+    double        separable[B];
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    const size_t M = space.offset[s->p.n_units];
+    float       *gram = calloc(M * M, sizeof *gram);
+    const double *linear[SYN_MAX_UNITS];
+    for (uint32_t u = 0; u < s->p.n_units; u++) {
+        source[u] = (uint16_t)(bb_space_is_controller(&space, u) ? bb_space_widest(&space, u) : s->units[u].n_options - 1);
+        linear[u] = s->units[u].cost;
+    }
+    const bb_quadratic quadratic = {.space = &space, .gram = gram, .linear = linear}; /* without interactions: the separable score */
+    for (int b = 0; b < B; b++) {
+        ck_assert_int_eq(bb_separable_solve(sep, budgets[b], x, NULL, NULL), BB_OK);
+        separable[b] = bb_problem_cost(&s->p, x);
+    }
+    for (size_t i = 0; bb_method_at(i); i++) {
+        const bb_search_method *m = bb_method_at(i);
+        bb_search  o = {.budgets = budgets, .n_budgets = B, .seed = 3, .stop.max_tokens = 1e6, .window_tokens = 256, .source = source,
+                        .uniform = two_uniform_plans, .uniform_self = &s->p, .uniform_level = 1, .quadratic = m->needs_quadratic ? &quadratic : NULL};
+        bb_archive archive;
+        bb_ledger *l;
+        bb_err     err = BB_ERR_INIT;
+        ck_assert_ptr_eq(bb_method_named(m->name), m);
+        ck_assert(m->run && *m->reference && (m->plan || !m->simple) && (!m->algorithm || m->run == bb_method_drive));
+        ck_assert_msg(syn_search(m, &s->p, &w->e, NULL, NULL, &o, &archive, &l, &err) == BB_OK, "%s: %s", m->name, err.msg);
+        ck_assert(syn_is_front(&archive));
+        if (!m->plan) ck_assert_msg(bb_ledger_tokens(l) >= (m->algorithm ? 0.9e6 : 0.2e6) && bb_ledger_tokens(l) <= 1.5e6, "%s: %g tokens", m->name, bb_ledger_tokens(l));
+        for (int b = 0; b < B; b++) {
+            const bb_archive_entry *best = bb_archive_best(&archive, budgets[b]);
+            if (m == &bb_method_pruning) continue; /* may be out of reach */
+            if (m == &bb_method_uniform) {
+                uint16_t        two[BB_N_UNIFORM * SYN_MAX_UNITS];
+                char            names[BB_N_UNIFORM][BB_SOURCE];
+                const size_t    n = two_uniform_plans(&s->p, budgets[b], 2, two, names);
+                const uint16_t *px[2] = {two, two + s->p.n_units};
+                bb_score        score[2] = {{.kl = HUGE_VAL}, {.kl = HUGE_VAL}};
+                ck_assert(n > 0 || b == 0);
+                ck_assert_int_eq(syn_evaluate(w, px, n, 1, score, NULL, NULL), BB_OK);
+                if (n == 0) continue;
+                ck_assert_ptr_nonnull(best);
+                ck_assert_str_eq(best->source, names[score[1].kl < score[0].kl]);
+            }
+            ck_assert_msg(best != NULL, "%s: nothing for %lld bytes", m->name, (long long)budgets[b]);
+            ck_assert_int_le(bb_problem_size(&s->p, best->x), budgets[b]);
+            if (m == &bb_method_quantization) ck_assert_str_eq(best->source, "quantization only, separable");
+            else if (m != &bb_method_uniform && (m->plan || m->algorithm)) ck_assert_str_eq(best->source, m->name);
+        }
+        for (size_t k = 0; k < archive.n; k++)
+            for (uint32_t u = 0; u < s->p.n_units; u++) {
+                if (m == &bb_method_quantization && bb_space_is_controller(&space, u)) ck_assert_uint_eq(archive.entries[k].x[u], source[u]);
+                if (m == &bb_method_pruning && s->units[u].controller >= 0) ck_assert_uint_eq(archive.entries[k].x[u], source[u]);
+            }
+        for (int b = 0; b < B && m->plan; b++) { /* the plan at once is the plan of the run */
+            bb_simple_plan plan = {.x = x};
+            o.problem = &s->p;
+            o.space = &space;
+            o.separable = sep;
+            o.ledger = o.uniform_ledger = l;
+            ck_assert_int_eq(m->plan(m, &o, budgets[b], &plan, NULL), BB_OK);
+            if (m == &bb_method_separable || m == &bb_method_quadratic) ck_assert_double_eq_tol(bb_problem_cost(&s->p, x), separable[b], 1e-3 * separable[b]);
+            if (plan.found) ck_assert_int_le(bb_problem_size(&s->p, x), budgets[b]);
+        }
+        bb_archive_done(&archive);
+        bb_ledger_close(l);
+    }
+    bb_search  bare = {.budgets = budgets, .n_budgets = B};
+    bb_archive archive;
+    ck_assert_int_eq(syn_search(&bb_method_quadratic, &s->p, &w->e, NULL, NULL, &bare, &archive, NULL, NULL), BB_UNSUPPORTED);
+    bb_archive_done(&archive);
+    ck_assert_int_eq(syn_search(&bb_method_uniform, &s->p, &w->e, NULL, NULL, &bare, &archive, NULL, NULL), BB_INFEASIBLE);
+    bb_archive_done(&archive);
+    free(gram);
+    bb_separable_destroy(sep);
+    bb_space_done(&space);
     free(w);
     syn_free(s);
 }
@@ -542,28 +632,20 @@ START_TEST(survives_allocation_failures)
 {
     syn_problem *s = flat(6, 3);
     plain       *w = plain_new(&s->p, trap);
-    bb_space     space;
     const int64_t budget = 300;
-    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
-    const size_t before = bb_mem_live_bytes();
-    const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 1, .n_levels = 1, .population = 4, .horizon = 40};
-    const bb_drive_options    o = {.max_evaluations = 40, .stall = 100};
-    for (size_t i = 0; bb_algorithms()[i]; i++)
+    const size_t  before = bb_mem_live_bytes();
+    for (size_t i = 0; asker(i); i++)
         for (long n = 0;; n += 1 + n / 12) {
-            bb_ledger *l = NULL;
+            bb_search  o = {.budgets = &budget, .n_budgets = 1, .seed = 1, .candidates = 4, .stop = {.max_evaluations = 40, .patience = 100}};
             bb_archive archive;
-            bb_archive_init(&archive, s->p.n_units);
             bb_mem_fail_after(n);
-            bb_status st = bb_ledger_open(&s->p, &w->e, NULL, NULL, &l, NULL);
-            if (st == BB_OK) st = bb_drive(bb_algorithms()[i], &c, l, &o, &archive, NULL, NULL);
+            const bb_status st = syn_search(asker(i), &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL);
             bb_mem_fail_after(-1);
             bb_archive_done(&archive);
-            bb_ledger_close(l);
             ck_assert_uint_eq(bb_mem_live_bytes(), before);
             if (st == BB_OK) break;
             ck_assert_int_eq(st, BB_NOMEM);
         }
-    bb_space_done(&space);
     free(w);
     syn_free(s);
 }
@@ -638,14 +720,14 @@ START_TEST(only_loadable_plans)
     size_t        n = 0;
     coupled_init(&c, _i % 2);
     syn_world *w = syn_world_new(&c.s->p, 3, 1, 0.3);
-    for (size_t i = 0; bb_algorithms()[i]; i++) {
-        run r = go(bb_algorithms()[i], &c.s->p, &w->e, budgets, bb_algorithms()[i]->whole_front ? 3 : 1, 120, 5);
-        ck_assert_msg(r.status == BB_OK || (_i == 0 && r.status == BB_INFEASIBLE), "%s", bb_algorithms()[i]->name); /* hard to find without settling */
-        ck_assert_msg(r.archive.n > 0 || _i == 0, "%s found nothing", bb_algorithms()[i]->name);
+    for (size_t i = 0; asker(i); i++) {
+        run r = go(asker(i), &c.s->p, &w->e, budgets, asker(i)->whole_front ? 3 : 1, 120, 5);
+        ck_assert_msg(r.status == BB_OK || (_i == 0 && r.status == BB_INFEASIBLE), "%s", asker(i)->name); /* hard to find without settling */
+        ck_assert_msg(r.archive.n > 0 || _i == 0, "%s found nothing", asker(i)->name);
         n += r.archive.n;
         for (size_t k = 0; k < r.archive.n; k++) {
             size = bb_problem_size(&c.s->p, r.archive.entries[k].x);
-            ck_assert_msg(size > 0 && size <= budgets[2], "%s: %lld bytes", bb_algorithms()[i]->name, (long long)size);
+            ck_assert_msg(size > 0 && size <= budgets[2], "%s: %lld bytes", asker(i)->name, (long long)size);
             ck_assert(bb_space_settle(&c.space, r.archive.entries[k].x));
         }
         bb_archive_done(&r.archive);
@@ -730,6 +812,7 @@ int main(void)
     tcase_add_loop_test(t, only_loadable_plans, 0, 2);
     tcase_add_test(t, separable_solutions_are_loadable);
     tcase_add_test(t, forbidden_is_above_every_budget);
+    tcase_add_test(t, every_method_answers_every_budget);
     tcase_add_test(t, survives_allocation_failures);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

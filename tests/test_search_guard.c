@@ -8,7 +8,6 @@
 #include "search/crossover.h"
 #include "search/guard.h"
 #include "search/paired.h"
-#include "search/refine.h"
 #include "search/space.h"
 #include "tests/support/synthetic.h"
 
@@ -45,7 +44,6 @@ START_TEST(a_lying_proxy_cannot_make_the_answer_worse_than_uniform)
     syn_problem *s = syn_transformer(50, 3, 10, 4);
     syn_world   *w = syn_world_new(&s->p, 9, 1.5, 0.5);
     bb_variant   v;
-    bb_separable *sep;
     bb_ledger    *l;
     bb_archive    archive;
     uint16_t      x[SYN_MAX_UNITS];
@@ -55,13 +53,10 @@ START_TEST(a_lying_proxy_cannot_make_the_answer_worse_than_uniform)
     bb_variant_power(&v, 0.01);
     for (uint32_t u = 0; u < s->p.n_units; u++)
         for (size_t i = 0; i < bb_problem_rows(&s->p, u) * s->units[u].n_options; i++) v.cost[u][i] = fabs(1 - 0.9 * v.cost[u][i]);
-    ck_assert_int_eq(bb_separable_create(&v.problem, NULL, &sep, NULL), BB_OK);
     for (uint32_t u = 0; u < s->p.n_units; u++) x[u] = s->units[u].n_options == 10 ? 6 : 0; /* one format, nothing pruned */
     const int64_t budget = bb_problem_size(&s->p, x);
-    ck_assert_int_eq(bb_ledger_open(&v.problem, &w->e, NULL, NULL, &l, NULL), BB_OK);
-    bb_archive_init(&archive, s->p.n_units);
-    const bb_refine_options o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .max_rounds = 3};
-    ck_assert_int_eq(bb_refine(&v.problem, sep, l, &o, &archive, NULL, NULL), BB_OK);
+    bb_search o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .stop.max_rounds = 3};
+    ck_assert_int_eq(syn_search(&bb_method_refine, &v.problem, &w->e, NULL, NULL, &o, &archive, &l, NULL), BB_OK);
     const bb_archive_entry *found = bb_archive_best(&archive, budget);
     bb_score                true_uniform, answer;
     const uint16_t         *px = x;
@@ -83,7 +78,6 @@ START_TEST(a_lying_proxy_cannot_make_the_answer_worse_than_uniform)
     ck_assert_double_lt(verdict.margin, 0);
     bb_archive_done(&archive);
     bb_ledger_close(l);
-    bb_separable_destroy(sep);
     bb_variant_done(&v);
     free(w);
     syn_free(s);

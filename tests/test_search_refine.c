@@ -10,7 +10,6 @@
 #include "base/mem.h"
 #include "search/moves.h"
 #include "search/pool.h"
-#include "search/refine.h"
 #include "search/surrogate.h"
 #include "tests/support/synthetic.h"
 
@@ -303,26 +302,22 @@ END_TEST
 
 /* ---- refinement ---- */
 
-typedef struct outcome { bb_archive archive; double tokens, volume; uint64_t evaluations; bb_refine_stop why; } outcome;
+typedef struct outcome { bb_archive archive; double tokens, volume; uint64_t evaluations; bb_stop_reason why; } outcome;
 
 static char refusal[sizeof ((bb_err *)0)->msg]; /* what the last run_refine said when it failed */
 
-static bb_status run_refine(const syn_problem *s, syn_world *w, bb_store *store, const bb_refine_options *o, const bb_ledger_options *lo,
-                            outcome *out)
+static bb_status run_refine(const syn_problem *s, syn_world *w, bb_store *store, const bb_search *how, const bb_ledger_options *lo, outcome *out)
 {
-    bb_separable *sep;
-    bb_ledger    *l;
-    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
-    ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, lo, &l, NULL), BB_OK);
+    bb_search  o = *how;
+    bb_ledger *l;
+    bb_err     err = BB_ERR_INIT;
     *out = (outcome){0};
-    bb_archive_init(&out->archive, s->p.n_units);
-    bb_err          err = BB_ERR_INIT;
-    const bb_status status = bb_refine(&s->p, sep, l, o, &out->archive, &out->why, &err);
+    const bb_status status = syn_search(&bb_method_refine, &s->p, &w->e, store, lo, &o, &out->archive, &l, &err);
     snprintf(refusal, sizeof refusal, "%s", status != BB_OK ? err.msg : "");
+    out->why = o.why;
     out->tokens = bb_ledger_tokens(l);
     out->evaluations = w->n_evaluations;
     bb_ledger_close(l);
-    bb_separable_destroy(sep);
     return status;
 }
 
@@ -336,7 +331,7 @@ static void budgets_of(const syn_problem *s, int64_t *budgets, size_t n)
     bb_separable_destroy(sep);
 }
 
-static void show(void *self, const bb_refine_step *t)
+static void show(void *self, const bb_search_step *t)
 {
     (void)self;
     if (getenv("BB_VERBOSE"))
@@ -358,7 +353,7 @@ START_TEST(refinement_beats_the_separable_plan_and_keeps_every_promise)
     const int64_t swap = budgets[0]; /* any order of budgets */
     budgets[0] = budgets[3];
     budgets[3] = swap;
-    const bb_refine_options o = {.seed = 1, .budgets = budgets, .n_budgets = B, .max_tokens = 1.5e6, .progress = show};
+    const bb_search o = {.seed = 1, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 1.5e6, .progress = show};
     ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
     ck_assert(syn_is_front(&out.archive));
     ck_assert_double_le(out.tokens, 1.5e6);
@@ -444,13 +439,13 @@ START_TEST(local_scores_pay_for_themselves)
         ck_assert_int_eq(bb_space_init(&s->p, &v.space, NULL), BB_OK);
         ck_assert_int_eq(bb_variant_init(&s->p, &v.tables, NULL), BB_OK);
         v.gram = calloc((size_t)v.space.offset[s->p.n_units] * v.space.offset[s->p.n_units], sizeof *v.gram);
-        bb_refine_options o = {.seed = 2, .budgets = budgets, .n_budgets = B, .max_tokens = 1.5e6};
+        bb_search o = {.seed = 2, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 1.5e6};
         ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
         for (size_t b = 0; b < B; b++) without += log(bb_archive_best(&out.archive, budgets[b])->score.kl) / B / 3;
         bb_archive_done(&out.archive);
-        o.anchor = survey;
-        o.anchor_self = &v;
-        o.anchor_tokens = 1e5;
+        o.local = survey;
+        o.local_self = &v;
+        o.local_cost = 1e5;
         ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
         ck_assert_double_le(out.tokens + 1e5 * v.n_calls, 1.5e6);
         ck_assert_int_ge(v.n_calls, 2);
@@ -487,7 +482,7 @@ START_TEST(same_archive_for_any_threads_and_any_kill_point)
     int64_t      budgets[B];
     outcome      whole, other;
     budgets_of(s, budgets, B);
-    const bb_refine_options o = {.seed = 5, .budgets = budgets, .n_budgets = B, .max_tokens = 6e5};
+    const bb_search o = {.seed = 5, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 6e5};
     omp_set_num_threads(1);
     syn_world *w = syn_world_new(&s->p, 3, 1.5, 0.5);
     ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &whole), BB_OK);
@@ -568,10 +563,8 @@ START_TEST(what_is_not_clearly_better_gives_way_to_the_separable_plan)
         bool            found;
         ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
         ck_assert_int_eq(bb_separable_solve(sep, budget, base, NULL, NULL), BB_OK);
-        ck_assert_int_eq(bb_ledger_open(&s->p, &e, NULL, NULL, &l, NULL), BB_OK);
-        bb_archive_init(&archive, s->p.n_units);
-        const bb_refine_options o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .max_rounds = 4};
-        ck_assert_int_eq(bb_refine(&s->p, sep, l, &o, &archive, NULL, NULL), BB_OK);
+        bb_search o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .stop.max_rounds = 4};
+        ck_assert_int_eq(syn_search(&bb_method_refine, &s->p, &e, NULL, NULL, &o, &archive, &l, NULL), BB_OK);
         ck_assert_int_eq(bb_ledger_find(l, base, 2, &at_top, &found, NULL), BB_OK);
         ck_assert(found); /* the separable plan was scored at the top level, although all others are better below */
         const bool stands = memcmp(bb_archive_best(&archive, budget)->x, base, s->p.n_units * sizeof *base) == 0;
@@ -596,9 +589,9 @@ START_TEST(one_unit_one_level_and_impossible_budgets)
     w->e.n_levels = 1;
     outcome out;
     int64_t budgets[2] = {250, 1000};
-    bb_refine_options o = {.seed = 1, .budgets = budgets, .n_budgets = 2};
+    bb_search o = {.seed = 1, .budgets = budgets, .n_budgets = 2};
     ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
-    ck_assert_int_eq(out.why, BB_REFINE_STALL);
+    ck_assert_int_eq(out.why, BB_STOP_STALL);
     ck_assert_uint_eq(bb_archive_best(&out.archive, 250)->x[0], 1);
     ck_assert_uint_eq(bb_archive_best(&out.archive, 1000)->x[0], 2);
     bb_archive_done(&out.archive);
@@ -618,20 +611,13 @@ START_TEST(survives_allocation_failures)
     syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
     const size_t before = bb_mem_live_bytes();
     int64_t      budget = 300000;
-    const bb_refine_options o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .max_rounds = 1, .candidates = 3};
     for (long n = 0;; n += 1 + n / 12) {
-        bb_separable *sep = NULL;
-        bb_ledger    *l = NULL;
-        bb_archive    archive;
-        bb_archive_init(&archive, s->p.n_units);
+        bb_search  o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .stop.max_rounds = 1, .candidates = 3};
+        bb_archive archive;
         bb_mem_fail_after(n);
-        bb_status st = bb_separable_create(&s->p, NULL, &sep, NULL);
-        if (st == BB_OK) st = bb_ledger_open(&s->p, &w->e, NULL, NULL, &l, NULL);
-        if (st == BB_OK) st = bb_refine(&s->p, sep, l, &o, &archive, NULL, NULL);
+        const bb_status st = syn_search(&bb_method_refine, &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL);
         bb_mem_fail_after(-1);
         bb_archive_done(&archive);
-        bb_ledger_close(l);
-        bb_separable_destroy(sep);
         ck_assert_uint_eq(bb_mem_live_bytes(), before);
         if (st == BB_OK) break;
         ck_assert_int_eq(st, BB_NOMEM);

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "search/refine.h"
 #include "search/workers.h"
 #include "tests/support/synthetic.h"
 
@@ -115,17 +114,10 @@ static bb_status run_backwards(void *self, bb_job *jobs, size_t n, bb_err *err)
 
 static void refine_with(const syn_problem *s, const bb_evaluator *e, bb_archive *archive)
 {
-    bb_separable *sep;
-    bb_ledger    *l;
     const int64_t budgets[2] = {250000, 500000};
-    const bb_refine_options o = {.seed = 5, .budgets = budgets, .n_budgets = 2, .max_tokens = 4e5};
-    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
-    ck_assert_int_eq(bb_ledger_open(&s->p, e, NULL, NULL, &l, NULL), BB_OK);
-    bb_archive_init(archive, s->p.n_units);
-    bb_err err = BB_ERR_INIT;
-    ck_assert_msg(bb_refine(&s->p, sep, l, &o, archive, NULL, &err) == BB_OK, "%s", err.msg);
-    bb_ledger_close(l);
-    bb_separable_destroy(sep);
+    bb_search     o = {.seed = 5, .budgets = budgets, .n_budgets = 2, .stop.max_tokens = 4e5};
+    bb_err        err = BB_ERR_INIT;
+    ck_assert_msg(syn_search(&bb_method_refine, &s->p, e, NULL, NULL, &o, archive, NULL, &err) == BB_OK, "%s", err.msg);
 }
 
 START_TEST(a_search_is_the_same_with_any_workers)

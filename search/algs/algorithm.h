@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * algorithm.h: what every search algorithm looks like: ask for candidates, tell their scores.
+ * algorithm.h: what every ask/tell algorithm looks like: ask for candidates, tell their scores.
  *
- * An algorithm never calls the evaluator: search/driver.h owns the loop, and with it budgets, ledger, interruption and stop rules. It keeps no
+ * An algorithm never calls the evaluator: search/driver.c owns the loop, and with it budgets, ledger, interruption and stop rules. It keeps no
  * state on disk either: with the same configuration and scores it asks the same questions, so a killed run is resumed by replaying it from the
  * ledger, which costs no evaluation. Every candidate asked is loadable and within the largest budget.
  *
- * To add one: a file here with a const bb_algorithm, a line in bb_algorithms (registry.c), and nothing else: tests/test_search_algs.c runs every
- * registered algorithm on all known problems against random.
+ * To add one: a file here with a bb_algorithm and its row, a bb_search_method whose run is bb_method_drive (method.h).
  */
 #ifndef BB_SEARCH_ALGS_ALGORITHM_H
 #define BB_SEARCH_ALGS_ALGORITHM_H
 
-#include "search/space.h"
+#include "search/method.h"
 
 typedef struct bb_algorithm_config {
     const bb_space *space;        /* borrowed */
@@ -27,8 +26,6 @@ typedef struct bb_algorithm_config {
 } bb_algorithm_config;
 
 typedef struct bb_algorithm {
-    const char *name, *reference;
-    bool        whole_front;      /* serves all budgets in one run */
     /* BB_INFEASIBLE when no candidate within the budget was found. */
     bb_status (*create)(const bb_algorithm_config *c, void **state, bb_err *err);
     /* Writes up to max candidates to x[max][n_units] and the level at which they are wanted; returns their number, 0: nothing more to ask. */
@@ -37,10 +34,5 @@ typedef struct bb_algorithm {
     bb_status (*tell)(void *state, const bb_score *scores, size_t n, bb_err *err);
     void      (*destroy)(void *state);
 } bb_algorithm;
-
-extern const bb_algorithm bb_random_search, bb_annealing, bb_nsga2, bb_evopress, bb_amq;
-
-const bb_algorithm *const *bb_algorithms(void);            /* NULL-terminated */
-const bb_algorithm *bb_algorithm_by_name(const char *name); /* NULL when unknown */
 
 #endif

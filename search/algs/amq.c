@@ -256,4 +256,6 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     return propose(s, err);
 }
 
-const bb_algorithm bb_amq = {"amq", "Lee et al., arXiv 2509.12019", true, create, ask, tell, destroy};
+static const bb_algorithm algorithm = {create, ask, tell, destroy};
+/* Its surrogate takes MAX_POINTS plans: each may cost more. */
+const bb_search_method bb_method_amq = {.name = "amq", .reference = "Lee et al., arXiv 2509.12019", .whole_front = true, .level = 1, .algorithm = &algorithm, .run = bb_method_drive};

@@ -93,4 +93,5 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     return BB_OK;
 }
 
-const bb_algorithm bb_annealing = {"annealing", "Kirkpatrick et al., Science 220, 1983", false, create, ask, tell, destroy};
+static const bb_algorithm algorithm = {create, ask, tell, destroy};
+const bb_search_method bb_method_annealing = {.name = "annealing", .reference = "Kirkpatrick et al., Science 220, 1983", .algorithm = &algorithm, .run = bb_method_drive};

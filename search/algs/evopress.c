@@ -176,4 +176,5 @@ done:
     return status;
 }
 
-const bb_algorithm bb_evopress = {"evopress", "Sieberling et al., arXiv 2410.14649", false, create, ask, tell, destroy};
+static const bb_algorithm algorithm = {create, ask, tell, destroy};
+const bb_search_method bb_method_evopress = {.name = "evopress", .reference = "Sieberling et al., arXiv 2410.14649", .many_tokens = true, .algorithm = &algorithm, .run = bb_method_drive};

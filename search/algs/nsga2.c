@@ -76,4 +76,5 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     return BB_OK;
 }
 
-const bb_algorithm bb_nsga2 = {"nsga2", "Deb et al., IEEE TEC 6(2), 2002", true, create, ask, tell, destroy};
+static const bb_algorithm algorithm = {create, ask, tell, destroy};
+const bb_search_method bb_method_nsga2 = {.name = "nsga2", .reference = "Deb et al., IEEE TEC 6(2), 2002", .whole_front = true, .algorithm = &algorithm, .run = bb_method_drive};

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "base/rng.h"
-#include "search/archive.h"
+#include "search/method.h"
 
 #define SYN_MAX_UNITS 160
 #define SYN_MAX_OPTIONS 20
@@ -192,6 +192,38 @@ static inline syn_world *syn_world_new(const bb_problem *p, uint64_t seed, doubl
     w->n_windows[2] = SYN_WINDOWS;
     w->e = (bb_evaluator){.self = w, .n_levels = 3, .n_windows = w->n_windows, .evaluate = syn_evaluate, .key = "synthetic world"};
     return w;
+}
+
+/* ---- searches ---- */
+
+/* Runs a method on p with the scores of e from nothing, or from a store, by the options `how` (everything but task, ledger and archive). The archive is
+ * initialised here and left to the caller whatever is returned. *ledger (may be NULL): stays open. */
+static inline bb_status syn_search(const bb_search_method *m, const bb_problem *p, const bb_evaluator *e, bb_store *store, const bb_ledger_options *lo, bb_search *how,
+                                   bb_archive *archive, bb_ledger **ledger, bb_err *err)
+{
+    bb_space      space = {0};
+    bb_separable *sep = NULL;
+    bb_ledger    *l = NULL;
+    bb_status     status;
+    bb_archive_init(archive, p->n_units);
+    BB_TRY(bb_space_init(p, &space, err));
+    BB_TRY(bb_separable_create(p, NULL, &sep, err));
+    BB_TRY(bb_ledger_open(p, e, store, lo, &l, err));
+    how->problem = p;
+    how->space = &space;
+    how->separable = sep;
+    how->ledger = how->uniform_ledger = l;
+    how->archive = archive;
+    status = m->run(m, how, err);
+done:
+    how->space = NULL;
+    how->separable = NULL;
+    how->ledger = NULL;
+    if (ledger) *ledger = l;
+    else bb_ledger_close(l);
+    bb_separable_destroy(sep);
+    bb_space_done(&space);
+    return status;
 }
 
 /* ---- fronts ---- */

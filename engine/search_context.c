@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * search_context.c: see search_context.h. */
+#include "engine/search_context.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+/* ---- uniform plans: of all pairs of a format for the linears and one for embedding and head those of lowest separable cost ---- */
+
+/* Insertion into the short list of the cheapest. */
+static size_t keep(size_t n, size_t max, uint32_t width, double cost, double *costs, const uint16_t *from, uint16_t *x, const char *name,
+                   char (*names)[BB_SOURCE])
+{
+    size_t k = n;
+    while (k > 0 && cost < costs[k - 1]) k--;
+    if (k == max) return n;
+    if (n == max) n--;
+    memmove(costs + k + 1, costs + k, (n - k) * sizeof *costs);
+    memmove(x + (k + 1) * width, x + k * width, (n - k) * width * sizeof *x);
+    if (names) memmove(names + k + 1, names + k, (n - k) * sizeof *names);
+    costs[k] = cost;
+    memcpy(x + k * width, from, width * sizeof *x);
+    if (names) snprintf(names[k], sizeof names[k], "%s", name);
+    return n + 1;
+}
+
+static bool is_listed(const uint16_t *x, size_t n, uint32_t width, const uint16_t *candidate)
+{
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(x + i * width, candidate, width * sizeof *x) == 0) return true;
+    return false;
+}
+
+/* bb_search.uniform. Two names may end in the same plan where rows are short. */
+static size_t uniform_plans(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE])
+{
+    const bb_run     *r = self;
+    const bb_problem *p = bb_model_space_problem(r->space);
+    uint16_t         *candidate = BB_NEW(p->n_units, uint16_t, NULL);
+    double           *costs = BB_NEW(max, double, NULL);
+    char              name[BB_SOURCE];
+    const bb_format  *f, *e;
+    size_t            n = 0;
+    for (size_t i = 0; candidate && costs && (f = bb_format_at(i)); i++)
+        for (size_t k = 0; (e = bb_format_at(k)); k++) {
+            if (!bb_model_space_uniform(r->space, f->name, e->name, candidate) || bb_problem_size(p, candidate) > budget) continue;
+            if (is_listed(x, n, p->n_units, candidate)) continue; /* two names may end in the same plan where rows are short */
+            bb_model_space_uniform_name(r->space, candidate, name, sizeof name);
+            n = keep(n, max, p->n_units, bb_problem_cost(p, candidate), costs, candidate, x, name, names);
+        }
+    bb_free(candidate);
+    bb_free(costs);
+    return n;
+}
+
+/* ---- the quadratic score ---- */
+
+void bb_run_quadratic_done(bb_run_quadratic *v)
+{
+    for (uint32_t u = 0; v->linear && u < v->space.problem->n_units; u++) bb_free(v->linear[u]);
+    bb_free(v->linear);
+    bb_free(v->gram);
+    bb_space_done(&v->space);
+}
+
+bb_status bb_run_quadratic_init(const bb_problem *p, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(bb_space_init(p, &v->space, err));
+    const size_t M = v->space.offset[p->n_units];
+    BB_ASSERT(M == s->n);
+    status = BB_NOMEM;
+    if (!(v->gram = BB_NEW(M * M, float, err)) || !(v->linear = BB_NEW0(p->n_units, double *, err))) goto done;
+    BB_TRY(bb_sensitivity_gram(s, v->gram, err));
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const size_t n = p->units[u].n_options, cells = bb_problem_rows(p, u) * n;
+        status = BB_NOMEM;
+        if (!(v->linear[u] = BB_NEW(cells, double, err))) goto done;
+        for (size_t i = 0; i < cells; i++) {
+            const size_t at = v->space.offset[u] + i % n;
+            v->linear[u][i] = p->units[u].cost[i] - 0.5 * (double)v->gram[at * M + at];
+        }
+    }
+    v->q = (bb_quadratic){ .space = &v->space, .gram = v->gram, .linear = (const double *const *)v->linear };
+    status = BB_OK;
+done:
+    return status;
+}
+
+/* ---- the context ---- */
+
+bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_run_search_context *c, bb_err *err)
+{
+    bb_status status;
+    memset(c, 0, sizeof *c);
+    BB_TRY(bb_space_init(p, &c->space, err));
+    BB_TRY(bb_separable_create(p, NULL, &c->separable, err));
+    status = BB_NOMEM;
+    if (!(c->source = BB_NEW(p->n_units, uint16_t, err))) goto done;
+    bb_model_space_source(r->space, c->source);
+    c->search = (bb_search){ .problem = p, .space = &c->space, .separable = c->separable, .source = c->source, .seed = (uint64_t)r->config.seed,
+                             .window_tokens = (double)r->config.ctx, .uniform = uniform_plans, .uniform_self = r };
+    status = BB_OK;
+done:
+    return status;
+}
+
+bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_run_search_context *c, bb_err *err)
+{
+    bb_status status = BB_OK;
+    if (m->needs_quadratic && !c->quadratic.gram) BB_TRY(bb_run_quadratic_init(c->search.problem, &r->sensitivity, &c->quadratic, err));
+    if (m->needs_quadratic) c->search.quadratic = &c->quadratic.q;
+done:
+    return status;
+}
+
+void bb_run_search_context_done(bb_run_search_context *c)
+{
+    bb_run_quadratic_done(&c->quadratic);
+    bb_separable_destroy(c->separable);
+    bb_space_done(&c->space);
+    bb_free(c->source);
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * search_context.h: what a run gives to a method of searching (search/method.h): its problem with the measured costs, the plans that need no search, and the scores
+ * that need no evaluation. The caller adds the sizes, the ledger, the archive and when to end. */
+#ifndef BB_ENGINE_SEARCH_CONTEXT_H
+#define BB_ENGINE_SEARCH_CONTEXT_H
+
+#include "engine/run.h"
+#include "search/method.h"
+
+/* The quadratic score around full precision: a positive semidefinite Gram matrix of the options' sketches, squares included, and what the measured KLs
+ * say beyond them. */
+typedef struct bb_run_quadratic {
+    bb_space     space;
+    float       *gram;     /* [M * M] */
+    double     **linear;   /* [n_units] */
+    bb_quadratic q;        /* use this; the struct must not move */
+} bb_run_quadratic;
+
+bb_status bb_run_quadratic_init(const bb_problem *p, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err);
+void      bb_run_quadratic_done(bb_run_quadratic *v); /* zeroed is fine */
+
+typedef struct bb_run_search_context {
+    bb_search        search;     /* copy it and fill in the rest; valid until done */
+    bb_space         space;
+    bb_separable    *separable;
+    uint16_t        *source;
+    bb_run_quadratic quadratic;
+} bb_run_search_context;
+
+/* p: the space's problem, or a variant of it. The run has measured its options. */
+bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_run_search_context *c, bb_err *err);
+/* What this method needs and others do without; made once. */
+bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_run_search_context *c, bb_err *err);
+void      bb_run_search_context_done(bb_run_search_context *c); /* zeroed is fine */
+
+#endif
