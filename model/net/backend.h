@@ -23,6 +23,9 @@ typedef struct bb_heads {
     const float *cos_sin;   /* bb_rope_table: [T][n_rot/2][2] */
 } bb_heads;
 
+/* Of the queries (BB_PART_Q) or keys (BB_PART_K) of a block: what every pass gives to its operation. cos_sin: bb_rope_table of the net. */
+bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin);
+
 /* cos, sin of position p and pair i at [p][i]: angle p * freq_scale * base^(-2i/n_rot) / factor[i], in float64 until rounded.
  * bb_free it; NULL on failure. */
 float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err);

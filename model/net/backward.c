@@ -265,8 +265,8 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
         p.n = (size_t)p.S * T;
         p.h = h + (size_t)at * T * C;
         p.dh = dh + (size_t)at * T * C;
-        p.q_heads = (bb_heads){ block->n_head, b->head_dim, b->n_rot, net->rope_neox, block->norm[BB_NORM_Q], net->norm_eps, b->cos_sin };
-        p.k_heads = (bb_heads){ block->n_kv, b->head_dim, b->n_rot, net->rope_neox, block->norm[BB_NORM_K], net->norm_eps, b->cos_sin };
+        p.q_heads = bb_heads_of(net, block, BB_PART_Q, b->cos_sin);
+        p.k_heads = bb_heads_of(net, block, BB_PART_K, b->cos_sin);
         BB_TRY(back_slab(&p, err));
     }
     status = BB_OK;

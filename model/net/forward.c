@@ -144,14 +144,9 @@ static bb_status tell_hook(bb_forward *f, const slab *s, bb_feed feed, const flo
     return status == BB_OK ? s->hook(s->hook_self, feed, host, n, (uint32_t)width, err) : status;
 }
 
-static bb_heads heads_of(const bb_forward *f, const bb_net *net, uint32_t n, const float *norm)
+static bb_status rope(bb_forward *f, const slab *s, bb_part part, float *x, bb_err *err)
 {
-    return (bb_heads){ n, f->head_dim, f->n_rot, net->rope_neox, norm, net->norm_eps, f->cos_sin };
-}
-
-static bb_status rope(bb_forward *f, const slab *s, uint32_t n_head, const float *norm, float *x, bb_err *err)
-{
-    bb_heads heads = heads_of(f, s->net, n_head, norm);
+    bb_heads heads = bb_heads_of(s->net, s->block, part, f->cos_sin);
     return f->backend->rope(f->device, s->S, s->T, &heads, x, err);
 }
 
@@ -166,8 +161,8 @@ static bb_status attention(bb_forward *f, const slab *s, bb_err *err)
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_K], false, f->k, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
-    BB_TRY(rope(f, s, b->n_head, b->norm[BB_NORM_Q], f->q, err));
-    BB_TRY(rope(f, s, b->n_kv, b->norm[BB_NORM_K], f->k, err));
+    BB_TRY(rope(f, s, BB_PART_Q, f->q, err));
+    BB_TRY(rope(f, s, BB_PART_K, f->k, err));
     BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, f->q, f->k, f->v, err));
     BB_TRY(tell_hook(f, s, BB_FEED_HEADS, f->q, (size_t)b->n_head * f->head_dim, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->q, &b->w[BB_PART_O], true, s->h, err));
@@ -208,7 +203,7 @@ bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *blo
     float    *buffer;
     size_t    n = (size_t)S * T * f->n_embd;
     uint32_t  done_windows = 0;
-    bb_heads  q = heads_of(f, net, block->n_head, block->norm[BB_NORM_Q]), k = heads_of(f, net, block->n_kv, block->norm[BB_NORM_K]);
+    bb_heads  q = bb_heads_of(net, block, BB_PART_Q, f->cos_sin), k = bb_heads_of(net, block, BB_PART_K, f->cos_sin);
     BB_ASSERT(S <= f->max_windows && T > 0 && T <= f->max_tokens);
     BB_ASSERT(net->n_embd == f->n_embd && net->head_dim == f->head_dim && net->n_rot == f->n_rot);
     BB_TRY(bb_check_block(net, block, err));

@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "kernels/kernels.h"
+#include "model/net/cpu.h"
 
 enum { GROUP = 16, STRIP = 64 /* weight rows decoded at once: a multiple of every panel */ };
 static const uint64_t CACHE_BYTES = 1u << 30, HELD_BYTES = 1u << 30;
@@ -61,20 +61,6 @@ static void shared_done(shared *w)
     bb_free(w->weights);
     bb_free(w->offset);
     *w = (shared){ 0 };
-}
-
-static void make_angles(shared *w) /* as forward.c: in float64, rounded once */
-{
-    const bb_net *net = w->net;
-    size_t        half = net->n_rot / 2;
-    for (size_t i = 0; i < half; i++) {
-        double frequency = pow((double)net->rope_base, -2.0 * (double)i / (double)net->n_rot) * (double)net->rope_freq_scale;
-        if (net->rope_factors) frequency /= (double)net->rope_factors[i];
-        for (size_t p = 0; p < w->p->length; p++) {
-            w->cos_sin[(p * half + i) * 2] = (float)cos((double)p * frequency);
-            w->cos_sin[(p * half + i) * 2 + 1] = (float)sin((double)p * frequency);
-        }
-    }
 }
 
 static void decode_rows(const bb_matrix *m, size_t first, size_t n, float *out)
@@ -141,10 +127,9 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
         w->max_ff = largest(w->max_ff, k->n_ff);
         if (k->n_kv) w->max_shared = largest(w->max_shared, k->n_head / k->n_kv);
     }
-    if (!(w->cos_sin = bb_alloc((size_t)p->length, net->n_rot * sizeof(float), err))) status = BB_NOMEM;
+    if (!(w->cos_sin = bb_rope_table(net, p->length, err))) status = BB_NOMEM;
     if (status == BB_OK) status = hold_weights(w, err);
-    if (status == BB_OK) make_angles(w);
-    else shared_done(w);
+    if (status != BB_OK) shared_done(w);
     return status;
 }
 
@@ -199,19 +184,12 @@ static void norm_rows(const stepper *s, const float *weight)
     for (size_t i = 0; i < s->S; i++) s->w->k->rms_norm(s->h + i * C, weight, s->w->net->norm_eps, s->x + i * C, C);
 }
 
-/* n heads of one token, at position p: norm of each head, then RoPE. */
-static void turn_heads(const shared *w, float *x, uint32_t n, const float *norm, uint32_t p)
+/* The heads of one token, at position p: norm of each head, then RoPE. */
+static void turn_heads(const shared *w, const bb_heads *heads, float *x, uint32_t p)
 {
-    const bb_net *net = w->net;
-    uint32_t      half = net->n_rot / 2, step = net->rope_neox ? 1 : 2, other = net->rope_neox ? half : 1;
-    const float  *cs = w->cos_sin + (size_t)p * net->n_rot;
-    for (uint32_t j = 0; j < n; j++, x += net->head_dim) {
-        if (norm) w->k->rms_norm(x, norm, net->norm_eps, x, net->head_dim);
-        for (uint32_t i = 0; i < half; i++) {
-            float *a = x + i * step, *b = a + other, u = *a, v = *b;
-            *a = u * cs[2 * i] - v * cs[2 * i + 1];
-            *b = u * cs[2 * i + 1] + v * cs[2 * i];
-        }
+    for (uint32_t j = 0; j < heads->n; j++, x += heads->dim) {
+        if (heads->norm) w->k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
+        bb_cpu_rotate(x, heads->cos_sin + (size_t)p * heads->n_rot, heads->n_rot, heads->neox, false);
     }
 }
 
@@ -234,13 +212,14 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
     const shared   *w = s->w;
     const bb_block *b = &w->net->blocks[block];
     size_t          D = w->net->head_dim, shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
+    const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin), k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin);
     norm_rows(s, b->norm[BB_NORM_ATTENTION]);
     linear(s, s->x, number + BB_PART_Q, false, s->q);
     linear(s, s->x, number + BB_PART_K, false, s->k);
     linear(s, s->x, number + BB_PART_V, false, s->v);
     for (size_t i = 0; i < s->S; i++) {
-        turn_heads(w, s->q + i * b->n_head * D, b->n_head, b->norm[BB_NORM_Q], p);
-        turn_heads(w, s->k + i * b->n_kv * D, b->n_kv, b->norm[BB_NORM_K], p);
+        turn_heads(w, &q, s->q + i * b->n_head * D, p);
+        turn_heads(w, &k, s->k + i * b->n_kv * D, p);
         for (size_t g = 0; g < b->n_kv; g++, cache += head_cache(w))
             attend(s, cache, s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D, s->q + (i * b->n_head + g * shared_by) * D, shared_by, p);
     }
