@@ -57,9 +57,8 @@ static bb_net make_net(void)
     n.out_norm = ones(C);
     n.blocks = must(BB_NEW0(LAYERS, bb_block, NULL));
     for (int i = 0; i < LAYERS; i++)
-        n.blocks[i] = (bb_block){ H, G, F,
-                                  { matrix(H * D, C), matrix(G * D, C), matrix(G * D, C), matrix(C, H * D), matrix(F, C), matrix(F, C), matrix(C, F) },
-                                  ones(C), ones(C), NULL, NULL };
+        n.blocks[i] = (bb_block){ .n_head = H, .n_kv = G, .n_ff = F, .norm = { [BB_NORM_ATTENTION] = ones(C), [BB_NORM_FFN] = ones(C) },
+                                  .w = { matrix(H * D, C), matrix(G * D, C), matrix(G * D, C), matrix(C, H * D), matrix(F, C), matrix(F, C), matrix(C, F) } };
     return n;
 }
 
