@@ -5,6 +5,7 @@
 #include "cli/cmd.h"
 #include "engine/outputs.h"
 #include "engine/rivals.h"
+#include "search/method.h"
 
 #define FIELD(name) offsetof(bb_rivals_config, name)
 static const bb_option_row options[] = {
@@ -18,6 +19,14 @@ static const bb_option_row options[] = {
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
 
+/* Whether --times and --offspring are for one of the methods. */
+static bool has_many_tokens(const char *methods)
+{
+    for (size_t i = 0; bb_method_at(i); i++)
+        if (bb_method_at(i)->many_tokens && bb_list_has(methods, bb_method_at(i)->name)) return true;
+    return false;
+}
+
 static bb_status rivals(int argc, char **argv, bb_err *err)
 {
     bb_rivals_config c = { 0 };
@@ -30,8 +39,8 @@ static bb_status rivals(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "rivals needs a run directory, as made by `bitbudget run` or `bitbudget sweep`");
         goto done;
     }
-    const bb_idle_option idle[] = { { "--times", "without evopress in --methods", !strstr(c.methods, "evopress") },
-                                    { "--offspring", "without evopress in --methods", !strstr(c.methods, "evopress") } };
+    const bb_idle_option idle[] = { { "--times", "without evopress in --methods", !has_many_tokens(c.methods) },
+                                    { "--offspring", "without evopress in --methods", !has_many_tokens(c.methods) } };
     BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     if (*c.out) BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_TABLE, "budget_bytes,method,", NULL, 0, err));
     BB_TRY(bb_run_reopen(&r, dir, err));

@@ -17,6 +17,7 @@
 #include "engine/pace.h"
 #include "engine/stages.h"
 #include "model/compress/plan_units.h"
+#include "search/method.h"
 
 /* Measured on wiki8m and stories260K: */
 static const double search_share = 1.0;   /* of a network that a plan of the search runs: some is found in the cache of the plan before it, some tokens
@@ -212,11 +213,18 @@ static bool is_writer(uint32_t what)
     return false;
 }
 
+/* Tokens that the search scores: as many as it may, or one plan a size where there is nothing to search for. */
+static double search_tokens(const bb_run *r)
+{
+    const bb_run_config *c = &r->config;
+    return bb_method_named(c->search)->plan ? (double)r->n_budgets * (double)c->confirm_windows * (double)c->ctx : c->search_tokens * 1e6;
+}
+
 static double search_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
     const bb_problem    *p = bb_model_space_problem(m->r->space);
-    double s = c->search_tokens * 1e6 * (search_share * token(m) + m->scored * m->p->head);
+    double s = search_tokens(m->r) * (search_share * token(m) + m->scored * m->p->head);
     for (uint32_t u = 0; u < p->n_units; u++) {
         const bb_unit *unit = &p->units[u], *control = unit->controller >= 0 ? &p->units[unit->controller] : NULL;
         if (!control || !is_writer(p->plans->units[u].what)) continue;
@@ -333,7 +341,7 @@ bb_status bb_estimate(const bb_run *r, bb_forecast *f, bb_err *err)
     f->disk = n.option_bytes + n.hessian_bytes;
     f->calibrate = (double)c->calib_windows * ctx;
     f->measure = measured_networks(r) * (double)c->measure_windows * ctx;
-    f->search = c->search_tokens * 1e6;
+    f->search = search_tokens(r);
     f->finalise = c->no_finalise ? 0 : final_plans(r) * 2 * f->calibrate;
     f->sum = 0;
     for (int i = 0; i < BB_N_STAGES; i++) f->sum += f->seconds[i];

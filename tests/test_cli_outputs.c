@@ -206,6 +206,8 @@ START_TEST(what_a_method_does_not_use_is_said)
         { "estimate $M " SMALL " --calib $T --eval-windows 3", "--eval-windows has no effect without --eval" },
         { "estimate $M " SMALL " --calib $T --finalise-steps lfq", "--finalise-steps has no effect with --no-finalise" },
         { "estimate $M " SMALL " --calib $T --method rtn", "--sweeps has no effect without --method feedback" },
+        { "estimate $M " SMALL " --calib $T --search separable --search-tokens 1", "--search-tokens has no effect with a --search that needs none" },
+        { "estimate $M " SMALL " --calib $T --search evopress --sketch signed", "--sketch has no effect with a --search that goes by no local scores" },
     };
     static char line[2000], said[8000];
     make_inputs();
