@@ -517,7 +517,7 @@ static bb_status evaluate(job *j, bb_err *err)
     bb_status  status;
     BB_TRY(bb_model_open(j->o.out, &small, err));
     if (strcmp(j->eval_tokens.sha256, j->tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter the file");
-    BB_TRY(bb_evaluate(&small.net, &j->m.net, &j->eval, "evaluate", &j->result, NULL, NULL, err));
+    BB_TRY(bb_evaluate(&bb_backend_cpu, &small.net, &j->m.net, &j->eval, "evaluate", &j->result, NULL, NULL, err));
 done:
     bb_model_close(&small);
     return status;

@@ -186,7 +186,7 @@ static bb_status report(job *j, const bb_train_step *s, tally *since, bb_err *er
     bb_status status;
     uint64_t  a_step = (uint64_t)j->o.batch * (uint64_t)j->o.ctx, done = s->step + 1;
     double    speed = (double)(since->n * a_step) / (bb_now_s() - since->started_s);
-    BB_TRY(bb_evaluate(bb_training_net(j->t), NULL, &j->w, NULL, &r, NULL, NULL, err));
+    BB_TRY(bb_evaluate(&bb_backend_cpu, bb_training_net(j->t), NULL, &j->w, NULL, &r, NULL, NULL, err));
     printf("%llu,%llu,%.6g,%.5f,%.5f,%.5f,%.5f,%.0f\n", (unsigned long long)done, (unsigned long long)(done * a_step), s->rate,
            since->loss / (double)since->n, s->norm, r.nll, r.nll_se, speed);
     if (fflush(stdout) != 0) status = BB_FAIL(err, BB_IO, "standard output could not be written");
@@ -246,7 +246,7 @@ static bb_status write_model(job *j, bb_err *err)
     bb_result r;
     bb_status status;
     BB_TRY(bb_net_as_type(bb_training_net(j->t), bb_format_find(j->o.type)->type, &net, &owned, err));
-    BB_TRY(bb_evaluate(&net, NULL, &j->w, NULL, &r, NULL, NULL, err));
+    BB_TRY(bb_evaluate(&bb_backend_cpu, &net, NULL, &j->w, NULL, &r, NULL, NULL, err));
     if (j->o.init) BB_TRY(bb_export_write(&j->m, &net, NULL, j->path, err));
     else BB_TRY(bb_new_write(&j->m.source, &net, j->o.name, j->path, err));
     bb_info("%s: validation loss %.5f +- %.5f nats a token, perplexity %.3f", j->path, r.nll, r.nll_se, r.ppl);

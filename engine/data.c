@@ -114,7 +114,7 @@ done:
 
 bb_status bb_run_evaluator(bb_run *r, bb_err *err)
 {
-    return r->evaluator ? BB_OK : bb_net_evaluator_create(&r->model, r->levels, BB_N_WINDOW_SETS, r->config.max_ram, &r->evaluator, err);
+    return r->evaluator ? BB_OK : bb_net_evaluator_create(&bb_backend_cpu, &r->model, r->levels, BB_N_WINDOW_SETS, r->config.max_ram, &r->evaluator, err);
 }
 
 bb_status bb_run_calibrate(bb_run *r, bb_err *err)

@@ -316,7 +316,7 @@ static bb_status run_texts(table *t, int64_t windows, bb_err *err)
     spec.seed = (uint64_t)r->config.seed;
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
     for (size_t i = 0; i < t->n_texts; i++) {
-        BB_TRY(bb_reference_create(&r->model.net, &t->texts[i], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[i], err));
+        BB_TRY(bb_reference_create(&bb_backend_cpu, &r->model.net, &t->texts[i], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[i], err));
         BB_TRY(bb_generation_create(&r->model.net, &t->tokens[i], bos, &spec, r->config.max_ram, "continuing the prompts", &t->continuations[i], err));
     }
 done:

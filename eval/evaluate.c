@@ -24,43 +24,55 @@ uint32_t bb_batch_windows(uint32_t ctx) { return ctx >= BATCH_TOKENS ? 1 : BATCH
 
 /* A network with room for one batch. */
 typedef struct runner {
+    const bb_backend *backend;
     const bb_net     *net;
     const bb_windows *w;
     bb_forward       *f;
-    float            *h;      /* (batch * ctx, C) */
-    float            *scored; /* (batch * n_scored, C) */
+    bb_buffer         h;      /* (batch * ctx, C) */
+    bb_buffer         scored; /* (batch * n_scored, C) */
     int32_t          *targets;/* [batch * n_scored] */
     uint32_t          batch;
 } runner;
 
 static void runner_done(runner *r)
 {
+    if (!r->backend) return;
     bb_forward_destroy(r->f);
-    bb_free(r->h);
-    bb_free(r->scored);
+    r->backend->ops->release(r->backend->context, r->h);
+    r->backend->ops->release(r->backend->context, r->scored);
     bb_free(r->targets);
     *r = (runner){ 0 };
 }
 
-static bb_status runner_init(runner *r, const bb_net *net, const bb_windows *w, bb_err *err)
+static bb_status make_buffer(const bb_backend *k, size_t rows, size_t width, bb_buffer *out, bb_err *err)
+{
+    size_t n;
+    if (!bb_mul_size(rows, width, &n)) return BB_FAIL(err, BB_NOMEM, "out of memory: %zu x %zu hidden states", rows, width);
+    return k->ops->alloc(k->context, n, out, err);
+}
+
+static bb_status runner_init(runner *r, const bb_backend *backend, const bb_net *net, const bb_windows *w, bb_err *err)
 {
     bb_status status = BB_OK;
     uint32_t  batch = bb_batch_windows(w->ctx);
-    *r = (runner){ .net = net, .w = w, .batch = batch < w->n ? batch : w->n };
-    BB_TRY(bb_forward_create(net, r->batch, w->ctx, &r->f, err));
-    r->h = bb_alloc((size_t)r->batch * w->ctx, net->n_embd * sizeof *r->h, err);
-    r->scored = bb_alloc((size_t)r->batch * w->n_scored, net->n_embd * sizeof *r->scored, err);
+    *r = (runner){ .backend = backend, .net = net, .w = w, .batch = batch < w->n ? batch : w->n };
+    BB_TRY(bb_forward_create(backend, net, r->batch, w->ctx, &r->f, err));
+    BB_TRY(make_buffer(backend, (size_t)r->batch * w->ctx, net->n_embd, &r->h, err));
+    BB_TRY(make_buffer(backend, (size_t)r->batch * w->n_scored, net->n_embd, &r->scored, err));
     r->targets = bb_alloc((size_t)r->batch * w->n_scored, sizeof *r->targets, err);
-    if (!r->h || !r->scored || !r->targets) status = BB_NOMEM;
+    if (!r->targets) status = BB_NOMEM;
 done:
     if (status != BB_OK) runner_done(r);
     return status;
 }
 
 /* out (S * n_scored, C) := the rows of scored positions of h (S * ctx, C). */
-static void keep_scored(const bb_windows *w, uint32_t S, size_t C, const float *h, float *out)
+static bb_status keep_scored(const bb_backend *k, const bb_windows *w, uint32_t S, size_t C, bb_buffer h, bb_buffer out, bb_err *err)
 {
-    for (size_t s = 0; s < S; s++) memcpy(out + s * w->n_scored * C, h + (s * w->ctx + w->first) * C, w->n_scored * C * sizeof *h);
+    bb_status status = BB_OK;
+    for (size_t s = 0; s < S && status == BB_OK; s++)
+        status = k->ops->copy(k->context, bb_buffer_at(h, (s * w->ctx + w->first) * C), bb_buffer_at(out, s * w->n_scored * C), w->n_scored * C, err);
+    return status;
 }
 
 static void keep_targets(const bb_windows *w, uint32_t first, uint32_t S, int32_t *out)
@@ -88,28 +100,28 @@ done:
 struct bb_reference {
     runner   run;
     uint32_t n_kept;
-    float   *kept;     /* (n_kept * n_scored, C) */
+    bb_buffer kept;    /* (n_kept * n_scored, C) */
     double  *kept_nll; /* [n_kept * n_scored] */
     double  *nll;      /* [batch * n_scored] of the last batch that was computed */
 };
 
-static bb_status reference_run(bb_reference *r, uint32_t first, uint32_t S, float *scored, double *nll, bb_err *err)
+static bb_status reference_run(bb_reference *r, uint32_t first, uint32_t S, bb_buffer scored, double *nll, bb_err *err)
 {
     const bb_windows *w = r->run.w;
     bb_status         status = BB_OK;
     BB_TRY(run_batch(&r->run, first, S, err));
-    keep_scored(w, S, r->run.net->n_embd, r->run.h, scored);
+    BB_TRY(keep_scored(r->run.backend, w, S, r->run.net->n_embd, r->run.h, scored, err));
     BB_TRY(bb_forward_nll(r->run.f, r->run.net, scored, r->run.targets, (size_t)S * w->n_scored, nll, err));
 done:
     return status;
 }
 
 /* States and nll of one window range, which is wholly kept or not kept at all. */
-static bb_status reference_states(bb_reference *r, uint32_t first, uint32_t S, const float **scored, const double **nll, bb_err *err)
+static bb_status reference_states(bb_reference *r, uint32_t first, uint32_t S, bb_buffer *scored, const double **nll, bb_err *err)
 {
     size_t at = (size_t)first * r->run.w->n_scored;
     if (first + S <= r->n_kept) {
-        *scored = r->kept + at * r->run.net->n_embd;
+        *scored = bb_buffer_at(r->kept, at * r->run.net->n_embd);
         *nll = r->kept_nll + at;
         return BB_OK;
     }
@@ -124,7 +136,8 @@ static uint32_t windows_that_fit(const bb_net *net, const bb_windows *w, uint64_
     return n < w->n ? (uint32_t)n : w->n;
 }
 
-bb_status bb_reference_create(const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *label, bb_reference **out, bb_err *err)
+bb_status bb_reference_create(const bb_backend *backend, const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *label,
+                              bb_reference **out, bb_err *err)
 {
     bb_status     status = BB_OK;
     bb_progress   progress;
@@ -132,11 +145,11 @@ bb_status bb_reference_create(const bb_net *net, const bb_windows *w, uint64_t m
     uint32_t      n = windows_that_fit(net, w, max_bytes);
     *out = NULL;
     if (!r) return BB_NOMEM;
-    BB_TRY(runner_init(&r->run, net, w, err));
+    BB_TRY(runner_init(&r->run, backend, net, w, err));
     r->nll = bb_alloc((size_t)r->run.batch * w->n_scored, sizeof *r->nll, err);
-    r->kept = bb_alloc((size_t)n * w->n_scored, net->n_embd * sizeof *r->kept, err);
+    BB_TRY(make_buffer(backend, (size_t)n * w->n_scored, net->n_embd, &r->kept, err));
     r->kept_nll = bb_alloc((size_t)n * w->n_scored, sizeof *r->kept_nll, err);
-    if (!r->nll || !r->kept || !r->kept_nll) {
+    if (!r->nll || !r->kept_nll) {
         status = BB_NOMEM;
         goto done;
     }
@@ -144,7 +157,7 @@ bb_status bb_reference_create(const bb_net *net, const bb_windows *w, uint64_t m
     while (r->n_kept < n && status == BB_OK) {
         uint32_t S = n - r->n_kept < r->run.batch ? n - r->n_kept : r->run.batch;
         size_t   at = (size_t)r->n_kept * w->n_scored;
-        status = reference_run(r, r->n_kept, S, r->kept + at * net->n_embd, r->kept_nll + at, err);
+        status = reference_run(r, r->n_kept, S, bb_buffer_at(r->kept, at * net->n_embd), r->kept_nll + at, err);
         if (status == BB_OK) r->n_kept += S;
         if (label) bb_progress_add(&progress, S);
     }
@@ -158,14 +171,15 @@ done:
 void bb_reference_destroy(bb_reference *r)
 {
     if (!r) return;
+    if (r->run.backend) r->run.backend->ops->release(r->run.backend->context, r->kept);
     runner_done(&r->run);
-    bb_free(r->kept);
     bb_free(r->kept_nll);
     bb_free(r->nll);
     bb_free(r);
 }
 
 uint32_t bb_reference_kept(const bb_reference *r) { return r->n_kept; }
+const bb_backend *bb_reference_backend(const bb_reference *r) { return r->run.backend; }
 
 /* ---- scores ---- */
 
@@ -195,10 +209,10 @@ void bb_scores_done(bb_scores *s)
 
 /* Scores rows that are gathered already: scored (S * n_scored, C) of windows first .. first+S-1. */
 static bb_status score_rows(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, uint32_t first, uint32_t S,
-                            const float *scored, const int32_t *targets, bb_err *err)
+                            bb_buffer scored, const int32_t *targets, bb_err *err)
 {
     size_t        at = (size_t)first * s->n_scored, n = (size_t)S * s->n_scored;
-    const float  *ref_rows;
+    bb_buffer     ref_rows;
     const double *ref_nll;
     bb_status     status = BB_OK;
     if (!ref) return bb_forward_nll(f, net, scored, targets, n, s->nll + at, err);
@@ -219,27 +233,30 @@ static uint32_t uniform_part(const bb_reference *ref, uint32_t first, uint32_t S
 }
 
 bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t first, uint32_t S,
-                        const float *h, bb_err *err)
+                        bb_buffer h, bb_err *err)
 {
-    bb_status status = BB_OK;
+    const bb_backend *k = bb_forward_backend(f);
+    bb_status status;
     size_t    C = net->n_embd;
-    float    *scored = bb_alloc((size_t)S * w->n_scored, C * sizeof *scored, err);
+    bb_buffer scored = { 0 };
     int32_t  *targets = bb_alloc((size_t)S * w->n_scored, sizeof *targets, err);
+    BB_ASSERT(!ref || bb_reference_backend(ref) == k);
     BB_ASSERT(first + S <= s->n_windows && first + S <= w->n && s->n_scored == w->n_scored && !ref == !s->kl);
-    if (!scored || !targets) {
+    if (!targets) {
         status = BB_NOMEM;
         goto done;
     }
-    keep_scored(w, S, C, h, scored);
+    BB_TRY(make_buffer(k, (size_t)S * w->n_scored, C, &scored, err));
+    BB_TRY(keep_scored(k, w, S, C, h, scored, err));
     keep_targets(w, first, S, targets);
     for (uint32_t at = 0, n; at < S; at += n) {
         size_t row = (size_t)at * w->n_scored;
         n = uniform_part(ref, first + at, S - at);
         if (ref && n > ref->run.batch) n = ref->run.batch;
-        BB_TRY(score_rows(s, f, net, ref, first + at, n, scored + row * C, targets + row, err));
+        BB_TRY(score_rows(s, f, net, ref, first + at, n, bb_buffer_at(scored, row * C), targets + row, err));
     }
 done:
-    bb_free(scored);
+    k->ops->release(k->context, scored);
     bb_free(targets);
     return status;
 }
@@ -332,7 +349,7 @@ done:
 /* ---- whole evaluations ---- */
 
 /* ref may be NULL; the first n windows of w. */
-static bb_status evaluate(const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t n, const char *label, bb_result *out,
+static bb_status evaluate(const bb_backend *backend, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t n, const char *label, bb_result *out,
                           double *window_kl, double *window_nll, bb_err *err)
 {
     bb_status   status = BB_OK;
@@ -341,12 +358,12 @@ static bb_status evaluate(const bb_net *net, bb_reference *ref, const bb_windows
     bb_progress progress;
     if (label) bb_progress_start(&progress, label, n);
     BB_TRY(bb_scores_create(n, w->n_scored, ref != NULL, &s, err));
-    BB_TRY(runner_init(&r, net, w, err));
+    BB_TRY(runner_init(&r, backend, net, w, err));
     for (uint32_t first = 0, S; first < n; first += S) {
         S = n - first < r.batch ? n - first : r.batch;
         S = uniform_part(ref, first, S);
         BB_TRY(run_batch(&r, first, S, err));
-        keep_scored(w, S, net->n_embd, r.h, r.scored);
+        BB_TRY(keep_scored(backend, w, S, net->n_embd, r.h, r.scored, err));
         BB_TRY(score_rows(&s, r.f, net, ref, first, S, r.scored, r.targets, err));
         if (label) bb_progress_add(&progress, S);
     }
@@ -362,16 +379,16 @@ bb_status bb_evaluate_against(const bb_net *net, bb_reference *r, uint32_t n_win
                               double *window_nll, bb_err *err)
 {
     uint32_t n = n_windows && n_windows < r->run.w->n ? n_windows : r->run.w->n;
-    return evaluate(net, r, r->run.w, n, label, out, window_kl, window_nll, err);
+    return evaluate(r->run.backend, net, r, r->run.w, n, label, out, window_kl, window_nll, err);
 }
 
-bb_status bb_evaluate(const bb_net *net, const bb_net *ref, const bb_windows *w, const char *label, bb_result *out, double *window_kl,
-                      double *window_nll, bb_err *err)
+bb_status bb_evaluate(const bb_backend *backend, const bb_net *net, const bb_net *ref, const bb_windows *w, const char *label, bb_result *out,
+                      double *window_kl, double *window_nll, bb_err *err)
 {
     bb_status     status = BB_OK;
     bb_reference *r = NULL;
-    if (ref) BB_TRY(bb_reference_create(ref, w, 0, NULL, &r, err));
-    BB_TRY(evaluate(net, r, w, w->n, label, out, window_kl, window_nll, err));
+    if (ref) BB_TRY(bb_reference_create(backend, ref, w, 0, NULL, &r, err));
+    BB_TRY(evaluate(backend, net, r, w, w->n, label, out, window_kl, window_nll, err));
 done:
     bb_reference_destroy(r);
     return status;

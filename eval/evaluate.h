@@ -56,21 +56,22 @@ typedef struct bb_result {
     double   ln_ratio, ln_ratio_se;  /* paired mean of ln(ppl/ppl_ref); NaN without reference */
 } bb_result;
 
-/* Evaluates net on the windows; ref (may be NULL) is the full-precision net. window_kl, window_nll: [w->n] mean over the window's scored
+/* Evaluates net on the windows, in the backend; ref (may be NULL) is the full-precision net. window_kl, window_nll: [w->n] mean over the window's scored
  * tokens, for paired comparisons; NULL allowed. Progress label NULL: silent. Polls bb_interrupted -> BB_INTERRUPTED. A score that is no
  * number is BB_NUMERIC. Memory: a batch of windows, and 25 bytes a scored token. */
-bb_status bb_evaluate(const bb_net *net, const bb_net *ref, const bb_windows *w, const char *progress_label, bb_result *out,
+bb_status bb_evaluate(const bb_backend *backend, const bb_net *net, const bb_net *ref, const bb_windows *w, const char *progress_label, bb_result *out,
                       double *window_kl, double *window_nll, bb_err *err);
 
 /* ---- for many evaluations on the same windows ----
  * A reference keeps the final hidden states of the scored positions of the full-precision net, for as many of the first windows as fit
- * into max_bytes; for the others they are computed again at each use. Borrows net and w. One user at a time. */
+ * into max_bytes; for the others they are computed again at each use. Borrows backend, net and w. One user at a time. */
 typedef struct bb_reference bb_reference;
-bb_status bb_reference_create(const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *progress_label, bb_reference **out,
+bb_status bb_reference_create(const bb_backend *backend, const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *progress_label, bb_reference **out,
                               bb_err *err);
 void      bb_reference_destroy(bb_reference *r);
 uint32_t  bb_reference_kept(const bb_reference *r); /* windows whose states are kept */
-/* As bb_evaluate with the reference's net and windows, but for the first n_windows only (0: all). */
+const bb_backend *bb_reference_backend(const bb_reference *r);
+/* As bb_evaluate with the reference's backend, net and windows, but for the first n_windows only (0: all). */
 bb_status bb_evaluate_against(const bb_net *net, bb_reference *r, uint32_t n_windows, const char *progress_label, bb_result *out,
                               double *window_kl, double *window_nll, bb_err *err);
 
@@ -83,9 +84,9 @@ typedef struct bb_scores {          /* a scored token each, windows one after th
 
 bb_status bb_scores_create(uint32_t n_windows, uint32_t n_scored, bool with_reference, bb_scores *s, bb_err *err);
 void      bb_scores_done(bb_scores *s);
-/* h (S*ctx, C): the output of net's last block for windows first .. first+S-1; f made for net, S <= its max_windows. ref may be NULL. */
+/* h (S*ctx, C), in f's backend, which is the reference's too: the output of net's last block for windows first .. first+S-1; f made for net, S <= its max_windows. ref may be NULL. */
 bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t first, uint32_t S,
-                        const float *h, bb_err *err);
+                        bb_buffer h, bb_err *err);
 /* When all windows are in. window_kl, window_nll as in bb_evaluate. */
 bb_status bb_scores_result(const bb_scores *s, bb_result *out, double *window_kl, double *window_nll, bb_err *err);
 

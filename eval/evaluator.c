@@ -13,21 +13,24 @@ enum { BATCH_WINDOWS = 16 };
 
 typedef struct level_state {
     const bb_windows *w;
-    float            *reference;    /* (n * n_scored, C) full-precision hidden states at the scored positions */
-    float            *boundary;     /* (n_layer + 1) x (n * ctx, C), NULL: not cached */
+    bb_buffer         reference;    /* (n * n_scored, C) full-precision hidden states at the scored positions */
+    bool              cached;       /* it has what follows */
+    bb_buffer         boundary;     /* (n_layer + 1) x (n * ctx, C) */
     bb_matrix         cached_embd;  /* what the boundaries were computed with */
     bb_block         *cached_blocks;
     uint32_t          n_valid;      /* boundaries 0 .. n_valid - 1 belong to the cached network */
-    float            *scored;       /* (n * n_scored, C) of the network scored last, with a boundary cache only */
+    bb_buffer         scored;       /* (n * n_scored, C) of the network scored last */
+    const float      *seen_reference, *seen_scored; /* what was lent to the caller, peeked at */
 } level_state;
 
 struct bb_net_evaluator {
+    const bb_backend *backend;
     const bb_model *model;
     bb_forward     *forward;
     uint32_t        n_levels, batch;  /* windows a batch without cache */
     level_state    *levels;
-    float          *h;                /* (batch * ctx, C) */
-    float          *rows;             /* (batch * n_scored, C) */
+    bb_buffer       h;                /* (batch * ctx, C) */
+    bb_buffer       rows;             /* (batch * n_scored, C) */
     int32_t        *targets;
     double         *kl, *nll;
     unsigned char  *same;
@@ -54,10 +57,13 @@ static size_t hidden_size(const bb_net_evaluator *e, const bb_windows *w)
 }
 
 /* Copies the scored positions of n windows from h (n*ctx, C) to rows (n*n_scored, C). */
-static void gather(const bb_windows *w, uint32_t n, uint32_t C, const float *h, float *rows)
+static bb_status gather(const bb_net_evaluator *e, const bb_windows *w, uint32_t n, size_t C, bb_buffer h, bb_buffer rows, bb_err *err)
 {
-    for (uint32_t i = 0; i < n; i++)
-        memcpy(rows + (size_t)i * w->n_scored * C, h + ((size_t)i * w->ctx + w->first) * C, (size_t)w->n_scored * C * sizeof(float));
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < n && status == BB_OK; i++)
+        status = e->backend->ops->copy(e->backend->context, bb_buffer_at(h, (i * w->ctx + w->first) * C), bb_buffer_at(rows, i * w->n_scored * C),
+                                       w->n_scored * C, err);
+    return status;
 }
 
 static bb_status reference_states(bb_net_evaluator *e, level_state *l, bb_progress *progress, bb_err *err)
@@ -70,7 +76,7 @@ static bb_status reference_states(bb_net_evaluator *e, level_state *l, bb_progre
         BB_TRY(bb_forward_embed(e->forward, net, w->tokens + (size_t)first * w->ctx, n, w->ctx, e->h, err));
         for (uint32_t b = 0; b < net->n_layer; b++)
             BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
-        gather(w, n, net->n_embd, e->h, l->reference + (size_t)first * w->n_scored * net->n_embd);
+        BB_TRY(gather(e, w, n, net->n_embd, e->h, bb_buffer_at(l->reference, (size_t)first * w->n_scored * net->n_embd), err));
         bb_progress_add(progress, n);
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the reference was computed");
     }
@@ -78,24 +84,31 @@ done:
     return status;
 }
 
+static bb_status make_buffer(const bb_net_evaluator *e, size_t n, bb_buffer *out, bb_err *err)
+{
+    return e->backend->ops->alloc(e->backend->context, n, out, err);
+}
+
 static bb_status level_init(bb_net_evaluator *e, level_state *l, const bb_windows *w, uint64_t *cache_left, bb_err *err)
 {
     const bb_net *net = &e->model->net;
     size_t        scored = (size_t)w->n * w->n_scored * net->n_embd, all = hidden_size(e, w);
     uint64_t      cache = ((uint64_t)(net->n_layer + 1) * all + scored) * sizeof(float);
+    bb_status     status;
     l->w = w;
-    if (!(l->reference = BB_NEW(scored, float, err))) return BB_NOMEM;
+    BB_TRY(make_buffer(e, scored, &l->reference, err));
     if (cache <= *cache_left) {
         *cache_left -= cache;
-        l->boundary = BB_NEW((size_t)(net->n_layer + 1) * all, float, err);
-        l->scored = BB_NEW(scored, float, err);
-        l->cached_blocks = BB_NEW0(net->n_layer, bb_block, err);
-        if (!l->boundary || !l->scored || !l->cached_blocks) return BB_NOMEM;
+        l->cached = true;
+        BB_TRY(make_buffer(e, (size_t)(net->n_layer + 1) * all, &l->boundary, err));
+        BB_TRY(make_buffer(e, scored, &l->scored, err));
+        if (!(l->cached_blocks = BB_NEW0(net->n_layer, bb_block, err))) return BB_NOMEM;
     }
-    return BB_OK;
+done:
+    return status;
 }
 
-bb_status bb_net_evaluator_create(const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
+bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
                                   bb_net_evaluator **out, bb_err *err)
 {
     bb_status         status = BB_NOMEM;
@@ -106,6 +119,7 @@ bb_status bb_net_evaluator_create(const bb_model *model, const bb_windows *windo
     bb_net_evaluator *e = BB_NEW0(1, bb_net_evaluator, err);
     *out = NULL;
     if (!e) return BB_NOMEM;
+    e->backend = backend;
     e->model = model;
     e->n_levels = n_levels;
     if (!(e->levels = BB_NEW0(n_levels, level_state, err))) goto done;
@@ -120,12 +134,12 @@ bb_status bb_net_evaluator_create(const bb_model *model, const bb_windows *windo
         for (uint32_t j = i + 1; j < n_levels; j++)
             if (!e->levels[j].w && windows[j].n < windows[i].n) i = j;
         BB_TRY(level_init(e, &e->levels[i], &windows[i], &cache_bytes, err));
-        if (e->levels[i].boundary && windows[i].n > largest) largest = windows[i].n;
+        if (e->levels[i].cached && windows[i].n > largest) largest = windows[i].n;
     }
-    BB_TRY(bb_forward_create(net, largest > e->batch ? largest : e->batch, ctx, &e->forward, err));
+    BB_TRY(bb_forward_create(backend, net, largest > e->batch ? largest : e->batch, ctx, &e->forward, err));
+    BB_TRY(make_buffer(e, (size_t)e->batch * ctx * net->n_embd, &e->h, err));
+    BB_TRY(make_buffer(e, (size_t)e->batch * scored * net->n_embd, &e->rows, err));
     status = BB_NOMEM;
-    if (!(e->h = BB_NEW((size_t)e->batch * ctx * net->n_embd, float, err))) goto done;
-    if (!(e->rows = BB_NEW((size_t)e->batch * scored * net->n_embd, float, err))) goto done;
     if (!(e->targets = BB_NEW((size_t)e->batch * scored, int32_t, err))) goto done;
     if (!(e->kl = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
     if (!(e->nll = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
@@ -146,16 +160,21 @@ done:
 void bb_net_evaluator_destroy(bb_net_evaluator *e)
 {
     if (!e) return;
+    const bb_operations *o = e->backend->ops;
+    void                *context = e->backend->context;
     for (uint32_t i = 0; e->levels && i < e->n_levels; i++) {
-        bb_free(e->levels[i].reference);
-        bb_free(e->levels[i].boundary);
-        bb_free(e->levels[i].scored);
-        bb_free(e->levels[i].cached_blocks);
+        level_state *l = &e->levels[i];
+        o->unpeek(context, l->seen_reference);
+        o->unpeek(context, l->seen_scored);
+        o->release(context, l->reference);
+        o->release(context, l->boundary);
+        o->release(context, l->scored);
+        bb_free(l->cached_blocks);
     }
+    o->release(context, e->h);
+    o->release(context, e->rows);
     bb_forward_destroy(e->forward);
     bb_free(e->levels);
-    bb_free(e->h);
-    bb_free(e->rows);
     bb_free(e->targets);
     bb_free(e->kl);
     bb_free(e->nll);
@@ -166,17 +185,40 @@ void bb_net_evaluator_destroy(bb_net_evaluator *e)
 void bb_net_evaluator_forget(bb_net_evaluator *e)
 {
     for (uint32_t i = 0; i < e->n_levels; i++) e->levels[i].n_valid = 0;
+    e->backend->ops->forget(e->backend->context);
 }
 
 uint32_t bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level) { return e->levels[level].w->n; }
-const float *bb_net_evaluator_reference(const bb_net_evaluator *e, uint32_t level) { return e->levels[level].reference; }
-const float *bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level) { return e->levels[level].scored; }
+
+static bb_status look(const bb_net_evaluator *e, const level_state *l, bb_buffer states, const float **out, bb_err *err)
+{
+    return e->backend->ops->peek(e->backend->context, states, (size_t)l->w->n * l->w->n_scored * e->model->net.n_embd, out, err);
+}
+
+bb_status bb_net_evaluator_reference(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err)
+{
+    level_state *l = &e->levels[level];
+    bb_status    status = l->seen_reference ? BB_OK : look(e, l, l->reference, &l->seen_reference, err);
+    *rows = l->seen_reference;
+    return status;
+}
+
+bb_status bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err)
+{
+    level_state *l = &e->levels[level];
+    bb_status    status;
+    e->backend->ops->unpeek(e->backend->context, l->seen_scored);
+    l->seen_scored = NULL;
+    status = l->cached ? look(e, l, l->scored, &l->seen_scored, err) : BB_OK;
+    *rows = l->seen_scored;
+    return status;
+}
 
 /* Sums over windows, gathered in window order. */
 typedef struct sums { double kl, kl2, nll; uint64_t same; } sums;
 
 /* KL of windows first .. first+n-1 from the gathered rows; adds to s. */
-static bb_status score_rows(bb_net_evaluator *e, const level_state *l, const bb_net *net, uint32_t first, uint32_t n, const float *rows,
+static bb_status score_rows(bb_net_evaluator *e, const level_state *l, const bb_net *net, uint32_t first, uint32_t n, bb_buffer rows,
                             sums *s, double *window_kl, bb_err *err)
 {
     const bb_windows *w = l->w;
@@ -184,7 +226,7 @@ static bb_status score_rows(bb_net_evaluator *e, const level_state *l, const bb_
     bb_status         status;
     for (uint32_t i = 0; i < n; i++)
         memcpy(e->targets + (size_t)i * w->n_scored, w->targets + (size_t)(first + i) * w->ctx + w->first, w->n_scored * sizeof(int32_t));
-    BB_TRY(bb_forward_kl(e->forward, &e->model->net, l->reference + (size_t)first * w->n_scored * C, net, rows, e->targets,
+    BB_TRY(bb_forward_kl(e->forward, &e->model->net, bb_buffer_at(l->reference, (size_t)first * w->n_scored * C), net, rows, e->targets,
                          (size_t)n * w->n_scored, e->kl, e->nll, e->same, err));
     for (uint32_t i = 0; i < n; i++) {
         double kl = 0, nll = 0;
@@ -219,8 +261,8 @@ static bb_status advance_cache(bb_net_evaluator *e, level_state *l, const bb_net
     }
     l->n_valid = b + 1;
     for (; b < net->n_layer; b++, ++*n_run) {
-        float *next = l->boundary + (size_t)(b + 1) * all;
-        memcpy(next, l->boundary + (size_t)b * all, all * sizeof(float));
+        bb_buffer next = bb_buffer_at(l->boundary, (size_t)(b + 1) * all);
+        BB_TRY(e->backend->ops->copy(e->backend->context, bb_buffer_at(l->boundary, (size_t)b * all), next, all, err));
         BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], w->n, w->ctx, next, NULL, NULL, err));
         l->cached_blocks[b] = net->blocks[b];
         l->n_valid = b + 2;
@@ -237,20 +279,20 @@ bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_
     sums              s = { 0, 0, 0, 0 };
     bb_status         status = BB_OK;
     if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted between evaluations");
-    if (l->boundary) {
+    if (l->cached) {
         BB_TRY(advance_cache(e, l, net, &n_run, err));
-        gather(w, w->n, C, l->boundary + (size_t)net->n_layer * hidden_size(e, w), l->scored);
+        BB_TRY(gather(e, w, w->n, C, bb_buffer_at(l->boundary, (size_t)net->n_layer * hidden_size(e, w)), l->scored, err));
     } else {
         n_run = net->n_layer;
     }
     for (uint32_t first = 0; first < w->n; first += e->batch) {
-        uint32_t     n = w->n - first < e->batch ? w->n - first : e->batch;
-        const float *rows = l->boundary ? l->scored + (size_t)first * w->n_scored * C : e->rows;
-        if (!l->boundary) {
+        uint32_t  n = w->n - first < e->batch ? w->n - first : e->batch;
+        bb_buffer rows = l->cached ? bb_buffer_at(l->scored, (size_t)first * w->n_scored * C) : e->rows;
+        if (!l->cached) {
             BB_TRY(bb_forward_embed(e->forward, net, w->tokens + (size_t)first * w->ctx, n, w->ctx, e->h, err));
             for (uint32_t b = 0; b < net->n_layer; b++)
                 BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
-            gather(w, n, C, e->h, e->rows);
+            BB_TRY(gather(e, w, n, C, e->h, e->rows, err));
             if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted inside an evaluation");
         }
         BB_TRY(score_rows(e, l, net, first, n, rows, &s, window_kl, err));

@@ -2,7 +2,7 @@
  * evaluator.h: scores compressed networks by the KL of their final logits to the full-precision model, at several
  * fidelity levels, cheaply when consecutive candidates share a prefix.
  *
- * Each level is a set of windows. The full-precision hidden states of the scored positions are computed once. Where the
+ * Hidden states stay in the memory of the backend; scores come back. Each level is a set of windows. The full-precision hidden states of the scored positions are computed once. Where the
  * level's hidden states at every block boundary fit in the byte limit they are kept for the candidate scored last: the
  * next one starts at the first block in which it differs. A score depends on the network and the level alone, bit for
  * bit, never on the order of evaluation or the number of threads. Not thread-safe: the parallelism is inside.
@@ -22,8 +22,8 @@ typedef struct bb_evaluation {
 
 typedef struct bb_net_evaluator bb_net_evaluator;
 
-/* windows[n_levels] and model are borrowed for the evaluator's life. cache_bytes bounds the boundary caches together. */
-bb_status bb_net_evaluator_create(const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
+/* windows[n_levels], backend and model are borrowed for the evaluator's life. cache_bytes bounds the boundary caches together. */
+bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
                                   bb_net_evaluator **out, bb_err *err);
 void      bb_net_evaluator_destroy(bb_net_evaluator *e);
 uint32_t  bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level);
@@ -36,9 +36,10 @@ bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_
 void bb_net_evaluator_forget(bb_net_evaluator *e);
 
 /* Hidden states (before the output norm) of the level's scored positions, (n_windows * n_scored, C): of the full-precision model,
- * and of the network scored last at this level (NULL when the level has no boundary cache). Borrowed until the next call. */
-const float *bb_net_evaluator_reference(const bb_net_evaluator *e, uint32_t level);
-const float *bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level);
+ * and of the network scored last at this level (NULL when the level has no boundary cache). On the host, borrowed: the reference for the
+ * evaluator's life, the other until the next call. */
+bb_status bb_net_evaluator_reference(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err);
+bb_status bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err);
 
 /* The same weights, bit for bit, in both: used to find the common prefix. */
 bool bb_block_same(const bb_block *a, const bb_block *b);

@@ -59,7 +59,7 @@ static bb_status continue_prompts(bb_generation *g, const bb_net *net, double te
     status = windows_of_sequences(s, n, ids, w, err);
     ids = NULL; /* w has it */
     BB_TRY(status);
-    BB_TRY(bb_reference_create(net, w, max_bytes, NULL, ref, err));
+    BB_TRY(bb_reference_create(&bb_backend_cpu, net, w, max_bytes, NULL, ref, err));
 done:
     bb_free(ids);
     return status;
@@ -167,11 +167,12 @@ static bb_status score(const bb_net *net, const bb_windows *w, bb_reference *ref
     bb_status   status = BB_OK;
     bb_forward *f = NULL;
     uint32_t    batch = bb_batch_windows(w->ctx);
-    float      *h = bb_alloc((size_t)(batch < w->n ? batch : w->n) * w->ctx, net->n_embd * sizeof *h, err);
-    if (!h) return BB_NOMEM;
+    const bb_backend *k = bb_reference_backend(ref);
+    bb_buffer   h = { 0 };
     if (batch > w->n) batch = w->n;
+    BB_TRY(k->ops->alloc(k->context, (size_t)batch * w->ctx * net->n_embd, &h, err));
     BB_TRY(bb_scores_create(w->n, w->n_scored, true, s, err));
-    BB_TRY(bb_forward_create(net, batch, w->ctx, &f, err));
+    BB_TRY(bb_forward_create(k, net, batch, w->ctx, &f, err));
     for (uint32_t first = 0, S; first < w->n; first += S) {
         S = w->n - first < batch ? w->n - first : batch;
         if (bb_interrupted()) {
@@ -185,7 +186,7 @@ static bb_status score(const bb_net *net, const bb_windows *w, bb_reference *ref
     BB_TRY(check_finite(s, err));
 done:
     bb_forward_destroy(f);
-    bb_free(h);
+    k->ops->release(k->context, h);
     return status;
 }
 

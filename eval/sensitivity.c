@@ -111,6 +111,7 @@ static bb_status measure_one(const job *j, bb_sensitivity *s, bb_change *c, bool
     const bb_plan_unit *unit = &j->o->space->units[c->unit];
     bb_net        net;
     bb_evaluation v;
+    const float  *rows;
     char         *key = bb_asprintf(err, "%s|%s=%s", j->prefix, unit->name, unit->options[c->option].name);
     bb_status     status = BB_NOMEM;
     if (!key) return BB_NOMEM;
@@ -120,7 +121,8 @@ static bb_status measure_one(const job *j, bb_sensitivity *s, bb_change *c, bool
     BB_TRY(bb_net_evaluator_score(j->e, &net, j->o->level, &v, NULL, err));
     c->kl = v.kl;
     c->kl_se = v.kl_se;
-    BB_TRY(bb_sketch_project(j->sketch, &net, bb_net_evaluator_last(j->e, j->o->level), c->psi, err));
+    BB_TRY(bb_net_evaluator_last(j->e, j->o->level, &rows, err));
+    BB_TRY(bb_sketch_project(j->sketch, &net, rows, c->psi, err));
     s->n_forwarded += v.n_forwarded;
     BB_TRY(save(j->o, key, s, c, v.n_forwarded, err));
 done:
@@ -132,14 +134,16 @@ done:
 static bb_status measure_anchor(const job *j, bb_sensitivity *s, bb_net *net, bb_block *blocks, float *rows, size_t n_values, bb_err *err)
 {
     bb_evaluation v;
+    const float  *last;
     bb_status     status;
     BB_TRY(bb_database_apply_at(j->db, j->o->space, j->o->anchor, BB_NO_UNIT, 0, net, blocks, err));
     BB_TRY(bb_net_evaluator_score(j->e, net, j->o->level, &v, NULL, err));
-    if (!bb_net_evaluator_last(j->e, j->o->level)) {
+    BB_TRY(bb_net_evaluator_last(j->e, j->o->level, &last, err));
+    if (!last) {
         status = BB_FAIL(err, BB_NOMEM, "measuring options needs the states at every block's boundary in memory: allow more (--max-ram), or use fewer windows");
         goto done;
     }
-    memcpy(rows, bb_net_evaluator_last(j->e, j->o->level), n_values * sizeof *rows);
+    memcpy(rows, last, n_values * sizeof *rows);
     s->anchor_kl = v.kl;
     s->n_forwarded += v.n_forwarded;
 done:

@@ -126,10 +126,10 @@ bb_status bb_sketch_create(const bb_net *net, const float *h, size_t n_rows, uin
     s->probe = BB_NEW(n_rows * probes * s->C, float, err);
     s->state = BB_NEW(n_rows * s->C, float, err);
     if (!s->label || !s->probe || !s->state || scratch_init(s, &w, err) != BB_OK) goto done;
-    BB_TRY(bb_forward_create(net, 1, ROWS, &forward, err));
+    BB_TRY(bb_forward_create(&bb_backend_cpu, net, 1, ROWS, &forward, err));
     for (size_t first = 0; first < n_rows; first += ROWS) {
         size_t n = n_rows - first < ROWS ? n_rows - first : ROWS;
-        BB_TRY(bb_forward_logits(forward, net, h + first * s->C, n, w.p, err));
+        BB_TRY(bb_forward_logits(forward, net, bb_on_cpu(h + first * s->C), n, w.p, err));
         softmax_rows(w.p, n, net->n_vocab);
         draw_labels(s, first, n, w.p, net->n_vocab, seed);
         mean_row(bb_net_head(net), w.p, n, w.piece, w.mean);
@@ -186,10 +186,10 @@ static bb_status project_other_head(const bb_sketch *s, const bb_net *net, const
     scratch          w = { NULL, NULL, NULL };
     float           *probe = BB_NEW((size_t)ROWS * s->k * s->C, float, err), *state = BB_NEW((size_t)ROWS * s->C, float, err);
     if (!probe || !state || scratch_init(s, &w, err) != BB_OK) goto done;
-    BB_TRY(bb_forward_create(s->net, 1, ROWS, &forward, err));
+    BB_TRY(bb_forward_create(&bb_backend_cpu, s->net, 1, ROWS, &forward, err));
     for (size_t first = 0; first < s->n_rows; first += ROWS) {
         size_t n = s->n_rows - first < ROWS ? s->n_rows - first : ROWS;
-        BB_TRY(bb_forward_logits(forward, s->net, s->h + first * s->C, n, w.p, err)); /* the base's p again: keeping it would take T x V */
+        BB_TRY(bb_forward_logits(forward, s->net, bb_on_cpu(s->h + first * s->C), n, w.p, err)); /* the base's p again: keeping it would take T x V */
         softmax_rows(w.p, n, s->net->n_vocab);
         mean_row(head, w.p, n, w.piece, w.mean);
         fill_probes(s, head, first, n, w.mean, probe);

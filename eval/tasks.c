@@ -165,7 +165,7 @@ static bb_status make_room(runner *r, uint32_t T, bb_err *err)
     r->row = bb_alloc(r->rows_at_once, sizeof *r->row, err);
     r->logits = bb_alloc(r->rows_at_once, r->net->n_vocab * sizeof *r->logits, err);
     if (!r->h || !r->rows || !r->row || !r->logits) return BB_NOMEM;
-    return bb_forward_create(r->net, (uint32_t)tokens /* a batch of shortest sequences */, T, &r->f, err);
+    return bb_forward_create(&bb_backend_cpu, r->net, (uint32_t)tokens /* a batch of shortest sequences */, T, &r->f, err);
 }
 
 /* Scores the rows that are waiting. */
@@ -173,7 +173,7 @@ static bb_status flush(runner *r, bb_err *err)
 {
     const bb_kernels *k = bb_kernels_get();
     size_t            V = r->net->n_vocab;
-    bb_status         status = bb_forward_logits(r->f, r->net, r->rows, r->n_rows, r->logits, err);
+    bb_status         status = bb_forward_logits(r->f, r->net, bb_on_cpu(r->rows), r->n_rows, r->logits, err);
     for (size_t i = 0; i < r->n_rows && status == BB_OK; i++) {
         bb_logsum    sum = { 0 };
         const float *z = r->logits + i * V;
@@ -214,8 +214,8 @@ static bb_status run_batch(runner *r, size_t first, uint32_t S, int32_t *ids, bb
         memcpy(ids + i * T, r->pool + s->at, s->n * sizeof *ids);
         for (uint32_t t = s->n; t < T; t++) ids[i * T + t] = 0;
     }
-    BB_TRY(bb_forward_embed(r->f, r->net, ids, S, T, r->h, err));
-    for (uint32_t b = 0; b < r->net->n_layer; b++) BB_TRY(bb_forward_block(r->f, r->net, &r->net->blocks[b], S, T, r->h, NULL, NULL, err));
+    BB_TRY(bb_forward_embed(r->f, r->net, ids, S, T, bb_on_cpu(r->h), err));
+    for (uint32_t b = 0; b < r->net->n_layer; b++) BB_TRY(bb_forward_block(r->f, r->net, &r->net->blocks[b], S, T, bb_on_cpu(r->h), NULL, NULL, err));
     for (size_t i = 0; i < S; i++) BB_TRY(take_rows(r, r->order[first + i], r->h + i * T * r->net->n_embd, err));
 done:
     return status;

@@ -82,8 +82,8 @@ static void set_scene(scene *s, int which, uint32_t block)
     s->grad.head_mask = zeros(s, s->block->n_head);
     s->grad.ff_mask = zeros(s, s->block->n_ff);
     bb_err err = BB_ERR_INIT;
-    ck_assert_msg(bb_backward_create(&s->m.net, S, T, &s->b, &err) == BB_OK, "%s", err.msg);
-    ck_assert_msg(bb_backward_block(s->b, &s->m.net, s->block, S, T, s->h, s->dh, &s->grad, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_backward_create(&bb_backend_cpu, &s->m.net, S, T, &s->b, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_backward_block(s->b, &s->m.net, s->block, S, T, bb_on_cpu(s->h), bb_on_cpu(s->dh), &s->grad, &err) == BB_OK, "%s", err.msg);
 }
 
 static void end_scene(scene *s)
@@ -204,7 +204,7 @@ START_TEST(gradients_are_to_decoded_weights)
     memcpy(dh, s.c, n * sizeof *dh);
     for (int p = 0; p < BB_N_PARTS; p++) grad.w[p] = zeros(&s, (size_t)plain.w[p].rows * plain.w[p].cols);
     grad.head_mask = zeros(&s, plain.n_head);
-    ck_assert_int_eq(bb_backward_block(s.b, &s.m.net, &plain, S, T, s.h, dh, &grad, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_block(s.b, &s.m.net, &plain, S, T, bb_on_cpu(s.h), bb_on_cpu(dh), &grad, NULL), BB_OK);
     ck_assert_int_eq(memcmp(dh, s.dh, n * sizeof *dh), 0);
     ck_assert_int_eq(memcmp(grad.head_mask, s.grad.head_mask, plain.n_head * sizeof(float)), 0);
     for (int p = 0; p < BB_N_PARTS; p++) {
@@ -259,13 +259,13 @@ static void check_head(const ref_spec *spec, head_kind kind)
     float         *dh = ref_random(&m, N * C, 0, 0, &seed), *d_head = ref_random(&m, V * C, 0, 0, &seed), *d_norm = ref_random(&m, C, 0, 0, &seed);
     double        *h64 = BB_NEW(N * C, double, NULL), loss[N], total = 0;
     int32_t        targets[N];
-    bb_head_loss   of = { hard ? targets : NULL, &ref.net, h_ref, weight, kind == SQUARED };
+    bb_head_loss   of = { hard ? targets : NULL, &ref.net, bb_on_cpu(h_ref), weight, kind == SQUARED };
     bb_head_grad   grad = { d_head, d_norm };
     bb_backward   *b;
     for (size_t i = 0; i < N; i++) targets[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
     for (size_t i = 0; i < N * C; i++) h64[i] = (double)h[i];
-    ck_assert_int_eq(bb_backward_create(&m.net, 1, 2, &b, NULL), BB_OK); /* slabs of 2 rows */
-    ck_assert_int_eq(bb_backward_head(b, &m.net, h, N, &of, loss, dh, &grad, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, 2, &b, NULL), BB_OK); /* slabs of 2 rows */
+    ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h), N, &of, loss, bb_on_cpu(dh), &grad, NULL), BB_OK);
     for (size_t i = 0; i < N; i++) total += (double)weight[i] * loss[i];
 #define LOSS() head_loss(&m, &ref, h64, h_ref, hard ? targets : NULL, weight, N, kind)
     ck_assert(fabs(total - LOSS()) <= 1e-5 * fabs(total));
@@ -315,12 +315,12 @@ START_TEST(large_vocabulary_comes_in_pieces)
     ref_model_make(&spec, 1, &m);
     float        *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *all = ref_random(&m, N * C, 0, 0, &seed), one[C];
     double       *loss = BB_NEW(N, double, NULL), loss1;
-    bb_head_loss  of = { NULL, &m.net, h_ref, NULL, false };
-    ck_assert_int_eq(bb_backward_create(&m.net, 1, N, &b, NULL), BB_OK);
-    ck_assert_int_eq(bb_backward_head(b, &m.net, h, N, &of, loss, all, NULL, NULL), BB_OK);
+    bb_head_loss  of = { NULL, &m.net, bb_on_cpu(h_ref), NULL, false };
+    ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, N, &b, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h), N, &of, loss, bb_on_cpu(all), NULL, NULL), BB_OK);
     for (size_t i = 0; i < N; i += 101) {
-        of.h_ref = h_ref + i * C;
-        ck_assert_int_eq(bb_backward_head(b, &m.net, h + i * C, 1, &of, &loss1, one, NULL, NULL), BB_OK);
+        of.h_ref = bb_on_cpu(h_ref + i * C);
+        ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h + i * C), 1, &of, &loss1, bb_on_cpu(one), NULL, NULL), BB_OK);
         ck_assert(fabs(loss1 - loss[i]) <= 1e-6 * loss1);
         for (size_t c = 0; c < C; c++) ck_assert(fabs((double)one[c] - (double)all[i * C + c]) <= 1e-5 * largest_of(one, C));
     }
@@ -334,9 +334,9 @@ START_TEST(embedding_gradient_adds_rows)
 {
     bb_net  net = { .n_vocab = 3, .n_embd = 2 };
     float   dh[6] = { 1, 2, 3, 4, 5, 6 }, d[6] = { 0, 0, 0, 0, 0, 10 }, expected[6] = { 0, 0, 6, 8, 3, 14 };
-    ck_assert_int_eq(bb_backward_embed(&net, (int32_t[]){ 1, 2, 1 }, 3, dh, d, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_embed(&bb_backend_cpu, &net, (int32_t[]){ 1, 2, 1 }, 3, bb_on_cpu(dh), d, NULL), BB_OK);
     for (int i = 0; i < 6; i++) ck_assert(d[i] == expected[i]);
-    ck_assert_int_eq(bb_backward_embed(&net, (int32_t[]){ 3 }, 1, dh, d, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_backward_embed(&bb_backend_cpu, &net, (int32_t[]){ 3 }, 1, bb_on_cpu(dh), d, NULL), BB_BAD_FILE);
 }
 END_TEST
 
@@ -355,9 +355,9 @@ static float *long_gradients(const ref_model *m, const float *h, const float *c,
     memcpy(out, c, WINDOWS * n * sizeof *out);
     for (int p = 0; p < BB_N_PARTS; at += (size_t)block->w[p].rows * block->w[p].cols, p++) grad.w[p] = at;
     grad.norm[BB_NORM_ATTENTION] = at;
-    ck_assert_int_eq(bb_backward_create(&m->net, WINDOWS, LENGTH, &b, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m->net, WINDOWS, LENGTH, &b, NULL), BB_OK);
     for (uint32_t s = 0, step = window_by_window ? 1 : WINDOWS; s < WINDOWS; s += step)
-        ck_assert_int_eq(bb_backward_block(b, &m->net, block, step, LENGTH, h + s * n, out + s * n, &grad, NULL), BB_OK);
+        ck_assert_int_eq(bb_backward_block(b, &m->net, block, step, LENGTH, bb_on_cpu(h + s * n), bb_on_cpu(out + s * n), &grad, NULL), BB_OK);
     bb_backward_destroy(b);
     *n_floats = total;
     return out;
@@ -398,32 +398,32 @@ START_TEST(training_descends)
     double       loss[LENGTH], first = 0, last = 0;
     for (int i = 0; i <= LENGTH; i++) tokens[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
     for (int i = 0; i < LENGTH; i++) weight[i] = 1.0f / LENGTH;
-    ck_assert_int_eq(bb_forward_create(&m.net, 1, LENGTH, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_backward_create(&m.net, 1, LENGTH, &b, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, LENGTH, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, LENGTH, &b, NULL), BB_OK);
     for (int step = 0; step <= STEPS; step++) {
         bb_head_loss  of = { .targets = tokens + 1, .weight = weight };
         bb_head_grad  head = { g_embd, NULL };
         memset(g_embd, 0, V * C * sizeof *g_embd);
-        ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, 1, LENGTH, h, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, 1, LENGTH, bb_on_cpu(h), NULL), BB_OK);
         for (uint32_t i = 0; i < 2; i++) {
             memcpy(h + (i + 1) * n, h + i * n, n * sizeof *h);
-            ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 1, LENGTH, h + (i + 1) * n, NULL, NULL, NULL), BB_OK);
+            ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 1, LENGTH, bb_on_cpu(h + (i + 1) * n), NULL, NULL, NULL), BB_OK);
         }
-        ck_assert_int_eq(bb_backward_head(b, &m.net, h + 2 * n, LENGTH, &of, loss, dh, &head, NULL), BB_OK);
+        ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h + 2 * n), LENGTH, &of, loss, bb_on_cpu(dh), &head, NULL), BB_OK);
         last = 0;
         for (int i = 0; i < LENGTH; i++) last += loss[i] / LENGTH;
         if (step == 0) first = last;
         for (uint32_t i = 2; i-- > 0;) {
             bb_block_grad grad = { 0 };
             for (int p = 0; p < BB_N_PARTS; p++) grad.w[p] = BB_NEW0((size_t)m.net.blocks[i].w[p].rows * m.net.blocks[i].w[p].cols, float, NULL);
-            ck_assert_int_eq(bb_backward_block(b, &m.net, &m.net.blocks[i], 1, LENGTH, h + i * n, dh, &grad, NULL), BB_OK);
+            ck_assert_int_eq(bb_backward_block(b, &m.net, &m.net.blocks[i], 1, LENGTH, bb_on_cpu(h + i * n), bb_on_cpu(dh), &grad, NULL), BB_OK);
             for (int p = 0; p < BB_N_PARTS; p++) {
                 float *w = (float *)(uintptr_t)m.net.blocks[i].w[p].data;
                 for (size_t j = 0; j < (size_t)m.net.blocks[i].w[p].rows * m.net.blocks[i].w[p].cols; j++) w[j] -= 0.2f * grad.w[p][j];
                 bb_free(grad.w[p]);
             }
         }
-        ck_assert_int_eq(bb_backward_embed(&m.net, tokens, LENGTH, dh, g_embd, NULL), BB_OK);
+        ck_assert_int_eq(bb_backward_embed(&bb_backend_cpu, &m.net, tokens, LENGTH, bb_on_cpu(dh), g_embd, NULL), BB_OK);
         for (size_t j = 0; j < V * C; j++) ((float *)(uintptr_t)m.net.embd.data)[j] -= 0.2f * g_embd[j];
     }
     ck_assert_msg(first > 3 && last < 0.3, "loss %g at the start, %g after %d steps", first, last, STEPS);
@@ -452,7 +452,7 @@ START_TEST(hook_sees_inputs_and_gradients)
     bb_block_grad grad = { .hook = sum_hook, .hook_self = &s };
     memcpy(s.dh, s.c, (size_t)S * T * s.m.net.n_embd * sizeof *s.dh);
     s.c[0] = 0;
-    ck_assert_int_eq(bb_backward_block(s.b, &s.m.net, s.block, S, T, s.h, s.dh, &grad, NULL), BB_INTERRUPTED);
+    ck_assert_int_eq(bb_backward_block(s.b, &s.m.net, s.block, S, T, bb_on_cpu(s.h), bb_on_cpu(s.dh), &grad, NULL), BB_INTERRUPTED);
     ck_assert(s.c[0] == 7.0f);
     end_scene(&s);
 }
@@ -468,13 +468,13 @@ START_TEST(running_out_of_memory_is_survived)
     double  loss[2];
     size_t  before = bb_mem_live_bytes();
     bb_block_grad grad = { .w = { [BB_PART_GATE] = dw } };
-    bb_head_loss  of = { .ref_net = &m.net, .h_ref = h };
+    bb_head_loss  of = { .ref_net = &m.net, .h_ref = bb_on_cpu(h) };
     for (long n = 0; !done && n < 200; n++) {
         bb_backward *b = NULL;
         bb_mem_fail_after(n);
-        bb_status status = bb_backward_create(&m.net, 1, 2, &b, NULL);
-        if (status == BB_OK) status = bb_backward_block(b, &m.net, &m.net.blocks[0], 1, 2, h, dh, &grad, NULL);
-        if (status == BB_OK) status = bb_backward_head(b, &m.net, h, 2, &of, loss, dh, NULL, NULL);
+        bb_status status = bb_backward_create(&bb_backend_cpu, &m.net, 1, 2, &b, NULL);
+        if (status == BB_OK) status = bb_backward_block(b, &m.net, &m.net.blocks[0], 1, 2, bb_on_cpu(h), bb_on_cpu(dh), &grad, NULL);
+        if (status == BB_OK) status = bb_backward_head(b, &m.net, bb_on_cpu(h), 2, &of, loss, bb_on_cpu(dh), NULL, NULL);
         bb_mem_fail_after(-1);
         bb_backward_destroy(b);
         ck_assert(status == BB_OK || status == BB_NOMEM);

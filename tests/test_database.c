@@ -480,13 +480,13 @@ static double distance(const bb_net *a, const bb_net *b)
     bb_forward *f;
     static float x[CTX * C], y[CTX * C];
     double       d = 0, e = 0;
-    OK(bb_forward_create(&model.net, 1, CTX, &f, &err));
+    OK(bb_forward_create(&bb_backend_cpu, &model.net, 1, CTX, &f, &err));
     for (int w = 0; w < WINDOWS; w++) {
-        OK(bb_forward_embed(f, a, tokens + w * CTX, 1, CTX, x, &err));
-        OK(bb_forward_embed(f, b, tokens + w * CTX, 1, CTX, y, &err));
+        OK(bb_forward_embed(f, a, tokens + w * CTX, 1, CTX, bb_on_cpu(x), &err));
+        OK(bb_forward_embed(f, b, tokens + w * CTX, 1, CTX, bb_on_cpu(y), &err));
         for (uint32_t i = 0; i < a->n_layer; i++) {
-            OK(bb_forward_block(f, a, &a->blocks[i], 1, CTX, x, NULL, NULL, &err));
-            OK(bb_forward_block(f, b, &b->blocks[i], 1, CTX, y, NULL, NULL, &err));
+            OK(bb_forward_block(f, a, &a->blocks[i], 1, CTX, bb_on_cpu(x), NULL, NULL, &err));
+            OK(bb_forward_block(f, b, &b->blocks[i], 1, CTX, bb_on_cpu(y), NULL, NULL, &err));
         }
         for (int i = 0; i < CTX * C; i++) {
             d += pow((double)x[i] - (double)y[i], 2);
@@ -564,14 +564,14 @@ static void run_to(const bb_net *net, uint32_t layer, bb_part part, inputs *in, 
     attention.n_ff = 0;
     ffn.n_head = ffn.n_kv = 0;
     *in = (inputs){ .part = part, .x = calloc((size_t)CTX * WINDOWS * FF, sizeof(double)) };
-    OK(bb_forward_create(&model.net, 1, CTX, &f, &err));
+    OK(bb_forward_create(&bb_backend_cpu, &model.net, 1, CTX, &f, &err));
     for (int w = 0; w < WINDOWS; w++) {
         float *h = r + w * CTX * C;
-        OK(bb_forward_embed(f, net, tokens + w * CTX, 1, CTX, h, &err));
-        for (uint32_t i = 0; i < layer; i++) OK(bb_forward_block(f, net, &net->blocks[i], 1, CTX, h, NULL, NULL, &err));
-        if (second) OK(bb_forward_block(f, net, &attention, 1, CTX, h, NULL, NULL, &err));
+        OK(bb_forward_embed(f, net, tokens + w * CTX, 1, CTX, bb_on_cpu(h), &err));
+        for (uint32_t i = 0; i < layer; i++) OK(bb_forward_block(f, net, &net->blocks[i], 1, CTX, bb_on_cpu(h), NULL, NULL, &err));
+        if (second) OK(bb_forward_block(f, net, &attention, 1, CTX, bb_on_cpu(h), NULL, NULL, &err));
         memcpy(out + w * CTX * C, h, CTX * C * sizeof *h);
-        OK(bb_forward_block(f, net, second ? &ffn : &attention, 1, CTX, out + w * CTX * C, keep_inputs, in, &err));
+        OK(bb_forward_block(f, net, second ? &ffn : &attention, 1, CTX, bb_on_cpu(out + w * CTX * C), keep_inputs, in, &err));
     }
     bb_forward_destroy(f);
 }

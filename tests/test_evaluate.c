@@ -266,7 +266,7 @@ START_TEST(a_real_model_scores_as_in_numpy)
     double     mean;
     ck_assert_uint_eq(t.n, 128);
     ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_HF, 128, 1, 0, false, &w, NULL), BB_OK);
-    ck_assert_int_eq(bb_evaluate(&stories.net, NULL, &w, NULL, &r, NULL, &mean, NULL), BB_OK);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &stories.net, NULL, &w, NULL, &r, NULL, &mean, NULL), BB_OK);
     ck_assert_uint_eq(r.n_tokens, 127);
     ck_assert(fabs(r.nll * 127 - json_real_value(json_object_get(probe, "sum_nll"))) < 1e-3);
     ck_assert(fabs(r.ppl - exp(json_real_value(json_object_get(probe, "sum_nll")) / 127)) < 1e-4);
@@ -277,11 +277,11 @@ START_TEST(a_real_model_scores_as_in_numpy)
         bb_windows v;
         double     want = json_real_value(json_array_get(json_object_get(probe, "first8"), i));
         ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_HF, (uint32_t)i + 2, 1, 1, false, &v, NULL), BB_OK);
-        ck_assert_int_eq(bb_evaluate(&stories.net, NULL, &v, NULL, &r, NULL, NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &stories.net, NULL, &v, NULL, &r, NULL, NULL, NULL), BB_OK);
         bb_windows_done(&v);
         if (i) {
             ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_HF, (uint32_t)i + 1, 1, 1, false, &v, NULL), BB_OK);
-            ck_assert_int_eq(bb_evaluate(&stories.net, NULL, &v, NULL, &shorter, NULL, NULL, NULL), BB_OK);
+            ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &stories.net, NULL, &v, NULL, &shorter, NULL, NULL, NULL), BB_OK);
             bb_windows_done(&v);
         }
         ck_assert(fabs(r.nll * (double)(i + 1) - shorter.nll * (double)i - want) < 1e-4);
@@ -300,10 +300,10 @@ START_TEST(a_real_model_has_the_logits_of_numpy)
     uint32_t     n = (uint32_t)int_array(json_object_get(greedy, "prompt_ids"), ids);
     bb_forward  *f;
     float       *h = BB_NEW(n * net->n_embd, float, NULL), *z = BB_NEW(net->n_vocab, float, NULL);
-    ck_assert_int_eq(bb_forward_create(net, 1, n, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_embed(f, net, ids, 1, n, h, NULL), BB_OK);
-    for (uint32_t b = 0; b < net->n_layer; b++) ck_assert_int_eq(bb_forward_block(f, net, &net->blocks[b], 1, n, h, NULL, NULL, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_logits(f, net, h + (n - 1) * net->n_embd, 1, z, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, net, 1, n, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, net, ids, 1, n, bb_on_cpu(h), NULL), BB_OK);
+    for (uint32_t b = 0; b < net->n_layer; b++) ck_assert_int_eq(bb_forward_block(f, net, &net->blocks[b], 1, n, bb_on_cpu(h), NULL, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_logits(f, net, bb_on_cpu(h + (n - 1) * net->n_embd), 1, z, NULL), BB_OK);
     for (size_t i = 0; i < 5; i++) {
         size_t id = (size_t)json_integer_value(json_array_get(json_array_get(top, i), 0)), larger = 0;
         double want = json_number_value(json_array_get(json_array_get(top, i), 1));
@@ -364,7 +364,7 @@ START_TEST(agrees_with_the_oracle)
     size_t  V = a.net.n_vocab;
     double *z = BB_NEW(2 * CTX * V, double, NULL), *y = z + CTX * V;
     random_windows(&a.net, _i % 2 ? BB_PROTOCOL_GGUF : BB_PROTOCOL_HF, &w);
-    ck_assert_int_eq(bb_evaluate(&b.net, &a.net, &w, NULL, &r, window_kl, window_nll, NULL), BB_OK);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &b.net, &a.net, &w, NULL, &r, window_kl, window_nll, NULL), BB_OK);
     for (size_t s = 0; s < WINDOWS; s++) {
         ref_run(&b.net, w.tokens + s * CTX, CTX, z);
         ref_run(&a.net, w.tokens + s * CTX, CTX, y);
@@ -445,25 +445,25 @@ START_TEST(batches_and_caches_change_nothing)
     ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_GGUF, SHORT, 1, 0, false, &w, NULL), BB_OK);
     ck_assert_uint_gt(MANY, bb_batch_windows(SHORT));
     omp_set_num_threads(1);
-    ck_assert_int_eq(bb_evaluate(&b.net, &a.net, &w, NULL, &want, kl, nll, NULL), BB_OK);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &b.net, &a.net, &w, NULL, &want, kl, nll, NULL), BB_OK);
     omp_set_num_threads(3);
     each = w.n_scored * (C * sizeof(float) + sizeof(double));
     for (uint32_t kept = 0; kept <= MANY; kept += 180) {
-        ck_assert_int_eq(bb_reference_create(&a.net, &w, kept * each + each / 2, NULL, &r, NULL), BB_OK);
+        ck_assert_int_eq(bb_reference_create(&bb_backend_cpu, &a.net, &w, kept * each + each / 2, NULL, &r, NULL), BB_OK);
         ck_assert_uint_eq(bb_reference_kept(r), kept);
         ck_assert_int_eq(bb_evaluate_against(&b.net, r, 0, NULL, &is, kl2, nll2, NULL), BB_OK);
         same_result(&is, &want);
         ck_assert_int_eq(memcmp(kl, kl2, sizeof kl) || memcmp(nll, nll2, sizeof nll), 0);
         /* from states that the caller computed, in batches of another size, last batch first */
         ck_assert_int_eq(bb_scores_create(MANY, w.n_scored, true, &scores, NULL), BB_OK);
-        ck_assert_int_eq(bb_forward_create(&b.net, 300, SHORT, &f, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &b.net, 300, SHORT, &f, NULL), BB_OK);
         float *h = BB_NEW(300 * SHORT * C, float, NULL);
         for (uint32_t first = 300; first != UINT32_MAX; first = first ? 0 : UINT32_MAX) {
             uint32_t S = first ? MANY - 300 : 300;
-            ck_assert_int_eq(bb_forward_embed(f, &b.net, w.tokens + first * SHORT, S, SHORT, h, NULL), BB_OK);
+            ck_assert_int_eq(bb_forward_embed(f, &b.net, w.tokens + first * SHORT, S, SHORT, bb_on_cpu(h), NULL), BB_OK);
             for (uint32_t k = 0; k < b.net.n_layer; k++)
-                ck_assert_int_eq(bb_forward_block(f, &b.net, &b.net.blocks[k], S, SHORT, h, NULL, NULL, NULL), BB_OK);
-            ck_assert_int_eq(bb_scores_add(&scores, f, &b.net, r, &w, first, S, h, NULL), BB_OK);
+                ck_assert_int_eq(bb_forward_block(f, &b.net, &b.net.blocks[k], S, SHORT, bb_on_cpu(h), NULL, NULL, NULL), BB_OK);
+            ck_assert_int_eq(bb_scores_add(&scores, f, &b.net, r, &w, first, S, bb_on_cpu(h), NULL), BB_OK);
         }
         ck_assert_int_eq(bb_scores_result(&scores, &is, NULL, NULL, NULL), BB_OK);
         same_result(&is, &want);
@@ -472,7 +472,7 @@ START_TEST(batches_and_caches_change_nothing)
         bb_reference_destroy(r);
         bb_free(h);
     }
-    ck_assert_int_eq(bb_reference_create(&a.net, &w, 0, NULL, &r, NULL), BB_OK); /* the first few windows are the first few windows */
+    ck_assert_int_eq(bb_reference_create(&bb_backend_cpu, &a.net, &w, 0, NULL, &r, NULL), BB_OK); /* the first few windows are the first few windows */
     ck_assert_int_eq(bb_evaluate_against(&b.net, r, 10, NULL, &is, kl2, nll2, NULL), BB_OK);
     ck_assert_int_eq(memcmp(kl, kl2, 10 * sizeof *kl), 0);
     ck_assert_uint_eq(is.n_tokens, 10 * w.n_scored);
@@ -492,7 +492,7 @@ START_TEST(a_network_has_no_distance_to_itself)
     bb_result  r;
     ref_model_make(&ref_specs[0], 1, &a);
     random_windows(&a.net, BB_PROTOCOL_GGUF, &w);
-    ck_assert_int_eq(bb_evaluate(&a.net, &a.net, &w, NULL, &r, NULL, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &a.net, &a.net, &w, NULL, &r, NULL, NULL, NULL), BB_OK);
     ck_assert(r.kl == 0 && r.kl_se == 0 && r.top1 == 1 && r.ln_ratio == 0 && r.ln_ratio_se == 0 && r.kl_quantile[5] == 0);
     bb_windows_done(&w);
     ref_model_free(&a);
@@ -513,16 +513,16 @@ START_TEST(failures_say_so)
     ref_model_make(&ref_specs[0], 1, &a);
     ref_model_make(&wider, 1, &b);
     random_windows(&a.net, BB_PROTOCOL_HF, &w);
-    ck_assert_int_eq(bb_evaluate(&b.net, &a.net, &w, NULL, &r, NULL, NULL, &err), BB_UNSUPPORTED);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &b.net, &a.net, &w, NULL, &r, NULL, NULL, &err), BB_UNSUPPORTED);
     bb_interrupt_raise();
-    ck_assert_int_eq(bb_evaluate(&a.net, NULL, &w, NULL, &r, NULL, NULL, NULL), BB_INTERRUPTED);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &a.net, NULL, &w, NULL, &r, NULL, NULL, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
     norm = BB_NEW(a.net.n_embd, float, NULL);
     for (uint32_t i = 0; i < a.net.n_embd; i++) norm[i] = i ? 1 : (float)NAN;
     a.net.out_norm = norm;
-    ck_assert_int_eq(bb_evaluate(&a.net, NULL, &w, NULL, &r, NULL, NULL, NULL), BB_NUMERIC);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &a.net, NULL, &w, NULL, &r, NULL, NULL, NULL), BB_NUMERIC);
     w.tokens[3] = (int32_t)a.net.n_vocab;
-    ck_assert_int_eq(bb_evaluate(&a.net, NULL, &w, NULL, &r, NULL, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &a.net, NULL, &w, NULL, &r, NULL, NULL, NULL), BB_BAD_FILE);
     bb_free(norm);
     bb_windows_done(&w);
     ref_model_free(&a);
@@ -546,10 +546,10 @@ START_TEST(running_out_of_memory_leaves_nothing)
         bb_windows    v = { 0 };
         bb_reference *reference = NULL;
         bb_mem_fail_after(n);
-        status = bb_evaluate(&b.net, &a.net, &w, NULL, &r, NULL, NULL, NULL);
+        status = bb_evaluate(&bb_backend_cpu, &b.net, &a.net, &w, NULL, &r, NULL, NULL, NULL);
         if (status == BB_OK) status = bb_tokens_from_ids((int32_t[]){ 1, 2, 3, 4 }, 4, &t, NULL);
         if (status == BB_OK) status = bb_windows_make(&t, BB_PROTOCOL_HF, 4, -1, 0, false, &v, NULL);
-        if (status == BB_OK) status = bb_reference_create(&a.net, &v, 1 << 20, NULL, &reference, NULL);
+        if (status == BB_OK) status = bb_reference_create(&bb_backend_cpu, &a.net, &v, 1 << 20, NULL, &reference, NULL);
         bb_mem_fail_after(-1);
         bb_tokens_done(&t);
         bb_windows_done(&v);

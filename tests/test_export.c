@@ -466,10 +466,10 @@ static void logits_of(const bb_net *net, float *logits)
     bb_forward *w;
     float      *h = BB_NEW((size_t)T * net->n_embd, float, NULL);
     for (int i = 0; i < T; i++) tokens[i] = 260 + i;
-    ck_assert_int_eq(bb_forward_create(net, 1, T, &w, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_embed(w, net, tokens, 1, T, h, NULL), BB_OK);
-    for (uint32_t i = 0; i < net->n_layer; i++) ck_assert_int_eq(bb_forward_block(w, net, &net->blocks[i], 1, T, h, NULL, NULL, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_logits(w, net, h, T, logits, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, net, 1, T, &w, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(w, net, tokens, 1, T, bb_on_cpu(h), NULL), BB_OK);
+    for (uint32_t i = 0; i < net->n_layer; i++) ck_assert_int_eq(bb_forward_block(w, net, &net->blocks[i], 1, T, bb_on_cpu(h), NULL, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_logits(w, net, bb_on_cpu(h), T, logits, NULL), BB_OK);
     bb_forward_destroy(w);
     bb_free(h);
 }

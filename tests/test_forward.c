@@ -36,7 +36,7 @@ static void run_blocks(bb_forward *f, const bb_net *net, uint32_t n_windows, uin
 {
     bb_err err = BB_ERR_INIT;
     for (uint32_t b = 0; b < net->n_layer; b++)
-        ck_assert_msg(bb_forward_block(f, net, &net->blocks[b], n_windows, n_tokens, h, NULL, NULL, &err) == BB_OK, "%s", err.msg);
+        ck_assert_msg(bb_forward_block(f, net, &net->blocks[b], n_windows, n_tokens, bb_on_cpu(h), NULL, NULL, &err) == BB_OK, "%s", err.msg);
 }
 
 START_TEST(agrees_with_the_oracle)
@@ -53,16 +53,16 @@ START_TEST(agrees_with_the_oracle)
     double  *h_ref = BB_NEW(T * C, double, NULL), *z_ref = BB_NEW(V, double, NULL), nll[S * T], largest_z = 0, worst_h = 0, worst_z = 0, worst_nll = 0;
     random_tokens(tokens, S * T, m.net.n_vocab, &seed);
     random_tokens(targets, S * T, m.net.n_vocab, &seed);
-    ck_assert_msg(bb_forward_create(&m.net, S, T, &f, &err) == BB_OK, "%s", err.msg);
-    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, S, T, h, &err), BB_OK);
+    ck_assert_msg(bb_forward_create(&bb_backend_cpu, &m.net, S, T, &f, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, S, T, bb_on_cpu(h), &err), BB_OK);
     run_blocks(f, &m.net, S, T, h);
-    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, targets, S * T, nll, &err), BB_OK);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h), targets, S * T, nll, &err), BB_OK);
     for (size_t s = 0; s < S; s++) {
         ref_embed(&m.net, tokens + s * T, T, h_ref);
         for (uint32_t b = 0; b < m.net.n_layer; b++) ref_block(&m.net, &m.net.blocks[b], T, h_ref);
         for (size_t i = 0; i < T * C; i++) worst_h = fmax(worst_h, fabs((double)h[s * T * C + i] - h_ref[i]));
         ck_assert_msg(worst_h <= tolerance(&m.net, largest_of(h_ref, T * C)), "%s: hidden state off by %g of %g", spec->name, worst_h, largest_of(h_ref, T * C));
-        ck_assert_int_eq(bb_forward_logits(f, &m.net, h + s * T * C, T, z, &err), BB_OK);
+        ck_assert_int_eq(bb_forward_logits(f, &m.net, bb_on_cpu(h + s * T * C), T, z, &err), BB_OK);
         for (size_t t = 0; t < T; t++) {
             ref_logits(&m.net, h_ref + t * C, z_ref);
             largest_z = fmax(largest_z, largest_of(z_ref, V));
@@ -95,8 +95,8 @@ START_TEST(kl_agrees_with_the_oracle)
     double        kl[N], nll[N], *z = BB_NEW(2 * V, double, NULL), *row = BB_NEW(C, double, NULL);
     unsigned char same[N];
     random_tokens(targets, N, a.net.n_vocab, &seed);
-    ck_assert_int_eq(bb_forward_create(&a.net, 1, 64, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_kl(f, &a.net, h, &b.net, h + N * C, targets, N, kl, nll, same, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &a.net, 1, 64, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_kl(f, &a.net, bb_on_cpu(h), &b.net, bb_on_cpu(h + N * C), targets, N, kl, nll, same, NULL), BB_OK);
     for (size_t i = 0; i < N; i++) {
         size_t best[2] = { 0, 0 };
         for (size_t which = 0; which < 2; which++) {
@@ -110,7 +110,7 @@ START_TEST(kl_agrees_with_the_oracle)
         ck_assert(fabs(nll[i] - (ref_log_sum_exp(z + V, V) - z[V + (size_t)targets[i]])) <= allowed);
         ck_assert_int_eq(same[i], best[0] == best[1]);
     }
-    ck_assert_int_eq(bb_forward_kl(f, &a.net, h, &a.net, h, NULL, N, kl, NULL, same, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_kl(f, &a.net, bb_on_cpu(h), &a.net, bb_on_cpu(h), NULL, N, kl, NULL, same, NULL), BB_OK);
     for (size_t i = 0; i < N; i++) ck_assert(kl[i] == 0.0 && same[i] == 1);
     bb_forward_destroy(f);
     ref_model_free(&a);
@@ -136,10 +136,10 @@ START_TEST(fused_and_single_operations_agree)
     size_t n = 2 * LONG * (size_t)m.net.n_embd;
     float *a = ref_random(&m, n, 0, 1, &seed), *b = BB_NEW(n, float, NULL);
     memcpy(b, a, n * sizeof *a);
-    ck_assert_int_eq(bb_forward_create(&m.net, 2, LONG, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 2, LONG, &f, NULL), BB_OK);
     for (uint32_t i = 0; i < m.net.n_layer; i++) {
-        ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 2, LONG, a, NULL, NULL, NULL), BB_OK);
-        ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 2, LONG, b, no_look, NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 2, LONG, bb_on_cpu(a), NULL, NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 2, LONG, bb_on_cpu(b), no_look, NULL, NULL), BB_OK);
         ck_assert_msg(memcmp(a, b, n * sizeof *a) == 0, "%s: block %u", ref_specs[_i].name, i);
     }
     bb_forward_destroy(f);
@@ -163,19 +163,19 @@ START_TEST(batch_and_threads_change_nothing)
     double  *nll = BB_NEW(all, double, NULL), *kl = BB_NEW(all, double, NULL), nll1[T], kl1[T];
     random_tokens(tokens, all, m.net.n_vocab, &seed);
     omp_set_num_threads(3);
-    ck_assert_int_eq(bb_forward_create(&m.net, MANY, T, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, MANY, T, h, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, MANY, T, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, MANY, T, bb_on_cpu(h), NULL), BB_OK);
     run_blocks(f, &m.net, MANY, T, h);
-    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, tokens, all, nll, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_kl(f, &m.net, h, &m.net, h, NULL, all, kl, NULL, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h), tokens, all, nll, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(h), &m.net, bb_on_cpu(h), NULL, all, kl, NULL, NULL, NULL), BB_OK);
     omp_set_num_threads(1);
     for (size_t s = 0; s < MANY; s += s < 35 ? 7 : 1) {
-        ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens + s * T, 1, T, one, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens + s * T, 1, T, bb_on_cpu(one), NULL), BB_OK);
         run_blocks(f, &m.net, 1, T, one);
         ck_assert_msg(memcmp(one, h + s * T * C, T * C * sizeof *h) == 0, "%s: window %zu depends on its batch", ref_specs[_i].name, s);
         size_t first = s % 5, n = T - first - s % 3;
-        ck_assert_int_eq(bb_forward_nll(f, &m.net, one + first * C, tokens + s * T + first, n, nll1, NULL), BB_OK);
-        ck_assert_int_eq(bb_forward_kl(f, &m.net, one + first * C, &m.net, one + first * C, NULL, n, kl1, NULL, NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(one + first * C), tokens + s * T + first, n, nll1, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(one + first * C), &m.net, bb_on_cpu(one + first * C), NULL, n, kl1, NULL, NULL, NULL), BB_OK);
         ck_assert_msg(memcmp(nll1, nll + s * T + first, n * sizeof *nll) == 0, "%s: nll depends on the rows beside it", ref_specs[_i].name);
         ck_assert(memcmp(kl1, kl + s * T + first, n * sizeof *kl) == 0);
     }
@@ -183,6 +183,54 @@ START_TEST(batch_and_threads_change_nothing)
     bb_forward_destroy(f);
     ref_model_free(&m);
     bb_free(tokens); bb_free(h); bb_free(one); bb_free(nll); bb_free(kl);
+}
+END_TEST
+
+/* The inputs that a hook sees, when the block stops at one of them; several slabs. */
+typedef struct gathered { float *x[BB_N_FEEDS]; size_t n[BB_N_FEEDS]; } gathered;
+
+static bb_status gather_inputs(void *self, bb_feed feed, const float *x, size_t n, uint32_t cols, bb_err *err)
+{
+    gathered *g = self;
+    (void)err;
+    memcpy(g->x[feed] + g->n[feed], x, n * cols * sizeof *x);
+    g->n[feed] += n * cols;
+    return BB_OK;
+}
+
+START_TEST(block_stops_at_an_input)
+{
+    enum { WINDOWS = 32, LENGTH = T, MOST = 128 /* numbers of an input */ };
+    ref_model   m;
+    uint64_t    seed = 10;
+    bb_forward *f;
+    gathered    g = { 0 };
+    ref_model_make(&ref_specs[_i], 3, &m);
+    const size_t n = (size_t)WINDOWS * LENGTH * m.net.n_embd, most = (size_t)WINDOWS * LENGTH * MOST;
+    float *start = ref_random(&m, n, 0, 1, &seed), *h = BB_NEW(n, float, NULL), *x = BB_NEW(most, float, NULL);
+    for (int k = 0; k < BB_N_FEEDS; k++) g.x[k] = BB_NEW(most, float, NULL);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, WINDOWS, LENGTH, &f, NULL), BB_OK);
+    for (uint32_t i = 0; i < m.net.n_layer; i++) {
+        const bb_block *b = &m.net.blocks[i];
+        memset(g.n, 0, sizeof g.n);
+        memcpy(h, start, n * sizeof *h);
+        ck_assert_int_eq(bb_forward_block(f, &m.net, b, WINDOWS, LENGTH, bb_on_cpu(h), gather_inputs, &g, NULL), BB_OK);
+        for (int k = 0; k < BB_N_FEEDS; k++) {
+            const size_t width = bb_dim_of(&m.net, b, bb_feeds[k].width);
+            memcpy(h, start, n * sizeof *h);
+            ck_assert_uint_le(width, MOST);
+            const bb_status status = bb_forward_input(f, &m.net, b, WINDOWS, LENGTH, bb_on_cpu(h), (bb_feed)k, bb_on_cpu(x), NULL);
+            ck_assert_int_eq(status, bb_block_has(b, bb_feeds[k].sublayer) ? BB_OK : BB_FAILED);
+            if (status != BB_OK) continue;
+            ck_assert_uint_eq(g.n[k], (size_t)WINDOWS * LENGTH * width);
+            ck_assert_msg(memcmp(x, g.x[k], g.n[k] * sizeof *x) == 0, "%s: block %u, input %d", ref_specs[_i].name, i, k);
+            if (k == BB_FEED_ATTENTION) ck_assert_msg(memcmp(h, start, n * sizeof *h) == 0, "it went on");
+        }
+    }
+    bb_forward_destroy(f);
+    for (int k = 0; k < BB_N_FEEDS; k++) bb_free(g.x[k]);
+    ref_model_free(&m);
+    bb_free(h); bb_free(x);
 }
 END_TEST
 
@@ -199,8 +247,8 @@ START_TEST(uniform_logits_give_perplexity_V)
     ref_model_make(&spec, 1, &m);
     m.net.head.data = ref_random(&m, (size_t)spec.n_vocab * 8, 0, 0, &seed);
     const float *h = ref_random(&m, 3 * 8, 0, 1, &seed);
-    ck_assert_int_eq(bb_forward_create(&m.net, 1, 4, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, targets, 3, nll, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 4, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h), targets, 3, nll, NULL), BB_OK);
     for (int i = 0; i < 3; i++) ck_assert(fabs(exp(nll[i]) / spec.n_vocab - 1) < 1e-14);
     bb_forward_destroy(f);
     ref_model_free(&m);
@@ -220,8 +268,8 @@ START_TEST(large_vocabulary_comes_in_pieces)
     double        nll, kl, *z = BB_NEW(2 * V, double, NULL), *row = BB_NEW(C, double, NULL), allowed;
     ref_model_make(&spec, 1, &m);
     const float *h = ref_random(&m, 2 * C, 0, 1, &seed);
-    ck_assert_int_eq(bb_forward_create(&m.net, 1, 4, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_kl(f, &m.net, h, &m.net, h + C, &target, 1, &kl, &nll, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 4, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(h), &m.net, bb_on_cpu(h + C), &target, 1, &kl, &nll, NULL, NULL), BB_OK);
     for (size_t i = 0; i < 2; i++) {
         for (size_t c = 0; c < C; c++) row[c] = (double)h[i * C + c];
         ref_logits(&m.net, row, z + i * V);
@@ -260,8 +308,8 @@ START_TEST(hook_sees_every_input)
     size_t C = m.net.n_embd;
     float *h = BB_NEW(S * T * C, float, NULL);
     random_tokens(tokens, S * T, m.net.n_vocab, &seed);
-    ck_assert_int_eq(bb_forward_create(&m.net, S, T, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, S, T, h, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, S, T, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, S, T, bb_on_cpu(h), NULL), BB_OK);
     double expected = 0; /* of the normed embeddings */
     for (size_t t = 0; t < S * T; t++) {
         double square = 0;
@@ -269,10 +317,10 @@ START_TEST(hook_sees_every_input)
         for (size_t c = 0; c < C; c++)
             expected += pow((double)h[t * C + c] * (double)m.net.blocks[0].norm[BB_NORM_ATTENTION][c], 2) / (square / (double)C + (double)m.net.norm_eps);
     }
-    ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[0], S, T, h, look, &s, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[0], S, T, bb_on_cpu(h), look, &s, NULL), BB_OK);
     ck_assert(fabs(s.sum_square_q / expected - 1) < 1e-5);
     for (int k = 0; k < BB_N_FEEDS; k++) ck_assert_uint_eq(s.tokens[k], S * T);
-    ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[0], S, T, h, look, &s, NULL), BB_INTERRUPTED);
+    ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[0], S, T, bb_on_cpu(h), look, &s, NULL), BB_INTERRUPTED);
     bb_forward_destroy(f);
     ref_model_free(&m);
     bb_free(h);
@@ -287,10 +335,10 @@ START_TEST(wrong_shapes_and_ids_are_refused)
     float       h[2 * 32] = { 0 };
     double      nll[2];
     ref_model_make(&ref_specs[0], 5, &m);
-    ck_assert_int_eq(bb_forward_create(&m.net, 1, 2, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]){ 0, 40 }, 1, 2, h, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]){ -1, 0 }, 1, 2, h, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, (int32_t[]){ 0, 40 }, 2, nll, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]){ 0, 40 }, 1, 2, bb_on_cpu(h), NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]){ -1, 0 }, 1, 2, bb_on_cpu(h), NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h), (int32_t[]){ 0, 40 }, 2, nll, NULL), BB_BAD_FILE);
     for (int change = 0; change < 6; change++) {
         b = m.net.blocks[0];
         if (change == 0) b.w[BB_PART_Q].rows--;
@@ -300,12 +348,12 @@ START_TEST(wrong_shapes_and_ids_are_refused)
         if (change == 4) b.w[BB_PART_UP].data = NULL;
         if (change == 5) b.w[BB_PART_GATE].type = (bb_type)4;
         bb_err err = BB_ERR_INIT;
-        ck_assert_int_ne(bb_forward_block(f, &m.net, &b, 1, 2, h, NULL, NULL, &err), BB_OK);
+        ck_assert_int_ne(bb_forward_block(f, &m.net, &b, 1, 2, bb_on_cpu(h), NULL, NULL, &err), BB_OK);
         ck_assert(err.msg[0]);
     }
     bb_forward_destroy(f);
     m.net.n_rot = 7;
-    ck_assert_int_eq(bb_forward_create(&m.net, 1, 2, &f, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_BAD_FILE);
     ck_assert_ptr_null(f);
     ref_model_free(&m);
 }
@@ -323,9 +371,9 @@ START_TEST(running_out_of_memory_is_survived)
     for (long n = 0; !done && n < 100; n++) {
         bb_forward *f = NULL;
         bb_mem_fail_after(n);
-        bb_status status = bb_forward_create(&m.net, 1, 2, &f, NULL);
-        if (status == BB_OK) status = bb_forward_block(f, &m.net, &m.net.blocks[0], 1, 2, h, NULL, NULL, NULL);
-        if (status == BB_OK) status = bb_forward_nll(f, &m.net, h, (int32_t[]){ 0, 1 }, 2, nll, NULL);
+        bb_status status = bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL);
+        if (status == BB_OK) status = bb_forward_block(f, &m.net, &m.net.blocks[0], 1, 2, bb_on_cpu(h), NULL, NULL, NULL);
+        if (status == BB_OK) status = bb_forward_nll(f, &m.net, bb_on_cpu(h), (int32_t[]){ 0, 1 }, 2, nll, NULL);
         bb_mem_fail_after(-1);
         bb_forward_destroy(f);
         ck_assert(status == BB_OK || status == BB_NOMEM);
@@ -344,6 +392,7 @@ int main(void)
     tcase_add_loop_test(t, agrees_with_the_oracle, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, kl_agrees_with_the_oracle, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, fused_and_single_operations_agree, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, block_stops_at_an_input, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, batch_and_threads_change_nothing, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, uniform_logits_give_perplexity_V, 0, 3);
     tcase_add_test(t, large_vocabulary_comes_in_pieces);

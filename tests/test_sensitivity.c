@@ -62,7 +62,7 @@ static void open_world(void)
     bb_err err = BB_ERR_INIT;
     ck_assert_msg(bb_plan_space_init(&w.space, plan_units, N_UNITS, &err) == BB_OK, "%s", err.msg);
     ck_assert_msg(bb_database_open(&c, &w.db, &err) == BB_OK, "%s", err.msg);
-    ck_assert_int_eq(bb_net_evaluator_create(&w.model, &w.score, 1, 64u << 20, &w.evaluator, NULL), BB_OK);
+    ck_assert_int_eq(bb_net_evaluator_create(&bb_backend_cpu, &w.model, &w.score, 1, 64u << 20, &w.evaluator, NULL), BB_OK);
 }
 
 static void close_world(void)
@@ -217,9 +217,11 @@ static void psi_of(const bb_sketch *sketch, const bb_plan *plan, float *psi)
     bb_net        net;
     bb_block      blocks[TINY_MAX_LAYERS];
     bb_evaluation v;
+    const float  *last;
     ck_assert_int_eq(bb_database_apply(w.db, plan, &net, blocks, NULL), BB_OK);
     ck_assert_int_eq(bb_net_evaluator_score(w.evaluator, &net, 0, &v, NULL, NULL), BB_OK);
-    ck_assert_int_eq(bb_sketch_project(sketch, &net, bb_net_evaluator_last(w.evaluator, 0), psi, NULL), BB_OK);
+    ck_assert_int_eq(bb_net_evaluator_last(w.evaluator, 0, &last, NULL), BB_OK);
+    ck_assert_int_eq(bb_sketch_project(sketch, &net, last, psi, NULL), BB_OK);
 }
 
 START_TEST(small_changes_add_up)
@@ -228,7 +230,9 @@ START_TEST(small_changes_add_up)
     bb_sketch *sketch;
     bb_plan    a = { 0, NULL }, b = { 0, NULL }, both = { 0, NULL }, none = { 0, NULL };
     double     length = 0, off = 0;
-    ck_assert_int_eq(bb_sketch_create(&w.model.net, bb_net_evaluator_reference(w.evaluator, 0), n_rows, 4, 1, &sketch, NULL), BB_OK);
+    const float *reference;
+    ck_assert_int_eq(bb_net_evaluator_reference(w.evaluator, 0, &reference, NULL), BB_OK);
+    ck_assert_int_eq(bb_sketch_create(&w.model.net, reference, n_rows, 4, 1, &sketch, NULL), BB_OK);
     size_t dim = bb_sketch_dim(sketch);
     float *psi = BB_NEW(4 * dim, float, NULL);
     bb_plan_set(&a, "blk.0.attn_output", "Q8_0", NULL);
@@ -346,7 +350,7 @@ static double nll_towards(size_t change, double step)
     mixed[1].w[BB_PART_DOWN].type = BB_F32;
     mixed[1].w[BB_PART_DOWN].data = v;
     full.blocks = mixed;
-    ck_assert_int_eq(bb_evaluate(&full, NULL, &w.score, NULL, &r, NULL, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &full, NULL, &w.score, NULL, &r, NULL, NULL, NULL), BB_OK);
     bb_plan_done(&plan);
     bb_free(v);
     return r.nll;

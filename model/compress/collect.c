@@ -14,5 +14,5 @@ bb_status bb_hessians_collect(bb_forward *f, const bb_net *net, const bb_block *
                               bb_err *err)
 {
     collector c = { out, T };
-    return bb_forward_block(f, net, block, S, T, h, on_input, &c, err);
+    return bb_forward_block(f, net, block, S, T, bb_on_cpu(h), on_input, &c, err);
 }

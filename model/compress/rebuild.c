@@ -38,7 +38,6 @@ typedef struct stream {
     float        *x;          /* [BATCH * ctx][most cols] inputs of the stage */
     bb_feed      stage;
     uint32_t      cols;       /* of x */
-    size_t        n_seen, n_tokens; /* of the batch */
     bool          advanced;   /* h is at the half's output */
     float        *all_x;      /* [n_windows * ctx][cols] inputs of o or down of all windows, when they fit into KEPT_BYTES; owned, or NULL */
 } stream;
@@ -71,31 +70,13 @@ void bb_rebuilt_done(bb_rebuilt *r)
 
 /* ---- moments ---- */
 
-/* Takes the inputs of the stream's stage, and stops the half when it has those of the whole batch: BB_NOT_FOUND is then no
- * failure. */
-static bb_status on_input(void *self, bb_feed stage, const float *x, size_t n, uint32_t cols, bb_err *err)
-{
-    stream *s = self;
-    (void)err;
-    if (stage != s->stage) return BB_OK;
-    memcpy(s->x + s->n_seen * cols, x, n * cols * sizeof *x);
-    s->cols = cols;
-    s->n_seen += n;
-    return s->n_seen == s->n_tokens ? BB_NOT_FOUND : BB_OK;
-}
-
 /* Runs S windows from `first` up to the stage. */
 static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb_err *err)
 {
     const size_t row = (size_t)b->ctx * s->net->n_embd;
-    bb_err       local = BB_ERR_INIT;
-    bb_status    status;
     memcpy(s->scratch, s->h + first * row, S * row * sizeof *s->h);
-    s->n_seen = 0;
-    s->n_tokens = (size_t)S * b->ctx;
-    status = bb_forward_block(b->forward, s->net, &s->half, S, b->ctx, s->scratch, on_input, s, &local);
-    if (s->n_seen == s->n_tokens || status == BB_OK) return BB_OK;
-    return BB_FAIL(err, status, "%s", local.msg);
+    s->cols = (uint32_t)bb_dim_of(s->net, &s->half, bb_feeds[s->stage].width);
+    return bb_forward_input(b->forward, s->net, &s->half, S, b->ctx, bb_on_cpu(s->scratch), s->stage, bb_on_cpu(s->x), err);
 }
 
 /* Does it feed what writes to the residual stream: o, down? */
@@ -111,7 +92,7 @@ static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *
     float         *wanted = b->full.scratch, *h = b->full.h + at;
     const float   *h_small = b->small.h + at;
     memcpy(wanted, h, n * sizeof *h);
-    bb_status status = bb_forward_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err);
+    bb_status status = bb_forward_block(b->forward, b->full.net, &b->full.half, S, b->ctx, bb_on_cpu(h), NULL, NULL, err);
     for (size_t i = 0; i < n && status == BB_OK; i++) {
         const float r = wanted[i], y = h[i] - r - (bias ? bias[i % C] : 0);
         wanted[i] = (float)input_share * y + (float)residual_share * (r - h_small[i]);
@@ -356,7 +337,7 @@ static bb_status advance(rebuild *b, stream *s, bb_err *err)
     const size_t row = (size_t)b->ctx * s->net->n_embd;
     for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
         uint32_t  S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
-        bb_status status = bb_forward_block(b->forward, s->net, &s->half, S, b->ctx, s->h + first * row, NULL, NULL, err);
+        bb_status status = bb_forward_block(b->forward, s->net, &s->half, S, b->ctx, bb_on_cpu(s->h + first * row), NULL, NULL, err);
         if (status != BB_OK) return status;
     }
     return BB_OK;
@@ -421,7 +402,7 @@ static bb_status stream_init(const rebuild *b, stream *s, const bb_net *net, con
     if (!s->h || !s->scratch || !s->x) return BB_NOMEM;
     for (uint32_t first = 0; first < b->n_windows && status == BB_OK; first += BATCH) {
         uint32_t S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
-        status = bb_forward_embed(b->forward, net, tokens + (size_t)first * b->ctx, S, b->ctx, s->h + first * row, err);
+        status = bb_forward_embed(b->forward, net, tokens + (size_t)first * b->ctx, S, b->ctx, bb_on_cpu(s->h + first * row), err);
     }
     return status;
 }
@@ -511,7 +492,7 @@ bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, co
     b.wanted = BB_NEW(net->n_layer, bb_block, err);
     b.todo = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, bool, err);
     if (!out->blocks || !out->packed || !b.wanted || !b.todo) goto done;
-    BB_TRY(bb_forward_create(net, BATCH, ctx, &b.forward, err));
+    BB_TRY(bb_forward_create(&bb_backend_cpu, net, BATCH, ctx, &b.forward, err));
     BB_TRY(open_checkpoint(&b, plan, tokens, err));
     BB_TRY(start_net(&b, plan, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * backend.h: the operations that the forward pass is made of, as a table, so that another device is another table.
+ * backend.h: where a network runs: memory that only the backend can read, and the operations that the passes are made of, as a table with a
+ * context, so that another device is another table (backend_cpu.c is the one on the host; tests/support/guarded.c one that lends the host nothing).
  *
- * A buffer is a float32 array in the memory of the backend, named by a float* on which only arithmetic is allowed outside
- * the backend. Weights, norms, biases and tables stay host pointers: a backend keeps its own copies if it needs them.
+ * In the backend's memory, as buffers: hidden states and all else that is (tokens, width). On the host: what goes in (token ids, weights, norms,
+ * biases, tables: a backend keeps its own copies of weights if it needs them, made at the first use, told apart by address, until `forget`) and
+ * what comes out (scores, logits when asked for, gradients of parameters).
  * Activations are (S*T, width) row-major: S windows of T tokens, each window from position 0.
  *
  * Determinism, required: what an operation gives for a row (a window, in attention) depends on that row and the weights
@@ -13,6 +15,13 @@
 
 #include "base/status.h"
 #include "model/net/net.h"
+
+/* A float32 array in the memory of a backend, from number `at` of an allocation on. Only the backend knows what `memory` is. */
+typedef struct bb_memory bb_memory;
+typedef struct bb_buffer { bb_memory *memory; size_t at; } bb_buffer;
+
+/* The same memory n numbers further on: row i of rows of `width` is bb_buffer_at(b, i * width). */
+static inline bb_buffer bb_buffer_at(bb_buffer b, size_t n) { return (bb_buffer){ b.memory, b.at + n }; }
 
 /* Heads laid side by side in a row, and how RoPE turns them. */
 typedef struct bb_heads {
@@ -37,46 +46,97 @@ bb_status bb_check_head(const bb_net *net, bb_err *err);
 bb_status bb_check_shape(const bb_net *net, bb_err *err);   /* width, head size, vocabulary, n_rot */
 bb_status bb_check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, bb_err *err);
 
-typedef struct bb_backend {
-    const char *name;
-    bb_status (*create)(void **self, bb_err *err);
-    void      (*destroy)(void *self);
+enum { BB_LOSS_FLOATS = 16 << 20 }; /* logits that back_loss has at a time (and as many of the reference): 64 MiB */
 
-    bb_status (*alloc)(void *self, size_t n, float **buffer, bb_err *err);
-    void      (*release)(void *self, float *buffer); /* NULL allowed */
-    /* A host array of n floats as a buffer, until leave; leave writes it to host (NULL: the caller changed nothing). The CPU
-     * lends the array itself. */
-    bb_status (*enter)(void *self, const float *host, size_t n, float **buffer, bb_err *err);
-    bb_status (*leave)(void *self, float *buffer, float *host, size_t n, bb_err *err);
-    /* Contents of a buffer for reading on the host, until the next operation. */
-    bb_status (*peek)(void *self, const float *buffer, size_t n, const float **host, bb_err *err);
+/* A loss of n rows at the head: cross-entropy with `targets`, or against z_ref = x_ref head_ref' (targets NULL) KL, or half the squared distance. */
+typedef struct bb_loss {
+    const bb_matrix *head, *head_ref;
+    bb_buffer        x, x_ref;      /* (n, C) after the output norms */
+    const int32_t   *targets;       /* [n] */
+    const float     *weight;        /* [n] factors of the rows, or NULL: all 1 */
+    bool             squared;
+} bb_loss;
+
+typedef struct bb_operations {
+    const char *name;
+
+    /* ---- memory: any thread, one at a time; `context` is the backend's ---- */
+    bb_status (*alloc)(void *context, size_t n, bb_buffer *out, bb_err *err);
+    void      (*release)(void *context, bb_buffer buffer);  /* as alloc gave it; without memory: nothing */
+    bb_status (*write)(void *context, bb_buffer to, const float *host, size_t n, bb_err *err);
+    bb_status (*read)(void *context, bb_buffer from, float *host, size_t n, bb_err *err);
+    bb_status (*copy)(void *context, bb_buffer from, bb_buffer to, size_t n, bb_err *err); /* they do not overlap */
+    /* What a buffer holds now, on the host to read, until unpeek: the array itself or a copy. */
+    bb_status (*peek)(void *context, bb_buffer buffer, size_t n, const float **host, bb_err *err);
+    void      (*unpeek)(void *context, const float *host);  /* NULL allowed */
+    /* Weights that were used may be rewritten or freed now: no copy of them is to be used again. */
+    void      (*forget)(void *context);
+
+    /* ---- a workspace: scratch memory of one user at a time ---- */
+    bb_status (*open)(void *context, void **self, bb_err *err);
+    void      (*close)(void *self);  /* NULL allowed */
+
+    /* ---- forward ---- */
 
     /* Announces matrices that the following matmuls use repeatedly, until the next hold (n = 0: none): decode them once. */
     bb_status (*hold)(void *self, const bb_matrix *const *w, size_t n, bb_err *err);
-
     /* y (n, cols) = rows `ids` of table. */
-    bb_status (*gather)(void *self, const bb_matrix *table, const int32_t *ids, size_t n, float *y, bb_err *err);
+    bb_status (*gather)(void *self, const bb_matrix *table, const int32_t *ids, size_t n, bb_buffer y, bb_err *err);
     /* y (n, rows) = x (n, cols) W' + bias; add: onto what y holds. */
-    bb_status (*matmul)(void *self, size_t n, const float *x, const bb_matrix *w, bool add, float *y, bb_err *err);
+    bb_status (*matmul)(void *self, size_t n, bb_buffer x, const bb_matrix *w, bool add, bb_buffer y, bb_err *err);
     /* y (n, width) = RMSNorm of each row. y may be x. */
-    bb_status (*rms_norm)(void *self, size_t n, uint32_t width, const float *x, const float *weight, float eps, float *y, bb_err *err);
+    bb_status (*rms_norm)(void *self, size_t n, uint32_t width, bb_buffer x, const float *weight, float eps, bb_buffer y, bb_err *err);
     /* In place on x (S*T, heads.n * heads.dim): per-head norm, then RoPE. */
-    bb_status (*rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, float *x, bb_err *err);
+    bb_status (*rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer x, bb_err *err);
     /* Causal attention, q (S*T, H*D), k and v (S*T, G*D), query head j with KV head j / (H/G), scale 1/sqrt(D). Result in q. */
-    bb_status (*attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, float *q, const float *k, const float *v,
+    bb_status (*attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v,
                            bb_err *err);
     /* gate = silu(gate) * up, n elements. */
-    bb_status (*swiglu)(void *self, size_t n, float *gate, const float *up, bb_err *err);
+    bb_status (*swiglu)(void *self, size_t n, bb_buffer gate, bb_buffer up, bb_err *err);
+    /* logits (n, rows), on the host, = x (n, cols) head'. */
+    bb_status (*logits)(void *self, size_t n, bb_buffer x, const bb_matrix *head, float *logits, bb_err *err);
     /* Per row i of x (n, C), after the output norm, z = x head': nll[i] = lse(z) - z[target], and against z_ref = x_ref head_ref'
-     * (x_ref NULL: none) kl[i] and same[i], host arrays, each NULL when not wanted. */
-    bb_status (*score)(void *self, size_t n, const float *x_ref, const bb_matrix *head_ref, const float *x, const bb_matrix *head,
+     * (head_ref NULL: none) kl[i] and same[i], host arrays, each NULL when not wanted. */
+    bb_status (*score)(void *self, size_t n, bb_buffer x_ref, const bb_matrix *head_ref, bb_buffer x, const bb_matrix *head,
                        const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err);
     /* NULL allowed: whole blocks on h (S*T, C) in place, faster than the operations above with the same bits. Takes the first
      * *n_done windows (0: not worth it for these shapes), the caller does the rest. norm_eps is in q and k. */
-    bb_status (*block)(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, float *h,
+    bb_status (*block)(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, bb_buffer h,
                        uint32_t *n_done, bb_err *err);
+
+    /* ---- backward (formulas: backward.h). Gradients of parameters are host arrays, added to; NULL: not wanted ---- */
+
+    /* As hold, for back_matmul. */
+    bb_status (*back_hold)(void *self, const bb_matrix *const *w, size_t n, bb_err *err);
+    /* dx (n, cols) = [dx +] dy (n, rows) W. */
+    bb_status (*back_matmul)(void *self, size_t n, bb_buffer dy, const bb_matrix *w, bool add, bb_buffer dx, bb_err *err);
+    /* dw (rows, cols) += dy' x: every entry one chain of fma over the rows of x in order, from what dw holds. */
+    bb_status (*back_weights)(void *self, size_t n, size_t rows, size_t cols, bb_buffer dy, bb_buffer x, float *dw, bb_err *err);
+    /* sums[j] += sum of a_ij [* b_ij; b without memory: none] over rows i and over each `group` of columns, in order of i. */
+    bb_status (*back_sums)(void *self, size_t n, size_t cols, size_t group, bb_buffer a, bb_buffer b, float *sums, bb_err *err);
+    /* x (n, width), dy -> dx [+=]; dx may be dy when not adding. */
+    bb_status (*back_norm)(void *self, size_t n, size_t width, bb_buffer x, const float *weight, float eps, bb_buffer dy, bool add, bb_buffer dx,
+                           float *d_weight, bb_err *err);
+    /* In place on dx (S*T, heads): the rotation back, then the norm of each head with `raw`, its input (used only with a norm). */
+    bb_status (*back_rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer raw, bb_buffer dx, float *d_norm, bb_err *err);
+    /* q (S*T, H*D), k, v (S*T, G*D) after RoPE; d_out becomes dq; dk, dv are written. */
+    bb_status (*back_attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v,
+                                bb_buffer d_out, bb_buffer dk, bb_buffer dv, bb_err *err);
+    /* gate, up (n each) become d_gate, d_up. */
+    bb_status (*back_swiglu)(void *self, size_t n, bb_buffer gate, bb_buffer up, bb_buffer dy, bb_err *err);
+    /* loss[i] (host, NULL allowed) of each row, without its weight; dx (n, C) := dL/dx of sum weight_i loss_i; d_head (V, C) += its gradient. */
+    bb_status (*back_loss)(void *self, size_t n, const bb_loss *of, double *loss, bb_buffer dx, float *d_head, bb_err *err);
+} bb_operations;
+
+typedef struct bb_backend {
+    const bb_operations *ops;
+    void                *context; /* the device; NULL on the CPU */
 } bb_backend;
 
 extern const bb_backend bb_backend_cpu;
+
+/* A host array as a buffer of the CPU backend, and of no other: for those that do arithmetic of their own on the states. The operations write
+ * only where the caller of a pass asks for results. */
+static inline bb_buffer bb_on_cpu(const float *host) { return (bb_buffer){ (bb_memory *)(uintptr_t)host, 0 }; }
 
 #endif

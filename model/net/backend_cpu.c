@@ -25,16 +25,65 @@ enum {
     HOLD_FLOATS = 64 << 20     /* packed weights held: 256 MiB */
 };
 
-static bb_status cpu_create(void **self, bb_err *err)
+/* ---- memory: a buffer's memory is the array itself ---- */
+
+static bb_status cpu_alloc(void *context, size_t n, bb_buffer *out, bb_err *err)
+{
+    (void)context;
+    *out = bb_on_cpu(BB_NEW(n, float, err));
+    return out->memory ? BB_OK : BB_NOMEM;
+}
+
+static void cpu_release(void *context, bb_buffer buffer)
+{
+    (void)context;
+    bb_free(bb_cpu_at(buffer));
+}
+
+static bb_status cpu_write(void *context, bb_buffer to, const float *host, size_t n, bb_err *err)
+{
+    (void)context; (void)err;
+    memcpy(bb_cpu_at(to), host, n * sizeof *host);
+    return BB_OK;
+}
+
+static bb_status cpu_read(void *context, bb_buffer from, float *host, size_t n, bb_err *err)
+{
+    (void)context; (void)err;
+    memcpy(host, bb_cpu_at(from), n * sizeof *host);
+    return BB_OK;
+}
+
+static bb_status cpu_copy(void *context, bb_buffer from, bb_buffer to, size_t n, bb_err *err)
+{
+    (void)context; (void)err;
+    memcpy(bb_cpu_at(to), bb_cpu_at(from), n * sizeof(float));
+    return BB_OK;
+}
+
+static bb_status cpu_peek(void *context, bb_buffer buffer, size_t n, const float **host, bb_err *err)
+{
+    (void)context; (void)n; (void)err;
+    *host = bb_cpu_at(buffer);
+    return BB_OK;
+}
+
+static void cpu_unpeek(void *context, const float *host) { (void)context; (void)host; }
+static void cpu_forget(void *context) { (void)context; }
+
+/* ---- workspace ---- */
+
+static bb_status cpu_open(void *context, void **self, bb_err *err)
 {
     bb_cpu *c = BB_NEW0(1, bb_cpu, err);
+    (void)context;
     if (!c) return BB_NOMEM;
     c->k = bb_kernels_get();
     *self = c;
     return BB_OK;
 }
 
-static void cpu_destroy(void *self)
+static void cpu_close(void *self)
 {
     bb_cpu *c = self;
     if (!c) return;
@@ -42,40 +91,8 @@ static void cpu_destroy(void *self)
     bb_free(c->piece2.at);
     bb_free(c->store.at);
     bb_free(c->scratch.at);
+    bb_cpu_back_close(c);
     bb_free(c);
-}
-
-static bb_status cpu_alloc(void *self, size_t n, float **buffer, bb_err *err)
-{
-    (void)self;
-    *buffer = BB_NEW(n, float, err);
-    return *buffer ? BB_OK : BB_NOMEM;
-}
-
-static void cpu_release(void *self, float *buffer)
-{
-    (void)self;
-    bb_free(buffer);
-}
-
-static bb_status cpu_enter(void *self, const float *host, size_t n, float **buffer, bb_err *err)
-{
-    (void)self; (void)n; (void)err;
-    *buffer = (float *)(uintptr_t)host; /* the operations write only where forward.c's caller gave a writable array */
-    return BB_OK;
-}
-
-static bb_status cpu_leave(void *self, float *buffer, float *host, size_t n, bb_err *err)
-{
-    (void)self; (void)buffer; (void)host; (void)n; (void)err;
-    return BB_OK;
-}
-
-static bb_status cpu_peek(void *self, const float *buffer, size_t n, const float **host, bb_err *err)
-{
-    (void)self; (void)n; (void)err;
-    *host = buffer;
-    return BB_OK;
 }
 
 bb_status bb_pool_grow(bb_pool *p, size_t n, bb_err *err)
@@ -155,9 +172,17 @@ static const float *find_held(const bb_cpu *c, const bb_matrix *w)
 
 /* ---- operations ---- */
 
-static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *ids, size_t n, float *y, bb_err *err)
+/* The array that an operation writes to: inputs that the backward pass has packed may not be there any more. */
+static float *written(bb_cpu *c, bb_buffer to)
+{
+    c->back.packed = NULL;
+    return bb_cpu_at(to);
+}
+
+static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *ids, size_t n, bb_buffer to, bb_err *err)
 {
     (void)self; (void)err;
+    float           *y = bb_cpu_at(to);
     const bb_format *f = bb_format_get(table->type);
     const char      *data = table->data;
     size_t           bytes = bb_format_row_bytes(f, table->cols);
@@ -182,9 +207,11 @@ void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const flo
     }
 }
 
-static bb_status cpu_matmul(void *self, size_t n, const float *x, const bb_matrix *w, bool add, float *y, bb_err *err)
+bb_status bb_cpu_matmul(void *self, size_t n, bb_buffer from, const bb_matrix *w, bool add, bb_buffer to, bb_err *err)
 {
     bb_cpu         *c = self;
+    const float *x = bb_cpu_at(from);
+    float       *y = written(c, to);
     bb_status    status = BB_OK;
     const float *panels = find_held(c, w);
     size_t       step = bb_cpu_rows_a_piece(c, w, PIECE_FLOATS);
@@ -202,9 +229,16 @@ done:
     return status;
 }
 
-static bb_status cpu_rms_norm(void *self, size_t n, uint32_t width, const float *x, const float *weight, float eps, float *y, bb_err *err)
+static bb_status cpu_logits(void *self, size_t n, bb_buffer x, const bb_matrix *head, float *logits, bb_err *err)
+{
+    return bb_cpu_matmul(self, n, x, head, false, bb_on_cpu(logits), err);
+}
+
+static bb_status cpu_rms_norm(void *self, size_t n, uint32_t width, bb_buffer from, const float *weight, float eps, bb_buffer to, bb_err *err)
 {
     (void)err;
+    const float      *x = bb_cpu_at(from);
+    float            *y = written(self, to);
     const bb_kernels *k = ((bb_cpu *)self)->k;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * width))
     for (size_t i = 0; i < n; i++) k->rms_norm(x + i * width, weight, eps, y + i * width, width);
@@ -231,9 +265,10 @@ static void turn_heads(const bb_kernels *k, const bb_heads *heads, size_t first,
         }
 }
 
-static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, float *x, bb_err *err)
+static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer buffer, bb_err *err)
 {
     (void)err;
+    float            *x = written(self, buffer);
     const bb_kernels *k = ((bb_cpu *)self)->k;
     size_t            n = (size_t)S * T, width = (size_t)heads->n * heads->dim;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * width))
@@ -284,10 +319,12 @@ static void attend(const bb_kernels *kernels, const kv_cache *cache, size_t T, s
     }
 }
 
-static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, float *q, const float *k, const float *v,
-                               bb_err *err)
+static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q_at, bb_buffer k_at,
+                               bb_buffer v_at, bb_err *err)
 {
     bb_cpu      *c = self;
+    float       *q = written(c, q_at);
+    const float *k = bb_cpu_at(k_at), *v = bb_cpu_at(v_at);
     size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, kv = kv_floats(c, T, D), slice = kv + (size_t)TILE * T;
     ptrdiff_t tasks = (ptrdiff_t)S * G;
     bb_status status = bb_cpu_grow_scratch(c, slice, err);
@@ -303,10 +340,12 @@ static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, u
     return BB_OK;
 }
 
-static bb_status cpu_swiglu(void *self, size_t n, float *gate, const float *up, bb_err *err)
+static bb_status cpu_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_err *err)
 {
     (void)err;
     enum { STRIP = 4096 };
+    float            *gate = written(self, gate_at);
+    const float      *up = bb_cpu_at(up_at);
     const bb_kernels *k = ((bb_cpu *)self)->k;
     ptrdiff_t         tasks = (ptrdiff_t)((n + STRIP - 1) / STRIP);
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(32 * n))
@@ -392,10 +431,11 @@ static void fused_window(const fused *f, float *memory, float *h)
     }
 }
 
-static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, float *h,
+static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, bb_buffer to,
                            uint32_t *n_done, bb_err *err)
 {
     bb_cpu      *c = self;
+    float     *h = written(c, to);
     fused     f = { .c = c, .b = block, .q = q, .k = k, .T = T, .C = C, .D = q->dim };
     uint32_t  windows = S - S % (uint32_t)omp_get_max_threads(); /* so that no thread idles; the rest is cut finer by the caller */
     *n_done = 0;
@@ -455,10 +495,11 @@ static bb_status score_all(bb_cpu *c, size_t n, const score_piece *p, const floa
     return BB_OK;
 }
 
-static bb_status cpu_score(void *self, size_t n, const float *x_ref, const bb_matrix *head_ref, const float *x, const bb_matrix *head,
+static bb_status cpu_score(void *self, size_t n, bb_buffer ref_at, const bb_matrix *head_ref, bb_buffer x_at, const bb_matrix *head,
                            const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err)
 {
     bb_cpu         *c = self;
+    const float *x = bb_cpu_at(x_at), *x_ref = head_ref ? bb_cpu_at(ref_at) : NULL;
     size_t       step = bb_cpu_rows_a_piece(c, head, PIECE_FLOATS / 2);
     bool         one_head = x_ref && head_ref->data == head->data && head_ref->type == head->type;
     row_score   *rows = BB_NEW0(n, row_score, err);
@@ -487,5 +528,11 @@ done:
     return status;
 }
 
-const bb_backend bb_backend_cpu = { "cpu",        cpu_create, cpu_destroy,  cpu_alloc, cpu_release,   cpu_enter,  cpu_leave, cpu_peek,
-                                    cpu_hold,     cpu_gather, cpu_matmul,   cpu_rms_norm, cpu_rope,   cpu_attention, cpu_swiglu, cpu_score, cpu_block };
+static const bb_operations operations = {
+    "cpu",    cpu_alloc,  cpu_release,  cpu_write, cpu_read,      cpu_copy,   cpu_peek,  cpu_unpeek, cpu_forget, cpu_open, cpu_close,
+    cpu_hold, cpu_gather, bb_cpu_matmul, cpu_rms_norm, cpu_rope,   cpu_attention, cpu_swiglu, cpu_logits, cpu_score, cpu_block,
+    bb_cpu_back_hold, bb_cpu_back_matmul, bb_cpu_back_weights, bb_cpu_back_sums, bb_cpu_back_norm, bb_cpu_back_rope, bb_cpu_back_attention,
+    bb_cpu_back_swiglu, bb_cpu_back_loss,
+};
+
+const bb_backend bb_backend_cpu = { &operations, NULL };

@@ -5,7 +5,7 @@
  * bb_backward_block turns dL/dh_out of a block into dL/dh_in, from the block's input alone; bb_backward_embed ends the
  * chain. Memory: the activations of one slab of tokens of one block.
  *
- * Gradients of parameters are added to float32 arrays of the caller (zero them first); a NULL array is not computed.
+ * Hidden states and their gradients are buffers of the backend. Gradients of parameters are added to float32 arrays of the caller, on the host (zero them first); a NULL array is not computed.
  * Weights are those that the matrix decodes to: the caller carries dL/dW on to scales, codes or masks.
  *
  * Determinism: the same bits for any number of threads. Every entry of a weight gradient is one chain of fma over the tokens
@@ -23,14 +23,16 @@
 #define BB_MODEL_NET_BACKWARD_H
 
 #include "base/status.h"
+#include "model/net/backend.h"
 #include "model/net/net.h"
 
 typedef struct bb_backward bb_backward;
 
-bb_status bb_backward_create(const bb_net *net /* shapes only, borrowed */, uint32_t max_windows, uint32_t max_tokens, bb_backward **b, bb_err *err);
+/* The backend and the net (shapes only) are borrowed. */
+bb_status bb_backward_create(const bb_backend *backend, const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_backward **b, bb_err *err);
 void      bb_backward_destroy(bb_backward *b);
 
-/* Called for each linear of a block with its input x (n, cols) and the gradient dy (n, rows) at its output: Fisher information,
+/* Called for each linear of a block with its input x (n, cols) and the gradient dy (n, rows) at its output, on the host: Fisher information,
  * gradients of low-rank or masked parameters, anything that is a sum over tokens. Order: down, up, gate, o, v, k, q. */
 typedef bb_status (*bb_gradient_hook)(void *self, bb_part part, const float *x, const float *dy, size_t n_tokens, bb_err *err);
 
@@ -45,13 +47,13 @@ typedef struct bb_block_grad {
 } bb_block_grad;
 
 /* h (S*T, C): the block's input, kept; dh: dL/dh_out, becomes dL/dh_in. grad NULL: activations only. */
-bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, const float *h, float *dh,
+bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_buffer dh,
                             const bb_block_grad *grad, bb_err *err);
 
 typedef struct bb_head_loss {
     const int32_t *targets;       /* [n] cross-entropy with hard labels, or NULL: */
     const bb_net  *ref_net;       /* KL( softmax z_ref || softmax z ), z_ref from (ref_net, h_ref) */
-    const float   *h_ref;         /* (n, C) */
+    bb_buffer      h_ref;         /* (n, C) */
     const float   *weight;        /* [n] factors of the rows, or NULL: all 1 */
     bool           squared;       /* sum over the vocabulary of (z - z_ref)^2 / 2 instead of KL */
 } bb_head_loss;
@@ -62,10 +64,10 @@ typedef struct bb_head_grad {
 } bb_head_grad;
 
 /* loss[i] (NULL allowed) of each row, without its weight, and dh (n, C) := dL/dh of L = sum weight_i loss_i. h: (n, C) behind the last block. */
-bb_status bb_backward_head(bb_backward *b, const bb_net *net, const float *h, size_t n, const bb_head_loss *loss_of, double *loss, float *dh,
+bb_status bb_backward_head(bb_backward *b, const bb_net *net, bb_buffer h, size_t n, const bb_head_loss *loss_of, double *loss, bb_buffer dh,
                            const bb_head_grad *grad, bb_err *err);
 
 /* d_embd (V, C) += dh at the rows of the tokens. */
-bb_status bb_backward_embed(const bb_net *net, const int32_t *tokens, size_t n, const float *dh, float *d_embd, bb_err *err);
+bb_status bb_backward_embed(const bb_backend *backend, const bb_net *net, const int32_t *tokens, size_t n, bb_buffer dh, float *d_embd, bb_err *err);
 
 #endif

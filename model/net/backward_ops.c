@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * backward_ops.c: see backward_ops.h.
+ * backward_ops.c: the backward operations of the CPU backend (backend.h).
  *
  * Products run on the same packed kernel as the forward pass: dx = dy W packs W as columns, dW = dy' x transposes dy and packs x,
  * so that each entry of dW is a chain over tokens. Attention: per (window, KV head), tiles of queries as in the forward pass,
  * with the probabilities computed again.
  */
-#include "model/net/backward_ops.h"
-
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "model/net/cpu.h"
 
 enum {
     TURN_TILE = 16,    /* square tiles of the transpose */
@@ -20,13 +19,11 @@ enum {
     HOLD_FLOATS = 64 << 20 /* packed weights held: 256 MiB */
 };
 
-void bb_back_memory_done(bb_back_memory *m)
+void bb_cpu_back_close(bb_cpu *c)
 {
-    bb_free(m->turned.at);
-    bb_free(m->panels.at);
-    bb_free(m->factors.at);
-    bb_free(m->columns.at);
-    bb_free(m->inputs.at);
+    const bb_back_memory *m = &c->back;
+    float *const owned[] = { m->turned.at, m->inputs.at, m->panels.at, m->factors.at, m->columns.at, m->z.at, m->z_ref.at };
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
 }
 
 /* ---- linear ---- */
@@ -47,13 +44,15 @@ static bb_status pack_columns(bb_cpu *c, const bb_matrix *w, size_t first, size_
     return BB_OK;
 }
 
-bb_status bb_back_hold(bb_cpu *c, bb_back_memory *m, const bb_matrix *const *w, size_t n, bb_err *err)
+bb_status bb_cpu_back_hold(void *self, const bb_matrix *const *w, size_t n, bb_err *err)
 {
+    bb_cpu         *c = self;
+    bb_back_memory *m = &c->back;
     size_t    total = 0;
     bb_status status;
     m->n_held = 0;
     for (size_t i = 0; i < n; i++) total += bb_packed_floats(w[i]->cols, w[i]->rows, c->k->panel);
-    if (total == 0 || total > HOLD_FLOATS || n > BB_CPU_MAX_HELD) return BB_OK; /* linear_x packs as it goes */
+    if (total == 0 || total > HOLD_FLOATS || n > BB_CPU_MAX_HELD) return BB_OK; /* back_matmul packs as it goes */
     BB_TRY(bb_pool_grow(&m->columns, total, err));
     float *out = m->columns.at;
     for (size_t i = 0; i < n; i++) {
@@ -72,8 +71,12 @@ static const float *find_held(const bb_back_memory *m, const bb_matrix *w)
     return NULL;
 }
 
-bb_status bb_back_linear_x(bb_cpu *c, bb_back_memory *m, size_t n, const float *dy, const bb_matrix *w, bool add, float *dx, bb_err *err)
+bb_status bb_cpu_back_matmul(void *self, size_t n, bb_buffer from, const bb_matrix *w, bool add, bb_buffer to, bb_err *err)
 {
+    bb_cpu         *c = self;
+    bb_back_memory *m = &c->back;
+    const float    *dy = bb_cpu_at(from);
+    float          *dx = bb_cpu_at(to);
     bb_status status = BB_OK;
     size_t    step = bb_cpu_rows_a_piece(c, w, BB_CPU_PIECE_FLOATS);
     const float *held = find_held(m, w);
@@ -106,6 +109,7 @@ static void turn(size_t n, size_t cols, const float *x, float *out, size_t ld)
     }
 }
 
+/* An x of the same address and size as in the call before is not packed again. */
 static bb_status pack_inputs(bb_cpu *c, bb_back_memory *m, size_t n, size_t cols, const float *x, bb_err *err)
 {
     size_t    panel = c->k->panel;
@@ -125,20 +129,24 @@ static bb_status pack_inputs(bb_cpu *c, bb_back_memory *m, size_t n, size_t cols
     return BB_OK;
 }
 
-bb_status bb_back_linear_w(bb_cpu *c, bb_back_memory *m, size_t n, size_t rows, size_t cols, const float *dy, const float *x, float *dw, bb_err *err)
+bb_status bb_cpu_back_weights(void *self, size_t n, size_t rows, size_t cols, bb_buffer dy, bb_buffer x, float *dw, bb_err *err)
 {
+    bb_cpu         *c = self;
+    bb_back_memory *m = &c->back;
     bb_status status;
     size_t    ld = n + TURN_PAD;
     BB_TRY(bb_pool_grow(&m->turned, rows * ld, err));
-    BB_TRY(pack_inputs(c, m, n, cols, x, err));
-    turn(n, rows, dy, m->turned.at, ld);
+    BB_TRY(pack_inputs(c, m, n, cols, bb_cpu_at(x), err));
+    turn(n, rows, bb_cpu_at(dy), m->turned.at, ld);
     bb_cpu_multiply(c, rows, cols, n, m->turned.at, ld, m->inputs.at, NULL, true, dw, cols);
 done:
     return status;
 }
 
-void bb_back_column_sums(size_t n, size_t cols, size_t group, const float *a, const float *b, float *sums)
+bb_status bb_cpu_back_sums(void *self, size_t n, size_t cols, size_t group, bb_buffer a_at, bb_buffer b_at, float *sums, bb_err *err)
 {
+    (void)self; (void)err;
+    const float *a = bb_cpu_at(a_at), *b = bb_cpu_at(b_at);
     size_t    width = group * ((COLUMNS + group - 1) / group); /* whole groups */
     ptrdiff_t tasks = (ptrdiff_t)((cols + width - 1) / width);
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))
@@ -147,6 +155,7 @@ void bb_back_column_sums(size_t n, size_t cols, size_t group, const float *a, co
         for (size_t t = 0; t < n; t++)
             for (size_t j = from; j < to; j++) sums[j / group] += b ? a[t * cols + j] * b[t * cols + j] : a[t * cols + j];
     }
+    return BB_OK;
 }
 
 /* ---- norm ---- */
@@ -174,10 +183,9 @@ static void norm_row(size_t width, const float *x, const float *weight, double s
     }
 }
 
-bb_status bb_back_norm(bb_cpu *c, bb_back_memory *m, size_t n, size_t width, const float *x, const float *weight, float eps, const float *dy, bool add,
-                       float *dx, float *d_weight, bb_err *err)
+static bb_status norm_rows(bb_back_memory *m, size_t n, size_t width, const float *x, const float *weight, float eps, const float *dy, bool add,
+                           float *dx, float *d_weight, bb_err *err)
 {
-    (void)c;
     bb_status status = bb_pool_grow(&m->factors, n, err);
     if (status != BB_OK) return status;
     float *factor = m->factors.at;
@@ -193,15 +201,22 @@ bb_status bb_back_norm(bb_cpu *c, bb_back_memory *m, size_t n, size_t width, con
     return BB_OK;
 }
 
-bb_status bb_back_rope(bb_cpu *c, bb_back_memory *m, uint32_t S, uint32_t T, const bb_heads *heads, const float *raw, float *dx, float *d_norm, bb_err *err)
+bb_status bb_cpu_back_norm(void *self, size_t n, size_t width, bb_buffer x, const float *weight, float eps, bb_buffer dy, bool add, bb_buffer dx,
+                           float *d_weight, bb_err *err)
+{
+    return norm_rows(&((bb_cpu *)self)->back, n, width, bb_cpu_at(x), weight, eps, bb_cpu_at(dy), add, bb_cpu_at(dx), d_weight, err);
+}
+
+bb_status bb_cpu_back_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer raw, bb_buffer dx_at, float *d_norm, bb_err *err)
 {
     size_t n = (size_t)S * T;
+    float *dx = bb_cpu_at(dx_at);
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * heads->n * heads->dim))
     for (size_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < heads->n; j++)
             bb_cpu_rotate(dx + (i * heads->n + j) * heads->dim, heads->cos_sin + i % T * heads->n_rot, heads->n_rot, heads->neox, true);
     if (!heads->norm) return BB_OK;
-    return bb_back_norm(c, m, n * heads->n, heads->dim, raw, heads->norm, heads->norm_eps, dx, false, dx, d_norm, err);
+    return norm_rows(&((bb_cpu *)self)->back, n * heads->n, heads->dim, bb_cpu_at(raw), heads->norm, heads->norm_eps, dx, false, dx, d_norm, err);
 }
 
 /* ---- attention ---- */
@@ -279,9 +294,12 @@ static void back_head(const bb_kernels *k, const tape *t, const float *q, float 
     }
 }
 
-bb_status bb_back_attention(bb_cpu *c, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, const float *q, const float *k, const float *v,
-                            float *d_out, float *dk, float *dv, bb_err *err)
+bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q_at, bb_buffer k_at, bb_buffer v_at,
+                                bb_buffer d_out_at, bb_buffer dk_at, bb_buffer dv_at, bb_err *err)
 {
+    bb_cpu      *c = self;
+    const float *q = bb_cpu_at(q_at), *k = bb_cpu_at(k_at), *v = bb_cpu_at(v_at);
+    float       *d_out = bb_cpu_at(d_out_at), *dk = bb_cpu_at(dk_at), *dv = bb_cpu_at(dv_at);
     size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, slice = tape_floats(c, T, D), heads = H / G;
     ptrdiff_t tasks = (ptrdiff_t)S * G;
     bb_status status = bb_cpu_grow_scratch(c, slice, err);
@@ -303,9 +321,12 @@ bb_status bb_back_attention(bb_cpu *c, uint32_t S, uint32_t T, uint32_t H, uint3
 
 /* ---- gate ---- */
 
-bb_status bb_back_swiglu(bb_cpu *c, size_t n, float *gate, float *up, const float *dy, bb_err *err)
+bb_status bb_cpu_back_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_buffer dy_at, bb_err *err)
 {
     enum { STRIP = 1024 };
+    bb_cpu      *c = self;
+    float       *gate = bb_cpu_at(gate_at), *up = bb_cpu_at(up_at);
+    const float *dy = bb_cpu_at(dy_at);
     ptrdiff_t tasks = (ptrdiff_t)((n + STRIP - 1) / STRIP);
     bb_status status = bb_cpu_grow_scratch(c, STRIP, err);
     if (status != BB_OK) return status;

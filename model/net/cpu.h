@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * cpu.h: inside of the CPU backend (backend_cpu.c), shared with the backward pass (backward.c, backward_ops.c).
+ * cpu.h: inside of the CPU backend (backend_cpu.c), shared by its files: forward (backend_cpu.c), backward (backward_ops.c) and the losses at the head (loss_cpu.c).
  *
  * bb_cpu is what the backend's `self` points at: the kernel level and growing scratch memory. Not thread-safe: one a caller.
  */
@@ -24,6 +24,20 @@ static inline bool bb_cpu_worth(size_t work) { return work >= (size_t)1 << 18; }
 /* Memory that only grows; contents do not survive growing. */
 typedef struct bb_pool { float *at; size_t n; } bb_pool;
 
+/* What the backward pass needs besides. */
+typedef struct bb_back_memory {
+    bb_pool turned;       /* dy' */
+    bb_pool inputs;       /* packed x */
+    bb_pool panels;       /* packed W' of one product */
+    bb_pool factors;      /* 1 / rms of rows */
+    bb_pool columns;      /* packed W' of back_hold */
+    bb_pool z, z_ref;     /* logits of the head's rows */
+    bb_held held[BB_CPU_MAX_HELD];
+    size_t  n_held;
+    const float *packed;  /* the x in inputs, NULL: none; forward operations may write over it, and forget it */
+    size_t       packed_n, packed_cols;
+} bb_back_memory;
+
 typedef struct bb_cpu {
     const bb_kernels *k;
     bb_pool           piece, piece2;  /* packed weights of one product; those of the reference head in score */
@@ -31,11 +45,29 @@ typedef struct bb_cpu {
     bb_pool           scratch;        /* one slice a thread */
     bb_held           held[BB_CPU_MAX_HELD];
     size_t            n_held;
+    bb_back_memory    back;
 } bb_cpu;
+
+static inline float *bb_cpu_at(bb_buffer b) { return b.memory ? (float *)(void *)b.memory + b.at : NULL; }
 
 bb_status bb_pool_grow(bb_pool *p, size_t n, bb_err *err);
 bb_status bb_cpu_grow_scratch(bb_cpu *c, size_t floats_a_thread, bb_err *err); /* outside parallel regions */
 float    *bb_cpu_scratch(const bb_cpu *c, size_t floats_a_thread);             /* of the calling thread */
+
+/* Operations of backend.h that the other files of the backend have or need. */
+bb_status bb_cpu_matmul(void *self, size_t n, bb_buffer from, const bb_matrix *w, bool add, bb_buffer to, bb_err *err);
+void      bb_cpu_back_close(bb_cpu *c);
+bb_status bb_cpu_back_hold(void *self, const bb_matrix *const *w, size_t n, bb_err *err);
+bb_status bb_cpu_back_matmul(void *self, size_t n, bb_buffer from, const bb_matrix *w, bool add, bb_buffer to, bb_err *err);
+bb_status bb_cpu_back_weights(void *self, size_t n, size_t rows, size_t cols, bb_buffer dy, bb_buffer x, float *dw, bb_err *err);
+bb_status bb_cpu_back_sums(void *self, size_t n, size_t cols, size_t group, bb_buffer a_at, bb_buffer b_at, float *sums, bb_err *err);
+bb_status bb_cpu_back_norm(void *self, size_t n, size_t width, bb_buffer x, const float *weight, float eps, bb_buffer dy, bool add, bb_buffer dx,
+                           float *d_weight, bb_err *err);
+bb_status bb_cpu_back_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer raw, bb_buffer dx_at, float *d_norm, bb_err *err);
+bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q_at, bb_buffer k_at, bb_buffer v_at,
+                                bb_buffer d_out_at, bb_buffer dk_at, bb_buffer dv_at, bb_err *err);
+bb_status bb_cpu_back_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_buffer dy_at, bb_err *err);
+bb_status bb_cpu_back_loss(void *self, size_t n, const bb_loss *of, double *loss, bb_buffer dx, float *d_head, bb_err *err);
 
 /* out (cols) := row of w in float32. */
 void bb_cpu_decode_row(const bb_cpu *c, const bb_matrix *w, size_t row, float *out);

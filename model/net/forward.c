@@ -15,11 +15,11 @@ enum { SLAB_TOKENS = 2048 /* also the batch that an input hook sees, so not a fu
 
 struct bb_forward {
     const bb_backend *backend;
-    void             *device;
+    void             *self;                        /* its workspace */
     uint32_t          n_embd, head_dim, n_rot, max_windows, max_tokens;
     size_t            max_q, max_kv, max_ff;       /* widest H*D, G*D, F of the net at creation */
     float            *cos_sin;                     /* [max_tokens][n_rot/2][2], host */
-    float            *x, *q, *k, *v, *gate, *up;   /* backend buffers of one slab; x also holds the second net's rows in scores */
+    bb_buffer         x, q, k, v, gate, up;        /* of one slab; q also holds the reference's rows in scores */
     size_t            slab_tokens;
 };
 
@@ -46,7 +46,7 @@ static bb_status allocate(bb_forward *f, bb_err *err)
 {
     size_t    tokens = f->slab_tokens, score = (size_t)f->n_embd;
     bb_status status;
-    struct { float **buffer; size_t width; } const buffers[] = {
+    struct { bb_buffer *buffer; size_t width; } const buffers[] = {
         { &f->x, f->n_embd },     { &f->q, f->max_q > score ? f->max_q : score /* also the second operand of scores */ },
         { &f->k, f->max_kv },     { &f->v, f->max_kv },
         { &f->gate, f->max_ff },  { &f->up, f->max_ff },
@@ -54,14 +54,14 @@ static bb_status allocate(bb_forward *f, bb_err *err)
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         size_t n;
         if (!bb_mul_size(tokens, buffers[i].width, &n)) return BB_FAIL(err, BB_NOMEM, "out of memory: %zu tokens x %zu", tokens, buffers[i].width);
-        BB_TRY(f->backend->alloc(f->device, n, buffers[i].buffer, err));
+        BB_TRY(f->backend->ops->alloc(f->backend->context, n, buffers[i].buffer, err));
     }
     status = BB_OK;
 done:
     return status;
 }
 
-bb_status bb_forward_create(const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_forward **out, bb_err *err)
+bb_status bb_forward_create(const bb_backend *backend, const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_forward **out, bb_err *err)
 {
     bb_forward *f = NULL;
     bb_status   status;
@@ -70,7 +70,7 @@ bb_status bb_forward_create(const bb_net *net, uint32_t max_windows, uint32_t ma
     BB_TRY(bb_check_shape(net, err));
     BB_TRY(bb_blas_reserve(omp_get_max_threads(), err));
     if (!(f = BB_NEW0(1, bb_forward, err))) return BB_NOMEM;
-    f->backend = &bb_backend_cpu;
+    f->backend = backend;
     f->n_embd = net->n_embd;
     f->head_dim = net->head_dim;
     f->n_rot = net->n_rot;
@@ -79,7 +79,7 @@ bb_status bb_forward_create(const bb_net *net, uint32_t max_windows, uint32_t ma
     f->slab_tokens = max_tokens > SLAB_TOKENS ? max_tokens : SLAB_TOKENS;
     if ((uint64_t)max_windows * max_tokens < f->slab_tokens) f->slab_tokens = (size_t)max_windows * max_tokens;
     measure(f, net);
-    BB_TRY(f->backend->create(&f->device, err));
+    BB_TRY(backend->ops->open(backend->context, &f->self, err));
     if (!(f->cos_sin = bb_rope_table(net, max_tokens, err))) { status = BB_NOMEM; goto done; }
     BB_TRY(allocate(f, err));
     *out = f;
@@ -91,14 +91,14 @@ done:
 void bb_forward_destroy(bb_forward *f)
 {
     if (!f) return;
-    if (f->device) {
-        float *buffers[] = { f->x, f->q, f->k, f->v, f->gate, f->up };
-        for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) f->backend->release(f->device, buffers[i]);
-        f->backend->destroy(f->device);
-    }
+    const bb_buffer buffers[] = { f->x, f->q, f->k, f->v, f->gate, f->up };
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) f->backend->ops->release(f->backend->context, buffers[i]);
+    f->backend->ops->close(f->self);
     bb_free(f->cos_sin);
     bb_free(f);
 }
+
+const bb_backend *bb_forward_backend(const bb_forward *f) { return f->backend; }
 
 /* The workspace was made for the widest block of the net at creation. */
 static bb_status check_room(const bb_forward *f, const bb_block *b, bb_err *err)
@@ -111,163 +111,199 @@ static bb_status check_room(const bb_forward *f, const bb_block *b, bb_err *err)
 
 /* ---- passes ---- */
 
-bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *tokens, uint32_t S, uint32_t T, float *h, bb_err *err)
+bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *tokens, uint32_t S, uint32_t T, bb_buffer h, bb_err *err)
 {
     size_t    n = (size_t)S * T;
-    float    *y;
     bb_status status;
     BB_TRY(bb_check_embd(net, err));
     BB_TRY(bb_check_ids(tokens, n, net->n_vocab, err));
-    BB_TRY(f->backend->enter(f->device, h, n * f->n_embd, &y, err));
-    BB_TRY(f->backend->gather(f->device, &net->embd, tokens, n, y, err));
-    BB_TRY(f->backend->leave(f->device, y, h, n * f->n_embd, err));
+    BB_TRY(f->backend->ops->gather(f->self, &net->embd, tokens, n, h, err));
 done:
     return status;
 }
 
-/* What one slab needs to know; h is a backend buffer. */
+/* What one slab needs to know, and where it ends. */
 typedef struct slab {
     const bb_net   *net;
     const bb_block *block;
     uint32_t        S, T;
-    float          *h;
+    bb_buffer       h;
     bb_input_hook   hook;
     void           *hook_self;
+    bool            stops;  /* at the input `last`, which goes to `input` */
+    bb_feed         last;
+    bb_buffer       input;
 } slab;
 
-static bb_status tell_hook(bb_forward *f, const slab *s, bb_feed feed, const float *x, size_t width, bb_err *err)
+static bb_status tell_hook(bb_forward *f, const slab *s, bb_feed feed, bb_buffer x, size_t width, bb_err *err)
 {
-    const float *host;
-    size_t       n = (size_t)s->S * s->T;
-    if (!s->hook) return BB_OK;
-    bb_status status = f->backend->peek(f->device, x, n * width, &host, err);
-    return status == BB_OK ? s->hook(s->hook_self, feed, host, n, (uint32_t)width, err) : status;
+    const bb_backend *k = f->backend;
+    const float      *host = NULL;
+    size_t            n = (size_t)s->S * s->T;
+    bb_status         status = k->ops->peek(k->context, x, n * width, &host, err);
+    if (status == BB_OK) status = s->hook(s->hook_self, feed, host, n, (uint32_t)width, err);
+    k->ops->unpeek(k->context, host);
+    return status;
 }
 
-static bb_status rope(bb_forward *f, const slab *s, bb_part part, float *x, bb_err *err)
+/* x is what feeds `feed`: for the hook, or for the caller, when the slab ends here. */
+static bb_status at_input(bb_forward *f, const slab *s, bb_feed feed, bb_buffer x, size_t width, bool *ends, bb_err *err)
+{
+    *ends = s->stops && s->last == feed;
+    if (*ends) return f->backend->ops->copy(f->backend->context, x, s->input, (size_t)s->S * s->T * width, err);
+    return s->hook ? tell_hook(f, s, feed, x, width, err) : BB_OK;
+}
+
+static bb_status rope(bb_forward *f, const slab *s, bb_part part, bb_buffer x, bb_err *err)
 {
     bb_heads heads = bb_heads_of(s->net, s->block, part, f->cos_sin);
-    return f->backend->rope(f->device, s->S, s->T, &heads, x, err);
+    return f->backend->ops->rope(f->self, s->S, s->T, &heads, x, err);
 }
 
-static bb_status attention(bb_forward *f, const slab *s, bb_err *err)
+static bb_status attention(bb_forward *f, const slab *s, bool *ends, bb_err *err)
 {
-    const bb_backend *o = f->backend;
-    const bb_block   *b = s->block;
-    void             *d = f->device;
-    bb_status         status;
+    const bb_operations *o = f->backend->ops;
+    const bb_block      *b = s->block;
+    void                *d = f->self;
+    bb_status            status;
     BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->norm[BB_NORM_ATTENTION], s->net->norm_eps, f->x, err));
-    BB_TRY(tell_hook(f, s, BB_FEED_ATTENTION, f->x, f->n_embd, err));
+    BB_TRY(at_input(f, s, BB_FEED_ATTENTION, f->x, f->n_embd, ends, err));
+    if (*ends) goto done;
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_K], false, f->k, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
     BB_TRY(rope(f, s, BB_PART_Q, f->q, err));
     BB_TRY(rope(f, s, BB_PART_K, f->k, err));
     BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, f->q, f->k, f->v, err));
-    BB_TRY(tell_hook(f, s, BB_FEED_HEADS, f->q, (size_t)b->n_head * f->head_dim, err));
+    BB_TRY(at_input(f, s, BB_FEED_HEADS, f->q, (size_t)b->n_head * f->head_dim, ends, err));
+    if (*ends) goto done;
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->q, &b->w[BB_PART_O], true, s->h, err));
 done:
     return status;
 }
 
-static bb_status ffn(bb_forward *f, const slab *s, bb_err *err)
+static bb_status ffn(bb_forward *f, const slab *s, bool *ends, bb_err *err)
 {
-    const bb_backend *o = f->backend;
-    const bb_block   *b = s->block;
-    void             *d = f->device;
-    bb_status         status;
+    const bb_operations *o = f->backend->ops;
+    const bb_block      *b = s->block;
+    void                *d = f->self;
+    bb_status            status;
     BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->norm[BB_NORM_FFN], s->net->norm_eps, f->x, err));
-    BB_TRY(tell_hook(f, s, BB_FEED_FFN, f->x, f->n_embd, err));
+    BB_TRY(at_input(f, s, BB_FEED_FFN, f->x, f->n_embd, ends, err));
+    if (*ends) goto done;
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_GATE], false, f->gate, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_UP], false, f->up, err));
     BB_TRY(o->swiglu(d, (size_t)s->S * s->T * b->n_ff, f->gate, f->up, err));
-    BB_TRY(tell_hook(f, s, BB_FEED_CHANNELS, f->gate, b->n_ff, err));
+    BB_TRY(at_input(f, s, BB_FEED_CHANNELS, f->gate, b->n_ff, ends, err));
+    if (*ends) goto done;
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->gate, &b->w[BB_PART_DOWN], true, s->h, err));
 done:
     return status;
 }
 
-static bb_status hold_block(bb_forward *f, const bb_block *b, bb_err *err)
+/* The matrices that are run before the input `last`; BB_N_FEEDS: all. */
+static bb_status hold_block(bb_forward *f, const bb_block *b, int last, bb_err *err)
 {
     const bb_matrix *w[BB_N_PARTS];
     size_t           n = 0;
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_block_has_part(b, (bb_part)p)) w[n++] = &b->w[p];
-    return f->backend->hold(f->device, w, n, err);
+        if (bb_block_has_part(b, (bb_part)p) && (int)bb_parts[p].feed < last) w[n++] = &b->w[p];
+    return f->backend->ops->hold(f->self, w, n, err);
 }
 
-bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, float *h, bb_input_hook hook,
+/* Windows first .. S - 1 through the block, slab by slab; all: what the slabs share, with the whole h and input. */
+static bb_status run_slabs(bb_forward *f, const slab *all, uint32_t first, bb_err *err)
+{
+    const size_t T = all->T, C = f->n_embd, width = bb_dim_of(all->net, all->block, bb_feeds[all->last].width);
+    bb_status    status = BB_OK;
+    for (uint32_t at = first, step = slab_windows(f, all->T); at < all->S; at += step) {
+        slab s = *all;
+        bool ends = false;
+        s.S = all->S - at < step ? all->S - at : step;
+        s.h = bb_buffer_at(all->h, at * T * C);
+        s.input = bb_buffer_at(all->input, at * T * width);
+        if (s.block->n_head) BB_TRY(attention(f, &s, &ends, err));
+        if (s.block->n_ff && !ends) BB_TRY(ffn(f, &s, &ends, err));
+    }
+done:
+    return status;
+}
+
+static bb_status check_pass(const bb_forward *f, const slab *s, bb_err *err)
+{
+    bb_status status = bb_check_block(s->net, s->block, err);
+    BB_ASSERT(s->S <= f->max_windows && s->T > 0 && s->T <= f->max_tokens);
+    BB_ASSERT(s->net->n_embd == f->n_embd && s->net->head_dim == f->head_dim && s->net->n_rot == f->n_rot);
+    return status == BB_OK ? check_room(f, s->block, err) : status;
+}
+
+bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_input_hook hook,
                            void *hook_self, bb_err *err)
 {
-    bb_status status;
-    float    *buffer;
-    size_t    n = (size_t)S * T * f->n_embd;
-    uint32_t  done_windows = 0;
-    bb_heads  q = bb_heads_of(net, block, BB_PART_Q, f->cos_sin), k = bb_heads_of(net, block, BB_PART_K, f->cos_sin);
-    BB_ASSERT(S <= f->max_windows && T > 0 && T <= f->max_tokens);
-    BB_ASSERT(net->n_embd == f->n_embd && net->head_dim == f->head_dim && net->n_rot == f->n_rot);
-    BB_TRY(bb_check_block(net, block, err));
-    BB_TRY(check_room(f, block, err));
-    BB_TRY(f->backend->enter(f->device, h, n, &buffer, err));
-    BB_TRY(hold_block(f, block, err));
-    if (!hook && f->backend->block) BB_TRY(f->backend->block(f->device, S, T, f->n_embd, block, &q, &k, buffer, &done_windows, err));
-    for (uint32_t at = done_windows, step = slab_windows(f, T); at < S; at += step) {
-        slab s = { net, block, S - at < step ? S - at : step, T, buffer + (size_t)at * T * f->n_embd, hook, hook_self };
-        if (block->n_head) BB_TRY(attention(f, &s, err));
-        if (block->n_ff) BB_TRY(ffn(f, &s, err));
-    }
-    BB_TRY(f->backend->hold(f->device, NULL, 0, err));
-    BB_TRY(f->backend->leave(f->device, buffer, h, n, err));
+    const bb_operations *o = f->backend->ops;
+    const slab all = { .net = net, .block = block, .S = S, .T = T, .h = h, .hook = hook, .hook_self = hook_self };
+    bb_heads   q = bb_heads_of(net, block, BB_PART_Q, f->cos_sin), k = bb_heads_of(net, block, BB_PART_K, f->cos_sin);
+    uint32_t   n_done = 0;
+    bb_status  status;
+    BB_TRY(check_pass(f, &all, err));
+    BB_TRY(hold_block(f, block, BB_N_FEEDS, err));
+    if (!hook && o->block) BB_TRY(o->block(f->self, S, T, f->n_embd, block, &q, &k, h, &n_done, err));
+    BB_TRY(run_slabs(f, &all, n_done, err));
+    BB_TRY(o->hold(f->self, NULL, 0, err));
 done:
     return status;
 }
 
-/* x (n, C) := n rows of host h after the output norm of net. */
-static bb_status normed_rows(bb_forward *f, const bb_net *net, const float *h, size_t n, float *x, bb_err *err)
+bb_status bb_forward_input(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_feed feed, bb_buffer x,
+                           bb_err *err)
 {
-    float    *buffer;
-    bb_status status;
-    BB_TRY(f->backend->enter(f->device, h, n * f->n_embd, &buffer, err));
-    BB_TRY(f->backend->rms_norm(f->device, n, f->n_embd, buffer, net->out_norm, net->norm_eps, x, err));
-    BB_TRY(f->backend->leave(f->device, buffer, NULL, n * f->n_embd, err));
+    const slab all = { .net = net, .block = block, .S = S, .T = T, .h = h, .stops = true, .last = feed, .input = x };
+    bb_status  status;
+    BB_TRY(check_pass(f, &all, err));
+    if (!bb_block_has(block, bb_feeds[feed].sublayer)) return BB_FAIL(err, BB_FAILED, "the block lacks the sublayer whose inputs are asked for");
+    BB_TRY(hold_block(f, block, (int)feed, err));
+    BB_TRY(run_slabs(f, &all, 0, err));
+    BB_TRY(f->backend->ops->hold(f->self, NULL, 0, err));
 done:
     return status;
 }
 
-bb_status bb_forward_logits(bb_forward *f, const bb_net *net, const float *h, size_t n, float *logits, bb_err *err)
+static bb_status output_norm(bb_forward *f, const bb_net *net, bb_buffer h, size_t n, bb_buffer x, bb_err *err)
+{
+    return f->backend->ops->rms_norm(f->self, n, f->n_embd, h, net->out_norm, net->norm_eps, x, err);
+}
+
+bb_status bb_forward_logits(bb_forward *f, const bb_net *net, bb_buffer h, size_t n, float *logits, bb_err *err)
 {
     bb_status status;
     size_t    V = net->n_vocab;
-    float    *out;
     BB_TRY(bb_check_head(net, err));
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
-        BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
-        BB_TRY(f->backend->enter(f->device, logits + at * V, m * V, &out, err));
-        BB_TRY(f->backend->matmul(f->device, m, f->x, bb_net_head(net), false, out, err));
-        BB_TRY(f->backend->leave(f->device, out, logits + at * V, m * V, err));
+        BB_TRY(output_norm(f, net, bb_buffer_at(h, at * f->n_embd), m, f->x, err));
+        BB_TRY(f->backend->ops->logits(f->self, m, f->x, bb_net_head(net), logits + at * V, err));
     }
     status = BB_OK;
 done:
     return status;
 }
 
-bb_status bb_forward_nll(bb_forward *f, const bb_net *net, const float *h, const int32_t *targets, size_t n, double *nll, bb_err *err)
+bb_status bb_forward_nll(bb_forward *f, const bb_net *net, bb_buffer h, const int32_t *targets, size_t n, double *nll, bb_err *err)
 {
     bb_status status;
     BB_TRY(bb_check_head(net, err));
     BB_TRY(bb_check_ids(targets, n, net->n_vocab, err));
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
-        BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
-        BB_TRY(f->backend->score(f->device, m, NULL, NULL, f->x, bb_net_head(net), targets + at, NULL, nll + at, NULL, err));
+        BB_TRY(output_norm(f, net, bb_buffer_at(h, at * f->n_embd), m, f->x, err));
+        BB_TRY(f->backend->ops->score(f->self, m, f->q, NULL, f->x, bb_net_head(net), targets + at, NULL, nll + at, NULL, err));
     }
     status = BB_OK;
 done:
     return status;
 }
 
-bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, const float *h_ref, const bb_net *net, const float *h, const int32_t *targets,
+bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, bb_buffer h_ref, const bb_net *net, bb_buffer h, const int32_t *targets,
                         size_t n, double *kl, double *nll, unsigned char *same, bb_err *err)
 {
     bb_status status;
@@ -279,9 +315,9 @@ bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, const float *h_ref
     if (targets) BB_TRY(bb_check_ids(targets, n, net->n_vocab, err));
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
-        BB_TRY(normed_rows(f, ref_net, h_ref + at * f->n_embd, m, f->q, err));
-        BB_TRY(normed_rows(f, net, h + at * f->n_embd, m, f->x, err));
-        BB_TRY(f->backend->score(f->device, m, f->q, bb_net_head(ref_net), f->x, bb_net_head(net), targets ? targets + at : NULL, kl + at,
+        BB_TRY(output_norm(f, ref_net, bb_buffer_at(h_ref, at * f->n_embd), m, f->q, err));
+        BB_TRY(output_norm(f, net, bb_buffer_at(h, at * f->n_embd), m, f->x, err));
+        BB_TRY(f->backend->ops->score(f->self, m, f->q, bb_net_head(ref_net), f->x, bb_net_head(net), targets ? targets + at : NULL, kl + at,
                                  nll ? nll + at : NULL, same ? same + at : NULL, err));
     }
     status = BB_OK;

@@ -83,8 +83,8 @@ bb_status bb_training_create(const bb_net *shape, const bb_train_data *data, con
     for (size_t i = 0; i < t->t.n_params; i++) t->t.params[i].decay *= (float)o->decay;
     BB_TRY(bb_adamw_create(t->t.params, t->t.n_params, &o->adamw, &t->adamw, err));
     BB_TRY(make_room(t, err));
-    BB_TRY(bb_forward_create(&t->t.net, t->group, o->ctx, &t->f, err));
-    BB_TRY(bb_backward_create(&t->t.net, t->group, o->ctx, &t->b, err));
+    BB_TRY(bb_forward_create(&bb_backend_cpu, &t->t.net, t->group, o->ctx, &t->f, err));
+    BB_TRY(bb_backward_create(&bb_backend_cpu, &t->t.net, t->group, o->ctx, &t->b, err));
     *out = t;
 done:
     if (status != BB_OK) bb_training_destroy(t);
@@ -199,15 +199,16 @@ static bb_status add_gradient(bb_training *t, const int32_t *tokens, const int32
     bb_head_loss  of = { .targets = targets, .weight = t->weight };
     bb_status     status;
     for (size_t i = 0; i < n; i++) t->weight[i] = weight;
-    BB_TRY(bb_forward_embed(t->f, net, tokens, S, T, t->h, err));
+    BB_TRY(bb_forward_embed(t->f, net, tokens, S, T, bb_on_cpu(t->h), err));
     for (uint32_t b = 0; b < net->n_layer; b++) {
         float *h = t->h + (b + 1) * floats;
         memcpy(h, h - floats, floats * sizeof *h);
-        BB_TRY(bb_forward_block(t->f, net, &net->blocks[b], S, T, h, NULL, NULL, err));
+        BB_TRY(bb_forward_block(t->f, net, &net->blocks[b], S, T, bb_on_cpu(h), NULL, NULL, err));
     }
-    BB_TRY(bb_backward_head(t->b, net, t->h + net->n_layer * floats, n, &of, t->loss, t->dh, &t->t.head, err));
-    for (uint32_t b = net->n_layer; b-- > 0;) BB_TRY(bb_backward_block(t->b, net, &net->blocks[b], S, T, t->h + b * floats, t->dh, &t->t.grads[b], err));
-    BB_TRY(bb_backward_embed(net, tokens, n, t->dh, t->t.g_embd, err));
+    BB_TRY(bb_backward_head(t->b, net, bb_on_cpu(t->h + net->n_layer * floats), n, &of, t->loss, bb_on_cpu(t->dh), &t->t.head, err));
+    for (uint32_t b = net->n_layer; b-- > 0;)
+        BB_TRY(bb_backward_block(t->b, net, &net->blocks[b], S, T, bb_on_cpu(t->h + b * floats), bb_on_cpu(t->dh), &t->t.grads[b], err));
+    BB_TRY(bb_backward_embed(&bb_backend_cpu, net, tokens, n, bb_on_cpu(t->dh), t->t.g_embd, err));
     for (size_t i = 0; i < n; i++) *loss += t->loss[i];
 done:
     return status;

@@ -19,7 +19,7 @@ static bb_status embed(bb_forward *f, const bb_net *net, const bb_tune_set *s, f
 {
     bb_status status = BB_OK;
     for (uint32_t i = 0; i < s->n && status == BB_OK; i += BATCH)
-        status = bb_forward_embed(f, net, s->tokens + (size_t)i * s->ctx, s->n - i < BATCH ? s->n - i : BATCH, s->ctx, h + i * row_of(net, s), err);
+        status = bb_forward_embed(f, net, s->tokens + (size_t)i * s->ctx, s->n - i < BATCH ? s->n - i : BATCH, s->ctx, bb_on_cpu(h + i * row_of(net, s)), err);
     return status;
 }
 
@@ -30,7 +30,7 @@ static bb_status advance(bb_forward *f, const bb_net *net, const bb_tune_set *s,
     for (uint32_t i = 0; i < s->n && status == BB_OK; i += BATCH) {
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned");
         for (uint32_t b = first; b < end && status == BB_OK; b++)
-            status = bb_forward_block(f, net, &net->blocks[b], s->n - i < BATCH ? s->n - i : BATCH, s->ctx, h + i * row_of(net, s), NULL, NULL, err);
+            status = bb_forward_block(f, net, &net->blocks[b], s->n - i < BATCH ? s->n - i : BATCH, s->ctx, bb_on_cpu(h + i * row_of(net, s)), NULL, NULL, err);
         if (progress) (first < end ? bb_progress_add : bb_progress_skip)(progress, s->n - i < BATCH ? s->n - i : BATCH);
     }
     return status;
@@ -81,7 +81,7 @@ bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, con
     bb_progress    progress;
     char           label[sizeof progress.label];
     bb_status      status;
-    BB_TRY(bb_forward_create(full, BATCH, train_set->ctx, &f, err));
+    BB_TRY(bb_forward_create(&bb_backend_cpu, full, BATCH, train_set->ctx, &f, err));
     snprintf(label, sizeof label, "%.40s, states", o->label ? o->label : "");
     if (o->label) bb_progress_start(&progress, label, 2 * ((uint64_t)train_set->n + held->n));
     for (int i = 0; i < 2; i++) {
@@ -110,7 +110,7 @@ bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options 
     bb_status       status;
     BB_ASSERT(o->loss == BB_TUNE_OUTPUT && !o->embedding);
     one.label = NULL;
-    BB_TRY(bb_forward_create(full, BATCH, train_set->ctx, &f, err));
+    BB_TRY(bb_forward_create(&bb_backend_cpu, full, BATCH, train_set->ctx, &f, err));
     for (int i = 0; i < 2; i++) {
         BB_TRY(streams_start(f, full, &t->net, sets[i], &s[i], err));
         BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, NULL, err));

@@ -68,8 +68,8 @@ static bb_status final_states(bench *b, const bb_net *net, float *h, bb_err *err
     for (uint32_t w = 0; w < b->eval.n; w += batch) {
         uint32_t S = b->eval.n - w < batch ? b->eval.n - w : batch;
         float   *at = h + (size_t)w * b->eval.ctx * net->n_embd;
-        BB_TRY(bb_forward_embed(b->forward, net, b->eval.tokens + (size_t)w * b->eval.ctx, S, b->eval.ctx, at, err));
-        for (uint32_t i = 0; i < net->n_layer; i++) BB_TRY(bb_forward_block(b->forward, net, &net->blocks[i], S, b->eval.ctx, at, NULL, NULL, err));
+        BB_TRY(bb_forward_embed(b->forward, net, b->eval.tokens + (size_t)w * b->eval.ctx, S, b->eval.ctx, bb_on_cpu(at), err));
+        for (uint32_t i = 0; i < net->n_layer; i++) BB_TRY(bb_forward_block(b->forward, net, &net->blocks[i], S, b->eval.ctx, bb_on_cpu(at), NULL, NULL, err));
     }
 done:
     return status;
@@ -86,7 +86,8 @@ static bb_status evaluate(bench *b, const bb_net *net, score *s, bb_err *err)
     BB_TRY(final_states(b, net, h, err));
     for (uint32_t w = 0; w < b->eval.n; w++) {
         size_t at = ((size_t)w * ctx + first) * C;
-        BB_TRY(bb_forward_kl(b->forward, &b->model.net, b->h_ref + at, net, h + at, b->eval.tokens + (size_t)w * ctx + first + 1, scored, kl, nll, NULL,
+        BB_TRY(bb_forward_kl(b->forward, &b->model.net, bb_on_cpu(b->h_ref + at), net, bb_on_cpu(h + at), b->eval.tokens + (size_t)w * ctx + first + 1,
+                             scored, kl, nll, NULL,
                              err));
         for (uint32_t i = 0; i < scored; i++) {
             sum[0] += kl[i];
@@ -204,7 +205,7 @@ static bb_status run(bench *b, int argc, char **argv, bb_err *err)
     snprintf(b->name, sizeof b->name, "%s", slash ? slash + 1 : argv[1]);
     BB_TRY(load_windows(&b->model, argv[2], o.ctx, o.calib, false, &b->calib, err));
     BB_TRY(load_windows(&b->model, argv[3], o.ctx, o.eval, true, &b->eval, err));
-    BB_TRY(bb_forward_create(&b->model.net, 8, o.ctx, &b->forward, err));
+    BB_TRY(bb_forward_create(&bb_backend_cpu, &b->model.net, 8, o.ctx, &b->forward, err));
     b->h_ref = BB_NEW((size_t)b->eval.n * o.ctx * b->model.net.n_embd, float, err);
     if (!b->h_ref) { status = BB_NOMEM; goto done; }
     BB_TRY(final_states(b, &b->model.net, b->h_ref, err));

@@ -73,7 +73,7 @@ static bb_status replaced_block(bench *b, const stand_in *s, uint32_t T, float *
     }
     for (size_t i = 0; s->bias && i < (size_t)T * C; i++) h[i] += s->bias[i % C];
     ffn.n_head = ffn.n_kv = 0;
-    return bb_forward_block(b->forward, net, &ffn, 1, T, h, NULL, NULL, err);
+    return bb_forward_block(b->forward, net, &ffn, 1, T, bb_on_cpu(h), NULL, NULL, err);
 }
 
 /* Final hidden states of the evaluation windows: of net with one attention replaced (s may be NULL). */
@@ -84,9 +84,10 @@ static bb_status run(bench *b, const bb_net *net, const stand_in *s, float *out,
     bb_status      status = x ? BB_OK : BB_NOMEM;
     for (uint32_t w = 0; w < b->eval.n && status == BB_OK; w++) {
         float *h = out + (size_t)w * T * C;
-        BB_TRY(bb_forward_embed(b->forward, net, b->eval.tokens + (size_t)w * T, 1, T, h, err));
+        BB_TRY(bb_forward_embed(b->forward, net, b->eval.tokens + (size_t)w * T, 1, T, bb_on_cpu(h), err));
         for (uint32_t i = 0; i < net->n_layer; i++)
-            BB_TRY(s && i == s->block ? replaced_block(b, s, T, h, x, err) : bb_forward_block(b->forward, net, &net->blocks[i], 1, T, h, NULL, NULL, err));
+            BB_TRY(s && i == s->block ? replaced_block(b, s, T, h, x, err)
+                                      : bb_forward_block(b->forward, net, &net->blocks[i], 1, T, bb_on_cpu(h), NULL, NULL, err));
     }
 done:
     bb_free(x);
@@ -106,7 +107,7 @@ static bb_status report(bench *b, const bb_net *net, const stand_in *s, uint32_t
     for (uint32_t i = 0; i < w->n; i++) {
         const size_t at = ((size_t)i * w->ctx + w->first) * C;
         double       mean = 0;
-        BB_TRY(bb_forward_kl(b->forward, &b->model.net, b->reference + at, net, h + at, NULL, w->n_scored, kl, NULL, NULL, err));
+        BB_TRY(bb_forward_kl(b->forward, &b->model.net, bb_on_cpu(b->reference + at), net, bb_on_cpu(h + at), NULL, w->n_scored, kl, NULL, NULL, err));
         for (uint32_t t = 0; t < w->n_scored; t++) mean += kl[t] / w->n_scored;
         sum += mean;
         squares += mean * mean;
@@ -144,11 +145,11 @@ static bb_status moments_of(bench *b, uint32_t block, moments *m, bb_err *err)
     if (!h || !x || !y || !m->xx || !m->yx || !m->x || !m->y) { status = BB_NOMEM; goto done; }
     attention.n_ff = 0;
     for (uint32_t w = 0; w < b->calib.n; w++) {
-        BB_TRY(bb_forward_embed(b->forward, net, b->calib.tokens + (size_t)w * T, 1, T, h, err));
-        for (uint32_t i = 0; i < block; i++) BB_TRY(bb_forward_block(b->forward, net, &net->blocks[i], 1, T, h, NULL, NULL, err));
+        BB_TRY(bb_forward_embed(b->forward, net, b->calib.tokens + (size_t)w * T, 1, T, bb_on_cpu(h), err));
+        for (uint32_t i = 0; i < block; i++) BB_TRY(bb_forward_block(b->forward, net, &net->blocks[i], 1, T, bb_on_cpu(h), NULL, NULL, err));
         norm_rows(net, attention.norm[BB_NORM_ATTENTION], h, T, x);
         memcpy(y, h, (size_t)T * C * sizeof *y);
-        BB_TRY(bb_forward_block(b->forward, net, &attention, 1, T, y, NULL, NULL, err));
+        BB_TRY(bb_forward_block(b->forward, net, &attention, 1, T, bb_on_cpu(y), NULL, NULL, err));
         for (size_t i = 0; i < (size_t)T * C; i++) {
             y[i] -= h[i];
             m->x[i % C] += (double)x[i] * share;
@@ -285,7 +286,7 @@ int main(int argc, char **argv)
     BB_TRY(bb_model_open(argv[1], &b.model, &err));
     BB_TRY(windows_of(&b.model, argv[2], ctx, (uint32_t)strtoul(value_of(argc, argv, "calib", "64"), NULL, 10), &b.calib, &err));
     BB_TRY(windows_of(&b.model, argv[3], ctx, (uint32_t)strtoul(value_of(argc, argv, "eval", "32"), NULL, 10), &b.eval, &err));
-    BB_TRY(bb_forward_create(&b.model.net, 1, ctx, &b.forward, &err));
+    BB_TRY(bb_forward_create(&bb_backend_cpu, &b.model.net, 1, ctx, &b.forward, &err));
     const bb_database_config config = { .dir = argv[4], .model = &b.model, .tokens = b.calib.tokens, .n_windows = b.calib.n, .ctx = ctx,
                                         .quant = { BB_METHOD_FEEDBACK, 0.01, 4 }, .ffn_step = 32 };
     BB_TRY(bb_database_open(&config, &b.db, &err));

@@ -81,38 +81,38 @@ static void run_hidden(bench *b)
 {
     memcpy(b->h, b->h0, (size_t)b->S * T * C * sizeof *b->h);
     for (int i = 0; i < LAYERS; i++)
-        if (bb_forward_block(b->f, &b->net, &b->net.blocks[i], b->S, T, b->h, NULL, NULL, NULL) != BB_OK) abort();
+        if (bb_forward_block(b->f, &b->net, &b->net.blocks[i], b->S, T, bb_on_cpu(b->h), NULL, NULL, NULL) != BB_OK) abort();
 }
 static void run_last_block(bench *b)
 {
     memcpy(b->h, b->h0, (size_t)b->S * T * C * sizeof *b->h);
-    if (bb_forward_block(b->f, &b->net, &b->net.blocks[0], b->S, T, b->h, NULL, NULL, NULL) != BB_OK) abort();
+    if (bb_forward_block(b->f, &b->net, &b->net.blocks[0], b->S, T, bb_on_cpu(b->h), NULL, NULL, NULL) != BB_OK) abort();
 }
 static void run_one_window(bench *b)
 {
     memcpy(b->h, b->h0, T * C * sizeof *b->h);
-    if (bb_forward_block(b->f, &b->net, &b->net.blocks[0], 1, T, b->h, NULL, NULL, NULL) != BB_OK) abort();
+    if (bb_forward_block(b->f, &b->net, &b->net.blocks[0], 1, T, bb_on_cpu(b->h), NULL, NULL, NULL) != BB_OK) abort();
 }
-static void run_nll(bench *b) { if (bb_forward_nll(b->f, &b->net, b->h, b->tokens, (size_t)b->S * T, b->nll, NULL) != BB_OK) abort(); }
+static void run_nll(bench *b) { if (bb_forward_nll(b->f, &b->net, bb_on_cpu(b->h), b->tokens, (size_t)b->S * T, b->nll, NULL) != BB_OK) abort(); }
 static void run_kl(bench *b)
 {
-    if (bb_forward_kl(b->f, &b->net, b->h_ref, &b->net, b->h, b->tokens, (size_t)b->S * T, b->kl, b->nll, NULL, NULL) != BB_OK) abort();
+    if (bb_forward_kl(b->f, &b->net, bb_on_cpu(b->h_ref), &b->net, bb_on_cpu(b->h), b->tokens, (size_t)b->S * T, b->kl, b->nll, NULL, NULL) != BB_OK) abort();
 }
 
 static void run_back(bench *b)
 {
-    if (bb_backward_block(b->b, &b->net, &b->net.blocks[0], b->S, T, b->h0, b->dh, NULL, NULL) != BB_OK) abort();
+    if (bb_backward_block(b->b, &b->net, &b->net.blocks[0], b->S, T, bb_on_cpu(b->h0), bb_on_cpu(b->dh), NULL, NULL) != BB_OK) abort();
 }
 static void run_back_weights(bench *b)
 {
     bb_block_grad g = { 0 };
     memcpy(g.w, b->dw, sizeof g.w);
-    if (bb_backward_block(b->b, &b->net, &b->net.blocks[0], b->S, T, b->h0, b->dh, &g, NULL) != BB_OK) abort();
+    if (bb_backward_block(b->b, &b->net, &b->net.blocks[0], b->S, T, bb_on_cpu(b->h0), bb_on_cpu(b->dh), &g, NULL) != BB_OK) abort();
 }
 static void run_back_head(bench *b)
 {
-    bb_head_loss of = { .ref_net = &b->net, .h_ref = b->h_ref };
-    if (bb_backward_head(b->b, &b->net, b->h0, (size_t)b->S * T, &of, b->kl, b->dh, NULL, NULL) != BB_OK) abort();
+    bb_head_loss of = { .ref_net = &b->net, .h_ref = bb_on_cpu(b->h_ref) };
+    if (bb_backward_head(b->b, &b->net, bb_on_cpu(b->h0), (size_t)b->S * T, &of, b->kl, bb_on_cpu(b->dh), NULL, NULL) != BB_OK) abort();
 }
 
 static const uint32_t layer_shapes[7][2] = { { H * D, C }, { G * D, C }, { G * D, C }, { C, H * D }, { F, C }, { F, C }, { C, F } };
@@ -191,7 +191,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < n * C; i++) b.h0[i] = b.h[i] = b.h_ref[i] = noise();
     b.dh = must(BB_NEW0(n * C, float, NULL));
     for (int i = 0; i < 7; i++) b.dw[i] = must(BB_NEW0((size_t)layer_shapes[i][0] * layer_shapes[i][1], float, NULL));
-    if (bb_forward_create(&b.net, b.S, T, &b.f, NULL) != BB_OK || bb_backward_create(&b.net, b.S, T, &b.b, NULL) != BB_OK) abort();
+    if (bb_forward_create(&bb_backend_cpu, &b.net, b.S, T, &b.f, NULL) != BB_OK ||
+        bb_backward_create(&bb_backend_cpu, &b.net, b.S, T, &b.b, NULL) != BB_OK) abort();
     for (int i = 0; i < 7; i++) weights += (double)layer_shapes[i][0] * layer_shapes[i][1];
     double block_flops = 2 * weights + 2.0 * 2 * H * D * (T + 1) / 2, head_flops = 2.0 * V * C;
     printf("# level %s, %zu threads, %u windows of %d, BLAS %s\nwhat,unit,best,median,share\n", b.k->level, threads, b.S, T, bb_blas_name());

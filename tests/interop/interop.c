@@ -104,10 +104,10 @@ static void write_logits(const bb_net *net, const int32_t *ids, uint32_t n, cons
 {
     float      *h = BB_NEW((size_t)n * net->n_embd, float, &err), *z = BB_NEW((size_t)n * net->n_vocab, float, &err);
     bb_forward *f = NULL;
-    must(h && z && bb_forward_create(net, 1, n, &f, &err) == BB_OK);
-    must(bb_forward_embed(f, net, ids, 1, n, h, &err) == BB_OK);
-    for (uint32_t i = 0; i < net->n_layer; i++) must(bb_forward_block(f, net, &net->blocks[i], 1, n, h, NULL, NULL, &err) == BB_OK);
-    must(bb_forward_logits(f, net, h, n, z, &err) == BB_OK);
+    must(h && z && bb_forward_create(&bb_backend_cpu, net, 1, n, &f, &err) == BB_OK);
+    must(bb_forward_embed(f, net, ids, 1, n, bb_on_cpu(h), &err) == BB_OK);
+    for (uint32_t i = 0; i < net->n_layer; i++) must(bb_forward_block(f, net, &net->blocks[i], 1, n, bb_on_cpu(h), NULL, NULL, &err) == BB_OK);
+    must(bb_forward_logits(f, net, bb_on_cpu(h), n, z, &err) == BB_OK);
     must(bb_file_write(path, z, (size_t)n * net->n_vocab * sizeof *z, &err) == BB_OK);
     bb_forward_destroy(f);
     bb_free(h);
