@@ -471,7 +471,7 @@ START_TEST(strange_artefacts_do_not_break_the_page)
     write_all(dir);
     write_text(dir, "layers.csv", "plan_hash,unit,option,bytes,error\r\nx,blk.99999999999999999999.attn_q,Q4_K,1,1\r\nx,blk.-1.kv,2,1,1\r\nx,blk.3.,Q4_K,1,1\r\n"
                                   "x,blk.2.kv,-7,1,\r\nx,blk.2.ffn,many,1,\r\nx,blk.2.ffn,9223372036854775807,1,\r\nx,,,0,\r\n,blk.1.attn_q,<b>,1,inf\r\n");
-    write_text(dir, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se\r\nblk.0.attn_q,Q4_K,1,-1,1\r\nblk.0.attn_q,Q5_K,1,0,1\r\noutput,Q6_K,1,1e300,\r\n");
+    write_text(dir, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se\r\nblk.0.attn_q,Q4_K,1,-1,1\r\nblk.0.attn_q,Q5_K,1,0,1\r\nblk.0.kv,1,,0.2,0.1\r\noutput,Q6_K,1,1e300,\r\n");
     write_text(dir, "convergence.csv", "step,label,kl_nats,size_bytes\r\n0,,0,\r\n1,',-1,\r\n2,,inf,\r\n");
     write_text(dir, "plan.json", "{\"note\": 3}");
     write_text(dir, "guard.json", "{\"winner\": 3, \"plans\": [1, {\"name\": null, \"size_bytes\": \"x\"}], \"margin_nats\": \"no\"}");

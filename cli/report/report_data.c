@@ -96,7 +96,7 @@ static bb_status read_choices(const bb_csv *t, bool layers, bb_choice **out, siz
         c->unit = bb_csv_text(t, r, at[0]);
         c->option = bb_csv_text(t, r, at[1]);
         c->column = bb_unit_column(c->unit, &c->block);
-        BB_TRY(bb_csv_int(t, r, at[2], &c->bytes, err));
+        if (layers || *bb_csv_text(t, r, at[2])) BB_TRY(bb_csv_int(t, r, at[2], &c->bytes, err)); /* empty: no runtime loads that option alone */
         BB_TRY(bb_csv_double(t, r, at[3], &c->value, err));
         if (layers) c->plan = bb_csv_text(t, r, at[4]);
         else BB_TRY(bb_csv_double(t, r, at[4], &c->se, err));
