@@ -186,7 +186,10 @@ static bb_status read_block_shapes(const builder *b, bb_err *err)
             if (c == BB_COUNT_HEADS) k->n_kv = v[i];
         }
     }
-    for (uint32_t i = 0; i < net->n_layer; i++) BB_TRY(check_block_shape(b, i, err));
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        net->blocks[i].no_rope = bb_arch_no_rope(b->arch, i);
+        BB_TRY(check_block_shape(b, i, err));
+    }
 done:
     return status;
 }

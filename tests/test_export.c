@@ -200,7 +200,7 @@ static void check_back(const fixture *f, bool interleaved)
 
 START_TEST(an_empty_plan_keeps_the_model)
 {
-    static const char *const archs[] = { "llama", "qwen2", "qwen3" };
+    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3" };
     for (int variant = 0; variant < 4; variant++) {
         tiny_spec s = tiny_default(archs[_i]);
         fixture   f;
@@ -382,6 +382,7 @@ START_TEST(sizes_by_table_are_the_files)
         { "llama", true, false, false, true, 3 }, { "llama", false, false, false, true, 12 }, { "llama", true, true, true, true, 2 }, { "qwen2", true, true, false, true, 3 },
         { "qwen2", false, true, false, false, 11 }, { "qwen3", true, false, false, true, 3 }, { "qwen3", true, false, false, true, 12 }, { "qwen3", false, false, false, true, 2 },
         { "qwen3", true, true, false, true, 2 }, { "deci", true, false, false, true, 4 }, { "deci", false, false, true, false, 12 },
+        { "smollm3", true, false, false, true, 4 }, { "smollm3", false, false, false, true, 8 },
     };
     tiny_spec        s = tiny_default(rows[_i].arch);
     fixture          f;
@@ -430,7 +431,7 @@ START_TEST(sizes_by_table_are_the_files)
         ck_assert_int_eq(bb_file_size(bb_test_path("sized.gguf"), &on_disk, NULL), BB_OK);
         ck_assert_uint_eq(on_disk, bytes);
     }
-    const bool no_other_arch = strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias);
+    const bool no_other_arch = strcmp(s.arch, "smollm3") == 0 || (strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias));
     ck_assert_msg(written > (no_other_arch ? 50 : 150) && refused > 20, "%u written, %u refused", written, refused);
     ck_assert_msg((kept > 5 || strcmp(s.arch, "deci") == 0) && (written > kept + 50 || no_other_arch), "%u of %u uniform", kept, written);
     ck_assert_msg(shorter > 0 || no_other_arch || !rows[_i].whole, "%u blocks left out", shorter);
@@ -485,6 +486,8 @@ START_TEST(the_file_computes_the_same)
         { "qwen2", "deci", "blk.0.kv=1\nblk.2.ffn=9\n" },
         { "qwen2", "qwen2", "blk.0.ffn=0\nblk.0.kv=0\n" },
         { "qwen3", "openelm", "blk.0.kv=1\nblk.1.ffn=0\nblk.2.kv=0\n" },
+        { "smollm3", "smollm3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
+        { "smollm3", "smollm3", "blk.3.ffn=0\nblk.3.kv=0\n" },
     };
     tiny_spec s = tiny_default(rows[_i].arch);
     fixture   f;
@@ -600,6 +603,8 @@ START_TEST(refusals_say_why)
         { "llama", true, "token_embd", "Q4_K", "token_embd" },
         { "llama", false, "output", "Q2_0", "output" },
         { "qwen3", false, "blk.0.kv", "1", "separate output" },
+        { "smollm3", true, "blk.0.kv", "1", "a smollm3 with blocks of different shapes, or blocks in other places" },
+        { "smollm3", false, "blk.3.ffn", "0", "a smollm3 with blocks of different shapes, or blocks in other places" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         tiny_spec s = tiny_default(rows[i].arch);
@@ -615,6 +620,25 @@ START_TEST(refusals_say_why)
         ck_assert_int_eq(bb_export_size(&f.source, &f.net, &bytes, NULL), BB_UNSUPPORTED);
         ck_assert_int_eq(bb_export_write(&f.source, &f.net, NULL, bb_test_path("never.gguf"), NULL), BB_UNSUPPORTED);
         ck_assert(!bb_file_exists(bb_test_path("never.gguf")));
+        done(&f);
+    }
+}
+END_TEST
+
+/* A block without RoPE is known by its number alone: what stands before it may not leave. */
+START_TEST(smollm3_blocks_keep_their_places)
+{
+    for (uint32_t gone = 0; gone < 5; gone++) {
+        tiny_spec s = tiny_default("smollm3");
+        fixture   f;
+        bb_err    err = BB_ERR_INIT;
+        open_source(&f, &s);
+        set(&f, "0", "blk.%u.kv", gone);
+        set(&f, "0", "blk.%u.ffn", gone);
+        apply(&f);
+        const bool keeps = gone == 4;
+        ck_assert_int_eq(bb_export_check(&f.source, &f.net, &err), keeps ? BB_OK : BB_UNSUPPORTED);
+        ck_assert_msg(keeps || strstr(err.msg, "in other places"), "%s", err.msg);
         done(&f);
     }
 }
@@ -687,14 +711,15 @@ int main(void)
 {
     Suite *s = suite_create("export");
     TCase *t = tcase_create("core");
-    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 3);
+    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 4);
     tcase_add_loop_test(t, random_plans_come_back, 0, 5);
-    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 11);
-    tcase_add_loop_test(t, the_file_computes_the_same, 0, 6);
+    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 13);
+    tcase_add_loop_test(t, the_file_computes_the_same, 0, 8);
     tcase_add_test(t, deci_traps_are_avoided);
     tcase_add_test(t, empty_blocks_are_left_out);
     tcase_add_test(t, qwen2_may_lose_width_but_not_heads);
     tcase_add_test(t, refusals_say_why);
+    tcase_add_test(t, smollm3_blocks_keep_their_places);
     tcase_add_test(t, openelm_wants_one_type_for_q_k_v);
     tcase_add_test(t, plans_with_unknown_names_are_refused);
     tcase_add_test(t, memory_failures_are_clean);

@@ -64,7 +64,7 @@ static void check_against_spec(const bb_model *m, const tiny_spec *s)
 
 START_TEST(opens_every_architecture)
 {
-    static const struct { const char *name; bool neox; } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false } };
+    static const struct { const char *name; bool neox; } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false } };
     for (int variant = 0; variant < 8; variant++) {
         tiny_spec s = tiny_default(rows[_i].name);
         bb_model  m;
@@ -78,6 +78,7 @@ START_TEST(opens_every_architecture)
         open_spec(&s, &m);
         check_against_spec(&m, &s);
         ck_assert(strcmp(m.net.arch->name, rows[_i].name) == 0 && m.net.rope_neox == rows[_i].neox);
+        for (uint32_t i = 0; i < m.net.n_layer; i++) ck_assert(m.net.blocks[i].no_rope == (_i == 4 && i == 3));
         ck_assert(m.net.rope_freq_scale == 1.0f && m.net.rope_factors == NULL);
         bb_model_close(&m);
     }
@@ -566,7 +567,7 @@ int main(void)
 {
     Suite *s = suite_create("model");
     TCase *t = tcase_create("core");
-    tcase_add_loop_test(t, opens_every_architecture, 0, 4);
+    tcase_add_loop_test(t, opens_every_architecture, 0, 5);
     tcase_add_test(t, head_size_need_not_divide_the_width);
     tcase_add_test(t, deci_blocks_differ_and_lack_parts);
     tcase_add_loop_test(t, vectors_of_other_types_are_decoded, 0, 2);

@@ -210,6 +210,7 @@ static world *world_of(bool untied)
     world         *w = calloc(1, sizeof *w);
     bb_rng         rng;
     ref_model_make(&spec, 4, &w->full);
+    w->full.net.blocks[2].no_rope = untied; /* as some of smollm3's */
     bb_rng_init(&rng, 2, "tokens");
     for (int i = 0; i < WINDOWS * T; i++) w->tokens[i] = (int32_t)bb_rng_below(&rng, 48);
     for (int i = 0; i < WINDOWS * T; i++) w->targets[i] = i % T == T - 1 ? 0 : w->tokens[i + 1];

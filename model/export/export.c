@@ -68,6 +68,8 @@ bool bb_exporter_keeps_arch(const exporter *e)
     for (int c = 0; c < BB_N_COUNTS; c++)
         for (uint32_t i = 0; i < e->n_layer && !(arch->arrays & BB_SET(c)); i++)
             if (e->given[c][i] == 0 || e->given[c][i] != e->given[c][0]) return false;
+    for (uint32_t i = 0; i < e->n_layer; i++) /* which blocks have RoPE, the runtime sees from their numbers */
+        if (e->net->blocks[e->from[i]].no_rope != bb_arch_no_rope(arch, i)) return false;
     return true;
 }
 
@@ -78,7 +80,7 @@ bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
     e->arch = keeps ? from : bb_arch_for_pruned(from);
     if (!e->arch || (net->head.rows && !e->arch->separate_head))
         return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes%s: llama.cpp has no architecture for it; prune all blocks alike",
-                       from->name, e->arch ? " and a separate output matrix" : "");
+                       from->name, e->arch ? " and a separate output matrix" : ", or blocks in other places");
     e->permuted = e->arch->neox != from->neox;
     if (e->arch->whole_heads && net->n_rot != net->head_dim)
         return BB_FAIL(err, BB_UNSUPPORTED, "architecture %s rotates whole heads (%u numbers); this model rotates %u", e->arch->name, net->head_dim,

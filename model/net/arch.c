@@ -19,6 +19,7 @@ const bb_arch bb_archs[] = {
       .attention_biases = true, .first = BB_SET(BB_ATTENTION), .pruned = "deci" },
     { .name = "openelm", .neox = true, .norms = PRE_NORMS | HEAD_NORMS, .arrays = ALL_COUNTS, .fused = { [BB_FEED_ATTENTION] = "attn_qkv" },
       .always = BB_SET(BB_ATTENTION), .pruned = "openelm" },
+    { .name = "smollm3", .no_rope_every = 4, .norms = PRE_NORMS, .separate_head = true, .attention_biases = true },
 };
 const size_t bb_n_archs = sizeof bb_archs / sizeof *bb_archs;
 

@@ -23,6 +23,7 @@ typedef struct bb_arch {
     /* what is computed */
     bool        neox;              /* RoPE turns pairs (i, i + n_rot/2); else (2i, 2i+1) */
     bool        whole_heads;       /* RoPE turns all numbers of a head */
+    uint32_t    no_rope_every;     /* 4: the fourth block, the eighth, ... has no RoPE; 0: all have */
     unsigned    norms;             /* set of bb_norm that every block has */
     /* what its loader takes */
     unsigned    arrays;            /* set of bb_count that may differ from block to block */
@@ -39,6 +40,8 @@ typedef struct bb_arch {
 
 extern const bb_arch bb_archs[]; /* new rows at the end: what is kept on disk of a training names an architecture by its place */
 extern const size_t  bb_n_archs;
+
+static inline bool bb_arch_no_rope(const bb_arch *arch, uint32_t block) { return arch->no_rope_every && (block + 1) % arch->no_rope_every == 0; }
 
 const bb_arch *bb_arch_find(const char *name, size_t length); /* NULL: not known */
 const bb_arch *bb_arch_named(const char *name);               /* the same, of a text; must be known */

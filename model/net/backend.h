@@ -25,7 +25,7 @@ static inline bb_buffer bb_buffer_at(bb_buffer b, size_t n) { return (bb_buffer)
 
 /* Heads laid side by side in a row, and how RoPE turns them. */
 typedef struct bb_heads {
-    uint32_t     n, dim, n_rot;
+    uint32_t     n, dim, n_rot; /* n_rot 0: no RoPE */
     bool         neox;
     const float *norm;      /* [dim] RMSNorm of each head before RoPE, or NULL */
     float        norm_eps;

@@ -23,7 +23,7 @@ float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err)
 bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin)
 {
     const bool keys = part == BB_PART_K;
-    return (bb_heads){ .n = keys ? block->n_kv : block->n_head, .dim = net->head_dim, .n_rot = net->n_rot, .neox = net->rope_neox,
+    return (bb_heads){ .n = keys ? block->n_kv : block->n_head, .dim = net->head_dim, .n_rot = block->no_rope ? 0 : net->n_rot, .neox = net->rope_neox,
                        .norm = block->norm[keys ? BB_NORM_K : BB_NORM_Q], .norm_eps = net->norm_eps, .cos_sin = cos_sin };
 }
 

@@ -80,6 +80,7 @@ typedef struct bb_block {
     uint32_t     n_ff;           /* FFN width kept; 0: no FFN */
     bb_matrix    w[BB_N_PARTS];
     const float *norm[BB_N_NORMS]; /* NULL: not there */
+    bool         no_rope;        /* queries and keys are not rotated */
 } bb_block;
 
 typedef struct bb_arch bb_arch; /* arch.h */

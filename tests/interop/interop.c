@@ -229,16 +229,17 @@ static void make_tiny(const char *dir)
         { "tiny-qwen3", "qwen3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\n", false },
         { "tiny-qwen3-openelm", "qwen3", "blk.0.kv=1\nblk.1.ffn=0\nblk.2.kv=0\n", true },
         { "tiny-deci", "deci", "", false },
+        { "tiny-smollm3", "smollm3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.4.kv=1\n", false },
     };
     static const char text[] = "the quick brown fox jumps over a lazy dog and once more abcdefghijklmnopqrstuvwxyz zyxwvutsrqponmlkjihgfedcba";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         tiny_spec   s = tiny_default(rows[i].arch);
         char        path[512];
         snprintf(path, sizeof path, "%s/%s.source", dir, rows[i].name);
-        s.n_layer = 3;
+        if (s.n_layer < 3) s.n_layer = 3;
         s.n_embd = 128;
         s.head_dim = 32;
-        s.n_ff[0] = s.n_ff[1] = s.n_ff[2] = 96;
+        for (uint32_t k = 0; k < s.n_layer; k++) s.n_ff[k] = 96;
         s.tied = rows[i].tied;
         s.qkv_bias |= strstr(rows[i].name, "bias") != NULL;
         s.rope_factors = strstr(rows[i].name, "factors") != NULL;

@@ -71,13 +71,13 @@ static void turn(const bb_net *net, double *head, double position)
     }
 }
 
-static void heads(const bb_net *net, const float *g, uint32_t n, uint32_t T, double *x)
+static void heads(const bb_net *net, const bb_block *b, const float *g, uint32_t n, uint32_t T, double *x)
 {
     for (uint32_t t = 0; t < T; t++)
         for (uint32_t j = 0; j < n; j++) {
             double *head = x + ((size_t)t * n + j) * net->head_dim;
             if (g) norm(head, g, (double)net->norm_eps, net->head_dim, head);
-            turn(net, head, t);
+            if (!b->no_rope) turn(net, head, t);
         }
 }
 
@@ -86,8 +86,8 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
     size_t  D = net->head_dim, H = b->n_head, G = b->n_kv;
     double *x = norm_rows(h, b->norm[BB_NORM_ATTENTION], net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = linear(&b->w[BB_PART_K], x, T),
            *v = linear(&b->w[BB_PART_V], x, T), *o = must(T * H * D, sizeof *o), *p = must(T, sizeof *p);
-    heads(net, b->norm[BB_NORM_Q], b->n_head, T, q);
-    heads(net, b->norm[BB_NORM_K], b->n_kv, T, k);
+    heads(net, b, b->norm[BB_NORM_Q], b->n_head, T, q);
+    heads(net, b, b->norm[BB_NORM_K], b->n_kv, T, k);
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < H; j++) {
             size_t g = j / (H / G);
@@ -222,7 +222,7 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
     for (uint32_t i = 0; i < s->n_layer; i++) {
         bb_block *b = &n->blocks[i];
         uint32_t  H = s->shapes[i].n_head, G = s->shapes[i].n_kv, F = s->shapes[i].n_ff;
-        *b = (bb_block){ .n_head = H, .n_kv = G, .n_ff = F };
+        *b = (bb_block){ .n_head = H, .n_kv = G, .n_ff = F, .no_rope = is(s, "smollm3") && i % 4 == 3 };
         if (H) {
             b->norm[BB_NORM_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
             b->w[BB_PART_Q] = matrix(m, s->type, H * D, C, s->bias, &seed);
@@ -246,6 +246,7 @@ void ref_model_free(ref_model *m)
     m->n_owned = 0;
 }
 
+static const ref_shape five[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } };
 static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { { 4, 2, 64 }, { 4, 2, 64 } }, one_kv[] = { { 6, 1, 50 } },
                        pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } };
 
@@ -259,5 +260,7 @@ const ref_spec ref_specs[] = {
     { "deci pruned", "deci", 40, 32, 6, 8, 8, false, false, false, false, false, 1, BB_F32, pruned },
     { "deci pruned, biases, factors", "deci", 40, 32, 6, 8, 8, false, true, false, true, true, 1, BB_F32, pruned },
     { "llama Q8_0", "llama", 64, 64, 2, 16, 16, false, false, false, false, true, 1, BB_Q8_0, plain },
+    { "smollm3", "smollm3", 40, 32, 5, 8, 8, false, false, false, false, true, 1, BB_F32, five },
+    { "smollm3 tied", "smollm3", 33, 24, 4, 6, 6, false, false, false, false, false, 0.5f, BB_F32, five },
 };
 const size_t ref_n_specs = sizeof ref_specs / sizeof *ref_specs;
