@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "model/net/backward.h"
 #include "model/net/forward.h"
+#include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
 
 enum { S = 2, T = 37 /* a full attention tile and a part */ };
@@ -383,6 +384,106 @@ START_TEST(threads_and_calls_change_nothing)
 }
 END_TEST
 
+/* What a hook saw: sums over x and dy of each part, in order. */
+typedef struct heard { double x[BB_N_PARTS], dy[BB_N_PARTS]; const bb_block *block; } heard;
+
+static bb_status add_up(void *self, bb_part part, const float *x, const float *dy, size_t n, bb_err *err)
+{
+    heard           *s = self;
+    const bb_matrix *w = &s->block->w[part];
+    (void)err;
+    for (size_t i = 0; i < n * w->cols; i++) s->x[part] += (double)x[i];
+    for (size_t i = 0; i < n * w->rows; i++) s->dy[part] += (double)dy[i];
+    return BB_OK;
+}
+
+/* All that a backward pass makes, on one backend. */
+typedef struct made {
+    float   *dh, *head_dh, *weights, *head, *embd, *small; /* small: norms, biases, masks, one after the other */
+    size_t   n_weights, n_small;
+    double  *loss;
+    heard    heard;
+} made;
+
+enum { FAR_S = 4, FAR_T = 200 /* several slabs */, FAR_ROWS = FAR_S * FAR_T };
+
+static float *next_of(float *at, size_t *used, size_t n)
+{
+    *used += n;
+    return at + *used - n;
+}
+
+static void make_all(const bb_backend *k, const ref_model *m, const ref_model *ref, const bb_block *block, const float *h, const float *c,
+                     const int32_t *tokens, int kind, made *out)
+{
+    const bb_operations *o = k->ops;
+    const size_t         C = m->net.n_embd, V = m->net.n_vocab, n = FAR_ROWS * C;
+    bb_block_grad        grad = { .hook = add_up, .hook_self = &out->heard };
+    bb_backward         *b;
+    bb_buffer            states, dh;
+    *out = (made){ .heard = { .block = block } };
+    for (int p = 0; p < BB_N_PARTS; p++) out->n_weights += (size_t)block->w[p].rows * block->w[p].cols;
+    out->dh = BB_NEW(n, float, NULL), out->head_dh = BB_NEW(n, float, NULL), out->loss = BB_NEW(FAR_ROWS, double, NULL);
+    out->weights = BB_NEW0(out->n_weights, float, NULL), out->head = BB_NEW0(V * C, float, NULL), out->embd = BB_NEW0(V * C, float, NULL);
+    out->small = BB_NEW0(4096, float, NULL);
+    for (size_t p = 0, used = 0; p < BB_N_PARTS; p++) {
+        grad.w[p] = next_of(out->weights, &used, (size_t)block->w[p].rows * block->w[p].cols);
+        if (block->w[p].bias) grad.bias[p] = next_of(out->small, &out->n_small, block->w[p].rows);
+    }
+    for (int i = 0; i < BB_N_NORMS; i++)
+        if (block->norm[i]) grad.norm[i] = next_of(out->small, &out->n_small, bb_dim_of(&m->net, block, bb_norms[i].over));
+    grad.head_mask = next_of(out->small, &out->n_small, block->n_head);
+    grad.ff_mask = next_of(out->small, &out->n_small, block->n_ff);
+    bb_head_grad head = { out->head, next_of(out->small, &out->n_small, C) };
+    ck_assert_uint_le(out->n_small, 4096);
+    ck_assert_int_eq(o->alloc(k->context, n, &states, NULL) | o->alloc(k->context, n, &dh, NULL), BB_OK);
+    ck_assert_int_eq(o->write(k->context, states, h, n, NULL) | o->write(k->context, dh, c, n, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_create(k, &m->net, FAR_S, FAR_T, &b, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_block(b, &m->net, block, FAR_S, FAR_T, states, dh, &grad, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_embed(k, &m->net, tokens, FAR_ROWS, dh, out->embd, NULL), BB_OK);
+    ck_assert_int_eq(o->read(k->context, dh, out->dh, n, NULL), BB_OK);
+    bb_head_loss of = { .targets = kind == 0 ? tokens : NULL, .ref_net = &ref->net, .h_ref = states, .squared = kind == 2 };
+    ck_assert_int_eq(bb_backward_head(b, &m->net, states, FAR_ROWS, &of, out->loss, dh, &head, NULL), BB_OK);
+    ck_assert_int_eq(o->read(k->context, dh, out->head_dh, n, NULL), BB_OK);
+    bb_backward_destroy(b);
+    o->release(k->context, states), o->release(k->context, dh);
+}
+
+/* Every gradient on a backend whose memory the host cannot reach, bit by bit that of the CPU. */
+START_TEST(another_backend_has_the_same_bits)
+{
+    ref_model m, ref;
+    uint64_t  seed = 14;
+    guarded   g;
+    made      a, b;
+    ref_model_make(&ref_specs[_i], 3, &m);
+    ref_model_make(&ref_specs[_i], 4, &ref);
+    const size_t C = m.net.n_embd, V = m.net.n_vocab, n = FAR_ROWS * C;
+    float       *h = ref_random(&m, n, 0, 1, &seed), *c = ref_random(&m, n, 0, 1, &seed);
+    int32_t      tokens[FAR_ROWS];
+    for (int i = 0; i < FAR_ROWS; i++) tokens[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
+    for (uint32_t i = 0; i < m.net.n_layer; i++) {
+        guarded_make(&g);
+        make_all(&bb_backend_cpu, &m, &ref, &m.net.blocks[i], h, c, tokens, (int)i % 3, &a);
+        make_all(&g.backend, &m, &ref, &m.net.blocks[i], h, c, tokens, (int)i % 3, &b);
+        guarded_done(&g);
+        ck_assert_msg(memcmp(a.dh, b.dh, n * sizeof *h) == 0 && memcmp(a.head_dh, b.head_dh, n * sizeof *h) == 0, "%s: states", ref_specs[_i].name);
+        ck_assert_msg(memcmp(a.weights, b.weights, a.n_weights * sizeof *h) == 0, "%s: weights", ref_specs[_i].name);
+        ck_assert(memcmp(a.small, b.small, a.n_small * sizeof *h) == 0 && memcmp(a.loss, b.loss, FAR_ROWS * sizeof *a.loss) == 0);
+        ck_assert(memcmp(a.head, b.head, V * C * sizeof *h) == 0 && memcmp(a.embd, b.embd, V * C * sizeof *h) == 0);
+        ck_assert(memcmp(&a.heard, &b.heard, sizeof a.heard) == 0 && largest_of(a.head, V * C) > 0 && largest_of(a.embd, V * C) > 0);
+        made *both[2] = { &a, &b };
+        for (int k = 0; k < 2; k++) {
+            float *all[] = { both[k]->dh, both[k]->head_dh, both[k]->weights, both[k]->head, both[k]->embd, both[k]->small };
+            for (size_t j = 0; j < sizeof all / sizeof *all; j++) bb_free(all[j]);
+            bb_free(both[k]->loss);
+        }
+    }
+    ref_model_free(&m);
+    ref_model_free(&ref);
+}
+END_TEST
+
 /* Gradient descent on all weights of a two-block network, one window, next-token cross-entropy: the loss must fall far below ln V. */
 START_TEST(training_descends)
 {
@@ -497,6 +598,7 @@ int main(void)
     tcase_add_test(t, large_vocabulary_comes_in_pieces);
     tcase_add_test(t, embedding_gradient_adds_rows);
     tcase_add_loop_test(t, threads_and_calls_change_nothing, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, another_backend_has_the_same_bits, 0, (int)ref_n_specs);
     tcase_add_test(t, training_descends);
     tcase_add_test(t, hook_sees_inputs_and_gradients);
     tcase_add_test(t, running_out_of_memory_is_survived);

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "eval/evaluate.h"
+#include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
 #include "tests/support/support.h"
 
@@ -485,6 +486,54 @@ START_TEST(batches_and_caches_change_nothing)
 }
 END_TEST
 
+/* On a backend whose memory the host cannot reach: whole evaluations, against a reference that keeps some windows, and from the caller's states. */
+START_TEST(another_backend_has_the_same_scores)
+{
+    ref_model     a, b;
+    bb_windows    w;
+    bb_result     want, is;
+    bb_reference *r;
+    bb_scores     scores;
+    bb_forward   *f;
+    bb_buffer     h;
+    guarded       g;
+    ref_model_make(&ref_specs[_i], 1, &a);
+    ref_model_make(&ref_specs[_i], 2, &b);
+    random_windows(&a.net, BB_PROTOCOL_GGUF, &w);
+    guarded_make(&g);
+    const size_t C = b.net.n_embd;
+    double      *kl = BB_NEW(2 * w.n, double, NULL), *nll = BB_NEW(2 * w.n, double, NULL);
+    ck_assert_int_eq(bb_evaluate(&bb_backend_cpu, &b.net, &a.net, &w, NULL, &want, kl, nll, NULL), BB_OK);
+    ck_assert_int_eq(bb_evaluate(&g.backend, &b.net, &a.net, &w, NULL, &is, kl + w.n, nll + w.n, NULL), BB_OK);
+    same_result(&is, &want);
+    ck_assert(memcmp(kl, kl + w.n, w.n * sizeof *kl) == 0 && memcmp(nll, nll + w.n, w.n * sizeof *nll) == 0);
+    ck_assert_int_eq(bb_reference_create(&g.backend, &a.net, &w, w.n_scored * (C * sizeof(float) + sizeof(double)), NULL, &r, NULL), BB_OK);
+    ck_assert_uint_eq(bb_reference_kept(r), 1);
+    ck_assert_ptr_eq(bb_reference_backend(r), &g.backend);
+    ck_assert_int_eq(bb_evaluate_against(&b.net, r, 0, NULL, &is, NULL, NULL, NULL), BB_OK);
+    same_result(&is, &want);
+    ck_assert_int_eq(bb_scores_create(w.n, w.n_scored, true, &scores, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_create(&g.backend, &b.net, w.n, w.ctx, &f, NULL), BB_OK);
+    ck_assert_int_eq(g.backend.ops->alloc(g.backend.context, w.n * w.ctx * C, &h, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_embed(f, &b.net, w.tokens, w.n, w.ctx, h, NULL), BB_OK);
+    for (uint32_t k = 0; k < b.net.n_layer; k++)
+        ck_assert_int_eq(bb_forward_block(f, &b.net, &b.net.blocks[k], w.n, w.ctx, h, NULL, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_scores_add(&scores, f, &b.net, r, &w, 0, w.n, h, NULL), BB_OK);
+    ck_assert_int_eq(bb_scores_result(&scores, &is, NULL, NULL, NULL), BB_OK);
+    same_result(&is, &want);
+    g.backend.ops->release(g.backend.context, h);
+    bb_scores_done(&scores);
+    bb_forward_destroy(f);
+    bb_reference_destroy(r);
+    guarded_done(&g);
+    bb_windows_done(&w);
+    ref_model_free(&a);
+    ref_model_free(&b);
+    bb_free(kl);
+    bb_free(nll);
+}
+END_TEST
+
 START_TEST(a_network_has_no_distance_to_itself)
 {
     ref_model  a;
@@ -583,6 +632,7 @@ int main(void)
     tcase_add_test(t, a_real_model_has_the_logits_of_numpy);
     tcase_add_loop_test(t, agrees_with_the_oracle, 0, 2 * (int)ref_n_specs);
     tcase_add_test(t, batches_and_caches_change_nothing);
+    tcase_add_loop_test(t, another_backend_has_the_same_scores, 0, (int)ref_n_specs);
     tcase_add_test(t, a_network_has_no_distance_to_itself);
     tcase_add_test(t, failures_say_so);
     tcase_add_test(t, running_out_of_memory_leaves_nothing);

@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "model/net/forward.h"
+#include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
 
 enum { S = 3, T = 70 /* more than one attention tile */ };
@@ -234,6 +235,98 @@ START_TEST(block_stops_at_an_input)
 }
 END_TEST
 
+/* The same on a backend whose memory the host cannot reach, bit by bit: states, inputs, logits, scores. */
+START_TEST(another_backend_has_the_same_bits)
+{
+    enum { WINDOWS = 32 /* more tokens than one slab */, ALL = WINDOWS * T, SOME = 7 };
+    ref_model   m, other;
+    uint64_t    seed = 12;
+    guarded     g;
+    gathered    seen[2] = { { { NULL }, { 0 } }, { { NULL }, { 0 } } };
+    ref_model_make(&ref_specs[_i], 3, &m);
+    ref_model_make(&ref_specs[_i], 4, &other);
+    guarded_make(&g);
+    const bb_backend *const backends[2] = { &bb_backend_cpu, &g.backend };
+    const size_t C = m.net.n_embd, V = m.net.n_vocab, most = (size_t)ALL * 128;
+    int32_t     *tokens = BB_NEW(ALL, int32_t, NULL);
+    float       *h[2], *x[2], *z[2];
+    double      *kl[2], *nll[2], *alone[2];
+    unsigned char *same[2];
+    random_tokens(tokens, ALL, m.net.n_vocab, &seed);
+    for (int k = 0; k < 2; k++) {
+        const bb_operations *o = backends[k]->ops;
+        void                *context = backends[k]->context;
+        bb_forward          *f;
+        bb_buffer            states, input, before;
+        h[k] = BB_NEW0(ALL * C, float, NULL), x[k] = BB_NEW0(most, float, NULL), z[k] = BB_NEW(SOME * V, float, NULL);
+        kl[k] = BB_NEW(ALL, double, NULL), nll[k] = BB_NEW(ALL, double, NULL), alone[k] = BB_NEW(ALL, double, NULL);
+        same[k] = BB_NEW(ALL, unsigned char, NULL);
+        for (int i = 0; i < BB_N_FEEDS; i++) seen[k].x[i] = BB_NEW0(most, float, NULL);
+        ck_assert_int_eq(bb_forward_create(backends[k], &m.net, WINDOWS, T, &f, NULL), BB_OK);
+        ck_assert_ptr_eq(bb_forward_backend(f), backends[k]);
+        ck_assert_int_eq(o->alloc(context, ALL * C, &states, NULL) | o->alloc(context, ALL * C, &before, NULL) | o->alloc(context, most, &input, NULL), BB_OK);
+        ck_assert_int_eq(o->write(context, input, x[k], most, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, WINDOWS, T, states, NULL), BB_OK);
+        for (uint32_t b = 0; b < m.net.n_layer; b++) {
+            const bool hook = b == 0;
+            ck_assert_int_eq(o->copy(context, states, before, ALL * C, NULL), BB_OK);
+            if (b == m.net.n_layer - 1 && bb_block_has(&m.net.blocks[b], BB_FFN))
+                ck_assert_int_eq(bb_forward_input(f, &m.net, &m.net.blocks[b], WINDOWS, T, before, BB_FEED_FFN, input, NULL), BB_OK);
+            ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[b], WINDOWS, T, states, hook ? gather_inputs : NULL, &seen[k], NULL), BB_OK);
+        }
+        ck_assert_int_eq(bb_forward_logits(f, &m.net, bb_buffer_at(states, 2 * C), SOME, z[k], NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_nll(f, &m.net, states, tokens, ALL, alone[k], NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_kl(f, &other.net, states, &m.net, states, tokens, ALL, kl[k], nll[k], same[k], NULL), BB_OK);
+        ck_assert_int_eq(o->read(context, states, h[k], ALL * C, NULL) | o->read(context, input, x[k], most, NULL), BB_OK);
+        o->release(context, states), o->release(context, before), o->release(context, input);
+        bb_forward_destroy(f);
+    }
+    ck_assert_msg(memcmp(h[0], h[1], ALL * C * sizeof *h[0]) == 0, "%s: states", ref_specs[_i].name);
+    ck_assert_msg(memcmp(x[0], x[1], most * sizeof *x[0]) == 0, "%s: inputs", ref_specs[_i].name);
+    ck_assert(memcmp(z[0], z[1], SOME * V * sizeof *z[0]) == 0);
+    ck_assert(memcmp(kl[0], kl[1], ALL * sizeof *kl[0]) == 0 && memcmp(nll[0], nll[1], ALL * sizeof *nll[0]) == 0);
+    ck_assert(memcmp(alone[0], alone[1], ALL * sizeof *alone[0]) == 0 && memcmp(same[0], same[1], ALL) == 0);
+    for (int i = 0; i < BB_N_FEEDS; i++) ck_assert(memcmp(seen[0].x[i], seen[1].x[i], most * sizeof *x[0]) == 0);
+    guarded_done(&g);
+    for (int k = 0; k < 2; k++) {
+        bb_free(h[k]), bb_free(x[k]), bb_free(z[k]), bb_free(kl[k]), bb_free(nll[k]), bb_free(alone[k]), bb_free(same[k]);
+        for (int i = 0; i < BB_N_FEEDS; i++) bb_free(seen[k].x[i]);
+    }
+    bb_free(tokens);
+    ref_model_free(&m);
+    ref_model_free(&other);
+}
+END_TEST
+
+/* A backend may keep weights as they were at their first use, until it is told to forget. */
+START_TEST(weights_are_those_of_the_first_use_until_forget)
+{
+    ref_model   m;
+    uint64_t    seed = 13;
+    guarded     g;
+    bb_forward *f;
+    int32_t     target = 1;
+    double      first, kept, fresh;
+    ref_model_make(&ref_specs[0], 3, &m);
+    guarded_make(&g);
+    float    *state = ref_random(&m, m.net.n_embd, 0, 1, &seed);
+    bb_buffer h = guarded_put(&g, state, m.net.n_embd);
+    float    *head = (float *)(uintptr_t)bb_net_head(&m.net)->data;
+    ck_assert_int_eq(bb_net_head(&m.net)->type, BB_F32);
+    ck_assert_int_eq(bb_forward_create(&g.backend, &m.net, 1, 1, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, &target, 1, &first, NULL), BB_OK);
+    for (size_t i = 0; i < m.net.n_embd; i++) head[m.net.n_embd + i] += 0.5f * state[i];
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, &target, 1, &kept, NULL), BB_OK);
+    g.backend.ops->forget(g.backend.context);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, h, &target, 1, &fresh, NULL), BB_OK);
+    ck_assert(kept == first && fresh < first);
+    guarded_take(&g, h, state, m.net.n_embd);
+    bb_forward_destroy(f);
+    guarded_done(&g);
+    ref_model_free(&m);
+}
+END_TEST
+
 /* A head of zeros: all logits 0, so nll = ln V exactly up to the float64 logarithm. V crosses the pieces of the vocabulary. */
 START_TEST(uniform_logits_give_perplexity_V)
 {
@@ -393,6 +486,8 @@ int main(void)
     tcase_add_loop_test(t, kl_agrees_with_the_oracle, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, fused_and_single_operations_agree, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, block_stops_at_an_input, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, another_backend_has_the_same_bits, 0, (int)ref_n_specs);
+    tcase_add_test(t, weights_are_those_of_the_first_use_until_forget);
     tcase_add_loop_test(t, batch_and_threads_change_nothing, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, uniform_logits_give_perplexity_V, 0, 3);
     tcase_add_test(t, large_vocabulary_comes_in_pieces);

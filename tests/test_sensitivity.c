@@ -16,6 +16,7 @@
 #include "eval/sensitivity.h"
 #include "eval/sketch.h"
 #include "tests/support/ref_net.h"
+#include "tests/support/guarded.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -208,6 +209,41 @@ START_TEST(scores_have_their_error_and_price)
     ck_assert_double_eq_tol(v.kl_se, sqrt(squares / (N_WINDOWS - 1) / N_WINDOWS), 1e-9 * v.kl_se);
     ck_assert_double_eq(v.n_forwarded, 0.5 * N_WINDOWS * CTX); /* one block of two */
     bb_plan_done(&plan);
+}
+END_TEST
+
+/* On a backend whose memory the host cannot reach: the evaluator with and without room for its prefix cache, along plans that share prefixes. */
+START_TEST(another_backend_has_the_same_scores)
+{
+    bb_net            net;
+    bb_block          blocks[TINY_MAX_LAYERS];
+    bb_plan           plan = { 0, NULL };
+    guarded           g;
+    bb_net_evaluator *e;
+    const size_t      n = (size_t)w.score.n * w.score.n_scored * w.model.net.n_embd;
+    guarded_make(&g);
+    ck_assert_int_eq(bb_net_evaluator_create(&g.backend, &w.model, &w.score, 1, _i ? 64u << 20 : 0, &e, NULL), BB_OK);
+    for (size_t change = 0; change < N_CHANGES; change++) {
+        bb_evaluation want, is;
+        double        kl[2][N_WINDOWS];
+        const float  *ours, *theirs;
+        plan_of(change, &plan);
+        ck_assert_int_eq(bb_database_apply(w.db, &plan, &net, blocks, NULL), BB_OK);
+        ck_assert_int_eq(bb_net_evaluator_score(w.evaluator, &net, 0, &want, kl[0], NULL), BB_OK);
+        ck_assert_int_eq(bb_net_evaluator_score(e, &net, 0, &is, kl[1], NULL), BB_OK);
+        ck_assert(is.kl == want.kl && is.kl_se == want.kl_se && is.nll == want.nll && is.top1 == want.top1 && memcmp(kl[0], kl[1], sizeof kl[0]) == 0);
+        ck_assert_int_eq(bb_net_evaluator_last(w.evaluator, 0, &ours, NULL) | bb_net_evaluator_last(e, 0, &theirs, NULL), BB_OK);
+        ck_assert_int_eq(theirs != NULL, _i);
+        if (theirs) ck_assert(is.n_forwarded == want.n_forwarded && memcmp(ours, theirs, n * sizeof *ours) == 0);
+        ck_assert_int_eq(bb_net_evaluator_reference(w.evaluator, 0, &ours, NULL) | bb_net_evaluator_reference(e, 0, &theirs, NULL), BB_OK);
+        ck_assert(memcmp(ours, theirs, n * sizeof *ours) == 0);
+        bb_plan_done(&plan);
+    }
+    ck_assert_uint_gt(g.n_weights, 0);
+    bb_net_evaluator_forget(e); /* weights may go: nothing of them stays */
+    ck_assert_uint_eq(g.n_weights, 0);
+    bb_net_evaluator_destroy(e);
+    guarded_done(&g);
 }
 END_TEST
 
@@ -526,6 +562,7 @@ int main(void)
     tcase_add_test(t, inner_products_are_covariances_of_logit_changes);
     tcase_add_loop_test(t, an_entry_is_one_label_s_logit_change, 0, N_CHANGES);
     tcase_add_test(t, scores_have_their_error_and_price);
+    tcase_add_loop_test(t, another_backend_has_the_same_scores, 0, 2);
     tcase_add_test(t, small_changes_add_up);
     tcase_add_test(t, threads_change_no_bit);
     tcase_add_test(t, a_store_answers_the_second_time);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * backend.h: where a network runs: memory that only the backend can read, and the operations that the passes are made of, as a table with a
- * context, so that another device is another table (backend_cpu.c is the one on the host).
+ * context, so that another device is another table (backend_cpu.c is the one on the host; tests/support/guarded.c one that lends the host nothing).
  *
  * In the backend's memory, as buffers: hidden states and all else that is (tokens, width). On the host: what goes in (token ids, weights, norms,
  * biases, tables: a backend keeps its own copies of weights if it needs them, made at the first use, told apart by address, until `forget`) and

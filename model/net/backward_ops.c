@@ -109,7 +109,7 @@ static void turn(size_t n, size_t cols, const float *x, float *out, size_t ld)
     }
 }
 
-/* An x of the same address and size as in the call before is not packed again. */
+/* An x of the same address and size as in the call before is not packed again, unless a forward operation has run since. */
 static bb_status pack_inputs(bb_cpu *c, bb_back_memory *m, size_t n, size_t cols, const float *x, bb_err *err)
 {
     size_t    panel = c->k->panel;
