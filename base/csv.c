@@ -18,10 +18,10 @@
 typedef struct reader {
     bb_csv   *t;
     bb_err   *err;
-    bb_text   bytes;              /* the cells, each NUL-terminated */
-    size_t   *start;              /* [n_cells] offsets into bytes */
+    bb_text   bytes; /* the cells, each NUL-terminated */
+    size_t   *start; /* [n_cells] offsets into bytes */
     size_t    n_cells, capacity;
-    size_t    row, in_row;        /* rows ended so far; cells in the present row */
+    size_t    row, in_row; /* rows ended so far; cells in the present row */
     bb_status status;
 } reader;
 
@@ -56,8 +56,7 @@ static void on_row(int end, void *self)
     if (r->status != BB_OK) return;
     if (r->row == 0) r->t->n_cols = r->in_row;
     else if (r->in_row != r->t->n_cols)
-        r->status = BB_FAIL(r->err, BB_BAD_FILE, "%s row %zu: %zu cells, expected %zu as in the header", r->t->path, r->row + 1, r->in_row,
-                            r->t->n_cols);
+        r->status = BB_FAIL(r->err, BB_BAD_FILE, "%s row %zu: %zu cells, expected %zu as in the header", r->t->path, r->row + 1, r->in_row, r->t->n_cols);
     r->row++;
     r->in_row = 0;
 }
@@ -74,15 +73,15 @@ static bb_status parse(reader *r, const bb_map *map)
 {
     static const char bom[] = "\xef\xbb\xbf";
     struct csv_parser p;
-    size_t skip = map->size >= 3 && memcmp(map->data, bom, 3) == 0 ? 3 : 0;
+    size_t            skip = map->size >= 3 && memcmp(map->data, bom, 3) == 0 ? 3 : 0;
     if (csv_init(&p, CSV_STRICT | CSV_STRICT_FINI) != 0) return BB_FAIL(r->err, BB_FAILED, "libcsv could not be initialised");
     csv_set_space_func(&p, no_space);
     csv_set_realloc_func(&p, grow);
     csv_set_free_func(&p, bb_free);
     csv_set_blk_size(&p, 4096);
     size_t size = map->size - skip;
-    bool good = (size == 0 || csv_parse(&p, map->data + skip, size, on_cell, on_row, r) == size) && csv_fini(&p, on_cell, on_row, r) == 0;
-    int code = csv_error(&p);
+    bool   good = (size == 0 || csv_parse(&p, map->data + skip, size, on_cell, on_row, r) == size) && csv_fini(&p, on_cell, on_row, r) == 0;
+    int    code = csv_error(&p);
     csv_free(&p);
     if (r->status != BB_OK || good) return r->status;
     if (code == CSV_ENOMEM) return BB_FAIL(r->err, BB_NOMEM, "out of memory while %s was read", r->t->path);
@@ -150,8 +149,8 @@ const char *bb_csv_text(const bb_csv *t, size_t row, size_t col)
 bb_status bb_csv_double(const bb_csv *t, size_t row, size_t col, double *out, bb_err *err)
 {
     const char *s = bb_csv_text(t, row, col);
-    char *end;
-    double v = *s ? strtod(s, &end) : (double)NAN;
+    char       *end;
+    double      v = *s ? strtod(s, &end) : (double)NAN;
     if (*s && (end == s || *end || *s == ' '))
         return BB_FAIL(err, BB_BAD_FILE, "%s row %zu column %s: '%s' is not a number", t->path, row + 2, t->header[col], s);
     *out = v;
@@ -226,8 +225,7 @@ void bb_csv_put_double(bb_csv_writer *w, double value)
 
 void bb_csv_put(bb_csv_writer *w, const bb_cell *cells, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        switch (cells[i].kind) {
+    for (size_t i = 0; i < n; i++) switch (cells[i].kind) {
         case BB_CELL_TEXT: bb_csv_put_text(w, cells[i].text); break;
         case BB_CELL_INT: bb_csv_put_int(w, cells[i].whole); break;
         case BB_CELL_DOUBLE: bb_csv_put_double(w, cells[i].real); break;

@@ -95,7 +95,11 @@ bb_status bb_map_open(const char *path, bb_map *map, bb_err *err)
 /* Maps that are open, for the handler of SIGBUS, which may only read: a slot is filled last by its address and emptied first by it. Maps beyond the
  * table are open all the same; their file is then not named. */
 enum { WATCHED = 1024, WATCHED_PATH = 512 };
-static struct { _Atomic(const unsigned char *) data; size_t size; char path[WATCHED_PATH]; } watched[WATCHED];
+static struct {
+    _Atomic(const unsigned char *) data;
+    size_t                         size;
+    char                           path[WATCHED_PATH];
+} watched[WATCHED];
 static pthread_mutex_t watching = PTHREAD_MUTEX_INITIALIZER;
 
 static void watch(const bb_map *map, const char *path)
@@ -131,11 +135,11 @@ static size_t append(char *to, size_t n, const char *text)
 /* Nothing but write and _exit: any lock may be held. */
 static void on_bus_error(int signal_number, siginfo_t *info, void *context)
 {
-    const uintptr_t at = (uintptr_t)info->si_addr;
+    const uintptr_t   at = (uintptr_t)info->si_addr;
     static const char why[] = ": cannot be read any more: it became shorter while it was in use, or its disk fails; leave it unchanged and start again\n";
-    const char     *path = NULL;
-    char            line[WATCHED_PATH + 32 + sizeof why];
-    size_t          n;
+    const char       *path = NULL;
+    char              line[WATCHED_PATH + 32 + sizeof why];
+    size_t            n;
     (void)signal_number, (void)context;
     for (size_t i = 0; i < WATCHED && !path; i++) {
         const uintptr_t from = (uintptr_t)atomic_load(&watched[i].data);
@@ -158,7 +162,10 @@ void bb_map_watch(void)
 /* munmap and madvise take a plain pointer; the map was never writable. */
 static void *address_of(const bb_map *map)
 {
-    union { const unsigned char *c; void *p; } data = { .c = map->data };
+    union {
+        const unsigned char *c;
+        void                *p;
+    } data = { .c = map->data };
     return data.p;
 }
 
@@ -256,7 +263,7 @@ static bb_status make_dir(const char *path, bb_err *err)
 
 bb_status bb_make_dirs(const char *path, bb_err *err)
 {
-    char *p = bb_strdup(path, err);
+    char     *p = bb_strdup(path, err);
     bb_status status = p ? BB_OK : BB_NOMEM;
     if (!p) return status;
     for (char *at = p; *at && status == BB_OK; at++) {
@@ -392,7 +399,7 @@ bb_status bb_lock_take(bb_lock *lock, const char *path, bb_err *err)
     if (fd < 0) return BB_FAIL(err, BB_IO, "%s: cannot be opened: %s", path, strerror(errno));
     held state = hold(fd);
     for (int i = 0; i < LOCK_TRIES && state == BY_ANOTHER; i++) {
-        nanosleep(&(struct timespec){ .tv_nsec = LOCK_PAUSE_NS }, NULL);
+        nanosleep(&(struct timespec) { .tv_nsec = LOCK_PAUSE_NS }, NULL);
         state = hold(fd);
     }
     if (state == BY_ANOTHER) {
@@ -406,7 +413,7 @@ bb_status bb_lock_take(bb_lock *lock, const char *path, bb_err *err)
         close(fd);
         return BB_FAIL(err, BB_IO, "%s: cannot be written: %s", path, strerror(reason));
     }
-    *lock = (bb_lock){ true, fd };
+    *lock = (bb_lock) { true, fd };
     return BB_OK;
 }
 
@@ -439,7 +446,7 @@ static bool is_temporary(const char *name, long *pid)
 static void remove_stale(int folder, const char *name, long pid)
 {
     struct stat st;
-    int fd = openat(folder, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int         fd = openat(folder, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0) return;
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid()) {
         held h = hold(fd);
@@ -464,10 +471,13 @@ static void clean_once(const char *folder)
 {
     enum { N = 64 };
     static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    static struct { dev_t device; ino_t node; } seen[N];
+    static struct {
+        dev_t device;
+        ino_t node;
+    } seen[N];
     static size_t n_seen;
-    struct stat st;
-    bool        known = false;
+    struct stat   st;
+    bool          known = false;
     if (stat(folder, &st) != 0) return;
     pthread_mutex_lock(&mutex);
     for (size_t i = 0; i < n_seen && i < N; i++) known |= seen[i].device == st.st_dev && seen[i].node == st.st_ino;
@@ -482,12 +492,14 @@ static void clean_once(const char *folder)
 /* ---- writing ---- */
 
 /* fd is written; lock is the same open file, so that the lock outlives fd until the file has its name. reason: errno of the first failure. */
-struct bb_writer_state { int fd, lock, reason; };
+struct bb_writer_state {
+    int fd, lock, reason;
+};
 
 static ssize_t put_bytes(void *cookie, const char *data, size_t size)
 {
     bb_writer_state *s = cookie;
-    size_t at = 0;
+    size_t           at = 0;
     while (at < size && !s->reason) {
         ssize_t n = fails() ? -1 : write(s->fd, data + at, size - at);
         if (n < 0 && errno == EINTR) continue;
@@ -516,7 +528,7 @@ char *bb_temporary_name(const char *path, bb_err *err)
 void bb_temporary_hold(bb_lock *lock, const char *path)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    *lock = (bb_lock){ fd >= 0, fd };
+    *lock = (bb_lock) { fd >= 0, fd };
     if (fd >= 0) (void)hold(fd);
 }
 
@@ -537,7 +549,7 @@ static bb_status open_temporary(bb_writer *w, bb_err *err)
             errno = reason;
             break;
         }
-        while (flock(s->fd, LOCK_EX) != 0 && errno == EINTR) { }
+        while (flock(s->fd, LOCK_EX) != 0 && errno == EINTR) {}
         if (fstat(s->fd, &st) == 0 && st.st_nlink > 0) return BB_OK;
         close(s->fd); /* taken for a dead process's before it was locked */
         close(s->lock);
@@ -555,14 +567,13 @@ bb_status bb_writer_open(bb_writer *w, const char *path, bb_err *err)
     bb_status   status = BB_NOMEM;
     memset(w, 0, sizeof *w);
     /* rename() over a device or a folder would fail late, or, for root, destroy a device node. */
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
-        return BB_FAIL(err, BB_IO, "%s: exists and is not a regular file, so it is not replaced", path);
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return BB_FAIL(err, BB_IO, "%s: exists and is not a regular file, so it is not replaced", path);
     /* What a link points to is written, not the link. */
     if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) real = realpath(path, NULL);
     w->path = bb_strdup(real ? real : path, err);
     free(real);
     if (!w->path || !(w->state = BB_NEW(1, bb_writer_state, err))) goto done;
-    *w->state = (bb_writer_state){ -1, -1, 0 }; /* before anything can fail: forget() closes what it says */
+    *w->state = (bb_writer_state) { -1, -1, 0 }; /* before anything can fail: forget() closes what it says */
     if (!(folder = folder_of(w->path, err))) goto done;
     clean_once(folder);
     BB_TRY(open_temporary(w, err));

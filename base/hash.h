@@ -14,10 +14,10 @@ typedef struct bb_sha256 {
     unsigned char buffer[64];
 } bb_sha256;
 
-void bb_sha256_init(bb_sha256 *s);
-void bb_sha256_update(bb_sha256 *s, const void *data, size_t size);
-void bb_sha256_text(bb_sha256 *s, const char *text);          /* adds text and its NUL, so that fields cannot run together */
-void bb_sha256_hex(bb_sha256 *s, char hex[65]);               /* finishes; lower case, NUL-terminated */
+void      bb_sha256_init(bb_sha256 *s);
+void      bb_sha256_update(bb_sha256 *s, const void *data, size_t size);
+void      bb_sha256_text(bb_sha256 *s, const char *text); /* adds text and its NUL, so that fields cannot run together */
+void      bb_sha256_hex(bb_sha256 *s, char hex[65]);      /* finishes; lower case, NUL-terminated */
 bb_status bb_sha256_file(const char *path, char hex[65], bb_err *err);
 
 uint64_t bb_hash64(const void *data, size_t size, uint64_t seed); /* not cryptographic; stable between releases */

@@ -20,19 +20,22 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bb_log_level    shown = BB_LOG_INFO;
-static FILE           *files[2];      /* the user's log file, the run directory's; or NULL */
-static bool            line_open;     /* a progress line stands on the terminal */
+static FILE           *files[2];  /* the user's log file, the run directory's; or NULL */
+static bool            line_open; /* a progress line stands on the terminal */
 
 enum { MAX_NESTED = 6 };
-static struct { const bb_progress *owner; bb_progress copy; } nested[MAX_NESTED];
-static size_t          n_nested;
-static double          drawn_s, plain_s;    /* when the progress was last drawn on the terminal, and written as a line */
-static pthread_cond_t  started;
-static pthread_t       ticker;
-static bool            has_ticker, ticker_ends;
+static struct {
+    const bb_progress *owner;
+    bb_progress        copy;
+} nested[MAX_NESTED];
+static size_t         n_nested;
+static double         drawn_s, plain_s; /* when the progress was last drawn on the terminal, and written as a line */
+static pthread_cond_t started;
+static pthread_t      ticker;
+static bool           has_ticker, ticker_ends;
 
 static pthread_mutex_t     hook_lock = PTHREAD_MUTEX_INITIALIZER; /* taken before or without `lock` */
-static const bb_log_hooks *hooks;       /* changed under both */
+static const bb_log_hooks *hooks;                                 /* changed under both */
 
 static const double REDRAW_S = 0.1, TICK_S = 1.0, PLAIN_LINE_S = 10.0;
 
@@ -90,9 +93,9 @@ static void clear_line(void)
 
 static void file_line(const char *mark, const char *text)
 {
-    char now[32];
+    char      now[32];
     struct tm tm;
-    time_t t = time(NULL);
+    time_t    t = time(NULL);
     gmtime_r(&t, &tm);
     strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", &tm);
     for (int i = 0; i < 2; i++) {
@@ -112,7 +115,7 @@ static void tell(bb_log_level level, const char *text)
 static void say(bb_log_level level, const char *format, va_list args)
 {
     static const char *const marks[] = { "", "warning: ", "", "debug: " };
-    char text[2048];
+    char                     text[2048];
     vsnprintf(text, sizeof text, format, args);
     pthread_mutex_lock(&lock);
     const bool hooked = hooks;
@@ -127,12 +130,12 @@ static void say(bb_log_level level, const char *format, va_list args)
     if (hooked) tell(level, text);
 }
 
-#define SAY(level)                   \
-    do {                             \
-        va_list args;                \
-        va_start(args, format);      \
-        say((level), format, args);  \
-        va_end(args);                \
+#define SAY(level) \
+    do { \
+        va_list args; \
+        va_start(args, format); \
+        say((level), format, args); \
+        va_end(args); \
     } while (0)
 
 void bb_info(const char *format, ...) { SAY(BB_LOG_INFO); }
@@ -189,7 +192,11 @@ static double plain_interval(void)
 }
 
 /* What the hook for progress is to be told. */
-typedef struct news { bool due; bb_progress outer; char text[512]; } news;
+typedef struct news {
+    bool        due;
+    bb_progress outer;
+    char        text[512];
+} news;
 
 /* Shows what is in progress where it is due: the line on a terminal, plain lines elsewhere and in the log files; in n for the hook. The caller holds
  * the lock, and calls tell_progress when it has given it back. */

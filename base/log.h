@@ -15,7 +15,7 @@
 
 typedef enum bb_log_level { BB_LOG_QUIET, BB_LOG_WARN, BB_LOG_INFO, BB_LOG_DEBUG } bb_log_level;
 
-void      bb_log_set_level(bb_log_level level);
+void bb_log_set_level(bb_log_level level);
 /* Both append timestamped lines, whatever the level of the terminal; NULL closes. The first is the user's (--log-file), the second that of the run
  * directory which was opened last: it stays open behind the run, so that it hears how the command ended. */
 bb_status bb_log_to_file(const char *path, bb_err *err);
@@ -45,7 +45,7 @@ typedef struct bb_log_hooks {
     /* At the start of each piece of work, at its steps at most ten times a second, and once a second while a step lasts. outer: what stands first in
      * the text, which is what a terminal would show. */
     void (*progress)(void *self, const bb_progress *outer, const char *text);
-    void  *self;
+    void *self;
 } bb_log_hooks;
 /* NULL takes them back; none is called any more when it returns, and the thread that watches the progress has ended. *hooks is borrowed till then. */
 void bb_log_set_hooks(const bb_log_hooks *hooks);

@@ -13,10 +13,7 @@ enum { HEADER = 64 };
 static atomic_size_t live_bytes, peak_bytes;
 static atomic_long   countdown = -1;
 
-bool bb_mul_size(size_t a, size_t b, size_t *out)
-{
-    return !__builtin_mul_overflow(a, b, out);
-}
+bool bb_mul_size(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
 
 static bool told_to_fail(void)
 {
@@ -27,14 +24,14 @@ static bool told_to_fail(void)
     return false;
 }
 
-void bb_mem_fail_after(long n) { atomic_store(&countdown, n); }
+void   bb_mem_fail_after(long n) { atomic_store(&countdown, n); }
 size_t bb_mem_live_bytes(void) { return atomic_load(&live_bytes); }
 size_t bb_mem_peak_bytes(void) { return atomic_load(&peak_bytes); }
 
 static void count(size_t bytes)
 {
     size_t now = atomic_fetch_add(&live_bytes, bytes) + bytes, peak = atomic_load(&peak_bytes);
-    while (now > peak && !atomic_compare_exchange_weak(&peak_bytes, &peak, now)) { }
+    while (now > peak && !atomic_compare_exchange_weak(&peak_bytes, &peak, now)) {}
 }
 
 void *bb_alloc(size_t n, size_t size, bb_err *err)

@@ -13,19 +13,19 @@
 
 #include "base/status.h"
 
-void  *bb_alloc(size_t n, size_t size, bb_err *err);   /* NULL (and err) on failure; n*size == 0 gives 1 byte */
-void  *bb_calloc(size_t n, size_t size, bb_err *err);  /* zeroed */
+void  *bb_alloc(size_t n, size_t size, bb_err *err);            /* NULL (and err) on failure; n*size == 0 gives 1 byte */
+void  *bb_calloc(size_t n, size_t size, bb_err *err);           /* zeroed */
 void  *bb_realloc(void *p, size_t n, size_t size, bb_err *err); /* contents kept; p may be NULL; p stays valid on failure */
-void   bb_free(void *p);                               /* NULL is allowed */
+void   bb_free(void *p);                                        /* NULL is allowed */
 char  *bb_strdup(const char *s, bb_err *err);
 char  *bb_asprintf(bb_err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
-bool   bb_mul_size(size_t a, size_t b, size_t *out);   /* false on overflow */
+bool   bb_mul_size(size_t a, size_t b, size_t *out); /* false on overflow */
 size_t bb_mem_live_bytes(void);
 size_t bb_mem_peak_bytes(void);
 void   bb_mem_fail_after(long n);
 
 /* Typed forms for the usual case: p = BB_NEW(n, float, err). */
-#define BB_NEW(n, type, err)  ((type *)bb_alloc((n), sizeof(type), (err)))
+#define BB_NEW(n, type, err) ((type *)bb_alloc((n), sizeof(type), (err)))
 #define BB_NEW0(n, type, err) ((type *)bb_calloc((n), sizeof(type), (err)))
 
 #endif

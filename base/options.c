@@ -16,7 +16,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 
-static void *field(const bb_option_row *row, void *values) { return (char *)values + row->offset; }
+static void       *field(const bb_option_row *row, void *values) { return (char *)values + row->offset; }
 static const void *const_field(const bb_option_row *row, const void *values) { return (const char *)values + row->offset; }
 
 /* ---- one value ---- */
@@ -49,8 +49,7 @@ static bb_status check_choices(const bb_option_row *row, const char *text, const
     if (!row->choices) return BB_OK;
     for (const char *at = text;; at++) {
         size_t n = row->type == BB_OPT_LIST ? strcspn(at, ",") : strlen(at);
-        if (!in_choices(row->choices, at, n))
-            return BB_FAIL(err, BB_USAGE, "%s: '%.*s' should be one of %s", where, n < 60 ? (int)n : 60, at, row->choices);
+        if (!in_choices(row->choices, at, n)) return BB_FAIL(err, BB_USAGE, "%s: '%.*s' should be one of %s", where, n < 60 ? (int)n : 60, at, row->choices);
         at += n;
         if (!*at) return BB_OK;
     }
@@ -87,13 +86,18 @@ static bb_status set_value(const bb_option_row *row, void *values, const char *t
         bb_err reason = BB_ERR_INIT;
         switch (row->type) {
         case BB_OPT_FLAG: status = parse_flag(text, &flag); break;
-        case BB_OPT_INT: status = bb_parse_int(text, &whole, &reason); number = (double)whole; break;
+        case BB_OPT_INT:
+            status = bb_parse_int(text, &whole, &reason);
+            number = (double)whole;
+            break;
         case BB_OPT_DOUBLE: status = bb_parse_double(text, &number, &reason); break;
-        case BB_OPT_SIZE: status = bb_parse_size(text, &size, &reason); number = (double)size; break;
+        case BB_OPT_SIZE:
+            status = bb_parse_size(text, &size, &reason);
+            number = (double)size;
+            break;
         default: break;
         }
-        if (status != BB_OK && row->type == BB_OPT_FLAG)
-            return BB_FAIL(err, BB_USAGE, "%s: '%.60s' should be true or false", where, text);
+        if (status != BB_OK && row->type == BB_OPT_FLAG) return BB_FAIL(err, BB_USAGE, "%s: '%.60s' should be true or false", where, text);
         if (status != BB_OK) return BB_FAIL(err, status, "%s: %.300s", where, reason.msg);
         if (row->type != BB_OPT_FLAG && (status = check_bounds(row, number, text, where, err)) != BB_OK) return status;
     }
@@ -160,9 +164,9 @@ bb_status bb_options_set(const bb_option_row *rows, size_t n, void *values, cons
 /* argv[*i] is "--something"; moves *i when the value is the next argument. */
 static bb_status parse_option(const bb_option_row *rows, size_t n, void *values, int argc, char **argv, int *i, bb_err *err)
 {
-    const char *name = argv[*i] + 2, *value = strchr(name, '=');
-    size_t length = value ? (size_t)(value - name) : strlen(name);
-    char where[80];
+    const char          *name = argv[*i] + 2, *value = strchr(name, '=');
+    size_t               length = value ? (size_t)(value - name) : strlen(name);
+    char                 where[80];
     const bb_option_row *row = find(rows, n, name, length);
     if (!row && !value && strncmp(name, "no-", 3) == 0) {
         row = find(rows, n, name + 3, length - 3);
@@ -177,8 +181,8 @@ static bb_status parse_option(const bb_option_row *rows, size_t n, void *values,
     return set_value(row, values, argv[++*i], where, err);
 }
 
-bb_status bb_options_parse(const bb_option_row *rows, size_t n, void *values, int argc, char **argv, const char **positional,
-                           size_t max_positional, size_t *n_positional, bb_err *err)
+bb_status bb_options_parse(const bb_option_row *rows, size_t n, void *values, int argc, char **argv, const char **positional, size_t max_positional,
+                           size_t *n_positional, bb_err *err)
 {
     bool options = true;
     *n_positional = 0;
@@ -204,11 +208,11 @@ bb_status bb_options_environment(const bb_option_row *rows, size_t n, void *valu
 {
     for (size_t i = 0; i < n; i++) {
         char name[80];
-        int length = snprintf(name, sizeof name, "BB_%s", rows[i].name);
+        int  length = snprintf(name, sizeof name, "BB_%s", rows[i].name);
         BB_ASSERT(length > 0 && (size_t)length < sizeof name);
         for (char *p = name; *p; p++) *p = *p == '-' ? '_' : (char)toupper((unsigned char)*p);
         const char *value = getenv(name);
-        bb_status status = value && *value ? set_value(&rows[i], values, value, name, err) : BB_OK;
+        bb_status   status = value && *value ? set_value(&rows[i], values, value, name, err) : BB_OK;
         if (status != BB_OK) return status;
     }
     return BB_OK;
@@ -222,7 +226,7 @@ typedef struct yaml_reader {
     const bb_option_row *rows;
     size_t               n;
     void                *values;
-    bool                *seen;   /* [n] */
+    bool                *seen; /* [n] */
     bb_err              *err;
 } yaml_reader;
 
@@ -240,7 +244,7 @@ static bb_status next(yaml_reader *r, yaml_event_t *event)
 static bb_status expect(yaml_reader *r, yaml_event_type_t type, const char *what)
 {
     yaml_event_t event;
-    bb_status status = next(r, &event);
+    bb_status    status = next(r, &event);
     if (status == BB_OK && event.type != type) status = BB_FAIL(r->err, BB_BAD_FILE, "%s line %u: expected %s", r->path, line_of(&event), what);
     yaml_event_delete(&event);
     return status;
@@ -268,8 +272,8 @@ static bb_status read_sequence(yaml_reader *r, const char *where, bb_text *out)
 {
     for (bool first = true;; first = false) {
         yaml_event_t event;
-        bb_status status = next(r, &event);
-        bool end = status == BB_OK && event.type == YAML_SEQUENCE_END_EVENT;
+        bb_status    status = next(r, &event);
+        bool         end = status == BB_OK && event.type == YAML_SEQUENCE_END_EVENT;
         if (end && first) status = BB_FAIL(r->err, BB_BAD_FILE, "%s: the list is empty", where);
         if (status == BB_OK && !end) {
             if (event.type == YAML_SCALAR_EVENT && !is_decorated(&event) && !is_null(&event) && *scalar(&event) && !strchr(scalar(&event), ',')) {
@@ -296,9 +300,9 @@ static bb_status read_null(yaml_reader *r, const bb_option_row *row, const yaml_
 static bb_status read_value(yaml_reader *r, const bb_option_row *row, unsigned line)
 {
     yaml_event_t event;
-    bb_text text = { 0 };
-    char where[512];
-    bb_status status = next(r, &event);
+    bb_text      text = { 0 };
+    char         where[512];
+    bb_status    status = next(r, &event);
     if (status != BB_OK) return status;
     snprintf(where, sizeof where, "%.300s line %u: %s", r->path, line, row->name);
     if (is_decorated(&event)) {
@@ -337,7 +341,7 @@ static bb_status read_key(yaml_reader *r, const yaml_event_t *key)
 
 static bb_status read_document(yaml_reader *r)
 {
-    bb_status status;
+    bb_status    status;
     yaml_event_t event;
     BB_TRY(expect(r, YAML_STREAM_START_EVENT, "a YAML stream"));
     BB_TRY(next(r, &event));
@@ -361,8 +365,8 @@ done:
 bb_status bb_options_yaml(const bb_option_row *rows, size_t n, void *values, const char *path, bb_err *err)
 {
     yaml_reader r = { .path = path, .rows = rows, .n = n, .values = values, .err = err };
-    bb_map map = { 0 };
-    bb_status status = bb_map_open(path, &map, err);
+    bb_map      map = { 0 };
+    bb_status   status = bb_map_open(path, &map, err);
     if (status != BB_OK) return status;
     r.seen = BB_NEW0(n, bool, err);
     if (!r.seen || !yaml_parser_initialize(&r.parser)) {
@@ -470,8 +474,8 @@ void bb_options_print_help(const bb_option_row *rows, size_t n, bb_text *out)
     enum { COLUMN = 28 };
     for (size_t i = 0; i < n; i++) {
         const bb_option_row *row = &rows[i];
-        bb_text help = { 0 };
-        size_t from = out->size;
+        bb_text              help = { 0 };
+        size_t               from = out->size;
         bb_text_addf(out, "  --%s", row->name);
         if (row->type != BB_OPT_FLAG) bb_text_addf(out, " %s", row->metavar ? row->metavar : "VALUE");
         size_t column = out->size - from;

@@ -30,7 +30,7 @@ bool bb_plan_is_name(const char *s)
 
 static bb_status insert(bb_plan *p, size_t at, const char *unit, const char *option, bb_err *err)
 {
-    char *u = bb_strdup(unit, err), *o = u ? bb_strdup(option, err) : NULL;
+    char    *u = bb_strdup(unit, err), *o = u ? bb_strdup(option, err) : NULL;
     bb_gene *genes = o ? bb_realloc(p->genes, p->n + 1, sizeof *genes, err) : NULL;
     if (!genes) {
         bb_free(u);
@@ -38,7 +38,7 @@ static bb_status insert(bb_plan *p, size_t at, const char *unit, const char *opt
         return BB_NOMEM;
     }
     memmove(genes + at + 1, genes + at, (p->n - at) * sizeof *genes);
-    genes[at] = (bb_gene){ u, o };
+    genes[at] = (bb_gene) { u, o };
     p->genes = genes;
     p->n++;
     return BB_OK;
@@ -109,7 +109,7 @@ bb_status bb_plan_print(const bb_plan *p, char **text, bb_err *err)
 static bb_status parse_line(const char *line, size_t size, size_t number, bb_gene *g, bb_err *err)
 {
     const char *equal = memchr(line, '=', size);
-    size_t n_unit = equal ? (size_t)(equal - line) : 0;
+    size_t      n_unit = equal ? (size_t)(equal - line) : 0;
     if (!equal || memchr(line, '\0', size))
         return BB_FAIL(err, BB_BAD_FILE, "plan line %zu: expected unit=option, found '%.*s'", number, size < 60 ? (int)size : 60, line);
     g->unit = bb_asprintf(err, "%.*s", (int)n_unit, line);
@@ -117,8 +117,7 @@ static bb_status parse_line(const char *line, size_t size, size_t number, bb_gen
     bb_status status = BB_OK;
     if (!g->option) status = BB_NOMEM;
     else if (!bb_plan_is_name(g->unit) || !bb_plan_is_name(g->option))
-        status = BB_FAIL(err, BB_BAD_FILE, "plan line %zu: '%.60s=%.60s' is not unit=option in printable ASCII without spaces", number, g->unit,
-                         g->option);
+        status = BB_FAIL(err, BB_BAD_FILE, "plan line %zu: '%.60s=%.60s' is not unit=option in printable ASCII without spaces", number, g->unit, g->option);
     if (status != BB_OK) {
         bb_free(g->unit);
         bb_free(g->option);
@@ -136,13 +135,13 @@ bb_status bb_plan_parse(const char *text, size_t size, bb_plan *out, bb_err *err
 {
     enum { LONGEST_LINE = 4096 };
     bb_status status = BB_OK;
-    bb_plan p = { 0, NULL };
-    size_t n_lines = 0, number = 1;
+    bb_plan   p = { 0, NULL };
+    size_t    n_lines = 0, number = 1;
     for (size_t i = 0; i < size; i++) n_lines += text[i] == '\n';
     if (!(p.genes = BB_NEW(n_lines + 1, bb_gene, err))) return BB_NOMEM;
     for (size_t at = 0; at < size; number++) {
         const char *end = memchr(text + at, '\n', size - at);
-        size_t length = end ? (size_t)(end - text) - at : size - at;
+        size_t      length = end ? (size_t)(end - text) - at : size - at;
         if (length > LONGEST_LINE) {
             status = BB_FAIL(err, BB_BAD_FILE, "plan line %zu: %zu bytes long, expected at most %d", number, length, LONGEST_LINE);
             goto done;

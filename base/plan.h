@@ -16,20 +16,25 @@
 #include "base/hash.h"
 #include "base/status.h"
 
-typedef struct bb_gene { char *unit, *option; } bb_gene;
-typedef struct bb_plan { size_t n; bb_gene *genes; } bb_plan; /* owns; zero-initialise */
+typedef struct bb_gene {
+    char *unit, *option;
+} bb_gene;
+typedef struct bb_plan {
+    size_t   n;
+    bb_gene *genes;
+} bb_plan; /* owns; zero-initialise */
 
 bb_status   bb_plan_set(bb_plan *p, const char *unit, const char *option, bb_err *err); /* inserts or replaces */
 const char *bb_plan_get(const bb_plan *p, const char *unit);                            /* NULL when absent; borrows */
 bb_status   bb_plan_copy(const bb_plan *p, bb_plan *out, bb_err *err);
 void        bb_plan_done(bb_plan *p);
-bb_status   bb_plan_print(const bb_plan *p, char **text, bb_err *err);                  /* gives; bb_free */
-bb_status   bb_plan_parse(const char *text, size_t size, bb_plan *out, bb_err *err);    /* untrusted */
+bb_status   bb_plan_print(const bb_plan *p, char **text, bb_err *err);               /* gives; bb_free */
+bb_status   bb_plan_parse(const char *text, size_t size, bb_plan *out, bb_err *err); /* untrusted */
 void        bb_plan_hash(const bb_plan *p, char hash[17]);
 
-bool        bb_plan_is_name(const char *s); /* of a unit or an option: printable ASCII without spaces and '=', not empty */
+bool bb_plan_is_name(const char *s); /* of a unit or an option: printable ASCII without spaces and '=', not empty */
 /* The hash piece by piece: genes in the order of the text. */
-void        bb_plan_hash_gene(bb_sha256 *s, const char *unit, const char *option);
-void        bb_plan_hash_end(bb_sha256 *s, char hash[17]);
+void bb_plan_hash_gene(bb_sha256 *s, const char *unit, const char *option);
+void bb_plan_hash_end(bb_sha256 *s, char hash[17]);
 
 #endif

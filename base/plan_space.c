@@ -12,7 +12,8 @@ static bb_status check_unit(const bb_plan_unit *units, uint32_t n_units, uint32_
 {
     const bb_plan_unit *unit = &units[u];
     if (!unit->name) return BB_FAIL(err, BB_USAGE, "unit %u has no name", u);
-    if (!bb_plan_is_name(unit->name)) return BB_FAIL(err, BB_USAGE, "unit %u is called '%.60s': names are printable ASCII without spaces and '='", u, unit->name);
+    if (!bb_plan_is_name(unit->name))
+        return BB_FAIL(err, BB_USAGE, "unit %u is called '%.60s': names are printable ASCII without spaces and '='", u, unit->name);
     if (unit->n_options == 0 || unit->n_options > UINT16_MAX)
         return BB_FAIL(err, BB_USAGE, "unit %s has %u options, should be 1 to %d", unit->name, unit->n_options, UINT16_MAX);
     if (!unit->options) return BB_FAIL(err, BB_USAGE, "unit %s lacks its options", unit->name);
@@ -40,7 +41,7 @@ static uint32_t position(const bb_plan_space *s, uint32_t n, const char *name)
 bb_status bb_plan_space_init(bb_plan_space *s, const bb_plan_unit *units, uint32_t n_units, bb_err *err)
 {
     bb_status status = BB_OK;
-    *s = (bb_plan_space){ .n_units = n_units, .units = units };
+    *s = (bb_plan_space) { .n_units = n_units, .units = units };
     if (n_units == 0 || !units) return BB_FAIL(err, BB_USAGE, "the space of plans has no units");
     for (uint32_t u = 0; u < n_units; u++) BB_TRY(check_unit(units, n_units, u, err));
     status = BB_NOMEM;
@@ -63,7 +64,7 @@ done:
 void bb_plan_space_done(bb_plan_space *s)
 {
     bb_free(s->order);
-    *s = (bb_plan_space){ 0 };
+    *s = (bb_plan_space) { 0 };
 }
 
 void bb_plan_space_hash(const bb_plan_space *s, const uint16_t *x, char hash[17])
@@ -103,7 +104,7 @@ bb_status bb_plan_space_plan(const bb_plan_space *s, const uint16_t *x, bb_plan 
         BB_TRY(bb_plan_set(&plan, unit->name, unit->options[x[s->order[k]]].name, err));
     }
     *out = plan;
-    plan = (bb_plan){ 0, NULL };
+    plan = (bb_plan) { 0, NULL };
 done:
     bb_plan_done(&plan);
     return status;

@@ -49,7 +49,7 @@ double bb_rng_uniform(bb_rng *r) { return (double)(bb_rng_u64(r) >> 11) * 0x1p-5
 double bb_rng_normal(bb_rng *r)
 {
     const double two_pi = 6.283185307179586476925287;
-    double u = 1.0 - bb_rng_uniform(r); /* (0, 1]: the logarithm stays finite */
-    double v = bb_rng_uniform(r);
+    double       u = 1.0 - bb_rng_uniform(r); /* (0, 1]: the logarithm stays finite */
+    double       v = bb_rng_uniform(r);
     return sqrt(-2.0 * log(u)) * cos(two_pi * v);
 }

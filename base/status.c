@@ -30,7 +30,8 @@ void bb_err_clear(bb_err *err)
 const char *bb_status_text(bb_status status)
 {
     switch (status) {
-#define X(name, number, exit, text) case BB_##name: return text;
+#define X(name, number, exit, text) \
+    case BB_##name: return text;
         BB_STATUS_LIST(X)
 #undef X
     }
@@ -40,7 +41,8 @@ const char *bb_status_text(bb_status status)
 int bb_status_exit_code(bb_status status)
 {
     switch (status) {
-#define X(name, number, exit, text) case BB_##name: return exit;
+#define X(name, number, exit, text) \
+    case BB_##name: return exit;
         BB_STATUS_LIST(X)
 #undef X
     }

@@ -37,8 +37,7 @@ static bb_status fail(bb_store *s, int code, const char *what, bb_err *err)
 {
     int kind = code & 0xff;
     if (kind == SQLITE_NOMEM) return BB_FAIL(err, BB_NOMEM, "%s: out of memory while %s", s->path, what);
-    if (kind == SQLITE_BUSY || kind == SQLITE_LOCKED)
-        return BB_FAIL(err, BB_IO, "%s: is in use by another process (%s)", s->path, what);
+    if (kind == SQLITE_BUSY || kind == SQLITE_LOCKED) return BB_FAIL(err, BB_IO, "%s: is in use by another process (%s)", s->path, what);
     if (kind == SQLITE_NOTADB || kind == SQLITE_CORRUPT)
         return BB_FAIL(err, BB_BAD_FILE, "%s: is not a store of bitbudget or is damaged (%s)", s->path, sqlite3_errmsg(s->db));
     int reason = reason_of(s, kind);
@@ -55,7 +54,7 @@ static bb_status run(bb_store *s, const char *sql, bb_err *err)
 static bb_status read_number(bb_store *s, const char *sql, int64_t *value, bb_err *err)
 {
     sqlite3_stmt *q = NULL;
-    int code = sqlite3_prepare_v2(s->db, sql, -1, &q, NULL);
+    int           code = sqlite3_prepare_v2(s->db, sql, -1, &q, NULL);
     if (code == SQLITE_OK) code = sqlite3_step(q);
     bb_status status = code == SQLITE_ROW ? BB_OK : fail(s, code, "opening", err);
     *value = status == BB_OK ? sqlite3_column_int64(q, 0) : 0;
@@ -73,7 +72,7 @@ static bb_status prepare(bb_store *s, const char *sql, sqlite3_stmt **out, bb_er
 static bb_status claim(bb_store *s, bb_err *err)
 {
     bb_status status;
-    int64_t id = 0, n_tables = 0;
+    int64_t   id = 0, n_tables = 0;
     BB_TRY(read_number(s, "PRAGMA application_id", &id, err));
     BB_TRY(read_number(s, "SELECT count(*) FROM sqlite_master", &n_tables, err));
     if (id != APPLICATION_ID && (id != 0 || n_tables != 0)) {
@@ -82,9 +81,11 @@ static bb_status claim(bb_store *s, bb_err *err)
     }
     BB_TRY(run(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", err));
     if (id != APPLICATION_ID || n_tables == 0)
-        BB_TRY(run(s, "BEGIN IMMEDIATE; PRAGMA application_id=1650614884;"
-                      "CREATE TABLE IF NOT EXISTS kv(space TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY(space, key));"
-                      "COMMIT", err));
+        BB_TRY(run(s,
+                   "BEGIN IMMEDIATE; PRAGMA application_id=1650614884;"
+                   "CREATE TABLE IF NOT EXISTS kv(space TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY(space, key));"
+                   "COMMIT",
+                   err));
 done:
     return status;
 }
@@ -92,7 +93,7 @@ done:
 bb_status bb_store_open(const char *path, bb_store **store, bb_err *err)
 {
     _Static_assert(APPLICATION_ID == 1650614884, "the number in the SQL text of claim()");
-    bb_status status;
+    bb_status           status;
     pthread_mutexattr_t attr;
     *store = NULL;
     bb_store *s = BB_NEW0(1, bb_store, err);
@@ -149,14 +150,13 @@ static void release(sqlite3_stmt *q)
 
 bb_status bb_store_put(bb_store *s, const char *table, const char *key, const void *value, size_t size, bb_err *err)
 {
-    if (size > INT_MAX / 2)
-        return BB_FAIL(err, BB_UNSUPPORTED, "%s: a value of %zu bytes for %s/%s is too large for the store", s->path, size, table, key);
+    if (size > INT_MAX / 2) return BB_FAIL(err, BB_UNSUPPORTED, "%s: a value of %zu bytes for %s/%s is too large for the store", s->path, size, table, key);
     pthread_mutex_lock(&s->lock);
     bind_text(s->put, 1, table);
     bind_text(s->put, 2, key);
     if (size == 0) sqlite3_bind_zeroblob(s->put, 3, 0);
     else sqlite3_bind_blob(s->put, 3, value, (int)size, SQLITE_STATIC);
-    int code = sqlite3_step(s->put);
+    int       code = sqlite3_step(s->put);
     bb_status status = code == SQLITE_DONE ? BB_OK : fail(s, code, "writing", err);
     release(s->put);
     pthread_mutex_unlock(&s->lock);
@@ -194,12 +194,12 @@ bb_status bb_store_get(bb_store *s, const char *table, const char *key, void **v
 bb_status bb_store_each(bb_store *s, const char *table, bb_store_visit visit, void *self, bb_err *err)
 {
     bb_status status = BB_OK;
-    int code = SQLITE_ROW;
+    int       code = SQLITE_ROW;
     pthread_mutex_lock(&s->lock);
     bind_text(s->each, 1, table);
     while (status == BB_OK && (code = sqlite3_step(s->each)) == SQLITE_ROW) {
         const char *key = (const char *)sqlite3_column_text(s->each, 0);
-        size_t n = (size_t)sqlite3_column_bytes(s->each, 1);
+        size_t      n = (size_t)sqlite3_column_bytes(s->each, 1);
         const void *value = sqlite3_column_blob(s->each, 1);
         status = key ? visit(self, key, value ? value : "", n, err) : fail(s, SQLITE_NOMEM, "reading", err);
     }
@@ -213,7 +213,7 @@ bb_status bb_store_count(bb_store *s, const char *table, uint64_t *n, bb_err *er
 {
     pthread_mutex_lock(&s->lock);
     bind_text(s->count, 1, table);
-    int code = sqlite3_step(s->count);
+    int       code = sqlite3_step(s->count);
     bb_status status = code == SQLITE_ROW ? BB_OK : fail(s, code, "counting", err);
     *n = status == BB_OK ? (uint64_t)sqlite3_column_int64(s->count, 0) : 0;
     release(s->count);

@@ -15,7 +15,7 @@
 
 typedef struct bb_store bb_store;
 
-bb_status bb_store_open(const char *path, bb_store **store, bb_err *err);   /* creates; BB_BAD_FILE if it is no such store */
+bb_status bb_store_open(const char *path, bb_store **store, bb_err *err); /* creates; BB_BAD_FILE if it is no such store */
 void      bb_store_close(bb_store *store);
 bb_status bb_store_put(bb_store *s, const char *table, const char *key, const void *value, size_t size, bb_err *err);
 /* *found false and BB_OK when absent. *value is freed with bb_free. */

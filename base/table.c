@@ -18,12 +18,12 @@ bb_status bb_table_reserve(bb_table *t, size_t n, size_t present, uint64_t (*has
         slot[i] = (uint32_t)k + 1;
     }
     bb_free(t->slot);
-    *t = (bb_table){ slot, n_slots };
+    *t = (bb_table) { slot, n_slots };
     return BB_OK;
 }
 
 void bb_table_done(bb_table *t)
 {
     bb_free(t->slot);
-    *t = (bb_table){ 0 };
+    *t = (bb_table) { 0 };
 }

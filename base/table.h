@@ -18,7 +18,7 @@
 typedef struct bb_table {
     uint32_t *slot;    /* number + 1; 0: free */
     size_t    n_slots; /* a power of two, or 0 */
-} bb_table; /* zero-initialise */
+} bb_table;            /* zero-initialise */
 
 /* Room for n items in all, of which the first `present` are there: they are put in again when the table grows, by the low bits of their hashes. After a
  * failure the table is as it was. */
@@ -26,8 +26,8 @@ bb_status bb_table_reserve(bb_table *t, size_t n, size_t present, uint64_t (*has
 void      bb_table_done(bb_table *t);
 
 /* The slot of the item that has this key and hash, or the free one where it would go; NULL from a table without room for any. */
-static inline uint32_t *bb_table_at(const bb_table *t, uint64_t hash, bool (*is_key)(const void *items, uint32_t number, const void *key),
-                                    const void *items, const void *key)
+static inline uint32_t *bb_table_at(const bb_table *t, uint64_t hash, bool (*is_key)(const void *items, uint32_t number, const void *key), const void *items,
+                                    const void *key)
 {
     size_t i = (size_t)hash & (t->n_slots - 1);
     if (t->n_slots == 0) return NULL;

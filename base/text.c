@@ -15,12 +15,24 @@
 
 static bb_status unit_of(const char *text, uint64_t *unit)
 {
-    static const struct { const char *name; uint64_t bytes; } units[] = {
-        { "", 1 }, { "b", 1 },
-        { "k", 1ull << 10 }, { "kib", 1ull << 10 }, { "kb", 1000 },
-        { "m", 1ull << 20 }, { "mib", 1ull << 20 }, { "mb", 1000000 },
-        { "g", 1ull << 30 }, { "gib", 1ull << 30 }, { "gb", 1000000000 },
-        { "t", 1ull << 40 }, { "tib", 1ull << 40 }, { "tb", 1000000000000 },
+    static const struct {
+        const char *name;
+        uint64_t    bytes;
+    } units[] = {
+        { "", 1 },
+        { "b", 1 },
+        { "k", 1ull << 10 },
+        { "kib", 1ull << 10 },
+        { "kb", 1000 },
+        { "m", 1ull << 20 },
+        { "mib", 1ull << 20 },
+        { "mb", 1000000 },
+        { "g", 1ull << 30 },
+        { "gib", 1ull << 30 },
+        { "gb", 1000000000 },
+        { "t", 1ull << 40 },
+        { "tib", 1ull << 40 },
+        { "tb", 1000000000000 },
     };
     while (*text == ' ') text++;
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
@@ -34,9 +46,9 @@ static bb_status unit_of(const char *text, uint64_t *unit)
 bb_status bb_parse_size(const char *text, uint64_t *bytes, bb_err *err)
 {
     const char *at = text;
-    uint64_t whole = 0, unit, out;
-    double   part = 0, place = 0.1;
-    bool     digits = false, fits = true;
+    uint64_t    whole = 0, unit, out;
+    double      part = 0, place = 0.1;
+    bool        digits = false, fits = true;
     for (; isdigit((unsigned char)*at); at++, digits = true)
         fits = fits && !__builtin_mul_overflow(whole, 10u, &whole) && !__builtin_add_overflow(whole, (uint64_t)(*at - '0'), &whole);
     if (*at == '.')
@@ -55,8 +67,7 @@ bb_status bb_parse_double(const char *text, double *value, bb_err *err)
 {
     char  *end;
     double v = strtod(text, &end);
-    if (end == text || *end || !isfinite(v) || isspace((unsigned char)*text))
-        return BB_FAIL(err, BB_USAGE, "'%s' is not a finite number", text);
+    if (end == text || *end || !isfinite(v) || isspace((unsigned char)*text)) return BB_FAIL(err, BB_USAGE, "'%s' is not a finite number", text);
     *value = v;
     return BB_OK;
 }
@@ -75,8 +86,8 @@ bb_status bb_parse_int(const char *text, int64_t *value, bb_err *err)
 void bb_format_size(uint64_t bytes, char out[32])
 {
     static const char *const units[] = { "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
-    double v = (double)bytes / 1024;
-    size_t i = 0;
+    double                   v = (double)bytes / 1024;
+    size_t                   i = 0;
     if (bytes < 1024) {
         snprintf(out, 32, "%u B", (unsigned)bytes);
         return;
@@ -107,7 +118,7 @@ void bb_format_time(double seconds, char out[32])
 bool bb_list_next(const char **rest, bb_item *item)
 {
     if (!**rest) return false;
-    *item = (bb_item){ *rest, strcspn(*rest, ",") };
+    *item = (bb_item) { *rest, strcspn(*rest, ",") };
     *rest += item->n + (item->at[item->n] == ',');
     return true;
 }

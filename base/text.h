@@ -16,12 +16,15 @@ void      bb_format_size(uint64_t bytes, char out[32]);                  /* "3.2
 void      bb_format_time(double seconds, char out[32]);                  /* "2m 05s" */
 
 /* Comma lists, "a,b,c". An element is [at, at + n), borrowed; it may be empty ("a,,b"), but a comma at the end begins none. */
-typedef struct bb_item { const char *at; size_t n; } bb_item;
-bool      bb_list_next(const char **rest, bb_item *item);                /* the next element of *rest, which moves behind it; false: there is none */
-bool      bb_item_is(bb_item item, const char *text);
-bool      bb_list_has(const char *list, const char *text);
-size_t    bb_list_length(const char *list);
-char     *bb_item_text(bb_item item, bb_err *err);                       /* a copy; bb_free */
+typedef struct bb_item {
+    const char *at;
+    size_t      n;
+} bb_item;
+bool   bb_list_next(const char **rest, bb_item *item); /* the next element of *rest, which moves behind it; false: there is none */
+bool   bb_item_is(bb_item item, const char *text);
+bool   bb_list_has(const char *list, const char *text);
+size_t bb_list_length(const char *list);
+char  *bb_item_text(bb_item item, bb_err *err); /* a copy; bb_free */
 /* Every element as bb_parse_size, bb_parse_double read it; *out: bb_free. An empty list gives none. */
 bb_status bb_list_sizes(const char *list, int64_t **out, size_t *n, bb_err *err);
 bb_status bb_list_doubles(const char *list, double **out, size_t *n, bb_err *err);
@@ -29,7 +32,11 @@ bb_status bb_list_doubles(const char *list, double **out, size_t *n, bb_err *err
 /* "%zu plan%s": the ending of a word that is counted. */
 static inline const char *bb_plural(uint64_t n) { return n == 1 ? "" : "s"; }
 
-typedef struct bb_text { char *data; size_t size, capacity; bb_status status; } bb_text; /* zero-initialise; data is NUL-terminated */
+typedef struct bb_text {
+    char     *data;
+    size_t    size, capacity;
+    bb_status status;
+} bb_text; /* zero-initialise; data is NUL-terminated */
 void bb_text_add(bb_text *t, const char *s);
 void bb_text_addn(bb_text *t, const char *s, size_t n);
 void bb_text_addf(bb_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -18,22 +18,20 @@ static const bb_command *const commands[] = {
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
-static const char global_options[] =
-    "  --help                    show this text\n"
-    "  -q, --quiet               say only what went wrong\n"
-    "  -v, --verbose             say more\n"
-    "  --log-file FILE           append what is said, with times, to FILE\n"
-    "  --force                   replace files that bitbudget did not make, and use folders that hold other things\n"
-    "  --threads N               threads to use (default: all processors); results do not depend on it\n";
+static const char global_options[] = "  --help                    show this text\n"
+                                     "  -q, --quiet               say only what went wrong\n"
+                                     "  -v, --verbose             say more\n"
+                                     "  --log-file FILE           append what is said, with times, to FILE\n"
+                                     "  --force                   replace files that bitbudget did not make, and use folders that hold other things\n"
+                                     "  --threads N               threads to use (default: all processors); results do not depend on it\n";
 
-static const char exit_codes[] =
-    "  0  success\n"
-    "  1  the operation failed\n"
-    "  2  wrong usage\n"
-    "  3  the budget cannot be met\n"
-    "  4  a guard or a verification failed\n"
-    "  5  a bad or unsupported input file\n"
-    "  75 interrupted with a valid checkpoint: the same command goes on\n";
+static const char exit_codes[] = "  0  success\n"
+                                 "  1  the operation failed\n"
+                                 "  2  wrong usage\n"
+                                 "  3  the budget cannot be met\n"
+                                 "  4  a guard or a verification failed\n"
+                                 "  5  a bad or unsupported input file\n"
+                                 "  75 interrupted with a valid checkpoint: the same command goes on\n";
 
 const bb_command *bb_command_at(size_t i) { return i < N_COMMANDS ? commands[i] : NULL; }
 
@@ -47,7 +45,7 @@ const bb_command *bb_command_find(const char *name)
 const char *bb_command_nearest(const char *name)
 {
     const char *nearest = NULL;
-    size_t best = strlen(name) / 2 + 1;
+    size_t      best = strlen(name) / 2 + 1;
     for (size_t i = 0; i < N_COMMANDS; i++) {
         size_t distance = bb_edit_distance(name, commands[i]->name);
         if (distance >= best) continue;
@@ -61,12 +59,16 @@ const char *bb_command_nearest(const char *name)
 static const char *text_option(const bb_command *c, const void *values, const char *name)
 {
     for (size_t i = 0; i < c->n_options; i++)
-        if (strcmp(c->options[i].name, name) == 0 && c->options[i].type == BB_OPT_TEXT)
-            return *(char *const *)((const char *)values + c->options[i].offset);
+        if (strcmp(c->options[i].name, name) == 0 && c->options[i].type == BB_OPT_TEXT) return *(char *const *)((const char *)values + c->options[i].offset);
     return NULL;
 }
 
-typedef struct arguments { int argc; char **argv; const char **positional; size_t max_positional, *n_positional; } arguments;
+typedef struct arguments {
+    int          argc;
+    char       **argv;
+    const char **positional;
+    size_t       max_positional, *n_positional;
+} arguments;
 
 /* Once through all sources, the later ones winning. effort, config: NULL or what an earlier pass has found. */
 static bb_status read_options(const bb_command *c, void *values, const char *effort, const char *config, const arguments *a, bb_err *err)
@@ -99,15 +101,14 @@ static bb_status read_again(const bb_command *c, void *values, const char *effor
     return status;
 }
 
-bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional,
-                             size_t *n_positional, bb_err *err)
+bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional, size_t *n_positional,
+                             bb_err *err)
 {
     const arguments a = { argc, argv, positional, max_positional, n_positional };
     bb_status       status;
     BB_TRY(read_options(c, values, NULL, NULL, &a, err));
     if (text_option(c, values, "config")) BB_TRY(read_again(c, values, NULL, text_option(c, values, "config"), &a, err));
-    if (text_option(c, values, "effort"))
-        BB_TRY(read_again(c, values, text_option(c, values, "effort"), text_option(c, values, "config"), &a, err));
+    if (text_option(c, values, "effort")) BB_TRY(read_again(c, values, text_option(c, values, "effort"), text_option(c, values, "config"), &a, err));
 done:
     return status;
 }
@@ -205,7 +206,8 @@ void bb_help_completion(bb_text *out)
 {
     bb_text_add(out, "# bash completion of bitbudget " BB_VERSION ", made by `bitbudget help --completion`\n"
                      "_bitbudget() {\n"
-                     "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} words='--help --quiet --verbose --log-file --force --threads'\n"
+                     "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} words='--help --quiet --verbose "
+                     "--log-file --force --threads'\n"
                      "    COMPREPLY=()\n"
                      "    if [ \"$COMP_CWORD\" -eq 1 ] || { [ \"$COMP_CWORD\" -eq 2 ] && [ \"$command\" = help ]; }; then\n"
                      "        words='help --help --version");

@@ -15,12 +15,12 @@
 #include "base/status.h"
 
 typedef struct bb_command {
-    const char          *name, *summary;  /* summary: one line, no full stop */
-    const char          *usage;           /* what follows the name: "RUN" or "MODEL.gguf --target-size SIZE" */
-    const char          *example;         /* one or more whole command lines, newline-separated */
-    const bb_option_row *options;         /* [n_options], borrowed; NULL when 0 */
+    const char          *name, *summary; /* summary: one line, no full stop */
+    const char          *usage;          /* what follows the name: "RUN" or "MODEL.gguf --target-size SIZE" */
+    const char          *example;        /* one or more whole command lines, newline-separated */
+    const bb_option_row *options;        /* [n_options], borrowed; NULL when 0 */
     size_t               n_options;
-    bb_status          (*run)(int argc, char **argv, bb_err *err);
+    bb_status (*run)(int argc, char **argv, bb_err *err);
 } bb_command;
 
 /* In the order in which help lists them. */
@@ -49,27 +49,30 @@ typedef struct bb_command {
 BB_COMMAND_LIST(X)
 #undef X
 
-const bb_command *bb_command_at(size_t i);             /* NULL past the end */
-const bb_command *bb_command_find(const char *name);   /* NULL when unknown */
+const bb_command *bb_command_at(size_t i);              /* NULL past the end */
+const bb_command *bb_command_find(const char *name);    /* NULL when unknown */
 const char       *bb_command_nearest(const char *name); /* NULL when nothing is near */
 
 /* Fills `values` in the order defaults < effort < YAML file < environment < command line; file and effort (engine/effort.h) are the values of the
  * command's own options "config" and "effort", where it has them. The caller ends with bb_options_done whatever is returned. */
-bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional,
-                             size_t *n_positional, bb_err *err);
+bb_status bb_command_options(const bb_command *c, void *values, int argc, char **argv, const char **positional, size_t max_positional, size_t *n_positional,
+                             bb_err *err);
 
 /* An option that has no effect as things are: why, "without --tasks"; is_idle false: it has one. */
-typedef struct bb_idle_option { const char *option, *why; bool is_idle; } bb_idle_option;
+typedef struct bb_idle_option {
+    const char *option, *why;
+    bool        is_idle;
+} bb_idle_option;
 
 /* BB_USAGE when one of the idle options was given on the command line: nothing that is asked for is passed over in silence. A file and the environment
  * may set them, for other commands. */
 bb_status bb_command_refuse_idle(int argc, char **argv, const bb_idle_option *options, size_t n, bb_err *err);
 /* The same as warnings: for what is harmless, so that one set of options can be tried with every method, with and without a text. */
-void      bb_command_warn_idle(int argc, char **argv, const bb_idle_option *options, size_t n);
+void bb_command_warn_idle(int argc, char **argv, const bb_idle_option *options, size_t n);
 
 void bb_help_overview(bb_text *out);
 void bb_help_command(const bb_command *c, bb_text *out);
-void bb_help_manual(bb_text *out); /* troff -man source */
+void bb_help_manual(bb_text *out);     /* troff -man source */
 void bb_help_completion(bb_text *out); /* for bash */
 
 #endif

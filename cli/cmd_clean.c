@@ -12,7 +12,9 @@
 #include "base/mem.h"
 #include "cli/cmd.h"
 
-typedef struct clean_config { bool models, dry_run; } clean_config;
+typedef struct clean_config {
+    bool models, dry_run;
+} clean_config;
 
 #define FIELD(name) offsetof(clean_config, name)
 static const bb_option_row options[] = {
@@ -22,7 +24,10 @@ static const bb_option_row options[] = {
 #undef FIELD
 
 /* What the program can make again, by folder of the run. */
-typedef struct rule { const char *folder, *name, *what; bool with_models; } rule;
+typedef struct rule {
+    const char *folder, *name, *what;
+    bool        with_models;
+} rule;
 static const rule rules[] = {
     { "database", "^(entry|moments)-[0-9a-f]{32}\\.bin$", "quantized matrices and second moments", false },
     { "models", "^[0-9a-f]{16}\\.gguf$", "files of the front", true },
@@ -32,7 +37,9 @@ static const rule rules[] = {
 };
 enum { N_RULES = sizeof rules / sizeof *rules };
 
-typedef struct total { uint64_t files, bytes; } total;
+typedef struct total {
+    uint64_t files, bytes;
+} total;
 
 static bb_status remove_one(const char *path, bool dry_run, total *t, bb_err *err)
 {
@@ -52,7 +59,10 @@ static bb_status apply(const rule *r, const char *run, bool dry_run, total *t, b
     regex_t        pattern;
     bb_status      status = folder ? BB_OK : BB_NOMEM;
     if (!d) goto done; /* no such folder: nothing of it to remove */
-    if (regcomp(&pattern, r->name, REG_EXTENDED | REG_NOSUB) != 0) { status = BB_NOMEM; goto done; }
+    if (regcomp(&pattern, r->name, REG_EXTENDED | REG_NOSUB) != 0) {
+        status = BB_NOMEM;
+        goto done;
+    }
     while (status == BB_OK && (e = readdir(d))) {
         if (regexec(&pattern, e->d_name, 0, NULL, 0) != 0) continue;
         bb_free(path);
@@ -82,12 +92,18 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "clean takes one run directory, as made by `bitbudget run` or `bitbudget sweep`");
         goto done;
     }
-    if (!(store = bb_asprintf(err, "%s/run.db", dir))) { status = BB_NOMEM; goto done; }
+    if (!(store = bb_asprintf(err, "%s/run.db", dir))) {
+        status = BB_NOMEM;
+        goto done;
+    }
     if (!bb_file_exists(store)) {
         status = BB_FAIL(err, BB_BAD_FILE, "%s is no run directory (it has no run.db): nothing was removed", dir);
         goto done;
     }
-    if (!(lock_path = bb_asprintf(err, "%s/run.lock", dir))) { status = BB_NOMEM; goto done; }
+    if (!(lock_path = bb_asprintf(err, "%s/run.lock", dir))) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(bb_lock_take(&lock, lock_path, err)); /* what a run at work needs is not taken from under it */
     for (size_t i = 0; i < N_RULES; i++) {
         total t = { 0, 0 };
@@ -95,7 +111,8 @@ static bb_status run(int argc, char **argv, bb_err *err)
         BB_TRY(apply(&rules[i], dir, c.dry_run, &t, err));
         freed += t.bytes;
         bb_format_size(t.bytes, size);
-        if (t.files) printf("%s %llu file%s, %s: %s\n", c.dry_run ? "would remove" : "removed", (unsigned long long)t.files, bb_plural(t.files), size, rules[i].what);
+        if (t.files)
+            printf("%s %llu file%s, %s: %s\n", c.dry_run ? "would remove" : "removed", (unsigned long long)t.files, bb_plural(t.files), size, rules[i].what);
     }
     bb_format_size(freed, size);
     printf("%s %s; the tables, the plans, run.db and model.gguf stay, and what was removed is made again when a command needs it\n",

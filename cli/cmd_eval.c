@@ -25,7 +25,8 @@ static const bb_option_row rows[] = {
     { "protocol", BB_OPT_TEXT, offsetof(eval_options, protocol), "gguf", 1, 0, "NAME",
       "gguf: as llama-perplexity, BOS first in each window, second halves scored; hf: all positions of non-overlapping windows", BB_PROTOCOLS },
     { "ctx", BB_OPT_INT, offsetof(eval_options, ctx), "0", 0, 1 << 24, "N", "tokens of a window; 0: 512, or what the model was trained with if less", NULL },
-    { "reference", BB_OPT_TEXT, offsetof(eval_options, reference), NULL, 1, 0, "FP.gguf", "also measure KL, same-top-1 and the ratio of perplexities against this model", NULL },
+    { "reference", BB_OPT_TEXT, offsetof(eval_options, reference), NULL, 1, 0, "FP.gguf",
+      "also measure KL, same-top-1 and the ratio of perplexities against this model", NULL },
     { "chunks", BB_OPT_INT, offsetof(eval_options, chunks), "0", 0, UINT32_MAX, "N", "windows to evaluate; 0: all", NULL },
     { "spread", BB_OPT_FLAG, offsetof(eval_options, spread), NULL, 1, 0, NULL, "spread the --chunks windows over the text instead of taking the first", NULL },
     { "probabilities", BB_OPT_INT, offsetof(eval_options, probabilities), "-1", -1, 1 << 24, "POS",
@@ -47,18 +48,18 @@ enum { N_ROWS = sizeof rows / sizeof *rows, TOP = 10 };
 
 /* All that a run of the command has open. */
 typedef struct job {
-    eval_options o;
-    const char  *path;
-    bb_model     m, ref;
-    bb_tokens    tokens;
-    bb_windows   w;
-    bb_protocol  protocol;
-    int32_t      bos;
-    bb_result    result;
-    bb_generation_result generation; /* with --generation */
-    bb_task_table tasks;             /* with --tasks */
-    uint32_t     top_id[TOP];  /* with --probabilities */
-    double       top_p[TOP];
+    eval_options         o;
+    const char          *path;
+    bb_model             m, ref;
+    bb_tokens            tokens;
+    bb_windows           w;
+    bb_protocol          protocol;
+    int32_t              bos;
+    bb_result            result;
+    bb_generation_result generation;  /* with --generation */
+    bb_task_table        tasks;       /* with --tasks */
+    uint32_t             top_id[TOP]; /* with --probabilities */
+    double               top_p[TOP];
 } job;
 
 static bool is_number(double x) { return !isnan(x); }
@@ -114,7 +115,7 @@ done:
 static bb_bytes spelling(const bb_model *m, uint32_t id)
 {
     const bb_key *kv = bb_source_find(&m->source, "tokenizer.ggml.tokens");
-    return kv && kv->strings && id < kv->count ? kv->strings[id] : (bb_bytes){ "", 0 };
+    return kv && kv->strings && id < kv->count ? kv->strings[id] : (bb_bytes) { "", 0 };
 }
 
 /* ---- text ---- */
@@ -123,7 +124,8 @@ static void put_models(bb_text *out, const job *j)
 {
     char label[BB_MODEL_LABEL];
     bb_text_addf(out, "model         %s (sha256 %.16s)\n", j->path, bb_model_sha256(&j->m));
-    if (j->o.reference) bb_text_addf(out, "reference     %s (sha256 %.16s), %s\n", j->o.reference, bb_model_sha256(&j->ref), bb_model_source_label(&j->ref, label));
+    if (j->o.reference)
+        bb_text_addf(out, "reference     %s (sha256 %.16s), %s\n", j->o.reference, bb_model_sha256(&j->ref), bb_model_source_label(&j->ref, label));
 }
 
 static void put_data(bb_text *out, const job *j)
@@ -146,8 +148,7 @@ static void put_result(bb_text *out, const bb_result *r)
     bb_text_addf(out, "KL            %.6f +- %.6f nats a token from the reference\n  of tokens  ", r->kl, r->kl_se);
     for (int i = 0; i < 6; i++) bb_text_addf(out, " %s %.3g%s", q[i], r->kl_quantile[i], i < 5 ? "," : "\n");
     bb_text_addf(out, "same top 1    %.3f %%\n", 100 * r->top1);
-    bb_text_addf(out, "ln ratio      %.6f +- %.6f of the perplexities, paired (reference %.4f)\n", r->ln_ratio, r->ln_ratio_se,
-                 exp(r->nll - r->ln_ratio));
+    bb_text_addf(out, "ln ratio      %.6f +- %.6f of the perplexities, paired (reference %.4f)\n", r->ln_ratio, r->ln_ratio_se, exp(r->nll - r->ln_ratio));
 }
 
 static void put_generation(bb_text *out, const bb_generation_result *r)
@@ -211,7 +212,7 @@ static json_t *path_json(const char *path) { return path ? text_json(path, strle
 static void result_json(json_t *root, const bb_result *r)
 {
     static const char *const q[6] = { "0.01", "0.10", "0.50", "0.90", "0.99", "1.00" };
-    json_t *quantiles = json_object();
+    json_t                  *quantiles = json_object();
     json_object_set_new(root, "n_tokens", json_integer((json_int_t)r->n_tokens));
     json_object_set_new(root, "ppl", number_json(r->ppl));
     json_object_set_new(root, "ppl_se", number_json(r->ppl_se));
@@ -231,12 +232,11 @@ static json_t *generation_json(const bb_generation_result *r, int64_t seed)
     json_t *spans = json_array();
     for (int i = 0; i < BB_GENERATION_SPANS; i++)
         if (r->span[i].first <= r->span[i].last)
-            json_array_append_new(spans, json_pack("{s:I, s:I, s:f, s:f, s:f}", "first", (json_int_t)r->span[i].first, "last",
-                                                   (json_int_t)r->span[i].last, "kl_nats", r->span[i].kl, "kl_se", r->span[i].kl_se, "top1",
-                                                   r->span[i].top1));
-    return json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "prompts", (json_int_t)r->n_prompts, "prompt_tokens", (json_int_t)r->n_prompt,
-                     "new_tokens", (json_int_t)r->n_new, "seed", (json_int_t)seed, "agree_length", r->agree_length, "agree_length_se",
-                     r->agree_length_se, "whole", (json_int_t)r->n_whole, "kl", spans);
+            json_array_append_new(spans, json_pack("{s:I, s:I, s:f, s:f, s:f}", "first", (json_int_t)r->span[i].first, "last", (json_int_t)r->span[i].last,
+                                                   "kl_nats", r->span[i].kl, "kl_se", r->span[i].kl_se, "top1", r->span[i].top1));
+    return json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "prompts", (json_int_t)r->n_prompts, "prompt_tokens", (json_int_t)r->n_prompt, "new_tokens",
+                     (json_int_t)r->n_new, "seed", (json_int_t)seed, "agree_length", r->agree_length, "agree_length_se", r->agree_length_se, "whole",
+                     (json_int_t)r->n_whole, "kl", spans);
 }
 
 static json_t *probabilities_json(const job *j)
@@ -245,16 +245,16 @@ static json_t *probabilities_json(const job *j)
     for (int64_t i = 0; i <= j->o.probabilities; i++) json_array_append_new(ids, json_integer(j->w.tokens[i]));
     for (int k = 0; k < TOP && j->top_id[k] != UINT32_MAX; k++) {
         bb_bytes text = spelling(&j->m, j->top_id[k]);
-        json_array_append_new(top, json_pack("{s:I, s:o, s:f}", "id", (json_int_t)j->top_id[k], "text", text_json(text.data, (size_t)text.size),
-                                             "p", j->top_p[k]));
+        json_array_append_new(top,
+                              json_pack("{s:I, s:o, s:f}", "id", (json_int_t)j->top_id[k], "text", text_json(text.data, (size_t)text.size), "p", j->top_p[k]));
     }
     return json_pack("{s:I, s:o, s:o}", "position", (json_int_t)j->o.probabilities, "ids", ids, "top", top);
 }
 
 static void text_part_json(json_t *root, const job *j)
 {
-    json_t *part = json_pack("{s:o, s:I, s:s, s:s, s:I, s:o, s:I, s:b}", "data", path_json(j->o.text), "data_tokens", (json_int_t)j->tokens.n,
-                             "data_sha256", j->tokens.sha256, "protocol", j->o.protocol, "ctx", (json_int_t)j->w.ctx, "bos",
+    json_t *part = json_pack("{s:o, s:I, s:s, s:s, s:I, s:o, s:I, s:b}", "data", path_json(j->o.text), "data_tokens", (json_int_t)j->tokens.n, "data_sha256",
+                             j->tokens.sha256, "protocol", j->o.protocol, "ctx", (json_int_t)j->w.ctx, "bos",
                              replaces_first(j) ? json_integer(j->bos) : json_null(), "windows", (json_int_t)j->w.n, "spread", (int)j->o.spread);
     json_object_update(root, part);
     json_decref(part);
@@ -354,8 +354,7 @@ static bb_status check_options(const job *j, size_t n, bb_err *err)
     if (n == 0 || (!o->text && !o->tasks)) return BB_FAIL(err, BB_USAGE, "eval needs a model file, and --text FILE or --tasks FILES");
     if (!o->text && (o->generation || o->probabilities >= 0))
         return BB_FAIL(err, BB_USAGE, "%s needs --text FILE", o->generation ? "--generation" : "--probabilities");
-    if (o->generation && !o->reference)
-        return BB_FAIL(err, BB_USAGE, "--generation compares with another model: give it with --reference FP.gguf");
+    if (o->generation && !o->reference) return BB_FAIL(err, BB_USAGE, "--generation compares with another model: give it with --reference FP.gguf");
     return BB_OK;
 }
 
@@ -386,8 +385,8 @@ static bb_status same_outputs(const job *j, bb_err *err)
     if (j->o.text && j->m.net.n_embd != j->ref.net.n_embd)
         return BB_FAIL(err, BB_BAD_FILE, "%s is %u wide and %s %u: the reference must be the model that the file was made from", j->path, j->m.net.n_embd,
                        j->o.reference, j->ref.net.n_embd);
-    if (bb_model_is_quantized(&j->ref)) bb_warn("%s is quantized itself: distances are from %s, not from full precision", j->o.reference,
-                                                bb_model_source_label(&j->ref, label));
+    if (bb_model_is_quantized(&j->ref))
+        bb_warn("%s is quantized itself: distances are from %s, not from full precision", j->o.reference, bb_model_source_label(&j->ref, label));
     return BB_OK;
 }
 

@@ -16,9 +16,13 @@ typedef enum part { EMBEDDING, OUTPUT, ATTENTION, FFN, NORMS, METADATA, N_PARTS 
 
 static const char *const part_names[N_PARTS] = { "embedding", "output", "attention", "ffn", "norms", "metadata" };
 
-typedef struct totals { uint64_t bytes[N_PARTS], weights[N_PARTS], all_bytes, all_weights; } totals;
+typedef struct totals {
+    uint64_t bytes[N_PARTS], weights[N_PARTS], all_bytes, all_weights;
+} totals;
 
-typedef struct inspect_options { bool json, tensors, sha256; } inspect_options;
+typedef struct inspect_options {
+    bool json, tensors, sha256;
+} inspect_options;
 
 static part part_of(const char *name)
 {
@@ -68,8 +72,7 @@ static bb_bytes text_key(const bb_source *g, const char *key, const char *otherw
 /* Untrusted text: what is not printable ASCII becomes '?', 60 bytes at most. */
 static void add_clean(bb_text *out, bb_bytes text)
 {
-    for (uint64_t i = 0; i < text.size && i < 60; i++)
-        bb_text_addn(out, text.data[i] >= ' ' && text.data[i] <= '~' ? &text.data[i] : "?", 1);
+    for (uint64_t i = 0; i < text.size && i < 60; i++) bb_text_addn(out, text.data[i] >= ' ' && text.data[i] <= '~' ? &text.data[i] : "?", 1);
 }
 
 /* "8", or "0-8" when blocks differ. */
@@ -91,8 +94,8 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
     const bb_net *net = &m->net;
     char          size[32], label[BB_MODEL_LABEL];
     bb_format_size(t->all_bytes, size);
-    bb_text_addf(out, "file          %s\n              %llu bytes (%s), %s v%u", m->path, (unsigned long long)t->all_bytes,
-                 size, m->source.reader->name, m->source.version);
+    bb_text_addf(out, "file          %s\n              %llu bytes (%s), %s v%u", m->path, (unsigned long long)t->all_bytes, size, m->source.reader->name,
+                 m->source.version);
     if (hash) bb_text_addf(out, "\nsha256        %s", bb_model_sha256(m));
     if (bb_model_is_quantized(m)) bb_text_addf(out, "\nprecision     quantized; compared with others as \"%s\"", bb_model_source_label(m, label));
     bb_text_add(out, "\narchitecture  ");
@@ -109,7 +112,9 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
     add_clean(out, text_key(&m->source, "tokenizer.ggml.model", "no tokenizer"));
     bb_text_addf(out, "), output %s\n", net->head.rows ? "separate" : "tied to the embedding");
     bb_text_addf(out, "context       %u, RoPE base %g%s\n", net->n_ctx_train, (double)net->rope_base,
-                 net->rope_factors ? " with frequency factors" : net->rope_freq_scale < 1 ? ", linearly scaled" : "");
+                 net->rope_factors          ? " with frequency factors"
+                 : net->rope_freq_scale < 1 ? ", linearly scaled"
+                                            : "");
     bb_bytes plan = text_key(&m->source, "bitbudget.plan", "");
     if (plan.size) {
         bb_text_add(out, "plan          ");
@@ -123,13 +128,13 @@ static void add_parts(bb_text *out, const totals *t)
     bb_text_addf(out, "\n%-10s %14s %7s %14s %8s\n", "part", "bytes", "share", "weights", "bpw");
     for (int p = 0; p < N_PARTS; p++) {
         if (t->bytes[p] == 0) continue;
-        bb_text_addf(out, "%-10s %14llu %6.2f%% %14llu ", part_names[p], (unsigned long long)t->bytes[p],
-                     100.0 * (double)t->bytes[p] / (double)t->all_bytes, (unsigned long long)t->weights[p]);
+        bb_text_addf(out, "%-10s %14llu %6.2f%% %14llu ", part_names[p], (unsigned long long)t->bytes[p], 100.0 * (double)t->bytes[p] / (double)t->all_bytes,
+                     (unsigned long long)t->weights[p]);
         if (t->weights[p]) bb_text_addf(out, "%8.4f\n", bpw(t->bytes[p], t->weights[p]));
         else bb_text_addf(out, "%8s\n", "-");
     }
-    bb_text_addf(out, "%-10s %14llu %6.2f%% %14llu %8.4f\n", "total", (unsigned long long)t->all_bytes, 100.0,
-                 (unsigned long long)t->all_weights, bpw(t->all_bytes, t->all_weights));
+    bb_text_addf(out, "%-10s %14llu %6.2f%% %14llu %8.4f\n", "total", (unsigned long long)t->all_bytes, 100.0, (unsigned long long)t->all_weights,
+                 bpw(t->all_bytes, t->all_weights));
 }
 
 static void add_blocks(bb_text *out, const bb_net *net)
@@ -141,8 +146,7 @@ static void add_blocks(bb_text *out, const bb_net *net)
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *k = &net->blocks[i];
         bb_text_addf(out, "%-6u %5u %4u %6u ", i, k->n_head, k->n_kv, k->n_ff);
-        for (int p = 0; p < BB_N_PARTS; p++)
-            bb_text_addf(out, " %-*s", p < BB_N_PARTS - 1 ? 11 : 0, k->w[p].rows ? type_name(k->w[p].type, number) : "-");
+        for (int p = 0; p < BB_N_PARTS; p++) bb_text_addf(out, " %-*s", p < BB_N_PARTS - 1 ? 11 : 0, k->w[p].rows ? type_name(k->w[p].type, number) : "-");
         bb_text_add(out, "\n");
     }
 }
@@ -153,8 +157,8 @@ static void add_tensors(bb_text *out, const bb_source *g)
     bb_text_addf(out, "\n%-34s %-8s %12s %10s %12s\n", "tensor", "type", "row", "rows", "bytes");
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const bb_tensor *t = &g->tensors[i];
-        bb_text_addf(out, "%-34s %-8s %12llu %10llu %12llu\n", t->name, type_name(t->type, number), (unsigned long long)t->ne[0],
-                     (unsigned long long)t->ne[1], (unsigned long long)t->size_bytes);
+        bb_text_addf(out, "%-34s %-8s %12llu %10llu %12llu\n", t->name, type_name(t->type, number), (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
+                     (unsigned long long)t->size_bytes);
     }
 }
 
@@ -182,8 +186,8 @@ static json_t *blocks_json(const bb_net *net)
 {
     json_t *all = json_array();
     for (uint32_t i = 0; i < net->n_layer; i++)
-        json_array_append_new(all, json_pack("{s:I, s:I, s:I}", "n_head", (json_int_t)net->blocks[i].n_head, "n_kv",
-                                             (json_int_t)net->blocks[i].n_kv, "n_ff", (json_int_t)net->blocks[i].n_ff));
+        json_array_append_new(all, json_pack("{s:I, s:I, s:I}", "n_head", (json_int_t)net->blocks[i].n_head, "n_kv", (json_int_t)net->blocks[i].n_kv, "n_ff",
+                                             (json_int_t)net->blocks[i].n_ff));
     return all;
 }
 
@@ -195,8 +199,8 @@ static json_t *tensors_json(const bb_source *g)
         const bb_tensor *t = &g->tensors[i];
         json_t          *shape = json_array();
         for (uint32_t d = 0; d < t->n_dims; d++) json_array_append_new(shape, json_integer((json_int_t)t->ne[d]));
-        json_array_append_new(all, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "type", type_name(t->type, number), "shape", shape,
-                                             "bytes", (json_int_t)t->size_bytes));
+        json_array_append_new(
+            all, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "type", type_name(t->type, number), "shape", shape, "bytes", (json_int_t)t->size_bytes));
     }
     return all;
 }
@@ -217,11 +221,11 @@ static bb_status describe_json(const bb_model *m, bool hash, bb_err *err)
     add_up(&m->source, &t);
     root = json_pack("{s:s, s:s?, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", m->path, "sha256",
                      hash ? bb_model_sha256(m) : NULL, "gguf_version", (json_int_t)m->source.version, "bytes", (json_int_t)t.all_bytes, "architecture",
-                     text_json(text_key(&m->source, "general.architecture", "")), "name", text_json(text_key(&m->source, "general.name", "")),
-                     "n_layer", (json_int_t)net->n_layer, "n_embd", (json_int_t)net->n_embd, "head_dim", (json_int_t)net->head_dim,
-                     "n_vocab", (json_int_t)net->n_vocab, "n_ctx_train", (json_int_t)net->n_ctx_train, "tied", net->head.rows == 0,
-                     "weights", (json_int_t)t.all_weights, "bpw", bpw(t.all_bytes, t.all_weights), "rope_base", (double)net->rope_base,
-                     "parts", parts_json(&t), "blocks", blocks_json(net), "tensors", tensors_json(&m->source));
+                     text_json(text_key(&m->source, "general.architecture", "")), "name", text_json(text_key(&m->source, "general.name", "")), "n_layer",
+                     (json_int_t)net->n_layer, "n_embd", (json_int_t)net->n_embd, "head_dim", (json_int_t)net->head_dim, "n_vocab", (json_int_t)net->n_vocab,
+                     "n_ctx_train", (json_int_t)net->n_ctx_train, "tied", net->head.rows == 0, "weights", (json_int_t)t.all_weights, "bpw",
+                     bpw(t.all_bytes, t.all_weights), "rope_base", (double)net->rope_base, "parts", parts_json(&t), "blocks", blocks_json(net), "tensors",
+                     tensors_json(&m->source));
     if (!root) return BB_FAIL(err, BB_FAILED, "%s: a name in the file is no valid text for JSON", m->path);
     failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(root);

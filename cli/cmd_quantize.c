@@ -62,8 +62,10 @@ static const bb_option_row rows[] = {
     { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.01", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
     { "sweeps", BB_OPT_INT, FIELD(sweeps), "4", 0, 100, "N", "coordinate-descent sweeps after error feedback", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
-    { "database", BB_OPT_TEXT, FIELD(database), "", 1, 0, "DIR", "keep second moments and encoded matrices here, for other calls and runs; empty: OUT.work, "
-      "removed at the end", NULL },
+    { "database", BB_OPT_TEXT, FIELD(database), "", 1, 0, "DIR",
+      "keep second moments and encoded matrices here, for other calls and runs; empty: OUT.work, "
+      "removed at the end",
+      NULL },
     { "eval", BB_OPT_TEXT, FIELD(eval), "", 1, 0, "FILE", "then measure KL and perplexity on this text", NULL },
     { "eval-windows", BB_OPT_INT, FIELD(eval_windows), "0", 0, 1e9, "N", "evaluation windows, evenly spaced; 0: all", NULL },
     { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", 1, 0, "NAME", "protocol of the windows", BB_PROTOCOLS },
@@ -79,23 +81,23 @@ typedef struct job {
     const char      *path;
     bb_model         m;
     bb_rotated       rotated;
-    const bb_model  *base;      /* what is quantized: m or rotated.model */
+    const bb_model  *base; /* what is quantized: m or rotated.model */
     bb_plan          plan;
     char             hash[17];
     uint32_t         ctx;
-    char            *work;      /* folder of second moments and matrices; NULL: none is needed */
-    bb_lock          lock;      /* of work, without --database */
+    char            *work; /* folder of second moments and matrices; NULL: none is needed */
+    bb_lock          lock; /* of work, without --database */
     bb_tokens        tokens, eval_tokens;
     bb_windows       calib, eval;
     bb_database     *database;
     bb_rebuilt       rebuilt;
-    bb_checkpoint    rounded;   /* of round to nearest */
-    bb_net           net;       /* what is written */
-    bb_block        *blocks;    /* net.blocks, unless rebuilt */
-    void           **packed;    /* [n_packed] matrices of round to nearest */
+    bb_checkpoint    rounded; /* of round to nearest */
+    bb_net           net;     /* what is written */
+    bb_block        *blocks;  /* net.blocks, unless rebuilt */
+    void           **packed;  /* [n_packed] matrices of round to nearest */
     size_t           n_packed;
     uint64_t         bytes;
-    bb_result        result;    /* with --eval */
+    bb_result        result; /* with --eval */
 } job;
 
 static bool has(const char *text) { return text && *text; }
@@ -119,23 +121,23 @@ static bb_status check_options(const job *j, size_t n_positional, bb_err *err)
 
 static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 {
-    static const char no_calibration[] = "with --method rtn, which has no calibration";
+    static const char       no_calibration[] = "with --method rtn, which has no calibration";
     const quantize_options *o = &j->o;
     const bool              rtn = strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
     const bb_idle_option    unused[] = {
-        { "--calib", no_calibration, rtn },
-        { "--calib-windows", no_calibration, rtn },
-        { "--database", no_calibration, rtn },
-        { "--damping", no_calibration, rtn },
-        { "--sweeps", no_calibration, rtn },
-        { "--seed", no_calibration, rtn },
-        { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
-        { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
-        { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
-        { "--ctx", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
-        { "--protocol", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+           { "--calib", no_calibration, rtn },
+           { "--calib-windows", no_calibration, rtn },
+           { "--database", no_calibration, rtn },
+           { "--damping", no_calibration, rtn },
+           { "--sweeps", no_calibration, rtn },
+           { "--seed", no_calibration, rtn },
+           { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
+           { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
+           { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+           { "--ctx", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+           { "--protocol", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
     };
-    const bb_idle_option    idle[] = {
+    const bb_idle_option idle[] = {
         { "--eval-windows", "without --eval", !has(o->eval) },
         { "--no-compensation", "without --prune-ffn or --prune-kv", !prunes(o) },
         { "--csv", "with --json", o->json },
@@ -196,7 +198,7 @@ static bb_status plan_file(job *j, bb_err *err)
     bb_status               status;
     BB_TRY(bb_model_open(j->path, &j->m, err));
     BB_TRY(rotate(j, err));
-    if (j->base != &j->m) BB_TRY(bb_tensor_types_plan(&(bb_tensor_types){ .like = j->path }, &j->m, &j->plan, err)); /* float32 only inside */
+    if (j->base != &j->m) BB_TRY(bb_tensor_types_plan(&(bb_tensor_types) { .like = j->path }, &j->m, &j->plan, err)); /* float32 only inside */
     if (j->base->net.head.rows && !j->m.net.head.rows) BB_TRY(bb_plan_set(&j->plan, "output", bb_format_get(j->m.net.embd.type)->name, err));
     BB_TRY(bb_tensor_types_plan(&t, j->base, &j->plan, err));
     BB_TRY(prune_ffn(j, err));
@@ -233,8 +235,8 @@ static uint64_t work_bytes(const job *j)
 static bb_status open_work(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    char     *lock = NULL, size[32];
-    bb_status status = BB_NOMEM;
+    char                   *lock = NULL, size[32];
+    bb_status               status = BB_NOMEM;
     if (!(j->work = has(o->database) ? bb_strdup(o->database, err) : bb_asprintf(err, "%s.work", o->out))) goto done;
     BB_TRY(bb_make_dirs(j->work, err));
     if (!has(o->database)) { /* a shared one may be used by many: its files are whole or not there */
@@ -255,10 +257,10 @@ done:
 static bb_status round_matrix(job *j, const bb_matrix *source, bb_matrix *w, bb_err *err)
 {
     const bb_quant_options o = { .method = BB_METHOD_RTN };
-    const uint32_t index = (uint32_t)j->n_packed;
-    float         *dense = NULL;
-    bool           found;
-    bb_status      status = BB_NOMEM;
+    const uint32_t         index = (uint32_t)j->n_packed;
+    float                 *dense = NULL;
+    bool                   found;
+    bb_status              status = BB_NOMEM;
     w->data = source->data;
     if (w->rows == 0 || w->type == source->type) return BB_OK;
     if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
@@ -279,12 +281,12 @@ done:
 
 static bb_status round_all(job *j, bb_err *err)
 {
-    const bb_net *from = &j->base->net;
+    const bb_net  *from = &j->base->net;
     const uint32_t n = from->n_layer * BB_N_PARTS + 2;
-    bb_progress   progress;
-    bb_sha256     s;
-    char          hex[65];
-    bb_status     status = BB_NOMEM;
+    bb_progress    progress;
+    bb_sha256      s;
+    char           hex[65];
+    bb_status      status = BB_NOMEM;
     bb_sha256_init(&s);
     bb_sha256_text(&s, "round to nearest 1");
     bb_sha256_text(&s, bb_model_sha256(j->base));
@@ -299,8 +301,7 @@ static bb_status round_all(job *j, bb_err *err)
     BB_TRY(round_matrix(j, &from->head, &j->net.head, err));
     bb_progress_add(&progress, 2);
     for (uint32_t i = 0; i < from->n_layer; i++)
-        for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1))
-            BB_TRY(round_matrix(j, &from->blocks[i].w[p], &j->blocks[i].w[p], err));
+        for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1)) BB_TRY(round_matrix(j, &from->blocks[i].w[p], &j->blocks[i].w[p], err));
     bb_progress_end(&progress);
 done:
     return status;
@@ -311,8 +312,8 @@ done:
 static bb_status load_windows(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    int32_t   bos;
-    bb_status status;
+    int32_t                 bos;
+    bb_status               status;
     BB_TRY(open_work(j, err));
     BB_TRY(bb_calibration_tokens(&j->m, o->calib, j->work, (uint32_t)o->calib_windows, j->ctx, (uint64_t)o->seed, o->parse_special, &j->tokens, err));
     BB_TRY(bb_tokens_bos(&j->m, &bos, err));
@@ -391,10 +392,15 @@ static bb_status encode_all(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
     const bb_quant_options  quant = { bb_calibration_method(o->method), o->damping, (unsigned)o->sweeps };
-    bb_status status;
+    bb_status               status;
     BB_TRY(load_windows(j, err));
-    const bb_database_config config = { .dir = j->work, .model = j->base, .tokens = j->calib.tokens, .n_windows = j->calib.n, .ctx = j->ctx,
-                                        .quant = quant, .ffn_step = bb_calibration_ffn_step(&j->base->net),
+    const bb_database_config config = { .dir = j->work,
+                                        .model = j->base,
+                                        .tokens = j->calib.tokens,
+                                        .n_windows = j->calib.n,
+                                        .ctx = j->ctx,
+                                        .quant = quant,
+                                        .ffn_step = bb_calibration_ffn_step(&j->base->net),
                                         .cut = o->no_compensation };
     BB_TRY(bb_database_open(&config, &j->database, err));
     if (o->prune_kv > 0) BB_TRY(prune_kv(j, err));
@@ -411,7 +417,7 @@ done:
 static bb_status same_matrix(const bb_matrix *a, const bb_matrix *b, bool permuted, const char *path, const char *name, bb_err *err)
 {
     if (a->rows == b->rows && (a->rows == 0 || (a->cols == b->cols && a->type == b->type &&
-        (permuted || memcmp(a->data, b->data, a->rows * bb_format_row_bytes(bb_format_get(a->type), a->cols)) == 0))))
+                                                (permuted || memcmp(a->data, b->data, a->rows * bb_format_row_bytes(bb_format_get(a->type), a->cols)) == 0))))
         return BB_OK;
     return BB_FAIL(err, BB_GUARD, "%s: %s is not what was written: the disk or the memory is faulty", path, name);
 }
@@ -441,7 +447,8 @@ static bb_status check_file(const job *j, const char *path, bb_err *err)
         for (int p = 0; p < BB_N_PARTS; p++) {
             snprintf(name, sizeof name, "blk.%u.%s", i, bb_parts[p].name);
             /* A pruned qwen2 is written with the rows of q and k in another rotary order. */
-            BB_TRY(same_matrix(&j->net.blocks[i].w[p], &back.net.blocks[i].w[p], bb_parts[p].rotated && j->net.rope_neox != back.net.rope_neox, path, name, err));
+            BB_TRY(
+                same_matrix(&j->net.blocks[i].w[p], &back.net.blocks[i].w[p], bb_parts[p].rotated && j->net.rope_neox != back.net.rope_neox, path, name, err));
         }
 done:
     bb_model_close(&back);
@@ -489,8 +496,8 @@ static void remove_work(const char *dir)
 /* After a failure what was measured and encoded stays, for the same command to go on; rounding is not worth a folder, nor is nothing at all. */
 static void leave_work(const job *j, bb_status status)
 {
-    DIR  *d = opendir(j->work);
-    bool  any = false;
+    DIR *d = opendir(j->work);
+    bool any = false;
     for (struct dirent *e; d && (e = readdir(d));) any |= is_ours(e->d_name) && strcmp(e->d_name, "work.lock") != 0;
     if (d) closedir(d);
     if (!any || (status != BB_INTERRUPTED && strcmp(j->o.method, "rtn") == 0)) remove_work(j->work);
@@ -513,8 +520,8 @@ done:
 
 static bb_status evaluate(job *j, bb_err *err)
 {
-    bb_model   small = { 0 };
-    bb_status  status;
+    bb_model  small = { 0 };
+    bb_status status;
     BB_TRY(bb_model_open(j->o.out, &small, err));
     if (strcmp(j->eval_tokens.sha256, j->tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter the file");
     BB_TRY(bb_evaluate(&bb_backend_cpu, &small.net, &j->m.net, &j->eval, "evaluate", &j->result, NULL, NULL, err));
@@ -527,10 +534,13 @@ done:
 static bb_status check_ends(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    const bool     calib = has(o->calib) && strcmp(o->calib, "self") != 0;
-    const bb_input inputs[] = { { "the source model", j->path }, { "the calibration text", calib ? o->calib : NULL }, { "the evaluation text", o->eval },
-                                { "the file of --like", o->like }, { "the recipe", o->recipe } };
-    bb_status      status;
+    const bool              calib = has(o->calib) && strcmp(o->calib, "self") != 0;
+    const bb_input          inputs[] = { { "the source model", j->path },
+                                         { "the calibration text", calib ? o->calib : NULL },
+                                         { "the evaluation text", o->eval },
+                                         { "the file of --like", o->like },
+                                         { "the recipe", o->recipe } };
+    bb_status               status;
     BB_TRY(bb_output_check("--out", o->out, BB_OUTPUT_MODEL, NULL, inputs, sizeof inputs / sizeof *inputs, err));
     BB_TRY(bb_output_fits(o->out, j->bytes, err));
     if (has(o->database)) BB_TRY(bb_folder_check_output(o->database, err));
@@ -558,11 +568,14 @@ static char *stem_of(const char *path, bb_err *err)
 static char *label_of(const job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    const char *base = has(o->format) ? bb_format_find(o->format)->name : NULL;
-    char       *like = has(o->like) ? stem_of(o->like, err) : NULL, *recipe = has(o->recipe) ? stem_of(o->recipe, err) : NULL, *label = NULL;
+    const char             *base = has(o->format) ? bb_format_find(o->format)->name : NULL;
+    char                   *like = has(o->like) ? stem_of(o->like, err) : NULL, *recipe = has(o->recipe) ? stem_of(o->recipe, err) : NULL, *label = NULL;
     if ((like || !has(o->like)) && (recipe || !has(o->recipe)))
         label = bb_asprintf(err, "%s%s%s%s%s%s%s", base ? base : "", like ? "like:" : "", like ? like : "",
-                            recipe ? (base || like ? "+recipe:" : "recipe:") : "", recipe ? recipe : prunes(o) && !base && !like ? "source" : "",
+                            recipe ? (base || like ? "+recipe:" : "recipe:") : "",
+                            recipe                        ? recipe
+                            : prunes(o) && !base && !like ? "source"
+                                                          : "",
                             j->base == &j->m ? "" : "+", j->base == &j->m ? "" : o->rotate);
     bb_free(like);
     bb_free(recipe);
@@ -583,8 +596,8 @@ static void print_csv(const job *j, const char *model, const char *label, double
 static bb_status print_json(const job *j, const char *model, const char *label, double bpw, bb_err *err)
 {
     const bb_result *r = &j->result;
-    json_t *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f}", "model", model, "format", label, "method", j->o.method, "file", j->o.out, "size_bytes",
-                             (json_int_t)j->bytes, "bpw", bpw);
+    json_t          *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f}", "model", model, "format", label, "method", j->o.method, "file", j->o.out, "size_bytes",
+                                      (json_int_t)j->bytes, "bpw", bpw);
     if (root && has(j->o.eval)) {
         json_object_set_new(root, "n_tokens", json_integer((json_int_t)r->n_tokens));
         json_object_set_new(root, "kl_nats", json_real(r->kl));
@@ -610,8 +623,8 @@ static bb_status print_result(const job *j, bb_err *err)
     else {
         printf("%s: %llu bytes, %.3f bits a weight (%s, %s)\n", j->o.out, (unsigned long long)j->bytes, bpw, label, j->o.method);
         if (has(j->o.eval))
-            printf("KL %.5f +- %.5f nats a token, perplexity %.3f +- %.3f (%s %.3f), same top token %.1f %%\n", j->result.kl, j->result.kl_se,
-                   j->result.ppl, j->result.ppl_se, bb_model_source_label(&j->m, source), exp(j->result.nll - j->result.ln_ratio), 100 * j->result.top1);
+            printf("KL %.5f +- %.5f nats a token, perplexity %.3f +- %.3f (%s %.3f), same top token %.1f %%\n", j->result.kl, j->result.kl_se, j->result.ppl,
+                   j->result.ppl_se, bb_model_source_label(&j->m, source), exp(j->result.nll - j->result.ln_ratio), 100 * j->result.top1);
     }
 done:
     bb_free(model);

@@ -9,7 +9,8 @@
 
 #define FIELD(name) offsetof(bb_rivals_config, name)
 static const bb_option_row options[] = {
-    { "methods", BB_OPT_LIST, FIELD(methods), "ours,uniform,separable,quantization,random,annealing,nsga2,amq,evopress", 1, 0, "LIST", "what is compared; the first one with all others", NULL },
+    { "methods", BB_OPT_LIST, FIELD(methods), "ours,uniform,separable,quantization,random,annealing,nsga2,amq,evopress", 1, 0, "LIST",
+      "what is compared; the first one with all others", NULL },
     { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "file sizes; empty: those of the run", NULL },
     { "times", BB_OPT_DOUBLE, FIELD(times), "20", 0.01, 1e6, "X", "EvoPress gets this many times our tokens", NULL },
     { "offspring", BB_OPT_INT, FIELD(offspring), "16", 1, 4096, "N", "EvoPress: plans of a generation (its authors': 64 to 128)", NULL },
@@ -51,5 +52,7 @@ done:
     return status;
 }
 
-const bb_command bb_command_rivals = { "rivals", "other search methods beside ours, at the same bytes", "RUN",
-    "bitbudget rivals results/runs/front --methods ours,separable,evopress --times 20", options, N_OPTIONS, rivals };
+const bb_command bb_command_rivals = { "rivals", "other search methods beside ours, at the same bytes",
+                                       "RUN",    "bitbudget rivals results/runs/front --methods ours,separable,evopress --times 20",
+                                       options,  N_OPTIONS,
+                                       rivals };

@@ -21,24 +21,28 @@
 
 static bb_status refuse_idle(const bb_command *command, const bb_run_config *c, int argc, char **argv, bb_err *err)
 {
-    static const char one_size[] = "where one size is asked for: `bitbudget sweep` takes it";
-    static const char listed[] = "with --sizes, which says them", none[] = "with --no-finalise";
-    const bool        one = command == &bb_command_run || c->target_size || c->target_bpw > 0;
+    static const char    one_size[] = "where one size is asked for: `bitbudget sweep` takes it";
+    static const char    listed[] = "with --sizes, which says them", none[] = "with --no-finalise";
+    const bool           one = command == &bb_command_run || c->target_size || c->target_bpw > 0;
     const bb_idle_option idle[] = {
-        { "--points", one_size, one },           { "--min-bpw", one_size, one },           { "--max-bpw", one_size, one },
-        { "--sizes", one_size, one },            { "--points", listed, *c->sizes != '\0' }, { "--min-bpw", listed, *c->sizes != '\0' },
+        { "--points", one_size, one },
+        { "--min-bpw", one_size, one },
+        { "--max-bpw", one_size, one },
+        { "--sizes", one_size, one },
+        { "--points", listed, *c->sizes != '\0' },
+        { "--min-bpw", listed, *c->sizes != '\0' },
         { "--max-bpw", listed, *c->sizes != '\0' },
         { "--ledger-only", "with estimate", command == &bb_command_estimate },
         { "--screen", "with both --formats and --embd-formats: these lists are taken as they are", *c->formats && *c->embd_formats },
     };
     const bb_search_method *search = bb_method_named(c->search);
-    const bb_idle_option unused[] = { { "--search-tokens", "with a --search that needs none", search->plan != NULL },
-                                      { "--sketch", "with a --search that goes by no local scores", !search->uses_local },
-                                      { "--finalise-steps", none, c->no_finalise },
-                                      { "--tune-windows", none, c->no_finalise },
-                                      { "--tune-tokens", none, c->no_finalise },
-                                      { "--sweeps", "without --method feedback", strcmp(c->method, "feedback") != 0 },
-                                      { "--eval-windows", "without --eval: the confirm windows are evaluated", !*c->eval } };
+    const bb_idle_option    unused[] = { { "--search-tokens", "with a --search that needs none", search->plan != NULL },
+                                         { "--sketch", "with a --search that goes by no local scores", !search->uses_local },
+                                         { "--finalise-steps", none, c->no_finalise },
+                                         { "--tune-windows", none, c->no_finalise },
+                                         { "--tune-tokens", none, c->no_finalise },
+                                         { "--sweeps", "without --method feedback", strcmp(c->method, "feedback") != 0 },
+                                         { "--eval-windows", "without --eval: the confirm windows are evaluated", !*c->eval } };
     bb_command_warn_idle(argc, argv, unused, sizeof unused / sizeof *unused);
     return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
 }
@@ -57,7 +61,8 @@ static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_
         }
     }
     if (c->target_size && c->target_bpw > 0)
-        status = BB_FAIL(err, BB_USAGE, "--target-size and --target-bpw %g both say how large the file may be: give one (0 takes the other back)", c->target_bpw);
+        status = BB_FAIL(err, BB_USAGE, "--target-size and --target-bpw %g both say how large the file may be: give one (0 takes the other back)",
+                         c->target_bpw);
     else if (command == &bb_command_sweep && (c->target_size || c->target_bpw > 0))
         status = BB_FAIL(err, BB_USAGE, "%s is one size, and sweep takes --points or --sizes: `bitbudget run` makes one file",
                          c->target_size ? "--target-size" : "--target-bpw");
@@ -86,11 +91,21 @@ done:
 static bb_status run(int argc, char **argv, bb_err *err) { return run_or_sweep(&bb_command_run, argc, argv, false, err); }
 static bb_status sweep(int argc, char **argv, bb_err *err) { return run_or_sweep(&bb_command_sweep, argc, argv, true, err); }
 
-const bb_command bb_command_run = { "run", "compress a model to a size: search, file, front, evidence", "MODEL.gguf --target-size SIZE",
-    "bitbudget run MODEL.gguf --target-size 3.2MiB --calib calib.txt --eval eval.txt --out results/runs/first", bb_run_options, BB_RUN_N_OPTIONS, run };
-const bb_command bb_command_sweep = { "sweep", "the whole Pareto front of a model", "MODEL.gguf [--points N | --sizes LIST]",
-    "bitbudget sweep MODEL.gguf --points 12 --calib calib.txt --eval eval.txt --out results/runs/front\n"
-    "bitbudget sweep MODEL.gguf --sizes 2.2MiB,2.6MiB,3596960 --out results/runs/front", bb_run_options, BB_RUN_N_OPTIONS, sweep };
+const bb_command bb_command_run = { "run",
+                                    "compress a model to a size: search, file, front, evidence",
+                                    "MODEL.gguf --target-size SIZE",
+                                    "bitbudget run MODEL.gguf --target-size 3.2MiB --calib calib.txt --eval eval.txt --out results/runs/first",
+                                    bb_run_options,
+                                    BB_RUN_N_OPTIONS,
+                                    run };
+const bb_command bb_command_sweep = { "sweep",
+                                      "the whole Pareto front of a model",
+                                      "MODEL.gguf [--points N | --sizes LIST]",
+                                      "bitbudget sweep MODEL.gguf --points 12 --calib calib.txt --eval eval.txt --out results/runs/front\n"
+                                      "bitbudget sweep MODEL.gguf --sizes 2.2MiB,2.6MiB,3596960 --out results/runs/front",
+                                      bb_run_options,
+                                      BB_RUN_N_OPTIONS,
+                                      sweep };
 
 /* ---- stages of an existing run ---- */
 
@@ -112,21 +127,29 @@ done:
 }
 
 static bb_status calibrate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_CALIBRATE, err); }
-const bb_command bb_command_calibrate = { "calibrate", "second moments and pruning masks of a run", "RUN", "bitbudget calibrate results/runs/first", NULL, 0, calibrate };
+const bb_command bb_command_calibrate = { "calibrate", "second moments and pruning masks of a run", "RUN", "bitbudget calibrate results/runs/first", NULL, 0,
+                                          calibrate };
 
 static bb_status measure(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_MEASURE, err); }
-const bb_command bb_command_measure = { "measure", "the option database and what each option does alone", "RUN", "bitbudget measure results/runs/first", NULL, 0, measure };
+const bb_command bb_command_measure = {
+    "measure", "the option database and what each option does alone", "RUN", "bitbudget measure results/runs/first", NULL, 0, measure
+};
 
 static bb_status search(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_SEARCH, err); }
 const bb_command bb_command_search = { "search", "the plans of the front, refined by true KL", "RUN", "bitbudget search results/runs/first", NULL, 0, search };
 
-typedef struct finalise_config { char *ladder, *texts; int64_t windows; bool ablate; } finalise_config;
+typedef struct finalise_config {
+    char   *ladder, *texts;
+    int64_t windows;
+    bool    ablate;
+} finalise_config;
 
 #define FIELD(name) offsetof(finalise_config, name)
 static const bb_option_row finalise_options[] = {
     { "ladder", BB_OPT_LIST, FIELD(ladder), "", 1, 0, "BITS", "instead: evaluate every step for the plans nearest to these bits per weight", NULL },
     { "texts", BB_OPT_LIST, FIELD(texts), "", 1, 0, "FILES", "with --ladder: texts to evaluate on", NULL },
-    { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e9, "N", "with --ladder: windows of each text, and prompts to continue; 0: all windows, 128 prompts", NULL },
+    { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e9, "N", "with --ladder: windows of each text, and prompts to continue; 0: all windows, 128 prompts",
+      NULL },
     { "ablate", BB_OPT_FLAG, FIELD(ablate), NULL, 1, 0, NULL, "with --ladder: also variants of the step lfq", NULL },
 };
 enum { N_FINALISE_OPTIONS = sizeof finalise_options / sizeof *finalise_options };
@@ -144,7 +167,8 @@ static bb_status finalise(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "finalise takes one run directory, as made by `bitbudget run` or `bitbudget sweep`");
         goto done;
     }
-    const bb_idle_option idle[] = { { "--texts", "without --ladder", !*c.ladder }, { "--windows", "without --ladder", !*c.ladder },
+    const bb_idle_option idle[] = { { "--texts", "without --ladder", !*c.ladder },
+                                    { "--windows", "without --ladder", !*c.ladder },
                                     { "--ablate", "without --ladder", !*c.ladder } };
     BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
@@ -156,9 +180,14 @@ done:
     return status;
 }
 
-const bb_command bb_command_finalise = { "finalise", "rebuild and tune the chosen plans and write their files", "RUN [--ladder BITS --texts FILES]",
-    "bitbudget finalise results/runs/first\n"
-    "bitbudget finalise results/runs/front --ladder 1.3,2.2,3.0 --texts wiki.test.raw,c4.jsonl", finalise_options, N_FINALISE_OPTIONS, finalise };
+const bb_command bb_command_finalise = { "finalise",
+                                         "rebuild and tune the chosen plans and write their files",
+                                         "RUN [--ladder BITS --texts FILES]",
+                                         "bitbudget finalise results/runs/first\n"
+                                         "bitbudget finalise results/runs/front --ladder 1.3,2.2,3.0 --texts wiki.test.raw,c4.jsonl",
+                                         finalise_options,
+                                         N_FINALISE_OPTIONS,
+                                         finalise };
 
 /* The report of a run is made of the tables: it does not stay behind with the numbers before. */
 static bb_status evaluate(int argc, char **argv, bb_err *err)
@@ -176,14 +205,20 @@ done:
     return status;
 }
 
-const bb_command bb_command_evaluate = { "evaluate", "score the written files in full; front, guard, choice", "RUN", "bitbudget evaluate results/runs/first", NULL, 0, evaluate };
+const bb_command bb_command_evaluate = {
+    "evaluate", "score the written files in full; front, guard, choice", "RUN", "bitbudget evaluate results/runs/first", NULL, 0, evaluate
+};
 
 static bb_status verify(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_VERIFY, err); }
-const bb_command bb_command_verify = { "verify", "read every exported file back and compare with the record", "RUN", "bitbudget verify results/runs/first", NULL, 0, verify };
+const bb_command bb_command_verify = {
+    "verify", "read every exported file back and compare with the record", "RUN", "bitbudget verify results/runs/first", NULL, 0, verify
+};
 
 /* ---- export ---- */
 
-typedef struct export_config { char *plan, *out, *recipe; } export_config;
+typedef struct export_config {
+    char *plan, *out, *recipe;
+} export_config;
 
 #define FIELD(name) offsetof(export_config, name)
 static const bb_option_row export_options[] = {
@@ -207,7 +242,7 @@ static bb_status export_plan(int argc, char **argv, bb_err *err)
         goto done;
     }
     BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_MODEL, NULL, NULL, 0, err));
-    if (*c.recipe) BB_TRY(bb_output_check("--recipe", c.recipe, BB_OUTPUT_RECIPE, NULL, &(bb_input){ "the file of --out", c.out }, 1, err));
+    if (*c.recipe) BB_TRY(bb_output_check("--recipe", c.recipe, BB_OUTPUT_RECIPE, NULL, &(bb_input) { "the file of --out", c.out }, 1, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
     const bb_input inputs[] = { { "the source model", r.config.model }, { "the calibration text", r.config.calib }, { "the evaluation text", r.config.eval } };
     BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_MODEL, NULL, inputs, 3, err));
@@ -220,8 +255,13 @@ done:
     return status;
 }
 
-const bb_command bb_command_export = { "export", "write a plan of a run as a model file", "RUN --plan HASH --out FILE",
-    "bitbudget export results/runs/front --plan 3f2a --out model.gguf", export_options, N_EXPORT_OPTIONS, export_plan };
+const bb_command bb_command_export = { "export",
+                                       "write a plan of a run as a model file",
+                                       "RUN --plan HASH --out FILE",
+                                       "bitbudget export results/runs/front --plan 3f2a --out model.gguf",
+                                       export_options,
+                                       N_EXPORT_OPTIONS,
+                                       export_plan };
 
 /* ---- estimate ---- */
 
@@ -241,5 +281,10 @@ done:
     return status;
 }
 
-const bb_command bb_command_estimate = { "estimate", "memory, disk, tokens, time and reachable sizes; nothing is run", "MODEL.gguf --target-size SIZE",
-    "bitbudget estimate MODEL.gguf --target-size 3.2MiB", bb_run_options, BB_RUN_N_OPTIONS, estimate };
+const bb_command bb_command_estimate = { "estimate",
+                                         "memory, disk, tokens, time and reachable sizes; nothing is run",
+                                         "MODEL.gguf --target-size SIZE",
+                                         "bitbudget estimate MODEL.gguf --target-size 3.2MiB",
+                                         bb_run_options,
+                                         BB_RUN_N_OPTIONS,
+                                         estimate };

@@ -32,7 +32,8 @@ static bb_status print_table(const bb_run *r, bb_err *err)
     for (size_t i = 0; i < t.n_rows; i++) {
         double v[8] = { 0 };
         for (size_t c = 0; c < 7; c++) BB_TRY(bb_csv_double(&t, i, c < 1 ? 1 : c + 3, &v[c], err));
-        printf("%-7s %5.2f %-24s %7.3f %7.3f %7.3f %7.3f %10.5f %10.0f\n", bb_csv_text(&t, i, 0), v[0], bb_csv_text(&t, i, 3), v[1], v[2], v[3], v[4], v[5], v[6]);
+        printf("%-7s %5.2f %-24s %7.3f %7.3f %7.3f %7.3f %10.5f %10.0f\n", bb_csv_text(&t, i, 0), v[0], bb_csv_text(&t, i, 3), v[1], v[2], v[3], v[4], v[5],
+               v[6]);
     }
 done:
     bb_csv_done(&t);

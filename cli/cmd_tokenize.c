@@ -10,14 +10,17 @@
 #include "engine/outputs.h"
 #include "eval/evaluate.h"
 
-typedef struct tokenize_options { char *text, *out; bool parse_special; } tokenize_options;
+typedef struct tokenize_options {
+    char *text, *out;
+    bool  parse_special;
+} tokenize_options;
 
 static const bb_option_row rows[] = {
     { "text", BB_OPT_TEXT, offsetof(tokenize_options, text), NULL, 1, 0, "FILE", "the text; one newline at its end is left out", NULL },
-    { "out", BB_OPT_TEXT, offsetof(tokenize_options, out), NULL, 1, 0, "IDS.u32",
-      "write the ids as 32-bit (.u32) or 16-bit (.u16) little-endian numbers", NULL },
-    { "parse-special", BB_OPT_FLAG, offsetof(tokenize_options, parse_special), NULL, 1, 0, NULL,
-      "text of special tokens (\"<|im_end|>\") becomes these tokens", NULL },
+    { "out", BB_OPT_TEXT, offsetof(tokenize_options, out), NULL, 1, 0, "IDS.u32", "write the ids as 32-bit (.u32) or 16-bit (.u16) little-endian numbers",
+      NULL },
+    { "parse-special", BB_OPT_FLAG, offsetof(tokenize_options, parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") becomes these tokens",
+      NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 

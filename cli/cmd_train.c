@@ -30,9 +30,11 @@ typedef struct train_options {
 static const bb_option_row rows[] = {
     { "config", BB_OPT_TEXT, FIELD(config), NULL, 1, 0, "FILE.yaml", "read options from this file (name: value)", NULL },
     { "text", BB_OPT_TEXT, FIELD(text), NULL, 1, 0, "FILE", "what to train on: text, or token ids (.npy, .u16, .u32)", NULL },
-    { "valid", BB_OPT_TEXT, FIELD(valid), NULL, 1, 0, "FILE", "what to validate on; without it the last twentieth of the text, which is then not trained on", NULL },
+    { "valid", BB_OPT_TEXT, FIELD(valid), NULL, 1, 0, "FILE", "what to validate on; without it the last twentieth of the text, which is then not trained on",
+      NULL },
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
-    { "init", BB_OPT_TEXT, FIELD(init), NULL, 1, 0, "MODEL.gguf", "go on from this model (any supported architecture, also quantized or pruned): shape, weights and vocabulary are its own", NULL },
+    { "init", BB_OPT_TEXT, FIELD(init), NULL, 1, 0, "MODEL.gguf",
+      "go on from this model (any supported architecture, also quantized or pruned): shape, weights and vocabulary are its own", NULL },
     { "tokenizer", BB_OPT_TEXT, FIELD(tokenizer), NULL, 1, 0, "FILE.gguf", "without --init: take the vocabulary of this file", NULL },
     { "layers", BB_OPT_INT, FIELD(layers), "8", 1, 512, "N", "blocks", NULL },
     { "width", BB_OPT_INT, FIELD(width), "256", 1, 1 << 20, "N", "of the residual stream", NULL },
@@ -46,7 +48,8 @@ static const bb_option_row rows[] = {
     { "ctx", BB_OPT_INT, FIELD(ctx), "256", 3, 1 << 20, "N", "tokens of a window; the context length of a new model", NULL },
     { "batch", BB_OPT_INT, FIELD(batch), "32", 1, 1 << 20, "N", "windows a step", NULL },
     { "steps", BB_OPT_INT, FIELD(steps), "1000", 1, 1e9, "N", "length of the run", NULL },
-    { "schedule", BB_OPT_TEXT, FIELD(schedule), "wsd", 1, 0, "NAME", "of the rate: warm-up, stable, decay; half a cosine; constant after the warm-up", "wsd|cosine|constant" },
+    { "schedule", BB_OPT_TEXT, FIELD(schedule), "wsd", 1, 0, "NAME", "of the rate: warm-up, stable, decay; half a cosine; constant after the warm-up",
+      "wsd|cosine|constant" },
     { "warmup", BB_OPT_INT, FIELD(warmup), "-1", -1, 1e9, "N", "steps of warm-up; -1: a twentieth of the run", NULL },
     { "decay-steps", BB_OPT_INT, FIELD(decay_steps), "-1", -1, 1e9, "N", "steps of decay at the end (wsd); -1: a fifth of the run", NULL },
     { "rate", BB_OPT_DOUBLE, FIELD(rate), "2e-3", 0, 10, "X", "highest learning rate", NULL },
@@ -58,8 +61,10 @@ static const bb_option_row rows[] = {
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "of the first weights and of the order of windows", NULL },
     { "valid-windows", BB_OPT_INT, FIELD(valid_windows), "64", 1, 1e9, "N", "windows to validate on, spread over the text", NULL },
     { "valid-every", BB_OPT_INT, FIELD(valid_every), "100", 1, 1e9, "N", "steps from one validation (and row on stdout) to the next", NULL },
-    { "checkpoint", BB_OPT_TEXT, FIELD(checkpoint), NULL, 1, 0, "FILE", "state to go on from, and to keep at the end; without it OUT.gguf.state, removed at the end. "
-      "A kept state of the stable phase can be continued with more --steps", NULL },
+    { "checkpoint", BB_OPT_TEXT, FIELD(checkpoint), NULL, 1, 0, "FILE",
+      "state to go on from, and to keep at the end; without it OUT.gguf.state, removed at the end. "
+      "A kept state of the stable phase can be continued with more --steps",
+      NULL },
     { "save-every", BB_OPT_INT, FIELD(save_every), "200", 1, 1e9, "N", "steps from one saved state to the next", NULL },
     { "type", BB_OPT_TEXT, FIELD(type), "F16", 1, 0, "TYPE", "of the matrices in the file", "F32|F16|BF16" },
     { "name", BB_OPT_TEXT, FIELD(name), "bitbudget", 1, 0, "NAME", "general.name of a new model", NULL },
@@ -69,16 +74,16 @@ enum { N_ROWS = sizeof rows / sizeof *rows };
 
 typedef struct job {
     train_options o;
-    const char   *path;        /* OUT.gguf */
-    char         *state;       /* its saved state */
-    bb_model      m;           /* of --init; else only the vocabulary's metadata and its size */
-    bb_net        shape;       /* of what is trained; weights not read without --init */
-    bb_block     *new_blocks;  /* of shape, without --init; owned */
+    const char   *path;       /* OUT.gguf */
+    char         *state;      /* its saved state */
+    bb_model      m;          /* of --init; else only the vocabulary's metadata and its size */
+    bb_net        shape;      /* of what is trained; weights not read without --init */
+    bb_block     *new_blocks; /* of shape, without --init; owned */
     bb_tokens     text, valid;
-    size_t        n_train;     /* tokens of text that are trained on */
+    size_t        n_train; /* tokens of text that are trained on */
     int32_t       bos;
-    bb_windows    w;           /* to validate on */
-    bb_training   *t;
+    bb_windows    w; /* to validate on */
+    bb_training  *t;
 } job;
 
 /* ---- what is trained ---- */
@@ -98,9 +103,16 @@ done:
 static bb_status new_shape(job *j, bb_err *err)
 {
     const train_options *o = &j->o;
-    bb_new_shape         s = { .n_vocab = j->m.net.n_vocab, .n_layer = (uint32_t)o->layers, .n_embd = (uint32_t)o->width, .n_head = (uint32_t)o->heads,
-                               .n_kv = (uint32_t)(o->kv_heads ? o->kv_heads : o->heads), .n_ff = (uint32_t)(o->ffn ? o->ffn : 3 * o->width),
-                               .n_ctx = (uint32_t)o->ctx, .rope_base = (float)o->rope_base, .norm_eps = (float)o->norm_eps, .tied = !o->untied };
+    bb_new_shape         s = { .n_vocab = j->m.net.n_vocab,
+                               .n_layer = (uint32_t)o->layers,
+                               .n_embd = (uint32_t)o->width,
+                               .n_head = (uint32_t)o->heads,
+                               .n_kv = (uint32_t)(o->kv_heads ? o->kv_heads : o->heads),
+                               .n_ff = (uint32_t)(o->ffn ? o->ffn : 3 * o->width),
+                               .n_ctx = (uint32_t)o->ctx,
+                               .rope_base = (float)o->rope_base,
+                               .norm_eps = (float)o->norm_eps,
+                               .tied = !o->untied };
     bb_status            status;
     if (!o->head_dim && o->width % o->heads)
         return BB_FAIL(err, BB_USAGE, "--width %lld is no multiple of --heads %lld; give --head-dim", (long long)o->width, (long long)o->heads);
@@ -143,7 +155,8 @@ static bb_status load_data(job *j, bb_err *err)
     if (o->valid) BB_TRY(bb_tokens_load(&j->m, o->valid, o->parse_special, &j->valid, err));
     else {
         j->n_train -= j->text.n / 20 < ctx ? ctx : j->text.n / 20;
-        if (j->text.n < 3 * (size_t)ctx) return BB_FAIL(err, BB_BAD_FILE, "%s has %zu tokens; at least three windows of %u are needed", o->text, j->text.n, ctx);
+        if (j->text.n < 3 * (size_t)ctx)
+            return BB_FAIL(err, BB_BAD_FILE, "%s has %zu tokens; at least three windows of %u are needed", o->text, j->text.n, ctx);
         rest.ids = j->text.ids + j->n_train;
         rest.n = j->text.n - j->n_train;
     }
@@ -156,12 +169,19 @@ static bb_status make_trainer(job *j, bb_err *err)
 {
     const train_options *o = &j->o;
     bb_train_data        data = { j->text.ids, j->n_train, j->bos };
-    bb_train_options     p = { .ctx = (uint32_t)o->ctx, .batch = (uint32_t)o->batch, .adamw = { o->beta1, o->beta2, 1e-8 }, .decay = o->weight_decay,
-                               .clip = o->clip, .seed = (uint64_t)o->seed };
+    bb_train_options     p = { .ctx = (uint32_t)o->ctx,
+                               .batch = (uint32_t)o->batch,
+                               .adamw = { o->beta1, o->beta2, 1e-8 },
+                               .decay = o->weight_decay,
+                               .clip = o->clip,
+                               .seed = (uint64_t)o->seed };
     bb_status            status;
-    p.schedule = (bb_schedule){ .kind = BB_SCHEDULE_WSD, .n_steps = (uint64_t)o->steps, .peak = o->rate, .last = o->final_rate,
-                                .n_warmup = (uint64_t)(o->warmup < 0 ? o->steps / 20 : o->warmup),
-                                .n_decay = (uint64_t)(o->decay_steps < 0 ? o->steps / 5 : o->decay_steps) };
+    p.schedule = (bb_schedule) { .kind = BB_SCHEDULE_WSD,
+                                 .n_steps = (uint64_t)o->steps,
+                                 .peak = o->rate,
+                                 .last = o->final_rate,
+                                 .n_warmup = (uint64_t)(o->warmup < 0 ? o->steps / 20 : o->warmup),
+                                 .n_decay = (uint64_t)(o->decay_steps < 0 ? o->steps / 5 : o->decay_steps) };
     if (strcmp(o->schedule, "cosine") == 0) p.schedule.kind = BB_SCHEDULE_COSINE;
     if (strcmp(o->schedule, "constant") == 0) p.schedule.kind = BB_SCHEDULE_CONSTANT;
     BB_TRY(bb_training_create(&j->shape, &data, &p, &j->t, err));
@@ -178,7 +198,10 @@ done:
 /* ---- the run ---- */
 
 /* Training loss since the last row. */
-typedef struct tally { double loss, started_s; uint64_t n; } tally;
+typedef struct tally {
+    double   loss, started_s;
+    uint64_t n;
+} tally;
 
 static bb_status report(job *j, const bb_train_step *s, tally *since, bb_err *err)
 {
@@ -187,10 +210,10 @@ static bb_status report(job *j, const bb_train_step *s, tally *since, bb_err *er
     uint64_t  a_step = (uint64_t)j->o.batch * (uint64_t)j->o.ctx, done = s->step + 1;
     double    speed = (double)(since->n * a_step) / (bb_now_s() - since->started_s);
     BB_TRY(bb_evaluate(&bb_backend_cpu, bb_training_net(j->t), NULL, &j->w, NULL, &r, NULL, NULL, err));
-    printf("%llu,%llu,%.6g,%.5f,%.5f,%.5f,%.5f,%.0f\n", (unsigned long long)done, (unsigned long long)(done * a_step), s->rate,
-           since->loss / (double)since->n, s->norm, r.nll, r.nll_se, speed);
+    printf("%llu,%llu,%.6g,%.5f,%.5f,%.5f,%.5f,%.0f\n", (unsigned long long)done, (unsigned long long)(done * a_step), s->rate, since->loss / (double)since->n,
+           s->norm, r.nll, r.nll_se, speed);
     if (fflush(stdout) != 0) status = BB_FAIL(err, BB_IO, "standard output could not be written");
-    *since = (tally){ .started_s = bb_now_s() };
+    *since = (tally) { .started_s = bb_now_s() };
 done:
     return status;
 }
@@ -266,11 +289,12 @@ static bb_status check_options(const job *j, size_t n, bb_err *err)
 
 static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 {
-    static const char *const of_new[] = { "--layers", "--width", "--heads", "--kv-heads", "--head-dim", "--ffn", "--untied", "--rope-base", "--norm-eps", "--name" };
+    static const char *const of_new[] = { "--layers", "--width",  "--heads",     "--kv-heads", "--head-dim",
+                                          "--ffn",    "--untied", "--rope-base", "--norm-eps", "--name" };
     enum { N_NEW = sizeof of_new / sizeof *of_new };
     bb_idle_option idle[N_NEW + 1];
-    for (int i = 0; i < N_NEW; i++) idle[i] = (bb_idle_option){ of_new[i], "with --init, whose model has its own", j->o.init != NULL };
-    idle[N_NEW] = (bb_idle_option){ "--decay-steps", "without --schedule wsd", strcmp(j->o.schedule, "wsd") != 0 };
+    for (int i = 0; i < N_NEW; i++) idle[i] = (bb_idle_option) { of_new[i], "with --init, whose model has its own", j->o.init != NULL };
+    idle[N_NEW] = (bb_idle_option) { "--decay-steps", "without --schedule wsd", strcmp(j->o.schedule, "wsd") != 0 };
     return bb_command_refuse_idle(argc, argv, idle, N_NEW + 1, err);
 }
 
@@ -278,9 +302,10 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 static bb_status check_outputs(const job *j, bb_err *err)
 {
     const train_options *o = &j->o;
-    const bb_input       inputs[] = { { "the model of --init", o->init }, { "the file of --tokenizer", o->tokenizer }, { "the text", o->text },
-                                      { "the text of --valid", o->valid } };
-    bb_status            status;
+    const bb_input       inputs[] = {
+              { "the model of --init", o->init }, { "the file of --tokenizer", o->tokenizer }, { "the text", o->text }, { "the text of --valid", o->valid }
+    };
+    bb_status status;
     BB_TRY(bb_output_check("the output", j->path, BB_OUTPUT_MODEL, NULL, inputs, sizeof inputs / sizeof *inputs, err));
     BB_TRY(bb_file_check_output(j->state, err));
 done:

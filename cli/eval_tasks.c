@@ -14,7 +14,10 @@
 
 /* ---- files ---- */
 
-typedef struct paths { char **at; size_t n, room; } paths;
+typedef struct paths {
+    char **at;
+    size_t n, room;
+} paths;
 
 static void paths_done(paths *p)
 {
@@ -84,7 +87,7 @@ static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, c
     size_t    changed = 0;
     bb_status status = bb_task_load(path, limit, &t, err);
     if (status != BB_OK) return status;
-    *row = (bb_task_row){ .kind = t.kind };
+    *row = (bb_task_row) { .kind = t.kind };
     memcpy(row->name, t.name, sizeof row->name);
     memcpy(row->sha256, t.sha256, sizeof row->sha256);
     answers = bb_alloc(t.n_items, sizeof *answers, err);
@@ -142,7 +145,7 @@ done:
 void bb_task_table_done(bb_task_table *t)
 {
     bb_free(t->rows);
-    *t = (bb_task_table){ NULL, 0 };
+    *t = (bb_task_table) { NULL, 0 };
 }
 
 /* ---- text ---- */
@@ -183,9 +186,8 @@ static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(
 static json_t *result_json(const bb_task_result *r)
 {
     return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "items", (json_int_t)r->n, "skipped", (json_int_t)r->n_skipped, "cut",
-                     (json_int_t)r->n_cut, "acc",
-                     number(r->acc), "acc_se", number(r->acc_se), "acc_norm", number(r->acc_norm), "acc_norm_se", number(r->acc_norm_se),
-                     "gold_nll", number(r->gold_nll), "gold_nll_se", number(r->gold_nll_se));
+                     (json_int_t)r->n_cut, "acc", number(r->acc), "acc_se", number(r->acc_se), "acc_norm", number(r->acc_norm), "acc_norm_se",
+                     number(r->acc_norm_se), "gold_nll", number(r->gold_nll), "gold_nll_se", number(r->gold_nll_se));
 }
 
 json_t *bb_task_table_json(const bb_task_table *t)

@@ -14,14 +14,16 @@ typedef struct bb_task_row {
     double         changed;        /* share of items that the two answer differently */
 } bb_task_row;
 
-typedef struct bb_task_table { bb_task_row *rows; size_t n; } bb_task_table; /* owns; zero-initialise */
+typedef struct bb_task_table {
+    bb_task_row *rows;
+    size_t       n;
+} bb_task_table; /* owns; zero-initialise */
 
 /* Whether all files of the list are there: for the start, before any of them is run. */
 bb_status bb_eval_tasks_check(const char *list, bb_err *err);
 
 /* list: files, and folders whose files *.jsonl and *.txt are taken, separated by commas. limit: items a task, 0: all. ref may be NULL. */
-bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_table *out,
-                        bb_err *err);
+bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_table *out, bb_err *err);
 void      bb_task_table_done(bb_task_table *t);
 void      bb_task_table_text(const bb_task_table *t, bb_text *out);
 json_t   *bb_task_table_json(const bb_task_table *t); /* a list; NULL without memory */

@@ -50,14 +50,14 @@ static bb_status take_globals(int *argc, char **argv, globals *g, bb_err *err)
         } else argv[kept++] = argv[i];
     }
     for (; i < *argc; i++) argv[kept++] = argv[i];
-    argv[*argc = kept] = NULL;
+    argv[ *argc = kept] = NULL;
     return BB_OK;
 }
 
 static bb_status apply_globals(const globals *g, bb_err *err)
 {
-    int64_t  threads;
-    uint64_t bytes;
+    int64_t   threads;
+    uint64_t  bytes;
     bb_status status = BB_OK;
     if (g->quiet) bb_log_set_level(BB_LOG_QUIET);
     bb_outputs_force(g->force);
@@ -90,7 +90,7 @@ static bb_status print(bb_text *text, bb_err *err)
 
 static bb_status help(const char *name, bb_err *err)
 {
-    bb_text text = { 0 };
+    bb_text           text = { 0 };
     const bb_command *c = name ? bb_command_find(name) : NULL;
     if (name && strcmp(name, "--man") == 0) bb_help_manual(&text);
     else if (name && strcmp(name, "--completion") == 0) bb_help_completion(&text);

@@ -39,10 +39,10 @@ bb_status bb_run_print_table(const char *run_dir, bb_err *err)
 {
     static const char *const names[] = { "plan_hash", "size_bytes", "bpw", "kl_nats", "kl_se", "ppl", "top1", "pruned_fraction", "source" };
     enum { HASH, SIZE, BPW, KL, KL_SE, PPL, TOP1, PRUNED, SOURCE, N };
-    bb_csv      t = { 0 };
-    json_t     *plan = NULL;
-    long        at[N];
-    bb_status   status;
+    bb_csv    t = { 0 };
+    json_t   *plan = NULL;
+    long      at[N];
+    bb_status status;
     BB_TRY(read_table(run_dir, "front.csv", &t, err));
     BB_TRY(read_object(run_dir, "plan.json", &plan, err));
     const char *winner = json_string_value(json_object_get(plan, "plan_hash"));
@@ -56,8 +56,8 @@ bb_status bb_run_print_table(const char *run_dir, bb_err *err)
         const char *hash = bb_csv_text(&t, row, (size_t)at[HASH]);
         double      v[N] = { 0 };
         for (int i = SIZE; i < SOURCE; i++) BB_TRY(bb_csv_double(&t, row, (size_t)at[i], &v[i], err));
-        printf("%c %-16s %12.0f %6.3f %10.5f %9.5f %9.3f %5.1f%% %5.1f%%  %s\n", winner && *hash && strcmp(hash, winner) == 0 ? '*' : ' ', hash, v[SIZE], v[BPW],
-               v[KL], v[KL_SE], v[PPL], 100 * v[TOP1], 100 * v[PRUNED], bb_csv_text(&t, row, (size_t)at[SOURCE]));
+        printf("%c %-16s %12.0f %6.3f %10.5f %9.5f %9.3f %5.1f%% %5.1f%%  %s\n", winner && *hash && strcmp(hash, winner) == 0 ? '*' : ' ', hash, v[SIZE],
+               v[BPW], v[KL], v[KL_SE], v[PPL], 100 * v[TOP1], 100 * v[PRUNED], bb_csv_text(&t, row, (size_t)at[SOURCE]));
     }
     printf("* is model.gguf\n");
 done:

@@ -33,25 +33,29 @@
 BB_STATUS_LIST(X)
 #undef X
 
-typedef struct setting { char *name, *value; } setting;
-typedef struct given { const char *name, *value; } given; /* by the caller */
+typedef struct setting {
+    char *name, *value;
+} setting;
+typedef struct given {
+    const char *name, *value;
+} given; /* by the caller */
 
 struct bitbudget {
-    char        *dir;           /* of bitbudget_open_run, or NULL: */
-    bb_model     model;         /* of bitbudget_open */
-    bool         has_model;
-    setting     *settings;
-    size_t       n_settings;
-    int64_t      threads;       /* 0: as OpenMP has it */
-    bool         force;
+    char                 *dir;   /* of bitbudget_open_run, or NULL: */
+    bb_model              model; /* of bitbudget_open */
+    bool                  has_model;
+    setting              *settings;
+    size_t                n_settings;
+    int64_t               threads; /* 0: as OpenMP has it */
+    bool                  force;
     bitbudget_log_fn      log;
     bitbudget_progress_fn progress;
-    void        *log_self, *progress_self;
-    bb_log_hooks hooks;
-    bb_run       run;
-    bool         is_open;
-    bb_err       err;
-    bitbudget_plan *plans;
+    void                 *log_self, *progress_self;
+    bb_log_hooks          hooks;
+    bb_run                run;
+    bool                  is_open;
+    bb_err                err;
+    bitbudget_plan       *plans;
 };
 
 /* ---- entering and leaving ---- */
@@ -63,8 +67,8 @@ typedef struct outside {
     bool                 forced;
 } outside;
 
-static atomic_bool           busy;
-static _Atomic(bitbudget *)  active;
+static atomic_bool          busy;
+static _Atomic(bitbudget *) active;
 
 static void on_line(void *self, bb_log_level level, const char *text)
 {
@@ -102,7 +106,7 @@ static bool enter(bitbudget *b, outside *o)
     o->blas_threads = bb_blas_pin();
     o->forced = bb_outputs_forced();
     bb_outputs_force(b->force);
-    b->hooks = (bb_log_hooks){ on_line, on_progress, b };
+    b->hooks = (bb_log_hooks) { on_line, on_progress, b };
     bb_log_set_hooks(&b->hooks);
     open_log(b);
     return true;
@@ -272,10 +276,10 @@ static bb_status set_global(bitbudget *b, const given *s, bool *done, bb_err *er
 static bb_status set(bitbudget *b, void *self, bb_err *err)
 {
     static const char *const other[] = { "model", "config", "json" }; /* of the command line alone */
-    const given   *s = self;
-    bb_run_config  scratch = { 0 };
-    bool           done = false;
-    bb_status      status;
+    const given             *s = self;
+    bb_run_config            scratch = { 0 };
+    bool                     done = false;
+    bb_status                status;
     if (!s->name || !s->value) return BB_FAIL(err, BB_USAGE, "an option needs a name and a value");
     for (size_t i = 0; i < sizeof other / sizeof *other; i++)
         if (strcmp(s->name, other[i]) == 0) return BB_FAIL(err, BB_USAGE, "the option '%s' is of the command line alone", s->name);
@@ -289,9 +293,13 @@ done:
     return status;
 }
 
-bitbudget_status bitbudget_set(bitbudget *b, const char *option, const char *value) { return call(b, set, &(given){ option, value }); }
+bitbudget_status bitbudget_set(bitbudget *b, const char *option, const char *value) { return call(b, set, &(given) { option, value }); }
 
-typedef struct sizes { const uint64_t *bytes; size_t n; bool one; } sizes;
+typedef struct sizes {
+    const uint64_t *bytes;
+    size_t          n;
+    bool            one;
+} sizes;
 
 /* What was said of sizes before holds no longer: the options are taken back to what says nothing. */
 static bb_status set_sizes(bitbudget *b, void *self, bb_err *err)
@@ -316,8 +324,8 @@ done:
     return status;
 }
 
-bitbudget_status bitbudget_set_budget(bitbudget *b, uint64_t bytes) { return call(b, set_sizes, &(sizes){ &bytes, 1, true }); }
-bitbudget_status bitbudget_set_sizes(bitbudget *b, const uint64_t *bytes, size_t n) { return call(b, set_sizes, &(sizes){ bytes, n, false }); }
+bitbudget_status bitbudget_set_budget(bitbudget *b, uint64_t bytes) { return call(b, set_sizes, &(sizes) { &bytes, 1, true }); }
+bitbudget_status bitbudget_set_sizes(bitbudget *b, const uint64_t *bytes, size_t n) { return call(b, set_sizes, &(sizes) { bytes, n, false }); }
 
 /* The options as the program would resolve them: defaults < the run directory's < effort < what was set. */
 static bb_status resolve(const bitbudget *b, bb_run_config *c, bool *is_sweep, bb_err *err)
@@ -331,8 +339,7 @@ static bb_status resolve(const bitbudget *b, bb_run_config *c, bool *is_sweep, b
     }
     for (size_t i = 0; i < b->n_settings; i++)
         if (strcmp(b->settings[i].name, "effort") == 0) BB_TRY(bb_effort_apply(bb_run_options, BB_RUN_N_OPTIONS, c, b->settings[i].value, err));
-    for (size_t i = 0; i < b->n_settings; i++)
-        BB_TRY(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, c, b->settings[i].name, b->settings[i].value, err));
+    for (size_t i = 0; i < b->n_settings; i++) BB_TRY(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, c, b->settings[i].name, b->settings[i].value, err));
     if (c->target_size && c->target_bpw > 0) {
         status = BB_FAIL(err, BB_USAGE, "target-size and target-bpw %g both say how large the file may be: set one (0 takes the other back)", c->target_bpw);
         goto done;
@@ -420,7 +427,8 @@ static bb_status estimate(bitbudget *b, void *self, bb_err *err)
     BB_TRY(resolve(b, &c, &is_sweep, err));
     BB_TRY(bb_run_preview(&r, &c, is_sweep, err));
     BB_TRY(bb_estimate(&r, &f, err));
-    *out = (bitbudget_forecast){ f.smallest, f.largest, f.ram, f.disk, f.calibrate + f.measure + f.search + f.finalise, f.sum, f.sum_low, f.sum_high, r.n_budgets };
+    *out = (bitbudget_forecast) { f.smallest, f.largest, f.ram,      f.disk,     f.calibrate + f.measure + f.search + f.finalise,
+                                  f.sum,      f.sum_low, f.sum_high, r.n_budgets };
 done:
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &c);
     bb_run_close(&r);
@@ -480,16 +488,19 @@ const char *bitbudget_stage_name(size_t i) { return i < BB_N_STAGE_ROWS ? bb_sta
 
 /* ---- after a run ---- */
 
-typedef struct front { const bitbudget_plan **plans; size_t *n; } front;
+typedef struct front {
+    const bitbudget_plan **plans;
+    size_t                *n;
+} front;
 
 /* The hash of the winner in plan.json; "" where there is none. */
 static bb_status read_winner(const char *dir, char hash[24], bb_err *err)
 {
-    char        *path = bb_asprintf(err, "%s/plan.json", dir), *text = NULL;
-    size_t       size = 0;
-    json_t      *root = NULL;
-    const char  *value;
-    bb_status    status = BB_NOMEM;
+    char       *path = bb_asprintf(err, "%s/plan.json", dir), *text = NULL;
+    size_t      size = 0;
+    json_t     *root = NULL;
+    const char *value;
+    bb_status   status = BB_NOMEM;
     if (!path) return BB_NOMEM;
     BB_TRY(bb_file_read(path, &text, &size, err));
     root = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
@@ -507,15 +518,21 @@ static bb_status read_row(const bb_csv *t, size_t row, const char *winner, bitbu
 {
     enum { HASH, SIZE, BPW, KL, KL_SE, PPL, PPL_SE, TOP1, PRUNED, SOURCE, N };
     static const char *const names[N] = { "plan_hash", "size_bytes", "bpw", "kl_nats", "kl_se", "ppl", "ppl_se", "top1", "pruned_fraction", "source" };
-    double    v[N] = { 0 };
-    long      at[N];
-    bb_status status = BB_OK;
+    double                   v[N] = { 0 };
+    long                     at[N];
+    bb_status                status = BB_OK;
     for (int i = 0; i < N; i++) {
         if ((at[i] = bb_csv_column(t, names[i])) < 0) return BB_FAIL(err, BB_BAD_FILE, "%s: the column '%s' is missing from the header", t->path, names[i]);
         if (i != HASH && i != SOURCE) BB_TRY(bb_csv_double(t, row, (size_t)at[i], &v[i], err));
     }
-    *p = (bitbudget_plan){ .bytes = v[SIZE] > 0 ? (uint64_t)v[SIZE] : 0, .bits_per_weight = v[BPW], .kl = v[KL], .kl_se = v[KL_SE], .perplexity = v[PPL],
-                           .perplexity_se = v[PPL_SE], .same_top = v[TOP1], .pruned = v[PRUNED] };
+    *p = (bitbudget_plan) { .bytes = v[SIZE] > 0 ? (uint64_t)v[SIZE] : 0,
+                            .bits_per_weight = v[BPW],
+                            .kl = v[KL],
+                            .kl_se = v[KL_SE],
+                            .perplexity = v[PPL],
+                            .perplexity_se = v[PPL_SE],
+                            .same_top = v[TOP1],
+                            .pruned = v[PRUNED] };
     snprintf(p->hash, sizeof p->hash, "%s", bb_csv_text(t, row, (size_t)at[HASH]));
     snprintf(p->source, sizeof p->source, "%s", bb_csv_text(t, row, (size_t)at[SOURCE]));
     p->is_source = strcmp(p->hash, "-") == 0;
@@ -560,9 +577,10 @@ done:
     return status;
 }
 
-bitbudget_status bitbudget_front(bitbudget *b, const bitbudget_plan **plans, size_t *n) { return call(b, read_front, &(front){ plans, n }); }
+bitbudget_status bitbudget_front(bitbudget *b, const bitbudget_plan **plans, size_t *n) { return call(b, read_front, &(front) { plans, n }); }
 
-typedef struct export { const char *plan, *path; } export;
+typedef struct export { const char *plan, *path; }
+export;
 
 static bb_status export_plan(bitbudget *b, void *self, bb_err *err)
 {
@@ -573,11 +591,11 @@ static bb_status export_plan(bitbudget *b, void *self, bb_err *err)
     BB_TRY(open_run(b, err));
     if (!e->plan) BB_TRY(read_winner(b->run.config.out, winner, err));
     const bb_run_config *c = &b->run.config;
-    const bb_input inputs[] = { { "the source model", c->model }, { "the calibration text", c->calib }, { "the evaluation text", c->eval } };
+    const bb_input       inputs[] = { { "the source model", c->model }, { "the calibration text", c->calib }, { "the evaluation text", c->eval } };
     BB_TRY(bb_output_check("the exported file", e->path, BB_OUTPUT_MODEL, NULL, inputs, 3, err));
     BB_TRY(bb_run_export(&b->run, e->plan ? e->plan : winner, e->path, NULL, err));
 done:
     return status;
 }
 
-bitbudget_status bitbudget_export(bitbudget *b, const char *plan, const char *path) { return call(b, export_plan, &(export){ plan, path }); }
+bitbudget_status bitbudget_export(bitbudget *b, const char *plan, const char *path) { return call(b, export_plan, &(export) { plan, path }); }

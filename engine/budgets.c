@@ -35,11 +35,11 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
     static const double around[] = { 0.72, 0.85, 0.94, 1.0, 1.06, 1.18, 1.4 };
     enum { N_AROUND = sizeof around / sizeof *around, TARGET = 3 };
     const bb_run_config *c = &r->config;
-    uint64_t  smallest, largest;
-    int64_t   target = c->target_size ? (int64_t)c->target_size : bpw_bytes(r, c->target_bpw);
-    char      a[32], b[32], t[32];
-    bb_status status = BB_OK;
-    size_t    n = 0;
+    uint64_t             smallest, largest;
+    int64_t              target = c->target_size ? (int64_t)c->target_size : bpw_bytes(r, c->target_bpw);
+    char                 a[32], b[32], t[32];
+    bb_status            status = BB_OK;
+    size_t               n = 0;
     BB_TRY(bb_model_space_reach(r->space, &smallest, &largest, err));
     bb_format_size(smallest, a);
     bb_format_size(largest, b);
@@ -48,8 +48,10 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
         bb_format_size((uint64_t)target, t);
         BB_TRY(refuse_above_source(r, target, err));
         if (target < (int64_t)smallest)
-            return BB_FAIL(err, BB_INFEASIBLE, "%s (%lld bytes) cannot be reached: with these formats and this pruning the file is between %llu bytes (%s) "
-                           "and %llu bytes (%s)", t, (long long)target, (unsigned long long)smallest, a, (unsigned long long)largest, b);
+            return BB_FAIL(err, BB_INFEASIBLE,
+                           "%s (%lld bytes) cannot be reached: with these formats and this pruning the file is between %llu bytes (%s) "
+                           "and %llu bytes (%s)",
+                           t, (long long)target, (unsigned long long)smallest, a, (unsigned long long)largest, b);
         if (!(r->budgets = BB_NEW(N_AROUND, int64_t, err))) return BB_NOMEM;
         for (size_t i = 0; i < N_AROUND; i++) {
             int64_t size = (int64_t)((double)target * around[i]);
@@ -63,17 +65,19 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
         double most = fmin((double)largest, (double)r->model.source.size_bytes - 1);
         double low = fmax((double)bpw_bytes(r, c->min_bpw), (double)smallest), high = fmin((double)bpw_bytes(r, c->max_bpw), most);
         if (high < low)
-            return BB_FAIL(err, BB_INFEASIBLE, "%g to %g bits per weight cannot be reached: with these formats and this pruning the file is between %llu "
-                           "bytes (%s) and %llu bytes (%s)", c->min_bpw, c->max_bpw, (unsigned long long)smallest, a, (unsigned long long)largest, b);
+            return BB_FAIL(err, BB_INFEASIBLE,
+                           "%g to %g bits per weight cannot be reached: with these formats and this pruning the file is between %llu "
+                           "bytes (%s) and %llu bytes (%s)",
+                           c->min_bpw, c->max_bpw, (unsigned long long)smallest, a, (unsigned long long)largest, b);
         if (low > (double)bpw_bytes(r, c->min_bpw))
-            bb_info("sizes begin at %.3f bits per weight (%.0f bytes), the smallest file: --min-bpw %g cannot be reached", 8 * low / (double)r->n_weights, low, c->min_bpw);
+            bb_info("sizes begin at %.3f bits per weight (%.0f bytes), the smallest file: --min-bpw %g cannot be reached", 8 * low / (double)r->n_weights, low,
+                    c->min_bpw);
         if (high < (double)bpw_bytes(r, c->max_bpw))
             bb_info("sizes end at %.3f bits per weight (%.0f bytes): --max-bpw %g is above the %s", 8 * high / (double)r->n_weights, high, c->max_bpw,
                     largest < r->model.source.size_bytes ? "largest file" : "source");
         n = (size_t)c->points;
         if (!(r->budgets = BB_NEW(n, int64_t, err))) return BB_NOMEM;
-        for (size_t i = 0; i < n; i++)
-            r->budgets[i] = (int64_t)llround(low * pow(high / low, n > 1 ? (double)i / (double)(n - 1) : 0));
+        for (size_t i = 0; i < n; i++) r->budgets[i] = (int64_t)llround(low * pow(high / low, n > 1 ? (double)i / (double)(n - 1) : 0));
         r->n_budgets = n;
     }
     qsort(r->budgets, r->n_budgets, sizeof *r->budgets, by_value);
@@ -81,8 +85,10 @@ static bb_status choose_budgets(bb_run *r, bb_err *err)
     for (size_t i = 0; i < r->n_budgets; i++)
         if (r->budgets[i] < (int64_t)smallest) {
             bb_format_size((uint64_t)r->budgets[i], t);
-            return BB_FAIL(err, BB_INFEASIBLE, "%s (%lld bytes) cannot be reached: with these formats and this pruning the file is between %llu bytes (%s) "
-                           "and %llu bytes (%s)", t, (long long)r->budgets[i], (unsigned long long)smallest, a, (unsigned long long)largest, b);
+            return BB_FAIL(err, BB_INFEASIBLE,
+                           "%s (%lld bytes) cannot be reached: with these formats and this pruning the file is between %llu bytes (%s) "
+                           "and %llu bytes (%s)",
+                           t, (long long)r->budgets[i], (unsigned long long)smallest, a, (unsigned long long)largest, b);
         }
 done:
     return status;
@@ -108,11 +114,17 @@ done:
 
 bb_status bb_run_open_space(bb_run *r, bb_err *err)
 {
-    const bb_run_config *c = &r->config;
-    bool   width = strcmp(c->prune, "all") == 0 || strcmp(c->prune, "width") == 0;
-    bb_model_space_options o = { c->formats, c->embd_formats, width || strcmp(c->prune, "kv") == 0, width || strcmp(c->prune, "ffn") == 0,
-                           strcmp(c->prune, "all") == 0, (uint32_t)c->ffn_divisor, (uint32_t)c->screen, { 0, 0 } };
-    bb_status status;
+    const bb_run_config   *c = &r->config;
+    bool                   width = strcmp(c->prune, "all") == 0 || strcmp(c->prune, "width") == 0;
+    bb_model_space_options o = { c->formats,
+                                 c->embd_formats,
+                                 width || strcmp(c->prune, "kv") == 0,
+                                 width || strcmp(c->prune, "ffn") == 0,
+                                 strcmp(c->prune, "all") == 0,
+                                 (uint32_t)c->ffn_divisor,
+                                 (uint32_t)c->screen,
+                                 { 0, 0 } };
+    bb_status              status;
     BB_TRY(bb_model_open(c->model, &r->model, err));
     if ((uint32_t)c->ctx > r->model.net.n_ctx_train) {
         bb_warn("--ctx %lld is longer than the model was trained for: %u is used", (long long)c->ctx, r->model.net.n_ctx_train);

@@ -42,8 +42,8 @@ static char *samples_path(const bb_model *m, const char *dir, uint32_t n_windows
     return bb_asprintf(err, "%s/calib-self-%.32s.u32", dir, hex);
 }
 
-bb_status bb_calibration_tokens(const bb_model *m, const char *calib, const char *dir, uint32_t n_windows, uint32_t ctx, uint64_t seed,
-                                bool parse_special, bb_tokens *out, bb_err *err)
+bb_status bb_calibration_tokens(const bb_model *m, const char *calib, const char *dir, uint32_t n_windows, uint32_t ctx, uint64_t seed, bool parse_special,
+                                bb_tokens *out, bb_err *err)
 {
     const uint64_t whole = (uint64_t)n_windows * ctx * sizeof(int32_t);
     uint64_t       bytes = 0;

@@ -29,7 +29,8 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "sizes", BB_OPT_LIST, FIELD(sizes), "", NO_BOUNDS, "LIST", "sweep: these sizes instead (2.2MiB,2.6MiB,3596960)", NULL },
     { "calib", BB_OPT_TEXT, FIELD(calib), "self", NO_BOUNDS, "FILE", "calibration text or token file; \"self\" samples from the model", NULL },
     { "eval", BB_OPT_TEXT, FIELD(eval), "", NO_BOUNDS, "FILE", "evaluation text; none: held-out calibration windows", NULL },
-    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, NO_BOUNDS, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
+    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, NO_BOUNDS, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens",
+      NULL },
     { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", NO_BOUNDS, "NAME", "evaluation protocol", BB_PROTOCOLS },
     { "ctx", BB_OPT_INT, FIELD(ctx), "256", 16, 131072, "N", "tokens of a window", NULL },
     { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "windows for second moments", NULL },
@@ -53,7 +54,8 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "workers", BB_OPT_INT, FIELD(workers), "1", 1, 256, "N", "plans that the search scores at the same time, a thread each; changes no result", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
     { "no-finalise", BB_OPT_FLAG, FIELD(no_finalise), NULL, NO_BOUNDS, NULL, "export the database's options without rebuilding them", NULL },
-    { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,blocks,lfq,end-to-end", NO_BOUNDS, "LIST", "what finalise tries, in order; kept is what helps", "rebuild|blocks|lfq|end-to-end" },
+    { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,blocks,lfq,end-to-end", NO_BOUNDS, "LIST",
+      "what finalise tries, in order; kept is what helps", "rebuild|blocks|lfq|end-to-end" },
     { "tune-windows", BB_OPT_INT, FIELD(tune_windows), "1024", 0, 1e6, "N", "calibration windows to tune on, at most; 0: no tuning", NULL },
     { "tune-tokens", BB_OPT_DOUBLE, FIELD(tune_tokens), "0.1", 0, 1e6, "MILLIONS", "tokens that end-to-end tuning trains on, a plan", NULL },
     { "ledger-only", BB_OPT_FLAG, FIELD(ledger_only), NULL, NO_BOUNDS, NULL, "replay: fail instead of evaluating anything new", NULL },
@@ -69,7 +71,8 @@ static bb_status check_config(const bb_run_config *c, bb_err *err)
     if (!c->model || !*c->model) return BB_FAIL(err, BB_USAGE, "no model was given: bitbudget run MODEL.gguf --target-size 3.2MiB");
     bb_status status = bb_ladder_check(c, err);
     if (status != BB_OK) return status;
-    if (c->min_speed > 0 && !*c->profile) return BB_FAIL(err, BB_USAGE, "--min-speed needs --profile FILE, which says how fast each format is (configs/profiles)");
+    if (c->min_speed > 0 && !*c->profile)
+        return BB_FAIL(err, BB_USAGE, "--min-speed needs --profile FILE, which says how fast each format is (configs/profiles)");
     if (c->min_bpw > c->max_bpw) return BB_FAIL(err, BB_USAGE, "--min-bpw %g is above --max-bpw %g", c->min_bpw, c->max_bpw);
     return BB_OK;
 }
@@ -120,8 +123,9 @@ bb_status bb_run_config_write(const bb_run *r, bb_err *err)
     bb_text   t = { 0 };
     bb_status status = BB_NOMEM;
     if (!path || !out) goto done;
-    bb_text_addf(&t, "# Every option resolved, by bitbudget %s (%s). This repeats the run in a new folder; without --out it goes on in this one:\n#   bitbudget %s ",
-                 BB_VERSION, bb_version_commit(), r->is_sweep ? "sweep" : "run");
+    bb_text_addf(
+        &t, "# Every option resolved, by bitbudget %s (%s). This repeats the run in a new folder; without --out it goes on in this one:\n#   bitbudget %s ",
+        BB_VERSION, bb_version_commit(), r->is_sweep ? "sweep" : "run");
     add_quoted(&t, r->config.model, "");
     bb_text_add(&t, " --config ");
     add_quoted(&t, out, "/config.resolved.yaml");
@@ -156,7 +160,8 @@ static bb_status read_kind(const char *dir, bool *is_sweep, bb_err *err)
     bb_status status = BB_NOMEM;
     if (!path) return BB_NOMEM;
     if (!bb_file_exists(path)) {
-        status = BB_FAIL(err, BB_BAD_FILE, "%s is no run directory (%s): make one with `bitbudget run` or `bitbudget sweep`", dir, has_magic(dir) ? "it is a model file" : "it has no run.db");
+        status = BB_FAIL(err, BB_BAD_FILE, "%s is no run directory (%s): make one with `bitbudget run` or `bitbudget sweep`", dir,
+                         has_magic(dir) ? "it is a model file" : "it has no run.db");
         goto done;
     }
     BB_TRY(bb_store_open(path, &store, err));

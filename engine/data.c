@@ -46,15 +46,16 @@ static void warn_fewer(const bb_run *r, const bb_windows *all, const char *what,
 static bb_status split_windows(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    bb_protocol protocol = bb_protocol_named(c->protocol);
-    bb_windows  all = { 0 };
-    uint32_t   *index = NULL, *score, *rest, n_score, n_rest = 0;
-    int32_t     bos;
-    bb_status   status;
+    bb_protocol          protocol = bb_protocol_named(c->protocol);
+    bb_windows           all = { 0 };
+    uint32_t            *index = NULL, *score, *rest, n_score, n_rest = 0;
+    int32_t              bos;
+    bb_status            status;
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
     BB_TRY(bb_windows_make(&r->calib_tokens, protocol, (uint32_t)c->ctx, bos, 0, false, &all, err));
     if (all.n < 4) {
-        status = BB_FAIL(err, BB_BAD_FILE, "%s: %u windows of %lld tokens; at least 4 are needed: give more text or a smaller --ctx", c->calib, all.n, (long long)c->ctx);
+        status = BB_FAIL(err, BB_BAD_FILE, "%s: %u windows of %lld tokens; at least 4 are needed: give more text or a smaller --ctx", c->calib, all.n,
+                         (long long)c->ctx);
         goto done;
     }
     status = BB_NOMEM;
@@ -74,7 +75,7 @@ static bb_status split_windows(bb_run *r, bb_err *err)
     uint32_t *chosen = rest + all.n;
     spaced(rest, n_rest, n_calib, chosen);
     BB_TRY(pick_windows(&all, chosen, n_calib, &r->calib, err));
-    uint32_t  n_tune = (uint32_t)c->tune_windows < n_rest ? (uint32_t)c->tune_windows : n_rest;
+    uint32_t n_tune = (uint32_t)c->tune_windows < n_rest ? (uint32_t)c->tune_windows : n_rest;
     spaced(rest, n_rest, n_tune, chosen);
     BB_TRY(pick_windows(&all, chosen, n_tune, &r->tune, err));
     for (uint32_t l = BB_N_LEVELS, upper = n_score; l-- > 0;) { /* from the largest level down: what is spaced evenly in it need not be in it otherwise */
@@ -91,7 +92,8 @@ static bb_status split_windows(bb_run *r, bb_err *err)
     warn_fewer(r, &all, "measuring (--measure-windows)", c->measure_windows, r->levels[BB_LEVEL_MEASURE].n);
     warn_fewer(r, &all, "ranking plans (--refine-windows)", c->refine_windows, r->levels[BB_LEVEL_REFINE].n);
     warn_fewer(r, &all, "confirming plans (--confirm-windows)", c->confirm_windows, n_score);
-    bb_info("calibration: %u windows; scoring: %u / %u / %u windows of %lld tokens", n_calib, r->levels[0].n, r->levels[1].n, r->levels[2].n, (long long)c->ctx);
+    bb_info("calibration: %u windows; scoring: %u / %u / %u windows of %lld tokens", n_calib, r->levels[0].n, r->levels[1].n, r->levels[2].n,
+            (long long)c->ctx);
 done:
     bb_windows_done(&all);
     bb_free(index);
@@ -101,7 +103,7 @@ done:
 bb_status bb_run_open_data(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    bb_status status = BB_OK;
+    bb_status            status = BB_OK;
     if (r->calib_tokens.ids) return BB_OK;
     BB_TRY(bb_calibration_tokens(&r->model, c->calib, c->out, (uint32_t)(c->calib_windows + c->confirm_windows), (uint32_t)c->ctx, (uint64_t)c->seed,
                                  c->parse_special, &r->calib_tokens, err));
@@ -120,11 +122,15 @@ bb_status bb_run_evaluator(bb_run *r, bb_err *err)
 bb_status bb_run_calibrate(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    char     *dir = NULL;
-    bb_status status = BB_NOMEM;
+    char                *dir = NULL;
+    bb_status            status = BB_NOMEM;
     if (r->database) return bb_run_evaluator(r, err);
     if (!(dir = *c->database ? bb_strdup(c->database, err) : bb_run_path(r, err, "database"))) return BB_NOMEM;
-    bb_database_config config = { .dir = dir, .model = &r->model, .tokens = r->calib.tokens, .n_windows = r->calib.n, .ctx = r->calib.ctx,
+    bb_database_config config = { .dir = dir,
+                                  .model = &r->model,
+                                  .tokens = r->calib.tokens,
+                                  .n_windows = r->calib.n,
+                                  .ctx = r->calib.ctx,
                                   .quant = { bb_calibration_method(c->method), c->damping, (unsigned)c->sweeps },
                                   .ffn_step = bb_calibration_ffn_step(&r->model.net) };
     BB_TRY(bb_database_open(&config, &r->database, err));

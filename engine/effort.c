@@ -6,19 +6,15 @@
 
 /* In the order of help. Of quick, what costs most is least: every option is built and measured once, every plan scored on few windows, and the files
  * are rebuilt on a quarter of the text. */
-static const struct { const char *option, *quick, *thorough; } table[] = {
-    { "calib-windows", "64", "512" },
-    { "measure-windows", "2", "16" },
-    { "refine-windows", "8", "48" },
-    { "confirm-windows", "32", "256" },
-    { "eval-windows", "64", "0" },
-    { "screen", "6", "0" },
-    { "prune", "width", "all" },
-    { "sweeps", "1", "8" },
-    { "search-tokens", "0.2", "16" },
-    { "finalise-steps", "rebuild,lfq", "rebuild,blocks,lfq,end-to-end" },
-    { "tune-windows", "128", "4096" },
-    { "tune-tokens", "0.04", "0.4" },
+static const struct {
+    const char *option, *quick, *thorough;
+} table[] = {
+    { "calib-windows", "64", "512" },  { "measure-windows", "2", "16" },
+    { "refine-windows", "8", "48" },   { "confirm-windows", "32", "256" },
+    { "eval-windows", "64", "0" },     { "screen", "6", "0" },
+    { "prune", "width", "all" },       { "sweeps", "1", "8" },
+    { "search-tokens", "0.2", "16" },  { "finalise-steps", "rebuild,lfq", "rebuild,blocks,lfq,end-to-end" },
+    { "tune-windows", "128", "4096" }, { "tune-tokens", "0.04", "0.4" },
 };
 enum { N_TABLE = sizeof table / sizeof *table };
 

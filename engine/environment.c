@@ -17,11 +17,11 @@ const char *bb_cpu_level(void) { return bb_kernels_get()->level; }
 
 bb_status bb_environment_write(const char *path, const bb_model *m, bb_err *err)
 {
-    char      date[32], label[BB_MODEL_LABEL];
-    time_t    now = time(NULL);
+    char   date[32], label[BB_MODEL_LABEL];
+    time_t now = time(NULL);
     strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime(&now));
-    json_t   *j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s}", "date", date, "version", BB_VERSION, "commit", bb_version_commit(), "compiler",
-                            bb_version_compiler(), "cpu_level", bb_cpu_level(), "blas", bb_blas_name(), "bits", bb_kernels_bits(), "threads",
+    json_t   *j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s}", "date", date, "version", BB_VERSION, "commit", bb_version_commit(),
+                            "compiler", bb_version_compiler(), "cpu_level", bb_cpu_level(), "blas", bb_blas_name(), "bits", bb_kernels_bits(), "threads",
                             omp_get_max_threads(), "model", m->path, "model_sha256", bb_model_sha256(m), "model_label", bb_model_source_label(m, label));
     char     *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
     bb_status status = text ? bb_file_write(path, text, strlen(text), err) : BB_FAIL(err, BB_NOMEM, "out of memory for %s", path);

@@ -5,7 +5,7 @@
 
 #include "model/model.h"
 
-const char *bb_cpu_level(void);  /* "ref", "avx2" or "avx512": results are bit-identical within a level and a BLAS core (bb_kernels_bits) */
+const char *bb_cpu_level(void); /* "ref", "avx2" or "avx512": results are bit-identical within a level and a BLAS core (bb_kernels_bits) */
 bb_status   bb_environment_write(const char *path, const bb_model *m, bb_err *err); /* env.json */
 
 #endif

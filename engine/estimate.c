@@ -20,14 +20,14 @@
 #include "search/method.h"
 
 /* Measured on wiki8m and stories260K: */
-static const double search_share = 1.0;   /* of a network that a plan of the search runs: some is found in the cache of the plan before it, some tokens
+static const double search_share = 1.0;      /* of a network that a plan of the search runs: some is found in the cache of the plan before it, some tokens
                                              are spent beyond the budget by what is under way */
-static const double pruned_share = 0.35;  /* of all pruned o and down in all formats that the search meets, and has encoded */
-static const double step_s = 2.5e-8;      /* seconds a trained weight and step, one thread: gradients of the fields, AdamW, new codes */
+static const double pruned_share = 0.35;     /* of all pruned o and down in all formats that the search meets, and has encoded */
+static const double step_s = 2.5e-8;         /* seconds a trained weight and step, one thread: gradients of the fields, AdamW, new codes */
 static const double low = 0.75, high = 1.35; /* the interval that is said */
 
 typedef struct counts {
-    double   block_weights;              /* of all blocks */
+    double   block_weights; /* of all blocks */
     uint64_t option_bytes, n_options;
     uint64_t hessian_bytes, largest_hessian;
 } counts;
@@ -41,14 +41,15 @@ static counts count(const bb_run *r)
         const bb_block *block = &net->blocks[b];
         uint64_t        sum = 0;
         for (int k = 0; k < BB_N_PARTS; k++) c.block_weights += (double)block->w[k].rows * block->w[k].cols;
-        for (int k = 0; k < BB_N_FEEDS; k++) sum += (uint64_t)bb_dim_of(net, block, bb_feeds[k].width) * bb_dim_of(net, block, bb_feeds[k].width) * sizeof(float);
+        for (int k = 0; k < BB_N_FEEDS; k++)
+            sum += (uint64_t)bb_dim_of(net, block, bb_feeds[k].width) * bb_dim_of(net, block, bb_feeds[k].width) * sizeof(float);
         c.hessian_bytes += sum;
         if (sum > c.largest_hessian) c.largest_hessian = sum;
     }
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++) {
             c.n_options++;
-            int64_t bytes = p->units[u].bytes[o];
+            int64_t          bytes = p->units[u].bytes[o];
             const bb_format *f = bb_model_space_format(r->space, u, o);
             if (bytes <= 0 || bb_is_forbidden(bytes) || !f || o + 1 == p->units[u].n_options) continue;
             c.option_bytes += (uint64_t)bytes;
@@ -64,7 +65,13 @@ uint64_t bb_estimate_disk(const bb_run *r)
 
 /* ---- time ---- */
 
-typedef struct model { const bb_run *r; const bb_pace *p; const bb_net *net; counts n; double ctx, threads, scored; } model;
+typedef struct model {
+    const bb_run  *r;
+    const bb_pace *p;
+    const bb_net  *net;
+    counts         n;
+    double         ctx, threads, scored;
+} model;
 
 static double cube(double n) { return n * n * n; }
 
@@ -75,7 +82,7 @@ static double scored_token(const model *m) { return token(m) + m->scored * m->p-
 static double calibrate_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
-    double tokens = (double)c->calib_windows * m->ctx, s = tokens * (token(m) + m->net->n_layer * m->p->moments);
+    double               tokens = (double)c->calib_windows * m->ctx, s = tokens * (token(m) + m->net->n_layer * m->p->moments);
     for (uint32_t b = 0; b < m->net->n_layer; b++) { /* the order in which columns go: one elimination */
         for (int k = 0; k < BB_N_SUBLAYERS; k++) {
             const bb_matrix *w = &m->net->blocks[b].w[bb_sublayers[k].writer];
@@ -111,8 +118,8 @@ static double unit_weights(const model *m, uint32_t unit)
 static double encode_mean(const model *m, uint32_t unit)
 {
     const bb_unit *u = &bb_model_space_problem(m->r->space)->units[unit];
-    double   sum = 0;
-    uint32_t n = 0;
+    double         sum = 0;
+    uint32_t       n = 0;
     for (uint32_t o = 0; o < u->n_options; o++) {
         const bb_format *f = bb_model_space_format(m->r->space, unit, o);
         if (!f || is_source(u, o) || bb_is_forbidden(u->bytes[o])) continue;
@@ -139,7 +146,7 @@ static double build_s(const model *m)
     const bb_problem *p = bb_model_space_problem(m->r->space);
     double            s = 0;
     for (uint32_t u = 0; u < p->n_units; u++) {
-        const bb_unit  *unit = &p->units[u];
+        const bb_unit *unit = &p->units[u];
         if (!bb_model_space_is_format(m->r->space, u)) {
             s += compensate_s(m, &p->plans->units[u], &m->net->blocks[p->plans->units[u].layer]);
             continue;
@@ -187,7 +194,7 @@ static double least_pruned(const bb_run *r)
             for (uint32_t i = 0; i < p->n_units; i++) {
                 const bb_unit *of = &p->units[i];
                 if (of->controller != (int32_t)u) continue;
-                const int64_t  b = of->bytes[(size_t)o * of->n_options + of->n_options - 1];
+                const int64_t b = of->bytes[(size_t)o * of->n_options + of->n_options - 1];
                 bytes += bb_is_forbidden(b) ? HUGE_VAL : (double)b;
             }
             least = fmin(least, bytes);
@@ -224,7 +231,7 @@ static double search_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
     const bb_problem    *p = bb_model_space_problem(m->r->space);
-    double s = search_tokens(m->r) * (search_share * token(m) + m->scored * m->p->head);
+    double               s = search_tokens(m->r) * (search_share * token(m) + m->scored * m->p->head);
     for (uint32_t u = 0; u < p->n_units; u++) {
         const bb_unit *unit = &p->units[u], *control = unit->controller >= 0 ? &p->units[unit->controller] : NULL;
         if (!control || !is_writer(p->plans->units[u].what)) continue;
@@ -239,7 +246,7 @@ static double rebuild_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
     const bb_problem    *p = bb_model_space_problem(m->r->space);
-    double s = (double)c->calib_windows * m->ctx * 2 * (token(m) + m->net->n_layer * m->p->moments);
+    double               s = (double)c->calib_windows * m->ctx * 2 * (token(m) + m->net->n_layer * m->p->moments);
     for (uint32_t b = 0; b < m->net->n_layer; b++) {
         s += factors_s(m, &m->net->blocks[b]);
         for (int k = 0; k < BB_N_PARTS; k++) { /* what a matrix should be: products with its inputs' moments, a solution */
@@ -256,8 +263,8 @@ static double rebuild_s(const model *m)
 static double tune_s(const model *m, double tokens, double states, double blocks, bool head, double weights)
 {
     const bb_run_config *c = &m->r->config;
-    const double steps = fmax(1, floor(tokens / (4 * m->ctx))), used = steps * 4 * m->ctx, held = (double)c->refine_windows * m->ctx;
-    const double windows = fmin(used, (double)c->tune_windows * m->ctx);
+    const double         steps = fmax(1, floor(tokens / (4 * m->ctx))), used = steps * 4 * m->ctx, held = (double)c->refine_windows * m->ctx;
+    const double         windows = fmin(used, (double)c->tune_windows * m->ctx);
     return (windows + held) * states * token(m) + used * (3 * blocks * token(m) + (head ? 2 * m->p->head : 0)) +
            5 * held * (blocks * token(m) + (head ? m->scored * m->p->head : 0)) + steps * weights * step_s / m->threads;
 }
@@ -265,9 +272,9 @@ static double tune_s(const model *m, double tokens, double states, double blocks
 static double finalise_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
-    const double n_layer = m->net->n_layer, score = (double)c->confirm_windows * m->ctx * scored_token(m), tokens = c->tune_tokens * 1e6;
-    const double table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
-    double s = score;
+    const double         n_layer = m->net->n_layer, score = (double)c->confirm_windows * m->ctx * scored_token(m), tokens = c->tune_tokens * 1e6;
+    const double         table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
+    double               s = score;
     if (c->no_finalise) return final_plans(m->r) * score;
     if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m) + score;
     if (c->tune_windows > 0) {
@@ -282,7 +289,7 @@ static double finalise_s(const model *m)
 static double evaluation_windows(const model *m)
 {
     const bb_run_config *c = &m->r->config;
-    uint64_t bytes;
+    uint64_t             bytes;
     if (!*c->eval) return (double)c->confirm_windows;
     if (c->eval_windows > 0) return (double)c->eval_windows;
     if (bb_file_size(c->eval, &bytes, NULL) != BB_OK) return 0;
@@ -300,9 +307,9 @@ bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err 
     bb_pace   pace;
     bb_status status;
     BB_TRY(bb_pace_measure(r, &pace, err));
-    const int    threads = omp_get_max_threads(), processors = omp_get_num_procs();
-    const bool   gguf = bb_protocol_named(r->config.protocol) == BB_PROTOCOL_GGUF;
-    const model  m = { r, &pace, &r->model.net, count(r), (double)r->config.ctx, threads < processors ? threads : processors, gguf ? 0.5 : 1 };
+    const int   threads = omp_get_max_threads(), processors = omp_get_num_procs();
+    const bool  gguf = bb_protocol_named(r->config.protocol) == BB_PROTOCOL_GGUF;
+    const model m = { r, &pace, &r->model.net, count(r), (double)r->config.ctx, threads < processors ? threads : processors, gguf ? 0.5 : 1 };
     seconds[BB_STAGE_CALIBRATE] = calibrate_s(&m);
     seconds[BB_STAGE_BUILD] = build_s(&m);
     seconds[BB_STAGE_MEASURE] = measure_s(&m);
@@ -316,7 +323,7 @@ done:
 /* "25m 10s to 45m 20s"; in whole minutes above ten. */
 void bb_estimate_interval(double seconds, char out[80])
 {
-    char a[32], b[32];
+    char         a[32], b[32];
     const double unit = seconds * low < 60 ? 1 : seconds * low < 600 ? 10 : 60;
     bb_format_time(floor(seconds * low / unit) * unit, a);
     bb_format_time(ceil(seconds * high / unit) * unit, b);
@@ -328,11 +335,11 @@ void bb_estimate_interval(double seconds, char out[80])
 bb_status bb_estimate(const bb_run *r, bb_forecast *f, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    const counts   n = count(r);
-    const double   ctx = (double)c->ctx;
-    const uint64_t hidden = (uint64_t)((double)c->confirm_windows * ctx) * r->model.net.n_embd * sizeof(float);
-    uint64_t       cache = hidden * (r->model.net.n_layer + 1);
-    bb_status      status;
+    const counts         n = count(r);
+    const double         ctx = (double)c->ctx;
+    const uint64_t       hidden = (uint64_t)((double)c->confirm_windows * ctx) * r->model.net.n_embd * sizeof(float);
+    uint64_t             cache = hidden * (r->model.net.n_layer + 1);
+    bb_status            status;
     BB_TRY(bb_model_space_reach(r->space, &f->smallest, &f->largest, err));
     BB_TRY(bb_estimate_time(r, f->seconds, err));
     if (cache > c->max_ram) cache = c->max_ram;
@@ -354,14 +361,15 @@ done:
 bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err)
 {
     bb_forecast f;
-    double    load;
-    char      text[80], more[32];
-    bb_status status;
+    double      load;
+    char        text[80], more[32];
+    bb_status   status;
     BB_TRY(bb_estimate(r, &f, err));
     bb_format_size(f.smallest, text);
     bb_format_size(f.largest, more);
     fprintf(out, "reachable       %llu bytes (%s) .. %llu bytes (%s)\n", (unsigned long long)f.smallest, text, (unsigned long long)f.largest, more);
-    for (size_t i = 0; i < r->n_budgets; i++) fprintf(out, "budget          %lld bytes, %.3f bits per weight\n", (long long)r->budgets[i], 8.0 * (double)r->budgets[i] / (double)r->n_weights);
+    for (size_t i = 0; i < r->n_budgets; i++)
+        fprintf(out, "budget          %lld bytes, %.3f bits per weight\n", (long long)r->budgets[i], 8.0 * (double)r->budgets[i] / (double)r->n_weights);
     fprintf(out, "options         %llu over %u units\n", (unsigned long long)f.n_options, bb_model_space_problem(r->space)->n_units);
     bb_format_size(f.ram, text);
     fprintf(out, "memory          %s beside the mapped model\n", text);
@@ -385,17 +393,17 @@ done:
 bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err)
 {
     bb_forecast f;
-    json_t   *root = NULL, *sizes = json_array(), *stages = json_object();
-    char     *text = NULL;
-    bb_status status;
+    json_t     *root = NULL, *sizes = json_array(), *stages = json_object();
+    char       *text = NULL;
+    bb_status   status;
     BB_TRY(bb_estimate(r, &f, err));
     for (size_t i = 0; i < r->n_budgets; i++) json_array_append_new(sizes, json_integer((json_int_t)r->budgets[i]));
     for (int i = 0; i < BB_N_STAGES; i++) json_object_set_new(stages, bb_stages[i].name, json_real(f.seconds[i]));
     root = json_pack("{s:I, s:I, s:O, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:i, s:f, s:f, s:f, s:O}", "smallest_bytes", (json_int_t)f.smallest,
                      "largest_bytes", (json_int_t)f.largest, "sizes_bytes", sizes, "options", (json_int_t)f.n_options, "units",
                      (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "disk_bytes", (json_int_t)f.disk, "tokens",
-                     "calibrate", f.calibrate, "measure", f.measure, "search", f.search, "finalise", f.finalise, "threads", omp_get_max_threads(),
-                     "seconds", f.sum, "seconds_low", f.sum_low, "seconds_high", f.sum_high, "stages_seconds", stages);
+                     "calibrate", f.calibrate, "measure", f.measure, "search", f.search, "finalise", f.finalise, "threads", omp_get_max_threads(), "seconds",
+                     f.sum, "seconds_low", f.sum_low, "seconds_high", f.sum_high, "stages_seconds", stages);
     if (!root || !(text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)))) status = BB_FAIL(err, BB_NOMEM, "out of memory for the estimate");
     else fprintf(out, "%s\n", text);
 done:

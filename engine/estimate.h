@@ -8,11 +8,11 @@
 #include "engine/run.h"
 
 typedef struct bb_forecast {
-    uint64_t smallest, largest;               /* bytes of files that can be reached */
-    uint64_t n_options, ram, disk;            /* bytes beside the mapped model; of the option database and second moments */
+    uint64_t smallest, largest;                    /* bytes of files that can be reached */
+    uint64_t n_options, ram, disk;                 /* bytes beside the mapped model; of the option database and second moments */
     double   calibrate, measure, search, finalise; /* tokens forwarded; tuning and evaluation come on top */
-    double   seconds[BB_N_STAGES], sum;       /* on a quiet machine */
-    double   sum_low, sum_high;               /* the interval that is said */
+    double   seconds[BB_N_STAGES], sum;            /* on a quiet machine */
+    double   sum_low, sum_high;                    /* the interval that is said */
 } bb_forecast;
 
 /* r as opened by bb_run_preview. Times a sample of the run's own work for a second or two (pace.h); nothing else is run. */

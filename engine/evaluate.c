@@ -29,10 +29,10 @@
 bb_status bb_run_eval_windows(bb_run *r, bb_windows *w, char data_hash[65], bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    bb_protocol   protocol = bb_protocol_named(c->protocol);
-    bb_tokens     tokens = { 0 };
-    int32_t       bos;
-    bb_status     status;
+    bb_protocol          protocol = bb_protocol_named(c->protocol);
+    bb_tokens            tokens = { 0 };
+    int32_t              bos;
+    bb_status            status;
     if (!*c->eval) { /* the confirm windows: calibration never saw them, the search did */
         *w = r->levels[BB_LEVEL_CONFIRM];
         memcpy(data_hash, r->calib_tokens.sha256, 65);
@@ -153,8 +153,8 @@ done:
 }
 
 /* The file, and for comparison what the database alone gives (the same where nothing was finalised). scratch: [w->n] */
-static bb_status evaluate_plan(bb_run *r, const bb_front_plan *p, bool fresh, const bb_windows *w, bb_reference *reference, double *scratch,
-                               bb_evaluated *out, bb_err *err)
+static bb_status evaluate_plan(bb_run *r, const bb_front_plan *p, bool fresh, const bb_windows *w, bb_reference *reference, double *scratch, bb_evaluated *out,
+                               bb_err *err)
 {
     bb_result before;
     bb_status status;
@@ -173,7 +173,7 @@ typedef struct scored {
     bb_evaluated *e, source; /* e: [front.n]; source: the model itself on the same windows */
     bb_verdict   *v;         /* [n] */
     size_t        n;
-    bool         *chosen;    /* [front.n] */
+    bool         *chosen; /* [front.n] */
     bb_windows    w;
     bool          owns_w;
     char          data_hash[65];
@@ -228,7 +228,10 @@ static bb_status write_front_csv(const bb_run *r, const scored *s, bb_err *err)
     bb_csv_writer *w = NULL;
     char           label[BB_MODEL_LABEL];
     bb_status      status;
-    BB_TRY(bb_run_table(r, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256,kl_before_finalise,kl_before_se", &w, err));
+    BB_TRY(bb_run_table(
+        r, "front.csv",
+        "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,protocol,ctx,n_tokens,data_sha256,kl_before_finalise,kl_before_se", &w,
+        err));
     for (size_t i = 0; i < s->front.n; i++) {
         const bb_front_plan *p = &s->front.plans[i];
         if (!s->chosen[i]) continue;
@@ -271,9 +274,9 @@ done:
 static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const bool *chosen, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    bb_csv_writer *w = NULL;
-    uint16_t      *x = BB_NEW(p->n_units, uint16_t, err);
-    bb_status      status = BB_NOMEM;
+    bb_csv_writer    *w = NULL;
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
+    bb_status         status = BB_NOMEM;
     if (!x) goto done;
     BB_TRY(bb_run_table(r, "layers.csv", "plan_hash,unit,option,bytes,error", &w, err));
     for (size_t i = 0; i < f->n; i++) {
@@ -424,10 +427,17 @@ done:
 
 bb_status bb_run_evaluate(bb_run *r, bb_err *err)
 {
-    static const char *const made[] = { "guard.json", "plan.json", "model.gguf", "report.html", "plots/front.svg", "plots/perplexity.svg", "plots/sensitivity.svg",
-                                        "plots/convergence.svg", "plots/rivals.svg" };
-    scored    s;
-    bb_status status;
+    static const char *const made[] = { "guard.json",
+                                        "plan.json",
+                                        "model.gguf",
+                                        "report.html",
+                                        "plots/front.svg",
+                                        "plots/perplexity.svg",
+                                        "plots/sensitivity.svg",
+                                        "plots/convergence.svg",
+                                        "plots/rivals.svg" };
+    scored                   s;
+    bb_status                status;
     BB_TRY(score_all(r, false, &s, err));
     for (size_t i = 0; i < sizeof made / sizeof *made; i++) BB_TRY(bb_keys_made(r, made[i], err));
     BB_TRY(write_tables(r, &s, err));
@@ -442,9 +452,9 @@ done:
 
 typedef struct comparison {
     const bb_run *r;
-    const char   *folder;   /* where the recomputed ones are */
+    const char   *folder; /* where the recomputed ones are */
     uint64_t      cells, wrong;
-    bb_text       first;    /* the first difference, as a sentence */
+    bb_text       first; /* the first difference, as a sentence */
 } comparison;
 
 static void differ(comparison *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -489,14 +499,15 @@ static bb_status compare_csv(comparison *c, const char *name, bb_err *err)
         if (strcmp(a.header[k], b.header[k]) != 0) differ(c, "%s: column %zu is %s, not %s", path, k + 1, a.header[k], b.header[k]);
     for (size_t k = 0; c->wrong == 0 && a.n_rows && b.n_rows && k < a.n_cols; k++) /* else every number of the table differs, and none says why */
         if (strcmp(a.header[k], "data_sha256") == 0 && strcmp(bb_csv_text(&a, 0, k), bb_csv_text(&b, 0, k)) != 0)
-            differ(c, "%s is of another evaluation text (data_sha256 %.12s) than %s holds now (%.12s): run `bitbudget evaluate %s`", path, bb_csv_text(&a, 0, k),
-                   *c->r->config.eval ? c->r->config.eval : "the calibration text", bb_csv_text(&b, 0, k), c->r->config.out);
+            differ(c, "%s is of another evaluation text (data_sha256 %.12s) than %s holds now (%.12s): run `bitbudget evaluate %s`", path,
+                   bb_csv_text(&a, 0, k), *c->r->config.eval ? c->r->config.eval : "the calibration text", bb_csv_text(&b, 0, k), c->r->config.out);
     for (size_t i = 0; c->wrong == 0 && i < a.n_rows && i < b.n_rows; i++)
         for (size_t k = 0; k < a.n_cols; k++) {
             const char *found = bb_csv_text(&a, i, k), *right = bb_csv_text(&b, i, k);
             if (strcmp(found, right) == 0) c->cells++;
-            else differ(c, "%s row %zu (%s): %s is %s, recomputed from the files it is %s", path, i + 1, bb_csv_text(&a, i, 0), a.header[k], *found ? found : "empty",
-                        *right ? right : "empty");
+            else
+                differ(c, "%s row %zu (%s): %s is %s, recomputed from the files it is %s", path, i + 1, bb_csv_text(&a, i, 0), a.header[k],
+                       *found ? found : "empty", *right ? right : "empty");
         }
     if (a.n_rows != b.n_rows) differ(c, "%s has %zu rows, the files give %zu", path, a.n_rows, b.n_rows);
 done:
@@ -579,7 +590,8 @@ bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err)
     BB_TRY(compare_model(&c, &s.front.plans[winner_of(&s)], err));
     *cells = c.cells;
     if (c.wrong && c.first.status == BB_OK) {
-        if (c.wrong > 1) status = BB_FAIL(err, BB_GUARD, "%s (and %llu more difference%s)", c.first.data, (unsigned long long)c.wrong - 1, bb_plural(c.wrong - 1));
+        if (c.wrong > 1)
+            status = BB_FAIL(err, BB_GUARD, "%s (and %llu more difference%s)", c.first.data, (unsigned long long)c.wrong - 1, bb_plural(c.wrong - 1));
         else status = BB_FAIL(err, BB_GUARD, "%s", c.first.data);
     } else if (c.wrong) status = BB_NOMEM;
 done:

@@ -50,8 +50,10 @@ bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_arch
         x[n++] = best->x;
     }
     BB_TRY(bb_certify(p, s->n <= MOST ? &v.q : NULL, x, n, rows, err));
-    BB_TRY(bb_run_table(r, "certificate.csv", "budget_bytes,plan_hash,size_bytes,kl_nats,separable_nats,separable_best,separable_bound,separable_gap,proven,"
-                                              "quadratic_nats,quadratic_best,quadratic_bound,quadratic_gap", &w, err));
+    BB_TRY(bb_run_table(r, "certificate.csv",
+                        "budget_bytes,plan_hash,size_bytes,kl_nats,separable_nats,separable_best,separable_bound,separable_gap,proven,"
+                        "quadratic_nats,quadratic_best,quadratic_bound,quadratic_gap",
+                        &w, err));
     for (size_t i = 0; i < n; i++) put_row(w, bb_archive_best(archive, rows[i].budget_bytes), &rows[i]);
     BB_TRY(bb_csv_close(&w, err));
     bb_certificate_summary(rows, n, &proven, &separable, &worst);
@@ -73,8 +75,8 @@ static void say_crossover(const bb_run *r, const bb_crossover *c)
         bb_info("crossover: pruning has the lower KL up to %lld bytes (%.2f bpw), clearly so up to %.2f bpw; it is clearly worse nowhere", (long long)c->bytes,
                 bits * (double)c->bytes, bits * (double)(c->low > 0 ? c->low : 0));
     else
-        bb_info("crossover: pruning has the lower KL up to %lld bytes (%.2f bpw); clearly better up to %.2f, clearly worse from %.2f bpw on", (long long)c->bytes,
-                bits * (double)c->bytes, bits * (double)(c->low > 0 ? c->low : 0), bits * (double)c->high);
+        bb_info("crossover: pruning has the lower KL up to %lld bytes (%.2f bpw); clearly better up to %.2f, clearly worse from %.2f bpw on",
+                (long long)c->bytes, bits * (double)c->bytes, bits * (double)(c->low > 0 ? c->low : 0), bits * (double)c->high);
 }
 
 bb_status bb_write_crossover(bb_run *r, bb_ledger *ledger, bb_err *err)

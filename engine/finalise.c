@@ -98,8 +98,10 @@ bb_status bb_finalised_check(bb_run *r, const bb_front_plan *p, bb_err *err)
     if (state == NEVER) status = BB_FAIL(err, BB_GUARD, "plan %s was never finalised with these options: run `bitbudget finalise %s`", p->hash, out);
     if (state == MISSING) status = BB_FAIL(err, BB_GUARD, "%s/models/%s.gguf is missing: run `bitbudget finalise %s`", out, p->hash, out);
     if (state == OTHER)
-        status = BB_FAIL(err, BB_GUARD, "%s/models/%s.gguf is not the file that finalise wrote with these options (its SHA-256 begins with %.12s, recorded is "
-                         "%.12s): run `bitbudget finalise %s`", out, p->hash, found, rec.sha256, out);
+        status = BB_FAIL(err, BB_GUARD,
+                         "%s/models/%s.gguf is not the file that finalise wrote with these options (its SHA-256 begins with %.12s, recorded is "
+                         "%.12s): run `bitbudget finalise %s`",
+                         out, p->hash, found, rec.sha256, out);
 done:
     return status;
 }
@@ -256,9 +258,10 @@ static bb_status check_recipe(const bb_run *r, const bb_front_plan *p, bb_err *e
     bb_status status;
     if (!(p->pruned_fraction > 0)) return BB_OK;
     BB_TRY(unpruned_size(r, &p->plan, &bytes, err));
-    status = BB_FAIL(err, BB_USAGE, "plan %s removes %.1f %% of the blocks' weights, which a recipe of types cannot say: llama-quantize would make %llu bytes of it "
-                     "where the plan has %lld; export it without --recipe, or search with --prune none", p->hash, 100 * p->pruned_fraction, (unsigned long long)bytes,
-                     (long long)p->size_bytes);
+    status = BB_FAIL(err, BB_USAGE,
+                     "plan %s removes %.1f %% of the blocks' weights, which a recipe of types cannot say: llama-quantize would make %llu bytes of it "
+                     "where the plan has %lld; export it without --recipe, or search with --prune none",
+                     p->hash, 100 * p->pruned_fraction, (unsigned long long)bytes, (long long)p->size_bytes);
 done:
     return status;
 }
@@ -338,7 +341,8 @@ bb_status bb_run_verify(bb_run *r, bb_err *err)
     BB_TRY(bb_run_check_tables(r, &cells, err));
     bb_info("verified: the %zu files of models/ have the SHA-256, size, plan and KL on the confirm windows that finalise recorded; evaluated again, they give "
             "the %llu cells of front.csv, baselines.csv and layers.csv, guard.json and plan.json (KL before finalise as stored); model.gguf is the winner's "
-            "file", front.n, (unsigned long long)cells);
+            "file",
+            front.n, (unsigned long long)cells);
 done:
     bb_front_done(&front);
     return status;

@@ -162,8 +162,9 @@ static bb_status add_entry(void *self, const bb_ledger_entry *e, bb_err *err)
         if (strcmp(c->front->plans[i].hash, e->hash) == 0) return BB_OK;
     if (strcmp(c->row.hash, e->hash) != 0) {
         flush_row(c);
-        c->row = (bb_front_plan){ .size_bytes = bb_problem_size(bb_model_space_problem(c->r->space), e->x), .source = "search",
-                                  .pruned_fraction = bb_model_space_pruned_fraction(c->r->space, e->x) };
+        c->row = (bb_front_plan) { .size_bytes = bb_problem_size(bb_model_space_problem(c->r->space), e->x),
+                                   .source = "search",
+                                   .pruned_fraction = bb_model_space_pruned_fraction(c->r->space, e->x) };
         memcpy(c->row.hash, e->hash, sizeof c->row.hash);
     }
     c->row.kl = e->score.kl;
@@ -227,8 +228,7 @@ static bb_status load_plan(bb_run *r, const char *hash, bool is_chosen, bb_plan 
     }
     BB_TRY(bb_plan_parse(is_chosen ? text : (const char *)stored, size, plan, err));
     bb_plan_hash(plan, found);
-    if (strcmp(found, hash) != 0)
-        status = BB_FAIL(err, BB_BAD_FILE, "%s: its plan hashes to %s: the file was changed", is_chosen ? path : "run.db", found);
+    if (strcmp(found, hash) != 0) status = BB_FAIL(err, BB_BAD_FILE, "%s: its plan hashes to %s: the file was changed", is_chosen ? path : "run.db", found);
 done:
     bb_free(path);
     bb_free(text);
@@ -276,12 +276,14 @@ static bb_status read_table(bb_run *r, bb_csv *t, bb_err *err)
     }
     BB_TRY(bb_store_get(r->store, "search", "plans", &of, &size, &found, err));
     if (!found || size != 64 || memcmp(of, r->search_key, 64) != 0) {
-        status = BB_FAIL(err, BB_BAD_FILE, "%s is of a search with other options than %s/config.resolved.yaml has, or of one that did not end: run `bitbudget search %s`",
-                         path, r->config.out, r->config.out);
+        status = BB_FAIL(err, BB_BAD_FILE,
+                         "%s is of a search with other options than %s/config.resolved.yaml has, or of one that did not end: run `bitbudget search %s`", path,
+                         r->config.out, r->config.out);
         goto done;
     }
     BB_TRY(bb_csv_read(path, t, err));
-    if (t->n_cols != N_COLUMNS || bb_csv_column(t, "source") != COL_SOURCE || bb_csv_column(t, "chosen") != COL_CHOSEN || bb_csv_column(t, "asked") != COL_ASKED)
+    if (t->n_cols != N_COLUMNS || bb_csv_column(t, "source") != COL_SOURCE || bb_csv_column(t, "chosen") != COL_CHOSEN ||
+        bb_csv_column(t, "asked") != COL_ASKED)
         status = BB_FAIL(err, BB_BAD_FILE, "%s: the columns should be %s; `bitbudget search %s` writes it again", path, columns, r->config.out);
 done:
     bb_free(of);

@@ -10,16 +10,19 @@
 typedef struct bb_front_plan {
     bb_plan plan;
     char    hash[17];
-    char    source[40];        /* who found it; baselines: their name, "uniform Q4_K" */
-    bool    is_baseline;       /* a simpler plan; it may be the searched one as well */
+    char    source[40];  /* who found it; baselines: their name, "uniform Q4_K" */
+    bool    is_baseline; /* a simpler plan; it may be the searched one as well */
     bool    is_searched;
-    bool    is_asked;          /* stands at a size that was asked for: finalised, evaluated, guarded. `run` searches sizes beside its target too */
-    int64_t size_bytes;        /* exact */
-    double  kl, kl_se;         /* at the confirm level, before finalise; NaN: not measured */
+    bool    is_asked;   /* stands at a size that was asked for: finalised, evaluated, guarded. `run` searches sizes beside its target too */
+    int64_t size_bytes; /* exact */
+    double  kl, kl_se;  /* at the confirm level, before finalise; NaN: not measured */
     double  pruned_fraction;
 } bb_front_plan;
 
-typedef struct bb_front { size_t n; bb_front_plan *plans; } bb_front; /* ascending in bytes */
+typedef struct bb_front {
+    size_t         n;
+    bb_front_plan *plans;
+} bb_front; /* ascending in bytes */
 
 /* Adds a copy of candidate x; a plan with the same hash is not added twice: it then is what both are, under the simpler one's name. */
 bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, bool is_asked, double kl, double kl_se, bb_err *err);
@@ -36,6 +39,6 @@ bb_status bb_front_find(bb_run *r, const char *prefix, bb_front_plan *p, bb_err 
  * is too slow), kept in run.db. */
 bb_status bb_front_sizes(const bb_run *r, int64_t **out, size_t *n, bb_err *err);
 bb_status bb_front_put_sizes(bb_run *r, bb_err *err);
-int64_t   bb_front_target(const bb_run *r);  /* the single target of `run`, in bytes */
+int64_t   bb_front_target(const bb_run *r); /* the single target of `run`, in bytes */
 
 #endif

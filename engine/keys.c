@@ -131,7 +131,8 @@ static bb_status compare(const bb_run *r, const bb_text *t, bool *found, bb_err 
     if (!old && !*found) goto done; /* a new directory */
     if (*found && (r->calib_tokens.ids ? size == t->size : size > t->size) && memcmp(value, t->data, t->size) == 0) goto done;
     say_difference(*found ? value : "", *found ? size : 0, t->data, difference, sizeof difference);
-    status = BB_FAIL(err, BB_USAGE, "%s holds a run with another model, data or settings (%s; see its config.resolved.yaml): choose another --out, or remove it",
+    status = BB_FAIL(err, BB_USAGE,
+                     "%s holds a run with another model, data or settings (%s; see its config.resolved.yaml): choose another --out, or remove it",
                      r->config.out, difference);
 done:
     bb_free(value);
@@ -172,12 +173,12 @@ done:
 
 /* ---- files of the directory ---- */
 
-bb_status bb_keys_made(const bb_run *r, const char *name, bb_err *err)
-{
-    return bb_store_put(r->store, "files", name, r->options_key, 64, err);
-}
+bb_status bb_keys_made(const bb_run *r, const char *name, bb_err *err) { return bb_store_put(r->store, "files", name, r->options_key, 64, err); }
 
-typedef struct old { const bb_run *r; size_t n; } old;
+typedef struct old {
+    const bb_run *r;
+    size_t        n;
+} old;
 
 static bb_status remove_old(void *self, const char *name, const void *value, size_t size, bb_err *err)
 {

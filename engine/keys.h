@@ -19,7 +19,7 @@ bb_status bb_keys_check(bb_run *r, bb_err *err);
 bb_status bb_keys_claim(bb_run *r, bb_err *err);
 
 /* Units and options by name and bytes: what stored candidates, which are indices, mean. */
-void      bb_key_space(const bb_run *r, char hex[65]);
+void bb_key_space(const bb_run *r, char hex[65]);
 
 /* Removes what an earlier call wrote into the directory with other options and this one may not write again: tables of optional commands, tables
  * of stages that are now left out, the files made from all of them. Costly things (run.db, database/, models/) stay. */

@@ -46,13 +46,13 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
 
 static bb_tune_set training_set(const bb_run *r)
 {
-    return (bb_tune_set){ r->tune.tokens, r->tune.targets, r->tune.n, r->tune.ctx, 0, r->tune.ctx - 1 }; /* the last position has no label */
+    return (bb_tune_set) { r->tune.tokens, r->tune.targets, r->tune.n, r->tune.ctx, 0, r->tune.ctx - 1 }; /* the last position has no label */
 }
 
 static bb_tune_set held_set(const bb_run *r)
 {
     const bb_windows *w = &r->levels[BB_LEVEL_REFINE];
-    return (bb_tune_set){ w->tokens, w->targets, w->n, w->ctx, w->first, w->n_scored };
+    return (bb_tune_set) { w->tokens, w->targets, w->n, w->ctx, w->first, w->n_scored };
 }
 
 static uint32_t steps_of(const bb_run *r, double share, uint32_t batch)
@@ -154,13 +154,13 @@ static bb_status drawn_set(const bb_run *r, const bb_tune_options *o, bb_tune_se
 
 static bb_status tune(ladder *l, bb_rung rung, bb_tuned *out, bb_err *err)
 {
-    const bb_run          *r = l->r;
-    const bb_tune_options  o = options_of(r, rung);
-    const bb_tune_set      held = held_set(r);
-    bb_tune_set            train;
-    bb_tune_report         report;
-    int32_t               *ids = NULL;
-    bb_status              status;
+    const bb_run         *r = l->r;
+    const bb_tune_options o = options_of(r, rung);
+    const bb_tune_set     held = held_set(r);
+    bb_tune_set           train;
+    bb_tune_report        report;
+    int32_t              *ids = NULL;
+    bb_status             status;
     BB_TRY(drawn_set(r, &o, &train, &ids, err));
     BB_TRY(bb_tuned_copy(&l->best->net, out, err));
     if (rung == BB_RUNG_BLOCKS) BB_TRY(bb_tune_blocks(&r->model.net, out, &o, &train, &held, NULL, err));
@@ -237,12 +237,12 @@ typedef struct table {
     bb_run         *r;
     bb_csv_writer  *steps, *generation, *lfq; /* lfq NULL: no ablation */
     bb_tokens      *tokens;
-    bb_windows     *texts;                    /* [n_texts], as the next three */
+    bb_windows     *texts; /* [n_texts], as the next three */
     bb_reference  **references;
     bb_generation **continuations;
     char          **names;
     size_t          n_texts;
-    double          bpw;              /* of the plan at hand */
+    double          bpw; /* of the plan at hand */
 } table;
 
 /* The "text" fields of a .jsonl file, a blank line between two, as a text file in the run directory. */
@@ -266,7 +266,10 @@ static bb_status text_of_jsonl(const bb_run *r, const char *path, char **out, bb
         at += n + 1;
     }
     status = text.status;
-    if (status != BB_OK || !(*out = bb_run_path(r, err, "ladder-text.txt"))) { status = BB_NOMEM; goto done; }
+    if (status != BB_OK || !(*out = bb_run_path(r, err, "ladder-text.txt"))) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(bb_keys_made(r, "ladder-text.txt", err));
     BB_TRY(bb_file_write(*out, text.data ? text.data : "", text.size, err));
 done:
@@ -288,7 +291,8 @@ static bb_status load_text(table *t, const char *path, int64_t windows, bb_err *
     int32_t       bos;
     bb_status     status;
     if (dot && strcmp(dot, ".jsonl") == 0) BB_TRY(text_of_jsonl(r, path, &plain, err));
-    if ((status = bb_tokens_load(&r->model, plain ? plain : path, r->config.parse_special, tokens, &why)) == BB_OK) status = bb_tokens_bos(&r->model, &bos, &why);
+    if ((status = bb_tokens_load(&r->model, plain ? plain : path, r->config.parse_special, tokens, &why)) == BB_OK)
+        status = bb_tokens_bos(&r->model, &bos, &why);
     if (status == BB_OK) status = bb_windows_make(tokens, protocol, (uint32_t)r->config.ctx, bos, (uint32_t)windows, true, &t->texts[at], &why);
     if (status == BB_OK && tokens->n < prompt)
         status = BB_FAIL(&why, BB_BAD_FILE, "its %zu tokens are less than one prompt of %u: give more text", tokens->n, prompt);
@@ -316,7 +320,8 @@ static bb_status run_texts(table *t, int64_t windows, bb_err *err)
     spec.seed = (uint64_t)r->config.seed;
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
     for (size_t i = 0; i < t->n_texts; i++) {
-        BB_TRY(bb_reference_create(&bb_backend_cpu, &r->model.net, &t->texts[i], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[i], err));
+        BB_TRY(bb_reference_create(&bb_backend_cpu, &r->model.net, &t->texts[i], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[i],
+                                   err));
         BB_TRY(bb_generation_create(&r->model.net, &t->tokens[i], bos, &spec, r->config.max_ram, "continuing the prompts", &t->continuations[i], err));
     }
 done:
@@ -390,10 +395,15 @@ done:
 /* Variants of the last step at the head, each from the network as it is in front of LFQ: what the paper's ablation compares. */
 static bb_status ablate(table *t, const bb_tuned *from, bb_err *err)
 {
-    static const struct { const char *name; bb_tune_loss loss; uint32_t blocks, skipped; } variants[] = {
-        { "none", BB_TUNE_KL, 0, 0 },          { "soft", BB_TUNE_KL, 1, 0 },           { "hard", BB_TUNE_LABELS, 1, 0 },
-        { "mse-output", BB_TUNE_OUTPUT, 1, 0 }, { "mse-logits", BB_TUNE_LOGITS, 1, 0 }, { "soft-last-2", BB_TUNE_KL, 2, 0 },
-        { "soft-last-3", BB_TUNE_KL, 3, 0 },   { "soft-before-last", BB_TUNE_KL, 1, 1 },
+    static const struct {
+        const char  *name;
+        bb_tune_loss loss;
+        uint32_t     blocks, skipped;
+    } variants[] = {
+        { "none", BB_TUNE_KL, 0, 0 },           { "soft", BB_TUNE_KL, 1, 0 },
+        { "hard", BB_TUNE_LABELS, 1, 0 },       { "mse-output", BB_TUNE_OUTPUT, 1, 0 },
+        { "mse-logits", BB_TUNE_LOGITS, 1, 0 }, { "soft-last-2", BB_TUNE_KL, 2, 0 },
+        { "soft-last-3", BB_TUNE_KL, 3, 0 },    { "soft-before-last", BB_TUNE_KL, 1, 1 },
     };
     const bb_run     *r = t->r;
     const bb_tune_set train = training_set(r), held = held_set(r);
@@ -473,11 +483,11 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
 {
     static const char header[] = "budget_bpw,step,text,n_tokens,ppl,ppl_se,kl_nats,kl_se,top1,agree_length";
     static const char generation[] = "budget_bpw,step,text,n_prompts,n_new,agree_length,agree_length_se,kl_1_16,kl_1_16_se,kl_17_64,kl_17_64_se,kl_65,kl_65_se";
-    table     t = { .r = r };
-    bb_front  front = { 0 };
-    double   *bits = NULL;
-    size_t    n = 0;
-    bb_status status;
+    table             t = { .r = r };
+    bb_front          front = { 0 };
+    double           *bits = NULL;
+    size_t            n = 0;
+    bb_status         status;
     BB_TRY(parse_bits(sizes, &bits, &n, err));
     bb_free(r->config.finalise_steps); /* every step, whichever of them the run finalises its plans with */
     r->config.finalise_steps = bb_strdup("rebuild,blocks,lfq,end-to-end", err);

@@ -20,7 +20,7 @@ extern const char *const bb_rung_names[BB_N_RUNGS]; /* "database", ... as in --f
 
 /* What a plan went through; plain data, stored as it is. */
 typedef struct bb_ladder_record {
-    double  kl[BB_N_RUNGS];      /* on the confirm windows, of the step's own result (before any roll-back); NaN: not run */
+    double  kl[BB_N_RUNGS]; /* on the confirm windows, of the step's own result (before any roll-back); NaN: not run */
     double  seconds[BB_N_RUNGS];
     double  kl_final;
     uint8_t kept[BB_N_RUNGS];
@@ -35,7 +35,7 @@ bb_status bb_ladder_run(bb_run *r, const bb_plan *plan, bool tune, bb_ladder_hoo
 /* BB_USAGE when --finalise-steps names something else. */
 bb_status bb_ladder_check(const bb_run_config *c, bb_err *err);
 /* Everything in the configuration that changes a finalised file, as text; bb_free. */
-char     *bb_ladder_settings(const bb_run_config *c, bb_err *err);
+char *bb_ladder_settings(const bb_run_config *c, bb_err *err);
 
 /* The reference table: for each size the plan nearest to it (in bits of the file per weight of the source) is finalised step by step, and
  * each step's network evaluated on each text (.jsonl: its "text" fields), on `windows` windows (0: all) and as many continuations (0: the

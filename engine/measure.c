@@ -13,10 +13,10 @@
 bb_status bb_run_build_options(bb_run *r, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    bb_block   *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
-    bb_progress progress;
-    uint64_t    total = 0;
-    bb_status   status = BB_NOMEM;
+    bb_block         *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
+    bb_progress       progress;
+    uint64_t          total = 0;
+    bb_status         status = BB_NOMEM;
     if (!blocks) return BB_NOMEM;
     for (uint32_t i = 0; i < p->n_units; i++) total += p->units[i].n_options;
     bb_progress_start(&progress, "build options", total);
@@ -38,9 +38,9 @@ done:
 static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    bb_csv_writer *w = NULL;
-    bb_status      status = BB_NOMEM;
-    size_t         k = 0;
+    bb_csv_writer    *w = NULL;
+    bb_status         status = BB_NOMEM;
+    size_t            k = 0;
     BB_TRY(bb_run_table(r, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se", &w, err));
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
@@ -62,9 +62,9 @@ done:
 static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    bb_csv_writer *w = NULL;
-    bb_status      status = BB_NOMEM;
-    size_t         k = 0;
+    bb_csv_writer    *w = NULL;
+    bb_status         status = BB_NOMEM;
+    size_t            k = 0;
     BB_TRY(bb_run_table(r, "options.csv", "unit,option,bytes,bits_per_weight,error,kl_nats,kl_se", &w, err));
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
@@ -92,9 +92,9 @@ done:
 static bb_status set_costs(bb_run *r, const bb_sensitivity *s, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    double  *flat = BB_NEW(s->n, double, err);
-    const double **rows = BB_NEW(p->n_units, const double *, err);
-    size_t   k = 0;
+    double           *flat = BB_NEW(s->n, double, err);
+    const double    **rows = BB_NEW(p->n_units, const double *, err);
+    size_t            k = 0;
     if (flat && rows) {
         for (size_t i = 0; i < s->n; i++) flat[i] = fmax(0, s->changes[i].kl);
         for (uint32_t i = 0; i < p->n_units; i++) {
@@ -112,10 +112,10 @@ static bb_status set_costs(bb_run *r, const bb_sensitivity *s, bb_err *err)
 bb_status bb_run_load_costs(bb_run *r, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    char     *path = bb_run_path(r, err, "sensitivity.csv");
-    size_t    k = 0, n = 0;
-    bb_csv    t = { 0 };
-    bb_status status = BB_NOMEM;
+    char             *path = bb_run_path(r, err, "sensitivity.csv");
+    size_t            k = 0, n = 0;
+    bb_csv            t = { 0 };
+    bb_status         status = BB_NOMEM;
     for (uint32_t i = 0; i < p->n_units; i++) n += p->units[i].n_options;
     bb_sensitivity s = { .n = n };
     if (!path || !(s.changes = BB_NEW0(n, bb_change, err))) goto done;

@@ -51,15 +51,15 @@ typedef struct unit_data {
 } unit_data;
 
 struct bb_model_space {
-    const bb_model *model;
-    bb_problem      problem;
-    bb_plan_space   plans;
-    bb_plan_unit   *described; /* what plans is made of */
+    const bb_model  *model;
+    bb_problem       problem;
+    bb_plan_space    plans;
+    bb_plan_unit    *described; /* what plans is made of */
     bb_export_sizes *sizes;
-    bb_unit        *units;
-    unit_data      *data;
-    uint32_t        screen[2];/* of linears, of embedding and head: formats for each; 0: all */
-    double          bits[2];
+    bb_unit         *units;
+    unit_data       *data;
+    uint32_t         screen[2]; /* of linears, of embedding and head: formats for each; 0: all */
+    double           bits[2];
 };
 
 static int64_t padded(uint64_t bytes) { return (int64_t)((bytes + PAD - 1) / PAD * PAD); }
@@ -127,7 +127,7 @@ static int64_t exact_size(void *self, const uint16_t *x)
 }
 
 static const bb_plan_option *options_of(const bb_model_space *s, uint32_t unit) { return s->described[unit].options; }
-static bool is_format(const bb_model_space *s, uint32_t unit) { return bb_unit_is_format(s->described[unit].what); }
+static bool                  is_format(const bb_model_space *s, uint32_t unit) { return bb_unit_is_format(s->described[unit].what); }
 
 /* The matrix that a format unit decides, as the source has it. */
 static const bb_matrix *matrix_of(const bb_model_space *s, uint32_t unit)
@@ -195,17 +195,17 @@ static int64_t matrix_bytes(uint32_t rows, uint32_t cols, bb_type type)
 /* Bytes tables of the format units. */
 static bb_status fill_format_bytes(bb_model_space *s, uint32_t i, bb_err *err)
 {
-    unit_data    *u = &s->data[i];
-    bb_unit      *unit = &s->units[i];
+    unit_data          *u = &s->data[i];
+    bb_unit            *unit = &s->units[i];
     const bb_plan_unit *d = &s->described[i];
-    const bb_net *net = &s->model->net;
-    uint32_t      modes = unit->controller >= 0 ? s->units[unit->controller].n_options : 1;
+    const bb_net       *net = &s->model->net;
+    uint32_t            modes = unit->controller >= 0 ? s->units[unit->controller].n_options : 1;
     u->bytes = BB_NEW((size_t)modes * unit->n_options, int64_t, err);
     u->cost = BB_NEW0((size_t)modes * unit->n_options, double, err);
     if (!u->bytes || !u->cost) return BB_NOMEM;
     for (uint32_t mode = 0; mode < modes; mode++)
         for (uint32_t o = 0; o < unit->n_options; o++) {
-            int64_t *bytes = &u->bytes[(size_t)mode * unit->n_options + o];
+            int64_t      *bytes = &u->bytes[(size_t)mode * unit->n_options + o];
             const bb_type type = (bb_type)d->options[o].value;
             if (unit->controller < 0) {
                 const bb_matrix *w = matrix_of(s, i);
@@ -241,12 +241,12 @@ static int64_t settled_size(bb_model_space *s, uint16_t *x)
 /* A candidate for probing sizes: the source type everywhere (it divides every row), structure as given. */
 static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
 {
-    uint32_t   n = s->problem.n_units;
-    uint16_t  *x = BB_NEW(n, uint16_t, err);
-    bb_status  status = BB_NOMEM;
-    int64_t    base, shared = 0, first_alone = 0;
-    long       first = -1;
-    uint16_t   first_option = 0;
+    uint32_t  n = s->problem.n_units;
+    uint16_t *x = BB_NEW(n, uint16_t, err);
+    bb_status status = BB_NOMEM;
+    int64_t   base, shared = 0, first_alone = 0;
+    long      first = -1;
+    uint16_t  first_option = 0;
     if (!x) goto done;
     status = BB_FAILED;
     bb_model_space_source(s, x);
@@ -299,8 +299,8 @@ done:
 /* Unit i, which then has its name and options. */
 static void describe(bb_model_space *s, uint32_t i, uint32_t what, uint32_t layer, long controller, uint32_t n_options)
 {
-    s->described[i] = (bb_plan_unit){ s->data[i].name, what, layer, (int32_t)controller, n_options, s->data[i].options };
-    s->units[i] = (bb_unit){ n_options, (int32_t)controller, s->data[i].bytes, s->data[i].cost };
+    s->described[i] = (bb_plan_unit) { s->data[i].name, what, layer, (int32_t)controller, n_options, s->data[i].options };
+    s->units[i] = (bb_unit) { n_options, (int32_t)controller, s->data[i].bytes, s->data[i].cost };
 }
 
 static bb_status structure_unit(bb_model_space *s, uint32_t i, uint32_t layer, bb_sublayer sublayer, const uint32_t *kept, uint32_t n, bb_err *err)
@@ -325,10 +325,10 @@ static void free_name(const bb_plan_option *o) { bb_free((void *)(uintptr_t)o->n
  * formats from about 0.6 t to 1.65 t (results/layers.csv). */
 static void screen_formats(unit_data *u, uint32_t *n, uint32_t screen, const double bits[2])
 {
-    const double low = log(0.6 * bits[0]), high = log(1.65 * bits[1]);
+    const double   low = log(0.6 * bits[0]), high = log(1.65 * bits[1]);
     const uint32_t last = *n - 1;
-    bool         stays[64] = { false };
-    uint32_t     kept = 0;
+    bool           stays[64] = { false };
+    uint32_t       kept = 0;
     if (last <= screen || last > 64 || !isfinite(low) || !isfinite(high)) return;
     for (uint32_t k = 0; k < screen; k++) {
         const double wanted = screen > 1 ? low + (high - low) * k / (screen - 1) : (low + high) / 2;
@@ -351,10 +351,10 @@ static void screen_formats(unit_data *u, uint32_t *n, uint32_t screen, const dou
 
 static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, uint32_t what, uint32_t layer, long controller, const char *list, bb_err *err)
 {
-    unit_data       *u = &s->data[i];
-    uint32_t         count = 0;
-    bb_status        status;
-    s->described[i] = (bb_plan_unit){ .what = what, .layer = layer };
+    unit_data *u = &s->data[i];
+    uint32_t   count = 0;
+    bb_status  status;
+    s->described[i] = (bb_plan_unit) { .what = what, .layer = layer };
     const bb_matrix *w = matrix_of(s, i);
     snprintf(u->name, sizeof u->name, "%s", name);
     status = format_options(u, &count, list_for(list, w->cols, controller < 0), w->cols, w->type, err);
@@ -393,9 +393,9 @@ done:
 
 bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options *o, bb_model_space **out, bb_err *err)
 {
-    bb_status   status = BB_NOMEM;
-    uint32_t    i = 0, most = m->net.n_layer * (BB_N_PARTS + 2) + 2;
-    bb_model_space   *s = BB_NEW0(1, bb_model_space, err);
+    bb_status       status = BB_NOMEM;
+    uint32_t        i = 0, most = m->net.n_layer * (BB_N_PARTS + 2) + 2;
+    bb_model_space *s = BB_NEW0(1, bb_model_space, err);
     *out = NULL;
     if (!s) return BB_NOMEM;
     s->model = m;
@@ -411,7 +411,7 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", BB_UNIT_HEAD, 0, -1, o->embd_formats, err));
     BB_TRY(bb_plan_space_init(&s->plans, s->described, i, err));
     BB_TRY(bb_export_sizes_create(m, &s->plans, &s->sizes, err));
-    s->problem = (bb_problem){ .n_units = i, .units = s->units, .plans = &s->plans, .size = exact_size, .size_self = s };
+    s->problem = (bb_problem) { .n_units = i, .units = s->units, .plans = &s->plans, .size = exact_size, .size_self = s };
     const bb_arch *pruned = bb_arch_for_pruned(m->net.arch);
     if (pruned && pruned->fused[BB_FEED_ATTENTION] && m->net.head.rows == 0) {
         s->problem.settle = settle;
@@ -446,7 +446,7 @@ void bb_model_space_destroy(bb_model_space *s)
 }
 
 const bb_problem *bb_model_space_problem(const bb_model_space *s) { return &s->problem; }
-bool bb_model_space_is_format(const bb_model_space *s, uint32_t unit) { return is_format(s, unit); }
+bool              bb_model_space_is_format(const bb_model_space *s, uint32_t unit) { return is_format(s, unit); }
 
 const bb_format *bb_model_space_format(const bb_model_space *s, uint32_t unit, uint32_t option)
 {
@@ -456,9 +456,9 @@ const bb_format *bb_model_space_format(const bb_model_space *s, uint32_t unit, u
 void bb_model_space_set_costs(bb_model_space *s, const double *const *cost)
 {
     for (uint32_t i = 0; i < s->problem.n_units; i++) {
-        const bb_unit   *u = &s->units[i];
+        const bb_unit        *u = &s->units[i];
         const bb_plan_option *c = u->controller >= 0 ? options_of(s, (uint32_t)u->controller) : NULL;
-        uint32_t         modes = c ? s->units[u->controller].n_options : 1;
+        uint32_t              modes = c ? s->units[u->controller].n_options : 1;
         for (uint32_t mode = 0; mode < modes; mode++)
             for (uint32_t o = 0; o < u->n_options; o++)
                 s->data[i].cost[(size_t)mode * u->n_options + o] = cost[i][o] * (c ? (double)c[mode].value / c[0].value : 1);

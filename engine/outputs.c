@@ -18,7 +18,7 @@ bool bb_outputs_forced(void) { return forced; }
 static bool is_our_model(const char *path)
 {
     bb_source g = { 0 };
-    bool    ours = false;
+    bool      ours = false;
     if (bb_gguf_open(path, &g, NULL) != BB_OK) return false;
     ours = bb_source_find(&g, "bitbudget.plan") != NULL;
     bb_source_close(&g);
@@ -39,10 +39,10 @@ static bool begins_with(const char *path, const char *text)
 static bool is_our_log(const char *path)
 {
     static const char time[] = "dddd-dd-ddTdd:dd:ddZ ";
-    bb_map map;
+    bb_map            map;
     if (bb_map_open(path, &map, NULL) != BB_OK) return false;
     const unsigned char *p = map.data;
-    bool ours = map.size == 0 || map.size >= sizeof time - 1;
+    bool                 ours = map.size == 0 || map.size >= sizeof time - 1;
     for (size_t i = 0; ours && map.size > 0 && i < sizeof time - 1; i++) ours = time[i] == 'd' ? p[i] >= '0' && p[i] <= '9' : p[i] == time[i];
     bb_map_close(&map);
     return ours;

@@ -18,7 +18,9 @@ bool bb_outputs_forced(void);
 /* By what a file of ours is known. Token ids hold nothing to know them by: an existing file always needs --force. */
 typedef enum bb_output_kind { BB_OUTPUT_MODEL, BB_OUTPUT_TABLE, BB_OUTPUT_RECIPE, BB_OUTPUT_IDS, BB_OUTPUT_LOG } bb_output_kind;
 
-typedef struct bb_input { const char *what, *path; } bb_input; /* "the model"; path NULL or "": not given */
+typedef struct bb_input {
+    const char *what, *path;
+} bb_input; /* "the model"; path NULL or "": not given */
 
 /* option: what the sentence calls the file ("--out"). header: first columns of a table of ours, else NULL. */
 bb_status bb_output_check(const char *option, const char *path, bb_output_kind kind, const char *header, const bb_input *inputs, size_t n, bb_err *err);

@@ -22,11 +22,11 @@ typedef struct sample {
     const bb_run   *r;
     const bb_net   *net;
     const bb_block *block;
-    uint32_t        S, T;         /* windows, and tokens of each: fewer than the run's where those would take long */
+    uint32_t        S, T; /* windows, and tokens of each: fewer than the run's where those would take long */
     bb_forward     *forward;
-    float          *h, *work;     /* [S * T][C] */
-    bb_hessian      in;           /* of the gate, or of q in a block without FFN */
-    float          *w;            /* [rows][cols] of that matrix */
+    float          *h, *work; /* [S * T][C] */
+    bb_hessian      in;       /* of the gate, or of q in a block without FFN */
+    float          *w;        /* [rows][cols] of that matrix */
     uint32_t        rows, cols;
     bb_pace        *out;
 } sample;
@@ -76,7 +76,7 @@ static bb_status collect(sample *s, bb_err *err)
         const bb_feed k = s->block->n_ff ? BB_FEED_FFN : BB_FEED_ATTENTION;
         BB_TRY(bb_hessians_finish(&moments, err));
         s->in = moments.in[k];
-        moments.in[k] = (bb_hessian){ 0 };
+        moments.in[k] = (bb_hessian) { 0 };
     }
 done:
     bb_hessians_done(&moments);
@@ -107,7 +107,7 @@ static bb_status multiply(sample *s, bb_err *err)
     double   *memory = BB_NEW0((size_t)n * 3 * N * N, double, err);
     (void)s;
     if (!memory) return BB_NOMEM;
-    #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
     for (int t = 0; t < n; t++) {
         double *m = memory + (size_t)t * 3 * N * N;
         bb_dgemm_nn(N, N, N, 1, m, N, m + N * N, N, 0, m + 2 * N * N, N);
@@ -151,10 +151,10 @@ static bb_status encode(sample *s, bb_err *err)
 {
     const bb_problem      *p = bb_model_space_problem(s->r->space);
     const bb_quant_options o = { bb_calibration_method(s->r->config.method), s->r->config.damping, (unsigned)s->r->config.sweeps };
-    bb_factor  f = { 0 };
-    bool       factored = bb_factor_make(&s->in, o.damping, &f, NULL) == BB_OK;
-    void      *packed = NULL;
-    bb_status  status = BB_OK;
+    bb_factor              f = { 0 };
+    bool                   factored = bb_factor_make(&s->in, o.damping, &f, NULL) == BB_OK;
+    void                  *packed = NULL;
+    bb_status              status = BB_OK;
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t k = 0; k < p->units[u].n_options; k++) {
             const bb_format *format = bb_model_space_format(s->r->space, u, k);
@@ -165,7 +165,10 @@ static bb_status encode(sample *s, bb_err *err)
             }
             const double started = bb_cpu_s();
             double       least = HUGE_VAL;
-            if (!packed && !(packed = bb_alloc(s->rows, s->cols * sizeof(float), err))) { status = BB_NOMEM; goto done; }
+            if (!packed && !(packed = bb_alloc(s->rows, s->cols * sizeof(float), err))) {
+                status = BB_NOMEM;
+                goto done;
+            }
             do {
                 const double now = bb_cpu_s();
                 BB_TRY(bb_quantize_prepared(s->w, s->rows, s->cols, &s->in, factored ? &f : NULL, format->type, &o, packed, NULL, err));

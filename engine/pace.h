@@ -7,14 +7,14 @@
 #include "engine/run.h"
 
 typedef struct bb_pace {
-    double block;                  /* seconds a token and weight of a block: forward */
-    double moments;                /* seconds a token, of all inputs of that block squared together: second moments */
-    double head;                   /* seconds a scored row: KL between two networks */
-    double generate;               /* seconds a token and weight: sampling text */
-    double encode[BB_TYPE_COUNT];  /* seconds a weight by the run's method; 0: not among the run's formats */
-    double factor;                 /* seconds a cubed column: factors of second moments */
-    double product;                /* seconds a multiply-add in double precision */
-    double serial;                 /* seconds a multiply-add in double precision on one thread */
+    double block;                 /* seconds a token and weight of a block: forward */
+    double moments;               /* seconds a token, of all inputs of that block squared together: second moments */
+    double head;                  /* seconds a scored row: KL between two networks */
+    double generate;              /* seconds a token and weight: sampling text */
+    double encode[BB_TYPE_COUNT]; /* seconds a weight by the run's method; 0: not among the run's formats */
+    double factor;                /* seconds a cubed column: factors of second moments */
+    double product;               /* seconds a multiply-add in double precision */
+    double serial;                /* seconds a multiply-add in double precision on one thread */
 } bb_pace;
 
 /* r as opened by bb_run_preview. Takes a second or two. */

@@ -25,30 +25,33 @@
 
 enum { MAX_METHODS = 32 };
 
-typedef struct method { char name[24]; const bb_search_method *row; } method; /* row NULL: "ours", what the run's own search has found */
+typedef struct method {
+    char                    name[24];
+    const bb_search_method *row;
+} method; /* row NULL: "ours", what the run's own search has found */
 
 /* What a method found for one size, and what that took. */
 typedef struct answer {
-    uint16_t *x;             /* [n_units] owned; NULL: nothing within the size */
+    uint16_t *x; /* [n_units] owned; NULL: nothing within the size */
     double    tokens, seconds;
     bb_result result;
-    double   *window_kl;     /* [windows] owned */
+    double   *window_kl; /* [windows] owned */
 } answer;
 
 typedef struct rivals {
     bb_run                 *run;
     const bb_rivals_config *config;
-    const bb_problem *p;
-    bb_scorer     scorer;
-    bb_ledger    *ledger;    /* of the simple plans */
-    bb_run_search_context context;
-    bb_front      front;
-    int64_t      *sizes;     /* [n] */
-    size_t        n, n_methods;
-    method        methods[MAX_METHODS];
-    double        tokens;    /* of ours, a size */
-    double        seconds;   /* of ours, a size */
-    answer       *answers;   /* [n_methods][n] */
+    const bb_problem       *p;
+    bb_scorer               scorer;
+    bb_ledger              *ledger; /* of the simple plans */
+    bb_run_search_context   context;
+    bb_front                front;
+    int64_t                *sizes; /* [n] */
+    size_t                  n, n_methods;
+    method                  methods[MAX_METHODS];
+    double                  tokens;  /* of ours, a size */
+    double                  seconds; /* of ours, a size */
+    answer                 *answers; /* [n_methods][n] */
 } rivals;
 
 /* ---- what is compared ---- */
@@ -93,11 +96,11 @@ static bb_status parse_sizes(rivals *v, bb_err *err)
 static bb_status our_cost(rivals *v, bb_err *err)
 {
     bb_search_cost cost;
-    void     *value = NULL;
-    size_t    size;
-    bool      found;
-    char      key[80];
-    bb_status status;
+    void          *value = NULL;
+    size_t         size;
+    bool           found;
+    char           key[80];
+    bb_status      status;
     snprintf(key, sizeof key, "cost|%s", v->run->search_key);
     BB_TRY(bb_store_get(v->run->store, "search", key, &value, &size, &found, err));
     if (!found || size != sizeof cost) {
@@ -171,7 +174,10 @@ done:
 
 /* ---- records: what a finished piece found ("uniform": and what it started from) ---- */
 
-typedef struct record { double tokens, seconds; uint64_t has_plan; } record; /* followed by the candidate */
+typedef struct record {
+    double   tokens, seconds;
+    uint64_t has_plan;
+} record; /* followed by the candidate */
 
 /* A whole-front algorithm's answer for one size depends on all sizes. The space: stored candidates are indices into it. */
 static char *record_key(const rivals *v, const method *m, int64_t size, double tokens, bb_err *err)
@@ -412,11 +418,11 @@ static void rivals_done(rivals *v)
 
 bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err)
 {
-    rivals         v = { .run = r, .config = c };
+    rivals            v = { .run = r, .config = c };
     bb_ledger_options lo = { c->only, 0 };
-    uint32_t       n_windows = 0;
-    char          *path = *c->out ? bb_strdup(c->out, err) : bb_run_path(r, err, "search.csv");
-    bb_status      status = BB_NOMEM;
+    uint32_t          n_windows = 0;
+    char             *path = *c->out ? bb_strdup(c->out, err) : bb_run_path(r, err, "search.csv");
+    bb_status         status = BB_NOMEM;
     v.p = bb_model_space_problem(r->space);
     if (!path) return BB_NOMEM;
     BB_TRY(parse_methods(&v, err));

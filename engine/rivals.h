@@ -12,10 +12,10 @@
 
 typedef struct bb_rivals_config {
     char   *methods, *sizes, *out;
-    double  times;          /* tokens of EvoPress, times ours */
-    int64_t offspring;      /* of a generation of EvoPress */
-    double  tokens;         /* millions a size that count as ours; 0: what the run's search and measuring took */
-    bool    only;           /* --ledger-only */
+    double  times;     /* tokens of EvoPress, times ours */
+    int64_t offspring; /* of a generation of EvoPress */
+    double  tokens;    /* millions a size that count as ours; 0: what the run's search and measuring took */
+    bool    only;      /* --ledger-only */
 } bb_rivals_config;
 
 /* Runs the methods, writes the table (budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds) and prints a summary to out. */

@@ -25,26 +25,26 @@ typedef struct bb_run_config {
     char    *sizes;
     char    *calib, *eval, *protocol;
     int64_t  ctx, calib_windows, measure_windows, refine_windows, confirm_windows, eval_windows, probes;
-    char    *effort;             /* named defaults (engine/effort.h) */
+    char    *effort; /* named defaults (engine/effort.h) */
     char    *formats, *embd_formats, *prune;
-    int64_t  screen;             /* formats of the default lists that are tried for a matrix; 0: all */
+    int64_t  screen; /* formats of the default lists that are tried for a matrix; 0: all */
     int64_t  ffn_divisor;
     char    *method;
     double   damping;
     int64_t  sweeps;
-    char    *sketch;             /* local scores in the search: "signed", "none" */
-    char    *search;             /* method of the search (search/method.h) */
-    double   search_tokens;      /* millions of forwarded tokens for the search */
-    int64_t  workers;            /* evaluators that score plans at the same time */
+    char    *sketch;        /* local scores in the search: "signed", "none" */
+    char    *search;        /* method of the search (search/method.h) */
+    double   search_tokens; /* millions of forwarded tokens for the search */
+    int64_t  workers;       /* evaluators that score plans at the same time */
     int64_t  seed;
     bool     parse_special, no_finalise, ledger_only, json;
     char    *finalise_steps;
     int64_t  tune_windows;
-    double   tune_tokens;        /* millions, a plan */
+    double   tune_tokens; /* millions, a plan */
     uint64_t max_ram;
-    char    *database;           /* folder of the option database; empty: OUT/database */
-    char    *profile;            /* runtime profile (engine/speed.h); empty: none */
-    double   min_speed;          /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
+    char    *database;  /* folder of the option database; empty: OUT/database */
+    char    *profile;   /* runtime profile (engine/speed.h); empty: none */
+    double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
 enum { BB_RUN_N_OPTIONS = 44 };
@@ -55,36 +55,47 @@ enum { BB_LEVEL_MEASURE, BB_LEVEL_REFINE, BB_LEVEL_CONFIRM, BB_N_LEVELS, BB_LEVE
 
 /* The rows of engine/stages.h: the first BB_N_STAGES make a run, and time is told of them (timing.csv). */
 typedef enum bb_stage {
-    BB_STAGE_CALIBRATE, BB_STAGE_BUILD, BB_STAGE_MEASURE, BB_STAGE_SEARCH, BB_STAGE_FINALISE, BB_STAGE_EVALUATE, BB_N_STAGES,
-    BB_STAGE_VERIFY = BB_N_STAGES, BB_N_STAGE_ROWS,
+    BB_STAGE_CALIBRATE,
+    BB_STAGE_BUILD,
+    BB_STAGE_MEASURE,
+    BB_STAGE_SEARCH,
+    BB_STAGE_FINALISE,
+    BB_STAGE_EVALUATE,
+    BB_N_STAGES,
+    BB_STAGE_VERIFY = BB_N_STAGES,
+    BB_N_STAGE_ROWS,
     BB_STAGE_NONE = BB_N_STAGE_ROWS
 } bb_stage;
 
 /* Since a stage began: wall clock and processor time; and what earlier stages, and earlier sessions of the run, have taken. */
-typedef struct bb_clock { bb_stage stage; bool runs; double wall, cpu, seconds[BB_N_STAGES], cpu_seconds[BB_N_STAGES]; } bb_clock;
+typedef struct bb_clock {
+    bb_stage stage;
+    bool     runs;
+    double   wall, cpu, seconds[BB_N_STAGES], cpu_seconds[BB_N_STAGES];
+} bb_clock;
 
 typedef struct bb_run {
     bb_run_config     config;
     bool              is_sweep;
     bb_model          model;
     uint64_t          n_weights;
-    bb_lock           lock;                 /* of the directory */
+    bb_lock           lock; /* of the directory */
     bb_store         *store;
-    bb_model_space         *space;
-    int64_t          *budgets;              /* ascending, file bytes */
+    bb_model_space   *space;
+    int64_t          *budgets; /* ascending, file bytes */
     size_t            n_budgets;
     bb_tokens         calib_tokens;
-    bb_windows        calib;                /* for second moments */
-    bb_windows        tune;                 /* for training: those of `calib` and more */
-    bb_windows        levels[BB_N_WINDOW_SETS];  /* for scoring: never the windows of `calib` and `tune` */
+    bb_windows        calib;                    /* for second moments */
+    bb_windows        tune;                     /* for training: those of `calib` and more */
+    bb_windows        levels[BB_N_WINDOW_SETS]; /* for scoring: never the windows of `calib` and `tune` */
     bb_database      *database;
     bb_net_evaluator *evaluator;
-    bool              options_built;        /* every option of the space is in the database */
-    bb_sensitivity    sensitivity;          /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
+    bool              options_built; /* every option of the space is in the database */
+    bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;
-    char              key[65];              /* identity of model, data and every setting that changes a score; see engine/keys.h, as the next two */
-    char              search_key[65];       /* ... and of everything that decides which plans are chosen */
-    char              options_key[65];      /* ... and of everything else that the files of the directory are made from */
+    char              key[65];         /* identity of model, data and every setting that changes a score; see engine/keys.h, as the next two */
+    char              search_key[65];  /* ... and of everything that decides which plans are chosen */
+    char              options_key[65]; /* ... and of everything else that the files of the directory are made from */
 } bb_run;
 
 /* Creates (or goes on with) the run directory: checks the budget first (BB_INFEASIBLE in well under a second), writes config.resolved.yaml and
@@ -97,13 +108,13 @@ void      bb_run_close(bb_run *r);
 bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err *err);
 
 /* What the stages do: bb_stage_run (engine/stages.h) runs them, with those that they need before them. */
-bb_status bb_run_calibrate(bb_run *r, bb_err *err);     /* also for who needs database and evaluator alone: done at once when they are open */
+bb_status bb_run_calibrate(bb_run *r, bb_err *err); /* also for who needs database and evaluator alone: done at once when they are open */
 bb_status bb_run_build_options(bb_run *r, bb_err *err);
 bb_status bb_run_measure(bb_run *r, bb_err *err);
 bb_status bb_run_search(bb_run *r, bb_err *err);
 bb_status bb_run_finalise(bb_run *r, bb_err *err);
 bb_status bb_run_evaluate(bb_run *r, bb_err *err);
-void      bb_run_forget_measured(bb_run *r);            /* r->sensitivity, which is large */
+void      bb_run_forget_measured(bb_run *r); /* r->sensitivity, which is large */
 /* The costs of the space as bb_run_measure left them in sensitivity.csv, for stages that need no more of it. */
 bb_status bb_run_load_costs(bb_run *r, bb_err *err);
 
@@ -118,7 +129,9 @@ bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, struct bb_referen
 
 /* What a search has cost, in all sessions together (run.db, table "search"). tokens: forwarded for scoring plans, prefixes counted
  * as if nothing were cached; measure_tokens: really forwarded for measuring each option alone, from its block on. */
-typedef struct bb_search_cost { double tokens, measure_tokens, seconds, n_sizes; } bb_search_cost;
+typedef struct bb_search_cost {
+    double tokens, measure_tokens, seconds, n_sizes;
+} bb_search_cost;
 
 /* Writes plan `hash` of the run to path as GGUF (finalising it if that was not done), and, recipe not NULL, the tensor types as a
  * `llama-quantize --tensor-type-file`. BB_USAGE, and nothing is written: a recipe of a pruned plan. */

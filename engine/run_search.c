@@ -32,8 +32,8 @@ typedef struct trace {
     bb_csv_writer   *csv;
     const int64_t   *budgets;
     const bb_ledger *ledger;
-    bb_progress     *progress;   /* tokens */
-    double           replayed;   /* of them, found in the ledger */
+    bb_progress     *progress; /* tokens */
+    double           replayed; /* of them, found in the ledger */
 } trace;
 
 /* What was found in the ledger took no time. */
@@ -63,7 +63,8 @@ static void on_step(void *self, const bb_search_step *step)
     bb_csv_put_double(t->csv, step->kl);
     bb_csv_put_int(t->csv, step->size_bytes);
     bb_csv_end_row(t->csv);
-    bb_debug("search: %s %u, %s: KL %.5f, %lld bytes, %.2f M tokens (%s)", step->stage, step->round, label, step->kl, (long long)step->size_bytes, step->tokens / 1e6, step->source);
+    bb_debug("search: %s %u, %s: KL %.5f, %lld bytes, %.2f M tokens (%s)", step->stage, step->round, label, step->kl, (long long)step->size_bytes,
+             step->tokens / 1e6, step->source);
 }
 
 /* Adds a size on either side of the knee of a sweep's separable front: the size farthest below the chord in log bytes and cost [Satopaa et al.,
@@ -197,11 +198,11 @@ static void around_crossover(const bb_run *r, const bb_archive *archive, size_t 
 static bb_status record_cost(bb_run *r, const bb_ledger *l, double local_tokens, double measure_tokens, double seconds, bb_err *err)
 {
     bb_search_cost cost = { 0, 0, 0, 0 };
-    void     *value = NULL;
-    size_t    size;
-    bool      found;
-    char      key[80];
-    bb_status status;
+    void          *value = NULL;
+    size_t         size;
+    bool           found;
+    char           key[80];
+    bb_status      status;
     snprintf(key, sizeof key, "cost|%s", r->search_key);
     BB_TRY(bb_store_get(r->store, "search", key, &value, &size, &found, err));
     if (found && size == sizeof cost) memcpy(&cost, value, sizeof cost);
@@ -224,7 +225,7 @@ typedef struct local {
     bb_run      *run;
     bb_run_score score;
     bool         has_score;
-    double       tokens;   /* of all anchors */
+    double       tokens; /* of all anchors */
     bb_progress *progress;
 } local;
 
@@ -244,27 +245,27 @@ static bb_status measure_around(void *self, const uint16_t *x, bb_local_score *o
     l->has_score = true;
     l->tokens += l->score.proxy.tokens;
     bb_progress_add(l->progress, (uint64_t)l->score.proxy.tokens);
-    *out = (bb_local_score){ (const double *const *)l->score.proxy.linear, l->score.proxy.gram, l->score.proxy.tokens };
+    *out = (bb_local_score) { (const double *const *)l->score.proxy.linear, l->score.proxy.gram, l->score.proxy.tokens };
 done:
     return status;
 }
 
 /* What the parts of the stage share. */
 typedef struct stage {
-    bb_run           *run;
-    const bb_search_method  *method;
-    const bb_problem *problem;    /* the run's own, or priced.problem */
-    bb_problem        unpriced;   /* with what the measured options cost and the same plans allowed */
-    bb_speed          speed;
-    bool              has_speed, has_price;
-    bb_variant        priced;
-    bb_scorer         scorer;
-    bb_run_search_context context;
-    bb_ledger        *ledger;
-    bb_archive        archive;
-    bb_front          front;
-    trace             steps;
-    local             local;
+    bb_run                 *run;
+    const bb_search_method *method;
+    const bb_problem       *problem;  /* the run's own, or priced.problem */
+    bb_problem              unpriced; /* with what the measured options cost and the same plans allowed */
+    bb_speed                speed;
+    bool                    has_speed, has_price;
+    bb_variant              priced;
+    bb_scorer               scorer;
+    bb_run_search_context   context;
+    bb_ledger              *ledger;
+    bb_archive              archive;
+    bb_front                front;
+    trace                   steps;
+    local                   local;
 } stage;
 
 static bb_status stage_init(stage *s, bb_err *err)
@@ -415,10 +416,10 @@ static bb_status add_simple_plans(stage *s, int64_t budget, bb_err *err)
     if (!plan.x) return BB_NOMEM;
     for (size_t i = 0; bb_method_at(i); i++) {
         const bb_search_method *m = bb_method_at(i);
-        const uint16_t  *x = plan.x;
-        bb_score         score;
+        const uint16_t         *x = plan.x;
+        bb_score                score;
         if (m->simple < (s->run->is_sweep ? BB_SIMPLE : BB_SIMPLE_OF_ONE)) continue;
-        plan = (bb_simple_plan){ .x = plan.x };
+        plan = (bb_simple_plan) { .x = plan.x };
         BB_TRY(m->plan(m, &guards, budget, &plan, err));
         if (!plan.found) continue;
         BB_TRY(bb_ledger_evaluate(s->ledger, &x, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
@@ -436,7 +437,7 @@ static bb_status choose_front(stage *s, bb_err *err)
     bb_status status = BB_OK;
     for (size_t i = 0; i < r->n_budgets; i++) {
         const bb_archive_entry *best = bb_archive_best(&s->archive, r->budgets[i]);
-        const bool asked = r->is_sweep || r->budgets[i] == bb_front_target(r);
+        const bool              asked = r->is_sweep || r->budgets[i] == bb_front_target(r);
         if (best) BB_TRY(bb_front_add(r, &s->front, best->x, best->source, false, asked, best->score.kl, best->score.kl_se, err));
         if (asked) BB_TRY(add_simple_plans(s, r->budgets[i], err));
     }
@@ -446,14 +447,17 @@ done:
 }
 
 /* What this session took for the options that the search goes by. */
-static double measuring_s(const bb_run *r) { return r->clock.seconds[BB_STAGE_CALIBRATE] + r->clock.seconds[BB_STAGE_BUILD] + r->clock.seconds[BB_STAGE_MEASURE]; }
+static double measuring_s(const bb_run *r)
+{
+    return r->clock.seconds[BB_STAGE_CALIBRATE] + r->clock.seconds[BB_STAGE_BUILD] + r->clock.seconds[BB_STAGE_MEASURE];
+}
 
 bb_status bb_run_search(bb_run *r, bb_err *err)
 {
     stage       s = { .run = r, .method = bb_method_named(r->config.search), .problem = bb_model_space_problem(r->space) };
     bb_progress progress;
     double      started = bb_now_s();
-    bb_status status;
+    bb_status   status;
     bb_archive_init(&s.archive, s.problem->n_units);
     BB_TRY(stage_init(&s, err));
     BB_TRY(bb_run_table(r, "convergence.csv", "step,label,kl_nats,size_bytes", &s.steps.csv, err));

@@ -28,7 +28,7 @@ bb_status bb_run_units_init(const bb_run *r, bb_run_units *u, bb_err *err)
         for (uint32_t o = 0; o < p->units[i].n_options; o++) u->width[M++] = bb_model_space_width(r->space, i, o);
     }
     u->offset[p->n_units] = M;
-    u->units = (bb_units){ p->n_units, u->offset, u->controller, u->width };
+    u->units = (bb_units) { p->n_units, u->offset, u->controller, u->width };
     return BB_OK;
 }
 
@@ -57,7 +57,7 @@ static bool is_near(const bb_problem *p, const uint16_t *anchor, bool is_structu
 static size_t loadable(const bb_run *r, const uint16_t *anchor, uint32_t reach, uint16_t *x, bb_change *list, size_t *at)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    size_t n = 0, i = 0;
+    size_t            n = 0, i = 0;
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++, i++) {
             if (anchor) {
@@ -66,7 +66,7 @@ static size_t loadable(const bb_run *r, const uint16_t *anchor, uint32_t reach, 
                 if (bb_is_forbidden(bb_problem_bound(p, x))) continue;
                 if (reach > 0 && !is_near(p, anchor, !bb_model_space_is_format(r->space, u), u, o, reach)) continue;
             }
-            list[n] = (bb_change){ u, o, 0, 0, NULL };
+            list[n] = (bb_change) { u, o, 0, 0, NULL };
             at[n++] = i;
         }
     return n;
@@ -84,8 +84,7 @@ static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at
         return BB_NOMEM;
     }
     for (uint32_t u = 0; u < p->n_units; u++)
-        for (uint32_t o = 0; o < p->units[u].n_options; o++, i++)
-            all[i] = (bb_change){ u, o, (double)NAN, (double)NAN, memory + i * s->dim };
+        for (uint32_t o = 0; o < p->units[u].n_options; o++, i++) all[i] = (bb_change) { u, o, (double)NAN, (double)NAN, memory + i * s->dim };
     for (size_t k = 0; k < s->n; k++) {
         memcpy(all[at[k]].psi, s->changes[k].psi, s->dim * sizeof(float));
         all[at[k]].kl = s->changes[k].kl;
@@ -102,10 +101,10 @@ static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at
 static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_sensitivity *out, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    bb_change *list = NULL;
-    size_t    *at = NULL, n, total = 0;
-    uint16_t  *x = BB_NEW(p->n_units, uint16_t, err);
-    bb_status  status = BB_NOMEM;
+    bb_change        *list = NULL;
+    size_t           *at = NULL, n, total = 0;
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
+    bb_status         status = BB_NOMEM;
     memset(out, 0, sizeof *out);
     for (uint32_t u = 0; u < p->n_units; u++) total += p->units[u].n_options;
     list = BB_NEW0(total, bb_change, err);
@@ -134,9 +133,9 @@ bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_sh
 {
     static const bb_proxy_shape exact = { 1, 1 };
     const bb_proxy_shape        usual = BB_PROXY_DEFAULT; /* named: a compound literal would end with the statement that it stands in */
-    bb_sensitivity base = { 0 }, around = { 0 };
-    double        *single = NULL;
-    bb_status      status;
+    bb_sensitivity              base = { 0 }, around = { 0 };
+    double                     *single = NULL;
+    bb_status                   status;
     if (!shape) shape = anchor ? &usual : &exact;
     memset(out, 0, sizeof *out);
     BB_TRY(bb_run_units_init(r, &out->units, err));

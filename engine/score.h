@@ -34,8 +34,8 @@ typedef struct bb_run_score {
  * default; pairs 0 leaves a separable score. */
 bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_shape *shape, uint32_t reach, bb_run_score *out, bb_err *err);
 /* Forwarded tokens of measuring around one anchor, about: every change runs the network from its block on. */
-double    bb_run_score_tokens(const bb_run *r, uint32_t reach);
-void      bb_run_score_done(bb_run_score *s);
+double bb_run_score_tokens(const bb_run *r, uint32_t reach);
+void   bb_run_score_done(bb_run_score *s);
 
 /* Changes of every option around an anchor, NaN where the combination cannot be loaded; changes are freed with bb_free(out->changes). */
 bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *out, bb_err *err);

@@ -16,7 +16,7 @@ static bb_status score_candidate(bb_scorer_worker *w, const uint16_t *x, uint32_
     BB_TRY(bb_database_apply_at(r->database, bb_model_space_problem(r->space)->plans, x, BB_NO_UNIT, 0, &net, w->blocks, err));
     BB_TRY(bb_net_evaluator_score(w->net, &net, level, &v, window_kl, err));
     /* The cost is stated without the prefix cache's luck, so that a token budget ends at the same plan in every replay. */
-    *out = (bb_score){ v.kl, v.kl_se, exp(v.nll), (double)NAN, v.top1, (double)w->scorer->n_windows[level] * (double)r->config.ctx };
+    *out = (bb_score) { v.kl, v.kl_se, exp(v.nll), (double)NAN, v.top1, (double)w->scorer->n_windows[level] * (double)r->config.ctx };
 done:
     return status;
 }
@@ -42,7 +42,7 @@ static bb_status start_worker(bb_scorer *s, uint32_t i, bb_err *err)
     if (!(w->blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) return BB_NOMEM;
     if (i == 0) w->net = r->evaluator;
     else BB_TRY(bb_net_evaluator_create(&bb_backend_cpu, &r->model, r->levels, BB_N_LEVELS, r->config.max_ram / s->n, &w->net, err));
-    s->each[i] = (bb_evaluator){ w, BB_N_LEVELS, s->n_windows, evaluate, r->key };
+    s->each[i] = (bb_evaluator) { w, BB_N_LEVELS, s->n_windows, evaluate, r->key };
 done:
     return status;
 }
@@ -56,7 +56,7 @@ bb_status bb_scorer_init(bb_run *r, bb_scorer *s, bb_err *err)
     if (!(s->workers = BB_NEW0(s->n, bb_scorer_worker, err)) || !(s->each = BB_NEW0(s->n, bb_evaluator, err))) goto done;
     for (uint32_t l = 0; l < BB_N_LEVELS; l++) s->n_windows[l] = bb_net_evaluator_windows(r->evaluator, l);
     for (uint32_t i = 0; i < s->n; i++) BB_TRY(start_worker(s, i, err));
-    s->threads = (bb_thread_workers){ s->each, s->n };
+    s->threads = (bb_thread_workers) { s->each, s->n };
     bb_workers_init(&s->all, bb_transport_threads(&s->threads), &s->each[0]);
     s->evaluator = s->n > 1 ? s->all.evaluator : s->each[0];
     status = BB_OK;

@@ -10,20 +10,20 @@
 
 typedef struct bb_scorer_worker {
     const struct bb_scorer *scorer;
-    bb_net_evaluator       *net;      /* the first one's is the run's */
+    bb_net_evaluator       *net; /* the first one's is the run's */
     bb_block               *blocks;
 } bb_scorer_worker;
 
 typedef struct bb_scorer {
-    bb_run            *run;                     /* borrowed, calibrated */
-    uint32_t           n_windows[BB_N_LEVELS];
-    uint32_t           n;
-    bb_progress       *progress;                /* counts the tokens of every plan that is scored; NULL: nobody asks; may be set at any time */
-    bb_scorer_worker  *workers;                 /* [n] */
-    bb_evaluator      *each;                    /* [n] */
-    bb_thread_workers  threads;
-    bb_workers         all;
-    bb_evaluator       evaluator;               /* use this; valid until done; the scorer must not move */
+    bb_run           *run; /* borrowed, calibrated */
+    uint32_t          n_windows[BB_N_LEVELS];
+    uint32_t          n;
+    bb_progress      *progress; /* counts the tokens of every plan that is scored; NULL: nobody asks; may be set at any time */
+    bb_scorer_worker *workers;  /* [n] */
+    bb_evaluator     *each;     /* [n] */
+    bb_thread_workers threads;
+    bb_workers        all;
+    bb_evaluator      evaluator; /* use this; valid until done; the scorer must not move */
 } bb_scorer;
 
 bb_status bb_scorer_init(bb_run *r, bb_scorer *s, bb_err *err);

@@ -83,7 +83,7 @@ bb_status bb_run_quadratic_init(const bb_problem *p, const bb_sensitivity *s, bb
             v->linear[u][i] = p->units[u].cost[i] - 0.5 * (double)v->gram[at * M + at];
         }
     }
-    v->q = (bb_quadratic){ .space = &v->space, .gram = v->gram, .linear = (const double *const *)v->linear };
+    v->q = (bb_quadratic) { .space = &v->space, .gram = v->gram, .linear = (const double *const *)v->linear };
     status = BB_OK;
 done:
     return status;
@@ -100,8 +100,14 @@ bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_run_sear
     status = BB_NOMEM;
     if (!(c->source = BB_NEW(p->n_units, uint16_t, err))) goto done;
     bb_model_space_source(r->space, c->source);
-    c->search = (bb_search){ .problem = p, .space = &c->space, .separable = c->separable, .source = c->source, .seed = (uint64_t)r->config.seed,
-                             .window_tokens = (double)r->config.ctx, .uniform = uniform_plans, .uniform_self = r };
+    c->search = (bb_search) { .problem = p,
+                              .space = &c->space,
+                              .separable = c->separable,
+                              .source = c->source,
+                              .seed = (uint64_t)r->config.seed,
+                              .window_tokens = (double)r->config.ctx,
+                              .uniform = uniform_plans,
+                              .uniform_self = r };
     status = BB_OK;
 done:
     return status;

@@ -11,16 +11,16 @@
  * say beyond them. */
 typedef struct bb_run_quadratic {
     bb_space     space;
-    float       *gram;     /* [M * M] */
-    double     **linear;   /* [n_units] */
-    bb_quadratic q;        /* use this; the struct must not move */
+    float       *gram;   /* [M * M] */
+    double     **linear; /* [n_units] */
+    bb_quadratic q;      /* use this; the struct must not move */
 } bb_run_quadratic;
 
 bb_status bb_run_quadratic_init(const bb_problem *p, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err);
 void      bb_run_quadratic_done(bb_run_quadratic *v); /* zeroed is fine */
 
 typedef struct bb_run_search_context {
-    bb_search        search;     /* copy it and fill in the rest; valid until done */
+    bb_search        search; /* copy it and fill in the rest; valid until done */
     bb_space         space;
     bb_separable    *separable;
     uint16_t        *source;

@@ -21,7 +21,8 @@ static bb_status find_format(const bb_csv *t, const char *format, double *decode
         if (strcmp(bb_csv_text(t, i, 0), format) != 0) continue;
         BB_TRY(bb_csv_double(t, i, 1, decode, err));
         BB_TRY(bb_csv_double(t, i, 2, prefill, err));
-        if (!(*decode > 0) || !(*prefill > 0)) return BB_FAIL(err, BB_BAD_FILE, "%s: %s takes %g and %g ps a weight, should be above 0", t->path, format, *decode, *prefill);
+        if (!(*decode > 0) || !(*prefill > 0))
+            return BB_FAIL(err, BB_BAD_FILE, "%s: %s takes %g and %g ps a weight, should be above 0", t->path, format, *decode, *prefill);
     }
 done:
     return status;
@@ -71,7 +72,7 @@ bb_status bb_speed_load(const bb_model_space *space, const char *path, bb_speed 
     bb_csv            t = { 0 };
     size_t            found = 0;
     bb_status         status;
-    *out = (bb_speed){ .problem = p };
+    *out = (bb_speed) { .problem = p };
     BB_TRY(bb_csv_read(path, &t, err));
     if (t.n_cols != 3 || bb_csv_column(&t, "format") != 0 || bb_csv_column(&t, "decode_ps") != 1 || bb_csv_column(&t, "prefill_ps") != 2) {
         status = BB_FAIL(err, BB_BAD_FILE, "%s: the columns should be format,decode_ps,prefill_ps", path);
@@ -120,7 +121,10 @@ void bb_speed_price(const bb_speed *s, double price, bb_variant *v)
 
 /* What llama.cpp has no x86 kernel for (3f545becc, August 2026), and how many times as long as for a format of about its size with one a weight
  * takes: configs/profiles/llamacpp-x86-2core.csv, decoding and prompt, Q2_0 to TQ2_0. Q1_0 has a kernel. */
-static const struct { bb_type type, other; double decode, prefill; } slow[] = { { BB_Q2_0, BB_TQ2_0, 13, 25 } };
+static const struct {
+    bb_type type, other;
+    double  decode, prefill;
+} slow[] = { { BB_Q2_0, BB_TQ2_0, 13, 25 } };
 enum { N_SLOW = sizeof slow / sizeof *slow };
 
 static double matrix_weights(const bb_matrix *w, bb_type type) { return w->type == type ? (double)w->rows * w->cols : 0; }
@@ -144,9 +148,12 @@ bb_status bb_speed_note(const bb_net *net, char **note, bb_err *err)
     for (int i = 0; i < N_SLOW; i++) {
         const double share = all > 0 ? product_weights(net, slow[i].type) / all : 0;
         if (share < 0.01) continue;
-        bb_text_addf(&t, "%s%.0f %% of the weights are %s, for which it has no x86 kernel: they take %.0f times as long as %s when it decodes and %.0f times when it "
-                     "reads a prompt", t.size ? "; " : "small, slow in llama.cpp of August 2026: ", 100 * share, bb_format_get(slow[i].type)->name, slow[i].decode,
-                     bb_format_get(slow[i].other)->name, slow[i].prefill);
+        bb_text_addf(
+            &t,
+            "%s%.0f %% of the weights are %s, for which it has no x86 kernel: they take %.0f times as long as %s when it decodes and %.0f times when it "
+            "reads a prompt",
+            t.size ? "; " : "small, slow in llama.cpp of August 2026: ", 100 * share, bb_format_get(slow[i].type)->name, slow[i].decode,
+            bb_format_get(slow[i].other)->name, slow[i].prefill);
     }
     if (t.status != BB_OK) status = BB_NOMEM;
     else if (t.data && !(*note = bb_strdup(t.data, err))) status = BB_NOMEM;

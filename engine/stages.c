@@ -16,13 +16,13 @@ static bool has_options(const bb_run *r) { return r->options_built; }
 static bool has_measured(const bb_run *r) { return r->sensitivity.changes; }
 
 const bb_stage_row bb_stages[BB_N_STAGE_ROWS] = {
-    [BB_STAGE_CALIBRATE] = { "calibrate",     BB_STAGE_NONE,      has_data,     bb_run_calibrate },
-    [BB_STAGE_BUILD]     = { "build options", BB_STAGE_CALIBRATE, has_options,  bb_run_build_options },
-    [BB_STAGE_MEASURE]   = { "measure",       BB_STAGE_BUILD,     has_measured, bb_run_measure },
-    [BB_STAGE_SEARCH]    = { "search",        BB_STAGE_MEASURE,   NULL,         bb_run_search },
-    [BB_STAGE_FINALISE]  = { "finalise",      BB_STAGE_SEARCH,    NULL,         bb_run_finalise },
-    [BB_STAGE_EVALUATE]  = { "evaluate",      BB_STAGE_FINALISE,  NULL,         bb_run_evaluate },
-    [BB_STAGE_VERIFY]    = { "verify",        BB_STAGE_EVALUATE,  NULL,         bb_run_verify },
+    [BB_STAGE_CALIBRATE] = { "calibrate", BB_STAGE_NONE, has_data, bb_run_calibrate },
+    [BB_STAGE_BUILD] = { "build options", BB_STAGE_CALIBRATE, has_options, bb_run_build_options },
+    [BB_STAGE_MEASURE] = { "measure", BB_STAGE_BUILD, has_measured, bb_run_measure },
+    [BB_STAGE_SEARCH] = { "search", BB_STAGE_MEASURE, NULL, bb_run_search },
+    [BB_STAGE_FINALISE] = { "finalise", BB_STAGE_SEARCH, NULL, bb_run_finalise },
+    [BB_STAGE_EVALUATE] = { "evaluate", BB_STAGE_FINALISE, NULL, bb_run_evaluate },
+    [BB_STAGE_VERIFY] = { "verify", BB_STAGE_EVALUATE, NULL, bb_run_verify },
 };
 
 bb_stage bb_stage_find(const char *name)

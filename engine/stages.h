@@ -11,9 +11,9 @@
 #include "engine/run.h"
 
 typedef struct bb_stage_row {
-    const char *name;                     /* in timing.csv; of the command, where it has one */
-    bb_stage    needs;                    /* the stage before; BB_STAGE_NONE */
-    bool      (*held)(const bb_run *r);   /* whether the open run holds what the stage makes; NULL: that is on disk, where the next one asks for it */
+    const char *name;              /* in timing.csv; of the command, where it has one */
+    bb_stage    needs;             /* the stage before; BB_STAGE_NONE */
+    bool (*held)(const bb_run *r); /* whether the open run holds what the stage makes; NULL: that is on disk, where the next one asks for it */
     bb_status (*run)(bb_run *r, bb_err *err);
 } bb_stage_row;
 

@@ -16,15 +16,17 @@
 #include "engine/estimate.h"
 #include "engine/speed.h"
 
-typedef struct input { const char *what, *path; } input;
+typedef struct input {
+    const char *what, *path;
+} input;
 enum { N_INPUTS = 4 };
 
 static void inputs_of(const bb_run_config *c, input in[N_INPUTS])
 {
-    in[0] = (input){ "the source model", c->model };
-    in[1] = (input){ "the calibration text", strcmp(c->calib, "self") == 0 ? "" : c->calib };
-    in[2] = (input){ "the evaluation text", c->eval };
-    in[3] = (input){ "the runtime profile", c->profile };
+    in[0] = (input) { "the source model", c->model };
+    in[1] = (input) { "the calibration text", strcmp(c->calib, "self") == 0 ? "" : c->calib };
+    in[2] = (input) { "the evaluation text", c->eval };
+    in[3] = (input) { "the runtime profile", c->profile };
 }
 
 /* config.resolved.yaml and the tables hold the paths as text. */
@@ -65,10 +67,11 @@ static bb_status check_folder(const char *dir, bb_err *err)
 /* Names that a run gives to files in its folder, so that none of them is one of its inputs. */
 static bb_status check_overwriting(const char *dir, const input in[N_INPUTS], bb_err *err)
 {
-    static const char *const names[] = { "model.gguf", "run.db", "run.lock", "calib-self.u32", "config.resolved.yaml", "env.json", "log.txt", "plan.json",
-                                        "guard.json", "report.html", "front.csv", "plans.csv", "baselines.csv", "layers.csv", "sensitivity.csv",
-                                        "finalise.csv", "convergence.csv", "certificate.csv", "crossover.csv", "speed.csv" };
-    bb_status status = BB_OK;
+    static const char *const names[] = { "model.gguf",   "run.db",          "run.lock",        "calib-self.u32", "config.resolved.yaml",
+                                         "env.json",     "log.txt",         "plan.json",       "guard.json",     "report.html",
+                                         "front.csv",    "plans.csv",       "baselines.csv",   "layers.csv",     "sensitivity.csv",
+                                         "finalise.csv", "convergence.csv", "certificate.csv", "crossover.csv",  "speed.csv" };
+    bb_status                status = BB_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = bb_asprintf(err, "%s/%s", dir, names[i]);
         if (!path) return BB_NOMEM;
@@ -96,10 +99,10 @@ static uint64_t bytes_in(const char *dir)
 static bb_status check_room(const bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    char     *database = *c->database ? bb_strdup(c->database, err) : bb_run_path(r, err, "database"), *models = bb_run_path(r, err, "models");
-    uint64_t  options = bb_estimate_disk(r), files = 0, there, room = 0, room_out = 0;
-    char      need[32], have[32];
-    bb_status status = BB_NOMEM;
+    char                *database = *c->database ? bb_strdup(c->database, err) : bb_run_path(r, err, "database"), *models = bb_run_path(r, err, "models");
+    uint64_t             options = bb_estimate_disk(r), files = 0, there, room = 0, room_out = 0;
+    char                 need[32], have[32];
+    bb_status            status = BB_NOMEM;
     if (!database || !models) goto done;
     status = BB_OK;
     for (size_t i = 0; i < r->n_budgets; i++) files += (uint64_t)r->budgets[i];
@@ -111,8 +114,10 @@ static bb_status check_room(const bb_run *r, bb_err *err)
     if (options > room) {
         bb_format_size(options, need);
         bb_format_size(room, have);
-        status = BB_FAIL(err, BB_IO, "%s: the option database and the second moments need %llu bytes (%s), and there is room for %llu (%s): give another folder "
-                         "with --database or --out, or fewer --formats", database, (unsigned long long)options, need, (unsigned long long)room, have);
+        status = BB_FAIL(err, BB_IO,
+                         "%s: the option database and the second moments need %llu bytes (%s), and there is room for %llu (%s): give another folder "
+                         "with --database or --out, or fewer --formats",
+                         database, (unsigned long long)options, need, (unsigned long long)room, have);
     } else if (files > room_out || options + 2 * files > room_out) {
         bb_format_size(options + 2 * files, need);
         bb_format_size(room_out, have);
@@ -128,8 +133,8 @@ done:
 bb_status bb_run_check_inputs(const bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    input     in[N_INPUTS];
-    bb_status status = BB_OK;
+    input                in[N_INPUTS];
+    bb_status            status = BB_OK;
     inputs_of(c, in);
     for (int k = 0; k < N_INPUTS; k++) BB_TRY(check_text(in[k].what, in[k].path, err));
     for (int k = 1; k < N_INPUTS; k++)
@@ -146,9 +151,9 @@ done:
 bb_status bb_run_check_start(const bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    input     in[N_INPUTS];
-    bb_err    why = BB_ERR_INIT;
-    bb_status status;
+    input                in[N_INPUTS];
+    bb_err               why = BB_ERR_INIT;
+    bb_status            status;
     inputs_of(c, in);
     BB_TRY(check_text("--out", c->out, err));
     BB_TRY(check_text("--database", c->database, err));
@@ -184,8 +189,8 @@ bb_status bb_run_check_eval(bb_run *r, bb_err *err)
 bb_status bb_run_enter(bb_run *r, bb_err *err)
 {
     static const char *const folders[] = { "", "models", "plans", "plots", "database" };
-    char     *lock = bb_run_path(r, err, "run.lock");
-    bb_status status = BB_NOMEM;
+    char                    *lock = bb_run_path(r, err, "run.lock");
+    bb_status                status = BB_NOMEM;
     if (!lock) return BB_NOMEM;
     BB_TRY(bb_make_dirs(r->config.out, err));
     BB_TRY(bb_lock_take(&r->lock, lock, err));

@@ -32,9 +32,9 @@ typedef struct plan_set {
     double    bpw;
     int64_t   budget;
     uint32_t  n;
-    uint16_t *x;        /* [n * n_units] */
-    double   *kl;       /* [n] the truth */
-    double   *seen;     /* [n] KL on the measuring windows: as a proxy */
+    uint16_t *x;    /* [n * n_units] */
+    double   *kl;   /* [n] the truth */
+    double   *seen; /* [n] KL on the measuring windows: as a proxy */
 } plan_set;
 
 typedef struct study {
@@ -49,13 +49,13 @@ typedef struct study {
     bb_separable           *separable;
     bb_ledger              *ledger;
     bb_front                front;
-    uint16_t               *incumbent;   /* [n_bands * n_units] */
+    uint16_t               *incumbent; /* [n_bands * n_units] */
     plan_set                sets[2 * MAX_BANDS];
-    bb_sensitivity          base;        /* around full precision; borrowed */
-    double                 *single;      /* its KLs, made non-negative */
-    bb_proxy                shared[MAX_PROXIES];  /* the same for all bands */
+    bb_sensitivity          base;                /* around full precision; borrowed */
+    double                 *single;              /* its KLs, made non-negative */
+    bb_proxy                shared[MAX_PROXIES]; /* the same for all bands */
     uint32_t                n_shared;
-    bb_sensitivity          around[MAX_BANDS];    /* around each incumbent */
+    bb_sensitivity          around[MAX_BANDS]; /* around each incumbent */
     bb_csv_writer          *rows, *plans;
     bb_study_plot           plot;
 } study;
@@ -95,8 +95,8 @@ static bb_status drop_small_bands(study *s, bb_err *err)
                     (long long)bytes_of(s, s->bands[i]), (unsigned long long)smallest, size, 8 * (double)smallest / (double)s->r->n_weights);
     }
     if (!kept)
-        status = BB_FAIL(err, BB_INFEASIBLE, "--bands %s: every band is below the smallest plan of %llu bytes (%s), which are %.3f bits per weight", s->o->bands,
-                         (unsigned long long)smallest, size, 8 * (double)smallest / (double)s->r->n_weights);
+        status = BB_FAIL(err, BB_INFEASIBLE, "--bands %s: every band is below the smallest plan of %llu bytes (%s), which are %.3f bits per weight",
+                         s->o->bands, (unsigned long long)smallest, size, 8 * (double)smallest / (double)s->r->n_weights);
     s->n_bands = kept;
 done:
     return status;
@@ -145,7 +145,7 @@ static bb_status draw_set(study *s, plan_set *set, uint32_t band, bool is_front,
     uint32_t wanted = (uint32_t)s->o->plans;
     bb_rng   rng;
     char     name[48];
-    *set = (plan_set){ .is_front = is_front, .bpw = s->bands[band], .budget = bytes_of(s, s->bands[band]) };
+    *set = (plan_set) { .is_front = is_front, .bpw = s->bands[band], .budget = bytes_of(s, s->bands[band]) };
     set->x = BB_NEW((size_t)wanted * s->p->n_units, uint16_t, err);
     set->kl = BB_NEW(wanted, double, err);
     set->seen = BB_NEW(wanted, double, err);
@@ -158,7 +158,8 @@ static bb_status draw_set(study *s, plan_set *set, uint32_t band, bool is_front,
         set->n += is_new(s, set, x);
     }
     if (set->n < wanted)
-        bb_warn("%u different plan%s of the %s set found at %g bits per weight; %u were asked for", set->n, bb_plural(set->n), is_front ? "front" : "random", set->bpw, wanted);
+        bb_warn("%u different plan%s of the %s set found at %g bits per weight; %u were asked for", set->n, bb_plural(set->n), is_front ? "front" : "random",
+                set->bpw, wanted);
     return BB_OK;
 }
 
@@ -247,8 +248,8 @@ static bb_status add_costs(study *s, const char *name, const double *cost, doubl
 static bb_status measure_base(study *s, bb_err *err)
 {
     static const bb_proxy_shape exact = { 1, 1 };
-    double    started = bb_now_s(), seconds;
-    bb_status status;
+    double                      started = bb_now_s(), seconds;
+    bb_status                   status;
     BB_TRY(bb_stage_run(s->r, BB_STAGE_MEASURE, err));
     s->base = s->r->sensitivity;
     seconds = bb_now_s() - started;
@@ -267,10 +268,10 @@ done:
  * measured KL. */
 static bb_status measure_layerwise(study *s, bb_err *err)
 {
-    bb_layerwise_input in = { &s->r->model, s->r->database, s->r->evaluator, BB_LEVEL_SKETCH, &s->r->levels[BB_LEVEL_SKETCH], (uint64_t)s->r->config.seed, s->p->plans,
-                              s->base.changes, s->base.n };
-    double   *cost = BB_NEW(s->base.n, double, err);
-    bb_status status = BB_NOMEM;
+    bb_layerwise_input in = { &s->r->model, s->r->database,  s->r->evaluator, BB_LEVEL_SKETCH, &s->r->levels[BB_LEVEL_SKETCH], (uint64_t)s->r->config.seed,
+                              s->p->plans,  s->base.changes, s->base.n };
+    double            *cost = BB_NEW(s->base.n, double, err);
+    bb_status          status = BB_NOMEM;
     if (!cost) return BB_NOMEM;
     for (bb_layerwise kind = 0; kind < BB_LAYERWISE_COUNT; kind++) {
         double started = bb_now_s(), tokens = 0, seconds;
@@ -396,7 +397,10 @@ static bb_status anchored(study *s, uint32_t band, const char *name, bb_proxy_sh
     return status;
 }
 
-typedef struct anchored_kind { const char *name; bb_proxy_shape shape; } anchored_kind;
+typedef struct anchored_kind {
+    const char    *name;
+    bb_proxy_shape shape;
+} anchored_kind;
 
 static const anchored_kind anchored_kinds[] = {
     { "re-anchored, KLs alone", { 1, 0 } },

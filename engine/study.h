@@ -15,9 +15,9 @@
 #include "engine/run.h"
 
 typedef struct bb_study_options {
-    char   *bands;      /* comma list of bits per weight of the whole file */
-    int64_t plans;      /* a set and band */
-    char   *level;      /* of the truth: "refine" or "confirm" */
+    char   *bands; /* comma list of bits per weight of the whole file */
+    int64_t plans; /* a set and band */
+    char   *level; /* of the truth: "refine" or "confirm" */
     int64_t seed;
     int64_t bootstrap;  /* resamples for the intervals */
     bool    no_anchors; /* leave out what is measured around searched plans: most of the tokens */

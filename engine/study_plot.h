@@ -8,8 +8,15 @@
 
 #include "base/status.h"
 
-typedef struct bb_study_point { bool is_front; double bpw, tau, lo, hi; char name[40]; } bb_study_point;
-typedef struct bb_study_plot { bb_study_point *points; size_t n; } bb_study_plot; /* zero-initialise */
+typedef struct bb_study_point {
+    bool   is_front;
+    double bpw, tau, lo, hi;
+    char   name[40];
+} bb_study_point;
+typedef struct bb_study_plot {
+    bb_study_point *points;
+    size_t          n;
+} bb_study_plot; /* zero-initialise */
 
 bb_status bb_study_plot_add(bb_study_plot *p, bool is_front, double bpw, const char *name, double tau, double lo, double hi, bb_err *err);
 bb_status bb_study_plot_write(const bb_study_plot *p, const char *path, bb_err *err);

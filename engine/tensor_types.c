@@ -18,9 +18,11 @@ enum { NAME_BYTES = 64, MATCH_LIMIT = 100000 };
 /* ---- names of formats ---- */
 
 /* What llama-quantize calls a mixture of types by, and the type that most of it has. */
-static const struct { const char *name, *type; } mixtures[] = {
-    { "Q2_K_S", "Q2_K" }, { "Q3_K_S", "Q3_K" }, { "Q3_K_M", "Q3_K" }, { "Q3_K_L", "Q3_K" }, { "Q4_K_S", "Q4_K" }, { "Q4_K_M", "Q4_K" }, { "Q5_K_S", "Q5_K" },
-    { "Q5_K_M", "Q5_K" }, { "IQ2_M", "IQ2_S" }, { "IQ3_XS", "IQ3_S" }, { "IQ3_M", "IQ3_S" }, { "MXFP4_MOE", "MXFP4" },
+static const struct {
+    const char *name, *type;
+} mixtures[] = {
+    { "Q2_K_S", "Q2_K" }, { "Q3_K_S", "Q3_K" }, { "Q3_K_M", "Q3_K" }, { "Q3_K_L", "Q3_K" },  { "Q4_K_S", "Q4_K" }, { "Q4_K_M", "Q4_K" },
+    { "Q5_K_S", "Q5_K" }, { "Q5_K_M", "Q5_K" }, { "IQ2_M", "IQ2_S" }, { "IQ3_XS", "IQ3_S" }, { "IQ3_M", "IQ3_S" }, { "MXFP4_MOE", "MXFP4" },
 };
 
 /* "Q1_0, IQ1_S, ...": the formats whose block divides rows of cols weights. */
@@ -42,8 +44,8 @@ bb_status bb_format_named(const char *option, const char *name, const bb_format 
     if ((*f = bb_format_find(name))) return BB_OK;
     for (size_t i = 0; i < sizeof mixtures / sizeof *mixtures; i++)
         if (strcasecmp(mixtures[i].name, name) == 0)
-            return BB_FAIL(err, BB_USAGE, "%s: %s is a mixture that llama-quantize makes, not one type: take %s, or quantize --like a file made with it", option,
-                           mixtures[i].name, mixtures[i].type);
+            return BB_FAIL(err, BB_USAGE, "%s: %s is a mixture that llama-quantize makes, not one type: take %s, or quantize --like a file made with it",
+                           option, mixtures[i].name, mixtures[i].type);
     list_formats(0, &t);
     status = t.status == BB_OK ? BB_FAIL(err, BB_USAGE, "%s: there is no format \"%.40s\"; there are %s", option, name, t.data) : BB_NOMEM;
     bb_text_done(&t);
@@ -57,14 +59,19 @@ static bb_status fit_row(const char *unit, const bb_format *f, size_t cols, cons
     bb_status status;
     if ((*out = bb_format_for_row(f, cols))) return BB_OK;
     list_formats(cols, &t);
-    status = t.status == BB_OK ? BB_FAIL(err, BB_USAGE, "%s: rows of %zu weights are no multiple of %u, the block of %s, and llama.cpp has nothing in its place; these fit: %s",
-                                         unit, cols, f->block, f->name, t.data) : BB_NOMEM;
+    status = t.status == BB_OK
+                 ? BB_FAIL(err, BB_USAGE,
+                           "%s: rows of %zu weights are no multiple of %u, the block of %s, and llama.cpp has nothing in its place; these fit: %s", unit, cols,
+                           f->block, f->name, t.data)
+                 : BB_NOMEM;
     bb_text_done(&t);
     return status;
 }
 
 /* How many matrices were to have a format, and how many got which instead. */
-typedef struct tally { uint32_t wanted[BB_TYPE_COUNT], instead[BB_TYPE_COUNT][BB_TYPE_COUNT]; } tally;
+typedef struct tally {
+    uint32_t wanted[BB_TYPE_COUNT], instead[BB_TYPE_COUNT][BB_TYPE_COUNT];
+} tally;
 
 static void say_tally(const tally *n)
 {
@@ -73,8 +80,8 @@ static void say_tally(const tally *n)
         for (int b = 0; b < BB_TYPE_COUNT; b++)
             if (n->instead[a][b]) bb_text_addf(&t, "%s%u get %s", t.size ? ", " : "", n->instead[a][b], bb_format_get((bb_type)b)->name);
         if (t.data && t.status == BB_OK)
-            bb_info("%s has blocks of %u weights, which do not divide all rows: of %u matrices %s", bb_format_get((bb_type)a)->name, bb_format_get((bb_type)a)->block,
-                    n->wanted[a], t.data);
+            bb_info("%s has blocks of %u weights, which do not divide all rows: of %u matrices %s", bb_format_get((bb_type)a)->name,
+                    bb_format_get((bb_type)a)->block, n->wanted[a], t.data);
         bb_text_done(&t);
     }
 }
@@ -115,7 +122,11 @@ static bool is_table(const char *unit) { return strcmp(unit, "token_embd") == 0 
 
 /* ---- one format ---- */
 
-typedef struct uniform { bb_plan *plan; tally *n; const bb_format *format, *embd_format; } uniform;
+typedef struct uniform {
+    bb_plan         *plan;
+    tally           *n;
+    const bb_format *format, *embd_format;
+} uniform;
 
 static bb_status set_uniform(void *self, const char *unit, const bb_matrix *w, const bb_matrix *other, bb_err *err)
 {
@@ -127,7 +138,10 @@ static bb_status set_uniform(void *self, const char *unit, const bb_matrix *w, c
 
 /* ---- as in another file ---- */
 
-typedef struct likeness { bb_plan *plan; const char *path; } likeness;
+typedef struct likeness {
+    bb_plan    *plan;
+    const char *path;
+} likeness;
 
 static bb_status set_like(void *self, const char *unit, const bb_matrix *w, const bb_matrix *other, bb_err *err)
 {
@@ -159,9 +173,24 @@ done:
 
 /* PATTERN=TYPE. A pattern is an ECMAScript regular expression that is searched in names, as std::regex_search does for llama-quantize, whatever the case
  * of its letters: PCRE2 with the options that make it mean the same. */
-typedef struct rule { pcre2_code *pattern; const bb_format *format; const char *text; size_t line, n_found; } rule;
-typedef struct matcher { pcre2_match_data *data; pcre2_match_context *limits; } matcher;
-typedef struct recipe { bb_plan *plan; tally *n; const char *path; rule *rules; size_t n_rules; matcher match; } recipe;
+typedef struct rule {
+    pcre2_code      *pattern;
+    const bb_format *format;
+    const char      *text;
+    size_t           line, n_found;
+} rule;
+typedef struct matcher {
+    pcre2_match_data    *data;
+    pcre2_match_context *limits;
+} matcher;
+typedef struct recipe {
+    bb_plan    *plan;
+    tally      *n;
+    const char *path;
+    rule       *rules;
+    size_t      n_rules;
+    matcher     match;
+} recipe;
 
 static bb_status compile_pattern(const char *pattern, pcre2_code **out, bb_err *err)
 {
@@ -176,7 +205,7 @@ static bb_status compile_pattern(const char *pattern, pcre2_code **out, bb_err *
 
 static bb_status matcher_init(matcher *m, bb_err *err)
 {
-    *m = (matcher){ pcre2_match_data_create(1, NULL), pcre2_match_context_create(NULL) };
+    *m = (matcher) { pcre2_match_data_create(1, NULL), pcre2_match_context_create(NULL) };
     if (!m->data || !m->limits) return BB_FAIL(err, BB_NOMEM, "no memory for regular expressions");
     pcre2_set_match_limit(m->limits, MATCH_LIMIT);
     return BB_OK;
@@ -214,10 +243,10 @@ done:
 /* The first rule that is found in the name decides. */
 static bb_status set_rule(void *self, const char *unit, const bb_matrix *w, const bb_matrix *other, bb_err *err)
 {
-    recipe   *r = self;
-    rule     *first = NULL;
-    char      name[NAME_BYTES + 8];
-    bb_err    why = BB_ERR_INIT;
+    recipe *r = self;
+    rule   *first = NULL;
+    char    name[NAME_BYTES + 8];
+    bb_err  why = BB_ERR_INIT;
     (void)other;
     snprintf(name, sizeof name, "%s.weight", unit);
     for (size_t i = 0; i < r->n_rules; i++) {
@@ -233,9 +262,9 @@ static bb_status set_rule(void *self, const char *unit, const bb_matrix *w, cons
 
 static bb_status add_rule(recipe *r, size_t line, char *item, bb_err *err)
 {
-    char     *type = strrchr(item, '=');
-    bb_err    why = BB_ERR_INIT;
-    rule     *grown, one = { .text = item, .line = line };
+    char  *type = strrchr(item, '=');
+    bb_err why = BB_ERR_INIT;
+    rule  *grown, one = { .text = item, .line = line };
     if (!type) return BB_FAIL(err, BB_BAD_FILE, "%s, line %zu: expected PATTERN=TYPE, found \"%.60s\"", r->path, line, item);
     *type++ = '\0';
     if (bb_format_named("its type", type, &one.format, &why) != BB_OK || compile_pattern(item, &one.pattern, &why) != BB_OK)

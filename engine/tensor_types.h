@@ -10,7 +10,9 @@
  * llama-quantize takes with --tensor-type-file (and `bitbudget export --recipe` writes): a pattern is a regular expression searched in tensor names
  * ("blk.0.attn_q.weight"), the first one that fits wins. Matrices that none of them names stay as they are. Where a format's block does not divide
  * the rows, bb_format_for_row says what is taken instead, and one line in the log says of how many matrices. */
-typedef struct bb_tensor_types { const char *format, *embd_format, *like, *recipe; } bb_tensor_types;
+typedef struct bb_tensor_types {
+    const char *format, *embd_format, *like, *recipe;
+} bb_tensor_types;
 
 bb_status bb_tensor_types_plan(const bb_tensor_types *t, const bb_model *m, bb_plan *plan, bb_err *err);
 

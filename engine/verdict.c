@@ -12,7 +12,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 
-#define DAMAGED_KL   1.0 /* nats a token: */
+#define DAMAGED_KL 1.0   /* nats a token: */
 #define DAMAGED_TOP1 0.5 /* beyond either a file is of little use as a language model */
 
 static const char *finishing(const bb_run *r) { return r->config.no_finalise || !*r->config.finalise_steps ? "none" : r->config.finalise_steps; }
@@ -27,7 +27,10 @@ static void say_finishing(const bb_run *r, bb_text *t)
 /* ---- decide ---- */
 
 /* A plan that the search found and that is a simple one as well has two rows, one of each kind. */
-typedef struct rows { bb_guard_row *rows; size_t *plan, n; } rows; /* plan[n]: index into the front */
+typedef struct rows {
+    bb_guard_row *rows;
+    size_t       *plan, n;
+} rows; /* plan[n]: index into the front */
 
 static void rows_done(rows *t)
 {
@@ -37,14 +40,14 @@ static void rows_done(rows *t)
 
 static bb_status rows_init(const bb_front *f, const bb_evaluated *e, rows *t, bb_err *err)
 {
-    *t = (rows){ BB_NEW(2 * f->n, bb_guard_row, err), BB_NEW(2 * f->n, size_t, err), 0 };
+    *t = (rows) { BB_NEW(2 * f->n, bb_guard_row, err), BB_NEW(2 * f->n, size_t, err), 0 };
     if (!t->rows || !t->plan) return BB_NOMEM;
     for (size_t i = 0; i < f->n; i++)
         for (int simple = 0; simple < 2; simple++) {
             const bb_front_plan *p = &f->plans[i];
             if (simple ? !p->is_baseline : !p->is_searched) continue;
             t->plan[t->n] = i;
-            t->rows[t->n++] = (bb_guard_row){ p->source, p->size_bytes, e[i].window_kl, simple };
+            t->rows[t->n++] = (bb_guard_row) { p->source, p->size_bytes, e[i].window_kl, simple };
         }
     return BB_OK;
 }
@@ -69,7 +72,7 @@ static bb_status decide(const rows *t, const bb_evaluated *e, uint32_t n_windows
 static void say_one(const bb_run *r, const bb_front *f, const bb_evaluated *e, const bb_verdict *v)
 {
     const bb_guard_verdict *g = &v->guard;
-    bb_text t = { 0 };
+    bb_text                 t = { 0 };
     if (g->searched == BB_GUARD_NONE || g->simple == BB_GUARD_NONE) {
         bb_text_addf(&t, "guard: at %lld bytes there is %s", (long long)v->budget_bytes,
                      g->simple == BB_GUARD_NONE ? "no simpler plan to compare with: the searched plan stands" : "no searched plan with a score");
@@ -120,18 +123,21 @@ static void warn_of_damage(const bb_evaluated *e, const bb_verdict *v, size_t n)
             smaller++;
             largest = i;
         }
-    if (smaller) bb_warn("%zu of the %zu sizes, up to %lld bytes, give badly damaged files (KL above %g nat, or the same top token at less than half of the "
-                         "positions): ask for larger sizes", smaller, n, (long long)v[largest].budget_bytes, DAMAGED_KL);
-    if (last->damaged) bb_warn("this file is badly damaged: KL %.2f nats to the source, the same top token at %.0f %% of the positions; ask for a larger size",
-                               won->kl, 100 * won->top1);
+    if (smaller)
+        bb_warn("%zu of the %zu sizes, up to %lld bytes, give badly damaged files (KL above %g nat, or the same top token at less than half of the "
+                "positions): ask for larger sizes",
+                smaller, n, (long long)v[largest].budget_bytes, DAMAGED_KL);
+    if (last->damaged)
+        bb_warn("this file is badly damaged: KL %.2f nats to the source, the same top token at %.0f %% of the positions; ask for a larger size", won->kl,
+                100 * won->top1);
 }
 
 bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e, uint32_t n_windows, bb_verdict **out, size_t *n, bb_err *err)
 {
-    rows          t = { 0 };
-    int64_t      *sizes = NULL;
-    size_t        n_sizes = 0;
-    bb_status     status;
+    rows      t = { 0 };
+    int64_t  *sizes = NULL;
+    size_t    n_sizes = 0;
+    bb_status status;
     *out = NULL;
     *n = 0;
     BB_TRY(rows_init(f, e, &t, err));
@@ -165,7 +171,7 @@ static bool put_verdict(json_t *root, const bb_front *f, const bb_evaluated *e, 
     const bb_guard_verdict *g = &v->guard;
     const bb_front_plan    *w = &f->plans[g->winner];
     const bb_result        *won = &e[g->winner].result;
-    bool ok = json_object_set_new(root, "target_bytes", json_integer((json_int_t)v->budget_bytes)) == 0;
+    bool                    ok = json_object_set_new(root, "target_bytes", json_integer((json_int_t)v->budget_bytes)) == 0;
     ok &= json_object_set_new(root, "winner", json_string(w->hash)) == 0;
     ok &= json_object_set_new(root, "source", json_string(w->source)) == 0;
     ok &= json_object_set_new(root, "searched_plan_won", json_boolean(v->searched_won)) == 0;

@@ -8,16 +8,16 @@
 
 /* Scores of one plan of the front on the evaluation windows. */
 typedef struct bb_evaluated {
-    bb_result result;          /* of the written file */
-    double   *window_kl;       /* [windows] of the written file; owned by who evaluates */
+    bb_result result;                  /* of the written file */
+    double   *window_kl;               /* [windows] of the written file; owned by who evaluates */
     double    kl_before, kl_before_se; /* of the option database's matrices, before finalise */
 } bb_evaluated;
 
 typedef struct bb_verdict {
     int64_t          budget_bytes;
-    bb_guard_verdict guard;    /* indices into the front; `searched` and `simple` are the same where the search found a simple plan */
+    bb_guard_verdict guard; /* indices into the front; `searched` and `simple` are the same where the search found a simple plan */
     bool             searched_won;
-    bool             damaged;  /* the winner: KL above 1 nat, or the same top token at less than half of the positions */
+    bool             damaged; /* the winner: KL above 1 nat, or the same top token at less than half of the positions */
 } bb_verdict;
 
 /* Decides at every size of bb_front_sizes that some plan fits, ascending; e: [f->n]. *out: bb_free. BB_GUARD when no plan fits any of them. Says on stderr

@@ -28,9 +28,9 @@ typedef struct runner {
     const bb_net     *net;
     const bb_windows *w;
     bb_forward       *f;
-    bb_buffer         h;      /* (batch * ctx, C) */
-    bb_buffer         scored; /* (batch * n_scored, C) */
-    int32_t          *targets;/* [batch * n_scored] */
+    bb_buffer         h;       /* (batch * ctx, C) */
+    bb_buffer         scored;  /* (batch * n_scored, C) */
+    int32_t          *targets; /* [batch * n_scored] */
     uint32_t          batch;
 } runner;
 
@@ -41,7 +41,7 @@ static void runner_done(runner *r)
     r->backend->ops->release(r->backend->context, r->h);
     r->backend->ops->release(r->backend->context, r->scored);
     bb_free(r->targets);
-    *r = (runner){ 0 };
+    *r = (runner) { 0 };
 }
 
 static bb_status make_buffer(const bb_backend *k, size_t rows, size_t width, bb_buffer *out, bb_err *err)
@@ -55,7 +55,7 @@ static bb_status runner_init(runner *r, const bb_backend *backend, const bb_net 
 {
     bb_status status = BB_OK;
     uint32_t  batch = bb_batch_windows(w->ctx);
-    *r = (runner){ .backend = backend, .net = net, .w = w, .batch = batch < w->n ? batch : w->n };
+    *r = (runner) { .backend = backend, .net = net, .w = w, .batch = batch < w->n ? batch : w->n };
     BB_TRY(bb_forward_create(backend, net, r->batch, w->ctx, &r->f, err));
     BB_TRY(make_buffer(backend, (size_t)r->batch * w->ctx, net->n_embd, &r->h, err));
     BB_TRY(make_buffer(backend, (size_t)r->batch * w->n_scored, net->n_embd, &r->scored, err));
@@ -77,8 +77,7 @@ static bb_status keep_scored(const bb_backend *k, const bb_windows *w, uint32_t 
 
 static void keep_targets(const bb_windows *w, uint32_t first, uint32_t S, int32_t *out)
 {
-    for (size_t s = 0; s < S; s++)
-        memcpy(out + s * w->n_scored, w->targets + ((size_t)first + s) * w->ctx + w->first, w->n_scored * sizeof *out);
+    for (size_t s = 0; s < S; s++) memcpy(out + s * w->n_scored, w->targets + ((size_t)first + s) * w->ctx + w->first, w->n_scored * sizeof *out);
 }
 
 /* r->h and r->targets of windows first .. first+S-1. */
@@ -98,11 +97,11 @@ done:
 /* ---- reference ---- */
 
 struct bb_reference {
-    runner   run;
-    uint32_t n_kept;
-    bb_buffer kept;    /* (n_kept * n_scored, C) */
-    double  *kept_nll; /* [n_kept * n_scored] */
-    double  *nll;      /* [batch * n_scored] of the last batch that was computed */
+    runner    run;
+    uint32_t  n_kept;
+    bb_buffer kept;     /* (n_kept * n_scored, C) */
+    double   *kept_nll; /* [n_kept * n_scored] */
+    double   *nll;      /* [batch * n_scored] of the last batch that was computed */
 };
 
 static bb_status reference_run(bb_reference *r, uint32_t first, uint32_t S, bb_buffer scored, double *nll, bb_err *err)
@@ -136,8 +135,8 @@ static uint32_t windows_that_fit(const bb_net *net, const bb_windows *w, uint64_
     return n < w->n ? (uint32_t)n : w->n;
 }
 
-bb_status bb_reference_create(const bb_backend *backend, const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *label,
-                              bb_reference **out, bb_err *err)
+bb_status bb_reference_create(const bb_backend *backend, const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *label, bb_reference **out,
+                              bb_err *err)
 {
     bb_status     status = BB_OK;
     bb_progress   progress;
@@ -178,7 +177,7 @@ void bb_reference_destroy(bb_reference *r)
     bb_free(r);
 }
 
-uint32_t bb_reference_kept(const bb_reference *r) { return r->n_kept; }
+uint32_t          bb_reference_kept(const bb_reference *r) { return r->n_kept; }
 const bb_backend *bb_reference_backend(const bb_reference *r) { return r->run.backend; }
 
 /* ---- scores ---- */
@@ -186,7 +185,7 @@ const bb_backend *bb_reference_backend(const bb_reference *r) { return r->run.ba
 bb_status bb_scores_create(uint32_t n_windows, uint32_t n_scored, bool with_reference, bb_scores *s, bb_err *err)
 {
     size_t n = (size_t)n_windows * n_scored;
-    *s = (bb_scores){ .n_windows = n_windows, .n_scored = n_scored };
+    *s = (bb_scores) { .n_windows = n_windows, .n_scored = n_scored };
     s->nll = bb_calloc(n, sizeof *s->nll, err);
     if (with_reference) {
         s->kl = bb_calloc(n, sizeof *s->kl, err);
@@ -204,12 +203,12 @@ void bb_scores_done(bb_scores *s)
     bb_free(s->kl);
     bb_free(s->nll_ref);
     bb_free(s->same);
-    *s = (bb_scores){ 0 };
+    *s = (bb_scores) { 0 };
 }
 
 /* Scores rows that are gathered already: scored (S * n_scored, C) of windows first .. first+S-1. */
-static bb_status score_rows(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, uint32_t first, uint32_t S,
-                            bb_buffer scored, const int32_t *targets, bb_err *err)
+static bb_status score_rows(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, uint32_t first, uint32_t S, bb_buffer scored,
+                            const int32_t *targets, bb_err *err)
 {
     size_t        at = (size_t)first * s->n_scored, n = (size_t)S * s->n_scored;
     bb_buffer     ref_rows;
@@ -217,8 +216,8 @@ static bb_status score_rows(bb_scores *s, bb_forward *f, const bb_net *net, bb_r
     bb_status     status = BB_OK;
     if (!ref) return bb_forward_nll(f, net, scored, targets, n, s->nll + at, err);
     if (ref->run.net->n_embd != net->n_embd || ref->run.net->n_vocab != net->n_vocab)
-        return BB_FAIL(err, BB_UNSUPPORTED, "the network is %u wide with %u tokens, its reference %u with %u; they must agree to be compared",
-                       net->n_embd, net->n_vocab, ref->run.net->n_embd, ref->run.net->n_vocab);
+        return BB_FAIL(err, BB_UNSUPPORTED, "the network is %u wide with %u tokens, its reference %u with %u; they must agree to be compared", net->n_embd,
+                       net->n_vocab, ref->run.net->n_embd, ref->run.net->n_vocab);
     BB_TRY(reference_states(ref, first, S, &ref_rows, &ref_nll, err));
     memcpy(s->nll_ref + at, ref_nll, n * sizeof *ref_nll);
     BB_TRY(bb_forward_kl(f, ref->run.net, ref_rows, net, scored, targets, n, s->kl + at, s->nll + at, s->same + at, err));
@@ -232,14 +231,14 @@ static uint32_t uniform_part(const bb_reference *ref, uint32_t first, uint32_t S
     return ref && first < ref->n_kept && first + S > ref->n_kept ? ref->n_kept - first : S;
 }
 
-bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t first, uint32_t S,
-                        bb_buffer h, bb_err *err)
+bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t first, uint32_t S, bb_buffer h,
+                        bb_err *err)
 {
     const bb_backend *k = bb_forward_backend(f);
-    bb_status status;
-    size_t    C = net->n_embd;
-    bb_buffer scored = { 0 };
-    int32_t  *targets = bb_alloc((size_t)S * w->n_scored, sizeof *targets, err);
+    bb_status         status;
+    size_t            C = net->n_embd;
+    bb_buffer         scored = { 0 };
+    int32_t          *targets = bb_alloc((size_t)S * w->n_scored, sizeof *targets, err);
     BB_ASSERT(!ref || bb_reference_backend(ref) == k);
     BB_ASSERT(first + S <= s->n_windows && first + S <= w->n && s->n_scored == w->n_scored && !ref == !s->kl);
     if (!targets) {
@@ -292,7 +291,7 @@ static int ascending(const void *a, const void *b)
 static bb_status quantiles(const double *x, size_t n, double out[6], bb_err *err)
 {
     static const double q[6] = { 0.01, 0.10, 0.50, 0.90, 0.99, 1.00 };
-    double *sorted = bb_alloc(n, sizeof *sorted, err);
+    double             *sorted = bb_alloc(n, sizeof *sorted, err);
     if (!sorted) return BB_NOMEM;
     memcpy(sorted, x, n * sizeof *sorted);
     qsort(sorted, n, sizeof *sorted, ascending);
@@ -325,7 +324,7 @@ bb_status bb_scores_result(const bb_scores *s, bb_result *out, double *window_kl
 {
     size_t    n = (size_t)s->n_windows * s->n_scored, same = 0;
     bb_status status = BB_OK;
-    *out = (bb_result){ .n_tokens = n };
+    *out = (bb_result) { .n_tokens = n };
     BB_TRY(check_finite(s, err));
     mean_and_error(s->nll, NULL, n, &out->nll, &out->nll_se);
     out->ppl = exp(out->nll);
@@ -375,8 +374,8 @@ done:
     return status;
 }
 
-bb_status bb_evaluate_against(const bb_net *net, bb_reference *r, uint32_t n_windows, const char *label, bb_result *out, double *window_kl,
-                              double *window_nll, bb_err *err)
+bb_status bb_evaluate_against(const bb_net *net, bb_reference *r, uint32_t n_windows, const char *label, bb_result *out, double *window_kl, double *window_nll,
+                              bb_err *err)
 {
     uint32_t n = n_windows && n_windows < r->run.w->n ? n_windows : r->run.w->n;
     return evaluate(r->run.backend, net, r, r->run.w, n, label, out, window_kl, window_nll, err);

@@ -13,13 +13,14 @@
 #include "model/net/forward.h"
 
 typedef enum bb_protocol { BB_PROTOCOL_GGUF, BB_PROTOCOL_HF } bb_protocol;
-#define BB_PROTOCOLS "gguf|hf"                  /* the choices of an option, in the enum's order */
+#define BB_PROTOCOLS "gguf|hf"                   /* the choices of an option, in the enum's order */
 bb_protocol bb_protocol_named(const char *name); /* one of the choices */
 
 typedef struct bb_tokens {
-    int32_t *ids; size_t n;
-    char     sha256[65];    /* of the ids as little-endian u32: the data hash in result rows */
-    char    *path;          /* where they come from, for messages; NULL: no file */
+    int32_t *ids;
+    size_t   n;
+    char     sha256[65]; /* of the ids as little-endian u32: the data hash in result rows */
+    char    *path;       /* where they come from, for messages; NULL: no file */
 } bb_tokens;
 
 /* Text file (tokenized with special tokens, one trailing newline removed, as llama-perplexity) or a token file: .npy (integer, 1-D), .u16, .u32.
@@ -33,27 +34,27 @@ bb_status bb_tokens_bos(const bb_model *m, int32_t *bos, bb_err *err);
 void      bb_tokens_done(bb_tokens *t);
 
 typedef struct bb_windows {
-    uint32_t ctx, n;            /* n windows of ctx tokens */
-    uint32_t first, n_scored;   /* scored positions first .. first + n_scored - 1 of each window */
-    int32_t *tokens;            /* [n*ctx] inputs (BOS already placed) */
-    int32_t *targets;           /* [n*ctx] the next token; the last entry of each window is -1 */
+    uint32_t ctx, n;          /* n windows of ctx tokens */
+    uint32_t first, n_scored; /* scored positions first .. first + n_scored - 1 of each window */
+    int32_t *tokens;          /* [n*ctx] inputs (BOS already placed) */
+    int32_t *targets;         /* [n*ctx] the next token; the last entry of each window is -1 */
 } bb_windows;
 
 /* max_windows 0: all. spread: false takes the first windows, true takes evenly spaced ones. Too few tokens for one window: BB_BAD_FILE; fewer
  * windows than max_windows: all that there are, with a warning that says both numbers. */
-bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos /* -1: none */, uint32_t max_windows,
-                          bool spread, bb_windows *w, bb_err *err);
+bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos /* -1: none */, uint32_t max_windows, bool spread, bb_windows *w,
+                          bb_err *err);
 void      bb_windows_done(bb_windows *w);
 /* SHA-256 of everything in w: what is evaluated at which positions, whatever text and protocol it came from. */
-void      bb_windows_hash(const bb_windows *w, char hex[65]);
+void bb_windows_hash(const bb_windows *w, char hex[65]);
 
 typedef struct bb_result {
-    uint64_t n_tokens;               /* scored */
-    double   nll, nll_se, ppl, ppl_se;  /* nats a token; ppl_se as llama-perplexity prints it */
-    double   kl, kl_se;              /* nats a token; NaN without reference. se over scored tokens */
-    double   top1;                   /* share of same arg max, 0..1; NaN without reference */
-    double   kl_quantile[6];         /* 0.01 0.10 0.50 0.90 0.99 1.00; NaN without reference */
-    double   ln_ratio, ln_ratio_se;  /* paired mean of ln(ppl/ppl_ref); NaN without reference */
+    uint64_t n_tokens;                 /* scored */
+    double   nll, nll_se, ppl, ppl_se; /* nats a token; ppl_se as llama-perplexity prints it */
+    double   kl, kl_se;                /* nats a token; NaN without reference. se over scored tokens */
+    double   top1;                     /* share of same arg max, 0..1; NaN without reference */
+    double   kl_quantile[6];           /* 0.01 0.10 0.50 0.90 0.99 1.00; NaN without reference */
+    double   ln_ratio, ln_ratio_se;    /* paired mean of ln(ppl/ppl_ref); NaN without reference */
 } bb_result;
 
 /* Evaluates net on the windows, in the backend; ref (may be NULL) is the full-precision net. window_kl, window_nll: [w->n] mean over the window's scored
@@ -66,17 +67,17 @@ bb_status bb_evaluate(const bb_backend *backend, const bb_net *net, const bb_net
  * A reference keeps the final hidden states of the scored positions of the full-precision net, for as many of the first windows as fit
  * into max_bytes; for the others they are computed again at each use. Borrows backend, net and w. One user at a time. */
 typedef struct bb_reference bb_reference;
-bb_status bb_reference_create(const bb_backend *backend, const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *progress_label, bb_reference **out,
-                              bb_err *err);
-void      bb_reference_destroy(bb_reference *r);
-uint32_t  bb_reference_kept(const bb_reference *r); /* windows whose states are kept */
+bb_status         bb_reference_create(const bb_backend *backend, const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *progress_label,
+                                      bb_reference **out, bb_err *err);
+void              bb_reference_destroy(bb_reference *r);
+uint32_t          bb_reference_kept(const bb_reference *r); /* windows whose states are kept */
 const bb_backend *bb_reference_backend(const bb_reference *r);
 /* As bb_evaluate with the reference's backend, net and windows, but for the first n_windows only (0: all). */
-bb_status bb_evaluate_against(const bb_net *net, bb_reference *r, uint32_t n_windows, const char *progress_label, bb_result *out,
-                              double *window_kl, double *window_nll, bb_err *err);
+bb_status bb_evaluate_against(const bb_net *net, bb_reference *r, uint32_t n_windows, const char *progress_label, bb_result *out, double *window_kl,
+                              double *window_nll, bb_err *err);
 
 /* The same from hidden states that the caller has (prefix cache): scores are gathered batch by batch, then summed up. */
-typedef struct bb_scores {          /* a scored token each, windows one after the other */
+typedef struct bb_scores { /* a scored token each, windows one after the other */
     uint32_t       n_windows, n_scored;
     double        *nll, *kl, *nll_ref; /* kl, nll_ref, same: NULL without reference */
     unsigned char *same;
@@ -85,12 +86,12 @@ typedef struct bb_scores {          /* a scored token each, windows one after th
 bb_status bb_scores_create(uint32_t n_windows, uint32_t n_scored, bool with_reference, bb_scores *s, bb_err *err);
 void      bb_scores_done(bb_scores *s);
 /* h (S*ctx, C), in f's backend, which is the reference's too: the output of net's last block for windows first .. first+S-1; f made for net, S <= its max_windows. ref may be NULL. */
-bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t first, uint32_t S,
-                        bb_buffer h, bb_err *err);
+bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t first, uint32_t S, bb_buffer h,
+                        bb_err *err);
 /* When all windows are in. window_kl, window_nll as in bb_evaluate. */
 bb_status bb_scores_result(const bb_scores *s, bb_result *out, double *window_kl, double *window_nll, bb_err *err);
 
 /* Windows of ctx tokens that bb_evaluate runs at once. */
-uint32_t  bb_batch_windows(uint32_t ctx);
+uint32_t bb_batch_windows(uint32_t ctx);
 
 #endif

@@ -13,27 +13,27 @@ enum { BATCH_WINDOWS = 16 };
 
 typedef struct level_state {
     const bb_windows *w;
-    bb_buffer         reference;    /* (n * n_scored, C) full-precision hidden states at the scored positions */
-    bool              cached;       /* it has what follows */
-    bb_buffer         boundary;     /* (n_layer + 1) x (n * ctx, C) */
-    bb_matrix         cached_embd;  /* what the boundaries were computed with */
+    bb_buffer         reference;   /* (n * n_scored, C) full-precision hidden states at the scored positions */
+    bool              cached;      /* it has what follows */
+    bb_buffer         boundary;    /* (n_layer + 1) x (n * ctx, C) */
+    bb_matrix         cached_embd; /* what the boundaries were computed with */
     bb_block         *cached_blocks;
-    uint32_t          n_valid;      /* boundaries 0 .. n_valid - 1 belong to the cached network */
-    bb_buffer         scored;       /* (n * n_scored, C) of the network scored last */
+    uint32_t          n_valid;                      /* boundaries 0 .. n_valid - 1 belong to the cached network */
+    bb_buffer         scored;                       /* (n * n_scored, C) of the network scored last */
     const float      *seen_reference, *seen_scored; /* what was lent to the caller, peeked at */
 } level_state;
 
 struct bb_net_evaluator {
     const bb_backend *backend;
-    const bb_model *model;
-    bb_forward     *forward;
-    uint32_t        n_levels, batch;  /* windows a batch without cache */
-    level_state    *levels;
-    bb_buffer       h;                /* (batch * ctx, C) */
-    bb_buffer       rows;             /* (batch * n_scored, C) */
-    int32_t        *targets;
-    double         *kl, *nll;
-    unsigned char  *same;
+    const bb_model   *model;
+    bb_forward       *forward;
+    uint32_t          n_levels, batch; /* windows a batch without cache */
+    level_state      *levels;
+    bb_buffer         h;    /* (batch * ctx, C) */
+    bb_buffer         rows; /* (batch * n_scored, C) */
+    int32_t          *targets;
+    double           *kl, *nll;
+    unsigned char    *same;
 };
 
 static bool matrix_same(const bb_matrix *a, const bb_matrix *b)
@@ -51,10 +51,7 @@ bool bb_block_same(const bb_block *a, const bb_block *b)
     return true;
 }
 
-static size_t hidden_size(const bb_net_evaluator *e, const bb_windows *w)
-{
-    return (size_t)w->n * w->ctx * e->model->net.n_embd;
-}
+static size_t hidden_size(const bb_net_evaluator *e, const bb_windows *w) { return (size_t)w->n * w->ctx * e->model->net.n_embd; }
 
 /* Copies the scored positions of n windows from h (n*ctx, C) to rows (n*n_scored, C). */
 static bb_status gather(const bb_net_evaluator *e, const bb_windows *w, uint32_t n, size_t C, bb_buffer h, bb_buffer rows, bb_err *err)
@@ -74,8 +71,7 @@ static bb_status reference_states(bb_net_evaluator *e, level_state *l, bb_progre
     for (uint32_t first = 0; first < w->n; first += e->batch) {
         uint32_t n = w->n - first < e->batch ? w->n - first : e->batch;
         BB_TRY(bb_forward_embed(e->forward, net, w->tokens + (size_t)first * w->ctx, n, w->ctx, e->h, err));
-        for (uint32_t b = 0; b < net->n_layer; b++)
-            BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
+        for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
         BB_TRY(gather(e, w, n, net->n_embd, e->h, bb_buffer_at(l->reference, (size_t)first * w->n_scored * net->n_embd), err));
         bb_progress_add(progress, n);
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the reference was computed");
@@ -146,8 +142,7 @@ bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *mod
     if (!(e->same = BB_NEW((size_t)e->batch * scored, unsigned char, err))) goto done;
     for (uint32_t i = 0; i < n_levels; i++) total += windows[i].n;
     bb_progress_start(&progress, "full-precision states, windows", total);
-    for (uint32_t i = 0; i < n_levels; i++)
-        BB_TRY(reference_states(e, &e->levels[i], &progress, err));
+    for (uint32_t i = 0; i < n_levels; i++) BB_TRY(reference_states(e, &e->levels[i], &progress, err));
     bb_progress_end(&progress);
     *out = e;
     e = NULL;
@@ -215,11 +210,14 @@ bb_status bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level, const float
 }
 
 /* Sums over windows, gathered in window order. */
-typedef struct sums { double kl, kl2, nll; uint64_t same; } sums;
+typedef struct sums {
+    double   kl, kl2, nll;
+    uint64_t same;
+} sums;
 
 /* KL of windows first .. first+n-1 from the gathered rows; adds to s. */
-static bb_status score_rows(bb_net_evaluator *e, const level_state *l, const bb_net *net, uint32_t first, uint32_t n, bb_buffer rows,
-                            sums *s, double *window_kl, bb_err *err)
+static bb_status score_rows(bb_net_evaluator *e, const level_state *l, const bb_net *net, uint32_t first, uint32_t n, bb_buffer rows, sums *s,
+                            double *window_kl, bb_err *err)
 {
     const bb_windows *w = l->w;
     uint32_t          C = net->n_embd;
@@ -290,8 +288,7 @@ bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_
         bb_buffer rows = l->cached ? bb_buffer_at(l->scored, (size_t)first * w->n_scored * C) : e->rows;
         if (!l->cached) {
             BB_TRY(bb_forward_embed(e->forward, net, w->tokens + (size_t)first * w->ctx, n, w->ctx, e->h, err));
-            for (uint32_t b = 0; b < net->n_layer; b++)
-                BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
+            for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
             BB_TRY(gather(e, w, n, C, e->h, e->rows, err));
             if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted inside an evaluation");
         }

@@ -14,10 +14,10 @@
 #include "model/model.h"
 
 typedef struct bb_evaluation {
-    double   kl, kl_se;      /* nats a token, mean over the scored tokens; se over windows */
-    double   nll, top1;      /* nats a token; share of equal arg max */
-    uint64_t n_tokens;       /* scored */
-    double   n_forwarded;    /* tokens x blocks really forwarded / n_layer: the cost */
+    double   kl, kl_se;   /* nats a token, mean over the scored tokens; se over windows */
+    double   nll, top1;   /* nats a token; share of equal arg max */
+    uint64_t n_tokens;    /* scored */
+    double   n_forwarded; /* tokens x blocks really forwarded / n_layer: the cost */
 } bb_evaluation;
 
 typedef struct bb_net_evaluator bb_net_evaluator;
@@ -29,8 +29,7 @@ void      bb_net_evaluator_destroy(bb_net_evaluator *e);
 uint32_t  bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level);
 
 /* window_kl (may be NULL): [windows of the level] mean KL of each window, for paired comparisons. BB_INTERRUPTED when asked to stop. */
-bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_t level, bb_evaluation *out, double *window_kl,
-                                 bb_err *err);
+bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_t level, bb_evaluation *out, double *window_kl, bb_err *err);
 
 /* Matrices are told apart by address: call this before freeing or rewriting weights that were scored. */
 void bb_net_evaluator_forget(bb_net_evaluator *e);

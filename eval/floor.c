@@ -21,7 +21,7 @@ static bb_status copy_matrix(bb_matrix *m, void **owned, bb_err *err)
     w = BB_NEW(n, float, err);
     *owned = bb_alloc(m->rows, bb_format_row_bytes(to, m->cols), err);
     if (!w || !*owned) goto done;
-    #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
     for (uint32_t i = 0; i < m->rows; i++) from->decode((const char *)m->data + i * row, w + (size_t)i * m->cols, m->cols);
     BB_TRY(bb_quantize(w, m->rows, m->cols, NULL, BB_F16, &o, *owned, NULL, err));
     m->type = BB_F16;

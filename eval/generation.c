@@ -14,7 +14,7 @@
 struct bb_generation {
     bb_generation_spec spec;
     bb_windows         prompts;
-    bb_windows         greedy, drawn;        /* (n_prompts, n_prompt + n_new) */
+    bb_windows         greedy, drawn; /* (n_prompts, n_prompt + n_new) */
     bb_reference      *on_greedy, *on_drawn;
 };
 
@@ -35,7 +35,7 @@ bb_generation_spec bb_generation_default(const bb_net *net)
 static bb_status windows_of_sequences(const bb_generation_spec *s, uint32_t n, int32_t *ids, bb_windows *w, bb_err *err)
 {
     size_t ctx = s->n_prompt + s->n_new;
-    *w = (bb_windows){ .ctx = (uint32_t)ctx, .n = n, .first = s->n_prompt - 1, .n_scored = s->n_new, .tokens = ids };
+    *w = (bb_windows) { .ctx = (uint32_t)ctx, .n = n, .first = s->n_prompt - 1, .n_scored = s->n_new, .tokens = ids };
     w->targets = bb_alloc(n * ctx, sizeof *w->targets, err);
     if (!w->targets) return BB_NOMEM;
     for (size_t i = 0; i < n; i++) {
@@ -45,14 +45,19 @@ static bb_status windows_of_sequences(const bb_generation_spec *s, uint32_t n, i
     return BB_OK;
 }
 
-static bb_status continue_prompts(bb_generation *g, const bb_net *net, double temperature, uint64_t max_bytes, const char *label,
-                                  bb_windows *w, bb_reference **ref, bb_err *err)
+static bb_status continue_prompts(bb_generation *g, const bb_net *net, double temperature, uint64_t max_bytes, const char *label, bb_windows *w,
+                                  bb_reference **ref, bb_err *err)
 {
     const bb_generation_spec *s = &g->spec;
     bb_status                 status = BB_OK;
     uint32_t                  n = g->prompts.n;
-    bb_sampling               p = { .prompt = g->prompts.tokens, .n_prompt = s->n_prompt, .stride = g->prompts.ctx, .n_sequences = n,
-                                    .length = s->n_prompt + s->n_new, .temperature = temperature, .seed = s->seed };
+    bb_sampling               p = { .prompt = g->prompts.tokens,
+                                    .n_prompt = s->n_prompt,
+                                    .stride = g->prompts.ctx,
+                                    .n_sequences = n,
+                                    .length = s->n_prompt + s->n_new,
+                                    .temperature = temperature,
+                                    .seed = s->seed };
     int32_t                  *ids = bb_alloc((size_t)n, p.length * sizeof *ids, err);
     if (!ids) return BB_NOMEM;
     BB_TRY(bb_sample_ids(net, &p, label, ids, err));
@@ -74,8 +79,8 @@ static bb_status check(const bb_generation_spec *s, bb_err *err)
     return BB_OK;
 }
 
-bb_status bb_generation_create(const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec, uint64_t max_bytes,
-                               const char *label, bb_generation **out, bb_err *err)
+bb_status bb_generation_create(const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec, uint64_t max_bytes, const char *label,
+                               bb_generation **out, bb_err *err)
 {
     bb_status      status = BB_OK;
     bb_generation *g;
@@ -164,11 +169,11 @@ static bb_status check_finite(const bb_scores *s, bb_err *err)
 /* Scores of all sequences of w. */
 static bb_status score(const bb_net *net, const bb_windows *w, bb_reference *ref, bb_scores *s, bb_err *err)
 {
-    bb_status   status = BB_OK;
-    bb_forward *f = NULL;
-    uint32_t    batch = bb_batch_windows(w->ctx);
+    bb_status         status = BB_OK;
+    bb_forward       *f = NULL;
+    uint32_t          batch = bb_batch_windows(w->ctx);
     const bb_backend *k = bb_reference_backend(ref);
-    bb_buffer   h = { 0 };
+    bb_buffer         h = { 0 };
     if (batch > w->n) batch = w->n;
     BB_TRY(k->ops->alloc(k->context, (size_t)batch * w->ctx * net->n_embd, &h, err));
     BB_TRY(bb_scores_create(w->n, w->n_scored, true, s, err));
@@ -193,19 +198,19 @@ done:
 bb_status bb_generation_measure(const bb_net *net, bb_generation *g, bb_generation_result *out, uint32_t *agreement, bb_err *err)
 {
     static const uint32_t first[BB_GENERATION_SPANS] = { 1, 17, 65 };
-    bb_status status = BB_OK;
-    bb_scores s = { 0 };
-    uint32_t  n_new = g->spec.n_new;
-    double   *room = bb_alloc(g->prompts.n, sizeof *room, err);
+    bb_status             status = BB_OK;
+    bb_scores             s = { 0 };
+    uint32_t              n_new = g->spec.n_new;
+    double               *room = bb_alloc(g->prompts.n, sizeof *room, err);
     if (!room) return BB_NOMEM;
-    *out = (bb_generation_result){ .n_prompts = g->prompts.n, .n_prompt = g->spec.n_prompt, .n_new = n_new };
+    *out = (bb_generation_result) { .n_prompts = g->prompts.n, .n_prompt = g->spec.n_prompt, .n_new = n_new };
     BB_TRY(score(net, &g->greedy, g->on_greedy, &s, err));
     agreement_lengths(&s, out, room, agreement);
     bb_scores_done(&s);
     BB_TRY(score(net, &g->drawn, g->on_drawn, &s, err));
     for (int i = 0; i < BB_GENERATION_SPANS; i++) {
         uint32_t last = i + 1 < BB_GENERATION_SPANS ? first[i + 1] - 1 : n_new;
-        out->span[i] = (bb_generation_span){ .first = first[i], .last = last < n_new ? last : n_new };
+        out->span[i] = (bb_generation_span) { .first = first[i], .last = last < n_new ? last : n_new };
         measure_span(&s, &out->span[i], room);
     }
 done:

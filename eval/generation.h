@@ -19,10 +19,10 @@
 enum { BB_GENERATION_SPANS = 3 };
 
 typedef struct bb_generation_spec {
-    uint32_t n_prompts;  /* at most; a short text has fewer */
-    uint32_t n_prompt;   /* tokens of a prompt, >= 3, BOS included where the vocabulary begins with it */
-    uint32_t n_new;      /* tokens of a continuation, >= 1 */
-    uint64_t seed;       /* of the drawn continuations */
+    uint32_t n_prompts; /* at most; a short text has fewer */
+    uint32_t n_prompt;  /* tokens of a prompt, >= 3, BOS included where the vocabulary begins with it */
+    uint32_t n_new;     /* tokens of a continuation, >= 1 */
+    uint64_t seed;      /* of the drawn continuations */
 } bb_generation_spec;
 
 typedef struct bb_generation_span {
@@ -44,9 +44,9 @@ bb_generation_spec bb_generation_default(const bb_net *net);
 /* The continuations of the full-precision net, and its hidden states on them where they fit into max_bytes (else they are computed at
  * each use). bos: as bb_tokens_bos gives it. Borrows net. One user at a time. */
 typedef struct bb_generation bb_generation;
-bb_status bb_generation_create(const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec, uint64_t max_bytes,
-                               const char *progress_label, bb_generation **out, bb_err *err);
-void      bb_generation_destroy(bb_generation *g);
+bb_status                    bb_generation_create(const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec, uint64_t max_bytes,
+                                                  const char *progress_label, bb_generation **out, bb_err *err);
+void                         bb_generation_destroy(bb_generation *g);
 
 /* agreement (NULL allowed): [n_prompts] agreement lengths, for paired comparisons. Polls bb_interrupted. */
 bb_status bb_generation_measure(const bb_net *net, bb_generation *g, bb_generation_result *out, uint32_t *agreement, bb_err *err);

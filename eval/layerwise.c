@@ -29,23 +29,23 @@ static void decode(const bb_matrix *m, float *out)
 {
     const bb_format *f = bb_format_get(m->type);
     size_t           row = bb_format_row_bytes(f, m->cols);
-    #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
     for (uint32_t i = 0; i < m->rows; i++) f->decode((const char *)m->data + i * row, out + (size_t)i * m->cols, m->cols);
 }
 
 /* kept share of the unit's block at full width, as the database counts it */
-static bb_status option_matrix(const bb_layerwise_input *in, const bb_change *c, uint32_t layer, bb_part part, bb_matrix *m, bb_quant_stats *stats,
-                               bb_err *err)
+static bb_status option_matrix(const bb_layerwise_input *in, const bb_change *c, uint32_t layer, bb_part part, bb_matrix *m, bb_quant_stats *stats, bb_err *err)
 {
     memset(stats, 0, sizeof *stats);
-    return bb_database_matrix(in->db, layer, part, bb_part_kept(&in->model->net.blocks[layer], part), (bb_type)in->space->units[c->unit].options[c->option].value, m, stats, err);
+    return bb_database_matrix(in->db, layer, part, bb_part_kept(&in->model->net.blocks[layer], part),
+                              (bb_type)in->space->units[c->unit].options[c->option].value, m, stats, err);
 }
 
 /* ---- sensitivities of one matrix ---- */
 
 typedef struct gradients {
-    float *sum[BB_N_PARTS];     /* (rows, cols) dL/dW */
-    float *square[BB_N_PARTS];  /* (rows, cols) sum over tokens of (dy x)^2 */
+    float *sum[BB_N_PARTS];    /* (rows, cols) dL/dW */
+    float *square[BB_N_PARTS]; /* (rows, cols) sum over tokens of (dy x)^2 */
 } gradients;
 
 static void gradients_done(gradients *g)
@@ -57,7 +57,10 @@ static void gradients_done(gradients *g)
     memset(g, 0, sizeof *g);
 }
 
-typedef struct hook_data { gradients *g; const bb_block *block; } hook_data;
+typedef struct hook_data {
+    gradients      *g;
+    const bb_block *block;
+} hook_data;
 
 static bb_status add_squares(void *self, bb_part part, const float *x, const float *dy, size_t n, bb_err *err)
 {
@@ -213,8 +216,8 @@ done:
 }
 
 /* KL / t^2 of the network with noise of relative size t in one matrix. */
-static bb_status noise_sensitivity(const bb_layerwise_input *in, uint32_t layer, bb_part part, const float *w, float *noisy, double *alpha,
-                                   double *tokens, bb_err *err)
+static bb_status noise_sensitivity(const bb_layerwise_input *in, uint32_t layer, bb_part part, const float *w, float *noisy, double *alpha, double *tokens,
+                                   bb_err *err)
 {
     const bb_net    *full = &in->model->net;
     const bb_matrix *m = &full->blocks[layer].w[part];
@@ -250,10 +253,10 @@ done:
 
 static bb_status noise_costs(const bb_layerwise_input *in, double *cost, double *tokens, bb_err *err)
 {
-    bb_status   status = BB_OK;
-    uint32_t    unit = BB_NO_UNIT;
-    float      *w = NULL, *v = NULL;
-    double      alpha = 0, square = 0;
+    bb_status status = BB_OK;
+    uint32_t  unit = BB_NO_UNIT;
+    float    *w = NULL, *v = NULL;
+    double    alpha = 0, square = 0;
     for (size_t i = 0; i < in->n; i++) {
         uint32_t       layer;
         bb_part        part;
@@ -313,9 +316,7 @@ bb_status bb_layerwise_costs(const bb_layerwise_input *in, bb_layerwise kind, do
     switch (kind) {
     case BB_LAYERWISE_LOCAL: status = local_costs(in, cost, err); break;
     case BB_LAYERWISE_NOISE: status = noise_costs(in, cost, tokens, err); break;
-    default:
-        status = backward_costs(in, kind == BB_LAYERWISE_FISHER, cost, err);
-        *tokens = 3 * window_tokens;
+    default: status = backward_costs(in, kind == BB_LAYERWISE_FISHER, cost, err); *tokens = 3 * window_tokens;
     }
     if (status == BB_OK) rescale(in, cost);
     return status;

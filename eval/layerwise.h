@@ -20,16 +20,16 @@
 typedef enum bb_layerwise { BB_LAYERWISE_LOCAL, BB_LAYERWISE_NOISE, BB_LAYERWISE_GRADIENT, BB_LAYERWISE_FISHER, BB_LAYERWISE_COUNT } bb_layerwise;
 extern const char *const bb_layerwise_names[BB_LAYERWISE_COUNT];
 
-typedef struct bb_layerwise_input {  /* all borrowed */
-    const bb_model    *model;
-    bb_database       *db;
-    bb_net_evaluator  *evaluator;    /* of `windows` at `level` */
-    uint32_t           level;
-    const bb_windows  *windows;
-    uint64_t           seed;
-    const bb_plan_space *space;      /* what the changes are of */
-    const bb_change   *changes;      /* [n] around full precision; kl measured */
-    size_t             n;
+typedef struct bb_layerwise_input { /* all borrowed */
+    const bb_model      *model;
+    bb_database         *db;
+    bb_net_evaluator    *evaluator; /* of `windows` at `level` */
+    uint32_t             level;
+    const bb_windows    *windows;
+    uint64_t             seed;
+    const bb_plan_space *space;   /* what the changes are of */
+    const bb_change     *changes; /* [n] around full precision; kl measured */
+    size_t               n;
 } bb_layerwise_input;
 
 /* Replaces cost[i] of every change of a linear's format; leaves structure, embedding and head as they are. tokens: what was forwarded, a

@@ -12,10 +12,7 @@ static uint32_t n_options(const bb_units *s, uint32_t u) { return s->offset[u + 
 static uint32_t n_rows(const bb_units *s, uint32_t u) { return s->controller[u] < 0 ? 1 : n_options(s, (uint32_t)s->controller[u]); }
 
 /* Width of unit u when its controller has option c. */
-static double width_at(const bb_units *s, uint32_t u, uint32_t c)
-{
-    return s->controller[u] < 0 ? 1 : s->width[s->offset[s->controller[u]] + c];
-}
+static double width_at(const bb_units *s, uint32_t u, uint32_t c) { return s->controller[u] < 0 ? 1 : s->width[s->offset[s->controller[u]] + c]; }
 
 static bb_status init(const bb_units *units, const char *name, bb_proxy *p, bb_err *err)
 {
@@ -46,8 +43,7 @@ bb_status bb_proxy_from_costs(const bb_units *units, const char *name, const dou
     bb_status status = init(units, name, out, err);
     for (uint32_t u = 0; status == BB_OK && u < units->n; u++)
         for (uint32_t c = 0; c < n_rows(units, u); c++)
-            for (uint32_t o = 0; o < n_options(units, u); o++)
-                out->linear[u][c * n_options(units, u) + o] = cost[units->offset[u] + o] * width_at(units, u, c);
+            for (uint32_t o = 0; o < n_options(units, u); o++) out->linear[u][c * n_options(units, u) + o] = cost[units->offset[u] + o] * width_at(units, u, c);
     if (status != BB_OK) bb_proxy_done(out);
     return status;
 }

@@ -24,7 +24,10 @@ double bb_kendall(const double *a, const double *b, size_t n)
     return na && nb ? (double)sum / sqrt((double)na * (double)nb) : (double)NAN;
 }
 
-typedef struct entry { double value; size_t index; } entry;
+typedef struct entry {
+    double value;
+    size_t index;
+} entry;
 
 static int by_value(const void *x, const void *y)
 {
@@ -35,7 +38,7 @@ static int by_value(const void *x, const void *y)
 /* rank[i]: mean rank of a[i] among equals. */
 static void ranks(const double *a, size_t n, entry *work, double *rank)
 {
-    for (size_t i = 0; i < n; i++) work[i] = (entry){ a[i], i };
+    for (size_t i = 0; i < n; i++) work[i] = (entry) { a[i], i };
     qsort(work, n, sizeof *work, by_value);
     for (size_t i = 0; i < n;) {
         size_t j = i;
@@ -73,7 +76,7 @@ bb_status bb_kendall_interval(const double *a, const double *b, size_t n, uint32
     bb_status status = tau && work ? BB_OK : BB_NOMEM;
     uint32_t  m = 0;
     if (status != BB_OK) goto done;
-    #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
     for (uint32_t s = 0; s < samples; s++) {
         double *x = work + 2 * n * s, *y = x + n;
         char    name[32];

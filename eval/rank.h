@@ -19,6 +19,6 @@ bb_status bb_spearman(const double *a, const double *b, size_t n, double *rho, b
 bb_status bb_kendall_interval(const double *a, const double *b, size_t n, uint32_t samples, uint64_t seed, double *lo, double *hi, bb_err *err);
 
 /* b at the least a, less the least b: what is lost by trusting a. Ties in a: the first. */
-double    bb_regret(const double *a, const double *b, size_t n);
+double bb_regret(const double *a, const double *b, size_t n);
 
 #endif

@@ -15,10 +15,7 @@
 /* ---- measuring ---- */
 
 /* The block that a unit belongs to; embedding and head come first: they change everything. */
-static long unit_block(const bb_plan_unit *unit)
-{
-    return unit->what == BB_UNIT_EMBD || unit->what == BB_UNIT_HEAD ? -1 : (long)unit->layer;
-}
+static long unit_block(const bb_plan_unit *unit) { return unit->what == BB_UNIT_EMBD || unit->what == BB_UNIT_HEAD ? -1 : (long)unit->layer; }
 
 /* Multiplications of a score's two heads (the reference's and the candidate's, for scored positions alone), as a number of blocks of average size. */
 static uint64_t head_blocks(const bb_net *net, const bb_windows *w)
@@ -37,7 +34,10 @@ uint64_t bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, con
     return net->n_layer - (uint64_t)(block > 0 ? block : 0) + head_blocks(net, windows);
 }
 
-typedef struct order_key { long block; size_t index; } order_key;
+typedef struct order_key {
+    long   block;
+    size_t index;
+} order_key;
 
 static int later_block_first(const void *a, const void *b)
 {
@@ -46,7 +46,9 @@ static int later_block_first(const void *a, const void *b)
     return x->index < y->index ? -1 : x->index > y->index;
 }
 
-typedef struct record { double kl, kl_se, n_forwarded; } record; /* followed by psi in the store */
+typedef struct record {
+    double kl, kl_se, n_forwarded;
+} record; /* followed by psi in the store */
 
 static bb_status load(const bb_sensitivity_options *o, const char *key, bb_sensitivity *s, bb_change *c, bool *found, bb_err *err)
 {
@@ -100,7 +102,8 @@ static bb_status set_prefix(job *j, size_t dim, bb_err *err)
 {
     char hash[17] = "-";
     if (j->o->anchor) bb_plan_space_hash(j->o->space, j->o->anchor, hash);
-    int n = snprintf(j->prefix, sizeof j->prefix, "%s|%s|%u|%zu/%u/%llu", j->o->key ? j->o->key : "", hash, j->o->level, dim, j->o->probes, (unsigned long long)j->o->seed);
+    int n = snprintf(j->prefix, sizeof j->prefix, "%s|%s|%u|%zu/%u/%llu", j->o->key ? j->o->key : "", hash, j->o->level, dim, j->o->probes,
+                     (unsigned long long)j->o->seed);
     if (n < 0 || (size_t)n >= sizeof j->prefix) return BB_FAIL(err, BB_USAGE, "the key of the measurements has more than %zu bytes", sizeof j->prefix - 1);
     return BB_OK;
 }
@@ -109,11 +112,11 @@ static bb_status set_prefix(job *j, size_t dim, bb_err *err)
 static bb_status measure_one(const job *j, bb_sensitivity *s, bb_change *c, bool *found, bb_err *err)
 {
     const bb_plan_unit *unit = &j->o->space->units[c->unit];
-    bb_net        net;
-    bb_evaluation v;
-    const float  *rows;
-    char         *key = bb_asprintf(err, "%s|%s=%s", j->prefix, unit->name, unit->options[c->option].name);
-    bb_status     status = BB_NOMEM;
+    bb_net              net;
+    bb_evaluation       v;
+    const float        *rows;
+    char               *key = bb_asprintf(err, "%s|%s=%s", j->prefix, unit->name, unit->options[c->option].name);
+    bb_status           status = BB_NOMEM;
     if (!key) return BB_NOMEM;
     BB_TRY(load(j->o, key, s, c, found, err));
     if (*found) goto done;
@@ -150,8 +153,8 @@ done:
     return status;
 }
 
-bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_database *db, const bb_windows *windows,
-                                 const bb_sensitivity_options *o, bb_change *changes, size_t n, bb_sensitivity *out, bb_err *err)
+bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_database *db, const bb_windows *windows, const bb_sensitivity_options *o,
+                                 bb_change *changes, size_t n, bb_sensitivity *out, bb_err *err)
 {
     bb_status   status = BB_NOMEM;
     size_t      n_rows = (size_t)windows->n * windows->n_scored, n_values = n_rows * model->net.n_embd;
@@ -175,7 +178,7 @@ bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_
     j.sketch = sketch;
     for (size_t i = 0; i < n; i++) {
         changes[i].psi = out->memory + i * out->dim;
-        order[i] = (order_key){ unit_block(&o->space->units[changes[i].unit]), i };
+        order[i] = (order_key) { unit_block(&o->space->units[changes[i].unit]), i };
     }
     qsort(order, n, sizeof *order, later_block_first);
     for (size_t i = 0; i < n; i++) total += bb_sensitivity_blocks(&model->net, windows, &o->space->units[changes[i].unit]);
@@ -206,7 +209,7 @@ bb_status bb_sensitivity_gram(const bb_sensitivity *s, float *gram, bb_err *err)
     enum { ROWS = 64 }; /* fixed tiles: the same bits for any number of threads */
     size_t n = s->n;
     if (n > 65536) return BB_FAIL(err, BB_NOMEM, "a Gram matrix of %zu options is too large: use fewer formats", n);
-    #pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < n; i += ROWS)
         bb_sgemm_nt(n - i < ROWS ? n - i : ROWS, n, s->dim, 1.0f, s->memory + i * s->dim, s->dim, s->memory, s->dim, 0.0f, gram + i * n, n);
     return BB_OK;

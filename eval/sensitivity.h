@@ -13,37 +13,37 @@
 #include "model/compress/database.h"
 
 typedef struct bb_change {
-    uint32_t    unit, option;    /* of a space of plans */
-    double      kl, kl_se;       /* nats a token to full precision, of the anchor with this change */
-    float      *psi;             /* [dim] owned by the sensitivity; change against the anchor */
+    uint32_t unit, option; /* of a space of plans */
+    double   kl, kl_se;    /* nats a token to full precision, of the anchor with this change */
+    float   *psi;          /* [dim] owned by the sensitivity; change against the anchor */
 } bb_change;
 
 typedef struct bb_sensitivity {
-    size_t     n;                /* changes, in the order given */
+    size_t     n; /* changes, in the order given */
     bb_change *changes;
-    size_t     dim;              /* of psi: scored tokens x probes */
-    double     anchor_kl;        /* KL of the anchor itself; 0 for full precision */
-    double     n_forwarded;      /* tokens spent, whenever they were */
-    float     *memory;           /* owned: all psi */
+    size_t     dim;         /* of psi: scored tokens x probes */
+    double     anchor_kl;   /* KL of the anchor itself; 0 for full precision */
+    double     n_forwarded; /* tokens spent, whenever they were */
+    float     *memory;      /* owned: all psi */
 } bb_sensitivity;
 
 typedef struct bb_sensitivity_options {
-    uint32_t        level;       /* of the evaluator; must have a boundary cache */
-    uint32_t        probes;      /* k */
-    uint64_t        seed;
+    uint32_t             level;  /* of the evaluator; must have a boundary cache */
+    uint32_t             probes; /* k */
+    uint64_t             seed;
     const bb_plan_space *space;  /* of this model: what units and options are */
-    const uint16_t *anchor;      /* a plan of it; NULL: full precision */
-    bb_store       *store;       /* finished changes are read from and written to table "changes"; NULL: none */
-    const char     *key;         /* identity of model, data and settings: prefix of the store keys; the anchor is added to it */
+    const uint16_t      *anchor; /* a plan of it; NULL: full precision */
+    bb_store            *store;  /* finished changes are read from and written to table "changes"; NULL: none */
+    const char          *key;    /* identity of model, data and settings: prefix of the store keys; the anchor is added to it */
 } bb_sensitivity_options;
 
 /* Measures all changes (unit and option filled in; order is kept), last block first inside, so that prefixes are shared. Resumable through the
  * store; shows progress. */
-bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_database *db, const bb_windows *windows,
-                                 const bb_sensitivity_options *o, bb_change *changes, size_t n, bb_sensitivity *out, bb_err *err);
+bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_database *db, const bb_windows *windows, const bb_sensitivity_options *o,
+                                 bb_change *changes, size_t n, bb_sensitivity *out, bb_err *err);
 void      bb_sensitivity_done(bb_sensitivity *s);
 /* The work of measuring an option of the unit, as progress counts it, in blocks: those of the network that run, and what the heads of the score cost. */
-uint64_t  bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const bb_plan_unit *unit);
+uint64_t bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const bb_plan_unit *unit);
 
 /* G (n, n) float32 row-major, G[i][j] = psi_i . psi_j. */
 bb_status bb_sensitivity_gram(const bb_sensitivity *s, float *gram, bb_err *err);

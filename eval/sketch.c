@@ -19,9 +19,9 @@ struct bb_sketch {
     const float  *h;
     size_t        n_rows;
     uint32_t      k, C;
-    int32_t      *label;   /* [n_rows * k] v_tj */
-    float        *probe;   /* (n_rows * k, C) */
-    float        *state;   /* (n_rows, C): normed states of the base */
+    int32_t      *label; /* [n_rows * k] v_tj */
+    float        *probe; /* (n_rows * k, C) */
+    float        *state; /* (n_rows, C): normed states of the base */
 };
 
 static void output_norm(const bb_net *net, const float *h, float *out)
@@ -35,7 +35,7 @@ static void output_norm(const bb_net *net, const float *h, float *out)
 /* Rows of z (n, V) from logits to probabilities, in place. */
 static void softmax_rows(float *z, size_t n, size_t V)
 {
-    #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
     for (size_t t = 0; t < n; t++) {
         float *row = z + t * V, top = row[0];
         double sum = 0;
@@ -75,7 +75,7 @@ static void mean_row(const bb_matrix *w, const float *p, size_t n, float *piece,
 static void fill_probes(const bb_sketch *s, const bb_matrix *head, size_t first, size_t n, const float *mean, float *probe)
 {
     float scale = (float)(1.0 / sqrt((double)s->k * (double)s->n_rows));
-    #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
     for (size_t t = 0; t < n; t++)
         for (uint32_t j = 0; j < s->k; j++) {
             float *out = probe + (t * s->k + j) * s->C;
@@ -86,7 +86,7 @@ static void fill_probes(const bb_sketch *s, const bb_matrix *head, size_t first,
 
 static void draw_labels(bb_sketch *s, size_t first, size_t n, const float *p, uint32_t V, uint64_t seed)
 {
-    #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
     for (size_t t = 0; t < n; t++) {
         char   name[32];
         bb_rng rng;
@@ -96,7 +96,9 @@ static void draw_labels(bb_sketch *s, size_t first, size_t n, const float *p, ui
     }
 }
 
-typedef struct scratch { float *p, *mean, *piece; } scratch;
+typedef struct scratch {
+    float *p, *mean, *piece;
+} scratch;
 
 static bb_status scratch_init(const bb_sketch *s, scratch *w, bb_err *err)
 {
@@ -121,7 +123,7 @@ bb_status bb_sketch_create(const bb_net *net, const float *h, size_t n_rows, uin
     bb_sketch  *s = BB_NEW0(1, bb_sketch, err);
     *out = NULL;
     if (!s) return BB_NOMEM;
-    *s = (bb_sketch){ net, h, n_rows, probes, net->n_embd, NULL, NULL, NULL };
+    *s = (bb_sketch) { net, h, n_rows, probes, net->n_embd, NULL, NULL, NULL };
     s->label = BB_NEW(n_rows * probes, int32_t, err);
     s->probe = BB_NEW(n_rows * probes * s->C, float, err);
     s->state = BB_NEW(n_rows * s->C, float, err);
@@ -167,7 +169,7 @@ static bb_status project_same_head(const bb_sketch *s, const bb_net *net, const 
 {
     float *delta = BB_NEW(s->n_rows * s->C, float, err);
     if (!delta) return BB_NOMEM;
-    #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
     for (size_t t = 0; t < s->n_rows; t++) {
         float *d = delta + t * s->C;
         output_norm(net, h + t * s->C, d);
@@ -193,7 +195,7 @@ static bb_status project_other_head(const bb_sketch *s, const bb_net *net, const
         softmax_rows(w.p, n, s->net->n_vocab);
         mean_row(head, w.p, n, w.piece, w.mean);
         fill_probes(s, head, first, n, w.mean, probe);
-        #pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static)
         for (size_t t = 0; t < n; t++) {
             const float *base = s->state + (first + t) * s->C;
             output_norm(net, h + (first + t) * s->C, state + t * s->C);

@@ -16,7 +16,7 @@ const char *const bb_task_kind_names[3] = { "choice", "schema", "cloze" };
 typedef struct reader {
     const char *path;
     bb_task    *t;
-    size_t      line;       /* from 1 */
+    size_t      line; /* from 1 */
     size_t      room_options, room_items;
 } reader;
 
@@ -39,10 +39,7 @@ static bool contains(bb_bytes s, const char *what)
     return false;
 }
 
-static bool asks(bb_bytes query)
-{
-    return (query.size >= 9 && memcmp(query.data, "Question:", 9) == 0) || contains(query, "\nQuestion:");
-}
+static bool asks(bb_bytes query) { return (query.size >= 9 && memcmp(query.data, "Question:", 9) == 0) || contains(query, "\nQuestion:"); }
 
 static bb_status grow(void **array, size_t *room, size_t n, size_t size, bb_err *err)
 {
@@ -60,7 +57,7 @@ static bb_status start_item(reader *r, uint32_t gold, bb_err *err)
     void     *items = t->items;
     bb_status status = grow(&items, &r->room_items, t->n_items, sizeof *t->items, err);
     t->items = items;
-    if (status == BB_OK) t->items[t->n_items++] = (bb_task_item){ .first = t->n_options, .gold = gold };
+    if (status == BB_OK) t->items[t->n_items++] = (bb_task_item) { .first = t->n_options, .gold = gold };
     return status;
 }
 
@@ -95,7 +92,7 @@ static bb_status add_option(reader *r, bb_bytes context, bb_bytes continuation, 
 static bool text_of(const json_t *s, bb_bytes *out)
 {
     if (!json_is_string(s)) return false;
-    *out = (bb_bytes){ json_string_value(s), json_string_length(s) };
+    *out = (bb_bytes) { json_string_value(s), json_string_length(s) };
     return true;
 }
 
@@ -127,8 +124,7 @@ static bb_status read_options(reader *r, const json_t *o, bb_err *err)
     size_t        n = json_array_size(many); /* 0 when it is no array */
     bb_bytes      one, other;
     bb_status     status = BB_OK;
-    if (!text_of(json_object_get(o, one_name), &one))
-        return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"%s\" should be a text", r->path, r->line, one_name);
+    if (!text_of(json_object_get(o, one_name), &one)) return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"%s\" should be a text", r->path, r->line, one_name);
     if (n < 2 || n > MAX_OPTIONS)
         return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"%s\" should be a list of 2 to %d texts", r->path, r->line, many_name, MAX_OPTIONS);
     if (!json_is_integer(gold) || json_integer_value(gold) < 0 || (size_t)json_integer_value(gold) >= n)
@@ -153,8 +149,7 @@ static bb_status read_json(reader *r, const char *line, size_t size, bb_err *err
     if (!json_is_object(o) || !kind_of(o, &kind))
         status = BB_FAIL(err, BB_BAD_FILE, "%s line %zu: an item should have \"choices\", \"context_options\" or \"continuation\"", r->path, r->line);
     else if (r->t->n_items && kind != r->t->kind)
-        status = BB_FAIL(err, BB_BAD_FILE, "%s line %zu: a %s item in a %s task", r->path, r->line, bb_task_kind_names[kind],
-                         bb_task_kind_names[r->t->kind]);
+        status = BB_FAIL(err, BB_BAD_FILE, "%s line %zu: a %s item in a %s task", r->path, r->line, bb_task_kind_names[kind], bb_task_kind_names[r->t->kind]);
     else {
         r->t->kind = kind;
         status = kind == BB_TASK_CLOZE ? read_cloze(r, o, err) : read_options(r, o, err);
@@ -170,7 +165,7 @@ static bool next_line(const char *data, size_t size, size_t *at, bb_bytes *line)
     const char *end;
     if (*at >= size) return false;
     end = memchr(data + *at, '\n', size - *at);
-    *line = (bb_bytes){ data + *at, end ? (uint64_t)(end - (data + *at)) : size - *at };
+    *line = (bb_bytes) { data + *at, end ? (uint64_t)(end - (data + *at)) : size - *at };
     *at += (size_t)line->size + 1;
     return true;
 }
@@ -225,7 +220,7 @@ bb_status bb_task_parse(const char *path, const char *data, size_t size, size_t 
     reader    r = { .path = path, .t = t };
     bb_sha256 sum;
     bb_status status;
-    *t = (bb_task){ .kind = BB_TASK_CHOICE };
+    *t = (bb_task) { .kind = BB_TASK_CHOICE };
     set_name(t, path);
     bb_sha256_init(&sum);
     bb_sha256_update(&sum, data, size);
@@ -242,7 +237,7 @@ bb_status bb_task_load(const char *path, size_t limit, bb_task *t, bb_err *err)
     char     *data;
     size_t    size;
     bb_status status = bb_file_read(path, &data, &size, err);
-    *t = (bb_task){ .kind = BB_TASK_CHOICE };
+    *t = (bb_task) { .kind = BB_TASK_CHOICE };
     if (status != BB_OK) return status;
     status = bb_task_parse(path, data, size, limit, t, err);
     bb_free(data);
@@ -254,5 +249,5 @@ void bb_task_done(bb_task *t)
     bb_text_done(&t->text);
     bb_free(t->options);
     bb_free(t->items);
-    *t = (bb_task){ .kind = BB_TASK_CHOICE };
+    *t = (bb_task) { .kind = BB_TASK_CHOICE };
 }

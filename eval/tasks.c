@@ -18,23 +18,34 @@
 enum { BATCH_TOKENS = 4096, LOGITS = 1 << 21 /* at once: 8 MiB */ };
 
 /* One option: ids pool[at .. at + n - 1]; those from n_prefix on are the continuation. */
-typedef struct sequence { size_t at; uint32_t n, n_prefix; bool skipped, cut; } sequence;
+typedef struct sequence {
+    size_t   at;
+    uint32_t n, n_prefix;
+    bool     skipped, cut;
+} sequence;
 
-typedef struct score { double log_p; bool greedy; } score; /* of the continuation; is each of its tokens the arg max? */
+typedef struct score {
+    double log_p;
+    bool   greedy;
+} score; /* of the continuation; is each of its tokens the arg max? */
 
 typedef struct runner {
     const bb_net  *net;
     const bb_task *t;
     uint32_t       max_tokens;
     int32_t        bos;
-    int32_t       *pool; size_t n_pool, room;
-    sequence      *s;       /* [n_options] */
-    size_t        *order;   /* [n_options] by falling length */
-    score         *scores;  /* [n_options] */
+    int32_t       *pool;
+    size_t         n_pool, room;
+    sequence      *s;      /* [n_options] */
+    size_t        *order;  /* [n_options] by falling length */
+    score         *scores; /* [n_options] */
     bb_forward    *f;
     float         *h, *rows, *logits;
     size_t         rows_at_once, n_rows;
-    struct { size_t i; int32_t target; } *row; /* [rows_at_once] the sequence and the token that a row predicts */
+    struct {
+        size_t  i;
+        int32_t target;
+    } * row; /* [rows_at_once] the sequence and the token that a row predicts */
 } runner;
 
 /* ---- tokens ---- */
@@ -62,7 +73,7 @@ static bb_status add_sequence(runner *r, const bb_tokenizer *tokenizer, const bb
     BB_TRY(bb_tokenize(tokenizer, text, o->n_context + o->n_continuation, false, false, &whole, &n_whole, err));
     BB_TRY(pool_grow(r, n_whole + bos, err));
     while (shared < n_context && shared < n_whole && context[shared] == whole[shared]) shared++;
-    *s = (sequence){ .at = r->n_pool, .n = (uint32_t)(n_whole + bos), .n_prefix = (uint32_t)(shared + bos) };
+    *s = (sequence) { .at = r->n_pool, .n = (uint32_t)(n_whole + bos), .n_prefix = (uint32_t)(shared + bos) };
     if (bos) r->pool[r->n_pool] = r->bos;
     memcpy(r->pool + r->n_pool + bos, whole, n_whole * sizeof *whole);
     r->n_pool += n_whole + bos;
@@ -132,7 +143,10 @@ done:
 
 /* ---- scores ---- */
 
-typedef struct ranked { uint32_t n; size_t i; } ranked; /* a sequence and its length */
+typedef struct ranked {
+    uint32_t n;
+    size_t   i;
+} ranked; /* a sequence and its length */
 
 static int longer_first(const void *a, const void *b)
 {
@@ -148,7 +162,7 @@ static bb_status rank(runner *r, size_t *n_out, bb_err *err)
     size_t  n = 0;
     if (!all) return BB_NOMEM;
     for (size_t i = 0; i < r->t->n_options; i++)
-        if (!r->s[i].skipped) all[n++] = (ranked){ r->s[i].n, i };
+        if (!r->s[i].skipped) all[n++] = (ranked) { r->s[i].n, i };
     qsort(all, n, sizeof *all, longer_first);
     for (size_t i = 0; i < n; i++) r->order[i] = all[i].i;
     bb_free(all);
@@ -193,7 +207,7 @@ static bb_status take_rows(runner *r, size_t i, const float *h, bb_err *err)
     const sequence *s = &r->s[i];
     size_t          C = r->net->n_embd;
     bb_status       status = BB_OK;
-    r->scores[i] = (score){ 0, true };
+    r->scores[i] = (score) { 0, true };
     for (uint32_t t = s->n_prefix - 1; t + 1 < s->n; t++) {
         memcpy(r->rows + r->n_rows * C, h + t * C, C * sizeof *h);
         r->row[r->n_rows].i = i;
@@ -247,7 +261,9 @@ done:
 
 /* ---- results ---- */
 
-typedef struct sums { double sum, squares; } sums;
+typedef struct sums {
+    double sum, squares;
+} sums;
 
 static void add(sums *s, double x)
 {
@@ -297,7 +313,7 @@ static void results(const runner *r, bb_task_result *out, uint32_t *answers)
 {
     sums acc = { 0, 0 }, norm = { 0, 0 }, nll = { 0, 0 };
     bool cloze = r->t->kind == BB_TASK_CLOZE;
-    *out = (bb_task_result){ .n = 0 };
+    *out = (bb_task_result) { .n = 0 };
     for (size_t i = 0; i < r->t->n_items; i++) {
         const bb_task_item *item = &r->t->items[i];
         bool                skipped = r->s[item->first].skipped;
@@ -320,8 +336,8 @@ static void results(const runner *r, bb_task_result *out, uint32_t *answers)
     if (r->t->kind == BB_TASK_CHOICE) finish(&norm, out->n, &out->acc_norm, &out->acc_norm_se);
 }
 
-bb_status bb_task_run(const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *label, bb_task_result *out,
-                      uint32_t *answers, bb_err *err)
+bb_status bb_task_run(const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *label, bb_task_result *out, uint32_t *answers,
+                      bb_err *err)
 {
     runner      r = { .net = net, .t = t, .max_tokens = max_tokens };
     bb_progress progress;

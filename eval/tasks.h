@@ -25,17 +25,24 @@
 
 typedef enum bb_task_kind { BB_TASK_CHOICE, BB_TASK_SCHEMA, BB_TASK_CLOZE } bb_task_kind;
 
-typedef struct bb_task_option { size_t context, n_context, continuation, n_continuation; } bb_task_option; /* bytes of text; continuation
+typedef struct bb_task_option {
+    size_t context, n_context, continuation, n_continuation;
+} bb_task_option; /* bytes of text; continuation
                                                                                                               with its space */
-typedef struct bb_task_item { size_t first; uint32_t n, gold; } bb_task_item; /* options first .. first + n - 1 */
+typedef struct bb_task_item {
+    size_t   first;
+    uint32_t n, gold;
+} bb_task_item; /* options first .. first + n - 1 */
 
 typedef struct bb_task {
     char            name[64];   /* the file's name without folder and ending */
     char            sha256[65]; /* of the file */
     bb_task_kind    kind;
     bb_text         text;
-    bb_task_option *options; size_t n_options;
-    bb_task_item   *items;   size_t n_items;
+    bb_task_option *options;
+    size_t          n_options;
+    bb_task_item   *items;
+    size_t          n_items;
 } bb_task;
 
 /* The first `limit` items (0: all) of a file. Files are not trusted: BB_BAD_FILE names the line. */
@@ -45,18 +52,18 @@ bb_status bb_task_parse(const char *path, const char *data, size_t size, size_t 
 void      bb_task_done(bb_task *t);
 
 typedef struct bb_task_result {
-    size_t n, n_skipped;           /* items scored; items whose continuation is longer than the window */
-    size_t n_cut;                  /* of those scored: items whose context was cut from the left to fit into the window */
-    double acc, acc_se;            /* 0..1; standard errors over items */
-    double acc_norm, acc_norm_se;  /* NaN where it is not customary */
-    double gold_nll, gold_nll_se;  /* nats */
+    size_t n, n_skipped;          /* items scored; items whose continuation is longer than the window */
+    size_t n_cut;                 /* of those scored: items whose context was cut from the left to fit into the window */
+    double acc, acc_se;           /* 0..1; standard errors over items */
+    double acc_norm, acc_norm_se; /* NaN where it is not customary */
+    double gold_nll, gold_nll_se; /* nats */
 } bb_task_result;
 
 /* Evaluates net (with the tokenizer of m; m's own or a compressed one with the same vocabulary). max_tokens: the window, >= 2. answers (NULL
  * allowed): [n_items] the option chosen by likelihood, for cloze 0 (wrong) or 1 (right), UINT32_MAX where skipped. The same bits for any
  * number of threads. Polls bb_interrupted. BB_BAD_FILE when every item is skipped. */
-bb_status bb_task_run(const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *progress_label,
-                      bb_task_result *out, uint32_t *answers, bb_err *err);
+bb_status bb_task_run(const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *progress_label, bb_task_result *out,
+                      uint32_t *answers, bb_err *err);
 
 extern const char *const bb_task_kind_names[3]; /* "choice", "schema", "cloze" */
 

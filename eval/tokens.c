@@ -12,7 +12,11 @@
 
 /* ---- token files ---- */
 
-typedef struct layout { size_t offset, n; unsigned bytes; bool is_signed; } layout; /* of ids in a file, little endian */
+typedef struct layout {
+    size_t   offset, n;
+    unsigned bytes;
+    bool     is_signed;
+} layout; /* of ids in a file, little endian */
 
 static bool ends_with(const char *path, const char *ending)
 {
@@ -32,11 +36,15 @@ static const char *npy_value(const char *header, const char *key)
 
 static bb_status npy_header(const char *path, const char *header, layout *l, bb_err *err)
 {
-    static const struct { const char *descr; unsigned bytes; bool is_signed; } kinds[] = {
+    static const struct {
+        const char *descr;
+        unsigned    bytes;
+        bool        is_signed;
+    } kinds[] = {
         { "'<u2'", 2, false }, { "'<u4'", 4, false }, { "'<i4'", 4, true }, { "'<i8'", 8, true }, { "'<u8'", 8, false }, { "'<i2'", 2, true },
     };
-    const char *descr = npy_value(header, "'descr'"), *shape = npy_value(header, "'shape'");
-    char       *end;
+    const char        *descr = npy_value(header, "'descr'"), *shape = npy_value(header, "'shape'");
+    char              *end;
     unsigned long long n;
     l->bytes = 0;
     for (size_t i = 0; descr && i < sizeof kinds / sizeof *kinds; i++)
@@ -116,11 +124,28 @@ static bb_status load_token_file(const char *path, const char *data, size_t size
 /* What a file is instead of text, by its first bytes; NULL: it may be text. */
 static const char *binary_kind(const char *data, size_t size)
 {
-    static const struct { const char *magic; size_t n; const char *kind; } rows[] = {
-        { "GGUF", 4, "a GGUF model" }, { "PK\3\4", 4, "a zip archive" }, { "\x1F\x8B", 2, "compressed (gzip)" }, { "BZh", 3, "compressed (bzip2)" },
-        { "\xFD" "7zXZ", 5, "compressed (xz)" }, { "\x28\xB5\x2F\xFD", 4, "compressed (zstd)" }, { "%PDF-", 5, "a PDF" }, { "PAR1", 4, "a Parquet table" },
-        { "\x93NUMPY", 6, "a NumPy array (its name should end in .npy)" }, { "\xFF\xFE", 2, "UTF-16 text" }, { "\xFE\xFF", 2, "UTF-16 text" },
-        { "SQLite format 3", 15, "an SQLite database" }, { "\x7F" "ELF", 4, "a program" },
+    static const struct {
+        const char *magic;
+        size_t      n;
+        const char *kind;
+    } rows[] = {
+        { "GGUF", 4, "a GGUF model" },
+        { "PK\3\4", 4, "a zip archive" },
+        { "\x1F\x8B", 2, "compressed (gzip)" },
+        { "BZh", 3, "compressed (bzip2)" },
+        { "\xFD"
+          "7zXZ",
+          5, "compressed (xz)" },
+        { "\x28\xB5\x2F\xFD", 4, "compressed (zstd)" },
+        { "%PDF-", 5, "a PDF" },
+        { "PAR1", 4, "a Parquet table" },
+        { "\x93NUMPY", 6, "a NumPy array (its name should end in .npy)" },
+        { "\xFF\xFE", 2, "UTF-16 text" },
+        { "\xFE\xFF", 2, "UTF-16 text" },
+        { "SQLite format 3", 15, "an SQLite database" },
+        { "\x7F"
+          "ELF",
+          4, "a program" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (size >= rows[i].n && memcmp(data, rows[i].magic, rows[i].n) == 0) return rows[i].kind;
@@ -151,8 +176,10 @@ static bb_status check_text(const char *path, const char *text, size_t size, bb_
         nul += text[i] == '\0';
     }
     if (100 * nul > size || 10 * invalid > size)
-        return BB_FAIL(err, BB_BAD_FILE, "%s is no text: of its %zu bytes %zu are NUL and %zu are no UTF-8; plain UTF-8 text is needed (or token ids: .npy, "
-                       ".u16, .u32)", path, size, nul, invalid);
+        return BB_FAIL(err, BB_BAD_FILE,
+                       "%s is no text: of its %zu bytes %zu are NUL and %zu are no UTF-8; plain UTF-8 text is needed (or token ids: .npy, "
+                       ".u16, .u32)",
+                       path, size, nul, invalid);
     if (invalid) bb_warn("%s: %zu of %zu bytes are no valid UTF-8, the first at offset %zu; they are tokenized byte by byte", path, invalid, size, first);
     if (nul) bb_warn("%s: %zu of %zu bytes are NUL", path, nul, size);
     return BB_OK;
@@ -197,10 +224,9 @@ bb_status bb_tokens_load(const bb_model *m, const char *path, bool parse_special
     char     *data = NULL;
     size_t    size = 0;
     bb_status status = BB_OK;
-    *t = (bb_tokens){ 0 };
+    *t = (bb_tokens) { 0 };
     BB_TRY(bb_file_read(path, &data, &size, err));
-    if (ends_with(path, ".npy") || ends_with(path, ".u16") || ends_with(path, ".u32"))
-        BB_TRY(load_token_file(path, data, size, m->net.n_vocab, t, err));
+    if (ends_with(path, ".npy") || ends_with(path, ".u16") || ends_with(path, ".u32")) BB_TRY(load_token_file(path, data, size, m->net.n_vocab, t, err));
     else BB_TRY(load_text(m, path, parse_special, data, size, t, err));
     if (!(t->path = bb_strdup(path, err))) {
         status = BB_NOMEM;
@@ -215,7 +241,7 @@ done:
 
 bb_status bb_tokens_from_ids(const int32_t *ids, size_t n, bb_tokens *t, bb_err *err)
 {
-    *t = (bb_tokens){ 0 };
+    *t = (bb_tokens) { 0 };
     if (!(t->ids = BB_NEW(n, int32_t, err))) return BB_NOMEM;
     if (n) memcpy(t->ids, ids, n * sizeof *ids);
     t->n = n;
@@ -240,19 +266,18 @@ void bb_tokens_done(bb_tokens *t)
 {
     bb_free(t->ids);
     bb_free(t->path);
-    *t = (bb_tokens){ 0 };
+    *t = (bb_tokens) { 0 };
 }
 
 /* ---- windows ---- */
 
 bb_protocol bb_protocol_named(const char *name) { return strcmp(name, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF; }
 
-bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos, uint32_t max_windows, bool spread,
-                          bb_windows *w, bb_err *err)
+bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos, uint32_t max_windows, bool spread, bb_windows *w, bb_err *err)
 {
     uint32_t least = protocol == BB_PROTOCOL_GGUF ? 3 : 2;
     size_t   have;
-    *w = (bb_windows){ 0 };
+    *w = (bb_windows) { 0 };
     if (ctx < least) return BB_FAIL(err, BB_USAGE, "a context of %u tokens leaves none to score; at least %u are needed", ctx, least);
     have = t->n / ctx;
     if (have < 1)
@@ -260,7 +285,8 @@ bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx
                        t->n, ctx);
     if (have > UINT32_MAX) have = UINT32_MAX;
     if (max_windows > have)
-        bb_warn("%s: its %zu tokens are %zu windows of %u; %u were asked for, %zu are used", t->path ? t->path : "the text", t->n, have, ctx, max_windows, have);
+        bb_warn("%s: its %zu tokens are %zu windows of %u; %u were asked for, %zu are used", t->path ? t->path : "the text", t->n, have, ctx, max_windows,
+                have);
     w->ctx = ctx;
     w->n = max_windows && max_windows < have ? max_windows : (uint32_t)have;
     w->first = protocol == BB_PROTOCOL_GGUF ? ctx / 2 : 0;
@@ -298,5 +324,5 @@ void bb_windows_done(bb_windows *w)
 {
     bb_free(w->tokens);
     bb_free(w->targets);
-    *w = (bb_windows){ 0 };
+    *w = (bb_windows) { 0 };
 }

@@ -43,7 +43,7 @@ static void repair_core(void)
     unsetenv("OPENBLAS_CORETYPE");
 }
 #else
-static void repair_core(void) { }
+static void repair_core(void) {}
 #endif
 
 static void init(void)
@@ -82,8 +82,10 @@ bb_status bb_blas_reserve(int threads, bb_err *err)
     for (; reserved < threads && n < threads && status == BB_OK; n++) {
         void *probe = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (probe == MAP_FAILED) {
-            status = BB_FAIL(err, BB_NOMEM, "the limit on this process's memory (ulimit -v or -d) leaves no room for what OpenBLAS takes, 128 MiB of addresses for each of "
-                             "%d threads: raise the limit, or give a smaller --threads", threads);
+            status = BB_FAIL(err, BB_NOMEM,
+                             "the limit on this process's memory (ulimit -v or -d) leaves no room for what OpenBLAS takes, 128 MiB of addresses for each of "
+                             "%d threads: raise the limit, or give a smaller --threads",
+                             threads);
             break;
         }
         munmap(probe, room);
@@ -128,44 +130,35 @@ static blasint dim(size_t n)
 /* CBLAS wants a row stride of at least 1 even for empty operands. */
 static blasint stride(size_t ld) { return dim(ld ? ld : 1); }
 
-void bb_sgemm_nt(size_t m, size_t n, size_t k, float alpha, const float *x, size_t ldx, const float *w, size_t ldw, float beta,
-                 float *y, size_t ldy)
+void bb_sgemm_nt(size_t m, size_t n, size_t k, float alpha, const float *x, size_t ldx, const float *w, size_t ldw, float beta, float *y, size_t ldy)
 {
     if (m == 0 || n == 0) return;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), w, stride(ldw), beta, y,
-                stride(ldy));
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), w, stride(ldw), beta, y, stride(ldy));
 }
 
-void bb_sgemm_nn(size_t m, size_t n, size_t k, float alpha, const float *x, size_t ldx, const float *b, size_t ldb, float beta,
-                 float *y, size_t ldy)
+void bb_sgemm_nn(size_t m, size_t n, size_t k, float alpha, const float *x, size_t ldx, const float *b, size_t ldb, float beta, float *y, size_t ldy)
 {
     if (m == 0 || n == 0) return;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), b, stride(ldb), beta, y,
-                stride(ldy));
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), b, stride(ldb), beta, y, stride(ldy));
 }
 
-void bb_sgemm_tn(size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b, size_t ldb, float beta,
-                 float *y, size_t ldy)
+void bb_sgemm_tn(size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b, size_t ldb, float beta, float *y, size_t ldy)
 {
     if (m == 0 || n == 0) return;
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, a, stride(lda), b, stride(ldb), beta, y,
-                stride(ldy));
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, a, stride(lda), b, stride(ldb), beta, y, stride(ldy));
 }
 
-void bb_dgemm_nn(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *b, size_t ldb,
-                 double beta, double *y, size_t ldy)
+void bb_dgemm_nn(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *b, size_t ldb, double beta, double *y, size_t ldy)
 {
     if (m == 0 || n == 0) return;
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), b, stride(ldb), beta, y,
-                stride(ldy));
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), b, stride(ldb), beta, y, stride(ldy));
 }
 
 /* LAPACKE's answer as a status; a negative info here can only be its NaN check on the matrix. */
 static bb_status lapack_status(lapack_int info, const char *what, size_t n, bb_err *err)
 {
     if (info == 0) return BB_OK;
-    if (info > 0)
-        return BB_FAIL(err, BB_NUMERIC, "%s of a %zu x %zu matrix: pivot %d is not positive; more damping is needed", what, n, n, info);
+    if (info > 0) return BB_FAIL(err, BB_NUMERIC, "%s of a %zu x %zu matrix: pivot %d is not positive; more damping is needed", what, n, n, info);
     if (info == LAPACK_WORK_MEMORY_ERROR || info == LAPACK_TRANSPOSE_MEMORY_ERROR)
         return BB_FAIL(err, BB_NOMEM, "out of memory in the %s of a %zu x %zu matrix", what, n, n);
     return BB_FAIL(err, BB_NUMERIC, "%s of a %zu x %zu matrix: it holds a NaN", what, n, n);
@@ -186,8 +179,7 @@ bb_status bb_cholesky_solve(const double *l, size_t n, double *b, size_t n_rhs, 
     if (n == 0 || n_rhs == 0) return BB_OK;
     for (size_t i = 0; i < n; i++)
         if (!(l[i * n + i] > 0))
-            return BB_FAIL(err, BB_NUMERIC, "triangular solve with a %zu x %zu factor: diagonal %zu is %g, not positive", n, n, i + 1,
-                           l[i * n + i]);
+            return BB_FAIL(err, BB_NUMERIC, "triangular solve with a %zu x %zu factor: diagonal %zu is %g, not positive", n, n, i + 1, l[i * n + i]);
     cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, dim(n), dim(n_rhs), 1, l, dim(n), b, dim(n_rhs));
     cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, dim(n), dim(n_rhs), 1, l, dim(n), b, dim(n_rhs));
     return BB_OK;

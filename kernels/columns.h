@@ -9,7 +9,7 @@
 
 /* A scalar grid's levels. */
 typedef struct bb_levels {
-    float        least;      /* levels[0] */
+    float        least; /* levels[0] */
     unsigned     n;
     bool         uniform;    /* they are consecutive integers */
     const float *mid, *step; /* [n-1] thresholds between levels, level[i+1] - level[i] */

@@ -6,8 +6,18 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t bb_float_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
-static inline float    bb_bits_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+static inline uint32_t bb_float_bits(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+static inline float bb_bits_float(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
 
 static inline float bb_half_to_float(uint16_t h)
 {
@@ -41,9 +51,19 @@ static inline uint16_t bb_float_to_bf16(float f)
     return (uint16_t)((u + 0x7FFFu + (u >> 16 & 1u)) >> 16);
 }
 
-static inline uint16_t bb_load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v; }
-static inline uint32_t bb_load_u32(const void *p) { uint32_t v; memcpy(&v, p, 4); return v; }
-static inline void     bb_store_u16(void *p, uint16_t v) { memcpy(p, &v, 2); }
-static inline void     bb_store_u32(void *p, uint32_t v) { memcpy(p, &v, 4); }
+static inline uint16_t bb_load_u16(const void *p)
+{
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+static inline uint32_t bb_load_u32(const void *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+static inline void bb_store_u16(void *p, uint16_t v) { memcpy(p, &v, 2); }
+static inline void bb_store_u32(void *p, uint32_t v) { memcpy(p, &v, 4); }
 
 #endif

@@ -12,18 +12,24 @@
 #include "kernels/blas.h"
 
 #define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_ref,
-static const bb_kernels ref = { .level = "ref", .panel = BB_PANEL_REF,
+static const bb_kernels ref = {
+    .level = "ref",
+    .panel = BB_PANEL_REF,
 #include "kernels/table.inc"
 };
 
 #if defined(__x86_64__)
 #define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_##avx2,
-static const bb_kernels level_avx2 = { .level = "avx2", .panel = BB_PANEL_AVX2,
+static const bb_kernels level_avx2 = {
+    .level = "avx2",
+    .panel = BB_PANEL_AVX2,
 #include "kernels/table.inc"
 };
 
 #define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_##avx512,
-static const bb_kernels level_avx512 = { .level = "avx512", .panel = BB_PANEL_AVX512,
+static const bb_kernels level_avx512 = {
+    .level = "avx512",
+    .panel = BB_PANEL_AVX512,
 #include "kernels/table.inc"
 };
 #endif

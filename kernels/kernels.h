@@ -25,14 +25,14 @@
 #define BB_EXP_MAX_REL 1.1e-7
 
 /* Arguments of some rows; their own headers have them whole. */
-typedef struct bb_work bb_work;
-typedef struct bb_sums bb_sums;
-typedef struct bb_tries bb_tries;
-typedef struct bb_parabola bb_parabola;
-typedef struct bb_code bb_code;
-typedef struct bb_cb_spec bb_cb_spec;
+typedef struct bb_work      bb_work;
+typedef struct bb_sums      bb_sums;
+typedef struct bb_tries     bb_tries;
+typedef struct bb_parabola  bb_parabola;
+typedef struct bb_code      bb_code;
+typedef struct bb_cb_spec   bb_cb_spec;
 typedef struct bb_cb_metric bb_cb_metric;
-typedef struct bb_levels bb_levels;
+typedef struct bb_levels    bb_levels;
 
 /* One level: a pointer for every row of table.inc, which says what each does. */
 typedef struct bb_kernels {
@@ -44,12 +44,12 @@ typedef struct bb_kernels {
 
 /* The functions behind the rows, bb_NAME_LEVEL. A file that is compiled for several levels calls them BB_AT(name, BB_LEVEL). */
 #define BB_KERNEL(result, name, arguments, avx2, avx512) \
-    result bb_##name##_ref arguments;                    \
-    result bb_##name##_##avx2 arguments;                 \
+    result bb_##name##_ref arguments; \
+    result bb_##name##_##avx2 arguments; \
     result bb_##name##_##avx512 arguments;
 #include "kernels/table.inc"
 #define BB_AT_(name, level) bb_##name##_##level
-#define BB_AT(name, level)  BB_AT_(name, level)
+#define BB_AT(name, level) BB_AT_(name, level)
 enum { BB_PANEL_REF = 16, BB_PANEL_AVX2 = 16, BB_PANEL_AVX512 = 32 };
 
 /* Panels: columns c of `panel` consecutive rows of W side by side: out[(j / panel) * k * panel + c * panel + j % panel] = W_jc,
@@ -68,10 +68,10 @@ const bb_kernels *bb_kernels_at(size_t i); /* NULL past the last level of this C
 /* ---- running log-sum-exp over a vocabulary that comes in pieces ---- */
 
 typedef struct bb_logsum {
-    float    max;     /* largest logit so far */
-    size_t   arg_max; /* where, first of equals */
-    double   sum;     /* sum exp(z - max) */
-    size_t   n;       /* logits seen */
+    float  max;     /* largest logit so far */
+    size_t arg_max; /* where, first of equals */
+    double sum;     /* sum exp(z - max) */
+    size_t n;       /* logits seen */
 } bb_logsum;
 
 void   bb_logsum_add(const bb_kernels *k, bb_logsum *s, const float *z, size_t n); /* start from { 0 } */
@@ -81,10 +81,10 @@ double bb_logsum_value(const bb_logsum *s);                                     
  * KL = sum p (z_ref - z) - lse(z_ref) + lse(z). */
 typedef struct bb_klsum {
     bb_logsum ref, net;
-    double    cross;  /* sum exp(z_ref - ref.max) (z_ref - z) */
+    double    cross; /* sum exp(z_ref - ref.max) (z_ref - z) */
 } bb_klsum;
 
 void   bb_klsum_add(const bb_kernels *k, bb_klsum *s, const float *z_ref, const float *z, size_t n); /* start from { 0 } */
-double bb_klsum_value(const bb_klsum *s); /* >= 0 but for rounding: clamped at 0 */
+double bb_klsum_value(const bb_klsum *s);                                                            /* >= 0 but for rounding: clamped at 0 */
 
 #endif

@@ -17,12 +17,16 @@ typedef enum rule {
     SILU       /* the activation that is computed */
 } rule;
 
-typedef struct foreign { const char *suffix; rule rule; double neutral[2]; } foreign;
+typedef struct foreign {
+    const char *suffix;
+    rule        rule;
+    double      neutral[2];
+} foreign;
 
 static const foreign rows[] = {
     { "rope.scaling.attn_factor", ONLY, { 1, 1 } },
     { "rope.scaling.alpha", ONLY, { 0, 1 } },
-    { "rope.scaling.yarn_ext_factor", ONLY, { 0, -1 } },        /* -1: what the type says */
+    { "rope.scaling.yarn_ext_factor", ONLY, { 0, -1 } }, /* -1: what the type says */
     { "rope.scaling.yarn_attn_factor", ONLY, { 1, -1 } },
     { "rope.scaling.yarn_log_multiplier", ONLY, { 0, 0 } },
     { "rope.dimension_sections", ONLY, { 0, 0 } },
@@ -72,21 +76,59 @@ static const foreign rows[] = {
 /* Number i of a key's value; NaN for a text, which no rule for numbers allows. */
 static double number_at(const bb_key *kv, uint64_t i)
 {
-    bb_kind         kind = kv->kind == BB_KIND_ARRAY ? kv->element : kv->kind;
+    bb_kind              kind = kv->kind == BB_KIND_ARRAY ? kv->element : kv->kind;
     const unsigned char *p = kv->value + i * bb_kind_bytes(kind);
     switch (kind) {
-    case BB_KIND_U8:   return p[0];
+    case BB_KIND_U8: return p[0];
     case BB_KIND_BOOL: return p[0] != 0;
-    case BB_KIND_I8:  { int8_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_KIND_U16: { uint16_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_KIND_I16: { int16_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_KIND_U32: { uint32_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_KIND_I32: { int32_t x; memcpy(&x, p, sizeof x); return x; }
-    case BB_KIND_U64: { uint64_t x; memcpy(&x, p, sizeof x); return (double)x; }
-    case BB_KIND_I64: { int64_t x; memcpy(&x, p, sizeof x); return (double)x; }
-    case BB_KIND_F32: { float x; memcpy(&x, p, sizeof x); return (double)x; }
-    case BB_KIND_F64: { double x; memcpy(&x, p, sizeof x); return x; }
-    case BB_KIND_STRING: case BB_KIND_ARRAY: default: return (double)NAN;
+    case BB_KIND_I8: {
+        int8_t x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
+    case BB_KIND_U16: {
+        uint16_t x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
+    case BB_KIND_I16: {
+        int16_t x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
+    case BB_KIND_U32: {
+        uint32_t x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
+    case BB_KIND_I32: {
+        int32_t x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
+    case BB_KIND_U64: {
+        uint64_t x;
+        memcpy(&x, p, sizeof x);
+        return (double)x;
+    }
+    case BB_KIND_I64: {
+        int64_t x;
+        memcpy(&x, p, sizeof x);
+        return (double)x;
+    }
+    case BB_KIND_F32: {
+        float x;
+        memcpy(&x, p, sizeof x);
+        return (double)x;
+    }
+    case BB_KIND_F64: {
+        double x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
+    case BB_KIND_STRING:
+    case BB_KIND_ARRAY:
+    default: return (double)NAN;
     }
 }
 
@@ -127,7 +169,7 @@ bb_status bb_model_refuse_foreign(const bb_source *g, const char *arch, const bb
         if (!(kv = bb_source_find(g, key))) continue;
         if (rows[r].rule == SILU && names_silu(kv)) continue;
         if (kv->kind == BB_KIND_STRING) {
-            snprintf(value, sizeof value, "'%s'", bb_show((bb_bytes){ (const char *)kv->value, kv->value_bytes }, shown));
+            snprintf(value, sizeof value, "'%s'", bb_show((bb_bytes) { (const char *)kv->value, kv->value_bytes }, shown));
             return refuse(&rows[r], net, key, value, err);
         }
         for (uint64_t i = 0; i < kv->count; i++) {

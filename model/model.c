@@ -19,10 +19,10 @@ enum { MAX_HEAD_DIM = 4096, MAX_WIDTH = 1 << 24, KEY_BYTES = 128 };
 
 /* What one call of bb_model_build knows. */
 typedef struct builder {
-    bb_model   *m;
+    bb_model      *m;
     const bb_arch *arch;
-    bool       *used;       /* [n_tensors] */
-    size_t      room;       /* of m->owned */
+    bool          *used; /* [n_tensors] */
+    size_t         room; /* of m->owned */
 } builder;
 
 /* ---- memory that the model owns ---- */
@@ -104,10 +104,9 @@ static bb_status read_rope(const builder *b, bb_err *err)
     BB_TRY(bb_source_text(&b->m->source, key_of(b, "rope.scaling.type", key), &type, &found, err));
     BB_TRY(read_f32(b, "rope.scale_linear", 0.0f, &factor, err));
     BB_TRY(read_f32(b, "rope.scaling.factor", factor, &factor, err));
-    if (text_is(type, "yarn") && (factor <= 0 || (factor >= 1 && factor <= 1))) type = (bb_bytes){ "none", 4 }; /* YaRN by 1 changes nothing */
+    if (text_is(type, "yarn") && (factor <= 0 || (factor >= 1 && factor <= 1))) type = (bb_bytes) { "none", 4 }; /* YaRN by 1 changes nothing */
     if (!text_is(type, "linear") && !text_is(type, "none"))
-        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; none, linear and the frequency factors of Llama 3 are",
-                       bb_show(type, shown));
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; none, linear and the frequency factors of Llama 3 are", bb_show(type, shown));
     if (factor < 0) return BB_FAIL(err, BB_BAD_FILE, "the RoPE scaling factor is %g; it must be above 0", (double)factor);
     net->rope_freq_scale = factor > 0 && !text_is(type, "none") ? 1.0f / factor : 1.0f;
 done:
@@ -134,12 +133,11 @@ static bb_status read_head_dim(const builder *b, bb_err *err)
     BB_TRY(read_u32(b, "attention.key_length", MAX_HEAD_DIM, fallback, &net->head_dim, err));
     BB_TRY(read_u32(b, "attention.value_length", MAX_HEAD_DIM, fallback, &value, err));
     if (value != net->head_dim)
-        return BB_FAIL(err, BB_UNSUPPORTED, "keys have %u and values %u numbers a head; only equal lengths are supported", net->head_dim,
-                       value);
+        return BB_FAIL(err, BB_UNSUPPORTED, "keys have %u and values %u numbers a head; only equal lengths are supported", net->head_dim, value);
     BB_TRY(read_u32(b, "rope.dimension_count", MAX_HEAD_DIM, net->head_dim, &net->n_rot, err));
     if (net->n_rot % 2 != 0 || net->n_rot > net->head_dim)
-        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; an even number up to the head size %u is possible",
-                       key_of(b, "rope.dimension_count", key), net->n_rot, net->head_dim);
+        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; an even number up to the head size %u is possible", key_of(b, "rope.dimension_count", key),
+                       net->n_rot, net->head_dim);
     if (b->arch->whole_heads && net->n_rot != net->head_dim)
         return BB_FAIL(err, BB_UNSUPPORTED, "metadata key '%s' is %u and a head has %u numbers; architecture %s needs them equal",
                        key_of(b, "rope.dimension_count", key), net->n_rot, net->head_dim, b->arch->name);
@@ -155,8 +153,7 @@ static bb_status check_block_shape(const builder *b, uint32_t i, bb_err *err)
     bb_block *k = &b->m->net.blocks[i];
     for (int c = 0; c < BB_N_COUNTS; c++)
         if (!(b->arch->arrays & BB_SET(c)) && *count_of(k, (bb_count)c) != *count_of(&b->m->net.blocks[0], (bb_count)c))
-            return BB_FAIL(err, BB_UNSUPPORTED, "block %u has another shape than block 0; architecture %s has one shape for all blocks", i,
-                           b->arch->name);
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u has another shape than block 0; architecture %s has one shape for all blocks", i, b->arch->name);
     if (k->n_head > MAX_WIDTH || k->n_ff > MAX_WIDTH || k->n_kv > k->n_head)
         return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads, %u KV heads and FFN width %u", i, k->n_head, k->n_kv, k->n_ff);
     if (k->n_head > 0 && k->n_kv == 0)
@@ -233,10 +230,9 @@ static bb_status find_matrix(builder *b, const char *name, uint32_t rows, uint32
     const bb_tensor *t = use_tensor(b, name);
     if (!t) return missing(name, err);
     if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1)
-        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is %llu x %llu x %llu x %llu; the metadata ask for %u x %u", name,
-                       (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
-                       (unsigned long long)t->ne[3], cols, rows);
-    *out = (bb_matrix){ .type = t->type, .rows = rows, .cols = cols, .data = t->data };
+        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is %llu x %llu x %llu x %llu; the metadata ask for %u x %u", name, (unsigned long long)t->ne[0],
+                       (unsigned long long)t->ne[1], (unsigned long long)t->ne[2], (unsigned long long)t->ne[3], cols, rows);
+    *out = (bb_matrix) { .type = t->type, .rows = rows, .cols = cols, .data = t->data };
     return BB_OK;
 }
 
@@ -248,9 +244,8 @@ static bb_status find_vector(builder *b, const char *name, uint32_t n, bool requ
     *out = NULL;
     if (!t) return required ? missing(name, err) : BB_OK;
     if (t->ne[0] != n || t->ne[1] != 1 || t->ne[2] != 1 || t->ne[3] != 1)
-        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is %llu x %llu x %llu x %llu; a vector of %u is needed", name,
-                       (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2],
-                       (unsigned long long)t->ne[3], n);
+        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is %llu x %llu x %llu x %llu; a vector of %u is needed", name, (unsigned long long)t->ne[0],
+                       (unsigned long long)t->ne[1], (unsigned long long)t->ne[2], (unsigned long long)t->ne[3], n);
     if (t->type == BB_F32 && (uintptr_t)t->data % sizeof(float) == 0) {
         *out = t->data;
         return BB_OK;
@@ -261,8 +256,7 @@ static bb_status find_vector(builder *b, const char *name, uint32_t n, bool requ
     if (!copy) return BB_NOMEM;
     for (uint32_t i = 0; i < n; i++) {
         const unsigned char *p = (const unsigned char *)t->data + (size_t)i * (t->type == BB_F32 ? 4 : 2);
-        copy[i] = t->type == BB_F32 ? bb_bits_float(bb_load_u32(p)) :
-                  t->type == BB_F16 ? bb_half_to_float(bb_load_u16(p)) : bb_bf16_to_float(bb_load_u16(p));
+        copy[i] = t->type == BB_F32 ? bb_bits_float(bb_load_u32(p)) : t->type == BB_F16 ? bb_half_to_float(bb_load_u16(p)) : bb_bf16_to_float(bb_load_u16(p));
     }
     *out = copy;
     return BB_OK;
@@ -345,13 +339,12 @@ done:
 /* The vocabulary has as many tokens as token_embd has rows. */
 static bb_status find_vocabulary(builder *b, bb_err *err)
 {
-    bb_net           *net = &b->m->net;
-    const bb_tensor  *t = bb_source_tensor(&b->m->source, "token_embd.weight");
-    const bb_key *tokens = bb_source_find(&b->m->source, "tokenizer.ggml.tokens");
-    bb_status         status;
+    bb_net          *net = &b->m->net;
+    const bb_tensor *t = bb_source_tensor(&b->m->source, "token_embd.weight");
+    const bb_key    *tokens = bb_source_find(&b->m->source, "tokenizer.ggml.tokens");
+    bb_status        status;
     if (!t) return missing("token_embd.weight", err);
-    if (t->ne[1] < 1 || t->ne[1] > INT32_MAX)
-        return BB_FAIL(err, BB_BAD_FILE, "tensor 'token_embd.weight' has %llu rows", (unsigned long long)t->ne[1]);
+    if (t->ne[1] < 1 || t->ne[1] > INT32_MAX) return BB_FAIL(err, BB_BAD_FILE, "tensor 'token_embd.weight' has %llu rows", (unsigned long long)t->ne[1]);
     net->n_vocab = (uint32_t)t->ne[1];
     if (tokens && (tokens->kind != BB_KIND_ARRAY || tokens->count != net->n_vocab))
         return BB_FAIL(err, BB_BAD_FILE, "the tokenizer has %llu tokens and 'token_embd.weight' has %u rows; they must be equal",
@@ -367,10 +360,10 @@ done:
 
 static bb_status find_tensors(builder *b, bb_err *err)
 {
-    bb_net   *net = &b->m->net;
-    bb_source  *g = &b->m->source;
-    char      shown[BB_SHOWN];
-    bb_status status;
+    bb_net    *net = &b->m->net;
+    bb_source *g = &b->m->source;
+    char       shown[BB_SHOWN];
+    bb_status  status;
     BB_TRY(find_vocabulary(b, err));
     for (uint32_t i = 0; i < net->n_layer; i++) {
         for (int s = 0; s < BB_N_SUBLAYERS; s++)
@@ -379,7 +372,7 @@ static bb_status find_tensors(builder *b, bb_err *err)
     for (uint64_t i = 0; i < g->n_tensors; i++)
         if (!b->used[i])
             return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has no place in a network of architecture %s as this program knows it",
-                           bb_show((bb_bytes){ g->tensors[i].name, strlen(g->tensors[i].name) }, shown), b->arch->name);
+                           bb_show((bb_bytes) { g->tensors[i].name, strlen(g->tensors[i].name) }, shown), b->arch->name);
 done:
     return status;
 }
@@ -421,7 +414,7 @@ done:
 const char *bb_model_sha256(const bb_model *m)
 {
     if (!m->identity) return "";
-    #pragma omp critical(bb_model_sha256)
+#pragma omp critical(bb_model_sha256)
     if (!*m->identity) {
         bb_sha256 hash;
         bb_sha256_init(&hash);

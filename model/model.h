@@ -12,9 +12,9 @@
 typedef struct bb_model {
     char     *path;
     bb_source source;
-    bb_net    net;        /* as in the file */
-    char     *identity;   /* owned: what bb_model_sha256 gives; "" until it is first asked for */
-    void    **owned;      /* decoded vectors, the block array */
+    bb_net    net;      /* as in the file */
+    char     *identity; /* owned: what bb_model_sha256 gives; "" until it is first asked for */
+    void    **owned;    /* decoded vectors, the block array */
     size_t    n_owned;
 } bb_model;
 
@@ -35,7 +35,7 @@ bb_status bb_model_same_vocabulary(const bb_model *a, const bb_model *b, bb_err 
 const char *bb_model_sha256(const bb_model *m);
 
 /* Does a matrix have a type other than F32, F16 and BF16? */
-bool        bb_model_is_quantized(const bb_model *m);
+bool bb_model_is_quantized(const bb_model *m);
 /* What tables, plots and talk call this model when it is what others are compared with: "full precision", or, where the file is quantized itself,
  * "source (Q4_1)" with the type that holds most of its weights. Returns out. */
 enum { BB_MODEL_LABEL = 32 };

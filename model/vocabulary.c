@@ -4,7 +4,7 @@
 
 #include "model/model.h"
 
-static bb_bytes text_of(const bb_key *kv) { return (bb_bytes){ (const char *)kv->value, kv->value_bytes }; }
+static bb_bytes text_of(const bb_key *kv) { return (bb_bytes) { (const char *)kv->value, kv->value_bytes }; }
 
 static bool equal(bb_bytes a, bb_bytes b) { return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, (size_t)a.size) == 0); }
 
@@ -12,7 +12,7 @@ static bool equal(bb_bytes a, bb_bytes b) { return a.size == b.size && (a.size =
 static bb_status same_text(const bb_model *a, const bb_model *b, const char *key, bb_err *err)
 {
     const bb_key *x = bb_source_find(&a->source, key), *y = bb_source_find(&b->source, key);
-    char              p[BB_SHOWN], q[BB_SHOWN];
+    char          p[BB_SHOWN], q[BB_SHOWN];
     if (!x || !y || x->kind != BB_KIND_STRING || y->kind != BB_KIND_STRING || equal(text_of(x), text_of(y))) return BB_OK;
     return BB_FAIL(err, BB_BAD_FILE, "%s and %s have other tokenizers: %s is '%s' in the first and '%s' in the second", a->path, b->path, key,
                    bb_show(text_of(x), p), bb_show(text_of(y), q));
@@ -21,7 +21,7 @@ static bb_status same_text(const bb_model *a, const bb_model *b, const char *key
 static bb_status same_strings(const bb_model *a, const bb_model *b, const char *key, const char *what, bb_err *err)
 {
     const bb_key *x = bb_source_find(&a->source, key), *y = bb_source_find(&b->source, key);
-    char              p[BB_SHOWN], q[BB_SHOWN];
+    char          p[BB_SHOWN], q[BB_SHOWN];
     if (!x || !y || !x->strings || !y->strings) return BB_OK;
     if (x->count != y->count)
         return BB_FAIL(err, BB_BAD_FILE, "%s and %s have other vocabularies: %llu and %llu entries in %s", a->path, b->path, (unsigned long long)x->count,

@@ -60,7 +60,10 @@ static bb_status refuse(const bb_tensor *t, uint64_t row, uint64_t column, float
                        t->name, value, place, (double)largest(to), bb_format_get(to)->name);
     }
     return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has the weight %s (%s), which is no number: the file is damaged", t->name,
-                   isnan(x) ? "NaN" : x > 0 ? "Inf" : "-Inf", place);
+                   isnan(x) ? "NaN"
+                   : x > 0  ? "Inf"
+                            : "-Inf",
+                   place);
 }
 
 static bb_status check_tensor(const bb_tensor *t, bb_type to, bb_err *err)
@@ -72,20 +75,20 @@ static bb_status check_tensor(const bb_tensor *t, bb_type to, bb_err *err)
     float            x = 0;
     bool             failed = false;
     if (!f || n == 0 || rows == 0) return BB_OK;
-    #pragma omp parallel
+#pragma omp parallel
     {
         float *w = bb_alloc((size_t)n, sizeof *w, NULL);
         if (!w) {
-            #pragma omp critical(bb_check_weights)
+#pragma omp critical(bb_check_weights)
             failed = true;
         }
-        #pragma omp for schedule(static)
+#pragma omp for schedule(static)
         for (uint64_t r = 0; r < rows; r++) {
             if (!w) continue;
             f->decode((const unsigned char *)t->data + r * row_bytes, w, (size_t)n);
             uint64_t i = first_above(w, n, limit);
             if (i == n) continue;
-            #pragma omp critical(bb_check_weights)
+#pragma omp critical(bb_check_weights)
             if (r < worst) {
                 worst = r;
                 column = i;

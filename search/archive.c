@@ -7,13 +7,13 @@
 
 #include "base/mem.h"
 
-void bb_archive_init(bb_archive *a, uint32_t n_units) { *a = (bb_archive){.n_units = n_units}; }
+void bb_archive_init(bb_archive *a, uint32_t n_units) { *a = (bb_archive) { .n_units = n_units }; }
 
 void bb_archive_done(bb_archive *a)
 {
     for (size_t i = 0; i < a->n; i++) bb_free(a->entries[i].x);
     bb_free(a->entries);
-    *a = (bb_archive){.n_units = a->n_units};
+    *a = (bb_archive) { .n_units = a->n_units };
 }
 
 /* Number of entries with at most this many bytes. */

@@ -26,10 +26,10 @@ typedef struct bb_archive {
     bb_archive_entry *entries; /* owned, with their x */
 } bb_archive;
 
-void      bb_archive_init(bb_archive *a, uint32_t n_units);
-void      bb_archive_done(bb_archive *a);
+void bb_archive_init(bb_archive *a, uint32_t n_units);
+void bb_archive_done(bb_archive *a);
 /* Copies e (with x). kept (may be NULL): whether it is now in the archive. A NaN KL is never kept. */
-bb_status bb_archive_insert(bb_archive *a, const bb_archive_entry *e, bool *kept, bb_err *err);
+bb_status               bb_archive_insert(bb_archive *a, const bb_archive_entry *e, bool *kept, bb_err *err);
 const bb_archive_entry *bb_archive_best(const bb_archive *a, int64_t budget_bytes); /* lowest KL within the budget; NULL when none */
 
 #endif

@@ -9,10 +9,7 @@
 
 enum { MAX_STATES = 1u << 16, MAX_POINTS = 1u << 14 };
 
-static double gap(double best, double bound)
-{
-    return best > 0 || best < 0 ? fmax(0, (best - bound) / fabs(best)) : bound < 0 ? HUGE_VAL : 0;
-}
+static double gap(double best, double bound) { return best > 0 || best < 0 ? fmax(0, (best - bound) / fabs(best)) : bound < 0 ? HUGE_VAL : 0; }
 
 static bb_status certify_separable(const bb_problem *p, const bb_separable *s, int64_t bytes, const uint16_t *x, uint16_t *work, bb_certificate *row,
                                    bb_err *err)
@@ -36,7 +33,7 @@ static bb_status certify_quadratic(const bb_quadratic *q, const int64_t *bytes, 
     BB_TRY(bb_quadratic_bound(q, bytes, n, 0, lower, NULL, err));
     for (size_t i = 0; i < n; i++) {
         bb_quadratic_result  result;
-        bb_quadratic_options o = {.seed = 1, .start = x[i]};
+        bb_quadratic_options o = { .seed = 1, .start = x[i] };
         BB_TRY(bb_quadratic_solve(q, bytes[i], &o, work, &result, err));
         rows[i].quadratic = bb_quadratic_score(q, x[i]);
         rows[i].quadratic_bound = lower[i];
@@ -51,13 +48,13 @@ done:
 
 bb_status bb_certify(const bb_problem *p, const bb_quadratic *q, const uint16_t *const *x, size_t n, bb_certificate *rows, bb_err *err)
 {
-    const bb_separable_options exact = {0, MAX_STATES, MAX_POINTS};
-    bb_separable *s = NULL;
-    bb_status     status = BB_NOMEM;
-    uint16_t     *work = BB_NEW(p->n_units, uint16_t, err);
-    int64_t      *bytes = BB_NEW(n, int64_t, err);
-    double       *lower = BB_NEW(n, double, err);
-    bb_progress   progress;
+    const bb_separable_options exact = { 0, MAX_STATES, MAX_POINTS };
+    bb_separable              *s = NULL;
+    bb_status                  status = BB_NOMEM;
+    uint16_t                  *work = BB_NEW(p->n_units, uint16_t, err);
+    int64_t                   *bytes = BB_NEW(n, int64_t, err);
+    double                    *lower = BB_NEW(n, double, err);
+    bb_progress                progress;
     if (!work || !bytes || !lower) goto done;
     bb_progress_start(&progress, "certificate", q ? 2 * n : n);
     BB_TRY(bb_separable_create(p, &exact, &s, err));

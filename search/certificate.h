@@ -14,16 +14,16 @@
 #include "search/separable.h"
 
 typedef struct bb_certificate {
-    int64_t budget_bytes;      /* given */
-    double  separable;         /* of the plan */
-    double  separable_best;    /* of the best plan found by the exact solver, or of the plan itself where that is lower */
-    double  separable_bound;   /* no plan is below */
-    double  separable_gap;     /* (best - bound) / best; 0 when best is 0 */
-    bool    proven;            /* gap <= BB_CERTIFICATE_ZERO: the separable optimum is known */
+    int64_t budget_bytes;    /* given */
+    double  separable;       /* of the plan */
+    double  separable_best;  /* of the best plan found by the exact solver, or of the plan itself where that is lower */
+    double  separable_bound; /* no plan is below */
+    double  separable_gap;   /* (best - bound) / best; 0 when best is 0 */
+    bool    proven;          /* gap <= BB_CERTIFICATE_ZERO: the separable optimum is known */
     double  quadratic, quadratic_best, quadratic_bound, quadratic_gap; /* the same; NaN without a quadratic score */
 } bb_certificate;
 
-#define BB_CERTIFICATE_ZERO 1e-9   /* rounding of sums of doubles */
+#define BB_CERTIFICATE_ZERO 1e-9 /* rounding of sums of doubles */
 
 /* rows[n] with budget_bytes filled, x[n] the plan of each. q may be NULL. Evaluates nothing. */
 bb_status bb_certify(const bb_problem *p, const bb_quadratic *q, const uint16_t *const *x, size_t n, bb_certificate *rows, bb_err *err);

@@ -9,14 +9,18 @@
 #include "search/paired.h"
 #include "search/space.h"
 
-typedef struct best { double kl; char hash[17]; uint16_t *x; } best; /* x NULL: none yet */
+typedef struct best {
+    double    kl;
+    char      hash[17];
+    uint16_t *x;
+} best; /* x NULL: none yet */
 
 typedef struct collector {
-    const bb_space *space;
-    uint32_t        top;
+    const bb_space   *space;
+    uint32_t          top;
     bb_crossover_row *rows;
-    size_t          n;
-    best           *plans; /* [2 * n] plain, pruned */
+    size_t            n;
+    best             *plans; /* [2 * n] plain, pruned */
 } collector;
 
 static bool is_pruned(const bb_space *s, const uint16_t *x)
@@ -66,7 +70,7 @@ done:
 
 static bb_crossover summarise(const bb_crossover_row *rows, size_t n, double z)
 {
-    bb_crossover c = {-1, -1, -1};
+    bb_crossover c = { -1, -1, -1 };
     for (size_t i = 0; i < n; i++) {
         /* where only one kind fits, there is nothing to compare: the smallest files are reached by pruning alone */
         const bool alone = !isnan(rows[i].kl_pruned) && isnan(rows[i].kl_plain);
@@ -81,8 +85,8 @@ static bb_crossover summarise(const bb_crossover_row *rows, size_t n, double z)
 bb_status bb_crossover_find(const bb_problem *p, bb_ledger *ledger, double z, bb_crossover_row *rows, size_t n, bb_crossover *out, bb_err *err)
 {
     bb_status status = BB_OK;
-    bb_space  space = {0};
-    collector c = {.space = &space, .top = bb_ledger_evaluator(ledger)->n_levels - 1, .rows = rows, .n = n};
+    bb_space  space = { 0 };
+    collector c = { .space = &space, .top = bb_ledger_evaluator(ledger)->n_levels - 1, .rows = rows, .n = n };
     BB_TRY(bb_space_init(p, &space, err));
     c.plans = BB_NEW0(2 * n, best, err);
     if (!c.plans) {

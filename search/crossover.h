@@ -11,14 +11,14 @@
 
 typedef struct bb_crossover_row {
     int64_t budget_bytes;
-    double  kl_pruned, kl_plain;    /* best within the budget; NaN when there is none */
-    double  difference, se;         /* paired, pruned minus plain; NaN when either is missing */
+    double  kl_pruned, kl_plain;             /* best within the budget; NaN when there is none */
+    double  difference, se;                  /* paired, pruned minus plain; NaN when either is missing */
     char    hash_pruned[17], hash_plain[17]; /* "" when there is none */
 } bb_crossover_row;
 
 typedef struct bb_crossover {
-    int64_t bytes;      /* largest budget at which pruning has the lower KL; -1: none */
-    int64_t low, high;  /* pruning is better by z standard errors up to low (-1: nowhere), and worse by z from high on (-1: nowhere) */
+    int64_t bytes;     /* largest budget at which pruning has the lower KL; -1: none */
+    int64_t low, high; /* pruning is better by z standard errors up to low (-1: nowhere), and worse by z from high on (-1: nowhere) */
 } bb_crossover;
 
 /* rows [n], budget_bytes given by the caller in ascending order, the rest filled. Evaluates nothing. z: e.g. 1. */

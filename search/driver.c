@@ -15,21 +15,21 @@
 #define FINALISTS 3
 
 typedef struct drive {
-    const bb_search_method    *m;
-    const bb_search    *s;
-    bb_algorithm_config c;
-    int64_t  *budgets;  /* [c.n_budgets] ascending */
-    size_t    last;     /* index of the largest in s->budgets */
-    uint16_t *starts;   /* c.starts */
-    bb_pool   pool;
-    void     *state;
-    uint16_t *x;
-    bb_score *scores;
-    size_t   *at;
-    uint32_t  top;
-    uint32_t  n_asked;  /* times */
-    double    shown;    /* KL that was reported last, */
-    uint32_t  shown_at; /* at this level */
+    const bb_search_method *m;
+    const bb_search        *s;
+    bb_algorithm_config     c;
+    int64_t                *budgets; /* [c.n_budgets] ascending */
+    size_t                  last;    /* index of the largest in s->budgets */
+    uint16_t               *starts;  /* c.starts */
+    bb_pool                 pool;
+    void                   *state;
+    uint16_t               *x;
+    bb_score               *scores;
+    size_t                 *at;
+    uint32_t                top;
+    uint32_t                n_asked;  /* times */
+    double                  shown;    /* KL that was reported last, */
+    uint32_t                shown_at; /* at this level */
 } drive;
 
 static int by_bytes(const void *a, const void *b)
@@ -92,8 +92,13 @@ static bb_status drive_init(drive *d, bb_err *err)
     qsort(d->budgets, s->n_budgets, sizeof *d->budgets, by_bytes);
     for (size_t b = 1; b < s->n_budgets; b++)
         if (s->budgets[b] > s->budgets[d->last]) d->last = b;
-    d->c = (bb_algorithm_config){.space = s->space, .budgets = d->budgets, .n_budgets = s->n_budgets, .seed = s->seed, .n_levels = d->top + 1,
-                                 .level = level < d->top ? level : d->top, .population = s->candidates};
+    d->c = (bb_algorithm_config) { .space = s->space,
+                                   .budgets = d->budgets,
+                                   .n_budgets = s->n_budgets,
+                                   .seed = s->seed,
+                                   .n_levels = d->top + 1,
+                                   .level = level < d->top ? level : d->top,
+                                   .population = s->candidates };
     BB_TRY(bb_pool_init(s->space, s->ledger, &d->pool, err));
     BB_TRY(find_starts(d, err));
     d->c.horizon = horizon(d);
@@ -111,7 +116,7 @@ static void report(drive *d, const char *stage, uint32_t level)
     if (d->shown_at == level && item->kl[level] == d->shown) return;
     d->shown = item->kl[level];
     d->shown_at = level;
-    const bb_search_step t = {stage, d->n_asked, d->last, item->size_bytes, item->kl[level], level, item->source, bb_search_spent(d->s)};
+    const bb_search_step t = { stage, d->n_asked, d->last, item->size_bytes, item->kl[level], level, item->source, bb_search_spent(d->s) };
     d->s->progress(d->s->progress_self, &t);
 }
 
@@ -131,7 +136,7 @@ static bb_status step(drive *d, size_t *n, uint64_t *fresh, bb_err *err)
         BB_TRY(bb_pool_add(&d->pool, x, d->m->name, &d->at[i], NULL, err));
     }
     BB_TRY(bb_pool_evaluate(&d->pool, d->at, *n, level, err));
-    for (size_t i = 0; i < *n; i++) d->scores[i] = (bb_score){.kl = d->pool.items[d->at[i]].kl[level]};
+    for (size_t i = 0; i < *n; i++) d->scores[i] = (bb_score) { .kl = d->pool.items[d->at[i]].kl[level] };
     BB_TRY(d->m->algorithm->tell(d->state, d->scores, *n, err));
     *fresh = bb_ledger_asked(d->s->ledger) - before;
     report(d, "asked", level);
@@ -181,7 +186,7 @@ done:
 
 static bb_status drive_once(const bb_search_method *m, bb_search *s, bb_err *err)
 {
-    drive     d = {.m = m, .s = s};
+    drive     d = { .m = m, .s = s };
     bb_status status;
     s->why = BB_STOP_DONE;
     BB_TRY(drive_init(&d, err));
@@ -199,7 +204,10 @@ done:
 }
 
 /* Progress of a search that has one of another's budgets. */
-typedef struct part { const bb_search *whole; size_t budget_index; } part;
+typedef struct part {
+    const bb_search *whole;
+    size_t           budget_index;
+} part;
 
 static void pass_on(void *self, const bb_search_step *step)
 {
@@ -218,7 +226,7 @@ bb_status bb_method_drive(const bb_search_method *m, bb_search *s, bb_err *err)
     if (m->whole_front || s->n_budgets == 1) return drive_once(m, s, err);
     for (size_t b = 0; b < s->n_budgets; b++) {
         bb_search one = *s;
-        part      p = {s, b};
+        part      p = { s, b };
         bb_status status;
         one.budgets = s->budgets + b;
         one.n_budgets = 1;

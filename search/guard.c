@@ -30,7 +30,7 @@ static size_t best_of(const bb_guard_row *rows, size_t n, size_t n_windows, int6
 
 bb_status bb_guard(const bb_guard_row *rows, size_t n, size_t n_windows, int64_t budget, double alpha, bb_guard_verdict *out, bb_err *err)
 {
-    bb_guard_verdict v = {.margin = (double)NAN, .se = (double)NAN, .p = (double)NAN};
+    bb_guard_verdict v = { .margin = (double)NAN, .se = (double)NAN, .p = (double)NAN };
     v.searched = best_of(rows, n, n_windows, budget, false);
     v.simple = best_of(rows, n, n_windows, budget, true);
     v.winner = v.simple;

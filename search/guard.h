@@ -14,21 +14,21 @@
 
 #include "base/status.h"
 
-#define BB_GUARD_ALPHA 0.1587  /* default: one standard error, one-sided */
-#define BB_GUARD_NONE  SIZE_MAX
+#define BB_GUARD_ALPHA 0.1587 /* default: one standard error, one-sided */
+#define BB_GUARD_NONE SIZE_MAX
 
 typedef struct bb_guard_row {
-    const char   *name;        /* borrowed; in messages */
+    const char   *name; /* borrowed; in messages */
     int64_t       size_bytes;
-    const double *window_kl;   /* [n_windows] mean KL of each window, nats a token; borrowed */
+    const double *window_kl; /* [n_windows] mean KL of each window, nats a token; borrowed */
     bool          is_simple;
 } bb_guard_row;
 
 typedef struct bb_guard_verdict {
-    size_t winner;             /* the answer: index of a row, as the next two */
-    size_t searched, simple;   /* the best of each kind within the size; BB_GUARD_NONE: there is none with finite scores */
-    double margin, se;         /* paired: KL of `simple` minus KL of `searched`, nats a token; NaN when one is missing */
-    double p;                  /* one-sided: that `searched` is not better than `simple`; NaN likewise */
+    size_t winner;           /* the answer: index of a row, as the next two */
+    size_t searched, simple; /* the best of each kind within the size; BB_GUARD_NONE: there is none with finite scores */
+    double margin, se;       /* paired: KL of `simple` minus KL of `searched`, nats a token; NaN when one is missing */
+    double p;                /* one-sided: that `searched` is not better than `simple`; NaN likewise */
 } bb_guard_verdict;
 
 /* Judges the rows of at most `budget` bytes. alpha 0: BB_GUARD_ALPHA. BB_GUARD when no row that fits has finite scores. */

@@ -31,20 +31,19 @@ struct bb_ledger {
     bb_ledger_options   o;
     char                scope[17];
     bool               *is_controller; /* [n_units] */
-    record             *records;   /* in order of first appearance */
+    record             *records;       /* in order of first appearance */
     size_t              n, capacity;
-    bb_table            table;     /* of records, by candidate and level */
+    bb_table            table; /* of records, by candidate and level */
     double              tokens, tokens_new;
     uint64_t            n_asked;
 };
 
-bb_status bb_ledger_open(const bb_problem *p, const bb_evaluator *e, bb_store *store, const bb_ledger_options *options, bb_ledger **out,
-                         bb_err *err)
+bb_status bb_ledger_open(const bb_problem *p, const bb_evaluator *e, bb_store *store, const bb_ledger_options *options, bb_ledger **out, bb_err *err)
 {
     *out = NULL;
     bb_ledger *l = BB_NEW0(1, bb_ledger, err);
     if (!l) return BB_NOMEM;
-    *l = (bb_ledger){.problem = p, .evaluator = e, .store = store};
+    *l = (bb_ledger) { .problem = p, .evaluator = e, .store = store };
     if (options) l->o = *options;
     if (l->o.chunk == 0) l->o.chunk = 32;
     char      hex[65];
@@ -79,7 +78,10 @@ void bb_ledger_close(bb_ledger *l)
 
 /* ---- table in memory --------------------------------------------------------------------------------------------------------- */
 
-typedef struct candidate { const uint16_t *x; uint32_t level; } candidate;
+typedef struct candidate {
+    const uint16_t *x;
+    uint32_t        level;
+} candidate;
 
 static uint64_t hash_candidate(const bb_ledger *l, const uint16_t *x, uint32_t level) { return bb_hash64(x, l->problem->n_units * sizeof *x, level); }
 
@@ -99,7 +101,7 @@ static bool is_candidate(const void *ledger, uint32_t number, const void *key)
 
 static uint32_t *slot_of(const bb_ledger *l, const uint16_t *x, uint32_t level)
 {
-    return bb_table_at(&l->table, hash_candidate(l, x, level), is_candidate, l, &(candidate){x, level});
+    return bb_table_at(&l->table, hash_candidate(l, x, level), is_candidate, l, &(candidate) { x, level });
 }
 
 static bb_status grow(bb_ledger *l, bb_err *err)
@@ -117,16 +119,16 @@ static bb_status grow(bb_ledger *l, bb_err *err)
 /* The record of (x, level), made when absent, with the index in *at. */
 static bb_status intern(bb_ledger *l, const uint16_t *x, uint32_t level, size_t *at, bb_err *err)
 {
-    bb_status status = BB_OK;
-    uint16_t *copy = NULL;
-    double   *windows = NULL;
+    bb_status    status = BB_OK;
+    uint16_t    *copy = NULL;
+    double      *windows = NULL;
     const size_t found = *slot_of(l, x, level);
     if (found) {
         *at = found - 1;
         return BB_OK;
     }
     BB_TRY(grow(l, err));
-    record r = {.level = level};
+    record r = { .level = level };
     bb_plan_space_hash(l->problem->plans, x, r.hash);
     copy = BB_NEW(l->problem->n_units, uint16_t, err);
     windows = BB_NEW0(l->evaluator->n_windows[level], double, err);
@@ -154,8 +156,8 @@ static size_t blob_size(uint32_t n_windows) { return 8 + sizeof(double) * (SCORE
 
 static void pack(const record *r, uint32_t n_windows, unsigned char *blob)
 {
-    const uint32_t head[2] = {SCORE_MAGIC, n_windows};
-    const double   s[SCORE_DOUBLES] = {r->score.kl, r->score.kl_se, r->score.ppl, r->score.ppl_se, r->score.top1, r->score.tokens};
+    const uint32_t head[2] = { SCORE_MAGIC, n_windows };
+    const double   s[SCORE_DOUBLES] = { r->score.kl, r->score.kl_se, r->score.ppl, r->score.ppl_se, r->score.top1, r->score.tokens };
     memcpy(blob, head, 8);
     memcpy(blob + 8, s, sizeof s);
     memcpy(blob + 8 + sizeof s, r->windows, n_windows * sizeof(double));
@@ -163,23 +165,20 @@ static void pack(const record *r, uint32_t n_windows, unsigned char *blob)
 
 static bb_status unpack(record *r, uint32_t n_windows, const unsigned char *blob, size_t size, const char *key, bb_err *err)
 {
-    uint32_t head[2] = {0, 0};
+    uint32_t head[2] = { 0, 0 };
     double   s[SCORE_DOUBLES];
     if (size >= 8) memcpy(head, blob, 8);
     if (head[0] != SCORE_MAGIC || head[1] != n_windows || size != blob_size(n_windows))
-        return BB_FAIL(err, BB_BAD_FILE, "the ledger entry %s has %zu bytes and %u windows, expected %zu and %u", key, size, head[1],
-                       blob_size(n_windows), n_windows);
+        return BB_FAIL(err, BB_BAD_FILE, "the ledger entry %s has %zu bytes and %u windows, expected %zu and %u", key, size, head[1], blob_size(n_windows),
+                       n_windows);
     memcpy(s, blob + 8, sizeof s);
     memcpy(r->windows, blob + 8 + sizeof s, n_windows * sizeof(double));
-    r->score = (bb_score){.kl = s[0], .kl_se = s[1], .ppl = s[2], .ppl_se = s[3], .top1 = s[4], .tokens = s[5]};
+    r->score = (bb_score) { .kl = s[0], .kl_se = s[1], .ppl = s[2], .ppl_se = s[3], .top1 = s[4], .tokens = s[5] };
     r->known = true;
     return BB_OK;
 }
 
-static void make_key(const bb_ledger *l, const record *r, char key[64])
-{
-    snprintf(key, 64, "%s/%s/%u", l->scope, r->hash, r->level);
-}
+static void make_key(const bb_ledger *l, const record *r, char key[64]) { snprintf(key, 64, "%s/%s/%u", l->scope, r->hash, r->level); }
 
 static bb_status recall(bb_ledger *l, record *r, bb_err *err)
 {
@@ -221,7 +220,10 @@ done:
 
 /* Evaluators that keep the hidden states of the plan scored last gain when neighbours share a prefix of the network: plans are ordered by the
  * units that stand alone (embedding and head touch everything), then by the others in their order, which is the network's. */
-typedef struct prefix_key { const bb_ledger *l; size_t at; } prefix_key;
+typedef struct prefix_key {
+    const bb_ledger *l;
+    size_t           at;
+} prefix_key;
 
 static bool stands_alone(const bb_ledger *l, uint32_t u) { return l->problem->units[u].controller < 0 && !l->is_controller[u]; }
 
@@ -239,7 +241,7 @@ static bb_status sort_by_prefix(const bb_ledger *l, size_t *at, size_t n, bb_err
 {
     prefix_key *order = BB_NEW(n, prefix_key, err);
     if (!order) return BB_NOMEM;
-    for (size_t i = 0; i < n; i++) order[i] = (prefix_key){l, at[i]};
+    for (size_t i = 0; i < n; i++) order[i] = (prefix_key) { l, at[i] };
     qsort(order, n, sizeof *order, by_prefix);
     for (size_t i = 0; i < n; i++) at[i] = order[i].at;
     bb_free(order);
@@ -297,8 +299,7 @@ static void count_asked(bb_ledger *l, record *r)
     l->n_asked++;
 }
 
-bb_status bb_ledger_evaluate(bb_ledger *l, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
-                             bb_err *err)
+bb_status bb_ledger_evaluate(bb_ledger *l, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
 {
     bb_status status = BB_NOMEM;
     size_t   *at = BB_NEW(n, size_t, err), *missing = BB_NEW(n, size_t, err), n_missing = 0;
@@ -328,8 +329,9 @@ done:
 
 static bb_ledger_entry entry_of(const bb_ledger *l, const record *r)
 {
-    bb_ledger_entry e = {.x = r->x, .level = r->level, .score = r->score, .window_kl = r->windows,
-                         .n_windows = l->evaluator->n_windows[r->level], .asked = r->asked};
+    bb_ledger_entry e = {
+        .x = r->x, .level = r->level, .score = r->score, .window_kl = r->windows, .n_windows = l->evaluator->n_windows[r->level], .asked = r->asked
+    };
     memcpy(e.hash, r->hash, sizeof e.hash);
     return e;
 }
@@ -349,13 +351,16 @@ done:
 
 /* ---- iteration ----------------------------------------------------------------------------------------------------------------- */
 
-typedef struct loader { bb_ledger *l; uint16_t *x; } loader;
+typedef struct loader {
+    bb_ledger *l;
+    uint16_t  *x;
+} loader;
 
 /* Plans of another problem in the same store are not ours to list; they are skipped. */
 static bb_status load_plan(const loader *o, const void *value, size_t size, bb_err *err)
 {
     bb_status status = BB_OK;
-    bb_plan   plan = {0};
+    bb_plan   plan = { 0 };
     BB_TRY(bb_plan_parse(value, size, &plan, err));
     if (bb_plan_space_indices(o->l->problem->plans, &plan, o->x, NULL) != BB_OK) goto done;
     for (uint32_t level = 0; level < o->l->evaluator->n_levels; level++) {
@@ -371,11 +376,15 @@ done:
 static int by_hash(const void *pa, const void *pb)
 {
     const record *a = *(const record *const *)pa, *b = *(const record *const *)pb;
-    const int c = strcmp(a->hash, b->hash);
+    const int     c = strcmp(a->hash, b->hash);
     return c ? c : (a->level > b->level) - (a->level < b->level);
 }
 
-typedef struct plan_texts { void **values; size_t *sizes; size_t n, capacity; } plan_texts;
+typedef struct plan_texts {
+    void  **values;
+    size_t *sizes;
+    size_t  n, capacity;
+} plan_texts;
 
 /* The store must not be asked again from inside its own iteration, so plans are copied first. */
 static bb_status copy_plan(void *self, const char *key, const void *value, size_t size, bb_err *err)
@@ -402,8 +411,8 @@ static bb_status copy_plan(void *self, const char *key, const void *value, size_
 static bb_status load_all(bb_ledger *l, bb_err *err)
 {
     bb_status  status = BB_OK;
-    plan_texts t = {0};
-    loader     o = {l, NULL};
+    plan_texts t = { 0 };
+    loader     o = { l, NULL };
     if (!l->store) return BB_OK;
     o.x = BB_NEW(l->problem->n_units, uint16_t, err);
     if (!o.x) return BB_NOMEM;
@@ -440,7 +449,7 @@ done:
     return status;
 }
 
-double   bb_ledger_tokens(const bb_ledger *l) { return l->tokens; }
-double   bb_ledger_tokens_new(const bb_ledger *l) { return l->tokens_new; }
-uint64_t bb_ledger_asked(const bb_ledger *l) { return l->n_asked; }
+double              bb_ledger_tokens(const bb_ledger *l) { return l->tokens; }
+double              bb_ledger_tokens_new(const bb_ledger *l) { return l->tokens_new; }
+uint64_t            bb_ledger_asked(const bb_ledger *l) { return l->n_asked; }
 const bb_evaluator *bb_ledger_evaluator(const bb_ledger *l) { return l->evaluator; }

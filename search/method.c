@@ -9,7 +9,7 @@
 #include "base/mem.h"
 
 #define ROW(name) &bb_method_##name,
-static const bb_search_method *const methods[] = {BB_METHOD_LIST(ROW, ROW)};
+static const bb_search_method *const methods[] = { BB_METHOD_LIST(ROW, ROW) };
 #undef ROW
 #define N_METHODS (sizeof methods / sizeof *methods)
 
@@ -50,7 +50,7 @@ bb_status bb_search_keep(const bb_search *s, const uint16_t *x, const char *sour
     bb_status       status = bb_ledger_find(s->ledger, x, bb_search_top(s), &scored, &found, err);
     if (status != BB_OK || !found) return status;
     uint16_t        *copy = BB_NEW(s->problem->n_units, uint16_t, err);
-    bb_archive_entry e = {.x = copy, .size_bytes = bb_problem_size(s->problem, x), .score = scored.score};
+    bb_archive_entry e = { .x = copy, .size_bytes = bb_problem_size(s->problem, x), .score = scored.score };
     if (!copy) return BB_NOMEM;
     memcpy(copy, x, s->problem->n_units * sizeof *copy);
     e.proxy = bb_problem_cost(s->problem, x);

@@ -36,69 +36,69 @@ typedef enum bb_stop_reason { BB_STOP_DONE, BB_STOP_TOKENS, BB_STOP_EVALUATIONS,
 
 /* Where a search stands at one budget. */
 typedef struct bb_search_step {
-    const char *stage;          /* "seeds", "round", "final", ... */
-    uint32_t    round;          /* or how often was asked; 0: before the first */
-    size_t      budget_index;   /* into budgets */
-    int64_t     size_bytes;     /* of the incumbent */
-    double      kl;             /* of the incumbent at this level, nats */
+    const char *stage;        /* "seeds", "round", "final", ... */
+    uint32_t    round;        /* or how often was asked; 0: before the first */
+    size_t      budget_index; /* into budgets */
+    int64_t     size_bytes;   /* of the incumbent */
+    double      kl;           /* of the incumbent at this level, nats */
     uint32_t    level;
-    const char *source;         /* who proposed it */
-    double      tokens;         /* spent so far */
+    const char *source; /* who proposed it */
+    double      tokens; /* spent so far */
 } bb_search_step;
 
 /* What every option does around one plan: changes of KL, and inner products between changes where they are known. */
 typedef struct bb_local_score {
-    const double *const *linear;   /* [n_units] tables shaped as bb_unit.cost: nats, any sign; borrowed until the next call */
-    const float         *gram;     /* [M * M] with a zero diagonal block for each unit, or NULL; borrowed likewise */
-    double               tokens;   /* what measuring it has cost, whenever that was */
+    const double *const *linear; /* [n_units] tables shaped as bb_unit.cost: nats, any sign; borrowed until the next call */
+    const float         *gram;   /* [M * M] with a zero diagonal block for each unit, or NULL; borrowed likewise */
+    double               tokens; /* what measuring it has cost, whenever that was */
 } bb_local_score;
 
 /* Everything is borrowed; a copy with some fields changed is another search. Zero and NULL: not given, or the method's own value. */
 typedef struct bb_search {
     /* the task */
     const bb_problem   *problem;
-    const bb_space     *space;       /* its moves */
-    const bb_separable *separable;   /* its exact solver */
-    const int64_t      *budgets;     /* [n_budgets] bytes, any order */
+    const bb_space     *space;     /* its moves */
+    const bb_separable *separable; /* its exact solver */
+    const int64_t      *budgets;   /* [n_budgets] bytes, any order */
     size_t              n_budgets;
     uint64_t            seed;
     /* scores */
-    bb_ledger          *ledger;      /* every score comes from it; bb_ledger_evaluator says levels and windows */
-    bb_archive         *archive;     /* initialised with n_units */
-    double              window_tokens; /* what a window costs, about: how many evaluations a number of tokens buys */
+    bb_ledger  *ledger;        /* every score comes from it; bb_ledger_evaluator says levels and windows */
+    bb_archive *archive;       /* initialised with n_units */
+    double      window_tokens; /* what a window costs, about: how many evaluations a number of tokens buys */
     /* when to end */
-    bb_stop_rule        stop;
-    bb_stop_reason      why;         /* set by run: what ended it */
-    double              other_tokens;/* spent outside the ledger, on local scores */
+    bb_stop_rule   stop;
+    bb_stop_reason why;          /* set by run: what ended it */
+    double         other_tokens; /* spent outside the ledger, on local scores */
     /* plans to begin with */
-    const uint16_t     *starts;      /* [n_starts][n_units], the best first; those above a budget are left out there */
-    size_t              n_starts;
-    const uint16_t     *source;      /* [n_units] the plan that changes nothing: nothing pruned, nothing quantized */
+    const uint16_t *starts; /* [n_starts][n_units], the best first; those above a budget are left out there */
+    size_t          n_starts;
+    const uint16_t *source; /* [n_units] the plan that changes nothing: nothing pruned, nothing quantized */
     /* Up to max plans of one format within the budget, by separable cost: x[max][n_units], their names; returns their number. */
-    size_t            (*uniform)(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE]);
-    void               *uniform_self;
-    bb_ledger          *uniform_ledger; /* tells the best of them at this level: another than `ledger` where its tokens are not the search's */
-    uint32_t            uniform_level;
+    size_t (*uniform)(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE]);
+    void      *uniform_self;
+    bb_ledger *uniform_ledger; /* tells the best of them at this level: another than `ledger` where its tokens are not the search's */
+    uint32_t   uniform_level;
     /* scores that need no evaluation */
-    const bb_quadratic *quadratic;   /* interactions of all options around `source` */
-    bb_status         (*local)(void *self, const uint16_t *x, bb_local_score *out, bb_err *err); /* measures a score around plan x */
-    void               *local_self;
-    double              local_cost;  /* tokens, about */
+    const bb_quadratic *quadratic;                                                       /* interactions of all options around `source` */
+    bb_status (*local)(void *self, const uint16_t *x, bb_local_score *out, bb_err *err); /* measures a score around plan x */
+    void  *local_self;
+    double local_cost; /* tokens, about */
     /* sizes */
-    uint32_t            candidates;  /* a round and budget; offspring or population of a generation */
-    uint32_t            finalists;   /* plans a budget scored at the top level in the end */
-    uint32_t            one_level;   /* 1 + the level at which methods that use one level score */
+    uint32_t candidates; /* a round and budget; offspring or population of a generation */
+    uint32_t finalists;  /* plans a budget scored at the top level in the end */
+    uint32_t one_level;  /* 1 + the level at which methods that use one level score */
     /* convergence: whenever a round ends or an incumbent changes */
-    void              (*progress)(void *self, const bb_search_step *step);
-    void               *progress_self;
+    void (*progress)(void *self, const bb_search_step *step);
+    void *progress_self;
 } bb_search;
 
-double    bb_search_spent(const bb_search *s);              /* tokens so far */
-uint32_t  bb_search_top(const bb_search *s);                /* the top level */
+double   bb_search_spent(const bb_search *s); /* tokens so far */
+uint32_t bb_search_top(const bb_search *s);   /* the top level */
 /* For loops that ask step by step: whether the stop rule's tokens or evaluations are used up; *why is set if so. */
-bool      bb_search_is_over(const bb_search *s, bb_stop_reason *why);
+bool bb_search_is_over(const bb_search *s, bb_stop_reason *why);
 /* For methods that plan ahead: whether `planned` more tokens leave `reserve` of them for the end, all within a share of the rest. */
-bool      bb_search_has_room(const bb_search *s, double planned, double reserve, double share);
+bool bb_search_has_room(const bb_search *s, double planned, double reserve, double share);
 /* Puts x, which was scored at the top level (it is in the ledger), into the archive, with its separable cost and bound. */
 bb_status bb_search_keep(const bb_search *s, const uint16_t *x, const char *source, bb_err *err);
 /* The best of the few uniform plans of a budget first, x[BB_N_UNIFORM][n_units], by KL at uniform_level; *n: their number, 0 without `uniform`.
@@ -108,28 +108,32 @@ bb_status bb_search_uniform(const bb_search *s, int64_t budget, uint16_t *x, cha
 
 /* ---- the table ---- */
 
-typedef enum bb_simple { BB_NOT_SIMPLE, BB_SIMPLE_OF_ONE, BB_SIMPLE } bb_simple; /* OF_ONE: guards where one size is asked for; it would triple the evaluations of a front */
+typedef enum bb_simple {
+    BB_NOT_SIMPLE,
+    BB_SIMPLE_OF_ONE,
+    BB_SIMPLE
+} bb_simple; /* OF_ONE: guards where one size is asked for; it would triple the evaluations of a front */
 
 /* The plan of one size, without search. */
 typedef struct bb_simple_plan {
-    uint16_t *x;               /* [n_units], the caller's */
-    bool      found;           /* false: none is as small, or none is allowed */
+    uint16_t *x;     /* [n_units], the caller's */
+    bool      found; /* false: none is as small, or none is allowed */
     char      source[BB_SOURCE];
-    double    tokens;          /* scored to choose it */
+    double    tokens; /* scored to choose it */
 } bb_simple_plan;
 
 struct bb_algorithm;
 typedef struct bb_search_method bb_search_method;
 struct bb_search_method {
-    const char *name, *reference;
-    bb_simple   simple;
-    bool        whole_front;      /* serves all budgets in one run; the others one after another, the tokens shared evenly */
-    bool        many_tokens;      /* its authors give it many times our tokens and offspring: `rivals --times --offspring` */
-    bool        needs_quadratic;  /* `quadratic` of the context; */
-    bool        uses_local;       /* goes by `local` where it is given */
-    uint32_t    level;            /* where it scores when it uses one level */
-    const struct bb_algorithm *algorithm;  /* ask/tell (algs/algorithm.h), run by bb_method_drive */
-    bb_status (*run)(const bb_search_method *m, bb_search *s, bb_err *err);  /* BB_INFEASIBLE: no plan for any budget */
+    const char                *name, *reference;
+    bb_simple                  simple;
+    bool                       whole_front;     /* serves all budgets in one run; the others one after another, the tokens shared evenly */
+    bool                       many_tokens;     /* its authors give it many times our tokens and offspring: `rivals --times --offspring` */
+    bool                       needs_quadratic; /* `quadratic` of the context; */
+    bool                       uses_local;      /* goes by `local` where it is given */
+    uint32_t                   level;           /* where it scores when it uses one level */
+    const struct bb_algorithm *algorithm;       /* ask/tell (algs/algorithm.h), run by bb_method_drive */
+    bb_status (*run)(const bb_search_method *m, bb_search *s, bb_err *err); /* BB_INFEASIBLE: no plan for any budget */
     bb_status (*plan)(const bb_search_method *m, const bb_search *s, int64_t budget, bb_simple_plan *out, bb_err *err); /* NULL: it has to search */
 };
 
@@ -156,8 +160,8 @@ BB_METHOD_LIST(BB_METHOD_EXTERN, BB_METHOD_EXTERN)
 #define BB_METHOD_BAR_NAME(name) "|" #name
 #define BB_METHOD_NAMES BB_METHOD_LIST(BB_METHOD_FIRST_NAME, BB_METHOD_BAR_NAME)
 
-const bb_search_method *bb_method_at(size_t i);             /* NULL past the end */
-const bb_search_method *bb_method_named(const char *name);  /* NULL when unknown */
+const bb_search_method *bb_method_at(size_t i);            /* NULL past the end */
+const bb_search_method *bb_method_named(const char *name); /* NULL when unknown */
 
 /* `run` of the rows with a `plan`: each budget's, scored at the top level. */
 bb_status bb_method_plans(const bb_search_method *m, bb_search *s, bb_err *err);

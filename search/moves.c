@@ -21,7 +21,7 @@ static size_t single_moves(const bb_space *s, const uint16_t *x, bb_move *moves)
             if (o == x[u]) continue;
             const int64_t bytes = bb_space_delta_bytes(s, x, u, o);
             if (bb_is_forbidden(bytes)) continue;
-            moves[n++] = (bb_move){u, o, bytes, bb_space_delta_cost(s, x, u, o)};
+            moves[n++] = (bb_move) { u, o, bytes, bb_space_delta_cost(s, x, u, o) };
         }
     return n;
 }
@@ -38,20 +38,20 @@ static size_t keep(bb_pair *pairs, size_t n, size_t max, bb_pair p)
 
 size_t bb_moves_pairs(const bb_space *s, const uint16_t *x, int64_t slack, bool allow_worse, bb_move *moves, bb_pair *pairs, size_t max)
 {
-    static const bb_move none = {UINT32_MAX, 0, 0, 0};
-    const size_t n = single_moves(s, x, moves);
-    size_t       kept = 0;
+    static const bb_move none = { UINT32_MAX, 0, 0, 0 };
+    const size_t         n = single_moves(s, x, moves);
+    size_t               kept = 0;
     if (max == 0) return 0;
     qsort(moves, n, sizeof *moves, by_cost);
     const double ceiling = allow_worse ? HUGE_VAL : 0;
     for (size_t i = 0; i < n; i++) {
-        if (moves[i].bytes <= slack && moves[i].cost < ceiling) kept = keep(pairs, kept, max, (bb_pair){moves[i], none, moves[i].cost});
+        if (moves[i].bytes <= slack && moves[i].cost < ceiling) kept = keep(pairs, kept, max, (bb_pair) { moves[i], none, moves[i].cost });
         for (size_t j = i + 1; j < n; j++) {
             const double cost = moves[i].cost + moves[j].cost;
             /* costs ascend, so nothing further on can be better than the worst that is kept */
             if (!(cost < ceiling) || (kept == max && !(cost < pairs[max - 1].cost))) break;
             if (moves[i].unit == moves[j].unit || moves[i].bytes + moves[j].bytes > slack) continue;
-            kept = keep(pairs, kept, max, (bb_pair){moves[i], moves[j], cost});
+            kept = keep(pairs, kept, max, (bb_pair) { moves[i], moves[j], cost });
         }
     }
     return kept;
@@ -88,12 +88,12 @@ static bool random_move(const bb_space *s, bb_rng *rng, const uint16_t *x, int64
         }
         const uint16_t o = (uint16_t)(at - s->offset[u]);
         if (!is_between(s, x, u, o, lo, hi, &bytes)) continue;
-        *out = (bb_move){u, o, bytes, 0};
+        *out = (bb_move) { u, o, bytes, 0 };
         return true;
     }
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint16_t o = 0; o < p->units[u].n_options; o++)
-            if (is_between(s, x, u, o, lo, hi, &bytes) && bb_rng_below(rng, ++seen) == 0) *out = (bb_move){u, o, bytes, 0};
+            if (is_between(s, x, u, o, lo, hi, &bytes) && bb_rng_below(rng, ++seen) == 0) *out = (bb_move) { u, o, bytes, 0 };
     return seen > 0;
 }
 
@@ -142,7 +142,7 @@ static bool nearest_step(const bb_space *s, bb_rng *rng, const uint16_t *x, uint
         if (distance > best) continue;
         if (distance < best) seen = 0;
         best = distance;
-        if (bb_rng_below(rng, ++seen) == 0) *out = (bb_move){unit, o, bytes, 0};
+        if (bb_rng_below(rng, ++seen) == 0) *out = (bb_move) { unit, o, bytes, 0 };
     }
     return seen > 0;
 }
@@ -151,7 +151,7 @@ bool bb_moves_switch(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x
 {
     const uint32_t n = s->problem->n_units;
     for (int tries = 0; tries < 64; tries++) {
-        bb_move down = {0}, up = {0};
+        bb_move        down = { 0 }, up = { 0 };
         const uint32_t a = (uint32_t)bb_rng_below(rng, n), b = (uint32_t)bb_rng_below(rng, n);
         if (!nearest_step(s, rng, x, a, false, &down)) continue;
         const uint16_t old = x[a];
@@ -177,7 +177,7 @@ bool bb_moves_trade(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x)
     x[unit] = option;
     for (uint32_t tries = 0; tries < 8 * n && bb_problem_size(s->problem, x) > budget; tries++) {
         const uint32_t payer = (uint32_t)bb_rng_below(rng, n);
-        bb_move        m = {0};
+        bb_move        m = { 0 };
         while (payer != unit && bb_problem_size(s->problem, x) > budget && nearest_step(s, rng, x, payer, false, &m)) {
             x[payer] = m.option;
             if (m.bytes == 0) break; /* sideways: no payment, and it could go on for ever */

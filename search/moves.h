@@ -5,8 +5,16 @@
 
 #include "search/space.h"
 
-typedef struct bb_move { uint32_t unit; uint16_t option; int64_t bytes; double cost; } bb_move; /* deltas; unit UINT32_MAX: no move */
-typedef struct bb_pair { bb_move first, second; double cost; } bb_pair;                          /* cost: predicted change */
+typedef struct bb_move {
+    uint32_t unit;
+    uint16_t option;
+    int64_t  bytes;
+    double   cost;
+} bb_move; /* deltas; unit UINT32_MAX: no move */
+typedef struct bb_pair {
+    bb_move first, second;
+    double  cost;
+} bb_pair; /* cost: predicted change */
 
 /* The `max` pairs (or single moves, second.unit == UINT32_MAX) of least predicted cost change by the tables of s->problem that keep
  * bytes(x) + deltas <= room, best first; only pairs with cost change < 0 unless allow_worse. Predicted: deltas of two units in one group are
@@ -14,16 +22,16 @@ typedef struct bb_pair { bb_move first, second; double cost; } bb_pair;         
  * s->offset[n_units] entries as scratch. */
 size_t bb_moves_pairs(const bb_space *s, const uint16_t *x, int64_t slack, bool allow_worse, bb_move *moves, bb_pair *pairs, size_t max);
 
-void   bb_moves_apply(const bb_pair *pair, uint16_t *x);
+void bb_moves_apply(const bb_pair *pair, uint16_t *x);
 
 /* Random moves for algorithms that know no costs; exact sizes throughout. */
-bool   bb_moves_random_fit(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);  /* random candidate, shrunk and filled at random */
-bool   bb_moves_shrink(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);      /* random byte-lowering moves until it fits */
-void   bb_moves_fill(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);        /* random byte-raising moves while one fits */
+bool bb_moves_random_fit(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x); /* random candidate, shrunk and filled at random */
+bool bb_moves_shrink(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);     /* random byte-lowering moves until it fits */
+void bb_moves_fill(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);       /* random byte-raising moves while one fits */
 /* Level switch: one unit one step down (or sideways) in bytes, another one step up, within the budget. False when none was found. */
-bool   bb_moves_switch(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);
+bool bb_moves_switch(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);
 /* One unit to a random option; what that exceeds the budget is paid by random other units, each stepped down as far as needed. False, with x
  * spoilt, when it cannot be paid. */
-bool   bb_moves_trade(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);
+bool bb_moves_trade(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);
 
 #endif

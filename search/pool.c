@@ -11,10 +11,9 @@
 
 bb_status bb_pool_init(const bb_space *space, bb_ledger *ledger, bb_pool *pool, bb_err *err)
 {
-    *pool = (bb_pool){.space = space, .ledger = ledger};
+    *pool = (bb_pool) { .space = space, .ledger = ledger };
     const uint32_t n = bb_ledger_evaluator(ledger)->n_levels;
-    if (n == 0 || n > BB_POOL_LEVELS)
-        return BB_FAIL(err, BB_UNSUPPORTED, "the evaluator has %u fidelity levels, should be 1 to %d", n, BB_POOL_LEVELS);
+    if (n == 0 || n > BB_POOL_LEVELS) return BB_FAIL(err, BB_UNSUPPORTED, "the evaluator has %u fidelity levels, should be 1 to %d", n, BB_POOL_LEVELS);
     return BB_OK;
 }
 
@@ -22,7 +21,7 @@ void bb_pool_done(bb_pool *pool)
 {
     for (size_t i = 0; i < pool->n; i++) bb_free(pool->items[i].x);
     bb_free(pool->items);
-    *pool = (bb_pool){0};
+    *pool = (bb_pool) { 0 };
 }
 
 static size_t find(const bb_pool *pool, const uint16_t *x, int64_t size_bytes)
@@ -36,9 +35,9 @@ static size_t find(const bb_pool *pool, const uint16_t *x, int64_t size_bytes)
 bb_status bb_pool_add(bb_pool *pool, const uint16_t *x, const char *source, size_t *at, bool *is_new, bb_err *err)
 {
     const bb_problem *p = pool->space->problem;
-    bb_pool_item      item = {.size_bytes = bb_problem_size(p, x), .allowed = bb_problem_allows(p, x)};
+    bb_pool_item      item = { .size_bytes = bb_problem_size(p, x), .allowed = bb_problem_allows(p, x) };
     item.allowed = item.allowed && !bb_is_forbidden(item.size_bytes);
-    const size_t      known = find(pool, x, item.size_bytes);
+    const size_t known = find(pool, x, item.size_bytes);
     if (is_new) *is_new = known == SIZE_MAX;
     if (at) *at = known == SIZE_MAX ? pool->n : known;
     if (known != SIZE_MAX) return BB_OK;

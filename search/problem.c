@@ -42,11 +42,10 @@ static bb_status check_tables(const bb_unit *unit, const bb_plan_unit *names, si
         const char *option = names->options[i % unit->n_options].name;
         if (bb_is_forbidden(unit->bytes[i])) continue;
         if (unit->bytes[i] < 0)
-            return BB_FAIL(err, BB_USAGE, "unit %s, option %s, row %zu: %lld bytes", names->name, option, i / unit->n_options,
-                           (long long)unit->bytes[i]);
+            return BB_FAIL(err, BB_USAGE, "unit %s, option %s, row %zu: %lld bytes", names->name, option, i / unit->n_options, (long long)unit->bytes[i]);
         if (!isfinite(unit->cost[i]) || unit->cost[i] < 0)
-            return BB_FAIL(err, BB_USAGE, "unit %s, option %s, row %zu: cost %g, should be finite and not negative", names->name, option,
-                           i / unit->n_options, unit->cost[i]);
+            return BB_FAIL(err, BB_USAGE, "unit %s, option %s, row %zu: cost %g, should be finite and not negative", names->name, option, i / unit->n_options,
+                           unit->cost[i]);
     }
     return BB_OK;
 }

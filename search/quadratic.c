@@ -36,7 +36,7 @@ bb_status bb_quadratic_init(const bb_quadratic *q, const uint16_t *x, bb_quadrat
 {
     const uint32_t n = q->space->problem->n_units;
     const size_t   M = size_of(q);
-    *s = (bb_quadratic_state){.q = q};
+    *s = (bb_quadratic_state) { .q = q };
     s->x = BB_NEW(n, uint16_t, err);
     s->field = BB_NEW0(M, double, err);
     if (!s->x || !s->field) {
@@ -57,7 +57,7 @@ void bb_quadratic_done(bb_quadratic_state *s)
 {
     bb_free(s->x);
     bb_free(s->field);
-    *s = (bb_quadratic_state){0};
+    *s = (bb_quadratic_state) { 0 };
 }
 
 /* Change of the linear part when unit goes to option, dependents included. */
@@ -84,8 +84,7 @@ double bb_quadratic_delta(const bb_quadratic_state *s, uint32_t unit, uint32_t o
     const bb_quadratic *q = s->q;
     const size_t        n = stride_of(q), a = q->space->offset[unit] + s->x[unit], b = q->space->offset[unit] + option;
     const double        g = s->field[b] - s->field[a];
-    return g + 0.5 * ((double)q->gram[a * n + a] + (double)q->gram[b * n + b]) - (double)q->gram[a * n + b] +
-           linear_delta(q, s->x, unit, option);
+    return g + 0.5 * ((double)q->gram[a * n + a] + (double)q->gram[b * n + b]) - (double)q->gram[a * n + b] + linear_delta(q, s->x, unit, option);
 }
 
 void bb_quadratic_move(bb_quadratic_state *s, uint32_t unit, uint32_t option)
@@ -93,7 +92,7 @@ void bb_quadratic_move(bb_quadratic_state *s, uint32_t unit, uint32_t option)
     const bb_quadratic *q = s->q;
     const size_t        M = size_of(q), n = stride_of(q);
     const float        *old = q->gram + (q->space->offset[unit] + s->x[unit]) * n;
-    const float        *new = q->gram + (q->space->offset[unit] + option) * n;
+    const float *new = q->gram + (q->space->offset[unit] + option) * n;
     s->score += bb_quadratic_delta(s, unit, option);
     s->bytes += bb_space_delta_bytes(q->space, s->x, unit, option);
     for (size_t j = 0; j < M; j++) s->field[j] += (double)new[j] - (double)old[j];
@@ -112,28 +111,32 @@ typedef struct candidate {
 } candidate;
 
 typedef struct tabu {
-    const bb_quadratic *q;
-    int64_t      budget;
+    const bb_quadratic  *q;
+    int64_t              budget;
     bb_quadratic_options o;
-    double       lambda;
-    bb_rng       rng;
-    bb_quadratic_state s;
-    uint64_t    *until;   /* [M] iteration before which an option may not come back */
-    uint64_t     step, n_scored;
-    candidate   *list;    /* [o.list] of least reduced cost, ascending */
-    uint32_t     n_list;
-    uint16_t    *best_x;
-    double       best;
+    double               lambda;
+    bb_rng               rng;
+    bb_quadratic_state   s;
+    uint64_t            *until; /* [M] iteration before which an option may not come back */
+    uint64_t             step, n_scored;
+    candidate           *list; /* [o.list] of least reduced cost, ascending */
+    uint32_t             n_list;
+    uint16_t            *best_x;
+    double               best;
 } tabu;
 
-typedef struct choice { double delta; candidate first, second; bool pair, found; } choice;
+typedef struct choice {
+    double    delta;
+    candidate first, second;
+    bool      pair, found;
+} choice;
 
 static void consider(tabu *t, choice *c, double delta, bool is_tabu, const candidate *first, const candidate *second)
 {
     t->n_scored++;
     if (is_tabu && !(t->s.score + delta < t->best - 1e-12)) return; /* aspiration: a new best is always allowed */
     if (c->found && !(delta < c->delta)) return;
-    *c = (choice){delta, *first, second ? *second : *first, second != NULL, true};
+    *c = (choice) { delta, *first, second ? *second : *first, second != NULL, true };
 }
 
 static void remember_candidate(tabu *t, const candidate *m)
@@ -153,17 +156,14 @@ static void scan_singles(tabu *t, choice *c)
             if (o == t->s.x[u]) continue;
             const int64_t bytes = bb_space_delta_bytes(sp, t->s.x, u, o);
             if (bb_is_forbidden(bytes)) continue;
-            candidate m = {u, o, t->until[sp->offset[u] + o] > t->step, bytes, bb_quadratic_delta(&t->s, u, o), 0};
+            candidate m = { u, o, t->until[sp->offset[u] + o] > t->step, bytes, bb_quadratic_delta(&t->s, u, o), 0 };
             m.reduced = m.delta + t->lambda * (double)bytes;
             if (t->s.bytes + bytes <= t->budget) consider(t, c, m.delta, m.tabu, &m, NULL);
             remember_candidate(t, &m);
         }
 }
 
-static bool same_group(const bb_problem *p, uint32_t u, uint32_t v)
-{
-    return p->units[u].controller == (int32_t)v || p->units[v].controller == (int32_t)u;
-}
+static bool same_group(const bb_problem *p, uint32_t u, uint32_t v) { return p->units[u].controller == (int32_t)v || p->units[v].controller == (int32_t)u; }
 
 /* Score and bytes of both moves together. false when not loadable. */
 static bool pair_delta(tabu *t, const candidate *a, const candidate *b, double *delta, int64_t *bytes)
@@ -174,7 +174,7 @@ static bool pair_delta(tabu *t, const candidate *a, const candidate *b, double *
     const size_t        a0 = sp->offset[a->unit] + t->s.x[a->unit], a1 = sp->offset[a->unit] + a->option;
     const size_t        b0 = sp->offset[b->unit] + t->s.x[b->unit], b1 = sp->offset[b->unit] + b->option;
     const float        *G = q->gram;
-    const double cross = (double)G[a1 * n + b1] - (double)G[a1 * n + b0] - (double)G[a0 * n + b1] + (double)G[a0 * n + b0];
+    const double        cross = (double)G[a1 * n + b1] - (double)G[a1 * n + b0] - (double)G[a0 * n + b1] + (double)G[a0 * n + b0];
     *delta = a->delta + b->delta + cross;
     *bytes = a->bytes + b->bytes;
     if (!same_group(sp->problem, a->unit, b->unit)) return true;
@@ -212,7 +212,7 @@ static void apply(tabu *t, const candidate *m)
 static void tabu_run(tabu *t, uint32_t iterations)
 {
     for (uint32_t i = 0; i < iterations; i++) {
-        choice c = {0};
+        choice c = { 0 };
         t->step++;
         scan_singles(t, &c);
         scan_pairs(t, &c);
@@ -258,7 +258,7 @@ static bb_status separable_start(tabu *t, bb_variant *v, const bb_quadratic_stat
 {
     bb_status           status = BB_OK;
     bb_separable       *sep = NULL;
-    bb_separable_result r = {0};
+    bb_separable_result r = { 0 };
     tables_around(t->q, around, theta, v);
     BB_TRY(bb_separable_create(&v->problem, NULL, &sep, err));
     BB_TRY(bb_separable_solve(sep, t->budget, x, &r, err));
@@ -303,7 +303,7 @@ static bb_status tabu_init(tabu *t, bb_err *err)
 static bb_status topup(const bb_quadratic *q, int64_t budget, uint16_t *x, double *score, bb_err *err)
 {
     bb_status          status = BB_OK;
-    bb_quadratic_state s = {0};
+    bb_quadratic_state s = { 0 };
     const bb_problem  *p = q->space->problem;
     BB_TRY(bb_quadratic_init(q, x, &s, err));
     for (bool improved = true; improved;) {
@@ -334,13 +334,12 @@ done:
     return status;
 }
 
-bb_status bb_quadratic_solve(const bb_quadratic *q, int64_t budget, const bb_quadratic_options *options, uint16_t *x,
-                             bb_quadratic_result *result, bb_err *err)
+bb_status bb_quadratic_solve(const bb_quadratic *q, int64_t budget, const bb_quadratic_options *options, uint16_t *x, bb_quadratic_result *result, bb_err *err)
 {
-    bb_status  status = BB_OK;
-    tabu       t = {.q = q, .budget = budget};
-    bb_variant v = {0};
-    bb_quadratic_state around = {0};
+    bb_status          status = BB_OK;
+    tabu               t = { .q = q, .budget = budget };
+    bb_variant         v = { 0 };
+    bb_quadratic_state around = { 0 };
     if (options) t.o = *options;
     BB_TRY(tabu_init(&t, err));
     BB_TRY(bb_variant_init(q->space->problem, &v, err));
@@ -358,7 +357,7 @@ bb_status bb_quadratic_solve(const bb_quadratic *q, int64_t budget, const bb_qua
     double score;
     bb_space_settle(q->space, x);
     BB_TRY(topup(q, budget, x, &score, err));
-    if (result) *result = (bb_quadratic_result){score, t.n_scored};
+    if (result) *result = (bb_quadratic_result) { score, t.n_scored };
 done:
     bb_quadratic_done(&around);
     bb_quadratic_done(&t.s);

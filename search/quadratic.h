@@ -21,10 +21,10 @@
 #include "search/space.h"
 
 typedef struct bb_quadratic {
-    const bb_space      *space;   /* borrowed, as all below; its problem gives bytes (and names), its costs are not used */
-    const float         *gram;    /* [M][stride], M = space->offset[n_units] */
-    size_t               stride;  /* floats between rows; 0: M */
-    const double *const *linear;  /* [n_units] tables shaped as bb_unit.cost, any sign; NULL: none */
+    const bb_space      *space;  /* borrowed, as all below; its problem gives bytes (and names), its costs are not used */
+    const float         *gram;   /* [M][stride], M = space->offset[n_units] */
+    size_t               stride; /* floats between rows; 0: M */
+    const double *const *linear; /* [n_units] tables shaped as bb_unit.cost, any sign; NULL: none */
 } bb_quadratic;
 
 double bb_quadratic_score(const bb_quadratic *q, const uint16_t *x); /* by definition, O(n_units^2) */
@@ -32,10 +32,10 @@ double bb_quadratic_score(const bb_quadratic *q, const uint16_t *x); /* by defin
 /* A candidate with its field, for O(1) changes. */
 typedef struct bb_quadratic_state {
     const bb_quadratic *q;
-    uint16_t           *x;      /* [n_units] */
-    double             *field;  /* [M] G x */
+    uint16_t           *x;     /* [n_units] */
+    double             *field; /* [M] G x */
     double              score;
-    int64_t             bytes;  /* bb_problem_bound */
+    int64_t             bytes; /* bb_problem_bound */
 } bb_quadratic_state;
 
 bb_status bb_quadratic_init(const bb_quadratic *q, const uint16_t *x, bb_quadratic_state *s, bb_err *err);
@@ -44,26 +44,24 @@ double    bb_quadratic_delta(const bb_quadratic_state *s, uint32_t unit, uint32_
 void      bb_quadratic_move(bb_quadratic_state *s, uint32_t unit, uint32_t option); /* must be loadable */
 
 typedef struct bb_quadratic_options {
-    uint64_t seed;
-    uint32_t iterations;      /* tabu moves a start; 0: 400 */
-    uint32_t starts;          /* 0: 4 */
-    uint32_t list;            /* moves from which pairs are formed; 0: 32 */
-    const uint16_t *start;    /* one more starting plan, or NULL */
+    uint64_t        seed;
+    uint32_t        iterations; /* tabu moves a start; 0: 400 */
+    uint32_t        starts;     /* 0: 4 */
+    uint32_t        list;       /* moves from which pairs are formed; 0: 32 */
+    const uint16_t *start;      /* one more starting plan, or NULL */
 } bb_quadratic_options;
 
 typedef struct bb_quadratic_result {
     double   score;
-    uint64_t n_scored;        /* plans whose score was looked at */
+    uint64_t n_scored; /* plans whose score was looked at */
 } bb_quadratic_result;
 
 /* Best plan found with bb_problem_size <= budget (and bound <= budget where the bound alone decides). Deterministic. BB_INFEASIBLE as
  * bb_separable_solve. options NULL: defaults. */
-bb_status bb_quadratic_solve(const bb_quadratic *q, int64_t budget, const bb_quadratic_options *options, uint16_t *x,
-                             bb_quadratic_result *result, bb_err *err);
+bb_status bb_quadratic_solve(const bb_quadratic *q, int64_t budget, const bb_quadratic_options *options, uint16_t *x, bb_quadratic_result *result, bb_err *err);
 
 /* Lower bounds of the score for several budgets, each from at most `iterations` (0: 200) Frank-Wolfe steps; +infinity when infeasible.
  * budgets here bound bb_problem_bound. shift (may be NULL): the share t of the blocks that could be moved into the linear term. */
-bb_status bb_quadratic_bound(const bb_quadratic *q, const int64_t *budgets, size_t n, uint32_t iterations, double *lower, double *shift,
-                             bb_err *err);
+bb_status bb_quadratic_bound(const bb_quadratic *q, const int64_t *budgets, size_t n, uint32_t iterations, double *lower, double *shift, bb_err *err);
 
 #endif

@@ -16,16 +16,20 @@
 
 #define RIDGE 1e-6 /* e: covers the rounding of a float32 Gram matrix */
 
-typedef struct vertex { uint16_t *x; int64_t bytes; double value, linear; } vertex; /* value: of the subproblem's objective */
+typedef struct vertex {
+    uint16_t *x;
+    int64_t   bytes;
+    double    value, linear;
+} vertex; /* value: of the subproblem's objective */
 
 typedef struct relaxation {
     const bb_quadratic *q;
     const bb_space     *space;
-    size_t    M;
-    double   *P, *c;              /* [M*M], [M] */
-    double   *y, *Py, *s, *Ps;    /* [M] */
-    double   *cost;               /* [M] objective of the subproblem */
-    vertex    low, high, trial;   /* plans at the two ends of the dual: high fits the budget */
+    size_t              M;
+    double             *P, *c;            /* [M*M], [M] */
+    double             *y, *Py, *s, *Ps;  /* [M] */
+    double             *cost;             /* [M] objective of the subproblem */
+    vertex              low, high, trial; /* plans at the two ends of the dual: high fits the budget */
 } relaxation;
 
 static void fill_matrix(relaxation *r, double t)
@@ -58,7 +62,7 @@ static bb_status choose_shift(relaxation *r, double *t, bb_progress *progress, b
 {
     double *work = BB_NEW(r->M * r->M, double, err);
     if (!work) return BB_NOMEM;
-    int lo = 0, hi = 65;
+    int        lo = 0, hi = 65;
     const bool usable = is_positive(r, 0, work);
     while (usable && hi - lo > 1 && !bb_interrupted()) {
         const int mid = (lo + hi) / 2;
@@ -208,7 +212,7 @@ static double frank_wolfe(relaxation *r, int64_t budget, uint32_t iterations)
         add_plan(r, &r->high, 1 - share);
         if (share > 0) add_plan(r, &r->low, share);
         const double Ls = (1 - share) * r->high.linear + share * r->low.linear;
-        double step = 1;
+        double       step = 1;
         if (k > 0) {
             const double value = 0.5 * dot(r->y, r->Py, M) + dot(r->c, r->y, M) + L;
             const double here = dot(r->cost, r->y, M) + L; /* the linear objective at y */
@@ -232,28 +236,27 @@ static bb_status relaxation_init(relaxation *r, const bb_quadratic *q, bb_err *e
 {
     const uint32_t n = q->space->problem->n_units;
     size_t         cells;
-    *r = (relaxation){.q = q, .space = q->space, .M = q->space->offset[n]};
+    *r = (relaxation) { .q = q, .space = q->space, .M = q->space->offset[n] };
     if (!bb_mul_size(r->M, r->M, &cells)) return BB_FAIL(err, BB_NOMEM, "a Gram matrix of %zu rows is too large", r->M);
     r->P = BB_NEW(cells, double, err);
-    double **vectors[] = {&r->c, &r->y, &r->Py, &r->s, &r->Ps, &r->cost};
+    double **vectors[] = { &r->c, &r->y, &r->Py, &r->s, &r->Ps, &r->cost };
     bool     ok = r->P != NULL;
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) ok = (*vectors[i] = BB_NEW0(r->M, double, err)) && ok;
-    vertex *plans[] = {&r->low, &r->high, &r->trial};
+    vertex *plans[] = { &r->low, &r->high, &r->trial };
     for (size_t i = 0; i < 3; i++) ok = (plans[i]->x = BB_NEW0(n, uint16_t, err)) && ok;
     return ok ? BB_OK : BB_NOMEM;
 }
 
 static void relaxation_done(relaxation *r)
 {
-    double *blocks[] = {r->P, r->c, r->y, r->Py, r->s, r->Ps, r->cost};
+    double *blocks[] = { r->P, r->c, r->y, r->Py, r->s, r->Ps, r->cost };
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) bb_free(blocks[i]);
     bb_free(r->low.x);
     bb_free(r->high.x);
     bb_free(r->trial.x);
 }
 
-bb_status bb_quadratic_bound(const bb_quadratic *q, const int64_t *budgets, size_t n, uint32_t iterations, double *lower, double *shift,
-                             bb_err *err)
+bb_status bb_quadratic_bound(const bb_quadratic *q, const int64_t *budgets, size_t n, uint32_t iterations, double *lower, double *shift, bb_err *err)
 {
     enum { SHIFTS = 6 }; /* matrices that choose_shift looks at */
     bb_status   status = BB_OK;

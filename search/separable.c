@@ -20,10 +20,10 @@ typedef struct front {
 
 typedef struct group {
     uint32_t  n_members;
-    uint32_t *members;  /* unit indices; the controller first */
+    uint32_t *members; /* unit indices; the controller first */
     front     f;
     uint32_t  n_hull;
-    uint32_t *hull;     /* indices of f on the lower convex hull, ascending in bytes */
+    uint32_t *hull; /* indices of f on the lower convex hull, ascending in bytes */
 } group;
 
 /* One step along a group's hull. rate = cost saved a byte. */
@@ -41,19 +41,23 @@ struct bb_separable {
     uint32_t             n_groups;
     group               *groups;
     size_t               n_segments;
-    segment             *segments;   /* descending rate */
+    segment             *segments;     /* descending rate */
     int64_t             *prefix_bytes; /* [n_segments + 1] of the hull solution after k segments */
     double              *prefix_cost;
-    bool                 thinned;    /* some group's front is not complete: only the LP bound is proven */
-    int64_t              min_bytes;  /* bound of the smallest plan */
+    bool                 thinned;   /* some group's front is not complete: only the LP bound is proven */
+    int64_t              min_bytes; /* bound of the smallest plan */
     int64_t              reach[2];
-    bb_variant           widest;     /* with problem.settle: controllers pinned at their widest option */
-    struct bb_separable *plain;      /* and its solver; NULL: none */
+    bb_variant           widest; /* with problem.settle: controllers pinned at their widest option */
+    struct bb_separable *plain;  /* and its solver; NULL: none */
 };
 
 /* ---- fronts ---------------------------------------------------------------------------------------------------------------- */
 
-typedef struct item { int64_t bytes; double cost; uint32_t a, b; } item;
+typedef struct item {
+    int64_t  bytes;
+    double   cost;
+    uint32_t a, b;
+} item;
 
 static int by_bytes(const void *pa, const void *pb)
 {
@@ -96,12 +100,12 @@ static void front_done(front *f)
     bb_free(f->bytes);
     bb_free(f->cost);
     bb_free(f->opt);
-    *f = (front){0};
+    *f = (front) { 0 };
 }
 
 static bb_status front_alloc(front *f, size_t n, uint32_t width, bb_err *err)
 {
-    *f = (front){.n = n, .width = width};
+    *f = (front) { .n = n, .width = width };
     size_t cells = 0;
     if (!bb_mul_size(n, width, &cells)) return BB_FAIL(err, BB_NOMEM, "a front of %zu points is too large", n);
     f->bytes = BB_NEW(n, int64_t, err);
@@ -149,12 +153,12 @@ static bb_status add_unit(bb_separable *s, front *f, uint32_t unit, uint32_t row
     const int64_t *bytes = u->bytes + (size_t)row * u->n_options;
     const double  *cost = u->cost + (size_t)row * u->n_options;
     item          *items = BB_NEW(f->n * u->n_options, item, err);
-    front          next = {0};
+    front          next = { 0 };
     size_t         n = 0;
     if (!items) return BB_NOMEM;
     for (uint32_t i = 0; i < f->n; i++)
         for (uint32_t o = 0; o < u->n_options; o++)
-            if (!bb_is_forbidden(bytes[o])) items[n++] = (item){f->bytes[i] + bytes[o], f->cost[i] + cost[o], i, o};
+            if (!bb_is_forbidden(bytes[o])) items[n++] = (item) { f->bytes[i] + bytes[o], f->cost[i] + cost[o], i, o };
     n = prune(items, n);
     if (n > s->o.max_points) {
         s->thinned = true;
@@ -198,7 +202,7 @@ static bb_status merge_fronts(bb_separable *s, group *g, const front *parts, uin
     item *items = BB_NEW(total, item, err);
     if (!items) return BB_NOMEM;
     for (uint32_t o = 0; o < n_parts; o++)
-        for (uint32_t i = 0; i < parts[o].n; i++) items[n++] = (item){parts[o].bytes[i], parts[o].cost[i], o, i};
+        for (uint32_t i = 0; i < parts[o].n; i++) items[n++] = (item) { parts[o].bytes[i], parts[o].cost[i], o, i };
     n = prune(items, n);
     if (n == 0) {
         status = BB_FAIL(err, BB_INFEASIBLE, "unit %s and what it controls have no loadable combination", s->problem->plans->units[g->members[0]].name);
@@ -269,7 +273,7 @@ static bb_status build_segments(bb_separable *s, bb_err *err)
             const int64_t db = g->f.bytes[g->hull[h]] - g->f.bytes[g->hull[h - 1]];
             const double  dc = g->f.cost[g->hull[h]] - g->f.cost[g->hull[h - 1]];
             rate = fmin(rate, -dc / (double)db);
-            s->segments[s->n_segments++] = (segment){rate, db, dc, i, h};
+            s->segments[s->n_segments++] = (segment) { rate, db, dc, i, h };
         }
     }
     qsort(s->segments, n, sizeof *s->segments, by_rate);
@@ -341,9 +345,9 @@ static void fill_greedily(const bb_separable *s, int64_t budget, uint32_t *choic
         double   best = 0;
         uint32_t best_group = 0, best_point = 0;
         for (uint32_t i = 0; i < s->n_groups; i++) {
-            const front *f = &s->groups[i].f;
+            const front  *f = &s->groups[i].f;
             const int64_t room = budget - bytes + f->bytes[choice[i]];
-            size_t lo = choice[i], hi = f->n - 1; /* the last point that fits is the cheapest */
+            size_t        lo = choice[i], hi = f->n - 1; /* the last point that fits is the cheapest */
             while (lo < hi) {
                 const size_t mid = lo + (hi - lo + 1) / 2;
                 if (f->bytes[mid] <= room) lo = mid;
@@ -366,22 +370,27 @@ static void fill_greedily(const bb_separable *s, int64_t budget, uint32_t *choic
 
 #define N_MULTIPLIERS 5
 
-typedef struct state { int64_t bytes; double cost; } state;
-typedef struct origin { uint32_t parent, point; } origin;
+typedef struct state {
+    int64_t bytes;
+    double  cost;
+} state;
+typedef struct origin {
+    uint32_t parent, point;
+} origin;
 
 typedef struct dp {
     const bb_separable *s;
-    int64_t   budget;
-    double    lambda[N_MULTIPLIERS];
-    double   *rest[N_MULTIPLIERS];   /* [n_groups + 1] min of cost + lambda * bytes over the groups from g on */
-    int64_t  *rest_min;              /* [n_groups + 1] least bytes of the groups from g on */
-    double    incumbent, prune_at;   /* states whose bound is >= prune_at are dropped */
-    double    dropped;               /* least bound of a state that was dropped for want of room */
-    state    *states, *next;
-    size_t    n_states;
-    item     *items;
-    size_t    capacity;
-    origin  **origins;               /* [n_groups][states after it] */
+    int64_t             budget;
+    double              lambda[N_MULTIPLIERS];
+    double             *rest[N_MULTIPLIERS]; /* [n_groups + 1] min of cost + lambda * bytes over the groups from g on */
+    int64_t            *rest_min;            /* [n_groups + 1] least bytes of the groups from g on */
+    double              incumbent, prune_at; /* states whose bound is >= prune_at are dropped */
+    double              dropped;             /* least bound of a state that was dropped for want of room */
+    state              *states, *next;
+    size_t              n_states;
+    item               *items;
+    size_t              capacity;
+    origin            **origins; /* [n_groups][states after it] */
 } dp;
 
 static void dp_done(dp *d)
@@ -414,7 +423,7 @@ static bb_status dp_init(dp *d, bb_err *err)
             d->rest[m][g] = d->rest[m][g + 1] + least;
         }
     }
-    d->states[0] = (state){d->s->problem->fixed_bytes, 0};
+    d->states[0] = (state) { d->s->problem->fixed_bytes, 0 };
     d->n_states = 1;
     return BB_OK;
 }
@@ -446,7 +455,7 @@ static bb_status collect(dp *d, uint32_t g, size_t *n_out, bb_err *err)
         for (uint32_t i = 0; i < f->n && f->bytes[i] <= room; i++) {
             const int64_t bytes = d->states[k].bytes + f->bytes[i];
             const double  cost = d->states[k].cost + f->cost[i];
-            if (bound_of(d, g + 1, bytes, cost) < d->prune_at) d->items[n++] = (item){bytes, cost, k, i};
+            if (bound_of(d, g + 1, bytes, cost) < d->prune_at) d->items[n++] = (item) { bytes, cost, k, i };
         }
     }
     *n_out = n;
@@ -497,8 +506,8 @@ static bb_status dp_run(dp *d, size_t *best, bb_err *err)
             goto done;
         }
         for (size_t i = 0; i < n; i++) {
-            d->next[i] = (state){d->items[i].bytes, d->items[i].cost};
-            d->origins[g][i] = (origin){d->items[i].a, d->items[i].b};
+            d->next[i] = (state) { d->items[i].bytes, d->items[i].cost };
+            d->origins[g][i] = (origin) { d->items[i].a, d->items[i].b };
         }
         state *swap = d->states;
         d->states = d->next;
@@ -515,8 +524,8 @@ done:
 static void choose_multipliers(dp *d, size_t k)
 {
     const bb_separable *s = d->s;
-    const double rate = k < s->n_segments ? s->segments[k].rate : 0;
-    static const double factor[N_MULTIPLIERS] = {1, 0.5, 0.8, 1.25, 2};
+    const double        rate = k < s->n_segments ? s->segments[k].rate : 0;
+    static const double factor[N_MULTIPLIERS] = { 1, 0.5, 0.8, 1.25, 2 };
     for (int m = 0; m < N_MULTIPLIERS; m++) d->lambda[m] = rate * factor[m];
 }
 
@@ -525,7 +534,7 @@ static bb_status close_gap(const bb_separable *s, int64_t budget, uint32_t *choi
 {
     bb_status status = BB_OK;
     size_t    best = SIZE_MAX;
-    dp        d = {.s = s, .budget = budget, .incumbent = *cost, .dropped = HUGE_VAL};
+    dp        d = { .s = s, .budget = budget, .incumbent = *cost, .dropped = HUGE_VAL };
     d.prune_at = *cost - s->o.tolerance * *cost;
     choose_multipliers(&d, break_segment(s, budget));
     BB_TRY(dp_init(&d, err));
@@ -618,7 +627,7 @@ done:
 bb_status bb_separable_solve(const bb_separable *s, int64_t budget_bytes, uint16_t *x, bb_separable_result *result, bb_err *err)
 {
     bb_status           status = BB_OK;
-    bb_separable_result r = {0}, wide = {0};
+    bb_separable_result r = { 0 }, wide = { 0 };
     uint16_t           *other = BB_NEW(s->problem->n_units, uint16_t, err);
     if (!other) return BB_NOMEM;
     if (budget_bytes < s->reach[0]) {
@@ -702,7 +711,7 @@ bb_status bb_separable_create(const bb_problem *p, const bb_separable_options *o
     *out = NULL;
     if (!s) return BB_NOMEM;
     s->problem = p;
-    s->o = options ? *options : (bb_separable_options){.tolerance = 1e-4};
+    s->o = options ? *options : (bb_separable_options) { .tolerance = 1e-4 };
     if (s->o.max_states == 0) s->o.max_states = 4096;
     if (s->o.max_points == 0) s->o.max_points = 8192;
     BB_TRY(bb_space_init(p, &s->space, err));

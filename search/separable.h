@@ -23,11 +23,11 @@
 typedef struct bb_separable bb_separable;
 
 typedef struct bb_separable_result {
-    double  cost, lower_bound;  /* lower_bound <= optimum under the bound on bytes <= cost before top-up */
-    double  gap;                /* (cost - lower_bound) / cost, 0 when cost is 0 */
-    double  lambda;             /* Lagrange multiplier, nats a byte, at this budget */
-    int64_t bound_bytes;        /* bb_problem_bound of the solution */
-    int64_t size_bytes;         /* exact size, <= budget */
+    double  cost, lower_bound; /* lower_bound <= optimum under the bound on bytes <= cost before top-up */
+    double  gap;               /* (cost - lower_bound) / cost, 0 when cost is 0 */
+    double  lambda;            /* Lagrange multiplier, nats a byte, at this budget */
+    int64_t bound_bytes;       /* bb_problem_bound of the solution */
+    int64_t size_bytes;        /* exact size, <= budget */
 } bb_separable_result;
 
 typedef struct bb_separable_options {
@@ -45,9 +45,9 @@ void      bb_separable_destroy(bb_separable *s);
 bb_status bb_separable_solve(const bb_separable *s, int64_t budget_bytes, uint16_t *x, bb_separable_result *result, bb_err *err);
 
 /* Lower bound of the separable cost for a budget (LP relaxation, no search); +infinity when infeasible. */
-double    bb_separable_bound(const bb_separable *s, int64_t budget_bytes);
+double bb_separable_bound(const bb_separable *s, int64_t budget_bytes);
 
 /* Smallest file, and the size of the plan with the lowest cost: more bytes than that buy nothing. Exact sizes. */
-void      bb_separable_reach(const bb_separable *s, int64_t *min_bytes, int64_t *max_bytes);
+void bb_separable_reach(const bb_separable *s, int64_t *min_bytes, int64_t *max_bytes);
 
 #endif

@@ -9,7 +9,7 @@
 
 bb_status bb_space_init(const bb_problem *p, bb_space *s, bb_err *err)
 {
-    *s = (bb_space){0};
+    *s = (bb_space) { 0 };
     bb_status status = bb_problem_check(p, err);
     if (status != BB_OK) return status;
     const uint32_t n = p->n_units;
@@ -39,7 +39,7 @@ void bb_space_done(bb_space *s)
     bb_free(s->offset);
     bb_free(s->first_child);
     bb_free(s->children);
-    *s = (bb_space){0};
+    *s = (bb_space) { 0 };
 }
 
 bool bb_space_is_controller(const bb_space *s, uint32_t unit) { return s->first_child[unit] < s->first_child[unit + 1]; }
@@ -140,9 +140,9 @@ bool bb_space_repair(const bb_space *s, uint16_t *x, int64_t budget)
 static bool best_upgrade(const bb_space *s, uint16_t *x, int64_t size, int64_t budget, int64_t *new_size)
 {
     const bb_problem *p = s->problem;
-    const int64_t margin = p->size ? bb_problem_bound(p, x) - size + 4096 : 0;
-    double   best = 0;
-    uint32_t best_u = UINT32_MAX, best_o = 0;
+    const int64_t     margin = p->size ? bb_problem_bound(p, x) - size + 4096 : 0;
+    double            best = 0;
+    uint32_t          best_u = UINT32_MAX, best_o = 0;
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++) {
             if (o == x[u]) continue;
@@ -210,7 +210,7 @@ bool bb_space_random(const bb_space *s, bb_rng *rng, uint16_t *x)
 bb_status bb_variant_init(const bb_problem *p, bb_variant *v, bb_err *err)
 {
     bb_status status = BB_NOMEM;
-    *v = (bb_variant){.problem = *p};
+    *v = (bb_variant) { .problem = *p };
     v->units = BB_NEW0(p->n_units, bb_unit, err);
     v->cost = BB_NEW0(p->n_units, double *, err);
     v->bytes = BB_NEW0(p->n_units, int64_t *, err);
@@ -240,7 +240,7 @@ void bb_variant_done(bb_variant *v)
     bb_free(v->cost);
     bb_free(v->bytes);
     bb_free(v->units);
-    *v = (bb_variant){0};
+    *v = (bb_variant) { 0 };
 }
 
 void bb_variant_pin(bb_variant *v, uint32_t unit, uint32_t option)

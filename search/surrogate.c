@@ -12,19 +12,19 @@
 enum { SCALE, EXPONENT, CONTROLLERS, UNITS };
 
 /* Candidates for the prior standard deviation of the units' log factors. */
-static const double unit_sds[] = {0.2, 0.4, 0.8, 1.6};
+static const double unit_sds[] = { 0.2, 0.4, 0.8, 1.6 };
 #define N_UNIT_SDS (sizeof unit_sds / sizeof *unit_sds)
 
 /* Prior standard deviations: the scale is free, controllers may double or halve. */
 static double prior_sd(const bb_surrogate *s, size_t k)
 {
-    static const double sd[UNITS] = {3.0, 0.3, 0.7};
+    static const double sd[UNITS] = { 3.0, 0.3, 0.7 };
     return k < UNITS ? sd[k] : s->unit_sd;
 }
 
 bb_status bb_surrogate_init(const bb_space *space, bb_surrogate *s, bb_err *err)
 {
-    *s = (bb_surrogate){.space = space, .n_params = UNITS + space->problem->n_units, .sigma = 0.1};
+    *s = (bb_surrogate) { .space = space, .n_params = UNITS + space->problem->n_units, .sigma = 0.1 };
     s->theta = BB_NEW0(s->n_params, double, err);
     s->chol = BB_NEW0(s->n_params * s->n_params, double, err);
     if (s->theta && s->chol) return bb_surrogate_fit(s, NULL, NULL, NULL, 0, err);
@@ -36,7 +36,7 @@ void bb_surrogate_done(bb_surrogate *s)
 {
     bb_free(s->theta);
     bb_free(s->chol);
-    *s = (bb_surrogate){0};
+    *s = (bb_surrogate) { 0 };
 }
 
 /* What theta makes of one table cell, given the logarithm of its cost; 0 where there is no cost. */
@@ -50,10 +50,10 @@ static double term(const bb_surrogate *s, const double *theta, uint32_t u, doubl
 /* The plans that count, as cells of one table: plans share cells, so what theta makes of a cell is computed once, not once a plan. */
 typedef struct samples {
     size_t    n, n_cells;
-    uint32_t *cell;                 /* [n * n_units] */
-    double   *log_kl, *weight;      /* [n] */
-    uint32_t *unit;                 /* [n_cells] */
-    double   *log_cost, *term;      /* [n_cells]; -inf: no cost. term: as of the last set_terms */
+    uint32_t *cell;            /* [n * n_units] */
+    double   *log_kl, *weight; /* [n] */
+    uint32_t *unit;            /* [n_cells] */
+    double   *log_cost, *term; /* [n_cells]; -inf: no cost. term: as of the last set_terms */
 } samples;
 
 static void samples_done(samples *d)
@@ -68,7 +68,7 @@ static void samples_done(samples *d)
 
 static bb_status samples_init(const bb_problem *p, const uint16_t *const *x, const double *kl, const double *weight, size_t n, samples *d, bb_err *err)
 {
-    *d = (samples){0};
+    *d = (samples) { 0 };
     for (uint32_t u = 0; u < p->n_units; u++) d->n_cells += bb_problem_rows(p, u) * p->units[u].n_options;
     d->cell = BB_NEW(n * p->n_units, uint32_t, err);
     d->log_kl = BB_NEW(n, double, err);
@@ -122,8 +122,7 @@ static double gradient(const bb_surrogate *s, const samples *d, size_t i, double
 }
 
 /* Fills precision A and right side b of one step; returns the penalised objective at theta and the weighted residual variance. */
-static double normal_equations(const bb_surrogate *s, const double *theta, const samples *d, gsl_matrix *A, gsl_vector *b, double *g,
-                               double *variance)
+static double normal_equations(const bb_surrogate *s, const double *theta, const samples *d, gsl_matrix *A, gsl_vector *b, double *g, double *variance)
 {
     const double inv = 1 / (s->sigma * s->sigma);
     double       objective = 0, sum_w = 0, sum_r = 0;
@@ -218,10 +217,10 @@ static double fit_once(bb_surrogate *s, const samples *d, double *work)
 
 bb_status bb_surrogate_fit(bb_surrogate *s, const uint16_t *const *x, const double *kl, const double *weight, size_t n, bb_err *err)
 {
-    bb_status     status = BB_OK;
-    samples       d;
-    double       *work = BB_NEW(3 * s->n_params, double, err);
-    double        best = -HUGE_VAL, best_sd = 0;
+    bb_status status = BB_OK;
+    samples   d;
+    double   *work = BB_NEW(3 * s->n_params, double, err);
+    double    best = -HUGE_VAL, best_sd = 0;
     BB_TRY(samples_init(s->space->problem, x, kl, weight, n, &d, err));
     if (!work) status = BB_NOMEM;
     BB_TRY(status);

@@ -17,11 +17,11 @@ static bb_status run_threads(void *self, bb_job *jobs, size_t n, bb_err *err)
     const bb_thread_workers *t = self;
     size_t                   next = 0;
     (void)err;
-#pragma omp parallel for num_threads((int)t->n) schedule(static, 1)
+#pragma omp        parallel for num_threads((int)t->n) schedule(static, 1)
     for (uint32_t w = 0; w < t->n; w++) {
-        for (;;) {
-            size_t claimed;
-#pragma omp atomic capture
+               for (;;) {
+                   size_t claimed;
+       #pragma omp atomic capture
             claimed = next++;
             if (claimed >= n) break;
             answer(&t->workers[w], &jobs[claimed]);
@@ -30,7 +30,7 @@ static bb_status run_threads(void *self, bb_job *jobs, size_t n, bb_err *err)
     return BB_OK;
 }
 
-bb_transport bb_transport_threads(bb_thread_workers *threads) { return (bb_transport){threads, threads->n, run_threads}; }
+bb_transport bb_transport_threads(bb_thread_workers *threads) { return (bb_transport) { threads, threads->n, run_threads }; }
 
 /* ---- batches ---- */
 
@@ -50,8 +50,9 @@ static bb_status evaluate(void *self, const uint16_t *const *x, size_t n, uint32
     if (!jobs) return BB_NOMEM;
     for (size_t i = 0; i < n_jobs; i++) {
         const size_t first = i * size;
-        jobs[i] = (bb_job){.level = level, .n = n - first < size ? n - first : size, .x = x + first, .out = out + first,
-                           .window_kl = window_kl ? window_kl + first : NULL};
+        jobs[i] = (bb_job) {
+            .level = level, .n = n - first < size ? n - first : size, .x = x + first, .out = out + first, .window_kl = window_kl ? window_kl + first : NULL
+        };
     }
     BB_TRY(w->transport.run(w->transport.self, jobs, n_jobs, err));
     for (size_t i = 0; i < n_jobs; i++) {
@@ -65,7 +66,7 @@ done:
 
 void bb_workers_init(bb_workers *w, bb_transport transport, const bb_evaluator *like)
 {
-    *w = (bb_workers){transport, *like};
+    *w = (bb_workers) { transport, *like };
     w->evaluator.self = w;
     w->evaluator.evaluate = evaluate;
 }

@@ -15,10 +15,10 @@
 typedef struct bb_job {
     uint32_t               level;
     size_t                 n;
-    const uint16_t *const *x;          /* [n] candidates */
-    bb_score              *out;        /* [n] */
-    double *const         *window_kl;  /* [n], each [windows of the level] or NULL; NULL: none */
-    bb_status              status;     /* answer; its sentence is in err */
+    const uint16_t *const *x;         /* [n] candidates */
+    bb_score              *out;       /* [n] */
+    double *const         *window_kl; /* [n], each [windows of the level] or NULL; NULL: none */
+    bb_status              status;    /* answer; its sentence is in err */
     bb_err                 err;
 } bb_job;
 
@@ -30,7 +30,10 @@ typedef struct bb_transport {
 } bb_transport;
 
 /* Threads of this process, one an evaluator; workers[n] share n_levels, n_windows and key, and none is used from two threads at once. */
-typedef struct bb_thread_workers { const bb_evaluator *workers; uint32_t n; } bb_thread_workers;
+typedef struct bb_thread_workers {
+    const bb_evaluator *workers;
+    uint32_t            n;
+} bb_thread_workers;
 bb_transport bb_transport_threads(bb_thread_workers *threads);
 
 /* The whole as one evaluator: levels, windows and key are `like`'s. Both are borrowed; use w->evaluator, w must not move. The first failure in the

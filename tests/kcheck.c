@@ -26,20 +26,20 @@ enum { ROOM = 1 << 21 /* floats a job may use, and bytes / 4 that it may give */
 
 typedef struct job {
     const bb_kernels *k;
-    unsigned          shape;     /* 0: the large one, which is timed */
-    int               fill;      /* contents, 0 .. N_FILLS-1; 0: noise */
-    unsigned          skew;      /* arrays begin so many floats past a 64-byte boundary */
+    unsigned          shape; /* 0: the large one, which is timed */
+    int               fill;  /* contents, 0 .. N_FILLS-1; 0: noise */
+    unsigned          skew;  /* arrays begin so many floats past a 64-byte boundary */
     bool              timed;
-    char              work[64];  /* what the shape is, for people */
+    char              work[64]; /* what the shape is, for people */
     bb_rng            r;
-    size_t            used;      /* of memory */
-    size_t            n_given;   /* bytes */
+    size_t            used;    /* of memory */
+    size_t            n_given; /* bytes */
     unsigned char    *given;
     double            ns, from, until;
 } job;
 
 static _Alignas(64) float memory[ROOM];
-static unsigned char      given[2][4 * ROOM];
+static unsigned char given[2][4 * ROOM];
 
 static float noise(job *j) { return (float)(2 * bb_rng_uniform(&j->r) - 1); }
 
@@ -90,10 +90,10 @@ static void give(job *j, const void *data, size_t size)
 /* The n floats of a room and its guards. */
 static void give_floats(job *j, const float *x, size_t n)
 {
-    for (const float *p = x - 1; p <= x + n; p++) give(j, *p != *p ? &(float){ NAN } : p, sizeof *p);
+    for (const float *p = x - 1; p <= x + n; p++) give(j, *p != *p ? &(float) { NAN } : p, sizeof *p);
 }
 
-static void give_double(job *j, double x) { give(j, x != x ? &(double){ (double)NAN } : &x, sizeof x); }
+static void give_double(job *j, double x) { give(j, x != x ? &(double) { (double)NAN } : &x, sizeof x); }
 
 /* Once, or when timed for a while. */
 static bool again(job *j)
@@ -105,12 +105,12 @@ static bool again(job *j)
 }
 
 /* The calls that are timed, `times` in a row: short ones in the hundreds, those that work in place once after again(). */
-#define CALL(times, call)                                                           \
-    do {                                                                            \
-        const unsigned n_ = j->timed ? (times) : 1;                                 \
-        j->from = bb_now_s();                                                       \
-        for (unsigned i_ = 0; i_ < n_; i_++) call;                                  \
-        j->ns = fmin(j->ns, (bb_now_s() - j->from) * 1e9 / n_);                     \
+#define CALL(times, call) \
+    do { \
+        const unsigned n_ = j->timed ? (times) : 1; \
+        j->from = bb_now_s(); \
+        for (unsigned i_ = 0; i_ < n_; i_++) call; \
+        j->ns = fmin(j->ns, (bb_now_s() - j->from) * 1e9 / n_); \
     } while (0)
 
 /* ---- float32 loops of the network ---- */
@@ -220,7 +220,9 @@ static bool run_half_to_float(job *j)
 /* What was packed, by row and column, and that the rest is zeros: the panels differ in width from level to level. */
 static bool run_pack(job *j)
 {
-    static const struct { size_t n, k; } shapes[] = { { 256, 512 }, { 1, 1 }, { 5, 0 }, { 16, 16 }, { 33, 17 }, { 31, 257 }, { 32, 7 }, { 100, 9 }, { 40, 8 } };
+    static const struct {
+        size_t n, k;
+    } shapes[] = { { 256, 512 }, { 1, 1 }, { 5, 0 }, { 16, 16 }, { 33, 17 }, { 31, 257 }, { 32, 7 }, { 100, 9 }, { 40, 8 } };
     if (j->shape >= sizeof shapes / sizeof *shapes) return false;
     const size_t n = shapes[j->shape].n, k = shapes[j->shape].k, ldw = k + j->skew, panel = j->k->panel, size = bb_packed_floats(n, k, panel);
     snprintf(j->work, sizeof j->work, "%zu x %zu", n, k);
@@ -249,8 +251,10 @@ static bool run_pack(job *j)
 
 static bool run_product(job *j)
 {
-    static const struct { size_t m, n, k; } shapes[] = { { 64, 256, 512 }, { 1, 1, 1 }, { 1, 40, 3 }, { 3, 16, 0 }, { 5, 33, 17 }, { 14, 32, 255 }, { 15, 64, 256 },
-                                                         { 29, 31, 257 }, { 6, 100, 511 }, { 13, 7, 600 }, { 28, 96, 1030 }, { 0, 4, 4 } };
+    static const struct {
+        size_t m, n, k;
+    } shapes[] = { { 64, 256, 512 }, { 1, 1, 1 },     { 1, 40, 3 },    { 3, 16, 0 },   { 5, 33, 17 },    { 14, 32, 255 },
+                   { 15, 64, 256 },  { 29, 31, 257 }, { 6, 100, 511 }, { 13, 7, 600 }, { 28, 96, 1030 }, { 0, 4, 4 } };
     if (j->shape >= sizeof shapes / sizeof *shapes) return false;
     const size_t m = shapes[j->shape].m, n = shapes[j->shape].n, k = shapes[j->shape].k, ldx = k + 3 * j->skew, ldy = n + 2 * j->skew;
     const bool   add = j->fill & 1, biased = j->fill & 2;
@@ -277,7 +281,7 @@ static bool has_block(job *j, bb_work *k, int *group, bb_tries *t)
                                      { .format = &bb_format_q8_0, .kind = BB_GRID_SCALE },
                                      { .format = &bb_format_q1_0, .kind = BB_GRID_SCALE, .bin = 2 },
                                      { .format = &bb_format_tq2_0, .kind = BB_GRID_SCALE } };
-    const unsigned n = sizeof grids / sizeof *grids;
+    const unsigned       n = sizeof grids / sizeof *grids;
     if (j->shape >= 4 * n) return false;
     const bb_grid *grid = &grids[j->shape % n];
     const float   *w = input(j, BB_MAX_BLOCK);
@@ -339,13 +343,15 @@ static bool run_fit_tries(job *j)
 
 static bool run_fit_scan(job *j)
 {
-    static const struct { int steps, lines; } shapes[] = { { 32, 8 }, { 8, 1 }, { 16, 0 }, { 24, 5 }, { 0, 3 }, { 64, 16 } };
+    static const struct {
+        int steps, lines;
+    } shapes[] = { { 32, 8 }, { 8, 1 }, { 16, 0 }, { 24, 5 }, { 0, 3 }, { 64, 16 } };
     _Alignas(32) float step[64], least[64] = { 0 };
     bb_parabola        lines[16];
     if (j->shape >= sizeof shapes / sizeof *shapes) return false;
     const int n = shapes[j->shape].steps, n_lines = shapes[j->shape].lines;
     for (int i = 0; i < 64; i++) step[i] = 0.001f + (float)bb_rng_uniform(&j->r);
-    for (int i = 0; i < 16; i++) lines[i] = (bb_parabola){ (float)bb_rng_uniform(&j->r), 1 + noise(j), 20 * (float)bb_rng_normal(&j->r) };
+    for (int i = 0; i < 16; i++) lines[i] = (bb_parabola) { (float)bb_rng_uniform(&j->r), 1 + noise(j), 20 * (float)bb_rng_normal(&j->r) };
     snprintf(j->work, sizeof j->work, "%d steps of %d lines", n, n_lines);
     while (again(j)) CALL(64, j->k->fit_scan(step, n, lines, n_lines, 63, least));
     give(j, least, sizeof least);
@@ -356,7 +362,10 @@ static bool run_fit_scan(job *j)
 
 static const bb_cb_spec *has_book(job *j)
 {
-    static const struct { const char *name; bb_cb_spec spec; } books[] = {
+    static const struct {
+        const char *name;
+        bb_cb_spec  spec;
+    } books[] = {
         { "IQ2_XS", { .book = BB_BOOK_IQ2_XS, .vec = 8, .n_words = 1, .has_signs = true, .even = true, .group = 16, .n_scales = 16, .unit = 0.125f } },
         { "IQ1_M", { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_CODE, .group = 16, .n_scales = 8, .unit = 1 } },
         { "IQ1_S", { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_GROUP, .group = 32, .n_scales = 8, .unit = 1 } },
@@ -372,7 +381,7 @@ static const bb_cb_spec *has_book(job *j)
 /* n x n, of full rank or less, as second moments are. */
 static float *metric_of(job *j, unsigned n)
 {
-    const int rank = (const int[]){ 64, 9, 5, 1 }[j->fill % 4];
+    const int rank = (const int[]) { 64, 9, 5, 1 }[j->fill % 4];
     float    *m = room(j, n * n), x[8];
     memset(m, 0, n * n * sizeof *m);
     for (int k = 0; k < rank; k++) {
@@ -417,7 +426,10 @@ static bool run_scale_rows(job *j)
 
 static bool run_round_column(job *j)
 {
-    static const struct { unsigned n; bool uniform; } shapes[] = { { 16, true }, { 16, false }, { 2, true }, { 2, false }, { 3, true }, { 256, true }, { 4, false } };
+    static const struct {
+        unsigned n;
+        bool     uniform;
+    } shapes[] = { { 16, true }, { 16, false }, { 2, true }, { 2, false }, { 3, true }, { 256, true }, { 4, false } };
     float    level[256], mid[256], step[256];
     uint32_t q[R] = { 0 };
     if (j->shape >= sizeof shapes / sizeof *shapes) return false;
@@ -429,8 +441,8 @@ static bool run_round_column(job *j)
         mid[i] = 0.5f * (level[i + 1] + level[i]);
     }
     const bb_levels l = { level[0], n, uniform, mid, step };
-    float *a = normal(j, R, 1), *b = normal(j, R, 1), *target = j->fill < 2 ? normal(j, R, 8) : input(j, R), *ref = normal(j, R, 1);
-    float *v = room(j, R), *e = room(j, R), *cost = normal(j, R, 1);
+    float          *a = normal(j, R, 1), *b = normal(j, R, 1), *target = j->fill < 2 ? normal(j, R, 8) : input(j, R), *ref = normal(j, R, 1);
+    float          *v = room(j, R), *e = room(j, R), *cost = normal(j, R, 1);
     if (j->fill) a[3] = 0, target[9] = NAN;
     snprintf(j->work, sizeof j->work, "%d rows to %u %s levels", R, n, uniform ? "even" : "uneven");
     while (again(j)) CALL(256, j->k->round_column(&l, 1.5f, a, b, target, ref, v, e, q, cost));
@@ -472,7 +484,10 @@ static bool run_vector_cost(job *j)
 
 /* ---- all rows ---- */
 
-static const struct { const char *name; bool (*run)(job *j); } rows[] = {
+static const struct {
+    const char *name;
+    bool (*run)(job *j);
+} rows[] = {
 #define BB_KERNEL(result, name, ...) { #name, run_##name },
 #include "kernels/table.inc"
 };
@@ -499,8 +514,8 @@ START_TEST(every_level_gives_the_bits_of_the_reference)
                 size_t at = 0;
                 ck_assert(run(&j, (unsigned)_i, given[1]) && j.n_given == ref.n_given && j.n_given > 0);
                 while (at < j.n_given && given[0][at] == given[1][at]) at++;
-                ck_assert_msg(at == j.n_given, "%s at level %s: %s, contents %d, %u floats past alignment: byte %zu of %zu is not the reference's", rows[_i].name, j.k->level,
-                              j.work, j.fill, j.skew, at, j.n_given);
+                ck_assert_msg(at == j.n_given, "%s at level %s: %s, contents %d, %u floats past alignment: byte %zu of %zu is not the reference's",
+                              rows[_i].name, j.k->level, j.work, j.fill, j.skew, at, j.n_given);
                 n++;
             }
     }

@@ -63,7 +63,7 @@ static float *zeros(scene *s, size_t n)
 static void set_scene(scene *s, int which, uint32_t block)
 {
     uint64_t seed = 5;
-    *s = (scene){ .spec = &ref_specs[which] };
+    *s = (scene) { .spec = &ref_specs[which] };
     ref_model_make(s->spec, 11, &s->m);
     s->block = &s->m.net.blocks[block];
     size_t n = (size_t)S * T * s->m.net.n_embd;
@@ -194,8 +194,8 @@ static bb_block decoded(ref_model *m, const bb_block *block)
 START_TEST(gradients_are_to_decoded_weights)
 {
     static const int which[] = { 2, 8 };
-    scene    s;
-    uint64_t seed = 1;
+    scene            s;
+    uint64_t         seed = 1;
     set_scene(&s, which[_i], 0);
     bb_block      plain = decoded(&s.m, s.block);
     bb_block_grad grad = { 0 };
@@ -255,14 +255,14 @@ static void check_head(const ref_spec *spec, head_kind kind)
     uint64_t  seed = 6;
     ref_model_make(spec, 1, &m);
     ref_model_make(spec, 2, &ref);
-    size_t         C = m.net.n_embd, V = m.net.n_vocab;
-    float         *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *weight = ref_random(&m, N, 1, 0.4, &seed);
-    float         *dh = ref_random(&m, N * C, 0, 0, &seed), *d_head = ref_random(&m, V * C, 0, 0, &seed), *d_norm = ref_random(&m, C, 0, 0, &seed);
-    double        *h64 = BB_NEW(N * C, double, NULL), loss[N], total = 0;
-    int32_t        targets[N];
-    bb_head_loss   of = { hard ? targets : NULL, &ref.net, bb_on_cpu(h_ref), weight, kind == SQUARED };
-    bb_head_grad   grad = { d_head, d_norm };
-    bb_backward   *b;
+    size_t       C = m.net.n_embd, V = m.net.n_vocab;
+    float       *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *weight = ref_random(&m, N, 1, 0.4, &seed);
+    float       *dh = ref_random(&m, N * C, 0, 0, &seed), *d_head = ref_random(&m, V * C, 0, 0, &seed), *d_norm = ref_random(&m, C, 0, 0, &seed);
+    double      *h64 = BB_NEW(N * C, double, NULL), loss[N], total = 0;
+    int32_t      targets[N];
+    bb_head_loss of = { hard ? targets : NULL, &ref.net, bb_on_cpu(h_ref), weight, kind == SQUARED };
+    bb_head_grad grad = { d_head, d_norm };
+    bb_backward *b;
     for (size_t i = 0; i < N; i++) targets[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
     for (size_t i = 0; i < N * C; i++) h64[i] = (double)h[i];
     ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, 2, &b, NULL), BB_OK); /* slabs of 2 rows */
@@ -277,9 +277,13 @@ static void check_head(const ref_spec *spec, head_kind kind)
         h64[i] = at - DELTA;
         slope = (slope - LOSS()) / (2 * DELTA);
         h64[i] = at;
-        ck_assert_msg(fabs((double)dh[i] - slope) <= ALLOWED * largest_of(dh, N * C), "%s: head dh[%zu] %g, by differences %g", spec->name, i, (double)dh[i], slope);
+        ck_assert_msg(fabs((double)dh[i] - slope) <= ALLOWED * largest_of(dh, N * C), "%s: head dh[%zu] %g, by differences %g", spec->name, i, (double)dh[i],
+                      slope);
     }
-    const struct { const float *x, *g; size_t n; } arrays[] = { { m.net.out_norm, d_norm, C }, { bb_net_head(&m.net)->type == BB_F32 ? bb_net_head(&m.net)->data : NULL, d_head, V * C } };
+    const struct {
+        const float *x, *g;
+        size_t       n;
+    } arrays[] = { { m.net.out_norm, d_norm, C }, { bb_net_head(&m.net)->type == BB_F32 ? bb_net_head(&m.net)->data : NULL, d_head, V * C } };
     for (size_t a = 0; a < 2; a++)
         for (size_t i = 0; arrays[a].x && i < arrays[a].n; i += arrays[a].n / 12) {
             float *x = (float *)(uintptr_t)arrays[a].x, at = x[i];
@@ -309,14 +313,14 @@ START_TEST(large_vocabulary_comes_in_pieces)
 {
     enum { N = 600, V = 30011, C = 8 };
     static const ref_shape none[] = { { 0, 0, 0 } };
-    ref_spec      spec = { "large", "llama", V, C, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
-    ref_model     m;
-    uint64_t      seed = 1;
-    bb_backward  *b;
+    ref_spec               spec = { "large", "llama", V, C, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
+    ref_model              m;
+    uint64_t               seed = 1;
+    bb_backward           *b;
     ref_model_make(&spec, 1, &m);
-    float        *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *all = ref_random(&m, N * C, 0, 0, &seed), one[C];
-    double       *loss = BB_NEW(N, double, NULL), loss1;
-    bb_head_loss  of = { NULL, &m.net, bb_on_cpu(h_ref), NULL, false };
+    float       *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *all = ref_random(&m, N * C, 0, 0, &seed), one[C];
+    double      *loss = BB_NEW(N, double, NULL), loss1;
+    bb_head_loss of = { NULL, &m.net, bb_on_cpu(h_ref), NULL, false };
     ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, N, &b, NULL), BB_OK);
     ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h), N, &of, loss, bb_on_cpu(all), NULL, NULL), BB_OK);
     for (size_t i = 0; i < N; i += 101) {
@@ -333,11 +337,11 @@ END_TEST
 
 START_TEST(embedding_gradient_adds_rows)
 {
-    bb_net  net = { .n_vocab = 3, .n_embd = 2 };
-    float   dh[6] = { 1, 2, 3, 4, 5, 6 }, d[6] = { 0, 0, 0, 0, 0, 10 }, expected[6] = { 0, 0, 6, 8, 3, 14 };
-    ck_assert_int_eq(bb_backward_embed(&bb_backend_cpu, &net, (int32_t[]){ 1, 2, 1 }, 3, bb_on_cpu(dh), d, NULL), BB_OK);
+    bb_net net = { .n_vocab = 3, .n_embd = 2 };
+    float  dh[6] = { 1, 2, 3, 4, 5, 6 }, d[6] = { 0, 0, 0, 0, 0, 10 }, expected[6] = { 0, 0, 6, 8, 3, 14 };
+    ck_assert_int_eq(bb_backward_embed(&bb_backend_cpu, &net, (int32_t[]) { 1, 2, 1 }, 3, bb_on_cpu(dh), d, NULL), BB_OK);
     for (int i = 0; i < 6; i++) ck_assert(d[i] == expected[i]);
-    ck_assert_int_eq(bb_backward_embed(&bb_backend_cpu, &net, (int32_t[]){ 3 }, 1, bb_on_cpu(dh), d, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_backward_embed(&bb_backend_cpu, &net, (int32_t[]) { 3 }, 1, bb_on_cpu(dh), d, NULL), BB_BAD_FILE);
 }
 END_TEST
 
@@ -347,10 +351,10 @@ END_TEST
 static float *long_gradients(const ref_model *m, const float *h, const float *c, bool window_by_window, size_t *n_floats)
 {
     enum { WINDOWS = 4, LENGTH = 200 };
-    size_t         n = (size_t)LENGTH * m->net.n_embd, total = WINDOWS * n + m->net.n_embd;
+    size_t          n = (size_t)LENGTH * m->net.n_embd, total = WINDOWS * n + m->net.n_embd;
     const bb_block *block = &m->net.blocks[0];
-    bb_block_grad  grad = { 0 };
-    bb_backward   *b;
+    bb_block_grad   grad = { 0 };
+    bb_backward    *b;
     for (int p = 0; p < BB_N_PARTS; p++) total += (size_t)block->w[p].rows * block->w[p].cols;
     float *out = BB_NEW0(total, float, NULL), *at = out + WINDOWS * n;
     memcpy(out, c, WINDOWS * n * sizeof *out);
@@ -385,7 +389,10 @@ START_TEST(threads_and_calls_change_nothing)
 END_TEST
 
 /* What a hook saw: sums over x and dy of each part, in order. */
-typedef struct heard { double x[BB_N_PARTS], dy[BB_N_PARTS]; const bb_block *block; } heard;
+typedef struct heard {
+    double          x[BB_N_PARTS], dy[BB_N_PARTS];
+    const bb_block *block;
+} heard;
 
 static bb_status add_up(void *self, bb_part part, const float *x, const float *dy, size_t n, bb_err *err)
 {
@@ -399,10 +406,10 @@ static bb_status add_up(void *self, bb_part part, const float *x, const float *d
 
 /* All that a backward pass makes, on one backend. */
 typedef struct made {
-    float   *dh, *head_dh, *weights, *head, *embd, *small; /* small: norms, biases, masks, one after the other */
-    size_t   n_weights, n_small;
-    double  *loss;
-    heard    heard;
+    float  *dh, *head_dh, *weights, *head, *embd, *small; /* small: norms, biases, masks, one after the other */
+    size_t  n_weights, n_small;
+    double *loss;
+    heard   heard;
 } made;
 
 enum { FAR_S = 4, FAR_T = 200 /* several slabs */, FAR_ROWS = FAR_S * FAR_T };
@@ -421,7 +428,7 @@ static void make_all(const bb_backend *k, const ref_model *m, const ref_model *r
     bb_block_grad        grad = { .hook = add_up, .hook_self = &out->heard };
     bb_backward         *b;
     bb_buffer            states, dh;
-    *out = (made){ .heard = { .block = block } };
+    *out = (made) { .heard = { .block = block } };
     for (int p = 0; p < BB_N_PARTS; p++) out->n_weights += (size_t)block->w[p].rows * block->w[p].cols;
     out->dh = BB_NEW(n, float, NULL), out->head_dh = BB_NEW(n, float, NULL), out->loss = BB_NEW(FAR_ROWS, double, NULL);
     out->weights = BB_NEW0(out->n_weights, float, NULL), out->head = BB_NEW0(V * C, float, NULL), out->embd = BB_NEW0(V * C, float, NULL);
@@ -493,17 +500,17 @@ START_TEST(training_descends)
     bb_forward  *f;
     bb_backward *b;
     ref_model_make(&ref_specs[3], 4, &m);
-    size_t       C = m.net.n_embd, V = m.net.n_vocab, n = LENGTH * C;
-    float       *h = ref_random(&m, 3 * n, 0, 0, &seed), *dh = ref_random(&m, n, 0, 0, &seed), *g_embd = ref_random(&m, V * C, 0, 0, &seed), weight[LENGTH];
-    int32_t      tokens[LENGTH + 1];
-    double       loss[LENGTH], first = 0, last = 0;
+    size_t  C = m.net.n_embd, V = m.net.n_vocab, n = LENGTH * C;
+    float  *h = ref_random(&m, 3 * n, 0, 0, &seed), *dh = ref_random(&m, n, 0, 0, &seed), *g_embd = ref_random(&m, V * C, 0, 0, &seed), weight[LENGTH];
+    int32_t tokens[LENGTH + 1];
+    double  loss[LENGTH], first = 0, last = 0;
     for (int i = 0; i <= LENGTH; i++) tokens[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
     for (int i = 0; i < LENGTH; i++) weight[i] = 1.0f / LENGTH;
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, LENGTH, &f, NULL), BB_OK);
     ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, LENGTH, &b, NULL), BB_OK);
     for (int step = 0; step <= STEPS; step++) {
-        bb_head_loss  of = { .targets = tokens + 1, .weight = weight };
-        bb_head_grad  head = { g_embd, NULL };
+        bb_head_loss of = { .targets = tokens + 1, .weight = weight };
+        bb_head_grad head = { g_embd, NULL };
         memset(g_embd, 0, V * C * sizeof *g_embd);
         ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, 1, LENGTH, bb_on_cpu(h), NULL), BB_OK);
         for (uint32_t i = 0; i < 2; i++) {
@@ -565,9 +572,9 @@ START_TEST(running_out_of_memory_is_survived)
     uint64_t  seed = 1;
     bool      done = false;
     ref_model_make(&ref_specs[8], 5, &m);
-    float  *h = ref_random(&m, 2 * 64, 0, 1, &seed), *dh = ref_random(&m, 2 * 64, 0, 1, &seed), *dw = ref_random(&m, 96 * 64, 0, 0, &seed);
-    double  loss[2];
-    size_t  before = bb_mem_live_bytes();
+    float        *h = ref_random(&m, 2 * 64, 0, 1, &seed), *dh = ref_random(&m, 2 * 64, 0, 1, &seed), *dw = ref_random(&m, 96 * 64, 0, 0, &seed);
+    double        loss[2];
+    size_t        before = bb_mem_live_bytes();
     bb_block_grad grad = { .w = { [BB_PART_GATE] = dw } };
     bb_head_loss  of = { .ref_net = &m.net, .h_ref = bb_on_cpu(h) };
     for (long n = 0; !done && n < 200; n++) {

@@ -33,7 +33,9 @@ static void digest(const char *data, size_t size, size_t piece, char hex[65])
 
 START_TEST(sha256_gives_the_nist_examples)
 {
-    static const struct { const char *text, *hex; } cases[] = {
+    static const struct {
+        const char *text, *hex;
+    } cases[] = {
         { "", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" },
         { "abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" },
         { "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1" },
@@ -62,7 +64,7 @@ END_TEST
 START_TEST(fields_of_a_hash_cannot_run_together)
 {
     bb_sha256 a, b;
-    char x[65], y[65];
+    char      x[65], y[65];
     bb_sha256_init(&a);
     bb_sha256_text(&a, "ab");
     bb_sha256_text(&a, "c");
@@ -78,7 +80,7 @@ END_TEST
 START_TEST(hash64_changes_half_of_the_bits_and_knows_lengths)
 {
     unsigned char data[16] = { 0 };
-    double flips = 0;
+    double        flips = 0;
     ck_assert_uint_ne(bb_hash64(data, 7, 0), bb_hash64(data, 8, 0));
     ck_assert_uint_ne(bb_hash64(data, 0, 0), bb_hash64(data, 0, 1));
     for (int bit = 0; bit < 128; bit++) {
@@ -95,9 +97,17 @@ END_TEST
 
 START_TEST(xoshiro_gives_the_published_stream)
 {
-    static const uint64_t expected[] = { 11520u, 0u, 1509978240u, 1215971899390074240u, 1216172134540287360u, 607988272756665600u,
-                                         16172922978634559625u, 8476171486693032832u, 10595114339597558777u, 2904607092377533576u };
-    bb_rng r = { { 1, 2, 3, 4 } };
+    static const uint64_t expected[] = { 11520u,
+                                         0u,
+                                         1509978240u,
+                                         1215971899390074240u,
+                                         1216172134540287360u,
+                                         607988272756665600u,
+                                         16172922978634559625u,
+                                         8476171486693032832u,
+                                         10595114339597558777u,
+                                         2904607092377533576u };
+    bb_rng                r = { { 1, 2, 3, 4 } };
     for (size_t i = 0; i < 10; i++) ck_assert_uint_eq(bb_rng_u64(&r), expected[i]);
 }
 END_TEST
@@ -119,8 +129,8 @@ END_TEST
 START_TEST(moments_and_ranges_are_right)
 {
     enum { N = 200000 };
-    bb_rng r;
-    double sum = 0, squares = 0, fourth = 0, uniform = 0, first_third = 0;
+    bb_rng   r;
+    double   sum = 0, squares = 0, fourth = 0, uniform = 0, first_third = 0;
     unsigned seen[7] = { 0 };
     bb_rng_init(&r, 7, "moments");
     for (int i = 0; i < N; i++) {
@@ -153,10 +163,17 @@ END_TEST
 
 START_TEST(sizes_are_parsed)
 {
-    static const struct { const char *text; uint64_t bytes; } good[] = {
-        { "3596960", 3596960 }, { "3.2MiB", 3355443 }, { "2.6GB", 2600000000 }, { "4100k", 4100 * 1024 }, { "1.5g", 3ull << 29 },
-        { "0", 0 }, { "1 KiB", 1024 }, { "1kB", 1000 }, { "0.3GB", 300000000 }, { "18446744073709551615", UINT64_MAX }, { "12B", 12 },
-        { "2t", 2ull << 40 }, { ".5M", 512 * 1024 },
+    static const struct {
+        const char *text;
+        uint64_t    bytes;
+    } good[] = {
+        { "3596960", 3596960 },  { "3.2MiB", 3355443 },
+        { "2.6GB", 2600000000 }, { "4100k", 4100 * 1024 },
+        { "1.5g", 3ull << 29 },  { "0", 0 },
+        { "1 KiB", 1024 },       { "1kB", 1000 },
+        { "0.3GB", 300000000 },  { "18446744073709551615", UINT64_MAX },
+        { "12B", 12 },           { "2t", 2ull << 40 },
+        { ".5M", 512 * 1024 },
     };
     static const char *const bad[] = { "", "x", "-1", "1.2.3", "1e3", "5 parsecs", "0x10", "18446744073709551616", "99999999999TiB", ".", "k", "nan" };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
@@ -173,7 +190,7 @@ END_TEST
 
 START_TEST(numbers_are_parsed_whole)
 {
-    double v;
+    double  v;
     int64_t i;
     ck_assert_int_eq(bb_parse_double("-1.5e3", &v, NULL), BB_OK);
     ck_assert_double_eq(v, -1500);
@@ -188,10 +205,14 @@ END_TEST
 
 START_TEST(sizes_and_times_are_printed)
 {
-    static const struct { uint64_t bytes; const char *text; } sizes[] = {
-        { 0, "0 B" }, { 1023, "1023 B" }, { 1024, "1.00 KiB" }, { 3355443, "3.20 MiB" }, { 1048575, "1.00 MiB" }, { UINT64_MAX, "16.00 EiB" } };
-    static const struct { double s; const char *text; } times[] = {
-        { 0.44, "0.4s" }, { 9.97, "10s" }, { 59.6, "1m 00s" }, { 125, "2m 05s" }, { 3661, "1h 01m" }, { 90000, "1d 01h" }, { -1, "?" } };
+    static const struct {
+        uint64_t    bytes;
+        const char *text;
+    } sizes[] = { { 0, "0 B" }, { 1023, "1023 B" }, { 1024, "1.00 KiB" }, { 3355443, "3.20 MiB" }, { 1048575, "1.00 MiB" }, { UINT64_MAX, "16.00 EiB" } };
+    static const struct {
+        double      s;
+        const char *text;
+    } times[] = { { 0.44, "0.4s" }, { 9.97, "10s" }, { 59.6, "1m 00s" }, { 125, "2m 05s" }, { 3661, "1h 01m" }, { 90000, "1d 01h" }, { -1, "?" } };
     char out[32];
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         bb_format_size(sizes[i].bytes, out);
@@ -209,7 +230,10 @@ END_TEST
 
 START_TEST(comma_lists)
 {
-    static const struct { const char *list, *joined; size_t n; } cases[] = {
+    static const struct {
+        const char *list, *joined;
+        size_t      n;
+    } cases[] = {
         { "", "", 0 }, { "a", "<a>", 1 }, { "a,b,cc", "<a><b><cc>", 3 }, { "a,", "<a>", 1 }, { ",", "<>", 1 }, { "a,,b", "<a><><b>", 3 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -261,7 +285,7 @@ END_TEST
 START_TEST(text_grows_and_fails_cleanly)
 {
     bb_text t = { 0 };
-    char expected[4000] = "";
+    char    expected[4000] = "";
     for (int i = 0; i < 300; i++) {
         bb_text_addf(&t, "%d,", i);
         snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%d,", i);
@@ -287,7 +311,7 @@ END_TEST
 static size_t entries(const char *path)
 {
     size_t n = 0;
-    DIR *d = opendir(path);
+    DIR   *d = opendir(path);
     while (readdir(d)) n++;
     closedir(d);
     return n - 2;
@@ -296,9 +320,9 @@ static size_t entries(const char *path)
 START_TEST(files_are_replaced_whole_or_not_at_all)
 {
     const char *dir = bb_test_path("a/b//c"), *path = bb_test_path("a/b/c/file");
-    char *data;
-    size_t size;
-    bb_writer w;
+    char       *data;
+    size_t      size;
+    bb_writer   w;
     ck_assert_int_eq(bb_make_dirs(dir, NULL), BB_OK);
     ck_assert_int_eq(bb_make_dirs(dir, NULL), BB_OK);
     ck_assert_int_eq(bb_file_write(path, "first", 5, NULL), BB_OK);
@@ -322,9 +346,9 @@ END_TEST
 START_TEST(a_full_disk_keeps_the_old_file)
 {
     const char *path = bb_test_path("kept");
-    bb_err err = BB_ERR_INIT;
-    char *data;
-    size_t size;
+    bb_err      err = BB_ERR_INIT;
+    char       *data;
+    size_t      size;
     ck_assert_int_eq(bb_file_write(path, "old", 3, NULL), BB_OK);
     bb_file_fail_after(1, 1000, ENOSPC); /* the temporary is opened, nothing can be written */
     ck_assert_int_eq(bb_file_write(path, "new", 3, &err), BB_IO);
@@ -339,10 +363,10 @@ END_TEST
 
 START_TEST(odd_files_are_refused_with_a_reason)
 {
-    bb_map map;
-    char *data;
-    size_t size;
-    bb_err err = BB_ERR_INIT;
+    bb_map      map;
+    char       *data;
+    size_t      size;
+    bb_err      err = BB_ERR_INIT;
     const char *empty = bb_test_path("empty");
     ck_assert_int_eq(bb_map_open(bb_test_path("none"), &map, &err), BB_BAD_FILE);
     ck_assert_ptr_nonnull(strstr(err.msg, "No such file"));
@@ -367,10 +391,10 @@ END_TEST
 START_TEST(a_released_map_is_read_again)
 {
     enum { PAGES = 8 };
-    const size_t  page = (size_t)sysconf(_SC_PAGESIZE), size = PAGES * page;
-    char         *bytes = malloc(size);
-    const char   *path = bb_test_path("pages");
-    bb_map        map;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = PAGES * page;
+    char        *bytes = malloc(size);
+    const char  *path = bb_test_path("pages");
+    bb_map       map;
     for (size_t i = 0; i < size; i++) bytes[i] = (char)(i * 31 + i / page);
     bb_test_write(path, bytes, size);
     ck_assert_int_eq(bb_map_open(path, &map, NULL), BB_OK);
@@ -391,10 +415,10 @@ static const char plan_text[] = "blk.0.attn_q=Q4_K\nblk.0.ffn=192\nblk.10.kv=0\n
 
 START_TEST(plans_print_and_parse_to_the_same)
 {
-    static const char *const genes[][2] = { { "token_embd", "F16" }, { "blk.2.kv", "2" }, { "blk.0.ffn", "192" }, { "blk.10.kv", "0" },
+    static const char *const genes[][2] = { { "token_embd", "F16" },    { "blk.2.kv", "2" },  { "blk.0.ffn", "192" },  { "blk.10.kv", "0" },
                                             { "blk.0.attn_q", "Q4_K" }, { "output", "Q6_K" }, { "token_embd", "Q4_K" } };
-    bb_plan p = { 0, NULL }, q = { 0, NULL }, copy = { 0, NULL };
-    char *text, hash[17], again[17], full[65];
+    bb_plan                  p = { 0, NULL }, q = { 0, NULL }, copy = { 0, NULL };
+    char                    *text, hash[17], again[17], full[65];
     for (size_t i = 0; i < 7; i++) ck_assert_int_eq(bb_plan_set(&p, genes[i][0], genes[i][1], NULL), BB_OK);
     ck_assert_uint_eq(p.n, 6);
     ck_assert_int_eq(bb_plan_print(&p, &text, NULL), BB_OK);
@@ -430,8 +454,8 @@ END_TEST
 START_TEST(plans_by_indices_are_the_plans_by_name)
 {
     static const bb_plan_option formats[] = { { "F16", 1 }, { "Q4_K", 12 }, { "IQ2_XXS", 16 } }, counts[] = { { "10", 10 }, { "9", 9 }, { "0", 0 } };
-    bb_plan_unit  units[] = { { "blk.10.kv", 7, 10, -1, 3, counts }, { "blk.9.attn_q", 0, 9, 2, 3, formats }, { "blk.9.kv", 7, 9, -1, 3, counts },
-                              { "token_embd", 9, 0, -1, 2, formats }, { "blk.10.attn_q", 0, 10, 0, 3, formats }, { "output", 10, 0, -1, 1, formats } };
+    bb_plan_unit units[] = { { "blk.10.kv", 7, 10, -1, 3, counts },  { "blk.9.attn_q", 0, 9, 2, 3, formats },   { "blk.9.kv", 7, 9, -1, 3, counts },
+                             { "token_embd", 9, 0, -1, 2, formats }, { "blk.10.attn_q", 0, 10, 0, 3, formats }, { "output", 10, 0, -1, 1, formats } };
     enum { N = sizeof units / sizeof *units };
     bb_plan_space s;
     bb_err        err = BB_ERR_INIT;
@@ -464,7 +488,9 @@ START_TEST(broken_plan_spaces_are_refused)
 {
     static const bb_plan_option good[] = { { "a", 0 }, { "b", 1 } }, spaced[] = { { "a", 0 }, { "b c", 1 } };
     const bb_plan_unit          whole[] = { { "kv", 0, 0, -1, 2, good }, { "q", 0, 0, 0, 2, good }, { "k", 0, 0, 0, 2, good } };
-    static const char *const    said[] = { "two units are called kv", "no name", "names are printable", "should be 1 to", "as controller", "has a controller itself", "option 1 has no name" };
+    static const char *const    said[] = { "two units are called kv", "no name",       "names are printable",
+                                           "should be 1 to",          "as controller", "has a controller itself",
+                                           "option 1 has no name" };
     for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
         bb_plan_unit  units[3];
         bb_plan_space s;
@@ -487,7 +513,7 @@ END_TEST
 START_TEST(broken_plans_are_refused)
 {
     static const char *const bad[] = { "x", "=a\n", "a=\n", "a=b=c\n", "\n", "a=1\na=2\n", "a =1\n", "a=1\r\n", "\xc3\xa4=1\n", "a=1\n\nb=2\n" };
-    bb_plan p = { 0, NULL };
+    bb_plan                  p = { 0, NULL };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         bb_err err = BB_ERR_INIT;
         ck_assert_msg(bb_plan_parse(bad[i], strlen(bad[i]), &p, &err) == BB_BAD_FILE, "'%s' passed", bad[i]);
@@ -506,7 +532,7 @@ END_TEST
 
 START_TEST(plans_survive_every_failed_allocation)
 {
-    size_t before = bb_mem_live_bytes();
+    size_t    before = bb_mem_live_bytes();
     bb_status status = BB_NOMEM;
     for (long n = 0; status != BB_OK; n++) {
         bb_plan p = { 0, NULL }, copy = { 0, NULL };
@@ -530,8 +556,8 @@ END_TEST
 START_TEST(the_log_file_hears_what_the_terminal_does_not)
 {
     const char *path = bb_test_path("log.txt");
-    char *data;
-    size_t size;
+    char       *data;
+    size_t      size;
     bb_progress p;
     bb_log_set_level(BB_LOG_QUIET);
     ck_assert_int_eq(bb_log_to_file(path, NULL), BB_OK);
@@ -567,7 +593,8 @@ static char *log_of(const char *path)
 static void forget_times(char *text)
 {
     for (size_t i = 3, n = strlen(text); i < n; i++)
-        if (text[i] == 's' && text[i - 1] >= '0' && text[i - 1] <= '9' && text[i - 2] == '.' && text[i - 3] >= '0' && text[i - 3] <= '9') text[i - 1] = text[i - 3] = '0';
+        if (text[i] == 's' && text[i - 1] >= '0' && text[i - 1] <= '9' && text[i - 2] == '.' && text[i - 3] >= '0' && text[i - 3] <= '9')
+            text[i - 1] = text[i - 3] = '0';
 }
 
 /* Both log files hear the same; what stands inside something is shown behind it, and found things do not count for the speed. */
@@ -586,7 +613,7 @@ START_TEST(progress_is_in_both_logs)
     bb_progress_start(&inner, "rows", 400);
     bb_progress_skip(&inner, 300); /* nothing is known about the speed */
     bb_progress_add(&inner, 50);
-    bb_progress_end(&outer);       /* also ends what an error left open */
+    bb_progress_end(&outer); /* also ends what an error left open */
     bb_progress_start(&inner, "odds", 0);
     bb_progress_add(&inner, 7);
     bb_progress_end(&inner);
@@ -624,7 +651,7 @@ START_TEST(a_long_step_is_not_silent)
     ck_assert_int_eq(bb_log_to_file(path, NULL), BB_OK);
     bb_progress_start(&p, "one long step", 2);
     for (double until = bb_now_s() + 10; bb_now_s() < until;) {
-        nanosleep(&(struct timespec){ 0, 100000000 }, NULL);
+        nanosleep(&(struct timespec) { 0, 100000000 }, NULL);
         text = log_of(path);
         const bool said = strstr(text, "one long step: 0/2 (0%)") != NULL;
         bb_free(text);

@@ -59,8 +59,8 @@ END_TEST
 START_TEST(only_cells_that_need_it_are_quoted)
 {
     const char *path = bb_test_path("out.csv");
-    char *data;
-    size_t size;
+    char       *data;
+    size_t      size;
     write_sample(path);
     ck_assert_int_eq(bb_file_read(path, &data, &size, NULL), BB_OK);
     ck_assert_str_eq(data, "name,n,x\r\nplain,-9223372036854775808,0.1\r\n\"a \"\"b\"\", c\nd\",0,\r\n");
@@ -72,9 +72,9 @@ END_TEST
 START_TEST(every_reason_to_quote)
 {
     static const char *const cells[] = { "a,b", "a\"b", "a\nb", "a\rb", "", " a " };
-    const char    *path = bb_test_path("quotes.csv");
-    bb_csv_writer *w = NULL;
-    bb_csv         t;
+    const char              *path = bb_test_path("quotes.csv");
+    bb_csv_writer           *w = NULL;
+    bb_csv                   t;
     ck_assert_int_eq(bb_csv_create(path, "x,y", &w, NULL), BB_OK);
     for (size_t i = 0; i < sizeof cells / sizeof *cells; i++) {
         bb_csv_put_text(w, cells[i]);
@@ -95,9 +95,9 @@ END_TEST
 START_TEST(what_is_written_is_read)
 {
     const char *path = bb_test_path("out.csv");
-    bb_csv t;
-    int64_t n;
-    double x;
+    bb_csv      t;
+    int64_t     n;
+    double      x;
     write_sample(path);
     ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
     ck_assert_uint_eq(t.n_rows, 2);
@@ -121,9 +121,9 @@ END_TEST
 
 START_TEST(a_lone_empty_cell_survives)
 {
-    const char *path = bb_test_path("one.csv");
+    const char    *path = bb_test_path("one.csv");
     bb_csv_writer *w;
-    bb_csv t;
+    bb_csv         t;
     ck_assert_int_eq(bb_csv_create(path, "x", &w, NULL), BB_OK);
     bb_csv_put_double(w, (double)NAN);
     bb_csv_end_row(w);
@@ -136,7 +136,7 @@ END_TEST
 
 START_TEST(an_interrupted_table_leaves_nothing)
 {
-    const char *path = bb_test_path("dropped.csv");
+    const char    *path = bb_test_path("dropped.csv");
     bb_csv_writer *w;
     ck_assert_int_eq(bb_csv_create(path, "x", &w, NULL), BB_OK);
     bb_csv_put_int(w, 1);
@@ -151,7 +151,10 @@ END_TEST
 START_TEST(spaces_marks_and_line_ends_are_kept_or_skipped)
 {
     bb_csv t;
-    ck_assert_int_eq(read_text("\xef\xbb\xbf" "a,b\n x , y\n\n\"\",\" q \"", &t, NULL), BB_OK);
+    ck_assert_int_eq(read_text("\xef\xbb\xbf"
+                               "a,b\n x , y\n\n\"\",\" q \"",
+                               &t, NULL),
+                     BB_OK);
     ck_assert_str_eq(t.header[0], "a");
     ck_assert_uint_eq(t.n_rows, 2);
     ck_assert_str_eq(bb_csv_text(&t, 0, 0), " x ");
@@ -163,7 +166,9 @@ END_TEST
 
 START_TEST(broken_tables_are_refused_with_their_row)
 {
-    static const struct { const char *text, *says; } bad[] = {
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
         { "", "is empty" },
         { "a,b\r\n1\r\n", "row 2: 1 cells, expected 2" },
         { "a,b\r\n1,2\r\n1,2,3\r\n", "row 3: 3 cells, expected 2" },
@@ -188,7 +193,7 @@ END_TEST
 START_TEST(reading_survives_every_failed_allocation)
 {
     const char *path = bb_test_path("out.csv");
-    bb_status status = BB_NOMEM;
+    bb_status   status = BB_NOMEM;
     write_sample(path);
     size_t before = bb_mem_live_bytes();
     for (long n = 0; status != BB_OK; n++) {

@@ -25,7 +25,7 @@
 static size_t entries(const char *path)
 {
     size_t n = 0;
-    DIR *d = opendir(path);
+    DIR   *d = opendir(path);
     ck_assert_ptr_nonnull(d);
     while (readdir(d)) n++;
     closedir(d);
@@ -42,10 +42,10 @@ static void contains(const bb_err *err, const char *a, const char *b)
 START_TEST(every_failing_operation_is_reported_with_path_and_reason)
 {
     static const int reasons[] = { ENOSPC, EIO, EDQUOT, EFBIG, EACCES };
-    const char *dir = bb_test_path("ops"), *path = bb_test_path("ops/file");
-    char *data, big[200000];
-    size_t size;
-    long n;
+    const char      *dir = bb_test_path("ops"), *path = bb_test_path("ops/file");
+    char            *data, big[200000];
+    size_t           size;
+    long             n;
     memset(big, 'x', sizeof big);
     ck_assert_int_eq(bb_make_dirs(dir, NULL), BB_OK);
     n = bb_file_operations();
@@ -277,7 +277,7 @@ START_TEST(a_lock_has_one_holder_and_names_it)
         bb_lock theirs = { 0 };
         c = bb_lock_take(&theirs, path, NULL) == BB_OK ? 'y' : 'n';
         if (write(ready[1], &c, 1) != 1) _exit(1);
-        nanosleep(&(struct timespec){ .tv_nsec = 200000000 }, NULL);
+        nanosleep(&(struct timespec) { .tv_nsec = 200000000 }, NULL);
         raise(SIGKILL);
     }
     ck_assert(read(ready[0], &c, 1) == 1 && c == 'y');

@@ -45,13 +45,14 @@ static bb_status parse(sample *v, const char **pos, size_t *n_pos, bb_err *err, 
     for (int i = 0; i < argc; i++) free(argv[i]);
     return status;
 }
-#define PARSE(v, pos, n, err, ...) \
-    parse(v, pos, n, err, (int)(sizeof (const char *[]){ __VA_ARGS__ } / sizeof(char *)), (const char *const[]){ __VA_ARGS__ })
+#define PARSE(v, pos, n, err, ...) parse(v, pos, n, err, (int)(sizeof(const char *[]) { __VA_ARGS__ } / sizeof(char *)), (const char *const[]) { __VA_ARGS__ })
 
 /* Both bounds belong to the range. */
 START_TEST(bounds_are_allowed)
 {
-    static const char *const good[][2] = { { "--seed", "0" }, { "--seed", "1000000000" }, { "--damping", "0" }, { "--damping", "1" }, { "--target-size", "1" } };
+    static const char *const good[][2] = {
+        { "--seed", "0" }, { "--seed", "1000000000" }, { "--damping", "0" }, { "--damping", "1" }, { "--target-size", "1" }
+    };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         sample      v = defaults();
         const char *pos[2];
@@ -76,12 +77,12 @@ END_TEST
 
 START_TEST(the_command_line_is_parsed)
 {
-    sample v = defaults();
+    sample      v = defaults();
     const char *pos[2];
-    size_t n;
-    ck_assert_int_eq(PARSE(&v, pos, &n, NULL, "run", "m.gguf", "--no-verify", "--seed", "7", "--target-size=3.2MiB", "--out", "-x", "--formats",
-                           "cc,a", "--", "--seed"),
-                     BB_OK);
+    size_t      n;
+    ck_assert_int_eq(
+        PARSE(&v, pos, &n, NULL, "run", "m.gguf", "--no-verify", "--seed", "7", "--target-size=3.2MiB", "--out", "-x", "--formats", "cc,a", "--", "--seed"),
+        BB_OK);
     ck_assert_uint_eq(n, 2);
     ck_assert_str_eq(pos[0], "m.gguf");
     ck_assert_str_eq(pos[1], "--seed");
@@ -96,7 +97,9 @@ END_TEST
 
 START_TEST(mistakes_on_the_command_line_are_named)
 {
-    static const struct { const char *a, *b, *says; } bad[] = {
+    static const struct {
+        const char *a, *b, *says;
+    } bad[] = {
         { "--target-sze", "3", "did you mean --target-size?" },
         { "--zzzzzzzzz", "3", "there is no option --zzzzzzzzz" },
         { "--seed", NULL, "--seed needs a value (N)" },
@@ -112,18 +115,18 @@ START_TEST(mistakes_on_the_command_line_are_named)
         { "--no-seed", NULL, "there is no option --no-seed" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        sample v = defaults();
+        sample      v = defaults();
         const char *pos[2];
-        size_t n;
-        bb_err err = BB_ERR_INIT;
-        bb_status status = bad[i].b ? PARSE(&v, pos, &n, &err, "x", bad[i].a, bad[i].b) : PARSE(&v, pos, &n, &err, "x", bad[i].a);
+        size_t      n;
+        bb_err      err = BB_ERR_INIT;
+        bb_status   status = bad[i].b ? PARSE(&v, pos, &n, &err, "x", bad[i].a, bad[i].b) : PARSE(&v, pos, &n, &err, "x", bad[i].a);
         ck_assert_int_eq(status, BB_USAGE);
         ck_assert_msg(strstr(err.msg, bad[i].says) != NULL, "'%s' lacks '%s'", err.msg, bad[i].says);
         bb_options_done(rows, N, &v);
     }
-    sample v = defaults();
+    sample      v = defaults();
     const char *pos[2];
-    size_t n;
+    size_t      n;
     ck_assert_int_eq(PARSE(&v, pos, &n, NULL, "x", "1", "2", "3"), BB_USAGE);
     bb_options_done(rows, N, &v);
 }
@@ -132,9 +135,9 @@ END_TEST
 START_TEST(file_then_environment_then_command_line)
 {
     static const char yaml[] = "# a comment\nseed: 5\ntarget-size: 2 MiB\nverify: off\nformats: [b, cc]\nout: \"a: b\"\n";
-    const char *path = bb_test_path("c.yaml"), *pos[2];
-    size_t n;
-    sample v = defaults();
+    const char       *path = bb_test_path("c.yaml"), *pos[2];
+    size_t            n;
+    sample            v = defaults();
     bb_test_write(path, yaml, strlen(yaml));
     ck_assert_int_eq(bb_options_yaml(rows, N, &v, path, NULL), BB_OK);
     ck_assert(!v.verify && v.seed == 5 && v.target == 2097152);
@@ -157,10 +160,10 @@ END_TEST
 
 START_TEST(the_resolved_file_reads_back_to_the_same)
 {
-    sample v = defaults(), w = defaults();
+    sample      v = defaults(), w = defaults();
     const char *path = bb_test_path("r.yaml"), *pos[2];
-    bb_text a = { 0 }, b = { 0 };
-    size_t n;
+    bb_text     a = { 0 }, b = { 0 };
+    size_t      n;
     ck_assert_int_eq(PARSE(&v, pos, &n, NULL, "x", "--damping=0.30000000000000004", "--out", "a\\\"\n\x01 \xc3\xa4 ~", "--target-size=1g", "--no-verify"),
                      BB_OK);
     bb_options_print_yaml(rows, N, &v, &a);
@@ -187,7 +190,9 @@ END_TEST
 
 START_TEST(broken_files_are_refused_with_their_line)
 {
-    static const struct { const char *text, *says; } bad[] = {
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
         { "seed: 1\nsede: 2\n", "line 2: there is no setting 'sede'; did you mean seed?" },
         { "seed: 1\nseed: 2\n", "line 2: 'seed' is set twice" },
         { "\nseed: many\n", "line 2: seed: 'many' is not a whole number" },
@@ -230,17 +235,17 @@ START_TEST(broken_files_are_refused_with_their_line)
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         const char *path = bb_test_path("bad.yaml");
-        bb_err err = BB_ERR_INIT;
-        sample v = defaults();
+        bb_err      err = BB_ERR_INIT;
+        sample      v = defaults();
         bb_test_write(path, bad[i].text, strlen(bad[i].text));
         ck_assert_int_eq(bb_options_yaml(rows, N, &v, path, &err), BB_BAD_FILE);
         ck_assert_int_eq(err.status, BB_BAD_FILE);
         ck_assert_msg(strstr(err.msg, bad[i].says) != NULL, "'%s' lacks '%s'", err.msg, bad[i].says);
         bb_options_done(rows, N, &v);
     }
-    sample v = defaults();
+    sample      v = defaults();
     const char *path = bb_test_path("deep.yaml");
-    char deep[3000]; /* nesting must neither recurse nor be accepted */
+    char        deep[3000]; /* nesting must neither recurse nor be accepted */
     memset(deep, '[', sizeof deep);
     bb_test_write(path, deep, sizeof deep);
     ck_assert_int_eq(bb_options_yaml(rows, N, &v, path, NULL), BB_BAD_FILE);
@@ -267,9 +272,9 @@ END_TEST
 START_TEST(options_survive_every_failed_allocation)
 {
     static const char yaml[] = "formats: [b, cc]\nout: x\n";
-    const char *path = bb_test_path("t.yaml");
-    size_t before = bb_mem_live_bytes();
-    bb_status status = BB_NOMEM;
+    const char       *path = bb_test_path("t.yaml");
+    size_t            before = bb_mem_live_bytes();
+    bb_status         status = BB_NOMEM;
     bb_test_write(path, yaml, strlen(yaml));
     for (long n = 0; status != BB_OK; n++) {
         sample v;

@@ -16,16 +16,16 @@
 static bb_store *open_store(const char *path)
 {
     bb_store *s;
-    bb_err err = BB_ERR_INIT;
+    bb_err    err = BB_ERR_INIT;
     ck_assert_msg(bb_store_open(path, &s, &err) == BB_OK, "%s", err.msg);
     return s;
 }
 
 static void expect(bb_store *s, const char *table, const char *key, const char *value)
 {
-    void *data;
+    void  *data;
     size_t size;
-    bool found;
+    bool   found;
     ck_assert_int_eq(bb_store_get(s, table, key, &data, &size, &found, NULL), BB_OK);
     ck_assert_int_eq(found, value != NULL);
     if (!value) return;
@@ -45,7 +45,8 @@ static bb_status gather(void *self, const char *key, const void *value, size_t s
 
 static bb_status refuse(void *self, const char *key, const void *value, size_t size, bb_err *err)
 {
-    (void)value; (void)size;
+    (void)value;
+    (void)size;
     ++*(int *)self;
     return BB_FAIL(err, BB_NUMERIC, "stop at %s", key);
 }
@@ -53,10 +54,10 @@ static bb_status refuse(void *self, const char *key, const void *value, size_t s
 START_TEST(what_is_put_is_got_in_key_order)
 {
     const char *path = bb_test_path("a.db");
-    bb_text text = { 0 };
-    uint64_t n;
-    int visits = 0;
-    bb_store *s = open_store(path);
+    bb_text     text = { 0 };
+    uint64_t    n;
+    int         visits = 0;
+    bb_store   *s = open_store(path);
     ck_assert_int_eq(bb_store_put(s, "t", "b", "2", 1, NULL), BB_OK);
     ck_assert_int_eq(bb_store_put(s, "t", "a", "1", 1, NULL), BB_OK);
     ck_assert_int_eq(bb_store_put(s, "t", "B", "", 0, NULL), BB_OK);
@@ -87,14 +88,14 @@ END_TEST
 START_TEST(threads_may_share_a_store)
 {
     bb_store *s = open_store(bb_test_path("threads.db"));
-    int failures = 0;
-    uint64_t n;
+    int       failures = 0;
+    uint64_t  n;
 #pragma omp parallel for reduction(+ : failures)
     for (int i = 0; i < 400; i++) {
-        char key[16];
-        void *data;
+        char   key[16];
+        void  *data;
         size_t size;
-        bool found;
+        bool   found;
         snprintf(key, sizeof key, "%04d", i);
         failures += bb_store_put(s, "t", key, key, 4, NULL) != BB_OK;
         failures += bb_store_get(s, "t", key, &data, &size, &found, NULL) != BB_OK || !found || memcmp(data, key, 4) != 0;
@@ -110,13 +111,13 @@ END_TEST
 START_TEST(a_killed_writer_loses_nothing)
 {
     const char *path = bb_test_path("killed.db");
-    int ready[2];
-    char byte;
+    int         ready[2];
+    char        byte;
     ck_assert_int_eq(pipe(ready), 0);
     pid_t child = fork();
     if (child == 0) {
         bb_store *mine;
-        int good = bb_store_open(path, &mine, NULL) == BB_OK;
+        int       good = bb_store_open(path, &mine, NULL) == BB_OK;
         for (int i = 0; i < 50 && good; i++) {
             char key[16];
             snprintf(key, sizeof key, "%03d", i);
@@ -133,7 +134,7 @@ START_TEST(a_killed_writer_loses_nothing)
     close(ready[1]);
     ck_assert_int_eq(byte, 'y');
     bb_store *s = open_store(path);
-    uint64_t n;
+    uint64_t  n;
     ck_assert_int_eq(bb_store_count(s, "t", &n, NULL), BB_OK);
     ck_assert_uint_eq(n, 50);
     bb_store_close(s);
@@ -143,11 +144,11 @@ END_TEST
 START_TEST(other_files_are_refused_and_untouched)
 {
     const char *text = bb_test_path("text.db");
-    bb_err err = BB_ERR_INIT;
-    bb_store *s;
-    char *data;
-    size_t size;
-    char words[8192];
+    bb_err      err = BB_ERR_INIT;
+    bb_store   *s;
+    char       *data;
+    size_t      size;
+    char        words[8192];
     memset(words, 'w', sizeof words);
     bb_test_write(text, words, sizeof words);
     ck_assert_int_eq(bb_store_open(text, &s, &err), BB_BAD_FILE);

@@ -11,7 +11,11 @@
 
 enum { MOST = 3000 };
 
-typedef struct items { uint64_t key[MOST]; uint32_t n; int kind; } items;
+typedef struct items {
+    uint64_t key[MOST];
+    uint32_t n;
+    int      kind;
+} items;
 
 /* By kind: spread; in few low bits; all the same. */
 static uint64_t hash(int kind, uint64_t key) { return kind == 0 ? key * 0x9E3779B97F4A7C15u >> 20 : kind == 1 ? key & 7 : 5; }
@@ -28,7 +32,7 @@ START_TEST(finds_what_was_added)
     const size_t live = bb_mem_live_bytes();
     const int    rounds = _i == 0 ? 2 * MOST : 400;
     bb_rng_init(&r, 3, "table");
-    x = (items){ .kind = _i };
+    x = (items) { .kind = _i };
     ck_assert_ptr_null(at(&t, &x, 1));
     for (int k = 0; k < rounds; k++) {
         const uint64_t key = bb_rng_below(&r, (uint64_t)rounds / 2); /* half of them again */

@@ -28,8 +28,8 @@ extern char **environ;
 
 static const char *const options[][2] = {
     { "formats", "Q4_0,Q8_0" }, { "embd-formats", "Q4_0,Q8_0" }, { "calib-windows", "4" }, { "confirm-windows", "4" }, { "refine-windows", "2" },
-    { "measure-windows", "1" }, { "search-tokens", "0.003" }, { "ctx", "32" }, { "sweeps", "1" }, { "prune", "width" }, { "ffn-divisor", "86" },
-    { "no-finalise", "true" },
+    { "measure-windows", "1" }, { "search-tokens", "0.003" },    { "ctx", "32" },          { "sweeps", "1" },          { "prune", "width" },
+    { "ffn-divisor", "86" },    { "no-finalise", "true" },
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
 static const uint64_t budgets[] = { 260000, 320000 };
@@ -86,7 +86,8 @@ static void same_files(const char *a, const char *b)
 
 static void same_run(const char *dir)
 {
-    static const char *const files[] = { "front.csv", "plans.csv", "baselines.csv", "layers.csv", "options.csv", "finalise.csv", "guard.json", "plan.json", "model.gguf" };
+    static const char *const files[] = { "front.csv",    "plans.csv",  "baselines.csv", "layers.csv", "options.csv",
+                                         "finalise.csv", "guard.json", "plan.json",     "model.gguf" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char a[600], b[600];
         snprintf(a, sizeof a, "%s/%s", straight_run(), files[i]);
@@ -97,7 +98,13 @@ static void same_run(const char *dir)
 
 /* ---- silence, and a process as it was ---- */
 
-static void handler(const char *reason, const char *file, int number, int error) { (void)reason; (void)file; (void)number; (void)error; }
+static void handler(const char *reason, const char *file, int number, int error)
+{
+    (void)reason;
+    (void)file;
+    (void)number;
+    (void)error;
+}
 
 static int out = -1, err = -1; /* the streams of the test while both are listened to */
 
@@ -112,7 +119,11 @@ static void hear_again(void)
     out = err = -1;
 }
 
-typedef struct process { int omp, blas; char *environment; struct sigaction on_int, on_term; } process;
+typedef struct process {
+    int              omp, blas;
+    char            *environment;
+    struct sigaction on_int, on_term;
+} process;
 
 static char *environment(void)
 {
@@ -163,10 +174,10 @@ static void is_as_it_was(process *p)
 
 typedef struct heard {
     bitbudget  *b;
-    const char *stop;       /* cancels at this label */
-    bool        by_call;    /* by bitbudget_cancel, not by the value */
+    const char *stop;    /* cancels at this label */
+    bool        by_call; /* by bitbudget_cancel, not by the value */
     size_t      lines, steps, stops;
-    int         inside;     /* what a call from inside gave */
+    int         inside; /* what a call from inside gave */
 } heard;
 
 static void on_log(void *self, bitbudget_log_level level, const char *text)
@@ -403,7 +414,7 @@ static int shell(const char *format, ...)
     ck_assert_ptr_nonnull(f);
     size_t n = fread(said, 1, sizeof said - 1, f);
     said[n] = '\0';
-    while (fgetc(f) != EOF) { }
+    while (fgetc(f) != EOF) {}
     int state = pclose(f);
     return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
 }
@@ -433,7 +444,7 @@ static const char *installed(void)
 START_TEST(the_callers_locale_does_not_matter)
 {
     static const char *const names[] = { "de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "de_DE", "fr_FR" };
-    const char *found = NULL, *dir = bb_test_path("locale");
+    const char              *found = NULL, *dir = bb_test_path("locale");
     for (size_t i = 0; i < sizeof names / sizeof *names && !found; i++) found = setlocale(LC_ALL, names[i]);
     if (!found && shell("localedef -i de_DE -f UTF-8 %s 2>&1", bb_test_path("de_DE.UTF-8")) == 0) { /* one of our own, where its source is installed */
         char folder[512];
@@ -461,7 +472,9 @@ START_TEST(the_example_is_built_on_the_installed_library_alone)
     bb_csv      ours, t;
     straight_run();
     ck_assert_msg(shell("export PKG_CONFIG_PATH=%s/lib/here/pkgconfig; %s -std=c11 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wpedantic -Werror " SANITIZE
-                        " docs/examples/pareto.c -o %s $(pkg-config --cflags --libs bitbudget) 2>&1", prefix, compiler(), program) == 0, "%s", said);
+                        " docs/examples/pareto.c -o %s $(pkg-config --cflags --libs bitbudget) 2>&1",
+                        prefix, compiler(), program) == 0,
+                  "%s", said);
     for (int i = 0; i < N_OPTIONS; i++) snprintf(words + strlen(words), sizeof words - strlen(words), " %s=%s", options[i][0], options[i][1]);
     int code = shell("LD_LIBRARY_PATH=%s/lib/here %s " MODEL " %s %s %s 260000 320000 2>%s.err >%s.csv", prefix, program, dir, best, words, program, program);
     ck_assert_int_eq(code, 0);
@@ -486,7 +499,8 @@ START_TEST(the_example_is_built_on_the_installed_library_alone)
     /* and on the static one */
     ck_assert_msg(shell("export PKG_CONFIG_PATH=%s/lib/here/pkgconfig; %s -std=c11 -D_POSIX_C_SOURCE=200809L " SANITIZE " docs/examples/pareto.c -o %s-static "
                         "$(pkg-config --cflags bitbudget) %s/lib/here/libbitbudget.a $(pkg-config --static --libs bitbudget | sed 's/-lbitbudget //') 2>&1",
-                        prefix, compiler(), program, prefix) == 0, "%s", said);
+                        prefix, compiler(), program, prefix) == 0,
+                  "%s", said);
     ck_assert_int_eq(shell("%s-static /nonexistent/m.gguf x y 2>&1", program), BITBUDGET_BAD_FILE);
 }
 END_TEST
@@ -496,9 +510,11 @@ START_TEST(only_the_interface_is_seen_outside)
     for (int k = 0; k < 2; k++) {
         char   command[700];
         size_t n = 0;
-        snprintf(command, sizeof command, k == 0 ? "nm -D --defined-only %s/lib/here/libbitbudget.so.0" : "nm -g --defined-only %s/lib/here/libbitbudget.a", installed());
+        snprintf(command, sizeof command, k == 0 ? "nm -D --defined-only %s/lib/here/libbitbudget.so.0" : "nm -g --defined-only %s/lib/here/libbitbudget.a",
+                 installed());
         ck_assert_int_eq(shell("%s | awk 'NF == 3 { print $3 }'", command), 0);
-        for (char *save = NULL, *s = strtok_r(said, "\n", &save); s; s = strtok_r(NULL, "\n", &save), n++) ck_assert_msg(strncmp(s, "bitbudget_", 10) == 0, "%s", s);
+        for (char *save = NULL, *s = strtok_r(said, "\n", &save); s; s = strtok_r(NULL, "\n", &save), n++)
+            ck_assert_msg(strncmp(s, "bitbudget_", 10) == 0, "%s", s);
         ck_assert_uint_ge(n, 18);
     }
     ck_assert_int_eq(shell("readelf -d %s/lib/here/libbitbudget.so | grep -c 'SONAME.*libbitbudget.so.0'", installed()), 0);
@@ -511,7 +527,8 @@ START_TEST(the_header_is_cpp_too)
     const char *path = bb_test_path("use.cc");
     const char  text[] = "#include <bitbudget/bitbudget.h>\nint main() { bitbudget *b = nullptr; bitbudget_close(b); return *bitbudget_version() ? 0 : 1; }\n";
     bb_test_write(path, text, sizeof text - 1);
-    ck_assert_msg(shell("g++ -x c++ -Wall -Wextra -Wpedantic -Werror " SANITIZE " -I%s/include %s -o %s.out -L%s/lib/here -lbitbudget 2>&1", installed(), path, path, installed()) == 0,
+    ck_assert_msg(shell("g++ -x c++ -Wall -Wextra -Wpedantic -Werror " SANITIZE " -I%s/include %s -o %s.out -L%s/lib/here -lbitbudget 2>&1", installed(), path,
+                        path, installed()) == 0,
                   "%s", said);
     ck_assert_int_eq(shell("LD_LIBRARY_PATH=%s/lib/here %s.out", installed(), path), 0);
 }
@@ -520,10 +537,16 @@ END_TEST
 /* Every file under DESTDIR; `make uninstall` takes all of them back, and no more. */
 START_TEST(uninstall_takes_back_what_install_put)
 {
-    static const char *const files[] = { "bin/bitbudget", "include/bitbudget/bitbudget.h", "lib/libbitbudget.a", "lib/libbitbudget.so", "lib/libbitbudget.so.0",
-                                         "lib/pkgconfig/bitbudget.pc", "share/bash-completion/completions/bitbudget", "share/man/man1/bitbudget.1" };
-    const char *stage = bb_test_path("stage");
-    char        variables[700], list[1024] = "";
+    static const char *const files[] = { "bin/bitbudget",
+                                         "include/bitbudget/bitbudget.h",
+                                         "lib/libbitbudget.a",
+                                         "lib/libbitbudget.so",
+                                         "lib/libbitbudget.so.0",
+                                         "lib/pkgconfig/bitbudget.pc",
+                                         "share/bash-completion/completions/bitbudget",
+                                         "share/man/man1/bitbudget.1" };
+    const char              *stage = bb_test_path("stage");
+    char                     variables[700], list[1024] = "";
     snprintf(variables, sizeof variables, "DESTDIR=%s PREFIX=/opt/x", stage);
     install("install", variables);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) snprintf(list + strlen(list), sizeof list - strlen(list), "%s\n", files[i]);

@@ -14,8 +14,9 @@ static const char *const databases[] = { "database/entry-" HEX16 HEX16 ".bin", "
                                          "front.csv.tmp-4711-0", "models/" HEX16 ".gguf.bbtmp-4711-1" };
 static const char *const models[] = { "models/" HEX16 ".gguf" };
 /* The run's own results, and files that are somebody else's. */
-static const char *const kept[] = { "run.db", "front.csv", "model.gguf", "plans/" HEX16 ".plan", "database/notes.txt", "models/my-own.gguf",
-                                    "models/" HEX16 ".gguf.old", "tmp-1-2.txt" };
+static const char *const kept[] = {
+    "run.db", "front.csv", "model.gguf", "plans/" HEX16 ".plan", "database/notes.txt", "models/my-own.gguf", "models/" HEX16 ".gguf.old", "tmp-1-2.txt"
+};
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
 static char run[512];

@@ -10,7 +10,10 @@
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 
-typedef struct sample { char *config, *name; int64_t seed; } sample;
+typedef struct sample {
+    char   *config, *name;
+    int64_t seed;
+} sample;
 
 static const bb_option_row rows[] = {
     { "config", BB_OPT_TEXT, offsetof(sample, config), NULL, 1, 0, "FILE", "settings", NULL },
@@ -47,7 +50,10 @@ START_TEST(a_commands_defaults_parse)
 {
     for (size_t i = 0; bb_command_at(i); i++) {
         const bb_command *c = bb_command_at(i);
-        union { max_align_t align; char bytes[4096]; } values = { .bytes = { 0 } };
+        union {
+            max_align_t align;
+            char        bytes[4096];
+        } values = { .bytes = { 0 } };
         bb_err err = BB_ERR_INIT;
         ck_assert_msg(bb_options_defaults(c->options, c->n_options, &values, &err) == BB_OK, "%s: %s", c->name, err.msg);
         bb_options_done(c->options, c->n_options, &values);
@@ -59,17 +65,24 @@ END_TEST
  * by default, the same as no line. */
 START_TEST(odd_yaml_is_refused_for_every_option)
 {
-    static const struct { const char *text; bool list; } odd[] = { /* list: may be right for one */
-        { "#\n%s:\n", false }, { "#\n%s: ~\n", false }, { "#\n%s: null\n", false }, { "#\n%s: ''\n", false }, { "#\n%s: []\n", false }, { "#\n%s: [a, ~]\n", false },
-        { "#\n%s: [a, [b]]\n", false }, { "#\n%s: {a: b}\n", false }, { "#\n%s: &a b\n", false }, { "#\n%s: *a\n", false }, { "#\n%s: !!str a\n", false },
-        { "#\n%s: [1, 2]\n", true }, { "#\n? %s\n", false },
+    static const struct {
+        const char *text;
+        bool        list;
+    } odd[] = {
+        /* list: may be right for one */
+        { "#\n%s:\n", false },         { "#\n%s: ~\n", false },        { "#\n%s: null\n", false },   { "#\n%s: ''\n", false },   { "#\n%s: []\n", false },
+        { "#\n%s: [a, ~]\n", false },  { "#\n%s: [a, [b]]\n", false }, { "#\n%s: {a: b}\n", false }, { "#\n%s: &a b\n", false }, { "#\n%s: *a\n", false },
+        { "#\n%s: !!str a\n", false }, { "#\n%s: [1, 2]\n", true },    { "#\n? %s\n", false },
     };
     const char *path = bb_test_path("odd.yaml");
     for (size_t i = 0; bb_command_at(i); i++)
         for (size_t k = 0; k < bb_command_at(i)->n_options; k++) {
             const bb_command    *c = bb_command_at(i);
             const bb_option_row *row = &c->options[k];
-            union { max_align_t align; char bytes[4096]; } values = { .bytes = { 0 } };
+            union {
+                max_align_t align;
+                char        bytes[4096];
+            } values = { .bytes = { 0 } };
             for (size_t o = 0; o < sizeof odd / sizeof *odd; o++) {
                 char   text[200], name[100];
                 bb_err err = BB_ERR_INIT;
@@ -92,10 +105,10 @@ END_TEST
 START_TEST(sources_of_options_have_their_order)
 {
     const char *path = bb_test_path("c.yaml"), *pos[1];
-    size_t n;
-    sample v;
+    size_t      n;
+    sample      v;
     bb_test_write(path, "name: file\nseed: 2\n", 19);
-    char a[] = "sample", b[] = "m", c[] = "--config", d[512], e[] = "--seed=4";
+    char  a[] = "sample", b[] = "m", c[] = "--config", d[512], e[] = "--seed=4";
     char *argv[] = { a, b, c, d, e, NULL };
     snprintf(d, sizeof d, "%s", path);
     size_t before = bb_mem_live_bytes();
@@ -137,28 +150,42 @@ END_TEST
 
 /* ---- the program ---- */
 
-typedef struct answer { int code; char text[131072]; } answer; /* the manual page of all commands fits */
+typedef struct answer {
+    int  code;
+    char text[131072];
+} answer; /* the manual page of all commands fits */
 
 static void run(answer *a, const char *arguments) { a->code = bb_test_program(arguments, a->text, sizeof a->text); }
 
 START_TEST(the_program_answers)
 {
-    static const struct { const char *arguments; int code; const char *says; } cases[] = {
+    static const struct {
+        const char *arguments;
+        int         code;
+        const char *says;
+    } cases[] = {
         { "--version", 0, "bitbudget " BB_VERSION " (" },
         { "--version --verbose", 0, "\nBLAS: OpenBLAS" },
-        { "--help", 0, "Commands:" }, { "help", 0, "report" }, { "-h", 0, "Exit status" },
-        { "help report", 0, "Usage: bitbudget report RUN" }, { "report --help", 0, "Example:" }, { "report x -h", 0, "Example:" },
+        { "--help", 0, "Commands:" },
+        { "help", 0, "report" },
+        { "-h", 0, "Exit status" },
+        { "help report", 0, "Usage: bitbudget report RUN" },
+        { "report --help", 0, "Example:" },
+        { "report x -h", 0, "Example:" },
         { "help --man", 0, ".TH BITBUDGET" },
         { "", 2, "bitbudget: a command is needed" },
         { "reprot", 2, "bitbudget: there is no command 'reprot'; did you mean 'report'?" },
-        { "help reprot", 2, "did you mean 'report'?" }, { "help run sweep", 2, "'sweep' is too many" }, { "help --man run", 2, "'run' is too many" },
+        { "help reprot", 2, "did you mean 'report'?" },
+        { "help run sweep", 2, "'sweep' is too many" },
+        { "help --man run", 2, "'run' is too many" },
         { "--frobnicate", 2, "there is no option '--frobnicate'" },
         { "report", 2, "bitbudget: report needs the folder of a run" },
         { "report --frobnicate x", 2, "bitbudget: there is no option --frobnicate" },
         { "report a b", 2, "unexpected argument 'b'" },
         { "report /nonexistent", 5, "bitbudget: /nonexistent: there is no front.csv in it" },
         { "-q report -- --threads", 5, "--threads: there is no front.csv" },
-        { "report x --threads 0", 2, "whole number from 1" }, { "report x --threads", 2, "--threads needs a value" },
+        { "report x --threads 0", 2, "whole number from 1" },
+        { "report x --threads", 2, "--threads needs a value" },
         { "report x --log-file=/nonexistent/log", 1, "the log file cannot be opened" },
         { "-v report /nonexistent", 5, "noticed at cli/report/report_data.c:" },
         { "help >/dev/full", 1, "standard output could not be written" },
@@ -175,9 +202,17 @@ END_TEST
 /* Every word of the table: bash completes a command, an option of that command alone, and a choice; elsewhere it is left to files. */
 START_TEST(bash_completes_commands_options_and_choices)
 {
-    static const struct { const char *words, *completed; } cases[] = {
-        { "sw", "sweep" }, { "help sw", "sweep" }, { "run --eff", "--effort" }, { "run --effort th", "thorough" }, { "train --valid-e", "--valid-every" },
-        { "inspect --eff", "" }, { "inspect --q", "--quiet" }, { "run mod", "" },
+    static const struct {
+        const char *words, *completed;
+    } cases[] = {
+        { "sw", "sweep" },
+        { "help sw", "sweep" },
+        { "run --eff", "--effort" },
+        { "run --effort th", "thorough" },
+        { "train --valid-e", "--valid-every" },
+        { "inspect --eff", "" },
+        { "inspect --q", "--quiet" },
+        { "run mod", "" },
     };
     const char *script = bb_test_path("completion.sh"), *probe = bb_test_path("probe.sh");
     char        said[8192], line[1200];
@@ -193,7 +228,8 @@ START_TEST(bash_completes_commands_options_and_choices)
         }
     bb_text_done(&text);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        int n = snprintf(line, sizeof line, ". %s\nCOMP_WORDS=(bitbudget %s)\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n_bitbudget\necho \"${COMPREPLY[*]}\"\n", script, cases[i].words);
+        int n = snprintf(line, sizeof line, ". %s\nCOMP_WORDS=(bitbudget %s)\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n_bitbudget\necho \"${COMPREPLY[*]}\"\n",
+                         script, cases[i].words);
         bb_test_write(probe, line, (size_t)n);
         snprintf(line, sizeof line, "bash %s 2>&1", probe);
         FILE *p = popen(line, "r");

@@ -24,9 +24,9 @@ static double number(const json_t *o, const char *name)
 /* The 128 ids of the probe as a .u16 file. */
 static const char *probe_file(const json_t *reference)
 {
-    const json_t  *ids = json_object_get(json_object_get(reference, "nll_probe"), "ids");
-    unsigned char  bytes[256];
-    const char    *path = bb_test_path("probe.u16");
+    const json_t *ids = json_object_get(json_object_get(reference, "nll_probe"), "ids");
+    unsigned char bytes[256];
+    const char   *path = bb_test_path("probe.u16");
     for (size_t i = 0; i < 128; i++) {
         json_int_t id = json_integer_value(json_array_get(ids, i));
         bytes[2 * i] = (unsigned char)id;
@@ -80,8 +80,10 @@ START_TEST(generation_is_measured)
     char   *text;
     json_t *root, *g, *spans;
     bb_err  err = BB_ERR_INIT;
-    ck_assert_msg(bb_test_command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
-                                       " --generation --prompts 3 --prompt-tokens 8 --new-tokens 20 --json") == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(&text, &err,
+                                  "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
+                                  " --generation --prompts 3 --prompt-tokens 8 --new-tokens 20 --json") == BB_OK,
+                  "%s", err.msg);
     ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
     g = json_object_get(root, "generation");
     spans = json_object_get(g, "kl");
@@ -91,8 +93,9 @@ START_TEST(generation_is_measured)
     ck_assert(number(json_array_get(spans, 0), "kl_nats") == 0 && number(json_array_get(spans, 0), "top1") == 1);
     json_decref(root);
     bb_free(text);
-    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL
-                                          " --generation --prompts 2 --new-tokens 4"), BB_OK);
+    ck_assert_int_eq(
+        bb_test_command(&text, &err, "eval " MODEL " --text tests/data/README.md --chunks 1 --reference " MODEL " --generation --prompts 2 --new-tokens 4"),
+        BB_OK);
     ck_assert_ptr_nonnull(strstr(text, "agreement     4.00 +- 0.00 tokens"));
     bb_free(text);
 }
@@ -126,10 +129,10 @@ END_TEST
 START_TEST(tokenize_writes_what_eval_reads)
 {
     static const char bytes[] = { 1, 0, 0, 0, (char)0x93, 1, 0, 0, (char)0x97, 1, 0, 0, 5, 1, 0, 0, 0x7A, 1, 0, 0 }; /* 1 403 407 261 378 */
-    char       *text, *written, u32[512];
-    const char *p = bb_test_path("x.txt");
-    size_t      n;
-    bb_err      err = BB_ERR_INIT;
+    char             *text, *written, u32[512];
+    const char       *p = bb_test_path("x.txt");
+    size_t            n;
+    bb_err            err = BB_ERR_INIT;
     bb_test_write(p, "Once upon a time\n", 17);
     snprintf(u32, sizeof u32, "%s", bb_test_path("x.u32"));
     ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --text %s", p), BB_OK);
@@ -147,7 +150,10 @@ START_TEST(tokenize_writes_what_eval_reads)
 }
 END_TEST
 
-static const struct bad { const char *line; bb_status status; } bad[] = {
+static const struct bad {
+    const char *line;
+    bb_status   status;
+} bad[] = {
     { "eval", BB_USAGE },
     { "eval " MODEL, BB_USAGE },
     { "eval " MODEL " --text tests/data/README.md --protocol other", BB_USAGE },
@@ -156,7 +162,7 @@ static const struct bad { const char *line; bb_status status; } bad[] = {
     { "eval " MODEL " --text tests/data/README.md --reference tests/data/vocab/phi-3.gguf", BB_UNSUPPORTED },
     { "eval tests/data/README.md --text tests/data/README.md", BB_BAD_FILE },
     { "eval " MODEL " --text tests/data/absent", BB_BAD_FILE },
-    { "eval " MODEL " --text tests/data/README.md --chunks 1 --generation", BB_USAGE }, /* needs a reference */
+    { "eval " MODEL " --text tests/data/README.md --chunks 1 --generation", BB_USAGE },      /* needs a reference */
     { "eval " MODEL " --tasks tests/data/tasks --generation --reference " MODEL, BB_USAGE }, /* needs a text */
     { "eval " MODEL " --tasks tests/data/absent.jsonl", BB_BAD_FILE },
     { "eval " MODEL " --tasks tests/data/formats", BB_BAD_FILE }, /* no task in it */

@@ -40,9 +40,11 @@ static void make_inputs(void)
 static bb_status run(const char *out, bb_err *err)
 {
     make_inputs();
-    return bb_test_command(NULL, err, "sweep %s --calib %s --eval %s --out %s --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --points 2 --min-bpw 7 --max-bpw 11 "
+    return bb_test_command(NULL, err,
+                           "sweep %s --calib %s --eval %s --out %s --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --points 2 --min-bpw 7 --max-bpw 11 "
                            "--ctx 16 --calib-windows 4 --measure-windows 1 --refine-windows 2 --confirm-windows 4 --search-tokens 0.001 --sweeps 0 "
-                           "--finalise-steps rebuild --eval-windows 4", model, text, text, out);
+                           "--finalise-steps rebuild --eval-windows 4",
+                           model, text, text, out);
 }
 
 static const char *fresh(const char *name)
@@ -107,16 +109,16 @@ static void check_failure(const char *what, long k, const char *out, bb_status s
 START_TEST(any_operation_on_a_file_may_fail)
 {
     static const int reasons[] = { ENOSPC, EIO, EACCES };
-    const char *all = getenv("BB_TEST_ALL_FAULTS"); /* every operation, not some of each stage: minutes */
-    long n, n_failed = 0, n_samples = 12;
+    const char      *all = getenv("BB_TEST_ALL_FAULTS"); /* every operation, not some of each stage: minutes */
+    long             n, n_failed = 0, n_samples = 12;
     straight(&n);
     ck_assert_int_gt(n, 100);
     if (all) n_samples = n;
     for (long i = 0; i < n_samples; i++) {
-        const long k = i * (n - 1) / (n_samples - 1);
-        const int  reason = reasons[i % 3];
+        const long  k = i * (n - 1) / (n_samples - 1);
+        const int   reason = reasons[i % 3];
         const char *out = fresh("faulty");
-        bb_err     err = BB_ERR_INIT;
+        bb_err      err = BB_ERR_INIT;
         bb_file_fail_after(k, i % 2 ? 1 : 1000000, reason); /* for a moment, or for good, as on a full disk */
         bb_status status = run(out, &err);
         bb_file_fail_after(-1, 0, 0);
@@ -143,10 +145,13 @@ static ssize_t failing_pwrite(int fd, const void *data, size_t size, off_t at)
 
 START_TEST(the_store_may_fail_at_any_write)
 {
-    union { sqlite3_syscall_ptr f; ssize_t (*pwrite)(int, const void *, size_t, off_t); } real, ours = { .pwrite = failing_pwrite };
+    union {
+        sqlite3_syscall_ptr f;
+        ssize_t (*pwrite)(int, const void *, size_t, off_t);
+    } real, ours = { .pwrite = failing_pwrite };
     sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
     enum { SAMPLES = 4 };
-    long   n;
+    long        n;
     const char *name = "pwrite64";
     ck_assert(vfs && vfs->iVersion >= 3);
     if (!(real.f = vfs->xGetSystemCall(vfs, name))) real.f = vfs->xGetSystemCall(vfs, name = "pwrite");

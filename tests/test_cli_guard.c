@@ -16,8 +16,9 @@
 #include "tests/support/tiny_model.h"
 
 /* 64 wide, so that every linear has formats; at 5.7 and 7 bits a weight there are uniform plans that fit, with twice the KL of searched ones. */
-#define SETTINGS "--formats Q4_0,Q5_0,Q8_0 --embd-formats Q4_0,Q5_0,Q8_0 --prune none --calib-windows 8 --confirm-windows 40 --refine-windows 10 --measure-windows 4 " \
-                 "--search-tokens 0.05 --tune-tokens 0.001 --ctx 32 --sweeps 1"
+#define SETTINGS \
+    "--formats Q4_0,Q5_0,Q8_0 --embd-formats Q4_0,Q5_0,Q8_0 --prune none --calib-windows 8 --confirm-windows 40 --refine-windows 10 --measure-windows 4 " \
+    "--search-tokens 0.05 --tune-tokens 0.001 --ctx 32 --sweeps 1"
 
 static char said[16384], line[2048], model[512];
 
@@ -144,7 +145,7 @@ START_TEST(one_target_finalises_its_own_plans)
     }
     ck_assert_uint_ge(n_simple, 2); /* uniform, quantization only */
     ck_assert_uint_le(n_asked, 4);
-    ck_assert_uint_ge(n_beside, 2); /* sizes beside the target were searched, and left as they are */
+    ck_assert_uint_ge(n_beside, 2);         /* sizes beside the target were searched, and left as they are */
     ck_assert_uint_eq(front.n_rows, 1 + 1); /* and the original */
     ck_assert_uint_eq(simple.n_rows, n_simple);
     double best = HUGE_VAL;

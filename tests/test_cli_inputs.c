@@ -37,7 +37,7 @@ static const char *make_model(const char *name, bb_type type)
 static void damage(const char *path, const char *tensor, size_t i, uint16_t raw)
 {
     bb_source g;
-    FILE   *f = fopen(path, "r+b");
+    FILE     *f = fopen(path, "r+b");
     ck_assert_int_eq(bb_gguf_open(path, &g, NULL), BB_OK);
     const bb_tensor *t = bb_source_tensor(&g, tensor);
     ck_assert(f && t && t->type == BB_F16);
@@ -63,7 +63,7 @@ static void check_program(int code, const char *words, const char *format, ...)
 START_TEST(damaged_weights_are_refused_by_every_command)
 {
     static const char *const methods[] = { "rtn", "weighted", "feedback", "sequential" };
-    const char *good = make_model("good.gguf", BB_F16), *bad = make_model("bad.gguf", BB_F16), *out = bb_test_path("out.gguf");
+    const char              *good = make_model("good.gguf", BB_F16), *bad = make_model("bad.gguf", BB_F16), *out = bb_test_path("out.gguf");
     damage(bad, "blk.0.ffn_down.weight", 777, 0x7E00);
     for (size_t i = 0; i < 4; i++)
         check_program(5, "'blk.0.ffn_down.weight' has the weight NaN (row 3, column 9)", "quantize %s --format Q8_0 --method %s --calib " TEXT " --out %s", bad,
@@ -99,19 +99,24 @@ START_TEST(fewer_windows_than_asked_are_counted)
     memset(letters, 'x', sizeof letters);
     for (size_t i = 0; i < sizeof letters; i += 7) letters[i] = ' ';
     bb_test_write(text, letters, sizeof letters);
-    check_program(0, "short.txt: its ", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 32 --calib-windows 64 --out %s", model, text, bb_test_path("w.gguf"));
+    check_program(0, "short.txt: its ", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 32 --calib-windows 64 --out %s", model, text,
+                  bb_test_path("w.gguf"));
     ck_assert_msg(strstr(said, "64 were asked for") != NULL, "%s", said);
     check_program(0, "100 were asked for", "eval %s --text %s --ctx 32 --chunks 100", model, text);
-    check_program(0, "instead of 64 are used for second moments", "run %s --target-bpw 9 --calib %s --ctx 32 --calib-windows 64 --measure-windows 2 --refine-windows 200 "
-                  "--confirm-windows 300 --search-tokens 0.001 --no-finalise --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --out %s", model, text, bb_test_path("few"));
+    check_program(0, "instead of 64 are used for second moments",
+                  "run %s --target-bpw 9 --calib %s --ctx 32 --calib-windows 64 --measure-windows 2 --refine-windows 200 "
+                  "--confirm-windows 300 --search-tokens 0.001 --no-finalise --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --out %s",
+                  model, text, bb_test_path("few"));
     ck_assert_msg(strstr(said, "instead of 200 are used for ranking") && strstr(said, "instead of 300 are used for confirming"), "%s", said);
     ck_assert_msg(!strstr(said, "are used for measuring"), "%s", said);
     /* Sampled text is as long as it must be. */
-    check_program(0, "scoring: 2 / 2 / 9 windows", "run %s --target-bpw 9 --calib self --ctx 32 --calib-windows 3 --measure-windows 2 --refine-windows 2 "
-                  "--confirm-windows 9 --search-tokens 0.001 --no-finalise --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --out %s", model, bb_test_path("self"));
+    check_program(0, "scoring: 2 / 2 / 9 windows",
+                  "run %s --target-bpw 9 --calib self --ctx 32 --calib-windows 3 --measure-windows 2 --refine-windows 2 "
+                  "--confirm-windows 9 --search-tokens 0.001 --no-finalise --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --out %s",
+                  model, bb_test_path("self"));
     ck_assert_msg(!strstr(said, "instead of"), "%s", said);
-    check_program(0, "is longer than the model was trained for", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 200 --calib-windows 1 --out %s", model,
-                  text, bb_test_path("w2.gguf"));
+    check_program(0, "is longer than the model was trained for", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 200 --calib-windows 1 --out %s",
+                  model, text, bb_test_path("w2.gguf"));
 }
 END_TEST
 
@@ -120,15 +125,16 @@ START_TEST(a_quantized_source_is_never_full_precision)
     const char *exact = make_model("exact.gguf", BB_F16), *quantized = make_model("quantized.gguf", BB_Q8_0);
     char       *text;
     json_t     *root;
-    check_program(0, "distances are from source (Q8_0), not from full precision", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", exact, quantized);
+    check_program(0, "distances are from source (Q8_0), not from full precision", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", exact,
+                  quantized);
     ck_assert_int_eq(bb_test_command(&text, NULL, "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s --json", quantized, exact), BB_OK);
     ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
     ck_assert_str_eq(json_string_value(json_object_get(root, "reference_label")), "full precision");
     json_decref(root);
     bb_free(text);
     check_program(0, "source (Q8_0)", "inspect %s", quantized);
-    check_program(0, "(source (Q8_0) ", "quantize %s --format Q4_0 --embd-format Q4_0 --method rtn --eval " TEXT " --ctx 32 --eval-windows 2 --out %s", quantized,
-                  bb_test_path("q4.gguf"));
+    check_program(0, "(source (Q8_0) ", "quantize %s --format Q4_0 --embd-format Q4_0 --method rtn --eval " TEXT " --ctx 32 --eval-windows 2 --out %s",
+                  quantized, bb_test_path("q4.gguf"));
     check_program(0, "(full precision ", "quantize %s --format Q4_0 --embd-format Q4_0 --method rtn --eval " TEXT " --ctx 32 --eval-windows 2 --out %s", exact,
                   bb_test_path("q4e.gguf"));
     check_program(0, "every KL is measured from this source (Q8_0)", "estimate %s --target-bpw 5", quantized);
@@ -165,7 +171,8 @@ START_TEST(other_vocabularies_and_shapes_are_refused)
     check_program(5, "320 and 321 tokens", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", model, more);
     check_program(5, "320 and 321 tokens", "quantize %s --like %s --method rtn --out %s", model, more, bb_test_path("l.gguf"));
     check_program(5, "is 256 wide and", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", model, wide);
-    check_program(5, "token_embd is 320 x 512, in the model it is 320 x 256", "quantize %s --like %s --method rtn --out %s", model, wide, bb_test_path("l.gguf"));
+    check_program(5, "token_embd is 320 x 512, in the model it is 320 x 256", "quantize %s --like %s --method rtn --out %s", model, wide,
+                  bb_test_path("l.gguf"));
     check_program(5, "has 2 blocks, the model has 1", "quantize %s --like %s --method rtn --out %s", model, deep, bb_test_path("l.gguf"));
 }
 END_TEST

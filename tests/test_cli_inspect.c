@@ -57,7 +57,8 @@ START_TEST(json_adds_up)
     const char *name;
     json_t     *part, *parts = json_object_get(root, "parts"), *tensor;
     size_t      i;
-    json_object_foreach(parts, name, part) {
+    json_object_foreach(parts, name, part)
+    {
         bytes += number(part, "bytes");
         weights += number(part, "weights");
     }
@@ -81,11 +82,15 @@ END_TEST
 
 START_TEST(text_names_the_shape)
 {
-    tiny_spec   s = tiny_default("llama");
-    const char *path = bb_test_path("inspect.gguf");
-    char        command[] = "inspect", flag[] = "--tensors", file[512], *argv[] = { command, file, flag, NULL }, *text;
-    static const char *const wanted[] = { "architecture  llama, tiny\n", "2 blocks, width 32, 4 heads on 2 KV heads of 8, FFN 64\n",
-                                          "320 tokens (llama), output tied", "blk.1.ffn_down.weight", "total ", "\n1          4    2     64  F32" };
+    tiny_spec                s = tiny_default("llama");
+    const char              *path = bb_test_path("inspect.gguf");
+    char                     command[] = "inspect", flag[] = "--tensors", file[512], *argv[] = { command, file, flag, NULL }, *text;
+    static const char *const wanted[] = { "architecture  llama, tiny\n",
+                                          "2 blocks, width 32, 4 heads on 2 KV heads of 8, FFN 64\n",
+                                          "320 tokens (llama), output tied",
+                                          "blk.1.ffn_down.weight",
+                                          "total ",
+                                          "\n1          4    2     64  F32" };
     tiny_write(&s, path);
     snprintf(file, sizeof file, "%s", path);
     ck_assert_int_eq(inspect(3, argv, &text, NULL), BB_OK);

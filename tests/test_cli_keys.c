@@ -23,8 +23,9 @@
 #include "tests/support/tiny_model.h"
 
 /* At 5.7 and 7 bits a weight there are uniform plans of this model. */
-#define QUICK "--formats Q4_0,Q5_0,Q8_0 --embd-formats Q4_0,Q5_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
-              "--search-tokens 0.003 --ctx 32 --sweeps 1 --prune none -q "
+#define QUICK \
+    "--formats Q4_0,Q5_0,Q8_0 --embd-formats Q4_0,Q5_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
+    "--search-tokens 0.003 --ctx 32 --sweeps 1 --prune none -q "
 #define TWO "--points 2 --min-bpw 5.7 --max-bpw 7 "
 #define TUNED "--tune-tokens 0.0005 --tune-windows 8 "
 
@@ -95,9 +96,9 @@ static const char *cell(const bb_csv *t, size_t row, const char *column)
 
 static void same_file(const char *a, const char *b)
 {
-    char   *x, *y;
-    size_t  n, m;
-    bb_err  err = BB_ERR_INIT;
+    char  *x, *y;
+    size_t n, m;
+    bb_err err = BB_ERR_INIT;
     ck_assert_msg(bb_file_read(a, &x, &n, &err) == BB_OK, "%s", err.msg);
     ck_assert_msg(bb_file_read(b, &y, &m, &err) == BB_OK, "%s", err.msg);
     ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s and %s differ", a, b);
@@ -118,10 +119,10 @@ static size_t count(const char *dir, const char *sub)
 /* Everything that the present options make is in `dir` as in `fresh`, and nothing else of its kind. */
 static void as_fresh(const char *dir, const char *fresh)
 {
-    static const char *const files[] = { "front.csv", "baselines.csv", "layers.csv", "plans.csv", "finalise.csv", "sensitivity.csv", "guard.json", "plan.json",
-                                         "model.gguf" };
-    bb_csv t = table(fresh, "plans.csv");
-    char   name[64];
+    static const char *const files[] = { "front.csv",       "baselines.csv", "layers.csv", "plans.csv", "finalise.csv",
+                                         "sensitivity.csv", "guard.json",    "plan.json",  "model.gguf" };
+    bb_csv                   t = table(fresh, "plans.csv");
+    char                     name[64];
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) same_file(in(dir, files[i]), in(fresh, files[i]));
     for (size_t i = 0; i < t.n_rows; i++) {
         snprintf(name, sizeof name, "models/%s.gguf", cell(&t, i, "plan_hash"));
@@ -151,11 +152,12 @@ static void copy_run(const char *from, const char *to)
 
 static const char *write_text(const char *name, int seed)
 {
-    static const char *const words[] = { "the ", "dog ", "was ", "big ", "and ", "a ", "girl ", "had ", "red ", "ball. ", "She ", "ran ", "to ", "play. ", "One ", "day " };
-    char        text[6000];
-    const char *path = folder(name);
-    size_t      n = 0;
-    unsigned    x = (unsigned)seed;
+    static const char *const words[] = { "the ", "dog ",   "was ", "big ", "and ", "a ",     "girl ", "had ",
+                                         "red ", "ball. ", "She ", "ran ", "to ",  "play. ", "One ",  "day " };
+    char                     text[6000];
+    const char              *path = folder(name);
+    size_t                   n = 0;
+    unsigned                 x = (unsigned)seed;
     while (n < 5900) n += (size_t)snprintf(text + n, sizeof text - n, "%s", words[(x = x * 1664525u + 1013904223u) >> 28]);
     bb_test_write(path, text, n);
     return path;
@@ -177,8 +179,8 @@ START_TEST(options_come_and_go)
     };
     enum { N = sizeof options / sizeof *options };
     static const int order[] = { 0, 1, 0, 2, 1, 3, 4, 6, 5, 0 };
-    const char *dir = folder("changing");
-    char        name[32];
+    const char      *dir = folder("changing");
+    char             name[32];
     for (int i = 0; i < N; i++) {
         snprintf(name, sizeof name, i == 0 ? "plain" : "fresh-%d", i);
         if (i > 0) program(0, "sweep %s " QUICK "%s --out %s", model, options[i], folder(name));
@@ -298,7 +300,9 @@ END_TEST
 START_TEST(a_shared_database_mixes_nothing)
 {
     const char *db = folder("database"), *one = write_text("calib-one.txt", 11), *two = write_text("calib-two.txt", 12);
-    const struct { const char *calib, *more; } runs[] = { { one, "" }, { two, "" }, { one, "--confirm-windows 6" } };
+    const struct {
+        const char *calib, *more;
+    } runs[] = { { one, "" }, { two, "" }, { one, "--confirm-windows 6" } };
     char name[32];
     for (size_t i = 0; i < 3; i++) {
         snprintf(name, sizeof name, "shared-%zu", i);
@@ -457,14 +461,14 @@ END_TEST
 START_TEST(verify_checks_every_number)
 {
     static const char *const names[] = { "front.csv", "baselines.csv", "layers.csv" };
-    const char *dir = folder("checked");
+    const char              *dir = folder("checked");
     copy_run(plain(), dir);
     program(0, "verify %s", dir);
     says("cells of front.csv, baselines.csv and layers.csv");
     for (size_t f = 0; f < 3; f++) {
-        char       *text, *changed;
-        size_t      n, n_rows = 0, row = 0, column = 0;
-        bb_csv      t = table(dir, names[f]);
+        char  *text, *changed;
+        size_t n, n_rows = 0, row = 0, column = 0;
+        bb_csv t = table(dir, names[f]);
         ck_assert_uint_ge(t.n_rows, 1);
         ck_assert_int_eq(bb_file_read(in(dir, names[f]), &text, &n, NULL), BB_OK);
         n_rows = t.n_rows;
@@ -559,7 +563,9 @@ END_TEST
 
 /* ---- the front ---- */
 
-typedef struct search_key { char prefix[80], key[512]; } search_key;
+typedef struct search_key {
+    char prefix[80], key[512];
+} search_key;
 
 static bb_status find_key(void *self, const char *key, const void *value, size_t size, bb_err *err)
 {
@@ -601,10 +607,10 @@ static void forge(const char *dir, const char *plan, const double kl[4])
 START_TEST(dominated_plans_are_not_on_the_front)
 {
     static const double best[4] = { 1, 1, 1, 1 }, uncertain[4] = { 0.2, 1.9, 0.3, 1.8 }, bad[4] = { 3, 3, 3, 3 };
-    const char *dir = folder("dominated");
-    char        small[17] = "", simple[17] = "";
-    int64_t     least = INT64_MAX, bytes, before = 0;
-    double      kl, above = HUGE_VAL;
+    const char         *dir = folder("dominated");
+    char                small[17] = "", simple[17] = "";
+    int64_t             least = INT64_MAX, bytes, before = 0;
+    double              kl, above = HUGE_VAL;
     program(0, "sweep %s " QUICK TWO "--no-finalise --out %s", model, dir);
     bb_csv plans = table(dir, "plans.csv");
     for (size_t i = 0; i < plans.n_rows; i++) {

@@ -45,8 +45,9 @@ static void make_inputs(void)
     bb_test_write(bb_test_path("folder/notes.txt"), "x", 1);
 }
 
-#define SMALL "--formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --points 2 --min-bpw 7 --max-bpw 11 --ctx 16 --calib-windows 4 --measure-windows 1 " \
-              "--refine-windows 2 --confirm-windows 4 --search-tokens 0.001 --sweeps 0 --no-finalise"
+#define SMALL \
+    "--formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --points 2 --min-bpw 7 --max-bpw 11 --ctx 16 --calib-windows 4 --measure-windows 1 " \
+    "--refine-windows 2 --confirm-windows 4 --search-tokens 0.001 --sweeps 0 --no-finalise"
 
 /* Words of a command: $M the model, $T the text, $D the test's folder. */
 static void expand(char *out, size_t size, const char *command)
@@ -85,7 +86,11 @@ static uint64_t hash_of(const char *path)
 
 /* ---- refusals ---- */
 
-static const struct { const char *words; bb_status status; const char *says; } refused[] = {
+static const struct {
+    const char *words;
+    bb_status   status;
+    const char *says;
+} refused[] = {
     { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/folder", BB_IO, "is a folder" },
     { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/none/q.gguf", BB_IO, "No such file" },
     { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $M", BB_USAGE, "is the source model itself" },
@@ -197,7 +202,9 @@ END_TEST
 /* What a method does not use is said, and not refused: one set of options can be tried with every method. */
 START_TEST(what_a_method_does_not_use_is_said)
 {
-    static const struct { const char *words, *says; } unused[] = {
+    static const struct {
+        const char *words, *says;
+    } unused[] = {
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --calib $T --out $D/u.gguf", "--calib has no effect with --method rtn" },
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --ctx 16 --out $D/u.gguf", "--ctx has no effect with --method rtn and without --eval" },
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --seed 2 --out $D/u.gguf", "--seed has no effect with --method rtn" },
@@ -226,7 +233,7 @@ START_TEST(a_log_is_appended_to_logs_only)
     char        line[2000];
     bb_err      err = BB_ERR_INIT;
     make_inputs();
-    uint64_t m = hash_of(model), t = hash_of(text);
+    uint64_t          m = hash_of(model), t = hash_of(text);
     const char *const others[] = { model, text };
     for (int i = 0; i < 2; i++) {
         snprintf(line, sizeof line, "inspect %s --log-file %s", model, others[i]);
@@ -258,7 +265,7 @@ END_TEST
 START_TEST(what_is_ours_is_replaced_and_what_is_not_with_force)
 {
     const char *quantize = "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/ours.gguf", *tokenize = "tokenize $M --text $T --out $D/ids.u32";
-    bb_err err = BB_ERR_INIT;
+    bb_err      err = BB_ERR_INIT;
     ck_assert_msg(command(&err, quantize) == BB_OK, "%s", err.msg);
     ck_assert_msg(command(&err, quantize) == BB_OK, "%s", err.msg);
     ck_assert_msg(command(&err, tokenize) == BB_OK, "%s", err.msg);
@@ -283,7 +290,7 @@ END_TEST
 START_TEST(quantize_on_a_full_disk_leaves_nothing)
 {
     const char *words = "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --out $D/full.gguf";
-    bb_err err = BB_ERR_INIT;
+    bb_err      err = BB_ERR_INIT;
     make_inputs();
     long n = bb_file_operations();
     ck_assert_msg(command(&err, words) == BB_OK, "%s", err.msg);
@@ -334,8 +341,8 @@ END_TEST
 /* Two programs at once on one database, and one alone without it: the same files. */
 START_TEST(two_processes_share_a_database)
 {
-    char   line[2][2500], words[2000], path[700], said[4000];
-    FILE  *p[2];
+    char  line[2][2500], words[2000], path[700], said[4000];
+    FILE *p[2];
     make_inputs();
     for (int i = 0; i < 2; i++) {
         snprintf(words, sizeof words, "sweep $M " SMALL " --calib $T --threads 1 -q --database $D/shared --out $D/shared%d 2>&1", i);

@@ -33,7 +33,7 @@ static json_t *quantize(const char *arguments, const char *out)
 }
 
 static const char *text_of(const json_t *o, const char *name) { return json_string_value(json_object_get(o, name)); }
-static double number(const json_t *o, const char *name)
+static double      number(const json_t *o, const char *name)
 {
     ck_assert_msg(json_is_number(json_object_get(o, name)), "no number '%s'", name);
     return json_number_value(json_object_get(o, name));
@@ -42,7 +42,7 @@ static double number(const json_t *o, const char *name)
 /* ffn_down has rows of 172 weights, which no block divides. */
 static const char *recipe(void)
 {
-    const char *path = bb_test_path("mix.txt");
+    const char       *path = bb_test_path("mix.txt");
     static const char good[] = "# attention and FFN\r\n^blk\\.1\\.attn_.\\.weight$=q8_0\nffn_down=F16\n\nblk=Q4_0\ntoken_embd=Q5_0\n";
     bb_test_write(path, good, sizeof good - 1);
     return path;
@@ -121,7 +121,7 @@ static const char *model_text(void)
 
 static double kl_of(const char *arguments, const char *out)
 {
-    char    line[1024];
+    char line[1024];
     snprintf(line, sizeof line, "%s --ctx 32 --calib-windows 64 --sweeps 1 --eval %s", arguments, model_text());
     json_t *root = quantize(line, out);
     double  kl = number(root, "kl_nats");
@@ -199,16 +199,17 @@ END_TEST
 
 START_TEST(threads_do_not_matter)
 {
-    char    a[256], b[256], arguments[512], *one, *two, *said = NULL;
-    size_t  n_one, n_two;
-    bb_err  err = BB_ERR_INIT;
+    char   a[256], b[256], arguments[512], *one, *two, *said = NULL;
+    size_t n_one, n_two;
+    bb_err err = BB_ERR_INIT;
     snprintf(a, sizeof a, "%s", bb_test_path("a.gguf"));
     snprintf(b, sizeof b, "%s", bb_test_path("b.gguf"));
     snprintf(arguments, sizeof arguments, "--recipe %s" FEW, recipe());
     omp_set_num_threads(1);
     json_decref(quantize(arguments, a));
     omp_set_num_threads(2);
-    ck_assert_msg(bb_test_command(&said, &err, "quantize " MODEL " %s --csv --database %s --out %s", arguments, bb_test_path("kept"), b) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(&said, &err, "quantize " MODEL " %s --csv --database %s --out %s", arguments, bb_test_path("kept"), b) == BB_OK, "%s",
+                  err.msg);
     ck_assert_int_eq(strncmp(said, "model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se\nstories260K,recipe:mix,sequential,", 92), 0);
     ck_assert(bb_file_exists(bb_test_path("kept"))); /* what the user named stays */
     bb_free(said);
@@ -221,7 +222,10 @@ START_TEST(threads_do_not_matter)
 }
 END_TEST
 
-static const struct pattern { const char *pattern, *text; bool valid, found; } patterns[] = {
+static const struct pattern {
+    const char *pattern, *text;
+    bool        valid, found;
+} patterns[] = {
     { "attn_q", "blk.0.attn_q.weight", true, true },
     { "ATTN_Q", "blk.0.attn_q.weight", true, true }, /* llama-quantize makes patterns lower case */
     { "^attn_q", "blk.0.attn_q.weight", true, false },
@@ -255,8 +259,8 @@ static const struct pattern { const char *pattern, *text; bool valid, found; } p
 START_TEST(patterns_mean_what_regular_expressions_mean)
 {
     const struct pattern *p = &patterns[_i];
-    bool   found;
-    bb_err err = BB_ERR_INIT;
+    bool                  found;
+    bb_err                err = BB_ERR_INIT;
     ck_assert_msg(bb_pattern_found(p->pattern, p->text, &found, &err) == (p->valid ? BB_OK : BB_BAD_FILE), "%s", p->pattern);
     ck_assert_msg(found == p->found, "%s", p->pattern);
     ck_assert(p->valid || strstr(err.msg, "regular expression") || strstr(err.msg, "too long"));
@@ -284,8 +288,14 @@ END_TEST
 /* Rows of 64 and 172: --format takes what llama-quantize takes. */
 START_TEST(formats_that_do_not_divide_give_way)
 {
-    static const struct { const char *format; bb_type q, down, embd; } of[] = {
-        { "IQ2_XXS", BB_IQ4_NL, BB_F16, BB_Q8_0 }, { "Q4_K", BB_Q5_0, BB_F16, BB_Q8_0 }, { "Q2_0", BB_Q2_0, BB_F16, BB_Q8_0 }, { "F16", BB_F16, BB_F16, BB_Q8_0 },
+    static const struct {
+        const char *format;
+        bb_type     q, down, embd;
+    } of[] = {
+        { "IQ2_XXS", BB_IQ4_NL, BB_F16, BB_Q8_0 },
+        { "Q4_K", BB_Q5_0, BB_F16, BB_Q8_0 },
+        { "Q2_0", BB_Q2_0, BB_F16, BB_Q8_0 },
+        { "F16", BB_F16, BB_F16, BB_Q8_0 },
     };
     bb_model m;
     char     arguments[256];
@@ -302,7 +312,9 @@ END_TEST
 /* What to use instead is in the sentence. */
 START_TEST(wrong_formats_are_answered_with_right_ones)
 {
-    static const struct { const char *options, *said, *not_said; } of[] = {
+    static const struct {
+        const char *options, *said, *not_said;
+    } of[] = {
         { "--format Q4_K_M", "--like", "there is no format" },
         { "--format iq3_xs", "take IQ3_S", "there is no format" },
         { "--format Q9_9", "Q1_0, IQ1_S", "type id" },
@@ -319,7 +331,10 @@ START_TEST(wrong_formats_are_answered_with_right_ones)
 }
 END_TEST
 
-static const struct bad { const char *line, *file; bb_status status; } bad[] = {
+static const struct bad {
+    const char *line, *file;
+    bb_status   status;
+} bad[] = {
     { "quantize", NULL, BB_USAGE },
     { "quantize " MODEL " --format Q4_0", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf", NULL, BB_USAGE },
@@ -342,8 +357,8 @@ static const struct bad { const char *line, *file; bb_status status; } bad[] = {
 
 START_TEST(mistakes_have_a_sentence)
 {
-    char  *text = NULL, line[512];
-    bb_err err = BB_ERR_INIT;
+    char       *text = NULL, line[512];
+    bb_err      err = BB_ERR_INIT;
     const char *where = strstr(bad[_i].line, "%s");
     if (bad[_i].file) bb_test_write(bb_test_path("bad.txt"), bad[_i].file, strlen(bad[_i].file));
     snprintf(line, sizeof line, "%.*s%s", where ? (int)(where - bad[_i].line) : 512, bad[_i].line, where ? bb_test_path("bad.txt") : "");

@@ -26,15 +26,15 @@ static const char evil[] = "<script>alert('x')</script> & \"`date`\" \xff\xc3\xa
 static const char *in_run(const char *dir, const char *name)
 {
     static char path[8][1024];
-    static int at;
-    char *p = path[at++ % 8];
+    static int  at;
+    char       *p = path[at++ % 8];
     snprintf(p, sizeof path[0], "%s/%s", dir, name);
     return p;
 }
 
 static void write_text(const char *dir, const char *name, const char *text) { bb_test_write(in_run(dir, name), text, strlen(text)); }
 
-static double kl_of(double bpw) { return 2.1 * exp(-1.35 * bpw); }
+static double  kl_of(double bpw) { return 2.1 * exp(-1.35 * bpw); }
 static int64_t bytes_of(int i) { return 1400000 + 260017 * (int64_t)i; }
 
 static void plan_name(int i, char out[17]) { snprintf(out, 17, "%016llx", 0x9e3779b97f4a7c15ull * (unsigned)(i + 1)); }
@@ -54,7 +54,7 @@ static void put_scores(bb_csv_writer *w, int64_t bytes, double factor)
 static void write_front(const char *dir)
 {
     bb_csv_writer *w;
-    char name[17];
+    char           name[17];
     ck_assert_int_eq(bb_csv_create(in_run(dir, "front.csv"), "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source,ctx", &w, NULL),
                      BB_OK);
     for (int i = 0; i < N_PLANS; i++) {
@@ -105,7 +105,7 @@ static void put_layer(bb_csv_writer *w, const char *plan, const char *unit, cons
 static void write_layers(const char *dir)
 {
     bb_csv_writer *w;
-    char plan[17], unit[64], option[16];
+    char           plan[17], unit[64], option[16];
     ck_assert_int_eq(bb_csv_create(in_run(dir, "layers.csv"), "plan_hash,unit,option,bytes,error", &w, NULL), BB_OK);
     for (int i = 0; i < N_PLANS; i++) {
         plan_name(i, plan);
@@ -132,7 +132,7 @@ static void write_layers(const char *dir)
 static void write_sensitivity(const char *dir)
 {
     bb_csv_writer *w;
-    char unit[64], option[16];
+    char           unit[64], option[16];
     ck_assert_int_eq(bb_csv_create(in_run(dir, "sensitivity.csv"), "unit,option,bytes,kl_nats,kl_se", &w, NULL), BB_OK);
     for (int b = 0; b < N_BLOCKS; b++)
         for (int p = 0; p < 9; p++)
@@ -171,11 +171,12 @@ static void write_convergence(const char *dir)
 
 static void write_plans(const char *dir)
 {
-    write_text(dir, "plans.csv", "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows\n"
-                                 "0000000000000001,2097152,0.02,0.001,0,0,search,1,128\n"
-                                 "0000000000000002,1048576,0.3,0.01,0,0,search,0,8\n"
-                                 "0000000000000003,1572864,,,0,0,search,0,8\n" /* never scored: no point */
-                                 "0000000000000004,1572864,0.1,0.004,0,0,search,0,32\n");
+    write_text(dir, "plans.csv",
+               "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows\n"
+               "0000000000000001,2097152,0.02,0.001,0,0,search,1,128\n"
+               "0000000000000002,1048576,0.3,0.01,0,0,search,0,8\n"
+               "0000000000000003,1572864,,,0,0,search,0,8\n" /* never scored: no point */
+               "0000000000000004,1572864,0.1,0.004,0,0,search,0,32\n");
 }
 
 static void write_all(const char *dir)
@@ -188,7 +189,9 @@ static void write_all(const char *dir)
     write_sensitivity(dir);
     write_convergence(dir);
     write_plans(dir);
-    write_text(dir, "env.json", "{\"date\": \"2026-11-26 09:00 UTC\", \"version\": \"0.1.0\", \"model\": \"models/a<b>.gguf\", \"threads\": 2, \"cpu\": {\"level\": \"avx512\", \"flags\": [1, 2]}}");
+    write_text(dir, "env.json",
+               "{\"date\": \"2026-11-26 09:00 UTC\", \"version\": \"0.1.0\", \"model\": \"models/a<b>.gguf\", \"threads\": 2, \"cpu\": {\"level\": \"avx512\", "
+               "\"flags\": [1, 2]}}");
     write_text(dir, "config.resolved.yaml", "model: \"a<b>&c\"\ntarget-size: 3220153\n");
     plan_name(7, plan);
     snprintf(guard, sizeof guard,
@@ -202,7 +205,7 @@ static void write_all(const char *dir)
 
 static char *read_page(const char *dir)
 {
-    char *page;
+    char  *page;
     size_t size;
     bb_err err = BB_ERR_INIT;
     ck_assert_msg(bb_report_write(dir, &err) == BB_OK, "%s", err.msg);
@@ -214,8 +217,8 @@ static char *read_page(const char *dir)
 /* Every element closed in order, every attribute quoted, every '&' an entity, no '<' in text. */
 static void check_nesting(const char *page)
 {
-    char stack[64][24];
-    int depth = 0;
+    char        stack[64][24];
+    int         depth = 0;
     const char *p = strstr(page, "<html");
     ck_assert_ptr_nonnull(p);
     while (*p) {
@@ -224,10 +227,13 @@ static void check_nesting(const char *page)
             ck_assert_msg(n <= 8, "bare '&': %.40s", p);
             p += n;
         }
-        if (*p != '<') { p++; continue; }
-        char name[24];
+        if (*p != '<') {
+            p++;
+            continue;
+        }
+        char   name[24];
         size_t n = strcspn(p + 1, " \n\t/>");
-        bool close = p[1] == '/', single;
+        bool   close = p[1] == '/', single;
         if (close) n = strcspn(p + 2, ">");
         ck_assert_msg(n > 0 && n < sizeof name, "bad tag: %.40s", p);
         memcpy(name, p + 1 + close, n);
@@ -297,7 +303,7 @@ START_TEST(the_page_is_whole_and_well_formed)
     expect(page, "<th>note</th><td class=\"t\">small, slow: 79 % of &lt;it&gt;</td>");
     expect(page, "<a href=\"front.csv\">");
     ck_assert_ptr_null(strstr(page, "<a href=\"log.txt\">")); /* it is not there */
-    for (int i = 0; i < N_PLANS; i++) { /* every number of front.csv, exactly */
+    for (int i = 0; i < N_PLANS; i++) {                       /* every number of front.csv, exactly */
         bb_csv t;
         ck_assert_int_eq(bb_csv_read(in_run(dir, "front.csv"), &t, NULL), BB_OK);
         expect(page, bb_csv_text(&t, (size_t)i, 0));
@@ -331,10 +337,13 @@ START_TEST(text_of_files_stays_text)
     write_all(dir);
     char *page = read_page(dir);
     ck_assert_ptr_null(strstr(page, "<script"));
-    ck_assert_ptr_null(strstr(page, "http:/" "/") == NULL ? NULL : strstr(page, "src="));
+    ck_assert_ptr_null(strstr(page, "http:/"
+                                    "/") == NULL
+                           ? NULL
+                           : strstr(page, "src="));
     expect(page, "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &quot;`date`&quot; \xef\xbf\xbd\xc3\xa4");
     bb_free(page);
-    char *gp;
+    char  *gp;
     size_t size;
     ck_assert_int_eq(bb_file_read(in_run(dir, "plots/front.gp"), &gp, &size, NULL), BB_OK);
     ck_assert_ptr_null(strchr(gp, '`'));
@@ -361,7 +370,7 @@ START_TEST(plots_show_every_point)
     bb_free(data);
     expect(page, "chosen, 128 windows");
     expect(page, "1.5 MiB</text>");
-    size_t points = 0; /* filled circles of the first plot: the plans and one in the key are drawn as uses of point 6 */
+    size_t      points = 0; /* filled circles of the first plot: the plans and one in the key are drawn as uses of point 6 */
     const char *end = strstr(page, "aria-label=\"perplexity\"");
     for (const char *p = page; (p = strstr(p, "<use xlink:href='#front-gpPt6'")) && p < end; p++) points++;
     ck_assert_uint_eq(points, N_PLANS + 1);
@@ -385,13 +394,18 @@ static char *picture(const char *page, const char *name)
 /* Also when the labels of the ticks are long, as those of a KL near 1e-5 are. */
 START_TEST(both_axes_of_every_plot_have_labels)
 {
-    static const struct { const char *name, *x, *y; } plots[] = {
-        { "front", "size of the file, MiB<", ">KL, nats a token<" }, { "perplexity", "size of the file, MiB<", ">perplexity<" },
-        { "sensitivity", ">bits per weight<", ">KL, nats a token<" }, { "convergence", ">step<", ">KL, nats a token<" },
+    static const struct {
+        const char *name, *x, *y;
+    } plots[] = {
+        { "front", "size of the file, MiB<", ">KL, nats a token<" },
+        { "perplexity", "size of the file, MiB<", ">perplexity<" },
+        { "sensitivity", ">bits per weight<", ">KL, nats a token<" },
+        { "convergence", ">step<", ">KL, nats a token<" },
     };
     const char *dir = bb_test_path("whole run");
     write_all(dir);
-    write_text(dir, "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\n"
+    write_text(dir, "front.csv",
+               "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\n"
                "a,1500000,1.6,0.9,0.01,50,1,0.7,0,x\r\nb,3000000,3.2,0.01,0.001,20,1,0.9,0,x\r\nc,6000000,6.4,0.00002,0.000001,19,1,0.99,0,x\r\n");
     if (system("command -v gnuplot >/dev/null 2>&1") != 0) return;
     char *page = read_page(dir);
@@ -429,8 +443,9 @@ START_TEST(only_the_front_is_needed)
     ck_assert_ptr_null(strstr(page, "id=\"map\""));
     bb_free(page);
     /* No plan at all, one plan, and one without any number. */
-    static const char head[] = "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\n";
-    static const char *const rows[] = { "", "abc,1000,1,0.5,,,,,,x\r\n", "abc,1000,,,,,,,,\r\n", "abc,0,1,-0.5,nan,inf,,,,x\r\n", "abc,-5,1,0,0,1,0,0,0,x\r\n" };
+    static const char        head[] = "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\n";
+    static const char *const rows[] = { "", "abc,1000,1,0.5,,,,,,x\r\n", "abc,1000,,,,,,,,\r\n", "abc,0,1,-0.5,nan,inf,,,,x\r\n",
+                                        "abc,-5,1,0,0,1,0,0,0,x\r\n" };
     for (size_t i = 0; i < 5; i++) {
         char text[512];
         snprintf(text, sizeof text, "%s%s", head, rows[i]);
@@ -444,7 +459,9 @@ END_TEST
 
 START_TEST(broken_artefacts_are_refused)
 {
-    static const struct { const char *file, *text, *says; } bad[] = {
+    static const struct {
+        const char *file, *text, *says;
+    } bad[] = {
         { "front.csv", "plan_hash,size_bytes\r\n", "the column 'bpw' is missing" },
         { "front.csv", "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\na,big,1,1,1,1,1,1,1,x\r\n", "not a whole number" },
         { "baselines.csv", "", "is empty" },
@@ -456,7 +473,7 @@ START_TEST(broken_artefacts_are_refused)
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         const char *dir = bb_test_path("broken");
-        bb_err err = BB_ERR_INIT;
+        bb_err      err = BB_ERR_INIT;
         write_all(dir);
         write_text(dir, bad[i].file, bad[i].text);
         ck_assert_int_eq(bb_report_write(dir, &err), BB_BAD_FILE);
@@ -469,9 +486,11 @@ START_TEST(strange_artefacts_do_not_break_the_page)
 {
     const char *dir = bb_test_path("strange");
     write_all(dir);
-    write_text(dir, "layers.csv", "plan_hash,unit,option,bytes,error\r\nx,blk.99999999999999999999.attn_q,Q4_K,1,1\r\nx,blk.-1.kv,2,1,1\r\nx,blk.3.,Q4_K,1,1\r\n"
-                                  "x,blk.2.kv,-7,1,\r\nx,blk.2.ffn,many,1,\r\nx,blk.2.ffn,9223372036854775807,1,\r\nx,,,0,\r\n,blk.1.attn_q,<b>,1,inf\r\n");
-    write_text(dir, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se\r\nblk.0.attn_q,Q4_K,1,-1,1\r\nblk.0.attn_q,Q5_K,1,0,1\r\nblk.0.kv,1,,0.2,0.1\r\noutput,Q6_K,1,1e300,\r\n");
+    write_text(dir, "layers.csv",
+               "plan_hash,unit,option,bytes,error\r\nx,blk.99999999999999999999.attn_q,Q4_K,1,1\r\nx,blk.-1.kv,2,1,1\r\nx,blk.3.,Q4_K,1,1\r\n"
+               "x,blk.2.kv,-7,1,\r\nx,blk.2.ffn,many,1,\r\nx,blk.2.ffn,9223372036854775807,1,\r\nx,,,0,\r\n,blk.1.attn_q,<b>,1,inf\r\n");
+    write_text(dir, "sensitivity.csv",
+               "unit,option,bytes,kl_nats,kl_se\r\nblk.0.attn_q,Q4_K,1,-1,1\r\nblk.0.attn_q,Q5_K,1,0,1\r\nblk.0.kv,1,,0.2,0.1\r\noutput,Q6_K,1,1e300,\r\n");
     write_text(dir, "convergence.csv", "step,label,kl_nats,size_bytes\r\n0,,0,\r\n1,',-1,\r\n2,,inf,\r\n");
     write_text(dir, "plan.json", "{\"note\": 3}");
     write_text(dir, "guard.json", "{\"winner\": 3, \"plans\": [1, {\"name\": null, \"size_bytes\": \"x\"}], \"margin_nats\": \"no\"}");
@@ -490,8 +509,10 @@ START_TEST(numbers_at_the_edge_of_double_are_drawn_around)
         const char *dir = bb_test_path("edge");
         char        rows[600];
         write_all(dir);
-        snprintf(rows, sizeof rows, "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\n"
-                 "a,1000000,2,0.5,0.1,%s,%s,0.5,0,x\r\nb,2000000,3,%s,%s,20,1,0.6,0,x\r\nc,3000000,4,0.1,0.01,15,1,0.7,0,x\r\n", edges[i], edges[i], edges[i], edges[i]);
+        snprintf(rows, sizeof rows,
+                 "plan_hash,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se,top1,pruned_fraction,source\r\n"
+                 "a,1000000,2,0.5,0.1,%s,%s,0.5,0,x\r\nb,2000000,3,%s,%s,20,1,0.6,0,x\r\nc,3000000,4,0.1,0.01,15,1,0.7,0,x\r\n",
+                 edges[i], edges[i], edges[i], edges[i]);
         write_text(dir, "front.csv", rows);
         snprintf(rows, sizeof rows, "step,label,kl_nats,size_bytes\r\n0,1 MiB,%s,1000\r\n1,1 MiB,0.5,1000\r\n", edges[i]);
         write_text(dir, "convergence.csv", rows);

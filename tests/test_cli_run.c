@@ -18,8 +18,9 @@
 #include "tests/support/support.h"
 
 #define MODEL "tests/data/stories260K.gguf"
-#define SMALL "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
-              "--search-tokens 0.003 --tune-tokens 0.002 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86 -q"
+#define SMALL \
+    "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
+    "--search-tokens 0.003 --tune-tokens 0.002 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86 -q"
 
 static char said[8192], line[2048];
 
@@ -59,11 +60,11 @@ static bool is_chosen(const bb_csv *plans, size_t row) { return strcmp(bb_csv_te
 
 static void same_run(const char *a, const char *b)
 {
-    static const char *const files[] = { "front.csv", "baselines.csv", "plans.csv", "layers.csv", "sensitivity.csv", "options.csv", "finalise.csv", "certificate.csv",
-                                        "crossover.csv", "plan.json", "model.gguf" };
-    char   path[600], name[64];
-    bb_csv t;
-    bb_err err = BB_ERR_INIT;
+    static const char *const files[] = { "front.csv",    "baselines.csv",   "plans.csv",     "layers.csv", "sensitivity.csv", "options.csv",
+                                         "finalise.csv", "certificate.csv", "crossover.csv", "plan.json",  "model.gguf" };
+    char                     path[600], name[64];
+    bb_csv                   t;
+    bb_err                   err = BB_ERR_INIT;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) same_file(a, b, files[i]);
     snprintf(path, sizeof path, "%s/plans.csv", a);
     ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
@@ -103,7 +104,8 @@ START_TEST(an_estimate_is_told_as_json)
     ck_assert_double_eq_tol(seconds, sum, 1e-6 * sum);
     ck_assert_double_lt(json_real_value(json_object_get(root, "seconds_low")), seconds);
     ck_assert_double_gt(json_real_value(json_object_get(root, "seconds_high")), seconds);
-    const json_int_t smallest = json_integer_value(json_object_get(root, "smallest_bytes")), largest = json_integer_value(json_object_get(root, "largest_bytes"));
+    const json_int_t smallest = json_integer_value(json_object_get(root, "smallest_bytes")),
+                     largest = json_integer_value(json_object_get(root, "largest_bytes"));
     const json_t *sizes = json_object_get(root, "sizes_bytes");
     bool          target = false;
     ck_assert_uint_ge(json_array_size(sizes), 1);
@@ -209,8 +211,10 @@ START_TEST(recipes_keep_their_promise)
     ck_assert_msg(strstr(said, "cannot say") && strstr(said, "bytes"), "%s", said);
     ck_assert(!bb_file_exists(file) && !bb_file_exists(types));
 
-    snprintf(command, sizeof command, "run " MODEL " --target-size 400000 --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 "
-             "--measure-windows 1 --search-tokens 0.001 --ctx 32 --method rtn --no-finalise --prune none -q --out %s 2>&1", whole);
+    snprintf(command, sizeof command,
+             "run " MODEL " --target-size 400000 --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 "
+             "--measure-windows 1 --search-tokens 0.001 --ctx 32 --method rtn --no-finalise --prune none -q --out %s 2>&1",
+             whole);
     ck_assert_msg(bb_test_program(command, said, sizeof said) == 0, "%s", said);
     ck_assert(find_pruned(whole, false, hash, &bytes));
     snprintf(command, sizeof command, "export %s --plan %s --out %s --recipe %s -q", whole, hash, file, types);
@@ -251,8 +255,8 @@ START_TEST(the_result_is_told_as_a_table_and_as_json)
     const json_t *front = json_object_get(root, "front");
     ck_assert_uint_eq(json_array_size(front), t.n_rows);
     for (size_t i = 0; i < t.n_rows; i++) {
-        int64_t bytes;
-        double  kl;
+        int64_t       bytes;
+        double        kl;
         const json_t *row = json_array_get(front, i);
         ck_assert_str_eq(json_string_value(json_object_get(row, "plan_hash")), bb_csv_text(&t, i, 0));
         ck_assert_int_eq(bb_csv_int(&t, i, (size_t)bb_csv_column(&t, "size_bytes"), &bytes, NULL), BB_OK);
@@ -385,8 +389,8 @@ START_TEST(scoring_windows_are_never_trained_on)
         for (uint32_t i = 0; i < sets[k]->n; i++) used[(sets[k]->tokens[i * CTX + CTX - 1] - 10) / CTX] |= 1u << k;
     }
     for (int i = 0; i < WINDOWS; i++) {
-        ck_assert(!(used[i] & 3 && used[i] & 28));          /* trained on or scored on, never both */
-        ck_assert(!(used[i] & 8) || used[i] & 4);           /* the levels are nested */
+        ck_assert(!(used[i] & 3 && used[i] & 28)); /* trained on or scored on, never both */
+        ck_assert(!(used[i] & 8) || used[i] & 4);  /* the levels are nested */
         ck_assert(!(used[i] & 16) || used[i] & 8);
     }
     bb_run_close(&run);
@@ -410,7 +414,9 @@ END_TEST
 /* Another method of searching is chosen by name; the plans that guard it stay the same, and so do the rest of the stages. */
 START_TEST(another_method_can_be_asked_for)
 {
-    static const struct { const char *name, *source; } methods[] = { { "uniform", "uniform Q" }, { "quantization", "quantization only" }, { "quadratic", "quadratic" }, { "evopress", "evopress" } };
+    static const struct {
+        const char *name, *source;
+    } methods[] = { { "uniform", "uniform Q" }, { "quantization", "quantization only" }, { "quadratic", "quadratic" }, { "evopress", "evopress" } };
     const char *name = methods[_i].name;
     char        path[600];
     bb_csv      t;
@@ -439,11 +445,11 @@ END_TEST
 /* Each method keeps the bytes, and the table can be made again without evaluating. */
 START_TEST(rivals_are_compared_at_equal_bytes)
 {
-    const char *a = straight_run();
-    char        again[512];
-    bb_csv      t;
-    bb_err      err = BB_ERR_INIT;
-    size_t      n[7] = { 0 };
+    const char              *a = straight_run();
+    char                     again[512];
+    bb_csv                   t;
+    bb_err                   err = BB_ERR_INIT;
+    size_t                   n[7] = { 0 };
     static const char *const methods[7] = { "ours", "uniform", "separable", "random", "annealing", "evopress", "nsga2" };
     snprintf(again, sizeof again, "%s", bb_test_path("again.csv"));
     snprintf(line, sizeof line, "rivals %s --methods ours,uniform,separable,random,annealing,evopress,nsga2 --times 2 --tokens 0.0005 -q --out %s", a,
@@ -472,13 +478,17 @@ END_TEST
  * overshoots and the final scores (three plans on four windows) come on top. */
 START_TEST(rivals_get_the_tokens_that_are_said)
 {
-    static const struct { const char *name; double least, most; } methods[] = {
+    static const struct {
+        const char *name;
+        double      least, most;
+    } methods[] = {
         { "ours", 2000, 2000 }, { "random", 2000, 3200 }, { "annealing", 2000, 2500 }, { "nsga2", 2000, 3200 }, { "evopress", 10000, 11600 },
     };
     enum { N = sizeof methods / sizeof *methods };
     bb_csv t;
     bb_err err = BB_ERR_INIT;
-    snprintf(line, sizeof line, "rivals %s --methods ours,random,annealing,nsga2,evopress --times 5 --tokens 0.002 -q --out %s", straight_run(), bb_test_path("tokens.csv"));
+    snprintf(line, sizeof line, "rivals %s --methods ours,random,annealing,nsga2,evopress --times 5 --tokens 0.002 -q --out %s", straight_run(),
+             bb_test_path("tokens.csv"));
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     ck_assert_int_eq(bb_csv_read(bb_test_path("tokens.csv"), &t, &err), BB_OK);
     ck_assert_uint_eq(t.n_rows, 2 * N);
@@ -497,14 +507,15 @@ END_TEST
 START_TEST(speed_is_predicted_and_bounded)
 {
     static const char profile[] = "format,decode_ps,prefill_ps\nQ4_0,10,5\nQ8_0,40,20\nF32,80,80\n";
-    const char *out = bb_test_path("fast");
-    const double least = 2e5;
-    char         path[600];
-    bb_csv       plans, layers;
-    bb_err       err = BB_ERR_INIT;
+    const char       *out = bb_test_path("fast");
+    const double      least = 2e5;
+    char              path[600];
+    bb_csv            plans, layers;
+    bb_err            err = BB_ERR_INIT;
     straight_run();
     bb_test_write(bb_test_path("profile.csv"), profile, sizeof profile - 1);
-    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --no-finalise --search-tokens 0.1 --sketch signed --profile %s --min-speed %.0f --out %s", bb_test_path("profile.csv"), least, out);
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --no-finalise --search-tokens 0.1 --sketch signed --profile %s --min-speed %.0f --out %s",
+             bb_test_path("profile.csv"), least, out);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(path, sizeof path, "%s/speed.csv", out);
     ck_assert_msg(bb_csv_read(path, &plans, &err) == BB_OK, "%s", err.msg);
@@ -549,7 +560,8 @@ START_TEST(finalise_climbs_a_ladder)
     snprintf(text, sizeof text, "%s", bb_test_path("story.jsonl"));
     char *story = bb_asprintf(NULL, "{\"text\": \"%s\"}\n{\"text\": \"%s\"}\n",
                               "Once upon a time there was a little girl who had a red ball. She liked to play with it in the park all day long. One day the "
-                              "ball rolled into the pond and she was very sad.", "A big brown dog saw it and jumped into the water. He gave the ball back to her.");
+                              "ball rolled into the pond and she was very sad.",
+                              "A big brown dog saw it and jumped into the water. He gave the ball back to her.");
     bb_test_write(text, story, strlen(story));
     bb_free(story);
     snprintf(line, sizeof line, "finalise %s --ladder 7,8 --texts %s --ablate -q", a, text);

@@ -13,7 +13,12 @@
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
-typedef struct opened { bb_model m; bb_model_space *s; const bb_problem *p; bb_space space; } opened;
+typedef struct opened {
+    bb_model          m;
+    bb_model_space   *s;
+    const bb_problem *p;
+    bb_space          space;
+} opened;
 
 static void open_space(opened *o, const tiny_spec *spec, const bb_model_space_options *options)
 {
@@ -51,16 +56,18 @@ static void set_costs(const opened *o)
  * every size, and the tables count no plan below its file. */
 START_TEST(tied_qwen3_plans_can_be_loaded)
 {
-    static const bb_type mixed[3] = { BB_Q4_0, BB_Q4_0, BB_Q8_0 };
-    tiny_spec            spec = tiny_default("qwen3");
-    opened               o = { .s = NULL };
-    bb_separable        *sep;
-    bb_separable_result  r;
-    bb_rng               rng;
-    uint16_t             x[64];
-    uint64_t             smallest, largest;
-    int                  pruned = 0;
-    const bb_model_space_options options = { .formats = "Q4_0,Q5_0,Q8_0", .embd_formats = "Q4_0,Q8_0", .prune_kv = true, .prune_ffn = true, .prune_sublayers = true };
+    static const bb_type         mixed[3] = { BB_Q4_0, BB_Q4_0, BB_Q8_0 };
+    tiny_spec                    spec = tiny_default("qwen3");
+    opened                       o = { .s = NULL };
+    bb_separable                *sep;
+    bb_separable_result          r;
+    bb_rng                       rng;
+    uint16_t                     x[64];
+    uint64_t                     smallest, largest;
+    int                          pruned = 0;
+    const bb_model_space_options options = {
+        .formats = "Q4_0,Q5_0,Q8_0", .embd_formats = "Q4_0,Q8_0", .prune_kv = true, .prune_ffn = true, .prune_sublayers = true
+    };
     for (uint32_t i = 0; _i && i < spec.n_layer; i++)
         for (int p = 0; p < 3; p++) spec.type[i][p] = mixed[p]; /* a source of mixed types can be pruned as well */
     open_space(&o, &spec, &options);
@@ -117,8 +124,12 @@ static tiny_spec wide(uint32_t n_embd, uint32_t n_ff)
 /* Every row length has formats: those of 256-blocks keep their list, the others what divides them. */
 START_TEST(default_formats_fit_the_rows)
 {
-    static const struct { uint32_t n_embd, n_ff; const char *embd, *q, *down; } of[] = {
-        { 256, 512, "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0,F32", "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32",
+    static const struct {
+        uint32_t    n_embd, n_ff;
+        const char *embd, *q, *down;
+    } of[] = {
+        { 256, 512, "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0,F32",
+          "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32",
           "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32" },
         { 192, 256, "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32",
           "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32" },
@@ -126,8 +137,8 @@ START_TEST(default_formats_fit_the_rows)
         { 40, 64, "F32", "F32", "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
     };
     const bb_model_space_options options = { .prune_kv = true, .prune_ffn = true, .prune_sublayers = true };
-    tiny_spec spec = wide(of[_i].n_embd, of[_i].n_ff);
-    opened    o = { .s = NULL };
+    tiny_spec                    spec = wide(of[_i].n_embd, of[_i].n_ff);
+    opened                       o = { .s = NULL };
     open_space(&o, &spec, &options);
     ck_assert_str_eq(options_of(&o, "token_embd"), of[_i].embd);
     ck_assert_str_eq(options_of(&o, "blk.1.attn_q"), of[_i].q);
@@ -139,9 +150,11 @@ END_TEST
 /* Uniform plans exist whatever the rows are, and are called by what they hold. */
 START_TEST(uniform_plans_say_what_they_hold)
 {
-    static const struct { const char *format, *embd, *name; } of[] = {
-        { "IQ2_XXS", "Q6_K", NULL },                                    /* no table can have Q6_K */
-        { "Q2_0", "Q4_0", "uniform Q2_0/IQ2_XXS + Q4_0" },              /* Q2_0 is not offered for rows of 512: the largest below it */
+    static const struct {
+        const char *format, *embd, *name;
+    } of[] = {
+        { "IQ2_XXS", "Q6_K", NULL },                       /* no table can have Q6_K */
+        { "Q2_0", "Q4_0", "uniform Q2_0/IQ2_XXS + Q4_0" }, /* Q2_0 is not offered for rows of 512: the largest below it */
         { "IQ2_XXS", "Q8_0", "uniform IQ4_NL/IQ2_XXS + Q8_0" },
         { "Q4_K", "Q5_0", "uniform Q5_0/Q4_K + Q5_0" },
         { "Q6_K", "Q4_1", "uniform Q8_0/Q6_K + Q4_1" },
@@ -150,10 +163,10 @@ START_TEST(uniform_plans_say_what_they_hold)
         { "nonsense", "F32", NULL },
     };
     const bb_model_space_options options = { .prune_kv = true };
-    tiny_spec spec = wide(192, 512);
-    opened    o = { .s = NULL };
-    uint16_t  x[64];
-    char      name[64];
+    tiny_spec                    spec = wide(192, 512);
+    opened                       o = { .s = NULL };
+    uint16_t                     x[64];
+    char                         name[64];
     open_space(&o, &spec, &options);
     const bool found = bb_model_space_uniform(o.s, of[_i].format, of[_i].embd, x);
     ck_assert_int_eq(found, of[_i].name != NULL);
@@ -172,9 +185,9 @@ END_TEST
 /* What llama.cpp has no kernel for is named with its share of the weights that a token needs: an embedding beside a head is only looked up. */
 START_TEST(slow_formats_are_noted)
 {
-    char      *note = NULL;
-    tiny_spec  spec = wide(64, 64);
-    opened     o = { .s = NULL };
+    char                        *note = NULL;
+    tiny_spec                    spec = wide(64, 64);
+    opened                       o = { .s = NULL };
     const bb_model_space_options options = { .formats = "Q2_0,Q1_0,Q4_0", .embd_formats = "Q2_0,Q4_0" };
     tiny_set_type(&spec, _i == 0 ? BB_Q4_0 : BB_Q2_0);
     spec.tied = false;

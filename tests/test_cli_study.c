@@ -12,9 +12,10 @@
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 
-#define SWEEP "sweep tests/data/stories260K.gguf --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 6 " \
-              "--refine-windows 4 --measure-windows 1 --search-tokens 0.003 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width " \
-              "--ffn-divisor 86 --no-finalise -q --threads 1"
+#define SWEEP \
+    "sweep tests/data/stories260K.gguf --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 6 " \
+    "--refine-windows 4 --measure-windows 1 --search-tokens 0.003 --points 2 --min-bpw 6 --max-bpw 9 --ctx 32 --sweeps 1 --prune width " \
+    "--ffn-divisor 86 --no-finalise -q --threads 1"
 
 static char said[8192];
 
@@ -62,7 +63,7 @@ static bool same_group(const bb_csv *a, size_t i, const bb_csv *b, size_t j)
 START_TEST(its_table_follows_from_its_plans)
 {
     bb_csv rows, plans;
-    int code = study("--threads 1");
+    int    code = study("--threads 1");
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
     read_table("proxy.csv", &rows);
     read_table("study.csv", &plans);

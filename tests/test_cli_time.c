@@ -19,8 +19,9 @@
 #include "tests/support/tiny_model.h"
 
 #define MODEL "tests/data/stories260K.gguf"
-#define SMALL "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
-              "--search-tokens 0.006 --tune-tokens 0.001 --points 1 --min-bpw 7 --max-bpw 7 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86"
+#define SMALL \
+    "--formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 4 --confirm-windows 4 --refine-windows 2 --measure-windows 1 " \
+    "--search-tokens 0.006 --tune-tokens 0.001 --points 1 --min-bpw 7 --max-bpw 7 --ctx 32 --sweeps 1 --prune width --ffn-divisor 86"
 
 static char said[1 << 18], line[2048];
 
@@ -52,10 +53,10 @@ static bool has_progress(const char *text, const char *stage, bool eta)
 static void check_timing(const char *out)
 {
     static const char *const stages[] = { "calibrate", "build options", "measure", "search", "finalise", "evaluate" };
-    char  *path = bb_asprintf(NULL, "%s/timing.csv", out);
-    bb_csv t;
-    bb_err err = BB_ERR_INIT;
-    double foreseen = 0, took = 0;
+    char                    *path = bb_asprintf(NULL, "%s/timing.csv", out);
+    bb_csv                   t;
+    bb_err                   err = BB_ERR_INIT;
+    double                   foreseen = 0, took = 0;
     ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
     ck_assert_uint_eq(t.n_rows, 6);
     for (size_t i = 0; i < t.n_rows; i++) {
@@ -93,10 +94,23 @@ static void repeat(const char *out)
 
 START_TEST(every_stage_says_how_far_it_is)
 {
-    static const char *const stages[] = { "sample calibration text", "inputs of the linears", "full-precision states, windows", "build options",
-        "measure options, blocks", "search, tokens", "search quantization alone, tokens", "quadratic bound", "certificate", "finalise", "rebuild", "blocks, steps",
-        "lfq", "end-to-end", "reference", "evaluate files" };
-    char *mine, *log, out[512];
+    static const char *const stages[] = { "sample calibration text",
+                                          "inputs of the linears",
+                                          "full-precision states, windows",
+                                          "build options",
+                                          "measure options, blocks",
+                                          "search, tokens",
+                                          "search quantization alone, tokens",
+                                          "quadratic bound",
+                                          "certificate",
+                                          "finalise",
+                                          "rebuild",
+                                          "blocks, steps",
+                                          "lfq",
+                                          "end-to-end",
+                                          "reference",
+                                          "evaluate files" };
+    char                    *mine, *log, out[512];
     snprintf(out, sizeof out, "%s", bb_test_path("said"));
     snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --log-file %s.txt --out %s", out, out);
     ck_assert_int_eq(setenv("BB_PROGRESS_S", "0", 1), 0);
@@ -123,7 +137,11 @@ START_TEST(every_stage_says_how_far_it_is)
 END_TEST
 
 /* A terminal for stderr; what is written to it goes to a buffer. */
-typedef struct terminal { int fd; char text[1 << 18]; size_t n; } terminal;
+typedef struct terminal {
+    int    fd;
+    char   text[1 << 18];
+    size_t n;
+} terminal;
 
 static void *listen_to(void *self)
 {
@@ -238,15 +256,17 @@ START_TEST(efforts_are_defaults_and_no_more)
     snprintf(yaml, sizeof yaml, "%s", bb_test_path("effort.yaml"));
     bb_test_write(yaml, "effort: quick\nsweeps: 3\nctx: 32\n", strlen("effort: quick\nsweeps: 3\nctx: 32\n"));
     setenv("BB_REFINE_WINDOWS", "2", 1);
-    snprintf(line, sizeof line, "run %s --config %s --calib-windows 4 --confirm-windows 4 --measure-windows 1 --search-tokens 0.001 --no-finalise "
-             "--target-bpw 4 --out %s -q", model, yaml, out);
+    snprintf(line, sizeof line,
+             "run %s --config %s --calib-windows 4 --confirm-windows 4 --measure-windows 1 --search-tokens 0.001 --no-finalise "
+             "--target-bpw 4 --out %s -q",
+             model, yaml, out);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     unsetenv("BB_REFINE_WINDOWS");
     ck_assert_str_eq(setting(out, "effort"), "\"quick\"");
-    ck_assert_str_eq(setting(out, "sweeps"), "3");             /* file */
-    ck_assert_str_eq(setting(out, "refine-windows"), "2");     /* environment */
-    ck_assert_str_eq(setting(out, "calib-windows"), "4");      /* command line */
-    ck_assert_str_eq(setting(out, "screen"), "6");             /* the effort */
+    ck_assert_str_eq(setting(out, "sweeps"), "3");         /* file */
+    ck_assert_str_eq(setting(out, "refine-windows"), "2"); /* environment */
+    ck_assert_str_eq(setting(out, "calib-windows"), "4");  /* command line */
+    ck_assert_str_eq(setting(out, "screen"), "6");         /* the effort */
     ck_assert_str_eq(setting(out, "prune"), "\"width\"");
     ck_assert_str_eq(setting(out, "finalise-steps"), "\"rebuild,lfq\"");
     /* At most six formats and the source type for any matrix. */
@@ -319,8 +339,13 @@ static void same_bytes(const char *a, const char *b)
     bb_free(two);
 }
 
-static const struct kill { const char *method, *signal, *prefix; } kills[] = {
-    { "sequential", "INT", "rebuilt-" }, { "sequential", "KILL", "rebuilt-" }, { "feedback", "TERM", "entry-" }, { "rtn", "INT", "rebuilt-" },
+static const struct kill {
+    const char *method, *signal, *prefix;
+} kills[] = {
+    { "sequential", "INT", "rebuilt-" },
+    { "sequential", "KILL", "rebuilt-" },
+    { "feedback", "TERM", "entry-" },
+    { "rtn", "INT", "rebuilt-" },
 };
 
 /* Stopped again and again, quantize goes on where it was and writes the bytes of a call that nothing stopped; then nothing is left. */
@@ -334,18 +359,22 @@ START_TEST(quantize_goes_on)
     snprintf(stopped, sizeof stopped, "%s-%d.gguf", bb_test_path("stopped"), _i);
     snprintf(work, sizeof work, "%s.work", stopped);
     snprintf(log, sizeof log, "%s.log", stopped);
-    snprintf(line, sizeof line, "quantize " MODEL " --recipe %s --method %s --ctx 32 --calib-windows 16 --threads 1 --force --out %s", bb_test_path("types.txt"), k->method, straight);
+    snprintf(line, sizeof line, "quantize " MODEL " --recipe %s --method %s --ctx 32 --calib-windows 16 --threads 1 --force --out %s",
+             bb_test_path("types.txt"), k->method, straight);
     bb_test_write(bb_test_path("types.txt"), types, sizeof types - 1);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     ck_assert_ptr_nonnull(strstr(said, "what is finished is kept in"));
     for (int tries = 1; tries < 400; tries++) { /* longer and longer, so that it ends on a slow machine too */
-        snprintf(line, sizeof line, "timeout --foreground --preserve-status -s %s %.3f %s/bitbudget quantize " MODEL " --recipe %s --method %s --ctx 32 --calib-windows 16 "
-                 "--threads 1 --out %s >%s 2>&1", k->signal, 0.02 * tries, bb_test_build(), bb_test_path("types.txt"), k->method, stopped, log);
+        snprintf(line, sizeof line,
+                 "timeout --foreground --preserve-status -s %s %.3f %s/bitbudget quantize " MODEL " --recipe %s --method %s --ctx 32 --calib-windows 16 "
+                 "--threads 1 --out %s >%s 2>&1",
+                 k->signal, 0.02 * tries, bb_test_build(), bb_test_path("types.txt"), k->method, stopped, log);
         int state = system(line);
         ck_assert(WIFEXITED(state));
         code = WEXITSTATUS(state);
         if (code == 0) break;
-        if (code != 75 && code != 128 + 9 && code != 128 + 2 && code != 128 + 15) ck_abort_msg("exit %d: %s", code, file_text(log, "")); /* the last two: before main */
+        if (code != 75 && code != 128 + 9 && code != 128 + 2 && code != 128 + 15)
+            ck_abort_msg("exit %d: %s", code, file_text(log, "")); /* the last two: before main */
         stops++;
         const int n = files_of(work, k->prefix);
         if (n > kept) kept = n;

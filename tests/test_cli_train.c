@@ -18,15 +18,17 @@
 #include "tests/support/support.h"
 
 #define VOCABULARY "tests/data/stories260K.gguf"
-#define SMALL " --tokenizer " VOCABULARY " --layers 2 --width 32 --heads 4 --kv-heads 2 --ffn 64 --ctx 32 --batch 8 --rate 0.01 --valid-every 20 --valid-windows 8"
+#define SMALL \
+    " --tokenizer " VOCABULARY " --layers 2 --width 32 --heads 4 --kv-heads 2 --ffn 64 --ctx 32 --batch 8 --rate 0.01 --valid-every 20 --valid-windows 8"
 
 /* Sentences of a small grammar. */
 static void write_text(const char *path, uint64_t seed, size_t n_sentences)
 {
     static const char *const who[] = { "Tom", "Lily", "The dog", "A big bear", "Mom" }, *const did[] = { "saw", "liked", "found", "ate" },
-                            *const what[] = { "the red ball", "a small cat", "an apple", "the old tree" }, *const end[] = { ".", " and was happy.", " in the park." };
-    bb_text t = { NULL, 0, 0, BB_OK };
-    bb_rng  r;
+                             *const what[] = { "the red ball", "a small cat", "an apple", "the old tree" },
+                             *const end[] = { ".", " and was happy.", " in the park." };
+    bb_text                         t = { NULL, 0, 0, BB_OK };
+    bb_rng                          r;
     bb_rng_init(&r, seed, "text");
     for (size_t i = 0; i < n_sentences; i++)
         bb_text_addf(&t, "%s %s %s%s\n", who[bb_rng_below(&r, 5)], did[bb_rng_below(&r, 4)], what[bb_rng_below(&r, 4)], end[bb_rng_below(&r, 3)]);
@@ -38,7 +40,10 @@ static char text[512], valid[512], a[512], b[512], c[512];
 
 static void setup(void)
 {
-    const struct { char *at; const char *name; } names[] = { { text, "train.txt" }, { valid, "valid.txt" }, { a, "a.gguf" }, { b, "b.gguf" }, { c, "c.gguf" } };
+    const struct {
+        char       *at;
+        const char *name;
+    } names[] = { { text, "train.txt" }, { valid, "valid.txt" }, { a, "a.gguf" }, { b, "b.gguf" }, { c, "c.gguf" } };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) snprintf(names[i].at, 512, "%s", bb_test_path(names[i].name));
     write_text(text, 1, 1500);
     write_text(valid, 2, 100);
@@ -89,7 +94,8 @@ START_TEST(from_a_text_to_a_model)
     bb_free(json);
     /* Further training at a small rate: it starts where the other ended. */
     ck_assert_msg(bb_test_command(&csv, &err, "train %s --init %s --text %s --valid %s --ctx 32 --steps 5 --rate 1e-4 --batch 8 --valid-windows 8", c, a, text,
-                          valid) == BB_OK, "%s", err.msg);
+                                  valid) == BB_OK,
+                  "%s", err.msg);
     again = last_number(csv, 5);
     ck_assert_msg(fabs(again - end) < 0.1, "%g, then %g", end, again);
     bb_free(csv);
@@ -130,15 +136,20 @@ START_TEST(a_stable_phase_is_continued)
     bb_err err = BB_ERR_INIT;
     char   state[600];
     snprintf(state, sizeof state, "%s", bb_test_path("stable.state"));
-    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 4 --warmup 2 --schedule constant --checkpoint %s" SMALL, b, text, state) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 4 --warmup 2 --schedule constant --checkpoint %s" SMALL, b, text, state) == BB_OK,
+                  "%s", err.msg);
     ck_assert(bb_file_exists(state));
-    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3 --checkpoint %s" SMALL, b, text, state) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3 --checkpoint %s" SMALL, b, text, state) == BB_OK, "%s",
+                  err.msg);
     ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3" SMALL, a, text) == BB_OK, "%s", err.msg);
     ck_assert(same_files(a, b));
 }
 END_TEST
 
-static const struct { const char *options; bb_status status; } wrong[] = {
+static const struct {
+    const char *options;
+    bb_status   status;
+} wrong[] = {
     { "", BB_USAGE },
     { "--text tests/data/README.md", BB_USAGE },
     { "--text tests/data/README.md --init " VOCABULARY " --tokenizer " VOCABULARY, BB_USAGE },
@@ -153,8 +164,8 @@ static const struct { const char *options; bb_status status; } wrong[] = {
 START_TEST(mistakes_have_a_sentence)
 {
     bb_err err = BB_ERR_INIT;
-    ck_assert_msg(bb_test_command(NULL, &err, "train %s %s", bb_test_path("no.gguf"), wrong[_i].options) == wrong[_i].status, "%s: %d %s", wrong[_i].options, err.status,
-                  err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "train %s %s", bb_test_path("no.gguf"), wrong[_i].options) == wrong[_i].status, "%s: %d %s", wrong[_i].options,
+                  err.status, err.msg);
     ck_assert(err.msg[0] && !bb_file_exists(bb_test_path("no.gguf")));
 }
 END_TEST

@@ -13,7 +13,7 @@
 enum { ROWS = 5, COLS = 12, TOKENS = 40 };
 
 static uint64_t seed = 7;
-static double uniform(void)
+static double   uniform(void)
 {
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     return (double)(seed >> 11) * 0x1p-53 - 0.5;
@@ -43,7 +43,7 @@ static bb_hessian problem(int dead)
             for (int t = 0; t < TOKENS; t++) s += x[t][i] * x[t][j];
             hm[i * COLS + j] = (float)(s / TOKENS);
         }
-    return (bb_hessian){ .n_cols = COLS, .n_tokens = TOKENS, .h = hm };
+    return (bb_hessian) { .n_cols = COLS, .n_tokens = TOKENS, .h = hm };
 }
 
 /* Solves A x = b by elimination with pivoting. */
@@ -53,8 +53,14 @@ static void solve(int n, double a[COLS][COLS], double b[COLS])
         int p = i;
         for (int k = i + 1; k < n; k++)
             if (fabs(a[k][i]) > fabs(a[p][i])) p = k;
-        for (int j = 0; j < n; j++) { double t = a[i][j]; a[i][j] = a[p][j]; a[p][j] = t; }
-        double t = b[i]; b[i] = b[p]; b[p] = t;
+        for (int j = 0; j < n; j++) {
+            double t = a[i][j];
+            a[i][j] = a[p][j];
+            a[p][j] = t;
+        }
+        double t = b[i];
+        b[i] = b[p];
+        b[p] = t;
         for (int k = i + 1; k < n; k++) {
             double f = a[k][i] / a[i][i];
             for (int j = i; j < n; j++) a[k][j] -= f * a[i][j];
@@ -123,7 +129,10 @@ static void check_order(uint32_t group, int dead)
             memcpy(trial, kept, sizeof kept);
             for (uint32_t j = 0; j < group; j++) trial[g * group + j] = false;
             double e = brute(trial, NULL);
-            if (e < least) { least = e; best = g; }
+            if (e < least) {
+                least = e;
+                best = g;
+            }
         }
         ck_assert_uint_eq(order[left], best);
         for (uint32_t j = 0; j < group; j++) kept[best * group + j] = false;
@@ -210,7 +219,10 @@ START_TEST(memory_failures_are_clean)
         bb_status s = bb_mask_order(w, ROWS, COLS, 2, 2, &h, order, error, NULL);
         bb_mem_fail_after(-1);
         ck_assert_uint_eq(bb_mem_live_bytes(), live);
-        if (s == BB_OK) { ck_assert_int_gt(n, 5); return; }
+        if (s == BB_OK) {
+            ck_assert_int_gt(n, 5);
+            return;
+        }
         ck_assert_int_eq(s, BB_NOMEM);
     }
     ck_abort_msg("never succeeded");

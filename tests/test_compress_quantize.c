@@ -14,21 +14,19 @@
 
 enum { COLS = 512, ROWS = 40 };
 
-static const bb_quant_options feedback = { BB_METHOD_FEEDBACK, 0.01, 2 }, weighted = { BB_METHOD_WEIGHTED, 0.01, 0 },
-                              rtn = { BB_METHOD_RTN, 0.01, 0 };
+static const bb_quant_options feedback = { BB_METHOD_FEEDBACK, 0.01, 2 }, weighted = { BB_METHOD_WEIGHTED, 0.01, 0 }, rtn = { BB_METHOD_RTN, 0.01, 0 };
 
-static float w[ROWS * COLS], v[ROWS * COLS], hm[COLS * COLS];
+static float         w[ROWS * COLS], v[ROWS * COLS], hm[COLS * COLS];
 static unsigned char packed[ROWS * COLS * 5], packed2[ROWS * COLS * 5];
 
-static const char *const names[] = { "Q1_0", "IQ1_S", "TQ1_0", "IQ1_M", "TQ2_0", "IQ2_XXS", "Q2_0", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS",
-                                     "IQ3_S", "Q3_K", "IQ4_XS", "MXFP4", "Q4_0", "IQ4_NL", "Q4_K", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q5_K",
-                                     "Q6_K", "Q8_0" };
+static const char *const names[] = { "Q1_0",   "IQ1_S", "TQ1_0", "IQ1_M",  "TQ2_0", "IQ2_XXS", "Q2_0", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K",
+                                     "IQ4_XS", "MXFP4", "Q4_0",  "IQ4_NL", "Q4_K",  "NVFP4",   "Q4_1", "Q5_0",   "Q5_1",  "Q5_K", "Q6_K",    "Q8_0" };
 enum { N_NAMES = sizeof names / sizeof *names };
 
 /* Correlated inputs of low rank plus noise, and weights with heavy tails. rank 0: no noise, rank 8. */
 static bb_hessian problem(uint64_t seed, int rank, double noise)
 {
-    bb_rng r;
+    bb_rng  r;
     double *mix = malloc((size_t)rank * COLS * sizeof *mix);
     bb_rng_init(&r, seed, "test");
     for (int i = 0; i < ROWS * COLS; i++) {
@@ -43,13 +41,13 @@ static bb_hessian problem(uint64_t seed, int rank, double noise)
             hm[i * COLS + j] = hm[j * COLS + i] = (float)s;
         }
     free(mix);
-    return (bb_hessian){ .n_cols = COLS, .n_tokens = 1000, .h = hm };
+    return (bb_hessian) { .n_cols = COLS, .n_tokens = 1000, .h = hm };
 }
 
 static double error_of(const bb_hessian *h, bb_type type, const void *bytes, uint32_t rows)
 {
     const bb_format *f = bb_format_get(type);
-    double e = 0;
+    double           e = 0;
     f->decode(bytes, v, (size_t)rows * COLS);
     for (uint32_t r = 0; r < rows; r++)
         for (int i = 0; i < COLS; i++) {
@@ -99,10 +97,10 @@ END_TEST
 START_TEST(each_column_takes_the_errors_before_it)
 {
     static const bb_quant_options one_pass = { BB_METHOD_FEEDBACK, 0.01, 0 };
-    const bb_format *f = ready(_i);
-    bb_factor        factor;
-    bb_err           local = BB_ERR_INIT;
-    double           moved = 0;
+    const bb_format              *f = ready(_i);
+    bb_factor                     factor;
+    bb_err                        local = BB_ERR_INIT;
+    double                        moved = 0;
     if (f->vec > 1) return; /* codebooks: the next test */
     bb_hessian h = problem(7, 24, 0.3);
     ck_assert_msg(bb_factor_make(&h, 0.01, &factor, &local) == BB_OK, "%s", local.msg);
@@ -151,9 +149,9 @@ static double vector_cost(const bb_factor *f, uint32_t r, uint32_t j, unsigned v
 START_TEST(each_vector_takes_the_errors_before_it)
 {
     static const bb_quant_options one_pass = { BB_METHOD_FEEDBACK, 0.01, 0 };
-    const bb_format *f = ready(_i);
-    bb_factor        factor;
-    double           all = 0, without_chunk = 0, without_last = 0;
+    const bb_format              *f = ready(_i);
+    bb_factor                     factor;
+    double                        all = 0, without_chunk = 0, without_last = 0;
     if (f->vec <= 1) return; /* scalar grids: the test before */
     bb_hessian h = problem(7, 24, 0.3);
     ck_assert_int_eq(bb_factor_make(&h, 0.01, &factor, NULL), BB_OK);
@@ -179,9 +177,9 @@ START_TEST(odd_inputs_are_sound)
     compare(&h, f, 1);
     h = problem(3, 24, 0.3);
     for (int j = 0; j < COLS; j++) {
-        w[j] = 0;                              /* row 0: zero */
-        w[COLS + j] = 0.25f;                   /* row 1: constant */
-        w[2 * COLS + j] = j == 77 ? 50.f : 1e-3f;    /* row 2: one outlier */
+        w[j] = 0;                                 /* row 0: zero */
+        w[COLS + j] = 0.25f;                      /* row 1: constant */
+        w[2 * COLS + j] = j == 77 ? 50.f : 1e-3f; /* row 2: one outlier */
         if (j % 9 == 0) w[3 * COLS + j] = j % 2 ? NAN : INFINITY;
     }
     for (int j = 0; j < COLS; j += 3) /* every third column is dead */
@@ -196,9 +194,9 @@ START_TEST(threads_do_not_change_a_byte)
 {
     const bb_format *f = ready(_i);
     if (!f) return;
-    bb_hessian h = problem(4, 24, 0.3);
-    size_t     bytes = ROWS * bb_format_row_bytes(f, COLS);
-    int        threads = omp_get_max_threads();
+    bb_hessian     h = problem(4, 24, 0.3);
+    size_t         bytes = ROWS * bb_format_row_bytes(f, COLS);
+    int            threads = omp_get_max_threads();
     bb_quant_stats s1, s2;
     omp_set_num_threads(1);
     ck_assert_int_eq(bb_quantize(w, ROWS, COLS, &h, f->type, &feedback, packed, &s1, NULL), BB_OK);
@@ -216,8 +214,8 @@ END_TEST
 START_TEST(codes_are_good_where_they_can_be_enumerated)
 {
     static const char *const small[] = { "Q2_0", "Q4_0", "IQ4_NL", "Q1_0", "TQ2_0" };
-    const uint32_t at[3] = { 5, 17, 30 };
-    int            n_cases = 0, n_best = 0;
+    const uint32_t           at[3] = { 5, 17, 30 };
+    int                      n_cases = 0, n_best = 0;
     for (int k = 0; k < 5; k++) {
         const bb_format *f = bb_format_find(small[k]);
         for (uint64_t seed = 10; seed < 18; seed++) {
@@ -230,7 +228,7 @@ START_TEST(codes_are_good_where_they_can_be_enumerated)
                     bool live = (i == at[0] || i == at[1] || i == at[2]) && (j == at[0] || j == at[1] || j == at[2]);
                     if (!live) hm[i * COLS + j] = 0;
                 }
-            ck_assert_int_eq(bb_quantize(w, 1, COLS, &h, f->type, &(bb_quant_options){ BB_METHOD_FEEDBACK, 1e-6, 4 }, packed, NULL, NULL), BB_OK);
+            ck_assert_int_eq(bb_quantize(w, 1, COLS, &h, f->type, &(bb_quant_options) { BB_METHOD_FEEDBACK, 1e-6, 4 }, packed, NULL, NULL), BB_OK);
             mine = error_of(&h, f->type, packed, 1);
             f->unpack(packed, &c);
             f->scales(&c, a, b);
@@ -267,8 +265,7 @@ START_TEST(factors_multiply_to_the_damped_hessian)
     for (int i = 0; i < COLS; i += 7)
         for (int j = i; j < COLS; j += 13) {
             double s = 0, want = (double)hm[i * COLS + j] + (i == j ? (double)f.damp[i] : 0);
-            for (int k = j; k < COLS; k++)
-                s += (k == i ? 1 : (double)f.u[i * COLS + k]) * (double)f.d[k] * (k == j ? 1 : (double)f.u[j * COLS + k]);
+            for (int k = j; k < COLS; k++) s += (k == i ? 1 : (double)f.u[i * COLS + k]) * (double)f.d[k] * (k == j ? 1 : (double)f.u[j * COLS + k]);
             ck_assert_double_eq_tol(s, want, 1e-4);
         }
     for (int g = 0; g < COLS / 16; g += 5) /* inverse times the piece is the identity */
@@ -342,7 +339,10 @@ START_TEST(memory_failures_are_clean)
         bb_status s = bb_quantize(w, 2, COLS, &h, BB_Q4_0, &feedback, packed, NULL, &err);
         bb_mem_fail_after(-1);
         ck_assert_uint_eq(bb_mem_live_bytes(), live);
-        if (s == BB_OK) { ck_assert_int_gt(n, 10); return; }
+        if (s == BB_OK) {
+            ck_assert_int_gt(n, 10);
+            return;
+        }
         ck_assert_int_eq(s, BB_NOMEM);
     }
     ck_abort_msg("never succeeded");

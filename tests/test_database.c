@@ -29,10 +29,10 @@ static int32_t            tokens[CTX * WINDOWS];
 static bb_database_config config;
 static bb_err             err;
 
-#define OK(call)                                                       \
-    do {                                                               \
-        err = (bb_err)BB_ERR_INIT;                                     \
-        ck_assert_msg((call) == BB_OK, "%s", err.msg);                 \
+#define OK(call) \
+    do { \
+        err = (bb_err)BB_ERR_INIT; \
+        ck_assert_msg((call) == BB_OK, "%s", err.msg); \
     } while (0)
 
 static void setup(const char *arch, const char *dir)
@@ -53,8 +53,9 @@ static void setup(const char *arch, const char *dir)
     bb_rng_init(&r, 1, "tokens");
     for (int i = 0; i < CTX * WINDOWS; i++) tokens[i] = (int32_t)bb_rng_below(&r, model.net.n_vocab);
     snprintf(kept, sizeof kept, "%s", bb_test_path(dir));
-    config = (bb_database_config){ .dir = kept, .model = &model, .tokens = tokens, .n_windows = WINDOWS, .ctx = CTX,
-                                   .quant = { BB_METHOD_FEEDBACK, 0.01, 1 }, .ffn_step = 8 };
+    config = (bb_database_config) {
+        .dir = kept, .model = &model, .tokens = tokens, .n_windows = WINDOWS, .ctx = CTX, .quant = { BB_METHOD_FEEDBACK, 0.01, 1 }, .ffn_step = 8
+    };
 }
 
 static bb_database *open_database(void)
@@ -118,9 +119,15 @@ END_TEST
 
 /* ---- a model from another reader than that of GGUF ---- */
 
-static struct { unsigned released[8], closed; bool refuses; } asked; /* of it */
+static struct {
+    unsigned released[8], closed;
+    bool     refuses;
+} asked; /* of it */
 
-static bb_status other_whole(const bb_source *s, bb_err *e) { return asked.refuses ? BB_FAIL(e, BB_UNSUPPORTED, "half a model of %llu", (unsigned long long)s->n_tensors) : BB_OK; }
+static bb_status other_whole(const bb_source *s, bb_err *e)
+{
+    return asked.refuses ? BB_FAIL(e, BB_UNSUPPORTED, "half a model of %llu", (unsigned long long)s->n_tensors) : BB_OK;
+}
 static void other_release(const bb_source *s, uint32_t layer) { (void)s, asked.released[layer]++; }
 static void other_hash(const bb_source *s, bb_sha256 *h) { (void)s, bb_sha256_text(h, "another file"); }
 
@@ -136,8 +143,12 @@ static void read_other(const bb_source *from, bb_source *s)
 {
     static const bb_reader reader = { "other", other_whole, other_release, other_hash, other_close };
     void                 **own = BB_NEW((size_t)from->n_tensors, void *, NULL);
-    *s = (bb_source){ .reader = &reader, .self = own, .n_kv = from->n_kv, .n_tensors = from->n_tensors, .kv = BB_NEW((size_t)from->n_kv, bb_key, NULL),
-                      .tensors = BB_NEW((size_t)from->n_tensors, bb_tensor, NULL) };
+    *s = (bb_source) { .reader = &reader,
+                       .self = own,
+                       .n_kv = from->n_kv,
+                       .n_tensors = from->n_tensors,
+                       .kv = BB_NEW((size_t)from->n_kv, bb_key, NULL),
+                       .tensors = BB_NEW((size_t)from->n_tensors, bb_tensor, NULL) };
     for (uint64_t i = 0; i < s->n_kv; i++) {
         s->kv[i] = from->kv[i];
         s->kv[i].strings = NULL;
@@ -165,8 +176,8 @@ START_TEST(any_reader_will_do)
     bb_sha256_hex(&h, hash);
     ck_assert_str_eq(bb_model_sha256(&m), hash);
     OK(bb_make_dirs(config.dir, &err));
-    OK(bb_statistics_open(&(bb_statistics_config){ config.dir, &model, tokens, WINDOWS, CTX, 8 }, &s, &err));
-    OK(bb_statistics_open(&(bb_statistics_config){ config.dir, &m, tokens, WINDOWS, CTX, 8 }, &t, &err));
+    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &model, tokens, WINDOWS, CTX, 8 }, &s, &err));
+    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &m, tokens, WINDOWS, CTX, 8 }, &t, &err));
     for (uint32_t b = 0; b <= model.net.n_layer; b++) {
         ck_assert_uint_eq(asked.released[b], b < model.net.n_layer); /* each block once, after it was measured */
         ck_assert_mem_eq(s.blocks[b].in[0].h, t.blocks[b].in[0].h, C * C * sizeof(float));
@@ -177,7 +188,7 @@ START_TEST(any_reader_will_do)
     bb_model_close(&m);
     ck_assert_uint_eq(asked.closed, 1);
     asked.refuses = true;
-    m = (bb_model){ .path = NULL };
+    m = (bb_model) { .path = NULL };
     read_other(&model.source, &m.source);
     ck_assert_int_eq(bb_model_build(&m, &err), BB_UNSUPPORTED);
     ck_assert_ptr_nonnull(strstr(err.msg, "half a model"));
@@ -190,8 +201,8 @@ START_TEST(entries_have_the_errors_they_say)
 {
     static const bb_type types[] = { BB_Q2_0, BB_Q4_0, BB_Q8_0 };
     setup("llama", "entries");
-    bb_database  *db = open_database();
-    bb_statistics s;
+    bb_database               *db = open_database();
+    bb_statistics              s;
     const bb_statistics_config c = { config.dir, &model, tokens, WINDOWS, CTX, 8 };
     OK(bb_statistics_open(&c, &s, &err)); /* maps what the database wrote */
     for (int p = 0; p < N_PARTS; p++)
@@ -204,9 +215,9 @@ START_TEST(entries_have_the_errors_they_say)
             float *w = decode(source), *v = decode(&m);
             double e = bb_relative_error(w, v, m.rows, m.cols, &s.blocks[1].in[bb_parts[p].feed]);
             ck_assert_double_eq_tol(stats.error, e, 1e-3 * e);
-            bb_quant_options weighted = config.quant, rtn = config.quant;
-            bb_quant_stats   error_weighted, error_rtn;
-            void            *packed = bb_alloc(m.rows, bb_format_row_bytes(bb_format_get(m.type), m.cols), &err);
+            bb_quant_options  weighted = config.quant, rtn = config.quant;
+            bb_quant_stats    error_weighted, error_rtn;
+            void             *packed = bb_alloc(m.rows, bb_format_row_bytes(bb_format_get(m.type), m.cols), &err);
             const bb_hessian *h = &s.blocks[1].in[bb_parts[p].feed];
             weighted.method = BB_METHOD_WEIGHTED;
             rtn.method = BB_METHOD_RTN;
@@ -219,7 +230,7 @@ START_TEST(entries_have_the_errors_they_say)
         }
     bb_matrix m;
     OK(bb_database_matrix(db, 0, BB_PART_Q, KV, BB_F32, &m, NULL, &err));
-    ck_assert_ptr_eq(m.data, model.net.blocks[0].w[BB_PART_Q].data); /* the source's own bytes */
+    ck_assert_ptr_eq(m.data, model.net.blocks[0].w[BB_PART_Q].data);                                     /* the source's own bytes */
     ck_assert_int_eq(bb_database_matrix(db, 0, BB_PART_Q, KV, BB_Q2_K, &m, NULL, NULL), BB_UNSUPPORTED); /* 64 columns */
     ck_assert_int_eq(bb_database_matrix(db, 0, BB_PART_Q, KV + 1, BB_Q4_0, &m, NULL, NULL), BB_UNSUPPORTED);
     ck_assert_int_eq(bb_database_matrix(db, 0, BB_PART_Q, KV, (bb_type)5, &m, NULL, NULL), BB_UNSUPPORTED);
@@ -272,7 +283,7 @@ START_TEST(masks_are_nested_and_select_rows)
     OK(bb_database_matrix(db, 0, BB_PART_O, 1, BB_Q4_0, &part, NULL, &err));
     ck_assert(part.rows == C && part.cols == 32);
     /* the error of a pruned matrix is against the whole one: pruning and encoding together */
-    bb_statistics s;
+    bb_statistics              s;
     const bb_statistics_config c = { config.dir, &model, tokens, WINDOWS, CTX, 8 };
     OK(bb_statistics_open(&c, &s, &err));
     for (int i = 0; i < 2; i++) {
@@ -351,16 +362,16 @@ END_TEST
 /* A folder serves any number of callers: whatever one of them does otherwise, he gets what a folder of his own would give him. */
 START_TEST(entries_are_of_the_inputs_asked_for)
 {
-    static unsigned char      first[1 << 18], shared[1 << 18], own[1 << 18];
-    static int32_t            others[CTX * WINDOWS];
-    static char               folder[256];
+    static unsigned char first[1 << 18], shared[1 << 18], own[1 << 18];
+    static int32_t       others[CTX * WINDOWS];
+    static char          folder[256];
     enum { OTHER_TOKEN, FEWER_WINDOWS, LONGER_WINDOWS, OTHER_MODEL, METHOD, DAMPING, SWEEPS, STEP, CUT, N_CHANGES };
-    static const char *const  names[N_CHANGES] = { "one token", "windows", "ctx", "model", "method", "damping", "sweeps", "ffn step", "cut" };
+    static const char *const names[N_CHANGES] = { "one token", "windows", "ctx", "model", "method", "damping", "sweeps", "ffn step", "cut" };
     for (int change = 0; change < N_CHANGES; change++) {
         setup("llama", "inputs");
         const bb_database_config base = config;
-        bb_database *db = open_database();
-        const size_t n = gather(db, first);
+        bb_database             *db = open_database();
+        const size_t             n = gather(db, first);
         bb_database_close(db);
         switch (change) {
         case OTHER_TOKEN:
@@ -369,7 +380,10 @@ START_TEST(entries_are_of_the_inputs_asked_for)
             config.tokens = others;
             break;
         case FEWER_WINDOWS: config.n_windows--; break;
-        case LONGER_WINDOWS: config.n_windows /= 2; config.ctx *= 2; break; /* the same tokens in the same order */
+        case LONGER_WINDOWS:
+            config.n_windows /= 2;
+            config.ctx *= 2;
+            break; /* the same tokens in the same order */
         case OTHER_MODEL: {
             tiny_spec s = tiny_default("llama");
             s.n_embd = C;
@@ -477,7 +491,7 @@ END_TEST
 /* Squared distance of the final states under two nets, relative to their energy. */
 static double distance(const bb_net *a, const bb_net *b)
 {
-    bb_forward *f;
+    bb_forward  *f;
     static float x[CTX * C], y[CTX * C];
     double       d = 0, e = 0;
     OK(bb_forward_create(&bb_backend_cpu, &model.net, 1, CTX, &f, &err));
@@ -542,7 +556,11 @@ END_TEST
 
 /* ---- the weights that a rebuild should have, from the formula of rebuild.h ---- */
 
-typedef struct inputs { bb_part part; double *x; size_t n, cols; } inputs; /* of one part over all windows */
+typedef struct inputs {
+    bb_part part;
+    double *x;
+    size_t  n, cols;
+} inputs; /* of one part over all windows */
 
 static bb_status keep_inputs(void *self, bb_feed stage, const float *x, size_t n, uint32_t cols, bb_err *e)
 {
@@ -563,7 +581,7 @@ static void run_to(const bb_net *net, uint32_t layer, bb_part part, inputs *in, 
     const bool  second = part > BB_PART_O;
     attention.n_ff = 0;
     ffn.n_head = ffn.n_kv = 0;
-    *in = (inputs){ .part = part, .x = calloc((size_t)CTX * WINDOWS * FF, sizeof(double)) };
+    *in = (inputs) { .part = part, .x = calloc((size_t)CTX * WINDOWS * FF, sizeof(double)) };
     OK(bb_forward_create(&bb_backend_cpu, &model.net, 1, CTX, &f, &err));
     for (int w = 0; w < WINDOWS; w++) {
         float *h = r + w * CTX * C;
@@ -579,7 +597,7 @@ static void run_to(const bb_net *net, uint32_t layer, bb_part part, inputs *in, 
 /* || V (E + damping) - W0 damping - E[y x^'] - 0.75 E[(r - r^) x^'] || relative to the norm of what it should be, E = E[x^ x^']. */
 static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, bb_part part)
 {
-    static float r_full[CTX * WINDOWS * C], r_small[CTX * WINDOWS * C], out_full[CTX * WINDOWS * C], out_small[CTX * WINDOWS * C];
+    static float     r_full[CTX * WINDOWS * C], r_small[CTX * WINDOWS * C], out_full[CTX * WINDOWS * C], out_small[CTX * WINDOWS * C];
     const bb_matrix *matrix = &net->blocks[layer].w[part];
     const uint32_t   kept = bb_part_kept(&net->blocks[layer], part);
     const bool       output = part == BB_PART_O || part == BB_PART_DOWN;
@@ -621,9 +639,9 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
 START_TEST(a_rebuild_solves_its_equations)
 {
     static const bb_part parts[] = { BB_PART_K, BB_PART_O, BB_PART_DOWN };
-    const uint32_t layer = _i ? 3 : 1;
-    bb_plan    plan = { 0 };
-    bb_rebuilt rebuilt;
+    const uint32_t       layer = _i ? 3 : 1;
+    bb_plan              plan = { 0 };
+    bb_rebuilt           rebuilt;
     setup(_i ? "smollm3" : "llama", "equations");
     ck_assert(model.net.blocks[layer].no_rope == (_i == 1));
     bb_database *db = open_database();

@@ -22,27 +22,27 @@
 
 START_TEST(windows_by_hand)
 {
-    int32_t   ids[13];
-    bb_tokens t = { ids, 13, "", NULL };
+    int32_t    ids[13];
+    bb_tokens  t = { ids, 13, "", NULL };
     bb_windows w;
     for (int i = 0; i < 13; i++) ids[i] = 10 + i;
     ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_GGUF, 4, 1, 0, false, &w, NULL), BB_OK);
     ck_assert_uint_eq(w.n, 3); /* the tail of one token is dropped */
     ck_assert_uint_eq(w.first, 2);
     ck_assert_uint_eq(w.n_scored, 1); /* ctx - 1 - ctx / 2 */
-    ck_assert_int_eq(memcmp(w.tokens, (int32_t[]){ 1, 11, 12, 13, 1, 15, 16, 17, 1, 19, 20, 21 }, 48), 0);
-    ck_assert_int_eq(memcmp(w.targets, (int32_t[]){ 11, 12, 13, -1, 15, 16, 17, -1, 19, 20, 21, -1 }, 48), 0);
+    ck_assert_int_eq(memcmp(w.tokens, (int32_t[]) { 1, 11, 12, 13, 1, 15, 16, 17, 1, 19, 20, 21 }, 48), 0);
+    ck_assert_int_eq(memcmp(w.targets, (int32_t[]) { 11, 12, 13, -1, 15, 16, 17, -1, 19, 20, 21, -1 }, 48), 0);
     bb_windows_done(&w);
     ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_HF, 4, 1, 2, false, &w, NULL), BB_OK);
     ck_assert_uint_eq(w.n, 2);
     ck_assert_uint_eq(w.first, 0);
     ck_assert_uint_eq(w.n_scored, 3);
-    ck_assert_int_eq(memcmp(w.tokens, (int32_t[]){ 10, 11, 12, 13, 14, 15, 16, 17 }, 32), 0);
+    ck_assert_int_eq(memcmp(w.tokens, (int32_t[]) { 10, 11, 12, 13, 14, 15, 16, 17 }, 32), 0);
     bb_windows_done(&w);
     ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_GGUF, 3, -1, 2, true, &w, NULL), BB_OK); /* 2 of 4, spread: the first and the third */
     ck_assert_uint_eq(w.n, 2);
     ck_assert_uint_eq(w.n_scored, 1);
-    ck_assert_int_eq(memcmp(w.tokens, (int32_t[]){ 10, 11, 12, 16, 17, 18 }, 24), 0);
+    ck_assert_int_eq(memcmp(w.tokens, (int32_t[]) { 10, 11, 12, 16, 17, 18 }, 24), 0);
     bb_windows_done(&w);
     ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_GGUF, 14, 1, 0, false, &w, NULL), BB_BAD_FILE);
     ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_GGUF, 2, 1, 0, false, &w, NULL), BB_USAGE);
@@ -78,9 +78,9 @@ static void check_ids(const char *path, bb_status want)
         return;
     }
     ck_assert_uint_eq(t.n, 3);
-    ck_assert_int_eq(memcmp(t.ids, (int32_t[]){ 1, 2, 511 }, 12), 0);
+    ck_assert_int_eq(memcmp(t.ids, (int32_t[]) { 1, 2, 511 }, 12), 0);
     bb_sha256_init(&h);
-    bb_sha256_update(&h, (unsigned char[]){ 1, 0, 0, 0, 2, 0, 0, 0, 0xFF, 1, 0, 0 }, 12);
+    bb_sha256_update(&h, (unsigned char[]) { 1, 0, 0, 0, 2, 0, 0, 0, 0xFF, 1, 0, 0 }, 12);
     bb_sha256_hex(&h, hex);
     ck_assert_str_eq(hex, t.sha256);
     bb_tokens_done(&t);
@@ -91,7 +91,7 @@ START_TEST(token_files)
     static const uint16_t u16[8] = { 1, 2, 511, 512 };
     static const uint32_t u32[] = { 1, 2, 511 };
     static const int64_t  i64[] = { 1, 2, 511, -1, 1 << 20 };
-    const char *p = bb_test_path("x.npy"), *raw16 = bb_test_path("x.u16"), *raw32 = bb_test_path("x.u32");
+    const char           *p = bb_test_path("x.npy"), *raw16 = bb_test_path("x.u16"), *raw32 = bb_test_path("x.u32");
     npy(p, "{'descr': '<u2', 'fortran_order': False, 'shape': (3,), }\n", 1, u16, 6);
     check_ids(p, BB_OK);
     npy(p, "{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n", 2, i64, 24);
@@ -103,10 +103,19 @@ START_TEST(token_files)
     bb_test_write(raw32, u32, 12);
     check_ids(raw32, BB_OK);
 
-    static const struct { const char *header; size_t size; } bad[] = {
-        { "{'descr': '<f4', 'shape': (3,), }", 12 },  { "{'descr': '>u2', 'shape': (3,), }", 6 },   { "{'descr': '<u2', 'shape': (3,1), }", 6 },
-        { "{'descr': '<u2', 'shape': (), }", 6 },     { "{'descr': '<u2', 'shape': (4,), }", 6 },   { "{'descr': '<u2', 'shape': (3,), }", 7 },
-        { "{'shape': (3,), }", 6 },                   { "{'descr': '<u2'}", 6 },                    { "{'descr': '<u2', 'shape': (-3,), }", 6 },
+    static const struct {
+        const char *header;
+        size_t      size;
+    } bad[] = {
+        { "{'descr': '<f4', 'shape': (3,), }", 12 },
+        { "{'descr': '>u2', 'shape': (3,), }", 6 },
+        { "{'descr': '<u2', 'shape': (3,1), }", 6 },
+        { "{'descr': '<u2', 'shape': (), }", 6 },
+        { "{'descr': '<u2', 'shape': (4,), }", 6 },
+        { "{'descr': '<u2', 'shape': (3,), }", 7 },
+        { "{'shape': (3,), }", 6 },
+        { "{'descr': '<u2'}", 6 },
+        { "{'descr': '<u2', 'shape': (-3,), }", 6 },
         { "{'descr': '<u2', 'shape': (99999999999999999999,), }", 6 },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -136,7 +145,7 @@ START_TEST(text_is_tokenized_with_bos_and_without_the_last_newline)
     ck_assert_int_eq(bb_tokens_load(&stories, p, false, &t, NULL), BB_OK);
     bb_test_write(p, "Once upon a time", 16);
     ck_assert_int_eq(bb_tokens_load(&stories, p, false, &u, NULL), BB_OK);
-    ck_assert_int_eq(memcmp(t.ids, (int32_t[]){ 1, 403, 407, 261, 378 }, 20), 0); /* the prompt of stories260K.json */
+    ck_assert_int_eq(memcmp(t.ids, (int32_t[]) { 1, 403, 407, 261, 378 }, 20), 0); /* the prompt of stories260K.json */
     ck_assert_uint_eq(t.n, 5);
     ck_assert_str_eq(t.sha256, u.sha256);
     ck_assert_int_eq(bb_tokens_bos(&stories, &bos, NULL), BB_OK);
@@ -165,10 +174,22 @@ static bb_status load_bytes(const void *bytes, size_t n, bool parse_special, bb_
 
 START_TEST(what_is_no_text_is_refused)
 {
-    static const struct { const char *bytes; size_t n; const char *says; } rows[] = {
-        { "GGUF\3\0\0\0", 8, "a GGUF model" }, { "PK\3\4 zip", 8, "a zip archive" }, { "\x1F\x8B\x08 gzip", 8, "gzip" }, { "BZh91AY", 7, "bzip2" },
-        { "%PDF-1.7", 8, "a PDF" }, { "\xFF\xFEh\0i\0", 6, "UTF-16" }, { "\xFE\xFF\0h\0i", 6, "UTF-16" }, { "h\0i\0 \0t\0h\0e\0r\0e\0", 16, "8 are NUL" },
-        { "\xC1\xC2\xE7\xF1\xD3", 5, "5 are no UTF-8" }, { "", 0, "is empty" }, { "\n", 1, "is empty" },
+    static const struct {
+        const char *bytes;
+        size_t      n;
+        const char *says;
+    } rows[] = {
+        { "GGUF\3\0\0\0", 8, "a GGUF model" },
+        { "PK\3\4 zip", 8, "a zip archive" },
+        { "\x1F\x8B\x08 gzip", 8, "gzip" },
+        { "BZh91AY", 7, "bzip2" },
+        { "%PDF-1.7", 8, "a PDF" },
+        { "\xFF\xFEh\0i\0", 6, "UTF-16" },
+        { "\xFE\xFF\0h\0i", 6, "UTF-16" },
+        { "h\0i\0 \0t\0h\0e\0r\0e\0", 16, "8 are NUL" },
+        { "\xC1\xC2\xE7\xF1\xD3", 5, "5 are no UTF-8" },
+        { "", 0, "is empty" },
+        { "\n", 1, "is empty" },
     };
     char warned[512];
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -184,9 +205,19 @@ END_TEST
 /* A little of it is tokenized as the tokenizer does, and counted; valid UTF-8 of every length is no reason to talk. */
 START_TEST(a_few_bytes_that_are_no_text_are_counted)
 {
-    static const char *const valid[] = { "plain", "caf\xC3\xA9", "\xE2\x82\xAC 5", "\xF0\x9F\x98\x80!", "\xEF\xBB\xBF" "mark first", "\xED\x9F\xBF\xEE\x80\x80" };
-    static const struct { const char *bytes; size_t count, first; } invalid[] = {
-        { "\xFF", 1, 0 }, { "\xC0\xAF", 2, 0 }, { "\xED\xA0\x80", 3, 0 }, { "\xF4\x90\x80\x80", 4, 0 }, { "\xE0\x80\x80", 3, 0 }, { "a\x80", 1, 1 }, { "\xE2\x82", 2, 0 },
+    static const char *const valid[] = { "plain",
+                                         "caf\xC3\xA9",
+                                         "\xE2\x82\xAC 5",
+                                         "\xF0\x9F\x98\x80!",
+                                         "\xEF\xBB\xBF"
+                                         "mark first",
+                                         "\xED\x9F\xBF\xEE\x80\x80" };
+    static const struct {
+        const char *bytes;
+        size_t      count, first;
+    } invalid[] = {
+        { "\xFF", 1, 0 },         { "\xC0\xAF", 2, 0 }, { "\xED\xA0\x80", 3, 0 }, { "\xF4\x90\x80\x80", 4, 0 },
+        { "\xE0\x80\x80", 3, 0 }, { "a\x80", 1, 1 },    { "\xE2\x82", 2, 0 },
     };
     char      warned[1024], text[200], want[64];
     bb_tokens t;
@@ -274,7 +305,7 @@ START_TEST(a_real_model_scores_as_in_numpy)
     ck_assert(fabs(mean - r.nll) < 1e-15);
     ck_assert(isnan(r.kl) && isnan(r.top1) && isnan(r.ln_ratio) && isnan(r.kl_quantile[2]));
     for (size_t i = 0; i < 8; i++) { /* token by token: a context of i + 2 scores one more than one of i + 1 */
-        bb_result shorter = { .nll = 0 };
+        bb_result  shorter = { .nll = 0 };
         bb_windows v;
         double     want = json_real_value(json_array_get(json_object_get(probe, "first8"), i));
         ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_HF, (uint32_t)i + 2, 1, 1, false, &v, NULL), BB_OK);
@@ -294,13 +325,13 @@ END_TEST
 
 START_TEST(a_real_model_has_the_logits_of_numpy)
 {
-    json_t      *all = json_load_file("tests/data/stories260K.json", 0, NULL), *greedy = json_object_get(all, "greedy");
-    json_t      *top = json_object_get(greedy, "last_prompt_logits_top5");
+    json_t       *all = json_load_file("tests/data/stories260K.json", 0, NULL), *greedy = json_object_get(all, "greedy");
+    json_t       *top = json_object_get(greedy, "last_prompt_logits_top5");
     const bb_net *net = &stories.net;
-    int32_t      ids[16];
-    uint32_t     n = (uint32_t)int_array(json_object_get(greedy, "prompt_ids"), ids);
-    bb_forward  *f;
-    float       *h = BB_NEW(n * net->n_embd, float, NULL), *z = BB_NEW(net->n_vocab, float, NULL);
+    int32_t       ids[16];
+    uint32_t      n = (uint32_t)int_array(json_object_get(greedy, "prompt_ids"), ids);
+    bb_forward   *f;
+    float        *h = BB_NEW(n * net->n_embd, float, NULL), *z = BB_NEW(net->n_vocab, float, NULL);
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, net, 1, n, &f, NULL), BB_OK);
     ck_assert_int_eq(bb_forward_embed(f, net, ids, 1, n, bb_on_cpu(h), NULL), BB_OK);
     for (uint32_t b = 0; b < net->n_layer; b++) ck_assert_int_eq(bb_forward_block(f, net, &net->blocks[b], 1, n, bb_on_cpu(h), NULL, NULL, NULL), BB_OK);
@@ -354,12 +385,12 @@ static void moments(const double *x, size_t n, double *mean, double *se) /* as l
 START_TEST(agrees_with_the_oracle)
 {
     static const double q[6] = { 0.01, 0.10, 0.50, 0.90, 0.99, 1.00 };
-    const ref_spec *spec = &ref_specs[_i / 2];
-    ref_model       a, b;
-    bb_windows      w;
-    bb_result       r;
-    double          nll[CTX * WINDOWS], kl[CTX * WINDOWS], ratio[CTX * WINDOWS], window_kl[WINDOWS], window_nll[WINDOWS], mean, se, sum = 0, sum_nll = 0;
-    size_t          n = 0, same = 0;
+    const ref_spec     *spec = &ref_specs[_i / 2];
+    ref_model           a, b;
+    bb_windows          w;
+    bb_result           r;
+    double              nll[CTX * WINDOWS], kl[CTX * WINDOWS], ratio[CTX * WINDOWS], window_kl[WINDOWS], window_nll[WINDOWS], mean, se, sum = 0, sum_nll = 0;
+    size_t              n = 0, same = 0;
     ref_model_make(spec, 1, &a);
     ref_model_make(spec, 2, &b);
     size_t  V = a.net.n_vocab;
@@ -516,8 +547,7 @@ START_TEST(another_backend_has_the_same_scores)
     ck_assert_int_eq(bb_forward_create(&g.backend, &b.net, w.n, w.ctx, &f, NULL), BB_OK);
     ck_assert_int_eq(g.backend.ops->alloc(g.backend.context, w.n * w.ctx * C, &h, NULL), BB_OK);
     ck_assert_int_eq(bb_forward_embed(f, &b.net, w.tokens, w.n, w.ctx, h, NULL), BB_OK);
-    for (uint32_t k = 0; k < b.net.n_layer; k++)
-        ck_assert_int_eq(bb_forward_block(f, &b.net, &b.net.blocks[k], w.n, w.ctx, h, NULL, NULL, NULL), BB_OK);
+    for (uint32_t k = 0; k < b.net.n_layer; k++) ck_assert_int_eq(bb_forward_block(f, &b.net, &b.net.blocks[k], w.n, w.ctx, h, NULL, NULL, NULL), BB_OK);
     ck_assert_int_eq(bb_scores_add(&scores, f, &b.net, r, &w, 0, w.n, h, NULL), BB_OK);
     ck_assert_int_eq(bb_scores_result(&scores, &is, NULL, NULL, NULL), BB_OK);
     same_result(&is, &want);
@@ -596,7 +626,7 @@ START_TEST(running_out_of_memory_leaves_nothing)
         bb_reference *reference = NULL;
         bb_mem_fail_after(n);
         status = bb_evaluate(&bb_backend_cpu, &b.net, &a.net, &w, NULL, &r, NULL, NULL, NULL);
-        if (status == BB_OK) status = bb_tokens_from_ids((int32_t[]){ 1, 2, 3, 4 }, 4, &t, NULL);
+        if (status == BB_OK) status = bb_tokens_from_ids((int32_t[]) { 1, 2, 3, 4 }, 4, &t, NULL);
         if (status == BB_OK) status = bb_windows_make(&t, BB_PROTOCOL_HF, 4, -1, 0, false, &v, NULL);
         if (status == BB_OK) status = bb_reference_create(&bb_backend_cpu, &a.net, &v, 1 << 20, NULL, &reference, NULL);
         bb_mem_fail_after(-1);

@@ -29,8 +29,8 @@ typedef struct fixture {
     bb_block blocks[TINY_MAX_LAYERS];
     void    *data[MAX_DATA];
     size_t   n_data;
-    uint64_t size;      /* as promised */
-    bb_model back;      /* the file opened again */
+    uint64_t size; /* as promised */
+    bb_model back; /* the file opened again */
 } fixture;
 
 static void open_source(fixture *f, const tiny_spec *s)
@@ -267,7 +267,10 @@ static bool blocks_alike(const fixture *f)
 
 START_TEST(random_plans_come_back)
 {
-    static const struct { const char *arch, *pruned; bool tied; } rows[] = {
+    static const struct {
+        const char *arch, *pruned;
+        bool        tied;
+    } rows[] = {
         { "llama", "deci", true }, { "llama", "deci", false }, { "qwen2", "deci", false }, { "qwen3", "openelm", true }, { "deci", "deci", true },
     };
     bool   seen_alike = false, seen_pruned = false;
@@ -308,7 +311,12 @@ END_TEST
 /* ---- sizes by table ---- */
 
 /* Every count and some formats for every unit of a model; Q4_K divides no row, Q8_0 and Q4_0 no 33 columns, so that some plans cannot be written. */
-typedef struct described { bb_plan_unit units[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2]; char names[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2][32]; uint32_t n; bool fixed_k; } described;
+typedef struct described {
+    bb_plan_unit units[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2];
+    char         names[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2][32];
+    uint32_t     n;
+    bool         fixed_k;
+} described;
 
 static const bb_plan_option counts[] = { { "0", 0 }, { "1", 1 }, { "2", 2 } }, widths[] = { { "96", 96 }, { "64", 64 }, { "33", 33 }, { "0", 0 } },
                             types[] = { { "F32", BB_F32 }, { "Q8_0", BB_Q8_0 }, { "Q4_0", BB_Q4_0 }, { "F16", BB_F16 }, { "Q4_K", BB_Q4_K } };
@@ -316,7 +324,7 @@ static const bb_plan_option counts[] = { { "0", 0 }, { "1", 1 }, { "2", 2 } }, w
 static void add_unit(described *d, uint32_t what, uint32_t layer, const char *name, const bb_plan_option *options, uint32_t n)
 {
     snprintf(d->names[d->n], sizeof d->names[d->n], "%s", name);
-    d->units[d->n] = (bb_plan_unit){ d->names[d->n], what, layer, -1, n, options };
+    d->units[d->n] = (bb_plan_unit) { d->names[d->n], what, layer, -1, n, options };
     d->n++;
 }
 
@@ -370,7 +378,8 @@ static void same_shape(const bb_block *a, const bb_block *b)
 {
     ck_assert(a->n_head == b->n_head && a->n_kv == b->n_kv && a->n_ff == b->n_ff);
     for (int p = 0; p < BB_N_PARTS; p++)
-        ck_assert(a->w[p].type == b->w[p].type && a->w[p].rows == b->w[p].rows && a->w[p].cols == b->w[p].cols && a->w[p].bias == b->w[p].bias && !a->w[p].data && !b->w[p].data);
+        ck_assert(a->w[p].type == b->w[p].type && a->w[p].rows == b->w[p].rows && a->w[p].cols == b->w[p].cols && a->w[p].bias == b->w[p].bias &&
+                  !a->w[p].data && !b->w[p].data);
     for (int n = 0; n < BB_N_NORMS; n++) ck_assert_ptr_eq(a->norm[n], b->norm[n]);
 }
 
@@ -378,11 +387,16 @@ static void same_shape(const bb_block *a, const bb_block *b)
  * shape of its plan by names. */
 START_TEST(sizes_by_table_are_the_files)
 {
-    static const struct { const char *arch; bool tied, qkv_bias, o_bias, whole; uint32_t n_layer; } rows[] = {
-        { "llama", true, false, false, true, 3 }, { "llama", false, false, false, true, 12 }, { "llama", true, true, true, true, 2 }, { "qwen2", true, true, false, true, 3 },
-        { "qwen2", false, true, false, false, 11 }, { "qwen3", true, false, false, true, 3 }, { "qwen3", true, false, false, true, 12 }, { "qwen3", false, false, false, true, 2 },
-        { "qwen3", true, true, false, true, 2 }, { "deci", true, false, false, true, 4 }, { "deci", false, false, true, false, 12 },
-        { "smollm3", true, false, false, true, 4 }, { "smollm3", false, false, false, true, 8 },
+    static const struct {
+        const char *arch;
+        bool        tied, qkv_bias, o_bias, whole;
+        uint32_t    n_layer;
+    } rows[] = {
+        { "llama", true, false, false, true, 3 },    { "llama", false, false, false, true, 12 }, { "llama", true, true, true, true, 2 },
+        { "qwen2", true, true, false, true, 3 },     { "qwen2", false, true, false, false, 11 }, { "qwen3", true, false, false, true, 3 },
+        { "qwen3", true, false, false, true, 12 },   { "qwen3", false, false, false, true, 2 },  { "qwen3", true, true, false, true, 2 },
+        { "deci", true, false, false, true, 4 },     { "deci", false, false, true, false, 12 },  { "smollm3", true, false, false, true, 4 },
+        { "smollm3", false, false, false, true, 8 },
     };
     tiny_spec        s = tiny_default(rows[_i].arch);
     fixture          f;
@@ -407,10 +421,10 @@ START_TEST(sizes_by_table_are_the_files)
     ck_assert_msg(bb_export_sizes_create(&f.source, &space, &sizes, &err) == BB_OK, "%s", err.msg);
     bb_rng_init(&r, (uint64_t)_i, "sizes");
     for (int k = 0; k < 400; k++) {
-        bb_net    named;
-        bb_block  blocks[TINY_MAX_LAYERS];
-        bb_plan   plan = { 0, NULL };
-        uint64_t  bytes = 0, counted = 0, on_disk;
+        bb_net   named;
+        bb_block blocks[TINY_MAX_LAYERS];
+        bb_plan  plan = { 0, NULL };
+        uint64_t bytes = 0, counted = 0, on_disk;
         draw_plan(&d, &r, x);
         bb_plan_space_shape(&f.source, &space, x, BB_NO_UNIT, 0, &f.net, f.blocks);
         ck_assert_int_eq(bb_plan_space_plan(&space, x, &plan, NULL), BB_OK);
@@ -424,7 +438,8 @@ START_TEST(sizes_by_table_are_the_files)
         if (!can) continue;
         ck_assert_msg(bytes == counted, "plan %d: %llu bytes by table, %llu by the exporter", k, (unsigned long long)bytes, (unsigned long long)counted);
         kept += blocks_alike(&f);
-        for (uint32_t i = 0; i < s.n_layer; i++) shorter += f.blocks[i].n_head == 0 && f.blocks[i].n_ff == 0 && (f.source.net.blocks[i].n_head || f.source.net.blocks[i].n_ff);
+        for (uint32_t i = 0; i < s.n_layer; i++)
+            shorter += f.blocks[i].n_head == 0 && f.blocks[i].n_ff == 0 && (f.source.net.blocks[i].n_head || f.source.net.blocks[i].n_ff);
         if (written++ % 50) continue;
         zeros_as_data(&f);
         ck_assert_msg(bb_export_write(&f.source, &f.net, NULL, bb_test_path("sized.gguf"), &err) == BB_OK, "%s", err.msg);
@@ -479,7 +494,9 @@ static void logits_of(const bb_net *net, float *logits)
  * a head (permuted rows) differs, and products with exact zeros are added. */
 START_TEST(the_file_computes_the_same)
 {
-    static const struct { const char *arch, *exported, *plan; } rows[] = {
+    static const struct {
+        const char *arch, *exported, *plan;
+    } rows[] = {
         { "llama", "llama", "" },
         { "llama", "deci", "blk.0.kv=0\nblk.1.ffn=0\nblk.2.kv=1\nblk.3.ffn=0\n" },
         { "llama", "deci", "blk.0.ffn=0\nblk.0.kv=0\nblk.1.kv=0\nblk.3.ffn=13\n" },
@@ -526,10 +543,10 @@ START_TEST(deci_traps_are_avoided)
     uint32_t  v[4] = { 0 }, n;
     s.n_layer = 4;
     open_source(&f, &s);
-    set(&f, "0", "blk.0.kv");   /* attention-free first block: one zero head */
-    set(&f, "0", "blk.1.ffn");  /* FFN-free block with attention: width 1 */
-    set(&f, "0", "blk.2.kv");   /* attention-free middle block: allowed */
-    set(&f, "0", "blk.3.ffn");  /* FFN-free last block: width 1 */
+    set(&f, "0", "blk.0.kv");  /* attention-free first block: one zero head */
+    set(&f, "0", "blk.1.ffn"); /* FFN-free block with attention: width 1 */
+    set(&f, "0", "blk.2.kv");  /* attention-free middle block: allowed */
+    set(&f, "0", "blk.3.ffn"); /* FFN-free last block: width 1 */
     apply(&f);
     write_and_open(&f);
     check_arch(&f, "deci");
@@ -594,7 +611,11 @@ END_TEST
 
 /* ---- what cannot be written ---- */
 
-typedef struct refusal { const char *arch; bool tied; const char *unit, *option, *says; } refusal;
+typedef struct refusal {
+    const char *arch;
+    bool        tied;
+    const char *unit, *option, *says;
+} refusal;
 
 START_TEST(refusals_say_why)
 {
@@ -661,10 +682,11 @@ END_TEST
 
 START_TEST(plans_with_unknown_names_are_refused)
 {
-    static const struct { const char *unit, *option; } rows[] = {
-        { "blk.2.attn_q", "F16" }, { "blk.0.attn_x", "F16" }, { "blk.0.attn_q", "Q9_9" }, { "blk.0.kv", "3" }, { "blk.0.kv", "-1" },
-        { "blk.0.ffn", "65" },     { "blk.0.ffn", "1x" },     { "output", "F16" },        { "blk.00.ffn", "1" }, { "blk..ffn", "1" },
-        { "blk.0", "1" },          { "embd", "F16" },
+    static const struct {
+        const char *unit, *option;
+    } rows[] = {
+        { "blk.2.attn_q", "F16" }, { "blk.0.attn_x", "F16" }, { "blk.0.attn_q", "Q9_9" }, { "blk.0.kv", "3" }, { "blk.0.kv", "-1" }, { "blk.0.ffn", "65" },
+        { "blk.0.ffn", "1x" },     { "output", "F16" },       { "blk.00.ffn", "1" },      { "blk..ffn", "1" }, { "blk.0", "1" },     { "embd", "F16" },
     };
     tiny_spec s = tiny_default("llama");
     fixture   f;

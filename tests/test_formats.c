@@ -81,9 +81,9 @@ static void load_blocks(const bb_format *f)
 START_TEST(decodes_as_llama_cpp)
 {
     const bb_format *f = tested(_i);
-    char name[16], hex[65];
-    bb_csv t;
-    bb_sha256 hash;
+    char             name[16], hex[65];
+    bb_csv           t;
+    bb_sha256        hash;
     if (f->type == BB_F32) return;
     file_name(f, name);
     load_blocks(f);
@@ -117,12 +117,12 @@ END_TEST
 START_TEST(any_bytes_are_a_block)
 {
     const bb_format *f = tested(_i);
-    bb_rng r;
+    bb_rng           r;
     bb_rng_init(&r, 8, f->name);
     for (int t = 0; t < 200; t++) {
         unsigned char bytes[1024];
-        float y[256], w[256], a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
-        bb_code c;
+        float         y[256], w[256], a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+        bb_code       c;
         for (size_t i = 0; i < f->block_bytes; i++) bytes[i] = (unsigned char)(t < 2 ? 255 * t : (int)bb_rng_below(&r, 256));
         for (int i = 0; i < 256; i++) w[i] = (float)bb_rng_normal(&r);
         f->decode(bytes, y, f->block);
@@ -145,7 +145,7 @@ START_TEST(pack_undoes_unpack)
     f->decode(blocks, decoded, N);
     for (size_t at = 0; at < size; at += f->block_bytes) {
         unsigned char again[BB_MAX_BLOCK * 4];
-        bb_code c;
+        bb_code       c;
         f->unpack(blocks + at, &c);
         f->pack(&c, again);
         if (f->type == BB_MXFP4 || f->type == BB_NVFP4) { /* nibble 8, a second zero, is not ours to write */
@@ -168,7 +168,7 @@ START_TEST(dot_is_the_sum_of_products)
     f->decode(blocks, decoded, N);
     for (size_t n = f->block; n <= COLS; n += f->block < 32 ? 37 : f->block) {
         static float x[COLS];
-        double sum = 0, magnitude = 0;
+        double       sum = 0, magnitude = 0;
         for (size_t i = 0; i < n; i++) {
             x[i] = (float)((int)(i * 7919 % 1009) - 504) / 504.0f;
             sum += (double)decoded[i] * (double)x[i];
@@ -211,12 +211,11 @@ static double vector_error(const char *name)
 START_TEST(beats_llama_cpp_at_equal_bytes)
 {
     const bb_format *f = tested(_i);
-    static float zeros[N];
-    char name[16];
+    static float     zeros[N];
+    char             name[16];
     if (f->type == BB_F32 || f->vec > 1) return;
     file_name(f, name);
-    for (size_t r = 0; r < ROWS; r++)
-        f->encode(weights + r * COLS, importance, blocks + r * bb_format_row_bytes(f, COLS), COLS);
+    for (size_t r = 0; r < ROWS; r++) f->encode(weights + r * COLS, importance, blocks + r * bb_format_row_bytes(f, COLS), COLS);
     f->decode(blocks, decoded, N);
     double error = weighted_error(weights, decoded, importance, 6 * COLS) / weighted_error(weights, zeros, importance, 6 * COLS);
     /* The table has six decimals; where llama.cpp never chose a scale by error, an optimal one must be far below it. */
@@ -242,14 +241,23 @@ static void make_block(bb_rng *r, int kind, float *w, float *h)
         case 0: w[i] = 0; break;
         case 1: w[i] = 0.37f; break;
         case 2: w[i] = -1.9f; break;
-        case 3: if (i == 77) w[i] = 1e4f; break;
+        case 3:
+            if (i == 77) w[i] = 1e4f;
+            break;
         case 4: w[i] *= 1e-40f; break;
         case 5: w[i] *= 1e38f; break;
         case 6: h[i] = 0; break;
-        case 7: if (i % 3) h[i] = 0; break;
-        case 8: if (i / 32 % 2) h[i] = 0; if (i / 32 % 2) w[i] *= 1000; break;
+        case 7:
+            if (i % 3) h[i] = 0;
+            break;
+        case 8:
+            if (i / 32 % 2) h[i] = 0;
+            if (i / 32 % 2) w[i] *= 1000;
+            break;
         case 9: w[i] = i % 2 ? 1.0f : -1.0f; break;
-        case 10: if (i / 16 % 3) w[i] = 0; break;
+        case 10:
+            if (i / 16 % 3) w[i] = 0;
+            break;
         case 11: w[i] = fabsf(w[i]) + 1; break;
         case 12: w[i] *= 1e-6f; break;
         case 13: h[i] *= i % 7 ? 1e-20f : 1e20f; break;
@@ -260,7 +268,7 @@ static void make_block(bb_rng *r, int kind, float *w, float *h)
 /* Error of decoded blocks against w, non-finite w as 0, in units of h. */
 static double block_error(const bb_format *f, const float *w, const float *h, const void *bytes)
 {
-    float y[256];
+    float  y[256];
     double sum = 0;
     f->decode(bytes, y, f->block);
     for (int i = 0; i < f->block; i++) {
@@ -274,11 +282,11 @@ static double block_error(const bb_format *f, const float *w, const float *h, co
 START_TEST(never_worse_than_round_to_nearest)
 {
     const bb_format *f = tested(_i);
-    bb_rng r;
+    bb_rng           r;
     if (f->vec > 1) return;
     bb_rng_init(&r, 1, "rtn");
     for (int t = 0; t < 8 * KINDS; t++) {
-        float w[256], h[256];
+        float         w[256], h[256];
         unsigned char ours[1024], rtn[1024];
         make_block(&r, t % KINDS, w, h);
         const float *weight = t / KINDS % 4 == 3 ? NULL : h;
@@ -293,13 +301,13 @@ END_TEST
 START_TEST(blocks_and_codes_agree)
 {
     const bb_format *f = tested(_i);
-    bb_rng r;
+    bb_rng           r;
     if (!is_grid(f)) return;
     bb_rng_init(&r, 2, "codes");
     for (int t = 0; t < 3 * KINDS; t++) {
-        float w[256], h[256], y[256], a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+        float         w[256], h[256], y[256], a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
         unsigned char bytes[1024], again[1024];
-        bb_code c, back;
+        bb_code       c, back;
         make_block(&r, t % KINDS, w, h);
         f->fit(w, h, &c);
         f->pack(&c, bytes);
@@ -322,9 +330,9 @@ END_TEST
 START_TEST(special_weights)
 {
     const bb_format *f = tested(_i);
-    float w[256], clean[256], y[256];
-    unsigned char one[1024], two[1024];
-    bb_rng r;
+    float            w[256], clean[256], y[256];
+    unsigned char    one[1024], two[1024];
+    bb_rng           r;
     if (f->vec > 1) return;
     bb_rng_init(&r, 3, "special");
     memset(w, 0, sizeof w);
@@ -350,7 +358,7 @@ START_TEST(constant_blocks)
     const bb_format *f = tested(_i);
     if (f->vec > 1) return;
     for (int t = 0; t < 8; t++) {
-        float w[256], y[256], x = (t % 2 ? -1.0f : 1.0f) * (0.01f + 0.3f * (float)t);
+        float         w[256], y[256], x = (t % 2 ? -1.0f : 1.0f) * (0.01f + 0.3f * (float)t);
         unsigned char bytes[1024];
         for (int i = 0; i < 256; i++) w[i] = x;
         f->encode(w, NULL, bytes, f->block);
@@ -365,11 +373,11 @@ END_TEST
 START_TEST(powers_of_two_commute)
 {
     const bb_format *f = tested(_i);
-    bb_rng r;
+    bb_rng           r;
     if (f->vec > 1 || f->type == BB_NVFP4) return; /* NVFP4: its bytes have few normal exponents */
     bb_rng_init(&r, 4, "scale");
     for (int t = 0; t < 12; t++) {
-        float w[256], h[256], h2[256], v[256], y[256], z[256];
+        float         w[256], h[256], h2[256], v[256], y[256], z[256];
         unsigned char one[1024], two[1024];
         make_block(&r, KINDS - 1, w, h);
         for (int i = 0; i < 256; i++) v[i] = w[i] * 16, h2[i] = h[i] * 0x1p-30f, w[i] *= 4;
@@ -386,13 +394,13 @@ END_TEST
 START_TEST(decoded_blocks_encode_again)
 {
     const bb_format *f = tested(_i);
-    bb_rng r;
+    bb_rng           r;
     if (f->vec > 1) return;
     bb_rng_init(&r, 5, "again");
     for (int t = 0; t < 20; t++) {
-        float w[256], h[256], y[256];
+        float         w[256], h[256], y[256];
         unsigned char bytes[1024];
-        double energy = 0, first;
+        double        energy = 0, first;
         make_block(&r, KINDS - 1, w, h);
         f->encode(w, h, bytes, f->block);
         first = block_error(f, w, NULL, bytes);
@@ -424,7 +432,7 @@ static double error_at(const bb_format *f, const float *w, const float *h, float
 static double least_error(const bb_format *f, const float *w, const float *h)
 {
     /* Only scales that matter: within a factor 64 below the one of the extremes. */
-    float max = 0;
+    float  max = 0;
     double least = HUGE_VAL;
     for (int i = 0; i < f->block; i++) max = fmaxf(max, fabsf(w[i]));
     float top = 2 * max / fminf(-f->levels[0], f->levels[f->n_levels - 1]);
@@ -440,13 +448,13 @@ static double least_error(const bb_format *f, const float *w, const float *h)
 
 START_TEST(one_scale_is_the_best_of_all)
 {
-    static const bb_type types[] = {BB_Q1_0, BB_Q2_0, BB_TQ2_0, BB_Q4_0, BB_IQ4_NL};
-    const bb_format *f = bb_format_get(types[_i]);
-    bb_rng r;
-    double ours = 0, best = 0;
+    static const bb_type types[] = { BB_Q1_0, BB_Q2_0, BB_TQ2_0, BB_Q4_0, BB_IQ4_NL };
+    const bb_format     *f = bb_format_get(types[_i]);
+    bb_rng               r;
+    double               ours = 0, best = 0;
     bb_rng_init(&r, 6, f->name);
     for (int t = 0; t < 6; t++) {
-        float w[256], h[256];
+        float         w[256], h[256];
         unsigned char bytes[1024];
         make_block(&r, KINDS - 1 - t % 2, w, h);
         f->encode(w, h, bytes, f->block);
@@ -465,16 +473,16 @@ START_TEST(byte_scales_are_the_best_of_all)
     bb_rng r;
     bb_rng_init(&r, 10, "byte scales");
     for (int t = 0; t < 40; t++) {
-        float w[256], h[256], a[4], b[4];
+        float         w[256], h[256], a[4], b[4];
         unsigned char mx[17], nv[36];
-        double best_mx = HUGE_VAL, best_nv = 0;
+        double        best_mx = HUGE_VAL, best_nv = 0;
         make_block(&r, t % 2 ? KINDS - 1 : 12 + t / 2 % 4, w, h);
         bb_format_mxfp4.encode(w, h, mx, 32);
         bb_format_nvfp4.encode(w, h, nv, 64);
         for (int e = -40; e <= 40; e++) best_mx = fmin(best_mx, error_at(&bb_format_mxfp4, w, h, ldexpf(1, e)));
         for (int g = 0; g < 4; g++) {
-            double least = HUGE_VAL;
-            bb_code c = {.d = 0.5f};
+            double  least = HUGE_VAL;
+            bb_code c = { .d = 0.5f };
             for (int byte = 0; byte < 127; byte++) {
                 double sum = 0;
                 c.sc[g] = (int16_t)byte;
@@ -499,13 +507,13 @@ END_TEST
 START_TEST(refit_never_harms_and_finds_back)
 {
     const bb_format *f = tested(_i);
-    bb_rng r;
+    bb_rng           r;
     if (!is_grid(f)) return;
     bb_rng_init(&r, 7, "refit");
     for (int t = 0; t < 4 * KINDS; t++) {
-        float w[256], h[256];
+        float         w[256], h[256];
         unsigned char before[1024], after[1024];
-        bb_code c;
+        bb_code       c;
         make_block(&r, t % KINDS, w, h);
         f->fit(w, h, &c);
         f->pack(&c, before);
@@ -528,10 +536,14 @@ END_TEST
 /* What llama-quantize takes where a block does not divide the rows. */
 START_TEST(rows_that_a_block_does_not_divide)
 {
-    static const struct { const char *format; size_t cols; const char *other; } of[] = {
+    static const struct {
+        const char *format;
+        size_t      cols;
+        const char *other;
+    } of[] = {
         { "IQ2_XXS", 512, "IQ2_XXS" }, { "IQ2_XXS", 576, "IQ4_NL" }, { "IQ1_M", 576, "IQ4_NL" }, { "IQ4_XS", 576, "IQ4_NL" }, { "Q2_K", 576, "Q4_0" },
-        { "Q3_K", 576, "Q4_0" },       { "TQ2_0", 576, "Q4_0" },     { "Q2_0", 576, "Q2_0" },   { "Q2_0", 96, "Q4_0" },     { "Q4_K", 576, "Q5_0" },
-        { "Q5_K", 576, "Q5_1" },       { "Q6_K", 576, "Q8_0" },      { "Q6_K", 100, "F16" },    { "Q2_K", 100, "F16" },     { "Q1_0", 576, NULL },
+        { "Q3_K", 576, "Q4_0" },       { "TQ2_0", 576, "Q4_0" },     { "Q2_0", 576, "Q2_0" },    { "Q2_0", 96, "Q4_0" },      { "Q4_K", 576, "Q5_0" },
+        { "Q5_K", 576, "Q5_1" },       { "Q6_K", 576, "Q8_0" },      { "Q6_K", 100, "F16" },     { "Q2_K", 100, "F16" },      { "Q1_0", 576, NULL },
         { "Q8_0", 100, NULL },         { "F32", 7, "F32" },
     };
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
@@ -546,8 +558,8 @@ int main(void)
     if (read_into("tests/data/formats", "weights", ".f32", weights, sizeof weights) != sizeof weights ||
         read_into("tests/data/formats", "importance", ".f32", importance, sizeof importance) != sizeof importance)
         return EXIT_FAILURE;
-    Suite *s = suite_create("formats");
-    TCase *layout = tcase_create("layout"), *fit = tcase_create("fit");
+    Suite    *s = suite_create("formats");
+    TCase    *layout = tcase_create("layout"), *fit = tcase_create("fit");
     const int n = n_formats();
     tcase_add_test(layout, registry_is_sound);
     tcase_add_test(layout, rows_that_a_block_does_not_divide);

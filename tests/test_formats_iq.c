@@ -64,7 +64,7 @@ static void read_blocks(int i, uint8_t *blocks)
 
 START_TEST(decodes_as_llama_cpp_does)
 {
-    uint8_t blocks[MAX_BLOCKS_BYTES];
+    uint8_t      blocks[MAX_BLOCKS_BYTES];
     static float out[N_WEIGHTS];
     read_blocks(_i, blocks);
     cases[_i].format->decode(blocks, out, N_WEIGHTS);
@@ -88,7 +88,9 @@ START_TEST(unpack_then_pack_is_identity)
     }
     for (int b = 0; b < 1000; b++) { /* any bytes, but no NaN in d: its payload may change */
         for (int k = 0; k < f->block_bytes; k++) {
-            state ^= state << 13; state ^= state >> 7; state ^= state << 17;
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
             blocks[k] = (uint8_t)(state >> 32);
         }
         if (f->type == BB_IQ1_M) blocks[55] &= 0xBF;
@@ -165,7 +167,10 @@ START_TEST(codebooks_are_those_of_the_file_format)
 END_TEST
 
 /* (t - a z)' M (t - a z) without its constant, as -2 a (M t)' z + a^2 z' M z; words in b = M t, and m (8 x 8, zero padded). */
-typedef struct quadratic { double b[8], m[8][8], a, constant; unsigned n; } quadratic;
+typedef struct quadratic {
+    double   b[8], m[8][8], a, constant;
+    unsigned n;
+} quadratic;
 
 static quadratic quadratic_make(unsigned n, const float *t, const float *h, const float *metric, double a)
 {
@@ -198,7 +203,10 @@ static quadratic quadratic_signed(const quadratic *q, unsigned signs)
     for (unsigned i = 0; i < q->n; i++) {
         if (!(signs >> i & 1u)) continue;
         x.b[i] = -x.b[i];
-        for (unsigned j = 0; j < q->n; j++) { x.m[i][j] = -x.m[i][j]; x.m[j][i] = -x.m[j][i]; }
+        for (unsigned j = 0; j < q->n; j++) {
+            x.m[i][j] = -x.m[i][j];
+            x.m[j][i] = -x.m[j][i];
+        }
     }
     return x;
 }
@@ -216,7 +224,10 @@ static double least_of_words(const iq_case *k, const quadratic *q, double shift)
     for (unsigned first = 0; first < k->words; first++) {
         for (unsigned i = 0; i < q->n; i++) z[i] = i < k->dims ? words[first][i] + shift : 0.0;
         const double e = quadratic_at(q, z);
-        if (!pairs) { best = e < best ? e : best; continue; }
+        if (!pairs) {
+            best = e < best ? e : best;
+            continue;
+        }
         double cross[4] = { 0 };
         for (unsigned i = 0; i < 4; i++)
             for (unsigned j = 0; j < 4; j++) cross[j] += 2.0 * q->a * q->a * z[i] * q->m[i][4 + j];
@@ -255,8 +266,7 @@ static double least_error_diagonal(const iq_case *k, const quadratic *q, const f
         double table[8][8], sum = 0.0;
         for (unsigned i = 0; i < q->n; i++)
             for (unsigned l = 0; l < 8; l++) {
-                const double z = k->has_signs ? (s >> i & 1u ? -1.0 : 1.0) * (double)k->digits[l]
-                                              : (double)k->digits[l] + (s ? -0.125 : 0.125);
+                const double z = k->has_signs ? (s >> i & 1u ? -1.0 : 1.0) * (double)k->digits[l] : (double)k->digits[l] + (s ? -0.125 : 0.125);
                 const double miss = (isfinite(t[i]) ? (double)t[i] : 0.0) - q->a * z;
                 table[i][l] = q->m[i][i] * miss * miss;
             }
@@ -293,8 +303,7 @@ static void check_nearest(const iq_case *k, const bb_code *c, unsigned v, const 
     for (unsigned i = 0; i < f->vec; i++) z[i] = (double)w[i] / a;
     const double ours = quadratic_at(&q, z), best = metric ? least_error(k, &q, c->mn[g]) : least_error_diagonal(k, &q, t, c->mn[g]);
     /* Rounding: some 200 double operations on terms not above the sum of both parts. */
-    ck_assert_msg(ours <= best + 1e-13 * (fabs(q.constant) + fabs(best - q.constant)), "%s: error %.15g, the best is %.15g", f->name,
-                  ours, best);
+    ck_assert_msg(ours <= best + 1e-13 * (fabs(q.constant) + fabs(best - q.constant)), "%s: error %.15g, the best is %.15g", f->name, ours, best);
 }
 
 static void random_code(bb_rng *r, const iq_case *k, bb_code *c)
@@ -314,7 +323,7 @@ static void random_target(bb_rng *r, const iq_case *k, const bb_code *c, unsigne
 {
     const double a = fabs((double)c->d) * (double)k->unit * (2 * c->sc[v * k->format->vec / k->format->group] + 1);
     const double middle = k->has_signs ? 0.6 * (double)k->digits[k->dims == 8 ? 2 : 7] : 0.8, size = 0.3 + bb_rng_uniform(r);
-    const bool special = bb_rng_uniform(r) < 0.2;
+    const bool   special = bb_rng_uniform(r) < 0.2;
     for (unsigned i = 0; i < k->format->vec; i++) {
         t[i] = (float)(a * middle * size * bb_rng_normal(r));
         h[i] = (float)exp(bb_rng_normal(r));
@@ -411,10 +420,10 @@ static void random_rows(bb_rng *r, const iq_case *k, unsigned v, float *t)
 START_TEST(nearest_of_rows_is_nearly_the_best)
 {
     static const double most[3] = { 1.08, 1.25, 1.5 }; /* ratio of sums, by kind of metric */
-    const iq_case *k = &cases[_i];
-    const unsigned n = k->format->vec;
-    double         ours[3] = { 0 }, best[3] = { 0 };
-    bb_rng         r;
+    const iq_case      *k = &cases[_i];
+    const unsigned      n = k->format->vec;
+    double              ours[3] = { 0 }, best[3] = { 0 };
+    bb_rng              r;
     bb_rng_init(&r, 13, k->stem);
     for (int round = 0; round < 12; round++) {
         const unsigned v = (unsigned)(bb_rng_uniform(&r) * 256.0 / n);
@@ -442,8 +451,9 @@ START_TEST(nearest_of_rows_is_nearly_the_best)
             for (unsigned i = 0; i < n; i++) exact[i * BB_FORMAT_ROWS + row] = value[i];
             const double e = error_under(n, metric, t, w, row), least = error_under(n, metric, t, exact, row);
             ck_assert_double_ge(e, least * (1 - 1e-6));
-            if (!k->has_signs) ck_assert_msg(e <= least * (1 + 1e-4) + 1e-7 * error_under(n, metric, t, (float[8 * BB_FORMAT_ROWS]){ 0 }, row),
-                                             "%s: error %.9g, the best is %.9g", k->stem, e, least);
+            if (!k->has_signs)
+                ck_assert_msg(e <= least * (1 + 1e-4) + 1e-7 * error_under(n, metric, t, (float[8 * BB_FORMAT_ROWS]) { 0 }, row),
+                              "%s: error %.9g, the best is %.9g", k->stem, e, least);
             ours[round % 3] += e;
             best[round % 3] += least;
         }
@@ -505,7 +515,6 @@ static void read_weights(void)
     ck_assert_uint_eq(read_data("tests/data", "importance", ".f32", importance, sizeof importance), sizeof importance);
 }
 
-
 START_TEST(encodes_better_than_llama_cpp_block_by_block)
 {
     const bb_format *f = cases[_i].format;
@@ -523,8 +532,7 @@ START_TEST(encodes_better_than_llama_cpp_block_by_block)
         for (int i = 0; i < 256; i++) energy += (double)h[i] * (double)w[i] * (double)w[i];
     }
     /* Measured: 0.75 to 0.81 of the listed error. */
-    ck_assert_msg(error / energy <= 0.85 * (double)cases[_i].listed, "%s: %.6f, listed %.6f", f->name, error / energy,
-                  (double)cases[_i].listed);
+    ck_assert_msg(error / energy <= 0.85 * (double)cases[_i].listed, "%s: %.6f, listed %.6f", f->name, error / energy, (double)cases[_i].listed);
 }
 END_TEST
 
@@ -538,14 +546,25 @@ static void make_block(bb_rng *r, int kind, float *w, float *h)
         case 0: w[i] = 0; break;
         case 1: w[i] = 0.37f; break;
         case 2: w[i] = -1.9f; break;
-        case 3: if (i == 77) w[i] = 1e4f; break;
+        case 3:
+            if (i == 77) w[i] = 1e4f;
+            break;
         case 4: w[i] *= 1e-40f; break;
         case 5: w[i] *= 1e38f; break;
         case 6: h[i] = 0; break;
-        case 7: if (i % 3) h[i] = 0; break;
-        case 8: if (i / 32 % 2) { h[i] = 0; w[i] *= 1000; } break;
+        case 7:
+            if (i % 3) h[i] = 0;
+            break;
+        case 8:
+            if (i / 32 % 2) {
+                h[i] = 0;
+                w[i] *= 1000;
+            }
+            break;
         case 9: w[i] = i % 2 ? 1.0f : -1.0f; break;
-        case 10: if (i / 16 % 3) w[i] = 0; break;
+        case 10:
+            if (i / 16 % 3) w[i] = 0;
+            break;
         case 11: w[i] = fabsf(w[i]) + 1; break;
         case 12: w[i] *= 1e-6f; break;
         case 13: h[i] *= i % 7 ? 1e-20f : 1e20f; break;
@@ -561,9 +580,9 @@ START_TEST(never_worse_than_round_to_nearest)
     bb_rng           r;
     bb_rng_init(&r, 13, "rtn");
     for (int n = 0; n < 4 * KINDS; n++) {
-        float        w[256], h[256];
-        uint8_t      ours[256], rtn[256], again[256];
-        bb_code      c;
+        float   w[256], h[256];
+        uint8_t ours[256], rtn[256], again[256];
+        bb_code c;
         make_block(&r, n % KINDS, w, h);
         const float *weight = n / KINDS == 3 ? NULL : h;
         f->encode(w, weight, ours, 256);
@@ -592,7 +611,9 @@ START_TEST(special_weights)
     f->decode(one, y, 256);
     for (int i = 0; i < 256; i++) ck_assert(fabsf(y[i]) <= FLT_MIN);
     for (int i = 0; i < 256; i++) w[i] = clean[i] = (float)bb_rng_normal(&r);
-    w[0] = NAN; w[100] = INFINITY; w[255] = -INFINITY;
+    w[0] = NAN;
+    w[100] = INFINITY;
+    w[255] = -INFINITY;
     clean[0] = clean[100] = clean[255] = 0;
     f->encode(w, NULL, one, 256);
     f->encode(clean, NULL, two, 256);
@@ -612,7 +633,11 @@ START_TEST(powers_of_two_commute)
         float   w[256], h[256], h2[256], v[256], y[256], z[256];
         uint8_t one[256], two[256];
         make_block(&r, KINDS - 1, w, h);
-        for (int i = 0; i < 256; i++) { v[i] = w[i] * 16; h2[i] = h[i] * 0x1p-30f; w[i] *= 4; }
+        for (int i = 0; i < 256; i++) {
+            v[i] = w[i] * 16;
+            h2[i] = h[i] * 0x1p-30f;
+            w[i] *= 4;
+        }
         f->encode(w, h, one, 256);
         f->encode(v, h2, two, 256);
         f->decode(one, y, 256);
@@ -701,7 +726,7 @@ START_TEST(threads_do_not_matter)
     static uint8_t   one[MAX_BLOCKS_BYTES], two[MAX_BLOCKS_BYTES];
     read_weights();
     for (int b = 0; b < 8; b++) f->encode(weights + b * 256, NULL, one + b * f->block_bytes, 256);
-    #pragma omp parallel for num_threads(4) schedule(dynamic)
+#pragma omp parallel for num_threads(4) schedule(dynamic)
     for (int b = 0; b < 8; b++) f->encode(weights + b * 256, NULL, two + b * f->block_bytes, 256);
     ck_assert_mem_eq(one, two, 8u * f->block_bytes);
 }

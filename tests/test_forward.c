@@ -48,10 +48,10 @@ START_TEST(agrees_with_the_oracle)
     bb_forward     *f;
     bb_err          err = BB_ERR_INIT;
     ref_model_make(spec, 1, &m);
-    size_t   C = m.net.n_embd, V = m.net.n_vocab;
-    int32_t  tokens[S * T], targets[S * T];
-    float   *h = BB_NEW(S * T * C, float, NULL), *z = BB_NEW(T * V, float, NULL);
-    double  *h_ref = BB_NEW(T * C, double, NULL), *z_ref = BB_NEW(V, double, NULL), nll[S * T], largest_z = 0, worst_h = 0, worst_z = 0, worst_nll = 0;
+    size_t  C = m.net.n_embd, V = m.net.n_vocab;
+    int32_t tokens[S * T], targets[S * T];
+    float  *h = BB_NEW(S * T * C, float, NULL), *z = BB_NEW(T * V, float, NULL);
+    double *h_ref = BB_NEW(T * C, double, NULL), *z_ref = BB_NEW(V, double, NULL), nll[S * T], largest_z = 0, worst_h = 0, worst_z = 0, worst_nll = 0;
     random_tokens(tokens, S * T, m.net.n_vocab, &seed);
     random_tokens(targets, S * T, m.net.n_vocab, &seed);
     ck_assert_msg(bb_forward_create(&bb_backend_cpu, &m.net, S, T, &f, &err) == BB_OK, "%s", err.msg);
@@ -62,7 +62,8 @@ START_TEST(agrees_with_the_oracle)
         ref_embed(&m.net, tokens + s * T, T, h_ref);
         for (uint32_t b = 0; b < m.net.n_layer; b++) ref_block(&m.net, &m.net.blocks[b], T, h_ref);
         for (size_t i = 0; i < T * C; i++) worst_h = fmax(worst_h, fabs((double)h[s * T * C + i] - h_ref[i]));
-        ck_assert_msg(worst_h <= tolerance(&m.net, largest_of(h_ref, T * C)), "%s: hidden state off by %g of %g", spec->name, worst_h, largest_of(h_ref, T * C));
+        ck_assert_msg(worst_h <= tolerance(&m.net, largest_of(h_ref, T * C)), "%s: hidden state off by %g of %g", spec->name, worst_h,
+                      largest_of(h_ref, T * C));
         ck_assert_int_eq(bb_forward_logits(f, &m.net, bb_on_cpu(h + s * T * C), T, z, &err), BB_OK);
         for (size_t t = 0; t < T; t++) {
             ref_logits(&m.net, h_ref + t * C, z_ref);
@@ -71,12 +72,15 @@ START_TEST(agrees_with_the_oracle)
             worst_nll = fmax(worst_nll, fabs(nll[s * T + t] - (ref_log_sum_exp(z_ref, V) - z_ref[targets[s * T + t]])));
         }
     }
-    ck_assert_msg(worst_z <= tolerance(&m.net, largest_z) && worst_nll <= 2 * tolerance(&m.net, largest_z), "%s: logits off by %g, nll by %g of %g",
-                  spec->name, worst_z, worst_nll, largest_z);
+    ck_assert_msg(worst_z <= tolerance(&m.net, largest_z) && worst_nll <= 2 * tolerance(&m.net, largest_z), "%s: logits off by %g, nll by %g of %g", spec->name,
+                  worst_z, worst_nll, largest_z);
     if (getenv("BB_TEST_VERBOSE")) printf("%s: h %g z %g nll %g, allowed %g\n", spec->name, worst_h, worst_z, worst_nll, tolerance(&m.net, largest_z));
     bb_forward_destroy(f);
     ref_model_free(&m);
-    bb_free(h); bb_free(z); bb_free(h_ref); bb_free(z_ref);
+    bb_free(h);
+    bb_free(z);
+    bb_free(h_ref);
+    bb_free(z_ref);
 }
 END_TEST
 
@@ -116,13 +120,19 @@ START_TEST(kl_agrees_with_the_oracle)
     bb_forward_destroy(f);
     ref_model_free(&a);
     ref_model_free(&b);
-    bb_free(z); bb_free(row);
+    bb_free(z);
+    bb_free(row);
 }
 END_TEST
 
 static bb_status no_look(void *self, bb_feed feed, const float *x, size_t n, uint32_t cols, bb_err *err)
 {
-    (void)self; (void)feed; (void)x; (void)n; (void)cols; (void)err;
+    (void)self;
+    (void)feed;
+    (void)x;
+    (void)n;
+    (void)cols;
+    (void)err;
     return BB_OK;
 }
 
@@ -158,7 +168,7 @@ START_TEST(batch_and_threads_change_nothing)
     int         threads = omp_get_max_threads();
     enum { MANY = 40 }; /* more tokens than one slab */
     ref_model_make(&ref_specs[_i], 3, &m);
-    size_t  C = m.net.n_embd, all = (size_t)MANY * T;
+    size_t   C = m.net.n_embd, all = (size_t)MANY * T;
     int32_t *tokens = BB_NEW(all, int32_t, NULL);
     float   *h = BB_NEW(all * C, float, NULL), *one = BB_NEW(T * C, float, NULL);
     double  *nll = BB_NEW(all, double, NULL), *kl = BB_NEW(all, double, NULL), nll1[T], kl1[T];
@@ -183,12 +193,19 @@ START_TEST(batch_and_threads_change_nothing)
     omp_set_num_threads(threads);
     bb_forward_destroy(f);
     ref_model_free(&m);
-    bb_free(tokens); bb_free(h); bb_free(one); bb_free(nll); bb_free(kl);
+    bb_free(tokens);
+    bb_free(h);
+    bb_free(one);
+    bb_free(nll);
+    bb_free(kl);
 }
 END_TEST
 
 /* The inputs that a hook sees, when the block stops at one of them; several slabs. */
-typedef struct gathered { float *x[BB_N_FEEDS]; size_t n[BB_N_FEEDS]; } gathered;
+typedef struct gathered {
+    float *x[BB_N_FEEDS];
+    size_t n[BB_N_FEEDS];
+} gathered;
 
 static bb_status gather_inputs(void *self, bb_feed feed, const float *x, size_t n, uint32_t cols, bb_err *err)
 {
@@ -208,7 +225,7 @@ START_TEST(block_stops_at_an_input)
     gathered    g = { 0 };
     ref_model_make(&ref_specs[_i], 3, &m);
     const size_t n = (size_t)WINDOWS * LENGTH * m.net.n_embd, most = (size_t)WINDOWS * LENGTH * MOST;
-    float *start = ref_random(&m, n, 0, 1, &seed), *h = BB_NEW(n, float, NULL), *x = BB_NEW(most, float, NULL);
+    float       *start = ref_random(&m, n, 0, 1, &seed), *h = BB_NEW(n, float, NULL), *x = BB_NEW(most, float, NULL);
     for (int k = 0; k < BB_N_FEEDS; k++) g.x[k] = BB_NEW(most, float, NULL);
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, WINDOWS, LENGTH, &f, NULL), BB_OK);
     for (uint32_t i = 0; i < m.net.n_layer; i++) {
@@ -231,7 +248,8 @@ START_TEST(block_stops_at_an_input)
     bb_forward_destroy(f);
     for (int k = 0; k < BB_N_FEEDS; k++) bb_free(g.x[k]);
     ref_model_free(&m);
-    bb_free(h); bb_free(x);
+    bb_free(h);
+    bb_free(x);
 }
 END_TEST
 
@@ -239,19 +257,19 @@ END_TEST
 START_TEST(another_backend_has_the_same_bits)
 {
     enum { WINDOWS = 32 /* more tokens than one slab */, ALL = WINDOWS * T, SOME = 7 };
-    ref_model   m, other;
-    uint64_t    seed = 12;
-    guarded     g;
-    gathered    seen[2] = { { { NULL }, { 0 } }, { { NULL }, { 0 } } };
+    ref_model m, other;
+    uint64_t  seed = 12;
+    guarded   g;
+    gathered  seen[2] = { { { NULL }, { 0 } }, { { NULL }, { 0 } } };
     ref_model_make(&ref_specs[_i], 3, &m);
     ref_model_make(&ref_specs[_i], 4, &other);
     guarded_make(&g);
     const bb_backend *const backends[2] = { &bb_backend_cpu, &g.backend };
-    const size_t C = m.net.n_embd, V = m.net.n_vocab, most = (size_t)ALL * 128;
-    int32_t     *tokens = BB_NEW(ALL, int32_t, NULL);
-    float       *h[2], *x[2], *z[2];
-    double      *kl[2], *nll[2], *alone[2];
-    unsigned char *same[2];
+    const size_t            C = m.net.n_embd, V = m.net.n_vocab, most = (size_t)ALL * 128;
+    int32_t                *tokens = BB_NEW(ALL, int32_t, NULL);
+    float                  *h[2], *x[2], *z[2];
+    double                 *kl[2], *nll[2], *alone[2];
+    unsigned char          *same[2];
     random_tokens(tokens, ALL, m.net.n_vocab, &seed);
     for (int k = 0; k < 2; k++) {
         const bb_operations *o = backends[k]->ops;
@@ -331,12 +349,12 @@ END_TEST
 START_TEST(uniform_logits_give_perplexity_V)
 {
     static const ref_shape none[] = { { 0, 0, 0 } };
-    ref_spec    spec = { "uniform", "llama", (uint32_t[]){ 2, 4096, 5003 }[_i], 8, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
-    ref_model   m;
-    uint64_t    seed = 1;
-    bb_forward *f;
-    int32_t     targets[3] = { 0, 1, (int32_t)spec.n_vocab - 1 };
-    double      nll[3];
+    ref_spec               spec = { "uniform", "llama", (uint32_t[]) { 2, 4096, 5003 }[_i], 8, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
+    ref_model              m;
+    uint64_t               seed = 1;
+    bb_forward            *f;
+    int32_t                targets[3] = { 0, 1, (int32_t)spec.n_vocab - 1 };
+    double                 nll[3];
     ref_model_make(&spec, 1, &m);
     m.net.head.data = ref_random(&m, (size_t)spec.n_vocab * 8, 0, 0, &seed);
     const float *h = ref_random(&m, 3 * 8, 0, 1, &seed);
@@ -353,12 +371,12 @@ START_TEST(large_vocabulary_comes_in_pieces)
 {
     enum { C = 4096, V = 2100 };
     static const ref_shape none[] = { { 0, 0, 0 } };
-    ref_spec      spec = { "large", "llama", V, C, 1, 4, 4, false, false, false, false, false, 1, BB_F32, none };
-    ref_model     m;
-    uint64_t      seed = 1;
-    bb_forward   *f;
-    int32_t       target = V - 1;
-    double        nll, kl, *z = BB_NEW(2 * V, double, NULL), *row = BB_NEW(C, double, NULL), allowed;
+    ref_spec               spec = { "large", "llama", V, C, 1, 4, 4, false, false, false, false, false, 1, BB_F32, none };
+    ref_model              m;
+    uint64_t               seed = 1;
+    bb_forward            *f;
+    int32_t                target = V - 1;
+    double                 nll, kl, *z = BB_NEW(2 * V, double, NULL), *row = BB_NEW(C, double, NULL), allowed;
     ref_model_make(&spec, 1, &m);
     const float *h = ref_random(&m, 2 * C, 0, 1, &seed);
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 4, &f, NULL), BB_OK);
@@ -372,12 +390,17 @@ START_TEST(large_vocabulary_comes_in_pieces)
     ck_assert(fabs(kl - ref_kl(z, z + V, V)) <= allowed);
     bb_forward_destroy(f);
     ref_model_free(&m);
-    bb_free(z); bb_free(row);
+    bb_free(z);
+    bb_free(row);
 }
 END_TEST
 
 /* What a hook saw: the inputs of all linears, in order. */
-typedef struct seen { size_t calls, tokens[BB_N_FEEDS]; const bb_net *net; double sum_square_q; } seen;
+typedef struct seen {
+    size_t        calls, tokens[BB_N_FEEDS];
+    const bb_net *net;
+    double        sum_square_q;
+} seen;
 
 static bb_status look(void *self, bb_feed feed, const float *x, size_t n, uint32_t cols, bb_err *err)
 {
@@ -429,9 +452,9 @@ START_TEST(wrong_shapes_and_ids_are_refused)
     double      nll[2];
     ref_model_make(&ref_specs[0], 5, &m);
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]){ 0, 40 }, 1, 2, bb_on_cpu(h), NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]){ -1, 0 }, 1, 2, bb_on_cpu(h), NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h), (int32_t[]){ 0, 40 }, 2, nll, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]) { 0, 40 }, 1, 2, bb_on_cpu(h), NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_embed(f, &m.net, (int32_t[]) { -1, 0 }, 1, 2, bb_on_cpu(h), NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h), (int32_t[]) { 0, 40 }, 2, nll, NULL), BB_BAD_FILE);
     for (int change = 0; change < 6; change++) {
         b = m.net.blocks[0];
         if (change == 0) b.w[BB_PART_Q].rows--;
@@ -466,7 +489,7 @@ START_TEST(running_out_of_memory_is_survived)
         bb_mem_fail_after(n);
         bb_status status = bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL);
         if (status == BB_OK) status = bb_forward_block(f, &m.net, &m.net.blocks[0], 1, 2, bb_on_cpu(h), NULL, NULL, NULL);
-        if (status == BB_OK) status = bb_forward_nll(f, &m.net, bb_on_cpu(h), (int32_t[]){ 0, 1 }, 2, nll, NULL);
+        if (status == BB_OK) status = bb_forward_nll(f, &m.net, bb_on_cpu(h), (int32_t[]) { 0, 1 }, 2, nll, NULL);
         bb_mem_fail_after(-1);
         bb_forward_destroy(f);
         ck_assert(status == BB_OK || status == BB_NOMEM);

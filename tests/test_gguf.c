@@ -14,19 +14,41 @@
 
 /* ---- a file by hand ---- */
 
-typedef struct bytes { unsigned char b[4096]; size_t n; } bytes;
+typedef struct bytes {
+    unsigned char b[4096];
+    size_t        n;
+} bytes;
 
-static void raw(bytes *f, const void *p, size_t n) { ck_assert(f->n + n <= sizeof f->b); memcpy(f->b + f->n, p, n); f->n += n; }
-static void u32(bytes *f, uint32_t v) { for (int i = 0; i < 4; i++) raw(f, (unsigned char[]){ (unsigned char)(v >> 8 * i) }, 1); }
-static void u64(bytes *f, uint64_t v) { u32(f, (uint32_t)v); u32(f, (uint32_t)(v >> 32)); }
-static void str(bytes *f, const char *s) { u64(f, strlen(s)); raw(f, s, strlen(s)); }
-static void zeros_to(bytes *f, size_t multiple) { while (f->n % multiple) raw(f, "", 1); }
+static void raw(bytes *f, const void *p, size_t n)
+{
+    ck_assert(f->n + n <= sizeof f->b);
+    memcpy(f->b + f->n, p, n);
+    f->n += n;
+}
+static void u32(bytes *f, uint32_t v)
+{
+    for (int i = 0; i < 4; i++) raw(f, (unsigned char[]) { (unsigned char)(v >> 8 * i) }, 1);
+}
+static void u64(bytes *f, uint64_t v)
+{
+    u32(f, (uint32_t)v);
+    u32(f, (uint32_t)(v >> 32));
+}
+static void str(bytes *f, const char *s)
+{
+    u64(f, strlen(s));
+    raw(f, s, strlen(s));
+}
+static void zeros_to(bytes *f, size_t multiple)
+{
+    while (f->n % multiple) raw(f, "", 1);
+}
 
 /* Where interesting fields of the sample lie. */
 typedef struct sample {
     bytes  f;
-    size_t version, n_tensors, n_kv, first_key_length, alignment, strings_count, array_element, array_count, name_length, n_dims, ne0, ne1,
-        type, offset0, offset1, data, name1, key2;
+    size_t version, n_tensors, n_kv, first_key_length, alignment, strings_count, array_element, array_count, name_length, n_dims, ne0, ne1, type, offset0,
+        offset1, data, name1, key2;
 } sample;
 
 static sample make_sample(uint32_t version)
@@ -35,25 +57,65 @@ static sample make_sample(uint32_t version)
     bytes *f = &s.f;
     float  weights[] = { 1.0f, -2.0f, 0.5f };
     raw(f, "GGUF", 4);
-    s.version = f->n;      u32(f, version);
-    s.n_tensors = f->n;    u64(f, 2);
-    s.n_kv = f->n;         u64(f, 6);
+    s.version = f->n;
+    u32(f, version);
+    s.n_tensors = f->n;
+    u64(f, 2);
+    s.n_kv = f->n;
+    u64(f, 6);
     s.first_key_length = f->n;
-    str(f, "general.architecture"); u32(f, 8); str(f, "llama");
-    str(f, "general.alignment");    u32(f, 4); s.alignment = f->n; u32(f, 64);
-    str(f, "a.bool");               u32(f, 7); raw(f, "\1", 1);
+    str(f, "general.architecture");
+    u32(f, 8);
+    str(f, "llama");
+    str(f, "general.alignment");
+    u32(f, 4);
+    s.alignment = f->n;
+    u32(f, 64);
+    str(f, "a.bool");
+    u32(f, 7);
+    raw(f, "\1", 1);
     s.key2 = f->n + 8;
-    str(f, "a.flow");               u32(f, 6); raw(f, &weights[2], 4);
-    str(f, "a.names");              u32(f, 9); u32(f, 8); s.strings_count = f->n; u64(f, 3); str(f, "x"); str(f, ""); str(f, "zz");
-    str(f, "a.heads");              u32(f, 9); s.array_element = f->n; u32(f, 5); s.array_count = f->n; u64(f, 2); u32(f, 3); u32(f, 7);
+    str(f, "a.flow");
+    u32(f, 6);
+    raw(f, &weights[2], 4);
+    str(f, "a.names");
+    u32(f, 9);
+    u32(f, 8);
+    s.strings_count = f->n;
+    u64(f, 3);
+    str(f, "x");
+    str(f, "");
+    str(f, "zz");
+    str(f, "a.heads");
+    u32(f, 9);
+    s.array_element = f->n;
+    u32(f, 5);
+    s.array_count = f->n;
+    u64(f, 2);
+    u32(f, 3);
+    u32(f, 7);
     s.name_length = f->n;
-    str(f, "m");                    s.n_dims = f->n; u32(f, 2); s.ne0 = f->n; u64(f, 32); s.ne1 = f->n; u64(f, 2); s.type = f->n; u32(f, 8);
-    s.offset0 = f->n;               u64(f, 0);
+    str(f, "m");
+    s.n_dims = f->n;
+    u32(f, 2);
+    s.ne0 = f->n;
+    u64(f, 32);
+    s.ne1 = f->n;
+    u64(f, 2);
+    s.type = f->n;
+    u32(f, 8);
+    s.offset0 = f->n;
+    u64(f, 0);
     s.name1 = f->n + 8;
-    str(f, "v");                    u32(f, 1); u64(f, 3); u32(f, 0); s.offset1 = f->n; u64(f, 128);
+    str(f, "v");
+    u32(f, 1);
+    u64(f, 3);
+    u32(f, 0);
+    s.offset1 = f->n;
+    u64(f, 128);
     zeros_to(f, 64);
     s.data = f->n;
-    for (int i = 0; i < 68; i++) raw(f, (unsigned char[]){ (unsigned char)(i + 1) }, 1);
+    for (int i = 0; i < 68; i++) raw(f, (unsigned char[]) { (unsigned char)(i + 1) }, 1);
     zeros_to(f, 64);
     raw(f, weights, sizeof weights);
     zeros_to(f, 64);
@@ -63,7 +125,7 @@ static sample make_sample(uint32_t version)
 START_TEST(reads_every_field)
 {
     sample    s = make_sample(_i == 0 ? 2 : 3);
-    bb_source   g;
+    bb_source g;
     bb_err    err = BB_ERR_INIT;
     bool      flag = false, found = true;
     float     x = 0;
@@ -99,12 +161,12 @@ END_TEST
 
 START_TEST(wrong_kinds_and_absence_are_named)
 {
-    sample   s = make_sample(3);
-    bb_source  g;
-    uint32_t n, heads[3];
-    float    x;
-    bool     flag;
-    bb_bytes text;
+    sample    s = make_sample(3);
+    bb_source g;
+    uint32_t  n, heads[3];
+    float     x;
+    bool      flag;
+    bb_bytes  text;
     ck_assert_int_eq(bb_gguf_parse(s.f.b, s.f.n, &g, NULL), BB_OK);
     bb_err err = BB_ERR_INIT;
     ck_assert_int_eq(bb_source_u32(&g, "absent", &n, NULL, &err), BB_BAD_FILE);
@@ -122,17 +184,26 @@ END_TEST
 
 START_TEST(integers_of_every_kind)
 {
-    static const struct { bb_kind kind; int64_t value; bool fits; } rows[] = {
-        { BB_KIND_U8, 200, true },   { BB_KIND_I8, -1, false },   { BB_KIND_I8, 100, true },          { BB_KIND_U16, 65535, true },
-        { BB_KIND_I16, -3, false },  { BB_KIND_I16, 300, true },  { BB_KIND_U32, 0xFFFFFFFF, true },  { BB_KIND_I32, -1, false },
-        { BB_KIND_I32, 9, true },    { BB_KIND_U64, 9, true },    { BB_KIND_U64, 0x100000000, false }, { BB_KIND_I64, -9, false },
-        { BB_KIND_I64, 77, true },   { BB_KIND_U64, -1, false },  { BB_KIND_I64, 0x100000000, false },
+    static const struct {
+        bb_kind kind;
+        int64_t value;
+        bool    fits;
+    } rows[] = {
+        { BB_KIND_U8, 200, true },  { BB_KIND_I8, -1, false },  { BB_KIND_I8, 100, true },           { BB_KIND_U16, 65535, true },
+        { BB_KIND_I16, -3, false }, { BB_KIND_I16, 300, true }, { BB_KIND_U32, 0xFFFFFFFF, true },   { BB_KIND_I32, -1, false },
+        { BB_KIND_I32, 9, true },   { BB_KIND_U64, 9, true },   { BB_KIND_U64, 0x100000000, false }, { BB_KIND_I64, -9, false },
+        { BB_KIND_I64, 77, true },  { BB_KIND_U64, -1, false }, { BB_KIND_I64, 0x100000000, false },
     };
-    bytes    f = { .n = 0 };
-    bb_source  g;
-    uint32_t v = 0;
-    raw(&f, "GGUF", 4); u32(&f, 3); u64(&f, 0); u64(&f, 1);
-    str(&f, "k"); u32(&f, (uint32_t)rows[_i].kind); raw(&f, &rows[_i].value, bb_kind_bytes(rows[_i].kind));
+    bytes     f = { .n = 0 };
+    bb_source g;
+    uint32_t  v = 0;
+    raw(&f, "GGUF", 4);
+    u32(&f, 3);
+    u64(&f, 0);
+    u64(&f, 1);
+    str(&f, "k");
+    u32(&f, (uint32_t)rows[_i].kind);
+    raw(&f, &rows[_i].value, bb_kind_bytes(rows[_i].kind));
     ck_assert_int_eq(bb_gguf_parse(f.b, f.n, &g, NULL), BB_OK);
     ck_assert_int_eq(bb_source_u32(&g, "k", &v, NULL, NULL), rows[_i].fits ? BB_OK : BB_BAD_FILE);
     if (rows[_i].fits) ck_assert_uint_eq(v, (uint64_t)rows[_i].value);
@@ -142,7 +213,13 @@ END_TEST
 
 /* ---- files that lie ---- */
 
-typedef struct lie { const char *what, *says; size_t at; uint64_t value; unsigned width; bb_status status; } lie;
+typedef struct lie {
+    const char *what, *says;
+    size_t      at;
+    uint64_t    value;
+    unsigned    width;
+    bb_status   status;
+} lie;
 
 START_TEST(every_lie_is_refused)
 {
@@ -188,7 +265,7 @@ START_TEST(every_lie_is_refused)
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         unsigned char b[sizeof s.f.b];
-        bb_source       g;
+        bb_source     g;
         bb_err        err = BB_ERR_INIT;
         size_t        before = bb_mem_live_bytes();
         memcpy(b, s.f.b, s.f.n);
@@ -208,7 +285,7 @@ START_TEST(every_truncation_is_refused)
     size_t needed = s.data + 128 + 12; /* the last padding may be missing */
     for (size_t n = 0; n <= s.f.n; n++) {
         unsigned char *b = bb_alloc(n, 1, NULL); /* an exact allocation, so that a sanitizer sees a byte too far */
-        bb_source        g;
+        bb_source      g;
         bb_err         err = BB_ERR_INIT;
         memcpy(b, s.f.b, n);
         ck_assert_int_eq(bb_gguf_parse(b, n, &g, &err), n < needed ? BB_BAD_FILE : BB_OK);
@@ -235,10 +312,14 @@ START_TEST(the_last_thing_of_a_file_may_not_be_cut)
         else if (kinds[k] == 0) raw(&f, "x", 1);
         else if (kinds[k] == 4) u32(&f, 7);
         else if (kinds[k] == 10) u64(&f, 7);
-        else { u32(&f, 4); u64(&f, 2); u64(&f, 7); }
+        else {
+            u32(&f, 4);
+            u64(&f, 2);
+            u64(&f, 7);
+        }
         for (size_t n = f.n - 3; n <= f.n; n++) {
             unsigned char *b = bb_alloc(n, 1, NULL);
-            bb_source        g;
+            bb_source      g;
             memcpy(b, f.b, n);
             ck_assert_int_eq(bb_gguf_parse(b, n, &g, NULL), n < f.n ? BB_BAD_FILE : BB_OK);
             bb_source_close(&g);
@@ -251,12 +332,13 @@ END_TEST
 /* Each factor alone can make the product overflow. */
 START_TEST(four_dimensions_may_not_overflow)
 {
-    static const uint64_t ne[4][4] = { { 32, UINT64_C(1) << 62, 4, 1 }, { 32, 1 << 20, UINT64_C(1) << 44, 1 }, { 32, UINT64_C(1) << 31, UINT64_C(1) << 31, 4 },
-                                       { 32, 1, 1, UINT64_C(1) << 62 } };
+    static const uint64_t ne[4][4] = {
+        { 32, UINT64_C(1) << 62, 4, 1 }, { 32, 1 << 20, UINT64_C(1) << 44, 1 }, { 32, UINT64_C(1) << 31, UINT64_C(1) << 31, 4 }, { 32, 1, 1, UINT64_C(1) << 62 }
+    };
     for (int k = 0; k < 4; k++) {
-        bytes   f = { .n = 0 };
+        bytes     f = { .n = 0 };
         bb_source g;
-        bb_err  err = BB_ERR_INIT;
+        bb_err    err = BB_ERR_INIT;
         raw(&f, "GGUF", 4);
         u32(&f, 3);
         u64(&f, 1);
@@ -276,9 +358,9 @@ END_TEST
 
 START_TEST(messages_do_not_carry_control_bytes)
 {
-    sample  s = make_sample(3);
+    sample    s = make_sample(3);
     bb_source g;
-    bb_err  err = BB_ERR_INIT;
+    bb_err    err = BB_ERR_INIT;
     memcpy(s.f.b + s.name_length + 8, "\x1b", 1);
     memcpy(s.f.b + s.type, "\x4d", 1);
     ck_assert_int_eq(bb_gguf_parse(s.f.b, s.f.n, &g, &err), BB_UNSUPPORTED);
@@ -288,10 +370,10 @@ END_TEST
 
 START_TEST(memory_failures_are_clean)
 {
-    sample  s = make_sample(3);
-    size_t  before = bb_mem_live_bytes();
+    sample    s = make_sample(3);
+    size_t    before = bb_mem_live_bytes();
     bb_source g;
-    long    n = 0;
+    long      n = 0;
     for (;; n++) {
         bb_err err = BB_ERR_INIT;
         bb_mem_fail_after(n);
@@ -345,7 +427,7 @@ END_TEST
 /* Reads a file, puts every key and tensor again, and asks for the same bytes. */
 static void copy_and_compare(const char *path)
 {
-    bb_source      g;
+    bb_source    g;
     bb_gguf_out *out;
     bb_err       err = BB_ERR_INIT;
     uint64_t     size;
@@ -373,14 +455,14 @@ static void copy_and_compare(const char *path)
 START_TEST(many_keys_take_time_in_proportion)
 {
     enum { N = 500000 };
-    char        (*text)[16] = bb_alloc(N, sizeof *text, NULL);
+    char(*text)[16] = bb_alloc(N, sizeof *text, NULL);
     unsigned char value = 7;
     bb_gguf_out  *out;
     uint64_t      once, twice;
     ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < N; i++) {
-            int        n = snprintf(text[i], sizeof *text, "key.%d", i);
+            int    n = snprintf(text[i], sizeof *text, "key.%d", i);
             bb_key kv = { .key = { text[i], (uint64_t)n }, .kind = BB_KIND_U8, .count = 1, .value = &value, .value_bytes = 1 };
             ck_assert_int_eq(bb_gguf_put_copy(out, &kv, NULL), BB_OK);
         }
@@ -402,8 +484,7 @@ START_TEST(copying_is_the_identity)
 END_TEST
 
 /* Files that other programs wrote: llama.cpp's converters and llama-imatrix. */
-static const char *const foreign[] = { "configs/demo/wiki8m-f16.gguf", "tests/data/stories260K.gguf",
-                                       "tests/data/stories3M-p256.imatrix.gguf" };
+static const char *const foreign[] = { "configs/demo/wiki8m-f16.gguf", "tests/data/stories260K.gguf", "tests/data/stories3M-p256.imatrix.gguf" };
 
 START_TEST(copies_foreign_files) { copy_and_compare(foreign[_i]); }
 END_TEST
@@ -411,7 +492,7 @@ END_TEST
 START_TEST(absent_files_and_folders_are_refused)
 {
     bb_source g;
-    bb_err  err = BB_ERR_INIT;
+    bb_err    err = BB_ERR_INIT;
     ck_assert_int_eq(bb_gguf_open("no/such/file.gguf", &g, &err), BB_BAD_FILE);
     ck_assert_ptr_nonnull(strstr(err.msg, "no/such/file.gguf"));
     ck_assert_int_eq(bb_gguf_open(".", &g, NULL), BB_BAD_FILE);

@@ -21,7 +21,9 @@ static double noise(uint64_t *state)
     return (double)(*state >> 11) * 0x1p-52 - 1;
 }
 
-static const struct { size_t m, n, k; } shapes[] = { { 1, 1, 1 }, { 1, 5, 0 }, { 7, 3, 2 }, { 16, 16, 16 }, { 33, 65, 17 }, { 5, 130, 129 } };
+static const struct {
+    size_t m, n, k;
+} shapes[] = { { 1, 1, 1 }, { 1, 5, 0 }, { 7, 3, 2 }, { 16, 16, 16 }, { 33, 65, 17 }, { 5, 130, 129 } };
 
 /* |computed - exact| <= (k+2) u sum|a b| for any summation order, alpha and beta included. */
 static void check_entry(double got, long double exact, long double magnitude, size_t k, double unit)
@@ -32,7 +34,7 @@ static void check_entry(double got, long double exact, long double magnitude, si
 
 START_TEST(float_products)
 {
-    size_t m = shapes[_i].m, n = shapes[_i].n, k = shapes[_i].k, pad = 3;
+    size_t   m = shapes[_i].m, n = shapes[_i].n, k = shapes[_i].k, pad = 3;
     uint64_t seed = 42;
     for (int kind = 0; kind < 3; kind++) { /* nt, nn, tn */
         size_t a_rows = kind == 2 ? k : m, lda = (kind == 2 ? m : k) + pad, b_rows = kind == 0 ? n : k, ldb = (kind == 0 ? k : n) + pad, ldy = n + pad;
@@ -56,16 +58,19 @@ START_TEST(float_products)
             }
             for (size_t j = n; j < ldy; j++) ck_assert(y[i * ldy + j] == y0[i * ldy + j]);
         }
-        bb_free(a); bb_free(b); bb_free(y); bb_free(y0);
+        bb_free(a);
+        bb_free(b);
+        bb_free(y);
+        bb_free(y0);
     }
 }
 END_TEST
 
 START_TEST(double_products)
 {
-    size_t m = shapes[_i].m, n = shapes[_i].n, k = shapes[_i].k;
+    size_t   m = shapes[_i].m, n = shapes[_i].n, k = shapes[_i].k;
     uint64_t seed = 43;
-    double *a = BB_NEW0(m * k, double, NULL), *b = BB_NEW0(n * k, double, NULL), *y = BB_NEW0(m * n, double, NULL);
+    double  *a = BB_NEW0(m * k, double, NULL), *b = BB_NEW0(n * k, double, NULL), *y = BB_NEW0(m * n, double, NULL);
     for (size_t i = 0; i < m * k; i++) a[i] = noise(&seed);
     for (size_t i = 0; i < n * k; i++) b[i] = noise(&seed);
     bb_dgemm_nn(m, n, k, 2, a, k, b, n, 0, y, n);
@@ -79,17 +84,19 @@ START_TEST(double_products)
             }
             check_entry(y[i * n + j], sum, size, k, DBL_EPSILON / 2);
         }
-    bb_free(a); bb_free(b); bb_free(y);
+    bb_free(a);
+    bb_free(b);
+    bb_free(y);
 }
 END_TEST
 
 /* A = M M' / n + I has eigenvalues in [1, 1 + n]: condition <= n + 1, so n * cond * eps bounds the residuals below generously. */
 START_TEST(cholesky_factor_solve_inverse)
 {
-    size_t n = (size_t[]){ 1, 2, 17, 96 }[_i], r = 5;
-    double tolerance = 16 * (double)n * (double)(n + 1) * DBL_EPSILON;
+    size_t   n = (size_t[]) { 1, 2, 17, 96 }[_i], r = 5;
+    double   tolerance = 16 * (double)n * (double)(n + 1) * DBL_EPSILON;
     uint64_t seed = 44;
-    double *mat = BB_NEW0(n * n, double, NULL), *a = BB_NEW0(n * n, double, NULL), *l = BB_NEW0(n * n, double, NULL), *b = BB_NEW0(n * r, double, NULL),
+    double  *mat = BB_NEW0(n * n, double, NULL), *a = BB_NEW0(n * n, double, NULL), *l = BB_NEW0(n * n, double, NULL), *b = BB_NEW0(n * r, double, NULL),
            *x = BB_NEW0(n * r, double, NULL);
     for (size_t i = 0; i < n * n; i++) mat[i] = noise(&seed);
     for (size_t i = 0; i < n; i++)
@@ -123,7 +130,11 @@ START_TEST(cholesky_factor_solve_inverse)
             for (size_t k = 0; k < n; k++) sum += a[i * n + k] * l[k * n + j];
             ck_assert(fabs(sum - (double)(i == j)) <= tolerance);
         }
-    bb_free(mat); bb_free(a); bb_free(l); bb_free(b); bb_free(x);
+    bb_free(mat);
+    bb_free(a);
+    bb_free(l);
+    bb_free(b);
+    bb_free(x);
 }
 END_TEST
 
@@ -203,7 +214,7 @@ END_TEST
 START_TEST(exp_is_accurate)
 {
     const bb_kernels *k = bb_kernels_at(1) ? bb_kernels_at(1) : bb_kernels_at(0); /* the same bits, sooner */
-    double worst = 0;
+    double            worst = 0;
     for (int sign = 0; sign < 2; sign++)
         for (uint32_t u = 0; u < 0x42B0C0A5u; u += 10007) { /* up to 88.376 */
             float x = bb_bits_float(u | (uint32_t)sign << 31), y;
@@ -264,8 +275,10 @@ START_TEST(reference_is_right)
 }
 END_TEST
 
-static const struct { size_t m, n, k; } products[] = { { 1, 1, 1 },    { 1, 40, 3 },    { 3, 16, 0 },   { 5, 33, 17 },   { 14, 32, 255 }, { 15, 64, 256 },
-                                                       { 29, 31, 257 }, { 6, 100, 511 }, { 13, 7, 600 }, { 28, 96, 1030 }, { 0, 4, 4 } };
+static const struct {
+    size_t m, n, k;
+} products[] = { { 1, 1, 1 },     { 1, 40, 3 },    { 3, 16, 0 },   { 5, 33, 17 },    { 14, 32, 255 }, { 15, 64, 256 },
+                 { 29, 31, 257 }, { 6, 100, 511 }, { 13, 7, 600 }, { 28, 96, 1030 }, { 0, 4, 4 } };
 
 /* W is packed by rows or from its transpose; the result is compared with the chain of fma in plain loops. */
 START_TEST(product_is_a_chain_of_fma)
@@ -293,11 +306,16 @@ START_TEST(product_is_a_chain_of_fma)
                 float s = add || j >= n ? y0[i * ldy + j] : 0;
                 if (j < n && biased) s += bias[j];
                 for (size_t c = 0; j < n && c < k; c++) s = fmaf(x[i * ldx + c], w[j * (k + 1) + c], s);
-                ck_assert_msg(bb_float_bits(s) == bb_float_bits(y[i * ldy + j]), "%zu x %zu x %zu, variant %d: entry %zu, %zu", m, n, k, how,
-                              i, j);
+                ck_assert_msg(bb_float_bits(s) == bb_float_bits(y[i * ldy + j]), "%zu x %zu x %zu, variant %d: entry %zu, %zu", m, n, k, how, i, j);
             }
     }
-    bb_free(x); bb_free(w); bb_free(wt); bb_free(bias); bb_free(y); bb_free(y0); bb_free(panels);
+    bb_free(x);
+    bb_free(w);
+    bb_free(wt);
+    bb_free(bias);
+    bb_free(y);
+    bb_free(y0);
+    bb_free(panels);
 }
 END_TEST
 

@@ -64,7 +64,10 @@ static void check_against_spec(const bb_model *m, const tiny_spec *s)
 
 START_TEST(opens_every_architecture)
 {
-    static const struct { const char *name; bool neox; } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false } };
+    static const struct {
+        const char *name;
+        bool        neox;
+    } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false } };
     for (int variant = 0; variant < 8; variant++) {
         tiny_spec s = tiny_default(rows[_i].name);
         bb_model  m;
@@ -99,8 +102,8 @@ END_TEST
 START_TEST(deci_blocks_differ_and_lack_parts)
 {
     static const uint32_t heads[] = { 4, 0, 2, 6 }, kv[] = { 2, 0, 2, 1 }, ff[] = { 64, 32, 0, 7 };
-    tiny_spec s = tiny_default("deci");
-    bb_model  m;
+    tiny_spec             s = tiny_default("deci");
+    bb_model              m;
     s.n_layer = 4;
     memcpy(s.n_head, heads, sizeof heads);
     memcpy(s.n_kv, kv, sizeof kv);
@@ -190,19 +193,19 @@ END_TEST
 typedef struct change {
     const char *arch, *says;
     bb_status   status;
-    const char *key;            /* this key gets u32 `value`, or `text`, or `real`; or is left out */
+    const char *key; /* this key gets u32 `value`, or `text`, or `real`; or is left out */
     uint32_t    value;
     const char *text;
     bool        is_real;
     float       real;
     bool        leave_out;
-    const char *tensor;         /* this tensor is left out, or renamed to `text` */
+    const char *tensor; /* this tensor is left out, or renamed to `text` */
 } change;
 
 /* Writes path again with the change. */
 static void rewrite(const char *path, const char *to, const change *c)
 {
-    bb_source      g;
+    bb_source    g;
     bb_gguf_out *out;
     bool         named = false;
     ck_assert_int_eq(bb_gguf_open(path, &g, NULL), BB_OK);
@@ -349,7 +352,11 @@ END_TEST
 
 START_TEST(other_kinds_of_files_and_folders_are_named)
 {
-    static const struct { const char *name, *bytes; size_t n; const char *says; } rows[] = {
+    static const struct {
+        const char *name, *bytes;
+        size_t      n;
+        const char *says;
+    } rows[] = {
         { "a.safetensors", "\x10\0\0\0\0\0\0\0{\"a\":{}}      ", 22, "safetensors" },
         { "b.bin", "PK\3\4\24\0\0\0\0\0\0\0", 12, "zip archive" },
         { "c.gguf", "not a model at all", 18, "does not begin with" },
@@ -361,8 +368,12 @@ START_TEST(other_kinds_of_files_and_folders_are_named)
         ck_assert_int_eq(bb_model_open(bb_test_path(rows[i].name), &m, &err), BB_BAD_FILE);
         ck_assert_msg(strstr(err.msg, rows[i].says) && strstr(err.msg, rows[i].name), "%s", err.msg);
     }
-    static const struct { const char *folder, *inside, *says; } folders[] = {
-        { "hf", "hf/config.json", "convert_hf_to_gguf.py" }, { "run", "run/run.db", "run/model.gguf" }, { "plain", "plain/x", "is a folder" },
+    static const struct {
+        const char *folder, *inside, *says;
+    } folders[] = {
+        { "hf", "hf/config.json", "convert_hf_to_gguf.py" },
+        { "run", "run/run.db", "run/model.gguf" },
+        { "plain", "plain/x", "is a folder" },
     };
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         bb_err err = BB_ERR_INIT;
@@ -377,7 +388,10 @@ END_TEST
 /* The same shape with another token, tokenizer, or number of tokens. */
 START_TEST(vocabularies_are_compared)
 {
-    static const struct { change c; const char *says; } rows[] = {
+    static const struct {
+        change      c;
+        const char *says;
+    } rows[] = {
         { { .key = "tokenizer.ggml.model", .text = "gpt2" }, "tokenizer.ggml.model is 'llama' in the first and 'gpt2' in the second" },
         { { .key = "general.name", .text = "another" }, NULL },
         { { .key = "tokenizer.ggml.pre", .text = "default" }, NULL }, /* the other file names none */
@@ -425,7 +439,7 @@ END_TEST
 static void damage(const char *path, const char *tensor, uint64_t i, const void *raw, size_t n, bb_model *m)
 {
     bb_source g;
-    FILE   *f = fopen(path, "r+b");
+    FILE     *f = fopen(path, "r+b");
     ck_assert_int_eq(bb_gguf_open(path, &g, NULL), BB_OK);
     const bb_tensor *t = bb_source_tensor(&g, tensor);
     ck_assert(f && t);
@@ -438,7 +452,14 @@ static void damage(const char *path, const char *tensor, uint64_t i, const void 
 
 START_TEST(a_weight_that_is_no_number_is_named)
 {
-    static const struct { bb_type type; const char *tensor; uint64_t i; uint32_t raw; bool finite; const char *says; } rows[] = {
+    static const struct {
+        bb_type     type;
+        const char *tensor;
+        uint64_t    i;
+        uint32_t    raw;
+        bool        finite;
+        const char *says;
+    } rows[] = {
         { BB_F32, "blk.1.ffn_down.weight", 64 * 3 + 5, 0x7FC00000, false, "row 3, column 5" },
         { BB_F32, "blk.0.attn_norm.weight", 7, 0xFF800000, false, "-Inf (place 7)" },
         { BB_F16, "blk.1.attn_q.weight", 33, 0x7C00, false, "Inf (row 1, column 1)" },
@@ -446,7 +467,7 @@ START_TEST(a_weight_that_is_no_number_is_named)
         { BB_BF16, "blk.0.ffn_down.weight", 2, 0x7F80, false, "Inf" },
         { BB_BF16, "blk.0.ffn_down.weight", 2, 0x7F61, true, "2.99" },
         { BB_F32, "blk.0.ffn_up.weight", 1, 0xC77FE100, true, "-65505 (row 0, column 1)" },
-        { BB_F32, "blk.0.ffn_up.weight", 1, 0xC77FE000, true, NULL }, /* -65504 is the last that fits */
+        { BB_F32, "blk.0.ffn_up.weight", 1, 0xC77FE000, true, NULL },   /* -65504 is the last that fits */
         { BB_F32, "blk.0.ffn_norm.weight", 1, 0x7F000000, true, NULL }, /* vectors are not quantized */
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -471,11 +492,11 @@ END_TEST
 START_TEST(the_range_is_that_of_the_type_to_come)
 {
     static const uint16_t huge = 0x7F61; /* 2.99e38 as BF16 */
-    tiny_spec   s = tiny_default("llama");
-    const char *path = bb_test_path("range.gguf");
-    bb_err      err = BB_ERR_INIT;
-    bb_block    blocks[2];
-    bb_model    m;
+    tiny_spec             s = tiny_default("llama");
+    const char           *path = bb_test_path("range.gguf");
+    bb_err                err = BB_ERR_INIT;
+    bb_block              blocks[2];
+    bb_model              m;
     tiny_set_type(&s, BB_BF16);
     tiny_write(&s, path);
     damage(path, "blk.1.ffn_up.weight", 9, &huge, 2, &m);
@@ -497,10 +518,10 @@ END_TEST
 START_TEST(scales_of_a_quantized_file_are_read)
 {
     static const uint16_t inf = 0x7C00;
-    tiny_spec   s = tiny_default("llama");
-    const char *path = bb_test_path("scales.gguf");
-    bb_err      err = BB_ERR_INIT;
-    bb_model    m;
+    tiny_spec             s = tiny_default("llama");
+    const char           *path = bb_test_path("scales.gguf");
+    bb_err                err = BB_ERR_INIT;
+    bb_model              m;
     tiny_set_type(&s, BB_Q8_0);
     tiny_write(&s, path);
     damage(path, "blk.0.ffn_gate.weight", 17, &inf, 2, &m); /* a row is one block of 34 bytes */
@@ -549,7 +570,11 @@ END_TEST
 /* Models that other programs wrote. */
 START_TEST(opens_real_models)
 {
-    static const struct { const char *name; uint32_t c, l, h, kv, f, d; bool tied; } rows[] = {
+    static const struct {
+        const char *name;
+        uint32_t    c, l, h, kv, f, d;
+        bool        tied;
+    } rows[] = {
         { "configs/demo/wiki8m-f16.gguf", 256, 8, 8, 4, 768, 32, true },
         { "tests/data/stories260K.gguf", 64, 5, 8, 4, 172, 8, false },
     };

@@ -13,19 +13,19 @@ static void close_to(double is, double want) { ck_assert_msg(fabs(is - want) < 1
 START_TEST(by_hand)
 {
     static const double a[] = { 1, 2, 3, 4 }, b[] = { 1, 3, 2, 4 }, down[] = { 9, 7, 5, 1 }, tied[] = { 1, 1, 2, 2 }, flat[] = { 3, 3, 3, 3 };
-    double rho;
+    double              rho;
     close_to(bb_kendall(a, a, 4), 1);
     close_to(bb_kendall(a, down, 4), -1);
-    close_to(bb_kendall(a, b, 4), 4.0 / 6);               /* five pairs agree, one does not */
-    close_to(bb_kendall(a, tied, 4), 4 / sqrt(6.0 * 4));  /* four untied pairs, all agree */
+    close_to(bb_kendall(a, b, 4), 4.0 / 6);              /* five pairs agree, one does not */
+    close_to(bb_kendall(a, tied, 4), 4 / sqrt(6.0 * 4)); /* four untied pairs, all agree */
     ck_assert(isnan(bb_kendall(a, flat, 4)));
     ck_assert_int_eq(bb_spearman(a, b, 4, &rho, NULL), BB_OK);
-    close_to(rho, 0.8);                                   /* 1 - 6 * 2 / (4 * 15) */
+    close_to(rho, 0.8); /* 1 - 6 * 2 / (4 * 15) */
     ck_assert_int_eq(bb_spearman(a, tied, 4, &rho, NULL), BB_OK);
-    close_to(rho, 2 / sqrt(5));                           /* ranks 0.5 0.5 2.5 2.5: covariance 4, squares 5 and 4 */
+    close_to(rho, 2 / sqrt(5)); /* ranks 0.5 0.5 2.5 2.5: covariance 4, squares 5 and 4 */
     ck_assert_int_eq(bb_spearman(flat, a, 4, &rho, NULL), BB_OK);
     ck_assert(isnan(rho));
-    close_to(bb_regret(down, a, 4), 3);                   /* the least of down is the last, whose a is 4 */
+    close_to(bb_regret(down, a, 4), 3); /* the least of down is the last, whose a is 4 */
     close_to(bb_regret(a, down, 4), 8);
     close_to(bb_regret(flat, a, 4), 0);
 }

@@ -48,7 +48,10 @@ START_TEST(logits_are_those_of_the_original)
         const float *e = r.model.net.embd.data, *f = bb_matrix_decode(&m.net.embd, NULL);
         for (uint32_t i = 0; i < m.net.n_embd; i++) moved = fmax(moved, fabs((double)e[i] - (double)f[i]));
         ck_assert(moved > 1e-3 && r.model.net.head.rows == m.net.n_vocab); /* it is not the identity, and the head is its own */
-        union { const float *c; void *p; } decoded = { f };
+        union {
+            const float *c;
+            void        *p;
+        } decoded = { f };
         bb_free(decoded.p);
     }
     ck_assert_str_ne(bb_model_sha256(&r.model), bb_model_sha256(&source));
@@ -64,11 +67,11 @@ START_TEST(an_outlier_is_spread)
     ref_model  m;
     bb_rotated r, again;
     ref_model_make(&ref_specs[0], 5, &m);
-    size_t     C = m.net.n_embd, V = m.net.n_vocab;
-    float     *e = BB_NEW0(V * C, float, NULL);
-    bb_model   source = { .net = m.net };
+    size_t   C = m.net.n_embd, V = m.net.n_vocab;
+    float   *e = BB_NEW0(V * C, float, NULL);
+    bb_model source = { .net = m.net };
     e[3] = 1;
-    source.net.embd = (bb_matrix){ .type = BB_F32, .rows = (uint32_t)V, .cols = (uint32_t)C, .data = e };
+    source.net.embd = (bb_matrix) { .type = BB_F32, .rows = (uint32_t)V, .cols = (uint32_t)C, .data = e };
     ck_assert_int_eq(bb_rotate(&source, BB_ROTATE_STREAM, 1, &r, NULL), BB_OK);
     omp_set_num_threads(2);
     ck_assert_int_eq(bb_rotate(&source, BB_ROTATE_STREAM, 1, &again, NULL), BB_OK);
@@ -95,7 +98,7 @@ START_TEST(memory_that_ends_is_said)
     bb_err     err = BB_ERR_INIT;
     long       n = 0;
     ref_model_make(&ref_specs[0], 5, &m);
-    bb_model   source = { .net = m.net };
+    bb_model source = { .net = m.net };
     omp_set_num_threads(1);
     for (;; n++) {
         bb_mem_fail_after(n);

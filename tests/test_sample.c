@@ -54,8 +54,8 @@ static void plain_logits(const bb_net *net, const int32_t *ids, uint32_t n, floa
 static int32_t draw(const float *z, size_t n, float scale, bb_rng *r)
 {
     const bb_kernels *k = bb_kernels_get();
-    float  e[64], top = z[k->arg_max(z, n)];
-    double sum = 0, u;
+    float             e[64], top = z[k->arg_max(z, n)];
+    double            sum = 0, u;
     for (size_t i = 0; i < n; i++) e[i] = (z[i] - top) * scale;
     k->exp(e, e, n);
     for (size_t i = 0; i < n; i++) sum += (double)e[i];
@@ -74,9 +74,9 @@ START_TEST(draws_are_those_of_the_forward_pass)
     int32_t        *ids = BB_NEW(N * LENGTH, int32_t, NULL), *again = BB_NEW(N * LENGTH, int32_t, NULL), prompt[3] = { 1, 0, 2 };
     int             threads = omp_get_max_threads();
     ref_model_make(spec, 4, &m);
-    size_t          V = m.net.n_vocab;
-    float          *z = BB_NEW(LENGTH * V, float, NULL);
-    bb_sampling     p = { prompt, _i % 2 ? 3 : 0, 0, N, LENGTH, 0.5, 77, 0 };
+    size_t      V = m.net.n_vocab;
+    float      *z = BB_NEW(LENGTH * V, float, NULL);
+    bb_sampling p = { prompt, _i % 2 ? 3 : 0, 0, N, LENGTH, 0.5, 77, 0 };
     ck_assert_uint_le(V, 64);
     omp_set_num_threads(3);
     ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);

@@ -16,15 +16,19 @@
 
 /* ---- evaluators without noise, one window ---- */
 
-typedef struct plain { const bb_problem *p; double (*kl)(const bb_problem *p, const uint16_t *x); bb_evaluator e; uint64_t n; } plain;
+typedef struct plain {
+    const bb_problem *p;
+    double (*kl)(const bb_problem *p, const uint16_t *x);
+    bb_evaluator e;
+    uint64_t     n;
+} plain;
 
-static bb_status plain_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
-                                bb_err *err)
+static bb_status plain_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
 {
     plain *w = self;
     (void)level, (void)err;
     for (size_t i = 0; i < n; i++) {
-        out[i] = (bb_score){.kl = w->kl(w->p, x[i]), .tokens = 1};
+        out[i] = (bb_score) { .kl = w->kl(w->p, x[i]), .tokens = 1 };
         if (window_kl && window_kl[i]) window_kl[i][0] = out[i].kl;
         w->n++;
     }
@@ -33,14 +37,20 @@ static bb_status plain_evaluate(void *self, const uint16_t *const *x, size_t n, 
 
 static plain *plain_new(const bb_problem *p, double (*kl)(const bb_problem *, const uint16_t *))
 {
-    static const uint32_t n_windows[1] = {1};
-    plain *w = calloc(1, sizeof *w);
-    *w = (plain){.p = p, .kl = kl};
-    w->e = (bb_evaluator){.self = w, .n_levels = 1, .n_windows = n_windows, .evaluate = plain_evaluate, .key = "plain"};
+    static const uint32_t n_windows[1] = { 1 };
+    plain                *w = calloc(1, sizeof *w);
+    *w = (plain) { .p = p, .kl = kl };
+    w->e = (bb_evaluator) { .self = w, .n_levels = 1, .n_windows = n_windows, .evaluate = plain_evaluate, .key = "plain" };
     return w;
 }
 
-typedef struct run { bb_archive archive; bb_stop_reason why; uint64_t asked; double tokens; bb_status status; } run;
+typedef struct run {
+    bb_archive     archive;
+    bb_stop_reason why;
+    uint64_t       asked;
+    double         tokens;
+    bb_status      status;
+} run;
 
 /* The methods that ask and tell. NULL past the end. */
 static const bb_search_method *asker(size_t i)
@@ -53,9 +63,9 @@ static const bb_search_method *asker(size_t i)
 static run go(const bb_search_method *a, const bb_problem *p, const bb_evaluator *e, const int64_t *budgets, size_t n_budgets, uint64_t evaluations,
               uint64_t seed)
 {
-    run        r = {0};
+    run        r = { 0 };
     bb_ledger *l;
-    bb_search  s = {.budgets = budgets, .n_budgets = n_budgets, .seed = seed, .stop.max_evaluations = evaluations, .one_level = e->n_levels > 1 ? 2 : 1};
+    bb_search  s = { .budgets = budgets, .n_budgets = n_budgets, .seed = seed, .stop.max_evaluations = evaluations, .one_level = e->n_levels > 1 ? 2 : 1 };
     r.status = syn_search(a, p, e, NULL, NULL, &s, &r.archive, &l, NULL);
     r.why = s.why;
     r.asked = bb_ledger_asked(l);
@@ -68,9 +78,9 @@ static run go(const bb_search_method *a, const bb_problem *p, const bb_evaluator
 
 static double best_of(const bb_search_method *a, const bb_problem *p, const bb_evaluator *e, int64_t budget, uint64_t evaluations, uint64_t seed)
 {
-    run r = go(a, p, e, &budget, 1, evaluations, seed);
+    run                     r = go(a, p, e, &budget, 1, evaluations, seed);
     const bb_archive_entry *best = bb_archive_best(&r.archive, budget);
-    const double kl = best ? best->score.kl : HUGE_VAL;
+    const double            kl = best ? best->score.kl : HUGE_VAL;
     ck_assert_int_eq(r.status, BB_OK);
     bb_archive_done(&r.archive);
     return kl;
@@ -94,9 +104,9 @@ START_TEST(small_knapsacks_are_nearly_solved)
         if (a == &bb_method_random) continue;
         int solved = 0, total = 0;
         for (uint64_t seed = 0; seed < 6; seed++) {
-            syn_problem *s = syn_transformer(seed, 1, 4, 2); /* 2^2 4^8 plans */
-            uint16_t     x[SYN_MAX_UNITS] = {0};
-            double       best = HUGE_VAL;
+            syn_problem  *s = syn_transformer(seed, 1, 4, 2); /* 2^2 4^8 plans */
+            uint16_t      x[SYN_MAX_UNITS] = { 0 };
+            double        best = HUGE_VAL;
             const int64_t budget = 150000 + 50000 * (int64_t)seed;
             do {
                 if (bb_problem_bound(&s->p, x) <= budget) best = fmin(best, bb_problem_cost(&s->p, x));
@@ -143,7 +153,7 @@ static syn_problem *flat(uint32_t n_units, uint32_t n_options)
 /* Geometric mean of the KL at five budgets from n evaluations a budget: a run each, or one run for all. */
 static double front_of(const bb_search_method *a, const bb_problem *p, const bb_evaluator *e, uint64_t n, uint64_t seed)
 {
-    const int64_t budgets[5] = {300000, 400000, 500000, 650000, 800000};
+    const int64_t budgets[5] = { 300000, 400000, 500000, 650000, 800000 };
     double        sum = 0;
     if (!a->whole_front || a == &bb_method_random) {
         for (int b = 0; b < 5; b++) sum += log(best_of(a, p, e, budgets[b], n, seed)) / 5;
@@ -165,7 +175,7 @@ START_TEST(random_is_beaten_on_every_space)
         if (a == &bb_method_random) continue;
         const uint64_t n = a == &bb_method_amq ? 40 : 400; /* the surrogate needs few, and its own time grows with their cube */
         const uint64_t m = a == &bb_method_amq ? 150 : 500;
-        double ratio[3] = {0, 0, 0};
+        double         ratio[3] = { 0, 0, 0 };
         for (uint64_t seed = 0; seed < 2; seed++) {
             syn_problem *s = syn_transformer(40 + seed, 3, 8, 4);
             syn_world   *w = syn_world_new(&s->p, seed, 1.5, 0.5);
@@ -249,30 +259,30 @@ static int64_t dtlz2_size(void *self, const uint16_t *x)
 
 START_TEST(fronts_of_known_shape)
 {
-    static double (*const kl[4])(const bb_problem *, const uint16_t *) = {zdt1, zdt2, zdt3, dtlz2};
-    static const char *const names[4] = {"ZDT1", "ZDT2", "ZDT3", "DTLZ2"};
-    syn_problem *s = flat(ZDT_UNITS, ZDT_OPTIONS);
+    static double (*const kl[4])(const bb_problem *, const uint16_t *) = { zdt1, zdt2, zdt3, dtlz2 };
+    static const char *const names[4] = { "ZDT1", "ZDT2", "ZDT3", "DTLZ2" };
+    syn_problem             *s = flat(ZDT_UNITS, ZDT_OPTIONS);
     for (uint32_t u = 0; u < ZDT_UNITS; u++)
         for (uint32_t o = 0; o < ZDT_OPTIONS; o++) s->bytes[u][o] = u == 0 ? 60 * o + 1500 : 20 * o; /* an upper bound of every size */
     s->p.size = _i == 3 ? dtlz2_size : zdt_size;
-    plain *w = plain_new(&s->p, kl[_i]);
+    plain  *w = plain_new(&s->p, kl[_i]);
     int64_t budgets[8];
     for (int b = 0; b < 8; b++) budgets[b] = 1000 * (b + 1) / 8;
-    double exact = 0; /* the best possible: g at its minimum */
-    uint16_t x[ZDT_UNITS] = {0};
+    double     exact = 0; /* the best possible: g at its minimum */
+    uint16_t   x[ZDT_UNITS] = { 0 };
     bb_archive ideal;
     bb_archive_init(&ideal, ZDT_UNITS);
     for (uint32_t u = 1; u < ZDT_UNITS; u++) x[u] = _i == 3 ? ZDT_OPTIONS / 2 : 0;
     for (x[0] = 0; x[0] < ZDT_OPTIONS; x[0]++) {
-        bb_archive_entry e = {.x = x, .size_bytes = bb_problem_size(&s->p, x), .score.kl = kl[_i](&s->p, x)};
+        bb_archive_entry e = { .x = x, .size_bytes = bb_problem_size(&s->p, x), .score.kl = kl[_i](&s->p, x) };
         ck_assert_int_eq(bb_archive_insert(&ideal, &e, NULL, NULL), BB_OK);
     }
     exact = syn_hypervolume(&ideal, 1100, 3);
     bb_archive_done(&ideal);
     for (size_t i = 0; asker(i); i++) {
-        const bb_search_method *a = asker(i), *pair[2] = {a, &bb_method_random};
+        const bb_search_method *a = asker(i), *pair[2] = { a, &bb_method_random };
         if (!a->whole_front || a == &bb_method_random) continue;
-        double volume[2] = {0, 0};
+        double volume[2] = { 0, 0 };
         for (uint64_t k = 0; k < 4; k++) { /* two seeds each */
             run r = go(pair[k % 2], &s->p, &w->e, budgets, 8, a == &bb_method_amq ? 150 : 400, k / 2);
             ck_assert_int_eq(r.status, BB_OK);
@@ -280,8 +290,7 @@ START_TEST(fronts_of_known_shape)
             bb_archive_done(&r.archive);
         }
         if (getenv("BB_VERBOSE"))
-            printf("%s %s: hypervolume %.1f %% of the exact front, random %.1f %%\n", names[_i], a->name, 100 * volume[0] / exact,
-                   100 * volume[1] / exact);
+            printf("%s %s: hypervolume %.1f %% of the exact front, random %.1f %%\n", names[_i], a->name, 100 * volume[0] / exact, 100 * volume[1] / exact);
         ck_assert_double_le(volume[0], exact * 1.0000001);
         ck_assert_double_gt(volume[0], volume[1]);
     }
@@ -302,7 +311,7 @@ START_TEST(edges_end_by_themselves)
 {
     for (size_t i = 0; asker(i); i++) {
         const bb_search_method *a = asker(i);
-        int64_t budget = 64;
+        int64_t                 budget = 64;
         /* one unit of three options: everything is soon known, and the run stalls or ends */
         syn_problem *s = flat(1, 4);
         plain       *w = plain_new(&s->p, all_equal);
@@ -346,16 +355,18 @@ static uint32_t units_apart(const uint16_t *a, const uint16_t *b, uint32_t n)
 START_TEST(evopress_keeps_the_best_parent)
 {
     enum { N = 24, GENERATIONS = 12, MAX = 128 };
-    syn_problem *s = flat(N, 4);
-    bb_space     space;
-    uint16_t     best[N], x[MAX * N];
-    bb_score     scores[MAX] = {{0}};
-    void        *state;
+    syn_problem  *s = flat(N, 4);
+    bb_space      space;
+    uint16_t      best[N], x[MAX * N];
+    bb_score      scores[MAX] = { { 0 } };
+    void         *state;
     const int64_t budget = 32 * 2 * N;
     int           generations = 0;
     for (uint32_t u = 0; u < N; u++) best[u] = u % 2 ? 3 : 1;
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
-    const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 3, .population = 16, .starts = best, .n_starts = 1};
+    const bb_algorithm_config c = {
+        .space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 3, .population = 16, .starts = best, .n_starts = 1
+    };
     ck_assert_int_eq(bb_method_evopress.algorithm->create(&c, &state, NULL), BB_OK);
     while (generations < GENERATIONS) {
         uint32_t     level, least = N, most = 0;
@@ -393,12 +404,12 @@ static bb_status lying_evaluate(void *self, const uint16_t *const *x, size_t n, 
 
 START_TEST(no_start_is_lost)
 {
-    static const uint32_t n_windows[3] = {1, 1, 1};
+    static const uint32_t n_windows[3] = { 1, 1, 1 };
     for (uint64_t seed = 0; seed < 4; seed++) {
-        syn_problem  *s = syn_transformer(80 + seed, 3, 8, 4);
-        plain        *w = plain_new(&s->p, bb_problem_cost);
-        uint16_t      start[2 * SYN_MAX_UNITS];
-        bb_archive    archive;
+        syn_problem   *s = syn_transformer(80 + seed, 3, 8, 4);
+        plain         *w = plain_new(&s->p, bb_problem_cost);
+        uint16_t       start[2 * SYN_MAX_UNITS];
+        bb_archive     archive;
         const uint32_t n = s->p.n_units;
         for (uint32_t u = 0; u < n; u++) {
             start[u] = s->units[u].n_options == 8 ? 3 : 0; /* one format, nothing pruned; a better one, as second */
@@ -409,7 +420,7 @@ START_TEST(no_start_is_lost)
         w->e.n_levels = 3;
         w->e.n_windows = n_windows;
         w->e.evaluate = lying_evaluate;
-        bb_search o = {.budgets = &budget, .n_budgets = 1, .seed = seed, .candidates = 16, .starts = start, .n_starts = 2, .stop.max_evaluations = 300};
+        bb_search o = { .budgets = &budget, .n_budgets = 1, .seed = seed, .candidates = 16, .starts = start, .n_starts = 2, .stop.max_evaluations = 300 };
         ck_assert_int_eq(syn_search(&bb_method_evopress, &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
         ck_assert_double_le(bb_archive_best(&archive, budget)->score.kl, bb_problem_cost(&s->p, start + n));
         bb_archive_done(&archive);
@@ -422,7 +433,7 @@ END_TEST
 /* Given the optimum, every algorithm that takes a start has it in the end; of itself none finds it in as few evaluations. */
 START_TEST(what_is_given_is_used)
 {
-    static const bb_search_method *const algorithms[] = {&bb_method_evopress, &bb_method_annealing, &bb_method_nsga2, &bb_method_amq};
+    static const bb_search_method *const algorithms[] = { &bb_method_evopress, &bb_method_annealing, &bb_method_nsga2, &bb_method_amq };
     for (size_t i = 0; i < 4; i++)
         for (size_t given = 0; given < 2; given++) {
             syn_problem  *s = syn_transformer(90, 3, 8, 4);
@@ -433,7 +444,7 @@ START_TEST(what_is_given_is_used)
             bb_archive    archive;
             ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
             ck_assert_int_eq(bb_separable_solve(sep, budget, best, NULL, NULL), BB_OK);
-            bb_search o = {.budgets = &budget, .n_budgets = 1, .seed = 1, .starts = best, .n_starts = given, .stop.max_evaluations = 60};
+            bb_search o = { .budgets = &budget, .n_budgets = 1, .seed = 1, .starts = best, .n_starts = given, .stop.max_evaluations = 60 };
             ck_assert_int_eq(syn_search(algorithms[i], &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
             const double ratio = bb_archive_best(&archive, budget)->score.kl / bb_problem_cost(&s->p, best);
             ck_assert_msg(given ? ratio <= 1 : ratio > 1.05, "%s: %g", algorithms[i]->name, ratio);
@@ -448,17 +459,17 @@ END_TEST
 /* In one dimension the interpolation is the natural cubic spline; in any, it gives linear functions back. */
 START_TEST(amq_interpolates)
 {
-    const double z[3] = {0, 10, 20};
-    double       w[5] = {0, 1, 0};
+    const double z[3] = { 0, 10, 20 };
+    double       w[5] = { 0, 1, 0 };
     ck_assert_int_eq(bb_rbf_fit(z, 3, 1, w, NULL), BB_OK);
     for (int i = 0; i <= 20; i++) {
         const double at = i, t = i <= 10 ? i / 10.0 : 2 - i / 10.0;
         ck_assert_double_eq_tol(bb_rbf_at(z, 3, 1, w, &at), 1.5 * t - 0.5 * t * t * t, 1e-3); /* regularised */
     }
     enum { N = 20, D = 4 };
-    static const double slope[D] = {1, -2, 0.5, 3};
-    double points[N * D], weights[N + D + 1];
-    bb_rng r;
+    static const double slope[D] = { 1, -2, 0.5, 3 };
+    double              points[N * D], weights[N + D + 1];
+    bb_rng              r;
     bb_rng_init(&r, 1, "points");
     for (int i = 0; i < N; i++) {
         weights[i] = 7;
@@ -481,7 +492,7 @@ START_TEST(amq_works_on_logarithms)
     int64_t      budget = 400000;
     void        *state[2];
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
-    const bb_algorithm_config c = {.space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 1, .horizon = 100};
+    const bb_algorithm_config c = { .space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 1, .horizon = 100 };
     for (int k = 0; k < 2; k++) ck_assert_int_eq(bb_method_amq.algorithm->create(&c, &state[k], NULL), BB_OK);
     for (int round = 0; round < 3; round++) {
         static uint16_t x[2][200 * SYN_MAX_UNITS];
@@ -493,8 +504,8 @@ START_TEST(amq_works_on_logarithms)
         ck_assert_mem_eq(x[0], x[1], n * s->p.n_units * sizeof **x);
         for (size_t i = 0; i < n; i++) {
             const double cost = bb_problem_cost(&s->p, x[0] + i * s->p.n_units);
-            score[0][i] = (bb_score){.kl = cost};
-            score[1][i] = (bb_score){.kl = cost * cost};
+            score[0][i] = (bb_score) { .kl = cost };
+            score[1][i] = (bb_score) { .kl = cost * cost };
         }
         for (int k = 0; k < 2; k++) ck_assert_int_eq(bb_method_amq.algorithm->tell(state[k], score[k], n, NULL), BB_OK);
     }
@@ -510,7 +521,7 @@ START_TEST(same_seed_same_answer)
     syn_world   *w = syn_world_new(&s->p, 1, 1, 0.5);
     for (size_t i = 0; asker(i); i++) {
         const int64_t budget = 400000;
-        run a = go(asker(i), &s->p, &w->e, &budget, 1, 150, 9), b = go(asker(i), &s->p, &w->e, &budget, 1, 150, 9);
+        run           a = go(asker(i), &s->p, &w->e, &budget, 1, 150, 9), b = go(asker(i), &s->p, &w->e, &budget, 1, 150, 9);
         ck_assert_uint_eq(a.archive.n, b.archive.n);
         for (size_t k = 0; k < a.archive.n; k++) ck_assert_str_eq(a.archive.entries[k].hash, b.archive.entries[k].hash);
         ck_assert_double_eq(a.tokens, b.tokens);
@@ -543,7 +554,7 @@ static size_t two_uniform_plans(void *self, int64_t budget, size_t max, uint16_t
 START_TEST(every_method_answers_every_budget)
 {
     enum { B = 3 };
-    const int64_t budgets[B] = {700000, 1200000, 1000000};
+    const int64_t budgets[B] = { 700000, 1200000, 1000000 };
     syn_problem  *s = syn_transformer(71, 2, 6, 3);
     syn_world    *w = syn_world_new(&s->p, 4, 1, 0.4);
     bb_space      space;
@@ -552,30 +563,39 @@ START_TEST(every_method_answers_every_budget)
     double        separable[B];
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
     ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
-    const size_t M = space.offset[s->p.n_units];
-    float       *gram = calloc(M * M, sizeof *gram);
+    const size_t  M = space.offset[s->p.n_units];
+    float        *gram = calloc(M * M, sizeof *gram);
     const double *linear[SYN_MAX_UNITS];
     for (uint32_t u = 0; u < s->p.n_units; u++) {
         source[u] = (uint16_t)(bb_space_is_controller(&space, u) ? bb_space_widest(&space, u) : s->units[u].n_options - 1);
         linear[u] = s->units[u].cost;
     }
-    const bb_quadratic quadratic = {.space = &space, .gram = gram, .linear = linear}; /* without interactions: the separable score */
+    const bb_quadratic quadratic = { .space = &space, .gram = gram, .linear = linear }; /* without interactions: the separable score */
     for (int b = 0; b < B; b++) {
         ck_assert_int_eq(bb_separable_solve(sep, budgets[b], x, NULL, NULL), BB_OK);
         separable[b] = bb_problem_cost(&s->p, x);
     }
     for (size_t i = 0; bb_method_at(i); i++) {
         const bb_search_method *m = bb_method_at(i);
-        bb_search  o = {.budgets = budgets, .n_budgets = B, .seed = 3, .stop.max_tokens = 1e6, .window_tokens = 256, .source = source,
-                        .uniform = two_uniform_plans, .uniform_self = &s->p, .uniform_level = 1, .quadratic = m->needs_quadratic ? &quadratic : NULL};
-        bb_archive archive;
-        bb_ledger *l;
-        bb_err     err = BB_ERR_INIT;
+        bb_search               o = { .budgets = budgets,
+                                      .n_budgets = B,
+                                      .seed = 3,
+                                      .stop.max_tokens = 1e6,
+                                      .window_tokens = 256,
+                                      .source = source,
+                                      .uniform = two_uniform_plans,
+                                      .uniform_self = &s->p,
+                                      .uniform_level = 1,
+                                      .quadratic = m->needs_quadratic ? &quadratic : NULL };
+        bb_archive              archive;
+        bb_ledger              *l;
+        bb_err                  err = BB_ERR_INIT;
         ck_assert_ptr_eq(bb_method_named(m->name), m);
         ck_assert(m->run && *m->reference && (m->plan || !m->simple) && (!m->algorithm || m->run == bb_method_drive));
         ck_assert_msg(syn_search(m, &s->p, &w->e, NULL, NULL, &o, &archive, &l, &err) == BB_OK, "%s: %s", m->name, err.msg);
         ck_assert(syn_is_front(&archive));
-        if (!m->plan) ck_assert_msg(bb_ledger_tokens(l) >= (m->algorithm ? 0.9e6 : 0.2e6) && bb_ledger_tokens(l) <= 1.5e6, "%s: %g tokens", m->name, bb_ledger_tokens(l));
+        if (!m->plan)
+            ck_assert_msg(bb_ledger_tokens(l) >= (m->algorithm ? 0.9e6 : 0.2e6) && bb_ledger_tokens(l) <= 1.5e6, "%s: %g tokens", m->name, bb_ledger_tokens(l));
         for (int b = 0; b < B; b++) {
             const bb_archive_entry *best = bb_archive_best(&archive, budgets[b]);
             if (m == &bb_method_pruning) continue; /* may be out of reach */
@@ -583,8 +603,8 @@ START_TEST(every_method_answers_every_budget)
                 uint16_t        two[BB_N_UNIFORM * SYN_MAX_UNITS];
                 char            names[BB_N_UNIFORM][BB_SOURCE];
                 const size_t    n = two_uniform_plans(&s->p, budgets[b], 2, two, names);
-                const uint16_t *px[2] = {two, two + s->p.n_units};
-                bb_score        score[2] = {{.kl = HUGE_VAL}, {.kl = HUGE_VAL}};
+                const uint16_t *px[2] = { two, two + s->p.n_units };
+                bb_score        score[2] = { { .kl = HUGE_VAL }, { .kl = HUGE_VAL } };
                 ck_assert(n > 0 || b == 0);
                 ck_assert_int_eq(syn_evaluate(w, px, n, 1, score, NULL, NULL), BB_OK);
                 if (n == 0) continue;
@@ -602,7 +622,7 @@ START_TEST(every_method_answers_every_budget)
                 if (m == &bb_method_pruning && s->units[u].controller >= 0) ck_assert_uint_eq(archive.entries[k].x[u], source[u]);
             }
         for (int b = 0; b < B && m->plan; b++) { /* the plan at once is the plan of the run */
-            bb_simple_plan plan = {.x = x};
+            bb_simple_plan plan = { .x = x };
             o.problem = &s->p;
             o.space = &space;
             o.separable = sep;
@@ -614,7 +634,7 @@ START_TEST(every_method_answers_every_budget)
         bb_archive_done(&archive);
         bb_ledger_close(l);
     }
-    bb_search  bare = {.budgets = budgets, .n_budgets = B};
+    bb_search  bare = { .budgets = budgets, .n_budgets = B };
     bb_archive archive;
     ck_assert_int_eq(syn_search(&bb_method_quadratic, &s->p, &w->e, NULL, NULL, &bare, &archive, NULL, NULL), BB_UNSUPPORTED);
     bb_archive_done(&archive);
@@ -630,13 +650,13 @@ END_TEST
 
 START_TEST(survives_allocation_failures)
 {
-    syn_problem *s = flat(6, 3);
-    plain       *w = plain_new(&s->p, trap);
+    syn_problem  *s = flat(6, 3);
+    plain        *w = plain_new(&s->p, trap);
     const int64_t budget = 300;
     const size_t  before = bb_mem_live_bytes();
     for (size_t i = 0; asker(i); i++)
         for (long n = 0;; n += 1 + n / 12) {
-            bb_search  o = {.budgets = &budget, .n_budgets = 1, .seed = 1, .candidates = 4, .stop = {.max_evaluations = 40, .patience = 100}};
+            bb_search  o = { .budgets = &budget, .n_budgets = 1, .seed = 1, .candidates = 4, .stop = { .max_evaluations = 40, .patience = 100 } };
             bb_archive archive;
             bb_mem_fail_after(n);
             const bb_status st = syn_search(asker(i), &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL);
@@ -655,7 +675,10 @@ END_TEST
 
 /* A transformer with forbidden cells, in which a plan with any narrow controller needs one option for the first two units of each group: a
  * condition between units and over the whole plan that no table can say. */
-typedef struct coupled { syn_problem *s; bb_space space; } coupled;
+typedef struct coupled {
+    syn_problem *s;
+    bb_space     space;
+} coupled;
 
 static bool is_coupled_wrong(const bb_problem *p, const uint16_t *x, uint32_t *unit)
 {
@@ -714,7 +737,7 @@ static void coupled_init(coupled *c, bool settles)
 /* Whatever searches, what it gives can be loaded, and no sum of bytes wraps round to something that fits. */
 START_TEST(only_loadable_plans)
 {
-    const int64_t budgets[3] = {250000, 320000, 420000};
+    const int64_t budgets[3] = { 250000, 320000, 420000 };
     coupled       c;
     int64_t       size = 0;
     size_t        n = 0;
@@ -774,7 +797,7 @@ END_TEST
 START_TEST(forbidden_is_above_every_budget)
 {
     coupled  c;
-    uint16_t x[SYN_MAX_UNITS] = {0};
+    uint16_t x[SYN_MAX_UNITS] = { 0 };
     coupled_init(&c, true);
     const bb_problem *p = &c.s->p;
     ck_assert(bb_is_forbidden(bb_bytes_add(BB_FORBIDDEN, BB_FORBIDDEN)) && bb_is_forbidden(bb_bytes_add(1, BB_FORBIDDEN)));

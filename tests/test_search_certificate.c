@@ -21,7 +21,7 @@ static bool next_candidate(const bb_problem *p, uint16_t *x)
 /* Least separable and quadratic score within the bytes. */
 static void brute(const bb_problem *p, const bb_quadratic *q, int64_t bytes, double *separable, double *quadratic)
 {
-    uint16_t x[SYN_MAX_UNITS] = {0};
+    uint16_t x[SYN_MAX_UNITS] = { 0 };
     *separable = *quadratic = HUGE_VAL;
     do {
         const int64_t b = bb_problem_bound(p, x);
@@ -52,16 +52,16 @@ static float *random_gram(size_t M, uint64_t seed)
 START_TEST(bounds_hold_and_optima_are_proven)
 {
     for (uint64_t seed = 0; seed < 12; seed++) {
-        syn_problem *s = syn_random(7000 + seed, 3, 1, 5);
-        bb_space     space;
-        bb_rng       r;
-        uint16_t     x[6][SYN_MAX_UNITS];
+        syn_problem    *s = syn_random(7000 + seed, 3, 1, 5);
+        bb_space        space;
+        bb_rng          r;
+        uint16_t        x[6][SYN_MAX_UNITS];
         const uint16_t *px[6];
         bb_certificate  rows[6];
         ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
-        const size_t  M = space.offset[s->p.n_units];
-        float        *G = random_gram(M, seed);
-        const bb_quadratic q = {&space, G, 0, NULL};
+        const size_t       M = space.offset[s->p.n_units];
+        float             *G = random_gram(M, seed);
+        const bb_quadratic q = { &space, G, 0, NULL };
         bb_rng_init(&r, seed, "plans");
         for (int i = 0; i < 6; i++) {
             ck_assert(bb_space_random(&space, &r, x[i]));
@@ -72,8 +72,8 @@ START_TEST(bounds_hold_and_optima_are_proven)
         ck_assert_int_eq(bb_certify(&s->p, &q, px, 6, rows, NULL), BB_OK);
         for (int i = 0; i < 6; i++) {
             const bb_certificate *c = &rows[i];
-            const int64_t counted = bb_problem_bound(&s->p, x[i]);
-            double separable, quadratic;
+            const int64_t         counted = bb_problem_bound(&s->p, x[i]);
+            double                separable, quadratic;
             brute(&s->p, &q, counted > c->budget_bytes ? counted : c->budget_bytes, &separable, &quadratic);
             ck_assert_double_eq_tol(c->separable_best, separable, 1e-12);
             ck_assert_double_le(c->separable_bound, separable + 1e-12);
@@ -101,9 +101,9 @@ START_TEST(the_gap_of_the_relaxation_is_closed)
         s->bytes[u][1] = 100;
         s->cost[u][1] = 0.5;
     }
-    uint16_t        x[SYN_MAX_UNITS] = {0};
+    uint16_t        x[SYN_MAX_UNITS] = { 0 };
     const uint16_t *px = x;
-    bb_certificate  row = {.budget_bytes = 350};
+    bb_certificate  row = { .budget_bytes = 350 };
     bb_separable   *sep;
     x[0] = x[1] = x[2] = 1;
     ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
@@ -120,10 +120,10 @@ END_TEST
 START_TEST(what_is_not_proven_is_not_called_proven)
 {
     enum { N = 15, SUBSETS = 1 << N };
-    syn_problem *s = syn_new();
-    int64_t      weight[N], power = 1, budget = 0;
-    double       gain[N], best = 0, all = 0;
-    uint16_t     x[SYN_MAX_UNITS] = {0};
+    syn_problem    *s = syn_new();
+    int64_t         weight[N], power = 1, budget = 0;
+    double          gain[N], best = 0, all = 0;
+    uint16_t        x[SYN_MAX_UNITS] = { 0 };
     const uint16_t *px = x;
     bb_certificate  row;
     const uint32_t  controller = syn_add(s, 1, -1);
@@ -151,7 +151,7 @@ START_TEST(what_is_not_proven_is_not_called_proven)
                 }
             if (bytes <= budget) best = fmax(best, saved);
         }
-        row = (bb_certificate){.budget_bytes = budget};
+        row = (bb_certificate) { .budget_bytes = budget };
         ck_assert_int_eq(bb_certify(&s->p, NULL, &px, 1, &row, NULL), BB_OK);
         ck_assert_double_le(row.separable_bound, all - best + 1e-9);
         ck_assert_double_ge(row.separable_best, all - best - 1e-9);
@@ -163,11 +163,11 @@ END_TEST
 
 START_TEST(summary_counts)
 {
-    const bb_certificate rows[4] = {{.proven = true, .separable_gap = 0, .quadratic_gap = (double)NAN},
-                                    {.proven = false, .separable_gap = 0.02, .quadratic_gap = 0.5},
-                                    {.proven = true, .separable_gap = 0, .quadratic_gap = 0.25},
-                                    {.proven = true, .separable_gap = 0, .quadratic_gap = (double)NAN}};
-    double proven, separable, quadratic;
+    const bb_certificate rows[4] = { { .proven = true, .separable_gap = 0, .quadratic_gap = (double)NAN },
+                                     { .proven = false, .separable_gap = 0.02, .quadratic_gap = 0.5 },
+                                     { .proven = true, .separable_gap = 0, .quadratic_gap = 0.25 },
+                                     { .proven = true, .separable_gap = 0, .quadratic_gap = (double)NAN } };
+    double               proven, separable, quadratic;
     bb_certificate_summary(rows, 4, &proven, &separable, &quadratic);
     ck_assert_double_eq_tol(proven, 0.75, 1e-15);
     ck_assert_double_eq_tol(separable, 0.02, 1e-15);
@@ -179,11 +179,11 @@ END_TEST
 
 START_TEST(plans_that_cannot_be_loaded_are_refused)
 {
-    syn_problem *s = syn_new();
-    const uint32_t u = syn_add(s, 2, -1);
-    uint16_t        x[1] = {1};
+    syn_problem    *s = syn_new();
+    const uint32_t  u = syn_add(s, 2, -1);
+    uint16_t        x[1] = { 1 };
     const uint16_t *px = x;
-    bb_certificate  row = {.budget_bytes = 100};
+    bb_certificate  row = { .budget_bytes = 100 };
     bb_err          err = BB_ERR_INIT;
     s->bytes[u][1] = BB_FORBIDDEN;
     ck_assert_int_eq(bb_certify(&s->p, NULL, &px, 1, &row, &err), BB_USAGE);

@@ -24,19 +24,18 @@ enum { MAX_K = 512 };
 /* psi(u, o) = sqrt(2 cost) along a direction of u plus an own part; a quarter of the linear tables have entries of either sign. */
 static fixture make_wide(syn_problem *s, uint64_t seed, double common, bool with_linear, size_t K)
 {
-    fixture f = {.s = s};
+    fixture f = { .s = s };
     bb_rng  r;
     bb_rng_init(&r, seed, "gram");
     ck_assert_int_eq(bb_space_init(&s->p, &f.space, NULL), BB_OK);
     const size_t M = f.space.offset[s->p.n_units];
-    double *psi = calloc(M * K, sizeof *psi);
+    double      *psi = calloc(M * K, sizeof *psi);
     f.gram = calloc(M * M, sizeof *f.gram);
     for (uint32_t u = 0; u < s->p.n_units; u++) {
         double d[MAX_K];
         for (size_t k = 0; k < K; k++) d[k] = bb_rng_normal(&r) + (k == 0 ? common : 0);
         for (uint32_t o = 0; o < s->units[u].n_options; o++)
-            for (size_t k = 0; k < K; k++)
-                psi[(f.space.offset[u] + o) * K + k] = sqrt(2 * s->cost[u][o] / (double)K) * (d[k] + 0.7 * bb_rng_normal(&r));
+            for (size_t k = 0; k < K; k++) psi[(f.space.offset[u] + o) * K + k] = sqrt(2 * s->cost[u][o] / (double)K) * (d[k] + 0.7 * bb_rng_normal(&r));
         const size_t cells = bb_problem_rows(&s->p, u) * s->units[u].n_options;
         f.linear[u] = with_linear && bb_rng_below(&r, 4) ? calloc(cells, sizeof(double)) : NULL;
         for (size_t i = 0; f.linear[u] && i < cells; i++) f.linear[u][i] = 0.1 * bb_rng_normal(&r) * s->cost[u][i];
@@ -55,7 +54,7 @@ static fixture make(syn_problem *s, uint64_t seed, double common, bool with_line
 
 static void aim(fixture *f, bool with_linear) /* after the fixture has its final place */
 {
-    f->q = (bb_quadratic){&f->space, f->gram, 0, with_linear ? (const double *const *)f->linear : NULL};
+    f->q = (bb_quadratic) { &f->space, f->gram, 0, with_linear ? (const double *const *)f->linear : NULL };
 }
 
 static void drop(fixture *f)
@@ -87,9 +86,9 @@ static double by_definition(const fixture *f, const uint16_t *x)
 
 START_TEST(incremental_changes_agree_with_the_definition)
 {
-    fixture f = make(syn_random(300, 4, 2, 5), 1, 1, true);
-    bb_rng  r;
-    uint16_t x[SYN_MAX_UNITS];
+    fixture            f = make(syn_random(300, 4, 2, 5), 1, 1, true);
+    bb_rng             r;
+    uint16_t           x[SYN_MAX_UNITS];
     bb_quadratic_state st;
     aim(&f, true);
     bb_rng_init(&r, 2, "walk");
@@ -126,8 +125,8 @@ START_TEST(small_problems_are_solved_and_bounded)
         syn_problem *s = syn_random(500 + seed + 10 * (uint64_t)_i, 3, 1, 5);
         fixture      f = make(s, seed, _i % 3, _i % 2);
         aim(&f, _i % 2);
-        int64_t least = INT64_MAX;
-        uint16_t x[SYN_MAX_UNITS] = {0};
+        int64_t  least = INT64_MAX;
+        uint16_t x[SYN_MAX_UNITS] = { 0 };
         do {
             const int64_t b = bb_problem_bound(&s->p, x);
             if (b != BB_FORBIDDEN && b < least) least = b;
@@ -172,19 +171,18 @@ START_TEST(without_interactions_it_is_the_separable_problem)
     for (size_t i = 0; i < M; i++)
         for (size_t j = 0; j < M; j++) f.gram[i * M + j] = 0;
     for (uint32_t u = 0; u < s->p.n_units; u++)
-        for (uint32_t o = 0; o < s->units[u].n_options; o++)
-            f.gram[(f.space.offset[u] + o) * (M + 1)] = (float)(2 * s->cost[u][o]);
+        for (uint32_t o = 0; o < s->units[u].n_options; o++) f.gram[(f.space.offset[u] + o) * (M + 1)] = (float)(2 * s->cost[u][o]);
     aim(&f, false);
     bb_separable *sep;
     int64_t       lo, hi;
     ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
     bb_separable_reach(sep, &lo, &hi);
     for (int i = 1; i < 5; i++) {
-        const int64_t budget = lo + (hi - lo) * i / 6;
-        uint16_t      x[SYN_MAX_UNITS];
+        const int64_t       budget = lo + (hi - lo) * i / 6;
+        uint16_t            x[SYN_MAX_UNITS];
         bb_quadratic_result r;
         bb_separable_result want;
-        double lower, shift;
+        double              lower, shift;
         ck_assert_int_eq(bb_quadratic_solve(&f.q, budget, NULL, x, &r, NULL), BB_OK);
         ck_assert_int_eq(bb_separable_solve(sep, budget, x, &want, NULL), BB_OK);
         ck_assert_double_le(r.score, want.cost * 1.0002);
@@ -206,12 +204,12 @@ START_TEST(a_pair_is_scored_with_its_interaction)
         const uint32_t u = syn_add(s, 2, -1);
         s->bytes[u][0] = s->bytes[u][1] = 10;
     }
-    fixture f = make(s, 1, 0, false);
-    static const float G[16] = {1, 0, 0, 0, /**/ 0, 3, 0, -3, /**/ 0, 0, 1, 0, /**/ 0, -3, 0, 3}; /* rows: unit 0 option 0, 1, unit 1 option 0, 1 */
-    const uint16_t     start[2] = {0, 0};
-    uint16_t           x[SYN_MAX_UNITS];
-    bb_quadratic_result r;
-    const bb_quadratic_options o = {.seed = 1, .start = start, .iterations = 1, .starts = 1};
+    fixture                    f = make(s, 1, 0, false);
+    static const float         G[16] = { 1, 0, 0, 0, /**/ 0, 3, 0, -3, /**/ 0, 0, 1, 0, /**/ 0, -3, 0, 3 }; /* rows: unit 0 option 0, 1, unit 1 option 0, 1 */
+    const uint16_t             start[2] = { 0, 0 };
+    uint16_t                   x[SYN_MAX_UNITS];
+    bb_quadratic_result        r;
+    const bb_quadratic_options o = { .seed = 1, .start = start, .iterations = 1, .starts = 1 };
     memcpy(f.gram, G, sizeof G);
     aim(&f, false);
     ck_assert_int_eq(bb_quadratic_solve(&f.q, 100, &o, x, &r, NULL), BB_OK);
@@ -259,11 +257,11 @@ START_TEST(survives_every_allocation_failure)
 {
     fixture f = make(syn_transformer(1, 1, 3, 2), 3, 1, false);
     aim(&f, false);
-    const size_t before = bb_mem_live_bytes();
-    uint16_t     x[SYN_MAX_UNITS];
-    int64_t      budget = 200000;
-    double       lower;
-    const bb_quadratic_options o = {.iterations = 3};
+    const size_t               before = bb_mem_live_bytes();
+    uint16_t                   x[SYN_MAX_UNITS];
+    int64_t                    budget = 200000;
+    double                     lower;
+    const bb_quadratic_options o = { .iterations = 3 };
     for (long n = 0;; n++) {
         bb_mem_fail_after(n);
         bb_status st = bb_quadratic_solve(&f.q, budget, &o, x, NULL, NULL);

@@ -36,15 +36,15 @@ static const char *const scope_of_synthetic_world = "a9d9bd2ed06d3583";
 
 START_TEST(ledger_evaluates_nothing_twice_and_survives_reopening)
 {
-    syn_problem *s = syn_transformer(1, 1, 4, 3);
-    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
-    bb_store    *store;
-    bb_ledger   *l;
-    char         path[64];
-    uint16_t     a[SYN_MAX_UNITS] = {0}, b[SYN_MAX_UNITS] = {1, 1};
-    const uint16_t *x[4] = {a, b, a, b};
-    bb_score     first[4], again[4];
-    double       windows[8], stored[8], *want[4] = {windows, NULL, NULL, NULL}, *got[4] = {stored, NULL, NULL, NULL};
+    syn_problem    *s = syn_transformer(1, 1, 4, 3);
+    syn_world      *w = syn_world_new(&s->p, 1, 1, 0.3);
+    bb_store       *store;
+    bb_ledger      *l;
+    char            path[64];
+    uint16_t        a[SYN_MAX_UNITS] = { 0 }, b[SYN_MAX_UNITS] = { 1, 1 };
+    const uint16_t *x[4] = { a, b, a, b };
+    bb_score        first[4], again[4];
+    double          windows[8], stored[8], *want[4] = { windows, NULL, NULL, NULL }, *got[4] = { stored, NULL, NULL, NULL };
     temporary(path, "ledger");
     ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
     ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, NULL, &l, NULL), BB_OK);
@@ -58,8 +58,8 @@ START_TEST(ledger_evaluates_nothing_twice_and_survives_reopening)
     bb_store_close(store);
 
     ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
-    const bb_ledger_options only = {.only = true};
-    bb_err err = BB_ERR_INIT;
+    const bb_ledger_options only = { .only = true };
+    bb_err                  err = BB_ERR_INIT;
     ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, &only, &l, NULL), BB_OK);
     ck_assert_int_eq(bb_ledger_evaluate(l, x, 4, 0, again, got, NULL), BB_OK);
     ck_assert_uint_eq(w->n_evaluations, 2);
@@ -85,7 +85,12 @@ START_TEST(ledger_evaluates_nothing_twice_and_survives_reopening)
 }
 END_TEST
 
-typedef struct listing { size_t n; char last[17]; uint32_t level; double sum; } listing;
+typedef struct listing {
+    size_t   n;
+    char     last[17];
+    uint32_t level;
+    double   sum;
+} listing;
 
 static bb_status list_entry(void *self, const bb_ledger_entry *e, bb_err *err)
 {
@@ -102,15 +107,15 @@ static bb_status list_entry(void *self, const bb_ledger_entry *e, bb_err *err)
 
 START_TEST(ledger_lists_everything_in_hash_order)
 {
-    syn_problem *s = syn_transformer(1, 1, 4, 3);
-    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
-    bb_store    *store;
-    bb_ledger   *l;
-    char         path[64];
-    uint16_t     v[50][SYN_MAX_UNITS] = {{0}};
+    syn_problem    *s = syn_transformer(1, 1, 4, 3);
+    syn_world      *w = syn_world_new(&s->p, 1, 1, 0.3);
+    bb_store       *store;
+    bb_ledger      *l;
+    char            path[64];
+    uint16_t        v[50][SYN_MAX_UNITS] = { { 0 } };
     const uint16_t *x[50];
-    bb_score     score[50];
-    double       total = 0;
+    bb_score        score[50];
+    double          total = 0;
     for (uint16_t i = 0; i < 50; i++) {
         v[i][1] = i % 4;
         v[i][2] = i / 4 % 4;
@@ -126,7 +131,7 @@ START_TEST(ledger_lists_everything_in_hash_order)
     }
     bb_ledger_close(l);
     ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, NULL, &l, NULL), BB_OK); /* nothing in memory: all from the store */
-    listing all = {0};
+    listing all = { 0 };
     ck_assert_int_eq(bb_ledger_each(l, list_entry, &all, NULL), BB_OK);
     ck_assert_uint_eq(all.n, 100);
     ck_assert_double_eq_tol(all.sum, total, 1e-9);
@@ -140,14 +145,14 @@ END_TEST
 
 START_TEST(a_damaged_entry_is_refused)
 {
-    syn_problem *s = syn_transformer(1, 1, 4, 3);
-    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
-    bb_store    *store;
-    bb_ledger   *l;
-    char         path[64], key[64];
-    uint16_t     a[SYN_MAX_UNITS] = {0};
-    const uint16_t *x[1] = {a};
-    bb_score     score;
+    syn_problem    *s = syn_transformer(1, 1, 4, 3);
+    syn_world      *w = syn_world_new(&s->p, 1, 1, 0.3);
+    bb_store       *store;
+    bb_ledger      *l;
+    char            path[64], key[64];
+    uint16_t        a[SYN_MAX_UNITS] = { 0 };
+    const uint16_t *x[1] = { a };
+    bb_score        score;
     temporary(path, "bad");
     ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
     ck_assert_int_eq(bb_ledger_open(&s->p, &w->e, store, NULL, &l, NULL), BB_OK);
@@ -174,11 +179,11 @@ END_TEST
 /* The best of a pool within a size: never a larger one, ties to fewer bytes, then to the earlier. */
 START_TEST(the_best_of_a_pool_fits)
 {
-    syn_problem *s = syn_new();
-    const uint32_t u = syn_add(s, 4, -1);
-    bb_space     space;
-    bb_pool      pool;
-    static const double kl[4] = {5, 3, 3, 1};
+    syn_problem        *s = syn_new();
+    const uint32_t      u = syn_add(s, 4, -1);
+    bb_space            space;
+    bb_pool             pool;
+    static const double kl[4] = { 5, 3, 3, 1 };
     for (int o = 0; o < 4; o++) s->bytes[u][o] = 100 * (o + 1);
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
     syn_world *w = syn_world_new(&s->p, 1, 1, 0);
@@ -190,8 +195,8 @@ START_TEST(the_best_of_a_pool_fits)
         ck_assert_int_eq(bb_pool_add(&pool, &o, "test", &at, NULL, NULL), BB_OK);
         pool.items[at].kl[0] = kl[o];
     }
-    static const int64_t  budget[] = {99, 100, 199, 200, 300, 399, 400};
-    static const uint16_t want[] = {9, 0, 0, 1, 1, 1, 3};
+    static const int64_t  budget[] = { 99, 100, 199, 200, 300, 399, 400 };
+    static const uint16_t want[] = { 9, 0, 0, 1, 1, 1, 3 };
     for (size_t i = 0; i < sizeof budget / sizeof *budget; i++) {
         const size_t best = bb_pool_best(&pool, budget[i], 0);
         if (want[i] == 9) ck_assert_uint_eq(best, SIZE_MAX);
@@ -302,16 +307,21 @@ END_TEST
 
 /* ---- refinement ---- */
 
-typedef struct outcome { bb_archive archive; double tokens, volume; uint64_t evaluations; bb_stop_reason why; } outcome;
+typedef struct outcome {
+    bb_archive     archive;
+    double         tokens, volume;
+    uint64_t       evaluations;
+    bb_stop_reason why;
+} outcome;
 
-static char refusal[sizeof ((bb_err *)0)->msg]; /* what the last run_refine said when it failed */
+static char refusal[sizeof((bb_err *)0)->msg]; /* what the last run_refine said when it failed */
 
 static bb_status run_refine(const syn_problem *s, syn_world *w, bb_store *store, const bb_search *how, const bb_ledger_options *lo, outcome *out)
 {
     bb_search  o = *how;
     bb_ledger *l;
     bb_err     err = BB_ERR_INIT;
-    *out = (outcome){0};
+    *out = (outcome) { 0 };
     const bb_status status = syn_search(&bb_method_refine, &s->p, &w->e, store, lo, &o, &out->archive, &l, &err);
     snprintf(refusal, sizeof refusal, "%s", status != BB_OK ? err.msg : "");
     out->why = o.why;
@@ -335,15 +345,15 @@ static void show(void *self, const bb_search_step *t)
 {
     (void)self;
     if (getenv("BB_VERBOSE"))
-        printf("%s %u budget %zu: %lld bytes, kl %.5f at level %u, %s, %.0f tokens\n", t->stage, t->round, t->budget_index,
-               (long long)t->size_bytes, t->kl, t->level, t->source, t->tokens);
+        printf("%s %u budget %zu: %lld bytes, kl %.5f at level %u, %s, %.0f tokens\n", t->stage, t->round, t->budget_index, (long long)t->size_bytes, t->kl,
+               t->level, t->source, t->tokens);
 }
 
 START_TEST(refinement_beats_the_separable_plan_and_keeps_every_promise)
 {
     enum { B = 6 };
-    syn_problem *s = syn_transformer(20 + (uint64_t)_i, 4, 10, 4);
-    syn_world   *w = syn_world_new(&s->p, 7 + (uint64_t)_i, 1.5, 0.5);
+    syn_problem  *s = syn_transformer(20 + (uint64_t)_i, 4, 10, 4);
+    syn_world    *w = syn_world_new(&s->p, 7 + (uint64_t)_i, 1.5, 0.5);
     bb_separable *sep;
     int64_t       budgets[B];
     uint16_t      x[SYN_MAX_UNITS];
@@ -353,15 +363,15 @@ START_TEST(refinement_beats_the_separable_plan_and_keeps_every_promise)
     const int64_t swap = budgets[0]; /* any order of budgets */
     budgets[0] = budgets[3];
     budgets[3] = swap;
-    const bb_search o = {.seed = 1, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 1.5e6, .progress = show};
+    const bb_search o = { .seed = 1, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 1.5e6, .progress = show };
     ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
     ck_assert(syn_is_front(&out.archive));
     ck_assert_double_le(out.tokens, 1.5e6);
     ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
     for (int b = 0; b < B; b++) {
         const bb_archive_entry *e = bb_archive_best(&out.archive, budgets[b]);
-        bb_score separable;
-        const uint16_t *px = x;
+        bb_score                separable;
+        const uint16_t         *px = x;
         ck_assert_ptr_nonnull(e);
         ck_assert_int_le(bb_problem_size(&s->p, e->x), budgets[b]);
         ck_assert_int_eq(bb_problem_size(&s->p, e->x), e->size_bytes);
@@ -382,11 +392,11 @@ END_TEST
 
 /* Measures every single change around a plan on level 0 of the world, and the inner products of the changes along its directions. */
 typedef struct surveyor {
-    syn_world  *w;
-    bb_space    space;
-    bb_variant  tables;
-    float      *gram;
-    int         n_calls;
+    syn_world *w;
+    bb_space   space;
+    bb_variant tables;
+    float     *gram;
+    int        n_calls;
 } surveyor;
 
 static bb_status survey(void *self, const uint16_t *x, bb_local_score *out, bb_err *err)
@@ -397,7 +407,7 @@ static bb_status survey(void *self, const uint16_t *x, bb_local_score *out, bb_e
     double           *step = calloc(M, sizeof *step);
     uint16_t          y[SYN_MAX_UNITS];
     const uint16_t   *px = x, *py = y;
-    bb_score          here = {.kl = 0}, there = {.kl = 0};
+    bb_score          here = { .kl = 0 }, there = { .kl = 0 };
     (void)err;
     v->n_calls++;
     ck_assert_int_eq(syn_evaluate(v->w, &px, 1, 0, &here, NULL, NULL), BB_OK);
@@ -419,7 +429,7 @@ static bb_status survey(void *self, const uint16_t *x, bb_local_score *out, bb_e
             for (size_t i = v->space.offset[a]; i < v->space.offset[a + 1]; i++)
                 for (size_t j = v->space.offset[b]; j < v->space.offset[b + 1]; j++) v->gram[i * M + j] = a == b ? 0 : (float)(dot * step[i] * step[j]);
         }
-    *out = (bb_local_score){(const double *const *)v->tables.cost, v->gram, 1e5};
+    *out = (bb_local_score) { (const double *const *)v->tables.cost, v->gram, 1e5 };
     free(step);
     return BB_OK;
 }
@@ -432,14 +442,14 @@ START_TEST(local_scores_pay_for_themselves)
     for (uint64_t seed = 0; seed < 3; seed++) {
         syn_problem *s = syn_transformer(40 + seed, 3, 10, 4);
         syn_world   *w = syn_world_new(&s->p, seed, 1.5, 0.5);
-        surveyor     v = {.w = w};
+        surveyor     v = { .w = w };
         int64_t      budgets[B];
         outcome      out;
         budgets_of(s, budgets, B);
         ck_assert_int_eq(bb_space_init(&s->p, &v.space, NULL), BB_OK);
         ck_assert_int_eq(bb_variant_init(&s->p, &v.tables, NULL), BB_OK);
         v.gram = calloc((size_t)v.space.offset[s->p.n_units] * v.space.offset[s->p.n_units], sizeof *v.gram);
-        bb_search o = {.seed = 2, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 1.5e6};
+        bb_search o = { .seed = 2, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 1.5e6 };
         ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
         for (size_t b = 0; b < B; b++) without += log(bb_archive_best(&out.archive, budgets[b])->score.kl) / B / 3;
         bb_archive_done(&out.archive);
@@ -482,7 +492,7 @@ START_TEST(same_archive_for_any_threads_and_any_kill_point)
     int64_t      budgets[B];
     outcome      whole, other;
     budgets_of(s, budgets, B);
-    const bb_search o = {.seed = 5, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 6e5};
+    const bb_search o = { .seed = 5, .budgets = budgets, .n_budgets = B, .stop.max_tokens = 6e5 };
     omp_set_num_threads(1);
     syn_world *w = syn_world_new(&s->p, 3, 1.5, 0.5);
     ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &whole), BB_OK);
@@ -501,7 +511,7 @@ START_TEST(same_archive_for_any_threads_and_any_kill_point)
     for (bb_status st = BB_INTERRUPTED; st != BB_OK;) {
         ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
         w->stop_after = w->n_calls + 3;
-        const bb_ledger_options small = {.chunk = 7};
+        const bb_ledger_options small = { .chunk = 7 };
         st = run_refine(s, w, store, &o, &small, &other);
         bb_store_close(store);
         if (st == BB_OK) break;
@@ -515,7 +525,7 @@ START_TEST(same_archive_for_any_threads_and_any_kill_point)
     ck_assert_double_eq(w->tokens, other.tokens); /* nothing was evaluated twice */
     bb_archive_done(&other.archive);
 
-    const bb_ledger_options only = {.only = true};
+    const bb_ledger_options only = { .only = true };
     ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
     ck_assert_int_eq(run_refine(s, w, store, &o, &only, &other), BB_OK);
     assert_same(&whole.archive, &other.archive, s->p.n_units);
@@ -530,40 +540,43 @@ END_TEST
 
 /* Every plan but the separable one is 0.01 nats better, by windows that differ from it by 0.01 +- spread: at a spread of 0.3 that is a third of a standard
  * error at the top level, at 0.02 it is six. */
-typedef struct level_world { const uint16_t *base; uint32_t n_units; double spread; } level_world;
+typedef struct level_world {
+    const uint16_t *base;
+    uint32_t        n_units;
+    double          spread;
+} level_world;
 
 static bb_status level_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
 {
-    static const uint32_t windows[3] = {8, 32, 128};
-    const level_world *w = self;
+    static const uint32_t windows[3] = { 8, 32, 128 };
+    const level_world    *w = self;
     (void)err;
     for (size_t i = 0; i < n; i++) {
         const bool is_base = memcmp(x[i], w->base, w->n_units * sizeof **x) == 0;
-        out[i] = (bb_score){.kl = is_base ? 1 : 0.99, .kl_se = 0.01, .tokens = windows[level]};
-        for (uint32_t k = 0; window_kl && window_kl[i] && k < windows[level]; k++)
-            window_kl[i][k] = out[i].kl + (is_base ? 0 : k % 2 ? w->spread : -w->spread);
+        out[i] = (bb_score) { .kl = is_base ? 1 : 0.99, .kl_se = 0.01, .tokens = windows[level] };
+        for (uint32_t k = 0; window_kl && window_kl[i] && k < windows[level]; k++) window_kl[i][k] = out[i].kl + (is_base ? 0 : k % 2 ? w->spread : -w->spread);
     }
     return BB_OK;
 }
 
 START_TEST(what_is_not_clearly_better_gives_way_to_the_separable_plan)
 {
-    static const uint32_t n_windows[3] = {8, 32, 128};
-    const double spread[2] = {0.3, 0.02};
+    static const uint32_t n_windows[3] = { 8, 32, 128 };
+    const double          spread[2] = { 0.3, 0.02 };
     for (int k = 0; k < 2; k++) {
-        syn_problem  *s = syn_transformer(7, 2, 6, 3);
-        const int64_t budget = 300000;
-        uint16_t      base[SYN_MAX_UNITS];
-        level_world   w = {base, s->p.n_units, spread[k]};
-        bb_evaluator  e = {.self = &w, .n_levels = 3, .n_windows = n_windows, .evaluate = level_evaluate, .key = "levels"};
-        bb_separable *sep;
-        bb_ledger    *l;
-        bb_archive    archive;
+        syn_problem    *s = syn_transformer(7, 2, 6, 3);
+        const int64_t   budget = 300000;
+        uint16_t        base[SYN_MAX_UNITS];
+        level_world     w = { base, s->p.n_units, spread[k] };
+        bb_evaluator    e = { .self = &w, .n_levels = 3, .n_windows = n_windows, .evaluate = level_evaluate, .key = "levels" };
+        bb_separable   *sep;
+        bb_ledger      *l;
+        bb_archive      archive;
         bb_ledger_entry at_top;
         bool            found;
         ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
         ck_assert_int_eq(bb_separable_solve(sep, budget, base, NULL, NULL), BB_OK);
-        bb_search o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .stop.max_rounds = 4};
+        bb_search o = { .seed = 1, .budgets = &budget, .n_budgets = 1, .stop.max_rounds = 4 };
         ck_assert_int_eq(syn_search(&bb_method_refine, &s->p, &e, NULL, NULL, &o, &archive, &l, NULL), BB_OK);
         ck_assert_int_eq(bb_ledger_find(l, base, 2, &at_top, &found, NULL), BB_OK);
         ck_assert(found); /* the separable plan was scored at the top level, although all others are better below */
@@ -579,7 +592,7 @@ END_TEST
 
 START_TEST(one_unit_one_level_and_impossible_budgets)
 {
-    syn_problem *s = syn_new();
+    syn_problem   *s = syn_new();
     const uint32_t u = syn_add(s, 3, -1);
     for (int64_t k = 0; k < 3; k++) {
         s->bytes[u][k] = 100 * (k + 1);
@@ -587,9 +600,9 @@ START_TEST(one_unit_one_level_and_impossible_budgets)
     }
     syn_world *w = syn_world_new(&s->p, 1, 0, 0);
     w->e.n_levels = 1;
-    outcome out;
-    int64_t budgets[2] = {250, 1000};
-    bb_search o = {.seed = 1, .budgets = budgets, .n_budgets = 2};
+    outcome   out;
+    int64_t   budgets[2] = { 250, 1000 };
+    bb_search o = { .seed = 1, .budgets = budgets, .n_budgets = 2 };
     ck_assert_int_eq(run_refine(s, w, NULL, &o, NULL, &out), BB_OK);
     ck_assert_int_eq(out.why, BB_STOP_STALL);
     ck_assert_uint_eq(bb_archive_best(&out.archive, 250)->x[0], 1);
@@ -612,7 +625,7 @@ START_TEST(survives_allocation_failures)
     const size_t before = bb_mem_live_bytes();
     int64_t      budget = 300000;
     for (long n = 0;; n += 1 + n / 12) {
-        bb_search  o = {.seed = 1, .budgets = &budget, .n_budgets = 1, .stop.max_rounds = 1, .candidates = 3};
+        bb_search  o = { .seed = 1, .budgets = &budget, .n_budgets = 1, .stop.max_rounds = 1, .candidates = 3 };
         bb_archive archive;
         bb_mem_fail_after(n);
         const bb_status st = syn_search(&bb_method_refine, &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL);

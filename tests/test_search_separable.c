@@ -30,7 +30,7 @@ static int64_t odd_size(void *self, const uint16_t *x)
 /* Least cost within the budget by definition; HUGE_VAL when there is none. */
 static double brute(const bb_problem *p, int64_t budget, int64_t *least_bytes)
 {
-    uint16_t x[SYN_MAX_UNITS] = {0};
+    uint16_t x[SYN_MAX_UNITS] = { 0 };
     double   best = HUGE_VAL;
     *least_bytes = INT64_MAX;
     do {
@@ -44,14 +44,14 @@ static double brute(const bb_problem *p, int64_t budget, int64_t *least_bytes)
 
 START_TEST(exact_solution_equals_brute_force)
 {
-    const bb_separable_options exact = {.tolerance = 0};
+    const bb_separable_options exact = { .tolerance = 0 };
     for (int k = 0; k < 25; k++) {
-        syn_problem  *s = syn_random(1000 + (uint64_t)(100 * _i + k), 1 + (uint32_t)_i % 4, 2, 4);
-        bb_separable *sep = NULL;
-        bb_err        err = BB_ERR_INIT;
-        uint16_t      x[SYN_MAX_UNITS];
+        syn_problem    *s = syn_random(1000 + (uint64_t)(100 * _i + k), 1 + (uint32_t)_i % 4, 2, 4);
+        bb_separable   *sep = NULL;
+        bb_err          err = BB_ERR_INIT;
+        uint16_t        x[SYN_MAX_UNITS];
         const bb_status created = bb_separable_create(&s->p, &exact, &sep, &err);
-        int64_t least, ignored, lo, hi;
+        int64_t         least, ignored, lo, hi;
         brute(&s->p, INT64_MAX, &least);
         if (least == INT64_MAX) {
             ck_assert_int_eq(created, BB_INFEASIBLE);
@@ -62,9 +62,9 @@ START_TEST(exact_solution_equals_brute_force)
         bb_separable_reach(sep, &lo, &hi);
         ck_assert_int_eq(lo, least);
         for (int64_t budget = least - 40; budget < least + 2000; budget += 171) {
-            const double want = brute(&s->p, budget, &ignored);
+            const double        want = brute(&s->p, budget, &ignored);
             bb_separable_result r;
-            const bb_status st = bb_separable_solve(sep, budget, x, &r, NULL);
+            const bb_status     st = bb_separable_solve(sep, budget, x, &r, NULL);
             if (isinf(want)) {
                 ck_assert_int_eq(st, BB_INFEASIBLE);
                 ck_assert(isinf(bb_separable_bound(sep, budget)));
@@ -88,11 +88,11 @@ START_TEST(few_states_lower_the_bound)
 {
     int missed = 0;
     for (uint64_t k = 0; k < 40; k++) {
-        const bb_separable_options few = {.tolerance = 0, .max_states = 1 + (uint32_t)k % 3};
-        syn_problem  *s = syn_new();
-        bb_separable *sep;
-        bb_rng        r;
-        uint16_t      x[SYN_MAX_UNITS];
+        const bb_separable_options few = { .tolerance = 0, .max_states = 1 + (uint32_t)k % 3 };
+        syn_problem               *s = syn_new();
+        bb_separable              *sep;
+        bb_rng                     r;
+        uint16_t                   x[SYN_MAX_UNITS];
         bb_rng_init(&r, k, "states");
         for (int u = 0; u < 8; u++) {
             const uint32_t at = syn_add(s, 3, -1);
@@ -125,12 +125,12 @@ static int64_t smaller_size(void *self, const uint16_t *x) { return bb_problem_b
 START_TEST(bytes_that_the_bound_wastes_are_spent)
 {
     for (uint64_t seed = 0; seed < 20; seed++) {
-        const bb_separable_options exact = {.tolerance = 0};
-        syn_problem *s = syn_random(900 + seed, 3, 2, 4);
-        bb_problem   plain = s->p;
-        int64_t      least;
-        uint16_t     x[SYN_MAX_UNITS];
-        bb_separable *sep = NULL;
+        const bb_separable_options exact = { .tolerance = 0 };
+        syn_problem               *s = syn_random(900 + seed, 3, 2, 4);
+        bb_problem                 plain = s->p;
+        int64_t                    least;
+        uint16_t                   x[SYN_MAX_UNITS];
+        bb_separable              *sep = NULL;
         s->p.size = smaller_size;
         s->p.size_self = &plain;
         if (bb_separable_create(&s->p, &exact, &sep, NULL) == BB_OK) {
@@ -166,7 +166,7 @@ START_TEST(topup_leaves_less_than_the_cheapest_upgrade)
         int64_t lo, hi;
         bb_separable_reach(sep, &lo, &hi);
         for (int i = 0; i <= 20; i++) {
-            const int64_t budget = lo + (hi - lo) * i / 20 + i;
+            const int64_t       budget = lo + (hi - lo) * i / 20 + i;
             bb_separable_result r;
             ck_assert_int_eq(bb_separable_solve(sep, budget, x, &r, NULL), BB_OK);
             ck_assert_int_le(bb_problem_size(&s->p, x), budget);
@@ -220,7 +220,7 @@ START_TEST(plans_and_candidates_convert_both_ways)
     bb_rng       r;
     bb_space     space;
     uint16_t     x[SYN_MAX_UNITS], y[SYN_MAX_UNITS];
-    bb_plan      plan = {0};
+    bb_plan      plan = { 0 };
     bb_err       err = BB_ERR_INIT;
     bb_rng_init(&r, 9, "plans");
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
@@ -271,7 +271,7 @@ START_TEST(archive_is_the_nondominated_set_in_any_order)
 {
     enum { N = 200 };
     bb_rng           r;
-    bb_archive_entry e[N] = {0};
+    bb_archive_entry e[N] = { 0 };
     uint16_t         x[N];
     bb_rng_init(&r, (uint64_t)_i, "archive");
     for (uint16_t i = 0; i < N; i++) {
@@ -327,7 +327,7 @@ START_TEST(survives_every_allocation_failure)
         bb_separable *sep = NULL;
         bb_mem_fail_after(n);
         bb_status st = bb_separable_create(&s->p, NULL, &sep, NULL);
-        int64_t lo, hi;
+        int64_t   lo, hi;
         if (st == BB_OK) {
             bb_separable_reach(sep, &lo, &hi);
             st = bb_separable_solve(sep, (lo + hi) / 2, x, NULL, NULL);
@@ -352,7 +352,7 @@ START_TEST(large_problems_are_fast_and_nearly_closed)
     bb_separable_reach(sep, &lo, &hi);
     for (int i = 0; i < 20; i++) {
         bb_separable_result r;
-        const int64_t budget = lo + (hi - lo) * (i + 1) / 21;
+        const int64_t       budget = lo + (hi - lo) * (i + 1) / 21;
         ck_assert_int_eq(bb_separable_solve(sep, budget, x, &r, NULL), BB_OK);
         ck_assert_int_le(r.size_bytes, budget);
         ck_assert_double_le(r.gap, 0.01);

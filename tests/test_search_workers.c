@@ -10,13 +10,17 @@
 #include "tests/support/synthetic.h"
 
 /* A worker of its own over a shared world: slower now and then, so that answers arrive out of order; fails on request. */
-typedef struct worker { const syn_world *w; int n_jobs; bool fails; } worker;
+typedef struct worker {
+    const syn_world *w;
+    int              n_jobs;
+    bool             fails;
+} worker;
 
 static bb_status work(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
 {
-    worker   *v = self;
-    syn_world own = *v->w; /* counters of its own */
-    const struct timespec nap = {0, (v->n_jobs * 7919 + x[0][0] * 31) % 3 * 200000};
+    worker               *v = self;
+    syn_world             own = *v->w; /* counters of its own */
+    const struct timespec nap = { 0, (v->n_jobs * 7919 + x[0][0] * 31) % 3 * 200000 };
     v->n_jobs++;
     nanosleep(&nap, NULL);
     if (v->fails && x[0][1] == 2) return BB_FAIL(err, BB_NUMERIC, "plan %u cannot be scored", x[0][0]);
@@ -26,7 +30,7 @@ static bb_status work(void *self, const uint16_t *const *x, size_t n, uint32_t l
 static void make_workers(const syn_world *w, worker *v, bb_evaluator *e, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        v[i] = (worker){w, 0, false};
+        v[i] = (worker) { w, 0, false };
         e[i] = w->e;
         e[i].self = &v[i];
         e[i].evaluate = work;
@@ -37,12 +41,12 @@ enum { MOST = 4, N = 37 };
 
 START_TEST(answers_go_where_they_belong)
 {
-    syn_problem *s = syn_transformer(3, 2, 6, 3);
-    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
-    uint16_t     x[N][SYN_MAX_UNITS] = {{0}};
+    syn_problem    *s = syn_transformer(3, 2, 6, 3);
+    syn_world      *w = syn_world_new(&s->p, 1, 1, 0.3);
+    uint16_t        x[N][SYN_MAX_UNITS] = { { 0 } };
     const uint16_t *px[N];
-    bb_score     want[N], got[N];
-    double       windows[2][N][128], *pw[2][N];
+    bb_score        want[N], got[N];
+    double          windows[2][N][128], *pw[2][N];
     for (uint16_t i = 0; i < N; i++) {
         x[i][0] = i % 3;
         x[i][1] = i % 6;
@@ -57,7 +61,7 @@ START_TEST(answers_go_where_they_belong)
         bb_evaluator e[MOST];
         bb_workers   all;
         make_workers(w, v, e, n);
-        bb_thread_workers threads = {e, n};
+        bb_thread_workers threads = { e, n };
         bb_workers_init(&all, bb_transport_threads(&threads), &w->e);
         for (size_t batch = 1; batch <= N; batch += 12) {
             memset(got, 0, sizeof got);
@@ -77,18 +81,18 @@ END_TEST
 
 START_TEST(the_first_failure_in_order_is_reported)
 {
-    syn_problem *s = syn_transformer(3, 2, 6, 3);
-    syn_world   *w = syn_world_new(&s->p, 1, 1, 0.3);
-    uint16_t     x[6][SYN_MAX_UNITS] = {{0, 0}, {1, 1}, {2, 2}, {0, 3}, {1, 2}, {2, 0}};
-    const uint16_t *px[6] = {x[0], x[1], x[2], x[3], x[4], x[5]};
-    bb_score     got[6];
-    worker       v[3];
-    bb_evaluator e[3];
-    bb_workers   all;
-    bb_err       err = BB_ERR_INIT;
+    syn_problem    *s = syn_transformer(3, 2, 6, 3);
+    syn_world      *w = syn_world_new(&s->p, 1, 1, 0.3);
+    uint16_t        x[6][SYN_MAX_UNITS] = { { 0, 0 }, { 1, 1 }, { 2, 2 }, { 0, 3 }, { 1, 2 }, { 2, 0 } };
+    const uint16_t *px[6] = { x[0], x[1], x[2], x[3], x[4], x[5] };
+    bb_score        got[6];
+    worker          v[3];
+    bb_evaluator    e[3];
+    bb_workers      all;
+    bb_err          err = BB_ERR_INIT;
     make_workers(w, v, e, 3);
     for (int i = 0; i < 3; i++) v[i].fails = true;
-    bb_thread_workers threads = {e, 3};
+    bb_thread_workers threads = { e, 3 };
     bb_workers_init(&all, bb_transport_threads(&threads), &w->e);
     for (int tries = 0; tries < 5; tries++) {
         ck_assert_int_eq(all.evaluator.evaluate(all.evaluator.self, px, 6, 0, got, NULL, &err), BB_NUMERIC);
@@ -114,8 +118,8 @@ static bb_status run_backwards(void *self, bb_job *jobs, size_t n, bb_err *err)
 
 static void refine_with(const syn_problem *s, const bb_evaluator *e, bb_archive *archive)
 {
-    const int64_t budgets[2] = {250000, 500000};
-    bb_search     o = {.seed = 5, .budgets = budgets, .n_budgets = 2, .stop.max_tokens = 4e5};
+    const int64_t budgets[2] = { 250000, 500000 };
+    bb_search     o = { .seed = 5, .budgets = budgets, .n_budgets = 2, .stop.max_tokens = 4e5 };
     bb_err        err = BB_ERR_INIT;
     ck_assert_msg(syn_search(&bb_method_refine, &s->p, e, NULL, NULL, &o, archive, NULL, &err) == BB_OK, "%s", err.msg);
 }
@@ -133,7 +137,7 @@ START_TEST(a_search_is_the_same_with_any_workers)
         bb_evaluator   e[MOST];
         bb_workers     all;
         make_workers(w, v, e, n);
-        bb_thread_workers threads = {e, n};
+        bb_thread_workers threads = { e, n };
         bb_transport      transport = bb_transport_threads(&threads);
         if (k == 3) transport.run = run_backwards;
         bb_workers_init(&all, transport, &w->e);

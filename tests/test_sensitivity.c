@@ -24,15 +24,17 @@ enum { CTX = 24, N_WINDOWS = 4, N_CALIB = 8, PROBES = 2048, N_CHANGES = 6 };
 
 /* A tied model of two blocks; the last change alters the head as well as the input. */
 static const char *const change_names[N_CHANGES][2] = {
-    { "blk.0.attn_v", "Q4_0" }, { "blk.0.ffn_up", "Q4_0" }, { "blk.1.ffn_down", "Q4_0" }, { "blk.1.ffn_down", "Q8_0" },
-    { "blk.1.attn_q", "Q4_0" }, { "token_embd", "Q4_0" },
+    { "blk.0.attn_v", "Q4_0" },   { "blk.0.ffn_up", "Q4_0" }, { "blk.1.ffn_down", "Q4_0" },
+    { "blk.1.ffn_down", "Q8_0" }, { "blk.1.attn_q", "Q4_0" }, { "token_embd", "Q4_0" },
 };
 
 /* The same by indices: units, and for each change its unit and option; option 0 is the source's type. */
 enum { N_UNITS = 5 };
 static const bb_plan_option options[] = { { "F32", BB_F32 }, { "Q4_0", BB_Q4_0 }, { "Q8_0", BB_Q8_0 } };
-static const bb_plan_unit   plan_units[N_UNITS] = { { "blk.0.attn_v", BB_PART_V, 0, -1, 2, options }, { "blk.0.ffn_up", BB_PART_UP, 0, -1, 2, options },
-                                                    { "blk.1.ffn_down", BB_PART_DOWN, 1, -1, 3, options }, { "blk.1.attn_q", BB_PART_Q, 1, -1, 2, options },
+static const bb_plan_unit   plan_units[N_UNITS] = { { "blk.0.attn_v", BB_PART_V, 0, -1, 2, options },
+                                                    { "blk.0.ffn_up", BB_PART_UP, 0, -1, 2, options },
+                                                    { "blk.1.ffn_down", BB_PART_DOWN, 1, -1, 3, options },
+                                                    { "blk.1.attn_q", BB_PART_Q, 1, -1, 2, options },
                                                     { "token_embd", BB_UNIT_EMBD, 0, -1, 2, options } };
 static const uint32_t       change_at[N_CHANGES][2] = { { 0, 1 }, { 1, 1 }, { 2, 1 }, { 2, 2 }, { 3, 1 }, { 4, 1 } };
 
@@ -47,9 +49,9 @@ static struct world {
 
 static void open_world(void)
 {
-    tiny_spec  spec = tiny_default("llama");
-    int32_t    ids[CTX * (N_CALIB + N_WINDOWS)];
-    bb_rng     rng;
+    tiny_spec   spec = tiny_default("llama");
+    int32_t     ids[CTX * (N_CALIB + N_WINDOWS)];
+    bb_rng      rng;
     const char *path = bb_test_path("tiny.gguf");
     tiny_write(&spec, path);
     ck_assert_int_eq(bb_model_open(path, &w.model, NULL), BB_OK);
@@ -58,9 +60,14 @@ static void open_world(void)
     ck_assert_int_eq(bb_tokens_from_ids(ids, sizeof ids / sizeof *ids, &w.tokens, NULL), BB_OK);
     ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, 0, false, &w.calib, NULL), BB_OK);
     ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, N_WINDOWS, true, &w.score, NULL), BB_OK);
-    bb_database_config c = { .dir = bb_test_path("db"), .model = &w.model, .tokens = w.calib.tokens, .n_windows = w.calib.n, .ctx = CTX,
-                             .quant = { BB_METHOD_WEIGHTED, 0.01, 0 }, .ffn_step = 8 };
-    bb_err err = BB_ERR_INIT;
+    bb_database_config c = { .dir = bb_test_path("db"),
+                             .model = &w.model,
+                             .tokens = w.calib.tokens,
+                             .n_windows = w.calib.n,
+                             .ctx = CTX,
+                             .quant = { BB_METHOD_WEIGHTED, 0.01, 0 },
+                             .ffn_step = 8 };
+    bb_err             err = BB_ERR_INIT;
     ck_assert_msg(bb_plan_space_init(&w.space, plan_units, N_UNITS, &err) == BB_OK, "%s", err.msg);
     ck_assert_msg(bb_database_open(&c, &w.db, &err) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(bb_net_evaluator_create(&bb_backend_cpu, &w.model, &w.score, 1, 64u << 20, &w.evaluator, NULL), BB_OK);
@@ -79,12 +86,12 @@ static void close_world(void)
 
 static void fill(bb_change *c)
 {
-    for (size_t i = 0; i < N_CHANGES; i++) c[i] = (bb_change){ change_at[i][0], change_at[i][1], 0, 0, NULL };
+    for (size_t i = 0; i < N_CHANGES; i++) c[i] = (bb_change) { change_at[i][0], change_at[i][1], 0, 0, NULL };
 }
 
 static void measure(const uint16_t *anchor, uint32_t probes, bb_store *store, bb_change *c, bb_sensitivity *s)
 {
-    bb_err err = BB_ERR_INIT;
+    bb_err                 err = BB_ERR_INIT;
     bb_sensitivity_options o = { 0, probes, 7, &w.space, anchor, store, "test" };
     fill(c);
     ck_assert_msg(bb_sensitivity_measure(w.evaluator, &w.model, w.db, &w.score, &o, c, N_CHANGES, s, &err) == BB_OK, "%s", err.msg);
@@ -109,10 +116,7 @@ static double *oracle_logits(const bb_plan *plan, size_t *n_rows)
     return out;
 }
 
-static void plan_of(size_t i, bb_plan *plan)
-{
-    ck_assert_int_eq(bb_plan_set(plan, change_names[i][0], change_names[i][1], NULL), BB_OK);
-}
+static void plan_of(size_t i, bb_plan *plan) { ck_assert_int_eq(bb_plan_set(plan, change_names[i][0], change_names[i][1], NULL), BB_OK); }
 
 /* mean_t Cov_{p_t}(a_t, b_t), p = softmax(z), by definition. */
 static double covariance(const double *z, const double *a, const double *b, size_t n_rows, size_t V)
@@ -262,10 +266,10 @@ static void psi_of(const bb_sketch *sketch, const bb_plan *plan, float *psi)
 
 START_TEST(small_changes_add_up)
 {
-    size_t     n_rows = (size_t)w.score.n * w.score.n_scored;
-    bb_sketch *sketch;
-    bb_plan    a = { 0, NULL }, b = { 0, NULL }, both = { 0, NULL }, none = { 0, NULL };
-    double     length = 0, off = 0;
+    size_t       n_rows = (size_t)w.score.n * w.score.n_scored;
+    bb_sketch   *sketch;
+    bb_plan      a = { 0, NULL }, b = { 0, NULL }, both = { 0, NULL }, none = { 0, NULL };
+    double       length = 0, off = 0;
     const float *reference;
     ck_assert_int_eq(bb_net_evaluator_reference(w.evaluator, 0, &reference, NULL), BB_OK);
     ck_assert_int_eq(bb_sketch_create(&w.model.net, reference, n_rows, 4, 1, &sketch, NULL), BB_OK);
@@ -409,13 +413,13 @@ START_TEST(layerwise_costs_are_what_they_say)
             ck_assert(isfinite(cost[i]) && cost[i] > 0);
             ratio += log(cost[i] / c[i].kl) / 5;
         }
-        ck_assert(fabs(ratio) < 1e-9);                 /* on the scale of the KLs */
+        ck_assert(fabs(ratio) < 1e-9);                   /* on the scale of the KLs */
         ck_assert(cost[5] > 1233.9 && cost[5] < 1234.1); /* the embedding is left alone */
         if (k == BB_LAYERWISE_GRADIENT) {
             for (size_t i = 0; i < 2; i++) slope[i] = (nll_towards(2 + i, 0.05) - nll_towards(2 + i, -0.05)) / 0.1;
             ck_assert_msg(fabs(cost[2] / cost[3] / fabs(slope[0] / slope[1]) - 1) < 0.05, "%g, wanted %g", cost[2] / cost[3], slope[0] / slope[1]);
         } else {
-            ck_assert(cost[2] > 20 * cost[3]);         /* four bits fewer: about 256 times the squared error */
+            ck_assert(cost[2] > 20 * cost[3]); /* four bits fewer: about 256 times the squared error */
         }
     }
     bb_sensitivity_done(&s);
@@ -438,22 +442,22 @@ static void made_up(bb_change *c, float *psi, size_t dim, bb_sensitivity *s)
     bb_rng_init(&rng, 1, "made up");
     for (size_t i = 0; i < M; i++) {
         for (size_t k = 0; k < dim; k++) psi[i * dim + k] = (float)bb_rng_normal(&rng);
-        c[i] = (bb_change){ 0, 0, bb_rng_uniform(&rng) + 0.2, 0, psi + i * dim };
+        c[i] = (bb_change) { 0, 0, bb_rng_uniform(&rng) + 0.2, 0, psi + i * dim };
     }
-    *s = (bb_sensitivity){ M, c, dim, 0.1, 42, psi };
+    *s = (bb_sensitivity) { M, c, dim, 0.1, 42, psi };
 }
 
 START_TEST(scores_are_sums_by_definition)
 {
     static const uint16_t anchors[][4] = { { 0, 0, 0, 0 }, { 1, 1, 2, 0 }, { 2, 0, 1, 1 } };
     enum { DIM = 5 };
-    float          psi[M * DIM];
-    bb_change      c[M];
-    bb_sensitivity s;
-    bb_proxy       p;
-    double         fallback[M];
+    float                       psi[M * DIM];
+    bb_change                   c[M];
+    bb_sensitivity              s;
+    bb_proxy                    p;
+    double                      fallback[M];
     static const bb_proxy_shape shapes[] = { { 1, 0.7 }, { 1, 1 }, { 0.5, 0.25 } };
-    const uint16_t *a = anchors[_i];
+    const uint16_t             *a = anchors[_i];
     made_up(c, psi, DIM, &s);
     for (size_t i = 0; i < M; i++) fallback[i] = 0.01 * (double)(i + 1);
     ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, a, fallback, &shapes[_i], &p, NULL), BB_OK);
@@ -462,8 +466,8 @@ START_TEST(scores_are_sums_by_definition)
             for (uint16_t x2 = 0; x2 < 3; x2++)
                 for (uint16_t x3 = 0; x3 < 2; x3++) {
                     const uint16_t x[] = { x0, x1, x2, x3 };
-                    double want = s.anchor_kl, rel = a[0] == 2 ? width[x0] : width[x0] / width[a[0]]; /* width against the anchor's */
-                    double amplitude[] = { 1, sqrt(rel), sqrt(rel), 1 }, square = 0;
+                    double         want = s.anchor_kl, rel = a[0] == 2 ? width[x0] : width[x0] / width[a[0]]; /* width against the anchor's */
+                    double         amplitude[] = { 1, sqrt(rel), sqrt(rel), 1 }, square = 0;
                     for (int u = 0; u < 4; u++) {
                         size_t i = offset[u] + x[u];
                         double single = _i < 2 ? c[i].kl - 0.1 : 2 * (sqrt(0.1 * c[i].kl) - 0.1);
@@ -500,12 +504,12 @@ START_TEST(missing_changes_fall_back)
     c[offset[1] + 1].kl = (double)NAN;
     fallback[offset[1]] = 0.25;
     fallback[offset[1] + 1] = 0.75;
-    ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, anchor, fallback, &(bb_proxy_shape){ 1, 0 }, &p, NULL), BB_OK);
+    ck_assert_int_eq(bb_proxy_from_sensitivity(&units, "x", &s, anchor, fallback, &(bb_proxy_shape) { 1, 0 }, &p, NULL), BB_OK);
     ck_assert_int_eq(bb_proxy_from_costs(&units, "y", fallback, &q, NULL), BB_OK);
     ck_assert(fabs(bb_proxy_score(&p, x) - bb_proxy_score(&p, anchor) - (0.5 - (c[offset[1]].kl - 0.1))) < 1e-12);
     ck_assert(fabs(bb_proxy_score(&q, x) - 0.75) < 1e-12);
-    ck_assert(fabs(bb_proxy_score(&q, (const uint16_t[]){ 1, 1, 0, 0 }) - 0.375) < 1e-12); /* half the width, half the cost */
-    ck_assert(fabs(bb_proxy_score(&q, (const uint16_t[]){ 2, 1, 0, 0 })) < 1e-12);
+    ck_assert(fabs(bb_proxy_score(&q, (const uint16_t[]) { 1, 1, 0, 0 }) - 0.375) < 1e-12); /* half the width, half the cost */
+    ck_assert(fabs(bb_proxy_score(&q, (const uint16_t[]) { 2, 1, 0, 0 })) < 1e-12);
     double a = bb_proxy_score(&p, x), b = bb_proxy_score(&q, x);
     ck_assert_int_eq(bb_proxy_mix(&p, &q, 0.25, NULL), BB_OK);
     ck_assert(fabs(bb_proxy_score(&p, x) - (0.75 * a + 0.25 * b)) < 1e-12);
@@ -520,26 +524,26 @@ START_TEST(the_head_counts_as_its_blocks)
     bb_block   blocks[3] = { 0 };
     bb_net     net = { .n_layer = 3, .blocks = blocks, .embd = { .rows = 4000, .cols = 100 } };
     bb_windows windows = { .n = 7, .ctx = 16, .n_scored = 8 };
-    for (int i = 0; i < 3; i++) blocks[i].w[BB_PART_UP] = (bb_matrix){ .rows = 500, .cols = 100 };
+    for (int i = 0; i < 3; i++) blocks[i].w[BB_PART_UP] = (bb_matrix) { .rows = 500, .cols = 100 };
     /* two heads of 8 blocks each, on half of the positions */
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_PART_UP, .layer = 2 }), 1 + 8);
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_PART_UP, .layer = 0 }), 3 + 8);
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_UNIT_EMBD, .layer = 0 }), 3 + 8);
-    net.head = (bb_matrix){ .rows = 4000, .cols = 300 };
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_UNIT_HEAD, .layer = 0 }), 3 + 24);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 2 }), 1 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 0 }), 3 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_UNIT_EMBD, .layer = 0 }), 3 + 8);
+    net.head = (bb_matrix) { .rows = 4000, .cols = 300 };
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_UNIT_HEAD, .layer = 0 }), 3 + 24);
     net.head.rows = 1; /* never nothing */
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit){ .what = BB_PART_UP, .layer = 1 }), 2 + 1);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 1 }), 2 + 1);
 }
 END_TEST
 
 START_TEST(memory_may_run_out)
 {
     for (long n = 0; n < 40; n++) {
-        bb_change      c[N_CHANGES];
-        bb_sensitivity s;
-        bb_err         err = BB_ERR_INIT;
+        bb_change              c[N_CHANGES];
+        bb_sensitivity         s;
+        bb_err                 err = BB_ERR_INIT;
         bb_sensitivity_options o = { 0, 2, 7, &w.space, NULL, NULL, "test" };
-        size_t         before = bb_mem_live_bytes();
+        size_t                 before = bb_mem_live_bytes();
         fill(c);
         bb_mem_fail_after(n);
         bb_status status = bb_sensitivity_measure(w.evaluator, &w.model, w.db, &w.score, &o, c, N_CHANGES, &s, &err);

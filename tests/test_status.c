@@ -22,7 +22,8 @@ START_TEST(sentences_hold_no_control_bytes)
 {
     bb_err err = BB_ERR_INIT;
     BB_FAIL(&err, BB_FAILED, "a%sb", "\033[2J\n\x7f\xc3\xa4");
-    ck_assert_str_eq(err.msg, "a?[2J??\xc3\xa4" "b");
+    ck_assert_str_eq(err.msg, "a?[2J??\xc3\xa4"
+                              "b");
 }
 END_TEST
 
@@ -30,7 +31,7 @@ START_TEST(allocation_is_aligned_counted_and_can_fail)
 {
     size_t before = bb_mem_live_bytes();
     bb_err err = BB_ERR_INIT;
-    char *p = bb_alloc(100, 1, NULL);
+    char  *p = bb_alloc(100, 1, NULL);
     ck_assert_uint_eq((size_t)p % 64, 0);
     ck_assert_uint_eq(bb_mem_live_bytes(), before + 100);
     p = bb_realloc(p, 1000, 1, NULL);

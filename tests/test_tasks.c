@@ -34,7 +34,10 @@ static void teardown(void)
 
 /* ---- the oracle: items as they should be read, written out by hand ---- */
 
-typedef struct expected { const char *context[4], *continuation[4]; unsigned n, gold; } expected;
+typedef struct expected {
+    const char *context[4], *continuation[4];
+    unsigned    n, gold;
+} expected;
 
 static const expected choices[] = {
     { { "Once upon a time, there was a little" }, { "girl named Lily.", "of the and is." }, 2, 0 },
@@ -56,7 +59,12 @@ static const expected choices[] = {
     { { "The sun was hot. the dog" }, { "is a very big number.", "sold the stock market.", "drank some water.", "was not a a a a." }, 4, 2 },
 };
 
-static const struct { const char *path; bb_task_kind kind; const expected *items; size_t n; } files[] = {
+static const struct {
+    const char     *path;
+    bb_task_kind    kind;
+    const expected *items;
+    size_t          n;
+} files[] = {
     { "tests/data/tasks/choice.jsonl", BB_TASK_CHOICE, choices, 5 },
     { "tests/data/tasks/schema.jsonl", BB_TASK_SCHEMA, schemas, 3 },
     { "tests/data/tasks/cloze.jsonl", BB_TASK_CLOZE, clozes, 3 },
@@ -91,13 +99,16 @@ static double log_p(const char *context, const char *continuation, size_t window
     return sum;
 }
 
-typedef struct outcome { double right, right_norm, nll; uint32_t answer; } outcome;
+typedef struct outcome {
+    double   right, right_norm, nll;
+    uint32_t answer;
+} outcome;
 
 static outcome expect(bb_task_kind kind, const expected *e, size_t window)
 {
-    outcome o = { 0, 0, 0, 0 };
-    double  p[4], total = 0;
-    bool    greedy = false;
+    outcome  o = { 0, 0, 0, 0 };
+    double   p[4], total = 0;
+    bool     greedy = false;
     unsigned norm = 0;
     for (unsigned i = 0; i < e->n; i++) {
         const char *c = e->continuation[kind == BB_TASK_SCHEMA ? 0 : i];
@@ -109,7 +120,7 @@ static outcome expect(bb_task_kind kind, const expected *e, size_t window)
     o.right = o.answer == e->gold;
     o.right_norm = norm == e->gold;
     o.nll = log(total) - p[e->gold];
-    if (kind == BB_TASK_CLOZE) o = (outcome){ greedy, 0, -p[0], greedy };
+    if (kind == BB_TASK_CLOZE) o = (outcome) { greedy, 0, -p[0], greedy };
     return o;
 }
 
@@ -159,12 +170,14 @@ END_TEST
 /* acc_norm counts characters: not bytes, and not the space before the continuation. Pairs of endings on which these disagree are looked for. */
 START_TEST(normalised_by_characters)
 {
-    static const char *const endings_tried[] = { "a", "dog", "girl", "girl named Lily.", "boy who had a", "q", "Zq", "~", "#~", "{}", "@~@~", "\u00e9", "\u00e9\u00e9", "caf\u00e9",
-                                                 "\u4e2d", "\u4e2d\u6587", "\u00fc\u00f6\u00e4\u00fc" };
+    static const char *const endings_tried[] = {
+        "a",         "dog",    "girl",         "girl named Lily.",        "boy who had a", "q", "Zq", "~", "#~", "{}", "@~@~", "\u00e9", "\u00e9\u00e9",
+        "caf\u00e9", "\u4e2d", "\u4e2d\u6587", "\u00fc\u00f6\u00e4\u00fc"
+    };
     enum { N = sizeof endings_tried / sizeof *endings_tried };
     static const char context[] = "Once upon a time, there was a little";
-    double p[N], characters[N];
-    int    by_bytes = 0, by_space = 0;
+    double            p[N], characters[N];
+    int               by_bytes = 0, by_space = 0;
     for (int i = 0; i < N; i++) {
         bool greedy;
         p[i] = log_p(context, endings_tried[i], LONGEST, &greedy);
@@ -173,10 +186,11 @@ START_TEST(normalised_by_characters)
     }
     for (int i = 0; i < N; i++)
         for (int j = 0; j < N; j++) {
-            const double bytes[2] = { (double)strlen(endings_tried[i]), (double)strlen(endings_tried[j]) };
-            const bool   first = p[i] / characters[i] > p[j] / characters[j] + 1e-3, second = p[i] / characters[i] < p[j] / characters[j] - 1e-3;
-            const bool   bytes_differ = first ? p[i] / bytes[0] < p[j] / bytes[1] : second && p[i] / bytes[0] > p[j] / bytes[1];
-            const bool   space_differs = first ? p[i] / (characters[i] + 1) < p[j] / (characters[j] + 1) : second && p[i] / (characters[i] + 1) > p[j] / (characters[j] + 1);
+            const double   bytes[2] = { (double)strlen(endings_tried[i]), (double)strlen(endings_tried[j]) };
+            const bool     first = p[i] / characters[i] > p[j] / characters[j] + 1e-3, second = p[i] / characters[i] < p[j] / characters[j] - 1e-3;
+            const bool     bytes_differ = first ? p[i] / bytes[0] < p[j] / bytes[1] : second && p[i] / bytes[0] > p[j] / bytes[1];
+            const bool     space_differs = first ? p[i] / (characters[i] + 1) < p[j] / (characters[j] + 1)
+                                                 : second && p[i] / (characters[i] + 1) > p[j] / (characters[j] + 1);
             char           row[512];
             bb_task        t;
             bb_task_result r;
@@ -197,9 +211,9 @@ END_TEST
 START_TEST(of_equal_options_the_first)
 {
     static const char row[] = "{\"query\": \"Once upon a\", \"choices\": [\"time\", \"time\", \"time\"], \"gold\": 1}\n";
-    bb_task        t;
-    bb_task_result r;
-    uint32_t       answer;
+    bb_task           t;
+    bb_task_result    r;
+    uint32_t          answer;
     ck_assert_int_eq(bb_task_parse("x.jsonl", row, sizeof row - 1, 0, &t, NULL), BB_OK);
     ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
     ck_assert_uint_eq(answer, 0);
@@ -285,7 +299,9 @@ START_TEST(memory_failures)
 }
 END_TEST
 
-static const struct { const char *path, *text, *says; } wrong[] = {
+static const struct {
+    const char *path, *text, *says;
+} wrong[] = {
     { "a.jsonl", "", "no items" },
     { "a.jsonl", "\n \n", "no items" },
     { "a.jsonl", "{\"query\": \"a\"", "line 1 is no JSON" },
@@ -325,7 +341,8 @@ END_TEST
 /* No truncation or single changed byte of a good file does harm. */
 START_TEST(damaged_files)
 {
-    static const char good[] = "{\"query\": \"a b\", \"choices\": [\"c\", \"d\\u00e9\"], \"gold\": 1}\n{\"query\": \"Question: q\", \"choices\": [\"c\", \"d\"], \"gold\": 0}\n";
+    static const char good[] =
+        "{\"query\": \"a b\", \"choices\": [\"c\", \"d\\u00e9\"], \"gold\": 1}\n{\"query\": \"Question: q\", \"choices\": [\"c\", \"d\"], \"gold\": 0}\n";
     char   bytes[sizeof good];
     size_t n = sizeof good - 1, bad = 0;
     for (size_t i = 0; i < n * 9; i++) {
@@ -346,9 +363,13 @@ END_TEST
 /* Rows with the fields, in the order, that published conversions of these sets have: lists first or last, categories, few or many choices. */
 START_TEST(rows_of_published_sets)
 {
-    static const struct { const char *path; bb_task_kind kind; size_t n, gold; } sets[] = {
-        { "arc", BB_TASK_CHOICE, 3, 2 }, { "boolq", BB_TASK_CHOICE, 2, 1 }, { "copa", BB_TASK_CHOICE, 2, 1 }, { "lambada", BB_TASK_CLOZE, 2, 0 },
-        { "piqa", BB_TASK_CHOICE, 2, 1 }, { "winogrande", BB_TASK_SCHEMA, 2, 1 },
+    static const struct {
+        const char  *path;
+        bb_task_kind kind;
+        size_t       n, gold;
+    } sets[] = {
+        { "arc", BB_TASK_CHOICE, 3, 2 },    { "boolq", BB_TASK_CHOICE, 2, 1 }, { "copa", BB_TASK_CHOICE, 2, 1 },
+        { "lambada", BB_TASK_CLOZE, 2, 0 }, { "piqa", BB_TASK_CHOICE, 2, 1 },  { "winogrande", BB_TASK_SCHEMA, 2, 1 },
     };
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
         char    path[512];

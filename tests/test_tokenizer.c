@@ -14,26 +14,26 @@
 /* ---- vocabularies made in memory: a bb_gguf as the reader would leave it ---- */
 
 typedef struct vocab {
-    bb_source    g;
-    bb_key kv[16];
-    bb_bytes  *text, *merge;
-    float     *score;
-    int32_t   *type;
-    uint64_t   n, n_merge;
-    char      *owned[8];
-    size_t     n_owned;
+    bb_source g;
+    bb_key    kv[16];
+    bb_bytes *text, *merge;
+    float    *score;
+    int32_t  *type;
+    uint64_t  n, n_merge;
+    char     *owned[8];
+    size_t    n_owned;
 } vocab;
 
 static void set(vocab *v, const char *key, bb_kind kind, const void *value, uint64_t bytes)
 {
-    v->kv[v->g.n_kv++] = (bb_key){ { key, strlen(key) }, kind, kind, 1, value, bytes, NULL };
+    v->kv[v->g.n_kv++] = (bb_key) { { key, strlen(key) }, kind, kind, 1, value, bytes, NULL };
 }
 
 static void set_text(vocab *v, const char *key, const char *text) { set(v, key, BB_KIND_STRING, text, strlen(text)); }
 
 static void set_array(vocab *v, const char *key, bb_kind element, uint64_t n, const void *value, bb_bytes *strings)
 {
-    v->kv[v->g.n_kv++] = (bb_key){ { key, strlen(key) }, BB_KIND_ARRAY, element, n, value, 4 * n, strings };
+    v->kv[v->g.n_kv++] = (bb_key) { { key, strlen(key) }, BB_KIND_ARRAY, element, n, value, 4 * n, strings };
 }
 
 static void vocab_init(vocab *v, const char *model, const char *pre, uint64_t room, uint64_t merges)
@@ -50,7 +50,7 @@ static void vocab_init(vocab *v, const char *model, const char *pre, uint64_t ro
 
 static void vocab_add(vocab *v, const char *text, size_t size, float score, int32_t type)
 {
-    v->text[v->n] = (bb_bytes){ text, size };
+    v->text[v->n] = (bb_bytes) { text, size };
     v->score[v->n] = score;
     v->type[v->n++] = type;
 }
@@ -116,9 +116,9 @@ static char *read_all(const char *path, size_t *size)
 static unsigned check_vectors(const bb_tokenizer *t, const char *inp_path, const char *out_path)
 {
     static const char mark[] = "\n__ggml_vocab_test__\n";
-    size_t   inp_size, out_size, n_ids;
-    char    *inp = read_all(inp_path, &inp_size), *out = read_all(out_path, &out_size), *line = out;
-    unsigned n = 0;
+    size_t            inp_size, out_size, n_ids;
+    char             *inp = read_all(inp_path, &inp_size), *out = read_all(out_path, &out_size), *line = out;
+    unsigned          n = 0;
     for (char *text = inp, *end; *text; text = end + strlen(mark), n++) {
         int32_t *ids;
         bb_err   err = BB_ERR_INIT;
@@ -185,7 +185,7 @@ static void gpt2_vocab(vocab *v, const char *merges)
         char *space = strchr(line, ' ');
         end = line + strcspn(line, "\n");
         if (*line == '#' && line == v->owned[0]) continue;
-        v->merge[v->n_merge++] = (bb_bytes){ line, (uint64_t)(end - line) };
+        v->merge[v->n_merge++] = (bb_bytes) { line, (uint64_t)(end - line) };
         memcpy(joined + used, line, (size_t)(space - line));
         memcpy(joined + used + (space - line), space + 1, (size_t)(end - space - 1));
         vocab_add(v, joined + used, (size_t)(end - line) - 1, 0, 1);
@@ -211,7 +211,7 @@ END_TEST
 START_TEST(phi3_vectors)
 {
     bb_source g;
-    bb_err  err = BB_ERR_INIT;
+    bb_err    err = BB_ERR_INIT;
     ck_assert_msg(bb_gguf_open("tests/data/vocab/phi-3.gguf", &g, &err) == BB_OK, "%s", err.msg);
     bb_tokenizer *t = make(&g);
     ck_assert_uint_eq(check_vectors(t, "tests/data/vocab/vectors.inp", "tests/data/vocab/phi-3.out"), 46);
@@ -226,16 +226,19 @@ START_TEST(phi3_vectors)
 END_TEST
 
 /* Other families, cut to what the texts need (tests/data/README.md): the ids follow from the cut, the way to them does not change. */
-static const struct { const char *name; bool adds_bos; } families[] = {
-    { "starcoder", false }, { "refact", false }, { "falcon", false }, { "mpt", false }, { "deepseek-llm", true }, { "deepseek-coder", true },
-    { "qwen2", false }, { "deepseek-r1-qwen", false }, { "llama-bpe", true },
+static const struct {
+    const char *name;
+    bool        adds_bos;
+} families[] = {
+    { "starcoder", false },     { "refact", false }, { "falcon", false },           { "mpt", false },      { "deepseek-llm", true },
+    { "deepseek-coder", true }, { "qwen2", false },  { "deepseek-r1-qwen", false }, { "llama-bpe", true },
 };
 
 START_TEST(vectors_of_cut_vocabularies)
 {
-    char    gguf[128], out[128];
+    char      gguf[128], out[128];
     bb_source g;
-    bb_err  err = BB_ERR_INIT;
+    bb_err    err = BB_ERR_INIT;
     snprintf(gguf, sizeof gguf, "tests/data/vocab/%s.gguf", families[_i].name);
     snprintf(out, sizeof out, "tests/data/vocab/%s.out", families[_i].name);
     ck_assert_msg(bb_gguf_open(gguf, &g, &err) == BB_OK, "%s", err.msg);
@@ -289,7 +292,7 @@ static long rank_by_score(const vocab *v, const char *text, size_t left, size_t 
 static void random_spm(vocab *v, bb_rng *r)
 {
     static const char *const part[] = { "a", "b", "\xC3\xA9", "\xE2\x96\x81", "\xF0\x9F\xA6\x99" };
-    char *texts = bb_alloc(400, 32, NULL);
+    char                    *texts = bb_alloc(400, 32, NULL);
     vocab_init(v, "llama", NULL, 400, 1);
     v->owned[v->n_owned++] = texts;
     vocab_add(v, "<unk>", 5, 0, 2);
@@ -336,7 +339,7 @@ static size_t spm_slowly(const vocab *v, const char *text, size_t size, int32_t 
 START_TEST(spm_merges_as_defined)
 {
     static const char *const part[] = { "a", "b", "\xC3\xA9", " ", "\xF0\x9F\xA6\x99", "\xE2\x96\x81", "z", "\xC3", "\xA9", "\n" };
-    bb_rng r;
+    bb_rng                   r;
     bb_rng_init(&r, 7, "spm");
     for (int round = 0; round < 40; round++) {
         vocab v;
@@ -393,15 +396,15 @@ START_TEST(bpe_merges_as_defined)
         v.owned[v.n_owned++] = lines;
         v.owned[v.n_owned++] = joined;
         for (int c = 0; c < 3; c++) vocab_add(&v, alphabet['a' + c], 1, 0, 1); /* 'd' is no token */
-        for (int i = 0; i < 24; i++) { /* merges of random parts, most of whose results are tokens */
-            char   part[2][8] = { "", "" };
+        for (int i = 0; i < 24; i++) {                                         /* merges of random parts, most of whose results are tokens */
+            char part[2][8] = { "", "" };
             for (int p = 0; p < 2; p++) {
                 unsigned n = 1 + (unsigned)bb_rng_below(&r, 3);
                 for (unsigned k = 0; k < n; k++) part[p][k] = (char)('a' + bb_rng_below(&r, 4));
             }
             snprintf(lines, 64, "%s %s", part[0], part[1]);
             snprintf(joined, 64, "%s%s", part[0], part[1]);
-            v.merge[v.n_merge++] = (bb_bytes){ lines, strlen(lines) };
+            v.merge[v.n_merge++] = (bb_bytes) { lines, strlen(lines) };
             if (bb_rng_below(&r, 8) && find_token(&v, joined, strlen(joined)) < 0) vocab_add(&v, joined, strlen(joined), 0, 1);
             lines += 64;
             joined += 64;
@@ -436,12 +439,15 @@ END_TEST
 /* ---- special tokens ---- */
 
 /* Pieces as llama.cpp makes them, by definition: each special token in turn searches each piece of text that is left. */
-typedef struct piece { size_t at, size; int32_t id; } piece;
+typedef struct piece {
+    size_t  at, size;
+    int32_t id;
+} piece;
 
 static size_t cut_slowly(const vocab *v, const char *text, size_t size, bool control, piece *p)
 {
     size_t n = 1;
-    p[0] = (piece){ 0, size, -1 };
+    p[0] = (piece) { 0, size, -1 };
     for (size_t length = 16; length > 0; length--)
         for (uint64_t id = 0; id < v->n; id++) {
             if (v->text[id].size != length || !(v->type[id] == 4 || (control && (v->type[id] == 3 || v->type[id] == 2)))) continue;
@@ -451,7 +457,7 @@ static size_t cut_slowly(const vocab *v, const char *text, size_t size, bool con
                         piece left = { p[i].at, at - p[i].at, -1 }, right = { at + length, p[i].at + p[i].size - at - length, -1 };
                         memmove(p + i + 3, p + i + 1, (n - i - 1) * sizeof *p);
                         p[i] = left;
-                        p[i + 1] = (piece){ at, length, (int32_t)id };
+                        p[i + 1] = (piece) { at, length, (int32_t)id };
                         p[i + 2] = right;
                         n += 2;
                         break;
@@ -465,10 +471,10 @@ START_TEST(special_tokens_are_cut_out_first)
     static const char *const sets[3][8] = { { "ab", "abc", "xab", "cx", "bb", "aab", "x", "bcxa" },
                                             { "a", "aa", "aaa", "aaaa", "aaaaa", "aab", "baaa", "b" },
                                             { "abca", "bcab", "cabc", "bca", "abcabc", "ca", "bb", "xx" } };
-    const char *const *special = sets[_i];
-    bb_rng        r;
-    vocab         v;
-    bb_tokenizer *t;
+    const char *const       *special = sets[_i];
+    bb_rng                   r;
+    vocab                    v;
+    bb_tokenizer            *t;
     bb_rng_init(&r, 9, "special");
     random_spm(&v, &r);
     v.g.n_kv = 1; /* seal again with more tokens */
@@ -533,9 +539,9 @@ END_TEST
 
 START_TEST(bos_and_control_texts)
 {
-    bb_source  g;
-    int32_t *ids;
-    size_t   n;
+    bb_source g;
+    int32_t  *ids;
+    size_t    n;
     ck_assert_int_eq(bb_gguf_open("tests/data/vocab/phi-3.gguf", &g, NULL), BB_OK);
     bb_tokenizer *t = make(&g);
     ck_assert_int_eq(bb_tokenize(t, "<|user|>\n Hello", 15, true, true, &ids, &n, NULL), BB_OK);
@@ -560,9 +566,9 @@ END_TEST
 START_TEST(any_bytes_survive)
 {
     bb_source g;
-    bb_rng  r;
-    char    text[200];
-    vocab   v;
+    bb_rng    r;
+    char      text[200];
+    vocab     v;
     bb_rng_init(&r, 10, "bytes");
     ck_assert_int_eq(bb_gguf_open("tests/data/vocab/phi-3.gguf", &g, NULL), BB_OK);
     gpt2_vocab(&v, "tests/data/vocab/gpt2-merges.txt");
@@ -580,8 +586,8 @@ START_TEST(any_bytes_survive)
         for (size_t i = 0; i < n; i++) text[i] = (char)(text[i] & 127);
         check_round_trip(bpe, text, n, true);
     }
-    ck_assert_int_eq(bb_detokenize(spm, &(int32_t){ 32064 }, 1, &(char *){ NULL }, &(size_t){ 0 }, NULL), BB_BAD_FILE);
-    ck_assert_int_eq(bb_detokenize(spm, &(int32_t){ -1 }, 1, &(char *){ NULL }, &(size_t){ 0 }, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_detokenize(spm, &(int32_t) { 32064 }, 1, &(char *) { NULL }, &(size_t) { 0 }, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_detokenize(spm, &(int32_t) { -1 }, 1, &(char *) { NULL }, &(size_t) { 0 }, NULL), BB_BAD_FILE);
     bb_tokenizer_destroy(spm);
     bb_tokenizer_destroy(bpe);
     bb_source_close(&g);
@@ -589,21 +595,27 @@ START_TEST(any_bytes_survive)
 }
 END_TEST
 
-static const struct lie { const char *what; bb_status status; } lies[] = {
-    { "unknown model", BB_UNSUPPORTED }, { "unknown pre-tokenizer", BB_UNSUPPORTED }, { "duplicate", BB_BAD_FILE }, { "scores short", BB_BAD_FILE },
-    { "types short", BB_BAD_FILE },      { "bad type", BB_BAD_FILE },                 { "byte text", BB_BAD_FILE }, { "BOS outside", BB_BAD_FILE },
-    { "NaN score", BB_BAD_FILE },        { "no merges", BB_BAD_FILE },                { "no tokens", BB_BAD_FILE }, { "scores of another kind", BB_BAD_FILE },
+static const struct lie {
+    const char *what;
+    bb_status   status;
+} lies[] = {
+    { "unknown model", BB_UNSUPPORTED },    { "unknown pre-tokenizer", BB_UNSUPPORTED },
+    { "duplicate", BB_BAD_FILE },           { "scores short", BB_BAD_FILE },
+    { "types short", BB_BAD_FILE },         { "bad type", BB_BAD_FILE },
+    { "byte text", BB_BAD_FILE },           { "BOS outside", BB_BAD_FILE },
+    { "NaN score", BB_BAD_FILE },           { "no merges", BB_BAD_FILE },
+    { "no tokens", BB_BAD_FILE },           { "scores of another kind", BB_BAD_FILE },
     { "BOS of another kind", BB_BAD_FILE }, { "no BOS to add", BB_BAD_FILE },
 };
 
 START_TEST(vocabularies_that_lie)
 {
     static const unsigned char far_id[4] = { 9, 0, 0, 1 };
-    const char   *what = lies[_i].what;
-    bool          bpe = strstr(what, "merges") || strstr(what, "pre-");
-    vocab         v;
-    bb_tokenizer *t = NULL;
-    bb_err        err = BB_ERR_INIT;
+    const char                *what = lies[_i].what;
+    bool                       bpe = strstr(what, "merges") || strstr(what, "pre-");
+    vocab                      v;
+    bb_tokenizer              *t = NULL;
+    bb_err                     err = BB_ERR_INIT;
 #define LIE(x) (strcmp(what, x) == 0)
     vocab_init(&v, LIE("unknown model") ? "bert" : bpe ? "gpt2" : "llama", bpe ? LIE("no merges") ? "gpt-2" : "nobody's" : NULL, 8, 1);
     vocab_add(&v, "<unk>", 5, 0, 2);
@@ -639,7 +651,7 @@ START_TEST(running_out_of_memory_leaves_nothing)
     vocab_init(&bpe, "gpt2", "gpt-2", 4, 1);
     vocab_add(&bpe, "a", 1, 0, 1);
     vocab_add(&bpe, "aa", 2, 0, 4);
-    bpe.merge[bpe.n_merge++] = (bb_bytes){ "a a", 3 };
+    bpe.merge[bpe.n_merge++] = (bb_bytes) { "a a", 3 };
     vocab_seal(&bpe);
     for (int k = 0; k < 2; k++) {
         long n = 0;

@@ -29,14 +29,14 @@ static void make_text(uint32_t n_vocab)
 static bb_train_options options(uint64_t steps)
 {
     bb_train_options o = { .ctx = T, .batch = 3, .adamw = BB_ADAMW_DEFAULT, .decay = 0.1, .clip = 1, .seed = 4 };
-    o.schedule = (bb_schedule){ .kind = BB_SCHEDULE_CONSTANT, .n_steps = steps, .n_warmup = 2, .peak = 0.01 };
+    o.schedule = (bb_schedule) { .kind = BB_SCHEDULE_CONSTANT, .n_steps = steps, .n_warmup = 2, .peak = 0.01 };
     return o;
 }
 
 static bb_training *trainer(const bb_net *net, const bb_train_options *o, int32_t bos)
 {
     bb_train_data data = { text, TEXT, bos };
-    bb_training   *t;
+    bb_training  *t;
     bb_err        err = BB_ERR_INIT;
     ck_assert_msg(bb_training_create(net, &data, o, &t, &err) == BB_OK, "%s", err.msg);
     return t;
@@ -118,7 +118,10 @@ START_TEST(an_epoch_has_each_window_once)
         ck_assert_int_eq(tokens[0], 7);
         ck_assert_int_eq(memcmp(tokens + 1, targets, (T - 1) * sizeof *tokens), 0);
         for (size_t i = 0; i + T < TEXT; i++)
-            if (memcmp(text + i + 1, targets, T * sizeof *text) == 0 && !seen[i]) { found = i; break; }
+            if (memcmp(text + i + 1, targets, T * sizeof *text) == 0 && !seen[i]) {
+                found = i;
+                break;
+            }
         ck_assert_msg(found < TEXT, "step %zu has no window of the text that is not seen", s);
         seen[found] = 1;
         places[s] = found;
@@ -183,7 +186,7 @@ START_TEST(foreign_and_damaged_states)
     bb_err           err = BB_ERR_INIT;
     char             path[512], *data;
     size_t           size;
-    bb_training      *b;
+    bb_training     *b;
     snprintf(path, sizeof path, "%s", bb_test_path("state"));
     ref_model_make(&ref_specs[0], 3, &m);
     make_text(m.net.n_vocab);
@@ -226,7 +229,7 @@ START_TEST(failures_say_so)
     ref_model        m;
     bb_train_options o = options(9), wrong = o;
     bb_train_step    done;
-    bb_training      *t;
+    bb_training     *t;
     bb_train_data    data = { text, TEXT, -1 };
     bb_status        status = BB_NOMEM;
     ref_model_make(&ref_specs[0], 3, &m);
@@ -266,18 +269,27 @@ END_TEST
 
 START_TEST(new_models_are_read_back)
 {
-    bb_new_shape s = { .n_vocab = 512, .n_layer = 3, .n_embd = 24, .n_head = 6, .n_kv = 2, .head_dim = 8, .n_ff = 20, .n_ctx = 64, .rope_base = 5000,
-                       .norm_eps = 1e-6f, .tied = _i == 0 };
+    bb_new_shape         s = { .n_vocab = 512,
+                               .n_layer = 3,
+                               .n_embd = 24,
+                               .n_head = 6,
+                               .n_kv = 2,
+                               .head_dim = 8,
+                               .n_ff = 20,
+                               .n_ctx = 64,
+                               .rope_base = 5000,
+                               .norm_eps = 1e-6f,
+                               .tied = _i == 0 };
     static const bb_type types[] = { BB_F32, BB_F16, BB_BF16 };
-    char         path[512];
-    bb_source      vocabulary;
-    bb_net       shape, net;
-    bb_trainable t = { .w = NULL };
-    bb_model     m;
-    void        *owned;
-    int32_t      ids[T] = { 1, 511, 3, 99, 0, 5, 200, 17, 1, 2, 3 };
-    double      *a = BB_NEW(T * 512, double, NULL), *b = BB_NEW(T * 512, double, NULL);
-    bb_err       err = BB_ERR_INIT;
+    char                 path[512];
+    bb_source            vocabulary;
+    bb_net               shape, net;
+    bb_trainable         t = { .w = NULL };
+    bb_model             m;
+    void                *owned;
+    int32_t              ids[T] = { 1, 511, 3, 99, 0, 5, 200, 17, 1, 2, 3 };
+    double              *a = BB_NEW(T * 512, double, NULL), *b = BB_NEW(T * 512, double, NULL);
+    bb_err               err = BB_ERR_INIT;
     snprintf(path, sizeof path, "%s", bb_test_path("new.gguf"));
     ck_assert_int_eq(bb_gguf_open("tests/data/stories260K.gguf", &vocabulary, NULL), BB_OK);
     ck_assert_int_eq(bb_new_net(&s, &shape, NULL), BB_OK);
@@ -310,7 +322,7 @@ END_TEST
 START_TEST(impossible_shapes)
 {
     static const bb_new_shape good = { 512, 3, 24, 6, 2, 8, 20, 64, 5000, 1e-6f, true };
-    bb_net net;
+    bb_net                    net;
     for (int i = 0; i < 7; i++) {
         bb_new_shape s = good;
         if (i == 0) s.n_kv = 4;

@@ -20,7 +20,13 @@
 
 enum { ROWS = 3, COLS = 512, N = ROWS * COLS };
 
-typedef struct scene { const bb_format *f; unsigned char *packed; bb_matrix m; bb_latent l; bb_rng rng; } scene;
+typedef struct scene {
+    const bb_format *f;
+    unsigned char   *packed;
+    bb_matrix        m;
+    bb_latent        l;
+    bb_rng           rng;
+} scene;
 
 static scene scene_of(const bb_format *f)
 {
@@ -31,7 +37,7 @@ static scene scene_of(const bb_format *f)
     for (int i = 0; i < N; i++) w[i] = (float)(0.02 * bb_rng_normal(&s.rng) + (i / 64 % 2 ? 0.01 : 0));
     s.packed = bb_alloc(ROWS, bb_format_row_bytes(f, COLS), NULL);
     for (size_t r = 0; r < ROWS; r++) f->encode(w + r * COLS, NULL, s.packed + r * bb_format_row_bytes(f, COLS), COLS);
-    s.m = (bb_matrix){ f->type, ROWS, COLS, s.packed, NULL };
+    s.m = (bb_matrix) { f->type, ROWS, COLS, s.packed, NULL };
     ck_assert_msg(bb_latent_create(&s.m, s.packed, &s.l, &err) == BB_OK, "%s", err.msg);
     bb_free(w);
     return s;
@@ -163,8 +169,12 @@ END_TEST
 /* The grids that store their scale as F16 are the ones that are trained. */
 START_TEST(knows_the_fields)
 {
-    const struct { const char *name; bool d, dmin; int sc, mn; } expected[] = {
-        { "Q4_0", true, false, 0, 0 },   { "Q4_1", true, true, 0, 0 },     { "Q4_K", true, true, 63, 63 }, { "Q2_K", true, true, 15, 15 },
+    const struct {
+        const char *name;
+        bool        d, dmin;
+        int         sc, mn;
+    } expected[] = {
+        { "Q4_0", true, false, 0, 0 },   { "Q4_1", true, true, 0, 0 },      { "Q4_K", true, true, 63, 63 }, { "Q2_K", true, true, 15, 15 },
         { "Q6_K", true, false, 127, 0 }, { "IQ2_XXS", true, false, 15, 0 }, { "IQ1_S", true, false, 7, 0 }, { "MXFP4", false, false, 0, 0 },
     };
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
@@ -182,13 +192,13 @@ END_TEST
 enum { LAYERS = 3, WINDOWS = 6, HELD = 3, T = 16 };
 
 typedef struct world {
-    ref_model    full;
-    bb_net       small;             /* full, rounded to few bits */
-    bb_block     blocks[LAYERS];
-    void        *owned[64];
-    size_t       n_owned;
-    int32_t      tokens[WINDOWS * T], targets[WINDOWS * T];
-    bb_tune_set  train, held;
+    ref_model   full;
+    bb_net      small; /* full, rounded to few bits */
+    bb_block    blocks[LAYERS];
+    void       *owned[64];
+    size_t      n_owned;
+    int32_t     tokens[WINDOWS * T], targets[WINDOWS * T];
+    bb_tune_set train, held;
 } world;
 
 static void round_matrix(world *w, bb_matrix *m, bb_type type)
@@ -206,17 +216,17 @@ static world *world_of(bool untied)
 {
     static const ref_shape shapes[LAYERS] = { { 4, 2, 64 }, { 0, 0, 96 }, { 2, 1, 64 } };
     static const bb_type   types[BB_N_PARTS] = { BB_Q2_0, BB_Q4_0, BB_IQ4_NL, BB_Q4_1, BB_Q2_0, BB_TQ2_0, BB_Q4_0 };
-    const ref_spec spec = { "tune", "deci", 48, 64, LAYERS, 16, 16, false, false, false, false, untied, 1, BB_F32, shapes };
-    world         *w = calloc(1, sizeof *w);
-    bb_rng         rng;
+    const ref_spec         spec = { "tune", "deci", 48, 64, LAYERS, 16, 16, false, false, false, false, untied, 1, BB_F32, shapes };
+    world                 *w = calloc(1, sizeof *w);
+    bb_rng                 rng;
     ref_model_make(&spec, 4, &w->full);
     w->full.net.blocks[2].no_rope = untied; /* as some of smollm3's */
     bb_rng_init(&rng, 2, "tokens");
     for (int i = 0; i < WINDOWS * T; i++) w->tokens[i] = (int32_t)bb_rng_below(&rng, 48);
     for (int i = 0; i < WINDOWS * T; i++) w->targets[i] = i % T == T - 1 ? 0 : w->tokens[i + 1];
-    w->train = (bb_tune_set){ w->tokens, w->targets, WINDOWS, T, 0, T };
+    w->train = (bb_tune_set) { w->tokens, w->targets, WINDOWS, T, 0, T };
     /* The last of the same windows: random text has nothing to generalise to; not the first, so that a window's index in one set is another's in the other. */
-    w->held = (bb_tune_set){ w->tokens + (WINDOWS - HELD) * T, w->targets + (WINDOWS - HELD) * T, HELD, T, 2, T - 3 };
+    w->held = (bb_tune_set) { w->tokens + (WINDOWS - HELD) * T, w->targets + (WINDOWS - HELD) * T, HELD, T, 2, T - 3 };
     w->small = w->full.net;
     memcpy(w->blocks, w->full.net.blocks, sizeof w->blocks);
     w->small.blocks = w->blocks;
@@ -250,8 +260,9 @@ static double oracle_kl(const world *w, const bb_net *net)
 
 static bb_tune_options options_of(bb_tune_loss loss, uint32_t first, uint32_t last)
 {
-    return (bb_tune_options){ .loss = loss, .first = first, .last = last, .steps = 40, .batch = 2, .checks = 8, .weights = 0.05, .fields = 0.003, .norms = 0.003,
-                              .clip = 3, .seed = 1 };
+    return (bb_tune_options) {
+        .loss = loss, .first = first, .last = last, .steps = 40, .batch = 2, .checks = 8, .weights = 0.05, .fields = 0.003, .norms = 0.003, .clip = 3, .seed = 1
+    };
 }
 
 static void tune(const world *w, bb_tuned *t, const bb_tune_options *o, bb_tune_report *report)
@@ -284,10 +295,10 @@ END_TEST
 START_TEST(last_block_alone)
 {
     static const bb_tune_loss losses[] = { BB_TUNE_KL, BB_TUNE_OUTPUT, BB_TUNE_LOGITS };
-    world          *w = world_of(false);
-    bb_tuned        t;
-    bb_tune_report  report;
-    bb_tune_options o = options_of(losses[_i], LAYERS - 1, LAYERS - 1);
+    world                    *w = world_of(false);
+    bb_tuned                  t;
+    bb_tune_report            report;
+    bb_tune_options           o = options_of(losses[_i], LAYERS - 1, LAYERS - 1);
     tune(w, &t, &o, &report);
     ck_assert_msg(report.best < report.start, "%d: %g -> %g", _i, report.start, report.best);
     const bb_matrix *down = &w->blocks[0].w[BB_PART_DOWN], *last = &w->blocks[LAYERS - 1].w[BB_PART_DOWN];

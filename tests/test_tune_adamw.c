@@ -60,7 +60,11 @@ static void train(bb_adamw *a, const bb_param *p, int steps)
     }
 }
 
-typedef struct fixture { float *w, *g; bb_param p[2]; bb_adamw *a; } fixture;
+typedef struct fixture {
+    float    *w, *g;
+    bb_param  p[2];
+    bb_adamw *a;
+} fixture;
 
 static fixture fixture_of(void)
 {
@@ -68,8 +72,8 @@ static fixture fixture_of(void)
     bb_rng  r;
     bb_rng_init(&r, 5, "adamw");
     for (int i = 0; i < N + 3; i++) f.w[i] = (float)bb_rng_normal(&r);
-    f.p[0] = (bb_param){ f.w, f.g, N, 1, 0 };
-    f.p[1] = (bb_param){ f.w + N, f.g + N, 3, 2, 0.01f };
+    f.p[0] = (bb_param) { f.w, f.g, N, 1, 0 };
+    f.p[1] = (bb_param) { f.w + N, f.g + N, 3, 2, 0.01f };
     ck_assert_int_eq(bb_adamw_create(f.p, 2, NULL, &f.a, NULL), BB_OK);
     return f;
 }

@@ -20,8 +20,8 @@
 static size_t character(const unsigned char *s)
 {
     static const unsigned least[5] = { 0, 0, 0x80, 0x800, 0x10000 };
-    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
-    unsigned code = n == 1 ? s[0] : n ? s[0] & (0x7fu >> n) : 0;
+    size_t                n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    unsigned              code = n == 1 ? s[0] : n ? s[0] & (0x7fu >> n) : 0;
     if (n == 1) return s[0] >= 32 || s[0] == '\t' || s[0] == '\n' || s[0] == '\r' ? 1 : 0;
     for (size_t i = 1; i < n; i++) {
         if ((s[i] & 0xc0) != 0x80) return 0;
@@ -114,7 +114,7 @@ static void add_navigation(bb_text *out, const char *body)
 {
     static const char begin[] = "<section id=\"", nav[] = "\" data-nav=\"";
     bb_text_add(out, "<nav>");
-    for (const char *p = body; (p = strstr(p, begin)); ) {
+    for (const char *p = body; (p = strstr(p, begin));) {
         const char *id = p + sizeof begin - 1, *label = strstr(id, nav) + sizeof nav - 1;
         bb_text_addf(out, "<a href=\"#%.*s\">%.*s</a>", (int)strcspn(id, "\""), id, (int)strcspn(label, "\""), label);
         p = label;
@@ -140,7 +140,7 @@ static void add_card(bb_text *out, const char *value, const char *label)
 static void add_cards(bb_text *out, const bb_artefacts *a)
 {
     const bb_scored *s = chosen(a);
-    char value[64], label[96], size[32];
+    char             value[64], label[96], size[32];
     if (!s) return;
     bb_text_add(out, "<div class=\"cards\">\n");
     bb_format_size(s->size_bytes > 0 ? (uint64_t)s->size_bytes : 0, size);
@@ -163,9 +163,11 @@ static void add_cards(bb_text *out, const bb_artefacts *a)
 
 static void add_head(bb_text *out, const bb_artefacts *a, const char *body)
 {
-    const char *model = json_string_value(json_object_get(a->env, "model"));
+    const char      *model = json_string_value(json_object_get(a->env, "model"));
     const bb_scored *s = chosen(a);
-    bb_text_add(out, "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>");
+    bb_text_add(
+        out,
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>");
     bb_html_text(out, a->run_name);
     bb_text_add(out, " &#8211; bitbudget</title>\n<style>\n");
     for (size_t i = 0; bb_report_css[i]; i++) bb_text_add(out, bb_report_css[i]);
@@ -194,10 +196,9 @@ static void add_head(bb_text *out, const bb_artefacts *a, const char *body)
 static void add_front(bb_text *out, const bb_artefacts *a, const bb_plots *p)
 {
     const bb_scored *best = chosen(a);
-    int decimals = perplexity_decimals(a->front, a->n_front);
+    int              decimals = perplexity_decimals(a->front, a->n_front);
     bb_section_begin(out, "front", "Front", "The front");
-    add_figure(out, p->svg[BB_PLOT_FRONT], "KL divergence to the original model against the size of the file; bars are one standard error.",
-               p->outside.data);
+    add_figure(out, p->svg[BB_PLOT_FRONT], "KL divergence to the original model against the size of the file; bars are one standard error.", p->outside.data);
     add_figure(out, p->svg[BB_PLOT_PERPLEXITY], "Perplexity against the size of the file; bars are one standard error.", NULL);
     bb_text_addf(out, "<div class=\"wide\"><table class=\"data\"><thead><tr><th>plan</th>%s<th class=\"n\">pruned</th><th>found by</th></tr></thead><tbody>\n",
                  score_heads);
@@ -239,8 +240,10 @@ static void add_baselines(bb_text *out, const bb_artefacts *a)
     int decimals = perplexity_decimals(a->baselines, a->n_baselines);
     if (a->n_baselines == 0) return;
     bb_section_begin(out, "baselines", "Baselines", "Baselines");
-    bb_text_addf(out, "<div class=\"wide\"><table class=\"data\"><thead><tr><th>name</th>%s"
-                      "<th>best plan no larger</th><th class=\"n\">its KL</th></tr></thead><tbody>\n", score_heads);
+    bb_text_addf(out,
+                 "<div class=\"wide\"><table class=\"data\"><thead><tr><th>name</th>%s"
+                 "<th>best plan no larger</th><th class=\"n\">its KL</th></tr></thead><tbody>\n",
+                 score_heads);
     for (size_t i = 0; i < a->n_baselines; i++) {
         const bb_scored *b = &a->baselines[i], *r = rival(a, b);
         bb_text_add(out, "<tr><td class=\"t\">");
@@ -256,7 +259,8 @@ static void add_baselines(bb_text *out, const bb_artefacts *a)
             bb_text_add(out, "</td><td class=\"n\"></td></tr>\n");
         }
     }
-    bb_text_add(out, "</tbody></table></div>\n<p class=\"note\">The last column is the KL of the best plan of this run that is no larger, as a multiple of the baseline's.</p></section>\n");
+    bb_text_add(out, "</tbody></table></div>\n<p class=\"note\">The last column is the KL of the best plan of this run that is no larger, as a multiple of the "
+                     "baseline's.</p></section>\n");
 }
 
 /* ---- guard ---- */
@@ -269,9 +273,9 @@ static double number_or_nan(const json_t *object, const char *key)
 
 static void add_verdict(bb_text *out, const json_t *guard)
 {
-    const char *winner = json_string_value(json_object_get(guard, "winner")), *simple = json_string_value(json_object_get(guard, "best_simple_plan"));
+    const char   *winner = json_string_value(json_object_get(guard, "winner")), *simple = json_string_value(json_object_get(guard, "best_simple_plan"));
     const json_t *won = json_object_get(guard, "searched_plan_won");
-    double margin = number_or_nan(guard, "margin_nats"), se = number_or_nan(guard, "margin_se"), target = number_or_nan(guard, "target_bytes");
+    double        margin = number_or_nan(guard, "margin_nats"), se = number_or_nan(guard, "margin_se"), target = number_or_nan(guard, "target_bytes");
     bb_text_addf(out, "<p class=\"verdict%s\">The winner is <b>", json_is_false(won) ? " lost" : "");
     bb_html_text(out, winner ? winner : "not named");
     bb_text_add(out, "</b>");
@@ -292,14 +296,15 @@ static void add_verdict(bb_text *out, const json_t *guard)
 static void add_guard(bb_text *out, const json_t *guard)
 {
     const json_t *plans = json_object_get(guard, "plans");
-    const char *winner = json_string_value(json_object_get(guard, "winner"));
+    const char   *winner = json_string_value(json_object_get(guard, "winner"));
     if (!guard) return;
     bb_section_begin(out, "guard", "Guard", "The guard: the winner beside simpler plans of the same bytes");
     add_verdict(out, guard);
-    bb_text_add(out, "<div class=\"wide\"><table class=\"data\"><thead><tr><th>plan</th><th class=\"n\">size</th><th class=\"n\">bytes</th><th class=\"n\">KL, nats</th><th></th></tr></thead><tbody>\n");
+    bb_text_add(out, "<div class=\"wide\"><table class=\"data\"><thead><tr><th>plan</th><th class=\"n\">size</th><th class=\"n\">bytes</th><th class=\"n\">KL, "
+                     "nats</th><th></th></tr></thead><tbody>\n");
     for (size_t i = 0; i < json_array_size(plans); i++) {
         const json_t *p = json_array_get(plans, i);
-        const char *name = json_string_value(json_object_get(p, "name"));
+        const char   *name = json_string_value(json_object_get(p, "name"));
         bb_text_addf(out, "<tr%s><td class=\"t\">", name && winner && strcmp(name, winner) == 0 ? " class=\"chosen\"" : "");
         bb_html_text(out, name ? name : "");
         bb_text_add(out, "</td>");
@@ -375,9 +380,11 @@ static bb_status make_body(bb_text *out, const bb_artefacts *a, const bb_plots *
     add_plot_section(out, p->svg[BB_PLOT_SENSITIVITY], "sensitivity", "Sensitivity", "Sensitivity",
                      "KL of the model when one unit alone takes an option, all else as it was; of options with the same bits the best. One line a block, "
                      "from the first (blue) to the last (orange). Values at or below zero lie on the lower edge.");
-    add_plot_section(out, p->svg[BB_PLOT_CONVERGENCE], "convergence", "Convergence", "Convergence of the search", "KL of the best plan against the search's step.");
-    add_plot_section(out, p->svg[BB_PLOT_SCORED], "scored", "Scored plans", "Every plan that the search scored",
-                     "One point a plan, by the most windows that it was scored on; plans.csv has them all, and `bitbudget export RUN --plan HASH` writes any of them.");
+    add_plot_section(out, p->svg[BB_PLOT_CONVERGENCE], "convergence", "Convergence", "Convergence of the search",
+                     "KL of the best plan against the search's step.");
+    add_plot_section(
+        out, p->svg[BB_PLOT_SCORED], "scored", "Scored plans", "Every plan that the search scored",
+        "One point a plan, by the most windows that it was scored on; plans.csv has them all, and `bitbudget export RUN --plan HASH` writes any of them.");
     add_settings(out, a);
 done:
     return status;
@@ -395,8 +402,10 @@ static bb_status make_page(bb_text *out, const bb_artefacts *a, const bb_plots *
     }
     add_head(out, a, body.data);
     bb_text_addn(out, body.data, body.size);
-    bb_text_addf(out, "<footer class=\"note\">bitbudget %s. Made from the files beside this page: front.csv, baselines.csv, layers.csv, sensitivity.csv, "
-                      "convergence.csv, plans.csv, certificate.csv, crossover.csv, speed.csv, search.csv, guard.json, env.json, config.resolved.yaml; plots/ has the data and scripts of the plots.</footer>\n</main></body></html>\n",
+    bb_text_addf(out,
+                 "<footer class=\"note\">bitbudget %s. Made from the files beside this page: front.csv, baselines.csv, layers.csv, sensitivity.csv, "
+                 "convergence.csv, plans.csv, certificate.csv, crossover.csv, speed.csv, search.csv, guard.json, env.json, config.resolved.yaml; plots/ has "
+                 "the data and scripts of the plots.</footer>\n</main></body></html>\n",
                  BB_VERSION);
     if (out->status != BB_OK) status = BB_FAIL(err, out->status, "out of memory while the report was written");
 done:
@@ -407,11 +416,11 @@ done:
 bb_status bb_report_write(const char *run_dir, bb_err *err)
 {
     bb_artefacts a = { 0 };
-    bb_plots plots = { 0 };
-    bb_text page = { 0 };
-    char *path = NULL;
-    bb_progress progress;
-    bb_status status;
+    bb_plots     plots = { 0 };
+    bb_text      page = { 0 };
+    char        *path = NULL;
+    bb_progress  progress;
+    bb_status    status;
     bb_progress_start(&progress, "report", 0);
     BB_TRY(bb_artefacts_read(run_dir, &a, err));
     BB_TRY(bb_plots_draw(&a, &plots, err));

@@ -103,11 +103,23 @@ static void add_facts(bb_text *out, const bb_artefacts *a, const bb_run_config *
 
 /* ---- files ---- */
 
-static const struct { const char *name, *what; } files[] = {
-    { "model.gguf", "the model" }, { "plan.json", "its plan" }, { "guard.json", "the decision" }, { "front.csv", "the front" },
-    { "baselines.csv", "simpler plans" }, { "plans.csv", "every plan that was scored" }, { "layers.csv", "each unit of each plan" },
-    { "sensitivity.csv", "each option alone" }, { "options.csv", "each option's error and bytes" }, { "finalise.csv", "the steps of finalise" },
-    { "convergence.csv", "the search by step" }, { "config.resolved.yaml", "all settings" }, { "env.json", "the environment" }, { "log.txt", "the log" },
+static const struct {
+    const char *name, *what;
+} files[] = {
+    { "model.gguf", "the model" },
+    { "plan.json", "its plan" },
+    { "guard.json", "the decision" },
+    { "front.csv", "the front" },
+    { "baselines.csv", "simpler plans" },
+    { "plans.csv", "every plan that was scored" },
+    { "layers.csv", "each unit of each plan" },
+    { "sensitivity.csv", "each option alone" },
+    { "options.csv", "each option's error and bytes" },
+    { "finalise.csv", "the steps of finalise" },
+    { "convergence.csv", "the search by step" },
+    { "config.resolved.yaml", "all settings" },
+    { "env.json", "the environment" },
+    { "log.txt", "the log" },
 };
 enum { N_FILES = sizeof files / sizeof *files };
 
@@ -118,8 +130,8 @@ static bb_status add_links(bb_text *out, const bb_artefacts *a, bb_err *err)
         char *path = bb_asprintf(err, "%s/%s", a->dir, files[i].name);
         if (!path) return BB_NOMEM;
         if (bb_file_exists(path)) {
-            bb_text_addf(out, "%s<a href=\"%s\"><code>%s</code></a> (%s)", any ? ", " : "<p class=\"note\">Files beside this page: ", files[i].name, files[i].name,
-                         files[i].what);
+            bb_text_addf(out, "%s<a href=\"%s\"><code>%s</code></a> (%s)", any ? ", " : "<p class=\"note\">Files beside this page: ", files[i].name,
+                         files[i].name, files[i].what);
             any = true;
         }
         bb_free(path);

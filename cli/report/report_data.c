@@ -23,7 +23,7 @@ double bb_option_bits(const char *option)
 bb_part_column bb_unit_column(const char *unit, int64_t *block)
 {
     static const char *const names[BB_COL_COUNT] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "kv", "ffn" };
-    char *end;
+    char                    *end;
     *block = -1;
     if (strcmp(unit, "token_embd") == 0) return BB_COL_EMBD;
     if (strcmp(unit, "output") == 0) return BB_COL_OUTPUT;
@@ -60,17 +60,17 @@ static int by_size(const void *a, const void *b)
 /* original: takes the row of the model itself; NULL for baselines. */
 static bb_status read_scored(const bb_csv *t, bb_scored *original, bb_scored **out, size_t *n, bb_err *err)
 {
-    static const char *const front_columns[] = { "plan_hash", "size_bytes", "bpw", "kl_nats", "kl_se", "ppl", "ppl_se", "top1", "pruned_fraction",
-                                                 "source", NULL };
+    static const char *const front_columns[] = { "plan_hash", "size_bytes",      "bpw",    "kl_nats", "kl_se", "ppl", "ppl_se",
+                                                 "top1",      "pruned_fraction", "source", NULL };
     static const char *const baseline_columns[] = { "name", "size_bytes", "bpw", "kl_nats", "kl_se", "ppl", "ppl_se", "top1", NULL };
-    const bool front = original != NULL;
-    size_t at[MAX_COLUMNS], k = 0;
-    bb_status status;
+    const bool               front = original != NULL;
+    size_t                   at[MAX_COLUMNS], k = 0;
+    bb_status                status;
     BB_TRY(find_columns(t, front ? front_columns : baseline_columns, at, err));
     if (!(*out = BB_NEW0(t->n_rows, bb_scored, err))) return BB_NOMEM;
     for (size_t r = 0; r < t->n_rows; r++) {
         bb_scored *s = front && strcmp(bb_csv_text(t, r, at[0]), "-") == 0 ? original : &(*out)[k++];
-        double *numbers[] = { &s->bpw, &s->kl, &s->kl_se, &s->ppl, &s->ppl_se, &s->top1, &s->pruned };
+        double    *numbers[] = { &s->bpw, &s->kl, &s->kl_se, &s->ppl, &s->ppl_se, &s->top1, &s->pruned };
         s->name = bb_csv_text(t, r, at[0]);
         s->source = front ? bb_csv_text(t, r, at[9]) : "";
         s->pruned = (double)NAN;
@@ -87,8 +87,8 @@ static bb_status read_choices(const bb_csv *t, bool layers, bb_choice **out, siz
 {
     static const char *const layer_columns[] = { "unit", "option", "bytes", "error", "plan_hash", NULL };
     static const char *const sensitivity_columns[] = { "unit", "option", "bytes", "kl_nats", "kl_se", NULL };
-    size_t at[MAX_COLUMNS];
-    bb_status status;
+    size_t                   at[MAX_COLUMNS];
+    bb_status                status;
     BB_TRY(find_columns(t, layers ? layer_columns : sensitivity_columns, at, err));
     if (!(*out = BB_NEW0(t->n_rows, bb_choice, err))) return BB_NOMEM;
     for (size_t r = 0; r < t->n_rows; r++) {
@@ -109,8 +109,8 @@ done:
 static bb_status read_steps(const bb_csv *t, bb_step **out, size_t *n, bb_err *err)
 {
     static const char *const columns[] = { "step", "label", "kl_nats", "size_bytes", NULL };
-    size_t at[MAX_COLUMNS];
-    bb_status status;
+    size_t                   at[MAX_COLUMNS];
+    bb_status                status;
     BB_TRY(find_columns(t, columns, at, err));
     if (!(*out = BB_NEW0(t->n_rows, bb_step, err))) return BB_NOMEM;
     for (size_t r = 0; r < t->n_rows; r++) {
@@ -137,8 +137,8 @@ static bb_status read_tables(bb_artefacts *a, bb_err *err)
 {
     static const char *const names[5] = { "front.csv", "baselines.csv", "layers.csv", "sensitivity.csv", "convergence.csv" };
     for (int i = 0; i < 5; i++) {
-        char *path;
-        bool there;
+        char     *path;
+        bool      there;
         bb_status status = locate(a->dir, names[i], &path, &there, err);
         if (status == BB_OK && i == 0 && !there)
             status = BB_FAIL(err, BB_BAD_FILE, "%s: there is no front.csv in it, so it is not the folder of a finished run", a->dir);
@@ -162,11 +162,11 @@ static bb_status read_tables(bb_artefacts *a, bb_err *err)
 
 static bb_status read_json(const char *dir, const char *name, json_t **out, bb_err *err)
 {
-    char *path, *data = NULL;
-    bool there;
-    size_t size;
+    char        *path, *data = NULL;
+    bool         there;
+    size_t       size;
     json_error_t why;
-    bb_status status = locate(dir, name, &path, &there, err);
+    bb_status    status = locate(dir, name, &path, &there, err);
     if (status == BB_OK && there) status = bb_file_read(path, &data, &size, err);
     if (status == BB_OK && there) {
         *out = json_loadb(data, size, 0, &why);
@@ -180,9 +180,9 @@ static bb_status read_json(const char *dir, const char *name, json_t **out, bb_e
 
 static bb_status read_config(bb_artefacts *a, bb_err *err)
 {
-    char *path;
-    bool there;
-    size_t size;
+    char     *path;
+    bool      there;
+    size_t    size;
     bb_status status = locate(a->dir, "config.resolved.yaml", &path, &there, err);
     if (status == BB_OK && there) status = bb_file_read(path, &a->config, &size, err);
     bb_free(path);
@@ -204,7 +204,7 @@ static bb_status mark_front(bb_artefacts *a, bb_err *err)
 /* The last component of the folder's real path. */
 static bb_status name_run(bb_artefacts *a, bb_err *err)
 {
-    char *real = realpath(a->dir, NULL);
+    char       *real = realpath(a->dir, NULL);
     const char *slash = real ? strrchr(real, '/') : NULL;
     a->run_name = bb_strdup(slash && slash[1] ? slash + 1 : a->dir, err);
     free(real);
@@ -230,7 +230,7 @@ done:
 const char *bb_chosen_plan(const bb_artefacts *a)
 {
     const char *winner = json_string_value(json_object_get(a->guard, "winner"));
-    size_t n = 0, at = 0;
+    size_t      n = 0, at = 0;
     for (size_t i = 0; winner && i < a->n_front; i++)
         if (strcmp(a->front[i].name, winner) == 0) return a->front[i].name;
     for (size_t i = 0; i < a->n_front; i++) n += a->on_front[i];

@@ -8,16 +8,19 @@
 #include "cli/report/report_internal.h"
 
 typedef struct map {
-    const char *plan;
-    const bb_scored *score;               /* or NULL */
-    int64_t n_blocks;
-    const bb_choice **cell;               /* [n_blocks * BB_COL_COUNT], NULL where layers.csv says nothing */
-    const bb_choice *embd, *output;
+    const char       *plan;
+    const bb_scored  *score; /* or NULL */
+    int64_t           n_blocks;
+    const bb_choice **cell; /* [n_blocks * BB_COL_COUNT], NULL where layers.csv says nothing */
+    const bb_choice  *embd, *output;
 } map;
 
 /* ---- how many KV groups and channels a block has when nothing is cut ---- */
 
-typedef struct full { int64_t n_blocks; int64_t *count; /* [n_blocks * 2]: KV, FFN; 0 unknown */ } full;
+typedef struct full {
+    int64_t  n_blocks;
+    int64_t *count; /* [n_blocks * 2]: KV, FFN; 0 unknown */
+} full;
 
 static void note_full(full *f, const bb_choice *c, size_t n)
 {
@@ -48,7 +51,7 @@ static bb_status find_full(const bb_artefacts *a, full *f, bb_err *err)
 static int shade(double bits)
 {
     static const double limits[] = { 1.75, 2.3, 2.9, 3.7, 4.4, 5.2, 7.0 };
-    int s = 1;
+    int                 s = 1;
     if (isnan(bits)) return 0;
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) s += bits > limits[i];
     return s;
@@ -87,8 +90,7 @@ static void add_count_cell(bb_text *out, const bb_choice *c, int64_t whole)
     if (kept < whole)
         bb_text_addf(out, "<td class=\"kept cut\"><span style=\"width:%.1f%%\"></span><b>%lld</b> of %lld</td>", fmin(fmax(share, 0), 100), (long long)kept,
                      (long long)whole);
-    else
-        bb_text_addf(out, "<td class=\"kept\">%lld</td>", (long long)kept);
+    else bb_text_addf(out, "<td class=\"kept\">%lld</td>", (long long)kept);
 }
 
 static bool is_zero(const bb_choice *c) { return c && strcmp(c->option, "0") == 0; }
@@ -96,7 +98,7 @@ static bool is_zero(const bb_choice *c) { return c && strcmp(c->option, "0") == 
 static void add_block(bb_text *out, const map *m, const full *f, int64_t block)
 {
     const bb_choice *const *row = &m->cell[block * BB_COL_COUNT];
-    bool no_attention = is_zero(row[BB_COL_KV]), no_ffn = is_zero(row[BB_COL_FFN]);
+    bool                    no_attention = is_zero(row[BB_COL_KV]), no_ffn = is_zero(row[BB_COL_FFN]);
     bb_text_addf(out, "<tr><th scope=\"row\">%lld</th>", (long long)block);
     for (int c = BB_COL_Q; c <= BB_COL_O; c++) add_format_cell(out, row[c], no_attention);
     add_count_cell(out, row[BB_COL_KV], f->count[block * 2]);
@@ -117,9 +119,10 @@ static void add_map(bb_text *out, const map *m, const full *f)
 {
     add_outer(out, "token_embd", m->embd);
     add_outer(out, "output", m->output);
-    bb_text_add(out, "<div class=\"wide\"><table class=\"map\"><thead><tr><th scope=\"col\">block</th><th scope=\"col\">attn_q</th><th scope=\"col\">attn_k</th>"
-                     "<th scope=\"col\">attn_v</th><th scope=\"col\">attn_output</th><th scope=\"col\">KV groups</th><th scope=\"col\">ffn_gate</th>"
-                     "<th scope=\"col\">ffn_up</th><th scope=\"col\">ffn_down</th><th scope=\"col\">FFN width</th></tr></thead><tbody>\n");
+    bb_text_add(out,
+                "<div class=\"wide\"><table class=\"map\"><thead><tr><th scope=\"col\">block</th><th scope=\"col\">attn_q</th><th scope=\"col\">attn_k</th>"
+                "<th scope=\"col\">attn_v</th><th scope=\"col\">attn_output</th><th scope=\"col\">KV groups</th><th scope=\"col\">ffn_gate</th>"
+                "<th scope=\"col\">ffn_up</th><th scope=\"col\">ffn_down</th><th scope=\"col\">FFN width</th></tr></thead><tbody>\n");
     for (int64_t b = 0; b < m->n_blocks; b++) add_block(out, m, f, b);
     bb_text_add(out, "</tbody></table></div>\n");
 }
@@ -153,12 +156,15 @@ static void add_label(bb_text *out, const map *m, size_t i)
     bb_text_add(out, "</code></label>\n");
 }
 
-typedef struct group { const char *plan; size_t row; } group;
+typedef struct group {
+    const char *plan;
+    size_t      row;
+} group;
 
 static int by_plan(const void *a, const void *b)
 {
     const group *x = a, *y = b;
-    int order = strcmp(x->plan, y->plan);
+    int          order = strcmp(x->plan, y->plan);
     return order ? order : (x->row > y->row) - (x->row < y->row);
 }
 
@@ -173,13 +179,13 @@ static int by_score(const void *a, const void *b)
 /* One map a plan of layers.csv; *cells owns the cells of all. */
 static bb_status make_maps(const bb_artefacts *a, map **maps, size_t *n, const bb_choice ***cells, bb_err *err)
 {
-    group *g = BB_NEW(a->n_layers, group, err);
-    int64_t n_blocks = 0;
-    size_t  n_plans = 0, each, total;
+    group    *g = BB_NEW(a->n_layers, group, err);
+    int64_t   n_blocks = 0;
+    size_t    n_plans = 0, each, total;
     bb_status status = g ? BB_OK : BB_NOMEM;
     if (!g) return status;
     for (size_t i = 0; i < a->n_layers; i++) {
-        g[i] = (group){ a->layers[i].plan, i };
+        g[i] = (group) { a->layers[i].plan, i };
         if (a->layers[i].block >= n_blocks) n_blocks = a->layers[i].block + 1;
     }
     qsort(g, a->n_layers, sizeof *g, by_plan);
@@ -193,7 +199,7 @@ static bb_status make_maps(const bb_artefacts *a, map **maps, size_t *n, const b
     }
     for (size_t i = 0; i < a->n_layers; i++) {
         if (i == 0 || strcmp(g[i].plan, g[i - 1].plan) != 0) {
-            (*maps)[*n] = (map){ g[i].plan, score_of(a, g[i].plan), n_blocks, *cells + *n * each, NULL, NULL };
+            (*maps)[*n] = (map) { g[i].plan, score_of(a, g[i].plan), n_blocks, *cells + *n * each, NULL, NULL };
             ++*n;
         }
         fill(&(*maps)[*n - 1], &a->layers[g[i].row]);
@@ -214,12 +220,12 @@ static void add_legend(bb_text *out)
 
 bb_status bb_map_html(bb_text *out, const bb_artefacts *a, bb_err *err)
 {
-    bb_status status = BB_OK;
-    map *maps = NULL;
+    bb_status         status = BB_OK;
+    map              *maps = NULL;
     const bb_choice **cells = NULL;
-    full f = { 0, NULL };
-    size_t n = 0, chosen = 0;
-    const char *plan = bb_chosen_plan(a);
+    full              f = { 0, NULL };
+    size_t            n = 0, chosen = 0;
+    const char       *plan = bb_chosen_plan(a);
     if (a->n_layers == 0) return BB_OK;
     BB_TRY(find_full(a, &f, err));
     BB_TRY(make_maps(a, &maps, &n, &cells, err));
@@ -230,8 +236,7 @@ bb_status bb_map_html(bb_text *out, const bb_artefacts *a, bb_err *err)
     for (size_t i = 0; i < n; i++)
         bb_text_addf(out, "#p%zu:checked~#m%zu{display:block}#p%zu:checked~.chips .l%zu{background:var(--accent);color:var(--on-accent)}\n", i, i, i, i);
     bb_text_add(out, "</style>\n");
-    for (size_t i = 0; i < n; i++)
-        bb_text_addf(out, "<input type=\"radio\" name=\"plan\" id=\"p%zu\"%s/>\n", i, i == chosen ? " checked=\"checked\"" : "");
+    for (size_t i = 0; i < n; i++) bb_text_addf(out, "<input type=\"radio\" name=\"plan\" id=\"p%zu\"%s/>\n", i, i == chosen ? " checked=\"checked\"" : "");
     bb_text_add(out, "<div class=\"chips\">\n");
     for (size_t i = 0; i < n; i++) add_label(out, &maps[i], i);
     bb_text_add(out, "</div>\n");

@@ -20,7 +20,7 @@
 #include "base/mem.h"
 #include "cli/report/report_internal.h"
 
-#define INK  "rgb '#112233'"
+#define INK "rgb '#112233'"
 #define GRID "rgb '#445566'"
 
 static const char *const SERIES[] = { "#3f86cf", "#e0812b", "#2f9e6e", "#c2527f", "#8a6bd1", "#a08a2c", "#3aa3a3", "#b5623f" };
@@ -34,7 +34,10 @@ static const char *const NAMES[BB_PLOT_COUNT] = { "front", "perplexity", "sensit
 /* Finite, with room around it: gnuplot's ranges are doubles, too. */
 static bool is_plottable(double v) { return fabs(v) < 1e100; }
 
-typedef struct axes { double x0, x1, y0, y1; bool log; } axes;
+typedef struct axes {
+    double x0, x1, y0, y1;
+    bool   log;
+} axes;
 
 /* ---- text for gnuplot ---- */
 
@@ -103,8 +106,8 @@ static void add_axes(bb_text *gp, const axes *a, const char *x_label)
 static void add_margins(bb_text *gp, const char *y_label)
 {
     bb_text_addf(gp, "set label 1000 '%s' at screen 0.016,%.3f center rotate by 90 textcolor " INK "\n", y_label, (BOTTOM + TOP) / 2);
-    bb_text_addf(gp, "set lmargin at screen %.3f\nset rmargin at screen %.3f\nset bmargin at screen %.3f\nset tmargin at screen %.3f\n", LEFT, RIGHT,
-                 BOTTOM, TOP);
+    bb_text_addf(gp, "set lmargin at screen %.3f\nset rmargin at screen %.3f\nset bmargin at screen %.3f\nset tmargin at screen %.3f\n", LEFT, RIGHT, BOTTOM,
+                 TOP);
 }
 
 /* ---- running gnuplot ---- */
@@ -148,7 +151,7 @@ static void replace_all(bb_text *out, const char *text, const char *const (*pair
 /* gnuplot's file -> an <svg> element for the page: themed, and with ids of its own. */
 static bb_status adapt_svg(const char *name, const char *file, char **svg, bb_err *err)
 {
-    char id1[40], id2[40], use[40];
+    char    id1[40], id2[40], use[40];
     bb_text out = { 0 };
     snprintf(id1, sizeof id1, "id='%s-", name);
     snprintf(id2, sizeof id2, "id=\"%s-", name);
@@ -157,15 +160,19 @@ static bb_status adapt_svg(const char *name, const char *file, char **svg, bb_er
         { "stroke='rgb( 17,  34,  51)'", "stroke='currentColor'" },
         { "fill=\"rgb(17,34,51)\"", "fill=\"currentColor\"" },
         { "stroke='rgb( 68,  85, 102)'", "stroke='currentColor' stroke-opacity='0.16'" },
-        { "id='", id1 }, { "id=\"", id2 }, { "href='#", use },
-        { " color=\"black\"", "" }, { " color=\"white\"", "" }, /* these would cut currentColor off from the page */
+        { "id='", id1 },
+        { "id=\"", id2 },
+        { "href='#", use },
+        { " color=\"black\"", "" },
+        { " color=\"white\"", "" }, /* these would cut currentColor off from the page */
     };
     const char *start = strstr(file, "<svg");
     const char *body = start ? strstr(start, "</desc>") : NULL;
     const char *box = start ? strstr(start, "viewBox=\"") : NULL;
     if (!body || !box) return BB_FAIL(err, BB_FAILED, "gnuplot wrote no usable %s.svg", name);
     box += strlen("viewBox=\"");
-    bb_text_addf(&out, "<svg role=\"img\" aria-label=\"%s\" viewBox=\"%.*s\" xmlns=\"http://www.w3.org/2000/svg\" xmlns:xlink=\"http://www.w3.org/1999/xlink\">\n",
+    bb_text_addf(&out,
+                 "<svg role=\"img\" aria-label=\"%s\" viewBox=\"%.*s\" xmlns=\"http://www.w3.org/2000/svg\" xmlns:xlink=\"http://www.w3.org/1999/xlink\">\n",
                  name, (int)strcspn(box, "\""), box);
     replace_all(&out, body + strlen("</desc>"), pairs, sizeof pairs / sizeof pairs[0]);
     if (out.status != BB_OK) {
@@ -178,7 +185,7 @@ static bb_status adapt_svg(const char *name, const char *file, char **svg, bb_er
 
 static bb_status write_in(const char *folder, const char *name, const char *suffix, const bb_text *text, bb_err *err)
 {
-    char *path = bb_asprintf(err, "%s/%s%s", folder, name, suffix);
+    char     *path = bb_asprintf(err, "%s/%s%s", folder, name, suffix);
     bb_status status = !path || text->status != BB_OK ? BB_FAIL(err, BB_NOMEM, "out of memory while plot %s was written", name)
                                                       : bb_file_write(path, text->data, text->size, err);
     bb_free(path);
@@ -190,7 +197,7 @@ static bb_status read_in(const char *folder, const char *file, char **data, bb_e
 {
     size_t size;
     *data = NULL;
-    char *path = bb_asprintf(err, "%s/%s", folder, file);
+    char     *path = bb_asprintf(err, "%s/%s", folder, file);
     bb_status status = !path ? BB_NOMEM : bb_file_exists(path) ? bb_file_read(path, data, &size, err) : BB_OK;
     bb_free(path);
     return status;
@@ -200,8 +207,8 @@ static bb_status read_in(const char *folder, const char *file, char **data, bb_e
 static bb_status draw(const char *dir, bb_plot plot, const bb_text *gp, const bb_text *dat, char **svg, bb_err *err)
 {
     bb_status status;
-    int code = 0;
-    char script[32], output[32], *log = NULL, *file = NULL, *folder = bb_asprintf(err, "%s/plots", dir);
+    int       code = 0;
+    char      script[32], output[32], *log = NULL, *file = NULL, *folder = bb_asprintf(err, "%s/plots", dir);
     if (!folder) return BB_NOMEM;
     snprintf(script, sizeof script, "%s.gp", NAMES[plot]);
     snprintf(output, sizeof output, "%s.svg", NAMES[plot]);
@@ -229,15 +236,19 @@ done:
 
 /* ---- size against KL or perplexity ---- */
 
-typedef struct point { double x, y, se; const char *label; bool on_front; } point; /* label NULL: a plan */
+typedef struct point {
+    double      x, y, se;
+    const char *label;
+    bool        on_front;
+} point; /* label NULL: a plan */
 
 typedef struct cloud {
-    point *p;            /* plans, then baselines; owned */
-    size_t n, n_plans;
-    double unit;         /* bytes of the x axis' unit */
+    point      *p; /* plans, then baselines; owned */
+    size_t      n, n_plans;
+    double      unit; /* bytes of the x axis' unit */
     const char *x_label;
-    axes   axes;
-    double original;     /* the model's own value, drawn as a line; NaN: none */
+    axes        axes;
+    double      original; /* the model's own value, drawn as a line; NaN: none */
 } cloud;
 
 static const double FAR = 1.3; /* a baseline larger than this times the largest plan would squeeze the front: it is named in the caption */
@@ -263,16 +274,16 @@ static void add_point(cloud *c, const bb_scored *s, bool kl, const char *label, 
 {
     double y = kl ? s->kl : s->ppl, se = kl ? s->kl_se : s->ppl_se;
     if (!is_plottable(y) || (c->axes.log && !bb_is_positive(y)) || s->size_bytes <= 0) return;
-    c->p[c->n++] = (point){ (double)s->size_bytes / c->unit, y, is_plottable(se) && se > 0 ? se : 0, label, on_front };
+    c->p[c->n++] = (point) { (double)s->size_bytes / c->unit, y, is_plottable(se) && se > 0 ? se : 0, label, on_front };
 }
 
 static void find_range(cloud *c)
 {
-    axes *a = &c->axes;
+    axes  *a = &c->axes;
     double x0 = (double)INFINITY, x1 = -x0, y0 = x0, y1 = x1;
     for (size_t i = 0; i < c->n; i++) {
         const point *p = &c->p[i];
-        double low = a->log && p->se >= 0.5 * p->y ? 0.5 * p->y : p->y - p->se;
+        double       low = a->log && p->se >= 0.5 * p->y ? 0.5 * p->y : p->y - p->se;
         x0 = fmin(x0, p->x);
         x1 = fmax(x1, p->x);
         y0 = fmin(y0, low);
@@ -325,7 +336,9 @@ static bb_status make_cloud(const bb_artefacts *a, bool kl, cloud *c, bb_text *o
     return BB_OK;
 }
 
-typedef struct box { double x0, y0, x1, y1; } box; /* pixels, y upward */
+typedef struct box {
+    double x0, y0, x1, y1;
+} box; /* pixels, y upward */
 
 static double overlap(const box *a, const box *b)
 {
@@ -343,12 +356,12 @@ static void to_pixels(const axes *a, const point *p, double *x, double *y)
 /* What a label at `b` would hide: points count more than labels, leaving the plot area most. */
 static double hidden(const cloud *c, const box *b, const box *placed, size_t n_placed)
 {
-    box area = { WIDTH * LEFT, HEIGHT * BOTTOM, WIDTH * RIGHT, HEIGHT * TOP };
+    box    area = { WIDTH * LEFT, HEIGHT * BOTTOM, WIDTH * RIGHT, HEIGHT * TOP };
     double whole = (b->x1 - b->x0) * (b->y1 - b->y0), cost = 10 * (whole - overlap(b, &area));
     for (size_t i = 0; i < c->n; i++) {
         double x, y;
         to_pixels(&c->axes, &c->p[i], &x, &y);
-        cost += 3 * overlap(b, &(box){ x - 4, y - 4, x + 4, y + 4 });
+        cost += 3 * overlap(b, &(box) { x - 4, y - 4, x + 4, y + 4 });
     }
     for (size_t i = 0; i < n_placed; i++) cost += 2 * overlap(b, &placed[i]);
     return cost;
@@ -357,18 +370,18 @@ static double hidden(const cloud *c, const box *b, const box *placed, size_t n_p
 /* Greedy: each label takes the place around its point that hides least. */
 static bb_status add_labels(bb_text *gp, const cloud *c, bb_err *err)
 {
-    static const double around[][2] = { { 1, 0 }, { -1, 0 }, { 0, 1 }, { 0, -1 }, { 1, 1 }, { 1, -1 }, { -1, 1 }, { -1, -1 },
-                                        { 0, 2 }, { 0, -2 }, { 1, 2 }, { 1, -2 }, { -1, 2 }, { -1, -2 } };
+    static const double around[][2] = { { 1, 0 },   { -1, 0 }, { 0, 1 },  { 0, -1 }, { 1, 1 },  { 1, -1 }, { -1, 1 },
+                                        { -1, -1 }, { 0, 2 },  { 0, -2 }, { 1, 2 },  { 1, -2 }, { -1, 2 }, { -1, -2 } };
     enum { N_AROUND = sizeof around / sizeof around[0] };
     const double glyph = 6.0, height = 13;
-    box *placed = BB_NEW(c->n - c->n_plans, box, err);
+    box         *placed = BB_NEW(c->n - c->n_plans, box, err);
     if (!placed) return BB_NOMEM;
     for (size_t i = c->n_plans, n = 0; i < c->n; i++, n++) {
         double x, y, least = (double)INFINITY, width = glyph * (double)strnlen(c->p[i].label, 48);
         to_pixels(&c->axes, &c->p[i], &x, &y);
         for (size_t k = 0; k < N_AROUND; k++) {
             double dx = around[k][0], dy = around[k][1], middle = x + dx * (width / 2 + 8), centre = y + dy * 12;
-            box b = { middle - width / 2, centre - height / 2, middle + width / 2, centre + height / 2 };
+            box    b = { middle - width / 2, centre - height / 2, middle + width / 2, centre + height / 2 };
             double cost = hidden(c, &b, placed, n) + 2 * (double)k;
             if (cost >= least) continue;
             least = cost;
@@ -416,9 +429,9 @@ static void add_points(bb_text *gp, int block, int shape, double size, const cha
 static bb_status draw_cloud(const bb_artefacts *a, bb_plot plot, char **svg, bb_text *outside, bb_err *err)
 {
     bb_status status;
-    bool kl = plot == BB_PLOT_FRONT;
-    bb_text gp = { 0 }, dat = { 0 };
-    cloud c;
+    bool      kl = plot == BB_PLOT_FRONT;
+    bb_text   gp = { 0 }, dat = { 0 };
+    cloud     c;
     BB_TRY(make_cloud(a, kl, &c, outside, err));
     if (c.n_plans == 0) goto done;
     add_setup(&gp, plot, WIDTH, HEIGHT);
@@ -445,11 +458,15 @@ done:
 
 /* ---- sensitivity: one small plot a kind of unit, one line a block ---- */
 
-typedef struct bend { int panel; int64_t block; double x, y; } bend;
+typedef struct bend {
+    int     panel;
+    int64_t block;
+    double  x, y;
+} bend;
 
 enum { N_PANELS = BB_COL_COUNT + 1 };
-static const char *const PANELS[N_PANELS] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "KV groups kept",
-                                              "FFN width kept", "embedding (blue), head" };
+static const char *const PANELS[N_PANELS] = { "attn_q", "attn_k",   "attn_v",         "attn_output",    "ffn_gate",
+                                              "ffn_up", "ffn_down", "KV groups kept", "FFN width kept", "embedding (blue), head" };
 
 static int by_bend(const void *a, const void *b)
 {
@@ -468,14 +485,14 @@ static bb_status find_bends(const bb_artefacts *a, bend **out, size_t *n, bb_err
     if (!(*out = BB_NEW(a->n_sensitivity, bend, err))) return BB_NOMEM;
     for (size_t i = 0; i < a->n_sensitivity; i++) {
         const bb_choice *s = &a->sensitivity[i];
-        bool count = s->column == BB_COL_KV || s->column == BB_COL_FFN;
-        double x = (double)NAN;
-        int64_t whole;
+        bool             count = s->column == BB_COL_KV || s->column == BB_COL_FFN;
+        double           x = (double)NAN;
+        int64_t          whole;
         if (!count) x = bb_option_bits(s->option);
         else if (bb_parse_int(s->option, &whole, NULL) == BB_OK) x = (double)whole;
         if (s->column == BB_COL_OTHER || !is_plottable(x) || !is_plottable(s->value)) continue;
         int panel = s->column < BB_COL_COUNT ? (int)s->column : BB_COL_COUNT;
-        (*out)[(*n)++] = (bend){ panel, s->column == BB_COL_OUTPUT ? 1 : s->column == BB_COL_EMBD ? 0 : s->block, x, s->value };
+        (*out)[(*n)++] = (bend) { panel, s->column == BB_COL_OUTPUT ? 1 : s->column == BB_COL_EMBD ? 0 : s->block, x, s->value };
     }
     if (*n > 0) qsort(*out, *n, sizeof **out, by_bend);
     for (size_t i = 0; i < *n; i++) {
@@ -491,8 +508,8 @@ static bb_status find_bends(const bb_artefacts *a, bend **out, size_t *n, bb_err
 static unsigned depth_colour(int64_t block, int64_t last)
 {
     static const int from[3] = { 0x3f, 0x86, 0xcf }, to[3] = { 0xe0, 0x81, 0x2b };
-    unsigned out = 0;
-    double t = last > 0 ? (double)block / (double)last : 0;
+    unsigned         out = 0;
+    double           t = last > 0 ? (double)block / (double)last : 0;
     for (int i = 0; i < 3; i++) out = out << 8 | (unsigned)(from[i] + t * (to[i] - from[i]) + 0.5);
     return out;
 }
@@ -518,7 +535,7 @@ static void add_bend_data(bb_text *dat, const bend *b, size_t n, double floor_kl
 static void add_panel(bb_text *gp, int panel, size_t index, const bend *b, size_t n, bool points, bool first, int row, int rows)
 {
     double x0 = (double)INFINITY, x1 = -x0;
-    bool count = panel == BB_COL_KV || panel == BB_COL_FFN;
+    bool   count = panel == BB_COL_KV || panel == BB_COL_FFN;
     for (size_t i = 0; i < n; i++) {
         if (b[i].panel != panel && (count || b[i].panel == BB_COL_KV || b[i].panel == BB_COL_FFN)) continue;
         x0 = fmin(x0, b[i].x);
@@ -530,8 +547,7 @@ static void add_panel(bb_text *gp, int panel, size_t index, const bend *b, size_
     bb_text_addf(gp, "set xrange [%.9g:%.9g]\n", x0 - pad, x1 + pad);
     add_ticks(gp, 'x', x0 - pad, x1 + pad, false);
     bb_text_add(gp, "unset label 1000\n");
-    if (first)
-        bb_text_addf(gp, "set label 1000 'KL, nats a token' at screen 0.012,%.4f center rotate by 90 textcolor " INK "\n", 1 - (row + 0.45) / rows);
+    if (first) bb_text_addf(gp, "set label 1000 'KL, nats a token' at screen 0.012,%.4f center rotate by 90 textcolor " INK "\n", 1 - (row + 0.45) / rows);
     bb_text_addf(gp, "plot 'sensitivity.dat' index %zu using 1:2:3 with %s lw 1.2 lc rgb variable notitle\n", index,
                  points ? "linespoints pt 7 ps 0.25" : "lines");
 }
@@ -539,11 +555,11 @@ static void add_panel(bb_text *gp, int panel, size_t index, const bend *b, size_
 static bb_status draw_sensitivity(const bb_artefacts *a, char **svg, bb_err *err)
 {
     bb_status status;
-    bb_text gp = { 0 }, dat = { 0 };
-    bend *b = NULL;
-    size_t n = 0, n_panels = 0;
-    int panels[N_PANELS];
-    double low = (double)INFINITY, high = 0;
+    bb_text   gp = { 0 }, dat = { 0 };
+    bend     *b = NULL;
+    size_t    n = 0, n_panels = 0;
+    int       panels[N_PANELS];
+    double    low = (double)INFINITY, high = 0;
     BB_TRY(find_bends(a, &b, &n, err));
     for (size_t i = 0; i < n; i++) {
         if (bb_is_positive(b[i].y)) low = fmin(low, b[i].y);
@@ -556,8 +572,8 @@ static bb_status draw_sensitivity(const bb_artefacts *a, char **svg, bb_err *err
     add_setup(&gp, BB_PLOT_SENSITIVITY, 320 * columns, 245 * rows);
     bb_text_addf(&gp, "set tics font ',11'\nset xtics offset 0,0.3\nset logscale y\nset yrange [%.9g:%.9g]\n", low / 1.3, high * 1.3);
     add_ticks(&gp, 'y', low / 1.3, high * 1.3, true);
-    bb_text_addf(&gp, "set multiplot layout %d,%d margins screen %.4f,0.985,%.4f,%.4f spacing screen %.4f,%.4f\n", rows, columns, 0.3 / columns,
-                 0.19 / rows, 1 - 0.1 / rows, 0.19 / columns, 0.33 / rows);
+    bb_text_addf(&gp, "set multiplot layout %d,%d margins screen %.4f,0.985,%.4f,%.4f spacing screen %.4f,%.4f\n", rows, columns, 0.3 / columns, 0.19 / rows,
+                 1 - 0.1 / rows, 0.19 / columns, 0.33 / rows);
     for (size_t i = 0; i < n_panels; i++) add_panel(&gp, panels[i], i, b, n, n < 1500, i % (size_t)columns == 0, (int)i / columns, rows);
     bb_text_add(&gp, "unset multiplot\n");
     BB_TRY(draw(a->dir, BB_PLOT_SENSITIVITY, &gp, &dat, svg, err));
@@ -606,9 +622,9 @@ static axes convergence_axes(const bb_artefacts *a, size_t *n)
 static bb_status draw_convergence(const bb_artefacts *a, char **svg, bb_err *err)
 {
     bb_status status = BB_OK;
-    bb_text gp = { 0 }, dat = { 0 };
-    size_t n, n_labels = 0;
-    axes x = convergence_axes(a, &n);
+    bb_text   gp = { 0 }, dat = { 0 };
+    size_t    n, n_labels = 0;
+    axes      x = convergence_axes(a, &n);
     if (n == 0) return BB_OK;
     add_setup(&gp, BB_PLOT_CONVERGENCE, WIDTH, HEIGHT);
     add_margins(&gp, "KL, nats a token");
@@ -641,7 +657,10 @@ done:
 
 /* ---- rivals: search.csv ---- */
 
-typedef struct contest { double size, ratio; const char *method; } contest;
+typedef struct contest {
+    double      size, ratio;
+    const char *method;
+} contest;
 
 /* KL of every row over that of the method "ours" at the same size; rows without are left out. */
 static bb_status read_contest(const bb_csv *t, contest **out, size_t *n, bb_err *err)
@@ -654,12 +673,12 @@ static bb_status read_contest(const bb_csv *t, contest **out, size_t *n, bb_err 
     for (size_t i = 0; i < t->n_rows; i++)
         for (size_t k = 0; k < t->n_rows; k++) {
             double bytes, a, b;
-            if (strcmp(bb_csv_text(t, k, (size_t)method), "ours") != 0 ||
-                strcmp(bb_csv_text(t, k, (size_t)size), bb_csv_text(t, i, (size_t)size)) != 0) continue;
+            if (strcmp(bb_csv_text(t, k, (size_t)method), "ours") != 0 || strcmp(bb_csv_text(t, k, (size_t)size), bb_csv_text(t, i, (size_t)size)) != 0)
+                continue;
             BB_TRY(bb_csv_double(t, i, (size_t)size, &bytes, err));
             BB_TRY(bb_csv_double(t, i, (size_t)kl, &a, err));
             BB_TRY(bb_csv_double(t, k, (size_t)kl, &b, err));
-            if (bb_is_positive(a) && bb_is_positive(b) && bytes > 0) (*out)[(*n)++] = (contest){ bytes / 1048576, a / b, bb_csv_text(t, i, (size_t)method) };
+            if (bb_is_positive(a) && bb_is_positive(b) && bytes > 0) (*out)[(*n)++] = (contest) { bytes / 1048576, a / b, bb_csv_text(t, i, (size_t)method) };
             break;
         }
 done:
@@ -707,7 +726,7 @@ static bb_status draw_rivals(const bb_artefacts *a, char **svg, bb_err *err)
         x.y1 = fmax(x.y1, c[i].ratio);
     }
     double pad = x.x1 > x.x0 ? 0.03 * (x.x1 - x.x0) : 1;
-    x = (axes){ x.x0 - pad, x.x1 + pad, x.y0 / 1.1, x.y1 * 1.2, true };
+    x = (axes) { x.x0 - pad, x.x1 + pad, x.y0 / 1.1, x.y1 * 1.2, true };
     add_setup(&gp, BB_PLOT_RIVALS, WIDTH, HEIGHT);
     add_margins(&gp, "KL over that of ours");
     add_axes(&gp, &x, "size of the file, MiB");
@@ -724,7 +743,10 @@ done:
 
 /* ---- every plan that the search scored: plans.csv ---- */
 
-typedef struct scored { double size, kl; int64_t windows, chosen; } scored;
+typedef struct scored {
+    double  size, kl;
+    int64_t windows, chosen;
+} scored;
 
 static int by_windows(const void *a, const void *b)
 {
@@ -737,8 +759,8 @@ static int by_windows(const void *a, const void *b)
 static bb_status read_scored_plans(const bb_csv *t, scored **out, size_t *n, bb_err *err)
 {
     static const char *const names[] = { "size_bytes", "kl_nats", "windows", "chosen" };
-    long      at[4];
-    bb_status status = BB_OK;
+    long                     at[4];
+    bb_status                status = BB_OK;
     *n = 0;
     for (int i = 0; i < 4; i++)
         if ((at[i] = bb_csv_column(t, names[i])) < 0) return BB_FAIL(err, BB_BAD_FILE, "%s: the column '%s' is missing from the header", t->path, names[i]);
@@ -797,7 +819,7 @@ static bb_status draw_scored(const bb_artefacts *a, char **svg, bb_err *err)
         x.y1 = fmax(x.y1, s[i].kl);
     }
     const double pad = x.x1 > x.x0 ? 0.03 * (x.x1 - x.x0) : 0.05 * x.x1;
-    x = (axes){ x.x0 - pad, x.x1 + pad, x.y0 / 1.2, x.y1 * 1.2, true };
+    x = (axes) { x.x0 - pad, x.x1 + pad, x.y0 / 1.2, x.y1 * 1.2, true };
     add_setup(&gp, BB_PLOT_SCORED, WIDTH, HEIGHT);
     add_margins(&gp, "KL before finalising, nats a token");
     add_axes(&gp, &x, "size of the file, MiB");

@@ -8,7 +8,12 @@
 #include "base/mem.h"
 #include "cli/report/report_internal.h"
 
-typedef struct column { const char *name, *head; double scale; int decimals; const char *unit; } column; /* decimals < 0: text */
+typedef struct column {
+    const char *name, *head;
+    double      scale;
+    int         decimals;
+    const char *unit;
+} column; /* decimals < 0: text */
 
 enum { MAX_COLUMNS = 10 };
 
@@ -18,24 +23,52 @@ typedef struct table {
 } table;
 
 static const table tables[] = {
-    { "certificate.csv", "certificate", "Certificate", "Certificate: how near the search is to the optimum of its scores",
+    { "certificate.csv",
+      "certificate",
+      "Certificate",
+      "Certificate: how near the search is to the optimum of its scores",
       "The separable score is the sum of what each option does alone, the quadratic score adds what options do to each other. No plan of the same bytes "
       "has less than the bound. The best is the optimum that the solver found; plans are chosen by true KL and so lie above it.",
-      { { "budget_bytes", "size", 1, 0, "" }, { "plan_hash", "plan", 1, -1, "" }, { "kl_nats", "KL", 1, 5, "" }, { "separable_nats", "separable", 1, 5, "" },
-        { "separable_best", "best", 1, 5, "" }, { "separable_gap", "gap to bound", 100, 4, " %" }, { "quadratic_nats", "quadratic", 1, 5, "" },
-        { "quadratic_best", "best", 1, 5, "" }, { "quadratic_gap", "gap to bound", 100, 2, " %" } } },
-    { "crossover.csv", "crossover", "Crossover", "Crossover: up to which size pruning pays",
+      { { "budget_bytes", "size", 1, 0, "" },
+        { "plan_hash", "plan", 1, -1, "" },
+        { "kl_nats", "KL", 1, 5, "" },
+        { "separable_nats", "separable", 1, 5, "" },
+        { "separable_best", "best", 1, 5, "" },
+        { "separable_gap", "gap to bound", 100, 4, " %" },
+        { "quadratic_nats", "quadratic", 1, 5, "" },
+        { "quadratic_best", "best", 1, 5, "" },
+        { "quadratic_gap", "gap to bound", 100, 2, " %" } } },
+    { "crossover.csv",
+      "crossover",
+      "Crossover",
+      "Crossover: up to which size pruning pays",
       "The best plan with pruning and the best without, at each size; the difference is paired over the windows. Negative: pruning is better.",
-      { { "budget_bytes", "size", 1, 0, "" }, { "kl_pruned", "KL, pruned", 1, 5, "" }, { "kl_plain", "KL, quantization alone", 1, 5, "" },
-        { "difference", "difference", 1, 5, "" }, { "se", "standard error", 1, 5, "" } } },
-    { "speed.csv", "speed", "Speed", "Predicted speed",
+      { { "budget_bytes", "size", 1, 0, "" },
+        { "kl_pruned", "KL, pruned", 1, 5, "" },
+        { "kl_plain", "KL, quantization alone", 1, 5, "" },
+        { "difference", "difference", 1, 5, "" },
+        { "se", "standard error", 1, 5, "" } } },
+    { "speed.csv",
+      "speed",
+      "Speed",
+      "Predicted speed",
       "Tokens a second by the runtime profile: the matrices alone, at the speed of their formats. It ranks plans; it promises no number.",
-      { { "plan_hash", "plan", 1, -1, "" }, { "size_bytes", "bytes", 1, 0, "" }, { "decode_tps", "decoding, tokens/s", 1, 1, "" },
+      { { "plan_hash", "plan", 1, -1, "" },
+        { "size_bytes", "bytes", 1, 0, "" },
+        { "decode_tps", "decoding, tokens/s", 1, 1, "" },
         { "prefill_tps", "prompt, tokens/s", 1, 1, "" } } },
-    { "search.csv", "rivals", "Rivals", "Other search methods at the same bytes",
+    { "search.csv",
+      "rivals",
+      "Rivals",
+      "Other search methods at the same bytes",
       "The same option database, the same evaluation windows; no plan is rebuilt. Tokens are those that each method asked for.",
-      { { "budget_bytes", "size", 1, 0, "" }, { "method", "method", 1, -1, "" }, { "kl_nats", "KL", 1, 5, "" }, { "kl_se", "standard error", 1, 5, "" },
-        { "ppl", "perplexity", 1, 3, "" }, { "tokens", "million tokens", 1e-6, 2, "" }, { "seconds", "seconds", 1, 0, "" } } },
+      { { "budget_bytes", "size", 1, 0, "" },
+        { "method", "method", 1, -1, "" },
+        { "kl_nats", "KL", 1, 5, "" },
+        { "kl_se", "standard error", 1, 5, "" },
+        { "ppl", "perplexity", 1, 3, "" },
+        { "tokens", "million tokens", 1e-6, 2, "" },
+        { "seconds", "seconds", 1, 0, "" } } },
 };
 
 static bb_status add_row(bb_text *out, const bb_csv *t, const table *spec, const long *at, size_t row, bb_err *err)
@@ -93,8 +126,7 @@ done:
 bb_status bb_search_html(bb_text *out, const bb_artefacts *a, const bb_plots *p, bb_err *err)
 {
     bb_status status = BB_OK;
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        BB_TRY(add_table(out, a, &tables[i], i == 3 ? p->svg[BB_PLOT_RIVALS] : NULL, err));
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) BB_TRY(add_table(out, a, &tables[i], i == 3 ? p->svg[BB_PLOT_RIVALS] : NULL, err));
 done:
     return status;
 }

@@ -66,8 +66,7 @@ static bitbudget_status work(bitbudget *b, const char *dir, const char *best, ch
     if (status != BITBUDGET_OK) return status;
     if ((status = bitbudget_front(b, &plans, &n)) != BITBUDGET_OK) return status;
     printf("plan,bytes,kl_nats,perplexity,winner\n");
-    for (size_t i = 0; i < n; i++)
-        printf("%s,%" PRIu64 ",%.9g,%.9g,%d\n", plans[i].hash, plans[i].bytes, plans[i].kl, plans[i].perplexity, plans[i].is_winner);
+    for (size_t i = 0; i < n; i++) printf("%s,%" PRIu64 ",%.9g,%.9g,%d\n", plans[i].hash, plans[i].bytes, plans[i].kl, plans[i].perplexity, plans[i].is_winner);
     return bitbudget_export(b, NULL, best);
 }
 

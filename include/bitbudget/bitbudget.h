@@ -33,25 +33,25 @@ extern "C" {
 
 typedef enum bitbudget_status {
     BITBUDGET_OK = 0,
-    BITBUDGET_FAILED = 1,        /* the operation failed */
-    BITBUDGET_USAGE = 2,         /* an argument or option is wrong, or this place is another's */
-    BITBUDGET_INFEASIBLE = 3,    /* the budget cannot be met; the sentence says what can */
-    BITBUDGET_GUARD = 4,         /* a guard or a verification failed */
-    BITBUDGET_BAD_FILE = 5,      /* a bad input file */
+    BITBUDGET_FAILED = 1,     /* the operation failed */
+    BITBUDGET_USAGE = 2,      /* an argument or option is wrong, or this place is another's */
+    BITBUDGET_INFEASIBLE = 3, /* the budget cannot be met; the sentence says what can */
+    BITBUDGET_GUARD = 4,      /* a guard or a verification failed */
+    BITBUDGET_BAD_FILE = 5,   /* a bad input file */
     BITBUDGET_NOMEM = 6,
     BITBUDGET_IO = 7,
-    BITBUDGET_NUMERIC = 8,       /* a numerical failure (NaN, singular) */
+    BITBUDGET_NUMERIC = 8, /* a numerical failure (NaN, singular) */
     BITBUDGET_UNSUPPORTED = 9,
     BITBUDGET_NOT_FOUND = 10,
-    BITBUDGET_BUSY = 20,         /* another call is in progress in this process; the handle's sentence is left as it is */
-    BITBUDGET_INTERRUPTED = 75   /* cancelled; the same call goes on from what is on disk */
+    BITBUDGET_BUSY = 20,       /* another call is in progress in this process; the handle's sentence is left as it is */
+    BITBUDGET_INTERRUPTED = 75 /* cancelled; the same call goes on from what is on disk */
 } bitbudget_status;
 
 /* A model or a run directory, the options for it, and what is open of it. */
 typedef struct bitbudget bitbudget;
 
-BITBUDGET_API const char *bitbudget_version(void);                            /* "0.1.0" */
-BITBUDGET_API const char *bitbudget_status_text(bitbudget_status status);    /* "the budget cannot be met" */
+BITBUDGET_API const char *bitbudget_version(void);                        /* "0.1.0" */
+BITBUDGET_API const char *bitbudget_status_text(bitbudget_status status); /* "the budget cannot be met" */
 
 /* ---- opening and closing ---- */
 
@@ -85,40 +85,40 @@ typedef enum bitbudget_log_level { BITBUDGET_LOG_WARNING = 1, BITBUDGET_LOG_INFO
 typedef void (*bitbudget_log_fn)(void *self, bitbudget_log_level level, const char *line);
 
 typedef struct bitbudget_progress {
-    const char *label;        /* of the work in progress: "build options", "search, tokens"; as the next one, lives until the callback returns */
-    const char *text;         /* the same with what goes on inside it, for a status line: "finalise: 1/3 (33%) 8.1s, left 16s; blocks: ..." */
-    uint64_t    done, total;  /* total 0: not known beforehand */
-    double      seconds;      /* since it began */
+    const char *label;       /* of the work in progress: "build options", "search, tokens"; as the next one, lives until the callback returns */
+    const char *text;        /* the same with what goes on inside it, for a status line: "finalise: 1/3 (33%) 8.1s, left 16s; blocks: ..." */
+    uint64_t    done, total; /* total 0: not known beforehand */
+    double      seconds;     /* since it began */
 } bitbudget_progress;
 
 /* Called when work begins, at its steps at most ten times a second, and once a second while a step lasts. Any value but 0 cancels the call in
  * progress: it saves what it has and returns BITBUDGET_INTERRUPTED. */
 typedef int (*bitbudget_progress_fn)(void *self, const bitbudget_progress *p);
 
-BITBUDGET_API bitbudget_status bitbudget_on_log(bitbudget *b, bitbudget_log_fn f, void *self);           /* f NULL: nobody hears */
+BITBUDGET_API bitbudget_status bitbudget_on_log(bitbudget *b, bitbudget_log_fn f, void *self); /* f NULL: nobody hears */
 BITBUDGET_API bitbudget_status bitbudget_on_progress(bitbudget *b, bitbudget_progress_fn f, void *self);
 /* Cancels the call in progress on b; nothing without one. From any thread, a callback or a signal handler. */
-BITBUDGET_API void             bitbudget_cancel(bitbudget *b);
+BITBUDGET_API void bitbudget_cancel(bitbudget *b);
 
 /* ---- before a run ---- */
 
 typedef struct bitbudget_model {
-    char     architecture[32], name[128];   /* cut where they are longer */
-    char     precision[32];                 /* "full precision", or "source (Q4_1)" of a file that is quantized itself */
+    char     architecture[32], name[128]; /* cut where they are longer */
+    char     precision[32];               /* "full precision", or "source (Q4_1)" of a file that is quantized itself */
     uint64_t bytes, n_weights;
-    double   bits_per_weight;               /* of the whole file */
+    double   bits_per_weight; /* of the whole file */
     uint32_t n_layer, n_embd, n_vocab, n_ctx;
 } bitbudget_model;
 
 BITBUDGET_API bitbudget_status bitbudget_inspect(bitbudget *b, bitbudget_model *out);
 
 typedef struct bitbudget_forecast {
-    uint64_t smallest_bytes, largest_bytes; /* files that these options can reach */
-    uint64_t ram_bytes;                     /* beside the mapped model */
-    uint64_t disk_bytes;                    /* option database and second moments */
-    double   tokens;                        /* forwarded, without tuning and evaluation */
+    uint64_t smallest_bytes, largest_bytes;      /* files that these options can reach */
+    uint64_t ram_bytes;                          /* beside the mapped model */
+    uint64_t disk_bytes;                         /* option database and second moments */
+    double   tokens;                             /* forwarded, without tuning and evaluation */
     double   seconds, seconds_low, seconds_high; /* on a quiet machine */
-    size_t   n_sizes;                       /* that the search serves */
+    size_t   n_sizes;                            /* that the search serves */
 } bitbudget_forecast;
 
 /* What a run with these options would take; about a second of the run's own work is timed for it, and nothing is written. BITBUDGET_INFEASIBLE: a size
@@ -133,19 +133,19 @@ BITBUDGET_API bitbudget_status bitbudget_run(bitbudget *b);
 /* One stage, which needs what those before it left on disk. */
 BITBUDGET_API bitbudget_status bitbudget_run_stage(bitbudget *b, const char *stage);
 /* Their names in order: "calibrate", ...; NULL past the end. */
-BITBUDGET_API const char      *bitbudget_stage_name(size_t i);
+BITBUDGET_API const char *bitbudget_stage_name(size_t i);
 
 /* ---- after a run ---- */
 
 typedef struct bitbudget_plan {
-    char     hash[24], source[48];          /* its name in the directory; who found it */
+    char     hash[24], source[48]; /* its name in the directory; who found it */
     uint64_t bytes;
     double   bits_per_weight;
-    double   kl, kl_se;                     /* nats a token to the model itself, standard error */
+    double   kl, kl_se; /* nats a token to the model itself, standard error */
     double   perplexity, perplexity_se;
-    double   same_top, pruned;              /* shares: same most likely token; weights of the blocks removed */
-    int      is_winner;                     /* its file is model.gguf */
-    int      is_source;                     /* the model itself on the same windows; its hash is "-" */
+    double   same_top, pruned; /* shares: same most likely token; weights of the blocks removed */
+    int      is_winner;        /* its file is model.gguf */
+    int      is_source;        /* the model itself on the same windows; its hash is "-" */
 } bitbudget_plan;
 
 /* The front as evaluated, ascending in bytes, the model itself last. *plans lives until the next call with b. BITBUDGET_NOT_FOUND: nothing was

@@ -11,7 +11,7 @@ static pthread_once_t books_once = PTHREAD_ONCE_INIT;
 static void book_set_shape(bb_book *b, bb_book_id id)
 {
     static const float levels_iq1[8] = { -1, 0, 1 }, levels_iq2[8] = { 8, 25, 43 };
-    const bool is_iq3 = id == BB_BOOK_IQ3_XXS || id == BB_BOOK_IQ3_S;
+    const bool         is_iq3 = id == BB_BOOK_IQ3_XXS || id == BB_BOOK_IQ3_S;
     b->dims = is_iq3 ? 4 : 8;
     b->half_dims = b->dims / 2;
     b->n_levels = is_iq3 ? 8 : 3;
@@ -41,8 +41,7 @@ static void book_build(bb_book *b, bb_book_id id)
     for (unsigned k = 0; k < b->n_words; k++)
         for (unsigned i = 0; i < b->dims; i++) sum += b->value[k][i] * b->value[k][i]; /* exact: integers below 2^24 */
     for (unsigned p = 0; p < b->n_halves; p++)
-        for (unsigned i = 0, rest = p; i < b->half_dims; i++, rest /= b->n_levels)
-            b->half_level[p][i] = b->half_level_of[i][p] = b->level[rest % b->n_levels];
+        for (unsigned i = 0, rest = p; i < b->half_dims; i++, rest /= b->n_levels) b->half_level[p][i] = b->half_level_of[i][p] = b->level[rest % b->n_levels];
     b->rms = sqrtf(sum / (float)(b->n_words * b->dims));
     unsigned n = 0;
     for (unsigned p = 0; p < b->n_halves; p++) {
@@ -100,7 +99,7 @@ static void value_of(const bb_cb_spec *s, const bb_book *b, float a, float shift
     const float *second = s->n_words == 2 ? b->value[q >> 8 & 255u] : first + 4;
     for (unsigned i = 0; i < s->vec; i++) {
         float z = (i < 4 ? first[i] : second[i - 4]) + shift;
-        bool negative = s->has_signs && (q >> (16 + i) & 1u);
+        bool  negative = s->has_signs && (q >> (16 + i) & 1u);
         out[i] = a * (negative ? -z : z);
     }
 }

@@ -17,16 +17,14 @@
 
 #include "kernels/format.h"
 
-typedef enum bb_book_id {
-    BB_BOOK_IQ1, BB_BOOK_IQ2_XXS, BB_BOOK_IQ2_XS, BB_BOOK_IQ2_S, BB_BOOK_IQ3_XXS, BB_BOOK_IQ3_S, BB_BOOK_COUNT
-} bb_book_id;
+typedef enum bb_book_id { BB_BOOK_IQ1, BB_BOOK_IQ2_XXS, BB_BOOK_IQ2_XS, BB_BOOK_IQ2_S, BB_BOOK_IQ3_XXS, BB_BOOK_IQ3_S, BB_BOOK_COUNT } bb_book_id;
 
 enum {
-    BB_BOOK_BITS_WORDS = 206,   /* 32-bit elements that hold 3^8 bits */
+    BB_BOOK_BITS_WORDS = 206, /* 32-bit elements that hold 3^8 bits */
     BB_BOOK_MAX_WORDS = 2048,
-    BB_BOOK_MAX_NODES = 5200,   /* of a codebook's tree: at most 1 + 3 + ... + 3^6 + 2 * 2048 */
-    BB_BOOK_MAX_HALVES = 81,    /* patterns of half a word: 3^4 or 8^2 */
-    BB_CB_SUPER = 256           /* weights a block, in all these formats */
+    BB_BOOK_MAX_NODES = 5200, /* of a codebook's tree: at most 1 + 3 + ... + 3^6 + 2 * 2048 */
+    BB_BOOK_MAX_HALVES = 81,  /* patterns of half a word: 3^4 or 8^2 */
+    BB_CB_SUPER = 256         /* weights a block, in all these formats */
 };
 
 extern const uint32_t bb_book_bits[BB_BOOK_COUNT][BB_BOOK_BITS_WORDS]; /* codebook_data.c */
@@ -47,7 +45,7 @@ typedef struct bb_book {
     /* Tree: a node at depth k stands for the words that share their last k levels; node 0 is the root, the nodes of a depth
      * follow each other in word order. Node x has children child[x] .. child[x+1]-1; the leaves are the words. */
     uint16_t child[BB_BOOK_MAX_NODES + 1];
-    uint8_t  node_digit[BB_BOOK_MAX_NODES];        /* the level that a node adds */
+    uint8_t  node_digit[BB_BOOK_MAX_NODES]; /* the level that a node adds */
     unsigned first_leaf;
 } bb_book;
 
@@ -55,22 +53,19 @@ typedef enum bb_cb_shift { BB_SHIFT_NONE, BB_SHIFT_GROUP, BB_SHIFT_CODE } bb_cb_
 
 typedef struct bb_cb_spec {
     bb_book_id  book;
-    uint8_t     vec;         /* weights a code */
-    uint8_t     n_words;     /* words a code */
-    bool        has_signs;   /* levels are magnitudes, signs come with the code */
-    bool        even;        /* the number of negative signs of a code is even */
+    uint8_t     vec;       /* weights a code */
+    uint8_t     n_words;   /* words a code */
+    bool        has_signs; /* levels are magnitudes, signs come with the code */
+    bool        even;      /* the number of negative signs of a code is even */
     bb_cb_shift shift;
-    uint8_t     group;       /* weights a scale field */
-    uint8_t     n_scales;    /* 16 or 8 */
-    float       unit;        /* a = d * unit * (2 sc + 1) */
+    uint8_t     group;    /* weights a scale field */
+    uint8_t     n_scales; /* 16 or 8 */
+    float       unit;     /* a = d * unit * (2 sc + 1) */
 } bb_cb_spec;
 
-const bb_book *bb_book_get(bb_book_id id);   /* built on first use */
+const bb_book *bb_book_get(bb_book_id id); /* built on first use */
 
-static inline float bb_cb_scale(const bb_cb_spec *s, const bb_code *c, unsigned group)
-{
-    return c->d * (s->unit * (float)(2 * c->sc[group] + 1));
-}
+static inline float bb_cb_scale(const bb_cb_spec *s, const bb_code *c, unsigned group) { return c->d * (s->unit * (float)(2 * c->sc[group] + 1)); }
 
 /* The vec weights of vector v, and of all vectors of a block (out: 256). */
 void bb_cb_value(const bb_cb_spec *s, const bb_code *c, unsigned v, float *out);
@@ -95,57 +90,76 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
 }
 
 /* The functions of one row, from spec_<stem>, <stem>_unpack and <stem>_pack. */
-#define BB_CB_FORMAT(stem, type_id, name_text, bytes, vec_weights, group_weights)                                       \
-    static void stem##_decode(const void *blocks, float *out, size_t n)                                                 \
-    {                                                                                                                   \
-        const uint8_t *b = blocks;                                                                                      \
-        bb_code        c;                                                                                               \
-        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) { stem##_unpack(b, &c); bb_cb_expand(&spec_##stem, &c, out + i); } \
-    }                                                                                                                   \
-    static float stem##_dot(const void *blocks, const float *x, size_t n)                                               \
-    {                                                                                                                   \
-        const uint8_t *b = blocks;                                                                                      \
-        float          sum = 0.0f;                                                                                      \
-        bb_code        c;                                                                                               \
-        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) { stem##_unpack(b, &c); sum += bb_cb_dot(&spec_##stem, &c, x + i); } \
-        return sum;                                                                                                     \
-    }                                                                                                                   \
-    static void stem##_value(const bb_code *c, unsigned v, float *out) { bb_cb_value(&spec_##stem, c, v, out); }          \
-    static void stem##_fit(const float *w, const float *h, bb_code *c) { bb_cb_fit(&spec_##stem, w, h, c); }            \
-    static void stem##_refit(const float *w, const float *h, bb_code *c) { bb_cb_refit(&spec_##stem, w, h, c); }        \
-    static uint32_t stem##_nearest(const bb_code *c, unsigned v, const float *t, const float *h, const float *metric)   \
-    {                                                                                                                   \
-        return bb_cb_nearest(&spec_##stem, c, v, t, h, metric);                                                         \
-    }                                                                                                                   \
+#define BB_CB_FORMAT(stem, type_id, name_text, bytes, vec_weights, group_weights) \
+    static void stem##_decode(const void *blocks, float *out, size_t n) \
+    { \
+        const uint8_t *b = blocks; \
+        bb_code        c; \
+        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) { \
+            stem##_unpack(b, &c); \
+            bb_cb_expand(&spec_##stem, &c, out + i); \
+        } \
+    } \
+    static float stem##_dot(const void *blocks, const float *x, size_t n) \
+    { \
+        const uint8_t *b = blocks; \
+        float          sum = 0.0f; \
+        bb_code        c; \
+        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) { \
+            stem##_unpack(b, &c); \
+            sum += bb_cb_dot(&spec_##stem, &c, x + i); \
+        } \
+        return sum; \
+    } \
+    static void     stem##_value(const bb_code *c, unsigned v, float *out) { bb_cb_value(&spec_##stem, c, v, out); } \
+    static void     stem##_fit(const float *w, const float *h, bb_code *c) { bb_cb_fit(&spec_##stem, w, h, c); } \
+    static void     stem##_refit(const float *w, const float *h, bb_code *c) { bb_cb_refit(&spec_##stem, w, h, c); } \
+    static uint32_t stem##_nearest(const bb_code *c, unsigned v, const float *t, const float *h, const float *metric) \
+    { \
+        return bb_cb_nearest(&spec_##stem, c, v, t, h, metric); \
+    } \
     static void stem##_nearest_rows(const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value) \
-    {                                                                                                                   \
-        bb_cb_nearest_rows(&spec_##stem, c, v, t, metric, q, value);                                                    \
-    }                                                                                                                   \
-    static void stem##_fit_rows(const float *t, const float *h, bb_code *c) { bb_cb_fit_rows(&spec_##stem, t, h, c); }    \
-    static void stem##_encode(const float *w, const float *h, void *blocks, size_t n)                                   \
-    {                                                                                                                   \
-        uint8_t *b = blocks;                                                                                            \
-        bb_code  c;                                                                                                     \
-        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) {                                                     \
-            bb_cb_fit(&spec_##stem, w + i, h ? h + i : NULL, &c);                                                       \
-            stem##_pack(&c, b);                                                                                         \
-        }                                                                                                               \
-    }                                                                                                                   \
-    static void stem##_encode_rtn(const float *w, void *blocks, size_t n)                                               \
-    {                                                                                                                   \
-        uint8_t *b = blocks;                                                                                            \
-        bb_code  c;                                                                                                     \
-        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) {                                                     \
-            bb_cb_encode_rtn_block(&spec_##stem, w + i, &c);                                                            \
-            stem##_pack(&c, b);                                                                                         \
-        }                                                                                                               \
-    }                                                                                                                   \
-    const bb_format bb_format_##stem = {                                                                                \
-        .type = (type_id), .name = (name_text), .block = BB_CB_SUPER, .block_bytes = (bytes),                           \
-        .group = (group_weights), .vec = (vec_weights),                                                                 \
-        .decode = stem##_decode, .dot = stem##_dot, .unpack = stem##_unpack, .pack = stem##_pack, .value = stem##_value, \
-        .fit = stem##_fit, .refit = stem##_refit, .nearest = stem##_nearest, .nearest_rows = stem##_nearest_rows,       \
-        .fit_rows = stem##_fit_rows, .encode = stem##_encode, .encode_rtn = stem##_encode_rtn,                                                                                \
+    { \
+        bb_cb_nearest_rows(&spec_##stem, c, v, t, metric, q, value); \
+    } \
+    static void stem##_fit_rows(const float *t, const float *h, bb_code *c) { bb_cb_fit_rows(&spec_##stem, t, h, c); } \
+    static void stem##_encode(const float *w, const float *h, void *blocks, size_t n) \
+    { \
+        uint8_t *b = blocks; \
+        bb_code  c; \
+        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) { \
+            bb_cb_fit(&spec_##stem, w + i, h ? h + i : NULL, &c); \
+            stem##_pack(&c, b); \
+        } \
+    } \
+    static void stem##_encode_rtn(const float *w, void *blocks, size_t n) \
+    { \
+        uint8_t *b = blocks; \
+        bb_code  c; \
+        for (size_t i = 0; i < n; i += BB_CB_SUPER, b += (bytes)) { \
+            bb_cb_encode_rtn_block(&spec_##stem, w + i, &c); \
+            stem##_pack(&c, b); \
+        } \
+    } \
+    const bb_format bb_format_##stem = { \
+        .type = (type_id), \
+        .name = (name_text), \
+        .block = BB_CB_SUPER, \
+        .block_bytes = (bytes), \
+        .group = (group_weights), \
+        .vec = (vec_weights), \
+        .decode = stem##_decode, \
+        .dot = stem##_dot, \
+        .unpack = stem##_unpack, \
+        .pack = stem##_pack, \
+        .value = stem##_value, \
+        .fit = stem##_fit, \
+        .refit = stem##_refit, \
+        .nearest = stem##_nearest, \
+        .nearest_rows = stem##_nearest_rows, \
+        .fit_rows = stem##_fit_rows, \
+        .encode = stem##_encode, \
+        .encode_rtn = stem##_encode_rtn, \
     };
 
 #endif

@@ -19,30 +19,40 @@
 #include "kernels/half.h"
 
 enum {
-    MAX_VERTICES = 30,               /* of a hull: they have up to 23; a longer one is cut, which costs accuracy */
-    MAX_CHAIN = 4 * MAX_VERTICES,    /* either of two sums of two hulls */
+    MAX_VERTICES = 30,            /* of a hull: they have up to 23; a longer one is cut, which costs accuracy */
+    MAX_CHAIN = 4 * MAX_VERTICES, /* either of two sums of two hulls */
     POOL = BB_CB_SUPER / 8 * MAX_CHAIN,
-    MAX_SCAN = 256, N_STARTS = 8, MAX_TURNS = 8, N_NEIGHBOURS = 6
+    MAX_SCAN = 256,
+    N_STARTS = 8,
+    MAX_TURNS = 8,
+    N_NEIGHBOURS = 6
 };
 /* Chosen so that on tests/data/formats no exhaustive scan of d (steps of 0.04 %, a factor 8 either way) finds less error. */
-#define SCAN_STEP 1.02       /* ratio of neighbours in the scan of d */
-#define RANGE_BELOW 2.5      /* how far from the typical scale a group's curve is exact */
+#define SCAN_STEP 1.02  /* ratio of neighbours in the scan of d */
+#define RANGE_BELOW 2.5 /* how far from the typical scale a group's curve is exact */
 #define RANGE_ABOVE 3.0
-#define WINDOW_LEAST 0.5     /* which scales the scan tries, in units of a group's free scale */
+#define WINDOW_LEAST 0.5 /* which scales the scan tries, in units of a group's free scale */
 #define WINDOW_LARGEST 2.0
 
 /* Choices for one word or one vector; choice i is best for end[i-1] <= a <= end[i]. The ends are kept, since they cannot be had
  * from sums of p and q in which a word of small importance has drowned. */
-typedef struct chain { unsigned n; bb_cb_point at[MAX_CHAIN]; double end[MAX_CHAIN]; } chain;
+typedef struct chain {
+    unsigned    n;
+    bb_cb_point at[MAX_CHAIN];
+    double      end[MAX_CHAIN];
+} chain;
 
 /* Least error of a group as a function of its scale: vertex i is best for end[i-1] <= a <= end[i]. */
-typedef struct curve { unsigned n; const double *p, *q, *end; } curve;
+typedef struct curve {
+    unsigned      n;
+    const double *p, *q, *end;
+} curve;
 
 typedef struct block_curves {
     const bb_cb_spec *spec;
     unsigned          n_groups, n_shifts;
-    curve             group[BB_MAX_GROUPS][2];    /* [shift] for IQ1_S */
-    chain             vector[8];                  /* of the group at work */
+    curve             group[BB_MAX_GROUPS][2]; /* [shift] for IQ1_S */
+    chain             vector[8];               /* of the group at work */
     double            p[POOL], q[POOL], end[POOL];
     unsigned          used;
 } block_curves;
@@ -50,19 +60,26 @@ typedef struct block_curves {
 /* 120 kB a thread, in use during one call only. */
 static _Thread_local block_curves workspace;
 
-typedef struct range { double least, largest; } range;
+typedef struct range {
+    double least, largest;
+} range;
 
-typedef struct choice { double d, error; int16_t sc[BB_MAX_GROUPS], mn[BB_MAX_GROUPS]; double mp, mmq; } choice;
+typedef struct choice {
+    double  d, error;
+    int16_t sc[BB_MAX_GROUPS], mn[BB_MAX_GROUPS];
+    double  mp, mmq;
+} choice;
 
-static double round_to_half(double d)
-{
-    return d >= 65504.0 ? 65504.0 : (double)bb_half_to_float(bb_float_to_half((float)d));
-}
+static double round_to_half(double d) { return d >= 65504.0 ? 65504.0 : (double)bb_half_to_float(bb_float_to_half((float)d)); }
 
 /* ---- curves ---- */
 
 /* What is searched: all of a code, or one of its two words, with one flipped sign or none. */
-typedef struct part { const bb_cb_problem *pr; bool is_word, odd; unsigned word; } part;
+typedef struct part {
+    const bb_cb_problem *pr;
+    bool                 is_word, odd;
+    unsigned             word;
+} part;
 
 static bool part_search(const part *x, double cq, double cp, double limit, bb_cb_point *out)
 {
@@ -92,7 +109,10 @@ static chain hull(const part *x, range a)
         const bool   found = c.n + top < MAX_VERTICES && part_search(x, cq, cp, edge - slack, &m);
         /* Strictly between: true but for rounding, and so the loop ends whatever rounding does. */
         if (found && l.p > m.p && m.p > r.p && l.q > m.q && m.q > r.q) stack[top++] = m;
-        else { c.at[c.n++] = r; top--; }
+        else {
+            c.at[c.n++] = r;
+            top--;
+        }
     }
     for (unsigned i = 0; i + 1 < c.n; i++) c.end[i] = breakpoint(&c.at[i], &c.at[i + 1]);
     c.end[c.n - 1] = HUGE_VAL;
@@ -105,7 +125,7 @@ static chain chain_sum(const chain *x, const chain *y)
     chain c = { .n = 0 };
     for (unsigned i = 0, j = 0; i < x->n && j < y->n;) {
         c.end[c.n] = fmin(x->end[i], y->end[j]);
-        c.at[c.n++] = (bb_cb_point){ x->at[i].p + y->at[j].p, x->at[i].q + y->at[j].q, 0 };
+        c.at[c.n++] = (bb_cb_point) { x->at[i].p + y->at[j].p, x->at[i].q + y->at[j].q, 0 };
         if (j + 1 == y->n || (i + 1 < x->n && x->end[i] < y->end[j])) i++;
         else j++;
     }
@@ -134,11 +154,11 @@ static chain chain_union(const chain *x, const chain *y)
 
 static chain vector_chain(const bb_cb_problem *pr, range a)
 {
-    if (pr->spec->n_words == 1) return hull(&(part){ .pr = pr }, a);
+    if (pr->spec->n_words == 1) return hull(&(part) { .pr = pr }, a);
     chain even[2], odd[2];
-    for (unsigned k = 0; k < 2; k++) even[k] = hull(&(part){ pr, true, false, k }, a);
+    for (unsigned k = 0; k < 2; k++) even[k] = hull(&(part) { pr, true, false, k }, a);
     if (!pr->odd) return chain_sum(&even[0], &even[1]);
-    for (unsigned k = 0; k < 2; k++) odd[k] = hull(&(part){ pr, true, true, k }, a);
+    for (unsigned k = 0; k < 2; k++) odd[k] = hull(&(part) { pr, true, true, k }, a);
     const chain first = chain_sum(&odd[0], &even[1]), second = chain_sum(&even[0], &odd[1]);
     return chain_union(&first, &second);
 }
@@ -172,7 +192,10 @@ static curve group_curve(block_curves *b, int shift, range a, const float *w, co
         unsigned which = n_vectors;
         for (unsigned v = 0; v < n_vectors; v++) {
             if (at[v] + 1 == vector[v].n) continue;
-            if (which == n_vectors || vector[v].end[at[v]] < least) { least = vector[v].end[at[v]]; which = v; }
+            if (which == n_vectors || vector[v].end[at[v]] < least) {
+                least = vector[v].end[at[v]];
+                which = v;
+            }
         }
         const bb_cb_point *c = &vector[which].at[at[which]++];
         end[i] = least;
@@ -194,10 +217,13 @@ static range group_range(const block_curves *b, const bb_code *rtn, unsigned g, 
         sum += hi * (double)w[i] * (double)w[i];
         sum_h += hi;
     }
-    if (!(sum > 0.0)) return (range){ 1.0, 1.0 };
+    if (!(sum > 0.0)) return (range) { 1.0, 1.0 };
     const double typical = sqrt(sum / sum_h) / (double)bb_book_get(s->book)->rms, given = (double)bb_cb_scale(s, rtn, g);
     range        r = { typical / RANGE_BELOW, typical * RANGE_ABOVE };
-    if (given > 0.0) { r.least = fmin(r.least, given); r.largest = fmax(r.largest, given); }
+    if (given > 0.0) {
+        r.least = fmin(r.least, given);
+        r.largest = fmax(r.largest, given);
+    }
     return r;
 }
 
@@ -212,7 +238,12 @@ static double group_best(const curve *c, const bb_cb_spec *s, double d, int16_t 
         const double a = d * ((double)s->unit * (2 * k + 1));
         while (a > c->end[i]) i++;
         const double e = a * (a * c->q[i] - 2.0 * c->p[i]);
-        if (e < best) { best = e; *sc = (int16_t)k; *p = c->p[i]; *q = c->q[i]; }
+        if (e < best) {
+            best = e;
+            *sc = (int16_t)k;
+            *p = c->p[i];
+            *q = c->q[i];
+        }
     }
     return best;
 }
@@ -226,7 +257,13 @@ static choice evaluate(const block_curves *b, double d)
             int16_t      sc = 0;
             double       pk = 0.0, qk = 0.0;
             const double e = group_best(&b->group[g][k], b->spec, d, &sc, &pk, &qk);
-            if (e < best) { best = e; p = pk; q = qk; x.sc[g] = sc; x.mn[g] = (int16_t)k; }
+            if (e < best) {
+                best = e;
+                p = pk;
+                q = qk;
+                x.sc[g] = sc;
+                x.mn[g] = (int16_t)k;
+            }
         }
         const double m = (double)b->spec->unit * (2 * x.sc[g] + 1);
         x.error += best;
@@ -245,7 +282,10 @@ static double free_scale(const block_curves *b, unsigned g)
         for (unsigned i = 0; i < c->n; i++) {
             if (!(c->p[i] > 0.0) || !(c->q[i] > 0.0)) continue;
             const double gain = c->p[i] * (c->p[i] / c->q[i]);
-            if (gain > best) { best = gain; a = c->p[i] / c->q[i]; }
+            if (gain > best) {
+                best = gain;
+                a = c->p[i] / c->q[i];
+            }
         }
     }
     return a;
@@ -320,7 +360,10 @@ static choice polish(const block_curves *b, choice x)
         for (int step = -N_NEIGHBOURS; step <= N_NEIGHBOURS; step++) {
             if (step == 0 || h + step <= 0 || h + step > 0x7BFF) continue;
             const choice y = evaluate(b, (double)bb_half_to_float((uint16_t)(h + step)));
-            if (y.error < x.error) { x = y; better = true; }
+            if (y.error < x.error) {
+                x = y;
+                better = true;
+            }
         }
     }
     return x;
@@ -369,13 +412,15 @@ static void set_fields(const bb_cb_spec *s, const choice *x, bb_code *c)
 {
     memset(c, 0, sizeof *c);
     c->d = (float)x->d;
-    for (unsigned g = 0; g < BB_CB_SUPER / s->group && x->d != 0.0; g++) { c->sc[g] = x->sc[g]; c->mn[g] = x->mn[g]; }
+    for (unsigned g = 0; g < BB_CB_SUPER / s->group && x->d != 0.0; g++) {
+        c->sc[g] = x->sc[g];
+        c->mn[g] = x->mn[g];
+    }
 }
 
 static void set_codes(const bb_cb_spec *s, const float *w, const float *h, bb_code *c)
 {
-    for (unsigned v = 0; v < BB_CB_SUPER / s->vec; v++)
-        c->q[v] = bb_cb_nearest(s, c, v, w + v * s->vec, h ? h + v * s->vec : NULL, NULL);
+    for (unsigned v = 0; v < BB_CB_SUPER / s->vec; v++) c->q[v] = bb_cb_nearest(s, c, v, w + v * s->vec, h ? h + v * s->vec : NULL, NULL);
 }
 
 /* The baseline's fields: every group's largest weight on the largest level. */
@@ -385,8 +430,7 @@ static void rtn_fields(const bb_cb_spec *s, const float *w, bb_code *c)
     const double   top = (double)b->level[b->n_levels - 1] + (s->shift == BB_SHIFT_NONE ? 0.0 : 0.125);
     const unsigned n_groups = BB_CB_SUPER / s->group;
     double         scale[BB_MAX_GROUPS] = { 0 }, largest = 0.0;
-    for (unsigned i = 0; i < BB_CB_SUPER; i++)
-        scale[i / s->group] = fmax(scale[i / s->group], fabs((double)w[i]) / top);
+    for (unsigned i = 0; i < BB_CB_SUPER; i++) scale[i / s->group] = fmax(scale[i / s->group], fabs((double)w[i]) / top);
     for (unsigned g = 0; g < n_groups; g++) largest = fmax(largest, scale[g]);
     memset(c, 0, sizeof *c);
     c->d = (float)round_to_half(largest / ((double)s->unit * (2 * s->n_scales - 1)));
@@ -470,5 +514,8 @@ void bb_cb_refit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c
     const choice x = search_d(b, c->d > 0.0f ? (double)c->d : 0.0);
     if (x.error >= given) return; /* not so when the given d is not finite */
     c->d = (float)x.d;
-    for (unsigned g = 0; g < b->n_groups && x.d != 0.0; g++) { c->sc[g] = x.sc[g]; if (b->n_shifts == 2) c->mn[g] = x.mn[g]; }
+    for (unsigned g = 0; g < b->n_groups && x.d != 0.0; g++) {
+        c->sc[g] = x.sc[g];
+        if (b->n_shifts == 2) c->mn[g] = x.mn[g];
+    }
 }

@@ -19,8 +19,8 @@ typedef struct walk {
     const bb_cb_spec *spec;
     const bb_book    *book;
     double            y[8], z[8], shift;
-    double            pivot[8];       /* R_ii^2 */
-    double            row[8][8];      /* R_ij / R_ii, j > i */
+    double            pivot[8];  /* R_ii^2 */
+    double            row[8][8]; /* R_ij / R_ii, j > i */
     double            best;
     uint32_t          code, best_code;
     unsigned          n_nodes;
@@ -42,7 +42,11 @@ static void factorise(walk *s, unsigned n, const float *metric)
     }
 }
 
-typedef struct branch { double error, z; unsigned node; uint32_t sign; } branch;
+typedef struct branch {
+    double   error, z;
+    unsigned node;
+    uint32_t sign;
+} branch;
 
 /* The children of a node as signed levels whose error is below `room`, nearest to `center` first; of the last weight only
  * the nearest. */
@@ -56,7 +60,12 @@ static unsigned branches(const walk *s, unsigned node, unsigned i, double center
             const double z = s->spec->has_signs ? (sign ? -level : level) : level + s->shift, miss = center - z;
             const branch b = { s->pivot[i] * miss * miss, z, x, sign };
             if (!(b.error < room)) continue;
-            if (i == 0) { out[0] = b; n = 1; room = b.error; continue; }
+            if (i == 0) {
+                out[0] = b;
+                n = 1;
+                room = b.error;
+                continue;
+            }
             unsigned at = n++;
             for (; at > 0 && out[at - 1].error > b.error; at--) out[at] = out[at - 1];
             out[at] = b;
@@ -80,7 +89,10 @@ static void descend(walk *s, unsigned i, unsigned node, double above)
         const bool is_leaf = i % s->book->dims == 0;
         if (is_leaf) s->code |= (b[k].node - s->book->first_leaf) << (s->spec->n_words == 2 && i > 0 ? 8 : 0);
         if (i > 0) descend(s, i - 1, is_leaf ? 0 : b[k].node, above + b[k].error);
-        else { s->best = above + b[k].error; s->best_code = s->code; }
+        else {
+            s->best = above + b[k].error;
+            s->best_code = s->code;
+        }
     }
     s->code = code;
 }

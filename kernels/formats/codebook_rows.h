@@ -13,9 +13,9 @@
 /* What the rows share: the metric, scaled to a largest diagonal in [1, 2), and its pieces. */
 typedef struct bb_cb_metric {
     float m[8][8];
-    float row[8][8];     /* for i < j: how the error of weight j moves the target of weight i when weights are rounded last first */
-    float pivot[8];      /* what an error of weight i then costs */
-    float schur[4][4];   /* of the second of two words when the first is free */
+    float row[8][8];   /* for i < j: how the error of weight j moves the target of weight i when weights are rounded last first */
+    float pivot[8];    /* what an error of weight i then costs */
+    float schur[4][4]; /* of the second of two words when the first is free */
 } bb_cb_metric;
 
 void bb_cb_metric_init(bb_cb_metric *m, unsigned n, const float *metric);

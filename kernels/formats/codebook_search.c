@@ -24,7 +24,10 @@ void bb_cb_problem_init(bb_cb_problem *pr, const bb_cb_spec *s, int shift_bit, c
     pr->signs = 0;
     for (unsigned i = 0; i < s->vec; i++) {
         double ti = isfinite(t[i]) ? (double)t[i] : 0.0;
-        if (s->has_signs && ti < 0.0) { pr->signs |= 1u << i; ti = -ti; }
+        if (s->has_signs && ti < 0.0) {
+            pr->signs |= 1u << i;
+            ti = -ti;
+        }
         pr->h[i] = !h ? 1.0 : isfinite(h[i]) && h[i] > 0.0f ? (double)h[i] : 0.0;
         pr->ht[i] = pr->h[i] * ti;
     }
@@ -36,7 +39,9 @@ void bb_cb_problem_init(bb_cb_problem *pr, const bb_cb_spec *s, int shift_bit, c
 }
 
 /* The form of all patterns of the four quarters of a word at weight `at`; with one flipped sign in `flipped`. */
-typedef struct quarters { double form[4][MAX_QUARTERS], flipped[4][MAX_QUARTERS]; } quarters;
+typedef struct quarters {
+    double form[4][MAX_QUARTERS], flipped[4][MAX_QUARTERS];
+} quarters;
 
 static inline void quarters_build(const bb_cb_problem *pr, unsigned at, double shift, double cq, double cp, bool odd, quarters *x)
 {
@@ -62,7 +67,10 @@ static inline void quarters_build(const bb_cb_problem *pr, unsigned at, double s
     }
 }
 
-typedef struct found { double form; unsigned at; } found; /* at: position in the book's list, or NOT_FOUND */
+typedef struct found {
+    double   form;
+    unsigned at;
+} found; /* at: position in the book's list, or NOT_FOUND */
 enum { NOT_FOUND = BB_BOOK_MAX_WORDS };
 
 static inline double least(const double *x, unsigned n)
@@ -84,26 +92,25 @@ static inline void scan(const bb_book *b, unsigned p, double first, const double
 {
     for (unsigned i = b->start[p]; i < b->start[p + 1]; i++) {
         const double c = first + second[b->second[i]];
-        if (c < best->form) *best = (found){ c, i };
+        if (c < best->form) *best = (found) { c, i };
     }
 }
 
 /* The same where one sign of the word is flipped, in its first or its second half. */
-static inline void scan_odd(const bb_book *b, unsigned p, double first, double first_odd, const double *second,
-                            const double *second_odd, found *best)
+static inline void scan_odd(const bb_book *b, unsigned p, double first, double first_odd, const double *second, const double *second_odd, found *best)
 {
     for (unsigned i = b->start[p]; i < b->start[p + 1]; i++) {
         const unsigned j = b->second[i];
         const double   c1 = first_odd + second[j], c2 = first + second_odd[j], c = c1 < c2 ? c1 : c2;
-        if (c < best->form) *best = (found){ c, i };
+        if (c < best->form) *best = (found) { c, i };
     }
 }
 
 /* n: patterns of a quarter, a constant where this is inlined. */
 static inline __attribute__((always_inline)) found search_even(const bb_book *b, const quarters *x, unsigned n, double limit)
 {
-    double   second[MAX_QUARTERS * MAX_QUARTERS];
-    found    best = { limit, NOT_FOUND };
+    double       second[MAX_QUARTERS * MAX_QUARTERS];
+    found        best = { limit, NOT_FOUND };
     const double first_min = least(x->form[0], n), second_min = least(x->form[2], n) + least(x->form[3], n);
     if (!((first_min + least(x->form[1], n)) + second_min < limit)) return best;
     for (unsigned k = 0; k < n; k++)
@@ -136,17 +143,16 @@ static inline __attribute__((always_inline)) found search_odd(const bb_book *b, 
     }
     const double   min0 = least(x->form[0], n), flipped_min0 = least(x->flipped[0], n);
     const unsigned k0 = least_at(x->form[1], n), j0 = least_at(x->form[0], n);
-    scan_odd(b, k0 * n + j0, min0 + x->form[1][k0], fmin(x->flipped[0][j0] + x->form[1][k0], min0 + x->flipped[1][k0]), second,
-             second_odd, &best);
+    scan_odd(b, k0 * n + j0, min0 + x->form[1][k0], fmin(x->flipped[0][j0] + x->form[1][k0], min0 + x->flipped[1][k0]), second, second_odd, &best);
     for (unsigned k = 0; k < n; k++) {
-        if (!(min0 + x->form[1][k] + second_odd_min < best.form) && !(flipped_min0 + x->form[1][k] + second_min < best.form)
-            && !(min0 + x->flipped[1][k] + second_min < best.form)) continue;
+        if (!(min0 + x->form[1][k] + second_odd_min < best.form) && !(flipped_min0 + x->form[1][k] + second_min < best.form) &&
+            !(min0 + x->flipped[1][k] + second_min < best.form))
+            continue;
         for (unsigned j = 0; j < n; j++) {
             const double first = x->form[0][j] + x->form[1][k];
             const double c1 = x->flipped[0][j] + x->form[1][k], c2 = x->form[0][j] + x->flipped[1][k];
             const double first_odd = c1 < c2 ? c1 : c2;
-            if (first_odd + second_min < best.form || first + second_odd_min < best.form)
-                scan_odd(b, k * n + j, first, first_odd, second, second_odd, &best);
+            if (first_odd + second_min < best.form || first + second_odd_min < best.form) scan_odd(b, k * n + j, first, first_odd, second, second_odd, &best);
         }
     }
     return best;
@@ -168,7 +174,10 @@ static void take(const bb_cb_problem *pr, unsigned at, double shift, found w, bo
         const double z = (double)pr->book->value[word][i] + shift, p = pr->ht[at + i] * z;
         out->p += p;
         out->q += pr->h[at + i] * (z * z);
-        if (p < least_flip) { least_flip = p; flip = i; }
+        if (p < least_flip) {
+            least_flip = p;
+            flip = i;
+        }
     }
     out->code |= word << (at ? 8 : 0);
     if (!odd) return;
@@ -182,7 +191,7 @@ bool bb_cb_search_word(const bb_cb_problem *pr, unsigned word, bool odd, double 
     quarters_build(pr, 4 * word, 0.0, cq, cp, odd, &x);
     const found w = word_search(pr->book, &x, odd, limit);
     if (w.at == NOT_FOUND) return false;
-    *out = (bb_cb_point){ 0.0, 0.0, 0 };
+    *out = (bb_cb_point) { 0.0, 0.0, 0 };
     take(pr, 4 * word, 0.0, w, odd, out);
     return true;
 }
@@ -211,7 +220,7 @@ static bool search_two_words(const bb_cb_problem *pr, double cq, double cp, doub
         flip_second = odd[1].at != NOT_FOUND;
         if (odd[0].at == NOT_FOUND && !flip_second) return false;
     }
-    *out = (bb_cb_point){ 0.0, 0.0, pr->signs << 16 };
+    *out = (bb_cb_point) { 0.0, 0.0, pr->signs << 16 };
     take(pr, 0, 0.0, pr->odd && !flip_second ? odd[0] : even[0], pr->odd && !flip_second, out);
     take(pr, 4, 0.0, flip_second ? odd[1] : even[1], flip_second, out);
     return true;
@@ -227,10 +236,13 @@ bool bb_cb_search(const bb_cb_problem *pr, double cq, double cp, double limit, b
     if (pr->spec->shift == BB_SHIFT_CODE) {
         quarters_build(pr, 0, pr->shift[1], cq, cp, false, &x);
         const found other = word_search(pr->book, &x, false, w.form);
-        if (other.at != NOT_FOUND) { w = other; shift = 1; }
+        if (other.at != NOT_FOUND) {
+            w = other;
+            shift = 1;
+        }
     }
     if (w.at == NOT_FOUND) return false;
-    *out = (bb_cb_point){ 0.0, 0.0, shift << 16 | pr->signs << 16 };
+    *out = (bb_cb_point) { 0.0, 0.0, shift << 16 | pr->signs << 16 };
     take(pr, 0, pr->shift[shift], w, pr->odd, out);
     return true;
 }

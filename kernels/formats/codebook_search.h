@@ -10,14 +10,17 @@
 typedef struct bb_cb_problem {
     const bb_cb_spec *spec;
     const bb_book    *book;
-    double            h[8], ht[8];  /* h; h |t|, of IQ1 h t */
-    double            shift[2];     /* [0] of the group, or of codes with bit 16 clear; [1] of codes with it set */
-    uint32_t          signs;        /* of the target */
-    bool              odd;          /* one sign must be flipped */
+    double            h[8], ht[8]; /* h; h |t|, of IQ1 h t */
+    double            shift[2];    /* [0] of the group, or of codes with bit 16 clear; [1] of codes with it set */
+    uint32_t          signs;       /* of the target */
+    bool              odd;         /* one sign must be flipped */
 } bb_cb_problem;
 
 /* A code with its p = sum h t z and q = sum h z^2: at scale a its error is sum h t^2 - 2 a p + a^2 q. */
-typedef struct bb_cb_point { double p, q; uint32_t code; } bb_cb_point;
+typedef struct bb_cb_point {
+    double   p, q;
+    uint32_t code;
+} bb_cb_point;
 
 /* t, h (vec; h may be NULL = ones). shift_bit: IQ1_S only. Non-finite t counts as 0, h not above 0 or not finite as 0. */
 void bb_cb_problem_init(bb_cb_problem *pr, const bb_cb_spec *s, int shift_bit, const float *t, const float *h);

@@ -7,7 +7,7 @@
 
 #include "base/status.h"
 
-static const bb_fields no_fields = {.error = (double)INFINITY};
+static const bb_fields no_fields = { .error = (double)INFINITY };
 
 /* a and b of a group, in units of k->unit, by the arithmetic of the decoder. */
 void bb_group_scales(const bb_work *k, const bb_fields *f, int g, float *a, float *b)
@@ -16,9 +16,15 @@ void bb_group_scales(const bb_work *k, const bb_fields *f, int g, float *a, floa
     switch (k->grid->kind) {
     case BB_GRID_SCALE:
     case BB_GRID_POWER: *a = f->d; break;
-    case BB_GRID_SCALE_MIN: *a = f->d; *b = f->dmin; break;
+    case BB_GRID_SCALE_MIN:
+        *a = f->d;
+        *b = f->dmin;
+        break;
     case BB_GRID_SCALES: *a = f->d * (float)f->sc[g]; break;
-    case BB_GRID_SCALES_MINS: *a = f->d * (float)f->sc[g]; *b = -(f->dmin * (float)f->mn[g]); break;
+    case BB_GRID_SCALES_MINS:
+        *a = f->d * (float)f->sc[g];
+        *b = -(f->dmin * (float)f->mn[g]);
+        break;
     case BB_GRID_BYTE_SCALES: *a = k->grid->byte_scales[f->sc[g]] / k->unit; break;
     }
 }
@@ -44,7 +50,7 @@ void bb_store_fields(const bb_work *k, const bb_fields *f, bb_code *c)
 double bb_error_of_codes(const bb_work *k, const bb_fields *f, const uint32_t *q)
 {
     const float *levels = k->grid->format->levels;
-    double sum = 0;
+    double       sum = 0;
     for (int g = 0; g < k->n_groups; g++) {
         float a, b;
         bb_group_scales(k, f, g, &a, &b);
@@ -74,7 +80,7 @@ static double finish(const bb_work *k, const bb_fields *f, bb_code *c)
 static void extremes(const bb_work *k, int group, float *a, float *b)
 {
     const float *w = k->w + group * k->m;
-    float min = w[0], max = w[0], sum = 0;
+    float        min = w[0], max = w[0], sum = 0;
     for (int i = 0; i < k->m; i++) {
         min = fminf(min, w[i]);
         max = fmaxf(max, w[i]);
@@ -108,7 +114,7 @@ static int16_t nearest_byte(const bb_grid *grid, float a)
 static void rtn_fields(const bb_work *k, bb_fields *f)
 {
     const bb_grid *grid = k->grid;
-    float a[BB_MAX_GROUPS], b[BB_MAX_GROUPS], a_max = 0, b_max = 0;
+    float          a[BB_MAX_GROUPS], b[BB_MAX_GROUPS], a_max = 0, b_max = 0;
     *f = no_fields;
     for (int g = 0; g < k->n_groups; g++) {
         extremes(k, g, a + g, b + g);
@@ -118,7 +124,10 @@ static void rtn_fields(const bb_work *k, bb_fields *f)
     switch (grid->kind) {
     case BB_GRID_SCALE:
     case BB_GRID_POWER: f->d = bb_work_store(k, a[0]); return;
-    case BB_GRID_SCALE_MIN: f->d = bb_work_store(k, a[0]); f->dmin = bb_work_store(k, b[0]); return;
+    case BB_GRID_SCALE_MIN:
+        f->d = bb_work_store(k, a[0]);
+        f->dmin = bb_work_store(k, b[0]);
+        return;
     case BB_GRID_SCALES: f->d = bb_work_store(k, a_max / (float)(grid->sc_lo < 0 ? grid->sc_lo : grid->sc_hi)); break;
     case BB_GRID_SCALES_MINS:
         f->d = bb_work_store(k, a_max / (float)grid->sc_hi);
@@ -139,12 +148,12 @@ static void rtn_fields(const bb_work *k, bb_fields *f)
 void bb_grid_rtn(const bb_grid *grid, const float *w, void *blocks, size_t n)
 {
     const bb_format *row = grid->format;
-    unsigned char *out = blocks;
+    unsigned char   *out = blocks;
     BB_ASSERT(n % row->block == 0);
     for (size_t i = 0; i < n; i += row->block, out += row->block_bytes) {
-        bb_work k;
+        bb_work   k;
         bb_fields f;
-        bb_code c;
+        bb_code   c;
         bb_work_init(&k, grid, w + i, NULL);
         rtn_fields(&k, &f);
         finish(&k, &f, &c);
@@ -156,9 +165,9 @@ void bb_grid_rtn(const bb_grid *grid, const float *w, void *blocks, size_t n)
 
 void bb_grid_fit(const bb_grid *grid, const float *w, const float *h, bb_code *c)
 {
-    bb_work k;
+    bb_work   k;
     bb_fields best = no_fields, rtn;
-    bb_code plain;
+    bb_code   plain;
     bb_work_init(&k, grid, w, h);
     rtn_fields(&k, &rtn);
     double plain_error = finish(&k, &rtn, &plain);

@@ -36,7 +36,7 @@ static bool solve(const bb_work *k, int group, const bb_sums *s, line *l)
 
 static line descend(const bb_work *k, int group, float a, float b)
 {
-    line best = {.a = a, .b = b, .sums = bb_work_sums(k, group, a, b)};
+    line best = { .a = a, .b = b, .sums = bb_work_sums(k, group, a, b) };
     best.error = best.sums.error;
     for (int i = 0; i < LLOYD_STEPS; i++) {
         line next;
@@ -74,7 +74,7 @@ static void keep_tries(const bb_work *k, int group, bb_tries *t, line *best)
 {
     k->kernels->fit_tries(k, group, t);
     for (int i = 0; i < t->n; i++) {
-        line l = {.sums = t->sums[i]};
+        line l = { .sums = t->sums[i] };
         if (!solve(k, group, &l.sums, &l)) continue;
         l.error = solved_error(k, group, &l.sums, &l);
         keep_line(best, FIRST, l);
@@ -89,7 +89,7 @@ static void first_lines(const bb_work *k, int group, float min, float max, line 
     const bool  fine = k->hi > 10, below = k->grid->kind == BB_GRID_SCALES_MINS;
     const float widest = fine ? 1.3f : 1.08f, narrowest = k->hi > 20 ? 0.8f : fine ? 0.65f : 0.4f;
     const int   widths = fine ? 16 : 9;
-    bb_tries    t = {.n = 0};
+    bb_tries    t = { .n = 0 };
     for (int i = 0; i < widths; i++) {
         float width = (max - min) * (widest - (widest - narrowest) * (float)i / (float)(widths - 1));
         for (int p = 0; p < PLACES; p++) {
@@ -106,10 +106,10 @@ static void first_lines(const bb_work *k, int group, float min, float max, line 
 static void group_lines(const bb_work *k, int group, line *best)
 {
     const float *w = k->w + group * k->m, *h = k->h + group * k->m;
-    float min = INFINITY, max = -INFINITY;
-    line  first[FIRST];
-    for (int i = 0; i < KEPT; i++) best[i] = (line){.error = INFINITY};
-    for (int i = 0; i < FIRST; i++) first[i] = (line){.error = INFINITY};
+    float        min = INFINITY, max = -INFINITY;
+    line         first[FIRST];
+    for (int i = 0; i < KEPT; i++) best[i] = (line) { .error = INFINITY };
+    for (int i = 0; i < FIRST; i++) first[i] = (line) { .error = INFINITY };
     for (int i = 0; i < k->m; i++)
         if (h[i] > 0) {
             min = w[i] < min ? w[i] : min;
@@ -118,8 +118,7 @@ static void group_lines(const bb_work *k, int group, line *best)
     if (k->grid->kind == BB_GRID_SCALES_MINS) min = fminf(min, 0);
     if (!(max - min > 0x1p-60f)) return;
     first_lines(k, group, min, max, first);
-    for (int i = 0; i < FIRST && first[i].error < INFINITY; i++)
-        keep_line(best, KEPT, descend(k, group, first[i].a, first[i].b));
+    for (int i = 0; i < FIRST && first[i].error < INFINITY; i++) keep_line(best, KEPT, descend(k, group, first[i].a, first[i].b));
 }
 
 /* ---- one scale and one min a block ---- */
@@ -178,7 +177,7 @@ typedef struct scan {
 static void scan_steps(scan *t, float middle)
 {
     const float ratio = 1.0085f; /* 96 steps: from 0.7 to 1.56 */
-    float x = 0.7f * middle;
+    float       x = 0.7f * middle;
     for (int i = 0; i < SCAN; i++, x *= ratio) {
         t->step[i] = x;
         t->error[i] = 0;
@@ -194,7 +193,9 @@ static void scan_add(const bb_work *k, scan *t, const bb_parabola *lines, int n)
     for (int i = 0; i < SCAN; i++) t->error[i] += least[i];
 }
 
-typedef struct pair { float d, dmin, error; } pair;
+typedef struct pair {
+    float d, dmin, error;
+} pair;
 
 static void keep_pair(pair *best, int n, pair p)
 {
@@ -212,7 +213,7 @@ static void scan_minima(const scan *t, const pair *other, pair *best, int n)
     for (int i = 0; i < SCAN; i++) {
         bool below_last = i == 0 || t->error[i] < t->error[i - 1], below_next = i == SCAN - 1 || t->error[i] <= t->error[i + 1];
         if (!below_last || !below_next) continue;
-        keep_pair(best, n, other ? (pair){other->d, t->step[i], t->error[i]} : (pair){t->step[i], 0, t->error[i]});
+        keep_pair(best, n, other ? (pair) { other->d, t->step[i], t->error[i] } : (pair) { t->step[i], 0, t->error[i] });
     }
 }
 
@@ -223,10 +224,7 @@ static int count_lines(const line *l)
     return n;
 }
 
-static float curvature(const bb_work *k, int group, const line *l)
-{
-    return fmaxf(l->sums.ll - l->sums.l * l->sums.l / k->hh[group], 0);
-}
+static float curvature(const bb_work *k, int group, const line *l) { return fmaxf(l->sums.ll - l->sums.l * l->sums.l / k->hh[group], 0); }
 
 static void scan_d(const bb_work *k, const line (*lines)[KEPT], float middle, pair *best)
 {
@@ -234,8 +232,8 @@ static void scan_d(const bb_work *k, const line (*lines)[KEPT], float middle, pa
     scan_steps(&t, middle);
     for (int g = 0; g < k->n_groups; g++) {
         bb_parabola p[KEPT];
-        int n = count_lines(lines[g]);
-        for (int i = 0; i < n; i++) p[i] = (bb_parabola){lines[g][i].error, curvature(k, g, &lines[g][i]), lines[g][i].a};
+        int         n = count_lines(lines[g]);
+        for (int i = 0; i < n; i++) p[i] = (bb_parabola) { lines[g][i].error, curvature(k, g, &lines[g][i]), lines[g][i].a };
         scan_add(k, &t, p, n);
     }
     scan_minima(&t, NULL, best, BEST_D);
@@ -245,15 +243,15 @@ static void scan_d(const bb_work *k, const line (*lines)[KEPT], float middle, pa
 static void scan_dmin(const bb_work *k, const line (*lines)[KEPT], const pair *p, float middle, pair *best)
 {
     const float hi = (float)k->grid->sc_hi;
-    scan t;
+    scan        t;
     scan_steps(&t, middle);
     for (int g = 0; g < k->n_groups; g++) {
         bb_parabola q[KEPT];
-        int n = count_lines(lines[g]);
+        int         n = count_lines(lines[g]);
         for (int i = 0; i < n; i++) {
             const line *l = &lines[g][i];
-            float a = p->d * round_clamped(l->a / p->d, hi), r = a - l->a;
-            q[i] = (bb_parabola){l->error + curvature(k, g, l) * r * r, k->hh[g], (a * l->sums.l - k->hw[g]) / k->hh[g]};
+            float       a = p->d * round_clamped(l->a / p->d, hi), r = a - l->a;
+            q[i] = (bb_parabola) { l->error + curvature(k, g, l) * r * r, k->hh[g], (a * l->sums.l - k->hw[g]) / k->hh[g] };
         }
         scan_add(k, &t, q, n);
     }
@@ -290,8 +288,8 @@ static float choose(const bb_work *k, int group, const line *lines, bb_fields *f
 {
     const int   hi = k->grid->sc_hi;
     const float mean = k->hw[group] / k->hh[group];
-    bb_sums  least = {.error = k->ww[group]}; /* all codes 0, no min */
-    bb_tries t = {.n = 0};
+    bb_sums     least = { .error = k->ww[group] }; /* all codes 0, no min */
+    bb_tries    t = { .n = 0 };
     const float per_d = 1 / f->d, per_dmin = f->dmin > 0 ? 1 / f->dmin : 0;
     f->sc[group] = f->mn[group] = 0;
     for (int n = 0; n < KEPT && lines[n].error < least.error; n++) {
@@ -320,7 +318,7 @@ static void choose_all(const bb_work *k, const line (*lines)[KEPT], bb_fields *f
 static void refine_group(const bb_work *k, int group, bb_fields *f, bb_sums *sums)
 {
     const int hi = k->grid->sc_hi, s0 = f->sc[group], m0 = f->mn[group];
-    bb_tries t = {.n = 0};
+    bb_tries  t = { .n = 0 };
     *sums = bb_work_sums(k, group, f->d * (float)s0, -(f->dmin * (float)m0));
     for (int s = s0 - 1; s <= s0 + 1; s++)
         for (int m = m0 - 1; m <= m0 + 1; m++)
@@ -329,7 +327,9 @@ static void refine_group(const bb_work *k, int group, bb_fields *f, bb_sums *sum
 }
 
 /* Normal equations of (d, dmin) for fixed integers and codes. */
-typedef struct normal { double dd, dm, mm, dw, mw; } normal;
+typedef struct normal {
+    double dd, dm, mm, dw, mw;
+} normal;
 
 static void add_normal(normal *e, const bb_work *k, int group, const bb_sums *s, const bb_fields *f)
 {
@@ -355,7 +355,7 @@ static void solve_normal(const normal *e, float *d, float *dmin)
 static void refine(const bb_work *k, bb_fields f, bb_fields *best)
 {
     for (int step = 0; step < REFINE_STEPS; step++) {
-        normal e = {0};
+        normal e = { 0 };
         double error = 0;
         for (int g = 0; g < k->n_groups; g++) {
             bb_sums s;
@@ -407,7 +407,7 @@ static void fit_pairs(const bb_work *k, const line (*lines)[KEPT], bb_fields *be
         else keep_pair(pairs, BEST_PAIRS, by_d[i]);
     }
     for (int i = 0; i < BEST_PAIRS && pairs[i].error < INFINITY; i++) {
-        bb_fields f = {.d = bb_work_store(k, pairs[i].d), .dmin = bb_work_store(k, pairs[i].dmin)};
+        bb_fields f = { .d = bb_work_store(k, pairs[i].d), .dmin = bb_work_store(k, pairs[i].dmin) };
         if (!(f.d > 0)) continue;
         choose_all(k, lines, &f, kept[REFINED - 1].error);
         keep_fields(kept, REFINED, &f);
@@ -438,11 +438,11 @@ void bb_fit_scales_mins(const bb_work *k, bb_fields *best)
 {
     line      lines[BB_MAX_GROUPS][KEPT];
     bb_work   m;
-    bb_fields other = {.error = best->error};
+    bb_fields other = { .error = best->error };
     for (int g = 0; g < k->n_groups; g++) group_lines(k, g, lines[g]);
-    fit_pairs(k, (const line (*)[KEPT])lines, best);
+    fit_pairs(k, (const line(*)[KEPT])lines, best);
     mirror(k, &m, lines);
-    fit_pairs(&m, (const line (*)[KEPT])lines, &other);
+    fit_pairs(&m, (const line(*)[KEPT])lines, &other);
     if (other.error < best->error) {
         *best = other;
         best->d = -best->d;

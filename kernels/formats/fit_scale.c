@@ -15,12 +15,16 @@
 enum { CURVE = 128, WINDOW = 6, STARTS = 3, LLOYD_STEPS = 8 };
 
 typedef struct curve {
-    int32_t first;                          /* bit pattern of the largest a; positive floats are ordered as their patterns */
-    float   per_bin;                        /* bins a bit pattern: nearly even in log a */
-    struct { float wl, ll; } at[CURVE];     /* sums for the codes at the end of each bin, a falling */
+    int32_t first;   /* bit pattern of the largest a; positive floats are ordered as their patterns */
+    float   per_bin; /* bins a bit pattern: nearly even in log a */
+    struct {
+        float wl, ll;
+    } at[CURVE]; /* sums for the codes at the end of each bin, a falling */
 } curve;
 
-typedef struct start { float a, error; } start;
+typedef struct start {
+    float a, error;
+} start;
 
 /* ---- one group, any real scale ---- */
 
@@ -30,8 +34,8 @@ typedef struct start { float a, error; } start;
 static bool scale_range(const bb_work *k, int group, float *coarse, float *fine)
 {
     const float *w = k->w + group * k->m, *h = k->h + group * k->m;
-    const float near = fminf(-k->lo, k->hi), far = fmaxf(-k->lo, k->hi);
-    float max = 0, reach = 0.5f * sqrtf(k->ww[group] / k->hh[group]);
+    const float  near = fminf(-k->lo, k->hi), far = fmaxf(-k->lo, k->hi);
+    float        max = 0, reach = 0.5f * sqrtf(k->ww[group] / k->hh[group]);
     for (int i = 0; i < k->m; i++) {
         float x = h[i] > 0 ? fabsf(w[i]) : 0;
         max = x > max ? x : max;
@@ -67,8 +71,8 @@ static void curve_events(const bb_work *k, curve *c, int code, int last, float w
 static void curve_of(const bb_work *k, int group, float coarse, float fine, float sign, curve *c)
 {
     const float *w = k->w + group * k->m, *h = k->h + group * k->m, *levels = k->grid->format->levels;
-    const int last = k->grid->format->n_levels - 1;
-    uint32_t code[BB_MAX_BLOCK];
+    const int    last = k->grid->format->n_levels - 1;
+    uint32_t     code[BB_MAX_BLOCK];
     c->first = (int32_t)bb_float_bits(coarse);
     c->per_bin = CURVE / (float)(c->first - (int32_t)bb_float_bits(fine));
     memset(c->at, 0, sizeof c->at);
@@ -106,7 +110,7 @@ static void curve_peaks(const bb_work *k, int group, const curve *c, float sign,
         int top = 0;
         for (int i = 1; i < CURVE; i++) top = gain[i] > gain[top] ? i : top;
         if (!(gain[top] > 0)) break;
-        keep_start(best, STARTS, (start){sign * c->at[top].wl / c->at[top].ll, k->ww[group] - gain[top]});
+        keep_start(best, STARTS, (start) { sign * c->at[top].wl / c->at[top].ll, k->ww[group] - gain[top] });
         for (int i = top > WINDOW ? top - WINDOW : 0; i < CURVE && i <= top + WINDOW; i++) gain[i] = 0;
     }
 }
@@ -115,13 +119,13 @@ static start lloyd(const bb_work *k, int group, float a)
 {
     bb_sums s = bb_work_sums(k, group, a, 0);
     for (int i = 0; i < LLOYD_STEPS && s.ll > 0; i++) {
-        float next = s.wl / s.ll;
+        float   next = s.wl / s.ll;
         bb_sums t = bb_work_sums(k, group, next, 0);
         if (!(t.error < s.error)) break;
         a = next;
         s = t;
     }
-    return (start){a, s.error};
+    return (start) { a, s.error };
 }
 
 static bool mirrored(const bb_work *k) { return k->lo + k->hi != 0; }
@@ -131,14 +135,14 @@ static void group_starts(const bb_work *k, int group, start *best)
 {
     curve c;
     float coarse, fine;
-    for (int i = 0; i < STARTS; i++) best[i] = (start){0, INFINITY};
+    for (int i = 0; i < STARTS; i++) best[i] = (start) { 0, INFINITY };
     if (!scale_range(k, group, &coarse, &fine)) return;
     for (int side = 0; side < (mirrored(k) ? 2 : 1); side++) {
         float sign = side ? -1.0f : 1.0f;
         curve_of(k, group, coarse, fine, sign, &c);
         curve_peaks(k, group, &c, sign, best);
     }
-    start refined[STARTS] = {{0, INFINITY}, {0, INFINITY}, {0, INFINITY}};
+    start refined[STARTS] = { { 0, INFINITY }, { 0, INFINITY }, { 0, INFINITY } };
     for (int i = 0; i < STARTS && best[i].error < INFINITY; i++) keep_start(refined, STARTS, lloyd(k, group, best[i].a));
     memcpy(best, refined, sizeof refined);
 }
@@ -181,7 +185,7 @@ void bb_fit_power(const bb_work *k, bb_fields *best)
 void bb_fit_byte_scales(const bb_work *k, bb_fields *best)
 {
     const bb_grid *grid = k->grid;
-    bb_fields f = {.error = 0};
+    bb_fields      f = { .error = 0 };
     for (int g = 0; g < k->n_groups; g++) {
         float least = k->ww[g], coarse, fine; /* scale 0 */
         f.sc[g] = (int16_t)grid->sc_lo;
@@ -207,9 +211,9 @@ enum { SUPER_CANDIDATES = 64, REFINE_STEPS = 6 };
 
 /* What a group's error looks like from above: its curves, and its best scale of either sign. */
 typedef struct group_view {
-    curve c[2];      /* scales a > 0, a < 0 */
-    float top[2];    /* least-squares scale at the peak of each (both in magnitude) */
-    bool  zero;      /* nothing to fit: any field does, 0 is taken */
+    curve c[2];   /* scales a > 0, a < 0 */
+    float top[2]; /* least-squares scale at the peak of each (both in magnitude) */
+    bool  zero;   /* nothing to fit: any field does, 0 is taken */
 } group_view;
 
 /* Error of a group at scale a of sign `side`, for codes that are the nearest ones up to the width of a bin: never too low. */
@@ -262,13 +266,13 @@ static float choose_by_curve(const bb_work *k, int group, const group_view *v, f
 static void refine_group(const bb_work *k, int group, const group_view *v, float d, int16_t *sc, bb_sums *sums)
 {
     const int lo = k->grid->sc_lo, hi = k->grid->sc_hi, now = *sc;
-    bb_tries t = {.n = 1};
+    bb_tries  t = { .n = 1 };
     t.a[0] = d * (float)now;
     t.sc[0] = *sc;
     if (!v->zero) {
         int other = now;
         if (mirrored(k)) other = now > 0 ? (int)fmaxf(rintf(-v->top[1] / d), (float)lo) : (int)fminf(rintf(v->top[0] / d), (float)hi);
-        const int tries[6] = {now - 2, now - 1, now + 1, now + 2, other, other + (now > 0 ? 1 : -1)};
+        const int tries[6] = { now - 2, now - 1, now + 1, now + 2, other, other + (now > 0 ? 1 : -1) };
         for (int i = 0; i < (mirrored(k) ? 6 : 4); i++)
             if (tries[i] >= lo && tries[i] <= hi && tries[i] != now) {
                 t.a[t.n] = d * (float)tries[i];
@@ -310,7 +314,7 @@ void bb_fit_scales(const bb_work *k, bb_fields *best)
     group_view v[BB_MAX_GROUPS];
     start      s[STARTS];
     int16_t    sc;
-    float      top = 0, step, error[SUPER_CANDIDATES] = {0}, d[SUPER_CANDIDATES];
+    float      top = 0, step, error[SUPER_CANDIDATES] = { 0 }, d[SUPER_CANDIDATES];
     for (int g = 0; g < k->n_groups; g++) {
         view_group(k, g, v + g);
         if (k->hh[g] > 0x1p-20f) top = fmaxf(top, fmaxf(v[g].top[0], v[g].top[1]));
@@ -320,12 +324,11 @@ void bb_fit_scales(const bb_work *k, bb_fields *best)
     for (int i = 0; i < SUPER_CANDIDATES; i++, step *= 1.029f) d[i] = step;
     for (int g = 0; g < k->n_groups; g++)
         for (int i = 0; i < SUPER_CANDIDATES; i++) error[i] += choose_by_curve(k, g, v + g, d[i], &sc);
-    for (int i = 0; i < STARTS; i++) s[i] = (start){0, INFINITY};
+    for (int i = 0; i < STARTS; i++) s[i] = (start) { 0, INFINITY };
     for (int i = 0; i < SUPER_CANDIDATES; i++)
-        if ((i == 0 || error[i] <= error[i - 1]) && (i + 1 == SUPER_CANDIDATES || error[i] < error[i + 1]))
-            keep_start(s, STARTS, (start){d[i], error[i]});
+        if ((i == 0 || error[i] <= error[i - 1]) && (i + 1 == SUPER_CANDIDATES || error[i] < error[i + 1])) keep_start(s, STARTS, (start) { d[i], error[i] });
     for (int i = 0; i < STARTS && s[i].error < INFINITY; i++) {
-        bb_fields f = {.d = bb_work_store(k, s[i].a), .error = (double)INFINITY};
+        bb_fields f = { .d = bb_work_store(k, s[i].a), .error = (double)INFINITY };
         if (!(f.d > 0)) continue;
         for (int g = 0; g < k->n_groups; g++) choose_by_curve(k, g, v + g, f.d, &f.sc[g]);
         refine_scales(k, v, f, best);

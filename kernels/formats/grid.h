@@ -9,26 +9,22 @@
  * ((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7)). */
 float bb_grid_dot(const bb_format *f, const void *blocks, const float *x, size_t n);
 /* fit + pack of every block. */
-void  bb_grid_encode(const bb_format *f, const float *w, const float *h, void *blocks, size_t n);
+void bb_grid_encode(const bb_format *f, const float *w, const float *h, void *blocks, size_t n);
 
 /* All blocks through unpack and scales: a * level + b. Formats without a min give b = -0.0f, which every float survives,
  * -0 included. */
-void  bb_grid_decode(const bb_format *f, const void *blocks, float *out, size_t n);
+void bb_grid_decode(const bb_format *f, const void *blocks, float *out, size_t n);
 
 /* The functions of a format file that only pass its bb_grid on, and their places in the row. */
-#define BB_GRID_WRAPPERS(grid)                                                                                           \
-    static void  decode(const void *blocks, float *out, size_t n) { bb_grid_decode((grid).format, blocks, out, n); }     \
-    static float dot(const void *blocks, const float *x, size_t n) { return bb_grid_dot((grid).format, blocks, x, n); }  \
-    static void  encode(const float *w, const float *h, void *blocks, size_t n)                                          \
-    {                                                                                                                    \
-        bb_grid_encode((grid).format, w, h, blocks, n);                                                                  \
-    }                                                                                                                    \
-    static void encode_rtn(const float *w, void *blocks, size_t n) { bb_grid_rtn(&(grid), w, blocks, n); }               \
-    static void fit(const float *w, const float *h, bb_code *c) { bb_grid_fit(&(grid), w, h, c); }                       \
-    static void refit(const float *w, const float *h, bb_code *c) { bb_grid_refit(&(grid), w, h, c); }
-#define BB_GRID_MEMBERS                                                                                                  \
-    .decode = decode, .dot = dot, .encode = encode, .encode_rtn = encode_rtn, .unpack = unpack, .pack = pack, .fit = fit, \
-    .refit = refit, .scales = scales
+#define BB_GRID_WRAPPERS(grid) \
+    static void  decode(const void *blocks, float *out, size_t n) { bb_grid_decode((grid).format, blocks, out, n); } \
+    static float dot(const void *blocks, const float *x, size_t n) { return bb_grid_dot((grid).format, blocks, x, n); } \
+    static void  encode(const float *w, const float *h, void *blocks, size_t n) { bb_grid_encode((grid).format, w, h, blocks, n); } \
+    static void  encode_rtn(const float *w, void *blocks, size_t n) { bb_grid_rtn(&(grid), w, blocks, n); } \
+    static void  fit(const float *w, const float *h, bb_code *c) { bb_grid_fit(&(grid), w, h, c); } \
+    static void  refit(const float *w, const float *h, bb_code *c) { bb_grid_refit(&(grid), w, h, c); }
+#define BB_GRID_MEMBERS \
+    .decode = decode, .dot = dot, .encode = encode, .encode_rtn = encode_rtn, .unpack = unpack, .pack = pack, .fit = fit, .refit = refit, .scales = scales
 
 /* Tables shared by formats. */
 extern const float bb_levels_256[256]; /* -128 ... 127 */

@@ -13,10 +13,8 @@
 
 enum { IQ1_S_BYTES = 50, IQ1_M_BYTES = 56 };
 
-static const bb_cb_spec spec_iq1_s = { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_GROUP,
-                                       .group = 32, .n_scales = 8, .unit = 1.0f };
-static const bb_cb_spec spec_iq1_m = { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_CODE,
-                                       .group = 16, .n_scales = 8, .unit = 1.0f };
+static const bb_cb_spec spec_iq1_s = { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_GROUP, .group = 32, .n_scales = 8, .unit = 1.0f };
+static const bb_cb_spec spec_iq1_m = { .book = BB_BOOK_IQ1, .vec = 8, .n_words = 1, .shift = BB_SHIFT_CODE, .group = 16, .n_scales = 8, .unit = 1.0f };
 
 static void iq1_s_unpack(const void *block, bb_code *c)
 {
@@ -48,7 +46,7 @@ static void iq1_s_pack(const bb_code *c, void *block)
 static void iq1_m_unpack(const void *block, bb_code *c)
 {
     const uint8_t *b = block, *high = b + 32, *scales = b + 48;
-    uint32_t d = 0;
+    uint32_t       d = 0;
     memset(c, 0, sizeof *c);
     for (unsigned i = 0; i < 4; i++) {
         uint32_t s = bb_load_u16(scales + 2 * i);
@@ -64,7 +62,7 @@ static void iq1_m_unpack(const void *block, bb_code *c)
 
 static void iq1_m_pack(const bb_code *c, void *block)
 {
-    uint8_t *b = block, *high = b + 32, *scales = b + 48;
+    uint8_t       *b = block, *high = b + 32, *scales = b + 48;
     const uint32_t d = bb_float_to_half(c->d);
     for (unsigned i = 0; i < 4; i++) {
         uint32_t s = (d >> 4 * i & 15u) << 12;

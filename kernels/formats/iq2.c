@@ -14,12 +14,13 @@
 
 enum { IQ2_XXS_BYTES = 66, IQ2_XS_BYTES = 74, IQ2_S_BYTES = 82 };
 
-static const bb_cb_spec spec_iq2_xxs = { .book = BB_BOOK_IQ2_XXS, .vec = 8, .n_words = 1, .has_signs = true, .even = true,
-                                         .group = 32, .n_scales = 16, .unit = 0.125f };
-static const bb_cb_spec spec_iq2_xs = { .book = BB_BOOK_IQ2_XS, .vec = 8, .n_words = 1, .has_signs = true, .even = true,
-                                        .group = 16, .n_scales = 16, .unit = 0.125f };
-static const bb_cb_spec spec_iq2_s = { .book = BB_BOOK_IQ2_S, .vec = 8, .n_words = 1, .has_signs = true,
-                                       .group = 16, .n_scales = 16, .unit = 0.125f };
+static const bb_cb_spec spec_iq2_xxs = {
+    .book = BB_BOOK_IQ2_XXS, .vec = 8, .n_words = 1, .has_signs = true, .even = true, .group = 32, .n_scales = 16, .unit = 0.125f
+};
+static const bb_cb_spec spec_iq2_xs = {
+    .book = BB_BOOK_IQ2_XS, .vec = 8, .n_words = 1, .has_signs = true, .even = true, .group = 16, .n_scales = 16, .unit = 0.125f
+};
+static const bb_cb_spec spec_iq2_s = { .book = BB_BOOK_IQ2_S, .vec = 8, .n_words = 1, .has_signs = true, .group = 16, .n_scales = 16, .unit = 0.125f };
 
 static void iq2_xxs_unpack(const void *block, bb_code *c)
 {
@@ -29,8 +30,7 @@ static void iq2_xxs_unpack(const void *block, bb_code *c)
     for (unsigned g = 0; g < 8; g++) {
         uint32_t index = bb_load_u32(b + 2 + 8 * g), rest = bb_load_u32(b + 6 + 8 * g);
         c->sc[g] = (int16_t)(rest >> 28);
-        for (unsigned k = 0; k < 4; k++)
-            c->q[4 * g + k] = (index >> 8 * k & 255u) | bb_cb_even_signs(rest >> 7 * k) << 16;
+        for (unsigned k = 0; k < 4; k++) c->q[4 * g + k] = (index >> 8 * k & 255u) | bb_cb_even_signs(rest >> 7 * k) << 16;
     }
 }
 
@@ -84,8 +84,7 @@ static void iq2_s_unpack(const void *block, bb_code *c)
     const uint8_t *b = block, *low = b + 2, *signs = b + 34, *high = b + 66;
     memset(c, 0, sizeof *c);
     c->d = bb_half_to_float(bb_load_u16(b));
-    for (unsigned v = 0; v < 32; v++)
-        c->q[v] = low[v] | ((uint32_t)high[v / 4] >> 2 * (v % 4) & 3u) << 8 | (uint32_t)signs[v] << 16;
+    for (unsigned v = 0; v < 32; v++) c->q[v] = low[v] | ((uint32_t)high[v / 4] >> 2 * (v % 4) & 3u) << 8 | (uint32_t)signs[v] << 16;
     nibble_scales_unpack(b + 74, c);
 }
 

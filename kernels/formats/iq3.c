@@ -13,10 +13,10 @@
 
 enum { IQ3_XXS_BYTES = 98, IQ3_S_BYTES = 110 };
 
-static const bb_cb_spec spec_iq3_xxs = { .book = BB_BOOK_IQ3_XXS, .vec = 8, .n_words = 2, .has_signs = true, .even = true,
-                                         .group = 32, .n_scales = 16, .unit = 0.25f };
-static const bb_cb_spec spec_iq3_s = { .book = BB_BOOK_IQ3_S, .vec = 4, .n_words = 1, .has_signs = true,
-                                       .group = 32, .n_scales = 16, .unit = 1.0f };
+static const bb_cb_spec spec_iq3_xxs = {
+    .book = BB_BOOK_IQ3_XXS, .vec = 8, .n_words = 2, .has_signs = true, .even = true, .group = 32, .n_scales = 16, .unit = 0.25f
+};
+static const bb_cb_spec spec_iq3_s = { .book = BB_BOOK_IQ3_S, .vec = 4, .n_words = 1, .has_signs = true, .group = 32, .n_scales = 16, .unit = 1.0f };
 
 static void iq3_xxs_unpack(const void *block, bb_code *c)
 {

@@ -27,11 +27,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-static const bb_grid grid = {.format = &bb_format_iq4_nl, .kind = BB_GRID_SCALE, .bin = 8};
+static const bb_grid grid = { .format = &bb_format_iq4_nl, .kind = BB_GRID_SCALE, .bin = 8 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_iq4_nl = {
-    .type = BB_IQ4_NL, .name = "IQ4_NL", .block = 32, .block_bytes = 18, .group = 32, .vec = 1,
-    .n_levels = 16, .levels = bb_levels_iq4,
+    .type = BB_IQ4_NL,
+    .name = "IQ4_NL",
+    .block = 32,
+    .block_bytes = 18,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 16,
+    .levels = bb_levels_iq4,
     BB_GRID_MEMBERS,
 };

@@ -11,7 +11,7 @@
 static void unpack(const void *block, bb_code *c)
 {
     const unsigned char *p = block;
-    unsigned high = bb_load_u16(p + 2);
+    unsigned             high = bb_load_u16(p + 2);
     c->d = bb_half_to_float(bb_load_u16(p));
     for (int g = 0; g < 8; g++) {
         c->sc[g] = (int16_t)((int)(((unsigned)p[4 + g / 2] >> 4 * (g % 2) & 15u) | (high >> 2 * g & 3u) << 4) - 32);
@@ -22,7 +22,7 @@ static void unpack(const void *block, bb_code *c)
 static void pack(const bb_code *c, void *block)
 {
     unsigned char *p = block;
-    unsigned high = 0, low = 0;
+    unsigned       high = 0, low = 0;
     for (int g = 0; g < 8; g++) {
         unsigned s = (unsigned)(c->sc[g] + 32);
         low |= (s & 15u) << 4 * g;
@@ -42,11 +42,17 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-static const bb_grid grid = {.format = &bb_format_iq4_xs, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31, .bin = 8};
+static const bb_grid grid = { .format = &bb_format_iq4_xs, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31, .bin = 8 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_iq4_xs = {
-    .type = BB_IQ4_XS, .name = "IQ4_XS", .block = 256, .block_bytes = 136, .group = 32, .vec = 1,
-    .n_levels = 16, .levels = bb_levels_iq4,
+    .type = BB_IQ4_XS,
+    .name = "IQ4_XS",
+    .block = 256,
+    .block_bytes = 136,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 16,
+    .levels = bb_levels_iq4,
     BB_GRID_MEMBERS,
 };

@@ -19,7 +19,7 @@ static void unpack(const void *block, bb_code *c)
 static void pack(const bb_code *c, void *block)
 {
     unsigned char *p = block;
-    uint32_t nibbles[32];
+    uint32_t       nibbles[32];
     memcpy(nibbles, c->q, sizeof nibbles);
     bb_fp4_from_levels(nibbles, 32);
     p[0] = (unsigned char)(ilogbf(c->d) + 128);
@@ -32,11 +32,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-static const bb_grid grid = {.format = &bb_format_mxfp4, .kind = BB_GRID_POWER, .bin = 1};
+static const bb_grid grid = { .format = &bb_format_mxfp4, .kind = BB_GRID_POWER, .bin = 1 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_mxfp4 = {
-    .type = BB_MXFP4, .name = "MXFP4", .block = 32, .block_bytes = 17, .group = 32, .vec = 1,
-    .n_levels = 15, .levels = bb_levels_fp4,
+    .type = BB_MXFP4,
+    .name = "MXFP4",
+    .block = 32,
+    .block_bytes = 17,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 15,
+    .levels = bb_levels_fp4,
     BB_GRID_MEMBERS,
 };

@@ -67,14 +67,32 @@ static float f16_dot(const void *b, const float *x, size_t n) { return bb_grid_d
 static float bf16_dot(const void *b, const float *x, size_t n) { return bb_grid_dot(&bb_format_bf16, b, x, n); }
 
 const bb_format bb_format_f32 = {
-    .type = BB_F32, .name = "F32", .block = 1, .block_bytes = 4,
-    .decode = f32_decode, .dot = f32_dot, .encode = f32_encode, .encode_rtn = f32_rtn,
+    .type = BB_F32,
+    .name = "F32",
+    .block = 1,
+    .block_bytes = 4,
+    .decode = f32_decode,
+    .dot = f32_dot,
+    .encode = f32_encode,
+    .encode_rtn = f32_rtn,
 };
 const bb_format bb_format_f16 = {
-    .type = BB_F16, .name = "F16", .block = 1, .block_bytes = 2,
-    .decode = f16_decode, .dot = f16_dot, .encode = f16_encode, .encode_rtn = f16_rtn,
+    .type = BB_F16,
+    .name = "F16",
+    .block = 1,
+    .block_bytes = 2,
+    .decode = f16_decode,
+    .dot = f16_dot,
+    .encode = f16_encode,
+    .encode_rtn = f16_rtn,
 };
 const bb_format bb_format_bf16 = {
-    .type = BB_BF16, .name = "BF16", .block = 1, .block_bytes = 2,
-    .decode = bf16_decode, .dot = bf16_dot, .encode = bf16_encode, .encode_rtn = bf16_rtn,
+    .type = BB_BF16,
+    .name = "BF16",
+    .block = 1,
+    .block_bytes = 2,
+    .decode = bf16_decode,
+    .dot = bf16_dot,
+    .encode = bf16_encode,
+    .encode_rtn = bf16_rtn,
 };

@@ -7,7 +7,7 @@
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
-static const float levels[2] = {-1, 1};
+static const float levels[2] = { -1, 1 };
 
 static void unpack(const void *block, bb_code *c)
 {
@@ -30,11 +30,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-static const bb_grid grid = {.format = &bb_format_q1_0, .kind = BB_GRID_SCALE, .bin = 2};
+static const bb_grid grid = { .format = &bb_format_q1_0, .kind = BB_GRID_SCALE, .bin = 2 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q1_0 = {
-    .type = BB_Q1_0, .name = "Q1_0", .block = 128, .block_bytes = 18, .group = 128, .vec = 1,
-    .n_levels = 2, .levels = levels,
+    .type = BB_Q1_0,
+    .name = "Q1_0",
+    .block = 128,
+    .block_bytes = 18,
+    .group = 128,
+    .vec = 1,
+    .n_levels = 2,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

@@ -7,7 +7,7 @@
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
-static const float levels[4] = {-1, 0, 1, 2};
+static const float levels[4] = { -1, 0, 1, 2 };
 
 static void unpack(const void *block, bb_code *c)
 {
@@ -32,11 +32,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-static const bb_grid grid = {.format = &bb_format_q2_0, .kind = BB_GRID_SCALE};
+static const bb_grid grid = { .format = &bb_format_q2_0, .kind = BB_GRID_SCALE };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q2_0 = {
-    .type = BB_Q2_0, .name = "Q2_0", .block = 64, .block_bytes = 18, .group = 64, .vec = 1,
-    .n_levels = 4, .levels = levels,
+    .type = BB_Q2_0,
+    .name = "Q2_0",
+    .block = 64,
+    .block_bytes = 18,
+    .group = 64,
+    .vec = 1,
+    .n_levels = 4,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

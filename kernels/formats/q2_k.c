@@ -7,7 +7,7 @@
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
-static const float levels[4] = {0, 1, 2, 3};
+static const float levels[4] = { 0, 1, 2, 3 };
 
 static void unpack(const void *block, bb_code *c)
 {
@@ -38,11 +38,17 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-static const bb_grid grid = {.format = &bb_format_q2_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 15};
+static const bb_grid grid = { .format = &bb_format_q2_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 15 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q2_k = {
-    .type = BB_Q2_K, .name = "Q2_K", .block = 256, .block_bytes = 84, .group = 16, .vec = 1,
-    .n_levels = 4, .levels = levels,
+    .type = BB_Q2_K,
+    .name = "Q2_K",
+    .block = 256,
+    .block_bytes = 84,
+    .group = 16,
+    .vec = 1,
+    .n_levels = 4,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

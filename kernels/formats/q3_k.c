@@ -9,15 +9,14 @@
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
-static const float levels[8] = {-4, -3, -2, -1, 0, 1, 2, 3};
+static const float levels[8] = { -4, -3, -2, -1, 0, 1, 2, 3 };
 
 static void unpack(const void *block, bb_code *c)
 {
     const unsigned char *p = block, *s = p + 96;
     bb_pairs_unpack(p + 32, c->q);
     for (int i = 0; i < 256; i++) c->q[i] |= ((unsigned)p[i % 32] >> i / 32 & 1u) << 2;
-    for (int g = 0; g < 16; g++)
-        c->sc[g] = (int16_t)(((s[g % 8] >> 4 * (g / 8) & 15) | (s[8 + g % 4] >> 2 * (g / 4) & 3) << 4) - 32);
+    for (int g = 0; g < 16; g++) c->sc[g] = (int16_t)(((s[g % 8] >> 4 * (g / 8) & 15) | (s[8 + g % 4] >> 2 * (g / 4) & 3) << 4) - 32);
     c->d = bb_half_to_float(bb_load_u16(p + 108));
 }
 
@@ -43,11 +42,17 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-static const bb_grid grid = {.format = &bb_format_q3_k, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31};
+static const bb_grid grid = { .format = &bb_format_q3_k, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q3_k = {
-    .type = BB_Q3_K, .name = "Q3_K", .block = 256, .block_bytes = 110, .group = 16, .vec = 1,
-    .n_levels = 8, .levels = levels,
+    .type = BB_Q3_K,
+    .name = "Q3_K",
+    .block = 256,
+    .block_bytes = 110,
+    .group = 16,
+    .vec = 1,
+    .n_levels = 8,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

@@ -7,7 +7,7 @@
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
-static const float levels[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+static const float levels[16] = { -8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7 };
 
 static void unpack(const void *block, bb_code *c)
 {
@@ -29,11 +29,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-static const bb_grid grid = {.format = &bb_format_q4_0, .kind = BB_GRID_SCALE};
+static const bb_grid grid = { .format = &bb_format_q4_0, .kind = BB_GRID_SCALE };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q4_0 = {
-    .type = BB_Q4_0, .name = "Q4_0", .block = 32, .block_bytes = 18, .group = 32, .vec = 1,
-    .n_levels = 16, .levels = levels,
+    .type = BB_Q4_0,
+    .name = "Q4_0",
+    .block = 32,
+    .block_bytes = 18,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 16,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

@@ -7,7 +7,7 @@
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
-static const float levels[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const float levels[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
 
 static void unpack(const void *block, bb_code *c)
 {
@@ -31,11 +31,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = c->dmin;
 }
 
-static const bb_grid grid = {.format = &bb_format_q4_1, .kind = BB_GRID_SCALE_MIN};
+static const bb_grid grid = { .format = &bb_format_q4_1, .kind = BB_GRID_SCALE_MIN };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q4_1 = {
-    .type = BB_Q4_1, .name = "Q4_1", .block = 32, .block_bytes = 20, .group = 32, .vec = 1,
-    .n_levels = 16, .levels = levels,
+    .type = BB_Q4_1,
+    .name = "Q4_1",
+    .block = 32,
+    .block_bytes = 20,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 16,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

@@ -8,7 +8,7 @@
 #include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
-static const float levels[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const float levels[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
 
 static void unpack(const void *block, bb_code *c)
 {
@@ -36,11 +36,17 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-static const bb_grid grid = {.format = &bb_format_q4_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63};
+static const bb_grid grid = { .format = &bb_format_q4_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q4_k = {
-    .type = BB_Q4_K, .name = "Q4_K", .block = 256, .block_bytes = 144, .group = 32, .vec = 1,
-    .n_levels = 16, .levels = levels,
+    .type = BB_Q4_K,
+    .name = "Q4_K",
+    .block = 256,
+    .block_bytes = 144,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 16,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

@@ -8,8 +8,7 @@
 #include "kernels/half.h"
 
 static const float levels[32] = {
-    -16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
-    12, 13, 14, 15,
+    -16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 };
 
 static void unpack(const void *block, bb_code *c)
@@ -34,11 +33,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-static const bb_grid grid = {.format = &bb_format_q5_0, .kind = BB_GRID_SCALE};
+static const bb_grid grid = { .format = &bb_format_q5_0, .kind = BB_GRID_SCALE };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q5_0 = {
-    .type = BB_Q5_0, .name = "Q5_0", .block = 32, .block_bytes = 22, .group = 32, .vec = 1,
-    .n_levels = 32, .levels = levels,
+    .type = BB_Q5_0,
+    .name = "Q5_0",
+    .block = 32,
+    .block_bytes = 22,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 32,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

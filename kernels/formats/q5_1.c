@@ -8,8 +8,7 @@
 #include "kernels/half.h"
 
 static const float levels[32] = {
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
-    29, 30, 31,
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
 };
 
 static void unpack(const void *block, bb_code *c)
@@ -36,11 +35,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = c->dmin;
 }
 
-static const bb_grid grid = {.format = &bb_format_q5_1, .kind = BB_GRID_SCALE_MIN};
+static const bb_grid grid = { .format = &bb_format_q5_1, .kind = BB_GRID_SCALE_MIN };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q5_1 = {
-    .type = BB_Q5_1, .name = "Q5_1", .block = 32, .block_bytes = 24, .group = 32, .vec = 1,
-    .n_levels = 32, .levels = levels,
+    .type = BB_Q5_1,
+    .name = "Q5_1",
+    .block = 32,
+    .block_bytes = 24,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 32,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

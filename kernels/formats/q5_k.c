@@ -9,8 +9,7 @@
 #include "kernels/half.h"
 
 static const float levels[32] = {
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
-    29, 30, 31,
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
 };
 
 static void unpack(const void *block, bb_code *c)
@@ -42,11 +41,17 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-static const bb_grid grid = {.format = &bb_format_q5_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63};
+static const bb_grid grid = { .format = &bb_format_q5_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q5_k = {
-    .type = BB_Q5_K, .name = "Q5_K", .block = 256, .block_bytes = 176, .group = 32, .vec = 1,
-    .n_levels = 32, .levels = levels,
+    .type = BB_Q5_K,
+    .name = "Q5_K",
+    .block = 256,
+    .block_bytes = 176,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 32,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

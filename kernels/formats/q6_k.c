@@ -9,9 +9,8 @@
 #include "kernels/half.h"
 
 static const float levels[64] = {
-    -32, -31, -30, -29, -28, -27, -26, -25, -24, -23, -22, -21, -20, -19, -18, -17, -16, -15, -14, -13, -12,
-    -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
-    18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    -32, -31, -30, -29, -28, -27, -26, -25, -24, -23, -22, -21, -20, -19, -18, -17, -16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1,
+    0,   1,   2,   3,   4,   5,   6,   7,   8,   9,   10,  11,  12,  13,  14,  15,  16,  17,  18,  19,  20,  21,  22,  23, 24, 25, 26, 27, 28, 29, 30, 31,
 };
 
 static void unpack(const void *block, bb_code *c)
@@ -26,7 +25,7 @@ static void unpack(const void *block, bb_code *c)
 static void pack(const bb_code *c, void *block)
 {
     unsigned char *p = block;
-    uint32_t high[256];
+    uint32_t       high[256];
     for (int i = 0; i < 256; i++) high[i] = c->q[i] >> 4;
     bb_pairs_pack(high, p + 128);
     for (int i = 0; i < 128; i++) {
@@ -45,11 +44,17 @@ static void scales(const bb_code *c, float *a, float *b)
     }
 }
 
-static const bb_grid grid = {.format = &bb_format_q6_k, .kind = BB_GRID_SCALES, .sc_lo = -128, .sc_hi = 127};
+static const bb_grid grid = { .format = &bb_format_q6_k, .kind = BB_GRID_SCALES, .sc_lo = -128, .sc_hi = 127 };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q6_k = {
-    .type = BB_Q6_K, .name = "Q6_K", .block = 256, .block_bytes = 210, .group = 16, .vec = 1,
-    .n_levels = 64, .levels = levels,
+    .type = BB_Q6_K,
+    .name = "Q6_K",
+    .block = 256,
+    .block_bytes = 210,
+    .group = 16,
+    .vec = 1,
+    .n_levels = 64,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

@@ -27,11 +27,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-static const bb_grid grid = {.format = &bb_format_q8_0, .kind = BB_GRID_SCALE};
+static const bb_grid grid = { .format = &bb_format_q8_0, .kind = BB_GRID_SCALE };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_q8_0 = {
-    .type = BB_Q8_0, .name = "Q8_0", .block = 32, .block_bytes = 34, .group = 32, .vec = 1,
-    .n_levels = 256, .levels = bb_levels_256,
+    .type = BB_Q8_0,
+    .name = "Q8_0",
+    .block = 32,
+    .block_bytes = 34,
+    .group = 32,
+    .vec = 1,
+    .n_levels = 256,
+    .levels = bb_levels_256,
     BB_GRID_MEMBERS,
 };

@@ -7,7 +7,9 @@
 #include "kernels/formats/fit.h"
 
 /* Of one group, in double: sums of h w^2, h w, h, h w l, h l^2, h l. */
-typedef struct quadratic { double ww, hw, hh, wl, ll, l; } quadratic;
+typedef struct quadratic {
+    double ww, hw, hh, wl, ll, l;
+} quadratic;
 
 static void sum_quadratic(const bb_work *k, int group, const uint32_t *q, quadratic *s)
 {
@@ -24,10 +26,7 @@ static void sum_quadratic(const bb_work *k, int group, const uint32_t *q, quadra
     }
 }
 
-static double value(const quadratic *s, double a, double b)
-{
-    return s->ww + a * (a * s->ll - 2 * s->wl) + b * (b * s->hh + 2 * a * s->l - 2 * s->hw);
-}
+static double value(const quadratic *s, double a, double b) { return s->ww + a * (a * s->ll - 2 * s->wl) + b * (b * s->hh + 2 * a * s->l - 2 * s->hw); }
 
 /* Least squares; false where the codes leave it open. */
 static bool solve_scale(const quadratic *s, double *a)
@@ -98,7 +97,7 @@ static void refit_byte_scales(const bb_work *k, const quadratic *s, const uint32
     bb_fields f = *best;
     for (int g = 0; g < k->n_groups; g++) {
         const bb_grid *grid = k->grid;
-        double least = value(s + g, (double)(grid->byte_scales[f.sc[g] & 255] / k->unit), 0);
+        double         least = value(s + g, (double)(grid->byte_scales[f.sc[g] & 255] / k->unit), 0);
         for (int b = grid->sc_lo; b <= grid->sc_hi; b++) {
             double e = value(s + g, (double)(grid->byte_scales[b] / k->unit), 0);
             if (e < least) {
@@ -140,13 +139,13 @@ static void refit_scales(const bb_work *k, const quadratic *s, const uint32_t *q
 static void choose_pair(const bb_work *k, const quadratic *s, int group, bb_fields *f)
 {
     const int hi = k->grid->sc_hi;
-    double a, b, d = (double)f->d, dmin = (double)f->dmin;
-    double least = value(s, d * f->sc[group], -dmin * f->mn[group]);
+    double    a, b, d = (double)f->d, dmin = (double)f->dmin;
+    double    least = value(s, d * f->sc[group], -dmin * f->mn[group]);
     if (!solve_line(s, &a, &b)) a = d * f->sc[group];
     int s0 = clamp_field(floor(a / d), 0, hi);
     for (int i = s0 > 0 ? s0 - 1 : 0; i <= s0 + 2 && i <= hi; i++) {
         double best_b = (s->hw - d * i * s->l) / s->hh;
-        int m = dmin != 0 ? clamp_field(-best_b / dmin, 0, hi) : 0;
+        int    m = dmin != 0 ? clamp_field(-best_b / dmin, 0, hi) : 0;
         double e = value(s, d * i, -dmin * m);
         if (e < least) {
             least = e;

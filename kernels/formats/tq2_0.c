@@ -8,7 +8,7 @@
 #include "kernels/half.h"
 
 /* The decoder of the format knows a fourth level; only the first three are ours to use. */
-static const float levels[4] = {-1, 0, 1, 2};
+static const float levels[4] = { -1, 0, 1, 2 };
 
 static void unpack(const void *block, bb_code *c)
 {
@@ -30,11 +30,17 @@ static void scales(const bb_code *c, float *a, float *b)
     b[0] = -0.0f;
 }
 
-static const bb_grid grid = {.format = &bb_format_tq2_0, .kind = BB_GRID_SCALE};
+static const bb_grid grid = { .format = &bb_format_tq2_0, .kind = BB_GRID_SCALE };
 BB_GRID_WRAPPERS(grid)
 
 const bb_format bb_format_tq2_0 = {
-    .type = BB_TQ2_0, .name = "TQ2_0", .block = 256, .block_bytes = 66, .group = 256, .vec = 1,
-    .n_levels = 3, .levels = levels,
+    .type = BB_TQ2_0,
+    .name = "TQ2_0",
+    .block = 256,
+    .block_bytes = 66,
+    .group = 256,
+    .vec = 1,
+    .n_levels = 3,
+    .levels = levels,
     BB_GRID_MEMBERS,
 };

@@ -54,7 +54,7 @@ static void load_importance(bb_work *k, const float *h)
 static void find_bins(bb_work *k, const float *levels, int n_levels)
 {
     const float width = k->grid->bin;
-    int code = 0, n = (int)((k->hi - k->lo) / width) + 1;
+    int         code = 0, n = (int)((k->hi - k->lo) / width) + 1;
     BB_ASSERT(n <= BB_MAX_BINS);
     for (int i = 0; i < n; i++) {
         float edge = k->lo + width * (float)i;
@@ -83,7 +83,7 @@ void bb_work_init(bb_work *k, const bb_grid *grid, const float *w, const float *
     load_importance(k, h);
     for (int g = 0; g < k->n_groups; g++) {
         const float *x = k->w + g * k->m, *p = k->h + g * k->m;
-        double ww = 0, hw = 0, hh = 0;
+        double       ww = 0, hw = 0, hh = 0;
         for (int i = 0; i < k->m; i++) {
             double t = (double)p[i] * (double)x[i];
             ww += t * (double)x[i];
@@ -113,7 +113,7 @@ float bb_work_store(const bb_work *k, float d)
 
 float bb_work_store_step(const bb_work *k, float d, int step)
 {
-    float x = d * k->unit;
+    float    x = d * k->unit;
     uint16_t u = bb_float_to_half(x), a = u & 0x7FFFu;
     if ((step < 0 && a <= 1) || (step > 0 && a >= 0x7BFFu)) return d;
     return bb_half_to_float((uint16_t)(u + step)) / k->unit;

@@ -91,8 +91,7 @@ enum { PANEL = BB_PANEL_REF };
 
 void bb_pack_ref(const float *w, size_t ldw, size_t n, size_t k, float *out) { bb_pack_panels(w, ldw, n, k, PANEL, out); }
 
-void bb_product_ref(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
-                        size_t ldy)
+void bb_product_ref(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y, size_t ldy)
 {
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j += PANEL) {

@@ -4,19 +4,19 @@
 #include <immintrin.h>
 #define LANES 16
 #define BB_LEVEL avx512
-#define KEEP_LESS(e, i, best, at)                                                                           \
-    do {                                                                                                    \
-        const __m512    e_ = (__m512)(e);                                                                   \
-        const __mmask16 less_ = _mm512_cmp_ps_mask(e_, (__m512)(best), _CMP_LT_OQ);                         \
-        (best) = (vf)_mm512_mask_mov_ps((__m512)(best), less_, e_);                                         \
-        (at) = (vi)_mm512_mask_mov_epi32((__m512i)(at), less_, _mm512_set1_epi32(i));                       \
+#define KEEP_LESS(e, i, best, at) \
+    do { \
+        const __m512    e_ = (__m512)(e); \
+        const __mmask16 less_ = _mm512_cmp_ps_mask(e_, (__m512)(best), _CMP_LT_OQ); \
+        (best) = (vf)_mm512_mask_mov_ps((__m512)(best), less_, e_); \
+        (at) = (vi)_mm512_mask_mov_epi32((__m512i)(at), less_, _mm512_set1_epi32(i)); \
     } while (0)
-#define KEEP_LESS_VALUE(e, x, best, with)                                                                   \
-    do {                                                                                                    \
-        const __m512    e_ = (__m512)(e);                                                                   \
-        const __mmask16 less_ = _mm512_cmp_ps_mask(e_, (__m512)(best), _CMP_LT_OQ);                         \
-        (best) = (vf)_mm512_mask_mov_ps((__m512)(best), less_, e_);                                         \
-        (with) = (vf)_mm512_mask_mov_ps((__m512)(with), less_, (__m512)(x));                                \
+#define KEEP_LESS_VALUE(e, x, best, with) \
+    do { \
+        const __m512    e_ = (__m512)(e); \
+        const __mmask16 less_ = _mm512_cmp_ps_mask(e_, (__m512)(best), _CMP_LT_OQ); \
+        (best) = (vf)_mm512_mask_mov_ps((__m512)(best), less_, e_); \
+        (with) = (vf)_mm512_mask_mov_ps((__m512)(with), less_, (__m512)(x)); \
     } while (0)
 #include "kernels/formats/codebook_rows.inc"
 #else

@@ -45,12 +45,14 @@ static inline void store(float *y, __m256 x, size_t left)
 }
 
 /* 16 float64 lanes: four registers; half h (0 or 1) takes the elements 8h .. 8h+7 of each 16. */
-typedef struct lanes { __m256d part[4]; } lanes;
+typedef struct lanes {
+    __m256d part[4];
+} lanes;
 
 static inline lanes lanes_zero(void)
 {
     __m256d zero = _mm256_setzero_pd();
-    return (lanes){ { zero, zero, zero, zero } };
+    return (lanes) { { zero, zero, zero, zero } };
 }
 static inline __m256d low_of(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
 static inline __m256d high_of(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
@@ -106,8 +108,7 @@ void bb_rms_norm_avx2(const float *x, const float *weight, float eps, float *y, 
         lanes_fma(&sum, half, a, a);
     }
     __m256 s = _mm256_set1_ps(1 / sqrtf((float)(lanes_total(sum) / (double)(n ? n : 1)) + eps));
-    for (i = 0; i < n; i += 8)
-        store(y + i, _mm256_mul_ps(_mm256_mul_ps(load(x + i, n - i), s), load(weight + i, n - i)), n - i);
+    for (i = 0; i < n; i += 8) store(y + i, _mm256_mul_ps(_mm256_mul_ps(load(x + i, n - i), s), load(weight + i, n - i)), n - i);
 }
 
 void bb_swiglu_avx2(float *gate, const float *up, size_t n)
@@ -197,19 +198,20 @@ __attribute__((always_inline)) static inline void tile(size_t rows, size_t depth
         for (size_t h = 0; h < 2; h++) _mm256_storeu_ps(y + i * ldy + h * 8, sum[i][h]);
 }
 
-static void tile_rows(size_t rows, size_t depth, const float *x, size_t ldx, const float *w, const float *start, size_t ldstart,
-                      const float *bias, float *y, size_t ldy)
+static void tile_rows(size_t rows, size_t depth, const float *x, size_t ldx, const float *w, const float *start, size_t ldstart, const float *bias, float *y,
+                      size_t ldy)
 {
     switch (rows) {
-#define ROWS(n) case n: tile(n, depth, x, ldx, w, start, ldstart, bias, y, ldy); break;
+#define ROWS(n) \
+    case n: tile(n, depth, x, ldx, w, start, ldstart, bias, y, ldy); break;
         ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #undef ROWS
     }
 }
 
 /* A panel of fewer than PANEL columns goes through a full-width copy of its part of y. */
-static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *x, size_t ldx, const float *w, const float *bias, bool add,
-                        float *y, size_t ldy)
+static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *x, size_t ldx, const float *w, const float *bias, bool add, float *y,
+                        size_t ldy)
 {
     float full[TILE_ROWS * PANEL] = { 0 }, full_bias[PANEL] = { 0 };
     if (bias) memcpy(full_bias, bias, columns * sizeof *bias);
@@ -224,8 +226,7 @@ void bb_pack_avx2(const float *w, size_t ldw, size_t n, size_t k, float *out)
     bb_pack_panels(w + done * ldw, ldw, n - done, k, PANEL, out + done * k);
 }
 
-void bb_product_avx2(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
-                           size_t ldy)
+void bb_product_avx2(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y, size_t ldy)
 {
     size_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
     for (size_t c = 0; c == 0 || c < k; c += DEPTH) { /* one pass even for k = 0, which still writes the start values */

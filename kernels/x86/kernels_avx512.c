@@ -31,9 +31,11 @@ static inline __m512 exp16(__m512 x)
 static inline __mmask16 tail(size_t left) { return left >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1u << left) - 1); }
 
 /* 16 float64 lanes: two registers. */
-typedef struct lanes { __m512d low, high; } lanes;
+typedef struct lanes {
+    __m512d low, high;
+} lanes;
 
-static inline lanes lanes_zero(void) { return (lanes){ _mm512_setzero_pd(), _mm512_setzero_pd() }; }
+static inline lanes   lanes_zero(void) { return (lanes) { _mm512_setzero_pd(), _mm512_setzero_pd() }; }
 static inline __m512d low_of(__m512 x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
 static inline __m512d high_of(__m512 x) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)); }
 
@@ -187,20 +189,20 @@ __attribute__((always_inline)) static inline void tile(size_t rows, size_t depth
         for (size_t h = 0; h < 2; h++) _mm512_storeu_ps(y + i * ldy + h * 16, sum[i][h]);
 }
 
-static void tile_rows(size_t rows, size_t depth, const float *x, size_t ldx, const float *w, const float *start, size_t ldstart,
-                      const float *bias, float *y, size_t ldy)
+static void tile_rows(size_t rows, size_t depth, const float *x, size_t ldx, const float *w, const float *start, size_t ldstart, const float *bias, float *y,
+                      size_t ldy)
 {
     switch (rows) {
-#define ROWS(n) case n: tile(n, depth, x, ldx, w, start, ldstart, bias, y, ldy); break;
-        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7)
-        ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+#define ROWS(n) \
+    case n: tile(n, depth, x, ldx, w, start, ldstart, bias, y, ldy); break;
+        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
 #undef ROWS
     }
 }
 
 /* A panel of fewer than PANEL columns goes through a full-width copy of its part of y. */
-static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *x, size_t ldx, const float *w, const float *bias, bool add,
-                        float *y, size_t ldy)
+static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *x, size_t ldx, const float *w, const float *bias, bool add, float *y,
+                        size_t ldy)
 {
     float full[TILE_ROWS * PANEL] = { 0 }, full_bias[PANEL] = { 0 };
     if (bias) memcpy(full_bias, bias, columns * sizeof *bias);
@@ -215,8 +217,7 @@ void bb_pack_avx512(const float *w, size_t ldw, size_t n, size_t k, float *out)
     bb_pack_panels(w + done * ldw, ldw, n - done, k, PANEL, out + done * k);
 }
 
-void bb_product_avx512(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
-                           size_t ldy)
+void bb_product_avx512(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y, size_t ldy)
 {
     size_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
     for (size_t c = 0; c == 0 || c < k; c += DEPTH) { /* one pass even for k = 0, which still writes the start values */

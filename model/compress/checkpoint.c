@@ -13,7 +13,7 @@ static char *path_of(const bb_checkpoint *c, uint32_t i, bb_err *err) { return b
 
 bb_status bb_checkpoint_open(const char *dir, const char *key, uint32_t n, bb_checkpoint *c, bb_err *err)
 {
-    *c = (bb_checkpoint){ .n = n };
+    *c = (bb_checkpoint) { .n = n };
     memcpy(c->key, key, sizeof c->key - 1);
     c->dir = bb_strdup(dir, err);
     return c->dir ? bb_make_dirs(dir, err) : BB_NOMEM;
@@ -70,5 +70,5 @@ void bb_checkpoint_remove(const bb_checkpoint *c)
 void bb_checkpoint_close(bb_checkpoint *c)
 {
     bb_free(c->dir);
-    *c = (bb_checkpoint){ 0 };
+    *c = (bb_checkpoint) { 0 };
 }

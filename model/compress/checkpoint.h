@@ -11,9 +11,9 @@
 #include "base/status.h"
 
 typedef struct bb_checkpoint {
-    char    *dir;       /* owned; NULL: nothing is kept */
+    char    *dir; /* owned; NULL: nothing is kept */
     char     key[33];
-    uint32_t n;         /* matrices: 0 .. n-1 */
+    uint32_t n; /* matrices: 0 .. n-1 */
 } bb_checkpoint;
 
 #define BB_CHECKPOINT_PREFIX "rebuilt-" /* of the files' names */

@@ -25,7 +25,7 @@ enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 6 };
 /* Parts beyond bb_part in entry keys. */
 enum { PART_EMBEDDING = BB_N_PARTS, PART_HEAD, PART_FFN_MASK, PART_KV_MASK };
 
-static const char magic[9] = "BBENT001";
+static const char   magic[9] = "BBENT001";
 static const size_t cache_bytes = (size_t)768 << 20; /* unused factors beyond this are dropped */
 
 typedef struct header {
@@ -37,7 +37,10 @@ typedef struct header {
 
 _Static_assert(sizeof(header) == HEADER_BYTES, "no padding in the file header");
 
-typedef struct key { uint32_t layer, part, kept; bb_type type; } key;
+typedef struct key {
+    uint32_t layer, part, kept;
+    bb_type  type;
+} key;
 
 typedef enum state { ABSENT, BUSY, READY } state;
 
@@ -47,30 +50,30 @@ typedef struct entry {
     bb_map         map;
     bb_matrix      matrix;
     bb_quant_stats stats;
-    float         *bias;      /* owned copy for selected rows, or NULL */
-    uint32_t      *channels;  /* owned; masks only */
+    float         *bias;     /* owned copy for selected rows, or NULL */
+    uint32_t      *channels; /* owned; masks only */
 } entry;
 
 /* The Hessian of one (possibly pruned) input with its factors. */
 typedef struct slot {
     uint32_t   layer;
-    bb_feed   input;
+    bb_feed    input;
     uint32_t   kept;
     state      state;
     unsigned   users;
     uint64_t   last_use;
-    bb_hessian h;             /* borrows from the statistics when unpruned */
+    bb_hessian h; /* borrows from the statistics when unpruned */
     bool       owned, factored;
     bb_factor  factor;
 } slot;
 
 struct bb_database {
     bb_database_config config;
-    char              *dir;              /* copy */
+    char              *dir; /* copy */
     bb_statistics      statistics;
     pthread_mutex_t    mutex;
     pthread_cond_t     changed;
-    entry            **table;            /* open addressing by key; n_room a power of two */
+    entry            **table; /* open addressing by key; n_room a power of two */
     size_t             n_entries, n_room;
     slot               cache[CACHE_SLOTS];
     uint64_t           clock;
@@ -80,10 +83,7 @@ struct bb_database {
 
 static const bb_net *net_of(const bb_database *db) { return &db->config.model->net; }
 
-static bool same_key(const key *a, const key *b)
-{
-    return a->layer == b->layer && a->part == b->part && a->kept == b->kept && a->type == b->type;
-}
+static bool same_key(const key *a, const key *b) { return a->layer == b->layer && a->part == b->part && a->kept == b->kept && a->type == b->type; }
 
 static uint64_t hash_key(const key *k)
 {
@@ -177,7 +177,7 @@ static void drop_slot(slot *s)
 {
     if (s->owned) bb_hessian_done(&s->h);
     if (s->factored) bb_factor_done(&s->factor);
-    *s = (slot){ 0 };
+    *s = (slot) { 0 };
 }
 
 /* An empty slot: the least recently used one that nobody holds, after the limit in bytes is kept. NULL when all are held. */
@@ -276,7 +276,7 @@ static bb_status hold_slot(bb_database *db, uint32_t layer, bb_feed input, uint3
         }
         if (s && s->state == READY) break;
         if (!s && (s = free_slot(db)) != NULL) {
-            *s = (slot){ .layer = layer, .input = input, .kept = kept, .state = BUSY, .users = 1 };
+            *s = (slot) { .layer = layer, .input = input, .kept = kept, .state = BUSY, .users = 1 };
             pthread_mutex_unlock(&db->mutex);
             status = fill_slot(db, s, err);
             pthread_mutex_lock(&db->mutex);
@@ -308,7 +308,11 @@ static void release_slot(bb_database *db, slot *s)
 /* ---- making entries ---- */
 
 /* A packed matrix in memory on its way to a file. */
-typedef struct made { unsigned char *data; uint32_t rows, cols; bb_quant_stats stats; } made;
+typedef struct made {
+    unsigned char *data;
+    uint32_t       rows, cols;
+    bb_quant_stats stats;
+} made;
 
 static const bb_matrix *source_of(const bb_database *db, const key *k)
 {
@@ -332,12 +336,12 @@ static bb_status new_matrix(made *m, uint32_t rows, uint32_t cols, bb_type type,
 /* Rows of the full-size entry that belong to kept groups. */
 static bb_status make_selection(bb_database *db, const key *k, made *m, bb_err *err)
 {
-    const bool      ffn = bb_parts[k->part].sublayer == BB_FFN;
-    const uint32_t  full = full_size(db, k->layer, k->part), group = source_of(db, k)->rows / full;
-    uint32_t       *rows = NULL;
-    bb_matrix       whole;
-    bb_status       status;
-    size_t          bytes;
+    const bool     ffn = bb_parts[k->part].sublayer == BB_FFN;
+    const uint32_t full = full_size(db, k->layer, k->part), group = source_of(db, k)->rows / full;
+    uint32_t      *rows = NULL;
+    bb_matrix      whole;
+    bb_status      status;
+    size_t         bytes;
     BB_TRY(bb_database_matrix(db, k->layer, (bb_part)k->part, full, k->type, &whole, &m->stats, err));
     BB_TRY(kept_columns(db, k->layer, ffn, k->kept, group, &rows, err));
     BB_TRY(new_matrix(m, k->kept * group, whole.cols, k->type, err));
@@ -367,7 +371,10 @@ static bb_status compensate(bb_database *db, const key *k, const bb_matrix *sour
     *cols = k->kept * group;
     BB_TRY(kept_columns(db, k->layer, bb_parts[k->part].sublayer == BB_FFN, k->kept, group, &columns, err));
     less = BB_NEW((size_t)source->rows * *cols, float, err);
-    if (!less) { status = BB_NOMEM; goto done; }
+    if (!less) {
+        status = BB_NOMEM;
+        goto done;
+    }
     if (db->config.cut)
         for (size_t i = 0; i < (size_t)source->rows * *cols; i++) less[i] = (*w)[i / *cols * source->cols + columns[i % *cols]];
     else BB_TRY(bb_mask_compensate(*w, source->rows, source->cols, h, columns, *cols, less, err));
@@ -393,8 +400,8 @@ static bb_status make_quantized(bb_database *db, const key *k, made *m, bb_err *
     if (pruned) BB_TRY(compensate(db, k, source, &w, &cols, err));
     BB_TRY(new_matrix(m, source->rows, cols, k->type, err));
     if (!untied_input) BB_TRY(hold_slot(db, k->layer, is_block ? bb_parts[k->part].feed : (bb_feed)0, k->kept, &s, err));
-    BB_TRY(bb_quantize_prepared(w, source->rows, cols, s ? &s->h : NULL, s && s->factored ? &s->factor : NULL, k->type, &db->config.quant, m->data,
-                                &m->stats, err));
+    BB_TRY(bb_quantize_prepared(w, source->rows, cols, s ? &s->h : NULL, s && s->factored ? &s->factor : NULL, k->type, &db->config.quant, m->data, &m->stats,
+                                err));
     if (pruned && !db->config.cut) add_mask_error(db, k, &m->stats);
 done:
     if (s) release_slot(db, s);
@@ -405,8 +412,7 @@ done:
 static bb_status write_made(const char *path, const key *k, const made *m, bb_err *err)
 {
     bb_writer w = { 0 };
-    header    h = { .type = (uint32_t)k->type, .rows = m->rows, .cols = m->cols, .error = m->stats.error,
-                    .seconds = m->stats.seconds };
+    header    h = { .type = (uint32_t)k->type, .rows = m->rows, .cols = m->cols, .error = m->stats.error, .seconds = m->stats.seconds };
     bb_status status = bb_writer_open(&w, path, err);
     if (status != BB_OK) return status;
     memcpy(h.magic, magic, sizeof h.magic);
@@ -425,10 +431,10 @@ static bb_status map_entry(const char *path, uint32_t rows, uint32_t cols, entry
     if (status != BB_OK) return status;
     if (e->map.size >= sizeof h) {
         memcpy(&h, e->map.data, sizeof h);
-        if (memcmp(h.magic, magic, sizeof h.magic) == 0 && h.type == (uint32_t)e->key.type && h.rows == rows && h.cols == cols &&
-            cols % f->block == 0 && h.data_bytes == (uint64_t)h.rows * bb_format_row_bytes(f, h.cols) && e->map.size == sizeof h + h.data_bytes) {
-            e->matrix = (bb_matrix){ .type = e->key.type, .rows = h.rows, .cols = h.cols, .data = e->map.data + sizeof h };
-            e->stats = (bb_quant_stats){ h.error, h.seconds };
+        if (memcmp(h.magic, magic, sizeof h.magic) == 0 && h.type == (uint32_t)e->key.type && h.rows == rows && h.cols == cols && cols % f->block == 0 &&
+            h.data_bytes == (uint64_t)h.rows * bb_format_row_bytes(f, h.cols) && e->map.size == sizeof h + h.data_bytes) {
+            e->matrix = (bb_matrix) { .type = e->key.type, .rows = h.rows, .cols = h.cols, .data = e->map.data + sizeof h };
+            e->stats = (bb_quant_stats) { h.error, h.seconds };
             return BB_OK;
         }
     }
@@ -439,13 +445,16 @@ static bb_status map_entry(const char *path, uint32_t rows, uint32_t cols, entry
 /* The rows of a bias that belong to kept groups. */
 static bb_status select_bias(bb_database *db, entry *e, const bb_matrix *source, bb_err *err)
 {
-    const key     *k = &e->key;
-    const bool     ffn = bb_parts[k->part].sublayer == BB_FFN;
-    uint32_t      *rows = NULL;
-    bb_status      status;
+    const key *k = &e->key;
+    const bool ffn = bb_parts[k->part].sublayer == BB_FFN;
+    uint32_t  *rows = NULL;
+    bb_status  status;
     BB_TRY(kept_columns(db, k->layer, ffn, k->kept, source->rows / full_size(db, k->layer, k->part), &rows, err));
     e->bias = BB_NEW(e->matrix.rows, float, err);
-    if (!e->bias) { status = BB_NOMEM; goto done; }
+    if (!e->bias) {
+        status = BB_NOMEM;
+        goto done;
+    }
     for (uint32_t i = 0; i < e->matrix.rows; i++) e->bias[i] = source->bias[rows[i]];
 done:
     bb_free(rows);
@@ -536,15 +545,14 @@ static bb_status get_entry(bb_database *db, const key *k, entry **out, bb_err *e
 
 /* ---- interface ---- */
 
-bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint32_t kept, bb_type type, bb_matrix *out, bb_quant_stats *stats,
-                             bb_err *err)
+bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint32_t kept, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err)
 {
     const bb_net *net = net_of(db);
     const key     k = { layer, (uint32_t)part, kept, type };
     entry        *e;
     bb_status     status;
-    *out = (bb_matrix){ 0 };
-    if (stats) *stats = (bb_quant_stats){ 0 };
+    *out = (bb_matrix) { 0 };
+    if (stats) *stats = (bb_quant_stats) { 0 };
     BB_ASSERT(layer < net->n_layer && part < BB_N_PARTS);
     if (!bb_format_get(type)) return BB_FAIL(err, BB_UNSUPPORTED, "weight format %d is unknown", (int)type);
     if (kept > full_size(db, layer, part))
@@ -563,8 +571,8 @@ bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_mat
     const key     k = { net->n_layer, head ? PART_HEAD : PART_EMBEDDING, 0, type };
     entry        *e;
     bb_status     status;
-    *out = (bb_matrix){ 0 };
-    if (stats) *stats = (bb_quant_stats){ 0 };
+    *out = (bb_matrix) { 0 };
+    if (stats) *stats = (bb_quant_stats) { 0 };
     if (!bb_format_get(type)) return BB_FAIL(err, BB_UNSUPPORTED, "weight format %d is unknown", (int)type);
     if (head && net->head.rows == 0) return BB_OK;
     status = get_entry(db, &k, &e, err);
@@ -576,11 +584,11 @@ bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_mat
 
 bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t option, bb_matrix *out, double *error, bb_err *err)
 {
-    const bb_net   *net = net_of(db);
-    const uint32_t  value = unit->options[option].value, what = unit->what;
-    bb_quant_stats  stats = { 0 };
-    bb_status       status = BB_OK;
-    *out = (bb_matrix){ 0 };
+    const bb_net  *net = net_of(db);
+    const uint32_t value = unit->options[option].value, what = unit->what;
+    bb_quant_stats stats = { 0 };
+    bb_status      status = BB_OK;
+    *out = (bb_matrix) { 0 };
     if (what == BB_UNIT_EMBD || what == BB_UNIT_HEAD) BB_TRY(bb_database_embedding(db, what == BB_UNIT_HEAD, (bb_type)value, out, &stats, err));
     else {
         const bool     is_format = bb_unit_is_format(what);
@@ -645,13 +653,12 @@ static bb_status embedding_hessian(const bb_database *db, bb_hessian *out, bb_er
     const size_t        n = h->n_cols;
     const double        share = net_of(db)->head.rows ? 0 : input_share;
     double              mean = 0;
-    *out = (bb_hessian){ .n_cols = h->n_cols, .n_tokens = h->n_tokens };
+    *out = (bb_hessian) { .n_cols = h->n_cols, .n_tokens = h->n_tokens };
     out->h = BB_NEW(n * n, float, err);
     if (!out->h) return BB_NOMEM;
     for (size_t j = 0; j < n; j++) mean += (double)h->h[j * n + j] / (double)n;
     for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < n; j++)
-            out->h[i * n + j] = (float)((1 - share) * (mean > 0 ? (double)h->h[i * n + j] / mean : 0) + (i == j ? share : 0));
+        for (size_t j = 0; j < n; j++) out->h[i * n + j] = (float)((1 - share) * (mean > 0 ? (double)h->h[i * n + j] / mean : 0) + (i == j ? share : 0));
     return BB_OK;
 }
 
@@ -665,7 +672,10 @@ bb_status bb_database_open(const bb_database_config *config, bb_database **out, 
     pthread_mutex_init(&db->mutex, NULL);
     pthread_cond_init(&db->changed, NULL);
     db->dir = bb_strdup(config->dir, err);
-    if (!db->dir) { status = BB_NOMEM; goto done; }
+    if (!db->dir) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(bb_make_dirs(db->dir, err));
     const bb_statistics_config c = { db->dir, config->model, config->tokens, config->n_windows, config->ctx, config->ffn_step };
     BB_TRY(bb_statistics_open(&c, &db->statistics, err));

@@ -20,13 +20,13 @@
 typedef struct bb_database bb_database;
 
 typedef struct bb_database_config {
-    const char      *dir;            /* created when absent */
-    const bb_model  *model;          /* borrowed for the database's life */
-    const int32_t   *tokens;         /* calibration windows [n_windows * ctx], borrowed */
+    const char      *dir;    /* created when absent */
+    const bb_model  *model;  /* borrowed for the database's life */
+    const int32_t   *tokens; /* calibration windows [n_windows * ctx], borrowed */
     uint32_t         n_windows, ctx;
     bb_quant_options quant;
-    uint32_t         ffn_step;       /* FFN channels removed together when ordering (performance knob) */
-    bool             cut;            /* O and DOWN of pruned blocks just lose their columns, nothing compensates: for comparison only */
+    uint32_t         ffn_step; /* FFN channels removed together when ordering (performance knob) */
+    bool             cut;      /* O and DOWN of pruned blocks just lose their columns, nothing compensates: for comparison only */
 } bb_database_config;
 
 /* Hessians and masks of the full-precision network are computed block by block when absent (resumable), with progress. */
@@ -35,8 +35,7 @@ void      bb_database_close(bb_database *db);
 
 /* One packed matrix; its data stays valid until close. kept == full size: unpruned. type F16/F32/BF16 equal to the source type and unpruned
  * columns: the source's own bytes. stats may be NULL (else: of the entry, as measured when it was made). */
-bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint32_t kept, bb_type type, bb_matrix *out, bb_quant_stats *stats,
-                             bb_err *err);
+bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint32_t kept, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
 /* The embedding (tied: weighted by the head's input moments as well) or the separate head. */
 bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
 /* What an option of a unit alone puts in, and its error: a matrix in a format; for KV groups and FFN widths attn_output or ffn_down with the columns

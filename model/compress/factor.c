@@ -59,14 +59,17 @@ bb_status bb_factor_make(const bb_hessian *h, double damping, bb_factor *f, bb_e
     size_t    n = h->n_cols;
     double    mean = mean_diagonal(h);
     double   *a = NULL;
-    *f = (bb_factor){ .n = h->n_cols, .h = h->h };
+    *f = (bb_factor) { .n = h->n_cols, .h = h->h };
     if (!isfinite(mean)) return BB_FAIL(err, BB_NUMERIC, "the second moments of %zu inputs hold a NaN or infinity", n);
     f->damp = BB_NEW(n, float, err);
     f->u = BB_NEW(n * n, float, err);
     f->d = BB_NEW(n, float, err);
     f->dead = BB_NEW(n, bool, err);
     a = BB_NEW(n * n, double, err);
-    if (!f->damp || !f->u || !f->d || !f->dead || !a) { status = BB_NOMEM; goto done; }
+    if (!f->damp || !f->u || !f->d || !f->dead || !a) {
+        status = BB_NOMEM;
+        goto done;
+    }
     if (!(damping > 0)) damping = 1e-6;
     for (int attempt = 0; attempt < 7; attempt++, damping *= 10) {
         bb_err local = BB_ERR_INIT;
@@ -74,7 +77,10 @@ bb_status bb_factor_make(const bb_hessian *h, double damping, bb_factor *f, bb_e
         load_reversed(f, 0, f->n, a);
         status = bb_cholesky(a, n, &local);
         if (status == BB_OK) break;
-        if (attempt == 6 || status != BB_NUMERIC) { BB_FAIL(err, status, "%s", local.msg); goto done; }
+        if (attempt == 6 || status != BB_NUMERIC) {
+            BB_FAIL(err, status, "%s", local.msg);
+            goto done;
+        }
     }
     store_factor(a, f->n, f->u, f->d);
 done:
@@ -89,7 +95,7 @@ void bb_factor_done(bb_factor *f)
     bb_free(f->u);
     bb_free(f->d);
     bb_free(f->dead);
-    *f = (bb_factor){ 0 };
+    *f = (bb_factor) { 0 };
 }
 
 static bb_status local_piece(const bb_factor *f, uint32_t g, bb_local *l, double *a, bb_err *err)
@@ -111,12 +117,15 @@ bb_status bb_local_make(const bb_factor *f, uint32_t group, bb_local *l, bb_err 
     size_t    size = (size_t)f->n * group;
     double   *a = NULL;
     BB_ASSERT(f->n % group == 0);
-    *l = (bb_local){ .n = group };
+    *l = (bb_local) { .n = group };
     l->u = BB_NEW(size, float, err);
     l->d = BB_NEW(f->n, float, err);
     l->inverse = BB_NEW(size, float, err);
     a = BB_NEW((size_t)group * group, double, err);
-    if (!l->u || !l->d || !l->inverse || !a) { status = BB_NOMEM; goto done; }
+    if (!l->u || !l->d || !l->inverse || !a) {
+        status = BB_NOMEM;
+        goto done;
+    }
     for (uint32_t g = 0; g < f->n / group; g++) BB_TRY(local_piece(f, g, l, a, err));
 done:
     bb_free(a);
@@ -129,5 +138,5 @@ void bb_local_done(bb_local *l)
     bb_free(l->u);
     bb_free(l->d);
     bb_free(l->inverse);
-    *l = (bb_local){ 0 };
+    *l = (bb_local) { 0 };
 }

@@ -13,12 +13,12 @@
 
 typedef struct bb_factor {
     uint32_t     n;
-    const float *h;      /* borrowed (n,n), without damping */
-    float       *damp;   /* [n] added to the diagonal; a dead column (never excited) has a positive one too */
-    float       *u;      /* (n,n) row-major, unit upper triangular; below the diagonal undefined */
-    float       *d;      /* [n] */
-    bool        *dead;   /* [n] H_jj is 0: the column's weights change nothing */
-    double       damping;/* the one that made it positive definite, relative to the mean diagonal */
+    const float *h;       /* borrowed (n,n), without damping */
+    float       *damp;    /* [n] added to the diagonal; a dead column (never excited) has a positive one too */
+    float       *u;       /* (n,n) row-major, unit upper triangular; below the diagonal undefined */
+    float       *d;       /* [n] */
+    bool        *dead;    /* [n] H_jj is 0: the column's weights change nothing */
+    double       damping; /* the one that made it positive definite, relative to the mean diagonal */
 } bb_factor;
 
 /* Raises the damping tenfold, at most six times, when the Cholesky fails; then BB_NUMERIC. h is borrowed by f. */
@@ -32,10 +32,10 @@ bb_status bb_cross_add(double *sum, const float *a, uint32_t na, const float *b,
 /* A group of columns with all other columns fixed: for a square piece of H + diag(damp) starting at column j0,
  * its own factors and its inverse. */
 typedef struct bb_local {
-    uint32_t n;          /* columns a group */
-    float   *u;          /* [n_cols/n] matrices (n,n), as in bb_factor */
-    float   *d;          /* [n_cols] */
-    float   *inverse;    /* [n_cols/n] matrices (n,n) */
+    uint32_t n;       /* columns a group */
+    float   *u;       /* [n_cols/n] matrices (n,n), as in bb_factor */
+    float   *d;       /* [n_cols] */
+    float   *inverse; /* [n_cols/n] matrices (n,n) */
 } bb_local;
 
 bb_status bb_local_make(const bb_factor *f, uint32_t group, bb_local *l, bb_err *err);

@@ -28,18 +28,18 @@
 enum { R = BB_FORMAT_ROWS, MACRO = 256, CHUNK = 32, MAX_VEC = 8 };
 
 struct bb_tile {
-    float    *w, *v, *e;     /* [cols][R] weights, their quantized values, w - v */
-    uint32_t *q;             /* [cols/vec][R] codes */
-    float    *a, *b;         /* [cols/group][R] of scalar grids */
-    bb_code  *code;          /* [cols/block][R] fields of every block; codebooks: also codes */
-    float    *base;          /* [MACRO][R] targets of the macro block before feedback inside it */
-    float    *gradient;      /* [MACRO][R] (e H) of the macro block's columns */
-    float    *work;          /* [MACRO][R] */
+    float    *w, *v, *e; /* [cols][R] weights, their quantized values, w - v */
+    uint32_t *q;         /* [cols/vec][R] codes */
+    float    *a, *b;     /* [cols/group][R] of scalar grids */
+    bb_code  *code;      /* [cols/block][R] fields of every block; codebooks: also codes */
+    float    *base;      /* [MACRO][R] targets of the macro block before feedback inside it */
+    float    *gradient;  /* [MACRO][R] (e H) of the macro block's columns */
+    float    *work;      /* [MACRO][R] */
     /* a trial solution of a range of columns */
-    float    *tv, *te, *tt;  /* [MACRO][R] values, errors, targets at the moment of rounding */
-    uint32_t *tq;            /* [MACRO][R] */
-    float    *ta, *tb;       /* [BB_MAX_GROUPS][R] */
-    bb_code  *tcode;         /* [R] */
+    float    *tv, *te, *tt; /* [MACRO][R] values, errors, targets at the moment of rounding */
+    uint32_t *tq;           /* [MACRO][R] */
+    float    *ta, *tb;      /* [BB_MAX_GROUPS][R] */
+    bb_code  *tcode;        /* [R] */
     float     cost[R], best[R];
 };
 
@@ -68,13 +68,17 @@ static void field_range(const bb_format *f, bool is_min, int *least, int *most)
     while (*most < 255 && field_survives(f, is_min, *most + 1)) (*most)++;
 }
 
-bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_factor *factor, const float *importance, unsigned sweeps,
-                           bb_err *err)
+bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_factor *factor, const float *importance, unsigned sweeps, bb_err *err)
 {
-    *p = (bb_feedback){ .format = format, .factor = factor, .importance = importance, .n_fits = 2, .sweeps = sweeps, .kernels = bb_kernels_get(),
-                        .refits = format->vec == 1 && format->group < format->block };
+    *p = (bb_feedback) { .format = format,
+                         .factor = factor,
+                         .importance = importance,
+                         .n_fits = 2,
+                         .sweeps = sweeps,
+                         .kernels = bb_kernels_get(),
+                         .refits = format->vec == 1 && format->group < format->block };
     BB_ASSERT(format->block <= MACRO && MACRO % format->block == 0 && format->n_levels <= BB_MAX_LEVELS && format->vec <= MAX_VEC);
-    p->levels = (bb_levels){ .least = format->n_levels ? format->levels[0] : 0, .n = format->n_levels, .uniform = true, .mid = p->mid, .step = p->step };
+    p->levels = (bb_levels) { .least = format->n_levels ? format->levels[0] : 0, .n = format->n_levels, .uniform = true, .mid = p->mid, .step = p->step };
     for (int i = 0; i + 1 < format->n_levels; i++) {
         p->step[i] = format->levels[i + 1] - format->levels[i];
         p->mid[i] = 0.5f * (format->levels[i + 1] + format->levels[i]);
@@ -110,8 +114,8 @@ bb_tile *bb_tile_create(const bb_feedback *p)
     t->ta = BB_NEW((size_t)BB_MAX_GROUPS * R, float, NULL);
     t->tb = BB_NEW((size_t)BB_MAX_GROUPS * R, float, NULL);
     t->tcode = BB_NEW(R, bb_code, NULL);
-    if (!t->w || !t->v || !t->e || !t->q || !t->a || !t->b || !t->code || !t->base || !t->gradient || !t->work || !t->tv || !t->te ||
-        !t->tt || !t->tq || !t->ta || !t->tb || !t->tcode) {
+    if (!t->w || !t->v || !t->e || !t->q || !t->a || !t->b || !t->code || !t->base || !t->gradient || !t->work || !t->tv || !t->te || !t->tt || !t->tq ||
+        !t->ta || !t->tb || !t->tcode) {
         bb_tile_destroy(t);
         return NULL;
     }
@@ -146,9 +150,9 @@ void bb_tile_destroy(bb_tile *t)
 /* n columns that are quantized one after the other. On entry tt holds the targets without feedback from inside the range;
  * the error of column i, ref_i - v_i, moves the target of every later column j by u_ij times that. */
 typedef struct range {
-    const float *u, *d;     /* factor at the range's first column; u has row stride ldu */
+    const float *u, *d; /* factor at the range's first column; u has row stride ldu */
     size_t       ldu;
-    const float *ref;       /* [n][R] */
+    const float *ref; /* [n][R] */
     uint32_t     n;
 } range;
 
@@ -191,8 +195,7 @@ static void vector_metric(const range *g, uint32_t j, unsigned vec, float *metri
     for (unsigned x = 0; x < vec; x++)
         for (unsigned y = 0; y < vec; y++) {
             float sum = 0;
-            for (unsigned k = x > y ? x : y; k < vec; k++)
-                sum += (k == x ? 1 : u[x * g->ldu + k]) * g->d[j + k] * (k == y ? 1 : u[y * g->ldu + k]);
+            for (unsigned k = x > y ? x : y; k < vec; k++) sum += (k == x ? 1 : u[x * g->ldu + k]) * g->d[j + k] * (k == y ? 1 : u[y * g->ldu + k]);
             metric[x * vec + y] = sum;
         }
 }
@@ -340,9 +343,7 @@ static void feedback_pass(const bb_feedback *p, bb_tile *t, int n_rows)
         memcpy(t->base, t->w + (size_t)m0 * R, (size_t)m * R * sizeof *t->w);
         if (m0) bb_sgemm_tn(m, R, m0, 1, h->u + m0, h->n, t->e, R, 1, t->base, R);
         for (uint32_t b = 0; b < m; b += p->format->block) {
-            if (b)
-                bb_sgemm_tn(p->format->block, R, b, 1, h->u + (size_t)m0 * h->n + m0 + b, h->n, t->e + (size_t)m0 * R, R, 1,
-                            t->base + (size_t)b * R, R);
+            if (b) bb_sgemm_tn(p->format->block, R, b, 1, h->u + (size_t)m0 * h->n + m0 + b, h->n, t->e + (size_t)m0 * R, R, 1, t->base + (size_t)b * R, R);
             quantize_block(p, t, m0 + b, t->base + (size_t)b * R, n_rows);
         }
     }
@@ -351,7 +352,10 @@ static void feedback_pass(const bb_feedback *p, bb_tile *t, int n_rows)
 /* ---- pass 2 ---- */
 
 /* Trial k of the fields of one group: 0 the present ones; false when there is no such trial. Row by row in tcode. */
-typedef struct trial { int sc, mn; float d; } trial;
+typedef struct trial {
+    int   sc, mn;
+    float d;
+} trial;
 enum { OTHER = 1000 };
 
 static const trial trials_sc[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 } };
@@ -483,7 +487,9 @@ static void scale_values(const bb_feedback *p, bb_tile *t, uint32_t b0, const bb
 }
 
 /* What the super scales of a block would gain: along x (d) and y (dmin), whose weights they multiply. */
-typedef struct pull { float x, y, xx, xy, yy; } pull;
+typedef struct pull {
+    float x, y, xx, xy, yy;
+} pull;
 
 /* d and dmin of least error for the codes and fields as they are; false when that changes nothing that is stored. */
 static bool better_super_scales(const bb_format *f, const pull *s, bb_code *c)
@@ -559,8 +565,7 @@ static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)
         uint32_t m = h->n - m0 < MACRO ? h->n - m0 : MACRO;
         bb_sgemm_tn(m, R, h->n, 1, h->h + m0, h->n, t->e, R, 0, t->gradient, R);
         for (uint32_t j = 0; j < m; j++)
-            for (int r = 0; r < R; r++)
-                t->gradient[(size_t)j * R + (uint32_t)r] += h->damp[m0 + j] * t->e[(size_t)(m0 + j) * R + (uint32_t)r];
+            for (int r = 0; r < R; r++) t->gradient[(size_t)j * R + (uint32_t)r] += h->damp[m0 + j] * t->e[(size_t)(m0 + j) * R + (uint32_t)r];
         for (uint32_t j = 0; j < m; j += p->format->block) refit_super_scales(p, t, m0, m, m0 + j, n_rows);
         for (uint32_t j = 0; j < m; j += p->local.n) sweep_group(p, t, m0, m, m0 + j, n_rows);
         if (p->format->vec == 1)

@@ -11,31 +11,30 @@ enum { BB_TILE = BB_FORMAT_ROWS, BB_MAX_LEVELS = 256 }; /* rows worked on togeth
 
 /* Everything about (format, Hessian) that the rows share; read-only while rows are worked on. */
 typedef struct bb_feedback {
-    const bb_format *format;
-    const bb_factor *factor;
-    bb_local         local;              /* per group of the format */
-    const float     *importance;         /* [n] diagonal of H, for fits */
+    const bb_format  *format;
+    const bb_factor  *factor;
+    bb_local          local;      /* per group of the format */
+    const float      *importance; /* [n] diagonal of H, for fits */
     const bb_kernels *kernels;
-    bb_levels        levels;             /* of a scalar grid; borrows mid, step */
-    float            mid[BB_MAX_LEVELS]; /* [n_levels-1] thresholds between levels */
-    float            step[BB_MAX_LEVELS];/* [n_levels-1] level[i+1] - level[i] */
-    int              sc_min, sc_max;     /* range of the sc field; equal: the format has none */
-    int              mn_min, mn_max;
-    bool             refits;             /* a block's second fit is for given codes */
-    unsigned         n_fits, sweeps;     /* fits a block in the first pass (at least 1); passes after it */
+    bb_levels         levels;              /* of a scalar grid; borrows mid, step */
+    float             mid[BB_MAX_LEVELS];  /* [n_levels-1] thresholds between levels */
+    float             step[BB_MAX_LEVELS]; /* [n_levels-1] level[i+1] - level[i] */
+    int               sc_min, sc_max;      /* range of the sc field; equal: the format has none */
+    int               mn_min, mn_max;
+    bool              refits;         /* a block's second fit is for given codes */
+    unsigned          n_fits, sweeps; /* fits a block in the first pass (at least 1); passes after it */
 } bb_feedback;
 
-bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_factor *factor, const float *importance, unsigned sweeps,
-                           bb_err *err);
+bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_factor *factor, const float *importance, unsigned sweeps, bb_err *err);
 void      bb_feedback_done(bb_feedback *p);
 
 /* Scratch of one thread for tiles of matrices with p's columns. */
 typedef struct bb_tile bb_tile;
-bb_tile  *bb_tile_create(const bb_feedback *p);
-void      bb_tile_destroy(bb_tile *t);
+bb_tile               *bb_tile_create(const bb_feedback *p);
+void                   bb_tile_destroy(bb_tile *t);
 
 /* Quantizes n_rows <= BB_TILE rows of w (row-major, finite) into packed. */
-void      bb_feedback_rows(const bb_feedback *p, bb_tile *t, const float *w, uint32_t n_rows, unsigned char *packed);
+void bb_feedback_rows(const bb_feedback *p, bb_tile *t, const float *w, uint32_t n_rows, unsigned char *packed);
 
 /* bb_quantize with the factor of h at hand (NULL: without feedback), so that matrices on one input share it. */
 bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, bb_type type,

@@ -14,7 +14,12 @@
 enum { MAX_TILE = 128 };
 
 /* One product of many: sum (na, nb) += A' B, or its upper tiles only. */
-typedef struct moment { double *sum; const float *a, *b; size_t na, nb, n_tokens, chunk, tile; bool upper; } moment;
+typedef struct moment {
+    double      *sum;
+    const float *a, *b;
+    size_t       na, nb, n_tokens, chunk, tile;
+    bool         upper;
+} moment;
 
 /* The tile at (i0, j0), chunk after chunk. product: MAX_TILE^2 floats. */
 static void add_tile(const moment *m, size_t i0, size_t j0, float *product)
@@ -32,14 +37,14 @@ static bb_status add_moment(const moment *m, bb_err *err)
 {
     const size_t rows = (m->na + m->tile - 1) / m->tile, cols = (m->nb + m->tile - 1) / m->tile;
     bool         no_memory = false;
-    #pragma omp parallel
+#pragma omp parallel
     {
         float *product = BB_NEW((size_t)MAX_TILE * MAX_TILE, float, NULL);
-        #pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic)
         for (size_t p = 0; p < rows * cols; p++) {
             size_t i = p / cols, j = p % cols;
             if (!product) {
-                #pragma omp atomic write
+#pragma omp atomic write
                 no_memory = true;
             } else if (i <= j || !m->upper) {
                 add_tile(m, i * m->tile, j * m->tile, product);
@@ -83,8 +88,7 @@ bb_status bb_hessian_finish(bb_hessian *h, bb_err *err)
     for (size_t i = 0; i < n; i++)
         for (size_t j = i; j < n; j++) {
             float v = (float)(h->sum[i * n + j] * scale);
-            if (!isfinite(v))
-                return BB_FAIL(err, BB_NUMERIC, "the second moment of inputs %zu and %zu is not finite; the model overflows", i, j);
+            if (!isfinite(v)) return BB_FAIL(err, BB_NUMERIC, "the second moment of inputs %zu and %zu is not finite; the model overflows", i, j);
             h->h[i * n + j] = h->h[j * n + i] = v;
         }
     bb_free(h->sum);
@@ -104,7 +108,7 @@ void bb_hessian_done(bb_hessian *h)
 {
     bb_free(h->h);
     bb_free(h->sum);
-    *h = (bb_hessian){ 0 };
+    *h = (bb_hessian) { 0 };
 }
 
 void bb_hessians_done(bb_hessians *h)
@@ -114,7 +118,7 @@ void bb_hessians_done(bb_hessians *h)
 
 bb_status bb_hessian_subset(const bb_hessian *h, const uint32_t *kept, uint32_t n_kept, bb_hessian *out, bb_err *err)
 {
-    *out = (bb_hessian){ .n_cols = n_kept, .n_tokens = h->n_tokens };
+    *out = (bb_hessian) { .n_cols = n_kept, .n_tokens = h->n_tokens };
     out->h = BB_NEW((size_t)n_kept * n_kept, float, err);
     if (!out->h) return BB_NOMEM;
     for (uint32_t i = 0; i < n_kept; i++)

@@ -46,9 +46,8 @@ static void load_damped(const bb_hessian *h, double *a)
 /* c (m,n) += alpha * x (m,k) b (k,n), in parallel pieces of rows. */
 static void product(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *b, size_t ldb, double *c)
 {
-    #pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < m; i += ROW_PIECE)
-        bb_dgemm_nn(m - i < ROW_PIECE ? m - i : ROW_PIECE, n, k, alpha, x + i * ldx, ldx, b, ldb, 1, c + i * n, n);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < m; i += ROW_PIECE) bb_dgemm_nn(m - i < ROW_PIECE ? m - i : ROW_PIECE, n, k, alpha, x + i * ldx, ldx, b, ldb, 1, c + i * n, n);
 }
 
 /* x (p,n) := L^-1 x. */
@@ -136,7 +135,7 @@ static bool is_chosen(const uint32_t *chosen, uint32_t n, uint32_t i)
 /* x (m, n_live*group) loses the columns of the chosen groups, in place. */
 static void drop_columns(const eliminator *e, const uint32_t *keep, uint32_t n_keep, double *x, size_t m)
 {
-    size_t g = e->group, n = (size_t)e->n_live * g;
+    size_t  g = e->group, n = (size_t)e->n_live * g;
     double *to = x;
     for (size_t o = 0; o < m; o++)
         for (uint32_t k = 0; k < n_keep; k++, to += g) memmove(to, x + o * n + (size_t)keep[k] * g, g * sizeof *x);
@@ -180,12 +179,11 @@ done:
     return status;
 }
 
-static bb_status eliminator_init(eliminator *e, const float *w, uint32_t rows, uint32_t cols, uint32_t group, uint32_t step,
-                                 const bb_hessian *h, bb_err *err)
+static bb_status eliminator_init(eliminator *e, const float *w, uint32_t rows, uint32_t cols, uint32_t group, uint32_t step, const bb_hessian *h, bb_err *err)
 {
     bb_status status = BB_OK;
     size_t    n = cols, p = (size_t)step * group;
-    *e = (eliminator){ .rows = rows, .group = group, .n_live = cols / group };
+    *e = (eliminator) { .rows = rows, .group = group, .n_live = cols / group };
     e->w = BB_NEW(rows * n, double, err);
     e->inverse = BB_NEW(n * n, double, err);
     e->id = BB_NEW(e->n_live, uint32_t, err);
@@ -218,8 +216,8 @@ static void eliminator_done(eliminator *e)
     bb_free(e->yt);
 }
 
-bb_status bb_mask_order(const float *w, uint32_t rows, uint32_t cols, uint32_t group, uint32_t step, const bb_hessian *h,
-                        uint32_t *kept_order, double *error, bb_err *err)
+bb_status bb_mask_order(const float *w, uint32_t rows, uint32_t cols, uint32_t group, uint32_t step, const bb_hessian *h, uint32_t *kept_order, double *error,
+                        bb_err *err)
 {
     bb_status  status;
     eliminator e = { 0 };
@@ -231,7 +229,10 @@ bb_status bb_mask_order(const float *w, uint32_t rows, uint32_t cols, uint32_t g
     chosen = BB_NEW(step, uint32_t, err);
     ids = BB_NEW(step, uint32_t, err);
     costs = BB_NEW(step, double, err);
-    if (!chosen || !ids || !costs) { status = BB_NOMEM; goto done; }
+    if (!chosen || !ids || !costs) {
+        status = BB_NOMEM;
+        goto done;
+    }
     while (e.n_live > 0) {
         uint32_t n = e.n_live < step ? e.n_live : step, last = e.n_live - 1;
         BB_TRY(remove_round(&e, n, chosen, ids, costs, err));
@@ -250,14 +251,16 @@ done:
     return status;
 }
 
-bb_status bb_mask_compensate(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const uint32_t *kept, uint32_t n_kept,
-                             float *out, bb_err *err)
+bb_status bb_mask_compensate(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const uint32_t *kept, uint32_t n_kept, float *out, bb_err *err)
 {
     bb_status status = BB_OK;
     size_t    n = cols, m = n_kept;
     double    damping = damping_of(h);
     double   *a = BB_NEW(m * m, double, err), *b = BB_NEW(m * rows, double, err), *hk = BB_NEW(m * n, double, err), *wt = BB_NEW(n * rows, double, err);
-    if (!a || !b || !hk || !wt) { status = BB_NOMEM; goto done; }
+    if (!a || !b || !hk || !wt) {
+        status = BB_NOMEM;
+        goto done;
+    }
     for (size_t i = 0; i < m; i++) {
         const float *row = h->h + kept[i] * n;
         for (size_t j = 0; j < n; j++) hk[i * n + j] = (double)row[j] + (j == kept[i] ? damping : 0);

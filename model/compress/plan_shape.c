@@ -102,8 +102,7 @@ static bb_status apply_gene(const bb_gene *gene, bool formats, bb_net *net, bb_e
 {
     uint32_t  what, layer, value = 0;
     bb_status status = BB_OK;
-    if (!find_unit(net, gene->unit, &what, &layer))
-        return formats ? BB_FAIL(err, BB_NOT_FOUND, "plan: this model has no unit '%.100s'", gene->unit) : BB_OK;
+    if (!find_unit(net, gene->unit, &what, &layer)) return formats ? BB_FAIL(err, BB_NOT_FOUND, "plan: this model has no unit '%.100s'", gene->unit) : BB_OK;
     if (bb_unit_is_format(what) != formats) return BB_OK;
     if (formats) {
         const bb_format *format = bb_format_find(gene->option);

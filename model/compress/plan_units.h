@@ -21,6 +21,6 @@ static inline uint32_t    bb_unit_of_sublayer(bb_sublayer s) { return (uint32_t)
 bb_status bb_plan_shape(const bb_model *m, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);
 /* By indices; x NULL: the source as it is. Then unit gets `option`, unless it is BB_NO_UNIT. The space must be one of this model. */
 #define BB_NO_UNIT UINT32_MAX
-void      bb_plan_space_shape(const bb_model *m, const bb_plan_space *s, const uint16_t *x, uint32_t unit, uint32_t option, bb_net *out, bb_block *blocks);
+void bb_plan_space_shape(const bb_model *m, const bb_plan_space *s, const uint16_t *x, uint32_t unit, uint32_t option, bb_net *out, bb_block *blocks);
 
 #endif

@@ -26,20 +26,20 @@ typedef struct job {
     const float            *w;
     uint32_t                rows, cols;
     unsigned char          *packed;
-    double                 *sums;       /* [n_tiles][N_SUMS]; NULL: not wanted */
+    double                 *sums; /* [n_tiles][N_SUMS]; NULL: not wanted */
 } job;
 
 /* Scratch of one thread. */
 typedef struct work {
-    float         *w, *e, *eh;  /* [BB_TILE][cols] weights without what cannot matter, errors, errors times H */
-    unsigned char *packed;      /* BB_TILE packed rows */
-    bb_tile       *tile;        /* with feedback */
+    float         *w, *e, *eh; /* [BB_TILE][cols] weights without what cannot matter, errors, errors times H */
+    unsigned char *packed;     /* BB_TILE packed rows */
+    bb_tile       *tile;       /* with feedback */
 } work;
 
 static bool work_init(const job *j, work *k)
 {
     size_t n = (size_t)BB_TILE * j->cols;
-    *k = (work){ 0 };
+    *k = (work) { 0 };
     k->w = BB_NEW(n, float, NULL);
     k->e = BB_NEW(n, float, NULL);
     k->eh = BB_NEW(n, float, NULL);
@@ -164,16 +164,16 @@ static bb_status run(const job *j, bb_err *err)
 {
     const uint32_t n_tiles = (j->rows + BB_TILE - 1) / BB_TILE;
     bool           no_memory = false;
-    #pragma omp parallel
+#pragma omp parallel
     {
         work k;
         bool ready = work_init(j, &k);
-        #pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic)
         for (uint32_t tile = 0; tile < n_tiles; tile++) {
             if (ready) {
                 quantize_tile(j, &k, tile);
             } else {
-                #pragma omp atomic write
+#pragma omp atomic write
                 no_memory = true;
             }
         }
@@ -214,7 +214,10 @@ bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, con
     if (status != BB_OK) return status;
     if (h) {
         importance = BB_NEW(cols, float, err);
-        if (!importance) { status = BB_NOMEM; goto done; }
+        if (!importance) {
+            status = BB_NOMEM;
+            goto done;
+        }
         for (size_t i = 0; i < cols; i++) importance[i] = h->h[i * cols + i] > 0 ? h->h[i * cols + i] : 0;
         j.importance = importance;
     }
@@ -224,7 +227,10 @@ bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, con
     }
     if (stats) {
         j.sums = BB_NEW0(N_SUMS * (size_t)n_tiles, double, err);
-        if (!j.sums) { status = BB_NOMEM; goto done; }
+        if (!j.sums) {
+            status = BB_NOMEM;
+            goto done;
+        }
     }
     BB_TRY(run(&j, err));
     if (stats) {

@@ -32,14 +32,14 @@ static const double input_share = 1.0, residual_share = 0.75, solve_damping = 0.
 /* One stream: a network, its hidden states, and the inputs that one stage has in a batch. */
 typedef struct stream {
     const bb_net *net;
-    bb_block      half;       /* the current block with its other half absent */
-    float        *h;          /* [n_windows * ctx][C] at the half's input: the residual that its output is added to */
-    float        *scratch;    /* [BATCH * ctx][C] runs through the half */
-    float        *x;          /* [BATCH * ctx][most cols] inputs of the stage */
-    bb_feed      stage;
-    uint32_t      cols;       /* of x */
-    bool          advanced;   /* h is at the half's output */
-    float        *all_x;      /* [n_windows * ctx][cols] inputs of o or down of all windows, when they fit into KEPT_BYTES; owned, or NULL */
+    bb_block      half;    /* the current block with its other half absent */
+    float        *h;       /* [n_windows * ctx][C] at the half's input: the residual that its output is added to */
+    float        *scratch; /* [BATCH * ctx][C] runs through the half */
+    float        *x;       /* [BATCH * ctx][most cols] inputs of the stage */
+    bb_feed       stage;
+    uint32_t      cols;     /* of x */
+    bool          advanced; /* h is at the half's output */
+    float        *all_x;    /* [n_windows * ctx][cols] inputs of o or down of all windows, when they fit into KEPT_BYTES; owned, or NULL */
 } stream;
 
 typedef struct rebuild {
@@ -48,15 +48,15 @@ typedef struct rebuild {
     const bb_quant_options *options;
     bb_forward             *forward;
     uint32_t                n_windows, ctx, layer;
-    stream                  full, small;   /* full precision and compressed */
+    stream                  full, small; /* full precision and compressed */
     bb_rebuilt             *out;
-    bb_block               *wanted;        /* [n_layer] the plan's shapes and types */
-    bool                   *todo;          /* [n_layer][BB_N_PARTS] will be quantized; until then *out has it in its source type */
+    bb_block               *wanted; /* [n_layer] the plan's shapes and types */
+    bool                   *todo;   /* [n_layer][BB_N_PARTS] will be quantized; until then *out has it in its source type */
     /* moments of a stage */
-    bb_hessian              h;             /* E[x^ x^'] */
-    double                 *cross;         /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */
-    size_t                  n_cross;       /* rows of it */
-    bb_progress             progress;
+    bb_hessian  h;       /* E[x^ x^'] */
+    double     *cross;   /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */
+    size_t      n_cross; /* rows of it */
+    bb_progress progress;
 } rebuild;
 
 void bb_rebuilt_done(bb_rebuilt *r)
@@ -80,7 +80,7 @@ static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb
 }
 
 /* Does it feed what writes to the residual stream: o, down? */
-static bool is_output(bb_feed stage) { return bb_feeds[stage].width != BB_DIM_C; }
+static bool    is_output(bb_feed stage) { return bb_feeds[stage].width != BB_DIM_C; }
 static bb_part writer_of(bb_feed stage) { return bb_sublayers[bb_feeds[stage].sublayer].writer; }
 
 /* Full precision's S windows go through their half; scratch becomes a y + b (r - r^). */
@@ -110,13 +110,16 @@ static void keep_inputs(rebuild *b)
 
 static bb_status add_batch(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
 {
-    const size_t   n = (size_t)S * b->ctx;
-    const bool     output = is_output(b->small.stage);
-    bb_status      status;
+    const size_t n = (size_t)S * b->ctx;
+    const bool   output = is_output(b->small.stage);
+    bb_status    status;
     BB_TRY(run_stage(b, &b->small, first, S, err));
     BB_TRY(output ? wanted_outputs(b, first, S, err) : run_stage(b, &b->full, first, S, err));
     b->n_cross = output ? b->model->net.n_embd : b->full.cols;
-    if (!b->cross && !(b->cross = BB_NEW0(b->n_cross * b->small.cols, double, err))) { status = BB_NOMEM; goto done; }
+    if (!b->cross && !(b->cross = BB_NEW0(b->n_cross * b->small.cols, double, err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
     if (output && first == 0) keep_inputs(b);
     if (b->small.all_x) memcpy(b->small.all_x + (size_t)first * b->ctx * b->small.cols, b->small.x, n * b->small.cols * sizeof(float));
     BB_TRY(bb_hessian_add(&b->h, b->small.x, n, b->small.cols, b->ctx, err));
@@ -162,14 +165,13 @@ static bb_status change_moments(const rebuild *b, const float *w0, uint32_t rows
     if (status != BB_OK) goto done;
     for (size_t i = 0; i < (size_t)rows * m; i++) change[i] = output ? b->cross[i] : 0;
     for (size_t i = 0; i < rows * n && !output; i++) wide[i] = (double)w0[i];
-    #pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic)
     for (size_t r = 0; r < rows; r += 64)
         if (!output) bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, n, input_share, wide + r * n, n, b->cross, m, 1, change + r * m, m);
     for (size_t i = 0; i < m * m; i++) h[i] = (double)b->h.h[i];
     for (size_t i = 0; i < rows * m; i++) wide[i] = (double)w0[i];
-    #pragma omp parallel for schedule(dynamic)
-    for (size_t r = 0; r < rows; r += 64)
-        bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, m, -input_share, wide + r * m, m, h, m, 1, change + r * m, m);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t r = 0; r < rows; r += 64) bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, m, -input_share, wide + r * m, m, h, m, 1, change + r * m, m);
 done:
     bb_free(wide);
     bb_free(h);
@@ -209,7 +211,10 @@ static bb_status target_of(const rebuild *b, bb_part part, uint32_t kept, const 
     BB_TRY(bb_database_matrix(b->db, b->layer, part, kept, source->type, &start, NULL, err));
     w0 = bb_matrix_decode(&start, err);
     change = BB_NEW((size_t)w->rows * w->cols, double, err);
-    if (!w0 || !change) { status = BB_NOMEM; goto done; }
+    if (!w0 || !change) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(change_moments(b, w0, w->rows, change, err));
     BB_TRY(correct(b, change, w->rows, w0, err));
     *target = w0;
@@ -221,7 +226,7 @@ done:
 }
 
 static uint32_t index_of(const rebuild *b, bb_part part) { return b->layer * BB_N_PARTS + part; }
-static bool *todo_of(const rebuild *b, bb_part part) { return &b->todo[index_of(b, part)]; }
+static bool    *todo_of(const rebuild *b, bb_part part) { return &b->todo[index_of(b, part)]; }
 
 /* w becomes a view of packed, which the result then owns. */
 static void take_packed(rebuild *b, bb_part part, bb_matrix *w, void *packed)
@@ -242,7 +247,10 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matr
     if (!*todo_of(b, part)) return BB_OK;
     BB_TRY(target_of(b, part, kept, w, &dense, err));
     packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
-    if (!packed) { status = BB_NOMEM; goto done; }
+    if (!packed) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err));
     BB_TRY(bb_checkpoint_save(&b->out->checkpoint, index_of(b, part), packed, w->rows * bb_format_row_bytes(f, w->cols), err));
     take_packed(b, part, w, packed);
@@ -263,12 +271,14 @@ static bb_status rebuild_stage(rebuild *b, bb_feed stage, bb_block *block, bb_er
     BB_TRY(measure_stage(b, stage, err));
     if (b->options->method == BB_METHOD_FEEDBACK) {
         status = bb_factor_make(&b->h, b->options->damping, &factor, NULL);
-        if (status == BB_NOMEM) { BB_FAIL(err, BB_NOMEM, "out of memory for the factors of block %u", b->layer); goto done; }
+        if (status == BB_NOMEM) {
+            BB_FAIL(err, BB_NOMEM, "out of memory for the factors of block %u", b->layer);
+            goto done;
+        }
         factored = status == BB_OK;
     }
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_parts[p].feed == stage)
-            BB_TRY(rebuild_matrix(b, (bb_part)p, bb_part_kept(block, (bb_part)p), &block->w[p], factored ? &factor : NULL, err));
+        if (bb_parts[p].feed == stage) BB_TRY(rebuild_matrix(b, (bb_part)p, bb_part_kept(block, (bb_part)p), &block->w[p], factored ? &factor : NULL, err));
     status = BB_OK;
 done:
     bb_factor_done(&factor);
@@ -349,7 +359,7 @@ static bb_status finish_half(rebuild *b, const bb_matrix *last, bb_err *err)
     const size_t C = last->rows, cols = last->cols;
     float       *w = bb_matrix_decode(last, err);
     if (!w) return BB_NOMEM;
-    #pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic)
     for (uint32_t i = 0; i < b->n_windows; i++) {
         float *h = b->small.h + (size_t)i * b->ctx * C;
         for (size_t k = 0; last->bias && k < b->ctx * C; k++) h[k] += last->bias[k % C];

@@ -8,11 +8,11 @@
 #include "model/compress/database.h"
 
 typedef struct bb_rebuilt {
-    bb_net    net;
-    bb_block *blocks;               /* owned; net.blocks */
-    void    **packed;               /* owned: the new matrices */
-    size_t    n_packed;
-    bb_checkpoint checkpoint;       /* files of the finished matrices: bb_checkpoint_remove when the network is safe elsewhere */
+    bb_net        net;
+    bb_block     *blocks; /* owned; net.blocks */
+    void        **packed; /* owned: the new matrices */
+    size_t        n_packed;
+    bb_checkpoint checkpoint; /* files of the finished matrices: bb_checkpoint_remove when the network is safe elsewhere */
 } bb_rebuilt;
 
 /* tokens (n_windows * ctx): calibration windows. BB_INTERRUPTED when asked to stop: every finished matrix is then in the database's folder, and the

@@ -17,21 +17,21 @@ enum { MAX_ODD = 255, PIECE = 64 };
 /* x -> x Q for row vectors of n = m p numbers, p a power of two. */
 typedef struct turn {
     uint32_t n, m, p;
-    double  *sign;       /* [n] +-1/sqrt(p) */
-    double  *cosine;     /* (m, m) orthogonal; NULL: m is 1 */
+    double  *sign;   /* [n] +-1/sqrt(p) */
+    double  *cosine; /* (m, m) orthogonal; NULL: m is 1 */
 } turn;
 
 static void turn_done(turn *t)
 {
     bb_free(t->sign);
     bb_free(t->cosine);
-    *t = (turn){ 0 };
+    *t = (turn) { 0 };
 }
 
 static bb_status turn_init(turn *t, uint32_t n, uint64_t seed, const char *stream, bb_err *err)
 {
     bb_rng rng;
-    *t = (turn){ .n = n, .m = n, .p = 1 };
+    *t = (turn) { .n = n, .m = n, .p = 1 };
     while (t->m % 2 == 0 && t->m > 0) {
         t->m /= 2;
         t->p *= 2;
@@ -82,14 +82,14 @@ static void apply(const turn *t, double *x, size_t step, size_t inner)
 /* Columns at .. at + n - 1 of d (rows, cols): W -> W Q. */
 static void turn_inputs(const turn *t, double *d, uint32_t rows, uint32_t cols, uint32_t at)
 {
-    #pragma omp parallel for
+#pragma omp parallel for
     for (uint32_t r = 0; r < rows; r++) apply(t, d + (size_t)r * cols + at, 1, 1);
 }
 
 /* Rows at .. at + n - 1: W -> Q' W. */
 static void turn_outputs(const turn *t, double *d, uint32_t cols, uint32_t at)
 {
-    #pragma omp parallel for
+#pragma omp parallel for
     for (uint32_t c = 0; c < cols; c += PIECE) apply(t, d + (size_t)at * cols + c, cols, cols - c < PIECE ? cols - c : PIECE);
 }
 
@@ -140,7 +140,10 @@ static bb_status turn_bias(bb_rotated *r, const turn *t, bb_matrix *w, uint32_t 
 
 /* What becomes of one matrix of a block: gain (NULL: none) and stream on the side that reads the residual, stream on the side that writes
  * it, values on the heads. Each turn NULL: not that one. */
-typedef struct change { const float *gain; const turn *reads, *writes, *value_rows, *value_columns; } change;
+typedef struct change {
+    const float *gain;
+    const turn  *reads, *writes, *value_rows, *value_columns;
+} change;
 
 static bb_status rotate_matrix(bb_rotated *r, const change *c, bb_matrix *w, bb_err *err)
 {
@@ -230,7 +233,7 @@ bb_status bb_rotate(const bb_model *source, unsigned which, uint64_t seed, bb_ro
     float        *ones;
     turn          stream = { 0 }, values = { 0 };
     bb_status     status;
-    *out = (bb_rotated){ .model = *source };
+    *out = (bb_rotated) { .model = *source };
     out->model.owned = NULL;
     out->model.n_owned = 0;
     out->model.identity = NULL;
@@ -246,8 +249,7 @@ bb_status bb_rotate(const bb_model *source, unsigned which, uint64_t seed, bb_ro
     for (uint32_t i = 0; i < net->n_embd; i++) ones[i] = 1;
     if (turn_stream) BB_TRY(turn_init(&stream, net->n_embd, seed, "rotate stream", err));
     if (turn_values) BB_TRY(turn_init(&values, net->head_dim, seed, "rotate values", err));
-    for (uint32_t i = 0; i < net->n_layer; i++)
-        BB_TRY(rotate_block(out, turn_stream ? &stream : NULL, turn_values ? &values : NULL, ones, &blocks[i], err));
+    for (uint32_t i = 0; i < net->n_layer; i++) BB_TRY(rotate_block(out, turn_stream ? &stream : NULL, turn_values ? &values : NULL, ones, &blocks[i], err));
     if (turn_stream) BB_TRY(rotate_tables(out, &stream, ones, err));
     set_identity(source, &out->model, which, seed);
     status = BB_OK;
@@ -262,5 +264,5 @@ void bb_rotated_done(bb_rotated *r)
 {
     for (size_t i = 0; i < r->n_owned; i++) bb_free(r->owned[i]);
     bb_free(r->owned);
-    *r = (bb_rotated){ .owned = NULL };
+    *r = (bb_rotated) { .owned = NULL };
 }

@@ -16,7 +16,7 @@
 enum { BB_ROTATE_STREAM = 1, BB_ROTATE_VALUES = 2 }; /* R1, R2 */
 
 typedef struct bb_rotated {
-    bb_model model;      /* file and vocabulary borrowed from the source, which must stay open; never bb_model_close it */
+    bb_model model; /* file and vocabulary borrowed from the source, which must stay open; never bb_model_close it */
     void   **owned;
     size_t   n_owned;
 } bb_rotated;

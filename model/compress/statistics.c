@@ -86,12 +86,12 @@ static bb_status check_order(const uint32_t *order, uint32_t n, bool *good, bb_e
 /* Maps the file of one block; *found false when there is none or it does not have this block's shapes. */
 static bb_status map_block(const char *path, const uint32_t n_cols[BB_N_FEEDS], uint32_t n_ff, uint32_t n_kv, bb_block_statistics *b, bool *found, bb_err *err)
 {
-    header      h;
-    size_t      at = HEADER_BYTES;
-    bool        good = false;
-    bb_status   status;
+    header    h;
+    size_t    at = HEADER_BYTES;
+    bool      good = false;
+    bb_status status;
     *found = false;
-    *b = (bb_block_statistics){ 0 };
+    *b = (bb_block_statistics) { 0 };
     if (!bb_file_exists(path)) return BB_OK;
     status = bb_map_open(path, &b->map, err);
     if (status != BB_OK) return status;
@@ -110,15 +110,18 @@ static bb_status map_block(const char *path, const uint32_t n_cols[BB_N_FEEDS], 
     if (status != BB_OK || !good) goto unusable;
     for (int i = 0; i < BB_N_FEEDS; i++) {
         /* bb_hessian owns its matrix elsewhere; here it only looks into the map, and nothing writes through it. */
-        union { const void *c; float *f; } data = { .c = take(&b->map, &at, (uint64_t)h.n_cols[i] * h.n_cols[i], sizeof(float)) };
+        union {
+            const void *c;
+            float      *f;
+        } data = { .c = take(&b->map, &at, (uint64_t)h.n_cols[i] * h.n_cols[i], sizeof(float)) };
         if (h.n_cols[i] && !data.c) goto unusable;
-        b->in[i] = (bb_hessian){ .n_cols = h.n_cols[i], .n_tokens = h.n_tokens[i], .h = h.n_cols[i] ? data.f : NULL };
+        b->in[i] = (bb_hessian) { .n_cols = h.n_cols[i], .n_tokens = h.n_tokens[i], .h = h.n_cols[i] ? data.f : NULL };
     }
     *found = true;
     return BB_OK;
 unusable:
     bb_map_close(&b->map);
-    *b = (bb_block_statistics){ 0 };
+    *b = (bb_block_statistics) { 0 };
     return status;
 }
 
@@ -157,14 +160,13 @@ float *bb_matrix_decode(const bb_matrix *m, bb_err *err)
     float           *w = BB_NEW((size_t)m->rows * m->cols, float, err);
     const size_t     bytes = bb_format_row_bytes(f, m->cols);
     if (!w) return NULL;
-    #pragma omp parallel for
+#pragma omp parallel for
     for (uint32_t r = 0; r < m->rows; r++) f->decode((const unsigned char *)m->data + r * bytes, w + (size_t)r * m->cols, m->cols);
     return w;
 }
 
 /* Order of one matrix's input groups into fresh memory. */
-static bb_status order_of(const bb_matrix *m, const bb_hessian *h, uint32_t group, uint32_t step, const uint32_t **order, const double **error,
-                          bb_err *err)
+static bb_status order_of(const bb_matrix *m, const bb_hessian *h, uint32_t group, uint32_t step, const uint32_t **order, const double **error, bb_err *err)
 {
     const uint32_t n = m->cols / group;
     uint32_t      *kept = BB_NEW(n, uint32_t, err);
@@ -196,14 +198,17 @@ done:
 
 static void release_orders(bb_block_statistics *b)
 {
-    union { const void *c; void *p; } owned[4] = { { b->ff_order }, { b->ff_error }, { b->kv_order }, { b->kv_error } };
+    union {
+        const void *c;
+        void       *p;
+    } owned[4] = { { b->ff_order }, { b->ff_error }, { b->kv_order }, { b->kv_error } };
     for (int i = 0; i < 4; i++) bb_free(owned[i].p);
 }
 
 typedef struct run {
     const bb_statistics_config *config;
     bb_forward                 *forward;
-    float                      *h;       /* [n_windows * ctx][n_embd], at the current block's input */
+    float                      *h; /* [n_windows * ctx][n_embd], at the current block's input */
     bb_progress                 progress;
 } run;
 
@@ -289,7 +294,10 @@ static bb_status measure_missing(const bb_statistics_config *c, char *const *pat
     while (last > 0 && found[last]) last--;
     BB_TRY(bb_forward_create(&bb_backend_cpu, net, BATCH_WINDOWS, c->ctx, &r.forward, err));
     r.h = BB_NEW((size_t)c->n_windows * c->ctx * net->n_embd, float, err);
-    if (!r.h) { status = BB_NOMEM; goto done; }
+    if (!r.h) {
+        status = BB_NOMEM;
+        goto done;
+    }
     for (uint32_t w = 0; w < c->n_windows; w++)
         BB_TRY(bb_forward_embed(r.forward, net, c->tokens + (size_t)w * c->ctx, 1, c->ctx, bb_on_cpu(r.h + (size_t)w * c->ctx * net->n_embd), err));
     bb_progress_start(&r.progress, "inputs of the linears", (uint64_t)c->n_windows * (last < net->n_layer ? last + 1 : last));
@@ -327,12 +335,18 @@ bb_status bb_statistics_open(const bb_statistics_config *c, bb_statistics *s, bb
     bb_status    status = BB_OK;
     char       **paths = BB_NEW0(n, char *, err);
     bool        *found = BB_NEW0(n, bool, err), complete = false;
-    *s = (bb_statistics){ .n_layer = c->model->net.n_layer };
+    *s = (bb_statistics) { .n_layer = c->model->net.n_layer };
     hash_tokens(c, s->tokens_hash);
     s->blocks = BB_NEW0(n, bb_block_statistics, err);
-    if (!paths || !found || !s->blocks) { status = BB_NOMEM; goto done; }
+    if (!paths || !found || !s->blocks) {
+        status = BB_NOMEM;
+        goto done;
+    }
     for (uint32_t i = 0; i < n; i++)
-        if (!(paths[i] = path_of(c, s->tokens_hash, i, err))) { status = BB_NOMEM; goto done; }
+        if (!(paths[i] = path_of(c, s->tokens_hash, i, err))) {
+            status = BB_NOMEM;
+            goto done;
+        }
     BB_TRY(map_all(c, paths, s, found, &complete, err));
     if (!complete) {
         BB_TRY(measure_missing(c, paths, found, err));
@@ -351,5 +365,5 @@ void bb_statistics_close(bb_statistics *s)
 {
     for (uint32_t i = 0; s->blocks && i <= s->n_layer; i++) bb_map_close(&s->blocks[i].map);
     bb_free(s->blocks);
-    *s = (bb_statistics){ 0 };
+    *s = (bb_statistics) { 0 };
 }

@@ -13,22 +13,22 @@
 
 typedef struct bb_block_statistics {
     bb_map          map;
-    bb_hessian      in[BB_N_FEEDS]; /* h borrows from the map. The head has in[0] only */
-    uint32_t        n_ff, n_kv;  /* lengths of the orders; 0: none */
-    const uint32_t *ff_order, *kv_order;  /* kept longest first */
-    const double   *ff_error, *kv_error;  /* as bb_mask_order gives them */
+    bb_hessian      in[BB_N_FEEDS];      /* h borrows from the map. The head has in[0] only */
+    uint32_t        n_ff, n_kv;          /* lengths of the orders; 0: none */
+    const uint32_t *ff_order, *kv_order; /* kept longest first */
+    const double   *ff_error, *kv_error; /* as bb_mask_order gives them */
 } bb_block_statistics;
 
 typedef struct bb_statistics {
     uint32_t             n_layer;
     char                 tokens_hash[65]; /* of the windows themselves: which of a text are taken is the caller's choice */
-    bb_block_statistics *blocks; /* [n_layer + 1]: the last is the input of the head, after the output norm */
+    bb_block_statistics *blocks;          /* [n_layer + 1]: the last is the input of the head, after the output norm */
 } bb_statistics;
 
 typedef struct bb_statistics_config {
     const char     *dir;
     const bb_model *model;
-    const int32_t  *tokens;      /* [n_windows * ctx] */
+    const int32_t  *tokens; /* [n_windows * ctx] */
     uint32_t        n_windows, ctx, ffn_step;
 } bb_statistics_config;
 
@@ -36,6 +36,6 @@ bb_status bb_statistics_open(const bb_statistics_config *config, bb_statistics *
 void      bb_statistics_close(bb_statistics *s);
 
 /* w (rows, cols) := the weights of m as float32; BB_NOMEM. Freed with bb_free. */
-float    *bb_matrix_decode(const bb_matrix *m, bb_err *err);
+float *bb_matrix_decode(const bb_matrix *m, bb_err *err);
 
 #endif

@@ -79,8 +79,8 @@ bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
     const bb_arch *from = e->source->net.arch;
     e->arch = keeps ? from : bb_arch_for_pruned(from);
     if (!e->arch || (net->head.rows && !e->arch->separate_head))
-        return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes%s: llama.cpp has no architecture for it; prune all blocks alike",
-                       from->name, e->arch ? " and a separate output matrix" : ", or blocks in other places");
+        return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes%s: llama.cpp has no architecture for it; prune all blocks alike", from->name,
+                       e->arch ? " and a separate output matrix" : ", or blocks in other places");
     e->permuted = e->arch->neox != from->neox;
     if (e->arch->whole_heads && net->n_rot != net->head_dim)
         return BB_FAIL(err, BB_UNSUPPORTED, "architecture %s rotates whole heads (%u numbers); this model rotates %u", e->arch->name, net->head_dim,
@@ -104,7 +104,7 @@ void bb_exporter_choose_shapes(exporter *e)
 /* Counts of block i as written, for bb_dim_of. */
 static bb_block written(const exporter *e, uint32_t i)
 {
-    return (bb_block){ .n_head = e->shape[BB_COUNT_HEADS][i], .n_kv = e->shape[BB_COUNT_KV][i], .n_ff = e->shape[BB_COUNT_FF][i] };
+    return (bb_block) { .n_head = e->shape[BB_COUNT_HEADS][i], .n_kv = e->shape[BB_COUNT_KV][i], .n_ff = e->shape[BB_COUNT_FF][i] };
 }
 
 /* ---- checks ---- */
@@ -112,8 +112,7 @@ static bb_block written(const exporter *e, uint32_t i)
 static bb_status check_matrix(const bb_matrix *w, const char *name, bb_err *err)
 {
     uint32_t block, bytes;
-    if (!bb_gguf_block((uint32_t)w->type, &block, &bytes))
-        return BB_FAIL(err, BB_UNSUPPORTED, "%s: type id %d is no type of the runtime", name, (int)w->type);
+    if (!bb_gguf_block((uint32_t)w->type, &block, &bytes)) return BB_FAIL(err, BB_UNSUPPORTED, "%s: type id %d is no type of the runtime", name, (int)w->type);
     if (w->cols % block != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "%s: rows of %u weights are no multiple of %u, the block of %s", name, w->cols, block,
                        bb_format_get(w->type) ? bb_format_get(w->type)->name : "its type");
@@ -173,19 +172,16 @@ done:
 
 /* ---- keys ---- */
 
-static bool begins(bb_bytes key, const char *prefix)
-{
-    return key.size >= strlen(prefix) && memcmp(key.data, prefix, strlen(prefix)) == 0;
-}
+static bool begins(bb_bytes key, const char *prefix) { return key.size >= strlen(prefix) && memcmp(key.data, prefix, strlen(prefix)) == 0; }
 
 /* All keys of the source; "llama.x" becomes "deci.x" when the architecture changes. */
 static bb_status copy_keys(exporter *e, bb_err *err)
 {
     const bb_source *g = &e->source->source;
-    const char    *to = e->arch->name;
-    char           prefix[32];
-    const size_t   cut = strlen(e->source->net.arch->name);
-    bb_status      status = BB_OK;
+    const char      *to = e->arch->name;
+    char             prefix[32];
+    const size_t     cut = strlen(e->source->net.arch->name);
+    bb_status        status = BB_OK;
     snprintf(prefix, sizeof prefix, "%s.", e->source->net.arch->name);
     for (uint64_t i = 0; i < g->n_kv; i++) {
         bb_key kv = g->kv[i];
@@ -196,7 +192,7 @@ static bb_status copy_keys(exporter *e, bb_err *err)
             if (!key) return BB_NOMEM;
             memcpy(key, to, strlen(to));
             memcpy(key + strlen(to), kv.key.data + cut, (size_t)kv.key.size - cut);
-            kv.key = (bb_bytes){ key, size };
+            kv.key = (bb_bytes) { key, size };
         }
         BB_TRY(bb_gguf_put_copy(e->out, &kv, err));
     }
@@ -215,10 +211,10 @@ static bb_status put_arch_u32(exporter *e, const char *suffix, uint32_t v, bb_er
 static uint32_t file_type(bb_type type)
 {
     static const unsigned char ftype[BB_TYPE_COUNT] = {
-        [BB_F32] = 0, [BB_F16] = 1, [BB_Q4_0] = 2, [BB_Q4_1] = 3, [BB_Q8_0] = 7, [BB_Q5_0] = 8, [BB_Q5_1] = 9, [BB_Q2_K] = 10,
-        [BB_Q3_K] = 11, [BB_Q4_K] = 14, [BB_Q5_K] = 16, [BB_Q6_K] = 18, [BB_IQ2_XXS] = 19, [BB_IQ2_XS] = 20, [BB_IQ3_XXS] = 23,
-        [BB_IQ1_S] = 24, [BB_IQ4_NL] = 25, [BB_IQ3_S] = 26, [BB_IQ2_S] = 28, [BB_IQ4_XS] = 30, [BB_IQ1_M] = 31, [BB_BF16] = 32,
-        [BB_TQ1_0] = 36, [BB_TQ2_0] = 37, [BB_MXFP4] = 38, [BB_NVFP4] = 39, [BB_Q1_0] = 40, [BB_Q2_0] = 41,
+        [BB_F32] = 0,      [BB_F16] = 1,    [BB_Q4_0] = 2,    [BB_Q4_1] = 3,   [BB_Q8_0] = 7,   [BB_Q5_0] = 8,     [BB_Q5_1] = 9,
+        [BB_Q2_K] = 10,    [BB_Q3_K] = 11,  [BB_Q4_K] = 14,   [BB_Q5_K] = 16,  [BB_Q6_K] = 18,  [BB_IQ2_XXS] = 19, [BB_IQ2_XS] = 20,
+        [BB_IQ3_XXS] = 23, [BB_IQ1_S] = 24, [BB_IQ4_NL] = 25, [BB_IQ3_S] = 26, [BB_IQ2_S] = 28, [BB_IQ4_XS] = 30,  [BB_IQ1_M] = 31,
+        [BB_BF16] = 32,    [BB_TQ1_0] = 36, [BB_TQ2_0] = 37,  [BB_MXFP4] = 38, [BB_NVFP4] = 39, [BB_Q1_0] = 40,    [BB_Q2_0] = 41,
     };
     return ftype[type];
 }
@@ -370,7 +366,7 @@ static bb_status put_fused(exporter *e, uint32_t i, bb_feed feed, const bb_matri
 /* A matrix whose bytes are zero and whose weights are therefore zero. */
 static bb_status zero_matrix(exporter *e, uint32_t rows, uint32_t cols, bb_matrix *w, bb_err *err)
 {
-    *w = (bb_matrix){ .type = cols % 32 == 0 ? BB_Q4_0 : BB_F16, .rows = rows, .cols = cols };
+    *w = (bb_matrix) { .type = cols % 32 == 0 ? BB_Q4_0 : BB_F16, .rows = rows, .cols = cols };
     if (e->with_data) w->data = own(e, rows * row_bytes(w), err);
     return e->with_data && !w->data ? BB_NOMEM : BB_OK;
 }

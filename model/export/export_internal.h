@@ -11,14 +11,14 @@ typedef struct bb_exporter {
     const bb_model *source;
     const bb_net   *net;
     bool            with_data;
-    const bb_arch  *arch;           /* the file's */
-    bool            permuted;       /* it pairs other numbers in RoPE than the source's */
-    uint32_t        n_layer;        /* blocks in the file */
-    uint32_t       *from;           /* [n_layer] index of the net's block; owned */
+    const bb_arch  *arch;               /* the file's */
+    bool            permuted;           /* it pairs other numbers in RoPE than the source's */
+    uint32_t        n_layer;            /* blocks in the file */
+    uint32_t       *from;               /* [n_layer] index of the net's block; owned */
     uint32_t       *given[BB_N_COUNTS]; /* [n_layer] as the net has them; owned */
     uint32_t       *shape[BB_N_COUNTS]; /* the same as written: with the stand-ins for what the graph needs; owned */
     bb_gguf_out    *out;
-    void          **owned;          /* renamed keys, permuted and zero data */
+    void          **owned; /* renamed keys, permuted and zero data */
     size_t          n_owned, room;
 } bb_exporter;
 

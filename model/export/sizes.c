@@ -19,20 +19,24 @@
 enum { KEPT, CHANGED, N_ARCHS, NO_BYTES = -1 };
 
 /* A block without its plan's matrices. */
-typedef struct cell { uint64_t data; uint32_t infos, n_tensors; bool refused; } cell;
+typedef struct cell {
+    uint64_t data;
+    uint32_t infos, n_tensors;
+    bool     refused;
+} cell;
 
 /* The matrices of one unit, or of none. */
 typedef struct matrix {
-    uint32_t       unit;           /* BB_NO_UNIT: `type` */
+    uint32_t       unit; /* BB_NO_UNIT: `type` */
     bb_type        type;
     uint32_t       n_options;
-    const int64_t *bytes;          /* [options of the structure][n_options], not padded; NO_BYTES: the rows are no whole number of blocks */
+    const int64_t *bytes; /* [options of the structure][n_options], not padded; NO_BYTES: the rows are no whole number of blocks */
     int64_t       *owned;
 } matrix;
 
 /* One structure of a block: the attention or the FFN. */
 typedef struct structure {
-    uint32_t unit, n_options;      /* BB_NO_UNIT: as in the source, one option */
+    uint32_t unit, n_options; /* BB_NO_UNIT: as in the source, one option */
     uint32_t full;
 } structure;
 
@@ -40,14 +44,14 @@ typedef struct block_sizes {
     structure   s[BB_N_SUBLAYERS];
     matrix      w[BB_N_PARTS];
     uint32_t    heads_a_group;
-    const cell *cells;             /* [N_ARCHS][comes first: 1][options of s[0]][options of s[1]] */
+    const cell *cells; /* [N_ARCHS][comes first: 1][options of s[0]][options of s[1]] */
     cell       *owned;
 } block_sizes;
 
 struct bb_export_sizes {
     const bb_model      *model;
     const bb_plan_space *space;
-    bb_exporter          proto;    /* source, net and its architecture */
+    bb_exporter          proto; /* source, net and its architecture */
     uint32_t             alignment, n_layer;
     uint64_t            *keys[N_ARCHS][2]; /* [n_layer + 1] bytes by blocks; the second: shapes are said */
     bool                 refused[N_ARCHS];
@@ -63,16 +67,16 @@ static uint64_t padded(const bb_export_sizes *t, uint64_t bytes) { return (bytes
 /* Runs `put` on an exporter of its own and measures what it has put. */
 typedef struct question {
     bb_exporter *e;
-    bb_status  (*put)(const struct question *q, bb_err *err);
-    uint32_t     at;
-    bool         differs;
+    bb_status (*put)(const struct question *q, bb_err *err);
+    uint32_t at;
+    bool     differs;
 } question;
 
 static bb_status ask(const bb_export_sizes *t, const question *q, bb_gguf_bytes *bytes, bb_err *err)
 {
     bb_exporter *e = q->e;
     bb_status    status;
-    *bytes = (bb_gguf_bytes){ 0 };
+    *bytes = (bb_gguf_bytes) { 0 };
     BB_TRY(bb_gguf_out_create(&e->out, err));
     BB_TRY(q->put(q, err));
     BB_TRY(bb_gguf_out_bytes(e->out, t->alignment, bytes, err));
@@ -96,7 +100,9 @@ static bb_status put_block(const question *q, bb_err *err)
 }
 
 /* An exporter with room for n blocks on the caller's stack. */
-typedef struct room { uint32_t from[BB_MAX_LAYERS], given[BB_N_COUNTS][BB_MAX_LAYERS], shape[BB_N_COUNTS][BB_MAX_LAYERS]; } room;
+typedef struct room {
+    uint32_t from[BB_MAX_LAYERS], given[BB_N_COUNTS][BB_MAX_LAYERS], shape[BB_N_COUNTS][BB_MAX_LAYERS];
+} room;
 
 static bb_exporter exporter_in(const bb_export_sizes *t, room *r)
 {
@@ -185,7 +191,8 @@ static bb_status fill_matrix(const bb_export_sizes *t, matrix *w, uint32_t unit,
 }
 
 /* Data of the tensors of `arch` that hold a block's matrices; false where they cannot be written. F32 when x is NULL. */
-static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[2], const bb_arch *arch, uint64_t *data)
+static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[2], const bb_arch *arch,
+                       uint64_t *data)
 {
     uint64_t together[BB_N_FEEDS] = { 0 };
     bb_type  first[BB_N_FEEDS], type = BB_F32;
@@ -257,7 +264,7 @@ static bb_status fill_cell(const bb_export_sizes *t, uint32_t i, int arch, bool 
     if (status == BB_NOMEM) return status;
     c->refused = status != BB_OK || !block_data(t, &block, &t->blocks[i], NULL, option, e.arch, &matrices);
     BB_ASSERT(c->refused || bytes.data >= matrices);
-    *c = (cell){ bytes.data - matrices, (uint32_t)bytes.infos, (uint32_t)bytes.n_tensors, c->refused };
+    *c = (cell) { bytes.data - matrices, (uint32_t)bytes.infos, (uint32_t)bytes.n_tensors, c->refused };
     return BB_OK;
 }
 
@@ -308,7 +315,7 @@ static bb_status fill_block(bb_export_sizes *t, uint32_t i, bb_err *err)
     b->heads_a_group = k->n_kv ? k->n_head / k->n_kv : 0;
     for (int j = 0; j < 2; j++) {
         const uint32_t unit = find_unit(t->space, bb_unit_of_sublayer((bb_sublayer)j), i);
-        b->s[j] = (structure){ unit, unit == BB_NO_UNIT ? 1 : t->space->units[unit].n_options, bb_block_kept(k, (bb_sublayer)j) };
+        b->s[j] = (structure) { unit, unit == BB_NO_UNIT ? 1 : t->space->units[unit].n_options, bb_block_kept(k, (bb_sublayer)j) };
     }
     for (uint32_t p = 0; p < BB_N_PARTS; p++) {
         const int side = (int)bb_parts[p].sublayer;
@@ -332,12 +339,12 @@ done:
 /* Embedding, head and the vectors beside them. */
 static bb_status fill_outer(bb_export_sizes *t, bb_err *err)
 {
-    const bb_matrix  w[2] = { t->model->net.embd, t->model->net.head };
-    bb_net           net = t->model->net;
-    bb_exporter      e = t->proto;
-    const question   q = { .e = &e, .put = put_outer };
-    bb_gguf_bytes    bytes;
-    bb_status        status;
+    const bb_matrix w[2] = { t->model->net.embd, t->model->net.head };
+    bb_net          net = t->model->net;
+    bb_exporter     e = t->proto;
+    const question  q = { .e = &e, .put = put_outer };
+    bb_gguf_bytes   bytes;
+    bb_status       status;
     net.embd.type = net.head.type = BB_F32;
     e.net = &net;
     for (int k = 0; k < 2; k++) BB_TRY(fill_matrix(t, &t->outer[k], find_unit(t->space, k ? BB_UNIT_HEAD : BB_UNIT_EMBD, 0), &w[k], 1, err));
@@ -359,7 +366,7 @@ bb_status bb_export_sizes_create(const bb_model *m, const bb_plan_space *s, bb_e
     t->model = m;
     t->space = s;
     t->n_layer = m->net.n_layer;
-    t->proto = (bb_exporter){ .source = m, .net = &m->net };
+    t->proto = (bb_exporter) { .source = m, .net = &m->net };
     if (!(t->blocks = BB_NEW0(t->n_layer, block_sizes, err))) goto done;
     BB_TRY(read_alignment(t, err));
     BB_TRY(fill_keys(t, err));

@@ -21,7 +21,7 @@ enum {
 
 /* What only this reader knows of a source. */
 typedef struct gguf_file {
-    bb_map   map;         /* empty when the bytes are the caller's */
+    bb_map   map; /* empty when the bytes are the caller's */
     uint32_t alignment;
 } gguf_file;
 
@@ -54,17 +54,15 @@ bb_status bb_gguf_tensor_bytes(const bb_tensor *t, uint64_t *bytes, bb_err *err)
     char     shown[BB_SHOWN];
     bb_bytes name = { t->name, strlen(t->name) };
     if (!bb_gguf_block((uint32_t)t->type, &block, &block_bytes))
-        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has type id %u, which this program does not know", bb_show(name, shown),
-                       (unsigned)t->type);
+        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has type id %u, which this program does not know", bb_show(name, shown), (unsigned)t->type);
     if (t->ne[0] % block != 0)
-        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has rows of %llu weights; its type %u needs a multiple of %u",
-                       bb_show(name, shown), (unsigned long long)t->ne[0], (unsigned)t->type, block);
+        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has rows of %llu weights; its type %u needs a multiple of %u", bb_show(name, shown),
+                       (unsigned long long)t->ne[0], (unsigned)t->type, block);
     n = t->ne[0] / block;
-    if (__builtin_mul_overflow(n, t->ne[1], &n) || __builtin_mul_overflow(n, t->ne[2], &n) ||
-        __builtin_mul_overflow(n, t->ne[3], &n) || __builtin_mul_overflow(n, block_bytes, bytes) || *bytes > INT64_MAX)
-        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has dimensions %llu x %llu x %llu x %llu, whose product overflows",
-                       bb_show(name, shown), (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
-                       (unsigned long long)t->ne[2], (unsigned long long)t->ne[3]);
+    if (__builtin_mul_overflow(n, t->ne[1], &n) || __builtin_mul_overflow(n, t->ne[2], &n) || __builtin_mul_overflow(n, t->ne[3], &n) ||
+        __builtin_mul_overflow(n, block_bytes, bytes) || *bytes > INT64_MAX)
+        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has dimensions %llu x %llu x %llu x %llu, whose product overflows", bb_show(name, shown),
+                       (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], (unsigned long long)t->ne[2], (unsigned long long)t->ne[3]);
     return BB_OK;
 }
 
@@ -75,8 +73,8 @@ static uint64_t left(const cursor *c) { return c->size - c->at; }
 static bb_status take(cursor *c, uint64_t n, const unsigned char **p, const char *what, bb_err *err)
 {
     if (n > left(c))
-        return BB_FAIL(err, BB_BAD_FILE, "the file ends inside %s: %llu bytes are needed at offset %llu and %llu are left", what,
-                       (unsigned long long)n, (unsigned long long)c->at, (unsigned long long)left(c));
+        return BB_FAIL(err, BB_BAD_FILE, "the file ends inside %s: %llu bytes are needed at offset %llu and %llu are left", what, (unsigned long long)n,
+                       (unsigned long long)c->at, (unsigned long long)left(c));
     *p = c->data + c->at;
     c->at += n;
     return BB_OK;
@@ -116,8 +114,8 @@ static bb_status parse_string_array(cursor *c, bb_key *kv, bb_err *err)
     bb_status status = BB_OK;
     if (kv->count > left(c) / 8) {
         char shown[BB_SHOWN];
-        return BB_FAIL(err, BB_BAD_FILE, "key '%s' announces %llu strings, more than the rest of the file can hold",
-                       bb_show(kv->key, shown), (unsigned long long)kv->count);
+        return BB_FAIL(err, BB_BAD_FILE, "key '%s' announces %llu strings, more than the rest of the file can hold", bb_show(kv->key, shown),
+                       (unsigned long long)kv->count);
     }
     kv->strings = BB_NEW0((size_t)kv->count, bb_bytes, err);
     if (!kv->strings) return BB_NOMEM;
@@ -143,8 +141,7 @@ static bb_status parse_array(cursor *c, bb_key *kv, bb_err *err)
     } else {
         size = bb_kind_bytes(kv->element);
         if (size == 0)
-            return BB_FAIL(err, BB_BAD_FILE, "key '%s' is an array of elements of kind %u, which GGUF does not allow",
-                           bb_show(kv->key, shown), element);
+            return BB_FAIL(err, BB_BAD_FILE, "key '%s' is an array of elements of kind %u, which GGUF does not allow", bb_show(kv->key, shown), element);
         if (__builtin_mul_overflow(kv->count, size, &bytes)) bytes = UINT64_MAX;
         BB_TRY(take(c, bytes, &kv->value, "an array", err));
     }
@@ -160,8 +157,7 @@ static bb_status parse_kv(cursor *c, bb_key *kv, bb_err *err)
     char      shown[BB_SHOWN];
     BB_TRY(take_string(c, &kv->key, "a key", err));
     if (kv->key.size == 0) return BB_FAIL(err, BB_BAD_FILE, "a metadata key is empty (before offset %llu)", (unsigned long long)c->at);
-    if (memchr(kv->key.data, 0, (size_t)kv->key.size))
-        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' contains a NUL byte", bb_show(kv->key, shown));
+    if (memchr(kv->key.data, 0, (size_t)kv->key.size)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' contains a NUL byte", bb_show(kv->key, shown));
     BB_TRY(take_u32(c, &kind, "a metadata value", err));
     kv->kind = (bb_kind)kind;
     kv->count = 1;
@@ -172,8 +168,7 @@ static bb_status parse_kv(cursor *c, bb_key *kv, bb_err *err)
         BB_TRY(take(c, kv->value_bytes, &kv->value, "a metadata string", err));
     } else {
         kv->value_bytes = bb_kind_bytes(kv->kind);
-        if (kv->value_bytes == 0)
-            return BB_FAIL(err, BB_BAD_FILE, "key '%s' has kind %u; the format has kinds 0 to 12", bb_show(kv->key, shown), kind);
+        if (kv->value_bytes == 0) return BB_FAIL(err, BB_BAD_FILE, "key '%s' has kind %u; the format has kinds 0 to 12", bb_show(kv->key, shown), kind);
         BB_TRY(take(c, kv->value_bytes, &kv->value, "a metadata value", err));
     }
 done:
@@ -204,17 +199,15 @@ static bb_status parse_tensor(cursor *c, bb_tensor *t, uint64_t *offset, bb_err 
     char      shown[BB_SHOWN];
     BB_TRY(take_string(c, &name, "a tensor name", err));
     if (name.size == 0 || name.size > BB_GGUF_MAX_NAME || memchr(name.data, 0, (size_t)name.size))
-        return BB_FAIL(err, BB_BAD_FILE, "tensor name '%s' has %llu bytes; 1 to %d bytes without NUL are allowed",
-                       bb_show(name, shown), (unsigned long long)name.size, BB_GGUF_MAX_NAME);
+        return BB_FAIL(err, BB_BAD_FILE, "tensor name '%s' has %llu bytes; 1 to %d bytes without NUL are allowed", bb_show(name, shown),
+                       (unsigned long long)name.size, BB_GGUF_MAX_NAME);
     memcpy(t->name, name.data, (size_t)name.size);
     BB_TRY(take_u32(c, &t->n_dims, "a tensor's description", err));
-    if (t->n_dims > 4)
-        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has %u dimensions; 4 is the most", bb_show(name, shown), t->n_dims);
+    if (t->n_dims > 4) return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has %u dimensions; 4 is the most", bb_show(name, shown), t->n_dims);
     for (unsigned i = 0; i < 4; i++) t->ne[i] = 1;
     for (unsigned i = 0; i < t->n_dims; i++) {
         BB_TRY(take_u64(c, &t->ne[i], "a tensor's description", err));
-        if (t->ne[i] > INT64_MAX)
-            return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has a negative dimension", bb_show(name, shown));
+        if (t->ne[i] > INT64_MAX) return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has a negative dimension", bb_show(name, shown));
     }
     BB_TRY(take_u32(c, &type, "a tensor's description", err));
     t->type = (bb_type)type;
@@ -228,12 +221,11 @@ done:
 static bb_status place_tensors(bb_source *g, const cursor *c, const uint64_t *offsets, bb_err *err)
 {
     const uint32_t alignment = bb_gguf_alignment(g);
-    uint64_t start, sum = 0, room;
-    char     shown[BB_SHOWN];
+    uint64_t       start, sum = 0, room;
+    char           shown[BB_SHOWN];
     if (g->n_tensors == 0) return BB_OK;
     if (!bb_gguf_pad(c->at, alignment, &start) || start > c->size)
-        return BB_FAIL(err, BB_BAD_FILE, "the file ends before its data section (%llu bytes, aligned to %u)", (unsigned long long)c->size,
-                       alignment);
+        return BB_FAIL(err, BB_BAD_FILE, "the file ends before its data section (%llu bytes, aligned to %u)", (unsigned long long)c->size, alignment);
     room = c->size - start;
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         bb_tensor *t = &g->tensors[i];
@@ -242,8 +234,8 @@ static bb_status place_tensors(bb_source *g, const cursor *c, const uint64_t *of
             return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' has offset %llu; the sizes before it add up to %llu", bb_show(name, shown),
                            (unsigned long long)offsets[i], (unsigned long long)sum);
         if (sum > room || t->size_bytes > room - sum)
-            return BB_FAIL(err, BB_BAD_FILE, "the data of tensor '%s' (%llu bytes at %llu) reaches beyond the end of the file",
-                           bb_show(name, shown), (unsigned long long)t->size_bytes, (unsigned long long)(start + sum));
+            return BB_FAIL(err, BB_BAD_FILE, "the data of tensor '%s' (%llu bytes at %llu) reaches beyond the end of the file", bb_show(name, shown),
+                           (unsigned long long)t->size_bytes, (unsigned long long)(start + sum));
         t->data = c->data + start + sum;
         if (!bb_gguf_pad(sum + t->size_bytes, alignment, &sum)) sum = UINT64_MAX;
     }
@@ -264,8 +256,8 @@ static bb_status parse_header(cursor *c, bb_source *g, bb_err *err)
     BB_TRY(take_u64(c, &g->n_tensors, "the header", err));
     BB_TRY(take_u64(c, &g->n_kv, "the header", err));
     if (g->n_kv > left(c) / MIN_KV_BYTES || g->n_tensors > left(c) / MIN_TENSOR_BYTES) {
-        status = BB_FAIL(err, BB_BAD_FILE, "the header announces %llu keys and %llu tensors, more than %llu bytes can hold",
-                         (unsigned long long)g->n_kv, (unsigned long long)g->n_tensors, (unsigned long long)c->size);
+        status = BB_FAIL(err, BB_BAD_FILE, "the header announces %llu keys and %llu tensors, more than %llu bytes can hold", (unsigned long long)g->n_kv,
+                         (unsigned long long)g->n_tensors, (unsigned long long)c->size);
         g->n_kv = g->n_tensors = 0; /* the arrays do not exist */
     }
 done:
@@ -285,8 +277,10 @@ static bb_status whole(const bb_source *g, bb_err *err)
     BB_TRY(bb_source_u32(g, "split.count", &n, &found, err));
     BB_TRY(bb_source_u32(g, "split.no", &number, &found, err));
     if (n > 1)
-        return BB_FAIL(err, BB_UNSUPPORTED, "this is part %u of a model that is split over %u files; merge them first "
-                       "(llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf)", number + 1, n);
+        return BB_FAIL(err, BB_UNSUPPORTED,
+                       "this is part %u of a model that is split over %u files; merge them first "
+                       "(llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf)",
+                       number + 1, n);
     BB_TRY(bb_source_text(g, "general.type", &type, &found, err));
     if (type.size != 5 || memcmp(type.data, "model", 5) != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "general.type is '%s'; only whole models ('model') are supported", bb_show(type, shown));
@@ -320,7 +314,7 @@ bb_status bb_gguf_parse(const unsigned char *data, size_t size, bb_source *g, bb
     cursor    c = { data, size, 0 };
     uint64_t *offsets = NULL, n_kv, n_tensors;
     bb_status status = BB_NOMEM;
-    *g = (bb_source){ .reader = &reader, .size_bytes = size };
+    *g = (bb_source) { .reader = &reader, .size_bytes = size };
     if (!(g->self = BB_NEW0(1, gguf_file, err))) goto done;
     BB_TRY(parse_header(&c, g, err));
     n_kv = g->n_kv;

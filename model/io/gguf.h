@@ -20,8 +20,8 @@ uint32_t      bb_gguf_alignment(const bb_source *s);
 
 /* ---- writing ---- */
 typedef struct bb_gguf_out bb_gguf_out;
-bb_status bb_gguf_out_create(bb_gguf_out **out, bb_err *err);
-void      bb_gguf_out_destroy(bb_gguf_out *out);
+bb_status                  bb_gguf_out_create(bb_gguf_out **out, bb_err *err);
+void                       bb_gguf_out_destroy(bb_gguf_out *out);
 /* Keys in call order; a key set twice keeps its place and takes the new value. put_copy borrows key and value until destroy. */
 bb_status bb_gguf_put_copy(bb_gguf_out *out, const bb_key *kv, bb_err *err);
 bb_status bb_gguf_put_u32(bb_gguf_out *out, const char *key, uint32_t v, bb_err *err);
@@ -34,7 +34,7 @@ bb_status bb_gguf_put_f32_array(bb_gguf_out *out, const char *key, const float *
 bb_status bb_gguf_put_text_array(bb_gguf_out *out, const char *key, const bb_bytes *v, uint64_t n, bb_err *err);
 /* Tensors in call order; data (borrowed until write) may be NULL when only the size is wanted. */
 bb_status bb_gguf_put_tensor(bb_gguf_out *out, const bb_tensor *t, bb_err *err);
-bb_status bb_gguf_out_size(const bb_gguf_out *out, uint64_t *bytes, bb_err *err); /* exact size of the file that write would make */
+bb_status bb_gguf_out_size(const bb_gguf_out *out, uint64_t *bytes, bb_err *err);   /* exact size of the file that write would make */
 bb_status bb_gguf_out_write(const bb_gguf_out *out, const char *path, bb_err *err); /* atomic */
 
 #endif

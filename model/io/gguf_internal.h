@@ -15,7 +15,9 @@ bool bb_gguf_block(uint32_t type, uint32_t *block, uint32_t *block_bytes);
 bb_status bb_gguf_tensor_bytes(const bb_tensor *t, uint64_t *bytes, bb_err *err);
 
 /* What a list takes: bytes of its header before the padding, keys and tensors each, and of its tensors' data, every tensor padded to the alignment. */
-typedef struct bb_gguf_bytes { uint64_t keys, infos, data, n_tensors; } bb_gguf_bytes;
+typedef struct bb_gguf_bytes {
+    uint64_t keys, infos, data, n_tensors;
+} bb_gguf_bytes;
 enum { BB_GGUF_START = 4 + 4 + 8 + 8 }; /* magic, version, number of tensors, number of keys */
 bb_status bb_gguf_out_bytes(const bb_gguf_out *out, uint32_t alignment, bb_gguf_bytes *bytes, bb_err *err);
 bb_status bb_gguf_out_alignment(const bb_gguf_out *out, uint32_t *alignment, bb_err *err);

@@ -13,11 +13,11 @@
 #include "model/io/gguf_internal.h"
 
 typedef struct entry {
-    bb_bytes             key;      /* owned copy when owned_key */
+    bb_bytes             key; /* owned copy when owned_key */
     char                *owned_key;
-    bb_kind         kind, element;
+    bb_kind              kind, element;
     uint64_t             count, value_bytes;
-    const unsigned char *value;    /* raw bytes as in bb_key */
+    const unsigned char *value; /* raw bytes as in bb_key */
     unsigned char       *owned_value;
 } entry;
 
@@ -25,7 +25,7 @@ struct bb_gguf_out {
     entry     *kv;
     bb_tensor *tensors;
     size_t     n_kv, n_tensors, kv_room, tensor_room;
-    bb_table   places;      /* in kv, of the keys */
+    bb_table   places; /* in kv, of the keys */
 };
 
 bb_status bb_gguf_out_create(bb_gguf_out **out, bb_err *err)
@@ -98,13 +98,13 @@ done:
 
 bb_status bb_gguf_put_copy(bb_gguf_out *out, const bb_key *kv, bb_err *err)
 {
-    return put(out, (entry){ .key = kv->key, .kind = kv->kind, .element = kv->element, .count = kv->count,
-                             .value = kv->value, .value_bytes = kv->value_bytes }, err);
+    return put(
+        out, (entry) { .key = kv->key, .kind = kv->kind, .element = kv->element, .count = kv->count, .value = kv->value, .value_bytes = kv->value_bytes }, err);
 }
 
 /* An entry with its own copies of key and value; value may be NULL: then owned_value is left to be filled. */
-static bb_status put_own(bb_gguf_out *out, const char *key, bb_kind kind, bb_kind element, uint64_t count, const void *value,
-                         uint64_t value_bytes, unsigned char **fill, bb_err *err)
+static bb_status put_own(bb_gguf_out *out, const char *key, bb_kind kind, bb_kind element, uint64_t count, const void *value, uint64_t value_bytes,
+                         unsigned char **fill, bb_err *err)
 {
     entry e = { .kind = kind, .element = element, .count = count, .value_bytes = value_bytes };
     BB_ASSERT(key[0] != '\0');
@@ -114,7 +114,7 @@ static bb_status put_own(bb_gguf_out *out, const char *key, bb_kind kind, bb_kin
         free_entry(&e);
         return BB_NOMEM;
     }
-    e.key = (bb_bytes){ e.owned_key, strlen(key) };
+    e.key = (bb_bytes) { e.owned_key, strlen(key) };
     e.value = e.owned_value;
     if (value && value_bytes) memcpy(e.owned_value, value, (size_t)value_bytes);
     if (fill) *fill = e.owned_value;
@@ -187,8 +187,7 @@ bb_status bb_gguf_put_tensor(bb_gguf_out *out, const bb_tensor *t, bb_err *err)
     bb_status status;
     size_t    n = strnlen(t->name, sizeof t->name);
     BB_ASSERT(n > 0 && t->n_dims <= 4);
-    if (n > BB_GGUF_MAX_NAME)
-        return BB_FAIL(err, BB_UNSUPPORTED, "tensor name '%.64s' is longer than %d bytes", t->name, BB_GGUF_MAX_NAME);
+    if (n > BB_GGUF_MAX_NAME) return BB_FAIL(err, BB_UNSUPPORTED, "tensor name '%.64s' is longer than %d bytes", t->name, BB_GGUF_MAX_NAME);
     status = bb_gguf_tensor_bytes(t, &copy.size_bytes, err);
     if (status != BB_OK) return status;
     status = make_room(&items, out->n_tensors, &out->tensor_room, sizeof(bb_tensor), err);
@@ -208,8 +207,7 @@ bb_status bb_gguf_out_alignment(const bb_gguf_out *out, uint32_t *alignment, bb_
         if (e->key.size != sizeof key - 1 || memcmp(e->key.data, key, sizeof key - 1) != 0) continue;
         if (e->kind != BB_KIND_U32) return BB_FAIL(err, BB_FAILED, "general.alignment must be written as u32");
         memcpy(alignment, e->value, 4);
-        if (*alignment == 0 || (*alignment & (*alignment - 1)) != 0)
-            return BB_FAIL(err, BB_FAILED, "general.alignment is %u, not a power of two", *alignment);
+        if (*alignment == 0 || (*alignment & (*alignment - 1)) != 0) return BB_FAIL(err, BB_FAILED, "general.alignment is %u, not a power of two", *alignment);
     }
     return BB_OK;
 }
@@ -217,7 +215,7 @@ bb_status bb_gguf_out_alignment(const bb_gguf_out *out, uint32_t *alignment, bb_
 static bool count_bytes(const bb_gguf_out *out, uint32_t alignment, bb_gguf_bytes *b)
 {
     uint64_t padded;
-    *b = (bb_gguf_bytes){ .n_tensors = out->n_tensors };
+    *b = (bb_gguf_bytes) { .n_tensors = out->n_tensors };
     for (size_t i = 0; i < out->n_kv; i++) {
         const entry *e = &out->kv[i];
         b->keys += 8 + e->key.size + 4 + e->value_bytes + (e->kind == BB_KIND_STRING ? 8 : e->kind == BB_KIND_ARRAY ? 12 : 0);
@@ -245,8 +243,7 @@ bb_status bb_gguf_out_size(const bb_gguf_out *out, uint64_t *bytes, bb_err *err)
 {
     uint32_t  alignment;
     bb_status status = bb_gguf_out_alignment(out, &alignment, err);
-    if (status == BB_OK && !total_bytes(out, alignment, bytes))
-        status = BB_FAIL(err, BB_FAILED, "the size of the file to be written overflows 64 bits");
+    if (status == BB_OK && !total_bytes(out, alignment, bytes)) status = BB_FAIL(err, BB_FAILED, "the size of the file to be written overflows 64 bits");
     return status;
 }
 
@@ -295,10 +292,10 @@ static void write_infos(FILE *f, const bb_gguf_out *out, uint32_t alignment)
 
 bb_status bb_gguf_out_write(const bb_gguf_out *out, const char *path, bb_err *err)
 {
-    bb_writer w = { .stream = NULL };
-    uint32_t  alignment;
+    bb_writer     w = { .stream = NULL };
+    uint32_t      alignment;
     bb_gguf_bytes head;
-    bb_status status;
+    bb_status     status;
     BB_TRY(bb_gguf_out_alignment(out, &alignment, err));
     BB_TRY(bb_gguf_out_bytes(out, alignment, &head, err));
     for (size_t i = 0; i < out->n_tensors; i++) BB_ASSERT(out->tensors[i].data || out->tensors[i].size_bytes == 0);

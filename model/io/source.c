@@ -49,7 +49,10 @@ void bb_source_hash(const bb_source *s, bb_sha256 *h)
 
 /* ---- index ---- */
 
-typedef struct named { bb_bytes text; uint64_t place; } named; /* of a key or a tensor, and where it is in the file's list */
+typedef struct named {
+    bb_bytes text;
+    uint64_t place;
+} named; /* of a key or a tensor, and where it is in the file's list */
 
 static int compare_bytes(bb_bytes x, bb_bytes y)
 {
@@ -84,9 +87,9 @@ bb_status bb_source_index(bb_source *s, bb_err *err)
     named    *names = BB_NEW(n, named, err);
     bb_status status = BB_NOMEM;
     if (!names) goto done;
-    for (uint64_t i = 0; i < s->n_kv; i++) names[i] = (named){ s->kv[i].key, i };
+    for (uint64_t i = 0; i < s->n_kv; i++) names[i] = (named) { s->kv[i].key, i };
     BB_TRY(index_names(names, (size_t)s->n_kv, "metadata key", &s->kv_order, err));
-    for (uint64_t i = 0; i < s->n_tensors; i++) names[i] = (named){ { s->tensors[i].name, strlen(s->tensors[i].name) }, i };
+    for (uint64_t i = 0; i < s->n_tensors; i++) names[i] = (named) { { s->tensors[i].name, strlen(s->tensors[i].name) }, i };
     BB_TRY(index_names(names, (size_t)s->n_tensors, "tensor name", &s->tensor_order, err));
 done:
     bb_free(names);
@@ -96,7 +99,7 @@ done:
 /* ---- look-up ---- */
 
 static bb_bytes key_at(const bb_source *s, uint64_t place) { return s->kv[place].key; }
-static bb_bytes tensor_at(const bb_source *s, uint64_t place) { return (bb_bytes){ s->tensors[place].name, strlen(s->tensors[place].name) }; }
+static bb_bytes tensor_at(const bb_source *s, uint64_t place) { return (bb_bytes) { s->tensors[place].name, strlen(s->tensors[place].name) }; }
 
 /* The place of a text by halving order (n); n when it is absent. */
 static uint64_t find_place(const bb_source *s, bb_bytes (*at)(const bb_source *, uint64_t), const uint64_t *order, uint64_t n, const char *text)
@@ -151,19 +154,49 @@ static bool integer_u32(bb_kind kind, const unsigned char *p, uint32_t *out)
     int64_t  v = 0;
     uint64_t u = 0;
     switch (kind) {
-    case BB_KIND_U8:  v = p[0]; break;
-    case BB_KIND_I8:  { int8_t x; memcpy(&x, p, 1); v = x; break; }
-    case BB_KIND_U16: { uint16_t x; memcpy(&x, p, 2); v = x; break; }
-    case BB_KIND_I16: { int16_t x; memcpy(&x, p, 2); v = x; break; }
-    case BB_KIND_U32: { uint32_t x; memcpy(&x, p, 4); v = x; break; }
-    case BB_KIND_I32: { int32_t x; memcpy(&x, p, 4); v = x; break; }
+    case BB_KIND_U8: v = p[0]; break;
+    case BB_KIND_I8: {
+        int8_t x;
+        memcpy(&x, p, 1);
+        v = x;
+        break;
+    }
+    case BB_KIND_U16: {
+        uint16_t x;
+        memcpy(&x, p, 2);
+        v = x;
+        break;
+    }
+    case BB_KIND_I16: {
+        int16_t x;
+        memcpy(&x, p, 2);
+        v = x;
+        break;
+    }
+    case BB_KIND_U32: {
+        uint32_t x;
+        memcpy(&x, p, 4);
+        v = x;
+        break;
+    }
+    case BB_KIND_I32: {
+        int32_t x;
+        memcpy(&x, p, 4);
+        v = x;
+        break;
+    }
     case BB_KIND_I64: memcpy(&v, p, 8); break;
     case BB_KIND_U64:
         memcpy(&u, p, 8);
         if (u > UINT32_MAX) return false;
         v = (int64_t)u;
         break;
-    case BB_KIND_F32: case BB_KIND_BOOL: case BB_KIND_STRING: case BB_KIND_ARRAY: case BB_KIND_F64: default: return false;
+    case BB_KIND_F32:
+    case BB_KIND_BOOL:
+    case BB_KIND_STRING:
+    case BB_KIND_ARRAY:
+    case BB_KIND_F64:
+    default: return false;
     }
     if (v < 0 || v > UINT32_MAX) return false;
     *out = (uint32_t)v;
@@ -173,7 +206,7 @@ static bool integer_u32(bb_kind kind, const unsigned char *p, uint32_t *out)
 bb_status bb_source_u32(const bb_source *s, const char *key, uint32_t *out, bool *found, bb_err *err)
 {
     const bb_key *kv;
-    bb_status         status = look_up(s, key, &kv, found, err);
+    bb_status     status = look_up(s, key, &kv, found, err);
     if (status != BB_OK || !kv) return status;
     if (!integer_u32(kv->kind, kv->value, out))
         return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is not an integer of 0 to 2^32-1 (its kind is %d)", key, (int)kv->kind);
@@ -183,8 +216,8 @@ bb_status bb_source_u32(const bb_source *s, const char *key, uint32_t *out, bool
 bb_status bb_source_f32(const bb_source *s, const char *key, float *out, bool *found, bb_err *err)
 {
     const bb_key *kv;
-    double            wide;
-    bb_status         status = look_up(s, key, &kv, found, err);
+    double        wide;
+    bb_status     status = look_up(s, key, &kv, found, err);
     if (status != BB_OK || !kv) return status;
     if (kv->kind == BB_KIND_F32) {
         memcpy(out, kv->value, 4);
@@ -201,7 +234,7 @@ bb_status bb_source_f32(const bb_source *s, const char *key, float *out, bool *f
 bb_status bb_source_bool(const bb_source *s, const char *key, bool *out, bool *found, bb_err *err)
 {
     const bb_key *kv;
-    bb_status         status = look_up(s, key, &kv, found, err);
+    bb_status     status = look_up(s, key, &kv, found, err);
     if (status != BB_OK || !kv) return status;
     if (kv->kind != BB_KIND_BOOL) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' has kind %d, not bool", key, (int)kv->kind);
     *out = kv->value[0] != 0;
@@ -211,18 +244,18 @@ bb_status bb_source_bool(const bb_source *s, const char *key, bool *out, bool *f
 bb_status bb_source_text(const bb_source *s, const char *key, bb_bytes *out, bool *found, bb_err *err)
 {
     const bb_key *kv;
-    bb_status         status = look_up(s, key, &kv, found, err);
+    bb_status     status = look_up(s, key, &kv, found, err);
     if (status != BB_OK || !kv) return status;
     if (kv->kind != BB_KIND_STRING) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' has kind %d, not string", key, (int)kv->kind);
-    *out = (bb_bytes){ (const char *)kv->value, kv->value_bytes };
+    *out = (bb_bytes) { (const char *)kv->value, kv->value_bytes };
     return BB_OK;
 }
 
 bb_status bb_source_u32_array(const bb_source *s, const char *key, uint32_t *out, uint64_t n, bool *found, bb_err *err)
 {
     const bb_key *kv;
-    uint32_t          scalar;
-    bb_status         status = look_up(s, key, &kv, found, err);
+    uint32_t      scalar;
+    bb_status     status = look_up(s, key, &kv, found, err);
     if (status != BB_OK || !kv) return status;
     if (kv->kind != BB_KIND_ARRAY) {
         status = bb_source_u32(s, key, &scalar, NULL, err);
@@ -230,11 +263,9 @@ bb_status bb_source_u32_array(const bb_source *s, const char *key, uint32_t *out
         return status;
     }
     if (kv->count != n)
-        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' has %llu entries; %llu are needed", key, (unsigned long long)kv->count,
-                       (unsigned long long)n);
+        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' has %llu entries; %llu are needed", key, (unsigned long long)kv->count, (unsigned long long)n);
     for (uint64_t i = 0; i < n; i++)
         if (!integer_u32(kv->element, kv->value + i * bb_kind_bytes(kv->element), &out[i]))
-            return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s', entry %llu, is not an integer of 0 to 2^32-1", key,
-                           (unsigned long long)i);
+            return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s', entry %llu, is not an integer of 0 to 2^32-1", key, (unsigned long long)i);
     return BB_OK;
 }

@@ -16,52 +16,67 @@
 #include "kernels/format.h"
 
 typedef enum bb_kind {
-    BB_KIND_U8, BB_KIND_I8, BB_KIND_U16, BB_KIND_I16, BB_KIND_U32, BB_KIND_I32, BB_KIND_F32, BB_KIND_BOOL, BB_KIND_STRING,
-    BB_KIND_ARRAY, BB_KIND_U64, BB_KIND_I64, BB_KIND_F64
+    BB_KIND_U8,
+    BB_KIND_I8,
+    BB_KIND_U16,
+    BB_KIND_I16,
+    BB_KIND_U32,
+    BB_KIND_I32,
+    BB_KIND_F32,
+    BB_KIND_BOOL,
+    BB_KIND_STRING,
+    BB_KIND_ARRAY,
+    BB_KIND_U64,
+    BB_KIND_I64,
+    BB_KIND_F64
 } bb_kind;
 
-typedef struct bb_bytes { const char *data; uint64_t size; } bb_bytes; /* borrowed, not NUL-terminated */
+typedef struct bb_bytes {
+    const char *data;
+    uint64_t    size;
+} bb_bytes; /* borrowed, not NUL-terminated */
 
 typedef struct bb_key {
-    bb_bytes    key;
-    bb_kind     kind;        /* BB_KIND_ARRAY: element kind and count below */
-    bb_kind     element;
-    uint64_t    count;       /* 1 for scalars */
-    const unsigned char *value; uint64_t value_bytes; /* raw little-endian bytes (of a string: its text; of an array: the elements, strings with their length) */
-    bb_bytes   *strings;     /* owned index of a string array; NULL otherwise */
+    bb_bytes             key;
+    bb_kind              kind; /* BB_KIND_ARRAY: element kind and count below */
+    bb_kind              element;
+    uint64_t             count; /* 1 for scalars */
+    const unsigned char *value;
+    uint64_t             value_bytes; /* raw little-endian bytes (of a string: its text; of an array: the elements, strings with their length) */
+    bb_bytes            *strings;     /* owned index of a string array; NULL otherwise */
 } bb_key;
 
 typedef struct bb_tensor {
     char        name[65];
     bb_type     type;
     uint32_t    n_dims;
-    uint64_t    ne[4];       /* ne[0] = row length (inputs), ne[1] = rows (outputs); unused dims are 1 */
+    uint64_t    ne[4]; /* ne[0] = row length (inputs), ne[1] = rows (outputs); unused dims are 1 */
     uint64_t    size_bytes;
-    const void *data;        /* borrowed until bb_source_close */
+    const void *data; /* borrowed until bb_source_close */
 } bb_tensor;
 
 typedef struct bb_source bb_source;
 
 /* What a reader can do with what it has filled in; a row each. */
 typedef struct bb_reader {
-    const char *name;        /* of the format, as people call it */
+    const char *name; /* of the format, as people call it */
     /* Is it one whole model, that can be read as this program reads? BB_UNSUPPORTED says what it is instead. */
     bb_status (*whole)(const bb_source *s, bb_err *err);
     /* The pages of block `layer` will not be read soon (n_layer: of what is outside of blocks): they may go, and come back when they are touched. A
      * reader whose blocks lie in one map may give all of it back. */
-    void      (*release)(const bb_source *s, uint32_t layer);
-    void      (*hash)(const bb_source *s, bb_sha256 *h); /* adds all bytes that the model depends on */
-    void      (*close)(bb_source *s);                    /* `self`; the arrays are freed by bb_source_close */
+    void (*release)(const bb_source *s, uint32_t layer);
+    void (*hash)(const bb_source *s, bb_sha256 *h); /* adds all bytes that the model depends on */
+    void (*close)(bb_source *s);                    /* `self`; the arrays are freed by bb_source_close */
 } bb_reader;
 
 struct bb_source {
     const bb_reader *reader;
-    void            *self;         /* the reader's own */
-    uint32_t         version;      /* of the format */
-    uint64_t         size_bytes;   /* of all files together */
+    void            *self;       /* the reader's own */
+    uint32_t         version;    /* of the format */
+    uint64_t         size_bytes; /* of all files together */
     uint64_t         n_kv, n_tensors;
-    bb_key          *kv;           /* in file order */
-    bb_tensor       *tensors;      /* in file order */
+    bb_key          *kv;                      /* in file order */
+    bb_tensor       *tensors;                 /* in file order */
     uint64_t        *kv_order, *tensor_order; /* [n_kv], [n_tensors] places by name, for look-up; NULL (a source made by hand): all are looked through */
 };
 
@@ -75,8 +90,8 @@ bb_status bb_source_whole(const bb_source *s, bb_err *err);
 void      bb_source_release(const bb_source *s, uint32_t layer);
 void      bb_source_hash(const bb_source *s, bb_sha256 *h);
 
-const bb_key    *bb_source_find(const bb_source *s, const char *key);       /* NULL when absent */
-const bb_tensor *bb_source_tensor(const bb_source *s, const char *name);    /* NULL when absent */
+const bb_key    *bb_source_find(const bb_source *s, const char *key);    /* NULL when absent */
+const bb_tensor *bb_source_tensor(const bb_source *s, const char *name); /* NULL when absent */
 /* Typed getters: *found (may be NULL: then absence is BB_BAD_FILE). Any integer kind is accepted where it fits; a wrong kind is BB_BAD_FILE. */
 bb_status bb_source_u32(const bb_source *s, const char *key, uint32_t *out, bool *found, bb_err *err);
 bb_status bb_source_f32(const bb_source *s, const char *key, float *out, bool *found, bb_err *err);

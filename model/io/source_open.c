@@ -22,8 +22,10 @@ static bb_status refuse_folder(const char *path, bb_err *err)
     if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) return BB_OK;
     if (holds(path, "run.db")) return BB_FAIL(err, BB_BAD_FILE, "%s is a run directory, and a model file is needed: its result is %s/model.gguf", path, path);
     if (holds(path, "config.json"))
-        return BB_FAIL(err, BB_BAD_FILE, "%s is a Hugging Face folder, and a GGUF file is needed: make one with llama.cpp "
-                       "(convert_hf_to_gguf.py %s --outtype f16 --outfile model.gguf)", path, path);
+        return BB_FAIL(err, BB_BAD_FILE,
+                       "%s is a Hugging Face folder, and a GGUF file is needed: make one with llama.cpp "
+                       "(convert_hf_to_gguf.py %s --outtype f16 --outfile model.gguf)",
+                       path, path);
     return BB_FAIL(err, BB_BAD_FILE, "%s is a folder, and a GGUF file is needed", path);
 }
 
@@ -39,8 +41,7 @@ static const char *kind_of_other(const char *path)
     if (n < sizeof head) return NULL;
     if (head[8] == '{' && (head[9] == '"' || head[9] == '}')) return "a safetensors file" CONVERT;
     if (memcmp(head, "PK\3\4", 4) == 0) return "a zip archive (PyTorch's format?)" CONVERT;
-    if (memcmp(head, "tjgg", 4) == 0 || memcmp(head, "lmgg", 4) == 0 || memcmp(head, "fmgg", 4) == 0)
-        return "a GGML file of before August 2023" CONVERT;
+    if (memcmp(head, "tjgg", 4) == 0 || memcmp(head, "lmgg", 4) == 0 || memcmp(head, "fmgg", 4) == 0) return "a GGML file of before August 2023" CONVERT;
     return NULL;
 #undef CONVERT
 }
@@ -48,9 +49,9 @@ static const char *kind_of_other(const char *path)
 /* NAME-00002-of-00003.gguf */
 static bool is_part_name(const char *path)
 {
-    size_t   n = strlen(path);
-    unsigned part, of;
-    int      used = 0;
+    size_t      n = strlen(path);
+    unsigned    part, of;
+    int         used = 0;
     const char *at = n > 20 ? path + n - 20 : "";
     return sscanf(at, "-%5u-of-%5u.gguf%n", &part, &of, &used) == 2 && used == 20 && of > 1;
 }

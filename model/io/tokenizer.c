@@ -21,15 +21,14 @@ static bb_status array_of(const bb_source *g, const char *key, uint64_t n, const
     if (!*kv) return BB_OK;
     if ((*kv)->kind != BB_KIND_ARRAY) return BB_FAIL(err, BB_BAD_FILE, "%s is no array", key);
     if ((*kv)->count != n)
-        return BB_FAIL(err, BB_BAD_FILE, "%s has %llu entries; the vocabulary has %llu tokens", key, (unsigned long long)(*kv)->count,
-                       (unsigned long long)n);
+        return BB_FAIL(err, BB_BAD_FILE, "%s has %llu entries; the vocabulary has %llu tokens", key, (unsigned long long)(*kv)->count, (unsigned long long)n);
     return BB_OK;
 }
 
 static bb_status load_texts(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     const bb_key *kv = bb_source_find(g, "tokenizer.ggml.tokens");
-    bb_status         status = BB_OK;
+    bb_status     status = BB_OK;
     if (!kv || kv->kind != BB_KIND_ARRAY || kv->element != BB_KIND_STRING)
         return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.tokens is %s", kv ? "no array of strings" : "missing: the file has no vocabulary");
     if (kv->count < 1 || kv->count > INT32_MAX / 16 || !kv->strings)
@@ -39,8 +38,7 @@ static bb_status load_texts(bb_tokenizer *t, const bb_source *g, bb_err *err)
     for (uint32_t i = 0; i < t->n_vocab; i++) {
         bb_bytes text = kv->strings[i];
         uint32_t same = text.size ? bb_strings_find(&t->strings, text.data, text.size) : BB_NONE;
-        if (same != BB_NONE)
-            return BB_FAIL(err, BB_BAD_FILE, "tokens %u and %u have the same text in tokenizer.ggml.tokens", same, i);
+        if (same != BB_NONE) return BB_FAIL(err, BB_BAD_FILE, "tokens %u and %u have the same text in tokenizer.ggml.tokens", same, i);
         bb_strings_add(&t->strings, text);
     }
 done:
@@ -50,7 +48,7 @@ done:
 static bb_status load_scores(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     static const char key[] = "tokenizer.ggml.scores";
-    const bb_key *kv;
+    const bb_key     *kv;
     bb_status         status = BB_OK;
     if (!(t->score = bb_calloc(t->n_vocab, sizeof *t->score, err))) return BB_NOMEM;
     BB_TRY(array_of(g, key, t->n_vocab, &kv, err));
@@ -83,7 +81,7 @@ static bb_status load_types(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     static const char          key[] = "tokenizer.ggml.token_type";
     static const unsigned char of_type[7] = { 0, BB_ATTR_NORMAL, BB_ATTR_UNKNOWN, BB_ATTR_CONTROL, BB_ATTR_USER, BB_ATTR_UNUSED, BB_ATTR_BYTE };
-    const bb_key          *kv;
+    const bb_key              *kv;
     bb_status                  status = BB_OK;
     if (!(t->attr = bb_alloc(t->n_vocab, 1, err))) return BB_NOMEM;
     memset(t->attr, BB_ATTR_NORMAL, t->n_vocab);
@@ -104,8 +102,8 @@ done:
 
 static bb_status load_id(const bb_tokenizer *t, const bb_source *g, const char *key, int32_t *id, bb_err *err)
 {
-    bool     found;
-    uint32_t value = 0;
+    bool      found;
+    uint32_t  value = 0;
     bb_status status = BB_OK;
     if (*id >= 0 && (uint32_t)*id >= t->n_vocab) *id = -1;
     BB_TRY(bb_source_u32(g, key, &value, &found, err));
@@ -143,14 +141,63 @@ done:
 
 /* Texts that llama.cpp takes for control tokens (end of turn, fill in the middle) whatever type the file gives them. */
 static const char *const control_texts[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>", "</s>",
-    "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>",
-    "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
-    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\xEF\xBD\x9C" "fim\xE2\x96\x81" "begin\xEF\xBD\x9C>", "<PRE>", "\xE2\x96\x81<PRE>",
-    "<|code_prefix|>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<\xEF\xBD\x9C" "fim\xE2\x96\x81hole\xEF\xBD\x9C>", "<SUF>",
-    "\xE2\x96\x81<SUF>", "<|code_suffix|>", "<|fim_middle|>", "<fim-middle>", "<fim_middle>",
-    "<\xEF\xBD\x9C" "fim\xE2\x96\x81" "end\xEF\xBD\x9C>", "<MID>", "\xE2\x96\x81<MID>", "<|code_middle|>", "<|fim_pad|>", "<fim-pad>",
-    "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<\xEF\xBD\x9C"
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<\xEF\xBD\x9C"
+    "fim\xE2\x96\x81"
+    "begin\xEF\xBD\x9C>",
+    "<PRE>",
+    "\xE2\x96\x81<PRE>",
+    "<|code_prefix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<\xEF\xBD\x9C"
+    "fim\xE2\x96\x81hole\xEF\xBD\x9C>",
+    "<SUF>",
+    "\xE2\x96\x81<SUF>",
+    "<|code_suffix|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<\xEF\xBD\x9C"
+    "fim\xE2\x96\x81"
+    "end\xEF\xBD\x9C>",
+    "<MID>",
+    "\xE2\x96\x81<MID>",
+    "<|code_middle|>",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
 };
 
 static void force_control(bb_tokenizer *t)
@@ -176,9 +223,9 @@ static bool holds(bb_bytes text, const char *part)
 static bb_status phi3_strips(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     static const char *const keeps[] = { "<unk>", "<s>", "<|endoftext|>" };
-    bb_bytes  name = { NULL, 0 };
-    bool      found = false;
-    bb_status status = bb_source_text(g, "general.name", &name, &found, err);
+    bb_bytes                 name = { NULL, 0 };
+    bool                     found = false;
+    bb_status                status = bb_source_text(g, "general.name", &name, &found, err);
     if (status != BB_OK || !found || !(holds(name, "phi-3") || holds(name, "phi3"))) return status;
     for (uint32_t i = 0; i < t->n_special; i++) t->attr[t->special[i]] |= BB_ATTR_STRIP_RIGHT;
     for (size_t i = 0; i < sizeof keeps / sizeof *keeps; i++) {
@@ -210,10 +257,10 @@ static bb_status choose_kind(bb_tokenizer *t, const bb_source *g, bb_err *err)
     t->bpe = is_text(model, "gpt2");
     if (!t->bpe && !is_text(model, "llama"))
         return BB_FAIL(err, BB_UNSUPPORTED, "tokenizer model \"%s\" (tokenizer.ggml.model) is not supported; \"llama\" and \"gpt2\" are",
-                       bb_printable(model, (char[41]){ 0 }));
+                       bb_printable(model, (char[41]) { 0 }));
     if (t->bpe) {
         BB_TRY(bb_source_text(g, "tokenizer.ggml.pre", &pre, &found, err));
-        if (found && pre.size == 0) pre = (bb_bytes){ "default", 7 };
+        if (found && pre.size == 0) pre = (bb_bytes) { "default", 7 };
         BB_TRY(bb_pre_create(pre.data, pre.size, &t->pre, &info, err));
     }
     t->ignore_merges = info.ignore_merges;
@@ -273,12 +320,10 @@ bool     bb_tokenizer_adds_bos(const bb_tokenizer *t) { return t->add_bos; }
 
 static bb_status tokenize_raw(const bb_tokenizer *t, const char *text, size_t size, bool after_special, bb_merger *m, bb_ids *ids, bb_err *err)
 {
-    return t->bpe ? bb_bpe_tokenize(t, text, size, m, ids, err)
-                  : bb_spm_tokenize(t, text, size, after_special && t->add_space_prefix, m, ids, err);
+    return t->bpe ? bb_bpe_tokenize(t, text, size, m, ids, err) : bb_spm_tokenize(t, text, size, after_special && t->add_space_prefix, m, ids, err);
 }
 
-bb_status bb_tokenize(const bb_tokenizer *t, const char *text, size_t size, bool add_special, bool parse_special, int32_t **ids,
-                      size_t *n_ids, bb_err *err)
+bb_status bb_tokenize(const bb_tokenizer *t, const char *text, size_t size, bool add_special, bool parse_special, int32_t **ids, size_t *n_ids, bb_err *err)
 {
     bb_status status = BB_OK;
     bb_ids    out = { 0 };
@@ -287,8 +332,7 @@ bb_status bb_tokenize(const bb_tokenizer *t, const char *text, size_t size, bool
     size_t    at = 0;
     *ids = NULL;
     *n_ids = 0;
-    if (size > BB_LONGEST_TEXT)
-        return BB_FAIL(err, BB_UNSUPPORTED, "the text has %zu bytes; at most %d can be tokenized at once", size, (int)BB_LONGEST_TEXT);
+    if (size > BB_LONGEST_TEXT) return BB_FAIL(err, BB_UNSUPPORTED, "the text has %zu bytes; at most %d can be tokenized at once", size, (int)BB_LONGEST_TEXT);
     if (!(out.data = bb_alloc(out.capacity = 64, sizeof *out.data, err))) return BB_NOMEM;
     if (add_special && t->add_bos) BB_TRY(bb_ids_add(&out, t->bos, err));
     BB_TRY(bb_special_places(t, text, size, parse_special, &p, err));
@@ -326,11 +370,11 @@ static void put_bpe(const bb_tokenizer *t, uint32_t id, bb_text *out)
     bb_bytes text = t->strings.text[id];
     for (uint64_t i = 0; i < text.size;) {
         const unsigned char *p = (const unsigned char *)text.data + i;
-        bool     two = p[0] >= 0xC3 && p[0] < 0xC8 && text.size - i >= 2 && (p[1] & 0xC0) == 0x80; /* U+00C0 .. U+01FF */
-        int      byte;
-        if (p[0] == 0xC2 && text.size - i >= 2 && (p[1] & 0xC0) == 0x80) two = true;               /* U+0080 .. U+00BF */
+        bool                 two = p[0] >= 0xC3 && p[0] < 0xC8 && text.size - i >= 2 && (p[1] & 0xC0) == 0x80; /* U+00C0 .. U+01FF */
+        int                  byte;
+        if (p[0] == 0xC2 && text.size - i >= 2 && (p[1] & 0xC0) == 0x80) two = true; /* U+0080 .. U+00BF */
         byte = bb_bpe_byte(two ? (p[0] & 31u) << 6 | (p[1] & 63u) : p[0] < 0x80 ? p[0] : UINT32_MAX);
-        if (byte >= 0) bb_text_addn(out, &(char){ (char)byte }, 1);
+        if (byte >= 0) bb_text_addn(out, &(char) { (char)byte }, 1);
         else bb_text_addn(out, text.data + i, two ? 2 : 1); /* not of the alphabet: as it stands */
         i += two ? 2 : 1;
     }
@@ -338,7 +382,7 @@ static void put_bpe(const bb_tokenizer *t, uint32_t id, bb_text *out)
 
 static void put_token(const bb_tokenizer *t, uint32_t id, bb_text *run)
 {
-    if (t->attr[id] & BB_ATTR_BYTE) bb_text_addn(run, &(char){ (char)byte_of(t->strings.text[id]) }, 1);
+    if (t->attr[id] & BB_ATTR_BYTE) bb_text_addn(run, &(char) { (char)byte_of(t->strings.text[id]) }, 1);
     else if (t->bpe) put_bpe(t, id, run);
     else bb_text_addn(run, t->strings.text[id].data, t->strings.text[id].size);
 }

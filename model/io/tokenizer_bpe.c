@@ -69,27 +69,27 @@ static void add_merge(bb_tokenizer *t, bb_bytes line, uint32_t rank, char *joine
     uint64_t    pair;
     uint32_t   *slot;
     if (!space) return;
-    left = (bb_bytes){ line.data, (uint64_t)(space - line.data) };
-    right = (bb_bytes){ space + 1, line.size - left.size - 1 };
+    left = (bb_bytes) { line.data, (uint64_t)(space - line.data) };
+    right = (bb_bytes) { space + 1, line.size - left.size - 1 };
     memcpy(joined, left.data, left.size);
     if (right.size) memcpy(joined + left.size, right.data, right.size);
-    both = (bb_bytes){ joined, left.size + right.size };
+    both = (bb_bytes) { joined, left.size + right.size };
     l = intern(t, left);
     r = intern(t, right);
     b = intern(t, both);
     pair = (uint64_t)l << 32 | r;
     slot = slot_of(t, pair);
     if (*slot) return; /* of two equal lines the first counts */
-    t->ranks[t->n_ranks++] = (bb_rank){ pair, rank, b };
+    t->ranks[t->n_ranks++] = (bb_rank) { pair, rank, b };
     *slot = t->n_ranks;
 }
 
 static bb_status load_merges(bb_tokenizer *t, const bb_source *g, bb_err *err)
 {
     const bb_key *kv = bb_source_find(g, "tokenizer.ggml.merges");
-    uint64_t          n, bytes = 0;
-    char             *joined;
-    bb_status         status = BB_OK;
+    uint64_t      n, bytes = 0;
+    char         *joined;
+    bb_status     status = BB_OK;
     if (!kv || kv->kind != BB_KIND_ARRAY || kv->element != BB_KIND_STRING || (kv->count && !kv->strings))
         return BB_FAIL(err, BB_BAD_FILE, "tokenizer.ggml.merges is %s; a gpt2 tokenizer needs it", kv ? "no array of strings" : "missing");
     n = kv->count;
@@ -118,7 +118,7 @@ static bb_status load_bytes(bb_tokenizer *t, bb_err *err)
         uint32_t number = bb_strings_find(&t->strings, text, size);
         if (number == BB_NONE) {
             memcpy(t->spelled[b], text, size);
-            number = bb_strings_add(&t->strings, (bb_bytes){ t->spelled[b], size });
+            number = bb_strings_add(&t->strings, (bb_bytes) { t->spelled[b], size });
         }
         t->byte_id[b] = (int32_t)number;
     }
@@ -170,8 +170,7 @@ static uint32_t whole_word(const bb_tokenizer *t, const char *word, size_t size,
     return bb_strings_find(&t->strings, spelled, n);
 }
 
-static bb_status tokenize_word(const bb_tokenizer *t, const char *text, size_t first, size_t end, char *spelled, bb_merger *m, bb_ids *out,
-                               bb_err *err)
+static bb_status tokenize_word(const bb_tokenizer *t, const char *text, size_t first, size_t end, char *spelled, bb_merger *m, bb_ids *out, bb_err *err)
 {
     bb_status status = BB_OK;
     if (t->ignore_merges) {

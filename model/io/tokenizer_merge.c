@@ -72,7 +72,7 @@ void bb_strings_done(bb_strings *s)
 {
     bb_free(s->text);
     bb_table_done(&s->numbers);
-    *s = (bb_strings){ 0 };
+    *s = (bb_strings) { 0 };
 }
 
 bb_status bb_ids_add(bb_ids *ids, int32_t id, bb_err *err)
@@ -109,7 +109,7 @@ bb_status bb_merger_add(bb_merger *m, size_t at, uint32_t size, uint32_t id, bb_
         m->symbol = symbol;
         m->capacity = capacity;
     }
-    m->symbol[m->n] = (bb_symbol){ at, size, id, m->n ? (uint32_t)m->n - 1 : BB_NONE, BB_NONE };
+    m->symbol[m->n] = (bb_symbol) { at, size, id, m->n ? (uint32_t)m->n - 1 : BB_NONE, BB_NONE };
     if (m->n) m->symbol[m->n - 1].next = (uint32_t)m->n;
     m->n++;
     return BB_OK;
@@ -152,7 +152,7 @@ static bb_status consider(bb_merger *m, uint32_t left, const bb_tokenizer *t, co
     l = &m->symbol[left];
     r = &m->symbol[l->next];
     if (!pair(t, text, l, r, &priority, &id)) return BB_OK;
-    return push(m, (bb_candidate){ (uint64_t)priority << 32 | left, l->next, l->size + r->size, id }, err);
+    return push(m, (bb_candidate) { (uint64_t)priority << 32 | left, l->next, l->size + r->size, id }, err);
 }
 
 bb_status bb_merger_run(bb_merger *m, const bb_tokenizer *t, const char *text, bb_pair pair, bb_err *err)
@@ -181,5 +181,5 @@ void bb_merger_done(bb_merger *m)
 {
     bb_free(m->symbol);
     bb_free(m->heap);
-    *m = (bb_merger){ 0 };
+    *m = (bb_merger) { 0 };
 }

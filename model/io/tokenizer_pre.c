@@ -15,31 +15,32 @@
 
 enum { MAX_PATTERNS = 6 };
 
-#define WS    "\\x{9}-\\x{D} \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
+#define WS "\\x{9}-\\x{D} \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
 #define SPACE "[" WS "]"
-#define LAST_SPACES SPACE "+(?![^" WS "])"      /* white space, but not the last one before a word */
-#define OTHER "[^" WS "\\p{L}\\p{N}]"           /* neither space, letter nor number */
+#define LAST_SPACES SPACE "+(?![^" WS "])" /* white space, but not the last one before a word */
+#define OTHER "[^" WS "\\p{L}\\p{N}]"      /* neither space, letter nor number */
 #define SHORT "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 #define NOT_LINE_LETTER_NUMBER "[^\\r\\n\\p{L}\\p{N}]"
 #define ENDING "|" SPACE "*[\\r\\n]+|" LAST_SPACES "|" SPACE "+"
 
-#define GPT2       "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?" OTHER "+|" LAST_SPACES
-#define LLAMA3     SHORT "|" NOT_LINE_LETTER_NUMBER "?\\p{L}+|\\p{N}{1,3}| ?" OTHER "+[\\r\\n]*" ENDING
-#define QWEN2      SHORT "|" NOT_LINE_LETTER_NUMBER "?\\p{L}+|\\p{N}| ?" OTHER "+[\\r\\n]*" ENDING
-#define QWEN35     SHORT "|" NOT_LINE_LETTER_NUMBER "?[\\p{L}\\p{M}]+|\\p{N}| ?[^" WS "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" ENDING
+#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?" OTHER "+|" LAST_SPACES
+#define LLAMA3 SHORT "|" NOT_LINE_LETTER_NUMBER "?\\p{L}+|\\p{N}{1,3}| ?" OTHER "+[\\r\\n]*" ENDING
+#define QWEN2 SHORT "|" NOT_LINE_LETTER_NUMBER "?\\p{L}+|\\p{N}| ?" OTHER "+[\\r\\n]*" ENDING
+#define QWEN35 SHORT "|" NOT_LINE_LETTER_NUMBER "?[\\p{L}\\p{M}]+|\\p{N}| ?[^" WS "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" ENDING
 #define SEED_CODER SHORT "|" NOT_LINE_LETTER_NUMBER "?\\p{L}+|\\p{N}| ?[^" WS "\\p{L}\\p{N}\\r\\n]+" ENDING
-#define BAILING    SHORT "|" NOT_LINE_LETTER_NUMBER "?\\p{L}+|\\p{N}| ?" OTHER "+[\\r\\n]*|" SPACE "*[\\r\\n]|" LAST_SPACES "|" SPACE "+"
+#define BAILING SHORT "|" NOT_LINE_LETTER_NUMBER "?\\p{L}+|\\p{N}| ?" OTHER "+[\\r\\n]*|" SPACE "*[\\r\\n]|" LAST_SPACES "|" SPACE "+"
 /* Letters but a-z, then letters but A-Z: what llama.cpp makes of "upper case, then lower case". */
 #define UPPER "[^\\P{L}a-z]"
 #define LOWER "[^\\P{L}A-Z]"
-#define GPT4O NOT_LINE_LETTER_NUMBER "?" UPPER "*" LOWER "+(?:" SHORT ")?|" NOT_LINE_LETTER_NUMBER "?" UPPER "+" LOWER "*(?:" SHORT \
-              ")?|\\p{N}{1,3}| ?" OTHER "+[\\r\\n/]*" ENDING
-#define TEKKEN NOT_LINE_LETTER_NUMBER "?" UPPER "*" LOWER "+|" NOT_LINE_LETTER_NUMBER "?" UPPER "+" LOWER \
-               "*|\\p{N}| ?" OTHER "+[\\r\\n/]*" ENDING
+#define GPT4O \
+    NOT_LINE_LETTER_NUMBER "?" UPPER "*" LOWER "+(?:" SHORT ")?|" NOT_LINE_LETTER_NUMBER "?" UPPER "+" LOWER "*(?:" SHORT ")?|\\p{N}{1,3}| ?" OTHER \
+                           "+[\\r\\n/]*" ENDING
+#define TEKKEN NOT_LINE_LETTER_NUMBER "?" UPPER "*" LOWER "+|" NOT_LINE_LETTER_NUMBER "?" UPPER "+" LOWER "*|\\p{N}| ?" OTHER "+[\\r\\n/]*" ENDING
 #define DEEPSEEK3 "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*" ENDING
 /* U+0800..U+9FA5 and Hangul without white space, and the cased letters of the Unicode version that DeepSeek's tokenizer was made with. */
-#define ASIAN "[\\x{800}-\\x{167F}\\x{1681}-\\x{1FFF}\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}" \
-              "\\x{3001}-\\x{9FA5}\\x{AC00}-\\x{D7FF}]+"
+#define ASIAN \
+    "[\\x{800}-\\x{167F}\\x{1681}-\\x{1FFF}\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}" \
+    "\\x{3001}-\\x{9FA5}\\x{AC00}-\\x{D7FF}]+"
 #define CASED \
     "A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}" \
     "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}" \
@@ -55,29 +56,46 @@ enum { MAX_PATTERNS = 6 };
     "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}" \
     "\\x{118A0}-\\x{118DF}\\x{1E900}-\\x{1E943}"
 
-typedef enum set { DEFAULT_SET, GPT2_SET, LLAMA3_SET, QWEN2_SET, QWEN35_SET, DIGIT_SET, FALCON_SET, DEEPSEEK_LLM_SET, DEEPSEEK_CODER_SET,
-                   DEEPSEEK3_SET, GPT4O_SET, TEKKEN_SET, SEED_CODER_SET, BAILING_SET } set;
+typedef enum set {
+    DEFAULT_SET,
+    GPT2_SET,
+    LLAMA3_SET,
+    QWEN2_SET,
+    QWEN35_SET,
+    DIGIT_SET,
+    FALCON_SET,
+    DEEPSEEK_LLM_SET,
+    DEEPSEEK_CODER_SET,
+    DEEPSEEK3_SET,
+    GPT4O_SET,
+    TEKKEN_SET,
+    SEED_CODER_SET,
+    BAILING_SET
+} set;
 
 static const char *const patterns[][MAX_PATTERNS] = {
-    [DEFAULT_SET]        = { "[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" },
-    [GPT2_SET]           = { GPT2 },
-    [LLAMA3_SET]         = { LLAMA3 },
-    [QWEN2_SET]          = { QWEN2 },
-    [QWEN35_SET]         = { QWEN35 },
-    [DIGIT_SET]          = { "\\p{N}", GPT2 },
-    [FALCON_SET]         = { "[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]" },
-    [DEEPSEEK_LLM_SET]   = { "[\\r\\n]", SPACE "?[" CASED "]+",
-                             SPACE "?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3001}\\x{3002}]+", SPACE "+\\z", ASIAN,
-                             "\\p{N}+" },
+    [DEFAULT_SET] = { "[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" },
+    [GPT2_SET] = { GPT2 },
+    [LLAMA3_SET] = { LLAMA3 },
+    [QWEN2_SET] = { QWEN2 },
+    [QWEN35_SET] = { QWEN35 },
+    [DIGIT_SET] = { "\\p{N}", GPT2 },
+    [FALCON_SET] = { "[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]" },
+    [DEEPSEEK_LLM_SET] = { "[\\r\\n]", SPACE "?[" CASED "]+", SPACE "?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3001}\\x{3002}]+",
+                           SPACE "+\\z", ASIAN, "\\p{N}+" },
     [DEEPSEEK_CODER_SET] = { "[\\r\\n]", SPACE "?\\p{L}+", SPACE "?\\p{P}+", ASIAN, "\\p{N}" },
-    [DEEPSEEK3_SET]      = { "\\p{N}{1,3}", "[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+", DEEPSEEK3 },
-    [GPT4O_SET]          = { GPT4O },
-    [TEKKEN_SET]         = { TEKKEN },
-    [SEED_CODER_SET]     = { SEED_CODER },
-    [BAILING_SET]        = { BAILING },
+    [DEEPSEEK3_SET] = { "\\p{N}{1,3}", "[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+", DEEPSEEK3 },
+    [GPT4O_SET] = { GPT4O },
+    [TEKKEN_SET] = { TEKKEN },
+    [SEED_CODER_SET] = { SEED_CODER },
+    [BAILING_SET] = { BAILING },
 };
 
-static const struct pre_row { const char *name; set set; bb_pre_info info; } rows[] = {
+static const struct pre_row {
+    const char *name;
+    set         set;
+    bb_pre_info info;
+} rows[] = {
     { "default", DEFAULT_SET, { 0 } },
     { "llama-bpe", LLAMA3_SET, { .ignore_merges = true, .add_bos = true } },
     { "llama3", LLAMA3_SET, { .ignore_merges = true, .add_bos = true } },
@@ -142,8 +160,8 @@ struct bb_pre {
 
 static bb_status compile(const char *pattern, pcre2_code **code, bb_err *err)
 {
-    int        error = 0;
-    PCRE2_SIZE at = 0;
+    int         error = 0;
+    PCRE2_SIZE  at = 0;
     PCRE2_UCHAR message[128] = { 0 };
     *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error, &at, NULL);
     if (!*code) {
@@ -164,10 +182,9 @@ bb_status bb_pre_create(const char *name, size_t size, bb_pre **out, bb_pre_info
         if (strlen(rows[i].name) == size && memcmp(rows[i].name, name, size) == 0) row = &rows[i];
     if (!row)
         return BB_FAIL(err, BB_UNSUPPORTED, "pre-tokenizer \"%s\" (tokenizer.ggml.pre) is not known",
-                       bb_printable((bb_bytes){ name, size }, (char[41]){ 0 }));
+                       bb_printable((bb_bytes) { name, size }, (char[41]) { 0 }));
     if (!(pre = bb_calloc(1, sizeof *pre, err))) return BB_NOMEM;
-    for (; pre->n < MAX_PATTERNS && patterns[row->set][pre->n]; pre->n++)
-        BB_TRY(compile(patterns[row->set][pre->n], &pre->code[pre->n], err));
+    for (; pre->n < MAX_PATTERNS && patterns[row->set][pre->n]; pre->n++) BB_TRY(compile(patterns[row->set][pre->n], &pre->code[pre->n], err));
     *info = row->info;
     *out = pre;
     pre = NULL;
@@ -183,7 +200,9 @@ void bb_pre_destroy(bb_pre *pre)
     bb_free(pre);
 }
 
-typedef struct bb_ends { size_t *at, n, capacity; } bb_ends;
+typedef struct bb_ends {
+    size_t *at, n, capacity;
+} bb_ends;
 
 static bb_status add_end(bb_ends *e, size_t at, bb_err *err)
 {
@@ -206,8 +225,7 @@ static bb_status cut(const pcre2_code *code, pcre2_match_data *match, const char
     while (at < size) {
         int         rc = pcre2_match(code, (PCRE2_SPTR)(text + first), size, at, PCRE2_NO_UTF_CHECK, match, NULL);
         PCRE2_SIZE *range = pcre2_get_ovector_pointer(match);
-        if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-            rc = pcre2_match(code, (PCRE2_SPTR)(text + first), size, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, NULL);
+        if (rc == PCRE2_ERROR_JIT_STACKLIMIT) rc = pcre2_match(code, (PCRE2_SPTR)(text + first), size, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, NULL);
         if (rc == PCRE2_ERROR_NOMATCH) break;
         if (rc < 0) return BB_FAIL(err, BB_FAILED, "PCRE2 gave error %d while cutting text into words at byte %zu", rc, first + at);
         BB_ASSERT(range[1] > range[0]); /* no pattern of ours matches the empty text */

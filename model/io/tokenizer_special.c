@@ -13,19 +13,22 @@
 
 /* Node 0 is the root. Nodes in order of creation: a parent comes before its children. */
 struct bb_special_set {
-    uint32_t  n_nodes;
-    uint32_t *fail;    /* the longest proper suffix that is a node */
-    uint32_t *token;   /* whose text ends here; BB_NONE: none */
-    uint32_t *link[2]; /* the nearest node along fail, itself included, where a token ends; 0: none. [0]: user-defined tokens only, [1]: any */
-    uint32_t *from;    /* its parent */
-    unsigned char *byte; /* by which it follows its parent */
-    bb_table  children; /* nodes by parent and byte, but those of the root */
-    uint32_t  start[256]; /* these */
+    uint32_t       n_nodes;
+    uint32_t      *fail;       /* the longest proper suffix that is a node */
+    uint32_t      *token;      /* whose text ends here; BB_NONE: none */
+    uint32_t      *link[2];    /* the nearest node along fail, itself included, where a token ends; 0: none. [0]: user-defined tokens only, [1]: any */
+    uint32_t      *from;       /* its parent */
+    unsigned char *byte;       /* by which it follows its parent */
+    bb_table       children;   /* nodes by parent and byte, but those of the root */
+    uint32_t       start[256]; /* these */
 };
 
 /* ---- the automaton ---- */
 
-typedef struct edge { uint32_t from; unsigned char byte; } edge;
+typedef struct edge {
+    uint32_t      from;
+    unsigned char byte;
+} edge;
 
 static bool is_child(const void *set, uint32_t node, const void *key)
 {
@@ -37,7 +40,7 @@ static bool is_child(const void *set, uint32_t node, const void *key)
 static uint32_t *slot_of(const bb_special_set *s, uint32_t from, unsigned char byte)
 {
     const uint64_t key = ((uint64_t)from << 8 | byte) * UINT64_C(0x9E3779B97F4A7C15);
-    return bb_table_at(&s->children, key ^ key >> 29, is_child, s, &(edge){ from, byte });
+    return bb_table_at(&s->children, key ^ key >> 29, is_child, s, &(edge) { from, byte });
 }
 
 /* 0: none. */
@@ -91,8 +94,7 @@ static void connect(bb_special_set *s, const bb_tokenizer *t, const uint32_t *de
     for (uint32_t k = 1; k < s->n_nodes; k++) {
         uint32_t i = order[k];
         s->fail[i] = s->from[i] ? step(s, s->fail[s->from[i]], s->byte[i]) : 0;
-        for (int mode = 0; mode < 2; mode++)
-            s->link[mode][i] = s->token[i] != BB_NONE && (mode || is_user(t, s->token[i])) ? i : s->link[mode][s->fail[i]];
+        for (int mode = 0; mode < 2; mode++) s->link[mode][i] = s->token[i] != BB_NONE && (mode || is_user(t, s->token[i])) ? i : s->link[mode][s->fail[i]];
     }
 }
 
@@ -163,8 +165,14 @@ void bb_special_set_destroy(bb_special_set *s)
 
 /* ---- places in a text ---- */
 
-typedef struct candidate { uint64_t at; uint32_t node, size, id; } candidate; /* the token of a node at a byte of the text */
-typedef struct candidates { candidate *item; size_t n, capacity; } candidates;  /* a heap, the next to be placed first */
+typedef struct candidate {
+    uint64_t at;
+    uint32_t node, size, id;
+} candidate; /* the token of a node at a byte of the text */
+typedef struct candidates {
+    candidate *item;
+    size_t     n, capacity;
+} candidates; /* a heap, the next to be placed first */
 
 static bool comes_before(const candidate *a, const candidate *b)
 {
@@ -208,15 +216,15 @@ static bb_status offer(const bb_tokenizer *t, const uint32_t *link, uint32_t nod
     for (node = link[node]; node; node = link[s->fail[node]]) {
         uint32_t id = s->token[node];
         uint64_t size = t->strings.text[id].size;
-        if (size <= room) return push(h, (candidate){ at, node, (uint32_t)size, id }, err);
+        if (size <= room) return push(h, (candidate) { at, node, (uint32_t)size, id }, err);
     }
     return BB_OK;
 }
 
 static bool is_c_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-static bb_status place_all(const bb_tokenizer *t, const uint32_t *link, const char *text, size_t size, candidates *h, unsigned char *taken,
-                           bb_places *p, bb_err *err)
+static bb_status place_all(const bb_tokenizer *t, const uint32_t *link, const char *text, size_t size, candidates *h, unsigned char *taken, bb_places *p,
+                           bb_err *err)
 {
     bb_status status = BB_OK;
     while (h->n) {
@@ -237,7 +245,7 @@ static bb_status place_all(const bb_tokenizer *t, const uint32_t *link, const ch
             p->item = bigger;
             p->capacity = capacity;
         }
-        p->item[p->n++] = (bb_place){ c.at, end, c.id };
+        p->item[p->n++] = (bb_place) { c.at, end, c.id };
     }
 done:
     return status;

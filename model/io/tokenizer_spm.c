@@ -18,10 +18,7 @@ enum { JOIN_BITS = 1 << 21 };
 
 static const char SPACE[] = "\xE2\x96\x81"; /* U+2581, which stands for a space inside tokens */
 
-unsigned bb_utf8_size(unsigned char lead)
-{
-    return lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-}
+unsigned bb_utf8_size(unsigned char lead) { return lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4; }
 
 /* A character's bytes as one number; size is cut at the end of the text. */
 static uint32_t character(const char *text, size_t left, unsigned *size)
@@ -96,8 +93,7 @@ static bb_status tokenize_piece(const bb_tokenizer *t, const char *text, bb_merg
         }
         for (uint32_t j = 0; j < s->size; j++) {
             unsigned char b = (unsigned char)text[s->at + j];
-            if (t->byte_id[b] < 0)
-                return BB_FAIL(err, BB_BAD_FILE, "the vocabulary has no token for byte 0x%02X and no unknown token", b);
+            if (t->byte_id[b] < 0) return BB_FAIL(err, BB_BAD_FILE, "the vocabulary has no token for byte 0x%02X and no unknown token", b);
             BB_TRY(bb_ids_add(out, t->byte_id[b], err));
         }
     }

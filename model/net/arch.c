@@ -15,16 +15,31 @@ const bb_arch bb_archs[] = {
     { .name = "llama", .whole_heads = true, .norms = PRE_NORMS, .rope_factors = true, .separate_head = true, .attention_biases = true, .pruned = "deci" },
     { .name = "qwen2", .neox = true, .norms = PRE_NORMS, .separate_head = true, .attention_biases = true, .square_attention = true, .pruned = "deci" },
     { .name = "qwen3", .neox = true, .norms = PRE_NORMS | HEAD_NORMS, .separate_head = true, .attention_biases = true, .pruned = "openelm" },
-    { .name = "deci", .whole_heads = true, .norms = PRE_NORMS, .arrays = ALL_COUNTS, .optional = BOTH, .rope_factors = true, .separate_head = true,
-      .attention_biases = true, .first = BB_SET(BB_ATTENTION), .pruned = "deci" },
-    { .name = "openelm", .neox = true, .norms = PRE_NORMS | HEAD_NORMS, .arrays = ALL_COUNTS, .fused = { [BB_FEED_ATTENTION] = "attn_qkv" },
-      .always = BB_SET(BB_ATTENTION), .pruned = "openelm" },
+    { .name = "deci",
+      .whole_heads = true,
+      .norms = PRE_NORMS,
+      .arrays = ALL_COUNTS,
+      .optional = BOTH,
+      .rope_factors = true,
+      .separate_head = true,
+      .attention_biases = true,
+      .first = BB_SET(BB_ATTENTION),
+      .pruned = "deci" },
+    { .name = "openelm",
+      .neox = true,
+      .norms = PRE_NORMS | HEAD_NORMS,
+      .arrays = ALL_COUNTS,
+      .fused = { [BB_FEED_ATTENTION] = "attn_qkv" },
+      .always = BB_SET(BB_ATTENTION),
+      .pruned = "openelm" },
     { .name = "smollm3", .no_rope_every = 4, .norms = PRE_NORMS, .separate_head = true, .attention_biases = true },
 };
 const size_t bb_n_archs = sizeof bb_archs / sizeof *bb_archs;
 
 const char *const bb_count_keys[BB_N_COUNTS] = {
-    [BB_COUNT_HEADS] = "attention.head_count", [BB_COUNT_KV] = "attention.head_count_kv", [BB_COUNT_FF] = "feed_forward_length",
+    [BB_COUNT_HEADS] = "attention.head_count",
+    [BB_COUNT_KV] = "attention.head_count_kv",
+    [BB_COUNT_FF] = "feed_forward_length",
 };
 
 const bb_arch *bb_arch_find(const char *name, size_t length)

@@ -19,23 +19,23 @@ extern const char *const bb_count_keys[BB_N_COUNTS]; /* behind the architecture'
 #define BB_SET(x) (1u << (x)) /* a member of the sets below */
 
 typedef struct bb_arch {
-    const char *name;              /* general.architecture, and what its keys begin with */
+    const char *name; /* general.architecture, and what its keys begin with */
     /* what is computed */
-    bool        neox;              /* RoPE turns pairs (i, i + n_rot/2); else (2i, 2i+1) */
-    bool        whole_heads;       /* RoPE turns all numbers of a head */
-    uint32_t    no_rope_every;     /* 4: the fourth block, the eighth, ... has no RoPE; 0: all have */
-    unsigned    norms;             /* set of bb_norm that every block has */
+    bool     neox;          /* RoPE turns pairs (i, i + n_rot/2); else (2i, 2i+1) */
+    bool     whole_heads;   /* RoPE turns all numbers of a head */
+    uint32_t no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE; 0: all have */
+    unsigned norms;         /* set of bb_norm that every block has */
     /* what its loader takes */
-    unsigned    arrays;            /* set of bb_count that may differ from block to block */
-    unsigned    optional;          /* set of bb_sublayer that a block may lack */
-    bool        rope_factors;      /* rope_freqs.weight (the frequency factors of Llama 3) */
-    bool        separate_head;     /* output.weight: embeddings and head need not be tied */
+    unsigned    arrays;        /* set of bb_count that may differ from block to block */
+    unsigned    optional;      /* set of bb_sublayer that a block may lack */
+    bool        rope_factors;  /* rope_freqs.weight (the frequency factors of Llama 3) */
+    bool        separate_head; /* output.weight: embeddings and head need not be tied */
     bool        attention_biases;
     bool        square_attention;  /* the heads must make up the width: H D = C */
     const char *fused[BB_N_FEEDS]; /* the one tensor in which all parts with this feed lie, rows of one behind rows of the other; NULL: a tensor each */
     unsigned    always, first;     /* sets of bb_sublayer: the graph needs them in every block, in the first block: a stand-in that computes zero */
     /* where it goes when its blocks do not fit its loader */
-    const char *pruned;            /* the architecture to be written; NULL: llama.cpp has none */
+    const char *pruned; /* the architecture to be written; NULL: llama.cpp has none */
 } bb_arch;
 
 extern const bb_arch bb_archs[]; /* new rows at the end: what is kept on disk of a training names an architecture by its place */

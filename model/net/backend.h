@@ -18,18 +18,21 @@
 
 /* A float32 array in the memory of a backend, from number `at` of an allocation on. Only the backend knows what `memory` is. */
 typedef struct bb_memory bb_memory;
-typedef struct bb_buffer { bb_memory *memory; size_t at; } bb_buffer;
+typedef struct bb_buffer {
+    bb_memory *memory;
+    size_t     at;
+} bb_buffer;
 
 /* The same memory n numbers further on: row i of rows of `width` is bb_buffer_at(b, i * width). */
-static inline bb_buffer bb_buffer_at(bb_buffer b, size_t n) { return (bb_buffer){ b.memory, b.at + n }; }
+static inline bb_buffer bb_buffer_at(bb_buffer b, size_t n) { return (bb_buffer) { b.memory, b.at + n }; }
 
 /* Heads laid side by side in a row, and how RoPE turns them. */
 typedef struct bb_heads {
     uint32_t     n, dim, n_rot; /* n_rot 0: no RoPE */
     bool         neox;
-    const float *norm;      /* [dim] RMSNorm of each head before RoPE, or NULL */
+    const float *norm; /* [dim] RMSNorm of each head before RoPE, or NULL */
     float        norm_eps;
-    const float *cos_sin;   /* bb_rope_table: [T][n_rot/2][2] */
+    const float *cos_sin; /* bb_rope_table: [T][n_rot/2][2] */
 } bb_heads;
 
 /* Of the queries (BB_PART_Q) or keys (BB_PART_K) of a block: what every pass gives to its operation. cos_sin: bb_rope_table of the net. */
@@ -43,7 +46,7 @@ float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err);
 bb_status bb_check_block(const bb_net *net, const bb_block *block, bb_err *err);
 bb_status bb_check_embd(const bb_net *net, bb_err *err);
 bb_status bb_check_head(const bb_net *net, bb_err *err);
-bb_status bb_check_shape(const bb_net *net, bb_err *err);   /* width, head size, vocabulary, n_rot */
+bb_status bb_check_shape(const bb_net *net, bb_err *err); /* width, head size, vocabulary, n_rot */
 bb_status bb_check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, bb_err *err);
 
 enum { BB_LOSS_FLOATS = 16 << 20 }; /* logits that back_loss has at a time (and as many of the reference): 64 MiB */
@@ -51,9 +54,9 @@ enum { BB_LOSS_FLOATS = 16 << 20 }; /* logits that back_loss has at a time (and 
 /* A loss of n rows at the head: cross-entropy with `targets`, or against z_ref = x_ref head_ref' (targets NULL) KL, or half the squared distance. */
 typedef struct bb_loss {
     const bb_matrix *head, *head_ref;
-    bb_buffer        x, x_ref;      /* (n, C) after the output norms */
-    const int32_t   *targets;       /* [n] */
-    const float     *weight;        /* [n] factors of the rows, or NULL: all 1 */
+    bb_buffer        x, x_ref; /* (n, C) after the output norms */
+    const int32_t   *targets;  /* [n] */
+    const float     *weight;   /* [n] factors of the rows, or NULL: all 1 */
     bool             squared;
 } bb_loss;
 
@@ -62,19 +65,19 @@ typedef struct bb_operations {
 
     /* ---- memory: any thread, one at a time; `context` is the backend's ---- */
     bb_status (*alloc)(void *context, size_t n, bb_buffer *out, bb_err *err);
-    void      (*release)(void *context, bb_buffer buffer);  /* as alloc gave it; without memory: nothing */
+    void (*release)(void *context, bb_buffer buffer); /* as alloc gave it; without memory: nothing */
     bb_status (*write)(void *context, bb_buffer to, const float *host, size_t n, bb_err *err);
     bb_status (*read)(void *context, bb_buffer from, float *host, size_t n, bb_err *err);
     bb_status (*copy)(void *context, bb_buffer from, bb_buffer to, size_t n, bb_err *err); /* they do not overlap */
     /* What a buffer holds now, on the host to read, until unpeek: the array itself or a copy. */
     bb_status (*peek)(void *context, bb_buffer buffer, size_t n, const float **host, bb_err *err);
-    void      (*unpeek)(void *context, const float *host);  /* NULL allowed */
+    void (*unpeek)(void *context, const float *host); /* NULL allowed */
     /* Weights that were used may be rewritten or freed now: no copy of them is to be used again. */
-    void      (*forget)(void *context);
+    void (*forget)(void *context);
 
     /* ---- a workspace: scratch memory of one user at a time ---- */
     bb_status (*open)(void *context, void **self, bb_err *err);
-    void      (*close)(void *self);  /* NULL allowed */
+    void (*close)(void *self); /* NULL allowed */
 
     /* ---- forward ---- */
 
@@ -89,16 +92,15 @@ typedef struct bb_operations {
     /* In place on x (S*T, heads.n * heads.dim): per-head norm, then RoPE. */
     bb_status (*rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer x, bb_err *err);
     /* Causal attention, q (S*T, H*D), k and v (S*T, G*D), query head j with KV head j / (H/G), scale 1/sqrt(D). Result in q. */
-    bb_status (*attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v,
-                           bb_err *err);
+    bb_status (*attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v, bb_err *err);
     /* gate = silu(gate) * up, n elements. */
     bb_status (*swiglu)(void *self, size_t n, bb_buffer gate, bb_buffer up, bb_err *err);
     /* logits (n, rows), on the host, = x (n, cols) head'. */
     bb_status (*logits)(void *self, size_t n, bb_buffer x, const bb_matrix *head, float *logits, bb_err *err);
     /* Per row i of x (n, C), after the output norm, z = x head': nll[i] = lse(z) - z[target], and against z_ref = x_ref head_ref'
      * (head_ref NULL: none) kl[i] and same[i], host arrays, each NULL when not wanted. */
-    bb_status (*score)(void *self, size_t n, bb_buffer x_ref, const bb_matrix *head_ref, bb_buffer x, const bb_matrix *head,
-                       const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err);
+    bb_status (*score)(void *self, size_t n, bb_buffer x_ref, const bb_matrix *head_ref, bb_buffer x, const bb_matrix *head, const int32_t *targets, double *kl,
+                       double *nll, unsigned char *same, bb_err *err);
     /* NULL allowed: whole blocks on h (S*T, C) in place, faster than the operations above with the same bits. Takes the first
      * *n_done windows (0: not worth it for these shapes), the caller does the rest. norm_eps is in q and k. */
     bb_status (*block)(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, bb_buffer h,
@@ -120,8 +122,8 @@ typedef struct bb_operations {
     /* In place on dx (S*T, heads): the rotation back, then the norm of each head with `raw`, its input (used only with a norm). */
     bb_status (*back_rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer raw, bb_buffer dx, float *d_norm, bb_err *err);
     /* q (S*T, H*D), k, v (S*T, G*D) after RoPE; d_out becomes dq; dk, dv are written. */
-    bb_status (*back_attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v,
-                                bb_buffer d_out, bb_buffer dk, bb_buffer dv, bb_err *err);
+    bb_status (*back_attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v, bb_buffer d_out,
+                                bb_buffer dk, bb_buffer dv, bb_err *err);
     /* gate, up (n each) become d_gate, d_up. */
     bb_status (*back_swiglu)(void *self, size_t n, bb_buffer gate, bb_buffer up, bb_buffer dy, bb_err *err);
     /* loss[i] (host, NULL allowed) of each row, without its weight; dx (n, C) := dL/dx of sum weight_i loss_i; d_head (V, C) += its gradient. */
@@ -137,6 +139,6 @@ extern const bb_backend bb_backend_cpu;
 
 /* A host array as a buffer of the CPU backend, and of no other: for those that do arithmetic of their own on the states. The operations write
  * only where the caller of a pass asks for results. */
-static inline bb_buffer bb_on_cpu(const float *host) { return (bb_buffer){ (bb_memory *)(uintptr_t)host, 0 }; }
+static inline bb_buffer bb_on_cpu(const float *host) { return (bb_buffer) { (bb_memory *)(uintptr_t)host, 0 }; }
 
 #endif

@@ -19,10 +19,10 @@
 enum {
     CHUNK = BB_CPU_CHUNK,
     TILE = BB_CPU_TILE,
-    SCORE_ROWS = 128,          /* rows a logits task */
-    SCORE_COLS = 512,          /* vocabulary entries at a time: with SCORE_ROWS the logits stay in L2; a multiple of every panel */
+    SCORE_ROWS = 128, /* rows a logits task */
+    SCORE_COLS = 512, /* vocabulary entries at a time: with SCORE_ROWS the logits stay in L2; a multiple of every panel */
     PIECE_FLOATS = BB_CPU_PIECE_FLOATS,
-    HOLD_FLOATS = 64 << 20     /* packed weights held: 256 MiB */
+    HOLD_FLOATS = 64 << 20 /* packed weights held: 256 MiB */
 };
 
 /* ---- memory: a buffer's memory is the array itself ---- */
@@ -42,33 +42,42 @@ static void cpu_release(void *context, bb_buffer buffer)
 
 static bb_status cpu_write(void *context, bb_buffer to, const float *host, size_t n, bb_err *err)
 {
-    (void)context; (void)err;
+    (void)context;
+    (void)err;
     memcpy(bb_cpu_at(to), host, n * sizeof *host);
     return BB_OK;
 }
 
 static bb_status cpu_read(void *context, bb_buffer from, float *host, size_t n, bb_err *err)
 {
-    (void)context; (void)err;
+    (void)context;
+    (void)err;
     memcpy(host, bb_cpu_at(from), n * sizeof *host);
     return BB_OK;
 }
 
 static bb_status cpu_copy(void *context, bb_buffer from, bb_buffer to, size_t n, bb_err *err)
 {
-    (void)context; (void)err;
+    (void)context;
+    (void)err;
     memcpy(bb_cpu_at(to), bb_cpu_at(from), n * sizeof(float));
     return BB_OK;
 }
 
 static bb_status cpu_peek(void *context, bb_buffer buffer, size_t n, const float **host, bb_err *err)
 {
-    (void)context; (void)n; (void)err;
+    (void)context;
+    (void)n;
+    (void)err;
     *host = bb_cpu_at(buffer);
     return BB_OK;
 }
 
-static void cpu_unpeek(void *context, const float *host) { (void)context; (void)host; }
+static void cpu_unpeek(void *context, const float *host)
+{
+    (void)context;
+    (void)host;
+}
 static void cpu_forget(void *context) { (void)context; }
 
 /* ---- workspace ---- */
@@ -146,7 +155,7 @@ bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n
 
 static bb_status cpu_hold(void *self, const bb_matrix *const *w, size_t n, bb_err *err)
 {
-    bb_cpu      *c = self;
+    bb_cpu   *c = self;
     size_t    total = 0;
     bb_status status;
     c->n_held = 0;
@@ -156,7 +165,7 @@ static bb_status cpu_hold(void *self, const bb_matrix *const *w, size_t n, bb_er
     float *out = c->store.at;
     for (size_t i = 0; i < n; i++) {
         BB_TRY(bb_cpu_pack_rows(c, w[i], 0, w[i]->rows, out, err));
-        c->held[c->n_held++] = (bb_held){ w[i], out };
+        c->held[c->n_held++] = (bb_held) { w[i], out };
         out += bb_packed_floats(w[i]->rows, w[i]->cols, c->k->panel);
     }
 done:
@@ -181,7 +190,8 @@ static float *written(bb_cpu *c, bb_buffer to)
 
 static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *ids, size_t n, bb_buffer to, bb_err *err)
 {
-    (void)self; (void)err;
+    (void)self;
+    (void)err;
     float           *y = bb_cpu_at(to);
     const bb_format *f = bb_format_get(table->type);
     const char      *data = table->data;
@@ -191,8 +201,8 @@ static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *i
     return BB_OK;
 }
 
-void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add,
-                     float *y, size_t ldy)
+void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+                     size_t ldy)
 {
     size_t panel = c->k->panel, n_panels = (cols + panel - 1) / panel, chunks = (n + CHUNK - 1) / CHUNK;
     size_t wanted = 2 * (size_t)omp_get_max_threads(), ranges = chunks < wanted ? (wanted + chunks - 1) / (chunks ? chunks : 1) : 1;
@@ -209,7 +219,7 @@ void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const flo
 
 bb_status bb_cpu_matmul(void *self, size_t n, bb_buffer from, const bb_matrix *w, bool add, bb_buffer to, bb_err *err)
 {
-    bb_cpu         *c = self;
+    bb_cpu      *c = self;
     const float *x = bb_cpu_at(from);
     float       *y = written(c, to);
     bb_status    status = BB_OK;
@@ -278,16 +288,16 @@ static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *he
 
 /* Keys and values of one KV head of a window, packed; scores of one tile. */
 typedef struct kv_cache {
-    float *keys;    /* panels of T keys, depth D */
-    float *values;  /* panels of D columns, depth T */
-    float *scores;  /* TILE * T */
+    float *keys;   /* panels of T keys, depth D */
+    float *values; /* panels of D columns, depth T */
+    float *scores; /* TILE * T */
 } kv_cache;
 
 static size_t kv_floats(const bb_cpu *c, size_t T, size_t D) { return bb_packed_floats(T, D, c->k->panel) + bb_packed_floats(D, T, c->k->panel); }
 
 static kv_cache kv_at(const bb_cpu *c, float *memory, size_t T, size_t D, float *scores)
 {
-    return (kv_cache){ memory, memory + bb_packed_floats(T, D, c->k->panel), scores };
+    return (kv_cache) { memory, memory + bb_packed_floats(T, D, c->k->panel), scores };
 }
 
 /* Rows first .. first + m - 1 of k and v (row stride ld) into the cache; first is a multiple of the panel. */
@@ -295,8 +305,7 @@ static void kv_append(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D
 {
     size_t panel = c->k->panel;
     c->k->pack(k, ld, m, D, cache->keys + first * D);
-    for (size_t d = 0; d < D; d += panel)
-        bb_pack_panels_transposed(v + d, ld, D - d < panel ? D - d : panel, m, panel, cache->values + d * T + first * panel);
+    for (size_t d = 0; d < D; d += panel) bb_pack_panels_transposed(v + d, ld, D - d < panel ? D - d : panel, m, panel, cache->values + d * T + first * panel);
 }
 
 /* Queries first .. first + n - 1 of one head, in place (q points at the first of them, row stride ldq); the cache holds their keys. */
@@ -314,20 +323,19 @@ static void attend(const bb_kernels *kernels, const kv_cache *cache, size_t T, s
             memset(row + seen, 0, (end - seen) * sizeof *row);
         }
         for (size_t d = 0; d < D; d += kernels->panel)
-            kernels->product(m, D - d < kernels->panel ? D - d : kernels->panel, end, cache->scores, end, cache->values + d * T, NULL, false, tile + d,
-                             ldq);
+            kernels->product(m, D - d < kernels->panel ? D - d : kernels->panel, end, cache->scores, end, cache->values + d * T, NULL, false, tile + d, ldq);
     }
 }
 
-static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q_at, bb_buffer k_at,
-                               bb_buffer v_at, bb_err *err)
+static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q_at, bb_buffer k_at, bb_buffer v_at,
+                               bb_err *err)
 {
     bb_cpu      *c = self;
     float       *q = written(c, q_at);
     const float *k = bb_cpu_at(k_at), *v = bb_cpu_at(v_at);
-    size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, kv = kv_floats(c, T, D), slice = kv + (size_t)TILE * T;
-    ptrdiff_t tasks = (ptrdiff_t)S * G;
-    bb_status status = bb_cpu_grow_scratch(c, slice, err);
+    size_t       ldq = (size_t)H * D, ldk = (size_t)G * D, kv = kv_floats(c, T, D), slice = kv + (size_t)TILE * T;
+    ptrdiff_t    tasks = (ptrdiff_t)S * G;
+    bb_status    status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth((size_t)S * T * T * H * D))
     for (ptrdiff_t i = 0; i < tasks; i++) {
@@ -360,14 +368,14 @@ static bb_status cpu_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer u
 
 /* A block as the window tasks see it; offsets into a task's scratch, in floats. */
 typedef struct fused {
-    const bb_cpu      *c;
+    const bb_cpu   *c;
     const bb_block *b;
     const bb_heads *q, *k;
-    const float    *w[BB_N_PARTS];             /* panels */
+    const float    *w[BB_N_PARTS]; /* panels */
     size_t          T, C, D;
-    size_t          at_q, at_k, at_v;          /* CHUNK rows each; x (CHUNK * C) is at 0 */
-    size_t          at_gate, at_up;            /* CHUNK rows each, in the place of q, k, v */
-    size_t          at_scores, at_kv, floats;  /* TILE * T; one kv_cache a KV head; the whole */
+    size_t          at_q, at_k, at_v;         /* CHUNK rows each; x (CHUNK * C) is at 0 */
+    size_t          at_gate, at_up;           /* CHUNK rows each, in the place of q, k, v */
+    size_t          at_scores, at_kv, floats; /* TILE * T; one kv_cache a KV head; the whole */
 } fused;
 
 static void fused_layout(fused *f)
@@ -434,10 +442,10 @@ static void fused_window(const fused *f, float *memory, float *h)
 static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, bb_buffer to,
                            uint32_t *n_done, bb_err *err)
 {
-    bb_cpu      *c = self;
-    float     *h = written(c, to);
-    fused     f = { .c = c, .b = block, .q = q, .k = k, .T = T, .C = C, .D = q->dim };
-    uint32_t  windows = S - S % (uint32_t)omp_get_max_threads(); /* so that no thread idles; the rest is cut finer by the caller */
+    bb_cpu  *c = self;
+    float   *h = written(c, to);
+    fused    f = { .c = c, .b = block, .q = q, .k = k, .T = T, .C = C, .D = q->dim };
+    uint32_t windows = S - S % (uint32_t)omp_get_max_threads(); /* so that no thread idles; the rest is cut finer by the caller */
     *n_done = 0;
     for (int p = 0; p < BB_N_PARTS; p++)
         if (bb_block_has_part(block, (bb_part)p) && !(f.w[p] = find_held(c, &block->w[p]))) return BB_OK;
@@ -454,7 +462,10 @@ static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const
 /* ---- scores ---- */
 
 /* State of one row while the vocabulary passes by in pieces. */
-typedef struct row_score { bb_klsum sums; float z_target; } row_score;
+typedef struct row_score {
+    bb_klsum sums;
+    float    z_target;
+} row_score;
 
 /* What all chunks of one vocabulary piece (entries first .. first + n - 1) share; w_ref NULL: no reference. */
 typedef struct score_piece {
@@ -495,10 +506,10 @@ static bb_status score_all(bb_cpu *c, size_t n, const score_piece *p, const floa
     return BB_OK;
 }
 
-static bb_status cpu_score(void *self, size_t n, bb_buffer ref_at, const bb_matrix *head_ref, bb_buffer x_at, const bb_matrix *head,
-                           const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err)
+static bb_status cpu_score(void *self, size_t n, bb_buffer ref_at, const bb_matrix *head_ref, bb_buffer x_at, const bb_matrix *head, const int32_t *targets,
+                           double *kl, double *nll, unsigned char *same, bb_err *err)
 {
-    bb_cpu         *c = self;
+    bb_cpu      *c = self;
     const float *x = bb_cpu_at(x_at), *x_ref = head_ref ? bb_cpu_at(ref_at) : NULL;
     size_t       step = bb_cpu_rows_a_piece(c, head, PIECE_FLOATS / 2);
     bool         one_head = x_ref && head_ref->data == head->data && head_ref->type == head->type;
@@ -529,10 +540,36 @@ done:
 }
 
 static const bb_operations operations = {
-    "cpu",    cpu_alloc,  cpu_release,  cpu_write, cpu_read,      cpu_copy,   cpu_peek,  cpu_unpeek, cpu_forget, cpu_open, cpu_close,
-    cpu_hold, cpu_gather, bb_cpu_matmul, cpu_rms_norm, cpu_rope,   cpu_attention, cpu_swiglu, cpu_logits, cpu_score, cpu_block,
-    bb_cpu_back_hold, bb_cpu_back_matmul, bb_cpu_back_weights, bb_cpu_back_sums, bb_cpu_back_norm, bb_cpu_back_rope, bb_cpu_back_attention,
-    bb_cpu_back_swiglu, bb_cpu_back_loss,
+    "cpu",
+    cpu_alloc,
+    cpu_release,
+    cpu_write,
+    cpu_read,
+    cpu_copy,
+    cpu_peek,
+    cpu_unpeek,
+    cpu_forget,
+    cpu_open,
+    cpu_close,
+    cpu_hold,
+    cpu_gather,
+    bb_cpu_matmul,
+    cpu_rms_norm,
+    cpu_rope,
+    cpu_attention,
+    cpu_swiglu,
+    cpu_logits,
+    cpu_score,
+    cpu_block,
+    bb_cpu_back_hold,
+    bb_cpu_back_matmul,
+    bb_cpu_back_weights,
+    bb_cpu_back_sums,
+    bb_cpu_back_norm,
+    bb_cpu_back_rope,
+    bb_cpu_back_attention,
+    bb_cpu_back_swiglu,
+    bb_cpu_back_loss,
 };
 
 const bb_backend bb_backend_cpu = { &operations, NULL };

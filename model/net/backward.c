@@ -10,20 +10,20 @@ enum { SLAB_TOKENS = 512 /* activations of a slab stay near the cores; weights a
 
 /* Buffers of one slab; widths in the comments. */
 typedef struct activations {
-    bb_buffer x, x2, h_mid, dx;         /* C: inputs of attention and FFN, hidden state between them, gradient at a norm's output */
-    bb_buffer q_raw, q, att, d_att;     /* H*D: before and after norm and RoPE, attention output, its gradient, then dq */
-    bb_buffer k_raw, k, v, dk, dv;     /* G*D */
-    bb_buffer gate, up, act, d_act;     /* F */
+    bb_buffer x, x2, h_mid, dx;     /* C: inputs of attention and FFN, hidden state between them, gradient at a norm's output */
+    bb_buffer q_raw, q, att, d_att; /* H*D: before and after norm and RoPE, attention output, its gradient, then dq */
+    bb_buffer k_raw, k, v, dk, dv;  /* G*D */
+    bb_buffer gate, up, act, d_act; /* F */
 } activations;
 
 struct bb_backward {
     const bb_backend *backend;
-    void          *self;          /* its workspace */
-    uint32_t       n_embd, head_dim, n_rot, max_windows, max_tokens;
-    size_t         slab_tokens, max_q, max_kv, max_ff;
-    float         *cos_sin;
-    bb_buffer      block_memory;  /* one allocation behind a */
-    activations    a;
+    void             *self; /* its workspace */
+    uint32_t          n_embd, head_dim, n_rot, max_windows, max_tokens;
+    size_t            slab_tokens, max_q, max_kv, max_ff;
+    float            *cos_sin;
+    bb_buffer         block_memory; /* one allocation behind a */
+    activations       a;
 };
 
 /* ---- life ---- */
@@ -42,10 +42,13 @@ static void measure(bb_backward *b, const bb_net *net)
 static bb_status allocate(bb_backward *b, bb_err *err)
 {
     activations *a = &b->a;
-    struct { bb_buffer *at; size_t width; } const arrays[] = {
-        { &a->x, b->n_embd },     { &a->x2, b->n_embd },  { &a->h_mid, b->n_embd }, { &a->dx, b->n_embd }, { &a->q_raw, b->max_q }, { &a->q, b->max_q },
-        { &a->att, b->max_q },    { &a->d_att, b->max_q }, { &a->k_raw, b->max_kv }, { &a->k, b->max_kv },  { &a->v, b->max_kv },    { &a->dk, b->max_kv },
-        { &a->dv, b->max_kv },    { &a->gate, b->max_ff }, { &a->up, b->max_ff },    { &a->act, b->max_ff }, { &a->d_act, b->max_ff },
+    struct {
+        bb_buffer *at;
+        size_t     width;
+    } const arrays[] = {
+        { &a->x, b->n_embd },  { &a->x2, b->n_embd },   { &a->h_mid, b->n_embd }, { &a->dx, b->n_embd },  { &a->q_raw, b->max_q },  { &a->q, b->max_q },
+        { &a->att, b->max_q }, { &a->d_att, b->max_q }, { &a->k_raw, b->max_kv }, { &a->k, b->max_kv },   { &a->v, b->max_kv },     { &a->dk, b->max_kv },
+        { &a->dv, b->max_kv }, { &a->gate, b->max_ff }, { &a->up, b->max_ff },    { &a->act, b->max_ff }, { &a->d_act, b->max_ff },
     };
     size_t width = 0, floats;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) width += arrays[i].width;
@@ -74,7 +77,10 @@ bb_status bb_backward_create(const bb_backend *backend, const bb_net *net, uint3
     if ((uint64_t)max_windows * max_tokens < b->slab_tokens) b->slab_tokens = (size_t)max_windows * max_tokens;
     measure(b, net);
     BB_TRY(backend->ops->open(backend->context, &b->self, err));
-    if (!(b->cos_sin = bb_rope_table(net, max_tokens, err))) { status = BB_NOMEM; goto done; }
+    if (!(b->cos_sin = bb_rope_table(net, max_tokens, err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(allocate(b, err));
     *out = b;
 done:
@@ -96,13 +102,13 @@ void bb_backward_destroy(bb_backward *b)
 /* One slab on its way; h and dh point at its rows. */
 typedef struct pass {
     bb_backward         *b;
-    const bb_operations *o;     /* of its backend, and the workspace */
+    const bb_operations *o; /* of its backend, and the workspace */
     void                *self;
     const bb_net        *net;
     const bb_block      *block;
-    const bb_block_grad *grad;  /* never NULL: all empty when the caller wants none */
+    const bb_block_grad *grad; /* never NULL: all empty when the caller wants none */
     uint32_t             S, T;
-    size_t               n;     /* S*T */
+    size_t               n; /* S*T */
     bb_buffer            h, dh;
     bb_heads             q_heads, k_heads;
 } pass;
@@ -112,10 +118,7 @@ static bb_status linear(const pass *p, bb_buffer x, bb_part part, bool add, bb_b
     return p->o->matmul(p->self, p->n, x, &p->block->w[part], add, y, err);
 }
 
-static bb_status copy(const pass *p, bb_buffer from, bb_buffer to, size_t n, bb_err *err)
-{
-    return p->o->copy(p->b->backend->context, from, to, n, err);
-}
+static bb_status copy(const pass *p, bb_buffer from, bb_buffer to, size_t n, bb_err *err) { return p->o->copy(p->b->backend->context, from, to, n, err); }
 
 static bb_status tell_hook(const pass *p, bb_part part, bb_buffer x, bb_buffer dy, bb_err *err)
 {
@@ -189,8 +192,8 @@ static bb_status ffn_backward(const pass *p, bb_err *err)
     BB_TRY(p->o->back_swiglu(p->self, p->n * p->block->n_ff, a->gate, a->up, a->d_act, err));
     BB_TRY(back_linear(p, BB_PART_UP, a->x2, a->up, false, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_GATE, a->x2, a->gate, true, a->dx, err));
-    BB_TRY(p->o->back_norm(p->self, p->n, p->b->n_embd, a->h_mid, p->block->norm[BB_NORM_FFN], p->net->norm_eps, a->dx, true, p->dh,
-                        p->grad->norm[BB_NORM_FFN], err));
+    BB_TRY(p->o->back_norm(p->self, p->n, p->b->n_embd, a->h_mid, p->block->norm[BB_NORM_FFN], p->net->norm_eps, a->dx, true, p->dh, p->grad->norm[BB_NORM_FFN],
+                           err));
 done:
     return status;
 }
@@ -210,7 +213,7 @@ static bb_status attention_backward(const pass *p, bb_err *err)
     BB_TRY(back_linear(p, BB_PART_K, a->x, a->dk, true, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_Q, a->x, a->d_att, true, a->dx, err));
     BB_TRY(p->o->back_norm(p->self, p->n, p->b->n_embd, p->h, k->norm[BB_NORM_ATTENTION], p->net->norm_eps, a->dx, true, p->dh,
-                        p->grad->norm[BB_NORM_ATTENTION], err));
+                           p->grad->norm[BB_NORM_ATTENTION], err));
 done:
     return status;
 }
@@ -259,8 +262,8 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
                             const bb_block_grad *grad, bb_err *err)
 {
     static const bb_block_grad nothing;
-    bb_status status;
-    size_t    windows = b->slab_tokens / T, C = b->n_embd;
+    bb_status                  status;
+    size_t                     windows = b->slab_tokens / T, C = b->n_embd;
     BB_ASSERT(S <= b->max_windows && T > 0 && T <= b->max_tokens);
     BB_ASSERT(net->n_embd == b->n_embd && net->head_dim == b->head_dim && net->n_rot == b->n_rot);
     BB_TRY(bb_check_block(net, block, err));

@@ -37,13 +37,13 @@ void      bb_backward_destroy(bb_backward *b);
 typedef bb_status (*bb_gradient_hook)(void *self, bb_part part, const float *x, const float *dy, size_t n_tokens, bb_err *err);
 
 typedef struct bb_block_grad {
-    float *w[BB_N_PARTS];         /* (rows, cols) */
-    float *bias[BB_N_PARTS];      /* [rows]; only where the matrix has a bias */
-    float *norm[BB_N_NORMS];      /* [C] or [D], as bb_norms says */
-    float *head_mask;             /* [n_head] dL/dm of masks m_j = 1 on the attention output of each head */
-    float *ff_mask;               /* [n_ff] the same on each FFN channel (input of down) */
+    float           *w[BB_N_PARTS];    /* (rows, cols) */
+    float           *bias[BB_N_PARTS]; /* [rows]; only where the matrix has a bias */
+    float           *norm[BB_N_NORMS]; /* [C] or [D], as bb_norms says */
+    float           *head_mask;        /* [n_head] dL/dm of masks m_j = 1 on the attention output of each head */
+    float           *ff_mask;          /* [n_ff] the same on each FFN channel (input of down) */
     bb_gradient_hook hook;
-    void  *hook_self;
+    void            *hook_self;
 } bb_block_grad;
 
 /* h (S*T, C): the block's input, kept; dh: dL/dh_out, becomes dL/dh_in. grad NULL: activations only. */
@@ -51,16 +51,16 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
                             const bb_block_grad *grad, bb_err *err);
 
 typedef struct bb_head_loss {
-    const int32_t *targets;       /* [n] cross-entropy with hard labels, or NULL: */
-    const bb_net  *ref_net;       /* KL( softmax z_ref || softmax z ), z_ref from (ref_net, h_ref) */
-    bb_buffer      h_ref;         /* (n, C) */
-    const float   *weight;        /* [n] factors of the rows, or NULL: all 1 */
-    bool           squared;       /* sum over the vocabulary of (z - z_ref)^2 / 2 instead of KL */
+    const int32_t *targets; /* [n] cross-entropy with hard labels, or NULL: */
+    const bb_net  *ref_net; /* KL( softmax z_ref || softmax z ), z_ref from (ref_net, h_ref) */
+    bb_buffer      h_ref;   /* (n, C) */
+    const float   *weight;  /* [n] factors of the rows, or NULL: all 1 */
+    bool           squared; /* sum over the vocabulary of (z - z_ref)^2 / 2 instead of KL */
 } bb_head_loss;
 
 typedef struct bb_head_grad {
-    float *head;                  /* (V, C), of the matrix that makes the logits (also when tied) */
-    float *out_norm;              /* [C] */
+    float *head;     /* (V, C), of the matrix that makes the logits (also when tied) */
+    float *out_norm; /* [C] */
 } bb_head_grad;
 
 /* loss[i] (NULL allowed) of each row, without its weight, and dh (n, C) := dL/dh of L = sum weight_i loss_i. h: (n, C) behind the last block. */

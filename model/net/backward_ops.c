@@ -13,16 +13,16 @@
 #include "model/net/cpu.h"
 
 enum {
-    TURN_TILE = 16,    /* square tiles of the transpose */
-    TURN_PAD = 16,     /* so that rows of dy' do not fall on the same cache sets when n is a power of two */
-    COLUMNS = 16,      /* columns a task of the column sums */
+    TURN_TILE = 16,        /* square tiles of the transpose */
+    TURN_PAD = 16,         /* so that rows of dy' do not fall on the same cache sets when n is a power of two */
+    COLUMNS = 16,          /* columns a task of the column sums */
     HOLD_FLOATS = 64 << 20 /* packed weights held: 256 MiB */
 };
 
 void bb_cpu_back_close(bb_cpu *c)
 {
     const bb_back_memory *m = &c->back;
-    float *const owned[] = { m->turned.at, m->inputs.at, m->panels.at, m->factors.at, m->columns.at, m->z.at, m->z_ref.at };
+    float *const          owned[] = { m->turned.at, m->inputs.at, m->panels.at, m->factors.at, m->columns.at, m->z.at, m->z_ref.at };
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
 }
 
@@ -48,8 +48,8 @@ bb_status bb_cpu_back_hold(void *self, const bb_matrix *const *w, size_t n, bb_e
 {
     bb_cpu         *c = self;
     bb_back_memory *m = &c->back;
-    size_t    total = 0;
-    bb_status status;
+    size_t          total = 0;
+    bb_status       status;
     m->n_held = 0;
     for (size_t i = 0; i < n; i++) total += bb_packed_floats(w[i]->cols, w[i]->rows, c->k->panel);
     if (total == 0 || total > HOLD_FLOATS || n > BB_CPU_MAX_HELD) return BB_OK; /* back_matmul packs as it goes */
@@ -57,7 +57,7 @@ bb_status bb_cpu_back_hold(void *self, const bb_matrix *const *w, size_t n, bb_e
     float *out = m->columns.at;
     for (size_t i = 0; i < n; i++) {
         BB_TRY(pack_columns(c, w[i], 0, w[i]->rows, out, err));
-        m->held[m->n_held++] = (bb_held){ w[i], out };
+        m->held[m->n_held++] = (bb_held) { w[i], out };
         out += bb_packed_floats(w[i]->cols, w[i]->rows, c->k->panel);
     }
 done:
@@ -77,9 +77,9 @@ bb_status bb_cpu_back_matmul(void *self, size_t n, bb_buffer from, const bb_matr
     bb_back_memory *m = &c->back;
     const float    *dy = bb_cpu_at(from);
     float          *dx = bb_cpu_at(to);
-    bb_status status = BB_OK;
-    size_t    step = bb_cpu_rows_a_piece(c, w, BB_CPU_PIECE_FLOATS);
-    const float *held = find_held(m, w);
+    bb_status       status = BB_OK;
+    size_t          step = bb_cpu_rows_a_piece(c, w, BB_CPU_PIECE_FLOATS);
+    const float    *held = find_held(m, w);
     if (held) {
         bb_cpu_multiply(c, n, w->cols, w->rows, dy, w->rows, held, NULL, add, dx, w->cols);
         return BB_OK;
@@ -133,8 +133,8 @@ bb_status bb_cpu_back_weights(void *self, size_t n, size_t rows, size_t cols, bb
 {
     bb_cpu         *c = self;
     bb_back_memory *m = &c->back;
-    bb_status status;
-    size_t    ld = n + TURN_PAD;
+    bb_status       status;
+    size_t          ld = n + TURN_PAD;
     BB_TRY(bb_pool_grow(&m->turned, rows * ld, err));
     BB_TRY(pack_inputs(c, m, n, cols, bb_cpu_at(x), err));
     turn(n, rows, bb_cpu_at(dy), m->turned.at, ld);
@@ -145,10 +145,11 @@ done:
 
 bb_status bb_cpu_back_sums(void *self, size_t n, size_t cols, size_t group, bb_buffer a_at, bb_buffer b_at, float *sums, bb_err *err)
 {
-    (void)self; (void)err;
+    (void)self;
+    (void)err;
     const float *a = bb_cpu_at(a_at), *b = bb_cpu_at(b_at);
-    size_t    width = group * ((COLUMNS + group - 1) / group); /* whole groups */
-    ptrdiff_t tasks = (ptrdiff_t)((cols + width - 1) / width);
+    size_t       width = group * ((COLUMNS + group - 1) / group); /* whole groups */
+    ptrdiff_t    tasks = (ptrdiff_t)((cols + width - 1) / width);
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t from = (size_t)i * width, to = from + width < cols ? from + width : cols;
@@ -183,8 +184,8 @@ static void norm_row(size_t width, const float *x, const float *weight, double s
     }
 }
 
-static bb_status norm_rows(bb_back_memory *m, size_t n, size_t width, const float *x, const float *weight, float eps, const float *dy, bool add,
-                           float *dx, float *d_weight, bb_err *err)
+static bb_status norm_rows(bb_back_memory *m, size_t n, size_t width, const float *x, const float *weight, float eps, const float *dy, bool add, float *dx,
+                           float *d_weight, bb_err *err)
 {
     bb_status status = bb_pool_grow(&m->factors, n, err);
     if (status != BB_OK) return status;
@@ -226,10 +227,10 @@ enum { TILE = BB_CPU_TILE };
 /* One task's scratch: the window's keys and values of one KV head, packed, and what one tile of queries needs. */
 typedef struct tape {
     size_t T, D;
-    float *keys, *key_columns, *values;  /* panels of T keys (depth D), of D columns (depth T), of T values (depth D) */
-    float *p, *dp;                       /* TILE * T: probabilities; gradient of scores */
-    float *turned;                       /* T * TILE */
-    float *rows;                         /* panels of D columns, depth TILE */
+    float *keys, *key_columns, *values; /* panels of T keys (depth D), of D columns (depth T), of T values (depth D) */
+    float *p, *dp;                      /* TILE * T: probabilities; gradient of scores */
+    float *turned;                      /* T * TILE */
+    float *rows;                        /* panels of D columns, depth TILE */
 } tape;
 
 static size_t tape_floats(const bb_cpu *c, size_t T, size_t D)
@@ -300,9 +301,9 @@ bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, 
     bb_cpu      *c = self;
     const float *q = bb_cpu_at(q_at), *k = bb_cpu_at(k_at), *v = bb_cpu_at(v_at);
     float       *d_out = bb_cpu_at(d_out_at), *dk = bb_cpu_at(dk_at), *dv = bb_cpu_at(dv_at);
-    size_t    ldq = (size_t)H * D, ldk = (size_t)G * D, slice = tape_floats(c, T, D), heads = H / G;
-    ptrdiff_t tasks = (ptrdiff_t)S * G;
-    bb_status status = bb_cpu_grow_scratch(c, slice, err);
+    size_t       ldq = (size_t)H * D, ldk = (size_t)G * D, slice = tape_floats(c, T, D), heads = H / G;
+    ptrdiff_t    tasks = (ptrdiff_t)S * G;
+    bb_status    status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
     memset(dk, 0, (size_t)S * T * ldk * sizeof *dk);
     memset(dv, 0, (size_t)S * T * ldk * sizeof *dv);
@@ -327,8 +328,8 @@ bb_status bb_cpu_back_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer 
     bb_cpu      *c = self;
     float       *gate = bb_cpu_at(gate_at), *up = bb_cpu_at(up_at);
     const float *dy = bb_cpu_at(dy_at);
-    ptrdiff_t tasks = (ptrdiff_t)((n + STRIP - 1) / STRIP);
-    bb_status status = bb_cpu_grow_scratch(c, STRIP, err);
+    ptrdiff_t    tasks = (ptrdiff_t)((n + STRIP - 1) / STRIP);
+    bb_status    status = bb_cpu_grow_scratch(c, STRIP, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(64 * n))
     for (ptrdiff_t i = 0; i < tasks; i++) {

@@ -23,15 +23,19 @@ float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err)
 bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin)
 {
     const bool keys = part == BB_PART_K;
-    return (bb_heads){ .n = keys ? block->n_kv : block->n_head, .dim = net->head_dim, .n_rot = block->no_rope ? 0 : net->n_rot, .neox = net->rope_neox,
-                       .norm = block->norm[keys ? BB_NORM_K : BB_NORM_Q], .norm_eps = net->norm_eps, .cos_sin = cos_sin };
+    return (bb_heads) { .n = keys ? block->n_kv : block->n_head,
+                        .dim = net->head_dim,
+                        .n_rot = block->no_rope ? 0 : net->n_rot,
+                        .neox = net->rope_neox,
+                        .norm = block->norm[keys ? BB_NORM_K : BB_NORM_Q],
+                        .norm_eps = net->norm_eps,
+                        .cos_sin = cos_sin };
 }
 
 static bb_status check_matrix(const bb_matrix *w, size_t rows, size_t cols, const char *what, bb_err *err)
 {
     const bb_format *f = bb_format_get(w->type);
-    if (w->rows != rows || w->cols != cols)
-        return BB_FAIL(err, BB_BAD_FILE, "%s: %u x %u weights, expected %zu x %zu", what, w->rows, w->cols, rows, cols);
+    if (w->rows != rows || w->cols != cols) return BB_FAIL(err, BB_BAD_FILE, "%s: %u x %u weights, expected %zu x %zu", what, w->rows, w->cols, rows, cols);
     if (!f) return BB_FAIL(err, BB_UNSUPPORTED, "%s: type %d is not known", what, (int)w->type);
     if (cols % f->block) return BB_FAIL(err, BB_BAD_FILE, "%s: rows of %zu weights are not whole blocks of %u (%s)", what, cols, f->block, f->name);
     if (!w->data) return BB_FAIL(err, BB_FAILED, "%s: no weights are loaded", what);

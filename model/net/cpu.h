@@ -10,39 +10,45 @@
 #include "model/net/backend.h"
 
 enum {
-    BB_CPU_CHUNK = 128,              /* rows a product task */
-    BB_CPU_TILE = 32,                /* queries an attention tile */
-    BB_CPU_PIECE_FLOATS = 16 << 20,  /* packed weights a piece: 64 MiB */
+    BB_CPU_CHUNK = 128,             /* rows a product task */
+    BB_CPU_TILE = 32,               /* queries an attention tile */
+    BB_CPU_PIECE_FLOATS = 16 << 20, /* packed weights a piece: 64 MiB */
     BB_CPU_MAX_HELD = 16
 };
 
-typedef struct bb_held { const bb_matrix *w; const float *panels; } bb_held;
+typedef struct bb_held {
+    const bb_matrix *w;
+    const float     *panels;
+} bb_held;
 
 /* Is this many multiplications (or as much other work) worth waking the other threads? About 10 microseconds. */
 static inline bool bb_cpu_worth(size_t work) { return work >= (size_t)1 << 18; }
 
 /* Memory that only grows; contents do not survive growing. */
-typedef struct bb_pool { float *at; size_t n; } bb_pool;
+typedef struct bb_pool {
+    float *at;
+    size_t n;
+} bb_pool;
 
 /* What the backward pass needs besides. */
 typedef struct bb_back_memory {
-    bb_pool turned;       /* dy' */
-    bb_pool inputs;       /* packed x */
-    bb_pool panels;       /* packed W' of one product */
-    bb_pool factors;      /* 1 / rms of rows */
-    bb_pool columns;      /* packed W' of back_hold */
-    bb_pool z, z_ref;     /* logits of the head's rows */
-    bb_held held[BB_CPU_MAX_HELD];
-    size_t  n_held;
-    const float *packed;  /* the x in inputs, NULL: none; forward operations may write over it, and forget it */
+    bb_pool      turned;   /* dy' */
+    bb_pool      inputs;   /* packed x */
+    bb_pool      panels;   /* packed W' of one product */
+    bb_pool      factors;  /* 1 / rms of rows */
+    bb_pool      columns;  /* packed W' of back_hold */
+    bb_pool      z, z_ref; /* logits of the head's rows */
+    bb_held      held[BB_CPU_MAX_HELD];
+    size_t       n_held;
+    const float *packed; /* the x in inputs, NULL: none; forward operations may write over it, and forget it */
     size_t       packed_n, packed_cols;
 } bb_back_memory;
 
 typedef struct bb_cpu {
     const bb_kernels *k;
-    bb_pool           piece, piece2;  /* packed weights of one product; those of the reference head in score */
-    bb_pool           store;          /* packed weights of hold */
-    bb_pool           scratch;        /* one slice a thread */
+    bb_pool           piece, piece2; /* packed weights of one product; those of the reference head in score */
+    bb_pool           store;         /* packed weights of hold */
+    bb_pool           scratch;       /* one slice a thread */
     bb_held           held[BB_CPU_MAX_HELD];
     size_t            n_held;
     bb_back_memory    back;
@@ -76,8 +82,8 @@ size_t bb_cpu_rows_a_piece(const bb_cpu *c, const bb_matrix *w, size_t limit);
 /* out := the panels of rows first .. first + n - 1, first a multiple of the panel. */
 bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err);
 /* y (n, cols; row stride ldy) = [y +] [bias +] x (n, k; row stride ldx) times the panels of a (cols, k) matrix, by all threads. */
-void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add,
-                     float *y, size_t ldy);
+void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+                     size_t ldy);
 /* x := rotated by the angles of cos_sin [n_rot/2][2], or back. */
 void bb_cpu_rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox, bool back);
 

@@ -15,11 +15,11 @@ enum { SLAB_TOKENS = 2048 /* also the batch that an input hook sees, so not a fu
 
 struct bb_forward {
     const bb_backend *backend;
-    void             *self;                        /* its workspace */
+    void             *self; /* its workspace */
     uint32_t          n_embd, head_dim, n_rot, max_windows, max_tokens;
-    size_t            max_q, max_kv, max_ff;       /* widest H*D, G*D, F of the net at creation */
-    float            *cos_sin;                     /* [max_tokens][n_rot/2][2], host */
-    bb_buffer         x, q, k, v, gate, up;        /* of one slab; q also holds the reference's rows in scores */
+    size_t            max_q, max_kv, max_ff; /* widest H*D, G*D, F of the net at creation */
+    float            *cos_sin;               /* [max_tokens][n_rot/2][2], host */
+    bb_buffer         x, q, k, v, gate, up;  /* of one slab; q also holds the reference's rows in scores */
     size_t            slab_tokens;
 };
 
@@ -46,10 +46,13 @@ static bb_status allocate(bb_forward *f, bb_err *err)
 {
     size_t    tokens = f->slab_tokens, score = (size_t)f->n_embd;
     bb_status status;
-    struct { bb_buffer *buffer; size_t width; } const buffers[] = {
-        { &f->x, f->n_embd },     { &f->q, f->max_q > score ? f->max_q : score /* also the second operand of scores */ },
-        { &f->k, f->max_kv },     { &f->v, f->max_kv },
-        { &f->gate, f->max_ff },  { &f->up, f->max_ff },
+    struct {
+        bb_buffer *buffer;
+        size_t     width;
+    } const buffers[] = {
+        { &f->x, f->n_embd },    { &f->q, f->max_q > score ? f->max_q : score /* also the second operand of scores */ },
+        { &f->k, f->max_kv },    { &f->v, f->max_kv },
+        { &f->gate, f->max_ff }, { &f->up, f->max_ff },
     };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         size_t n;
@@ -80,7 +83,10 @@ bb_status bb_forward_create(const bb_backend *backend, const bb_net *net, uint32
     if ((uint64_t)max_windows * max_tokens < f->slab_tokens) f->slab_tokens = (size_t)max_windows * max_tokens;
     measure(f, net);
     BB_TRY(backend->ops->open(backend->context, &f->self, err));
-    if (!(f->cos_sin = bb_rope_table(net, max_tokens, err))) { status = BB_NOMEM; goto done; }
+    if (!(f->cos_sin = bb_rope_table(net, max_tokens, err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(allocate(f, err));
     *out = f;
 done:
@@ -130,7 +136,7 @@ typedef struct slab {
     bb_buffer       h;
     bb_input_hook   hook;
     void           *hook_self;
-    bool            stops;  /* at the input `last`, which goes to `input` */
+    bool            stops; /* at the input `last`, which goes to `input` */
     bb_feed         last;
     bb_buffer       input;
 } slab;
@@ -237,14 +243,14 @@ static bb_status check_pass(const bb_forward *f, const slab *s, bb_err *err)
     return status == BB_OK ? check_room(f, s->block, err) : status;
 }
 
-bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_input_hook hook,
-                           void *hook_self, bb_err *err)
+bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_input_hook hook, void *hook_self,
+                           bb_err *err)
 {
     const bb_operations *o = f->backend->ops;
-    const slab all = { .net = net, .block = block, .S = S, .T = T, .h = h, .hook = hook, .hook_self = hook_self };
-    bb_heads   q = bb_heads_of(net, block, BB_PART_Q, f->cos_sin), k = bb_heads_of(net, block, BB_PART_K, f->cos_sin);
-    uint32_t   n_done = 0;
-    bb_status  status;
+    const slab           all = { .net = net, .block = block, .S = S, .T = T, .h = h, .hook = hook, .hook_self = hook_self };
+    bb_heads             q = bb_heads_of(net, block, BB_PART_Q, f->cos_sin), k = bb_heads_of(net, block, BB_PART_K, f->cos_sin);
+    uint32_t             n_done = 0;
+    bb_status            status;
     BB_TRY(check_pass(f, &all, err));
     BB_TRY(hold_block(f, block, BB_N_FEEDS, err));
     if (!hook && o->block) BB_TRY(o->block(f->self, S, T, f->n_embd, block, &q, &k, h, &n_done, err));
@@ -254,8 +260,7 @@ done:
     return status;
 }
 
-bb_status bb_forward_input(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_feed feed, bb_buffer x,
-                           bb_err *err)
+bb_status bb_forward_input(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_feed feed, bb_buffer x, bb_err *err)
 {
     const slab all = { .net = net, .block = block, .S = S, .T = T, .h = h, .stops = true, .last = feed, .input = x };
     bb_status  status;
@@ -303,8 +308,8 @@ done:
     return status;
 }
 
-bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, bb_buffer h_ref, const bb_net *net, bb_buffer h, const int32_t *targets,
-                        size_t n, double *kl, double *nll, unsigned char *same, bb_err *err)
+bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, bb_buffer h_ref, const bb_net *net, bb_buffer h, const int32_t *targets, size_t n, double *kl,
+                        double *nll, unsigned char *same, bb_err *err)
 {
     bb_status status;
     BB_ASSERT(!nll == !targets);
@@ -318,7 +323,7 @@ bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, bb_buffer h_ref, c
         BB_TRY(output_norm(f, ref_net, bb_buffer_at(h_ref, at * f->n_embd), m, f->q, err));
         BB_TRY(output_norm(f, net, bb_buffer_at(h, at * f->n_embd), m, f->x, err));
         BB_TRY(f->backend->ops->score(f->self, m, f->q, bb_net_head(ref_net), f->x, bb_net_head(net), targets ? targets + at : NULL, kl + at,
-                                 nll ? nll + at : NULL, same ? same + at : NULL, err));
+                                      nll ? nll + at : NULL, same ? same + at : NULL, err));
     }
     status = BB_OK;
 done:

@@ -15,8 +15,8 @@
 typedef struct bb_forward bb_forward; /* workspace: scratch buffers, decoded weights, RoPE tables */
 
 /* The backend and the net (shapes only) are borrowed; all buffers below are the backend's. */
-bb_status bb_forward_create(const bb_backend *backend, const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_forward **f, bb_err *err);
-void      bb_forward_destroy(bb_forward *f);
+bb_status         bb_forward_create(const bb_backend *backend, const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_forward **f, bb_err *err);
+void              bb_forward_destroy(bb_forward *f);
 const bb_backend *bb_forward_backend(const bb_forward *f);
 
 /* h (S*T, C) := embedding rows of tokens (S*T). Ids out of range are BB_BAD_FILE. */
@@ -27,8 +27,8 @@ bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *toke
 typedef bb_status (*bb_input_hook)(void *self, bb_feed feed, const float *x, size_t n_tokens, uint32_t cols, bb_err *err);
 
 /* h in place through block b of net (whose shapes may be smaller than at creation). hook may be NULL. */
-bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_input_hook hook,
-                           void *hook_self, bb_err *err);
+bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_input_hook hook, void *hook_self,
+                           bb_err *err);
 
 /* The block only up to one of its inputs: x (S*T, width of the feed) := what feeds these linears. h (S*T, C) is used up: it stands between the
  * sublayers before `feed`. A block without the feed's sublayer is BB_FAILED. */
@@ -43,7 +43,7 @@ bb_status bb_forward_nll(bb_forward *f, const bb_net *net, bb_buffer h, const in
 
 /* Per row i, KL( softmax z_ref || softmax z ) with z_ref from (ref_net, h_ref) and z from (net, h); nll (of the target under net, NULL allowed with
  * targets NULL), and same[i] = 1 when both have the same arg max (NULL allowed). */
-bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, bb_buffer h_ref, const bb_net *net, bb_buffer h, const int32_t *targets,
-                        size_t n, double *kl, double *nll, unsigned char *same, bb_err *err);
+bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, bb_buffer h_ref, const bb_net *net, bb_buffer h, const int32_t *targets, size_t n, double *kl,
+                        double *nll, unsigned char *same, bb_err *err);
 
 #endif

@@ -34,11 +34,11 @@ const bb_norm_info bb_norms[BB_N_NORMS] = {
 size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim)
 {
     switch (dim) {
-    case BB_DIM_C:  return net->n_embd;
+    case BB_DIM_C: return net->n_embd;
     case BB_DIM_HD: return (size_t)block->n_head * net->head_dim;
     case BB_DIM_GD: return (size_t)block->n_kv * net->head_dim;
-    case BB_DIM_F:  return block->n_ff;
-    case BB_DIM_D:  return net->head_dim;
+    case BB_DIM_F: return block->n_ff;
+    case BB_DIM_D: return net->head_dim;
     }
     return 0;
 }
@@ -53,7 +53,7 @@ void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t k
     }
     for (int p = 0; p < BB_N_PARTS; p++) {
         if (bb_parts[p].sublayer != s) continue;
-        if (kept == 0) block->w[p] = (bb_matrix){ .rows = 0 };
+        if (kept == 0) block->w[p] = (bb_matrix) { .rows = 0 };
         else if (bb_part_cut_by_rows((bb_part)p)) block->w[p].rows = (uint32_t)bb_dim_of(net, block, bb_parts[p].rows);
         else block->w[p].cols = (uint32_t)bb_dim_of(net, block, bb_parts[p].cols);
     }

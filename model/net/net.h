@@ -18,8 +18,8 @@
 typedef struct bb_matrix {
     bb_type      type;
     uint32_t     rows, cols;
-    const void  *data;       /* borrowed, packed rows of `type` */
-    const float *bias;       /* borrowed, [rows] or NULL */
+    const void  *data; /* borrowed, packed rows of `type` */
+    const float *bias; /* borrowed, [rows] or NULL */
 } bb_matrix;
 
 /* ---- what a block is made of ---- */
@@ -38,34 +38,35 @@ typedef enum bb_part { BB_PART_Q, BB_PART_K, BB_PART_V, BB_PART_O, BB_PART_GATE,
 typedef enum bb_norm { BB_NORM_ATTENTION, BB_NORM_FFN, BB_NORM_Q, BB_NORM_K, BB_N_NORMS } bb_norm;
 
 typedef enum bb_norm_place {
-    BB_PLACE_INPUT,          /* of the sublayer: what its parts read from the residual stream */
-    BB_PLACE_Q, BB_PLACE_K   /* of queries or keys, before RoPE */
+    BB_PLACE_INPUT, /* of the sublayer: what its parts read from the residual stream */
+    BB_PLACE_Q,
+    BB_PLACE_K /* of queries or keys, before RoPE */
 } bb_norm_place;
 
 typedef struct bb_sublayer_info {
-    const char *unit;        /* what a plan calls the count that it keeps: "blk.N." and this */
-    bb_part     writer;      /* the part that adds to the residual stream */
+    const char *unit;   /* what a plan calls the count that it keeps: "blk.N." and this */
+    bb_part     writer; /* the part that adds to the residual stream */
 } bb_sublayer_info;
 
 typedef struct bb_feed_info {
     bb_sublayer sublayer;
-    bb_dim      width;       /* C: what the residual stream gives; else what pruning makes narrower */
+    bb_dim      width; /* C: what the residual stream gives; else what pruning makes narrower */
 } bb_feed_info;
 
 /* A linear of a block; each is one matrix (experts, when there are some, will be a third side here). */
 typedef struct bb_part_info {
-    const char *name;        /* of its tensors and of its unit in a plan, behind "blk.N." */
+    const char *name; /* of its tensors and of its unit in a plan, behind "blk.N." */
     bb_sublayer sublayer;
-    bb_feed     feed;        /* what feeds it */
-    bb_dim      rows, cols;  /* the side that is not C is the one that pruning cuts */
-    bool        rotated;     /* RoPE turns its heads */
+    bb_feed     feed;       /* what feeds it */
+    bb_dim      rows, cols; /* the side that is not C is the one that pruning cuts */
+    bool        rotated;    /* RoPE turns its heads */
 } bb_part_info;
 
 typedef struct bb_norm_info {
-    const char *name;        /* of its tensor, behind "blk.N." */
-    bb_sublayer sublayer;
+    const char   *name; /* of its tensor, behind "blk.N." */
+    bb_sublayer   sublayer;
     bb_norm_place place;
-    bb_dim      over;        /* C: of whole rows; D: of each head */
+    bb_dim        over; /* C: of whole rows; D: of each head */
 } bb_norm_info;
 
 extern const bb_sublayer_info bb_sublayers[BB_N_SUBLAYERS];
@@ -76,27 +77,27 @@ extern const bb_norm_info     bb_norms[BB_N_NORMS];
 /* ---- the network ---- */
 
 typedef struct bb_block {
-    uint32_t     n_head, n_kv;   /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
-    uint32_t     n_ff;           /* FFN width kept; 0: no FFN */
+    uint32_t     n_head, n_kv; /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
+    uint32_t     n_ff;         /* FFN width kept; 0: no FFN */
     bb_matrix    w[BB_N_PARTS];
     const float *norm[BB_N_NORMS]; /* NULL: not there */
-    bool         no_rope;        /* queries and keys are not rotated */
+    bool         no_rope;          /* queries and keys are not rotated */
 } bb_block;
 
 typedef struct bb_arch bb_arch; /* arch.h */
 
 typedef struct bb_net {
     const bb_arch *arch;
-    uint32_t     n_vocab, n_embd, n_layer, head_dim, n_rot, n_ctx_train;
-    float        norm_eps;
-    float        rope_base;
-    float        rope_freq_scale;    /* 1 / linear scaling factor */
-    bool         rope_neox;          /* true: pairs (i, i + n_rot/2); false: pairs (2i, 2i+1) */
-    const float *rope_factors;       /* [n_rot/2] frequency divisors (llama-3 scaling) or NULL */
-    bb_matrix    embd;               /* V x C */
-    bb_matrix    head;               /* V x C; rows == 0: tied to embd */
-    const float *out_norm;           /* [C] */
-    bb_block    *blocks;             /* [n_layer]; borrowed */
+    uint32_t       n_vocab, n_embd, n_layer, head_dim, n_rot, n_ctx_train;
+    float          norm_eps;
+    float          rope_base;
+    float          rope_freq_scale; /* 1 / linear scaling factor */
+    bool           rope_neox;       /* true: pairs (i, i + n_rot/2); false: pairs (2i, 2i+1) */
+    const float   *rope_factors;    /* [n_rot/2] frequency divisors (llama-3 scaling) or NULL */
+    bb_matrix      embd;            /* V x C */
+    bb_matrix      head;            /* V x C; rows == 0: tied to embd */
+    const float   *out_norm;        /* [C] */
+    bb_block      *blocks;          /* [n_layer]; borrowed */
 } bb_net;
 
 enum { BB_MAX_LAYERS = 512 }; /* a model with more blocks is refused */
@@ -115,6 +116,6 @@ static inline bool bb_part_cut_by_rows(bb_part p) { return bb_parts[p].rows != B
 
 size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim);
 /* Leaves `kept` of a sublayer, in shapes only (no data moves): of the attention KV heads with their query heads. 0: the sublayer is absent. */
-void   bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t kept);
+void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t kept);
 
 #endif

@@ -24,9 +24,9 @@ typedef struct shared {
     const bb_net      *net;
     const bb_sampling *p;
     const bb_kernels  *k;
-    float             *cos_sin;  /* [length][n_rot/2][2] */
-    float             *weights;  /* packed matrices, or NULL */
-    size_t            *offset;   /* [n_layer * BB_N_PARTS + 1] into weights; the last is the head */
+    float             *cos_sin;                           /* [length][n_rot/2][2] */
+    float             *weights;                           /* packed matrices, or NULL */
+    size_t            *offset;                            /* [n_layer * BB_N_PARTS + 1] into weights; the last is the head */
     uint32_t           max_q, max_kv, max_ff, max_shared; /* widest H D, G D, F; most query heads on a KV head */
 } shared;
 
@@ -60,7 +60,7 @@ static void shared_done(shared *w)
     bb_free(w->cos_sin);
     bb_free(w->weights);
     bb_free(w->offset);
-    *w = (shared){ 0 };
+    *w = (shared) { 0 };
 }
 
 static void decode_rows(const bb_matrix *m, size_t first, size_t n, float *out)
@@ -102,11 +102,11 @@ static bb_status hold_weights(shared *w, bb_err *err)
         if (total * sizeof(float) > limit) return BB_OK;
     }
     if (!(w->weights = bb_alloc((size_t)total, sizeof *w->weights, err))) return BB_NOMEM;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp        parallel for schedule(dynamic)
     for (size_t i = 0; i < n; i++) {
-        const bb_matrix *m = matrix_at(w->net, i);
-        float           *plain = m ? bb_alloc(STRIP * widest, sizeof *plain, NULL) : NULL;
-        if (plain) pack_rows(w, m, 0, m->rows, plain, w->weights + w->offset[i]);
+               const bb_matrix *m = matrix_at(w->net, i);
+               float           *plain = m ? bb_alloc(STRIP * widest, sizeof *plain, NULL) : NULL;
+               if (plain) pack_rows(w, m, 0, m->rows, plain, w->weights + w->offset[i]);
         else if (m) {
 #pragma omp atomic write
             status = BB_NOMEM;
@@ -119,7 +119,7 @@ static bb_status hold_weights(shared *w, bb_err *err)
 static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p, bb_err *err)
 {
     bb_status status = BB_OK;
-    *w = (shared){ .net = net, .p = p, .k = bb_kernels_get(), .max_shared = 1 };
+    *w = (shared) { .net = net, .p = p, .k = bb_kernels_get(), .max_shared = 1 };
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
         w->max_q = largest(w->max_q, k->n_head * net->head_dim);
@@ -139,19 +139,29 @@ static void stepper_done(stepper *s)
 {
     float *all[] = { s->cache, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
-    *s = (stepper){ 0 };
+    *s = (stepper) { 0 };
 }
 
 static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bb_err *err)
 {
     const bb_net *net = w->net;
     size_t        widest = largest(largest(w->max_q, w->max_ff), net->n_embd);
-    *s = (stepper){ .w = w, .S = S };
-    const struct { float **at; size_t n; } buffers[] = {
-        { &s->h, (size_t)S * net->n_embd }, { &s->x, (size_t)S * net->n_embd },     { &s->q, (size_t)S * w->max_q },
-        { &s->k, (size_t)S * w->max_kv },   { &s->v, (size_t)S * w->max_kv },       { &s->gate, (size_t)S * w->max_ff },
-        { &s->up, (size_t)S * w->max_ff },  { &s->logits, (size_t)S * net->n_vocab }, { &s->strip, w->weights ? 0 : STRIP * widest },
-        { &s->packed, w->weights ? 0 : STRIP * widest }, { &s->scores, (size_t)w->max_shared * w->p->length },
+    *s = (stepper) { .w = w, .S = S };
+    const struct {
+        float **at;
+        size_t  n;
+    } buffers[] = {
+        { &s->h, (size_t)S * net->n_embd },
+        { &s->x, (size_t)S * net->n_embd },
+        { &s->q, (size_t)S * w->max_q },
+        { &s->k, (size_t)S * w->max_kv },
+        { &s->v, (size_t)S * w->max_kv },
+        { &s->gate, (size_t)S * w->max_ff },
+        { &s->up, (size_t)S * w->max_ff },
+        { &s->logits, (size_t)S * net->n_vocab },
+        { &s->strip, w->weights ? 0 : STRIP * widest },
+        { &s->packed, w->weights ? 0 : STRIP * widest },
+        { &s->scores, (size_t)w->max_shared * w->p->length },
     };
     s->cache = bb_calloc(S * cache_floats(w), sizeof(float), err); /* zeros: a panel is read whole */
     if (!s->cache) return BB_NOMEM;
@@ -311,8 +321,7 @@ static bb_status sample_group(const shared *w, uint32_t first, uint32_t S, bb_pr
             break;
         }
         step(&s, ids, t, t + 1 >= start);
-        for (uint32_t i = 0; i < S && t + 1 >= start; i++)
-            ids[(size_t)i * length + t + 1] = draw(w->k, s.logits + i * V, V, w->p->temperature, &r[i]);
+        for (uint32_t i = 0; i < S && t + 1 >= start; i++) ids[(size_t)i * length + t + 1] = draw(w->k, s.logits + i * V, V, w->p->temperature, &r[i]);
         if (progress) bb_progress_add(progress, S);
     }
     stepper_done(&s);

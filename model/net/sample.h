@@ -11,14 +11,14 @@
 #include "model/net/net.h"
 
 typedef struct bb_sampling {
-    const int32_t *prompt;      /* every sequence begins with it */
-    uint32_t       n_prompt;    /* 0: every sequence begins with a token drawn uniformly */
-    uint32_t       stride;      /* sequence i begins with the n_prompt tokens at prompt + i * stride */
+    const int32_t *prompt;   /* every sequence begins with it */
+    uint32_t       n_prompt; /* 0: every sequence begins with a token drawn uniformly */
+    uint32_t       stride;   /* sequence i begins with the n_prompt tokens at prompt + i * stride */
     uint32_t       n_sequences;
     uint32_t       length;      /* tokens of a sequence, the prompt included */
     double         temperature; /* 0: the likeliest token (the first of equals) */
     uint64_t       seed;
-    uint64_t       weight_bytes;/* decoded weights are kept if they take no more; 0: 1 GiB */
+    uint64_t       weight_bytes; /* decoded weights are kept if they take no more; 0: 1 GiB */
 } bb_sampling;
 
 /* ids [n_sequences * length], sequences one after the other. net: as bb_model_open gives it. Polls bb_interrupted. Memory: about 1 GiB of

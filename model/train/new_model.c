@@ -14,7 +14,10 @@
 
 static bb_status check(const bb_new_shape *s, bb_err *err)
 {
-    const struct { const char *what; uint32_t value, max; } numbers[] = {
+    const struct {
+        const char *what;
+        uint32_t    value, max;
+    } numbers[] = {
         { "vocabulary", s->n_vocab, INT32_MAX }, { "number of blocks", s->n_layer, 512 }, { "width", s->n_embd, 1 << 20 },
         { "number of heads", s->n_head, 4096 },  { "number of KV heads", s->n_kv, 4096 }, { "head size", s->head_dim, 4096 },
         { "FFN width", s->n_ff, 1 << 22 },       { "context", s->n_ctx, 1 << 24 },
@@ -32,22 +35,32 @@ static bb_status check(const bb_new_shape *s, bb_err *err)
 bb_status bb_new_net(const bb_new_shape *s, bb_net *net, bb_err *err)
 {
     static const float placeholder[1] = { 1 };
-    uint32_t  C = s->n_embd;
-    bb_status status = check(s, err);
-    *net = (bb_net){ .arch = bb_arch_named("llama"), .n_vocab = s->n_vocab, .n_embd = C, .n_layer = s->n_layer, .head_dim = s->head_dim,
-                     .n_rot = s->head_dim, .n_ctx_train = s->n_ctx, .norm_eps = s->norm_eps, .rope_base = s->rope_base, .rope_freq_scale = 1 };
+    uint32_t           C = s->n_embd;
+    bb_status          status = check(s, err);
+    *net = (bb_net) { .arch = bb_arch_named("llama"),
+                      .n_vocab = s->n_vocab,
+                      .n_embd = C,
+                      .n_layer = s->n_layer,
+                      .head_dim = s->head_dim,
+                      .n_rot = s->head_dim,
+                      .n_ctx_train = s->n_ctx,
+                      .norm_eps = s->norm_eps,
+                      .rope_base = s->rope_base,
+                      .rope_freq_scale = 1 };
     if (status != BB_OK) return status;
     if (!(net->blocks = BB_NEW0(s->n_layer, bb_block, err))) return BB_NOMEM;
-    net->embd = (bb_matrix){ .type = BB_F32, .rows = s->n_vocab, .cols = C };
+    net->embd = (bb_matrix) { .type = BB_F32, .rows = s->n_vocab, .cols = C };
     if (!s->tied) net->head = net->embd;
     net->out_norm = placeholder;
     for (uint32_t i = 0; i < s->n_layer; i++) {
         bb_block *b = &net->blocks[i];
-        *b = (bb_block){ .n_head = s->n_head, .n_kv = s->n_kv, .n_ff = s->n_ff };
+        *b = (bb_block) { .n_head = s->n_head, .n_kv = s->n_kv, .n_ff = s->n_ff };
         for (int k = 0; k < BB_N_NORMS; k++)
             if (bb_norms[k].place == BB_PLACE_INPUT) b->norm[k] = placeholder;
         for (int p = 0; p < BB_N_PARTS; p++)
-            b->w[p] = (bb_matrix){ .type = BB_F32, .rows = (uint32_t)bb_dim_of(net, b, bb_parts[p].rows), .cols = (uint32_t)bb_dim_of(net, b, bb_parts[p].cols) };
+            b->w[p] = (bb_matrix) { .type = BB_F32,
+                                    .rows = (uint32_t)bb_dim_of(net, b, bb_parts[p].rows),
+                                    .cols = (uint32_t)bb_dim_of(net, b, bb_parts[p].cols) };
     }
     return BB_OK;
 }
@@ -129,19 +142,27 @@ static const char *arch_key(const bb_net *net, const char *suffix, char key[96])
 static bb_status put_keys(bb_gguf_out *out, const bb_net *net, const char *name, bb_err *err)
 {
     const bb_block *b = &net->blocks[0];
-    const struct { const char *key; uint32_t value; } numbers[] = {
-        { "context_length", net->n_ctx_train }, { "embedding_length", net->n_embd }, { "block_count", net->n_layer },
-        { bb_count_keys[BB_COUNT_FF], b->n_ff }, { bb_count_keys[BB_COUNT_HEADS], b->n_head }, { bb_count_keys[BB_COUNT_KV], b->n_kv },
-        { "attention.key_length", net->head_dim }, { "attention.value_length", net->head_dim },
-        { "rope.dimension_count", net->n_rot }, { "vocab_size", net->n_vocab },
+    const struct {
+        const char *key;
+        uint32_t    value;
+    } numbers[] = {
+        { "context_length", net->n_ctx_train },
+        { "embedding_length", net->n_embd },
+        { "block_count", net->n_layer },
+        { bb_count_keys[BB_COUNT_FF], b->n_ff },
+        { bb_count_keys[BB_COUNT_HEADS], b->n_head },
+        { bb_count_keys[BB_COUNT_KV], b->n_kv },
+        { "attention.key_length", net->head_dim },
+        { "attention.value_length", net->head_dim },
+        { "rope.dimension_count", net->n_rot },
+        { "vocab_size", net->n_vocab },
     };
     char      key[96];
     bb_status status;
     BB_TRY(bb_gguf_put_text(out, "general.architecture", net->arch->name, err));
     BB_TRY(bb_gguf_put_text(out, "general.name", name, err));
     BB_TRY(bb_gguf_put_text(out, "bitbudget.plan", "0000000000000000", err)); /* by it a file of ours is known */
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        BB_TRY(bb_gguf_put_u32(out, arch_key(net, numbers[i].key, key), numbers[i].value, err));
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) BB_TRY(bb_gguf_put_u32(out, arch_key(net, numbers[i].key, key), numbers[i].value, err));
     BB_TRY(bb_gguf_put_u32(out, "general.file_type", net->embd.type == BB_F16 ? 1 : net->embd.type == BB_BF16 ? 32 : 0, err));
     BB_TRY(bb_gguf_put_f32(out, arch_key(net, "rope.freq_base", key), net->rope_base, err));
     BB_TRY(bb_gguf_put_f32(out, arch_key(net, "attention.layer_norm_rms_epsilon", key), net->norm_eps, err));

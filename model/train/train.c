@@ -25,14 +25,14 @@ struct bb_training {
     bb_adamw        *adamw;
     bb_forward      *f;
     bb_backward     *b;
-    uint32_t         group;              /* windows at once */
-    float           *h, *dh, *weight;    /* (n_layer + 1, group * ctx, C); (group * ctx, C); [group * ctx] */
-    double          *loss;               /* [group * ctx] */
-    int32_t         *tokens, *targets;   /* [batch * ctx] */
-    uint32_t        *order;              /* [n_windows] of the epoch */
-    uint32_t         n_windows, offset;  /* windows an epoch; where the epoch begins */
-    uint64_t         epoch;              /* of order; UINT64_MAX before the first */
-    char             identity[65];       /* of everything that the run depends on, but for the schedule */
+    uint32_t         group;             /* windows at once */
+    float           *h, *dh, *weight;   /* (n_layer + 1, group * ctx, C); (group * ctx, C); [group * ctx] */
+    double          *loss;              /* [group * ctx] */
+    int32_t         *tokens, *targets;  /* [batch * ctx] */
+    uint32_t        *order;             /* [n_windows] of the epoch */
+    uint32_t         n_windows, offset; /* windows an epoch; where the epoch begins */
+    uint64_t         epoch;             /* of order; UINT64_MAX before the first */
+    char             identity[65];      /* of everything that the run depends on, but for the schedule */
 };
 
 /* ---- life ---- */
@@ -71,7 +71,7 @@ static bb_status make_room(bb_training *t, bb_err *err)
 bb_status bb_training_create(const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_training **out, bb_err *err)
 {
     bb_training *t = NULL;
-    bb_status   status;
+    bb_status    status;
     *out = NULL;
     BB_TRY(check(shape, data, o, err));
     if (!(t = BB_NEW0(1, bb_training, err))) return BB_NOMEM;
@@ -113,8 +113,10 @@ static void add_number(bb_sha256 *s, double x) { bb_sha256_update(s, &x, sizeof 
 
 static void add_shape(bb_sha256 *s, const bb_net *n)
 {
-    const double numbers[] = { (double)(n->arch - bb_archs), n->n_vocab, n->n_embd, n->n_layer, n->head_dim, n->n_rot, n->head.rows, (double)n->norm_eps,
-                               (double)n->rope_base, (double)n->rope_freq_scale, n->rope_neox };
+    const double numbers[] = {
+        (double)(n->arch - bb_archs), n->n_vocab,  n->n_embd, n->n_layer, n->head_dim, n->n_rot, n->head.rows, (double)n->norm_eps, (double)n->rope_base,
+        (double)n->rope_freq_scale,   n->rope_neox
+    };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) add_number(s, numbers[i]);
     if (n->rope_factors) bb_sha256_update(s, n->rope_factors, n->n_rot / 2 * sizeof *n->rope_factors);
     for (uint32_t i = 0; i < n->n_layer; i++) {
@@ -232,7 +234,7 @@ bb_status bb_training_step(bb_training *t, bb_train_step *done, bb_err *err)
     uint64_t       step = bb_adamw_steps(t->adamw);
     const int32_t *tokens, *targets;
     bb_status      status;
-    *done = (bb_train_step){ .step = step, .rate = bb_schedule_rate(&t->o.schedule, step) };
+    *done = (bb_train_step) { .step = step, .rate = bb_schedule_rate(&t->o.schedule, step) };
     bb_training_batch(t, step, &tokens, &targets);
     BB_TRY(bb_training_gradient(t, tokens, targets, t->o.batch, &done->loss, err));
     done->norm = bb_grads_clip(t->t.params, t->t.n_params, t->o.clip);
@@ -309,8 +311,10 @@ static bb_status check_head(const bb_training *t, const char *path, const head *
     char                 hex[65];
     if (memcmp(h->magic, magic, sizeof magic) != 0) return BB_FAIL(err, BB_BAD_FILE, "%s is no saved state of training", path);
     if (memcmp(h->identity, t->identity, sizeof t->identity) != 0)
-        return BB_FAIL(err, BB_BAD_FILE, "%s belongs to a run with other tokens, options or first weights, or on another CPU level or BLAS core (here: %s); remove it to start "
-                                           "anew", path, bb_kernels_bits());
+        return BB_FAIL(err, BB_BAD_FILE,
+                       "%s belongs to a run with other tokens, options or first weights, or on another CPU level or BLAS core (here: %s); remove it to start "
+                       "anew",
+                       path, bb_kernels_bits());
     if (h->n_weights != t->t.n || h->n_optimizer != bb_adamw_state_bytes(t->adamw) ||
         map->size != sizeof *h + t->t.n * sizeof(float) + h->n_optimizer + SUM_BYTES)
         return BB_FAIL(err, BB_BAD_FILE, "%s has %zu bytes, not those of this network's state", path, map->size);
@@ -319,8 +323,7 @@ static bb_status check_head(const bb_training *t, const char *path, const head *
     bb_sha256_hex(&s, hex);
     if (memcmp(sum, hex, SUM_BYTES) != 0) return BB_FAIL(err, BB_BAD_FILE, "%s is damaged: its checksum does not agree", path);
     if (h->step > t->o.schedule.n_steps)
-        return BB_FAIL(err, BB_BAD_FILE, "%s is at step %llu of a run of %llu", path, (unsigned long long)h->step,
-                       (unsigned long long)t->o.schedule.n_steps);
+        return BB_FAIL(err, BB_BAD_FILE, "%s is at step %llu of a run of %llu", path, (unsigned long long)h->step, (unsigned long long)t->o.schedule.n_steps);
     if (!same_past(&h->schedule, &t->o.schedule, h->step))
         return BB_FAIL(err, BB_BAD_FILE, "%s was trained for %llu steps with other rates than this run's schedule gives them", path,
                        (unsigned long long)h->step);

@@ -17,36 +17,37 @@
 #include "model/train/trainable.h"
 
 typedef struct bb_train_options {
-    uint32_t         ctx, batch;  /* tokens a window; windows a step */
-    bb_schedule      schedule;    /* its n_steps is the length of the run */
+    uint32_t         ctx, batch; /* tokens a window; windows a step */
+    bb_schedule      schedule;   /* its n_steps is the length of the run */
     bb_adamw_options adamw;
-    double           decay;       /* of matrices; norms and biases have none */
-    double           clip;        /* limit of the gradient's norm; 0: none */
+    double           decay; /* of matrices; norms and biases have none */
+    double           clip;  /* limit of the gradient's norm; 0: none */
     uint64_t         seed;
 } bb_train_options;
 
-typedef struct bb_train_data {    /* borrowed for the trainer's life */
-    const int32_t *ids; size_t n; /* n >= 2 ctx */
-    int32_t        bos;           /* -1: none */
+typedef struct bb_train_data { /* borrowed for the trainer's life */
+    const int32_t *ids;
+    size_t         n;   /* n >= 2 ctx */
+    int32_t        bos; /* -1: none */
 } bb_train_data;
 
 typedef struct bb_train_step {
-    uint64_t step;                /* 0-based, of the step just done */
-    double   rate, loss, norm;    /* loss: mean nats a token of the batch, before the update; norm of the gradient before clipping */
+    uint64_t step;             /* 0-based, of the step just done */
+    double   rate, loss, norm; /* loss: mean nats a token of the batch, before the update; norm of the gradient before clipping */
 } bb_train_step;
 
 typedef struct bb_training bb_training;
 
 /* shape: data may be NULL; its rope_factors are borrowed. */
-bb_status     bb_training_create(const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_training **out, bb_err *err);
-void          bb_training_destroy(bb_training *t);
-void          bb_training_start_random(bb_training *t);                    /* from the options' seed */
-void          bb_training_start_from(bb_training *t, const bb_net *from);  /* a network of the same shape */
+bb_status bb_training_create(const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_training **out, bb_err *err);
+void      bb_training_destroy(bb_training *t);
+void      bb_training_start_random(bb_training *t);                   /* from the options' seed */
+void      bb_training_start_from(bb_training *t, const bb_net *from); /* a network of the same shape */
 
 /* One update. BB_NUMERIC when loss or gradient is no finite number (nothing is updated). */
 bb_status     bb_training_step(bb_training *t, bb_train_step *done, bb_err *err);
-uint64_t      bb_training_steps(const bb_training *t);                     /* done so far */
-const bb_net *bb_training_net(const bb_training *t);                       /* float32, changes with every step */
+uint64_t      bb_training_steps(const bb_training *t); /* done so far */
+const bb_net *bb_training_net(const bb_training *t);   /* float32, changes with every step */
 size_t        bb_training_weights(const bb_training *t);
 
 /* Mean loss of S windows (S * ctx inputs and targets) and its gradient, which replaces the one in trainable. For tests and for uses with
@@ -54,11 +55,11 @@ size_t        bb_training_weights(const bb_training *t);
 bb_status     bb_training_gradient(bb_training *t, const int32_t *tokens, const int32_t *targets, uint32_t S, double *loss, bb_err *err);
 bb_trainable *bb_training_trainable(bb_training *t);
 /* The batch of a step: (batch, ctx) inputs and targets, until the next call or step. */
-void          bb_training_batch(bb_training *t, uint64_t step, const int32_t **tokens, const int32_t **targets);
+void bb_training_batch(bb_training *t, uint64_t step, const int32_t **tokens, const int32_t **targets);
 
 /* The state after the last step. load: BB_BAD_FILE when the file is damaged, or belongs to other tokens, options or first weights. A longer
  * run may go on from a shorter one's state as long as its schedule gives the steps already done the rates they had. */
-bb_status     bb_training_save(const bb_training *t, const char *path, bb_err *err); /* atomic */
-bb_status     bb_training_load(bb_training *t, const char *path, bb_err *err);
+bb_status bb_training_save(const bb_training *t, const char *path, bb_err *err); /* atomic */
+bb_status bb_training_load(bb_training *t, const char *path, bb_err *err);
 
 #endif

@@ -25,7 +25,7 @@ static float *take(layout *l, size_t n, float decay, float **g)
     if (t->w) {
         w = t->w + l->n;
         *g = t->g + l->n;
-        t->params[l->n_params] = (bb_param){ .w = w, .g = *g, .n = n, .rate_factor = 1, .decay = decay };
+        t->params[l->n_params] = (bb_param) { .w = w, .g = *g, .n = n, .rate_factor = 1, .decay = decay };
     }
     l->n += n;
     l->n_params++;
@@ -45,7 +45,7 @@ static void take_matrix(layout *l, bb_matrix *m, float **g, float **g_bias)
     const float *w;
     if (m->rows == 0) return;
     w = take(l, (size_t)m->rows * m->cols, 1, g);
-    if (w) *m = (bb_matrix){ .type = BB_F32, .rows = m->rows, .cols = m->cols, .data = w, .bias = m->bias };
+    if (w) *m = (bb_matrix) { .type = BB_F32, .rows = m->rows, .cols = m->cols, .data = w, .bias = m->bias };
     if (m->bias) take_vector(l, &m->bias, m->rows, g_bias);
 }
 
@@ -76,7 +76,7 @@ bb_status bb_trainable_create(const bb_net *shape, bb_trainable *t, bb_err *err)
 {
     layout    l = { .t = t };
     bb_status status = BB_NOMEM;
-    *t = (bb_trainable){ .net = *shape };
+    *t = (bb_trainable) { .net = *shape };
     t->net.blocks = BB_NEW(shape->n_layer, bb_block, err);
     t->grads = BB_NEW0(shape->n_layer, bb_block_grad, err);
     if (!t->net.blocks || !t->grads) goto done;
@@ -88,7 +88,7 @@ bb_status bb_trainable_create(const bb_net *shape, bb_trainable *t, bb_err *err)
     if (!t->params || !t->w || !t->g) goto done;
     t->n = l.n;
     t->n_params = l.n_params;
-    l = (layout){ .t = t };
+    l = (layout) { .t = t };
     lay(&l);
     status = BB_OK;
 done:
@@ -103,7 +103,7 @@ void bb_trainable_done(bb_trainable *t)
     bb_free(t->params);
     bb_free(t->w);
     bb_free(t->g);
-    *t = (bb_trainable){ .w = NULL };
+    *t = (bb_trainable) { .w = NULL };
 }
 
 /* ---- weights ---- */

@@ -11,7 +11,7 @@ enum { PIECE = 4096 }; /* entries a task, and a partial sum of the norm */
 
 struct bb_adamw {
     bb_param        *params;
-    float          **m, **v;   /* [n_params] into moments */
+    float          **m, **v; /* [n_params] into moments */
     float           *moments;
     size_t           n_params, n_entries;
     uint64_t         step;
@@ -23,8 +23,8 @@ struct bb_adamw {
 bb_status bb_adamw_create(const bb_param *params, size_t n_params, const bb_adamw_options *o, bb_adamw **out, bb_err *err)
 {
     static const bb_adamw_options usual = BB_ADAMW_DEFAULT;
-    size_t    n = 0, at = 0;
-    bb_adamw *a = BB_NEW0(1, bb_adamw, err);
+    size_t                        n = 0, at = 0;
+    bb_adamw                     *a = BB_NEW0(1, bb_adamw, err);
     *out = NULL;
     if (!a) return BB_NOMEM;
     for (size_t i = 0; i < n_params; i++) n += params[i].n;
@@ -61,7 +61,9 @@ void bb_adamw_destroy(bb_adamw *a)
 /* ---- steps ---- */
 
 /* What one array's update needs, rounded to float32 once. */
-typedef struct factors { float b1, b2, rate, root, eps, keep; } factors;
+typedef struct factors {
+    float b1, b2, rate, root, eps, keep;
+} factors;
 
 static void update(const factors *f, float *w, const float *g, float *m, float *v, size_t n)
 {
@@ -79,8 +81,8 @@ void bb_adamw_step(bb_adamw *a, double rate)
     for (size_t p = 0; p < a->n_params; p++) {
         const bb_param *k = &a->params[p];
         const double    r = rate * (double)k->rate_factor;
-        const factors   f = { (float)a->o.beta1, (float)a->o.beta2, (float)(r / unbias1), (float)(1 / sqrt(unbias2)), (float)a->o.eps,
-                              (float)(1 - r * (double)k->decay) };
+        const factors   f = { (float)a->o.beta1,          (float)a->o.beta2, (float)(r / unbias1),
+                              (float)(1 / sqrt(unbias2)), (float)a->o.eps,   (float)(1 - r * (double)k->decay) };
         const ptrdiff_t n = (ptrdiff_t)k->n;
         float          *m = a->m[p], *v = a->v[p];
         if (k->rate_factor == 0) continue;

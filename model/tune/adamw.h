@@ -18,14 +18,19 @@
 
 /* One trained array and its gradient, both borrowed for the optimizer's life. */
 typedef struct bb_param {
-    float *w, *g;         /* [n] */
+    float *w, *g; /* [n] */
     size_t n;
-    float  rate_factor;   /* times the step's rate; 0: frozen */
-    float  decay;         /* decoupled weight decay */
+    float  rate_factor; /* times the step's rate; 0: frozen */
+    float  decay;       /* decoupled weight decay */
 } bb_param;
 
-typedef struct bb_adamw_options { double beta1, beta2, eps; } bb_adamw_options;
-#define BB_ADAMW_DEFAULT { 0.9, 0.95, 1e-8 }
+typedef struct bb_adamw_options {
+    double beta1, beta2, eps;
+} bb_adamw_options;
+#define BB_ADAMW_DEFAULT \
+    { \
+        0.9, 0.95, 1e-8 \
+    }
 
 typedef struct bb_adamw bb_adamw;
 
@@ -34,16 +39,16 @@ bb_status bb_adamw_create(const bb_param *params, size_t n_params, const bb_adam
 void      bb_adamw_destroy(bb_adamw *a);
 
 /* One update. A gradient that is no finite number is the caller's to notice: see the norm. Gradients are kept. */
-void      bb_adamw_step(bb_adamw *a, double rate);
-uint64_t  bb_adamw_steps(const bb_adamw *a); /* done so far */
-void      bb_adamw_reset(bb_adamw *a);       /* moments and step count to 0 */
+void     bb_adamw_step(bb_adamw *a, double rate);
+uint64_t bb_adamw_steps(const bb_adamw *a); /* done so far */
+void     bb_adamw_reset(bb_adamw *a);       /* moments and step count to 0 */
 
 /* Euclidean norm of all gradients. */
-double    bb_grads_norm(const bb_param *params, size_t n_params);
+double bb_grads_norm(const bb_param *params, size_t n_params);
 /* Scales all gradients by limit / norm when the norm is above limit (limit 0: never); returns the norm before. A norm that is not finite leaves
  * them as they are. */
-double    bb_grads_clip(const bb_param *params, size_t n_params, double limit);
-void      bb_grads_zero(const bb_param *params, size_t n_params);
+double bb_grads_clip(const bb_param *params, size_t n_params, double limit);
+void   bb_grads_zero(const bb_param *params, size_t n_params);
 
 /* The state as bytes of this machine's order: step count and moments (the weights are the caller's). */
 size_t    bb_adamw_state_bytes(const bb_adamw *a);
@@ -52,8 +57,8 @@ bb_status bb_adamw_state_load(bb_adamw *a, const void *state, size_t size, bb_er
 
 typedef enum bb_schedule_kind {
     BB_SCHEDULE_CONSTANT,
-    BB_SCHEDULE_COSINE,    /* half a cosine from peak to last over the steps after the warm-up */
-    BB_SCHEDULE_WSD        /* peak until the last n_decay steps, then straight down to last (warm-up, stable, decay) */
+    BB_SCHEDULE_COSINE, /* half a cosine from peak to last over the steps after the warm-up */
+    BB_SCHEDULE_WSD     /* peak until the last n_decay steps, then straight down to last (warm-up, stable, decay) */
 } bb_schedule_kind;
 
 typedef struct bb_schedule {
@@ -63,6 +68,6 @@ typedef struct bb_schedule {
 } bb_schedule;
 
 /* The rate of step 0 .. n_steps-1: during the warm-up peak (step+1) / n_warmup; `last` is reached at step n_steps - 1 and kept. */
-double    bb_schedule_rate(const bb_schedule *s, uint64_t step);
+double bb_schedule_rate(const bb_schedule *s, uint64_t step);
 
 #endif

@@ -61,7 +61,11 @@ static void expand(const bb_format *f, const bb_code *c, float *out)
 
 /* ---- life ---- */
 
-static float *field_d(const bb_latent *l, float *of) { (void)l; return of; }
+static float *field_d(const bb_latent *l, float *of)
+{
+    (void)l;
+    return of;
+}
 static float *field_dmin(const bb_latent *l, float *of) { return of + l->n_blocks; }
 static float *field_sc(const bb_latent *l, float *of) { return of + 2 * l->n_blocks; }
 static float *field_mn(const bb_latent *l, float *of) { return of + (2 + l->n_groups) * l->n_blocks; }
@@ -128,12 +132,12 @@ static double mean_size(const float *x, size_t n)
 void bb_latent_params(const bb_latent *l, double weights, double fields, bb_param *out)
 {
     const size_t n = (size_t)l->rows * l->cols, n_fine = l->n_blocks * l->n_groups;
-    float       *const f = l->fields, *const g = l->g_fields;
-    out[0] = (bb_param){ l->w, l->g_w, n, (float)(weights * l->unit), 0 };
-    out[1] = (bb_param){ field_d(l, f), field_d(l, g), l->has_d ? l->n_blocks : 0, (float)fields, 0 };
-    out[2] = (bb_param){ field_dmin(l, f), field_dmin(l, g), l->has_dmin ? l->n_blocks : 0, (float)fields, 0 };
-    out[3] = (bb_param){ field_sc(l, f), field_sc(l, g), l->sc_most > l->sc_least ? n_fine : 0, (float)(fields * mean_size(field_sc(l, f), n_fine)), 0 };
-    out[4] = (bb_param){ field_mn(l, f), field_mn(l, g), l->mn_most > l->mn_least ? n_fine : 0, (float)(fields * mean_size(field_mn(l, f), n_fine)), 0 };
+    float *const f = l->fields, *const g = l->g_fields;
+    out[0] = (bb_param) { l->w, l->g_w, n, (float)(weights * l->unit), 0 };
+    out[1] = (bb_param) { field_d(l, f), field_d(l, g), l->has_d ? l->n_blocks : 0, (float)fields, 0 };
+    out[2] = (bb_param) { field_dmin(l, f), field_dmin(l, g), l->has_dmin ? l->n_blocks : 0, (float)fields, 0 };
+    out[3] = (bb_param) { field_sc(l, f), field_sc(l, g), l->sc_most > l->sc_least ? n_fine : 0, (float)(fields * mean_size(field_sc(l, f), n_fine)), 0 };
+    out[4] = (bb_param) { field_mn(l, f), field_mn(l, g), l->mn_most > l->mn_least ? n_fine : 0, (float)(fields * mean_size(field_mn(l, f), n_fine)), 0 };
 }
 
 /* ---- bytes to numbers and back ---- */

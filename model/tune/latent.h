@@ -25,15 +25,15 @@ enum { BB_LATENT_PARAMS = 5 }; /* w, d, dmin, sc, mn */
 typedef struct bb_latent {
     const bb_format *format;
     uint32_t         rows, cols;
-    unsigned char   *packed;      /* borrowed: rewritten by bb_latent_encode */
-    float           *q;           /* (rows, cols) owned, as everything below: what packed decodes to */
-    float           *w, *g_w;     /* (rows, cols) */
-    size_t           n_blocks, n_groups;   /* blocks of the matrix; groups of a block (0: a format without fields) */
-    float           *fields, *g_fields;    /* d, dmin [n_blocks] each, then sc, mn [n_blocks * n_groups] each */
-    float           *start;       /* [2 * n_blocks] d and dmin at the start */
-    bool             has_d, has_dmin;      /* which fields are real numbers that may move */
+    unsigned char   *packed;                               /* borrowed: rewritten by bb_latent_encode */
+    float           *q;                                    /* (rows, cols) owned, as everything below: what packed decodes to */
+    float           *w, *g_w;                              /* (rows, cols) */
+    size_t           n_blocks, n_groups;                   /* blocks of the matrix; groups of a block (0: a format without fields) */
+    float           *fields, *g_fields;                    /* d, dmin [n_blocks] each, then sc, mn [n_blocks * n_groups] each */
+    float           *start;                                /* [2 * n_blocks] d and dmin at the start */
+    bool             has_d, has_dmin;                      /* which fields are real numbers that may move */
     int              sc_least, sc_most, mn_least, mn_most; /* equal: not trained */
-    double           unit;        /* how far a weight is to be moved by a rate of 1: about a step of the grid */
+    double           unit;                                 /* how far a weight is to be moved by a rate of 1: about a step of the grid */
 } bb_latent;
 
 /* m: packed in memory that may be written (packed). Its data must outlive l. */
@@ -42,13 +42,13 @@ void      bb_latent_done(bb_latent *l);
 
 /* The arrays to train, [BB_LATENT_PARAMS], empty ones for what is not there. Rates: weights move by `weights` units, d and dmin by the
  * fraction `fields`, sc and mn by `fields` of their mean size, in a step of rate 1. */
-void      bb_latent_params(const bb_latent *l, double weights, double fields, bb_param *out);
+void bb_latent_params(const bb_latent *l, double weights, double fields, bb_param *out);
 
 /* g_fields from g_w. */
-void      bb_latent_gradients(bb_latent *l);
+void bb_latent_gradients(bb_latent *l);
 /* packed and q from w and fields. */
-void      bb_latent_encode(bb_latent *l);
+void bb_latent_encode(bb_latent *l);
 /* q, w and fields from packed: after the bytes were set back. */
-void      bb_latent_decode(bb_latent *l);
+void bb_latent_decode(bb_latent *l);
 
 #endif

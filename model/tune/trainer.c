@@ -24,33 +24,36 @@ struct bb_trainer {
     const bb_tune_options *o;
     bb_tune_states         train, held;
     bb_net                 view;
-    bb_block              *blocks;       /* of view */
-    uint32_t               end;          /* blocks first .. end-1 are run */
+    bb_block              *blocks; /* of view */
+    uint32_t               end;    /* blocks first .. end-1 are run */
     bb_forward            *forward;
     bb_backward           *backward;
     bb_latent             *latents;
     size_t                 n_latents, max_latents;
-    bb_block_grad         *grads;        /* [n_layer] */
+    bb_block_grad         *grads; /* [n_layer] */
     bb_head_grad           head_grad;
-    float                 *embd_grad;    /* NULL: embedding frozen */
-    float                 *norm_grads;   /* one array for all norms */
+    float                 *embd_grad;  /* NULL: embedding frozen */
+    float                 *norm_grads; /* one array for all norms */
     size_t                 n_norm_floats;
     bb_param              *params;
     size_t                 n_params;
     bb_adamw              *adamw;
-    double                 mean_norm;    /* of the gradient, running */
-    float                 *h;            /* [end - first + 1][batch rows][C] states at the boundaries of the batch */
+    double                 mean_norm; /* of the gradient, running */
+    float                 *h;         /* [end - first + 1][batch rows][C] states at the boundaries of the batch */
     float                 *dh;
     float                 *scored, *scored_ref, *scored_dh; /* rows that count at the head */
     int32_t               *tokens, *labels;
-    float                 *weight;       /* [batch rows] */
+    float                 *weight; /* [batch rows] */
     double                *losses;
-    struct { void *at; size_t size; } *kept; /* what a state is: packed matrices and norms */
-    size_t                 n_kept, kept_bytes;
-    unsigned char         *best;         /* snapshot: kept, one after the other */
-    uint32_t              *order;        /* [train windows] */
-    uint32_t               next;
-    bb_rng                 rng;
+    struct {
+        void  *at;
+        size_t size;
+    } * kept; /* what a state is: packed matrices and norms */
+    size_t         n_kept, kept_bytes;
+    unsigned char *best;  /* snapshot: kept, one after the other */
+    uint32_t      *order; /* [train windows] */
+    uint32_t       next;
+    bb_rng         rng;
 };
 
 static size_t rows_of_batch(const bb_trainer *r) { return (size_t)(r->o->batch > CHECK_WINDOWS ? r->o->batch : CHECK_WINDOWS) * r->train.set->ctx; }
@@ -95,16 +98,16 @@ static void add_norm(bb_trainer *r, float *w, size_t n, float **grad)
     *grad = r->norm_grads + r->n_norm_floats;
     r->n_norm_floats += n;
     keep(r, w, n * sizeof *w);
-    r->params[r->n_params++] = (bb_param){ w, *grad, n, (float)(r->o->norms * mean_gain(w, n)), 0 };
+    r->params[r->n_params++] = (bb_param) { w, *grad, n, (float)(r->o->norms * mean_gain(w, n)), 0 };
 }
 
 static bb_status add_block(bb_trainer *r, uint32_t i, bb_err *err)
 {
     const bb_tune_options *o = r->o;
-    bb_block       *k = &r->blocks[i];
-    bb_tuned_block *own = &r->t->bytes[i];
-    bb_block_grad  *g = &r->grads[i];
-    bb_status       status = BB_OK;
+    bb_block              *k = &r->blocks[i];
+    bb_tuned_block        *own = &r->t->bytes[i];
+    bb_block_grad         *g = &r->grads[i];
+    bb_status              status = BB_OK;
     for (int p = 0; p < BB_N_PARTS; p++)
         if (k->w[p].rows) BB_TRY(add_latent(r, &k->w[p], own->w[p], o->weights, o->fields, &g->w[p], err));
     for (int n = 0; n < BB_N_NORMS; n++) add_norm(r, own->norm[n], bb_dim_of(&r->view, k, bb_norms[n].over), &g->norm[n]);
@@ -164,8 +167,8 @@ void bb_trainer_destroy(bb_trainer *r)
     bb_adamw_destroy(r->adamw);
     bb_forward_destroy(r->forward);
     bb_backward_destroy(r->backward);
-    void *const owned[] = { r->blocks, r->latents, r->grads, r->norm_grads, r->params, r->kept, r->h, r->dh, r->scored, r->scored_ref, r->scored_dh,
-                            r->tokens, r->labels, r->weight, r->losses, r->best, r->order };
+    void *const owned[] = { r->blocks,     r->latents,   r->grads,  r->norm_grads, r->params, r->kept,   r->h,    r->dh,   r->scored,
+                            r->scored_ref, r->scored_dh, r->tokens, r->labels,     r->weight, r->losses, r->best, r->order };
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
     bb_free(r);
 }
@@ -184,8 +187,8 @@ static bb_status allocate(bb_trainer *r, bb_err *err)
     r->losses = BB_NEW(rows, double, err);
     r->order = BB_NEW(r->train.set->n, uint32_t, err);
     r->best = bb_alloc(r->kept_bytes, 1, err);
-    return r->h && r->dh && r->scored && r->scored_ref && r->scored_dh && r->tokens && r->labels && r->weight && r->losses && r->order && r->best
-               ? BB_OK : BB_NOMEM;
+    return r->h && r->dh && r->scored && r->scored_ref && r->scored_dh && r->tokens && r->labels && r->weight && r->losses && r->order && r->best ? BB_OK
+                                                                                                                                                  : BB_NOMEM;
 }
 
 static bb_status check_options(const bb_net *full, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held, bb_err *err)
@@ -197,8 +200,10 @@ static bb_status check_options(const bb_net *full, const bb_tune_options *o, con
     for (int i = 0; i < 2; i++) {
         const bb_tune_set *s = sets[i];
         if (s->n == 0 || s->ctx == 0 || s->n_scored == 0 || s->first + s->n_scored > s->ctx || s->ctx != train->set->ctx)
-            return BB_FAIL(err, BB_FAILED, "tuning needs windows for training and for checking, of one length: got %u of %u tokens (%u from %u counted) and "
-                           "%u of %u", train->set->n, train->set->ctx, s->n_scored, s->first, held->set->n, held->set->ctx);
+            return BB_FAIL(err, BB_FAILED,
+                           "tuning needs windows for training and for checking, of one length: got %u of %u tokens (%u from %u counted) and "
+                           "%u of %u",
+                           train->set->n, train->set->ctx, s->n_scored, s->first, held->set->n, held->set->ctx);
     }
     if (o->loss == BB_TUNE_LABELS && !train->set->targets) return BB_FAIL(err, BB_FAILED, "tuning on labels needs the next tokens of the windows");
     return BB_OK;
@@ -296,7 +301,8 @@ static bb_status check(bb_trainer *r, double *loss, bb_err *err)
             continue;
         }
         gather(r, &r->held, index, S, h);
-        BB_TRY(bb_forward_kl(r->forward, r->full, bb_on_cpu(r->scored_ref), &r->view, bb_on_cpu(r->scored), NULL, (size_t)S * set->n_scored, r->losses, NULL, NULL, err));
+        BB_TRY(bb_forward_kl(r->forward, r->full, bb_on_cpu(r->scored_ref), &r->view, bb_on_cpu(r->scored), NULL, (size_t)S * set->n_scored, r->losses, NULL,
+                             NULL, err));
         for (size_t i = 0; i < (size_t)S * set->n_scored; i++) sum += r->losses[i];
     }
     *loss = sum / ((double)set->n * (r->o->loss == BB_TUNE_OUTPUT ? (double)row : (double)set->n_scored));
@@ -340,11 +346,10 @@ static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S,
     }
     gather(r, &r->train, index, S, h);
     for (size_t i = 0; i < n; i++) r->weight[i] = 1.0f / (float)n;
-    if (r->o->loss == BB_TUNE_LABELS) loss = (bb_head_loss){ .targets = r->labels, .weight = r->weight };
+    if (r->o->loss == BB_TUNE_LABELS) loss = (bb_head_loss) { .targets = r->labels, .weight = r->weight };
     BB_TRY(bb_backward_head(r->backward, &r->view, bb_on_cpu(r->scored), n, &loss, NULL, bb_on_cpu(r->scored_dh), &r->head_grad, err));
     memset(r->dh, 0, S * T * C * sizeof *r->dh);
-    for (size_t i = 0; i < S; i++)
-        memcpy(r->dh + (i * T + set->first) * C, r->scored_dh + i * set->n_scored * C, set->n_scored * C * sizeof *r->dh);
+    for (size_t i = 0; i < S; i++) memcpy(r->dh + (i * T + set->first) * C, r->scored_dh + i * set->n_scored * C, set->n_scored * C * sizeof *r->dh);
 done:
     return status;
 }

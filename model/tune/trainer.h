@@ -10,7 +10,10 @@
 
 /* Hidden states of a set, borrowed: at the input of the first trained block (NULL when that is block 0: then they are the embedding's
  * rows), and of the full-precision network behind block `last` (loss OUTPUT) or behind its last block. [n * ctx][C] each. */
-typedef struct bb_tune_states { const bb_tune_set *set; const float *in, *target; } bb_tune_states;
+typedef struct bb_tune_states {
+    const bb_tune_set *set;
+    const float       *in, *target;
+} bb_tune_states;
 
 typedef struct bb_trainer bb_trainer;
 

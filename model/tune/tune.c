@@ -37,7 +37,10 @@ static bb_status advance(bb_forward *f, const bb_net *net, const bb_tune_set *s,
 }
 
 /* The two streams of a set: the tuned prefix's and full precision's. */
-typedef struct streams { const bb_tune_set *set; float *in, *target; } streams;
+typedef struct streams {
+    const bb_tune_set *set;
+    float             *in, *target;
+} streams;
 
 static void streams_done(streams *s)
 {
@@ -49,7 +52,7 @@ static bb_status streams_start(bb_forward *f, const bb_net *full, const bb_net *
 {
     const size_t n = set->n * row_of(full, set);
     bb_status    status = BB_NOMEM;
-    *s = (streams){ .set = set };
+    *s = (streams) { .set = set };
     s->in = BB_NEW(n, float, err);
     s->target = BB_NEW(n, float, err);
     if (!s->in || !s->target) return BB_NOMEM;
@@ -62,8 +65,8 @@ done:
 static bb_status train(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const streams s[2], bb_tune_report *report, bb_err *err)
 {
     const bb_tune_states states[2] = { { s[0].set, s[0].in, s[0].target }, { s[1].set, s[1].in, s[1].target } };
-    bb_trainer *r = NULL;
-    bb_status   status;
+    bb_trainer          *r = NULL;
+    bb_status            status;
     BB_TRY(bb_trainer_create(full, t, o, &states[0], &states[1], &r, err));
     BB_TRY(bb_trainer_run(r, report, err));
 done:
@@ -71,16 +74,16 @@ done:
     return status;
 }
 
-bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held,
-                  bb_tune_report *report, bb_err *err)
+bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held, bb_tune_report *report,
+                  bb_err *err)
 {
     const bb_tune_set *const sets[2] = { train_set, held };
-    const uint32_t aim = o->loss == BB_TUNE_OUTPUT ? o->last + 1 : full->n_layer;
-    streams        s[2] = { { 0 }, { 0 } };
-    bb_forward    *f = NULL;
-    bb_progress    progress;
-    char           label[sizeof progress.label];
-    bb_status      status;
+    const uint32_t           aim = o->loss == BB_TUNE_OUTPUT ? o->last + 1 : full->n_layer;
+    streams                  s[2] = { { 0 }, { 0 } };
+    bb_forward              *f = NULL;
+    bb_progress              progress;
+    char                     label[sizeof progress.label];
+    bb_status                status;
     BB_TRY(bb_forward_create(&bb_backend_cpu, full, BATCH, train_set->ctx, &f, err));
     snprintf(label, sizeof label, "%.40s, states", o->label ? o->label : "");
     if (o->label) bb_progress_start(&progress, label, 2 * ((uint64_t)train_set->n + held->n));
@@ -102,12 +105,12 @@ bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options 
                          bb_tune_report *reports, bb_err *err)
 {
     const bb_tune_set *const sets[2] = { train_set, held };
-    bb_tune_options one = *o;
-    streams         s[2] = { { 0 }, { 0 } };
-    bb_forward     *f = NULL;
-    bb_progress     progress;
-    char            label[sizeof progress.label];
-    bb_status       status;
+    bb_tune_options          one = *o;
+    streams                  s[2] = { { 0 }, { 0 } };
+    bb_forward              *f = NULL;
+    bb_progress              progress;
+    char                     label[sizeof progress.label];
+    bb_status                status;
     BB_ASSERT(o->loss == BB_TUNE_OUTPUT && !o->embedding);
     one.label = NULL;
     BB_TRY(bb_forward_create(&bb_backend_cpu, full, BATCH, train_set->ctx, &f, err));

@@ -20,12 +20,15 @@
 enum { BB_TUNE_MAX_BATCH = 256 };
 
 /* A network that owns what may be trained; the rest (biases, rotary factors) is borrowed from the network it was copied from. */
-typedef struct bb_tuned_block { unsigned char *w[BB_N_PARTS]; float *norm[BB_N_NORMS]; } bb_tuned_block;
+typedef struct bb_tuned_block {
+    unsigned char *w[BB_N_PARTS];
+    float         *norm[BB_N_NORMS];
+} bb_tuned_block;
 typedef struct bb_tuned {
-    bb_net          net;          /* its blocks, matrices and norms point into the memory below */
+    bb_net          net; /* its blocks, matrices and norms point into the memory below */
     bb_block       *blocks;
-    bb_tuned_block *bytes;        /* [n_layer] the same memory, writable; NULL where absent */
-    unsigned char  *embd, *head;  /* head NULL: tied */
+    bb_tuned_block *bytes;       /* [n_layer] the same memory, writable; NULL where absent */
+    unsigned char  *embd, *head; /* head NULL: tied */
     float          *out_norm;
 } bb_tuned;
 
@@ -34,35 +37,35 @@ void      bb_tuned_done(bb_tuned *t);
 
 /* Windows of text, borrowed. Losses at the head count positions first .. first + n_scored - 1 of each window. */
 typedef struct bb_tune_set {
-    const int32_t *tokens;        /* [n * ctx] */
-    const int32_t *targets;       /* [n * ctx] the next tokens, for BB_TUNE_LABELS; NULL allowed otherwise */
+    const int32_t *tokens;  /* [n * ctx] */
+    const int32_t *targets; /* [n * ctx] the next tokens, for BB_TUNE_LABELS; NULL allowed otherwise */
     uint32_t       n, ctx, first, n_scored;
 } bb_tune_set;
 
 typedef enum bb_tune_loss {
-    BB_TUNE_OUTPUT,      /* squared error of the hidden state behind the last trained block */
-    BB_TUNE_LOGITS,      /* squared error of the logits */
-    BB_TUNE_KL,          /* KL(full precision || tuned): cross-entropy with soft labels, up to a constant */
-    BB_TUNE_LABELS       /* cross-entropy with the text's next tokens: hard labels */
+    BB_TUNE_OUTPUT, /* squared error of the hidden state behind the last trained block */
+    BB_TUNE_LOGITS, /* squared error of the logits */
+    BB_TUNE_KL,     /* KL(full precision || tuned): cross-entropy with soft labels, up to a constant */
+    BB_TUNE_LABELS  /* cross-entropy with the text's next tokens: hard labels */
 } bb_tune_loss;
 
 typedef struct bb_tune_options {
-    bb_tune_loss loss;
-    uint32_t first, last;         /* blocks trained (bb_tune_blocks: all of these, one after the other) */
-    bool     embedding;           /* also embedding, head and output norm (losses at the head) */
-    uint32_t steps, batch;        /* batch: windows a step */
-    uint32_t checks;              /* held-out looks, evenly spaced; at least 1 */
-    double   weights, fields, norms; /* peak rates: steps of the grid; fractions of scales; fractions of norm gains. 0: frozen */
-    double   clip;                /* limit of the gradient's norm as a multiple of its running mean; 0: none */
-    uint64_t seed;
-    const char *label;            /* of the progress line; NULL: silent, */
+    bb_tune_loss        loss;
+    uint32_t            first, last;            /* blocks trained (bb_tune_blocks: all of these, one after the other) */
+    bool                embedding;              /* also embedding, head and output norm (losses at the head) */
+    uint32_t            steps, batch;           /* batch: windows a step */
+    uint32_t            checks;                 /* held-out looks, evenly spaced; at least 1 */
+    double              weights, fields, norms; /* peak rates: steps of the grid; fractions of scales; fractions of norm gains. 0: frozen */
+    double              clip;                   /* limit of the gradient's norm as a multiple of its running mean; 0: none */
+    uint64_t            seed;
+    const char         *label;    /* of the progress line; NULL: silent, */
     struct bb_progress *progress; /* or the steps are counted in this one; NULL: nowhere */
 } bb_tune_options;
 
 typedef struct bb_tune_report {
-    double   start, best;         /* held-out loss before and after: mean KL for losses at the head, mean squared error for OUTPUT */
-    uint32_t best_step, steps;    /* best_step 0: rolled back */
-    uint64_t tokens;              /* trained on */
+    double   start, best;      /* held-out loss before and after: mean KL for losses at the head, mean squared error for OUTPUT */
+    uint32_t best_step, steps; /* best_step 0: rolled back */
+    uint64_t tokens;           /* trained on */
     double   seconds;
 } bb_tune_report;
 
@@ -70,7 +73,7 @@ typedef struct bb_tune_report {
 bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held, bb_tune_report *report,
                   bb_err *err);
 /* reports: [last - first + 1] or NULL. */
-bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held,
-                         bb_tune_report *reports, bb_err *err);
+bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held, bb_tune_report *reports,
+                         bb_err *err);
 
 #endif

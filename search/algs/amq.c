@@ -16,23 +16,23 @@
 #include "search/algs/rbf.h"
 #include "search/moves.h"
 
-#define MAX_POINTS 400   /* of the interpolation: the system is dense */
+#define MAX_POINTS 400 /* of the interpolation: the system is dense */
 #define GENERATIONS 20
-#define INNER 60         /* population of the inner NSGA-II */
+#define INNER 60 /* population of the inner NSGA-II */
 
 typedef struct amq_state {
     bb_algorithm_config c;
-    bb_rng     rng;
-    uint32_t   d, batch, n_design;
-    uint32_t   n, capacity;       /* evaluated */
-    uint16_t  *x;                 /* [capacity][d] */
-    int64_t   *bytes;             /* [capacity] */
-    double    *kl;                /* [capacity] */
-    uint32_t   n_asked;           /* the last of x, waiting */
-    double    *rank;              /* [pairs] scaled rank of an option by bytes at its controller's widest row */
-    uint32_t   n_fit, *fit;       /* evaluated points in the interpolation */
-    double    *z;                 /* [MAX_POINTS + 1][d] coordinates of these; the last row is scratch */
-    double    *weights;           /* [n_fit + d + 1] */
+    bb_rng              rng;
+    uint32_t            d, batch, n_design;
+    uint32_t            n, capacity; /* evaluated */
+    uint16_t           *x;           /* [capacity][d] */
+    int64_t            *bytes;       /* [capacity] */
+    double             *kl;          /* [capacity] */
+    uint32_t            n_asked;     /* the last of x, waiting */
+    double             *rank;        /* [pairs] scaled rank of an option by bytes at its controller's widest row */
+    uint32_t            n_fit, *fit; /* evaluated points in the interpolation */
+    double             *z;           /* [MAX_POINTS + 1][d] coordinates of these; the last row is scratch */
+    double             *weights;     /* [n_fit + d + 1] */
 } amq_state;
 
 static void destroy(void *state)
@@ -85,7 +85,7 @@ static bb_status reserve(amq_state *s, uint32_t more, bb_err *err)
 {
     if (s->n + more <= s->capacity) return BB_OK;
     const uint32_t capacity = 2 * (s->n + more);
-    uint16_t *x = bb_realloc(s->x, (size_t)capacity * s->d, sizeof *x, err);
+    uint16_t      *x = bb_realloc(s->x, (size_t)capacity * s->d, sizeof *x, err);
     if (x) s->x = x;
     int64_t *bytes = x ? bb_realloc(s->bytes, capacity, sizeof *bytes, err) : NULL;
     if (bytes) s->bytes = bytes;
@@ -140,8 +140,7 @@ static bb_status create(const bb_algorithm_config *c, void **state, bb_err *err)
     for (size_t i = 0; i < c->n_starts; i++) want(s, c->starts + i * s->d);
     for (uint32_t i = 0; i < 10 * s->n_design && s->n_asked < s->n_design + (uint32_t)c->n_starts; i++)
         if (bb_moves_random_fit(c->space, &s->rng, c->budgets[i % c->n_budgets], x)) want(s, x);
-    if (s->n_asked == 0)
-        status = BB_FAIL(err, BB_INFEASIBLE, "amq found no plan within %lld bytes", (long long)c->budgets[c->n_budgets - 1]);
+    if (s->n_asked == 0) status = BB_FAIL(err, BB_INFEASIBLE, "amq found no plan within %lld bytes", (long long)c->budgets[c->n_budgets - 1]);
 done:
     bb_free(x);
     return status;
@@ -227,7 +226,7 @@ static void choose_batch(amq_state *s, const bb_population *p)
 static bb_status propose(amq_state *s, bb_err *err)
 {
     bb_status     status = BB_OK;
-    bb_population p = {0};
+    bb_population p = { 0 };
     BB_TRY(fit(s, err));
     BB_TRY(reserve(s, s->batch, err));
     BB_TRY(bb_population_init(s->c.space, s->c.budgets[s->c.n_budgets - 1], INNER, &p, err));
@@ -256,6 +255,8 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     return propose(s, err);
 }
 
-static const bb_algorithm algorithm = {create, ask, tell, destroy};
+static const bb_algorithm algorithm = { create, ask, tell, destroy };
 /* Its surrogate takes MAX_POINTS plans: each may cost more. */
-const bb_search_method bb_method_amq = {.name = "amq", .reference = "Lee et al., arXiv 2509.12019", .whole_front = true, .level = 1, .algorithm = &algorithm, .run = bb_method_drive};
+const bb_search_method bb_method_amq = {
+    .name = "amq", .reference = "Lee et al., arXiv 2509.12019", .whole_front = true, .level = 1, .algorithm = &algorithm, .run = bb_method_drive
+};

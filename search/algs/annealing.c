@@ -15,11 +15,11 @@
 
 typedef struct annealing_state {
     bb_algorithm_config c;
-    int64_t   budget;
-    bb_rng    rng;
-    uint64_t  step, horizon;
-    double    kl;           /* of x; NaN before the first tell */
-    uint16_t *x, *next;
+    int64_t             budget;
+    bb_rng              rng;
+    uint64_t            step, horizon;
+    double              kl; /* of x; NaN before the first tell */
+    uint16_t           *x, *next;
 } annealing_state;
 
 static void destroy(void *state)
@@ -93,5 +93,7 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     return BB_OK;
 }
 
-static const bb_algorithm algorithm = {create, ask, tell, destroy};
-const bb_search_method bb_method_annealing = {.name = "annealing", .reference = "Kirkpatrick et al., Science 220, 1983", .algorithm = &algorithm, .run = bb_method_drive};
+static const bb_algorithm algorithm = { create, ask, tell, destroy };
+const bb_search_method    bb_method_annealing = {
+       .name = "annealing", .reference = "Kirkpatrick et al., Science 220, 1983", .algorithm = &algorithm, .run = bb_method_drive
+};

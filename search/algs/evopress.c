@@ -25,13 +25,13 @@
 
 typedef struct evopress_state {
     bb_algorithm_config c;
-    int64_t   budget;
-    uint32_t  n_units, lambda;
-    bb_rng    rng;
-    bool      has_parent;
-    uint32_t  stage, n;     /* the n candidates that the stage scores */
-    uint16_t *parent;       /* [n_units] */
-    uint16_t *pool;         /* [max(lambda, FEWEST_STARTS, n_starts) + max(1, n_starts)][n_units] */
+    int64_t             budget;
+    uint32_t            n_units, lambda;
+    bb_rng              rng;
+    bool                has_parent;
+    uint32_t            stage, n; /* the n candidates that the stage scores */
+    uint16_t           *parent;   /* [n_units] */
+    uint16_t           *pool;     /* [max(lambda, FEWEST_STARTS, n_starts) + max(1, n_starts)][n_units] */
 } evopress_state;
 
 static void destroy(void *state)
@@ -136,12 +136,15 @@ static size_t ask(void *state, uint16_t *x, size_t max, uint32_t *level)
     return s->n;
 }
 
-typedef struct ranked { double kl; uint32_t index; } ranked;
+typedef struct ranked {
+    double   kl;
+    uint32_t index;
+} ranked;
 
 static int by_kl(const void *pa, const void *pb)
 {
     const ranked *a = pa, *b = pb;
-    const bool na = isnan(a->kl), nb = isnan(b->kl);
+    const bool    na = isnan(a->kl), nb = isnan(b->kl);
     if (na != nb) return na ? 1 : -1;
     if (!na && a->kl != b->kl) return a->kl < b->kl ? -1 : 1;
     return (a->index > b->index) - (a->index < b->index);
@@ -156,11 +159,10 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     uint16_t       *kept = BB_NEW((size_t)keep * s->n_units, uint16_t, err);
     if (!order || !kept) goto done;
     status = BB_OK;
-    for (uint32_t i = 0; i < n; i++) order[i] = (ranked){scores[i].kl, i};
+    for (uint32_t i = 0; i < n; i++) order[i] = (ranked) { scores[i].kl, i };
     qsort(order, n, sizeof *order, by_kl);
     const uint32_t m = keep < n ? keep : (uint32_t)n;
-    for (uint32_t i = 0; i < m; i++)
-        memcpy(kept + (size_t)i * s->n_units, s->pool + (size_t)order[i].index * s->n_units, s->n_units * sizeof *kept);
+    for (uint32_t i = 0; i < m; i++) memcpy(kept + (size_t)i * s->n_units, s->pool + (size_t)order[i].index * s->n_units, s->n_units * sizeof *kept);
     memcpy(s->pool, kept, (size_t)m * s->n_units * sizeof *kept);
     s->n = m;
     if (s->stage + 1 == s->c.n_levels) {
@@ -176,5 +178,7 @@ done:
     return status;
 }
 
-static const bb_algorithm algorithm = {create, ask, tell, destroy};
-const bb_search_method bb_method_evopress = {.name = "evopress", .reference = "Sieberling et al., arXiv 2410.14649", .many_tokens = true, .algorithm = &algorithm, .run = bb_method_drive};
+static const bb_algorithm algorithm = { create, ask, tell, destroy };
+const bb_search_method    bb_method_evopress = {
+       .name = "evopress", .reference = "Sieberling et al., arXiv 2410.14649", .many_tokens = true, .algorithm = &algorithm, .run = bb_method_drive
+};

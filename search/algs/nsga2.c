@@ -11,10 +11,10 @@
 
 typedef struct nsga2_state {
     bb_algorithm_config c;
-    bb_rng        rng;
-    bb_population p;
-    uint32_t      n_asked, first;  /* members first .. first + n_asked - 1 wait for scores */
-    uint16_t     *child;
+    bb_rng              rng;
+    bb_population       p;
+    uint32_t            n_asked, first; /* members first .. first + n_asked - 1 wait for scores */
+    uint16_t           *child;
 } nsga2_state;
 
 static void destroy(void *state)
@@ -76,5 +76,7 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     return BB_OK;
 }
 
-static const bb_algorithm algorithm = {create, ask, tell, destroy};
-const bb_search_method bb_method_nsga2 = {.name = "nsga2", .reference = "Deb et al., IEEE TEC 6(2), 2002", .whole_front = true, .algorithm = &algorithm, .run = bb_method_drive};
+static const bb_algorithm algorithm = { create, ask, tell, destroy };
+const bb_search_method    bb_method_nsga2 = {
+       .name = "nsga2", .reference = "Deb et al., IEEE TEC 6(2), 2002", .whole_front = true, .algorithm = &algorithm, .run = bb_method_drive
+};

@@ -11,7 +11,7 @@
 bb_status bb_population_init(const bb_space *space, int64_t budget, uint32_t size, bb_population *p, bb_err *err)
 {
     const size_t n = 2 * (size_t)size;
-    *p = (bb_population){.space = space, .budget = budget, .size = size};
+    *p = (bb_population) { .space = space, .budget = budget, .size = size };
     p->x = BB_NEW(n * space->problem->n_units, uint16_t, err);
     p->bytes = BB_NEW(n, int64_t, err);
     p->score = BB_NEW(n, double, err);
@@ -31,7 +31,7 @@ void bb_population_done(bb_population *p)
     bb_free(p->rank);
     bb_free(p->crowding);
     bb_free(p->order);
-    *p = (bb_population){0};
+    *p = (bb_population) { 0 };
 }
 
 uint16_t *bb_population_x(const bb_population *p, uint32_t i) { return p->x + (size_t)i * p->space->problem->n_units; }
@@ -94,7 +94,7 @@ static void find_crowding(bb_population *p, uint32_t front)
     p->crowding[first] = p->crowding[last] = HUGE_VAL;
     for (uint32_t k = 1; k + 1 < n; k++) {
         const uint32_t a = p->order[k - 1], b = p->order[k + 1];
-        double d = width > 0 ? (double)(p->bytes[b] - p->bytes[a]) / width : 0;
+        double         d = width > 0 ? (double)(p->bytes[b] - p->bytes[a]) / width : 0;
         if (height > 0) d += fabs(p->score[a] - p->score[b]) / height;
         p->crowding[p->order[k]] = d;
     }
@@ -110,7 +110,7 @@ static bool precedes(const bb_population *p, uint32_t a, uint32_t b)
 static void swap_members(bb_population *p, uint32_t a, uint32_t b)
 {
     const uint32_t n = p->space->problem->n_units;
-    uint16_t *x = bb_population_x(p, a), *y = bb_population_x(p, b);
+    uint16_t      *x = bb_population_x(p, a), *y = bb_population_x(p, b);
     for (uint32_t u = 0; u < n; u++) {
         const uint16_t t = x[u];
         x[u] = y[u];

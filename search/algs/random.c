@@ -37,5 +37,7 @@ static bb_status tell(void *state, const bb_score *scores, size_t n, bb_err *err
     return BB_OK;
 }
 
-static const bb_algorithm algorithm = {create, ask, tell, bb_free};
-const bb_search_method bb_method_random = {.name = "random", .reference = "uniform random candidates", .whole_front = true, .algorithm = &algorithm, .run = bb_method_drive};
+static const bb_algorithm algorithm = { create, ask, tell, bb_free };
+const bb_search_method    bb_method_random = {
+       .name = "random", .reference = "uniform random candidates", .whole_front = true, .algorithm = &algorithm, .run = bb_method_drive
+};

@@ -43,7 +43,7 @@ bb_status bb_rbf_fit(const double *z, size_t n, size_t d, double *weights, bb_er
     }
     gsl_matrix_view M = gsl_matrix_view_array(A, m, m);
     gsl_vector_view b = gsl_vector_view_array(weights, m);
-    gsl_permutation p = {m, pivot};
+    gsl_permutation p = { m, pivot };
     gsl_permutation_init(&p);
     status = BB_OK;
     if (gsl_linalg_LU_decomp(&M.matrix, &p, &sign) || gsl_linalg_LU_svx(&M.matrix, &p, &b.vector))

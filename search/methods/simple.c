@@ -20,7 +20,7 @@ static void report(const bb_search *s, const char *stage, size_t b)
 {
     const bb_archive_entry *best = bb_archive_best(s->archive, s->budgets[b]);
     if (!s->progress || !best) return;
-    const bb_search_step step = {stage, 0, b, best->size_bytes, best->score.kl, bb_search_top(s), best->source, bb_search_spent(s)};
+    const bb_search_step step = { stage, 0, b, best->size_bytes, best->score.kl, bb_search_top(s), best->source, bb_search_spent(s) };
     s->progress(s->progress_self, &step);
 }
 
@@ -29,12 +29,12 @@ bb_status bb_method_plans(const bb_search_method *m, bb_search *s, bb_err *err)
     bb_status      status = BB_OK;
     bool           any = false;
     int64_t        most = 0;
-    bb_simple_plan plan = {.x = BB_NEW(s->problem->n_units, uint16_t, err)};
+    bb_simple_plan plan = { .x = BB_NEW(s->problem->n_units, uint16_t, err) };
     if (!plan.x) return BB_NOMEM;
     for (size_t b = 0; b < s->n_budgets; b++) {
         bb_score score;
         most = s->budgets[b] > most ? s->budgets[b] : most;
-        plan = (bb_simple_plan){.x = plan.x};
+        plan = (bb_simple_plan) { .x = plan.x };
         BB_TRY(m->plan(m, s, s->budgets[b], &plan, err));
         if (!plan.found) continue;
         const uint16_t *x = plan.x;
@@ -122,7 +122,9 @@ done:
     return status;
 }
 
-const bb_search_method bb_method_uniform = {.name = "uniform", .reference = "one format for all linears, one for embedding and head", .simple = BB_SIMPLE, .run = bb_method_plans, .plan = uniform};
+const bb_search_method bb_method_uniform = {
+    .name = "uniform", .reference = "one format for all linears, one for embedding and head", .simple = BB_SIMPLE, .run = bb_method_plans, .plan = uniform
+};
 
 /* ---- separable, and parts of it ---- */
 
@@ -164,6 +166,12 @@ static bb_status pruning(const bb_search_method *m, const bb_search *s, int64_t 
     return restricted(s, false, budget, "pruning only", out, err);
 }
 
-const bb_search_method bb_method_separable = {.name = "separable", .reference = "multiple-choice knapsack, Kellerer et al. 2004, ch. 11", .run = bb_method_plans, .plan = separable};
-const bb_search_method bb_method_quantization = {.name = "quantization", .reference = "separable, nothing pruned", .simple = BB_SIMPLE_OF_ONE, .run = bb_method_plans, .plan = quantization};
-const bb_search_method bb_method_pruning = {.name = "pruning", .reference = "separable, linears as in the source", .simple = BB_SIMPLE_OF_ONE, .run = bb_method_plans, .plan = pruning};
+const bb_search_method bb_method_separable = {
+    .name = "separable", .reference = "multiple-choice knapsack, Kellerer et al. 2004, ch. 11", .run = bb_method_plans, .plan = separable
+};
+const bb_search_method bb_method_quantization = {
+    .name = "quantization", .reference = "separable, nothing pruned", .simple = BB_SIMPLE_OF_ONE, .run = bb_method_plans, .plan = quantization
+};
+const bb_search_method bb_method_pruning = {
+    .name = "pruning", .reference = "separable, linears as in the source", .simple = BB_SIMPLE_OF_ONE, .run = bb_method_plans, .plan = pruning
+};

@@ -5,10 +5,10 @@
 #include "base/mem.h"
 #include "search/refine/parts.h"
 
-#define ANCHOR_SHARE 0.8    /* of the same, for seeds and local scores together */
+#define ANCHOR_SHARE 0.8 /* of the same, for seeds and local scores together */
 
 /* Price of a changed unit, as a share of the incumbent's KL. */
-static const double change_prices[] = {0, 0.001, 0.003, 0.01, 0.03};
+static const double change_prices[] = { 0, 0.001, 0.003, 0.01, 0.03 };
 #define N_PRICES (sizeof change_prices / sizeof *change_prices)
 
 /* cost := linear + price for every option that is not x's; made non-negative where `shift` (a constant a table: no plan's rank changes). */
@@ -29,7 +29,7 @@ static void price_changes(const bb_problem *p, const bb_local_score *s, const ui
 static bb_status solve_local(const bb_refine *r, size_t b, const bb_local_score *s, uint16_t *y, bb_err *err)
 {
     bb_status       status = BB_OK;
-    bb_variant      v = {0};
+    bb_variant      v = { 0 };
     bb_separable   *sep = NULL;
     const size_t    at = bb_pool_best(&r->pool, r->budgets[b], r->confirm);
     const uint16_t *x = r->pool.items[at].x;
@@ -38,8 +38,8 @@ static bb_status solve_local(const bb_refine *r, size_t b, const bb_local_score 
         uint16_t *out = y + k * r->s->problem->n_units;
         price_changes(r->s->problem, s, x, change_prices[k] * r->pool.items[at].kl[r->confirm], !s->gram, &v);
         if (s->gram) {
-            const bb_quadratic         q = {.space = r->s->space, .gram = s->gram, .linear = (const double *const *)v.cost};
-            const bb_quadratic_options o = {.seed = r->s->seed, .start = x};
+            const bb_quadratic         q = { .space = r->s->space, .gram = s->gram, .linear = (const double *const *)v.cost };
+            const bb_quadratic_options o = { .seed = r->s->seed, .start = x };
             BB_TRY(bb_quadratic_solve(&q, r->budgets[b], &o, out, NULL, err));
         } else {
             bb_separable_destroy(sep);

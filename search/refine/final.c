@@ -5,15 +5,15 @@
 #include "base/mem.h"
 #include "search/refine/parts.h"
 
-#define PROOF 1             /* standard errors by which a winner must beat the plain separable plan */
-#define N_CONTENDERS 16     /* winners of a budget that are held against it */
+#define PROOF 1         /* standard errors by which a winner must beat the plain separable plan */
+#define N_CONTENDERS 16 /* winners of a budget that are held against it */
 
 /* Whether the plain separable plan of a budget stands beside its finalists at the top level. Not when a paired test below has spoken: z above 3
  * over the windows of the confirm level, or above 6 over the few of level 0. */
 static bb_status wants_base(const bb_refine *r, size_t b, bool *wanted, bb_err *err)
 {
     bb_status    status = BB_OK;
-    const double limit[2] = {6, 3};
+    const double limit[2] = { 6, 3 };
     *wanted = true;
     for (uint32_t level = 0; *wanted && level <= r->confirm && level < r->top && level < 2; level++) {
         const size_t best = bb_pool_best(&r->pool, r->budgets[b], level);

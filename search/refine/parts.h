@@ -6,16 +6,16 @@
 #include "search/method.h"
 #include "search/pool.h"
 
-#define BB_NEIGHBOURHOOD 0.35  /* standard deviation, in log bytes, of the plans that a budget listens to */
+#define BB_NEIGHBOURHOOD 0.35 /* standard deviation, in log bytes, of the plans that a budget listens to */
 
 /* A change of the separable table as a whole: what single measurements do not know is mostly shared by many units. */
 typedef struct bb_tilt {
     const char *name;
-    double      power, controllers;  /* cost^power; factor on controllers */
-    double      noise;               /* standard deviation of the units' log-normal factors, */
-    size_t      stream;              /* drawn from this stream */
-    bool        pinned;              /* controllers at their widest option: quantization alone */
-    double      slope, bend;         /* log factor slope * t + bend * (t^2 - 1/3), t from -1 at the first unit to 1 at the last */
+    double      power, controllers; /* cost^power; factor on controllers */
+    double      noise;              /* standard deviation of the units' log-normal factors, */
+    size_t      stream;             /* drawn from this stream */
+    bool        pinned;             /* controllers at their widest option: quantization alone */
+    double      slope, bend;        /* log factor slope * t + bend * (t^2 - 1/3), t from -1 at the first unit to 1 at the last */
 } bb_tilt;
 
 enum { BB_N_TILTS = 15 };
@@ -30,23 +30,23 @@ typedef struct bb_tilted {
 typedef struct bb_refine {
     bb_search *s;
     bb_pool    pool;
-    int64_t   *budgets;      /* [n] ascending */
-    size_t    *order;        /* [n] index of each into the caller's list */
-    size_t    *base;         /* [n] pool index of the plain separable plan */
+    int64_t   *budgets; /* [n] ascending */
+    size_t    *order;   /* [n] index of each into the caller's list */
+    size_t    *base;    /* [n] pool index of the plain separable plan */
     size_t     n;
     uint32_t   confirm, top, candidates, max_rounds, patience, finalists;
-    uint32_t   confirmed;    /* plans a budget and round taken to the confirm level */
-    bb_tilted *tilted;       /* [n_tilted] */
+    uint32_t   confirmed; /* plans a budget and round taken to the confirm level */
+    bb_tilted *tilted;    /* [n_tilted] */
     size_t     n_tilted, tilted_capacity;
-    double    *y;            /* [pool] KL of every plan on the footing of the confirm level */
+    double    *y; /* [pool] KL of every plan on the footing of the confirm level */
     size_t     y_capacity;
     bool       has_controllers;
 } bb_refine;
 
 /* refine.c: tokens of one evaluation at a level, from what the first scored plan has cost at level 0; whether `planned` more tokens leave enough for the final. */
-double    bb_refine_tokens_at(const bb_refine *r, uint32_t level);
-bool      bb_refine_has_room(const bb_refine *r, double planned, double share);
-void      bb_refine_report(const bb_refine *r, const char *stage, uint32_t round, uint32_t level);
+double bb_refine_tokens_at(const bb_refine *r, uint32_t level);
+bool   bb_refine_has_room(const bb_refine *r, double planned, double share);
+void   bb_refine_report(const bb_refine *r, const char *stage, uint32_t round, uint32_t level);
 
 /* tilts.c */
 bb_status bb_tilt_tables(const bb_refine *r, const bb_tilt *t, bb_variant *v, bb_err *err);

@@ -11,7 +11,7 @@
 #include "search/refine/parts.h"
 #include "search/surrogate.h"
 
-#define N_PAIRS 48          /* pair moves looked at for one proposal */
+#define N_PAIRS 48 /* pair moves looked at for one proposal */
 
 /* Every plan's KL on the footing of the confirm level: level-0 scores are scaled by the geometric mean ratio of the two levels. */
 static bb_status common_footing(bb_refine *r, bb_err *err)
@@ -66,22 +66,22 @@ static bool is_known(const bb_refine *r, const uint16_t *x)
 /* What one budget needs to make its proposals. */
 typedef struct proposer {
     const bb_refine *r;
-    int64_t       budget;
-    const uint16_t *incumbent;
-    bb_surrogate  model;
-    bb_variant    tables;
-    bb_space      space;      /* over tables.problem */
-    double       *theta;
-    bb_move      *moves;
-    uint16_t     *start;
-    bb_rng        rng;
+    int64_t          budget;
+    const uint16_t  *incumbent;
+    bb_surrogate     model;
+    bb_variant       tables;
+    bb_space         space; /* over tables.problem */
+    double          *theta;
+    bb_move         *moves;
+    uint16_t        *start;
+    bb_rng           rng;
 } proposer;
 
 static bb_status proposer_init(proposer *q, const bb_refine *r, size_t b, uint32_t round, bb_err *err)
 {
     bb_status status = BB_OK;
     char      name[48];
-    *q = (proposer){.r = r, .budget = r->budgets[b]};
+    *q = (proposer) { .r = r, .budget = r->budgets[b] };
     q->incumbent = r->pool.items[bb_pool_best(&r->pool, q->budget, r->confirm)].x;
     snprintf(name, sizeof name, "refine/%u/%zu", round, r->order[b]);
     bb_rng_init(&q->rng, r->s->seed, name);
@@ -139,7 +139,7 @@ static bool propose_pair(proposer *q, uint16_t *x)
 static bool propose_neighbour(proposer *q, size_t b, uint32_t round, uint16_t *x)
 {
     const bb_refine *r = q->r;
-    const bool    down = round % 2 == 0;
+    const bool       down = round % 2 == 0;
     if ((down && b == 0) || (!down && b + 1 == r->n)) return false;
     const size_t at = bb_pool_best(&r->pool, r->budgets[down ? b - 1 : b + 1], r->confirm);
     memcpy(x, r->pool.items[at].x, r->s->problem->n_units * sizeof *x);
@@ -148,7 +148,7 @@ static bool propose_neighbour(proposer *q, size_t b, uint32_t round, uint16_t *x
 
 static bb_status propose_tilt(proposer *q, const bb_tilt *t, uint16_t *x, bool *made, bb_err *err)
 {
-    bb_variant    v = {0};
+    bb_variant    v = { 0 };
     bb_separable *sep = NULL;
     bb_status     status = BB_OK;
     BB_TRY(bb_tilt_tables(q->r, t, &v, err));
@@ -205,15 +205,14 @@ bb_status bb_refine_make_proposals(bb_refine *r, uint32_t round, size_t *list, s
     const size_t width = r->s->problem->n_units, block = r->candidates * width;
     uint16_t    *x = BB_NEW(r->n * block, uint16_t, err);
     const char **used = BB_NEW0(r->n * r->candidates, const char *, err);
-    bb_tilt       *tilts_used = BB_NEW0(r->n * r->candidates, bb_tilt, err);
+    bb_tilt     *tilts_used = BB_NEW0(r->n * r->candidates, bb_tilt, err);
     bb_status   *each = BB_NEW(r->n, bb_status, err);
     bb_err      *errs = BB_NEW0(r->n, bb_err, err);
     *n = 0;
     if (!x || !used || !tilts_used || !each || !errs) goto done;
     BB_TRY(common_footing(r, err));
 #pragma omp parallel for schedule(dynamic, 1)
-    for (size_t b = 0; b < r->n; b++)
-        each[b] = propose_all(r, b, round, x + b * block, used + b * r->candidates, tilts_used + b * r->candidates, &errs[b]);
+    for (size_t b = 0; b < r->n; b++) each[b] = propose_all(r, b, round, x + b * block, used + b * r->candidates, tilts_used + b * r->candidates, &errs[b]);
     for (size_t b = 0; b < r->n; b++) {
         if (each[b] != BB_OK) status = BB_FAIL(err, each[b], "%s", errs[b].msg);
         BB_TRY(each[b]);

@@ -101,8 +101,8 @@ void bb_refine_report(const bb_refine *r, const char *stage, uint32_t round, uin
     for (size_t b = 0; r->s->progress && b < r->n; b++) {
         const size_t at = bb_pool_best(&r->pool, r->budgets[b], level);
         if (at == SIZE_MAX) continue;
-        const bb_pool_item *item = &r->pool.items[at];
-        const bb_search_step step = {stage, round, r->order[b], item->size_bytes, item->kl[level], level, item->source, bb_search_spent(r->s)};
+        const bb_pool_item  *item = &r->pool.items[at];
+        const bb_search_step step = { stage, round, r->order[b], item->size_bytes, item->kl[level], level, item->source, bb_search_spent(r->s) };
         r->s->progress(r->s->progress_self, &step);
     }
 }
@@ -110,7 +110,7 @@ void bb_refine_report(const bb_refine *r, const char *stage, uint32_t round, uin
 static bb_status refine(const bb_search_method *m, bb_search *s, bb_err *err)
 {
     bb_status status = BB_OK;
-    bb_refine r = {.s = s};
+    bb_refine r = { .s = s };
     (void)m;
     s->why = BB_STOP_ROUNDS;
     BB_TRY(refine_init(&r, err));
@@ -125,4 +125,4 @@ done:
     return status;
 }
 
-const bb_search_method bb_method_refine = {.name = "refine", .reference = "search/refine/refine.c", .whole_front = true, .uses_local = true, .run = refine};
+const bb_search_method bb_method_refine = { .name = "refine", .reference = "search/refine/refine.c", .whole_front = true, .uses_local = true, .run = refine };

@@ -10,7 +10,7 @@ bb_status bb_refine_confirm_best(bb_refine *r, size_t count, bb_err *err)
     size_t   *list = BB_NEW(r->n * count, size_t, err), n = 0;
     if (!list) return BB_NOMEM;
     for (size_t b = 0; r->confirm > 0 && b < r->n; b++) {
-        size_t *best = list + n;
+        size_t      *best = list + n;
         const size_t incumbent = bb_pool_best(&r->pool, r->budgets[b], r->confirm);
         const size_t m = bb_pool_ranking(&r->pool, r->budgets[b], 0, r->confirm, count, best);
         for (size_t i = 0; i < m; i++) {
@@ -52,8 +52,9 @@ bb_status bb_refine_rounds(bb_refine *r, bb_stop_reason *why, bb_err *err)
     uint32_t  still = 0;
     *why = BB_STOP_ROUNDS;
     for (uint32_t round = 1; round <= r->max_rounds; round++) {
-        const double planned = (double)r->n * (r->candidates * bb_refine_tokens_at(r, 0) + (r->confirm > 0 ? r->confirmed : 0) * bb_refine_tokens_at(r, r->confirm));
-        size_t       changed = 0;
+        const double planned = (double)r->n *
+                               (r->candidates * bb_refine_tokens_at(r, 0) + (r->confirm > 0 ? r->confirmed : 0) * bb_refine_tokens_at(r, r->confirm));
+        size_t changed = 0;
         if (!bb_refine_has_room(r, planned, 1)) {
             if (!bb_search_is_over(r->s, why)) *why = BB_STOP_TOKENS;
             break;

@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "search/refine/parts.h"
 
-#define SEED_SHARE 0.6      /* of the tokens before the final, for seeds */
+#define SEED_SHARE 0.6 /* of the tokens before the final, for seeds */
 
 bb_status bb_refine_propose(bb_refine *r, uint16_t *x, int64_t budget, const char *source, size_t *list, size_t *n, bb_err *err)
 {
@@ -22,9 +22,9 @@ done:
 
 static bb_status seed_separable(bb_refine *r, uint16_t *x, size_t *list, bb_err *err)
 {
-    const bb_tilt none = {.name = "separable", .power = 1, .controllers = 1};
-    bb_status  status = BB_OK;
-    size_t     n = 0;
+    const bb_tilt none = { .name = "separable", .power = 1, .controllers = 1 };
+    bb_status     status = BB_OK;
+    size_t        n = 0;
     for (size_t b = 0; b < r->n; b++) {
         BB_TRY(bb_separable_solve(r->s->separable, r->budgets[b], x, NULL, err));
         BB_TRY(bb_pool_add(&r->pool, x, none.name, &r->base[b], NULL, err));
@@ -60,7 +60,7 @@ static bb_status seed_quadratic(bb_refine *r, uint16_t *x, size_t *list, bb_err 
     bb_status status = BB_OK;
     size_t    n = 0;
     for (size_t b = 0; r->s->quadratic && b < r->n; b++) {
-        const bb_quadratic_options q = {.seed = r->s->seed};
+        const bb_quadratic_options q = { .seed = r->s->seed };
         BB_TRY(bb_quadratic_solve(r->s->quadratic, r->budgets[b], &q, x, NULL, err));
         size_t at;
         BB_TRY(bb_pool_add(&r->pool, x, "quadratic", &at, NULL, err));
@@ -76,7 +76,7 @@ static bb_status seed_tilt(bb_refine *r, size_t t, size_t stride, uint16_t *x, s
 {
     bb_status     status = BB_OK;
     size_t        n = 0;
-    bb_variant    v = {0};
+    bb_variant    v = { 0 };
     bb_separable *sep = NULL;
     BB_TRY(bb_tilt_tables(r, &bb_tilts[t], &v, err));
     BB_TRY(bb_separable_create(&v.problem, NULL, &sep, err));

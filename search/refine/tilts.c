@@ -6,24 +6,24 @@
 #include "base/mem.h"
 #include "search/refine/parts.h"
 
-#define N_ELITES 4          /* tilts that may have offspring at a budget */
+#define N_ELITES 4 /* tilts that may have offspring at a budget */
 
 const bb_tilt bb_tilts[BB_N_TILTS] = {
-    {.name = "pinned", .power = 1, .controllers = 1, .pinned = true},
-    {.name = "power", .power = 0.7, .controllers = 1},
-    {.name = "power", .power = 0.5, .controllers = 1},
-    {.name = "controllers", .power = 1, .controllers = 0.4},
-    {.name = "controllers", .power = 1, .controllers = 2.5},
-    {.name = "pinned, power", .power = 0.7, .controllers = 1, .pinned = true},
-    {.name = "power", .power = 1.4, .controllers = 1},
-    {.name = "slope", .power = 1, .controllers = 1, .slope = 0.5},
-    {.name = "slope", .power = 1, .controllers = 1, .slope = -0.5},
-    {.name = "noise", .power = 1, .controllers = 1, .noise = 0.3, .stream = 1},
-    {.name = "noise, power", .power = 0.7, .controllers = 1, .noise = 0.3, .stream = 2},
-    {.name = "noise", .power = 1, .controllers = 1, .noise = 0.5, .stream = 3},
-    {.name = "noise, controllers", .power = 1, .controllers = 2.5, .noise = 0.3, .stream = 4},
-    {.name = "noise, controllers", .power = 1, .controllers = 1.6, .noise = 0.3, .stream = 5},
-    {.name = "noise, power", .power = 1.4, .controllers = 1, .noise = 0.3, .stream = 6},
+    { .name = "pinned", .power = 1, .controllers = 1, .pinned = true },
+    { .name = "power", .power = 0.7, .controllers = 1 },
+    { .name = "power", .power = 0.5, .controllers = 1 },
+    { .name = "controllers", .power = 1, .controllers = 0.4 },
+    { .name = "controllers", .power = 1, .controllers = 2.5 },
+    { .name = "pinned, power", .power = 0.7, .controllers = 1, .pinned = true },
+    { .name = "power", .power = 1.4, .controllers = 1 },
+    { .name = "slope", .power = 1, .controllers = 1, .slope = 0.5 },
+    { .name = "slope", .power = 1, .controllers = 1, .slope = -0.5 },
+    { .name = "noise", .power = 1, .controllers = 1, .noise = 0.3, .stream = 1 },
+    { .name = "noise, power", .power = 0.7, .controllers = 1, .noise = 0.3, .stream = 2 },
+    { .name = "noise", .power = 1, .controllers = 1, .noise = 0.5, .stream = 3 },
+    { .name = "noise, controllers", .power = 1, .controllers = 2.5, .noise = 0.3, .stream = 4 },
+    { .name = "noise, controllers", .power = 1, .controllers = 1.6, .noise = 0.3, .stream = 5 },
+    { .name = "noise, power", .power = 1.4, .controllers = 1, .noise = 0.3, .stream = 6 },
 };
 
 bb_status bb_tilt_tables(const bb_refine *r, const bb_tilt *t, bb_variant *v, bb_err *err)
@@ -63,7 +63,7 @@ bb_status bb_tilt_record(bb_refine *r, const bb_tilt *t, size_t budget, size_t i
         r->tilted = grown;
         r->tilted_capacity = capacity;
     }
-    r->tilted[r->n_tilted++] = (bb_tilted){*t, budget, item};
+    r->tilted[r->n_tilted++] = (bb_tilted) { *t, budget, item };
     return BB_OK;
 }
 
@@ -75,7 +75,7 @@ bb_tilt bb_tilt_mutate(const bb_refine *r, size_t b, bb_rng *rng)
     size_t n = 0;
     for (size_t i = 0; i < r->n_tilted; i++) {
         const bb_tilted *t = &r->tilted[i];
-        const double  g = log(r->pool.items[t->item].kl[0] / r->pool.items[r->base[t->budget]].kl[0]);
+        const double     g = log(r->pool.items[t->item].kl[0] / r->pool.items[r->base[t->budget]].kl[0]);
         if (fabs(log((double)r->budgets[t->budget] / (double)r->budgets[b])) > BB_NEIGHBOURHOOD || !isfinite(g)) continue;
         if (n == N_ELITES && g >= gain[n - 1]) continue;
         size_t k = n < N_ELITES ? n++ : n - 1;

@@ -20,18 +20,23 @@
 #include "model/export/export.h"
 #include "model/io/tokenizer.h"
 
-typedef struct windows { int32_t *tokens; uint32_t n, ctx; } windows;
+typedef struct windows {
+    int32_t *tokens;
+    uint32_t n, ctx;
+} windows;
 
 typedef struct bench {
-    bb_model      model;
-    windows       calib, eval;
-    bb_forward   *forward;
-    float        *h_ref;    /* [n*ctx][C] final states of full precision */
+    bb_model       model;
+    windows        calib, eval;
+    bb_forward    *forward;
+    float         *h_ref; /* [n*ctx][C] final states of full precision */
     bb_csv_writer *csv;
-    char          name[64];
+    char           name[64];
 } bench;
 
-typedef struct score { double kl, kl_se, ppl, ppl_se; } score;
+typedef struct score {
+    double kl, kl_se, ppl, ppl_se;
+} score;
 
 static bb_status load_windows(const bb_model *m, const char *path, uint32_t ctx, uint32_t most, bool spread, windows *w, bb_err *err)
 {
@@ -47,7 +52,10 @@ static bb_status load_windows(const bb_model *m, const char *path, uint32_t ctx,
     w->ctx = ctx;
     w->n = most && most < all ? most : all;
     w->tokens = BB_NEW((size_t)w->n * ctx, int32_t, err);
-    if (!w->tokens) { status = BB_NOMEM; goto done; }
+    if (!w->tokens) {
+        status = BB_NOMEM;
+        goto done;
+    }
     for (uint32_t i = 0; i < w->n; i++) {
         size_t from = spread ? (size_t)i * all / w->n : i;
         memcpy(w->tokens + (size_t)i * ctx, ids + from * ctx, ctx * sizeof *ids);
@@ -86,9 +94,8 @@ static bb_status evaluate(bench *b, const bb_net *net, score *s, bb_err *err)
     BB_TRY(final_states(b, net, h, err));
     for (uint32_t w = 0; w < b->eval.n; w++) {
         size_t at = ((size_t)w * ctx + first) * C;
-        BB_TRY(bb_forward_kl(b->forward, &b->model.net, bb_on_cpu(b->h_ref + at), net, bb_on_cpu(h + at), b->eval.tokens + (size_t)w * ctx + first + 1,
-                             scored, kl, nll, NULL,
-                             err));
+        BB_TRY(bb_forward_kl(b->forward, &b->model.net, bb_on_cpu(b->h_ref + at), net, bb_on_cpu(h + at), b->eval.tokens + (size_t)w * ctx + first + 1, scored,
+                             kl, nll, NULL, err));
         for (uint32_t i = 0; i < scored; i++) {
             sum[0] += kl[i];
             sum[1] += kl[i] * kl[i];
@@ -121,18 +128,22 @@ static bb_status uniform_plan(const bb_net *net, const char *format, const char 
     return status;
 }
 
-typedef struct settings { const char *formats, *methods, *embd, *part, *csv; uint32_t calib, eval, ctx; bb_quant_options quant; } settings;
+typedef struct settings {
+    const char      *formats, *methods, *embd, *part, *csv;
+    uint32_t         calib, eval, ctx;
+    bb_quant_options quant;
+} settings;
 
 static bb_status one_row(bench *b, bb_database *db, const settings *o, const char *format, const char *method, bb_err *err)
 {
-    bb_plan   plan = { 0 };
-    bb_net    net;
-    bb_block *blocks = BB_NEW(b->model.net.n_layer, bb_block, err);
+    bb_plan    plan = { 0 };
+    bb_net     net;
+    bb_block  *blocks = BB_NEW(b->model.net.n_layer, bb_block, err);
     bb_rebuilt rebuilt = { 0 };
-    score     s;
-    uint64_t  bytes;
-    double    t0 = bb_now_s(), t1;
-    bb_status status = blocks ? BB_OK : BB_NOMEM;
+    score      s;
+    uint64_t   bytes;
+    double     t0 = bb_now_s(), t1;
+    bb_status  status = blocks ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
     BB_TRY(uniform_plan(&b->model.net, format, o->embd, o->part, &plan, err));
     if (strcmp(method, "rebuild") != 0) {
@@ -170,8 +181,9 @@ static bb_status run_method(bench *b, const char *dir, settings *o, const char *
     bb_database       *db = NULL;
     char               formats[512], *save = NULL;
     bb_status          status;
-    bb_database_config c = { .dir = dir, .model = &b->model, .tokens = b->calib.tokens, .n_windows = b->calib.n, .ctx = b->calib.ctx,
-                             .quant = o->quant, .ffn_step = 32 };
+    bb_database_config c = {
+        .dir = dir, .model = &b->model, .tokens = b->calib.tokens, .n_windows = b->calib.n, .ctx = b->calib.ctx, .quant = o->quant, .ffn_step = 32
+    };
     o->quant.method = c.quant.method = strcmp(method, "rtn") == 0 ? BB_METHOD_RTN : strcmp(method, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
     BB_TRY(bb_database_open(&c, &db, err));
     snprintf(formats, sizeof formats, "%s", o->formats);
@@ -190,8 +202,11 @@ static const char *value_of(int argc, char **argv, const char *key, const char *
 
 static bb_status run(bench *b, int argc, char **argv, bb_err *err)
 {
-    settings  o = { .formats = value_of(argc, argv, "formats", "IQ2_XXS,Q2_K,Q3_K,Q4_K"), .methods = value_of(argc, argv, "methods", "weighted,feedback"),
-                    .embd = value_of(argc, argv, "embd", "Q6_K"), .part = value_of(argc, argv, "part", NULL), .csv = value_of(argc, argv, "csv", NULL) };
+    settings  o = { .formats = value_of(argc, argv, "formats", "IQ2_XXS,Q2_K,Q3_K,Q4_K"),
+                    .methods = value_of(argc, argv, "methods", "weighted,feedback"),
+                    .embd = value_of(argc, argv, "embd", "Q6_K"),
+                    .part = value_of(argc, argv, "part", NULL),
+                    .csv = value_of(argc, argv, "csv", NULL) };
     bb_status status;
     score     s;
     char      methods[128], *save = NULL;
@@ -207,11 +222,14 @@ static bb_status run(bench *b, int argc, char **argv, bb_err *err)
     BB_TRY(load_windows(&b->model, argv[3], o.ctx, o.eval, true, &b->eval, err));
     BB_TRY(bb_forward_create(&bb_backend_cpu, &b->model.net, 8, o.ctx, &b->forward, err));
     b->h_ref = BB_NEW((size_t)b->eval.n * o.ctx * b->model.net.n_embd, float, err);
-    if (!b->h_ref) { status = BB_NOMEM; goto done; }
+    if (!b->h_ref) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(final_states(b, &b->model.net, b->h_ref, err));
     BB_TRY(evaluate(b, &b->model.net, &s, err));
-    printf("%s: %u calibration and %u evaluation windows of %u; full precision ppl %.4f +- %.4f, kl %.2g\n", b->name, b->calib.n, b->eval.n, o.ctx,
-           s.ppl, s.ppl_se, s.kl);
+    printf("%s: %u calibration and %u evaluation windows of %u; full precision ppl %.4f +- %.4f, kl %.2g\n", b->name, b->calib.n, b->eval.n, o.ctx, s.ppl,
+           s.ppl_se, s.kl);
     if (o.csv) BB_TRY(bb_csv_create(o.csv, "model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se", &b->csv, err));
     snprintf(methods, sizeof methods, "%s", o.methods);
     for (char *m = strtok_r(methods, ",", &save); m; m = strtok_r(NULL, ",", &save)) BB_TRY(run_method(b, argv[4], &o, m, err));

@@ -24,11 +24,14 @@ typedef struct bench {
     bb_windows   calib, eval;
     bb_forward  *forward;
     bb_database *db;
-    float       *reference;   /* [eval tokens][C] final hidden states of full precision */
+    float       *reference; /* [eval tokens][C] final hidden states of full precision */
 } bench;
 
 /* What replaces an attention: h += map x + bias, x the normed input. map NULL: no map. */
-typedef struct stand_in { uint32_t block; const float *map, *bias; } stand_in;
+typedef struct stand_in {
+    uint32_t     block;
+    const float *map, *bias;
+} stand_in;
 
 static const char *value_of(int argc, char **argv, const char *key, const char *fallback)
 {
@@ -122,7 +125,10 @@ done:
 }
 
 /* Moments over the calibration windows of what the attention of one block added, y, and its normed input x: E[x x'], E[y x'], means. */
-typedef struct moments { double *xx, *yx, *x, *y; bb_hessian h; } moments;
+typedef struct moments {
+    double    *xx, *yx, *x, *y;
+    bb_hessian h;
+} moments;
 
 static void moments_done(moments *m)
 {
@@ -141,8 +147,11 @@ static bb_status moments_of(bench *b, uint32_t block, moments *m, bb_err *err)
     bb_block       attention = net->blocks[block];
     float         *h = BB_NEW((size_t)T * C, float, err), *x = BB_NEW((size_t)T * C, float, err), *y = BB_NEW((size_t)T * C, float, err);
     bb_status      status;
-    *m = (moments){ BB_NEW0((size_t)C * C, double, err), BB_NEW0((size_t)C * C, double, err), BB_NEW0(C, double, err), BB_NEW0(C, double, err), { 0 } };
-    if (!h || !x || !y || !m->xx || !m->yx || !m->x || !m->y) { status = BB_NOMEM; goto done; }
+    *m = (moments) { BB_NEW0((size_t)C * C, double, err), BB_NEW0((size_t)C * C, double, err), BB_NEW0(C, double, err), BB_NEW0(C, double, err), { 0 } };
+    if (!h || !x || !y || !m->xx || !m->yx || !m->x || !m->y) {
+        status = BB_NOMEM;
+        goto done;
+    }
     attention.n_ff = 0;
     for (uint32_t w = 0; w < b->calib.n; w++) {
         BB_TRY(bb_forward_embed(b->forward, net, b->calib.tokens + (size_t)w * T, 1, T, bb_on_cpu(h), err));
@@ -201,24 +210,24 @@ static bb_status linear_maps(bench *b, uint32_t block, const moments *m, bb_err 
 {
     static const char *const      formats[] = { "Q2_K", "Q3_K", "Q4_K", "Q6_K" };
     static const bb_quant_options o = { BB_METHOD_FEEDBACK, 0.01, 4 };
-    const bb_net *net = &b->model.net;
-    const uint32_t C = net->n_embd;
-    float         *map = BB_NEW((size_t)C * C, float, err), *coded = BB_NEW((size_t)C * C, float, err), *bias = BB_NEW(C, float, err);
-    void          *packed = bb_alloc((size_t)C * C, 4, err);
-    bb_status      status = map && coded && bias && packed ? BB_OK : BB_NOMEM;
+    const bb_net                 *net = &b->model.net;
+    const uint32_t                C = net->n_embd;
+    float                        *map = BB_NEW((size_t)C * C, float, err), *coded = BB_NEW((size_t)C * C, float, err), *bias = BB_NEW(C, float, err);
+    void                         *packed = bb_alloc((size_t)C * C, 4, err);
+    bb_status                     status = map && coded && bias && packed ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
     for (uint32_t c = 0; c < C; c++) bias[c] = (float)m->y[c];
-    BB_TRY(report(b, net, &(stand_in){ block, NULL, bias }, block, "bias", "F32", 4 * C, err));
+    BB_TRY(report(b, net, &(stand_in) { block, NULL, bias }, block, "bias", "F32", 4 * C, err));
     BB_TRY(fit(m, C, true, map, bias, err));
-    BB_TRY(report(b, net, &(stand_in){ block, map, bias }, block, "map and bias", "F32", 4 * (uint64_t)C * (C + 1), err));
+    BB_TRY(report(b, net, &(stand_in) { block, map, bias }, block, "map and bias", "F32", 4 * (uint64_t)C * (C + 1), err));
     BB_TRY(fit(m, C, false, map, bias, err));
-    BB_TRY(report(b, net, &(stand_in){ block, map, NULL }, block, "map", "F32", 4 * (uint64_t)C * C, err));
+    BB_TRY(report(b, net, &(stand_in) { block, map, NULL }, block, "map", "F32", 4 * (uint64_t)C * C, err));
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         const bb_format *f = bb_format_find(formats[i]);
         if (C % f->block) continue;
         BB_TRY(bb_quantize(map, C, C, &m->h, f->type, &o, packed, NULL, err));
         f->decode(packed, coded, (size_t)C * C);
-        BB_TRY(report(b, net, &(stand_in){ block, coded, NULL }, block, "map", f->name, C * bb_format_row_bytes(f, C), err));
+        BB_TRY(report(b, net, &(stand_in) { block, coded, NULL }, block, "map", f->name, C * bb_format_row_bytes(f, C), err));
     }
 done:
     bb_free(map);
@@ -232,12 +241,12 @@ done:
 static bb_status kept_groups(bench *b, uint32_t block, const char *kept, const char *input, const char *output, bb_err *err)
 {
     const char *const parts[] = { "attn_q", "attn_k", "attn_v", "attn_output" };
-    bb_plan   plan = { 0, NULL };
-    bb_net    net;
-    bb_block *blocks = BB_NEW(b->model.net.n_layer, bb_block, err);
-    char      unit[64], format[64], what[32];
-    uint64_t  bytes = 0;
-    bb_status status = blocks ? BB_OK : BB_NOMEM;
+    bb_plan           plan = { 0, NULL };
+    bb_net            net;
+    bb_block         *blocks = BB_NEW(b->model.net.n_layer, bb_block, err);
+    char              unit[64], format[64], what[32];
+    uint64_t          bytes = 0;
+    bb_status         status = blocks ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
     snprintf(unit, sizeof unit, "blk.%u.kv", block);
     BB_TRY(bb_plan_set(&plan, unit, kept, err));
@@ -260,10 +269,10 @@ done:
 static bb_status one_block(bench *b, uint32_t block, bb_err *err)
 {
     static const char *const formats[][2] = { { "IQ2_XXS", "Q2_0" }, { "Q2_K", "Q2_0" }, { "Q3_K", "Q4_0" }, { "Q4_K", "Q4_0" }, { "Q5_K", "Q5_0" } };
-    moments   m;
-    bb_status status;
+    moments                  m;
+    bb_status                status;
     BB_TRY(moments_of(b, block, &m, err));
-    BB_TRY(report(b, &b->model.net, &(stand_in){ block, NULL, NULL }, block, "nothing", "", 0, err));
+    BB_TRY(report(b, &b->model.net, &(stand_in) { block, NULL, NULL }, block, "nothing", "", 0, err));
     BB_TRY(linear_maps(b, block, &m, err));
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) BB_TRY(kept_groups(b, block, "1", formats[i][0], formats[i][1], err));
 done:
@@ -287,10 +296,18 @@ int main(int argc, char **argv)
     BB_TRY(windows_of(&b.model, argv[2], ctx, (uint32_t)strtoul(value_of(argc, argv, "calib", "64"), NULL, 10), &b.calib, &err));
     BB_TRY(windows_of(&b.model, argv[3], ctx, (uint32_t)strtoul(value_of(argc, argv, "eval", "32"), NULL, 10), &b.eval, &err));
     BB_TRY(bb_forward_create(&bb_backend_cpu, &b.model.net, 1, ctx, &b.forward, &err));
-    const bb_database_config config = { .dir = argv[4], .model = &b.model, .tokens = b.calib.tokens, .n_windows = b.calib.n, .ctx = ctx,
-                                        .quant = { BB_METHOD_FEEDBACK, 0.01, 4 }, .ffn_step = 32 };
+    const bb_database_config config = { .dir = argv[4],
+                                        .model = &b.model,
+                                        .tokens = b.calib.tokens,
+                                        .n_windows = b.calib.n,
+                                        .ctx = ctx,
+                                        .quant = { BB_METHOD_FEEDBACK, 0.01, 4 },
+                                        .ffn_step = 32 };
     BB_TRY(bb_database_open(&config, &b.db, &err));
-    if (!(b.reference = BB_NEW((size_t)b.eval.n * ctx * b.model.net.n_embd, float, &err))) { status = BB_NOMEM; goto done; }
+    if (!(b.reference = BB_NEW((size_t)b.eval.n * ctx * b.model.net.n_embd, float, &err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
     BB_TRY(run(&b, &b.model.net, NULL, b.reference, &err));
     printf("block,what,format,bytes,kl_nats,kl_se\n");
     for (uint32_t i = 0; i < b.model.net.n_layer; i++) BB_TRY(one_block(&b, i, &err));

@@ -39,9 +39,9 @@ static void run_refit(bench *b)
     for (size_t i = 0; i < N; i += b->f->block) b->f->refit(b->w + i, b->h + i % COLS, &b->code);
 }
 static float *next_out(bench *b) { return b->out + (b->at = (b->at + N) % OUT); }
-static void run_decode(bench *b) { b->f->decode(b->blocks, next_out(b), N); }
-static void run_memset(bench *b) { memset(next_out(b), (int)b->at & 1, N * sizeof *b->out); }
-static void run_dot(bench *b)
+static void   run_decode(bench *b) { b->f->decode(b->blocks, next_out(b), N); }
+static void   run_memset(bench *b) { memset(next_out(b), (int)b->at & 1, N * sizeof *b->out); }
+static void   run_dot(bench *b)
 {
     for (size_t r = 0; r < ROWS; r++) b->sum += b->f->dot(b->blocks + r * row_bytes(b), b->h, COLS);
 }
@@ -88,8 +88,7 @@ static double llama_error(const bb_csv *t, const char *name)
 {
     double x;
     for (size_t r = 0; r < t->n_rows; r++)
-        if (strcasecmp(bb_csv_text(t, r, 0), name) == 0 &&
-            bb_csv_double(t, r, (size_t)bb_csv_column(t, "weighted_relative_error"), &x, NULL) == BB_OK)
+        if (strcasecmp(bb_csv_text(t, r, 0), name) == 0 && bb_csv_double(t, r, (size_t)bb_csv_column(t, "weighted_relative_error"), &x, NULL) == BB_OK)
             return x;
     return (double)__builtin_nanf("");
 }
@@ -105,14 +104,14 @@ static void bench_row(bench *b, const bb_csv *vectors, double memory)
         refit = time_it(b, run_refit, NULL);
     }
     double decode = time_it(b, run_decode, NULL), dot = time_it(b, run_dot, NULL);
-    printf("%s,%.4f,%.7f,%.6f,%.2f,%.2f,%.2f,%.0f,%.3f,%.0f\n", b->f->name, bb_format_bpw(b->f), error, llama_error(vectors, b->f->name),
-           encode, median, refit, decode, decode / memory, dot);
+    printf("%s,%.4f,%.7f,%.6f,%.2f,%.2f,%.2f,%.0f,%.3f,%.0f\n", b->f->name, bb_format_bpw(b->f), error, llama_error(vectors, b->f->name), encode, median, refit,
+           decode, decode / memory, dot);
     fflush(stdout);
 }
 
 static size_t read_floats(const char *path, float *x, size_t n)
 {
-    FILE *f = fopen(path, "rb");
+    FILE  *f = fopen(path, "rb");
     size_t got = f ? fread(x, sizeof *x, n, f) : 0;
     if (f) fclose(f);
     return got;
@@ -121,8 +120,8 @@ static size_t read_floats(const char *path, float *x, size_t n)
 int main(int argc, char **argv)
 {
     static bench b;
-    bb_csv vectors;
-    bb_err err = BB_ERR_INIT;
+    bb_csv       vectors;
+    bb_err       err = BB_ERR_INIT;
     if (read_floats("tests/data/formats/weights.f32", b.w, N) != N || read_floats("tests/data/formats/importance.f32", b.h, COLS) != COLS ||
         bb_csv_read("tests/data/formats/vectors.csv", &vectors, &err) != BB_OK) {
         fprintf(stderr, "bench_formats: run it in the root of the repository: tests/data/formats is missing %s\n", err.msg);

@@ -40,7 +40,7 @@ static bb_matrix matrix(uint32_t rows, uint32_t cols)
 {
     uint16_t *w = must(BB_NEW((size_t)rows * cols, uint16_t, NULL));
     for (size_t i = 0; i < (size_t)rows * cols; i++) w[i] = bb_float_to_half(noise() * 0.1f);
-    return (bb_matrix){ BB_F16, rows, cols, w, NULL };
+    return (bb_matrix) { BB_F16, rows, cols, w, NULL };
 }
 
 static const float *ones(size_t n)
@@ -57,24 +57,27 @@ static bb_net make_net(void)
     n.out_norm = ones(C);
     n.blocks = must(BB_NEW0(LAYERS, bb_block, NULL));
     for (int i = 0; i < LAYERS; i++)
-        n.blocks[i] = (bb_block){ .n_head = H, .n_kv = G, .n_ff = F, .norm = { [BB_NORM_ATTENTION] = ones(C), [BB_NORM_FFN] = ones(C) },
-                                  .w = { matrix(H * D, C), matrix(G * D, C), matrix(G * D, C), matrix(C, H * D), matrix(F, C), matrix(F, C), matrix(C, F) } };
+        n.blocks[i] = (bb_block) { .n_head = H,
+                                   .n_kv = G,
+                                   .n_ff = F,
+                                   .norm = { [BB_NORM_ATTENTION] = ones(C), [BB_NORM_FFN] = ones(C) },
+                                   .w = { matrix(H * D, C), matrix(G * D, C), matrix(G * D, C), matrix(C, H * D), matrix(F, C), matrix(F, C), matrix(C, F) } };
     return n;
 }
 
 /* ---- what is timed ---- */
 
 typedef struct bench {
-    bb_net      net;
-    bb_forward *f;
-    uint32_t    S;
-    int32_t    *tokens;
-    float      *h, *h0, *h_ref;
-    double     *nll, *kl;
-    float      *x, *panels, *y; /* peak: each thread its own slice */
+    bb_net            net;
+    bb_forward       *f;
+    uint32_t          S;
+    int32_t          *tokens;
+    float            *h, *h0, *h_ref;
+    double           *nll, *kl;
+    float            *x, *panels, *y; /* peak: each thread its own slice */
     const bb_kernels *k;
-    bb_backward *b;
-    float       *dh, *dw[BB_N_PARTS];
+    bb_backward      *b;
+    float            *dh, *dw[BB_N_PARTS];
 } bench;
 
 static void run_hidden(bench *b)
@@ -93,7 +96,10 @@ static void run_one_window(bench *b)
     memcpy(b->h, b->h0, T * C * sizeof *b->h);
     if (bb_forward_block(b->f, &b->net, &b->net.blocks[0], 1, T, bb_on_cpu(b->h), NULL, NULL, NULL) != BB_OK) abort();
 }
-static void run_nll(bench *b) { if (bb_forward_nll(b->f, &b->net, bb_on_cpu(b->h), b->tokens, (size_t)b->S * T, b->nll, NULL) != BB_OK) abort(); }
+static void run_nll(bench *b)
+{
+    if (bb_forward_nll(b->f, &b->net, bb_on_cpu(b->h), b->tokens, (size_t)b->S * T, b->nll, NULL) != BB_OK) abort();
+}
 static void run_kl(bench *b)
 {
     if (bb_forward_kl(b->f, &b->net, bb_on_cpu(b->h_ref), &b->net, bb_on_cpu(b->h), b->tokens, (size_t)b->S * T, b->kl, b->nll, NULL, NULL) != BB_OK) abort();
@@ -115,7 +121,7 @@ static void run_back_head(bench *b)
     if (bb_backward_head(b->b, &b->net, bb_on_cpu(b->h0), (size_t)b->S * T, &of, b->kl, bb_on_cpu(b->dh), NULL, NULL) != BB_OK) abort();
 }
 
-static const uint32_t layer_shapes[7][2] = { { H * D, C }, { G * D, C }, { G * D, C }, { C, H * D }, { F, C }, { F, C }, { C, F } };
+static const uint32_t layer_shapes[7][2] = { { H * D, C }, { G * D, C }, { G * D, C }, { C, H *D }, { F, C }, { F, C }, { C, F } };
 
 static void run_peak(bench *b)
 {
@@ -123,8 +129,8 @@ static void run_peak(bench *b)
     {
         size_t me = (size_t)omp_get_thread_num();
         for (int i = 0; i < 7; i++)
-            b->k->product(128, layer_shapes[i][0], layer_shapes[i][1], b->x + me * 128 * F, layer_shapes[i][1], b->panels, NULL, false,
-                          b->y + me * 128 * F, layer_shapes[i][0]);
+            b->k->product(128, layer_shapes[i][0], layer_shapes[i][1], b->x + me * 128 * F, layer_shapes[i][1], b->panels, NULL, false, b->y + me * 128 * F,
+                          layer_shapes[i][0]);
     }
 }
 static void run_blas_peak(bench *b)
@@ -191,8 +197,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < n * C; i++) b.h0[i] = b.h[i] = b.h_ref[i] = noise();
     b.dh = must(BB_NEW0(n * C, float, NULL));
     for (int i = 0; i < 7; i++) b.dw[i] = must(BB_NEW0((size_t)layer_shapes[i][0] * layer_shapes[i][1], float, NULL));
-    if (bb_forward_create(&bb_backend_cpu, &b.net, b.S, T, &b.f, NULL) != BB_OK ||
-        bb_backward_create(&bb_backend_cpu, &b.net, b.S, T, &b.b, NULL) != BB_OK) abort();
+    if (bb_forward_create(&bb_backend_cpu, &b.net, b.S, T, &b.f, NULL) != BB_OK || bb_backward_create(&bb_backend_cpu, &b.net, b.S, T, &b.b, NULL) != BB_OK)
+        abort();
     for (int i = 0; i < 7; i++) weights += (double)layer_shapes[i][0] * layer_shapes[i][1];
     double block_flops = 2 * weights + 2.0 * 2 * H * D * (T + 1) / 2, head_flops = 2.0 * V * C;
     printf("# level %s, %zu threads, %u windows of %d, BLAS %s\nwhat,unit,best,median,share\n", b.k->level, threads, b.S, T, bb_blas_name());
@@ -200,10 +206,17 @@ int main(int argc, char **argv)
     printf("peak (own product),GFLOP/s,%.1f,%.1f,1\n", peak, median);
     time_it(&b, run_blas_peak, (double)threads * 128 * 2 * weights * 1e-9, &best, &median);
     printf("OpenBLAS on the same shapes,GFLOP/s,%.1f,%.1f,%.3f\n", best, median, best / peak);
-    const struct { const char *what; void (*run)(bench *); double tokens, flops; } rows[] = {
-        { "hidden states (8 blocks)", run_hidden, (double)n, LAYERS * block_flops }, { "one block", run_last_block, (double)n, block_flops },
-        { "one block of one window", run_one_window, T, block_flops },               { "nll", run_nll, (double)n, head_flops },
-        { "kl + nll", run_kl, (double)n, 2 * head_flops },                           { "backward of one block", run_back, (double)n, 2 * block_flops },
+    const struct {
+        const char *what;
+        void (*run)(bench *);
+        double tokens, flops;
+    } rows[] = {
+        { "hidden states (8 blocks)", run_hidden, (double)n, LAYERS * block_flops },
+        { "one block", run_last_block, (double)n, block_flops },
+        { "one block of one window", run_one_window, T, block_flops },
+        { "nll", run_nll, (double)n, head_flops },
+        { "kl + nll", run_kl, (double)n, 2 * head_flops },
+        { "backward of one block", run_back, (double)n, 2 * block_flops },
         { "the same with all weight gradients", run_back_weights, (double)n, 3 * block_flops },
         { "backward of the head (KL)", run_back_head, (double)n, 3 * head_flops },
     };

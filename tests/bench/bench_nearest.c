@@ -42,8 +42,7 @@ static double pass_ns(bench *b, bool full)
     double best = HUGE_VAL;
     for (int s = 0; s < SAMPLES; s++) {
         const double t0 = bb_now_s();
-        for (unsigned v = 0; v < VECTORS; v++)
-            b->sum += b->f->nearest(&b->c, v % (256u / b->f->vec), b->t[v], b->h[v], full ? b->metric[v % METRICS] : NULL);
+        for (unsigned v = 0; v < VECTORS; v++) b->sum += b->f->nearest(&b->c, v % (256u / b->f->vec), b->t[v], b->h[v], full ? b->metric[v % METRICS] : NULL);
         best = fmin(best, (bb_now_s() - t0) / VECTORS * 1e9);
     }
     return best;
@@ -71,10 +70,16 @@ static void bench_row(bench *b)
     float  w[256], ones[256];
     bb_rng r;
     bb_rng_init(&r, 1, b->f->name);
-    for (int i = 0; i < 256; i++) { w[i] = (float)bb_rng_normal(&r); ones[i] = 1.0f; }
+    for (int i = 0; i < 256; i++) {
+        w[i] = (float)bb_rng_normal(&r);
+        ones[i] = 1.0f;
+    }
     b->f->fit(w, ones, &b->c);
     for (int v = 0; v < VECTORS; v++)
-        for (int i = 0; i < 8; i++) { b->t[v][i] = (float)bb_rng_normal(&r); b->h[v][i] = (float)exp(bb_rng_normal(&r)); }
+        for (int i = 0; i < 8; i++) {
+            b->t[v][i] = (float)bb_rng_normal(&r);
+            b->h[v][i] = (float)exp(bb_rng_normal(&r));
+        }
     for (int k = 0; k < METRICS; k++) make_metric(&r, b->f->vec, 64, b->metric[k]);
     const double diagonal = pass_ns(b, false), full = pass_ns(b, true), rows = rows_ns(b);
     for (int k = 0; k < METRICS; k++) make_metric(&r, b->f->vec, b->f->vec / 2, b->metric[k]);

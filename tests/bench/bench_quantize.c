@@ -19,7 +19,10 @@
 #include "model/compress/statistics.h"
 #include "model/io/tokenizer.h"
 
-typedef struct sums { double seconds, weights, log_error; int n; } sums;
+typedef struct sums {
+    double seconds, weights, log_error;
+    int    n;
+} sums;
 
 static double cpu_now(void)
 {
@@ -35,8 +38,7 @@ static const char *value_of(int argc, char **argv, const char *key, const char *
     return fallback;
 }
 
-static bb_status statistics_of(const bb_model *m, const char *text_path, const char *dir, uint32_t n_windows, uint32_t ctx, bb_statistics *s,
-                               bb_err *err)
+static bb_status statistics_of(const bb_model *m, const char *text_path, const char *dir, uint32_t n_windows, uint32_t ctx, bb_statistics *s, bb_err *err)
 {
     bb_tokenizer *t = NULL;
     char         *text = NULL;
@@ -47,7 +49,10 @@ static bb_status statistics_of(const bb_model *m, const char *text_path, const c
     BB_TRY(bb_tokenizer_create(&m->source, &t, err));
     BB_TRY(bb_file_read(text_path, &text, &size, err));
     BB_TRY(bb_tokenize(t, text, size, true, true, &ids, &n, err));
-    if (n < (size_t)n_windows * ctx) { status = BB_FAIL(err, BB_USAGE, "%s: holds %zu tokens, %u windows of %u were asked for", text_path, n, n_windows, ctx); goto done; }
+    if (n < (size_t)n_windows * ctx) {
+        status = BB_FAIL(err, BB_USAGE, "%s: holds %zu tokens, %u windows of %u were asked for", text_path, n, n_windows, ctx);
+        goto done;
+    }
     const bb_statistics_config c = { dir, m, ids, n_windows, ctx, 32 };
     BB_TRY(bb_statistics_open(&c, s, err));
 done:
@@ -57,8 +62,8 @@ done:
     return status;
 }
 
-static bb_status one_matrix(const bb_matrix *w, const bb_hessian *h, const bb_factor *factor, const bb_format *f, const bb_quant_options *o,
-                            sums *total, bb_err *err)
+static bb_status one_matrix(const bb_matrix *w, const bb_hessian *h, const bb_factor *factor, const bb_format *f, const bb_quant_options *o, sums *total,
+                            bb_err *err)
 {
     float         *dense = bb_matrix_decode(w, err);
     unsigned char *packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
@@ -77,8 +82,7 @@ done:
     return status;
 }
 
-static bb_status one_format(const bb_model *m, const bb_statistics *s, const bb_format *f, const char *blocks, const bb_quant_options *o,
-                            bb_err *err)
+static bb_status one_format(const bb_model *m, const bb_statistics *s, const bb_format *f, const char *blocks, const bb_quant_options *o, bb_err *err)
 {
     sums        total = { 0 };
     bb_factor   factor = { 0 };
@@ -86,7 +90,10 @@ static bb_status one_format(const bb_model *m, const bb_statistics *s, const bb_
     const char *at = blocks;
     for (char *end; *at; at = *end == ',' ? end + 1 : end) {
         const unsigned long i = strtoul(at, &end, 10);
-        if (end == at || i >= m->net.n_layer) { status = BB_FAIL(err, BB_USAGE, "blocks=%s: not a list of blocks", blocks); goto done; }
+        if (end == at || i >= m->net.n_layer) {
+            status = BB_FAIL(err, BB_USAGE, "blocks=%s: not a list of blocks", blocks);
+            goto done;
+        }
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix  *w = &m->net.blocks[i].w[p];
             const bb_hessian *h = &s->blocks[i].in[bb_parts[p].feed];
@@ -131,7 +138,10 @@ int main(int argc, char **argv)
     printf("format,us_per_weight,error\n");
     for (char *f = strtok_r(formats, ",", &save); f; f = strtok_r(NULL, ",", &save)) {
         const bb_format *format = bb_format_find(f);
-        if (!format) { status = BB_FAIL(&err, BB_USAGE, "formats: %s is not a format", f); goto done; }
+        if (!format) {
+            status = BB_FAIL(&err, BB_USAGE, "formats: %s is not a format", f);
+            goto done;
+        }
         BB_TRY(one_format(&m, &s, format, blocks, &o, &err));
     }
 done:

@@ -47,14 +47,16 @@ static uint32_t number_of(int argc, char **argv, const char *key, const char *fa
 }
 
 /* Times of the steps so far. */
-typedef struct watch { double wall, cpu; } watch;
+typedef struct watch {
+    double wall, cpu;
+} watch;
 
 static void row(watch *w, const char *step, double weights)
 {
     const double wall = bb_now_s(), cpu = cpu_now();
     printf("%s,%.0f,%.1f,%.1f,%.0f\n", step, weights, wall - w->wall, cpu - w->cpu, peak_mib());
     fflush(stdout);
-    *w = (watch){ bb_now_s(), cpu_now() };
+    *w = (watch) { bb_now_s(), cpu_now() };
 }
 
 static void write_model(int argc, char **argv, const char *path)
@@ -115,8 +117,13 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_rng_init(&r, 1, "scale tokens");
     for (size_t i = 0; i < (size_t)n_windows * ctx; i++) tokens[i] = (int32_t)(bb_rng_uniform(&r) * m.net.n_vocab);
     row(&w, "model", 0);
-    const bb_database_config c = { .dir = dir, .model = &m, .tokens = tokens, .n_windows = n_windows, .ctx = ctx,
-                                   .quant = { BB_METHOD_FEEDBACK, 0.01, number_of(argc, argv, "sweeps", "4") }, .ffn_step = 32 };
+    const bb_database_config c = { .dir = dir,
+                                   .model = &m,
+                                   .tokens = tokens,
+                                   .n_windows = n_windows,
+                                   .ctx = ctx,
+                                   .quant = { BB_METHOD_FEEDBACK, 0.01, number_of(argc, argv, "sweeps", "4") },
+                                   .ffn_step = 32 };
     BB_TRY(bb_database_open(&c, &db, err));
     row(&w, "statistics", (double)n_windows * ctx);
     BB_TRY(formats(db, &m, value_of(argc, argv, "formats", "IQ2_XXS,Q4_K"), &w, err));

@@ -36,8 +36,8 @@ static void make_world(world *w)
 {
     static const bb_plan_option names[OPTIONS] = { { "a", 0 }, { "b", 1 }, { "c", 2 }, { "d", 3 },  { "e", 4 },  { "f", 5 },  { "g", 6 },
                                                    { "h", 7 }, { "i", 8 }, { "j", 9 }, { "k", 10 }, { "l", 11 }, { "m", 12 }, { "n", 13 } };
-    float *psi = BB_NEW((size_t)M * RANK, float, NULL);
-    bb_rng rng;
+    float                      *psi = BB_NEW((size_t)M * RANK, float, NULL);
+    bb_rng                      rng;
     w->gram = BB_NEW((size_t)M * M, float, NULL);
     if (!psi || !w->gram) abort();
     bb_rng_init(&rng, 1, "bench score");
@@ -49,8 +49,8 @@ static void make_world(world *w)
             for (int k = 0; k < RANK; k++) psi[(u * OPTIONS + o) * RANK + k] = (float)(bb_rng_normal(&rng) * exp2(-o));
         }
         w->rows[u] = w->linear[u];
-        w->units[u] = (bb_unit){ OPTIONS, -1, w->bytes[u], w->linear[u] };
-        w->described[u] = (bb_plan_unit){ w->names[u], 0, 0, -1, OPTIONS, names };
+        w->units[u] = (bb_unit) { OPTIONS, -1, w->bytes[u], w->linear[u] };
+        w->described[u] = (bb_plan_unit) { w->names[u], 0, 0, -1, OPTIONS, names };
     }
     for (int i = 0; i < M; i++)
         for (int j = 0; j < M; j++) {
@@ -59,9 +59,9 @@ static void make_world(world *w)
             w->gram[i * M + j] = sum;
         }
     if (bb_plan_space_init(&w->plans, w->described, UNITS, NULL) != BB_OK) abort();
-    w->problem = (bb_problem){ .n_units = UNITS, .units = w->units, .plans = &w->plans, .fixed_bytes = 100 };
+    w->problem = (bb_problem) { .n_units = UNITS, .units = w->units, .plans = &w->plans, .fixed_bytes = 100 };
     if (bb_space_init(&w->problem, &w->space, NULL) != BB_OK) abort();
-    w->q = (bb_quadratic){ .space = &w->space, .gram = w->gram, .linear = w->rows };
+    w->q = (bb_quadratic) { .space = &w->space, .gram = w->gram, .linear = w->rows };
     bb_free(psi);
 }
 
@@ -99,7 +99,7 @@ static double rate(const world *w, way how, int threads, size_t n)
     double best = 0;
     for (int k = 0; k < SAMPLES; k++) {
         const double t0 = bb_now_s();
-        #pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static)
         for (int t = 0; t < threads; t++) work(w, how, t, n);
         best = fmax(best, (double)threads * (double)n / (bb_now_s() - t0));
     }

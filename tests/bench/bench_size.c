@@ -24,10 +24,10 @@ enum { SAMPLES = 200, MAX_THREADS = 2, N_PLANS = 64 };
 typedef struct world {
     bb_model          model;
     bb_model_space   *space;
-    const bb_problem *p;       /* sizes by table */
-    bb_problem        named;   /* the same problem with sizes by name */
+    const bb_problem *p;     /* sizes by table */
+    bb_problem        named; /* the same problem with sizes by name */
     bb_space          moves, named_moves;
-    uint16_t         *x;       /* [N_PLANS][n_units] random plans that can be loaded */
+    uint16_t         *x; /* [N_PLANS][n_units] random plans that can be loaded */
     bb_block         *blocks[MAX_THREADS], *scratch;
     int64_t           budget;
 } world;
@@ -54,7 +54,7 @@ static int64_t named_size_alone(void *self, const uint16_t *x)
 {
     world  *w = self;
     int64_t size;
-    #pragma omp critical(bench_size)
+#pragma omp critical(bench_size)
     size = named_size(w, x, w->scratch);
     return size;
 }
@@ -77,9 +77,9 @@ static void set_costs(const world *w)
 static void open_world(world *w, const char *path)
 {
     const bb_model_space_options options = { .prune_kv = true, .prune_ffn = true, .prune_sublayers = true };
-    bb_err   err = BB_ERR_INIT;
-    uint64_t smallest, largest;
-    bb_rng   rng;
+    bb_err                       err = BB_ERR_INIT;
+    uint64_t                     smallest, largest;
+    bb_rng                       rng;
     need(bb_model_open(path, &w->model, &err), &err);
     need(bb_model_space_create(&w->model, &options, &w->space, &err), &err);
     w->p = bb_model_space_problem(w->space);
@@ -154,7 +154,8 @@ static int64_t shape_named(world *w, int thread, size_t n)
     for (size_t i = 0; i < n; i++) {
         bb_plan plan = { 0, NULL };
         bb_net  net;
-        if (bb_plan_space_plan(w->p->plans, plan_at(w, i), &plan, NULL) != BB_OK || bb_plan_shape(&w->model, &plan, &net, w->blocks[thread], NULL) != BB_OK) abort();
+        if (bb_plan_space_plan(w->p->plans, plan_at(w, i), &plan, NULL) != BB_OK || bb_plan_shape(&w->model, &plan, &net, w->blocks[thread], NULL) != BB_OK)
+            abort();
         sum += net.blocks[0].n_ff;
         bb_plan_done(&plan);
     }
@@ -199,16 +200,18 @@ static double cpu_s(void)
 }
 
 /* Seconds of wall and of processors for one. */
-typedef struct cost { double wall, cpu; } cost;
+typedef struct cost {
+    double wall, cpu;
+} cost;
 
 static cost best_of(world *w, work f, int threads, size_t n)
 {
     static volatile int64_t sink;
-    cost best = { HUGE_VAL, HUGE_VAL };
+    cost                    best = { HUGE_VAL, HUGE_VAL };
     for (int k = 0; k < SAMPLES; k++) {
         const double t0 = bb_now_s(), c0 = cpu_s();
         int64_t      sum = 0;
-        #pragma omp parallel for num_threads(threads) schedule(static) reduction(+:sum)
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : sum)
         for (int t = 0; t < threads; t++) sum += f(w, t, n);
         sink += sum;
         best.wall = fmin(best.wall, (bb_now_s() - t0) / (double)n);
@@ -219,10 +222,14 @@ static cost best_of(world *w, work f, int threads, size_t n)
 
 int main(int argc, char **argv)
 {
-    static const struct { const char *what, *way; work f; size_t n; } rows[] = {
-        { "size", "names", size_named, 20 },        { "size", "indices", size_at, 3000 },      { "hash", "names", hash_named, 20 },
-        { "hash", "indices", hash_at, 150 },       { "shape", "names", shape_named, 20 },     { "shape", "indices", shape_at, 1500 },
-        { "proposal", "names", propose_named, 1 },  { "proposal", "indices", propose_at, 4 },
+    static const struct {
+        const char *what, *way;
+        work        f;
+        size_t      n;
+    } rows[] = {
+        { "size", "names", size_named, 20 },       { "size", "indices", size_at, 3000 },     { "hash", "names", hash_named, 20 },
+        { "hash", "indices", hash_at, 150 },       { "shape", "names", shape_named, 20 },    { "shape", "indices", shape_at, 1500 },
+        { "proposal", "names", propose_named, 1 }, { "proposal", "indices", propose_at, 4 },
     };
     world *w = BB_NEW0(1, world, NULL);
     if (!w || argc != 2) {

@@ -20,7 +20,10 @@
 
 enum { MAX_SEEDS = 32, MAX_GROWTH = 4096 };
 
-typedef struct input { unsigned char *data; size_t size; } input;
+typedef struct input {
+    unsigned char *data;
+    size_t         size;
+} input;
 
 static input  seeds[MAX_SEEDS], current;
 static size_t n_seeds;
@@ -44,10 +47,35 @@ static size_t position(bb_rng *r, size_t size)
 
 static void put_integer(bb_rng *r, input *x)
 {
-    static const uint64_t values[] = { 0, 1, 2, 3, 8, 9, 13, 31, 32, 63, 64, 127, 255, 256, 511, 513, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000,
-                                       0xFFFFFFFF, 0x100000000, INT64_MAX, UINT64_C(1) << 63, UINT64_MAX, UINT64_MAX / 18, UINT64_MAX / 34 };
-    uint64_t v = values[bb_rng_below(r, sizeof values / sizeof *values)];
-    size_t   width = (size_t)4 << bb_rng_below(r, 2), at = position(r, x->size);
+    static const uint64_t values[] = { 0,
+                                       1,
+                                       2,
+                                       3,
+                                       8,
+                                       9,
+                                       13,
+                                       31,
+                                       32,
+                                       63,
+                                       64,
+                                       127,
+                                       255,
+                                       256,
+                                       511,
+                                       513,
+                                       0x7FFF,
+                                       0xFFFF,
+                                       0x7FFFFFFF,
+                                       0x80000000,
+                                       0xFFFFFFFF,
+                                       0x100000000,
+                                       INT64_MAX,
+                                       UINT64_C(1) << 63,
+                                       UINT64_MAX,
+                                       UINT64_MAX / 18,
+                                       UINT64_MAX / 34 };
+    uint64_t              v = values[bb_rng_below(r, sizeof values / sizeof *values)];
+    size_t                width = (size_t)4 << bb_rng_below(r, 2), at = position(r, x->size);
     if (bb_rng_below(r, 4) == 0) v = x->size - bb_rng_below(r, 64);
     if (at + width <= x->size) memcpy(x->data + at, &v, width);
 }
@@ -81,7 +109,9 @@ static void mutate(bb_rng *r, input *x, size_t room)
         memcpy(piece, other->data + bb_rng_below(r, other->size - m + 1), m);
         replace(x, at, bb_rng_below(r, 2) ? n : 0, piece, m, room);
         break;
-    default: if (bb_rng_below(r, 4) == 0) x->size = at; break;
+    default:
+        if (bb_rng_below(r, 4) == 0) x->size = at;
+        break;
     }
 }
 

@@ -33,8 +33,8 @@ static void check_failure(bb_status status, const bb_err *err)
 
 static void try_plan(const char *data, size_t size)
 {
-    bb_plan p = { 0, NULL }, q = { 0, NULL };
-    bb_err err = BB_ERR_INIT;
+    bb_plan   p = { 0, NULL }, q = { 0, NULL };
+    bb_err    err = BB_ERR_INIT;
     bb_status status = bb_plan_parse(data, size, &p, &err);
     if (status != BB_OK) {
         check_failure(status, &err);
@@ -52,11 +52,11 @@ static void try_plan(const char *data, size_t size)
 
 static void try_csv(const char *data, size_t size)
 {
-    const char *path = bb_test_path("in.csv"), *copy = bb_test_path("copy.csv");
-    bb_csv t, u;
-    bb_err err = BB_ERR_INIT;
+    const char    *path = bb_test_path("in.csv"), *copy = bb_test_path("copy.csv");
+    bb_csv         t, u;
+    bb_err         err = BB_ERR_INIT;
     bb_csv_writer *w;
-    bb_text header = { 0 };
+    bb_text        header = { 0 };
     bb_test_write(path, data, size);
     bb_status status = bb_csv_read(path, &t, &err);
     if (status != BB_OK) {
@@ -73,14 +73,19 @@ static void try_csv(const char *data, size_t size)
     require(bb_csv_close(&w, NULL) == BB_OK && bb_csv_read(copy, &u, NULL) == BB_OK, "a written table cannot be read");
     require(u.n_cols == t.n_cols && u.n_rows == t.n_rows + 1, "a table changes its shape");
     for (size_t r = 0; r <= t.n_rows; r++)
-        for (size_t c = 0; c < t.n_cols; c++)
-            require(strcmp(bb_csv_text(&u, r, c), r == 0 ? t.header[c] : bb_csv_text(&t, r - 1, c)) == 0, "a cell changes");
+        for (size_t c = 0; c < t.n_cols; c++) require(strcmp(bb_csv_text(&u, r, c), r == 0 ? t.header[c] : bb_csv_text(&t, r - 1, c)) == 0, "a cell changes");
     bb_text_done(&header);
     bb_csv_done(&t);
     bb_csv_done(&u);
 }
 
-typedef struct settings { bool flag; int64_t whole; double real; uint64_t size; char *text, *list; } settings;
+typedef struct settings {
+    bool     flag;
+    int64_t  whole;
+    double   real;
+    uint64_t size;
+    char    *text, *list;
+} settings;
 
 static const bb_option_row rows[] = {
     { "flag", BB_OPT_FLAG, offsetof(settings, flag), "true", 1, 0, NULL, "", NULL },
@@ -95,9 +100,9 @@ enum { N_ROWS = sizeof rows / sizeof rows[0] };
 static void try_yaml(const char *data, size_t size)
 {
     const char *path = bb_test_path("in.yaml");
-    settings v, w;
-    bb_text first = { 0 }, second = { 0 };
-    bb_err err = BB_ERR_INIT;
+    settings    v, w;
+    bb_text     first = { 0 }, second = { 0 };
+    bb_err      err = BB_ERR_INIT;
     bb_test_write(path, data, size);
     require(bb_options_defaults(rows, N_ROWS, &v, NULL) == BB_OK && bb_options_defaults(rows, N_ROWS, &w, NULL) == BB_OK, "the defaults fail");
     bb_status status = bb_options_yaml(rows, N_ROWS, &v, path, &err);
@@ -118,7 +123,7 @@ static void try_yaml(const char *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    size_t before = bb_mem_live_bytes();
+    size_t      before = bb_mem_live_bytes();
     const char *rest = (const char *)data + 1;
     if (size == 0) return 0;
     if (data[0] % 3 == 0) try_plan(rest, size - 1);

@@ -78,9 +78,9 @@ static void check_copy(const bb_source *g)
 static void check_plans(const bb_model *m)
 {
     static const char *const plans[] = { "", "blk.0.kv=0\n", "blk.0.ffn=0\nblk.0.attn_q=Q4_0\n", "token_embd=F16\nblk.0.kv=1\n" };
-    bb_block *blocks = BB_NEW(m->net.n_layer, bb_block, NULL);
-    bb_net    net;
-    uint64_t  bytes;
+    bb_block                *blocks = BB_NEW(m->net.n_layer, bb_block, NULL);
+    bb_net                   net;
+    uint64_t                 bytes;
     require(blocks != NULL, "out of memory");
     for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
         bb_plan plan = { 0, NULL };
@@ -127,8 +127,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 bool fuzz_seed(unsigned i, unsigned char **data, size_t *size)
 {
     static const char *const archs[] = { "llama", "qwen2", "qwen3", "deci", "llama", "deci" };
-    const char *path = bb_test_path("seed.gguf");
-    tiny_spec   s;
+    const char              *path = bb_test_path("seed.gguf");
+    tiny_spec                s;
     if (i >= sizeof archs / sizeof *archs) return false;
     s = tiny_default(archs[i]);
     s.n_embd = s.n_ff[0] = s.n_ff[1] = 8;

@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char text[] = "Hello  world, it's 1234 \xC3\xA9\xF0\x9F\xA6\x99\n\n <s>ab\xFF\xE2\x96 aab";
     size_t            before = bb_mem_live_bytes();
     unsigned char    *copy = bb_alloc(size, 1, NULL);
-    bb_source           g;
+    bb_source         g;
     bb_tokenizer     *t = NULL;
     bb_err            err = BB_ERR_INIT;
     bb_status         status;
@@ -85,9 +85,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 bool fuzz_seed(unsigned i, unsigned char **data, size_t *size)
 {
     static const char *const pre[] = { NULL, "llama-bpe", "gpt-2", "deepseek-llm", "gpt-4o" };
-    static const char *const tokens[] = { "<unk>", "<s>", "</s>", "<0x0A>", "a", "b", "\xE2\x96\x81", "\342\226\201a", "ab", "aab", "H", "e", "l", "o",
-                                          "ll", "\xC4\xA0", "\xC4\xA0w", "w", "<x>", "\xC3\xA9" };
-    static const int32_t types[] = { 2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 1 };
+    static const char *const tokens[] = { "<unk>", "<s>", "</s>", "<0x0A>",   "a",         "b", "\xE2\x96\x81", "\342\226\201a", "ab", "aab", "H", "e",
+                                          "l",     "o",   "ll",   "\xC4\xA0", "\xC4\xA0w", "w", "<x>",          "\xC3\xA9" };
+    static const int32_t     types[] = { 2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 1 };
     static const char *const merges[] = { "a b", "a ab", "l l", "\xC4\xA0 w", "H e" };
     enum { N = sizeof tokens / sizeof *tokens, M = sizeof merges / sizeof *merges };
     bb_bytes     text[N], merge[M];
@@ -96,10 +96,10 @@ bool fuzz_seed(unsigned i, unsigned char **data, size_t *size)
     const char  *path = bb_test_path("seed.gguf");
     if (i >= sizeof pre / sizeof *pre) return false;
     for (int k = 0; k < N; k++) {
-        text[k] = (bb_bytes){ tokens[k], strlen(tokens[k]) };
+        text[k] = (bb_bytes) { tokens[k], strlen(tokens[k]) };
         scores[k] = (float)-k;
     }
-    for (int k = 0; k < M; k++) merge[k] = (bb_bytes){ merges[k], strlen(merges[k]) };
+    for (int k = 0; k < M; k++) merge[k] = (bb_bytes) { merges[k], strlen(merges[k]) };
     require(bb_gguf_out_create(&out, NULL) == BB_OK, "out of memory");
     bb_gguf_put_text(out, "tokenizer.ggml.model", pre[i] ? "gpt2" : "llama", NULL);
     if (pre[i]) bb_gguf_put_text(out, "tokenizer.ggml.pre", pre[i], NULL);

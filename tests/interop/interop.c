@@ -189,7 +189,9 @@ static void make_uniform(const char *dir, const char *model, const bb_format *f,
 
 static void make_wiki8m(const char *dir, const char *data)
 {
-    static const struct { const char *name, *plan; } pruned[] = {
+    static const struct {
+        const char *name, *plan;
+    } pruned[] = {
         { "wiki8m-same", "" },
         { "wiki8m-dropped-block", "blk.3.kv=0\nblk.3.ffn=0\n" },
         { "wiki8m-uniform-ffn", "blk.0.ffn=512\nblk.1.ffn=512\nblk.2.ffn=512\nblk.3.ffn=512\nblk.4.ffn=512\nblk.5.ffn=512\nblk.6.ffn=512\n"
@@ -219,7 +221,10 @@ static void make_wiki8m(const char *dir, const char *data)
 
 static void make_tiny(const char *dir)
 {
-    static const struct { const char *name, *arch, *plan; bool tied; } rows[] = {
+    static const struct {
+        const char *name, *arch, *plan;
+        bool        tied;
+    } rows[] = {
         { "tiny-llama-separate", "llama", "", false },
         { "tiny-llama-bias-deci", "llama", "blk.1.kv=1\nblk.2.ffn=0\n", true },
         { "tiny-llama-rope-factors", "llama", "blk.1.kv=1\n", false },
@@ -233,8 +238,8 @@ static void make_tiny(const char *dir)
     };
     static const char text[] = "the quick brown fox jumps over a lazy dog and once more abcdefghijklmnopqrstuvwxyz zyxwvutsrqponmlkjihgfedcba";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        tiny_spec   s = tiny_default(rows[i].arch);
-        char        path[512];
+        tiny_spec s = tiny_default(rows[i].arch);
+        char      path[512];
         snprintf(path, sizeof path, "%s/%s.source", dir, rows[i].name);
         if (s.n_layer < 3) s.n_layer = 3;
         s.n_embd = 128;
@@ -306,9 +311,9 @@ static int compare(const char *dir, const char *name)
     }
     ratio = exp((nll_b - nll_a) / (double)(n - 1)) - 1;
     good = same_tokens(ids, n, their_ids, n_theirs) && (exact ? worst_p < 1e-4 && fabs(ratio) < 1e-3 : worst_p < 1e-2 || fabs(ratio) < 5e-3);
-    printf("%-38s %s  ppl ours %10.4f  theirs %10.4f  %+8.4f%%  max |dp| %.1e  max |dlogit| %.1e  KL %.1e  same top %zu/%zu%s\n", name,
-           good ? "ok  " : "FAIL", exp(nll_a / (double)(n - 1)), exp(nll_b / (double)(n - 1)), 100 * ratio, worst_p, worst, kl / (double)n,
-           top_same, n, same_tokens(ids, n, their_ids, n_theirs) ? "" : "  TOKENS DIFFER");
+    printf("%-38s %s  ppl ours %10.4f  theirs %10.4f  %+8.4f%%  max |dp| %.1e  max |dlogit| %.1e  KL %.1e  same top %zu/%zu%s\n", name, good ? "ok  " : "FAIL",
+           exp(nll_a / (double)(n - 1)), exp(nll_b / (double)(n - 1)), 100 * ratio, worst_p, worst, kl / (double)n, top_same, n,
+           same_tokens(ids, n, their_ids, n_theirs) ? "" : "  TOKENS DIFFER");
     bb_free(ids);
     bb_free(their_ids);
     bb_free(a);

@@ -31,7 +31,7 @@ bb_status bb_test_command(char **text, bb_err *err, const char *format, ...)
     fflush(stdout);
     keep = dup(STDOUT_FILENO);
     ck_assert(keep >= 0 && freopen(bb_test_path("stdout"), "w", stdout));
-    bb_err    own;
+    bb_err own;
     if (!err) err = &own;
     *err = (bb_err)BB_ERR_INIT;
     bb_status status = bb_command_find(argv[0])->run(argc, argv, err);
@@ -51,12 +51,13 @@ int bb_test_program(const char *arguments, char *said, size_t size)
     char line[2560];
     snprintf(line, sizeof line, "%s/bitbudget", bb_test_build());
     ck_assert_msg(access(line, X_OK) == 0, "%s has not been built", line);
-    ck_assert_int_lt(snprintf(line, sizeof line, "%s/bitbudget 2>&1 %s", bb_test_build(), arguments), (int)sizeof line); /* a redirection in arguments comes later, and wins */
+    ck_assert_int_lt(snprintf(line, sizeof line, "%s/bitbudget 2>&1 %s", bb_test_build(), arguments),
+                     (int)sizeof line); /* a redirection in arguments comes later, and wins */
     FILE *p = popen(line, "r");
     ck_assert_ptr_nonnull(p);
     size_t n = fread(said, 1, size - 1, p);
     said[n] = '\0';
-    while (fgetc(p) != EOF) { }
+    while (fgetc(p) != EOF) {}
     int state = pclose(p);
     return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
 }

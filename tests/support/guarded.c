@@ -51,8 +51,8 @@ static bb_status guarded_alloc(void *context, size_t n, bb_buffer *out, bb_err *
     if (g->n_arrays) memcpy(more, g->arrays, g->n_arrays * sizeof *more);
     bb_free(g->arrays);
     g->arrays = more;
-    g->arrays[g->n_arrays++] = (guarded_array){ memory, n };
-    *out = (bb_buffer){ (bb_memory *)(uintptr_t)g->n_arrays, 0 };
+    g->arrays[g->n_arrays++] = (guarded_array) { memory, n };
+    *out = (bb_buffer) { (bb_memory *)(uintptr_t)g->n_arrays, 0 };
     return BB_OK;
 }
 
@@ -99,7 +99,10 @@ static bb_status guarded_peek(void *context, bb_buffer b, size_t n, const float 
 
 static void guarded_unpeek(void *context, const float *host)
 {
-    union { const float *lent; float *own; } copy = { host };
+    union {
+        const float *lent;
+        float       *own;
+    } copy = { host };
     if (!host) return;
     need(((guarded *)context)->n_peeked-- > 0, "unpeek without peek");
     bb_free(copy.own);
@@ -113,7 +116,10 @@ static void guarded_forget(void *context)
 {
     guarded *g = context;
     for (size_t i = 0; i < g->n_weights; i++) {
-        union { const void *lent; void *own; } data = { g->weights[i]->copy.data };
+        union {
+            const void *lent;
+            void       *own;
+        } data = { g->weights[i]->copy.data };
         memset(data.own, POISON, bytes_of(&g->weights[i]->copy));
         bb_free(data.own);
         bb_free(g->weights[i]);
@@ -139,7 +145,7 @@ static const bb_matrix *own(guarded *g, const bb_matrix *w, bb_err *err)
         return NULL;
     }
     memcpy(data, w->data, bytes_of(w));
-    *k = (guarded_weights){ w->data, *w };
+    *k = (guarded_weights) { w->data, *w };
     k->copy.data = data;
     if (g->n_weights) memcpy(more, g->weights, g->n_weights * sizeof *more);
     bb_free(g->weights);
@@ -150,7 +156,10 @@ static const bb_matrix *own(guarded *g, const bb_matrix *w, bb_err *err)
 
 /* ---- operations: a workspace is the CPU's, and whose it is ---- */
 
-typedef struct space { guarded *g; void *cpu; } space;
+typedef struct space {
+    guarded *g;
+    void    *cpu;
+} space;
 
 static const bb_operations *cpu(void) { return bb_backend_cpu.ops; }
 
@@ -209,8 +218,7 @@ static bb_status guarded_rope(void *self, uint32_t S, uint32_t T, const bb_heads
     return cpu()->rope(s->cpu, S, T, heads, real(s->g, x, (size_t)S * T * heads->n * heads->dim), err);
 }
 
-static bb_status guarded_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v,
-                                   bb_err *err)
+static bb_status guarded_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v, bb_err *err)
 {
     space *s = self;
     size_t n = (size_t)S * T * D;
@@ -230,8 +238,8 @@ static bb_status guarded_logits(void *self, size_t n, bb_buffer x, const bb_matr
     return w ? cpu()->logits(s->cpu, n, real(s->g, x, n * w->cols), w, logits, err) : BB_NOMEM;
 }
 
-static bb_status guarded_score(void *self, size_t n, bb_buffer x_ref, const bb_matrix *head_ref, bb_buffer x, const bb_matrix *head,
-                               const int32_t *targets, double *kl, double *nll, unsigned char *same, bb_err *err)
+static bb_status guarded_score(void *self, size_t n, bb_buffer x_ref, const bb_matrix *head_ref, bb_buffer x, const bb_matrix *head, const int32_t *targets,
+                               double *kl, double *nll, unsigned char *same, bb_err *err)
 {
     space           *s = self;
     const bb_matrix *w = own(s->g, head, err), *w_ref = w && head_ref ? own(s->g, head_ref, err) : NULL;
@@ -263,8 +271,7 @@ static bb_status guarded_back_norm(void *self, size_t n, size_t width, bb_buffer
                                    float *d_weight, bb_err *err)
 {
     space *s = self;
-    return cpu()->back_norm(s->cpu, n, width, real(s->g, x, n * width), weight, eps, real(s->g, dy, n * width), add, real(s->g, dx, n * width), d_weight,
-                            err);
+    return cpu()->back_norm(s->cpu, n, width, real(s->g, x, n * width), weight, eps, real(s->g, dy, n * width), add, real(s->g, dx, n * width), d_weight, err);
 }
 
 static bb_status guarded_back_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer raw, bb_buffer dx, float *d_norm, bb_err *err)
@@ -302,16 +309,39 @@ static bb_status guarded_back_loss(void *self, size_t n, const bb_loss *of, doub
 /* ---- life ---- */
 
 static const bb_operations operations = {
-    .name = "guarded", .alloc = guarded_alloc, .release = guarded_release, .write = guarded_write, .read = guarded_read, .copy = guarded_copy,
-    .peek = guarded_peek, .unpeek = guarded_unpeek, .forget = guarded_forget, .open = guarded_open, .close = guarded_close,
-    .hold = guarded_hold, .gather = guarded_gather, .matmul = guarded_matmul, .rms_norm = guarded_rms_norm, .rope = guarded_rope,
-    .attention = guarded_attention, .swiglu = guarded_swiglu, .logits = guarded_logits, .score = guarded_score, .block = NULL,
-    .back_hold = guarded_back_hold, .back_matmul = guarded_back_matmul, .back_weights = guarded_back_weights, .back_sums = guarded_back_sums,
-    .back_norm = guarded_back_norm, .back_rope = guarded_back_rope, .back_attention = guarded_back_attention, .back_swiglu = guarded_back_swiglu,
+    .name = "guarded",
+    .alloc = guarded_alloc,
+    .release = guarded_release,
+    .write = guarded_write,
+    .read = guarded_read,
+    .copy = guarded_copy,
+    .peek = guarded_peek,
+    .unpeek = guarded_unpeek,
+    .forget = guarded_forget,
+    .open = guarded_open,
+    .close = guarded_close,
+    .hold = guarded_hold,
+    .gather = guarded_gather,
+    .matmul = guarded_matmul,
+    .rms_norm = guarded_rms_norm,
+    .rope = guarded_rope,
+    .attention = guarded_attention,
+    .swiglu = guarded_swiglu,
+    .logits = guarded_logits,
+    .score = guarded_score,
+    .block = NULL,
+    .back_hold = guarded_back_hold,
+    .back_matmul = guarded_back_matmul,
+    .back_weights = guarded_back_weights,
+    .back_sums = guarded_back_sums,
+    .back_norm = guarded_back_norm,
+    .back_rope = guarded_back_rope,
+    .back_attention = guarded_back_attention,
+    .back_swiglu = guarded_back_swiglu,
     .back_loss = guarded_back_loss,
 };
 
-void guarded_make(guarded *g) { *g = (guarded){ .backend = { &operations, g } }; }
+void guarded_make(guarded *g) { *g = (guarded) { .backend = { &operations, g } }; }
 
 void guarded_done(guarded *g)
 {

@@ -8,12 +8,18 @@
 
 #include "model/net/backend.h"
 
-typedef struct guarded_array { float *memory; size_t n; } guarded_array;              /* memory NULL: released */
-typedef struct guarded_weights { const void *data; bb_matrix copy; } guarded_weights; /* data: where the host has them */
+typedef struct guarded_array {
+    float *memory;
+    size_t n;
+} guarded_array; /* memory NULL: released */
+typedef struct guarded_weights {
+    const void *data;
+    bb_matrix   copy;
+} guarded_weights; /* data: where the host has them */
 
 typedef struct guarded {
     bb_backend        backend;
-    guarded_array    *arrays;    /* number k of a buffer is arrays[k - 1]; never given twice */
+    guarded_array    *arrays; /* number k of a buffer is arrays[k - 1]; never given twice */
     size_t            n_arrays;
     guarded_weights **weights;
     size_t            n_weights, n_peeked;

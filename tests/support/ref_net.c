@@ -22,8 +22,7 @@ static double *weights(const bb_matrix *w)
     size_t           n = (size_t)w->rows * w->cols;
     float           *x = must(n, sizeof *x);
     double          *d = must(n, sizeof *d);
-    for (size_t r = 0; r < w->rows; r++)
-        f->decode((const char *)w->data + r * bb_format_row_bytes(f, w->cols), x + r * w->cols, w->cols);
+    for (size_t r = 0; r < w->rows; r++) f->decode((const char *)w->data + r * bb_format_row_bytes(f, w->cols), x + r * w->cols, w->cols);
     for (size_t i = 0; i < n; i++) d[i] = (double)x[i];
     free(x);
     return d;
@@ -103,7 +102,13 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
         }
     double *y = linear(&b->w[BB_PART_O], o, T);
     for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += y[i];
-    free(x); free(q); free(k); free(v); free(o); free(p); free(y);
+    free(x);
+    free(q);
+    free(k);
+    free(v);
+    free(o);
+    free(p);
+    free(y);
 }
 
 static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
@@ -112,7 +117,10 @@ static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
     for (size_t i = 0; i < (size_t)T * b->n_ff; i++) g[i] = g[i] / (1 + exp(-g[i])) * u[i];
     double *y = linear(&b->w[BB_PART_DOWN], g, T);
     for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += y[i];
-    free(x); free(g); free(u); free(y);
+    free(x);
+    free(g);
+    free(u);
+    free(y);
 }
 
 void ref_embed(const bb_net *net, const int32_t *tokens, uint32_t T, double *h)
@@ -132,7 +140,8 @@ void ref_logits(const bb_net *net, const double *h, double *z)
 {
     double *x = norm_rows(h, net->out_norm, net, 1), *y = linear(bb_net_head(net), x, 1);
     memcpy(z, y, net->n_vocab * sizeof *z);
-    free(x); free(y);
+    free(x);
+    free(y);
 }
 
 void ref_run(const bb_net *net, const int32_t *tokens, uint32_t T, double *z)
@@ -212,8 +221,17 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
     uint32_t C = s->n_embd, D = s->head_dim;
     bb_net  *n = &m->net;
     m->n_owned = 0;
-    *n = (bb_net){ .arch = bb_arch_named(s->arch), .n_vocab = s->n_vocab, .n_embd = C, .n_layer = s->n_layer, .head_dim = D, .n_rot = s->n_rot, .n_ctx_train = 128,
-                   .norm_eps = 1e-5f, .rope_base = 10000, .rope_freq_scale = s->freq_scale, .rope_neox = s->neox };
+    *n = (bb_net) { .arch = bb_arch_named(s->arch),
+                    .n_vocab = s->n_vocab,
+                    .n_embd = C,
+                    .n_layer = s->n_layer,
+                    .head_dim = D,
+                    .n_rot = s->n_rot,
+                    .n_ctx_train = 128,
+                    .norm_eps = 1e-5f,
+                    .rope_base = 10000,
+                    .rope_freq_scale = s->freq_scale,
+                    .rope_neox = s->neox };
     n->embd = matrix(m, BB_F32, s->n_vocab, C, false, &seed);
     if (s->untied) n->head = matrix(m, s->type, s->n_vocab, C, false, &seed);
     n->out_norm = ref_random(m, C, 1, 0.3, &seed);
@@ -222,7 +240,7 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
     for (uint32_t i = 0; i < s->n_layer; i++) {
         bb_block *b = &n->blocks[i];
         uint32_t  H = s->shapes[i].n_head, G = s->shapes[i].n_kv, F = s->shapes[i].n_ff;
-        *b = (bb_block){ .n_head = H, .n_kv = G, .n_ff = F, .no_rope = is(s, "smollm3") && i % 4 == 3 };
+        *b = (bb_block) { .n_head = H, .n_kv = G, .n_ff = F, .no_rope = is(s, "smollm3") && i % 4 == 3 };
         if (H) {
             b->norm[BB_NORM_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
             b->w[BB_PART_Q] = matrix(m, s->type, H * D, C, s->bias, &seed);

@@ -20,7 +20,9 @@ double ref_kl(const double *z_ref, const double *z, size_t n);
 
 /* ---- random tiny networks ---- */
 
-typedef struct ref_shape { uint32_t n_head, n_kv, n_ff; } ref_shape;
+typedef struct ref_shape {
+    uint32_t n_head, n_kv, n_ff;
+} ref_shape;
 
 typedef struct ref_spec {
     const char      *name;
@@ -28,23 +30,23 @@ typedef struct ref_spec {
     uint32_t         n_vocab, n_embd, n_layer, head_dim, n_rot;
     bool             neox, bias, head_norms, factors, untied;
     float            freq_scale;
-    bb_type          type;      /* of all matrices but the embedding */
-    const ref_shape *shapes;    /* [n_layer] */
+    bb_type          type;   /* of all matrices but the embedding */
+    const ref_shape *shapes; /* [n_layer] */
 } ref_spec;
 
 typedef struct ref_model {
-    bb_net   net;
-    void    *owned[256];
-    size_t   n_owned;
+    bb_net net;
+    void  *owned[256];
+    size_t n_owned;
 } ref_model;
 
-void  ref_model_make(const ref_spec *spec, uint64_t seed, ref_model *m);
-void  ref_model_free(ref_model *m);
+void ref_model_make(const ref_spec *spec, uint64_t seed, ref_model *m);
+void ref_model_free(ref_model *m);
 /* n floats, uniform with the given standard deviation, owned by m. */
 float *ref_random(ref_model *m, size_t n, double mean, double deviation, uint64_t *seed);
 double ref_noise(uint64_t *seed); /* uniform in [-1, 1) */
 
-extern const ref_spec ref_specs[];  /* every architecture and pruned shape that is supported */
+extern const ref_spec ref_specs[]; /* every architecture and pruned shape that is supported */
 extern const size_t   ref_n_specs;
 
 #endif

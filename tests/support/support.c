@@ -18,7 +18,9 @@ __attribute__((constructor)) static void init(void) { bb_blas_init(); }
 
 static int drop(const char *path, const struct stat *st, int kind, struct FTW *where)
 {
-    (void)st; (void)kind; (void)where;
+    (void)st;
+    (void)kind;
+    (void)where;
     return remove(path);
 }
 
@@ -27,7 +29,7 @@ static void clean(void) { nftw(folder, drop, 16, FTW_DEPTH | FTW_PHYS); }
 const char *bb_test_path(const char *name)
 {
     static char paths[16][512];
-    static int at;
+    static int  at;
     if (!folder[0]) {
         const char *base = getenv("TMPDIR");
         snprintf(folder, sizeof folder, "%.200s/bb-test-XXXXXX", base && *base ? base : "/tmp");

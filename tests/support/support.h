@@ -10,9 +10,13 @@
 /* A path in this process's own temporary folder, which is removed at exit. One of 16 rotating static buffers. */
 const char *bb_test_path(const char *name);
 void        bb_test_write(const char *path, const void *data, size_t size); /* plain stdio, for inputs */
-int         bb_test_run(Suite *s); /* runs and frees; the value for main() to return */
+int         bb_test_run(Suite *s);                                          /* runs and frees; the value for main() to return */
 
 /* Leaves a test that cannot run here, aloud: tests/run.sh counts it as skipped and names the reason. */
-#define BB_SKIP(reason) do { printf("SKIP %s: %s\n", __func__, reason); return; } while (0)
+#define BB_SKIP(reason) \
+    do { \
+        printf("SKIP %s: %s\n", __func__, reason); \
+        return; \
+    } while (0)
 
 #endif

@@ -15,19 +15,20 @@
 #define SYN_MAX_OPTIONS 20
 
 typedef struct syn_problem {
-    bb_problem   p;
-    bb_unit      units[SYN_MAX_UNITS];
-    bb_plan_unit described[SYN_MAX_UNITS];
+    bb_problem    p;
+    bb_unit       units[SYN_MAX_UNITS];
+    bb_plan_unit  described[SYN_MAX_UNITS];
     bb_plan_space plans;
-    uint32_t     order[SYN_MAX_UNITS];
-    char         names[SYN_MAX_UNITS][24];
-    int64_t     *bytes[SYN_MAX_UNITS];
-    double      *cost[SYN_MAX_UNITS];
+    uint32_t      order[SYN_MAX_UNITS];
+    char          names[SYN_MAX_UNITS][24];
+    int64_t      *bytes[SYN_MAX_UNITS];
+    double       *cost[SYN_MAX_UNITS];
 } syn_problem;
 
-static const bb_plan_option syn_options[SYN_MAX_OPTIONS] = {{"o00", 0},  {"o01", 1},  {"o02", 2},  {"o03", 3},  {"o04", 4},  {"o05", 5},  {"o06", 6},
-                                                            {"o07", 7},  {"o08", 8},  {"o09", 9},  {"o10", 10}, {"o11", 11}, {"o12", 12}, {"o13", 13},
-                                                            {"o14", 14}, {"o15", 15}, {"o16", 16}, {"o17", 17}, {"o18", 18}, {"o19", 19}};
+static const bb_plan_option syn_options[SYN_MAX_OPTIONS] = { { "o00", 0 },  { "o01", 1 },  { "o02", 2 },  { "o03", 3 },  { "o04", 4 },
+                                                             { "o05", 5 },  { "o06", 6 },  { "o07", 7 },  { "o08", 8 },  { "o09", 9 },
+                                                             { "o10", 10 }, { "o11", 11 }, { "o12", 12 }, { "o13", 13 }, { "o14", 14 },
+                                                             { "o15", 15 }, { "o16", 16 }, { "o17", 17 }, { "o18", 18 }, { "o19", 19 } };
 
 static inline uint32_t syn_add(syn_problem *s, uint32_t n_options, int32_t controller)
 {
@@ -36,8 +37,8 @@ static inline uint32_t syn_add(syn_problem *s, uint32_t n_options, int32_t contr
     snprintf(s->names[u], sizeof s->names[u], "u%03u", u);
     s->bytes[u] = calloc(rows * n_options, sizeof(int64_t));
     s->cost[u] = calloc(rows * n_options, sizeof(double));
-    s->units[u] = (bb_unit){n_options, controller, s->bytes[u], s->cost[u]};
-    s->described[u] = (bb_plan_unit){s->names[u], u, 0, controller, n_options, syn_options};
+    s->units[u] = (bb_unit) { n_options, controller, s->bytes[u], s->cost[u] };
+    s->described[u] = (bb_plan_unit) { s->names[u], u, 0, controller, n_options, syn_options };
     s->order[u] = u; /* names ascend */
     s->plans.n_units = s->p.n_units;
     return u;
@@ -57,7 +58,7 @@ static inline syn_problem *syn_new(void)
     syn_problem *s = calloc(1, sizeof *s);
     s->p.units = s->units;
     s->p.plans = &s->plans;
-    s->plans = (bb_plan_space){0, s->described, s->order};
+    s->plans = (bb_plan_space) { 0, s->described, s->order };
     return s;
 }
 
@@ -124,11 +125,11 @@ enum { SYN_DIM = 12, SYN_WINDOWS = 128 };
 
 typedef struct syn_world {
     const bb_problem *p;
-    double       d[SYN_MAX_UNITS][SYN_DIM], m[SYN_MAX_UNITS], window[SYN_WINDOWS][SYN_MAX_UNITS];
-    uint32_t     n_windows[3];
-    bb_evaluator e;
-    uint64_t     n_calls, n_evaluations, stop_after; /* stop_after > 0: BB_INTERRUPTED when so many calls were made */
-    double       tokens;
+    double            d[SYN_MAX_UNITS][SYN_DIM], m[SYN_MAX_UNITS], window[SYN_WINDOWS][SYN_MAX_UNITS];
+    uint32_t          n_windows[3];
+    bb_evaluator      e;
+    uint64_t          n_calls, n_evaluations, stop_after; /* stop_after > 0: BB_INTERRUPTED when so many calls were made */
+    double            tokens;
 } syn_world;
 
 static inline double syn_unit_cost(const bb_problem *p, const uint16_t *x, uint32_t u)
@@ -139,7 +140,7 @@ static inline double syn_unit_cost(const bb_problem *p, const uint16_t *x, uint3
 
 static inline double syn_window_kl(const syn_world *w, const uint16_t *x, uint32_t window)
 {
-    double sum[SYN_DIM] = {0}, norm = 0;
+    double sum[SYN_DIM] = { 0 }, norm = 0;
     for (uint32_t u = 0; u < w->p->n_units; u++) {
         const double a = sqrt(2 * syn_unit_cost(w->p, x, u) * w->m[u] * w->window[window][u]);
         for (int k = 0; k < SYN_DIM; k++) sum[k] += a * w->d[u][k];
@@ -148,8 +149,7 @@ static inline double syn_window_kl(const syn_world *w, const uint16_t *x, uint32
     return 0.5 * norm / (1 + 0.5 * norm / 8);
 }
 
-static inline bb_status syn_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl,
-                                     bb_err *err)
+static inline bb_status syn_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
 {
     syn_world *w = self;
     if (w->stop_after && w->n_calls >= w->stop_after) return BB_FAIL(err, BB_INTERRUPTED, "stopped by the test");
@@ -163,7 +163,7 @@ static inline bb_status syn_evaluate(void *self, const uint16_t *const *x, size_
             if (window_kl && window_kl[i]) window_kl[i][k] = kl;
         }
         const double windows = w->n_windows[level], mean = sum / windows;
-        out[i] = (bb_score){.kl = mean, .ppl = (double)NAN, .ppl_se = (double)NAN, .top1 = (double)NAN, .tokens = 256.0 * windows};
+        out[i] = (bb_score) { .kl = mean, .ppl = (double)NAN, .ppl_se = (double)NAN, .top1 = (double)NAN, .tokens = 256.0 * windows };
         out[i].kl_se = sqrt(fmax(0, squares / windows - mean * mean) / windows);
         w->n_evaluations++;
         w->tokens += out[i].tokens;
@@ -190,7 +190,7 @@ static inline syn_world *syn_world_new(const bb_problem *p, uint64_t seed, doubl
     w->n_windows[0] = 8;
     w->n_windows[1] = 32;
     w->n_windows[2] = SYN_WINDOWS;
-    w->e = (bb_evaluator){.self = w, .n_levels = 3, .n_windows = w->n_windows, .evaluate = syn_evaluate, .key = "synthetic world"};
+    w->e = (bb_evaluator) { .self = w, .n_levels = 3, .n_windows = w->n_windows, .evaluate = syn_evaluate, .key = "synthetic world" };
     return w;
 }
 
@@ -198,10 +198,10 @@ static inline syn_world *syn_world_new(const bb_problem *p, uint64_t seed, doubl
 
 /* Runs a method on p with the scores of e from nothing, or from a store, by the options `how` (everything but task, ledger and archive). The archive is
  * initialised here and left to the caller whatever is returned. *ledger (may be NULL): stays open. */
-static inline bb_status syn_search(const bb_search_method *m, const bb_problem *p, const bb_evaluator *e, bb_store *store, const bb_ledger_options *lo, bb_search *how,
-                                   bb_archive *archive, bb_ledger **ledger, bb_err *err)
+static inline bb_status syn_search(const bb_search_method *m, const bb_problem *p, const bb_evaluator *e, bb_store *store, const bb_ledger_options *lo,
+                                   bb_search *how, bb_archive *archive, bb_ledger **ledger, bb_err *err)
 {
-    bb_space      space = {0};
+    bb_space      space = { 0 };
     bb_separable *sep = NULL;
     bb_ledger    *l = NULL;
     bb_status     status;

@@ -31,8 +31,19 @@ typedef struct maker {
 
 tiny_spec tiny_default(const char *arch)
 {
-    tiny_spec s = { .arch = arch, .n_layer = 2, .n_embd = 32, .head_dim = 8, .n_vocab = 320, .n_ctx = 128, .embd_type = BB_F32,
-                    .head_type = BB_F32, .norm_type = BB_F32, .tied = true, .rope_base = 10000.0f, .norm_eps = 1e-5f, .seed = 1 };
+    tiny_spec s = { .arch = arch,
+                    .n_layer = 2,
+                    .n_embd = 32,
+                    .head_dim = 8,
+                    .n_vocab = 320,
+                    .n_ctx = 128,
+                    .embd_type = BB_F32,
+                    .head_type = BB_F32,
+                    .norm_type = BB_F32,
+                    .tied = true,
+                    .rope_base = 10000.0f,
+                    .norm_eps = 1e-5f,
+                    .seed = 1 };
     for (int i = 0; i < TINY_MAX_LAYERS; i++) {
         s.n_head[i] = 4;
         s.n_kv[i] = 2;
@@ -158,7 +169,7 @@ static void key_layers(maker *m, const char *suffix, const uint32_t *v)
     for (uint32_t i = 1; i < m->spec->n_layer; i++) equal &= v[i] == v[0];
     snprintf(key, sizeof key, "%s.%s", m->spec->arch, suffix);
     if (equal) must(bb_gguf_put_u32(m->out, key, v[0], NULL) == BB_OK);
-    else       must(bb_gguf_put_u32_array(m->out, key, v, m->spec->n_layer, NULL) == BB_OK);
+    else must(bb_gguf_put_u32_array(m->out, key, v, m->spec->n_layer, NULL) == BB_OK);
 }
 
 static void put_hyperparameters(maker *m)
@@ -202,15 +213,15 @@ static void token_text(uint32_t id, char out[16])
 
 static void put_vocabulary(maker *m)
 {
-    uint32_t  n = m->spec->n_vocab;
-    char    (*text)[16] = bb_alloc(n, sizeof *text, NULL);
+    uint32_t n = m->spec->n_vocab;
+    char(*text)[16] = bb_alloc(n, sizeof *text, NULL);
     bb_bytes *tokens = BB_NEW(n, bb_bytes, NULL);
     float    *scores = BB_NEW(n, float, NULL);
     int32_t  *types = BB_NEW(n, int32_t, NULL);
     must(text && tokens && scores && types && n >= TINY_MIN_VOCAB && n <= 286 + 26 + 676 * 9);
     for (uint32_t i = 0; i < n; i++) {
         token_text(i, text[i]);
-        tokens[i] = (bb_bytes){ text[i], strlen(text[i]) };
+        tokens[i] = (bb_bytes) { text[i], strlen(text[i]) };
         scores[i] = i < 286 ? 0.0f : -(float)(i - 285);
         types[i] = i == 0 ? 2 : i < 3 ? 3 : i < 259 ? 6 : 1;
     }
