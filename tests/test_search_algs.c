@@ -554,7 +554,7 @@ static size_t two_uniform_plans(void *self, int64_t budget, size_t max, uint16_t
 START_TEST(every_method_answers_every_budget)
 {
     enum { B = 3 };
-    const int64_t budgets[B] = { 700000, 1200000, 1000000 };
+    int64_t       budgets[B], least, most;
     syn_problem  *s = syn_transformer(71, 2, 6, 3);
     syn_world    *w = syn_world_new(&s->p, 4, 1, 0.4);
     bb_space      space;
@@ -563,6 +563,8 @@ START_TEST(every_method_answers_every_budget)
     double        separable[B];
     ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
     ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    bb_separable_reach(sep, &least, &most);
+    for (int b = 0; b < B; b++) budgets[b] = least + (most - least) * (b == 0 ? 3 : b == 1 ? 8 : 6) / 10;
     const size_t  M = space.offset[s->p.n_units];
     float        *gram = calloc(M * M, sizeof *gram);
     const double *linear[SYN_MAX_UNITS];
@@ -616,11 +618,16 @@ START_TEST(every_method_answers_every_budget)
             if (m == &bb_method_quantization) ck_assert_str_eq(best->source, "quantization only, separable");
             else if (m != &bb_method_uniform && (m->plan || m->algorithm)) ck_assert_str_eq(best->source, m->name);
         }
+        uint32_t moved[2] = { 0, 0 }; /* controllers, and what they control, that are not as in the source */
         for (size_t k = 0; k < archive.n; k++)
             for (uint32_t u = 0; u < s->p.n_units; u++) {
+                moved[s->units[u].controller >= 0] += archive.entries[k].x[u] != source[u] &&
+                                                      (s->units[u].controller >= 0 || bb_space_is_controller(&space, u));
                 if (m == &bb_method_quantization && bb_space_is_controller(&space, u)) ck_assert_uint_eq(archive.entries[k].x[u], source[u]);
                 if (m == &bb_method_pruning && s->units[u].controller >= 0) ck_assert_uint_eq(archive.entries[k].x[u], source[u]);
             }
+        if (m == &bb_method_quantization) ck_assert_uint_gt(moved[1], 0);
+        if (m == &bb_method_pruning && archive.n) ck_assert_uint_gt(moved[0], 0);
         for (int b = 0; b < B && m->plan; b++) { /* the plan at once is the plan of the run */
             bb_simple_plan plan = { .x = x };
             o.problem = &s->p;
