@@ -208,7 +208,7 @@ reproduce-finalise: all
 TIMES    ?= 5
 TUNED    ?= 2489408
 TRIED    ?= 8 16 32 64
-OFFSPRING ?= 16
+OFFSPRING ?= 32
 reproduce-search: all
 	set -o pipefail; for n in $(TRIED); do $(BB) rivals $(RUNS)/wiki8m --methods ours,evopress --times $(TIMES) --offspring $$n --sizes $(TUNED) --out $(RUNS)/evopress-$$n.csv >&2; \
 	  awk -F, -v n=$$n 'NR == 1 { print "offspring," $$0 } $$2 == "evopress" { print n "," $$0 }' $(RUNS)/evopress-$$n.csv; done | awk 'NR == 1 || !/^offspring/' > $(RUNS)/evopress.csv
