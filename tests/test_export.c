@@ -138,7 +138,7 @@ static void same_matrix(const bb_matrix *back, const bb_matrix *sent, uint32_t h
 static void is_zero(const bb_matrix *w)
 {
     const unsigned char *p = w->data;
-    ck_assert(w->rows && !w->bias && w->type == (w->cols % 64 == 0 ? BB_Q4_0 : BB_F16));
+    ck_assert(w->rows && !w->bias && w->type == (w->cols % 64 == 0 ? BB_Q4_0 : w->cols % 32 == 0 ? BB_IQ4_NL : BB_F16));
     for (size_t i = 0; i < matrix_bytes(w); i++) ck_assert_uint_eq(p[i], 0);
 }
 

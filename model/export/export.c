@@ -366,8 +366,8 @@ static bb_status put_fused(exporter *e, uint32_t i, bb_feed feed, const bb_matri
 /* A matrix whose bytes are zero and whose weights are therefore zero. */
 static bb_status zero_matrix(exporter *e, uint32_t rows, uint32_t cols, bb_matrix *w, bb_err *err)
 {
-    /* Of at least two blocks a row: llama.cpp's repacked product of Q4_0 reads memory that nobody wrote when a row is one block. */
-    *w = (bb_matrix) { .type = cols % 64 == 0 ? BB_Q4_0 : BB_F16, .rows = rows, .cols = cols };
+    /* llama.cpp's repacked product of Q4_0 reads memory that nobody wrote when a row is one block; IQ4_NL has as many bytes. */
+    *w = (bb_matrix) { .type = cols % 64 == 0 ? BB_Q4_0 : cols % 32 == 0 ? BB_IQ4_NL : BB_F16, .rows = rows, .cols = cols };
     if (e->with_data) w->data = own(e, rows * row_bytes(w), err);
     return e->with_data && !w->data ? BB_NOMEM : BB_OK;
 }
