@@ -35,22 +35,33 @@ done:
     return status;
 }
 
+/* What a table of options begins with: which option, and its bytes, none where this model's runtime cannot load it alone. */
+static void put_option(bb_csv_writer *w, const bb_problem *p, uint32_t i, uint32_t o)
+{
+    bb_csv_put_text(w, p->plans->units[i].name);
+    bb_csv_put_text(w, p->plans->units[i].options[o].name);
+    if (bb_is_forbidden(p->units[i].bytes[o])) bb_csv_put_text(w, "");
+    else bb_csv_put_int(w, p->units[i].bytes[o]);
+}
+
+static void put_kl(bb_csv_writer *w, const bb_change *c)
+{
+    bb_csv_put_double(w, c->kl);
+    bb_csv_put_double(w, c->kl_se);
+    bb_csv_end_row(w);
+}
+
 static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
     bb_csv_writer    *w = NULL;
-    bb_status         status = BB_NOMEM;
+    bb_status         status;
     size_t            k = 0;
     BB_TRY(bb_run_table(r, "sensitivity.csv", "unit,option,bytes,kl_nats,kl_se", &w, err));
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
-            bb_csv_put_text(w, p->plans->units[i].name);
-            bb_csv_put_text(w, p->plans->units[i].options[o].name);
-            if (bb_is_forbidden(p->units[i].bytes[o])) bb_csv_put_text(w, ""); /* this model's runtime cannot load it */
-            else bb_csv_put_int(w, p->units[i].bytes[o]);
-            bb_csv_put_double(w, s->changes[k].kl);
-            bb_csv_put_double(w, s->changes[k].kl_se);
-            bb_csv_end_row(w);
+            put_option(w, p, i, o);
+            put_kl(w, &s->changes[k]);
         }
     status = bb_csv_close(&w, err);
 done:
@@ -63,24 +74,19 @@ static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err 
 {
     const bb_problem *p = bb_model_space_problem(r->space);
     bb_csv_writer    *w = NULL;
-    bb_status         status = BB_NOMEM;
+    bb_status         status;
     size_t            k = 0;
     BB_TRY(bb_run_table(r, "options.csv", "unit,option,bytes,bits_per_weight,error,kl_nats,kl_se", &w, err));
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
-            const char *name = p->plans->units[i].name, *option = p->plans->units[i].options[o].name;
-            bb_matrix   m;
-            double      error;
+            bb_matrix m;
+            double    error;
             BB_TRY(bb_database_option(r->database, &p->plans->units[i], o, &m, &error, err));
             const bb_format *f = bb_model_space_format(r->space, i, o); /* NULL: a structure */
-            bb_csv_put_text(w, name);
-            bb_csv_put_text(w, option);
-            bb_csv_put_int(w, p->units[i].bytes[o]);
+            put_option(w, p, i, o);
             bb_csv_put_double(w, f ? bb_format_bpw(f) : (double)NAN);
             bb_csv_put_double(w, error);
-            bb_csv_put_double(w, s->changes[k].kl);
-            bb_csv_put_double(w, s->changes[k].kl_se);
-            bb_csv_end_row(w);
+            put_kl(w, &s->changes[k]);
         }
     status = bb_csv_close(&w, err);
 done:

@@ -73,65 +73,6 @@ static const foreign rows[] = {
     { "ssm.state_size", ONLY, { 0, 0 } },
 };
 
-/* Number i of a key's value; NaN for a text, which no rule for numbers allows. */
-static double number_at(const bb_key *kv, uint64_t i)
-{
-    bb_kind              kind = kv->kind == BB_KIND_ARRAY ? kv->element : kv->kind;
-    const unsigned char *p = kv->value + i * bb_kind_bytes(kind);
-    switch (kind) {
-    case BB_KIND_U8: return p[0];
-    case BB_KIND_BOOL: return p[0] != 0;
-    case BB_KIND_I8: {
-        int8_t x;
-        memcpy(&x, p, sizeof x);
-        return x;
-    }
-    case BB_KIND_U16: {
-        uint16_t x;
-        memcpy(&x, p, sizeof x);
-        return x;
-    }
-    case BB_KIND_I16: {
-        int16_t x;
-        memcpy(&x, p, sizeof x);
-        return x;
-    }
-    case BB_KIND_U32: {
-        uint32_t x;
-        memcpy(&x, p, sizeof x);
-        return x;
-    }
-    case BB_KIND_I32: {
-        int32_t x;
-        memcpy(&x, p, sizeof x);
-        return x;
-    }
-    case BB_KIND_U64: {
-        uint64_t x;
-        memcpy(&x, p, sizeof x);
-        return (double)x;
-    }
-    case BB_KIND_I64: {
-        int64_t x;
-        memcpy(&x, p, sizeof x);
-        return (double)x;
-    }
-    case BB_KIND_F32: {
-        float x;
-        memcpy(&x, p, sizeof x);
-        return (double)x;
-    }
-    case BB_KIND_F64: {
-        double x;
-        memcpy(&x, p, sizeof x);
-        return x;
-    }
-    case BB_KIND_STRING:
-    case BB_KIND_ARRAY:
-    default: return (double)NAN;
-    }
-}
-
 static bool is(double x, double neutral) { return fabs(x - neutral) <= 1e-6 * fmax(1, fabs(neutral)); } /* false for NaN */
 
 static bool does_nothing(const foreign *f, const bb_net *net, double x)
@@ -173,7 +114,8 @@ bb_status bb_model_refuse_foreign(const bb_source *g, const char *arch, const bb
             return refuse(&rows[r], net, key, value, err);
         }
         for (uint64_t i = 0; i < kv->count; i++) {
-            double x = kv->strings ? (double)NAN : number_at(kv, i);
+            const bb_kind kind = kv->kind == BB_KIND_ARRAY ? kv->element : kv->kind;
+            const double  x = bb_kind_number(kind, kv->value + i * bb_kind_bytes(kind)); /* NaN for a text, which no rule for numbers allows */
             if (rows[r].rule != SILU && does_nothing(&rows[r], net, x)) continue;
             snprintf(value, sizeof value, "%.9g", x);
             return refuse(&rows[r], net, key, value, err);

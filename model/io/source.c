@@ -148,58 +148,70 @@ static bb_status look_up(const bb_source *s, const char *key, const bb_key **kv,
     return BB_OK;
 }
 
-/* One integer of the given kind as u32; false when the kind is no integer or the value does not fit. */
-static bool integer_u32(bb_kind kind, const unsigned char *p, uint32_t *out)
+double bb_kind_number(bb_kind kind, const unsigned char *p)
 {
-    int64_t  v = 0;
-    uint64_t u = 0;
     switch (kind) {
-    case BB_KIND_U8: v = p[0]; break;
+    case BB_KIND_U8: return p[0];
+    case BB_KIND_BOOL: return p[0] != 0;
     case BB_KIND_I8: {
         int8_t x;
-        memcpy(&x, p, 1);
-        v = x;
-        break;
+        memcpy(&x, p, sizeof x);
+        return x;
     }
     case BB_KIND_U16: {
         uint16_t x;
-        memcpy(&x, p, 2);
-        v = x;
-        break;
+        memcpy(&x, p, sizeof x);
+        return x;
     }
     case BB_KIND_I16: {
         int16_t x;
-        memcpy(&x, p, 2);
-        v = x;
-        break;
+        memcpy(&x, p, sizeof x);
+        return x;
     }
     case BB_KIND_U32: {
         uint32_t x;
-        memcpy(&x, p, 4);
-        v = x;
-        break;
+        memcpy(&x, p, sizeof x);
+        return x;
     }
     case BB_KIND_I32: {
         int32_t x;
-        memcpy(&x, p, 4);
-        v = x;
-        break;
+        memcpy(&x, p, sizeof x);
+        return x;
     }
-    case BB_KIND_I64: memcpy(&v, p, 8); break;
-    case BB_KIND_U64:
-        memcpy(&u, p, 8);
-        if (u > UINT32_MAX) return false;
-        v = (int64_t)u;
-        break;
-    case BB_KIND_F32:
-    case BB_KIND_BOOL:
+    case BB_KIND_U64: {
+        uint64_t x;
+        memcpy(&x, p, sizeof x);
+        return (double)x;
+    }
+    case BB_KIND_I64: {
+        int64_t x;
+        memcpy(&x, p, sizeof x);
+        return (double)x;
+    }
+    case BB_KIND_F32: {
+        float x;
+        memcpy(&x, p, sizeof x);
+        return (double)x;
+    }
+    case BB_KIND_F64: {
+        double x;
+        memcpy(&x, p, sizeof x);
+        return x;
+    }
     case BB_KIND_STRING:
     case BB_KIND_ARRAY:
-    case BB_KIND_F64:
-    default: return false;
+    default: return (double)NAN;
     }
-    if (v < 0 || v > UINT32_MAX) return false;
-    *out = (uint32_t)v;
+}
+
+/* One integer of the given kind as u32; false when the kind is no integer or the value does not fit. (The rounding of 64 bits keeps what is too large too
+ * large.) */
+static bool integer_u32(bb_kind kind, const unsigned char *p, uint32_t *out)
+{
+    if (kind == BB_KIND_BOOL || kind == BB_KIND_F32 || kind == BB_KIND_F64) return false;
+    const double x = bb_kind_number(kind, p);
+    if (!(x >= 0 && x <= UINT32_MAX)) return false;
+    *out = (uint32_t)x;
     return true;
 }
 

@@ -104,7 +104,8 @@ bb_status bb_source_u32_array(const bb_source *s, const char *key, uint32_t *out
 
 /* The look-up order of keys and tensors; one that occurs twice is BB_BAD_FILE. */
 bb_status bb_source_index(bb_source *s, bb_err *err);
-unsigned  bb_kind_bytes(bb_kind kind); /* of one scalar; 0 for strings, arrays and unknown kinds */
+unsigned  bb_kind_bytes(bb_kind kind);                          /* of one scalar; 0 for strings, arrays and unknown kinds */
+double    bb_kind_number(bb_kind kind, const unsigned char *p); /* the scalar at p, rounded to float64; NaN for strings, arrays and unknown kinds */
 /* Untrusted bytes made fit for a terminal: cut to fit, everything but printable ASCII replaced by '?'. Returns out. */
 enum { BB_SHOWN = 80 };
 const char *bb_show(bb_bytes b, char out[BB_SHOWN]);
