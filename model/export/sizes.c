@@ -60,7 +60,12 @@ struct bb_export_sizes {
     block_sizes         *blocks;
 };
 
-static uint64_t padded(const bb_export_sizes *t, uint64_t bytes) { return (bytes + t->alignment - 1) & ~(uint64_t)(t->alignment - 1); }
+/* bytes: of a matrix, and so far from the limit (matrix_bytes). */
+static uint64_t padded(const bb_export_sizes *t, uint64_t bytes)
+{
+    (void)bb_gguf_pad(bytes, t->alignment, &bytes);
+    return bytes;
+}
 
 /* ---- what the exporter says ---- */
 

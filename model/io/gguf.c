@@ -39,14 +39,6 @@ bool bb_gguf_block(uint32_t type, uint32_t *block, uint32_t *block_bytes)
     return true;
 }
 
-bool bb_gguf_pad(uint64_t at, uint32_t alignment, uint64_t *padded)
-{
-    uint64_t mask = (uint64_t)alignment - 1;
-    if (at > UINT64_MAX - mask) return false;
-    *padded = (at + mask) & ~mask;
-    return true;
-}
-
 bb_status bb_gguf_tensor_bytes(const bb_tensor *t, uint64_t *bytes, bb_err *err)
 {
     uint32_t block, block_bytes;

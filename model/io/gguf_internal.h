@@ -22,6 +22,13 @@ enum { BB_GGUF_START = 4 + 4 + 8 + 8 }; /* magic, version, number of tensors, nu
 bb_status bb_gguf_out_bytes(const bb_gguf_out *out, uint32_t alignment, bb_gguf_bytes *bytes, bb_err *err);
 bb_status bb_gguf_out_alignment(const bb_gguf_out *out, uint32_t *alignment, bb_err *err);
 
-bool bb_gguf_pad(uint64_t at, uint32_t alignment, uint64_t *padded); /* false on overflow; alignment a power of two */
+/* false on overflow; alignment a power of two. Here, because the sizes of plans are counted with it. */
+static inline bool bb_gguf_pad(uint64_t at, uint32_t alignment, uint64_t *padded)
+{
+    const uint64_t mask = (uint64_t)alignment - 1;
+    if (at > UINT64_MAX - mask) return false;
+    *padded = (at + mask) & ~mask;
+    return true;
+}
 
 #endif
