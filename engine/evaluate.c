@@ -183,19 +183,7 @@ static double bpw_of(const bb_run *r, int64_t bytes) { return 8.0 * (double)byte
 
 static void put_scores(bb_csv_writer *w, const bb_run *r, int64_t bytes, const bb_result *v)
 {
-    bb_csv_put_int(w, bytes);
-    bb_csv_put_double(w, bpw_of(r, bytes));
-    bb_csv_put_double(w, v->kl);
-    bb_csv_put_double(w, v->kl_se);
-    bb_csv_put_double(w, v->ppl);
-    bb_csv_put_double(w, v->ppl_se);
-    bb_csv_put_double(w, v->top1);
-}
-
-static void put_before(bb_csv_writer *w, const bb_evaluated *e)
-{
-    bb_csv_put_double(w, e->kl_before);
-    bb_csv_put_double(w, e->kl_before_se);
+    BB_PUT(w, bytes, bpw_of(r, bytes), v->kl, v->kl_se, v->ppl, v->ppl_se, v->top1);
 }
 
 static bb_status mark_chosen(const bb_front *f, const bb_evaluated *e, const bb_verdict *v, size_t n, bool *chosen, bb_err *err)
@@ -214,12 +202,7 @@ static bb_status mark_chosen(const bb_front *f, const bb_evaluated *e, const bb_
 /* What all rows of front.csv end with. */
 static void put_conditions(bb_csv_writer *w, const bb_run *r, const char *data_hash, const bb_evaluated *e)
 {
-    bb_csv_put_text(w, r->config.protocol);
-    bb_csv_put_int(w, r->config.ctx);
-    bb_csv_put_int(w, (int64_t)e->result.n_tokens);
-    bb_csv_put_text(w, data_hash);
-    put_before(w, e);
-    bb_csv_end_row(w);
+    BB_ROW(w, r->config.protocol, r->config.ctx, (int64_t)e->result.n_tokens, data_hash, e->kl_before, e->kl_before_se);
 }
 
 /* The last row is the model itself on the same windows: its plan_hash is "-", its source "full precision" or "source (Q4_1)". */
@@ -237,14 +220,12 @@ static bb_status write_front_csv(const bb_run *r, const scored *s, bb_err *err)
         if (!s->chosen[i]) continue;
         bb_csv_put_text(w, p->hash);
         put_scores(w, r, p->size_bytes, &s->e[i].result);
-        bb_csv_put_double(w, p->pruned_fraction);
-        bb_csv_put_text(w, p->source);
+        BB_PUT(w, p->pruned_fraction, p->source);
         put_conditions(w, r, s->data_hash, &s->e[i]);
     }
     bb_csv_put_text(w, "-");
     put_scores(w, r, (int64_t)r->model.source.size_bytes, &s->source.result);
-    bb_csv_put_double(w, 0);
-    bb_csv_put_text(w, bb_model_source_label(&r->model, label));
+    BB_PUT(w, 0, bb_model_source_label(&r->model, label));
     put_conditions(w, r, s->data_hash, &s->source);
     status = bb_csv_close(&w, err);
 done:
@@ -261,8 +242,7 @@ static bb_status write_baselines_csv(const bb_run *r, const bb_front *f, const b
         if (!f->plans[i].is_baseline) continue;
         bb_csv_put_text(w, f->plans[i].source);
         put_scores(w, r, f->plans[i].size_bytes, &e[i].result);
-        put_before(w, &e[i]);
-        bb_csv_end_row(w);
+        BB_ROW(w, e[i].kl_before, e[i].kl_before_se);
     }
     status = bb_csv_close(&w, err);
 done:
@@ -285,12 +265,7 @@ static bb_status write_layers_csv(const bb_run *r, const bb_front *f, const bool
         for (uint32_t u = 0; u < p->n_units; u++) {
             const bb_unit *unit = &p->units[u];
             const size_t   cell = bb_problem_row(p, x, u) + x[u];
-            bb_csv_put_text(w, f->plans[i].hash);
-            bb_csv_put_text(w, p->plans->units[u].name);
-            bb_csv_put_text(w, p->plans->units[u].options[x[u]].name);
-            bb_csv_put_int(w, unit->bytes[cell]);
-            bb_csv_put_double(w, unit->cost[cell]);
-            bb_csv_end_row(w);
+            BB_ROW(w, f->plans[i].hash, p->plans->units[u].name, p->plans->units[u].options[x[u]].name, unit->bytes[cell], unit->cost[cell]);
         }
     }
     status = bb_csv_close(&w, err);

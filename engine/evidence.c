@@ -14,20 +14,8 @@
 
 static void put_row(bb_csv_writer *w, const bb_archive_entry *e, const bb_certificate *c)
 {
-    bb_csv_put_int(w, c->budget_bytes);
-    bb_csv_put_text(w, e->hash);
-    bb_csv_put_int(w, e->size_bytes);
-    bb_csv_put_double(w, e->score.kl);
-    bb_csv_put_double(w, c->separable);
-    bb_csv_put_double(w, c->separable_best);
-    bb_csv_put_double(w, c->separable_bound);
-    bb_csv_put_double(w, c->separable_gap);
-    bb_csv_put_int(w, c->proven);
-    bb_csv_put_double(w, c->quadratic);
-    bb_csv_put_double(w, c->quadratic_best);
-    bb_csv_put_double(w, c->quadratic_bound);
-    bb_csv_put_double(w, c->quadratic_gap);
-    bb_csv_end_row(w);
+    BB_PUT(w, c->budget_bytes, e->hash, e->size_bytes, e->score.kl, c->separable, c->separable_best, c->separable_bound, c->separable_gap);
+    BB_ROW(w, c->proven, c->quadratic, c->quadratic_best, c->quadratic_bound, c->quadratic_gap);
 }
 
 bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_archive *archive, bb_err *err)
@@ -90,14 +78,7 @@ bb_status bb_write_crossover(bb_run *r, bb_ledger *ledger, bb_err *err)
     BB_TRY(bb_crossover_find(bb_model_space_problem(r->space), ledger, 1, rows, r->n_budgets, &found, err));
     BB_TRY(bb_run_table(r, "crossover.csv", "budget_bytes,kl_pruned,kl_plain,difference,se,plan_pruned,plan_plain", &w, err));
     for (size_t i = 0; i < r->n_budgets; i++) {
-        bb_csv_put_int(w, rows[i].budget_bytes);
-        bb_csv_put_double(w, rows[i].kl_pruned);
-        bb_csv_put_double(w, rows[i].kl_plain);
-        bb_csv_put_double(w, rows[i].difference);
-        bb_csv_put_double(w, rows[i].se);
-        bb_csv_put_text(w, rows[i].hash_pruned);
-        bb_csv_put_text(w, rows[i].hash_plain);
-        bb_csv_end_row(w);
+        BB_ROW(w, rows[i].budget_bytes, rows[i].kl_pruned, rows[i].kl_plain, rows[i].difference, rows[i].se, rows[i].hash_pruned, rows[i].hash_plain);
     }
     BB_TRY(bb_csv_close(&w, err));
     say_crossover(r, &found);
@@ -117,11 +98,7 @@ bb_status bb_write_speed(bb_run *r, const bb_speed *speed, const bb_front *front
     BB_TRY(bb_run_table(r, "speed.csv", "plan_hash,size_bytes,decode_tps,prefill_tps", &w, err));
     for (size_t i = 0; i < front->n; i++) {
         BB_TRY(bb_plan_space_indices(p->plans, &front->plans[i].plan, x, err));
-        bb_csv_put_text(w, front->plans[i].hash);
-        bb_csv_put_int(w, front->plans[i].size_bytes);
-        bb_csv_put_double(w, bb_speed_decode(speed, x));
-        bb_csv_put_double(w, bb_speed_prefill(speed, x));
-        bb_csv_end_row(w);
+        BB_ROW(w, front->plans[i].hash, front->plans[i].size_bytes, bb_speed_decode(speed, x), bb_speed_prefill(speed, x));
     }
     status = bb_csv_close(&w, err);
 done:

@@ -171,13 +171,7 @@ static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *er
         BB_TRY(load_record(r, front->plans[i].hash, &rec, &found, err));
         for (int k = 0; found && k < BB_N_RUNGS; k++) {
             if (isnan(rec.ladder.kl[k])) continue;
-            bb_csv_put_text(w, front->plans[i].hash);
-            bb_csv_put_int(w, front->plans[i].size_bytes);
-            bb_csv_put_text(w, bb_rung_names[k]);
-            bb_csv_put_double(w, rec.ladder.kl[k]);
-            bb_csv_put_int(w, rec.ladder.kept[k]);
-            bb_csv_put_text(w, front->plans[i].source);
-            bb_csv_end_row(w);
+            BB_ROW(w, front->plans[i].hash, front->plans[i].size_bytes, bb_rung_names[k], rec.ladder.kl[k], rec.ladder.kept[k], front->plans[i].source);
         }
     }
     status = bb_csv_close(&w, err);

@@ -109,18 +109,7 @@ static int by_size(const void *a, const void *b)
 
 static void put_row(bb_csv_writer *w, const bb_front_plan *p, bool is_chosen, uint32_t n_windows)
 {
-    bb_csv_put_text(w, p->hash);
-    bb_csv_put_int(w, p->size_bytes);
-    bb_csv_put_double(w, p->kl);
-    bb_csv_put_double(w, p->kl_se);
-    bb_csv_put_double(w, p->pruned_fraction);
-    bb_csv_put_int(w, p->is_baseline);
-    bb_csv_put_text(w, p->source);
-    bb_csv_put_int(w, is_chosen);
-    bb_csv_put_int(w, n_windows);
-    bb_csv_put_int(w, p->is_searched);
-    bb_csv_put_int(w, p->is_asked);
-    bb_csv_end_row(w);
+    BB_ROW(w, p->hash, p->size_bytes, p->kl, p->kl_se, p->pruned_fraction, p->is_baseline, p->source, is_chosen, n_windows, p->is_searched, p->is_asked);
 }
 
 /* plans/HASH.plan. */

@@ -38,17 +38,9 @@ done:
 /* What a table of options begins with: which option, and its bytes, none where this model's runtime cannot load it alone. */
 static void put_option(bb_csv_writer *w, const bb_problem *p, uint32_t i, uint32_t o)
 {
-    bb_csv_put_text(w, p->plans->units[i].name);
-    bb_csv_put_text(w, p->plans->units[i].options[o].name);
+    BB_PUT(w, p->plans->units[i].name, p->plans->units[i].options[o].name);
     if (bb_is_forbidden(p->units[i].bytes[o])) bb_csv_put_text(w, "");
     else bb_csv_put_int(w, p->units[i].bytes[o]);
-}
-
-static void put_kl(bb_csv_writer *w, const bb_change *c)
-{
-    bb_csv_put_double(w, c->kl);
-    bb_csv_put_double(w, c->kl_se);
-    bb_csv_end_row(w);
 }
 
 static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_err *err)
@@ -61,7 +53,7 @@ static bb_status write_sensitivity(const bb_run *r, const bb_sensitivity *s, bb_
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
             put_option(w, p, i, o);
-            put_kl(w, &s->changes[k]);
+            BB_ROW(w, s->changes[k].kl, s->changes[k].kl_se);
         }
     status = bb_csv_close(&w, err);
 done:
@@ -84,9 +76,7 @@ static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err 
             BB_TRY(bb_database_option(r->database, &p->plans->units[i], o, &m, &error, err));
             const bb_format *f = bb_model_space_format(r->space, i, o); /* NULL: a structure */
             put_option(w, p, i, o);
-            bb_csv_put_double(w, f ? bb_format_bpw(f) : (double)NAN);
-            bb_csv_put_double(w, error);
-            put_kl(w, &s->changes[k]);
+            BB_ROW(w, f ? bb_format_bpw(f) : (double)NAN, error, s->changes[k].kl, s->changes[k].kl_se);
         }
     status = bb_csv_close(&w, err);
 done:

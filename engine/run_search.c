@@ -58,11 +58,7 @@ static void on_step(void *self, const bb_search_step *step)
     /* One line a size; the final scores are those of another level and would break it: they are in plans.csv. */
     if (step->level == BB_LEVEL_CONFIRM) return;
     bb_format_size((uint64_t)t->budgets[step->budget_index], label);
-    bb_csv_put_int(t->csv, step->round);
-    bb_csv_put_text(t->csv, label);
-    bb_csv_put_double(t->csv, step->kl);
-    bb_csv_put_int(t->csv, step->size_bytes);
-    bb_csv_end_row(t->csv);
+    BB_ROW(t->csv, step->round, label, step->kl, step->size_bytes);
     bb_debug("search: %s %u, %s: KL %.5f, %lld bytes, %.2f M tokens (%s)", step->stage, step->round, label, step->kl, (long long)step->size_bytes,
              step->tokens / 1e6, step->source);
 }
