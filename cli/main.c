@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cpus.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "engine/version.h"
@@ -62,6 +63,7 @@ static bb_status apply_globals(const globals *g, bb_err *err)
     if (g->quiet) bb_log_set_level(BB_LOG_QUIET);
     bb_outputs_force(g->force);
     if (g->verbose) bb_log_set_level(BB_LOG_DEBUG);
+    omp_set_num_threads(bb_cpus_threads(omp_get_max_threads()));
     if (g->threads) {
         if (bb_parse_int(g->threads, &threads, NULL) != BB_OK || threads < 1 || threads > 4096)
             return BB_FAIL(err, BB_USAGE, "--threads: '%.40s' should be a whole number from 1 to 4096", g->threads);

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpus.h"
 #include "base/csv.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -46,7 +47,7 @@ struct bitbudget {
     bool                  has_model;
     setting              *settings;
     size_t                n_settings;
-    int64_t               threads; /* 0: as OpenMP has it */
+    int64_t               threads; /* 0: as many as may run at once (base/cpus.h) */
     bool                  force;
     bitbudget_log_fn      log;
     bitbudget_progress_fn progress;
@@ -102,7 +103,7 @@ static bool enter(bitbudget *b, outside *o)
     o->own = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* numbers are written with a point */
     o->before = o->own ? uselocale(o->own) : (locale_t)0;
     o->omp_threads = omp_get_max_threads();
-    if (b->threads) omp_set_num_threads((int)b->threads);
+    omp_set_num_threads(b->threads ? (int)b->threads : bb_cpus_threads(o->omp_threads));
     o->blas_threads = bb_blas_pin();
     o->forced = bb_outputs_forced();
     bb_outputs_force(b->force);

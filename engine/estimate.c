@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpus.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -307,9 +308,8 @@ bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err 
     bb_pace   pace;
     bb_status status;
     BB_TRY(bb_pace_measure(r, &pace, err));
-    const int   threads = omp_get_max_threads(), processors = omp_get_num_procs();
     const bool  gguf = bb_protocol_named(r->config.protocol) == BB_PROTOCOL_GGUF;
-    const model m = { r, &pace, &r->model.net, count(r), (double)r->config.ctx, threads < processors ? threads : processors, gguf ? 0.5 : 1 };
+    const model m = { r, &pace, &r->model.net, count(r), (double)r->config.ctx, fmin(omp_get_max_threads(), bb_cpus_usable()), gguf ? 0.5 : 1 };
     seconds[BB_STAGE_CALIBRATE] = calibrate_s(&m);
     seconds[BB_STAGE_BUILD] = build_s(&m);
     seconds[BB_STAGE_MEASURE] = measure_s(&m);
@@ -384,8 +384,8 @@ bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err)
         fprintf(out, "%s %s %s", i ? "," : "", bb_stages[i].name, more);
     }
     fprintf(out, "\n");
-    if (getloadavg(&load, 1) == 1 && load > 0.5 * omp_get_num_procs())
-        fprintf(out, "                other work shares this one now (load %.1f, %d processors): it will take longer\n", load, omp_get_num_procs());
+    if (getloadavg(&load, 1) == 1 && load > 0.5 * bb_cpus_usable())
+        fprintf(out, "                other work shares this one now (load %.1f, %g processors): it will take longer\n", load, bb_cpus_usable());
 done:
     return status;
 }

@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "base/cpus.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -31,11 +32,7 @@ typedef struct sample {
     bb_pace        *out;
 } sample;
 
-static double threads(void)
-{
-    const int n = omp_get_max_threads(), processors = omp_get_num_procs();
-    return n < processors ? n : processors;
-}
+static double threads(void) { return fmin(omp_get_max_threads(), bb_cpus_usable()); }
 
 /* Runs `what` until LEAST_S of processor time has passed; the seconds of the fastest time, as all threads take them together. */
 static bb_status repeat(sample *s, bb_status (*what)(sample *s, bb_err *err), double *seconds, bb_err *err)
@@ -103,7 +100,7 @@ static bb_status factor(sample *s, bb_err *err)
 static bb_status multiply(sample *s, bb_err *err)
 {
     enum { N = 256 };
-    const int n = (int)threads();
+    const int n = (int)fmax(1, threads());
     double   *memory = BB_NEW0((size_t)n * 3 * N * N, double, err);
     (void)s;
     if (!memory) return BB_NOMEM;

@@ -203,6 +203,52 @@ START_TEST(waiting_threads_sleep_by_default)
 }
 END_TEST
 
+/* The threads that `estimate` counts with. */
+static int threads_of(const char *prefix)
+{
+    const char *at;
+    int         n = 0;
+    snprintf(line, sizeof line, "%s %s/bitbudget estimate " MODEL " " SMALL " >%s 2>&1", prefix, bb_test_build(), bb_test_path("threads.txt"));
+    ck_assert_int_eq(system(line), 0);
+    char *text = file_text(bb_test_path("threads.txt"), "");
+    ck_assert_msg((at = strstr(text, " threads of a quiet machine")) != NULL, "%s", text);
+    while (at > text && strchr("0123456789", at[-1])) at--;
+    ck_assert_int_eq(sscanf(at, "%d", &n), 1);
+    bb_free(text);
+    return n;
+}
+
+/* No more threads than may run at once, by affinity and by the quota of the control group, unless the user says otherwise. */
+START_TEST(threads_are_as_many_as_may_run)
+{
+    static const char groups[] = "0::/job\n", quota[] = "150000 100000\n", less[] = "40000 100000\n";
+    char              root[512], group[600], prefix[1200];
+    const char       *given = getenv("OMP_NUM_THREADS");
+    char             *before = given ? bb_strdup(given, NULL) : NULL;
+    unsetenv("OMP_NUM_THREADS");
+    const int all = threads_of("");
+    ck_assert_int_ge(all, 1);
+    if (system("taskset -p $$ >/dev/null 2>&1") == 0) ck_assert_int_eq(threads_of("taskset -c $(taskset -cp $$ | sed 's/.*: *//; s/[-,].*//')"), 1);
+    snprintf(root, sizeof root, "%s", bb_test_path("groups"));
+    snprintf(group, sizeof group, "%s/sys/fs/cgroup/job", root);
+    ck_assert_int_eq(bb_make_dirs(group, NULL), BB_OK);
+    snprintf(group, sizeof group, "%s/proc/self", root);
+    ck_assert_int_eq(bb_make_dirs(group, NULL), BB_OK);
+    snprintf(group, sizeof group, "%s/proc/self/cgroup", root);
+    bb_test_write(group, groups, sizeof groups - 1);
+    snprintf(group, sizeof group, "%s/sys/fs/cgroup/job/cpu.max", root);
+    bb_test_write(group, less, sizeof less - 1);
+    snprintf(prefix, sizeof prefix, "BB_CGROUP_ROOT=%s", root);
+    ck_assert_int_eq(threads_of(prefix), 1);
+    bb_test_write(group, quota, sizeof quota - 1);
+    ck_assert_int_eq(threads_of(prefix), all < 2 ? all : 2); /* rounded up */
+    snprintf(prefix, sizeof prefix, "OMP_NUM_THREADS=3 BB_CGROUP_ROOT=%s", root);
+    ck_assert_int_eq(threads_of(prefix), 3);
+    if (before) setenv("OMP_NUM_THREADS", before, 1);
+    bb_free(before);
+}
+END_TEST
+
 /* How a command ended is in the logs too. */
 START_TEST(a_failure_is_in_the_logs)
 {
@@ -395,6 +441,7 @@ int main(void)
     tcase_add_test(t, every_stage_says_how_far_it_is);
     tcase_add_test(t, a_terminal_has_one_line_that_is_redrawn);
     tcase_add_test(t, waiting_threads_sleep_by_default);
+    tcase_add_test(t, threads_are_as_many_as_may_run);
     tcase_add_test(t, efforts_are_defaults_and_no_more);
     tcase_add_test(t, an_estimate_counts_what_is_done);
     tcase_add_test(t, a_failure_is_in_the_logs);
