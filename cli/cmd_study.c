@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "cli/cmd.h"
 #include "engine/study.h"
+#include "engine/study_survival.h"
 
 #define FIELD(name) offsetof(bb_study_options, name)
 
@@ -18,6 +19,10 @@ static const bb_option_row options[] = {
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 1e15, "N", "of the plans and the resamples", NULL },
     { "bootstrap", BB_OPT_INT, FIELD(bootstrap), "1000", 10, 100000, "N", "resamples for the intervals of tau", NULL },
     { "no-anchors", BB_OPT_FLAG, FIELD(no_anchors), NULL, 1, 0, NULL, "leave out what is measured around searched plans: most of the tokens", NULL },
+    { "through", BB_OPT_TEXT, FIELD(through), "database", 1, 0, "WHAT", "the truth: plans as the database has them, rebuilt, or after all steps of finalise",
+      "database|rebuild|ladder" },
+    { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "with --through rebuild or ladder: these sizes instead of --bands (2.2MiB,3596960)", NULL },
+    { "few", BB_OPT_LIST, FIELD(few), "8", 1, 0, "LIST", "with --through rebuild or ladder: calibration windows of cheaper rebuilds that are compared", NULL },
 };
 
 /* proxy.csv as a table on stdout. */
@@ -41,6 +46,27 @@ done:
     return status;
 }
 
+/* survival_rank.csv as a table on stdout. */
+static bb_status print_survival(const bb_run *r, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "survival_rank.csv");
+    bb_csv    t = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_csv_read(path, &t, err));
+    printf("%12s %-24s %-8s %7s %15s %10s %8s %10s\n", "bytes", "score", "truth", "tau", "95 %", "regret", "share", "tokens");
+    for (size_t i = 0; i < t.n_rows; i++) {
+        double v[6];
+        for (size_t c = 0; c < 6; c++) BB_TRY(bb_csv_double(&t, i, c + 4, &v[c], err));
+        printf("%12s %-24s %-8s %7.3f %7.3f %7.3f %10.5f %7.1f%% %10.0f\n", bb_csv_text(&t, i, 0), bb_csv_text(&t, i, 1), bb_csv_text(&t, i, 2), v[0], v[1],
+               v[2], v[3], 100 * v[4], v[5]);
+    }
+done:
+    bb_csv_done(&t);
+    bb_free(path);
+    return status;
+}
+
 static bb_status run(int argc, char **argv, bb_err *err)
 {
     bb_study_options o = { 0 };
@@ -54,8 +80,13 @@ static bb_status run(int argc, char **argv, bb_err *err)
         goto done;
     }
     BB_TRY(bb_run_reopen(&r, dir, err));
-    BB_TRY(bb_study(&r, &o, err));
-    BB_TRY(print_table(&r, err));
+    if (strcmp(o.through, "database") == 0) {
+        BB_TRY(bb_study(&r, &o, err));
+        BB_TRY(print_table(&r, err));
+    } else {
+        BB_TRY(bb_study_survival(&r, &o, err));
+        BB_TRY(print_survival(&r, err));
+    }
 done:
     bb_run_close(&r);
     bb_options_done(options, sizeof options / sizeof *options, &o);

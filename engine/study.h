@@ -21,6 +21,9 @@ typedef struct bb_study_options {
     int64_t seed;
     int64_t bootstrap;  /* resamples for the intervals */
     bool    no_anchors; /* leave out what is measured around searched plans: most of the tokens */
+    char   *through;    /* "database": the above; "rebuild", "ladder": engine/study_survival.h instead, with */
+    char   *sizes;      /* sizes in bytes instead of bands; empty: the bands */
+    char   *few;        /* numbers of calibration windows to rebuild on as cheaper scores */
 } bb_study_options;
 
 bb_status bb_study(bb_run *r, const bb_study_options *o, bb_err *err);

@@ -135,6 +135,100 @@ START_TEST(a_band_below_the_smallest_plan_is_skipped)
 }
 END_TEST
 
+/* ---- --through rebuild, ladder ---- */
+
+static int survival(const char *run, const char *options)
+{
+    char arguments[1024];
+    snprintf(arguments, sizeof arguments, "study %s --plans 9 --bands 6.5,8 --bootstrap 50 --few 2 -q %s", run, options);
+    return bb_test_program(arguments, said, sizeof said);
+}
+
+/* Kendall's tau-b and the regret of a score, from the table of plans. */
+static void rank_of(const bb_csv *plans, const char *budget, const char *score, const char *truth, double *tau, double *regret, size_t *n)
+{
+    double a[16], b[16], least = HUGE_VAL, lowest = HUGE_VAL, chosen = 0;
+    long   sum = 0, na = 0, nb = 0;
+    size_t n_a = 0, n_b = 0;
+    for (size_t j = 0; j < plans->n_rows; j++) {
+        const char *name = bb_csv_text(plans, j, (size_t)bb_csv_column(plans, "score"));
+        if (strcmp(bb_csv_text(plans, j, 0), budget) != 0) continue;
+        if (strcmp(name, score) == 0) a[n_a++] = number(plans, j, "kl_nats");
+        if (strcmp(name, truth) == 0) b[n_b++] = number(plans, j, "kl_nats");
+        ck_assert(n_a < 16 && n_b < 16);
+    }
+    ck_assert_uint_eq(n_a, n_b);
+    for (size_t i = 0; i < n_a; i++) {
+        if (a[i] < lowest) {
+            lowest = a[i];
+            chosen = b[i];
+        }
+        least = fmin(least, b[i]);
+        for (size_t k = 0; k < i; k++) {
+            const int x = a[i] > a[k] ? 1 : a[i] < a[k] ? -1 : 0, y = b[i] > b[k] ? 1 : b[i] < b[k] ? -1 : 0;
+            sum += x * y;
+            na += x != 0;
+            nb += y != 0;
+        }
+    }
+    *tau = (double)sum / sqrt((double)na * (double)nb);
+    *regret = chosen - least;
+    *n = n_a;
+}
+
+START_TEST(how_plans_survive_a_rebuild)
+{
+    char   arguments[1024], run[600], path[700], *a, *b;
+    bb_csv plans, rank, steps;
+    size_t n, m, compared = 0;
+    snprintf(run, sizeof run, "%s", bb_test_path("rebuilt"));
+    snprintf(arguments, sizeof arguments, SWEEP " --out %s", run);
+    *strstr(arguments, "--no-finalise") = '\0';
+    snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), "--finalise-steps rebuild -q --threads 1 --out %s", run);
+    int code = bb_test_program(arguments, said, sizeof said);
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    code = survival(run, "--through ladder --threads 1");
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    snprintf(path, sizeof path, "%s/survival.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &plans, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(path, &a, &n, NULL), BB_OK);
+    ck_assert_int_eq(survival(run, "--through ladder --threads 2"), 0);
+    ck_assert_int_eq(bb_file_read(path, &b, &m, NULL), BB_OK);
+    ck_assert(n == m && memcmp(a, b, n) == 0);
+    bb_free(a);
+    bb_free(b);
+
+    /* What the study says of a plan that was finalised is what finalise said of it. */
+    snprintf(path, sizeof path, "%s/finalise.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &steps, NULL), BB_OK);
+    for (size_t i = 0; i < plans.n_rows; i++)
+        for (size_t j = 0; j < steps.n_rows; j++) {
+            const char *score = bb_csv_text(&plans, i, (size_t)bb_csv_column(&plans, "score")), *step = bb_csv_text(&steps, j, 2);
+            if (strcmp(bb_csv_text(&plans, i, 1), bb_csv_text(&steps, j, 0)) != 0 || strcmp(score, step) != 0) continue;
+            ck_assert_str_eq(bb_csv_text(&plans, i, (size_t)bb_csv_column(&plans, "kl_nats")), bb_csv_text(&steps, j, 3));
+            compared++;
+        }
+    ck_assert_uint_ge(compared, 2);
+
+    snprintf(path, sizeof path, "%s/survival_rank.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &rank, NULL), BB_OK);
+    ck_assert_uint_eq(rank.n_rows, 2 * (4 + 5)); /* four scores of a rebuild; these and the rebuild of the ladder; two sizes */
+    for (size_t i = 0; i < rank.n_rows; i++) {
+        double tau, regret;
+        rank_of(&plans, bb_csv_text(&rank, i, 0), bb_csv_text(&rank, i, 1), bb_csv_text(&rank, i, 2), &tau, &regret, &n);
+        ck_assert_uint_eq(n, (size_t)number(&rank, i, "n_plans"));
+        ck_assert(fabs(number(&rank, i, "tau") - tau) < 1e-6);
+        ck_assert(fabs(number(&rank, i, "regret_nats") - regret) < 1e-6);
+    }
+    bb_csv_done(&plans);
+    bb_csv_done(&rank);
+    bb_csv_done(&steps);
+    ck_assert_int_eq(survival(run, "--through rebuild --few x"), 2);
+    ck_assert_int_eq(survival(run, "--through rebuild --sizes 100"), 3);
+    ck_assert_int_eq(survival(run, "--through thick"), 2);
+}
+END_TEST
+
 START_TEST(it_refuses)
 {
     ck_assert_int_eq(bb_test_program("study", said, sizeof said), 2);
@@ -156,6 +250,7 @@ int main(void)
     tcase_add_test(t, its_table_follows_from_its_plans);
     tcase_add_test(t, again_it_says_the_same);
     tcase_add_test(t, a_band_below_the_smallest_plan_is_skipped);
+    tcase_add_test(t, how_plans_survive_a_rebuild);
     tcase_add_test(t, it_refuses);
     suite_add_tcase(s, t);
     return bb_test_run(s);
