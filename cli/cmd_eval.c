@@ -10,7 +10,9 @@
 #include "base/mem.h"
 #include "cli/cmd.h"
 #include "cli/eval_tasks.h"
+#include "engine/environment.h"
 #include "eval/generation.h"
+#include "model/net/host.h"
 
 typedef struct eval_options {
     char   *text, *protocol, *reference, *tasks;
@@ -99,10 +101,10 @@ static bb_status probabilities(job *j, bb_err *err)
         status = BB_NOMEM;
         goto done;
     }
-    BB_TRY(bb_forward_create(&bb_backend_cpu, net, 1, n, &f, err));
-    BB_TRY(bb_forward_embed(f, net, j->w.tokens, 1, n, bb_on_cpu(h), err));
-    for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_forward_block(f, net, &net->blocks[b], 1, n, bb_on_cpu(h), NULL, NULL, err));
-    BB_TRY(bb_forward_logits(f, net, bb_on_cpu(h + (size_t)(n - 1) * net->n_embd), 1, z, err));
+    BB_TRY(bb_forward_create(bb_engine_backend(), net, 1, n, &f, err));
+    BB_TRY(bb_host_embed(f, net, j->w.tokens, 1, n, h, err));
+    for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_host_block(f, net, &net->blocks[b], 1, n, h, NULL, NULL, err));
+    BB_TRY(bb_host_logits(f, net, h + (size_t)(n - 1) * net->n_embd, 1, z, err));
     pick_top(z, net->n_vocab, j->top_id, j->top_p);
 done:
     bb_forward_destroy(f);
@@ -315,7 +317,7 @@ static bb_status generation(job *j, bb_err *err)
     if (j->o.new_tokens) spec.n_new = (uint32_t)j->o.new_tokens;
     if (trained && spec.n_prompt + spec.n_new > trained)
         bb_warn("sequences of %u tokens are longer than the %u that %s was trained with", spec.n_prompt + spec.n_new, trained, j->o.reference);
-    BB_TRY(bb_generation_create(&j->ref.net, &j->tokens, j->bos, &spec, (uint64_t)256 << 20, "continuing the prompts", &g, err));
+    BB_TRY(bb_generation_create(bb_engine_backend(), &j->ref.net, &j->tokens, j->bos, &spec, (uint64_t)256 << 20, "continuing the prompts", &g, err));
     BB_TRY(bb_generation_measure(&j->m.net, g, &j->generation, NULL, err));
 done:
     bb_generation_destroy(g);
@@ -330,7 +332,7 @@ static bb_status measure_text(job *j, bb_err *err)
     BB_TRY(load_text(j, err));
     if (j->o.probabilities >= 0) BB_TRY(probabilities(j, err));
     start = bb_now_s();
-    BB_TRY(bb_evaluate(&bb_backend_cpu, &j->m.net, j->o.reference ? &j->ref.net : NULL, &j->w, "evaluating", &j->result, NULL, NULL, err));
+    BB_TRY(bb_evaluate(bb_engine_backend(), &j->m.net, j->o.reference ? &j->ref.net : NULL, &j->w, "evaluating", &j->result, NULL, NULL, err));
     bb_info("%.0f tokens a second", (double)j->w.n * j->w.ctx / (bb_now_s() - start));
     if (j->o.generation) BB_TRY(generation(j, err));
 done:

@@ -18,6 +18,7 @@
 #include "base/mem.h"
 #include "engine/calibration.h"
 #include "engine/effort.h"
+#include "engine/environment.h"
 #include "cli/cmd.h"
 #include "engine/outputs.h"
 #include "engine/model_space.h"
@@ -396,6 +397,7 @@ static bb_status encode_all(job *j, bb_err *err)
     BB_TRY(load_windows(j, err));
     const bb_database_config config = { .dir = j->work,
                                         .model = j->base,
+                                        .backend = bb_engine_backend(),
                                         .tokens = j->calib.tokens,
                                         .n_windows = j->calib.n,
                                         .ctx = j->ctx,
@@ -524,7 +526,7 @@ static bb_status evaluate(job *j, bb_err *err)
     bb_status status;
     BB_TRY(bb_model_open(j->o.out, &small, err));
     if (strcmp(j->eval_tokens.sha256, j->tokens.sha256) == 0) bb_warn("evaluation and calibration text are the same: the numbers flatter the file");
-    BB_TRY(bb_evaluate(&bb_backend_cpu, &small.net, &j->m.net, &j->eval, "evaluate", &j->result, NULL, NULL, err));
+    BB_TRY(bb_evaluate(bb_engine_backend(), &small.net, &j->m.net, &j->eval, "evaluate", &j->result, NULL, NULL, err));
 done:
     bb_model_close(&small);
     return status;

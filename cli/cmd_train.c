@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "engine/environment.h"
 #include "engine/outputs.h"
 #include "eval/evaluate.h"
 #include "model/export/export.h"
@@ -184,7 +185,7 @@ static bb_status make_trainer(job *j, bb_err *err)
                                  .n_decay = (uint64_t)(o->decay_steps < 0 ? o->steps / 5 : o->decay_steps) };
     if (strcmp(o->schedule, "cosine") == 0) p.schedule.kind = BB_SCHEDULE_COSINE;
     if (strcmp(o->schedule, "constant") == 0) p.schedule.kind = BB_SCHEDULE_CONSTANT;
-    BB_TRY(bb_training_create(&j->shape, &data, &p, &j->t, err));
+    BB_TRY(bb_training_create(bb_engine_backend(), &j->shape, &data, &p, &j->t, err));
     if (o->init) bb_training_start_from(j->t, &j->m.net);
     else bb_training_start_random(j->t);
     if (bb_file_exists(j->state)) {
@@ -209,7 +210,7 @@ static bb_status report(job *j, const bb_train_step *s, tally *since, bb_err *er
     bb_status status;
     uint64_t  a_step = (uint64_t)j->o.batch * (uint64_t)j->o.ctx, done = s->step + 1;
     double    speed = (double)(since->n * a_step) / (bb_now_s() - since->started_s);
-    BB_TRY(bb_evaluate(&bb_backend_cpu, bb_training_net(j->t), NULL, &j->w, NULL, &r, NULL, NULL, err));
+    BB_TRY(bb_evaluate(bb_engine_backend(), bb_training_net(j->t), NULL, &j->w, NULL, &r, NULL, NULL, err));
     printf("%llu,%llu,%.6g,%.5f,%.5f,%.5f,%.5f,%.0f\n", (unsigned long long)done, (unsigned long long)(done * a_step), s->rate, since->loss / (double)since->n,
            s->norm, r.nll, r.nll_se, speed);
     if (fflush(stdout) != 0) status = BB_FAIL(err, BB_IO, "standard output could not be written");
@@ -269,7 +270,7 @@ static bb_status write_model(job *j, bb_err *err)
     bb_result r;
     bb_status status;
     BB_TRY(bb_net_as_type(bb_training_net(j->t), bb_format_find(j->o.type)->type, &net, &owned, err));
-    BB_TRY(bb_evaluate(&bb_backend_cpu, &net, NULL, &j->w, NULL, &r, NULL, NULL, err));
+    BB_TRY(bb_evaluate(bb_engine_backend(), &net, NULL, &j->w, NULL, &r, NULL, NULL, err));
     if (j->o.init) BB_TRY(bb_export_write(&j->m, &net, NULL, j->path, err));
     else BB_TRY(bb_new_write(&j->m.source, &net, j->o.name, j->path, err));
     bb_info("%s: validation loss %.5f +- %.5f nats a token, perplexity %.3f", j->path, r.nll, r.nll_se, r.ppl);

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "engine/environment.h"
 
 /* ---- files ---- */
 
@@ -96,12 +97,12 @@ static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, c
         status = BB_NOMEM;
         goto done;
     }
-    BB_TRY(bb_task_run(m, &m->net, &t, max_tokens, t.name, &row->net, answers, err));
+    BB_TRY(bb_task_run(bb_engine_backend(), m, &m->net, &t, max_tokens, t.name, &row->net, answers, err));
     if (row->net.n_skipped + row->net.n_cut)
         bb_warn("%s: of %zu items %zu were left out (answers longer than the window of %u tokens) and the contexts of %zu cut to it", t.name, t.n_items,
                 row->net.n_skipped, max_tokens, row->net.n_cut);
     if (ref) {
-        BB_TRY(bb_task_run(ref, &ref->net, &t, max_tokens, t.name, &row->reference, answers_ref, err));
+        BB_TRY(bb_task_run(bb_engine_backend(), ref, &ref->net, &t, max_tokens, t.name, &row->reference, answers_ref, err));
         for (size_t i = 0; i < t.n_items; i++) changed += answers[i] != answers_ref[i];
         row->changed = (double)changed / (double)row->net.n;
     }

@@ -116,7 +116,7 @@ done:
 
 bb_status bb_run_evaluator(bb_run *r, bb_err *err)
 {
-    return r->evaluator ? BB_OK : bb_net_evaluator_create(&bb_backend_cpu, &r->model, r->levels, BB_N_WINDOW_SETS, r->config.max_ram, &r->evaluator, err);
+    return r->evaluator ? BB_OK : bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_WINDOW_SETS, r->config.max_ram, &r->evaluator, err);
 }
 
 bb_status bb_run_calibrate(bb_run *r, bb_err *err)
@@ -128,6 +128,7 @@ bb_status bb_run_calibrate(bb_run *r, bb_err *err)
     if (!(dir = *c->database ? bb_strdup(c->database, err) : bb_run_path(r, err, "database"))) return BB_NOMEM;
     bb_database_config config = { .dir = dir,
                                   .model = &r->model,
+                                  .backend = r->backend,
                                   .tokens = r->calib.tokens,
                                   .n_windows = r->calib.n,
                                   .ctx = r->calib.ctx,

@@ -13,6 +13,8 @@
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
 
+const bb_backend *bb_engine_backend(void) { return &bb_backend_cpu; }
+
 const char *bb_cpu_level(void) { return bb_kernels_get()->level; }
 
 bb_status bb_environment_write(const char *path, const bb_model *m, bb_err *err)

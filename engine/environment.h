@@ -4,6 +4,10 @@
 #define BB_ENGINE_ENVIRONMENT_H
 
 #include "model/model.h"
+#include "model/net/backend.h"
+
+/* Where the networks of a run and of a command compute: the one place outside model/net that names a backend. */
+const bb_backend *bb_engine_backend(void);
 
 const char *bb_cpu_level(void); /* "ref", "avx2" or "avx512": results are bit-identical within a level and a BLAS core (bb_kernels_bits) */
 bb_status   bb_environment_write(const char *path, const bb_model *m, bb_err *err); /* env.json */

@@ -367,7 +367,7 @@ static bb_status score_all(bb_run *r, bool fresh, scored *s, bb_err *err)
     s->owns_w = *r->config.eval;
     status = BB_NOMEM;
     if (!(scratch = BB_NEW(s->w.n, double, err))) goto done;
-    BB_TRY(bb_reference_create(&bb_backend_cpu, &r->model.net, &s->w, r->config.max_ram, "reference", &reference, err));
+    BB_TRY(bb_reference_create(r->backend, &r->model.net, &s->w, r->config.max_ram, "reference", &reference, err));
     bb_progress_start(&progress, "evaluate files", s->front.n + 1);
     for (size_t i = 0; i < s->front.n; i++) {
         BB_TRY(evaluate_plan(r, &s->front.plans[i], fresh, &s->w, reference, scratch, &s->e[i], err));

@@ -163,8 +163,8 @@ static bb_status tune(ladder *l, bb_rung rung, bb_tuned *out, bb_err *err)
     bb_status             status;
     BB_TRY(drawn_set(r, &o, &train, &ids, err));
     BB_TRY(bb_tuned_copy(&l->best->net, out, err));
-    if (rung == BB_RUNG_BLOCKS) BB_TRY(bb_tune_blocks(&r->model.net, out, &o, &train, &held, NULL, err));
-    else BB_TRY(bb_tune(&r->model.net, out, &o, &train, &held, &report, err));
+    if (rung == BB_RUNG_BLOCKS) BB_TRY(bb_tune_blocks(r->backend, &r->model.net, out, &o, &train, &held, NULL, err));
+    else BB_TRY(bb_tune(r->backend, &r->model.net, out, &o, &train, &held, &report, err));
 done:
     bb_free(ids);
     return status;
@@ -320,9 +320,10 @@ static bb_status run_texts(table *t, int64_t windows, bb_err *err)
     spec.seed = (uint64_t)r->config.seed;
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
     for (size_t i = 0; i < t->n_texts; i++) {
-        BB_TRY(bb_reference_create(&bb_backend_cpu, &r->model.net, &t->texts[i], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[i],
-                                   err));
-        BB_TRY(bb_generation_create(&r->model.net, &t->tokens[i], bos, &spec, r->config.max_ram, "continuing the prompts", &t->continuations[i], err));
+        BB_TRY(
+            bb_reference_create(r->backend, &r->model.net, &t->texts[i], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[i], err));
+        BB_TRY(
+            bb_generation_create(r->backend, &r->model.net, &t->tokens[i], bos, &spec, r->config.max_ram, "continuing the prompts", &t->continuations[i], err));
     }
 done:
     return status;
@@ -419,7 +420,7 @@ static bb_status ablate(table *t, const bb_tuned *from, bb_err *err)
         o.last = n - 1 - variants[i].skipped;
         o.first = o.last + 1 - variants[i].blocks;
         o.label = variants[i].name;
-        if (variants[i].blocks) status = bb_tune(&r->model.net, &copy, &o, &train, &held, &report, err);
+        if (variants[i].blocks) status = bb_tune(r->backend, &r->model.net, &copy, &o, &train, &held, &report, err);
         if (status == BB_OK) status = put_rows(t, t->lfq, variants[i].name, false, &copy.net, err);
         bb_tuned_done(&copy);
         BB_TRY(status);

@@ -14,7 +14,7 @@
 #include "kernels/blas.h"
 #include "model/compress/feedback.h"
 #include "model/compress/statistics.h"
-#include "model/net/forward.h"
+#include "model/net/host.h"
 
 enum { MOST_WINDOWS = 8, MOST_TOKENS = 2048, ROWS = 64, HEAD_ROWS = 256, MOST_COLUMNS = 1024, LEAST_TIMES = 3 };
 static const double LEAST_S = 0.03; /* of processor time: shorter pieces are repeated */
@@ -60,7 +60,7 @@ static double weights_of(const bb_block *b)
 static bb_status run_block(sample *s, bb_err *err)
 {
     memcpy(s->work, s->h, (size_t)s->S * s->T * s->net->n_embd * sizeof *s->h);
-    return bb_forward_block(s->forward, s->net, s->block, s->S, s->T, bb_on_cpu(s->work), NULL, NULL, err);
+    return bb_host_block(s->forward, s->net, s->block, s->S, s->T, s->work, NULL, NULL, err);
 }
 
 static bb_status collect(sample *s, bb_err *err)
@@ -86,7 +86,7 @@ static bb_status score(sample *s, bb_err *err)
     unsigned char same[HEAD_ROWS];
     int32_t       targets[HEAD_ROWS] = { 0 };
     const size_t  n = (size_t)s->S * s->T < HEAD_ROWS ? (size_t)s->S * s->T : HEAD_ROWS;
-    return bb_forward_kl(s->forward, s->net, bb_on_cpu(s->h), s->net, bb_on_cpu(s->work), targets, n, kl, nll, same, err);
+    return bb_host_kl(s->forward, s->net, s->h, s->net, s->work, targets, n, kl, nll, same, err);
 }
 
 static bb_status factor(sample *s, bb_err *err)
@@ -194,8 +194,8 @@ static bb_status start(sample *s, bb_err *err)
     if (!tokens || !s->h || !s->work) goto done;
     bb_rng_init(&rng, 1, "pace");
     for (size_t i = 0; i < (size_t)s->S * s->T; i++) tokens[i] = (int32_t)bb_rng_below(&rng, s->net->n_vocab);
-    BB_TRY(bb_forward_create(&bb_backend_cpu, s->net, s->S, s->T, &s->forward, err));
-    BB_TRY(bb_forward_embed(s->forward, s->net, tokens, s->S, s->T, bb_on_cpu(s->h), err));
+    BB_TRY(bb_forward_create(s->r->backend, s->net, s->S, s->T, &s->forward, err));
+    BB_TRY(bb_host_embed(s->forward, s->net, tokens, s->S, s->T, s->h, err));
     BB_TRY(run_block(s, err)); /* caches, pages of the file */
 done:
     bb_free(tokens);

@@ -100,6 +100,7 @@ bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err
     r->config = *config;
     memset(config, 0, sizeof *config);
     r->is_sweep = is_sweep;
+    r->backend = bb_engine_backend();
     BB_TRY(bb_run_config_resolve(&r->config, err));
     BB_TRY(bb_run_open_space(r, err));
 done:

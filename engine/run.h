@@ -77,6 +77,7 @@ typedef struct bb_clock {
 typedef struct bb_run {
     bb_run_config     config;
     bool              is_sweep;
+    const bb_backend *backend; /* where the model and what is made of it run */
     bb_model          model;
     uint64_t          n_weights;
     bb_lock           lock; /* of the directory */

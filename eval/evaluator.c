@@ -152,6 +152,8 @@ done:
     return status;
 }
 
+const bb_backend *bb_net_evaluator_backend(const bb_net_evaluator *e) { return e->backend; }
+
 void bb_net_evaluator_destroy(bb_net_evaluator *e)
 {
     if (!e) return;

@@ -23,10 +23,11 @@ typedef struct bb_evaluation {
 typedef struct bb_net_evaluator bb_net_evaluator;
 
 /* windows[n_levels], backend and model are borrowed for the evaluator's life. cache_bytes bounds the boundary caches together. */
-bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
-                                  bb_net_evaluator **out, bb_err *err);
-void      bb_net_evaluator_destroy(bb_net_evaluator *e);
-uint32_t  bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level);
+bb_status         bb_net_evaluator_create(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
+                                          bb_net_evaluator **out, bb_err *err);
+void              bb_net_evaluator_destroy(bb_net_evaluator *e);
+const bb_backend *bb_net_evaluator_backend(const bb_net_evaluator *e);
+uint32_t          bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level);
 
 /* window_kl (may be NULL): [windows of the level] mean KL of each window, for paired comparisons. BB_INTERRUPTED when asked to stop. */
 bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_t level, bb_evaluation *out, double *window_kl, bb_err *err);

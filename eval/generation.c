@@ -45,8 +45,8 @@ static bb_status windows_of_sequences(const bb_generation_spec *s, uint32_t n, i
     return BB_OK;
 }
 
-static bb_status continue_prompts(bb_generation *g, const bb_net *net, double temperature, uint64_t max_bytes, const char *label, bb_windows *w,
-                                  bb_reference **ref, bb_err *err)
+static bb_status continue_prompts(bb_generation *g, const bb_backend *backend, const bb_net *net, double temperature, uint64_t max_bytes, const char *label,
+                                  bb_windows *w, bb_reference **ref, bb_err *err)
 {
     const bb_generation_spec *s = &g->spec;
     bb_status                 status = BB_OK;
@@ -64,7 +64,7 @@ static bb_status continue_prompts(bb_generation *g, const bb_net *net, double te
     status = windows_of_sequences(s, n, ids, w, err);
     ids = NULL; /* w has it */
     BB_TRY(status);
-    BB_TRY(bb_reference_create(&bb_backend_cpu, net, w, max_bytes, NULL, ref, err));
+    BB_TRY(bb_reference_create(backend, net, w, max_bytes, NULL, ref, err));
 done:
     bb_free(ids);
     return status;
@@ -79,8 +79,8 @@ static bb_status check(const bb_generation_spec *s, bb_err *err)
     return BB_OK;
 }
 
-bb_status bb_generation_create(const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec, uint64_t max_bytes, const char *label,
-                               bb_generation **out, bb_err *err)
+bb_status bb_generation_create(const bb_backend *backend, const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec,
+                               uint64_t max_bytes, const char *label, bb_generation **out, bb_err *err)
 {
     bb_status      status = BB_OK;
     bb_generation *g;
@@ -89,8 +89,8 @@ bb_status bb_generation_create(const bb_net *net, const bb_tokens *text, int32_t
     if (!(g = bb_calloc(1, sizeof *g, err))) return BB_NOMEM;
     g->spec = *spec;
     status = bb_windows_make(text, BB_PROTOCOL_GGUF, spec->n_prompt, bos, spec->n_prompts, true, &g->prompts, err);
-    if (status == BB_OK) status = continue_prompts(g, net, 0, max_bytes / 2, label, &g->greedy, &g->on_greedy, err);
-    if (status == BB_OK) status = continue_prompts(g, net, 1, max_bytes / 2, label, &g->drawn, &g->on_drawn, err);
+    if (status == BB_OK) status = continue_prompts(g, backend, net, 0, max_bytes / 2, label, &g->greedy, &g->on_greedy, err);
+    if (status == BB_OK) status = continue_prompts(g, backend, net, 1, max_bytes / 2, label, &g->drawn, &g->on_drawn, err);
     if (status == BB_OK) *out = g;
     else bb_generation_destroy(g);
 done:

@@ -42,11 +42,11 @@ typedef struct bb_generation_result {
 bb_generation_spec bb_generation_default(const bb_net *net);
 
 /* The continuations of the full-precision net, and its hidden states on them where they fit into max_bytes (else they are computed at
- * each use). bos: as bb_tokens_bos gives it. Borrows net. One user at a time. */
+ * each use). bos: as bb_tokens_bos gives it. Borrows backend and net. One user at a time. */
 typedef struct bb_generation bb_generation;
-bb_status                    bb_generation_create(const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec, uint64_t max_bytes,
-                                                  const char *progress_label, bb_generation **out, bb_err *err);
-void                         bb_generation_destroy(bb_generation *g);
+bb_status bb_generation_create(const bb_backend *backend, const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec,
+                               uint64_t max_bytes, const char *progress_label, bb_generation **out, bb_err *err);
+void      bb_generation_destroy(bb_generation *g);
 
 /* agreement (NULL allowed): [n_prompts] agreement lengths, for paired comparisons. Polls bb_interrupted. */
 bb_status bb_generation_measure(const bb_net *net, bb_generation *g, bb_generation_result *out, uint32_t *agreement, bb_err *err);

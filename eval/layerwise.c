@@ -9,8 +9,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kernels/blas.h"
-#include "model/net/backward.h"
-#include "model/net/forward.h"
+#include "model/net/host.h"
 
 #define NOISE 0.1 /* relative size of the injected noise: its KL is in the range of 4-bit formats */
 
@@ -103,7 +102,7 @@ static bb_status make_labels(const bb_layerwise_input *in, bb_forward *f, const 
         weight[i] = at >= w->first && at < w->first + w->n_scored ? 1.0f : 0.0f;
         label[i] = weight[i] > 0 ? w->targets[i] : 0;
         if (!drawn || !(weight[i] > 0)) continue;
-        status = bb_forward_logits(f, net, bb_on_cpu(h + i * net->n_embd), 1, z, err);
+        status = bb_host_logits(f, net, h + i * net->n_embd, 1, z, err);
         double top = -HUGE_VAL, sum = 0, u;
         for (uint32_t v = 0; v < net->n_vocab; v++) top = fmax(top, (double)z[v]);
         for (uint32_t v = 0; v < net->n_vocab; v++) sum += exp((double)z[v] - top);
@@ -168,23 +167,23 @@ static bb_status backward_costs(const bb_layerwise_input *in, bool fisher, doubl
     int32_t          *label = BB_NEW(rows, int32_t, err);
     bb_status         status = BB_NOMEM;
     if (!h || !dh || !weight || !label) goto done;
-    BB_TRY(bb_forward_create(&bb_backend_cpu, net, w->n, w->ctx, &f, err));
-    BB_TRY(bb_backward_create(&bb_backend_cpu, net, w->n, w->ctx, &b, err));
-    BB_TRY(bb_forward_embed(f, net, w->tokens, w->n, w->ctx, bb_on_cpu(h), err));
+    BB_TRY(bb_forward_create(bb_net_evaluator_backend(in->evaluator), net, w->n, w->ctx, &f, err));
+    BB_TRY(bb_backward_create(bb_net_evaluator_backend(in->evaluator), net, w->n, w->ctx, &b, err));
+    BB_TRY(bb_host_embed(f, net, w->tokens, w->n, w->ctx, h, err));
     for (uint32_t l = 0; l < net->n_layer; l++) {
         memcpy(h + (l + 1) * size, h + l * size, size * sizeof *h);
-        BB_TRY(bb_forward_block(f, net, &net->blocks[l], w->n, w->ctx, bb_on_cpu(h + (l + 1) * size), NULL, NULL, err));
+        BB_TRY(bb_host_block(f, net, &net->blocks[l], w->n, w->ctx, h + (l + 1) * size, NULL, NULL, err));
     }
     BB_TRY(make_labels(in, f, h + net->n_layer * size, fisher, label, weight, err));
     bb_head_loss loss = { .targets = label, .weight = weight };
-    BB_TRY(bb_backward_head(b, net, bb_on_cpu(h + net->n_layer * size), rows, &loss, NULL, bb_on_cpu(dh), NULL, err));
+    BB_TRY(bb_host_backward_head(b, net, h + net->n_layer * size, rows, &loss, NULL, NULL, dh, NULL, err));
     for (uint32_t l = net->n_layer; l-- > 0;) {
         const bb_block *block = &net->blocks[l];
         hook_data       data = { &g, block };
         bb_block_grad   grad = { .hook = fisher ? add_squares : NULL, .hook_self = &data };
         BB_TRY(gradients_init(&g, block, fisher, err));
         for (int p = 0; p < BB_N_PARTS; p++) grad.w[p] = g.sum[p];
-        BB_TRY(bb_backward_block(b, net, block, w->n, w->ctx, bb_on_cpu(h + l * size), bb_on_cpu(dh), &grad, err));
+        BB_TRY(bb_host_backward_block(b, net, block, w->n, w->ctx, h + l * size, dh, &grad, err));
         BB_TRY(block_costs(in, l, &g, fisher, cost, err));
         gradients_done(&g);
     }

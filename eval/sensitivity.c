@@ -174,7 +174,7 @@ bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_
     if (!order || !blocks || !rows || !out->memory) goto done;
     BB_TRY(set_prefix(&j, out->dim, err));
     BB_TRY(measure_anchor(&j, out, &anchor, blocks + model->net.n_layer, rows, n_values, err));
-    BB_TRY(bb_sketch_create(&anchor, rows, n_rows, o->probes, o->seed, &sketch, err));
+    BB_TRY(bb_sketch_create(bb_net_evaluator_backend(e), &anchor, rows, n_rows, o->probes, o->seed, &sketch, err));
     j.sketch = sketch;
     for (size_t i = 0; i < n; i++) {
         changes[i].psi = out->memory + i * out->dim;

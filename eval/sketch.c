@@ -10,18 +10,19 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kernels/blas.h"
-#include "model/net/forward.h"
+#include "model/net/host.h"
 
 enum { ROWS = 256, VOCAB = 1024 }; /* tokens, and rows of the head, at once */
 
 struct bb_sketch {
-    const bb_net *net;
-    const float  *h;
-    size_t        n_rows;
-    uint32_t      k, C;
-    int32_t      *label; /* [n_rows * k] v_tj */
-    float        *probe; /* (n_rows * k, C) */
-    float        *state; /* (n_rows, C): normed states of the base */
+    const bb_backend *backend;
+    const bb_net     *net;
+    const float      *h;
+    size_t            n_rows;
+    uint32_t          k, C;
+    int32_t          *label; /* [n_rows * k] v_tj */
+    float            *probe; /* (n_rows * k, C) */
+    float            *state; /* (n_rows, C): normed states of the base */
 };
 
 static void output_norm(const bb_net *net, const float *h, float *out)
@@ -115,7 +116,8 @@ static void scratch_done(scratch *w)
     bb_free(w->piece);
 }
 
-bb_status bb_sketch_create(const bb_net *net, const float *h, size_t n_rows, uint32_t probes, uint64_t seed, bb_sketch **out, bb_err *err)
+bb_status bb_sketch_create(const bb_backend *backend, const bb_net *net, const float *h, size_t n_rows, uint32_t probes, uint64_t seed, bb_sketch **out,
+                           bb_err *err)
 {
     bb_status   status = BB_NOMEM;
     bb_forward *forward = NULL;
@@ -123,15 +125,15 @@ bb_status bb_sketch_create(const bb_net *net, const float *h, size_t n_rows, uin
     bb_sketch  *s = BB_NEW0(1, bb_sketch, err);
     *out = NULL;
     if (!s) return BB_NOMEM;
-    *s = (bb_sketch) { net, h, n_rows, probes, net->n_embd, NULL, NULL, NULL };
+    *s = (bb_sketch) { backend, net, h, n_rows, probes, net->n_embd, NULL, NULL, NULL };
     s->label = BB_NEW(n_rows * probes, int32_t, err);
     s->probe = BB_NEW(n_rows * probes * s->C, float, err);
     s->state = BB_NEW(n_rows * s->C, float, err);
     if (!s->label || !s->probe || !s->state || scratch_init(s, &w, err) != BB_OK) goto done;
-    BB_TRY(bb_forward_create(&bb_backend_cpu, net, 1, ROWS, &forward, err));
+    BB_TRY(bb_forward_create(backend, net, 1, ROWS, &forward, err));
     for (size_t first = 0; first < n_rows; first += ROWS) {
         size_t n = n_rows - first < ROWS ? n_rows - first : ROWS;
-        BB_TRY(bb_forward_logits(forward, net, bb_on_cpu(h + first * s->C), n, w.p, err));
+        BB_TRY(bb_host_logits(forward, net, h + first * s->C, n, w.p, err));
         softmax_rows(w.p, n, net->n_vocab);
         draw_labels(s, first, n, w.p, net->n_vocab, seed);
         mean_row(bb_net_head(net), w.p, n, w.piece, w.mean);
@@ -188,10 +190,10 @@ static bb_status project_other_head(const bb_sketch *s, const bb_net *net, const
     scratch          w = { NULL, NULL, NULL };
     float           *probe = BB_NEW((size_t)ROWS * s->k * s->C, float, err), *state = BB_NEW((size_t)ROWS * s->C, float, err);
     if (!probe || !state || scratch_init(s, &w, err) != BB_OK) goto done;
-    BB_TRY(bb_forward_create(&bb_backend_cpu, s->net, 1, ROWS, &forward, err));
+    BB_TRY(bb_forward_create(s->backend, s->net, 1, ROWS, &forward, err));
     for (size_t first = 0; first < s->n_rows; first += ROWS) {
         size_t n = s->n_rows - first < ROWS ? s->n_rows - first : ROWS;
-        BB_TRY(bb_forward_logits(forward, s->net, bb_on_cpu(s->h + first * s->C), n, w.p, err)); /* the base's p again: keeping it would take T x V */
+        BB_TRY(bb_host_logits(forward, s->net, s->h + first * s->C, n, w.p, err)); /* the base's p again: keeping it would take T x V */
         softmax_rows(w.p, n, s->net->n_vocab);
         mean_row(head, w.p, n, w.piece, w.mean);
         fill_probes(s, head, first, n, w.mean, probe);

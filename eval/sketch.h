@@ -14,13 +14,15 @@
 #define BB_EVAL_SKETCH_H
 
 #include "base/status.h"
+#include "model/net/backend.h"
 #include "model/net/net.h"
 
 typedef struct bb_sketch bb_sketch;
 
-/* h (n_rows, C): hidden states behind the last block of the base `net`; both borrowed for the sketch's life. The labels of a row depend on
+/* h (n_rows, C): hidden states behind the last block of the base `net`; all borrowed for the sketch's life. The labels of a row depend on
  * seed and its index only. */
-bb_status bb_sketch_create(const bb_net *net, const float *h, size_t n_rows, uint32_t probes, uint64_t seed, bb_sketch **out, bb_err *err);
+bb_status bb_sketch_create(const bb_backend *backend, const bb_net *net, const float *h, size_t n_rows, uint32_t probes, uint64_t seed, bb_sketch **out,
+                           bb_err *err);
 void      bb_sketch_destroy(bb_sketch *s);
 size_t    bb_sketch_dim(const bb_sketch *s); /* n_rows * probes */
 

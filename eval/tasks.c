@@ -13,7 +13,7 @@
 #include "base/mem.h"
 #include "kernels/kernels.h"
 #include "model/io/tokenizer.h"
-#include "model/net/forward.h"
+#include "model/net/host.h"
 
 enum { BATCH_TOKENS = 4096, LOGITS = 1 << 21 /* at once: 8 MiB */ };
 
@@ -30,18 +30,19 @@ typedef struct score {
 } score; /* of the continuation; is each of its tokens the arg max? */
 
 typedef struct runner {
-    const bb_net  *net;
-    const bb_task *t;
-    uint32_t       max_tokens;
-    int32_t        bos;
-    int32_t       *pool;
-    size_t         n_pool, room;
-    sequence      *s;      /* [n_options] */
-    size_t        *order;  /* [n_options] by falling length */
-    score         *scores; /* [n_options] */
-    bb_forward    *f;
-    float         *h, *rows, *logits;
-    size_t         rows_at_once, n_rows;
+    const bb_backend *backend;
+    const bb_net     *net;
+    const bb_task    *t;
+    uint32_t          max_tokens;
+    int32_t           bos;
+    int32_t          *pool;
+    size_t            n_pool, room;
+    sequence         *s;      /* [n_options] */
+    size_t           *order;  /* [n_options] by falling length */
+    score            *scores; /* [n_options] */
+    bb_forward       *f;
+    float            *h, *rows, *logits;
+    size_t            rows_at_once, n_rows;
     struct {
         size_t  i;
         int32_t target;
@@ -179,7 +180,7 @@ static bb_status make_room(runner *r, uint32_t T, bb_err *err)
     r->row = bb_alloc(r->rows_at_once, sizeof *r->row, err);
     r->logits = bb_alloc(r->rows_at_once, r->net->n_vocab * sizeof *r->logits, err);
     if (!r->h || !r->rows || !r->row || !r->logits) return BB_NOMEM;
-    return bb_forward_create(&bb_backend_cpu, r->net, (uint32_t)tokens /* a batch of shortest sequences */, T, &r->f, err);
+    return bb_forward_create(r->backend, r->net, (uint32_t)tokens /* a batch of shortest sequences */, T, &r->f, err);
 }
 
 /* Scores the rows that are waiting. */
@@ -187,7 +188,7 @@ static bb_status flush(runner *r, bb_err *err)
 {
     const bb_kernels *k = bb_kernels_get();
     size_t            V = r->net->n_vocab;
-    bb_status         status = bb_forward_logits(r->f, r->net, bb_on_cpu(r->rows), r->n_rows, r->logits, err);
+    bb_status         status = bb_host_logits(r->f, r->net, r->rows, r->n_rows, r->logits, err);
     for (size_t i = 0; i < r->n_rows && status == BB_OK; i++) {
         bb_logsum    sum = { 0 };
         const float *z = r->logits + i * V;
@@ -228,8 +229,8 @@ static bb_status run_batch(runner *r, size_t first, uint32_t S, int32_t *ids, bb
         memcpy(ids + i * T, r->pool + s->at, s->n * sizeof *ids);
         for (uint32_t t = s->n; t < T; t++) ids[i * T + t] = 0;
     }
-    BB_TRY(bb_forward_embed(r->f, r->net, ids, S, T, bb_on_cpu(r->h), err));
-    for (uint32_t b = 0; b < r->net->n_layer; b++) BB_TRY(bb_forward_block(r->f, r->net, &r->net->blocks[b], S, T, bb_on_cpu(r->h), NULL, NULL, err));
+    BB_TRY(bb_host_embed(r->f, r->net, ids, S, T, r->h, err));
+    for (uint32_t b = 0; b < r->net->n_layer; b++) BB_TRY(bb_host_block(r->f, r->net, &r->net->blocks[b], S, T, r->h, NULL, NULL, err));
     for (size_t i = 0; i < S; i++) BB_TRY(take_rows(r, r->order[first + i], r->h + i * T * r->net->n_embd, err));
 done:
     return status;
@@ -336,10 +337,10 @@ static void results(const runner *r, bb_task_result *out, uint32_t *answers)
     if (r->t->kind == BB_TASK_CHOICE) finish(&norm, out->n, &out->acc_norm, &out->acc_norm_se);
 }
 
-bb_status bb_task_run(const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *label, bb_task_result *out, uint32_t *answers,
-                      bb_err *err)
+bb_status bb_task_run(const bb_backend *backend, const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *label,
+                      bb_task_result *out, uint32_t *answers, bb_err *err)
 {
-    runner      r = { .net = net, .t = t, .max_tokens = max_tokens };
+    runner      r = { .backend = backend, .net = net, .t = t, .max_tokens = max_tokens };
     bb_progress progress;
     size_t      n = 0;
     bb_status   status = BB_OK;

@@ -22,6 +22,7 @@
 
 #include "base/text.h"
 #include "model/model.h"
+#include "model/net/backend.h"
 
 typedef enum bb_task_kind { BB_TASK_CHOICE, BB_TASK_SCHEMA, BB_TASK_CLOZE } bb_task_kind;
 
@@ -62,8 +63,8 @@ typedef struct bb_task_result {
 /* Evaluates net (with the tokenizer of m; m's own or a compressed one with the same vocabulary). max_tokens: the window, >= 2. answers (NULL
  * allowed): [n_items] the option chosen by likelihood, for cloze 0 (wrong) or 1 (right), UINT32_MAX where skipped. The same bits for any
  * number of threads. Polls bb_interrupted. BB_BAD_FILE when every item is skipped. */
-bb_status bb_task_run(const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *progress_label, bb_task_result *out,
-                      uint32_t *answers, bb_err *err);
+bb_status bb_task_run(const bb_backend *backend, const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *progress_label,
+                      bb_task_result *out, uint32_t *answers, bb_err *err);
 
 extern const char *const bb_task_kind_names[3]; /* "choice", "schema", "cloze" */
 

@@ -19,6 +19,7 @@
 #include "model/compress/rebuild.h"
 #include "model/compress/statistics.h"
 #include "model/model_internal.h"
+#include "tests/support/guarded.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -53,9 +54,14 @@ static void setup(const char *arch, const char *dir)
     bb_rng_init(&r, 1, "tokens");
     for (int i = 0; i < CTX * WINDOWS; i++) tokens[i] = (int32_t)bb_rng_below(&r, model.net.n_vocab);
     snprintf(kept, sizeof kept, "%s", bb_test_path(dir));
-    config = (bb_database_config) {
-        .dir = kept, .model = &model, .tokens = tokens, .n_windows = WINDOWS, .ctx = CTX, .quant = { BB_METHOD_FEEDBACK, 0.01, 1 }, .ffn_step = 8
-    };
+    config = (bb_database_config) { .dir = kept,
+                                    .model = &model,
+                                    .backend = &bb_backend_cpu,
+                                    .tokens = tokens,
+                                    .n_windows = WINDOWS,
+                                    .ctx = CTX,
+                                    .quant = { BB_METHOD_FEEDBACK, 0.01, 1 },
+                                    .ffn_step = 8 };
 }
 
 static bb_database *open_database(void)
@@ -87,7 +93,7 @@ START_TEST(moments_are_those_of_the_inputs)
     double        want[C][C];
     bb_statistics s;
     setup("llama", "moments");
-    const bb_statistics_config c = { config.dir, &model, tokens, WINDOWS, CTX, 8 };
+    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 };
     OK(bb_make_dirs(config.dir, &err));
     OK(bb_statistics_open(&c, &s, &err));
     /* block 0 reads normed embeddings */
@@ -176,8 +182,8 @@ START_TEST(any_reader_will_do)
     bb_sha256_hex(&h, hash);
     ck_assert_str_eq(bb_model_sha256(&m), hash);
     OK(bb_make_dirs(config.dir, &err));
-    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &model, tokens, WINDOWS, CTX, 8 }, &s, &err));
-    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &m, tokens, WINDOWS, CTX, 8 }, &t, &err));
+    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 }, &s, &err));
+    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &m, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 }, &t, &err));
     for (uint32_t b = 0; b <= model.net.n_layer; b++) {
         ck_assert_uint_eq(asked.released[b], b < model.net.n_layer); /* each block once, after it was measured */
         ck_assert_mem_eq(s.blocks[b].in[0].h, t.blocks[b].in[0].h, C * C * sizeof(float));
@@ -203,7 +209,7 @@ START_TEST(entries_have_the_errors_they_say)
     setup("llama", "entries");
     bb_database               *db = open_database();
     bb_statistics              s;
-    const bb_statistics_config c = { config.dir, &model, tokens, WINDOWS, CTX, 8 };
+    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 };
     OK(bb_statistics_open(&c, &s, &err)); /* maps what the database wrote */
     for (int p = 0; p < N_PARTS; p++)
         for (int t = 0; t < 3; t++) {
@@ -284,7 +290,7 @@ START_TEST(masks_are_nested_and_select_rows)
     ck_assert(part.rows == C && part.cols == 32);
     /* the error of a pruned matrix is against the whole one: pruning and encoding together */
     bb_statistics              s;
-    const bb_statistics_config c = { config.dir, &model, tokens, WINDOWS, CTX, 8 };
+    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 };
     OK(bb_statistics_open(&c, &s, &err));
     for (int i = 0; i < 2; i++) {
         OK(bb_database_matrix(db, 0, BB_PART_DOWN, 64, i ? BB_Q2_0 : BB_Q8_0, &part, &pruned, &err));
@@ -699,6 +705,52 @@ START_TEST(memory_failures_are_clean)
 }
 END_TEST
 
+/* Second moments and a rebuilt plan, each backend in a folder of its own. */
+START_TEST(another_backend_makes_the_same)
+{
+    static const char *const folders[2] = { "host", "guarded" };
+    guarded                  g;
+    bb_rebuilt               rebuilt[2];
+    bb_database             *db[2];
+    char                     dir[2][256];
+    bb_plan                  plan = { 0 };
+    setup(_i ? "qwen2" : "llama", "unused");
+    guarded_make(&g);
+    for (uint32_t i = 0; i < model.net.n_layer; i++)
+        for (int p = 0; p < N_PARTS; p++) {
+            char unit[64];
+            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_parts[p].name);
+            OK(bb_plan_set(&plan, unit, p == BB_PART_V ? "F32" : "Q2_0", &err));
+        }
+    OK(bb_plan_set(&plan, "blk.0.ffn", "64", &err));
+    OK(bb_plan_set(&plan, "blk.1.kv", "1", &err));
+    OK(bb_plan_set(&plan, "blk.1.attn_output", "Q4_0", &err));
+    for (int i = 0; i < 2; i++) {
+        bb_database_config c = config;
+        snprintf(dir[i], sizeof dir[i], "%s", bb_test_path(folders[i]));
+        c.dir = dir[i];
+        c.backend = i ? &g.backend : &bb_backend_cpu;
+        OK(bb_database_open(&c, &db[i], &err));
+        OK(bb_rebuild(db[i], &model, &plan, tokens, WINDOWS, CTX, &config.quant, &rebuilt[i], &err));
+    }
+    ck_assert(rebuilt[0].n_packed > 0 && rebuilt[0].n_packed == rebuilt[1].n_packed);
+    for (uint32_t i = 0; i < model.net.n_layer; i++)
+        for (int p = 0; p < N_PARTS; p++) {
+            const bb_matrix *a = &rebuilt[0].blocks[i].w[p], *b = &rebuilt[1].blocks[i].w[p];
+            ck_assert(a->type == b->type && a->rows == b->rows);
+            ck_assert_int_eq(memcmp(a->data, b->data, a->rows * bb_format_row_bytes(bb_format_get(a->type), a->cols)), 0);
+        }
+    for (int i = 0; i < 2; i++) {
+        bb_rebuilt_done(&rebuilt[i]);
+        bb_database_close(db[i]);
+    }
+    ck_assert_uint_eq(g.n_weights, 0);
+    guarded_done(&g);
+    bb_plan_done(&plan);
+    bb_model_close(&model);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("database");
@@ -715,6 +767,7 @@ int main(void)
     tcase_add_test(t, moments_of_other_widths_are_refused);
     tcase_add_test(t, two_threads_share_the_work);
     tcase_add_test(t, plans_are_applied_and_rebuilt);
+    tcase_add_loop_test(t, another_backend_makes_the_same, 0, 2);
     tcase_add_loop_test(t, a_rebuild_solves_its_equations, 0, 2);
     tcase_add_test(t, memory_failures_are_clean);
     suite_add_tcase(s, t);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "eval/generation.h"
+#include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
 #include "tests/support/support.h"
 
@@ -80,7 +81,7 @@ START_TEST(agreement_is_that_of_decoding_with_both)
     double               lengths[ASKED], mean, error;
     static const size_t  which[] = { 0, 4, 5 };
     make(&p, which[_i], 0.2);
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, 2, &spec, 1 << 20, NULL, &g, NULL), BB_OK);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, 2, &spec, 1 << 20, NULL, &g, NULL), BB_OK);
     ck_assert_uint_eq(bb_generation_prompts(g), ASKED);
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g, &r, agreement, NULL), BB_OK);
     for (size_t i = 0; i < ASKED; i++) {
@@ -118,7 +119,7 @@ START_TEST(kl_along_the_draws)
     make(&p, 4, 0.2);
     size_t  V = p.full.net.n_vocab, T = PROMPT + NEW;
     double *a = BB_NEW(T * V, double, NULL), *b = BB_NEW(T * V, double, NULL);
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, -1, &spec, 1 << 20, NULL, &g, NULL), BB_OK);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &spec, 1 << 20, NULL, &g, NULL), BB_OK);
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g, &r, NULL, NULL), BB_OK);
     for (size_t i = 0; i < ASKED; i++) {
         const int32_t *ids = bb_generation_ids(g, false) + i * T;
@@ -156,13 +157,13 @@ START_TEST(draws_depend_on_the_seed_and_nothing_else)
     other.seed = 4;
     make(&p, 0, 0.2);
     omp_set_num_threads(3);
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, 1, &spec, 1 << 20, NULL, &g[0], NULL), BB_OK);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, 1, &spec, 1 << 20, NULL, &g[0], NULL), BB_OK);
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g[0], &r[0], NULL, NULL), BB_OK);
     omp_set_num_threads(1);
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, 1, &spec, 0 /* states computed again */, NULL, &g[1], NULL), BB_OK);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, 1, &spec, 0 /* states computed again */, NULL, &g[1], NULL), BB_OK);
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g[1], &r[1], NULL, NULL), BB_OK);
     omp_set_num_threads(threads);
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, 1, &other, 0, NULL, &g[2], NULL), BB_OK);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, 1, &other, 0, NULL, &g[2], NULL), BB_OK);
     ck_assert_int_eq(memcmp(bb_generation_ids(g[0], false), bb_generation_ids(g[1], false), bytes), 0);
     ck_assert_int_ne(memcmp(bb_generation_ids(g[0], false), bb_generation_ids(g[2], false), bytes), 0);
     ck_assert_int_eq(memcmp(bb_generation_ids(g[0], true), bb_generation_ids(g[2], true), bytes), 0);
@@ -180,7 +181,7 @@ START_TEST(the_same_network_never_differs)
     bb_generation_spec   s = spec;
     s.n_new = 20; /* no third span, a short second one */
     make(&p, 0, 0);
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, -1, &s, 1 << 20, NULL, &g, NULL), BB_OK);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 1 << 20, NULL, &g, NULL), BB_OK);
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g, &r, NULL, NULL), BB_OK);
     ck_assert(r.agree_length == 20 && r.agree_length_se == 0 && r.n_whole == ASKED);
     ck_assert(r.span[0].kl == 0 && r.span[1].kl == 0 && r.span[0].top1 == 1);
@@ -214,17 +215,17 @@ START_TEST(failures_say_so)
     make(&p, 0, 0.1);
     live = bb_mem_live_bytes();
     s.n_prompts = 0;
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
     s = spec, s.n_new = 0;
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
     s = spec, s.n_prompt = 2;
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
     s.n_prompt = TEXT + 1;
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_BAD_FILE);
     s = spec, s.n_new = 5;
     for (long n = 0; status != BB_OK; n++) {
         bb_mem_fail_after(n);
-        status = bb_generation_create(&p.full.net, &p.text, -1, &s, 1 << 20, NULL, &g, NULL);
+        status = bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 1 << 20, NULL, &g, NULL);
         if (status == BB_OK) {
             status = bb_generation_measure(&p.small.net, g, &r, NULL, NULL);
             bb_generation_destroy(g);
@@ -233,11 +234,31 @@ START_TEST(failures_say_so)
         ck_assert(status == BB_OK || status == BB_NOMEM);
         ck_assert_uint_eq(bb_mem_live_bytes(), live);
     }
-    ck_assert_int_eq(bb_generation_create(&p.full.net, &p.text, -1, &s, 1 << 20, NULL, &g, NULL), BB_OK);
+    ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 1 << 20, NULL, &g, NULL), BB_OK);
     bb_interrupt_raise();
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g, &r, NULL, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
     bb_generation_destroy(g);
+    drop(&p);
+}
+END_TEST
+
+START_TEST(another_backend_gives_the_same)
+{
+    pair                 p;
+    guarded              g;
+    bb_generation       *on[2];
+    bb_generation_result r[2];
+    make(&p, 0, 0.2);
+    guarded_make(&g);
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(bb_generation_create(i ? &g.backend : &bb_backend_cpu, &p.full.net, &p.text, 1, &spec, 1 << 20, NULL, &on[i], NULL), BB_OK);
+        ck_assert_int_eq(bb_generation_measure(&p.small.net, on[i], &r[i], NULL, NULL), BB_OK);
+    }
+    ck_assert(r[0].agree_length == r[1].agree_length && r[0].span[1].kl == r[1].span[1].kl && r[0].span[2].kl_se == r[1].span[2].kl_se);
+    for (int i = 0; i < 2; i++) bb_generation_destroy(on[i]);
+    ck_assert_uint_gt(g.n_weights, 0);
+    guarded_done(&g);
     drop(&p);
 }
 END_TEST
@@ -250,6 +271,7 @@ int main(void)
     tcase_add_loop_test(t, agreement_is_that_of_decoding_with_both, 0, 3);
     tcase_add_test(t, kl_along_the_draws);
     tcase_add_test(t, draws_depend_on_the_seed_and_nothing_else);
+    tcase_add_test(t, another_backend_gives_the_same);
     tcase_add_test(t, the_same_network_never_differs);
     tcase_add_test(t, defaults_stay_within_the_trained_context);
     tcase_add_test(t, failures_say_so);

@@ -62,6 +62,7 @@ static void open_world(void)
     ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, N_WINDOWS, true, &w.score, NULL), BB_OK);
     bb_database_config c = { .dir = bb_test_path("db"),
                              .model = &w.model,
+                             .backend = &bb_backend_cpu,
                              .tokens = w.calib.tokens,
                              .n_windows = w.calib.n,
                              .ctx = CTX,
@@ -272,7 +273,7 @@ START_TEST(small_changes_add_up)
     double       length = 0, off = 0;
     const float *reference;
     ck_assert_int_eq(bb_net_evaluator_reference(w.evaluator, 0, &reference, NULL), BB_OK);
-    ck_assert_int_eq(bb_sketch_create(&w.model.net, reference, n_rows, 4, 1, &sketch, NULL), BB_OK);
+    ck_assert_int_eq(bb_sketch_create(&bb_backend_cpu, &w.model.net, reference, n_rows, 4, 1, &sketch, NULL), BB_OK);
     size_t dim = bb_sketch_dim(sketch);
     float *psi = BB_NEW(4 * dim, float, NULL);
     bb_plan_set(&a, "blk.0.attn_output", "Q8_0", NULL);
@@ -556,6 +557,36 @@ START_TEST(memory_may_run_out)
 }
 END_TEST
 
+/* Sketches, and what is computed from one layer alone. */
+START_TEST(another_backend_measures_the_same)
+{
+    guarded                g;
+    bb_net_evaluator      *e;
+    bb_change              c[2][N_CHANGES];
+    bb_sensitivity         s[2];
+    double                 cost[2][N_CHANGES], tokens[2];
+    bb_sensitivity_options o = { 0, 3, 7, &w.space, NULL, NULL, "test" };
+    guarded_make(&g);
+    ck_assert_int_eq(bb_net_evaluator_create(&g.backend, &w.model, &w.score, 1, 64u << 20, &e, NULL), BB_OK);
+    for (int i = 0; i < 2; i++) {
+        fill(c[i]);
+        ck_assert_int_eq(bb_sensitivity_measure(i ? e : w.evaluator, &w.model, w.db, &w.score, &o, c[i], N_CHANGES, &s[i], NULL), BB_OK);
+    }
+    ck_assert(s[0].n * s[0].dim == s[1].n * s[1].dim && memcmp(s[0].memory, s[1].memory, s[0].n * s[0].dim * sizeof(float)) == 0);
+    for (bb_layerwise k = 0; k < BB_LAYERWISE_COUNT; k++) {
+        for (int i = 0; i < 2; i++) {
+            bb_layerwise_input in = { &w.model, w.db, i ? e : w.evaluator, 0, &w.score, 3, &w.space, c[i], N_CHANGES };
+            for (size_t n = 0; n < N_CHANGES; n++) cost[i][n] = 1;
+            ck_assert_int_eq(bb_layerwise_costs(&in, k, cost[i], &tokens[i], NULL), BB_OK);
+        }
+        ck_assert_int_eq(memcmp(cost[0], cost[1], sizeof cost[0]), 0);
+    }
+    for (int i = 0; i < 2; i++) bb_sensitivity_done(&s[i]);
+    bb_net_evaluator_destroy(e);
+    guarded_done(&g);
+}
+END_TEST
+
 int main(void)
 {
     bb_log_set_level(BB_LOG_QUIET);
@@ -567,6 +598,7 @@ int main(void)
     tcase_add_loop_test(t, an_entry_is_one_label_s_logit_change, 0, N_CHANGES);
     tcase_add_test(t, scores_have_their_error_and_price);
     tcase_add_loop_test(t, another_backend_has_the_same_scores, 0, 2);
+    tcase_add_test(t, another_backend_measures_the_same);
     tcase_add_test(t, small_changes_add_up);
     tcase_add_test(t, threads_change_no_bit);
     tcase_add_test(t, a_store_answers_the_second_time);

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "eval/tasks.h"
 #include "model/io/tokenizer.h"
+#include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
 #include "tests/support/support.h"
 
@@ -143,7 +144,7 @@ START_TEST(tasks_by_definition)
     bb_err         err = BB_ERR_INIT;
     ck_assert_msg(bb_task_load(files[_i].path, 0, &t, &err) == BB_OK, "%s", err.msg);
     ck_assert(t.kind == files[_i].kind && t.n_items == n && strlen(t.sha256) == 64);
-    ck_assert_msg(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, answers, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, answers, &err) == BB_OK, "%s", err.msg);
     ck_assert(r.n == n && r.n_skipped == 0 && r.n_cut == 0);
     for (size_t i = 0; i < n; i++) {
         outcome o = expect(t.kind, &files[_i].items[i], LONGEST);
@@ -198,7 +199,7 @@ START_TEST(normalised_by_characters)
             if ((!bytes_differ || by_bytes >= 3) && (!space_differs || by_space >= 3)) continue;
             snprintf(row, sizeof row, "{\"query\": \"%s\", \"choices\": [\"%s\", \"%s\"], \"gold\": 0}\n", context, endings_tried[i], endings_tried[j]);
             ck_assert_int_eq(bb_task_parse("x.jsonl", row, strlen(row), 0, &t, NULL), BB_OK);
-            ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
+            ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
             ck_assert_msg(r.acc_norm == first, "%s | %s", endings_tried[i], endings_tried[j]);
             bb_task_done(&t);
             by_bytes += bytes_differ;
@@ -215,7 +216,7 @@ START_TEST(of_equal_options_the_first)
     bb_task_result    r;
     uint32_t          answer;
     ck_assert_int_eq(bb_task_parse("x.jsonl", row, sizeof row - 1, 0, &t, NULL), BB_OK);
-    ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
     ck_assert_uint_eq(answer, 0);
     ck_assert(r.acc == 0 && r.acc_norm == 0);
     bb_task_done(&t);
@@ -244,7 +245,7 @@ START_TEST(windows_cut_contexts)
     uint32_t       answers[5];
     double         sum = 0;
     ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
-    ck_assert_int_eq(bb_task_run(&model, &model.net, &t, WINDOW, NULL, &r, answers, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, WINDOW, NULL, &r, answers, NULL), BB_OK);
     ck_assert(r.n == 4 && r.n_skipped == 1 && answers[1] == UINT32_MAX && r.n_cut > 0 && r.n_cut <= 4);
     for (size_t i = 0; i < 5; i++) {
         if (i == 1) continue;
@@ -253,7 +254,7 @@ START_TEST(windows_cut_contexts)
         sum += o.nll / 4;
     }
     ck_assert_double_eq_tol(r.gold_nll, sum, 1e-4);
-    ck_assert_int_eq(bb_task_run(&model, &model.net, &t, 2, NULL, &r, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, 2, NULL, &r, NULL, NULL), BB_BAD_FILE);
     bb_task_done(&t);
 }
 END_TEST
@@ -266,12 +267,12 @@ START_TEST(the_same_bits_for_any_number_of_threads)
     ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
     for (int i = 0; i < 2; i++) {
         omp_set_num_threads(1 + 2 * i);
-        ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r[i], NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[i], NULL, NULL), BB_OK);
     }
     omp_set_num_threads(threads);
     ck_assert(r[0].gold_nll == r[1].gold_nll && r[0].gold_nll_se == r[1].gold_nll_se);
     bb_interrupt_raise();
-    ck_assert_int_eq(bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r[0], NULL, NULL), BB_INTERRUPTED);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[0], NULL, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
     bb_task_done(&t);
 }
@@ -288,7 +289,7 @@ START_TEST(memory_failures)
         bb_mem_fail_after(n);
         status = bb_task_load(files[1].path, 1, &t, NULL);
         if (status == BB_OK) {
-            status = bb_task_run(&model, &model.net, &t, LONGEST, NULL, &r, NULL, NULL);
+            status = bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, NULL, NULL);
             bb_task_done(&t);
         }
         bb_mem_fail_after(-1);
@@ -385,6 +386,22 @@ START_TEST(rows_of_published_sets)
 }
 END_TEST
 
+START_TEST(another_backend_gives_the_same)
+{
+    guarded        g;
+    bb_task        t;
+    bb_task_result r[2];
+    guarded_make(&g);
+    ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[0], NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&g.backend, &model, &model.net, &t, LONGEST, NULL, &r[1], NULL, NULL), BB_OK);
+    ck_assert(r[0].gold_nll == r[1].gold_nll && r[0].acc == r[1].acc && r[0].acc_norm == r[1].acc_norm);
+    ck_assert_uint_gt(g.n_weights, 0);
+    bb_task_done(&t);
+    guarded_done(&g);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tasks");
@@ -397,6 +414,7 @@ int main(void)
     tcase_add_test(t, names_and_limits);
     tcase_add_test(t, windows_cut_contexts);
     tcase_add_test(t, the_same_bits_for_any_number_of_threads);
+    tcase_add_test(t, another_backend_gives_the_same);
     tcase_add_test(t, memory_failures);
     tcase_add_loop_test(t, wrong_files, 0, (int)(sizeof wrong / sizeof *wrong));
     tcase_add_test(t, damaged_files);

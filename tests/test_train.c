@@ -13,6 +13,7 @@
 #include "model/model.h"
 #include "model/train/new_model.h"
 #include "model/train/train.h"
+#include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
 #include "tests/support/support.h"
 
@@ -38,7 +39,7 @@ static bb_training *trainer(const bb_net *net, const bb_train_options *o, int32_
     bb_train_data data = { text, TEXT, bos };
     bb_training  *t;
     bb_err        err = BB_ERR_INIT;
-    ck_assert_msg(bb_training_create(net, &data, o, &t, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_training_create(&bb_backend_cpu, net, &data, o, &t, &err) == BB_OK, "%s", err.msg);
     return t;
 }
 
@@ -236,11 +237,11 @@ START_TEST(failures_say_so)
     make_text(m.net.n_vocab);
     size_t live = bb_mem_live_bytes();
     wrong.batch = 0;
-    ck_assert_int_eq(bb_training_create(&m.net, &data, &wrong, &t, NULL), BB_USAGE);
+    ck_assert_int_eq(bb_training_create(&bb_backend_cpu, &m.net, &data, &wrong, &t, NULL), BB_USAGE);
     wrong = o, wrong.ctx = TEXT;
-    ck_assert_int_eq(bb_training_create(&m.net, &data, &wrong, &t, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_training_create(&bb_backend_cpu, &m.net, &data, &wrong, &t, NULL), BB_BAD_FILE);
     text[5] = (int32_t)m.net.n_vocab;
-    ck_assert_int_eq(bb_training_create(&m.net, &data, &o, &t, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_training_create(&bb_backend_cpu, &m.net, &data, &o, &t, NULL), BB_BAD_FILE);
     text[5] = 0;
     t = trainer(&m.net, &o, -1);
     bb_training_start_random(t);
@@ -250,7 +251,7 @@ START_TEST(failures_say_so)
     bb_training_destroy(t);
     for (long n = 0; status != BB_OK; n++) {
         bb_mem_fail_after(n);
-        status = bb_training_create(&m.net, &data, &o, &t, NULL);
+        status = bb_training_create(&bb_backend_cpu, &m.net, &data, &o, &t, NULL);
         if (status == BB_OK) {
             bb_training_start_random(t);
             status = bb_training_step(t, &done, NULL);
@@ -337,6 +338,34 @@ START_TEST(impossible_shapes)
 }
 END_TEST
 
+/* Weights change at every step, so copies of them that a backend made before must not be used again. */
+START_TEST(another_backend_trains_the_same)
+{
+    bb_train_options    o = options(3);
+    ref_model           m;
+    guarded             g;
+    bb_training        *t[2];
+    const bb_train_data data = { text, TEXT, 1 };
+    ref_model_make(&ref_specs[_i], 3, &m);
+    make_text(m.net.n_vocab);
+    guarded_make(&g);
+    t[0] = trainer(&m.net, &o, 1);
+    ck_assert_int_eq(bb_training_create(&g.backend, &m.net, &data, &o, &t[1], NULL), BB_OK);
+    for (int i = 0; i < 2; i++) bb_training_start_random(t[i]);
+    for (int step = 0; step < 3; step++) {
+        bb_train_step done[2];
+        for (int i = 0; i < 2; i++) ck_assert_int_eq(bb_training_step(t[i], &done[i], NULL), BB_OK);
+        ck_assert(done[0].loss == done[1].loss && done[0].norm == done[1].norm);
+    }
+    const bb_trainable *a = bb_training_trainable(t[0]), *b = bb_training_trainable(t[1]);
+    ck_assert_int_eq(memcmp(a->w, b->w, a->n * sizeof *a->w), 0);
+    for (int i = 0; i < 2; i++) bb_training_destroy(t[i]);
+    ck_assert_uint_eq(g.n_weights, 0);
+    guarded_done(&g);
+    ref_model_free(&m);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("train");
@@ -345,6 +374,7 @@ int main(void)
     tcase_add_loop_test(t, whole_gradient_agrees_with_differences, 0, (int)ref_n_specs);
     tcase_add_test(t, an_epoch_has_each_window_once);
     tcase_add_loop_test(t, threads_and_resuming_change_nothing, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, another_backend_trains_the_same, 0, (int)ref_n_specs);
     tcase_add_test(t, foreign_and_damaged_states);
     tcase_add_test(t, failures_say_so);
     tcase_add_loop_test(t, new_models_are_read_back, 0, 3);

@@ -13,6 +13,7 @@
 #include "base/rng.h"
 #include "model/tune/latent.h"
 #include "model/tune/tune.h"
+#include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
 #include "tests/support/support.h"
 
@@ -269,7 +270,7 @@ static void tune(const world *w, bb_tuned *t, const bb_tune_options *o, bb_tune_
 {
     bb_err err = BB_ERR_INIT;
     ck_assert_msg(bb_tuned_copy(&w->small, t, &err) == BB_OK, "%s", err.msg);
-    ck_assert_msg(bb_tune(&w->full.net, t, o, &w->train, &w->held, report, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_tune(&bb_backend_cpu, &w->full.net, t, o, &w->train, &w->held, report, &err) == BB_OK, "%s", err.msg);
 }
 
 /* The reported numbers are the oracle's, and the loss falls. */
@@ -319,7 +320,7 @@ START_TEST(blocks_in_turn)
     bb_tune_options o = options_of(BB_TUNE_OUTPUT, 0, LAYERS - 1);
     bb_err          err = BB_ERR_INIT;
     ck_assert_int_eq(bb_tuned_copy(&w->small, &t, &err), BB_OK);
-    ck_assert_msg(bb_tune_blocks(&w->full.net, &t, &o, &w->train, &w->held, reports, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_tune_blocks(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, reports, &err) == BB_OK, "%s", err.msg);
     for (int b = 0; b < LAYERS; b++) ck_assert_msg(reports[b].best < reports[b].start, "block %d: %g -> %g", b, reports[b].start, reports[b].best);
     ck_assert(oracle_kl(w, &t.net) < oracle_kl(w, &w->small));
     bb_tuned_done(&t);
@@ -390,13 +391,44 @@ START_TEST(world_is_checked)
     none.n = 0;
     unlabelled.targets = NULL;
     ck_assert_int_eq(bb_tuned_copy(&w->small, &t, NULL), BB_OK);
-    ck_assert_int_eq(bb_tune(&w->full.net, &t, &o, &none, &w->held, &report, &err), BB_FAILED);
-    ck_assert_int_eq(bb_tune(&w->full.net, &t, &o, &unlabelled, &w->held, &report, NULL), BB_FAILED);
-    ck_assert_int_eq(bb_tune(&w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_OK);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &none, &w->held, &report, &err), BB_FAILED);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &unlabelled, &w->held, &report, NULL), BB_FAILED);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_OK);
     bb_interrupt_raise();
-    ck_assert_int_eq(bb_tune(&w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_INTERRUPTED);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
     bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
+START_TEST(another_backend_tunes_the_same)
+{
+    static const bb_tune_loss losses[] = { BB_TUNE_KL, BB_TUNE_LOGITS, BB_TUNE_LABELS, BB_TUNE_OUTPUT };
+    world                    *w = world_of(_i % 2 == 1);
+    guarded                   g;
+    bb_tuned                  t[2];
+    bb_tune_report            report[2][LAYERS] = { 0 };
+    bb_tune_options           o = options_of(losses[_i], 0, LAYERS - 1);
+    o.steps = 6;
+    o.checks = 3;
+    o.embedding = losses[_i] != BB_TUNE_OUTPUT;
+    guarded_make(&g);
+    for (int i = 0; i < 2; i++) {
+        const bb_backend *k = i ? &g.backend : &bb_backend_cpu;
+        ck_assert_int_eq(bb_tuned_copy(&w->small, &t[i], NULL), BB_OK);
+        if (losses[_i] == BB_TUNE_OUTPUT) ck_assert_int_eq(bb_tune_blocks(k, &w->full.net, &t[i], &o, &w->train, &w->held, report[i], NULL), BB_OK);
+        else ck_assert_int_eq(bb_tune(k, &w->full.net, &t[i], &o, &w->train, &w->held, report[i], NULL), BB_OK);
+    }
+    for (int b = 0; b < LAYERS; b++) ck_assert(report[0][b].start == report[1][b].start && report[0][b].best == report[1][b].best);
+    for (int b = 0; b < LAYERS; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_matrix *m = &t[0].net.blocks[b].w[p];
+            ck_assert_int_eq(memcmp(t[0].bytes[b].w[p], t[1].bytes[b].w[p], m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols)), 0);
+        }
+    ck_assert_int_eq(memcmp(t[0].embd, t[1].embd, 48 * bb_format_row_bytes(bb_format_get(BB_Q4_0), 64)), 0);
+    for (int i = 0; i < 2; i++) bb_tuned_done(&t[i]);
+    guarded_done(&g);
     world_done(w);
 }
 END_TEST
@@ -414,6 +446,7 @@ int main(void)
     tcase_add_loop_test(n, end_to_end_lowers_the_divergence, 0, 2);
     tcase_add_loop_test(n, last_block_alone, 0, 3);
     tcase_add_test(n, blocks_in_turn);
+    tcase_add_loop_test(n, another_backend_tunes_the_same, 0, 4);
     tcase_add_test(n, rolled_back_when_it_does_not_help);
     tcase_add_test(n, threads_change_nothing);
     tcase_add_test(n, world_is_checked);

@@ -108,6 +108,8 @@ static void hash_common(const bb_database *db, bb_sha256 *s)
 
 const char *bb_database_dir(const bb_database *db) { return db->dir; }
 
+const bb_backend *bb_database_backend(const bb_database *db) { return db->config.backend; }
+
 void bb_database_key(const bb_database *db, char hex[65])
 {
     bb_sha256 s;
@@ -677,7 +679,7 @@ bb_status bb_database_open(const bb_database_config *config, bb_database **out, 
         goto done;
     }
     BB_TRY(bb_make_dirs(db->dir, err));
-    const bb_statistics_config c = { db->dir, config->model, config->tokens, config->n_windows, config->ctx, config->ffn_step };
+    const bb_statistics_config c = { db->dir, config->model, config->backend, config->tokens, config->n_windows, config->ctx, config->ffn_step };
     BB_TRY(bb_statistics_open(&c, &db->statistics, err));
     *out = db;
 done:

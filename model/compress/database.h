@@ -20,13 +20,14 @@
 typedef struct bb_database bb_database;
 
 typedef struct bb_database_config {
-    const char      *dir;    /* created when absent */
-    const bb_model  *model;  /* borrowed for the database's life */
-    const int32_t   *tokens; /* calibration windows [n_windows * ctx], borrowed */
-    uint32_t         n_windows, ctx;
-    bb_quant_options quant;
-    uint32_t         ffn_step; /* FFN channels removed together when ordering (performance knob) */
-    bool             cut;      /* O and DOWN of pruned blocks just lose their columns, nothing compensates: for comparison only */
+    const char       *dir;     /* created when absent */
+    const bb_model   *model;   /* borrowed for the database's life, as */
+    const bb_backend *backend; /* where it runs */
+    const int32_t    *tokens;  /* calibration windows [n_windows * ctx], borrowed */
+    uint32_t          n_windows, ctx;
+    bb_quant_options  quant;
+    uint32_t          ffn_step; /* FFN channels removed together when ordering (performance knob) */
+    bool              cut;      /* O and DOWN of pruned blocks just lose their columns, nothing compensates: for comparison only */
 } bb_database_config;
 
 /* Hessians and masks of the full-precision network are computed block by block when absent (resumable), with progress. */
@@ -45,8 +46,9 @@ bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t
 bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err);
 
 /* Where its files lie, and the identity of all that they depend on but layer, part, width and format: for what else is kept there. */
-const char *bb_database_dir(const bb_database *db);
-void        bb_database_key(const bb_database *db, char hex[65]);
+const char       *bb_database_dir(const bb_database *db);
+const bb_backend *bb_database_backend(const bb_database *db);
+void              bb_database_key(const bb_database *db, char hex[65]);
 
 /* plan -> net: copies the model's net and blocks (blocks: [n_layer] of the caller) and points the matrices that the plan names at entries. */
 bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);

@@ -24,6 +24,7 @@
 #include "kernels/blas.h"
 #include "model/compress/feedback.h"
 #include "model/compress/statistics.h"
+#include "model/net/host.h"
 
 enum { BATCH = 8, KEPT_BYTES = 256 << 20 };
 
@@ -76,7 +77,7 @@ static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb
     const size_t row = (size_t)b->ctx * s->net->n_embd;
     memcpy(s->scratch, s->h + first * row, S * row * sizeof *s->h);
     s->cols = (uint32_t)bb_dim_of(s->net, &s->half, bb_feeds[s->stage].width);
-    return bb_forward_input(b->forward, s->net, &s->half, S, b->ctx, bb_on_cpu(s->scratch), s->stage, bb_on_cpu(s->x), err);
+    return bb_host_input(b->forward, s->net, &s->half, S, b->ctx, s->scratch, s->stage, s->x, err);
 }
 
 /* Does it feed what writes to the residual stream: o, down? */
@@ -92,7 +93,7 @@ static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *
     float         *wanted = b->full.scratch, *h = b->full.h + at;
     const float   *h_small = b->small.h + at;
     memcpy(wanted, h, n * sizeof *h);
-    bb_status status = bb_forward_block(b->forward, b->full.net, &b->full.half, S, b->ctx, bb_on_cpu(h), NULL, NULL, err);
+    bb_status status = bb_host_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err);
     for (size_t i = 0; i < n && status == BB_OK; i++) {
         const float r = wanted[i], y = h[i] - r - (bias ? bias[i % C] : 0);
         wanted[i] = (float)input_share * y + (float)residual_share * (r - h_small[i]);
@@ -347,7 +348,7 @@ static bb_status advance(rebuild *b, stream *s, bb_err *err)
     const size_t row = (size_t)b->ctx * s->net->n_embd;
     for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
         uint32_t  S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
-        bb_status status = bb_forward_block(b->forward, s->net, &s->half, S, b->ctx, bb_on_cpu(s->h + first * row), NULL, NULL, err);
+        bb_status status = bb_host_block(b->forward, s->net, &s->half, S, b->ctx, s->h + first * row, NULL, NULL, err);
         if (status != BB_OK) return status;
     }
     return BB_OK;
@@ -412,7 +413,7 @@ static bb_status stream_init(const rebuild *b, stream *s, const bb_net *net, con
     if (!s->h || !s->scratch || !s->x) return BB_NOMEM;
     for (uint32_t first = 0; first < b->n_windows && status == BB_OK; first += BATCH) {
         uint32_t S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
-        status = bb_forward_embed(b->forward, net, tokens + (size_t)first * b->ctx, S, b->ctx, bb_on_cpu(s->h + first * row), err);
+        status = bb_host_embed(b->forward, net, tokens + (size_t)first * b->ctx, S, b->ctx, s->h + first * row, err);
     }
     return status;
 }
@@ -502,7 +503,7 @@ bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, co
     b.wanted = BB_NEW(net->n_layer, bb_block, err);
     b.todo = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, bool, err);
     if (!out->blocks || !out->packed || !b.wanted || !b.todo) goto done;
-    BB_TRY(bb_forward_create(&bb_backend_cpu, net, BATCH, ctx, &b.forward, err));
+    BB_TRY(bb_forward_create(bb_database_backend(db), net, BATCH, ctx, &b.forward, err));
     BB_TRY(open_checkpoint(&b, plan, tokens, err));
     BB_TRY(start_net(&b, plan, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
@@ -518,6 +519,7 @@ done:
     bb_forward_destroy(b.forward);
     bb_free(b.wanted);
     bb_free(b.todo);
+    bb_database_backend(db)->ops->forget(bb_database_backend(db)->context); /* matrices are told apart by address, and these may be freed or tuned */
     if (status != BB_OK) bb_rebuilt_done(out);
     return status;
 }

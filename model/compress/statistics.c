@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kernels/kernels.h"
+#include "model/net/host.h"
 
 enum { HEADER_BYTES = 64, ALIGN = 64, BATCH_WINDOWS = 8 };
 
@@ -223,7 +224,7 @@ static bb_status pass_block(run *r, uint32_t layer, bb_hessians *moments, bb_err
         bb_status status;
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the inputs of block %u were measured", layer);
         if (moments) status = bb_hessians_collect(r->forward, net, &net->blocks[layer], S, c->ctx, h, moments, err);
-        else status = bb_forward_block(r->forward, net, &net->blocks[layer], S, c->ctx, bb_on_cpu(h), NULL, NULL, err);
+        else status = bb_host_block(r->forward, net, &net->blocks[layer], S, c->ctx, h, NULL, NULL, err);
         if (status != BB_OK) return status;
         bb_progress_add(&r->progress, S);
     }
@@ -292,14 +293,14 @@ static bb_status measure_missing(const bb_statistics_config *c, char *const *pat
     bb_status     status;
     uint32_t      last = net->n_layer;
     while (last > 0 && found[last]) last--;
-    BB_TRY(bb_forward_create(&bb_backend_cpu, net, BATCH_WINDOWS, c->ctx, &r.forward, err));
+    BB_TRY(bb_forward_create(c->backend, net, BATCH_WINDOWS, c->ctx, &r.forward, err));
     r.h = BB_NEW((size_t)c->n_windows * c->ctx * net->n_embd, float, err);
     if (!r.h) {
         status = BB_NOMEM;
         goto done;
     }
     for (uint32_t w = 0; w < c->n_windows; w++)
-        BB_TRY(bb_forward_embed(r.forward, net, c->tokens + (size_t)w * c->ctx, 1, c->ctx, bb_on_cpu(r.h + (size_t)w * c->ctx * net->n_embd), err));
+        BB_TRY(bb_host_embed(r.forward, net, c->tokens + (size_t)w * c->ctx, 1, c->ctx, r.h + (size_t)w * c->ctx * net->n_embd, err));
     bb_progress_start(&r.progress, "inputs of the linears", (uint64_t)c->n_windows * (last < net->n_layer ? last + 1 : last));
     for (uint32_t layer = 0; layer <= last && layer < net->n_layer; layer++) {
         if (found[layer]) BB_TRY(pass_block(&r, layer, NULL, err));

@@ -26,10 +26,11 @@ typedef struct bb_statistics {
 } bb_statistics;
 
 typedef struct bb_statistics_config {
-    const char     *dir;
-    const bb_model *model;
-    const int32_t  *tokens; /* [n_windows * ctx] */
-    uint32_t        n_windows, ctx, ffn_step;
+    const char       *dir;
+    const bb_model   *model;
+    const bb_backend *backend;
+    const int32_t    *tokens; /* [n_windows * ctx] */
+    uint32_t          n_windows, ctx, ffn_step;
 } bb_statistics_config;
 
 bb_status bb_statistics_open(const bb_statistics_config *config, bb_statistics *s, bb_err *err);

@@ -62,6 +62,7 @@ typedef struct bb_loss {
 
 typedef struct bb_operations {
     const char *name;
+    bool        on_host; /* a buffer is an array of the host: bb_on_cpu makes one of any */
 
     /* ---- memory: any thread, one at a time; `context` is the backend's ---- */
     bb_status (*alloc)(void *context, size_t n, bb_buffer *out, bb_err *err);
@@ -137,8 +138,8 @@ typedef struct bb_backend {
 
 extern const bb_backend bb_backend_cpu;
 
-/* A host array as a buffer of the CPU backend, and of no other: for those that do arithmetic of their own on the states. The operations write
- * only where the caller of a pass asks for results. */
+/* A host array as a buffer of a backend whose memory is the host's, and of no other. The operations write only where the caller of a pass asks for
+ * results. Who does arithmetic of his own on the states runs them through host.h, which works with every backend. */
 static inline bb_buffer bb_on_cpu(const float *host) { return (bb_buffer) { (bb_memory *)(uintptr_t)host, 0 }; }
 
 #endif

@@ -541,6 +541,7 @@ done:
 
 static const bb_operations operations = {
     "cpu",
+    true,
     cpu_alloc,
     cpu_release,
     cpu_write,

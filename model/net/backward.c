@@ -88,6 +88,8 @@ done:
     return status;
 }
 
+const bb_backend *bb_backward_backend(const bb_backward *b) { return b->backend; }
+
 void bb_backward_destroy(bb_backward *b)
 {
     if (!b) return;

@@ -14,25 +14,26 @@
 #include "base/rng.h"
 #include "kernels/kernels.h"
 #include "model/net/arch.h"
-#include "model/net/forward.h"
+#include "model/net/host.h"
 
 enum { GROUP_TOKENS = 4096 };
 
 struct bb_training {
-    bb_train_options o;
-    bb_train_data    data;
-    bb_trainable     t;
-    bb_adamw        *adamw;
-    bb_forward      *f;
-    bb_backward     *b;
-    uint32_t         group;             /* windows at once */
-    float           *h, *dh, *weight;   /* (n_layer + 1, group * ctx, C); (group * ctx, C); [group * ctx] */
-    double          *loss;              /* [group * ctx] */
-    int32_t         *tokens, *targets;  /* [batch * ctx] */
-    uint32_t        *order;             /* [n_windows] of the epoch */
-    uint32_t         n_windows, offset; /* windows an epoch; where the epoch begins */
-    uint64_t         epoch;             /* of order; UINT64_MAX before the first */
-    char             identity[65];      /* of everything that the run depends on, but for the schedule */
+    const bb_backend *backend;
+    bb_train_options  o;
+    bb_train_data     data;
+    bb_trainable      t;
+    bb_adamw         *adamw;
+    bb_forward       *f;
+    bb_backward      *b;
+    uint32_t          group;             /* windows at once */
+    float            *h, *dh, *weight;   /* (n_layer + 1, group * ctx, C); (group * ctx, C); [group * ctx] */
+    double           *loss;              /* [group * ctx] */
+    int32_t          *tokens, *targets;  /* [batch * ctx] */
+    uint32_t         *order;             /* [n_windows] of the epoch */
+    uint32_t          n_windows, offset; /* windows an epoch; where the epoch begins */
+    uint64_t          epoch;             /* of order; UINT64_MAX before the first */
+    char              identity[65];      /* of everything that the run depends on, but for the schedule */
 };
 
 /* ---- life ---- */
@@ -68,13 +69,15 @@ static bb_status make_room(bb_training *t, bb_err *err)
     return t->h && t->dh && t->weight && t->loss && t->tokens && t->targets && t->order ? BB_OK : BB_NOMEM;
 }
 
-bb_status bb_training_create(const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_training **out, bb_err *err)
+bb_status bb_training_create(const bb_backend *backend, const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_training **out,
+                             bb_err *err)
 {
     bb_training *t = NULL;
     bb_status    status;
     *out = NULL;
     BB_TRY(check(shape, data, o, err));
     if (!(t = BB_NEW0(1, bb_training, err))) return BB_NOMEM;
+    t->backend = backend;
     t->o = *o;
     t->data = *data;
     t->n_windows = (uint32_t)(data->n / o->ctx - 1);
@@ -83,19 +86,23 @@ bb_status bb_training_create(const bb_net *shape, const bb_train_data *data, con
     for (size_t i = 0; i < t->t.n_params; i++) t->t.params[i].decay *= (float)o->decay;
     BB_TRY(bb_adamw_create(t->t.params, t->t.n_params, &o->adamw, &t->adamw, err));
     BB_TRY(make_room(t, err));
-    BB_TRY(bb_forward_create(&bb_backend_cpu, &t->t.net, t->group, o->ctx, &t->f, err));
-    BB_TRY(bb_backward_create(&bb_backend_cpu, &t->t.net, t->group, o->ctx, &t->b, err));
+    BB_TRY(bb_forward_create(backend, &t->t.net, t->group, o->ctx, &t->f, err));
+    BB_TRY(bb_backward_create(backend, &t->t.net, t->group, o->ctx, &t->b, err));
     *out = t;
 done:
     if (status != BB_OK) bb_training_destroy(t);
     return status;
 }
 
+/* The weights are others now: the backend's copies of them are too old. */
+static void forget(const bb_training *t) { t->backend->ops->forget(t->backend->context); }
+
 void bb_training_destroy(bb_training *t)
 {
     if (!t) return;
     bb_forward_destroy(t->f);
     bb_backward_destroy(t->b);
+    forget(t);
     bb_adamw_destroy(t->adamw);
     bb_trainable_done(&t->t);
     void *all[] = { t->h, t->dh, t->weight, t->loss, t->tokens, t->targets, t->order, t };
@@ -146,6 +153,7 @@ void bb_training_start_random(bb_training *t)
 {
     bb_trainable_random(&t->t, t->o.seed);
     bb_adamw_reset(t->adamw);
+    forget(t);
     identify(t);
 }
 
@@ -153,6 +161,7 @@ void bb_training_start_from(bb_training *t, const bb_net *from)
 {
     bb_trainable_copy(&t->t, from);
     bb_adamw_reset(t->adamw);
+    forget(t);
     identify(t);
 }
 
@@ -201,16 +210,15 @@ static bb_status add_gradient(bb_training *t, const int32_t *tokens, const int32
     bb_head_loss  of = { .targets = targets, .weight = t->weight };
     bb_status     status;
     for (size_t i = 0; i < n; i++) t->weight[i] = weight;
-    BB_TRY(bb_forward_embed(t->f, net, tokens, S, T, bb_on_cpu(t->h), err));
+    BB_TRY(bb_host_embed(t->f, net, tokens, S, T, t->h, err));
     for (uint32_t b = 0; b < net->n_layer; b++) {
         float *h = t->h + (b + 1) * floats;
         memcpy(h, h - floats, floats * sizeof *h);
-        BB_TRY(bb_forward_block(t->f, net, &net->blocks[b], S, T, bb_on_cpu(h), NULL, NULL, err));
+        BB_TRY(bb_host_block(t->f, net, &net->blocks[b], S, T, h, NULL, NULL, err));
     }
-    BB_TRY(bb_backward_head(t->b, net, bb_on_cpu(t->h + net->n_layer * floats), n, &of, t->loss, bb_on_cpu(t->dh), &t->t.head, err));
-    for (uint32_t b = net->n_layer; b-- > 0;)
-        BB_TRY(bb_backward_block(t->b, net, &net->blocks[b], S, T, bb_on_cpu(t->h + b * floats), bb_on_cpu(t->dh), &t->t.grads[b], err));
-    BB_TRY(bb_backward_embed(&bb_backend_cpu, net, tokens, n, bb_on_cpu(t->dh), t->t.g_embd, err));
+    BB_TRY(bb_host_backward_head(t->b, net, t->h + net->n_layer * floats, n, &of, NULL, t->loss, t->dh, &t->t.head, err));
+    for (uint32_t b = net->n_layer; b-- > 0;) BB_TRY(bb_host_backward_block(t->b, net, &net->blocks[b], S, T, t->h + b * floats, t->dh, &t->t.grads[b], err));
+    BB_TRY(bb_host_backward_embed(t->backend, net, tokens, n, t->dh, t->t.g_embd, err));
     for (size_t i = 0; i < n; i++) *loss += t->loss[i];
 done:
     return status;
@@ -241,6 +249,7 @@ bb_status bb_training_step(bb_training *t, bb_train_step *done, bb_err *err)
     if (!isfinite(done->norm) || !isfinite(done->loss))
         return BB_FAIL(err, BB_NUMERIC, "step %llu: loss %g, norm of the gradient %g; a lower rate may help", (unsigned long long)step, done->loss, done->norm);
     bb_adamw_step(t->adamw, done->rate);
+    forget(t);
 done:
     return status;
 }
@@ -346,6 +355,7 @@ bb_status bb_training_load(bb_training *t, const char *path, bb_err *err)
     at = map.data + sizeof h;
     BB_TRY(bb_adamw_state_load(t->adamw, at + t->t.n * sizeof(float), (size_t)h.n_optimizer, err));
     memcpy(t->t.w, at, t->t.n * sizeof(float));
+    forget(t);
 done:
     bb_map_close(&map);
     return status;

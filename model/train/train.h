@@ -39,7 +39,8 @@ typedef struct bb_train_step {
 typedef struct bb_training bb_training;
 
 /* shape: data may be NULL; its rope_factors are borrowed. */
-bb_status bb_training_create(const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_training **out, bb_err *err);
+bb_status bb_training_create(const bb_backend *backend, const bb_net *shape, const bb_train_data *data, const bb_train_options *o, bb_training **out,
+                             bb_err *err);
 void      bb_training_destroy(bb_training *t);
 void      bb_training_start_random(bb_training *t);                   /* from the options' seed */
 void      bb_training_start_from(bb_training *t, const bb_net *from); /* a network of the same shape */

@@ -12,13 +12,13 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "model/net/backward.h"
-#include "model/net/forward.h"
+#include "model/net/host.h"
 #include "model/tune/latent.h"
 
 enum { CHECK_WINDOWS = 8 }; /* held-out windows forwarded at once */
 
 struct bb_trainer {
+    const bb_backend      *backend;
     const bb_net          *full;
     bb_tuned              *t;
     const bb_tune_options *o;
@@ -147,6 +147,9 @@ done:
 
 /* ---- snapshots ---- */
 
+/* The weights are others now: the backend's copies of them are too old. */
+static void forget(const bb_trainer *r) { r->backend->ops->forget(r->backend->context); }
+
 /* Into r->best, or back from it. */
 static void snapshot(bb_trainer *r, bool back)
 {
@@ -156,6 +159,7 @@ static void snapshot(bb_trainer *r, bool back)
         else memcpy(at, r->kept[i].at, r->kept[i].size);
     }
     for (size_t i = 0; back && i < r->n_latents; i++) bb_latent_decode(&r->latents[i]);
+    if (back) forget(r);
 }
 
 /* ---- life ---- */
@@ -163,6 +167,7 @@ static void snapshot(bb_trainer *r, bool back)
 void bb_trainer_destroy(bb_trainer *r)
 {
     if (!r) return;
+    forget(r);
     for (size_t i = 0; r->latents && i < r->n_latents; i++) bb_latent_done(&r->latents[i]);
     bb_adamw_destroy(r->adamw);
     bb_forward_destroy(r->forward);
@@ -209,8 +214,8 @@ static bb_status check_options(const bb_net *full, const bb_tune_options *o, con
     return BB_OK;
 }
 
-bb_status bb_trainer_create(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held,
-                            bb_trainer **out, bb_err *err)
+bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train,
+                            const bb_tune_states *held, bb_trainer **out, bb_err *err)
 {
     bb_trainer *r = NULL;
     bb_status   status;
@@ -219,6 +224,7 @@ bb_status bb_trainer_create(const bb_net *full, bb_tuned *t, const bb_tune_optio
     BB_TRY(check_options(full, o, train, held, err));
     status = BB_NOMEM;
     if (!(r = BB_NEW0(1, bb_trainer, err))) goto done;
+    r->backend = backend;
     r->full = full;
     r->t = t;
     r->o = o;
@@ -232,8 +238,8 @@ bb_status bb_trainer_create(const bb_net *full, bb_tuned *t, const bb_tune_optio
     windows = (uint32_t)(rows_of_batch(r) / train->set->ctx);
     BB_TRY(add_params(r, err));
     BB_TRY(allocate(r, err));
-    BB_TRY(bb_forward_create(&bb_backend_cpu, &t->net, windows, train->set->ctx, &r->forward, err));
-    BB_TRY(bb_backward_create(&bb_backend_cpu, &t->net, windows, train->set->ctx, &r->backward, err));
+    BB_TRY(bb_forward_create(backend, &t->net, windows, train->set->ctx, &r->forward, err));
+    BB_TRY(bb_backward_create(backend, &t->net, windows, train->set->ctx, &r->backward, err));
     bb_rng_init(&r->rng, o->seed, "tune");
     for (uint32_t i = 0; i < train->set->n; i++) r->order[i] = i;
     r->next = train->set->n;
@@ -258,13 +264,13 @@ static bb_status run_forward(bb_trainer *r, const bb_tune_states *s, const uint3
         memcpy(r->tokens + (size_t)i * T, s->set->tokens + (size_t)index[i] * T, T * sizeof *r->tokens);
         if (r->o->first > 0) memcpy(h + i * row, s->in + index[i] * row, row * sizeof *h);
     }
-    if (r->o->first == 0) BB_TRY(bb_forward_embed(r->forward, &r->view, r->tokens, S, T, bb_on_cpu(h), err));
+    if (r->o->first == 0) BB_TRY(bb_host_embed(r->forward, &r->view, r->tokens, S, T, h, err));
     for (uint32_t b = r->o->first; b < r->end; b++) {
         if (keep) {
             memcpy(boundary(r, b + 1), h, S * row * sizeof *h);
             h = boundary(r, b + 1);
         }
-        BB_TRY(bb_forward_block(r->forward, &r->view, &r->blocks[b], S, T, bb_on_cpu(h), NULL, NULL, err));
+        BB_TRY(bb_host_block(r->forward, &r->view, &r->blocks[b], S, T, h, NULL, NULL, err));
     }
 done:
     return status;
@@ -301,8 +307,7 @@ static bb_status check(bb_trainer *r, double *loss, bb_err *err)
             continue;
         }
         gather(r, &r->held, index, S, h);
-        BB_TRY(bb_forward_kl(r->forward, r->full, bb_on_cpu(r->scored_ref), &r->view, bb_on_cpu(r->scored), NULL, (size_t)S * set->n_scored, r->losses, NULL,
-                             NULL, err));
+        BB_TRY(bb_host_kl(r->forward, r->full, r->scored_ref, &r->view, r->scored, NULL, (size_t)S * set->n_scored, r->losses, NULL, NULL, err));
         for (size_t i = 0; i < (size_t)S * set->n_scored; i++) sum += r->losses[i];
     }
     *loss = sum / ((double)set->n * (r->o->loss == BB_TUNE_OUTPUT ? (double)row : (double)set->n_scored));
@@ -334,7 +339,7 @@ static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S,
     const bb_tune_set *set = r->train.set;
     const size_t       C = r->view.n_embd, T = set->ctx, n = (size_t)S * set->n_scored;
     const float       *h = boundary(r, r->end);
-    bb_head_loss       loss = { .ref_net = r->full, .h_ref = bb_on_cpu(r->scored_ref), .weight = r->weight, .squared = r->o->loss == BB_TUNE_LOGITS };
+    bb_head_loss       loss = { .ref_net = r->full, .weight = r->weight, .squared = r->o->loss == BB_TUNE_LOGITS };
     bb_status          status = BB_OK;
     if (r->o->loss == BB_TUNE_OUTPUT) {
         const float scale = 2.0f / (float)(S * T * C);
@@ -347,7 +352,7 @@ static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S,
     gather(r, &r->train, index, S, h);
     for (size_t i = 0; i < n; i++) r->weight[i] = 1.0f / (float)n;
     if (r->o->loss == BB_TUNE_LABELS) loss = (bb_head_loss) { .targets = r->labels, .weight = r->weight };
-    BB_TRY(bb_backward_head(r->backward, &r->view, bb_on_cpu(r->scored), n, &loss, NULL, bb_on_cpu(r->scored_dh), &r->head_grad, err));
+    BB_TRY(bb_host_backward_head(r->backward, &r->view, r->scored, n, &loss, loss.ref_net ? r->scored_ref : NULL, NULL, r->scored_dh, &r->head_grad, err));
     memset(r->dh, 0, S * T * C * sizeof *r->dh);
     for (size_t i = 0; i < S; i++) memcpy(r->dh + (i * T + set->first) * C, r->scored_dh + i * set->n_scored * C, set->n_scored * C * sizeof *r->dh);
 done:
@@ -362,8 +367,8 @@ static bb_status gradients(bb_trainer *r, const uint32_t *index, uint32_t S, bb_
     bb_grads_zero(r->params, r->n_params);
     BB_TRY(loss_gradient(r, index, S, err));
     for (uint32_t b = r->end; b-- > r->o->first;)
-        BB_TRY(bb_backward_block(r->backward, &r->view, &r->blocks[b], S, T, bb_on_cpu(boundary(r, b)), bb_on_cpu(r->dh), &r->grads[b], err));
-    if (r->embd_grad) BB_TRY(bb_backward_embed(&bb_backend_cpu, &r->view, r->tokens, (size_t)S * T, bb_on_cpu(r->dh), r->embd_grad, err));
+        BB_TRY(bb_host_backward_block(r->backward, &r->view, &r->blocks[b], S, T, boundary(r, b), r->dh, &r->grads[b], err));
+    if (r->embd_grad) BB_TRY(bb_host_backward_embed(r->backend, &r->view, r->tokens, (size_t)S * T, r->dh, r->embd_grad, err));
     for (size_t i = 0; i < r->n_latents; i++) bb_latent_gradients(&r->latents[i]);
 done:
     return status;
@@ -384,6 +389,7 @@ static bb_status one_step(bb_trainer *r, double rate, bb_err *err)
     r->mean_norm = r->mean_norm > 0 ? 0.9 * r->mean_norm + 0.1 * fmin(norm, 2 * r->mean_norm) : norm;
     bb_adamw_step(r->adamw, rate);
     for (size_t i = 0; i < r->n_latents; i++) bb_latent_encode(&r->latents[i]);
+    forget(r);
 done:
     return status;
 }

@@ -17,8 +17,8 @@ typedef struct bb_tune_states {
 
 typedef struct bb_trainer bb_trainer;
 
-bb_status bb_trainer_create(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held,
-                            bb_trainer **out, bb_err *err);
+bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train,
+                            const bb_tune_states *held, bb_trainer **out, bb_err *err);
 void      bb_trainer_destroy(bb_trainer *r);
 /* Leaves the best state so far in t's bytes, also on failure. */
 bb_status bb_trainer_run(bb_trainer *r, bb_tune_report *report, bb_err *err);

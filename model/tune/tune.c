@@ -7,7 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "model/net/forward.h"
+#include "model/net/host.h"
 #include "model/tune/trainer.h"
 
 enum { BATCH = 8 }; /* windows forwarded at once */
@@ -19,7 +19,7 @@ static bb_status embed(bb_forward *f, const bb_net *net, const bb_tune_set *s, f
 {
     bb_status status = BB_OK;
     for (uint32_t i = 0; i < s->n && status == BB_OK; i += BATCH)
-        status = bb_forward_embed(f, net, s->tokens + (size_t)i * s->ctx, s->n - i < BATCH ? s->n - i : BATCH, s->ctx, bb_on_cpu(h + i * row_of(net, s)), err);
+        status = bb_host_embed(f, net, s->tokens + (size_t)i * s->ctx, s->n - i < BATCH ? s->n - i : BATCH, s->ctx, h + i * row_of(net, s), err);
     return status;
 }
 
@@ -30,7 +30,7 @@ static bb_status advance(bb_forward *f, const bb_net *net, const bb_tune_set *s,
     for (uint32_t i = 0; i < s->n && status == BB_OK; i += BATCH) {
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned");
         for (uint32_t b = first; b < end && status == BB_OK; b++)
-            status = bb_forward_block(f, net, &net->blocks[b], s->n - i < BATCH ? s->n - i : BATCH, s->ctx, bb_on_cpu(h + i * row_of(net, s)), NULL, NULL, err);
+            status = bb_host_block(f, net, &net->blocks[b], s->n - i < BATCH ? s->n - i : BATCH, s->ctx, h + i * row_of(net, s), NULL, NULL, err);
         if (progress) (first < end ? bb_progress_add : bb_progress_skip)(progress, s->n - i < BATCH ? s->n - i : BATCH);
     }
     return status;
@@ -62,20 +62,21 @@ done:
     return status;
 }
 
-static bb_status train(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const streams s[2], bb_tune_report *report, bb_err *err)
+static bb_status train(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const streams s[2], bb_tune_report *report,
+                       bb_err *err)
 {
     const bb_tune_states states[2] = { { s[0].set, s[0].in, s[0].target }, { s[1].set, s[1].in, s[1].target } };
     bb_trainer          *r = NULL;
     bb_status            status;
-    BB_TRY(bb_trainer_create(full, t, o, &states[0], &states[1], &r, err));
+    BB_TRY(bb_trainer_create(backend, full, t, o, &states[0], &states[1], &r, err));
     BB_TRY(bb_trainer_run(r, report, err));
 done:
     bb_trainer_destroy(r);
     return status;
 }
 
-bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held, bb_tune_report *report,
-                  bb_err *err)
+bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held,
+                  bb_tune_report *report, bb_err *err)
 {
     const bb_tune_set *const sets[2] = { train_set, held };
     const uint32_t           aim = o->loss == BB_TUNE_OUTPUT ? o->last + 1 : full->n_layer;
@@ -84,7 +85,7 @@ bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, con
     bb_progress              progress;
     char                     label[sizeof progress.label];
     bb_status                status;
-    BB_TRY(bb_forward_create(&bb_backend_cpu, full, BATCH, train_set->ctx, &f, err));
+    BB_TRY(bb_forward_create(backend, full, BATCH, train_set->ctx, &f, err));
     snprintf(label, sizeof label, "%.40s, states", o->label ? o->label : "");
     if (o->label) bb_progress_start(&progress, label, 2 * ((uint64_t)train_set->n + held->n));
     for (int i = 0; i < 2; i++) {
@@ -93,7 +94,7 @@ bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, con
         BB_TRY(advance(f, full, sets[i], 0, aim, s[i].target, o->label ? &progress : NULL, err));
     }
     if (o->label) bb_progress_end(&progress);
-    BB_TRY(train(full, t, o, s, report, err));
+    BB_TRY(train(backend, full, t, o, s, report, err));
 done:
     streams_done(&s[0]);
     streams_done(&s[1]);
@@ -101,8 +102,8 @@ done:
     return status;
 }
 
-bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held,
-                         bb_tune_report *reports, bb_err *err)
+bb_status bb_tune_blocks(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set,
+                         const bb_tune_set *held, bb_tune_report *reports, bb_err *err)
 {
     const bb_tune_set *const sets[2] = { train_set, held };
     bb_tune_options          one = *o;
@@ -113,7 +114,7 @@ bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options 
     bb_status                status;
     BB_ASSERT(o->loss == BB_TUNE_OUTPUT && !o->embedding);
     one.label = NULL;
-    BB_TRY(bb_forward_create(&bb_backend_cpu, full, BATCH, train_set->ctx, &f, err));
+    BB_TRY(bb_forward_create(backend, full, BATCH, train_set->ctx, &f, err));
     for (int i = 0; i < 2; i++) {
         BB_TRY(streams_start(f, full, &t->net, sets[i], &s[i], err));
         BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, NULL, err));
@@ -126,7 +127,7 @@ bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options 
         bb_tune_report report;
         one.first = one.last = b;
         for (int i = 0; i < 2; i++) BB_TRY(advance(f, full, sets[i], b, b + 1, s[i].target, NULL, err));
-        BB_TRY(train(full, t, &one, s, &report, err));
+        BB_TRY(train(backend, full, t, &one, s, &report, err));
         if (reports) reports[b - o->first] = report;
         for (int i = 0; i < 2; i++) BB_TRY(advance(f, &t->net, sets[i], b, b + 1, s[i].in, NULL, err));
     }

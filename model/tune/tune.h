@@ -15,6 +15,7 @@
 #include <stdbool.h>
 
 #include "base/status.h"
+#include "model/net/backend.h"
 #include "model/net/net.h"
 
 enum { BB_TUNE_MAX_BATCH = 256 };
@@ -70,10 +71,10 @@ typedef struct bb_tune_report {
 } bb_tune_report;
 
 /* full: the full-precision network. A failure (also BB_INTERRUPTED) leaves the best state so far. */
-bb_status bb_tune(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held, bb_tune_report *report,
-                  bb_err *err);
+bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held,
+                  bb_tune_report *report, bb_err *err);
 /* reports: [last - first + 1] or NULL. */
-bb_status bb_tune_blocks(const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held, bb_tune_report *reports,
-                         bb_err *err);
+bb_status bb_tune_blocks(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train,
+                         const bb_tune_set *held, bb_tune_report *reports, bb_err *err);
 
 #endif

@@ -181,9 +181,14 @@ static bb_status run_method(bench *b, const char *dir, settings *o, const char *
     bb_database       *db = NULL;
     char               formats[512], *save = NULL;
     bb_status          status;
-    bb_database_config c = {
-        .dir = dir, .model = &b->model, .tokens = b->calib.tokens, .n_windows = b->calib.n, .ctx = b->calib.ctx, .quant = o->quant, .ffn_step = 32
-    };
+    bb_database_config c = { .dir = dir,
+                             .model = &b->model,
+                             .backend = &bb_backend_cpu,
+                             .tokens = b->calib.tokens,
+                             .n_windows = b->calib.n,
+                             .ctx = b->calib.ctx,
+                             .quant = o->quant,
+                             .ffn_step = 32 };
     o->quant.method = c.quant.method = strcmp(method, "rtn") == 0 ? BB_METHOD_RTN : strcmp(method, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
     BB_TRY(bb_database_open(&c, &db, err));
     snprintf(formats, sizeof formats, "%s", o->formats);

@@ -298,6 +298,7 @@ int main(int argc, char **argv)
     BB_TRY(bb_forward_create(&bb_backend_cpu, &b.model.net, 1, ctx, &b.forward, &err));
     const bb_database_config config = { .dir = argv[4],
                                         .model = &b.model,
+                                        .backend = &bb_backend_cpu,
                                         .tokens = b.calib.tokens,
                                         .n_windows = b.calib.n,
                                         .ctx = ctx,

@@ -119,6 +119,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     row(&w, "model", 0);
     const bb_database_config c = { .dir = dir,
                                    .model = &m,
+                                   .backend = &bb_backend_cpu,
                                    .tokens = tokens,
                                    .n_windows = n_windows,
                                    .ctx = ctx,

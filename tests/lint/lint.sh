@@ -24,6 +24,11 @@ for f in $sources; do
     case $f in base/mem.c | tests/*) ;; *) calls 'malloc|calloc|realloc' "$f" && { echo "$f: the heap is bb_alloc's (base/mem.h)"; bad=1; } ;; esac
 done
 
+# A backend is named where it is made and where it is chosen: everybody else takes it as an argument.
+for f in $sources; do
+    case $f in model/net/* | engine/environment.c | tests/*) ;; *) grep -nE 'bb_backend_cpu|bb_on_cpu' "$f" /dev/null && { echo "$f: names a backend"; bad=1; } ;; esac
+done
+
 for f in $(echo "$sources" | grep '\.h$'); do
     grep -q '^#ifndef BB_' "$f" || { echo "$f: no include guard BB_..."; bad=1; }
     printf '#include "%s"\ntypedef int bb_not_empty;\n' "$f" | "$@" -x c -fsyntax-only - || { echo "$f: does not compile alone"; bad=1; }
