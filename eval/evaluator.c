@@ -211,6 +211,15 @@ bb_status bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level, const float
     return status;
 }
 
+bb_status bb_net_evaluator_states(const bb_net_evaluator *e, uint32_t level, bb_net_states *out, bb_err *err)
+{
+    const level_state *l = &e->levels[level];
+    if (!l->cached)
+        return BB_FAIL(err, BB_NOMEM, "a gradient needs the states at every block's boundary in memory: allow more (--max-ram), or use fewer windows");
+    *out = (bb_net_states) { e->backend, &e->model->net, l->reference, l->scored, l->boundary };
+    return BB_OK;
+}
+
 /* Sums over windows, gathered in window order. */
 typedef struct sums {
     double   kl, kl2, nll;

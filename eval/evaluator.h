@@ -41,6 +41,16 @@ void bb_net_evaluator_forget(bb_net_evaluator *e);
 bb_status bb_net_evaluator_reference(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err);
 bb_status bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err);
 
+/* What a backward pass through the network scored last at this level begins with. Buffers of the backend, borrowed until the next call. */
+typedef struct bb_net_states {
+    const bb_backend *backend;
+    const bb_net     *reference_net;
+    bb_buffer         reference, scored; /* (n_windows * n_scored, C) as above */
+    bb_buffer         boundary;          /* (n_layer + 1) x (n_windows * ctx, C): the input of each block, and the output of the last */
+} bb_net_states;
+/* BB_NOMEM when the level has no boundary cache. */
+bb_status bb_net_evaluator_states(const bb_net_evaluator *e, uint32_t level, bb_net_states *out, bb_err *err);
+
 /* The same weights, bit for bit, in both: used to find the common prefix. */
 bool bb_block_same(const bb_block *a, const bb_block *b);
 
