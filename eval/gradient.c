@@ -145,10 +145,10 @@ typedef struct moments {
 
 static bb_status add_moments(void *self, bb_part part, const float *x, const float *dy, size_t n, bb_err *err)
 {
-    moments        *m = self;
-    const uint32_t  rows = m->block->w[part].rows, cols = m->block->w[part].cols;
-    const bb_feed   feed = bb_parts[part].feed;
-    bb_status       status;
+    moments       *m = self;
+    const uint32_t rows = m->block->w[part].rows, cols = m->block->w[part].cols;
+    const bb_feed  feed = bb_parts[part].feed;
+    bb_status      status;
     BB_TRY(bb_hessian_add(&m->out[part], dy, n, rows, m->chunk, err));
     if (m->taken[feed] < 0) m->taken[feed] = (int)part;
     if (!m->inputs || m->taken[feed] != (int)part) goto done; /* parts that share an input tell it once */
@@ -203,7 +203,7 @@ static bb_status back_one(gradient *g, uint32_t layer, const bb_block *block, bb
     for (int p = 0; p < BB_N_PARTS; p++) {
         const bb_feed feed = bb_parts[p].feed;
         if (!grad.w[p]) continue;
-        part[p] = (bb_matrix_gradient) { block->w[p].rows, block->w[p].cols, grad.w[p],    grad.bias[p],
+        part[p] = (bb_matrix_gradient) { block->w[p].rows, block->w[p].cols, grad.w[p],  grad.bias[p],
                                          m.in[feed].h,     m.sum[feed],      m.out[p].h, (double)g->n / (double)g->n_rows };
     }
     BB_TRY(g->v->block(g->v->self, layer, block, part, err));

@@ -29,11 +29,11 @@ typedef struct bb_matrix_gradient {
 
 /* Of the embedding (V, C) or the head: 1/2 sum_v of a_v d_v' A d_v as a head, s_v weight d_v' G d_v as a table of inputs; NULL: it is not this. */
 typedef struct bb_table_gradient {
-    const float  *dw;      /* (V, C); of a tied embedding in both its places */
-    const float  *in;      /* as a head: A (C, C) of its inputs */
-    const double *spread;  /* [V] a_v, mean of p_v (1 - p_v) */
-    const float  *out;     /* as a table of inputs: G (C, C) of the gradients at what it gives */
-    const double *share;   /* [V] s_v, share of the positions that have token v */
+    const float  *dw;     /* (V, C); of a tied embedding in both its places */
+    const float  *in;     /* as a head: A (C, C) of its inputs */
+    const double *spread; /* [V] a_v, mean of p_v (1 - p_v) */
+    const float  *out;    /* as a table of inputs: G (C, C) of the gradients at what it gives */
+    const double *share;  /* [V] s_v, share of the positions that have token v */
     double        weight;
 } bb_table_gradient;
 
@@ -64,6 +64,7 @@ double bb_gradient_first(const bb_matrix_gradient *g, const float *d, const floa
 /* 1/2 weight tr(G D A D') with the bias as a column whose input is 1; 0 where no labels were drawn. */
 bb_status bb_gradient_second(const bb_matrix_gradient *g, const float *d, const float *bias, double *second, bb_err *err);
 /* Both for rows first .. first + n - 1 of a table, d (n, C); added to. */
-bb_status bb_gradient_table(const bb_table_gradient *g, uint32_t cols, size_t first, size_t n, const float *d, double *first_order, double *second, bb_err *err);
+bb_status bb_gradient_table(const bb_table_gradient *g, uint32_t cols, size_t first, size_t n, const float *d, double *first_order, double *second,
+                            bb_err *err);
 
 #endif

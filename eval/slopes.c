@@ -16,9 +16,9 @@ typedef struct slopes {
     const bb_block          *blocks; /* the plan's */
     const bb_net            *net;
     bb_slope                *out;
-    size_t                  *offset;                /* [n_units] into out */
-    int32_t                 *unit_at;               /* [n_layer][N_WHAT] */
-    int32_t                  embd, head;            /* their units */
+    size_t                  *offset;               /* [n_units] into out */
+    int32_t                 *unit_at;              /* [n_layer][N_WHAT] */
+    int32_t                  embd, head;           /* their units */
     float                   *wide[BB_N_SUBLAYERS]; /* of the block at hand: its writers at full width, where the plan has cut them */
 } slopes;
 
@@ -45,12 +45,12 @@ done:
 /* The writer of a sublayer with `count` kept, from the database, at full width: zeros where nothing is kept. *out is the caller's. */
 static bb_status writer_at(const slopes *s, uint32_t layer, bb_sublayer sub, uint32_t count, bb_type type, float **out, bb_err *err)
 {
-    const bb_part   part = bb_sublayers[sub].writer;
-    const uint32_t  rows = source_block(s, layer)->w[part].rows, cols = source_block(s, layer)->w[part].cols;
-    uint8_t        *kept = BB_NEW(cols, uint8_t, err);
-    float          *w = BB_NEW0((size_t)rows * cols, float, err), *less = NULL;
-    bb_matrix       m = { 0 };
-    bb_status       status = BB_NOMEM;
+    const bb_part  part = bb_sublayers[sub].writer;
+    const uint32_t rows = source_block(s, layer)->w[part].rows, cols = source_block(s, layer)->w[part].cols;
+    uint8_t       *kept = BB_NEW(cols, uint8_t, err);
+    float         *w = BB_NEW0((size_t)rows * cols, float, err), *less = NULL;
+    bb_matrix      m = { 0 };
+    bb_status      status = BB_NOMEM;
     *out = NULL;
     if (!kept || !w) goto done;
     BB_TRY(mark_columns(s, layer, sub, count, kept, err));
@@ -273,11 +273,11 @@ done:
 
 static bb_status table_option(slopes *s, const bb_table_gradient *t, const bb_matrix *own, const bb_matrix *other, bb_slope *out, float *d, bb_err *err)
 {
-    const bb_format *f = bb_format_get(own->type), *g = bb_format_get(other->type);
-    const size_t     C = own->cols, f_bytes = bb_format_row_bytes(f, C), g_bytes = bb_format_row_bytes(g, C);
-    double           share = 0, unused = 0;
+    const bb_format  *f = bb_format_get(own->type), *g = bb_format_get(other->type);
+    const size_t      C = own->cols, f_bytes = bb_format_row_bytes(f, C), g_bytes = bb_format_row_bytes(g, C);
+    double            share = 0, unused = 0;
     bb_table_gradient first_only = *t;
-    bb_status        status = BB_OK;
+    bb_status         status = BB_OK;
     (void)s;
     first_only.in = first_only.out = NULL;
     for (size_t at = 0; at < own->rows; at += TABLE_ROWS) {

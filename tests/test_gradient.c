@@ -280,7 +280,11 @@ static void add_units(void)
         for (uint32_t what = 0; what < BB_N_PARTS + 2; what++, n++) {
             const uint32_t of = what < 2 ? BB_UNIT_KV + what : what - 2;
             snprintf(w.names[n], sizeof w.names[n], "blk.%u.%s", i, what < 2 ? bb_sublayers[what].unit : bb_parts[of].name);
-            w.units[n] = (bb_plan_unit) { w.names[n], of, i, what < 2 ? -1 : bb_parts[of].sublayer == BB_FFN ? ffn : kv, what < 2 ? 3 : 4,
+            w.units[n] = (bb_plan_unit) { w.names[n],
+                                          of,
+                                          i,
+                                          what < 2 ? -1 : bb_parts[of].sublayer == BB_FFN ? ffn : kv,
+                                          what < 2 ? 3 : 4,
                                           what == 0 ? groups : what == 1 ? widths : formats };
         }
     }
@@ -441,7 +445,8 @@ static void full_width(const uint16_t *x, uint32_t layer, bb_net *net, bb_block 
         bb_matrix      *m = &blocks[layer].w[p];
         if ((bb_part)p != bb_sublayers[sub].writer) {
             ck_assert_int_eq(
-                bb_database_matrix(w.db, layer, (bb_part)p, bb_block_kept(source, (bb_sublayer)sub), (bb_type)w.units[u].options[x[u]].value, m, NULL, NULL), BB_OK);
+                bb_database_matrix(w.db, layer, (bb_part)p, bb_block_kept(source, (bb_sublayer)sub), (bb_type)w.units[u].options[x[u]].value, m, NULL, NULL),
+                BB_OK);
             continue;
         }
         own[sub] = BB_NEW0((size_t)m->rows * m->cols, float, NULL);
