@@ -309,6 +309,7 @@ static void open_world(void)
     ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, 0, false, &w.calib, NULL), BB_OK);
     ck_assert_int_eq(bb_windows_make(&w.tokens, BB_PROTOCOL_GGUF, CTX, 1, N_WINDOWS, true, &w.score, NULL), BB_OK);
     bb_database_config c = { .dir = bb_test_path("db"),
+                             .backend = &bb_backend_cpu,
                              .model = &w.model,
                              .tokens = w.calib.tokens,
                              .n_windows = w.calib.n,
