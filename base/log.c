@@ -30,6 +30,7 @@ static struct {
 } nested[MAX_NESTED];
 static size_t         n_nested;
 static double         drawn_s, plain_s; /* when the progress was last drawn on the terminal, and written as a line */
+static double         job_ends_s, job_later_s = -1; /* when the piece at hand should end, and what comes behind it; negative: no job */
 static pthread_cond_t started;
 static pthread_t      ticker;
 static bool           has_ticker, ticker_ends;
@@ -168,8 +169,18 @@ double bb_cpu_s(void)
 
 /* ---- progress ---- */
 
-/* "label: 12/340 (3%) 8.1s, left 3m 40s"; without a total "label: 8.1s". */
-static void describe(const bb_progress *p, double now, bb_text *out)
+/* ", job left 1h 20m", where `left` seconds of the piece are left by its own steps. The caller holds the lock. */
+static void describe_job(double left, double now, bb_text *out)
+{
+    char text[32];
+    if (job_later_s < 0) return;
+    if (job_ends_s - now > left) left = job_ends_s - now;
+    bb_format_time((left > 0 ? left : 0) + job_later_s, text);
+    bb_text_addf(out, ", job left %s", text);
+}
+
+/* "label: 12/340 (3%) 8.1s, left 3m 40s"; without a total "label: 8.1s". Of the outermost also what is left of the job. */
+static void describe(const bb_progress *p, bool outermost, double now, bb_text *out)
 {
     char         spent[32], left[32];
     const double seconds = now - p->started_s;
@@ -179,9 +190,13 @@ static void describe(const bb_progress *p, double now, bb_text *out)
         bb_text_addf(out, "%llu/%llu (%d%%) ", (unsigned long long)p->done, (unsigned long long)p->total,
                      p->done < p->total ? (int)(100.0 * (double)p->done / (double)p->total) : 100);
     bb_text_add(out, spent);
-    if (p->done <= p->skipped || p->done >= p->total) return;
-    bb_format_time(seconds * (double)(p->total - p->done) / (double)(p->done - p->skipped), left);
-    bb_text_addf(out, ", left %s", left);
+    double own = 0;
+    if (p->done > p->skipped && p->done < p->total) {
+        own = seconds * (double)(p->total - p->done) / (double)(p->done - p->skipped);
+        bb_format_time(own, left);
+        bb_text_addf(out, ", left %s", left);
+    }
+    if (outermost) describe_job(own, now, out);
 }
 
 static double plain_interval(void)
@@ -209,7 +224,7 @@ static void show(double redraw_s, news *n)
     if (n_nested == 0 || (!on_terminal && !plain && !n->due)) return;
     for (size_t i = 0; i < n_nested; i++) {
         if (i > 0) bb_text_add(&text, "; ");
-        describe(&nested[i].copy, now, &text);
+        describe(&nested[i].copy, i == 0, now, &text);
     }
     if (text.status == BB_OK) {
         if (on_terminal) {
@@ -308,6 +323,7 @@ void bb_log_set_hooks(const bb_log_hooks *h)
     pthread_mutex_lock(&lock);
     hooks = h;
     n_nested = 0;
+    job_later_s = -1;
     pthread_mutex_unlock(&lock);
     pthread_mutex_unlock(&hook_lock);
 }
@@ -330,6 +346,14 @@ void bb_progress_start(bb_progress *p, const char *label, uint64_t total)
     if (hooks) show(0, &n);
     pthread_mutex_unlock(&lock);
     tell_progress(&n);
+}
+
+void bb_progress_job(double piece, double later)
+{
+    pthread_mutex_lock(&lock);
+    job_ends_s = bb_now_s() + piece;
+    job_later_s = later;
+    pthread_mutex_unlock(&lock);
 }
 
 static void advance(bb_progress *p, uint64_t n, bool skip)
@@ -389,11 +413,22 @@ void bb_interrupt_install(void)
     signal(SIGXFSZ, SIG_IGN); /* a file over the limit of its size then fails as on a full disk: with a reason, and nothing is left behind */
 }
 
-bool bb_interrupted(void) { return raised != 0; }
+static _Atomic double interrupt_at_s;
+
+static bool is_late(void)
+{
+    const double when = interrupt_at_s;
+    return when > 0 && bb_now_s() >= when;
+}
+
+void bb_interrupt_at(double when) { interrupt_at_s = when; }
+bool bb_interrupt_late(void) { return raised == 0 && is_late(); }
+bool bb_interrupted(void) { return raised != 0 || is_late(); }
 void bb_interrupt_raise(void) { raised = 1; }
 
 void bb_interrupt_clear(void)
 {
+    interrupt_at_s = 0;
     raised = 0;
     n_sigint = 0;
 }

@@ -38,6 +38,10 @@ void bb_progress_add(bb_progress *p, uint64_t n); /* thread-safe, as the next on
 void bb_progress_skip(bb_progress *p, uint64_t n);
 void bb_progress_end(bb_progress *p);
 
+/* Progress is part of a job: the piece of work at hand should take `piece` seconds from now, and what comes behind it `later` seconds. From then on what
+ * is shown says how long the whole job is left: the piece's own steps tell when they are slower than that. Negative: there is no job. */
+void bb_progress_job(double piece, double later);
+
 /* For a library inside another program: while hooks are set nothing is written to stderr and the terminal is not asked about; the log files go on.
  * Both may be NULL. They are called by any thread, one call at a time, and must not set hooks themselves. */
 typedef struct bb_log_hooks {
@@ -57,6 +61,9 @@ double bb_cpu_s(void); /* processor seconds of all threads of the process */
  * BB_INTERRUPTED. A second SIGINT ends the process at once. SIGXFSZ is ignored: writing fails instead. */
 void bb_interrupt_install(void);
 bool bb_interrupted(void);
+/* From bb_now_s() == when on it is as if a signal had come, until it is set again; 0: never. bb_interrupt_late: that is why, and no signal came. */
+void bb_interrupt_at(double when);
+bool bb_interrupt_late(void);
 void bb_interrupt_raise(void); /* as a signal does; for the library and tests, as the next one */
 void bb_interrupt_clear(void);
 

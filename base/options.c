@@ -95,6 +95,7 @@ static bb_status set_value(const bb_option_row *row, void *values, const char *t
             status = bb_parse_size(text, &size, &reason);
             number = (double)size;
             break;
+        case BB_OPT_TIME: status = bb_parse_time(text, &number, &reason); break;
         default: break;
         }
         if (status != BB_OK && row->type == BB_OPT_FLAG) return BB_FAIL(err, BB_USAGE, "%s: '%.60s' should be true or false", where, text);
@@ -104,7 +105,8 @@ static bb_status set_value(const bb_option_row *row, void *values, const char *t
     switch (row->type) {
     case BB_OPT_FLAG: *(bool *)p = flag; break;
     case BB_OPT_INT: *(int64_t *)p = whole; break;
-    case BB_OPT_DOUBLE: *(double *)p = number; break;
+    case BB_OPT_DOUBLE:
+    case BB_OPT_TIME: *(double *)p = number; break;
     case BB_OPT_SIZE: *(uint64_t *)p = size; break;
     default: break;
     }
@@ -421,6 +423,7 @@ static bool is_unset(const bb_option_row *row, const void *p)
     case BB_OPT_LIST: return !*(char *const *)p;
     case BB_OPT_INT: return !row->default_text && *(const int64_t *)p == 0;
     case BB_OPT_SIZE: return !row->default_text && *(const uint64_t *)p == 0;
+    case BB_OPT_TIME:
     case BB_OPT_DOUBLE: return !row->default_text && !(fabs(*(const double *)p) > 0);
     case BB_OPT_FLAG: break;
     }
@@ -441,6 +444,7 @@ void bb_options_print_yaml(const bb_option_row *rows, size_t n, const void *valu
         case BB_OPT_INT: bb_text_addf(out, "%lld", (long long)*(const int64_t *)p); break;
         case BB_OPT_DOUBLE: print_double(out, *(const double *)p); break;
         case BB_OPT_SIZE: bb_text_addf(out, "%llu", (unsigned long long)*(const uint64_t *)p); break;
+        case BB_OPT_TIME: bb_text_addf(out, *(const double *)p > 0 ? "%.3fs" : "0", *(const double *)p); break;
         case BB_OPT_TEXT:
         case BB_OPT_LIST: print_quoted(out, *(char *const *)p); break;
         }

@@ -13,9 +13,9 @@
 #include "base/status.h"
 #include "base/text.h"
 
-typedef enum bb_option_type { BB_OPT_FLAG, BB_OPT_INT, BB_OPT_DOUBLE, BB_OPT_SIZE, BB_OPT_TEXT, BB_OPT_LIST } bb_option_type;
+typedef enum bb_option_type { BB_OPT_FLAG, BB_OPT_INT, BB_OPT_DOUBLE, BB_OPT_SIZE, BB_OPT_TIME, BB_OPT_TEXT, BB_OPT_LIST } bb_option_type;
 
-/* Field types: FLAG bool, INT int64_t, DOUBLE double, SIZE uint64_t, TEXT and LIST char* (owned, bb_free; LIST is the comma list). */
+/* Field types: FLAG bool, INT int64_t, DOUBLE double, SIZE uint64_t, TIME double (seconds), TEXT and LIST char* (owned, bb_free; LIST is the comma list). */
 typedef struct bb_option_row {
     const char    *name; /* "target-size"; on the command line --target-size VALUE or --target-size=VALUE */
     bb_option_type type;

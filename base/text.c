@@ -63,6 +63,37 @@ bb_status bb_parse_size(const char *text, uint64_t *bytes, bb_err *err)
     return BB_OK;
 }
 
+/* Numbers with units that become smaller; a bare 0 is none. */
+bb_status bb_parse_time(const char *text, double *seconds, bb_err *err)
+{
+    static const struct {
+        char   name;
+        double seconds;
+    } units[] = { { 'd', 86400 }, { 'h', 3600 }, { 'm', 60 }, { 's', 1 } };
+    enum { N_UNITS = sizeof units / sizeof *units };
+    const char *at = text;
+    double      sum = 0;
+    size_t      next = 0;
+    if (strcmp(text, "0") == 0) {
+        *seconds = 0;
+        return BB_OK;
+    }
+    do {
+        char  *end = NULL;
+        double v = isdigit((unsigned char)*at) ? strtod(at, &end) : -1;
+        size_t k = next;
+        if (end && strspn(at, "0123456789.") != (size_t)(end - at)) end = NULL; /* 1e3, 0x10 */
+        while (end && k < N_UNITS && tolower((unsigned char)*end) != units[k].name) k++;
+        if (!end || k == N_UNITS) return BB_FAIL(err, BB_USAGE, "'%.60s' is no length of time: write 90s, 30m, 2h or 1h30m", text);
+        sum += v * units[k].seconds;
+        next = k + 1;
+        at = end + 1;
+    } while (*at);
+    if (sum > 3.2e9) return BB_FAIL(err, BB_USAGE, "'%.60s' is too long a time", text);
+    *seconds = sum;
+    return BB_OK;
+}
+
 bb_status bb_parse_double(const char *text, double *value, bb_err *err)
 {
     char  *end;

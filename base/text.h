@@ -10,6 +10,7 @@
 
 /* "3596960", "3.2MiB", "2.6GB", "4100k", "1.5g": KiB/MiB/GiB (and k, m, g alone) are powers of 1024, kB/MB/GB of 1000. */
 bb_status bb_parse_size(const char *text, uint64_t *bytes, bb_err *err);
+bb_status bb_parse_time(const char *text, double *seconds, bb_err *err); /* "90s", "30m", "1h30m", "1.5h", "2d"; 0 */
 bb_status bb_parse_double(const char *text, double *value, bb_err *err); /* full consumption, finite */
 bb_status bb_parse_int(const char *text, int64_t *value, bb_err *err);   /* full consumption, decimal */
 void      bb_format_size(uint64_t bytes, char out[32]);                  /* "3.20 MiB" */

@@ -63,6 +63,16 @@ static const char *text_option(const bb_command *c, const void *values, const ch
     return NULL;
 }
 
+/* Whether the option `time` of values that are already parsed is set. */
+static bool has_time(const bb_command *c, const void *values)
+{
+    for (size_t i = 0; i < c->n_options; i++)
+        if (strcmp(c->options[i].name, "time") == 0) return *(const double *)((const char *)values + c->options[i].offset) > 0;
+    return false;
+}
+
+static const char by_time[] = "by time"; /* instead of a level: what is not given is marked, for bb_effort_unmark */
+
 typedef struct arguments {
     int          argc;
     char       **argv;
@@ -75,7 +85,8 @@ static bb_status read_options(const bb_command *c, void *values, const char *eff
 {
     bb_status status;
     BB_TRY(bb_options_defaults(c->options, c->n_options, values, err));
-    if (effort) BB_TRY(bb_effort_apply(c->options, c->n_options, values, effort, err));
+    if (effort && strcmp(effort, by_time) == 0) bb_effort_mark(c->options, c->n_options, values);
+    else if (effort) BB_TRY(bb_effort_apply(c->options, c->n_options, values, effort, err));
     if (config) BB_TRY(bb_options_yaml(c->options, c->n_options, values, config, err));
     if (config && text_option(c, values, "config")) {
         status = BB_FAIL(err, BB_BAD_FILE, "%s: config: a configuration file cannot name another one", config);
@@ -108,7 +119,8 @@ bb_status bb_command_options(const bb_command *c, void *values, int argc, char *
     bb_status       status;
     BB_TRY(read_options(c, values, NULL, NULL, &a, err));
     if (text_option(c, values, "config")) BB_TRY(read_again(c, values, NULL, text_option(c, values, "config"), &a, err));
-    if (text_option(c, values, "effort")) BB_TRY(read_again(c, values, text_option(c, values, "effort"), text_option(c, values, "config"), &a, err));
+    if (has_time(c, values)) BB_TRY(read_again(c, values, by_time, text_option(c, values, "config"), &a, err));
+    else if (text_option(c, values, "effort")) BB_TRY(read_again(c, values, text_option(c, values, "effort"), text_option(c, values, "config"), &a, err));
 done:
     return status;
 }

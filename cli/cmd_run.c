@@ -10,12 +10,14 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "engine/effort.h"
 #include "engine/outputs.h"
 #include "engine/estimate.h"
 #include "engine/ladder.h"
 #include "cli/report/report.h"
 #include "engine/stages.h"
 #include "engine/start.h"
+#include "engine/time_budget.h"
 #include "cli/run_output.h"
 #include "search/method.h"
 
@@ -33,6 +35,7 @@ static bb_status refuse_idle(const bb_command *command, const bb_run_config *c, 
         { "--min-bpw", listed, *c->sizes != '\0' },
         { "--max-bpw", listed, *c->sizes != '\0' },
         { "--ledger-only", "with estimate", command == &bb_command_estimate },
+        { "--effort", "with --time, which chooses between and beyond its levels", c->time > 0 },
         { "--screen", "with both --formats and --embd-formats: these lists are taken as they are", *c->formats && *c->embd_formats },
     };
     const bb_search_method *search = bb_method_named(c->search);
@@ -66,6 +69,7 @@ static bb_status parse_run(const bb_command *command, int argc, char **argv, bb_
     else if (command == &bb_command_sweep && (c->target_size || c->target_bpw > 0))
         status = BB_FAIL(err, BB_USAGE, "%s is one size, and sweep takes --points or --sizes: `bitbudget run` makes one file",
                          c->target_size ? "--target-size" : "--target-bpw");
+    if (status == BB_OK && c->time > 0) BB_TRY(bb_effort_unmark(bb_run_options, BB_RUN_N_OPTIONS, c, &c->free, err));
     if (status == BB_OK) status = refuse_idle(command, c, argc, argv, err);
 done:
     return status;
@@ -274,6 +278,7 @@ static bb_status estimate(int argc, char **argv, bb_err *err)
     bool is_sweep = config.target_size == 0 && config.target_bpw <= 0;
     BB_TRY(bb_run_preview(&r, &config, is_sweep, err));
     BB_TRY(bb_run_check_inputs(&r, err));
+    BB_TRY(bb_time_choose(&r, err));
     BB_TRY(r.config.json ? bb_estimate_print_json(&r, stdout, err) : bb_estimate_print(&r, stdout, err));
 done:
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);

@@ -276,7 +276,7 @@ static bb_status set_global(bitbudget *b, const given *s, bool *done, bb_err *er
 
 static bb_status set(bitbudget *b, void *self, bb_err *err)
 {
-    static const char *const other[] = { "model", "config", "json" }; /* of the command line alone */
+    static const char *const other[] = { "model", "config", "json", "time" }; /* of the command line alone */
     const given             *s = self;
     bb_run_config            scratch = { 0 };
     bool                     done = false;

@@ -103,7 +103,7 @@ static bb_status asked_bits(bb_run *r, double bits[2], bb_err *err)
     bits[1] = c->max_bpw;
     if (!r->is_sweep) bits[0] = bits[1] = c->target_size ? 8 * (double)c->target_size / (double)r->n_weights : c->target_bpw;
     else if (*c->sizes) {
-        BB_TRY(bb_list_sizes(r->config.sizes, &r->budgets, &r->n_budgets, err));
+        if (r->n_budgets == 0) BB_TRY(bb_list_sizes(r->config.sizes, &r->budgets, &r->n_budgets, err));
         qsort(r->budgets, r->n_budgets, sizeof *r->budgets, by_value);
         bits[0] = 8 * (double)r->budgets[0] / (double)r->n_weights;
         bits[1] = 8 * (double)r->budgets[r->n_budgets - 1] / (double)r->n_weights;
@@ -112,7 +112,7 @@ done:
     return status;
 }
 
-bb_status bb_run_open_space(bb_run *r, bb_err *err)
+bb_status bb_run_make_space(bb_run *r, bb_model_space **out, bb_err *err)
 {
     const bb_run_config   *c = &r->config;
     bool                   width = strcmp(c->prune, "all") == 0 || strcmp(c->prune, "width") == 0;
@@ -125,6 +125,30 @@ bb_status bb_run_open_space(bb_run *r, bb_err *err)
                                  (uint32_t)c->screen,
                                  { 0, 0 } };
     bb_status              status;
+    BB_TRY(asked_bits(r, o.bits, err));
+    BB_TRY(bb_model_space_create(&r->model, &o, out, err));
+done:
+    return status;
+}
+
+bb_status bb_run_reset_space(bb_run *r, bb_err *err)
+{
+    bb_status status;
+    bb_model_space_destroy(r->space);
+    bb_free(r->budgets);
+    r->space = NULL;
+    r->budgets = NULL;
+    r->n_budgets = 0;
+    BB_TRY(bb_run_make_space(r, &r->space, err));
+    BB_TRY(choose_budgets(r, err));
+done:
+    return status;
+}
+
+bb_status bb_run_open_space(bb_run *r, bb_err *err)
+{
+    const bb_run_config *c = &r->config;
+    bb_status            status;
     BB_TRY(bb_model_open(c->model, &r->model, err));
     if ((uint32_t)c->ctx > r->model.net.n_ctx_train) {
         bb_warn("--ctx %lld is longer than the model was trained for: %u is used", (long long)c->ctx, r->model.net.n_ctx_train);
@@ -135,9 +159,7 @@ bb_status bb_run_open_space(bb_run *r, bb_err *err)
         bb_warn("%s is quantized itself: every KL is measured from this %s, not from full precision", c->model, bb_model_source_label(&r->model, label));
     }
     r->n_weights = bb_model_n_weights(&r->model);
-    BB_TRY(asked_bits(r, o.bits, err));
-    BB_TRY(bb_model_space_create(&r->model, &o, &r->space, err));
-    BB_TRY(choose_budgets(r, err));
+    BB_TRY(bb_run_reset_space(r, err));
 done:
     return status;
 }

@@ -21,6 +21,8 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "out", BB_OPT_TEXT, FIELD(out), "results/runs/latest", NO_BOUNDS, "DIR", "run directory; an interrupted run in it goes on", NULL },
     { "config", BB_OPT_TEXT, FIELD(config), NULL, NO_BOUNDS, "FILE", "read options from this YAML file; the command line wins", NULL },
     { "effort", BB_OPT_TEXT, FIELD(effort), "normal", NO_BOUNDS, "NAME", "how much time the defaults of the options below take", BB_EFFORTS },
+    { "time", BB_OPT_TIME, FIELD(time), "0", NO_BOUNDS, "TIME",
+      "be done in this time (30m, 2h, 1h30m): what is not given of the options of --effort is chosen to fit, and again while it runs; 0: no limit", NULL },
     { "target-size", BB_OPT_SIZE, FIELD(target_size), "0", NO_BOUNDS, "SIZE", "largest size of the written file: 3.2MiB, 2.6GB, 3596960", NULL },
     { "target-bpw", BB_OPT_DOUBLE, FIELD(target_bpw), "0", 0, 32, "BITS", "the same as bits of the whole file per weight of the source", NULL },
     { "points", BB_OPT_INT, FIELD(points), "12", 1, 200, "N", "sweep: number of sizes, evenly spaced on a log scale", NULL },
@@ -56,6 +58,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "no-finalise", BB_OPT_FLAG, FIELD(no_finalise), NULL, NO_BOUNDS, NULL, "export the database's options without rebuilding them", NULL },
     { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,blocks,lfq,end-to-end", NO_BOUNDS, "LIST",
       "what finalise tries, in order; kept is what helps", "rebuild|blocks|lfq|end-to-end" },
+    { "leave-out", BB_OPT_LIST, FIELD(leave_out), "", NO_BOUNDS, "HASHES", "plans that are neither finalised nor evaluated: those that --time left out", NULL },
     { "tune-windows", BB_OPT_INT, FIELD(tune_windows), "1024", 0, 1e6, "N", "calibration windows to tune on, at most; 0: no tuning", NULL },
     { "tune-tokens", BB_OPT_DOUBLE, FIELD(tune_tokens), "0.1", 0, 1e6, "MILLIONS", "tokens that end-to-end tuning trains on, a plan", NULL },
     { "ledger-only", BB_OPT_FLAG, FIELD(ledger_only), NULL, NO_BOUNDS, NULL, "replay: fail instead of evaluating anything new", NULL },
@@ -121,6 +124,7 @@ bb_status bb_run_config_write(const bb_run *r, bb_err *err)
 {
     char     *path = bb_run_path(r, err, "config.resolved.yaml"), *out = realpath(r->config.out, NULL);
     bb_text   t = { 0 };
+    char      took[32];
     bb_status status = BB_NOMEM;
     if (!path || !out) goto done;
     bb_text_addf(
@@ -132,7 +136,13 @@ bb_status bb_run_config_write(const bb_run *r, bb_err *err)
     bb_text_add(&t, " --out ");
     add_quoted(&t, out, "-again");
     bb_text_add(&t, "\n");
-    bb_options_print_yaml(bb_run_options, BB_RUN_N_OPTIONS, &r->config, &t);
+    bb_run_config c = r->config; /* borrows */
+    if (c.time > 0) {
+        bb_format_time(c.time, took);
+        bb_text_addf(&t, "# Chosen for --time %s; repeated without a clock, so that the same is done.\n", took);
+        c.time = 0;
+    }
+    bb_options_print_yaml(bb_run_options, BB_RUN_N_OPTIONS, &c, &t);
     if (t.status == BB_OK) status = bb_file_write(path, t.data, t.size, err);
 done:
     bb_text_done(&t);

@@ -303,20 +303,23 @@ static double evaluate_s(const model *m)
     return evaluation_windows(m) * m->ctx * (token(m) + plans * scored_token(m));
 }
 
-bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err)
+void bb_estimate_with(const bb_run *r, const bb_pace *pace, double seconds[BB_N_STAGES])
 {
-    bb_pace   pace;
-    bb_status status;
-    BB_TRY(bb_pace_measure(r, &pace, err));
     const bool  gguf = bb_protocol_named(r->config.protocol) == BB_PROTOCOL_GGUF;
-    const model m = { r, &pace, &r->model.net, count(r), (double)r->config.ctx, fmin(omp_get_max_threads(), bb_cpus_usable()), gguf ? 0.5 : 1 };
+    const model m = { r, pace, &r->model.net, count(r), (double)r->config.ctx, fmin(omp_get_max_threads(), bb_cpus_usable()), gguf ? 0.5 : 1 };
     seconds[BB_STAGE_CALIBRATE] = calibrate_s(&m);
     seconds[BB_STAGE_BUILD] = build_s(&m);
     seconds[BB_STAGE_MEASURE] = measure_s(&m);
     seconds[BB_STAGE_SEARCH] = search_s(&m);
     seconds[BB_STAGE_FINALISE] = finalise_s(&m);
     seconds[BB_STAGE_EVALUATE] = evaluate_s(&m);
-done:
+}
+
+bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err)
+{
+    bb_pace         pace;
+    const bb_status status = bb_pace_measure(r, &pace, err);
+    if (status == BB_OK) bb_estimate_with(r, &pace, seconds);
     return status;
 }
 

@@ -23,6 +23,9 @@ bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err);
 /* and as one JSON object: bytes, tokens and seconds as plain numbers. */
 bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err);
 
+/* Seconds that each stage should take by this pace, the threads to themselves; */
+struct bb_pace;
+void bb_estimate_with(const bb_run *r, const struct bb_pace *pace, double seconds[BB_N_STAGES]);
 /* Seconds that each stage should take on a quiet machine, and how a sum of them is said: an interval. */
 bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err);
 void      bb_estimate_interval(double seconds, char out[80]);

@@ -18,6 +18,7 @@
 #include "engine/ladder.h"
 #include "engine/outputs.h"
 #include "engine/run.h"
+#include "engine/time_budget.h"
 #include "model/export/export.h"
 
 /* ---- finalise ---- */
@@ -196,11 +197,77 @@ done:
     return status;
 }
 
+/* ---- within a given time ---- */
+
+/* The plans that were searched for come first, the smaller ones before the larger; then those that guard them. */
+static void order_by_use(const bb_front *front, size_t *order)
+{
+    size_t n = 0;
+    for (int simple = 0; simple < 2; simple++)
+        for (size_t i = 0; i < front->n; i++)
+            if (front->plans[i].is_searched != (simple != 0)) order[n++] = i;
+}
+
+static bb_status leave_out(bb_run *r, const bb_front *front, const size_t *order, size_t n, bb_err *err)
+{
+    const char **hashes = BB_NEW(n, const char *, err);
+    bb_status    status;
+    if (!hashes) return BB_NOMEM;
+    for (size_t i = 0; i < n; i++) hashes[i] = front->plans[order[i]].hash;
+    bb_warn("time: %zu plan%s left out: not finalised, not evaluated, and no part of what the guard compares", n, n == 1 ? " is" : "s are");
+    status = bb_time_leave_out(r, hashes, n, err);
+    bb_free(hashes);
+    return status;
+}
+
+/* As many plans as there is time for, by what the first took. The step of the first plan that is under way when the time is over, and what would
+ * follow it, is done for no plan; a later plan under way is left out, as all behind it. */
+static bb_status finalise_in_time(bb_run *r, bb_front *front, bb_err *err)
+{
+    size_t     *order = NULL, done = 0;
+    double      longest = 0;
+    bb_progress progress;
+    bb_status   status;
+    BB_TRY(bb_front_load_asked(r, front, err));
+    if (!(order = BB_NEW(front->n, size_t, err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    order_by_use(front, order);
+    bb_progress_start(&progress, "finalise", front->n);
+    for (; done < front->n; done++, bb_progress_add(&progress, 1)) {
+        const double started = bb_now_s();
+        bb_err       why = BB_ERR_INIT;
+        if (done > 0 && !bb_time_has_room(r, longest)) break;
+        if (done > 0) bb_time_stop_finalise(r);
+        r->time.may_cut = done == 0;
+        status = finalise_one(r, &front->plans[order[done]], &why);
+        const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
+        bb_interrupt_at(0);
+        if (late && done > 0) break;
+        if (status != BB_OK) {
+            BB_FAIL(err, status, "%s", why.msg);
+            goto done;
+        }
+        longest = fmax(longest, bb_now_s() - started);
+    }
+    bb_progress_end(&progress);
+    status = BB_OK;
+    if (done < front->n) BB_TRY(leave_out(r, front, order + done, front->n - done, err));
+    bb_front_done(front);
+    BB_TRY(bb_front_load_asked(r, front, err));
+done:
+    bb_interrupt_at(0);
+    r->time.may_cut = false;
+    bb_free(order);
+    return status;
+}
+
 bb_status bb_run_finalise(bb_run *r, bb_err *err)
 {
     bb_front  front = { 0 };
     bb_status status;
-    BB_TRY(each_plan(r, "finalise", finalise_one, &front, err));
+    BB_TRY(r->time.on ? finalise_in_time(r, &front, err) : each_plan(r, "finalise", finalise_one, &front, err));
     BB_TRY(write_finalise_csv(r, &front, err));
     BB_TRY(remove_old_models(r, &front, err));
 done:

@@ -12,6 +12,7 @@
 #include "base/csv.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/text.h"
 
 /* First the chosen plans, ascending in bytes; then every other plan that the search scored, ascending in hash. */
 static const char columns[] = "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows,searched,asked";
@@ -306,7 +307,7 @@ bb_status bb_front_load_asked(bb_run *r, bb_front *f, bb_err *err)
     bb_status status = bb_front_load(r, f, err);
     if (status != BB_OK) return status;
     for (size_t i = 0; i < f->n; i++) {
-        if (f->plans[i].is_asked) f->plans[n++] = f->plans[i];
+        if (f->plans[i].is_asked && !bb_list_has(r->config.leave_out, f->plans[i].hash)) f->plans[n++] = f->plans[i];
         else bb_plan_done(&f->plans[i].plan);
     }
     f->n = n;

@@ -89,13 +89,14 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     bb_sha256     s;
     c.model = c.out = c.config = c.calib = c.eval = c.profile = c.database = none;
     c.effort = none; /* what it sets is among the others */
+    c.time = 0; /* so does it */
     c.workers = 0;
     c.ledger_only = c.json = false;
     if (!all) { /* decides what is finalised and evaluated how, not what is chosen */
         c.eval_windows = c.tune_windows = 0;
         c.max_ram = 0;
         c.no_finalise = false;
-        c.finalise_steps = none;
+        c.finalise_steps = c.leave_out = none;
         c.tune_tokens = 0;
     }
     bb_options_print_yaml(bb_run_options, BB_RUN_N_OPTIONS, &c, &t);
@@ -164,10 +165,18 @@ bb_status bb_keys_claim(bb_run *r, bb_err *err)
     bb_sha256_hex(&s, r->key);
     if (!found) BB_TRY(bb_store_put(r->store, "run", "identity", t.data, t.size, err));
     BB_TRY(bb_store_put(r->store, "run", "kind", &kind, 1, err)); /* the last of `run` and `sweep`: a stage alone goes on with that */
+    BB_TRY(bb_keys_options(r, err));
+done:
+    bb_text_done(&t);
+    return status;
+}
+
+bb_status bb_keys_options(bb_run *r, bb_err *err)
+{
+    bb_status status;
     BB_TRY(hash_options(r, false, r->search_key, err));
     BB_TRY(hash_options(r, true, r->options_key, err));
 done:
-    bb_text_done(&t);
     return status;
 }
 

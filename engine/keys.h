@@ -21,6 +21,9 @@ bb_status bb_keys_claim(bb_run *r, bb_err *err);
 /* Units and options by name and bytes: what stored candidates, which are indices, mean. */
 void bb_key_space(const bb_run *r, char hex[65]);
 
+/* The last two again, after options have changed that are not of the identity. */
+bb_status bb_keys_options(bb_run *r, bb_err *err);
+
 /* Removes what an earlier call wrote into the directory with other options and this one may not write again: tables of optional commands, tables
  * of stages that are now left out, the files made from all of them. Costly things (run.db, database/, models/) stay. */
 bb_status bb_keys_remove_old(bb_run *r, bb_err *err);

@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "engine/front.h"
 #include "engine/keys.h"
+#include "engine/time_budget.h"
 #include "eval/generation.h"
 #include "model/compress/rebuild.h"
 
@@ -223,7 +224,22 @@ bb_status bb_ladder_run(bb_run *r, const bb_plan *plan, bool tune_too, bb_ladder
     if (hook) BB_TRY(hook(hook_self, BB_RUNG_DATABASE, out, err));
     for (int i = BB_RUNG_REBUILD; tune_too && i < BB_N_RUNGS; i++) {
         if (!bb_list_has(r->config.finalise_steps, bb_rung_names[i]) || (i > BB_RUNG_REBUILD && r->tune.n == 0)) continue;
-        BB_TRY(climb(&l, (bb_rung)i, err));
+        bb_err why = BB_ERR_INIT;
+        if (r->time.may_cut) bb_time_stop_finalise(r);
+        status = climb(&l, (bb_rung)i, &why);
+        if (status == BB_INTERRUPTED && r->time.may_cut && bb_interrupt_late()) { /* --time is over: with the steps that are done */
+            bb_interrupt_at(0);
+            record->kl[i] = (double)NAN;
+            record->seconds[i] = 0;
+            bb_warn("time: \"%s\" takes longer than there is time for: neither it nor what follows it is done", bb_rung_names[i]);
+            status = bb_time_cut_steps(r, bb_rung_names[i], err);
+            break;
+        }
+        if (r->time.may_cut) bb_interrupt_at(0);
+        if (status != BB_OK) {
+            BB_FAIL(err, status, "%s", why.msg);
+            goto done;
+        }
         if (hook) BB_TRY(hook(hook_self, (bb_rung)i, out, err));
     }
 done:

@@ -34,10 +34,12 @@ typedef struct sample {
 
 static double threads(void) { return fmin(omp_get_max_threads(), bb_cpus_usable()); }
 
+static bb_status run_block(sample *s, bb_err *err);
+
 /* Runs `what` until LEAST_S of processor time has passed; the seconds of the fastest time, as all threads take them together. */
 static bb_status repeat(sample *s, bb_status (*what)(sample *s, bb_err *err), double *seconds, bb_err *err)
 {
-    const double started = bb_cpu_s();
+    const double started = bb_cpu_s(), wall = bb_now_s();
     uint32_t     n = 0;
     bb_status    status;
     *seconds = HUGE_VAL;
@@ -46,6 +48,7 @@ static bb_status repeat(sample *s, bb_status (*what)(sample *s, bb_err *err), do
         BB_TRY(what(s, err));
         *seconds = fmin(*seconds, (bb_cpu_s() - now) / threads());
     } while (++n < LEAST_TIMES || bb_cpu_s() - started < LEAST_S);
+    if (what == run_block) s->out->slower = fmax(1, (bb_now_s() - wall) * threads() / (bb_cpu_s() - started));
 done:
     return status;
 }

@@ -14,6 +14,7 @@ typedef struct bb_pace {
     double encode[BB_TYPE_COUNT]; /* seconds a weight by the run's method; 0: not among the run's formats */
     double factor;                /* seconds a cubed column: factors of second moments */
     double product;               /* seconds a multiply-add in double precision */
+    double slower;                /* than that, the wall clock now: other work on the machine; at least 1 */
     double serial;                /* seconds a multiply-add in double precision on one thread */
 } bb_pace;
 

@@ -14,6 +14,7 @@
 #include "engine/keys.h"
 #include "engine/run_parts.h"
 #include "engine/start.h"
+#include "engine/time_budget.h"
 
 void bb_run_clock(bb_run *r, bb_stage stage)
 {
@@ -101,6 +102,7 @@ bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err
     memset(config, 0, sizeof *config);
     r->is_sweep = is_sweep;
     r->backend = bb_engine_backend();
+    r->time.started_s = bb_now_s();
     BB_TRY(bb_run_config_resolve(&r->config, err));
     BB_TRY(bb_run_open_space(r, err));
 done:
@@ -113,8 +115,13 @@ static bb_status create(bb_run *r, bb_run_config *config, bool is_sweep, bool ag
 {
     bb_status status;
     BB_TRY(bb_run_preview(r, config, is_sweep, err));
-    if (!again) BB_TRY(bb_run_check_start(r, err));
+    if (!again) {
+        BB_TRY(bb_run_check_inputs(r, err));
+        BB_TRY(bb_time_choose(r, err));
+        BB_TRY(bb_run_check_start(r, err));
+    }
     BB_TRY(open_directory(r, err));
+    if (!again) BB_TRY(bb_time_keep(r, err));
     if (!again) BB_TRY(bb_run_check_eval(r, err));
 done:
     if (status != BB_OK) bb_run_close(r);
@@ -147,6 +154,7 @@ void bb_run_close(bb_run *r)
     bb_tokens_done(&r->calib_tokens);
     bb_model_space_destroy(r->space);
     bb_free(r->budgets);
+    bb_free(r->time.chosen);
     bb_store_close(r->store);
     bb_lock_release(&r->lock);
     bb_model_close(&r->model);

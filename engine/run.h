@@ -26,6 +26,8 @@ typedef struct bb_run_config {
     char    *calib, *eval, *protocol;
     int64_t  ctx, calib_windows, measure_windows, refine_windows, confirm_windows, eval_windows, probes;
     char    *effort; /* named defaults (engine/effort.h) */
+    double   time;   /* seconds that the run may take; 0: no limit (engine/time_budget.h) */
+    uint32_t free;   /* no option: those that the time may choose, as engine/effort.h counts them */
     char    *formats, *embd_formats, *prune;
     int64_t  screen; /* formats of the default lists that are tried for a matrix; 0: all */
     int64_t  ffn_divisor;
@@ -38,7 +40,7 @@ typedef struct bb_run_config {
     int64_t  workers;       /* evaluators that score plans at the same time */
     int64_t  seed;
     bool     parse_special, no_finalise, ledger_only, json;
-    char    *finalise_steps;
+    char    *finalise_steps, *leave_out;
     int64_t  tune_windows;
     double   tune_tokens; /* millions, a plan */
     uint64_t max_ram;
@@ -47,7 +49,7 @@ typedef struct bb_run_config {
     double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 44 };
+enum { BB_RUN_N_OPTIONS = 46 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
@@ -74,6 +76,18 @@ typedef struct bb_clock {
     double   wall, cpu, seconds[BB_N_STAGES], cpu_seconds[BB_N_STAGES];
 } bb_clock;
 
+/* Of a run with --time (engine/time_budget.h). */
+typedef struct bb_time_budget {
+    bool     on;            /* all stages are run, within config.time */
+    double   started_s;     /* bb_now_s(), less what earlier sessions took */
+    double   slower;        /* than processor time shared by the threads says: by other work and by what one thread does alone */
+    double   search_tokens; /* that a search which was stopped had spent */
+    bool     may_cut;       /* the first plan is being finalised: its steps may be cut short */
+    char     key[65];       /* of the request: what was given by hand, and how long */
+    char    *chosen;        /* "name=value" lines, to be kept when the directory is open; owned */
+    double   evaluation_s;  /* that the evaluation will need */
+} bb_time_budget;
+
 typedef struct bb_run {
     bb_run_config     config;
     bool              is_sweep;
@@ -94,6 +108,7 @@ typedef struct bb_run {
     bool              options_built; /* every option of the space is in the database */
     bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;
+    bb_time_budget    time;
     char              key[65];         /* identity of model, data and every setting that changes a score; see engine/keys.h, as the next two */
     char              search_key[65];  /* ... and of everything that decides which plans are chosen */
     char              options_key[65]; /* ... and of everything else that the files of the directory are made from */

@@ -17,6 +17,10 @@ bb_status bb_run_config_read(const char *dir, bb_run_config *c, bool *is_sweep, 
 
 /* r->model, n_weights, space, budgets, from r->config. */
 bb_status bb_run_open_space(bb_run *r, bb_err *err);
+/* A space of plans by r->config (bb_model_space_destroy), r as opened by the one before; */
+bb_status bb_run_make_space(bb_run *r, bb_model_space **out, bb_err *err);
+/* and r->space and budgets made again, after the options have changed. */
+bb_status bb_run_reset_space(bb_run *r, bb_err *err);
 /* r->calib_tokens, calib, tune, levels; a model that calibrates on itself samples its text into the run directory. */
 bb_status bb_run_open_data(bb_run *r, bb_err *err);
 

@@ -469,6 +469,7 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     if (s.has_speed) BB_TRY(bb_write_speed(r, &s.speed, &s.front, err));
     status = bb_csv_close(&s.steps.csv, err);
 done:
+    if (s.ledger) r->time.search_tokens = bb_ledger_tokens(s.ledger) + s.local.tokens;
     stage_done(&s);
     return status;
 }

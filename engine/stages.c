@@ -2,6 +2,7 @@
  * stages.c: see stages.h. */
 #include "engine/stages.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/csv.h"
@@ -10,6 +11,7 @@
 #include "base/text.h"
 #include "engine/estimate.h"
 #include "engine/keys.h"
+#include "engine/time_budget.h"
 
 static bool has_data(const bb_run *r) { return r->database && r->evaluator; }
 static bool has_options(const bb_run *r) { return r->options_built; }
@@ -72,6 +74,23 @@ done:
     return status;
 }
 
+static bb_status earlier_times(bb_run *r, double *sum, bb_err *err)
+{
+    double    before[2 * BB_N_STAGES];
+    void     *value = NULL;
+    size_t    size;
+    bool      found;
+    bb_status status;
+    *sum = 0;
+    BB_TRY(bb_store_get(r->store, "timing", "seconds", &value, &size, &found, err));
+    if (!found || size != sizeof before) goto done;
+    memcpy(before, value, sizeof before);
+    for (int i = 0; i < BB_N_STAGES; i++) *sum += before[i];
+done:
+    bb_free(value);
+    return status;
+}
+
 /* timing.csv: what was foreseen for a quiet machine, what it took, and the processor time, which other work does not change. */
 static bb_status write_timing(bb_run *r, const double *predicted, bb_err *err)
 {
@@ -123,15 +142,35 @@ done:
     return status;
 }
 
+/* How long the whole job is left is said with every progress line: what the stages are foreseen to take, times what those of this session took more. */
+static void say_job(const bb_run *r, bb_stage stage, const double *predicted)
+{
+    double took = 0, should = 0, later = 0;
+    for (int i = 0; i < (int)stage; i++) {
+        if (r->clock.seconds[i] < 0.1 * predicted[i]) continue; /* it was done before */
+        took += r->clock.seconds[i];
+        should += predicted[i];
+    }
+    const double slower = should > 0 ? fmin(fmax(took / should, 0.2), 20) : 1;
+    for (int i = (int)stage + 1; i < BB_N_STAGES; i++) later += predicted[i] * slower;
+    bb_progress_job(predicted[stage] * slower, later);
+}
+
 bb_status bb_run_all(bb_run *r, bb_err *err)
 {
-    double    predicted[BB_N_STAGES];
+    double    predicted[BB_N_STAGES], took;
     bb_err    late = BB_ERR_INIT;
     bb_status status, added;
     BB_TRY(foresee(r, predicted, err));
+    BB_TRY(earlier_times(r, &took, err));
+    bb_time_start(r, took);
     BB_TRY(bb_keys_remove_old(r, err));
-    for (int i = 0; i < BB_N_STAGES; i++) BB_TRY(bb_stage_run(r, (bb_stage)i, err));
+    for (int i = 0; i < BB_N_STAGES; i++) {
+        say_job(r, (bb_stage)i, predicted);
+        BB_TRY(bb_time_run(r, (bb_stage)i, err));
+    }
 done:
+    bb_progress_job(0, -1);
     added = add_times(r, &late); /* also of a session that ends early */
     if (status != BB_OK) return status;
     if (added != BB_OK) return BB_FAIL(err, added, "%s", late.msg);

@@ -69,13 +69,21 @@ static bb_status decide(const rows *t, const bb_evaluated *e, uint32_t n_windows
     return BB_OK;
 }
 
+static void say_left_out(const bb_run *r, bb_text *t)
+{
+    const size_t n = bb_list_length(r->config.leave_out);
+    if (n) bb_text_addf(t, "; %zu plan%s left out for want of time", n, n == 1 ? " was" : "s were");
+}
+
 static void say_one(const bb_run *r, const bb_front *f, const bb_evaluated *e, const bb_verdict *v)
 {
     const bb_guard_verdict *g = &v->guard;
     bb_text                 t = { 0 };
     if (g->searched == BB_GUARD_NONE || g->simple == BB_GUARD_NONE) {
         bb_text_addf(&t, "guard: at %lld bytes there is %s", (long long)v->budget_bytes,
-                     g->simple == BB_GUARD_NONE ? "no simpler plan to compare with: the searched plan stands" : "no searched plan with a score");
+                     g->simple != BB_GUARD_NONE   ? "no searched plan with a score"
+                     : *r->config.leave_out       ? "no simpler plan to compare with, for want of time: the searched plan stands unguarded"
+                                                  : "no simpler plan to compare with: the searched plan stands");
     } else if (g->searched == g->simple) {
         bb_text_addf(&t, "guard: at %lld bytes the search found nothing better than a simple plan (%s), KL %.5f", (long long)v->budget_bytes,
                      f->plans[g->simple].source, e[g->simple].result.kl);
@@ -85,6 +93,7 @@ static void say_one(const bb_run *r, const bb_front *f, const bb_evaluated *e, c
                      e[g->searched].result.kl, e[g->simple].result.kl, f->plans[g->simple].source, g->margin, g->se, g->p);
         say_finishing(r, &t);
     }
+    say_left_out(r, &t);
     if (t.status == BB_OK) bb_info("%s", t.data);
     bb_text_done(&t);
 }
@@ -107,6 +116,7 @@ static void say_all(const bb_run *r, const bb_front *f, const bb_verdict *v, siz
         bb_text_add(&t, "; ");
         say_finishing(r, &t);
     }
+    say_left_out(r, &t);
     if (t.status == BB_OK) bb_info("%s", t.data);
     bb_text_done(&t);
     bb_text_done(&sizes);
@@ -210,6 +220,7 @@ bb_status bb_verdicts_write(const bb_run *r, const bb_front *f, const bb_evaluat
     bool      ok = root && sizes && put_verdict(root, f, e, &v[n - 1]) && put_plans(root, f, e, v[n - 1].budget_bytes);
     bb_status status = BB_NOMEM;
     ok = ok && json_object_set_new(root, "finishing", json_string(finishing(r))) == 0 && json_object_set_new(root, "alpha", json_real(BB_GUARD_ALPHA)) == 0;
+    if (*r->config.leave_out) ok = ok && json_object_set_new(root, "left_out", json_string(r->config.leave_out)) == 0; /* by --time */
     for (size_t i = 0; ok && i < n; i++) {
         json_t *row = json_object();
         ok = row && put_verdict(row, f, e, &v[i]);

@@ -4,6 +4,7 @@
 #define _XOPEN_SOURCE 700 /* posix_openpt */
 #include <dirent.h>
 #include <fcntl.h>
+#include <gsl/gsl_errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,10 @@
 
 #include "base/csv.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "engine/run.h"
+#include "engine/time_budget.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -249,6 +253,135 @@ START_TEST(threads_are_as_many_as_may_run)
 }
 END_TEST
 
+/* ---- --time ---- */
+
+#define TIMED "run " MODEL " --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --ctx 32 --target-bpw 7 --prune width --ffn-divisor 86 --search-tokens 0.006 "
+
+static char *setting_of(const char *dir, const char *name)
+{
+    char *config = file_text(dir, "config.resolved.yaml"), wanted[64], *value;
+    snprintf(wanted, sizeof wanted, "\n%s: ", name);
+    char *at = strstr(config, wanted);
+    ck_assert_msg(at != NULL, "no %s in %s", name, config);
+    at += strlen(wanted);
+    value = bb_asprintf(NULL, "%.*s", (int)strcspn(at, "\n"), at);
+    bb_free(config);
+    return value;
+}
+
+static void has_setting(const char *dir, const char *name, const char *right)
+{
+    char *value = setting_of(dir, name);
+    ck_assert_msg(strcmp(value, right) == 0, "%s is %s, should be %s", name, value, right);
+    bb_free(value);
+}
+
+static void same_model(const char *a, const char *b)
+{
+    char   one[600], two[600], *x, *y;
+    size_t n, m;
+    snprintf(one, sizeof one, "%s/model.gguf", a);
+    snprintf(two, sizeof two, "%s/model.gguf", b);
+    ck_assert_int_eq(bb_file_read(one, &x, &n, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(two, &y, &m, NULL), BB_OK);
+    ck_assert(n == m && memcmp(x, y, n) == 0);
+    bb_free(x);
+    bb_free(y);
+}
+
+/* What was given wins, the rest is chosen and said, once; the same command goes on with it, and the resolved options repeat it without a clock. */
+START_TEST(a_time_chooses_what_is_not_given)
+{
+    char out[512], again[600], *windows, *late;
+    snprintf(out, sizeof out, "%s", bb_test_path("timed"));
+    snprintf(again, sizeof again, "%s-again", out);
+    snprintf(line, sizeof line, TIMED "--time 10m --calib-windows 6 --measure-windows 1 --confirm-windows 5 --sweeps 2 --tune-tokens 0.002 --out %s", out);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(strstr(said, "time: 10m 00s; what fits is the most (") != NULL, "%s", said); /* of so small a model */
+    ck_assert_ptr_nonnull(strstr(said, "refine-windows=64 eval-windows=0"));
+    ck_assert_ptr_null(strstr(said, "calib-windows="));
+    has_setting(out, "calib-windows", "6");
+    has_setting(out, "sweeps", "2");
+    has_setting(out, "tune-tokens", "0.002");
+    has_setting(out, "tune-windows", "8192");
+    has_setting(out, "time", "0");
+    late = bb_strdup(strstr(said, "what fits is"), NULL);
+    windows = strstr(late, "refine-windows=");
+    *strchr(windows, '\n') = '\0';
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+    ck_assert_ptr_nonnull(strstr(said, "planned when the run began: "));
+    ck_assert_msg(strstr(said, windows) != NULL, "%s: %s", windows, said);
+    snprintf(line, sizeof line, "run --config %s/config.resolved.yaml --out %s -q", out, again);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    same_model(out, again);
+    bb_free(late);
+}
+END_TEST
+
+static const struct wrong {
+    const char *options;
+    int         code;
+    const char *sentence;
+} wrongs[] = {
+    { "--time 0.01s", 3, "--time 0.0s is not enough: the least that this run can do is foreseen to take " },
+    { "--time 10", 2, "'10' is no length of time: write 90s, 30m, 2h or 1h30m" },
+    { "--time 5m2h", 2, "is no length of time" },
+    { "--time 1h --effort quick", 2, "--effort has no effect with --time" },
+};
+
+START_TEST(a_time_that_cannot_be_kept_is_refused)
+{
+    char out[512];
+    snprintf(out, sizeof out, "%s", bb_test_path("refused"));
+    snprintf(line, sizeof line, TIMED "%s --out %s", wrongs[_i].options, out);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), wrongs[_i].code);
+    ck_assert_msg(strstr(said, wrongs[_i].sentence) != NULL, "%s", said);
+    ck_assert(!bb_file_exists(out));
+}
+END_TEST
+
+/* A search and a plan that take longer than there is time for are stopped, and there is a file, with a guard that says what was left out. The
+ * run's clock is moved: the time is over when the search begins. */
+START_TEST(what_takes_too_long_is_stopped)
+{
+    static const char *const given[][2] = { { "model", MODEL },         { "formats", "Q4_0,Q5_0,Q8_0" }, { "embd-formats", "Q4_0,Q8_0" },
+                                            { "ctx", "32" },            { "target-bpw", "7" },            { "calib-windows", "6" },
+                                            { "confirm-windows", "6" }, { "measure-windows", "1" },       { "refine-windows", "2" },
+                                            { "search-tokens", "40" },  { "tune-tokens", "4" },           { "finalise-steps", "end-to-end" },
+                                            { "time", "20h" } };
+    char                     out[512], again[600], *guard;
+    bb_run_config            c = { 0 };
+    bb_run                   r;
+    bb_err                   err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("late"));
+    snprintf(again, sizeof again, "%s-again", out);
+    ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, given[i][0], given[i][1], &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "out", out, &err), BB_OK);
+    bb_log_set_level(BB_LOG_QUIET);
+    gsl_set_error_handler_off();
+    ck_assert_msg(bb_run_create(&r, &c, false, &err) == BB_OK, "%s", err.msg);
+    bb_time_start(&r, 0);
+    for (int i = 0; i < BB_STAGE_SEARCH; i++) ck_assert_msg(bb_time_run(&r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
+    r.time.started_s -= 80000;
+    ck_assert_msg(bb_time_run(&r, BB_STAGE_SEARCH, &err) == BB_OK, "%s", err.msg);
+    ck_assert_double_lt(r.config.search_tokens, 40);
+    ck_assert_msg(bb_time_run(&r, BB_STAGE_FINALISE, &err) == BB_OK, "%s", err.msg);
+    ck_assert(r.config.no_finalise && *r.config.leave_out);
+    ck_assert_msg(bb_time_run(&r, BB_STAGE_EVALUATE, &err) == BB_OK, "%s", err.msg);
+    bb_run_close(&r);
+    bb_log_set_level(BB_LOG_INFO);
+    guard = file_text(out, "guard.json");
+    ck_assert_msg(strstr(guard, "\"left_out\": \"") && strstr(guard, "\"finishing\": \"none\""), "%s", guard);
+    bb_free(guard);
+    snprintf(line, sizeof line, "run --config %s/config.resolved.yaml --out %s", out, again);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_ptr_nonnull(strstr(said, "left out for want of time"));
+    same_model(out, again);
+}
+END_TEST
+
 /* How a command ended is in the logs too. */
 START_TEST(a_failure_is_in_the_logs)
 {
@@ -441,6 +574,9 @@ int main(void)
     tcase_add_test(t, every_stage_says_how_far_it_is);
     tcase_add_test(t, a_terminal_has_one_line_that_is_redrawn);
     tcase_add_test(t, waiting_threads_sleep_by_default);
+    tcase_add_test(t, a_time_chooses_what_is_not_given);
+    tcase_add_loop_test(t, a_time_that_cannot_be_kept_is_refused, 0, (int)(sizeof wrongs / sizeof *wrongs));
+    tcase_add_test(t, what_takes_too_long_is_stopped);
     tcase_add_test(t, threads_are_as_many_as_may_run);
     tcase_add_test(t, efforts_are_defaults_and_no_more);
     tcase_add_test(t, an_estimate_counts_what_is_done);
