@@ -63,23 +63,6 @@ const char *bb_plan_get(const bb_plan *p, const char *unit)
     return at < p->n && strcmp(p->genes[at].unit, unit) == 0 ? p->genes[at].option : NULL;
 }
 
-bb_status bb_plan_copy(const bb_plan *p, bb_plan *out, bb_err *err)
-{
-    bb_plan copy = { 0, NULL };
-    if (p->n > 0 && !(copy.genes = BB_NEW(p->n, bb_gene, err))) return BB_NOMEM;
-    for (; copy.n < p->n; copy.n++) {
-        bb_gene *g = &copy.genes[copy.n];
-        g->unit = bb_strdup(p->genes[copy.n].unit, err);
-        g->option = g->unit ? bb_strdup(p->genes[copy.n].option, err) : NULL;
-        if (g->option) continue;
-        bb_free(g->unit);
-        bb_plan_done(&copy);
-        return BB_NOMEM;
-    }
-    *out = copy;
-    return BB_OK;
-}
-
 void bb_plan_done(bb_plan *p)
 {
     for (size_t i = 0; i < p->n; i++) {

@@ -26,7 +26,6 @@ typedef struct bb_plan {
 
 bb_status   bb_plan_set(bb_plan *p, const char *unit, const char *option, bb_err *err); /* inserts or replaces */
 const char *bb_plan_get(const bb_plan *p, const char *unit);                            /* NULL when absent; borrows */
-bb_status   bb_plan_copy(const bb_plan *p, bb_plan *out, bb_err *err);
 void        bb_plan_done(bb_plan *p);
 bb_status   bb_plan_print(const bb_plan *p, char **text, bb_err *err);               /* gives; bb_free */
 bb_status   bb_plan_parse(const char *text, size_t size, bb_plan *out, bb_err *err); /* untrusted */

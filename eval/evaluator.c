@@ -18,9 +18,9 @@ typedef struct level_state {
     bb_buffer         boundary;    /* (n_layer + 1) x (n * ctx, C) */
     bb_matrix         cached_embd; /* what the boundaries were computed with */
     bb_block         *cached_blocks;
-    uint32_t          n_valid;                      /* boundaries 0 .. n_valid - 1 belong to the cached network */
-    bb_buffer         scored;                       /* (n * n_scored, C) of the network scored last */
-    const float      *seen_reference, *seen_scored; /* what was lent to the caller, peeked at */
+    uint32_t          n_valid;     /* boundaries 0 .. n_valid - 1 belong to the cached network */
+    bb_buffer         scored;      /* (n * n_scored, C) of the network scored last */
+    const float      *seen_scored; /* what was lent to the caller, peeked at */
 } level_state;
 
 struct bb_net_evaluator {
@@ -161,7 +161,6 @@ void bb_net_evaluator_destroy(bb_net_evaluator *e)
     void                *context = e->backend->context;
     for (uint32_t i = 0; e->levels && i < e->n_levels; i++) {
         level_state *l = &e->levels[i];
-        o->unpeek(context, l->seen_reference);
         o->unpeek(context, l->seen_scored);
         o->release(context, l->reference);
         o->release(context, l->boundary);
@@ -190,14 +189,6 @@ uint32_t bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level) { r
 static bb_status look(const bb_net_evaluator *e, const level_state *l, bb_buffer states, const float **out, bb_err *err)
 {
     return e->backend->ops->peek(e->backend->context, states, (size_t)l->w->n * l->w->n_scored * e->model->net.n_embd, out, err);
-}
-
-bb_status bb_net_evaluator_reference(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err)
-{
-    level_state *l = &e->levels[level];
-    bb_status    status = l->seen_reference ? BB_OK : look(e, l, l->reference, &l->seen_reference, err);
-    *rows = l->seen_reference;
-    return status;
 }
 
 bb_status bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err)

@@ -35,10 +35,8 @@ bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_
 /* Matrices are told apart by address: call this before freeing or rewriting weights that were scored. */
 void bb_net_evaluator_forget(bb_net_evaluator *e);
 
-/* Hidden states (before the output norm) of the level's scored positions, (n_windows * n_scored, C): of the full-precision model,
- * and of the network scored last at this level (NULL when the level has no boundary cache). On the host, borrowed: the reference for the
- * evaluator's life, the other until the next call. */
-bb_status bb_net_evaluator_reference(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err);
+/* Hidden states (before the output norm) of the level's scored positions, (n_windows * n_scored, C), of the network scored last at this level (NULL when
+ * the level has no boundary cache). On the host, borrowed until the next call. */
 bb_status bb_net_evaluator_last(bb_net_evaluator *e, uint32_t level, const float **rows, bb_err *err);
 
 /* What a backward pass through the network scored last at this level begins with. Buffers of the backend, borrowed until the next call. */

@@ -108,8 +108,6 @@ void bb_generation_destroy(bb_generation *g)
     bb_free(g);
 }
 
-uint32_t bb_generation_prompts(const bb_generation *g) { return g->prompts.n; }
-
 const int32_t *bb_generation_ids(const bb_generation *g, bool greedy) { return greedy ? g->greedy.tokens : g->drawn.tokens; }
 
 /* ---- measures ---- */

@@ -50,7 +50,6 @@ void      bb_generation_destroy(bb_generation *g);
 
 /* agreement (NULL allowed): [n_prompts] agreement lengths, for paired comparisons. Polls bb_interrupted. */
 bb_status bb_generation_measure(const bb_net *net, bb_generation *g, bb_generation_result *out, uint32_t *agreement, bb_err *err);
-uint32_t  bb_generation_prompts(const bb_generation *g);
 /* The sequences (n_prompts, n_prompt + n_new), prompts included: greedy, or drawn. Borrowed. */
 const int32_t *bb_generation_ids(const bb_generation *g, bool greedy);
 

@@ -158,8 +158,6 @@ void bb_sketch_destroy(bb_sketch *s)
     bb_free(s);
 }
 
-size_t bb_sketch_dim(const bb_sketch *s) { return s->n_rows * s->k; }
-
 static float dot(const float *a, const float *b, uint32_t n)
 {
     float sum = 0;

@@ -24,9 +24,8 @@ typedef struct bb_sketch bb_sketch;
 bb_status bb_sketch_create(const bb_backend *backend, const bb_net *net, const float *h, size_t n_rows, uint32_t probes, uint64_t seed, bb_sketch **out,
                            bb_err *err);
 void      bb_sketch_destroy(bb_sketch *s);
-size_t    bb_sketch_dim(const bb_sketch *s); /* n_rows * probes */
 
-/* psi [dim] of the change from the base to (net, h). A head that differs from the base's (an embedding that is quantized and tied) costs two
+/* psi [n_rows * probes] of the change from the base to (net, h). A head that differs from the base's (an embedding that is quantized and tied) costs two
  * passes over the vocabulary more. */
 bb_status bb_sketch_project(const bb_sketch *s, const bb_net *net, const float *h, float *psi, bb_err *err);
 

@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "kernels/blas.h"
 #include "model/compress/factor.h"
+#include "tests/support/error.h"
 
 enum { COLS = 512, ROWS = 40 };
 
@@ -205,7 +206,7 @@ START_TEST(threads_do_not_change_a_byte)
     omp_set_num_threads(threads);
     ck_assert_mem_eq(packed, packed2, bytes);
     ck_assert(s1.error == s2.error);
-    ck_assert_double_eq_tol(s1.error, bb_relative_error(w, (f->decode(packed, v, (size_t)ROWS * COLS), v), ROWS, COLS, &h), 1e-4 * s1.error);
+    ck_assert_double_eq_tol(s1.error, relative_error_of(w, (f->decode(packed, v, (size_t)ROWS * COLS), v), ROWS, COLS, &h), 1e-4 * s1.error);
 }
 END_TEST
 
@@ -325,7 +326,7 @@ START_TEST(plain_types_and_no_hessian)
     ck_assert_int_eq(bb_quantize(w, 3, COLS, NULL, BB_Q8_0, &rtn, packed, &s, NULL), BB_OK);
     ck_assert_double_lt(s.error, 1e-3);
     bb_format_get(BB_Q8_0)->decode(packed, v, 3 * COLS);
-    ck_assert_double_eq_tol(bb_relative_error(w, v, 3, COLS, NULL), s.error, 1e-6 * s.error);
+    ck_assert_double_eq_tol(relative_error_of(w, v, 3, COLS, NULL), s.error, 1e-6 * s.error);
 }
 END_TEST
 

@@ -19,6 +19,7 @@
 #include "model/compress/rebuild.h"
 #include "model/compress/statistics.h"
 #include "model/model_internal.h"
+#include "tests/support/error.h"
 #include "tests/support/guarded.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -219,7 +220,7 @@ START_TEST(entries_have_the_errors_they_say)
             OK(bb_database_matrix(db, 1, (bb_part)p, bb_parts[p].sublayer == BB_FFN ? FF : KV, types[t], &m, &stats, &err));
             ck_assert(m.type == types[t] && m.rows == source->rows && m.cols == source->cols);
             float *w = decode(source), *v = decode(&m);
-            double e = bb_relative_error(w, v, m.rows, m.cols, &s.blocks[1].in[bb_parts[p].feed]);
+            double e = relative_error_of(w, v, m.rows, m.cols, &s.blocks[1].in[bb_parts[p].feed]);
             ck_assert_double_eq_tol(stats.error, e, 1e-3 * e);
             bb_quant_options  weighted = config.quant, rtn = config.quant;
             bb_quant_stats    error_weighted, error_rtn;
@@ -298,7 +299,7 @@ START_TEST(masks_are_nested_and_select_rows)
         float *w = decode(&model.net.blocks[0].w[BB_PART_DOWN]), *v = decode(&part), *wide = calloc((size_t)C * FF, sizeof *wide);
         for (uint32_t r = 0; r < C; r++)
             for (uint32_t k = 0; k < 64; k++) wide[r * FF + less[k]] = v[r * 64 + k];
-        const double e = bb_relative_error(w, wide, C, FF, &s.blocks[0].in[bb_parts[BB_PART_DOWN].feed]);
+        const double e = relative_error_of(w, wide, C, FF, &s.blocks[0].in[bb_parts[BB_PART_DOWN].feed]);
         ck_assert_double_eq_tol(pruned.error, e, 0.03 * e); /* damping */
         bb_free(w);
         bb_free(v);

@@ -259,28 +259,3 @@ bb_status bb_quantize(const float *w, uint32_t rows, uint32_t cols, const bb_hes
     bb_factor_done(&factor);
     return status;
 }
-
-double bb_relative_error(const float *w, const float *v, uint32_t rows, uint32_t cols, const bb_hessian *h)
-{
-    const size_t n = cols;
-    double       error = 0, energy = 0, sums[2];
-    float       *xh = BB_NEW(2 * n, float, NULL), *both = BB_NEW(2 * n, float, NULL);
-    bool         failed = !xh || !both;
-    for (size_t r = 0; r < rows && !failed; r++) {
-        for (size_t i = 0; i < n; i++) {
-            both[i] = w[r * n + i];
-            both[n + i] = w[r * n + i] - v[r * n + i];
-        }
-        if (h) bb_sgemm_nn(2, n, n, 1, both, n, h->h, n, 0, xh, n);
-        for (int k = 0; k < 2; k++) {
-            sums[k] = 0;
-            for (size_t i = 0; i < n; i++) sums[k] += (double)both[(size_t)k * n + i] * (double)(h ? xh[(size_t)k * n + i] : both[(size_t)k * n + i]);
-        }
-        energy += sums[0];
-        error += sums[1];
-    }
-    bb_free(xh);
-    bb_free(both);
-    if (failed) return (double)NAN;
-    return energy > 0 ? error / energy : 0;
-}

@@ -313,7 +313,6 @@ void bb_tokenizer_destroy(bb_tokenizer *t)
 
 uint32_t bb_tokenizer_n_vocab(const bb_tokenizer *t) { return t->n_vocab; }
 int32_t  bb_tokenizer_bos(const bb_tokenizer *t) { return t->bos; }
-int32_t  bb_tokenizer_eos(const bb_tokenizer *t) { return t->eos; }
 bool     bb_tokenizer_adds_bos(const bb_tokenizer *t) { return t->add_bos; }
 
 /* ---- text to ids ---- */

@@ -13,8 +13,7 @@ typedef struct bb_tokenizer bb_tokenizer;
 bb_status bb_tokenizer_create(const bb_source *g, bb_tokenizer **out, bb_err *err); /* borrows g; BB_UNSUPPORTED names the model or pre-tokenizer */
 void      bb_tokenizer_destroy(bb_tokenizer *t);
 uint32_t  bb_tokenizer_n_vocab(const bb_tokenizer *t);
-int32_t   bb_tokenizer_bos(const bb_tokenizer *t); /* -1 when none */
-int32_t   bb_tokenizer_eos(const bb_tokenizer *t);
+int32_t   bb_tokenizer_bos(const bb_tokenizer *t);      /* -1 when none */
 bool      bb_tokenizer_adds_bos(const bb_tokenizer *t); /* does llama.cpp put BOS first for this vocabulary? */
 /* ids is freed with bb_free. add_special: BOS (and EOS where the vocabulary says so) as the metadata asks.
  * parse_special: text of control and user-defined tokens ("<s>", "<|eot|>") becomes that token. */
