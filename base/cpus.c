@@ -73,9 +73,9 @@ static bool lists_cpu(const char *controllers, size_t n)
 double bb_cpus_quota(const char *root)
 {
     static const char *const v2[] = { "", "/unified" }, *const v1[] = { "/cpu", "/cpu,cpuacct", "/cpuacct,cpu" };
-    char                     path[4096], mount[4096], line[4096];
-    double                   least = HUGE_VAL;
-    FILE                    *f;
+    char   path[4096], mount[4096], line[4096];
+    double least = HUGE_VAL;
+    FILE  *f;
     snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
     if (!(f = fopen(path, "re"))) return HUGE_VAL;
     while (fgets(line, sizeof line, f)) { /* "4:cpu,cpuacct:/group", "0::/group" */

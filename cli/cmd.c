@@ -18,12 +18,13 @@ static const bb_command *const commands[] = {
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
-static const char global_options[] = "  --help                    show this text\n"
-                                     "  -q, --quiet               say only what went wrong\n"
-                                     "  -v, --verbose             say more\n"
-                                     "  --log-file FILE           append what is said, with times, to FILE\n"
-                                     "  --force                   replace files that bitbudget did not make, and use folders that hold other things\n"
-                                     "  --threads N               threads to use (default: as many as affinity and control group let run at once); results do not depend on it\n";
+static const char global_options[] =
+    "  --help                    show this text\n"
+    "  -q, --quiet               say only what went wrong\n"
+    "  -v, --verbose             say more\n"
+    "  --log-file FILE           append what is said, with times, to FILE\n"
+    "  --force                   replace files that bitbudget did not make, and use folders that hold other things\n"
+    "  --threads N               threads to use (default: as many as affinity and control group let run at once); results do not depend on it\n";
 
 static const char exit_codes[] = "  0  success\n"
                                  "  1  the operation failed\n"

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "cli/cmd.h"
 #include "engine/study.h"
+#include "engine/study_gradient.h"
 #include "engine/study_survival.h"
 
 #define FIELD(name) offsetof(bb_study_options, name)
@@ -21,8 +22,13 @@ static const bb_option_row options[] = {
     { "no-anchors", BB_OPT_FLAG, FIELD(no_anchors), NULL, 1, 0, NULL, "leave out what is measured around searched plans: most of the tokens", NULL },
     { "through", BB_OPT_TEXT, FIELD(through), "database", 1, 0, "WHAT", "the truth: plans as the database has them, rebuilt, or after all steps of finalise",
       "database|rebuild|ladder" },
-    { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "with --through rebuild or ladder: these sizes instead of --bands (2.2MiB,3596960)", NULL },
+    { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "with --gradient, --through rebuild or ladder: these sizes instead of --bands (2.2MiB,3596960)",
+      NULL },
     { "few", BB_OPT_LIST, FIELD(few), "8", 1, 0, "LIST", "with --through rebuild or ladder: calibration windows of cheaper rebuilds that are compared", NULL },
+    { "gradient", BB_OPT_FLAG, FIELD(gradient), NULL, 1, 0, NULL,
+      "instead: what a gradient at the best plan of each size says of every option, against the true KL of single changes", NULL },
+    { "changes", BB_OPT_INT, FIELD(changes), "0", 0, 1000000, "N", "with --gradient: single changes that are measured at each size; 0: all", NULL },
+    { "labels", BB_OPT_INT, FIELD(labels), "1", 0, 64, "N", "with --gradient: backward passes of drawn labels, for the curvature", NULL },
 };
 
 /* proxy.csv as a table on stdout. */
@@ -67,6 +73,27 @@ done:
     return status;
 }
 
+/* gradient_rank.csv as a table on stdout. */
+static bb_status print_gradient(const bb_run *r, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "gradient_rank.csv");
+    bb_csv    t = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_csv_read(path, &t, err));
+    printf("%12s %-12s %6s %-18s %7s %15s %7s %12s %10s\n", "bytes", "set", "n", "score", "tau", "95 %", "rho", "regret", "tokens");
+    for (size_t i = 0; i < t.n_rows; i++) {
+        double v[6];
+        for (size_t c = 0; c < 6; c++) BB_TRY(bb_csv_double(&t, i, c + 5, &v[c], err));
+        printf("%12s %-12s %6s %-18s %7.3f %7.3f %7.3f %7.3f %12.4g %10.0f\n", bb_csv_text(&t, i, 0), bb_csv_text(&t, i, 2), bb_csv_text(&t, i, 3),
+               bb_csv_text(&t, i, 4), v[0], v[1], v[2], v[3], v[4], v[5]);
+    }
+done:
+    bb_csv_done(&t);
+    bb_free(path);
+    return status;
+}
+
 static bb_status run(int argc, char **argv, bb_err *err)
 {
     bb_study_options o = { 0 };
@@ -79,8 +106,13 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "study needs the folder of a run that was searched");
         goto done;
     }
+    const bb_idle_option idle[] = { { "--changes", "without --gradient", !o.gradient }, { "--labels", "without --gradient", !o.gradient } };
+    BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
-    if (strcmp(o.through, "database") == 0) {
+    if (o.gradient) {
+        BB_TRY(bb_study_gradient(&r, &o, err));
+        BB_TRY(print_gradient(&r, err));
+    } else if (strcmp(o.through, "database") == 0) {
         BB_TRY(bb_study(&r, &o, err));
         BB_TRY(print_table(&r, err));
     } else {

@@ -24,6 +24,9 @@ typedef struct bb_study_options {
     char   *through;    /* "database": the above; "rebuild", "ladder": engine/study_survival.h instead, with */
     char   *sizes;      /* sizes in bytes instead of bands; empty: the bands */
     char   *few;        /* numbers of calibration windows to rebuild on as cheaper scores */
+    bool    gradient;   /* engine/study_gradient.h instead: */
+    int64_t changes;    /* changes that are measured at each size; 0: all */
+    int64_t labels;     /* backward passes of drawn labels */
 } bb_study_options;
 
 bb_status bb_study(bb_run *r, const bb_study_options *o, bb_err *err);

@@ -135,6 +135,76 @@ START_TEST(a_band_below_the_smallest_plan_is_skipped)
 }
 END_TEST
 
+/* ---- --gradient ---- */
+
+/* Kendall's tau-b of two columns, by definition. */
+static double tau_of(const double *a, const double *b, size_t n)
+{
+    long sum = 0, na = 0, nb = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < i; k++) {
+            const int x = a[i] > a[k] ? 1 : a[i] < a[k] ? -1 : 0, y = b[i] > b[k] ? 1 : b[i] < b[k] ? -1 : 0;
+            sum += x * y;
+            na += x != 0;
+            nb += y != 0;
+        }
+    return (double)sum / sqrt((double)na * (double)nb);
+}
+
+/* Every option has its orders, a drawn number of them the measured KL; the ranks follow from the table, and the expansion ranks well. */
+START_TEST(what_a_gradient_says_of_every_option)
+{
+    enum { MEASURED = 30 };
+    char   path[600], *a, *b, options[200];
+    size_t n, m, measured = 0, chosen = 0;
+    bb_csv rows, rank;
+    double first[MEASURED], both[MEASURED], truth[MEASURED], kl;
+    for (int threads = 1; threads <= 2; threads++) {
+        snprintf(options, sizeof options, "--gradient --changes %d --labels 2 --threads %d", MEASURED, threads);
+        const int code = study(options);
+        ck_assert_msg(code == 0, "exit %d: %s", code, said);
+        snprintf(path, sizeof path, "%s/gradient.csv", dir);
+        ck_assert_int_eq(bb_file_read(path, threads == 1 ? &a : &b, threads == 1 ? &n : &m, NULL), BB_OK);
+    }
+    ck_assert(n == m && memcmp(a, b, n) == 0);
+    bb_free(a);
+    bb_free(b);
+    read_table("gradient.csv", &rows);
+    read_table("gradient_rank.csv", &rank);
+    const char *size = bb_csv_text(&rank, 0, 0);
+    kl = number(&rank, 0, "kl_nats");
+    for (size_t i = 0; i < rows.n_rows; i++) {
+        if (strcmp(bb_csv_text(&rows, i, 0), size) != 0) continue;
+        const double one = number(&rows, i, "first_order"), two = number(&rows, i, "second_order");
+        ck_assert(fabs(number(&rows, i, "predicted_kl") - (kl + one + two)) < 1e-7 && two >= 0);
+        if (strcmp(bb_csv_text(&rows, i, (size_t)bb_csv_column(&rows, "chosen")), "yes") == 0) {
+            chosen++;
+            ck_assert(one == 0 && two == 0);
+        }
+        if (!*bb_csv_text(&rows, i, (size_t)bb_csv_column(&rows, "kl_nats"))) continue;
+        ck_assert_uint_lt(measured, MEASURED);
+        first[measured] = one;
+        both[measured] = one + two;
+        truth[measured++] = number(&rows, i, "kl_nats") - kl;
+    }
+    ck_assert_uint_eq(measured, MEASURED);
+    ck_assert_uint_gt(chosen, 5 * 9);
+    for (size_t i = 0; i < 4; i++) {
+        const char *score = bb_csv_text(&rank, i, (size_t)bb_csv_column(&rank, "score"));
+        ck_assert_str_eq(bb_csv_text(&rank, i, (size_t)bb_csv_column(&rank, "set")), "all");
+        ck_assert(number(&rank, i, "n") == MEASURED);
+        if (strcmp(score, "first order") == 0) ck_assert(fabs(number(&rank, i, "tau") - tau_of(first, truth, MEASURED)) < 1e-6);
+        if (strcmp(score, "first and second") != 0) continue;
+        ck_assert(fabs(number(&rank, i, "tau") - tau_of(both, truth, MEASURED)) < 1e-6);
+        ck_assert(number(&rank, i, "tokens") == 1 * 32 * 7);
+    }
+    bb_csv_done(&rows);
+    bb_csv_done(&rank);
+    ck_assert_int_eq(study("--changes 3"), 2);
+    ck_assert_ptr_nonnull(strstr(said, "--gradient"));
+}
+END_TEST
+
 /* ---- --through rebuild, ladder ---- */
 
 static int survival(const char *run, const char *options)
@@ -250,6 +320,7 @@ int main(void)
     tcase_add_test(t, its_table_follows_from_its_plans);
     tcase_add_test(t, again_it_says_the_same);
     tcase_add_test(t, a_band_below_the_smallest_plan_is_skipped);
+    tcase_add_test(t, what_a_gradient_says_of_every_option);
     tcase_add_test(t, how_plans_survive_a_rebuild);
     tcase_add_test(t, it_refuses);
     suite_add_tcase(s, t);
