@@ -37,6 +37,8 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "ctx", BB_OPT_INT, FIELD(ctx), "256", 16, 131072, "N", "tokens of a window", NULL },
     { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "windows for second moments", NULL },
     { "measure-windows", BB_OPT_INT, FIELD(measure_windows), "8", 1, 1e6, "N", "windows for measuring each option alone", NULL },
+    { "exact-from", BB_OPT_DOUBLE, FIELD(exact_from), "0.01", 0, 1e6, "NATS",
+      "an option alone whose KL is below this to second order is not run through the head; 0: all are", NULL },
     { "refine-windows", BB_OPT_INT, FIELD(refine_windows), "32", 1, 1e6, "N", "windows for ranking plans in the search", NULL },
     { "confirm-windows", BB_OPT_INT, FIELD(confirm_windows), "128", 2, 1e6, "N", "windows for confirming plans", NULL },
     { "eval-windows", BB_OPT_INT, FIELD(eval_windows), "0", 0, 1e9, "N", "evaluation windows; 0: all", NULL },

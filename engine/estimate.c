@@ -23,6 +23,7 @@
 /* Measured on wiki8m and stories260K: */
 static const double search_share = 1.0;      /* of a network that a plan of the search runs: some is found in the cache of the plan before it, some tokens
                                              are spent beyond the budget by what is under way */
+static const double coarse_share = 0.1;      /* of all options that do more damage than --exact-from */
 static const double pruned_share = 0.35;     /* of all pruned o and down in all formats that the search meets, and has encoded */
 static const double step_s = 2.5e-8;         /* seconds a trained weight and step, one thread: gradients of the fields, AdamW, new codes */
 static const double low = 0.75, high = 1.35; /* the interval that is said */
@@ -174,7 +175,8 @@ static double measured_networks(const bb_run *r)
 static double measure_s(const model *m)
 {
     const double tokens = (double)m->r->config.measure_windows * m->ctx;
-    return tokens * (measured_networks(m->r) * token(m) + (double)m->n.n_options * 7 / 8 * m->p->head);
+    const double heads = m->r->config.exact_from > 0 ? coarse_share : 1; /* run through the head; of what changes it there is little */
+    return tokens * (measured_networks(m->r) * token(m) + (double)m->n.n_options * 7 / 8 * heads * m->p->head);
 }
 
 /* The smallest file whose matrices are all in the source's types: whether pruning alone reaches a size. */

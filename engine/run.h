@@ -25,6 +25,7 @@ typedef struct bb_run_config {
     char    *sizes;
     char    *calib, *eval, *protocol;
     int64_t  ctx, calib_windows, measure_windows, refine_windows, confirm_windows, eval_windows, probes;
+    double   exact_from; /* nats: options alone that do less by their sketch are not run through the head; 0: all are */
     char    *effort; /* named defaults (engine/effort.h) */
     double   time;   /* seconds that the run may take; 0: no limit (engine/time_budget.h) */
     uint32_t free;   /* no option: those that the time may choose, as engine/effort.h counts them */
@@ -49,7 +50,7 @@ typedef struct bb_run_config {
     double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 46 };
+enum { BB_RUN_N_OPTIONS = 47 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */

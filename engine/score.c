@@ -112,7 +112,8 @@ static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_s
     if (!x || !list || !at) goto done;
     BB_TRY(bb_run_calibrate(r, err));
     n = loadable(r, anchor, reach, x, list, at);
-    bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, p->plans, anchor, r->store, r->key };
+    bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, p->plans, anchor, r->store, r->key,
+                                 anchor ? 0 : r->config.exact_from };
     BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, list, n, out, err));
     list = NULL; /* now out's */
     if (n < total) BB_TRY(spread(p, out, at, total, err));

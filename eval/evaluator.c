@@ -271,6 +271,31 @@ done:
     return status;
 }
 
+static double forwarded(const bb_windows *w, const bb_net *net, uint32_t n_run) { return (double)w->n * w->ctx * n_run / net->n_layer; }
+
+/* The states at the scored positions of a level with a boundary cache. */
+static bb_status states(bb_net_evaluator *e, level_state *l, const bb_net *net, uint32_t *n_run, bb_err *err)
+{
+    const bb_windows *w = l->w;
+    bb_status         status;
+    BB_TRY(advance_cache(e, l, net, n_run, err));
+    BB_TRY(gather(e, w, w->n, net->n_embd, bb_buffer_at(l->boundary, (size_t)net->n_layer * hidden_size(e, w)), l->scored, err));
+done:
+    return status;
+}
+
+bb_status bb_net_evaluator_states(bb_net_evaluator *e, const bb_net *net, uint32_t level, double *n_forwarded, bb_err *err)
+{
+    level_state *l = &e->levels[level];
+    uint32_t     n_run = 0;
+    bb_status    status;
+    BB_ASSERT(l->cached);
+    if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted between evaluations");
+    status = states(e, l, net, &n_run, err);
+    *n_forwarded = forwarded(l->w, net, n_run);
+    return status;
+}
+
 bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_t level, bb_evaluation *out, double *window_kl, bb_err *err)
 {
     level_state      *l = &e->levels[level];
@@ -280,8 +305,7 @@ bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_
     bb_status         status = BB_OK;
     if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted between evaluations");
     if (l->cached) {
-        BB_TRY(advance_cache(e, l, net, &n_run, err));
-        BB_TRY(gather(e, w, w->n, C, bb_buffer_at(l->boundary, (size_t)net->n_layer * hidden_size(e, w)), l->scored, err));
+        BB_TRY(states(e, l, net, &n_run, err));
     } else {
         n_run = net->n_layer;
     }
@@ -301,7 +325,7 @@ bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_
     out->nll = s.nll / w->n;
     out->n_tokens = (uint64_t)w->n * w->n_scored;
     out->top1 = (double)s.same / (double)out->n_tokens;
-    out->n_forwarded = (double)w->n * w->ctx * n_run / net->n_layer;
+    out->n_forwarded = forwarded(w, net, n_run);
     if (!isfinite(out->kl)) status = BB_FAIL(err, BB_NUMERIC, "the score of a candidate is not finite (KL %g)", out->kl);
 done:
     return status;

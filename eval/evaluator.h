@@ -32,6 +32,10 @@ uint32_t          bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t l
 /* window_kl (may be NULL): [windows of the level] mean KL of each window, for paired comparisons. BB_INTERRUPTED when asked to stop. */
 bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_t level, bb_evaluation *out, double *window_kl, bb_err *err);
 
+/* Only what a score begins with: the network is run, and bb_net_evaluator_last has its states; a score of the same network that follows costs the head alone.
+ * For levels with a boundary cache. *n_forwarded as in bb_evaluation. */
+bb_status bb_net_evaluator_states(bb_net_evaluator *e, const bb_net *net, uint32_t level, double *n_forwarded, bb_err *err);
+
 /* Matrices are told apart by address: call this before freeing or rewriting weights that were scored. */
 void bb_net_evaluator_forget(bb_net_evaluator *e);
 

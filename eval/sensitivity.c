@@ -28,10 +28,10 @@ static uint64_t head_blocks(const bb_net *net, const bb_windows *w)
     return blocks > 1 ? (uint64_t)llround(blocks) : 1;
 }
 
-uint64_t bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const bb_plan_unit *unit)
+uint64_t bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const bb_plan_unit *unit, bool by_sketch)
 {
     const long block = unit_block(unit);
-    return net->n_layer - (uint64_t)(block > 0 ? block : 0) + head_blocks(net, windows);
+    return net->n_layer - (uint64_t)(block > 0 ? block : 0) + (by_sketch && block >= 0 ? 0 : head_blocks(net, windows));
 }
 
 typedef struct order_key {
@@ -93,6 +93,7 @@ typedef struct job {
     bb_database                  *db;
     const bb_sensitivity_options *o;
     const bb_sketch              *sketch;
+    const bb_net                 *anchor;
     bb_block                     *blocks;
     char                          prefix[256]; /* of store keys */
 } job;
@@ -102,10 +103,42 @@ static bb_status set_prefix(job *j, size_t dim, bb_err *err)
 {
     char hash[17] = "-";
     if (j->o->anchor) bb_plan_space_hash(j->o->space, j->o->anchor, hash);
-    int n = snprintf(j->prefix, sizeof j->prefix, "%s|%s|%u|%zu/%u/%llu", j->o->key ? j->o->key : "", hash, j->o->level, dim, j->o->probes,
-                     (unsigned long long)j->o->seed);
+    char way[40] = "";
+    if (j->o->by_sketch > 0) snprintf(way, sizeof way, "/%.17g", j->o->by_sketch);
+    int n = snprintf(j->prefix, sizeof j->prefix, "%s|%s|%u|%zu/%u/%llu%s", j->o->key ? j->o->key : "", hash, j->o->level, dim, j->o->probes,
+                     (unsigned long long)j->o->seed, way);
     if (n < 0 || (size_t)n >= sizeof j->prefix) return BB_FAIL(err, BB_USAGE, "the key of the measurements has more than %zu bytes", sizeof j->prefix - 1);
     return BB_OK;
+}
+
+/* KL to second order and its error over windows, each of n entries of psi: 1/2 |psi|^2. */
+static void kl_of_sketch(const float *psi, uint32_t windows, size_t n, double *kl, double *kl_se)
+{
+    double sum = 0, squares = 0;
+    for (uint32_t i = 0; i < windows; i++) {
+        double length = 0;
+        for (size_t k = 0; k < n; k++) length += (double)psi[i * n + k] * (double)psi[i * n + k];
+        length *= 0.5 * windows; /* psi is scaled for the mean over all windows */
+        sum += length;
+        squares += length * length;
+    }
+    *kl = sum / windows;
+    *kl_se = windows > 1 ? sqrt(fmax(0, squares / windows - *kl * *kl) / (windows - 1)) : (double)NAN;
+}
+
+/* The KL of a network, whose head is the anchor's, without that head: false where it must be measured there. */
+static bool kl_by_sketch(const job *j, const bb_net *net, bb_sensitivity *s, bb_change *c, double *n_forwarded, bb_status *status, bb_err *err)
+{
+    const bb_matrix *a = bb_net_head(j->anchor), *b = bb_net_head(net);
+    const uint32_t   windows = bb_net_evaluator_windows(j->e, j->o->level);
+    const float     *rows;
+    if (!(j->o->by_sketch > 0) || a->type != b->type || a->data != b->data) return false;
+    *status = bb_net_evaluator_states(j->e, net, j->o->level, n_forwarded, err);
+    if (*status == BB_OK) *status = bb_net_evaluator_last(j->e, j->o->level, &rows, err);
+    if (*status == BB_OK) *status = bb_sketch_project(j->sketch, net, rows, c->psi, err);
+    if (*status != BB_OK) return true;
+    kl_of_sketch(c->psi, windows, s->dim / windows, &c->kl, &c->kl_se);
+    return c->kl < j->o->by_sketch;
 }
 
 /* The anchor with unit = option. */
@@ -115,19 +148,25 @@ static bb_status measure_one(const job *j, bb_sensitivity *s, bb_change *c, bool
     bb_net              net;
     bb_evaluation       v;
     const float        *rows;
+    double              before = 0;
     char               *key = bb_asprintf(err, "%s|%s=%s", j->prefix, unit->name, unit->options[c->option].name);
     bb_status           status = BB_NOMEM;
     if (!key) return BB_NOMEM;
     BB_TRY(load(j->o, key, s, c, found, err));
     if (*found) goto done;
     BB_TRY(bb_database_apply_at(j->db, j->o->space, j->o->anchor, c->unit, c->option, &net, j->blocks, err));
-    BB_TRY(bb_net_evaluator_score(j->e, &net, j->o->level, &v, NULL, err));
-    c->kl = v.kl;
-    c->kl_se = v.kl_se;
-    BB_TRY(bb_net_evaluator_last(j->e, j->o->level, &rows, err));
-    BB_TRY(bb_sketch_project(j->sketch, &net, rows, c->psi, err));
-    s->n_forwarded += v.n_forwarded;
-    BB_TRY(save(j->o, key, s, c, v.n_forwarded, err));
+    const bool by_sketch = kl_by_sketch(j, &net, s, c, &before, &status, err);
+    BB_TRY(status);
+    if (!by_sketch) {
+        BB_TRY(bb_net_evaluator_score(j->e, &net, j->o->level, &v, NULL, err));
+        c->kl = v.kl;
+        c->kl_se = v.kl_se;
+        before += v.n_forwarded;
+        BB_TRY(bb_net_evaluator_last(j->e, j->o->level, &rows, err));
+        BB_TRY(bb_sketch_project(j->sketch, &net, rows, c->psi, err));
+    }
+    s->n_forwarded += before;
+    BB_TRY(save(j->o, key, s, c, before, err));
 done:
     bb_free(key);
     return status;
@@ -165,8 +204,10 @@ bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_
     bb_net      anchor;
     bb_progress progress;
     uint64_t    total = 0;
-    job         j = { e, db, o, NULL, blocks, "" };
+    job         j = { e, db, o, NULL, &anchor, blocks, "" };
+    const bool  by_sketch = o->by_sketch > 0;
     memset(out, 0, sizeof *out);
+    BB_ASSERT(!by_sketch || !o->anchor);
     out->n = n;
     out->changes = changes;
     out->dim = n_rows * o->probes;
@@ -181,12 +222,13 @@ bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_
         order[i] = (order_key) { unit_block(&o->space->units[changes[i].unit]), i };
     }
     qsort(order, n, sizeof *order, later_block_first);
-    for (size_t i = 0; i < n; i++) total += bb_sensitivity_blocks(&model->net, windows, &o->space->units[changes[i].unit]);
+    for (size_t i = 0; i < n; i++) total += bb_sensitivity_blocks(&model->net, windows, &o->space->units[changes[i].unit], by_sketch);
     bb_progress_start(&progress, "measure options, blocks", total);
     for (size_t i = 0; i < n; i++) {
         bool found = false;
         BB_TRY(measure_one(&j, out, &changes[order[i].index], &found, err));
-        (found ? bb_progress_skip : bb_progress_add)(&progress, bb_sensitivity_blocks(&model->net, windows, &o->space->units[changes[order[i].index].unit]));
+        (found ? bb_progress_skip : bb_progress_add)(&progress,
+                                                     bb_sensitivity_blocks(&model->net, windows, &o->space->units[changes[order[i].index].unit], by_sketch));
     }
     bb_progress_end(&progress);
 done:

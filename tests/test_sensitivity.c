@@ -90,10 +90,12 @@ static void fill(bb_change *c)
     for (size_t i = 0; i < N_CHANGES; i++) c[i] = (bb_change) { change_at[i][0], change_at[i][1], 0, 0, NULL };
 }
 
+static double by_sketch; /* of the measurements that follow; 0 where a test does not set it */
+
 static void measure(const uint16_t *anchor, uint32_t probes, bb_store *store, bb_change *c, bb_sensitivity *s)
 {
     bb_err                 err = BB_ERR_INIT;
-    bb_sensitivity_options o = { 0, probes, 7, &w.space, anchor, store, "test" };
+    bb_sensitivity_options o = { 0, probes, 7, &w.space, anchor, store, "test", by_sketch };
     fill(c);
     ck_assert_msg(bb_sensitivity_measure(w.evaluator, &w.model, w.db, &w.score, &o, c, N_CHANGES, s, &err) == BB_OK, "%s", err.msg);
 }
@@ -530,13 +532,56 @@ START_TEST(the_head_counts_as_its_blocks)
     bb_windows windows = { .n = 7, .ctx = 16, .n_scored = 8 };
     for (int i = 0; i < 3; i++) blocks[i].w[BB_PART_UP] = (bb_matrix) { .rows = 500, .cols = 100 };
     /* two heads of 8 blocks each, on half of the positions */
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 2 }), 1 + 8);
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 0 }), 3 + 8);
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_UNIT_EMBD, .layer = 0 }), 3 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 2 }, false), 1 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 0 }, false), 3 + 8);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_UNIT_EMBD, .layer = 0 }, false), 3 + 8);
     net.head = (bb_matrix) { .rows = 4000, .cols = 300 };
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_UNIT_HEAD, .layer = 0 }), 3 + 24);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_UNIT_HEAD, .layer = 0 }, false), 3 + 24);
+    /* By the sketch only what changes a head runs through it. */
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 2 }, true), 1);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_UNIT_HEAD, .layer = 0 }, true), 3 + 24);
     net.head.rows = 1; /* never nothing */
-    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 1 }), 2 + 1);
+    ck_assert_uint_eq(bb_sensitivity_blocks(&net, &windows, &(bb_plan_unit) { .what = BB_PART_UP, .layer = 1 }, false), 2 + 1);
+}
+END_TEST
+
+/* What is small by its sketch has half the sketch's squared length as its KL, near the true one; what is large, and what changes the head, is
+ * measured as ever; the sketches, the tokens and what a store keeps under its own key are the same. */
+START_TEST(small_losses_need_no_head)
+{
+    bb_change      c[N_CHANGES], d[N_CHANGES];
+    bb_sensitivity s, t;
+    bb_store      *store;
+    uint64_t       n;
+    double         half = 0, sorted[2] = { HUGE_VAL, 0 };
+    ck_assert_int_eq(bb_store_open(bb_test_path("sketched.db"), &store, NULL), BB_OK);
+    measure(NULL, PROBES, store, c, &s);
+    for (size_t i = 0; i + 1 < N_CHANGES; i++) {
+        sorted[0] = fmin(sorted[0], c[i].kl);
+        sorted[1] = fmax(sorted[1], c[i].kl);
+    }
+    by_sketch = half = sqrt(sorted[0] * sorted[1]);
+    bb_net_evaluator_forget(w.evaluator);
+    measure(NULL, PROBES, store, d, &t);
+    by_sketch = 0;
+    ck_assert_int_eq(bb_store_count(store, "changes", &n, NULL), BB_OK);
+    ck_assert_uint_eq(n, 2 * N_CHANGES);
+    ck_assert_int_eq(memcmp(s.memory, t.memory, s.n * s.dim * sizeof(float)), 0);
+    ck_assert(!(t.n_forwarded < s.n_forwarded) && !(t.n_forwarded > s.n_forwarded));
+    size_t small = 0;
+    for (size_t i = 0; i < N_CHANGES; i++) {
+        double length = 0;
+        for (size_t k = 0; k < s.dim; k++) length += (double)d[i].psi[k] * (double)d[i].psi[k];
+        const bool sketched = i + 1 < N_CHANGES && length / 2 < half;
+        small += sketched;
+        if (sketched) ck_assert_msg(fabs(d[i].kl - length / 2) < 1e-9 * length && fabs(d[i].kl - c[i].kl) < 0.1 * c[i].kl, "%g, %g", d[i].kl, c[i].kl);
+        else ck_assert(memcmp(&d[i].kl, &c[i].kl, sizeof c[i].kl) == 0 && memcmp(&d[i].kl_se, &c[i].kl_se, sizeof c[i].kl) == 0);
+        ck_assert_msg(d[i].kl_se > 0.5 * c[i].kl_se && d[i].kl_se < 2 * c[i].kl_se, "%g, %g", d[i].kl_se, c[i].kl_se);
+    }
+    ck_assert(small > 0 && small + 1 < N_CHANGES);
+    bb_sensitivity_done(&s);
+    bb_sensitivity_done(&t);
+    bb_store_close(store);
 }
 END_TEST
 
@@ -546,7 +591,7 @@ START_TEST(memory_may_run_out)
         bb_change              c[N_CHANGES];
         bb_sensitivity         s;
         bb_err                 err = BB_ERR_INIT;
-        bb_sensitivity_options o = { 0, 2, 7, &w.space, NULL, NULL, "test" };
+        bb_sensitivity_options o = { 0, 2, 7, &w.space, NULL, NULL, "test", 0 };
         size_t                 before = bb_mem_live_bytes();
         fill(c);
         bb_mem_fail_after(n);
@@ -608,6 +653,7 @@ int main(void)
     tcase_add_test(t, the_floor_is_that_of_an_f16_copy);
     tcase_add_test(t, layerwise_costs_are_what_they_say);
     tcase_add_test(t, the_head_counts_as_its_blocks);
+    tcase_add_test(t, small_losses_need_no_head);
     tcase_add_test(t, memory_may_run_out);
     tcase_add_loop_test(p, scores_are_sums_by_definition, 0, 3);
     tcase_add_test(p, missing_changes_fall_back);
