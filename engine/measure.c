@@ -61,6 +61,14 @@ done:
     return status;
 }
 
+/* To second order: half the squared length of the sketch. */
+static double kl_of_sketch(const bb_sensitivity *s, size_t k)
+{
+    double sum = 0;
+    for (size_t i = 0; i < s->dim; i++) sum += (double)s->changes[k].psi[i] * (double)s->changes[k].psi[i];
+    return sum / 2;
+}
+
 /* Every option of every unit: what it costs in bytes, in its matrix and at the end of the network, for curves of rate and distortion. */
 static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err *err)
 {
@@ -68,7 +76,7 @@ static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err 
     bb_csv_writer    *w = NULL;
     bb_status         status;
     size_t            k = 0;
-    BB_TRY(bb_run_table(r, "options.csv", "unit,option,bytes,bits_per_weight,error,kl_nats,kl_se", &w, err));
+    BB_TRY(bb_run_table(r, "options.csv", "unit,option,bytes,bits_per_weight,error,kl_nats,kl_se,kl_sketch", &w, err));
     for (uint32_t i = 0; i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++, k++) {
             bb_matrix m;
@@ -76,7 +84,7 @@ static bb_status write_options(const bb_run *r, const bb_sensitivity *s, bb_err 
             BB_TRY(bb_database_option(r->database, &p->plans->units[i], o, &m, &error, err));
             const bb_format *f = bb_model_space_format(r->space, i, o); /* NULL: a structure */
             put_option(w, p, i, o);
-            BB_ROW(w, f ? bb_format_bpw(f) : (double)NAN, error, s->changes[k].kl, s->changes[k].kl_se);
+            BB_ROW(w, f ? bb_format_bpw(f) : (double)NAN, error, s->changes[k].kl, s->changes[k].kl_se, kl_of_sketch(s, k));
         }
     status = bb_csv_close(&w, err);
 done:
