@@ -284,7 +284,7 @@ done:
     return status;
 }
 
-bb_status bb_net_evaluator_states(bb_net_evaluator *e, const bb_net *net, uint32_t level, double *n_forwarded, bb_err *err)
+bb_status bb_net_evaluator_run(bb_net_evaluator *e, const bb_net *net, uint32_t level, double *n_forwarded, bb_err *err)
 {
     level_state *l = &e->levels[level];
     uint32_t     n_run = 0;

@@ -34,7 +34,7 @@ bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_
 
 /* Only what a score begins with: the network is run, and bb_net_evaluator_last has its states; a score of the same network that follows costs the head alone.
  * For levels with a boundary cache. *n_forwarded as in bb_evaluation. */
-bb_status bb_net_evaluator_states(bb_net_evaluator *e, const bb_net *net, uint32_t level, double *n_forwarded, bb_err *err);
+bb_status bb_net_evaluator_run(bb_net_evaluator *e, const bb_net *net, uint32_t level, double *n_forwarded, bb_err *err);
 
 /* Matrices are told apart by address: call this before freeing or rewriting weights that were scored. */
 void bb_net_evaluator_forget(bb_net_evaluator *e);

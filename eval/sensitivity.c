@@ -133,7 +133,7 @@ static bool kl_by_sketch(const job *j, const bb_net *net, bb_sensitivity *s, bb_
     const uint32_t   windows = bb_net_evaluator_windows(j->e, j->o->level);
     const float     *rows;
     if (!(j->o->by_sketch > 0) || a->type != b->type || a->data != b->data) return false;
-    *status = bb_net_evaluator_states(j->e, net, j->o->level, n_forwarded, err);
+    *status = bb_net_evaluator_run(j->e, net, j->o->level, n_forwarded, err);
     if (*status == BB_OK) *status = bb_net_evaluator_last(j->e, j->o->level, &rows, err);
     if (*status == BB_OK) *status = bb_sketch_project(j->sketch, net, rows, c->psi, err);
     if (*status != BB_OK) return true;
