@@ -109,7 +109,8 @@ static bb_status measure_changes(gradient_study *s, bb_err *err)
 {
     bb_run                      *r = s->r;
     bb_sensitivity               around = { 0 };
-    const bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, s->p->plans, s->x, r->store, r->key };
+    const bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, s->p->plans, s->x, r->store, r->key,
+                                             0 };
     bb_status                    status;
     BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, s->changes, s->n, &around, err));
     for (size_t i = 0; i < s->n; i++) s->changes[i].psi = NULL; /* not needed, and gone */

@@ -613,7 +613,7 @@ START_TEST(another_backend_measures_the_same)
     bb_change              c[2][N_CHANGES];
     bb_sensitivity         s[2];
     double                 cost[2][N_CHANGES], tokens[2];
-    bb_sensitivity_options o = { 0, 3, 7, &w.space, NULL, NULL, "test" };
+    bb_sensitivity_options o = { 0, 3, 7, &w.space, NULL, NULL, "test", 0 };
     guarded_make(&g);
     ck_assert_int_eq(bb_net_evaluator_create(&g.backend, &w.model, &w.score, 1, 64u << 20, &e, NULL), BB_OK);
     for (int i = 0; i < 2; i++) {
