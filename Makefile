@@ -314,11 +314,16 @@ install: all
 	$(BUILD)/bitbudget help --man > $(DESTDIR)$(MANDIR)/bitbudget.1
 	$(BUILD)/bitbudget help --completion > $(DESTDIR)$(COMPDIR)/bitbudget
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/bitbudget.pc $(DESTDIR)$(MANDIR)/bitbudget.1 $(DESTDIR)$(COMPDIR)/bitbudget
+	$(LDCONFIG)
+
+# The loader's cache, where this is no staging folder and we may write it: programs find the shared library at once.
+LDCONFIG = @[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || PATH="$$PATH:/usr/sbin:/sbin" ldconfig 2>/dev/null || true
 
 # What `make install` of the same variables put there, and the folder of the header.
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
 	rmdir $(DESTDIR)$(INCDIR)/bitbudget 2>/dev/null || true
+	$(LDCONFIG)
 
 clean:
 	rm -rf build build-asan build-clang bitbudget

@@ -47,12 +47,13 @@ static bool in_choices(const char *choices, const char *word, size_t n)
 static bb_status check_choices(const bb_option_row *row, const char *text, const char *where, bb_err *err)
 {
     if (!row->choices) return BB_OK;
-    for (const char *at = text;; at++) {
-        size_t n = row->type == BB_OPT_LIST ? strcspn(at, ",") : strlen(at);
-        if (!in_choices(row->choices, at, n)) return BB_FAIL(err, BB_USAGE, "%s: '%.*s' should be one of %s", where, n < 60 ? (int)n : 60, at, row->choices);
-        at += n;
-        if (!*at) return BB_OK;
+    bb_item item = { text, strlen(text) };
+    while (row->type != BB_OPT_LIST || bb_list_next(&text, &item)) {
+        if (!in_choices(row->choices, item.at, item.n))
+            return BB_FAIL(err, BB_USAGE, "%s: '%.*s' should be one of %s", where, item.n < 60 ? (int)item.n : 60, item.at, row->choices);
+        if (row->type != BB_OPT_LIST) break;
     }
+    return BB_OK;
 }
 
 static bb_status check_bounds(const bb_option_row *row, double value, const char *text, const char *where, bb_err *err)
