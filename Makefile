@@ -32,6 +32,18 @@ PKGLIBS  := $(filter-out -lgslcblas,$(shell pkg-config --libs $(PKGS) 2>/dev/nul
 CHECKLIBS := $(shell pkg-config --libs check 2>/dev/null)
 HAVE_LIBS = $(if $(filter missing,$(PKGCF)),$(error pkg-config does not find all of: $(PKGS). `make deps` installs them))
 
+# Several machines (docs/several-machines.md) are built in where Open MPI's development files are; `make MPI=no` leaves them out. Only the program
+# uses them, in cli/mpi.c; the library does not.
+MPI      ?= yes
+MPICF    :=
+MPILIBS  :=
+ifeq ($(MPI),yes)
+MPILIBS  := $(shell pkg-config --libs ompi-c 2>/dev/null || mpicc --showme:link 2>/dev/null)
+ifneq ($(MPILIBS),)
+MPICF    := -DBB_HAVE_MPI $(patsubst -I%,-isystem %,$(filter -I%,$(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc --showme:compile 2>/dev/null)))
+endif
+endif
+
 SOVERSION := 0
 DIRS     := base kernels model eval search engine cli
 src       = $(sort $(wildcard $(1)/*.c $(1)/*/*.c))
@@ -52,6 +64,12 @@ ALLFLAGS := $(filter-out -W%,$(CFLAGS) $(BBFLAGS))
 $(FLAGS): FORCE
 	@mkdir -p $(@D); echo '$(ALLFLAGS)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
+MPIFLAGS := $(BUILD)/generated/mpi_flags
+$(MPIFLAGS): FORCE
+	@mkdir -p $(@D); echo '$(MPICF)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+$(BUILD)/cli/mpi.o: $(MPIFLAGS)
+$(BUILD)/cli/mpi.o: BBFLAGS += $(MPICF)
+
 $(BUILD)/%.o: %.c $(FLAGS)
 	@$(HAVE_LIBS)mkdir -p $(@D)
 	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) $(ISA) $(PKGCF) -c $< -o $@
@@ -71,7 +89,7 @@ bitbudget: $(BUILD)/bitbudget
 	@[ "$(BUILD)" != build ] || ln -sfn $(BUILD)/bitbudget bitbudget
 
 $(BUILD)/bitbudget: $(BUILD)/cli/main.o $(LIBS)
-	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(PKGLIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(PKGLIBS) $(MPILIBS)
 
 # libbitbudget: all but cli/, with the symbols of include/bitbudget alone (engine/api.c). The static one is one object in which all others are local.
 LIBRARY  := $(foreach d,$(filter-out cli,$(DIRS)),$(call obj,$(d)))
@@ -100,7 +118,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(TEST_LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
 
 $(BUILD)/tests/test_cli_%: $(BUILD)/tests/test_cli_%.o $(BUILD)/tests/support/cli.o $(SUPPORT) $(LIBS)
-	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/tests/support/cli.o $(SUPPORT) -Wl,--start-group $(LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
+	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(BUILD)/tests/support/cli.o $(SUPPORT) -Wl,--start-group $(LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS) $(MPILIBS)
 
 # search/ may use base and GSL alone: this link line fails when it reaches for anything else.
 $(BUILD)/tests/test_search%: $(BUILD)/tests/test_search%.o $(BUILD)/libsearch.a $(BUILD)/libbase.a

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "engine/version.h"
 #include "cli/cmd.h"
+#include "cli/mpi.h"
 #include "engine/outputs.h"
 #include "engine/environment.h"
 #include "kernels/blas.h"
@@ -107,7 +108,7 @@ static bb_status dispatch(int argc, char **argv, const globals *g, bb_err *err)
     if (g->version) {
         printf("bitbudget %s (%s, %s)\n", BB_VERSION, bb_version_commit(), bb_version_compiler());
         if (g->verbose) /* what decides bits */
-            printf("commit: %s\ncompiler: %s\nCPU level: %s\nBLAS: %s\n", bb_version_commit(), bb_version_compiler(), bb_cpu_level(), bb_blas_name());
+            printf("commit: %s\ncompiler: %s\nCPU level: %s\nBLAS: %s\nMPI: %s\n", bb_version_commit(), bb_version_compiler(), bb_cpu_level(), bb_blas_name(), bb_mpi_name());
         return BB_OK;
     }
     if (argc < 2) return g->help ? help(NULL, err) : BB_FAIL(err, BB_USAGE, "a command is needed; 'bitbudget help' lists them");
@@ -134,6 +135,17 @@ static void sleep_while_waiting(char **argv)
     execv(path, argv);
 }
 
+/* A rank behind the first one: it says nothing, rank 0 finds what is wrong with the arguments. */
+static int follow(bb_mpi *mpi, globals *g)
+{
+    g->log_file = NULL;
+    apply_globals(g, NULL);
+    bb_log_set_level(BB_LOG_QUIET);
+    bb_mpi_serve(mpi);
+    if (bb_blas_is_limited()) _exit(0);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     bb_err  err = BB_ERR_INIT;
@@ -144,7 +156,10 @@ int main(int argc, char **argv)
     bb_blas_init();
     bb_interrupt_install();
     bb_map_watch();
-    bb_status status = take_globals(&argc, argv, &g, &err);
+    bb_mpi    mpi;
+    bb_status status = take_globals(&argc, argv, &g, &err), joined = bb_mpi_start(&mpi, argc, argv, &err);
+    if (mpi.rank > 0) return follow(&mpi, &g);
+    if (status == BB_OK) status = joined;
     if (status == BB_OK) status = apply_globals(&g, &err);
     if (status == BB_OK) status = dispatch(argc, argv, &g, &err);
     if ((fflush(stdout) != 0 || ferror(stdout)) && status == BB_OK) status = BB_FAIL(&err, BB_IO, "standard output could not be written");
@@ -152,6 +167,7 @@ int main(int argc, char **argv)
     if (status != BB_OK && err.file) bb_debug("noticed at %s:%d (%s)", err.file, err.line, bb_status_text(status));
     bb_log_to_file(NULL, NULL);
     bb_log_to_run(NULL, NULL);
+    bb_mpi_end(&mpi);
     if (bb_blas_is_limited()) { /* a thread of OpenBLAS may wait for memory for ever, and its library for the thread */
         fflush(NULL);
         _exit(bb_status_exit_code(status));

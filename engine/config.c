@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * config.c: the options of a run, what is wrong with them whatever the model, and config.resolved.yaml. See run_parts.h. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -186,12 +188,11 @@ done:
     return status;
 }
 
-bb_status bb_run_config_read(const char *dir, bb_run_config *c, bool *is_sweep, bb_err *err)
+static bb_status read_resolved(const char *dir, bb_run_config *c, bb_err *err)
 {
     char     *path = bb_asprintf(err, "%s/config.resolved.yaml", dir);
     bb_status status = BB_NOMEM;
-    if (!path) goto done;
-    BB_TRY(read_kind(dir, is_sweep, err));
+    if (!path) return BB_NOMEM;
     BB_TRY(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, c, err));
     BB_TRY(bb_options_yaml(bb_run_options, BB_RUN_N_OPTIONS, c, path, err));
     bb_free(c->out);
@@ -199,4 +200,24 @@ bb_status bb_run_config_read(const char *dir, bb_run_config *c, bool *is_sweep, 
 done:
     bb_free(path);
     return status;
+}
+
+bb_status bb_run_config_read(const char *dir, bb_run_config *c, bool *is_sweep, bb_err *err)
+{
+    bb_status status = read_kind(dir, is_sweep, err);
+    return status == BB_OK ? read_resolved(dir, c, err) : status;
+}
+
+bb_status bb_run_config_follow(const char *dir, bb_run_config *c, bb_err *err)
+{
+    char      host[256] = "this machine";
+    char     *path = bb_asprintf(err, "%s/config.resolved.yaml", dir);
+    bb_status status = path ? BB_OK : BB_NOMEM;
+    if (path && !bb_file_exists(path)) {
+        if (gethostname(host, sizeof host - 1) != 0) snprintf(host, sizeof host, "this machine");
+        status = BB_FAIL(err, BB_IO, "%s is not to be seen from %s: the folder of the run, and the model, must lie where all ranks reach them under one name", path,
+                         host);
+    }
+    bb_free(path);
+    return status == BB_OK ? read_resolved(dir, c, err) : status;
 }

@@ -19,7 +19,9 @@
 #include "base/text.h"
 #include "engine/finalised.h"
 #include "engine/front.h"
+#include "engine/jobs.h"
 #include "engine/keys.h"
+#include "engine/ranks.h"
 #include "engine/speed.h"
 #include "engine/verdict.h"
 #include "kernels/kernels.h"
@@ -87,83 +89,133 @@ static char *score_key(bb_run *r, const char *kind, const char *what, const bb_w
     return bb_asprintf(err, "%s|%s|%s|%s|%s", kind, what, bb_model_sha256(&r->model), windows, bb_kernels_bits());
 }
 
-/* A model file by the hash of its bytes. fresh: evaluated even if the score is stored. */
-static bb_status evaluate_model(bb_run *r, const bb_model *m, const char *name, bool fresh, const bb_windows *w, bb_reference *reference, bb_evaluated *out,
-                                bb_err *err)
+/* ---- one evaluation, as a job ---- */
+
+typedef enum scored_kind {
+    A_FILE,     /* models/HASH.gguf, read back */
+    THE_SOURCE, /* the model itself */
+    A_DATABASE  /* a plan with the option database's matrices as they are */
+} scored_kind;
+
+/* What a question begins with; the text of a database's plan follows. */
+typedef struct head {
+    scored_kind kind;
+    char        hash[17], windows[65];
+} head;
+
+static bb_status evaluate_net(const bb_net *net, const head *h, bb_reference *reference, bb_result *out, double *window_kl, bb_err *err)
 {
-    char     *key = score_key(r, "file", bb_model_sha256(m), w, err), label[64];
-    bool      found = false;
-    bb_status status = BB_NOMEM;
-    if (!key || !(out->window_kl = BB_NEW(w->n, double, err))) goto done;
-    if (!fresh) BB_TRY(recall(r, key, &out->result, out->window_kl, w->n, &found, err));
-    status = BB_OK;
-    if (found) goto done;
-    snprintf(label, sizeof label, "evaluate %.8s", name);
-    BB_TRY(bb_evaluate_against(&m->net, reference, 0, label, &out->result, out->window_kl, NULL, err));
-    if (!fresh) BB_TRY(remember(r, key, &out->result, out->window_kl, w->n, err));
-done:
-    bb_free(key);
-    return status;
+    char label[40];
+    snprintf(label, sizeof label, "evaluate %.8s", h->kind == THE_SOURCE ? "source" : h->hash);
+    return bb_evaluate_against(net, reference, 0, label, out, window_kl, NULL, err);
 }
 
-static bb_status evaluate_file(bb_run *r, const bb_front_plan *p, bool fresh, const bb_windows *w, bb_reference *reference, bb_evaluated *out, bb_err *err)
+static bb_status evaluate_file(bb_run *r, const head *h, bb_reference *reference, bb_result *out, double *window_kl, bb_err *err)
 {
-    char     *path = bb_run_path(r, err, "models/%s.gguf", p->hash);
+    char     *path = bb_run_path(r, err, "models/%.16s.gguf", h->hash);
     bb_model  m = { 0 };
     bb_status status = BB_NOMEM;
     if (!path) return BB_NOMEM;
-    BB_TRY(bb_finalised_check(r, p, err));
     BB_TRY(bb_model_open(path, &m, err));
-    status = evaluate_model(r, &m, p->hash, fresh, w, reference, out, err);
+    status = evaluate_net(&m.net, h, reference, out, window_kl, err);
     bb_model_close(&m);
 done:
     bb_free(path);
     return status;
 }
 
-bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *reference, const bb_windows *w, bool only, bb_result *out, double *window_kl,
-                               bb_err *err)
+static bb_status evaluate_database(bb_run *r, const head *h, const bb_plan *plan, bb_reference *reference, bb_result *out, double *window_kl, bb_err *err)
 {
     bb_net    net;
     bb_block *blocks = NULL;
-    char      hash[17], what[96], label[40], *key = NULL;
-    bool      found;
     bb_status status;
-    bb_plan_hash(plan, hash);
-    snprintf(what, sizeof what, "%s/%s", r->key, hash); /* the key says which database */
-    status = BB_NOMEM;
-    if (!(key = score_key(r, "database", what, w, err))) goto done;
-    BB_TRY(recall(r, key, out, window_kl, w->n, &found, err));
-    if (found) goto done;
-    if (only) {
-        status = BB_FAIL(err, BB_NOT_FOUND, "plan %s has no score on the evaluation windows, and evaluating is off", hash);
-        goto done;
-    }
     BB_TRY(bb_run_calibrate(r, err));
     status = BB_NOMEM;
     if (!(blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) goto done;
     BB_TRY(bb_database_apply(r->database, plan, &net, blocks, err));
-    snprintf(label, sizeof label, "evaluate %.8s", hash);
-    BB_TRY(bb_evaluate_against(&net, reference, 0, label, out, window_kl, NULL, err));
-    BB_TRY(remember(r, key, out, window_kl, w->n, err));
+    status = evaluate_net(&net, h, reference, out, window_kl, err);
 done:
     bb_free(blocks);
-    bb_free(key);
     return status;
 }
 
-/* The file, and for comparison what the database alone gives (the same where nothing was finalised). scratch: [w->n] */
-static bb_status evaluate_plan(bb_run *r, const bb_front_plan *p, bool fresh, const bb_windows *w, bb_reference *reference, double *scratch, bb_evaluated *out,
+void bb_evaluating_done(bb_evaluating *e)
+{
+    bb_reference_destroy(e->reference);
+    if (e->owns_w) bb_windows_done(&e->w);
+    memset(e, 0, sizeof *e);
+}
+
+/* Windows and reference, unless they are there. data_hash: of the text. */
+static bb_status open_evaluating(bb_run *r, bb_evaluating *e, char data_hash[65], bb_err *err)
+{
+    bb_status status = BB_OK;
+    if (e->reference) return BB_OK;
+    BB_TRY(bb_run_eval_windows(r, &e->w, data_hash, err));
+    e->owns_w = *r->config.eval;
+    bb_windows_hash(&e->w, e->hash);
+    BB_TRY(bb_reference_create(r->backend, &r->model.net, &e->w, r->config.max_ram, "reference", &e->reference, err));
+done:
+    return status;
+}
+
+/* The answer is what is stored: the result, and the KL of each window. */
+bb_status bb_evaluate_answer(bb_run *r, bb_evaluating *e, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    bb_parcel p = { question, size };
+    bb_plan   plan = { 0, NULL };
+    head      h;
+    char      data_hash[65];
+    bb_result result;
+    double   *window_kl = NULL;
+    bb_status status;
+    BB_TRY(bb_parcel_take(&p, &h, sizeof h, err));
+    BB_TRY(open_evaluating(r, e, data_hash, err));
+    if (strcmp(h.windows, e->hash) != 0) {
+        status = BB_FAIL(err, BB_USAGE, "the evaluation text %s has other windows here than on rank 0", r->config.eval);
+        goto done;
+    }
+    status = BB_NOMEM;
+    if (!(window_kl = BB_NEW(e->w.n, double, err))) goto done;
+    if (h.kind == A_DATABASE) {
+        BB_TRY(bb_plan_parse(p.at, p.left, &plan, err));
+        BB_TRY(evaluate_database(r, &h, &plan, e->reference, &result, window_kl, err));
+    } else if (h.kind == A_FILE) BB_TRY(evaluate_file(r, &h, e->reference, &result, window_kl, err));
+    else BB_TRY(evaluate_net(&r->model.net, &h, e->reference, &result, window_kl, err));
+    bb_text_addn(answer, (const char *)&result, sizeof result);
+    bb_text_addn(answer, (const char *)window_kl, e->w.n * sizeof *window_kl);
+done:
+    bb_free(window_kl);
+    bb_plan_done(&plan);
+    return status;
+}
+
+static char *database_key(bb_run *r, const char *hash, const bb_windows *w, bb_err *err)
+{
+    char what[96];
+    snprintf(what, sizeof what, "%s/%s", r->key, hash); /* the key says which database */
+    return score_key(r, "database", what, w, err);
+}
+
+bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *reference, const bb_windows *w, bool only, bb_result *out, double *window_kl,
                                bb_err *err)
 {
-    bb_result before;
-    bb_status status;
-    BB_TRY(evaluate_file(r, p, fresh, w, reference, out, err));
-    before = out->result;
-    if (!r->config.no_finalise) BB_TRY(bb_run_eval_database(r, &p->plan, reference, w, false, &before, scratch, err));
-    out->kl_before = before.kl;
-    out->kl_before_se = before.kl_se;
+    head      h = { .kind = A_DATABASE };
+    char     *key = NULL;
+    bool      found;
+    bb_status status = BB_NOMEM;
+    bb_plan_hash(plan, h.hash);
+    if (!(key = database_key(r, h.hash, w, err))) goto done;
+    BB_TRY(recall(r, key, out, window_kl, w->n, &found, err));
+    if (found) goto done;
+    if (only) {
+        status = BB_FAIL(err, BB_NOT_FOUND, "plan %s has no score on the evaluation windows, and evaluating is off", h.hash);
+        goto done;
+    }
+    BB_TRY(evaluate_database(r, &h, plan, reference, out, window_kl, err));
+    BB_TRY(remember(r, key, out, window_kl, w->n, err));
 done:
+    bb_free(key);
     return status;
 }
 
@@ -174,8 +226,7 @@ typedef struct scored {
     bb_verdict   *v;         /* [n] */
     size_t        n;
     bool         *chosen; /* [front.n] */
-    bb_windows    w;
-    bool          owns_w;
+    bb_evaluating on;     /* the windows, and what full precision says there */
     char          data_hash[65];
 } scored;
 
@@ -347,41 +398,157 @@ static void scored_done(scored *s)
     bb_free(s->e);
     bb_free(s->v);
     bb_free(s->chosen);
-    if (s->owns_w) bb_windows_done(&s->w);
+    bb_evaluating_done(&s->on);
     bb_front_done(&s->front);
+}
+
+/* One score that the tables need. */
+typedef struct item {
+    scored_kind          kind;
+    const bb_front_plan *plan; /* NULL: the source */
+    char                *key;  /* in the store; NULL: the score is not kept */
+    bb_result           *out;
+    double              *window_kl; /* NULL: the mean is enough */
+} item;
+
+typedef struct scoring {
+    bb_run      *run;
+    scored      *s;
+    item        *items; /* those that were not found */
+    bb_progress *progress;
+} scoring;
+
+static bb_status ask_item(void *self, size_t i, bb_text *question, bb_err *err)
+{
+    const scoring *c = self;
+    const item    *k = &c->items[i];
+    head           h = { .kind = k->kind };
+    char          *text = NULL;
+    bb_status      status = BB_OK;
+    memcpy(h.windows, c->s->on.hash, sizeof h.windows);
+    if (k->plan) memcpy(h.hash, k->plan->hash, sizeof h.hash);
+    bb_text_addn(question, (const char *)&h, sizeof h);
+    if (k->kind == A_DATABASE) {
+        BB_TRY(bb_plan_print(&k->plan->plan, &text, err));
+        bb_text_add(question, text);
+    }
+done:
+    bb_free(text);
+    return status;
+}
+
+static bb_status work_item(void *self, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    const scoring *c = self;
+    (void)worker;
+    return bb_evaluate_answer(c->run, &c->s->on, question, size, answer, err);
+}
+
+static bb_status take_item(void *self, size_t i, const char *answer, size_t size, bb_err *err)
+{
+    const scoring *c = self;
+    const item    *k = &c->items[i];
+    bb_parcel      p = { answer, size };
+    bb_status      status;
+    BB_TRY(bb_parcel_take(&p, k->out, sizeof *k->out, err));
+    BB_TRY(bb_parcel_take(&p, k->window_kl, c->s->on.w.n * sizeof(double), err));
+    if (k->key) BB_TRY(bb_store_put(c->run->store, "evaluate", k->key, answer, size, err));
+    bb_progress_add(c->progress, 1);
+done:
+    return status;
+}
+
+/* Adds the item to the list unless its score is stored. fresh: a file is evaluated even then, and nothing is kept. */
+static bb_status want(scoring *c, size_t *n, item k, bool fresh, bb_err *err)
+{
+    bb_run           *r = c->run;
+    const bb_windows *w = &c->s->on.w;
+    double           *rows = k.window_kl;
+    bb_model          m = { 0 };
+    bool              found = false, opened = false;
+    bb_status         status = BB_NOMEM;
+    if (!rows && !(rows = BB_NEW(w->n, double, err))) return BB_NOMEM;
+    if (k.kind == A_FILE) {
+        char *path = bb_run_path(r, err, "models/%s.gguf", k.plan->hash);
+        if (!path) goto done;
+        status = bb_finalised_check(r, k.plan, err);
+        if (status == BB_OK) status = bb_model_open(path, &m, err);
+        bb_free(path);
+        BB_TRY(status);
+        opened = true;
+    }
+    status = BB_NOMEM;
+    if (!fresh || k.kind == A_DATABASE) {
+        k.key = k.kind == A_DATABASE ? database_key(r, k.plan->hash, w, err) : score_key(r, "file", bb_model_sha256(k.kind == A_FILE ? &m : &r->model), w, err);
+        if (!k.key) goto done;
+        BB_TRY(recall(r, k.key, k.out, rows, w->n, &found, err));
+    }
+    status = BB_OK;
+    if (found) bb_progress_add(c->progress, 1);
+    else {
+        c->items[(*n)++] = k;
+        k.key = NULL;
+    }
+done:
+    if (opened) bb_model_close(&m);
+    if (rows != k.window_kl) bb_free(rows);
+    bb_free(k.key);
+    return status;
+}
+
+/* The files, for comparison what the database alone gives (the same where nothing was finalised), and the source. before: [front.n] */
+static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *before, bb_err *err)
+{
+    const size_t most = 2 * s->front.n + 1;
+    bb_progress  progress;
+    scoring      c = { r, s, BB_NEW0(most, item, err), &progress };
+    bb_jobs      jobs = { BB_JOB_EVALUATE, 0, &c, ask_item, work_item, take_item };
+    bb_status    status = BB_NOMEM;
+    if (!c.items) return BB_NOMEM;
+    bb_progress_start(&progress, "evaluate files", r->config.no_finalise ? s->front.n + 1 : most);
+    for (size_t i = 0; i <= s->front.n; i++) {
+        const bb_front_plan *p = i < s->front.n ? &s->front.plans[i] : NULL;
+        bb_evaluated        *e = p ? &s->e[i] : &s->source;
+        status = BB_NOMEM;
+        if (!(e->window_kl = BB_NEW(s->on.w.n, double, err))) goto done;
+        BB_TRY(want(&c, &jobs.n, (item) { p ? A_FILE : THE_SOURCE, p, NULL, &e->result, e->window_kl }, fresh, err));
+        if (p && !r->config.no_finalise) BB_TRY(want(&c, &jobs.n, (item) { A_DATABASE, p, NULL, &before[i], NULL }, fresh, err));
+    }
+    for (size_t k = 0; k < jobs.n; k++)
+        if (c.items[k].kind == A_DATABASE) BB_TRY(bb_run_calibrate(r, err));
+    BB_TRY(bb_crew_run(r->time.on ? NULL : r->crew, &jobs, err)); /* --time may have changed the windows since others opened the run */
+    bb_progress_end(&progress);
+    for (size_t i = 0; i < s->front.n; i++) {
+        const bb_result *b = r->config.no_finalise ? &s->e[i].result : &before[i];
+        s->e[i].kl_before = b->kl;
+        s->e[i].kl_before_se = b->kl_se;
+    }
+    s->source.kl_before = s->source.result.kl;
+    s->source.kl_before_se = s->source.result.kl_se;
+done:
+    for (size_t k = 0; k < jobs.n; k++) bb_free(c.items[k].key);
+    bb_free(c.items);
+    return status;
 }
 
 /* fresh: every file is evaluated again. */
 static bb_status score_all(bb_run *r, bool fresh, scored *s, bb_err *err)
 {
-    bb_reference *reference = NULL;
-    double       *scratch = NULL;
-    bb_progress   progress;
-    bb_status     status;
+    bb_result *before = NULL;
+    bb_status  status;
     memset(s, 0, sizeof *s);
     BB_TRY(bb_front_load_asked(r, &s->front, err));
     BB_TRY(bb_run_load_costs(r, err));
     status = BB_NOMEM;
-    if (!(s->e = BB_NEW0(s->front.n, bb_evaluated, err)) || !(s->chosen = BB_NEW0(s->front.n, bool, err))) goto done;
-    BB_TRY(bb_run_eval_windows(r, &s->w, s->data_hash, err));
-    s->owns_w = *r->config.eval;
-    status = BB_NOMEM;
-    if (!(scratch = BB_NEW(s->w.n, double, err))) goto done;
-    BB_TRY(bb_reference_create(r->backend, &r->model.net, &s->w, r->config.max_ram, "reference", &reference, err));
-    bb_progress_start(&progress, "evaluate files", s->front.n + 1);
-    for (size_t i = 0; i < s->front.n; i++) {
-        BB_TRY(evaluate_plan(r, &s->front.plans[i], fresh, &s->w, reference, scratch, &s->e[i], err));
-        bb_progress_add(&progress, 1);
-    }
-    BB_TRY(evaluate_model(r, &r->model, "source", fresh, &s->w, reference, &s->source, err));
-    bb_progress_end(&progress);
-    s->source.kl_before = s->source.result.kl;
-    s->source.kl_before_se = s->source.result.kl_se;
-    BB_TRY(bb_verdicts(r, &s->front, s->e, s->w.n, &s->v, &s->n, err));
+    if (!(s->e = BB_NEW0(s->front.n, bb_evaluated, err)) || !(s->chosen = BB_NEW0(s->front.n, bool, err)) ||
+        !(before = BB_NEW0(s->front.n, bb_result, err)))
+        goto done;
+    BB_TRY(open_evaluating(r, &s->on, s->data_hash, err));
+    BB_TRY(evaluate_all(r, fresh, s, before, err));
+    BB_TRY(bb_verdicts(r, &s->front, s->e, s->on.w.n, &s->v, &s->n, err));
     BB_TRY(mark_chosen(&s->front, s->e, s->v, s->n, s->chosen, err));
 done:
-    bb_free(scratch);
-    bb_reference_destroy(reference);
+    bb_free(before);
     return status;
 }
 

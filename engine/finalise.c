@@ -15,8 +15,10 @@
 #include "base/text.h"
 #include "engine/finalised.h"
 #include "engine/front.h"
+#include "engine/jobs.h"
 #include "engine/ladder.h"
 #include "engine/outputs.h"
+#include "engine/ranks.h"
 #include "engine/run.h"
 #include "engine/time_budget.h"
 #include "model/export/export.h"
@@ -107,37 +109,110 @@ done:
     return status;
 }
 
-/* Writes models/HASH.gguf from the best network of the ladder: the same ladder for every plan, so that the guard compares equals. What is there
- * already is kept when it is the recorded file, byte for byte. */
-static bb_status finalise_one(bb_run *r, const bb_front_plan *p, bb_err *err)
+/* ---- a plan's file, as a job ---- */
+
+/* What a question begins with; the plan's text follows. */
+typedef struct head {
+    char    hash[17];
+    int64_t size_bytes;
+} head;
+
+static bb_status ask_plan(const bb_front_plan *p, bb_text *question, bb_err *err)
 {
-    record     rec = { .sha256 = "" };
-    bb_tuned   net = { 0 };
-    uint64_t   bytes;
-    file_state state;
-    char      *path = bb_run_path(r, err, "models/%s.gguf", p->hash), *dir = bb_run_path(r, err, "models"), hash[65];
-    bb_status  status = BB_NOMEM;
-    if (!path || !dir) goto done;
+    head      h = { .size_bytes = p->size_bytes };
+    char     *text = NULL;
+    bb_status status;
+    memcpy(h.hash, p->hash, sizeof h.hash);
+    BB_TRY(bb_plan_print(&p->plan, &text, err));
+    bb_text_addn(question, (const char *)&h, sizeof h);
+    bb_text_addn(question, text, strlen(text));
+done:
+    bb_free(text);
+    return status;
+}
+
+/* Writes models/HASH.gguf from the best network of the ladder: the same ladder for every plan, so that the guard compares equals. */
+bb_status bb_finalise_answer(bb_run *r, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    bb_parcel parcel = { question, size };
+    record    rec = { .sha256 = "" };
+    bb_plan   plan = { 0, NULL };
+    bb_tuned  net = { 0 };
+    head      h;
+    uint64_t  bytes;
+    char     *path = NULL, *dir = NULL, hash[65];
+    bb_status status;
+    BB_TRY(bb_parcel_take(&parcel, &h, sizeof h, err));
+    BB_TRY(bb_plan_parse(parcel.at, parcel.left, &plan, err));
+    status = BB_NOMEM;
+    if (!(path = bb_run_path(r, err, "models/%.16s.gguf", h.hash)) || !(dir = bb_run_path(r, err, "models"))) goto done;
     BB_TRY(bb_make_dirs(dir, err));
-    BB_TRY(state_of(r, p->hash, &rec, &state, hash, err));
-    if (state == RIGHT) goto done;
-    if (state == OTHER) bb_info("%s is not the file that these options made: it is written again", path);
-    BB_TRY(bb_run_calibrate(r, err));
-    BB_TRY(bb_ladder_run(r, &p->plan, !r->config.no_finalise, NULL, NULL, &net, &rec.ladder, err));
-    BB_TRY(bb_export_write(&r->model, &net.net, p->hash, path, err));
+    BB_TRY(bb_ladder_run(r, &plan, !r->config.no_finalise, NULL, NULL, &net, &rec.ladder, err));
+    BB_TRY(bb_export_write(&r->model, &net.net, h.hash, path, err));
     BB_TRY(bb_file_size(path, &bytes, err));
-    if (bytes != (uint64_t)p->size_bytes) {
+    if (bytes != (uint64_t)h.size_bytes) {
         status = BB_FAIL(err, BB_GUARD, "%s has %llu bytes, the plan was counted at %lld: the size model and the exporter disagree", path,
-                         (unsigned long long)bytes, (long long)p->size_bytes);
+                         (unsigned long long)bytes, (long long)h.size_bytes);
         goto done;
     }
     BB_TRY(bb_sha256_file(path, hash, err));
     memcpy(rec.sha256, hash, sizeof rec.sha256);
-    BB_TRY(save_record(r, p->hash, &rec, err));
+    bb_text_addn(answer, (const char *)&rec, sizeof rec);
 done:
+    bb_plan_done(&plan);
     bb_tuned_done(&net);
     bb_free(path);
     bb_free(dir);
+    return status;
+}
+
+typedef struct finalising {
+    bb_run               *run;
+    const bb_front_plan **plans; /* those without their file */
+    bb_progress          *progress;
+} finalising;
+
+static bb_status ask_one(void *self, size_t i, bb_text *question, bb_err *err) { return ask_plan(((const finalising *)self)->plans[i], question, err); }
+
+static bb_status work_one(void *self, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    (void)worker;
+    return bb_finalise_answer(((const finalising *)self)->run, question, size, answer, err);
+}
+
+static bb_status take_one(void *self, size_t i, const char *answer, size_t size, bb_err *err)
+{
+    const finalising *f = self;
+    bb_parcel         p = { answer, size };
+    record            rec;
+    bb_status         status;
+    BB_TRY(bb_parcel_take(&p, &rec, sizeof rec, err));
+    BB_TRY(save_record(f->run, f->plans[i]->hash, &rec, err));
+    if (f->progress) bb_progress_add(f->progress, 1);
+done:
+    return status;
+}
+
+/* The files of n plans. What is there already is kept when it is the recorded file, byte for byte. */
+static bb_status finalise_plans(bb_run *r, const bb_front_plan *plans, size_t n, bb_progress *progress, bb_err *err)
+{
+    finalising f = { r, BB_NEW(n, const bb_front_plan *, err), progress };
+    bb_jobs    jobs = { BB_JOB_FINALISE, 0, &f, ask_one, work_one, take_one };
+    bb_status  status = f.plans ? BB_OK : BB_NOMEM;
+    BB_TRY(status);
+    for (size_t i = 0; i < n; i++) {
+        record     rec;
+        file_state state;
+        char       hash[65];
+        BB_TRY(state_of(r, plans[i].hash, &rec, &state, hash, err));
+        if (state == OTHER) bb_info("%s/models/%s.gguf is not the file that these options made: it is written again", r->config.out, plans[i].hash);
+        if (state != RIGHT) f.plans[jobs.n++] = &plans[i];
+        else if (progress) bb_progress_add(progress, 1);
+    }
+    if (jobs.n) BB_TRY(bb_run_calibrate(r, err));
+    BB_TRY(bb_crew_run(r->time.on ? NULL : r->crew, &jobs, err)); /* --time cuts steps while they run, and looks at this process's clock */
+done:
+    bb_free(f.plans);
     return status;
 }
 
@@ -178,22 +253,6 @@ static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *er
     status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
-    return status;
-}
-
-/* Loads the plans that the run was asked for, which bb_front_done frees whatever happens, and does one thing to each of its plans. */
-static bb_status each_plan(bb_run *r, const char *label, bb_status (*one)(bb_run *r, const bb_front_plan *p, bb_err *err), bb_front *front, bb_err *err)
-{
-    bb_progress progress;
-    bb_status   status;
-    BB_TRY(bb_front_load_asked(r, front, err));
-    bb_progress_start(&progress, label, front->n);
-    for (size_t i = 0; i < front->n; i++) {
-        BB_TRY(one(r, &front->plans[i], err));
-        bb_progress_add(&progress, 1);
-    }
-    bb_progress_end(&progress);
-done:
     return status;
 }
 
@@ -241,7 +300,7 @@ static bb_status finalise_in_time(bb_run *r, bb_front *front, bb_err *err)
         if (done > 0 && !bb_time_has_room(r, longest)) break;
         if (done > 0) bb_time_stop_finalise(r);
         r->time.may_cut = done == 0;
-        status = finalise_one(r, &front->plans[order[done]], &why);
+        status = finalise_plans(r, &front->plans[order[done]], 1, NULL, &why);
         const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
         bb_interrupt_at(0);
         if (late && done > 0) break;
@@ -263,11 +322,23 @@ done:
     return status;
 }
 
+static bb_status finalise_all(bb_run *r, bb_front *front, bb_err *err)
+{
+    bb_progress progress;
+    bb_status   status;
+    BB_TRY(bb_front_load_asked(r, front, err));
+    bb_progress_start(&progress, "finalise", front->n);
+    BB_TRY(finalise_plans(r, front->plans, front->n, &progress, err));
+    bb_progress_end(&progress);
+done:
+    return status;
+}
+
 bb_status bb_run_finalise(bb_run *r, bb_err *err)
 {
     bb_front  front = { 0 };
     bb_status status;
-    BB_TRY(r->time.on ? finalise_in_time(r, &front, err) : each_plan(r, "finalise", finalise_one, &front, err));
+    BB_TRY(r->time.on ? finalise_in_time(r, &front, err) : finalise_all(r, &front, err));
     BB_TRY(write_finalise_csv(r, &front, err));
     BB_TRY(remove_old_models(r, &front, err));
 done:
@@ -341,7 +412,7 @@ bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const cha
     if (!(from = bb_run_path(r, err, "models/%s.gguf", p.hash))) goto done;
     BB_TRY(bb_output_fits(path, (uint64_t)p.size_bytes, err));
     if (!bb_file_exists(from)) BB_TRY(bb_output_fits(from, (uint64_t)p.size_bytes, err));
-    BB_TRY(finalise_one(r, &p, err));
+    BB_TRY(finalise_plans(r, &p, 1, NULL, err));
     BB_TRY(bb_map_open(from, &map, err));
     BB_TRY(bb_file_write(path, map.data, map.size, err));
     if (recipe) {
@@ -394,11 +465,15 @@ done:
 
 bb_status bb_run_verify(bb_run *r, bb_err *err)
 {
-    bb_front  front = { 0 };
-    uint64_t  cells = 0;
-    bb_status status;
+    bb_front    front = { 0 };
+    bb_progress progress;
+    uint64_t    cells = 0;
+    bb_status   status;
     BB_TRY(bb_run_evaluator(r, err));
-    BB_TRY(each_plan(r, "verify", verify_one, &front, err));
+    BB_TRY(bb_front_load_asked(r, &front, err));
+    bb_progress_start(&progress, "verify", front.n);
+    for (size_t i = 0; i < front.n; i++, bb_progress_add(&progress, 1)) BB_TRY(verify_one(r, &front.plans[i], err));
+    bb_progress_end(&progress);
     BB_TRY(bb_run_check_tables(r, &cells, err));
     bb_info("verified: the %zu files of models/ have the SHA-256, size, plan and KL on the confirm windows that finalise recorded; evaluated again, they give "
             "the %llu cells of front.csv, baselines.csv and layers.csv, guard.json and plan.json (KL before finalise as stored); model.gguf is the winner's "

@@ -30,8 +30,7 @@ static void print_identity(const bb_run *r, bb_text *t)
     if (r->calib_tokens.ids) bb_text_addf(t, "calibration text: %s\n", r->calib_tokens.sha256);
 }
 
-/* The first line in which two identities differ, as "name was X, is Y". */
-static void say_difference(const char *before, size_t n_before, const char *now, char *out, size_t size)
+void bb_keys_difference(const char *before, size_t n_before, const char *now, const char *was_word, const char *is_word, char *out, size_t size)
 {
     const char *end = before + n_before;
     while (before < end && *now) {
@@ -43,7 +42,7 @@ static void say_difference(const char *before, size_t n_before, const char *now,
             if (!name || name > n || name > m || memcmp(before, now, name) != 0) break; /* of another release */
             int was = (int)(n - name), is = (int)(m - name);
             if (was == 64 && is == 64) was = is = 12; /* a hash: enough to tell two apart */
-            snprintf(out, size, "%.*s was %.*s, is %.*s", (int)name - 2, before, was, before + name, is, now + name);
+            snprintf(out, size, "%.*s%s%.*s%s%.*s", (int)name - 2, before, was_word, was, before + name, is_word, is, now + name);
             return;
         }
         before += n + (line_end != NULL);
@@ -131,7 +130,7 @@ static bb_status compare(const bb_run *r, const bb_text *t, bool *found, bb_err 
     BB_TRY(bb_store_get(r->store, "run", "identity", &value, &size, found, err));
     if (!old && !*found) goto done; /* a new directory */
     if (*found && (r->calib_tokens.ids ? size == t->size : size > t->size) && memcmp(value, t->data, t->size) == 0) goto done;
-    say_difference(*found ? value : "", *found ? size : 0, t->data, difference, sizeof difference);
+    bb_keys_difference(*found ? value : "", *found ? size : 0, t->data, " was ", ", is ", difference, sizeof difference);
     status = BB_FAIL(err, BB_USAGE,
                      "%s holds a run with another model, data or settings (%s; see its config.resolved.yaml): choose another --out, or remove it",
                      r->config.out, difference);
@@ -151,18 +150,26 @@ bb_status bb_keys_check(bb_run *r, bb_err *err)
     return status;
 }
 
+bb_status bb_keys_identify(bb_run *r, bb_text *identity, bb_err *err)
+{
+    const size_t from = identity->size;
+    bb_sha256    s;
+    print_identity(r, identity);
+    if (identity->status != BB_OK) return BB_FAIL(err, BB_NOMEM, "out of memory while the settings were compared");
+    bb_sha256_init(&s);
+    bb_sha256_text(&s, identity->data + from);
+    bb_sha256_hex(&s, r->key);
+    return BB_OK;
+}
+
 bb_status bb_keys_claim(bb_run *r, bb_err *err)
 {
     bb_text   t = { 0 };
     bool      found;
     char      kind = r->is_sweep ? 's' : 'r';
-    bb_sha256 s;
     bb_status status;
-    print_identity(r, &t);
+    BB_TRY(bb_keys_identify(r, &t, err));
     BB_TRY(compare(r, &t, &found, err));
-    bb_sha256_init(&s);
-    bb_sha256_text(&s, t.data);
-    bb_sha256_hex(&s, r->key);
     if (!found) BB_TRY(bb_store_put(r->store, "run", "identity", t.data, t.size, err));
     BB_TRY(bb_store_put(r->store, "run", "kind", &kind, 1, err)); /* the last of `run` and `sweep`: a stage alone goes on with that */
     BB_TRY(bb_keys_options(r, err));

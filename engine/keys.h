@@ -8,6 +8,7 @@
 #ifndef BB_ENGINE_KEYS_H
 #define BB_ENGINE_KEYS_H
 
+#include "base/text.h"
 #include "engine/run.h"
 
 /* Whether the directory, whose store is open, is one of this identity as far as that is known without the calibration tokens: asked before they are
@@ -17,6 +18,11 @@ bb_status bb_keys_check(bb_run *r, bb_err *err);
 /* Sets r->key, r->search_key and r->options_key; the first must be the one that the store has from before (as bb_keys_check). The calibration
  * tokens are loaded. */
 bb_status bb_keys_claim(bb_run *r, bb_err *err);
+
+/* Sets r->key alone, and appends the identity that it is the hash of: lines "name: value". For who has no store. */
+bb_status bb_keys_identify(bb_run *r, bb_text *identity, bb_err *err);
+/* The first line in which two identities differ, as "name WAS X IS Y". */
+void bb_keys_difference(const char *before, size_t n_before, const char *now, const char *was, const char *is, char *out, size_t size);
 
 /* Units and options by name and bytes: what stored candidates, which are indices, mean. */
 void bb_key_space(const bb_run *r, char hex[65]);

@@ -6,34 +6,103 @@
 #include "base/csv.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/jobs.h"
+#include "engine/ranks.h"
 #include "engine/score.h"
 #include "eval/floor.h"
 
-/* Builds every option that any plan may use, so that the search only maps files. */
-bb_status bb_run_build_options(bb_run *r, bb_err *err)
+/* ---- options ---- */
+
+/* Units one behind the other whose matrices have one input, so that its Hessian is factored once: a job. */
+typedef struct group {
+    uint32_t first, n;
+} group;
+
+static bool same_input(const bb_plan_unit *a, const bb_plan_unit *b)
+{
+    return a->layer == b->layer && a->what < BB_N_PARTS && b->what < BB_N_PARTS && bb_parts[a->what].feed == bb_parts[b->what].feed;
+}
+
+typedef struct building {
+    bb_run     *run;
+    group      *groups;
+    bb_progress progress;
+} building;
+
+static bb_status ask_group(void *self, size_t i, bb_text *question, bb_err *err)
+{
+    (void)err;
+    bb_text_addn(question, (const char *)&((const building *)self)->groups[i], sizeof(group));
+    return BB_OK;
+}
+
+bb_status bb_options_answer(bb_run *r, bb_progress *progress, const char *question, size_t size, bb_text *answer, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
     bb_block         *blocks = BB_NEW(r->model.net.n_layer, bb_block, err);
-    bb_progress       progress;
-    uint64_t          total = 0;
-    bb_status         status = BB_NOMEM;
-    if (!blocks) return BB_NOMEM;
-    for (uint32_t i = 0; i < p->n_units; i++) total += p->units[i].n_options;
-    bb_progress_start(&progress, "build options", total);
-    for (uint32_t i = 0; i < p->n_units; i++)
+    bb_parcel         parcel = { question, size };
+    group             g;
+    uint32_t          made = 0;
+    bb_status         status = blocks ? BB_OK : BB_NOMEM;
+    BB_TRY(status);
+    BB_TRY(bb_parcel_take(&parcel, &g, sizeof g, err));
+    for (uint32_t i = g.first; i < g.first + g.n && i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++) {
             bb_net net;
             status = bb_database_apply_at(r->database, p->plans, NULL, i, o, &net, blocks, err);
             if (status == BB_OK && bb_interrupted()) status = BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
             if (status != BB_OK) goto done;
-            bb_progress_add(&progress, 1);
+            if (progress) bb_progress_add(progress, 1);
+            else made++;
         }
-    bb_progress_end(&progress);
-    r->options_built = true;
+    bb_text_addn(answer, (const char *)&made, sizeof made);
 done:
     bb_free(blocks);
     return status;
 }
+
+static bb_status work_group(void *self, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    building *b = self;
+    (void)worker;
+    return bb_options_answer(b->run, &b->progress, question, size, answer, err);
+}
+
+static bb_status take_group(void *self, size_t i, const char *answer, size_t size, bb_err *err)
+{
+    building *b = self;
+    bb_parcel p = { answer, size };
+    uint32_t  made; /* by another process */
+    bb_status status = bb_parcel_take(&p, &made, sizeof made, err);
+    (void)i;
+    if (status == BB_OK && made) bb_progress_add(&b->progress, made);
+    return status;
+}
+
+/* Builds every option that any plan may use, so that the search only maps files. */
+bb_status bb_run_build_options(bb_run *r, bb_err *err)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    building          b = { .run = r };
+    bb_jobs           jobs = { BB_JOB_OPTIONS, 0, &b, ask_group, work_group, take_group };
+    uint64_t          total = 0;
+    bb_status         status = BB_NOMEM;
+    if (!(b.groups = BB_NEW(p->n_units, group, err))) return BB_NOMEM;
+    for (uint32_t i = 0; i < p->n_units; i++) {
+        total += p->units[i].n_options;
+        if (i > 0 && same_input(&p->plans->units[i - 1], &p->plans->units[i])) b.groups[jobs.n - 1].n++;
+        else b.groups[jobs.n++] = (group) { i, 1 };
+    }
+    bb_progress_start(&b.progress, "build options", total);
+    BB_TRY(bb_crew_run(r->crew, &jobs, err));
+    bb_progress_end(&b.progress);
+    r->options_built = true;
+done:
+    bb_free(b.groups);
+    return status;
+}
+
+/* ---- what each does alone ---- */
 
 /* What a table of options begins with: which option, and its bytes, none where this model's runtime cannot load it alone. */
 static void put_option(bb_csv_writer *w, const bb_problem *p, uint32_t i, uint32_t o)

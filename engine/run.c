@@ -11,7 +11,9 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/environment.h"
+#include "engine/jobs.h"
 #include "engine/keys.h"
+#include "engine/ranks.h"
 #include "engine/run_parts.h"
 #include "engine/start.h"
 #include "engine/time_budget.h"
@@ -123,6 +125,7 @@ static bb_status create(bb_run *r, bb_run_config *config, bool is_sweep, bool ag
     BB_TRY(open_directory(r, err));
     if (!again) BB_TRY(bb_time_keep(r, err));
     if (!again) BB_TRY(bb_run_check_eval(r, err));
+    BB_TRY(bb_ranks_enter(r, err));
 done:
     if (status != BB_OK) bb_run_close(r);
     return status;
@@ -143,8 +146,27 @@ done:
     return status;
 }
 
+bb_status bb_run_follow(bb_run *r, const char *dir, bool is_sweep, bb_err *err)
+{
+    bb_run_config config = { 0 };
+    bb_text       identity = { 0 };
+    bb_status     status;
+    memset(r, 0, sizeof *r);
+    BB_TRY(bb_run_config_follow(dir, &config, err));
+    BB_TRY(bb_run_preview(r, &config, is_sweep, err));
+    BB_TRY(bb_run_check_inputs(r, err));
+    BB_TRY(bb_run_open_data(r, err));
+    BB_TRY(bb_keys_identify(r, &identity, err));
+done:
+    if (status != BB_OK) bb_run_close(r);
+    bb_text_done(&identity);
+    bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);
+    return status;
+}
+
 void bb_run_close(bb_run *r)
 {
+    bb_ranks_leave(r);
     bb_run_forget_measured(r);
     bb_net_evaluator_destroy(r->evaluator);
     bb_database_close(r->database);

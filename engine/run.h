@@ -7,6 +7,7 @@
 #ifndef BB_ENGINE_RUN_H
 #define BB_ENGINE_RUN_H
 
+#include "base/crew.h"
 #include "base/csv.h"
 #include "base/file.h"
 #include "base/options.h"
@@ -110,6 +111,7 @@ typedef struct bb_run {
     bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;
     bb_time_budget    time;
+    const bb_crew    *crew;            /* who does the jobs of the stages (engine/ranks.h); borrowed; NULL: this process alone */
     char              key[65];         /* identity of model, data and every setting that changes a score; see engine/keys.h, as the next two */
     char              search_key[65];  /* ... and of everything that decides which plans are chosen */
     char              options_key[65]; /* ... and of everything else that the files of the directory are made from */
@@ -145,7 +147,7 @@ bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, struct bb_referen
                                double *window_kl, bb_err *err);
 
 /* What a search has cost, in all sessions together (run.db, table "search"). tokens: forwarded for scoring plans, prefixes counted
- * as if nothing were cached; measure_tokens: really forwarded for measuring each option alone, from its block on. */
+ * as if nothing were cached; measure_tokens: for measuring each option alone, from its block on. */
 typedef struct bb_search_cost {
     double tokens, measure_tokens, seconds, n_sizes;
 } bb_search_cost;

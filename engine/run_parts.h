@@ -15,6 +15,9 @@ bb_status bb_run_config_write(const bb_run *r, bb_err *err);
  * returned. BB_BAD_FILE: dir is no run directory. */
 bb_status bb_run_config_read(const char *dir, bb_run_config *c, bool *is_sweep, bb_err *err);
 
+/* The same for a process that follows rank 0, without run.db. BB_IO: dir is not to be seen from here. */
+bb_status bb_run_config_follow(const char *dir, bb_run_config *c, bb_err *err);
+
 /* r->model, n_weights, space, budgets, from r->config. */
 bb_status bb_run_open_space(bb_run *r, bb_err *err);
 /* A space of plans by r->config (bb_model_space_destroy), r as opened by the one before; */

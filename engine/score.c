@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/ranks.h"
 
 bb_status bb_run_units_init(const bb_run *r, bb_run_units *u, bb_err *err)
 {
@@ -98,6 +99,18 @@ static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at
     return BB_OK;
 }
 
+bb_sensitivity_options bb_run_sensitivity_options(const bb_run *r)
+{
+    return (bb_sensitivity_options) { .level = BB_LEVEL_SKETCH,
+                                      .probes = (uint32_t)r->config.probes,
+                                      .seed = (uint64_t)r->config.seed,
+                                      .space = bb_model_space_problem(r->space)->plans,
+                                      .store = r->store,
+                                      .key = r->key,
+                                      .crew = r->crew,
+                                      .job = BB_JOB_CHANGE };
+}
+
 static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_sensitivity *out, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
@@ -112,8 +125,9 @@ static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_s
     if (!x || !list || !at) goto done;
     BB_TRY(bb_run_calibrate(r, err));
     n = loadable(r, anchor, reach, x, list, at);
-    bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, p->plans, anchor, r->store, r->key,
-                                 anchor ? 0 : r->config.exact_from };
+    bb_sensitivity_options o = bb_run_sensitivity_options(r);
+    o.anchor = anchor;
+    o.by_sketch = anchor ? 0 : r->config.exact_from;
     BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, list, n, out, err));
     list = NULL; /* now out's */
     if (n < total) BB_TRY(spread(p, out, at, total, err));

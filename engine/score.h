@@ -37,6 +37,8 @@ bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_sh
 double bb_run_score_tokens(const bb_run *r, uint32_t reach);
 void   bb_run_score_done(bb_run_score *s);
 
+/* How the run measures, around full precision. */
+bb_sensitivity_options bb_run_sensitivity_options(const bb_run *r);
 /* Changes of every option around an anchor, NaN where the combination cannot be loaded; changes are freed with bb_free(out->changes). */
 bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *out, bb_err *err);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/ranks.h"
 
 static bb_status score_candidate(bb_scorer_worker *w, const uint16_t *x, uint32_t level, bb_score *out, double *window_kl, bb_err *err)
 {
@@ -27,9 +28,18 @@ static bb_status evaluate(void *self, const uint16_t *const *x, size_t n, uint32
     for (size_t i = 0; i < n; i++) {
         bb_status status = score_candidate(self, x[i], level, &out[i], window_kl ? window_kl[i] : NULL, err);
         if (status != BB_OK) return status;
-        if (w->scorer->progress) bb_progress_add(w->scorer->progress, (uint64_t)out[i].tokens);
+        if (w->scorer->progress && !w->scorer->run->crew) bb_progress_add(w->scorer->progress, (uint64_t)out[i].tokens);
     }
     return BB_OK;
+}
+
+/* Of a crew: what others have scored is known when the batch is done. */
+static bb_status evaluate_all(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
+{
+    const bb_scorer *s = self;
+    const bb_status  status = s->all.evaluator.evaluate(s->all.evaluator.self, x, n, level, out, window_kl, err);
+    for (size_t i = 0; status == BB_OK && s->progress && i < n; i++) bb_progress_add(s->progress, (uint64_t)out[i].tokens);
+    return status;
 }
 
 /* The caches of all workers together stay within --max-ram. */
@@ -56,9 +66,15 @@ bb_status bb_scorer_init(bb_run *r, bb_scorer *s, bb_err *err)
     if (!(s->workers = BB_NEW0(s->n, bb_scorer_worker, err)) || !(s->each = BB_NEW0(s->n, bb_evaluator, err))) goto done;
     for (uint32_t l = 0; l < BB_N_LEVELS; l++) s->n_windows[l] = bb_net_evaluator_windows(r->evaluator, l);
     for (uint32_t i = 0; i < s->n; i++) BB_TRY(start_worker(s, i, err));
-    s->threads = (bb_thread_workers) { s->each, s->n };
-    bb_workers_init(&s->all, bb_transport_threads(&s->threads), &s->each[0]);
-    s->evaluator = s->n > 1 ? s->all.evaluator : s->each[0];
+    const uint32_t width = bb_model_space_problem(r->space)->n_units;
+    s->threads = bb_crew_threads(s->n);
+    bb_workers_init(&s->here, &s->threads, BB_JOB_SCORE, s->each, width);
+    s->evaluator = s->one = s->n > 1 ? s->here.evaluator : s->each[0];
+    if (r->crew) {
+        bb_workers_init(&s->all, r->crew, BB_JOB_SCORE, &s->one, width);
+        s->evaluator.self = s;
+        s->evaluator.evaluate = evaluate_all;
+    }
     status = BB_OK;
 done:
     if (status != BB_OK) bb_scorer_done(s);

@@ -12,6 +12,7 @@
 #include "base/rng.h"
 #include "base/text.h"
 #include "engine/front.h"
+#include "engine/score.h"
 #include "engine/stages.h"
 #include "eval/rank.h"
 #include "eval/slopes.h"
@@ -107,11 +108,11 @@ static bb_status draw_changes(gradient_study *s, int64_t budget, bb_err *err)
 
 static bb_status measure_changes(gradient_study *s, bb_err *err)
 {
-    bb_run                      *r = s->r;
-    bb_sensitivity               around = { 0 };
-    const bb_sensitivity_options o = { BB_LEVEL_SKETCH, (uint32_t)r->config.probes, (uint64_t)r->config.seed, s->p->plans, s->x, r->store, r->key,
-                                             0 };
-    bb_status                    status;
+    bb_run                *r = s->r;
+    bb_sensitivity         around = { 0 };
+    bb_sensitivity_options o = bb_run_sensitivity_options(r);
+    bb_status              status;
+    o.anchor = s->x;
     BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, s->changes, s->n, &around, err));
     for (size_t i = 0; i < s->n; i++) s->changes[i].psi = NULL; /* not needed, and gone */
 done:

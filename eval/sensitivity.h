@@ -12,6 +12,7 @@
 #ifndef BB_EVAL_SENSITIVITY_H
 #define BB_EVAL_SENSITIVITY_H
 
+#include "base/crew.h"
 #include "base/store.h"
 #include "eval/evaluator.h"
 #include "model/compress/database.h"
@@ -27,7 +28,7 @@ typedef struct bb_sensitivity {
     bb_change *changes;
     size_t     dim;         /* of psi: scored tokens x probes */
     double     anchor_kl;   /* KL of the anchor itself; 0 for full precision */
-    double     n_forwarded; /* tokens spent, whenever they were */
+    double     n_forwarded; /* tokens spent, whenever and by whom they were: of each score from its first changed block on */
     float     *memory;      /* owned: all psi */
 } bb_sensitivity;
 
@@ -40,6 +41,8 @@ typedef struct bb_sensitivity_options {
     bb_store            *store;  /* finished changes are read from and written to table "changes"; NULL: none */
     const char          *key;    /* identity of model, data and settings: prefix of the store keys; the anchor is added to it */
     double               by_sketch; /* around full precision: a KL that is below this by the sketch is taken from it; 0: every KL is run through the head */
+    const bb_crew       *crew;   /* who measures, a change a job of kind `job`; NULL: this thread */
+    uint32_t             job;
 } bb_sensitivity_options;
 
 /* Measures all changes (unit and option filled in; order is kept), last block first inside, so that prefixes are shared. Resumable through the
@@ -47,6 +50,15 @@ typedef struct bb_sensitivity_options {
 bb_status bb_sensitivity_measure(bb_net_evaluator *e, const bb_model *model, bb_database *db, const bb_windows *windows, const bb_sensitivity_options *o,
                                  bb_change *changes, size_t n, bb_sensitivity *out, bb_err *err);
 void      bb_sensitivity_done(bb_sensitivity *s);
+
+/* What measures changes one by one: here, or in another process of the crew, which answers the jobs of bb_sensitivity_measure with it. Of o it uses level,
+ * probes, seed and space; anchor and by_sketch come with each job; all is borrowed. */
+typedef struct bb_sensitivity_worker bb_sensitivity_worker;
+bb_status bb_sensitivity_worker_create(bb_net_evaluator *e, const bb_model *model, bb_database *db, const bb_windows *windows, const bb_sensitivity_options *o,
+                                       bb_sensitivity_worker **out, bb_err *err);
+void      bb_sensitivity_worker_destroy(bb_sensitivity_worker *w);
+bb_status bb_sensitivity_worker_answer(bb_sensitivity_worker *w, const char *question, size_t size, bb_text *answer, bb_err *err);
+
 /* The work of measuring an option of the unit, as progress counts it, in blocks: those of the network that run, and what the heads of the score cost
  * where every KL is run through them (by_sketch 0) or the option changes them. */
 uint64_t bb_sensitivity_blocks(const bb_net *net, const bb_windows *windows, const bb_plan_unit *unit, bool by_sketch);

@@ -61,8 +61,8 @@ START_TEST(answers_go_where_they_belong)
         bb_evaluator e[MOST];
         bb_workers   all;
         make_workers(w, v, e, n);
-        bb_thread_workers threads = { e, n };
-        bb_workers_init(&all, bb_transport_threads(&threads), &w->e);
+        const bb_crew threads = bb_crew_threads(n);
+        bb_workers_init(&all, &threads, 0, e, s->p.n_units);
         for (size_t batch = 1; batch <= N; batch += 12) {
             memset(got, 0, sizeof got);
             memset(windows[1], 0, sizeof windows[1]);
@@ -92,8 +92,8 @@ START_TEST(the_first_failure_in_order_is_reported)
     bb_err          err = BB_ERR_INIT;
     make_workers(w, v, e, 3);
     for (int i = 0; i < 3; i++) v[i].fails = true;
-    bb_thread_workers threads = { e, 3 };
-    bb_workers_init(&all, bb_transport_threads(&threads), &w->e);
+    const bb_crew threads = bb_crew_threads(3);
+    bb_workers_init(&all, &threads, 0, e, s->p.n_units);
     for (int tries = 0; tries < 5; tries++) {
         ck_assert_int_eq(all.evaluator.evaluate(all.evaluator.self, px, 6, 0, got, NULL, &err), BB_NUMERIC);
         ck_assert_str_eq(err.msg, "plan 2 cannot be scored");
@@ -104,14 +104,23 @@ START_TEST(the_first_failure_in_order_is_reported)
 }
 END_TEST
 
-/* Jobs from last to first, each by the worker that is farthest away: what a queue on other machines might do. */
-static bb_status run_backwards(void *self, bb_job *jobs, size_t n, bb_err *err)
+/* Jobs from last to first, each by the worker that is farthest away, as bytes of which only copies are left: what a queue on other machines might do. */
+static bb_status run_backwards(void *self, const bb_jobs *jobs, bb_err *err)
 {
-    const bb_thread_workers *t = self;
-    (void)err;
-    for (size_t i = n; i-- > 0;) {
-        const bb_evaluator *e = &t->workers[t->n - 1 - i % t->n];
-        jobs[i].status = e->evaluate(e->self, jobs[i].x, jobs[i].n, jobs[i].level, jobs[i].out, jobs[i].window_kl, &jobs[i].err);
+    const bb_crew *threads = self;
+    for (size_t i = jobs->n; i-- > 0;) {
+        bb_text   question = { 0 }, answer = { 0 };
+        bb_status status = jobs->ask(jobs->self, i, &question, err);
+        ck_assert_int_eq(status, BB_OK);
+        char *copy = malloc(question.size);
+        memcpy(copy, question.data, question.size);
+        const size_t size = question.size;
+        bb_text_done(&question);
+        status = jobs->work(jobs->self, threads->n_workers - 1 - (uint32_t)(i % threads->n_workers), copy, size, &answer, err);
+        free(copy);
+        if (status == BB_OK) status = jobs->take(jobs->self, i, answer.data, answer.size, err);
+        bb_text_done(&answer);
+        if (status != BB_OK) return status;
     }
     return BB_OK;
 }
@@ -137,10 +146,13 @@ START_TEST(a_search_is_the_same_with_any_workers)
         bb_evaluator   e[MOST];
         bb_workers     all;
         make_workers(w, v, e, n);
-        bb_thread_workers threads = { e, n };
-        bb_transport      transport = bb_transport_threads(&threads);
-        if (k == 3) transport.run = run_backwards;
-        bb_workers_init(&all, transport, &w->e);
+        bb_crew        threads = bb_crew_threads(n);
+        bb_crew        crew = threads;
+        if (k == 3) {
+            crew.self = &threads;
+            crew.run = run_backwards;
+        }
+        bb_workers_init(&all, &crew, 0, e, s->p.n_units);
         refine_with(s, &all.evaluator, &other);
         ck_assert_uint_eq(alone.n, other.n);
         for (size_t i = 0; i < alone.n; i++) {

@@ -95,7 +95,7 @@ static double by_sketch; /* of the measurements that follow; 0 where a test does
 static void measure(const uint16_t *anchor, uint32_t probes, bb_store *store, bb_change *c, bb_sensitivity *s)
 {
     bb_err                 err = BB_ERR_INIT;
-    bb_sensitivity_options o = { 0, probes, 7, &w.space, anchor, store, "test", by_sketch };
+    bb_sensitivity_options o = { .probes = probes, .seed = 7, .space = &w.space, .anchor = anchor, .store = store, .key = "test", .by_sketch = by_sketch };
     fill(c);
     ck_assert_msg(bb_sensitivity_measure(w.evaluator, &w.model, w.db, &w.score, &o, c, N_CHANGES, s, &err) == BB_OK, "%s", err.msg);
 }
@@ -323,6 +323,61 @@ START_TEST(threads_change_no_bit)
     for (size_t i = 0; i < N_CHANGES; i++) ck_assert_int_eq(memcmp(&c[i].kl, &d[i].kl, sizeof c[i].kl), 0);
     bb_sensitivity_done(&s);
     bb_sensitivity_done(&t);
+}
+END_TEST
+
+/* A crew of which another process does every second job, from the last to the first. */
+typedef struct elsewhere {
+    bb_sensitivity_worker *worker;
+    int                    n_done;
+} elsewhere;
+
+static bb_status run_elsewhere(void *self, const bb_jobs *jobs, bb_err *err)
+{
+    elsewhere *other = self;
+    ck_assert_uint_eq(jobs->kind, 3);
+    for (size_t i = jobs->n; i-- > 0;) {
+        bb_text   question = { 0 }, answer = { 0 };
+        bb_status status = jobs->ask(jobs->self, i, &question, err);
+        other->n_done += i % 2 == 1;
+        if (status == BB_OK && i % 2) status = bb_sensitivity_worker_answer(other->worker, question.data, question.size, &answer, err);
+        else if (status == BB_OK) status = jobs->work(jobs->self, 0, question.data, question.size, &answer, err);
+        if (status == BB_OK) status = jobs->take(jobs->self, i, answer.data, answer.size, err);
+        bb_text_done(&question);
+        bb_text_done(&answer);
+        if (status != BB_OK) return status;
+    }
+    return BB_OK;
+}
+
+START_TEST(other_processes_change_no_bit)
+{
+    const uint16_t         anchor[N_UNITS] = { 1, 0, 0, 0, 0 };
+    bb_net_evaluator      *e;
+    elsewhere              other = { NULL, 0 };
+    const bb_crew          crew = { &other, 1, 2, 1, run_elsewhere, NULL };
+    bb_sensitivity_options o = { .probes = 8, .seed = 7, .space = &w.space, .key = "test", .crew = &crew, .job = 3 };
+    bb_text                answer = { 0 };
+    bb_err                 err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_net_evaluator_create(&bb_backend_cpu, &w.model, &w.score, 1, (uint64_t)1 << 30, &e, NULL), BB_OK);
+    ck_assert_int_eq(bb_sensitivity_worker_create(e, &w.model, w.db, &w.score, &o, &other.worker, NULL), BB_OK);
+    for (int k = 0; k < 3; k++) { /* around full precision, around a plan, and back: the other's anchor follows */
+        bb_change      c[N_CHANGES], d[N_CHANGES];
+        bb_sensitivity s, t;
+        o.anchor = k == 1 ? anchor : NULL;
+        measure(o.anchor, 8, NULL, c, &s);
+        fill(d);
+        ck_assert_msg(bb_sensitivity_measure(w.evaluator, &w.model, w.db, &w.score, &o, d, N_CHANGES, &t, &err) == BB_OK, "%s", err.msg);
+        ck_assert_int_eq(memcmp(s.memory, t.memory, s.n * s.dim * sizeof(float)), 0);
+        for (size_t i = 0; i < N_CHANGES; i++) ck_assert(c[i].kl == d[i].kl && c[i].kl_se == d[i].kl_se);
+        bb_sensitivity_done(&s);
+        bb_sensitivity_done(&t);
+    }
+    ck_assert_int_gt(other.n_done, 0);
+    ck_assert_int_eq(bb_sensitivity_worker_answer(other.worker, "?", 1, &answer, &err), BB_FAILED); /* not what a rank of this build sends */
+    bb_sensitivity_worker_destroy(other.worker);
+    bb_net_evaluator_destroy(e);
+    bb_text_done(&answer);
 }
 END_TEST
 
@@ -591,7 +646,7 @@ START_TEST(memory_may_run_out)
         bb_change              c[N_CHANGES];
         bb_sensitivity         s;
         bb_err                 err = BB_ERR_INIT;
-        bb_sensitivity_options o = { 0, 2, 7, &w.space, NULL, NULL, "test", 0 };
+        bb_sensitivity_options o = { .probes = 2, .seed = 7, .space = &w.space, .key = "test" };
         size_t                 before = bb_mem_live_bytes();
         fill(c);
         bb_mem_fail_after(n);
@@ -613,7 +668,7 @@ START_TEST(another_backend_measures_the_same)
     bb_change              c[2][N_CHANGES];
     bb_sensitivity         s[2];
     double                 cost[2][N_CHANGES], tokens[2];
-    bb_sensitivity_options o = { 0, 3, 7, &w.space, NULL, NULL, "test", 0 };
+    bb_sensitivity_options o = { .probes = 3, .seed = 7, .space = &w.space, .key = "test" };
     guarded_make(&g);
     ck_assert_int_eq(bb_net_evaluator_create(&g.backend, &w.model, &w.score, 1, 64u << 20, &e, NULL), BB_OK);
     for (int i = 0; i < 2; i++) {
@@ -649,6 +704,7 @@ int main(void)
     tcase_add_test(t, another_backend_measures_the_same);
     tcase_add_test(t, small_changes_add_up);
     tcase_add_test(t, threads_change_no_bit);
+    tcase_add_test(t, other_processes_change_no_bit);
     tcase_add_test(t, a_store_answers_the_second_time);
     tcase_add_test(t, the_floor_is_that_of_an_f16_copy);
     tcase_add_test(t, layerwise_costs_are_what_they_say);
