@@ -41,8 +41,7 @@ void bb_run_units_done(bb_run_units *u)
     memset(u, 0, sizeof *u);
 }
 
-/* Whether option o of unit u is another than the anchor's and at most `reach` steps of bytes away, among the options that can be loaded there. */
-static bool is_near(const bb_problem *p, const uint16_t *anchor, bool is_structure, uint32_t u, uint32_t o, uint32_t reach)
+bool bb_option_is_near(const bb_problem *p, const uint16_t *anchor, bool is_structure, uint32_t u, uint32_t o, uint32_t reach)
 {
     const bb_unit *unit = &p->units[u];
     const int64_t *bytes = unit->bytes + (size_t)(unit->controller >= 0 ? anchor[unit->controller] : 0) * unit->n_options;
@@ -65,7 +64,7 @@ static size_t loadable(const bb_run *r, const uint16_t *anchor, uint32_t reach, 
                 memcpy(x, anchor, p->n_units * sizeof *x);
                 x[u] = (uint16_t)o;
                 if (bb_is_forbidden(bb_problem_bound(p, x))) continue;
-                if (reach > 0 && !is_near(p, anchor, !bb_model_space_is_format(r->space, u), u, o, reach)) continue;
+                if (reach > 0 && !bb_option_is_near(p, anchor, !bb_model_space_is_format(r->space, u), u, o, reach)) continue;
             }
             list[n] = (bb_change) { u, o, 0, 0, NULL };
             at[n++] = i;

@@ -39,6 +39,10 @@ void   bb_run_score_done(bb_run_score *s);
 
 /* How the run measures, around full precision. */
 bb_sensitivity_options bb_run_sensitivity_options(const bb_run *r);
+
+/* Whether option o of unit u is another than the anchor's and at most `reach` steps of bytes away, among the options that can be loaded there. */
+bool bb_option_is_near(const bb_problem *p, const uint16_t *anchor, bool is_structure, uint32_t u, uint32_t o, uint32_t reach);
+
 /* Changes of every option around an anchor, NaN where the combination cannot be loaded; changes are freed with bb_free(out->changes). */
 bb_status bb_run_sensitivity(bb_run *r, const uint16_t *anchor, bb_sensitivity *out, bb_err *err);
 

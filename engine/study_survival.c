@@ -13,9 +13,11 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "engine/front.h"
+#include "engine/point_score.h"
 #include "engine/scorer.h"
 #include "engine/search_context.h"
 #include "engine/stages.h"
+#include "engine/tilted.h"
 #include "engine/trial.h"
 #include "eval/rank.h"
 #include "search/moves.h"
@@ -66,28 +68,11 @@ static void take(const survival *s, set *t, const uint16_t *x, const char *sourc
     snprintf(t->source[t->n++], BB_SOURCE, "%s", source);
 }
 
-/* The optimum of the tables tilted: costs to a power, structures dearer or cheaper or none, late units dearer or cheaper. */
-static bb_status take_tilted(const survival *s, set *t, const char *name, double power, double structures, double slope, uint16_t *x, bb_err *err)
+static bb_status take_tilted(const survival *s, set *t, const bb_tilting *tilt, uint16_t *x, bb_err *err)
 {
-    bb_variant    v = { 0 };
-    bb_separable *sep = NULL;
-    bb_err        why = BB_ERR_INIT;
-    bb_status     status;
-    BB_TRY(bb_variant_init(s->p, &v, err));
-    bb_variant_power(&v, power);
-    for (uint32_t u = 0; u < s->p->n_units; u++) {
-        const bool   structure = !bb_model_space_is_format(s->r->space, u);
-        const double at = 2.0 * u / s->p->n_units - 1;
-        if (structure && !(structures > 0)) bb_variant_pin(&v, u, 0);
-        bb_variant_scale(&v, u, exp(slope * at) * (structure && structures > 0 ? structures : 1));
-    }
-    if ((status = bb_separable_create(&v.problem, NULL, &sep, &why)) == BB_OK) status = bb_separable_solve(sep, t->budget, x, NULL, &why);
-    if (status == BB_OK) take(s, t, x, name);
-    else if (status == BB_INFEASIBLE) status = BB_OK; /* what this tilt cannot reach is left out */
-    else BB_FAIL(err, status, "%s", why.msg);
-done:
-    bb_separable_destroy(sep);
-    bb_variant_done(&v);
+    bool            found;
+    const bb_status status = bb_tilted_plan(s->r, s->p, tilt, t->budget, x, &found, err);
+    if (status == BB_OK && found) take(s, t, x, tilt->name);
     return status;
 }
 
@@ -133,6 +118,12 @@ static bb_status take_simple(const survival *s, set *t, uint16_t *x, bb_err *err
     return BB_OK;
 }
 
+static const bb_tilting tilts[] = {
+    { "separable", 1, 1, 0 },           { "quantization only", 1, 0, 0 }, { "quantization only, power 0.6", 0.6, 0, 0 },
+    { "power 0.6", 0.6, 1, 0 },         { "power 1.4", 1.4, 1, 0 },       { "structures cheaper", 1, 0.4, 0 },
+    { "structures dearer", 1, 2.5, 0 }, { "late dearer", 1, 1, 0.7 },     { "late cheaper", 1, 1, -0.7 },
+};
+
 static bb_status draw_set(const survival *s, set *t, bb_err *err)
 {
     const uint32_t n_units = s->p->n_units;
@@ -145,7 +136,7 @@ static bb_status draw_set(const survival *s, set *t, bb_err *err)
     t->source = bb_alloc(wanted, sizeof *t->source, err);
     if (!x || !best || !t->x || !t->source) goto done;
     BB_TRY(take_simple(s, t, x, err));
-    BB_TRY(take_tilted(s, t, "separable", 1, 1, 0, x, err));
+    BB_TRY(take_tilted(s, t, &tilts[0], x, err));
     memcpy(best, x, n_units * sizeof *x);
     const bb_front_plan *found = NULL;
     for (size_t i = 0; i < s->front.n; i++) {
@@ -156,14 +147,7 @@ static bb_status draw_set(const survival *s, set *t, bb_err *err)
         BB_TRY(bb_plan_space_indices(s->p->plans, &found->plan, best, err));
         take(s, t, best, "searched");
     }
-    BB_TRY(take_tilted(s, t, "quantization only", 1, 0, 0, x, err));
-    BB_TRY(take_tilted(s, t, "quantization only, power 0.6", 0.6, 0, 0, x, err));
-    BB_TRY(take_tilted(s, t, "power 0.6", 0.6, 1, 0, x, err));
-    BB_TRY(take_tilted(s, t, "power 1.4", 1.4, 1, 0, x, err));
-    BB_TRY(take_tilted(s, t, "structures cheaper", 1, 0.4, 0, x, err));
-    BB_TRY(take_tilted(s, t, "structures dearer", 1, 2.5, 0, x, err));
-    BB_TRY(take_tilted(s, t, "late dearer", 1, 1, 0.7, x, err));
-    BB_TRY(take_tilted(s, t, "late cheaper", 1, 1, -0.7, x, err));
+    for (size_t i = 1; i < sizeof tilts / sizeof *tilts; i++) BB_TRY(take_tilted(s, t, &tilts[i], x, err));
     snprintf(name, sizeof name, "survival %lld", (long long)t->budget);
     bb_rng_init(&rng, (uint64_t)s->o->seed, name);
     for (uint32_t tries = 0; t->n < wanted && tries < 20 * wanted; tries++) {
@@ -263,21 +247,82 @@ done:
     return status;
 }
 
+static bool same_structures(const survival *s, const set *t, uint32_t i, uint32_t k)
+{
+    for (uint32_t u = 0; u < s->p->n_units; u++)
+        if (!bb_model_space_is_format(s->r->space, u) && t->x[(size_t)i * s->p->n_units + u] != t->x[(size_t)k * s->p->n_units + u]) return false;
+    return true;
+}
+
+/* The plan whose structures most others share, and of those the best after a rebuild on few windows. */
+static uint32_t reference_of(const survival *s, const set *t, const double *few, uint32_t *n_alike)
+{
+    uint32_t best = 0;
+    *n_alike = 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        uint32_t n = 0;
+        for (uint32_t k = 0; k < t->n; k++) n += same_structures(s, t, i, k);
+        if (n < *n_alike || (n == *n_alike && few[i] >= few[best])) continue;
+        best = i;
+        *n_alike = n;
+    }
+    return best;
+}
+
+/* Stand-ins for a rebuild of one's own: the changes of single options inside a rebuilt reference plan, added up. Of plans with its structures alone. */
+static bb_status score_point(survival *s, set *t, uint32_t windows, const double *few, bb_err *err)
+{
+    bb_point_score score = { 0 };
+    uint32_t       k, n_alike;
+    const uint32_t at = reference_of(s, t, few, &n_alike), n_units = s->p->n_units;
+    const double   started = bb_now_s();
+    bb_status      status;
+    BB_TRY(begin_score(s, t, "options of a rebuilt plan", false, &k, err));
+    BB_TRY(bb_point_measure(s->r, t->x + (size_t)at * n_units, windows, 0, BB_LEVEL_SKETCH, &score, err));
+    for (uint32_t i = 0; i < t->n; i++) {
+        const uint16_t *x = t->x + (size_t)i * n_units;
+        put_score(s, t, k, i, bb_point_predict(&score, n_units, x), (double)NAN, score.tokens / t->n, (bb_now_s() - started) / t->n);
+    }
+    bb_info("working point at %lld bytes: %s, whose structures %u of %u plans have", (long long)t->budget, t->source[at], n_alike, t->n);
+done:
+    bb_point_score_done(&score);
+    return status;
+}
+
+/* One score against a truth, over the plans that have both. */
+static bb_status rank_score(survival *s, const set *t, uint32_t k, uint32_t truth, double *pairs, bb_err *err)
+{
+    double   *a = pairs, *b = pairs + t->n, lo, hi, least = HUGE_VAL;
+    uint32_t  n = 0;
+    bb_status status;
+    for (uint32_t i = 0; i < t->n; i++) {
+        if (!isfinite(t->score[k][i]) || !isfinite(t->score[truth][i])) continue;
+        a[n] = t->score[k][i];
+        b[n++] = t->score[truth][i];
+        least = fmin(least, t->score[truth][i]);
+    }
+    if (n < 3) return BB_OK;
+    const double regret = bb_regret(a, b, n);
+    BB_TRY(bb_kendall_interval(a, b, n, (uint32_t)s->o->bootstrap, (uint64_t)s->o->seed, &lo, &hi, err));
+    BB_ROW(s->rank, t->budget, s->kinds[k].name, s->kinds[truth].name, n, bb_kendall(a, b, n), lo, hi, regret, regret / least, s->kinds[k].tokens / t->n,
+           s->kinds[k].seconds / t->n);
+done:
+    return status;
+}
+
 /* Every score against every truth but itself. */
 static bb_status rank_set(survival *s, const set *t, bb_err *err)
 {
+    double *pairs = BB_NEW(2 * (size_t)t->n, double, err);
+    if (!pairs) return BB_NOMEM;
     bb_status status = BB_OK;
     for (uint32_t truth = 0; truth < s->n_kinds; truth++)
         for (uint32_t k = 0; k < s->n_kinds && s->kinds[truth].is_truth; k++) {
-            double lo, hi, least = HUGE_VAL;
             if (k == truth || (s->kinds[k].is_truth && k > truth)) continue; /* a rebuild is no score of what is made of it, but the other way */
-            for (uint32_t i = 0; i < t->n; i++) least = fmin(least, t->score[truth][i]);
-            const double regret = bb_regret(t->score[k], t->score[truth], t->n);
-            BB_TRY(bb_kendall_interval(t->score[k], t->score[truth], t->n, (uint32_t)s->o->bootstrap, (uint64_t)s->o->seed, &lo, &hi, err));
-            BB_ROW(s->rank, t->budget, s->kinds[k].name, s->kinds[truth].name, t->n, bb_kendall(t->score[k], t->score[truth], t->n), lo, hi, regret,
-                   regret / least, s->kinds[k].tokens / t->n, s->kinds[k].seconds / t->n);
+            BB_TRY(rank_score(s, t, k, truth, pairs, err));
         }
 done:
+    bb_free(pairs);
     return status;
 }
 
@@ -286,6 +331,7 @@ static bb_status study_size(survival *s, int64_t budget, bb_err *err)
     set          t = { .budget = budget };
     const char  *rest = s->o->few;
     const bool   ladder = strcmp(s->o->through, "ladder") == 0;
+    uint32_t     few = 0; /* windows of the first of the cheap rebuilds */
     const size_t n_few = bb_list_length(rest);
     char         label[64], size[32];
     bb_progress  progress;
@@ -305,7 +351,9 @@ static bb_status study_size(survival *s, int64_t budget, bb_err *err)
         status = BB_NOMEM;
         if (!text) goto done;
         BB_TRY(score_rebuilt(s, &t, (uint32_t)windows, &progress, err));
+        if (!few) few = (uint32_t)windows;
     }
+    if (few && !s->o->no_anchors) BB_TRY(score_point(s, &t, few, t.score[3], err)); /* behind the tables and two of the database */
     BB_TRY(score_rebuilt(s, &t, 0, &progress, err));
     if (ladder) BB_TRY(score_ladder(s, &t, &progress, err));
     bb_progress_end(&progress);

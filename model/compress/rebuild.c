@@ -58,6 +58,9 @@ typedef struct rebuild {
     double     *cross;   /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */
     size_t      n_cross; /* rows of it */
     bb_progress progress;
+    /* who looks at every matrix; NULL: nobody */
+    bb_rebuild_watch watch;
+    void            *watch_self;
 } rebuild;
 
 void bb_rebuilt_done(bb_rebuilt *r)
@@ -245,8 +248,14 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matr
     float           *dense = NULL;
     void            *packed = NULL;
     bb_status        status;
-    if (!*todo_of(b, part)) return BB_OK;
+    const bool       todo = *todo_of(b, part);
+    if (!w->rows || !(todo || b->watch)) return BB_OK;
     BB_TRY(target_of(b, part, kept, w, &dense, err));
+    if (b->watch) {
+        const bb_rebuild_view v = { b->layer, w->rows, w->cols, part, dense, &b->h, factor };
+        BB_TRY(b->watch(b->watch_self, &v, err));
+    }
+    if (!todo) goto done;
     packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
     if (!packed) {
         status = BB_NOMEM;
@@ -330,7 +339,7 @@ done:
 static bool has_stage(const rebuild *b, bb_feed stage)
 {
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_parts[p].feed == stage && *todo_of(b, (bb_part)p)) return true;
+        if (bb_parts[p].feed == stage && (b->watch ? b->out->blocks[b->layer].w[p].rows > 0 : *todo_of(b, (bb_part)p))) return true;
     return false;
 }
 
@@ -381,7 +390,7 @@ static bb_status rebuild_half(rebuild *b, bb_sublayer half, bb_err *err)
         if (bb_feeds[stage].sublayer != half) continue;
         b->small.half = half_of(b->small.net, block, half);
         bool found = false;
-        if (has_stage(b, stage)) BB_TRY(recall_stage(b, stage, block, &found, err));
+        if (has_stage(b, stage) && !b->watch) BB_TRY(recall_stage(b, stage, block, &found, err));
         if (found && is_output(stage)) BB_TRY(collect_inputs(b, stage, err));
         if (has_stage(b, stage) && !found) BB_TRY(rebuild_stage(b, stage, block, err));
         (found ? bb_progress_skip : bb_progress_add)(&b->progress, 1);
@@ -491,11 +500,11 @@ done:
     return status;
 }
 
-bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
-                     const bb_quant_options *o, bb_rebuilt *out, bb_err *err)
+bb_status bb_rebuild_watched(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
+                             const bb_quant_options *o, bb_rebuild_watch watch, void *self, bb_rebuilt *out, bb_err *err)
 {
     const bb_net *net = &m->net;
-    rebuild       b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out };
+    rebuild       b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out, .watch = watch, .watch_self = self };
     bb_status     status = BB_NOMEM;
     memset(out, 0, sizeof *out);
     out->blocks = BB_NEW0(net->n_layer, bb_block, err);
@@ -522,4 +531,10 @@ done:
     bb_database_backend(db)->ops->forget(bb_database_backend(db)->context); /* matrices are told apart by address, and these may be freed or tuned */
     if (status != BB_OK) bb_rebuilt_done(out);
     return status;
+}
+
+bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
+                     const bb_quant_options *o, bb_rebuilt *out, bb_err *err)
+{
+    return bb_rebuild_watched(db, m, plan, tokens, n_windows, ctx, o, NULL, NULL, out, err);
 }

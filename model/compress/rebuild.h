@@ -6,6 +6,7 @@
 
 #include "model/compress/checkpoint.h"
 #include "model/compress/database.h"
+#include "model/compress/factor.h"
 
 typedef struct bb_rebuilt {
     bb_net        net;
@@ -20,5 +21,20 @@ typedef struct bb_rebuilt {
 bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
                      const bb_quant_options *o, bb_rebuilt *out, bb_err *err);
 void      bb_rebuilt_done(bb_rebuilt *r);
+
+/* One matrix of the plan's shape where it stands: what it should be, under which moments it is encoded. */
+typedef struct bb_rebuild_view {
+    uint32_t          layer, rows, cols;
+    bb_part           part;
+    const float      *target; /* (rows, cols) */
+    const bb_hessian *h;      /* moments of the inputs that the rebuilt network in front of it produces */
+    const bb_factor  *factor; /* of h; NULL: it has none */
+} bb_rebuild_view;
+typedef bb_status (*bb_rebuild_watch)(void *self, const bb_rebuild_view *v, bb_err *err);
+
+/* The same, showing every matrix, also those that stay as they are, in the order of the network; what is shown is valid during the call. It begins at the
+ * first block whatever an earlier call has finished. */
+bb_status bb_rebuild_watched(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
+                             const bb_quant_options *o, bb_rebuild_watch watch, void *self, bb_rebuilt *out, bb_err *err);
 
 #endif
