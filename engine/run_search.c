@@ -18,6 +18,7 @@
 #include "engine/score.h"
 #include "engine/scorer.h"
 #include "engine/search_context.h"
+#include "engine/settle.h"
 #include "search/ledger.h"
 #include "search/method.h"
 #include "search/separable.h"
@@ -464,6 +465,8 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
     s.scorer.progress = &progress;
     BB_TRY(choose_front(&s, err));
     bb_progress_end(&progress);
+    s.scorer.progress = NULL;
+    BB_TRY(bb_settle(r, s.problem, s.ledger, &s.front, err));
     BB_TRY(bb_front_put_sizes(r, err));
     BB_TRY(bb_front_save(r, &s.front, s.ledger, err));
     if (s.has_speed) BB_TRY(bb_write_speed(r, &s.speed, &s.front, err));

@@ -23,6 +23,7 @@ typedef struct bb_study_options {
     bool    no_anchors; /* leave out what is measured around searched plans: most of the tokens */
     char   *through;    /* "database": the above; "rebuild", "ladder": engine/study_survival.h instead, with */
     char   *sizes;      /* sizes in bytes instead of bands; empty: the bands */
+    int64_t windows;    /* calibration windows of the rebuild that is the truth; 0: all */
     char   *few;        /* numbers of calibration windows to rebuild on as cheaper scores */
     bool    gradient;   /* engine/study_gradient.h instead: */
     int64_t changes;    /* changes that are measured at each size; 0: all */

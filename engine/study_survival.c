@@ -100,16 +100,19 @@ static void raise_blocks(const survival *s, int64_t budget, int order, uint16_t 
     }
 }
 
+/* A quarter of the plans are uniform; of few plans one is a mixture. */
 static bb_status take_simple(const survival *s, set *t, uint16_t *x, bb_err *err)
 {
+    const uint32_t           most = (uint32_t)s->o->plans / 4, n_uniform = most < 1 ? 1 : most < N_UNIFORM ? most : N_UNIFORM;
+    const int                n_mixtures = s->o->plans < 12 ? 1 : 3;
     static const char *const orders[] = { "mixture, first blocks up", "mixture, last blocks up", "mixture, both ends up" };
     const uint32_t           n_units = s->p->n_units;
     char                     names[N_UNIFORM][BB_SOURCE];
     uint16_t                *plans = BB_NEW((size_t)N_UNIFORM * n_units, uint16_t, err);
     if (!plans) return BB_NOMEM;
-    const size_t n = s->context.search.uniform(s->context.search.uniform_self, t->budget, N_UNIFORM, plans, names);
+    const size_t n = s->context.search.uniform(s->context.search.uniform_self, t->budget, n_uniform, plans, names);
     for (size_t i = 0; i < n; i++) take(s, t, plans + i * n_units, names[i]);
-    for (int order = 0; order < 3 && n > 0; order++) {
+    for (int order = 0; order < n_mixtures && n > 0; order++) {
         memcpy(x, plans, n_units * sizeof *x);
         raise_blocks(s, t->budget, order, x);
         take(s, t, x, orders[order]);
@@ -214,17 +217,17 @@ done:
     return status;
 }
 
-/* A rebuild on so many windows; windows 0: all of them, which is the truth. */
-static bb_status score_rebuilt(survival *s, set *t, uint32_t windows, bb_progress *progress, bb_err *err)
+/* A rebuild on so many windows; the truth: on those of --windows, all of them unless it says otherwise. */
+static bb_status score_rebuilt(survival *s, set *t, bool is_truth, uint32_t windows, bb_progress *progress, bb_err *err)
 {
     char      name[40] = "rebuild";
     uint32_t  k;
     bb_status status;
-    if (windows) snprintf(name, sizeof name, "rebuild on %u windows", windows);
-    BB_TRY(begin_score(s, t, name, !windows, &k, err));
+    if (!is_truth) snprintf(name, sizeof name, "rebuild on %u windows", windows);
+    BB_TRY(begin_score(s, t, name, is_truth, &k, err));
     for (uint32_t i = 0; i < t->n; i++) {
         bb_trial trial;
-        BB_TRY(bb_trial_rebuild(s->r, t->x + (size_t)i * s->p->n_units, windows, windows ? BB_LEVEL_REFINE : BB_LEVEL_CONFIRM, &trial, NULL, err));
+        BB_TRY(bb_trial_rebuild(s->r, t->x + (size_t)i * s->p->n_units, windows, is_truth ? BB_LEVEL_CONFIRM : BB_LEVEL_REFINE, &trial, NULL, err));
         put_score(s, t, k, i, trial.kl, trial.kl_se, trial.tokens, trial.seconds);
         bb_progress_add(progress, 1);
     }
@@ -350,11 +353,11 @@ static bb_status study_size(survival *s, int64_t budget, bb_err *err)
         bb_free(text);
         status = BB_NOMEM;
         if (!text) goto done;
-        BB_TRY(score_rebuilt(s, &t, (uint32_t)windows, &progress, err));
+        BB_TRY(score_rebuilt(s, &t, false, (uint32_t)windows, &progress, err));
         if (!few) few = (uint32_t)windows;
     }
     if (few && !s->o->no_anchors) BB_TRY(score_point(s, &t, few, t.score[3], err)); /* behind the tables and two of the database */
-    BB_TRY(score_rebuilt(s, &t, 0, &progress, err));
+    BB_TRY(score_rebuilt(s, &t, true, (uint32_t)s->o->windows, &progress, err));
     if (ladder) BB_TRY(score_ladder(s, &t, &progress, err));
     bb_progress_end(&progress);
     BB_TRY(rank_set(s, &t, err));

@@ -96,6 +96,10 @@ bb_status bb_trial_rebuild(bb_run *r, const uint16_t *x, uint32_t windows, uint3
     snprintf(key, sizeof key, "%s|%s|rebuild %u|%u", r->key, hash, windows, level);
     BB_TRY(load(r, key, out, window_kl, n, &found, err));
     if (found) goto done;
+    if (r->config.ledger_only) {
+        status = BB_FAIL(err, BB_NOT_FOUND, "--ledger-only: plan %s was not rebuilt on %u windows yet", hash, windows);
+        goto done;
+    }
     if (!(each = BB_NEW(n, double, err))) {
         status = BB_NOMEM;
         goto done;
