@@ -25,7 +25,7 @@ static const bb_option_row options[] = {
     { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "with --gradient, --through rebuild or ladder: these sizes instead of --bands (2.2MiB,3596960)",
       NULL },
     { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e6, "N", "with --through rebuild: calibration windows of the rebuild that is the truth; 0: all", NULL },
-    { "few", BB_OPT_LIST, FIELD(few), "8", 1, 0, "LIST", "with --through rebuild or ladder: calibration windows of cheaper rebuilds that are compared", NULL },
+    { "few", BB_OPT_LIST, FIELD(few), "8", 1, 0, "LIST", "with --through rebuild or ladder: calibration windows of cheaper rebuilds to compare; or none", NULL },
     { "gradient", BB_OPT_FLAG, FIELD(gradient), NULL, 1, 0, NULL,
       "instead: what a gradient at the best plan of each size says of every option, against the true KL of single changes", NULL },
     { "changes", BB_OPT_INT, FIELD(changes), "0", 0, 1000000, "N", "with --gradient: single changes that are measured at each size; 0: all", NULL },

@@ -245,11 +245,10 @@ static double search_s(const model *m)
 
 /* ---- finalise ---- */
 
-static double rebuild_s(const model *m)
+static double rebuild_s(const model *m, double windows)
 {
-    const bb_run_config *c = &m->r->config;
-    const bb_problem    *p = bb_model_space_problem(m->r->space);
-    double               s = (double)c->calib_windows * m->ctx * 2 * (token(m) + m->net->n_layer * m->p->moments);
+    const bb_problem *p = bb_model_space_problem(m->r->space);
+    double            s = windows * m->ctx * 2 * (token(m) + m->net->n_layer * m->p->moments);
     for (uint32_t b = 0; b < m->net->n_layer; b++) {
         s += factors_s(m, &m->net->blocks[b]);
         for (int k = 0; k < BB_N_PARTS; k++) { /* what a matrix should be: products with its inputs' moments, a solution */
@@ -260,6 +259,17 @@ static double rebuild_s(const model *m)
     for (uint32_t u = 0; u < p->n_units; u++)
         if (p->units[u].controller >= 0) s += unit_weights(m, u) * encode_mean(m, u);
     return s;
+}
+
+/* Plans rebuilt on an eighth of the windows, and a point for about three of them: some four more formats of every matrix, each run from its block on. */
+static double settle_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const double         sizes = m->r->is_sweep ? (double)m->r->n_budgets : 1, one = rebuild_s(m, fmax(4, (double)c->calib_windows / 8));
+    const double         units = bb_model_space_problem(m->r->space)->n_units;
+    const double         plan = one + (double)c->refine_windows * m->ctx * scored_token(m);
+    const double         point = 4 * one + 4 * units * (double)c->measure_windows * m->ctx * (token(m) / 2 + m->p->head);
+    return c->settle ? sizes * ((double)c->settle * plan + fmin(4, (double)c->settle / 4) * point) : 0;
 }
 
 /* Steps on `tokens`: `states` networks to start from, `blocks` networks trained, with or without the head and all weights. */
@@ -279,7 +289,7 @@ static double finalise_s(const model *m)
     const double         table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
     double               s = score;
     if (c->no_finalise) return final_plans(m->r) * score;
-    if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m) + score;
+    if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m, (double)c->calib_windows) + score;
     if (c->tune_windows > 0) {
         if (bb_list_has(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;
         if (bb_list_has(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
@@ -312,7 +322,7 @@ void bb_estimate_with(const bb_run *r, const bb_pace *pace, double seconds[BB_N_
     seconds[BB_STAGE_CALIBRATE] = calibrate_s(&m);
     seconds[BB_STAGE_BUILD] = build_s(&m);
     seconds[BB_STAGE_MEASURE] = measure_s(&m);
-    seconds[BB_STAGE_SEARCH] = search_s(&m);
+    seconds[BB_STAGE_SEARCH] = search_s(&m) + settle_s(&m);
     seconds[BB_STAGE_FINALISE] = finalise_s(&m);
     seconds[BB_STAGE_EVALUATE] = evaluate_s(&m);
 }

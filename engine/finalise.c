@@ -3,6 +3,7 @@
  */
 #include <dirent.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,7 +48,7 @@ static char *record_key(const bb_run *r, const char *hash, bb_err *err)
     return key;
 }
 
-static bb_status load_record(bb_run *r, const char *hash, record *out, bool *found, bb_err *err)
+static bb_status load_record(const bb_run *r, const char *hash, record *out, bool *found, bb_err *err)
 {
     char     *key = record_key(r, hash, err);
     void     *value = NULL;
@@ -105,6 +106,20 @@ bb_status bb_finalised_check(bb_run *r, const bb_front_plan *p, bb_err *err)
                          "%s/models/%s.gguf is not the file that finalise wrote with these options (its SHA-256 begins with %.12s, recorded is "
                          "%.12s): run `bitbudget finalise %s`",
                          out, p->hash, found, rec.sha256, out);
+done:
+    return status;
+}
+
+bb_status bb_finalised_steps(const bb_run *r, const bb_front_plan *p, char steps[BB_FINALISED_STEPS], bb_err *err)
+{
+    record    rec;
+    bool      found;
+    size_t    n = 0;
+    bb_status status;
+    *steps = '\0';
+    BB_TRY(load_record(r, p->hash, &rec, &found, err));
+    for (int k = BB_RUNG_REBUILD; found && k < BB_N_RUNGS; k++)
+        if (!isnan(rec.ladder.kl[k])) n += (size_t)snprintf(steps + n, BB_FINALISED_STEPS - n, "%s%s", n ? "," : "", bb_rung_names[k]);
 done:
     return status;
 }

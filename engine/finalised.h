@@ -8,4 +8,8 @@
 /* BB_GUARD unless models/HASH.gguf is there and has the SHA-256 that finalise recorded for the present options. */
 bb_status bb_finalised_check(bb_run *r, const bb_front_plan *p, bb_err *err);
 
+/* The steps of --finalise-steps that plan p really went through, whether kept or rolled back, as "rebuild,lfq"; "" for none, and where it was not finalised. */
+enum { BB_FINALISED_STEPS = 64 };
+bb_status bb_finalised_steps(const bb_run *r, const bb_front_plan *p, char steps[BB_FINALISED_STEPS], bb_err *err);
+
 #endif

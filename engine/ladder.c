@@ -171,12 +171,14 @@ done:
     return status;
 }
 
-/* Weights that the step trains times what the trainer keeps of each: five floats. */
-static bool fits(const bb_run *r, const bb_tuned *t)
+/* Weights that the step trains times what the trainer keeps of each: five floats. Of the source, not of the plan: a step is for all plans or for none, so
+ * that the guard compares equals. */
+static bool fits(const bb_run *r)
 {
-    double n = (double)t->net.embd.rows * t->net.embd.cols + (double)t->net.head.rows * t->net.head.cols;
-    for (uint32_t b = 0; b < t->net.n_layer; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) n += (double)t->blocks[b].w[p].rows * t->blocks[b].w[p].cols;
+    const bb_net *net = &r->model.net;
+    double        n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
     return 5 * sizeof(float) * n <= (double)r->config.max_ram;
 }
 
@@ -187,7 +189,7 @@ static bb_status climb(ladder *l, bb_rung rung, bb_err *err)
     bb_tuned          next = { 0 };
     const double      started = bb_now_s();
     bb_status         status;
-    if (rung == BB_RUNG_END_TO_END && !fits(l->r, l->best)) {
+    if (rung == BB_RUNG_END_TO_END && !fits(l->r)) {
         bb_warn("end-to-end tuning of this model needs more memory than --max-ram: it is left out");
         return BB_OK;
     }

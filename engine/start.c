@@ -70,7 +70,8 @@ static bb_status check_overwriting(const char *dir, const input in[N_INPUTS], bb
     static const char *const names[] = { "model.gguf",   "run.db",          "run.lock",        "calib-self.u32", "config.resolved.yaml",
                                          "env.json",     "log.txt",         "plan.json",       "guard.json",     "report.html",
                                          "front.csv",    "plans.csv",       "baselines.csv",   "layers.csv",     "sensitivity.csv",
-                                         "finalise.csv", "convergence.csv", "certificate.csv", "crossover.csv",  "speed.csv" };
+                                         "finalise.csv", "convergence.csv", "certificate.csv", "crossover.csv",  "speed.csv",
+                                         "settle.csv" };
     bb_status                status = BB_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = bb_asprintf(err, "%s/%s", dir, names[i]);

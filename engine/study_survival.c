@@ -55,6 +55,8 @@ typedef struct survival {
     bb_csv_writer          *plans, *rank;
 } survival;
 
+static const char *few_of(const bb_study_options *o) { return strcmp(o->few, "none") == 0 ? "" : o->few; }
+
 /* ---- plans ---- */
 
 /* Takes x, unless it is there already or too large. */
@@ -332,7 +334,7 @@ done:
 static bb_status study_size(survival *s, int64_t budget, bb_err *err)
 {
     set          t = { .budget = budget };
-    const char  *rest = s->o->few;
+    const char  *rest = few_of(s->o);
     const bool   ladder = strcmp(s->o->through, "ladder") == 0;
     uint32_t     few = 0; /* windows of the first of the cheap rebuilds */
     const size_t n_few = bb_list_length(rest);
@@ -372,7 +374,7 @@ done:
 
 static bb_status check_few(const bb_study_options *o, bb_err *err)
 {
-    const char *rest = o->few;
+    const char *rest = few_of(o);
     if (bb_list_length(rest) > 4) return BB_FAIL(err, BB_USAGE, "--few has %zu numbers: at most 4 are wanted", bb_list_length(rest));
     for (bb_item item; bb_list_next(&rest, &item);) {
         char *text = bb_item_text(item, err), *end;

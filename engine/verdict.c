@@ -15,13 +15,32 @@
 #define DAMAGED_KL 1.0   /* nats a token: */
 #define DAMAGED_TOP1 0.5 /* beyond either a file is of little use as a language model */
 
-static const char *finishing(const bb_run *r) { return r->config.no_finalise || !*r->config.finalise_steps ? "none" : r->config.finalise_steps; }
-
-/* What both plans of a comparison went through, as the end of a sentence. */
-static void say_finishing(const bb_run *r, bb_text *t)
+/* What all plans of the front that have scores went through, as the run recorded it; BB_GUARD when two of them differ: their KLs would say what a step does, not
+ * which plan is better. */
+static bb_status finishing(const bb_run *r, const bb_front *f, const bb_evaluated *e, char steps[BB_FINALISED_STEPS], bb_err *err)
 {
-    if (strcmp(finishing(r), "none") == 0) bb_text_add(t, "neither is finalised");
-    else bb_text_addf(t, "after the same finishing: %s", finishing(r));
+    const bb_front_plan *first = NULL;
+    char                 other[BB_FINALISED_STEPS];
+    bb_status            status = BB_OK;
+    *steps = '\0';
+    for (size_t i = 0; i < f->n; i++) {
+        if (!isfinite(e[i].result.kl)) continue;
+        BB_TRY(bb_finalised_steps(r, &f->plans[i], first ? other : steps, err));
+        if (first && strcmp(other, steps) != 0)
+            return BB_FAIL(err, BB_GUARD, "plan %s (%s) was finalised by %s, plan %s (%s) by %s: such files are not compared; run `bitbudget finalise %s`",
+                           first->hash, first->source, *steps ? steps : "nothing", f->plans[i].hash, f->plans[i].source, *other ? other : "nothing",
+                           r->config.out);
+        if (!first) first = &f->plans[i];
+    }
+done:
+    return status;
+}
+
+/* The same as the end of a sentence. */
+static void say_finishing(const char *steps, bb_text *t)
+{
+    if (!*steps) bb_text_add(t, "neither is finalised");
+    else bb_text_addf(t, "after the same finishing: %s", steps);
 }
 
 /* ---- decide ---- */
@@ -75,7 +94,7 @@ static void say_left_out(const bb_run *r, bb_text *t)
     if (n) bb_text_addf(t, "; %zu plan%s left out for want of time", n, n == 1 ? " was" : "s were");
 }
 
-static void say_one(const bb_run *r, const bb_front *f, const bb_evaluated *e, const bb_verdict *v)
+static void say_one(const bb_run *r, const char *steps, const bb_front *f, const bb_evaluated *e, const bb_verdict *v)
 {
     const bb_guard_verdict *g = &v->guard;
     bb_text                 t = { 0 };
@@ -91,14 +110,14 @@ static void say_one(const bb_run *r, const bb_front *f, const bb_evaluated *e, c
         bb_text_addf(&t, "guard: at %lld bytes the %s: KL %.5f of the searched plan, %.5f of the best simpler one (%s); difference %.5f +- %.5f, p %.2g; ",
                      (long long)v->budget_bytes, v->searched_won ? "searched plan is kept" : "simpler plan wins, the search is not clearly better",
                      e[g->searched].result.kl, e[g->simple].result.kl, f->plans[g->simple].source, g->margin, g->se, g->p);
-        say_finishing(r, &t);
+        say_finishing(steps, &t);
     }
     say_left_out(r, &t);
     if (t.status == BB_OK) bb_info("%s", t.data);
     bb_text_done(&t);
 }
 
-static void say_all(const bb_run *r, const bb_front *f, const bb_verdict *v, size_t n)
+static void say_all(const bb_run *r, const char *steps, const bb_front *f, const bb_verdict *v, size_t n)
 {
     size_t  kept = 0, lost = 0, alone = 0;
     bb_text t = { 0 }, sizes = { 0 };
@@ -114,7 +133,7 @@ static void say_all(const bb_run *r, const bb_front *f, const bb_verdict *v, siz
     if (lost && sizes.status == BB_OK) bb_text_addf(&t, "; a simpler plan wins at %s bytes", sizes.data);
     if (alone < n) {
         bb_text_add(&t, "; ");
-        say_finishing(r, &t);
+        say_finishing(steps, &t);
     }
     say_left_out(r, &t);
     if (t.status == BB_OK) bb_info("%s", t.data);
@@ -147,9 +166,11 @@ bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e,
     rows      t = { 0 };
     int64_t  *sizes = NULL;
     size_t    n_sizes = 0;
+    char      steps[BB_FINALISED_STEPS];
     bb_status status;
     *out = NULL;
     *n = 0;
+    BB_TRY(finishing(r, f, e, steps, err));
     BB_TRY(rows_init(f, e, &t, err));
     BB_TRY(bb_front_sizes(r, &sizes, &n_sizes, err));
     if (!(*out = BB_NEW0(n_sizes, bb_verdict, err))) {
@@ -159,10 +180,11 @@ bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e,
     for (size_t i = 0; i < n_sizes; i++) {
         if (sizes[i] < f->plans[0].size_bytes && i + 1 < n_sizes) continue; /* plans ascend in bytes: none is as small */
         BB_TRY(decide(&t, e, n_windows, sizes[i], &(*out)[*n], err));
+        memcpy((*out)[*n].finishing, steps, sizeof steps);
         ++*n;
     }
-    if (r->is_sweep) say_all(r, f, *out, *n);
-    else say_one(r, f, e, &(*out)[*n - 1]);
+    if (r->is_sweep) say_all(r, steps, f, *out, *n);
+    else say_one(r, steps, f, e, &(*out)[*n - 1]);
     warn_of_damage(e, *out, *n);
 done:
     if (status != BB_OK) {
@@ -219,7 +241,8 @@ bb_status bb_verdicts_write(const bb_run *r, const bb_front *f, const bb_evaluat
     json_t   *root = json_object(), *sizes = json_array();
     bool      ok = root && sizes && put_verdict(root, f, e, &v[n - 1]) && put_plans(root, f, e, v[n - 1].budget_bytes);
     bb_status status = BB_NOMEM;
-    ok = ok && json_object_set_new(root, "finishing", json_string(finishing(r))) == 0 && json_object_set_new(root, "alpha", json_real(BB_GUARD_ALPHA)) == 0;
+    ok = ok && json_object_set_new(root, "finishing", json_string(*v->finishing ? v->finishing : "none")) == 0 &&
+         json_object_set_new(root, "alpha", json_real(BB_GUARD_ALPHA)) == 0;
     if (*r->config.leave_out) ok = ok && json_object_set_new(root, "left_out", json_string(r->config.leave_out)) == 0; /* by --time */
     for (size_t i = 0; ok && i < n; i++) {
         json_t *row = json_object();

@@ -3,7 +3,7 @@
 #ifndef BB_ENGINE_VERDICT_H
 #define BB_ENGINE_VERDICT_H
 
-#include "engine/front.h"
+#include "engine/finalised.h"
 #include "search/guard.h"
 
 /* Scores of one plan of the front on the evaluation windows. */
@@ -17,11 +17,12 @@ typedef struct bb_verdict {
     int64_t          budget_bytes;
     bb_guard_verdict guard; /* indices into the front; `searched` and `simple` are the same where the search found a simple plan */
     bool             searched_won;
-    bool             damaged; /* the winner: KL above 1 nat, or the same top token at less than half of the positions */
+    char             finishing[BB_FINALISED_STEPS]; /* the steps that all plans went through; "": none */
+    bool             damaged;                       /* the winner: KL above 1 nat, or the same top token at less than half of the positions */
 } bb_verdict;
 
-/* Decides at every size of bb_front_sizes that some plan fits, ascending; e: [f->n]. *out: bb_free. BB_GUARD when no plan fits any of them. Says on stderr
- * what was decided, and warns of winners that are damaged. */
+/* Decides at every size of bb_front_sizes that some plan fits, ascending; e: [f->n]. *out: bb_free. BB_GUARD when no plan fits any of them, and
+ * when two plans were not finalised by the same steps. Says on stderr what was decided, and warns of winners that are damaged. */
 bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e, uint32_t n_windows, bb_verdict **out, size_t *n, bb_err *err);
 /* guard.json: the verdict of the largest size (of `run`: the only one), and under "sizes" every one. */
 bb_status bb_verdicts_write(const bb_run *r, const bb_front *f, const bb_evaluated *e, const bb_verdict *v, size_t n, bb_err *err);

@@ -117,6 +117,7 @@ static const struct {
     { "options.csv", "each option's error and bytes" },
     { "finalise.csv", "the steps of finalise" },
     { "convergence.csv", "the search by step" },
+    { "settle.csv", "plans rebuilt at its end" },
     { "config.resolved.yaml", "all settings" },
     { "env.json", "the environment" },
     { "log.txt", "the log" },
