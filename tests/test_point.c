@@ -50,7 +50,9 @@ static void setup(void)
 {
     tiny_spec          s = tiny_default("llama");
     bb_rng             r;
-    bb_database_config c = { .model = &model, .tokens = tokens, .n_windows = WINDOWS, .ctx = CTX, .quant = { BB_METHOD_WEIGHTED, 0.01, 1 }, .ffn_step = 8 };
+    bb_database_config c = {
+        .backend = &bb_backend_cpu, .model = &model, .tokens = tokens, .n_windows = WINDOWS, .ctx = CTX, .quant = { BB_METHOD_WEIGHTED, 0.01, 1 }, .ffn_step = 8
+    };
     s.n_embd = C;
     s.head_dim = 16;
     for (uint32_t i = 0; i < s.n_layer; i++) {
