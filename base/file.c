@@ -235,6 +235,12 @@ bool bb_file_exists(const char *path)
     return stat(path, &st) == 0;
 }
 
+bool bb_folder_has(const char *folder, const char *name)
+{
+    char path[4096]; /* Linux takes none that is longer; no allocation that could fail */
+    return snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path && bb_file_exists(path);
+}
+
 bb_status bb_file_size(const char *path, uint64_t *bytes, bb_err *err)
 {
     struct stat st;

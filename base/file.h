@@ -32,6 +32,7 @@ void bb_map_watch(void);
 bb_status bb_file_read(const char *path, char **data, size_t *size, bb_err *err);
 bb_status bb_file_write(const char *path, const void *data, size_t size, bb_err *err); /* atomic */
 bool      bb_file_exists(const char *path);
+bool      bb_folder_has(const char *folder, const char *name);
 bb_status bb_file_size(const char *path, uint64_t *bytes, bb_err *err);
 bool      bb_file_same(const char *a, const char *b);                    /* both exist and are one file, whatever they are called */
 bb_status bb_file_rename(const char *from, const char *to, bb_err *err); /* within one folder, durable */

@@ -32,6 +32,7 @@ typedef struct bb_command {
     X(eval) \
     X(train) \
     X(inspect) \
+    X(convert) \
     X(tokenize) \
     X(calibrate) \
     X(measure) \

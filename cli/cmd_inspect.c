@@ -94,8 +94,8 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
     const bb_net *net = &m->net;
     char          size[32], label[BB_MODEL_LABEL];
     bb_format_size(t->all_bytes, size);
-    bb_text_addf(out, "file          %s\n              %llu bytes (%s), %s v%u", m->path, (unsigned long long)t->all_bytes, size, m->source.reader->name,
-                 m->source.version);
+    bb_text_addf(out, "file          %s\n              %llu bytes (%s), %s", m->path, (unsigned long long)t->all_bytes, size, m->source.reader->name);
+    if (m->source.version) bb_text_addf(out, " v%u", m->source.version); /* of folders there is none */
     if (hash) bb_text_addf(out, "\nsha256        %s", bb_model_sha256(m));
     if (bb_model_is_quantized(m)) bb_text_addf(out, "\nprecision     quantized; compared with others as \"%s\"", bb_model_source_label(m, label));
     bb_text_add(out, "\narchitecture  ");

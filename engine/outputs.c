@@ -14,13 +14,13 @@ static bool forced;
 void bb_outputs_force(bool force) { forced = force; }
 bool bb_outputs_forced(void) { return forced; }
 
-/* Our files carry the plan they were made of. */
+/* Our files carry the plan they were made of, or what they were converted from. */
 static bool is_our_model(const char *path)
 {
     bb_source g = { 0 };
     bool      ours = false;
     if (bb_gguf_open(path, &g, NULL) != BB_OK) return false;
-    ours = bb_source_find(&g, "bitbudget.plan") != NULL;
+    ours = bb_source_find(&g, "bitbudget.plan") || bb_source_find(&g, "bitbudget.converted_from");
     bb_source_close(&g);
     return ours;
 }

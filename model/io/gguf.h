@@ -36,5 +36,7 @@ bb_status bb_gguf_put_text_array(bb_gguf_out *out, const char *key, const bb_byt
 bb_status bb_gguf_put_tensor(bb_gguf_out *out, const bb_tensor *t, bb_err *err);
 bb_status bb_gguf_out_size(const bb_gguf_out *out, uint64_t *bytes, bb_err *err);   /* exact size of the file that write would make */
 bb_status bb_gguf_out_write(const bb_gguf_out *out, const char *path, bb_err *err); /* atomic */
+/* For readers of other formats: fills kv, tensors and their order in *s, whose reader and self stay. What they point at is the list's: it must outlive s. */
+bb_status bb_gguf_out_source(const bb_gguf_out *out, bb_source *s, bb_err *err);
 
 #endif

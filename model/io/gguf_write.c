@@ -196,6 +196,38 @@ bb_status bb_gguf_put_tensor(bb_gguf_out *out, const bb_tensor *t, bb_err *err)
     return status;
 }
 
+/* ---- the list as a source ---- */
+
+/* Where the texts of an array of texts are. */
+static bb_status index_strings(const entry *e, bb_key *kv, bb_err *err)
+{
+    const unsigned char *p = e->value;
+    if (!(kv->strings = BB_NEW((size_t)e->count, bb_bytes, err))) return BB_NOMEM;
+    for (uint64_t i = 0; i < e->count; i++) {
+        memcpy(&kv->strings[i].size, p, 8);
+        kv->strings[i].data = (const char *)p + 8;
+        p += 8 + kv->strings[i].size;
+    }
+    return BB_OK;
+}
+
+bb_status bb_gguf_out_source(const bb_gguf_out *out, bb_source *s, bb_err *err)
+{
+    bb_status status = BB_NOMEM;
+    if (!(s->kv = BB_NEW0(out->n_kv, bb_key, err)) || !(s->tensors = BB_NEW(out->n_tensors, bb_tensor, err))) goto done;
+    s->n_tensors = out->n_tensors;
+    if (out->n_tensors) memcpy(s->tensors, out->tensors, out->n_tensors * sizeof *s->tensors);
+    for (; s->n_kv < out->n_kv; s->n_kv++) {
+        const entry *e = &out->kv[s->n_kv];
+        bb_key      *kv = &s->kv[s->n_kv];
+        *kv = (bb_key) { .key = e->key, .kind = e->kind, .element = e->element, .count = e->count, .value = e->value, .value_bytes = e->value_bytes };
+        if (e->kind == BB_KIND_ARRAY && e->element == BB_KIND_STRING) BB_TRY(index_strings(e, kv, err));
+    }
+    BB_TRY(bb_source_index(s, err));
+done:
+    return status;
+}
+
 /* ---- size and bytes ---- */
 
 bb_status bb_gguf_out_alignment(const bb_gguf_out *out, uint32_t *alignment, bb_err *err)

@@ -7,26 +7,15 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "model/io/gguf.h"
-
-static bool holds(const char *folder, const char *name)
-{
-    char *path = bb_asprintf(NULL, "%s/%s", folder, name);
-    bool  found = path && bb_file_exists(path);
-    bb_free(path);
-    return found;
-}
+#include "model/io/hf.h"
 
 static bb_status refuse_folder(const char *path, bb_err *err)
 {
     struct stat st;
     if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) return BB_OK;
-    if (holds(path, "run.db")) return BB_FAIL(err, BB_BAD_FILE, "%s is a run directory, and a model file is needed: its result is %s/model.gguf", path, path);
-    if (holds(path, "config.json"))
-        return BB_FAIL(err, BB_BAD_FILE,
-                       "%s is a Hugging Face folder, and a GGUF file is needed: make one with llama.cpp "
-                       "(convert_hf_to_gguf.py %s --outtype f16 --outfile model.gguf)",
-                       path, path);
-    return BB_FAIL(err, BB_BAD_FILE, "%s is a folder, and a GGUF file is needed", path);
+    if (bb_folder_has(path, "run.db"))
+        return BB_FAIL(err, BB_BAD_FILE, "%s is a run directory, and a model file is needed: its result is %s/model.gguf", path, path);
+    return BB_FAIL(err, BB_BAD_FILE, "%s is a folder without config.json; a GGUF file or a Hugging Face folder is needed", path);
 }
 
 /* What a file that is no GGUF is instead, where its first bytes say it; NULL: unknown. */
@@ -39,7 +28,7 @@ static const char *kind_of_other(const char *path)
     size_t      n = f ? fread(head, 1, sizeof head, f) : 0;
     if (f) fclose(f);
     if (n < sizeof head) return NULL;
-    if (head[8] == '{' && (head[9] == '"' || head[9] == '}')) return "a safetensors file" CONVERT;
+    if (head[8] == '{' && (head[9] == '"' || head[9] == '}')) return "a safetensors file, without the files beside it: name its folder";
     if (memcmp(head, "PK\3\4", 4) == 0) return "a zip archive (PyTorch's format?)" CONVERT;
     if (memcmp(head, "tjgg", 4) == 0 || memcmp(head, "lmgg", 4) == 0 || memcmp(head, "fmgg", 4) == 0) return "a GGML file of before August 2023" CONVERT;
     return NULL;
@@ -67,6 +56,7 @@ bb_status bb_source_open(const char *path, bb_source *s, bb_err *err)
     bb_status   status;
     const char *kind;
     memset(s, 0, sizeof *s);
+    if (bb_hf_is_folder(path)) return bb_hf_open(path, s, err);
     BB_TRY(refuse_folder(path, err));
     status = bb_gguf_open(path, s, &inner);
     if (status == BB_OK) return BB_OK;

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * hf_config.c: config.json as the keys of GGUF: see hf_parts.h. What it asks for and this program does not compute is refused by name. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/io/hf_parts.h"
+
+/* New rows need a row of model/net/arch.c with the name of `arch`. */
+static const bb_hf_arch archs[] = {
+    { "llama", "llama", true, 0 },  { "mistral", "llama", true, 0 },   { "qwen2", "qwen2", false, 0 },
+    { "qwen3", "qwen3", false, 0 }, { "smollm3", "smollm3", true, 4 },
+};
+enum { N_ARCHS = sizeof archs / sizeof *archs, KEY_BYTES = 96 };
+
+typedef struct reader {
+    const json_t *root;
+    bb_hf_config *c;
+    bb_gguf_out  *out;
+} reader;
+
+static const char *key_of(const reader *r, const char *suffix, char key[KEY_BYTES])
+{
+    snprintf(key, KEY_BYTES, "%s.%s", r->c->arch->arch, suffix);
+    return key;
+}
+
+static bool absent(const json_t *v) { return !v || json_is_null(v); }
+
+/* A whole number of least..most; absent: fallback, or an error when that is 0. */
+static bb_status whole(const json_t *from, const char *name, uint32_t least, uint32_t most, uint32_t fallback, uint32_t *out, bb_err *err)
+{
+    const json_t *v = json_object_get(from, name);
+    if (absent(v) && fallback) {
+        *out = fallback;
+        return BB_OK;
+    }
+    if (!json_is_integer(v) || json_integer_value(v) < (json_int_t)least || json_integer_value(v) > (json_int_t)most)
+        return BB_FAIL(err, BB_BAD_FILE, "'%s' is %s; a whole number of %u to %u is needed", name, v ? "something else" : "missing", least, most);
+    *out = (uint32_t)json_integer_value(v);
+    return BB_OK;
+}
+
+static bb_status real(const json_t *from, const char *name, double fallback, double *out, bb_err *err)
+{
+    const json_t *v = json_object_get(from, name);
+    *out = absent(v) ? fallback : json_number_value(v);
+    if ((!absent(v) && !json_is_number(v)) || !isfinite(*out)) return BB_FAIL(err, BB_BAD_FILE, "'%s' is no number", name);
+    return BB_OK;
+}
+
+static bb_status text_of(const json_t *from, const char *name, const char **out, bb_err *err)
+{
+    const json_t *v = json_object_get(from, name);
+    *out = json_string_value(v);
+    if (!absent(v) && !*out) return BB_FAIL(err, BB_BAD_FILE, "'%s' is no text", name);
+    return BB_OK;
+}
+
+static bool is_true(const json_t *from, const char *name) { return json_is_true(json_object_get(from, name)); }
+
+static bb_status find_arch(reader *r, bb_err *err)
+{
+    const char *type, *method;
+    char        known[256] = "", shown[BB_SHOWN];
+    bb_status   status;
+    BB_TRY(text_of(r->root, "model_type", &type, err));
+    if (!type) return BB_FAIL(err, BB_BAD_FILE, "'model_type' is missing: this is no language model of Hugging Face's transformers");
+    for (size_t i = 0, n = 0; i < N_ARCHS; i++) {
+        if (strcmp(type, archs[i].model_type) == 0) r->c->arch = &archs[i];
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i == 0 ? "" : i + 1 < N_ARCHS ? ", " : " and ", archs[i].model_type);
+    }
+    if (!r->c->arch) return BB_FAIL(err, BB_UNSUPPORTED, "model_type '%s' is not supported; %s are", bb_show((bb_bytes) { type, strlen(type) }, shown), known);
+    if (json_is_object(json_object_get(r->root, "quantization_config"))) {
+        BB_TRY(text_of(json_object_get(r->root, "quantization_config"), "quant_method", &method, err));
+        if (!method) method = "unknown";
+        return BB_FAIL(err, BB_UNSUPPORTED, "its weights are quantized already (%s); the unquantized model is needed",
+                       bb_show((bb_bytes) { method, strlen(method) }, shown));
+    }
+done:
+    return status;
+}
+
+/* ---- RoPE ---- */
+
+/* Llama 3.1's: frequencies with long waves are divided by `factor`, those with short ones stay, between them a line. */
+static bb_status llama3_factors(reader *r, const json_t *scaling, double base, bb_err *err)
+{
+    const uint32_t n = r->c->head_dim / 2;
+    const double   turn = 2 * 3.14159265358979323846;
+    double         factor, low, high, context;
+    bb_status      status;
+    BB_TRY(real(scaling, "factor", 8, &factor, err));
+    BB_TRY(real(scaling, "low_freq_factor", 1, &low, err));
+    BB_TRY(real(scaling, "high_freq_factor", 4, &high, err));
+    BB_TRY(real(scaling, "original_max_position_embeddings", 8192, &context, err));
+    if (!(factor > 0 && low > 0 && high > low && context > 0))
+        return BB_FAIL(err, BB_BAD_FILE, "rope_scaling of type llama3 has factor %g, low %g, high %g, context %g: all must be above 0, and high above low",
+                       factor, low, high, context);
+    if (!(r->c->rope_factors = BB_NEW(n, float, err))) return BB_NOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        /* the converter has frequencies in float32 */
+        const double wave = turn / (double)(1.0f / powf((float)base, (float)(2 * i) / (float)r->c->head_dim));
+        const double smooth = (context / wave - low) / (high - low);
+        r->c->rope_factors[i] = (float)(wave < context / high ? 1 : wave > context / low ? factor : 1 / ((1 - smooth) / factor + smooth));
+    }
+done:
+    return status;
+}
+
+static bb_status read_rope(reader *r, bb_err *err)
+{
+    /* transformers 5 has everything in rope_parameters, older ones rope_theta and rope_scaling */
+    const json_t *parameters = json_object_get(r->root, "rope_parameters"),
+                 *scaling = absent(parameters) ? json_object_get(r->root, "rope_scaling") : parameters;
+    const char *type = NULL, *old_type = NULL;
+    double      base, factor, partial;
+    char        key[KEY_BYTES], shown[BB_SHOWN];
+    bb_status   status;
+    BB_TRY(real(json_object_get(parameters, "rope_theta") ? parameters : r->root, "rope_theta", 10000, &base, err));
+    if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "'rope_theta' is %g; it must be above 0", base);
+    BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.freq_base", key), (float)base, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.dimension_count", key), r->c->head_dim, err));
+    BB_TRY(real(absent(parameters) ? r->root : parameters, "partial_rotary_factor", 1, &partial, err));
+    if (partial < 1 || partial > 1) return BB_FAIL(err, BB_UNSUPPORTED, "'partial_rotary_factor' is %g; only whole heads are rotated", partial);
+    if (absent(scaling)) goto done;
+    BB_TRY(text_of(scaling, "type", &old_type, err));
+    BB_TRY(text_of(scaling, "rope_type", &type, err));
+    if (!type) type = old_type ? old_type : "default";
+    if (strcmp(type, "default") == 0) goto done;
+    if (strcmp(type, "llama3") == 0) {
+        BB_TRY(llama3_factors(r, scaling, base, err));
+        goto done;
+    }
+    if (strcmp(type, "linear") != 0)
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; default, linear and llama3 are",
+                       bb_show((bb_bytes) { type, strlen(type) }, shown));
+    BB_TRY(real(scaling, "factor", 1, &factor, err));
+    BB_TRY(bb_gguf_put_text(r->out, key_of(r, "rope.scaling.type", key), "linear", err));
+    BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.scaling.factor", key), (float)factor, err));
+done:
+    return status;
+}
+
+/* ---- what else changes the computation ---- */
+
+static bb_status check_layers(const reader *r, bb_err *err)
+{
+    const json_t  *types = json_object_get(r->root, "layer_types"), *rope = json_object_get(r->root, "no_rope_layers");
+    const uint32_t every = r->c->arch->no_rope_every;
+    json_t        *v;
+    size_t         i;
+    json_array_foreach(types, i, v) if (json_is_string(v) && strcmp(json_string_value(v), "full_attention") != 0) return BB_FAIL(
+        err, BB_UNSUPPORTED, "'layer_types' has '%.40s' at block %zu; only full attention is supported", json_string_value(v), i);
+    if (every && json_is_array(rope))
+        json_array_foreach(rope, i, v) if ((json_integer_value(v) == 0) != ((i + 1) % every == 0)) return BB_FAIL(
+            err, BB_UNSUPPORTED, "'no_rope_layers' says %d at block %zu; only no RoPE in every %uth block can be written", (int)json_integer_value(v), i,
+            every);
+    return BB_OK;
+}
+
+static bb_status check_rest(const reader *r, bb_err *err)
+{
+    const char *act;
+    char        shown[BB_SHOWN];
+    bb_status   status;
+    BB_TRY(text_of(r->root, "hidden_act", &act, err));
+    if (act && strcmp(act, "silu") != 0)
+        return BB_FAIL(err, BB_UNSUPPORTED, "'hidden_act' is '%s'; only silu is supported", bb_show((bb_bytes) { act, strlen(act) }, shown));
+    if (is_true(r->root, "use_sliding_window")) return BB_FAIL(err, BB_UNSUPPORTED, "'use_sliding_window' is true; only full attention is supported");
+    BB_TRY(check_layers(r, err));
+done:
+    return status;
+}
+
+/* ---- shapes ---- */
+
+static bb_status read_shapes(reader *r, bb_err *err)
+{
+    const json_t *j = r->root;
+    bb_hf_config *c = r->c;
+    uint32_t      context, width;
+    double        eps;
+    char          key[KEY_BYTES];
+    bb_status     status;
+    BB_TRY(whole(j, "num_hidden_layers", 1, 512, 0, &c->n_layer, err));
+    BB_TRY(whole(j, "hidden_size", 1, 1 << 24, 0, &c->n_embd, err));
+    BB_TRY(whole(j, "intermediate_size", 1, 1 << 24, 0, &c->n_ff, err));
+    BB_TRY(whole(j, "num_attention_heads", 1, 1 << 16, 0, &c->n_head, err));
+    BB_TRY(whole(j, "num_key_value_heads", 1, c->n_head, c->n_head, &c->n_kv, err));
+    width = c->n_embd / c->n_head;
+    BB_TRY(whole(j, "head_dim", 2, 4096, width ? width : 1, &c->head_dim, err));
+    if (c->n_head % c->n_kv != 0 || c->head_dim % 2 != 0)
+        return BB_FAIL(err, BB_BAD_FILE, "%u heads of %u numbers with %u KV heads: whole groups and an even head size are needed", c->n_head, c->head_dim,
+                       c->n_kv);
+    BB_TRY(whole(j, "vocab_size", 1, 1 << 24, 0, &c->n_vocab, err));
+    BB_TRY(whole(j, "max_position_embeddings", 1, INT32_MAX, 2048, &context, err));
+    BB_TRY(real(j, "rms_norm_eps", 1e-6, &eps, err));
+    c->tied = is_true(j, "tie_word_embeddings");
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "block_count", key), c->n_layer, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "context_length", key), context, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "embedding_length", key), c->n_embd, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "feed_forward_length", key), c->n_ff, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.head_count", key), c->n_head, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.head_count_kv", key), c->n_kv, err));
+    BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "attention.layer_norm_rms_epsilon", key), (float)eps, err));
+    if (!absent(json_object_get(j, "head_dim"))) {
+        BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.key_length", key), c->head_dim, err));
+        BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.value_length", key), c->head_dim, err));
+    }
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "vocab_size", key), c->n_vocab, err));
+done:
+    return status;
+}
+
+bb_status bb_hf_config_read(const json_t *root, bb_hf_config *c, bb_gguf_out *out, bb_err *err)
+{
+    reader    r = { root, c, out };
+    bb_status status;
+    memset(c, 0, sizeof *c);
+    BB_TRY(find_arch(&r, err));
+    BB_TRY(check_rest(&r, err));
+    BB_TRY(bb_gguf_put_text(out, "general.architecture", c->arch->arch, err));
+    BB_TRY(bb_gguf_put_text(out, "general.type", "model", err));
+    BB_TRY(read_shapes(&r, err));
+    BB_TRY(read_rope(&r, err));
+done:
+    return status;
+}

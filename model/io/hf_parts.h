@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * hf_parts.h: what the files of the Hugging Face reader share: hf.c (tensors, the source), hf_config.c (config.json), hf_tokenizer.c (vocabulary),
+ * hf_spm.c (SentencePiece models).
+ */
+#ifndef BB_MODEL_IO_HF_PARTS_H
+#define BB_MODEL_IO_HF_PARTS_H
+
+#include <jansson.h>
+
+#include "model/io/gguf.h"
+
+/* A kind of model that config.json may name; a row each (hf_config.c). */
+typedef struct bb_hf_arch {
+    const char *model_type;    /* of config.json */
+    const char *arch;          /* general.architecture */
+    bool        pairs;         /* GGUF has the rows of q and k of a head in RoPE's pairs (2i, 2i+1); the folder always has halves (i, i + D/2) */
+    uint32_t    no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE, which is all that GGUF can say; 0: every block has */
+} bb_hf_arch;
+
+/* What the tensors need to know of config.json. */
+typedef struct bb_hf_config {
+    const bb_hf_arch *arch;
+    uint32_t          n_layer, n_embd, n_ff, n_head, n_kv, head_dim, n_vocab;
+    bool              tied;
+    float            *rope_factors; /* [head_dim / 2] frequency divisors of Llama 3, or NULL; owned */
+} bb_hf_config;
+
+/* Reads FOLDER/NAME as a JSON object; json_decref it. BB_NOT_FOUND without a sentence: there is no such file. */
+bb_status bb_hf_json(const char *folder, const char *name, json_t **out, bb_err *err);
+
+/* root: config.json. Puts the keys of the architecture into out. */
+bb_status bb_hf_config_read(const json_t *root, bb_hf_config *c, bb_gguf_out *out, bb_err *err);
+
+/* Puts the keys of the tokenizer into out; n_vocab rows of the embedding. config: config.json. */
+bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, uint32_t n_vocab, bb_gguf_out *out, bb_err *err);
+
+/* token_type of GGUF */
+typedef enum bb_token_type { BB_TOKEN_NORMAL = 1, BB_TOKEN_UNKNOWN, BB_TOKEN_CONTROL, BB_TOKEN_USER, BB_TOKEN_UNUSED, BB_TOKEN_BYTE } bb_token_type;
+
+/* A vocabulary being put together: texts are owned copies. */
+typedef struct bb_hf_vocab {
+    uint32_t n;
+    char   **text; /* [n]; NULL: no token has this number yet */
+    float   *score;
+    int32_t *type;
+} bb_hf_vocab;
+
+bb_status bb_hf_vocab_create(bb_hf_vocab *v, uint32_t n, bb_err *err);
+void      bb_hf_vocab_done(bb_hf_vocab *v);
+bb_status bb_hf_vocab_put(bb_hf_vocab *v, uint64_t id, const char *text, size_t size, float score, bb_token_type type, bb_err *err);
+
+/* A SentencePiece model (tokenizer.model): its pieces into v. Ids beyond v->n are BB_BAD_FILE. *prefix: is a space put before the text? */
+bb_status bb_hf_spm_read(const unsigned char *data, size_t size, bb_hf_vocab *v, bool *prefix, bb_err *err);
+
+#endif

@@ -1,0 +1,487 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_hf.c: Hugging Face folders against the GGUF files that they were made from (tests/support/hf_folder.c, which shares nothing with the reader),
+ * tokenizer.json by hand, and every way in which the files can lie. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "model/io/gguf.h"
+#include "model/io/hf.h"
+#include "model/io/hf_parts.h"
+#include "model/io/safetensors.h"
+#include "model/io/tokenizer.h"
+#include "model/model.h"
+#include "tests/support/hf_folder.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+/* ---- what is read is what GGUF has ---- */
+
+static void same_key(const bb_source *a, const bb_source *b, const char *name)
+{
+    const bb_key *x = bb_source_find(a, name), *y = bb_source_find(b, name);
+    ck_assert_msg(x && y, "%s is missing", name);
+    ck_assert_int_eq(x->kind, y->kind);
+    ck_assert_uint_eq(x->count, y->count);
+    ck_assert_msg(x->value_bytes == y->value_bytes && memcmp(x->value, y->value, (size_t)x->value_bytes) == 0, "%s differs", name);
+}
+
+static void same_tensors(const bb_source *a, const bb_source *b)
+{
+    ck_assert_uint_eq(a->n_tensors, b->n_tensors);
+    for (uint64_t i = 0; i < a->n_tensors; i++) {
+        const bb_tensor *x = &a->tensors[i], *y = bb_source_tensor(b, x->name);
+        ck_assert_msg(y != NULL, "%s is missing", x->name);
+        ck_assert_int_eq(x->type, y->type);
+        for (int d = 0; d < 4; d++) ck_assert_uint_eq(x->ne[d], y->ne[d]);
+        ck_assert_msg(memcmp(x->data, y->data, (size_t)x->size_bytes) == 0, "%s differs", x->name);
+    }
+}
+
+static const struct {
+    const char *arch;
+    bb_type     type;
+    unsigned    shards;
+    bool        tied, bias;
+} cases[] = {
+    { "llama", BB_F32, 1, true, false },  { "llama", BB_F16, 3, false, true },    { "qwen2", BB_BF16, 2, true, true },
+    { "qwen3", BB_F16, 1, false, false }, { "smollm3", BB_BF16, 4, true, false },
+};
+
+START_TEST(tensors_and_vocabulary_are_those_of_the_gguf)
+{
+    tiny_spec   s = tiny_default(cases[_i].arch);
+    bb_source   a, b;
+    bb_model    m;
+    bb_err      err = BB_ERR_INIT;
+    const char *gguf = bb_test_path("m.gguf"), *dir = bb_test_path("folder");
+    tiny_set_type(&s, cases[_i].type);
+    s.tied = cases[_i].tied;
+    s.qkv_bias = cases[_i].bias;
+    s.norm_type = BB_F32;
+    tiny_write(&s, gguf);
+    hf_write(gguf, dir, cases[_i].shards, "");
+    ck_assert_int_eq(bb_gguf_open(gguf, &a, &err), BB_OK);
+    ck_assert_msg(bb_source_open(dir, &b, &err) == BB_OK, "%s", err.msg);
+    ck_assert_str_eq(b.reader->name, "Hugging Face");
+    same_tensors(&a, &b);
+    same_key(&a, &b, "tokenizer.ggml.tokens");
+    same_key(&a, &b, "tokenizer.ggml.scores");
+    same_key(&a, &b, "tokenizer.ggml.token_type");
+    same_key(&a, &b, "general.architecture");
+    bb_source_close(&a);
+    bb_source_close(&b);
+    ck_assert_msg(bb_model_open(dir, &m, &err) == BB_OK, "%s", err.msg);
+    bb_model_close(&m);
+}
+END_TEST
+
+START_TEST(vectors_of_16_bits_become_float32)
+{
+    tiny_spec s = tiny_default("llama");
+    bb_source a, b;
+    bb_err    err = BB_ERR_INIT;
+    s.norm_type = _i ? BB_BF16 : BB_F16;
+    tiny_write(&s, bb_test_path("m.gguf"));
+    hf_write(bb_test_path("m.gguf"), bb_test_path("folder"), 1, "");
+    ck_assert_int_eq(bb_gguf_open(bb_test_path("m.gguf"), &a, &err), BB_OK);
+    ck_assert_msg(bb_source_open(bb_test_path("folder"), &b, &err) == BB_OK, "%s", err.msg);
+    const bb_tensor *x = bb_source_tensor(&a, "output_norm.weight"), *y = bb_source_tensor(&b, "output_norm.weight");
+    float           *wide = bb_alloc(x->ne[0], sizeof(float), NULL);
+    bb_format_get(x->type)->decode(x->data, wide, x->ne[0]);
+    ck_assert_int_eq(y->type, BB_F32);
+    ck_assert_mem_eq(wide, y->data, x->ne[0] * sizeof(float));
+    bb_free(wide);
+    bb_source_close(&a);
+    bb_source_close(&b);
+}
+END_TEST
+
+/* ---- config.json ---- */
+
+static char config[4096];
+
+static void write_folder(void)
+{
+    tiny_spec s = tiny_default("llama");
+    char     *text;
+    size_t    n;
+    tiny_write(&s, bb_test_path("m.gguf"));
+    hf_write(bb_test_path("m.gguf"), bb_test_path("folder"), 1, "");
+    ck_assert_int_eq(bb_file_read(bb_test_path("folder/config.json"), &text, &n, NULL), BB_OK);
+    snprintf(config, sizeof config, "%s", text);
+    bb_free(text);
+}
+
+/* The folder's config.json with `from` replaced by `to`. */
+static void edit_config(const char *from, const char *to)
+{
+    char        text[8192];
+    const char *at = strstr(config, from);
+    ck_assert_msg(at != NULL, "%s", from);
+    snprintf(text, sizeof text, "%.*s%s%s", (int)(at - config), config, to, at + strlen(from));
+    bb_test_write(bb_test_path("folder/config.json"), text, strlen(text));
+}
+
+static bb_status open_folder(bb_source *s, bb_err *err) { return bb_source_open(bb_test_path("folder"), s, err); }
+
+static const struct {
+    const char *from, *to, *said;
+    bb_status   status;
+} refused[] = {
+    { "\"llama\"", "\"mamba\"", "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3 and smollm3 are", BB_UNSUPPORTED },
+    { "\"llama\"", "5", "'model_type' is no text", BB_BAD_FILE },
+    { "\"model_type\"", "\"x\"", "'model_type' is missing", BB_BAD_FILE },
+    { "{", "{\"quantization_config\": {\"quant_method\": \"gptq\"}, ", "quantized already (gptq)", BB_UNSUPPORTED },
+    { "\"silu\"", "\"gelu\"", "'hidden_act' is 'gelu'", BB_UNSUPPORTED },
+    { "{", "{\"use_sliding_window\": true, ", "'use_sliding_window'", BB_UNSUPPORTED },
+    { "{", "{\"layer_types\": [\"full_attention\", \"sliding_attention\"], ", "at block 1", BB_UNSUPPORTED },
+    { "{", "{\"partial_rotary_factor\": 0.5, ", "'partial_rotary_factor'", BB_UNSUPPORTED },
+    { "{", "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}, ", "RoPE scaling 'yarn'", BB_UNSUPPORTED },
+    { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "'num_hidden_layers'", BB_BAD_FILE },
+    { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "blk.2", BB_BAD_FILE },
+    { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "model.layers.1.", BB_UNSUPPORTED },
+    { "\"hidden_size\": 32", "\"hidden_size\": \"x\"", "'hidden_size'", BB_BAD_FILE },
+    { "\"num_attention_heads\": 4", "\"num_attention_heads\": 8", "attn_q", BB_BAD_FILE },
+    { "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "whole groups", BB_BAD_FILE },
+    { "\"rms_norm_eps\": ", "\"rms_norm_eps\": true, \"y\": ", "'rms_norm_eps' is no number", BB_BAD_FILE },
+    { "{", "", "no JSON", BB_BAD_FILE },
+    { "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", "lm_head.weight", BB_BAD_FILE },
+};
+
+START_TEST(what_is_not_computed_is_refused)
+{
+    bb_model m;
+    bb_err   err = BB_ERR_INIT;
+    write_folder();
+    edit_config(refused[_i].from, refused[_i].to);
+    bb_status status = bb_model_open(bb_test_path("folder"), &m, &err);
+    ck_assert_msg(status == refused[_i].status, "%d: %s", (int)status, err.msg);
+    ck_assert_msg(strstr(err.msg, refused[_i].said), "%s", err.msg);
+}
+END_TEST
+
+/* Llama 3.1's frequencies, from their definition in float64. */
+START_TEST(llama_3_frequency_factors)
+{
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    uint32_t  n = 0;
+    write_folder();
+    edit_config("{", "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 32, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+                     "\"original_max_position_embeddings\": 64}, ");
+    ck_assert_msg(open_folder(&s, &err) == BB_OK, "%s", err.msg);
+    const bb_tensor *t = bb_source_tensor(&s, "rope_freqs.weight");
+    ck_assert_ptr_nonnull(t);
+    ck_assert_uint_eq(t->ne[0], 4); /* heads of 8 */
+    for (int i = 0; i < 4; i++) {
+        const double wave = 2 * acos(-1) * pow(10000, 2 * i / 8.0), smooth = (64 / wave - 1) / 3;
+        const double right = wave < 16 ? 1 : wave > 64 ? 32 : 1 / ((1 - smooth) / 32 + smooth);
+        ck_assert_double_eq_tol(((const float *)t->data)[i], right, 1e-5 * right);
+        n += right > 1 && right < 32; /* the line between is met */
+    }
+    ck_assert_uint_eq(n, 1);
+    bb_source_close(&s);
+}
+END_TEST
+
+START_TEST(rope_of_transformers_5)
+{
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    float     v;
+    bb_bytes  type;
+    write_folder();
+    edit_config("{", "{\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 2.5, \"rope_theta\": 500000.0}, ");
+    ck_assert_msg(open_folder(&s, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_source_f32(&s, "llama.rope.freq_base", &v, NULL, &err), BB_OK);
+    ck_assert(v >= 500000 && v <= 500000);
+    ck_assert_int_eq(bb_source_f32(&s, "llama.rope.scaling.factor", &v, NULL, &err), BB_OK);
+    ck_assert(v >= 2.5f && v <= 2.5f);
+    ck_assert_int_eq(bb_source_text(&s, "llama.rope.scaling.type", &type, NULL, &err), BB_OK);
+    ck_assert(type.size == 6 && memcmp(type.data, "linear", 6) == 0);
+    bb_source_close(&s);
+}
+END_TEST
+
+/* ---- tokenizer.json ---- */
+
+#define LLAMA3 \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| " \
+    "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"
+#define QWEN2 \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}| " \
+    "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"
+#define SPLIT(regex) \
+    "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": \"" regex \
+    "\"}, \"behavior\": \"Isolated\"}, {\"type\": \"ByteLevel\", \"use_regex\": false}]}"
+
+static const struct {
+    const char *pre, *model, *name; /* NULL: refused */
+} pres[] = {
+    { "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}", "", "gpt-2" },
+    { "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": true}, {\"type\": \"ByteLevel\"}]}", "", "smollm" },
+    { SPLIT(LLAMA3), "\"ignore_merges\": true, ", "llama-bpe" },
+    { SPLIT(LLAMA3), "", "smaug-bpe" },
+    { SPLIT(QWEN2), "", "qwen2" },
+    { SPLIT("[a-z]+"), "", NULL },
+    { "{\"type\": \"Whitespace\"}", "", NULL },
+    { "null", "", NULL },
+};
+
+/* A folder whose tokenizer.json is this. Its vocabulary has 320 tokens. */
+static void write_json(const char *pre, const char *model, const char *merges, const char *rest)
+{
+    char text[8192];
+    write_folder();
+    unlink(bb_test_path("folder/tokenizer.model"));
+    snprintf(
+        text, sizeof text,
+        "{\"version\": \"1.0\", \"added_tokens\": [{\"id\": 5, \"content\": \"<|end|>\", \"special\": false}, {\"id\": 6, \"content\": \"x\xE2\x96\x81y\"},"
+        " {\"id\": 7, \"content\": \"<s>\", \"special\": true}],\n \"pre_tokenizer\": %s, %s\"model\": {\"type\": \"BPE\", %s\"vocab\": {\"a\": 0, \"b\": 1, "
+        "\"c\": 2, \"ab\": 3, \"abc\": 4, \"<0x41>\": 8}, \"merges\": %s}}",
+        pre, rest, model, merges);
+    bb_test_write(bb_test_path("folder/tokenizer.json"), text, strlen(text));
+    bb_test_write(bb_test_path("folder/tokenizer_config.json"),
+                  "{\"bos_token\": {\"content\": \"<s>\"}, \"model_max_length\": 1000000000000000019884624838656,"
+                  " \"chat_template\": \"{{ x }}\"}",
+                  strlen("{\"bos_token\": {\"content\": \"<s>\"}, \"model_max_length\": 1000000000000000019884624838656, \"chat_template\": \"{{ x }}\"}"));
+}
+
+static const char *string_at(const bb_key *kv, uint64_t i)
+{
+    static char text[64];
+    snprintf(text, sizeof text, "%.*s", (int)kv->strings[i].size, kv->strings[i].data);
+    return text;
+}
+
+static int32_t type_at(const bb_key *kv, uint64_t i)
+{
+    int32_t v;
+    memcpy(&v, kv->value + 4 * i, 4);
+    return v;
+}
+
+START_TEST(pre_tokenizers_are_told_by_their_rules)
+{
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    bb_bytes  name;
+    uint32_t  id;
+    bool      add;
+    write_json(
+        pres[_i].pre, pres[_i].model, _i % 2 ? "[\"a b\", \"ab c\"]" : "[[\"a\", \"b\"], [\"a b\", \"c\"]]",
+        "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<s>\"}}, {\"Sequence\": {\"id\": \"A\"}}]}, ");
+    bb_status status = open_folder(&s, &err);
+    if (!pres[_i].name) {
+        ck_assert_int_eq(status, BB_UNSUPPORTED);
+        ck_assert_msg(strstr(err.msg, "tokenizer.json: its pre-tokenizer is none that is known"), "%s", err.msg);
+        return;
+    }
+    ck_assert_msg(status == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_source_text(&s, "tokenizer.ggml.pre", &name, NULL, &err), BB_OK);
+    ck_assert_msg(name.size == strlen(pres[_i].name) && memcmp(name.data, pres[_i].name, name.size) == 0, "%.*s", (int)name.size, name.data);
+    const bb_key *tokens = bb_source_find(&s, "tokenizer.ggml.tokens"), *types = bb_source_find(&s, "tokenizer.ggml.token_type"),
+                 *merges = bb_source_find(&s, "tokenizer.ggml.merges");
+    ck_assert_uint_eq(tokens->count, 320);
+    ck_assert_str_eq(string_at(tokens, 4), "abc");
+    ck_assert_str_eq(string_at(tokens, 6), "x y");
+    ck_assert_str_eq(string_at(tokens, 9), "[PAD9]");
+    ck_assert_int_eq(type_at(types, 4), 1);
+    ck_assert_int_eq(type_at(types, 5), 3); /* looks like a control token */
+    ck_assert_int_eq(type_at(types, 6), 4);
+    ck_assert_int_eq(type_at(types, 9), 5);
+    ck_assert_str_eq(string_at(merges, 0), "a b");
+    ck_assert_str_eq(string_at(merges, 1), _i % 2 ? "ab c"
+                                                  : "a\xC4\xA0"
+                                                    "b c");
+    ck_assert_int_eq(bb_source_u32(&s, "tokenizer.ggml.bos_token_id", &id, NULL, &err), BB_OK);
+    ck_assert_uint_eq(id, 7); /* by its text: config.json says 1 */
+    ck_assert_int_eq(bb_source_bool(&s, "tokenizer.ggml.add_bos_token", &add, NULL, &err), BB_OK);
+    ck_assert(add);
+    ck_assert_int_eq(bb_source_text(&s, "tokenizer.chat_template", &name, NULL, &err), BB_OK);
+    ck_assert(name.size == 7 && memcmp(name.data, "{{ x }}", 7) == 0);
+    bb_source_close(&s);
+}
+END_TEST
+
+/* BPE over characters: merges in the order of their list. */
+START_TEST(byte_fallback_is_sentencepiece)
+{
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    float     score[5];
+    write_json("null", "\"byte_fallback\": true, ", "[\"a b\", \"ab c\", \"a bc\"]", "");
+    ck_assert_msg(open_folder(&s, &err) == BB_OK, "%s", err.msg);
+    memcpy(score, bb_source_find(&s, "tokenizer.ggml.scores")->value, sizeof score);
+    ck_assert(score[3] >= -1 && score[3] <= -1);
+    ck_assert(score[4] >= -2 && score[4] <= -2);
+    ck_assert_int_eq(type_at(bb_source_find(&s, "tokenizer.ggml.token_type"), 8), 6);
+    ck_assert_ptr_null(bb_source_find(&s, "tokenizer.ggml.merges"));
+    bb_source_close(&s);
+    write_json("null", "\"byte_fallback\": true, ", "[\"ab\"]", "");
+    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "merge 0"), "%s", err.msg);
+}
+END_TEST
+
+/* ---- files that lie ---- */
+
+START_TEST(folders_without_something_say_what)
+{
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    write_folder();
+    unlink(bb_test_path("folder/tokenizer.model"));
+    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "neither tokenizer.model nor tokenizer.json"), "%s", err.msg);
+    bb_err_clear(&err);
+    unlink(bb_test_path("folder/model.safetensors"));
+    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "has no weights; model.safetensors is needed"), "%s", err.msg);
+    bb_err_clear(&err);
+    bb_test_write(bb_test_path("folder/pytorch_model.bin"), "x", 1);
+    ck_assert_int_eq(open_folder(&s, &err), BB_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, "pytorch_model.bin"), "%s", err.msg);
+    bb_err_clear(&err);
+    hf_write(bb_test_path("m.gguf"), bb_test_path("folder"), 3, "");
+    unlink(bb_test_path("folder/model-00002-of-00003.safetensors"));
+    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "model-00002-of-00003.safetensors is missing"), "%s", err.msg);
+    bb_err_clear(&err);
+    static const char elsewhere[] = "{\"weight_map\": {\"a\": \"../x\"}}";
+    bb_test_write(bb_test_path("folder/model.safetensors.index.json"), elsewhere, sizeof elsewhere - 1);
+    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "is no name"), "%s", err.msg);
+}
+END_TEST
+
+/* A file of one tensor with this entry and four bytes of data. */
+static bb_status parse(const char *entry, bb_safetensors *s, bb_err *err)
+{
+    static unsigned char file[1024];
+    char                 header[900];
+    const uint64_t       n = (uint64_t)snprintf(header, sizeof header, "{%s}", entry);
+    memcpy(file, &n, 8);
+    memcpy(file + 8, header, n);
+    memset(file + 8 + n, 1, 4);
+    return bb_safetensors_parse(file, (size_t)n + 12, s, err);
+}
+
+static const struct {
+    const char *entry, *said;
+} lies[] = {
+    { "\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 5]}", "beyond the end" },
+    { "\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 0]}", "beyond the end" },
+    { "\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [-4, 0]}", "beyond the end" },
+    { "\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 4]}", "need 8" },
+    { "\"a\": {\"dtype\": \"F16\", \"shape\": [1], \"data_offsets\": [0, 4]}", "need 2" },
+    { "\"a\": {\"dtype\": \"F32\", \"shape\": [-1], \"data_offsets\": [0, 4]}", "no whole number" },
+    { "\"a\": {\"dtype\": \"F32\", \"shape\": [4503599627370496, 4503599627370496], \"data_offsets\": [0, 4]}", "overflows" },
+    { "\"a\": {\"dtype\": \"F32\", \"shape\": [1, 1, 1, 1, 1], \"data_offsets\": [0, 4]}", "more than 4" },
+    { "\"a\": {\"dtype\": \"F8_E4M3\", \"shape\": [4], \"data_offsets\": [0, 4]}", "of type F8_E4M3" },
+    { "\"a\": {\"shape\": [1], \"data_offsets\": [0, 4]}", "lacks dtype" },
+    { "\"a\": 5", "lacks dtype" },
+    { "\"a\": {}, \"a\": {}", "duplicate" },
+};
+
+START_TEST(lying_entries_are_refused)
+{
+    bb_safetensors s;
+    bb_err         err = BB_ERR_INIT;
+    bb_status      status = parse(lies[_i].entry, &s, &err);
+    ck_assert(status == BB_BAD_FILE || status == BB_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, lies[_i].said), "%s", err.msg);
+}
+END_TEST
+
+START_TEST(entries_are_read)
+{
+    bb_safetensors s;
+    bb_err         err = BB_ERR_INIT;
+    ck_assert_msg(parse("\"__metadata__\": {\"x\": \"y\"}, \"a\": {\"dtype\": \"BF16\", \"shape\": [2, 1], \"data_offsets\": [0, 4]}", &s, &err) == BB_OK, "%s",
+                  err.msg);
+    ck_assert_uint_eq(s.n_tensors, 1);
+    ck_assert_str_eq(s.tensors[0].name, "a");
+    ck_assert_int_eq(s.tensors[0].type, BB_BF16);
+    ck_assert_uint_eq(s.tensors[0].n_dims, 2);
+    ck_assert_uint_eq(s.tensors[0].shape[0], 2);
+    ck_assert_uint_eq(s.tensors[0].shape[1], 1);
+    ck_assert_uint_eq(((const unsigned char *)s.tensors[0].data)[3], 1);
+    bb_safetensors_close(&s);
+}
+END_TEST
+
+/* Every length and every changed byte of the small files: a sentence or a model, nothing else. */
+START_TEST(damaged_files_do_not_crash)
+{
+    static const char *const files[] = { "folder/config.json", "folder/tokenizer.model", "folder/model.safetensors", "folder/tokenizer.json" };
+    char                    *data, *copy;
+    size_t                   n;
+    bb_source                s;
+    if (_i == 3) write_json(pres[0].pre, "", "[\"a b\", \"ab c\"]", "");
+    else write_folder();
+    ck_assert_int_eq(bb_file_read(bb_test_path(files[_i]), &data, &n, NULL), BB_OK);
+    copy = bb_alloc(n, 1, NULL);
+    for (size_t i = 0; i < n && i < 6000; i += 1 + i / 40) {
+        bb_err err = BB_ERR_INIT;
+        bb_test_write(bb_test_path(files[_i]), data, i);
+        if (open_folder(&s, &err) == BB_OK) bb_source_close(&s);
+        else ck_assert(err.msg[0]);
+        memcpy(copy, data, n);
+        copy[i] = (char)(copy[i] ^ (i % 3 ? 0x80 : 0x11));
+        bb_err_clear(&err);
+        bb_test_write(bb_test_path(files[_i]), copy, n);
+        if (open_folder(&s, &err) == BB_OK) bb_source_close(&s);
+        else ck_assert(err.msg[0]);
+    }
+    bb_free(data);
+    bb_free(copy);
+}
+END_TEST
+
+START_TEST(memory_failures_are_clean)
+{
+    bb_source s;
+    bb_status status = BB_NOMEM;
+    if (_i) write_json(pres[0].pre, "", "[\"a b\", \"ab c\"]", "");
+    else write_folder();
+    const size_t before = bb_mem_live_bytes();
+    for (long n = 0; status != BB_OK; n++) {
+        bb_err err = BB_ERR_INIT;
+        bb_mem_fail_after(n);
+        status = open_folder(&s, &err);
+        bb_mem_fail_after(-1);
+        if (status == BB_OK) bb_source_close(&s);
+        else ck_assert_msg(status == BB_NOMEM, "%d: %s", (int)status, err.msg);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("hf");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 60);
+    tcase_add_loop_test(t, tensors_and_vocabulary_are_those_of_the_gguf, 0, (int)(sizeof cases / sizeof *cases));
+    tcase_add_loop_test(t, vectors_of_16_bits_become_float32, 0, 2);
+    tcase_add_loop_test(t, what_is_not_computed_is_refused, 0, (int)(sizeof refused / sizeof *refused));
+    tcase_add_test(t, llama_3_frequency_factors);
+    tcase_add_test(t, rope_of_transformers_5);
+    tcase_add_loop_test(t, pre_tokenizers_are_told_by_their_rules, 0, (int)(sizeof pres / sizeof *pres));
+    tcase_add_test(t, byte_fallback_is_sentencepiece);
+    tcase_add_test(t, folders_without_something_say_what);
+    tcase_add_loop_test(t, lying_entries_are_refused, 0, (int)(sizeof lies / sizeof *lies));
+    tcase_add_test(t, entries_are_read);
+    tcase_add_loop_test(t, damaged_files_do_not_crash, 0, 4);
+    tcase_add_loop_test(t, memory_failures_are_clean, 0, 2);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
