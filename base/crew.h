@@ -56,7 +56,7 @@ bb_status bb_parcel_take(bb_parcel *p, void *out, size_t n, bb_err *err);
 
 /* Where jobs are given out and answers handed in. Thread-safe. */
 typedef struct bb_desk bb_desk;
-bb_status bb_desk_create(const bb_jobs *jobs, bb_desk **desk, bb_err *err);
+bb_status              bb_desk_create(const bb_jobs *jobs, bb_desk **desk, bb_err *err);
 /* The next job's number and question (appended); false: there is none left, or a job has failed. */
 bool bb_desk_next(bb_desk *desk, size_t *i, bb_text *question);
 /* Hands in what became of job i; why: the sentence of a status that is not BB_OK. */

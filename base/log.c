@@ -29,7 +29,7 @@ static struct {
     bb_progress        copy;
 } nested[MAX_NESTED];
 static size_t         n_nested;
-static double         drawn_s, plain_s; /* when the progress was last drawn on the terminal, and written as a line */
+static double         drawn_s, plain_s;             /* when the progress was last drawn on the terminal, and written as a line */
 static double         job_ends_s, job_later_s = -1; /* when the piece at hand should end, and what comes behind it; negative: no job */
 static pthread_cond_t started;
 static pthread_t      ticker;

@@ -108,7 +108,8 @@ static bb_status dispatch(int argc, char **argv, const globals *g, bb_err *err)
     if (g->version) {
         printf("bitbudget %s (%s, %s)\n", BB_VERSION, bb_version_commit(), bb_version_compiler());
         if (g->verbose) /* what decides bits */
-            printf("commit: %s\ncompiler: %s\nCPU level: %s\nBLAS: %s\nMPI: %s\n", bb_version_commit(), bb_version_compiler(), bb_cpu_level(), bb_blas_name(), bb_mpi_name());
+            printf("commit: %s\ncompiler: %s\nCPU level: %s\nBLAS: %s\nMPI: %s\n", bb_version_commit(), bb_version_compiler(), bb_cpu_level(), bb_blas_name(),
+                   bb_mpi_name());
         return BB_OK;
     }
     if (argc < 2) return g->help ? help(NULL, err) : BB_FAIL(err, BB_USAGE, "a command is needed; 'bitbudget help' lists them");

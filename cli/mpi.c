@@ -13,7 +13,9 @@
 /* Whether, and as how many, a launcher has started this process: asked without MPI, so that a process alone need not start it. */
 static int launched(int *rank)
 {
-    static const char *const vars[][2] = { { "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK" }, { "PMI_SIZE", "PMI_RANK" }, { "MPI_LOCALNRANKS", "MPI_LOCALRANKID" } };
+    static const char *const vars[][2] = { { "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK" },
+                                           { "PMI_SIZE", "PMI_RANK" },
+                                           { "MPI_LOCALNRANKS", "MPI_LOCALRANKID" } };
     for (size_t i = 0; i < sizeof vars / sizeof *vars; i++) {
         const char *size = getenv(vars[i][0]), *at = getenv(vars[i][1]);
         int64_t     n, r;
@@ -308,7 +310,8 @@ static void work(desk_of_rank *d, bb_follower *f)
     uint32_t     kind = BB_N_JOB_KINDS;
     bb_parcel    p = { d->question.data, d->question.size };
     const double cpu = bb_cpu_s();
-    bb_status    status = d->question.status != BB_OK ? BB_FAIL(&err, BB_NOMEM, "out of memory for a message between ranks") : bb_parcel_take(&p, &kind, sizeof kind, &err);
+    bb_status    status = d->question.status != BB_OK ? BB_FAIL(&err, BB_NOMEM, "out of memory for a message between ranks")
+                                                      : bb_parcel_take(&p, &kind, sizeof kind, &err);
     d->warnings.size = 0;
     if (status == BB_OK) status = bb_follower_work(f, kind, p.at, p.left, &answer, &err);
     if (status == BB_OK && answer.status != BB_OK) status = BB_FAIL(&err, BB_NOMEM, "out of memory for an answer");

@@ -216,8 +216,8 @@ bb_status bb_run_config_follow(const char *dir, bb_run_config *c, bb_err *err)
     bb_status status = path ? BB_OK : BB_NOMEM;
     if (path && !bb_file_exists(path)) {
         if (gethostname(host, sizeof host - 1) != 0) snprintf(host, sizeof host, "this machine");
-        status = BB_FAIL(err, BB_IO, "%s is not to be seen from %s: the folder of the run, and the model, must lie where all ranks reach them under one name", path,
-                         host);
+        status = BB_FAIL(err, BB_IO, "%s is not to be seen from %s: the folder of the run, and the model, must lie where all ranks reach them under one name",
+                         path, host);
     }
     bb_free(path);
     return status == BB_OK ? read_resolved(dir, c, err) : status;

@@ -14,18 +14,12 @@
 static const struct {
     const char *option, *quick, *thorough, *least, *most;
 } table[] = {
-    { "calib-windows", "64", "512", "16", "1024" },
-    { "measure-windows", "2", "16", "1", "32" },
-    { "refine-windows", "8", "48", "4", "64" },
-    { "confirm-windows", "32", "256", "8", "512" },
-    { "eval-windows", "64", "0", "16", "0" },
-    { "screen", "6", "0", "3", "0" },
-    { "prune", "width", "all", "width", "all" },
-    { "sweeps", "1", "8", "1", "8" },
-    { "search-tokens", "0.2", "16", "0.03", "64" },
-    { "finalise-steps", "rebuild,lfq", "rebuild,blocks,lfq,end-to-end", "", "rebuild,blocks,lfq,end-to-end" },
-    { "tune-windows", "128", "4096", "64", "8192" },
-    { "tune-tokens", "0.04", "0.4", "0.01", "1" },
+    { "calib-windows", "64", "512", "16", "1024" },  { "measure-windows", "2", "16", "1", "32" },
+    { "refine-windows", "8", "48", "4", "64" },      { "confirm-windows", "32", "256", "8", "512" },
+    { "eval-windows", "64", "0", "16", "0" },        { "screen", "6", "0", "3", "0" },
+    { "prune", "width", "all", "width", "all" },     { "sweeps", "1", "8", "1", "8" },
+    { "search-tokens", "0.2", "16", "0.03", "64" },  { "finalise-steps", "rebuild,lfq", "rebuild,blocks,lfq,end-to-end", "", "rebuild,blocks,lfq,end-to-end" },
+    { "tune-windows", "128", "4096", "64", "8192" }, { "tune-tokens", "0.04", "0.4", "0.01", "1" },
 };
 enum { N_TABLE = sizeof table / sizeof *table };
 
@@ -80,7 +74,7 @@ bb_status bb_effort_unmark(const bb_option_row *rows, size_t n, void *values, bb
         if (!row) continue;
         const void *field = field_of(row, values);
         const char *text = is_text(row) ? *(char *const *)field : NULL;
-        const bool  marked = row->type == BB_OPT_INT ? *(const int64_t *)field == marked_int
+        const bool  marked = row->type == BB_OPT_INT      ? *(const int64_t *)field == marked_int
                              : row->type == BB_OPT_DOUBLE ? isnan(*(const double *)field)
                                                           : !text || strcmp(text, marked_text) == 0;
         if (!marked) continue;
@@ -168,7 +162,8 @@ bb_status bb_effort_read(const bb_option_row *rows, size_t n, void *values, cons
     for (const char *at = text; *at;) {
         char         name[64], value[256];
         const size_t line = strcspn(at, "\n"), equals = strcspn(at, "=");
-        if (equals >= line || equals >= sizeof name || line - equals > sizeof value) return BB_FAIL(err, BB_BAD_FILE, "run.db: what --time chose is not readable");
+        if (equals >= line || equals >= sizeof name || line - equals > sizeof value)
+            return BB_FAIL(err, BB_BAD_FILE, "run.db: what --time chose is not readable");
         snprintf(name, sizeof name, "%.*s", (int)equals, at);
         snprintf(value, sizeof value, "%.*s", (int)(line - equals - 1), at + equals + 1);
         BB_TRY(bb_options_set(rows, n, values, name, value, err));

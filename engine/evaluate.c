@@ -540,8 +540,7 @@ static bb_status score_all(bb_run *r, bool fresh, scored *s, bb_err *err)
     BB_TRY(bb_front_load_asked(r, &s->front, err));
     BB_TRY(bb_run_load_costs(r, err));
     status = BB_NOMEM;
-    if (!(s->e = BB_NEW0(s->front.n, bb_evaluated, err)) || !(s->chosen = BB_NEW0(s->front.n, bool, err)) ||
-        !(before = BB_NEW0(s->front.n, bb_result, err)))
+    if (!(s->e = BB_NEW0(s->front.n, bb_evaluated, err)) || !(s->chosen = BB_NEW0(s->front.n, bool, err)) || !(before = BB_NEW0(s->front.n, bb_result, err)))
         goto done;
     BB_TRY(open_evaluating(r, &s->on, s->data_hash, err));
     BB_TRY(evaluate_all(r, fresh, s, before, err));

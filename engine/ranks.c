@@ -205,9 +205,8 @@ static const struct {
     bb_status (*answer)(bb_follower *f, const char *question, size_t size, bb_text *answer, bb_err *err);
     bool needs_run;
 } kinds[BB_N_JOB_KINDS] = {
-    [BB_JOB_FOLLOW] = { answer_follow, false },    [BB_JOB_LEAVE] = { answer_leave, false },
-    [BB_JOB_OPTIONS] = { answer_options, true },   [BB_JOB_CHANGE] = { answer_change, true },
-    [BB_JOB_SCORE] = { answer_score, true },       [BB_JOB_FINALISE] = { answer_finalise, true },
+    [BB_JOB_FOLLOW] = { answer_follow, false },    [BB_JOB_LEAVE] = { answer_leave, false }, [BB_JOB_OPTIONS] = { answer_options, true },
+    [BB_JOB_CHANGE] = { answer_change, true },     [BB_JOB_SCORE] = { answer_score, true },  [BB_JOB_FINALISE] = { answer_finalise, true },
     [BB_JOB_EVALUATE] = { answer_evaluate, true },
 };
 
@@ -227,7 +226,8 @@ void bb_follower_destroy(bb_follower *f)
 bb_status bb_follower_work(void *self, uint32_t kind, const char *question, size_t size, bb_text *answer, bb_err *err)
 {
     bb_follower *f = self;
-    if (kind >= BB_N_JOB_KINDS) return BB_FAIL(err, BB_FAILED, "a job of kind %u came to a rank that knows %d kinds: is it of another build?", kind, BB_N_JOB_KINDS);
+    if (kind >= BB_N_JOB_KINDS)
+        return BB_FAIL(err, BB_FAILED, "a job of kind %u came to a rank that knows %d kinds: is it of another build?", kind, BB_N_JOB_KINDS);
     if (kinds[kind].needs_run && !f->follows) return BB_FAIL(err, BB_FAILED, "a job came to a rank that has no run open");
     return kinds[kind].answer(f, question, size, answer, err);
 }

@@ -38,8 +38,8 @@ void      bb_ranks_leave(bb_run *r); /* harmless when it was not entered */
 
 /* What a follower keeps between jobs. */
 typedef struct bb_follower bb_follower;
-bb_status bb_follower_create(bb_follower **f, bb_err *err);
-void      bb_follower_destroy(bb_follower *f);
+bb_status                  bb_follower_create(bb_follower **f, bb_err *err);
+void                       bb_follower_destroy(bb_follower *f);
 /* Does a job of rank 0's: what answers the crew's questions in the other processes. */
 bb_status bb_follower_work(void *f, uint32_t kind, const char *question, size_t size, bb_text *answer, bb_err *err);
 

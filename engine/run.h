@@ -27,9 +27,9 @@ typedef struct bb_run_config {
     char    *calib, *eval, *protocol;
     int64_t  ctx, calib_windows, measure_windows, refine_windows, confirm_windows, eval_windows, probes;
     double   exact_from; /* nats: options alone that do less by their sketch are not run through the head; 0: all are */
-    char    *effort; /* named defaults (engine/effort.h) */
-    double   time;   /* seconds that the run may take; 0: no limit (engine/time_budget.h) */
-    uint32_t free;   /* no option: those that the time may choose, as engine/effort.h counts them */
+    char    *effort;     /* named defaults (engine/effort.h) */
+    double   time;       /* seconds that the run may take; 0: no limit (engine/time_budget.h) */
+    uint32_t free;       /* no option: those that the time may choose, as engine/effort.h counts them */
     char    *formats, *embd_formats, *prune;
     int64_t  screen; /* formats of the default lists that are tried for a matrix; 0: all */
     int64_t  ffn_divisor;
@@ -81,14 +81,14 @@ typedef struct bb_clock {
 
 /* Of a run with --time (engine/time_budget.h). */
 typedef struct bb_time_budget {
-    bool     on;            /* all stages are run, within config.time */
-    double   started_s;     /* bb_now_s(), less what earlier sessions took */
-    double   slower;        /* than processor time shared by the threads says: by other work and by what one thread does alone */
-    double   search_tokens; /* that a search which was stopped had spent */
-    bool     may_cut;       /* the first plan is being finalised: its steps may be cut short */
-    char     key[65];       /* of the request: what was given by hand, and how long */
-    char    *chosen;        /* "name=value" lines, to be kept when the directory is open; owned */
-    double   evaluation_s;  /* that the evaluation will need */
+    bool   on;            /* all stages are run, within config.time */
+    double started_s;     /* bb_now_s(), less what earlier sessions took */
+    double slower;        /* than processor time shared by the threads says: by other work and by what one thread does alone */
+    double search_tokens; /* that a search which was stopped had spent */
+    bool   may_cut;       /* the first plan is being finalised: its steps may be cut short */
+    char   key[65];       /* of the request: what was given by hand, and how long */
+    char  *chosen;        /* "name=value" lines, to be kept when the directory is open; owned */
+    double evaluation_s;  /* that the evaluation will need */
 } bb_time_budget;
 
 typedef struct bb_run {

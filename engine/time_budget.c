@@ -255,10 +255,10 @@ bb_status bb_time_choose(bb_run *r, bb_err *err)
 {
     static const char *const finishing[] = { "finalise-steps", "tune-windows", "tune-tokens" };
     chooser                  c = { .r = r, .slower = 1 };
-    bb_text   t = { 0 };
-    char     *before = NULL, least[32], asked[32];
-    double    effort = 0, foreseen = 0;
-    bb_status status;
+    bb_text                  t = { 0 };
+    char                    *before = NULL, least[32], asked[32];
+    double                   effort = 0, foreseen = 0;
+    bb_status                status;
     if (!(r->config.time > 0)) return BB_OK;
     if (r->config.no_finalise) r->config.free &= ~bb_effort_late(finishing, 3); /* by hand */
     c.free = r->config.free;
@@ -415,7 +415,8 @@ bb_status bb_time_run(bb_run *r, bb_stage stage, bb_err *err)
     BB_TRY(correct(r, stage, later, err));
     r->time.evaluation_s = later[BB_STAGE_EVALUATE];
     BB_TRY(stage == BB_STAGE_SEARCH ? search(r, later, err) : bb_stage_run(r, stage, err));
-    if (stage == BB_STAGE_EVALUATE && left(r, 1) < 0) bb_warn("time: the run took %.0f s longer than --time: what is measured and built before the search cannot be cut short", -left(r, 1));
+    if (stage == BB_STAGE_EVALUATE && left(r, 1) < 0)
+        bb_warn("time: the run took %.0f s longer than --time: what is measured and built before the search cannot be cut short", -left(r, 1));
 done:
     bb_interrupt_at(0);
     return status;

@@ -100,9 +100,9 @@ static void say_one(const bb_run *r, const char *steps, const bb_front *f, const
     bb_text                 t = { 0 };
     if (g->searched == BB_GUARD_NONE || g->simple == BB_GUARD_NONE) {
         bb_text_addf(&t, "guard: at %lld bytes there is %s", (long long)v->budget_bytes,
-                     g->simple != BB_GUARD_NONE   ? "no searched plan with a score"
-                     : *r->config.leave_out       ? "no simpler plan to compare with, for want of time: the searched plan stands unguarded"
-                                                  : "no simpler plan to compare with: the searched plan stands");
+                     g->simple != BB_GUARD_NONE ? "no searched plan with a score"
+                     : *r->config.leave_out     ? "no simpler plan to compare with, for want of time: the searched plan stands unguarded"
+                                                : "no simpler plan to compare with: the searched plan stands");
     } else if (g->searched == g->simple) {
         bb_text_addf(&t, "guard: at %lld bytes the search found nothing better than a simple plan (%s), KL %.5f", (long long)v->budget_bytes,
                      f->plans[g->simple].source, e[g->simple].result.kl);

@@ -68,19 +68,19 @@ done:
 /* ---- the worker ---- */
 
 struct bb_sensitivity_worker {
-    bb_net_evaluator *e;
-    bb_database      *db;
-    const bb_windows *windows;
+    bb_net_evaluator    *e;
+    bb_database         *db;
+    const bb_windows    *windows;
     const bb_plan_space *space;
-    uint32_t          level, probes, n_layer;
-    uint64_t          seed;
-    size_t            n_rows, n_embd;
-    bool              is_anchored, has_plan; /* has_plan: around `anchor`, else around full precision */
-    uint16_t         *anchor;                /* [space->n_units] */
-    bb_net            net;                   /* the anchor's */
-    bb_block         *blocks;                /* [2 * n_layer] of a change, of the anchor */
-    float            *rows, *psi;            /* the anchor's final states, (n_rows, n_embd); of a change, [n_rows * probes] */
-    bb_sketch        *sketch;
+    uint32_t             level, probes, n_layer;
+    uint64_t             seed;
+    size_t               n_rows, n_embd;
+    bool                 is_anchored, has_plan; /* has_plan: around `anchor`, else around full precision */
+    uint16_t            *anchor;                /* [space->n_units] */
+    bb_net               net;                   /* the anchor's */
+    bb_block            *blocks;                /* [2 * n_layer] of a change, of the anchor */
+    float               *rows, *psi;            /* the anchor's final states, (n_rows, n_embd); of a change, [n_rows * probes] */
+    bb_sketch           *sketch;
 };
 
 /* What a question begins with; the anchor's indices follow where it has one. */

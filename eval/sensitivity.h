@@ -36,12 +36,12 @@ typedef struct bb_sensitivity_options {
     uint32_t             level;  /* of the evaluator; must have a boundary cache */
     uint32_t             probes; /* k */
     uint64_t             seed;
-    const bb_plan_space *space;  /* of this model: what units and options are */
-    const uint16_t      *anchor; /* a plan of it; NULL: full precision */
-    bb_store            *store;  /* finished changes are read from and written to table "changes"; NULL: none */
-    const char          *key;    /* identity of model, data and settings: prefix of the store keys; the anchor is added to it */
+    const bb_plan_space *space;     /* of this model: what units and options are */
+    const uint16_t      *anchor;    /* a plan of it; NULL: full precision */
+    bb_store            *store;     /* finished changes are read from and written to table "changes"; NULL: none */
+    const char          *key;       /* identity of model, data and settings: prefix of the store keys; the anchor is added to it */
     double               by_sketch; /* around full precision: a KL that is below this by the sketch is taken from it; 0: every KL is run through the head */
-    const bb_crew       *crew;   /* who measures, a change a job of kind `job`; NULL: this thread */
+    const bb_crew       *crew;      /* who measures, a change a job of kind `job`; NULL: this thread */
     uint32_t             job;
 } bb_sensitivity_options;
 

@@ -45,8 +45,7 @@ static bb_status take(void *self, size_t i, const char *answer, size_t size, bb_
     bb_parcel    p = { answer, size };
     bb_status    status;
     BB_TRY(bb_parcel_take(&p, b->out + first, n * sizeof *b->out, err));
-    for (size_t k = 0; p.left && k < n; k++)
-        BB_TRY(bb_parcel_take(&p, b->window_kl ? b->window_kl[first + k] : NULL, n_windows * sizeof(double), err));
+    for (size_t k = 0; p.left && k < n; k++) BB_TRY(bb_parcel_take(&p, b->window_kl ? b->window_kl[first + k] : NULL, n_windows * sizeof(double), err));
 done:
     return status;
 }

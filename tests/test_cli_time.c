@@ -344,15 +344,16 @@ END_TEST
  * run's clock is moved: the time is over when the search begins. */
 START_TEST(what_takes_too_long_is_stopped)
 {
-    static const char *const given[][2] = { { "model", MODEL },         { "formats", "Q4_0,Q5_0,Q8_0" }, { "embd-formats", "Q4_0,Q8_0" },
-                                            { "ctx", "32" },            { "target-bpw", "7" },            { "calib-windows", "6" },
-                                            { "confirm-windows", "6" }, { "measure-windows", "1" },       { "refine-windows", "2" },
-                                            { "search-tokens", "40" },  { "tune-tokens", "4" },           { "finalise-steps", "end-to-end" },
-                                            { "time", "20h" } };
-    char                     out[512], again[600], *guard;
-    bb_run_config            c = { 0 };
-    bb_run                   r;
-    bb_err                   err = BB_ERR_INIT;
+    static const char *const given[][2] = {
+        { "model", MODEL },        { "formats", "Q4_0,Q5_0,Q8_0" }, { "embd-formats", "Q4_0,Q8_0" }, { "ctx", "32" },
+        { "target-bpw", "7" },     { "calib-windows", "6" },        { "confirm-windows", "6" },      { "measure-windows", "1" },
+        { "refine-windows", "2" }, { "search-tokens", "40" },       { "tune-tokens", "4" },          { "finalise-steps", "end-to-end" },
+        { "time", "20h" }
+    };
+    char          out[512], again[600], *guard;
+    bb_run_config c = { 0 };
+    bb_run        r;
+    bb_err        err = BB_ERR_INIT;
     snprintf(out, sizeof out, "%s", bb_test_path("late"));
     snprintf(again, sizeof again, "%s-again", out);
     ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);

@@ -146,8 +146,8 @@ START_TEST(a_search_is_the_same_with_any_workers)
         bb_evaluator   e[MOST];
         bb_workers     all;
         make_workers(w, v, e, n);
-        bb_crew        threads = bb_crew_threads(n);
-        bb_crew        crew = threads;
+        bb_crew threads = bb_crew_threads(n);
+        bb_crew crew = threads;
         if (k == 3) {
             crew.self = &threads;
             crew.run = run_backwards;

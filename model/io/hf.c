@@ -37,6 +37,7 @@ bb_status bb_hf_json(const char *folder, const char *name, json_t **out, bb_err 
     char        *path = path_in(folder, name, err), *text = NULL;
     size_t       size;
     json_error_t where;
+    char         shown[BB_SHOWN];
     bb_status    status = path ? BB_OK : BB_NOMEM;
     *out = NULL;
     if (status != BB_OK) goto done;
@@ -51,7 +52,8 @@ bb_status bb_hf_json(const char *folder, const char *name, json_t **out, bb_err 
         *out = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &where);
     if (*out && json_is_object(*out)) goto done;
     status = *out ? BB_FAIL(err, BB_BAD_FILE, "%s: this is JSON, but no object", path)
-                  : BB_FAIL(err, BB_BAD_FILE, "%s, line %d: this is no JSON: %s", path, where.line, where.text);
+                  : BB_FAIL(err, BB_BAD_FILE, "%s, line %d: this is no JSON: %s", path, where.line,
+                            bb_show((bb_bytes) { where.text, strlen(where.text) }, shown));
     json_decref(*out);
     *out = NULL;
 done:
@@ -85,6 +87,7 @@ static bb_status open_indexed(hf_folder *f, const char *dir, const json_t *index
 {
     json_t     *map = json_object_get(index, "weight_map"), *v;
     const char *tensor;
+    char        shown[BB_SHOWN];
     bb_status   status = BB_OK;
     if (!json_is_object(map) || json_object_size(map) == 0) return BB_FAIL(err, BB_BAD_FILE, "%s/model.safetensors.index.json has no weight_map", dir);
     if (!(f->shards = BB_NEW0(json_object_size(map), shard, err))) return BB_NOMEM;
@@ -92,7 +95,9 @@ static bb_status open_indexed(hf_folder *f, const char *dir, const json_t *index
     {
         const char *name = json_string_value(v);
         size_t      i = 0;
-        if (!is_plain_name(name)) return BB_FAIL(err, BB_BAD_FILE, "%s/model.safetensors.index.json: the file of '%.64s' is no name", dir, tensor);
+        if (!is_plain_name(name))
+            return BB_FAIL(err, BB_BAD_FILE, "%s/model.safetensors.index.json: the file of '%s' is no name", dir,
+                           bb_show((bb_bytes) { tensor, strlen(tensor) }, shown));
         while (i < f->n_shards && strcmp(f->shards[i].name, name) != 0) i++;
         if (i == f->n_shards) BB_TRY(open_shard(f, dir, name, err));
     }
@@ -201,8 +206,8 @@ static bb_status put_tensor(hf_folder *f, const bb_safetensor *from, const char 
     snprintf(t.name, sizeof t.name, "%s", name);
     for (uint32_t i = 0; i < from->n_dims; i++) t.ne[from->n_dims - 1 - i] = from->shape[i];
     if (from->n_dims != 1 && from->n_dims != 2)
-        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has %u dimensions; matrices and vectors are read", from->name, from->n_dims);
-    if (from->size_bytes == 0) return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is empty", from->name);
+        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has %u dimensions; matrices and vectors are read", t.name, from->n_dims);
+    if (from->size_bytes == 0) return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is empty", t.name);
     if (from->n_dims == 1) BB_TRY(widen(f, from, &t, err));
     row_bytes = from->n_dims == 1 ? sizeof(float) : (size_t)(from->size_bytes / from->shape[0]);
     if (order != AS_IT_IS && f->config.arch->pairs)

@@ -151,8 +151,10 @@ static bb_status check_layers(const reader *r, bb_err *err)
     const uint32_t every = r->c->arch->no_rope_every;
     json_t        *v;
     size_t         i;
+    char           shown[BB_SHOWN];
     json_array_foreach(types, i, v) if (json_is_string(v) && strcmp(json_string_value(v), "full_attention") != 0) return BB_FAIL(
-        err, BB_UNSUPPORTED, "'layer_types' has '%.40s' at block %zu; only full attention is supported", json_string_value(v), i);
+        err, BB_UNSUPPORTED, "'layer_types' has '%s' at block %zu; only full attention is supported",
+        bb_show((bb_bytes) { json_string_value(v), json_string_length(v) }, shown), i);
     if (every && json_is_array(rope))
         json_array_foreach(rope, i, v) if ((json_integer_value(v) == 0) != ((i + 1) % every == 0)) return BB_FAIL(
             err, BB_UNSUPPORTED, "'no_rope_layers' says %d at block %zu; only no RoPE in every %uth block can be written", (int)json_integer_value(v), i,

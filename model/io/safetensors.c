@@ -68,6 +68,7 @@ bb_status bb_safetensors_parse(const unsigned char *data, size_t size, bb_safete
     json_t      *header = NULL, *entry;
     json_error_t where;
     const char  *name;
+    char         shown[BB_SHOWN];
     bb_status    status = BB_OK;
     memset(s, 0, sizeof *s);
     if (size >= 8) memcpy(&length, data, 8);
@@ -76,7 +77,8 @@ bb_status bb_safetensors_parse(const unsigned char *data, size_t size, bb_safete
                        size);
     header = json_loadb((const char *)data + 8, (size_t)length, JSON_REJECT_DUPLICATES, &where);
     if (!json_is_object(header)) {
-        status = BB_FAIL(err, BB_BAD_FILE, "the header is no JSON object: %s", header ? "another value" : where.text);
+        status = BB_FAIL(err, BB_BAD_FILE, "the header is no JSON object: %s",
+                         header ? "another value" : bb_show((bb_bytes) { where.text, strlen(where.text) }, shown));
         goto done;
     }
     if (!(s->tensors = BB_NEW0(json_object_size(header), bb_safetensor, err))) {
