@@ -182,8 +182,8 @@ START_TEST(wrong_kinds_of_files_are_explained)
     const char *model = make_model("kind.gguf", BB_F16), *folder = bb_test_path("hf");
     ck_assert_int_eq(bb_make_dirs(folder, NULL), BB_OK);
     bb_test_write(bb_test_path("hf/config.json"), "{}", 2);
-    check_program(5, "convert_hf_to_gguf.py", "inspect %s", folder);
-    check_program(5, "convert_hf_to_gguf.py", "run %s --target-size 1MB --out %s", folder, bb_test_path("o"));
+    check_program(5, "'model_type' is missing", "inspect %s", folder);
+    check_program(5, "'model_type' is missing", "run %s --target-size 1MB --out %s", folder, bb_test_path("o"));
     check_program(5, "it is a model file", "search %s", model);
 }
 END_TEST

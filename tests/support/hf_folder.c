@@ -2,10 +2,12 @@
  * hf_folder.c: see hf_folder.h. */
 #include "tests/support/hf_folder.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "model/io/gguf.h"
@@ -127,6 +129,19 @@ static void write_spm(const bb_source *g, const char *dir)
     fclose(f);
 }
 
+/* Removes what an earlier call left. */
+static void make_empty(const char *dir)
+{
+    struct dirent *e;
+    DIR           *d;
+    char           path[512];
+    mkdir(dir, 0777);
+    d = need(opendir(dir));
+    while ((e = readdir(d)))
+        if (e->d_name[0] != '.' && snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < (int)sizeof path) unlink(path);
+    closedir(d);
+}
+
 void hf_write(const char *gguf, const char *dir, unsigned n_shards, const char *more)
 {
     bb_source                g;
@@ -151,7 +166,7 @@ void hf_write(const char *gguf, const char *dir, unsigned n_shards, const char *
     snprintf(key, sizeof key, "%.*s.rope.freq_base", (int)arch.size, arch.data);
     if (bb_source_f32(&g, key, &base, &found, &err) != BB_OK) abort();
     if (!found) base = 10000;
-    mkdir(dir, 0777);
+    make_empty(dir);
     f = create(dir, "config.json");
     fprintf(
         f,
