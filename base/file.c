@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -102,10 +103,30 @@ static struct {
 } watched[WATCHED];
 static pthread_mutex_t watching = PTHREAD_MUTEX_INITIALIZER;
 
+/* All that are open, for those who give their pages back; maps beyond the table keep theirs. Under the lock. */
+enum { LISTED = 1 << 16 };
+static bb_map open_maps[LISTED];
+static size_t n_open;
+
+static void list_map(const bb_map *map)
+{
+    if (n_open < LISTED) open_maps[n_open++] = *map;
+}
+
+static void unlist_map(const bb_map *map)
+{
+    for (size_t i = n_open; i-- > 0;)
+        if (open_maps[i].data == map->data) {
+            open_maps[i] = open_maps[--n_open];
+            return;
+        }
+}
+
 static void watch(const bb_map *map, const char *path)
 {
     size_t i = 0;
     pthread_mutex_lock(&watching);
+    list_map(map);
     while (i < WATCHED && atomic_load(&watched[i].data)) i++;
     if (i < WATCHED) {
         size_t n = strlen(path);
@@ -120,6 +141,7 @@ static void watch(const bb_map *map, const char *path)
 static void unwatch(const bb_map *map)
 {
     pthread_mutex_lock(&watching);
+    unlist_map(map);
     for (size_t i = 0; i < WATCHED; i++)
         if (atomic_load(&watched[i].data) == map->data) atomic_store(&watched[i].data, NULL);
     pthread_mutex_unlock(&watching);
@@ -182,6 +204,97 @@ void bb_map_close(bb_map *map)
 void bb_map_release(const bb_map *map)
 {
     if (map->data) madvise(address_of(map), map->size, MADV_DONTNEED);
+}
+
+/* ---- memory ---- */
+
+uint64_t bb_memory_resident(void)
+{
+    unsigned long size, resident = 0;
+    FILE         *f = fopen("/proc/self/statm", "re");
+    if (f && fscanf(f, "%lu %lu", &size, &resident) != 2) resident = 0;
+    if (f) fclose(f);
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+uint64_t bb_memory_peak(void)
+{
+    struct rusage      usage;
+    unsigned long long kib = 0;
+    char               line[256];
+    FILE              *f = fopen("/proc/self/status", "re");
+    while (f && kib == 0 && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %llu", &kib) != 1) kib = 0;
+    if (f) fclose(f);
+    if (kib == 0 && getrusage(RUSAGE_SELF, &usage) == 0) kib = (unsigned long long)usage.ru_maxrss;
+    return (uint64_t)kib << 10;
+}
+
+void bb_memory_peak_reset(void)
+{
+    FILE *f = fopen("/proc/self/clear_refs", "we");
+    if (!f) return;
+    fputs("5", f);
+    fclose(f);
+}
+
+static pthread_mutex_t limiting = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t  limit_ends = PTHREAD_COND_INITIALIZER;
+static pthread_t       limiter;
+static bool            has_limiter;
+static uint64_t        limit_bytes; /* under the lock, as has_limiter; 0 tells the thread to end */
+
+static void release_all(void)
+{
+    pthread_mutex_lock(&watching);
+    for (size_t i = 0; i < n_open; i++) bb_map_release(&open_maps[i]);
+    pthread_mutex_unlock(&watching);
+}
+
+/* Looks as often as it takes for pages not to come in unseen: some GB a second. What is in use is read again from the system's cache, at little cost;
+ * where nothing more is to be had it looks seldom. */
+static void *keep_below(void *unused)
+{
+    const double rate = 4e9, shortest = 0.002, longest = 0.25;
+    pthread_mutex_lock(&limiting);
+    while (limit_bytes) {
+        const uint64_t margin = limit_bytes / 8 < 64u << 20 ? limit_bytes / 8 : 64u << 20, most = limit_bytes - margin;
+        uint64_t       now = bb_memory_resident();
+        double         wait;
+        if (now > most) {
+            release_all();
+            now = bb_memory_resident();
+            wait = now > most ? longest : shortest;
+        } else wait = (double)(most - now) / rate;
+        wait = wait < shortest ? shortest : wait > longest ? longest : wait;
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += (long)(wait * 1e9);
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        pthread_cond_timedwait(&limit_ends, &limiting, &until);
+    }
+    pthread_mutex_unlock(&limiting);
+    return unused;
+}
+
+void bb_map_limit(uint64_t bytes)
+{
+    sigset_t all, before;
+    bool     ends;
+    pthread_mutex_lock(&limiting);
+    limit_bytes = bytes;
+    ends = has_limiter && !bytes;
+    if (ends) has_limiter = false;
+    if (!has_limiter && bytes) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for those who work */
+        has_limiter = pthread_create(&limiter, NULL, keep_below, NULL) == 0;
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    pthread_cond_signal(&limit_ends);
+    pthread_mutex_unlock(&limiting);
+    if (ends) pthread_join(limiter, NULL);
 }
 
 static bb_status read_all(int fd, const char *path, char *data, size_t size, bb_err *err)

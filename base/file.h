@@ -25,6 +25,14 @@ void      bb_map_close(bb_map *map);
 /* Gives the resident pages back to the system; what is read again comes from the file. For maps that are read once, or block by block. */
 void bb_map_release(const bb_map *map);
 
+/* From now on the pages of all maps are given back (bb_map_release) whenever the process has about `bytes` of memory resident: what is mapped does not
+ * add to what it must hold. A thread of its own watches; 0: it ends. */
+void bb_map_limit(uint64_t bytes);
+/* Bytes of memory resident now; and the most since bb_memory_peak_reset, or, where the system has no such thing, since the process began. 0: unknown. */
+uint64_t bb_memory_resident(void);
+uint64_t bb_memory_peak(void);
+void     bb_memory_peak_reset(void);
+
 /* From now on the process ends with one sentence that names the file, and exit code 5, when a mapped file has become shorter than it was (SIGBUS). */
 void bb_map_watch(void);
 

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "engine/clean.h"
 #include "engine/effort.h"
 #include "engine/outputs.h"
 #include "engine/estimate.h"
@@ -75,6 +76,23 @@ done:
     return status;
 }
 
+/* --keep, when everything is written. */
+static bb_status keep_what_is_asked(const bb_run *r, bb_err *err)
+{
+    const bool keeps_files = strcmp(r->config.keep, "file") != 0;
+    bb_cleaned cleaned[BB_N_CLEANED];
+    uint64_t   freed = 0;
+    char       size[32];
+    bb_status  status;
+    if (strcmp(r->config.keep, "all") == 0) return BB_OK;
+    BB_TRY(bb_clean(r->config.out, !keeps_files, false, cleaned, err));
+    for (size_t i = 0; i < BB_N_CLEANED; i++) freed += cleaned[i].bytes;
+    bb_format_size(freed, size);
+    bb_info("--keep %s: %s freed; what was removed is made again when a command needs it", r->config.keep, size);
+done:
+    return status;
+}
+
 static bb_status run_or_sweep(const bb_command *command, int argc, char **argv, bool is_sweep, bb_err *err)
 {
     bb_run_config config = { 0 };
@@ -85,6 +103,7 @@ static bb_status run_or_sweep(const bb_command *command, int argc, char **argv, 
     BB_TRY(bb_run_all(&r, err));
     BB_TRY(bb_report_write(r.config.out, err));
     BB_TRY(r.config.json ? bb_run_print_json(r.config.out, err) : bb_run_print_table(r.config.out, err));
+    BB_TRY(keep_what_is_asked(&r, err));
     bb_info("model:  %s/model.gguf\nreport: %s/report.html", r.config.out, r.config.out);
 done:
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/calibration.h"
+#include "engine/memory.h"
 #include "engine/run_parts.h"
 
 /* A copy of windows index[0..n-1] of all. */
@@ -116,7 +117,7 @@ done:
 
 bb_status bb_run_evaluator(bb_run *r, bb_err *err)
 {
-    return r->evaluator ? BB_OK : bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_WINDOW_SETS, r->config.max_ram, &r->evaluator, err);
+    return r->evaluator ? BB_OK : bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_WINDOW_SETS, bb_memory_for_caches(r), &r->evaluator, err);
 }
 
 bb_status bb_run_calibrate(bb_run *r, bb_err *err)

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "engine/ladder.h"
+#include "engine/memory.h"
 #include "engine/pace.h"
 #include "engine/stages.h"
 #include "model/compress/plan_units.h"
@@ -30,8 +31,8 @@ static const double low = 0.75, high = 1.35; /* the interval that is said */
 
 typedef struct counts {
     double   block_weights; /* of all blocks */
-    uint64_t option_bytes, n_options;
-    uint64_t hessian_bytes, largest_hessian;
+    uint64_t option_bytes, n_options; /* bytes: of all that the database will hold but second moments */
+    uint64_t hessian_bytes;
 } counts;
 
 static counts count(const bb_run *r)
@@ -46,7 +47,6 @@ static counts count(const bb_run *r)
         for (int k = 0; k < BB_N_FEEDS; k++)
             sum += (uint64_t)bb_dim_of(net, block, bb_feeds[k].width) * bb_dim_of(net, block, bb_feeds[k].width) * sizeof(float);
         c.hessian_bytes += sum;
-        if (sum > c.largest_hessian) c.largest_hessian = sum;
     }
     for (uint32_t u = 0; u < p->n_units; u++)
         for (uint32_t o = 0; o < p->units[u].n_options; o++) {
@@ -56,6 +56,15 @@ static counts count(const bb_run *r)
             if (bytes <= 0 || bb_is_forbidden(bytes) || !f || o + 1 == p->units[u].n_options) continue;
             c.option_bytes += (uint64_t)bytes;
         }
+    for (uint32_t u = 0; u < p->n_units; u++) { /* what structure options make of the matrices behind them: in the source's type when options are built */
+        const bb_unit *unit = &p->units[u];
+        const uint32_t n = unit->n_options;
+        for (uint32_t o = 1; unit->controller >= 0 && o < p->units[unit->controller].n_options; o++)
+            for (uint32_t k = 0; k < n; k++) {
+                const int64_t bytes = unit->bytes[(size_t)o * n + k];
+                if (bytes > 0 && !bb_is_forbidden(bytes)) c.option_bytes += (uint64_t)((k + 1 == n ? 1 : pruned_share) * (double)bytes); /* else as the search meets it */
+            }
+    }
     return c;
 }
 
@@ -352,14 +361,15 @@ bb_status bb_estimate(const bb_run *r, bb_forecast *f, bb_err *err)
     const bb_run_config *c = &r->config;
     const counts         n = count(r);
     const double         ctx = (double)c->ctx;
-    const uint64_t       hidden = (uint64_t)((double)c->confirm_windows * ctx) * r->model.net.n_embd * sizeof(float);
-    uint64_t             cache = hidden * (r->model.net.n_layer + 1);
+    const uint64_t       hidden = (uint64_t)((double)(c->confirm_windows + c->refine_windows) * ctx) * r->model.net.n_embd * sizeof(float);
+    uint64_t             cache = hidden * (r->model.net.n_layer + 1), room = bb_memory_for_caches(r);
     bb_status            status;
     BB_TRY(bb_model_space_reach(r->space, &f->smallest, &f->largest, err));
     BB_TRY(bb_estimate_time(r, f->seconds, err));
-    if (cache > c->max_ram) cache = c->max_ram;
+    if (cache > room) cache = room;
     f->n_options = n.n_options;
-    f->ram = 2 * hidden + cache + (uint64_t)((double)c->calib_windows * ctx) * r->model.net.n_embd * sizeof(float) + 3 * n.largest_hessian;
+    f->ram_least = bb_memory_least_of_all(r);
+    f->ram = f->ram_least + cache;
     f->disk = n.option_bytes + n.hessian_bytes;
     f->calibrate = (double)c->calib_windows * ctx;
     f->measure = measured_networks(r) * (double)c->measure_windows * ctx;
@@ -387,7 +397,8 @@ bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err)
         fprintf(out, "budget          %lld bytes, %.3f bits per weight\n", (long long)r->budgets[i], 8.0 * (double)r->budgets[i] / (double)r->n_weights);
     fprintf(out, "options         %llu over %u units\n", (unsigned long long)f.n_options, bb_model_space_problem(r->space)->n_units);
     bb_format_size(f.ram, text);
-    fprintf(out, "memory          %s beside the mapped model\n", text);
+    bb_format_size(f.ram_least, more);
+    fprintf(out, "memory          %s beside the mapped model and options; at least %s (--max-ram)\n", text, more);
     bb_format_size(f.disk, text);
     fprintf(out, "disk            %s option database and second moments\n", text);
     fprintf(out, "tokens          %.2f M forwarded: calibrate %.2f, measure %.2f, search %.2f, finalise %.2f and tuning; evaluation on top\n",
@@ -414,9 +425,9 @@ bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err)
     BB_TRY(bb_estimate(r, &f, err));
     for (size_t i = 0; i < r->n_budgets; i++) json_array_append_new(sizes, json_integer((json_int_t)r->budgets[i]));
     for (int i = 0; i < BB_N_STAGES; i++) json_object_set_new(stages, bb_stages[i].name, json_real(f.seconds[i]));
-    root = json_pack("{s:I, s:I, s:O, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:i, s:f, s:f, s:f, s:O}", "smallest_bytes", (json_int_t)f.smallest,
+    root = json_pack("{s:I, s:I, s:O, s:I, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:i, s:f, s:f, s:f, s:O}", "smallest_bytes", (json_int_t)f.smallest,
                      "largest_bytes", (json_int_t)f.largest, "sizes_bytes", sizes, "options", (json_int_t)f.n_options, "units",
-                     (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "disk_bytes", (json_int_t)f.disk, "tokens",
+                     (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "ram_least_bytes", (json_int_t)f.ram_least, "disk_bytes", (json_int_t)f.disk, "tokens",
                      "calibrate", f.calibrate, "measure", f.measure, "search", f.search, "finalise", f.finalise, "threads", omp_get_max_threads(), "seconds",
                      f.sum, "seconds_low", f.sum_low, "seconds_high", f.sum_high, "stages_seconds", stages);
     if (!root || !(text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)))) status = BB_FAIL(err, BB_NOMEM, "out of memory for the estimate");

@@ -21,6 +21,7 @@
 #include "engine/front.h"
 #include "engine/jobs.h"
 #include "engine/keys.h"
+#include "engine/memory.h"
 #include "engine/ranks.h"
 #include "engine/speed.h"
 #include "engine/verdict.h"
@@ -154,7 +155,7 @@ static bb_status open_evaluating(bb_run *r, bb_evaluating *e, char data_hash[65]
     BB_TRY(bb_run_eval_windows(r, &e->w, data_hash, err));
     e->owns_w = *r->config.eval;
     bb_windows_hash(&e->w, e->hash);
-    BB_TRY(bb_reference_create(r->backend, &r->model.net, &e->w, r->config.max_ram, "reference", &e->reference, err));
+    BB_TRY(bb_reference_create(r->backend, &r->model.net, &e->w, bb_memory_for_caches(r) / 2, "reference", &e->reference, err));
 done:
     return status;
 }

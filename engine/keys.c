@@ -87,6 +87,7 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     char          space[65];
     bb_sha256     s;
     c.model = c.out = c.config = c.calib = c.eval = c.profile = c.database = none;
+    c.keep = none;
     c.effort = none; /* what it sets is among the others */
     c.time = 0;      /* so does it */
     c.workers = 0;

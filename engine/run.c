@@ -2,6 +2,7 @@
  * run.c: the run directory: made, opened again, closed; its clock, its paths and tables. See run.h. */
 #include "engine/run.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,7 +26,9 @@ void bb_run_clock(bb_run *r, bb_stage stage)
     if (c->runs) {
         c->seconds[c->stage] += wall - c->wall;
         c->cpu_seconds[c->stage] += cpu - c->cpu;
+        c->peak_bytes[c->stage] = fmax(c->peak_bytes[c->stage], (double)bb_memory_peak());
     }
+    bb_memory_peak_reset();
     c->runs = stage < BB_N_STAGES;
     c->stage = stage;
     c->wall = wall;
@@ -122,6 +125,7 @@ static bb_status create(bb_run *r, bb_run_config *config, bool is_sweep, bool ag
         BB_TRY(bb_time_choose(r, err));
         BB_TRY(bb_run_check_start(r, err));
     }
+    bb_map_limit(r->config.max_ram);
     BB_TRY(open_directory(r, err));
     if (!again) BB_TRY(bb_time_keep(r, err));
     if (!again) BB_TRY(bb_run_check_eval(r, err));
@@ -167,6 +171,7 @@ done:
 void bb_run_close(bb_run *r)
 {
     bb_ranks_leave(r);
+    bb_map_limit(0);
     bb_run_forget_measured(r);
     bb_net_evaluator_destroy(r->evaluator);
     bb_database_close(r->database);

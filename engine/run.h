@@ -47,12 +47,13 @@ typedef struct bb_run_config {
     int64_t  tune_windows;
     double   tune_tokens; /* millions, a plan */
     uint64_t max_ram;
+    char    *keep;      /* "all", "plans", "file" (engine/clean.h) */
     char    *database;  /* folder of the option database; empty: OUT/database */
     char    *profile;   /* runtime profile (engine/speed.h); empty: none */
     double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 48 };
+enum { BB_RUN_N_OPTIONS = 49 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
@@ -76,7 +77,7 @@ typedef enum bb_stage {
 typedef struct bb_clock {
     bb_stage stage;
     bool     runs;
-    double   wall, cpu, seconds[BB_N_STAGES], cpu_seconds[BB_N_STAGES];
+    double   wall, cpu, seconds[BB_N_STAGES], cpu_seconds[BB_N_STAGES], peak_bytes[BB_N_STAGES]; /* the last: resident at most */
 } bb_clock;
 
 /* Of a run with --time (engine/time_budget.h). */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/memory.h"
 #include "engine/ranks.h"
 
 static bb_status score_candidate(bb_scorer_worker *w, const uint16_t *x, uint32_t level, bb_score *out, double *window_kl, bb_err *err)
@@ -51,7 +52,7 @@ static bb_status start_worker(bb_scorer *s, uint32_t i, bb_err *err)
     w->scorer = s;
     if (!(w->blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) return BB_NOMEM;
     if (i == 0) w->net = r->evaluator;
-    else BB_TRY(bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_LEVELS, r->config.max_ram / s->n, &w->net, err));
+    else BB_TRY(bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_LEVELS, bb_memory_for_caches(r) / s->n, &w->net, err));
     s->each[i] = (bb_evaluator) { w, BB_N_LEVELS, s->n_windows, evaluate, r->key };
 done:
     return status;

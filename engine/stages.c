@@ -52,7 +52,7 @@ done:
 static bb_status add_times(bb_run *r, bb_err *err)
 {
     bb_clock *c = &r->clock;
-    double    before[2 * BB_N_STAGES];
+    double    before[3 * BB_N_STAGES];
     void     *value = NULL;
     size_t    size;
     bool      found;
@@ -64,10 +64,12 @@ static bb_status add_times(bb_run *r, bb_err *err)
         for (int i = 0; i < BB_N_STAGES; i++) {
             c->seconds[i] += before[i];
             c->cpu_seconds[i] += before[BB_N_STAGES + i];
+            c->peak_bytes[i] = fmax(c->peak_bytes[i], before[2 * BB_N_STAGES + i]);
         }
     }
     memcpy(before, c->seconds, sizeof c->seconds);
     memcpy(before + BB_N_STAGES, c->cpu_seconds, sizeof c->cpu_seconds);
+    memcpy(before + 2 * BB_N_STAGES, c->peak_bytes, sizeof c->peak_bytes);
     BB_TRY(bb_store_put(r->store, "timing", "seconds", before, sizeof before, err));
 done:
     bb_free(value);
@@ -76,7 +78,7 @@ done:
 
 static bb_status earlier_times(bb_run *r, double *sum, bb_err *err)
 {
-    double    before[2 * BB_N_STAGES];
+    double    before[3 * BB_N_STAGES];
     void     *value = NULL;
     size_t    size;
     bool      found;
@@ -99,9 +101,9 @@ static bb_status write_timing(bb_run *r, const double *predicted, bb_err *err)
     double          foreseen = 0, took = 0, cpu = 0;
     char            a[80], b[32], p[32];
     bb_status       status;
-    BB_TRY(bb_run_table(r, "timing.csv", "stage,predicted_s,seconds,cpu_s", &w, err));
+    BB_TRY(bb_run_table(r, "timing.csv", "stage,predicted_s,seconds,cpu_s,peak_rss_bytes", &w, err));
     for (int i = 0; i < BB_N_STAGES; i++) {
-        BB_ROW(w, bb_stages[i].name, predicted[i], c->seconds[i], c->cpu_seconds[i]);
+        BB_ROW(w, bb_stages[i].name, predicted[i], c->seconds[i], c->cpu_seconds[i], (int64_t)c->peak_bytes[i]);
         bb_format_time(predicted[i], p);
         bb_format_time(c->seconds[i], b);
         bb_info("time: %s %s, foreseen %s", bb_stages[i].name, b, p);

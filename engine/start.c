@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "engine/outputs.h"
 #include "engine/estimate.h"
+#include "engine/memory.h"
 #include "engine/speed.h"
 
 typedef struct input {
@@ -169,6 +170,7 @@ bb_status bb_run_check_start(const bb_run *r, bb_err *err)
         BB_FAIL(err, status, "--database %s", why.msg);
         goto done;
     }
+    BB_TRY(bb_memory_check(r, err));
     BB_TRY(check_room(r, err));
 done:
     return status;

@@ -33,7 +33,7 @@ static bb_status request_key(const bb_run *r, char hex[65], bb_err *err)
     bb_run_config c = r->config; /* borrows */
     bb_text       t = { 0 };
     bb_sha256     s;
-    c.out = c.config = c.effort = none;
+    c.out = c.config = c.effort = c.keep = none;
     c.workers = 0;
     c.ledger_only = c.json = false;
     bb_options_print_yaml(bb_run_options, BB_RUN_N_OPTIONS, &c, &t);

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * memory.c: see memory.h. Each sum follows the allocations of the stage's own file; timing.csv has what was reached. */
+#include "engine/memory.h"
+
+#include <math.h>
+#include <omp.h>
+
+#include "base/text.h"
+#include "model/net/net.h"
+
+/* What the program has before it does anything, with libraries and tables; of each thread the buffers of OpenBLAS, its stack, scratch; what the
+ * heap keeps. */
+static const double program_bytes = 48e6, thread_bytes = 20e6, heap_share = 1.1;
+
+/* Of the files that they stand for: model/net/forward.c, model/net/backend_cpu.c, model/compress/rebuild.c, model/tune/trainer.c. */
+enum { SLAB_TOKENS = 2048, HELD_BYTES = 256 << 20, KEPT_BYTES = 256 << 20, BATCH = 16, TUNE_BATCH = 8 };
+
+typedef struct shapes {
+    double block, cols, rows, matrix; /* weights of the largest block; of any matrix the most columns, rows, weights */
+    double moments, tables;           /* squared inputs of the largest block; weights of embedding and head */
+    double width;                     /* of what a token has inside the widest block */
+} shapes;
+
+static shapes shapes_of(const bb_net *net)
+{
+    shapes s = { .tables = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols };
+    for (uint32_t b = 0; b < net->n_layer; b++) {
+        const bb_block *block = &net->blocks[b];
+        double          weights = 0, moments = 0;
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const double rows = block->w[p].rows, cols = block->w[p].cols;
+            weights += rows * cols;
+            s.rows = fmax(s.rows, rows);
+            s.cols = fmax(s.cols, cols);
+            s.matrix = fmax(s.matrix, rows * cols);
+        }
+        for (int k = 0; k < BB_N_FEEDS; k++) moments += pow((double)bb_dim_of(net, block, bb_feeds[k].width), 2);
+        s.block = fmax(s.block, weights);
+        s.moments = fmax(s.moments, moments);
+        s.width = fmax(s.width, 2.0 * net->n_embd + (double)block->n_head * net->head_dim + 2.0 * block->n_kv * net->head_dim + 2.0 * block->n_ff);
+    }
+    return s;
+}
+
+typedef struct sums {
+    const bb_run *r;
+    shapes        s;
+    double        token;  /* bytes of its hidden state */
+    double        window; /* of a window's */
+    double        base;   /* the program, its threads, a network that runs */
+} sums;
+
+static double levels(const bb_run_config *c) { return (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows); }
+
+/* Scored states of every level, and what a batch needs. */
+static double evaluator(const sums *m) { return levels(&m->r->config) * m->window + 3 * BATCH * m->window; }
+
+/* States at every boundary of the windows on which options are measured, which measuring cannot do without: those of `measure` come first. */
+static double boundaries(const sums *m)
+{
+    const bb_run_config *c = &m->r->config;
+    return 2 * (double)c->measure_windows * m->window * (m->r->model.net.n_layer + 2.0);
+}
+
+static double psi(const sums *m)
+{
+    const bb_problem *p = bb_model_space_problem(m->r->space);
+    double            n = 0;
+    for (uint32_t u = 0; u < p->n_units; u++) n += p->units[u].n_options;
+    return n * (double)m->r->config.measure_windows * (double)m->r->config.ctx * (double)m->r->config.probes * sizeof(float);
+}
+
+static double largest_file(const bb_run *r)
+{
+    double most = 0;
+    for (size_t i = 0; i < r->n_budgets; i++) most = fmax(most, (double)r->budgets[i]);
+    return most;
+}
+
+static double calibrate(const sums *m)
+{
+    const double n2 = m->s.cols * m->s.cols;
+    return (double)m->r->config.calib_windows * m->window + BATCH * m->window + 8 * m->s.moments + 3 * 8 * n2 + 12 * m->s.matrix;
+}
+
+static double build(const sums *m)
+{
+    const double n2 = m->s.cols * m->s.cols, source = fmax(m->s.matrix, m->s.tables);
+    return evaluator(m) + boundaries(m) + 4 * 2 * n2 + 2 * 8 * n2 + (4 + 4 + 2) * source + 8 * m->s.matrix;
+}
+
+static double rebuild(const sums *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const double         n2 = m->s.cols * m->s.cols, inputs = (double)c->calib_windows * (double)c->ctx * m->s.cols * sizeof(float);
+    return 2 * (double)c->calib_windows * m->window + fmin(KEPT_BYTES, inputs) + 2 * TUNE_BATCH * (double)c->ctx * m->s.cols * sizeof(float) + 4 * n2 +
+           8 * (double)m->r->model.net.n_embd * m->s.cols + 2 * 8 * n2 + (3 * 8 + 4) * m->s.matrix;
+}
+
+/* Steps on one block at a time; all together are left out where they do not fit (ladder.c). */
+static double tune(const sums *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const double         drawn = fmin((double)c->tune_windows, fmax(1, c->tune_tokens * 1e6 / (double)c->ctx)) + (double)c->refine_windows;
+    return 2 * drawn * m->window + 6 * sizeof(float) * m->s.block + 4 * TUNE_BATCH * (double)c->ctx * m->s.width * sizeof(float);
+}
+
+static double finalise(const sums *m)
+{
+    const bb_run_config *c = &m->r->config;
+    double               most = 0;
+    if (!c->no_finalise && bb_list_has(c->finalise_steps, "rebuild")) most = fmax(most, rebuild(m));
+    if (!c->no_finalise && c->tune_windows > 0) most = fmax(most, tune(m));
+    return evaluator(m) + boundaries(m) + 3 * largest_file(m->r) + most;
+}
+
+void bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES])
+{
+    const bb_net *net = &r->model.net;
+    const double  slab = fmax((double)r->config.ctx, SLAB_TOKENS);
+    sums          m = { .r = r, .s = shapes_of(net), .token = net->n_embd * (double)sizeof(float) };
+    double        need[BB_N_STAGES];
+    m.window = m.token * (double)r->config.ctx;
+    m.base = program_bytes + thread_bytes * omp_get_max_threads() + slab * m.s.width * sizeof(float) + fmin(HELD_BYTES, 4 * m.s.block);
+    need[BB_STAGE_CALIBRATE] = fmax(calibrate(&m), evaluator(&m) + boundaries(&m));
+    need[BB_STAGE_BUILD] = build(&m);
+    need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
+    need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + build(&m) - evaluator(&m) - boundaries(&m);
+    need[BB_STAGE_FINALISE] = finalise(&m);
+    need[BB_STAGE_EVALUATE] = evaluator(&m) + boundaries(&m) + 4 * BATCH * m.window;
+    for (int i = 0; i < BB_N_STAGES; i++) bytes[i] = (uint64_t)(heap_share * (m.base + need[i]));
+}
+
+uint64_t bb_memory_least_of_all(const bb_run *r)
+{
+    uint64_t each[BB_N_STAGES], most = 0;
+    bb_memory_least(r, each);
+    for (int i = 0; i < BB_N_STAGES; i++)
+        if (each[i] > most) most = each[i];
+    return most;
+}
+
+uint64_t bb_memory_for_caches(const bb_run *r)
+{
+    const bb_run_config *c = &r->config;
+    const uint64_t       least = bb_memory_least_of_all(r), more = c->max_ram > least ? c->max_ram - least : 0;
+    const double         window = (double)r->model.net.n_embd * (double)sizeof(float) * (double)c->ctx;
+    return (uint64_t)(2 * (double)c->measure_windows * window * (r->model.net.n_layer + 2.0)) + more / 5 * 4; /* the rest for pages of what is mapped */
+}
+
+bb_status bb_memory_check(const bb_run *r, bb_err *err)
+{
+    const uint64_t least = bb_memory_least_of_all(r);
+    char           need[32], given[32];
+    if (r->config.max_ram >= least) return BB_OK;
+    bb_format_size(least, need);
+    bb_format_size(r->config.max_ram, given);
+    return BB_FAIL(err, BB_INFEASIBLE,
+                   "--max-ram %s is not enough: this run needs %llu bytes (%s); fewer windows (--calib-windows, --measure-windows, --confirm-windows), "
+                   "a smaller --ctx or fewer --threads need less",
+                   given, (unsigned long long)least, need);
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * memory.h: what a run must hold in memory whatever it is allowed, counted from shapes and options; what it is allowed beyond that (--max-ram) goes
+ * to caches. Pages of mapped files (the model, its options) come and go: bb_map_limit (base/file.h) keeps them within what is left.
+ */
+#ifndef BB_ENGINE_MEMORY_H
+#define BB_ENGINE_MEMORY_H
+
+#include "engine/run.h"
+
+/* The least --max-ram with which each stage of r (bb_run_preview) can do its work, and the largest of them. */
+void     bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES]);
+uint64_t bb_memory_least_of_all(const bb_run *r);
+/* What --max-ram leaves for caches of hidden states, at least those that measuring needs. */
+uint64_t bb_memory_for_caches(const bb_run *r);
+/* BB_INFEASIBLE, with the least, where --max-ram is less. */
+bb_status bb_memory_check(const bb_run *r, bb_err *err);
+
+#endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_memory.c: memory and disk: --max-ram is kept in every stage or refused at the start; --keep leaves what it says; pages of maps are given
+ * back; what a finished run leaves is about what was foreseen. */
+#include <dirent.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "tests/support/cli.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+#define OPTIONS \
+    " --formats Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --calib-windows 24 --confirm-windows 24 --refine-windows 8 --measure-windows 2 --target-bpw 7 " \
+    "--search-tokens 0.02 --tune-tokens 0.002 --ctx 64 --sweeps 1 --prune width --ffn-divisor 64 --threads 2 "
+
+static char said[1 << 16], line[4096];
+
+/* Two blocks, 256 wide: some megabytes of weights. */
+static const char *model(void)
+{
+    static char path[512];
+    tiny_spec   s = tiny_default("llama");
+    if (path[0]) return path;
+    snprintf(path, sizeof path, "%s", bb_test_path("wide.gguf"));
+    s.n_embd = 256;
+    s.head_dim = 64;
+    for (uint32_t i = 0; i < s.n_layer; i++) s.n_ff[i] = 512;
+    tiny_write(&s, path);
+    return path;
+}
+
+static const char *text(void)
+{
+    static char    path[512];
+    static int32_t ids[12000];
+    if (path[0]) return path;
+    snprintf(path, sizeof path, "%s", bb_test_path("ids.u32"));
+    for (int i = 0; i < 12000; i++) ids[i] = 3 + i * i % 200;
+    bb_test_write(path, ids, sizeof ids);
+    return path;
+}
+
+static int64_t estimated(const char *name)
+{
+    snprintf(line, sizeof line, "estimate %s --calib %s" OPTIONS "--json", model(), text());
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0 && strchr(said, '{'), "%s", said);
+    json_t *root = json_loads(strchr(said, '{'), JSON_DISABLE_EOF_CHECK, NULL);
+    ck_assert_ptr_nonnull(root);
+    const int64_t value = json_integer_value(json_object_get(root, name));
+    json_decref(root);
+    return value;
+}
+
+static int run(const char *out, const char *more)
+{
+    snprintf(line, sizeof line, "run %s --calib %s" OPTIONS "%s --out %s", model(), text(), more, out);
+    return bb_test_program(line, said, sizeof said);
+}
+
+static int64_t bytes_in(const char *dir, const char *folder)
+{
+    char        path[1200];
+    struct stat s;
+    int64_t     sum = 0;
+    snprintf(path, sizeof path, "%s/%s", dir, folder);
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        snprintf(path, sizeof path, "%s/%s/%s", dir, folder, e->d_name);
+        if (stat(path, &s) == 0 && S_ISREG(s.st_mode)) sum += s.st_size;
+    }
+    if (d) closedir(d);
+    return sum;
+}
+
+static void has_file(const char *dir, const char *name, bool right)
+{
+    char path[1200];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    ck_assert_msg(bb_file_exists(path) == right, "%s should %s", path, right ? "be there" : "be gone");
+}
+
+START_TEST(memory_is_kept_in_every_stage_or_refused)
+{
+    const int64_t least = estimated("ram_least_bytes"), disk = estimated("disk_bytes");
+    char          out[512], more[128], number[40];
+    bb_csv        t;
+    bb_err        err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("small"));
+    ck_assert_int_gt(least, 20 << 20);
+    snprintf(more, sizeof more, "--max-ram %lld", (long long)least / 2);
+    ck_assert_int_eq(run(out, more), 3);
+    snprintf(number, sizeof number, "needs %lld bytes", (long long)least);
+    ck_assert_msg(strstr(said, "is not enough") && strstr(said, number), "%s", said);
+    ck_assert(!bb_file_exists(out));
+    snprintf(more, sizeof more, "--max-ram %lld", (long long)(1.5 * (double)least));
+    ck_assert_msg(run(out, more) == 0, "%s", said);
+    snprintf(line, sizeof line, "%s/timing.csv", out);
+    ck_assert_msg(bb_csv_read(line, &t, &err) == BB_OK, "%s", err.msg);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        int64_t peak;
+        ck_assert_int_eq(bb_csv_int(&t, i, 4, &peak, &err), BB_OK);
+        ck_assert_msg(peak > 1 << 20 && peak <= least * 3 / 2, "%s: %lld bytes of %lld", bb_csv_text(&t, i, 0), (long long)peak, (long long)(least * 3 / 2));
+    }
+    bb_csv_done(&t);
+    const int64_t has = bytes_in(out, "database");
+    ck_assert_msg(has < 2 * disk && disk < 2 * has, "foreseen %lld, it has %lld", (long long)disk, (long long)has);
+}
+END_TEST
+
+START_TEST(a_run_keeps_what_is_asked)
+{
+    char out[512];
+    snprintf(out, sizeof out, "%s", bb_test_path("kept"));
+    ck_assert_msg(run(out, "--keep plans") == 0, "%s", said);
+    ck_assert_ptr_nonnull(strstr(said, "--keep plans: "));
+    has_file(out, "database", false);
+    has_file(out, "models", true);
+    has_file(out, "model.gguf", true);
+    snprintf(line, sizeof line, "verify %s", out);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(run(out, "--keep file") == 0, "%s", said); /* the same run: what stays is in no key */
+    has_file(out, "database", false);
+    has_file(out, "models", false);
+    has_file(out, "model.gguf", true);
+    has_file(out, "report.html", true);
+    ck_assert_int_eq(run(out, "--keep some"), 2);
+}
+END_TEST
+
+/* Pages of a file that was read through go when they are too many, and what is read again is the same. */
+START_TEST(mapped_pages_are_given_back)
+{
+    enum { SIZE = 96 << 20, LIMIT_OVER = 32 << 20 };
+    char           path[512];
+    bb_map         map;
+    uint64_t       sum = 0, before = bb_memory_resident();
+    unsigned char *data = bb_alloc(SIZE, 1, NULL);
+    if (before == 0) BB_SKIP("this system does not say how much memory is resident");
+    snprintf(path, sizeof path, "%s", bb_test_path("pages"));
+    for (size_t i = 0; i < SIZE; i++) data[i] = (unsigned char)(i >> 12);
+    ck_assert_int_eq(bb_file_write(path, data, SIZE, NULL), BB_OK);
+    bb_free(data);
+    ck_assert_int_eq(bb_map_open(path, &map, NULL), BB_OK);
+    for (size_t i = 0; i < SIZE; i += 4096) sum += map.data[i];
+    before = bb_memory_resident();
+    bb_map_limit(before - LIMIT_OVER);
+    for (int i = 0; i < 500 && bb_memory_resident() > before - LIMIT_OVER; i++) nanosleep(&(struct timespec) { 0, 10000000 }, NULL);
+    ck_assert_uint_le(bb_memory_resident(), before - LIMIT_OVER);
+    bb_map_limit(0);
+    for (size_t i = 0; i < SIZE; i += 4096) sum -= map.data[i];
+    ck_assert_uint_eq(sum, 0);
+    bb_map_close(&map);
+    bb_memory_peak_reset();
+    ck_assert_uint_gt(bb_memory_peak(), 1 << 20);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli_memory");
+    TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, memory_is_kept_in_every_stage_or_refused);
+    tcase_add_test(t, a_run_keeps_what_is_asked);
+    tcase_add_test(t, mapped_pages_are_given_back);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
