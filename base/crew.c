@@ -125,7 +125,7 @@ static bb_status run_threads(void *self, const bb_jobs *jobs, bb_err *err)
     return bb_desk_close(desk, err);
 }
 
-bb_crew bb_crew_threads(uint32_t n) { return (bb_crew) { (void *)(uintptr_t)n, n, n, 0, run_threads, NULL }; }
+bb_crew bb_crew_threads(uint32_t n) { return (bb_crew) { (void *)(uintptr_t)n, n, n, 0, run_threads, NULL, NULL }; }
 
 bb_status bb_crew_run(const bb_crew *crew, const bb_jobs *jobs, bb_err *err)
 {

@@ -36,6 +36,7 @@ typedef struct bb_crew {
     bb_status (*run)(void *self, const bb_jobs *jobs, bb_err *err);
     /* One job for each of the other processes: job i for the i-th of them; n is n_others. NULL where there are none. */
     bb_status (*each)(void *self, const bb_jobs *jobs, bb_err *err);
+    const double *others_cpu_s; /* processor seconds that they have used for jobs so far; NULL: none */
 } bb_crew;
 
 /* crew NULL: one job after the other on this thread. */

@@ -26,10 +26,6 @@ static int launched(int *rank)
     return 0;
 }
 
-static double others_cpu_s;
-
-double bb_mpi_cpu_s(void) { return others_cpu_s; }
-
 #ifndef BB_HAVE_MPI
 
 const char *bb_mpi_name(void) { return "none"; }
@@ -71,6 +67,8 @@ const char *bb_mpi_name(void) { return "Open MPI " NUMBER_OF(OMPI_MAJOR_VERSION)
 #else
 const char *bb_mpi_name(void) { return "MPI " NUMBER_OF(MPI_VERSION) "." NUMBER_OF(MPI_SUBVERSION); }
 #endif
+
+static double others_cpu_s; /* written while jobs run, by the thread that carries them */
 
 enum { TAG_JOB = 1, TAG_ANSWER, TAG_STOP, TAG_HOME };
 
@@ -390,7 +388,7 @@ bb_status bb_mpi_start(bb_mpi *m, int argc, char **argv, bb_err *err)
     for (int r = 1; m->rank == 0 && r < m->size && status == BB_OK; r++)
         if (all[r] != own) status = BB_FAIL(err, BB_USAGE, "rank %d was started with other arguments than rank 0: all ranks get the same command line", r);
     bb_free(all);
-    m->crew = (bb_crew) { m, 1, (uint32_t)m->size, (uint32_t)m->size - 1, run_jobs, run_each };
+    m->crew = (bb_crew) { m, 1, (uint32_t)m->size, (uint32_t)m->size - 1, run_jobs, run_each, &others_cpu_s };
     if (m->rank == 0 && m->size > 1) bb_ranks_use(&m->crew);
     return status;
 }

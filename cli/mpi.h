@@ -25,7 +25,4 @@ void bb_mpi_serve(bb_mpi *m);
 /* Rank 0 sends the others home. */
 void bb_mpi_end(bb_mpi *m);
 
-/* Processor seconds that the other ranks have used for jobs so far. */
-double bb_mpi_cpu_s(void);
-
 #endif

@@ -22,7 +22,8 @@
 void bb_run_clock(bb_run *r, bb_stage stage)
 {
     bb_clock    *c = &r->clock;
-    const double wall = bb_now_s(), cpu = bb_cpu_s();
+    const double others = r->crew && r->crew->others_cpu_s ? *r->crew->others_cpu_s : 0;
+    const double wall = bb_now_s(), cpu = bb_cpu_s() + others;
     if (c->runs) {
         c->seconds[c->stage] += wall - c->wall;
         c->cpu_seconds[c->stage] += cpu - c->cpu;

@@ -355,7 +355,7 @@ START_TEST(other_processes_change_no_bit)
     const uint16_t         anchor[N_UNITS] = { 1, 0, 0, 0, 0 };
     bb_net_evaluator      *e;
     elsewhere              other = { NULL, 0 };
-    const bb_crew          crew = { &other, 1, 2, 1, run_elsewhere, NULL };
+    const bb_crew          crew = { &other, 1, 2, 1, run_elsewhere, NULL, NULL };
     bb_sensitivity_options o = { .probes = 8, .seed = 7, .space = &w.space, .key = "test", .crew = &crew, .job = 3 };
     bb_text                answer = { 0 };
     bb_err                 err = BB_ERR_INIT;
