@@ -56,7 +56,7 @@ SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/support/cli.c,$(sort 
 all: bitbudget $(BUILD)/libbitbudget.a $(BUILD)/libbitbudget.so.$(SOVERSION)
 
 help:
-	@echo "deps all demo check check-asan bench lint format fuzz mutate interop models results tables $(RESULTS) install uninstall clean"
+	@echo "deps all demo check check-asan bench lint format fuzz mutate interop oracle models results tables $(RESULTS) install uninstall clean"
 
 # Objects are made again when their flags change, but for those that only warn.
 FLAGS    := $(BUILD)/generated/flags
@@ -146,6 +146,10 @@ check: all $(BUILD)/bitbudget $(TESTS) $(BENCHES) $(BUILD)/tests/interop/interop
 # Our exports loaded by llama.cpp itself (npm's prebuilt one, fetched into build/interop; needs node and npm).
 $(BUILD)/tests/interop/%: $(BUILD)/tests/interop/%.o $(SUPPORT) $(TEST_LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
+# Hugging Face folders made by its own library, and by CONVERTER (llama.cpp's convert_hf_to_gguf.py) if given; 5 GB of PyPI packages into build/oracle.
+oracle: all
+	@sh tests/oracle/run.sh $(BUILD)/oracle $(CONVERTER)
+.PHONY: oracle
 interop: $(BUILD)/tests/interop/interop
 	@sh tests/interop/run.sh $< $(DATA) $(BUILD)/interop
 

@@ -10,6 +10,7 @@
 #include "model/io/gguf.h"
 #include "model/model.h"
 #include "tests/support/cli.h"
+#include "tests/support/hf_folder.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -202,6 +203,28 @@ START_TEST(special_tokens_of_a_text_are_parsed_when_asked)
 }
 END_TEST
 
+START_TEST(a_folder_becomes_a_file)
+{
+    const char *model = make_model("folder.gguf", BB_F16), *folder = bb_test_path("as_folder"), *out = bb_test_path("converted.gguf");
+    bb_source   a, b;
+    bb_err      err = BB_ERR_INIT;
+    hf_write(model, folder, 2, "");
+    check_program(0, out, "convert %s %s", folder, out);
+    ck_assert_int_eq(bb_gguf_open(model, &a, &err), BB_OK);
+    ck_assert_msg(bb_gguf_open(out, &b, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(a.n_tensors, b.n_tensors);
+    for (uint64_t i = 0; i < a.n_tensors; i++) {
+        const bb_tensor *t = bb_source_tensor(&b, a.tensors[i].name);
+        ck_assert(t && t->size_bytes == a.tensors[i].size_bytes && memcmp(t->data, a.tensors[i].data, (size_t)t->size_bytes) == 0);
+    }
+    bb_source_close(&a);
+    bb_source_close(&b);
+    check_program(0, out, "convert %s %s", folder, out); /* its own file may be made again */
+    check_program(2, "was not made by bitbudget", "convert %s %s", folder, model);
+    check_program(2, "convert needs", "convert %s", folder);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli_inputs");
@@ -214,6 +237,7 @@ int main(void)
     tcase_add_test(t, what_is_no_text_is_refused);
     tcase_add_test(t, other_vocabularies_and_shapes_are_refused);
     tcase_add_test(t, wrong_kinds_of_files_are_explained);
+    tcase_add_test(t, a_folder_becomes_a_file);
     tcase_add_test(t, special_tokens_of_a_text_are_parsed_when_asked);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -121,7 +121,7 @@ static bb_status read_rope(reader *r, bb_err *err)
     BB_TRY(real(json_object_get(parameters, "rope_theta") ? parameters : r->root, "rope_theta", 10000, &base, err));
     if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "'rope_theta' is %g; it must be above 0", base);
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.freq_base", key), (float)base, err));
-    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.dimension_count", key), r->c->head_dim, err));
+    if (r->c->arch->pairs) BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.dimension_count", key), r->c->head_dim, err));
     BB_TRY(real(absent(parameters) ? r->root : parameters, "partial_rotary_factor", 1, &partial, err));
     if (partial < 1 || partial > 1) return BB_FAIL(err, BB_UNSUPPORTED, "'partial_rotary_factor' is %g; only whole heads are rotated", partial);
     if (absent(scaling)) goto done;
@@ -178,6 +178,7 @@ done:
 
 /* ---- shapes ---- */
 
+/* vocab_size and rope.dimension_count: as the converter has them, for the family of llama alone. */
 static bb_status read_shapes(reader *r, bb_err *err)
 {
     const json_t *j = r->root;
@@ -211,7 +212,7 @@ static bb_status read_shapes(reader *r, bb_err *err)
         BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.key_length", key), c->head_dim, err));
         BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.value_length", key), c->head_dim, err));
     }
-    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "vocab_size", key), c->n_vocab, err));
+    if (c->arch->pairs) BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "vocab_size", key), c->n_vocab, err));
 done:
     return status;
 }

@@ -416,7 +416,8 @@ static void read_post_processor(const json_t *root, const json_t *config, specia
     }
 }
 
-static bb_status put_specials(const json_t *root, const json_t *config, const json_t *model, uint32_t n_vocab, bb_gguf_out *out, bb_err *err)
+/* by_json: tokenizer.json is what tokenizes. */
+static bb_status put_specials(const json_t *root, const json_t *config, const json_t *model, uint32_t n_vocab, bool by_json, bb_gguf_out *out, bb_err *err)
 {
     special_tokens s;
     char           key[64];
@@ -431,6 +432,7 @@ static bb_status put_specials(const json_t *root, const json_t *config, const js
         snprintf(key, sizeof key, "add_%s_token", specials[k].name);
         add = json_object_get(config, key);
         if (json_is_boolean(add) && s.add[k] < 0) s.add[k] = json_is_true(add);
+        if (by_json && s.add[k] < 0) s.add[k] = 0; /* what runtimes add by themselves for some pre-tokenizers, the files' own tokenizer does not */
         json_array_foreach(json_object_get(root, "added_tokens"), i,
                            token) if (s.id[k] < 0 && same(json_string_value(json_object_get(token, "content")), content))
             s.id[k] = json_integer_value(json_object_get(token, "id"));
@@ -498,7 +500,7 @@ bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, uint32_
         status = BB_FAIL(err, BB_BAD_FILE, "%s has neither tokenizer.model nor tokenizer.json", folder);
         goto done;
     }
-    BB_TRY(put_specials(root, tokenizer_config, config, n_vocab, out, err));
+    BB_TRY(put_specials(root, tokenizer_config, config, n_vocab, !bb_file_exists(spm), out, err));
     BB_TRY(put_chat_template(folder, tokenizer_config, out, err));
 done:
     bb_hf_vocab_done(&v);

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Random small models made by Hugging Face's own library, read by bitbudget: `make oracle` (needs PyPI's torch, transformers and tokenizers).
+
+usage: hf.py BITBUDGET FOLDER [CONVERTER]
+
+For each architecture: perplexity by bitbudget on the folder against the library's in float32, over 256 positions, to 1e-3 of its logarithm. CONVERTER:
+llama.cpp's convert_hf_to_gguf.py; then every tensor and every key of `bitbudget convert` is compared with those of its file (needs PyPI's gguf).
+"""
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import torch
+import transformers as hf
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+CTX, WINDOWS, VOCAB = 64, 8, 320
+SHORT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+END = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + END
+LLAMA3 = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + END
+SHAPE = dict(vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=1)
+LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+
+PRE = {None: "gpt-2", QWEN: "qwen2", LLAMA3: "llama-bpe"}
+# The converter knows pre-tokenizers by what the published vocabularies make of a text, and this vocabulary is new: it is told.
+CONVERT = """
+import os, runpy, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import conversion.base
+name = sys.argv.pop()
+conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: name
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+# name, configuration, model, words of the pre-tokenizer, type of the weights, bytes of a shard
+CASES = [
+    ("llama", hf.LlamaConfig(**SHAPE, tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE), hf.LlamaForCausalLM, LLAMA3, torch.bfloat16, "100KB"),
+    ("mistral", hf.MistralConfig(**SHAPE, sliding_window=None), hf.MistralForCausalLM, None, torch.float16, "10GB"),
+    ("qwen2", hf.Qwen2Config(**SHAPE, tie_word_embeddings=True), hf.Qwen2ForCausalLM, QWEN, torch.bfloat16, "10GB"),
+    ("qwen3", hf.Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True), hf.Qwen3ForCausalLM, QWEN, torch.float32, "50KB"),
+    ("smollm3", hf.SmolLM3Config(**SHAPE, tie_word_embeddings=True), hf.SmolLM3ForCausalLM, LLAMA3, torch.float16, "10GB"),
+]
+
+
+def tokenizer(words, text):
+    t = Tokenizer(models.BPE(ignore_merges=words == LLAMA3))
+    if words:
+        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    else:
+        t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.decoder = decoders.ByteLevel()
+    t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=VOCAB - 8, special_tokens=["<|begin|>", "<|end|>", "<|endoftext|>"],
+                                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    return hf.PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<|begin|>", eos_token="<|end|>")
+
+
+def nll_of(model, ids):
+    """Mean over the second half of each window: position i predicts i + 1."""
+    sum_, n = 0.0, 0
+    with torch.no_grad():
+        for w in ids.reshape(WINDOWS, CTX):
+            logp = torch.log_softmax(model(torch.tensor(w[None], dtype=torch.long)).logits[0].double(), -1)
+            for i in range(CTX // 2, CTX - 1):
+                sum_ -= logp[i, int(w[i + 1])].item()
+                n += 1
+    return sum_ / n
+
+
+def compare(a, b, case):
+    from gguf import GGUFReader
+
+    a, b = GGUFReader(a), GGUFReader(b)
+    fields = [{k: v.contents() for k, v in x.fields.items() if not k.startswith("GGUF.")} for x in (a, b)]
+    # that no BOS is added is always said by this program; names that are made from the folder's, and what this program adds
+    loose = ("general.name", "general.basename", "general.size_label", "bitbudget.converted_from", "general.sampling",
+             "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token")
+    wrong = [k for k in sorted(set(fields[0]) | set(fields[1])) if not k.startswith(loose) and fields[0].get(k) != fields[1].get(k)]
+    tensors = [{t.name: (t.tensor_type, list(t.shape), t.data.tobytes()) for t in x.tensors} for x in (a, b)]
+    differ = [k for k in sorted(set(tensors[0]) | set(tensors[1])) if tensors[0].get(k) != tensors[1].get(k)]
+    for k in wrong:
+        print(f"{case}: key {k}: {str(fields[0].get(k))[:60]} | converter {str(fields[1].get(k))[:60]}")
+    for k in differ:
+        print(f"{case}: tensor {k} differs")
+    return not wrong and not differ
+
+
+def main():
+    program, folder, converter = sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None
+    text = open(os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE"), encoding="utf-8").read()
+    ok = True
+    for case, config, make, words, dtype, shard in CASES:
+        path = os.path.join(folder, case)
+        torch.manual_seed(len(case))
+        model = make(config).to(dtype)
+        tok = tokenizer(words, text)
+        model.save_pretrained(path, max_shard_size=shard)
+        tok.save_pretrained(path)
+        ids = np.array(tok(text)["input_ids"][: CTX * WINDOWS], dtype=np.uint32)
+        ours_ids = subprocess.run([program, "tokenize", path, "--text", os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE")], check=True,
+                                  capture_output=True, text=True).stdout.split()
+        same_ids = [int(x) for x in ours_ids[: len(ids)]] == ids.tolist()
+        file = os.path.join(folder, case + ".u32")
+        ids.tofile(file)
+        got = json.loads(subprocess.run([program, "eval", path, "--text", file, "--ctx", str(CTX), "--json", "-q"], check=True, capture_output=True, text=True).stdout)
+        mine, theirs = math.log(got["ppl"] if "ppl" in got else got["perplexity"]), nll_of(model.float(), ids)
+        good = abs(mine - theirs) < 1e-3 and same_ids
+        print(f"{case}: mean negative log-likelihood {mine:.6f}, of the library {theirs:.6f}; token ids {'agree' if same_ids else 'DIFFER'}")
+        if converter:
+            ours, ref = os.path.join(folder, case + ".gguf"), os.path.join(folder, case + ".ref.gguf")
+            outtype = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[dtype]
+            subprocess.run([program, "convert", path, ours, "--force"], check=True, stdout=subprocess.DEVNULL)
+            made = subprocess.run([sys.executable, "-c", CONVERT, converter, path, "--outtype", outtype, "--outfile", ref, PRE[words]], capture_output=True, text=True)
+            if made.returncode != 0:
+                print(f"{case}: the converter refuses: {made.stderr.strip().splitlines()[-1][:160]}")
+            else:
+                good &= compare(ours, ref, case)
+        ok &= good
+    print("all agree" if ok else "NOT ALL AGREE")
+    return 0 if ok else 1
+
+
+sys.exit(main())
