@@ -57,7 +57,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "search", BB_OPT_TEXT, FIELD(search), "refine", NO_BOUNDS, "NAME", "how plans are searched for (docs/search.md)", BB_METHOD_NAMES },
     { "search-tokens", BB_OPT_DOUBLE, FIELD(search_tokens), "4", 0, 1e9, "MILLIONS", "forwarded tokens that the search may spend", NULL },
     { "sketch", BB_OPT_TEXT, FIELD(sketch), "none", NO_BOUNDS, "WHAT", "propagated sketches around the plans of the search: its local score", "signed|none" },
-    { "settle", BB_OPT_INT, FIELD(settle), "0", 0, 10000, "N", "plans of a size that are rebuilt on few windows, to go on searching there; 0: none", NULL },
+    { "settle", BB_OPT_INT, FIELD(settle), "0", 0, 10000, "N", "plans of a size that are rebuilt at the end of the search, to go on there; 0: none", NULL },
     { "workers", BB_OPT_INT, FIELD(workers), "1", 1, 256, "N", "plans that the search scores at the same time, a thread each; changes no result", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
     { "no-finalise", BB_OPT_FLAG, FIELD(no_finalise), NULL, NO_BOUNDS, NULL, "export the database's options without rebuilding them", NULL },

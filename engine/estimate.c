@@ -270,13 +270,13 @@ static double rebuild_s(const model *m, double windows)
     return s;
 }
 
-/* Plans rebuilt on an eighth of the windows, and a point for about three of them: some four more formats of every matrix, each run from its block on. */
+/* Plans rebuilt on half of the windows, and a point for about three of them: some four more formats of every matrix, each run from its block on. */
 static double settle_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
-    const double         sizes = m->r->is_sweep ? (double)m->r->n_budgets : 1, one = rebuild_s(m, fmax(4, (double)c->calib_windows / 8));
+    const double         sizes = m->r->is_sweep ? (double)m->r->n_budgets : 1, one = rebuild_s(m, fmax(4, (double)c->calib_windows / 2));
     const double         units = bb_model_space_problem(m->r->space)->n_units;
-    const double         plan = one + (double)c->refine_windows * m->ctx * scored_token(m);
+    const double         plan = one + (double)c->confirm_windows * m->ctx * scored_token(m);
     const double         point = 4 * one + 4 * units * (double)c->measure_windows * m->ctx * (token(m) / 2 + m->p->head);
     return c->settle ? sizes * ((double)c->settle * plan + fmin(4, (double)c->settle / 4) * point) : 0;
 }

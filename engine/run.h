@@ -39,7 +39,7 @@ typedef struct bb_run_config {
     char    *sketch;        /* local scores in the search: "signed", "none" */
     char    *search;        /* method of the search (search/method.h) */
     double   search_tokens; /* millions of forwarded tokens for the search */
-    int64_t  settle;        /* plans of a size that may be rebuilt on few windows at the end of the search (engine/settle.h) */
+    int64_t  settle;        /* plans of a size that may be rebuilt at the end of the search (engine/settle.h) */
     int64_t  workers;       /* evaluators that score plans at the same time */
     int64_t  seed;
     bool     parse_special, no_finalise, ledger_only, json;

@@ -18,7 +18,7 @@
 #include "search/separable.h"
 #include "search/space.h"
 
-enum { WINDOW_SHARE = 8, FEWEST_WINDOWS = 4, MOST_STARTS = 4, REACH = 2, CANDIDATES = 3, MOST_FAILURES = 2 };
+enum { WINDOW_SHARE = 2, FEWEST_WINDOWS = 4, MOST_STARTS = 4, REACH = 2, CANDIDATES = 3, MOST_FAILURES = 2, MOST_FOLLOWED = 3 };
 
 static const bb_tilting tilts[] = {
     { "structures cheaper", 1, 0.4, 0 }, { "structures dearer", 1, 2.5, 0 }, { "power", 0.6, 1, 0 },
@@ -60,7 +60,7 @@ static bb_status race(settle *s, const uint16_t *x, const char *source, bool is_
     if (!has_room(s) || !bb_problem_allows(s->p, x) || bb_problem_size(s->p, x) > s->budget) return BB_OK;
     memcpy(s->tried[s->n_tried++], hash, sizeof hash);
     s->used++;
-    BB_TRY(bb_trial_rebuild(s->r, x, s->windows, BB_LEVEL_REFINE, &t, s->window, err));
+    BB_TRY(bb_trial_rebuild(s->r, x, s->windows, BB_LEVEL_CONFIRM, &t, s->window, err));
     s->tokens += t.tokens;
     bb_progress_add(&s->progress, 1);
     if (s->used > 1) bb_paired_difference(s->window, s->best_kl, s->n_windows, &margin, &se);
@@ -105,15 +105,34 @@ done:
     return status;
 }
 
+static bb_status race_tilt(settle *s, const bb_tilting *t, uint16_t *x, bool *won, bb_err *err)
+{
+    bool      found;
+    bb_status status = bb_tilted_plan(s->r, s->p, t, s->budget, x, &found, err);
+    *won = false;
+    if (status == BB_OK && found) status = race(s, x, t->name, false, won, err);
+    return status;
+}
+
+/* The fixed tilts, and the last one that won made stronger for as long as that wins. */
 static bb_status race_tilts(settle *s, bb_err *err)
 {
-    uint16_t *x = BB_NEW(s->p->n_units, uint16_t, err);
-    bool      found, won;
-    bb_status status = BB_NOMEM;
+    const double stronger = 1.8;
+    uint16_t    *x = BB_NEW(s->p->n_units, uint16_t, err);
+    bb_tilting   best = { .name = NULL };
+    bool         won;
+    bb_status    status = BB_NOMEM;
     if (!x) return BB_NOMEM;
     for (size_t i = 0; i < sizeof tilts / sizeof *tilts; i++) {
-        BB_TRY(bb_tilted_plan(s->r, s->p, &tilts[i], s->budget, x, &found, err));
-        if (found) BB_TRY(race(s, x, tilts[i].name, false, &won, err));
+        BB_TRY(race_tilt(s, &tilts[i], x, &won, err));
+        if (won) best = tilts[i];
+    }
+    for (int i = 0; i < MOST_FOLLOWED && best.name; i++) {
+        best.power = pow(best.power, stronger);
+        best.structures = pow(best.structures, stronger);
+        best.slope *= stronger;
+        BB_TRY(race_tilt(s, &best, x, &won, err));
+        if (!won) break;
     }
     status = BB_OK;
 done:
@@ -249,7 +268,7 @@ bb_status bb_settle(bb_run *r, const bb_problem *p, bb_ledger *ledger, bb_front 
     bb_status status = BB_NOMEM;
     if (r->config.settle == 0) return BB_OK;
     if (s.windows < FEWEST_WINDOWS) s.windows = FEWEST_WINDOWS;
-    s.n_windows = bb_net_evaluator_windows(r->evaluator, BB_LEVEL_REFINE);
+    s.n_windows = bb_net_evaluator_windows(r->evaluator, BB_LEVEL_CONFIRM);
     for (uint32_t u = 0; u < p->n_units; u++) s.n_formats += bb_model_space_is_format(r->space, u);
     s.tried = bb_alloc((size_t)r->config.settle, sizeof *s.tried, err);
     s.best = BB_NEW(p->n_units, uint16_t, err);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * settle.h: the end of a search, on the network as it will be: plans are raced by their KL after a rebuild on few windows.
+ * settle.h: the end of a search, on the network as it will be: plans are raced by their KL after a rebuild.
  *
  * The search compares plans whose matrices stand alone; the file that is written has every matrix encoded again on what the ones before it produce,
- * which takes most of what separates two plans. So what the search has found for a size, and the simple plans that guard it, are rebuilt on an
- * eighth of the calibration windows; the best goes on as the incumbent, against
+ * which takes most of what separates two plans. So what the search has found for a size, and the simple plans that guard it, are rebuilt on
+ * half of the calibration windows and scored on the confirm windows; the best goes on as the incumbent, against
  *   tilts    optima of the separable tables tilted as a whole (engine/tilted.h): other shares of pruning, of the large errors, of the late blocks
  *   point    the incumbent with the formats that exact optimisation finds on the changes of single options inside its own rebuilt network
  *            (engine/point_score.h), with a price on every change: a trust region, narrower whenever a round finds nothing
