@@ -4,6 +4,7 @@
 #include <immintrin.h>
 #define LANES 16
 #define BB_LEVEL avx512
+#define LESSER(least, e) ((least) = (vf)_mm512_min_ps((__m512)(e), (__m512)(least))) /* the second where they are equal or one is no number */
 #define KEEP_LESS(e, i, best, at) \
     do { \
         const __m512    e_ = (__m512)(e); \

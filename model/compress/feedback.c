@@ -12,8 +12,9 @@
  * neighbouring scale fields; what lowers the objective stays. Before that, d and dmin of each block are re-fitted in closed
  * form for the fields and codes as they are; after it, scalar grids descend column by column.
  *
- * Layout: 32 rows side by side, arrays [column][row in tile], so that every inner loop runs over rows.
- * Determinism: a tile's arithmetic depends on nothing outside it.
+ * Layout: 32 rows side by side, arrays [column][row in tile], so that every inner loop runs over rows. A few tiles make a band, whose
+ * errors meet H in one product for every 256 columns.
+ * Determinism: a band's arithmetic depends on nothing outside it.
  * [1] Frantar et al. GPTQ. ICLR 2023.  [2] Chee et al. QuIP. NeurIPS 2023 (LDLQ).
  */
 #include "model/compress/feedback.h"
@@ -27,7 +28,7 @@
 
 enum { R = BB_FORMAT_ROWS, MACRO = 256, CHUNK = 32, MAX_VEC = 8 };
 
-struct bb_tile {
+typedef struct bb_tile {
     float    *w, *v, *e; /* [cols][R] weights, their quantized values, w - v */
     uint32_t *q;         /* [cols/vec][R] codes */
     float    *a, *b;     /* [cols/group][R] of scalar grids */
@@ -41,7 +42,7 @@ struct bb_tile {
     float    *ta, *tb;      /* [BB_MAX_GROUPS][R] */
     bb_code  *tcode;        /* [R] */
     float     cost[R], best[R];
-};
+} bb_tile;
 
 /* ---- what depends on the format only ---- */
 
@@ -91,7 +92,30 @@ bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_fac
 
 void bb_feedback_done(bb_feedback *p) { bb_local_done(&p->local); }
 
-bb_tile *bb_tile_create(const bb_feedback *p)
+static void tile_destroy(bb_tile *t)
+{
+    if (!t) return;
+    bb_free(t->w);
+    bb_free(t->v);
+    bb_free(t->e);
+    bb_free(t->q);
+    bb_free(t->a);
+    bb_free(t->b);
+    bb_free(t->code);
+    bb_free(t->base);
+    bb_free(t->gradient);
+    bb_free(t->work);
+    bb_free(t->tv);
+    bb_free(t->te);
+    bb_free(t->tt);
+    bb_free(t->tq);
+    bb_free(t->ta);
+    bb_free(t->tb);
+    bb_free(t->tcode);
+    bb_free(t);
+}
+
+static bb_tile *tile_create(const bb_feedback *p)
 {
     const bb_format *f = p->format;
     size_t           n = p->factor->n;
@@ -116,33 +140,10 @@ bb_tile *bb_tile_create(const bb_feedback *p)
     t->tcode = BB_NEW(R, bb_code, NULL);
     if (!t->w || !t->v || !t->e || !t->q || !t->a || !t->b || !t->code || !t->base || !t->gradient || !t->work || !t->tv || !t->te || !t->tt || !t->tq ||
         !t->ta || !t->tb || !t->tcode) {
-        bb_tile_destroy(t);
+        tile_destroy(t);
         return NULL;
     }
     return t;
-}
-
-void bb_tile_destroy(bb_tile *t)
-{
-    if (!t) return;
-    bb_free(t->w);
-    bb_free(t->v);
-    bb_free(t->e);
-    bb_free(t->q);
-    bb_free(t->a);
-    bb_free(t->b);
-    bb_free(t->code);
-    bb_free(t->base);
-    bb_free(t->gradient);
-    bb_free(t->work);
-    bb_free(t->tv);
-    bb_free(t->te);
-    bb_free(t->tt);
-    bb_free(t->tq);
-    bb_free(t->ta);
-    bb_free(t->tb);
-    bb_free(t->tcode);
-    bb_free(t);
 }
 
 /* ---- solving a range of columns for given fields ---- */
@@ -335,32 +336,30 @@ static void quantize_block(const bb_feedback *p, bb_tile *t, uint32_t b0, const 
     for (size_t i = (size_t)b0 * R; i < (size_t)(b0 + g.n) * R; i++) t->e[i] = t->w[i] - t->v[i];
 }
 
-static void feedback_pass(const bb_feedback *p, bb_tile *t, int n_rows)
+/* The columns of a macro block, base holding what the errors before it ask of them. */
+static void feedback_macro(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t m, int n_rows)
 {
     const bb_factor *h = p->factor;
-    for (uint32_t m0 = 0; m0 < h->n; m0 += MACRO) {
-        uint32_t m = h->n - m0 < MACRO ? h->n - m0 : MACRO;
-        memcpy(t->base, t->w + (size_t)m0 * R, (size_t)m * R * sizeof *t->w);
-        if (m0) bb_sgemm_tn(m, R, m0, 1, h->u + m0, h->n, t->e, R, 1, t->base, R);
-        for (uint32_t b = 0; b < m; b += p->format->block) {
-            if (b) bb_sgemm_tn(p->format->block, R, b, 1, h->u + (size_t)m0 * h->n + m0 + b, h->n, t->e + (size_t)m0 * R, R, 1, t->base + (size_t)b * R, R);
-            quantize_block(p, t, m0 + b, t->base + (size_t)b * R, n_rows);
-        }
+    for (uint32_t b = 0; b < m; b += p->format->block) {
+        if (b) bb_sgemm_tn(p->format->block, R, b, 1, h->u + (size_t)m0 * h->n + m0 + b, h->n, t->e + (size_t)m0 * R, R, 1, t->base + (size_t)b * R, R);
+        quantize_block(p, t, m0 + b, t->base + (size_t)b * R, n_rows);
     }
 }
 
 /* ---- pass 2 ---- */
 
-/* Trial k of the fields of one group: 0 the present ones; false when there is no such trial. Row by row in tcode. */
+/* A trial of the fields of one group. TOWARDS: one step up or down, each row the way in which the error falls for its codes as they are; a
+ * codebook's search is dear, and the other way hardly ever better. */
 typedef struct trial {
     int   sc, mn;
     float d;
 } trial;
-enum { OTHER = 1000 };
+enum { OTHER = 1000, TOWARDS };
 
 static const trial trials_sc[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 } };
 static const trial trials_sc_mn[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 }, { 0, 1, 1 }, { 0, -1, 1 }, { 1, 1, 1 }, { -1, -1, 1 } };
-static const trial trials_shift[] = { { 0, 0, 1 }, { 1, 0, 1 }, { -1, 0, 1 }, { 0, OTHER, 1 } }; /* a field of one bit */
+static const trial trials_book[] = { { 0, 0, 1 }, { TOWARDS, 0, 1 } };
+static const trial trials_shift[] = { { 0, 0, 1 }, { TOWARDS, 0, 1 }, { 0, OTHER, 1 } }; /* a field of one bit, which only a codebook has */
 static const trial trials_d[] = { { 0, 0, 1 }, { 0, 0, 1.03f }, { 0, 0, 0.97f } };
 
 static int clamp_int(int x, int least, int most) { return x < least ? least : x > most ? most : x; }
@@ -377,14 +376,16 @@ static void store_super_scales(const bb_format *f, bb_code *c)
     c->dmin = back.dmin;
 }
 
-static void try_fields(const bb_feedback *p, bb_tile *t, uint32_t j0, const trial *k, int n_rows)
+/* pull [R]: what a larger scale of the group would gain. */
+static void try_fields(const bb_feedback *p, bb_tile *t, uint32_t j0, const trial *k, const float *pull, int n_rows)
 {
     const bb_format *f = p->format;
     const unsigned   group = j0 % f->block / f->group;
     for (int r = 0; r < R; r++) {
         bb_code *c = &t->tcode[r];
         copy_fields(c, t->code + (size_t)(j0 / f->block) * R + (r < n_rows ? r : 0));
-        c->sc[group] = (int16_t)clamp_int(c->sc[group] + k->sc, p->sc_min, p->sc_max);
+        const int sc = k->sc != TOWARDS ? k->sc : pull[r] < 0 ? -1 : 1;
+        c->sc[group] = (int16_t)clamp_int(c->sc[group] + sc, p->sc_min, p->sc_max);
         c->mn[group] = k->mn == OTHER ? (int16_t)(p->mn_max - c->mn[group]) : (int16_t)clamp_int(c->mn[group] + k->mn, p->mn_min, p->mn_max);
         if (k->d != 1.0f) {
             memset(c->q, 0, sizeof c->q);
@@ -412,9 +413,11 @@ static void apply_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t 
 
 static const trial *trials_of(const bb_feedback *p, size_t *n)
 {
-    const trial *trials = p->sc_max == p->sc_min ? trials_d : p->mn_max == p->mn_min ? trials_sc : p->mn_max == 1 ? trials_shift : trials_sc_mn;
-    *n = trials == trials_sc_mn ? sizeof trials_sc_mn / sizeof *trials : trials == trials_shift ? sizeof trials_shift / sizeof *trials : 3;
-    return trials;
+#define TRIALS(list) (*n = sizeof(list) / sizeof *(list), (list))
+    if (p->sc_max == p->sc_min) return TRIALS(trials_d);
+    if (p->mn_max == p->mn_min) return p->format->vec > 1 ? TRIALS(trials_book) : TRIALS(trials_sc);
+    return p->mn_max == 1 ? TRIALS(trials_shift) : TRIALS(trials_sc_mn);
+#undef TRIALS
 }
 
 /* Solves the group at j0 again with everything else fixed. */
@@ -427,14 +430,19 @@ static void sweep_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t 
     const range     g = { l->u + at, l->d + j0, n, t->base, n };
     size_t          n_trials;
     const trial    *trials = trials_of(p, &n_trials);
+    float           pull[R] = { 0 };
     bool            changed = false;
     memcpy(t->base, v, (size_t)n * R * sizeof *v);
     bb_sgemm_nn(n, R, n, 1, l->inverse + at, n, gradient, R, 1, t->base, R);
     for (int r = 0; r < R; r++) t->best[r] = 0;
     for (uint32_t j = 0; j < n; j++)
-        for (int r = 0; r < R; r++) t->best[r] += (t->base[j * R + (uint32_t)r] - v[j * R + (uint32_t)r]) * gradient[j * R + (uint32_t)r];
+        for (int r = 0; r < R; r++) {
+            const size_t i = j * R + (uint32_t)r;
+            t->best[r] += (t->base[i] - v[i]) * gradient[i];
+            pull[r] += v[i] * gradient[i];
+        }
     for (size_t k = 0; k < n_trials; k++) {
-        try_fields(p, t, j0, &trials[k], n_rows);
+        try_fields(p, t, j0, &trials[k], pull, n_rows);
         solve(p, t, &g, t->base, j0 % p->format->block / n);
         for (int r = 0; r < n_rows; r++) {
             if (!(t->cost[r] < t->best[r] * (1 - 1e-5f))) continue;
@@ -558,19 +566,16 @@ static void refit_super_scales(const bb_feedback *p, bb_tile *t, uint32_t m0, ui
     apply_group(p, t, m0, m, b0, n);
 }
 
-static void sweep(const bb_feedback *p, bb_tile *t, int n_rows)
+/* One sweep over the columns of a macro block, gradient holding e H of them. */
+static void sweep_macro(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t m, int n_rows)
 {
     const bb_factor *h = p->factor;
-    for (uint32_t m0 = 0; m0 < h->n; m0 += MACRO) {
-        uint32_t m = h->n - m0 < MACRO ? h->n - m0 : MACRO;
-        bb_sgemm_tn(m, R, h->n, 1, h->h + m0, h->n, t->e, R, 0, t->gradient, R);
-        for (uint32_t j = 0; j < m; j++)
-            for (int r = 0; r < R; r++) t->gradient[(size_t)j * R + (uint32_t)r] += h->damp[m0 + j] * t->e[(size_t)(m0 + j) * R + (uint32_t)r];
-        for (uint32_t j = 0; j < m; j += p->format->block) refit_super_scales(p, t, m0, m, m0 + j, n_rows);
-        for (uint32_t j = 0; j < m; j += p->local.n) sweep_group(p, t, m0, m, m0 + j, n_rows);
-        if (p->format->vec == 1)
-            for (uint32_t j = 0; j < m; j++) descend_column(p, t, m0, m, m0 + j);
-    }
+    for (uint32_t j = 0; j < m; j++)
+        for (int r = 0; r < R; r++) t->gradient[(size_t)j * R + (uint32_t)r] += h->damp[m0 + j] * t->e[(size_t)(m0 + j) * R + (uint32_t)r];
+    for (uint32_t j = 0; j < m; j += p->format->block) refit_super_scales(p, t, m0, m, m0 + j, n_rows);
+    for (uint32_t j = 0; j < m; j += p->local.n) sweep_group(p, t, m0, m, m0 + j, n_rows);
+    if (p->format->vec == 1)
+        for (uint32_t j = 0; j < m; j++) descend_column(p, t, m0, m, m0 + j);
 }
 
 /* ---- a tile of rows ---- */
@@ -599,10 +604,81 @@ static void pack_rows(const bb_feedback *p, bb_tile *t, uint32_t n_rows, unsigne
         }
 }
 
-void bb_feedback_rows(const bb_feedback *p, bb_tile *t, const float *w, uint32_t n_rows, unsigned char *packed)
+/* ---- a band of tiles ---- */
+
+struct bb_band {
+    bb_tile *tile[BB_BAND / R];
+    unsigned n_tiles;
+    float   *e;      /* [cols][n_tiles * R] the tiles' errors side by side: long enough rows for a product at full speed */
+    float   *across; /* [MACRO][n_tiles * R] what they ask of a macro block */
+};
+
+bb_band *bb_band_create(const bb_feedback *p, uint32_t n_rows)
 {
-    load_rows(p, t, w, n_rows);
-    feedback_pass(p, t, (int)n_rows);
-    for (unsigned s = 0; s < p->sweeps; s++) sweep(p, t, (int)n_rows);
-    pack_rows(p, t, n_rows, packed);
+    bb_band *b = BB_NEW0(1, bb_band, NULL);
+    if (!b) return NULL;
+    BB_ASSERT(n_rows <= BB_BAND);
+    b->n_tiles = (n_rows + R - 1) / R;
+    b->e = BB_NEW0((size_t)p->factor->n * b->n_tiles * R, float, NULL);
+    b->across = BB_NEW((size_t)MACRO * b->n_tiles * R, float, NULL);
+    bool complete = b->e && b->across;
+    for (unsigned i = 0; i < b->n_tiles && complete; i++) complete = (b->tile[i] = tile_create(p)) != NULL;
+    if (complete) return b;
+    bb_band_destroy(b);
+    return NULL;
+}
+
+void bb_band_destroy(bb_band *b)
+{
+    if (!b) return;
+    for (unsigned i = 0; i < b->n_tiles; i++) tile_destroy(b->tile[i]);
+    bb_free(b->e);
+    bb_free(b->across);
+    bb_free(b);
+}
+
+/* Tile i's n columns from j0 on, between its own array and the band's of `width` rows. */
+static void narrow(const float *wide, unsigned width, unsigned i, uint32_t n, float *own)
+{
+    for (uint32_t j = 0; j < n; j++) memcpy(own + (size_t)j * R, wide + (size_t)j * width + i * R, R * sizeof *own);
+}
+
+static void widen(const float *own, unsigned width, unsigned i, uint32_t n, float *wide)
+{
+    for (uint32_t j = 0; j < n; j++) memcpy(wide + (size_t)j * width + i * R, own + (size_t)j * R, R * sizeof *own);
+}
+
+/* One pass over all columns: s 0 the first one, else a sweep. */
+static void band_pass(const bb_feedback *p, bb_band *b, const unsigned n_tiles, unsigned s, uint32_t n_rows)
+{
+    const bb_factor *h = p->factor;
+    const unsigned   width = n_tiles * R;
+    for (uint32_t m0 = 0; m0 < h->n; m0 += MACRO) {
+        const uint32_t m = h->n - m0 < MACRO ? h->n - m0 : MACRO;
+        if (s > 0) bb_sgemm_tn(m, width, h->n, 1, h->h + m0, h->n, b->e, width, 0, b->across, width);
+        else if (m0 > 0) bb_sgemm_tn(m, width, m0, 1, h->u + m0, h->n, b->e, width, 0, b->across, width);
+        for (unsigned i = 0; i < n_tiles; i++) {
+            bb_tile  *t = b->tile[i];
+            const int rows = n_rows - i * R < R ? (int)(n_rows - i * R) : R;
+            if (s > 0) {
+                narrow(b->across, width, i, m, t->gradient);
+                sweep_macro(p, t, m0, m, rows);
+            } else {
+                if (m0 > 0) narrow(b->across, width, i, m, t->base);
+                for (size_t k = 0; k < (size_t)m * R; k++) t->base[k] = t->w[(size_t)m0 * R + k] + (m0 > 0 ? t->base[k] : 0);
+                feedback_macro(p, t, m0, m, rows);
+            }
+            widen(t->e + (size_t)m0 * R, width, i, m, b->e + (size_t)m0 * width);
+        }
+    }
+}
+
+void bb_feedback_rows(const bb_feedback *p, bb_band *b, const float *w, uint32_t n_rows, unsigned char *packed)
+{
+    const unsigned n_tiles = (n_rows + R - 1) / R;
+    const size_t   bytes = p->factor->n / p->format->block * p->format->block_bytes;
+    BB_ASSERT(n_tiles <= b->n_tiles);
+    for (unsigned i = 0; i < n_tiles; i++) load_rows(p, b->tile[i], w + (size_t)i * R * p->factor->n, n_rows - i * R < R ? n_rows - i * R : R);
+    for (unsigned s = 0; s <= p->sweeps; s++) band_pass(p, b, n_tiles, s, n_rows);
+    for (unsigned i = 0; i < n_tiles; i++) pack_rows(p, b->tile[i], n_rows - i * R < R ? n_rows - i * R : R, packed + i * R * bytes);
 }

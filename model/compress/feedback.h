@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * feedback.h: error feedback inside a format's own grid, for tiles of rows; what BB_METHOD_FEEDBACK is made of. Internal to compress/. */
+ * feedback.h: error feedback inside a format's own grid, for bands of rows; what BB_METHOD_FEEDBACK is made of. Internal to compress/. */
 #ifndef BB_MODEL_COMPRESS_FEEDBACK_H
 #define BB_MODEL_COMPRESS_FEEDBACK_H
 
@@ -7,7 +7,7 @@
 #include "kernels/kernels.h"
 #include "model/compress/factor.h"
 
-enum { BB_TILE = BB_FORMAT_ROWS, BB_MAX_LEVELS = 256 }; /* rows worked on together; they are the parallel pieces */
+enum { BB_BAND = 4 * BB_FORMAT_ROWS, BB_MAX_LEVELS = 256 }; /* most rows worked on together; they are the parallel pieces */
 
 /* Everything about (format, Hessian) that the rows share; read-only while rows are worked on. */
 typedef struct bb_feedback {
@@ -28,13 +28,13 @@ typedef struct bb_feedback {
 bb_status bb_feedback_init(bb_feedback *p, const bb_format *format, const bb_factor *factor, const float *importance, unsigned sweeps, bb_err *err);
 void      bb_feedback_done(bb_feedback *p);
 
-/* Scratch of one thread for tiles of matrices with p's columns. */
-typedef struct bb_tile bb_tile;
-bb_tile               *bb_tile_create(const bb_feedback *p);
-void                   bb_tile_destroy(bb_tile *t);
+/* Scratch of one thread for up to n_rows <= BB_BAND rows of matrices with p's columns. */
+typedef struct bb_band bb_band;
+bb_band               *bb_band_create(const bb_feedback *p, uint32_t n_rows);
+void                   bb_band_destroy(bb_band *b);
 
-/* Quantizes n_rows <= BB_TILE rows of w (row-major, finite) into packed. */
-void bb_feedback_rows(const bb_feedback *p, bb_tile *t, const float *w, uint32_t n_rows, unsigned char *packed);
+/* Quantizes as many rows of w (row-major, finite) as the band was made for, or fewer, into packed. */
+void bb_feedback_rows(const bb_feedback *p, bb_band *b, const float *w, uint32_t n_rows, unsigned char *packed);
 
 /* bb_quantize with the factor of h at hand (NULL: without feedback), so that matrices on one input share it. */
 bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, bb_type type,

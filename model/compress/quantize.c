@@ -15,6 +15,7 @@
 #include "model/compress/feedback.h"
 
 enum { SUM_ERROR, SUM_ENERGY, N_SUMS };
+enum { PIECE = 256 }; /* columns of a product with H */
 
 /* One call of bb_quantize, shared by its tiles. */
 typedef struct job {
@@ -24,28 +25,28 @@ typedef struct job {
     const float            *importance; /* [cols] diagonal of h, or NULL */
     const bb_feedback      *feedback;   /* NULL: not that method */
     const float            *w;
-    uint32_t                rows, cols;
+    uint32_t                rows, cols, band; /* band: rows of a tile */
     unsigned char          *packed;
     double                 *sums; /* [n_tiles][N_SUMS]; NULL: not wanted */
 } job;
 
 /* Scratch of one thread. */
 typedef struct work {
-    float         *w, *e, *eh; /* [BB_TILE][cols] weights without what cannot matter, errors, errors times H */
-    unsigned char *packed;     /* BB_TILE packed rows */
-    bb_tile       *tile;       /* with feedback */
+    float         *w, *e, *eh; /* [band][cols] weights without what cannot matter, errors, errors times H */
+    unsigned char *packed;     /* of a band */
+    bb_band       *band;       /* with feedback */
 } work;
 
 static bool work_init(const job *j, work *k)
 {
-    size_t n = (size_t)BB_TILE * j->cols;
+    size_t n = (size_t)j->band * j->cols;
     *k = (work) { 0 };
     k->w = BB_NEW(n, float, NULL);
     k->e = BB_NEW(n, float, NULL);
     k->eh = BB_NEW(n, float, NULL);
-    k->packed = BB_NEW(BB_TILE * bb_format_row_bytes(j->format, j->cols), unsigned char, NULL);
-    if (j->feedback) k->tile = bb_tile_create(j->feedback);
-    return k->w && k->e && k->eh && k->packed && (k->tile || !j->feedback);
+    k->packed = BB_NEW(j->band * bb_format_row_bytes(j->format, j->cols), unsigned char, NULL);
+    if (j->feedback) k->band = bb_band_create(j->feedback, j->band);
+    return k->w && k->e && k->eh && k->packed && (k->band || !j->feedback);
 }
 
 static void work_done(work *k)
@@ -54,14 +55,18 @@ static void work_done(work *k)
     bb_free(k->e);
     bb_free(k->eh);
     bb_free(k->packed);
-    bb_tile_destroy(k->tile);
+    bb_band_destroy(k->band);
 }
 
-/* forms[r] = x_r H x_r' of n_rows rows of k->e. */
+/* forms[r] = x_r H x_r' of n_rows rows of k->e: with the columns of each piece those before it, twice, for H is symmetric. */
 static void row_forms(const job *j, work *k, uint32_t n_rows, double *forms)
 {
     const size_t n = j->cols;
-    if (j->h) bb_sgemm_nn(n_rows, n, n, 1, k->e, n, j->h->h, n, 0, k->eh, n);
+    for (size_t i = 0; i < n && j->h; i += PIECE) {
+        const size_t m = n - i < PIECE ? n - i : PIECE;
+        bb_sgemm_nn(n_rows, m, m, 1, k->e + i, n, j->h->h + i * n + i, n, 0, k->eh + i, n);
+        if (i) bb_sgemm_nn(n_rows, m, i, 2, k->e, n, j->h->h + i, n, 1, k->eh + i, n);
+    }
     for (uint32_t r = 0; r < n_rows; r++) {
         const float *e = k->e + r * n, *eh = j->h ? k->eh + r * n : e;
         forms[r] = 0;
@@ -101,7 +106,7 @@ static void encode_row(const job *j, const work *k, uint32_t r, bool weighted, u
 static void guard_rows(const job *j, work *k, uint32_t n_rows, const bool *wanted, unsigned char *packed, double *errors)
 {
     const size_t bytes = bb_format_row_bytes(j->format, j->cols);
-    double       other[BB_TILE];
+    double       other[BB_BAND];
     memcpy(k->packed, packed, n_rows * bytes);
     for (uint32_t r = 0; r < n_rows; r++)
         if (wanted[r]) encode_row(j, k, r, true, k->packed);
@@ -117,10 +122,10 @@ static void guard_rows(const job *j, work *k, uint32_t n_rows, const bool *wante
 static void feedback_rows(const job *j, work *k, uint32_t n_rows, const double *energies, unsigned char *packed, double *errors)
 {
     static const double margin = 0.9, outlier = 2;
-    bool                wanted[BB_TILE] = { true };
+    bool                wanted[BB_BAND] = { true };
     double              first;
     bool                any = false;
-    bb_feedback_rows(j->feedback, k->tile, k->w, n_rows, packed);
+    bb_feedback_rows(j->feedback, k->band, k->w, n_rows, packed);
     row_errors(j, k, packed, n_rows, errors);
     encode_row(j, k, 0, true, k->packed);
     row_errors(j, k, k->packed, 1, &first);
@@ -140,10 +145,10 @@ static double sum_of(const double *x, uint32_t n)
 
 static void quantize_tile(const job *j, work *k, uint32_t tile)
 {
-    const uint32_t first = tile * BB_TILE, n_rows = j->rows - first < BB_TILE ? j->rows - first : BB_TILE;
+    const uint32_t first = tile * j->band, n_rows = j->rows - first < j->band ? j->rows - first : j->band;
     const size_t   n = j->cols;
     unsigned char *packed = j->packed + first * bb_format_row_bytes(j->format, n);
-    double         errors[BB_TILE] = { 0 }, energies[BB_TILE] = { 0 }, *sums = j->sums ? j->sums + N_SUMS * (size_t)tile : NULL;
+    double         errors[BB_BAND] = { 0 }, energies[BB_BAND] = { 0 }, *sums = j->sums ? j->sums + N_SUMS * (size_t)tile : NULL;
     load_rows(j, k, j->w + first * n, n_rows);
     if (sums || j->feedback) {
         memcpy(k->e, k->w, n_rows * n * sizeof *k->e);
@@ -162,7 +167,7 @@ static void quantize_tile(const job *j, work *k, uint32_t tile)
 
 static bb_status run(const job *j, bb_err *err)
 {
-    const uint32_t n_tiles = (j->rows + BB_TILE - 1) / BB_TILE;
+    const uint32_t n_tiles = (j->rows + j->band - 1) / j->band;
     bool           no_memory = false;
 #pragma omp parallel
     {
@@ -181,6 +186,9 @@ static bb_status run(const job *j, bb_err *err)
     }
     return no_memory ? BB_FAIL(err, BB_NOMEM, "out of memory while a %u x %u matrix was quantized", j->rows, j->cols) : BB_OK;
 }
+
+/* Rows of a tile: many make the products with H fast, few give every core something to do. */
+static uint32_t band_of(uint32_t rows, uint32_t cols) { return cols < 512 || rows < 256 ? BB_FORMAT_ROWS : rows < 2048 ? BB_BAND / 2 : BB_BAND; }
 
 static bb_status check(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, bb_type type, bb_err *err)
 {
@@ -205,10 +213,10 @@ static void add_up(const double *sums, uint32_t n_tiles, bb_quant_stats *stats)
 bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, bb_type type,
                                const bb_quant_options *o, void *packed, bb_quant_stats *stats, bb_err *err)
 {
-    const uint32_t n_tiles = (rows + BB_TILE - 1) / BB_TILE;
+    const uint32_t band = band_of(rows, cols), n_tiles = (rows + band - 1) / band;
     float         *importance = NULL;
     bb_feedback    feedback = { 0 };
-    job            j = { .format = bb_format_get(type), .options = o, .h = h, .w = w, .rows = rows, .cols = cols, .packed = packed };
+    job            j = { .format = bb_format_get(type), .options = o, .h = h, .w = w, .rows = rows, .cols = cols, .band = band, .packed = packed };
     const double   started = bb_now_s();
     bb_status      status = check(w, rows, cols, h, type, err);
     if (status != BB_OK) return status;
