@@ -403,6 +403,7 @@ static bb_status encode_all(job *j, bb_err *err)
                                         .ctx = j->ctx,
                                         .quant = quant,
                                         .ffn_step = bb_calibration_ffn_step(&j->base->net),
+                                        .whole = !prunes(o),
                                         .cut = o->no_compensation };
     BB_TRY(bb_database_open(&config, &j->database, err));
     if (o->prune_kv > 0) BB_TRY(prune_kv(j, err));

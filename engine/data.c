@@ -134,7 +134,8 @@ bb_status bb_run_calibrate(bb_run *r, bb_err *err)
                                   .n_windows = r->calib.n,
                                   .ctx = r->calib.ctx,
                                   .quant = { bb_calibration_method(c->method), c->damping, (unsigned)c->sweeps },
-                                  .ffn_step = bb_calibration_ffn_step(&r->model.net) };
+                                  .ffn_step = bb_calibration_ffn_step(&r->model.net),
+                                  .whole = strcmp(c->prune, "none") == 0 };
     BB_TRY(bb_database_open(&config, &r->database, err));
     BB_TRY(bb_run_evaluator(r, err));
 done:

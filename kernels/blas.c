@@ -185,6 +185,12 @@ bb_status bb_cholesky_solve(const double *l, size_t n, double *b, size_t n_rhs, 
     return BB_OK;
 }
 
+void bb_lower_solve(const double *l, size_t n, double *b, size_t n_rhs)
+{
+    if (n == 0 || n_rhs == 0) return;
+    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, dim(n), dim(n_rhs), 1, l, dim(n), b, dim(n_rhs));
+}
+
 bb_status bb_cholesky_inverse(double *l, size_t n, bb_err *err)
 {
     if (n == 0) return BB_OK;

@@ -36,6 +36,7 @@ void bb_dgemm_nn(size_t m, size_t n, size_t k, double alpha, const double *x, si
  * positive definite: the caller adds damping and tries again. */
 bb_status bb_cholesky(double *a, size_t n, bb_err *err);                                      /* A = L L', L lower; upper set to 0 */
 bb_status bb_cholesky_solve(const double *l, size_t n, double *b, size_t n_rhs, bb_err *err); /* B (n,n_rhs) row-major := A^-1 B */
+void      bb_lower_solve(const double *l, size_t n, double *b, size_t n_rhs);                 /* B (n,n_rhs) row-major := L^-1 B, L of bb_cholesky */
 bb_status bb_cholesky_inverse(double *l, size_t n, bb_err *err);                              /* L of A -> full symmetric A^-1 */
 
 #endif

@@ -177,6 +177,46 @@ START_TEST(rounds_of_several_groups_keep_exact_errors)
 }
 END_TEST
 
+/* More columns than wait for an update of the inverse: what is left at any width costs what least squares by Cholesky says, whatever the step. */
+START_TEST(long_eliminations_keep_exact_errors)
+{
+    enum { N = 600, M = 3 };
+    static float    x[N][N], big[N * N], wide[M * N];
+    static uint32_t order[N];
+    static double   error[N], a[N * N], b[N * M];
+    const uint32_t  widths[] = { 500, 321, 90, 17 };
+    double          mean = 0, total = 0;
+    bb_hessian      h = { .n_cols = N, .n_tokens = N, .h = big };
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++) x[i][j] = (float)(uniform() + (j ? 0.7 * (double)x[i][j - 1] : 0));
+    for (int i = 0; i < M * N; i++) wide[i] = (float)uniform();
+    bb_sgemm_tn(N, N, N, 1.0f / N, x[0], N, x[0], N, 0, big, N);
+    for (int i = 0; i < N; i++) mean += (double)big[i * N + i] / N;
+    for (int o = 0; o < M; o++)
+        for (int i = 0; i < N; i++)
+            for (int j = 0; j < N; j++)
+                total += (double)wide[o * N + i] * ((double)big[i * N + j] + (i == j ? 1e-3 * mean : 0)) * (double)wide[o * N + j];
+    for (int k = 0; k < 8; k++) { /* the removed columns P alone: the error is w_P (schur complement of A_KK) w_P' = w_P ((A^-1)_PP)^-1 w_P' */
+        const uint32_t width = widths[k % 4], n = N - width;
+        double         cost = 0;
+        if (k % 4 == 0) ck_assert_int_eq(bb_mask_order(wide, M, N, 1, k == 0 ? 1 : 32, &h, order, error, NULL), BB_OK);
+        for (int i = 0; i < N * N; i++) a[i] = (double)big[i] + (i / N == i % N ? 1e-3 * mean : 0);
+        ck_assert_int_eq(bb_cholesky(a, N, NULL), BB_OK);
+        ck_assert_int_eq(bb_cholesky_inverse(a, N, NULL), BB_OK);
+        static double pp[N * N];
+        for (uint32_t i = 0; i < n; i++) {
+            for (uint32_t j = 0; j < n; j++) pp[i * n + j] = a[order[width + i] * N + order[width + j]];
+            for (int o = 0; o < M; o++) b[i * M + (uint32_t)o] = (double)wide[(uint32_t)o * N + order[width + i]];
+        }
+        ck_assert_int_eq(bb_cholesky(pp, n, NULL), BB_OK);
+        ck_assert_int_eq(bb_cholesky_solve(pp, n, b, M, NULL), BB_OK);
+        for (uint32_t i = 0; i < n; i++)
+            for (int o = 0; o < M; o++) cost += b[i * M + (uint32_t)o] * (double)wide[(uint32_t)o * N + order[width + i]];
+        ck_assert_double_eq_tol(error[width - 1], cost / total, 1e-9);
+    }
+}
+END_TEST
+
 START_TEST(compensation_is_least_squares)
 {
     bb_hessian h = problem(-1);
@@ -249,6 +289,7 @@ int main(void)
     tcase_add_test(t, order_is_greedy_by_brute_force);
     tcase_add_test(t, a_dead_column_leaves_first);
     tcase_add_test(t, rounds_of_several_groups_keep_exact_errors);
+    tcase_add_test(t, long_eliminations_keep_exact_errors);
     tcase_add_test(t, compensation_is_least_squares);
     tcase_add_test(t, nothing_breaks_on_singular_moments);
     tcase_add_test(t, memory_failures_are_clean);

@@ -94,7 +94,7 @@ START_TEST(moments_are_those_of_the_inputs)
     double        want[C][C];
     bb_statistics s;
     setup("llama", "moments");
-    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 };
+    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8, false };
     OK(bb_make_dirs(config.dir, &err));
     OK(bb_statistics_open(&c, &s, &err));
     /* block 0 reads normed embeddings */
@@ -183,8 +183,8 @@ START_TEST(any_reader_will_do)
     bb_sha256_hex(&h, hash);
     ck_assert_str_eq(bb_model_sha256(&m), hash);
     OK(bb_make_dirs(config.dir, &err));
-    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 }, &s, &err));
-    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &m, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 }, &t, &err));
+    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8, false }, &s, &err));
+    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &m, &bb_backend_cpu, tokens, WINDOWS, CTX, 8, false }, &t, &err));
     for (uint32_t b = 0; b <= model.net.n_layer; b++) {
         ck_assert_uint_eq(asked.released[b], b < model.net.n_layer); /* each block once, after it was measured */
         ck_assert_mem_eq(s.blocks[b].in[0].h, t.blocks[b].in[0].h, C * C * sizeof(float));
@@ -210,7 +210,7 @@ START_TEST(entries_have_the_errors_they_say)
     setup("llama", "entries");
     bb_database               *db = open_database();
     bb_statistics              s;
-    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 };
+    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8, false };
     OK(bb_statistics_open(&c, &s, &err)); /* maps what the database wrote */
     for (int p = 0; p < N_PARTS; p++)
         for (int t = 0; t < 3; t++) {
@@ -291,7 +291,7 @@ START_TEST(masks_are_nested_and_select_rows)
     ck_assert(part.rows == C && part.cols == 32);
     /* the error of a pruned matrix is against the whole one: pruning and encoding together */
     bb_statistics              s;
-    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8 };
+    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8, false };
     OK(bb_statistics_open(&c, &s, &err));
     for (int i = 0; i < 2; i++) {
         OK(bb_database_matrix(db, 0, BB_PART_DOWN, 64, i ? BB_Q2_0 : BB_Q8_0, &part, &pruned, &err));
@@ -752,6 +752,34 @@ START_TEST(another_backend_makes_the_same)
 }
 END_TEST
 
+/* Where nothing may be removed no order is computed, the whole matrices are the same, and a pruned one is refused. */
+START_TEST(whole_networks_need_no_orders)
+{
+    bb_statistics s;
+    bb_matrix     a, b;
+    setup("llama", "ordered");
+    bb_database *ordered = open_database();
+    OK(bb_database_matrix(ordered, 0, BB_PART_DOWN, FF, BB_Q4_0, &a, NULL, &err));
+    config.dir = bb_test_path("whole");
+    config.whole = true;
+    bb_database *whole = open_database();
+    OK(bb_database_matrix(whole, 0, BB_PART_DOWN, FF, BB_Q4_0, &b, NULL, &err));
+    ck_assert_uint_eq(a.rows, b.rows);
+    ck_assert_int_eq(memcmp(a.data, b.data, a.rows * bb_format_row_bytes(bb_format_get(BB_Q4_0), a.cols)), 0);
+    ck_assert_int_eq(bb_database_matrix(whole, 0, BB_PART_DOWN, FF / 2, BB_Q4_0, &b, NULL, &err), BB_UNSUPPORTED);
+    OK(bb_statistics_open(&(bb_statistics_config) { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8, true }, &s, &err));
+    for (uint32_t i = 0; i < model.net.n_layer; i++) {
+        ck_assert_uint_eq(s.blocks[i].n_ff, 0);
+        ck_assert_uint_eq(s.blocks[i].n_kv, 0);
+        ck_assert_ptr_nonnull(s.blocks[i].in[BB_FEED_CHANNELS].h);
+    }
+    bb_statistics_close(&s);
+    bb_database_close(whole);
+    bb_database_close(ordered);
+    bb_model_close(&model);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("database");
@@ -762,6 +790,7 @@ int main(void)
     tcase_add_test(t, moments_are_those_of_the_inputs);
     tcase_add_test(t, any_reader_will_do);
     tcase_add_test(t, entries_have_the_errors_they_say);
+    tcase_add_test(t, whole_networks_need_no_orders);
     tcase_add_test(t, masks_are_nested_and_select_rows);
     tcase_add_test(t, resumes_from_what_is_there);
     tcase_add_test(t, entries_are_of_the_inputs_asked_for);

@@ -507,6 +507,7 @@ static bb_status make_mask(const bb_database *db, entry *e, bb_err *err)
     const bb_block_statistics *b = &db->statistics.blocks[e->key.layer];
     const bool                 ffn = e->key.part == PART_FFN_MASK;
     const size_t               n = e->key.kept;
+    if (db->config.whole) return BB_FAIL(err, BB_UNSUPPORTED, "block %u: nothing was measured by which structures could be removed", e->key.layer);
     e->channels = BB_NEW(n, uint32_t, err);
     if (!e->channels) return BB_NOMEM;
     memcpy(e->channels, ffn ? b->ff_order : b->kv_order, n * sizeof *e->channels);
@@ -679,7 +680,8 @@ bb_status bb_database_open(const bb_database_config *config, bb_database **out, 
         goto done;
     }
     BB_TRY(bb_make_dirs(db->dir, err));
-    const bb_statistics_config c = { db->dir, config->model, config->backend, config->tokens, config->n_windows, config->ctx, config->ffn_step };
+    const bb_statistics_config c = { db->dir, config->model, config->backend, config->tokens, config->n_windows, config->ctx, config->ffn_step,
+                                       config->whole };
     BB_TRY(bb_statistics_open(&c, &db->statistics, err));
     *out = db;
 done:

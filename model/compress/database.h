@@ -27,6 +27,7 @@ typedef struct bb_database_config {
     uint32_t          n_windows, ctx;
     bb_quant_options  quant;
     uint32_t          ffn_step; /* FFN channels removed together when ordering (performance knob) */
+    bool              whole;    /* no structure will be removed: what orders KV groups and FFN channels is not computed */
     bool              cut;      /* O and DOWN of pruned blocks just lose their columns, nothing compensates: for comparison only */
 } bb_database_config;
 

@@ -3,7 +3,9 @@
  *
  * Group OBS [1] on A = H + damping: removing the columns P costs tr(W_P [(A^-1)_PP]^-1 W_P') when the others are re-fitted;
  * W -= W_P [(A^-1)_PP]^-1 (A^-1)_P and A^-1 -= (A^-1)_:P [(A^-1)_PP]^-1 (A^-1)_P: then describe the survivors. Costs add up
- * exactly, so one elimination gives the error of every nested mask. The damping pulls the survivors to their old weights, not
+ * exactly, so one elimination gives the error of every nested mask.
+ * Of A^-1 a round needs the rows of P and the diagonal only, so single columns wait: A^-1 - R'R stands for A^-1 until WINDOW of them are gone,
+ * then one product of that depth brings the upper half up to date and the columns that are gone are dropped. The damping pulls the survivors to their old weights, not
  * to zero: it is part of the Hessian on both sides.
  * [1] Hassibi, Stork. Optimal brain surgeon. NeurIPS 1993; for column groups: Ling et al. SlimGPT. arXiv 2412.18110.
  */
@@ -16,16 +18,23 @@
 #include "model/compress/compress.h"
 
 static const double mask_damping = 1e-3; /* of the mean diagonal; docs/quantization.md */
-enum { ROW_PIECE = 64 };
+enum { ROW_PIECE = 64, WINDOW = 256 };
 
-/* What is left of the problem: the live columns only, packed. Groups stay contiguous and in ascending order. */
+/* What is left of the problem: the columns that were live when the inverse was last brought up to date, packed. Groups stay contiguous and in
+ * ascending order. */
 typedef struct eliminator {
-    uint32_t  rows, group, n_live;  /* n_live groups */
-    double   *w;                    /* (rows, n) n = n_live * group, re-fitted */
-    double   *inverse;              /* (n, n) A^-1 of the live columns */
-    uint32_t *id;                   /* [n_live] the group's number in the matrix */
-    double   *cost;                 /* [n_live] of removing that group alone */
-    double   *pp, *r, *rt, *y, *yt; /* scratch of one round: (p,p) (p,n) (n,p) (p,rows) (rows,p) */
+    uint32_t  rows, group, n_groups, n_live; /* n_live of the n_groups are not gone */
+    double   *w;                             /* (rows, n) n = n_groups * group, re-fitted */
+    double   *inverse;                       /* (n, n) with R'R taken off it: A^-1 of the live columns */
+    double   *diagonal;                      /* [n] of A^-1, up to date */
+    double   *norm;                          /* [n] squares of the columns of w; single columns only */
+    double   *part;                          /* [pieces][n] of norm */
+    uint32_t *id;                            /* [n_groups] the group's number in the matrix */
+    bool     *gone;                          /* [n_groups] */
+    double   *cost;                          /* [n_groups] of removing that group alone */
+    double   *r, *rt;                        /* (depth + p, n), and transposed */
+    uint32_t  depth;                         /* rows of R that wait */
+    double   *pp, *x, *y, *yt;               /* scratch of one round: (p,p) (p,depth) (p,rows) (rows,p) */
 } eliminator;
 
 static double damping_of(const bb_hessian *h)
@@ -50,38 +59,36 @@ static void product(size_t m, size_t n, size_t k, double alpha, const double *x,
     for (size_t i = 0; i < m; i += ROW_PIECE) bb_dgemm_nn(m - i < ROW_PIECE ? m - i : ROW_PIECE, n, k, alpha, x + i * ldx, ldx, b, ldb, 1, c + i * n, n);
 }
 
-/* x (p,n) := L^-1 x. */
-static void solve_lower(const double *l, size_t p, double *x, size_t n)
-{
-    for (size_t i = 0; i < p; i++) {
-        for (size_t k = 0; k < i; k++)
-            for (size_t j = 0; j < n; j++) x[i * n + j] -= l[i * p + k] * x[k * n + j];
-        for (size_t j = 0; j < n; j++) x[i * n + j] /= l[i * p + i];
-    }
-}
-
 static void transpose(const double *a, size_t m, size_t n, double *t)
 {
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++) t[j * m + i] = a[i * n + j];
 }
 
-/* pp, r and y of the live groups `chosen`: pp = chol((A^-1)_PP), r = pp^-1 (A^-1)_P (with_r), y = pp^-1 W_P'. */
+/* pp = chol((A^-1)_PP) and y = pp^-1 W_P' of the live groups `chosen`; with_r: also the next rows of R, pp^-1 (A^-1)_P. Without it no row waits. */
 static bb_status factor_groups(eliminator *e, const uint32_t *chosen, uint32_t n_chosen, bool with_r, bb_err *err)
 {
-    size_t    g = e->group, n = (size_t)e->n_live * g, p = (size_t)n_chosen * g, rows = e->rows;
+    size_t    g = e->group, n = (size_t)e->n_groups * g, p = (size_t)n_chosen * g, rows = e->rows;
+    double   *r = e->r + e->depth * n;
     bb_status status;
+    BB_ASSERT(with_r || e->depth == 0);
     for (size_t i = 0; i < p; i++) {
         size_t        ci = (size_t)chosen[i / g] * g + i % g;
         const double *row = e->inverse + ci * n;
-        for (size_t j = 0; j < p; j++) e->pp[i * p + j] = row[(size_t)chosen[j / g] * g + j % g];
-        if (with_r) memcpy(e->r + i * n, row, n * sizeof *row);
+        if (with_r) memcpy(r + i * n, row, n * sizeof *row);
+        else
+            for (size_t j = 0; j < p; j++) e->pp[i * p + j] = row[(size_t)chosen[j / g] * g + j % g];
+        for (size_t k = 0; k < e->depth; k++) e->x[i * e->depth + k] = e->r[k * n + ci];
         for (size_t o = 0; o < rows; o++) e->y[i * rows + o] = e->w[o * n + ci];
+    }
+    if (with_r) {
+        product(p, n, e->depth, -1, e->x, e->depth, e->r, n, r);
+        for (size_t i = 0; i < p * p; i++) e->pp[i] = r[i / p * n + (size_t)chosen[i % p / g] * g + i % p % g];
     }
     status = bb_cholesky(e->pp, p, err);
     if (status != BB_OK) return status;
-    if (with_r) solve_lower(e->pp, p, e->r, n);
-    solve_lower(e->pp, p, e->y, rows);
+    if (with_r) bb_lower_solve(e->pp, p, r, n);
+    bb_lower_solve(e->pp, p, e->y, rows);
     return BB_OK;
 }
 
@@ -95,65 +102,97 @@ static double energy(const double *x, size_t n)
 /* cost of each live group alone. */
 static bb_status single_costs(eliminator *e, bb_err *err)
 {
-    size_t n = (size_t)e->n_live * e->group;
-    if (e->group > 1) {
-        for (uint32_t i = 0; i < e->n_live; i++) {
-            bb_status status = factor_groups(e, &i, 1, false, err);
-            if (status != BB_OK) return status;
-            e->cost[i] = energy(e->y, (size_t)e->group * e->rows);
+    for (uint32_t i = 0; i < e->n_groups; i++) {
+        if (e->gone[i]) continue;
+        if (e->group == 1) {
+            e->cost[i] = e->norm[i] / e->diagonal[i];
+            continue;
         }
-        return BB_OK;
+        bb_status status = factor_groups(e, &i, 1, false, err);
+        if (status != BB_OK) return status;
+        e->cost[i] = energy(e->y, (size_t)e->group * e->rows);
     }
-    memset(e->cost, 0, n * sizeof *e->cost);
-    for (size_t o = 0; o < e->rows; o++)
-        for (size_t j = 0; j < n; j++) e->cost[j] += e->w[o * n + j] * e->w[o * n + j];
-    for (size_t j = 0; j < n; j++) e->cost[j] /= e->inverse[j * n + j];
     return BB_OK;
 }
 
-/* The n_chosen cheapest live groups, cheapest first; equal costs: the later column first. */
-static void choose(const eliminator *e, uint32_t n_chosen, uint32_t *chosen)
+/* The n_chosen cheapest live groups, cheapest first; equal costs: the later column first. They are marked as gone. */
+static void choose(eliminator *e, uint32_t n_chosen, uint32_t *chosen)
 {
     for (uint32_t k = 0; k < n_chosen; k++) {
         uint32_t best = UINT32_MAX;
-        for (uint32_t i = 0; i < e->n_live; i++) {
-            bool taken = false;
-            for (uint32_t c = 0; c < k && !taken; c++) taken = chosen[c] == i;
-            if (!taken && (best == UINT32_MAX || !(e->cost[i] > e->cost[best]))) best = i;
-        }
+        for (uint32_t i = 0; i < e->n_groups; i++)
+            if (!e->gone[i] && (best == UINT32_MAX || !(e->cost[i] > e->cost[best]))) best = i;
         chosen[k] = best;
+        e->gone[best] = true;
     }
+    e->n_live -= n_chosen;
 }
 
-static bool is_chosen(const uint32_t *chosen, uint32_t n, uint32_t i)
+/* w -= yt r, p deep; the squares of its columns. A piece of rows is one of the sums, whatever the threads. */
+static void refit_weights(eliminator *e, size_t p, const double *r)
 {
-    for (uint32_t k = 0; k < n; k++)
-        if (chosen[k] == i) return true;
-    return false;
+    const size_t n = (size_t)e->n_groups * e->group, rows = e->rows, n_pieces = (rows + ROW_PIECE - 1) / ROW_PIECE;
+#pragma omp parallel for schedule(dynamic)
+    for (size_t k = 0; k < n_pieces; k++) {
+        const size_t o = k * ROW_PIECE, m = rows - o < ROW_PIECE ? rows - o : ROW_PIECE;
+        double      *w = e->w + o * n, *sum = e->part + k * n;
+        if (p > 0) bb_dgemm_nn(m, n, p, -1, e->yt + o * p, p, r, n, 1, w, n);
+        memset(sum, 0, n * sizeof *sum);
+        for (size_t i = 0; i < m; i++)
+            for (size_t j = 0; j < n; j++) sum[j] += w[i * n + j] * w[i * n + j];
+    }
+    memset(e->norm, 0, n * sizeof *e->norm);
+    for (size_t k = 0; k < n_pieces; k++)
+        for (size_t j = 0; j < n; j++) e->norm[j] += e->part[k * n + j];
 }
 
-/* x (m, n_live*group) loses the columns of the chosen groups, in place. */
+/* inverse -= R'R: the upper half, which the lower one then mirrors. */
+static void update_inverse(eliminator *e)
+{
+    const size_t n = (size_t)e->n_groups * e->group, depth = e->depth;
+    transpose(e->r, depth, n, e->rt);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < n; i += ROW_PIECE) {
+        const size_t m = n - i < ROW_PIECE ? n - i : ROW_PIECE;
+        bb_dgemm_nn(m, n - i, depth, -1, e->rt + i * depth, depth, e->r + i, n, 1, e->inverse + i * n + i, n);
+    }
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < n; i += ROW_PIECE)
+        for (size_t j = 0; j < i; j += ROW_PIECE)
+            for (size_t k = i; k < n && k < i + ROW_PIECE; k++)
+                for (size_t l = j; l < j + ROW_PIECE; l++) e->inverse[k * n + l] = e->inverse[l * n + k];
+}
+
+/* x (m, n_groups*group) loses the columns of the groups that are not kept, in place. */
 static void drop_columns(const eliminator *e, const uint32_t *keep, uint32_t n_keep, double *x, size_t m)
 {
-    size_t  g = e->group, n = (size_t)e->n_live * g;
+    size_t  g = e->group, n = (size_t)e->n_groups * g;
     double *to = x;
     for (size_t o = 0; o < m; o++)
         for (uint32_t k = 0; k < n_keep; k++, to += g) memmove(to, x + o * n + (size_t)keep[k] * g, g * sizeof *x);
 }
 
-static bb_status compact(eliminator *e, const uint32_t *chosen, uint32_t n_chosen, bb_err *err)
+/* The inverse up to date, and only live columns. */
+static bb_status compact(eliminator *e, bb_err *err)
 {
-    size_t    g = e->group, n_new, n = (size_t)e->n_live * g;
-    uint32_t *keep = BB_NEW(e->n_live, uint32_t, err), n_keep = 0;
+    size_t    g = e->group, n_new, n = (size_t)e->n_groups * g;
+    uint32_t *keep = BB_NEW(e->n_groups, uint32_t, err), n_keep = 0;
     if (!keep) return BB_NOMEM;
-    for (uint32_t i = 0; i < e->n_live; i++)
-        if (!is_chosen(chosen, n_chosen, i)) keep[n_keep++] = i;
+    update_inverse(e);
+    for (uint32_t i = 0; i < e->n_groups; i++)
+        if (!e->gone[i]) keep[n_keep++] = i;
     n_new = (size_t)n_keep * g;
     for (uint32_t k = 0; k < n_keep; k++) memmove(e->inverse + (size_t)k * g * n, e->inverse + (size_t)keep[k] * g * n, g * n * sizeof *e->inverse);
     drop_columns(e, keep, n_keep, e->inverse, n_new);
     drop_columns(e, keep, n_keep, e->w, e->rows);
-    for (uint32_t k = 0; k < n_keep; k++) e->id[k] = e->id[keep[k]];
-    e->n_live = n_keep;
+    drop_columns(e, keep, n_keep, e->norm, 1);
+    drop_columns(e, keep, n_keep, e->diagonal, 1);
+    for (uint32_t k = 0; k < n_keep; k++) {
+        e->id[k] = e->id[keep[k]];
+        e->gone[k] = false;
+    }
+    e->n_groups = n_keep;
+    e->depth = 0;
     bb_free(keep);
     return BB_OK;
 }
@@ -161,8 +200,9 @@ static bb_status compact(eliminator *e, const uint32_t *chosen, uint32_t n_chose
 /* One round: removes the n_chosen cheapest groups and writes their ids, cheapest first, and what each one cost. */
 static bb_status remove_round(eliminator *e, uint32_t n_chosen, uint32_t *chosen, uint32_t *ids, double *costs, bb_err *err)
 {
-    bb_status status;
-    size_t    g = e->group, n = (size_t)e->n_live * g, p = (size_t)n_chosen * g, rows = e->rows;
+    bb_status     status;
+    size_t        g = e->group, n = (size_t)e->n_groups * g, p = (size_t)n_chosen * g, rows = e->rows;
+    const double *r = e->r + e->depth * n;
     BB_TRY(single_costs(e, err));
     choose(e, n_chosen, chosen);
     BB_TRY(factor_groups(e, chosen, n_chosen, true, err));
@@ -170,11 +210,13 @@ static bb_status remove_round(eliminator *e, uint32_t n_chosen, uint32_t *chosen
         ids[k] = e->id[chosen[k]];
         costs[k] = energy(e->y + (size_t)k * g * rows, g * rows);
     }
+    if (e->n_live == 0) return BB_OK;
     transpose(e->y, p, rows, e->yt);
-    product(rows, n, p, -1, e->yt, p, e->r, n, e->w);
-    transpose(e->r, p, n, e->rt);
-    product(n, n, p, -1, e->rt, p, e->r, n, e->inverse);
-    BB_TRY(compact(e, chosen, n_chosen, err));
+    refit_weights(e, p, r);
+    for (size_t i = 0; i < p; i++)
+        for (size_t j = 0; j < n; j++) e->diagonal[j] -= r[i * n + j] * r[i * n + j];
+    e->depth += (uint32_t)p;
+    if (g > 1 || e->depth >= WINDOW) BB_TRY(compact(e, err));
 done:
     return status;
 }
@@ -183,22 +225,31 @@ static bb_status eliminator_init(eliminator *e, const float *w, uint32_t rows, u
 {
     bb_status status = BB_OK;
     size_t    n = cols, p = (size_t)step * group;
-    *e = (eliminator) { .rows = rows, .group = group, .n_live = cols / group };
+    size_t    most = (group > 1 ? 0 : WINDOW) + p;
+    *e = (eliminator) { .rows = rows, .group = group, .n_groups = cols / group, .n_live = cols / group };
     e->w = BB_NEW(rows * n, double, err);
     e->inverse = BB_NEW(n * n, double, err);
-    e->id = BB_NEW(e->n_live, uint32_t, err);
-    e->cost = BB_NEW(e->n_live, double, err);
+    e->diagonal = BB_NEW(n, double, err);
+    e->norm = BB_NEW(n, double, err);
+    e->part = BB_NEW((rows + ROW_PIECE - 1) / ROW_PIECE * n, double, err);
+    e->id = BB_NEW(e->n_groups, uint32_t, err);
+    e->gone = BB_NEW0(e->n_groups, bool, err);
+    e->cost = BB_NEW(e->n_groups, double, err);
     e->pp = BB_NEW(p * p, double, err);
-    e->r = BB_NEW(p * n, double, err);
-    e->rt = BB_NEW(p * n, double, err);
+    e->x = BB_NEW(p * most, double, err);
+    e->r = BB_NEW(most * n, double, err);
+    e->rt = BB_NEW(most * n, double, err);
     e->y = BB_NEW(p * rows, double, err);
     e->yt = BB_NEW(p * rows, double, err);
-    if (!e->w || !e->inverse || !e->id || !e->cost || !e->pp || !e->r || !e->rt || !e->y || !e->yt) return BB_NOMEM;
+    if (!e->w || !e->inverse || !e->diagonal || !e->norm || !e->part || !e->id || !e->gone || !e->cost || !e->pp || !e->x || !e->r || !e->rt || !e->y || !e->yt)
+        return BB_NOMEM;
     for (size_t i = 0; i < rows * n; i++) e->w[i] = isfinite(w[i]) ? (double)w[i] : 0;
-    for (uint32_t i = 0; i < e->n_live; i++) e->id[i] = i;
+    for (uint32_t i = 0; i < e->n_groups; i++) e->id[i] = i;
     load_damped(h, e->inverse);
     BB_TRY(bb_cholesky(e->inverse, n, err));
     BB_TRY(bb_cholesky_inverse(e->inverse, n, err));
+    for (size_t j = 0; j < n; j++) e->diagonal[j] = e->inverse[j * n + j];
+    refit_weights(e, 0, NULL);
 done:
     return status;
 }
@@ -207,6 +258,11 @@ static void eliminator_done(eliminator *e)
 {
     bb_free(e->w);
     bb_free(e->inverse);
+    bb_free(e->diagonal);
+    bb_free(e->norm);
+    bb_free(e->part);
+    bb_free(e->gone);
+    bb_free(e->x);
     bb_free(e->id);
     bb_free(e->cost);
     bb_free(e->pp);

@@ -47,12 +47,13 @@ static char *path_of(const bb_statistics_config *c, const char *tokens_hash, uin
     bb_sha256 s;
     char      hex[65], text[128];
     bb_sha256_init(&s);
-    bb_sha256_text(&s, "bitbudget moments 2");
+    bb_sha256_text(&s, "bitbudget moments 3");
     bb_sha256_text(&s, bb_kernels_bits());
     bb_sha256_text(&s, bb_model_sha256(c->model));
     bb_sha256_text(&s, tokens_hash);
     snprintf(text, sizeof text, "layer %u, step %u", layer, c->ffn_step);
     bb_sha256_text(&s, text);
+    if (c->unordered) bb_sha256_text(&s, "unordered");
     bb_sha256_hex(&s, hex);
     return bb_asprintf(err, "%s/moments-%.32s.bin", c->dir, hex);
 }
@@ -239,7 +240,7 @@ static bb_status measure_block(run *r, uint32_t layer, const char *path, bb_err 
     BB_TRY(pass_block(r, layer, &moments, err));
     BB_TRY(bb_hessians_finish(&moments, err));
     memcpy(b.in, moments.in, sizeof b.in);
-    BB_TRY(order_block(r->config, &r->config->model->net.blocks[layer], &b, err));
+    if (!r->config->unordered) BB_TRY(order_block(r->config, &r->config->model->net.blocks[layer], &b, err));
     BB_TRY(write_block(path, &b, err));
 done:
     release_orders(&b);
@@ -323,7 +324,7 @@ static bb_status map_all(const bb_statistics_config *c, char *const *paths, bb_s
         bb_status       status;
         if (s->blocks[layer].map.data) continue;
         shapes_of(&c->model->net, layer, n_cols);
-        status = map_block(paths[layer], n_cols, block ? block->n_ff : 0, block ? block->n_kv : 0, &s->blocks[layer], &found[layer], err);
+        status = map_block(paths[layer], n_cols, block && !c->unordered ? block->n_ff : 0, block && !c->unordered ? block->n_kv : 0, &s->blocks[layer], &found[layer], err);
         if (status != BB_OK) return status;
         *complete &= found[layer];
     }

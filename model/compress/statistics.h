@@ -31,6 +31,7 @@ typedef struct bb_statistics_config {
     const bb_backend *backend;
     const int32_t    *tokens; /* [n_windows * ctx] */
     uint32_t          n_windows, ctx, ffn_step;
+    bool              unordered; /* no orders of KV groups and FFN channels: n_ff and n_kv are 0 */
 } bb_statistics_config;
 
 bb_status bb_statistics_open(const bb_statistics_config *config, bb_statistics *s, bb_err *err);

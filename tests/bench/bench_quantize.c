@@ -53,7 +53,7 @@ static bb_status statistics_of(const bb_model *m, const char *text_path, const c
         status = BB_FAIL(err, BB_USAGE, "%s: holds %zu tokens, %u windows of %u were asked for", text_path, n, n_windows, ctx);
         goto done;
     }
-    const bb_statistics_config c = { dir, m, &bb_backend_cpu, ids, n_windows, ctx, 32 };
+    const bb_statistics_config c = { dir, m, &bb_backend_cpu, ids, n_windows, ctx, 32, false };
     BB_TRY(bb_statistics_open(&c, s, err));
 done:
     bb_tokenizer_destroy(t);
