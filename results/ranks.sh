@@ -7,7 +7,7 @@
 # BITBUDGET: the program, built with MPI; RANKS, SIZE, OPTIONS: what is run.
 set -eu
 data=$1 work=$2
-: "${BITBUDGET:=./bitbudget}" "${RANKS:=1 2 4}" "${SIZE:=2489440}" "${OPTIONS:=--effort quick --search-tokens 0.2 --finalise-steps rebuild --eval-windows 16}"
+: "${BITBUDGET:=./bitbudget}" "${RANKS:=1 2 4}" "${SIZE:=2489440}" "${OPTIONS:=--effort quick --calib-windows 16 --screen 4 --sweeps 1 --search-tokens 0.1 --finalise-steps rebuild --eval-windows 16}"
 text=$data/corpora/wikitext-2-raw
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 mkdir -p "$work"
