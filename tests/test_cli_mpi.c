@@ -93,8 +93,8 @@ static void same_file(const char *a_dir, const char *b_dir, const char *name)
 /* Everything that a run makes but its books: times, the environment, the log. */
 static void same_run(const char *a, const char *b)
 {
-    static const char *const names[] = { "front.csv",   "plans.csv",   "baselines.csv", "layers.csv", "sensitivity.csv", "options.csv",
-                                         "guard.json",  "plan.json",   "model.gguf",    "finalise.csv", "convergence.csv", "certificate.csv" };
+    static const char *const names[] = { "front.csv",  "plans.csv", "baselines.csv", "layers.csv",   "sensitivity.csv", "options.csv",
+                                         "guard.json", "plan.json", "model.gguf",    "finalise.csv", "convergence.csv", "certificate.csv" };
     char                     path[600];
     bb_csv                   plans;
     size_t                   n = 0;
@@ -161,8 +161,7 @@ START_TEST(what_is_wrong_is_said_once)
 }
 END_TEST
 
-#define OTHERWISE \
-    "$R -n 1 $B sweep %s " SMALL " --out %s : -n 1 %s sh -c 'mount --bind %s %s && exec \"$B\" sweep %s " SMALL " --out %s' 2>&1"
+#define OTHERWISE "$R -n 1 $B sweep %s " SMALL " --out %s : -n 1 %s sh -c 'mount --bind %s %s && exec \"$B\" sweep %s " SMALL " --out %s' 2>&1"
 
 /* As on another machine, where another file lies under the same name: a mount that rank 1 alone sees. */
 START_TEST(a_rank_must_have_the_same_model)
@@ -199,8 +198,8 @@ static pid_t start(const char *out, const char *pid)
 {
     char line[4096];
     snprintf(line, sizeof line,
-             "exec $M -n 1 $B sweep " MODEL " " SMALL " --out %s : -n 1 sh -c 'echo $$ > %s; exec \"$B\" sweep " MODEL " " SMALL " --out %s' >/dev/null 2>&1", out, pid,
-             out);
+             "exec $M -n 1 $B sweep " MODEL " " SMALL " --out %s : -n 1 sh -c 'echo $$ > %s; exec \"$B\" sweep " MODEL " " SMALL " --out %s' >/dev/null 2>&1",
+             out, pid, out);
     fflush(stdout);
     pid_t child = fork();
     ck_assert_int_ge(child, 0);
