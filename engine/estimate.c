@@ -30,7 +30,7 @@ static const double step_s = 2.5e-8;         /* seconds a trained weight and ste
 static const double low = 0.75, high = 1.35; /* the interval that is said */
 
 typedef struct counts {
-    double   block_weights; /* of all blocks */
+    double   block_weights;           /* of all blocks */
     uint64_t option_bytes, n_options; /* bytes: of all that the database will hold but second moments */
     uint64_t hessian_bytes;
 } counts;
@@ -62,7 +62,8 @@ static counts count(const bb_run *r)
         for (uint32_t o = 1; unit->controller >= 0 && o < p->units[unit->controller].n_options; o++)
             for (uint32_t k = 0; k < n; k++) {
                 const int64_t bytes = unit->bytes[(size_t)o * n + k];
-                if (bytes > 0 && !bb_is_forbidden(bytes)) c.option_bytes += (uint64_t)((k + 1 == n ? 1 : pruned_share) * (double)bytes); /* else as the search meets it */
+                if (bytes > 0 && !bb_is_forbidden(bytes))
+                    c.option_bytes += (uint64_t)((k + 1 == n ? 1 : pruned_share) * (double)bytes); /* else as the search meets it */
             }
     }
     return c;
@@ -427,9 +428,9 @@ bb_status bb_estimate_print_json(const bb_run *r, FILE *out, bb_err *err)
     for (int i = 0; i < BB_N_STAGES; i++) json_object_set_new(stages, bb_stages[i].name, json_real(f.seconds[i]));
     root = json_pack("{s:I, s:I, s:O, s:I, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:i, s:f, s:f, s:f, s:O}", "smallest_bytes", (json_int_t)f.smallest,
                      "largest_bytes", (json_int_t)f.largest, "sizes_bytes", sizes, "options", (json_int_t)f.n_options, "units",
-                     (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "ram_least_bytes", (json_int_t)f.ram_least, "disk_bytes", (json_int_t)f.disk, "tokens",
-                     "calibrate", f.calibrate, "measure", f.measure, "search", f.search, "finalise", f.finalise, "threads", omp_get_max_threads(), "seconds",
-                     f.sum, "seconds_low", f.sum_low, "seconds_high", f.sum_high, "stages_seconds", stages);
+                     (json_int_t)bb_model_space_problem(r->space)->n_units, "ram_bytes", (json_int_t)f.ram, "ram_least_bytes", (json_int_t)f.ram_least,
+                     "disk_bytes", (json_int_t)f.disk, "tokens", "calibrate", f.calibrate, "measure", f.measure, "search", f.search, "finalise", f.finalise,
+                     "threads", omp_get_max_threads(), "seconds", f.sum, "seconds_low", f.sum_low, "seconds_high", f.sum_high, "stages_seconds", stages);
     if (!root || !(text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)))) status = BB_FAIL(err, BB_NOMEM, "out of memory for the estimate");
     else fprintf(out, "%s\n", text);
 done:

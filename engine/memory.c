@@ -125,7 +125,8 @@ void bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES])
     need[BB_STAGE_CALIBRATE] = fmax(calibrate(&m), evaluator(&m) + boundaries(&m));
     need[BB_STAGE_BUILD] = build(&m);
     need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
-    need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + build(&m) - evaluator(&m) - boundaries(&m);
+    need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + build(&m) - evaluator(&m) -
+                            boundaries(&m);
     need[BB_STAGE_FINALISE] = finalise(&m);
     need[BB_STAGE_EVALUATE] = evaluator(&m) + boundaries(&m) + 4 * BATCH * m.window;
     for (int i = 0; i < BB_N_STAGES; i++) bytes[i] = (uint64_t)(heap_share * (m.base + need[i]));

@@ -4,7 +4,7 @@
  * The header bytes of a file depend on the shape (names of present tensors, per-layer arrays once any block is pruned). They are measured
  * on the exporter's sizes: r(u,o) = bytes that option o of structure unit u adds beside its matrices, alone; what two pruned blocks
  * share (the switch of architecture) is D = r(u) + r(v) - r(u,v) and is counted once, in fixed_bytes; where the switch saves bytes (openelm has one
- * matrix for q, k and v), it is not counted at all. A header is padded: the sum can be short by less than PAD for each pruned unit.
+ * matrix for q, k and v), it is not counted at all. A header is padded: the sum can be short by less than the alignment for each pruned unit.
  */
 #include "engine/model_space.h"
 
@@ -19,9 +19,10 @@
 #include "model/compress/plan_units.h"
 #include "model/export/export.h"
 #include "model/export/sizes.h"
+#include "model/io/gguf_internal.h"
 #include "model/net/arch.h"
 
-enum { PAD = 32, MAX_WIDTHS = 8 };
+enum { MAX_WIDTHS = 8 };
 
 /* Default lists: for linears, for embedding and head; what does not divide a row is left out of them. Below 1.6 bits up to 6.6: the formats that
  * llama.cpp runs everywhere; plain Q4_0, TQ1_0 and the block-float types are never the best of their size (results/database.csv) and cost measuring
@@ -56,13 +57,12 @@ struct bb_model_space {
     bb_plan_space    plans;
     bb_plan_unit    *described; /* what plans is made of */
     bb_export_sizes *sizes;
+    uint32_t         alignment; /* of the tensors of the file to be written */
     bb_unit         *units;
     unit_data       *data;
     uint32_t         screen[2]; /* of linears, of embedding and head: formats for each; 0: all */
     double           bits[2];
 };
-
-static int64_t padded(uint64_t bytes) { return (int64_t)((bytes + PAD - 1) / PAD * PAD); }
 
 uint64_t bb_model_n_weights(const bb_model *m)
 {
@@ -184,12 +184,13 @@ static uint32_t part_cols(const bb_net *net, const bb_block *b, bb_part part, ui
     return (uint32_t)bb_dim_of(net, &k, bb_parts[part].cols);
 }
 
-static int64_t matrix_bytes(uint32_t rows, uint32_t cols, bb_type type)
+static int64_t matrix_bytes(const bb_model_space *s, uint32_t rows, uint32_t cols, bb_type type)
 {
     const bb_format *f = bb_format_get(type);
     if (rows == 0) return 0;
     if (cols % f->block != 0) return BB_FORBIDDEN;
-    return padded((uint64_t)rows * bb_format_row_bytes(f, cols));
+    uint64_t bytes = (uint64_t)rows * bb_format_row_bytes(f, cols);
+    return bb_gguf_pad(bytes, s->alignment, &bytes) ? (int64_t)bytes : BB_FORBIDDEN;
 }
 
 /* Bytes tables of the format units. */
@@ -209,11 +210,11 @@ static bb_status fill_format_bytes(bb_model_space *s, uint32_t i, bb_err *err)
             const bb_type type = (bb_type)d->options[o].value;
             if (unit->controller < 0) {
                 const bb_matrix *w = matrix_of(s, i);
-                *bytes = matrix_bytes(w->rows, w->cols, type);
+                *bytes = matrix_bytes(s, w->rows, w->cols, type);
             } else {
                 const bb_block *b = &net->blocks[d->layer];
                 uint32_t        kept = options_of(s, (uint32_t)unit->controller)[mode].value;
-                *bytes = matrix_bytes(part_rows(net, b, (bb_part)d->what, kept), part_cols(net, b, (bb_part)d->what, kept), type);
+                *bytes = matrix_bytes(s, part_rows(net, b, (bb_part)d->what, kept), part_cols(net, b, (bb_part)d->what, kept), type);
             }
         }
     unit->bytes = u->bytes;
@@ -232,10 +233,11 @@ static int64_t matrices_bytes(const bb_model_space *s, const uint16_t *x)
 }
 
 /* The exact size of x, settled where it must be. */
-static int64_t settled_size(bb_model_space *s, uint16_t *x)
+static int64_t settled_size(const bb_model_space *s, uint16_t *x)
 {
-    const int64_t size = exact_size(s, x);
-    return bb_is_forbidden(size) && s->problem.settle && settle(s, &s->problem, x) ? exact_size(s, x) : size;
+    const bb_problem *p = &s->problem;
+    const int64_t     size = bb_problem_size(p, x);
+    return bb_is_forbidden(size) && p->settle && p->settle(p->settle_self, p, x) ? bb_problem_size(p, x) : size;
 }
 
 /* A candidate for probing sizes: the source type everywhere (it divides every row), structure as given. */
@@ -251,8 +253,8 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
     status = BB_FAILED;
     bb_model_space_source(s, x);
     if (bb_is_forbidden(base = exact_size(s, x))) goto done;
-    s->problem.fixed_bytes = base - matrices_bytes(s, x) + PAD; /* the header is padded: one unit of slack */
-    base = s->problem.fixed_bytes - PAD;
+    s->problem.fixed_bytes = base - matrices_bytes(s, x) + s->alignment; /* the header is padded: one unit of slack */
+    base = s->problem.fixed_bytes - s->alignment;
     for (uint32_t i = 0; i < n; i++) {
         unit_data *u = &s->data[i];
         if (is_format(s, i)) continue;
@@ -411,6 +413,7 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", BB_UNIT_HEAD, 0, -1, o->embd_formats, err));
     BB_TRY(bb_plan_space_init(&s->plans, s->described, i, err));
     BB_TRY(bb_export_sizes_create(m, &s->plans, &s->sizes, err));
+    s->alignment = bb_export_sizes_alignment(s->sizes);
     s->problem = (bb_problem) { .n_units = i, .units = s->units, .plans = &s->plans, .size = exact_size, .size_self = s };
     const bb_arch *pruned = bb_arch_for_pruned(m->net.arch);
     if (pruned && pruned->fused[BB_FEED_ATTENTION] && m->net.head.rows == 0) {
@@ -602,7 +605,7 @@ bb_status bb_model_space_reach(const bb_model_space *s, uint64_t *smallest, uint
             }
         }
     }
-    *smallest = (uint64_t)bb_problem_size(&s->problem, x);
+    *smallest = (uint64_t)settled_size(s, x);
     if (bb_is_forbidden((int64_t)*smallest)) status = explain_size(s, x, err);
     else status = BB_OK;
 done:

@@ -384,6 +384,8 @@ done:
     return status;
 }
 
+uint32_t bb_export_sizes_alignment(const bb_export_sizes *t) { return t->alignment; }
+
 void bb_export_sizes_destroy(bb_export_sizes *t)
 {
     if (!t) return;

@@ -178,6 +178,7 @@ static void put_hyperparameters(maker *m)
     char             key[96];
     must(bb_gguf_put_text(m->out, "general.architecture", s->arch, NULL) == BB_OK);
     must(bb_gguf_put_text(m->out, "general.name", "tiny", NULL) == BB_OK);
+    if (s->alignment) must(bb_gguf_put_u32(m->out, "general.alignment", s->alignment, NULL) == BB_OK);
     key_u32(m, "context_length", s->n_ctx);
     key_u32(m, "embedding_length", s->n_embd);
     key_u32(m, "block_count", s->n_layer);

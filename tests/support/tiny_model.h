@@ -30,6 +30,7 @@ typedef struct tiny_spec {
     float       rope_base, norm_eps;
     bool        arrays;       /* per-layer keys as arrays even where all layers are equal */
     bool        minimal_keys; /* leaves out every key that has a default */
+    uint32_t    alignment;    /* general.alignment; 0: no key */
     uint64_t    seed;
 } tiny_spec;
 
