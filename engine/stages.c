@@ -3,8 +3,10 @@
 #include "engine/stages.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
+#include "base/cpus.h"
 #include "base/csv.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -101,9 +103,10 @@ static bb_status write_timing(bb_run *r, const double *predicted, bb_err *err)
     double          foreseen = 0, took = 0, cpu = 0;
     char            a[80], b[32], p[32];
     bb_status       status;
-    BB_TRY(bb_run_table(r, "timing.csv", "stage,predicted_s,seconds,cpu_s,peak_rss_bytes", &w, err));
+    BB_TRY(bb_run_table(r, "timing.csv", "stage,predicted_s,seconds,cpu_s,peak_rss_bytes,predicted_cpu_s", &w, err));
     for (int i = 0; i < BB_N_STAGES; i++) {
-        BB_ROW(w, bb_stages[i].name, predicted[i], c->seconds[i], c->cpu_seconds[i], (int64_t)c->peak_bytes[i]);
+        BB_ROW(w, bb_stages[i].name, predicted[i], c->seconds[i], c->cpu_seconds[i], (int64_t)c->peak_bytes[i],
+               predicted[i] * fmin(omp_get_max_threads(), bb_cpus_usable()));
         bb_format_time(predicted[i], p);
         bb_format_time(c->seconds[i], b);
         bb_info("time: %s %s, foreseen %s", bb_stages[i].name, b, p);

@@ -130,6 +130,8 @@ START_TEST(every_stage_says_how_far_it_is)
         ck_assert_msg(has_progress(mine, stages[i], eta), "--log-file has no progress of \"%s\"", stages[i]);
         ck_assert_msg(has_progress(log, stages[i], eta), "log.txt has no progress of \"%s\"", stages[i]);
     }
+    ck_assert_ptr_nonnull(strstr(said, ", job left ")); /* of all that remains, whatever the stage */
+    ck_assert_ptr_nonnull(strstr(log, ", job left "));
     ck_assert_ptr_nonnull(strstr(said, "report: "));
     ck_assert_ptr_nonnull(strstr(log, "time: build options "));
     check_timing(out);
@@ -175,6 +177,7 @@ START_TEST(a_terminal_has_one_line_that_is_redrawn)
     const char *redrawn = strstr(t.text, "\r\033[K");
     ck_assert_ptr_nonnull(redrawn);
     ck_assert(has_progress(t.text, "build options", true));
+    ck_assert_ptr_nonnull(strstr(t.text, ", job left "));
     char *log = file_text(out, "log.txt");
     ck_assert_ptr_null(strchr(log, '\r'));
     bb_free(log);
