@@ -242,7 +242,7 @@ static bb_status measure_around(void *self, const uint16_t *x, bb_local_score *o
     l->has_score = true;
     l->tokens += l->score.proxy.tokens;
     bb_progress_add(l->progress, (uint64_t)l->score.proxy.tokens);
-    *out = (bb_local_score) { (const double *const *)l->score.proxy.linear, l->score.proxy.gram, l->score.proxy.tokens };
+    *out = (bb_local_score) { (const double *const *)l->score.proxy.linear, l->score.proxy.gram, l->score.proxy.tokens, NULL, (double)NAN };
 done:
     return status;
 }
@@ -351,12 +351,14 @@ static bb_status search_plain(stage *s, double tokens, bb_err *err)
     }
     around_crossover(r, &s->archive, &first, &n);
     for (; n > 0 && r->budgets[first] < least; n--) first++;
+    if (n > 0) BB_TRY(bb_run_search_context_need(r, s->method, &plain, err));
     search = search_with(s, &plain, tokens);
     search.budgets = r->budgets + first;
     search.n_budgets = n;
     search.progress = on_plain_step;
     search.progress_self = &s->steps;
     if (n > 0) status = s->method->run(s->method, &search, &why);
+    s->local.tokens += search.other_tokens;
     if (status == BB_INFEASIBLE) status = BB_OK; /* where quantization alone is too slow at some size, there is nothing to compare */
     if (status != BB_OK) BB_FAIL(err, status, "%s", why.msg);
 done:
@@ -389,6 +391,7 @@ static bb_status find_plans(stage *s, bb_err *err)
     }
     bb_progress_start(&progress, "search, tokens", (uint64_t)search.stop.max_tokens);
     BB_TRY(s->method->run(s->method, &search, err));
+    s->local.tokens = search.other_tokens;
     bb_progress_end(&progress);
     if (!compares) goto done;
     const double rest = tokens - s->local.tokens;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/keys.h"
 
 /* ---- uniform plans: of all pairs of a format for the linears and one for embedding and head those of lowest separable cost ---- */
 
@@ -89,6 +90,102 @@ done:
     return status;
 }
 
+/* ---- gradients ---- */
+
+enum { LABELS = 1 /* more say hardly more (results/gradient.csv) */ };
+
+static void gradient_done(bb_run_gradient *g)
+{
+    for (uint32_t u = 0; g->linear && u < g->p->n_units; u++) bb_free(g->linear[u]);
+    for (uint32_t u = 0; g->first && u < g->p->n_units; u++) bb_free(g->first[u]);
+    bb_free(g->linear);
+    bb_free(g->first);
+    bb_free(g->slopes);
+}
+
+static bb_status gradient_init(bb_run *r, const bb_problem *p, const bb_space *space, bb_run_gradient *g, bb_err *err)
+{
+    *g = (bb_run_gradient) { .run = r, .p = p, .space = space };
+    if (!(g->slopes = BB_NEW(space->offset[p->n_units], bb_slope, err)) || !(g->linear = BB_NEW0(p->n_units, double *, err)) ||
+        !(g->first = BB_NEW0(p->n_units, double *, err)))
+        return BB_NOMEM;
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const size_t cells = bb_problem_rows(p, u) * p->units[u].n_options;
+        if (!(g->linear[u] = BB_NEW(cells, double, err)) || !(g->first[u] = BB_NEW(cells, double, err))) return BB_NOMEM;
+    }
+    return BB_OK;
+}
+
+/* g->slopes at x, from run.db or measured now. */
+static bb_status slopes_at(bb_run_gradient *g, const uint16_t *x, uint32_t labels, bb_evaluation *at, bb_err *err)
+{
+    bb_run                 *r = g->run;
+    const size_t            n = g->space->offset[g->p->n_units] * sizeof *g->slopes;
+    const bb_slopes_options o = { BB_LEVEL_SKETCH, &r->levels[BB_LEVEL_SKETCH], labels, (uint64_t)r->config.seed, g->p->plans, x };
+    char                    space[65], hash[17], *value = NULL;
+    void                   *stored = NULL;
+    size_t                  size;
+    bool                    found;
+    bb_status               status;
+    bb_key_space(r, space);
+    bb_plan_space_hash(g->p->plans, x, hash);
+    char *key = bb_asprintf(err, "%s|%.16s|%s|%u|%lld", r->key, space, hash, labels, (long long)r->config.seed);
+    if (!key) return BB_NOMEM;
+    BB_TRY(bb_store_get(r->store, "slopes", key, &stored, &size, &found, err));
+    if (found && size == n + sizeof *at) {
+        memcpy(at, stored, sizeof *at);
+        memcpy(g->slopes, (const char *)stored + sizeof *at, n);
+        goto done;
+    }
+    if (r->config.ledger_only) {
+        status = BB_FAIL(err, BB_NOT_FOUND, "--ledger-only: the gradient at plan %s is not in run.db", hash);
+        goto done;
+    }
+    BB_TRY(bb_slopes_measure(r->evaluator, &r->model, r->database, &o, g->slopes, at, err));
+    status = BB_NOMEM;
+    if (!(value = bb_calloc(n + sizeof *at, 1, err))) goto done;
+    memcpy(value, at, sizeof *at);
+    memcpy(value + sizeof *at, g->slopes, n);
+    status = bb_store_put(r->store, "slopes", key, value, n + sizeof *at, err);
+done:
+    bb_free(key);
+    bb_free(stored);
+    bb_free(value);
+    return status;
+}
+
+/* Tables from slopes. Beside another option of its controller a unit's change shrinks or grows with the width that is left; where the plan has dropped the
+ * sublayer, what is known around full precision stands in. */
+static void fill_tables(const bb_run_gradient *g, const uint16_t *x)
+{
+    for (uint32_t u = 0; u < g->p->n_units; u++) {
+        const bb_unit  *unit = &g->p->units[u];
+        const bb_slope *is = g->slopes + g->space->offset[u];
+        const uint32_t  n = unit->n_options;
+        for (size_t row = 0; row < bb_problem_rows(g->p, u); row++) {
+            const double now = unit->controller < 0 ? 1 : bb_model_space_width(g->run->space, (uint32_t)unit->controller, x[unit->controller]);
+            const double then = unit->controller < 0 ? 1 : bb_model_space_width(g->run->space, (uint32_t)unit->controller, (uint32_t)row);
+            for (uint32_t o = 0; o < n; o++) {
+                const size_t i = row * n + o;
+                g->first[u][i] = now > 0 ? then / now * is[o].first : 0;
+                g->linear[u][i] = now > 0 ? then / now * (is[o].first + is[o].second) : unit->cost[i] - unit->cost[row * n + x[u]];
+            }
+        }
+    }
+}
+
+/* bb_search.gradient. */
+static bb_status gradient_at(void *self, const uint16_t *x, bool second, bb_local_score *out, bb_err *err)
+{
+    bb_run_gradient *g = self;
+    bb_evaluation    at;
+    bb_status        status = slopes_at(g, x, second ? LABELS : 0, &at, err);
+    if (status != BB_OK) return status;
+    fill_tables(g, x);
+    *out = (bb_local_score) { .linear = (const double *const *)g->linear, .first = (const double *const *)g->first, .tokens = at.n_forwarded, .kl = at.kl };
+    return BB_OK;
+}
+
 /* ---- the context ---- */
 
 bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_run_search_context *c, bb_err *err)
@@ -118,6 +215,11 @@ bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_ru
     bb_status status = BB_OK;
     if (m->needs_quadratic && !c->quadratic.gram) BB_TRY(bb_run_quadratic_init(c->search.problem, &r->sensitivity, &c->quadratic, err));
     if (m->needs_quadratic) c->search.quadratic = &c->quadratic.q;
+    if (!m->needs_gradient || c->search.gradient) goto done;
+    BB_TRY(gradient_init(r, c->search.problem, &c->space, &c->gradient, err));
+    c->search.gradient = gradient_at;
+    c->search.gradient_self = &c->gradient;
+    for (uint32_t k = 0; k < 2; k++) c->search.gradient_cost[k] = bb_slopes_tokens(&r->levels[BB_LEVEL_SKETCH], k * LABELS);
 done:
     return status;
 }
@@ -125,6 +227,7 @@ done:
 void bb_run_search_context_done(bb_run_search_context *c)
 {
     bb_run_quadratic_done(&c->quadratic);
+    gradient_done(&c->gradient);
     bb_separable_destroy(c->separable);
     bb_space_done(&c->space);
     bb_free(c->source);

@@ -5,6 +5,7 @@
 #define BB_ENGINE_SEARCH_CONTEXT_H
 
 #include "engine/run.h"
+#include "eval/slopes.h"
 #include "search/method.h"
 
 /* The quadratic score around full precision: a positive semidefinite Gram matrix of the options' sketches, squares included, and what the measured KLs
@@ -19,12 +20,22 @@ typedef struct bb_run_quadratic {
 bb_status bb_run_quadratic_init(const bb_problem *p, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err);
 void      bb_run_quadratic_done(bb_run_quadratic *v); /* zeroed is fine */
 
+/* bb_search.gradient of a run: slopes (eval/slopes.h) at a plan on the windows that options are measured on, kept in run.db. */
+typedef struct bb_run_gradient {
+    bb_run           *run;
+    const bb_problem *p;
+    const bb_space   *space;
+    bb_slope         *slopes;          /* [options of all units] */
+    double          **linear, **first; /* [n_units] tables */
+} bb_run_gradient;
+
 typedef struct bb_run_search_context {
     bb_search        search; /* copy it and fill in the rest; valid until done */
     bb_space         space;
     bb_separable    *separable;
     uint16_t        *source;
     bb_run_quadratic quadratic;
+    bb_run_gradient  gradient; /* the struct must not move once it is needed */
 } bb_run_search_context;
 
 /* p: the space's problem, or a variant of it. The run has measured its options. */

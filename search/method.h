@@ -51,6 +51,9 @@ typedef struct bb_local_score {
     const double *const *linear; /* [n_units] tables shaped as bb_unit.cost: nats, any sign; borrowed until the next call */
     const float         *gram;   /* [M * M] with a zero diagonal block for each unit, or NULL; borrowed likewise */
     double               tokens; /* what measuring it has cost, whenever that was */
+    /* of a gradient: */
+    const double *const *first; /* the part of `linear` that is of first order */
+    double               kl;    /* the plan's own, on the windows that it is of */
 } bb_local_score;
 
 /* Everything is borrowed; a copy with some fields changed is another search. Zero and NULL: not given, or the method's own value. */
@@ -69,7 +72,7 @@ typedef struct bb_search {
     /* when to end */
     bb_stop_rule   stop;
     bb_stop_reason why;          /* set by run: what ended it */
-    double         other_tokens; /* spent outside the ledger, on local scores */
+    double         other_tokens; /* spent outside the ledger, on local scores and gradients */
     /* plans to begin with */
     const uint16_t *starts; /* [n_starts][n_units], the best first; those above a budget are left out there */
     size_t          n_starts;
@@ -84,6 +87,10 @@ typedef struct bb_search {
     bb_status (*local)(void *self, const uint16_t *x, bb_local_score *out, bb_err *err); /* measures a score around plan x */
     void  *local_self;
     double local_cost; /* tokens, about */
+    /* The same to first order from a gradient at plan x, without pairs, and with `second` also to second order; 0 for the plan's own options. */
+    bb_status (*gradient)(void *self, const uint16_t *x, bool second, bb_local_score *out, bb_err *err);
+    void  *gradient_self;
+    double gradient_cost[2]; /* tokens, without and with the second order */
     /* sizes */
     uint32_t candidates; /* a round and budget; offspring or population of a generation */
     uint32_t finalists;  /* plans a budget scored at the top level in the end */
@@ -131,6 +138,7 @@ struct bb_search_method {
     bool                       many_tokens;     /* its authors give it many times our tokens and offspring: `rivals --times --offspring` */
     bool                       needs_quadratic; /* `quadratic` of the context; */
     bool                       uses_local;      /* goes by `local` where it is given */
+    bool                       needs_gradient;  /* `gradient` of the context */
     uint32_t                   level;           /* where it scores when it uses one level */
     const struct bb_algorithm *algorithm;       /* ask/tell (algs/algorithm.h), run by bb_method_drive */
     bb_status (*run)(const bb_search_method *m, bb_search *s, bb_err *err); /* BB_INFEASIBLE: no plan for any budget */
@@ -149,7 +157,9 @@ struct bb_search_method {
     X(annealing) \
     X(nsga2) \
     X(evopress) \
-    X(amq)
+    X(amq) \
+    X(newton) \
+    X(relaxed)
 
 #define BB_METHOD_EXTERN(name) extern const bb_search_method bb_method_##name;
 BB_METHOD_LIST(BB_METHOD_EXTERN, BB_METHOD_EXTERN)

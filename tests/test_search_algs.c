@@ -577,6 +577,7 @@ START_TEST(every_method_answers_every_budget)
         ck_assert_int_eq(bb_separable_solve(sep, budgets[b], x, NULL, NULL), BB_OK);
         separable[b] = bb_problem_cost(&s->p, x);
     }
+    syn_gradient slopes = { .w = w };
     for (size_t i = 0; bb_method_at(i); i++) {
         const bb_search_method *m = bb_method_at(i);
         bb_search               o = { .budgets = budgets,
@@ -588,7 +589,10 @@ START_TEST(every_method_answers_every_budget)
                                       .uniform = two_uniform_plans,
                                       .uniform_self = &s->p,
                                       .uniform_level = 1,
-                                      .quadratic = m->needs_quadratic ? &quadratic : NULL };
+                                      .quadratic = m->needs_quadratic ? &quadratic : NULL,
+                                      .gradient = m->needs_gradient ? syn_gradient_at : NULL,
+                                      .gradient_self = &slopes,
+                                      .gradient_cost = { 768 * 8, 1280 * 8 } };
         bb_archive              archive;
         bb_ledger              *l;
         bb_err                  err = BB_ERR_INIT;
@@ -596,6 +600,11 @@ START_TEST(every_method_answers_every_budget)
         ck_assert(m->run && *m->reference && (m->plan || !m->simple) && (!m->algorithm || m->run == bb_method_drive));
         ck_assert_msg(syn_search(m, &s->p, &w->e, NULL, NULL, &o, &archive, &l, &err) == BB_OK, "%s: %s", m->name, err.msg);
         ck_assert(syn_is_front(&archive));
+        if (m->needs_gradient) {
+            ck_assert(slopes.n_calls >= B && o.other_tokens == slopes.tokens && slopes.tokens > 0);
+            slopes.tokens = 0;
+            slopes.n_calls = 0;
+        }
         if (!m->plan)
             ck_assert_msg(bb_ledger_tokens(l) >= (m->algorithm ? 0.9e6 : 0.2e6) && bb_ledger_tokens(l) <= 1.5e6, "%s: %g tokens", m->name, bb_ledger_tokens(l));
         for (int b = 0; b < B; b++) {
@@ -647,9 +656,88 @@ START_TEST(every_method_answers_every_budget)
     bb_archive_done(&archive);
     ck_assert_int_eq(syn_search(&bb_method_uniform, &s->p, &w->e, NULL, NULL, &bare, &archive, NULL, NULL), BB_INFEASIBLE);
     bb_archive_done(&archive);
+    ck_assert_int_eq(syn_search(&bb_method_newton, &s->p, &w->e, NULL, NULL, &bare, &archive, NULL, NULL), BB_UNSUPPORTED);
+    bb_archive_done(&archive);
+    syn_gradient_done(&slopes);
     free(gram);
     bb_separable_destroy(sep);
     bb_space_done(&space);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+/* Both methods by gradients, on a world whose table is wrong by large factors that a gradient sees, and with hardly a round of refine behind them: better than
+ * the optimum of the table, and than refine without them; the same again with the same seed; memory that runs out is survived. */
+START_TEST(gradients_find_what_the_table_does_not_know)
+{
+    const bb_search_method *const m = _i ? &bb_method_relaxed : &bb_method_newton;
+    syn_problem                  *s = syn_transformer(72, 3, 6, 3);
+    syn_world                    *w = syn_world_new(&s->p, 5, 0, 1.2);
+    bb_separable                 *sep;
+    int64_t                       budget, least, most;
+    uint16_t                      x[SYN_MAX_UNITS], source[SYN_MAX_UNITS] = { 0 };
+    const uint16_t               *px = x;
+    bb_score                      table, found[3];
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    bb_separable_reach(sep, &least, &most);
+    budget = least + (most - least) / 2;
+    ck_assert_int_eq(bb_separable_solve(sep, budget, x, NULL, NULL), BB_OK);
+    ck_assert_int_eq(syn_evaluate(w, &px, 1, 2, &table, NULL, NULL), BB_OK);
+    for (uint32_t u = 0; u < s->p.n_units; u++)
+        if (s->units[u].controller >= 0) source[u] = (uint16_t)(s->units[u].n_options - 1);
+    for (int again = 0; again < 3; again++) {
+        syn_gradient slopes = { .w = w };
+        bb_search    o = { .budgets = &budget,
+                           .n_budgets = 1,
+                           .seed = 3,
+                           .stop.max_tokens = 4.5e5,
+                           .stop.max_rounds = 1,
+                           .window_tokens = 256,
+                           .source = source,
+                           .candidates = 1,
+                           .gradient = syn_gradient_at,
+                           .gradient_self = &slopes,
+                           .gradient_cost = { 768 * 8, 1280 * 8 } };
+        bb_archive   archive;
+        ck_assert_int_eq(syn_search(again < 2 ? m : &bb_method_refine, &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
+        const bb_archive_entry *best = bb_archive_best(&archive, budget);
+        ck_assert_ptr_nonnull(best);
+        found[again] = best->score;
+        ck_assert_int_le(best->size_bytes, budget);
+        bb_archive_done(&archive);
+        syn_gradient_done(&slopes);
+    }
+    ck_assert(found[0].kl == found[1].kl);
+    ck_assert_msg(found[0].kl < 0.9 * table.kl && found[0].kl < found[2].kl, "%s: %g, refine %g, the table's optimum %g", m->name, found[0].kl, found[2].kl,
+                  table.kl);
+    bb_separable_destroy(sep);
+    sep = NULL;
+    const size_t before = bb_mem_live_bytes();
+    bool         done = false;
+    for (long n = 0; !done; n += 1 + n / 5) {
+        syn_gradient slopes = { .w = w };
+        bb_search    o = { .budgets = &budget,
+                           .n_budgets = 1,
+                           .seed = 3,
+                           .stop.max_tokens = 1e5,
+                           .stop.max_rounds = 1,
+                           .window_tokens = 256,
+                           .source = source,
+                           .candidates = 1,
+                           .gradient = syn_gradient_at,
+                           .gradient_self = &slopes,
+                           .gradient_cost = { 768 * 8, 1280 * 8 } };
+        bb_archive   archive;
+        bb_mem_fail_after(n);
+        const bb_status status = syn_search(m, &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL);
+        bb_mem_fail_after(-1);
+        bb_archive_done(&archive);
+        syn_gradient_done(&slopes);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+        ck_assert(status == BB_OK || status == BB_NOMEM);
+        done = status == BB_OK;
+    }
     free(w);
     syn_free(s);
 }
@@ -843,6 +931,7 @@ int main(void)
     tcase_add_test(t, separable_solutions_are_loadable);
     tcase_add_test(t, forbidden_is_above_every_budget);
     tcase_add_test(t, every_method_answers_every_budget);
+    tcase_add_loop_test(t, gradients_find_what_the_table_does_not_know, 0, 2);
     tcase_add_test(t, survives_allocation_failures);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
