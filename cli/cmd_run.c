@@ -42,6 +42,7 @@ static bb_status refuse_idle(const bb_command *command, const bb_run_config *c, 
     const bb_search_method *search = bb_method_named(c->search);
     const bb_idle_option    unused[] = { { "--search-tokens", "with a --search that needs none", search->plan != NULL },
                                          { "--sketch", "with a --search that goes by no local scores", !search->uses_local },
+                                         { "--finish", none, c->no_finalise },
                                          { "--finalise-steps", none, c->no_finalise },
                                          { "--tune-windows", none, c->no_finalise },
                                          { "--tune-tokens", none, c->no_finalise },

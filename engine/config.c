@@ -61,6 +61,8 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "workers", BB_OPT_INT, FIELD(workers), "1", 1, 256, "N", "plans that the search scores at the same time, a thread each; changes no result", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
     { "no-finalise", BB_OPT_FLAG, FIELD(no_finalise), NULL, NO_BOUNDS, NULL, "export the database's options without rebuilding them", NULL },
+    { "finish", BB_OPT_TEXT, FIELD(finish), "all", NO_BOUNDS, "WHICH", "plans that are finalised; contenders: no simple one that the search saw far behind",
+      "all|contenders" },
     { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,blocks,lfq,end-to-end", NO_BOUNDS, "LIST",
       "what finalise tries, in order; kept is what helps", "rebuild|blocks|lfq|end-to-end" },
     { "leave-out", BB_OPT_LIST, FIELD(leave_out), "", NO_BOUNDS, "HASHES", "plans that are neither finalised nor evaluated: those that --time left out", NULL },

@@ -14,12 +14,19 @@
 static const struct {
     const char *option, *quick, *thorough, *least, *most;
 } table[] = {
-    { "calib-windows", "64", "512", "16", "1024" },  { "measure-windows", "2", "16", "1", "32" },
-    { "refine-windows", "8", "48", "4", "64" },      { "confirm-windows", "32", "256", "8", "512" },
-    { "eval-windows", "64", "0", "16", "0" },        { "screen", "6", "0", "3", "0" },
-    { "prune", "width", "all", "width", "all" },     { "sweeps", "1", "8", "1", "8" },
-    { "search-tokens", "0.2", "16", "0.03", "64" },  { "finalise-steps", "rebuild,lfq", "rebuild,blocks,lfq,end-to-end", "", "rebuild,blocks,lfq,end-to-end" },
-    { "tune-windows", "128", "4096", "64", "8192" }, { "tune-tokens", "0.04", "0.4", "0.01", "1" },
+    { "calib-windows", "64", "512", "16", "1024" },
+    { "measure-windows", "2", "16", "1", "32" },
+    { "refine-windows", "8", "48", "4", "64" },
+    { "confirm-windows", "32", "256", "8", "512" },
+    { "eval-windows", "64", "0", "16", "0" },
+    { "screen", "6", "0", "3", "0" },
+    { "prune", "width", "all", "width", "all" },
+    { "sweeps", "1", "8", "1", "8" },
+    { "search-tokens", "0.2", "16", "0.03", "64" },
+    { "finish", "contenders", "all", "contenders", "all" },
+    { "finalise-steps", "rebuild", "rebuild,blocks,lfq,end-to-end", "", "rebuild,blocks,lfq,end-to-end" },
+    { "tune-windows", "128", "4096", "64", "8192" },
+    { "tune-tokens", "0.04", "0.4", "0.01", "1" },
 };
 enum { N_TABLE = sizeof table / sizeof *table };
 

@@ -293,7 +293,8 @@ static bb_status write_baselines_csv(const bb_run *r, const bb_front *f, const b
     for (size_t i = 0; i < f->n; i++) {
         if (!f->plans[i].is_baseline) continue;
         bb_csv_put_text(w, f->plans[i].source);
-        put_scores(w, r, f->plans[i].size_bytes, &e[i].result);
+        const bb_result none = { .kl = (double)NAN, .kl_se = (double)NAN, .ppl = (double)NAN, .ppl_se = (double)NAN, .top1 = (double)NAN };
+        put_scores(w, r, f->plans[i].size_bytes, e[i].is_spared ? &none : &e[i].result);
         BB_ROW(w, e[i].kl_before, e[i].kl_before_se);
     }
     status = bb_csv_close(&w, err);
@@ -394,7 +395,10 @@ done:
 
 static void scored_done(scored *s)
 {
-    for (size_t i = 0; s->e && i < s->front.n; i++) bb_free(s->e[i].window_kl);
+    for (size_t i = 0; s->e && i < s->front.n; i++) {
+        bb_free(s->e[i].window_kl);
+        bb_free(s->e[i].window_before);
+    }
     bb_free(s->source.window_kl);
     bb_free(s->e);
     bb_free(s->v);
@@ -497,7 +501,7 @@ done:
     return status;
 }
 
-/* The files, for comparison what the database alone gives (the same where nothing was finalised), and the source. before: [front.n] */
+/* The files, for comparison what the database alone gives (the same where nothing was finalised, and all that there is of a spared plan), and the source. before: [front.n] */
 static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *before, bb_err *err)
 {
     const size_t most = 2 * s->front.n + 1;
@@ -512,15 +516,24 @@ static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *befor
         bb_evaluated        *e = p ? &s->e[i] : &s->source;
         status = BB_NOMEM;
         if (!(e->window_kl = BB_NEW(s->on.w.n, double, err))) goto done;
+        e->is_spared = p && bb_front_is_spared(r, p);
+        if (e->is_spared) {
+            BB_TRY(want(&c, &jobs.n, (item) { A_DATABASE, p, NULL, &e->result, e->window_kl }, fresh, err));
+            bb_progress_skip(&progress, 1);
+            continue;
+        }
         BB_TRY(want(&c, &jobs.n, (item) { p ? A_FILE : THE_SOURCE, p, NULL, &e->result, e->window_kl }, fresh, err));
-        if (p && !r->config.no_finalise) BB_TRY(want(&c, &jobs.n, (item) { A_DATABASE, p, NULL, &before[i], NULL }, fresh, err));
+        if (!p || r->config.no_finalise) continue;
+        status = BB_NOMEM;
+        if (!(e->window_before = BB_NEW(s->on.w.n, double, err))) goto done;
+        BB_TRY(want(&c, &jobs.n, (item) { A_DATABASE, p, NULL, &before[i], e->window_before }, fresh, err));
     }
     for (size_t k = 0; k < jobs.n; k++)
         if (c.items[k].kind == A_DATABASE) BB_TRY(bb_run_calibrate(r, err));
     BB_TRY(bb_crew_run(r->time.on ? NULL : r->crew, &jobs, err)); /* --time may have changed the windows since others opened the run */
     bb_progress_end(&progress);
     for (size_t i = 0; i < s->front.n; i++) {
-        const bb_result *b = r->config.no_finalise ? &s->e[i].result : &before[i];
+        const bb_result *b = r->config.no_finalise || s->e[i].is_spared ? &s->e[i].result : &before[i];
         s->e[i].kl_before = b->kl;
         s->e[i].kl_before_se = b->kl_se;
     }
@@ -552,6 +565,25 @@ done:
     return status;
 }
 
+/* Scores everything; finalises what was spared and wins, and scores that. */
+static bb_status score_until_decided(bb_run *r, scored *s, bb_err *err)
+{
+    bb_status status;
+    for (bool open = true; open;) {
+        BB_TRY(score_all(r, false, s, err));
+        open = false;
+        for (size_t i = 0; i < s->n; i++) {
+            if (s->v[i].readmit == BB_GUARD_NONE) continue;
+            bb_info("evaluation sees %s, which search had ruled out, before the searched plan: it is finalised too", s->front.plans[s->v[i].readmit].source);
+            BB_TRY(bb_finalise_readmitted(r, &s->front.plans[s->v[i].readmit], err));
+            open = true;
+        }
+        if (open) scored_done(s);
+    }
+done:
+    return status;
+}
+
 static size_t winner_of(const scored *s) { return s->v[s->n - 1].guard.winner; }
 
 /* All that is made from the scores, but model.gguf, into the folder of r. */
@@ -580,7 +612,7 @@ bb_status bb_run_evaluate(bb_run *r, bb_err *err)
                                         "plots/rivals.svg" };
     scored                   s;
     bb_status                status;
-    BB_TRY(score_all(r, false, &s, err));
+    BB_TRY(score_until_decided(r, &s, err));
     for (size_t i = 0; i < sizeof made / sizeof *made; i++) BB_TRY(bb_keys_made(r, made[i], err));
     BB_TRY(write_tables(r, &s, err));
     BB_TRY(write_model(r, &s.front.plans[winner_of(&s)], err));

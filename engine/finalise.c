@@ -208,7 +208,7 @@ done:
     return status;
 }
 
-/* The files of n plans. What is there already is kept when it is the recorded file, byte for byte. */
+/* The files of n plans, but of those that are spared. What is there already is kept when it is the recorded file, byte for byte. */
 static bb_status finalise_plans(bb_run *r, const bb_front_plan *plans, size_t n, bb_progress *progress, bb_err *err)
 {
     finalising f = { r, BB_NEW(n, const bb_front_plan *, err), progress };
@@ -219,6 +219,10 @@ static bb_status finalise_plans(bb_run *r, const bb_front_plan *plans, size_t n,
         record     rec;
         file_state state;
         char       hash[65];
+        if (bb_front_is_spared(r, &plans[i])) {
+            if (progress) bb_progress_skip(progress, 1);
+            continue;
+        }
         BB_TRY(state_of(r, plans[i].hash, &rec, &state, hash, err));
         if (state == OTHER) bb_info("%s/models/%s.gguf is not the file that these options made: it is written again", r->config.out, plans[i].hash);
         if (state != RIGHT) f.plans[jobs.n++] = &plans[i];
@@ -229,6 +233,12 @@ static bb_status finalise_plans(bb_run *r, const bb_front_plan *plans, size_t n,
 done:
     bb_free(f.plans);
     return status;
+}
+
+bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
+{
+    bb_status status = bb_front_readmit(r, p, err);
+    return status == BB_OK ? finalise_plans(r, p, 1, NULL, err) : status;
 }
 
 /* Removes the files of models/ that are of no plan at the sizes asked for: earlier options made them. */
@@ -259,6 +269,7 @@ static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *er
     for (size_t i = 0; i < front->n; i++) {
         bool   found;
         record rec;
+        if (bb_front_is_spared(r, &front->plans[i])) continue;
         BB_TRY(load_record(r, front->plans[i].hash, &rec, &found, err));
         for (int k = 0; found && k < BB_N_RUNGS; k++) {
             if (isnan(rec.ladder.kl[k])) continue;
@@ -314,6 +325,7 @@ static bb_status finalise_in_time(bb_run *r, bb_front *front, bb_err *err)
         bb_err       why = BB_ERR_INIT;
         if (done > 0 && !bb_time_has_room(r, longest)) break;
         if (done > 0) bb_time_stop_finalise(r);
+        if (bb_front_is_spared(r, &front->plans[order[done]])) continue;
         r->time.may_cut = done == 0;
         status = finalise_plans(r, &front->plans[order[done]], 1, NULL, &why);
         const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
@@ -422,6 +434,7 @@ bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const cha
     bool          opened = false;
     bb_status     status;
     BB_TRY(bb_front_find(r, hash, &p, err));
+    p.is_ruled_out = false; /* asked for by name */
     if (recipe) BB_TRY(check_recipe(r, &p, err));
     status = BB_NOMEM;
     if (!(from = bb_run_path(r, err, "models/%s.gguf", p.hash))) goto done;
@@ -483,17 +496,22 @@ bb_status bb_run_verify(bb_run *r, bb_err *err)
     bb_front    front = { 0 };
     bb_progress progress;
     uint64_t    cells = 0;
+    size_t      n_files = 0;
     bb_status   status;
     BB_TRY(bb_run_evaluator(r, err));
     BB_TRY(bb_front_load_asked(r, &front, err));
     bb_progress_start(&progress, "verify", front.n);
-    for (size_t i = 0; i < front.n; i++, bb_progress_add(&progress, 1)) BB_TRY(verify_one(r, &front.plans[i], err));
+    for (size_t i = 0; i < front.n; i++, bb_progress_add(&progress, 1)) {
+        if (bb_front_is_spared(r, &front.plans[i])) continue;
+        BB_TRY(verify_one(r, &front.plans[i], err));
+        n_files++;
+    }
     bb_progress_end(&progress);
     BB_TRY(bb_run_check_tables(r, &cells, err));
     bb_info("verified: the %zu files of models/ have the SHA-256, size, plan and KL on the confirm windows that finalise recorded; evaluated again, they give "
             "the %llu cells of front.csv, baselines.csv and layers.csv, guard.json and plan.json (KL before finalise as stored); model.gguf is the winner's "
             "file",
-            front.n, (unsigned long long)cells);
+            n_files, (unsigned long long)cells);
 done:
     bb_front_done(&front);
     return status;

@@ -12,4 +12,7 @@ bb_status bb_finalised_check(bb_run *r, const bb_front_plan *p, bb_err *err);
 enum { BB_FINALISED_STEPS = 64 };
 bb_status bb_finalised_steps(const bb_run *r, const bb_front_plan *p, char steps[BB_FINALISED_STEPS], bb_err *err);
 
+/* A spared plan that evaluation saw win is finalised after all. */
+bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err);
+
 #endif

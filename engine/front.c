@@ -15,8 +15,8 @@
 #include "base/text.h"
 
 /* First the chosen plans, ascending in bytes; then every other plan that the search scored, ascending in hash. */
-static const char columns[] = "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows,searched,asked";
-enum { COL_HASH, COL_SIZE, COL_KL, COL_KL_SE, COL_PRUNED, COL_BASELINE, COL_SOURCE, COL_CHOSEN, COL_WINDOWS, COL_SEARCHED, COL_ASKED, N_COLUMNS };
+static const char columns[] = "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows,searched,asked,ruled_out";
+enum { COL_HASH, COL_SIZE, COL_KL, COL_KL_SE, COL_PRUNED, COL_BASELINE, COL_SOURCE, COL_CHOSEN, COL_WINDOWS, COL_SEARCHED, COL_ASKED, COL_RULED_OUT, N_COLUMNS };
 
 int64_t bb_front_target(const bb_run *r)
 {
@@ -110,7 +110,8 @@ static int by_size(const void *a, const void *b)
 
 static void put_row(bb_csv_writer *w, const bb_front_plan *p, bool is_chosen, uint32_t n_windows)
 {
-    BB_ROW(w, p->hash, p->size_bytes, p->kl, p->kl_se, p->pruned_fraction, p->is_baseline, p->source, is_chosen, n_windows, p->is_searched, p->is_asked);
+    BB_ROW(w, p->hash, p->size_bytes, p->kl, p->kl_se, p->pruned_fraction, p->is_baseline, p->source, is_chosen, n_windows, p->is_searched, p->is_asked,
+           p->is_ruled_out);
 }
 
 /* plans/HASH.plan. */
@@ -226,10 +227,39 @@ done:
     return status;
 }
 
+static char *readmission(const bb_run *r, const bb_front_plan *p, bb_err *err) { return bb_asprintf(err, "readmitted|%s|%s", r->options_key, p->hash); }
+
+static bb_status still_ruled_out(bb_run *r, bb_front_plan *p, bb_err *err)
+{
+    char     *key = readmission(r, p, err);
+    void     *value = NULL;
+    size_t    size;
+    bool      found = false;
+    bb_status status = key ? bb_store_get(r->store, "search", key, &value, &size, &found, err) : BB_NOMEM;
+    p->is_ruled_out = !found;
+    bb_free(value);
+    bb_free(key);
+    return status;
+}
+
+bb_status bb_front_readmit(bb_run *r, bb_front_plan *p, bb_err *err)
+{
+    char     *key = readmission(r, p, err);
+    bb_status status = key ? bb_store_put(r->store, "search", key, "", 0, err) : BB_NOMEM;
+    p->is_ruled_out = false;
+    bb_free(key);
+    return status;
+}
+
+bool bb_front_is_spared(const bb_run *r, const bb_front_plan *p)
+{
+    return p->is_ruled_out && !r->config.no_finalise && *r->config.finalise_steps && strcmp(r->config.finish, "contenders") == 0;
+}
+
 static bb_status load_row(bb_run *r, const bb_csv *t, size_t row, bb_front_plan *p, bb_err *err)
 {
     const char *hash = bb_csv_text(t, row, COL_HASH);
-    int64_t     baseline, chosen, searched, asked;
+    int64_t     baseline, chosen, searched, asked, ruled_out;
     bb_status   status;
     if (strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16)
         return BB_FAIL(err, BB_BAD_FILE, "%s row %zu: \"%s\" is no plan hash (16 hex digits)", t->path, row + 1, hash);
@@ -242,9 +272,11 @@ static bb_status load_row(bb_run *r, const bb_csv *t, size_t row, bb_front_plan 
     BB_TRY(bb_csv_int(t, row, COL_CHOSEN, &chosen, err));
     BB_TRY(bb_csv_int(t, row, COL_SEARCHED, &searched, err));
     BB_TRY(bb_csv_int(t, row, COL_ASKED, &asked, err));
+    BB_TRY(bb_csv_int(t, row, COL_RULED_OUT, &ruled_out, err));
     p->is_baseline = baseline != 0;
     p->is_searched = searched != 0;
     p->is_asked = asked != 0;
+    if (ruled_out) BB_TRY(still_ruled_out(r, p, err));
     snprintf(p->source, sizeof p->source, "%s", bb_csv_text(t, row, COL_SOURCE));
     BB_TRY(load_plan(r, hash, chosen != 0, &p->plan, err));
 done:

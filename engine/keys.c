@@ -96,7 +96,7 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
         c.eval_windows = c.tune_windows = 0;
         c.max_ram = 0;
         c.no_finalise = false;
-        c.finalise_steps = c.leave_out = none;
+        c.finish = c.finalise_steps = c.leave_out = none;
         c.tune_tokens = 0;
     }
     bb_options_print_yaml(bb_run_options, BB_RUN_N_OPTIONS, &c, &t);

@@ -43,6 +43,7 @@ typedef struct bb_run_config {
     int64_t  workers;       /* evaluators that score plans at the same time */
     int64_t  seed;
     bool     parse_special, no_finalise, ledger_only, json;
+    char    *finish; /* "all", "contenders": no simple plan that is ruled out (engine/front.h) */
     char    *finalise_steps, *leave_out;
     int64_t  tune_windows;
     double   tune_tokens; /* millions, a plan */
@@ -53,7 +54,7 @@ typedef struct bb_run_config {
     double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 49 };
+enum { BB_RUN_N_OPTIONS = 50 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */

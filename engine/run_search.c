@@ -21,6 +21,7 @@
 #include "engine/settle.h"
 #include "search/ledger.h"
 #include "search/method.h"
+#include "search/paired.h"
 #include "search/separable.h"
 #include "search/space.h"
 
@@ -430,6 +431,47 @@ done:
     return status;
 }
 
+/* Finishing takes 0.67 to 0.75 of the KL of searched plans and 0.53 to 0.82 of that of uniform ones (wiki8m, every step, results/front.csv and
+ * baselines.csv): 1.4 times at most between two plans. */
+static const double RULED_OUT = 1.6, RULED_OUT_Z = 4;
+
+/* Marks plan x, which is simple, where the searched plan of the smallest size that it is within stands far below it: larger sizes have better ones. */
+static bb_status rule_out(stage *s, const uint16_t *x, bb_front_plan *p, bb_err *err)
+{
+    const bb_run           *r = s->run;
+    const bb_archive_entry *best = NULL;
+    bb_ledger_entry         a, b;
+    bool                    found[2] = { false, false };
+    double                  mean, se;
+    bb_status               status = BB_OK;
+    for (size_t i = 0; i < r->n_budgets && !best; i++)
+        if (r->budgets[i] >= p->size_bytes && (r->is_sweep || r->budgets[i] == bb_front_target(r))) best = bb_archive_best(&s->archive, r->budgets[i]);
+    if (!best) return BB_OK;
+    BB_TRY(bb_ledger_find(s->ledger, x, BB_LEVEL_CONFIRM, &a, &found[0], err));
+    BB_TRY(bb_ledger_find(s->ledger, best->x, BB_LEVEL_CONFIRM, &b, &found[1], err));
+    if (!found[0] || !found[1] || a.n_windows != b.n_windows) return BB_OK;
+    bb_paired_difference(a.window_kl, b.window_kl, a.n_windows, &mean, &se);
+    p->is_ruled_out = a.score.kl > RULED_OUT * b.score.kl && se > 0 && mean > RULED_OUT_Z * se;
+done:
+    return status;
+}
+
+static bb_status rule_out_all(stage *s, bb_err *err)
+{
+    const bb_plan_space *plans = bb_model_space_problem(s->run->space)->plans;
+    uint16_t            *x = BB_NEW(s->problem->n_units, uint16_t, err);
+    bb_status            status = x ? BB_OK : BB_NOMEM;
+    for (size_t i = 0; status == BB_OK && i < s->front.n; i++) {
+        bb_front_plan *p = &s->front.plans[i];
+        if (!p->is_baseline || p->is_searched || !p->is_asked) continue;
+        BB_TRY(bb_plan_space_indices(plans, &p->plan, x, err));
+        BB_TRY(rule_out(s, x, p, err));
+    }
+done:
+    bb_free(x);
+    return status;
+}
+
 /* For each budget the best plan of the archive, and the simpler plans beside it. */
 static bb_status choose_front(stage *s, bb_err *err)
 {
@@ -442,6 +484,7 @@ static bb_status choose_front(stage *s, bb_err *err)
         if (asked) BB_TRY(add_simple_plans(s, r->budgets[i], err));
     }
     if (s->front.n == 0) status = BB_FAIL(err, BB_FAILED, "the search found no plan");
+    else BB_TRY(rule_out_all(s, err));
 done:
     return status;
 }

@@ -24,7 +24,7 @@ static bb_status finishing(const bb_run *r, const bb_front *f, const bb_evaluate
     bb_status            status = BB_OK;
     *steps = '\0';
     for (size_t i = 0; i < f->n; i++) {
-        if (!isfinite(e[i].result.kl)) continue;
+        if (!isfinite(e[i].result.kl) || e[i].is_spared) continue;
         BB_TRY(bb_finalised_steps(r, &f->plans[i], first ? other : steps, err));
         if (first && strcmp(other, steps) != 0)
             return BB_FAIL(err, BB_GUARD, "plan %s (%s) was finalised by %s, plan %s (%s) by %s: such files are not compared; run `bitbudget finalise %s`",
@@ -57,32 +57,53 @@ static void rows_done(rows *t)
     bb_free(t->plan);
 }
 
-static bb_status rows_init(const bb_front *f, const bb_evaluated *e, rows *t, bb_err *err)
+/* before: every plan as it is before finalise, of the simple ones those that were spared alone; else what was finalised. */
+static bb_status rows_init(const bb_front *f, const bb_evaluated *e, bool before, rows *t, bb_err *err)
 {
     *t = (rows) { BB_NEW(2 * f->n, bb_guard_row, err), BB_NEW(2 * f->n, size_t, err), 0 };
     if (!t->rows || !t->plan) return BB_NOMEM;
     for (size_t i = 0; i < f->n; i++)
         for (int simple = 0; simple < 2; simple++) {
             const bb_front_plan *p = &f->plans[i];
-            if (simple ? !p->is_baseline : !p->is_searched) continue;
+            if (simple ? !p->is_baseline || e[i].is_spared != before : !p->is_searched) continue;
             t->plan[t->n] = i;
-            t->rows[t->n++] = (bb_guard_row) { p->source, p->size_bytes, e[i].window_kl, simple };
+            t->rows[t->n++] = (bb_guard_row) { p->source, p->size_bytes, before && e[i].window_before ? e[i].window_before : e[i].window_kl, simple };
         }
     return BB_OK;
 }
 
 static size_t to_plan(const rows *t, size_t row) { return row == BB_GUARD_NONE ? row : t->plan[row]; }
 
-static bb_status decide(const rows *t, const bb_evaluated *e, uint32_t n_windows, int64_t budget, bb_verdict *v, bb_err *err)
+static bool spares(const rows *t, int64_t budget)
 {
-    bb_guard_verdict *g = &v->guard;
+    for (size_t i = 0; i < t->n; i++)
+        if (t->rows[i].is_simple && t->rows[i].size_bytes <= budget) return true;
+    return false;
+}
+
+/* t: what was finalised; s: all before finalise, with the simple plans that were spared. */
+static bb_status decide(const rows *t, const rows *s, const bb_evaluated *e, uint32_t n_windows, int64_t budget, bb_verdict *v, bb_err *err)
+{
+    bb_guard_verdict *g = &v->guard, spared;
     bb_status         status = bb_guard(t->rows, t->n, n_windows, budget, 0, g, err);
     if (status != BB_OK) return status;
     v->budget_bytes = budget;
+    v->readmit = BB_GUARD_NONE;
     v->searched_won = g->winner == g->searched;
     g->winner = to_plan(t, g->winner);
     g->searched = to_plan(t, g->searched);
     g->simple = to_plan(t, g->simple);
+    if (spares(s, budget)) {
+        if ((status = bb_guard(s->rows, s->n, n_windows, budget, 0, &spared, err)) != BB_OK) return status;
+        if (spared.winner == spared.simple) v->readmit = to_plan(s, spared.simple);
+        if (g->simple == BB_GUARD_NONE) {
+            v->before = true;
+            g->simple = to_plan(s, spared.simple);
+            g->margin = spared.margin;
+            g->se = spared.se;
+            g->p = spared.p;
+        }
+    }
     const bb_result *won = &e[v->guard.winner].result;
     v->damaged = won->kl > DAMAGED_KL || won->top1 < DAMAGED_TOP1;
     return BB_OK;
@@ -107,10 +128,12 @@ static void say_one(const bb_run *r, const char *steps, const bb_front *f, const
         bb_text_addf(&t, "guard: at %lld bytes the search found nothing better than a simple plan (%s), KL %.5f", (long long)v->budget_bytes,
                      f->plans[g->simple].source, e[g->simple].result.kl);
     } else {
+        const double searched = v->before ? e[g->searched].kl_before : e[g->searched].result.kl;
         bb_text_addf(&t, "guard: at %lld bytes the %s: KL %.5f of the searched plan, %.5f of the best simpler one (%s); difference %.5f +- %.5f, p %.2g; ",
                      (long long)v->budget_bytes, v->searched_won ? "searched plan is kept" : "simpler plan wins, the search is not clearly better",
-                     e[g->searched].result.kl, e[g->simple].result.kl, f->plans[g->simple].source, g->margin, g->se, g->p);
-        say_finishing(steps, &t);
+                     searched, e[g->simple].result.kl, f->plans[g->simple].source, g->margin, g->se, g->p);
+        if (v->before) bb_text_add(&t, "both before finishing, which the simpler one was too far behind for (--finish contenders)");
+        else say_finishing(steps, &t);
     }
     say_left_out(r, &t);
     if (t.status == BB_OK) bb_info("%s", t.data);
@@ -119,22 +142,24 @@ static void say_one(const bb_run *r, const char *steps, const bb_front *f, const
 
 static void say_all(const bb_run *r, const char *steps, const bb_front *f, const bb_verdict *v, size_t n)
 {
-    size_t  kept = 0, lost = 0, alone = 0;
+    size_t  kept = 0, lost = 0, alone = 0, before = 0;
     bb_text t = { 0 }, sizes = { 0 };
     for (size_t i = 0; i < n; i++) {
         const bb_guard_verdict *g = &v[i].guard;
         kept += v[i].searched_won;
         alone += g->simple == BB_GUARD_NONE;
+        before += v[i].before;
         if (v[i].searched_won) continue;
         bb_text_addf(&sizes, "%s%lld (%s)", lost++ ? ", " : "", (long long)v[i].budget_bytes, f->plans[g->winner].source);
     }
     bb_text_addf(&t, "guard: the searched plan is kept at %zu of %zu sizes", kept, n);
     if (alone) bb_text_addf(&t, " (at %zu of them no simpler plan is as small)", alone);
     if (lost && sizes.status == BB_OK) bb_text_addf(&t, "; a simpler plan wins at %s bytes", sizes.data);
-    if (alone < n) {
+    if (alone + before < n) {
         bb_text_add(&t, "; ");
         say_finishing(steps, &t);
     }
+    if (before) bb_text_addf(&t, "; at %zu of them both plans are compared before finishing, which the simpler one was too far behind for (--finish contenders)", before);
     say_left_out(r, &t);
     if (t.status == BB_OK) bb_info("%s", t.data);
     bb_text_done(&t);
@@ -163,15 +188,17 @@ static void warn_of_damage(const bb_evaluated *e, const bb_verdict *v, size_t n)
 
 bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e, uint32_t n_windows, bb_verdict **out, size_t *n, bb_err *err)
 {
-    rows      t = { 0 };
+    rows      t = { 0 }, s = { 0 };
     int64_t  *sizes = NULL;
+    bool      open = false;
     size_t    n_sizes = 0;
     char      steps[BB_FINALISED_STEPS];
     bb_status status;
     *out = NULL;
     *n = 0;
     BB_TRY(finishing(r, f, e, steps, err));
-    BB_TRY(rows_init(f, e, &t, err));
+    BB_TRY(rows_init(f, e, false, &t, err));
+    BB_TRY(rows_init(f, e, true, &s, err));
     BB_TRY(bb_front_sizes(r, &sizes, &n_sizes, err));
     if (!(*out = BB_NEW0(n_sizes, bb_verdict, err))) {
         status = BB_NOMEM;
@@ -179,10 +206,12 @@ bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e,
     }
     for (size_t i = 0; i < n_sizes; i++) {
         if (sizes[i] < f->plans[0].size_bytes && i + 1 < n_sizes) continue; /* plans ascend in bytes: none is as small */
-        BB_TRY(decide(&t, e, n_windows, sizes[i], &(*out)[*n], err));
+        BB_TRY(decide(&t, &s, e, n_windows, sizes[i], &(*out)[*n], err));
         memcpy((*out)[*n].finishing, steps, sizeof steps);
+        open |= (*out)[*n].readmit != BB_GUARD_NONE;
         ++*n;
     }
+    if (open) goto done; /* nothing is decided yet */
     if (r->is_sweep) say_all(r, steps, f, *out, *n);
     else say_one(r, steps, f, e, &(*out)[*n - 1]);
     warn_of_damage(e, *out, *n);
@@ -192,6 +221,7 @@ done:
         *out = NULL;
     }
     rows_done(&t);
+    rows_done(&s);
     bb_free(sizes);
     return status;
 }
@@ -213,6 +243,7 @@ static bool put_verdict(json_t *root, const bb_front *f, const bb_evaluated *e, 
     ok &= json_object_set_new(root, "badly_damaged", json_boolean(v->damaged)) == 0;
     if (g->searched != BB_GUARD_NONE) ok &= json_object_set_new(root, "searched_plan", json_string(f->plans[g->searched].hash)) == 0;
     if (g->simple != BB_GUARD_NONE) ok &= json_object_set_new(root, "best_simple_plan", json_string(f->plans[g->simple].source)) == 0;
+    if (v->before) ok &= json_object_set_new(root, "compared_before_finishing", json_true()) == 0;
     if (isfinite(g->margin)) ok &= json_object_set_new(root, "margin_nats", json_real(g->margin)) == 0;
     if (isfinite(g->se)) ok &= json_object_set_new(root, "margin_se", json_real(g->se)) == 0;
     if (isfinite(g->p)) ok &= json_object_set_new(root, "p", json_real(g->p)) == 0;
@@ -229,7 +260,8 @@ static bool put_plans(json_t *root, const bb_front *f, const bb_evaluated *e, in
         if (p->size_bytes > budget || !isfinite(e[i].result.kl) || !isfinite(e[i].kl_before)) continue;
         json_t *row = json_pack("{s:s, s:b, s:I, s:f, s:f}", "name", p->is_baseline ? p->source : p->hash, "simple", p->is_baseline, "size_bytes",
                                 (json_int_t)p->size_bytes, "kl_nats", e[i].result.kl, "kl_before_finalise", e[i].kl_before);
-        ok = row && (!isfinite(e[i].result.kl_se) || json_object_set_new(row, "kl_se", json_real(e[i].result.kl_se)) == 0);
+        if (row && e[i].is_spared) ok = json_object_set_new(row, "finished", json_false()) == 0 && json_object_set_new(row, "kl_nats", json_null()) == 0;
+        ok = ok && row && (!isfinite(e[i].result.kl_se) || json_object_set_new(row, "kl_se", json_real(e[i].result.kl_se)) == 0);
         ok = json_array_append_new(plans, row) == 0 && ok;
     }
     return json_object_set_new(root, "plans", plans) == 0 && ok;

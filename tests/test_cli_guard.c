@@ -107,7 +107,7 @@ static void exchange_roles(const char *dir, double bytes)
     for (size_t r = 0; r < t.n_rows; r++) {
         for (size_t c = 0; c < t.n_cols; c++) {
             const char *cell = bb_csv_text(&t, r, c);
-            bool        flag = strcmp(t.header[c], "baseline") == 0 || strcmp(t.header[c], "searched") == 0;
+            bool        flag = strcmp(t.header[c], "baseline") == 0 || strcmp(t.header[c], "searched") == 0 || strcmp(t.header[c], "ruled_out") == 0;
             if (flag && is(&t, r, "chosen") && number(&t, r, "size_bytes") <= bytes) cell = cell[0] == '1' ? "0" : "1";
             bb_csv_put_text(w, cell);
         }
@@ -170,6 +170,56 @@ START_TEST(one_target_finalises_its_own_plans)
     bb_csv_done(&front);
     bb_csv_done(&steps);
     bb_csv_done(&simple);
+    snprintf(line, sizeof line, "verify %s -q", dir);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+}
+END_TEST
+
+/* --finish contenders: a simple plan far behind is neither finished nor among the finished scores, and both plans are compared before finishing; one that
+ * evaluation then sees win is finished after all, and the tables stand up to verify both times. */
+START_TEST(what_cannot_win_is_not_finished)
+{
+    const char *dir = make_run("sweep", "--points 2 --min-bpw 5.7 --max-bpw 7 --finish contenders", "contenders");
+    size_t      n_spared = 0, n_empty = 0;
+    char        path[600];
+    ck_assert_ptr_nonnull(strstr(said, "compared before finishing"));
+    json_t *g = verdict(dir), *sizes = json_object_get(g, "sizes");
+    bb_csv  plans = table(dir, "plans.csv"), simple = table(dir, "baselines.csv");
+    for (size_t i = 0; i < plans.n_rows; i++) {
+        const bool spared = is(&plans, i, "chosen") && is(&plans, i, "ruled_out");
+        if (!is(&plans, i, "chosen")) continue;
+        snprintf(path, sizeof path, "%s/models/%s.gguf", dir, text(&plans, i, "plan_hash"));
+        ck_assert(bb_file_exists(path) == !spared);
+        ck_assert(!spared || (is(&plans, i, "baseline") && !is(&plans, i, "searched")));
+        n_spared += spared;
+    }
+    for (size_t i = 0; i < simple.n_rows; i++) {
+        n_empty += !*text(&simple, i, "kl_nats");
+        ck_assert_double_gt(number(&simple, i, "kl_before_finalise"), 0);
+    }
+    ck_assert_uint_ge(n_spared, 1);
+    ck_assert_uint_eq(n_empty, n_spared);
+    const double smaller = real(json_array_get(sizes, 0), "target_bytes");
+    for (size_t i = 0; i < 2; i++) {
+        ck_assert(won(json_array_get(sizes, i)));
+        ck_assert_double_gt(real(json_array_get(sizes, i), "margin_nats"), 3 * real(json_array_get(sizes, i), "margin_se"));
+    }
+    ck_assert(json_is_true(json_object_get(json_array_get(sizes, 0), "compared_before_finishing")));
+    json_decref(g);
+    bb_csv_done(&plans);
+    bb_csv_done(&simple);
+    snprintf(line, sizeof line, "verify %s -q", dir);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+
+    exchange_roles(dir, smaller); /* the good plan of the smaller size is now simple and said to be far behind, the uniform one the searched */
+    snprintf(line, sizeof line, "finalise %s -q", dir);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    evaluate_again(dir);
+    ck_assert_ptr_nonnull(strstr(said, "it is finalised too"));
+    g = verdict(dir);
+    ck_assert(!won(json_array_get(json_object_get(g, "sizes"), 0)));
+    ck_assert_ptr_null(json_object_get(json_array_get(json_object_get(g, "sizes"), 0), "compared_before_finishing"));
+    json_decref(g);
     snprintf(line, sizeof line, "verify %s -q", dir);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
 }
@@ -247,6 +297,7 @@ int main(void)
     TCase *t = tcase_create("end to end");
     tcase_set_timeout(t, 300);
     tcase_add_test(t, one_target_finalises_its_own_plans);
+    tcase_add_test(t, what_cannot_win_is_not_finished);
     tcase_add_test(t, every_size_of_a_sweep_is_guarded);
     tcase_add_test(t, the_finishing_is_what_was_run);
     tcase_add_test(t, a_damaged_file_is_called_so);

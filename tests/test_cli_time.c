@@ -451,7 +451,7 @@ START_TEST(efforts_are_defaults_and_no_more)
     ck_assert_str_eq(setting(out, "calib-windows"), "4");  /* command line */
     ck_assert_str_eq(setting(out, "screen"), "6");         /* the effort */
     ck_assert_str_eq(setting(out, "prune"), "\"width\"");
-    ck_assert_str_eq(setting(out, "finalise-steps"), "\"rebuild,lfq\"");
+    ck_assert_str_eq(setting(out, "finalise-steps"), "\"rebuild\"");
     /* At most six formats and the source type for any matrix. */
     char *table = file_text(out, "sensitivity.csv");
     int   n = 0;

@@ -76,6 +76,7 @@ static bb_status read_scored(const bb_csv *t, bb_scored *original, bb_scored **o
         s->pruned = (double)NAN;
         BB_TRY(bb_csv_int(t, r, at[1], &s->size_bytes, err));
         for (size_t i = 0; i < (front ? 7u : 6u); i++) BB_TRY(bb_csv_double(t, r, at[2 + i], numbers[i], err));
+        if (!front && !*bb_csv_text(t, r, at[3])) k--; /* not finished: nothing to hold beside plans that are */
     }
     qsort(*out, k, sizeof **out, by_size);
     *n = k;
