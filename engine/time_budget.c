@@ -136,25 +136,34 @@ static bb_status copy_config(const bb_run_config *from, bb_run_config *to, bb_er
     return status;
 }
 
+/* Makes r->space, of the sizes that r has; where pruning was chosen too narrow for these it is as wide as it takes. */
+static bb_status make_wide_enough(bb_run *r, bb_effort_mask free, bb_err *err)
+{
+    static const char *const prune[] = { "prune" };
+    uint64_t                 smallest, largest;
+    bb_status                status;
+    BB_TRY(bb_run_make_space(r, &r->space, err));
+    BB_TRY(bb_model_space_reach(r->space, &smallest, &largest, err));
+    if (r->n_budgets == 0 || r->budgets[0] >= (int64_t)smallest || !(free & bb_effort_late(prune, 1))) goto done;
+    bb_model_space_destroy(r->space);
+    r->space = NULL;
+    BB_TRY(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r->config, "prune", "all", err));
+    BB_TRY(bb_run_make_space(r, &r->space, err));
+done:
+    return status;
+}
+
 /* Seconds of each stage with this effort, and of those that count together. */
 static bb_status foresee(chooser *c, double effort, double seconds[BB_N_STAGES], double *sum, bb_err *err)
 {
     bb_run         trial = *c->r; /* borrows all but its options and, where these change it, its space */
     const bb_pace *pace;
-    uint64_t       smallest, largest;
     bb_status      status;
     BB_TRY(copy_config(&c->r->config, &trial.config, err));
     BB_TRY(bb_effort_set(bb_run_options, BB_RUN_N_OPTIONS, &trial.config, effort, c->free, err));
     if (trial.config.screen != c->r->config.screen || strcmp(trial.config.prune, c->r->config.prune) != 0) {
         trial.space = NULL;
-        BB_TRY(bb_run_make_space(&trial, &trial.space, err));
-        BB_TRY(bb_model_space_reach(trial.space, &smallest, &largest, err));
-        if (trial.n_budgets && trial.budgets[0] < (int64_t)smallest && strcmp(trial.config.prune, "all") != 0) { /* as much as it takes to get there */
-            bb_model_space_destroy(trial.space);
-            trial.space = NULL;
-            BB_TRY(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &trial.config, "prune", "all", err));
-            BB_TRY(bb_run_make_space(&trial, &trial.space, err));
-        }
+        BB_TRY(make_wide_enough(&trial, c->free, err));
     }
     BB_TRY(pace_for(c, &trial, &pace, err));
     bb_estimate_with(&trial, pace, seconds);
@@ -274,6 +283,9 @@ bb_status bb_time_choose(bb_run *r, bb_err *err)
             goto done;
         }
         BB_TRY(bb_effort_set(bb_run_options, BB_RUN_N_OPTIONS, &r->config, effort, c.free, err));
+        bb_model_space_destroy(r->space);
+        r->space = NULL;
+        BB_TRY(make_wide_enough(r, c.free, err));
     }
     BB_TRY(bb_run_reset_space(r, err));
     if (!before) BB_TRY(print(r, c.free, &t, err));
