@@ -95,7 +95,7 @@ static double calibrate_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
     double               tokens = (double)c->calib_windows * m->ctx, s = tokens * (token(m) + m->net->n_layer * m->p->moments);
-    const uint32_t n_ordered = strcmp(c->prune, "none") == 0 ? 0 : m->net->n_layer;
+    const uint32_t       n_ordered = strcmp(c->prune, "none") == 0 ? 0 : m->net->n_layer;
     for (uint32_t b = 0; b < n_ordered; b++) { /* the order in which columns go: one elimination */
         for (int k = 0; k < BB_N_SUBLAYERS; k++) {
             const bb_matrix *w = &m->net->blocks[b].w[bb_sublayers[k].writer];

@@ -194,8 +194,7 @@ START_TEST(long_eliminations_keep_exact_errors)
     for (int i = 0; i < N; i++) mean += (double)big[i * N + i] / N;
     for (int o = 0; o < M; o++)
         for (int i = 0; i < N; i++)
-            for (int j = 0; j < N; j++)
-                total += (double)wide[o * N + i] * ((double)big[i * N + j] + (i == j ? 1e-3 * mean : 0)) * (double)wide[o * N + j];
+            for (int j = 0; j < N; j++) total += (double)wide[o * N + i] * ((double)big[i * N + j] + (i == j ? 1e-3 * mean : 0)) * (double)wide[o * N + j];
     for (int k = 0; k < 8; k++) { /* the removed columns P alone: the error is w_P (schur complement of A_KK) w_P' = w_P ((A^-1)_PP)^-1 w_P' */
         const uint32_t width = widths[k % 4], n = N - width;
         double         cost = 0;
