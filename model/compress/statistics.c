@@ -324,7 +324,8 @@ static bb_status map_all(const bb_statistics_config *c, char *const *paths, bb_s
         bb_status       status;
         if (s->blocks[layer].map.data) continue;
         shapes_of(&c->model->net, layer, n_cols);
-        status = map_block(paths[layer], n_cols, block && !c->unordered ? block->n_ff : 0, block && !c->unordered ? block->n_kv : 0, &s->blocks[layer], &found[layer], err);
+        status = map_block(paths[layer], n_cols, block && !c->unordered ? block->n_ff : 0, block && !c->unordered ? block->n_kv : 0, &s->blocks[layer],
+                           &found[layer], err);
         if (status != BB_OK) return status;
         *complete &= found[layer];
     }
