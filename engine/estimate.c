@@ -223,7 +223,8 @@ static double least_pruned(const bb_run *r)
 static double final_plans(const bb_run *r)
 {
     double target = r->config.target_size ? (double)r->config.target_size : r->config.target_bpw * (double)r->n_weights / 8;
-    if (r->is_sweep) return (strcmp(r->config.finish, "contenders") == 0 && !r->config.no_finalise ? 1 : 2) * (double)r->n_budgets; /* uniform ones are far behind */
+    if (r->is_sweep)
+        return (strcmp(r->config.finish, "contenders") == 0 && !r->config.no_finalise ? 1 : 2) * (double)r->n_budgets; /* uniform ones are far behind */
     return least_pruned(r) <= target ? 4 : 3;
 }
 

@@ -16,7 +16,21 @@
 
 /* First the chosen plans, ascending in bytes; then every other plan that the search scored, ascending in hash. */
 static const char columns[] = "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows,searched,asked,ruled_out";
-enum { COL_HASH, COL_SIZE, COL_KL, COL_KL_SE, COL_PRUNED, COL_BASELINE, COL_SOURCE, COL_CHOSEN, COL_WINDOWS, COL_SEARCHED, COL_ASKED, COL_RULED_OUT, N_COLUMNS };
+enum {
+    COL_HASH,
+    COL_SIZE,
+    COL_KL,
+    COL_KL_SE,
+    COL_PRUNED,
+    COL_BASELINE,
+    COL_SOURCE,
+    COL_CHOSEN,
+    COL_WINDOWS,
+    COL_SEARCHED,
+    COL_ASKED,
+    COL_RULED_OUT,
+    N_COLUMNS
+};
 
 int64_t bb_front_target(const bb_run *r)
 {

@@ -13,11 +13,11 @@ typedef struct bb_front_plan {
     char    source[40];  /* who found it; baselines: their name, "uniform Q4_K" */
     bool    is_baseline; /* a simpler plan; it may be the searched one as well */
     bool    is_searched;
-    bool    is_asked;   /* stands at a size that was asked for: finalised, evaluated, guarded. `run` searches sizes beside its target too */
+    bool    is_asked;     /* stands at a size that was asked for: finalised, evaluated, guarded. `run` searches sizes beside its target too */
     bool    is_ruled_out; /* a simple plan that cannot win where it stands: on the confirm windows, before finalise, its KL is so far above the searched plan's
                              (RULED_OUT of run_search.c) that no finishing makes up for it; and evaluation has not said otherwise */
-    int64_t size_bytes; /* exact */
-    double  kl, kl_se;  /* at the confirm level, before finalise; NaN: not measured */
+    int64_t size_bytes;   /* exact */
+    double  kl, kl_se;    /* at the confirm level, before finalise; NaN: not measured */
     double  pruned_fraction;
 } bb_front_plan;
 
@@ -35,7 +35,7 @@ bb_status bb_front_load(bb_run *r, bb_front *f, bb_err *err);
 bb_status bb_front_load_asked(bb_run *r, bb_front *f, bb_err *err);
 void      bb_front_done(bb_front *f);
 /* Whether the plan is not finalised: ruled out, and --finish contenders. Both plans are then compared before finalise. */
-bool      bb_front_is_spared(const bb_run *r, const bb_front_plan *p);
+bool bb_front_is_spared(const bb_run *r, const bb_front_plan *p);
 /* Evaluation saw a spared plan win: it is ruled out no more, with these options, also in later sessions. */
 bb_status bb_front_readmit(bb_run *r, bb_front_plan *p, bb_err *err);
 /* The one plan of plans.csv, chosen or not, whose hash begins with prefix; end with bb_plan_done(&p->plan). BB_NOT_FOUND, or BB_USAGE when

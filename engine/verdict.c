@@ -130,8 +130,8 @@ static void say_one(const bb_run *r, const char *steps, const bb_front *f, const
     } else {
         const double searched = v->before ? e[g->searched].kl_before : e[g->searched].result.kl;
         bb_text_addf(&t, "guard: at %lld bytes the %s: KL %.5f of the searched plan, %.5f of the best simpler one (%s); difference %.5f +- %.5f, p %.2g; ",
-                     (long long)v->budget_bytes, v->searched_won ? "searched plan is kept" : "simpler plan wins, the search is not clearly better",
-                     searched, e[g->simple].result.kl, f->plans[g->simple].source, g->margin, g->se, g->p);
+                     (long long)v->budget_bytes, v->searched_won ? "searched plan is kept" : "simpler plan wins, the search is not clearly better", searched,
+                     e[g->simple].result.kl, f->plans[g->simple].source, g->margin, g->se, g->p);
         if (v->before) bb_text_add(&t, "both before finishing, which the simpler one was too far behind for (--finish contenders)");
         else say_finishing(steps, &t);
     }
@@ -159,7 +159,9 @@ static void say_all(const bb_run *r, const char *steps, const bb_front *f, const
         bb_text_add(&t, "; ");
         say_finishing(steps, &t);
     }
-    if (before) bb_text_addf(&t, "; at %zu of them both plans are compared before finishing, which the simpler one was too far behind for (--finish contenders)", before);
+    if (before)
+        bb_text_addf(&t, "; at %zu of them both plans are compared before finishing, which the simpler one was too far behind for (--finish contenders)",
+                     before);
     say_left_out(r, &t);
     if (t.status == BB_OK) bb_info("%s", t.data);
     bb_text_done(&t);

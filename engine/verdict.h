@@ -8,9 +8,9 @@
 
 /* Scores of one plan of the front on the evaluation windows. */
 typedef struct bb_evaluated {
-    bb_result result;                  /* of the written file; of a spared plan (front.h) of the option database's matrices */
-    double   *window_kl;               /* [windows] the same; owned by who evaluates */
-    double   *window_before;           /* [windows] of the option database's matrices; NULL: as window_kl */
+    bb_result result;        /* of the written file; of a spared plan (front.h) of the option database's matrices */
+    double   *window_kl;     /* [windows] the same; owned by who evaluates */
+    double   *window_before; /* [windows] of the option database's matrices; NULL: as window_kl */
     bool      is_spared;
     double    kl_before, kl_before_se; /* of the option database's matrices, before finalise */
 } bb_evaluated;
@@ -19,8 +19,8 @@ typedef struct bb_verdict {
     int64_t          budget_bytes;
     bb_guard_verdict guard; /* indices into the front; `searched` and `simple` are the same where the search found a simple plan */
     bool             searched_won;
-    bool             before;    /* the guard's simple plan was spared, and stands beside the searched one as both are before finalise */
-    size_t           readmit;   /* a spared plan that won: it must be finalised before there is a verdict; BB_GUARD_NONE */
+    bool             before;                        /* the guard's simple plan was spared, and stands beside the searched one as both are before finalise */
+    size_t           readmit;                       /* a spared plan that won: it must be finalised before there is a verdict; BB_GUARD_NONE */
     char             finishing[BB_FINALISED_STEPS]; /* the steps that all plans went through; "": none */
     bool             damaged;                       /* the winner: KL above 1 nat, or the same top token at less than half of the positions */
 } bb_verdict;
