@@ -4,40 +4,73 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels/blas.h"
 
-#define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_ref,
+#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_ref,
 static const bb_kernels ref = {
     .level = "ref",
+    .bits = "ref",
     .panel = BB_PANEL_REF,
 #include "kernels/table.inc"
 };
 
 #if defined(__x86_64__)
-#define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_##avx2,
+#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_##avx2,
 static const bb_kernels level_avx2 = {
     .level = "avx2",
+    .bits = "avx2",
     .panel = BB_PANEL_AVX2,
 #include "kernels/table.inc"
 };
 
-#define BB_KERNEL(result, name, arguments, avx2, avx512) .name = bb_##name##_##avx512,
+#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_##avx512,
 static const bb_kernels level_avx512 = {
     .level = "avx512",
+    .bits = "avx512",
     .panel = BB_PANEL_AVX512,
 #include "kernels/table.inc"
 };
+
+#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_##amx,
+static const bb_kernels level_amx = {
+    .level = "amx",
+    .bits = "avx512",
+    .panel = BB_PANEL_AVX512,
+    .splits = true,
+#include "kernels/table.inc"
+};
+
+/* AMX tiles are registers that the system gives to a process on request. */
+static bool may_use_tiles(void)
+{
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    enum { ASK = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AVX512_BF16 = 1 << 5 };
+    unsigned a, b, c, d, e;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) return false;
+    if (!__get_cpuid_count(7, 1, &e, &b, &c, &d) || !(e & AVX512_BF16)) return false;
+    return syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
 #endif
 
 static const bb_kernels *levels[4] = { &ref };
 static const bb_kernels *chosen = &ref;
 static pthread_once_t    once = PTHREAD_ONCE_INIT;
-static char              bits[128];
+static char              bits[2][128];
+static atomic_int        precision = BB_EXACT;
 
 /* __builtin_cpu_supports also asks the operating system (XGETBV) whether the registers are saved. */
 static void detect(void)
@@ -49,12 +82,14 @@ static void detect(void)
                   __builtin_cpu_supports("avx512vl");
     if (avx2) levels[n++] = &level_avx2;
     if (avx512) levels[n++] = &level_avx512;
+    if (avx512 && may_use_tiles()) levels[n++] = &level_amx;
 #endif
     const char *cap = getenv("BB_CPU");
     chosen = levels[n - 1];
     for (size_t i = 0; cap && i < n; i++)
         if (strcmp(levels[i]->level, cap) == 0) chosen = levels[i];
-    snprintf(bits, sizeof bits, "%s, %s", chosen->level, bb_blas_core());
+    snprintf(bits[BB_EXACT], sizeof *bits, "%s, %s", chosen->bits, bb_blas_core());
+    snprintf(bits[BB_FAST], sizeof *bits, "%s%s, %s", chosen->bits, chosen->splits ? " with split products" : "", bb_blas_core());
 }
 
 const bb_kernels *bb_kernels_get(void)
@@ -66,8 +101,12 @@ const bb_kernels *bb_kernels_get(void)
 const char *bb_kernels_bits(void)
 {
     pthread_once(&once, detect);
-    return bits;
+    return bits[atomic_load(&precision)];
 }
+
+void bb_kernels_set_precision(bb_precision p) { atomic_store(&precision, p); }
+bool bb_kernels_can_be_fast(void) { return bb_kernels_get()->splits; }
+bool bb_kernels_fast(void) { return bb_kernels_can_be_fast() && atomic_load(&precision) == BB_FAST; }
 
 const bb_kernels *bb_kernels_at(size_t i)
 {
@@ -76,6 +115,11 @@ const bb_kernels *bb_kernels_at(size_t i)
 }
 
 size_t bb_packed_floats(size_t n, size_t k, size_t panel) { return (n + panel - 1) / panel * panel * k; }
+
+size_t bb_split_numbers(size_t n, size_t k, size_t rows)
+{
+    return 2 * ((n + rows - 1) / rows * rows) * ((k + BB_SPLIT_DEPTH - 1) / BB_SPLIT_DEPTH * BB_SPLIT_DEPTH);
+}
 
 void bb_pack_panels(const float *w, size_t ldw, size_t n, size_t k, size_t panel, float *out)
 {

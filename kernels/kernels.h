@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * kernels.h: the inner loops that have more than one version, as one table: a row a kernel (table.inc), a version for each CPU level.
  *
- * Interface: bb_kernels_get() for the best level that the CPU has, capped by BB_CPU=ref|avx2|avx512 in the environment, for
+ * Interface: bb_kernels_get() for the best level that the CPU has, capped by BB_CPU=ref|avx2|avx512|amx in the environment, for
  * all rows together; bb_kernels_at(i) walks all levels that this CPU can run (for tests and benchmarks), reference first.
  *
  * Contract: every level gives the same bits. So each function states its arithmetic: fma(a, b, c) is one rounding,
@@ -36,17 +36,20 @@ typedef struct bb_levels    bb_levels;
 
 /* One level: a pointer for every row of table.inc, which says what each does. */
 typedef struct bb_kernels {
-    const char *level; /* "ref", "avx2", "avx512" */
-    size_t      panel; /* of pack and product */
+    const char *level;  /* "ref", "avx2", "avx512", "amx" */
+    const char *bits;   /* what keys call it: as level, but "avx512" for amx, whose exact products are the same code */
+    size_t      panel;  /* of pack and product */
+    bool        splits; /* split_product is much faster than product, and so may take its place */
 #define BB_KERNEL(result, name, arguments, ...) result(*name) arguments;
 #include "kernels/table.inc"
 } bb_kernels;
 
 /* The functions behind the rows, bb_NAME_LEVEL. A file that is compiled for several levels calls them BB_AT(name, BB_LEVEL). */
-#define BB_KERNEL(result, name, arguments, avx2, avx512) \
+#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) \
     result bb_##name##_ref arguments; \
     result bb_##name##_##avx2 arguments; \
-    result bb_##name##_##avx512 arguments;
+    result bb_##name##_##avx512 arguments; \
+    result bb_##name##_##amx arguments;
 #include "kernels/table.inc"
 #define BB_AT_(name, level) bb_##name##_##level
 #define BB_AT(name, level) BB_AT_(name, level)
@@ -58,8 +61,19 @@ size_t bb_packed_floats(size_t n, size_t k, size_t panel);
 void   bb_pack_panels(const float *w, size_t ldw, size_t n, size_t k, size_t panel, float *out);             /* W (n, k), row stride ldw */
 void   bb_pack_panels_transposed(const float *wt, size_t ldw, size_t n, size_t k, size_t panel, float *out); /* W' (k, n), row stride ldw */
 
+/* Operands of split_product: columns a tile, rows a panel of W, and the numbers of a split matrix of n rows, cut into groups of `rows`. */
+enum { BB_SPLIT_DEPTH = 32, BB_SPLIT_ROWS = 16, BB_SPLIT_PANEL = 32 };
+size_t bb_split_numbers(size_t n, size_t k, size_t rows);
+
+/* How the products of the forward pass are made, process-wide: set when no workspace is open. BB_FAST: by split_product where this CPU gains by it
+ * (bb_kernels_fast()), else nothing changes. */
+typedef enum bb_precision { BB_EXACT, BB_FAST } bb_precision;
+void bb_kernels_set_precision(bb_precision p);
+bool bb_kernels_fast(void);
+bool bb_kernels_can_be_fast(void);
+
 /* What the bits of everything computed depend on besides its inputs: the level, and the library and core that make the products. Part of every
- * key under which something computed is kept: "avx512, OpenBLAS 0.3.21, core SkylakeX". */
+ * key under which something computed is kept: "avx512, OpenBLAS 0.3.21, core SkylakeX"; with split products "avx512 with split products, ...". */
 const char *bb_kernels_bits(void);
 
 const bb_kernels *bb_kernels_get(void);

@@ -270,6 +270,103 @@ static bool run_product(job *j)
     return true;
 }
 
+/* ---- products of split numbers ---- */
+
+static const struct {
+    size_t m, n, k;
+} split_shapes[] = { { 64, 256, 512 }, { 1, 1, 1 }, { 1, 40, 3 }, { 3, 16, 0 }, { 5, 33, 17 }, { 16, 32, 224 }, { 17, 64, 256 }, { 29, 31, 257 },
+                     { 6, 100, 511 }, { 48, 32, 64 }, { 33, 96, 450 }, { 0, 4, 4 } };
+
+static bool has_split_shape(job *j, size_t *m, size_t *n, size_t *k)
+{
+    if (j->shape >= sizeof split_shapes / sizeof *split_shapes) return false;
+    *m = split_shapes[j->shape].m;
+    *n = split_shapes[j->shape].n;
+    *k = split_shapes[j->shape].k;
+    snprintf(j->work, sizeof j->work, "%zu x %zu x %zu", *m, *n, *k);
+    return true;
+}
+
+/* Room for a split matrix and a guard on either side; a NaN is written as one. */
+static uint16_t *split_room(job *j, size_t numbers) { return (uint16_t *)(void *)room(j, numbers / 2); }
+static void      give_split(job *j, uint16_t *x, size_t numbers)
+{
+    for (size_t i = 0; i < numbers; i++)
+        if ((x[i] & 0x7FFF) > 0x7F80) x[i] = 0x7FC0;
+    give(j, (float *)(void *)x - 1, (numbers / 2 + 2) * sizeof(float));
+}
+
+static bool run_split_rows(job *j)
+{
+    size_t m, n, k;
+    if (!has_split_shape(j, &m, &n, &k)) return false;
+    const size_t size = bb_split_numbers(m, k, BB_SPLIT_ROWS), ldx = k + j->skew;
+    const float *x = input(j, m * ldx);
+    uint16_t    *y = split_room(j, size);
+    while (again(j)) CALL(1, j->k->split_rows(x, ldx, m, k, y));
+    give_split(j, y, size);
+    return true;
+}
+
+static bool run_split_panels(job *j)
+{
+    size_t m, n, k;
+    if (!has_split_shape(j, &m, &n, &k)) return false;
+    const size_t size = bb_split_numbers(n, k, BB_SPLIT_PANEL), ldw = k + j->skew;
+    const float *w = input(j, n * ldw);
+    uint16_t    *y = split_room(j, size);
+    while (again(j)) CALL(1, j->k->split_panels(w, ldw, n, k, y));
+    give_split(j, y, size);
+    return true;
+}
+
+static bool run_split_panels_turned(job *j)
+{
+    size_t m, n, k;
+    if (!has_split_shape(j, &m, &n, &k)) return false;
+    const size_t size = bb_split_numbers(n, k, BB_SPLIT_PANEL), ldw = n + j->skew;
+    const float *w = input(j, k * ldw);
+    uint16_t    *y = split_room(j, size);
+    while (again(j)) CALL(1, j->k->split_panels_turned(w, ldw, n, k, y));
+    if (!j->timed) { /* the other way to the same */
+        uint16_t *same = split_room(j, size);
+        float    *turned = room(j, n * k);
+        for (size_t i = 0; i < n * k; i++) turned[i] = w[i % k * ldw + i / k];
+        j->k->split_panels(turned, k, n, k, same);
+        if (memcmp(same, y, size * sizeof *y) != 0) ck_abort_msg("split_panels_turned: not as split_panels");
+    }
+    give_split(j, y, size);
+    return true;
+}
+
+static bool run_split_product(job *j)
+{
+    size_t m, n, k;
+    if (!has_split_shape(j, &m, &n, &k)) return false;
+    const size_t ldy = n + 2 * j->skew;
+    const bool   add = j->fill & 1, biased = j->fill & 2;
+    const float *x = input(j, m * k), *w = input(j, n * k), *bias = input(j, n), *start = input(j, m * ldy);
+    float       *y = room(j, m * ldy);
+    uint16_t    *rows = split_room(j, bb_split_numbers(m, k, BB_SPLIT_ROWS)), *panels = split_room(j, bb_split_numbers(n, k, BB_SPLIT_PANEL));
+    bb_kernels_at(0)->split_rows(x, k, m, k, rows);
+    bb_kernels_at(0)->split_panels(w, k, n, k, panels);
+    while (again(j)) {
+        memcpy(y, start, m * ldy * sizeof *y);
+        CALL(1, j->k->split_product(m, n, k, rows, panels, biased ? bias : NULL, add, y, ldy));
+    }
+    for (size_t i = 0; i < m * n && j->fill == 0 && !j->timed; i++) { /* the product of the numbers themselves */
+        double want = 0, size = 0;
+        for (size_t c = 0; c < k; c++) {
+            const double term = (double)x[i / n * k + c] * (double)w[i % n * k + c];
+            want += term;
+            size += fabs(term);
+        }
+        if (!(fabs((double)y[i / n * ldy + i % n] - want) <= size * 0x1p-15)) ck_abort_msg("split_product: not the product");
+    }
+    give_floats(j, y, m * ldy);
+    return true;
+}
+
 /* ---- fits of scalar grids ---- */
 
 /* A block of a grid, a group of it and eight lines. Groups of a block are shapes. */

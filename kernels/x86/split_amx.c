@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * split_amx.c: products of split numbers in AMX tiles; same bits as ref/split_ref.c.
+ *
+ * Four tiles of y (32 x 32) meet two of x and two panels' halves of w at a time; of 12 products a block of 32 columns, 8 loads. A pass goes through
+ * DEPTH columns, so that the pass of a panel stays in L1 while the rows of x come from L2; y rests in memory between passes. */
+#if defined(__x86_64__)
+#if !defined(__AMX_BF16__) || !defined(__AVX512BF16__)
+#error "compile this file with AMX enabled (Makefile: ISA)"
+#endif
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+enum { BLOCK = BB_SPLIT_DEPTH, ROWS = BB_SPLIT_ROWS, PANEL = BB_SPLIT_PANEL, TILE = ROWS * BLOCK, DEPTH = 6 /* blocks a pass: of a panel 24 KiB */ };
+
+static inline __mmask16 some(size_t left) { return left >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1u << left) - 1); }
+
+/* The conversion rounds to nearest even and takes subnormals for zeros. */
+static inline __m512i rounded(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+static inline __m512  rest(__m512 x, __m256i hi)
+{
+    return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(hi), 16)));
+}
+
+/* 32 columns of a row, `left` of which are there. */
+static inline void split_row(const float *x, size_t left, __m512i *hi, __m512i *lo)
+{
+    __m512 a = _mm512_maskz_loadu_ps(some(left), x), b = _mm512_maskz_loadu_ps(some(left > 16 ? left - 16 : 0), x + 16);
+    *hi = rounded(a, b);
+    *lo = rounded(rest(a, _mm512_castsi512_si256(*hi)), rest(b, _mm512_extracti64x4_epi64(*hi, 1)));
+}
+
+void bb_split_rows_amx(const float *x, size_t ldx, size_t m, size_t k, uint16_t *out)
+{
+    for (size_t i = 0; i < m; i += ROWS)
+        for (size_t c = 0; c < k; c += BLOCK, out += 2 * TILE)
+            for (size_t r = 0; r < ROWS; r++) {
+                __m512i hi = _mm512_setzero_si512(), lo = hi;
+                if (i + r < m) split_row(x + (i + r) * ldx + c, k - c, &hi, &lo);
+                _mm512_storeu_si512(out + r * BLOCK, hi);
+                _mm512_storeu_si512(out + TILE + r * BLOCK, lo);
+            }
+}
+
+/* out [l][i] = r[i][l], 32-bit numbers. */
+static inline void store_turned(__m512i r[16], uint16_t *out)
+{
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int h = 0; h < 2; h++) { /* r[i + l]: column l of each 128 bits, of rows i .. i+3 */
+            r[i + 2 * h] = _mm512_unpacklo_epi64(t[i + h], t[i + 2 + h]);
+            r[i + 2 * h + 1] = _mm512_unpackhi_epi64(t[i + h], t[i + 2 + h]);
+        }
+    for (int l = 0; l < 4; l++) {
+        __m512i a = _mm512_shuffle_i32x4(r[l], r[4 + l], 0x88), b = _mm512_shuffle_i32x4(r[l], r[4 + l], 0xDD); /* columns l, 8+l; 4+l, 12+l */
+        __m512i c = _mm512_shuffle_i32x4(r[8 + l], r[12 + l], 0x88), d = _mm512_shuffle_i32x4(r[8 + l], r[12 + l], 0xDD);
+        _mm512_storeu_si512(out + (size_t)l * 32, _mm512_shuffle_i32x4(a, c, 0x88));
+        _mm512_storeu_si512(out + (size_t)(8 + l) * 32, _mm512_shuffle_i32x4(a, c, 0xDD));
+        _mm512_storeu_si512(out + (size_t)(4 + l) * 32, _mm512_shuffle_i32x4(b, d, 0x88));
+        _mm512_storeu_si512(out + (size_t)(12 + l) * 32, _mm512_shuffle_i32x4(b, d, 0xDD));
+    }
+}
+
+void bb_split_panels_amx(const float *w, size_t ldw, size_t n, size_t k, uint16_t *out)
+{
+    for (size_t j = 0; j < n; j += PANEL)
+        for (size_t c = 0; c < k; c += BLOCK, out += 4 * TILE)
+            for (size_t half = 0; half < 2; half++) {
+                __m512i hi[ROWS], lo[ROWS];
+                for (size_t r = 0; r < ROWS; r++) {
+                    size_t row = j + half * ROWS + r;
+                    hi[r] = lo[r] = _mm512_setzero_si512();
+                    if (row < n) split_row(w + row * ldw + c, k - c, &hi[r], &lo[r]);
+                }
+                store_turned(hi, out + half * TILE);
+                store_turned(lo, out + (2 + half) * TILE);
+            }
+}
+
+/* Rows c and c + 1 of W' side by side: 16 pairs. */
+static inline __m512i pairs(__m256i even, __m256i odd)
+{
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+}
+
+void bb_split_panels_turned_amx(const float *wt, size_t ldw, size_t n, size_t k, uint16_t *out)
+{
+    for (size_t j = 0; j < n; j += PANEL)
+        for (size_t c = 0; c < k; c += BLOCK, out += 4 * TILE)
+            for (size_t p = 0; p < ROWS; p++)
+                for (size_t half = 0; half < 2; half++) {
+                    size_t       row = c + 2 * p, column = j + half * ROWS;
+                    __mmask16    there = some(column < n ? n - column : 0);
+                    const float *at = wt + row * ldw + column;
+                    __m512       even = _mm512_maskz_loadu_ps(row < k ? there : 0, at), odd = _mm512_maskz_loadu_ps(row + 1 < k ? there : 0, at + ldw);
+                    __m512i      hi = rounded(even, odd), lo;
+                    __m256i      hi_even = _mm512_castsi512_si256(hi), hi_odd = _mm512_extracti64x4_epi64(hi, 1);
+                    lo = rounded(rest(even, hi_even), rest(odd, hi_odd));
+                    _mm512_storeu_si512(out + half * TILE + p * 32, pairs(hi_even, hi_odd));
+                    _mm512_storeu_si512(out + (2 + half) * TILE + p * 32, pairs(_mm512_castsi512_si256(lo), _mm512_extracti64x4_epi64(lo, 1)));
+                }
+}
+
+/* ---- product ---- */
+
+typedef struct __attribute__((aligned(64))) tile_config {
+    uint8_t  palette, start_row, unused[14];
+    uint16_t row_bytes[16];
+    uint8_t  rows[16];
+} tile_config;
+
+static const tile_config whole_tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
+
+/* y (16 or 32 rows, 32 columns; zero: from nothing) through `blocks` blocks. x: the first 16 rows, the others x_step on. */
+static inline void tiles(int row_tiles, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool zero, float *y, size_t ldy)
+{
+    const size_t line = ldy * sizeof *y;
+    if (zero) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, y, line);
+        _tile_loadd(1, y + 16, line);
+        if (row_tiles == 2) {
+            _tile_loadd(2, y + 16 * ldy, line);
+            _tile_loadd(3, y + 16 * ldy + 16, line);
+        }
+    }
+    for (size_t c = 0; c < blocks; c++, x += 2 * TILE, w += 4 * TILE) {
+        _tile_loadd(6, w, 64);
+        _tile_loadd(7, w + TILE, 64);
+        _tile_loadd(4, x + TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (row_tiles == 2) {
+            _tile_loadd(5, x + x_step + TILE, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_loadd(4, x, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (row_tiles == 2) {
+            _tile_loadd(5, x + x_step, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_loadd(6, w + 2 * TILE, 64);
+        _tile_loadd(7, w + 3 * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (row_tiles == 2) {
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, y, line);
+    _tile_stored(1, y + 16, line);
+    if (row_tiles == 2) {
+        _tile_stored(2, y + 16 * ldy, line);
+        _tile_stored(3, y + 16 * ldy + 16, line);
+    }
+}
+
+static void any_tiles(size_t rows, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool zero, float *y, size_t ldy)
+{
+    if (rows > ROWS) tiles(2, blocks, x, x_step, w, zero, y, ldy);
+    else tiles(1, blocks, x, x_step, w, zero, y, ldy);
+}
+
+/* Where y is no whole tiles, or a bias comes first: through a copy. */
+static void copied_tiles(size_t rows, size_t columns, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool more, const float *bias, float *y,
+                         size_t ldy)
+{
+    _Alignas(64) float copy[2 * ROWS * PANEL];
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j += 16) {
+            __mmask16 there = some(columns - j);
+            __m512    start = more ? _mm512_maskz_loadu_ps(there, y + i * ldy + j) : _mm512_setzero_ps();
+            if (bias) start = _mm512_add_ps(start, _mm512_maskz_loadu_ps(there, bias + j));
+            _mm512_store_ps(copy + i * PANEL + j, start);
+        }
+    for (size_t i = 0; i < 2 * ROWS; i++) /* what no entry comes from, but a tile holds */
+        for (size_t j = i < rows ? (columns + 15) / 16 * 16 : 0; j < PANEL; j += 16) _mm512_store_ps(copy + i * PANEL + j, _mm512_setzero_ps());
+    if (blocks) any_tiles(rows, blocks, x, x_step, w, false, copy, PANEL);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j += 16) _mm512_mask_storeu_ps(y + i * ldy + j, some(columns - j), _mm512_load_ps(copy + i * PANEL + j));
+}
+
+void bb_split_product_amx(size_t m, size_t n, size_t k, const uint16_t *x, const uint16_t *panels, const float *bias, bool add, float *y, size_t ldy)
+{
+    size_t blocks = (k + BLOCK - 1) / BLOCK, x_step = blocks * 2 * TILE;
+    _tile_loadconfig(&whole_tiles);
+    for (size_t c = 0; c == 0 || c < blocks; c += DEPTH) { /* one pass even for k = 0, which still writes the start values */
+        size_t       depth = blocks - c < DEPTH ? blocks - c : DEPTH;
+        bool         more = add || c > 0;
+        const float *b = c > 0 ? NULL : bias;
+        for (size_t j = 0; j < n; j += PANEL)
+            for (size_t i = 0; i < m; i += 2 * ROWS) {
+                size_t          rows = m - i < 2 * ROWS ? m - i : 2 * ROWS, columns = n - j < PANEL ? n - j : PANEL;
+                const uint16_t *in = x + i / ROWS * x_step + c * 2 * TILE, *w = panels + j / PANEL * blocks * 4 * TILE + c * 4 * TILE;
+                float          *out = y + i * ldy + j;
+                if (rows % ROWS == 0 && columns == PANEL && !b && depth) any_tiles(rows, depth, in, x_step, w, !more, out, ldy);
+                else copied_tiles(rows, columns, depth, in, x_step, w, more, b ? b + j : NULL, out, ldy);
+            }
+    }
+    _tile_release();
+}
+#else
+typedef int bb_no_amx; /* an empty file is not C */
+#endif
