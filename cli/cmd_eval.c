@@ -11,11 +11,12 @@
 #include "cli/cmd.h"
 #include "cli/eval_tasks.h"
 #include "engine/environment.h"
+#include "kernels/kernels.h"
 #include "eval/generation.h"
 #include "model/net/host.h"
 
 typedef struct eval_options {
-    char   *text, *protocol, *reference, *tasks;
+    char   *text, *protocol, *precision, *reference, *tasks;
     int64_t limit, ctx, chunks, probabilities, prompts, prompt_tokens, new_tokens, seed;
     bool    spread, generation, json, parse_special;
 } eval_options;
@@ -44,6 +45,7 @@ static const bb_option_row rows[] = {
     { "tasks", BB_OPT_LIST, offsetof(eval_options, tasks), NULL, 1, 0, "FILE|FOLDER,..",
       "zero-shot tasks: JSON lines (multiple choice, two contexts, last words) or HellaSwag text; of a folder, all .jsonl and .txt files", NULL },
     { "limit", BB_OPT_INT, offsetof(eval_options, limit), "0", 0, UINT32_MAX, "N", "items of each task, from its beginning; 0: all", NULL },
+    { "precision", BB_OPT_TEXT, offsetof(eval_options, precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "json", BB_OPT_FLAG, offsetof(eval_options, json), NULL, 1, 0, NULL, "print JSON", NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows, TOP = 10 };
@@ -271,6 +273,7 @@ static bb_status print_json(const job *j, bb_err *err)
     int     failed;
     if (!root) return BB_FAIL(err, BB_NOMEM, "out of memory");
     if (j->o.reference) json_object_set_new(root, "reference_label", json_string(bb_model_source_label(&j->ref, label)));
+    if (bb_kernels_fast()) json_object_set_new(root, "precision", json_string("fast"));
     if (j->o.text) text_part_json(root, j);
     if (j->o.generation) json_object_set_new(root, "generation", generation_json(&j->generation, j->o.seed));
     if (j->o.probabilities >= 0) json_object_set_new(root, "probabilities", probabilities_json(j));
@@ -399,6 +402,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_status status;
     BB_TRY(bb_command_options(&bb_command_eval, &j.o, argc, argv, &j.path, 1, &n, err));
     BB_TRY(check_options(&j, n, err));
+    bb_precision_use(j.o.precision, true);
     BB_TRY(refuse_idle(&j, argc, argv, err));
     if (j.o.tasks) BB_TRY(bb_eval_tasks_check(j.o.tasks, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));

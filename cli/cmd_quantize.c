@@ -31,7 +31,7 @@
 #include "model/export/export.h"
 
 typedef struct quantize_options {
-    char   *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol;
+    char   *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision;
     int64_t ctx, calib_windows, eval_windows, sweeps, seed;
     double  damping, prune_ffn, prune_kv;
     bool    no_compensation, parse_special, json, csv;
@@ -70,6 +70,7 @@ static const bb_option_row rows[] = {
     { "eval", BB_OPT_TEXT, FIELD(eval), "", 1, 0, "FILE", "then measure KL and perplexity on this text", NULL },
     { "eval-windows", BB_OPT_INT, FIELD(eval_windows), "0", 0, 1e9, "N", "evaluation windows, evenly spaced; 0: all", NULL },
     { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", 1, 0, "NAME", "protocol of the windows", BB_PROTOCOLS },
+    { "precision", BB_OPT_TEXT, FIELD(precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, 1, 0, NULL, "print JSON", NULL },
     { "csv", BB_OPT_FLAG, FIELD(csv), NULL, 1, 0, NULL, "print a header and a row: model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se", NULL },
 };
@@ -666,6 +667,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(bb_command_options(&bb_command_quantize, &j.o, argc, argv, &j.path, 1, &n, err));
     BB_TRY(check_options(&j, n, err));
     BB_TRY(refuse_idle(&j, argc, argv, err));
+    bb_precision_use(j.o.precision, true);
     BB_TRY(plan_file(&j, err));
     BB_TRY(check_ends(&j, err));
     BB_TRY(strcmp(j.o.method, "rtn") == 0 ? round_all(&j, err) : encode_all(&j, err));

@@ -23,6 +23,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "engine/effort.h"
+#include "engine/environment.h"
 #include "engine/estimate.h"
 #include "engine/outputs.h"
 #include "engine/run_parts.h"
@@ -105,6 +106,7 @@ static bool enter(bitbudget *b, outside *o)
     o->omp_threads = omp_get_max_threads();
     omp_set_num_threads(b->threads ? (int)b->threads : bb_cpus_threads(o->omp_threads));
     o->blas_threads = bb_blas_pin();
+    bb_precision_use(b->is_open ? b->run.config.precision : "exact", false);
     o->forced = bb_outputs_forced();
     bb_outputs_force(b->force);
     b->hooks = (bb_log_hooks) { on_line, on_progress, b };
@@ -123,6 +125,7 @@ static bitbudget_status leave(bitbudget *b, const outside *o, bb_status status)
     }
     bb_log_to_run(NULL, NULL);
     bb_log_set_hooks(NULL);
+    bb_precision_use("exact", false);
     bb_outputs_force(o->forced);
     bb_blas_unpin(o->blas_threads);
     omp_set_num_threads(o->omp_threads);

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "engine/effort.h"
+#include "engine/environment.h"
 #include "engine/ladder.h"
 #include "engine/run_parts.h"
 #include "engine/version.h"
@@ -60,6 +61,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "settle", BB_OPT_INT, FIELD(settle), "0", 0, 10000, "N", "plans of a size that are rebuilt at the end of the search, to go on there; 0: none", NULL },
     { "workers", BB_OPT_INT, FIELD(workers), "1", 1, 256, "N", "plans that the search scores at the same time, a thread each; changes no result", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
+    { "precision", BB_OPT_TEXT, FIELD(precision), "exact", NO_BOUNDS, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "no-finalise", BB_OPT_FLAG, FIELD(no_finalise), NULL, NO_BOUNDS, NULL, "export the database's options without rebuilding them", NULL },
     { "finish", BB_OPT_TEXT, FIELD(finish), "all", NO_BOUNDS, "WHICH", "plans that are finalised; contenders: no simple one that the search saw far behind",
       "all|contenders" },

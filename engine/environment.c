@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "engine/version.h"
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
@@ -16,6 +17,13 @@
 const bb_backend *bb_engine_backend(void) { return &bb_backend_cpu; }
 
 const char *bb_cpu_level(void) { return bb_kernels_get()->level; }
+
+void bb_precision_use(const char *name, bool say)
+{
+    const bool fast = strcmp(name, "fast") == 0;
+    bb_kernels_set_precision(fast ? BB_FAST : BB_EXACT);
+    if (fast && say && !bb_kernels_fast()) bb_info("--precision fast: only on a CPU with AMX tiles of bfloat16 is anything faster than exact; products are exact here");
+}
 
 bb_status bb_environment_write(const char *path, const bb_model *m, bb_err *err)
 {

@@ -9,7 +9,13 @@
 /* Where the networks of a run and of a command compute: the one place outside model/net that names a backend. */
 const bb_backend *bb_engine_backend(void);
 
-const char *bb_cpu_level(void); /* "ref", "avx2" or "avx512": results are bit-identical within a level and a BLAS core (bb_kernels_bits) */
+const char *bb_cpu_level(void); /* "ref", "avx2", "avx512" or "amx": results are bit-identical within a level and a BLAS core (bb_kernels_bits) */
 bb_status   bb_environment_write(const char *path, const bb_model *m, bb_err *err); /* env.json */
+
+/* The option of every command that forwards a network: how its products are made (bb_precision, kernels.h), for the process. say: tell where fast
+ * changes nothing. */
+#define BB_PRECISIONS "exact|fast"
+#define BB_PRECISION_HELP "products of the forward pass: exact, or fast where the CPU has AMX tiles: another rounding, a KL of 1e-8 from exact"
+void bb_precision_use(const char *name, bool say);
 
 #endif

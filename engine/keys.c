@@ -88,8 +88,9 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     bb_sha256     s;
     c.model = c.out = c.config = c.calib = c.eval = c.profile = c.database = none;
     c.keep = none;
-    c.effort = none; /* what it sets is among the others */
-    c.time = 0;      /* so does it */
+    c.effort = none;    /* what it sets is among the others */
+    c.precision = none; /* the identity has the bits that it gives here */
+    c.time = 0;         /* as effort */
     c.workers = 0;
     c.ledger_only = c.json = false;
     if (!all) { /* decides what is finalised and evaluated how, not what is chosen */

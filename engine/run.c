@@ -110,6 +110,7 @@ bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err
     r->backend = bb_engine_backend();
     r->time.started_s = bb_now_s();
     BB_TRY(bb_run_config_resolve(&r->config, err));
+    bb_precision_use(r->config.precision, true);
     BB_TRY(bb_run_open_space(r, err));
 done:
     if (status != BB_OK) bb_run_close(r);

@@ -42,6 +42,7 @@ typedef struct bb_run_config {
     int64_t  settle;        /* plans of a size that may be rebuilt at the end of the search (engine/settle.h) */
     int64_t  workers;       /* evaluators that score plans at the same time */
     int64_t  seed;
+    char    *precision; /* of products: "exact", "fast" */
     bool     parse_special, no_finalise, ledger_only, json;
     char    *finish; /* "all", "contenders": no simple plan that is ruled out (engine/front.h) */
     char    *finalise_steps, *leave_out;

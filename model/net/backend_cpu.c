@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * backend_cpu.c: the operations on the host: kernels.h inside, OpenMP over independent pieces outside.
  *
- * Products: weights are decoded to float32 and packed into panels, in pieces of at most PIECE_FLOATS, a piece at a time by
+ * Products, exact ones: weights are decoded to float32 and packed into panels, in pieces of at most PIECE_FLOATS, a piece at a time by
  * all threads, unless hold() has done it before. Then every (chunk of rows, range of columns) is a task; each entry of a
  * product is a chain of fma that does not depend on the cutting (kernels.h), so the cutting may follow the threads.
+ * Fast ones (kernels.h) are cut the same way, with operands split into bfloat16: weights when they are packed, the left one before each product, or
+ * once where it feeds several.
  * Attention: per (window, KV head), keys and values are packed once; tiles of TILE queries meet the keys up to the tile's
  * end in two small products with a softmax between. Keys past a query have probability 0, which changes no fma.
  * Blocks: a thread takes a window through the whole block, CHUNK rows at a time (causal attention needs no later row), so
@@ -88,6 +90,7 @@ static bb_status cpu_open(void *context, void **self, bb_err *err)
     (void)context;
     if (!c) return BB_NOMEM;
     c->k = bb_kernels_get();
+    c->fast = bb_kernels_fast();
     *self = c;
     return BB_OK;
 }
@@ -100,6 +103,7 @@ static void cpu_close(void *self)
     bb_free(c->piece2.at);
     bb_free(c->store.at);
     bb_free(c->scratch.at);
+    bb_free(c->split.at);
     bb_cpu_back_close(c);
     bb_free(c);
 }
@@ -137,6 +141,13 @@ size_t bb_cpu_rows_a_piece(const bb_cpu *c, const bb_matrix *w, size_t limit)
     return n < c->k->panel ? c->k->panel : n;
 }
 
+/* Split numbers lie in the memory of floats, two for one. */
+static uint16_t       *split_at(float *at) { return (uint16_t *)(void *)at; }
+static const uint16_t *split_in(const float *at) { return (const uint16_t *)(const void *)at; }
+
+_Static_assert(BB_SPLIT_PANEL == (int)BB_PANEL_AVX512, "both products go by the same panels");
+_Static_assert(BB_CPU_CHUNK % BB_SPLIT_PANEL == 0 && BB_CPU_TILE % BB_SPLIT_ROWS == 0, "chunks are cut between tiles");
+
 bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err)
 {
     size_t    panel = c->k->panel, slice = panel * w->cols;
@@ -148,7 +159,8 @@ bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n
         size_t at = (size_t)i * panel, rows = n - at < panel ? n - at : panel;
         float *plain = bb_cpu_scratch(c, slice);
         for (size_t r = 0; r < rows; r++) bb_cpu_decode_row(c, w, first + at + r, plain + r * w->cols);
-        c->k->pack(plain, w->cols, rows, w->cols, out + (size_t)i * slice);
+        if (c->fast) c->k->split_panels(plain, w->cols, rows, w->cols, split_at(out + at * bb_cpu_depth(c, w->cols)));
+        else c->k->pack(plain, w->cols, rows, w->cols, out + at * w->cols);
     }
     return BB_OK;
 }
@@ -159,14 +171,14 @@ static bb_status cpu_hold(void *self, const bb_matrix *const *w, size_t n, bb_er
     size_t    total = 0;
     bb_status status;
     c->n_held = 0;
-    for (size_t i = 0; i < n; i++) total += bb_packed_floats(w[i]->rows, w[i]->cols, c->k->panel);
+    for (size_t i = 0; i < n; i++) total += bb_cpu_packed_floats(c, w[i]->rows, w[i]->cols);
     if (total == 0 || total > HOLD_FLOATS || n > BB_CPU_MAX_HELD) return BB_OK; /* matmul packs as it goes */
     BB_TRY(bb_pool_grow(&c->store, total, err));
     float *out = c->store.at;
     for (size_t i = 0; i < n; i++) {
         BB_TRY(bb_cpu_pack_rows(c, w[i], 0, w[i]->rows, out, err));
         c->held[c->n_held++] = (bb_held) { w[i], out };
-        out += bb_packed_floats(w[i]->rows, w[i]->cols, c->k->panel);
+        out += bb_cpu_packed_floats(c, w[i]->rows, w[i]->cols);
     }
 done:
     return status;
@@ -201,19 +213,77 @@ static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *i
     return BB_OK;
 }
 
-void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
-                     size_t ldy)
+/* A product of n rows and cols columns as tasks: chunks of rows times ranges of whole panels, at least two tasks a thread. */
+typedef struct cutting {
+    size_t    n, cols, panel, n_panels, ranges;
+    ptrdiff_t tasks;
+} cutting;
+typedef struct piece {
+    size_t row, m, from, to; /* rows row .. row + m - 1, columns from .. to - 1 */
+} piece;
+
+static cutting cut_product(const bb_cpu *c, size_t n, size_t cols)
 {
     size_t panel = c->k->panel, n_panels = (cols + panel - 1) / panel, chunks = (n + CHUNK - 1) / CHUNK;
     size_t wanted = 2 * (size_t)omp_get_max_threads(), ranges = chunks < wanted ? (wanted + chunks - 1) / (chunks ? chunks : 1) : 1;
     if (ranges > n_panels) ranges = n_panels;
-    ptrdiff_t tasks = (ptrdiff_t)(chunks * ranges);
+    return (cutting) { n, cols, panel, n_panels, ranges, (ptrdiff_t)(chunks * ranges) };
+}
+
+static piece piece_of(const cutting *cut, ptrdiff_t i)
+{
+    size_t row = (size_t)i / cut->ranges * CHUNK, range = (size_t)i % cut->ranges;
+    size_t from = range * cut->n_panels / cut->ranges * cut->panel, to = (range + 1) * cut->n_panels / cut->ranges * cut->panel;
+    return (piece) { row, cut->n - row < CHUNK ? cut->n - row : CHUNK, from, to < cut->cols ? to : cut->cols };
+}
+
+void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+                     size_t ldy)
+{
+    cutting cut = cut_product(c, n, cols);
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(n * cols * k))
-    for (ptrdiff_t i = 0; i < tasks; i++) {
-        size_t row = (size_t)i / ranges * CHUNK, m = n - row < CHUNK ? n - row : CHUNK, range = (size_t)i % ranges;
-        size_t from = range * n_panels / ranges * panel, to = (range + 1) * n_panels / ranges * panel;
-        if (to > cols) to = cols;
-        c->k->product(m, to - from, k, x + row * ldx, ldx, panels + from * k, bias ? bias + from : NULL, add, y + row * ldy + from, ldy);
+    for (ptrdiff_t i = 0; i < cut.tasks; i++) {
+        piece p = piece_of(&cut, i);
+        c->k->product(p.m, p.to - p.from, k, x + p.row * ldx, ldx, panels + p.from * k, bias ? bias + p.from : NULL, add, y + p.row * ldy + p.from, ldy);
+    }
+}
+
+/* Y (m, n) = [Y +] [bias +] X W': the product of the workspace's precision; split: X split, fast only. */
+static void linear(const bb_cpu *c, size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *split, const float *panels, const float *bias,
+                   bool add, float *y, size_t ldy)
+{
+    if (c->fast) c->k->split_product(m, n, k, split_in(split), split_in(panels), bias, add, y, ldy);
+    else c->k->product(m, n, k, x, ldx, panels, bias, add, y, ldy);
+}
+
+/* c->split := x (n, k), split. */
+static bb_status split_rows(bb_cpu *c, size_t n, size_t k, const float *x, bb_err *err)
+{
+    ptrdiff_t chunks = (ptrdiff_t)((n + CHUNK - 1) / CHUNK);
+    bb_status status = bb_pool_grow(&c->split, bb_split_numbers(n, k, BB_SPLIT_ROWS) / 2, err);
+    if (status != BB_OK) return status;
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(2 * n * k))
+    for (ptrdiff_t i = 0; i < chunks; i++) {
+        size_t row = (size_t)i * CHUNK, m = n - row < CHUNK ? n - row : CHUNK;
+        c->k->split_rows(x + row * k, k, m, k, split_at(c->split.at + row * bb_cpu_depth(c, k)));
+    }
+    return BB_OK;
+}
+
+/* As bb_cpu_multiply, in the workspace's precision: x (n, k) is in c->split too, if fast. */
+static void multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, const float *panels, const float *bias, bool add, float *y, size_t ldy)
+{
+    if (!c->fast) {
+        bb_cpu_multiply(c, n, cols, k, x, k, panels, bias, add, y, ldy);
+        return;
+    }
+    size_t  depth = bb_cpu_depth(c, k);
+    cutting cut = cut_product(c, n, cols);
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(n * cols * k))
+    for (ptrdiff_t i = 0; i < cut.tasks; i++) {
+        piece p = piece_of(&cut, i);
+        c->k->split_product(p.m, p.to - p.from, k, split_in(c->split.at + p.row * depth), split_in(panels + p.from * depth), bias ? bias + p.from : NULL, add,
+                            y + p.row * ldy + p.from, ldy);
     }
 }
 
@@ -225,15 +295,16 @@ bb_status bb_cpu_matmul(void *self, size_t n, bb_buffer from, const bb_matrix *w
     bb_status    status = BB_OK;
     const float *panels = find_held(c, w);
     size_t       step = bb_cpu_rows_a_piece(c, w, PIECE_FLOATS);
+    if (c->fast) BB_TRY(split_rows(c, n, w->cols, x, err));
     if (panels) {
-        bb_cpu_multiply(c, n, w->rows, w->cols, x, w->cols, panels, w->bias, add, y, w->rows);
+        multiply(c, n, w->rows, w->cols, x, panels, w->bias, add, y, w->rows);
         return BB_OK;
     }
     for (size_t first = 0; first < w->rows; first += step) {
         size_t rows = w->rows - first < step ? w->rows - first : step;
-        BB_TRY(bb_pool_grow(&c->piece, bb_packed_floats(rows, w->cols, c->k->panel), err));
+        BB_TRY(bb_pool_grow(&c->piece, bb_cpu_packed_floats(c, rows, w->cols), err));
         BB_TRY(bb_cpu_pack_rows(c, w, first, rows, c->piece.at, err));
-        bb_cpu_multiply(c, n, rows, w->cols, x, w->cols, c->piece.at, w->bias ? w->bias + first : NULL, add, y + first, w->rows);
+        multiply(c, n, rows, w->cols, x, c->piece.at, w->bias ? w->bias + first : NULL, add, y + first, w->rows);
     }
 done:
     return status;
@@ -286,44 +357,62 @@ static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *he
     return BB_OK;
 }
 
-/* Keys and values of one KV head of a window, packed; scores of one tile. */
+/* Keys and values of one KV head of a window, packed; scores of one tile, and, fast, what is split of it: its queries, then its probabilities. */
 typedef struct kv_cache {
     float *keys;   /* panels of T keys, depth D */
     float *values; /* panels of D columns, depth T */
-    float *scores; /* TILE * T */
+    float *scores; /* TILE * depth of T */
+    float *split;  /* TILE * depth of the larger of T and D */
 } kv_cache;
 
-static size_t kv_floats(const bb_cpu *c, size_t T, size_t D) { return bb_packed_floats(T, D, c->k->panel) + bb_packed_floats(D, T, c->k->panel); }
-
-static kv_cache kv_at(const bb_cpu *c, float *memory, size_t T, size_t D, float *scores)
+static size_t kv_floats(const bb_cpu *c, size_t T, size_t D) { return bb_cpu_packed_floats(c, T, D) + bb_cpu_packed_floats(c, D, T); }
+static size_t tile_floats(const bb_cpu *c, size_t T, size_t D)
 {
-    return (kv_cache) { memory, memory + bb_packed_floats(T, D, c->k->panel), scores };
+    return TILE * bb_cpu_depth(c, T) + (c->fast ? TILE * bb_cpu_depth(c, T > D ? T : D) : 0);
+}
+
+/* tile: tile_floats of them. */
+static kv_cache kv_at(const bb_cpu *c, float *memory, size_t T, size_t D, float *tile)
+{
+    return (kv_cache) { memory, memory + bb_cpu_packed_floats(c, T, D), tile, tile + TILE * bb_cpu_depth(c, T) };
 }
 
 /* Rows first .. first + m - 1 of k and v (row stride ld) into the cache; first is a multiple of the panel. */
 static void kv_append(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, size_t first, size_t m, const float *k, const float *v, size_t ld)
 {
-    size_t panel = c->k->panel;
-    c->k->pack(k, ld, m, D, cache->keys + first * D);
-    for (size_t d = 0; d < D; d += panel) bb_pack_panels_transposed(v + d, ld, D - d < panel ? D - d : panel, m, panel, cache->values + d * T + first * panel);
+    size_t panel = c->k->panel, depth = bb_cpu_depth(c, T);
+    float *keys = cache->keys + first * bb_cpu_depth(c, D);
+    if (c->fast) c->k->split_panels(k, ld, m, D, split_at(keys));
+    else c->k->pack(k, ld, m, D, keys);
+    for (size_t d = 0; d < D; d += panel) {
+        size_t columns = D - d < panel ? D - d : panel;
+        float *values = cache->values + d * depth + first * panel;
+        if (c->fast) c->k->split_panels_turned(v + d, ld, columns, m, split_at(values));
+        else bb_pack_panels_transposed(v + d, ld, columns, m, panel, values);
+    }
 }
 
 /* Queries first .. first + n - 1 of one head, in place (q points at the first of them, row stride ldq); the cache holds their keys. */
-static void attend(const bb_kernels *kernels, const kv_cache *cache, size_t T, size_t D, size_t first, size_t n, float *q, size_t ldq)
+static void attend(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, size_t first, size_t n, float *q, size_t ldq)
 {
-    float scale = 1 / sqrtf((float)D);
+    const bb_kernels *kernels = c->k;
+    size_t            panel = kernels->panel;
+    float             scale = 1 / sqrtf((float)D);
     for (size_t at = 0; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE, end = first + at + m;
+        size_t m = n - at < TILE ? n - at : TILE, end = first + at + m, keys = bb_cpu_depth(c, end); /* fast: whole panels of keys */
         float *tile = q + at * ldq;
-        kernels->product(m, end, D, tile, ldq, cache->keys, NULL, false, cache->scores, end);
+        if (c->fast) kernels->split_rows(tile, ldq, m, D, split_at(cache->split));
+        linear(c, m, keys, D, tile, ldq, cache->split, cache->keys, NULL, false, cache->scores, keys);
         for (size_t t = 0; t < m; t++) {
-            float *row = cache->scores + t * end;
+            float *row = cache->scores + t * keys;
             size_t seen = first + at + t + 1;
             kernels->softmax(row, scale, seen);
-            memset(row + seen, 0, (end - seen) * sizeof *row);
+            memset(row + seen, 0, (keys - seen) * sizeof *row);
         }
-        for (size_t d = 0; d < D; d += kernels->panel)
-            kernels->product(m, D - d < kernels->panel ? D - d : kernels->panel, end, cache->scores, end, cache->values + d * T, NULL, false, tile + d, ldq);
+        if (c->fast) kernels->split_rows(cache->scores, keys, m, end, split_at(cache->split));
+        for (size_t d = 0; d < D; d += panel)
+            linear(c, m, D - d < panel ? D - d : panel, end, cache->scores, keys, cache->split, cache->values + d * bb_cpu_depth(c, T), NULL, false, tile + d,
+                   ldq);
     }
 }
 
@@ -333,7 +422,7 @@ static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, u
     bb_cpu      *c = self;
     float       *q = written(c, q_at);
     const float *k = bb_cpu_at(k_at), *v = bb_cpu_at(v_at);
-    size_t       ldq = (size_t)H * D, ldk = (size_t)G * D, kv = kv_floats(c, T, D), slice = kv + (size_t)TILE * T;
+    size_t       ldq = (size_t)H * D, ldk = (size_t)G * D, kv = kv_floats(c, T, D), slice = kv + tile_floats(c, T, D);
     ptrdiff_t    tasks = (ptrdiff_t)S * G;
     bb_status    status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
@@ -343,7 +432,7 @@ static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, u
         float   *memory = bb_cpu_scratch(c, slice);
         kv_cache cache = kv_at(c, memory, T, D, memory + kv);
         kv_append(c, &cache, T, D, 0, T, k + row * ldk + group * D, v + row * ldk + group * D, ldk);
-        for (size_t j = group * heads; j < (group + 1) * heads; j++) attend(c->k, &cache, T, D, 0, T, q + row * ldq + j * D, ldq);
+        for (size_t j = group * heads; j < (group + 1) * heads; j++) attend(c, &cache, T, D, 0, T, q + row * ldq + j * D, ldq);
     }
     return BB_OK;
 }
@@ -375,7 +464,8 @@ typedef struct fused {
     size_t          T, C, D;
     size_t          at_q, at_k, at_v;         /* CHUNK rows each; x (CHUNK * C) is at 0 */
     size_t          at_gate, at_up;           /* CHUNK rows each, in the place of q, k, v */
-    size_t          at_scores, at_kv, floats; /* TILE * T; one kv_cache a KV head; the whole */
+    size_t          at_split;                 /* fast: what feeds the next linears, split: CHUNK rows */
+    size_t          at_scores, at_kv, floats; /* tile_floats; one kv_cache a KV head; the whole */
 } fused;
 
 static void fused_layout(fused *f)
@@ -385,15 +475,27 @@ static void fused_layout(fused *f)
     f->at_k = f->at_q + q;
     f->at_v = f->at_k + kv;
     f->at_up = f->at_gate + ff;
-    f->at_scores = f->at_q + (q + 2 * kv > 2 * ff ? q + 2 * kv : 2 * ff);
-    f->at_kv = f->at_scores + TILE * f->T;
+    f->at_split = f->at_q + (q + 2 * kv > 2 * ff ? q + 2 * kv : 2 * ff);
+    f->at_scores = f->at_split;
+    for (int p = 0; f->c->fast && p < BB_N_PARTS; p++)
+        if (bb_block_has_part(f->b, (bb_part)p)) {
+            size_t end = f->at_split + CHUNK * bb_cpu_depth(f->c, f->b->w[p].cols);
+            if (end > f->at_scores) f->at_scores = end;
+        }
+    f->at_kv = f->at_scores + tile_floats(f->c, f->T, f->D);
     f->floats = f->at_kv + f->b->n_kv * kv_floats(f->c, f->T, f->D);
 }
 
-static void fused_linear(const fused *f, bb_part part, size_t m, const float *x, bool add, float *y)
+/* x (m, width) feeds the next linears. */
+static void fused_feed(const fused *f, float *memory, size_t m, size_t width, const float *x)
+{
+    if (f->c->fast) f->c->k->split_rows(x, width, m, width, split_at(memory + f->at_split));
+}
+
+static void fused_linear(const fused *f, const float *memory, bb_part part, size_t m, const float *x, bool add, float *y)
 {
     const bb_matrix *w = &f->b->w[part];
-    f->c->k->product(m, w->rows, w->cols, x, w->cols, f->w[part], w->bias, add, y, w->rows);
+    linear(f->c, m, w->rows, w->cols, x, w->cols, memory + f->at_split, f->w[part], w->bias, add, y, w->rows);
 }
 
 static void fused_norm(const fused *f, size_t m, const float *h, const float *weight, float *x)
@@ -407,27 +509,31 @@ static void fused_attention(const fused *f, float *memory, size_t first, size_t 
     size_t D = f->D, G = f->b->n_kv, H = f->b->n_head;
     float *x = memory, *q = memory + f->at_q, *k = memory + f->at_k, *v = memory + f->at_v, *caches = memory + f->at_kv;
     fused_norm(f, m, h, f->b->norm[BB_NORM_ATTENTION], x);
-    fused_linear(f, BB_PART_Q, m, x, false, q);
-    fused_linear(f, BB_PART_K, m, x, false, k);
-    fused_linear(f, BB_PART_V, m, x, false, v);
+    fused_feed(f, memory, m, f->C, x);
+    fused_linear(f, memory, BB_PART_Q, m, x, false, q);
+    fused_linear(f, memory, BB_PART_K, m, x, false, k);
+    fused_linear(f, memory, BB_PART_V, m, x, false, v);
     turn_heads(f->c->k, f->q, first, m, q);
     turn_heads(f->c->k, f->k, first, m, k);
     for (size_t g = 0; g < G; g++) {
         kv_cache cache = kv_at(f->c, caches + g * kv_floats(f->c, f->T, D), f->T, D, memory + f->at_scores);
         kv_append(f->c, &cache, f->T, D, first, m, k + g * D, v + g * D, G * D);
-        for (size_t j = g * (H / G); j < (g + 1) * (H / G); j++) attend(f->c->k, &cache, f->T, D, first, m, q + j * D, H * D);
+        for (size_t j = g * (H / G); j < (g + 1) * (H / G); j++) attend(f->c, &cache, f->T, D, first, m, q + j * D, H * D);
     }
-    fused_linear(f, BB_PART_O, m, q, true, h);
+    fused_feed(f, memory, m, H * D, q);
+    fused_linear(f, memory, BB_PART_O, m, q, true, h);
 }
 
 static void fused_ffn(const fused *f, float *memory, size_t m, float *h)
 {
     float *x = memory, *gate = memory + f->at_gate, *up = memory + f->at_up;
     fused_norm(f, m, h, f->b->norm[BB_NORM_FFN], x);
-    fused_linear(f, BB_PART_GATE, m, x, false, gate);
-    fused_linear(f, BB_PART_UP, m, x, false, up);
+    fused_feed(f, memory, m, f->C, x);
+    fused_linear(f, memory, BB_PART_GATE, m, x, false, gate);
+    fused_linear(f, memory, BB_PART_UP, m, x, false, up);
     f->c->k->swiglu(gate, up, m * f->b->n_ff);
-    fused_linear(f, BB_PART_DOWN, m, gate, true, h);
+    fused_feed(f, memory, m, f->b->n_ff, gate);
+    fused_linear(f, memory, BB_PART_DOWN, m, gate, true, h);
 }
 
 static void fused_window(const fused *f, float *memory, float *h)
@@ -474,13 +580,23 @@ typedef struct score_piece {
     const int32_t *targets;
 } score_piece;
 
-static void score_chunk(const bb_cpu *c, const score_piece *p, size_t row, size_t m, const float *x, const float *x_ref, float *z, row_score *rows)
+/* Of one task: logits of both, and, fast, the rows of both split. */
+static size_t score_floats(const bb_cpu *c, size_t cols)
 {
-    float *z_ref = z + SCORE_ROWS * SCORE_COLS;
+    return 2 * (size_t)SCORE_ROWS * SCORE_COLS + (c->fast ? 2 * SCORE_ROWS * bb_cpu_depth(c, cols) : 0);
+}
+
+static void score_chunk(const bb_cpu *c, const score_piece *p, size_t row, size_t m, const float *x, const float *x_ref, float *memory, row_score *rows)
+{
+    size_t       depth = bb_cpu_depth(c, p->cols);
+    float       *z = memory, *z_ref = z + SCORE_ROWS * SCORE_COLS, *split = z_ref + SCORE_ROWS * SCORE_COLS, *split_ref = split + SCORE_ROWS * depth;
+    const float *in = x + row * p->cols, *in_ref = p->w_ref ? x_ref + row * p->cols : NULL;
+    if (c->fast) c->k->split_rows(in, p->cols, m, p->cols, split_at(split));
+    if (c->fast && in_ref) c->k->split_rows(in_ref, p->cols, m, p->cols, split_at(split_ref));
     for (size_t at = 0; at < p->n; at += SCORE_COLS) {
         size_t n = p->n - at < SCORE_COLS ? p->n - at : SCORE_COLS, from = p->first + at;
-        c->k->product(m, n, p->cols, x + row * p->cols, p->cols, p->w + at * p->cols, NULL, false, z, n);
-        if (p->w_ref) c->k->product(m, n, p->cols, x_ref + row * p->cols, p->cols, p->w_ref + at * p->cols, NULL, false, z_ref, n);
+        linear(c, m, n, p->cols, in, p->cols, split, p->w + at * depth, NULL, false, z, n);
+        if (in_ref) linear(c, m, n, p->cols, in_ref, p->cols, split_ref, p->w_ref + at * depth, NULL, false, z_ref, n);
         for (size_t i = 0; i < m; i++) {
             row_score *r = &rows[row + i];
             if (p->w_ref) bb_klsum_add(c->k, &r->sums, z_ref + i * n, z + i * n, n);
@@ -494,7 +610,7 @@ static void score_chunk(const bb_cpu *c, const score_piece *p, size_t row, size_
 
 static bb_status score_all(bb_cpu *c, size_t n, const score_piece *p, const float *x, const float *x_ref, row_score *rows, bb_err *err)
 {
-    size_t    slice = 2 * (size_t)SCORE_ROWS * SCORE_COLS;
+    size_t    slice = score_floats(c, p->cols);
     ptrdiff_t chunks = (ptrdiff_t)((n + SCORE_ROWS - 1) / SCORE_ROWS);
     bb_status status = bb_cpu_grow_scratch(c, slice, err);
     if (status != BB_OK) return status;
@@ -518,7 +634,7 @@ static bb_status cpu_score(void *self, size_t n, bb_buffer ref_at, const bb_matr
     if (step > SCORE_COLS) step = step / SCORE_COLS * SCORE_COLS;
     for (size_t first = 0; first < head->rows && status == BB_OK; first += step) {
         score_piece p = { first, head->rows - first < step ? head->rows - first : step, head->cols, NULL, NULL, targets };
-        size_t      packed = bb_packed_floats(p.n, p.cols, c->k->panel);
+        size_t      packed = bb_cpu_packed_floats(c, p.n, p.cols);
         BB_TRY(bb_pool_grow(&c->piece, packed, err));
         BB_TRY(bb_cpu_pack_rows(c, head, first, p.n, c->piece.at, err));
         p.w = c->piece.at;

@@ -46,9 +46,11 @@ typedef struct bb_back_memory {
 
 typedef struct bb_cpu {
     const bb_kernels *k;
+    bool              fast;          /* products are those of split numbers (kernels.h): the precision when the workspace was opened */
     bb_pool           piece, piece2; /* packed weights of one product; those of the reference head in score */
     bb_pool           store;         /* packed weights of hold */
     bb_pool           scratch;       /* one slice a thread */
+    bb_pool           split;         /* fast: the left operand of one product */
     bb_held           held[BB_CPU_MAX_HELD];
     size_t            n_held;
     bb_back_memory    back;
@@ -79,6 +81,10 @@ bb_status bb_cpu_back_loss(void *self, size_t n, const bb_loss *of, double *loss
 void bb_cpu_decode_row(const bb_cpu *c, const bb_matrix *w, size_t row, float *out);
 /* Rows a piece: whole panels, at most `limit` floats (but at least one panel). */
 size_t bb_cpu_rows_a_piece(const bb_cpu *c, const bb_matrix *w, size_t limit);
+/* Packed weights: float panels of product, or fast, panels of split_product, which take as much room with columns in whole tiles. Panel j / panel begins at
+ * j * bb_cpu_depth(c, k). */
+static inline size_t bb_cpu_depth(const bb_cpu *c, size_t k) { return c->fast ? (k + BB_SPLIT_DEPTH - 1) / BB_SPLIT_DEPTH * BB_SPLIT_DEPTH : k; }
+static inline size_t bb_cpu_packed_floats(const bb_cpu *c, size_t n, size_t k) { return bb_packed_floats(n, bb_cpu_depth(c, k), c->k->panel); }
 /* out := the panels of rows first .. first + n - 1, first a multiple of the panel. */
 bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err);
 /* y (n, cols; row stride ldy) = [y +] [bias +] x (n, k; row stride ldx) times the panels of a (cols, k) matrix, by all threads. */
