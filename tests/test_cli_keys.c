@@ -18,6 +18,7 @@
 #include "base/store.h"
 #include "eval/evaluate.h"
 #include "kernels/blas.h"
+#include "kernels/kernels.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -380,6 +381,27 @@ START_TEST(another_blas_core_is_not_mixed_in)
 }
 END_TEST
 
+/* --precision fast: one directory is of one precision, a database may serve both; where the CPU has nothing faster, fast is exact and the directory goes
+ * on. Threads change nothing. */
+START_TEST(precisions_are_not_mixed)
+{
+    const char *db = folder("precisions");
+    const bool  can = bb_kernels_can_be_fast();
+    program(0, "sweep %s " QUICK TWO "--no-finalise --database %s --out %s", model, db, folder("exact"));
+    program(0, "sweep %s " QUICK TWO "--no-finalise --precision fast --threads 1 --database %s --out %s", model, db, folder("fast-a"));
+    program(0, "sweep %s " QUICK TWO "--no-finalise --precision fast --threads 2 --out %s", model, folder("fast-b"));
+    as_fresh(folder("fast-a"), folder("fast-b")); /* verify reads the precision from the directory */
+    program(can ? 2 : 0, "sweep %s " QUICK TWO "--no-finalise --precision fast --out %s", model, folder("exact"));
+    if (can) says("CPU level and BLAS core was "), says("split products");
+    ck_assert_int_eq(setenv("BB_CPU", "avx2", 1), 0); /* has nothing faster: another level too, but the bits have the same name as its exact ones */
+    program(0, "sweep %s " QUICK TWO "--no-finalise --precision exact --database %s --out %s", model, db, folder("slow-a"));
+    program(0, "sweep %s " QUICK TWO "--no-finalise --precision fast --database %s --out %s", model, db, folder("slow-a"));
+    unsetenv("BB_CPU");
+    program(2, "sweep %s --precision quick --out %s", model, folder("slow-b"));
+    says("exact");
+}
+END_TEST
+
 /* ---- files ---- */
 
 static void model_of(const char *dir, size_t row, char path[700])
@@ -668,6 +690,7 @@ int main(void)
     add(s, "databases", a_shared_database_mixes_nothing);
     add(s, "samples", samples_are_those_that_were_asked_for);
     add(s, "cores", another_blas_core_is_not_mixed_in);
+    add(s, "precisions", precisions_are_not_mixed);
     add(s, "files", files_are_those_of_the_record);
     add(s, "bytes", a_file_of_other_bytes_than_counted_is_refused);
     add(s, "verify", verify_checks_every_number);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "kernels/kernels.h"
 #include "model/net/forward.h"
 #include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
@@ -39,6 +40,14 @@ static void run_blocks(bb_forward *f, const bb_net *net, uint32_t n_windows, uin
     for (uint32_t b = 0; b < net->n_layer; b++)
         ck_assert_msg(bb_forward_block(f, net, &net->blocks[b], n_windows, n_tokens, bb_on_cpu(h), NULL, NULL, &err) == BB_OK, "%s", err.msg);
 }
+
+/* Loops over the specs at both precisions: the second half is fast (where this CPU is: else exact once more). */
+static const ref_spec *spec_at_precision(int i)
+{
+    bb_kernels_set_precision((size_t)i < ref_n_specs ? BB_EXACT : BB_FAST);
+    return &ref_specs[(size_t)i % ref_n_specs];
+}
+static void exact_again(void) { bb_kernels_set_precision(BB_EXACT); }
 
 START_TEST(agrees_with_the_oracle)
 {
@@ -143,7 +152,9 @@ START_TEST(fused_and_single_operations_agree)
     ref_model   m;
     uint64_t    seed = 9;
     bb_forward *f;
-    ref_model_make(&ref_specs[_i], 3, &m);
+
+    const ref_spec *spec = spec_at_precision(_i);
+    ref_model_make(spec, 3, &m);
     size_t n = 2 * LONG * (size_t)m.net.n_embd;
     float *a = ref_random(&m, n, 0, 1, &seed), *b = BB_NEW(n, float, NULL);
     memcpy(b, a, n * sizeof *a);
@@ -151,7 +162,7 @@ START_TEST(fused_and_single_operations_agree)
     for (uint32_t i = 0; i < m.net.n_layer; i++) {
         ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 2, LONG, bb_on_cpu(a), NULL, NULL, NULL), BB_OK);
         ck_assert_int_eq(bb_forward_block(f, &m.net, &m.net.blocks[i], 2, LONG, bb_on_cpu(b), no_look, NULL, NULL), BB_OK);
-        ck_assert_msg(memcmp(a, b, n * sizeof *a) == 0, "%s: block %u", ref_specs[_i].name, i);
+        ck_assert_msg(memcmp(a, b, n * sizeof *a) == 0, "%s: block %u", spec->name, i);
     }
     bb_forward_destroy(f);
     ref_model_free(&m);
@@ -167,7 +178,9 @@ START_TEST(batch_and_threads_change_nothing)
     bb_forward *f;
     int         threads = omp_get_max_threads();
     enum { MANY = 40 }; /* more tokens than one slab */
-    ref_model_make(&ref_specs[_i], 3, &m);
+
+    const ref_spec *spec = spec_at_precision(_i);
+    ref_model_make(spec, 3, &m);
     size_t   C = m.net.n_embd, all = (size_t)MANY * T;
     int32_t *tokens = BB_NEW(all, int32_t, NULL);
     float   *h = BB_NEW(all * C, float, NULL), *one = BB_NEW(T * C, float, NULL);
@@ -183,11 +196,11 @@ START_TEST(batch_and_threads_change_nothing)
     for (size_t s = 0; s < MANY; s += s < 35 ? 7 : 1) {
         ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens + s * T, 1, T, bb_on_cpu(one), NULL), BB_OK);
         run_blocks(f, &m.net, 1, T, one);
-        ck_assert_msg(memcmp(one, h + s * T * C, T * C * sizeof *h) == 0, "%s: window %zu depends on its batch", ref_specs[_i].name, s);
+        ck_assert_msg(memcmp(one, h + s * T * C, T * C * sizeof *h) == 0, "%s: window %zu depends on its batch", spec->name, s);
         size_t first = s % 5, n = T - first - s % 3;
         ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(one + first * C), tokens + s * T + first, n, nll1, NULL), BB_OK);
         ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(one + first * C), &m.net, bb_on_cpu(one + first * C), NULL, n, kl1, NULL, NULL, NULL), BB_OK);
-        ck_assert_msg(memcmp(nll1, nll + s * T + first, n * sizeof *nll) == 0, "%s: nll depends on the rows beside it", ref_specs[_i].name);
+        ck_assert_msg(memcmp(nll1, nll + s * T + first, n * sizeof *nll) == 0, "%s: nll depends on the rows beside it", spec->name);
         ck_assert(memcmp(kl1, kl + s * T + first, n * sizeof *kl) == 0);
     }
     omp_set_num_threads(threads);
@@ -198,6 +211,45 @@ START_TEST(batch_and_threads_change_nothing)
     bb_free(one);
     bb_free(nll);
     bb_free(kl);
+}
+END_TEST
+
+/* Fast is another rounding of the same numbers: states, inputs of a hook, scores; and it is not exact, where there is such a thing. */
+START_TEST(fast_is_close_to_exact)
+{
+    enum { WINDOWS = 2, N = WINDOWS * T };
+    ref_model m;
+    uint64_t  seed = 11;
+    int32_t   tokens[N];
+    float    *h[2];
+    double    nll[2][N], kl[N], largest = 0;
+    bool      differs = false;
+    ref_model_make(&ref_specs[_i], 3, &m);
+    const size_t n = (size_t)N * m.net.n_embd;
+    random_tokens(tokens, N, m.net.n_vocab, &seed);
+    for (int p = 0; p < 2; p++) {
+        bb_forward *f;
+        bb_kernels_set_precision(p ? BB_FAST : BB_EXACT);
+        ck_assert_int_eq(bb_kernels_fast(), p && bb_kernels_can_be_fast());
+        ck_assert_int_eq(strstr(bb_kernels_bits(), "split") != NULL, bb_kernels_fast());
+        h[p] = BB_NEW(n, float, NULL);
+        ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, WINDOWS, T, &f, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, WINDOWS, T, bb_on_cpu(h[p]), NULL), BB_OK);
+        run_blocks(f, &m.net, WINDOWS, T, h[p]);
+        ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h[p]), tokens, N, nll[p], NULL), BB_OK);
+        if (p) ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(h[0]), &m.net, bb_on_cpu(h[1]), NULL, N, kl, NULL, NULL, NULL), BB_OK);
+        bb_forward_destroy(f);
+    }
+    for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)h[0][i]));
+    for (size_t i = 0; i < n; i++) {
+        ck_assert(fabs((double)h[0][i] - (double)h[1][i]) <= 0x1p-13 * largest);
+        differs |= h[0][i] != h[1][i];
+    }
+    for (size_t i = 0; i < N; i++) ck_assert(fabs(nll[0][i] - nll[1][i]) < 1e-3 && kl[i] < 1e-6);
+    ck_assert_int_eq(differs, bb_kernels_can_be_fast());
+    ref_model_free(&m);
+    bb_free(h[0]);
+    bb_free(h[1]);
 }
 END_TEST
 
@@ -482,6 +534,7 @@ START_TEST(running_out_of_memory_is_survived)
     float     h[2 * 64] = { 0 };
     double    nll[2];
     bool      done = false;
+    bb_kernels_set_precision(_i ? BB_FAST : BB_EXACT);
     ref_model_make(&ref_specs[8], 5, &m); /* quantized: decode buffers as well */
     size_t before = bb_mem_live_bytes();
     for (long n = 0; !done && n < 100; n++) {
@@ -507,16 +560,18 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_add_loop_test(t, agrees_with_the_oracle, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, kl_agrees_with_the_oracle, 0, (int)ref_n_specs);
-    tcase_add_loop_test(t, fused_and_single_operations_agree, 0, (int)ref_n_specs);
+    tcase_add_checked_fixture(t, exact_again, exact_again);
+    tcase_add_loop_test(t, fast_is_close_to_exact, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, fused_and_single_operations_agree, 0, 2 * (int)ref_n_specs);
     tcase_add_loop_test(t, block_stops_at_an_input, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, another_backend_has_the_same_bits, 0, (int)ref_n_specs);
     tcase_add_test(t, weights_are_those_of_the_first_use_until_forget);
-    tcase_add_loop_test(t, batch_and_threads_change_nothing, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, batch_and_threads_change_nothing, 0, 2 * (int)ref_n_specs);
     tcase_add_loop_test(t, uniform_logits_give_perplexity_V, 0, 3);
     tcase_add_test(t, large_vocabulary_comes_in_pieces);
     tcase_add_test(t, hook_sees_every_input);
     tcase_add_test(t, wrong_shapes_and_ids_are_refused);
-    tcase_add_test(t, running_out_of_memory_is_survived);
+    tcase_add_loop_test(t, running_out_of_memory_is_survived, 0, 2);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
