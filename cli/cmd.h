@@ -33,6 +33,7 @@ typedef struct bb_command {
     X(train) \
     X(inspect) \
     X(convert) \
+    X(bench) \
     X(tokenize) \
     X(calibrate) \
     X(measure) \

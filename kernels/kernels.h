@@ -53,6 +53,7 @@ typedef struct bb_kernels {
 #include "kernels/table.inc"
 #define BB_AT_(name, level) bb_##name##_##level
 #define BB_AT(name, level) BB_AT_(name, level)
+enum { BB_PEAK_CHAINS = 192 };
 enum { BB_PANEL_REF = 16, BB_PANEL_AVX2 = 16, BB_PANEL_AVX512 = 32 };
 
 /* Panels: columns c of `panel` consecutive rows of W side by side: out[(j / panel) * k * panel + c * panel + j % panel] = W_jc,

@@ -274,7 +274,7 @@ static bool run_product(job *j)
 
 static const struct {
     size_t m, n, k;
-} split_shapes[] = { { 64, 256, 512 }, { 1, 1, 1 }, { 1, 40, 3 }, { 3, 16, 0 }, { 5, 33, 17 }, { 16, 32, 224 }, { 17, 64, 256 }, { 29, 31, 257 },
+} split_shapes[] = { { 32, 64, 256 }, { 1, 1, 1 }, { 1, 40, 3 }, { 3, 16, 0 }, { 5, 33, 17 }, { 16, 32, 224 }, { 17, 64, 256 }, { 29, 31, 257 },
                      { 6, 100, 511 }, { 48, 32, 64 }, { 33, 96, 450 }, { 0, 4, 4 } };
 
 static bool has_split_shape(job *j, size_t *m, size_t *n, size_t *k)
@@ -364,6 +364,36 @@ static bool run_split_product(job *j)
         if (!(fabs((double)y[i / n * ldy + i % n] - want) <= size * 0x1p-15)) ck_abort_msg("split_product: not the product");
     }
     give_floats(j, y, m * ldy);
+    return true;
+}
+
+/* ---- what the CPU can do at most ---- */
+
+static bool run_peak_fma(job *j)
+{
+    static const size_t shapes[] = { 1000, 0, 1, 7 };
+    if (j->shape >= sizeof shapes / sizeof *shapes) return false;
+    const size_t n = shapes[j->shape];
+    float       *x = input(j, BB_PEAK_CHAINS);
+    snprintf(j->work, sizeof j->work, "%zu x %d", n, BB_PEAK_CHAINS);
+    while (again(j)) CALL(1, j->k->peak_fma(x, 0.75f, 1.5f, n));
+    give_floats(j, x, BB_PEAK_CHAINS);
+    return true;
+}
+
+static bool run_peak_split(job *j)
+{
+    static const size_t shapes[] = { 10, 0, 1, 3 };
+    if (j->shape >= sizeof shapes / sizeof *shapes) return false;
+    const size_t n = shapes[j->shape], tile = BB_SPLIT_ROWS * BB_SPLIT_DEPTH;
+    const float *from = input(j, 32 * 32), *to = input(j, 32 * 32);
+    float       *y = input(j, 32 * 32);
+    uint16_t    *x = split_room(j, 4 * tile), *w = split_room(j, 4 * tile);
+    bb_kernels_at(0)->split_rows(from, 32, 32, 32, x);
+    bb_kernels_at(0)->split_panels(to, 32, 32, 32, w);
+    snprintf(j->work, sizeof j->work, "%zu x 32 x 32 x 32", n);
+    while (again(j)) CALL(1, j->k->peak_split(x, w, y, n));
+    give_floats(j, y, 32 * 32);
     return true;
 }
 

@@ -87,6 +87,12 @@ void bb_half_to_float_ref(const uint16_t *x, float *y, size_t n)
     for (size_t i = 0; i < n; i++) y[i] = bb_half_to_float(x[i]);
 }
 
+void bb_peak_fma_ref(float *x, float a, float b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (int c = 0; c < BB_PEAK_CHAINS; c++) x[c] = fmaf(x[c], a, b);
+}
+
 enum { PANEL = BB_PANEL_REF };
 
 void bb_pack_ref(const float *w, size_t ldw, size_t n, size_t k, float *out) { bb_pack_panels(w, ldw, n, k, PANEL, out); }

@@ -70,3 +70,11 @@ void bb_split_product_ref(size_t m, size_t n, size_t k, const uint16_t *x, const
             y[i * ldy + j] = sum;
         }
 }
+
+void bb_peak_split_ref(const uint16_t *x, const uint16_t *w, float *y, size_t n)
+{
+    for (size_t i = 0; i < 2 * ROWS; i++)
+        for (size_t j = 0; j < PANEL; j++)
+            for (size_t l = 0; l < n; l++)
+                y[i * PANEL + j] = dot(x + i / ROWS * TILE + i % ROWS * DEPTH, w + j / ROWS * TILE + j % ROWS * 2, y[i * PANEL + j]);
+}

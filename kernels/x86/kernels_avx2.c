@@ -172,6 +172,19 @@ void bb_half_to_float_avx2(const uint16_t *x, float *y, size_t n)
     for (; i < n; i++) y[i] = bb_half_to_float(x[i]);
 }
 
+void bb_peak_fma_avx2(float *x, float a, float b, size_t n)
+{
+    enum { AT_ONCE = 12 };
+    __m256 va = _mm256_set1_ps(a), vb = _mm256_set1_ps(b);
+    for (int from = 0; from < BB_PEAK_CHAINS; from += 8 * AT_ONCE) {
+        __m256 v[AT_ONCE];
+        for (int c = 0; c < AT_ONCE; c++) v[c] = _mm256_loadu_ps(x + from + 8 * c);
+        for (size_t i = 0; i < n; i++)
+            for (int c = 0; c < AT_ONCE; c++) v[c] = _mm256_fmadd_ps(v[c], va, vb);
+        for (int c = 0; c < AT_ONCE; c++) _mm256_storeu_ps(x + from + 8 * c, v[c]);
+    }
+}
+
 /* ---- product ---- */
 
 enum { PANEL = BB_PANEL_AVX2, TILE_ROWS = 6, DEPTH = 256 /* columns a pass: a panel's pass is 16 KiB, half of an L1 */ };

@@ -163,6 +163,15 @@ void bb_half_to_float_avx512(const uint16_t *x, float *y, size_t n)
     }
 }
 
+void bb_peak_fma_avx512(float *x, float a, float b, size_t n)
+{
+    __m512 v[BB_PEAK_CHAINS / 16], va = _mm512_set1_ps(a), vb = _mm512_set1_ps(b);
+    for (int c = 0; c < BB_PEAK_CHAINS / 16; c++) v[c] = _mm512_loadu_ps(x + 16 * c);
+    for (size_t i = 0; i < n; i++)
+        for (int c = 0; c < BB_PEAK_CHAINS / 16; c++) v[c] = _mm512_fmadd_ps(v[c], va, vb);
+    for (int c = 0; c < BB_PEAK_CHAINS / 16; c++) _mm512_storeu_ps(x + 16 * c, v[c]);
+}
+
 /* ---- product ---- */
 
 enum { PANEL = BB_PANEL_AVX512, TILE_ROWS = 14, DEPTH = 256 /* columns a pass: a panel's pass is 32 KiB, half of an L1 */ };

@@ -214,6 +214,31 @@ void bb_split_product_amx(size_t m, size_t n, size_t k, const uint16_t *x, const
     }
     _tile_release();
 }
+
+void bb_peak_split_amx(const uint16_t *x, const uint16_t *w, float *y, size_t n)
+{
+    const size_t line = PANEL * sizeof *y;
+    _tile_loadconfig(&whole_tiles);
+    _tile_loadd(0, y, line);
+    _tile_loadd(1, y + 16, line);
+    _tile_loadd(2, y + ROWS * PANEL, line);
+    _tile_loadd(3, y + ROWS * PANEL + 16, line);
+    _tile_loadd(4, x, 64);
+    _tile_loadd(5, x + TILE, 64);
+    _tile_loadd(6, w, 64);
+    _tile_loadd(7, w + TILE, 64);
+    for (size_t i = 0; i < n; i++) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, y, line);
+    _tile_stored(1, y + 16, line);
+    _tile_stored(2, y + ROWS * PANEL, line);
+    _tile_stored(3, y + ROWS * PANEL + 16, line);
+    _tile_release();
+}
 #else
 typedef int bb_no_amx; /* an empty file is not C */
 #endif
