@@ -55,7 +55,7 @@ typedef struct bb_run_config {
     double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 50 };
+enum { BB_RUN_N_OPTIONS = 51 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */
