@@ -28,7 +28,8 @@ static const bb_option_row rows[] = {
     { "windows", BB_OPT_INT, offsetof(bench_options, windows), "8", 1, 1024, "N", "prompts at a time in the rows of many", NULL },
     { "seconds", BB_OPT_DOUBLE, offsetof(bench_options, seconds), "2", 0.01, 3600, "S", "how long each row is repeated, at least three times", NULL },
     { "precision", BB_OPT_TEXT, offsetof(bench_options, precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
-    { "cpu", BB_OPT_FLAG, offsetof(bench_options, cpu), NULL, 1, 0, NULL, "divide by processor time and not by the clock: for --threads 1 on a busy machine", NULL },
+    { "cpu", BB_OPT_FLAG, offsetof(bench_options, cpu), NULL, 1, 0, NULL, "divide by processor time and not by the clock: for --threads 1 on a busy machine",
+      NULL },
     { "json", BB_OPT_FLAG, offsetof(bench_options, json), NULL, 1, 0, NULL, "print JSON", NULL },
     { "csv", BB_OPT_FLAG, offsetof(bench_options, csv), NULL, 1, 0, NULL, "print CSV", NULL },
 };
@@ -234,8 +235,8 @@ static void print_csv(const job *j, const sizes *s, const row *r, size_t n, doub
     printf("row,type,precision,threads,ctx,tokens_per_s,gflops,gbytes_per_s,peak_share,flops_per_token\n");
     for (size_t i = 0; i < n; i++)
         printf("%s,%s,%s,%d,%u,%.1f,%.2f,%.3f,%.3f,%.0f\n", r[i].name, s->type, bb_kernels_fast() ? "fast" : "exact", omp_get_max_threads(), j->T,
-               per_second(&r[i], r[i].tokens), per_second(&r[i], r[i].flops) * 1e-9, per_second(&r[i], r[i].bytes) * 1e-9,
-               per_second(&r[i], r[i].flops) / peak, r[i].tokens > 0 ? r[i].flops / r[i].tokens : 0);
+               per_second(&r[i], r[i].tokens), per_second(&r[i], r[i].flops) * 1e-9, per_second(&r[i], r[i].bytes) * 1e-9, per_second(&r[i], r[i].flops) / peak,
+               r[i].tokens > 0 ? r[i].flops / r[i].tokens : 0);
 }
 
 static bb_status print_json(const job *j, const sizes *s, const row *r, size_t n, double peak, bb_err *err)
@@ -264,12 +265,12 @@ static bb_status run_rows(job *j, bb_err *err)
     const double  threads = omp_get_max_threads(), one = j->T, all = (double)j->S * j->T, head = 2.0 * net->n_vocab * net->n_embd;
     const double  token = 2 * s.weights + s.attention, tile = 2.0 * 32 * 32 * 32, copied = 2.0 * threads * COPIED * sizeof(float);
     row           r[] = {
-        { .name = "peak_float32", .what = "peak: float32 fma", .run = peak_fma, .flops = 2.0 * BB_PEAK_CHAINS * PEAK_STEPS * threads, .peak = true },
-        { .name = "peak_copy", .what = "peak: copy, read and written", .run = copy, .bytes = copied, .peak = true },
-        { .name = "prompt", .what = "prefill, one prompt", .run = prompt, .tokens = one, .flops = one * token + head, .bytes = s.bytes },
-        { .name = "prompts", .what = "prefill, many prompts", .run = many, .tokens = all, .flops = all * token, .bytes = s.bytes },
-        { .name = "score", .what = "head and KL, two networks", .run = score, .tokens = all, .flops = 2 * all * head },
-        { .name = "peak_bfloat16", .what = "peak: bfloat16 tiles", .run = peak_split, .flops = tile * TILE_STEPS * threads, .peak = true },
+                  { .name = "peak_float32", .what = "peak: float32 fma", .run = peak_fma, .flops = 2.0 * BB_PEAK_CHAINS * PEAK_STEPS * threads, .peak = true },
+                  { .name = "peak_copy", .what = "peak: copy, read and written", .run = copy, .bytes = copied, .peak = true },
+                  { .name = "prompt", .what = "prefill, one prompt", .run = prompt, .tokens = one, .flops = one * token + head, .bytes = s.bytes },
+                  { .name = "prompts", .what = "prefill, many prompts", .run = many, .tokens = all, .flops = all * token, .bytes = s.bytes },
+                  { .name = "score", .what = "head and KL, two networks", .run = score, .tokens = all, .flops = 2 * all * head },
+                  { .name = "peak_bfloat16", .what = "peak: bfloat16 tiles", .run = peak_split, .flops = tile * TILE_STEPS * threads, .peak = true },
     };
     const size_t n = sizeof r / sizeof *r - !bb_kernels_can_be_fast();
     bb_status    status = BB_OK;

@@ -24,7 +24,8 @@ void bb_split_rows_ref(const float *x, size_t ldx, size_t m, size_t k, uint16_t 
     for (size_t i = 0; i < m; i += ROWS)
         for (size_t c = 0; c < k; c += DEPTH, out += 2 * TILE)
             for (size_t r = 0; r < ROWS; r++)
-                for (size_t l = 0; l < DEPTH; l++) split(i + r < m && c + l < k ? x[(i + r) * ldx + c + l] : 0, out + r * DEPTH + l, out + TILE + r * DEPTH + l);
+                for (size_t l = 0; l < DEPTH; l++)
+                    split(i + r < m && c + l < k ? x[(i + r) * ldx + c + l] : 0, out + r * DEPTH + l, out + TILE + r * DEPTH + l);
 }
 
 /* W_jc = w[j * row + c * column]. */
@@ -75,6 +76,5 @@ void bb_peak_split_ref(const uint16_t *x, const uint16_t *w, float *y, size_t n)
 {
     for (size_t i = 0; i < 2 * ROWS; i++)
         for (size_t j = 0; j < PANEL; j++)
-            for (size_t l = 0; l < n; l++)
-                y[i * PANEL + j] = dot(x + i / ROWS * TILE + i % ROWS * DEPTH, w + j / ROWS * TILE + j % ROWS * 2, y[i * PANEL + j]);
+            for (size_t l = 0; l < n; l++) y[i * PANEL + j] = dot(x + i / ROWS * TILE + i % ROWS * DEPTH, w + j / ROWS * TILE + j % ROWS * 2, y[i * PANEL + j]);
 }

@@ -19,10 +19,7 @@ static inline __mmask16 some(size_t left) { return left >= 16 ? (__mmask16)0xFFF
 
 /* The conversion rounds to nearest even and takes subnormals for zeros. */
 static inline __m512i rounded(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-static inline __m512  rest(__m512 x, __m256i hi)
-{
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(hi), 16)));
-}
+static inline __m512  rest(__m512 x, __m256i hi) { return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(hi), 16))); }
 
 /* 32 columns of a row, `left` of which are there. */
 static inline void split_row(const float *x, size_t left, __m512i *hi, __m512i *lo)
@@ -177,8 +174,8 @@ static void any_tiles(size_t rows, size_t blocks, const uint16_t *x, size_t x_st
 }
 
 /* Where y is no whole tiles, or a bias comes first: through a copy. */
-static void copied_tiles(size_t rows, size_t columns, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool more, const float *bias, float *y,
-                         size_t ldy)
+static void copied_tiles(size_t rows, size_t columns, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool more, const float *bias,
+                         float *y, size_t ldy)
 {
     _Alignas(64) float copy[2 * ROWS * PANEL];
     for (size_t i = 0; i < rows; i++)

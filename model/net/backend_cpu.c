@@ -366,10 +366,7 @@ typedef struct kv_cache {
 } kv_cache;
 
 static size_t kv_floats(const bb_cpu *c, size_t T, size_t D) { return bb_cpu_packed_floats(c, T, D) + bb_cpu_packed_floats(c, D, T); }
-static size_t tile_floats(const bb_cpu *c, size_t T, size_t D)
-{
-    return TILE * bb_cpu_depth(c, T) + (c->fast ? TILE * bb_cpu_depth(c, T > D ? T : D) : 0);
-}
+static size_t tile_floats(const bb_cpu *c, size_t T, size_t D) { return TILE * bb_cpu_depth(c, T) + (c->fast ? TILE * bb_cpu_depth(c, T > D ? T : D) : 0); }
 
 /* tile: tile_floats of them. */
 static kv_cache kv_at(const bb_cpu *c, float *memory, size_t T, size_t D, float *tile)
