@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "engine/front.h"
 #include "engine/keys.h"
+#include "engine/memory.h"
 #include "engine/time_budget.h"
 #include "eval/generation.h"
 #include "model/compress/rebuild.h"
@@ -171,17 +172,6 @@ done:
     return status;
 }
 
-/* Weights that the step trains times what the trainer keeps of each: five floats. Of the source, not of the plan: a step is for all plans or for none, so
- * that the guard compares equals. */
-static bool fits(const bb_run *r)
-{
-    const bb_net *net = &r->model.net;
-    double        n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
-    for (uint32_t b = 0; b < net->n_layer; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
-    return 5 * sizeof(float) * n <= (double)r->config.max_ram;
-}
-
 /* Runs one step on a copy and takes it when it is better. */
 static bb_status climb(ladder *l, bb_rung rung, bb_err *err)
 {
@@ -189,7 +179,7 @@ static bb_status climb(ladder *l, bb_rung rung, bb_err *err)
     bb_tuned          next = { 0 };
     const double      started = bb_now_s();
     bb_status         status;
-    if (rung == BB_RUNG_END_TO_END && !fits(l->r)) {
+    if (rung == BB_RUNG_END_TO_END && !bb_memory_trains_all(l->r)) {
         bb_warn("end-to-end tuning of this model needs more memory than --max-ram: it is left out");
         return BB_OK;
     }

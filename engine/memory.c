@@ -114,14 +114,14 @@ static double finalise(const sums *m)
     return evaluator(m) + boundaries(m) + 3 * largest_file(m->r) + most;
 }
 
-void bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES])
+static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES])
 {
     const bb_net *net = &r->model.net;
     const double  slab = fmax((double)r->config.ctx, SLAB_TOKENS);
     sums          m = { .r = r, .s = shapes_of(net), .token = net->n_embd * (double)sizeof(float) };
     double        need[BB_N_STAGES];
     m.window = m.token * (double)r->config.ctx;
-    m.base = program_bytes + thread_bytes * omp_get_max_threads() + slab * m.s.width * sizeof(float) + fmin(HELD_BYTES, 4 * m.s.block);
+    m.base = program_bytes + thread_bytes * threads + slab * m.s.width * sizeof(float) + fmin(HELD_BYTES, 4 * m.s.block);
     need[BB_STAGE_CALIBRATE] = fmax(calibrate(&m), evaluator(&m) + boundaries(&m));
     need[BB_STAGE_BUILD] = build(&m);
     need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
@@ -132,13 +132,26 @@ void bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES])
     for (int i = 0; i < BB_N_STAGES; i++) bytes[i] = (uint64_t)(heap_share * (m.base + need[i]));
 }
 
-uint64_t bb_memory_least_of_all(const bb_run *r)
+void bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES]) { least_with(r, omp_get_max_threads(), bytes); }
+
+static uint64_t most_with(const bb_run *r, int threads)
 {
     uint64_t each[BB_N_STAGES], most = 0;
-    bb_memory_least(r, each);
+    least_with(r, threads, each);
     for (int i = 0; i < BB_N_STAGES; i++)
         if (each[i] > most) most = each[i];
     return most;
+}
+
+uint64_t bb_memory_least_of_all(const bb_run *r) { return most_with(r, omp_get_max_threads()); }
+
+bool bb_memory_trains_all(const bb_run *r)
+{
+    const bb_net *net = &r->model.net;
+    double        n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
+    return (double)most_with(r, 1) + 5 * sizeof(float) * n <= (double)r->config.max_ram;
 }
 
 uint64_t bb_memory_for_caches(const bb_run *r)

@@ -12,6 +12,9 @@ void     bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES]);
 uint64_t bb_memory_least_of_all(const bb_run *r);
 /* What --max-ram leaves for caches of hidden states, at least those that measuring needs. */
 uint64_t bb_memory_for_caches(const bb_run *r);
+/* Is there room to train all matrices together: what the trainer keeps of each weight, five floats, beside the least? Of the source, not of the plan, and of
+ * one thread: a step is for all plans or for none, whatever the number of threads. */
+bool bb_memory_trains_all(const bb_run *r);
 /* BB_INFEASIBLE, with the least, where --max-ram is less. */
 bb_status bb_memory_check(const bb_run *r, bb_err *err);
 

@@ -22,18 +22,22 @@
 
 static char said[16384], line[2048], model[512];
 
+static void make_model(void)
+{
+    if (model[0]) return;
+    tiny_spec s = tiny_default("llama");
+    s.n_embd = 64;
+    s.head_dim = 16;
+    s.n_layer = 3;
+    for (int i = 0; i < TINY_MAX_LAYERS; i++) s.n_ff[i] = 128;
+    snprintf(model, sizeof model, "%s", bb_test_path("tiny.gguf"));
+    tiny_write(&s, model);
+}
+
 static const char *make_run(const char *command, const char *options, const char *name)
 {
     static char path[512];
-    if (!model[0]) {
-        tiny_spec s = tiny_default("llama");
-        s.n_embd = 64;
-        s.head_dim = 16;
-        s.n_layer = 3;
-        for (int i = 0; i < TINY_MAX_LAYERS; i++) s.n_ff[i] = 128;
-        snprintf(model, sizeof model, "%s", bb_test_path("tiny.gguf"));
-        tiny_write(&s, model);
-    }
+    make_model();
     snprintf(path, sizeof path, "%s", bb_test_path(name));
     snprintf(line, sizeof line, "%s %s " SETTINGS " %s --out %s", command, model, options, path);
     int code = bb_test_program(line, said, sizeof said);
@@ -267,7 +271,15 @@ END_TEST
 /* The sentence and guard.json name the steps that were run, not those that were asked for; one that needs too much memory is left out for all plans. */
 START_TEST(the_finishing_is_what_was_run)
 {
-    const char *dir = make_run("sweep", "--points 1 --min-bpw 5.7 --max-bpw 5.7 --max-ram 1MiB --finalise-steps rebuild,lfq,end-to-end", "left-out");
+    static const char options[] = "--points 1 --min-bpw 5.7 --max-bpw 5.7 --finalise-steps rebuild,lfq,end-to-end --threads 1";
+    char              limited[256];
+    long long         least;
+    make_model();
+    snprintf(line, sizeof line, "estimate %s " SETTINGS " %s --json", model, options);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0 && strstr(said, "\"ram_least_bytes\": "), "%s", said);
+    least = atoll(strstr(said, "\"ram_least_bytes\": ") + strlen("\"ram_least_bytes\": "));
+    snprintf(limited, sizeof limited, "%s --max-ram %lld", options, least);
+    const char *dir = make_run("sweep", limited, "left-out");
     ck_assert_msg(strstr(said, "more memory than --max-ram") != NULL, "%s", said);
     ck_assert_msg(strstr(said, "after the same finishing: rebuild,lfq\n") != NULL, "%s", said);
     bb_csv  steps = table(dir, "finalise.csv");

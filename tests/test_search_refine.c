@@ -429,7 +429,7 @@ static bb_status survey(void *self, const uint16_t *x, bb_local_score *out, bb_e
             for (size_t i = v->space.offset[a]; i < v->space.offset[a + 1]; i++)
                 for (size_t j = v->space.offset[b]; j < v->space.offset[b + 1]; j++) v->gram[i * M + j] = a == b ? 0 : (float)(dot * step[i] * step[j]);
         }
-    *out = (bb_local_score) { (const double *const *)v->tables.cost, v->gram, 1e5 };
+    *out = (bb_local_score) { .linear = (const double *const *)v->tables.cost, .gram = v->gram, .tokens = 1e5 };
     free(step);
     return BB_OK;
 }

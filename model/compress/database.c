@@ -680,8 +680,7 @@ bb_status bb_database_open(const bb_database_config *config, bb_database **out, 
         goto done;
     }
     BB_TRY(bb_make_dirs(db->dir, err));
-    const bb_statistics_config c = { db->dir, config->model, config->backend, config->tokens, config->n_windows, config->ctx, config->ffn_step,
-                                       config->whole };
+    const bb_statistics_config c = { db->dir, config->model, config->backend, config->tokens, config->n_windows, config->ctx, config->ffn_step, config->whole };
     BB_TRY(bb_statistics_open(&c, &db->statistics, err));
     *out = db;
 done:
