@@ -10,41 +10,27 @@
 
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "cli/inspect_audit.h"
 #include "model/model.h"
 
-typedef enum part { EMBEDDING, OUTPUT, ATTENTION, FFN, NORMS, METADATA, N_PARTS } part;
-
-static const char *const part_names[N_PARTS] = { "embedding", "output", "attention", "ffn", "norms", "metadata" };
-
 typedef struct totals {
-    uint64_t bytes[N_PARTS], weights[N_PARTS], all_bytes, all_weights;
+    uint64_t bytes[BB_N_FILE_PARTS], weights[BB_N_FILE_PARTS], all_bytes, all_weights;
 } totals;
 
 typedef struct inspect_options {
-    bool json, tensors, sha256;
+    bool json, tensors, sha256, audit;
 } inspect_options;
-
-static part part_of(const char *name)
-{
-    const char *dot = strncmp(name, "blk.", 4) == 0 ? strchr(name + 4, '.') : NULL;
-    if (strcmp(name, "token_embd.weight") == 0) return EMBEDDING;
-    if (strcmp(name, "output.weight") == 0) return OUTPUT;
-    if (!dot || strstr(dot, "_norm.")) return NORMS;
-    return strncmp(dot, ".ffn_", 5) == 0 ? FFN : ATTENTION;
-}
-
-static uint64_t n_weights(const bb_tensor *t) { return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]; }
 
 static void add_up(const bb_source *g, totals *t)
 {
     memset(t, 0, sizeof *t);
-    t->all_bytes = t->bytes[METADATA] = g->size_bytes;
+    t->all_bytes = t->bytes[BB_FILE_METADATA] = g->size_bytes;
     for (uint64_t i = 0; i < g->n_tensors; i++) {
-        part p = part_of(g->tensors[i].name);
+        bb_file_part p = bb_file_part_of(g->tensors[i].name);
         t->bytes[p] += g->tensors[i].size_bytes;
-        t->bytes[METADATA] -= g->tensors[i].size_bytes;
-        t->weights[p] += n_weights(&g->tensors[i]);
-        t->all_weights += n_weights(&g->tensors[i]);
+        t->bytes[BB_FILE_METADATA] -= g->tensors[i].size_bytes;
+        t->weights[p] += bb_tensor_weights(&g->tensors[i]);
+        t->all_weights += bb_tensor_weights(&g->tensors[i]);
     }
 }
 
@@ -126,10 +112,10 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
 static void add_parts(bb_text *out, const totals *t)
 {
     bb_text_addf(out, "\n%-10s %14s %7s %14s %8s\n", "part", "bytes", "share", "weights", "bpw");
-    for (int p = 0; p < N_PARTS; p++) {
+    for (int p = 0; p < BB_N_FILE_PARTS; p++) {
         if (t->bytes[p] == 0) continue;
-        bb_text_addf(out, "%-10s %14llu %6.2f%% %14llu ", part_names[p], (unsigned long long)t->bytes[p], 100.0 * (double)t->bytes[p] / (double)t->all_bytes,
-                     (unsigned long long)t->weights[p]);
+        bb_text_addf(out, "%-10s %14llu %6.2f%% %14llu ", bb_file_part_names[p], (unsigned long long)t->bytes[p],
+                     100.0 * (double)t->bytes[p] / (double)t->all_bytes, (unsigned long long)t->weights[p]);
         if (t->weights[p]) bb_text_addf(out, "%8.4f\n", bpw(t->bytes[p], t->weights[p]));
         else bb_text_addf(out, "%8s\n", "-");
     }
@@ -177,8 +163,8 @@ static void describe(bb_text *out, const bb_model *m, const inspect_options *o)
 static json_t *parts_json(const totals *t)
 {
     json_t *all = json_object();
-    for (int p = 0; p < N_PARTS; p++)
-        json_object_set_new(all, part_names[p], json_pack("{s:I, s:I}", "bytes", (json_int_t)t->bytes[p], "weights", (json_int_t)t->weights[p]));
+    for (int p = 0; p < BB_N_FILE_PARTS; p++)
+        json_object_set_new(all, bb_file_part_names[p], json_pack("{s:I, s:I}", "bytes", (json_int_t)t->bytes[p], "weights", (json_int_t)t->weights[p]));
     return all;
 }
 
@@ -239,12 +225,14 @@ static const bb_option_row rows[] = {
     { "json", BB_OPT_FLAG, offsetof(inspect_options, json), NULL, 1, 0, NULL, "print JSON, with every tensor", NULL },
     { "tensors", BB_OPT_FLAG, offsetof(inspect_options, tensors), NULL, 1, 0, NULL, "list every tensor", NULL },
     { "sha256", BB_OPT_FLAG, offsetof(inspect_options, sha256), NULL, 1, 0, NULL, "also the SHA-256 of the file, for which all of it is read", NULL },
+    { "audit", BB_OPT_FLAG, offsetof(inspect_options, audit), NULL, 1, 0, NULL,
+      "is the file what its labels say, and whole? exit code 4 where a label is wrong or something is missing", NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
 static bb_status run(int argc, char **argv, bb_err *err)
 {
-    inspect_options o = { false, false, false };
+    inspect_options o = { .json = false };
     const char     *path = NULL;
     size_t          n = 0;
     bb_model        m = { .path = NULL };
@@ -253,6 +241,12 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(bb_command_options(&bb_command_inspect, &o, argc, argv, &path, 1, &n, err));
     if (n == 0) {
         status = BB_FAIL(err, BB_USAGE, "inspect needs a model file");
+        goto done;
+    }
+    if (o.audit) {
+        const bb_idle_option idle[] = { { "--tensors", "with --audit", true }, { "--sha256", "with --audit", true } };
+        BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
+        BB_TRY(bb_inspect_audit(path, o.json, err));
         goto done;
     }
     BB_TRY(bb_model_open(path, &m, err));
@@ -275,7 +269,7 @@ const bb_command bb_command_inspect = {
     .name = "inspect",
     .summary = "show a model file: architecture, shapes, types, and where its bytes are",
     .usage = "MODEL.gguf",
-    .example = "bitbudget inspect model.gguf\nbitbudget inspect --json model.gguf",
+    .example = "bitbudget inspect model.gguf\nbitbudget inspect --json model.gguf\nbitbudget inspect --audit model-Q4_K_M.gguf",
     .options = rows,
     .n_options = N_ROWS,
     .run = run,
