@@ -6,6 +6,7 @@
  * P = G - t blocks(G) + e diag(G), c = 1/2 (t - e) diag(G), which equals 1/2 x'Gx at every plan. The linear subproblem min (Py + c)'s + L(s)
  * is solved by its Lagrangian dual, whose two end plans mix to the optimum.
  */
+#include <float.h>
 #include <gsl/gsl_linalg.h>
 #include <math.h>
 #include <string.h>
@@ -40,10 +41,10 @@ static void fill_matrix(relaxation *r, double t)
     for (uint32_t u = 0; u < r->space->problem->n_units; u++)
         for (size_t i = r->space->offset[u]; i < r->space->offset[u + 1]; i++)
             for (size_t j = r->space->offset[u]; j < r->space->offset[u + 1]; j++) r->P[i * M + j] *= 1 - t;
-    double mean = 0;
-    for (size_t i = 0; i < M; i++) mean += (double)r->q->gram[i * stride + i] / (double)M;
+    double trace = 0;
+    for (size_t i = 0; i < M; i++) trace += (double)r->q->gram[i * stride + i];
     for (size_t i = 0; i < M; i++) {
-        const double g = (double)r->q->gram[i * stride + i], e = RIDGE * (g + mean);
+        const double g = (double)r->q->gram[i * stride + i], e = RIDGE * (g + trace / (double)M) + (double)FLT_EPSILON * trace; /* G is rounded to float32 */
         r->P[i * M + i] += e;
         r->c[i] = 0.5 * (t * g - e);
     }
