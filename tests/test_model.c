@@ -371,7 +371,7 @@ START_TEST(other_kinds_of_files_and_folders_are_named)
     static const struct {
         const char *folder, *inside, *says;
     } folders[] = {
-        { "hf", "hf/config.json", "convert_hf_to_gguf.py" },
+        { "hf", "hf/config.json", "'model_type' is missing" },
         { "run", "run/run.db", "run/model.gguf" },
         { "plain", "plain/x", "is a folder" },
     };
