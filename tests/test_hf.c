@@ -153,6 +153,15 @@ static const struct {
     { "\"rms_norm_eps\": ", "\"rms_norm_eps\": true, \"y\": ", "'rms_norm_eps' is no number", BB_BAD_FILE },
     { "{", "", "no JSON", BB_BAD_FILE },
     { "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", "lm_head.weight", BB_BAD_FILE },
+    { "\"tie_word_embeddings\": true", "\"a\": 1", "lm_head.weight", BB_BAD_FILE }, /* a llama that does not say is not tied */
+    { "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": \"true\"", "'tie_word_embeddings' is neither true nor false", BB_BAD_FILE },
+    { "{", "{\"use_sliding_window\": 1, ", "'use_sliding_window' is neither true nor false", BB_BAD_FILE },
+    { "{", "{\"rope_scaling\": \"linear\", ", "'rope_scaling' is no object", BB_BAD_FILE },
+    { "{", "{\"rope_parameters\": [4], ", "'rope_parameters' is no object", BB_BAD_FILE },
+    { "{", "{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}, ", "'factor' of the RoPE scaling is 0", BB_BAD_FILE },
+    { "{", "{\"rope_scaling\": {\"type\": \"llama3\", \"low_freq_factor\": 4}, ", "high above low", BB_BAD_FILE },
+    { "{", "{\"rope_parameters\": {\"rope_type\": \"default\"}, \"partial_rotary_factor\": 0.25, ", "'partial_rotary_factor' is 0.25", BB_UNSUPPORTED },
+    { "\"rope_theta\": ", "\"rope_theta\": -", "'rope_theta' is -", BB_BAD_FILE },
 };
 
 START_TEST(what_is_not_computed_is_refused)
@@ -188,6 +197,43 @@ START_TEST(llama_3_frequency_factors)
     }
     ck_assert_uint_eq(n, 1);
     bb_source_close(&s);
+}
+END_TEST
+
+/* What a config.json leaves out is what transformers takes then: SmolLM3's is tied, has a base of 2 million and no RoPE in every fourth block. */
+START_TEST(smollm3_without_what_it_takes_for_granted)
+{
+    tiny_spec spec = tiny_default("smollm3");
+    bb_source s;
+    bb_model  m;
+    bb_err    err = BB_ERR_INIT;
+    char     *text;
+    size_t    n;
+    float     base;
+    tiny_write(&spec, bb_test_path("m.gguf"));
+    hf_write(bb_test_path("m.gguf"), bb_test_path("folder"), 1, "");
+    ck_assert_int_eq(bb_file_read(bb_test_path("folder/config.json"), &text, &n, NULL), BB_OK);
+    snprintf(config, sizeof config, "%s", text);
+    bb_free(text);
+    edit_config("\"tie_word_embeddings\": true", "\"a\": 1");
+    ck_assert_msg(bb_model_open(bb_test_path("folder"), &m, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(m.net.head.rows, 0);
+    bb_model_close(&m);
+    edit_config("\"rope_theta\"", "\"a\"");
+    ck_assert_msg(open_folder(&s, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_source_f32(&s, "smollm3.rope.freq_base", &base, NULL, &err), BB_OK);
+    ck_assert_double_eq((double)base, 2e6);
+    bb_source_close(&s);
+    edit_config("{", "{\"no_rope_layer_interval\": 3, ");
+    ck_assert_int_eq(open_folder(&s, &err), BB_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, "'no_rope_layer_interval' is 3"), "%s", err.msg);
+    edit_config("{", "{\"no_rope_layer_interval\": 3, \"no_rope_layers\": [1, 1], ");
+    ck_assert_msg(open_folder(&s, &err) == BB_OK, "%s", err.msg); /* the list is what counts */
+    bb_source_close(&s);
+    err = (bb_err)BB_ERR_INIT;
+    edit_config("{", "{\"no_rope_layers\": [1, 0], ");
+    ck_assert_int_eq(open_folder(&s, &err), BB_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, "'no_rope_layers' says 0 at block 1"), "%s", err.msg);
 }
 END_TEST
 
@@ -307,6 +353,11 @@ START_TEST(pre_tokenizers_are_told_by_their_rules)
     ck_assert(add);
     ck_assert_int_eq(bb_source_text(&s, "tokenizer.chat_template", &name, NULL, &err), BB_OK);
     ck_assert(name.size == 7 && memcmp(name.data, "{{ x }}", 7) == 0);
+    bb_source_close(&s);
+    bb_test_write(bb_test_path("folder/chat_template.jinja"), "{{ y }}!", 8); /* which wins, as in transformers */
+    ck_assert_msg(open_folder(&s, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_source_text(&s, "tokenizer.chat_template", &name, NULL, &err), BB_OK);
+    ck_assert(name.size == 8 && memcmp(name.data, "{{ y }}!", 8) == 0);
     bb_source_close(&s);
 }
 END_TEST
@@ -474,6 +525,7 @@ int main(void)
     tcase_add_loop_test(t, vectors_of_16_bits_become_float32, 0, 2);
     tcase_add_loop_test(t, what_is_not_computed_is_refused, 0, (int)(sizeof refused / sizeof *refused));
     tcase_add_test(t, llama_3_frequency_factors);
+    tcase_add_test(t, smollm3_without_what_it_takes_for_granted);
     tcase_add_test(t, rope_of_transformers_5);
     tcase_add_loop_test(t, pre_tokenizers_are_told_by_their_rules, 0, (int)(sizeof pres / sizeof *pres));
     tcase_add_test(t, byte_fallback_is_sentencepiece);

@@ -9,8 +9,8 @@
 
 /* New rows need a row of model/net/arch.c with the name of `arch`. */
 static const bb_hf_arch archs[] = {
-    { "llama", "llama", true, 0 },  { "mistral", "llama", true, 0 },   { "qwen2", "qwen2", false, 0 },
-    { "qwen3", "qwen3", false, 0 }, { "smollm3", "smollm3", true, 4 },
+    { "llama", "llama", true, 0, false, 1e4 },  { "mistral", "llama", true, 0, false, 1e4 },  { "qwen2", "qwen2", false, 0, false, 1e4 },
+    { "qwen3", "qwen3", false, 0, false, 1e4 }, { "smollm3", "smollm3", true, 4, true, 2e6 },
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs, KEY_BYTES = 96 };
 
@@ -58,7 +58,13 @@ static bb_status text_of(const json_t *from, const char *name, const char **out,
     return BB_OK;
 }
 
-static bool is_true(const json_t *from, const char *name) { return json_is_true(json_object_get(from, name)); }
+/* true or false; absent: fallback. */
+static bb_status flag(const json_t *from, const char *name, bool fallback, bool *out, bb_err *err)
+{
+    const json_t *v = json_object_get(from, name);
+    *out = absent(v) ? fallback : json_is_true(v);
+    return absent(v) || json_is_boolean(v) ? BB_OK : BB_FAIL(err, BB_BAD_FILE, "'%s' is neither true nor false", name);
+}
 
 static bb_status find_arch(reader *r, bb_err *err)
 {
@@ -118,11 +124,13 @@ static bb_status read_rope(reader *r, bb_err *err)
     double      base, factor, partial;
     char        key[KEY_BYTES], shown[BB_SHOWN];
     bb_status   status;
-    BB_TRY(real(json_object_get(parameters, "rope_theta") ? parameters : r->root, "rope_theta", 10000, &base, err));
+    if (!absent(scaling) && !json_is_object(scaling))
+        return BB_FAIL(err, BB_BAD_FILE, "'%s' is no object", absent(parameters) ? "rope_scaling" : "rope_parameters");
+    BB_TRY(real(absent(json_object_get(parameters, "rope_theta")) ? r->root : parameters, "rope_theta", r->c->arch->rope_theta, &base, err));
     if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "'rope_theta' is %g; it must be above 0", base);
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.freq_base", key), (float)base, err));
     if (r->c->arch->pairs) BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.dimension_count", key), r->c->head_dim, err));
-    BB_TRY(real(absent(parameters) ? r->root : parameters, "partial_rotary_factor", 1, &partial, err));
+    BB_TRY(real(absent(json_object_get(parameters, "partial_rotary_factor")) ? r->root : parameters, "partial_rotary_factor", 1, &partial, err));
     if (partial < 1 || partial > 1) return BB_FAIL(err, BB_UNSUPPORTED, "'partial_rotary_factor' is %g; only whole heads are rotated", partial);
     if (absent(scaling)) goto done;
     BB_TRY(text_of(scaling, "type", &old_type, err));
@@ -137,6 +145,7 @@ static bb_status read_rope(reader *r, bb_err *err)
         return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; default, linear and llama3 are",
                        bb_show((bb_bytes) { type, strlen(type) }, shown));
     BB_TRY(real(scaling, "factor", 1, &factor, err));
+    if (!(factor > 0)) return BB_FAIL(err, BB_BAD_FILE, "'factor' of the RoPE scaling is %g; it must be above 0", factor);
     BB_TRY(bb_gguf_put_text(r->out, key_of(r, "rope.scaling.type", key), "linear", err));
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.scaling.factor", key), (float)factor, err));
 done:
@@ -155,6 +164,13 @@ static bb_status check_layers(const reader *r, bb_err *err)
     json_array_foreach(types, i, v) if (json_is_string(v) && strcmp(json_string_value(v), "full_attention") != 0) return BB_FAIL(
         err, BB_UNSUPPORTED, "'layer_types' has '%s' at block %zu; only full attention is supported",
         bb_show((bb_bytes) { json_string_value(v), json_string_length(v) }, shown), i);
+    if (every && absent(rope)) { /* what the list is made from, then */
+        uint32_t  interval;
+        bb_status status = whole(r->root, "no_rope_layer_interval", 1, UINT32_MAX, every, &interval, err);
+        if (status != BB_OK) return status;
+        if (interval != every)
+            return BB_FAIL(err, BB_UNSUPPORTED, "'no_rope_layer_interval' is %u; only no RoPE in every %uth block can be written", interval, every);
+    }
     if (every && json_is_array(rope))
         json_array_foreach(rope, i, v) if ((json_integer_value(v) == 0) != ((i + 1) % every == 0)) return BB_FAIL(
             err, BB_UNSUPPORTED, "'no_rope_layers' says %d at block %zu; only no RoPE in every %uth block can be written", (int)json_integer_value(v), i,
@@ -165,12 +181,14 @@ static bb_status check_layers(const reader *r, bb_err *err)
 static bb_status check_rest(const reader *r, bb_err *err)
 {
     const char *act;
+    bool        slides;
     char        shown[BB_SHOWN];
     bb_status   status;
     BB_TRY(text_of(r->root, "hidden_act", &act, err));
     if (act && strcmp(act, "silu") != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "'hidden_act' is '%s'; only silu is supported", bb_show((bb_bytes) { act, strlen(act) }, shown));
-    if (is_true(r->root, "use_sliding_window")) return BB_FAIL(err, BB_UNSUPPORTED, "'use_sliding_window' is true; only full attention is supported");
+    BB_TRY(flag(r->root, "use_sliding_window", false, &slides, err));
+    if (slides) return BB_FAIL(err, BB_UNSUPPORTED, "'use_sliding_window' is true; only full attention is supported");
     BB_TRY(check_layers(r, err));
 done:
     return status;
@@ -200,7 +218,7 @@ static bb_status read_shapes(reader *r, bb_err *err)
     BB_TRY(whole(j, "vocab_size", 1, 1 << 24, 0, &c->n_vocab, err));
     BB_TRY(whole(j, "max_position_embeddings", 1, INT32_MAX, 2048, &context, err));
     BB_TRY(real(j, "rms_norm_eps", 1e-6, &eps, err));
-    c->tied = is_true(j, "tie_word_embeddings");
+    BB_TRY(flag(j, "tie_word_embeddings", c->arch->tied, &c->tied, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "block_count", key), c->n_layer, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "context_length", key), context, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "embedding_length", key), c->n_embd, err));

@@ -464,7 +464,7 @@ static bb_status put_chat_template(const char *folder, const json_t *config, bb_
     if (status != BB_OK) goto done;
     json_array_foreach(v, i, one) if (same(json_string_value(json_object_get(one, "name")), "default"))
         text = json_string_value(json_object_get(one, "template"));
-    if (!text && bb_file_exists(path)) {
+    if (bb_file_exists(path)) {
         BB_TRY(bb_file_read(path, &file, &size, err));
         text = file;
     }
