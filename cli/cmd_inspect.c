@@ -75,6 +75,23 @@ static void add_range(bb_text *out, const bb_net *net, size_t offset)
     else bb_text_addf(out, "%u-%u", low, high);
 }
 
+/* What bitbudget wrote into the file about where it comes from (bb_provenance). */
+static void add_provenance(bb_text *out, const bb_source *g)
+{
+    static const char *const keys[][2] = { { "made by       bitbudget ", "bitbudget.program" },
+                                           { "calibration   tokens with SHA-256 ", "bitbudget.calibration.sha256" },
+                                           { "KL            ", "bitbudget.kl" } };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        bb_bytes text = text_key(g, keys[i][1], "");
+        while (text.size && text.data[text.size - 1] == ' ') text.size--;
+        if (text.size == 64) text.size = 16; /* a hash: enough to tell two apart */
+        if (!text.size || (text.size == 16 && memcmp(text.data, "0000000000000000", 16) == 0)) continue;
+        bb_text_add(out, keys[i][0]);
+        add_clean(out, text);
+        bb_text_add(out, "\n");
+    }
+}
+
 static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool hash)
 {
     const bb_net *net = &m->net;
@@ -107,6 +124,7 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
         add_clean(out, plan);
         bb_text_add(out, "\n");
     }
+    add_provenance(out, &m->source);
 }
 
 static void add_parts(bb_text *out, const totals *t)

@@ -24,6 +24,7 @@
 #include "engine/model_space.h"
 #include "engine/speed.h"
 #include "engine/tensor_types.h"
+#include "engine/version.h"
 #include "kernels/kernels.h"
 #include "model/compress/rebuild.h"
 #include "model/compress/rotate.h"
@@ -465,7 +466,8 @@ static bb_status write_file(const job *j, bb_err *err)
     bb_lock   held = { .held = false };
     bb_status status = BB_NOMEM;
     if (!part) return BB_NOMEM;
-    BB_TRY(bb_export_write(j->base, &j->net, j->hash, part, err));
+    const bb_provenance from = { .plan = j->hash, .program = bb_version_program(), .calib_sha256 = j->tokens.sha256, .calib_tokens = j->tokens.n };
+    BB_TRY(bb_export_write(j->base, &j->net, &from, part, err));
     bb_temporary_hold(&held, part);
     BB_TRY(check_file(j, part, err));
     BB_TRY(bb_file_rename(part, j->o.out, err));

@@ -15,6 +15,7 @@
 #include "cli/cmd.h"
 #include "engine/environment.h"
 #include "engine/outputs.h"
+#include "engine/version.h"
 #include "eval/evaluate.h"
 #include "model/export/export.h"
 #include "model/train/new_model.h"
@@ -271,7 +272,8 @@ static bb_status write_model(job *j, bb_err *err)
     bb_status status;
     BB_TRY(bb_net_as_type(bb_training_net(j->t), bb_format_find(j->o.type)->type, &net, &owned, err));
     BB_TRY(bb_evaluate(bb_engine_backend(), &net, NULL, &j->w, NULL, &r, NULL, NULL, err));
-    if (j->o.init) BB_TRY(bb_export_write(&j->m, &net, NULL, j->path, err));
+    const bb_provenance from = { .program = bb_version_program() };
+    if (j->o.init) BB_TRY(bb_export_write(&j->m, &net, &from, j->path, err));
     else BB_TRY(bb_new_write(&j->m.source, &net, j->o.name, j->path, err));
     bb_info("%s: validation loss %.5f +- %.5f nats a token, perplexity %.3f", j->path, r.nll, r.nll_se, r.ppl);
 done:

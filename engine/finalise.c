@@ -22,6 +22,7 @@
 #include "engine/ranks.h"
 #include "engine/run.h"
 #include "engine/time_budget.h"
+#include "engine/version.h"
 #include "model/export/export.h"
 
 /* ---- finalise ---- */
@@ -43,7 +44,7 @@ typedef struct record {
 /* Records are kept by identity of the run (model, windows, database, bits), plan, and what finalise was asked to do; bb_free. */
 static char *record_key(const bb_run *r, const char *hash, bb_err *err)
 {
-    char *settings = bb_ladder_settings(&r->config, err), *key = settings ? bb_asprintf(err, "%s|%s|%s", r->key, hash, settings) : NULL;
+    char *settings = bb_ladder_settings(&r->config, err), *key = settings ? bb_asprintf(err, "%s|%s|%s|" BB_EXPORT_LAYOUT, r->key, hash, settings) : NULL;
     bb_free(settings);
     return key;
 }
@@ -163,7 +164,13 @@ bb_status bb_finalise_answer(bb_run *r, const char *question, size_t size, bb_te
     if (!(path = bb_run_path(r, err, "models/%.16s.gguf", h.hash)) || !(dir = bb_run_path(r, err, "models"))) goto done;
     BB_TRY(bb_make_dirs(dir, err));
     BB_TRY(bb_ladder_run(r, &plan, !r->config.no_finalise, NULL, NULL, &net, &rec.ladder, err));
-    BB_TRY(bb_export_write(&r->model, &net.net, h.hash, path, err));
+    const bb_provenance from = { .plan = h.hash,
+                                 .program = bb_version_program(),
+                                 .calib_sha256 = r->calib_tokens.sha256,
+                                 .calib_tokens = r->calib_tokens.n,
+                                 .has_kl = isfinite(rec.ladder.kl_final),
+                                 .kl = rec.ladder.kl_final };
+    BB_TRY(bb_export_write(&r->model, &net.net, &from, path, err));
     BB_TRY(bb_file_size(path, &bytes, err));
     if (bytes != (uint64_t)h.size_bytes) {
         status = BB_FAIL(err, BB_GUARD, "%s has %llu bytes, the plan was counted at %lld: the size model and the exporter disagree", path,

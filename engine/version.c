@@ -6,6 +6,8 @@
 
 const char *bb_version_commit(void) { return BB_COMMIT; }
 
+const char *bb_version_program(void) { return BB_VERSION " " BB_COMMIT; }
+
 const char *bb_version_compiler(void)
 {
 #if defined(__clang__)

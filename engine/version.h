@@ -6,6 +6,7 @@
 #define BB_VERSION "0.1.0"
 
 const char *bb_version_commit(void);   /* git describe at build time, "-dirty" when sources differed; "unknown" without git */
+const char *bb_version_program(void);  /* version and commit, as the files it writes have it */
 const char *bb_version_compiler(void); /* compiler and its version */
 
 #endif

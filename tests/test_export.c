@@ -95,7 +95,7 @@ static void write_and_open(fixture *f)
     uint64_t    on_disk;
     ck_assert_msg(bb_export_size(&f->source, &f->net, &f->size, &err) == BB_OK, "%s", err.msg);
     add_data(f);
-    ck_assert_msg(bb_export_write(&f->source, &f->net, "0123456789abcdef", path, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_export_write(&f->source, &f->net, &(bb_provenance) { .plan = "0123456789abcdef" }, path, &err) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(bb_file_size(path, &on_disk, NULL), BB_OK);
     ck_assert_uint_eq(on_disk, f->size);
     ck_assert_msg(bb_model_open(path, &f->back, &err) == BB_OK, "%s", err.msg);
@@ -195,6 +195,141 @@ static void check_back(const fixture *f, bool interleaved)
     const bb_key *a = bb_source_find(&f->source.source, "tokenizer.ggml.tokens"), *c = bb_source_find(&f->back.source, "tokenizer.ggml.tokens");
     ck_assert(a && c && a->value_bytes == c->value_bytes && memcmp(a->value, c->value, a->value_bytes) == 0);
 }
+
+/* ---- what is said of the file, and carried ---- */
+
+static bool says(const bb_source *g, const char *key, const char *text)
+{
+    const bb_key *k = bb_source_find(g, key);
+    return k && k->kind == BB_KIND_STRING && k->value_bytes == strlen(text) && memcmp(k->value, text, strlen(text)) == 0;
+}
+
+/* Whatever is known of a file and whatever it is, it has the size that was counted; what is known is in it. */
+START_TEST(provenance_has_one_size)
+{
+    static const char   hash[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    const bb_provenance rows[] = {
+        { .plan = NULL },
+        { .plan = "fedcba9876543210", .program = "0.1.0 0123456789ab", .calib_sha256 = hash, .calib_tokens = UINT64_C(5) << 32 },
+        { .program = "a program whose name and commit are longer than forty bytes", .calib_sha256 = "", .has_kl = true, .kl = 0.0123456789 },
+        { .has_kl = true, .kl = -1e-9 },
+        { .has_kl = true, .kl = 1e-120 },
+        { .has_kl = true, .kl = 1e300 }
+    };
+    static const char *const kl[] = { "not measured", "not measured", "1.234568e-02", "0.000000e+00", "0.000000e+00", "not measured" };
+    tiny_spec                s = tiny_default("llama");
+    fixture                  f;
+    uint64_t                 counted, bytes;
+    open_source(&f, &s);
+    apply(&f);
+    add_data(&f);
+    ck_assert_int_eq(bb_export_size(&f.source, &f.net, &counted, NULL), BB_OK);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *path = bb_test_path("provenance.gguf");
+        ck_assert_int_eq(bb_export_write(&f.source, &f.net, &rows[i], path, NULL), BB_OK);
+        ck_assert_int_eq(bb_file_size(path, &bytes, NULL), BB_OK);
+        ck_assert_uint_eq(bytes, counted);
+        ck_assert_int_eq(bb_model_open(path, &f.back, NULL), BB_OK);
+        ck_assert_msg(says(&f.back.source, "bitbudget.kl", kl[i]), "row %zu", i);
+        ck_assert(says(&f.back.source, "bitbudget.plan", rows[i].plan ? rows[i].plan : "0000000000000000"));
+        ck_assert(says(&f.back.source, "bitbudget.program",
+                       i == 1   ? "0.1.0 0123456789ab                      "
+                       : i == 2 ? "a program whose name and commit are long"
+                                : "unknown                                 "));
+        ck_assert(i != 1 || says(&f.back.source, "bitbudget.calibration.sha256", hash));
+        const bb_key *n = bb_source_find(&f.back.source, "bitbudget.calibration.tokens");
+        ck_assert(n && n->kind == BB_KIND_U64 && memcmp(n->value, &rows[i].calib_tokens, 8) == 0);
+        bb_model_close(&f.back);
+    }
+    f.back = (bb_model) { .path = NULL };
+    done(&f);
+}
+END_TEST
+
+/* A source with keys that nobody here knows, to an export of the same and of another architecture: every key with its bytes, but those that say what
+ * changed; those of the architecture under the new name. And an export of an export says where it comes from once. */
+START_TEST(source_keys_are_carried)
+{
+    static const char *const list[] = { "en", "de" }, *const plans[] = { "", "blk.0.ffn=32\n" };
+    tiny_spec      s = tiny_default("llama");
+    bb_source      g;
+    bb_gguf_out   *out;
+    fixture        f;
+    const bb_bytes languages[2] = { { list[0], 2 }, { list[1], 2 } };
+    tiny_write(&s, bb_test_path("plain.gguf"));
+    ck_assert_int_eq(bb_source_open(bb_test_path("plain.gguf"), &g, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
+    for (uint64_t i = 0; i < g.n_kv; i++) ck_assert_int_eq(bb_gguf_put_copy(out, &g.kv[i], NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text(out, "tokenizer.chat_template", "{% for m in messages %}\n{{ m }}{% endfor %}", NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text(out, "general.license", "apache-2.0", NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text_array(out, "general.languages", languages, 2, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_f32(out, "adapter.lora.alpha", 16.0f, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_u32(out, "llama.vocab_size", 320, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text(out, "bitbudget.kl", "of an earlier export", NULL), BB_OK);
+    for (uint64_t i = 0; i < g.n_tensors; i++) ck_assert_int_eq(bb_gguf_put_tensor(out, &g.tensors[i], NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_out_write(out, bb_test_path("source.gguf"), NULL), BB_OK);
+    bb_gguf_out_destroy(out);
+    bb_source_close(&g);
+    for (int p = 0; p < 2; p++) {
+        open_source(&f, NULL);
+        ck_assert_int_eq(bb_plan_parse(plans[p], strlen(plans[p]), &f.plan, NULL), BB_OK);
+        set(&f, "Q8_0", "blk.1.attn_q");
+        apply(&f);
+        write_and_open(&f);
+        check_arch(&f, p ? "deci" : "llama");
+        uint64_t same = 0;
+        for (uint64_t i = 0; i < f.source.source.n_kv; i++) {
+            const bb_key *k = &f.source.source.kv[i], *b;
+            char          name[96];
+            snprintf(name, sizeof name, "%.*s", (int)k->key.size, k->key.data);
+            if (p && strncmp(name, "llama.", 6) == 0) snprintf(name, sizeof name, "deci%.*s", (int)k->key.size - 5, k->key.data + 5);
+            ck_assert_msg((b = bb_source_find(&f.back.source, name)) != NULL, "%s is gone", name);
+            same += b->kind == k->kind && b->element == k->element && b->count == k->count && b->value_bytes == k->value_bytes &&
+                    memcmp(b->value, k->value, k->value_bytes) == 0;
+        }
+        /* other: bitbudget.kl; in deci the architecture and three counts by block */
+        ck_assert_uint_eq(same, f.source.source.n_kv - (p ? 5 : 1));
+        ck_assert(says(&f.back.source, "bitbudget.kl", "not measured"));
+        uint32_t n;
+        ck_assert_int_eq(bb_source_u32(&f.back.source, "general.quantization_version", &n, NULL, NULL), BB_OK);
+        ck_assert_uint_eq(n, 2);
+        ck_assert_int_eq(bb_source_u32(&f.back.source, "general.file_type", &n, NULL, NULL), BB_OK);
+        ck_assert_uint_eq(n, 0); /* most weights are F32 still */
+        done(&f);
+    }
+}
+END_TEST
+
+/* llama.cpp's number for the type that most weights of the blocks have. */
+START_TEST(file_type_is_of_most_weights)
+{
+    static const struct {
+        const char *type;
+        uint32_t    number;
+    } rows[] = { { "F16", 1 },   { "Q8_0", 7 },  { "Q4_0", 2 },  { "Q2_K", 10 },  { "Q3_K", 12 },
+                 { "Q4_K", 15 }, { "Q5_K", 17 }, { "Q6_K", 18 }, { "IQ2_S", 28 }, { "BF16", 32 } };
+    tiny_spec s = tiny_default("llama");
+    s.n_embd = s.n_ff[0] = s.n_ff[1] = 256;
+    s.head_dim = 64;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        fixture  f;
+        uint32_t n;
+        open_source(&f, &s);
+        for (int b = 0; b < 2; b++) {
+            set(&f, rows[i].type, "blk.%d.ffn_up", b);
+            set(&f, rows[i].type, "blk.%d.ffn_gate", b);
+            set(&f, "Q5_1", "blk.%d.ffn_down", b);
+            set(&f, "Q4_1", "blk.%d.attn_q", b);
+            set(&f, "Q5_0", "blk.%d.attn_output", b);
+        }
+        apply(&f);
+        write_and_open(&f);
+        ck_assert_int_eq(bb_source_u32(&f.back.source, "general.file_type", &n, NULL, NULL), BB_OK);
+        ck_assert_msg(n == rows[i].number, "%s: %u", rows[i].type, n);
+        done(&f);
+    }
+}
+END_TEST
 
 /* ---- the source itself ---- */
 
@@ -737,6 +872,9 @@ int main(void)
     tcase_add_loop_test(t, random_plans_come_back, 0, 5);
     tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 13);
     tcase_add_loop_test(t, the_file_computes_the_same, 0, 8);
+    tcase_add_test(t, provenance_has_one_size);
+    tcase_add_test(t, source_keys_are_carried);
+    tcase_add_test(t, file_type_is_of_most_weights);
     tcase_add_test(t, deci_traps_are_avoided);
     tcase_add_test(t, empty_blocks_are_left_out);
     tcase_add_test(t, qwen2_may_lose_width_but_not_heads);

@@ -20,9 +20,12 @@
 
 #include "base/mem.h"
 #include "model/export/export_internal.h"
+#include "model/io/file_type.h"
 #include "model/io/gguf_internal.h"
 
 typedef bb_exporter exporter;
+
+enum { PROGRAM_BYTES = 40 };
 
 static void *own(exporter *e, size_t bytes, bb_err *err)
 {
@@ -207,18 +210,6 @@ static bb_status put_arch_u32(exporter *e, const char *suffix, uint32_t v, bb_er
     return bb_gguf_put_u32(e->out, key, v, err);
 }
 
-/* llama.cpp's number for files whose weights are mostly of this type (llama_ftype); display only. */
-static uint32_t file_type(bb_type type)
-{
-    static const unsigned char ftype[BB_TYPE_COUNT] = {
-        [BB_F32] = 0,      [BB_F16] = 1,    [BB_Q4_0] = 2,    [BB_Q4_1] = 3,   [BB_Q8_0] = 7,   [BB_Q5_0] = 8,     [BB_Q5_1] = 9,
-        [BB_Q2_K] = 10,    [BB_Q3_K] = 11,  [BB_Q4_K] = 14,   [BB_Q5_K] = 16,  [BB_Q6_K] = 18,  [BB_IQ2_XXS] = 19, [BB_IQ2_XS] = 20,
-        [BB_IQ3_XXS] = 23, [BB_IQ1_S] = 24, [BB_IQ4_NL] = 25, [BB_IQ3_S] = 26, [BB_IQ2_S] = 28, [BB_IQ4_XS] = 30,  [BB_IQ1_M] = 31,
-        [BB_BF16] = 32,    [BB_TQ1_0] = 36, [BB_TQ2_0] = 37,  [BB_MXFP4] = 38, [BB_NVFP4] = 39, [BB_Q1_0] = 40,    [BB_Q2_0] = 41,
-    };
-    return ftype[type];
-}
-
 /* The type that most block weights have; the lowest id wins a tie. */
 static bb_type commonest_type(const exporter *e)
 {
@@ -261,15 +252,35 @@ done:
     return status;
 }
 
-bb_status bb_exporter_put_keys(exporter *e, const char *plan_hash, bool differs, bb_err *err)
+/* Every text has its one length, whatever it says: see bb_provenance. */
+static bb_status put_provenance(exporter *e, const bb_provenance *from, bb_err *err)
 {
-    bb_status status;
+    static const char zeros[] = "0000000000000000000000000000000000000000000000000000000000000000";
+    const char       *hash = from->calib_sha256 && *from->calib_sha256 ? from->calib_sha256 : zeros;
+    char              program[PROGRAM_BYTES + 1], kl[] = "not measured";
+    bb_status         status;
+    BB_ASSERT((!from->plan || strlen(from->plan) == 16) && strlen(hash) == 64);
+    snprintf(program, sizeof program, "%-*s", PROGRAM_BYTES, from->program ? from->program : "unknown");
+    if (from->has_kl && from->kl < 1e99) snprintf(kl, sizeof kl, "%.6e", from->kl > 1e-99 ? from->kl : 0.0);
+    BB_TRY(bb_gguf_put_text(e->out, "bitbudget.plan", from->plan ? from->plan : zeros + 48, err));
+    BB_TRY(bb_gguf_put_text(e->out, "bitbudget.program", program, err));
+    BB_TRY(bb_gguf_put_text(e->out, "bitbudget.calibration.sha256", hash, err));
+    BB_TRY(bb_gguf_put_u64(e->out, "bitbudget.calibration.tokens", from->calib_tokens, err));
+    BB_TRY(bb_gguf_put_text(e->out, "bitbudget.kl", kl, err));
+done:
+    return status;
+}
+
+bb_status bb_exporter_put_keys(exporter *e, const bb_provenance *from, bool differs, bb_err *err)
+{
+    static const bb_provenance unknown = { .plan = NULL };
+    bb_status                  status;
     BB_TRY(copy_keys(e, err));
     BB_TRY(bb_gguf_put_text(e->out, "general.architecture", e->arch->name, err));
-    BB_TRY(bb_gguf_put_u32(e->out, "general.file_type", file_type(commonest_type(e)), err));
+    BB_TRY(bb_gguf_put_u32(e->out, "general.file_type", bb_file_type_of(commonest_type(e)), err));
     BB_TRY(bb_gguf_put_u32(e->out, "general.quantization_version", 2, err));
     if (differs) BB_TRY(put_shapes(e, err));
-    BB_TRY(bb_gguf_put_text(e->out, "bitbudget.plan", plan_hash ? plan_hash : "0000000000000000", err));
+    BB_TRY(put_provenance(e, from ? from : &unknown, err));
 done:
     return status;
 }
@@ -496,12 +507,12 @@ done:
     return status;
 }
 
-static bb_status gather(exporter *e, const char *plan_hash, bb_err *err)
+static bb_status gather(exporter *e, const bb_provenance *from, bb_err *err)
 {
     bb_status status;
     BB_TRY(plan_file(e, err));
     BB_TRY(bb_gguf_out_create(&e->out, err));
-    BB_TRY(bb_exporter_put_keys(e, plan_hash, bb_exporter_differs(e), err));
+    BB_TRY(bb_exporter_put_keys(e, from, bb_exporter_differs(e), err));
     BB_TRY(put_tensors(e, err));
 done:
     return status;
@@ -518,12 +529,11 @@ done:
     return status;
 }
 
-bb_status bb_export_write(const bb_model *source, const bb_net *net, const char *plan_hash, const char *path, bb_err *err)
+bb_status bb_export_write(const bb_model *source, const bb_net *net, const bb_provenance *from, const char *path, bb_err *err)
 {
     exporter  e = { .source = source, .net = net, .with_data = true };
     bb_status status;
-    BB_ASSERT(!plan_hash || strlen(plan_hash) == 16);
-    BB_TRY(gather(&e, plan_hash, err));
+    BB_TRY(gather(&e, from, err));
     BB_TRY(bb_gguf_out_write(e.out, path, err));
 done:
     bb_exporter_done(&e);

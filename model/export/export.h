@@ -12,8 +12,23 @@
 #include "model/model.h"
 
 bb_status bb_export_size(const bb_model *source, const bb_net *net, uint64_t *bytes, bb_err *err); /* net's data may be NULL */
-/* plan_hash (NULL: 16 zeros) is stored as the key bitbudget.plan; it always has 16 digits, so the size above is exact. */
-bb_status bb_export_write(const bb_model *source, const bb_net *net, const char *plan_hash, const char *path, bb_err *err);
+
+/* What the file says of where it comes from, as keys behind those of the source. Each takes the same bytes whatever it says, so that the size above is
+ * exact; nothing in it depends on time, place or machine. */
+typedef struct bb_provenance {
+    const char *plan;         /* bitbudget.plan: 16 digits, the hash; NULL: zeros */
+    const char *program;      /* bitbudget.program: version and commit, cut or filled with blanks to 40 bytes; NULL: unknown */
+    const char *calib_sha256; /* bitbudget.calibration.sha256: of the token ids as little-endian u32 (bb_tokens); NULL or "": zeros, no text was used */
+    uint64_t    calib_tokens; /* bitbudget.calibration.tokens */
+    bool        has_kl;       /* else bitbudget.kl is "not measured" */
+    double      kl;           /* nats a token from the source, as 12 bytes of text */
+} bb_provenance;
+
+/* The keys above as they are now: whoever keeps a file under a key of what it was made from adds this. */
+#define BB_EXPORT_LAYOUT "file 2"
+
+/* from: NULL: nothing is known. */
+bb_status bb_export_write(const bb_model *source, const bb_net *net, const bb_provenance *from, const char *path, bb_err *err);
 /* BB_OK when the runtime can load this shape and these types; BB_UNSUPPORTED with the reason otherwise. */
 bb_status bb_export_check(const bb_model *source, const bb_net *net, bb_err *err);
 

@@ -28,7 +28,7 @@ bb_status bb_exporter_choose_arch(bb_exporter *e, bool keeps, bb_err *err);
 void      bb_exporter_choose_shapes(bb_exporter *e);
 bool      bb_exporter_differs(const bb_exporter *e);
 /* Into `out`: all keys; embedding, head and vectors; block i of the file, whose shape can be written. */
-bb_status bb_exporter_put_keys(bb_exporter *e, const char *plan_hash, bool differs, bb_err *err);
+bb_status bb_exporter_put_keys(bb_exporter *e, const bb_provenance *from, bool differs, bb_err *err);
 bb_status bb_exporter_put_outer(bb_exporter *e, bb_err *err);
 bb_status bb_exporter_put_block(bb_exporter *e, uint32_t i, bb_err *err);
 bb_status bb_exporter_check_attention(const bb_exporter *e, uint32_t i, bb_err *err);

@@ -25,6 +25,7 @@ void                       bb_gguf_out_destroy(bb_gguf_out *out);
 /* Keys in call order; a key set twice keeps its place and takes the new value. put_copy borrows key and value until destroy. */
 bb_status bb_gguf_put_copy(bb_gguf_out *out, const bb_key *kv, bb_err *err);
 bb_status bb_gguf_put_u32(bb_gguf_out *out, const char *key, uint32_t v, bb_err *err);
+bb_status bb_gguf_put_u64(bb_gguf_out *out, const char *key, uint64_t v, bb_err *err);
 bb_status bb_gguf_put_f32(bb_gguf_out *out, const char *key, float v, bb_err *err);
 bb_status bb_gguf_put_bool(bb_gguf_out *out, const char *key, bool v, bb_err *err);
 bb_status bb_gguf_put_text(bb_gguf_out *out, const char *key, const char *v, bb_err *err);

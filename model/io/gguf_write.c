@@ -126,6 +126,11 @@ bb_status bb_gguf_put_u32(bb_gguf_out *out, const char *key, uint32_t v, bb_err 
     return put_own(out, key, BB_KIND_U32, BB_KIND_U8, 1, &v, sizeof v, NULL, err);
 }
 
+bb_status bb_gguf_put_u64(bb_gguf_out *out, const char *key, uint64_t v, bb_err *err)
+{
+    return put_own(out, key, BB_KIND_U64, BB_KIND_U8, 1, &v, sizeof v, NULL, err);
+}
+
 bb_status bb_gguf_put_f32(bb_gguf_out *out, const char *key, float v, bb_err *err)
 {
     return put_own(out, key, BB_KIND_F32, BB_KIND_U8, 1, &v, sizeof v, NULL, err);
