@@ -26,6 +26,7 @@
 
 /* Arguments of some rows; their own headers have them whole. */
 typedef struct bb_work      bb_work;
+typedef struct bb_grid      bb_grid;
 typedef struct bb_sums      bb_sums;
 typedef struct bb_tries     bb_tries;
 typedef struct bb_parabola  bb_parabola;

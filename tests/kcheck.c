@@ -485,6 +485,28 @@ static bool run_fit_scan(job *j)
     return true;
 }
 
+static bool run_field_rows(job *j)
+{
+    static const bb_grid grids[] = { { .format = &bb_format_q2_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 15 },
+                                     { .format = &bb_format_q3_k, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31 },
+                                     { .format = &bb_format_q5_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63 },
+                                     { .format = &bb_format_iq4_xs, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31, .bin = 8 } };
+    static bb_code       c[R];
+    if (j->shape >= sizeof grids / sizeof *grids) return false;
+    const bb_grid *grid = &grids[j->shape];
+    const size_t   n = grid->format->block;
+    float         *t = normal(j, n * R, 1), *h = normal(j, n, 1), unit[R];
+    for (size_t i = 0; i < n; i++) h[i] = j->fill && i % 32 >= 8 ? 0x1p-40f : expf(h[i]);
+    for (int r = 0; r < R; r++) unit[r] = ldexpf(1, r % 5 - 2);
+    for (size_t i = 5; j->fill && i < n * R; i += R) t[i] = 0;      /* a row of zeros */
+    for (size_t i = 6; j->fill && i < n * R; i += R) t[i] = 1;      /* of one number */
+    for (size_t i = 7; j->fill && i < n * R; i += R) t[i] *= 1e-9f; /* of scales below what is stored */
+    snprintf(j->work, sizeof j->work, "%d rows of %s", R, grid->format->name);
+    while (again(j)) CALL(1, j->k->field_rows(grid, t, unit, h, c));
+    give(j, c, sizeof c);
+    return true;
+}
+
 /* ---- codebooks ---- */
 
 static const bb_cb_spec *has_book(job *j)

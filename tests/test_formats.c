@@ -534,6 +534,105 @@ START_TEST(refit_never_harms_and_finds_back)
 END_TEST
 
 /* What llama-quantize takes where a block does not divide the rows. */
+/* ---- many rows at once ---- */
+
+enum { TILE = BB_FORMAT_ROWS };
+
+/* Error of row r of t under the fields of c with the nearest codes, which c gets; weights that are not finite count as 0. */
+static double error_of_fields(const bb_format *f, const float *t, const float *h, int r, bb_code *c)
+{
+    float  a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+    double sum = 0;
+    f->scales(c, a, b);
+    for (int i = 0; i < f->block; i++) {
+        const float x = t[i * TILE + r], w = isfinite(x) ? x : 0;
+        double      least = INFINITY;
+        for (unsigned q = 0; q < f->n_levels; q++) {
+            const double miss = (double)w - (double)(a[i / f->group] * f->levels[q] + b[i / f->group]);
+            if (miss * miss >= least) continue;
+            least = miss * miss;
+            c->q[i] = q;
+        }
+        sum += (double)h[i] * least;
+    }
+    return sum;
+}
+
+/* The fields are those that the bytes hold. */
+static void check_fields(const bb_format *f, const bb_code *c)
+{
+    unsigned char bytes[1024];
+    bb_code       back;
+    memset(&back, 0, sizeof back);
+    f->pack(c, bytes);
+    f->unpack(bytes, &back);
+    ck_assert_msg(isfinite(c->d) && isfinite(c->dmin), "%s: d %g, dmin %g", f->name, (double)c->d, (double)c->dmin);
+    ck_assert_msg(back.d == c->d && back.dmin == c->dmin, "%s: d %g, dmin %g become %g, %g", f->name, (double)c->d, (double)c->dmin, (double)back.d,
+                  (double)back.dmin);
+    ck_assert_mem_eq(back.sc, c->sc, sizeof c->sc);
+    ck_assert_mem_eq(back.mn, c->mn, sizeof c->mn);
+}
+
+/* The fields that fit_rows chooses are nearly as good as those of the thorough fit, whatever the size of the weights. */
+START_TEST(fit_of_rows_is_nearly_as_good_as_fit)
+{
+    const bb_format *f = bb_format_at((size_t)_i);
+    static float     t[BB_MAX_BLOCK * TILE], h[BB_MAX_BLOCK], w[BB_MAX_BLOCK];
+    static bb_code   fields[TILE], small[TILE];
+    double           ours = 0, thorough = 0;
+    bb_rng           r;
+    if (f->vec != 1 || !f->fit_rows) return;
+    bb_rng_init(&r, 17, f->name);
+    for (int i = 0; i < f->block; i++) h[i] = (float)exp(bb_rng_normal(&r));
+    for (int i = 0; i < f->block * TILE; i++)
+        t[i] = (float)((bb_rng_normal(&r) + (i % TILE % 2 ? 0.7 : 0)) * 2 * (1 + i / TILE / 32 % 4)); /* groups of several sizes, some rows off centre */
+    f->fit_rows(t, h, fields);
+    for (int row = 0; row < TILE; row += 3) {
+        bb_code c = fields[row], best;
+        for (int i = 0; i < f->block; i++) w[i] = t[i * TILE + row];
+        f->fit(w, h, &best);
+        check_fields(f, &c);
+        const double e = error_of_fields(f, t, h, row, &c), least = error_of_fields(f, t, h, row, &best);
+        ck_assert_msg(e < 1.25 * least, "%s, row %d: error %g, thorough %g", f->name, row, e, least);
+        ours += e;
+        thorough += least;
+    }
+    ck_assert_msg(ours > 0.99 * thorough && ours < 1.03 * thorough, "%s: error %g, thorough %g", f->name, ours, thorough);
+    for (int i = 0; i < f->block * TILE; i++) t[i] = ldexpf(t[i], i % TILE % 9 - 4);
+    for (int i = 0; i < f->block; i++) h[i] = ldexpf(h[i], 70);
+    f->fit_rows(t, h, small);
+    for (int row = 0; row < TILE; row++) {
+        ck_assert_mem_eq(small[row].sc, fields[row].sc, sizeof fields->sc);
+        ck_assert_mem_eq(small[row].mn, fields[row].mn, sizeof fields->mn);
+        ck_assert(small[row].d == ldexpf(fields[row].d, row % 9 - 4));
+    }
+}
+END_TEST
+
+START_TEST(fit_of_rows_of_special_weights)
+{
+    static const float special[] = { 0, 1, -1, 1e-30f, 1e-42f, 3e38f, -3e38f, NAN, INFINITY, -INFINITY, 65504, 1e5f };
+    const bb_format   *f = bb_format_at((size_t)_i);
+    const int          n = sizeof special / sizeof *special;
+    static float       t[BB_MAX_BLOCK * TILE], h[BB_MAX_BLOCK], none[BB_MAX_BLOCK];
+    static bb_code     fields[TILE];
+    if (f->vec != 1 || !f->fit_rows) return;
+    for (int i = 0; i < f->block; i++) h[i] = i < f->block / 2 ? 0 : i % 5 ? 1e-20f : NAN;
+    for (int i = 0; i < f->block * TILE; i++) {
+        const int row = i % TILE;
+        t[i] = row < n ? special[row] : row < 2 * n ? special[(i / TILE) % 2 ? row - n : 1] : special[(i / TILE * 7 + row) % n];
+    }
+    f->fit_rows(t, h, fields);
+    for (int row = 0; row < TILE; row++) check_fields(f, &fields[row]);
+    for (int i = 0; i < f->block; i++) h[i] = 1;
+    bb_code c = fields[1]; /* ones: half of the block counts, the other does not */
+    for (int i = 0; i < f->block / 2; i++) h[i] = 0;
+    ck_assert_double_lt(error_of_fields(f, t, h, 1, &c), 1e-4 * f->block);
+    f->fit_rows(t, none, fields); /* no importance at all: as if all were equal */
+    for (int row = 0; row < TILE; row++) check_fields(f, &fields[row]);
+}
+END_TEST
+
 START_TEST(rows_that_a_block_does_not_divide)
 {
     static const struct {
@@ -578,6 +677,8 @@ int main(void)
     tcase_add_loop_test(fit, one_scale_is_the_best_of_all, 0, 5);
     tcase_add_test(fit, byte_scales_are_the_best_of_all);
     tcase_add_loop_test(fit, refit_never_harms_and_finds_back, 0, n);
+    tcase_add_loop_test(fit, fit_of_rows_is_nearly_as_good_as_fit, 0, n);
+    tcase_add_loop_test(fit, fit_of_rows_of_special_weights, 0, n);
     tcase_set_timeout(fit, 60);
     suite_add_tcase(s, layout);
     suite_add_tcase(s, fit);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "kernels/half.h"
 
 static const bb_fields no_fields = { .error = (double)INFINITY };
 
@@ -186,4 +187,26 @@ void bb_grid_fit(const bb_grid *grid, const float *w, const float *h, bb_code *c
         memset(&fitted, 0, sizeof fitted);
         if (finish(&k, &best, &fitted) < plain_error) *c = fitted;
     }
+}
+
+/* ---- many rows ---- */
+
+void bb_grid_fit_rows(const bb_grid *grid, const float *t, const float *h, bb_code *c)
+{
+    const unsigned n = grid->format->block, m = grid->format->group;
+    float          clean_t[BB_MAX_BLOCK * BB_FORMAT_ROWS], clean_h[BB_MAX_BLOCK], unit[BB_FORMAT_ROWS] = { 0 }, sum = 0;
+    for (unsigned i = 0; i < n; i++) sum += clean_h[i] = isfinite(h[i]) && h[i] > 0 ? h[i] : 0;
+    for (unsigned i = 0; i < n; i++) clean_h[i] = sum > 0 && isfinite(sum) ? clean_h[i] * ((float)n / sum) : 1;
+    for (unsigned g = 0; g < n; g += m) {
+        float own = 0;
+        for (unsigned i = g; i < g + m; i++) own += clean_h[i];
+        for (unsigned i = g; i < g + m && !(own > 0x1p-40f); i++) clean_h[i] = 0x1p-40f;
+    }
+    for (unsigned i = 0; i < n * BB_FORMAT_ROWS; i++) {
+        const float x = isfinite(t[i]) ? t[i] : 0, size = fabsf(x);
+        clean_t[i] = x;
+        unit[i % BB_FORMAT_ROWS] = size > unit[i % BB_FORMAT_ROWS] ? size : unit[i % BB_FORMAT_ROWS];
+    }
+    for (unsigned r = 0; r < BB_FORMAT_ROWS; r++) unit[r] = bb_bits_float(bb_float_bits(unit[r] > 0x1p-100f ? unit[r] : 1) & 0x7F800000u);
+    bb_kernels_get()->field_rows(grid, clean_t, unit, clean_h, c);
 }

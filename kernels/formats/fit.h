@@ -40,6 +40,7 @@ typedef struct bb_grid {
 
 void bb_grid_fit(const bb_grid *grid, const float *w, const float *h, bb_code *c);
 void bb_grid_refit(const bb_grid *grid, const float *w, const float *h, bb_code *c);
+void bb_grid_fit_rows(const bb_grid *grid, const float *t, const float *h, bb_code *c); /* as fit_rows of bb_format; SCALES, SCALES_MINS */
 void bb_grid_rtn(const bb_grid *grid, const float *w, void *blocks, size_t n);
 
 /* ---- inside kernels/formats ---- */

@@ -26,6 +26,12 @@ void bb_grid_decode(const bb_format *f, const void *blocks, float *out, size_t n
 #define BB_GRID_MEMBERS \
     .decode = decode, .dot = dot, .encode = encode, .encode_rtn = encode_rtn, .unpack = unpack, .pack = pack, .fit = fit, .refit = refit, .scales = scales
 
+/* A grid with super scales also fits the fields of many rows at once. */
+#define BB_GRID_ROWS_WRAPPERS(grid) \
+    BB_GRID_WRAPPERS(grid) \
+    static void fit_rows(const float *t, const float *h, bb_code *c) { bb_grid_fit_rows(&(grid), t, h, c); }
+#define BB_GRID_ROWS_MEMBERS BB_GRID_MEMBERS, .fit_rows = fit_rows
+
 /* Tables shared by formats. */
 extern const float bb_levels_256[256]; /* -128 ... 127 */
 extern const float bb_levels_iq4[16];  /* the uneven 4-bit levels of IQ4_NL and IQ4_XS */

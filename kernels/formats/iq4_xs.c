@@ -43,7 +43,7 @@ static void scales(const bb_code *c, float *a, float *b)
 }
 
 static const bb_grid grid = { .format = &bb_format_iq4_xs, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31, .bin = 8 };
-BB_GRID_WRAPPERS(grid)
+BB_GRID_ROWS_WRAPPERS(grid)
 
 const bb_format bb_format_iq4_xs = {
     .type = BB_IQ4_XS,
@@ -54,5 +54,5 @@ const bb_format bb_format_iq4_xs = {
     .vec = 1,
     .n_levels = 16,
     .levels = bb_levels_iq4,
-    BB_GRID_MEMBERS,
+    BB_GRID_ROWS_MEMBERS,
 };

@@ -39,7 +39,7 @@ static void scales(const bb_code *c, float *a, float *b)
 }
 
 static const bb_grid grid = { .format = &bb_format_q2_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 15 };
-BB_GRID_WRAPPERS(grid)
+BB_GRID_ROWS_WRAPPERS(grid)
 
 const bb_format bb_format_q2_k = {
     .type = BB_Q2_K,
@@ -50,5 +50,5 @@ const bb_format bb_format_q2_k = {
     .vec = 1,
     .n_levels = 4,
     .levels = levels,
-    BB_GRID_MEMBERS,
+    BB_GRID_ROWS_MEMBERS,
 };

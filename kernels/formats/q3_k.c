@@ -43,7 +43,7 @@ static void scales(const bb_code *c, float *a, float *b)
 }
 
 static const bb_grid grid = { .format = &bb_format_q3_k, .kind = BB_GRID_SCALES, .sc_lo = -32, .sc_hi = 31 };
-BB_GRID_WRAPPERS(grid)
+BB_GRID_ROWS_WRAPPERS(grid)
 
 const bb_format bb_format_q3_k = {
     .type = BB_Q3_K,
@@ -54,5 +54,5 @@ const bb_format bb_format_q3_k = {
     .vec = 1,
     .n_levels = 8,
     .levels = levels,
-    BB_GRID_MEMBERS,
+    BB_GRID_ROWS_MEMBERS,
 };

@@ -37,7 +37,7 @@ static void scales(const bb_code *c, float *a, float *b)
 }
 
 static const bb_grid grid = { .format = &bb_format_q4_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63 };
-BB_GRID_WRAPPERS(grid)
+BB_GRID_ROWS_WRAPPERS(grid)
 
 const bb_format bb_format_q4_k = {
     .type = BB_Q4_K,
@@ -48,5 +48,5 @@ const bb_format bb_format_q4_k = {
     .vec = 1,
     .n_levels = 16,
     .levels = levels,
-    BB_GRID_MEMBERS,
+    BB_GRID_ROWS_MEMBERS,
 };

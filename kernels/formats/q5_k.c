@@ -42,7 +42,7 @@ static void scales(const bb_code *c, float *a, float *b)
 }
 
 static const bb_grid grid = { .format = &bb_format_q5_k, .kind = BB_GRID_SCALES_MINS, .sc_hi = 63 };
-BB_GRID_WRAPPERS(grid)
+BB_GRID_ROWS_WRAPPERS(grid)
 
 const bb_format bb_format_q5_k = {
     .type = BB_Q5_K,
@@ -53,5 +53,5 @@ const bb_format bb_format_q5_k = {
     .vec = 1,
     .n_levels = 32,
     .levels = levels,
-    BB_GRID_MEMBERS,
+    BB_GRID_ROWS_MEMBERS,
 };

@@ -45,7 +45,7 @@ static void scales(const bb_code *c, float *a, float *b)
 }
 
 static const bb_grid grid = { .format = &bb_format_q6_k, .kind = BB_GRID_SCALES, .sc_lo = -128, .sc_hi = 127 };
-BB_GRID_WRAPPERS(grid)
+BB_GRID_ROWS_WRAPPERS(grid)
 
 const bb_format bb_format_q6_k = {
     .type = BB_Q6_K,
@@ -56,5 +56,5 @@ const bb_format bb_format_q6_k = {
     .vec = 1,
     .n_levels = 64,
     .levels = levels,
-    BB_GRID_MEMBERS,
+    BB_GRID_ROWS_MEMBERS,
 };

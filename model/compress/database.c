@@ -20,7 +20,7 @@
 #include "model/compress/feedback.h"
 #include "model/compress/statistics.h"
 
-enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 7 };
+enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 8 };
 
 /* Parts beyond bb_part in entry keys. */
 enum { PART_EMBEDDING = BB_N_PARTS, PART_HEAD, PART_FFN_MASK, PART_KV_MASK };

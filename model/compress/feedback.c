@@ -265,6 +265,7 @@ static void fit_rows(const bb_feedback *p, bb_tile *t, uint32_t b0, const float 
     float            row[BB_MAX_BLOCK];
     if (f->fit_rows) {
         f->fit_rows(target, p->importance + b0, t->tcode);
+        for (int r = 0; r < R && f->vec == 1; r++) store_scales(f, &t->tcode[r], r, t->ta, t->tb);
         return;
     }
     for (int r = 0; r < R; r++) {
