@@ -272,6 +272,37 @@ void bb_text_addf(bb_text *t, const char *format, ...)
     t->size += (size_t)n;
 }
 
+/* Bytes of the UTF-8 character at s, of n >= 1 bytes: 0: none begins here (too long a form, a surrogate, beyond U+10FFFF too); n + 1: it is not whole. */
+static size_t utf8_size(const unsigned char *s, size_t n)
+{
+    const size_t  size = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
+    unsigned char low = 0x80, high = 0xBF; /* of the second byte */
+    if (s[0] == 0xE0) low = 0xA0;
+    if (s[0] == 0xED) high = 0x9F;
+    if (s[0] == 0xF0) low = 0x90;
+    if (s[0] == 0xF4) high = 0x8F;
+    for (size_t i = 1; i < size && i < n; i++, low = 0x80, high = 0xBF)
+        if (s[i] < low || s[i] > high) return 0;
+    return size > n ? n + 1 : size;
+}
+
+size_t bb_text_add_utf8(bb_text *t, const char *s, size_t n, bool all)
+{
+    size_t at = 0;
+    while (at < n) {
+        size_t size = utf8_size((const unsigned char *)s + at, n - at);
+        if (size > n - at && !all) break;
+        if (size == 0 || size > n - at) {
+            bb_text_add(t, "\xEF\xBF\xBD");
+            at++;
+            continue;
+        }
+        bb_text_addn(t, s + at, size);
+        at += size;
+    }
+    return at;
+}
+
 void bb_text_done(bb_text *t)
 {
     bb_free(t->data);

@@ -42,6 +42,9 @@ void bb_text_add(bb_text *t, const char *s);
 void bb_text_addn(bb_text *t, const char *s, size_t n);
 void bb_text_addf(bb_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void bb_text_done(bb_text *t); /* frees */
+/* Appends n bytes as valid UTF-8: what is none becomes U+FFFD, a byte at a time. A character that only begins at the end is left for later unless `all`;
+ * returns the bytes that were used up. */
+size_t bb_text_add_utf8(bb_text *t, const char *s, size_t n, bool all);
 
 /* Levenshtein distance, for "did you mean"; SIZE_MAX when a name is longer than 63 bytes. */
 size_t bb_edit_distance(const char *a, const char *b);

@@ -30,6 +30,7 @@ typedef struct bb_command {
     X(estimate) \
     X(quantize) \
     X(eval) \
+    X(generate) \
     X(train) \
     X(inspect) \
     X(convert) \

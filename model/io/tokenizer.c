@@ -139,8 +139,9 @@ done:
 
 /* ---- special tokens ---- */
 
-/* Texts that llama.cpp takes for control tokens (end of turn, fill in the middle) whatever type the file gives them. */
-static const char *const control_texts[] = {
+/* Texts that llama.cpp takes for control tokens whatever type the file gives them: those that end a text (end of turn, and where in code another file
+ * would begin), and those of fill in the middle. */
+static const char *const end_texts[] = {
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
@@ -161,6 +162,19 @@ static const char *const control_texts[] = {
     "<eos>",
     "<\xEF\xBD\x9C"
     "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
+};
+static const char *const middle_texts[] = {
     "<|fim_prefix|>",
     "<fim-prefix>",
     "<fim_prefix>",
@@ -187,25 +201,30 @@ static const char *const control_texts[] = {
     "<MID>",
     "\xE2\x96\x81<MID>",
     "<|code_middle|>",
-    "<|fim_pad|>",
-    "<fim-pad>",
-    "<fim_pad>",
-    "<PAD>",
-    "[PAD]",
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-    "<|file_sep|>",
 };
 
-static void force_control(bb_tokenizer *t)
+static void mark(bb_tokenizer *t, const char *const *texts, size_t n, unsigned char attr)
 {
-    for (size_t i = 0; i < sizeof control_texts / sizeof *control_texts; i++) {
-        uint32_t id = bb_strings_find(&t->strings, control_texts[i], strlen(control_texts[i]));
-        if (id < t->n_vocab) t->attr[id] |= BB_ATTR_CONTROL;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t id = bb_strings_find(&t->strings, texts[i], strlen(texts[i]));
+        if (id < t->n_vocab) t->attr[id] |= attr;
     }
+}
+
+static bb_status mark_control(bb_tokenizer *t, const bb_source *g, bb_err *err)
+{
+    static const char *const keys[] = { "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id" };
+    bb_status                status = BB_OK;
+    mark(t, end_texts, sizeof end_texts / sizeof *end_texts, BB_ATTR_CONTROL | BB_ATTR_END);
+    mark(t, middle_texts, sizeof middle_texts / sizeof *middle_texts, BB_ATTR_CONTROL);
+    if (t->eos >= 0) t->attr[t->eos] |= BB_ATTR_END;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        int32_t id = -1;
+        BB_TRY(load_id(t, g, keys[i], &id, err));
+        if (id >= 0) t->attr[id] |= BB_ATTR_END;
+    }
+done:
+    return status;
 }
 
 static bool holds(bb_bytes text, const char *part)
@@ -284,7 +303,7 @@ bb_status bb_tokenizer_create(const bb_source *g, bb_tokenizer **out, bb_err *er
     BB_TRY(load_scores(t, g, err));
     BB_TRY(load_types(t, g, err));
     BB_TRY(load_ids_and_flags(t, g, err));
-    force_control(t);
+    BB_TRY(mark_control(t, g, err));
     BB_TRY(load_specials(t, err));
     BB_TRY(phi3_strips(t, g, err));
     BB_TRY(t->bpe ? bb_bpe_load(t, g, err) : bb_spm_load(t, err));
@@ -314,6 +333,7 @@ void bb_tokenizer_destroy(bb_tokenizer *t)
 uint32_t bb_tokenizer_n_vocab(const bb_tokenizer *t) { return t->n_vocab; }
 int32_t  bb_tokenizer_bos(const bb_tokenizer *t) { return t->bos; }
 bool     bb_tokenizer_adds_bos(const bb_tokenizer *t) { return t->add_bos; }
+bool     bb_tokenizer_ends(const bb_tokenizer *t, int32_t id) { return id >= 0 && (uint32_t)id < t->n_vocab && t->attr[id] & BB_ATTR_END; }
 
 /* ---- text to ids ---- */
 

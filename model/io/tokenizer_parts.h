@@ -88,7 +88,8 @@ enum {
     BB_ATTR_USER = 8,
     BB_ATTR_UNUSED = 16,
     BB_ATTR_BYTE = 32,
-    BB_ATTR_STRIP_RIGHT = 64 /* swallows the white space that follows */
+    BB_ATTR_STRIP_RIGHT = 64, /* swallows the white space that follows */
+    BB_ATTR_END = 128         /* ends what a model writes */
 };
 
 /* ---- special tokens ---- */

@@ -3,6 +3,7 @@
  * each other; within a group one step takes a token of each sequence through all blocks. Weights are decoded and packed (kernels.h) once
  * for all if memory allows, else strip by strip as they are used. Keys and values are cached in packed form. Every product
  * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut.
+ * A decoder is one group of one sequence whose step takes several tokens in, in their order, and whose threads share the weight rows and the KV heads.
  */
 #include "model/net/sample.h"
 
@@ -16,7 +17,7 @@
 #include "base/rng.h"
 #include "model/net/cpu.h"
 
-enum { GROUP = 16, STRIP = 64 /* weight rows decoded at once: a multiple of every panel */ };
+enum { GROUP = 16, STRIP = 64 /* weight rows decoded at once: a multiple of every panel */, PROMPT_ROWS = 64 /* tokens of one sequence at once */ };
 static const uint64_t CACHE_BYTES = 1u << 30, HELD_BYTES = 1u << 30;
 
 /* What all groups share, read-only while they run. */
@@ -30,14 +31,17 @@ typedef struct shared {
     uint32_t           max_q, max_kv, max_ff, max_shared; /* widest H D, G D, F; most query heads on a KV head */
 } shared;
 
-/* One group on its way. */
+/* One group on its way. one: its rows are no sequences but tokens of one, in their order. */
 typedef struct stepper {
     const shared *w;
+    bool          one;
     uint32_t      S;
+    int           lanes;        /* threads of a step */
+    size_t        strip_floats; /* of a lane: STRIP weight rows */
     float        *cache;                                  /* block after block, sequence after sequence: head_cache for each KV head */
     float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
-    float        *strip, *packed;                         /* STRIP weight rows, when they are not held */
-    float        *scores;
+    float        *strip, *packed;                         /* [lanes] STRIP weight rows, when they are not held */
+    float        *scores;                                 /* [lanes] */
 } stepper;
 
 /* ---- what is shared ---- */
@@ -142,11 +146,11 @@ static void stepper_done(stepper *s)
     *s = (stepper) { 0 };
 }
 
-static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bb_err *err)
+static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one, int lanes, bb_err *err)
 {
     const bb_net *net = w->net;
-    size_t        widest = largest(largest(w->max_q, w->max_ff), net->n_embd);
-    *s = (stepper) { .w = w, .S = S };
+    size_t        strip = STRIP * (size_t)largest(largest(w->max_q, w->max_ff), net->n_embd), sequences = one ? 1 : S;
+    *s = (stepper) { .w = w, .one = one, .S = S, .lanes = lanes, .strip_floats = strip };
     const struct {
         float **at;
         size_t  n;
@@ -158,12 +162,12 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bb_err *e
         { &s->v, (size_t)S * w->max_kv },
         { &s->gate, (size_t)S * w->max_ff },
         { &s->up, (size_t)S * w->max_ff },
-        { &s->logits, (size_t)S * net->n_vocab },
-        { &s->strip, w->weights ? 0 : STRIP * widest },
-        { &s->packed, w->weights ? 0 : STRIP * widest },
-        { &s->scores, (size_t)w->max_shared * w->p->length },
+        { &s->logits, sequences * net->n_vocab },
+        { &s->strip, w->weights ? 0 : (size_t)lanes * strip },
+        { &s->packed, w->weights ? 0 : (size_t)lanes * strip },
+        { &s->scores, (size_t)lanes * w->max_shared * w->p->length },
     };
-    s->cache = bb_calloc(S * cache_floats(w), sizeof(float), err); /* zeros: a panel is read whole */
+    s->cache = bb_calloc(sequences * cache_floats(w), sizeof(float), err); /* zeros: a panel is read whole */
     if (!s->cache) return BB_NOMEM;
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if (!(*buffers[i].at = bb_alloc(buffers[i].n, sizeof(float), err))) {
@@ -173,17 +177,20 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bb_err *e
     return BB_OK;
 }
 
+/* The number of the calling thread among those of a step: one lane is the whole of a thread that runs a group. */
+static size_t lane_of(const stepper *s) { return s->lanes > 1 ? (size_t)omp_get_thread_num() : 0; }
+
 /* y (S, rows) = x (S, cols) W' + bias, or added to y. W is matrix `number` of the network. */
 static void linear(const stepper *s, const float *x, size_t number, bool add, float *y)
 {
     const shared    *w = s->w;
     const bb_matrix *m = matrix_at(w->net, number);
-    size_t           n = w->weights ? m->rows : STRIP;
-    for (size_t first = 0; first < m->rows; first += n) {
-        const float *panels = s->packed;
-        if (m->rows - first < n) n = m->rows - first;
-        if (w->weights) panels = w->weights + w->offset[number];
-        else pack_rows(w, m, first, n, s->strip, s->packed);
+    const size_t     cut = w->weights && s->lanes == 1 ? m->rows : STRIP;
+#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
+    for (size_t first = 0; first < m->rows; first += cut) {
+        const size_t n = m->rows - first < cut ? m->rows - first : cut, at = lane_of(s) * s->strip_floats;
+        const float *panels = w->weights ? w->weights + w->offset[number] + first * m->cols : s->packed + at;
+        if (!w->weights) pack_rows(w, m, first, n, s->strip + at, s->packed + at);
         w->k->product(s->S, n, m->cols, x, m->cols, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
     }
 }
@@ -208,13 +215,13 @@ static void attend(const stepper *s, float *cache, const float *key, const float
 {
     const shared *w = s->w;
     size_t        D = w->net->head_dim, n = (size_t)p + 1, panel = w->k->panel, length = w->p->length;
-    float        *values = cache + key_floats(w);
+    float        *values = cache + key_floats(w), *scores = s->scores + lane_of(s) * w->max_shared * length;
     for (size_t d = 0; d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
     for (size_t d = 0; d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
-    w->k->product(m, n, D, q, D, cache, NULL, false, s->scores, n);
-    for (size_t j = 0; j < m; j++) w->k->softmax(s->scores + j * n, 1 / sqrtf((float)D), n);
+    w->k->product(m, n, D, q, D, cache, NULL, false, scores, n);
+    for (size_t j = 0; j < m; j++) w->k->softmax(scores + j * n, 1 / sqrtf((float)D), n);
     for (size_t d = 0; d < D; d += panel) /* a panel at a time: the cache's panels are longer than n */
-        w->k->product(m, D - d < panel ? D - d : panel, n, s->scores, n, values + d * length, NULL, false, q + d, D);
+        w->k->product(m, D - d < panel ? D - d : panel, n, scores, n, values + d * length, NULL, false, q + d, D);
 }
 
 static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
@@ -227,12 +234,15 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
     linear(s, s->x, number + BB_PART_Q, false, s->q);
     linear(s, s->x, number + BB_PART_K, false, s->k);
     linear(s, s->x, number + BB_PART_V, false, s->v);
-    for (size_t i = 0; i < s->S; i++) {
-        turn_heads(w, &q, s->q + i * b->n_head * D, p);
-        turn_heads(w, &k, s->k + i * b->n_kv * D, p);
-        for (size_t g = 0; g < b->n_kv; g++, cache += head_cache(w))
-            attend(s, cache, s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D, s->q + (i * b->n_head + g * shared_by) * D, shared_by, p);
+    for (uint32_t i = 0; i < s->S; i++) {
+        turn_heads(w, &q, s->q + (size_t)i * b->n_head * D, p + (s->one ? i : 0));
+        turn_heads(w, &k, s->k + (size_t)i * b->n_kv * D, p + (s->one ? i : 0));
     }
+#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
+    for (size_t g = 0; g < b->n_kv; g++)
+        for (size_t i = 0; i < s->S; i++) /* tokens of one sequence: each meets the keys of those before it */
+            attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w), s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D,
+                   s->q + (i * b->n_head + g * shared_by) * D, shared_by, p + (s->one ? (uint32_t)i : 0));
     linear(s, s->q, number + BB_PART_O, true, s->h);
 }
 
@@ -247,19 +257,22 @@ static void ffn(stepper *s, uint32_t block)
     linear(s, s->gate, number + BB_PART_DOWN, true, s->h);
 }
 
-/* Takes token p of each sequence in; logits of the next ones when wanted. */
-static void step(stepper *s, const int32_t *ids, uint32_t p, bool want_logits)
+/* Takes token p of each sequence in, or, of one, the tokens from p on; row i is at ids[i * stride]. Logits of the next ones when wanted. */
+static void step(stepper *s, const int32_t *ids, size_t stride, uint32_t p, bool want_logits)
 {
     const bb_net *net = s->w->net;
-    uint32_t      length = s->w->p->length;
     float        *cache = s->cache;
-    for (size_t i = 0; i < s->S; i++) decode_rows(&net->embd, (size_t)ids[i * length + p], 1, s->h + i * net->n_embd);
+    for (size_t i = 0; i < s->S; i++) decode_rows(&net->embd, (size_t)ids[i * stride], 1, s->h + i * net->n_embd);
     for (uint32_t b = 0; b < net->n_layer; b++) {
         if (net->blocks[b].n_head) attention(s, b, cache, p);
         if (net->blocks[b].n_ff) ffn(s, b);
-        cache += (size_t)s->S * net->blocks[b].n_kv * head_cache(s->w);
+        cache += (size_t)(s->one ? 1 : s->S) * net->blocks[b].n_kv * head_cache(s->w);
     }
     if (!want_logits) return;
+    if (s->one && s->S > 1) { /* of the last token alone */
+        memcpy(s->h, s->h + (size_t)(s->S - 1) * net->n_embd, net->n_embd * sizeof *s->h);
+        s->S = 1;
+    }
     norm_rows(s, net->out_norm);
     linear(s, s->x, (size_t)net->n_layer * BB_N_PARTS, false, s->logits);
 }
@@ -312,7 +325,7 @@ static bb_status sample_group(const shared *w, uint32_t first, uint32_t S, bb_pr
     stepper   s;
     uint32_t  length = w->p->length, start = w->p->n_prompt ? w->p->n_prompt : 1;
     size_t    V = w->net->n_vocab;
-    bb_status status = stepper_init(&s, w, S, err);
+    bb_status status = stepper_init(&s, w, S, false, 1, err);
     if (status != BB_OK) return status;
     for (uint32_t i = 0; i < S; i++) start_sequence(w, first + i, ids + (size_t)i * length, &r[i]);
     for (uint32_t t = 0; t + 1 < length; t++) {
@@ -320,7 +333,7 @@ static bb_status sample_group(const shared *w, uint32_t first, uint32_t S, bb_pr
             status = BB_FAIL(err, BB_INTERRUPTED, "interrupted while sampling token %u of %u", t, length);
             break;
         }
-        step(&s, ids, t, t + 1 >= start);
+        step(&s, ids + t, length, t, t + 1 >= start);
         for (uint32_t i = 0; i < S && t + 1 >= start; i++) ids[(size_t)i * length + t + 1] = draw(w->k, s.logits + i * V, V, w->p->temperature, &r[i]);
         if (progress) bb_progress_add(progress, S);
     }
@@ -363,4 +376,68 @@ bb_status bb_sample_ids(const bb_net *net, const bb_sampling *p, const char *lab
 done:
     shared_done(&w);
     return status;
+}
+
+/* ---- one sequence ---- */
+
+struct bb_decoder {
+    bb_sampling p; /* its length alone */
+    shared      w;
+    stepper     s;
+    uint32_t    at;
+};
+
+bb_status bb_decoder_create(const bb_net *net, uint32_t length, uint64_t weight_bytes, bb_decoder **out, bb_err *err)
+{
+    bb_status   status = BB_OK;
+    bb_decoder *d = bb_calloc(1, sizeof *d, err);
+    *out = NULL;
+    if (!d) return BB_NOMEM;
+    d->p = (bb_sampling) { .length = length, .weight_bytes = weight_bytes };
+    BB_TRY(shared_init(&d->w, net, &d->p, err));
+    BB_TRY(stepper_init(&d->s, &d->w, length < PROMPT_ROWS ? length : PROMPT_ROWS, true, omp_get_max_threads(), err));
+    *out = d;
+    d = NULL;
+done:
+    bb_decoder_destroy(d);
+    return status;
+}
+
+void bb_decoder_destroy(bb_decoder *d)
+{
+    if (!d) return;
+    stepper_done(&d->s);
+    shared_done(&d->w);
+    bb_free(d);
+}
+
+uint32_t bb_decoder_at(const bb_decoder *d) { return d->at; }
+
+static bb_status check_taken(const bb_decoder *d, const int32_t *ids, uint32_t n, bb_err *err)
+{
+    const uint32_t V = d->w.net->n_vocab;
+    if (n > d->p.length - d->at)
+        return BB_FAIL(err, BB_USAGE, "%u tokens after %u do not fit into a sequence of %u", n, d->at, d->p.length);
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= V)
+            return BB_FAIL(err, BB_BAD_FILE, "token %u of the sequence has id %d, outside the vocabulary of %u", d->at + i, ids[i], V);
+    return BB_OK;
+}
+
+bb_status bb_decoder_take(bb_decoder *d, const int32_t *ids, uint32_t n, float **logits, bb_err *err)
+{
+    const uint32_t V = d->w.net->n_vocab;
+    bb_status      status = check_taken(d, ids, n, err);
+    if (status != BB_OK || n == 0) return status;
+    for (uint32_t some; n > 0; ids += some, n -= some) {
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted after token %u of a sequence", d->at);
+        some = n < PROMPT_ROWS ? n : PROMPT_ROWS;
+        d->s.S = some;
+        step(&d->s, ids, 1, d->at, some == n);
+        d->at += some;
+    }
+    for (uint32_t v = 0; v < V; v++)
+        if (!isfinite(d->s.logits[v])) return BB_FAIL(err, BB_NUMERIC, "the logit of token %u after %u tokens is not a finite number", v, d->at);
+    *logits = d->s.logits;
+    return BB_OK;
 }

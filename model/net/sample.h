@@ -25,4 +25,16 @@ typedef struct bb_sampling {
  * cache at once (more only when a single sequence needs it), and the decoded weights. */
 bb_status bb_sample_ids(const bb_net *net, const bb_sampling *s, const char *progress_label, int32_t *ids, bb_err *err);
 
+/* One sequence, token by token: who takes the logits chooses what comes next (sampler.h). The same logits for any number of threads, and however the
+ * tokens are handed in: the bits that forward.h gives. The net is borrowed; as many threads as OpenMP has at creation. */
+typedef struct bb_decoder bb_decoder;
+
+/* length: tokens that may be taken in all, at least 1; weight_bytes as above. */
+bb_status bb_decoder_create(const bb_net *net, uint32_t length, uint64_t weight_bytes, bb_decoder **out, bb_err *err);
+void      bb_decoder_destroy(bb_decoder *d);
+uint32_t  bb_decoder_at(const bb_decoder *d); /* tokens taken so far */
+/* Takes n more tokens; *logits [n_vocab] are then those of the token that follows, the caller's to change, until the next call (n 0: *logits stays).
+ * Polls bb_interrupted every few tokens: BB_INTERRUPTED, and the decoder can only be destroyed, as after any failure. BB_NUMERIC: logits that are not finite. */
+bb_status bb_decoder_take(bb_decoder *d, const int32_t *ids, uint32_t n, float **logits, bb_err *err);
+
 #endif
