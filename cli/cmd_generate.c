@@ -182,8 +182,12 @@ static bb_status open_models(job *j, bb_err *err)
     if (j->n == 2) BB_TRY(bb_model_same_vocabulary(&j->w[0].m, &j->w[1].m, err));
     if (j->o.chat) BB_TRY(put_in_template(j, err));
     for (size_t i = 0; i < j->n; i++) BB_TRY(tokenize(j, &j->w[i], err));
-    for (size_t i = 0; i < j->n; i++) BB_TRY(bb_model_check_weights(&j->w[i].m, false, NULL, err));
+    for (size_t i = 0; i < j->n && !bb_interrupted(); i++) BB_TRY(bb_model_check_weights(&j->w[i].m, false, NULL, err));
 done:
+    if (status == BB_INTERRUPTED) { /* the text ends before its first token */
+        bb_err_clear(err);
+        status = BB_OK;
+    }
     return status;
 }
 

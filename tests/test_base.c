@@ -282,6 +282,42 @@ START_TEST(comma_lists)
 }
 END_TEST
 
+/* Whole characters go through, what is none becomes U+FFFD, and the beginning of one waits for its rest. */
+START_TEST(bytes_become_utf8)
+{
+#define WRONG "\xEF\xBF\xBD"
+    static const struct {
+        const char *in, *now, *all;
+        size_t      used;
+    } cases[] = {
+        { "abc", "abc", "abc", 3 },
+        { "a\xC3\xA9", "a\xC3\xA9", "a\xC3\xA9", 3 },
+        { "a\xC3", "a", "a" WRONG, 1 },
+        { "\xE2\x82", "", WRONG WRONG, 0 },
+        { "\xF0\x9F\x98\x80!", "\xF0\x9F\x98\x80!", "\xF0\x9F\x98\x80!", 5 },
+        { "\xF0\x9F\x98", "", WRONG WRONG WRONG, 0 },
+        { "\xC3(", WRONG "(", WRONG "(", 2 },
+        { "\x80" "a", WRONG "a", WRONG "a", 2 },
+        { "\xC0\xAF", WRONG WRONG, WRONG WRONG, 2 },         /* too long a form */
+        { "\xED\xA0\x80", WRONG WRONG WRONG, WRONG WRONG WRONG, 3 }, /* a surrogate */
+        { "\xED\xA0", WRONG WRONG, WRONG WRONG, 2 },         /* no rest can make it one */
+        { "\xF4\x90\x80\x80", WRONG WRONG WRONG WRONG, WRONG WRONG WRONG WRONG, 4 },
+        { "\xFF", WRONG, WRONG, 1 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bb_text now = { 0 }, all = { 0 };
+        bb_text_add(&now, "");
+        ck_assert_uint_eq(bb_text_add_utf8(&now, cases[i].in, strlen(cases[i].in), false), cases[i].used);
+        ck_assert_uint_eq(bb_text_add_utf8(&all, cases[i].in, strlen(cases[i].in), true), strlen(cases[i].in));
+        ck_assert_str_eq(now.data, cases[i].now);
+        ck_assert_str_eq(all.data, cases[i].all);
+        bb_text_done(&now);
+        bb_text_done(&all);
+    }
+#undef WRONG
+}
+END_TEST
+
 START_TEST(text_grows_and_fails_cleanly)
 {
     bb_text t = { 0 };
@@ -694,6 +730,7 @@ int main(void)
     tcase_add_test(t, numbers_are_parsed_whole);
     tcase_add_test(t, sizes_and_times_are_printed);
     tcase_add_test(t, comma_lists);
+    tcase_add_test(t, bytes_become_utf8);
     tcase_add_test(t, text_grows_and_fails_cleanly);
     tcase_add_test(t, files_are_replaced_whole_or_not_at_all);
     tcase_add_test(t, a_full_disk_keeps_the_old_file);

@@ -132,6 +132,83 @@ START_TEST(frequencies_follow_probabilities)
 }
 END_TEST
 
+/* A decoder has the bits of the forward pass however the tokens are handed in, for any threads, with weights held or not; and its likeliest token is that of
+ * the float64 reference. */
+START_TEST(a_decoder_is_the_forward_pass)
+{
+    enum { LENGTH = 90 /* more rows than go at once */, FIRST = 71, GREEDY = 8 };
+    const ref_spec *spec = &ref_specs[_i];
+    ref_model       m;
+    int32_t         ids[LENGTH];
+    int             threads = omp_get_max_threads();
+    float          *z, *logits;
+    bb_decoder     *d;
+    ref_model_make(spec, 4, &m);
+    const uint32_t V = m.net.n_vocab;
+    double        *ref = BB_NEW(LENGTH * V, double, NULL);
+    z = BB_NEW(LENGTH * V, float, NULL);
+    for (uint32_t i = 0; i < LENGTH; i++) ids[i] = (int32_t)(i * 7919 % V);
+    plain_logits(&m.net, ids, LENGTH, z);
+    for (unsigned way = 0; way < 4; way++) {
+        omp_set_num_threads(way % 2 ? 3 : 1);
+        ck_assert_int_eq(bb_decoder_create(&m.net, LENGTH, way / 2 /* 1: weights decoded strip by strip */, &d, NULL), BB_OK);
+        omp_set_num_threads(way % 2 ? 3 : 1);
+        for (uint32_t at = 0, n = FIRST; at < LENGTH; n = at % 3 + 1) {
+            if (n > LENGTH - at) n = LENGTH - at;
+            ck_assert_int_eq(bb_decoder_take(d, ids + at, n, &logits, NULL), BB_OK);
+            at += n;
+            ck_assert_uint_eq(bb_decoder_at(d), at);
+            ck_assert_msg(memcmp(logits, z + (at - 1) * V, V * sizeof *logits) == 0, "%s, way %u: logits after %u tokens", spec->name, way, at);
+        }
+        ck_assert_int_eq(bb_decoder_take(d, ids, 1, &logits, NULL), BB_USAGE); /* full */
+        bb_decoder_destroy(d);
+    }
+    omp_set_num_threads(threads);
+    ck_assert_int_eq(bb_decoder_create(&m.net, GREEDY, 0, &d, NULL), BB_OK);
+    ids[0] = (int32_t)V;
+    ck_assert_int_eq(bb_decoder_take(d, ids, 1, &logits, NULL), BB_BAD_FILE);
+    ids[0] = 1;
+    for (uint32_t t = 0; t + 1 < GREEDY; t++) {
+        ck_assert_int_eq(bb_decoder_take(d, ids + t, 1, &logits, NULL), BB_OK);
+        ids[t + 1] = (int32_t)bb_kernels_get()->arg_max(logits, V);
+        ref_run(&m.net, ids, t + 1, ref);
+        for (uint32_t v = 0; v < V; v++) ck_assert_double_le(ref[t * V + v], ref[t * V + (uint32_t)ids[t + 1]] + 1e-4);
+    }
+    bb_decoder_destroy(d);
+    bb_free(ref);
+    bb_free(z);
+    ref_model_free(&m);
+}
+END_TEST
+
+START_TEST(a_decoder_fails_cleanly)
+{
+    ref_model     m;
+    const int32_t prompt[4] = { 0, 1, 2, 3 };
+    size_t        live;
+    bb_decoder   *d;
+    float        *logits;
+    long          n = 0;
+    ref_model_make(&ref_specs[0], 1, &m);
+    live = bb_mem_live_bytes();
+    for (bb_status status = BB_NOMEM; status != BB_OK; n++) {
+        bb_mem_fail_after(n);
+        status = bb_decoder_create(&m.net, 8, 0, &d, NULL);
+        bb_mem_fail_after(-1);
+        ck_assert(status == BB_OK || (status == BB_NOMEM && !d));
+        if (d) {
+            bb_interrupt_raise();
+            ck_assert_int_eq(bb_decoder_take(d, prompt, 4, &logits, NULL), BB_INTERRUPTED);
+            bb_interrupt_clear();
+        }
+        bb_decoder_destroy(d);
+        ck_assert_uint_eq(bb_mem_live_bytes(), live);
+    }
+    ck_assert_int_gt(n, 10);
+    ref_model_free(&m);
+}
+END_TEST
+
 START_TEST(failures_say_so)
 {
     ref_model   m;
@@ -173,6 +250,8 @@ int main(void)
     tcase_add_test(t, greedy_continuation_of_a_real_model);
     tcase_add_loop_test(t, draws_are_those_of_the_forward_pass, 0, (int)ref_n_specs);
     tcase_add_test(t, frequencies_follow_probabilities);
+    tcase_add_loop_test(t, a_decoder_is_the_forward_pass, 0, (int)ref_n_specs);
+    tcase_add_test(t, a_decoder_fails_cleanly);
     tcase_add_test(t, failures_say_so);
     suite_add_tcase(s, t);
     return bb_test_run(s);
