@@ -78,6 +78,37 @@ static size_t prune(item *items, size_t n)
     return kept;
 }
 
+/* Items in ascending bytes: a front, as it stands or with an option added to each point. */
+typedef struct run {
+    const front *f;
+    size_t       at; /* the first that is not merged yet */
+    int64_t      bytes;
+    double       cost;
+} run;
+
+/* The non-dominated of all items, in the order of by_bytes; their number. An item names its run and its place there, as a and b, or as b and a with
+ * place_first. Runs are few and long, so the least of their heads is looked for one by one. */
+static size_t merge_runs(run *runs, uint32_t n_runs, bool place_first, item *items)
+{
+    size_t kept = 0;
+    for (;;) {
+        item     least = { .bytes = INT64_MAX };
+        uint32_t from = n_runs;
+        for (uint32_t k = 0; k < n_runs; k++) {
+            const run *r = &runs[k];
+            if (r->at >= r->f->n || r->f->bytes[r->at] + r->bytes > least.bytes) continue;
+            const item head = { r->f->bytes[r->at] + r->bytes, r->f->cost[r->at] + r->cost, (uint32_t)(place_first ? r->at : k),
+                                (uint32_t)(place_first ? k : r->at) };
+            if (from < n_runs && by_bytes(&head, &least) > 0) continue;
+            least = head;
+            from = k;
+        }
+        if (from == n_runs) return kept;
+        runs[from].at++;
+        if (kept == 0 || least.cost < items[kept - 1].cost) items[kept++] = least;
+    }
+}
+
 /* Marks the lower convex hull of non-dominated items; hull receives ascending indices. */
 static uint32_t lower_hull(const int64_t *bytes, const double *cost, size_t n, uint32_t *hull)
 {
@@ -153,13 +184,15 @@ static bb_status add_unit(bb_separable *s, front *f, uint32_t unit, uint32_t row
     const int64_t *bytes = u->bytes + (size_t)row * u->n_options;
     const double  *cost = u->cost + (size_t)row * u->n_options;
     item          *items = BB_NEW(f->n * u->n_options, item, err);
+    run           *runs = BB_NEW(u->n_options, run, err);
     front          next = { 0 };
     size_t         n = 0;
-    if (!items) return BB_NOMEM;
-    for (uint32_t i = 0; i < f->n; i++)
-        for (uint32_t o = 0; o < u->n_options; o++)
-            if (!bb_is_forbidden(bytes[o])) items[n++] = (item) { f->bytes[i] + bytes[o], f->cost[i] + cost[o], i, o };
-    n = prune(items, n);
+    if (!items || !runs) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    for (uint32_t o = 0; o < u->n_options; o++) runs[o] = (run) { f, bb_is_forbidden(bytes[o]) ? f->n : 0, bytes[o], cost[o] };
+    n = merge_runs(runs, u->n_options, true, items);
     if (n > s->o.max_points) {
         s->thinned = true;
         BB_TRY(thin(items, &n, s->o.max_points, err));
@@ -174,6 +207,7 @@ static bb_status add_unit(bb_separable *s, front *f, uint32_t unit, uint32_t row
     front_done(f);
     *f = next;
 done:
+    bb_free(runs);
     bb_free(items);
     return status;
 }
@@ -200,10 +234,13 @@ static bb_status merge_fronts(bb_separable *s, group *g, const front *parts, uin
     size_t    total = 0, n = 0;
     for (uint32_t o = 0; o < n_parts; o++) total += parts[o].n;
     item *items = BB_NEW(total, item, err);
-    if (!items) return BB_NOMEM;
-    for (uint32_t o = 0; o < n_parts; o++)
-        for (uint32_t i = 0; i < parts[o].n; i++) items[n++] = (item) { parts[o].bytes[i], parts[o].cost[i], o, i };
-    n = prune(items, n);
+    run  *runs = BB_NEW(n_parts, run, err);
+    if (!items || !runs) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    for (uint32_t o = 0; o < n_parts; o++) runs[o] = (run) { &parts[o], 0, 0, 0 };
+    n = merge_runs(runs, n_parts, false, items);
     if (n == 0) {
         status = BB_FAIL(err, BB_INFEASIBLE, "unit %s and what it controls have no loadable combination", s->problem->plans->units[g->members[0]].name);
         goto done;
@@ -219,6 +256,7 @@ static bb_status merge_fronts(bb_separable *s, group *g, const front *parts, uin
         memcpy(g->f.opt + i * g->n_members, parts[items[i].a].opt + (size_t)items[i].b * g->n_members, g->n_members * sizeof *g->f.opt);
     }
 done:
+    bb_free(runs);
     bb_free(items);
     return status;
 }
