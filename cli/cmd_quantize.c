@@ -30,9 +30,11 @@
 #include "model/compress/rotate.h"
 #include "model/compress/statistics.h"
 #include "model/export/export.h"
+#include "model/io/imatrix.h"
+#include "model/net/arch.h"
 
 typedef struct quantize_options {
-    char   *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision;
+    char   *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix;
     int64_t ctx, calib_windows, eval_windows, sweeps, seed;
     double  damping, prune_ffn, prune_kv;
     bool    no_compensation, parse_special, json, csv;
@@ -58,6 +60,8 @@ static const bb_option_row rows[] = {
       "rtn: round to nearest; weighted: importance-weighted; feedback: error feedback; sequential: error feedback on the compressed prefix's inputs",
       "rtn|weighted|feedback|sequential" },
     { "calib", BB_OPT_TEXT, FIELD(calib), "self", 1, 0, "FILE", "calibration text or token file; \"self\" samples from the model", NULL },
+    { "imatrix", BB_OPT_TEXT, FIELD(imatrix), "", 1, 0, "FILE",
+      "importance from a file of llama-imatrix (GGUF or .dat) or of `calibrate --imatrix`; no text is read, and the method is weighted", NULL },
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
     { "ctx", BB_OPT_INT, FIELD(ctx), "256", 16, 131072, "N", "tokens of a window", NULL },
     { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "calibration windows, evenly spaced over the text", NULL },
@@ -94,7 +98,8 @@ typedef struct job {
     bb_windows       calib, eval;
     bb_database     *database;
     bb_rebuilt       rebuilt;
-    bb_checkpoint    rounded; /* of round to nearest */
+    bb_checkpoint    rounded; /* of round to nearest, or by --imatrix */
+    bb_imatrix       imatrix; /* with --imatrix */
     bb_net           net;     /* what is written */
     bb_block        *blocks;  /* net.blocks, unless rebuilt */
     void           **packed;  /* [n_packed] matrices of round to nearest */
@@ -104,6 +109,8 @@ typedef struct job {
 } job;
 
 static bool has(const char *text) { return text && *text; }
+/* Each matrix alone, without calibration. */
+static bool rounds(const quantize_options *o) { return has(o->imatrix) || strcmp(o->method, "rtn") == 0; }
 static bool prunes(const quantize_options *o) { return o->prune_ffn > 0 || o->prune_kv > 0; }
 
 /* ---- what is asked for ---- */
@@ -118,6 +125,10 @@ static bb_status check_options(const job *j, size_t n_positional, bb_err *err)
         return BB_FAIL(err, BB_USAGE, "--method rtn has no calibration, which says what to prune; --method weighted does with the least");
     if (o->no_compensation && strcmp(o->method, "sequential") == 0)
         return BB_FAIL(err, BB_USAGE, "--method sequential compensates by itself: --no-compensation goes with weighted or feedback");
+    if (has(o->imatrix) && prunes(o))
+        return BB_FAIL(err, BB_USAGE, "--imatrix has the diagonal of the second moments only, and pruning needs all of them: give --calib instead");
+    if (has(o->imatrix) && strcmp(o->rotate, "none") != 0)
+        return BB_FAIL(err, BB_USAGE, "--imatrix is of the inputs before a rotation: --rotate goes with --calib");
     if (has(o->format) && has(o->like)) return BB_FAIL(err, BB_USAGE, "--format and --like both give a type to every matrix: choose one");
     return BB_OK;
 }
@@ -126,21 +137,26 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 {
     static const char       no_calibration[] = "with --method rtn, which has no calibration";
     const quantize_options *o = &j->o;
-    const bool              rtn = strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
-    const bb_idle_option    unused[] = {
-           { "--calib", no_calibration, rtn },
-           { "--calib-windows", no_calibration, rtn },
-           { "--database", no_calibration, rtn },
-           { "--damping", no_calibration, rtn },
-           { "--sweeps", no_calibration, rtn },
-           { "--seed", no_calibration, rtn },
-           { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
-           { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
-           { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
-           { "--ctx", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
-           { "--protocol", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+    static const char       diagonal[] = "with --imatrix, which has the diagonal of the second moments only: error feedback needs all of them (--calib)";
+    const bool rtn = !has(o->imatrix) && strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
+    const bb_idle_option unused[] = {
+        { "--calib", no_calibration, rtn },
+        { "--calib-windows", no_calibration, rtn },
+        { "--database", no_calibration, rtn },
+        { "--damping", no_calibration, rtn },
+        { "--sweeps", no_calibration, rtn },
+        { "--seed", no_calibration, rtn },
+        { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
+        { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
+        { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+        { "--ctx", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+        { "--protocol", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
     };
     const bb_idle_option idle[] = {
+        { "--method", diagonal, has(o->imatrix) && strcmp(o->method, "weighted") != 0 },
+        { "--calib", "with --imatrix, which stands in its place", has(o->imatrix) },
+        { "--calib-windows", "with --imatrix, which stands in its place", has(o->imatrix) },
+        { "--database", "with --imatrix, which needs no second moments", has(o->imatrix) },
         { "--eval-windows", "without --eval", !has(o->eval) },
         { "--no-compensation", "without --prune-ffn or --prune-kv", !prunes(o) },
         { "--csv", "with --json", o->json },
@@ -224,7 +240,7 @@ done:
 static uint64_t work_bytes(const job *j)
 {
     const bb_net *net = &j->base->net;
-    const bool    calibrated = strcmp(j->o.method, "rtn") != 0;
+    const bool    calibrated = !rounds(&j->o);
     uint64_t      sum = j->bytes + (calibrated ? (uint64_t)net->n_embd * net->n_embd * sizeof(float) : 0);
     for (uint32_t i = 0; i < net->n_layer && calibrated; i++) {
         for (int k = 0; k < BB_N_FEEDS; k++) {
@@ -255,9 +271,73 @@ done:
     return status;
 }
 
-/* ---- round to nearest ---- */
+/* ---- round to nearest, or by the importance of a file ---- */
 
-static bb_status round_matrix(job *j, const bb_matrix *source, bb_matrix *w, bb_err *err)
+/* What a matrix is called in an importance matrix; NULL: its name is not in the file. */
+static const bb_importance *importance_of(const job *j, uint32_t layer, int part)
+{
+    const char *fused = j->base->net.arch->fused[bb_parts[part].feed];
+    char        name[64];
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, fused ? fused : bb_parts[part].name);
+    return bb_imatrix_find(&j->imatrix, name);
+}
+
+/* Of the head; a tied embedding is the head as well. */
+static const bb_importance *importance_outside(const job *j, bool head)
+{
+    const bb_importance *e = bb_imatrix_find(&j->imatrix, head ? "output.weight" : "token_embd.weight");
+    return e || head || j->base->net.head.rows ? e : bb_imatrix_find(&j->imatrix, "output.weight");
+}
+
+static bb_status check_length(const job *j, const bb_importance *e, const bb_matrix *w, bb_err *err)
+{
+    if (!e || e->n == w->cols) return BB_OK;
+    return BB_FAIL(err, BB_BAD_FILE, "%s: '%s' has %llu values and rows of the matrix have %u weights: it is of another model", j->o.imatrix, e->name,
+                   (unsigned long long)e->n, w->cols);
+}
+
+/* Reads the file, refuses that of another model, tells of holes. */
+static bb_status load_imatrix(job *j, bb_err *err)
+{
+    const bb_net *net = &j->base->net;
+    uint32_t      n = 0, missing = 0, empty = 0;
+    char          first[64] = "";
+    bb_status     status;
+    BB_TRY(bb_imatrix_load(j->o.imatrix, &j->imatrix, err));
+    BB_TRY(check_length(j, importance_outside(j, false), &net->embd, err));
+    if (net->head.rows) BB_TRY(check_length(j, importance_outside(j, true), &net->head, err));
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_importance *e = importance_of(j, i, p);
+            if (!net->blocks[i].w[p].rows) continue;
+            BB_TRY(check_length(j, e, &net->blocks[i].w[p], err));
+            n++;
+            missing += !e;
+            empty += e && !e->mean;
+            if ((!e || !e->mean) && !*first) snprintf(first, sizeof first, "blk.%u.%s", i, bb_parts[p].name);
+        }
+    if (missing == n) {
+        status = BB_FAIL(err, BB_BAD_FILE, "%s has no entry for any matrix of the model's blocks ('%s' is one that it has)", j->o.imatrix,
+                         j->imatrix.entries[0].name);
+        goto done;
+    }
+    if (missing || empty)
+        bb_warn("%s: of %u matrices %u have no entry and %u one that says nothing (a count of zero, or zeros only), %s is the first: their weights count alike",
+                j->o.imatrix, n, missing, empty, first);
+done:
+    return status;
+}
+
+/* packed := w (rows, cols), each column counting by its importance. */
+static void encode_by(const bb_importance *e, const float *dense, const bb_matrix *w, unsigned char *packed)
+{
+    const bb_format *f = bb_format_get(w->type);
+    const size_t     bytes = bb_format_row_bytes(f, w->cols);
+#pragma omp parallel for schedule(dynamic)
+    for (uint32_t r = 0; r < w->rows; r++) f->encode(dense + (size_t)r * w->cols, e ? e->mean : NULL, packed + r * bytes, w->cols);
+}
+
+static bb_status round_matrix(job *j, const bb_importance *e, const bb_matrix *source, bb_matrix *w, bb_err *err)
 {
     const bb_quant_options o = { .method = BB_METHOD_RTN };
     const uint32_t         index = (uint32_t)j->n_packed;
@@ -275,7 +355,8 @@ static bb_status round_matrix(job *j, const bb_matrix *source, bb_matrix *w, bb_
     if (found) goto done;
     status = BB_NOMEM;
     if (!(dense = bb_matrix_decode(source, err))) goto done;
-    BB_TRY(bb_quantize(dense, w->rows, w->cols, NULL, w->type, &o, packed, NULL, err));
+    if (j->imatrix.n) encode_by(e, dense, w, packed);
+    else BB_TRY(bb_quantize(dense, w->rows, w->cols, NULL, w->type, &o, packed, NULL, err));
     BB_TRY(bb_checkpoint_save(&j->rounded, index, packed, bytes, err));
 done:
     bb_free(dense);
@@ -291,7 +372,8 @@ static bb_status round_all(job *j, bb_err *err)
     char           hex[65];
     bb_status      status = BB_NOMEM;
     bb_sha256_init(&s);
-    bb_sha256_text(&s, "round to nearest 1");
+    bb_sha256_text(&s, j->imatrix.n ? "by importance 1" : "round to nearest 1");
+    bb_sha256_text(&s, j->imatrix.sha256);
     bb_sha256_text(&s, bb_model_sha256(j->base));
     bb_sha256_text(&s, j->hash);
     bb_sha256_text(&s, bb_kernels_bits());
@@ -300,11 +382,12 @@ static bb_status round_all(job *j, bb_err *err)
     BB_TRY(open_work(j, err));
     BB_TRY(bb_checkpoint_open(j->work, hex, n, &j->rounded, err));
     bb_progress_start(&progress, "round matrices", n);
-    BB_TRY(round_matrix(j, &from->embd, &j->net.embd, err));
-    BB_TRY(round_matrix(j, &from->head, &j->net.head, err));
+    BB_TRY(round_matrix(j, importance_outside(j, false), &from->embd, &j->net.embd, err));
+    BB_TRY(round_matrix(j, importance_outside(j, true), &from->head, &j->net.head, err));
     bb_progress_add(&progress, 2);
     for (uint32_t i = 0; i < from->n_layer; i++)
-        for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1)) BB_TRY(round_matrix(j, &from->blocks[i].w[p], &j->blocks[i].w[p], err));
+        for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1))
+            BB_TRY(round_matrix(j, importance_of(j, i, p), &from->blocks[i].w[p], &j->blocks[i].w[p], err));
     bb_progress_end(&progress);
 done:
     return status;
@@ -506,7 +589,7 @@ static void leave_work(const job *j, bb_status status)
     bool any = false;
     for (struct dirent *e; d && (e = readdir(d));) any |= is_ours(e->d_name) && strcmp(e->d_name, "work.lock") != 0;
     if (d) closedir(d);
-    if (!any || (status != BB_INTERRUPTED && strcmp(j->o.method, "rtn") == 0)) remove_work(j->work);
+    if (!any || (status != BB_INTERRUPTED && rounds(&j->o))) remove_work(j->work);
 }
 
 /* ---- evaluation ---- */
@@ -541,11 +624,9 @@ static bb_status check_ends(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
     const bool              calib = has(o->calib) && strcmp(o->calib, "self") != 0;
-    const bb_input          inputs[] = { { "the source model", j->path },
-                                         { "the calibration text", calib ? o->calib : NULL },
-                                         { "the evaluation text", o->eval },
-                                         { "the file of --like", o->like },
-                                         { "the recipe", o->recipe } };
+    const bb_input          inputs[] = { { "the source model", j->path },    { "the calibration text", calib ? o->calib : NULL },
+                                         { "the evaluation text", o->eval }, { "the file of --like", o->like },
+                                         { "the recipe", o->recipe },        { "the importance matrix", o->imatrix } };
     bb_status               status;
     BB_TRY(bb_output_check("--out", o->out, BB_OUTPUT_MODEL, NULL, inputs, sizeof inputs / sizeof *inputs, err));
     BB_TRY(bb_output_fits(o->out, j->bytes, err));
@@ -588,10 +669,12 @@ static char *label_of(const job *j, bb_err *err)
     return label;
 }
 
+static const char *method_of(const job *j) { return has(j->o.imatrix) ? "imatrix" : j->o.method; }
+
 static void print_csv(const job *j, const char *model, const char *label, double bpw)
 {
     const double v[4] = { j->result.kl, j->result.kl_se, j->result.ppl, j->result.ppl_se };
-    printf("model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se\n%s,%s,%s,%llu,%.4f", model, label, j->o.method, (unsigned long long)j->bytes, bpw);
+    printf("model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se\n%s,%s,%s,%llu,%.4f", model, label, method_of(j), (unsigned long long)j->bytes, bpw);
     for (int i = 0; i < 4; i++) {
         if (has(j->o.eval)) printf(",%.9g", v[i]);
         else printf(",");
@@ -602,7 +685,7 @@ static void print_csv(const job *j, const char *model, const char *label, double
 static bb_status print_json(const job *j, const char *model, const char *label, double bpw, bb_err *err)
 {
     const bb_result *r = &j->result;
-    json_t          *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f}", "model", model, "format", label, "method", j->o.method, "file", j->o.out, "size_bytes",
+    json_t          *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f}", "model", model, "format", label, "method", method_of(j), "file", j->o.out, "size_bytes",
                                       (json_int_t)j->bytes, "bpw", bpw);
     if (root && has(j->o.eval)) {
         json_object_set_new(root, "n_tokens", json_integer((json_int_t)r->n_tokens));
@@ -627,7 +710,7 @@ static bb_status print_result(const job *j, bb_err *err)
     if (j->o.json) status = print_json(j, model, label, bpw, err);
     else if (j->o.csv) print_csv(j, model, label, bpw);
     else {
-        printf("%s: %llu bytes, %.3f bits a weight (%s, %s)\n", j->o.out, (unsigned long long)j->bytes, bpw, label, j->o.method);
+        printf("%s: %llu bytes, %.3f bits a weight (%s, %s)\n", j->o.out, (unsigned long long)j->bytes, bpw, label, method_of(j));
         if (has(j->o.eval))
             printf("KL %.5f +- %.5f nats a token, perplexity %.3f +- %.3f (%s %.3f), same top token %.1f %%\n", j->result.kl, j->result.kl_se, j->result.ppl,
                    j->result.ppl_se, bb_model_source_label(&j->m, source), exp(j->result.nll - j->result.ln_ratio), 100 * j->result.top1);
@@ -647,6 +730,7 @@ static void job_done(job *j)
     bb_free(j->blocks);
     bb_rebuilt_done(&j->rebuilt);
     bb_checkpoint_close(&j->rounded);
+    bb_imatrix_done(&j->imatrix);
     bb_database_close(j->database);
     bb_windows_done(&j->calib);
     bb_windows_done(&j->eval);
@@ -671,8 +755,9 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(refuse_idle(&j, argc, argv, err));
     bb_precision_use(j.o.precision, true);
     BB_TRY(plan_file(&j, err));
+    if (has(j.o.imatrix)) BB_TRY(load_imatrix(&j, err));
     BB_TRY(check_ends(&j, err));
-    BB_TRY(strcmp(j.o.method, "rtn") == 0 ? round_all(&j, err) : encode_all(&j, err));
+    BB_TRY(rounds(&j.o) ? round_all(&j, err) : encode_all(&j, err));
     BB_TRY(write_file(&j, err));
     bb_checkpoint_remove(&j.rebuilt.checkpoint);
     bb_checkpoint_remove(&j.rounded);

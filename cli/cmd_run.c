@@ -150,8 +150,43 @@ done:
     return status;
 }
 
-static bb_status calibrate(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_CALIBRATE, err); }
-const bb_command bb_command_calibrate = { "calibrate", "second moments and pruning masks of a run", "RUN", "bitbudget calibrate results/runs/first", NULL, 0,
+typedef struct calibrate_config {
+    char *imatrix;
+} calibrate_config;
+
+static const bb_option_row calibrate_options[] = {
+    { "imatrix", BB_OPT_TEXT, offsetof(calibrate_config, imatrix), "", 1, 0, "FILE.gguf",
+      "then write the diagonal of the second moments as an importance matrix for llama-quantize and `quantize --imatrix`", NULL },
+};
+
+static bb_status calibrate(int argc, char **argv, bb_err *err)
+{
+    calibrate_config c = { 0 };
+    bb_run           r = { 0 };
+    const char      *dir = NULL;
+    size_t           n = 0;
+    bb_status        status;
+    BB_TRY(bb_command_options(&bb_command_calibrate, &c, argc, argv, &dir, 1, &n, err));
+    if (n != 1) {
+        status = BB_FAIL(err, BB_USAGE, "calibrate takes one run directory, as made by `bitbudget run` or `bitbudget sweep`");
+        goto done;
+    }
+    BB_TRY(bb_run_reopen(&r, dir, err));
+    if (*c.imatrix) BB_TRY(bb_output_check("--imatrix", c.imatrix, BB_OUTPUT_MODEL, NULL, &(bb_input) { "the source model", r.config.model }, 1, err));
+    BB_TRY(bb_stage_run(&r, BB_STAGE_CALIBRATE, err));
+    if (*c.imatrix) BB_TRY(bb_run_imatrix(&r, c.imatrix, err));
+done:
+    bb_options_done(calibrate_options, 1, &c);
+    bb_run_close(&r);
+    return status;
+}
+
+const bb_command bb_command_calibrate = { "calibrate",
+                                          "second moments and pruning masks of a run",
+                                          "RUN [--imatrix FILE.gguf]",
+                                          "bitbudget calibrate results/runs/first\nbitbudget calibrate results/runs/first --imatrix model.imatrix.gguf",
+                                          calibrate_options,
+                                          1,
                                           calibrate };
 
 static bb_status measure(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_MEASURE, err); }

@@ -665,6 +665,8 @@ static bb_status embedding_hessian(const bb_database *db, bb_hessian *out, bb_er
     return BB_OK;
 }
 
+const bb_hessian *bb_database_moments(const bb_database *db, uint32_t layer, bb_feed feed) { return &db->statistics.blocks[layer].in[feed]; }
+
 bb_status bb_database_open(const bb_database_config *config, bb_database **out, bb_err *err)
 {
     bb_status    status = BB_OK;

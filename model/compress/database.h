@@ -46,6 +46,9 @@ bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t
 /* Kept channels (ascending) of a block's FFN or KV groups for a width; borrows until close. */
 bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err);
 
+/* The second moments of an input of a block (layer n_layer: of the head, feed 0); n_cols 0: there is none. Borrows until close. */
+const bb_hessian *bb_database_moments(const bb_database *db, uint32_t layer, bb_feed feed);
+
 /* Where its files lie, and the identity of all that they depend on but layer, part, width and format: for what else is kept there. */
 const char       *bb_database_dir(const bb_database *db);
 const bb_backend *bb_database_backend(const bb_database *db);

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_imatrix.c: importance matrices: both layouts give the same file, whose rows are the format's own encoding under that importance; holes and
+ * counts of zero count alike; what is wrong is named. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "model/compress/statistics.h"
+#include "model/io/imatrix.h"
+#include "model/model.h"
+#include "tests/support/cli.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+enum { N = 32, BLOCKS = 2 };
+static const char *const names[] = { "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up" };
+enum { N_NAMES = sizeof names / sizeof *names }; /* ffn_down has no entry */
+
+static float value(int i, int column) { return 0.25f + (float)((i * 7 + column * column) % 11); }
+
+static void make_model(void)
+{
+    tiny_spec s = tiny_default("llama");
+    tiny_write(&s, bb_test_path("m.gguf"));
+}
+
+/* Entry `empty` has a count of zero; `bad` a value that is no number; `longer` more values than columns. -1: none. */
+static void write_dat(const char *path, int empty, int bad, int longer)
+{
+    unsigned char b[64 + BLOCKS * N_NAMES * (64 + 4 * (N + 1))];
+    size_t        n = 0;
+    const int32_t entries = BLOCKS * N_NAMES, calls = 3, none = 0;
+    memcpy(b, &entries, 4);
+    n = 4;
+    for (int i = 0; i < entries; i++) {
+        char          name[64];
+        const int32_t length = snprintf(name, sizeof name, "blk.%d.%s.weight", i / N_NAMES, names[i % N_NAMES]), values = N + (i == longer);
+        memcpy(b + n, &length, 4);
+        memcpy(b + n + 4, name, (size_t)length);
+        n += 4 + (size_t)length;
+        memcpy(b + n, i == empty ? &none : &calls, 4);
+        memcpy(b + n + 4, &values, 4);
+        n += 8;
+        for (int k = 0; k < values; k++, n += 4) {
+            const float v = i == bad ? NAN : 3 * value(i, k);
+            memcpy(b + n, &v, 4);
+        }
+    }
+    ck_assert_int_eq(bb_file_write(path, b, n, NULL), BB_OK);
+}
+
+static void write_gguf(const char *path)
+{
+    static float sums[BLOCKS * N_NAMES][N], counts[1] = { 5 };
+    bb_gguf_out *out;
+    ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
+    ck_assert_int_eq(bb_imatrix_keys(out, "text", 1, 5, NULL), BB_OK);
+    for (int i = 0; i < BLOCKS * N_NAMES; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.%s.weight", i / N_NAMES, names[i % N_NAMES]);
+        for (int k = 0; k < N; k++) sums[i][k] = 5 * value(i, k);
+        ck_assert_int_eq(bb_imatrix_put(out, name, sums[i], counts, N, NULL), BB_OK);
+    }
+    ck_assert_int_eq(bb_gguf_out_write(out, path, NULL), BB_OK);
+    bb_gguf_out_destroy(out);
+}
+
+static bb_status quantize(const char *imatrix, const char *out, bb_err *err)
+{
+    return bb_test_command(NULL, err, "quantize %s --format Q4_0 --embd-format F16 --imatrix %s --out %s", bb_test_path("m.gguf"), imatrix, out);
+}
+
+/* Are the rows of this matrix the format's encoding under this importance? */
+static bool encoded_by(const bb_matrix *source, const bb_matrix *made, const float *importance)
+{
+    const bb_format *f = bb_format_get(BB_Q4_0);
+    unsigned char    row[64];
+    const size_t     bytes = bb_format_row_bytes(f, source->cols);
+    float           *dense = bb_matrix_decode(source, NULL);
+    bool             same = made->type == BB_Q4_0 && bytes <= sizeof row;
+    for (uint32_t r = 0; r < source->rows && same; r++) {
+        f->encode(dense + (size_t)r * source->cols, importance, row, source->cols);
+        same = memcmp(row, (const char *)made->data + r * bytes, bytes) == 0;
+    }
+    bb_free(dense);
+    return same;
+}
+
+START_TEST(both_layouts_weigh_the_columns)
+{
+    bb_err   err = BB_ERR_INIT;
+    bb_model m, back;
+    char    *a, *b;
+    size_t   na, nb;
+    float    importance[N];
+    make_model();
+    write_dat(bb_test_path("i.dat"), 1, -1, -1);
+    write_gguf(bb_test_path("i.gguf"));
+    ck_assert_msg(quantize(bb_test_path("i.gguf"), bb_test_path("g.gguf"), &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(quantize(bb_test_path("i.dat"), bb_test_path("d.gguf"), &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
+    ck_assert_int_eq(bb_model_open(bb_test_path("d.gguf"), &back, NULL), BB_OK);
+    for (int k = 0; k < N; k++) importance[k] = value(0, k);
+    ck_assert(encoded_by(&m.net.blocks[0].w[BB_PART_Q], &back.net.blocks[0].w[BB_PART_Q], importance));
+    ck_assert(!encoded_by(&m.net.blocks[0].w[BB_PART_Q], &back.net.blocks[0].w[BB_PART_Q], NULL));
+    ck_assert(encoded_by(&m.net.blocks[0].w[BB_PART_K], &back.net.blocks[0].w[BB_PART_K], NULL));       /* a count of zero */
+    ck_assert(encoded_by(&m.net.blocks[1].w[BB_PART_DOWN], &back.net.blocks[1].w[BB_PART_DOWN], NULL)); /* no entry */
+    bb_model_close(&back);
+    bb_model_close(&m);
+    write_dat(bb_test_path("i.dat"), -1, -1, -1);
+    ck_assert_int_eq(quantize(bb_test_path("i.dat"), bb_test_path("e.gguf"), &err), BB_OK);
+    ck_assert_int_eq(bb_file_read(bb_test_path("g.gguf"), &a, &na, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(bb_test_path("e.gguf"), &b, &nb, NULL), BB_OK);
+    ck_assert(na == nb && memcmp(a, b, na) == 0);
+    bb_free(a);
+    bb_free(b);
+}
+END_TEST
+
+START_TEST(what_is_wrong_is_named)
+{
+    bb_err      err = BB_ERR_INIT;
+    bb_imatrix  i;
+    const char *dat = bb_test_path("i.dat");
+    char       *bytes;
+    size_t      n;
+    make_model();
+    write_dat(dat, -1, 2, -1);
+    ck_assert_int_eq(quantize(dat, bb_test_path("x.gguf"), &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "'blk.0.attn_v.weight' is nan") != NULL, "%s", err.msg);
+    write_dat(dat, -1, -1, 3);
+    ck_assert_int_eq(quantize(dat, bb_test_path("x.gguf"), &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "of another model") != NULL, "%s", err.msg);
+    ck_assert_int_eq(quantize(bb_test_path("m.gguf"), bb_test_path("x.gguf"), &err), BB_BAD_FILE); /* a model is none */
+    write_dat(dat, -1, -1, -1);
+    ck_assert_int_eq(
+        bb_test_command(NULL, &err, "quantize %s --format Q4_0 --method feedback --imatrix %s --out %s", bb_test_path("m.gguf"), dat, bb_test_path("x.gguf")),
+        BB_USAGE);
+    ck_assert_msg(strstr(err.msg, "error feedback needs all of them") != NULL, "%s", err.msg);
+    ck_assert_int_eq(bb_file_read(dat, &bytes, &n, NULL), BB_OK);
+    for (size_t cut = 0; cut < n; cut += 7) { /* no cut file is taken for a whole one */
+        ck_assert_int_eq(bb_file_write(bb_test_path("cut.dat"), bytes, cut, NULL), BB_OK);
+        ck_assert(bb_imatrix_load(bb_test_path("cut.dat"), &i, NULL) != BB_OK);
+    }
+    bb_free(bytes);
+}
+END_TEST
+
+START_TEST(a_real_one_is_read)
+{
+    bb_imatrix           i;
+    const bb_importance *e;
+    ck_assert_int_eq(bb_imatrix_load("tests/data/stories3M-p256.imatrix.gguf", &i, NULL), BB_OK);
+    ck_assert_ptr_nonnull(e = bb_imatrix_find(&i, "blk.0.attn_q.weight"));
+    ck_assert(e->n == 256 && e->mean && e->mean[0] > 0);
+    ck_assert_ptr_null(bb_imatrix_find(&i, "blk.0.attn_x.weight"));
+    bb_imatrix_done(&i);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli_imatrix");
+    TCase *t = tcase_create("core");
+    tcase_add_test(t, both_layouts_weigh_the_columns);
+    tcase_add_test(t, what_is_wrong_is_named);
+    tcase_add_test(t, a_real_one_is_read);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
