@@ -37,7 +37,8 @@ static const bb_option_row rows[] = {
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "of the draws", NULL },
     { "chat", BB_OPT_FLAG, FIELD(chat), NULL, 1, 0, NULL, "the prompt is a message to the assistant, in the form of the model's chat template", NULL },
     { "system", BB_OPT_TEXT, FIELD(system), NULL, 1, 0, "TEXT", "a system message before it; implies --chat", NULL },
-    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the prompt becomes these tokens", NULL },
+    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the prompt becomes these tokens",
+      NULL },
     { "ctx", BB_OPT_INT, FIELD(ctx), "0", 0, 1 << 20, "N", "tokens of prompt and continuation at most; 0: what the model was trained with", NULL },
     { "compare", BB_OPT_FLAG, FIELD(compare), NULL, 1, 0, NULL, "of two models: both continuations of the prompt, and the token at which they part", NULL },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, 1, 0, NULL, "print JSON, at the end", NULL },
@@ -102,7 +103,8 @@ static bb_status check_options(job *j, int argc, char **argv, bb_err *err)
     if (j->n == 0) return BB_FAIL(err, BB_USAGE, "generate needs a model");
     if (j->n == 1 && o->compare) return BB_FAIL(err, BB_USAGE, "--compare needs two models: bitbudget generate --compare A.gguf B.gguf --prompt TEXT");
     if (!o->prompt == !o->prompt_file)
-        return BB_FAIL(err, BB_USAGE, o->prompt ? "--prompt and --prompt-file: one of them can be the prompt" : "generate needs --prompt TEXT or --prompt-file FILE");
+        return BB_FAIL(err, BB_USAGE,
+                       o->prompt ? "--prompt and --prompt-file: one of them can be the prompt" : "generate needs --prompt TEXT or --prompt-file FILE");
     bb_command_warn_idle(argc, argv, idle, sizeof idle / sizeof *idle);
     return bb_command_refuse_idle(argc, argv, refused, sizeof refused / sizeof *refused, err);
 }
@@ -133,7 +135,8 @@ static bb_status put_in_template(job *j, bb_err *err)
     BB_TRY(bb_chat_text(chat, messages + !j->o.system, j->o.system ? 2 : 1, &text, err));
     bb_debug("chat template of the form %s", bb_chat_name(chat));
     if (bb_chat_leaves_out(chat))
-        bb_warn("the chat template also writes what only its program knows (dates, modes): that is left out, and the messages are in the %s form", bb_chat_name(chat));
+        bb_warn("the chat template also writes what only its program knows (dates, modes): that is left out, and the messages are in the %s form",
+                bb_chat_name(chat));
     bb_free(j->prompt);
     j->prompt = text.data;
     j->prompt_size = text.size;
@@ -154,9 +157,11 @@ static bb_status tokenize(const job *j, writer *w, bb_err *err)
     BB_TRY(bb_tokenize(w->t, j->prompt, j->prompt_size, false, j->o.parse_special || j->o.chat, &ids, &n, err));
     const int32_t bos = bb_tokenizer_bos(w->t);
     const bool    add = bb_tokenizer_adds_bos(w->t) && bos >= 0 && !(n > 0 && ids[0] == bos);
-    if (n + add == 0) status = BB_FAIL(err, BB_USAGE, "the prompt is empty, and the vocabulary of %s puts no token first: there is nothing to go on from", w->path);
+    if (n + add == 0)
+        status = BB_FAIL(err, BB_USAGE, "the prompt is empty, and the vocabulary of %s puts no token first: there is nothing to go on from", w->path);
     else if (n + add >= ctx)
-        status = BB_FAIL(err, BB_USAGE, "the prompt has %zu tokens; with %s of %u there is no room for an answer", n + add, j->o.ctx ? "--ctx" : "the model's context", ctx);
+        status = BB_FAIL(err, BB_USAGE, "the prompt has %zu tokens; with %s of %u there is no room for an answer", n + add,
+                         j->o.ctx ? "--ctx" : "the model's context", ctx);
     if (status != BB_OK) goto done;
     if (ctx > trained) bb_warn("%s was trained with %u tokens at most: what it writes behind them may make no sense", w->path, trained);
     w->n_prompt = (uint32_t)(n + add);
@@ -211,7 +216,8 @@ static bb_status show(const job *j, writer *w, bool all, bb_err *err)
     from = w->base + w->used;
     if (from < size) w->used += bb_text_add_utf8(&w->text, text + from, size - from, all);
     if (w->text.status != BB_OK) status = BB_FAIL(err, w->text.status, "out of memory");
-    else if (!j->o.json && w->text.size > shown && (fwrite(w->text.data + shown, 1, w->text.size - shown, stdout) < w->text.size - shown || fflush(stdout) != 0))
+    else if (!j->o.json && w->text.size > shown &&
+             (fwrite(w->text.data + shown, 1, w->text.size - shown, stdout) < w->text.size - shown || fflush(stdout) != 0))
         status = BB_FAIL(err, BB_IO, "standard output could not be written");
 done:
     bb_free(text);
@@ -233,9 +239,9 @@ static bb_status begin(writer *w, bb_err *err)
 static bb_status write_tokens(const job *j, writer *w, bb_decoder *d, float *logits, bb_choice *room, bb_err *err)
 {
     const generate_options *o = &j->o;
-    const bb_sampler s = { o->temperature, (size_t)o->top_k, o->top_p, o->min_p, o->repeat_penalty, (uint32_t)o->repeat_last };
-    bb_status        status = BB_OK;
-    bb_rng           r;
+    const bb_sampler        s = { o->temperature, (size_t)o->top_k, o->top_p, o->min_p, o->repeat_penalty, (uint32_t)o->repeat_last };
+    bb_status               status = BB_OK;
+    bb_rng                  r;
     bb_rng_init(&r, (uint64_t)o->seed, "generate");
     for (;;) {
         const int32_t id = bb_sampler_next(&s, logits, w->n_sampled, w->ids, w->n_prompt + w->n, room, &r);
@@ -384,9 +390,11 @@ static json_t *writer_json(const writer *w)
 
 static bb_status print_json(const job *j, bb_err *err)
 {
-    const uint32_t n = j->n == 2 ? common(j) : 0;
-    json_t        *root = j->n == 1 ? writer_json(&j->w[0])
-                                    : json_pack("{s:[o, o], s:i, s:b}", "models", writer_json(&j->w[0]), writer_json(&j->w[1]), "same_tokens", (int)n, "part", parts(j, n));
+    json_t *root = writer_json(&j->w[0]);
+    if (j->n == 2) {
+        const uint32_t n = common(j);
+        root = json_pack("{s:[o, o], s:i, s:b}", "models", root, writer_json(&j->w[1]), "same_tokens", (int)n, "part", parts(j, n));
+    }
     if (!root) return BB_FAIL(err, BB_NOMEM, "the result could not be put into JSON");
     const int failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(root);

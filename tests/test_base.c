@@ -297,10 +297,10 @@ START_TEST(bytes_become_utf8)
         { "\xF0\x9F\x98\x80!", "\xF0\x9F\x98\x80!", "\xF0\x9F\x98\x80!", 5 },
         { "\xF0\x9F\x98", "", WRONG WRONG WRONG, 0 },
         { "\xC3(", WRONG "(", WRONG "(", 2 },
-        { "\x80" "a", WRONG "a", WRONG "a", 2 },
-        { "\xC0\xAF", WRONG WRONG, WRONG WRONG, 2 },         /* too long a form */
+        { "\x80z", WRONG "z", WRONG "z", 2 },
+        { "\xC0\xAF", WRONG WRONG, WRONG WRONG, 2 },                 /* too long a form */
         { "\xED\xA0\x80", WRONG WRONG WRONG, WRONG WRONG WRONG, 3 }, /* a surrogate */
-        { "\xED\xA0", WRONG WRONG, WRONG WRONG, 2 },         /* no rest can make it one */
+        { "\xED\xA0", WRONG WRONG, WRONG WRONG, 2 },                 /* no rest can make it one */
         { "\xF4\x90\x80\x80", WRONG WRONG WRONG WRONG, WRONG WRONG WRONG WRONG, 4 },
         { "\xFF", WRONG, WRONG, 1 },
     };

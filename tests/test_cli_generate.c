@@ -84,7 +84,8 @@ static void write_copy(const char *path, const char *template, int32_t end)
     ck_assert_int_eq(bb_source_open(MODEL, &g, NULL), BB_OK);
     ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
     for (uint64_t i = 0; i < g.n_kv; i++)
-        if (end < 0 || g.kv[i].key.size != strlen(key) || memcmp(g.kv[i].key.data, key, strlen(key)) != 0) ck_assert_int_eq(bb_gguf_put_copy(out, &g.kv[i], NULL), BB_OK);
+        if (end < 0 || g.kv[i].key.size != strlen(key) || memcmp(g.kv[i].key.data, key, strlen(key)) != 0)
+            ck_assert_int_eq(bb_gguf_put_copy(out, &g.kv[i], NULL), BB_OK);
     if (end >= 0) ck_assert_int_eq(bb_gguf_put_u32(out, key, (uint32_t)end, NULL), BB_OK);
     if (template) ck_assert_int_eq(bb_gguf_put_text(out, "tokenizer.chat_template", template, NULL), BB_OK);
     for (uint64_t i = 0; i < g.n_tensors; i++) ck_assert_int_eq(bb_gguf_put_tensor(out, &g.tensors[i], NULL), BB_OK);

@@ -196,17 +196,18 @@ typedef struct chat_case {
 } chat_case;
 
 static const chat_case chats[] = {
-    { "chatml", "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n'}}{% endfor %}", "<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n",
+    { "chatml", "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n'}}{% endfor %}",
+      "<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n",
       "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n",
       "<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n" },
     /* a text of its own where there is no system message; line ends as characters */
     { "chatml",
-      "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}{% else %}{{ '<|im_start|>system\nYou are S"
+      "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}{% else %}{{ '<|im_start|>system\nYou are "
+      "S"
       "mol<|im_end|>\n' }}{% endif %}",
       "<|im_start|>system\nYou are Smol<|im_end|>\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n",
       "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n", NULL },
-    { "llama3",
-      "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}",
+    { "llama3", "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}",
       "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
       "<|start_header_id|>system<|end_header_id|>\n\nBe brief<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|"
       "end_header_id|>\n\n",
@@ -217,10 +218,12 @@ static const chat_case chats[] = {
     { "gemma", "{% if messages[0]['role'] == 'system' %}{% endif %}{{ '<start_of_turn>' + role + '\\n' + content | trim + '<end_of_turn>\\n' }}",
       "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<start_of_turn>user\nBe brief\n\nHi<end_of_turn>\n<start_of_turn>model\n", NULL },
     { "llama2",
-      "{% if messages[0]['role'] == 'system' %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + content %}{% endif %}{{ bos_token + '[INST] ' + "
+      "{% if messages[0]['role'] == 'system' %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + content %}{% endif %}{{ bos_token + "
+      "'[INST] ' + "
       "content.strip() + ' [/INST]' }}{{ ' ' + content.strip() + ' ' + eos_token }}",
       "[INST] Hi [/INST]", "[INST] <<SYS>>\nBe brief\n<</SYS>>\n\nHi [/INST]", "[INST] A [/INST] B </s><s>[INST] C [/INST]" },
-    { "mistral", "{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ content + eos_token }}", "[INST] Hi  [/INST]", NULL, "[INST] A [/INST] B</s>[INST] C [/INST]" },
+    { "mistral", "{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ content + eos_token }}", "[INST] Hi  [/INST]", NULL,
+      "[INST] A [/INST] B</s>[INST] C [/INST]" },
     { "mistral", "{% if system_message is defined %}{{ \"[INST]\" + system_message + \"\\n\\n\" + content + \"[/INST]\" }}", "[INST]Hi [/INST]",
       "[INST]Be brief\n\nHi [/INST]", NULL },
     { "mistral-system", "{{ '[SYSTEM_PROMPT] ' + system + '[/SYSTEM_PROMPT]' }}{{ '[INST] ' + content + '[/INST]' }}", "[INST] Hi [/INST]",
@@ -230,8 +233,8 @@ static const chat_case chats[] = {
       "<|user|>\nHi <|end|>\n<|assistant|>\n", "<|system|>\nBe brief<|end|>\n<|user|>\nHi <|end|>\n<|assistant|>\n", NULL },
     { "phi3", "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{{ '<|assistant|>' }}", "<|user|>Hi <|end|><|assistant|>",
       "<|system|>Be brief<|end|><|user|>Hi <|end|><|assistant|>", NULL },
-    { "zephyr", "{{ '<|user|>\\n' + content + eos_token }}{{ '<|system|>\\n' + content + eos_token }}{{ '<|assistant|>' }}", "<|user|>\nHi </s>\n<|assistant|>\n",
-      "<|system|>\nBe brief</s>\n<|user|>\nHi </s>\n<|assistant|>\n", NULL },
+    { "zephyr", "{{ '<|user|>\\n' + content + eos_token }}{{ '<|system|>\\n' + content + eos_token }}{{ '<|assistant|>' }}",
+      "<|user|>\nHi </s>\n<|assistant|>\n", "<|system|>\nBe brief</s>\n<|user|>\nHi </s>\n<|assistant|>\n", NULL },
     { "plain", "{% for m in messages %}{{ m['content'] }}{% endfor %}", "Hi ", "Be briefHi ", "ABC" },
 };
 

@@ -16,7 +16,7 @@ typedef enum wraps {
 
 typedef struct form {
     const char *name;
-    const char *marks[3]; /* all must be there */
+    const char *marks[3];                     /* all must be there */
     const char *system, *user, *assistant;    /* before a message of this role */
     const char *after_user, *after_assistant; /* behind it; after_user: behind a system message too */
     const char *begin;                        /* where the assistant begins to write */
@@ -28,23 +28,51 @@ static const form forms[] = {
     { "llama2", { "[INST]", "<<SYS>>", NULL }, "", "[INST] ", " ", " [/INST]", " " EOS, "", WRAPS_IN_MARKS },
     { "mistral-system", { "[INST]", "[SYSTEM_PROMPT]", NULL }, "[SYSTEM_PROMPT]", "[INST]", "", "[/INST]", EOS, "", WRAPS_ALONE },
     { "mistral", { "[INST]", "[/INST]", NULL }, "", "[INST]", "", "[/INST]", EOS, "", WRAPS_IN_USER },
-    { "chatml", { "<|im_start|>", "<|im_end|>", NULL }, "<|im_start|>system\n", "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n", "<|im_end|>\n",
-      "<|im_start|>assistant\n", WRAPS_ALONE },
-    { "llama3", { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" }, "<|start_header_id|>system<|end_header_id|>\n\n",
-      "<|start_header_id|>user<|end_header_id|>\n\n", "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>", "<|eot_id|>",
-      "<|start_header_id|>assistant<|end_header_id|>\n\n", WRAPS_ALONE },
-    { "gemma", { "<start_of_turn>", "<end_of_turn>", NULL }, "", "<start_of_turn>user\n", "<start_of_turn>model\n", "<end_of_turn>\n", "<end_of_turn>\n",
-      "<start_of_turn>model\n", WRAPS_IN_USER },
+    { "chatml",
+      { "<|im_start|>", "<|im_end|>", NULL },
+      "<|im_start|>system\n",
+      "<|im_start|>user\n",
+      "<|im_start|>assistant\n",
+      "<|im_end|>\n",
+      "<|im_end|>\n",
+      "<|im_start|>assistant\n",
+      WRAPS_ALONE },
+    { "llama3",
+      { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
+      "<|start_header_id|>system<|end_header_id|>\n\n",
+      "<|start_header_id|>user<|end_header_id|>\n\n",
+      "<|start_header_id|>assistant<|end_header_id|>\n\n",
+      "<|eot_id|>",
+      "<|eot_id|>",
+      "<|start_header_id|>assistant<|end_header_id|>\n\n",
+      WRAPS_ALONE },
+    { "gemma",
+      { "<start_of_turn>", "<end_of_turn>", NULL },
+      "",
+      "<start_of_turn>user\n",
+      "<start_of_turn>model\n",
+      "<end_of_turn>\n",
+      "<end_of_turn>\n",
+      "<start_of_turn>model\n",
+      WRAPS_IN_USER },
     { "phi3", { "<|assistant|>", "<|end|>", NULL }, "<|system|>\n", "<|user|>\n", "<|assistant|>\n", "<|end|>\n", "<|end|>\n", "<|assistant|>\n", WRAPS_ALONE },
-    { "zephyr", { "<|assistant|>", "<|user|>", "eos_token" }, "<|system|>\n", "<|user|>\n", "<|assistant|>\n", EOS "\n", EOS "\n", "<|assistant|>\n", WRAPS_ALONE },
+    { "zephyr",
+      { "<|assistant|>", "<|user|>", "eos_token" },
+      "<|system|>\n",
+      "<|user|>\n",
+      "<|assistant|>\n",
+      EOS "\n",
+      EOS "\n",
+      "<|assistant|>\n",
+      WRAPS_ALONE },
     { "plain", { "content", NULL }, "", "", "", "", "", "", WRAPS_ALONE },
 };
 
 struct bb_chat {
     const form *form;
-    char       *template; /* with line ends for \n */
-    char       *eos, *standing_system; /* the latter NULL: none */
-    bool        trims, has_system, no_line_ends, space_before, space_behind, space_system;
+    char *template;              /* with line ends for \n */
+    char *eos, *standing_system; /* the latter NULL: none */
+    bool  trims, has_system, no_line_ends, space_before, space_behind, space_system;
 };
 
 static bool has(const bb_chat *c, const char *part) { return strstr(c->template, part) != NULL; }
@@ -102,8 +130,8 @@ static char behind(const bb_chat *c, const char *mark)
 /* What templates of one form do differently. */
 static void find_ways(bb_chat *c)
 {
-    const bool any_role = has(c, "'role'] +") || has(c, "\"role\"] +") || has(c, ".role +") || has(c, "'role'] ~") || has(c, "role'] }}") || has(c, "role']}}") ||
-                          has(c, ".role }}") || has(c, ".role}}");
+    const bool any_role = has(c, "'role'] +") || has(c, "\"role\"] +") || has(c, ".role +") || has(c, "'role'] ~") || has(c, "role'] }}") ||
+                          has(c, "role']}}") || has(c, ".role }}") || has(c, ".role}}");
     c->trims = has(c, "| trim") || has(c, "|trim") || has(c, ".strip()");
     c->has_system = !has(c, "ystem role not supported") && (any_role || has(c, "system") || strcmp(c->form->name, "plain") == 0);
     c->space_before = behind(c, "[INST]") == ' ';
@@ -143,7 +171,7 @@ done:
 
 bb_status bb_chat_open(const bb_source *s, bb_chat **out, bb_err *err)
 {
-    bb_bytes      template = { NULL, 0 }, eos = { "</s>", 4 };
+    bb_bytes template = { NULL, 0 }, eos = { "</s>", 4 };
     const bb_key *tokens = bb_source_find(s, "tokenizer.ggml.tokens");
     uint32_t      id = 0;
     bool          found = false;
@@ -153,8 +181,9 @@ bb_status bb_chat_open(const bb_source *s, bb_chat **out, bb_err *err)
     if (found && tokens && tokens->strings && id < tokens->count) eos = tokens->strings[id];
     BB_TRY(bb_source_text(s, "tokenizer.chat_template", &template, &found, err));
     if (!found || template.size == 0)
-        status = BB_FAIL(err, BB_UNSUPPORTED, "the model has no chat template (tokenizer.chat_template): leave --chat and --system out, or give --prompt with "
-                                              "the special tokens in it, and --parse-special");
+        status = BB_FAIL(err, BB_UNSUPPORTED,
+                         "the model has no chat template (tokenizer.chat_template): leave --chat and --system out, or give --prompt with "
+                         "the special tokens in it, and --parse-special");
     else status = bb_chat_of(template, eos, out, err);
 done:
     return status;

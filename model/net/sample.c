@@ -36,8 +36,8 @@ typedef struct stepper {
     const shared *w;
     bool          one;
     uint32_t      S;
-    int           lanes;        /* threads of a step */
-    size_t        strip_floats; /* of a lane: STRIP weight rows */
+    int           lanes;                                  /* threads of a step */
+    size_t        strip_floats;                           /* of a lane: STRIP weight rows */
     float        *cache;                                  /* block after block, sequence after sequence: head_cache for each KV head */
     float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
     float        *strip, *packed;                         /* [lanes] STRIP weight rows, when they are not held */
@@ -416,8 +416,7 @@ uint32_t bb_decoder_at(const bb_decoder *d) { return d->at; }
 static bb_status check_taken(const bb_decoder *d, const int32_t *ids, uint32_t n, bb_err *err)
 {
     const uint32_t V = d->w.net->n_vocab;
-    if (n > d->p.length - d->at)
-        return BB_FAIL(err, BB_USAGE, "%u tokens after %u do not fit into a sequence of %u", n, d->at, d->p.length);
+    if (n > d->p.length - d->at) return BB_FAIL(err, BB_USAGE, "%u tokens after %u do not fit into a sequence of %u", n, d->at, d->p.length);
     for (uint32_t i = 0; i < n; i++)
         if (ids[i] < 0 || (uint32_t)ids[i] >= V)
             return BB_FAIL(err, BB_BAD_FILE, "token %u of the sequence has id %d, outside the vocabulary of %u", d->at + i, ids[i], V);

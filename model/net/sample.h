@@ -34,7 +34,8 @@ bb_status bb_decoder_create(const bb_net *net, uint32_t length, uint64_t weight_
 void      bb_decoder_destroy(bb_decoder *d);
 uint32_t  bb_decoder_at(const bb_decoder *d); /* tokens taken so far */
 /* Takes n more tokens; *logits [n_vocab] are then those of the token that follows, the caller's to change, until the next call (n 0: *logits stays).
- * Polls bb_interrupted every few tokens: BB_INTERRUPTED, and the decoder can only be destroyed, as after any failure. BB_NUMERIC: logits that are not finite. */
+ * Polls bb_interrupted every few tokens: BB_INTERRUPTED, and the decoder can only be destroyed, as after any failure. BB_NUMERIC: logits that are not
+ * finite. */
 bb_status bb_decoder_take(bb_decoder *d, const int32_t *ids, uint32_t n, float **logits, bb_err *err);
 
 #endif

@@ -29,8 +29,9 @@ typedef struct bb_sampler {
 /* Of each id among recent (once, however often it is there), within 0 .. n-1: positive logits are divided by penalty, others multiplied. O(n_recent^2). */
 void bb_sampler_penalise(float *z, size_t n, const int32_t *recent, size_t n_recent, double penalty);
 /* What is kept of n >= 1 choices moves to the front, at least one; the number of them is returned. Equal logits: the lower id is the likelier. */
-size_t bb_sampler_top_k(bb_choice *c, size_t n, size_t k);     /* the k likeliest, likeliest first; k 0: all, as they stand */
-size_t bb_sampler_top_p(bb_choice *c, size_t n, double top_p); /* the fewest of the likeliest with at least this probability, likeliest first; 1: all, as they stand */
+size_t bb_sampler_top_k(bb_choice *c, size_t n, size_t k); /* the k likeliest, likeliest first; k 0: all, as they stand */
+size_t bb_sampler_top_p(bb_choice *c, size_t n,
+                        double top_p); /* the fewest of the likeliest with at least this probability, likeliest first; 1: all, as they stand */
 size_t bb_sampler_min_p(bb_choice *c, size_t n, double min_p); /* those with at least this part of the largest probability, in their order */
 /* The id of the choice that u in [0, 1) falls on where each takes room as softmax(z / temperature) says; temperature > 0. */
 int32_t bb_sampler_draw(bb_choice *c, size_t n, double temperature, double u);
