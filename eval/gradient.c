@@ -249,7 +249,7 @@ static bb_status head_inputs(const gradient *g, bb_hessian *out, bb_err *err)
         const float *row = h + t * g->C;
         double       sum = 0;
         for (size_t c = 0; c < g->C; c++) sum += (double)row[c] * (double)row[c];
-        const float scale = (float)(1 / sqrt(sum / (double)g->C + (double)g->net->norm_eps));
+        const float scale = bb_scale_of(g->net->out_scale) * (float)(1 / sqrt(sum / (double)g->C + (double)g->net->norm_eps));
         for (size_t c = 0; c < g->C; c++) x[t * g->C + c] = row[c] * scale * g->net->out_norm[c];
     }
     BB_TRY(bb_hessian_add(out, x, g->n_rows, (uint32_t)g->C, g->w->n_scored, err));
@@ -264,6 +264,7 @@ static bb_status tell_tables(gradient *g, bb_err *err)
 {
     const bb_operations *ops = g->s.backend->ops;
     const bool           tied = g->net->head.rows == 0;
+    const float          s = g->net->embd_scale;
     bb_hessian           head = { 0 }, embd = { 0 };
     bb_table_gradient    t = { .weight = (double)g->n / (double)g->n_rows };
     const float         *dh = NULL;
@@ -277,6 +278,7 @@ static bb_status tell_tables(gradient *g, bb_err *err)
         dh = NULL;
     }
     BB_TRY(bb_hessian_finish(&embd, err));
+    for (size_t i = 0; embd.h && bb_scales(s) && i < g->C * g->C; i++) embd.h[i] *= s * s; /* from the stream to the table */
     t.dw = g->d_embd;
     t.out = embd.h;
     t.share = g->share;

@@ -29,7 +29,7 @@ static void output_norm(const bb_net *net, const float *h, float *out)
 {
     double sum = 0;
     for (uint32_t c = 0; c < net->n_embd; c++) sum += (double)h[c] * (double)h[c];
-    float scale = (float)(1.0 / sqrt(sum / net->n_embd + (double)net->norm_eps));
+    float scale = bb_scale_of(net->out_scale) * (float)(1.0 / sqrt(sum / net->n_embd + (double)net->norm_eps));
     for (uint32_t c = 0; c < net->n_embd; c++) out[c] = h[c] * scale * net->out_norm[c];
 }
 

@@ -9,11 +9,14 @@
 #include <string.h>
 
 #include "model/model_internal.h"
+#include "model/net/arch.h"
 
 typedef enum rule {
     ONLY,      /* one of two numbers */
     WINDOW,    /* none, or as long as the context */
-    ATT_SCALE, /* none, or 1 / sqrt(head size) */
+    FACTOR,    /* the same; read by the loader of an architecture that has factors */
+    ATT_SCALE, /* none, or 1 / sqrt(head size); so is this one */
+    SWITCH,    /* one of two numbers, where RoPE has a switch */
     SILU       /* the activation that is computed */
 } rule;
 
@@ -29,6 +32,7 @@ static const foreign rows[] = {
     { "rope.scaling.yarn_ext_factor", ONLY, { 0, -1 } }, /* -1: what the type says */
     { "rope.scaling.yarn_attn_factor", ONLY, { 1, -1 } },
     { "rope.scaling.yarn_log_multiplier", ONLY, { 0, 0 } },
+    { "rope.scaling.finetuned", SWITCH, { 1, 1 } },
     { "rope.dimension_sections", ONLY, { 0, 0 } },
     { "attention.scale", ATT_SCALE, { 0, 0 } },
     { "attention.output_scale", ONLY, { 0, 1 } },
@@ -51,9 +55,9 @@ static const foreign rows[] = {
     { "attn_logit_softcapping", ONLY, { 0, 0 } },
     { "final_logit_softcapping", ONLY, { 0, 0 } },
     { "router_logit_softcapping", ONLY, { 0, 0 } },
-    { "logit_scale", ONLY, { 0, 1 } },
-    { "residual_scale", ONLY, { 0, 1 } },
-    { "embedding_scale", ONLY, { 0, 1 } },
+    { "logit_scale", FACTOR, { 0, 1 } },
+    { "residual_scale", FACTOR, { 0, 1 } },
+    { "embedding_scale", FACTOR, { 0, 1 } },
     { "embedding_length_per_layer_input", ONLY, { 0, 0 } },
     { "use_parallel_residual", ONLY, { 0, 0 } },
     { "hidden_activation", SILU, { 0, 0 } },
@@ -63,6 +67,7 @@ static const foreign rows[] = {
     { "rescale_every_n_layers", ONLY, { 0, 0 } },
     { "nextn_predict_layers", ONLY, { 0, 0 } },
     { "n_deepstack_layers", ONLY, { 0, 0 } },
+    { "deepstack_mapping", ONLY, { -1, -1 } },
     { "token_shift_count", ONLY, { 0, 0 } },
     { "full_attention_interval", ONLY, { 0, 1 } },
     { "decoder_block_count", ONLY, { 0, 0 } },
@@ -80,6 +85,13 @@ static bool does_nothing(const foreign *f, const bb_net *net, double x)
     if (f->rule == WINDOW) return x <= 0 || x >= net->n_ctx_train;
     if (f->rule == ATT_SCALE) return is(x, 0) || fabs(x * sqrt(net->head_dim) - 1) <= 1e-5;
     return is(x, f->neutral[0]) || is(x, f->neutral[1]);
+}
+
+/* Read by the loader of the architecture, or of no meaning to it. */
+static bool is_read(const foreign *f, const bb_arch *arch)
+{
+    if (f->rule == SWITCH) return !arch->rope_switch;
+    return arch->factors && (f->rule == FACTOR || f->rule == ATT_SCALE);
 }
 
 static bool names_silu(const bb_key *kv)
@@ -107,7 +119,7 @@ bb_status bb_model_refuse_foreign(const bb_source *g, const char *arch, const bb
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
         const bb_key *kv;
         snprintf(key, sizeof key, "%s.%s", arch, rows[r].suffix);
-        if (!(kv = bb_source_find(g, key))) continue;
+        if (!(kv = bb_source_find(g, key)) || is_read(&rows[r], net->arch)) continue;
         if (rows[r].rule == SILU && names_silu(kv)) continue;
         if (kv->kind == BB_KIND_STRING) {
             snprintf(value, sizeof value, "'%s'", bb_show((bb_bytes) { (const char *)kv->value, kv->value_bytes }, shown));

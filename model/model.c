@@ -6,6 +6,7 @@
  */
 #include "model/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -145,6 +146,45 @@ done:
     return status;
 }
 
+/* One factor of the network; absent or 0: 1, but an error where llama.cpp needs the key. */
+static bb_status read_factor(const builder *b, const char *suffix, bool needed, float *out, bb_err *err)
+{
+    char      key[KEY_BYTES];
+    bool      found;
+    bb_status status;
+    BB_TRY(bb_source_f32(&b->m->source, key_of(b, suffix, key), out, needed ? NULL : &found, err));
+    if (!needed && (!found || (*out >= 0 && *out <= 0))) *out = 1;
+    if (!(*out > 0) || !isfinite(*out)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %g; it must be above 0", key, (double)*out);
+done:
+    return status;
+}
+
+/* The residual stream is divided by the factor of what joins it: x / r has the norms of x when their epsilon is divided by r * r. */
+static bb_status read_factors(const builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    float     embd, residual, logits, attention = 0;
+    char      key[KEY_BYTES];
+    bool      found;
+    bb_status status = BB_OK;
+    if (!b->arch->factors) goto done;
+    BB_TRY(read_factor(b, "embedding_scale", false, &embd, err));
+    BB_TRY(read_factor(b, "residual_scale", false, &residual, err));
+    BB_TRY(read_factor(b, "logit_scale", true, &logits, err));
+    BB_TRY(bb_source_f32(&b->m->source, key_of(b, "attention.scale", key), &attention, &found, err));
+    if (!(attention >= 0) || !isfinite(attention)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %g; it must not be negative", key, (double)attention);
+    net->residual_scale = residual;
+    net->embd_scale = (float)((double)embd / (double)residual);
+    net->norm_eps = (float)((double)net->norm_eps / ((double)residual * (double)residual));
+    net->out_scale = (float)(1 / (double)logits);
+    if (found && attention > 0) net->query_scale = (float)((double)attention * sqrt(net->head_dim));
+    if (!isfinite(net->embd_scale) || !isfinite(net->norm_eps) || !isfinite(net->out_scale) || !isfinite(net->query_scale))
+        return BB_FAIL(err, BB_BAD_FILE, "the factors of embeddings (%g), residual stream (%g), logits (%g) and attention (%g) are out of range", (double)embd,
+                       (double)residual, (double)logits, (double)attention);
+done:
+    return status;
+}
+
 static uint32_t *count_of(bb_block *k, bb_count c) { return c == BB_COUNT_HEADS ? &k->n_head : c == BB_COUNT_KV ? &k->n_kv : &k->n_ff; }
 
 /* One block's heads and widths, already filled in, against each other and against the first block's. */
@@ -208,6 +248,7 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     if (!net->blocks) return BB_NOMEM;
     BB_TRY(read_block_shapes(b, err));
     BB_TRY(read_head_dim(b, err));
+    BB_TRY(read_factors(b, err));
     BB_TRY(read_rope(b, err));
     BB_TRY(bb_model_refuse_foreign(&b->m->source, b->arch->name, net, err));
 done:

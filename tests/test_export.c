@@ -179,6 +179,7 @@ static void check_back(const fixture *f, bool interleaved)
     bb_bytes      text;
     ck_assert(b->n_vocab == s->n_vocab && b->n_embd == s->n_embd && b->head_dim == s->head_dim && b->n_rot == s->n_rot);
     ck_assert(b->norm_eps == s->norm_eps && b->rope_base == s->rope_base && b->rope_freq_scale == s->rope_freq_scale);
+    ck_assert(b->embd_scale == s->embd_scale && b->query_scale == s->query_scale && b->out_scale == s->out_scale && b->residual_scale == s->residual_scale);
     ck_assert(b->n_ctx_train == s->n_ctx_train && b->rope_neox == (s->rope_neox && !interleaved));
     same_floats(b->rope_factors, s->rope_factors, s->n_rot / 2);
     same_floats(b->out_norm, s->out_norm, s->n_embd);
@@ -335,7 +336,7 @@ END_TEST
 
 START_TEST(an_empty_plan_keeps_the_model)
 {
-    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3" };
+    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3", "granite" };
     for (int variant = 0; variant < 4; variant++) {
         tiny_spec s = tiny_default(archs[_i]);
         fixture   f;
@@ -531,7 +532,7 @@ START_TEST(sizes_by_table_are_the_files)
         { "qwen2", true, true, false, true, 3 },     { "qwen2", false, true, false, false, 11 }, { "qwen3", true, false, false, true, 3 },
         { "qwen3", true, false, false, true, 12 },   { "qwen3", false, false, false, true, 2 },  { "qwen3", true, true, false, true, 2 },
         { "deci", true, false, false, true, 4 },     { "deci", false, false, true, false, 12 },  { "smollm3", true, false, false, true, 4 },
-        { "smollm3", false, false, false, true, 8 },
+        { "smollm3", false, false, false, true, 8 }, { "granite", true, false, false, true, 4 },
     };
     tiny_spec        s = tiny_default(rows[_i].arch);
     fixture          f;
@@ -581,7 +582,7 @@ START_TEST(sizes_by_table_are_the_files)
         ck_assert_int_eq(bb_file_size(bb_test_path("sized.gguf"), &on_disk, NULL), BB_OK);
         ck_assert_uint_eq(on_disk, bytes);
     }
-    const bool no_other_arch = strcmp(s.arch, "smollm3") == 0 || (strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias));
+    const bool no_other_arch = strcmp(s.arch, "smollm3") == 0 || strcmp(s.arch, "granite") == 0 || (strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias));
     ck_assert_msg(written > (no_other_arch ? 50 : 150) && refused > 20, "%u written, %u refused", written, refused);
     ck_assert_msg((kept > 5 || strcmp(s.arch, "deci") == 0) && (written > kept + 50 || no_other_arch), "%u of %u uniform", kept, written);
     ck_assert_msg(shorter > 0 || no_other_arch || !rows[_i].whole, "%u blocks left out", shorter);
@@ -640,6 +641,8 @@ START_TEST(the_file_computes_the_same)
         { "qwen3", "openelm", "blk.0.kv=1\nblk.1.ffn=0\nblk.2.kv=0\n" },
         { "smollm3", "smollm3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
         { "smollm3", "smollm3", "blk.3.ffn=0\nblk.3.kv=0\n" },
+        { "granite", "granite", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
+        { "granite", "granite", "blk.1.ffn=0\nblk.1.kv=0\n" },
     };
     tiny_spec s = tiny_default(rows[_i].arch);
     fixture   f;
@@ -760,6 +763,7 @@ START_TEST(refusals_say_why)
         { "llama", false, "output", "Q2_0", "output" },
         { "qwen3", false, "blk.0.kv", "1", "separate output" },
         { "smollm3", true, "blk.0.kv", "1", "a smollm3 with blocks of different shapes, or blocks in other places" },
+        { "granite", false, "blk.0.kv", "1", "a granite with blocks of different shapes: no architecture of llama.cpp" },
         { "smollm3", false, "blk.3.ffn", "0", "a smollm3 with blocks of different shapes, or blocks in other places" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -868,10 +872,10 @@ int main(void)
 {
     Suite *s = suite_create("export");
     TCase *t = tcase_create("core");
-    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 4);
+    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 5);
     tcase_add_loop_test(t, random_plans_come_back, 0, 5);
-    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 13);
-    tcase_add_loop_test(t, the_file_computes_the_same, 0, 8);
+    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 14);
+    tcase_add_loop_test(t, the_file_computes_the_same, 0, 10);
     tcase_add_test(t, provenance_has_one_size);
     tcase_add_test(t, source_keys_are_carried);
     tcase_add_test(t, file_type_is_of_most_weights);

@@ -52,6 +52,7 @@ static const struct {
 } cases[] = {
     { "llama", BB_F32, 1, true, false },  { "llama", BB_F16, 3, false, true },    { "qwen2", BB_BF16, 2, true, true },
     { "qwen3", BB_F16, 1, false, false }, { "smollm3", BB_BF16, 4, true, false },
+    { "granite", BB_F16, 2, true, true },
 };
 
 START_TEST(tensors_and_vocabulary_are_those_of_the_gguf)
@@ -79,6 +80,39 @@ START_TEST(tensors_and_vocabulary_are_those_of_the_gguf)
     bb_source_close(&b);
     ck_assert_msg(bb_model_open(dir, &m, &err) == BB_OK, "%s", err.msg);
     bb_model_close(&m);
+}
+END_TEST
+
+/* What config.json does not say is 1, as in the library: attention too, which llama.cpp would scale by 1/sqrt(D). */
+START_TEST(factors_of_granite_become_keys)
+{
+    static const struct {
+        const char *more;
+        float       attention, embedding, residual, logits;
+    } rows[] = {
+        { "\"attention_multiplier\": 0.25, \"embedding_multiplier\": 12, \"residual_multiplier\": 0.22, \"logits_scaling\": 8.0, ", 0.25f, 12, 0.22f, 8 },
+        { "", 1, 1, 1, 1 },
+    };
+    const tiny_spec s = tiny_default("granite");
+    tiny_write(&s, bb_test_path("m.gguf"));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bb_source b;
+        float     x[4];
+        hf_write(bb_test_path("m.gguf"), bb_test_path("folder"), 1, rows[i].more);
+        ck_assert_int_eq(bb_source_open(bb_test_path("folder"), &b, NULL), BB_OK);
+        ck_assert_int_eq(bb_source_f32(&b, "granite.attention.scale", &x[0], NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_source_f32(&b, "granite.embedding_scale", &x[1], NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_source_f32(&b, "granite.residual_scale", &x[2], NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_source_f32(&b, "granite.logit_scale", &x[3], NULL, NULL), BB_OK);
+        ck_assert(x[0] == rows[i].attention && x[1] == rows[i].embedding && x[2] == rows[i].residual && x[3] == rows[i].logits);
+        ck_assert_ptr_null(bb_source_find(&b, "granite.attention.key_length"));
+        bb_source_close(&b);
+    }
+    hf_write(bb_test_path("m.gguf"), bb_test_path("folder"), 1, "\"logits_scaling\": 0, ");
+    bb_source b;
+    bb_err    err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_source_open(bb_test_path("folder"), &b, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "'logits_scaling' is 0") != NULL, "%s", err.msg);
 }
 END_TEST
 
@@ -135,7 +169,7 @@ static const struct {
     const char *from, *to, *said;
     bb_status   status;
 } refused[] = {
-    { "\"llama\"", "\"mamba\"", "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3 and smollm3 are", BB_UNSUPPORTED },
+    { "\"llama\"", "\"mamba\"", "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3 and granite are", BB_UNSUPPORTED },
     { "\"llama\"", "5", "'model_type' is no text", BB_BAD_FILE },
     { "\"model_type\"", "\"x\"", "'model_type' is missing", BB_BAD_FILE },
     { "{", "{\"quantization_config\": {\"quant_method\": \"gptq\"}, ", "quantized already (gptq)", BB_UNSUPPORTED },
@@ -522,6 +556,7 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, tensors_and_vocabulary_are_those_of_the_gguf, 0, (int)(sizeof cases / sizeof *cases));
+    tcase_add_test(t, factors_of_granite_become_keys);
     tcase_add_loop_test(t, vectors_of_16_bits_become_float32, 0, 2);
     tcase_add_loop_test(t, what_is_not_computed_is_refused, 0, (int)(sizeof refused / sizeof *refused));
     tcase_add_test(t, llama_3_frequency_factors);

@@ -33,7 +33,7 @@ static void check_against_spec(const bb_model *m, const tiny_spec *s)
 {
     const bb_net *n = &m->net;
     ck_assert(n->n_vocab == s->n_vocab && n->n_embd == s->n_embd && n->n_layer == s->n_layer && n->n_ctx_train == s->n_ctx);
-    ck_assert(n->head_dim == s->head_dim && n->n_rot == s->head_dim && n->norm_eps == s->norm_eps && n->rope_base == s->rope_base);
+    ck_assert(n->head_dim == s->head_dim && n->n_rot == s->head_dim && (n->arch->factors || n->norm_eps == s->norm_eps) && n->rope_base == s->rope_base);
     check_matrix(&n->embd, s->embd_type, s->n_vocab, s->n_embd, false);
     if (s->tied) ck_assert_ptr_eq(bb_net_head(n), &n->embd);
     else check_matrix(&n->head, s->head_type, s->n_vocab, s->n_embd, false);
@@ -67,7 +67,7 @@ START_TEST(opens_every_architecture)
     static const struct {
         const char *name;
         bool        neox;
-    } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false } };
+    } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false }, { "granite", false } };
     for (int variant = 0; variant < 8; variant++) {
         tiny_spec s = tiny_default(rows[_i].name);
         bb_model  m;
@@ -85,6 +85,27 @@ START_TEST(opens_every_architecture)
         ck_assert(m.net.rope_freq_scale == 1.0f && m.net.rope_factors == NULL);
         bb_model_close(&m);
     }
+}
+END_TEST
+
+/* The residual stream is kept divided by its factor; a factor of 1 or none leaves the network as that of a llama. */
+START_TEST(factors_of_granite_are_read)
+{
+    tiny_spec s = tiny_default("granite");
+    bb_model  m;
+    open_spec(&s, &m); /* 1.5, 0.2, 0.4, 1.6 */
+    ck_assert_double_eq_tol((double)m.net.embd_scale, 1.5 / 0.4, 1e-6);
+    ck_assert_double_eq_tol((double)m.net.norm_eps, 1e-5 / 0.16, 1e-10);
+    ck_assert_double_eq_tol((double)m.net.query_scale, 0.2 * sqrt(8), 1e-6);
+    ck_assert_double_eq_tol((double)m.net.out_scale, 1 / 1.6, 1e-6);
+    ck_assert(m.net.residual_scale == 0.4f);
+    bb_model_close(&m);
+    memset(s.factors, 0, sizeof s.factors);
+    s.factors[3] = 1;
+    open_spec(&s, &m);
+    ck_assert(!bb_scales(m.net.embd_scale) && !bb_scales(m.net.query_scale) && !bb_scales(m.net.out_scale) && !bb_scales(m.net.residual_scale));
+    ck_assert(m.net.norm_eps == 1e-5f);
+    bb_model_close(&m);
 }
 END_TEST
 
@@ -292,6 +313,17 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "llama", .key = "llama.nextn_predict_layers", .value = 1, .status = BB_UNSUPPORTED, .says = "nextn_predict_layers" },
         { .arch = "llama", .key = "llama.expert_count", .value = 0, .status = BB_OK },
         { .arch = "llama", .key = "llama.of_another_program", .value = 7, .status = BB_OK },
+        { .arch = "granite", .key = "granite.logit_scale", REAL(0.0f), .status = BB_BAD_FILE, .says = "logit_scale' is 0; it must be above 0" },
+        { .arch = "granite", .key = "granite.logit_scale", REAL(-2.0f), .status = BB_BAD_FILE, .says = "logit_scale" },
+        { .arch = "granite", .key = "granite.logit_scale", REAL(INFINITY), .status = BB_BAD_FILE, .says = "logit_scale" },
+        { .arch = "granite", .key = "granite.residual_scale", REAL(NAN), .status = BB_BAD_FILE, .says = "residual_scale" },
+        { .arch = "granite", .key = "granite.residual_scale", REAL(1e-30f), .status = BB_BAD_FILE, .says = "out of range" },
+        { .arch = "granite", .key = "granite.embedding_scale", REAL(-1.0f), .status = BB_BAD_FILE, .says = "embedding_scale" },
+        { .arch = "granite", .key = "granite.attention.scale", REAL(-1.0f), .status = BB_BAD_FILE, .says = "attention.scale" },
+        { .arch = "granite", .key = "granite.attention.scale", REAL(0.0f), .status = BB_OK },
+        { .arch = "granite", .key = "granite.rope.scaling.finetuned", .value = 0, .status = BB_UNSUPPORTED, .says = "rope.scaling.finetuned" },
+        { .arch = "granite", .key = "granite.rope.scaling.finetuned", .value = 1, .status = BB_OK },
+        { .arch = "llama", .key = "llama.rope.scaling.finetuned", .value = 0, .status = BB_OK },
         { .arch = "llama", .key = "other.logit_scale", REAL(8.0f), .status = BB_OK }, /* another architecture's */
         { .arch = "llama", .key = "general.alignment", .value = 2, .status = BB_UNSUPPORTED, .says = "alignment" },
         { .arch = "llama", .tensor = "token_embd.weight", .status = BB_BAD_FILE, .says = "token_embd.weight" },
@@ -592,7 +624,8 @@ int main(void)
 {
     Suite *s = suite_create("model");
     TCase *t = tcase_create("core");
-    tcase_add_loop_test(t, opens_every_architecture, 0, 5);
+    tcase_add_test(t, factors_of_granite_are_read);
+    tcase_add_loop_test(t, opens_every_architecture, 0, 6);
     tcase_add_test(t, head_size_need_not_divide_the_width);
     tcase_add_test(t, deci_blocks_differ_and_lack_parts);
     tcase_add_loop_test(t, vectors_of_other_types_are_decoded, 0, 2);

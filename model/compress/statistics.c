@@ -263,7 +263,7 @@ static bb_status measure_head(run *r, const char *path, bb_err *err)
         for (size_t t = 0; t < n_tokens; t++) {
             double sum = 0;
             for (size_t i = 0; i < n; i++) sum += (double)h[t * n + i] * (double)h[t * n + i];
-            float scale = (float)(1 / sqrt(sum / (double)n + (double)net->norm_eps));
+            float scale = bb_scale_of(net->out_scale) * (float)(1 / sqrt(sum / (double)n + (double)net->norm_eps));
             for (size_t i = 0; i < n; i++) x[t * n + i] = h[t * n + i] * scale * net->out_norm[i];
         }
         status = bb_hessian_add(&b.in[0], x, n_tokens, net->n_embd, c->ctx, err);

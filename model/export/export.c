@@ -81,6 +81,11 @@ bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
     const bb_net  *net = e->net;
     const bb_arch *from = e->source->net.arch;
     e->arch = keeps ? from : bb_arch_for_pruned(from);
+    if (!e->arch && from->factors)
+        return BB_FAIL(err, BB_UNSUPPORTED,
+                       "a %s with blocks of different shapes: no architecture of llama.cpp that takes them has the factors of its embeddings, attention, "
+                       "residual stream and logits; prune all blocks alike",
+                       from->name);
     if (!e->arch || (net->head.rows && !e->arch->separate_head))
         return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes%s: llama.cpp has no architecture for it; prune all blocks alike", from->name,
                        e->arch ? " and a separate output matrix" : ", or blocks in other places");

@@ -9,8 +9,9 @@
 
 /* New rows need a row of model/net/arch.c with the name of `arch`. */
 static const bb_hf_arch archs[] = {
-    { "llama", "llama", true, 0, false, 1e4 },  { "mistral", "llama", true, 0, false, 1e4 },  { "qwen2", "qwen2", false, 0, false, 1e4 },
-    { "qwen3", "qwen3", false, 0, false, 1e4 }, { "smollm3", "smollm3", true, 4, true, 2e6 },
+    { "llama", "llama", true, false, 0, false, 1e4 },  { "mistral", "llama", true, false, 0, false, 1e4 },
+    { "qwen2", "qwen2", false, false, 0, false, 1e4 }, { "qwen3", "qwen3", false, false, 0, false, 1e4 },
+    { "smollm3", "smollm3", true, false, 4, true, 2e6 }, { "granite", "granite", true, true, 0, false, 1e4 },
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs, KEY_BYTES = 96 };
 
@@ -196,6 +197,25 @@ done:
 
 /* ---- shapes ---- */
 
+/* As the library has them: 1 where config.json says nothing. */
+static bb_status read_factors(reader *r, bb_err *err)
+{
+    static const char *const names[][2] = { { "attention_multiplier", "attention.scale" },
+                                            { "embedding_multiplier", "embedding_scale" },
+                                            { "residual_multiplier", "residual_scale" },
+                                            { "logits_scaling", "logit_scale" } };
+    double                   x;
+    char                     key[KEY_BYTES];
+    bb_status                status = BB_OK;
+    for (size_t i = 0; r->c->arch->factors && i < sizeof names / sizeof *names; i++) {
+        BB_TRY(real(r->root, names[i][0], 1, &x, err));
+        if (!((float)x > 0)) return BB_FAIL(err, BB_BAD_FILE, "'%s' is %g; it must be above 0", names[i][0], x);
+        BB_TRY(bb_gguf_put_f32(r->out, key_of(r, names[i][1], key), (float)x, err));
+    }
+done:
+    return status;
+}
+
 /* vocab_size and rope.dimension_count: as the converter has them, for the family of llama alone. */
 static bb_status read_shapes(reader *r, bb_err *err)
 {
@@ -226,7 +246,8 @@ static bb_status read_shapes(reader *r, bb_err *err)
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.head_count", key), c->n_head, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.head_count_kv", key), c->n_kv, err));
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "attention.layer_norm_rms_epsilon", key), (float)eps, err));
-    if (!absent(json_object_get(j, "head_dim"))) {
+    /* the converter drops a granite's, which is right where the heads make up the width */
+    if (!absent(json_object_get(j, "head_dim")) && !(c->arch->factors && c->head_dim * c->n_head == c->n_embd)) {
         BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.key_length", key), c->head_dim, err));
         BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.value_length", key), c->head_dim, err));
     }
@@ -246,6 +267,7 @@ bb_status bb_hf_config_read(const json_t *root, bb_hf_config *c, bb_gguf_out *ou
     BB_TRY(bb_gguf_put_text(out, "general.type", "model", err));
     BB_TRY(read_shapes(&r, err));
     BB_TRY(read_rope(&r, err));
+    BB_TRY(read_factors(&r, err));
 done:
     return status;
 }

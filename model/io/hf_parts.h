@@ -14,6 +14,7 @@ typedef struct bb_hf_arch {
     const char *model_type;    /* of config.json */
     const char *arch;          /* general.architecture */
     bool        pairs;         /* GGUF has the rows of q and k of a head in RoPE's pairs (2i, 2i+1); the folder always has halves (i, i + D/2) */
+    bool        factors;       /* those of Granite */
     uint32_t    no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE, which is all that GGUF can say; 0: every block has */
     bool        tied;          /* what config.json means where it does not say: 'tie_word_embeddings', */
     double      rope_theta;    /* and this */

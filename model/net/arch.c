@@ -33,6 +33,14 @@ const bb_arch bb_archs[] = {
       .always = BB_SET(BB_ATTENTION),
       .pruned = "openelm" },
     { .name = "smollm3", .no_rope_every = 4, .norms = PRE_NORMS, .separate_head = true, .attention_biases = true },
+    { .name = "granite",
+      .whole_heads = true,
+      .factors = true,
+      .norms = PRE_NORMS,
+      .rope_switch = true,
+      .rope_factors = true,
+      .separate_head = true,
+      .attention_biases = true },
 };
 const size_t bb_n_archs = sizeof bb_archs / sizeof *bb_archs;
 

@@ -2,8 +2,8 @@
  * arch.h: the architectures, a row each (arch.c): how the block of net.h is computed in one, how its files have it, and as what it is written.
  * The loader (model/model.c), the exporter and the search space read the rows; the passes read the bb_net that the loader made by them.
  *
- * What all rows share has no column: RMS norms, SiLU gate, causal attention over the whole context with scale 1/sqrt(D), nothing scaled or capped
- * on the way from embedding to logits, one matrix a part. A file whose keys say otherwise is refused (model/foreign.c). An architecture that needs
+ * What all rows share has no column: RMS norms, SiLU gate, causal attention over the whole context with scale 1/sqrt(D), nothing scaled
+ * (but see factors) or capped on the way from embedding to logits, one matrix a part. A file whose keys say otherwise is refused (model/foreign.c). An architecture that needs
  * another operation brings the operation and its column.
  */
 #ifndef BB_MODEL_NET_ARCH_H
@@ -24,10 +24,12 @@ typedef struct bb_arch {
     bool     neox;          /* RoPE turns pairs (i, i + n_rot/2); else (2i, 2i+1) */
     bool     whole_heads;   /* RoPE turns all numbers of a head */
     uint32_t no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE; 0: all have */
+    bool     factors;       /* the four of Granite: of embeddings, attention, residual stream and logits (net.h) */
     unsigned norms;         /* set of bb_norm that every block has */
     /* what its loader takes */
     unsigned    arrays;        /* set of bb_count that may differ from block to block */
     unsigned    optional;      /* set of bb_sublayer that a block may lack */
+    bool        rope_switch;   /* a key of its loader turns RoPE off */
     bool        rope_factors;  /* rope_freqs.weight (the frequency factors of Llama 3) */
     bool        separate_head; /* output.weight: embeddings and head need not be tied */
     bool        attention_biases;

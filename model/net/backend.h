@@ -32,6 +32,7 @@ typedef struct bb_heads {
     bool         neox;
     const float *norm; /* [dim] RMSNorm of each head before RoPE, or NULL */
     float        norm_eps;
+    float        scale;   /* factor of all numbers after RoPE; bb_scales says whether it is one */
     const float *cos_sin; /* bb_rope_table: [T][n_rot/2][2] */
 } bb_heads;
 
@@ -90,7 +91,9 @@ typedef struct bb_operations {
     bb_status (*matmul)(void *self, size_t n, bb_buffer x, const bb_matrix *w, bool add, bb_buffer y, bb_err *err);
     /* y (n, width) = RMSNorm of each row. y may be x. */
     bb_status (*rms_norm)(void *self, size_t n, uint32_t width, bb_buffer x, const float *weight, float eps, bb_buffer y, bb_err *err);
-    /* In place on x (S*T, heads.n * heads.dim): per-head norm, then RoPE. */
+    /* x (n) *= factor. */
+    bb_status (*scale)(void *self, size_t n, float factor, bb_buffer x, bb_err *err);
+    /* In place on x (S*T, heads.n * heads.dim): per-head norm, RoPE, factor. */
     bb_status (*rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer x, bb_err *err);
     /* Causal attention, q (S*T, H*D), k and v (S*T, G*D), query head j with KV head j / (H/G), scale 1/sqrt(D). Result in q. */
     bb_status (*attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v, bb_err *err);
@@ -120,7 +123,7 @@ typedef struct bb_operations {
     /* x (n, width), dy -> dx [+=]; dx may be dy when not adding. */
     bb_status (*back_norm)(void *self, size_t n, size_t width, bb_buffer x, const float *weight, float eps, bb_buffer dy, bool add, bb_buffer dx,
                            float *d_weight, bb_err *err);
-    /* In place on dx (S*T, heads): the rotation back, then the norm of each head with `raw`, its input (used only with a norm). */
+    /* In place on dx (S*T, heads): the factor and the rotation back, then the norm of each head with `raw`, its input (used only with a norm). */
     bb_status (*back_rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer raw, bb_buffer dx, float *d_norm, bb_err *err);
     /* q (S*T, H*D), k, v (S*T, G*D) after RoPE; d_out becomes dq; dk, dv are written. */
     bb_status (*back_attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v, bb_buffer d_out,

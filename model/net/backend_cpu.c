@@ -326,6 +326,14 @@ static bb_status cpu_rms_norm(void *self, size_t n, uint32_t width, bb_buffer fr
     return BB_OK;
 }
 
+static bb_status cpu_scale(void *self, size_t n, float factor, bb_buffer buffer, bb_err *err)
+{
+    (void)err;
+    float *x = written(self, buffer);
+    for (size_t i = 0; i < n; i++) x[i] *= factor;
+    return BB_OK;
+}
+
 void bb_cpu_rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox, bool back)
 {
     uint32_t half = n_rot / 2, step = neox ? 1 : 2, other = neox ? half : 1;
@@ -336,13 +344,19 @@ void bb_cpu_rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox, bo
     }
 }
 
-/* Norm and rotation of all heads of m rows at positions first, first + 1, ... */
+void bb_cpu_scale_head(const bb_heads *heads, float *x)
+{
+    for (uint32_t d = 0; bb_scales(heads->scale) && d < heads->dim; d++) x[d] *= heads->scale;
+}
+
+/* Norm, rotation and factor of all heads of m rows at positions first, first + 1, ... */
 static void turn_heads(const bb_kernels *k, const bb_heads *heads, size_t first, size_t m, float *x)
 {
     for (size_t t = 0; t < m; t++)
         for (uint32_t j = 0; j < heads->n; j++, x += heads->dim) {
             if (heads->norm) k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
             bb_cpu_rotate(x, heads->cos_sin + (first + t) * heads->n_rot, heads->n_rot, heads->neox, false);
+            bb_cpu_scale_head(heads, x);
         }
 }
 
@@ -669,6 +683,7 @@ static const bb_operations operations = {
     cpu_gather,
     bb_cpu_matmul,
     cpu_rms_norm,
+    cpu_scale,
     cpu_rope,
     cpu_attention,
     cpu_swiglu,

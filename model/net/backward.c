@@ -304,6 +304,13 @@ done:
     return status;
 }
 
+static bb_status output_norm(bb_backward *b, const bb_net *net, bb_buffer h, size_t n, bb_buffer x, bb_err *err)
+{
+    const bb_operations *o = b->backend->ops;
+    const bb_status      status = o->rms_norm(b->self, n, b->n_embd, h, net->out_norm, net->norm_eps, x, err);
+    return status == BB_OK && bb_scales(net->out_scale) ? o->scale(b->self, n * b->n_embd, net->out_scale, x, err) : status;
+}
+
 /* Rows at .. at + n - 1 of the caller's arrays. */
 static bb_status head_rows(bb_backward *b, const bb_net *net, bb_buffer h, size_t n, const bb_head_loss *of, double *loss, bb_buffer dh,
                            const bb_head_grad *grad, bb_err *err)
@@ -312,13 +319,14 @@ static bb_status head_rows(bb_backward *b, const bb_net *net, bb_buffer h, size_
     const activations   *a = &b->a;
     bb_loss              l = { .head = bb_net_head(net), .x = a->x, .targets = of->targets, .weight = of->weight, .squared = of->squared };
     bb_status            status = BB_OK;
-    BB_TRY(o->rms_norm(b->self, n, b->n_embd, h, net->out_norm, net->norm_eps, a->x, err));
+    BB_TRY(output_norm(b, net, h, n, a->x, err));
     if (!of->targets) {
         l.head_ref = bb_net_head(of->ref_net);
         l.x_ref = a->x2;
-        BB_TRY(o->rms_norm(b->self, n, b->n_embd, of->h_ref, of->ref_net->out_norm, of->ref_net->norm_eps, a->x2, err));
+        BB_TRY(output_norm(b, of->ref_net, of->h_ref, n, a->x2, err));
     }
     BB_TRY(o->back_loss(b->self, n, &l, loss, a->dx, grad ? grad->head : NULL, err));
+    if (bb_scales(net->out_scale)) BB_TRY(o->scale(b->self, n * b->n_embd, net->out_scale, a->dx, err));
     BB_TRY(o->back_norm(b->self, n, b->n_embd, h, net->out_norm, net->norm_eps, a->dx, false, dh, grad ? grad->out_norm : NULL, err));
 done:
     return status;
@@ -366,7 +374,7 @@ bb_status bb_backward_embed(const bb_backend *backend, const bb_net *net, const 
     BB_TRY(bb_check_ids(tokens, n, net->n_vocab, err));
     BB_TRY(backend->ops->peek(backend->context, dh, n * C, &host, err));
     for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < C; c++) d_embd[(size_t)tokens[i] * C + c] += host[i * C + c];
+        for (size_t c = 0; c < C; c++) d_embd[(size_t)tokens[i] * C + c] += bb_scale_of(net->embd_scale) * host[i * C + c];
 done:
     backend->ops->unpeek(backend->context, host);
     return status;

@@ -214,8 +214,11 @@ bb_status bb_cpu_back_rope(void *self, uint32_t S, uint32_t T, const bb_heads *h
     float *dx = bb_cpu_at(dx_at);
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * heads->n * heads->dim))
     for (size_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < heads->n; j++)
-            bb_cpu_rotate(dx + (i * heads->n + j) * heads->dim, heads->cos_sin + i % T * heads->n_rot, heads->n_rot, heads->neox, true);
+        for (uint32_t j = 0; j < heads->n; j++) {
+            float *head = dx + (i * heads->n + j) * heads->dim;
+            bb_cpu_scale_head(heads, head);
+            bb_cpu_rotate(head, heads->cos_sin + i % T * heads->n_rot, heads->n_rot, heads->neox, true);
+        }
     if (!heads->norm) return BB_OK;
     return norm_rows(&((bb_cpu *)self)->back, n * heads->n, heads->dim, bb_cpu_at(raw), heads->norm, heads->norm_eps, dx, false, dx, d_norm, err);
 }

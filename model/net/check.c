@@ -29,6 +29,7 @@ bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, con
                         .neox = net->rope_neox,
                         .norm = block->norm[keys ? BB_NORM_K : BB_NORM_Q],
                         .norm_eps = net->norm_eps,
+                        .scale = keys ? 0 : net->query_scale,
                         .cos_sin = cos_sin };
 }
 

@@ -124,6 +124,7 @@ bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *toke
     BB_TRY(bb_check_embd(net, err));
     BB_TRY(bb_check_ids(tokens, n, net->n_vocab, err));
     BB_TRY(f->backend->ops->gather(f->self, &net->embd, tokens, n, h, err));
+    if (bb_scales(net->embd_scale)) BB_TRY(f->backend->ops->scale(f->self, n * f->n_embd, net->embd_scale, h, err));
 done:
     return status;
 }
@@ -275,7 +276,9 @@ done:
 
 static bb_status output_norm(bb_forward *f, const bb_net *net, bb_buffer h, size_t n, bb_buffer x, bb_err *err)
 {
-    return f->backend->ops->rms_norm(f->self, n, f->n_embd, h, net->out_norm, net->norm_eps, x, err);
+    const bb_operations *o = f->backend->ops;
+    const bb_status      status = o->rms_norm(f->self, n, f->n_embd, h, net->out_norm, net->norm_eps, x, err);
+    return status == BB_OK && bb_scales(net->out_scale) ? o->scale(f->self, n * f->n_embd, net->out_scale, x, err) : status;
 }
 
 bb_status bb_forward_logits(bb_forward *f, const bb_net *net, bb_buffer h, size_t n, float *logits, bb_err *err)

@@ -90,6 +90,7 @@ typedef struct bb_net {
     const bb_arch *arch;
     uint32_t       n_vocab, n_embd, n_layer, head_dim, n_rot, n_ctx_train;
     float          norm_eps;
+    float          embd_scale, query_scale, out_scale, residual_scale; /* factors, see below; 0: none */
     float          rope_base;
     float          rope_freq_scale; /* 1 / linear scaling factor */
     bool           rope_neox;       /* true: pairs (i, i + n_rot/2); false: pairs (2i, 2i+1) */
@@ -99,6 +100,12 @@ typedef struct bb_net {
     const float   *out_norm;        /* [C] */
     bb_block      *blocks;          /* [n_layer]; borrowed */
 } bb_net;
+
+/* Factors of a network, 0 or 1: nothing is multiplied. embd_scale: of the rows of the embedding. query_scale: of the queries after RoPE, so that the scale
+ * of attention is query_scale / sqrt(D). out_scale: of what the output norm gives, hence of the logits. residual_scale: of what a sublayer adds to the
+ * residual stream, which is kept divided by it, so that it is added as it is: embd_scale and norm_eps, which the loader made, are in that unit. */
+static inline bool  bb_scales(float factor) { return factor > 0 && (factor < 1 || factor > 1); }
+static inline float bb_scale_of(float factor) { return factor > 0 ? factor : 1; }
 
 enum { BB_MAX_LAYERS = 512 }; /* a model with more blocks is refused */
 

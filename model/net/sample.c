@@ -207,6 +207,7 @@ static void turn_heads(const shared *w, const bb_heads *heads, float *x, uint32_
     for (uint32_t j = 0; j < heads->n; j++, x += heads->dim) {
         if (heads->norm) w->k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
         bb_cpu_rotate(x, heads->cos_sin + (size_t)p * heads->n_rot, heads->n_rot, heads->neox, false);
+        bb_cpu_scale_head(heads, x);
     }
 }
 
@@ -257,12 +258,18 @@ static void ffn(stepper *s, uint32_t block)
     linear(s, s->gate, number + BB_PART_DOWN, true, s->h);
 }
 
+static void scale_rows(const stepper *s, float factor, float *x)
+{
+    for (size_t i = 0; bb_scales(factor) && i < (size_t)s->S * s->w->net->n_embd; i++) x[i] *= factor;
+}
+
 /* Takes token p of each sequence in, or, of one, the tokens from p on; row i is at ids[i * stride]. Logits of the next ones when wanted. */
 static void step(stepper *s, const int32_t *ids, size_t stride, uint32_t p, bool want_logits)
 {
     const bb_net *net = s->w->net;
     float        *cache = s->cache;
     for (size_t i = 0; i < s->S; i++) decode_rows(&net->embd, (size_t)ids[i * stride], 1, s->h + i * net->n_embd);
+    scale_rows(s, net->embd_scale, s->h);
     for (uint32_t b = 0; b < net->n_layer; b++) {
         if (net->blocks[b].n_head) attention(s, b, cache, p);
         if (net->blocks[b].n_ff) ffn(s, b);
@@ -274,6 +281,7 @@ static void step(stepper *s, const int32_t *ids, size_t stride, uint32_t p, bool
         s->S = 1;
     }
     norm_rows(s, net->out_norm);
+    scale_rows(s, net->out_scale, s->x);
     linear(s, s->x, (size_t)net->n_layer * BB_N_PARTS, false, s->logits);
 }
 

@@ -125,6 +125,8 @@ static void add_shape(bb_sha256 *s, const bb_net *n)
         (double)n->rope_freq_scale,   n->rope_neox
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) add_number(s, numbers[i]);
+    const float factors[] = { n->embd_scale, n->query_scale, n->out_scale, n->residual_scale };
+    for (size_t i = 0; n->arch->factors && i < sizeof factors / sizeof *factors; i++) add_number(s, (double)factors[i]);
     if (n->rope_factors) bb_sha256_update(s, n->rope_factors, n->n_rot / 2 * sizeof *n->rope_factors);
     for (uint32_t i = 0; i < n->n_layer; i++) {
         const bb_block *b = &n->blocks[i];

@@ -235,6 +235,8 @@ static void make_tiny(const char *dir)
         { "tiny-qwen3-openelm", "qwen3", "blk.0.kv=1\nblk.1.ffn=0\nblk.2.kv=0\n", true },
         { "tiny-deci", "deci", "", false },
         { "tiny-smollm3", "smollm3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.4.kv=1\n", false },
+        { "tiny-granite", "granite", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\n", true },
+        { "tiny-granite-bias", "granite", "", false },
     };
     static const char text[] = "the quick brown fox jumps over a lazy dog and once more abcdefghijklmnopqrstuvwxyz zyxwvutsrqponmlkjihgfedcba";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

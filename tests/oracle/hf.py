@@ -45,6 +45,10 @@ CASES = [
     ("qwen2", hf.Qwen2Config(**SHAPE, tie_word_embeddings=True), hf.Qwen2ForCausalLM, QWEN, torch.bfloat16, "10GB"),
     ("qwen3", hf.Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True), hf.Qwen3ForCausalLM, QWEN, torch.float32, "50KB"),
     ("smollm3", hf.SmolLM3Config(**SHAPE, tie_word_embeddings=True), hf.SmolLM3ForCausalLM, LLAMA3, torch.float16, "10GB"),
+    ("granite", hf.GraniteConfig(**SHAPE, tie_word_embeddings=True, attention_multiplier=0.15625, embedding_multiplier=12.0, residual_multiplier=0.22,
+                                 logits_scaling=8.0, initializer_range=0.1), hf.GraniteForCausalLM, LLAMA3, torch.bfloat16, "10GB"),
+    ("granite-bias", hf.GraniteConfig(**SHAPE, tie_word_embeddings=False, attention_bias=True, attention_multiplier=0.5, embedding_multiplier=3.0,
+                                      residual_multiplier=0.7, logits_scaling=0.25, initializer_range=0.1), hf.GraniteForCausalLM, LLAMA3, torch.float16, "10GB"),
 ]
 
 

@@ -212,6 +212,12 @@ static bb_status guarded_rms_norm(void *self, size_t n, uint32_t width, bb_buffe
     return cpu()->rms_norm(s->cpu, n, width, real(s->g, x, n * width), weight, eps, real(s->g, y, n * width), err);
 }
 
+static bb_status guarded_scale(void *self, size_t n, float factor, bb_buffer x, bb_err *err)
+{
+    space *s = self;
+    return cpu()->scale(s->cpu, n, factor, real(s->g, x, n), err);
+}
+
 static bb_status guarded_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer x, bb_err *err)
 {
     space *s = self;
@@ -324,6 +330,7 @@ static const bb_operations operations = {
     .gather = guarded_gather,
     .matmul = guarded_matmul,
     .rms_norm = guarded_rms_norm,
+    .scale = guarded_scale,
     .rope = guarded_rope,
     .attention = guarded_attention,
     .swiglu = guarded_swiglu,

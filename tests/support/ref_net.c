@@ -42,6 +42,10 @@ static double *linear(const bb_matrix *m, const double *x, size_t n)
     return y;
 }
 
+/* What a file of Granite says, by the definition: the residual stream in these functions is the real one, h of net.h times residual_scale. */
+static double residual_of(const bb_net *net) { return net->residual_scale > 0 ? (double)net->residual_scale : 1; }
+static double eps_of(const bb_net *net) { return (double)net->norm_eps * residual_of(net) * residual_of(net); }
+
 static void norm(const double *x, const float *g, double eps, size_t n, double *y)
 {
     double s = 0;
@@ -53,7 +57,7 @@ static void norm(const double *x, const float *g, double eps, size_t n, double *
 static double *norm_rows(const double *h, const float *g, const bb_net *net, size_t n)
 {
     double *x = must(n * net->n_embd, sizeof *x);
-    for (size_t t = 0; t < n; t++) norm(h + t * net->n_embd, g, (double)net->norm_eps, net->n_embd, x + t * net->n_embd);
+    for (size_t t = 0; t < n; t++) norm(h + t * net->n_embd, g, eps_of(net), net->n_embd, x + t * net->n_embd);
     return x;
 }
 
@@ -94,14 +98,14 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
             for (size_t s = 0; s <= t; s++) {
                 double dot = 0;
                 for (size_t d = 0; d < D; d++) dot += q[(t * H + j) * D + d] * k[(s * G + g) * D + d];
-                p[s] = exp(dot / sqrt((double)D));
+                p[s] = exp(dot / sqrt((double)D) * (net->query_scale > 0 ? (double)net->query_scale : 1));
                 total += p[s];
             }
             for (size_t s = 0; s <= t; s++)
                 for (size_t d = 0; d < D; d++) o[(t * H + j) * D + d] += p[s] / total * v[(s * G + g) * D + d];
         }
     double *y = linear(&b->w[BB_PART_O], o, T);
-    for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += y[i];
+    for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += residual_of(net) * y[i];
     free(x);
     free(q);
     free(k);
@@ -116,7 +120,7 @@ static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
     double *x = norm_rows(h, b->norm[BB_NORM_FFN], net, T), *g = linear(&b->w[BB_PART_GATE], x, T), *u = linear(&b->w[BB_PART_UP], x, T);
     for (size_t i = 0; i < (size_t)T * b->n_ff; i++) g[i] = g[i] / (1 + exp(-g[i])) * u[i];
     double *y = linear(&b->w[BB_PART_DOWN], g, T);
-    for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += y[i];
+    for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += residual_of(net) * y[i];
     free(x);
     free(g);
     free(u);
@@ -127,19 +131,27 @@ void ref_embed(const bb_net *net, const int32_t *tokens, uint32_t T, double *h)
 {
     double *w = weights(&net->embd);
     for (uint32_t t = 0; t < T; t++) memcpy(h + (size_t)t * net->n_embd, w + (size_t)tokens[t] * net->n_embd, net->n_embd * sizeof *h);
+    for (size_t i = 0; net->embd_scale > 0 && i < (size_t)T * net->n_embd; i++) h[i] *= (double)net->embd_scale;
     free(w);
 }
 
 void ref_block(const bb_net *net, const bb_block *block, uint32_t T, double *h)
 {
+    const size_t n = (size_t)T * net->n_embd;
+    for (size_t i = 0; i < n; i++) h[i] *= residual_of(net);
     if (block->n_head) attention(net, block, T, h);
     if (block->n_ff) ffn(net, block, T, h);
+    for (size_t i = 0; i < n; i++) h[i] /= residual_of(net);
 }
 
 void ref_logits(const bb_net *net, const double *h, double *z)
 {
-    double *x = norm_rows(h, net->out_norm, net, 1), *y = linear(bb_net_head(net), x, 1);
-    memcpy(z, y, net->n_vocab * sizeof *z);
+    double *real = must(net->n_embd, sizeof *real), *x, *y;
+    for (size_t i = 0; i < net->n_embd; i++) real[i] = h[i] * residual_of(net);
+    x = norm_rows(real, net->out_norm, net, 1);
+    y = linear(bb_net_head(net), x, 1);
+    for (size_t i = 0; i < net->n_vocab; i++) z[i] = y[i] * (net->out_scale > 0 ? (double)net->out_scale : 1);
+    free(real);
     free(x);
     free(y);
 }
@@ -232,6 +244,13 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
                     .rope_base = 10000,
                     .rope_freq_scale = s->freq_scale,
                     .rope_neox = s->neox };
+    if (is(s, "granite")) { /* embeddings times 1.5, residual times 0.4, attention 0.2, logits by 1.6 */
+        n->residual_scale = 0.4f;
+        n->embd_scale = 1.5f / 0.4f;
+        n->norm_eps = 1e-5f / 0.16f;
+        n->query_scale = 0.2f * sqrtf((float)D);
+        n->out_scale = 1 / 1.6f;
+    }
     n->embd = matrix(m, BB_F32, s->n_vocab, C, false, &seed);
     if (s->untied) n->head = matrix(m, s->type, s->n_vocab, C, false, &seed);
     n->out_norm = ref_random(m, C, 1, 0.3, &seed);
@@ -280,5 +299,7 @@ const ref_spec ref_specs[] = {
     { "llama Q8_0", "llama", 64, 64, 2, 16, 16, false, false, false, false, true, 1, BB_Q8_0, plain },
     { "smollm3", "smollm3", 40, 32, 5, 8, 8, false, false, false, false, true, 1, BB_F32, five },
     { "smollm3 tied", "smollm3", 33, 24, 4, 6, 6, false, false, false, false, false, 0.5f, BB_F32, five },
+    { "granite", "granite", 40, 32, 2, 8, 8, false, false, false, false, true, 1, BB_F32, grouped },
+    { "granite tied, biases, factors", "granite", 33, 24, 2, 12, 12, false, true, false, true, false, 1, BB_F32, grouped },
 };
 const size_t ref_n_specs = sizeof ref_specs / sizeof *ref_specs;

@@ -43,6 +43,7 @@ tiny_spec tiny_default(const char *arch)
                     .tied = true,
                     .rope_base = 10000.0f,
                     .norm_eps = 1e-5f,
+                    .factors = { 1.5f, 0.2f, 0.4f, 1.6f },
                     .seed = 1 };
     for (int i = 0; i < TINY_MAX_LAYERS; i++) {
         s.n_head[i] = 4;
@@ -192,6 +193,12 @@ static void put_hyperparameters(maker *m)
         key_u32(m, "rope.dimension_count", s->head_dim);
     }
     if (!s->minimal_keys || s->rope_base < 10000.0f || s->rope_base > 10000.0f) key_f32(m, "rope.freq_base", s->rope_base);
+    if (bb_arch_named(s->arch)->factors) {
+        key_f32(m, "logit_scale", s->factors[3]);
+        if (s->factors[0] > 0) key_f32(m, "embedding_scale", s->factors[0]);
+        if (s->factors[1] > 0) key_f32(m, "attention.scale", s->factors[1]);
+        if (s->factors[2] > 0) key_f32(m, "residual_scale", s->factors[2]);
+    }
     if (s->rope_scaling > 0) {
         snprintf(key, sizeof key, "%s.rope.scaling.type", s->arch);
         must(bb_gguf_put_text(m->out, key, "linear", NULL) == BB_OK);

@@ -19,7 +19,7 @@
 enum { TINY_MAX_LAYERS = 12, TINY_MIN_VOCAB = 288 };
 
 typedef struct tiny_spec {
-    const char *arch; /* "llama", "qwen2", "qwen3", "deci", "smollm3" (five layers) */
+    const char *arch; /* "llama", "qwen2", "qwen3", "deci", "smollm3" (five layers), "granite" */
     uint32_t    n_layer, n_embd, head_dim, n_vocab, n_ctx;
     uint32_t    n_head[TINY_MAX_LAYERS], n_kv[TINY_MAX_LAYERS], n_ff[TINY_MAX_LAYERS]; /* 0 heads or 0 width: sublayer absent (deci) */
     bb_type     type[TINY_MAX_LAYERS][BB_N_PARTS];
@@ -28,6 +28,7 @@ typedef struct tiny_spec {
     bool        rope_factors; /* rope_freqs.weight */
     float       rope_scaling; /* linear factor; 0: no key */
     float       rope_base, norm_eps;
+    float       factors[4];   /* granite: of embeddings, attention, residual stream, logits (a divisor); 0: no key */
     bool        arrays;       /* per-layer keys as arrays even where all layers are equal */
     bool        minimal_keys; /* leaves out every key that has a default */
     uint32_t    alignment;    /* general.alignment; 0: no key */
