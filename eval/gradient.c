@@ -12,6 +12,7 @@
 #include "kernels/blas.h"
 #include "model/compress/compress.h"
 #include "model/net/backward.h"
+#include "model/net/host.h"
 
 enum { LOGIT_ROWS = 64, CHUNK = 32 /* rows of a matrix that are one piece of parallel work */ };
 
@@ -245,13 +246,7 @@ static bb_status head_inputs(const gradient *g, bb_hessian *out, bb_err *err)
     bb_status            status = BB_NOMEM;
     if (!x) return BB_NOMEM;
     BB_TRY(ops->peek(g->s.backend->context, g->s.scored, g->n_rows * g->C, &h, err));
-    for (size_t t = 0; t < g->n_rows; t++) {
-        const float *row = h + t * g->C;
-        double       sum = 0;
-        for (size_t c = 0; c < g->C; c++) sum += (double)row[c] * (double)row[c];
-        const float scale = bb_scale_of(g->net->out_scale) * (float)(1 / sqrt(sum / (double)g->C + (double)g->net->norm_eps));
-        for (size_t c = 0; c < g->C; c++) x[t * g->C + c] = row[c] * scale * g->net->out_norm[c];
-    }
+    for (size_t t = 0; t < g->n_rows; t++) bb_host_output_norm(g->net, h + t * g->C, x + t * g->C);
     BB_TRY(bb_hessian_add(out, x, g->n_rows, (uint32_t)g->C, g->w->n_scored, err));
     BB_TRY(bb_hessian_finish(out, err));
 done:

@@ -25,14 +25,6 @@ struct bb_sketch {
     float            *state; /* (n_rows, C): normed states of the base */
 };
 
-static void output_norm(const bb_net *net, const float *h, float *out)
-{
-    double sum = 0;
-    for (uint32_t c = 0; c < net->n_embd; c++) sum += (double)h[c] * (double)h[c];
-    float scale = bb_scale_of(net->out_scale) * (float)(1.0 / sqrt(sum / net->n_embd + (double)net->norm_eps));
-    for (uint32_t c = 0; c < net->n_embd; c++) out[c] = h[c] * scale * net->out_norm[c];
-}
-
 /* Rows of z (n, V) from logits to probabilities, in place. */
 static void softmax_rows(float *z, size_t n, size_t V)
 {
@@ -138,7 +130,7 @@ bb_status bb_sketch_create(const bb_backend *backend, const bb_net *net, const f
         draw_labels(s, first, n, w.p, net->n_vocab, seed);
         mean_row(bb_net_head(net), w.p, n, w.piece, w.mean);
         fill_probes(s, bb_net_head(net), first, n, w.mean, s->probe + first * probes * s->C);
-        for (size_t t = first; t < first + n; t++) output_norm(net, h + t * s->C, s->state + t * s->C);
+        for (size_t t = first; t < first + n; t++) bb_host_output_norm(net, h + t * s->C, s->state + t * s->C);
     }
     *out = s;
     s = NULL;
@@ -172,7 +164,7 @@ static bb_status project_same_head(const bb_sketch *s, const bb_net *net, const 
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < s->n_rows; t++) {
         float *d = delta + t * s->C;
-        output_norm(net, h + t * s->C, d);
+        bb_host_output_norm(net, h + t * s->C, d);
         for (uint32_t c = 0; c < s->C; c++) d[c] -= s->state[t * s->C + c];
         for (uint32_t j = 0; j < s->k; j++) psi[t * s->k + j] = dot(s->probe + (t * s->k + j) * s->C, d, s->C);
     }
@@ -198,7 +190,7 @@ static bb_status project_other_head(const bb_sketch *s, const bb_net *net, const
 #pragma omp parallel for schedule(static)
         for (size_t t = 0; t < n; t++) {
             const float *base = s->state + (first + t) * s->C;
-            output_norm(net, h + (first + t) * s->C, state + t * s->C);
+            bb_host_output_norm(net, h + (first + t) * s->C, state + t * s->C);
             for (uint32_t j = 0; j < s->k; j++) {
                 size_t at = (first + t) * s->k + j;
                 psi[at] = dot(probe + (t * s->k + j) * s->C, state + t * s->C, s->C) - dot(s->probe + at * s->C, base, s->C);

@@ -260,12 +260,7 @@ static bb_status measure_head(run *r, const char *path, bb_err *err)
     bb_status                   status = x ? BB_OK : BB_NOMEM;
     for (uint32_t w = 0; w < c->n_windows && status == BB_OK; w++) {
         const float *h = r->h + (size_t)w * n_tokens * n;
-        for (size_t t = 0; t < n_tokens; t++) {
-            double sum = 0;
-            for (size_t i = 0; i < n; i++) sum += (double)h[t * n + i] * (double)h[t * n + i];
-            float scale = bb_scale_of(net->out_scale) * (float)(1 / sqrt(sum / (double)n + (double)net->norm_eps));
-            for (size_t i = 0; i < n; i++) x[t * n + i] = h[t * n + i] * scale * net->out_norm[i];
-        }
+        for (size_t t = 0; t < n_tokens; t++) bb_host_output_norm(net, h + t * n, x + t * n);
         status = bb_hessian_add(&b.in[0], x, n_tokens, net->n_embd, c->ctx, err);
     }
     if (status == BB_OK) status = bb_hessian_finish(&b.in[0], err);

@@ -2,6 +2,8 @@
  * host.c: see host.h. */
 #include "model/net/host.h"
 
+#include <math.h>
+
 /* A host array as a buffer of the backend; `in`: with its numbers. */
 static bb_status lend(const bb_backend *k, const float *host, size_t n, bool in, bb_buffer *out, bb_err *err)
 {
@@ -129,4 +131,12 @@ bb_status bb_host_backward_embed(const bb_backend *backend, const bb_net *net, c
     BB_TRY(bb_backward_embed(backend, net, tokens, n, on, d_embd, err));
 done:
     return take_back(backend, on, NULL, 0, status, err);
+}
+
+void bb_host_output_norm(const bb_net *net, const float *h, float *x)
+{
+    double sum = 0;
+    for (uint32_t c = 0; c < net->n_embd; c++) sum += (double)h[c] * (double)h[c];
+    const float scale = bb_scale_of(net->out_scale) * (float)(1 / sqrt(sum / net->n_embd + (double)net->norm_eps));
+    for (uint32_t c = 0; c < net->n_embd; c++) x[c] = h[c] * scale * net->out_norm[c];
 }

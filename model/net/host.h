@@ -25,4 +25,7 @@ bb_status bb_host_backward_head(bb_backward *b, const bb_net *net, const float *
                                 float *dh, const bb_head_grad *grad, bb_err *err);
 bb_status bb_host_backward_embed(const bb_backend *backend, const bb_net *net, const int32_t *tokens, size_t n, const float *dh, float *d_embd, bb_err *err);
 
+/* x (C) := one row h of the stream as the head reads it: output norm and factor. */
+void bb_host_output_norm(const bb_net *net, const float *h, float *x);
+
 #endif
