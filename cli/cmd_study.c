@@ -130,7 +130,7 @@ done:
 const bb_command bb_command_study = {
     .name = "study",
     .summary = "how well each cheap score ranks plans, against their true KL",
-    .usage = "RUN [OPTIONS]",
+    .usage = "RUN",
     .example = "bitbudget study results/runs/first --plans 40 --level refine",
     .options = options,
     .n_options = sizeof options / sizeof *options,

@@ -62,6 +62,56 @@ typedef struct study {
 
 /* ---- plans ---- */
 
+static int64_t band_bytes(const bb_run *r, double bpw) { return (int64_t)(bpw * (double)r->n_weights / 8); }
+static int64_t bytes_of(const study *s, double bpw) { return band_bytes(s->r, bpw); }
+
+/* Keeps the bands that are no smaller than the smallest plan; says what is left out. BB_INFEASIBLE when none is left. */
+static bb_status drop_small_bands(const bb_run *r, const char *given, double *bands, size_t *n, bb_err *err)
+{
+    uint64_t  smallest, largest;
+    size_t    kept = 0;
+    char      size[32];
+    bb_status status;
+    BB_TRY(bb_model_space_reach(r->space, &smallest, &largest, err));
+    bb_format_size(smallest, size);
+    for (size_t i = 0; i < *n; i++) {
+        if (band_bytes(r, bands[i]) >= (int64_t)smallest) bands[kept++] = bands[i];
+        else
+            bb_warn("--bands: %g bits per weight (%lld bytes) are skipped: the smallest plan has %llu bytes (%s), which are %.3f bits per weight", bands[i],
+                    (long long)band_bytes(r, bands[i]), (unsigned long long)smallest, size, 8 * (double)smallest / (double)r->n_weights);
+    }
+    if (!kept)
+        status = BB_FAIL(err, BB_INFEASIBLE, "--bands %s: every band is below the smallest plan of %llu bytes (%s), which are %.3f bits per weight", given,
+                         (unsigned long long)smallest, size, 8 * (double)smallest / (double)r->n_weights);
+    *n = kept;
+done:
+    return status;
+}
+
+bb_status bb_study_sizes(const bb_run *r, const bb_study_options *o, int64_t **sizes, size_t *n, bb_err *err)
+{
+    double   *bands = NULL;
+    uint64_t  smallest, largest;
+    bb_status status;
+    *sizes = NULL;
+    if (*o->sizes) {
+        BB_TRY(bb_list_sizes(o->sizes, sizes, n, err));
+        BB_TRY(bb_model_space_reach(r->space, &smallest, &largest, err));
+        for (size_t i = 0; i < *n; i++)
+            if ((*sizes)[i] < (int64_t)smallest)
+                return BB_FAIL(err, BB_INFEASIBLE, "--sizes: no plan has %lld bytes: the smallest has %llu", (long long)(*sizes)[i],
+                               (unsigned long long)smallest);
+    } else {
+        BB_TRY(bb_list_doubles(o->bands, &bands, n, err));
+        BB_TRY(drop_small_bands(r, o->bands, bands, n, err));
+        if (!(*sizes = BB_NEW(*n, int64_t, err))) status = BB_NOMEM;
+        for (size_t i = 0; *sizes && i < *n; i++) (*sizes)[i] = band_bytes(r, bands[i]);
+    }
+done:
+    bb_free(bands);
+    return status;
+}
+
 static bb_status parse_bands(study *s, bb_err *err)
 {
     double   *bands;
@@ -69,36 +119,11 @@ static bb_status parse_bands(study *s, bb_err *err)
     bb_status status = bb_list_doubles(s->o->bands, &bands, &n, err);
     if (status != BB_OK) return status;
     if (n == 0 || n > MAX_BANDS) status = BB_FAIL(err, BB_USAGE, "--bands has %zu numbers: from 1 to %d are wanted", n, MAX_BANDS);
-    else {
+    else if ((status = drop_small_bands(s->r, s->o->bands, bands, &n, err)) == BB_OK) {
         memcpy(s->bands, bands, n * sizeof *bands);
         s->n_bands = (uint32_t)n;
     }
     bb_free(bands);
-    return status;
-}
-
-static int64_t bytes_of(const study *s, double bpw) { return (int64_t)(bpw * (double)s->r->n_weights / 8); }
-
-/* A band below the smallest plan is left out, aloud; BB_INFEASIBLE when none is left. */
-static bb_status drop_small_bands(study *s, bb_err *err)
-{
-    uint64_t  smallest, largest;
-    uint32_t  kept = 0;
-    char      size[32];
-    bb_status status;
-    BB_TRY(bb_model_space_reach(s->r->space, &smallest, &largest, err));
-    bb_format_size(smallest, size);
-    for (uint32_t i = 0; i < s->n_bands; i++) {
-        if (bytes_of(s, s->bands[i]) >= (int64_t)smallest) s->bands[kept++] = s->bands[i];
-        else
-            bb_warn("--bands: %g bits per weight (%lld bytes) are skipped: the smallest plan has %llu bytes (%s), which are %.3f bits per weight", s->bands[i],
-                    (long long)bytes_of(s, s->bands[i]), (unsigned long long)smallest, size, 8 * (double)smallest / (double)s->r->n_weights);
-    }
-    if (!kept)
-        status = BB_FAIL(err, BB_INFEASIBLE, "--bands %s: every band is below the smallest plan of %llu bytes (%s), which are %.3f bits per weight",
-                         s->o->bands, (unsigned long long)smallest, size, 8 * (double)smallest / (double)s->r->n_weights);
-    s->n_bands = kept;
-done:
     return status;
 }
 
@@ -479,7 +504,6 @@ static bb_status open_parts(study *s, bb_err *err)
 {
     bb_status status;
     BB_TRY(parse_bands(s, err));
-    BB_TRY(drop_small_bands(s, err));
     BB_TRY(bb_run_calibrate(s->r, err));
     BB_TRY(measure_base(s, err));
     BB_TRY(bb_space_init(s->p, &s->space, err));

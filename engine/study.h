@@ -32,4 +32,8 @@ typedef struct bb_study_options {
 
 bb_status bb_study(bb_run *r, const bb_study_options *o, bb_err *err);
 
+/* The sizes in bytes of --sizes, or of --bands where that is empty; *sizes: bb_free. A band below the smallest plan is left out, aloud; a size below it,
+ * or nothing but such bands, is BB_INFEASIBLE. Needs r->space alone, so that it is said before anything is measured. */
+bb_status bb_study_sizes(const bb_run *r, const bb_study_options *o, int64_t **sizes, size_t *n, bb_err *err);
+
 #endif

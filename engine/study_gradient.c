@@ -59,21 +59,6 @@ done:
     return status;
 }
 
-static bb_status sizes_of(const gradient_study *s, int64_t **sizes, size_t *n, bb_err *err)
-{
-    double   *bands = NULL;
-    bb_status status;
-    if (*s->o->sizes) return bb_list_sizes(s->o->sizes, sizes, n, err);
-    BB_TRY(bb_list_doubles(s->o->bands, &bands, n, err));
-    status = BB_NOMEM;
-    if (!(*sizes = BB_NEW(*n, int64_t, err))) goto done;
-    for (size_t i = 0; i < *n; i++) (*sizes)[i] = (int64_t)(bands[i] * (double)s->r->n_weights / 8);
-    status = BB_OK;
-done:
-    bb_free(bands);
-    return status;
-}
-
 /* ---- true changes ---- */
 
 static int64_t bytes_of(const gradient_study *s, uint32_t u, uint32_t o) { return s->p->units[u].bytes[bb_problem_row(s->p, s->x, u) + o]; }
@@ -229,7 +214,7 @@ bb_status bb_study_gradient(bb_run *r, const bb_study_options *o, bb_err *err)
     int64_t       *sizes = NULL;
     size_t         n = 0;
     bb_status      status;
-    BB_TRY(sizes_of(&s, &sizes, &n, err));
+    BB_TRY(bb_study_sizes(r, o, &sizes, &n, err));
     BB_TRY(open_study(&s, err));
     BB_TRY(bb_run_table(r, "gradient.csv", "size_bytes,unit,option,bytes,chosen,share,first_order,second_order,predicted_kl,kl_nats,kl_se", &s.rows, err));
     BB_TRY(bb_run_table(r, "gradient_rank.csv", "size_bytes,kl_nats,set,n,score,tau,tau_lo,tau_hi,rho,regret_nats,tokens,seconds", &s.ranks, err));

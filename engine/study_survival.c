@@ -388,38 +388,15 @@ static bb_status check_few(const bb_study_options *o, bb_err *err)
     return BB_OK;
 }
 
-static bb_status find_sizes(survival *s, bb_err *err)
-{
-    int64_t   least, most;
-    bb_status status = BB_OK;
-    if (*s->o->sizes) BB_TRY(bb_list_sizes(s->o->sizes, &s->sizes, &s->n_sizes, err));
-    else {
-        double *bands = NULL;
-        BB_TRY(bb_list_doubles(s->o->bands, &bands, &s->n_sizes, err));
-        if (!(s->sizes = BB_NEW(s->n_sizes, int64_t, err))) status = BB_NOMEM;
-        for (size_t i = 0; status == BB_OK && i < s->n_sizes; i++) s->sizes[i] = (int64_t)(bands[i] * (double)s->r->n_weights / 8);
-        bb_free(bands);
-        BB_TRY(status);
-    }
-    bb_separable_reach(s->context.separable, &least, &most);
-    for (size_t i = 0; i < s->n_sizes; i++)
-        if (s->sizes[i] < least)
-            return BB_FAIL(err, BB_INFEASIBLE, "%s: no plan has %lld bytes: the smallest has %lld", *s->o->sizes ? "--sizes" : "--bands",
-                           (long long)s->sizes[i], (long long)least);
-    if (s->n_sizes == 0) status = BB_FAIL(err, BB_USAGE, "no size to study was given");
-done:
-    return status;
-}
-
 static bb_status open_parts(survival *s, bb_err *err)
 {
     char     *plans = bb_run_path(s->r, err, "plans.csv");
     bb_status status = BB_NOMEM;
     if (!plans) goto done;
     BB_TRY(check_few(s->o, err));
+    BB_TRY(bb_study_sizes(s->r, s->o, &s->sizes, &s->n_sizes, err));
     BB_TRY(bb_stage_run(s->r, BB_STAGE_MEASURE, err));
     BB_TRY(bb_run_search_context_init(s->r, s->p, &s->context, err));
-    BB_TRY(find_sizes(s, err));
     BB_TRY(bb_scorer_init(s->r, &s->scorer, err));
     BB_TRY(bb_ledger_open(s->p, &s->scorer.evaluator, s->r->store, NULL, &s->ledger, err));
     if (bb_file_exists(plans)) BB_TRY(bb_front_load(s->r, &s->front, err));

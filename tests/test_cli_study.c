@@ -202,6 +202,11 @@ START_TEST(what_a_gradient_says_of_every_option)
     bb_csv_done(&rank);
     ck_assert_int_eq(study("--changes 3"), 2);
     ck_assert_ptr_nonnull(strstr(said, "--gradient"));
+    snprintf(path, sizeof path, "study %s --gradient --changes 3 --bands 0.5,8", dir);
+    const int code = bb_test_program(path, said, sizeof said);
+    ck_assert_msg(code == 0 && strstr(said, "0.5 bits per weight") && strstr(said, "are skipped"), "exit %d: %s", code, said);
+    ck_assert_int_eq(study("--gradient --sizes 100"), 3);
+    ck_assert_msg(strstr(said, "--sizes: no plan has 100 bytes"), "%s", said);
 }
 END_TEST
 
@@ -307,6 +312,7 @@ START_TEST(how_plans_survive_a_rebuild)
     bb_csv_done(&steps);
     ck_assert_int_eq(survival(run, "--through rebuild --few x"), 2);
     ck_assert_int_eq(survival(run, "--through rebuild --sizes 100"), 3);
+    ck_assert_msg(strstr(said, "--sizes: no plan has 100 bytes"), "%s", said);
     ck_assert_int_eq(survival(run, "--through thick"), 2);
 }
 END_TEST

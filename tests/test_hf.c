@@ -440,10 +440,15 @@ START_TEST(folders_without_something_say_what)
     ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
     ck_assert_msg(strstr(err.msg, "model-00002-of-00003.safetensors is missing"), "%s", err.msg);
     bb_err_clear(&err);
-    static const char elsewhere[] = "{\"weight_map\": {\"a\": \"../x\"}}";
-    bb_test_write(bb_test_path("folder/model.safetensors.index.json"), elsewhere, sizeof elsewhere - 1);
-    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
-    ck_assert_msg(strstr(err.msg, "is no name"), "%s", err.msg);
+    static const char *const elsewhere[] = { "../x", "x/y", "/x", "", "." };
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++) {
+        char index[64];
+        snprintf(index, sizeof index, "{\"weight_map\": {\"a\": \"%s\"}}", elsewhere[i]);
+        bb_test_write(bb_test_path("folder/model.safetensors.index.json"), index, strlen(index));
+        ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+        ck_assert_msg(strstr(err.msg, "is no name"), "%s: %s", elsewhere[i], err.msg);
+        bb_err_clear(&err);
+    }
 }
 END_TEST
 
