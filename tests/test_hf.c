@@ -51,8 +51,7 @@ static const struct {
     bool        tied, bias;
 } cases[] = {
     { "llama", BB_F32, 1, true, false },  { "llama", BB_F16, 3, false, true },    { "qwen2", BB_BF16, 2, true, true },
-    { "qwen3", BB_F16, 1, false, false }, { "smollm3", BB_BF16, 4, true, false },
-    { "granite", BB_F16, 2, true, true },
+    { "qwen3", BB_F16, 1, false, false }, { "smollm3", BB_BF16, 4, true, false }, { "granite", BB_F16, 2, true, true },
 };
 
 START_TEST(tensors_and_vocabulary_are_those_of_the_gguf)
@@ -416,6 +415,84 @@ START_TEST(byte_fallback_is_sentencepiece)
 }
 END_TEST
 
+/* ---- what a model is known by, and small print ---- */
+
+static void hash_of_folder(char hex[65])
+{
+    bb_model m;
+    bb_err   err = BB_ERR_INIT;
+    ck_assert_msg(bb_model_open(bb_test_path("folder"), &m, &err) == BB_OK, "%s", err.msg);
+    snprintf(hex, 65, "%s", bb_model_sha256(&m));
+    bb_model_close(&m);
+}
+
+/* Whatever a model depends on is in its hash: each of the small files changed by a byte that JSON and SentencePiece do not mind. */
+START_TEST(every_file_is_in_the_hash)
+{
+    static const char *const files[] = { "folder/config.json", "folder/tokenizer.model", "folder/tokenizer_config.json", "folder/chat_template.jinja" };
+    char                     before[65], after[65], *data;
+    size_t                   n;
+    write_folder();
+    bb_test_write(bb_test_path("folder/tokenizer_config.json"), "{}", 2);
+    bb_test_write(bb_test_path("folder/chat_template.jinja"), "x", 1);
+    hash_of_folder(before);
+    ck_assert_int_eq(bb_file_read(bb_test_path(files[_i]), &data, &n, NULL), BB_OK);
+    data = bb_realloc(data, n + 3, 1, NULL);
+    memcpy(data + n, _i == 1 ? "\xF8\x07\x05" : "   ", 3); /* a field that nobody knows, spaces */
+    bb_test_write(bb_test_path(files[_i]), data, n + 3);
+    bb_free(data);
+    hash_of_folder(after);
+    ck_assert_str_ne(before, after);
+}
+END_TEST
+
+/* Adds a message of the model's file: field 2 is the trainer (its 3: the kind of model), 3 the normalizer (its 3: a space before the text?). */
+static bb_status with_field(const char *field, bb_source *s, bb_err *err)
+{
+    char  *data;
+    size_t n;
+    write_folder();
+    ck_assert_int_eq(bb_file_read(bb_test_path("folder/tokenizer.model"), &data, &n, NULL), BB_OK);
+    data = bb_realloc(data, n + 4, 1, NULL);
+    memcpy(data + n, field, 4);
+    bb_test_write(bb_test_path("folder/tokenizer.model"), data, n + 4);
+    bb_free(data);
+    return open_folder(s, err);
+}
+
+START_TEST(kinds_of_sentencepiece)
+{
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    bool      prefix = true, found;
+    ck_assert_msg(with_field("\x1A\x02\x18\x00", &s, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_source_bool(&s, "tokenizer.ggml.add_space_prefix", &prefix, NULL, &err), BB_OK);
+    ck_assert(!prefix);
+    bb_source_close(&s);
+    ck_assert_msg(with_field("\x1A\x02\x18\x01", &s, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_source_bool(&s, "tokenizer.ggml.add_space_prefix", &prefix, &found, &err), BB_OK);
+    ck_assert(!found);
+    bb_source_close(&s);
+    ck_assert_int_eq(with_field("\x12\x02\x18\x01", &s, &err), BB_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, "type 1; BPE (2) is supported"), "%s", err.msg);
+}
+END_TEST
+
+START_TEST(the_name_is_that_of_the_folder)
+{
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    bb_bytes  name;
+    char      path[512];
+    write_folder();
+    snprintf(path, sizeof path, "%s%s", bb_test_path("folder"), _i ? "//" : "");
+    ck_assert_msg(bb_source_open(path, &s, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_source_text(&s, "general.name", &name, NULL, &err), BB_OK);
+    ck_assert(name.size == 6 && memcmp(name.data, "folder", 6) == 0);
+    bb_source_close(&s);
+}
+END_TEST
+
 /* ---- files that lie ---- */
 
 START_TEST(folders_without_something_say_what)
@@ -569,6 +646,9 @@ int main(void)
     tcase_add_test(t, rope_of_transformers_5);
     tcase_add_loop_test(t, pre_tokenizers_are_told_by_their_rules, 0, (int)(sizeof pres / sizeof *pres));
     tcase_add_test(t, byte_fallback_is_sentencepiece);
+    tcase_add_loop_test(t, every_file_is_in_the_hash, 0, 4);
+    tcase_add_test(t, kinds_of_sentencepiece);
+    tcase_add_loop_test(t, the_name_is_that_of_the_folder, 0, 2);
     tcase_add_test(t, folders_without_something_say_what);
     tcase_add_loop_test(t, lying_entries_are_refused, 0, (int)(sizeof lies / sizeof *lies));
     tcase_add_test(t, entries_are_read);
