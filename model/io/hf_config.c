@@ -9,9 +9,8 @@
 
 /* New rows need a row of model/net/arch.c with the name of `arch`. */
 static const bb_hf_arch archs[] = {
-    { "llama", "llama", true, false, 0, false, 1e4 },  { "mistral", "llama", true, false, 0, false, 1e4 },
-    { "qwen2", "qwen2", false, false, 0, false, 1e4 }, { "qwen3", "qwen3", false, false, 0, false, 1e4 },
-    { "smollm3", "smollm3", true, false, 4, true, 2e6 }, { "granite", "granite", true, true, 0, false, 1e4 },
+    { "llama", "llama", true, false, 0, false, 1e4 },  { "mistral", "llama", true, false, 0, false, 1e4 },  { "qwen2", "qwen2", false, false, 0, false, 1e4 },
+    { "qwen3", "qwen3", false, false, 0, false, 1e4 }, { "smollm3", "smollm3", true, false, 4, true, 2e6 }, { "granite", "granite", true, true, 0, false, 1e4 },
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs, KEY_BYTES = 96 };
 
