@@ -10,8 +10,9 @@
 
 enum { HEADER = 64 };
 
-static atomic_size_t live_bytes, peak_bytes;
-static atomic_long   countdown = -1;
+static _Alignas(64) atomic_size_t live_bytes; /* written by every call: on a line of its own */
+static _Alignas(64) atomic_size_t peak_bytes;
+static _Alignas(64) atomic_long countdown = -1;
 
 bool bb_mul_size(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
 
