@@ -217,15 +217,14 @@ done:
     return status;
 }
 
-/* FROM and its ".weight" or ".bias", where the folder has it. *used counts it. */
-static bb_status put_named(hf_folder *f, const char *from, const char *to, const char *ending, row_order order, size_t *used, bb_err *err)
+/* FROM and its ".weight" or ".bias", where the folder has it. */
+static bb_status put_named(hf_folder *f, const char *from, const char *to, const char *ending, row_order order, bb_err *err)
 {
     char                 old[160], name[64];
     const bb_safetensor *t;
     snprintf(old, sizeof old, "%s.%s", from, ending);
     snprintf(name, sizeof name, "%s.%s", to, ending);
     if (!(t = find(f, old))) return BB_OK;
-    ++*used;
     return put_tensor(f, t, name, order, err);
 }
 
@@ -285,7 +284,6 @@ static bb_status put_size_label(hf_folder *f, bb_err *err)
 static bb_status put_tensors(hf_folder *f, bb_err *err)
 {
     const bb_safetensor *embd = find(f, "model.embed_tokens.weight"), *head = find(f, "lm_head.weight");
-    size_t               used = 0;
     bb_status            status;
     BB_TRY(refuse_unknown(f, err));
     if (!embd && f->config.tied) embd = head;
@@ -304,10 +302,10 @@ static bb_status put_tensors(hf_folder *f, bb_err *err)
             char from[128], to[48];
             snprintf(from, sizeof from, "model.layers.%u.%s", b, in_block[p].from);
             snprintf(to, sizeof to, "blk.%u.%s", b, in_block[p].to);
-            BB_TRY(put_named(f, from, to, "weight", in_block[p].order, &used, err));
-            BB_TRY(put_named(f, from, to, "bias", in_block[p].order, &used, err));
+            BB_TRY(put_named(f, from, to, "weight", in_block[p].order, err));
+            BB_TRY(put_named(f, from, to, "bias", in_block[p].order, err));
         }
-    BB_TRY(put_named(f, "model.norm", "output_norm", "weight", AS_IT_IS, &used, err));
+    BB_TRY(put_named(f, "model.norm", "output_norm", "weight", AS_IT_IS, err));
     if (!f->config.tied) BB_TRY(put_tensor(f, head, "output.weight", AS_IT_IS, err));
 done:
     return status;
