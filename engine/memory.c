@@ -114,6 +114,7 @@ static double finalise(const sums *m)
     return evaluator(m) + boundaries(m) + 3 * largest_file(m->r) + most;
 }
 
+/* Of each stage. */
 static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES])
 {
     const bb_net *net = &r->model.net;
@@ -131,8 +132,6 @@ static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES]
     need[BB_STAGE_EVALUATE] = evaluator(&m) + boundaries(&m) + 4 * BATCH * m.window;
     for (int i = 0; i < BB_N_STAGES; i++) bytes[i] = (uint64_t)(heap_share * (m.base + need[i]));
 }
-
-void bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES]) { least_with(r, omp_get_max_threads(), bytes); }
 
 static uint64_t most_with(const bb_run *r, int threads)
 {

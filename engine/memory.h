@@ -7,8 +7,7 @@
 
 #include "engine/run.h"
 
-/* The least --max-ram with which each stage of r (bb_run_preview) can do its work, and the largest of them. */
-void     bb_memory_least(const bb_run *r, uint64_t bytes[BB_N_STAGES]);
+/* The least --max-ram with which every stage of r (bb_run_preview) can do its work. */
 uint64_t bb_memory_least_of_all(const bb_run *r);
 /* What --max-ram leaves for caches of hidden states, at least those that measuring needs. */
 uint64_t bb_memory_for_caches(const bb_run *r);

@@ -73,17 +73,6 @@ static const char *straight_run(void)
     return path;
 }
 
-static void same_files(const char *a, const char *b)
-{
-    char  *x, *y;
-    size_t n, m;
-    ck_assert_int_eq(bb_file_read(a, &x, &n, NULL), BB_OK);
-    ck_assert_int_eq(bb_file_read(b, &y, &m, NULL), BB_OK);
-    ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s and %s differ", a, b);
-    bb_free(x);
-    bb_free(y);
-}
-
 static void same_run(const char *dir)
 {
     static const char *const files[] = { "front.csv",    "plans.csv",  "baselines.csv", "layers.csv", "options.csv",
@@ -92,7 +81,7 @@ static void same_run(const char *dir)
         char a[600], b[600];
         snprintf(a, sizeof a, "%s/%s", straight_run(), files[i]);
         snprintf(b, sizeof b, "%s/%s", dir, files[i]);
-        same_files(a, b);
+        bb_test_same(a, b);
     }
 }
 
@@ -296,7 +285,7 @@ START_TEST(a_handle_serves_several_calls)
     ck_assert_msg(bitbudget_export(other, NULL, file) == BITBUDGET_OK, "%s", bitbudget_message(other));
     ck_assert_msg(bitbudget_run(other) == BITBUDGET_OK, "%s", bitbudget_message(other));
     snprintf(path, sizeof path, "%s/model.gguf", dir);
-    same_files(file, path);
+    bb_test_same(file, path);
     /* another budget, in the same directory */
     ck_assert_msg(bitbudget_set_budget(other, 300000) == BITBUDGET_OK && bitbudget_run(other) == BITBUDGET_OK, "%s", bitbudget_message(other));
     ck_assert_msg(bitbudget_front(other, &plans, &n) == BITBUDGET_OK && n >= 2, "%s", bitbudget_message(other));
@@ -480,7 +469,7 @@ START_TEST(the_example_is_built_on_the_installed_library_alone)
     ck_assert_int_eq(code, 0);
     same_run(dir);
     snprintf(path, sizeof path, "%s/model.gguf", dir);
-    same_files(best, path);
+    bb_test_same(best, path);
     snprintf(path, sizeof path, "%s.csv", program);
     ck_assert_int_eq(bb_csv_read(path, &ours, NULL), BB_OK);
     snprintf(path, sizeof path, "%s/front.csv", dir);

@@ -55,24 +55,10 @@ static const char *fresh(const char *name)
     return bb_test_path(name);
 }
 
-static void same_file(const char *a_dir, const char *b_dir, const char *name)
-{
-    char   path[700], *a, *b;
-    size_t n_a, n_b;
-    bb_err err = BB_ERR_INIT;
-    snprintf(path, sizeof path, "%s/%s", a_dir, name);
-    ck_assert_msg(bb_file_read(path, &a, &n_a, &err) == BB_OK, "%s", err.msg);
-    snprintf(path, sizeof path, "%s/%s", b_dir, name);
-    ck_assert_msg(bb_file_read(path, &b, &n_b, &err) == BB_OK, "%s", err.msg);
-    ck_assert_msg(n_a == n_b && memcmp(a, b, n_a) == 0, "%s of %s is not that of the straight run", name, b_dir);
-    bb_free(a);
-    bb_free(b);
-}
-
 static void same_results(const char *a, const char *b)
 {
     static const char *const names[] = { "model.gguf", "front.csv", "baselines.csv", "layers.csv", "plans.csv", "guard.json", "plan.json", "certificate.csv" };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) same_file(a, b, names[i]);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) bb_test_same_in(a, b, names[i]);
 }
 
 static const char *straight(long *operations)

@@ -95,18 +95,6 @@ static const char *cell(const bb_csv *t, size_t row, const char *column)
     return bb_csv_text(t, row, (size_t)c);
 }
 
-static void same_file(const char *a, const char *b)
-{
-    char  *x, *y;
-    size_t n, m;
-    bb_err err = BB_ERR_INIT;
-    ck_assert_msg(bb_file_read(a, &x, &n, &err) == BB_OK, "%s", err.msg);
-    ck_assert_msg(bb_file_read(b, &y, &m, &err) == BB_OK, "%s", err.msg);
-    ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s and %s differ", a, b);
-    bb_free(x);
-    bb_free(y);
-}
-
 static size_t count(const char *dir, const char *sub)
 {
     DIR           *d = opendir(in(dir, sub));
@@ -124,10 +112,10 @@ static void as_fresh(const char *dir, const char *fresh)
                                          "sensitivity.csv", "guard.json",    "plan.json",  "model.gguf" };
     bb_csv                   t = table(fresh, "plans.csv");
     char                     name[64];
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) same_file(in(dir, files[i]), in(fresh, files[i]));
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) bb_test_same(in(dir, files[i]), in(fresh, files[i]));
     for (size_t i = 0; i < t.n_rows; i++) {
         snprintf(name, sizeof name, "models/%s.gguf", cell(&t, i, "plan_hash"));
-        if (cell(&t, i, "asked")[0] == '1') same_file(in(dir, name), in(fresh, name));
+        if (cell(&t, i, "asked")[0] == '1') bb_test_same(in(dir, name), in(fresh, name));
     }
     ck_assert_uint_eq(count(dir, "models"), count(fresh, "models"));
     ck_assert_uint_eq(count(dir, "plans"), count(fresh, "plans"));
@@ -437,7 +425,7 @@ START_TEST(files_are_those_of_the_record)
             program(0, "export -q %s --plan %.16s --out %s", dir, strrchr(large, '/') + 1, folder("exported.gguf"));
             char good[64];
             snprintf(good, sizeof good, "models/%.21s", strrchr(large, '/') + 1);
-            same_file(folder("exported.gguf"), in(plain(), good));
+            bb_test_same(folder("exported.gguf"), in(plain(), good));
         }
         program(0, "sweep %s " QUICK TWO "--no-finalise --out %s", model, dir);
         as_fresh(dir, plain());

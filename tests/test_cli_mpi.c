@@ -76,20 +76,6 @@ static int times(const char *part)
     return n;
 }
 
-static void same_file(const char *a_dir, const char *b_dir, const char *name)
-{
-    char   path[600], *a, *b;
-    size_t n_a, n_b;
-    bb_err err = BB_ERR_INIT;
-    snprintf(path, sizeof path, "%s/%s", a_dir, name);
-    ck_assert_msg(bb_file_read(path, &a, &n_a, &err) == BB_OK, "%s", err.msg);
-    snprintf(path, sizeof path, "%s/%s", b_dir, name);
-    ck_assert_msg(bb_file_read(path, &b, &n_b, &err) == BB_OK, "%s", err.msg);
-    ck_assert_msg(n_a == n_b && memcmp(a, b, n_a) == 0, "%s differs between two runs of the same job", name);
-    bb_free(a);
-    bb_free(b);
-}
-
 /* Everything that a run makes but its books: times, the environment, the log. */
 static void same_run(const char *a, const char *b)
 {
@@ -98,7 +84,7 @@ static void same_run(const char *a, const char *b)
     char                     path[600];
     bb_csv                   plans;
     size_t                   n = 0;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) same_file(a, b, names[i]);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) bb_test_same_in(a, b, names[i]);
     snprintf(path, sizeof path, "%s/plans.csv", a);
     ck_assert_int_eq(bb_csv_read(path, &plans, NULL), BB_OK);
     for (size_t i = 0; i < plans.n_rows; i++) {
@@ -106,7 +92,7 @@ static void same_run(const char *a, const char *b)
         char there[1200];
         snprintf(there, sizeof there, "%s/%s", a, path);
         if (!bb_file_exists(there)) continue;
-        same_file(a, b, path);
+        bb_test_same_in(a, b, path);
         n++;
     }
     ck_assert_uint_gt(n, 1);
@@ -141,8 +127,8 @@ START_TEST(any_number_of_ranks_gives_the_same_bytes)
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
     code = shell("$R -n 2 $B sweep " MODEL " " SMALL " --sketch signed --no-finalise --workers 2 --out %s 2>&1", bb_test_path("signed-2"));
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
-    same_file(bb_test_path("signed-1"), bb_test_path("signed-2"), "plans.csv");
-    same_file(bb_test_path("signed-1"), bb_test_path("signed-2"), "model.gguf");
+    bb_test_same_in(bb_test_path("signed-1"), bb_test_path("signed-2"), "plans.csv");
+    bb_test_same_in(bb_test_path("signed-1"), bb_test_path("signed-2"), "model.gguf");
 }
 END_TEST
 

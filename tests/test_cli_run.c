@@ -42,20 +42,6 @@ static const char *straight_run(void)
     return path;
 }
 
-static void same_file(const char *a_dir, const char *b_dir, const char *name)
-{
-    char   path[600], *a, *b;
-    size_t n_a, n_b;
-    bb_err err = BB_ERR_INIT;
-    snprintf(path, sizeof path, "%s/%s", a_dir, name);
-    ck_assert_msg(bb_file_read(path, &a, &n_a, &err) == BB_OK, "%s", err.msg);
-    snprintf(path, sizeof path, "%s/%s", b_dir, name);
-    ck_assert_msg(bb_file_read(path, &b, &n_b, &err) == BB_OK, "%s", err.msg);
-    ck_assert_msg(n_a == n_b && memcmp(a, b, n_a) == 0, "%s differs between two runs of the same job", name);
-    bb_free(a);
-    bb_free(b);
-}
-
 /* Chosen plans come first in plans.csv. */
 static bool is_chosen(const bb_csv *plans, size_t row) { return strcmp(bb_csv_text(plans, row, (size_t)bb_csv_column(plans, "chosen")), "1") == 0; }
 
@@ -66,13 +52,13 @@ static void same_run(const char *a, const char *b)
     char                     path[600], name[64];
     bb_csv                   t;
     bb_err                   err = BB_ERR_INIT;
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) same_file(a, b, files[i]);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) bb_test_same_in(a, b, files[i]);
     snprintf(path, sizeof path, "%s/plans.csv", a);
     ck_assert_int_eq(bb_csv_read(path, &t, &err), BB_OK);
     ck_assert_uint_ge(t.n_rows, 2);
     for (size_t i = 0; i < t.n_rows && is_chosen(&t, i); i++) {
         snprintf(name, sizeof name, "models/%s.gguf", bb_csv_text(&t, i, 0));
-        same_file(a, b, name);
+        bb_test_same_in(a, b, name);
     }
     bb_csv_done(&t);
 }

@@ -68,19 +68,6 @@ static bool has_plan(const bb_csv *t, const char *hash)
     return false;
 }
 
-static void same_file(const char *a, const char *b, const char *name)
-{
-    char   path[700], *x, *y;
-    size_t n, m;
-    snprintf(path, sizeof path, "%s/%s", a, name);
-    ck_assert_int_eq(bb_file_read(path, &x, &n, NULL), BB_OK);
-    snprintf(path, sizeof path, "%s/%s", b, name);
-    ck_assert_int_eq(bb_file_read(path, &y, &m, NULL), BB_OK);
-    ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s differs", name);
-    bb_free(x);
-    bb_free(y);
-}
-
 START_TEST(the_race_is_fair_and_within_its_plans)
 {
     char without[600], with[600];
@@ -125,11 +112,11 @@ START_TEST(the_same_bytes_again)
     char with[600], other[600];
     snprintf(with, sizeof with, "%s", bb_test_path("with"));
     run_well("--settle 12 --threads 2", "other", other, sizeof other);
-    same_file(with, other, "settle.csv");
-    same_file(with, other, "plans.csv");
-    same_file(with, other, "model.gguf");
+    bb_test_same_in(with, other, "settle.csv");
+    bb_test_same_in(with, other, "plans.csv");
+    bb_test_same_in(with, other, "model.gguf");
     run_well("--settle 12 --threads 1 --ledger-only", "other", other, sizeof other); /* everything is known */
-    same_file(with, other, "settle.csv");
+    bb_test_same_in(with, other, "settle.csv");
     ck_assert_int_ne(run("--settle 11 --ledger-only", "without", other, sizeof other), 0); /* nothing of it is */
     ck_assert_msg(strstr(said, "--ledger-only") != NULL, "%s", said);
 }

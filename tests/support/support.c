@@ -6,9 +6,12 @@
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "kernels/blas.h"
 
 static char folder[256];
@@ -45,6 +48,26 @@ void bb_test_write(const char *path, const void *data, size_t size)
 {
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(data, 1, size, f) != size || fclose(f) != 0) abort();
+}
+
+void bb_test_same(const char *a, const char *b)
+{
+    char  *x, *y;
+    size_t n, m;
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_file_read(a, &x, &n, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_file_read(b, &y, &m, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s and %s differ", a, b);
+    bb_free(x);
+    bb_free(y);
+}
+
+void bb_test_same_in(const char *a_dir, const char *b_dir, const char *name)
+{
+    char a[1024], b[1024];
+    ck_assert_int_lt(snprintf(a, sizeof a, "%s/%s", a_dir, name), (int)sizeof a);
+    ck_assert_int_lt(snprintf(b, sizeof b, "%s/%s", b_dir, name), (int)sizeof b);
+    bb_test_same(a, b);
 }
 
 int bb_test_run(Suite *s)
