@@ -77,9 +77,8 @@ static void set_scene(scene *s, int which, uint32_t block)
         s->grad.w[p] = zeros(s, (size_t)s->block->w[p].rows * s->block->w[p].cols);
         if (s->block->w[p].bias) s->grad.bias[p] = zeros(s, s->block->w[p].rows);
     }
-    s->grad.norm[BB_NORM_ATTENTION] = zeros(s, s->m.net.n_embd);
-    s->grad.norm[BB_NORM_FFN] = zeros(s, s->m.net.n_embd);
-    if (s->block->norm[BB_NORM_Q]) s->grad.norm[BB_NORM_Q] = zeros(s, s->m.net.head_dim), s->grad.norm[BB_NORM_K] = zeros(s, s->m.net.head_dim);
+    for (int k = 0; k < BB_N_NORMS; k++)
+        if (s->block->norm[k]) s->grad.norm[k] = zeros(s, bb_dim_of(&s->m.net, s->block, bb_norms[k].over));
     s->grad.head_mask = zeros(s, s->block->n_head);
     s->grad.ff_mask = zeros(s, s->block->n_ff);
     bb_err err = BB_ERR_INIT;
@@ -163,10 +162,8 @@ START_TEST(block_gradients_agree_with_differences)
             if (w->type == BB_F32) check_array(&s, bb_parts[p].name, w->data, (size_t)w->rows * w->cols, s.grad.w[p], 6);
             check_array(&s, "bias", w->bias, w->rows, s.grad.bias[p], 4);
         }
-        check_array(&s, "attn_norm", s.block->norm[BB_NORM_ATTENTION], s.m.net.n_embd, s.grad.norm[BB_NORM_ATTENTION], 6);
-        check_array(&s, "ffn_norm", s.block->norm[BB_NORM_FFN], s.m.net.n_embd, s.grad.norm[BB_NORM_FFN], 6);
-        check_array(&s, "q_norm", s.block->norm[BB_NORM_Q], s.m.net.head_dim, s.grad.norm[BB_NORM_Q], 6);
-        check_array(&s, "k_norm", s.block->norm[BB_NORM_K], s.m.net.head_dim, s.grad.norm[BB_NORM_K], 6);
+        for (int k = 0; k < BB_N_NORMS; k++)
+            check_array(&s, bb_norms[k].name, s.block->norm[k], bb_dim_of(&s.m.net, s.block, bb_norms[k].over), s.grad.norm[k], 6);
         if (s.block->n_head) check_mask(&s, BB_PART_O, s.m.net.head_dim, s.grad.head_mask);
         if (s.block->n_ff) check_mask(&s, BB_PART_DOWN, 1, s.grad.ff_mask);
         end_scene(&s);
@@ -313,7 +310,7 @@ START_TEST(large_vocabulary_comes_in_pieces)
 {
     enum { N = 600, V = 30011, C = 8 };
     static const ref_shape none[] = { { 0, 0, 0 } };
-    ref_spec               spec = { "large", "llama", V, C, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
+    ref_spec               spec = { "large", "llama", V, C, 1, 4, 4, false, false, 0, false, true, 1, BB_F32, none };
     ref_model              m;
     uint64_t               seed = 1;
     bb_backward           *b;

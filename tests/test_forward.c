@@ -401,7 +401,7 @@ END_TEST
 START_TEST(uniform_logits_give_perplexity_V)
 {
     static const ref_shape none[] = { { 0, 0, 0 } };
-    ref_spec               spec = { "uniform", "llama", (uint32_t[]) { 2, 4096, 5003 }[_i], 8, 1, 4, 4, false, false, false, false, true, 1, BB_F32, none };
+    ref_spec               spec = { "uniform", "llama", (uint32_t[]) { 2, 4096, 5003 }[_i], 8, 1, 4, 4, false, false, 0, false, true, 1, BB_F32, none };
     ref_model              m;
     uint64_t               seed = 1;
     bb_forward            *f;
@@ -423,7 +423,7 @@ START_TEST(large_vocabulary_comes_in_pieces)
 {
     enum { C = 4096, V = 2100 };
     static const ref_shape none[] = { { 0, 0, 0 } };
-    ref_spec               spec = { "large", "llama", V, C, 1, 4, 4, false, false, false, false, false, 1, BB_F32, none };
+    ref_spec               spec = { "large", "llama", V, C, 1, 4, 4, false, false, 0, false, false, 1, BB_F32, none };
     ref_model              m;
     uint64_t               seed = 1;
     bb_forward            *f;

@@ -217,7 +217,7 @@ static world *world_of(bool untied)
 {
     static const ref_shape shapes[LAYERS] = { { 4, 2, 64 }, { 0, 0, 96 }, { 2, 1, 64 } };
     static const bb_type   types[BB_N_PARTS] = { BB_Q2_0, BB_Q4_0, BB_IQ4_NL, BB_Q4_1, BB_Q2_0, BB_TQ2_0, BB_Q4_0 };
-    const ref_spec         spec = { "tune", "deci", 48, 64, LAYERS, 16, 16, false, false, false, false, untied, 1, BB_F32, shapes };
+    const ref_spec         spec = { "tune", "deci", 48, 64, LAYERS, 16, 16, false, false, 0, false, untied, 1, BB_F32, shapes };
     world                 *w = calloc(1, sizeof *w);
     bb_rng                 rng;
     ref_model_make(&spec, 4, &w->full);

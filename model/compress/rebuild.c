@@ -11,6 +11,7 @@
  * stream has lost so far. V is then quantized under E[x^ x^'] with error feedback. Shares a, b: docs/quantization.md.
  * E[y x^'] of q, k, v, gate and up is W E[x x^']. Of o and down, whose inputs are wider than their outputs, y is what the half adds
  * to the residual, so that a y + b (r - r^) has one moment with x^, and full precision is at the end of the half when it is measured.
+ * Where a norm stands behind o and down, y is what it gets, and b is 0: nothing that is added before it comes out of it as it was.
  * [1] Li et al. GPTAQ. arXiv 2504.02692.  [2] Arai, Ichikawa. Quantization error propagation. arXiv 2504.09629.
  */
 #include "model/compress/rebuild.h"
@@ -93,23 +94,33 @@ static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *
     const uint32_t C = b->model->net.n_embd;
     const size_t   n = (size_t)S * b->ctx * C, at = (size_t)first * b->ctx * C;
     const float   *bias = b->full.half.w[writer_of(b->full.stage)].bias;
+    const bb_norm  post = bb_sublayers[bb_feeds[b->full.stage].sublayer].post;
     float         *wanted = b->full.scratch, *h = b->full.h + at;
     const float   *h_small = b->small.h + at;
+    bb_status      status = BB_OK;
     memcpy(wanted, h, n * sizeof *h);
-    bb_status status = bb_host_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err);
-    for (size_t i = 0; i < n && status == BB_OK; i++) {
+    if (b->full.half.norm[post]) {
+        bb_block bare = b->full.half;
+        bare.norm[post] = NULL;
+        BB_TRY(bb_host_block(b->forward, b->full.net, &bare, S, b->ctx, wanted, NULL, NULL, err));
+        for (size_t i = 0; i < n; i++) wanted[i] = (float)input_share * (wanted[i] - h[i] - (bias ? bias[i % C] : 0));
+    }
+    BB_TRY(bb_host_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err));
+    for (size_t i = 0; i < n && !b->full.half.norm[post]; i++) {
         const float r = wanted[i], y = h[i] - r - (bias ? bias[i % C] : 0);
         wanted[i] = (float)input_share * y + (float)residual_share * (r - h_small[i]);
     }
+done:
     return status;
 }
 
-/* Room for the inputs of o or down of all windows: with them the compressed half need not run again to its end. */
+/* Room for the inputs of o or down of all windows: with them the compressed half need not run again to its end, but for a norm there. */
 static void keep_inputs(rebuild *b)
 {
     const size_t n = (size_t)b->n_windows * b->ctx * b->small.cols;
+    const bool   bare = !b->small.half.norm[bb_sublayers[bb_feeds[b->small.stage].sublayer].post];
     bb_free(b->small.all_x);
-    b->small.all_x = n * sizeof(float) <= KEPT_BYTES ? BB_NEW(n, float, NULL) : NULL;
+    b->small.all_x = bare && n * sizeof(float) <= KEPT_BYTES ? BB_NEW(n, float, NULL) : NULL;
 }
 
 static bb_status add_batch(rebuild *b, uint32_t first, uint32_t S, bb_err *err)

@@ -211,6 +211,10 @@ static bb_status check_arch(const bb_model *m, unsigned which, bb_err *err)
 {
     if ((which & BB_ROTATE_STREAM) && !m->net.arch->separate_head)
         return BB_FAIL(err, BB_UNSUPPORTED, "architecture %s has no separate head: its residual stream cannot be rotated", m->net.arch->name);
+    for (uint32_t i = 0; (which & BB_ROTATE_STREAM) && i < m->net.n_layer; i++)
+        for (int n = 0; n < BB_N_NORMS; n++)
+            if (bb_norms[n].place == BB_PLACE_OUTPUT && m->net.blocks[i].norm[n])
+                return BB_FAIL(err, BB_UNSUPPORTED, "architecture %s has norms of what joins the residual stream: it cannot be rotated", m->net.arch->name);
     return BB_OK;
 }
 

@@ -91,6 +91,10 @@ typedef struct bb_operations {
     bb_status (*matmul)(void *self, size_t n, bb_buffer x, const bb_matrix *w, bool add, bb_buffer y, bb_err *err);
     /* y (n, width) = RMSNorm of each row. y may be x. */
     bb_status (*rms_norm)(void *self, size_t n, uint32_t width, bb_buffer x, const float *weight, float eps, bb_buffer y, bb_err *err);
+    /* y (n, width) += RMSNorm of each row of x, which is lost. */
+    bb_status (*add_norm)(void *self, size_t n, uint32_t width, bb_buffer x, const float *weight, float eps, bb_buffer y, bb_err *err);
+    /* y (n) += x. */
+    bb_status (*add)(void *self, size_t n, bb_buffer x, bb_buffer y, bb_err *err);
     /* x (n) *= factor. */
     bb_status (*scale)(void *self, size_t n, float factor, bb_buffer x, bb_err *err);
     /* In place on x (S*T, heads.n * heads.dim): per-head norm, RoPE, factor. */

@@ -326,6 +326,32 @@ static bb_status cpu_rms_norm(void *self, size_t n, uint32_t width, bb_buffer fr
     return BB_OK;
 }
 
+/* h (width) += RMSNorm of y, which is lost. */
+static void add_norm_row(const bb_kernels *k, const float *weight, float eps, float *y, float *h, uint32_t width)
+{
+    k->rms_norm(y, weight, eps, y, width);
+    for (uint32_t i = 0; i < width; i++) h[i] += y[i];
+}
+
+static bb_status cpu_add_norm(void *self, size_t n, uint32_t width, bb_buffer from, const float *weight, float eps, bb_buffer to, bb_err *err)
+{
+    (void)err;
+    float            *x = written(self, from), *y = written(self, to);
+    const bb_kernels *k = ((bb_cpu *)self)->k;
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(8 * n * width))
+    for (size_t i = 0; i < n; i++) add_norm_row(k, weight, eps, x + i * width, y + i * width, width);
+    return BB_OK;
+}
+
+static bb_status cpu_add(void *self, size_t n, bb_buffer from, bb_buffer to, bb_err *err)
+{
+    (void)err;
+    const float *x = bb_cpu_at(from);
+    float       *y = written(self, to);
+    for (size_t i = 0; i < n; i++) y[i] += x[i];
+    return BB_OK;
+}
+
 static bb_status cpu_scale(void *self, size_t n, float factor, bb_buffer buffer, bb_err *err)
 {
     (void)err;
@@ -511,7 +537,16 @@ static void fused_linear(const fused *f, const float *memory, bb_part part, size
 
 static void fused_norm(const fused *f, size_t m, const float *h, const float *weight, float *x)
 {
-    for (size_t t = 0; t < m; t++) f->c->k->rms_norm(h + t * f->C, weight, f->q->norm_eps, x + t * f->C, f->C);
+    if (!weight) memcpy(x, h, m * f->C * sizeof *h);
+    for (size_t t = 0; weight && t < m; t++) f->c->k->rms_norm(h + t * f->C, weight, f->q->norm_eps, x + t * f->C, f->C);
+}
+
+/* What the sublayer gives joins h; the place of its input in memory is free by now. */
+static void fused_output(const fused *f, float *memory, bb_sublayer s, size_t m, const float *x, float *h)
+{
+    const float *weight = f->b->norm[bb_sublayers[s].post];
+    fused_linear(f, memory, bb_sublayers[s].writer, m, x, !weight, weight ? memory : h);
+    for (size_t t = 0; weight && t < m; t++) add_norm_row(f->c->k, weight, f->q->norm_eps, memory + t * f->C, h + t * f->C, (uint32_t)f->C);
 }
 
 /* Rows first .. first + m - 1 of a window; h points at them. */
@@ -532,7 +567,7 @@ static void fused_attention(const fused *f, float *memory, size_t first, size_t 
         for (size_t j = g * (H / G); j < (g + 1) * (H / G); j++) attend(f->c, &cache, f->T, D, first, m, q + j * D, H * D);
     }
     fused_feed(f, memory, m, H * D, q);
-    fused_linear(f, memory, BB_PART_O, m, q, true, h);
+    fused_output(f, memory, BB_ATTENTION, m, q, h);
 }
 
 static void fused_ffn(const fused *f, float *memory, size_t m, float *h)
@@ -544,7 +579,7 @@ static void fused_ffn(const fused *f, float *memory, size_t m, float *h)
     fused_linear(f, memory, BB_PART_UP, m, x, false, up);
     f->c->k->swiglu(gate, up, m * f->b->n_ff);
     fused_feed(f, memory, m, f->b->n_ff, gate);
-    fused_linear(f, memory, BB_PART_DOWN, m, gate, true, h);
+    fused_output(f, memory, BB_FFN, m, gate, h);
 }
 
 static void fused_window(const fused *f, float *memory, float *h)
@@ -683,6 +718,8 @@ static const bb_operations operations = {
     cpu_gather,
     bb_cpu_matmul,
     cpu_rms_norm,
+    cpu_add_norm,
+    cpu_add,
     cpu_scale,
     cpu_rope,
     cpu_attention,

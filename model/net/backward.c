@@ -14,13 +14,14 @@ typedef struct activations {
     bb_buffer q_raw, q, att, d_att; /* H*D: before and after norm and RoPE, attention output, its gradient, then dq */
     bb_buffer k_raw, k, v, dk, dv;  /* G*D */
     bb_buffer gate, up, act, d_act; /* F */
+    bb_buffer y[BB_N_SUBLAYERS];    /* C: what a writer gives, before the norm of the sublayer's output; without any such norm not there */
 } activations;
 
 struct bb_backward {
     const bb_backend *backend;
     void             *self; /* its workspace */
     uint32_t          n_embd, head_dim, n_rot, max_windows, max_tokens;
-    size_t            slab_tokens, max_q, max_kv, max_ff;
+    size_t            slab_tokens, max_q, max_kv, max_ff, max_y;
     float            *cos_sin;
     bb_buffer         block_memory; /* one allocation behind a */
     activations       a;
@@ -36,6 +37,7 @@ static void measure(bb_backward *b, const bb_net *net)
         if (q > b->max_q) b->max_q = q;
         if (kv > b->max_kv) b->max_kv = kv;
         if (k->n_ff > b->max_ff) b->max_ff = k->n_ff;
+        if (k->norm[BB_NORM_POST_ATTENTION] || k->norm[BB_NORM_POST_FFN]) b->max_y = net->n_embd;
     }
 }
 
@@ -48,7 +50,8 @@ static bb_status allocate(bb_backward *b, bb_err *err)
     } const arrays[] = {
         { &a->x, b->n_embd },  { &a->x2, b->n_embd },   { &a->h_mid, b->n_embd }, { &a->dx, b->n_embd },  { &a->q_raw, b->max_q },  { &a->q, b->max_q },
         { &a->att, b->max_q }, { &a->d_att, b->max_q }, { &a->k_raw, b->max_kv }, { &a->k, b->max_kv },   { &a->v, b->max_kv },     { &a->dk, b->max_kv },
-        { &a->dv, b->max_kv }, { &a->gate, b->max_ff }, { &a->up, b->max_ff },    { &a->act, b->max_ff }, { &a->d_act, b->max_ff },
+        { &a->dv, b->max_kv }, { &a->gate, b->max_ff }, { &a->up, b->max_ff },    { &a->act, b->max_ff }, { &a->d_act, b->max_ff }, { &a->y[BB_ATTENTION], b->max_y },
+        { &a->y[BB_FFN], b->max_y },
     };
     size_t width = 0, floats;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) width += arrays[i].width;
@@ -151,13 +154,57 @@ done:
     return status;
 }
 
+/* x := what the sublayer's parts read of h. */
+static bb_status take_in(const pass *p, bb_sublayer s, bb_buffer h, bb_buffer x, bb_err *err)
+{
+    const float *weight = p->block->norm[bb_sublayers[s].pre];
+    if (!weight) return copy(p, h, x, p->n * p->b->n_embd, err);
+    return p->o->rms_norm(p->self, p->n, p->b->n_embd, h, weight, p->net->norm_eps, x, err);
+}
+
+/* dh += what dx, the gradient of that x, gives. */
+static bb_status back_take_in(const pass *p, bb_sublayer s, bb_buffer h, bb_buffer dx, bb_err *err)
+{
+    const bb_norm norm = bb_sublayers[s].pre;
+    if (!p->block->norm[norm]) return p->o->add(p->self, p->n * p->b->n_embd, dx, p->dh, err);
+    return p->o->back_norm(p->self, p->n, p->b->n_embd, h, p->block->norm[norm], p->net->norm_eps, dx, true, p->dh, p->grad->norm[norm], err);
+}
+
+/* What the writer makes of x joins h, unless h is not there; kept in y where it has a norm. */
+static bb_status give_out(const pass *p, bb_sublayer s, bb_buffer x, bb_buffer h, bb_err *err)
+{
+    const bb_buffer y = p->b->a.y[s], normed = p->b->a.dx;
+    const float    *weight = p->block->norm[bb_sublayers[s].post];
+    bb_status       status;
+    if (!weight) return h.memory ? linear(p, x, bb_sublayers[s].writer, true, h, err) : BB_OK;
+    BB_TRY(linear(p, x, bb_sublayers[s].writer, false, y, err));
+    if (!h.memory) goto done;
+    BB_TRY(copy(p, y, normed, p->n * p->b->n_embd, err));
+    BB_TRY(p->o->add_norm(p->self, p->n, p->b->n_embd, normed, weight, p->net->norm_eps, h, err));
+done:
+    return status;
+}
+
+/* dx := the gradient of what feeds the writer. */
+static bb_status back_give_out(const pass *p, bb_sublayer s, bb_buffer x, bb_buffer dx, bb_err *err)
+{
+    const bb_norm   norm = bb_sublayers[s].post;
+    const bb_buffer dy = p->block->norm[norm] ? p->b->a.dx : p->dh;
+    bb_status       status = BB_OK;
+    if (p->block->norm[norm])
+        BB_TRY(p->o->back_norm(p->self, p->n, p->b->n_embd, p->b->a.y[s], p->block->norm[norm], p->net->norm_eps, p->dh, false, dy, p->grad->norm[norm], err));
+    BB_TRY(back_linear(p, bb_sublayers[s].writer, x, dy, false, dx, err));
+done:
+    return status;
+}
+
 static bb_status attention_forward(const pass *p, bb_err *err)
 {
     const activations *a = &p->b->a;
     const bb_block    *k = p->block;
     size_t             D = p->b->head_dim, q_floats = p->n * k->n_head * D, kv_floats = p->n * k->n_kv * D;
     bb_status          status;
-    BB_TRY(p->o->rms_norm(p->self, p->n, p->b->n_embd, p->h, k->norm[BB_NORM_ATTENTION], p->net->norm_eps, a->x, err));
+    BB_TRY(take_in(p, BB_ATTENTION, p->h, a->x, err));
     BB_TRY(linear(p, a->x, BB_PART_Q, false, a->q_raw, err));
     BB_TRY(linear(p, a->x, BB_PART_K, false, a->k_raw, err));
     BB_TRY(linear(p, a->x, BB_PART_V, false, a->v, err));
@@ -167,7 +214,7 @@ static bb_status attention_forward(const pass *p, bb_err *err)
     BB_TRY(p->o->rope(p->self, p->S, p->T, &p->k_heads, a->k, err));
     BB_TRY(copy(p, a->q, a->att, q_floats, err));
     BB_TRY(p->o->attention(p->self, p->S, p->T, k->n_head, k->n_kv, p->b->head_dim, a->att, a->k, a->v, err));
-    BB_TRY(linear(p, a->att, BB_PART_O, true, a->h_mid, err));
+    BB_TRY(give_out(p, BB_ATTENTION, a->att, a->h_mid, err));
 done:
     return status;
 }
@@ -176,11 +223,12 @@ static bb_status ffn_forward(const pass *p, bb_err *err)
 {
     const activations *a = &p->b->a;
     bb_status          status;
-    BB_TRY(p->o->rms_norm(p->self, p->n, p->b->n_embd, a->h_mid, p->block->norm[BB_NORM_FFN], p->net->norm_eps, a->x2, err));
+    BB_TRY(take_in(p, BB_FFN, a->h_mid, a->x2, err));
     BB_TRY(linear(p, a->x2, BB_PART_GATE, false, a->gate, err));
     BB_TRY(linear(p, a->x2, BB_PART_UP, false, a->up, err));
     BB_TRY(copy(p, a->gate, a->act, p->n * p->block->n_ff, err));
     BB_TRY(p->o->swiglu(p->self, p->n * p->block->n_ff, a->act, a->up, err));
+    BB_TRY(give_out(p, BB_FFN, a->act, (bb_buffer) { 0 }, err));
 done:
     return status;
 }
@@ -189,13 +237,12 @@ static bb_status ffn_backward(const pass *p, bb_err *err)
 {
     const activations *a = &p->b->a;
     bb_status          status;
-    BB_TRY(back_linear(p, BB_PART_DOWN, a->act, p->dh, false, a->d_act, err));
+    BB_TRY(back_give_out(p, BB_FFN, a->act, a->d_act, err));
     if (p->grad->ff_mask) BB_TRY(p->o->back_sums(p->self, p->n, p->block->n_ff, 1, a->act, a->d_act, p->grad->ff_mask, err));
     BB_TRY(p->o->back_swiglu(p->self, p->n * p->block->n_ff, a->gate, a->up, a->d_act, err));
     BB_TRY(back_linear(p, BB_PART_UP, a->x2, a->up, false, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_GATE, a->x2, a->gate, true, a->dx, err));
-    BB_TRY(p->o->back_norm(p->self, p->n, p->b->n_embd, a->h_mid, p->block->norm[BB_NORM_FFN], p->net->norm_eps, a->dx, true, p->dh, p->grad->norm[BB_NORM_FFN],
-                           err));
+    BB_TRY(back_take_in(p, BB_FFN, a->h_mid, a->dx, err));
 done:
     return status;
 }
@@ -206,7 +253,7 @@ static bb_status attention_backward(const pass *p, bb_err *err)
     const bb_block    *k = p->block;
     uint32_t           D = p->b->head_dim;
     bb_status          status;
-    BB_TRY(back_linear(p, BB_PART_O, a->att, p->dh, false, a->d_att, err));
+    BB_TRY(back_give_out(p, BB_ATTENTION, a->att, a->d_att, err));
     if (p->grad->head_mask) BB_TRY(p->o->back_sums(p->self, p->n, (size_t)k->n_head * D, D, a->att, a->d_att, p->grad->head_mask, err));
     BB_TRY(p->o->back_attention(p->self, p->S, p->T, k->n_head, k->n_kv, D, a->q, a->k, a->v, a->d_att, a->dk, a->dv, err));
     BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->q_heads, a->q_raw, a->d_att, p->grad->norm[BB_NORM_Q], err));
@@ -214,8 +261,7 @@ static bb_status attention_backward(const pass *p, bb_err *err)
     BB_TRY(back_linear(p, BB_PART_V, a->x, a->dv, false, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_K, a->x, a->dk, true, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_Q, a->x, a->d_att, true, a->dx, err));
-    BB_TRY(p->o->back_norm(p->self, p->n, p->b->n_embd, p->h, k->norm[BB_NORM_ATTENTION], p->net->norm_eps, a->dx, true, p->dh,
-                           p->grad->norm[BB_NORM_ATTENTION], err));
+    BB_TRY(back_take_in(p, BB_ATTENTION, p->h, a->dx, err));
 done:
     return status;
 }
@@ -248,7 +294,8 @@ static bb_status hold(bb_backward *b, const bb_block *block, bb_err *err)
     bb_status        status;
     for (int p = 0; p < BB_N_PARTS; p++)
         if (bb_block_has_part(block, (bb_part)p)) w[n++] = &block->w[p];
-    BB_TRY(b->backend->ops->hold(b->self, w, n > 0 && w[n - 1] == &block->w[BB_PART_DOWN] ? n - 1 : n, err)); /* down is not run forward */
+    const bool skips = n > 0 && w[n - 1] == &block->w[BB_PART_DOWN] && !block->norm[BB_NORM_POST_FFN]; /* down is not run forward */
+    BB_TRY(b->backend->ops->hold(b->self, w, skips ? n - 1 : n, err));
     BB_TRY(b->backend->ops->back_hold(b->self, w, n, err));
 done:
     return status;

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "model/net/arch.h"
 #include "model/net/backend.h"
 
 float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err)
@@ -43,12 +44,15 @@ static bb_status check_matrix(const bb_matrix *w, size_t rows, size_t cols, cons
     return BB_OK;
 }
 
+/* A network that no file says the architecture of is a llama. */
+static unsigned needed_norms(const bb_net *net) { return net->arch ? net->arch->norms : BB_SET(BB_NORM_ATTENTION) | BB_SET(BB_NORM_FFN); }
+
 /* The parts and norms of one sublayer that is there. */
 static bb_status check_sublayer(const bb_net *net, const bb_block *b, bb_sublayer s, bb_err *err)
 {
     bb_status status = BB_OK;
     for (int n = 0; n < BB_N_NORMS; n++)
-        if (bb_norms[n].sublayer == s && bb_norms[n].place == BB_PLACE_INPUT && !b->norm[n])
+        if (bb_norms[n].sublayer == s && (needed_norms(net) & BB_SET(n)) && !b->norm[n])
             return BB_FAIL(err, BB_BAD_FILE, "the block has the sublayer '%s' but no %s", bb_sublayers[s].unit, bb_norms[n].name);
     for (int p = 0; p < BB_N_PARTS; p++)
         if (bb_parts[p].sublayer == s)

@@ -167,13 +167,38 @@ static bb_status rope(bb_forward *f, const slab *s, bb_part part, bb_buffer x, b
     return f->backend->ops->rope(f->self, s->S, s->T, &heads, x, err);
 }
 
+/* f->x := what the sublayer's parts read. */
+static bb_status take_in(bb_forward *f, const slab *s, bb_sublayer sub, bb_err *err)
+{
+    const bb_operations *o = f->backend->ops;
+    const float         *weight = s->block->norm[bb_sublayers[sub].pre];
+    const size_t         n = (size_t)s->S * s->T;
+    if (!weight) return o->copy(f->backend->context, s->h, f->x, n * f->n_embd, err);
+    return o->rms_norm(f->self, n, f->n_embd, s->h, weight, s->net->norm_eps, f->x, err);
+}
+
+/* x feeds the sublayer's writer, whose output joins the residual stream; f->x is lost. */
+static bb_status give_out(bb_forward *f, const slab *s, bb_sublayer sub, bb_buffer x, bb_err *err)
+{
+    const bb_operations *o = f->backend->ops;
+    const bb_matrix     *w = &s->block->w[bb_sublayers[sub].writer];
+    const float         *weight = s->block->norm[bb_sublayers[sub].post];
+    const size_t         n = (size_t)s->S * s->T;
+    bb_status            status;
+    if (!weight) return o->matmul(f->self, n, x, w, true, s->h, err);
+    BB_TRY(o->matmul(f->self, n, x, w, false, f->x, err));
+    BB_TRY(o->add_norm(f->self, n, f->n_embd, f->x, weight, s->net->norm_eps, s->h, err));
+done:
+    return status;
+}
+
 static bb_status attention(bb_forward *f, const slab *s, bool *ends, bb_err *err)
 {
     const bb_operations *o = f->backend->ops;
     const bb_block      *b = s->block;
     void                *d = f->self;
     bb_status            status;
-    BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->norm[BB_NORM_ATTENTION], s->net->norm_eps, f->x, err));
+    BB_TRY(take_in(f, s, BB_ATTENTION, err));
     BB_TRY(at_input(f, s, BB_FEED_ATTENTION, f->x, f->n_embd, ends, err));
     if (*ends) goto done;
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
@@ -184,7 +209,7 @@ static bb_status attention(bb_forward *f, const slab *s, bool *ends, bb_err *err
     BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, f->q, f->k, f->v, err));
     BB_TRY(at_input(f, s, BB_FEED_HEADS, f->q, (size_t)b->n_head * f->head_dim, ends, err));
     if (*ends) goto done;
-    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->q, &b->w[BB_PART_O], true, s->h, err));
+    BB_TRY(give_out(f, s, BB_ATTENTION, f->q, err));
 done:
     return status;
 }
@@ -195,7 +220,7 @@ static bb_status ffn(bb_forward *f, const slab *s, bool *ends, bb_err *err)
     const bb_block      *b = s->block;
     void                *d = f->self;
     bb_status            status;
-    BB_TRY(o->rms_norm(d, (size_t)s->S * s->T, f->n_embd, s->h, b->norm[BB_NORM_FFN], s->net->norm_eps, f->x, err));
+    BB_TRY(take_in(f, s, BB_FFN, err));
     BB_TRY(at_input(f, s, BB_FEED_FFN, f->x, f->n_embd, ends, err));
     if (*ends) goto done;
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_GATE], false, f->gate, err));
@@ -203,7 +228,7 @@ static bb_status ffn(bb_forward *f, const slab *s, bool *ends, bb_err *err)
     BB_TRY(o->swiglu(d, (size_t)s->S * s->T * b->n_ff, f->gate, f->up, err));
     BB_TRY(at_input(f, s, BB_FEED_CHANNELS, f->gate, b->n_ff, ends, err));
     if (*ends) goto done;
-    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->gate, &b->w[BB_PART_DOWN], true, s->h, err));
+    BB_TRY(give_out(f, s, BB_FFN, f->gate, err));
 done:
     return status;
 }

@@ -3,8 +3,8 @@
 #include "model/net/net.h"
 
 const bb_sublayer_info bb_sublayers[BB_N_SUBLAYERS] = {
-    [BB_ATTENTION] = { "kv", BB_PART_O },
-    [BB_FFN] = { "ffn", BB_PART_DOWN },
+    [BB_ATTENTION] = { "kv", BB_PART_O, BB_NORM_ATTENTION, BB_NORM_POST_ATTENTION },
+    [BB_FFN] = { "ffn", BB_PART_DOWN, BB_NORM_FFN, BB_NORM_POST_FFN },
 };
 
 const bb_feed_info bb_feeds[BB_N_FEEDS] = {
@@ -29,6 +29,8 @@ const bb_norm_info bb_norms[BB_N_NORMS] = {
     [BB_NORM_FFN] = { "ffn_norm", BB_FFN, BB_PLACE_INPUT, BB_DIM_C },
     [BB_NORM_Q] = { "attn_q_norm", BB_ATTENTION, BB_PLACE_Q, BB_DIM_D },
     [BB_NORM_K] = { "attn_k_norm", BB_ATTENTION, BB_PLACE_K, BB_DIM_D },
+    [BB_NORM_POST_ATTENTION] = { "post_attention_norm", BB_ATTENTION, BB_PLACE_OUTPUT, BB_DIM_C },
+    [BB_NORM_POST_FFN] = { "post_ffw_norm", BB_FFN, BB_PLACE_OUTPUT, BB_DIM_C },
 };
 
 size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim)

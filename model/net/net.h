@@ -35,17 +35,19 @@ typedef enum bb_feed { BB_FEED_ATTENTION, BB_FEED_HEADS, BB_FEED_FFN, BB_FEED_CH
 
 typedef enum bb_part { BB_PART_Q, BB_PART_K, BB_PART_V, BB_PART_O, BB_PART_GATE, BB_PART_UP, BB_PART_DOWN, BB_N_PARTS } bb_part;
 
-typedef enum bb_norm { BB_NORM_ATTENTION, BB_NORM_FFN, BB_NORM_Q, BB_NORM_K, BB_N_NORMS } bb_norm;
+typedef enum bb_norm { BB_NORM_ATTENTION, BB_NORM_FFN, BB_NORM_Q, BB_NORM_K, BB_NORM_POST_ATTENTION, BB_NORM_POST_FFN, BB_N_NORMS } bb_norm;
 
 typedef enum bb_norm_place {
     BB_PLACE_INPUT, /* of the sublayer: what its parts read from the residual stream */
     BB_PLACE_Q,
-    BB_PLACE_K /* of queries or keys, before RoPE */
+    BB_PLACE_K,     /* of queries or keys, before RoPE */
+    BB_PLACE_OUTPUT /* of the sublayer: what its writer gives, before it joins the residual stream */
 } bb_norm_place;
 
 typedef struct bb_sublayer_info {
-    const char *unit;   /* what a plan calls the count that it keeps: "blk.N." and this */
-    bb_part     writer; /* the part that adds to the residual stream */
+    const char *unit;       /* what a plan calls the count that it keeps: "blk.N." and this */
+    bb_part     writer;     /* the part that adds to the residual stream */
+    bb_norm     pre, post;  /* of its input and of its output; a network may lack either */
 } bb_sublayer_info;
 
 typedef struct bb_feed_info {
@@ -80,7 +82,7 @@ typedef struct bb_block {
     uint32_t     n_head, n_kv; /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
     uint32_t     n_ff;         /* FFN width kept; 0: no FFN */
     bb_matrix    w[BB_N_PARTS];
-    const float *norm[BB_N_NORMS]; /* NULL: not there */
+    const float *norm[BB_N_NORMS]; /* NULL: not there; an input goes in, and an output joins, as it is */
     bool         no_rope;          /* queries and keys are not rotated */
 } bb_block;
 

@@ -195,10 +195,25 @@ static void linear(const stepper *s, const float *x, size_t number, bool add, fl
     }
 }
 
+/* x := the rows of h, normed if there is a weight. */
 static void norm_rows(const stepper *s, const float *weight)
 {
     size_t C = s->w->net->n_embd;
-    for (size_t i = 0; i < s->S; i++) s->w->k->rms_norm(s->h + i * C, weight, s->w->net->norm_eps, s->x + i * C, C);
+    if (!weight) memcpy(s->x, s->h, s->S * C * sizeof *s->x);
+    for (size_t i = 0; weight && i < s->S; i++) s->w->k->rms_norm(s->h + i * C, weight, s->w->net->norm_eps, s->x + i * C, C);
+}
+
+/* What a block's writer makes of the rows of `from` joins h; x is lost. */
+static void give_out(const stepper *s, uint32_t block, bb_sublayer sub, const float *from)
+{
+    const float *weight = s->w->net->blocks[block].norm[bb_sublayers[sub].post];
+    const size_t C = s->w->net->n_embd;
+    linear(s, from, (size_t)block * BB_N_PARTS + bb_sublayers[sub].writer, !weight, weight ? s->x : s->h);
+    for (size_t i = 0; weight && i < s->S; i++) {
+        float *y = s->x + i * C, *h = s->h + i * C;
+        s->w->k->rms_norm(y, weight, s->w->net->norm_eps, y, C);
+        for (size_t c = 0; c < C; c++) h[c] += y[c];
+    }
 }
 
 /* The heads of one token, at position p: norm of each head, then RoPE. */
@@ -244,7 +259,7 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
         for (size_t i = 0; i < s->S; i++) /* tokens of one sequence: each meets the keys of those before it */
             attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w), s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D,
                    s->q + (i * b->n_head + g * shared_by) * D, shared_by, p + (s->one ? (uint32_t)i : 0));
-    linear(s, s->q, number + BB_PART_O, true, s->h);
+    give_out(s, block, BB_ATTENTION, s->q);
 }
 
 static void ffn(stepper *s, uint32_t block)
@@ -255,7 +270,7 @@ static void ffn(stepper *s, uint32_t block)
     linear(s, s->x, number + BB_PART_GATE, false, s->gate);
     linear(s, s->x, number + BB_PART_UP, false, s->up);
     s->w->k->swiglu(s->gate, s->up, (size_t)s->S * b->n_ff);
-    linear(s, s->gate, number + BB_PART_DOWN, true, s->h);
+    give_out(s, block, BB_FFN, s->gate);
 }
 
 static void scale_rows(const stepper *s, float factor, float *x)

@@ -212,6 +212,18 @@ static bb_status guarded_rms_norm(void *self, size_t n, uint32_t width, bb_buffe
     return cpu()->rms_norm(s->cpu, n, width, real(s->g, x, n * width), weight, eps, real(s->g, y, n * width), err);
 }
 
+static bb_status guarded_add_norm(void *self, size_t n, uint32_t width, bb_buffer x, const float *weight, float eps, bb_buffer y, bb_err *err)
+{
+    space *s = self;
+    return cpu()->add_norm(s->cpu, n, width, real(s->g, x, n * width), weight, eps, real(s->g, y, n * width), err);
+}
+
+static bb_status guarded_add(void *self, size_t n, bb_buffer x, bb_buffer y, bb_err *err)
+{
+    space *s = self;
+    return cpu()->add(s->cpu, n, real(s->g, x, n), real(s->g, y, n), err);
+}
+
 static bb_status guarded_scale(void *self, size_t n, float factor, bb_buffer x, bb_err *err)
 {
     space *s = self;
@@ -330,6 +342,8 @@ static const bb_operations operations = {
     .gather = guarded_gather,
     .matmul = guarded_matmul,
     .rms_norm = guarded_rms_norm,
+    .add_norm = guarded_add_norm,
+    .add = guarded_add,
     .scale = guarded_scale,
     .rope = guarded_rope,
     .attention = guarded_attention,

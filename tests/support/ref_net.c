@@ -57,8 +57,16 @@ static void norm(const double *x, const float *g, double eps, size_t n, double *
 static double *norm_rows(const double *h, const float *g, const bb_net *net, size_t n)
 {
     double *x = must(n * net->n_embd, sizeof *x);
-    for (size_t t = 0; t < n; t++) norm(h + t * net->n_embd, g, eps_of(net), net->n_embd, x + t * net->n_embd);
+    if (!g) memcpy(x, h, n * net->n_embd * sizeof *x);
+    for (size_t t = 0; g && t < n; t++) norm(h + t * net->n_embd, g, eps_of(net), net->n_embd, x + t * net->n_embd);
     return x;
+}
+
+/* What a sublayer gives joins the residual stream, normed if g. */
+static void join(const bb_net *net, const float *g, size_t n, double *y, double *h)
+{
+    for (size_t t = 0; g && t < n; t++) norm(y + t * net->n_embd, g, (double)net->norm_eps, net->n_embd, y + t * net->n_embd);
+    for (size_t i = 0; i < n * net->n_embd; i++) h[i] += residual_of(net) * y[i];
 }
 
 static void turn(const bb_net *net, double *head, double position)
@@ -105,7 +113,7 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
                 for (size_t d = 0; d < D; d++) o[(t * H + j) * D + d] += p[s] / total * v[(s * G + g) * D + d];
         }
     double *y = linear(&b->w[BB_PART_O], o, T);
-    for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += residual_of(net) * y[i];
+    join(net, b->norm[BB_NORM_POST_ATTENTION], T, y, h);
     free(x);
     free(q);
     free(k);
@@ -120,7 +128,7 @@ static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
     double *x = norm_rows(h, b->norm[BB_NORM_FFN], net, T), *g = linear(&b->w[BB_PART_GATE], x, T), *u = linear(&b->w[BB_PART_UP], x, T);
     for (size_t i = 0; i < (size_t)T * b->n_ff; i++) g[i] = g[i] / (1 + exp(-g[i])) * u[i];
     double *y = linear(&b->w[BB_PART_DOWN], g, T);
-    for (size_t i = 0; i < (size_t)T * net->n_embd; i++) h[i] += residual_of(net) * y[i];
+    join(net, b->norm[BB_NORM_POST_FFN], T, y, h);
     free(x);
     free(g);
     free(u);
@@ -266,13 +274,15 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
             b->w[BB_PART_K] = matrix(m, s->type, G * D, C, s->bias, &seed);
             b->w[BB_PART_V] = matrix(m, s->type, G * D, C, s->bias, &seed);
             b->w[BB_PART_O] = matrix(m, s->type, C, H * D, s->bias && !is(s, "qwen2"), &seed);
-            if (s->head_norms) b->norm[BB_NORM_Q] = ref_random(m, D, 1, 0.3, &seed), b->norm[BB_NORM_K] = ref_random(m, D, 1, 0.3, &seed);
+            if (s->norms & REF_POST_NORMS) b->norm[BB_NORM_POST_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
+            if (s->norms & REF_HEAD_NORMS) b->norm[BB_NORM_Q] = ref_random(m, D, 1, 0.3, &seed), b->norm[BB_NORM_K] = ref_random(m, D, 1, 0.3, &seed);
         }
         if (F) {
             b->norm[BB_NORM_FFN] = ref_random(m, C, 1, 0.3, &seed);
             b->w[BB_PART_GATE] = matrix(m, s->type, F, C, s->bias && is(s, "deci"), &seed);
             b->w[BB_PART_UP] = matrix(m, s->type, F, C, s->bias && is(s, "deci"), &seed);
             b->w[BB_PART_DOWN] = matrix(m, s->type, C, F, s->bias && is(s, "deci"), &seed);
+            if (s->norms & REF_POST_NORMS) b->norm[BB_NORM_POST_FFN] = ref_random(m, C, 1, 0.3, &seed);
         }
     }
 }
@@ -285,21 +295,24 @@ void ref_model_free(ref_model *m)
 
 static const ref_shape five[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } };
 static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { { 4, 2, 64 }, { 4, 2, 64 } }, one_kv[] = { { 6, 1, 50 } },
-                       pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } };
+                       pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } },
+                       pruned_less[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 9 } }; /* a norm of one channel amplifies rounding */
 
 const ref_spec ref_specs[] = {
-    { "llama", "llama", 40, 32, 2, 8, 8, false, false, false, false, false, 1, BB_F32, plain },
-    { "llama GQA, biases, factors", "llama", 33, 24, 2, 12, 12, false, true, false, true, true, 1, BB_F32, grouped },
-    { "llama F16, partial and scaled rope", "llama", 40, 64, 2, 16, 8, false, false, false, false, true, 0.25f, BB_F16, plain },
-    { "qwen2", "qwen2", 40, 32, 2, 8, 8, true, true, false, false, false, 1, BB_F32, grouped },
-    { "qwen3", "qwen3", 50, 40, 2, 16, 16, true, false, true, false, true, 1, BB_F32, grouped },
-    { "qwen3 one KV head, partial rope", "qwen3", 17, 30, 1, 10, 6, true, false, true, false, false, 1, BB_F32, one_kv },
-    { "deci pruned", "deci", 40, 32, 6, 8, 8, false, false, false, false, false, 1, BB_F32, pruned },
-    { "deci pruned, biases, factors", "deci", 40, 32, 6, 8, 8, false, true, false, true, true, 1, BB_F32, pruned },
-    { "llama Q8_0", "llama", 64, 64, 2, 16, 16, false, false, false, false, true, 1, BB_Q8_0, plain },
-    { "smollm3", "smollm3", 40, 32, 5, 8, 8, false, false, false, false, true, 1, BB_F32, five },
-    { "smollm3 tied", "smollm3", 33, 24, 4, 6, 6, false, false, false, false, false, 0.5f, BB_F32, five },
-    { "granite", "granite", 40, 32, 2, 8, 8, false, false, false, false, true, 1, BB_F32, grouped },
-    { "granite tied, biases, factors", "granite", 33, 24, 2, 12, 12, false, true, false, true, false, 1, BB_F32, grouped },
+    { "llama", "llama", 40, 32, 2, 8, 8, false, false, 0, false, false, 1, BB_F32, plain },
+    { "llama GQA, biases, factors", "llama", 33, 24, 2, 12, 12, false, true, 0, true, true, 1, BB_F32, grouped },
+    { "llama F16, partial and scaled rope", "llama", 40, 64, 2, 16, 8, false, false, 0, false, true, 0.25f, BB_F16, plain },
+    { "qwen2", "qwen2", 40, 32, 2, 8, 8, true, true, 0, false, false, 1, BB_F32, grouped },
+    { "qwen3", "qwen3", 50, 40, 2, 16, 16, true, false, REF_HEAD_NORMS, false, true, 1, BB_F32, grouped },
+    { "qwen3 one KV head, partial rope", "qwen3", 17, 30, 1, 10, 6, true, false, REF_HEAD_NORMS, false, false, 1, BB_F32, one_kv },
+    { "deci pruned", "deci", 40, 32, 6, 8, 8, false, false, 0, false, false, 1, BB_F32, pruned },
+    { "deci pruned, biases, factors", "deci", 40, 32, 6, 8, 8, false, true, 0, true, true, 1, BB_F32, pruned },
+    { "llama Q8_0", "llama", 64, 64, 2, 16, 16, false, false, 0, false, true, 1, BB_Q8_0, plain },
+    { "smollm3", "smollm3", 40, 32, 5, 8, 8, false, false, 0, false, true, 1, BB_F32, five },
+    { "smollm3 tied", "smollm3", 33, 24, 4, 6, 6, false, false, 0, false, false, 0.5f, BB_F32, five },
+    { "granite", "granite", 40, 32, 2, 8, 8, false, false, 0, false, true, 1, BB_F32, grouped },
+    { "granite tied, biases, factors", "granite", 33, 24, 2, 12, 12, false, true, 0, true, false, 1, BB_F32, grouped },
+    { "qwen3 with norms of outputs", "qwen3", 33, 24, 2, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, false, 1, BB_F32, grouped },
+    { "deci pruned, norms of outputs", "deci", 40, 32, 6, 8, 8, false, true, REF_POST_NORMS, false, true, 1, BB_F32, pruned_less },
 };
 const size_t ref_n_specs = sizeof ref_specs / sizeof *ref_specs;

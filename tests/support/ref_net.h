@@ -24,11 +24,15 @@ typedef struct ref_shape {
     uint32_t n_head, n_kv, n_ff;
 } ref_shape;
 
+enum { REF_HEAD_NORMS = 1, REF_POST_NORMS = 2 /* of what sublayers give */ };
+
 typedef struct ref_spec {
     const char      *name;
     const char      *arch;
     uint32_t         n_vocab, n_embd, n_layer, head_dim, n_rot;
-    bool             neox, bias, head_norms, factors, untied;
+    bool             neox, bias;
+    unsigned         norms; /* beside those of inputs */
+    bool             factors, untied;
     float            freq_scale;
     bb_type          type;   /* of all matrices but the embedding */
     const ref_shape *shapes; /* [n_layer] */
