@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * cmd_convert.c: bitbudget convert FOLDER OUT.gguf: a Hugging Face folder as one GGUF file, every tensor as it is. */
+ * cmd_convert.c: bitbudget convert MODEL OUT.gguf: a Hugging Face folder, or a GGUF that is split over files, as one GGUF file, every tensor as it is. */
 #include <stdio.h>
 
 #include "base/file.h"
@@ -33,7 +33,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_status   status;
     BB_TRY(bb_command_options(&bb_command_convert, NULL, argc, argv, paths, 2, &n, err));
     if (n != 2) {
-        status = BB_FAIL(err, BB_USAGE, "convert needs a model's folder and the file to write: bitbudget convert FOLDER OUT.gguf");
+        status = BB_FAIL(err, BB_USAGE, "convert needs a model's folder, or a part of a split file, and the file to write: bitbudget convert MODEL OUT.gguf");
         goto done;
     }
     inputs[0].path = paths[0];
@@ -49,9 +49,10 @@ done:
 
 const bb_command bb_command_convert = {
     .name = "convert",
-    .summary = "write a Hugging Face folder as one GGUF file",
-    .usage = "FOLDER OUT.gguf",
+    .summary = "write a Hugging Face folder, or a split GGUF, as one GGUF file",
+    .usage = "MODEL OUT.gguf",
     .example = "bitbudget convert SmolLM2-135M-Instruct SmolLM2-135M-Instruct.gguf\n"
+               "bitbudget convert large-00001-of-00003.gguf large.gguf\n"
                "bitbudget run SmolLM2-135M-Instruct --target-size 60MB    # every command takes the folder itself",
     .run = run,
 };

@@ -99,6 +99,7 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
     bb_format_size(t->all_bytes, size);
     bb_text_addf(out, "file          %s\n              %llu bytes (%s), %s", m->path, (unsigned long long)t->all_bytes, size, m->source.reader->name);
     if (m->source.version) bb_text_addf(out, " v%u", m->source.version); /* of folders there is none */
+    if (m->source.n_files > 1) bb_text_addf(out, " in %u files", m->source.n_files);
     if (hash) bb_text_addf(out, "\nsha256        %s", bb_model_sha256(m));
     if (bb_model_is_quantized(m)) bb_text_addf(out, "\nprecision     quantized; compared with others as \"%s\"", bb_model_source_label(m, label));
     bb_text_add(out, "\narchitecture  ");
@@ -223,13 +224,13 @@ static bb_status describe_json(const bb_model *m, bool hash, bb_err *err)
     json_t       *root;
     int           failed;
     add_up(&m->source, &t);
-    root = json_pack("{s:s, s:s?, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", m->path, "sha256",
-                     hash ? bb_model_sha256(m) : NULL, "gguf_version", (json_int_t)m->source.version, "bytes", (json_int_t)t.all_bytes, "architecture",
-                     text_json(text_key(&m->source, "general.architecture", "")), "name", text_json(text_key(&m->source, "general.name", "")), "n_layer",
-                     (json_int_t)net->n_layer, "n_embd", (json_int_t)net->n_embd, "head_dim", (json_int_t)net->head_dim, "n_vocab", (json_int_t)net->n_vocab,
-                     "n_ctx_train", (json_int_t)net->n_ctx_train, "tied", net->head.rows == 0, "weights", (json_int_t)t.all_weights, "bpw",
-                     bpw(t.all_bytes, t.all_weights), "rope_base", (double)net->rope_base, "parts", parts_json(&t), "blocks", blocks_json(net), "tensors",
-                     tensors_json(&m->source));
+    root = json_pack("{s:s, s:s?, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", m->path, "sha256",
+                     hash ? bb_model_sha256(m) : NULL, "gguf_version", (json_int_t)m->source.version, "files", (json_int_t)m->source.n_files, "bytes",
+                     (json_int_t)t.all_bytes, "architecture", text_json(text_key(&m->source, "general.architecture", "")), "name",
+                     text_json(text_key(&m->source, "general.name", "")), "n_layer", (json_int_t)net->n_layer, "n_embd", (json_int_t)net->n_embd, "head_dim",
+                     (json_int_t)net->head_dim, "n_vocab", (json_int_t)net->n_vocab, "n_ctx_train", (json_int_t)net->n_ctx_train, "tied", net->head.rows == 0,
+                     "weights", (json_int_t)t.all_weights, "bpw", bpw(t.all_bytes, t.all_weights), "rope_base", (double)net->rope_base, "parts", parts_json(&t),
+                     "blocks", blocks_json(net), "tensors", tensors_json(&m->source));
     if (!root) return BB_FAIL(err, BB_FAILED, "%s: a name in the file is no valid text for JSON", m->path);
     failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     json_decref(root);

@@ -268,7 +268,9 @@ static uint64_t all_weights(const audit *a)
 
 static void print_text(const audit *a)
 {
-    printf("file        %s\nlabel       ", a->path);
+    printf("file        %s", a->path);
+    if (a->source.n_files > 1) printf(" and the others, %u files", a->source.n_files);
+    printf("\nlabel       ");
     if (a->label) printf("general.file_type %u (%s)", a->label_number, a->label->name);
     else if (a->has_label) printf("general.file_type %u", a->label_number);
     else printf("none");
@@ -307,9 +309,9 @@ static json_t *parts_json(const audit *a)
 
 static bb_status print_json(const audit *a, bb_err *err)
 {
-    json_t *root = json_pack("{s:s, s:b, s:I, s:I, s:f, s:f, s:o, s:o, s:s?, s:s?, s:s, s:f, s:b, s:b, s:O, s:O, s:O}", "path", a->path, "ok",
-                             json_array_size(a->faults) == 0, "bytes", (json_int_t)a->source.size_bytes, "weights", (json_int_t)all_weights(a), "bpw",
-                             bits(a->source.size_bytes, all_weights(a)), "bpw_tensors",
+    json_t *root = json_pack("{s:s, s:I, s:b, s:I, s:I, s:f, s:f, s:o, s:o, s:s?, s:s?, s:s, s:f, s:b, s:b, s:O, s:O, s:O}", "path", a->path, "files",
+                             (json_int_t)a->source.n_files, "ok", json_array_size(a->faults) == 0, "bytes", (json_int_t)a->source.size_bytes, "weights",
+                             (json_int_t)all_weights(a), "bpw", bits(a->source.size_bytes, all_weights(a)), "bpw_tensors",
                              bits(a->source.size_bytes - a->part[BB_FILE_METADATA].bytes, all_weights(a)), "parts", parts_json(a), "file_type",
                              a->has_label ? json_integer((json_int_t)a->label_number) : json_null(), "label", a->label ? a->label->name : NULL, "name_label",
                              a->named ? a->named->name : NULL, "mostly", name_of(a->commonest), "fallback_share", share(a->n_fallback, a->n_matrix),

@@ -437,12 +437,14 @@ done:
 
 bb_status bb_model_open(const char *path, bb_model *m, bb_err *err)
 {
-    bb_err    inner = BB_ERR_INIT;
-    bb_status status;
+    bb_err      inner = BB_ERR_INIT;
+    const char *hint;
+    bb_status   status;
     memset(m, 0, sizeof *m);
     BB_TRY(bb_source_open(path, &m->source, err));
+    hint = bb_source_hint(path, &m->source);
     status = bb_model_build(m, &inner);
-    if (status != BB_OK) return BB_FAIL(err, status, "%s: %s%s", path, inner.msg, status != BB_NOMEM ? bb_source_hint(path) : "");
+    if (status != BB_OK) return BB_FAIL(err, status, "%s: %s%s", path, inner.msg, status != BB_NOMEM ? hint : "");
     m->path = bb_strdup(path, err);
     if (!m->path) {
         bb_model_close(m);

@@ -11,10 +11,12 @@
 #include "model/model.h"
 #include "tests/support/cli.h"
 #include "tests/support/hf_folder.h"
+#include "tests/support/split.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
 #define QUICK " --calib-windows 4 --measure-windows 2 --refine-windows 2 --confirm-windows 4 --search-tokens 0.01"
+#define FEW " --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --sweeps 0 --no-finalise"
 #define TEXT "tests/data/README.md"
 enum { SAID = 1 << 16 };
 
@@ -225,6 +227,70 @@ START_TEST(a_folder_becomes_a_file)
 }
 END_TEST
 
+/* What a command says of the whole model it says of the parts, by whichever of them the model is named. */
+START_TEST(every_command_takes_a_split_model)
+{
+    static const struct {
+        const char *words, *same_from; /* NULL: names and hashes of files are all over it */
+    } commands[] = {
+        { "eval %s --text " TEXT " --ctx 32 --chunks 2", "\nperplexity" },
+        { "tokenize %s --text " TEXT, "" },
+        { "generate %s --prompt a --n 4 --temperature 0", "" },
+        { "estimate %s --target-bpw 9 --calib " TEXT " --ctx 32", NULL },
+        { "inspect %s --tensors", "\ntensor" },
+    };
+    char model[300], stem[300], *whole, *parts;
+    snprintf(model, sizeof model, "%s", make_model("one.gguf", BB_F16)); /* bb_test_path's buffers rotate */
+    snprintf(stem, sizeof stem, "%s", bb_test_path("parts"));
+    split_write(model, stem, 3, NULL);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        bb_err err = BB_ERR_INIT;
+        char   line[1000];
+        snprintf(line, sizeof line, commands[i].words, model);
+        ck_assert_msg(bb_test_command(&whole, &err, "%s", line) == BB_OK, "%s: %s", line, err.msg);
+        snprintf(line, sizeof line, commands[i].words, split_path(stem, (uint32_t)i % 3 + 1, 3));
+        ck_assert_msg(bb_test_command(&parts, &err, "%s", line) == BB_OK, "%s: %s", line, err.msg);
+        if (commands[i].same_from) {
+            const char *a = strstr(whole, commands[i].same_from), *b = strstr(parts, commands[i].same_from);
+            ck_assert_msg(a && b && strcmp(a, b) == 0, "%s: %s, not %s", line, parts, whole);
+        }
+        bb_free(whole);
+        bb_free(parts);
+    }
+    check_program(0, "GGUF v3 in 3 files", "inspect %s", split_path(stem, 3, 3));
+    check_program(0, "", "quantize %s --format Q8_0 --method rtn --out %s", model, bb_test_path("split_a.gguf"));
+    check_program(0, "", "quantize %s --like %s --method rtn --out %s", split_path(stem, 1, 3), bb_test_path("split_a.gguf"), bb_test_path("split_b.gguf"));
+    bb_test_same(bb_test_path("split_a.gguf"), bb_test_path("split_b.gguf"));
+    check_program(0, "", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", bb_test_path("split_a.gguf"), split_path(stem, 2, 3));
+    check_program(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", split_path(stem, 2, 3), bb_test_path("split_run"));
+    check_program(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", model, bb_test_path("whole_run"));
+    bb_test_same(bb_test_path("split_run/model.gguf"), bb_test_path("whole_run/model.gguf"));
+    check_program(0, "", "convert %s %s", model, bb_test_path("split_c.gguf"));
+    check_program(0, "", "convert %s %s", split_path(stem, 1, 3), bb_test_path("split_d.gguf"));
+    bb_test_same(bb_test_path("split_c.gguf"), bb_test_path("split_d.gguf"));
+    check_program(2, "is one of the files of ", "quantize %s --format Q8_0 --method rtn --force --out %s", split_path(stem, 1, 3), split_path(stem, 3, 3));
+    check_program(5, "parts-00004-of-00004.gguf is missing", "convert %s %s",
+                  (split_write(model, stem, 4, &(split_lie) { .part = 4, .missing = true }), split_path(stem, 1, 4)), bb_test_path("split_e.gguf"));
+}
+END_TEST
+
+/* Nothing is written over a file that the model of a folder is read from, not even when told to. */
+START_TEST(files_of_a_folder_are_inputs)
+{
+    const char *model = make_model("in_folder.gguf", BB_F16), *folder = bb_test_path("inputs_folder");
+    char        name[600];
+    hf_write(model, folder, 2, "");
+    static const char *const names[] = { "config.json", "model-00001-of-00002.safetensors", "tokenizer.model", "model.safetensors.index.json" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(name, sizeof name, "%s/%s", folder, names[i]);
+        ck_assert_msg(bb_file_exists(name), "%s", name);
+        check_program(2, "is one of the files of ", "convert %s %s --force", folder, name);
+    }
+    snprintf(name, sizeof name, "%s/new.gguf", folder);
+    check_program(0, name, "convert %s %s", folder, name);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli_inputs");
@@ -238,6 +304,8 @@ int main(void)
     tcase_add_test(t, other_vocabularies_and_shapes_are_refused);
     tcase_add_test(t, wrong_kinds_of_files_are_explained);
     tcase_add_test(t, a_folder_becomes_a_file);
+    tcase_add_test(t, every_command_takes_a_split_model);
+    tcase_add_test(t, files_of_a_folder_are_inputs);
     tcase_add_test(t, special_tokens_of_a_text_are_parsed_when_asked);
     suite_add_tcase(s, t);
     return bb_test_run(s);

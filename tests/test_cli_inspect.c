@@ -13,6 +13,7 @@
 #include "cli/cmd.h"
 #include "model/io/file_type.h"
 #include "model/io/gguf.h"
+#include "tests/support/split.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -270,6 +271,45 @@ START_TEST(audit_of_odd_files)
 }
 END_TEST
 
+/* The audit of a split model is that of the whole one, but for its name, its files and its bytes; parts that do not belong together are no model. */
+START_TEST(audit_of_a_split_model)
+{
+    static const char *const same[] = { "ok", "weights", "bpw_tensors", "file_type", "label", "mostly", "fallback_share", "tokenizer", "missing", "notes" };
+    const split_lie          lies[] = { { .part = 2, .missing = true }, { .part = 3, .twice = true } };
+    static const char *const says[] = { "audit-00002-of-00003.gguf is missing", "tensor 'token_embd.weight' is in " };
+    tiny_spec                s = tiny_default("llama");
+    wrong                    w = { .file_type = 2 };
+    bb_err                   err = BB_ERR_INIT;
+    json_t                  *whole, *parts;
+    char                     stem[300];
+    s.n_layer = 3;
+    tiny_set_type(&s, BB_Q4_0);
+    tiny_write(&s, bb_test_path("right.gguf"));
+    snprintf(stem, sizeof stem, "%s", bb_test_path("audit"));
+    for (int missing = 0; missing < 2; missing++) {
+        w.no_tensor = missing ? "blk.1.attn_k.weight" : NULL;
+        write_wrong(bb_test_path("right.gguf"), bb_test_path("one.gguf"), &w);
+        split_write(bb_test_path("one.gguf"), stem, 3, NULL);
+        const bb_status expected = missing ? BB_GUARD : BB_OK;
+        ck_assert_int_eq(audit(bb_test_path("one.gguf"), &whole, &err), expected);
+        ck_assert_msg(audit(split_path(stem, 2, 3), &parts, &err) == expected, "%s", err.msg);
+        ck_assert_int_eq(number(whole, "files"), 1);
+        ck_assert_int_eq(number(parts, "files"), 3);
+        for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+            ck_assert_msg(json_equal(json_object_get(whole, same[i]), json_object_get(parts, same[i])), "%s", same[i]);
+        ck_assert_uint_eq(json_array_size(json_object_get(whole, "faults")), json_array_size(json_object_get(parts, "faults"))); /* which name the file */
+        if (missing) ck_assert(lists(json_object_get(parts, "missing"), "blk.1.attn_k.weight"));
+        json_decref(whole);
+        json_decref(parts);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        split_write(bb_test_path("right.gguf"), stem, 3, &lies[i]);
+        ck_assert_int_eq(audit(split_path(stem, 1, 3), &parts, &err), BB_BAD_FILE);
+        ck_assert_msg(strstr(err.msg, says[i]) != NULL, "%s", err.msg);
+    }
+}
+END_TEST
+
 START_TEST(labels_in_names)
 {
     static const struct {
@@ -307,6 +347,7 @@ int main(void)
     tcase_add_test(t, audit_finds_what_is_wrong);
     tcase_add_test(t, audit_counts_fallbacks);
     tcase_add_test(t, audit_of_odd_files);
+    tcase_add_test(t, audit_of_a_split_model);
     tcase_add_test(t, labels_in_names);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "model/io/gguf.h"
 #include "model/io/gguf_internal.h"
+#include "tests/support/split.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -499,6 +500,144 @@ START_TEST(absent_files_and_folders_are_refused)
 }
 END_TEST
 
+/* ---- split over files ---- */
+
+static void same_bytes(const void *a, const void *b, uint64_t n) { ck_assert(n == 0 || memcmp(a, b, (size_t)n) == 0); }
+
+static void same_sources(const bb_source *a, const bb_source *b)
+{
+    ck_assert_uint_eq(a->n_kv, b->n_kv);
+    ck_assert_uint_eq(a->n_tensors, b->n_tensors);
+    ck_assert_uint_eq(a->version, b->version);
+    for (uint64_t i = 0; i < a->n_kv; i++) {
+        ck_assert(a->kv[i].key.size == b->kv[i].key.size && a->kv[i].kind == b->kv[i].kind && a->kv[i].value_bytes == b->kv[i].value_bytes);
+        same_bytes(a->kv[i].key.data, b->kv[i].key.data, a->kv[i].key.size);
+        same_bytes(a->kv[i].value, b->kv[i].value, a->kv[i].value_bytes);
+        for (uint64_t k = 0; a->kv[i].strings && k < a->kv[i].count; k++)
+            same_bytes(a->kv[i].strings[k].data, b->kv[i].strings[k].data, a->kv[i].strings[k].size);
+    }
+    for (uint64_t i = 0; i < a->n_tensors; i++) {
+        ck_assert_str_eq(a->tensors[i].name, b->tensors[i].name);
+        ck_assert(a->tensors[i].type == b->tensors[i].type && a->tensors[i].size_bytes == b->tensors[i].size_bytes);
+        same_bytes(a->tensors[i].data, b->tensors[i].data, a->tensors[i].size_bytes);
+        ck_assert_ptr_eq(bb_source_tensor(a, a->tensors[i].name), &a->tensors[i]);
+    }
+}
+
+static void hash_of(const bb_source *s, char hex[65])
+{
+    bb_sha256 h;
+    bb_sha256_init(&h);
+    bb_source_hash(s, &h);
+    bb_sha256_hex(&h, hex);
+}
+
+/* n parts, by whichever of them the model is named; with more parts than tensors some have none. */
+START_TEST(a_split_model_is_the_whole_one)
+{
+    static const uint32_t counts[] = { 2, 3, 7, 40 };
+    const uint64_t        before = bb_mem_live_bytes();
+    const uint32_t        n = counts[_i];
+    tiny_spec             s = tiny_default("llama");
+    bb_source             all, first, last;
+    bb_err                err = BB_ERR_INIT;
+    char                  a[65], b[65], stem[300];
+    uint64_t              together = 0, size;
+    tiny_write(&s, bb_test_path("whole.gguf"));
+    snprintf(stem, sizeof stem, "%s", bb_test_path("part"));
+    split_write(bb_test_path("whole.gguf"), stem, n, NULL);
+    ck_assert_int_eq(bb_source_open(bb_test_path("whole.gguf"), &all, NULL), BB_OK);
+    ck_assert_msg(bb_source_open(split_path(stem, 1, n), &first, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_source_open(split_path(stem, n, n), &last, &err) == BB_OK, "%s", err.msg);
+    same_sources(&all, &first);
+    same_sources(&all, &last);
+    for (uint32_t i = 1; i <= n; i++) {
+        ck_assert_int_eq(bb_file_size(split_path(stem, i, n), &size, NULL), BB_OK);
+        together += size;
+        ck_assert(bb_source_has_file(split_path(stem, 1, n), split_path(stem, i, n)));
+    }
+    ck_assert_uint_eq(first.size_bytes, together);
+    ck_assert_uint_eq(first.n_files, n);
+    ck_assert_uint_eq(all.n_files, 1);
+    ck_assert_int_eq(bb_source_whole(&first, &err), BB_OK);
+    hash_of(&first, a);
+    hash_of(&last, b);
+    ck_assert_str_eq(a, b);
+    bb_source_release(&first, 0);
+    same_sources(&all, &first);
+    bb_source_close(&all);
+    bb_source_close(&first);
+    bb_source_close(&last);
+    ck_assert_uint_eq(bb_mem_live_bytes(), before);
+}
+END_TEST
+
+START_TEST(wrong_parts_are_named)
+{
+    static const struct {
+        split_lie   lie;
+        const char *says[2];
+    } rows[] = {
+        { { .part = 2, .missing = true }, { "part-00002-of-00003.gguf is missing", "split over 3 files, and 2 of them are there" } },
+        { { .part = 3, .missing = true }, { "part-00003-of-00003.gguf is missing", "2 of them" } },
+        { { .part = 3, .no = 1 }, { "part-00003-of-00003.gguf says that it is part 2 of 3", "part 3 of 3 is needed there" } },
+        { { .part = 2, .count = 4 }, { "part-00002-of-00003.gguf says that it is part 2 of 4", "part 2 of 3 is needed" } },
+        { { .part = 2, .count = -1 }, { "part-00002-of-00003.gguf says that it is part 2 of 0", "part 2 of 3 is needed" } },
+        { { .part = 2, .no = -1 }, { "part-00002-of-00003.gguf: ", "split.no is missing" } },
+        { { .part = 3, .twice = true }, { "tensor 'token_embd.weight' is in ", "part-00003-of-00003.gguf" } },
+        { { .part = 2, .leave = true }, { "has 21 tensors", "its 3 parts have 20 together" } },
+        { { .part = 1, .tensors = 22 }, { "part-00001-of-00003.gguf says that its model has 22 tensors", "have 21 together" } },
+        { { .part = 1, .no = 5 }, { "part-00001-of-00003.gguf says that it is part 6", "split over 3 files; they are found by their names" } },
+        { { .part = 1, .count = 2 }, { "part-00001-of-00003.gguf says that it is part 1", "split over 2 files; they are found by their names" } },
+        { { .part = 1, .count = 70000 }, { "split over 70000 files", "names" } },
+    };
+    tiny_spec s = tiny_default("llama");
+    char      stem[300];
+    s.tied = false;
+    tiny_write(&s, bb_test_path("whole.gguf"));
+    snprintf(stem, sizeof stem, "%s", bb_test_path("part"));
+    const uint64_t before = bb_mem_live_bytes();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bb_err    err = BB_ERR_INIT;
+        bb_source g;
+        split_write(bb_test_path("whole.gguf"), stem, 3, &rows[i].lie);
+        ck_assert_msg(bb_source_open(split_path(stem, 1, 3), &g, &err) == BB_BAD_FILE, "row %zu: %s", i, err.msg);
+        for (int k = 0; k < 2; k++) ck_assert_msg(strstr(err.msg, rows[i].says[k]) != NULL, "row %zu: '%s' not in '%s'", i, rows[i].says[k], err.msg);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+    }
+    /* the number of all tensors may be left unsaid; a part under another name is not found, nor are those beside it */
+    bb_err          err = BB_ERR_INIT;
+    bb_source       g;
+    const split_lie silent = { .part = 1, .tensors = -1 };
+    split_write(bb_test_path("whole.gguf"), stem, 3, &silent);
+    ck_assert_msg(bb_source_open(split_path(stem, 2, 3), &g, &err) == BB_OK, "%s", err.msg);
+    bb_source_close(&g);
+    ck_assert_int_eq(rename(split_path(stem, 2, 3), bb_test_path("second.gguf")), 0);
+    ck_assert_int_eq(bb_source_open(bb_test_path("second.gguf"), &g, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "second.gguf says that it is part 2 of a model that is split over 3 files") != NULL, "%s", err.msg);
+}
+END_TEST
+
+START_TEST(names_of_parts)
+{
+    static const struct {
+        const char *path;
+        uint32_t    part, of;
+        size_t      stem;
+    } rows[] = { { "a-00002-of-00003.gguf", 2, 3, 1 }, { "d/a-b-00001-of-65535.gguf", 1, 65535, 5 },
+                 { "-00002-of-00003.gguf", 0, 0, 0 },  { "a-00001-of-00001.gguf", 0, 0, 0 },
+                 { "a-0002-of-00003.gguf", 0, 0, 0 },  { "a-00002-of-00003.GGUF", 0, 0, 0 },
+                 { "a-+0002-of-00003.gguf", 0, 0, 0 }, { "a-00002-of-00003.gguf.gguf", 0, 0, 0 },
+                 { "a--0002-of-00003.gguf", 0, 0, 0 }, { "", 0, 0, 0 } };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        uint32_t   part = 0, of = 0;
+        size_t     stem = 0;
+        const bool is = bb_gguf_part_name(rows[i].path, &stem, &part, &of);
+        ck_assert_msg(is == (rows[i].of > 0) && (!is || (part == rows[i].part && of == rows[i].of && stem == rows[i].stem)), "%s", rows[i].path);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("gguf");
@@ -517,6 +656,9 @@ int main(void)
     tcase_add_test(t, copying_is_the_identity);
     tcase_add_loop_test(t, copies_foreign_files, 0, (int)(sizeof foreign / sizeof *foreign));
     tcase_add_test(t, absent_files_and_folders_are_refused);
+    tcase_add_loop_test(t, a_split_model_is_the_whole_one, 0, 4);
+    tcase_add_test(t, wrong_parts_are_named);
+    tcase_add_test(t, names_of_parts);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

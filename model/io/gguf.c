@@ -258,25 +258,31 @@ done:
 
 /* ---- the reader ---- */
 
-/* Files that are no whole language model, whatever their architecture. A second part has nothing but its tensors and the keys of the split. */
-static bb_status whole(const bb_source *g, bb_err *err)
+/* Files that are no language model, or not as this program reads one, whatever their architecture. A second part has no keys but those of the split. */
+bb_status bb_gguf_usable(const bb_source *g, bb_err *err)
 {
     bb_bytes  type = { "model", 5 };
     char      shown[BB_SHOWN];
-    uint32_t  n = 0, number = 0, alignment = bb_gguf_alignment(g);
+    uint32_t  alignment = bb_gguf_alignment(g);
     bool      found;
     bb_status status;
-    BB_TRY(bb_source_u32(g, "split.count", &n, &found, err));
-    BB_TRY(bb_source_u32(g, "split.no", &number, &found, err));
-    if (n > 1)
-        return BB_FAIL(err, BB_UNSUPPORTED,
-                       "this is part %u of a model that is split over %u files; merge them first "
-                       "(llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf)",
-                       number + 1, n);
     BB_TRY(bb_source_text(g, "general.type", &type, &found, err));
     if (type.size != 5 || memcmp(type.data, "model", 5) != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "general.type is '%s'; only whole models ('model') are supported", bb_show(type, shown));
     if (alignment < 4) return BB_FAIL(err, BB_UNSUPPORTED, "general.alignment is %u; 4 or more is supported", alignment);
+done:
+    return status;
+}
+
+/* bb_source_open has gathered the parts of a split model; bytes in memory have none beside them. */
+static bb_status whole(const bb_source *g, bb_err *err)
+{
+    uint32_t  n = 0;
+    bool      found;
+    bb_status status;
+    BB_TRY(bb_source_u32(g, "split.count", &n, &found, err));
+    if (n > 1) return BB_FAIL(err, BB_UNSUPPORTED, "this is one part of a model that is split over %u files", n);
+    BB_TRY(bb_gguf_usable(g, err));
 done:
     return status;
 }
@@ -306,7 +312,7 @@ bb_status bb_gguf_parse(const unsigned char *data, size_t size, bb_source *g, bb
     cursor    c = { data, size, 0 };
     uint64_t *offsets = NULL, n_kv, n_tensors;
     bb_status status = BB_NOMEM;
-    *g = (bb_source) { .reader = &reader, .size_bytes = size };
+    *g = (bb_source) { .reader = &reader, .size_bytes = size, .n_files = 1 };
     if (!(g->self = BB_NEW0(1, gguf_file, err))) goto done;
     BB_TRY(parse_header(&c, g, err));
     n_kv = g->n_kv;

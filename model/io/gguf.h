@@ -14,7 +14,12 @@
 bb_status bb_gguf_open(const char *path, bb_source *s, bb_err *err);
 /* The same from bytes in memory that outlive s (for tests and fuzzing). bb_source_close then frees the index only. */
 bb_status bb_gguf_parse(const unsigned char *data, size_t size, bb_source *s, bb_err *err);
-/* Of a source that one of these has filled in: the map of its file (empty for bytes in memory), the alignment of its tensors' data. */
+/* s: as bb_gguf_open has filled it in from path. When it is a part of a split model, s becomes the whole: all parts are found by their names. A part that is
+ * missing, that says it is another, or that repeats a tensor is BB_BAD_FILE. s is closed on failure. */
+bb_status bb_gguf_gather(const char *path, bb_source *s, bb_err *err);
+/* STEM-00002-of-00003.gguf: *stem bytes, *part 2 (from 1), *of 3; false for other names. */
+bool bb_gguf_part_name(const char *path, size_t *stem, uint32_t *part, uint32_t *of);
+/* Of a source that one file or piece of memory has filled in: the map of its file (empty for bytes in memory), the alignment of its tensors' data. */
 const bb_map *bb_gguf_map(const bb_source *s);
 uint32_t      bb_gguf_alignment(const bb_source *s);
 

@@ -14,6 +14,9 @@ bool bb_gguf_block(uint32_t type, uint32_t *block, uint32_t *block_bytes);
  * BB_UNSUPPORTED for an unknown type. */
 bb_status bb_gguf_tensor_bytes(const bb_tensor *t, uint64_t *bytes, bb_err *err);
 
+/* Is it a model, laid out as this program reads one? BB_UNSUPPORTED says what it is instead. */
+bb_status bb_gguf_usable(const bb_source *s, bb_err *err);
+
 /* What a list takes: bytes of its header before the padding, keys and tensors each, and of its tensors' data, every tensor padded to the alignment. */
 typedef struct bb_gguf_bytes {
     uint64_t keys, infos, data, n_tensors;

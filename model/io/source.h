@@ -73,6 +73,7 @@ struct bb_source {
     const bb_reader *reader;
     void            *self;       /* the reader's own */
     uint32_t         version;    /* of the format */
+    uint32_t         n_files;    /* that hold tensors */
     uint64_t         size_bytes; /* of all files together */
     uint64_t         n_kv, n_tensors;
     bb_key          *kv;                      /* in file order */
@@ -84,7 +85,9 @@ struct bb_source {
 bb_status bb_source_open(const char *path, bb_source *s, bb_err *err);
 void      bb_source_close(bb_source *s);
 /* What a path may say about a model that could not be loaded, to be put behind the sentence; "" when nothing. */
-const char *bb_source_hint(const char *path);
+const char *bb_source_hint(const char *path, const bb_source *s);
+/* Is the file one of those that the model named by path is read from, or would be? So nothing is written over it. */
+bool bb_source_has_file(const char *path, const char *file);
 
 bb_status bb_source_whole(const bb_source *s, bb_err *err);
 void      bb_source_release(const bb_source *s, uint32_t layer);

@@ -35,19 +35,52 @@ static const char *kind_of_other(const char *path)
 #undef CONVERT
 }
 
-/* NAME-00002-of-00003.gguf */
-static bool is_part_name(const char *path)
+const char *bb_source_hint(const char *path, const bb_source *s)
 {
-    size_t      n = strlen(path);
-    unsigned    part, of;
-    int         used = 0;
-    const char *at = n > 20 ? path + n - 20 : "";
-    return sscanf(at, "-%5u-of-%5u.gguf%n", &part, &of, &used) == 2 && used == 20 && of > 1;
+    size_t   stem;
+    uint32_t part, of;
+    return s->n_files == 1 && bb_gguf_part_name(path, &stem, &part, &of)
+               ? " (the name is that of one part of a split model, and the file has no key split.count)"
+               : "";
 }
 
-const char *bb_source_hint(const char *path)
+/* The folder of a path: its first *n bytes; "." for none. */
+static const char *folder_of(const char *path, size_t *n)
 {
-    return is_part_name(path) ? " (the name is that of one part of a split model: merge the parts first with llama-gguf-split --merge)" : "";
+    const char *slash = strrchr(path, '/');
+    *n = slash ? (size_t)(slash - path) + 1 : 1;
+    return slash ? path : ".";
+}
+
+static bool same_folder(const char *folder, const char *file)
+{
+    char        name[4096];
+    size_t      n;
+    const char *of = folder_of(file, &n);
+    snprintf(name, sizeof name, "%.*s", (int)n, of);
+    return bb_file_same(folder, name);
+}
+
+static bool ends_in(const char *text, const char *end)
+{
+    const size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+bool bb_source_has_file(const char *path, const char *file)
+{
+    static const char *const endings[] = { ".safetensors", ".json", ".model", ".jinja" };
+    size_t                   stem, its_stem;
+    uint32_t                 part, of, its_part, its_of;
+    if (bb_file_same(path, file)) return true;
+    if (!bb_file_exists(file)) return false;
+    if (bb_hf_is_folder(path) && same_folder(path, file))
+        for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+            if (ends_in(file, endings[i])) return true;
+    if (!bb_gguf_part_name(path, &stem, &part, &of) || !bb_gguf_part_name(file, &its_stem, &its_part, &its_of) || of != its_of) return false;
+    char other[4096]; /* the part of this path that the file would be */
+    if (snprintf(other, sizeof other, "%.*s-%05u-of-%05u.gguf", (int)stem, path, its_part, of) >= (int)sizeof other) return false;
+    return bb_file_same(other, file);
 }
 
 bb_status bb_source_open(const char *path, bb_source *s, bb_err *err)
@@ -59,7 +92,7 @@ bb_status bb_source_open(const char *path, bb_source *s, bb_err *err)
     if (bb_hf_is_folder(path)) return bb_hf_open(path, s, err);
     BB_TRY(refuse_folder(path, err));
     status = bb_gguf_open(path, s, &inner);
-    if (status == BB_OK) return BB_OK;
+    if (status == BB_OK) return bb_gguf_gather(path, s, err);
     kind = kind_of_other(path);
     return kind ? BB_FAIL(err, status, "%s is %s", path, kind) : BB_FAIL(err, status, "%s", inner.msg);
 done:
