@@ -74,6 +74,9 @@ $(BUILD)/%.o: %.c $(FLAGS)
 	@$(HAVE_LIBS)mkdir -p $(@D)
 	@echo "  CC   $@"; $(CC) $(CFLAGS) $(BBFLAGS) $(ISA) $(PKGCF) -c $< -o $@
 
+# The texts that are part of the program (.incbin).
+$(BUILD)/engine/shipped.o: $(wildcard configs/calibration/*.txt)
+
 # Only kernels/x86/ may use instruction sets above the baseline, by how a file's name ends; kernels/kernels.c chooses at run time.
 $(BUILD)/kernels/x86/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(BUILD)/kernels/x86/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512

@@ -59,7 +59,10 @@ static const bb_option_row rows[] = {
     { "method", BB_OPT_TEXT, FIELD(method), "sequential", 1, 0, "NAME",
       "rtn: round to nearest; weighted: importance-weighted; feedback: error feedback; sequential: error feedback on the compressed prefix's inputs",
       "rtn|weighted|feedback|sequential" },
-    { "calib", BB_OPT_TEXT, FIELD(calib), "self", 1, 0, "FILE", "calibration text or token file; \"self\" samples from the model", NULL },
+    { "calib", BB_OPT_TEXT, FIELD(calib), "self", 1, 0, "FILES",
+      "calibration text or token file, or a list of them with equal shares; \"self\": text that the model writes; \"mixture\": texts that ship with the "
+      "program",
+      NULL },
     { "imatrix", BB_OPT_TEXT, FIELD(imatrix), "", 1, 0, "FILE",
       "importance from a file of llama-imatrix (GGUF or .dat) or of `calibrate --imatrix`; no text is read, and the method is weighted", NULL },
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
@@ -623,16 +626,26 @@ done:
 static bb_status check_ends(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    const bool              calib = has(o->calib) && strcmp(o->calib, "self") != 0;
-    const bb_input          inputs[] = { { "the source model", j->path },    { "the calibration text", calib ? o->calib : NULL },
-                                         { "the evaluation text", o->eval }, { "the file of --like", o->like },
-                                         { "the recipe", o->recipe },        { "the importance matrix", o->imatrix } };
-    bb_status               status;
-    BB_TRY(bb_output_check("--out", o->out, BB_OUTPUT_MODEL, NULL, inputs, sizeof inputs / sizeof *inputs, err));
+    bb_calibration_source  *calib = NULL;
+    bb_input               *inputs = NULL;
+    size_t                  n = 0, n_inputs = 0;
+    bb_status               status = BB_OK;
+    if (!rounds(o)) BB_TRY(bb_calibration_sources(o->calib, &calib, &n, err));
+    status = BB_NOMEM;
+    if (!(inputs = BB_NEW(n + 5, bb_input, err))) goto done;
+    inputs[n_inputs++] = (bb_input) { "the source model", j->path };
+    for (size_t i = 0; i < n; i++) inputs[n_inputs++] = (bb_input) { "the calibration text", calib[i].path };
+    inputs[n_inputs++] = (bb_input) { "the evaluation text", o->eval };
+    inputs[n_inputs++] = (bb_input) { "the file of --like", o->like };
+    inputs[n_inputs++] = (bb_input) { "the recipe", o->recipe };
+    inputs[n_inputs++] = (bb_input) { "the importance matrix", o->imatrix };
+    BB_TRY(bb_output_check("--out", o->out, BB_OUTPUT_MODEL, NULL, inputs, n_inputs, err));
     BB_TRY(bb_output_fits(o->out, j->bytes, err));
     if (has(o->database)) BB_TRY(bb_folder_check_output(o->database, err));
     if (has(o->eval)) BB_TRY(load_eval(j, err));
 done:
+    bb_calibration_sources_done(calib, n);
+    bb_free(inputs);
     return status;
 }
 

@@ -32,7 +32,10 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "min-bpw", BB_OPT_DOUBLE, FIELD(min_bpw), "1.2", 0.1, 32, "BITS", "sweep: smallest size, in bits per weight of the whole file", NULL },
     { "max-bpw", BB_OPT_DOUBLE, FIELD(max_bpw), "4.6", 0.1, 32, "BITS", "sweep: largest size", NULL },
     { "sizes", BB_OPT_LIST, FIELD(sizes), "", NO_BOUNDS, "LIST", "sweep: these sizes instead (2.2MiB,2.6MiB,3596960)", NULL },
-    { "calib", BB_OPT_TEXT, FIELD(calib), "self", NO_BOUNDS, "FILE", "calibration text or token file; \"self\" samples from the model", NULL },
+    { "calib", BB_OPT_TEXT, FIELD(calib), "self", NO_BOUNDS, "FILES",
+      "calibration text or token file, or a list of them with equal shares; \"self\": text that the model writes; \"mixture\": texts that ship with the "
+      "program",
+      NULL },
     { "eval", BB_OPT_TEXT, FIELD(eval), "", NO_BOUNDS, "FILE", "evaluation text; none: held-out calibration windows", NULL },
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, NO_BOUNDS, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens",
       NULL },
@@ -96,13 +99,41 @@ static bb_status check_config(const bb_run_config *c, bb_err *err)
 static bb_status make_absolute(char **path, bb_err *err)
 {
     char *found, *copy;
-    if (!*path || !**path || strcmp(*path, "self") == 0 || !(found = realpath(*path, NULL))) return BB_OK;
+    if (!*path || !**path || strcmp(*path, "self") == 0 || strcmp(*path, "mixture") == 0 || !(found = realpath(*path, NULL))) return BB_OK;
     copy = bb_strdup(found, err);
     free(found);
     if (!copy) return BB_NOMEM;
     bb_free(*path);
     *path = copy;
     return BB_OK;
+}
+
+/* The same of every file of --calib. */
+static bb_status make_list_absolute(char **list, bb_err *err)
+{
+    bb_text     t = { 0 };
+    bb_item     item;
+    const char *rest = *list;
+    bb_status   status = BB_OK;
+    if (!*list || bb_file_exists(*list) || !strchr(*list, ',')) return make_absolute(list, err);
+    while (bb_list_next(&rest, &item)) {
+        char *path = bb_item_text(item, err);
+        if (!path) status = BB_NOMEM;
+        else status = make_absolute(&path, err);
+        if (status == BB_OK) bb_text_addf(&t, "%s%s", t.size ? "," : "", path);
+        bb_free(path);
+        BB_TRY(status);
+    }
+    BB_TRY(t.status);
+    status = BB_NOMEM;
+    char *copy = bb_strdup(t.data, err);
+    if (!copy) goto done;
+    bb_free(*list);
+    *list = copy;
+    status = BB_OK;
+done:
+    bb_text_done(&t);
+    return status;
 }
 
 bb_status bb_run_config_resolve(bb_run_config *c, bb_err *err)
@@ -112,7 +143,7 @@ bb_status bb_run_config_resolve(bb_run_config *c, bb_err *err)
     c->config = NULL;
     BB_TRY(check_config(c, err));
     BB_TRY(make_absolute(&c->model, err));
-    BB_TRY(make_absolute(&c->calib, err));
+    BB_TRY(make_list_absolute(&c->calib, err));
     BB_TRY(make_absolute(&c->eval, err));
     BB_TRY(make_absolute(&c->profile, err));
 done:

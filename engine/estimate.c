@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "engine/calibration.h"
 #include "engine/ladder.h"
 #include "engine/memory.h"
 #include "engine/pace.h"
@@ -103,7 +104,7 @@ static double calibrate_s(const model *m)
         }
     }
     s += (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows) * m->ctx * token(m);
-    if (strcmp(c->calib, "self") == 0) s += (double)(c->calib_windows + c->confirm_windows) * m->ctx * m->n.block_weights * m->p->generate;
+    if (bb_calibration_samples(c->calib)) s += (double)(c->calib_windows + c->confirm_windows) * m->ctx * m->n.block_weights * m->p->generate;
     return s;
 }
 

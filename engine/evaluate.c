@@ -22,6 +22,7 @@
 #include "engine/jobs.h"
 #include "engine/keys.h"
 #include "engine/memory.h"
+#include "engine/probe.h"
 #include "engine/ranks.h"
 #include "engine/speed.h"
 #include "engine/verdict.h"
@@ -599,6 +600,23 @@ done:
     return status;
 }
 
+/* The winner of every size on the domains that ship with the program. */
+static bb_status probe_winners(bb_run *r, const scored *s, bb_err *err)
+{
+    const bb_front_plan **plans = BB_NEW(s->front.n, const bb_front_plan *, err);
+    size_t                n = 0;
+    bb_status             status = plans ? BB_OK : BB_NOMEM;
+    for (size_t i = 0; plans && i < s->front.n; i++)
+        for (size_t k = 0; k < s->n; k++)
+            if (s->v[k].guard.winner == i) {
+                plans[n++] = &s->front.plans[i];
+                break;
+            }
+    if (status == BB_OK) status = bb_probe_domains(r, plans, n, err);
+    bb_free(plans);
+    return status;
+}
+
 bb_status bb_run_evaluate(bb_run *r, bb_err *err)
 {
     static const char *const made[] = { "guard.json",
@@ -617,6 +635,7 @@ bb_status bb_run_evaluate(bb_run *r, bb_err *err)
     BB_TRY(write_tables(r, &s, err));
     BB_TRY(write_model(r, &s.front.plans[winner_of(&s)], err));
     BB_TRY(say_note(r, &s.front.plans[winner_of(&s)].plan, err));
+    BB_TRY(probe_winners(r, &s, err));
 done:
     scored_done(&s);
     return status;

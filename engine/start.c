@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "engine/calibration.h"
 #include "engine/outputs.h"
 #include "engine/estimate.h"
 #include "engine/memory.h"
@@ -20,14 +21,35 @@
 typedef struct input {
     const char *what, *path;
 } input;
-enum { N_INPUTS = 4 };
 
-static void inputs_of(const bb_run_config *c, input in[N_INPUTS])
+/* Every file that the run reads. The paths are borrowed from the options and from *texts, those of --calib. */
+typedef struct inputs {
+    bb_calibration_source *texts;
+    size_t                 n_texts, n;
+    input                 *in; /* [n] */
+} inputs;
+
+static bb_status inputs_of(const bb_run_config *c, inputs *out, bb_err *err)
 {
-    in[0] = (input) { "the source model", c->model };
-    in[1] = (input) { "the calibration text", strcmp(c->calib, "self") == 0 ? "" : c->calib };
-    in[2] = (input) { "the evaluation text", c->eval };
-    in[3] = (input) { "the runtime profile", c->profile };
+    bb_status status;
+    *out = (inputs) { 0 };
+    BB_TRY(bb_calibration_sources(c->calib, &out->texts, &out->n_texts, err));
+    status = BB_NOMEM;
+    if (!(out->in = BB_NEW(out->n_texts + 3, input, err))) goto done;
+    out->in[out->n++] = (input) { "the source model", c->model };
+    for (size_t i = 0; i < out->n_texts; i++)
+        if (out->texts[i].path) out->in[out->n++] = (input) { "the calibration text", out->texts[i].path };
+    out->in[out->n++] = (input) { "the evaluation text", c->eval };
+    out->in[out->n++] = (input) { "the runtime profile", c->profile };
+    status = BB_OK;
+done:
+    return status;
+}
+
+static void inputs_done(inputs *i)
+{
+    bb_calibration_sources_done(i->texts, i->n_texts);
+    bb_free(i->in);
 }
 
 /* config.resolved.yaml and the tables hold the paths as text. */
@@ -66,20 +88,20 @@ static bb_status check_folder(const char *dir, bb_err *err)
 }
 
 /* Names that a run gives to files in its folder, so that none of them is one of its inputs. */
-static bb_status check_overwriting(const char *dir, const input in[N_INPUTS], bb_err *err)
+static bb_status check_overwriting(const char *dir, const inputs *in, bb_err *err)
 {
     static const char *const names[] = { "model.gguf",   "run.db",          "run.lock",        "calib-self.u32", "config.resolved.yaml",
                                          "env.json",     "log.txt",         "plan.json",       "guard.json",     "report.html",
                                          "front.csv",    "plans.csv",       "baselines.csv",   "layers.csv",     "sensitivity.csv",
                                          "finalise.csv", "convergence.csv", "certificate.csv", "crossover.csv",  "speed.csv",
-                                         "settle.csv" };
+                                         "settle.csv",   "domains.csv" };
     bb_status                status = BB_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = bb_asprintf(err, "%s/%s", dir, names[i]);
         if (!path) return BB_NOMEM;
-        for (int k = 0; k < N_INPUTS && status == BB_OK; k++)
-            if (*in[k].path && bb_file_same(path, in[k].path))
-                status = BB_FAIL(err, BB_USAGE, "--out %s: the run would overwrite %s, which is %s: choose another folder", dir, path, in[k].what);
+        for (size_t k = 0; k < in->n && status == BB_OK; k++)
+            if (*in->in[k].path && bb_file_same(path, in->in[k].path))
+                status = BB_FAIL(err, BB_USAGE, "--out %s: the run would overwrite %s, which is %s: choose another folder", dir, path, in->in[k].what);
         bb_free(path);
         if (status != BB_OK) return status;
     }
@@ -135,28 +157,29 @@ done:
 bb_status bb_run_check_inputs(const bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    input                in[N_INPUTS];
-    bb_status            status = BB_OK;
-    inputs_of(c, in);
-    for (int k = 0; k < N_INPUTS; k++) BB_TRY(check_text(in[k].what, in[k].path, err));
-    for (int k = 1; k < N_INPUTS; k++)
-        if (*in[k].path) BB_TRY(check_readable(in[k].what, in[k].path, err));
+    inputs               in;
+    bb_status            status;
+    BB_TRY(inputs_of(c, &in, err));
+    for (size_t k = 0; k < in.n; k++) BB_TRY(check_text(in.in[k].what, in.in[k].path, err));
+    for (size_t k = 1; k < in.n; k++)
+        if (*in.in[k].path) BB_TRY(check_readable(in.in[k].what, in.in[k].path, err));
     if (*c->profile) {
         bb_speed speed;
         BB_TRY(bb_speed_load(r->space, c->profile, &speed, err));
         bb_speed_done(&speed);
     }
 done:
+    inputs_done(&in);
     return status;
 }
 
 bb_status bb_run_check_start(const bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
-    input                in[N_INPUTS];
+    inputs               in;
     bb_err               why = BB_ERR_INIT;
     bb_status            status;
-    inputs_of(c, in);
+    BB_TRY(inputs_of(c, &in, err));
     BB_TRY(check_text("--out", c->out, err));
     BB_TRY(check_text("--database", c->database, err));
     BB_TRY(bb_run_check_inputs(r, err));
@@ -165,7 +188,7 @@ bb_status bb_run_check_start(const bb_run *r, bb_err *err)
         goto done;
     }
     BB_TRY(check_folder(c->out, err));
-    BB_TRY(check_overwriting(c->out, in, err));
+    BB_TRY(check_overwriting(c->out, &in, err));
     if (*c->database && (status = bb_folder_check_output(c->database, &why)) != BB_OK) {
         BB_FAIL(err, status, "--database %s", why.msg);
         goto done;
@@ -173,6 +196,7 @@ bb_status bb_run_check_start(const bb_run *r, bb_err *err)
     BB_TRY(bb_memory_check(r, err));
     BB_TRY(check_room(r, err));
 done:
+    inputs_done(&in);
     return status;
 }
 

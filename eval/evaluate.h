@@ -28,6 +28,8 @@ typedef struct bb_tokens {
  * Ids outside the model's vocabulary, an empty file and one that is no text (known binary kinds; many NUL bytes or much that is not UTF-8) are
  * BB_BAD_FILE; a few such bytes are tokenized as they are, with a warning that counts them. */
 bb_status bb_tokens_load(const bb_model *m, const char *path, bool parse_special, bb_tokens *t, bb_err *err);
+/* The same of a text in memory; name: for messages. */
+bb_status bb_tokens_from_text(const bb_model *m, const char *name, bool parse_special, const char *text, size_t size, bb_tokens *t, bb_err *err);
 bb_status bb_tokens_from_ids(const int32_t *ids, size_t n, bb_tokens *t, bb_err *err); /* copies */
 /* BOS where the file's vocabulary puts one first, else -1 (also for a file without a vocabulary): what bb_windows_make wants. */
 bb_status bb_tokens_bos(const bb_model *m, int32_t *bos, bb_err *err);

@@ -239,6 +239,17 @@ done:
     return status;
 }
 
+bb_status bb_tokens_from_text(const bb_model *m, const char *name, bool parse_special, const char *text, size_t size, bb_tokens *t, bb_err *err)
+{
+    bb_status status;
+    *t = (bb_tokens) { 0 };
+    BB_TRY(load_text(m, name, parse_special, text, size, t, err));
+    hash_ids(t);
+done:
+    if (status != BB_OK) bb_tokens_done(t);
+    return status;
+}
+
 bb_status bb_tokens_from_ids(const int32_t *ids, size_t n, bb_tokens *t, bb_err *err)
 {
     *t = (bb_tokens) { 0 };

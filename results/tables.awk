@@ -235,6 +235,27 @@ function show_rotation(    i) {
              sprintf(" | %.2f", v[i, "ppl"]))
 }
 
+# KL by calibration text (a row) and domain (a column), and the worst domain as a multiple of the mean.
+function show_calibration(    i, k, n, s, sets, texts, text, r, worst) {
+    s = distinct("text", texts)
+    for (i = 1; i <= rows; i++) v[i, "set"] = v[i, "calibration"] SUBSEP v[i, "tokens"]
+    n = distinct("set", sets)
+    text = "calibrated on | tokens"
+    for (k = 1; k <= s; k++) text = text " | " texts[k]
+    head(text " | worst / mean")
+    for (i = 1; i <= n; i++) {
+        worst = 0
+        r = row_of("set", sets[i])
+        text = v[r, "calibration"] " | " thousands(v[r, "tokens"])
+        for (k = 1; k <= s; k++) {
+            r = row_of("set", sets[i], "text", texts[k])
+            text = text " | " (r ? sprintf("%.2f", v[r, "kl_nats"]) : "")
+            if (r && v[r, "of_mean"] + 0 > worst) worst = v[r, "of_mean"] + 0
+        }
+        line(text sprintf(" | %.2f", worst))
+    }
+}
+
 # Any table as it is.
 function show_all(    i, k, text) {
     for (k = 1; k <= n_columns; k++) text = text (k > 1 ? " | " : "") name[k]
@@ -258,6 +279,7 @@ END {
     else if (table == "database") show_database()
     else if (table == "pruning") show_pruning()
     else if (table == "rotation") show_rotation()
+    else if (table == "calibration") show_calibration()
     else if (table == "all") show_all()
     else { print "tables.awk: there is no table " table > "/dev/stderr"; exit 1 }
 }
