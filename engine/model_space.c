@@ -136,36 +136,55 @@ static const bb_matrix *matrix_of(const bb_model_space *s, uint32_t unit)
     return d->what == BB_UNIT_EMBD ? &s->model->net.embd : d->what == BB_UNIT_HEAD ? &s->model->net.head : &s->model->net.blocks[d->layer].w[d->what];
 }
 
-/* A tied qwen3 whose blocks have different shapes is written as openelm, where q, k and v are one matrix: gives the three one type, the one of least
- * cost among those that take no more bytes. */
+/* Parts whose one tensor an architecture that the file may have wants: gives them one type, the one of least cost among those that take no more bytes.
+ * They are units q, q + 1, ..., n of them. */
+static bool settle_parts(const bb_model_space *s, const bb_problem *p, uint32_t q, uint32_t n, uint16_t *x)
+{
+    const bb_plan_unit *d = &s->described[q];
+    uint16_t            best[BB_N_PARTS] = { 0 };
+    int64_t             now = 0, least = INT64_MAX;
+    double              cheapest = HUGE_VAL;
+    for (uint32_t k = 0; k < n; k++) now = bb_bytes_add(now, p->units[q + k].bytes[bb_problem_row(p, x, q + k) + x[q + k]]);
+    for (uint32_t o = 0; o < p->units[q].n_options; o++) {
+        uint16_t option[BB_N_PARTS] = { (uint16_t)o };
+        int64_t  bytes = 0;
+        double   cost = 0;
+        for (uint32_t k = 0; k < n; k++) {
+            const bb_unit *u = &p->units[q + k];
+            while (option[k] < u->n_options && options_of(s, q + k)[option[k]].value != d->options[o].value) option[k]++;
+            const bool known = option[k] < u->n_options;
+            bytes = known ? bb_bytes_add(bytes, u->bytes[bb_problem_row(p, x, q + k) + option[k]]) : BB_FORBIDDEN;
+            cost += known ? u->cost[bb_problem_row(p, x, q + k) + option[k]] : 0;
+        }
+        if (bytes > now || bb_is_forbidden(bytes) || cost > cheapest || (!(cost < cheapest) && bytes >= least)) continue;
+        memcpy(best, option, sizeof best);
+        cheapest = cost;
+        least = bytes;
+    }
+    if (least == INT64_MAX) return false;
+    for (uint32_t k = 0; k < n; k++) x[q + k] = best[k];
+    return true;
+}
+
+/* Must the parts with this feed have one type in some file? */
+static bool is_fused(const bb_model *m, bb_feed feed)
+{
+    const bb_arch *pruned = bb_arch_for_pruned(m->net.arch);
+    if (m->net.arch->fused[feed]) return !bb_arch_takes_mixed(&m->net);
+    return pruned && pruned->fused[feed] && bb_arch_takes_outside(pruned, &m->net);
+}
+
 static bool settle(void *self, const bb_problem *p, uint16_t *x)
 {
     const bb_model_space *s = self;
-    for (uint32_t q = 0; q < p->n_units; q++) {
+    for (uint32_t q = 0, n; q < p->n_units; q += n) {
         const bb_plan_unit *d = &s->described[q];
-        if (d->what != BB_PART_Q || options_of(s, (uint32_t)d->controller)[x[d->controller]].value == 0) continue;
-        uint16_t best[3] = { 0, 0, 0 };
-        int64_t  now = 0, least = INT64_MAX;
-        double   cheapest = HUGE_VAL;
-        for (uint32_t k = 0; k < 3; k++) now = bb_bytes_add(now, p->units[q + k].bytes[bb_problem_row(p, x, q + k) + x[q + k]]);
-        for (uint32_t o = 0; o < p->units[q].n_options; o++) {
-            uint16_t option[3] = { (uint16_t)o, 0, 0 };
-            int64_t  bytes = 0;
-            double   cost = 0;
-            for (uint32_t k = 0; k < 3; k++) {
-                const bb_unit *u = &p->units[q + k];
-                while (option[k] < u->n_options && options_of(s, q + k)[option[k]].value != d->options[o].value) option[k]++;
-                const bool known = option[k] < u->n_options;
-                bytes = known ? bb_bytes_add(bytes, u->bytes[bb_problem_row(p, x, q + k) + option[k]]) : BB_FORBIDDEN;
-                cost += known ? u->cost[bb_problem_row(p, x, q + k) + option[k]] : 0;
-            }
-            if (bytes > now || bb_is_forbidden(bytes) || cost > cheapest || (!(cost < cheapest) && bytes >= least)) continue;
-            memcpy(best, option, sizeof best);
-            cheapest = cost;
-            least = bytes;
-        }
-        if (least == INT64_MAX) return false;
-        for (uint32_t k = 0; k < 3; k++) x[q + k] = best[k];
+        n = 1;
+        if (!is_format(s, q) || d->what >= BB_N_PARTS || !is_fused(s->model, bb_parts[d->what].feed)) continue;
+        while (q + n < p->n_units && s->described[q + n].what < BB_N_PARTS && s->described[q + n].layer == d->layer &&
+               bb_parts[s->described[q + n].what].feed == bb_parts[d->what].feed)
+            n++;
+        if (n > 1 && options_of(s, (uint32_t)d->controller)[x[d->controller]].value > 0 && !settle_parts(s, p, q, n, x)) return false;
     }
     return true;
 }
@@ -240,13 +259,26 @@ static int64_t settled_size(const bb_model_space *s, uint16_t *x)
     return bb_is_forbidden(size) && p->settle && p->settle(p->settle_self, p, x) ? bb_problem_size(p, x) : size;
 }
 
+/* What a file has besides its matrices once parts that its source has in one tensor have types of their own, beyond base; 0: no option does that. */
+static int64_t mixed_bytes(bb_model_space *s, uint16_t *x, int64_t base)
+{
+    for (uint32_t i = 0; i < s->problem.n_units; i++) {
+        if (s->described[i].what >= BB_N_PARTS || !s->model->net.arch->fused[bb_parts[s->described[i].what].feed] || s->units[i].n_options < 2) continue;
+        bb_model_space_source(s, x);
+        x[i] = 0;
+        const int64_t size = exact_size(s, x);
+        if (!bb_is_forbidden(size)) return size - matrices_bytes(s, x) - base;
+    }
+    return 0;
+}
+
 /* A candidate for probing sizes: the source type everywhere (it divides every row), structure as given. */
 static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
 {
     uint32_t  n = s->problem.n_units;
     uint16_t *x = BB_NEW(n, uint16_t, err);
     bb_status status = BB_NOMEM;
-    int64_t   base, shared = 0, first_alone = 0;
+    int64_t   base, shared = 0, mixed = 0, first_alone = 0;
     long      first = -1;
     uint16_t  first_option = 0;
     if (!x) goto done;
@@ -275,7 +307,8 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
             }
         }
     }
-    s->problem.fixed_bytes += shared > 0 ? shared : 0;
+    if (bb_arch_takes_mixed(&s->model->net)) mixed = mixed_bytes(s, x, base);
+    s->problem.fixed_bytes += shared > mixed ? shared : mixed;
     for (uint32_t i = 0; i < n; i++) {
         unit_data *u = &s->data[i];
         int64_t    least = 0; /* a dropped sublayer takes its norm and its header entries along: counted from the smallest, in fixed_bytes */
@@ -415,11 +448,9 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     BB_TRY(bb_export_sizes_create(m, &s->plans, &s->sizes, err));
     s->alignment = bb_export_sizes_alignment(s->sizes);
     s->problem = (bb_problem) { .n_units = i, .units = s->units, .plans = &s->plans, .size = exact_size, .size_self = s };
-    const bb_arch *pruned = bb_arch_for_pruned(m->net.arch);
-    if (pruned && pruned->fused[BB_FEED_ATTENTION] && m->net.head.rows == 0) {
-        s->problem.settle = settle;
-        s->problem.settle_self = s;
-    }
+    for (int f = 0; f < BB_N_FEEDS; f++)
+        if (is_fused(m, (bb_feed)f)) s->problem.settle = settle;
+    s->problem.settle_self = s;
     for (uint32_t u = 0; u < i; u++)
         if (is_format(s, u)) BB_TRY(fill_format_bytes(s, u, err));
     BB_TRY(fill_structure_bytes(s, err));

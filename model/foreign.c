@@ -16,6 +16,9 @@ typedef enum rule {
     WINDOW,    /* none, or as long as the context */
     FACTOR,    /* the same; read by the loader of an architecture that has factors */
     ATT_SCALE, /* none, or 1 / sqrt(head size); so is this one */
+    YARN,      /* the number that llama.cpp takes where it does not read the key; read by the loader of an architecture that has its own */
+    YARN_EXT,  /* what the type says */
+    YARN_ATT,  /* what follows from the factor */
     SWITCH,    /* one of two numbers, where RoPE has a switch */
     SILU       /* the activation that is computed */
 } rule;
@@ -27,18 +30,19 @@ typedef struct foreign {
 } foreign;
 
 static const foreign rows[] = {
-    { "rope.scaling.attn_factor", ONLY, { 1, 1 } },
     { "rope.scaling.alpha", ONLY, { 0, 1 } },
-    { "rope.scaling.yarn_ext_factor", ONLY, { 0, -1 } }, /* -1: what the type says */
-    { "rope.scaling.yarn_attn_factor", ONLY, { 1, -1 } },
-    { "rope.scaling.yarn_log_multiplier", ONLY, { 0, 0 } },
+    { "rope.scaling.yarn_ext_factor", YARN_EXT, { 0, -1 } }, /* -1: what the type says */
+    { "rope.scaling.yarn_attn_factor", YARN_ATT, { 1, -1 } },
+    { "rope.scaling.yarn_log_multiplier", YARN, { 0, 0 } },
+    { "rope.scaling.yarn_beta_fast", YARN, { 32, 32 } },
+    { "rope.scaling.yarn_beta_slow", YARN, { 1, 1 } },
     { "rope.scaling.finetuned", SWITCH, { 1, 1 } },
     { "rope.dimension_sections", ONLY, { 0, 0 } },
     { "attention.scale", ATT_SCALE, { 0, 0 } },
     { "attention.output_scale", ONLY, { 0, 1 } },
     { "attention.value_scale", ONLY, { 0, 1 } },
     { "attention.temperature_length", ONLY, { 0, 0 } },
-    { "attention.temperature_scale", ONLY, { 0, 0 } },
+    { "attention.temperature_scale", YARN, { 0, 0 } },
     { "attention.sliding_window", WINDOW, { 0, 0 } },
     { "attention.max_alibi_bias", ONLY, { 0, 0 } },
     { "attention.clamp_kqv", ONLY, { 0, 0 } },
@@ -80,10 +84,14 @@ static const foreign rows[] = {
 
 static bool is(double x, double neutral) { return fabs(x - neutral) <= 1e-6 * fmax(1, fabs(neutral)); } /* false for NaN */
 
+static double yarn_attention(const bb_net *net) { return net->yarn ? 1 - 0.1 * log((double)net->rope_freq_scale) : 1; }
+
 static bool does_nothing(const foreign *f, const bb_net *net, double x)
 {
     if (f->rule == WINDOW) return x <= 0 || x >= net->n_ctx_train;
     if (f->rule == ATT_SCALE) return is(x, 0) || fabs(x * sqrt(net->head_dim) - 1) <= 1e-5;
+    if (f->rule == YARN_EXT) return is(x, net->yarn) || is(x, -1);
+    if (f->rule == YARN_ATT) return is(x, -1) || fabs(x - yarn_attention(net)) <= 1e-4;
     return is(x, f->neutral[0]) || is(x, f->neutral[1]);
 }
 
@@ -91,6 +99,8 @@ static bool does_nothing(const foreign *f, const bb_net *net, double x)
 static bool is_read(const foreign *f, const bb_arch *arch)
 {
     if (f->rule == SWITCH) return !arch->rope_switch;
+    if (f->rule == WINDOW) return arch->no_window;
+    if (f->rule == YARN) return arch->own_yarn;
     return arch->factors && (f->rule == FACTOR || f->rule == ATT_SCALE);
 }
 
@@ -108,6 +118,8 @@ static bb_status refuse(const foreign *f, const bb_net *net, const char *key, co
     if (f->rule == WINDOW) snprintf(right, sizeof right, "0 or at least the context of %u", net->n_ctx_train);
     else if (f->rule == ATT_SCALE) snprintf(right, sizeof right, "%.6g for this head size", 1 / sqrt(net->head_dim));
     else if (f->rule == SILU) snprintf(right, sizeof right, "silu");
+    else if (f->rule == YARN_EXT) snprintf(right, sizeof right, "%d", net->yarn);
+    else if (f->rule == YARN_ATT) snprintf(right, sizeof right, "%.6g", yarn_attention(net));
     else if (is(f->neutral[0], f->neutral[1])) snprintf(right, sizeof right, "%g", f->neutral[0]);
     else snprintf(right, sizeof right, "%g or %g", f->neutral[0], f->neutral[1]);
     return BB_FAIL(err, BB_UNSUPPORTED, "metadata key '%s' is %s, which changes what the model computes and is not supported; %s is", key, value, right);

@@ -21,6 +21,7 @@ enum { MAX_HEAD_DIM = 4096, MAX_WIDTH = 1 << 24, KEY_BYTES = 128 };
 /* What one call of bb_model_build knows. */
 typedef struct builder {
     bb_model      *m;
+    bool           longrope; /* what RoPE scaling is called */
     const bb_arch *arch;
     bool          *used; /* [n_tensors] */
     size_t         room; /* of m->owned */
@@ -91,8 +92,49 @@ static bb_status find_arch(builder *b, bb_err *err)
 
 static bool text_is(bb_bytes text, const char *s) { return text.size == strlen(s) && memcmp(text.data, s, (size_t)text.size) == 0; }
 
+/* A number that must not be negative; absent: fallback. */
+static bb_status read_positive(const builder *b, const char *suffix, float fallback, float *out, bb_err *err)
+{
+    char            key[KEY_BYTES];
+    const bb_status status = read_f32(b, suffix, fallback, out, err);
+    if (status != BB_OK || *out >= 0) return status;
+    return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %g; it must not be negative", key_of(b, suffix, key), (double)*out);
+}
+
+/* The pair whose wave turns this often in the context before it was extended. */
+static double yarn_pair(const bb_net *net, double turns)
+{
+    return net->n_rot * log(net->rope_context / (turns * 2 * 3.14159265358979323846)) / (2 * log((double)net->rope_base));
+}
+
+/* YaRN by a factor: pairs that turn often in the old context keep their frequency, those that turn less than once are scaled, and what is turned grows
+ * with the logarithm of the factor. An architecture without keys of its own takes the numbers of the paper. */
+static bb_status read_yarn(const builder *b, float factor, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    float     fast = 32, slow = 1, multiplier = 0;
+    bb_status status = BB_OK;
+    if (b->arch->own_yarn) {
+        BB_TRY(read_positive(b, "rope.scaling.yarn_beta_fast", fast, &fast, err));
+        BB_TRY(read_positive(b, "rope.scaling.yarn_beta_slow", slow, &slow, err));
+        BB_TRY(read_positive(b, "rope.scaling.yarn_log_multiplier", 0, &multiplier, err));
+    }
+    if (!(fast > 0 && slow > 0) || !(net->rope_base > 1))
+        return BB_FAIL(err, BB_BAD_FILE, "YaRN with beta fast %g, slow %g and RoPE base %g: above 0, and the base above 1, is needed", (double)fast, (double)slow,
+                       (double)net->rope_base);
+    net->yarn = true;
+    net->yarn_low = (float)fmax(0, floor(yarn_pair(net, (double)fast)));
+    net->yarn_high = (float)fmin(net->n_rot - 1, ceil(yarn_pair(net, (double)slow)));
+    if (factor > 1) {
+        const double grown = 0.1 * log((double)factor);
+        net->rope_magnitude *= (float)((1 + grown) / (1 + (double)multiplier * grown));
+    }
+done:
+    return status;
+}
+
 /* llama.cpp: an absent type means linear, an absent or zero factor means 1, type none ignores the factor. */
-static bb_status read_rope(const builder *b, bb_err *err)
+static bb_status read_rope(builder *b, bb_err *err)
 {
     bb_net   *net = &b->m->net;
     char      key[KEY_BYTES], shown[BB_SHOWN];
@@ -105,11 +147,17 @@ static bb_status read_rope(const builder *b, bb_err *err)
     BB_TRY(bb_source_text(&b->m->source, key_of(b, "rope.scaling.type", key), &type, &found, err));
     BB_TRY(read_f32(b, "rope.scale_linear", 0.0f, &factor, err));
     BB_TRY(read_f32(b, "rope.scaling.factor", factor, &factor, err));
-    if (text_is(type, "yarn") && (factor <= 0 || (factor >= 1 && factor <= 1))) type = (bb_bytes) { "none", 4 }; /* YaRN by 1 changes nothing */
-    if (!text_is(type, "linear") && !text_is(type, "none"))
-        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; none, linear and the frequency factors of Llama 3 are", bb_show(type, shown));
+    BB_TRY(read_u32(b, "rope.scaling.original_context_length", UINT32_MAX, net->n_ctx_train, &net->rope_context, err));
+    BB_TRY(read_f32(b, "rope.scaling.attn_factor", 1, &net->rope_magnitude, err));
+    if (!(net->rope_magnitude > 0)) return BB_FAIL(err, BB_BAD_FILE, "the factor of what RoPE turns is %g; it must be above 0", (double)net->rope_magnitude);
+    if (b->arch->own_yarn) BB_TRY(read_positive(b, "attention.temperature_scale", 0, &net->heat, err));
+    b->longrope = text_is(type, "longrope");
+    if (!text_is(type, "linear") && !text_is(type, "none") && !text_is(type, "yarn") && !(b->longrope && (b->arch->rope_factors || b->arch->two_factors)))
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' of architecture %s is not supported; none, linear, yarn%s are", bb_show(type, shown),
+                       b->arch->name, b->arch->rope_factors ? ", longrope and the frequency factors of Llama 3" : b->arch->two_factors ? " and longrope" : "");
     if (factor < 0) return BB_FAIL(err, BB_BAD_FILE, "the RoPE scaling factor is %g; it must be above 0", (double)factor);
     net->rope_freq_scale = factor > 0 && !text_is(type, "none") ? 1.0f / factor : 1.0f;
+    if (text_is(type, "yarn") && factor > 0 && !(factor >= 1 && factor <= 1)) BB_TRY(read_yarn(b, factor, err)); /* by 1 it changes nothing */
 done:
     return status;
 }
@@ -394,7 +442,11 @@ static bb_status find_vocabulary(builder *b, bb_err *err)
     if (b->arch->separate_head && bb_source_tensor(&b->m->source, "output.weight"))
         BB_TRY(find_matrix(b, "output.weight", net->n_vocab, net->n_embd, &net->head, err));
     BB_TRY(find_vector(b, "output_norm.weight", net->n_embd, true, &net->out_norm, err));
-    if (b->arch->rope_factors) BB_TRY(find_vector(b, "rope_freqs.weight", net->n_rot / 2, false, &net->rope_factors, err));
+    if (b->arch->two_factors || (b->arch->rope_factors && b->longrope)) {
+        BB_TRY(find_vector(b, "rope_factors_short.weight", net->n_rot / 2, false, &net->rope_factors, err));
+        BB_TRY(find_vector(b, "rope_factors_long.weight", net->n_rot / 2, net->rope_factors != NULL, &net->rope_long, err));
+        if (net->rope_long && !net->rope_factors) return missing("rope_factors_short.weight", err);
+    } else if (b->arch->rope_factors) BB_TRY(find_vector(b, "rope_freqs.weight", net->n_rot / 2, false, &net->rope_factors, err));
 done:
     return status;
 }

@@ -14,6 +14,7 @@
 #include "model/compress/database.h"
 #include "model/export/export.h"
 #include "model/export/sizes.h"
+#include "model/net/arch.h"
 #include "model/net/forward.h"
 #include "model/io/gguf_internal.h"
 #include "tests/support/support.h"
@@ -182,6 +183,9 @@ static void check_back(const fixture *f, bool interleaved)
     ck_assert(b->embd_scale == s->embd_scale && b->query_scale == s->query_scale && b->out_scale == s->out_scale && b->residual_scale == s->residual_scale);
     ck_assert(b->n_ctx_train == s->n_ctx_train && b->rope_neox == (s->rope_neox && !interleaved));
     same_floats(b->rope_factors, s->rope_factors, s->n_rot / 2);
+    same_floats(b->rope_long, s->rope_long, s->n_rot / 2);
+    ck_assert(b->rope_context == s->rope_context && b->rope_magnitude == s->rope_magnitude && b->heat == s->heat);
+    ck_assert(b->yarn == s->yarn && b->yarn_low == s->yarn_low && b->yarn_high == s->yarn_high);
     same_floats(b->out_norm, s->out_norm, s->n_embd);
     same_matrix(&b->embd, &s->embd, 1, false);
     same_matrix(&b->head, &s->head, 1, false);
@@ -336,14 +340,16 @@ END_TEST
 
 START_TEST(an_empty_plan_keeps_the_model)
 {
-    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3", "granite" };
+    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3", "granite", "phi3", "mistral3" };
     for (int variant = 0; variant < 4; variant++) {
         tiny_spec s = tiny_default(archs[_i]);
         fixture   f;
         s.tied = variant & 1;
         s.minimal_keys = variant & 2;
-        s.rope_factors = _i == 0 && variant == 1;
-        s.rope_scaling = variant == 2 ? 2.0f : 0.0f;
+        s.rope_factors = variant == 1 ? _i == 0 || _i == 5 : s.rope_factors;
+        s.rope_scaling = variant == 2 ? 2.0f : variant == 3 ? 0 : s.rope_scaling;
+        s.rope_type = variant == 2 ? "yarn" : s.rope_type;
+        s.n_rot = _i == 5 && variant == 3 ? 4 : 0;
         open_source(&f, &s);
         apply(&f);
         write_and_open(&f);
@@ -401,13 +407,26 @@ static bool blocks_alike(const fixture *f)
     return true;
 }
 
+/* Different types in one tensor of the source's architecture. */
+static bool parts_differ(const fixture *f)
+{
+    const bb_arch *arch = f->source.net.arch;
+    for (uint32_t i = 0; i < f->net.n_layer; i++) {
+        const bb_matrix *w = f->blocks[i].w;
+        if (arch->fused[BB_FEED_ATTENTION] && w[BB_PART_Q].rows && (w[BB_PART_Q].type != w[BB_PART_K].type || w[BB_PART_Q].type != w[BB_PART_V].type)) return true;
+        if (arch->fused[BB_FEED_FFN] && w[BB_PART_UP].rows && w[BB_PART_GATE].type != w[BB_PART_UP].type) return true;
+    }
+    return false;
+}
+
 START_TEST(random_plans_come_back)
 {
     static const struct {
         const char *arch, *pruned;
         bool        tied;
     } rows[] = {
-        { "llama", "deci", true }, { "llama", "deci", false }, { "qwen2", "deci", false }, { "qwen3", "openelm", true }, { "deci", "deci", true },
+        { "llama", "deci", true },    { "llama", "deci", false }, { "qwen2", "deci", false }, { "qwen3", "openelm", true },
+        { "deci", "deci", true },     { "phi3", "deci", false },
     };
     bool   seen_alike = false, seen_pruned = false;
     bb_rng r;
@@ -420,7 +439,7 @@ START_TEST(random_plans_come_back)
         s.n_vocab = TINY_MIN_VOCAB;
         s.head_dim = 32;
         s.tied = rows[_i].tied;
-        s.o_bias = s.n_layer == 2 && strcmp(rows[_i].arch, "qwen3") != 0;
+        s.o_bias = s.n_layer == 2 && strcmp(rows[_i].arch, "qwen3") != 0 && strcmp(rows[_i].arch, "phi3") != 0;
         for (uint32_t i = 0; i < s.n_layer; i++) s.n_ff[i] = 128;
         open_source(&f, trial % 4 == 0 ? &s : NULL);
         if (trial % 4) random_plan(&f, &s, &r, strcmp(rows[_i].pruned, "openelm") == 0);
@@ -432,12 +451,13 @@ START_TEST(random_plans_come_back)
         }
         write_and_open(&f);
         bool alike = blocks_alike(&f) && strcmp(rows[_i].arch, "deci") != 0;
-        if (alike && strcmp(rows[_i].arch, "qwen2") == 0)
+        if (alike && bb_arch_named(rows[_i].arch)->square_attention)
             for (uint32_t i = 0; i < s.n_layer; i++) alike &= f.blocks[i].n_head == 4 || f.blocks[i].n_head == 0;
+        alike = alike && !parts_differ(&f);
         seen_alike |= alike;
         seen_pruned |= !alike;
         check_arch(&f, alike ? rows[_i].arch : rows[_i].pruned);
-        check_back(&f, !alike && strcmp(rows[_i].arch, "qwen2") == 0);
+        check_back(&f, !alike && (strcmp(rows[_i].arch, "qwen2") == 0 || strcmp(rows[_i].arch, "phi3") == 0));
         done(&f);
     }
     ck_assert(seen_pruned && (seen_alike || strcmp(rows[_i].arch, "deci") == 0));
@@ -532,7 +552,8 @@ START_TEST(sizes_by_table_are_the_files)
         { "qwen2", true, true, false, true, 3 },     { "qwen2", false, true, false, false, 11 }, { "qwen3", true, false, false, true, 3 },
         { "qwen3", true, false, false, true, 12 },   { "qwen3", false, false, false, true, 2 },  { "qwen3", true, true, false, true, 2 },
         { "deci", true, false, false, true, 4 },     { "deci", false, false, true, false, 12 },  { "smollm3", true, false, false, true, 4 },
-        { "smollm3", false, false, false, true, 8 }, { "granite", true, false, false, true, 4 },
+        { "smollm3", false, false, false, true, 8 }, { "granite", true, false, false, true, 4 }, { "phi3", true, false, false, true, 3 },
+        { "phi3", false, false, false, true, 12 },   { "mistral3", true, true, true, true, 4 },
     };
     tiny_spec        s = tiny_default(rows[_i].arch);
     fixture          f;
@@ -582,7 +603,8 @@ START_TEST(sizes_by_table_are_the_files)
         ck_assert_int_eq(bb_file_size(bb_test_path("sized.gguf"), &on_disk, NULL), BB_OK);
         ck_assert_uint_eq(on_disk, bytes);
     }
-    const bool no_other_arch = strcmp(s.arch, "smollm3") == 0 || strcmp(s.arch, "granite") == 0 || (strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias));
+    const bool no_other_arch = strcmp(s.arch, "smollm3") == 0 || strcmp(s.arch, "granite") == 0 || strcmp(s.arch, "mistral3") == 0 ||
+                               (strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias));
     ck_assert_msg(written > (no_other_arch ? 50 : 150) && refused > 20, "%u written, %u refused", written, refused);
     ck_assert_msg((kept > 5 || strcmp(s.arch, "deci") == 0) && (written > kept + 50 || no_other_arch), "%u of %u uniform", kept, written);
     ck_assert_msg(shorter > 0 || no_other_arch || !rows[_i].whole, "%u blocks left out", shorter);
@@ -643,11 +665,17 @@ START_TEST(the_file_computes_the_same)
         { "smollm3", "smollm3", "blk.3.ffn=0\nblk.3.kv=0\n" },
         { "granite", "granite", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
         { "granite", "granite", "blk.1.ffn=0\nblk.1.kv=0\n" },
+        { "phi3", "phi3", "blk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
+        { "phi3", "deci", "blk.0.kv=1\nblk.2.ffn=9\n" },
+        { "phi3", "deci", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\n" },
+        { "mistral3", "mistral3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
+        { "mistral3", "mistral3", "blk.1.ffn=0\nblk.1.kv=0\n" },
     };
     tiny_spec s = tiny_default(rows[_i].arch);
     fixture   f;
     float    *a, *b, worst = 0, largest = 0;
     s.n_layer = 4;
+    if (s.rope_context) s.rope_context = _i == 11 ? 20 : 5; /* 12 tokens: beyond it, but for one row */
     open_source(&f, &s);
     bb_plan_done(&f.plan);
     ck_assert_int_eq(bb_plan_parse(rows[_i].plan, strlen(rows[_i].plan), &f.plan, NULL), BB_OK);
@@ -764,6 +792,7 @@ START_TEST(refusals_say_why)
         { "qwen3", false, "blk.0.kv", "1", "separate output" },
         { "smollm3", true, "blk.0.kv", "1", "a smollm3 with blocks of different shapes, or blocks in other places" },
         { "granite", false, "blk.0.kv", "1", "a granite with blocks of different shapes: no architecture of llama.cpp" },
+        { "mistral3", true, "blk.0.kv", "1", "takes them has the temperature of its attention; prune all blocks alike" },
         { "smollm3", false, "blk.3.ffn", "0", "a smollm3 with blocks of different shapes, or blocks in other places" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -816,6 +845,40 @@ START_TEST(openelm_wants_one_type_for_q_k_v)
     ck_assert_int_eq(bb_export_check(&f.source, &f.net, &err), BB_UNSUPPORTED);
     ck_assert_ptr_nonnull(strstr(err.msg, "one type"));
     done(&f);
+}
+END_TEST
+
+/* phi3 has gate and up in one tensor, q, k and v in another. Types that differ go to deci, which rotates whole heads. */
+START_TEST(phi3_wants_one_type_or_whole_heads)
+{
+    static const struct {
+        const char *unit;
+        bool        whole;
+        const char *arch, *says;
+    } rows[] = {
+        { "blk.1.ffn_down", true, "phi3", NULL },  { "blk.1.ffn_gate", true, "deci", NULL },
+        { "blk.1.attn_k", true, "deci", NULL },    { "blk.1.ffn_down", false, "phi3", NULL },
+        { "blk.1.ffn_gate", false, NULL, "gate and up in one matrix; give them one type" },
+        { "blk.0.attn_v", false, NULL, "q, k and v in one matrix; give them one type" },
+        { "blk.0.ffn", false, NULL, "rotates whole heads (8 numbers); this model rotates 4" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tiny_spec s = tiny_default("phi3");
+        fixture   f;
+        bb_err    err = BB_ERR_INIT;
+        s.n_rot = rows[i].whole ? 0 : 4;
+        open_source(&f, &s);
+        set(&f, strcmp(rows[i].unit, "blk.0.ffn") == 0 ? "32" : "F16", "%s", rows[i].unit);
+        apply(&f);
+        const bb_status status = bb_export_check(&f.source, &f.net, &err);
+        ck_assert_msg(status == (rows[i].arch ? BB_OK : BB_UNSUPPORTED) && (rows[i].arch || strstr(err.msg, rows[i].says)), "%s: %s", rows[i].unit, err.msg);
+        if (rows[i].arch) {
+            write_and_open(&f);
+            check_arch(&f, rows[i].arch);
+            check_back(&f, strcmp(rows[i].arch, "deci") == 0);
+        }
+        done(&f);
+    }
 }
 END_TEST
 
@@ -872,10 +935,10 @@ int main(void)
 {
     Suite *s = suite_create("export");
     TCase *t = tcase_create("core");
-    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 5);
-    tcase_add_loop_test(t, random_plans_come_back, 0, 5);
-    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 14);
-    tcase_add_loop_test(t, the_file_computes_the_same, 0, 10);
+    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 7);
+    tcase_add_loop_test(t, random_plans_come_back, 0, 6);
+    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 17);
+    tcase_add_loop_test(t, the_file_computes_the_same, 0, 15);
     tcase_add_test(t, provenance_has_one_size);
     tcase_add_test(t, source_keys_are_carried);
     tcase_add_test(t, file_type_is_of_most_weights);
@@ -885,6 +948,7 @@ int main(void)
     tcase_add_test(t, refusals_say_why);
     tcase_add_test(t, smollm3_blocks_keep_their_places);
     tcase_add_test(t, openelm_wants_one_type_for_q_k_v);
+    tcase_add_test(t, phi3_wants_one_type_or_whole_heads);
     tcase_add_test(t, plans_with_unknown_names_are_refused);
     tcase_add_test(t, memory_failures_are_clean);
     suite_add_tcase(s, t);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_model.c: models opened: hyperparameters with llama.cpp's defaults, every shape, and refusal of what does not fit. */
 #include <check.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "model/io/gguf.h"
 #include "model/model.h"
 #include "model/net/arch.h"
+#include "model/net/backend.h"
 #include "model/model_internal.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -67,7 +69,8 @@ START_TEST(opens_every_architecture)
     static const struct {
         const char *name;
         bool        neox;
-    } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false }, { "granite", false } };
+    } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false }, { "granite", false }, { "phi3", true },
+                 { "mistral3", false } };
     for (int variant = 0; variant < 8; variant++) {
         tiny_spec s = tiny_default(rows[_i].name);
         bb_model  m;
@@ -76,13 +79,15 @@ START_TEST(opens_every_architecture)
         s.minimal_keys = variant & 4;
         s.o_bias = variant == 3;
         if (variant == 5) memcpy(s.n_kv, s.n_head, sizeof s.n_kv); /* head_count_kv absent */
-        s.type[1][BB_PART_UP] = BB_F16;
+        if (!bb_arch_named(s.arch)->fused[BB_FEED_FFN]) s.type[1][BB_PART_UP] = BB_F16;
         s.embd_type = BB_BF16;
         open_spec(&s, &m);
         check_against_spec(&m, &s);
         ck_assert(strcmp(m.net.arch->name, rows[_i].name) == 0 && m.net.rope_neox == rows[_i].neox);
         for (uint32_t i = 0; i < m.net.n_layer; i++) ck_assert(m.net.blocks[i].no_rope == (_i == 4 && i == 3));
-        ck_assert(m.net.rope_freq_scale == 1.0f && m.net.rope_factors == NULL);
+        const bool yarn = strcmp(rows[_i].name, "mistral3") == 0, two = strcmp(rows[_i].name, "phi3") == 0;
+        ck_assert(m.net.rope_freq_scale == (yarn ? 0.25f : 1.0f) && !m.net.rope_factors == !two && !m.net.rope_long == !two && m.net.yarn == yarn);
+        ck_assert(m.net.heat == (yarn ? 0.1f : 0) && m.net.rope_context == (yarn ? 32 : two ? 64 : s.n_ctx));
         bb_model_close(&m);
     }
 }
@@ -257,6 +262,50 @@ static void rewrite(const char *path, const char *to, const change *c)
 
 #define REAL(x) .is_real = true, .real = (x)
 
+/* The line of YaRN and its magnitude from the paper: pair i turns L / wave of it times in the old context L; 16 times in it or more, it stays
+ * (beta fast), less than twice it is scaled (beta slow); pairs are rounded outward. */
+START_TEST(yarn_of_ministral)
+{
+    static const struct {
+        float multiplier;
+        double magnitude;
+    } rows[] = { { 0, 1.1386294361 }, { 1, 1 }, { 0.5f, 1.1386294361 / 1.0693147181 } };
+    tiny_spec s = tiny_default("mistral3");
+    s.head_dim = 64;
+    s.rope_context = 512;
+    s.rope_base = 1e6f;
+    s.rope_scaling = 4;
+    tiny_write(&s, bb_test_path("plain.gguf"));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const change multiplier = { .key = "mistral3.rope.scaling.yarn_log_multiplier", REAL(rows[i].multiplier) };
+        const change fast = { .key = "mistral3.rope.scaling.yarn_beta_fast", REAL(16) }, slow = { .key = "mistral3.rope.scaling.yarn_beta_slow", REAL(2) };
+        bb_model     m;
+        bb_err       err = BB_ERR_INIT;
+        int          last_whole = -1, first_scaled = -1;
+        rewrite(bb_test_path("plain.gguf"), bb_test_path("a.gguf"), &multiplier);
+        rewrite(bb_test_path("a.gguf"), bb_test_path("b.gguf"), &fast);
+        rewrite(bb_test_path("b.gguf"), bb_test_path("m.gguf"), &slow);
+        ck_assert_msg(bb_model_open(bb_test_path("m.gguf"), &m, &err) == BB_OK, "%s", err.msg);
+        ck_assert_double_eq_tol((double)m.net.rope_magnitude, rows[i].magnitude, 1e-6);
+        for (int k = 0; k < 32; k++) {
+            const double turns = 512 / (2 * acos(-1) * pow(1e6, 2 * k / 64.0));
+            if (turns >= 16) last_whole = k;
+            if (turns < 2 && first_scaled < 0) first_scaled = k;
+        }
+        ck_assert(m.net.yarn_low == (float)last_whole && m.net.yarn_high == (float)first_scaled && first_scaled > last_whole + 1);
+        float *table = bb_rope_table(&m.net, 40, &err);
+        for (int k = 0; k < 32; k++) {
+            const double share = fmin(1, fmax(0, (k - last_whole) / (double)(first_scaled - last_whole)));
+            const double angle = 39 * pow(1e6, -2 * k / 64.0) * (share / 4 + 1 - share);
+            ck_assert_double_eq_tol((double)table[(39 * 32 + k) * 2], rows[i].magnitude * cos(angle), 1e-5);
+            ck_assert_double_eq_tol((double)table[(39 * 32 + k) * 2 + 1], rows[i].magnitude * sin(angle), 1e-5);
+        }
+        bb_free(table);
+        bb_model_close(&m);
+    }
+}
+END_TEST
+
 START_TEST(what_does_not_fit_is_named)
 {
     static const change rows[] = {
@@ -280,7 +329,8 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "llama", .key = "llama.rope.dimension_count", .value = 4, .status = BB_UNSUPPORTED, .says = "rope.dimension_count" },
         { .arch = "qwen2", .key = "qwen2.rope.dimension_count", .value = 10, .status = BB_BAD_FILE, .says = "rope.dimension_count" },
         { .arch = "qwen2", .key = "qwen2.rope.dimension_count", .value = 3, .status = BB_BAD_FILE, .says = "even" },
-        { .arch = "scaled", .key = "llama.rope.scaling.type", .text = "yarn", .status = BB_UNSUPPORTED, .says = "'yarn'" },
+        { .arch = "scaled", .key = "llama.rope.scaling.type", .text = "yarn", .status = BB_OK },
+        { .arch = "scaled", .key = "llama.rope.scaling.type", .text = "dynamic", .status = BB_UNSUPPORTED, .says = "'dynamic' of architecture llama" },
         { .arch = "llama", .key = "llama.rope.scaling.type", .text = "yarn", .status = BB_OK }, /* without a factor, or with 1 */
         { .arch = "scaled", .key = "llama.rope.scaling.factor", REAL(-2.0f), .status = BB_BAD_FILE, .says = "factor is -2" },
         { .arch = "llama", .key = "llama.attention.layer_norm_rms_epsilon", .leave_out = true, .status = BB_BAD_FILE, .says = "epsilon" },
@@ -289,13 +339,30 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "llama", .key = "split.no", .value = 1, .status = BB_OK },
         { .arch = "llama", .key = "general.type", .text = "adapter", .status = BB_UNSUPPORTED, .says = "'adapter'" },
         { .arch = "llama", .key = "general.type", .text = "model", .status = BB_OK },
-        { .arch = "llama", .key = "llama.rope.scaling.attn_factor", REAL(1.5f), .status = BB_UNSUPPORTED, .says = "rope.scaling.attn_factor' is 1.5" },
+        { .arch = "llama", .key = "llama.rope.scaling.attn_factor", REAL(1.5f), .status = BB_OK },
+        { .arch = "llama", .key = "llama.rope.scaling.attn_factor", REAL(0.0f), .status = BB_BAD_FILE, .says = "turns is 0" },
+        { .arch = "qwen2", .key = "qwen2.rope.scaling.type", .text = "longrope", .status = BB_UNSUPPORTED, .says = "none, linear, yarn are" },
+        { .arch = "mistral3", .key = "mistral3.rope.scaling.yarn_attn_factor", REAL(1.1386294f), .status = BB_OK }, /* 0.1 ln 4 + 1 */
+        { .arch = "mistral3", .key = "mistral3.rope.scaling.yarn_attn_factor", REAL(1.0f), .status = BB_UNSUPPORTED, .says = "1.13863 is" },
+        { .arch = "mistral3", .key = "mistral3.rope.scaling.yarn_ext_factor", REAL(1.0f), .status = BB_OK },
+        { .arch = "mistral3", .key = "mistral3.rope.scaling.yarn_ext_factor", REAL(0.5f), .status = BB_UNSUPPORTED, .says = "yarn_ext_factor' is 0.5" },
+        { .arch = "mistral3", .key = "mistral3.rope.scaling.yarn_beta_fast", REAL(16.0f), .status = BB_OK },
+        { .arch = "mistral3", .key = "mistral3.rope.scaling.yarn_beta_slow", REAL(0.0f), .status = BB_BAD_FILE, .says = "slow 0" },
+        { .arch = "mistral3", .key = "mistral3.attention.temperature_scale", REAL(-0.1f), .status = BB_BAD_FILE, .says = "temperature_scale' is -0.1" },
+        { .arch = "llama", .key = "llama.rope.scaling.yarn_beta_fast", REAL(16.0f), .status = BB_UNSUPPORTED, .says = "yarn_beta_fast' is 16" },
+        { .arch = "llama", .key = "llama.rope.scaling.yarn_beta_fast", REAL(32.0f), .status = BB_OK },
+        { .arch = "llama", .key = "llama.attention.temperature_scale", REAL(0.1f), .status = BB_UNSUPPORTED, .says = "temperature_scale' is 0.1" },
+        { .arch = "phi3", .key = "phi3.attention.sliding_window", .value = 64, .status = BB_OK }, /* llama.cpp's graph has none */
+        { .arch = "phi3", .tensor = "rope_factors_long.weight", .status = BB_BAD_FILE, .says = "'rope_factors_long.weight' is missing" },
+        { .arch = "phi3", .tensor = "rope_factors_short.weight", .status = BB_BAD_FILE, .says = "'rope_factors_short.weight' is missing" },
+        { .arch = "phi3", .tensor = "blk.1.ffn_up.weight", .status = BB_BAD_FILE, .says = "'blk.1.ffn_up.weight' is missing" },
+        { .arch = "phi3", .tensor = "blk.0.attn_qkv.weight", .text = "blk.0.attn_q.weight", .status = BB_BAD_FILE, .says = "'blk.0.attn_qkv.weight'" },
         { .arch = "llama", .key = "llama.rope.scaling.attn_factor", REAL(1.0f), .status = BB_OK },
-        { .arch = "qwen2", .key = "qwen2.rope.scaling.attn_factor", REAL(0.5f), .status = BB_UNSUPPORTED, .says = "qwen2.rope.scaling.attn_factor" },
+        { .arch = "qwen2", .key = "qwen2.rope.scaling.attn_factor", REAL(-0.5f), .status = BB_BAD_FILE, .says = "turns is -0.5" },
         { .arch = "qwen3", .key = "qwen3.rope.scaling.yarn_ext_factor", REAL(1.0f), .status = BB_UNSUPPORTED, .says = "yarn_ext_factor" },
-        { .arch = "deci", .key = "deci.rope.scaling.attn_factor", REAL(2.0f), .status = BB_UNSUPPORTED, .says = "deci.rope.scaling.attn_factor" },
+        { .arch = "deci", .key = "deci.rope.scaling.attn_factor", REAL(2.0f), .status = BB_OK },
         { .arch = "llama", .key = "llama.rope.scaling.type", .text = "none", .status = BB_OK },
-        { .arch = "llama", .key = "llama.rope.scaling.type", .text = "longrope", .status = BB_UNSUPPORTED, .says = "'longrope'" },
+        { .arch = "llama", .key = "llama.rope.scaling.type", .text = "longrope", .status = BB_OK },
         { .arch = "llama", .key = "llama.rope.scaling.original_context_length", .value = 64, .status = BB_OK },
         { .arch = "llama", .key = "llama.attention.scale", REAL(0.25f), .status = BB_UNSUPPORTED, .says = "attention.scale' is 0.25" },
         { .arch = "llama", .key = "llama.attention.scale", REAL(0.353553391f), .status = BB_OK }, /* 1 / sqrt(8) */
@@ -616,13 +683,14 @@ int main(void)
     Suite *s = suite_create("model");
     TCase *t = tcase_create("core");
     tcase_add_test(t, factors_of_granite_are_read);
-    tcase_add_loop_test(t, opens_every_architecture, 0, 6);
+    tcase_add_loop_test(t, opens_every_architecture, 0, 8);
     tcase_add_test(t, head_size_need_not_divide_the_width);
     tcase_add_test(t, deci_blocks_differ_and_lack_parts);
     tcase_add_loop_test(t, vectors_of_other_types_are_decoded, 0, 2);
     tcase_add_test(t, rope_keys);
     tcase_add_test(t, the_hash_is_of_the_file);
     tcase_add_test(t, a_quantized_source_is_labelled_so);
+    tcase_add_test(t, yarn_of_ministral);
     tcase_add_test(t, what_does_not_fit_is_named);
     tcase_add_test(t, a_part_without_its_keys_is_told_by_its_name);
     tcase_add_test(t, other_kinds_of_files_and_folders_are_named);

@@ -11,7 +11,8 @@
  *    with a zero output. (deci: an FFN-free block silently loses its attention, an FFN-free last block aborts, an attention-free
  *    block 0 does not load.)
  * 4. qwen2 rotates the pairs (i, i + D/2), deci (2i, 2i + 1): the rows of q and k, and their biases, are put in deci's order.
- *    openelm has q, k and v in one matrix, row blocks one after the other, hence of one type.
+ *    openelm has q, k and v in one matrix, row blocks one after the other, hence of one type; phi3 those and gate and up as well: where their types
+ *    differ, the file is of the architecture for pruned networks, which has a tensor for each, if that one takes the model.
  */
 #include "model/export/export.h"
 
@@ -64,9 +65,26 @@ static bb_status keep_blocks(exporter *e, bb_err *err)
     return BB_OK;
 }
 
+/* Parts that lie in one tensor of the source's architecture, with different types in some block. */
+static bool is_mixed(const exporter *e)
+{
+    for (uint32_t i = 0; i < e->n_layer; i++) {
+        const bb_block  *k = block_at(e, i);
+        const bb_matrix *first[BB_N_FEEDS] = { NULL };
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_feed feed = bb_parts[p].feed;
+            if (!e->source->net.arch->fused[feed] || !bb_block_has_part(k, (bb_part)p)) continue;
+            if (first[feed] && first[feed]->type != k->w[p].type) return true;
+            first[feed] = &k->w[p];
+        }
+    }
+    return false;
+}
+
 bool bb_exporter_keeps_arch(const exporter *e)
 {
     const bb_arch *arch = e->source->net.arch;
+    if (e->mixed && bb_arch_takes_mixed(&e->source->net)) return false;
     if (arch->square_attention && (uint64_t)e->given[BB_COUNT_HEADS][0] * e->net->head_dim != e->net->n_embd) return false;
     for (int c = 0; c < BB_N_COUNTS; c++)
         for (uint32_t i = 0; i < e->n_layer && !(arch->arrays & BB_SET(c)); i++)
@@ -81,14 +99,13 @@ bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
     const bb_net  *net = e->net;
     const bb_arch *from = e->source->net.arch;
     e->arch = keeps ? from : bb_arch_for_pruned(from);
-    if (!e->arch && from->factors)
-        return BB_FAIL(err, BB_UNSUPPORTED,
-                       "a %s with blocks of different shapes: no architecture of llama.cpp that takes them has the factors of its embeddings, attention, "
-                       "residual stream and logits; prune all blocks alike",
+    if (!e->arch)
+        return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes%s: no architecture of llama.cpp that takes them has %s; prune all blocks alike",
+                       from->name, from->no_rope_every ? ", or blocks in other places" : "", from->alone);
+    if (net->head.rows && !e->arch->separate_head)
+        return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes and a separate output matrix: llama.cpp has no architecture for it; prune all "
+                                            "blocks alike",
                        from->name);
-    if (!e->arch || (net->head.rows && !e->arch->separate_head))
-        return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes%s: llama.cpp has no architecture for it; prune all blocks alike", from->name,
-                       e->arch ? " and a separate output matrix" : ", or blocks in other places");
     e->permuted = e->arch->neox != from->neox;
     if (e->arch->whole_heads && net->n_rot != net->head_dim)
         return BB_FAIL(err, BB_UNSUPPORTED, "architecture %s rotates whole heads (%u numbers); this model rotates %u", e->arch->name, net->head_dim,
@@ -135,7 +152,8 @@ static bb_status check_fused(const exporter *e, uint32_t i, bb_feed feed, bb_err
     for (int p = 0; p < BB_N_PARTS; p++) {
         if (bb_parts[p].feed != feed) continue;
         if (type && k->w[p].type != *type)
-            return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture %s stores q, k and v in one matrix; give them one type", e->from[i], e->arch->name);
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture %s stores %s in one matrix; give them one type", e->from[i], e->arch->name,
+                           feed == BB_FEED_ATTENTION ? "q, k and v" : "gate and up");
         type = &k->w[p].type;
     }
     return BB_OK;
@@ -150,8 +168,8 @@ bb_status bb_exporter_check_attention(const exporter *e, uint32_t i, bb_err *err
     for (int p = 0; p < BB_N_PARTS; p++) {
         if (bb_parts[p].sublayer != BB_ATTENTION) continue;
         BB_ASSERT(k->w[p].rows == bb_dim_of(e->net, k, bb_parts[p].rows) && k->w[p].cols == bb_dim_of(e->net, k, bb_parts[p].cols));
-        if (e->arch->fused[bb_parts[p].feed]) BB_TRY(check_fused(e, i, bb_parts[p].feed, err));
     }
+    if (e->arch->fused[BB_FEED_ATTENTION]) BB_TRY(check_fused(e, i, BB_FEED_ATTENTION, err));
     for (int p = 0; p < BB_N_PARTS && !e->arch->attention_biases; p++)
         if (bb_parts[p].sublayer == BB_ATTENTION && k->w[p].bias)
             return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture %s has no biases", e->from[i], e->arch->name);
@@ -168,6 +186,7 @@ static bb_status check(const exporter *e, bb_err *err)
     for (uint32_t i = 0; i < e->n_layer; i++) {
         const bb_block *k = block_at(e, i);
         if (k->n_head) BB_TRY(bb_exporter_check_attention(e, i, err));
+        if (k->n_ff && e->arch->fused[BB_FEED_FFN]) BB_TRY(check_fused(e, i, BB_FEED_FFN, err));
         for (unsigned p = 0; p < BB_N_PARTS; p++) {
             if (!bb_block_has_part(k, (bb_part)p)) continue;
             snprintf(name, sizeof name, "blk.%u.%s", e->from[i], bb_parts[p].name);
@@ -180,6 +199,7 @@ done:
 
 /* ---- keys ---- */
 
+static bool ends(bb_bytes key, const char *end) { return key.size >= strlen(end) && memcmp(key.data + key.size - strlen(end), end, strlen(end)) == 0; }
 static bool begins(bb_bytes key, const char *prefix) { return key.size >= strlen(prefix) && memcmp(key.data, prefix, strlen(prefix)) == 0; }
 
 /* All keys of the source; "llama.x" becomes "deci.x" when the architecture changes. */
@@ -195,6 +215,7 @@ static bb_status copy_keys(exporter *e, bb_err *err)
         bb_key kv = g->kv[i];
         if (begins(kv.key, "split.")) continue;
         if (e->arch != e->source->net.arch && begins(kv.key, prefix)) {
+            if (e->source->net.arch->no_window && ends(kv.key, ".sliding_window")) continue; /* it said nothing, and would */
             uint64_t size = strlen(to) + kv.key.size - cut;
             char    *key = own(e, (size_t)size, err);
             if (!key) return BB_NOMEM;
@@ -243,7 +264,11 @@ bool bb_exporter_differs(const exporter *e)
 static bb_status put_shapes(exporter *e, bb_err *err)
 {
     char      key[96];
-    bb_status status;
+    bb_status status = BB_OK;
+    if (e->net->rope_long && !e->arch->two_factors) {
+        snprintf(key, sizeof key, "%s.rope.scaling.type", e->arch->name);
+        BB_TRY(bb_gguf_put_text(e->out, key, "longrope", err));
+    }
     BB_TRY(put_arch_u32(e, "block_count", e->n_layer, err));
     for (int i = 0; i < BB_N_COUNTS; i++) {
         snprintf(key, sizeof key, "%s.%s", e->arch->name, bb_count_keys[i]);
@@ -472,7 +497,8 @@ bb_status bb_exporter_put_outer(exporter *e, bb_err *err)
     BB_TRY(put_matrix(e, "token_embd.weight", net->embd.type, net->embd.rows, net->embd.cols, net->embd.data, err));
     BB_TRY(put_vector(e, "output_norm.weight", net->out_norm, net->n_embd, err));
     if (net->head.rows) BB_TRY(put_matrix(e, "output.weight", net->head.type, net->head.rows, net->head.cols, net->head.data, err));
-    if (net->rope_factors) BB_TRY(put_vector(e, "rope_freqs.weight", net->rope_factors, net->n_rot / 2, err));
+    if (net->rope_factors) BB_TRY(put_vector(e, net->rope_long ? "rope_factors_short.weight" : "rope_freqs.weight", net->rope_factors, net->n_rot / 2, err));
+    if (net->rope_long) BB_TRY(put_vector(e, "rope_factors_long.weight", net->rope_long, net->n_rot / 2, err));
 done:
     return status;
 }
@@ -505,6 +531,7 @@ static bb_status plan_file(exporter *e, bb_err *err)
     bb_status status;
     BB_ASSERT(e->net->n_layer == e->source->net.n_layer && e->net->n_embd == e->source->net.n_embd);
     BB_TRY(keep_blocks(e, err));
+    e->mixed = is_mixed(e);
     BB_TRY(bb_exporter_choose_arch(e, bb_exporter_keeps_arch(e), err));
     bb_exporter_choose_shapes(e);
     BB_TRY(check(e, err));

@@ -13,6 +13,7 @@ typedef struct bb_exporter {
     bool            with_data;
     const bb_arch  *arch;               /* the file's */
     bool            permuted;           /* it pairs other numbers in RoPE than the source's */
+    bool            mixed;              /* parts that the source's architecture has in one tensor have different types */
     uint32_t        n_layer;            /* blocks in the file */
     uint32_t       *from;               /* [n_layer] index of the net's block; owned */
     uint32_t       *given[BB_N_COUNTS]; /* [n_layer] as the net has them; owned */
@@ -22,7 +23,7 @@ typedef struct bb_exporter {
     size_t          n_owned, room;
 } bb_exporter;
 
-/* From `given` alone: the architecture, then `shape`, then whether the file says shapes at all. */
+/* From `given` and `mixed` alone: the architecture, then `shape`, then whether the file says shapes at all. */
 bool      bb_exporter_keeps_arch(const bb_exporter *e);
 bb_status bb_exporter_choose_arch(bb_exporter *e, bool keeps, bb_err *err);
 void      bb_exporter_choose_shapes(bb_exporter *e);

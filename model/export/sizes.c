@@ -53,6 +53,7 @@ struct bb_export_sizes {
     const bb_plan_space *space;
     bb_exporter          proto; /* source, net and its architecture */
     uint32_t             alignment, n_layer;
+    bool                 takes_mixed;
     uint64_t            *keys[N_ARCHS][2]; /* [n_layer + 1] bytes by blocks; the second: shapes are said */
     bool                 refused[N_ARCHS];
     uint64_t             outer_infos, outer_data;
@@ -371,6 +372,7 @@ bb_status bb_export_sizes_create(const bb_model *m, const bb_plan_space *s, bb_e
     t->model = m;
     t->space = s;
     t->n_layer = m->net.n_layer;
+    t->takes_mixed = bb_arch_takes_mixed(&m->net);
     t->proto = (bb_exporter) { .source = m, .net = &m->net };
     if (!(t->blocks = BB_NEW0(t->n_layer, block_sizes, err))) goto done;
     BB_TRY(read_alignment(t, err));
@@ -422,6 +424,26 @@ static void give_blocks(const bb_export_sizes *t, const uint16_t *x, bb_exporter
     }
 }
 
+/* Parts of one tensor of the source's architecture, with different types. */
+static bool is_mixed(const bb_export_sizes *t, const uint16_t *x, const bb_exporter *e)
+{
+    for (uint32_t i = 0; i < e->n_layer; i++) {
+        const block_sizes *b = &t->blocks[e->from[i]];
+        int                first[BB_N_FEEDS];
+        for (int f = 0; f < BB_N_FEEDS; f++) first[f] = -1;
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_feed   feed = bb_parts[p].feed;
+            const structure *s = &b->s[bb_parts[p].sublayer];
+            bb_type         type;
+            if (!t->model->net.arch->fused[feed] || !s->full || !kept_at(t, s, option_of(s, x))) continue;
+            bytes_at(t, &b->w[p], x, option_of(s, x), &type);
+            if (first[feed] >= 0 && first[feed] != (int)type) return true;
+            first[feed] = (int)type;
+        }
+    }
+    return false;
+}
+
 bool bb_export_sizes_of(const bb_export_sizes *t, const uint16_t *x, uint64_t *bytes)
 {
     room        r;
@@ -429,6 +451,7 @@ bool bb_export_sizes_of(const bb_export_sizes *t, const uint16_t *x, uint64_t *b
     bb_type     type;
     give_blocks(t, x, &e);
     if (e.n_layer == 0) return false;
+    e.mixed = t->takes_mixed && is_mixed(t, x, &e);
     const int arch = bb_exporter_keeps_arch(&e) ? KEPT : CHANGED;
     if (t->refused[arch] || bb_exporter_choose_arch(&e, arch == KEPT, NULL) != BB_OK) return false;
     bb_exporter_choose_shapes(&e);

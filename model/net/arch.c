@@ -32,7 +32,12 @@ const bb_arch bb_archs[] = {
       .fused = { [BB_FEED_ATTENTION] = "attn_qkv" },
       .always = BB_SET(BB_ATTENTION),
       .pruned = "openelm" },
-    { .name = "smollm3", .no_rope_every = 4, .norms = PRE_NORMS, .separate_head = true, .attention_biases = true },
+    { .name = "smollm3",
+      .no_rope_every = 4,
+      .norms = PRE_NORMS,
+      .separate_head = true,
+      .attention_biases = true,
+      .alone = "blocks without RoPE" },
     { .name = "granite",
       .whole_heads = true,
       .factors = true,
@@ -40,7 +45,25 @@ const bb_arch bb_archs[] = {
       .rope_switch = true,
       .rope_factors = true,
       .separate_head = true,
-      .attention_biases = true },
+      .attention_biases = true,
+      .alone = "the factors of its embeddings, attention, residual stream and logits" },
+    { .name = "phi3",
+      .neox = true,
+      .norms = PRE_NORMS,
+      .two_factors = true,
+      .no_window = true,
+      .separate_head = true,
+      .square_attention = true,
+      .fused = { [BB_FEED_ATTENTION] = "attn_qkv", [BB_FEED_FFN] = "ffn_up" },
+      .pruned = "deci" },
+    { .name = "mistral3",
+      .whole_heads = true,
+      .norms = PRE_NORMS,
+      .rope_factors = true,
+      .own_yarn = true,
+      .separate_head = true,
+      .attention_biases = true,
+      .alone = "the temperature of its attention" },
 };
 const size_t bb_n_archs = sizeof bb_archs / sizeof *bb_archs;
 
@@ -65,3 +88,20 @@ const bb_arch *bb_arch_named(const char *name)
 }
 
 const bb_arch *bb_arch_for_pruned(const bb_arch *arch) { return arch->pruned ? bb_arch_named(arch->pruned) : NULL; }
+
+bool bb_arch_takes_outside(const bb_arch *arch, const bb_net *net)
+{
+    return (arch->separate_head || !net->head.rows) && (!arch->whole_heads || net->n_rot == net->head_dim);
+}
+
+bool bb_arch_takes_mixed(const bb_net *net)
+{
+    const bb_arch *to = bb_arch_for_pruned(net->arch);
+    bool           fused = false;
+    if (!to || to == net->arch || !bb_arch_takes_outside(to, net)) return false;
+    for (int f = 0; f < BB_N_FEEDS; f++) {
+        if (to->fused[f]) return false;
+        fused |= net->arch->fused[f] != NULL;
+    }
+    return fused;
+}

@@ -30,7 +30,10 @@ typedef struct bb_arch {
     unsigned    arrays;        /* set of bb_count that may differ from block to block */
     unsigned    optional;      /* set of bb_sublayer that a block may lack */
     bool        rope_switch;   /* a key of its loader turns RoPE off */
-    bool        rope_factors;  /* rope_freqs.weight (the frequency factors of Llama 3) */
+    bool        rope_factors;  /* rope_freqs.weight (the frequency factors of Llama 3), or, where the scaling is called longrope, as the next */
+    bool        two_factors;   /* rope_factors_short.weight and rope_factors_long.weight, whatever the scaling is called */
+    bool        own_yarn;      /* the numbers of YaRN from its keys, and a temperature of attention by position (Ministral 3) */
+    bool        no_window;     /* the key of a sliding window is there and says nothing: the graph has none */
     bool        separate_head; /* output.weight: embeddings and head need not be tied */
     bool        attention_biases;
     bool        square_attention;  /* the heads must make up the width: H D = C */
@@ -38,6 +41,7 @@ typedef struct bb_arch {
     unsigned    always, first;     /* sets of bb_sublayer: the graph needs them in every block, in the first block: a stand-in that computes zero */
     /* where it goes when its blocks do not fit its loader */
     const char *pruned; /* the architecture to be written; NULL: llama.cpp has none */
+    const char *alone;  /* why not: what no architecture with blocks of different shapes has, as the end of a sentence; NULL: see pruned */
 } bb_arch;
 
 extern const bb_arch bb_archs[]; /* new rows at the end: what is kept on disk of a training names an architecture by its place */
@@ -49,5 +53,9 @@ const bb_arch *bb_arch_find(const char *name, size_t length); /* NULL: not known
 const bb_arch *bb_arch_named(const char *name);               /* the same, of a text; must be known */
 /* Where blocks of any shape are written: itself, or the row of `pruned`; NULL: nowhere. */
 const bb_arch *bb_arch_for_pruned(const bb_arch *arch);
+/* Is there another architecture for the net, with a tensor for every part, so that parts which its own has in one may have types of their own? */
+bool bb_arch_takes_mixed(const bb_net *net);
+/* Does the architecture take what is around the blocks: a head of its own, heads that are rotated in part? */
+bool bb_arch_takes_outside(const bb_arch *arch, const bb_net *net);
 
 #endif

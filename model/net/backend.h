@@ -33,14 +33,18 @@ typedef struct bb_heads {
     const float *norm; /* [dim] RMSNorm of each head before RoPE, or NULL */
     float        norm_eps;
     float        scale;   /* factor of all numbers after RoPE; bb_scales says whether it is one */
+    float        heat;    /* and that of a position, see net.h; 0: none */
+    uint32_t     heat_every;
     const float *cos_sin; /* bb_rope_table: [T][n_rot/2][2] */
 } bb_heads;
 
 /* Of the queries (BB_PART_Q) or keys (BB_PART_K) of a block: what every pass gives to its operation. cos_sin: bb_rope_table of the net. */
 bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin);
+/* The factor of all numbers of a head at a position, after RoPE; 1: none. */
+float bb_heads_factor(const bb_heads *heads, size_t position);
 
-/* cos, sin of position p and pair i at [p][i]: angle p * freq_scale * base^(-2i/n_rot) / factor[i], in float64 until rounded.
- * bb_free it; NULL on failure. */
+/* cos, sin of position p and pair i at [p][i], times the magnitude: angle p * freq_scale * base^(-2i/n_rot) / factor[i] (YaRN: by pair, see net.h), in
+ * float64 until rounded. n_positions are the context: from it follow the factors of a net that has two sets. bb_free it; NULL on failure. */
 float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err);
 
 /* Shapes, types and presence of all that the block (or the head and output norm) needs: files and plans are not trusted. */

@@ -370,20 +370,22 @@ void bb_cpu_rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox, bo
     }
 }
 
-void bb_cpu_scale_head(const bb_heads *heads, float *x)
+void bb_cpu_scale_head(const bb_heads *heads, float factor, float *x)
 {
-    for (uint32_t d = 0; bb_scales(heads->scale) && d < heads->dim; d++) x[d] *= heads->scale;
+    for (uint32_t d = 0; bb_scales(factor) && d < heads->dim; d++) x[d] *= factor;
 }
 
 /* Norm, rotation and factor of all heads of m rows at positions first, first + 1, ... */
 static void turn_heads(const bb_kernels *k, const bb_heads *heads, size_t first, size_t m, float *x)
 {
-    for (size_t t = 0; t < m; t++)
+    for (size_t t = 0; t < m; t++) {
+        const float factor = bb_heads_factor(heads, first + t);
         for (uint32_t j = 0; j < heads->n; j++, x += heads->dim) {
             if (heads->norm) k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
             bb_cpu_rotate(x, heads->cos_sin + (first + t) * heads->n_rot, heads->n_rot, heads->neox, false);
-            bb_cpu_scale_head(heads, x);
+            bb_cpu_scale_head(heads, factor, x);
         }
+    }
 }
 
 static bb_status cpu_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer buffer, bb_err *err)

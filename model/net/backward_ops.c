@@ -216,7 +216,7 @@ bb_status bb_cpu_back_rope(void *self, uint32_t S, uint32_t T, const bb_heads *h
     for (size_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < heads->n; j++) {
             float *head = dx + (i * heads->n + j) * heads->dim;
-            bb_cpu_scale_head(heads, head);
+            bb_cpu_scale_head(heads, bb_heads_factor(heads, i % T), head);
             bb_cpu_rotate(head, heads->cos_sin + i % T * heads->n_rot, heads->n_rot, heads->neox, true);
         }
     if (!heads->norm) return BB_OK;

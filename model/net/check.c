@@ -6,19 +6,36 @@
 #include "model/net/arch.h"
 #include "model/net/backend.h"
 
+/* What scales the frequency of pair i: YaRN leaves the fast ones as they are. */
+static double pair_scale(const bb_net *net, size_t i)
+{
+    if (!net->yarn) return (double)net->rope_freq_scale;
+    const double along = ((double)i - (double)net->yarn_low) / fmax(0.001, (double)net->yarn_high - (double)net->yarn_low);
+    const double scaled = fmin(1, fmax(0, along));
+    return scaled * (double)net->rope_freq_scale + (1 - scaled);
+}
+
 float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err)
 {
-    size_t half = net->n_rot / 2;
-    float *table = BB_NEW((size_t)n_positions * half * 2, float, err);
+    const float *factors = net->rope_long && n_positions > net->rope_context ? net->rope_long : net->rope_factors;
+    const double magnitude = (double)bb_scale_of(net->rope_magnitude);
+    size_t       half = net->n_rot / 2;
+    float       *table = BB_NEW((size_t)n_positions * half * 2, float, err);
     for (size_t i = 0; table && i < half; i++) {
-        double frequency = pow((double)net->rope_base, -2.0 * (double)i / (double)net->n_rot) * (double)net->rope_freq_scale;
-        if (net->rope_factors) frequency /= (double)net->rope_factors[i];
+        double frequency = pow((double)net->rope_base, -2.0 * (double)i / (double)net->n_rot) * pair_scale(net, i);
+        if (factors) frequency /= (double)factors[i];
         for (size_t p = 0; p < n_positions; p++) {
-            table[(p * half + i) * 2] = (float)cos((double)p * frequency);
-            table[(p * half + i) * 2 + 1] = (float)sin((double)p * frequency);
+            table[(p * half + i) * 2] = (float)(magnitude * cos((double)p * frequency));
+            table[(p * half + i) * 2 + 1] = (float)(magnitude * sin((double)p * frequency));
         }
     }
     return table;
+}
+
+float bb_heads_factor(const bb_heads *heads, size_t position)
+{
+    const float scale = bb_scale_of(heads->scale);
+    return heads->heat > 0 ? (float)((double)scale * (1 + (double)heads->heat * log(1 + (double)(position / heads->heat_every)))) : scale;
 }
 
 bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin)
@@ -31,6 +48,8 @@ bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, con
                         .norm = block->norm[keys ? BB_NORM_K : BB_NORM_Q],
                         .norm_eps = net->norm_eps,
                         .scale = keys ? 0 : net->query_scale,
+                        .heat = keys ? 0 : net->heat,
+                        .heat_every = net->rope_context,
                         .cos_sin = cos_sin };
 }
 

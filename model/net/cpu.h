@@ -92,7 +92,7 @@ void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const flo
                      size_t ldy);
 /* x := rotated by the angles of cos_sin [n_rot/2][2], or back. */
 void bb_cpu_rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox, bool back);
-/* x (dim) := multiplied by the factor of the heads, where they have one. */
-void bb_cpu_scale_head(const bb_heads *heads, float *x);
+/* x (dim) := multiplied by what bb_heads_factor gave, where it is one. */
+void bb_cpu_scale_head(const bb_heads *heads, float factor, float *x);
 
 #endif

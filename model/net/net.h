@@ -97,6 +97,12 @@ typedef struct bb_net {
     float          rope_freq_scale; /* 1 / linear scaling factor */
     bool           rope_neox;       /* true: pairs (i, i + n_rot/2); false: pairs (2i, 2i+1) */
     const float   *rope_factors;    /* [n_rot/2] frequency divisors (llama-3 scaling) or NULL */
+    const float   *rope_long;       /* [n_rot/2] those of contexts longer than rope_context, for which rope_factors are not; NULL: of all */
+    uint32_t       rope_context;    /* tokens of the context before it was extended */
+    float          rope_magnitude;  /* factor of what RoPE turns; 0: none */
+    bool           yarn;            /* rope_freq_scale is for pairs from yarn_high on, 1 for those up to yarn_low, a line between */
+    float          yarn_low, yarn_high;
+    float          heat;            /* queries of position p: times 1 + heat ln(1 + floor(p / rope_context)); 0: not */
     bb_matrix      embd;            /* V x C */
     bb_matrix      head;            /* V x C; rows == 0: tied to embd */
     const float   *out_norm;        /* [C] */

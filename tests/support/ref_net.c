@@ -69,13 +69,23 @@ static void join(const bb_net *net, const float *g, size_t n, double *y, double 
     for (size_t i = 0; i < n * net->n_embd; i++) h[i] += residual_of(net) * y[i];
 }
 
-static void turn(const bb_net *net, double *head, double position)
+/* Share of a pair's frequency that is scaled: all of it, or what YaRN's line says. */
+static double scaled_share(const bb_net *net, uint32_t i)
 {
+    if (!net->yarn) return 1;
+    if (i <= (double)net->yarn_low) return 0;
+    return i >= (double)net->yarn_high ? 1 : (i - (double)net->yarn_low) / ((double)net->yarn_high - (double)net->yarn_low);
+}
+
+static void turn(const bb_net *net, double *head, double position, uint32_t context)
+{
+    const float *factors = net->rope_long && context > net->rope_context ? net->rope_long : net->rope_factors;
     for (uint32_t i = 0; i < net->n_rot / 2; i++) {
-        double   angle = position * (double)net->rope_freq_scale / pow((double)net->rope_base, 2.0 * i / net->n_rot), length;
+        double   share = scaled_share(net, i), angle = position / pow((double)net->rope_base, 2.0 * i / net->n_rot), length;
         uint32_t a = net->rope_neox ? i : 2 * i, b = net->rope_neox ? i + net->n_rot / 2 : 2 * i + 1;
-        if (net->rope_factors) angle /= (double)net->rope_factors[i];
-        length = hypot(head[a], head[b]);
+        angle = share * angle * (double)net->rope_freq_scale + (1 - share) * angle;
+        if (factors) angle /= (double)factors[i];
+        length = hypot(head[a], head[b]) * (net->rope_magnitude > 0 ? (double)net->rope_magnitude : 1);
         angle += atan2(head[b], head[a]);
         head[a] = length * cos(angle);
         head[b] = length * sin(angle);
@@ -88,7 +98,7 @@ static void heads(const bb_net *net, const bb_block *b, const float *g, uint32_t
         for (uint32_t j = 0; j < n; j++) {
             double *head = x + ((size_t)t * n + j) * net->head_dim;
             if (g) norm(head, g, (double)net->norm_eps, net->head_dim, head);
-            if (!b->no_rope) turn(net, head, t);
+            if (!b->no_rope) turn(net, head, t, T);
         }
 }
 
@@ -102,11 +112,11 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < H; j++) {
             size_t g = j / (H / G);
-            double total = 0;
+            double total = 0, heat = net->heat > 0 ? 1 + (double)net->heat * log(1 + floor((double)t / net->rope_context)) : 1;
             for (size_t s = 0; s <= t; s++) {
                 double dot = 0;
                 for (size_t d = 0; d < D; d++) dot += q[(t * H + j) * D + d] * k[(s * G + g) * D + d];
-                p[s] = exp(dot / sqrt((double)D) * (net->query_scale > 0 ? (double)net->query_scale : 1));
+                p[s] = exp(dot / sqrt((double)D) * heat * (net->query_scale > 0 ? (double)net->query_scale : 1));
                 total += p[s];
             }
             for (size_t s = 0; s <= t; s++)
@@ -259,6 +269,19 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         n->query_scale = 0.2f * sqrtf((float)D);
         n->out_scale = 1 / 1.6f;
     }
+    if (is(s, "phi3")) { /* whose windows are longer than the first context, but for "short" */
+        n->rope_context = strstr(s->name, "short") ? 1000 : 16;
+        n->rope_magnitude = 1.2f;
+        n->rope_long = ref_random(m, s->n_rot / 2, 4, 1, &seed);
+    }
+    if (strstr(s->name, "yarn")) {
+        n->rope_context = 16;
+        n->rope_magnitude = 1.1f;
+        n->yarn = true;
+        n->yarn_low = 1;
+        n->yarn_high = 3;
+    }
+    if (is(s, "mistral3")) n->heat = 0.3f;
     n->embd = matrix(m, BB_F32, s->n_vocab, C, false, &seed);
     if (s->untied) n->head = matrix(m, s->type, s->n_vocab, C, false, &seed);
     n->out_norm = ref_random(m, C, 1, 0.3, &seed);
@@ -314,5 +337,9 @@ const ref_spec ref_specs[] = {
     { "granite tied, biases, factors", "granite", 33, 24, 2, 12, 12, false, true, 0, true, false, 1, BB_F32, grouped },
     { "qwen3 with norms of outputs", "qwen3", 33, 24, 2, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, false, 1, BB_F32, grouped },
     { "deci pruned, norms of outputs", "deci", 40, 32, 6, 8, 8, false, true, REF_POST_NORMS, false, true, 1, BB_F32, pruned_less },
+    { "phi3 long, partial rope", "phi3", 40, 48, 2, 12, 8, true, false, 0, true, true, 1, BB_F32, grouped },
+    { "phi3 short, tied", "phi3", 33, 32, 2, 8, 8, true, false, 0, true, false, 1, BB_F32, grouped },
+    { "mistral3 yarn", "mistral3", 40, 40, 2, 10, 10, false, true, 0, false, true, 0.25f, BB_F32, grouped },
+    { "qwen2 yarn", "qwen2", 33, 32, 2, 8, 8, true, true, 0, false, false, 0.125f, BB_F32, grouped },
 };
 const size_t ref_n_specs = sizeof ref_specs / sizeof *ref_specs;

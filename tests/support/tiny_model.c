@@ -52,6 +52,17 @@ tiny_spec tiny_default(const char *arch)
     }
     s.qkv_bias = strcmp(arch, "qwen2") == 0;
     if (strcmp(arch, "smollm3") == 0) s.n_layer = 5; /* the fourth is the one without RoPE */
+    if (strcmp(arch, "phi3") == 0) {
+        s.rope_factors = true;
+        s.rope_context = 64;
+        s.magnitude = 1.2f;
+    }
+    if (strcmp(arch, "mistral3") == 0) {
+        s.rope_type = "yarn";
+        s.rope_scaling = 4;
+        s.rope_context = 32;
+        s.temperature = 0.1f;
+    }
     tiny_set_type(&s, BB_F32);
     return s;
 }
@@ -117,6 +128,16 @@ static void put_matrix(maker *m, uint32_t layer, bb_part part, uint32_t rows, ui
     put_tensor(m, name, m->spec->norm_type, rows, 0, 0.0, 0.1);
 }
 
+/* The one tensor of all parts with a feed, of the type of the first. */
+static void put_fused(maker *m, uint32_t layer, bb_feed feed, uint32_t rows, uint32_t columns)
+{
+    char name[64];
+    int  part = 0;
+    while (bb_parts[part].feed != feed) part++;
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_arch_named(m->spec->arch)->fused[feed]);
+    put_tensor(m, name, m->spec->type[layer][part], columns, rows, 0.0, 1.0 / sqrt(columns));
+}
+
 static void put_norm(maker *m, uint32_t layer, const char *what, uint32_t n)
 {
     char name[64];
@@ -130,9 +151,12 @@ static void put_block(maker *m, uint32_t i)
     uint32_t         c = s->n_embd, q = s->n_head[i] * s->head_dim, kv = s->n_kv[i] * s->head_dim, f = s->n_ff[i];
     if (q) {
         put_norm(m, i, "attn_norm", c);
-        put_matrix(m, i, BB_PART_Q, q, c, s->qkv_bias);
-        put_matrix(m, i, BB_PART_K, kv, c, s->qkv_bias);
-        put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
+        if (bb_arch_named(s->arch)->fused[BB_FEED_ATTENTION]) put_fused(m, i, BB_FEED_ATTENTION, q + 2 * kv, c);
+        else {
+            put_matrix(m, i, BB_PART_Q, q, c, s->qkv_bias);
+            put_matrix(m, i, BB_PART_K, kv, c, s->qkv_bias);
+            put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
+        }
         put_matrix(m, i, BB_PART_O, c, q, s->o_bias);
         if (bb_arch_named(s->arch)->norms & BB_SET(BB_NORM_Q)) {
             put_norm(m, i, "attn_q_norm", s->head_dim);
@@ -141,8 +165,11 @@ static void put_block(maker *m, uint32_t i)
     }
     if (f) {
         put_norm(m, i, "ffn_norm", c);
-        put_matrix(m, i, BB_PART_GATE, f, c, false);
-        put_matrix(m, i, BB_PART_UP, f, c, false);
+        if (bb_arch_named(s->arch)->fused[BB_FEED_FFN]) put_fused(m, i, BB_FEED_FFN, 2 * f, c);
+        else {
+            put_matrix(m, i, BB_PART_GATE, f, c, false);
+            put_matrix(m, i, BB_PART_UP, f, c, false);
+        }
         put_matrix(m, i, BB_PART_DOWN, c, f, false);
     }
 }
@@ -187,10 +214,10 @@ static void put_hyperparameters(maker *m)
     key_layers(m, "attention.head_count", s->n_head);
     key_f32(m, "attention.layer_norm_rms_epsilon", s->norm_eps);
     if (!s->minimal_keys || memcmp(s->n_kv, s->n_head, s->n_layer * sizeof *s->n_kv) != 0) key_layers(m, "attention.head_count_kv", s->n_kv);
-    if (!s->minimal_keys || s->head_dim * s->n_head[0] != s->n_embd) {
+    if (!s->minimal_keys || s->head_dim * s->n_head[0] != s->n_embd || s->n_rot) {
         key_u32(m, "attention.key_length", s->head_dim);
         key_u32(m, "attention.value_length", s->head_dim);
-        key_u32(m, "rope.dimension_count", s->head_dim);
+        key_u32(m, "rope.dimension_count", s->n_rot ? s->n_rot : s->head_dim);
     }
     if (!s->minimal_keys || s->rope_base < 10000.0f || s->rope_base > 10000.0f) key_f32(m, "rope.freq_base", s->rope_base);
     if (bb_arch_named(s->arch)->factors) {
@@ -201,9 +228,12 @@ static void put_hyperparameters(maker *m)
     }
     if (s->rope_scaling > 0) {
         snprintf(key, sizeof key, "%s.rope.scaling.type", s->arch);
-        must(bb_gguf_put_text(m->out, key, "linear", NULL) == BB_OK);
+        must(bb_gguf_put_text(m->out, key, s->rope_type ? s->rope_type : "linear", NULL) == BB_OK);
         key_f32(m, "rope.scaling.factor", s->rope_scaling);
     }
+    if (s->rope_context) key_u32(m, "rope.scaling.original_context_length", s->rope_context);
+    if (s->magnitude > 0) key_f32(m, "rope.scaling.attn_factor", s->magnitude);
+    if (s->temperature > 0) key_f32(m, "attention.temperature_scale", s->temperature);
 }
 
 /* Ids: 0 <unk>, 1 <s>, 2 </s>, 3..258 bytes, 259 the space mark, 260..285 a..z, then mark+letter and letter pairs by falling score. */
@@ -258,7 +288,10 @@ void tiny_write(const tiny_spec *s, const char *path)
     for (uint32_t i = 0; i < s->n_layer; i++) put_block(&m, i);
     put_tensor(&m, "output_norm.weight", s->norm_type, s->n_embd, 0, 1.0, 0.1);
     if (!s->tied) put_tensor(&m, "output.weight", s->head_type, s->n_embd, s->n_vocab, 0.0, 1.0 / sqrt(s->n_embd));
-    if (s->rope_factors) put_tensor(&m, "rope_freqs.weight", s->norm_type, s->head_dim / 2, 0, 4.0, 0.5);
+    if (s->rope_factors && bb_arch_named(s->arch)->two_factors) {
+        put_tensor(&m, "rope_factors_short.weight", s->norm_type, (s->n_rot ? s->n_rot : s->head_dim) / 2, 0, 1.5, 0.2);
+        put_tensor(&m, "rope_factors_long.weight", s->norm_type, (s->n_rot ? s->n_rot : s->head_dim) / 2, 0, 4.0, 0.5);
+    } else if (s->rope_factors) put_tensor(&m, "rope_freqs.weight", s->norm_type, s->head_dim / 2, 0, 4.0, 0.5);
     if (bb_gguf_out_write(m.out, path, &err) != BB_OK) fprintf(stderr, "%s\n", err.msg);
     must(err.status == BB_OK);
     bb_gguf_out_destroy(m.out);

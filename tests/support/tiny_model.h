@@ -19,14 +19,19 @@
 enum { TINY_MAX_LAYERS = 12, TINY_MIN_VOCAB = 288 };
 
 typedef struct tiny_spec {
-    const char *arch; /* "llama", "qwen2", "qwen3", "deci", "smollm3" (five layers), "granite" */
+    const char *arch; /* "llama", "qwen2", "qwen3", "deci", "smollm3" (five layers), "granite", "phi3", "mistral3" */
     uint32_t    n_layer, n_embd, head_dim, n_vocab, n_ctx;
     uint32_t    n_head[TINY_MAX_LAYERS], n_kv[TINY_MAX_LAYERS], n_ff[TINY_MAX_LAYERS]; /* 0 heads or 0 width: sublayer absent (deci) */
     bb_type     type[TINY_MAX_LAYERS][BB_N_PARTS];
     bb_type     embd_type, head_type, norm_type; /* norm_type: also of biases and rope factors */
     bool        tied, qkv_bias, o_bias;
-    bool        rope_factors; /* rope_freqs.weight */
-    float       rope_scaling; /* linear factor; 0: no key */
+    bool        rope_factors; /* rope_freqs.weight; of phi3 rope_factors_short.weight and rope_factors_long.weight */
+    float       rope_scaling; /* factor; 0: no key */
+    const char *rope_type;    /* of the scaling; NULL: linear where there is a factor */
+    uint32_t    rope_context; /* the context before it was extended; 0: no key */
+    float       magnitude;    /* rope.scaling.attn_factor; 0: no key */
+    uint32_t    n_rot;        /* 0: head_dim */
+    float       temperature;  /* of mistral3; 0: no key */
     float       rope_base, norm_eps;
     float       factors[4];   /* granite: of embeddings, attention, residual stream, logits (a divisor); 0: no key */
     bool        arrays;       /* per-layer keys as arrays even where all layers are equal */
