@@ -237,6 +237,16 @@ static void make_tiny(const char *dir)
         { "tiny-smollm3", "smollm3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.4.kv=1\n", false },
         { "tiny-granite", "granite", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\n", true },
         { "tiny-granite-bias", "granite", "", false },
+        { "tiny-phi3-long", "phi3", "blk.0.ffn=64\nblk.1.ffn=64\nblk.2.ffn=64\n", false },
+        { "tiny-phi3-short", "phi3", "", true },
+        { "tiny-phi3-partial", "phi3", "", true },
+        { "tiny-phi3-types-deci", "phi3", "blk.0.ffn_gate=Q8_0\nblk.1.attn_k=Q4_0\n", false },
+        { "tiny-phi3-long-deci", "phi3", "blk.1.kv=1\nblk.2.ffn=0\n", true },
+        { "tiny-mistral3", "mistral3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\n", false },
+        { "tiny-mistral3-bias", "mistral3", "", true },
+        { "tiny-llama-yarn", "llama", "", true },
+        { "tiny-qwen2-yarn-deci", "qwen2", "blk.0.kv=1\nblk.1.ffn=0\n", true },
+        { "tiny-qwen3-yarn-openelm", "qwen3", "blk.0.kv=1\nblk.1.ffn=0\n", true },
     };
     static const char text[] = "the quick brown fox jumps over a lazy dog and once more abcdefghijklmnopqrstuvwxyz zyxwvutsrqponmlkjihgfedcba";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -249,8 +259,16 @@ static void make_tiny(const char *dir)
         for (uint32_t k = 0; k < s.n_layer; k++) s.n_ff[k] = 96;
         s.tied = rows[i].tied;
         s.qkv_bias |= strstr(rows[i].name, "bias") != NULL;
-        s.rope_factors = strstr(rows[i].name, "factors") != NULL;
-        s.rope_scaling = strstr(rows[i].name, "linear") ? 2.0f : 0;
+        s.rope_factors |= strstr(rows[i].name, "factors") != NULL;
+        if (strstr(rows[i].name, "linear")) s.rope_scaling = 2;
+        if (strstr(rows[i].name, "yarn")) {
+            s.rope_scaling = 4;
+            s.rope_type = "yarn";
+            s.rope_context = 32;
+        }
+        if (strstr(rows[i].name, "phi3")) s.rope_context = strstr(rows[i].name, "long") ? 16 : 1000; /* contexts of llama.cpp are whole 256 */
+        if (strstr(rows[i].name, "partial")) s.n_rot = 16;
+        if (strstr(rows[i].name, "mistral3")) s.rope_context = 8;
         if (strcmp(rows[i].name, "tiny-deci") == 0) s.n_head[1] = s.n_kv[1] = 0;
         tiny_write(&s, path);
         make_case(dir, rows[i].name, path, rows[i].plan, text);
