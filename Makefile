@@ -80,6 +80,7 @@ $(BUILD)/engine/shipped.o: $(wildcard configs/calibration/*.txt)
 # Only kernels/x86/ may use instruction sets above the baseline, by how a file's name ends; kernels/kernels.c chooses at run time.
 $(BUILD)/kernels/x86/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(BUILD)/kernels/x86/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+$(BUILD)/kernels/x86/%_vnni.o:   ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512
 $(BUILD)/kernels/x86/%_amx.o:    ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16 -mprefer-vector-width=512
 
 define library

@@ -15,6 +15,7 @@
 #include "engine/environment.h"
 #include "kernels/kernels.h"
 #include "model/net/forward.h"
+#include "model/net/sample.h"
 
 typedef struct bench_options {
     char   *precision;
@@ -28,12 +29,12 @@ static const bb_option_row rows[] = {
     { "windows", BB_OPT_INT, offsetof(bench_options, windows), "8", 1, 1024, "N", "prompts at a time in the rows of many", NULL },
     { "seconds", BB_OPT_DOUBLE, offsetof(bench_options, seconds), "2", 0.01, 3600, "S", "how long each row is repeated, at least three times", NULL },
     { "precision", BB_OPT_TEXT, offsetof(bench_options, precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
-    { "cpu", BB_OPT_FLAG, offsetof(bench_options, cpu), NULL, 1, 0, NULL, "divide by processor time and not by the clock: for --threads 1 on a busy machine",
-      NULL },
+    { "cpu-time", BB_OPT_FLAG, offsetof(bench_options, cpu), NULL, 1, 0, NULL,
+      "divide by processor time and not by the clock: for --threads 1 on a busy machine", NULL },
     { "json", BB_OPT_FLAG, offsetof(bench_options, json), NULL, 1, 0, NULL, "print JSON", NULL },
     { "csv", BB_OPT_FLAG, offsetof(bench_options, csv), NULL, 1, 0, NULL, "print CSV", NULL },
 };
-enum { N_ROWS = sizeof rows / sizeof *rows, MOST_TIMES = 10000, COPIED = 16 << 20 /* floats a thread: 64 MiB, beyond caches */ };
+enum { N_ROWS = sizeof rows / sizeof *rows, MOST_TIMES = 10000, MOST_DECODED = 32, COPIED = 16 << 20 /* floats a thread: 64 MiB, beyond caches */ };
 
 typedef struct job {
     bench_options     o;
@@ -46,6 +47,8 @@ typedef struct job {
     float            *logits;
     double           *scores, *nll;
     float            *from, *to; /* of the copy */
+    bb_decoder       *decoder;
+    uint32_t          decoded; /* tokens of it */
 } job;
 
 /* ---- the rows ---- */
@@ -74,6 +77,16 @@ static bb_status prompt(job *j, bb_err *err)
     return bb_forward_logits(j->f, &j->m.net, bb_buffer_at(j->h, (size_t)(j->T - 1) * j->m.net.n_embd), 1, j->logits, err);
 }
 static bb_status many(job *j, bb_err *err) { return forward(j, j->S, err); }
+
+static bb_status decode(job *j, bb_err *err)
+{
+    bb_status status = BB_OK;
+    float    *logits;
+    bb_decoder_rewind(j->decoder);
+    for (uint32_t i = 0; i < j->decoded; i++) BB_TRY(bb_decoder_take(j->decoder, &j->tokens[i], 1, &logits, err));
+done:
+    return status;
+}
 
 /* Of the states that the row before left: KL of all their logits, as candidates are scored. */
 static bb_status score(job *j, bb_err *err)
@@ -150,7 +163,7 @@ static bb_status time_row(job *j, row *r, bb_err *err)
 /* ---- what they are of ---- */
 
 typedef struct sizes {
-    double      weights, bytes, attention; /* of the blocks: weights, their bytes, operations a token */
+    double      weights, bytes, attention; /* of the blocks: weights, their bytes, operations a token of a prompt */
     const char *type;                      /* of most weights */
 } sizes;
 
@@ -185,12 +198,14 @@ static bb_status open_job(job *j, bb_err *err)
     j->backend = bb_engine_backend();
     j->S = (uint32_t)j->o.windows;
     j->T = j->o.ctx ? (uint32_t)j->o.ctx : trained && trained < 512 ? trained : 512;
+    j->decoded = j->T < MOST_DECODED ? j->T : MOST_DECODED;
     size_t n = (size_t)j->S * j->T, copied = (size_t)omp_get_max_threads() * COPIED;
     if (!(j->tokens = BB_NEW(n, int32_t, err)) || !(j->scores = BB_NEW(n, double, err)) || !(j->nll = BB_NEW(n, double, err))) goto done;
     if (!(j->logits = BB_NEW(net->n_vocab, float, err)) || !(j->from = BB_NEW0(copied, float, err)) || !(j->to = BB_NEW0(copied, float, err))) goto done;
     for (size_t i = 0; i < n; i++) j->tokens[i] = (int32_t)(i * 2654435761u % net->n_vocab);
     BB_TRY(bb_forward_create(j->backend, net, j->S, j->T, &j->f, err));
     BB_TRY(j->backend->ops->alloc(j->backend->context, n * net->n_embd, &j->h, err));
+    BB_TRY(bb_decoder_create(net, j->decoded, 0, strcmp(j->o.precision, "fast") == 0, &j->decoder, err));
 done:
     return status;
 }
@@ -199,6 +214,7 @@ static void close_job(job *j)
 {
     if (j->backend) j->backend->ops->release(j->backend->context, j->h);
     bb_forward_destroy(j->f);
+    bb_decoder_destroy(j->decoder);
     bb_free(j->tokens);
     bb_free(j->scores);
     bb_free(j->nll);
@@ -234,9 +250,12 @@ static void print_csv(const job *j, const sizes *s, const row *r, size_t n, doub
 {
     printf("row,type,precision,threads,ctx,tokens_per_s,gflops,gbytes_per_s,peak_share,flops_per_token\n");
     for (size_t i = 0; i < n; i++)
-        printf("%s,%s,%s,%d,%u,%.1f,%.2f,%.3f,%.3f,%.0f\n", r[i].name, s->type, bb_kernels_fast() ? "fast" : "exact", omp_get_max_threads(), j->T,
-               per_second(&r[i], r[i].tokens), per_second(&r[i], r[i].flops) * 1e-9, per_second(&r[i], r[i].bytes) * 1e-9, per_second(&r[i], r[i].flops) / peak,
-               r[i].tokens > 0 ? r[i].flops / r[i].tokens : 0);
+        printf("%s,%s,%s,%d,%u,%.1f,%.2f,%.3f,%.3f,%.0f\n", r[i].name, s->type,
+               r[i].run == decode  ? j->o.precision
+               : bb_kernels_fast() ? "fast"
+                                   : "exact",
+               omp_get_max_threads(), j->T, per_second(&r[i], r[i].tokens), per_second(&r[i], r[i].flops) * 1e-9, per_second(&r[i], r[i].bytes) * 1e-9,
+               per_second(&r[i], r[i].flops) / peak, r[i].tokens > 0 ? r[i].flops / r[i].tokens : 0);
 }
 
 static bb_status print_json(const job *j, const sizes *s, const row *r, size_t n, double peak, bb_err *err)
@@ -260,17 +279,21 @@ static bb_status print_json(const job *j, const sizes *s, const row *r, size_t n
 
 static bb_status run_rows(job *j, bb_err *err)
 {
-    const bb_net *net = &j->m.net;
-    const sizes   s = sizes_of(net, j->T);
-    const double  threads = omp_get_max_threads(), one = j->T, all = (double)j->S * j->T, head = 2.0 * net->n_vocab * net->n_embd;
-    const double  token = 2 * s.weights + s.attention, tile = 2.0 * 32 * 32 * 32, copied = 2.0 * threads * COPIED * sizeof(float);
-    row           r[] = {
-                  { .name = "peak_float32", .what = "peak: float32 fma", .run = peak_fma, .flops = 2.0 * BB_PEAK_CHAINS * PEAK_STEPS * threads, .peak = true },
-                  { .name = "peak_copy", .what = "peak: copy, read and written", .run = copy, .bytes = copied, .peak = true },
-                  { .name = "prompt", .what = "prefill, one prompt", .run = prompt, .tokens = one, .flops = one * token + head, .bytes = s.bytes },
-                  { .name = "prompts", .what = "prefill, many prompts", .run = many, .tokens = all, .flops = all * token, .bytes = s.bytes },
-                  { .name = "score", .what = "head and KL, two networks", .run = score, .tokens = all, .flops = 2 * all * head },
-                  { .name = "peak_bfloat16", .what = "peak: bfloat16 tiles", .run = peak_split, .flops = tile * TILE_STEPS * threads, .peak = true },
+    const bb_net    *net = &j->m.net;
+    const sizes      s = sizes_of(net, j->T);
+    const double     threads = omp_get_max_threads(), one = j->T, all = (double)j->S * j->T, head = 2.0 * net->n_vocab * net->n_embd;
+    const bb_matrix *out = bb_net_head(net);
+    const double     head_bytes = (double)out->rows * (double)bb_format_row_bytes(bb_format_get(out->type), out->cols);
+    const double     steps = j->decoded, decoded = steps * (2 * s.weights + s.attention * (steps + 1) / (j->T + 1) + head);
+    const double     token = 2 * s.weights + s.attention, tile = 2.0 * 32 * 32 * 32, copied = 2.0 * threads * COPIED * sizeof(float);
+    row              r[] = {
+                     { .name = "peak_float32", .what = "peak: float32 fma", .run = peak_fma, .flops = 2.0 * BB_PEAK_CHAINS * PEAK_STEPS * threads, .peak = true },
+                     { .name = "peak_copy", .what = "peak: copy, read and written", .run = copy, .bytes = copied, .peak = true },
+                     { .name = "prompt", .what = "prefill, one prompt", .run = prompt, .tokens = one, .flops = one * token + head, .bytes = s.bytes },
+                     { .name = "prompts", .what = "prefill, many prompts", .run = many, .tokens = all, .flops = all * token, .bytes = s.bytes },
+                     { .name = "decode", .what = "decode, one token at a time", .run = decode, .tokens = steps, .flops = decoded, .bytes = steps * (s.bytes + head_bytes) },
+                     { .name = "score", .what = "head and KL, two networks", .run = score, .tokens = all, .flops = 2 * all * head },
+                     { .name = "peak_bfloat16", .what = "peak: bfloat16 tiles", .run = peak_split, .flops = tile * TILE_STEPS * threads, .peak = true },
     };
     const size_t n = sizeof r / sizeof *r - !bb_kernels_can_be_fast();
     bb_status    status = BB_OK;
@@ -295,7 +318,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
         goto done;
     }
     if (j.o.cpu && omp_get_max_threads() > 1) {
-        status = BB_FAIL(err, BB_USAGE, "--cpu needs --threads 1: threads that wait for others take processor time too");
+        status = BB_FAIL(err, BB_USAGE, "--cpu-time needs --threads 1: threads that wait for others take processor time too");
         goto done;
     }
     bb_precision_use(j.o.precision, true);

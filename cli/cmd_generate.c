@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "engine/environment.h"
 #include "model/io/chat.h"
 #include "model/io/tokenizer.h"
 #include "model/model.h"
@@ -16,7 +17,7 @@
 #include "model/net/sampler.h"
 
 typedef struct generate_options {
-    char   *prompt, *prompt_file, *system;
+    char   *prompt, *prompt_file, *system, *precision;
     int64_t n, top_k, repeat_last, seed, ctx;
     double  temperature, top_p, min_p, repeat_penalty;
     bool    chat, parse_special, compare, json;
@@ -40,6 +41,8 @@ static const bb_option_row rows[] = {
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the prompt becomes these tokens",
       NULL },
     { "ctx", BB_OPT_INT, FIELD(ctx), "0", 0, 1 << 20, "N", "tokens of prompt and continuation at most; 0: what the model was trained with", NULL },
+    { "precision", BB_OPT_TEXT, FIELD(precision), "fast", 1, 0, "NAME",
+      "products behind the prompt: fast, of 8-bit integers as llama.cpp makes them, or exact, with the bits of `bitbudget eval`", BB_PRECISIONS },
     { "compare", BB_OPT_FLAG, FIELD(compare), NULL, 1, 0, NULL, "of two models: both continuations of the prompt, and the token at which they part", NULL },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, 1, 0, NULL, "print JSON, at the end", NULL },
 };
@@ -276,7 +279,7 @@ static bb_status write_text(const job *j, writer *w, bb_err *err)
         status = BB_NOMEM;
         goto done;
     }
-    BB_TRY(bb_decoder_create(&w->m.net, w->length, 0, &d, &first));
+    BB_TRY(bb_decoder_create(&w->m.net, w->length, 0, strcmp(j->o.precision, "fast") == 0, &d, &first));
     prompt_end = bb_now_s();
     BB_TRY(bb_decoder_take(d, w->ids, w->n_prompt, &logits, &first));
     w->prompt_s = bb_now_s() - prompt_end;

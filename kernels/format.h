@@ -5,7 +5,7 @@
  * Two families:
  *   scalar grids (vec == 1): weight i of a block is  a[g] * levels[q[i]] + b[g],  g = i / group,
  *                            with a, b given by `scales` from the block's fields, in float32, product first;
- *   codebooks    (vec == 4 or 8): a code stands for vec consecutive weights, expanded by `value`.
+ *   codebooks    (vec == 4 or 8): a code stands for vec consecutive weights, expanded by `value`; each is a[g] * z, z one of `levels`.
  * bb_code is the bridge between search and bytes: exact integer fields, so pack(unpack(x)) == x for every block that an
  * encoder of ours writes, and decode(pack(c)) gives exactly scales/value of c.
  *
@@ -70,8 +70,8 @@ typedef struct bb_format {
     uint16_t     block_bytes;
     uint16_t     group;    /* weights that share one sc/mn field; block / group <= BB_MAX_GROUPS; 0 for F32, F16, BF16 */
     uint8_t      vec;      /* weights a code stands for: 1, 4 or 8; 0 for F32, F16, BF16 */
-    uint16_t     n_levels; /* scalar grids: number of levels */
-    const float *levels;   /* scalar grids: increasing integer values, e.g. -1 0 1 2 */
+    uint16_t     n_levels; /* number of levels */
+    const float *levels;   /* increasing integers, e.g. -1 0 1 2; NULL for F32, F16, BF16 */
 
     void (*decode)(const void *blocks, float *out, size_t n);   /* n a multiple of block; bit-exact */
     float (*dot)(const void *blocks, const float *x, size_t n); /* sum of decoded weight * x */
@@ -88,7 +88,7 @@ typedef struct bb_format {
     /* Given codes q fixed: re-chooses d, dmin, sc, mn for least sum h*(w-w^)^2 (closed form where the fields allow it,
      * then rounded into the fields); never worse than the fields it was given. */
     void (*refit)(const float *w, const float *h, bb_code *c);
-    /* Scalar grids: effective a[g], b[g] for the block/group groups. */
+    /* Effective a[g], b[g] for the block/group groups; codebooks: b = -0. */
     void (*scales)(const bb_code *c, float *a, float *b);
     /* Codebooks: the vec weights of vector v; and the code whose weights are nearest to t under the metric:
      * sum_i h[i]*(t[i]-w[i])^2 with metric == NULL, else (t-w)' M (t-w), M = metric (vec x vec, symmetric PSD), h ignored.

@@ -35,7 +35,7 @@ static const bb_kernels level_avx2 = {
 };
 
 #define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_##avx512,
-static const bb_kernels level_avx512 = {
+static bb_kernels level_avx512 = {
     .level = "avx512",
     .bits = "avx512",
     .panel = BB_PANEL_AVX512,
@@ -81,8 +81,10 @@ static void detect(void)
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
     if (avx2) levels[n++] = &level_avx2;
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (vnni) level_avx512.integer_product = bb_integer_product_vnni; /* the same bits: no level of its own */
     if (avx512) levels[n++] = &level_avx512;
-    if (avx512 && may_use_tiles()) levels[n++] = &level_amx;
+    if (vnni && may_use_tiles()) levels[n++] = &level_amx;
 #endif
     const char *cap = getenv("BB_CPU");
     chosen = levels[n - 1];

@@ -34,6 +34,7 @@ typedef struct bb_code      bb_code;
 typedef struct bb_cb_spec   bb_cb_spec;
 typedef struct bb_cb_metric bb_cb_metric;
 typedef struct bb_levels    bb_levels;
+typedef struct bb_integers  bb_integers;
 
 /* One level: a pointer for every row of table.inc, which says what each does. */
 typedef struct bb_kernels {

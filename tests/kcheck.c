@@ -19,6 +19,7 @@
 #include "kernels/formats/codebook_rows.h"
 #include "kernels/formats/fit.h"
 #include "kernels/half.h"
+#include "kernels/integer.h"
 #include "kernels/kernels.h"
 #include "tests/support/support.h"
 
@@ -364,6 +365,80 @@ static bool run_split_product(job *j)
         if (!(fabs((double)y[i / n * ldy + i % n] - want) <= size * 0x1p-15)) ck_abort_msg("split_product: not the product");
     }
     give_floats(j, y, m * ldy);
+    return true;
+}
+
+/* ---- products of integers ---- */
+
+static unsigned char *bytes_room(job *j, size_t n)
+{
+    const unsigned skew = j->skew;
+    j->skew = 0; /* panels begin on a cache line */
+    unsigned char *x = (unsigned char *)room(j, n / 4 + 1);
+    j->skew = skew;
+    return x;
+}
+
+static bool run_integer_vector(job *j)
+{
+    size_t n = j->shape == 0 ? 4096 : 32 * (j->shape - 1);
+    if (j->shape > 6) return false;
+    snprintf(j->work, sizeof j->work, "n %zu", n);
+    const float *x = input(j, n);
+    float       *scale = room(j, n / 32);
+    int8_t      *q = (int8_t *)bytes_room(j, n);
+    int32_t     *sum = (int32_t *)bytes_room(j, n / 4);
+    while (again(j)) CALL(16, j->k->integer_vector(x, n, q, scale, sum));
+    for (size_t i = 0; i < n && j->fill == 0 && !j->timed; i++)
+        if (!(fabsf(x[i] - (float)q[i] * scale[i / 32]) <= 0.501f * scale[i / 32]))
+            ck_abort_msg("integer_vector: %g as %d times %g", (double)x[i], q[i], (double)scale[i / 32]);
+    give(j, q, n);
+    give(j, sum, n / 16 * sizeof *sum);
+    give_floats(j, scale, n / 32);
+    return true;
+}
+
+/* A matrix of shape / 4 th format that has integers, and 4 numbers of rows and columns. */
+static bool run_integer_product(job *j)
+{
+    static const struct {
+        size_t rows, cols;
+    } sizes[4] = { { 256, 768 }, { 1, 256 }, { 19, 512 }, { 40, 256 } };
+    const bb_format *f = NULL;
+    bb_integers      w;
+    const size_t     n = sizes[j->shape % 4].rows, k = sizes[j->shape % 4].cols;
+    unsigned         which = j->shape / 4;
+    for (size_t i = 0; (f = bb_format_at(i)); i++)
+        if (bb_integers_shape(&w, f, n, k) && which-- == 0) break;
+    if (!f) return false;
+    snprintf(j->work, sizeof j->work, "%s, %zu x %zu", f->name, n, k);
+    const bool     add = j->fill & 1, biased = j->fill & 2;
+    const size_t   row_bytes = bb_format_row_bytes(f, k), panels = bb_integers_panels(&w);
+    const float   *x = input(j, k), *dense = normal(j, n * k, 0.1f), *bias = input(j, n), *start = input(j, n);
+    float         *y = room(j, n), *scale = room(j, k / 32), *plain = room(j, k);
+    int8_t        *q = (int8_t *)bytes_room(j, k);
+    int32_t       *sum = (int32_t *)bytes_room(j, k / 4);
+    unsigned char *data = bytes_room(j, n * row_bytes);
+    w.panels = bytes_room(j, bb_integers_bytes(&w) + 64);
+    w.panels += (64 - (uintptr_t)w.panels % 64) % 64;
+    for (size_t r = 0; r < n; r++) f->encode_rtn(dense + r * k, data + r * row_bytes, k);
+    for (size_t i = 0; i < panels; i++) bb_integers_pack(&w, data, i);
+    bb_kernels_at(0)->integer_vector(x, k, q, scale, sum);
+    while (again(j)) {
+        memcpy(y, start, n * sizeof *y);
+        CALL(1, j->k->integer_product(&w, 0, panels, q, scale, sum, biased ? bias : NULL, add, y));
+    }
+    for (size_t r = 0; r < n && j->fill == 0 && !j->timed; r++) { /* the product of the rounded vector with what the format's own decoder gives */
+        double want = 0, size = 0;
+        f->decode(data + r * row_bytes, plain, k);
+        for (size_t c = 0; c < k; c++) {
+            const double term = (double)plain[c] * q[c] * (double)scale[c / 32];
+            want += term;
+            size += fabs(term);
+        }
+        if (!(fabs((double)y[r] - want) <= size * 0x1p-10)) ck_abort_msg("integer_product: %s: %g and not %g", f->name, (double)y[r], want);
+    }
+    give_floats(j, y, n);
     return true;
 }
 

@@ -18,6 +18,7 @@
 #include "model/net/sample.h"
 #include "tests/support/ref_net.h"
 #include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
 
 START_TEST(greedy_continuation_of_a_real_model)
 {
@@ -151,7 +152,7 @@ START_TEST(a_decoder_is_the_forward_pass)
     plain_logits(&m.net, ids, LENGTH, z);
     for (unsigned way = 0; way < 4; way++) {
         omp_set_num_threads(way % 2 ? 3 : 1);
-        ck_assert_int_eq(bb_decoder_create(&m.net, LENGTH, way / 2 /* 1: weights decoded strip by strip */, &d, NULL), BB_OK);
+        ck_assert_int_eq(bb_decoder_create(&m.net, LENGTH, way / 2 /* 1: weights decoded strip by strip */, false, &d, NULL), BB_OK);
         omp_set_num_threads(way % 2 ? 3 : 1);
         for (uint32_t at = 0, n = FIRST; at < LENGTH; n = at % 3 + 1) {
             if (n > LENGTH - at) n = LENGTH - at;
@@ -161,10 +162,13 @@ START_TEST(a_decoder_is_the_forward_pass)
             ck_assert_msg(memcmp(logits, z + (at - 1) * V, V * sizeof *logits) == 0, "%s, way %u: logits after %u tokens", spec->name, way, at);
         }
         ck_assert_int_eq(bb_decoder_take(d, ids, 1, &logits, NULL), BB_USAGE); /* full */
+        bb_decoder_rewind(d);
+        ck_assert_int_eq(bb_decoder_take(d, ids, 2, &logits, NULL), BB_OK);
+        ck_assert_msg(memcmp(logits, z + V, V * sizeof *logits) == 0, "%s, way %u: what was taken before is seen", spec->name, way);
         bb_decoder_destroy(d);
     }
     omp_set_num_threads(threads);
-    ck_assert_int_eq(bb_decoder_create(&m.net, GREEDY, 0, &d, NULL), BB_OK);
+    ck_assert_int_eq(bb_decoder_create(&m.net, GREEDY, 0, false, &d, NULL), BB_OK);
     ids[0] = (int32_t)V;
     ck_assert_int_eq(bb_decoder_take(d, ids, 1, &logits, NULL), BB_BAD_FILE);
     ids[0] = 1;
@@ -181,6 +185,61 @@ START_TEST(a_decoder_is_the_forward_pass)
 }
 END_TEST
 
+/* With integers: near the forward pass, not equal to it, the same for any threads; all formats, rows that do not fill a panel, a bias, a matrix in F16. */
+START_TEST(integers_decode_near_the_forward_pass)
+{
+    static const bb_type types[2][BB_N_PARTS] = { { BB_Q4_0, BB_Q2_K, BB_IQ2_XXS, BB_Q6_K, BB_IQ1_M, BB_Q3_K, BB_IQ3_S },
+                                                  { BB_F16, BB_Q4_K, BB_NVFP4, BB_Q8_0, BB_TQ2_0, BB_IQ4_XS, BB_Q5_1 } };
+    enum { LENGTH = 24, PROMPT = 9 };
+    const char *path = "build/tests/integers.gguf";
+    tiny_spec   spec = tiny_default("qwen2"); /* has biases */
+    bb_model    m;
+    bb_decoder *d;
+    int32_t     ids[LENGTH];
+    float      *logits, *z;
+    int         threads = omp_get_max_threads();
+    spec.n_embd = 256;
+    spec.head_dim = 40;
+    spec.tied = false;
+    spec.head_type = BB_Q4_K;
+    for (uint32_t b = 0; b < 2; b++) {
+        spec.n_ff[b] = 256;
+        spec.n_head[b] = 32; /* rows of 1280 for o */
+        spec.n_kv[b] = 1;    /* k and v have 40 rows: two panels and a half */
+        memcpy(spec.type[b], types[b], sizeof types[b]);
+    }
+    tiny_write(&spec, path);
+    ck_assert_int_eq(bb_model_open(path, &m, NULL), BB_OK);
+    const uint32_t V = m.net.n_vocab;
+    z = BB_NEW(LENGTH * V, float, NULL);
+    float *first = BB_NEW(LENGTH * V, float, NULL);
+    for (uint32_t i = 0; i < LENGTH; i++) ids[i] = (int32_t)(i * 7919 % V);
+    plain_logits(&m.net, ids, LENGTH, z);
+    for (int way = 0; way < 2; way++) {
+        omp_set_num_threads(way ? 3 : 1);
+        ck_assert_int_eq(bb_decoder_create(&m.net, LENGTH, 0, true, &d, NULL), BB_OK);
+        for (uint32_t at = PROMPT; at <= LENGTH; at++) {
+            double kl = 0;
+            bool   same = true;
+            ck_assert_int_eq(bb_decoder_take(d, at == PROMPT ? ids : ids + at - 1, at == PROMPT ? PROMPT : 1, &logits, NULL), BB_OK);
+            const float *want = z + (at - 1) * V;
+            for (uint32_t v = 0; v < V; v++) same &= logits[v] <= want[v] && logits[v] >= want[v];
+            bb_klsum sum = { 0 };
+            bb_klsum_add(bb_kernels_get(), &sum, want, logits, V);
+            kl = bb_klsum_value(&sum);
+            ck_assert_msg(!same && kl < 2e-3, "after %u tokens: KL %g", at, kl);
+            if (way) ck_assert_msg(memcmp(first + (at - 1) * V, logits, V * sizeof *logits) == 0, "threads change the logits after %u tokens", at);
+            else memcpy(first + (at - 1) * V, logits, V * sizeof *logits);
+        }
+        bb_decoder_destroy(d);
+    }
+    omp_set_num_threads(threads);
+    bb_free(first);
+    bb_free(z);
+    bb_model_close(&m);
+}
+END_TEST
+
 START_TEST(a_decoder_fails_cleanly)
 {
     ref_model     m;
@@ -193,7 +252,7 @@ START_TEST(a_decoder_fails_cleanly)
     live = bb_mem_live_bytes();
     for (bb_status status = BB_NOMEM; status != BB_OK; n++) {
         bb_mem_fail_after(n);
-        status = bb_decoder_create(&m.net, 8, 0, &d, NULL);
+        status = bb_decoder_create(&m.net, 8, 0, n % 2, &d, NULL);
         bb_mem_fail_after(-1);
         ck_assert(status == BB_OK || (status == BB_NOMEM && !d));
         if (d) {
@@ -251,6 +310,7 @@ int main(void)
     tcase_add_loop_test(t, draws_are_those_of_the_forward_pass, 0, (int)ref_n_specs);
     tcase_add_test(t, frequencies_follow_probabilities);
     tcase_add_loop_test(t, a_decoder_is_the_forward_pass, 0, (int)ref_n_specs);
+    tcase_add_test(t, integers_decode_near_the_forward_pass);
     tcase_add_test(t, a_decoder_fails_cleanly);
     tcase_add_test(t, failures_say_so);
     suite_add_tcase(s, t);

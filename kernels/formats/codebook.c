@@ -126,6 +126,20 @@ void bb_cb_expand(const bb_cb_spec *s, const bb_code *c, float *out)
     }
 }
 
+/* The shift of IQ1's books is an eighth, which makes all their levels eighths. */
+void bb_cb_scales(const bb_cb_spec *s, const bb_code *c, float *a, float *b)
+{
+    for (unsigned g = 0; g < BB_CB_SUPER / s->group; g++) {
+        a[g] = bb_cb_scale(s, c, g) * (s->shift == BB_SHIFT_NONE ? 1 : 0.125f);
+        b[g] = -0.0f;
+    }
+}
+
+const float bb_cb_levels_iq1[] = { -9, -7, -1, 1, 7, 9 };
+const float bb_cb_levels_iq2[] = { -43, -25, -8, 8, 25, 43 };
+const float bb_cb_levels_iq3_xxs[] = { -62, -52, -44, -36, -28, -20, -12, -4, 4, 12, 20, 28, 36, 44, 52, 62 };
+const float bb_cb_levels_iq3_s[] = { -15, -13, -11, -9, -7, -5, -3, -1, 1, 3, 5, 7, 9, 11, 13, 15 };
+
 float bb_cb_dot(const bb_cb_spec *s, const bb_code *c, const float *x)
 {
     float w[BB_CB_SUPER], lane[8] = { 0 };

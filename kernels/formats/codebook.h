@@ -71,6 +71,11 @@ static inline float bb_cb_scale(const bb_cb_spec *s, const bb_code *c, unsigned 
 void bb_cb_value(const bb_cb_spec *s, const bb_code *c, unsigned v, float *out);
 void bb_cb_expand(const bb_cb_spec *s, const bb_code *c, float *out);
 
+/* Weights as integers (bb_format.scales, levels): a[g] z, z in the list of the format's book; b[g] = -0. */
+void bb_cb_scales(const bb_cb_spec *s, const bb_code *c, float *a, float *b);
+enum { BB_CB_N_IQ1 = 6, BB_CB_N_IQ2 = 6, BB_CB_N_IQ3 = 16 };
+extern const float bb_cb_levels_iq1[BB_CB_N_IQ1], bb_cb_levels_iq2[BB_CB_N_IQ2], bb_cb_levels_iq3_xxs[BB_CB_N_IQ3], bb_cb_levels_iq3_s[BB_CB_N_IQ3];
+
 /* Sum of decoded weight * x over one block: eight partial sums, so the order is fixed and the compiler can use lanes. */
 float bb_cb_dot(const bb_cb_spec *s, const bb_code *c, const float *x);
 
@@ -89,8 +94,8 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
     return seven | (uint32_t)__builtin_parity(seven) << 7;
 }
 
-/* The functions of one row, from spec_<stem>, <stem>_unpack and <stem>_pack. */
-#define BB_CB_FORMAT(stem, type_id, name_text, bytes, vec_weights, group_weights) \
+/* The functions of one row, from spec_<stem>, <stem>_unpack, <stem>_pack and the list of its book's levels. */
+#define BB_CB_FORMAT(stem, type_id, name_text, bytes, vec_weights, group_weights, book_levels) \
     static void stem##_decode(const void *blocks, float *out, size_t n) \
     { \
         const uint8_t *b = blocks; \
@@ -111,6 +116,7 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
         } \
         return sum; \
     } \
+    static void     stem##_scales(const bb_code *c, float *a, float *b) { bb_cb_scales(&spec_##stem, c, a, b); } \
     static void     stem##_value(const bb_code *c, unsigned v, float *out) { bb_cb_value(&spec_##stem, c, v, out); } \
     static void     stem##_fit(const float *w, const float *h, bb_code *c) { bb_cb_fit(&spec_##stem, w, h, c); } \
     static void     stem##_refit(const float *w, const float *h, bb_code *c) { bb_cb_refit(&spec_##stem, w, h, c); } \
@@ -148,10 +154,13 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
         .block_bytes = (bytes), \
         .group = (group_weights), \
         .vec = (vec_weights), \
+        .n_levels = sizeof(book_levels) / sizeof *(book_levels), \
+        .levels = (book_levels), \
         .decode = stem##_decode, \
         .dot = stem##_dot, \
         .unpack = stem##_unpack, \
         .pack = stem##_pack, \
+        .scales = stem##_scales, \
         .value = stem##_value, \
         .fit = stem##_fit, \
         .refit = stem##_refit, \

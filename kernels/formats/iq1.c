@@ -77,5 +77,5 @@ static void iq1_m_pack(const bb_code *c, void *block)
     }
 }
 
-BB_CB_FORMAT(iq1_s, BB_IQ1_S, "IQ1_S", IQ1_S_BYTES, 8, 32)
-BB_CB_FORMAT(iq1_m, BB_IQ1_M, "IQ1_M", IQ1_M_BYTES, 8, 16)
+BB_CB_FORMAT(iq1_s, BB_IQ1_S, "IQ1_S", IQ1_S_BYTES, 8, 32, bb_cb_levels_iq1)
+BB_CB_FORMAT(iq1_m, BB_IQ1_M, "IQ1_M", IQ1_M_BYTES, 8, 16, bb_cb_levels_iq1)

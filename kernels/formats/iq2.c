@@ -101,6 +101,6 @@ static void iq2_s_pack(const bb_code *c, void *block)
     nibble_scales_pack(c, b + 74);
 }
 
-BB_CB_FORMAT(iq2_xxs, BB_IQ2_XXS, "IQ2_XXS", IQ2_XXS_BYTES, 8, 32)
-BB_CB_FORMAT(iq2_xs, BB_IQ2_XS, "IQ2_XS", IQ2_XS_BYTES, 8, 16)
-BB_CB_FORMAT(iq2_s, BB_IQ2_S, "IQ2_S", IQ2_S_BYTES, 8, 16)
+BB_CB_FORMAT(iq2_xxs, BB_IQ2_XXS, "IQ2_XXS", IQ2_XXS_BYTES, 8, 32, bb_cb_levels_iq2)
+BB_CB_FORMAT(iq2_xs, BB_IQ2_XS, "IQ2_XS", IQ2_XS_BYTES, 8, 16, bb_cb_levels_iq2)
+BB_CB_FORMAT(iq2_s, BB_IQ2_S, "IQ2_S", IQ2_S_BYTES, 8, 16, bb_cb_levels_iq2)

@@ -74,5 +74,5 @@ static void iq3_s_pack(const bb_code *c, void *block)
     }
 }
 
-BB_CB_FORMAT(iq3_xxs, BB_IQ3_XXS, "IQ3_XXS", IQ3_XXS_BYTES, 8, 32)
-BB_CB_FORMAT(iq3_s, BB_IQ3_S, "IQ3_S", IQ3_S_BYTES, 4, 32)
+BB_CB_FORMAT(iq3_xxs, BB_IQ3_XXS, "IQ3_XXS", IQ3_XXS_BYTES, 8, 32, bb_cb_levels_iq3_xxs)
+BB_CB_FORMAT(iq3_s, BB_IQ3_S, "IQ3_S", IQ3_S_BYTES, 4, 32, bb_cb_levels_iq3_s)

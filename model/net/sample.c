@@ -3,6 +3,7 @@
  * each other; within a group one step takes a token of each sequence through all blocks. Weights are decoded and packed (kernels.h) once
  * for all if memory allows, else strip by strip as they are used. Keys and values are cached in packed form. Every product
  * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut.
+ * With integers a step of one row multiplies with the matrices as small integers (kernels/integer.h) and no such bits.
  * A decoder is one group of one sequence whose step takes several tokens in, in their order, and whose threads share the weight rows and the KV heads.
  */
 #include "model/net/sample.h"
@@ -15,6 +16,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "kernels/integer.h"
 #include "model/net/cpu.h"
 
 enum { GROUP = 16, STRIP = 64 /* weight rows decoded at once: a multiple of every panel */, PROMPT_ROWS = 64 /* tokens of one sequence at once */ };
@@ -26,8 +28,9 @@ typedef struct shared {
     const bb_sampling *p;
     const bb_kernels  *k;
     float             *cos_sin;                           /* [length][n_rot/2][2] */
-    float             *weights;                           /* packed matrices, or NULL */
-    size_t            *offset;                            /* [n_layer * BB_N_PARTS + 1] into weights; the last is the head */
+    bb_integers       *integers;                          /* [n_matrices], panels NULL for a matrix that has none; or NULL */
+    float             *weights;                           /* packed matrices that are not integers, or NULL */
+    size_t            *offset;                            /* of each matrix in weights */
     uint32_t           max_q, max_kv, max_ff, max_shared; /* widest H D, G D, F; most query heads on a KV head */
 } shared;
 
@@ -41,7 +44,10 @@ typedef struct stepper {
     float        *cache;                                  /* block after block, sequence after sequence: head_cache for each KV head */
     float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
     float        *strip, *packed;                         /* [lanes] STRIP weight rows, when they are not held */
-    float        *scores;                                 /* [lanes] */
+    int8_t       *x_bytes;                                /* one row of x in 8 bits, its scales and sums (integer.h) */
+    float        *x_scale;
+    int32_t      *x_sum;
+    float        *scores; /* [lanes] */
 } stepper;
 
 /* ---- what is shared ---- */
@@ -59,8 +65,13 @@ static uint64_t cache_floats(const shared *w) /* of one sequence */
     return n;
 }
 
+/* Every part of every block, then the head. */
+static size_t n_matrices(const bb_net *net) { return (size_t)net->n_layer * BB_N_PARTS + 1; }
+
 static void shared_done(shared *w)
 {
+    for (size_t i = 0; w->integers && i < n_matrices(w->net); i++) bb_free(w->integers[i].panels);
+    bb_free(w->integers);
     bb_free(w->cos_sin);
     bb_free(w->weights);
     bb_free(w->offset);
@@ -74,7 +85,7 @@ static void decode_rows(const bb_matrix *m, size_t first, size_t n, float *out)
     for (size_t r = 0; r < n; r++) f->decode((const char *)m->data + (first + r) * bytes, out + r * m->cols, m->cols);
 }
 
-/* Matrix i of the network in the order of shared.offset; NULL where there is none. */
+/* Matrix i of the network; NULL where there is none. */
 static const bb_matrix *matrix_at(const bb_net *net, size_t i)
 {
     const bb_block *b = &net->blocks[i / BB_N_PARTS];
@@ -93,14 +104,33 @@ static void pack_rows(const shared *w, const bb_matrix *m, size_t first, size_t 
     }
 }
 
-static bb_status hold_weights(shared *w, bb_err *err)
+/* Matrices as integers, those whose format has them. */
+static bb_status hold_integers(shared *w, bb_err *err)
 {
-    size_t    n = (size_t)w->net->n_layer * BB_N_PARTS + 1, widest = largest(largest(w->max_q, w->max_ff), w->net->n_embd);
+    const size_t n = n_matrices(w->net);
+    if (!(w->integers = bb_calloc(n, sizeof *w->integers, err))) return BB_NOMEM;
+    for (size_t i = 0; i < n; i++) {
+        const bb_matrix *m = matrix_at(w->net, i);
+        bb_integers     *to = &w->integers[i];
+        if (!m || !bb_integers_shape(to, bb_format_get(m->type), m->rows, m->cols)) continue;
+        if (!(to->panels = bb_alloc(bb_integers_bytes(to), 1, err))) return BB_NOMEM;
+#pragma omp parallel for schedule(static)
+        for (size_t p = 0; p < bb_integers_panels(to); p++) bb_integers_pack(to, m->data, p);
+    }
+    return BB_OK;
+}
+
+static bool is_integer(const shared *w, size_t i) { return w->integers && w->integers[i].panels; }
+
+/* The others as float32, if they fit. */
+static bb_status hold_floats(shared *w, bb_err *err)
+{
+    size_t    n = n_matrices(w->net), widest = largest(largest(w->max_q, w->max_ff), w->net->n_embd);
     uint64_t  total = 0, limit = w->p->weight_bytes ? w->p->weight_bytes : HELD_BYTES;
     bb_status status = BB_OK;
     if (!(w->offset = bb_calloc(n, sizeof *w->offset, err))) return BB_NOMEM;
     for (size_t i = 0; i < n; i++) {
-        const bb_matrix *m = matrix_at(w->net, i);
+        const bb_matrix *m = is_integer(w, i) ? NULL : matrix_at(w->net, i);
         w->offset[i] = (size_t)total;
         if (m) total += bb_packed_floats(m->rows, m->cols, w->k->panel);
         if (total * sizeof(float) > limit) return BB_OK;
@@ -108,7 +138,7 @@ static bb_status hold_weights(shared *w, bb_err *err)
     if (!(w->weights = bb_alloc((size_t)total, sizeof *w->weights, err))) return BB_NOMEM;
 #pragma omp        parallel for schedule(dynamic)
     for (size_t i = 0; i < n; i++) {
-               const bb_matrix *m = matrix_at(w->net, i);
+               const bb_matrix *m = is_integer(w, i) ? NULL : matrix_at(w->net, i);
                float           *plain = m ? bb_alloc(STRIP * widest, sizeof *plain, NULL) : NULL;
                if (plain) pack_rows(w, m, 0, m->rows, plain, w->weights + w->offset[i]);
         else if (m) {
@@ -120,7 +150,7 @@ static bb_status hold_weights(shared *w, bb_err *err)
     return status == BB_OK ? BB_OK : BB_FAIL(err, status, "out of memory while decoding weights");
 }
 
-static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p, bb_err *err)
+static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p, bool integers, bb_err *err)
 {
     bb_status status = BB_OK;
     *w = (shared) { .net = net, .p = p, .k = bb_kernels_get(), .max_shared = 1 };
@@ -132,7 +162,8 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
         if (k->n_kv) w->max_shared = largest(w->max_shared, k->n_head / k->n_kv);
     }
     if (!(w->cos_sin = bb_rope_table(net, p->length, err))) status = BB_NOMEM;
-    if (status == BB_OK) status = hold_weights(w, err);
+    if (status == BB_OK && integers) status = hold_integers(w, err);
+    if (status == BB_OK) status = hold_floats(w, err);
     if (status != BB_OK) shared_done(w);
     return status;
 }
@@ -141,15 +172,18 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
 
 static void stepper_done(stepper *s)
 {
-    float *all[] = { s->cache, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores };
+    float *all[] = { s->cache, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores, s->x_scale };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
+    bb_free(s->x_bytes);
+    bb_free(s->x_sum);
     *s = (stepper) { 0 };
 }
 
 static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one, int lanes, bb_err *err)
 {
     const bb_net *net = w->net;
-    size_t        strip = STRIP * (size_t)largest(largest(w->max_q, w->max_ff), net->n_embd), sequences = one ? 1 : S;
+    const size_t  widest = largest(largest(w->max_q, w->max_ff), net->n_embd), strip = STRIP * widest, sequences = one ? 1 : S;
+    const size_t  x_floats = w->integers ? widest : 0, strips = w->weights && !w->integers ? 0 : (size_t)lanes * strip;
     *s = (stepper) { .w = w, .one = one, .S = S, .lanes = lanes, .strip_floats = strip };
     const struct {
         float **at;
@@ -163,8 +197,9 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
         { &s->gate, (size_t)S * w->max_ff },
         { &s->up, (size_t)S * w->max_ff },
         { &s->logits, sequences * net->n_vocab },
-        { &s->strip, w->weights ? 0 : (size_t)lanes * strip },
-        { &s->packed, w->weights ? 0 : (size_t)lanes * strip },
+        { &s->strip, strips },
+        { &s->packed, strips },
+        { &s->x_scale, x_floats / BB_INTEGER_GROUP },
         { &s->scores, (size_t)lanes * w->max_shared * w->p->length },
     };
     s->cache = bb_calloc(sequences * cache_floats(w), sizeof(float), err); /* zeros: a panel is read whole */
@@ -174,23 +209,43 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
             stepper_done(s);
             return BB_NOMEM;
         }
-    return BB_OK;
+    s->x_bytes = bb_alloc(x_floats, sizeof *s->x_bytes, err);
+    s->x_sum = bb_alloc(x_floats / BB_INTEGER_HALF, sizeof *s->x_sum, err);
+    if (s->x_bytes && s->x_sum) return BB_OK;
+    stepper_done(s);
+    return BB_NOMEM;
 }
 
 /* The number of the calling thread among those of a step: one lane is the whole of a thread that runs a group. */
 static size_t lane_of(const stepper *s) { return s->lanes > 1 ? (size_t)omp_get_thread_num() : 0; }
+
+/* The same of one row with a matrix of integers: each lane takes its part of the panels. */
+static void integer_linear(const stepper *s, const float *x, size_t number, const float *bias, bool add, float *y)
+{
+    const bb_kernels  *k = s->w->k;
+    const bb_integers *m = &s->w->integers[number];
+    const size_t       panels = bb_integers_panels(m), lanes = (size_t)s->lanes;
+    k->integer_vector(x, m->cols, s->x_bytes, s->x_scale, s->x_sum);
+#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
+    for (size_t i = 0; i < lanes; i++) k->integer_product(m, panels * i / lanes, panels * (i + 1) / lanes, s->x_bytes, s->x_scale, s->x_sum, bias, add, y);
+}
 
 /* y (S, rows) = x (S, cols) W' + bias, or added to y. W is matrix `number` of the network. */
 static void linear(const stepper *s, const float *x, size_t number, bool add, float *y)
 {
     const shared    *w = s->w;
     const bb_matrix *m = matrix_at(w->net, number);
-    const size_t     cut = w->weights && s->lanes == 1 ? m->rows : STRIP;
+    const bool       held = w->weights && !is_integer(w, number);
+    const size_t     cut = held && s->lanes == 1 ? m->rows : STRIP;
+    if (s->S == 1 && is_integer(w, number)) {
+        integer_linear(s, x, number, m->bias, add, y);
+        return;
+    }
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
     for (size_t first = 0; first < m->rows; first += cut) {
         const size_t n = m->rows - first < cut ? m->rows - first : cut, at = lane_of(s) * s->strip_floats;
-        const float *panels = w->weights ? w->weights + w->offset[number] + first * m->cols : s->packed + at;
-        if (!w->weights) pack_rows(w, m, first, n, s->strip + at, s->packed + at);
+        const float *panels = held ? w->weights + w->offset[number] + first * m->cols : s->packed + at;
+        if (!held) pack_rows(w, m, first, n, s->strip + at, s->packed + at);
         w->k->product(s->S, n, m->cols, x, m->cols, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
     }
 }
@@ -392,7 +447,7 @@ bb_status bb_sample_ids(const bb_net *net, const bb_sampling *p, const char *lab
     bb_progress progress;
     BB_TRY(check(net, p, err));
     if (p->length == 0 || p->n_sequences == 0) return BB_OK;
-    BB_TRY(shared_init(&w, net, p, err));
+    BB_TRY(shared_init(&w, net, p, false, err));
     while (group > 1 && group * sizeof(float) * cache_floats(&w) > CACHE_BYTES) group /= 2;
     if (label) bb_progress_start(&progress, label, (uint64_t)p->n_sequences * (p->length - 1));
     status = sample_groups(&w, group, label ? &progress : NULL, ids, err);
@@ -411,14 +466,14 @@ struct bb_decoder {
     uint32_t    at;
 };
 
-bb_status bb_decoder_create(const bb_net *net, uint32_t length, uint64_t weight_bytes, bb_decoder **out, bb_err *err)
+bb_status bb_decoder_create(const bb_net *net, uint32_t length, uint64_t weight_bytes, bool integers, bb_decoder **out, bb_err *err)
 {
     bb_status   status = BB_OK;
     bb_decoder *d = bb_calloc(1, sizeof *d, err);
     *out = NULL;
     if (!d) return BB_NOMEM;
     d->p = (bb_sampling) { .length = length, .weight_bytes = weight_bytes };
-    BB_TRY(shared_init(&d->w, net, &d->p, err));
+    BB_TRY(shared_init(&d->w, net, &d->p, integers, err));
     BB_TRY(stepper_init(&d->s, &d->w, length < PROMPT_ROWS ? length : PROMPT_ROWS, true, omp_get_max_threads(), err));
     *out = d;
     d = NULL;
@@ -436,6 +491,7 @@ void bb_decoder_destroy(bb_decoder *d)
 }
 
 uint32_t bb_decoder_at(const bb_decoder *d) { return d->at; }
+void     bb_decoder_rewind(bb_decoder *d) { d->at = 0; }
 
 static bb_status check_taken(const bb_decoder *d, const int32_t *ids, uint32_t n, bb_err *err)
 {
