@@ -244,6 +244,17 @@ reproduce-search: all
 	gnuplot results/search.gp
 	@$(RECORD) $@
 
+# A pretrained model beside llama.cpp's files at equal bytes, on four domains: SmolLM2-135M-Instruct of `make models`. Not part of `results`: hours on two cores; QUICK=1: fewer
+# sizes, rivals and windows. Every file and row that is there is not made again.
+REAL_MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
+.PHONY: reproduce-real
+reproduce-real: all
+	@[ -x "$(LLAMACPP)/llama-perplexity" ] || { echo "make $@ LLAMACPP=FOLDER: the folder of llama.cpp's programs (llama-perplexity, llama-quantize, llama-imatrix)" >&2; exit 2; }
+	@[ -s $(REAL_MODEL) ] || { echo "make $@: there is no $(REAL_MODEL): make models" >&2; exit 2; }
+	QUICK=$(QUICK) BITBUDGET=$(BB) bash results/reproduce-real.sh $(LLAMACPP) $(DATA) $(REAL_MODEL) $(RUNS)/real
+	cp $(RUNS)/real/*.csv results/ && gnuplot results/real.gp
+	@$(RECORD) $@ "$$($(LLAMACPP)/llama-perplexity --version 2>&1 | head -n 1 | tr , ' ')"
+
 # What each --effort buys, at one size of wiki8m.
 EFFORTS  ?= quick normal
 reproduce-effort: all

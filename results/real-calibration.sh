@@ -4,9 +4,10 @@
 # four: the KL of our engine on the first windows of the held-out texts.
 # usage: real-calibration.sh MODEL-F16.gguf TEXTS WORK TABLE.csv SET:KTOKENS...
 #   TEXTS  the folder that real-texts.sh made; WORK: scratch
-#   SET    encyclopedia, web, dialogue, code: the calibration text of this name; mixture: equal shares of the four; self: text that the model writes;
-#          any other word: given as it is to --calib (shipped: what the program has of its own)
-# WINDOWS: windows of 256 tokens a domain (20, evenly spaced); EXTRA: options of quantize (--effort quick --precision fast); SEED. A row that is there is not made again.
+#   SET    encyclopedia, web, dialogue, code: the calibration text of this name; four: equal shares of the four; self: text that the model writes; mixture: the
+#          texts that ship with the program; self,mixture and so on: what --calib takes
+# WINDOWS: windows of 256 tokens a domain (20, evenly spaced); EXTRA: options of quantize (--effort quick --precision fast); SEED; KEEP=1: the files
+# stay in WORK. A row that is there is not made again.
 set -euo pipefail
 TIMEFORMAT="%U %S"
 source=$1 texts=$2 work=$3 table=$4
@@ -21,12 +22,12 @@ done
 value() { awk -F'[:,]' -v k="\"$1\"" '{ gsub(/ /, "", $1) } $1 == k { printf "%.6g", $2 }' "$work/json"; }
 for job in "$@"; do
     set=${job%:*} k=${job##*:} windows=$((${job##*:} * 4))
-    key="$set,$((k * 1024)),$(echo "$EXTRA" | tr , ' '),$SEED,"
+    key="$(echo "$set" | tr , +),$((k * 1024)),$(echo "$EXTRA" | tr , ' '),$SEED,"
     [ "$(grep -cF "$key" "$table")" -lt 4 ] || continue
     case $set in
     encyclopedia|web|dialogue|code) calib=$work/calib-$set.u32 ;;
-    mixture)
-        calib=$work/mixture.u32 # 48 thousand tokens of each
+    four)
+        calib=$work/four.u32 # 48 thousand tokens of each
         for d in encyclopedia web dialogue code; do head -c 196608 "$work/calib-$d.u32"; done > "$calib" ;;
     *) calib=$set ;;
     esac
@@ -42,5 +43,5 @@ for job in "$@"; do
         echo "$key$d,$WINDOWS,256,$(value kl_nats),$(value kl_se),$(value ppl),$(value ln_ratio),$(value top1)" >> "$work/rows"
     done
     awk -F, '{ line[NR] = $0; kl[NR] = $8; sum += $8 } END { for (i = 1; i <= NR; i++) printf "%s,%.3f,%.0f\n", line[i], kl[i] / (sum / NR), cpu }' cpu="$(awk '{ s = $1 + $2 } END { print s }' "$file.times")" "$work/rows" >> "$table"
-    rm -f "$file" "$file.times"
+    [ "${KEEP:-0}" = 1 ] || rm -f "$file" "$file.times"
 done

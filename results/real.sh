@@ -65,9 +65,9 @@ judge() { # METHOD CALIBRATION FILE
         key="$model,$1,$bytes,$bpw,llama-perplexity,$d,$CTX,$CHUNKS,"
         if awk -F, -v k="$key" -v h="$hash" 'index($0, k) == 1 && $NF == h { found = 1 } END { exit !found }' "$table"; then continue; fi
         reference "$d"
-        # Q2_0 and Q1_0 have no product for this CPU in llama.cpp of August 2026, only plain C, 25 times slower: DEQUANT=1 judges the file as F16.
+        # Q2_0 and Q1_0 have no product for x86 in llama.cpp of August 2026, only plain C, 25 times slower: a file with such a matrix is judged as F16 (DEQUANT=0: as it is).
         judged=$3
-        if [ "${DEQUANT:-0}" = 1 ]; then
+        if [ "${DEQUANT:-auto}" != 0 ] && "$BITBUDGET" inspect "$3" | grep -E '^[0-9].* Q[12]_0( |$)|^embedding .* (2\.25|1\.125)' > /dev/null; then
             judged=$work/judged.gguf
             [ "$(cat "$judged.key" 2> /dev/null)" = "$hash" ] || { quietly "$bin/llama-quantize" --allow-requantize "$3" "$judged" F16 "$THREADS"; echo "$hash" > "$judged.key"; }
         fi

@@ -256,6 +256,34 @@ function show_calibration(    i, k, n, s, sets, texts, text, r, worst) {
     }
 }
 
+# README: files of a pretrained model in the order of their bytes, KL by domain as llama-perplexity sees it.
+function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, ppl, t) {
+    s = distinct("text", texts, "ctx", 512)
+    text = "file | bytes | bits per weight"
+    for (k = 1; k <= s; k++) text = text " | KL, " texts[k]
+    head(text " | KL, mean | same top token | perplexity, " texts[1])
+    for (i = 1; i <= rows; i++) v[i, "file"] = v[i, "judge"] == "llama-perplexity" && v[i, "model"] == model && v[i, "ctx"] == 512 ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
+    n = distinct("file", files)
+    for (i = 1; i <= n; i++) order[i] = i
+    for (i = 2; i <= n; i++)
+        for (j = i; j > 1 && bytes_of(files[order[j]]) < bytes_of(files[order[j - 1]]); j--) { t = order[j]; order[j] = order[j - 1]; order[j - 1] = t }
+    for (i = 1; i <= n; i++) {
+        if (files[order[i]] == "") continue
+        r = row_of("file", files[order[i]])
+        text = (v[r, "method"] ~ /^ours/ ? "**" v[r, "method"] "**" : v[r, "method"]) " | " thousands(v[r, "size_bytes"]) sprintf(" | %.2f", v[r, "bpw"])
+        sum = got = ppl = t = 0
+        for (k = 1; k <= s; k++) {
+            r = row_of("file", files[order[i]], "text", texts[k])
+            text = text " | " (r ? kl(v[r, "kl_nats"]) : "")
+            if (!r) continue
+            sum += v[r, "kl_nats"]; t += v[r, "top1_percent"]; got++
+            if (k == 1) ppl = v[r, "ppl"]
+        }
+        line(text sprintf(" | %s | %.1f %% | %.2f", kl(sum / got), t / got, ppl))
+    }
+}
+function bytes_of(file,    part) { split(file, part, SUBSEP); return part[2] + 0 }
+
 # Any table as it is.
 function show_all(    i, k, text) {
     for (k = 1; k <= n_columns; k++) text = text (k > 1 ? " | " : "") name[k]
@@ -279,6 +307,7 @@ END {
     else if (table == "database") show_database()
     else if (table == "pruning") show_pruning()
     else if (table == "rotation") show_rotation()
+    else if (table == "real") show_real()
     else if (table == "calibration") show_calibration()
     else if (table == "all") show_all()
     else { print "tables.awk: there is no table " table > "/dev/stderr"; exit 1 }

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The fronts of results/real.csv by domain: KL against bytes, ours and llama.cpp's files, judged by llama-perplexity. From the root: gnuplot results/real.gp
+set terminal svg size 960,760 background "white"
+set output "results/real.svg"
+set datafile separator ","
+set logscale y
+set xlabel "file, MB"
+set ylabel "KL from F16, nats a token"
+set key top right
+set grid
+set multiplot layout 2,2
+pick(domain, who) = sprintf("< awk -F, '$5 == \"llama-perplexity\" && $7 == 512 && $6 == \"%s\" && $2 ~ /^%s/ { print $3 \",\" $11 }' results/real.csv | sort -n", domain, who)
+do for [domain in "encyclopedia web dialogue code"] {
+    set title domain
+    plot pick(domain, "ours$") using ($1 / 1e6):2 with linespoints pt 7 lw 2 lc rgb "#1f77b4" title "bitbudget", \
+         pick(domain, "ours without") using ($1 / 1e6):2 with points pt 6 lc rgb "#1f77b4" title "bitbudget without search", \
+         pick(domain, "llama.cpp") using ($1 / 1e6):2 with points pt 9 lc rgb "#d62728" title "llama.cpp"
+}
+unset multiplot

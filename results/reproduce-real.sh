@@ -1,0 +1,56 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-3.0-or-later
+# `make reproduce-real`: SmolLM2-135M-Instruct by bitbudget and by llama.cpp, into WORK; the tables are WORK/real*.csv. Whatever is there is not made again: killed, the same
+# command goes on. usage: reproduce-real.sh LLAMACPP DATA MODEL.Q4_1.gguf WORK
+# QUICK=1: two sizes, four rivals, four windows a text, no calibration study. SETS: calibration texts of the study (real-calibration.sh). THREADS (2). BITBUDGET: the program.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+llamacpp=$1 data=$2 model=$3 work=$4
+: "${THREADS:=2}" "${BITBUDGET:=./bitbudget}"
+export BITBUDGET THREADS OMP_NUM_THREADS=$THREADS MODEL=SmolLM2-135M SECONDS_OF=$work/seconds.txt
+source=$work/SmolLM2-135M.gguf
+if [ -n "${QUICK:-}" ]; then
+    export CHUNKS=${CHUNKS:-4} RIVALS=configs/reproduce/smollm2-rivals-quick.txt
+    sizes="--sizes 60000000,82333792" uniform=IQ4_NL
+    : "${SETS:=}"
+else
+    sizes="" uniform="Q2_0 IQ4_NL Q5_0"
+    : "${SETS:=encyclopedia:16 code:16 web:16 dialogue:16 four:16 self:16 mixture:16}"
+fi
+mkdir -p "$work/judge"
+touch "$SECONDS_OF"
+judge() { bash results/real.sh judge "$llamacpp" "$source" "$work/texts" "$work/judge" "$work/real.csv" "$@"; }
+TIMEFORMAT="%U %S"
+# made FILE COMMAND...: runs it unless the file is there; processor seconds into SECONDS_OF
+made() {
+    local file=$1
+    shift
+    [ -s "$file" ] && return
+    { time "$@" 2> "$work/log"; } 2> "$work/times" || { tail -n 3 "$work/log" >&2; exit 1; }
+    awk -v f="$(basename "$file")" '{ printf "%s,%.0f\n", f, $1 + $2 }' "$work/times" >> "$SECONDS_OF"
+}
+
+[ -s "$source" ] || "$BITBUDGET" quantize "$model" --format F16 --embd-format F16 --method rtn --out "$source"
+sh results/real-texts.sh "$data" "$work/texts"
+cp "$work/texts/texts.csv" "$work/real-texts.csv"
+sh results/real-calib.sh > "$work/mixture.txt"
+# shellcheck disable=SC2086
+bash results/real-calibration.sh "$source" "$work/texts" "$work/calibration" "$work/real-calibration.csv" $SETS
+
+# The rivals, and full precision as they see it.
+bash results/real.sh rivals "$llamacpp" "$source" "$work/mixture.txt" "$work/judge"
+judge F16 none "$source"
+for f in "$work"/judge/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf)" mixture "$f"; done
+
+# Ours without a search: one type for all, and the types of a file of theirs (same bytes, better codes).
+for t in $uniform; do
+    e=$t
+    [ "$t" != Q2_0 ] || e=IQ4_NL
+    made "$work/uniform-$t.gguf" "$BITBUDGET" quantize "$source" --format "$t" --embd-format "$e" --effort quick --precision fast --calib mixture --out "$work/uniform-$t.gguf"
+    judge "ours without search: $t" mixture "$work/uniform-$t.gguf"
+done
+# Ours: every size of the sweep.
+# shellcheck disable=SC2086
+"$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml $sizes --out "$work/sweep"
+tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do OWN=1 judge ours mixture "$work/sweep/models/$plan.gguf" < /dev/null; done
+cp "$work/sweep/domains.csv" "$work/real-domains.csv"
