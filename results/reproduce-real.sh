@@ -54,3 +54,16 @@ done
 "$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml $sizes --out "$work/sweep"
 tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do OWN=1 judge ours mixture "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
+
+# What each part of the job adds, on the sweep's own windows (calibration text that nothing but the search saw): the searched plans and the simple ones beside them, before and
+# after finalise.
+{
+    echo "model,plan,size_bytes,bpw,kl_before_finalise,kl_before_se,kl_nats,kl_se"
+    tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v OFS=, -v m="$MODEL" 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next }
+        $c["plan_hash"] != "-" { print m, "searched", $c["size_bytes"], $c["bpw"], $c["kl_before_finalise"], $c["kl_before_se"], $c["kl_nats"], $c["kl_se"] }'
+    tr -d '\r' < "$work/sweep/baselines.csv" | awk -F, -v OFS=, -v m="$MODEL" 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next }
+        { gsub(/"/, "", $c["name"]); print m, $c["name"], $c["size_bytes"], $c["bpw"], $c["kl_before_finalise"], $c["kl_before_se"], $c["kl_nats"], $c["kl_se"] }'
+} > "$work/real-ablation.csv"
+
+# Zero-shot tasks, the first items of each, beside full precision.
+[ -n "${QUICK:-}" ] || [ -s "$work/real-tasks.csv" ] || BITBUDGET=$BITBUDGET bash results/real-tasks.sh "$source" "$data" "$work" "$work/real-tasks.csv"
