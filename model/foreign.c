@@ -13,14 +13,14 @@
 
 typedef enum rule {
     ONLY,      /* one of two numbers */
-    WINDOW,    /* none, or as long as the context */
+    WINDOW,    /* none, or as long as the context; read by the loader of an architecture that has windows */
     FACTOR,    /* the same; read by the loader of an architecture that has factors */
     ATT_SCALE, /* none, or 1 / sqrt(head size); so is this one */
     YARN,      /* the number that llama.cpp takes where it does not read the key; read by the loader of an architecture that has its own */
     YARN_EXT,  /* what the type says */
     YARN_ATT,  /* what follows from the factor */
     SWITCH,    /* one of two numbers, where RoPE has a switch */
-    SILU       /* the activation that is computed */
+    ACTIVATION /* the one that is computed */
 } rule;
 
 typedef struct foreign {
@@ -64,7 +64,7 @@ static const foreign rows[] = {
     { "embedding_scale", FACTOR, { 0, 1 } },
     { "embedding_length_per_layer_input", ONLY, { 0, 0 } },
     { "use_parallel_residual", ONLY, { 0, 0 } },
-    { "hidden_activation", SILU, { 0, 0 } },
+    { "hidden_activation", ACTIVATION, { 0, 0 } },
     { "swiglu_clamp_exp", ONLY, { 0, 0 } },
     { "swiglu_clamp_shexp", ONLY, { 0, 0 } },
     { "swin_norm", ONLY, { 0, 0 } },
@@ -99,16 +99,19 @@ static bool does_nothing(const foreign *f, const bb_net *net, double x)
 static bool is_read(const foreign *f, const bb_arch *arch)
 {
     if (f->rule == SWITCH) return !arch->rope_switch;
-    if (f->rule == WINDOW) return arch->no_window;
+    if (f->rule == WINDOW) return arch->no_window || arch->window_every;
     if (f->rule == YARN) return arch->own_yarn;
     return arch->factors && (f->rule == FACTOR || f->rule == ATT_SCALE);
 }
 
-static bool names_silu(const bb_key *kv)
+static bool names_gate(const bb_key *kv, bb_gate gate)
 {
-    static const char *const names[] = { "silu", "swish", "swiglu" };
+    static const struct {
+        const char *name;
+        bb_gate     gate;
+    } names[] = { { "silu", BB_GATE_SILU }, { "swish", BB_GATE_SILU }, { "swiglu", BB_GATE_SILU }, { "gelu_pytorch_tanh", BB_GATE_GELU }, { "gelu", BB_GATE_GELU } };
     for (size_t i = 0; kv->kind == BB_KIND_STRING && i < sizeof names / sizeof *names; i++)
-        if (kv->value_bytes == strlen(names[i]) && memcmp(kv->value, names[i], strlen(names[i])) == 0) return true;
+        if (names[i].gate == gate && kv->value_bytes == strlen(names[i].name) && memcmp(kv->value, names[i].name, strlen(names[i].name)) == 0) return true;
     return false;
 }
 
@@ -117,7 +120,7 @@ static bb_status refuse(const foreign *f, const bb_net *net, const char *key, co
     char right[64];
     if (f->rule == WINDOW) snprintf(right, sizeof right, "0 or at least the context of %u", net->n_ctx_train);
     else if (f->rule == ATT_SCALE) snprintf(right, sizeof right, "%.6g for this head size", 1 / sqrt(net->head_dim));
-    else if (f->rule == SILU) snprintf(right, sizeof right, "silu");
+    else if (f->rule == ACTIVATION) snprintf(right, sizeof right, "%s", net->gate == BB_GATE_GELU ? "gelu_pytorch_tanh" : "silu");
     else if (f->rule == YARN_EXT) snprintf(right, sizeof right, "%d", net->yarn);
     else if (f->rule == YARN_ATT) snprintf(right, sizeof right, "%.6g", yarn_attention(net));
     else if (is(f->neutral[0], f->neutral[1])) snprintf(right, sizeof right, "%g", f->neutral[0]);
@@ -132,7 +135,7 @@ bb_status bb_model_refuse_foreign(const bb_source *g, const char *arch, const bb
         const bb_key *kv;
         snprintf(key, sizeof key, "%s.%s", arch, rows[r].suffix);
         if (!(kv = bb_source_find(g, key)) || is_read(&rows[r], net->arch)) continue;
-        if (rows[r].rule == SILU && names_silu(kv)) continue;
+        if (rows[r].rule == ACTIVATION && names_gate(kv, net->gate)) continue;
         if (kv->kind == BB_KIND_STRING) {
             snprintf(value, sizeof value, "'%s'", bb_show((bb_bytes) { (const char *)kv->value, kv->value_bytes }, shown));
             return refuse(&rows[r], net, key, value, err);
@@ -140,7 +143,7 @@ bb_status bb_model_refuse_foreign(const bb_source *g, const char *arch, const bb
         for (uint64_t i = 0; i < kv->count; i++) {
             const bb_kind kind = kv->kind == BB_KIND_ARRAY ? kv->element : kv->kind;
             const double  x = bb_kind_number(kind, kv->value + i * bb_kind_bytes(kind)); /* NaN for a text, which no rule for numbers allows */
-            if (rows[r].rule != SILU && does_nothing(&rows[r], net, x)) continue;
+            if (rows[r].rule != ACTIVATION && does_nothing(&rows[r], net, x)) continue;
             snprintf(value, sizeof value, "%.9g", x);
             return refuse(&rows[r], net, key, value, err);
         }

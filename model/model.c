@@ -83,6 +83,7 @@ static bb_status find_arch(builder *b, bb_err *err)
     if ((b->arch = bb_arch_find(text.data, (size_t)text.size)) != NULL) {
         b->m->net.arch = b->arch;
         b->m->net.rope_neox = b->arch->neox;
+        b->m->net.gate = b->arch->gate;
         return BB_OK;
     }
     for (size_t i = 0, n = 0; i < bb_n_archs && n < sizeof known; i++)
@@ -233,6 +234,63 @@ done:
     return status;
 }
 
+static void read_root(const builder *b)
+{
+    bb_net *net = &b->m->net;
+    if (b->arch->embd_root) net->embd_scale = sqrtf((float)net->n_embd);
+    if (b->arch->wide_scale_at) net->query_scale = bb_arch_query_scale(b->arch, net->n_layer, net->n_embd, net->blocks[0].n_head, net->head_dim);
+}
+
+/* Which blocks have a window: an entry a block, or the length of the period whose last block has none. */
+static bb_status read_pattern(const builder *b, bool has[BB_MAX_LAYERS], bb_err *err)
+{
+    const bb_net *net = &b->m->net;
+    char          key[KEY_BYTES];
+    const bb_key *kv = bb_source_find(&b->m->source, key_of(b, "attention.sliding_window_pattern", key));
+    uint32_t      period = b->arch->window_every;
+    bool          found;
+    bb_status     status;
+    if (!kv || kv->kind != BB_KIND_ARRAY) {
+        BB_TRY(bb_source_u32(&b->m->source, key, &period, &found, err));
+        for (uint32_t i = 0; i < net->n_layer; i++) has[i] = period == 0 || i % period < period - 1;
+        return BB_OK;
+    }
+    if (kv->count != net->n_layer || !(bb_kind_bytes(kv->element) > 0))
+        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' has %llu entries; %u numbers are needed, one a block", key, (unsigned long long)kv->count, net->n_layer);
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        const double x = bb_kind_number(kv->element, kv->value + i * bb_kind_bytes(kv->element));
+        has[i] = x < 0 || x > 0;
+    }
+    status = BB_OK;
+done:
+    return status;
+}
+
+static bb_status read_windows(const builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    uint32_t  window = 0;
+    bool      found, has[BB_MAX_LAYERS];
+    float     base;
+    char      key[KEY_BYTES];
+    bb_status status = BB_OK;
+    if (!b->arch->window_every) goto done;
+    BB_TRY(bb_source_u32(&b->m->source, key_of(b, "attention.sliding_window", key), &window, &found, err));
+    if (!window) goto done;
+    if (net->yarn || bb_scales(net->rope_magnitude))
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE by YaRN, or with a factor of what it turns, in a model whose blocks have windows: only linear scaling is supported");
+    BB_TRY(read_f32(b, "rope.freq_base_swa", 10000.0f, &base, err));
+    if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %g; it must be above 0", key_of(b, "rope.freq_base_swa", key), (double)base);
+    BB_TRY(read_pattern(b, has, err));
+    net->local_rope_base = base;
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        net->blocks[i].local = has[i];
+        net->blocks[i].window = has[i] ? window : 0;
+    }
+done:
+    return status;
+}
+
 static uint32_t *count_of(bb_block *k, bb_count c) { return c == BB_COUNT_HEADS ? &k->n_head : c == BB_COUNT_KV ? &k->n_kv : &k->n_ff; }
 
 /* One block's heads and widths, already filled in, against each other and against the first block's. */
@@ -297,7 +355,9 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     BB_TRY(read_block_shapes(b, err));
     BB_TRY(read_head_dim(b, err));
     BB_TRY(read_factors(b, err));
+    read_root(b);
     BB_TRY(read_rope(b, err));
+    BB_TRY(read_windows(b, err));
     BB_TRY(bb_model_refuse_foreign(&b->m->source, b->arch->name, net, err));
 done:
     return status;

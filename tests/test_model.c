@@ -42,10 +42,11 @@ static void check_against_spec(const bb_model *m, const tiny_spec *s)
     for (uint32_t i = 0; i < s->n_layer; i++) {
         const bb_block *k = &n->blocks[i];
         uint32_t        q = s->n_head[i] * s->head_dim, kv = s->n_kv[i] * s->head_dim, c = s->n_embd, f = s->n_ff[i];
-        bool            qwen3 = strcmp(s->arch, "qwen3") == 0;
+        bool            gemma3 = strcmp(s->arch, "gemma3") == 0, head_norms = gemma3 || strcmp(s->arch, "qwen3") == 0;
         ck_assert(k->n_head == s->n_head[i] && k->n_kv == s->n_kv[i] && k->n_ff == f);
         ck_assert((k->norm[BB_NORM_ATTENTION] != NULL) == (q > 0) && (k->norm[BB_NORM_FFN] != NULL) == (f > 0));
-        ck_assert((k->norm[BB_NORM_Q] != NULL) == (qwen3 && q) && (k->norm[BB_NORM_K] != NULL) == (qwen3 && q));
+        ck_assert((k->norm[BB_NORM_Q] != NULL) == (head_norms && q) && (k->norm[BB_NORM_K] != NULL) == (head_norms && q));
+        ck_assert((k->norm[BB_NORM_POST_ATTENTION] != NULL) == (gemma3 && q) && (k->norm[BB_NORM_POST_FFN] != NULL) == (gemma3 && f));
         if (q) {
             check_matrix(&k->w[BB_PART_Q], s->type[i][BB_PART_Q], q, c, s->qkv_bias);
             check_matrix(&k->w[BB_PART_K], s->type[i][BB_PART_K], kv, c, s->qkv_bias);
@@ -70,7 +71,7 @@ START_TEST(opens_every_architecture)
         const char *name;
         bool        neox;
     } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false }, { "granite", false }, { "phi3", true },
-                 { "mistral3", false } };
+                 { "mistral3", false }, { "gemma3", true } };
     for (int variant = 0; variant < 8; variant++) {
         tiny_spec s = tiny_default(rows[_i].name);
         bb_model  m;
@@ -111,6 +112,68 @@ START_TEST(factors_of_granite_are_read)
     ck_assert(!bb_scales(m.net.embd_scale) && !bb_scales(m.net.query_scale) && !bb_scales(m.net.out_scale) && !bb_scales(m.net.residual_scale));
     ck_assert(m.net.norm_eps == 1e-5f);
     bb_model_close(&m);
+}
+END_TEST
+
+/* The blocks of m that have a window, as digits. */
+static void windows_are(const bb_model *m, const char *digits, uint32_t window, float base)
+{
+    ck_assert_uint_eq(m->net.n_layer, strlen(digits));
+    for (uint32_t i = 0; i < m->net.n_layer; i++)
+        ck_assert(m->net.blocks[i].local == (digits[i] == '1') && m->net.blocks[i].window == (digits[i] == '1' ? window : 0) && !m->net.blocks[i].no_rope);
+    ck_assert(m->net.local_rope_base == base && m->net.gate == BB_GATE_GELU);
+    ck_assert_double_eq_tol((double)m->net.embd_scale, sqrt(32), 1e-6);
+}
+
+START_TEST(windows_of_gemma3_are_read)
+{
+    tiny_spec s = tiny_default("gemma3");
+    bb_model  m;
+    open_spec(&s, &m);
+    windows_are(&m, "1010", 12, 500);
+    ck_assert(!bb_scales(m.net.query_scale));
+    bb_model_close(&m);
+    s.n_layer = 7;
+    s.window_every = 0;
+    s.local_base = 0;
+    open_spec(&s, &m); /* what no key says */
+    windows_are(&m, "1111101", 12, 10000);
+    bb_model_close(&m);
+    s.window = 0;
+    open_spec(&s, &m);
+    windows_are(&m, "0000000", 0, 0);
+    bb_model_close(&m);
+    s.n_layer = 3;
+    s.window = 9;
+    for (int kind = 0; kind < 2; kind++) { /* a list, of numbers or of truths */
+        static const uint32_t      numbers[] = { 0, 1, 1 };
+        static const unsigned char truths[] = { 0, 1, 1 };
+        bb_source                  from;
+        bb_gguf_out               *out;
+        bb_key                     key = { .key = { "gemma3.attention.sliding_window_pattern", 39 }, .kind = BB_KIND_ARRAY, .element = kind ? BB_KIND_BOOL : BB_KIND_U32,
+                                           .count = 3, .value = kind ? truths : (const unsigned char *)numbers, .value_bytes = kind ? 3 : 12 };
+        tiny_write(&s, bb_test_path("a.gguf"));
+        ck_assert_int_eq(bb_source_open(bb_test_path("a.gguf"), &from, NULL), BB_OK);
+        ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
+        for (uint64_t i = 0; i < from.n_kv; i++) ck_assert_int_eq(bb_gguf_put_copy(out, &from.kv[i], NULL), BB_OK);
+        ck_assert_int_eq(bb_gguf_put_copy(out, &key, NULL), BB_OK);
+        for (uint64_t i = 0; i < from.n_tensors; i++) ck_assert_int_eq(bb_gguf_put_tensor(out, &from.tensors[i], NULL), BB_OK);
+        ck_assert_int_eq(bb_gguf_out_write(out, bb_test_path("b.gguf"), NULL), BB_OK);
+        bb_gguf_out_destroy(out);
+        bb_source_close(&from);
+        ck_assert_int_eq(bb_model_open(bb_test_path("b.gguf"), &m, NULL), BB_OK);
+        windows_are(&m, "011", 9, 10000);
+        bb_model_close(&m);
+    }
+}
+END_TEST
+
+/* llama.cpp tells the 27B by its 62 blocks: 5376 wide, 32 heads of 128, scale 1/sqrt(168). */
+START_TEST(the_largest_gemma3_has_its_own_scale)
+{
+    const bb_arch *gemma3 = bb_arch_named("gemma3");
+    ck_assert_double_eq_tol((double)bb_arch_query_scale(gemma3, 62, 5376, 32, 128), sqrt(128.0 / 168.0), 1e-6);
+    ck_assert(!bb_scales(bb_arch_query_scale(gemma3, 61, 5376, 32, 128)) && !bb_scales(bb_arch_query_scale(bb_arch_named("llama"), 62, 5376, 32, 128)));
 }
 END_TEST
 
@@ -391,6 +454,13 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "granite", .key = "granite.rope.scaling.finetuned", .value = 0, .status = BB_UNSUPPORTED, .says = "rope.scaling.finetuned" },
         { .arch = "granite", .key = "granite.rope.scaling.finetuned", .value = 1, .status = BB_OK },
         { .arch = "llama", .key = "llama.rope.scaling.finetuned", .value = 0, .status = BB_OK },
+        { .arch = "gemma3", .key = "gemma3.rope.freq_base_swa", REAL(0.0f), .status = BB_BAD_FILE, .says = "rope.freq_base_swa' is 0" },
+        { .arch = "gemma3", .key = "gemma3.attention.sliding_window_pattern", .value = 1, .status = BB_OK },
+        { .arch = "gemma3", .key = "gemma3.attention.sliding_window", .value = 3, .status = BB_OK },
+        { .arch = "gemma3", .key = "gemma3.final_logit_softcapping", REAL(30.0f), .status = BB_UNSUPPORTED, .says = "final_logit_softcapping' is 30" },
+        { .arch = "gemma3", .key = "gemma3.rope.scaling.attn_factor", REAL(1.5f), .status = BB_UNSUPPORTED, .says = "only linear scaling" },
+        { .arch = "gemma3", .key = "gemma3.expert_count", .value = 4, .status = BB_UNSUPPORTED, .says = "4 experts" },
+        { .arch = "llama", .key = "llama.attention.sliding_window", .value = 12, .status = BB_UNSUPPORTED, .says = "sliding_window" },
         { .arch = "llama", .key = "other.logit_scale", REAL(8.0f), .status = BB_OK }, /* another architecture's */
         { .arch = "llama", .key = "general.alignment", .value = 2, .status = BB_UNSUPPORTED, .says = "alignment" },
         { .arch = "llama", .tensor = "token_embd.weight", .status = BB_BAD_FILE, .says = "token_embd.weight" },
@@ -683,7 +753,9 @@ int main(void)
     Suite *s = suite_create("model");
     TCase *t = tcase_create("core");
     tcase_add_test(t, factors_of_granite_are_read);
-    tcase_add_loop_test(t, opens_every_architecture, 0, 8);
+    tcase_add_test(t, windows_of_gemma3_are_read);
+    tcase_add_test(t, the_largest_gemma3_has_its_own_scale);
+    tcase_add_loop_test(t, opens_every_architecture, 0, 9);
     tcase_add_test(t, head_size_need_not_divide_the_width);
     tcase_add_test(t, deci_blocks_differ_and_lack_parts);
     tcase_add_loop_test(t, vectors_of_other_types_are_decoded, 0, 2);

@@ -79,6 +79,7 @@ START_TEST(whole_gradient_agrees_with_differences)
     for (size_t i = 0; i < k->n; i++) floor = fmax(floor, 1e-7 * fabs((double)k->g[i]));
     for (size_t p = 0; p < k->n_params; p++) {
         const bb_param *a = &k->params[p];
+        const double    step = p == 0 ? delta / (double)bb_scale_of(m.net.embd_scale) : delta; /* the embedding moves the network by its factor */
         double          largest = 0;
         for (size_t i = 0; i < a->n; i++) largest = fmax(largest, fabs((double)a->g[i]));
         ck_assert_msg(largest > 0, "%s: array %zu has no gradient", ref_specs[_i].name, p);
@@ -86,8 +87,8 @@ START_TEST(whole_gradient_agrees_with_differences)
             size_t i = a->n <= MOST ? j : (j * a->n + a->n / 2) / MOST;
             float  at = a->w[i];
             double up, down, span;
-            a->w[i] = at + (float)delta, span = (double)a->w[i], up = loss_of(&k->net, tokens, targets, S);
-            a->w[i] = at - (float)delta, span -= (double)a->w[i], down = loss_of(&k->net, tokens, targets, S);
+            a->w[i] = at + (float)step, span = (double)a->w[i], up = loss_of(&k->net, tokens, targets, S);
+            a->w[i] = at - (float)step, span -= (double)a->w[i], down = loss_of(&k->net, tokens, targets, S);
             a->w[i] = at;
             worst = fmax(worst, fabs((double)a->g[i] - (up - down) / span) / largest);
             ck_assert_msg(fabs((double)a->g[i] - (up - down) / span) <= 2e-5 * largest + floor, "%s: array %zu[%zu]: %.7g, by differences %.7g (largest %.3g)",

@@ -91,6 +91,10 @@ bool bb_exporter_keeps_arch(const exporter *e)
             if (e->given[c][i] == 0 || e->given[c][i] != e->given[c][0]) return false;
     for (uint32_t i = 0; i < e->n_layer; i++) /* which blocks have RoPE, the runtime sees from their numbers */
         if (e->net->blocks[e->from[i]].no_rope != bb_arch_no_rope(arch, i)) return false;
+    if (arch->wide_scale_at) { /* the loader makes it from the number of blocks and heads */
+        const float scale = bb_arch_query_scale(arch, e->n_layer, e->net->n_embd, e->given[BB_COUNT_HEADS][0], e->net->head_dim);
+        if (scale < e->net->query_scale || scale > e->net->query_scale) return false;
+    }
     return true;
 }
 
@@ -261,6 +265,16 @@ bool bb_exporter_differs(const exporter *e)
     return false;
 }
 
+/* Which blocks have a window: their numbers no longer say it. */
+static bb_status put_pattern(exporter *e, bb_err *err)
+{
+    uint32_t has[BB_MAX_LAYERS];
+    char     key[96];
+    snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", e->arch->name);
+    for (uint32_t i = 0; i < e->n_layer; i++) has[i] = block_at(e, i)->local;
+    return bb_gguf_put_u32_array(e->out, key, has, e->n_layer, err);
+}
+
 static bb_status put_shapes(exporter *e, bb_err *err)
 {
     char      key[96];
@@ -275,6 +289,7 @@ static bb_status put_shapes(exporter *e, bb_err *err)
         if (e->arch->arrays & BB_SET(i)) BB_TRY(bb_gguf_put_u32_array(e->out, key, e->shape[i], e->n_layer, err));
         else BB_TRY(bb_gguf_put_u32(e->out, key, e->shape[i][0], err));
     }
+    if (e->net->local_rope_base > 0) BB_TRY(put_pattern(e, err));
     BB_TRY(put_arch_u32(e, "attention.key_length", e->net->head_dim, err));
     BB_TRY(put_arch_u32(e, "attention.value_length", e->net->head_dim, err));
     BB_TRY(put_arch_u32(e, "rope.dimension_count", e->net->n_rot, err));

@@ -2,11 +2,13 @@
  * arch.c: see arch.h. Facts of llama.cpp's loaders and graphs: docs/formats.md. */
 #include "model/net/arch.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/status.h"
 
 #define PRE_NORMS (BB_SET(BB_NORM_ATTENTION) | BB_SET(BB_NORM_FFN))
+#define POST_NORMS (BB_SET(BB_NORM_POST_ATTENTION) | BB_SET(BB_NORM_POST_FFN))
 #define HEAD_NORMS (BB_SET(BB_NORM_Q) | BB_SET(BB_NORM_K))
 #define ALL_COUNTS (BB_SET(BB_COUNT_HEADS) | BB_SET(BB_COUNT_KV) | BB_SET(BB_COUNT_FF))
 #define BOTH (BB_SET(BB_ATTENTION) | BB_SET(BB_FFN))
@@ -64,6 +66,16 @@ const bb_arch bb_archs[] = {
       .separate_head = true,
       .attention_biases = true,
       .alone = "the temperature of its attention" },
+    { .name = "gemma3",
+      .neox = true,
+      .embd_root = true,
+      .gate = BB_GATE_GELU,
+      .window_every = 6,
+      .wide_scale_at = 62, /* the 27B: its loader tells it by the number of blocks */
+      .norms = PRE_NORMS | HEAD_NORMS | POST_NORMS,
+      .separate_head = true,
+      .attention_biases = true,
+      .alone = "norms of what its sublayers give and windows in some of its blocks" },
 };
 const size_t bb_n_archs = sizeof bb_archs / sizeof *bb_archs;
 
@@ -72,6 +84,12 @@ const char *const bb_count_keys[BB_N_COUNTS] = {
     [BB_COUNT_KV] = "attention.head_count_kv",
     [BB_COUNT_FF] = "feed_forward_length",
 };
+
+float bb_arch_query_scale(const bb_arch *arch, uint32_t n_layer, uint32_t n_embd, uint32_t n_head, uint32_t head_dim)
+{
+    const uint32_t width = n_head ? n_embd / n_head : 0; /* whole, as the loader has it */
+    return arch->wide_scale_at && n_layer == arch->wide_scale_at && width ? (float)sqrt((double)head_dim / (double)width) : 0;
+}
 
 const bb_arch *bb_arch_find(const char *name, size_t length)
 {

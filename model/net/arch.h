@@ -2,8 +2,8 @@
  * arch.h: the architectures, a row each (arch.c): how the block of net.h is computed in one, how its files have it, and as what it is written.
  * The loader (model/model.c), the exporter and the search space read the rows; the passes read the bb_net that the loader made by them.
  *
- * What all rows share has no column: RMS norms, SiLU gate, causal attention over the whole context with scale 1/sqrt(D), nothing scaled
- * (but see factors) or capped on the way from embedding to logits, one matrix a part. A file whose keys say otherwise is refused (model/foreign.c). An architecture that needs
+ * What all rows share has no column: RMS norms, gated FFN, causal attention with scale 1/sqrt(D) (but see factors, wide_scale_at), nothing scaled
+ * (but see factors, embd_root) or capped on the way from embedding to logits, one matrix a part. A file whose keys say otherwise is refused (model/foreign.c). An architecture that needs
  * another operation brings the operation and its column.
  */
 #ifndef BB_MODEL_NET_ARCH_H
@@ -25,6 +25,11 @@ typedef struct bb_arch {
     bool     whole_heads;   /* RoPE turns all numbers of a head */
     uint32_t no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE; 0: all have */
     bool     factors;       /* the four of Granite: of embeddings, attention, residual stream and logits (net.h) */
+    bool     embd_root;     /* embeddings are multiplied by sqrt(C) */
+    bb_gate  gate;          /* of the FFN */
+    uint32_t window_every;  /* 6: where a key gives a window, blocks have it and RoPE by a base of their own, but the sixth, the twelfth, ... (unless
+                               another key says which); 0: attention sees the whole context */
+    uint32_t wide_scale_at; /* with this many blocks the scale of attention is 1/sqrt(C/H) */
     unsigned norms;         /* set of bb_norm that every block has */
     /* what its loader takes */
     unsigned    arrays;        /* set of bb_count that may differ from block to block */
@@ -46,6 +51,9 @@ typedef struct bb_arch {
 
 extern const bb_arch bb_archs[]; /* new rows at the end: what is kept on disk of a training names an architecture by its place */
 extern const size_t  bb_n_archs;
+
+/* The factor of queries beside 1/sqrt(D); 0: none. */
+float bb_arch_query_scale(const bb_arch *arch, uint32_t n_layer, uint32_t n_embd, uint32_t n_head, uint32_t head_dim);
 
 static inline bool bb_arch_no_rope(const bb_arch *arch, uint32_t block) { return arch->no_rope_every && (block + 1) % arch->no_rope_every == 0; }
 

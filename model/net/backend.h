@@ -38,13 +38,14 @@ typedef struct bb_heads {
     const float *cos_sin; /* bb_rope_table: [T][n_rot/2][2] */
 } bb_heads;
 
-/* Of the queries (BB_PART_Q) or keys (BB_PART_K) of a block: what every pass gives to its operation. cos_sin: bb_rope_table of the net. */
-bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin);
+/* Of the queries (BB_PART_Q) or keys (BB_PART_K) of a block: what every pass gives to its operation. cos_sin: bb_rope_table of the net for n_positions. */
+bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin, uint32_t n_positions);
 /* The factor of all numbers of a head at a position, after RoPE; 1: none. */
 float bb_heads_factor(const bb_heads *heads, size_t position);
 
 /* cos, sin of position p and pair i at [p][i], times the magnitude: angle p * freq_scale * base^(-2i/n_rot) / factor[i] (YaRN: by pair, see net.h), in
- * float64 until rounded. n_positions are the context: from it follow the factors of a net that has two sets. bb_free it; NULL on failure. */
+ * float64 until rounded. n_positions are the context: from it follow the factors of a net that has two sets. Behind it, where the net has a base for
+ * local blocks, their table of the same size. bb_free it; NULL on failure. */
 float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err);
 
 /* Shapes, types and presence of all that the block (or the head and output norm) needs: files and plans are not trusted. */
@@ -103,10 +104,11 @@ typedef struct bb_operations {
     bb_status (*scale)(void *self, size_t n, float factor, bb_buffer x, bb_err *err);
     /* In place on x (S*T, heads.n * heads.dim): per-head norm, RoPE, factor. */
     bb_status (*rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer x, bb_err *err);
-    /* Causal attention, q (S*T, H*D), k and v (S*T, G*D), query head j with KV head j / (H/G), scale 1/sqrt(D). Result in q. */
-    bb_status (*attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v, bb_err *err);
-    /* gate = silu(gate) * up, n elements. */
-    bb_status (*swiglu)(void *self, size_t n, bb_buffer gate, bb_buffer up, bb_err *err);
+    /* Causal attention, q (S*T, H*D), k and v (S*T, G*D), query head j with KV head j / (H/G), scale 1/sqrt(D). window: as in bb_block. Result in q. */
+    bb_status (*attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, uint32_t window, bb_buffer q, bb_buffer k, bb_buffer v,
+                           bb_err *err);
+    /* gate = act(gate) * up, n elements. */
+    bb_status (*gated)(void *self, bb_gate act, size_t n, bb_buffer gate, bb_buffer up, bb_err *err);
     /* logits (n, rows), on the host, = x (n, cols) head'. */
     bb_status (*logits)(void *self, size_t n, bb_buffer x, const bb_matrix *head, float *logits, bb_err *err);
     /* Per row i of x (n, C), after the output norm, z = x head': nll[i] = lse(z) - z[target], and against z_ref = x_ref head_ref'
@@ -115,7 +117,7 @@ typedef struct bb_operations {
                        double *nll, unsigned char *same, bb_err *err);
     /* NULL allowed: whole blocks on h (S*T, C) in place, faster than the operations above with the same bits. Takes the first
      * *n_done windows (0: not worth it for these shapes), the caller does the rest. norm_eps is in q and k. */
-    bb_status (*block)(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, bb_buffer h,
+    bb_status (*block)(void *self, uint32_t S, uint32_t T, uint32_t C, bb_gate act, const bb_block *block, const bb_heads *q, const bb_heads *k, bb_buffer h,
                        uint32_t *n_done, bb_err *err);
 
     /* ---- backward (formulas: backward.h). Gradients of parameters are host arrays, added to; NULL: not wanted ---- */
@@ -134,10 +136,10 @@ typedef struct bb_operations {
     /* In place on dx (S*T, heads): the factor and the rotation back, then the norm of each head with `raw`, its input (used only with a norm). */
     bb_status (*back_rope)(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer raw, bb_buffer dx, float *d_norm, bb_err *err);
     /* q (S*T, H*D), k, v (S*T, G*D) after RoPE; d_out becomes dq; dk, dv are written. */
-    bb_status (*back_attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v, bb_buffer d_out,
-                                bb_buffer dk, bb_buffer dv, bb_err *err);
+    bb_status (*back_attention)(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, uint32_t window, bb_buffer q, bb_buffer k, bb_buffer v,
+                                bb_buffer d_out, bb_buffer dk, bb_buffer dv, bb_err *err);
     /* gate, up (n each) become d_gate, d_up. */
-    bb_status (*back_swiglu)(void *self, size_t n, bb_buffer gate, bb_buffer up, bb_buffer dy, bb_err *err);
+    bb_status (*back_gated)(void *self, bb_gate act, size_t n, bb_buffer gate, bb_buffer up, bb_buffer dy, bb_err *err);
     /* loss[i] (host, NULL allowed) of each row, without its weight; dx (n, C) := dL/dx of sum weight_i loss_i; d_head (V, C) += its gradient. */
     bb_status (*back_loss)(void *self, size_t n, const bb_loss *of, double *loss, bb_buffer dx, float *d_head, bb_err *err);
 } bb_operations;

@@ -431,8 +431,15 @@ static void kv_append(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D
     }
 }
 
+void bb_cpu_softmax(const bb_kernels *k, float *scores, float scale, size_t seen, size_t window)
+{
+    const size_t from = window && seen > window ? seen - window : 0;
+    memset(scores, 0, from * sizeof *scores);
+    k->softmax(scores + from, scale, seen - from);
+}
+
 /* Queries first .. first + n - 1 of one head, in place (q points at the first of them, row stride ldq); the cache holds their keys. */
-static void attend(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, size_t first, size_t n, float *q, size_t ldq)
+static void attend(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, size_t window, size_t first, size_t n, float *q, size_t ldq)
 {
     const bb_kernels *kernels = c->k;
     size_t            panel = kernels->panel;
@@ -445,7 +452,7 @@ static void attend(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, s
         for (size_t t = 0; t < m; t++) {
             float *row = cache->scores + t * keys;
             size_t seen = first + at + t + 1;
-            kernels->softmax(row, scale, seen);
+            bb_cpu_softmax(kernels, row, scale, seen, window);
             memset(row + seen, 0, (keys - seen) * sizeof *row);
         }
         if (c->fast) kernels->split_rows(cache->scores, keys, m, end, split_at(cache->split));
@@ -455,8 +462,8 @@ static void attend(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, s
     }
 }
 
-static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q_at, bb_buffer k_at, bb_buffer v_at,
-                               bb_err *err)
+static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, uint32_t window, bb_buffer q_at, bb_buffer k_at,
+                               bb_buffer v_at, bb_err *err)
 {
     bb_cpu      *c = self;
     float       *q = written(c, q_at);
@@ -471,12 +478,25 @@ static bb_status cpu_attention(void *self, uint32_t S, uint32_t T, uint32_t H, u
         float   *memory = bb_cpu_scratch(c, slice);
         kv_cache cache = kv_at(c, memory, T, D, memory + kv);
         kv_append(c, &cache, T, D, 0, T, k + row * ldk + group * D, v + row * ldk + group * D, ldk);
-        for (size_t j = group * heads; j < (group + 1) * heads; j++) attend(c, &cache, T, D, 0, T, q + row * ldq + j * D, ldq);
+        for (size_t j = group * heads; j < (group + 1) * heads; j++) attend(c, &cache, T, D, window, 0, T, q + row * ldq + j * D, ldq);
     }
     return BB_OK;
 }
 
-static bb_status cpu_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_err *err)
+void bb_cpu_gate(const bb_kernels *k, bb_gate act, float *gate, const float *up, size_t n)
+{
+    enum { STRIP = 256 };
+    float e[STRIP];
+    if (act == BB_GATE_SILU) k->swiglu(gate, up, n);
+    for (size_t at = 0; act == BB_GATE_GELU && at < n; at += STRIP) {
+        const size_t m = n - at < STRIP ? n - at : STRIP;
+        for (size_t j = 0; j < m; j++) e[j] = bb_gelu_power(gate[at + j]);
+        k->exp(e, e, m);
+        for (size_t j = 0; j < m; j++) gate[at + j] = gate[at + j] / (1 + e[j]) * up[at + j];
+    }
+}
+
+static bb_status cpu_gated(void *self, bb_gate act, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_err *err)
 {
     (void)err;
     enum { STRIP = 4096 };
@@ -487,7 +507,7 @@ static bb_status cpu_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer u
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(32 * n))
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t at = (size_t)i * STRIP, m = n - at < STRIP ? n - at : STRIP;
-        k->swiglu(gate + at, up + at, m);
+        bb_cpu_gate(k, act, gate + at, up + at, m);
     }
     return BB_OK;
 }
@@ -499,6 +519,7 @@ typedef struct fused {
     const bb_cpu   *c;
     const bb_block *b;
     const bb_heads *q, *k;
+    bb_gate         act;
     const float    *w[BB_N_PARTS]; /* panels */
     size_t          T, C, D;
     size_t          at_q, at_k, at_v;         /* CHUNK rows each; x (CHUNK * C) is at 0 */
@@ -566,7 +587,7 @@ static void fused_attention(const fused *f, float *memory, size_t first, size_t 
     for (size_t g = 0; g < G; g++) {
         kv_cache cache = kv_at(f->c, caches + g * kv_floats(f->c, f->T, D), f->T, D, memory + f->at_scores);
         kv_append(f->c, &cache, f->T, D, first, m, k + g * D, v + g * D, G * D);
-        for (size_t j = g * (H / G); j < (g + 1) * (H / G); j++) attend(f->c, &cache, f->T, D, first, m, q + j * D, H * D);
+        for (size_t j = g * (H / G); j < (g + 1) * (H / G); j++) attend(f->c, &cache, f->T, D, f->b->window, first, m, q + j * D, H * D);
     }
     fused_feed(f, memory, m, H * D, q);
     fused_output(f, memory, BB_ATTENTION, m, q, h);
@@ -579,7 +600,7 @@ static void fused_ffn(const fused *f, float *memory, size_t m, float *h)
     fused_feed(f, memory, m, f->C, x);
     fused_linear(f, memory, BB_PART_GATE, m, x, false, gate);
     fused_linear(f, memory, BB_PART_UP, m, x, false, up);
-    f->c->k->swiglu(gate, up, m * f->b->n_ff);
+    bb_cpu_gate(f->c->k, f->act, gate, up, m * f->b->n_ff);
     fused_feed(f, memory, m, f->b->n_ff, gate);
     fused_output(f, memory, BB_FFN, m, gate, h);
 }
@@ -593,12 +614,12 @@ static void fused_window(const fused *f, float *memory, float *h)
     }
 }
 
-static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, const bb_block *block, const bb_heads *q, const bb_heads *k, bb_buffer to,
-                           uint32_t *n_done, bb_err *err)
+static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, bb_gate act, const bb_block *block, const bb_heads *q, const bb_heads *k,
+                           bb_buffer to, uint32_t *n_done, bb_err *err)
 {
     bb_cpu  *c = self;
     float   *h = written(c, to);
-    fused    f = { .c = c, .b = block, .q = q, .k = k, .T = T, .C = C, .D = q->dim };
+    fused    f = { .c = c, .b = block, .q = q, .k = k, .act = act, .T = T, .C = C, .D = q->dim };
     uint32_t windows = S - S % (uint32_t)omp_get_max_threads(); /* so that no thread idles; the rest is cut finer by the caller */
     *n_done = 0;
     for (int p = 0; p < BB_N_PARTS; p++)
@@ -725,7 +746,7 @@ static const bb_operations operations = {
     cpu_scale,
     cpu_rope,
     cpu_attention,
-    cpu_swiglu,
+    cpu_gated,
     cpu_logits,
     cpu_score,
     cpu_block,
@@ -736,7 +757,7 @@ static const bb_operations operations = {
     bb_cpu_back_norm,
     bb_cpu_back_rope,
     bb_cpu_back_attention,
-    bb_cpu_back_swiglu,
+    bb_cpu_back_gated,
     bb_cpu_back_loss,
 };
 

@@ -213,7 +213,7 @@ static bb_status attention_forward(const pass *p, bb_err *err)
     BB_TRY(p->o->rope(p->self, p->S, p->T, &p->q_heads, a->q, err));
     BB_TRY(p->o->rope(p->self, p->S, p->T, &p->k_heads, a->k, err));
     BB_TRY(copy(p, a->q, a->att, q_floats, err));
-    BB_TRY(p->o->attention(p->self, p->S, p->T, k->n_head, k->n_kv, p->b->head_dim, a->att, a->k, a->v, err));
+    BB_TRY(p->o->attention(p->self, p->S, p->T, k->n_head, k->n_kv, p->b->head_dim, k->window, a->att, a->k, a->v, err));
     BB_TRY(give_out(p, BB_ATTENTION, a->att, a->h_mid, err));
 done:
     return status;
@@ -227,7 +227,7 @@ static bb_status ffn_forward(const pass *p, bb_err *err)
     BB_TRY(linear(p, a->x2, BB_PART_GATE, false, a->gate, err));
     BB_TRY(linear(p, a->x2, BB_PART_UP, false, a->up, err));
     BB_TRY(copy(p, a->gate, a->act, p->n * p->block->n_ff, err));
-    BB_TRY(p->o->swiglu(p->self, p->n * p->block->n_ff, a->act, a->up, err));
+    BB_TRY(p->o->gated(p->self, p->net->gate, p->n * p->block->n_ff, a->act, a->up, err));
     BB_TRY(give_out(p, BB_FFN, a->act, (bb_buffer) { 0 }, err));
 done:
     return status;
@@ -239,7 +239,7 @@ static bb_status ffn_backward(const pass *p, bb_err *err)
     bb_status          status;
     BB_TRY(back_give_out(p, BB_FFN, a->act, a->d_act, err));
     if (p->grad->ff_mask) BB_TRY(p->o->back_sums(p->self, p->n, p->block->n_ff, 1, a->act, a->d_act, p->grad->ff_mask, err));
-    BB_TRY(p->o->back_swiglu(p->self, p->n * p->block->n_ff, a->gate, a->up, a->d_act, err));
+    BB_TRY(p->o->back_gated(p->self, p->net->gate, p->n * p->block->n_ff, a->gate, a->up, a->d_act, err));
     BB_TRY(back_linear(p, BB_PART_UP, a->x2, a->up, false, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_GATE, a->x2, a->gate, true, a->dx, err));
     BB_TRY(back_take_in(p, BB_FFN, a->h_mid, a->dx, err));
@@ -255,7 +255,7 @@ static bb_status attention_backward(const pass *p, bb_err *err)
     bb_status          status;
     BB_TRY(back_give_out(p, BB_ATTENTION, a->att, a->d_att, err));
     if (p->grad->head_mask) BB_TRY(p->o->back_sums(p->self, p->n, (size_t)k->n_head * D, D, a->att, a->d_att, p->grad->head_mask, err));
-    BB_TRY(p->o->back_attention(p->self, p->S, p->T, k->n_head, k->n_kv, D, a->q, a->k, a->v, a->d_att, a->dk, a->dv, err));
+    BB_TRY(p->o->back_attention(p->self, p->S, p->T, k->n_head, k->n_kv, D, k->window, a->q, a->k, a->v, a->d_att, a->dk, a->dv, err));
     BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->q_heads, a->q_raw, a->d_att, p->grad->norm[BB_NORM_Q], err));
     BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->k_heads, a->k_raw, a->dk, p->grad->norm[BB_NORM_K], err));
     BB_TRY(back_linear(p, BB_PART_V, a->x, a->dv, false, a->dx, err));
@@ -324,8 +324,8 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
         p.n = (size_t)p.S * T;
         p.h = bb_buffer_at(h, (size_t)at * T * C);
         p.dh = bb_buffer_at(dh, (size_t)at * T * C);
-        p.q_heads = bb_heads_of(net, block, BB_PART_Q, b->cos_sin);
-        p.k_heads = bb_heads_of(net, block, BB_PART_K, b->cos_sin);
+        p.q_heads = bb_heads_of(net, block, BB_PART_Q, b->cos_sin, b->max_tokens);
+        p.k_heads = bb_heads_of(net, block, BB_PART_K, b->cos_sin, b->max_tokens);
         BB_TRY(back_slab(&p, err));
     }
     status = BB_OK;

@@ -230,6 +230,7 @@ enum { TILE = BB_CPU_TILE };
 /* One task's scratch: the window's keys and values of one KV head, packed, and what one tile of queries needs. */
 typedef struct tape {
     size_t T, D;
+    size_t window;
     float *keys, *key_columns, *values; /* panels of T keys (depth D), of D columns (depth T), of T values (depth D) */
     float *p, *dp;                      /* TILE * T: probabilities; gradient of scores */
     float *turned;                      /* T * TILE */
@@ -276,7 +277,7 @@ static void tile_scores(const bb_kernels *k, const tape *t, size_t first, size_t
         float *p = t->p + i * end, *dp = t->dp + i * end;
         size_t seen = first + i + 1;
         double dot = 0;
-        k->softmax(p, scale, seen);
+        bb_cpu_softmax(k, p, scale, seen, t->window);
         memset(p + seen, 0, (end - seen) * sizeof *p);
         for (size_t s = 0; s < seen; s++) dot += (double)p[s] * (double)dp[s];
         for (size_t s = 0; s < end; s++) dp[s] = p[s] * (dp[s] - (float)dot) * scale;
@@ -298,8 +299,8 @@ static void back_head(const bb_kernels *k, const tape *t, const float *q, float 
     }
 }
 
-bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q_at, bb_buffer k_at, bb_buffer v_at,
-                                bb_buffer d_out_at, bb_buffer dk_at, bb_buffer dv_at, bb_err *err)
+bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, uint32_t window, bb_buffer q_at, bb_buffer k_at,
+                                bb_buffer v_at, bb_buffer d_out_at, bb_buffer dk_at, bb_buffer dv_at, bb_err *err)
 {
     bb_cpu      *c = self;
     const float *q = bb_cpu_at(q_at), *k = bb_cpu_at(k_at), *v = bb_cpu_at(v_at);
@@ -314,6 +315,7 @@ bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, 
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t row = (size_t)i / G * T, group = (size_t)i % G, at = row * ldk + group * D;
         tape   t = lay_tape(c, bb_cpu_scratch(c, slice), T, D);
+        t.window = window;
         c->k->pack(k + at, ldk, T, D, t.keys);
         c->k->pack(v + at, ldk, T, D, t.values);
         bb_pack_panels_transposed(k + at, ldk, D, T, c->k->panel, t.key_columns);
@@ -325,7 +327,26 @@ bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, 
 
 /* ---- gate ---- */
 
-bb_status bb_cpu_back_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_buffer dy_at, bb_err *err)
+/* A strip: gate, up become d_gate, d_up; e: exp of the power that SiLU or GELU are made of. */
+static void back_silu(size_t m, const float *e, const float *dy, float *g, float *u)
+{
+    for (size_t j = 0; j < m; j++) {
+        float p = 1 / (1 + e[j]), silu = g[j] * p, d = dy[j], slope = p + silu * (1 - p);
+        g[j] = d * u[j] * slope;
+        u[j] = d * silu;
+    }
+}
+
+static void back_gelu(size_t m, const float *e, const float *dy, float *g, float *u)
+{
+    for (size_t j = 0; j < m; j++) {
+        float p = 1 / (1 + e[j]), gelu = g[j] * p, d = dy[j], slope = p + gelu * (1 - p) * 1.5957691216f * (1 + 3 * 0.044715f * g[j] * g[j]);
+        g[j] = d * u[j] * slope;
+        u[j] = d * gelu;
+    }
+}
+
+bb_status bb_cpu_back_gated(void *self, bb_gate act, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_buffer dy_at, bb_err *err)
 {
     enum { STRIP = 1024 };
     bb_cpu      *c = self;
@@ -338,13 +359,9 @@ bb_status bb_cpu_back_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer 
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t at = (size_t)i * STRIP, m = n - at < STRIP ? n - at : STRIP;
         float *e = bb_cpu_scratch(c, STRIP), *g = gate + at, *u = up + at;
-        for (size_t j = 0; j < m; j++) e[j] = -g[j];
+        for (size_t j = 0; j < m; j++) e[j] = act == BB_GATE_GELU ? bb_gelu_power(g[j]) : -g[j];
         c->k->exp(e, e, m);
-        for (size_t j = 0; j < m; j++) {
-            float p = 1 / (1 + e[j]), silu = g[j] * p, d = dy[at + j], slope = p + silu * (1 - p);
-            g[j] = d * u[j] * slope;
-            u[j] = d * silu;
-        }
+        (act == BB_GATE_GELU ? back_gelu : back_silu)(m, e, dy + at, g, u);
     }
     return BB_OK;
 }

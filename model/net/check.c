@@ -15,19 +15,27 @@ static double pair_scale(const bb_net *net, size_t i)
     return scaled * (double)net->rope_freq_scale + (1 - scaled);
 }
 
+/* Pair i at all positions. */
+static void fill_pair(float *table, size_t i, size_t half, size_t n_positions, double frequency, double magnitude)
+{
+    for (size_t p = 0; p < n_positions; p++) {
+        table[(p * half + i) * 2] = (float)(magnitude * cos((double)p * frequency));
+        table[(p * half + i) * 2 + 1] = (float)(magnitude * sin((double)p * frequency));
+    }
+}
+
 float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err)
 {
     const float *factors = net->rope_long && n_positions > net->rope_context ? net->rope_long : net->rope_factors;
     const double magnitude = (double)bb_scale_of(net->rope_magnitude);
-    size_t       half = net->n_rot / 2;
-    float       *table = BB_NEW((size_t)n_positions * half * 2, float, err);
+    const bool   local = net->local_rope_base > 0;
+    size_t       half = net->n_rot / 2, size = (size_t)n_positions * half * 2;
+    float       *table = BB_NEW((local ? 2 : 1) * size, float, err);
     for (size_t i = 0; table && i < half; i++) {
         double frequency = pow((double)net->rope_base, -2.0 * (double)i / (double)net->n_rot) * pair_scale(net, i);
         if (factors) frequency /= (double)factors[i];
-        for (size_t p = 0; p < n_positions; p++) {
-            table[(p * half + i) * 2] = (float)(magnitude * cos((double)p * frequency));
-            table[(p * half + i) * 2 + 1] = (float)(magnitude * sin((double)p * frequency));
-        }
+        fill_pair(table, i, half, n_positions, frequency, magnitude);
+        if (local) fill_pair(table + size, i, half, n_positions, pow((double)net->local_rope_base, -2.0 * (double)i / (double)net->n_rot), 1);
     }
     return table;
 }
@@ -38,9 +46,10 @@ float bb_heads_factor(const bb_heads *heads, size_t position)
     return heads->heat > 0 ? (float)((double)scale * (1 + (double)heads->heat * log(1 + (double)(position / heads->heat_every)))) : scale;
 }
 
-bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin)
+bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin, uint32_t n_positions)
 {
-    const bool keys = part == BB_PART_K;
+    const bool   keys = part == BB_PART_K;
+    const size_t at = block->local ? (size_t)n_positions * net->n_rot : 0;
     return (bb_heads) { .n = keys ? block->n_kv : block->n_head,
                         .dim = net->head_dim,
                         .n_rot = block->no_rope ? 0 : net->n_rot,
@@ -50,7 +59,7 @@ bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, con
                         .scale = keys ? 0 : net->query_scale,
                         .heat = keys ? 0 : net->heat,
                         .heat_every = net->rope_context,
-                        .cos_sin = cos_sin };
+                        .cos_sin = cos_sin + at };
 }
 
 static bb_status check_matrix(const bb_matrix *w, size_t rows, size_t cols, const char *what, bb_err *err)
@@ -85,6 +94,7 @@ bb_status bb_check_block(const bb_net *net, const bb_block *block, bb_err *err)
     bb_status status = BB_OK;
     if (block->n_head && (block->n_kv == 0 || block->n_head % block->n_kv))
         return BB_FAIL(err, BB_BAD_FILE, "attention: %u query heads are not a multiple of %u KV heads", block->n_head, block->n_kv);
+    BB_ASSERT(!block->local || net->local_rope_base > 0);
     for (int s = 0; s < BB_N_SUBLAYERS; s++)
         if (bb_block_has(block, (bb_sublayer)s)) BB_TRY(check_sublayer(net, block, (bb_sublayer)s, err));
 done:

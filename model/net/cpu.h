@@ -72,11 +72,17 @@ bb_status bb_cpu_back_sums(void *self, size_t n, size_t cols, size_t group, bb_b
 bb_status bb_cpu_back_norm(void *self, size_t n, size_t width, bb_buffer x, const float *weight, float eps, bb_buffer dy, bool add, bb_buffer dx,
                            float *d_weight, bb_err *err);
 bb_status bb_cpu_back_rope(void *self, uint32_t S, uint32_t T, const bb_heads *heads, bb_buffer raw, bb_buffer dx_at, float *d_norm, bb_err *err);
-bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q_at, bb_buffer k_at, bb_buffer v_at,
-                                bb_buffer d_out_at, bb_buffer dk_at, bb_buffer dv_at, bb_err *err);
-bb_status bb_cpu_back_swiglu(void *self, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_buffer dy_at, bb_err *err);
+bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, uint32_t window, bb_buffer q_at, bb_buffer k_at,
+                                bb_buffer v_at, bb_buffer d_out_at, bb_buffer dk_at, bb_buffer dv_at, bb_err *err);
+bb_status bb_cpu_back_gated(void *self, bb_gate act, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_buffer dy_at, bb_err *err);
 bb_status bb_cpu_back_loss(void *self, size_t n, const bb_loss *of, double *loss, bb_buffer dx, float *d_head, bb_err *err);
 
+/* gate = act(gate) * up, n elements, on the calling thread. */
+void bb_cpu_gate(const bb_kernels *k, bb_gate act, float *gate, const float *up, size_t n);
+/* -2 sqrt(2/pi) (x + 0.044715 x^3), whose exponential GELU and its slope are made of. */
+static inline float bb_gelu_power(float x) { return -1.5957691216f * (x + 0.044715f * x * x * x); }
+/* Softmax of scores [0, seen) of which a query sees the last `window` (0: all); those before become 0. */
+void bb_cpu_softmax(const bb_kernels *k, float *scores, float scale, size_t seen, size_t window);
 /* out (cols) := row of w in float32. */
 void bb_cpu_decode_row(const bb_cpu *c, const bb_matrix *w, size_t row, float *out);
 /* Rows a piece: whole panels, at most `limit` floats (but at least one panel). */

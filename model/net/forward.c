@@ -163,7 +163,7 @@ static bb_status at_input(bb_forward *f, const slab *s, bb_feed feed, bb_buffer 
 
 static bb_status rope(bb_forward *f, const slab *s, bb_part part, bb_buffer x, bb_err *err)
 {
-    bb_heads heads = bb_heads_of(s->net, s->block, part, f->cos_sin);
+    bb_heads heads = bb_heads_of(s->net, s->block, part, f->cos_sin, f->max_tokens);
     return f->backend->ops->rope(f->self, s->S, s->T, &heads, x, err);
 }
 
@@ -206,7 +206,7 @@ static bb_status attention(bb_forward *f, const slab *s, bool *ends, bb_err *err
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
     BB_TRY(rope(f, s, BB_PART_Q, f->q, err));
     BB_TRY(rope(f, s, BB_PART_K, f->k, err));
-    BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, f->q, f->k, f->v, err));
+    BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, b->window, f->q, f->k, f->v, err));
     BB_TRY(at_input(f, s, BB_FEED_HEADS, f->q, (size_t)b->n_head * f->head_dim, ends, err));
     if (*ends) goto done;
     BB_TRY(give_out(f, s, BB_ATTENTION, f->q, err));
@@ -225,7 +225,7 @@ static bb_status ffn(bb_forward *f, const slab *s, bool *ends, bb_err *err)
     if (*ends) goto done;
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_GATE], false, f->gate, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_UP], false, f->up, err));
-    BB_TRY(o->swiglu(d, (size_t)s->S * s->T * b->n_ff, f->gate, f->up, err));
+    BB_TRY(o->gated(d, s->net->gate, (size_t)s->S * s->T * b->n_ff, f->gate, f->up, err));
     BB_TRY(at_input(f, s, BB_FEED_CHANNELS, f->gate, b->n_ff, ends, err));
     if (*ends) goto done;
     BB_TRY(give_out(f, s, BB_FFN, f->gate, err));
@@ -274,12 +274,12 @@ bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *blo
 {
     const bb_operations *o = f->backend->ops;
     const slab           all = { .net = net, .block = block, .S = S, .T = T, .h = h, .hook = hook, .hook_self = hook_self };
-    bb_heads             q = bb_heads_of(net, block, BB_PART_Q, f->cos_sin), k = bb_heads_of(net, block, BB_PART_K, f->cos_sin);
+    bb_heads             q = bb_heads_of(net, block, BB_PART_Q, f->cos_sin, f->max_tokens), k = bb_heads_of(net, block, BB_PART_K, f->cos_sin, f->max_tokens);
     uint32_t             n_done = 0;
     bb_status            status;
     BB_TRY(check_pass(f, &all, err));
     BB_TRY(hold_block(f, block, BB_N_FEEDS, err));
-    if (!hook && o->block) BB_TRY(o->block(f->self, S, T, f->n_embd, block, &q, &k, h, &n_done, err));
+    if (!hook && o->block) BB_TRY(o->block(f->self, S, T, f->n_embd, net->gate, block, &q, &k, h, &n_done, err));
     BB_TRY(run_slabs(f, &all, n_done, err));
     BB_TRY(o->hold(f->self, NULL, 0, err));
 done:

@@ -78,12 +78,17 @@ extern const bb_norm_info     bb_norms[BB_N_NORMS];
 
 /* ---- the network ---- */
 
+/* What a gate does to its numbers before they multiply those of up. GELU in its tanh form: x / (1 + exp(-2 sqrt(2/pi) (x + 0.044715 x^3))). */
+typedef enum bb_gate { BB_GATE_SILU, BB_GATE_GELU } bb_gate;
+
 typedef struct bb_block {
     uint32_t     n_head, n_kv; /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
     uint32_t     n_ff;         /* FFN width kept; 0: no FFN */
     bb_matrix    w[BB_N_PARTS];
     const float *norm[BB_N_NORMS]; /* NULL: not there; an input goes in, and an output joins, as it is */
     bool         no_rope;          /* queries and keys are not rotated */
+    bool         local;            /* they are, by local_rope_base */
+    uint32_t     window;           /* keys that a query sees, the last of them its own; 0: all before it */
 } bb_block;
 
 typedef struct bb_arch bb_arch; /* arch.h */
@@ -103,6 +108,8 @@ typedef struct bb_net {
     bool           yarn;            /* rope_freq_scale is for pairs from yarn_high on, 1 for those up to yarn_low, a line between */
     float          yarn_low, yarn_high;
     float          heat;            /* queries of position p: times 1 + heat ln(1 + floor(p / rope_context)); 0: not */
+    float          local_rope_base; /* of local blocks, which have neither scale nor divisors; 0: none is local */
+    bb_gate        gate;
     bb_matrix      embd;            /* V x C */
     bb_matrix      head;            /* V x C; rows == 0: tied to embd */
     const float   *out_norm;        /* [C] */

@@ -283,7 +283,7 @@ static void turn_heads(const shared *w, const bb_heads *heads, float *x, uint32_
 }
 
 /* One KV head at position p: its key and value (D each) join the cache, and m query heads become their attention results. */
-static void attend(const stepper *s, float *cache, const float *key, const float *value, float *q, size_t m, uint32_t p)
+static void attend(const stepper *s, float *cache, const float *key, const float *value, float *q, size_t m, uint32_t window, uint32_t p)
 {
     const shared *w = s->w;
     size_t        D = w->net->head_dim, n = (size_t)p + 1, panel = w->k->panel, length = w->p->length;
@@ -291,7 +291,7 @@ static void attend(const stepper *s, float *cache, const float *key, const float
     for (size_t d = 0; d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
     for (size_t d = 0; d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
     w->k->product(m, n, D, q, D, cache, NULL, false, scores, n);
-    for (size_t j = 0; j < m; j++) w->k->softmax(scores + j * n, 1 / sqrtf((float)D), n);
+    for (size_t j = 0; j < m; j++) bb_cpu_softmax(w->k, scores + j * n, 1 / sqrtf((float)D), n, window);
     for (size_t d = 0; d < D; d += panel) /* a panel at a time: the cache's panels are longer than n */
         w->k->product(m, D - d < panel ? D - d : panel, n, scores, n, values + d * length, NULL, false, q + d, D);
 }
@@ -301,7 +301,8 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
     const shared   *w = s->w;
     const bb_block *b = &w->net->blocks[block];
     size_t          D = w->net->head_dim, shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
-    const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin), k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin);
+    const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin, w->p->length),
+                    k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin, w->p->length);
     norm_rows(s, b->norm[BB_NORM_ATTENTION]);
     linear(s, s->x, number + BB_PART_Q, false, s->q);
     linear(s, s->x, number + BB_PART_K, false, s->k);
@@ -314,7 +315,7 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
     for (size_t g = 0; g < b->n_kv; g++)
         for (size_t i = 0; i < s->S; i++) /* tokens of one sequence: each meets the keys of those before it */
             attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w), s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D,
-                   s->q + (i * b->n_head + g * shared_by) * D, shared_by, p + (s->one ? (uint32_t)i : 0));
+                   s->q + (i * b->n_head + g * shared_by) * D, shared_by, b->window, p + (s->one ? (uint32_t)i : 0));
     give_out(s, block, BB_ATTENTION, s->q);
 }
 
@@ -325,7 +326,7 @@ static void ffn(stepper *s, uint32_t block)
     norm_rows(s, b->norm[BB_NORM_FFN]);
     linear(s, s->x, number + BB_PART_GATE, false, s->gate);
     linear(s, s->x, number + BB_PART_UP, false, s->up);
-    s->w->k->swiglu(s->gate, s->up, (size_t)s->S * b->n_ff);
+    bb_cpu_gate(s->w->k, s->w->net->gate, s->gate, s->up, (size_t)s->S * b->n_ff);
     give_out(s, block, BB_FFN, s->gate);
 }
 

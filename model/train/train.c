@@ -127,14 +127,17 @@ static void add_shape(bb_sha256 *s, const bb_net *n)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) add_number(s, numbers[i]);
     const float factors[] = { n->embd_scale, n->query_scale, n->out_scale, n->residual_scale };
     for (size_t i = 0; n->arch->factors && i < sizeof factors / sizeof *factors; i++) add_number(s, (double)factors[i]);
+    if (n->arch->wide_scale_at) add_number(s, (double)n->query_scale);
+    if (n->local_rope_base > 0) add_number(s, (double)n->local_rope_base);
     if (n->rope_factors) bb_sha256_update(s, n->rope_factors, n->n_rot / 2 * sizeof *n->rope_factors);
     if (n->rope_long) bb_sha256_update(s, n->rope_long, n->n_rot / 2 * sizeof *n->rope_long);
     const double rope[] = { n->rope_context, (double)n->rope_magnitude, n->yarn, (double)n->yarn_low, (double)n->yarn_high, (double)n->heat };
     for (size_t i = 0; (n->rope_long || bb_scales(n->rope_magnitude) || n->yarn || n->heat > 0) && i < sizeof rope / sizeof *rope; i++) add_number(s, rope[i]);
     for (uint32_t i = 0; i < n->n_layer; i++) {
         const bb_block *b = &n->blocks[i];
-        const double    shape[] = { b->n_head, b->n_kv, b->n_ff };
+        const double    shape[] = { b->n_head, b->n_kv, b->n_ff }, view[] = { b->local, b->window };
         bb_sha256_update(s, shape, sizeof shape);
+        if (n->local_rope_base > 0) bb_sha256_update(s, view, sizeof view);
     }
 }
 

@@ -247,6 +247,8 @@ static void make_tiny(const char *dir)
         { "tiny-llama-yarn", "llama", "", true },
         { "tiny-qwen2-yarn-deci", "qwen2", "blk.0.kv=1\nblk.1.ffn=0\n", true },
         { "tiny-qwen3-yarn-openelm", "qwen3", "blk.0.kv=1\nblk.1.ffn=0\n", true },
+        { "tiny-gemma3", "gemma3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\n", true },
+        { "tiny-gemma3-short", "gemma3", "blk.0.kv=0\nblk.0.ffn=0\n", false }, /* the others keep their windows */
     };
     static const char text[] = "the quick brown fox jumps over a lazy dog and once more abcdefghijklmnopqrstuvwxyz zyxwvutsrqponmlkjihgfedcba";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

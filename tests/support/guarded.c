@@ -236,17 +236,18 @@ static bb_status guarded_rope(void *self, uint32_t S, uint32_t T, const bb_heads
     return cpu()->rope(s->cpu, S, T, heads, real(s->g, x, (size_t)S * T * heads->n * heads->dim), err);
 }
 
-static bb_status guarded_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v, bb_err *err)
+static bb_status guarded_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, uint32_t window, bb_buffer q, bb_buffer k,
+                                   bb_buffer v, bb_err *err)
 {
     space *s = self;
     size_t n = (size_t)S * T * D;
-    return cpu()->attention(s->cpu, S, T, H, G, D, real(s->g, q, n * H), real(s->g, k, n * G), real(s->g, v, n * G), err);
+    return cpu()->attention(s->cpu, S, T, H, G, D, window, real(s->g, q, n * H), real(s->g, k, n * G), real(s->g, v, n * G), err);
 }
 
-static bb_status guarded_swiglu(void *self, size_t n, bb_buffer gate, bb_buffer up, bb_err *err)
+static bb_status guarded_gated(void *self, bb_gate act, size_t n, bb_buffer gate, bb_buffer up, bb_err *err)
 {
     space *s = self;
-    return cpu()->swiglu(s->cpu, n, real(s->g, gate, n), real(s->g, up, n), err);
+    return cpu()->gated(s->cpu, act, n, real(s->g, gate, n), real(s->g, up, n), err);
 }
 
 static bb_status guarded_logits(void *self, size_t n, bb_buffer x, const bb_matrix *head, float *logits, bb_err *err)
@@ -299,19 +300,19 @@ static bb_status guarded_back_rope(void *self, uint32_t S, uint32_t T, const bb_
     return cpu()->back_rope(s->cpu, S, T, heads, real(s->g, raw, n), real(s->g, dx, n), d_norm, err);
 }
 
-static bb_status guarded_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, bb_buffer q, bb_buffer k, bb_buffer v,
-                                        bb_buffer d_out, bb_buffer dk, bb_buffer dv, bb_err *err)
+static bb_status guarded_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, uint32_t G, uint32_t D, uint32_t window, bb_buffer q, bb_buffer k,
+                                        bb_buffer v, bb_buffer d_out, bb_buffer dk, bb_buffer dv, bb_err *err)
 {
     space *s = self;
     size_t n = (size_t)S * T * D;
-    return cpu()->back_attention(s->cpu, S, T, H, G, D, real(s->g, q, n * H), real(s->g, k, n * G), real(s->g, v, n * G), real(s->g, d_out, n * H),
+    return cpu()->back_attention(s->cpu, S, T, H, G, D, window, real(s->g, q, n * H), real(s->g, k, n * G), real(s->g, v, n * G), real(s->g, d_out, n * H),
                                  real(s->g, dk, n * G), real(s->g, dv, n * G), err);
 }
 
-static bb_status guarded_back_swiglu(void *self, size_t n, bb_buffer gate, bb_buffer up, bb_buffer dy, bb_err *err)
+static bb_status guarded_back_gated(void *self, bb_gate act, size_t n, bb_buffer gate, bb_buffer up, bb_buffer dy, bb_err *err)
 {
     space *s = self;
-    return cpu()->back_swiglu(s->cpu, n, real(s->g, gate, n), real(s->g, up, n), real(s->g, dy, n), err);
+    return cpu()->back_gated(s->cpu, act, n, real(s->g, gate, n), real(s->g, up, n), real(s->g, dy, n), err);
 }
 
 static bb_status guarded_back_loss(void *self, size_t n, const bb_loss *of, double *loss, bb_buffer dx, float *d_head, bb_err *err)
@@ -347,7 +348,7 @@ static const bb_operations operations = {
     .scale = guarded_scale,
     .rope = guarded_rope,
     .attention = guarded_attention,
-    .swiglu = guarded_swiglu,
+    .gated = guarded_gated,
     .logits = guarded_logits,
     .score = guarded_score,
     .block = NULL,
@@ -358,7 +359,7 @@ static const bb_operations operations = {
     .back_norm = guarded_back_norm,
     .back_rope = guarded_back_rope,
     .back_attention = guarded_back_attention,
-    .back_swiglu = guarded_back_swiglu,
+    .back_gated = guarded_back_gated,
     .back_loss = guarded_back_loss,
 };
 

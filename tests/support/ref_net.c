@@ -77,7 +77,7 @@ static double scaled_share(const bb_net *net, uint32_t i)
     return i >= (double)net->yarn_high ? 1 : (i - (double)net->yarn_low) / ((double)net->yarn_high - (double)net->yarn_low);
 }
 
-static void turn(const bb_net *net, double *head, double position, uint32_t context)
+static void turn(const bb_net *net, bool local, double *head, double position, uint32_t context)
 {
     const float *factors = net->rope_long && context > net->rope_context ? net->rope_long : net->rope_factors;
     for (uint32_t i = 0; i < net->n_rot / 2; i++) {
@@ -86,6 +86,10 @@ static void turn(const bb_net *net, double *head, double position, uint32_t cont
         angle = share * angle * (double)net->rope_freq_scale + (1 - share) * angle;
         if (factors) angle /= (double)factors[i];
         length = hypot(head[a], head[b]) * (net->rope_magnitude > 0 ? (double)net->rope_magnitude : 1);
+        if (local) {
+            angle = position / pow((double)net->local_rope_base, 2.0 * i / net->n_rot);
+            length = hypot(head[a], head[b]);
+        }
         angle += atan2(head[b], head[a]);
         head[a] = length * cos(angle);
         head[b] = length * sin(angle);
@@ -98,7 +102,7 @@ static void heads(const bb_net *net, const bb_block *b, const float *g, uint32_t
         for (uint32_t j = 0; j < n; j++) {
             double *head = x + ((size_t)t * n + j) * net->head_dim;
             if (g) norm(head, g, (double)net->norm_eps, net->head_dim, head);
-            if (!b->no_rope) turn(net, head, t, T);
+            if (!b->no_rope) turn(net, b->local, head, t, T);
         }
 }
 
@@ -114,6 +118,8 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
             size_t g = j / (H / G);
             double total = 0, heat = net->heat > 0 ? 1 + (double)net->heat * log(1 + floor((double)t / net->rope_context)) : 1;
             for (size_t s = 0; s <= t; s++) {
+                p[s] = 0;
+                if (b->window && t - s >= b->window) continue;
                 double dot = 0;
                 for (size_t d = 0; d < D; d++) dot += q[(t * H + j) * D + d] * k[(s * G + g) * D + d];
                 p[s] = exp(dot / sqrt((double)D) * heat * (net->query_scale > 0 ? (double)net->query_scale : 1));
@@ -136,7 +142,10 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
 static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
 {
     double *x = norm_rows(h, b->norm[BB_NORM_FFN], net, T), *g = linear(&b->w[BB_PART_GATE], x, T), *u = linear(&b->w[BB_PART_UP], x, T);
-    for (size_t i = 0; i < (size_t)T * b->n_ff; i++) g[i] = g[i] / (1 + exp(-g[i])) * u[i];
+    for (size_t i = 0; i < (size_t)T * b->n_ff; i++) {
+        const double a = g[i];
+        g[i] = u[i] * (net->gate == BB_GATE_GELU ? a / 2 * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (a + 0.044715 * a * a * a))) : a / (1 + exp(-a)));
+    }
     double *y = linear(&b->w[BB_PART_DOWN], g, T);
     join(net, b->norm[BB_NORM_POST_FFN], T, y, h);
     free(x);
@@ -282,6 +291,11 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         n->yarn_high = 3;
     }
     if (is(s, "mistral3")) n->heat = 0.3f;
+    if (is(s, "gemma3")) { /* blocks see three keys and turn by another base, but the sixth */
+        n->embd_scale = sqrtf((float)C);
+        n->local_rope_base = 300;
+        n->gate = BB_GATE_GELU;
+    }
     n->embd = matrix(m, BB_F32, s->n_vocab, C, false, &seed);
     if (s->untied) n->head = matrix(m, s->type, s->n_vocab, C, false, &seed);
     n->out_norm = ref_random(m, C, 1, 0.3, &seed);
@@ -291,6 +305,8 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         bb_block *b = &n->blocks[i];
         uint32_t  H = s->shapes[i].n_head, G = s->shapes[i].n_kv, F = s->shapes[i].n_ff;
         *b = (bb_block) { .n_head = H, .n_kv = G, .n_ff = F, .no_rope = is(s, "smollm3") && i % 4 == 3 };
+        b->local = is(s, "gemma3") && i % 6 != 5;
+        b->window = b->local ? 3 : 0;
         if (H) {
             b->norm[BB_NORM_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
             b->w[BB_PART_Q] = matrix(m, s->type, H * D, C, s->bias, &seed);
@@ -319,7 +335,8 @@ void ref_model_free(ref_model *m)
 static const ref_shape five[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } };
 static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { { 4, 2, 64 }, { 4, 2, 64 } }, one_kv[] = { { 6, 1, 50 } },
                        pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } },
-                       pruned_less[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 9 } }; /* a norm of one channel amplifies rounding */
+                       seven[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } },
+                       pruned_less[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 20 }, { 2, 1, 24 } }; /* a norm of few channels amplifies rounding */
 
 const ref_spec ref_specs[] = {
     { "llama", "llama", 40, 32, 2, 8, 8, false, false, 0, false, false, 1, BB_F32, plain },
@@ -335,7 +352,8 @@ const ref_spec ref_specs[] = {
     { "smollm3 tied", "smollm3", 33, 24, 4, 6, 6, false, false, 0, false, false, 0.5f, BB_F32, five },
     { "granite", "granite", 40, 32, 2, 8, 8, false, false, 0, false, true, 1, BB_F32, grouped },
     { "granite tied, biases, factors", "granite", 33, 24, 2, 12, 12, false, true, 0, true, false, 1, BB_F32, grouped },
-    { "qwen3 with norms of outputs", "qwen3", 33, 24, 2, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, false, 1, BB_F32, grouped },
+    { "gemma3", "gemma3", 33, 24, 7, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, false, 0.5f, BB_F32, seven },
+    { "gemma3 pruned, not tied", "gemma3", 40, 32, 6, 8, 8, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, true, 1, BB_F32, pruned_less },
     { "deci pruned, norms of outputs", "deci", 40, 32, 6, 8, 8, false, true, REF_POST_NORMS, false, true, 1, BB_F32, pruned_less },
     { "phi3 long, partial rope", "phi3", 40, 48, 2, 12, 8, true, false, 0, true, true, 1, BB_F32, grouped },
     { "phi3 short, tied", "phi3", 33, 32, 2, 8, 8, true, false, 0, true, false, 1, BB_F32, grouped },

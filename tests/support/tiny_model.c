@@ -63,6 +63,12 @@ tiny_spec tiny_default(const char *arch)
         s.rope_context = 32;
         s.temperature = 0.1f;
     }
+    if (strcmp(arch, "gemma3") == 0) { /* the second and the fourth see all */
+        s.n_layer = 4;
+        s.window = 12;
+        s.window_every = 2;
+        s.local_base = 500;
+    }
     tiny_set_type(&s, BB_F32);
     return s;
 }
@@ -162,6 +168,7 @@ static void put_block(maker *m, uint32_t i)
             put_norm(m, i, "attn_q_norm", s->head_dim);
             put_norm(m, i, "attn_k_norm", s->head_dim);
         }
+        if (bb_arch_named(s->arch)->norms & BB_SET(BB_NORM_POST_ATTENTION)) put_norm(m, i, "post_attention_norm", c);
     }
     if (f) {
         put_norm(m, i, "ffn_norm", c);
@@ -171,6 +178,7 @@ static void put_block(maker *m, uint32_t i)
             put_matrix(m, i, BB_PART_UP, f, c, false);
         }
         put_matrix(m, i, BB_PART_DOWN, c, f, false);
+        if (bb_arch_named(s->arch)->norms & BB_SET(BB_NORM_POST_FFN)) put_norm(m, i, "post_ffw_norm", c);
     }
 }
 
@@ -226,6 +234,9 @@ static void put_hyperparameters(maker *m)
         if (s->factors[1] > 0) key_f32(m, "attention.scale", s->factors[1]);
         if (s->factors[2] > 0) key_f32(m, "residual_scale", s->factors[2]);
     }
+    if (s->window) key_u32(m, "attention.sliding_window", s->window);
+    if (s->window_every) key_u32(m, "attention.sliding_window_pattern", s->window_every);
+    if (s->local_base > 0) key_f32(m, "rope.freq_base_swa", s->local_base);
     if (s->rope_scaling > 0) {
         snprintf(key, sizeof key, "%s.rope.scaling.type", s->arch);
         must(bb_gguf_put_text(m->out, key, s->rope_type ? s->rope_type : "linear", NULL) == BB_OK);

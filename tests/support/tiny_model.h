@@ -19,7 +19,7 @@
 enum { TINY_MAX_LAYERS = 12, TINY_MIN_VOCAB = 288 };
 
 typedef struct tiny_spec {
-    const char *arch; /* "llama", "qwen2", "qwen3", "deci", "smollm3" (five layers), "granite", "phi3", "mistral3" */
+    const char *arch; /* "llama", "qwen2", "qwen3", "deci", "smollm3" (five layers), "granite", "phi3", "mistral3", "gemma3" (four layers) */
     uint32_t    n_layer, n_embd, head_dim, n_vocab, n_ctx;
     uint32_t    n_head[TINY_MAX_LAYERS], n_kv[TINY_MAX_LAYERS], n_ff[TINY_MAX_LAYERS]; /* 0 heads or 0 width: sublayer absent (deci) */
     bb_type     type[TINY_MAX_LAYERS][BB_N_PARTS];
@@ -34,6 +34,8 @@ typedef struct tiny_spec {
     float       temperature;  /* of mistral3; 0: no key */
     float       rope_base, norm_eps;
     float       factors[4];   /* granite: of embeddings, attention, residual stream, logits (a divisor); 0: no key */
+    uint32_t    window, window_every; /* gemma3: keys that blocks see, but each so-manieth; 0: no key */
+    float       local_base;   /* of RoPE in blocks with a window; 0: no key */
     bool        arrays;       /* per-layer keys as arrays even where all layers are equal */
     bool        minimal_keys; /* leaves out every key that has a default */
     uint32_t    alignment;    /* general.alignment; 0: no key */
