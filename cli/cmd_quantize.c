@@ -37,7 +37,7 @@ typedef struct quantize_options {
     char   *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix;
     int64_t ctx, calib_windows, eval_windows, sweeps, seed;
     double  damping, prune_ffn, prune_kv;
-    bool    no_compensation, parse_special, json, csv;
+    bool    no_compensation, parse_special, json, csv, experimental;
 } quantize_options;
 
 #define FIELD(name) offsetof(quantize_options, name)
@@ -51,6 +51,7 @@ static const bb_option_row rows[] = {
     { "like", BB_OPT_TEXT, FIELD(like), "", 1, 0, "OTHER.gguf", "take the type of every matrix from this file of the same model", NULL },
     { "recipe", BB_OPT_TEXT, FIELD(recipe), "", 1, 0, "FILE", "lines PATTERN=TYPE, as for llama-quantize --tensor-type-file; the first that fits a name wins",
       NULL },
+    { "experimental-formats", BB_OPT_FLAG, FIELD(experimental), NULL, 1, 0, NULL, BB_EXPERIMENTAL_HELP, NULL },
     { "rotate", BB_OPT_TEXT, FIELD(rotate), "none", 1, 0, "WHICH",
       "before, turn the residual stream (r1; unties the head), the values of each head (r2), or both: the model computes the same", "none|r1|r2|r12" },
     { "prune-ffn", BB_OPT_DOUBLE, FIELD(prune_ffn), "0", 0, 0.99, "SHARE", "remove this share of every block's FFN channels", NULL },
@@ -216,7 +217,7 @@ done:
 static bb_status plan_file(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    bb_tensor_types         t = { o->format, has(o->embd_format) ? o->embd_format : has(o->format) ? "Q6_K" : NULL, o->like, o->recipe };
+    bb_tensor_types         t = { o->format, has(o->embd_format) ? o->embd_format : has(o->format) ? "Q6_K" : NULL, o->like, o->recipe, o->experimental };
     bb_status               status;
     BB_TRY(bb_model_open(j->path, &j->m, err));
     BB_TRY(rotate(j, err));

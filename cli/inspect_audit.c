@@ -228,6 +228,16 @@ static bb_status load(audit *a, bb_err *err)
     return BB_OK;
 }
 
+static void note_experimental(audit *a)
+{
+    for (unsigned t = 0; t < BB_TYPE_COUNT; t++) {
+        uint64_t n = 0;
+        for (int p = 0; p < BB_N_FILE_PARTS; p++) n += a->part[p].of_type[t];
+        if (n && bb_format_get((bb_type)t)->experimental)
+            add(a->notes, "%s is under review in llama.cpp: stock llama.cpp does not read it", name_of((bb_type)t));
+    }
+}
+
 static void check_tokenizer(audit *a)
 {
     const bb_key  *tokens = bb_source_find(&a->source, "tokenizer.ggml.tokens");
@@ -335,6 +345,7 @@ bb_status bb_inspect_audit(const char *path, bool json, bb_err *err)
     check_labels(&a);
     find_fallbacks(&a);
     find_missing(&a);
+    note_experimental(&a);
     check_tokenizer(&a);
     BB_TRY(load(&a, err));
     if (json) BB_TRY(print_json(&a, err));

@@ -118,6 +118,7 @@ bb_status bb_run_make_space(bb_run *r, bb_model_space **out, bb_err *err)
     bool                   width = strcmp(c->prune, "all") == 0 || strcmp(c->prune, "width") == 0;
     bb_model_space_options o = { c->formats,
                                  c->embd_formats,
+                                 c->experimental,
                                  width || strcmp(c->prune, "kv") == 0,
                                  width || strcmp(c->prune, "ffn") == 0,
                                  strcmp(c->prune, "all") == 0,

@@ -12,6 +12,7 @@
 #include "engine/environment.h"
 #include "engine/ladder.h"
 #include "engine/run_parts.h"
+#include "engine/tensor_types.h"
 #include "engine/version.h"
 #include "search/method.h"
 
@@ -51,6 +52,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "probes", BB_OPT_INT, FIELD(probes), "8", 1, 256, "N", "label samples a token in the propagated sketch", NULL },
     { "formats", BB_OPT_LIST, FIELD(formats), "", NO_BOUNDS, "LIST", "formats for the linears; empty: the default list", NULL },
     { "embd-formats", BB_OPT_LIST, FIELD(embd_formats), "", NO_BOUNDS, "LIST", "formats for embedding and head", NULL },
+    { "experimental-formats", BB_OPT_FLAG, FIELD(experimental), NULL, NO_BOUNDS, NULL, BB_EXPERIMENTAL_HELP, NULL },
     { "screen", BB_OPT_INT, FIELD(screen), "0", 0, 64, "N",
       "of the default lists, how many formats are tried for a matrix: spread around the sizes asked for; 0: all", NULL },
     { "prune", BB_OPT_TEXT, FIELD(prune), "all", NO_BOUNDS, "WHAT", "structures that may be removed", "all|kv|ffn|width|none" },

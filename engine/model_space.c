@@ -31,17 +31,10 @@ static const char *const default_formats[2] = {
     "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K",
     "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0",
 };
-static const char *const default_odd_formats[2] = {
-    "Q1_0,Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0",
-    "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0",
+static const char *const default_odd_formats[2][2] = {
+    { "Q1_0,Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0", "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0" },
+    { "Q1_0,Q2_0,IQ2_NL,IQ3_NL,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0", "Q2_0,IQ2_NL,IQ3_NL,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0" }, /* with the experimental ones */
 };
-
-/* The list that was asked for, or the default one for rows of this length. */
-static const char *list_for(const char *asked, uint32_t cols, bool is_table)
-{
-    if (asked && *asked) return asked;
-    return cols % 256 == 0 ? default_formats[is_table] : default_odd_formats[is_table];
-}
 
 /* What a unit's description and tables own. */
 typedef struct unit_data {
@@ -62,6 +55,7 @@ struct bb_model_space {
     unit_data       *data;
     uint32_t         screen[2]; /* of linears, of embedding and head: formats for each; 0: all */
     double           bits[2];
+    bool             experimental;
 };
 
 uint64_t bb_model_n_weights(const bb_model *m)
@@ -75,6 +69,13 @@ uint64_t bb_model_n_weights(const bb_model *m)
 }
 
 /* ---- option lists ---- */
+
+/* The list that was asked for, or the default one for rows of this length. */
+static const char *list_for(const bb_model_space *s, const char *asked, uint32_t cols, bool is_table)
+{
+    if (asked && *asked) return asked;
+    return cols % 256 == 0 ? default_formats[is_table] : default_odd_formats[s->experimental][is_table];
+}
 
 /* Kept counts of a structure unit, descending, the full one first: eighths of full rounded to the step; 0 = dropped last. */
 static uint32_t kept_counts(uint32_t full, uint32_t step, bool widths, bool drop, uint32_t out[MAX_WIDTHS + 2])
@@ -100,14 +101,14 @@ static bb_status add_option(unit_data *u, uint32_t *n, const char *name, uint32_
 }
 
 /* The comma list, every name checked, plus the source type as the last option. Formats whose block never divides `cols` are left out. */
-static bb_status format_options(unit_data *u, uint32_t *n, const char *list, uint32_t cols, bb_type source, bb_err *err)
+static bb_status format_options(unit_data *u, uint32_t *n, const char *list, bool experimental, uint32_t cols, bb_type source, bb_err *err)
 {
     bb_status status = BB_OK;
     for (bb_item item; bb_list_next(&list, &item);) {
         const bb_format *f;
         char            *name = bb_item_text(item, err);
         if (!name) return BB_NOMEM;
-        status = bb_format_named("format list", name, &f, err);
+        status = bb_format_named("format list", name, experimental, &f, err);
         bb_free(name);
         BB_TRY(status);
         if (cols % f->block == 0 && f->type != source) BB_TRY(add_option(u, n, f->name, f->type, err));
@@ -287,6 +288,7 @@ static bb_status fill_structure_bytes(bb_model_space *s, bb_err *err)
     if (bb_is_forbidden(base = exact_size(s, x))) goto done;
     s->problem.fixed_bytes = base - matrices_bytes(s, x) + s->alignment; /* the header is padded: one unit of slack */
     base = s->problem.fixed_bytes - s->alignment;
+    if (s->experimental) s->problem.fixed_bytes += (int64_t)bb_export_sizes_experimental(); /* the key of a plan that uses them */
     for (uint32_t i = 0; i < n; i++) {
         unit_data *u = &s->data[i];
         if (is_format(s, i)) continue;
@@ -392,7 +394,7 @@ static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, ui
     s->described[i] = (bb_plan_unit) { .what = what, .layer = layer };
     const bb_matrix *w = matrix_of(s, i);
     snprintf(u->name, sizeof u->name, "%s", name);
-    status = format_options(u, &count, list_for(list, w->cols, controller < 0), w->cols, w->type, err);
+    status = format_options(u, &count, list_for(s, list, w->cols, controller < 0), s->experimental, w->cols, w->type, err);
     if (status == BB_OK && s->screen[controller < 0]) screen_formats(u, &count, s->screen[controller < 0], s->bits);
     describe(s, i, what, layer, controller, count);
     return status;
@@ -434,6 +436,7 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     *out = NULL;
     if (!s) return BB_NOMEM;
     s->model = m;
+    s->experimental = o->experimental;
     memcpy(s->bits, o->bits, sizeof s->bits);
     if (!o->formats || !*o->formats) s->screen[0] = o->screen; /* a list that is given is taken as it is */
     if (!o->embd_formats || !*o->embd_formats) s->screen[1] = o->screen;

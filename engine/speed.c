@@ -155,6 +155,13 @@ bb_status bb_speed_note(const bb_net *net, char **note, bb_err *err)
             t.size ? "; " : "small, slow in llama.cpp of August 2026: ", 100 * share, bb_format_get(slow[i].type)->name, slow[i].decode,
             bb_format_get(slow[i].other)->name, slow[i].prefill);
     }
+    for (int k = 0; k < BB_TYPE_COUNT; k++) {
+        const bb_format *f = bb_format_get((bb_type)k);
+        const double     weights = f && f->experimental ? product_weights(net, f->type) + (net->head.rows ? matrix_weights(&net->embd, f->type) : 0) : 0;
+        if (weights > 0)
+            bb_text_addf(&t, "%s%.4g million weights are %s, which is under review in llama.cpp (pull request 27325): stock llama.cpp does not read this file",
+                         t.size ? "; " : "", weights / 1e6, f->name);
+    }
     if (t.status != BB_OK) status = BB_NOMEM;
     else if (t.data && !(*note = bb_strdup(t.data, err))) status = BB_NOMEM;
     bb_text_done(&t);

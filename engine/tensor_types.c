@@ -31,17 +31,21 @@ static void list_formats(size_t cols, bb_text *t)
     const bb_format *f;
     bool             first = true;
     for (size_t i = 0; (f = bb_format_at(i)); i++) {
-        if (cols % f->block != 0) continue;
+        if (cols % f->block != 0 || f->experimental) continue;
         bb_text_addf(t, "%s%s", first ? "" : ", ", f->name);
         first = false;
     }
 }
 
-bb_status bb_format_named(const char *option, const char *name, const bb_format **f, bb_err *err)
+bb_status bb_format_named(const char *option, const char *name, bool experimental, const bb_format **f, bb_err *err)
 {
     bb_text   t = { 0 };
     bb_status status;
-    if ((*f = bb_format_find(name))) return BB_OK;
+    if ((*f = bb_format_find(name)) && (experimental || !(*f)->experimental)) return BB_OK;
+    if (*f)
+        return BB_FAIL(err, BB_USAGE,
+                       "%s: stock llama.cpp does not read %s, which is under review there (pull request 27325): --experimental-formats allows it", option,
+                       (*f)->name);
     for (size_t i = 0; i < sizeof mixtures / sizeof *mixtures; i++)
         if (strcasecmp(mixtures[i].name, name) == 0)
             return BB_FAIL(err, BB_USAGE, "%s: %s is a mixture that llama-quantize makes, not one type: take %s, or quantize --like a file made with it",
@@ -187,6 +191,7 @@ typedef struct recipe {
     bb_plan    *plan;
     tally      *n;
     const char *path;
+    bool        experimental;
     rule       *rules;
     size_t      n_rules;
     matcher     match;
@@ -267,7 +272,7 @@ static bb_status add_rule(recipe *r, size_t line, char *item, bb_err *err)
     rule  *grown, one = { .text = item, .line = line };
     if (!type) return BB_FAIL(err, BB_BAD_FILE, "%s, line %zu: expected PATTERN=TYPE, found \"%.60s\"", r->path, line, item);
     *type++ = '\0';
-    if (bb_format_named("its type", type, &one.format, &why) != BB_OK || compile_pattern(item, &one.pattern, &why) != BB_OK)
+    if (bb_format_named("its type", type, r->experimental, &one.format, &why) != BB_OK || compile_pattern(item, &one.pattern, &why) != BB_OK)
         return BB_FAIL(err, BB_BAD_FILE, "%s, line %zu: %s", r->path, line, why.msg);
     if (!(grown = bb_realloc(r->rules, r->n_rules + 1, sizeof *grown, err))) {
         pcre2_code_free(one.pattern);
@@ -296,9 +301,9 @@ done:
     return status;
 }
 
-static bb_status add_recipe(const char *path, const bb_model *m, bb_plan *plan, tally *n, bb_err *err)
+static bb_status add_recipe(const char *path, bool experimental, const bb_model *m, bb_plan *plan, tally *n, bb_err *err)
 {
-    recipe    r = { .plan = plan, .n = n, .path = path };
+    recipe    r = { .plan = plan, .n = n, .path = path, .experimental = experimental };
     char     *text = NULL;
     size_t    size;
     bb_status status;
@@ -332,11 +337,11 @@ bb_status bb_tensor_types_plan(const bb_tensor_types *t, const bb_model *m, bb_p
     tally     n = { { 0 }, { { 0 } } };
     uniform   u = { plan, &n, NULL, NULL };
     bb_status status = BB_OK;
-    if (t->format && *t->format) BB_TRY(bb_format_named("--format", t->format, &u.format, err));
-    if (t->embd_format && *t->embd_format) BB_TRY(bb_format_named("--embd-format", t->embd_format, &u.embd_format, err));
+    if (t->format && *t->format) BB_TRY(bb_format_named("--format", t->format, t->experimental, &u.format, err));
+    if (t->embd_format && *t->embd_format) BB_TRY(bb_format_named("--embd-format", t->embd_format, t->experimental, &u.embd_format, err));
     BB_TRY(each_matrix(&m->net, NULL, set_uniform, &u, err));
     if (t->like && *t->like) BB_TRY(add_like(t->like, m, plan, err));
-    if (t->recipe && *t->recipe) BB_TRY(add_recipe(t->recipe, m, plan, &n, err));
+    if (t->recipe && *t->recipe) BB_TRY(add_recipe(t->recipe, t->experimental, m, plan, &n, err));
     say_tally(&n);
 done:
     return status;

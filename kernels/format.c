@@ -8,10 +8,10 @@
 
 /* Ascending bits a weight; formats of equal size in the order of their type id. One line a format. */
 static const bb_format *const rows[] = {
-    &bb_format_q1_0,   &bb_format_iq1_s, &bb_format_tq1_0, &bb_format_iq1_m,   &bb_format_iq2_xxs, &bb_format_tq2_0, &bb_format_q2_0,
-    &bb_format_iq2_xs, &bb_format_iq2_s, &bb_format_q2_k,  &bb_format_iq3_xxs, &bb_format_q3_k,    &bb_format_iq3_s, &bb_format_iq4_xs,
-    &bb_format_mxfp4,  &bb_format_q4_0,  &bb_format_q4_k,  &bb_format_iq4_nl,  &bb_format_nvfp4,   &bb_format_q4_1,  &bb_format_q5_0,
-    &bb_format_q5_k,   &bb_format_q5_1,  &bb_format_q6_k,  &bb_format_q8_0,    &bb_format_f16,     &bb_format_bf16,  &bb_format_f32,
+    &bb_format_q1_0,   &bb_format_iq1_s, &bb_format_tq1_0, &bb_format_iq1_m,   &bb_format_iq2_xxs, &bb_format_tq2_0, &bb_format_q2_0,   &bb_format_iq2_xs,
+    &bb_format_iq2_nl, &bb_format_iq2_s, &bb_format_q2_k,  &bb_format_iq3_xxs, &bb_format_q3_k,    &bb_format_iq3_s, &bb_format_iq3_nl, &bb_format_iq4_xs,
+    &bb_format_mxfp4,  &bb_format_q4_0,  &bb_format_q4_k,  &bb_format_iq4_nl,  &bb_format_nvfp4,   &bb_format_q4_1,  &bb_format_q5_0,   &bb_format_q5_k,
+    &bb_format_q5_1,   &bb_format_q6_k,  &bb_format_q8_0,  &bb_format_f16,     &bb_format_bf16,    &bb_format_f32,
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
 

@@ -50,7 +50,9 @@ typedef enum bb_type {
     BB_NVFP4 = 40,
     BB_Q1_0 = 41,
     BB_Q2_0 = 42,
-    BB_TYPE_COUNT = 43
+    BB_IQ2_NL = 43, /* this and the next as llama.cpp's pull request 27325 proposes them */
+    BB_IQ3_NL = 44,
+    BB_TYPE_COUNT = 45
 } bb_type;
 
 enum { BB_MAX_BLOCK = 256, BB_MAX_GROUPS = 16, BB_FORMAT_ROWS = 32 };
@@ -65,8 +67,9 @@ typedef struct bb_code {
 
 typedef struct bb_format {
     bb_type      type;
-    const char  *name;  /* upper case as users write it: "Q4_K", "IQ2_XXS", "F16" */
-    uint16_t     block; /* weights a block: row lengths are multiples of it */
+    const char  *name;         /* upper case as users write it: "Q4_K", "IQ2_XXS", "F16" */
+    bool         experimental; /* stock llama.cpp does not read it: offered where it is asked for alone */
+    uint16_t     block;        /* weights a block: row lengths are multiples of it */
     uint16_t     block_bytes;
     uint16_t     group;    /* weights that share one sc/mn field; block / group <= BB_MAX_GROUPS; 0 for F32, F16, BF16 */
     uint8_t      vec;      /* weights a code stands for: 1, 4 or 8; 0 for F32, F16, BF16 */
@@ -116,6 +119,6 @@ double           bb_format_bpw(const bb_format *f);
 extern const bb_format bb_format_f32, bb_format_f16, bb_format_bf16, bb_format_q4_0, bb_format_q4_1, bb_format_q5_0, bb_format_q5_1, bb_format_q8_0,
     bb_format_q2_k, bb_format_q3_k, bb_format_q4_k, bb_format_q5_k, bb_format_q6_k, bb_format_iq4_nl, bb_format_iq4_xs, bb_format_tq1_0, bb_format_tq2_0,
     bb_format_mxfp4, bb_format_nvfp4, bb_format_q1_0, bb_format_q2_0, bb_format_iq1_s, bb_format_iq1_m, bb_format_iq2_xxs, bb_format_iq2_xs, bb_format_iq2_s,
-    bb_format_iq3_xxs, bb_format_iq3_s;
+    bb_format_iq3_xxs, bb_format_iq3_s, bb_format_iq2_nl, bb_format_iq3_nl;
 
 #endif

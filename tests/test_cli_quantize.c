@@ -285,6 +285,37 @@ START_TEST(the_first_rule_wins)
 }
 END_TEST
 
+/* Types under review upstream: refused unless they are asked for; the file says so, is read back, and the audit tells it. */
+START_TEST(experimental_formats_are_marked)
+{
+    bb_model    m;
+    bb_err      err = BB_ERR_INIT;
+    bb_bytes    text;
+    char        arguments[512], *said;
+    const char *out = bb_test_path("experimental.gguf");
+    ck_assert_int_eq(bb_test_command(NULL, &err, "quantize " MODEL " --format IQ2_NL --method rtn --out %s", out), BB_USAGE);
+    ck_assert_msg(strstr(err.msg, "--experimental-formats") != NULL, "%s", err.msg);
+    bb_test_write(bb_test_path("nl.txt"), "attn=IQ2_NL", 11);
+    snprintf(arguments, sizeof arguments, "--method rtn --recipe %s", bb_test_path("nl.txt"));
+    ck_assert_int_eq(bb_test_command(NULL, &err, "quantize " MODEL " %s --out %s", arguments, out), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "line 1: its type: stock llama.cpp does not read IQ2_NL") != NULL, "%s", err.msg);
+    snprintf(arguments, sizeof arguments, "--experimental-formats --method rtn --recipe %s --embd-format IQ3_NL", bb_test_path("nl.txt"));
+    json_decref(quantize(arguments, out));
+    ck_assert_msg(bb_model_open(out, &m, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(m.net.blocks[0].w[BB_PART_Q].type, BB_IQ2_NL);
+    ck_assert_int_eq(m.net.embd.type, BB_IQ3_NL);
+    ck_assert_int_eq(bb_source_text(&m.source, "bitbudget.experimental", &text, NULL, &err), BB_OK);
+    bb_model_close(&m);
+    ck_assert_int_eq(bb_test_command(&said, NULL, "inspect %s --audit", out), BB_OK);
+    ck_assert_msg(strstr(said, "stock llama.cpp does not read") != NULL, "%s", said);
+    bb_free(said);
+    json_decref(quantize("--method rtn --format IQ2_XXS", bb_test_path("stock.gguf")));
+    ck_assert_int_eq(bb_model_open(bb_test_path("stock.gguf"), &m, NULL), BB_OK);
+    ck_assert_ptr_null(bb_source_find(&m.source, "bitbudget.experimental"));
+    bb_model_close(&m);
+}
+END_TEST
+
 /* Rows of 64 and 172: --format takes what llama-quantize takes. */
 START_TEST(formats_that_do_not_divide_give_way)
 {
@@ -381,6 +412,7 @@ int main(void)
     tcase_add_test(t, pruning_is_compensated);
     tcase_add_test(t, threads_do_not_matter);
     tcase_add_loop_test(t, patterns_mean_what_regular_expressions_mean, 0, (int)(sizeof patterns / sizeof *patterns));
+    tcase_add_test(t, experimental_formats_are_marked);
     tcase_add_test(t, the_first_rule_wins);
     tcase_add_loop_test(t, formats_that_do_not_divide_give_way, 0, 4);
     tcase_add_loop_test(t, wrong_formats_are_answered_with_right_ones, 0, 6);

@@ -7,6 +7,8 @@
 #include "base/mem.h"
 #include "engine/model_space.h"
 #include "engine/speed.h"
+#include "model/compress/plan_units.h"
+#include "model/export/export.h"
 #include "search/moves.h"
 #include "search/separable.h"
 #include "search/space.h"
@@ -212,6 +214,50 @@ START_TEST(slow_formats_are_noted)
 }
 END_TEST
 
+/* Formats under review are offered when they are asked for, for rows that 256 does not divide; their files say so, and the tables know what that takes. */
+START_TEST(experimental_formats_are_asked_for)
+{
+    tiny_spec              spec = wide(96, 160);
+    opened                 o = { .s = NULL };
+    bb_model_space_options options = { .prune_kv = true, .prune_ffn = true, .prune_sublayers = true };
+    bb_model               m;
+    bb_model_space        *s;
+    bb_err                 err = BB_ERR_INIT;
+    bb_rng                 rng;
+    uint16_t               x[64];
+    uint64_t               smallest, largest, bytes;
+    open_space(&o, &spec, &options);
+    ck_assert_str_eq(options_of(&o, "blk.0.ffn_down"), "Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32");
+    close_space(&o);
+    options.formats = "IQ3_NL,Q4_0";
+    tiny_write(&spec, bb_test_path("space.gguf"));
+    ck_assert_int_eq(bb_model_open(bb_test_path("space.gguf"), &m, NULL), BB_OK);
+    ck_assert_int_eq(bb_model_space_create(&m, &options, &s, &err), BB_USAGE);
+    ck_assert_msg(strstr(err.msg, "stock llama.cpp does not read IQ3_NL") != NULL, "%s", err.msg);
+    bb_model_close(&m);
+    options = (bb_model_space_options) { .experimental = true, .prune_kv = true, .prune_ffn = true, .prune_sublayers = true };
+    open_space(&o, &spec, &options);
+    ck_assert_str_eq(options_of(&o, "blk.0.ffn_down"), "IQ2_NL,IQ3_NL,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32");
+    ck_assert_str_eq(options_of(&o, "token_embd"), "IQ2_NL,IQ3_NL,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32");
+    ck_assert_int_eq(bb_model_space_reach(o.s, &smallest, &largest, NULL), BB_OK);
+    bb_rng_init(&rng, 3, "space");
+    for (int k = 0; k < 200; k++) { /* the exporter's own size, with and without */
+        bb_net   net;
+        bb_block blocks[TINY_MAX_LAYERS];
+        ck_assert(bb_space_random(&o.space, &rng, x));
+        if (k % 2)
+            for (uint32_t u = 0; u < o.p->n_units; u++)
+                if (bb_model_space_is_format(o.s, u)) x[u] = (uint16_t)(x[u] < 2 ? x[u] + 2 : x[u]);
+        bb_plan_space_shape(&o.m, o.p->plans, x, BB_NO_UNIT, 0, &net, blocks);
+        ck_assert_msg(bb_export_size(&o.m, &net, &bytes, &err) == BB_OK, "%s", err.msg);
+        ck_assert_int_eq(bb_problem_size(o.p, x), (int64_t)bytes);
+        ck_assert_uint_ge(bytes, smallest);
+        ck_assert_int_le((int64_t)bytes, bb_problem_bound(o.p, x) + 128);
+    }
+    close_space(&o);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli_space");
@@ -222,6 +268,7 @@ int main(void)
     tcase_add_loop_test(t, default_formats_fit_the_rows, 0, 4);
     tcase_add_loop_test(t, uniform_plans_say_what_they_hold, 0, 8);
     tcase_add_loop_test(t, slow_formats_are_noted, 0, 3);
+    tcase_add_test(t, experimental_formats_are_asked_for);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

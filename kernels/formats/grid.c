@@ -115,6 +115,16 @@ void bb_pairs_pack(const uint32_t *q, unsigned char *bytes)
         }
 }
 
+void bb_pairs32_unpack(const unsigned char *bytes, uint32_t *q)
+{
+    for (int i = 0; i < 32; i++) q[i] = (unsigned)bytes[i % 8] >> 2 * (i / 8) & 3u;
+}
+
+void bb_pairs32_pack(const uint32_t *q, unsigned char *bytes)
+{
+    for (int j = 0; j < 8; j++) bytes[j] = (unsigned char)((q[j] & 3u) | (q[j + 8] & 3u) << 2 | (q[j + 16] & 3u) << 4 | (q[j + 24] & 3u) << 6);
+}
+
 void bb_fifth_bits_unpack(const unsigned char *word, uint32_t *q)
 {
     uint32_t bits = bb_load_u32(word);

@@ -47,6 +47,9 @@ void bb_nibbles64_pack(const uint32_t *q, unsigned char *bytes);
  * code 128 h + 32 k + l. pack keeps the lowest 2 bits of each code. */
 void bb_pairs_unpack(const unsigned char *bytes, uint32_t *q);
 void bb_pairs_pack(const uint32_t *q, unsigned char *bytes);
+/* 32 codes of 2 bits in 8 bytes: bits 2k and 2k + 1 of byte j hold code j + 8 k. pack keeps the lowest 2 bits of each code. */
+void bb_pairs32_unpack(const unsigned char *bytes, uint32_t *q);
+void bb_pairs32_pack(const uint32_t *q, unsigned char *bytes);
 /* Bit i of the little-endian 32-bit word is bit 4 of q[i]; unpack adds it to the 4 bits that are there. */
 void bb_fifth_bits_unpack(const unsigned char *word, uint32_t *q);
 void bb_fifth_bits_pack(const uint32_t *q, unsigned char *word);

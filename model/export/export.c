@@ -27,6 +27,7 @@
 typedef bb_exporter exporter;
 
 enum { PROGRAM_BYTES = 40 };
+static const char experimental_key[] = "bitbudget.experimental", experimental_text[] = "types of llama.cpp's pull request 27325";
 
 static void *own(exporter *e, size_t bytes, bb_err *err)
 {
@@ -217,7 +218,7 @@ static bb_status copy_keys(exporter *e, bb_err *err)
     snprintf(prefix, sizeof prefix, "%s.", e->source->net.arch->name);
     for (uint64_t i = 0; i < g->n_kv; i++) {
         bb_key kv = g->kv[i];
-        if (begins(kv.key, "split.")) continue;
+        if (begins(kv.key, "split.") || begins(kv.key, experimental_key)) continue;
         if (e->arch != e->source->net.arch && begins(kv.key, prefix)) {
             if (e->source->net.arch->no_window && ends(kv.key, ".sliding_window")) continue; /* it said nothing, and would */
             uint64_t size = strlen(to) + kv.key.size - cut;
@@ -316,6 +317,22 @@ done:
     return status;
 }
 
+uint64_t bb_exporter_experimental_bytes(void) { return 8 + sizeof experimental_key - 1 + 4 + 8 + sizeof experimental_text - 1; }
+
+static bool is_experimental(const bb_matrix *w)
+{
+    const bb_format *f = w->rows ? bb_format_get(w->type) : NULL;
+    return f && f->experimental;
+}
+
+static bool has_experimental(const exporter *e)
+{
+    bool found = is_experimental(&e->net->embd) || is_experimental(&e->net->head);
+    for (uint32_t i = 0; i < e->n_layer; i++)
+        for (unsigned p = 0; p < BB_N_PARTS; p++) found |= bb_block_has_part(block_at(e, i), (bb_part)p) && is_experimental(&block_at(e, i)->w[p]);
+    return found;
+}
+
 bb_status bb_exporter_put_keys(exporter *e, const bb_provenance *from, bool differs, bb_err *err)
 {
     static const bb_provenance unknown = { .plan = NULL };
@@ -326,6 +343,7 @@ bb_status bb_exporter_put_keys(exporter *e, const bb_provenance *from, bool diff
     BB_TRY(bb_gguf_put_u32(e->out, "general.quantization_version", 2, err));
     if (differs) BB_TRY(put_shapes(e, err));
     BB_TRY(put_provenance(e, from ? from : &unknown, err));
+    if (e->experimental) BB_TRY(bb_gguf_put_text(e->out, experimental_key, experimental_text, err));
 done:
     return status;
 }
@@ -550,6 +568,7 @@ static bb_status plan_file(exporter *e, bb_err *err)
     BB_TRY(bb_exporter_choose_arch(e, bb_exporter_keeps_arch(e), err));
     bb_exporter_choose_shapes(e);
     BB_TRY(check(e, err));
+    e->experimental = has_experimental(e);
 done:
     return status;
 }

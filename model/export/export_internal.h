@@ -12,6 +12,7 @@ typedef struct bb_exporter {
     const bb_net   *net;
     bool            with_data;
     const bb_arch  *arch;               /* the file's */
+    bool            experimental;       /* it holds types that stock llama.cpp does not read, and says so in a key */
     bool            permuted;           /* it pairs other numbers in RoPE than the source's */
     bool            mixed;              /* parts that the source's architecture has in one tensor have different types */
     uint32_t        n_layer;            /* blocks in the file */
@@ -23,6 +24,8 @@ typedef struct bb_exporter {
     size_t          n_owned, room;
 } bb_exporter;
 
+/* What that key takes. */
+uint64_t bb_exporter_experimental_bytes(void);
 /* From `given` and `mixed` alone: the architecture, then `shape`, then whether the file says shapes at all. */
 bool      bb_exporter_keeps_arch(const bb_exporter *e);
 bb_status bb_exporter_choose_arch(bb_exporter *e, bool keeps, bb_err *err);

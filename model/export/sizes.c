@@ -196,15 +196,23 @@ static bb_status fill_matrix(const bb_export_sizes *t, matrix *w, uint32_t unit,
     return BB_OK;
 }
 
-/* Data of the tensors of `arch` that hold a block's matrices; false where they cannot be written. F32 when x is NULL. */
+static bool is_experimental(bb_type type)
+{
+    const bb_format *f = bb_format_get(type);
+    return f && f->experimental;
+}
+
+/* Data of the tensors of `arch` that hold a block's matrices; false where they cannot be written. F32 when x is NULL. *experimental: becomes true where
+ * a type is. */
 static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[2], const bb_arch *arch,
-                       uint64_t *data)
+                       uint64_t *data, bool *experimental)
 {
     uint64_t together[BB_N_FEEDS] = { 0 };
     bb_type  first[BB_N_FEEDS], type = BB_F32;
     for (uint32_t p = 0; p < BB_N_PARTS; p++) {
         const int64_t bytes = f32 ? matrix_bytes(f32->w[p], BB_F32) : bytes_at(t, &b->w[p], x, option[bb_parts[p].sublayer], &type);
         if (bytes < 0) return false;
+        *experimental |= bytes && is_experimental(type);
         const bb_feed feed = bb_parts[p].feed;
         if (!arch->fused[feed]) {
             *data += padded(t, (uint64_t)bytes);
@@ -259,6 +267,7 @@ static bb_status fill_cell(const bb_export_sizes *t, uint32_t i, int arch, bool 
     question      q = { .e = &e, .put = put_block, .at = !first };
     bb_gguf_bytes bytes;
     uint64_t      matrices = 0;
+    bool          unused = false;
     bb_status     status;
     net.blocks = &block;
     e.net = &net;
@@ -268,7 +277,7 @@ static bb_status fill_cell(const bb_export_sizes *t, uint32_t i, int arch, bool 
     bb_exporter_choose_shapes(&e);
     status = ask(t, &q, &bytes, err);
     if (status == BB_NOMEM) return status;
-    c->refused = status != BB_OK || !block_data(t, &block, &t->blocks[i], NULL, option, e.arch, &matrices);
+    c->refused = status != BB_OK || !block_data(t, &block, &t->blocks[i], NULL, option, e.arch, &matrices, &unused);
     BB_ASSERT(c->refused || bytes.data >= matrices);
     *c = (cell) { bytes.data - matrices, (uint32_t)bytes.infos, (uint32_t)bytes.n_tensors, c->refused };
     return BB_OK;
@@ -387,6 +396,7 @@ done:
 }
 
 uint32_t bb_export_sizes_alignment(const bb_export_sizes *t) { return t->alignment; }
+uint64_t bb_export_sizes_experimental(void) { return bb_exporter_experimental_bytes(); }
 
 void bb_export_sizes_destroy(bb_export_sizes *t)
 {
@@ -449,6 +459,7 @@ bool bb_export_sizes_of(const bb_export_sizes *t, const uint16_t *x, uint64_t *b
     room        r;
     bb_exporter e = exporter_in(t, &r);
     bb_type     type;
+    bool        experimental = false;
     give_blocks(t, x, &e);
     if (e.n_layer == 0) return false;
     e.mixed = t->takes_mixed && is_mixed(t, x, &e);
@@ -459,16 +470,18 @@ bool bb_export_sizes_of(const bb_export_sizes *t, const uint16_t *x, uint64_t *b
     for (int k = 0; k < 2; k++) {
         const int64_t one = bytes_at(t, &t->outer[k], x, 0, &type);
         if (one < 0) return false;
+        experimental |= one && is_experimental(type);
         data += padded(t, (uint64_t)one);
     }
     for (uint32_t i = 0; i < e.n_layer; i++) {
         const block_sizes *b = &t->blocks[e.from[i]];
         const uint32_t     option[2] = { option_of(&b->s[0], x), option_of(&b->s[1], x) };
         const cell        *c = &b->cells[cell_of(b, arch, i == 0, option)];
-        if (c->refused || !block_data(t, NULL, b, x, option, e.arch, &data)) return false;
+        if (c->refused || !block_data(t, NULL, b, x, option, e.arch, &data, &experimental)) return false;
         head += c->infos + (uint64_t)c->n_tensors * (digits(i) - 1);
         data += c->data;
     }
+    if (experimental) head += bb_exporter_experimental_bytes();
     *bytes = padded(t, head) + data;
     return true;
 }

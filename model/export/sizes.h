@@ -14,6 +14,8 @@ bb_status bb_export_sizes_create(const bb_model *m, const bb_plan_space *s, bb_e
 void      bb_export_sizes_destroy(bb_export_sizes *t);
 uint32_t  bb_export_sizes_alignment(const bb_export_sizes *t); /* of the tensors of the files */
 
+uint64_t bb_export_sizes_experimental(void); /* of the key of files with types that stock llama.cpp does not read */
+
 /* Bytes of the file of plan x; false: the exporter refuses it (bb_export_check says why). Reads constants only: any number of threads may ask. */
 bool bb_export_sizes_of(const bb_export_sizes *t, const uint16_t *x, uint64_t *bytes);
 

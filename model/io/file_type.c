@@ -30,6 +30,7 @@ static const bb_file_type labels[] = {
     ONE(36, "TQ1_0", BB_TQ1_0),     ONE(37, "TQ2_0", BB_TQ2_0),
     ONE(38, "MXFP4", BB_MXFP4),     ONE(39, "NVFP4", BB_NVFP4),
     ONE(40, "Q1_0", BB_Q1_0),       ONE(41, "Q2_0", BB_Q2_0),
+    ONE(42, "IQ2_NL", BB_IQ2_NL),   ONE(43, "IQ3_NL", BB_IQ3_NL),
 };
 enum { N_LABELS = sizeof labels / sizeof *labels };
 

@@ -215,7 +215,7 @@ static void make_wiki8m(const char *dir, const char *data)
     text[TEXT_BYTES] = '\0';
     for (size_t i = 0; i < sizeof pruned / sizeof *pruned; i++) make_case(dir, pruned[i].name, model, pruned[i].plan, text);
     for (size_t i = 0; bb_format_at(i); i++)
-        if (bb_format_at(i)->encode) make_uniform(dir, model, bb_format_at(i), text);
+        if (bb_format_at(i)->encode && !bb_format_at(i)->experimental) make_uniform(dir, model, bb_format_at(i), text);
     bb_free(text);
 }
 
