@@ -16,48 +16,59 @@ what=$1 bin=$(cd "$2" && pwd) source=$(readlink -f "$3")
 for program in perplexity quantize imatrix; do
     [ -x "$bin/llama-$program" ] || { echo "real.sh: there is no $bin/llama-$program: LLAMACPP is the folder of llama.cpp's programs" >&2; exit 2; }
 done
+# Several may judge at once, in one WORK.
+scratch() {
+    mkdir -p "$work"
+    work=$(cd "$work" && pwd)
+    log=$work/log.$$
+    trap 'rm -f "$log" "$log".*' EXIT
+}
 sha() { sha256sum < "$1" | cut -c1-16; }
 # A program of llama.cpp; what it says is shown only when it fails.
-quietly() { "$@" > "$work/log" 2>&1 || { echo "real.sh: $1 failed:" >&2; tail -n 3 "$work/log" >&2; exit 1; }; }
+quietly() { "$@" > "$log" 2>&1 || { echo "real.sh: $1 failed:" >&2; tail -n 3 "$log" >&2; exit 1; }; }
 
-# llama-perplexity takes the text of special tokens as text unless their kind is "user-defined": a copy of the source with this kind for the
-# first 17 tokens (those of ChatML in SmolLM2) tokenizes the conversations as a chat does. Its weights are the source's.
+# llama-perplexity takes the text of special tokens as text unless their kind is "user-defined": in a copy of the source the control tokens (kind 3) among the first 17 tokens, which are
+# those of ChatML in SmolLM2, are of this kind (4), and it tokenizes conversations as a chat does. Its weights are the source's.
 chat_copy() {
     [ -s "$work/chat.gguf" ] && return
-    at=$(grep -abo -m1 tokenizer.ggml.token_type "$source" | head -n 1 | cut -d: -f1)
+    local at i
+    at=$(($(grep -abo -m1 tokenizer.ggml.token_type "$source" | head -n 1 | cut -d: -f1) + 25 + 4 + 4 + 8)) # the key, two kinds, the length
     cp "$source" "$work/chat.gguf.new"
+    chmod u+w "$work/chat.gguf.new"
     for ((i = 0; i < 17; i++)); do
-        printf '\004' | dd of="$work/chat.gguf.new" bs=1 seek=$((at + 25 + 4 + 4 + 8 + 4 * i)) conv=notrunc status=none
+        [ "$(od -An -tu1 -j $((at + 4 * i)) -N 1 "$source")" -eq 3 ] || continue
+        printf '\004' | dd of="$work/chat.gguf.new" bs=1 seek=$((at + 4 * i)) conv=notrunc status=none
     done
     mv "$work/chat.gguf.new" "$work/chat.gguf"
 }
 
 # The logits of the source for a text, in $logits; made once.
 reference() { # DOMAIN
+    local wanted from
     logits=$work/$1.$CTX.$CHUNKS.logits
-    key="$(sha "$source") $(sha "$texts/$1.txt") $CTX $CHUNKS"
-    if [ ! -s "$logits" ] || [ "$(cat "$logits.key" 2> /dev/null)" != "$key" ]; then
+    wanted="$(sha "$source") $(sha "$texts/$1.txt") $CTX $CHUNKS"
+    if [ ! -s "$logits" ] || [ "$(cat "$logits.key" 2> /dev/null)" != "$wanted" ]; then
         from=$source
         if [ "$1" = dialogue ]; then chat_copy; from=$work/chat.gguf; fi
-        quietly "$bin/llama-perplexity" -m "$from" -f "$texts/$1.txt" -c "$CTX" --chunks "$CHUNKS" -t "$THREADS" --kl-divergence-base "$logits.new"
-        mv "$logits.new" "$logits"
-        echo "$key" > "$logits.key"
+        quietly "$bin/llama-perplexity" -m "$from" -f "$texts/$1.txt" -c "$CTX" --chunks "$CHUNKS" -t "$THREADS" --kl-divergence-base "$log.logits"
+        mv "$log.logits" "$logits"
+        echo "$wanted" > "$logits.key"
     fi
 }
 
-# llama-perplexity's statistics of a file, in $work/log. Its logger may lose the end of what it says (commit 0c1e570); then it is asked again.
+# llama-perplexity's statistics of a file, in $log. Its logger may lose the end of what it says (commit 0c1e570); then it is asked again.
 compare() {
     for attempt in 1 2 3 4 5 6 7 8; do
         quietly "$bin/llama-perplexity" -m "$1" -c "$CTX" -t "$THREADS" --kl-divergence --kl-divergence-base "$logits"
-        if grep -q '^Same top p' "$work/log"; then return; fi
+        if grep -q '^Same top p' "$log"; then return; fi
     done
     echo "real.sh: llama-perplexity printed no statistics of $1 in $attempt attempts" >&2
     exit 1
 }
 
 judge() { # METHOD CALIBRATION FILE
+    local bytes hash bpw seconds d key judged figures
     bytes=$(stat -Lc %s "$3") hash=$(sha "$3")
-    weights=$(awk '/^total/ { print $4 }' "$work/weights")
     bpw=$(awk -v b="$bytes" -v n="$weights" 'BEGIN { printf "%.3f", 8 * b / n }')
     seconds=
     if [ -s "${SECONDS_OF:-}" ]; then seconds=$(awk -F, -v f="$(basename "$3")" '$1 == f { s = $2 } END { print s }' "$SECONDS_OF"); fi
@@ -68,17 +79,17 @@ judge() { # METHOD CALIBRATION FILE
         # Q2_0 and Q1_0 have no product for x86 in llama.cpp of August 2026, only plain C, 25 times slower: a file with such a matrix is judged as F16 (DEQUANT=0: as it is).
         judged=$3
         if [ "${DEQUANT:-auto}" != 0 ] && "$BITBUDGET" inspect "$3" | grep -E '^[0-9].* Q[12]_0( |$)|^embedding .* (2\.25|1\.125)' > /dev/null; then
-            judged=$work/judged.gguf
+            judged=$log.gguf
             [ "$(cat "$judged.key" 2> /dev/null)" = "$hash" ] || { quietly "$bin/llama-quantize" --allow-requantize "$3" "$judged" F16 "$THREADS"; echo "$hash" > "$judged.key"; }
         fi
         compare "$judged"
         figures=$(awk -v OFS=, '/^Mean PPL\(Q\) +:/ { p = $4; pe = $6 } /^Mean +KLD/ { k = $3; ke = $5 } /^90.0% +KLD/ { a = $3 } /^99.0% +KLD/ { b = $3 } /^99.9% +KLD/ { c = $3 }
-            /^Same top p/ { t = $4 } END { print p, pe, k, ke, a, b, c, t }' "$work/log")
+            /^Same top p/ { t = $4 } END { print p, pe, k, ke, a, b, c, t }' "$log")
         case $figures in *,,*|,*|*,) echo "real.sh: llama-perplexity printed no KL for $3: $figures" >&2; exit 1 ;; esac
         echo "$key$figures,$2,$seconds,$hash" >> "$table"
         [ "$OWN" = 1 ] || continue
-        "$BITBUDGET" eval "$3" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --reference "$source" --json -q > "$work/json"
-        figures=$(awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 } END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,,%.4g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["kl_p90"], v["kl_p99"], 100 * v["top1"] }' "$work/json")
+        "$BITBUDGET" eval "$3" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --reference "$source" --json -q > "$log.json"
+        figures=$(awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 } END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,,%.4g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["kl_p90"], v["kl_p99"], 100 * v["top1"] }' "$log.json")
         echo "$model,$1,$bytes,$bpw,bitbudget,$d,$CTX,$CHUNKS,$figures,$2,$seconds,$hash" >> "$table"
     done
 }
@@ -87,10 +98,10 @@ case $what in
 judge)
     texts=$4 work=$5 table=$6 method=$7 calibration=$8
     shift 8
-    mkdir -p "$work"
+    scratch
     model=$(basename "$source" .gguf); model=${MODEL:-$model}
     [ -s "$table" ] || echo "model,method,size_bytes,bpw,judge,text,ctx,chunks,ppl,ppl_se,kl_nats,kl_se,kl_p90,kl_p99,kl_p999,top1_percent,calibration,seconds,sha256" > "$table"
-    [ -s "$work/weights" ] || "$BITBUDGET" inspect "$source" > "$work/weights"
+    weights=$("$BITBUDGET" inspect "$source" | awk '/^total/ { print $4 }')
     for f in "$@"; do
         m=$method
         [ "$m" != - ] || { m=$(basename "$f" .gguf); }
@@ -99,6 +110,7 @@ judge)
     ;;
 rivals)
     calib=$4 work=$5
+    scratch
     mkdir -p "$work/rivals"
     if [ ! -s "$work/calibration.imatrix.gguf" ]; then
         quietly "$bin/llama-imatrix" -m "$source" -f "$calib" --parse-special --no-ppl -c 512 -t "$THREADS" -o "$work/new.imatrix.gguf"
@@ -109,8 +121,8 @@ rivals)
         file=$work/rivals/$name.gguf
         if [ -z "$name" ] || [ -s "$file" ]; then continue; fi
         # shellcheck disable=SC2086
-        (cd "$work" && "$bin/llama-quantize" --imatrix calibration.imatrix.gguf $options "$source" "$file.new" "$type" "$THREADS" > log 2>&1) || {
-            echo "real.sh: llama-quantize failed on $name:" >&2; tail -n 3 "$work/log" >&2; exit 1; }
+        (cd "$work" && "$bin/llama-quantize" --imatrix calibration.imatrix.gguf $options "$source" "$file.new" "$type" "$THREADS" > "$log" 2>&1) || {
+            echo "real.sh: llama-quantize failed on $name:" >&2; tail -n 3 "$log" >&2; exit 1; }
         mv "$file.new" "$file"
     done
     ;;

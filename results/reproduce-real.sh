@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `make reproduce-real`: SmolLM2-135M-Instruct by bitbudget and by llama.cpp, into WORK; the tables are WORK/real*.csv. Whatever is there is not made again: killed, the same
 # command goes on. usage: reproduce-real.sh LLAMACPP DATA MODEL.Q4_1.gguf WORK
-# QUICK=1: two sizes, four rivals, four windows a text, no calibration study. SETS: calibration texts of the study (real-calibration.sh). THREADS (2). BITBUDGET: the program.
+# QUICK=1: two sizes, four rivals, four windows a text, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). THREADS (2). BITBUDGET: the program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 llamacpp=$1 data=$2 model=$3 work=$4
@@ -11,10 +11,12 @@ export BITBUDGET THREADS OMP_NUM_THREADS=$THREADS MODEL=SmolLM2-135M SECONDS_OF=
 source=$work/SmolLM2-135M.gguf
 if [ -n "${QUICK:-}" ]; then
     export CHUNKS=${CHUNKS:-4} RIVALS=configs/reproduce/smollm2-rivals-quick.txt
-    sizes="--sizes 60000000,82333792" uniform=IQ4_NL
+    : "${SIZES:=60000000,82333792}"
+    uniform=IQ4_NL
     : "${SETS:=}"
 else
-    sizes="" uniform="Q2_0 IQ4_NL Q5_0"
+    : "${SIZES:=}"
+    uniform="Q2_0 IQ4_NL Q5_0"
     : "${SETS:=encyclopedia:16 code:16 web:16 dialogue:16 four:16 self:16 mixture:16}"
 fi
 mkdir -p "$work/judge"
@@ -51,7 +53,7 @@ for t in $uniform; do
 done
 # Ours: every size of the sweep.
 # shellcheck disable=SC2086
-"$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml $sizes --out "$work/sweep"
+"$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} --out "$work/sweep"
 tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do OWN=1 judge ours mixture "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
 
