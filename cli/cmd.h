@@ -32,6 +32,7 @@ typedef struct bb_command {
     X(eval) \
     X(generate) \
     X(train) \
+    X(qat) \
     X(inspect) \
     X(convert) \
     X(bench) \

@@ -432,6 +432,23 @@ done:
     return status;
 }
 
+bb_status bb_run_finalise_one(bb_run *r, const char *prefix, char hash[17], char **path, bb_err *err)
+{
+    bb_front_plan p = { 0 };
+    bb_status     status;
+    *path = NULL;
+    BB_TRY(bb_front_find(r, prefix, &p, err));
+    p.is_ruled_out = false; /* asked for by name */
+    status = BB_NOMEM;
+    if (!(*path = bb_run_path(r, err, "models/%s.gguf", p.hash))) goto done;
+    if (!bb_file_exists(*path)) BB_TRY(bb_output_fits(*path, (uint64_t)p.size_bytes, err));
+    memcpy(hash, p.hash, 17);
+    BB_TRY(finalise_plans(r, &p, 1, NULL, err));
+done:
+    bb_plan_done(&p.plan);
+    return status;
+}
+
 bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err)
 {
     bb_front_plan p = { 0 };

@@ -162,6 +162,8 @@ typedef struct bb_search_cost {
 /* Writes plan `hash` of the run to path as GGUF (finalising it if that was not done), and, recipe not NULL, the tensor types as a
  * `llama-quantize --tensor-type-file`. BB_USAGE, and nothing is written: a recipe of a pruned plan. */
 bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const char *recipe, bb_err *err);
+/* The finalised file of the plan whose hash begins with prefix, made if that was not done; *path: bb_free. */
+bb_status bb_run_finalise_one(bb_run *r, const char *prefix, char hash[17], char **path, bb_err *err);
 /* Reads every exported file back: hash, bytes, plan, and the KL on the confirm windows must be those recorded, bit for bit; every number of the
  * tables made from them is recomputed and compared (BB_GUARD). */
 bb_status bb_run_verify(bb_run *r, bb_err *err);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "kernels/kernels.h"
 #include "model/net/backward.h"
 #include "model/net/forward.h"
 #include "tests/support/guarded.h"
@@ -217,9 +218,46 @@ START_TEST(gradients_are_to_decoded_weights)
 }
 END_TEST
 
+/* Fast products are another rounding of the same gradients; and they are not the exact ones, where there is such a thing. */
+START_TEST(fast_gradients_are_close_to_exact)
+{
+    scene s[2];
+    bool  differs = false;
+    for (int p = 0; p < 2; p++) {
+        bb_kernels_set_precision(p ? BB_FAST : BB_EXACT);
+        set_scene(&s[p], _i, 0);
+    }
+    bb_kernels_set_precision(BB_EXACT);
+    const bb_block *b = s[0].block;
+    struct {
+        const float *x, *y;
+        size_t       n;
+    } arrays[2 * BB_N_PARTS + BB_N_NORMS + 1] = { { s[0].dh, s[1].dh, (size_t)S * T * s[0].m.net.n_embd } };
+    size_t n = 1;
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        arrays[n].x = s[0].grad.w[p], arrays[n].y = s[1].grad.w[p], arrays[n++].n = (size_t)b->w[p].rows * b->w[p].cols;
+        if (b->w[p].bias) arrays[n].x = s[0].grad.bias[p], arrays[n].y = s[1].grad.bias[p], arrays[n++].n = b->w[p].rows;
+    }
+    for (int k = 0; k < BB_N_NORMS; k++)
+        if (s[0].grad.norm[k]) arrays[n].x = s[0].grad.norm[k], arrays[n].y = s[1].grad.norm[k], arrays[n++].n = bb_dim_of(&s[0].m.net, b, bb_norms[k].over);
+    for (size_t a = 0; a < n; a++) {
+        const double largest = largest_of(arrays[a].x, arrays[a].n);
+        for (size_t i = 0; i < arrays[a].n; i++) {
+            ck_assert_msg(fabs((double)arrays[a].x[i] - (double)arrays[a].y[i]) <= 0x1p-12 * largest, "%s, array %zu [%zu]: %g, fast %g (largest %g)",
+                          s[0].spec->name, a, i, (double)arrays[a].x[i], (double)arrays[a].y[i], largest);
+            differs |= arrays[a].x[i] != arrays[a].y[i];
+        }
+    }
+    ck_assert_int_eq(differs, bb_kernels_can_be_fast());
+    end_scene(&s[0]);
+    end_scene(&s[1]);
+}
+END_TEST
+
 /* ---- head ---- */
 
-typedef enum head_kind { SOFT, HARD, SQUARED } head_kind;
+typedef enum head_kind { SOFT, HARD, SQUARED, MIXED } head_kind;
+#define HARD_SHARE 0.3
 
 static double half_square(const double *z_ref, const double *z, size_t n)
 {
@@ -236,8 +274,10 @@ static double head_loss(const ref_model *m, const ref_model *ref, const double *
     for (size_t i = 0; i < n; i++) {
         ref_logits(&m->net, h + i * C, z);
         for (size_t c = 0; c < C; c++) row[c] = (double)h_ref[i * C + c];
-        if (!targets) ref_logits(&ref->net, row, z + V);
-        total += (double)weight[i] * (targets ? ref_log_sum_exp(z, V) - z[targets[i]] : kind == SQUARED ? half_square(z + V, z, V) : ref_kl(z + V, z, V));
+        ref_logits(&ref->net, row, z + V);
+        const double hard = targets ? ref_log_sum_exp(z, V) - z[targets[i]] : 0, soft = kind == SQUARED ? half_square(z + V, z, V) : ref_kl(z + V, z, V);
+        const double share = kind == HARD ? 1 : kind == MIXED ? HARD_SHARE : 0;
+        total += (double)weight[i] * (share * hard + (1 - share) * soft);
     }
     bb_free(z);
     bb_free(row);
@@ -246,7 +286,7 @@ static double head_loss(const ref_model *m, const ref_model *ref, const double *
 
 static void check_head(const ref_spec *spec, head_kind kind)
 {
-    const bool hard = kind == HARD;
+    const bool hard = kind == HARD || kind == MIXED;
     enum { N = 5 };
     ref_model m, ref;
     uint64_t  seed = 6;
@@ -257,7 +297,7 @@ static void check_head(const ref_spec *spec, head_kind kind)
     float       *dh = ref_random(&m, N * C, 0, 0, &seed), *d_head = ref_random(&m, V * C, 0, 0, &seed), *d_norm = ref_random(&m, C, 0, 0, &seed);
     double      *h64 = BB_NEW(N * C, double, NULL), loss[N], total = 0;
     int32_t      targets[N];
-    bb_head_loss of = { hard ? targets : NULL, &ref.net, bb_on_cpu(h_ref), weight, kind == SQUARED };
+    bb_head_loss of = { hard ? targets : NULL, &ref.net, bb_on_cpu(h_ref), weight, kind == SQUARED, kind == MIXED ? (float)HARD_SHARE : 0 };
     bb_head_grad grad = { d_head, d_norm };
     bb_backward *b;
     for (size_t i = 0; i < N; i++) targets[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
@@ -302,6 +342,7 @@ START_TEST(head_gradients_agree_with_differences)
     check_head(&ref_specs[_i], HARD);
     check_head(&ref_specs[_i], SOFT);
     check_head(&ref_specs[_i], SQUARED);
+    check_head(&ref_specs[_i], MIXED);
 }
 END_TEST
 
@@ -317,7 +358,7 @@ START_TEST(large_vocabulary_comes_in_pieces)
     ref_model_make(&spec, 1, &m);
     float       *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *all = ref_random(&m, N * C, 0, 0, &seed), one[C];
     double      *loss = BB_NEW(N, double, NULL), loss1;
-    bb_head_loss of = { NULL, &m.net, bb_on_cpu(h_ref), NULL, false };
+    bb_head_loss of = { NULL, &m.net, bb_on_cpu(h_ref), NULL, false, 0 };
     ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, N, &b, NULL), BB_OK);
     ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h), N, &of, loss, bb_on_cpu(all), NULL, NULL), BB_OK);
     for (size_t i = 0; i < N; i += 101) {
@@ -597,6 +638,7 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, block_gradients_agree_with_differences, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, fast_gradients_are_close_to_exact, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, gradients_are_to_decoded_weights, 0, 2);
     tcase_add_loop_test(t, head_gradients_agree_with_differences, 0, (int)ref_n_specs);
     tcase_add_test(t, large_vocabulary_comes_in_pieces);

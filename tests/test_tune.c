@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -138,7 +139,7 @@ START_TEST(field_gradients_are_differences)
     bb_code      c = { 0 }, other;
     const size_t B = l->n_blocks, G = l->n_groups;
     for (int i = 0; i < N; i++) l->g_w[i] = (float)bb_rng_normal(&s.rng);
-    bb_latent_gradients(l);
+    bb_latent_gradients(l, false);
     for (size_t b = 0; b < B && G; b += B / 3) {
         const float *g = l->g_w + b * s.f->block;
         s.f->unpack(s.packed + b * s.f->block_bytes, &c);
@@ -380,6 +381,141 @@ START_TEST(threads_change_nothing)
 }
 END_TEST
 
+/* All bytes and norms of a tuned network are those of another. */
+static void same_network(const world *w, const bb_tuned *a, const bb_tuned *b)
+{
+    for (int k = 0; k < LAYERS; k++) {
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_matrix *m = &w->blocks[k].w[p];
+            if (m->rows) ck_assert(memcmp(a->bytes[k].w[p], b->bytes[k].w[p], m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols)) == 0);
+        }
+        for (int n = 0; n < BB_N_NORMS; n++)
+            if (a->bytes[k].norm[n]) ck_assert(memcmp(a->bytes[k].norm[n], b->bytes[k].norm[n], bb_dim_of(&a->net, &w->blocks[k], bb_norms[n].over) * 4) == 0);
+    }
+    ck_assert(memcmp(a->embd, b->embd, 48 * bb_format_row_bytes(bb_format_get(BB_Q4_0), 64)) == 0);
+    ck_assert(memcmp(a->out_norm, b->out_norm, 64 * sizeof(float)) == 0);
+}
+
+/* Windows one after the other, with some states of full precision or none kept: the same bytes as all at once. */
+START_TEST(gradients_are_accumulated)
+{
+    world          *w = world_of(_i % 2 == 1);
+    bb_tuned        t[3];
+    bb_tune_report  report[3];
+    bb_tune_options o = options_of(_i < 2 ? BB_TUNE_KL : BB_TUNE_LOGITS, 0, LAYERS - 1);
+    o.steps = 6, o.batch = 5, o.embedding = true;
+    for (int k = 0; k < 3; k++) {
+        o.at_once = k ? (uint32_t)k : 0;
+        o.keep_bytes = k == 1 ? 1 : k == 2 ? 3 * T * 64 * sizeof(float) : 0;
+        tune(w, &t[k], &o, &report[k]);
+        ck_assert(report[k].best == report[0].best);
+        same_network(w, &t[0], &t[k]);
+    }
+    for (int k = 0; k < 3; k++) bb_tuned_done(&t[k]);
+    world_done(w);
+}
+END_TEST
+
+static void raise_at_third(void *self, const bb_tune_look *l)
+{
+    if (l->step >= *(const uint32_t *)self) bb_interrupt_raise();
+}
+
+/* Interrupted, in a new trainer taken up again, twice: the bytes and the report of a training that was not interrupted; the file is gone then. A state of
+ * other options is refused, or passed over. */
+START_TEST(goes_on_after_an_interruption)
+{
+    world          *w = world_of(_i == 1);
+    bb_tuned        t[2];
+    bb_tune_report  report[2];
+    bb_tune_set     other = w->held;
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    bb_err          err = BB_ERR_INIT;
+    uint32_t        stop = 3;
+    const char     *path = bb_test_path("tune.state");
+    other.tokens = w->tokens;
+    o.steps = 16, o.checks = 8, o.embedding = true, o.other = &other;
+    o.schedule = _i ? BB_TUNE_WSD : BB_TUNE_COSINE, o.decay = 0.4;
+    o.estimator = _i ? BB_TUNE_DIFFERENTIABLE : BB_TUNE_STRAIGHT;
+    o.label_share = _i ? 0.25 : 0;
+    tune(w, &t[0], &o, &report[0]);
+    o.state = path;
+    o.looked = raise_at_third;
+    o.looked_self = &stop;
+    for (int k = 0; k < 3; k++, stop = k == 1 ? 9 : 1000) {
+        ck_assert_int_eq(bb_tuned_copy(&w->small, &t[1], &err), BB_OK);
+        ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t[1], &o, &w->train, &w->held, &report[1], &err), k < 2 ? BB_INTERRUPTED : BB_OK);
+        ck_assert_int_eq(bb_file_exists(path), k < 2);
+        bb_interrupt_clear();
+        if (k == 1) {
+            bb_tuned copy;
+            ck_assert_int_eq(bb_tuned_copy(&w->small, &copy, &err), BB_OK);
+            o.weights *= 2;
+            ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &copy, &o, &w->train, &w->held, &report[1], NULL), BB_BAD_FILE);
+            o.weights /= 2;
+            bb_tuned_done(&copy);
+        }
+        if (k < 2) bb_tuned_done(&t[1]);
+    }
+    ck_assert(report[0].best == report[1].best && report[0].other_best == report[1].other_best && report[0].best_step == report[1].best_step);
+    same_network(w, &t[0], &t[1]);
+    bb_tuned_done(&t[0]);
+    bb_tuned_done(&t[1]);
+    world_done(w);
+}
+END_TEST
+
+/* A text that the training harms: nothing is kept, though the other one gains. Patience ends it early. */
+START_TEST(no_text_may_lose)
+{
+    world          *w = world_of(false);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(BB_TUNE_LABELS, 0, LAYERS - 1);
+    int32_t         constant[WINDOWS * T];
+    bb_tune_set     train = w->train, other = w->held;
+    bb_err          err = BB_ERR_INIT;
+    for (int i = 0; i < WINDOWS * T; i++) constant[i] = 7; /* what labels like these teach is of no use elsewhere */
+    train.tokens = train.targets = constant;
+    o.embedding = true, o.other = &other, o.patience = 2, o.weights = 0.1, o.norms = 0.001;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &t, &err), BB_OK);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &train, &w->held, &report, &err), BB_OK);
+    ck_assert_uint_eq(report.best_step, 0);
+    ck_assert_uint_eq(report.steps, 10);
+    ck_assert(report.other_best == report.other_start && report.best == report.start);
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
+/* The slope of the smooth rounding of a grid: a fifth at its levels and past its ends, 3 half-way, by its formula between; codebooks have none. */
+START_TEST(smooth_rounding_has_its_slope)
+{
+    static const char *const names[] = { "Q2_0", "Q4_K", "IQ4_NL", "IQ2_XXS" };
+    scene                    s = scene_of(bb_format_find(names[_i]));
+    const size_t             n = s.f->block;
+    bb_code                  c = { 0 };
+    float                    a[BB_MAX_GROUPS], b[BB_MAX_GROUPS], expected[BB_MAX_BLOCK];
+    s.f->unpack(s.packed, &c);
+    if (s.f->vec == 1) s.f->scales(&c, a, b);
+    for (size_t i = 0; i < n; i++) {
+        s.l.g_w[i] = 2;
+        expected[i] = 2;
+        if (s.f->vec > 1) continue;
+        const size_t g = i / s.f->group, k = i % s.f->n_levels;
+        const double low = (double)s.f->levels[k], high = k + 1 < s.f->n_levels ? (double)s.f->levels[k + 1] : low + 5, r = (double)(i % 10) / 10;
+        s.l.w[i] = (float)((low + r * (high - low)) * (double)a[g] + (double)b[g]);
+        expected[i] = (float)(k + 1 == s.f->n_levels ? 0.4 : fmin(6, 0.4 * pow(fabs(2 * r - 1), -0.8)));
+    }
+    bb_latent_gradients(&s.l, true);
+    for (size_t i = 0; i < n; i++)
+        if (s.f->vec > 1 || fabsf(a[i / s.f->group]) > 1e-20f)
+            ck_assert_msg(fabs((double)s.l.g_w[i] - (double)expected[i]) < (i % 10 == 5 ? 1e-6 : 2e-3), "%s[%zu]: %g, by the formula %g", s.f->name, i,
+                          (double)s.l.g_w[i], (double)expected[i]);
+    scene_done(&s);
+}
+END_TEST
+
 START_TEST(world_is_checked)
 {
     world          *w = world_of(false);
@@ -450,6 +586,10 @@ int main(void)
     tcase_add_test(n, rolled_back_when_it_does_not_help);
     tcase_add_test(n, threads_change_nothing);
     tcase_add_test(n, world_is_checked);
+    tcase_add_loop_test(n, gradients_are_accumulated, 0, 3);
+    tcase_add_loop_test(n, goes_on_after_an_interruption, 0, 2);
+    tcase_add_test(n, no_text_may_lose);
+    tcase_add_loop_test(t, smooth_rounding_has_its_slope, 0, 4);
     suite_add_tcase(s, t);
     suite_add_tcase(s, n);
     return bb_test_run(s);

@@ -57,13 +57,15 @@ bb_status bb_check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, bb_err *e
 
 enum { BB_LOSS_FLOATS = 16 << 20 }; /* logits that back_loss has at a time (and as many of the reference): 64 MiB */
 
-/* A loss of n rows at the head: cross-entropy with `targets`, or against z_ref = x_ref head_ref' (targets NULL) KL, or half the squared distance. */
+/* A loss of n rows at the head: cross-entropy with `targets`, or against z_ref = x_ref head_ref' (targets NULL) KL, or half the squared distance; or, with
+ * both, label_share of the first and the rest of KL. */
 typedef struct bb_loss {
     const bb_matrix *head, *head_ref;
     bb_buffer        x, x_ref; /* (n, C) after the output norms */
     const int32_t   *targets;  /* [n] */
     const float     *weight;   /* [n] factors of the rows, or NULL: all 1 */
     bool             squared;
+    float            label_share; /* with both: of the loss, above 0 */
 } bb_loss;
 
 typedef struct bb_operations {

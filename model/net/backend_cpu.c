@@ -141,8 +141,7 @@ size_t bb_cpu_rows_a_piece(const bb_cpu *c, const bb_matrix *w, size_t limit)
     return n < c->k->panel ? c->k->panel : n;
 }
 
-/* Split numbers lie in the memory of floats, two for one. */
-static uint16_t       *split_at(float *at) { return (uint16_t *)(void *)at; }
+static uint16_t       *split_at(float *at) { return bb_cpu_split_at(at); }
 static const uint16_t *split_in(const float *at) { return (const uint16_t *)(const void *)at; }
 
 _Static_assert(BB_SPLIT_PANEL == (int)BB_PANEL_AVX512, "both products go by the same panels");
@@ -237,7 +236,7 @@ static piece piece_of(const cutting *cut, ptrdiff_t i)
     return (piece) { row, cut->n - row < CHUNK ? cut->n - row : CHUNK, from, to < cut->cols ? to : cut->cols };
 }
 
-void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+static void multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
                      size_t ldy)
 {
     cutting cut = cut_product(c, n, cols);
@@ -256,25 +255,24 @@ static void linear(const bb_cpu *c, size_t m, size_t n, size_t k, const float *x
     else c->k->product(m, n, k, x, ldx, panels, bias, add, y, ldy);
 }
 
-/* c->split := x (n, k), split. */
-static bb_status split_rows(bb_cpu *c, size_t n, size_t k, const float *x, bb_err *err)
+bb_status bb_cpu_split_rows(bb_cpu *c, size_t n, size_t k, const float *x, size_t ldx, bb_err *err)
 {
     ptrdiff_t chunks = (ptrdiff_t)((n + CHUNK - 1) / CHUNK);
-    bb_status status = bb_pool_grow(&c->split, bb_split_numbers(n, k, BB_SPLIT_ROWS) / 2, err);
-    if (status != BB_OK) return status;
+    bb_status status = c->fast ? bb_pool_grow(&c->split, bb_split_numbers(n, k, BB_SPLIT_ROWS) / 2, err) : BB_OK;
+    if (!c->fast || status != BB_OK) return status;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(2 * n * k))
     for (ptrdiff_t i = 0; i < chunks; i++) {
         size_t row = (size_t)i * CHUNK, m = n - row < CHUNK ? n - row : CHUNK;
-        c->k->split_rows(x + row * k, k, m, k, split_at(c->split.at + row * bb_cpu_depth(c, k)));
+        c->k->split_rows(x + row * ldx, ldx, m, k, split_at(c->split.at + row * bb_cpu_depth(c, k)));
     }
     return BB_OK;
 }
 
-/* As bb_cpu_multiply, in the workspace's precision: x (n, k) is in c->split too, if fast. */
-static void multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, const float *panels, const float *bias, bool add, float *y, size_t ldy)
+void bb_cpu_product(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+                    size_t ldy)
 {
     if (!c->fast) {
-        bb_cpu_multiply(c, n, cols, k, x, k, panels, bias, add, y, ldy);
+        multiply(c, n, cols, k, x, ldx, panels, bias, add, y, ldy);
         return;
     }
     size_t  depth = bb_cpu_depth(c, k);
@@ -295,16 +293,16 @@ bb_status bb_cpu_matmul(void *self, size_t n, bb_buffer from, const bb_matrix *w
     bb_status    status = BB_OK;
     const float *panels = find_held(c, w);
     size_t       step = bb_cpu_rows_a_piece(c, w, PIECE_FLOATS);
-    if (c->fast) BB_TRY(split_rows(c, n, w->cols, x, err));
+    BB_TRY(bb_cpu_split_rows(c, n, w->cols, x, w->cols, err));
     if (panels) {
-        multiply(c, n, w->rows, w->cols, x, panels, w->bias, add, y, w->rows);
+        bb_cpu_product(c, n, w->rows, w->cols, x, w->cols, panels, w->bias, add, y, w->rows);
         return BB_OK;
     }
     for (size_t first = 0; first < w->rows; first += step) {
         size_t rows = w->rows - first < step ? w->rows - first : step;
         BB_TRY(bb_pool_grow(&c->piece, bb_cpu_packed_floats(c, rows, w->cols), err));
         BB_TRY(bb_cpu_pack_rows(c, w, first, rows, c->piece.at, err));
-        multiply(c, n, rows, w->cols, x, c->piece.at, w->bias ? w->bias + first : NULL, add, y + first, w->rows);
+        bb_cpu_product(c, n, rows, w->cols, x, w->cols, c->piece.at, w->bias ? w->bias + first : NULL, add, y + first, w->rows);
     }
 done:
     return status;

@@ -336,12 +336,16 @@ done:
 
 /* ---- head ---- */
 
+static bool has_reference(const bb_head_loss *of) { return !of->targets || of->label_share > 0; }
+
 static bb_status check_loss(const bb_net *net, const bb_head_loss *of, size_t n, bb_err *err)
 {
     bb_status status;
     BB_TRY(bb_check_head(net, err));
     BB_ASSERT(!of->squared || !of->targets);
-    if (of->targets) return bb_check_ids(of->targets, n, net->n_vocab, err);
+    BB_ASSERT(of->label_share == 0 || of->targets);
+    if (of->targets) BB_TRY(bb_check_ids(of->targets, n, net->n_vocab, err));
+    if (!has_reference(of)) return BB_OK;
     BB_ASSERT(of->ref_net && of->h_ref.memory);
     BB_TRY(bb_check_head(of->ref_net, err));
     if (of->ref_net->n_vocab != net->n_vocab || of->ref_net->n_embd != net->n_embd)
@@ -364,10 +368,10 @@ static bb_status head_rows(bb_backward *b, const bb_net *net, bb_buffer h, size_
 {
     const bb_operations *o = b->backend->ops;
     const activations   *a = &b->a;
-    bb_loss              l = { .head = bb_net_head(net), .x = a->x, .targets = of->targets, .weight = of->weight, .squared = of->squared };
+    bb_loss              l = { .head = bb_net_head(net), .x = a->x, .targets = of->targets, .weight = of->weight, .squared = of->squared, .label_share = of->label_share };
     bb_status            status = BB_OK;
     BB_TRY(output_norm(b, net, h, n, a->x, err));
-    if (!of->targets) {
+    if (has_reference(of)) {
         l.head_ref = bb_net_head(of->ref_net);
         l.x_ref = a->x2;
         BB_TRY(output_norm(b, of->ref_net, of->h_ref, n, a->x2, err));
@@ -382,7 +386,7 @@ done:
 /* Packs the head (and the reference's) for all slabs where one piece is all of it. */
 static bb_status hold_head(bb_backward *b, const bb_net *net, const bb_head_loss *of, bb_err *err)
 {
-    const bb_matrix *w[2] = { bb_net_head(net), of->targets ? NULL : bb_net_head(of->ref_net) };
+    const bb_matrix *w[2] = { bb_net_head(net), has_reference(of) ? bb_net_head(of->ref_net) : NULL };
     size_t           n = w[1] && w[1] != w[0] ? 2 : 1;
     bb_status        status = BB_OK;
     if (b->slab_tokens * net->n_vocab > BB_LOSS_FLOATS) return BB_OK;

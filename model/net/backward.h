@@ -58,6 +58,7 @@ typedef struct bb_head_loss {
     bb_buffer      h_ref;   /* (n, C) */
     const float   *weight;  /* [n] factors of the rows, or NULL: all 1 */
     bool           squared; /* sum over the vocabulary of (z - z_ref)^2 / 2 instead of KL */
+    float          label_share; /* above 0: this share of the loss is the cross-entropy with targets, the rest KL: both are given */
 } bb_head_loss;
 
 typedef struct bb_head_grad {

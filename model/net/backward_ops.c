@@ -2,7 +2,7 @@
  * backward_ops.c: the backward operations of the CPU backend (backend.h).
  *
  * Products run on the same packed kernel as the forward pass: dx = dy W packs W as columns, dW = dy' x transposes dy and packs x,
- * so that each entry of dW is a chain over tokens. Attention: per (window, KV head), tiles of queries as in the forward pass,
+ * so that each entry of dW is a chain over tokens; fast ones on split operands, but in attention. Attention: per (window, KV head), tiles of queries as in the forward pass,
  * with the probabilities computed again.
  */
 #include <math.h>
@@ -28,18 +28,32 @@ void bb_cpu_back_close(bb_cpu *c)
 
 /* ---- linear ---- */
 
+/* Rows first .. first + n - 1 of w as row r of the depth of every panel: float32, or split in whole tiles of them. */
+static void pack_rows(const bb_cpu *c, const bb_matrix *w, size_t first, size_t r, size_t n, size_t depth, float *rows, size_t ld, float *out)
+{
+    size_t panel = c->k->panel;
+    for (size_t i = 0; i < n; i++) {
+        bb_cpu_decode_row(c, w, first + r + i, rows + i * ld);
+        memset(rows + i * ld + w->cols, 0, (ld - w->cols) * sizeof *rows);
+    }
+    for (size_t j = 0; j < ld; j += panel) {
+        float *to = out + j * depth + r * panel;
+        if (c->fast) c->k->split_panels_turned(rows + j, ld, panel, n, bb_cpu_split_at(to));
+        else memcpy(to, rows + j, panel * sizeof *rows);
+    }
+}
+
 /* Panels of W' (cols, depth n) for weight rows first .. first + n - 1: row r of W is column r of every panel. */
 static bb_status pack_columns(bb_cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err)
 {
-    size_t    panel = c->k->panel, slice = (w->cols + panel - 1) / panel * panel;
-    bb_status status = bb_cpu_grow_scratch(c, slice, err);
+    size_t    panel = c->k->panel, ld = (w->cols + panel - 1) / panel * panel, at_once = c->fast ? BB_SPLIT_DEPTH : 1;
+    ptrdiff_t tasks = (ptrdiff_t)((n + at_once - 1) / at_once);
+    bb_status status = bb_cpu_grow_scratch(c, at_once * ld, err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * w->cols))
-    for (size_t r = 0; r < n; r++) {
-        float *row = bb_cpu_scratch(c, slice);
-        bb_cpu_decode_row(c, w, first + r, row);
-        memset(row + w->cols, 0, (slice - w->cols) * sizeof *row);
-        for (size_t j = 0; j < slice; j += panel) memcpy(out + j * n + r * panel, row + j, panel * sizeof *row);
+    for (ptrdiff_t i = 0; i < tasks; i++) {
+        size_t r = (size_t)i * at_once, m = n - r < at_once ? n - r : at_once;
+        pack_rows(c, w, first, r, m, bb_cpu_depth(c, n), bb_cpu_scratch(c, at_once * ld), ld, out);
     }
     return BB_OK;
 }
@@ -51,14 +65,14 @@ bb_status bb_cpu_back_hold(void *self, const bb_matrix *const *w, size_t n, bb_e
     size_t          total = 0;
     bb_status       status;
     m->n_held = 0;
-    for (size_t i = 0; i < n; i++) total += bb_packed_floats(w[i]->cols, w[i]->rows, c->k->panel);
+    for (size_t i = 0; i < n; i++) total += bb_cpu_packed_floats(c, w[i]->cols, w[i]->rows);
     if (total == 0 || total > HOLD_FLOATS || n > BB_CPU_MAX_HELD) return BB_OK; /* back_matmul packs as it goes */
     BB_TRY(bb_pool_grow(&m->columns, total, err));
     float *out = m->columns.at;
     for (size_t i = 0; i < n; i++) {
         BB_TRY(pack_columns(c, w[i], 0, w[i]->rows, out, err));
         m->held[m->n_held++] = (bb_held) { w[i], out };
-        out += bb_packed_floats(w[i]->cols, w[i]->rows, c->k->panel);
+        out += bb_cpu_packed_floats(c, w[i]->cols, w[i]->rows);
     }
 done:
     return status;
@@ -81,14 +95,16 @@ bb_status bb_cpu_back_matmul(void *self, size_t n, bb_buffer from, const bb_matr
     size_t          step = bb_cpu_rows_a_piece(c, w, BB_CPU_PIECE_FLOATS);
     const float    *held = find_held(m, w);
     if (held) {
-        bb_cpu_multiply(c, n, w->cols, w->rows, dy, w->rows, held, NULL, add, dx, w->cols);
+        BB_TRY(bb_cpu_split_rows(c, n, w->rows, dy, w->rows, err));
+        bb_cpu_product(c, n, w->cols, w->rows, dy, w->rows, held, NULL, add, dx, w->cols);
         return BB_OK;
     }
     for (size_t first = 0; first < w->rows; first += step) { /* the chain of fma continues from piece to piece */
         size_t rows = w->rows - first < step ? w->rows - first : step;
-        BB_TRY(bb_pool_grow(&m->panels, bb_packed_floats(w->cols, rows, c->k->panel), err));
+        BB_TRY(bb_pool_grow(&m->panels, bb_cpu_packed_floats(c, w->cols, rows), err));
         BB_TRY(pack_columns(c, w, first, rows, m->panels.at, err));
-        bb_cpu_multiply(c, n, w->cols, rows, dy + first, w->rows, m->panels.at, NULL, add || first > 0, dx, w->cols);
+        BB_TRY(bb_cpu_split_rows(c, n, rows, dy + first, w->rows, err));
+        bb_cpu_product(c, n, w->cols, rows, dy + first, w->rows, m->panels.at, NULL, add || first > 0, dx, w->cols);
     }
 done:
     return status;
@@ -116,12 +132,13 @@ static bb_status pack_inputs(bb_cpu *c, bb_back_memory *m, size_t n, size_t cols
     ptrdiff_t panels = (ptrdiff_t)((cols + panel - 1) / panel);
     bb_status status;
     if (m->packed == x && m->packed_n == n && m->packed_cols == cols) return BB_OK;
-    status = bb_pool_grow(&m->inputs, bb_packed_floats(cols, n, panel), err);
+    status = bb_pool_grow(&m->inputs, bb_cpu_packed_floats(c, cols, n), err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))
     for (ptrdiff_t i = 0; i < panels; i++) {
-        size_t j = (size_t)i * panel;
-        bb_pack_panels_transposed(x + j, cols, cols - j < panel ? cols - j : panel, n, panel, m->inputs.at + j * n);
+        size_t j = (size_t)i * panel, width = cols - j < panel ? cols - j : panel;
+        if (c->fast) c->k->split_panels_turned(x + j, cols, width, n, bb_cpu_split_at(m->inputs.at + j * bb_cpu_depth(c, n)));
+        else bb_pack_panels_transposed(x + j, cols, width, n, panel, m->inputs.at + j * n);
     }
     m->packed = x;
     m->packed_n = n;
@@ -138,7 +155,8 @@ bb_status bb_cpu_back_weights(void *self, size_t n, size_t rows, size_t cols, bb
     BB_TRY(bb_pool_grow(&m->turned, rows * ld, err));
     BB_TRY(pack_inputs(c, m, n, cols, bb_cpu_at(x), err));
     turn(n, rows, bb_cpu_at(dy), m->turned.at, ld);
-    bb_cpu_multiply(c, rows, cols, n, m->turned.at, ld, m->inputs.at, NULL, true, dw, cols);
+    BB_TRY(bb_cpu_split_rows(c, rows, n, m->turned.at, ld, err));
+    bb_cpu_product(c, rows, cols, n, m->turned.at, ld, m->inputs.at, NULL, true, dw, cols);
 done:
     return status;
 }

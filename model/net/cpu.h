@@ -56,6 +56,9 @@ typedef struct bb_cpu {
     bb_back_memory    back;
 } bb_cpu;
 
+/* Split numbers lie in the memory of floats, two for one. */
+static inline uint16_t *bb_cpu_split_at(float *at) { return (uint16_t *)(void *)at; }
+
 static inline float *bb_cpu_at(bb_buffer b) { return b.memory ? (float *)(void *)b.memory + b.at : NULL; }
 
 bb_status bb_pool_grow(bb_pool *p, size_t n, bb_err *err);
@@ -93,9 +96,12 @@ static inline size_t bb_cpu_depth(const bb_cpu *c, size_t k) { return c->fast ? 
 static inline size_t bb_cpu_packed_floats(const bb_cpu *c, size_t n, size_t k) { return bb_packed_floats(n, bb_cpu_depth(c, k), c->k->panel); }
 /* out := the panels of rows first .. first + n - 1, first a multiple of the panel. */
 bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err);
-/* y (n, cols; row stride ldy) = [y +] [bias +] x (n, k; row stride ldx) times the panels of a (cols, k) matrix, by all threads. */
-void bb_cpu_multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
-                     size_t ldy);
+/* If fast: x (n, k; row stride ldx) is split into c->split, for the products that follow. */
+bb_status bb_cpu_split_rows(bb_cpu *c, size_t n, size_t k, const float *x, size_t ldx, bb_err *err);
+/* y (n, cols; row stride ldy) = [y +] [bias +] x (n, k; row stride ldx) times the panels of a (cols, k) matrix, by all threads, in the precision of the
+ * workspace: if fast, x is what bb_cpu_split_rows was given last. */
+void bb_cpu_product(const bb_cpu *c, size_t n, size_t cols, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y,
+                    size_t ldy);
 /* x := rotated by the angles of cos_sin [n_rot/2][2], or back. */
 void bb_cpu_rotate(float *x, const float *cos_sin, uint32_t n_rot, bool neox, bool back);
 /* x (dim) := multiplied by what bb_heads_factor gave, where it is one. */

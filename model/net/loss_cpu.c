@@ -62,7 +62,7 @@ static void piece_sums(const head_pass *p, size_t first, size_t cols)
     }
 }
 
-/* z := weight (softmax(z) - p), z_ref is used up. */
+/* z := weight (softmax(z) - p), p the reference's, the label, or both in their shares; z_ref is used up. */
 static void piece_gradient(const head_pass *p, size_t first, size_t cols)
 {
     const bb_kernels *k = p->c->k;
@@ -70,7 +70,8 @@ static void piece_gradient(const head_pass *p, size_t first, size_t cols)
     for (size_t i = 0; i < p->n; i++) {
         float          *z = p->c->back.z.at + i * cols, *r = p->of->head_ref ? p->c->back.z_ref.at + i * cols : NULL;
         const bb_klsum *s = &p->sums[i];
-        float  weight = p->of->weight ? p->of->weight[i] : 1, a = (float)((double)weight / s->net.sum), b = r ? (float)((double)weight / s->ref.sum) : 0;
+        float  weight = p->of->weight ? p->of->weight[i] : 1, soft = 1 - p->of->label_share, hard = r ? p->of->label_share : 1;
+        float  a = (float)((double)weight / s->net.sum), b = r ? (float)((double)(soft * weight) / s->ref.sum) : 0;
         size_t target = p->of->targets ? (size_t)p->of->targets[i] : 0;
         if (p->of->squared) {
             for (size_t v = 0; v < cols; v++) z[v] = weight * (z[v] - r[v]);
@@ -81,7 +82,7 @@ static void piece_gradient(const head_pass *p, size_t first, size_t cols)
         for (size_t v = 0; r && v < cols; v++) r[v] -= s->ref.max;
         if (r) k->exp(r, r, cols);
         for (size_t v = 0; v < cols; v++) z[v] = a * z[v] - (r ? b * r[v] : 0);
-        if (p->of->targets && target >= first && target < first + cols) z[target - first] -= weight;
+        if (p->of->targets && target >= first && target < first + cols) z[target - first] -= hard * weight;
     }
 }
 
@@ -120,8 +121,12 @@ bb_status bb_cpu_back_loss(void *self, size_t n, const bb_loss *of, double *loss
     p.piece = piece < of->head->rows ? piece : of->head->rows;
     if (!(p.sums = BB_NEW0(n, bb_klsum, err)) || !(p.z_target = BB_NEW0(n, float, err)) || !(p.squares = BB_NEW0(n, double, err))) goto done;
     BB_TRY(head_rows(&p, dx, d_head, err));
-    for (size_t i = 0; loss && i < n; i++)
-        loss[i] = of->squared ? p.squares[i] : of->targets ? bb_logsum_value(&p.sums[i].net) - (double)p.z_target[i] : bb_klsum_value(&p.sums[i]);
+    for (size_t i = 0; loss && i < n; i++) {
+        const double hard = of->targets ? bb_logsum_value(&p.sums[i].net) - (double)p.z_target[i] : 0, share = (double)of->label_share;
+        if (of->squared) loss[i] = p.squares[i];
+        else if (!of->head_ref) loss[i] = hard;
+        else loss[i] = of->targets ? (1 - share) * bb_klsum_value(&p.sums[i]) + share * hard : bb_klsum_value(&p.sums[i]);
+    }
 done:
     bb_free(p.sums);
     bb_free(p.squares);

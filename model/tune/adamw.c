@@ -169,6 +169,14 @@ bb_status bb_adamw_state_load(bb_adamw *a, const void *state, size_t size, bb_er
     return BB_OK;
 }
 
+float *bb_adamw_moments(bb_adamw *a, size_t *n)
+{
+    *n = 2 * a->n_entries;
+    return a->moments;
+}
+
+void bb_adamw_set_steps(bb_adamw *a, uint64_t steps) { a->step = steps; }
+
 /* ---- schedules ---- */
 
 /* From peak to last as x goes from 0 to 1. */

@@ -54,6 +54,9 @@ void   bb_grads_zero(const bb_param *params, size_t n_params);
 size_t    bb_adamw_state_bytes(const bb_adamw *a);
 void      bb_adamw_state_save(const bb_adamw *a, void *out);
 bb_status bb_adamw_state_load(bb_adamw *a, const void *state, size_t size, bb_err *err); /* BB_BAD_FILE: of other arrays */
+/* The same without a copy: the moments, [*n] floats to read or to set, beside the number of steps that they come from. */
+float *bb_adamw_moments(bb_adamw *a, size_t *n);
+void   bb_adamw_set_steps(bb_adamw *a, uint64_t steps);
 
 typedef enum bb_schedule_kind {
     BB_SCHEDULE_CONSTANT,

@@ -166,6 +166,14 @@ void bb_latent_decode(bb_latent *l)
     }
 }
 
+void bb_latent_refresh(bb_latent *l)
+{
+    const ptrdiff_t rows = l->rows;
+    const size_t    row_bytes = bb_format_row_bytes(l->format, l->cols);
+#pragma omp parallel for schedule(static)
+    for (ptrdiff_t r = 0; r < rows; r++) l->format->decode(l->packed + (size_t)r * row_bytes, l->q + (size_t)r * l->cols, l->cols);
+}
+
 /* Into range, so that a field that ran past its end comes back at once. */
 static int16_t integer_field(float *x, int least, int most)
 {
@@ -289,9 +297,40 @@ static void block_gradients(bb_latent *l, size_t b)
     }
 }
 
-void bb_latent_gradients(bb_latent *l)
+/* Slope of the smooth rounding of LC-QAT at x, in levels: |2r - 1|^(1/5 - 1) / 5 between two, no more than 3; past the ends as at a level. */
+static float slope_at(const bb_format *f, float x)
+{
+    const float    power = 5, most = 3;
+    const float   *levels = f->levels;
+    const uint32_t last = f->n_levels - 1u;
+    if (!(x > levels[0] && x < levels[last])) return 1 / power;
+    uint32_t i = nearest_level(f, x);
+    if (levels[i] > x) i--;
+    const float m = fabsf(2 * (x - levels[i]) / (levels[i + 1] - levels[i]) - 1);
+    return m > 0x1p-20f ? fminf(most, powf(m, 1 / power - 1) / power) : most;
+}
+
+static void smooth_gradients(bb_latent *l, size_t b)
+{
+    const bb_format *f = l->format;
+    float            scale[BB_MAX_GROUPS], shift[BB_MAX_GROUPS], *g = l->g_w + b * f->block;
+    const float     *w = l->w + b * f->block;
+    bb_code          c = { 0 };
+    f->unpack(l->packed + b * f->block_bytes, &c);
+    f->scales(&c, scale, shift);
+    for (unsigned i = 0; i < f->block; i++) {
+        const unsigned k = i / f->group;
+        if (fabsf(scale[k]) > 0x1p-100f) g[i] *= slope_at(f, (w[i] - shift[k]) / scale[k]);
+    }
+}
+
+void bb_latent_gradients(bb_latent *l, bool differentiable)
 {
     const ptrdiff_t n = l->n_groups ? (ptrdiff_t)l->n_blocks : 0;
+    const bool      smooth = differentiable && l->format->vec == 1;
 #pragma omp parallel for schedule(static)
-    for (ptrdiff_t b = 0; b < n; b++) block_gradients(l, (size_t)b);
+    for (ptrdiff_t b = 0; b < n; b++) {
+        block_gradients(l, (size_t)b);
+        if (smooth) smooth_gradients(l, (size_t)b);
+    }
 }

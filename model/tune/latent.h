@@ -44,10 +44,12 @@ void      bb_latent_done(bb_latent *l);
  * fraction `fields`, sc and mn by `fields` of their mean size, in a step of rate 1. */
 void bb_latent_params(const bb_latent *l, double weights, double fields, bb_param *out);
 
-/* g_fields from g_w. */
-void bb_latent_gradients(bb_latent *l);
+/* g_fields from g_w. differentiable: then g_w of scalar grids times the slope of a smooth rounding where w stands (tune.h). */
+void bb_latent_gradients(bb_latent *l, bool differentiable);
 /* packed and q from w and fields. */
 void bb_latent_encode(bb_latent *l);
+/* q from packed: after packed, w and fields were set to those of a saved state. */
+void bb_latent_refresh(bb_latent *l);
 /* q, w and fields from packed: after the bytes were set back. */
 void bb_latent_decode(bb_latent *l);
 

@@ -8,26 +8,41 @@
 
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "kernels/kernels.h"
 #include "model/net/host.h"
 #include "model/tune/latent.h"
+#include "model/tune/state_file.h"
 
 enum { CHECK_WINDOWS = 8 }; /* held-out windows forwarded at once */
+
+/* Where a training is, beside its arrays; part of the saved state. Times are not: they belong to the process. */
+typedef struct where {
+    uint64_t step;             /* steps done */
+    uint32_t best_step, worse; /* worse: looks since the best one */
+    double   mean_norm;        /* of the gradient, running */
+    double   start, best, other_start, other_best, best_score;
+} where;
 
 struct bb_trainer {
     const bb_backend      *backend;
     const bb_net          *full;
     bb_tuned              *t;
     const bb_tune_options *o;
-    bb_tune_states         train, held;
+    bb_tune_states         train, held, other; /* other.set NULL: there is none */
     bb_net                 view;
     bb_block              *blocks; /* of view */
     uint32_t               end;    /* blocks first .. end-1 are run */
-    bb_forward            *forward;
+    bb_forward            *forward, *teacher; /* teacher: of full, where the targets of training windows are computed on the way */
     bb_backward           *backward;
+    float                 *seen;   /* targets that are kept: of windows 0 .. n_seen - 1 of the training set */
+    bool                  *is_seen;
+    uint32_t               n_seen;
     bb_latent             *latents;
     size_t                 n_latents, max_latents;
     bb_block_grad         *grads; /* [n_layer] */
@@ -38,7 +53,7 @@ struct bb_trainer {
     bb_param              *params;
     size_t                 n_params;
     bb_adamw              *adamw;
-    double                 mean_norm; /* of the gradient, running */
+    where                  at;
     float                 *h;         /* [end - first + 1][batch rows][C] states at the boundaries of the batch */
     float                 *dh;
     float                 *scored, *scored_ref, *scored_dh; /* rows that count at the head */
@@ -54,9 +69,14 @@ struct bb_trainer {
     uint32_t      *order; /* [train windows] */
     uint32_t       next;
     bb_rng         rng;
+    bb_progress   *shown;        /* in windows; NULL: no line of its own */
+    bool           lost;         /* the last look saw no use in going on */
+    char           identity[65]; /* of the saved state */
 };
 
-static size_t rows_of_batch(const bb_trainer *r) { return (size_t)(r->o->batch > CHECK_WINDOWS ? r->o->batch : CHECK_WINDOWS) * r->train.set->ctx; }
+/* Windows that run together in a step; and rows that there is room for. */
+static uint32_t at_once(const bb_trainer *r) { return r->o->at_once && r->o->at_once < r->o->batch ? r->o->at_once : r->o->batch; }
+static size_t   rows_of_batch(const bb_trainer *r) { return (size_t)(at_once(r) > CHECK_WINDOWS ? at_once(r) : CHECK_WINDOWS) * r->train.set->ctx; }
 
 /* ---- what is trained ---- */
 
@@ -171,9 +191,11 @@ void bb_trainer_destroy(bb_trainer *r)
     for (size_t i = 0; r->latents && i < r->n_latents; i++) bb_latent_done(&r->latents[i]);
     bb_adamw_destroy(r->adamw);
     bb_forward_destroy(r->forward);
+    bb_forward_destroy(r->teacher);
     bb_backward_destroy(r->backward);
     void *const owned[] = { r->blocks,     r->latents,   r->grads,  r->norm_grads, r->params, r->kept,   r->h,    r->dh,   r->scored,
-                            r->scored_ref, r->scored_dh, r->tokens, r->labels,     r->weight, r->losses, r->best, r->order };
+                            r->scored_ref, r->scored_dh, r->tokens, r->labels,     r->weight, r->losses, r->best, r->order,
+                            r->seen,       r->is_seen };
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
     bb_free(r);
 }
@@ -196,13 +218,15 @@ static bb_status allocate(bb_trainer *r, bb_err *err)
                                                                                                                                                   : BB_NOMEM;
 }
 
-static bb_status check_options(const bb_net *full, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held, bb_err *err)
+static bb_status check_options(const bb_net *full, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held,
+                               const bb_tune_states *other, bb_err *err)
 {
-    const bb_tune_set *const sets[2] = { train->set, held->set };
+    const bb_tune_set *const sets[3] = { train->set, held->set, other ? other->set : NULL };
+    const bool               at_head = o->loss != BB_TUNE_OUTPUT;
     BB_ASSERT(o->first <= o->last && o->last < full->n_layer && o->batch > 0 && o->batch <= BB_TUNE_MAX_BATCH && o->checks > 0);
-    BB_ASSERT(train->target && held->target && (o->first == 0 || (train->in && held->in)));
-    BB_ASSERT(!o->embedding || (o->loss != BB_TUNE_OUTPUT && o->first == 0));
-    for (int i = 0; i < 2; i++) {
+    BB_ASSERT((train->target || at_head) && held->target && (o->first == 0 || (train->in && held->in)));
+    BB_ASSERT((!o->embedding && !other) || (at_head && o->first == 0));
+    for (int i = 0; i < 3 && sets[i]; i++) {
         const bb_tune_set *s = sets[i];
         if (s->n == 0 || s->ctx == 0 || s->n_scored == 0 || s->first + s->n_scored > s->ctx || s->ctx != train->set->ctx)
             return BB_FAIL(err, BB_FAILED,
@@ -210,18 +234,32 @@ static bb_status check_options(const bb_net *full, const bb_tune_options *o, con
                            "%u of %u",
                            train->set->n, train->set->ctx, s->n_scored, s->first, held->set->n, held->set->ctx);
     }
-    if (o->loss == BB_TUNE_LABELS && !train->set->targets) return BB_FAIL(err, BB_FAILED, "tuning on labels needs the next tokens of the windows");
+    if ((o->loss == BB_TUNE_LABELS || o->label_share > 0) && !train->set->targets) return BB_FAIL(err, BB_FAILED, "tuning on labels needs the next tokens of the windows");
     return BB_OK;
 }
 
+/* For targets that are computed on the way. */
+static bb_status make_teacher(bb_trainer *r, bb_err *err)
+{
+    const bb_tune_set *set = r->train.set;
+    const size_t       row = (size_t)set->ctx * r->full->n_embd;
+    const uint64_t     most = r->o->keep_bytes / (row * sizeof(float));
+    if (r->train.target || r->o->loss == BB_TUNE_LABELS) return BB_OK;
+    r->n_seen = r->o->keep_bytes && most < set->n ? (uint32_t)most : set->n;
+    r->seen = BB_NEW(r->n_seen * row, float, err);
+    r->is_seen = BB_NEW0(r->n_seen, bool, err);
+    if (!r->seen || !r->is_seen) return BB_NOMEM;
+    return bb_forward_create(r->backend, r->full, at_once(r), set->ctx, &r->teacher, err);
+}
+
 bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train,
-                            const bb_tune_states *held, bb_trainer **out, bb_err *err)
+                            const bb_tune_states *held, const bb_tune_states *other, bb_trainer **out, bb_err *err)
 {
     bb_trainer *r = NULL;
     bb_status   status;
     uint32_t    windows;
     *out = NULL;
-    BB_TRY(check_options(full, o, train, held, err));
+    BB_TRY(check_options(full, o, train, held, other, err));
     status = BB_NOMEM;
     if (!(r = BB_NEW0(1, bb_trainer, err))) goto done;
     r->backend = backend;
@@ -230,6 +268,7 @@ bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tu
     r->o = o;
     r->train = *train;
     r->held = *held;
+    if (other) r->other = *other;
     r->view = t->net;
     if (!(r->blocks = BB_NEW(full->n_layer, bb_block, err))) goto done;
     memcpy(r->blocks, t->blocks, full->n_layer * sizeof *r->blocks);
@@ -240,6 +279,7 @@ bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tu
     BB_TRY(allocate(r, err));
     BB_TRY(bb_forward_create(backend, &t->net, windows, train->set->ctx, &r->forward, err));
     BB_TRY(bb_backward_create(backend, &t->net, windows, train->set->ctx, &r->backward, err));
+    BB_TRY(make_teacher(r, err));
     bb_rng_init(&r->rng, o->seed, "tune");
     for (uint32_t i = 0; i < train->set->n; i++) r->order[i] = i;
     r->next = train->set->n;
@@ -276,22 +316,49 @@ done:
     return status;
 }
 
-/* The rows that count at the head, of the states h (S*T, C) and of the targets, one window after the other. */
+/* The rows that count at the head, of the states h (S*T, C) and of the targets, where there are any yet, one window after the other. */
 static void gather(bb_trainer *r, const bb_tune_states *s, const uint32_t *index, uint32_t S, const float *h)
 {
     const size_t C = r->view.n_embd, T = s->set->ctx, n = s->set->n_scored;
     for (size_t i = 0; i < S; i++) {
         const size_t from = (size_t)index[i] * T + s->set->first;
         memcpy(r->scored + i * n * C, h + (i * T + s->set->first) * C, n * C * sizeof *h);
-        memcpy(r->scored_ref + i * n * C, s->target + from * C, n * C * sizeof *h);
+        if (s->target) memcpy(r->scored_ref + i * n * C, s->target + from * C, n * C * sizeof *h);
         if (s->set->targets) memcpy(r->labels + i * n, s->set->targets + from, n * sizeof *r->labels);
     }
 }
 
-/* The mean loss that states are compared by: squared error behind the block, or KL whatever the loss at the head. */
-static bb_status check(bb_trainer *r, double *loss, bb_err *err)
+/* scored_ref := the full-precision states of training windows, computed where they are not kept. h of the batch's last boundary is used up. */
+static bb_status teach(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
 {
-    const bb_tune_set *set = r->held.set;
+    const bb_tune_set *set = r->train.set;
+    const uint32_t     T = set->ctx;
+    const size_t       C = r->view.n_embd, row = T * C, n = set->n_scored * C;
+    float             *h = boundary(r, r->end), *at;
+    uint32_t           missing[BB_TUNE_MAX_BATCH], m = 0;
+    bb_status          status = BB_OK;
+    for (uint32_t i = 0; i < S; i++)
+        if (index[i] >= r->n_seen || !r->is_seen[index[i]]) missing[m++] = i;
+    for (uint32_t i = 0; i < m; i++) memcpy(r->tokens + (size_t)i * T, set->tokens + (size_t)index[missing[i]] * T, T * sizeof *r->tokens);
+    if (m) BB_TRY(bb_host_embed(r->teacher, r->full, r->tokens, m, T, h, err));
+    for (uint32_t b = 0; m && b < r->full->n_layer; b++) BB_TRY(bb_host_block(r->teacher, r->full, &r->full->blocks[b], m, T, h, NULL, NULL, err));
+    for (uint32_t i = 0, k = 0; i < S; i++) {
+        const bool computed = k < m && missing[k] == i;
+        at = computed ? h + k++ * row : r->seen + index[i] * row;
+        if (computed && index[i] < r->n_seen) {
+            memcpy(r->seen + index[i] * row, at, row * sizeof *at);
+            r->is_seen[index[i]] = true;
+        }
+        memcpy(r->scored_ref + i * n, at + set->first * C, n * sizeof *at);
+    }
+done:
+    return status;
+}
+
+/* The mean loss that states are compared by: squared error behind the block, or KL whatever the loss at the head. */
+static bb_status check(bb_trainer *r, const bb_tune_states *held, double *loss, bb_err *err)
+{
+    const bb_tune_set *set = held->set;
     const size_t       C = r->view.n_embd, row = set->ctx * C;
     double             sum = 0;
     bb_status          status = BB_OK;
@@ -300,13 +367,13 @@ static bb_status check(bb_trainer *r, double *loss, bb_err *err)
         uint32_t       index[CHECK_WINDOWS];
         const float   *h = boundary(r, r->end);
         for (uint32_t i = 0; i < S; i++) index[i] = first + i;
-        BB_TRY(run_forward(r, &r->held, index, S, false, err));
+        BB_TRY(run_forward(r, held, index, S, false, err));
         if (r->o->loss == BB_TUNE_OUTPUT) {
-            const float *target = r->held.target + first * row;
+            const float *target = held->target + first * row;
             for (size_t i = 0; i < S * row; i++) sum += ((double)h[i] - (double)target[i]) * ((double)h[i] - (double)target[i]);
             continue;
         }
-        gather(r, &r->held, index, S, h);
+        gather(r, held, index, S, h);
         BB_TRY(bb_host_kl(r->forward, r->full, r->scored_ref, &r->view, r->scored, NULL, (size_t)S * set->n_scored, r->losses, NULL, NULL, err));
         for (size_t i = 0; i < (size_t)S * set->n_scored; i++) sum += r->losses[i];
     }
@@ -333,16 +400,16 @@ static void draw(bb_trainer *r, uint32_t *index, uint32_t n)
     }
 }
 
-/* dh behind the run of blocks, of the mean loss over the batch. */
+/* dh behind the run of blocks, of S windows' part of the mean loss over the batch. */
 static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
 {
     const bb_tune_set *set = r->train.set;
-    const size_t       C = r->view.n_embd, T = set->ctx, n = (size_t)S * set->n_scored;
+    const size_t       C = r->view.n_embd, T = set->ctx, n = (size_t)S * set->n_scored, all = (size_t)r->o->batch * set->n_scored;
     const float       *h = boundary(r, r->end);
     bb_head_loss       loss = { .ref_net = r->full, .weight = r->weight, .squared = r->o->loss == BB_TUNE_LOGITS };
     bb_status          status = BB_OK;
     if (r->o->loss == BB_TUNE_OUTPUT) {
-        const float scale = 2.0f / (float)(S * T * C);
+        const float scale = 2.0f / (float)(r->o->batch * T * C);
         for (size_t i = 0; i < S; i++) {
             const float *target = r->train.target + index[i] * T * C;
             for (size_t k = 0; k < T * C; k++) r->dh[i * T * C + k] = scale * (h[i * T * C + k] - target[k]);
@@ -350,8 +417,13 @@ static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S,
         return BB_OK;
     }
     gather(r, &r->train, index, S, h);
-    for (size_t i = 0; i < n; i++) r->weight[i] = 1.0f / (float)n;
+    if (r->teacher) BB_TRY(teach(r, index, S, err));
+    for (size_t i = 0; i < n; i++) r->weight[i] = 1.0f / (float)all;
     if (r->o->loss == BB_TUNE_LABELS) loss = (bb_head_loss) { .targets = r->labels, .weight = r->weight };
+    else if (r->o->label_share > 0) {
+        loss.targets = r->labels;
+        loss.label_share = (float)r->o->label_share;
+    }
     BB_TRY(bb_host_backward_head(r->backward, &r->view, r->scored, n, &loss, loss.ref_net ? r->scored_ref : NULL, NULL, r->scored_dh, &r->head_grad, err));
     memset(r->dh, 0, S * T * C * sizeof *r->dh);
     for (size_t i = 0; i < S; i++) memcpy(r->dh + (i * T + set->first) * C, r->scored_dh + i * set->n_scored * C, set->n_scored * C * sizeof *r->dh);
@@ -359,38 +431,127 @@ done:
     return status;
 }
 
-static bb_status gradients(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
+/* Adds the gradients of S windows of a batch. */
+static bb_status add_gradients(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
 {
-    const uint32_t T = r->train.set->ctx;
-    bb_status      status;
+    const bb_tune_set *set = r->train.set;
+    const uint32_t     T = set->ctx;
+    bb_status          status;
     BB_TRY(run_forward(r, &r->train, index, S, true, err));
-    bb_grads_zero(r->params, r->n_params);
     BB_TRY(loss_gradient(r, index, S, err));
     for (uint32_t b = r->end; b-- > r->o->first;)
         BB_TRY(bb_host_backward_block(r->backward, &r->view, &r->blocks[b], S, T, boundary(r, b), r->dh, &r->grads[b], err));
-    if (r->embd_grad) BB_TRY(bb_host_backward_embed(r->backend, &r->view, r->tokens, (size_t)S * T, r->dh, r->embd_grad, err));
-    for (size_t i = 0; i < r->n_latents; i++) bb_latent_gradients(&r->latents[i]);
+    if (!r->embd_grad) return BB_OK;
+    for (uint32_t i = 0; i < S; i++) memcpy(r->tokens + (size_t)i * T, set->tokens + (size_t)index[i] * T, T * sizeof *r->tokens); /* the teacher had others */
+    BB_TRY(bb_host_backward_embed(r->backend, &r->view, r->tokens, (size_t)S * T, r->dh, r->embd_grad, err));
 done:
     return status;
 }
 
 static bb_status one_step(bb_trainer *r, double rate, bb_err *err)
 {
-    uint32_t  index[BB_TUNE_MAX_BATCH], S = r->o->batch;
+    uint32_t  index[BB_TUNE_MAX_BATCH], most = at_once(r);
     double    norm;
-    bb_status status;
-    draw(r, index, S);
-    BB_TRY(gradients(r, index, S, err));
-    norm = bb_grads_clip(r->params, r->n_params, r->o->clip * r->mean_norm);
+    bb_status status = BB_OK;
+    draw(r, index, r->o->batch);
+    bb_grads_zero(r->params, r->n_params);
+    for (uint32_t i = 0; i < r->o->batch; i += most) {
+        const uint32_t S = r->o->batch - i < most ? r->o->batch - i : most;
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned"); /* nothing has moved yet */
+        BB_TRY(add_gradients(r, index + i, S, err));
+        if (r->shown) bb_progress_add(r->shown, S);
+    }
+    for (size_t i = 0; i < r->n_latents; i++) bb_latent_gradients(&r->latents[i], r->o->estimator == BB_TUNE_DIFFERENTIABLE);
+    norm = bb_grads_clip(r->params, r->n_params, r->o->clip * r->at.mean_norm);
     if (!isfinite(norm)) {
         status = BB_FAIL(err, BB_NUMERIC, "the gradient of blocks %u to %u is no number", r->o->first, r->o->last);
         goto done;
     }
-    r->mean_norm = r->mean_norm > 0 ? 0.9 * r->mean_norm + 0.1 * fmin(norm, 2 * r->mean_norm) : norm;
+    r->at.mean_norm = r->at.mean_norm > 0 ? 0.9 * r->at.mean_norm + 0.1 * fmin(norm, 2 * r->at.mean_norm) : norm;
     bb_adamw_step(r->adamw, rate);
     for (size_t i = 0; i < r->n_latents; i++) bb_latent_encode(&r->latents[i]);
     forget(r);
+    r->at.step++;
 done:
+    return status;
+}
+
+/* ---- the saved state ---- */
+
+static void add_set(bb_sha256 *s, const bb_tune_set *set)
+{
+    const uint32_t numbers[] = { set->n, set->ctx, set->first, set->n_scored };
+    bb_sha256_update(s, numbers, sizeof numbers);
+    bb_sha256_update(s, set->tokens, (size_t)set->n * set->ctx * sizeof *set->tokens);
+    if (set->targets) bb_sha256_update(s, set->targets, (size_t)set->n * set->ctx * sizeof *set->targets);
+}
+
+/* Everything that decides how the training goes: to be called at its start, while the bytes are those that it was given. */
+static void identify(const bb_trainer *r, char hex[65])
+{
+    const bb_tune_options *o = r->o;
+    const double numbers[] = { o->loss,    o->first,       o->last,      o->embedding, o->steps,  o->batch, o->checks,   o->weights, o->fields, o->norms,
+                               o->clip,    o->label_share, o->estimator, o->schedule,  o->warmup, o->decay, o->patience, at_once(r) };
+    bb_sha256    s;
+    bb_sha256_init(&s);
+    bb_sha256_text(&s, "tune 1");
+    bb_sha256_text(&s, bb_kernels_bits());
+    bb_sha256_update(&s, numbers, sizeof numbers);
+    bb_sha256_update(&s, &o->seed, sizeof o->seed);
+    add_set(&s, r->train.set);
+    add_set(&s, r->held.set);
+    if (r->other.set) add_set(&s, r->other.set);
+    bb_sha256_update(&s, &r->at.start, sizeof r->at.start); /* the full-precision network, by what its states say */
+    for (size_t i = 0; i < r->n_kept; i++) bb_sha256_update(&s, r->kept[i].at, r->kept[i].size);
+    bb_sha256_hex(&s, hex);
+}
+
+/* The arrays of the state; bb_free. */
+static bb_state_part *state_parts(bb_trainer *r, size_t *n, bb_err *err)
+{
+    bb_state_part *parts = bb_calloc(3 + r->n_kept + r->n_params, sizeof *parts, err);
+    size_t         floats;
+    if (!parts) return NULL;
+    *n = 0;
+    parts[(*n)++] = (bb_state_part) { &r->at, sizeof r->at };
+    parts[(*n)++] = (bb_state_part) { r->best, r->kept_bytes };
+    for (size_t i = 0; i < r->n_kept; i++) parts[(*n)++] = (bb_state_part) { r->kept[i].at, r->kept[i].size };
+    for (size_t i = 0; i < r->n_params; i++)
+        if (r->params[i].n) parts[(*n)++] = (bb_state_part) { r->params[i].w, r->params[i].n * sizeof(float) };
+    parts[*n].at = bb_adamw_moments(r->adamw, &floats);
+    parts[(*n)++].size = floats * sizeof(float);
+    return parts;
+}
+
+static bb_status save_state(bb_trainer *r, bb_err *err)
+{
+    size_t         n;
+    bb_state_part *parts = state_parts(r, &n, err);
+    bb_status      status = parts ? bb_state_save(r->o->state, r->identity, parts, n, err) : BB_NOMEM;
+    bb_free(parts);
+    return status;
+}
+
+static bb_status load_state(bb_trainer *r, bool *found, bb_err *err)
+{
+    size_t         n;
+    bb_state_part *parts = state_parts(r, &n, err);
+    bb_err         why = BB_ERR_INIT;
+    bb_status      status = parts ? bb_state_load(r->o->state, r->identity, parts, n, found, &why) : BB_NOMEM;
+    bb_free(parts);
+    if (status == BB_BAD_FILE && r->o->stale_is_fine) {
+        bb_warn("%s", why.msg);
+        return BB_OK;
+    }
+    if (status != BB_OK) return BB_FAIL(err, status, "%s", why.msg);
+    if (!*found) return BB_OK;
+    bb_adamw_set_steps(r->adamw, r->at.step);
+    for (size_t i = 0; i < r->n_latents; i++) bb_latent_refresh(&r->latents[i]);
+    forget(r);
+    for (uint64_t i = 0; i < r->at.step * r->o->batch; i++) { /* the same draws again */
+        uint32_t index;
+        draw(r, &index, 1);
+    }
     return status;
 }
 
@@ -401,28 +562,94 @@ static bool check_is_due(const bb_tune_options *o, uint32_t done)
     return (uint64_t)done * o->checks / o->steps != (uint64_t)(done - 1) * o->checks / o->steps;
 }
 
-static bb_status optimise(bb_trainer *r, bb_tune_report *report, bb_progress *progress, bb_err *err)
+static void tell(const bb_trainer *r, double loss, double other, bool better)
+{
+    const bb_tune_look l = { (uint32_t)r->at.step, r->at.step * r->o->batch * r->train.set->ctx, loss, other, better };
+    if (r->o->looked) r->o->looked(r->o->looked_self, &l);
+}
+
+/* Looks at the held-out texts. A state is better when its loss has risen on none of them, and its mean share of the losses at the start is the least. */
+static bb_status look(bb_trainer *r, bb_err *err)
 {
     const bb_tune_options *o = r->o;
-    const bb_schedule      schedule = { BB_SCHEDULE_COSINE, o->steps + 1, o->steps / 20, 0, 1.0, 0.0 };
-    double                 loss;
+    where                 *w = &r->at;
+    double                 loss, other = 0, score;
+    bb_status              status;
+    BB_TRY(check(r, &r->held, &loss, err));
+    if (r->other.set) BB_TRY(check(r, &r->other, &other, err));
+    score = r->other.set ? 0.5 * (loss / w->start + other / w->other_start) : loss;
+    bb_debug("%s: step %llu of %u, held-out loss %.6g (start %.6g)", o->label ? o->label : "tune", (unsigned long long)w->step, o->steps, loss, w->start);
+    if (r->other.set) bb_debug("%s: on the other text %.6g (start %.6g)", o->label ? o->label : "tune", other, w->other_start);
+    const bool better = score < w->best_score && loss <= w->start && other <= w->other_start;
+    tell(r, loss, other, better);
+    w->worse++;
+    r->lost = !(loss < 4 * w->start);
+    if (!better) goto done;
+    w->best_score = score;
+    w->best = loss;
+    w->other_best = other;
+    w->best_step = (uint32_t)w->step;
+    w->worse = 0;
+    snapshot(r, false);
+done:
+    return status;
+}
+
+static bb_schedule schedule_of(const bb_tune_options *o)
+{
+    const double warmup = o->warmup > 0 ? o->warmup : 0.05;
+    return (bb_schedule) { .kind = o->schedule == BB_TUNE_WSD ? BB_SCHEDULE_WSD : BB_SCHEDULE_COSINE,
+                           .n_steps = o->steps + 1,
+                           .n_warmup = (uint64_t)(warmup * o->steps + 1e-9),
+                           .n_decay = (uint64_t)(o->decay * o->steps + 1e-9),
+                           .peak = 1 };
+}
+
+static bb_status optimise(bb_trainer *r, bb_err *err)
+{
+    const bb_tune_options *o = r->o;
+    const bb_schedule      schedule = schedule_of(o);
+    double                 saved = bb_now_s();
     bb_status              status = BB_OK;
-    for (uint32_t s = 1; s <= o->steps; s++) {
-        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned");
-        BB_TRY(one_step(r, bb_schedule_rate(&schedule, s - 1), err));
-        report->steps = s;
-        report->tokens += (uint64_t)o->batch * r->train.set->ctx;
-        if (progress) bb_progress_add(progress, 1);
-        if (!check_is_due(o, s)) continue;
-        BB_TRY(check(r, &loss, err));
-        bb_debug("%s: step %u of %u, held-out loss %.6g (start %.6g)", o->label ? o->label : "tune", s, o->steps, loss, report->start);
-        if (loss < report->best) {
-            report->best = loss;
-            report->best_step = s;
-            snapshot(r, false);
+    while (r->at.step < o->steps) {
+        if (o->state && o->save_every_s > 0 && bb_now_s() - saved >= o->save_every_s) {
+            BB_TRY(save_state(r, err));
+            saved = bb_now_s();
         }
-        if (!(loss < 4 * report->start)) break; /* lost */
+        BB_TRY(one_step(r, bb_schedule_rate(&schedule, r->at.step), err));
+        if (o->progress && !o->label) bb_progress_add(o->progress, 1);
+        if (!check_is_due(o, (uint32_t)r->at.step)) continue;
+        BB_TRY(look(r, err));
+        if (r->lost || (o->patience && r->at.worse >= o->patience)) break;
     }
+done:
+    if (status == BB_INTERRUPTED && o->state && r->at.step) {
+        bb_err why = BB_ERR_INIT;
+        const bb_status saved_status = save_state(r, &why);
+        if (saved_status == BB_OK) return status;
+        bb_err_clear(err);
+        BB_FAIL(err, saved_status, "interrupted, and the state to go on from is lost: %s", why.msg);
+        status = saved_status;
+    }
+    return status;
+}
+
+static bb_status begin(bb_trainer *r, bool *found, bb_err *err)
+{
+    where    *w = &r->at;
+    bb_status status;
+    *found = false;
+    snapshot(r, false);
+    BB_TRY(check(r, &r->held, &w->start, err));
+    if (r->other.set) BB_TRY(check(r, &r->other, &w->other_start, err));
+    w->best = w->start;
+    w->other_best = w->other_start;
+    w->best_score = r->other.set ? 1 : w->start;
+    tell(r, w->start, w->other_start, false);
+    if (!r->o->state) return BB_OK;
+    identify(r, r->identity);
+    BB_TRY(load_state(r, found, err));
+    if (*found) bb_info("%s: going on from step %llu of %u, saved in %s", r->o->label ? r->o->label : "tune", (unsigned long long)w->step, r->o->steps, r->o->state);
 done:
     return status;
 }
@@ -431,17 +658,26 @@ bb_status bb_trainer_run(bb_trainer *r, bb_tune_report *report, bb_err *err)
 {
     const double started = bb_now_s();
     bb_progress  progress;
+    bool         found;
     bb_status    status;
     memset(report, 0, sizeof *report);
-    snapshot(r, false);
-    BB_TRY(check(r, &report->start, err));
-    report->best = report->start;
-    if (r->o->label) bb_progress_start(&progress, r->o->label, r->o->steps);
-    status = optimise(r, report, r->o->label ? &progress : r->o->progress, err);
-    if (r->o->label) bb_progress_end(&progress);
-    else if (r->o->progress) bb_progress_skip(r->o->progress, r->o->steps - report->steps); /* of one that ended early */
+    BB_TRY(begin(r, &found, err));
+    r->shown = r->o->label ? &progress : NULL;
+    if (r->shown) bb_progress_start(r->shown, r->o->label, (uint64_t)r->o->steps * r->o->batch);
+    if (r->shown && found) bb_progress_skip(r->shown, r->at.step * r->o->batch);
+    status = optimise(r, err);
+    if (r->shown) bb_progress_end(r->shown);
+    else if (r->o->progress) bb_progress_skip(r->o->progress, r->o->steps - r->at.step); /* of one that ended early */
 done:
     snapshot(r, true);
-    report->seconds = bb_now_s() - started;
+    if (status == BB_OK && r->o->state) unlink(r->o->state);
+    *report = (bb_tune_report) { .start = r->at.start,
+                                 .best = r->at.best,
+                                 .other_start = r->at.other_start,
+                                 .other_best = r->at.other_best,
+                                 .best_step = r->at.best_step,
+                                 .steps = (uint32_t)r->at.step,
+                                 .tokens = r->at.step * r->o->batch * r->train.set->ctx,
+                                 .seconds = bb_now_s() - started };
     return status;
 }

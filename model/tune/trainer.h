@@ -9,7 +9,8 @@
 #include "model/tune/tune.h"
 
 /* Hidden states of a set, borrowed: at the input of the first trained block (NULL when that is block 0: then they are the embedding's
- * rows), and of the full-precision network behind block `last` (loss OUTPUT) or behind its last block. [n * ctx][C] each. */
+ * rows), and of the full-precision network behind block `last` (loss OUTPUT) or behind its last block. [n * ctx][C] each. target NULL (training windows,
+ * losses at the head): the trainer computes them when it needs them. */
 typedef struct bb_tune_states {
     const bb_tune_set *set;
     const float       *in, *target;
@@ -17,8 +18,9 @@ typedef struct bb_tune_states {
 
 typedef struct bb_trainer bb_trainer;
 
+/* other: held-out text of another domain; NULL: none. */
 bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train,
-                            const bb_tune_states *held, bb_trainer **out, bb_err *err);
+                            const bb_tune_states *held, const bb_tune_states *other, bb_trainer **out, bb_err *err);
 void      bb_trainer_destroy(bb_trainer *r);
 /* Leaves the best state so far in t's bytes, also on failure. */
 bb_status bb_trainer_run(bb_trainer *r, bb_tune_report *report, bb_err *err);

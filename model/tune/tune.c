@@ -10,7 +10,7 @@
 #include "model/net/host.h"
 #include "model/tune/trainer.h"
 
-enum { BATCH = 8 }; /* windows forwarded at once */
+enum { BATCH = 8 /* windows forwarded at once */, N_SETS = 3 };
 
 static size_t row_of(const bb_net *net, const bb_tune_set *s) { return (size_t)s->ctx * net->n_embd; }
 
@@ -62,13 +62,15 @@ done:
     return status;
 }
 
-static bb_status train(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const streams s[2], bb_tune_report *report,
+/* s: of the training windows, the held-out ones, and those of another text (set NULL: none). */
+static bb_status train(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const streams s[N_SETS], bb_tune_report *report,
                        bb_err *err)
 {
-    const bb_tune_states states[2] = { { s[0].set, s[0].in, s[0].target }, { s[1].set, s[1].in, s[1].target } };
-    bb_trainer          *r = NULL;
-    bb_status            status;
-    BB_TRY(bb_trainer_create(backend, full, t, o, &states[0], &states[1], &r, err));
+    bb_tune_states states[N_SETS];
+    bb_trainer    *r = NULL;
+    bb_status      status;
+    for (int i = 0; i < N_SETS; i++) states[i] = (bb_tune_states) { s[i].set, s[i].in, s[i].target };
+    BB_TRY(bb_trainer_create(backend, full, t, o, &states[0], &states[1], states[2].set ? &states[2] : NULL, &r, err));
     BB_TRY(bb_trainer_run(r, report, err));
 done:
     bb_trainer_destroy(r);
@@ -78,26 +80,26 @@ done:
 bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held,
                   bb_tune_report *report, bb_err *err)
 {
-    const bb_tune_set *const sets[2] = { train_set, held };
+    const bb_tune_set *const sets[N_SETS] = { train_set, held, o->other };
     const uint32_t           aim = o->loss == BB_TUNE_OUTPUT ? o->last + 1 : full->n_layer;
-    streams                  s[2] = { { 0 }, { 0 } };
+    const bool               on_the_way = o->first == 0 && o->loss != BB_TUNE_OUTPUT; /* the trainer computes what it needs of the training windows */
+    streams                  s[N_SETS] = { { .set = train_set } };
     bb_forward              *f = NULL;
-    bb_progress              progress;
+    bb_progress              progress, *shown = o->label ? &progress : NULL;
     char                     label[sizeof progress.label];
     bb_status                status;
     BB_TRY(bb_forward_create(backend, full, BATCH, train_set->ctx, &f, err));
     snprintf(label, sizeof label, "%.40s, states", o->label ? o->label : "");
-    if (o->label) bb_progress_start(&progress, label, 2 * ((uint64_t)train_set->n + held->n));
-    for (int i = 0; i < 2; i++) {
+    if (shown) bb_progress_start(shown, label, 2 * ((on_the_way ? 0 : (uint64_t)train_set->n) + held->n + (o->other ? o->other->n : 0)));
+    for (int i = on_the_way; i < N_SETS && sets[i]; i++) {
         BB_TRY(streams_start(f, full, &t->net, sets[i], &s[i], err));
-        BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, o->label ? &progress : NULL, err));
-        BB_TRY(advance(f, full, sets[i], 0, aim, s[i].target, o->label ? &progress : NULL, err));
+        BB_TRY(advance(f, &t->net, sets[i], 0, o->first, s[i].in, shown, err));
+        BB_TRY(advance(f, full, sets[i], 0, aim, s[i].target, shown, err));
     }
-    if (o->label) bb_progress_end(&progress);
+    if (shown) bb_progress_end(shown);
     BB_TRY(train(backend, full, t, o, s, report, err));
 done:
-    streams_done(&s[0]);
-    streams_done(&s[1]);
+    for (int i = 0; i < N_SETS; i++) streams_done(&s[i]);
     bb_forward_destroy(f);
     return status;
 }
@@ -107,7 +109,7 @@ bb_status bb_tune_blocks(const bb_backend *backend, const bb_net *full, bb_tuned
 {
     const bb_tune_set *const sets[2] = { train_set, held };
     bb_tune_options          one = *o;
-    streams                  s[2] = { { 0 }, { 0 } };
+    streams                  s[N_SETS] = { { 0 } };
     bb_forward              *f = NULL;
     bb_progress              progress;
     char                     label[sizeof progress.label];

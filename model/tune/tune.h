@@ -8,6 +8,7 @@
  * What is trained and how it stays exact: latent.h. Every call compares states by their loss on held-out windows, the start among
  * them, and leaves the best one in the bytes: never worse there than it was given. Deterministic: the same bytes for any number of threads.
  * Methods and measurements: docs/finalise.md.
+ * [1] Wang et al. LC-QAT. ICML 2026. arXiv 2606.10531 (its differentiable gradient estimator).
  */
 #ifndef BB_MODEL_TUNE_TUNE_H
 #define BB_MODEL_TUNE_TUNE_H
@@ -50,27 +51,58 @@ typedef enum bb_tune_loss {
     BB_TUNE_LABELS  /* cross-entropy with the text's next tokens: hard labels */
 } bb_tune_loss;
 
+/* How gradients come through the rounding to a code, of scalar grids (codebooks: always straight). r: where a weight stands between two levels, 0 .. 1. */
+typedef enum bb_tune_estimator {
+    BB_TUNE_STRAIGHT,      /* as they are */
+    BB_TUNE_DIFFERENTIABLE /* times |2r - 1|^(1/5 - 1) / 5, at most 3 [1]: a fifth at a level, more towards the threshold between two */
+} bb_tune_estimator;
+
+typedef enum bb_tune_schedule { BB_TUNE_COSINE, BB_TUNE_WSD /* warm-up, stable, decay */ } bb_tune_schedule;
+
+/* One look at the held-out texts. */
+typedef struct bb_tune_look {
+    uint32_t step; /* 0: the start */
+    uint64_t tokens;
+    double   loss, other; /* other 0: there is no such text */
+    bool     better;
+} bb_tune_look;
+
 typedef struct bb_tune_options {
     bb_tune_loss        loss;
     uint32_t            first, last;            /* blocks trained (bb_tune_blocks: all of these, one after the other) */
     bool                embedding;              /* also embedding, head and output norm (losses at the head) */
     uint32_t            steps, batch;           /* batch: windows a step */
+    uint32_t            at_once;                /* windows that run at the same time, the gradients of a batch being added; 0: all. Changes memory alone */
     uint32_t            checks;                 /* held-out looks, evenly spaced; at least 1 */
     double              weights, fields, norms; /* peak rates: steps of the grid; fractions of scales; fractions of norm gains. 0: frozen */
     double              clip;                   /* limit of the gradient's norm as a multiple of its running mean; 0: none */
+    double              label_share; /* of KL: this share of the loss is the cross-entropy with hard labels instead; 0 .. 1 */
+    bb_tune_estimator   estimator;
+    bb_tune_schedule    schedule;
+    double              warmup, decay; /* shares of the steps: of warm-up (0: a twentieth), of decay at the end (of BB_TUNE_WSD) */
+    uint32_t            patience;      /* looks without a better state after which it ends; 0: never */
+    uint64_t            keep_bytes;    /* full-precision states of training windows that are kept; the rest is computed again. 0: all are kept */
+    const bb_tune_set  *other;         /* held-out text of another domain, of the same length of windows: no state is better whose loss rises on either; NULL: none */
+    const char         *state;         /* file: the state is saved here and taken up again; NULL: nowhere. Removed when the training has ended */
+    double              save_every_s;  /* seconds from one saved state to the next; changes no result */
+    bool                stale_is_fine; /* a state of something else is passed over with a warning, not refused */
     uint64_t            seed;
     const char         *label;    /* of the progress line; NULL: silent, */
+    void (*looked)(void *self, const bb_tune_look *look); /* called at each; NULL: not */
+    void               *looked_self;
     struct bb_progress *progress; /* or the steps are counted in this one; NULL: nowhere */
 } bb_tune_options;
 
 typedef struct bb_tune_report {
-    double   start, best;      /* held-out loss before and after: mean KL for losses at the head, mean squared error for OUTPUT */
-    uint32_t best_step, steps; /* best_step 0: rolled back */
+    double   start, best;             /* held-out loss before and after: mean KL for losses at the head, mean squared error for OUTPUT */
+    double   other_start, other_best; /* the same on the other text */
+    uint32_t best_step, steps;        /* best_step 0: rolled back */
     uint64_t tokens;           /* trained on */
     double   seconds;
 } bb_tune_report;
 
-/* full: the full-precision network. A failure (also BB_INTERRUPTED) leaves the best state so far. */
+/* full: the full-precision network. A failure (also BB_INTERRUPTED) leaves the best state so far; what follows it with the same arguments and file
+ * of state ends with the bytes of a training that was never interrupted. */
 bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held,
                   bb_tune_report *report, bb_err *err);
 /* reports: [last - first + 1] or NULL. */

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * qat.c: see qat.h. */
+#include "engine/qat.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "engine/calibration.h"
+
+enum { AT_ONCE_TOKENS = 2048, CHECKS = 8 };
+static const double field_share = 1.0 / 15, norm_share = 1.0 / 30; /* rates of scales and norm gains, in fractions, for a rate of weights in steps */
+
+bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
+{
+    const double    steps = q->tokens * 1e6 / ((double)q->batch * ctx);
+    bb_tune_options o = { .loss = strcmp(q->loss, "labels") == 0 ? BB_TUNE_LABELS : BB_TUNE_KL,
+                          .last = net->n_layer - 1,
+                          .embedding = true,
+                          .steps = steps < 1 ? 1 : steps > 1e8 ? 100000000 : (uint32_t)steps,
+                          .batch = (uint32_t)q->batch,
+                          .at_once = ctx >= AT_ONCE_TOKENS ? 1 : AT_ONCE_TOKENS / ctx,
+                          .checks = CHECKS,
+                          .weights = q->rate,
+                          .fields = q->rate * field_share,
+                          .norms = q->rate * norm_share,
+                          .clip = 2,
+                          .label_share = strcmp(q->loss, "mix") == 0 ? 0.5 : 0,
+                          .estimator = strcmp(q->estimator, "differentiable") == 0 ? BB_TUNE_DIFFERENTIABLE : BB_TUNE_STRAIGHT,
+                          .schedule = strcmp(q->schedule, "wsd") == 0 ? BB_TUNE_WSD : BB_TUNE_COSINE,
+                          .decay = 0.3,
+                          .patience = 3,
+                          .save_every_s = 600,
+                          .seed = q->seed };
+    return o;
+}
+
+/* ---- memory ---- */
+
+static double weights_of(const bb_net *net)
+{
+    double n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
+    return n;
+}
+
+static double widest(const bb_net *net)
+{
+    double most = 0;
+    for (uint32_t b = 0; b < net->n_layer; b++) {
+        const bb_block *k = &net->blocks[b];
+        most = fmax(most, 4.0 * net->n_embd + 4.0 * k->n_head * net->head_dim + 5.0 * k->n_kv * net->head_dim + 4.0 * k->n_ff);
+    }
+    return most;
+}
+
+uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_options *o, uint32_t ctx, uint32_t n_held)
+{
+    enum { PROGRAM = 100 << 20, PACKED = 768 << 20, LOOK_WINDOWS = 8, SLAB = 512, LATENT_FLOATS = 5 };
+    const double once = fmax(o->at_once && o->at_once < o->batch ? o->at_once : o->batch, LOOK_WINDOWS), row = (double)full->n_embd * sizeof(float);
+    const double rows = once * ctx, slab = fmax(SLAB, ctx), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * full->n_vocab) * sizeof(float);
+    const double packed = fmin(PACKED, 3.0 * sizeof(float) * weights_of(student));
+    return (uint64_t)(PROGRAM + LATENT_FLOATS * sizeof(float) * 1.05 * weights_of(student) + packed + logits + (student->n_layer + 5.0) * rows * row +
+                      slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
+}
+
+uint64_t bb_qat_state_bytes(const bb_net *student) { return (uint64_t)(3.0 * sizeof(float) * 1.05 * weights_of(student)) + (64 << 10); }
+
+/* ---- texts ---- */
+
+typedef struct source {
+    bb_windows w;
+    uint32_t   n_train, n_held;
+} source;
+
+static bb_status load_source(const bb_model *m, const char *path, const char *dir, uint32_t ctx, uint32_t n, int32_t bos, uint64_t seed, bool parse_special,
+                             source *s, bb_sha256 *hash, size_t *n_tokens, bb_err *err)
+{
+    bb_tokens t = { 0 };
+    bb_status status;
+    BB_TRY(bb_calibration_tokens(m, path, dir, n, ctx, seed, parse_special, &t, err));
+    BB_TRY(bb_windows_make(&t, BB_PROTOCOL_GGUF, ctx, bos, 0, false, &s->w, err));
+    bb_sha256_text(hash, t.sha256);
+    *n_tokens += t.n;
+done:
+    bb_tokens_done(&t);
+    return status;
+}
+
+/* n windows from the texts in equal shares, and more where others have too few. have: what each has; take: of each. */
+static void share(const uint32_t *have, uint32_t *take, size_t n_sources, uint32_t n)
+{
+    memset(take, 0, n_sources * sizeof *take);
+    for (bool more = true; more && n;) {
+        size_t open = 0;
+        for (size_t i = 0; i < n_sources; i++) open += take[i] < have[i];
+        more = open > 0;
+        const uint32_t part = more ? (uint32_t)(n / open) : 0;
+        for (size_t i = 0; i < n_sources && n; i++) {
+            uint32_t left = have[i] - take[i], k = left < (part ? part : 1) ? left : part ? part : 1;
+            if (k > n) k = n;
+            take[i] += k;
+            n -= k;
+        }
+    }
+}
+
+static void put_window(const bb_windows *from, uint32_t i, bb_windows *to)
+{
+    const size_t T = from->ctx;
+    memcpy(to->tokens + to->n * T, from->tokens + i * T, T * sizeof *to->tokens);
+    memcpy(to->targets + to->n * T, from->targets + i * T, T * sizeof *to->targets);
+    to->n++;
+}
+
+static bb_status room(bb_windows *w, uint32_t n, uint32_t ctx, bb_err *err)
+{
+    *w = (bb_windows) { .ctx = ctx };
+    w->tokens = BB_NEW((size_t)n * ctx, int32_t, err);
+    w->targets = BB_NEW((size_t)n * ctx, int32_t, err);
+    return w->tokens && w->targets ? BB_OK : BB_NOMEM;
+}
+
+/* The held-out windows are evenly spaced over each text; the others are taken evenly spaced from what remains. */
+static void split_source(const source *s, bb_qat_texts *out)
+{
+    const uint32_t n = s->w.n, n_rest = n - s->n_held;
+    uint32_t       held = 0, rest = 0, taken = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (held < s->n_held && i == (uint32_t)(((uint64_t)held * 2 + 1) * n / (2 * s->n_held))) {
+            put_window(&s->w, i, &out->held_windows);
+            held++;
+            continue;
+        }
+        if (taken < s->n_train && rest == (uint32_t)((uint64_t)taken * n_rest / s->n_train)) {
+            put_window(&s->w, i, &out->train_windows);
+            taken++;
+        }
+        rest++;
+    }
+}
+
+static bb_status divide(source *s, size_t n, uint32_t ctx, uint32_t n_train, uint32_t n_held, bb_qat_texts *out, bb_err *err)
+{
+    uint32_t *have = BB_NEW(2 * n, uint32_t, err), all = 0, held = 0;
+    bb_status status = have ? BB_OK : BB_NOMEM;
+    BB_TRY(status);
+    for (size_t i = 0; i < n; i++) have[i] = s[i].w.n / 4;
+    share(have, have + n, n, n_held);
+    for (size_t i = 0; i < n; i++) {
+        s[i].n_held = have[n + i];
+        have[i] = s[i].w.n - s[i].n_held;
+        held += s[i].n_held;
+    }
+    share(have, have + n, n, n_train);
+    for (size_t i = 0; i < n; i++) all += s[i].n_train = have[n + i];
+    if (all == 0 || (n_held && held == 0)) {
+        status = BB_FAIL(err, BB_BAD_FILE, "the texts to train on have too few windows of %u tokens: at least 4 are needed; give more text or a smaller --ctx", ctx);
+        goto done;
+    }
+    BB_TRY(room(&out->train_windows, all, ctx, err));
+    BB_TRY(room(&out->held_windows, held, ctx, err));
+    for (size_t i = 0; i < n; i++) split_source(&s[i], out);
+done:
+    bb_free(have);
+    return status;
+}
+
+bb_status bb_qat_texts_make(const bb_model *m, const char *list, const char *dir, uint32_t ctx, uint32_t n_train, uint32_t n_held, uint64_t seed,
+                            bool parse_special, bb_qat_texts *out, bb_err *err)
+{
+    const size_t most = bb_list_length(list) + 1;
+    source      *s = BB_NEW0(most, source, err);
+    size_t       n = 0;
+    int32_t      bos;
+    bb_sha256    hash;
+    bb_status    status;
+    memset(out, 0, sizeof *out);
+    if (!s) return BB_NOMEM;
+    bb_sha256_init(&hash);
+    BB_TRY(bb_tokens_bos(m, &bos, err));
+    for (bb_item item; bb_list_next(&list, &item);) {
+        char *path = item.n ? bb_item_text(item, err) : NULL;
+        if (!path && item.n) status = BB_NOMEM;
+        if (path) status = load_source(m, path, dir, ctx, n_train + n_held, bos, seed, parse_special, &s[n++], &hash, &out->tokens.n, err);
+        bb_free(path);
+        BB_TRY(status);
+    }
+    bb_sha256_hex(&hash, out->tokens.sha256);
+    BB_TRY(divide(s, n, ctx, n_train, n_held, out, err));
+    out->train = (bb_tune_set) { out->train_windows.tokens, out->train_windows.targets, out->train_windows.n, ctx, 0, ctx - 1 };
+    out->held = (bb_tune_set) { out->held_windows.tokens, out->held_windows.targets, out->held_windows.n, ctx, ctx / 8, ctx - 1 - ctx / 8 };
+done:
+    for (size_t i = 0; i < n; i++) bb_windows_done(&s[i].w);
+    bb_free(s);
+    if (status != BB_OK) bb_qat_texts_done(out);
+    return status;
+}
+
+void bb_qat_texts_done(bb_qat_texts *t)
+{
+    bb_windows_done(&t->train_windows);
+    bb_windows_done(&t->held_windows);
+    memset(t, 0, sizeof *t);
+}

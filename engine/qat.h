@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * qat.h: low-bit training: all that a compressed network stores, trained through the whole network towards full precision's logits (model/tune/tune.h).
+ * How long, how and on which texts, for the step `qat` of finalise and the command of that name. Defaults and what they were chosen by: docs/finalise.md.
+ */
+#ifndef BB_ENGINE_QAT_H
+#define BB_ENGINE_QAT_H
+
+#include "eval/evaluate.h"
+#include "model/tune/tune.h"
+
+#define BB_QAT_LOSSES "kl|labels|mix"
+#define BB_QAT_ESTIMATORS "straight|differentiable"
+#define BB_QAT_SCHEDULES "cosine|wsd"
+
+/* Defaults of the options that run and the command share, as text. */
+#define BB_QAT_TOKENS "0.3"
+#define BB_QAT_RATE "0.03"
+#define BB_QAT_BATCH "8"
+
+typedef struct bb_qat {
+    double      tokens; /* millions to train on */
+    const char *loss, *estimator, *schedule;
+    double      rate;  /* of weights, in steps of their grid; the other rates go with it */
+    int64_t     batch; /* windows a step */
+    uint64_t    seed;
+} bb_qat;
+
+/* For windows of ctx tokens; label, state, other and memory are the caller's to set. */
+bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx);
+
+/* Bytes that training needs beside the files, without kept states of training windows; n_held: held-out windows of all texts. */
+uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_options *o, uint32_t ctx, uint32_t n_held);
+/* Of the saved state. */
+uint64_t bb_qat_state_bytes(const bb_net *student);
+
+/* Texts as windows of ctx tokens: those to train on, and held-out ones of the same texts. */
+typedef struct bb_qat_texts {
+    bb_tune_set train, held; /* point into the two below */
+    bb_windows  train_windows, held_windows;
+    bb_tokens   tokens; /* nothing but the hash and the number of all texts' tokens */
+} bb_qat_texts;
+
+/* list: text or token files, "self" among them: what m writes itself, at temperature 1, kept in the folder `dir`. n_train windows are taken from all texts in
+ * equal shares (of a short text all, and more of the others), evenly spaced; fewer where there are no more. n_held 0: none. */
+bb_status bb_qat_texts_make(const bb_model *m, const char *list, const char *dir, uint32_t ctx, uint32_t n_train, uint32_t n_held, uint64_t seed,
+                            bool parse_special, bb_qat_texts *out, bb_err *err);
+void      bb_qat_texts_done(bb_qat_texts *t);
+
+#endif
