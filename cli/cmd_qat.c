@@ -20,7 +20,7 @@
 
 typedef struct qat_options {
     char    *config, *reference, *plan, *text, *other, *out, *loss, *estimator, *schedule, *precision;
-    double   tokens, rate;
+    double   tokens, rate, scale_rate;
     int64_t  batch, ctx, held_windows, seed;
     uint64_t max_ram;
     bool     parse_special;
@@ -42,7 +42,9 @@ static const bb_option_row rows[] = {
     { "loss", BB_OPT_TEXT, FIELD(loss), "kl", 1, 0, "NAME", "KL to the full model, cross-entropy with the text, or half of each", BB_QAT_LOSSES },
     { "estimator", BB_OPT_TEXT, FIELD(estimator), "straight", 1, 0, "NAME", "how gradients come through the rounding", BB_QAT_ESTIMATORS },
     { "schedule", BB_OPT_TEXT, FIELD(schedule), "cosine", 1, 0, "NAME", "of the rate: half a cosine; or warm-up, stable, decay", BB_QAT_SCHEDULES },
-    { "rate", BB_OPT_DOUBLE, FIELD(rate), BB_QAT_RATE, 1e-6, 10, "X", "highest rate of weights, in steps of their grid; the other rates go with it", NULL },
+    { "rate", BB_OPT_DOUBLE, FIELD(rate), BB_QAT_RATE, 1e-6, 10, "X", "highest rate of weights, in steps of their grid", NULL },
+    { "scale-rate", BB_OPT_DOUBLE, FIELD(scale_rate), BB_QAT_SCALE_RATE, 0, 1, "X",
+      "of scales and minima, in fractions of themselves; norm gains take half of it", NULL },
     { "batch", BB_OPT_INT, FIELD(batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "of the order of windows, and of what the model writes", NULL },
     { "precision", BB_OPT_TEXT, FIELD(precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
@@ -207,11 +209,11 @@ static bb_status write_model(job *j, const bb_tune_report *report, bb_err *err)
                                  .calib_tokens = j->train.tokens.n,
                                  .has_kl = true,
                                  .kl = report->best };
-    bb_status status;
+    bb_status           status;
     BB_TRY(bb_export_write(&j->m, &j->net.net, &from, j->out, err));
     if (!report->best_step) bb_warn("training helped on no look at the held-out texts: %s holds the weights of %s", j->out, j->student);
-    bb_info("%s: KL on the held-out windows %.5f, before %.5f; on other text %.5f, before %.5f; %.0f trained tokens a second", j->out, report->best, report->start,
-            report->other_best, report->other_start, (double)report->tokens / report->seconds);
+    bb_info("%s: KL on the held-out windows %.5f, before %.5f; on other text %.5f, before %.5f; %.0f trained tokens a second", j->out, report->best,
+            report->start, report->other_best, report->other_start, (double)report->tokens / report->seconds);
 done:
     return status;
 }
@@ -243,7 +245,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_precision_use(j.o.precision, true);
     BB_TRY(take_arguments(&j, err));
     BB_TRY(open_models(&j, err));
-    const bb_qat q = { j.o.tokens, j.o.loss, j.o.estimator, j.o.schedule, j.o.rate, j.o.batch, (uint64_t)j.o.seed };
+    const bb_qat q = { j.o.tokens, j.o.loss, j.o.estimator, j.o.schedule, j.o.rate, j.o.scale_rate, j.o.batch, (uint64_t)j.o.seed };
     o = bb_qat_options(&q, &j.m.net, (uint32_t)j.o.ctx);
     BB_TRY(check_memory(&j, &o, err));
     BB_TRY(check_room(&j, err));

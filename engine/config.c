@@ -11,6 +11,7 @@
 #include "engine/effort.h"
 #include "engine/environment.h"
 #include "engine/ladder.h"
+#include "engine/qat.h"
 #include "engine/run_parts.h"
 #include "engine/tensor_types.h"
 #include "engine/version.h"
@@ -71,10 +72,21 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "finish", BB_OPT_TEXT, FIELD(finish), "all", NO_BOUNDS, "WHICH", "plans that are finalised; contenders: no simple one that the search saw far behind",
       "all|contenders" },
     { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,blocks,lfq,end-to-end", NO_BOUNDS, "LIST",
-      "what finalise tries, in order; kept is what helps", "rebuild|blocks|lfq|end-to-end" },
+      "what finalise tries, in order; kept is what helps", "rebuild|blocks|lfq|end-to-end|qat" },
     { "leave-out", BB_OPT_LIST, FIELD(leave_out), "", NO_BOUNDS, "HASHES", "plans that are neither finalised nor evaluated: those that --time left out", NULL },
     { "tune-windows", BB_OPT_INT, FIELD(tune_windows), "1024", 0, 1e6, "N", "calibration windows to tune on, at most; 0: no tuning", NULL },
     { "tune-tokens", BB_OPT_DOUBLE, FIELD(tune_tokens), "0.1", 0, 1e6, "MILLIONS", "tokens that end-to-end tuning trains on, a plan", NULL },
+    { "qat-tokens", BB_OPT_DOUBLE, FIELD(qat_tokens), BB_QAT_TOKENS, 0, 1e6, "MILLIONS", "tokens that the step qat trains on, a plan", NULL },
+    { "qat-text", BB_OPT_LIST, FIELD(qat_text), "", NO_BOUNDS, "FILES",
+      "what it trains on, in equal shares, \"self\" among them; empty: the calibration text. On it, and on other text, the KL may not rise", NULL },
+    { "qat-loss", BB_OPT_TEXT, FIELD(qat_loss), "kl", NO_BOUNDS, "NAME", "KL to the source, cross-entropy with the text, or half of each", BB_QAT_LOSSES },
+    { "qat-estimator", BB_OPT_TEXT, FIELD(qat_estimator), "straight", NO_BOUNDS, "NAME", "how gradients come through the rounding", BB_QAT_ESTIMATORS },
+    { "qat-schedule", BB_OPT_TEXT, FIELD(qat_schedule), "cosine", NO_BOUNDS, "NAME", "of the rate: half a cosine; or warm-up, stable, decay",
+      BB_QAT_SCHEDULES },
+    { "qat-rate", BB_OPT_DOUBLE, FIELD(qat_rate), BB_QAT_RATE, 1e-6, 10, "X", "highest rate of weights, in steps of their grid", NULL },
+    { "qat-scale-rate", BB_OPT_DOUBLE, FIELD(qat_scale_rate), BB_QAT_SCALE_RATE, 0, 1, "X",
+      "of scales and minima, in fractions of themselves; norm gains take half of it", NULL },
+    { "qat-batch", BB_OPT_INT, FIELD(qat_batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step", NULL },
     { "ledger-only", BB_OPT_FLAG, FIELD(ledger_only), NULL, NO_BOUNDS, NULL, "replay: fail instead of evaluating anything new", NULL },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, NO_BOUNDS, NULL, "print the result as one JSON object instead of a table", NULL },
     { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "2GiB", NO_BOUNDS, "SIZE",
@@ -110,7 +122,7 @@ static bb_status make_absolute(char **path, bb_err *err)
     return BB_OK;
 }
 
-/* The same of every file of --calib. */
+/* The same of every file of a list. */
 static bb_status make_list_absolute(char **list, bb_err *err)
 {
     bb_text     t = { 0 };
@@ -148,6 +160,7 @@ bb_status bb_run_config_resolve(bb_run_config *c, bb_err *err)
     BB_TRY(make_list_absolute(&c->calib, err));
     BB_TRY(make_absolute(&c->eval, err));
     BB_TRY(make_absolute(&c->profile, err));
+    BB_TRY(make_list_absolute(&c->qat_text, err));
 done:
     return status;
 }

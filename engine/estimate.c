@@ -307,6 +307,7 @@ static double finalise_s(const model *m)
         if (bb_list_has(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;
         if (bb_list_has(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
         if (bb_list_has(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, 1, 1, true, m->n.block_weights + table) + score;
+        if (bb_list_has(c->finalise_steps, "qat")) s += tune_s(m, c->qat_tokens * 1e6, 1, 1, true, m->n.block_weights + table) + score;
     }
     return final_plans(m->r) * s;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * keys.c: see keys.h. */
 #include "engine/keys.h"
+#include "engine/qat.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -86,7 +87,7 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     bb_text       t = { 0 };
     char          space[65];
     bb_sha256     s;
-    c.model = c.out = c.config = c.calib = c.eval = c.profile = c.database = none;
+    c.model = c.out = c.config = c.calib = c.eval = c.profile = c.database = c.qat_text = none;
     c.keep = none;
     c.effort = none;    /* what it sets is among the others */
     c.precision = none; /* the identity has the bits that it gives here */
@@ -98,7 +99,9 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
         c.max_ram = 0;
         c.no_finalise = false;
         c.finish = c.finalise_steps = c.leave_out = none;
-        c.tune_tokens = 0;
+        c.tune_tokens = c.qat_tokens = c.qat_rate = c.qat_scale_rate = 0;
+        c.qat_loss = c.qat_estimator = c.qat_schedule = none;
+        c.qat_batch = 0;
     }
     bb_options_print_yaml(bb_run_options, BB_RUN_N_OPTIONS, &c, &t);
     if (t.status != BB_OK) {
@@ -113,6 +116,7 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     bb_sha256_text(&s, t.data);
     add_file(&s, r->config.profile);
     if (all) add_file(&s, r->config.eval);
+    if (all && *r->config.qat_text) bb_qat_hash_texts(r->config.qat_text, &s);
     bb_sha256_hex(&s, hex);
     bb_text_done(&t);
     return BB_OK;

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -14,11 +15,12 @@
 #include "engine/front.h"
 #include "engine/keys.h"
 #include "engine/memory.h"
+#include "engine/qat.h"
 #include "engine/time_budget.h"
 #include "eval/generation.h"
 #include "model/compress/rebuild.h"
 
-const char *const bb_rung_names[BB_N_RUNGS] = { "database", "rebuild", "blocks", "lfq", "end-to-end" };
+const char *const bb_rung_names[BB_N_RUNGS] = { "database", "rebuild", "blocks", "lfq", "end-to-end", "qat" };
 
 /* Rates and batches: docs/finalise.md says how they were chosen. Tokens of each step are shares of --tune-tokens. */
 static const double block_share = 0.25, lfq_share = 0.25;
@@ -32,16 +34,26 @@ bb_status bb_ladder_check(const bb_run_config *c, bb_err *err)
     for (bb_item item; bb_list_next(&rest, &item);) {
         bool known = item.n == 0;
         for (int i = BB_RUNG_REBUILD; i < BB_N_RUNGS; i++) known |= bb_item_is(item, bb_rung_names[i]);
-        if (!known) return BB_FAIL(err, BB_USAGE, "--finalise-steps: \"%.*s\" should be one of rebuild, blocks, lfq, end-to-end", (int)item.n, item.at);
+        if (!known) return BB_FAIL(err, BB_USAGE, "--finalise-steps: \"%.*s\" should be one of rebuild, blocks, lfq, end-to-end, qat", (int)item.n, item.at);
     }
     return BB_OK;
 }
 
 char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
 {
+    bb_sha256 s;
+    char      hex[65], *plain, *all;
     if (c->no_finalise) return bb_asprintf(err, "none");
-    return bb_asprintf(err, "%s %lld %.17g %lld, %llu bytes", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens, (long long)c->seed,
-                       (unsigned long long)c->max_ram); /* the last step is left out where it does not fit */
+    plain = bb_asprintf(err, "%s %lld %.17g %lld, %llu bytes", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens, (long long)c->seed,
+                        (unsigned long long)c->max_ram); /* steps on all blocks are left out where they do not fit */
+    if (!plain || !bb_list_has(c->finalise_steps, bb_rung_names[BB_RUNG_QAT])) return plain;
+    bb_sha256_init(&s);
+    bb_qat_hash_texts(c->qat_text, &s);
+    bb_sha256_hex(&s, hex);
+    all = bb_asprintf(err, "%s, qat %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
+                      c->qat_rate, c->qat_scale_rate, (long long)c->qat_batch, hex);
+    bb_free(plain);
+    return all;
 }
 
 /* ---- data ---- */
@@ -154,21 +166,79 @@ static bb_status drawn_set(const bb_run *r, const bb_tune_options *o, bb_tune_se
     return BB_OK;
 }
 
+/* OUT/models/PLAN-STEP.state: what an interrupted step goes on from. bb_free. */
+static char *state_path(const ladder *l, bb_rung rung, bb_err *err)
+{
+    char hash[17];
+    bb_plan_hash(l->plan, hash);
+    return bb_run_path(l->r, err, "models/%s-%s.state", hash, bb_rung_names[rung]);
+}
+
+enum { OTHER_WINDOWS = 16, SAVE_EVERY_S = 600 };
+
+/* Low-bit training. The calibration text decides beside the texts that are trained on; where it is that text itself, what the source writes does. */
+static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
+{
+    const bb_run        *r = l->r;
+    const bb_run_config *c = &r->config;
+    const uint32_t       ctx = (uint32_t)c->ctx;
+    const bb_qat         q = { c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule, c->qat_rate, c->qat_scale_rate, c->qat_batch, (uint64_t)c->seed };
+    bb_tune_options      o = bb_qat_options(&q, &r->model.net, ctx);
+    bb_tune_set          train, held = held_set(r), other;
+    bb_qat_texts         texts = { 0 };
+    bb_tune_report       report;
+    int32_t             *ids = NULL;
+    char                *state = state_path(l, BB_RUNG_QAT, err);
+    bb_status            status = state ? BB_OK : BB_NOMEM;
+    BB_TRY(status);
+    if (*c->qat_text) {
+        const double wanted = fmin((double)o.steps * o.batch, 1 << 30);
+        BB_TRY(bb_qat_texts_make(&r->model, c->qat_text, c->out, ctx, (uint32_t)wanted, held.n, (uint64_t)c->seed, c->parse_special, &texts, err));
+        other = held;
+        train = texts.train;
+        held = texts.held;
+    } else {
+        BB_TRY(drawn_set(r, &o, &train, &ids, err));
+        BB_TRY(bb_qat_texts_make(&r->model, "self", c->out, ctx, 1, OTHER_WINDOWS, (uint64_t)c->seed + 1, false, &texts, err));
+        other = texts.held;
+    }
+    o.label = bb_rung_names[BB_RUNG_QAT];
+    o.other = &other;
+    o.state = state;
+    o.stale_is_fine = true;
+    o.keep_bytes = 1 + 2 * (uint64_t)c->tune_windows * ctx * r->model.net.n_embd * sizeof(float); /* as the other steps (memory.c) */
+    BB_TRY(bb_tuned_copy(&l->best->net, out, err));
+    BB_TRY(bb_tune(r->backend, &r->model.net, out, &o, &train, &held, &report, err));
+    bb_info("qat: KL on held-out windows of its text %.5f to %.5f, on other text %.5f to %.5f, %.0f trained tokens a second", report.start, report.best,
+            report.other_start, report.other_best, (double)report.tokens / report.seconds);
+done:
+    bb_qat_texts_done(&texts);
+    bb_free(ids);
+    bb_free(state);
+    return status;
+}
+
 static bb_status tune(ladder *l, bb_rung rung, bb_tuned *out, bb_err *err)
 {
-    const bb_run         *r = l->r;
-    const bb_tune_options o = options_of(r, rung);
-    const bb_tune_set     held = held_set(r);
-    bb_tune_set           train;
-    bb_tune_report        report;
-    int32_t              *ids = NULL;
-    bb_status             status;
+    const bb_run     *r = l->r;
+    bb_tune_options   o = options_of(r, rung);
+    const bb_tune_set held = held_set(r);
+    bb_tune_set       train;
+    bb_tune_report    report;
+    int32_t          *ids = NULL;
+    char             *state = rung == BB_RUNG_END_TO_END ? state_path(l, rung, err) : NULL;
+    bb_status         status = rung != BB_RUNG_END_TO_END || state ? BB_OK : BB_NOMEM;
+    BB_TRY(status);
+    o.state = state;
+    o.stale_is_fine = true;
+    o.save_every_s = SAVE_EVERY_S;
     BB_TRY(drawn_set(r, &o, &train, &ids, err));
     BB_TRY(bb_tuned_copy(&l->best->net, out, err));
     if (rung == BB_RUNG_BLOCKS) BB_TRY(bb_tune_blocks(r->backend, &r->model.net, out, &o, &train, &held, NULL, err));
     else BB_TRY(bb_tune(r->backend, &r->model.net, out, &o, &train, &held, &report, err));
 done:
     bb_free(ids);
+    bb_free(state);
     return status;
 }
 
@@ -178,12 +248,16 @@ static bb_status climb(ladder *l, bb_rung rung, bb_err *err)
     bb_ladder_record *record = l->record;
     bb_tuned          next = { 0 };
     const double      started = bb_now_s();
+    uint64_t          need;
+    char              bytes[32];
     bb_status         status;
-    if (rung == BB_RUNG_END_TO_END && !bb_memory_trains_all(l->r)) {
-        bb_warn("end-to-end tuning of this model needs more memory than --max-ram: it is left out");
+    if (rung >= BB_RUNG_END_TO_END && !bb_memory_trains_all(l->r, &need)) {
+        bb_format_size(need, bytes);
+        bb_warn("%s: training all blocks of this model needs --max-ram %llu (%s): the step is left out", rung == BB_RUNG_QAT ? "qat" : "end-to-end tuning",
+                (unsigned long long)need, bytes);
         return BB_OK;
     }
-    BB_TRY(rung == BB_RUNG_REBUILD ? rebuild(l, &next, err) : tune(l, rung, &next, err));
+    BB_TRY(rung == BB_RUNG_REBUILD ? rebuild(l, &next, err) : rung == BB_RUNG_QAT ? train_low_bits(l, &next, err) : tune(l, rung, &next, err));
     BB_TRY(score(l->r, &next.net, &record->kl[rung], err));
     record->seconds[rung] = bb_now_s() - started;
     record->kept[rung] = record->kl[rung] < record->kl_final;
@@ -215,7 +289,8 @@ bb_status bb_ladder_run(bb_run *r, const bb_plan *plan, bool tune_too, bb_ladder
     record->kept[BB_RUNG_DATABASE] = 1;
     if (hook) BB_TRY(hook(hook_self, BB_RUNG_DATABASE, out, err));
     for (int i = BB_RUNG_REBUILD; tune_too && i < BB_N_RUNGS; i++) {
-        if (!bb_list_has(r->config.finalise_steps, bb_rung_names[i]) || (i > BB_RUNG_REBUILD && r->tune.n == 0)) continue;
+        if (!bb_list_has(r->config.finalise_steps, bb_rung_names[i]) || (i > BB_RUNG_REBUILD && r->tune.n == 0 && !(i == BB_RUNG_QAT && *r->config.qat_text)))
+            continue;
         bb_err why = BB_ERR_INIT;
         if (r->time.may_cut) bb_time_stop_finalise(r);
         status = climb(&l, (bb_rung)i, &why);
@@ -224,6 +299,9 @@ bb_status bb_ladder_run(bb_run *r, const bb_plan *plan, bool tune_too, bb_ladder
             record->kl[i] = (double)NAN;
             record->seconds[i] = 0;
             bb_warn("time: \"%s\" takes longer than there is time for: neither it nor what follows it is done", bb_rung_names[i]);
+            char *state = i >= BB_RUNG_END_TO_END ? state_path(&l, (bb_rung)i, NULL) : NULL;
+            if (state) unlink(state); /* nobody goes on from it */
+            bb_free(state);
             status = bb_time_cut_steps(r, bb_rung_names[i], err);
             break;
         }

@@ -6,6 +6,7 @@
  *   blocks       each block tuned towards the full-precision block's output          (model/tune/tune.h, as all below)
  *   lfq          the last block alone, towards full precision's logits
  *   end-to-end   all blocks, embedding and norms together, towards full precision's logits
+ *   qat          the same for longer, on any texts, with a second domain that may not lose (engine/qat.h)
  *
  * Training text: the calibration text's windows that are never scored. Which steps are run, and how long: configuration. Why these: docs/finalise.md.
  */
@@ -15,7 +16,7 @@
 #include "engine/run.h"
 #include "model/tune/tune.h"
 
-typedef enum bb_rung { BB_RUNG_DATABASE, BB_RUNG_REBUILD, BB_RUNG_BLOCKS, BB_RUNG_LFQ, BB_RUNG_END_TO_END, BB_N_RUNGS } bb_rung;
+typedef enum bb_rung { BB_RUNG_DATABASE, BB_RUNG_REBUILD, BB_RUNG_BLOCKS, BB_RUNG_LFQ, BB_RUNG_END_TO_END, BB_RUNG_QAT, BB_N_RUNGS } bb_rung;
 extern const char *const bb_rung_names[BB_N_RUNGS]; /* "database", ... as in --finalise-steps */
 
 /* What a plan went through; plain data, stored as it is. */
@@ -24,7 +25,7 @@ typedef struct bb_ladder_record {
     double  seconds[BB_N_RUNGS];
     double  kl_final;
     uint8_t kept[BB_N_RUNGS];
-    uint8_t padding[3];
+    uint8_t padding[2];
 } bb_ladder_record;
 
 /* Called behind each step that was run with the best network so far. */

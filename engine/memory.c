@@ -144,13 +144,14 @@ static uint64_t most_with(const bb_run *r, int threads)
 
 uint64_t bb_memory_least_of_all(const bb_run *r) { return most_with(r, omp_get_max_threads()); }
 
-bool bb_memory_trains_all(const bb_run *r)
+bool bb_memory_trains_all(const bb_run *r, uint64_t *need)
 {
     const bb_net *net = &r->model.net;
     double        n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
     for (uint32_t b = 0; b < net->n_layer; b++)
         for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
-    return (double)most_with(r, 1) + 5 * sizeof(float) * n <= (double)r->config.max_ram;
+    *need = (uint64_t)((double)most_with(r, 1) + 5 * sizeof(float) * n);
+    return *need <= r->config.max_ram;
 }
 
 uint64_t bb_memory_for_caches(const bb_run *r)

@@ -13,7 +13,7 @@ uint64_t bb_memory_least_of_all(const bb_run *r);
 uint64_t bb_memory_for_caches(const bb_run *r);
 /* Is there room to train all matrices together: what the trainer keeps of each weight, five floats, beside the least? Of the source, not of the plan, and of
  * one thread: a step is for all plans or for none, whatever the number of threads. */
-bool bb_memory_trains_all(const bb_run *r);
+bool bb_memory_trains_all(const bb_run *r, uint64_t *need);
 /* BB_INFEASIBLE, with the least, where --max-ram is less. */
 bb_status bb_memory_check(const bb_run *r, bb_err *err);
 

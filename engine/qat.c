@@ -5,14 +5,12 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "engine/calibration.h"
 
 enum { AT_ONCE_TOKENS = 2048, CHECKS = 8 };
-static const double field_share = 1.0 / 15, norm_share = 1.0 / 30; /* rates of scales and norm gains, in fractions, for a rate of weights in steps */
 
 bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
 {
@@ -20,13 +18,15 @@ bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
     bb_tune_options o = { .loss = strcmp(q->loss, "labels") == 0 ? BB_TUNE_LABELS : BB_TUNE_KL,
                           .last = net->n_layer - 1,
                           .embedding = true,
-                          .steps = steps < 1 ? 1 : steps > 1e8 ? 100000000 : (uint32_t)steps,
+                          .steps = steps < 1     ? 1
+                                   : steps > 1e8 ? 100000000
+                                                 : (uint32_t)steps,
                           .batch = (uint32_t)q->batch,
                           .at_once = ctx >= AT_ONCE_TOKENS ? 1 : AT_ONCE_TOKENS / ctx,
                           .checks = CHECKS,
                           .weights = q->rate,
-                          .fields = q->rate * field_share,
-                          .norms = q->rate * norm_share,
+                          .fields = q->scale_rate,
+                          .norms = q->scale_rate / 2,
                           .clip = 2,
                           .label_share = strcmp(q->loss, "mix") == 0 ? 0.5 : 0,
                           .estimator = strcmp(q->estimator, "differentiable") == 0 ? BB_TUNE_DIFFERENTIABLE : BB_TUNE_STRAIGHT,
@@ -159,7 +159,8 @@ static bb_status divide(source *s, size_t n, uint32_t ctx, uint32_t n_train, uin
     share(have, have + n, n, n_train);
     for (size_t i = 0; i < n; i++) all += s[i].n_train = have[n + i];
     if (all == 0 || (n_held && held == 0)) {
-        status = BB_FAIL(err, BB_BAD_FILE, "the texts to train on have too few windows of %u tokens: at least 4 are needed; give more text or a smaller --ctx", ctx);
+        status = BB_FAIL(err, BB_BAD_FILE, "the texts to train on have too few windows of %u tokens: at least 4 are needed; give more text or a smaller --ctx",
+                         ctx);
         goto done;
     }
     BB_TRY(room(&out->train_windows, all, ctx, err));
@@ -206,4 +207,14 @@ void bb_qat_texts_done(bb_qat_texts *t)
     bb_windows_done(&t->train_windows);
     bb_windows_done(&t->held_windows);
     memset(t, 0, sizeof *t);
+}
+
+void bb_qat_hash_texts(const char *list, bb_sha256 *s)
+{
+    for (bb_item item; bb_list_next(&list, &item);) {
+        char *path = bb_item_text(item, NULL), hex[65] = "";
+        if (path && !bb_item_is(item, "self") && bb_sha256_file(path, hex, NULL) != BB_OK) *hex = '\0';
+        bb_sha256_text(s, path && bb_item_is(item, "self") ? path : hex);
+        bb_free(path);
+    }
 }

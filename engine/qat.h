@@ -5,6 +5,7 @@
 #ifndef BB_ENGINE_QAT_H
 #define BB_ENGINE_QAT_H
 
+#include "base/hash.h"
 #include "eval/evaluate.h"
 #include "model/tune/tune.h"
 
@@ -15,13 +16,15 @@
 /* Defaults of the options that run and the command share, as text. */
 #define BB_QAT_TOKENS "0.3"
 #define BB_QAT_RATE "0.03"
+#define BB_QAT_SCALE_RATE "0.002"
 #define BB_QAT_BATCH "8"
 
 typedef struct bb_qat {
     double      tokens; /* millions to train on */
     const char *loss, *estimator, *schedule;
-    double      rate;  /* of weights, in steps of their grid; the other rates go with it */
-    int64_t     batch; /* windows a step */
+    double      rate;       /* of weights, in steps of their grid */
+    double      scale_rate; /* of scales and minima, in fractions of themselves; of norm gains half of it */
+    int64_t     batch;      /* windows a step */
     uint64_t    seed;
 } bb_qat;
 
@@ -45,5 +48,8 @@ typedef struct bb_qat_texts {
 bb_status bb_qat_texts_make(const bb_model *m, const char *list, const char *dir, uint32_t ctx, uint32_t n_train, uint32_t n_held, uint64_t seed,
                             bool parse_special, bb_qat_texts *out, bb_err *err);
 void      bb_qat_texts_done(bb_qat_texts *t);
+
+/* Adds what the files of a list hold, in their order. One that cannot be read counts as empty: its reader will tell. */
+void bb_qat_hash_texts(const char *list, bb_sha256 *s);
 
 #endif

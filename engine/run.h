@@ -49,6 +49,10 @@ typedef struct bb_run_config {
     char    *finalise_steps, *leave_out;
     int64_t  tune_windows;
     double   tune_tokens; /* millions, a plan */
+    double   qat_tokens;  /* the same of the step qat (engine/qat.h) */
+    char    *qat_text, *qat_loss, *qat_estimator, *qat_schedule;
+    double   qat_rate, qat_scale_rate;
+    int64_t  qat_batch;
     uint64_t max_ram;
     char    *keep;      /* "all", "plans", "file" (engine/clean.h) */
     char    *database;  /* folder of the option database; empty: OUT/database */
@@ -56,7 +60,7 @@ typedef struct bb_run_config {
     double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 52 };
+enum { BB_RUN_N_OPTIONS = 60 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */

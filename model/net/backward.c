@@ -368,8 +368,8 @@ static bb_status head_rows(bb_backward *b, const bb_net *net, bb_buffer h, size_
 {
     const bb_operations *o = b->backend->ops;
     const activations   *a = &b->a;
-    bb_loss              l = { .head = bb_net_head(net), .x = a->x, .targets = of->targets, .weight = of->weight, .squared = of->squared, .label_share = of->label_share };
-    bb_status            status = BB_OK;
+    bb_loss   l = { .head = bb_net_head(net), .x = a->x, .targets = of->targets, .weight = of->weight, .squared = of->squared, .label_share = of->label_share };
+    bb_status status = BB_OK;
     BB_TRY(output_norm(b, net, h, n, a->x, err));
     if (has_reference(of)) {
         l.head_ref = bb_net_head(of->ref_net);

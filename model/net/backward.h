@@ -53,11 +53,11 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
                             const bb_block_grad *grad, bb_err *err);
 
 typedef struct bb_head_loss {
-    const int32_t *targets; /* [n] cross-entropy with hard labels, or NULL: */
-    const bb_net  *ref_net; /* KL( softmax z_ref || softmax z ), z_ref from (ref_net, h_ref) */
-    bb_buffer      h_ref;   /* (n, C) */
-    const float   *weight;  /* [n] factors of the rows, or NULL: all 1 */
-    bool           squared; /* sum over the vocabulary of (z - z_ref)^2 / 2 instead of KL */
+    const int32_t *targets;     /* [n] cross-entropy with hard labels, or NULL: */
+    const bb_net  *ref_net;     /* KL( softmax z_ref || softmax z ), z_ref from (ref_net, h_ref) */
+    bb_buffer      h_ref;       /* (n, C) */
+    const float   *weight;      /* [n] factors of the rows, or NULL: all 1 */
+    bool           squared;     /* sum over the vocabulary of (z - z_ref)^2 / 2 instead of KL */
     float          label_share; /* above 0: this share of the loss is the cross-entropy with targets, the rest KL: both are given */
 } bb_head_loss;
 

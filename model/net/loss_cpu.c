@@ -70,9 +70,9 @@ static void piece_gradient(const head_pass *p, size_t first, size_t cols)
     for (size_t i = 0; i < p->n; i++) {
         float          *z = p->c->back.z.at + i * cols, *r = p->of->head_ref ? p->c->back.z_ref.at + i * cols : NULL;
         const bb_klsum *s = &p->sums[i];
-        float  weight = p->of->weight ? p->of->weight[i] : 1, soft = 1 - p->of->label_share, hard = r ? p->of->label_share : 1;
-        float  a = (float)((double)weight / s->net.sum), b = r ? (float)((double)(soft * weight) / s->ref.sum) : 0;
-        size_t target = p->of->targets ? (size_t)p->of->targets[i] : 0;
+        float           weight = p->of->weight ? p->of->weight[i] : 1, soft = 1 - p->of->label_share, hard = r ? p->of->label_share : 1;
+        float           a = (float)((double)weight / s->net.sum), b = r ? (float)((double)(soft * weight) / s->ref.sum) : 0;
+        size_t          target = p->of->targets ? (size_t)p->of->targets[i] : 0;
         if (p->of->squared) {
             for (size_t v = 0; v < cols; v++) z[v] = weight * (z[v] - r[v]);
             continue;

@@ -57,8 +57,8 @@ bb_status bb_state_load(const char *path, const char identity[65], const bb_stat
         goto done;
     }
     if (memcmp(map.data + sizeof magic, identity, IDENTITY) != 0 || map.size != size_of(parts, n)) {
-        status = BB_FAIL(err, BB_BAD_FILE, "%s belongs to a training with another model, other texts or options, or on another CPU level; remove it to start anew",
-                         path);
+        status = BB_FAIL(err, BB_BAD_FILE,
+                         "%s belongs to a training with another model, other texts or options, or on another CPU level; remove it to start anew", path);
         goto done;
     }
     bb_sha256_init(&s);

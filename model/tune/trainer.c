@@ -36,11 +36,11 @@ struct bb_trainer {
     const bb_tune_options *o;
     bb_tune_states         train, held, other; /* other.set NULL: there is none */
     bb_net                 view;
-    bb_block              *blocks; /* of view */
-    uint32_t               end;    /* blocks first .. end-1 are run */
+    bb_block              *blocks;            /* of view */
+    uint32_t               end;               /* blocks first .. end-1 are run */
     bb_forward            *forward, *teacher; /* teacher: of full, where the targets of training windows are computed on the way */
     bb_backward           *backward;
-    float                 *seen;   /* targets that are kept: of windows 0 .. n_seen - 1 of the training set */
+    float                 *seen; /* targets that are kept: of windows 0 .. n_seen - 1 of the training set */
     bool                  *is_seen;
     uint32_t               n_seen;
     bb_latent             *latents;
@@ -54,7 +54,7 @@ struct bb_trainer {
     size_t                 n_params;
     bb_adamw              *adamw;
     where                  at;
-    float                 *h;         /* [end - first + 1][batch rows][C] states at the boundaries of the batch */
+    float                 *h; /* [end - first + 1][batch rows][C] states at the boundaries of the batch */
     float                 *dh;
     float                 *scored, *scored_ref, *scored_dh; /* rows that count at the head */
     int32_t               *tokens, *labels;
@@ -193,9 +193,8 @@ void bb_trainer_destroy(bb_trainer *r)
     bb_forward_destroy(r->forward);
     bb_forward_destroy(r->teacher);
     bb_backward_destroy(r->backward);
-    void *const owned[] = { r->blocks,     r->latents,   r->grads,  r->norm_grads, r->params, r->kept,   r->h,    r->dh,   r->scored,
-                            r->scored_ref, r->scored_dh, r->tokens, r->labels,     r->weight, r->losses, r->best, r->order,
-                            r->seen,       r->is_seen };
+    void *const owned[] = { r->blocks,    r->latents, r->grads,  r->norm_grads, r->params, r->kept, r->h,     r->dh,   r->scored, r->scored_ref,
+                            r->scored_dh, r->tokens,  r->labels, r->weight,     r->losses, r->best, r->order, r->seen, r->is_seen };
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
     bb_free(r);
 }
@@ -234,7 +233,8 @@ static bb_status check_options(const bb_net *full, const bb_tune_options *o, con
                            "%u of %u",
                            train->set->n, train->set->ctx, s->n_scored, s->first, held->set->n, held->set->ctx);
     }
-    if ((o->loss == BB_TUNE_LABELS || o->label_share > 0) && !train->set->targets) return BB_FAIL(err, BB_FAILED, "tuning on labels needs the next tokens of the windows");
+    if ((o->loss == BB_TUNE_LABELS || o->label_share > 0) && !train->set->targets)
+        return BB_FAIL(err, BB_FAILED, "tuning on labels needs the next tokens of the windows");
     return BB_OK;
 }
 
@@ -490,9 +490,9 @@ static void add_set(bb_sha256 *s, const bb_tune_set *set)
 static void identify(const bb_trainer *r, char hex[65])
 {
     const bb_tune_options *o = r->o;
-    const double numbers[] = { o->loss,    o->first,       o->last,      o->embedding, o->steps,  o->batch, o->checks,   o->weights, o->fields, o->norms,
-                               o->clip,    o->label_share, o->estimator, o->schedule,  o->warmup, o->decay, o->patience, at_once(r) };
-    bb_sha256    s;
+    const double           numbers[] = { o->loss,  o->first, o->last,        o->embedding, o->steps,    o->batch,  o->checks, o->weights,  o->fields,
+                                         o->norms, o->clip,  o->label_share, o->estimator, o->schedule, o->warmup, o->decay,  o->patience, at_once(r) };
+    bb_sha256              s;
     bb_sha256_init(&s);
     bb_sha256_text(&s, "tune 1");
     bb_sha256_text(&s, bb_kernels_bits());
@@ -624,7 +624,7 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
     }
 done:
     if (status == BB_INTERRUPTED && o->state && r->at.step) {
-        bb_err why = BB_ERR_INIT;
+        bb_err          why = BB_ERR_INIT;
         const bb_status saved_status = save_state(r, &why);
         if (saved_status == BB_OK) return status;
         bb_err_clear(err);
@@ -649,7 +649,8 @@ static bb_status begin(bb_trainer *r, bool *found, bb_err *err)
     if (!r->o->state) return BB_OK;
     identify(r, r->identity);
     BB_TRY(load_state(r, found, err));
-    if (*found) bb_info("%s: going on from step %llu of %u, saved in %s", r->o->label ? r->o->label : "tune", (unsigned long long)w->step, r->o->steps, r->o->state);
+    if (*found)
+        bb_info("%s: going on from step %llu of %u, saved in %s", r->o->label ? r->o->label : "tune", (unsigned long long)w->step, r->o->steps, r->o->state);
 done:
     return status;
 }

@@ -68,26 +68,26 @@ typedef struct bb_tune_look {
 } bb_tune_look;
 
 typedef struct bb_tune_options {
-    bb_tune_loss        loss;
-    uint32_t            first, last;            /* blocks trained (bb_tune_blocks: all of these, one after the other) */
-    bool                embedding;              /* also embedding, head and output norm (losses at the head) */
-    uint32_t            steps, batch;           /* batch: windows a step */
-    uint32_t            at_once;                /* windows that run at the same time, the gradients of a batch being added; 0: all. Changes memory alone */
-    uint32_t            checks;                 /* held-out looks, evenly spaced; at least 1 */
-    double              weights, fields, norms; /* peak rates: steps of the grid; fractions of scales; fractions of norm gains. 0: frozen */
-    double              clip;                   /* limit of the gradient's norm as a multiple of its running mean; 0: none */
-    double              label_share; /* of KL: this share of the loss is the cross-entropy with hard labels instead; 0 .. 1 */
-    bb_tune_estimator   estimator;
-    bb_tune_schedule    schedule;
-    double              warmup, decay; /* shares of the steps: of warm-up (0: a twentieth), of decay at the end (of BB_TUNE_WSD) */
-    uint32_t            patience;      /* looks without a better state after which it ends; 0: never */
-    uint64_t            keep_bytes;    /* full-precision states of training windows that are kept; the rest is computed again. 0: all are kept */
-    const bb_tune_set  *other;         /* held-out text of another domain, of the same length of windows: no state is better whose loss rises on either; NULL: none */
-    const char         *state;         /* file: the state is saved here and taken up again; NULL: nowhere. Removed when the training has ended */
-    double              save_every_s;  /* seconds from one saved state to the next; changes no result */
-    bool                stale_is_fine; /* a state of something else is passed over with a warning, not refused */
-    uint64_t            seed;
-    const char         *label;    /* of the progress line; NULL: silent, */
+    bb_tune_loss       loss;
+    uint32_t           first, last;            /* blocks trained (bb_tune_blocks: all of these, one after the other) */
+    bool               embedding;              /* also embedding, head and output norm (losses at the head) */
+    uint32_t           steps, batch;           /* batch: windows a step */
+    uint32_t           at_once;                /* windows that run at the same time, the gradients of a batch being added; 0: all. Changes memory alone */
+    uint32_t           checks;                 /* held-out looks, evenly spaced; at least 1 */
+    double             weights, fields, norms; /* peak rates: steps of the grid; fractions of scales; fractions of norm gains. 0: frozen */
+    double             clip;                   /* limit of the gradient's norm as a multiple of its running mean; 0: none */
+    double             label_share;            /* of KL: this share of the loss is the cross-entropy with hard labels instead; 0 .. 1 */
+    bb_tune_estimator  estimator;
+    bb_tune_schedule   schedule;
+    double             warmup, decay; /* shares of the steps: of warm-up (0: a twentieth), of decay at the end (of BB_TUNE_WSD) */
+    uint32_t           patience;      /* looks without a better state after which it ends; 0: never */
+    uint64_t           keep_bytes;    /* full-precision states of training windows that are kept; the rest is computed again. 0: all are kept */
+    const bb_tune_set *other; /* held-out text of another domain, of the same length of windows: no state is better whose loss rises on either; NULL: none */
+    const char        *state; /* file: the state is saved here and taken up again; NULL: nowhere. Removed when the training has ended */
+    double             save_every_s;  /* seconds from one saved state to the next; changes no result */
+    bool               stale_is_fine; /* a state of something else is passed over with a warning, not refused */
+    uint64_t           seed;
+    const char        *label;                             /* of the progress line; NULL: silent, */
     void (*looked)(void *self, const bb_tune_look *look); /* called at each; NULL: not */
     void               *looked_self;
     struct bb_progress *progress; /* or the steps are counted in this one; NULL: nowhere */
@@ -97,7 +97,7 @@ typedef struct bb_tune_report {
     double   start, best;             /* held-out loss before and after: mean KL for losses at the head, mean squared error for OUTPUT */
     double   other_start, other_best; /* the same on the other text */
     uint32_t best_step, steps;        /* best_step 0: rolled back */
-    uint64_t tokens;           /* trained on */
+    uint64_t tokens;                  /* trained on */
     double   seconds;
 } bb_tune_report;
 

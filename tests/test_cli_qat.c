@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_qat.c: low-bit training from the command line: a file comes nearer to its model at the same bytes, whatever the threads and after an interruption;
+ * the step of finalise; what is refused. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/text.h"
+#include "tests/support/cli.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+#define TRAIN " --tokens 0.012 --ctx 32 --batch 4 --held-windows 6 --rate 0.04"
+
+static char full[512], small[512], one[512], two[512], ids[512], other[512], said[16384];
+
+static void write_ids(const char *path, uint64_t seed, size_t n)
+{
+    uint32_t *x = BB_NEW(n, uint32_t, NULL);
+    bb_rng    r;
+    bb_rng_init(&r, seed, "ids");
+    for (size_t i = 0; i < n; i++) x[i] = (uint32_t)(3 + bb_rng_below(&r, seed ? 16 : 40));
+    bb_test_write(path, x, n * sizeof *x);
+    bb_free(x);
+}
+
+static void setup(void)
+{
+    const struct {
+        char       *at;
+        const char *name;
+    } names[] = { { full, "full.gguf" }, { small, "small.gguf" }, { one, "one.gguf" }, { two, "two.gguf" }, { ids, "text.u32" }, { other, "other.u32" } };
+    tiny_spec s = tiny_default("llama");
+    bb_err    err = BB_ERR_INIT;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) snprintf(names[i].at, 512, "%s", bb_test_path(names[i].name));
+    s.n_embd = 64;
+    s.head_dim = 16;
+    for (int i = 0; i < TINY_MAX_LAYERS; i++) s.n_ff[i] = 128;
+    tiny_write(&s, full);
+    write_ids(ids, 1, 6000);
+    write_ids(other, 0, 3000);
+    ck_assert_msg(bb_test_command(NULL, &err, "quantize %s --format Q2_0 --embd-format Q4_0 --method rtn --out %s", full, small) == BB_OK, "%s", err.msg);
+}
+
+static char *train(bb_status expected, const char *options, const char *out)
+{
+    bb_err err = BB_ERR_INIT;
+    char  *csv = NULL;
+    ck_assert_msg(bb_test_command(&csv, &err, "qat %s --reference %s --text %s --other %s --out %s" TRAIN "%s", small, full, ids, other, out, options) ==
+                      expected,
+                  "%s", err.msg);
+    snprintf(said, sizeof said, "%s", err.msg);
+    return csv;
+}
+
+static bool same_files(const char *x, const char *y)
+{
+    char  *p, *q;
+    size_t n, m;
+    ck_assert_int_eq(bb_file_read(x, &p, &n, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(y, &q, &m, NULL), BB_OK);
+    bool same = n == m && memcmp(p, q, n) == 0;
+    bb_free(p);
+    bb_free(q);
+    return same;
+}
+
+static double kl_of(const char *path, const char *text)
+{
+    bb_err err = BB_ERR_INIT;
+    char  *json = NULL;
+    ck_assert_msg(bb_test_command(&json, &err, "eval %s --reference %s --text %s --ctx 32 --json", path, full, text) == BB_OK, "%s", err.msg);
+    const char *at = strstr(json, "\"kl_nats\":");
+    ck_assert_msg(at != NULL, "%s", json);
+    const double kl = strtod(at + 10, NULL);
+    bb_free(json);
+    return kl;
+}
+
+/* Nearer on both texts, at the size of the file that went in; rows of numbers say how it went. */
+START_TEST(a_file_comes_nearer)
+{
+    static const struct {
+        const char *options;
+        double      share; /* of the KL that may remain: half of a mixed loss is not what is measured */
+    } ways[] = { { "", 0.9 }, { " --loss mix --estimator differentiable --schedule wsd", 0.97 } };
+    char    *csv = train(BB_OK, ways[_i].options, one);
+    uint64_t before, after;
+    ck_assert_int_eq(strncmp(csv, "step,tokens,kl_nats,kl_other_nats,better,seconds\n0,0,", 52), 0);
+    ck_assert_int_eq(bb_file_size(small, &before, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_size(one, &after, NULL), BB_OK);
+    ck_assert_uint_eq(before, after);
+    const double was = kl_of(small, ids), is = kl_of(one, ids), other_was = kl_of(small, other), other_is = kl_of(one, other);
+    ck_assert_msg(is < ways[_i].share * was && other_is < other_was, "%g -> %g, other text %g -> %g", was, is, other_was, other_is);
+    bb_free(csv);
+}
+END_TEST
+
+START_TEST(threads_and_interruptions_change_nothing)
+{
+    char state[600];
+    snprintf(state, sizeof state, "%s.state", two);
+    bb_free(train(BB_OK, "", one));
+    bb_interrupt_at(bb_now_s() + 0.15); /* somewhere in the middle, or before anything */
+    bb_err    err = BB_ERR_INIT;
+    bb_status status = bb_test_command(NULL, &err, "qat %s --reference %s --text %s --other %s --out %s" TRAIN, small, full, ids, other, two);
+    bb_interrupt_at(0);
+    bb_interrupt_clear();
+    ck_assert(status == BB_INTERRUPTED || status == BB_OK);
+    if (status == BB_INTERRUPTED) ck_assert(!bb_file_exists(two));
+    if (bb_file_exists(state)) { /* of other options: refused, and still there */
+        bb_free(train(BB_BAD_FILE, " --seed 2", two));
+        ck_assert(bb_file_exists(state));
+    }
+    bb_free(train(BB_OK, "", two));
+    ck_assert(same_files(one, two) && !bb_file_exists(state));
+    char line[8192];
+    snprintf(line, sizeof line, "qat %s --reference %s --text %s --other %s --out %s" TRAIN " --threads 1 --force", small, full, ids, other, two);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+    ck_assert(same_files(one, two));
+}
+END_TEST
+
+/* The step keeps what helps: its row in finalise.csv is below that of the step before it; verify finds the record; a plan of the run is trained by the command. */
+START_TEST(a_run_has_the_step)
+{
+    static const char *const texts[] = { "", "," };
+    char                     line[8192], dir[512], path[700];
+    bb_csv                   t;
+    double                   before, after;
+    snprintf(dir, sizeof dir, "%s", bb_test_path("run"));
+    snprintf(
+        line, sizeof line,
+        "run %s --target-bpw 5 --calib %s --eval %s --formats Q2_0,Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --prune none --calib-windows 16 --confirm-windows 20 "
+        "--refine-windows 10 --measure-windows 4 --search uniform --finalise-steps rebuild,qat --qat-tokens 0.006 --qat-batch 4 %s%s%s --ctx 32 --sweeps 1 "
+        "--out %s -q",
+        full, ids, other, _i ? "--qat-text " : "", _i ? other : "", _i ? texts[0] : "", dir);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    snprintf(path, sizeof path, "%s/finalise.csv", dir);
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    ck_assert_str_eq(bb_csv_text(&t, 1, 2), "rebuild");
+    ck_assert_str_eq(bb_csv_text(&t, 2, 2), "qat");
+    ck_assert_int_eq(bb_csv_double(&t, 1, 3, &before, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_double(&t, 2, 3, &after, NULL), BB_OK);
+    ck_assert_msg(after < before, "%g -> %g", before, after);
+    snprintf(line, sizeof line, "verify %s -q", dir);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    snprintf(line, sizeof line, "qat %s --plan %s --tokens 0.004 --batch 4 --held-windows 4 -q", dir, bb_csv_text(&t, 1, 0));
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    snprintf(path, sizeof path, "%s/models/%s-qat.gguf", dir, bb_csv_text(&t, 1, 0));
+    ck_assert(bb_file_exists(path));
+    bb_csv_done(&t);
+}
+END_TEST
+
+static const struct {
+    const char *arguments;
+    int         code;
+    const char *sentence;
+} wrong[] = {
+    { "qat", 2, "qat needs a compressed file" },
+    { "qat SMALL --out ONE", 2, "--reference FULL.gguf" },
+    { "qat SMALL --reference FULL", 2, "--out FILE" },
+    { "qat SMALL --reference FULL --out ONE --plan 12", 2, "or a run directory with --plan HASH" },
+    { "qat SMALL --reference FULL --out SMALL", 2, "the model" },
+    { "qat SMALL --reference FULL --out ONE --max-ram 1MiB --text IDS --other IDS", 3, "--max-ram 1.00 MiB is not enough: training needs" },
+    { "qat SMALL --reference FULL --out ONE --text absent.txt --other IDS", 5, "absent.txt" },
+    { "qat SMALL --reference FULL --out ONE --text IDS --other IDS --ctx 2048", 5, "at least 4 are needed" },
+    { "qat SMALL --reference FULL --out ONE --loss mse", 2, "kl" },
+};
+
+START_TEST(mistakes_have_a_sentence)
+{
+    char        line[8192] = "";
+    const char *at = wrong[_i].arguments;
+    while (*at) {
+        const struct {
+            const char *word, *path;
+        } words[] = { { "SMALL", small }, { "FULL", full }, { "ONE", one }, { "IDS", ids } };
+        size_t n = strlen(line), k = 0;
+        while (k < 4 && strncmp(at, words[k].word, strlen(words[k].word)) != 0) k++;
+        const bool is_file = strncmp(at, "FULL.", 5) != 0 && k < 4;
+        snprintf(line + n, sizeof line - n, "%.*s", is_file ? 512 : 1, is_file ? words[k].path : at);
+        at += is_file ? strlen(words[k].word) : 1;
+    }
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == wrong[_i].code && strstr(said, wrong[_i].sentence), "%s: %s", wrong[_i].arguments, said);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli_qat");
+    TCase *t = tcase_create("all");
+    tcase_set_timeout(t, 120);
+    tcase_add_checked_fixture(t, setup, NULL);
+    tcase_add_loop_test(t, a_file_comes_nearer, 0, 2);
+    tcase_add_test(t, threads_and_interruptions_change_nothing);
+    tcase_add_loop_test(t, a_run_has_the_step, 0, 2);
+    tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof wrong / sizeof *wrong));
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
