@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_cli_imatrix.c: importance matrices: both layouts give the same file, whose rows are the format's own encoding under that importance; holes and
  * counts of zero count alike; what is wrong is named. */
+#include <gsl/gsl_errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -160,13 +161,158 @@ START_TEST(a_real_one_is_read)
 }
 END_TEST
 
+/* ---- calibrate --imatrix ---- */
+
+enum { CTX = 16, WINDOWS = 6, TOKENS = CTX * 2 * WINDOWS };
+
+/* Windows that are all the same, whichever a run calibrates with; each begins with BOS. */
+static void write_ids(const char *path, uint32_t ids[TOKENS])
+{
+    for (uint32_t i = 0; i < TOKENS; i++) ids[i] = i % CTX ? 3 + i % CTX * (i % CTX) * 7 % 251 : 1;
+    ck_assert_int_eq(bb_file_write(path, ids, TOKENS * sizeof *ids, NULL), BB_OK);
+}
+
+/* Mean squares of what the first block's attention reads: normed rows of the embedding. */
+static void mean_squares(const bb_model *m, const uint32_t ids[TOKENS], double mean[N])
+{
+    float *table = bb_matrix_decode(&m->net.embd, NULL);
+    for (int c = 0; c < N; c++) mean[c] = 0;
+    for (int i = 0; i < TOKENS; i++) {
+        const float *x = table + (size_t)ids[i] * N;
+        double       sum = 0;
+        for (int c = 0; c < N; c++) sum += (double)x[c] * (double)x[c];
+        for (int c = 0; c < N; c++) {
+            const double y = (double)x[c] / sqrt(sum / N + (double)m->net.norm_eps) * (double)m->net.blocks[0].norm[BB_NORM_ATTENTION][c];
+            mean[c] += y * y / TOKENS;
+        }
+    }
+    bb_free(table);
+}
+
+/* The same entries in the older layout. */
+static void as_dat(const bb_imatrix *m, const char *path)
+{
+    FILE         *f = fopen(path, "wb");
+    const int32_t n = (int32_t)m->n, calls = 4;
+    ck_assert_ptr_nonnull(f);
+    ck_assert_uint_eq(fwrite(&n, 4, 1, f), 1);
+    for (size_t i = 0; i < m->n; i++) {
+        const int32_t length = (int32_t)strlen(m->entries[i].name), values = (int32_t)m->entries[i].n;
+        fwrite(&length, 4, 1, f);
+        fwrite(m->entries[i].name, 1, (size_t)length, f);
+        fwrite(&calls, 4, 1, f);
+        fwrite(&values, 4, 1, f);
+        for (int32_t k = 0; k < values; k++) {
+            const float v = 4 * m->entries[i].mean[k];
+            fwrite(&v, 4, 1, f);
+        }
+    }
+    ck_assert_int_eq(fclose(f), 0);
+}
+
+/* What a run's calibration writes: an entry for every matrix, means that can be computed by hand, the counts; quantize takes it, in both layouts. */
+START_TEST(calibrate_writes_what_quantize_reads)
+{
+    bb_err               err = BB_ERR_INIT;
+    bb_model             m, back;
+    bb_imatrix           i;
+    bb_source            g;
+    const bb_importance *e;
+    uint32_t             ids[TOKENS];
+    double               mean[N];
+    float                count;
+    char                 run[300];
+    tiny_spec            s = tiny_default("llama");
+    tiny_write(&s, bb_test_path("m.gguf"));
+    write_ids(bb_test_path("calib.u32"), ids);
+    snprintf(run, sizeof run, "%s", bb_test_path("run"));
+    ck_assert_msg(bb_test_command(NULL, &err,
+                                  "run %s --target-bpw 9 --calib %s --ctx %d --calib-windows %d --measure-windows 1 --refine-windows 1 --confirm-windows 2 "
+                                  "--formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --prune none --search-tokens 0.001 --sweeps 0 --no-finalise --out %s",
+                                  bb_test_path("m.gguf"), bb_test_path("calib.u32"), CTX, WINDOWS, run) == BB_OK,
+                  "%s", err.msg);
+    ck_assert_msg(bb_test_command(NULL, &err, "calibrate %s --imatrix %s", run, bb_test_path("own.gguf")) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_imatrix_load(bb_test_path("own.gguf"), &i, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
+    ck_assert_uint_eq(i.n, 2 * BB_N_PARTS + 1); /* and the tied head */
+    for (uint32_t b = 0; b < 2; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%u.%s.weight", b, bb_parts[p].name);
+            e = bb_imatrix_find(&i, name);
+            ck_assert_msg(e && e->mean && e->n == m.net.blocks[b].w[p].cols, "%s", name);
+        }
+    ck_assert_ptr_nonnull(bb_imatrix_find(&i, "token_embd.weight"));
+    mean_squares(&m, ids, mean);
+    e = bb_imatrix_find(&i, "blk.0.attn_k.weight");
+    for (int c = 0; c < N; c++) ck_assert_msg(fabs((double)e->mean[c] - mean[c]) < 1e-5 * mean[c], "column %d: %g, not %g", c, (double)e->mean[c], mean[c]);
+    ck_assert_int_eq(bb_gguf_open(bb_test_path("own.gguf"), &g, NULL), BB_OK);
+    memcpy(&count, bb_source_tensor(&g, "blk.1.ffn_down.weight.counts")->data, sizeof count);
+    ck_assert_int_eq((int)count, CTX * WINDOWS);
+    bb_source_close(&g);
+
+    as_dat(&i, bb_test_path("own.dat"));
+    ck_assert_msg(quantize(bb_test_path("own.gguf"), bb_test_path("g.gguf"), &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(quantize(bb_test_path("own.dat"), bb_test_path("d.gguf"), &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_model_open(bb_test_path("g.gguf"), &back, NULL), BB_OK);
+    e = bb_imatrix_find(&i, "blk.1.attn_q.weight");
+    ck_assert(encoded_by(&m.net.blocks[1].w[BB_PART_Q], &back.net.blocks[1].w[BB_PART_Q], e->mean));
+    ck_assert(!encoded_by(&m.net.blocks[1].w[BB_PART_Q], &back.net.blocks[1].w[BB_PART_Q], NULL));
+    bb_model_close(&back);
+    bb_test_same(bb_test_path("g.gguf"), bb_test_path("d.gguf"));
+    bb_imatrix_done(&i);
+    bb_model_close(&m);
+    ck_assert_int_eq(bb_test_command(NULL, &err, "calibrate %s --imatrix %s", run, bb_test_path("m.gguf")), BB_USAGE); /* the model is not written over */
+    ck_assert_int_eq(bb_test_command(NULL, &err, "calibrate %s --imatrix %s", run, bb_test_path("g.gguf")), BB_OK);    /* a file of ours may be */
+}
+END_TEST
+
+/* A matrix that a network lacks has no entry, and quantize misses none; matrices without an entry, and counts of zero, are told. */
+START_TEST(holes_are_told_where_there_are_any)
+{
+    static char said[1 << 14];
+    uint32_t    ids[TOKENS];
+    char        run[300], words[900];
+    tiny_spec   s = tiny_default("deci");
+    bb_imatrix  i;
+    s.n_head[1] = s.n_kv[1] = 0;
+    tiny_write(&s, bb_test_path("hole.gguf"));
+    write_ids(bb_test_path("calib.u32"), ids);
+    snprintf(run, sizeof run, "%s", bb_test_path("hole"));
+    snprintf(words, sizeof words,
+             "run %s --target-bpw 9 --calib %s --ctx %d --calib-windows %d --measure-windows 1 --refine-windows 1 --confirm-windows 2 --formats Q8_0,Q4_0 "
+             "--embd-formats Q8_0,Q4_0 --prune none --search-tokens 0.001 --sweeps 0 --no-finalise --out %s",
+             bb_test_path("hole.gguf"), bb_test_path("calib.u32"), CTX, WINDOWS, run);
+    ck_assert_msg(bb_test_program(words, said, sizeof said) == 0, "%s", said);
+    snprintf(words, sizeof words, "calibrate %s --imatrix %s", run, bb_test_path("hole.imatrix.gguf"));
+    ck_assert_msg(bb_test_program(words, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(bb_imatrix_load(bb_test_path("hole.imatrix.gguf"), &i, NULL), BB_OK);
+    ck_assert_ptr_null(bb_imatrix_find(&i, "blk.1.attn_q.weight"));
+    ck_assert_ptr_nonnull(bb_imatrix_find(&i, "blk.1.ffn_down.weight"));
+    bb_imatrix_done(&i);
+    snprintf(words, sizeof words, "quantize %s --format Q4_0 --embd-format F16 --imatrix %s --out %s", bb_test_path("hole.gguf"),
+             bb_test_path("hole.imatrix.gguf"), bb_test_path("hole.q.gguf"));
+    ck_assert_msg(bb_test_program(words, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(!strstr(said, "no entry") && !strstr(said, "count"), "%s", said);
+    make_model();
+    write_dat(bb_test_path("i.dat"), 1, -1, -1);
+    snprintf(words, sizeof words, "quantize %s --format Q4_0 --embd-format F16 --imatrix %s --out %s", bb_test_path("m.gguf"), bb_test_path("i.dat"),
+             bb_test_path("told.gguf"));
+    ck_assert_msg(bb_test_program(words, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(strstr(said, "of 14 matrices 2 have no entry and 1 one that says nothing") != NULL, "%s", said);
+}
+END_TEST
+
 int main(void)
 {
+    gsl_set_error_handler_off(); /* as main() does */
     Suite *s = suite_create("cli_imatrix");
     TCase *t = tcase_create("core");
     tcase_add_test(t, both_layouts_weigh_the_columns);
     tcase_add_test(t, what_is_wrong_is_named);
     tcase_add_test(t, a_real_one_is_read);
+    tcase_add_test(t, calibrate_writes_what_quantize_reads);
+    tcase_add_test(t, holes_are_told_where_there_are_any);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }
