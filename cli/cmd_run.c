@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "cli/folder_output.h"
 #include "engine/clean.h"
 #include "engine/effort.h"
 #include "engine/outputs.h"
@@ -276,13 +277,15 @@ const bb_command bb_command_verify = {
 /* ---- export ---- */
 
 typedef struct export_config {
-    char *plan, *out, *recipe;
+    char *plan, *out, *recipe, *folder;
 } export_config;
 
 #define FIELD(name) offsetof(export_config, name)
 static const bb_option_row export_options[] = {
     { "plan", BB_OPT_TEXT, FIELD(plan), "", 1, 0, "HASH", "plan of plans.csv, by the beginning of its hash", NULL },
     { "out", BB_OPT_TEXT, FIELD(out), "model.gguf", 1, 0, "FILE", "file to write", NULL },
+    { "hf", BB_OPT_TEXT, FIELD(folder), "", 1, 0, "FOLDER",
+      "also write it as a Hugging Face folder for vLLM and transformers; of plans of Q4_0, Q8_0, F16, BF16 and F32 with blocks of one shape", NULL },
     { "recipe", BB_OPT_TEXT, FIELD(recipe), "", 1, 0, "FILE", "also write a llama-quantize --tensor-type-file; not of a pruned plan", NULL },
 };
 enum { N_EXPORT_OPTIONS = sizeof export_options / sizeof *export_options };
@@ -292,6 +295,7 @@ static bb_status export_plan(int argc, char **argv, bb_err *err)
 {
     export_config c = { 0 };
     bb_run        r = { 0 };
+    bb_model      written = { .path = NULL };
     const char   *dir = NULL;
     size_t        n = 0;
     bb_status     status;
@@ -306,9 +310,16 @@ static bb_status export_plan(int argc, char **argv, bb_err *err)
     const bb_input inputs[] = { { "the source model", r.config.model }, { "the calibration text", r.config.calib }, { "the evaluation text", r.config.eval } };
     BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_MODEL, NULL, inputs, 3, err));
     if (*c.recipe) BB_TRY(bb_output_check("--recipe", c.recipe, BB_OUTPUT_RECIPE, NULL, inputs, 3, err));
+    if (*c.folder) BB_TRY(bb_output_folder_check("--hf", c.folder, inputs, 1, err));
     BB_TRY(bb_run_export(&r, c.plan, c.out, *c.recipe ? c.recipe : NULL, err));
     bb_info("wrote %s", c.out);
+    if (*c.folder) {
+        BB_TRY(bb_model_open(c.out, &written, err));
+        BB_TRY(bb_write_folder(&written, bb_folder_has(r.config.model, "config.json") ? r.config.model : NULL, c.folder, err));
+        bb_info("wrote %s", c.folder);
+    }
 done:
+    bb_model_close(&written);
     bb_options_done(export_options, N_EXPORT_OPTIONS, &c);
     bb_run_close(&r);
     return status;
@@ -316,7 +327,7 @@ done:
 
 const bb_command bb_command_export = { "export",
                                        "write a plan of a run as a model file",
-                                       "RUN --plan HASH --out FILE",
+                                       "RUN --plan HASH --out FILE [--hf FOLDER]",
                                        "bitbudget export results/runs/front --plan 3f2a --out model.gguf",
                                        export_options,
                                        N_EXPORT_OPTIONS,

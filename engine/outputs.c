@@ -2,6 +2,7 @@
  * outputs.c: see outputs.h. */
 #include "engine/outputs.h"
 
+#include <dirent.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -74,6 +75,27 @@ bb_status bb_output_check(const char *option, const char *path, bb_output_kind k
     if (forced || !bb_file_exists(path) || is_ours(path, kind, header)) return BB_OK;
     return BB_FAIL(err, BB_USAGE, "%s %s exists and %s: choose another name, or replace it with --force", option, path,
                    kind == BB_OUTPUT_IDS ? "may be anything" : "was not made by bitbudget");
+}
+
+static bool is_empty(const char *dir)
+{
+    DIR *d = opendir(dir);
+    bool other = false;
+    for (struct dirent *e; d && (e = readdir(d));) other |= strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    if (d) closedir(d);
+    return !other;
+}
+
+bb_status bb_output_folder_check(const char *option, const char *dir, const bb_input *inputs, size_t n, bb_err *err)
+{
+    bb_err    why = BB_ERR_INIT;
+    bb_status status = bb_folder_check_output(dir, &why);
+    if (status != BB_OK) return BB_FAIL(err, status, "%s %s", option, why.msg);
+    for (size_t i = 0; i < n; i++)
+        if (inputs[i].path && bb_file_same(dir, inputs[i].path))
+            return BB_FAIL(err, BB_USAGE, "%s %s is %s itself, which is not overwritten: choose another name", option, dir, inputs[i].what);
+    if (forced || is_empty(dir)) return BB_OK;
+    return BB_FAIL(err, BB_USAGE, "%s %s is not empty: choose another folder, or write into it with --force", option, dir);
 }
 
 bb_status bb_output_fits(const char *path, uint64_t bytes, bb_err *err)

@@ -25,6 +25,9 @@ typedef struct bb_input {
 /* option: what the sentence calls the file ("--out"). header: first columns of a table of ours, else NULL. */
 bb_status bb_output_check(const char *option, const char *path, bb_output_kind kind, const char *header, const bb_input *inputs, size_t n, bb_err *err);
 
+/* The same for a folder that gets files of its own: new or empty, unless --force, and none of the inputs. */
+bb_status bb_output_folder_check(const char *option, const char *dir, const bb_input *inputs, size_t n, bb_err *err);
+
 /* Refuses an output of `bytes` bytes where the file system has less room. */
 bb_status bb_output_fits(const char *path, uint64_t bytes, bb_err *err);
 

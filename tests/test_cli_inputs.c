@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -268,6 +269,11 @@ START_TEST(every_command_takes_a_split_model)
     check_program(0, "", "convert %s %s", model, bb_test_path("split_c.gguf"));
     check_program(0, "", "convert %s %s", split_path(stem, 1, 3), bb_test_path("split_d.gguf"));
     bb_test_same(bb_test_path("split_c.gguf"), bb_test_path("split_d.gguf"));
+    char links[300]; /* a cache keeps files under their hashes and links under their names */
+    snprintf(links, sizeof links, "%s", bb_test_path("links"));
+    for (uint32_t i = 1; i <= 3; i++) ck_assert_int_eq(symlink(split_path(stem, i, 3), split_path(links, i, 3)), 0);
+    check_program(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", split_path(links, 2, 3), bb_test_path("link_run"));
+    bb_test_same(bb_test_path("link_run/model.gguf"), bb_test_path("whole_run/model.gguf"));
     check_program(2, "is one of the files of ", "quantize %s --format Q8_0 --method rtn --force --out %s", split_path(stem, 1, 3), split_path(stem, 3, 3));
     check_program(5, "parts-00004-of-00004.gguf is missing", "convert %s %s",
                   (split_write(model, stem, 4, &(split_lie) { .part = 4, .missing = true }), split_path(stem, 1, 4)), bb_test_path("split_e.gguf"));

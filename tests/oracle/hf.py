@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Random small models made by Hugging Face's own library, read by bitbudget: `make oracle` (needs PyPI's torch, transformers and tokenizers).
+"""Random small models made by Hugging Face's own library, read by bitbudget: `make oracle` (needs PyPI's torch, transformers and tokenizers; compressed-tensors for folders that are written).
 
 usage: hf.py BITBUDGET FOLDER [CONVERTER]
 
 For each architecture: perplexity by bitbudget on the folder against the library's in float32, over 256 positions, to 1e-3 of its logarithm. CONVERTER:
 llama.cpp's convert_hf_to_gguf.py; then every tensor and every key of `bitbudget convert` is compared with those of its file (needs PyPI's gguf).
 """
+import importlib.util
 import json
 import math
 import os
@@ -52,6 +53,9 @@ CASES = [
 ]
 
 
+PACKED = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")  # that are also written as folders
+
+
 def tokenizer(words, text):
     t = Tokenizer(models.BPE(ignore_merges=words == LLAMA3))
     if words:
@@ -94,10 +98,26 @@ def compare(a, b, case):
     return not wrong and not differ
 
 
+def check_packed(program, path, ids, file):
+    """A Q4_0 of the folder, whose down matrices are Q8_0, as a folder of compressed-tensors: the library on it and bitbudget on the file."""
+    gguf, packed, recipe = path + ".q.gguf", path + ".packed", path + ".recipe"
+    with open(recipe, "w") as f:
+        f.write("ffn_down=Q8_0\nblk=Q4_0\ntoken_embd=F16\n")
+    quiet = dict(check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([program, "quantize", path, "--recipe", recipe, "--method", "rtn", "--out", gguf, "--force", "-q"], **quiet)
+    subprocess.run([program, "convert", gguf, packed, "--from", path, "--force", "-q"], **quiet)
+    got = json.loads(subprocess.run([program, "eval", gguf, "--text", file, "--ctx", str(CTX), "--json", "-q"], check=True, capture_output=True, text=True).stdout)
+    model = hf.AutoModelForCausalLM.from_pretrained(packed, dtype=torch.float32)
+    return math.log(got["ppl"] if "ppl" in got else got["perplexity"]), nll_of(model, ids)
+
+
 def main():
     program, folder, converter = sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None
     text = open(os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE"), encoding="utf-8").read()
     ok = True
+    packs = importlib.util.find_spec("compressed_tensors") is not None
+    if not packs:
+        print("compressed-tensors is not installed: packed folders are NOT compared")
     for case, config, make, words, dtype, shard in CASES:
         path = os.path.join(folder, case)
         torch.manual_seed(len(case))
@@ -115,6 +135,10 @@ def main():
         mine, theirs = math.log(got["ppl"] if "ppl" in got else got["perplexity"]), nll_of(model.float(), ids)
         good = abs(mine - theirs) < 1e-3 and same_ids
         print(f"{case}: mean negative log-likelihood {mine:.6f}, of the library {theirs:.6f}; token ids {'agree' if same_ids else 'DIFFER'}")
+        if packs and case in PACKED:
+            mine, theirs = check_packed(program, path, ids, file)
+            good &= abs(mine - theirs) < 1e-3
+            print(f"{case}, packed: mean negative log-likelihood {mine:.6f}, of the library {theirs:.6f}")
         if converter:
             ours, ref = os.path.join(folder, case + ".gguf"), os.path.join(folder, case + ".ref.gguf")
             outtype = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[dtype]

@@ -7,7 +7,7 @@ mkdir -p "$work/models"
 if [ -z "${PYTHON-}" ]; then
     PYTHON=$work/env/bin/python
     [ -x "$PYTHON" ] || python3 -m venv "$work/env"
-    "$PYTHON" -c 'import torch, transformers, gguf' 2>/dev/null || "$PYTHON" -m pip install -q torch transformers tokenizers numpy safetensors gguf sentencepiece protobuf
+    "$PYTHON" -c 'import torch, transformers, gguf' 2>/dev/null || "$PYTHON" -m pip install -q torch transformers tokenizers numpy safetensors gguf sentencepiece protobuf compressed-tensors
 fi
 rm -rf "$work/models"
 mkdir "$work/models"

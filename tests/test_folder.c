@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_folder.c: models written as Hugging Face folders, read back with nothing of the program's but JSON: every number is that of the GGUF. */
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "kernels/half.h"
+#include "model/compress/statistics.h"
+#include "model/export/folder.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+/* ---- a reader of safetensors from the definition ---- */
+
+typedef struct tensors {
+    char                *bytes;
+    const unsigned char *data;
+    json_t              *header;
+} tensors;
+
+static tensors read_tensors(const char *dir)
+{
+    tensors  t;
+    size_t   size;
+    uint64_t n;
+    char     path[700];
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    ck_assert_int_eq(bb_file_read(path, &t.bytes, &size, NULL), BB_OK);
+    memcpy(&n, t.bytes, 8);
+    ck_assert(n % 8 == 0 && n < size);
+    ck_assert_ptr_nonnull(t.header = json_loadb(t.bytes + 8, (size_t)n, JSON_REJECT_DUPLICATES, NULL));
+    t.data = (const unsigned char *)t.bytes + 8 + n;
+    /* the tensors fill the file, one behind the other, each at a multiple of its numbers' size */
+    uint64_t    at = 0;
+    const char *name;
+    json_t     *entry;
+    json_object_foreach(t.header, name, entry)
+    {
+        const json_t *offsets = json_object_get(entry, "data_offsets");
+        if (strcmp(name, "__metadata__") == 0) continue;
+        const char    *type = json_string_value(json_object_get(entry, "dtype"));
+        const unsigned bytes = strcmp(type, "I64") == 0 ? 8 : strstr(type, "32") ? 4 : 2;
+        ck_assert_uint_eq((uint64_t)json_integer_value(json_array_get(offsets, 0)), at);
+        ck_assert_uint_eq(at % bytes, 0);
+        at = (uint64_t)json_integer_value(json_array_get(offsets, 1));
+    }
+    ck_assert_uint_eq(8 + n + at, size);
+    return t;
+}
+
+static void close_tensors(tensors *t)
+{
+    json_decref(t->header);
+    bb_free(t->bytes);
+}
+
+/* The bytes of a tensor, whose type and shape are asked for; cols 0: a vector. */
+static const unsigned char *bytes_of(const tensors *t, const char *name, const char *end, const char *dtype, uint64_t rows, uint64_t cols)
+{
+    char full[300];
+    snprintf(full, sizeof full, "%s%s", name, end);
+    const json_t *e = json_object_get(t->header, full), *shape = json_object_get(e, "shape");
+    ck_assert_msg(e != NULL, "%s is missing", full);
+    ck_assert_msg(strcmp(json_string_value(json_object_get(e, "dtype")), dtype) == 0, "%s", full);
+    ck_assert_uint_eq(json_array_size(shape), cols ? 2 : 1);
+    ck_assert_int_eq(json_integer_value(json_array_get(shape, 0)), (json_int_t)rows);
+    if (cols) ck_assert_int_eq(json_integer_value(json_array_get(shape, 1)), (json_int_t)cols);
+    return t->data + json_integer_value(json_array_get(json_object_get(e, "data_offsets"), 0));
+}
+
+/* Number (r, c) of a packed matrix: bits b c ... of the row, from the lowest bit of the first word on, less half the range, times the scale of its 32. */
+static float packed_at(const unsigned char *words, const unsigned char *scales, uint32_t cols, unsigned bits, uint32_t r, uint32_t c)
+{
+    const uint64_t bit = (uint64_t)r * cols * bits + (uint64_t)c * bits;
+    const unsigned q = (unsigned)words[bit / 8] >> bit % 8 & ((1u << bits) - 1);
+    uint16_t       half;
+    memcpy(&half, scales + 2 * ((size_t)r * (cols / 32) + c / 32), 2);
+    return bb_half_to_float(half) * (float)((int)q - (1 << (bits - 1)));
+}
+
+/* ---- the model ---- */
+
+static const char *const hf_names[BB_N_PARTS] = { "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                                                  "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj" };
+
+/* A head's first half of rows is every second row of the file from 0, its second half from 1, where the file has pairs. */
+static uint32_t gguf_row(bool pairs, uint32_t D, uint32_t r) { return pairs ? r / D * D + (r % D < D / 2 ? r % D * 2 : (r % D - D / 2) * 2 + 1) : r; }
+
+static void check_matrix(const tensors *t, const char *name, const bb_matrix *w, bool pairs, uint32_t D)
+{
+    float         *dense = bb_matrix_decode(w, NULL);
+    const unsigned bits = w->type == BB_Q4_0 ? 4 : 8;
+    if (w->type == BB_F16) {
+        const unsigned char *p = bytes_of(t, name, ".weight", "F16", w->rows, w->cols);
+        for (uint32_t r = 0; r < w->rows; r++)
+            ck_assert(memcmp(p + 2 * (size_t)r * w->cols, (const char *)w->data + 2 * (size_t)gguf_row(pairs, D, r) * w->cols, 2 * w->cols) == 0);
+    } else {
+        const unsigned char *words = bytes_of(t, name, ".weight_packed", "I32", w->rows, w->cols * bits / 32);
+        const unsigned char *scales = bytes_of(t, name, ".weight_scale", "F16", w->rows, w->cols / 32);
+        int64_t              shape[2];
+        memcpy(shape, bytes_of(t, name, ".weight_shape", "I64", 2, 0), sizeof shape);
+        ck_assert(shape[0] == w->rows && shape[1] == w->cols);
+        for (uint32_t r = 0; r < w->rows; r++)
+            for (uint32_t c = 0; c < w->cols; c++) {
+                const float got = packed_at(words, scales, w->cols, bits, r, c), want = dense[(size_t)gguf_row(pairs, D, r) * w->cols + c];
+                ck_assert_msg(got == want, "%s (%u, %u): %g, not %g", name, r, c, (double)got, (double)want); /* -0 is 0 */
+            }
+    }
+    bb_free(dense);
+}
+
+static const struct {
+    const char *arch, *model_type;
+    bool        tied, bias;
+    bb_type     embd;
+} cases[] = { { "llama", "llama", true, false, BB_Q8_0 }, { "llama", "llama", false, false, BB_F16 },     { "qwen2", "qwen2", false, true, BB_Q8_0 },
+              { "qwen3", "qwen3", true, false, BB_F16 },  { "smollm3", "smollm3", true, false, BB_Q4_0 }, { "granite", "granite", true, false, BB_Q8_0 } };
+
+START_TEST(every_number_is_that_of_the_file)
+{
+    tiny_spec  s = tiny_default(cases[_i].arch);
+    bb_model   m;
+    bb_err     err = BB_ERR_INIT;
+    bb_text    notes = { 0 };
+    uint64_t   bytes, size;
+    char       dir[600], name[700];
+    const bool pairs = strncmp(cases[_i].arch, "qwen", 4) != 0;
+    json_t    *config;
+    s.tied = cases[_i].tied;
+    s.qkv_bias = cases[_i].bias;
+    tiny_set_type(&s, BB_Q4_0);
+    s.embd_type = s.head_type = cases[_i].embd;
+    s.type[0][BB_PART_DOWN] = s.type[1][BB_PART_V] = BB_Q8_0;
+    s.type[1][BB_PART_Q] = BB_F16;
+    tiny_write(&s, bb_test_path("m.gguf"));
+    ck_assert_msg(bb_model_open(bb_test_path("m.gguf"), &m, &err) == BB_OK, "%s", err.msg);
+    snprintf(dir, sizeof dir, "%s", bb_test_path("folder"));
+    ck_assert_int_eq(bb_export_folder_bytes(&m, NULL, &bytes, &err), BB_OK);
+    ck_assert_msg(bb_export_folder_write(&m, NULL, dir, &notes, &err) == BB_OK, "%s", err.msg);
+    snprintf(name, sizeof name, "%s/model.safetensors", dir);
+    ck_assert_int_eq(bb_file_size(name, &size, NULL), BB_OK);
+    ck_assert_uint_eq(size, bytes);
+    ck_assert_msg(strstr(notes.data, "tokenizer") != NULL, "%s", notes.data);
+    tensors        t = read_tensors(dir);
+    const uint32_t D = m.net.head_dim;
+    for (uint32_t b = 0; b < m.net.n_layer; b++) {
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            snprintf(name, sizeof name, "model.layers.%u.%s", b, hf_names[p]);
+            const bb_matrix *w = &m.net.blocks[b].w[p];
+            const bool       in_pairs = pairs && p <= BB_PART_K;
+            check_matrix(&t, name, w, in_pairs, D);
+            if (!w->bias) continue;
+            const unsigned char *bias = bytes_of(&t, name, ".bias", "F32", w->rows, 0);
+            for (uint32_t r = 0; r < w->rows; r++) ck_assert(memcmp(bias + 4 * r, &w->bias[gguf_row(in_pairs, D, r)], 4) == 0);
+        }
+        snprintf(name, sizeof name, "model.layers.%u.post_attention_layernorm", b);
+        ck_assert(memcmp(bytes_of(&t, name, ".weight", "F32", m.net.n_embd, 0), m.net.blocks[b].norm[BB_NORM_FFN], 4 * m.net.n_embd) == 0);
+    }
+    const bool           f16 = cases[_i].embd == BB_F16;
+    const unsigned char *table = bytes_of(&t, "model.embed_tokens", ".weight", f16 ? "F16" : "F32", m.net.n_vocab, m.net.n_embd);
+    float               *dense = bb_matrix_decode(&m.net.embd, NULL);
+    ck_assert(memcmp(table, f16 ? m.net.embd.data : dense, (f16 ? 2 : 4) * (size_t)m.net.n_vocab * m.net.n_embd) == 0);
+    bb_free(dense);
+    ck_assert_int_eq(json_object_get(t.header, "lm_head.weight") != NULL, !s.tied);
+    close_tensors(&t);
+
+    snprintf(name, sizeof name, "%s/config.json", dir);
+    ck_assert_ptr_nonnull(config = json_load_file(name, 0, NULL));
+    ck_assert_str_eq(json_string_value(json_object_get(config, "model_type")), cases[_i].model_type);
+    ck_assert_int_eq(json_integer_value(json_object_get(config, "intermediate_size")), m.net.blocks[0].n_ff);
+    ck_assert_int_eq(json_integer_value(json_object_get(config, "num_key_value_heads")), m.net.blocks[0].n_kv);
+    ck_assert_int_eq(json_is_true(json_object_get(config, "tie_word_embeddings")), s.tied);
+    const json_t *q = json_object_get(config, "quantization_config"), *groups = json_object_get(q, "config_groups"), *group;
+    ck_assert_str_eq(json_string_value(json_object_get(q, "quant_method")), "compressed-tensors");
+    ck_assert_str_eq(json_string_value(json_object_get(q, "format")), "pack-quantized");
+    ck_assert_uint_eq(json_object_size(groups), 2);
+    group = json_object_get(groups, "group_1");
+    ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(group, "weights"), "num_bits")), 8);
+    ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(group, "weights"), "group_size")), 32);
+    ck_assert_str_eq(json_string_value(json_array_get(json_object_get(group, "targets"), 0)), "model.layers.0.mlp.down_proj");
+    ck_assert_uint_eq(json_array_size(json_object_get(q, "ignore")), 2); /* the head, and what is F16 */
+    ck_assert_str_eq(json_string_value(json_array_get(json_object_get(q, "ignore"), 1)), "model.layers.1.self_attn.q_proj");
+    json_decref(config);
+    bb_text_done(&notes);
+    bb_model_close(&m);
+}
+END_TEST
+
+/* One form for all: the usual word for every linear. A model in F16 is a plain folder. */
+START_TEST(one_form_and_none)
+{
+    tiny_spec s = tiny_default("llama");
+    for (int plain = 0; plain < 2; plain++) {
+        bb_model m;
+        bb_text  notes = { 0 };
+        bb_err   err = BB_ERR_INIT;
+        char     name[700];
+        tiny_set_type(&s, plain ? BB_F16 : BB_Q8_0);
+        tiny_write(&s, bb_test_path("m.gguf"));
+        ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
+        ck_assert_msg(bb_export_folder_write(&m, NULL, bb_test_path("form"), &notes, &err) == BB_OK, "%s", err.msg);
+        snprintf(name, sizeof name, "%s/config.json", bb_test_path("form"));
+        json_t *config = json_load_file(name, 0, NULL), *q = json_object_get(config, "quantization_config");
+        ck_assert_int_eq(q != NULL, !plain);
+        if (q) {
+            const json_t *targets = json_object_get(json_object_get(json_object_get(q, "config_groups"), "group_0"), "targets");
+            ck_assert_uint_eq(json_array_size(targets), 1);
+            ck_assert_str_eq(json_string_value(json_array_get(targets, 0)), "Linear");
+            ck_assert_str_eq(json_string_value(json_object_get(config, "torch_dtype")), "float16");
+        }
+        json_decref(config);
+        bb_text_done(&notes);
+        bb_model_close(&m);
+    }
+}
+END_TEST
+
+START_TEST(what_cannot_be_said_is_refused)
+{
+    static const struct {
+        const char *arch;
+        bb_type     type;
+        uint32_t    n_ff; /* of block 1 */
+        bool        factors;
+        const char *says;
+    } rows[] = {
+        { "llama", BB_Q4_1, 64, false, "blk.0.attn_q.weight is Q4_1, which compressed-tensors cannot say exactly" },
+        { "llama", BB_IQ4_NL, 64, false, "is IQ4_NL" },
+        { "deci", BB_Q4_0, 96, false, "architecture deci cannot be written" },
+        { "llama", BB_Q4_0, 64, true, "name that folder with --from" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tiny_spec      s = tiny_default(rows[i].arch);
+        bb_model       m;
+        bb_err         err = BB_ERR_INIT;
+        const uint64_t before = bb_mem_live_bytes();
+        tiny_set_type(&s, rows[i].type);
+        s.embd_type = BB_F16;
+        s.n_ff[1] = rows[i].n_ff;
+        s.rope_factors = rows[i].factors;
+        tiny_write(&s, bb_test_path("bad.gguf"));
+        ck_assert_msg(bb_model_open(bb_test_path("bad.gguf"), &m, &err) == BB_OK, "%s", err.msg);
+        ck_assert_int_eq(bb_export_folder_check(&m, NULL, &err), BB_UNSUPPORTED);
+        ck_assert_msg(strstr(err.msg, rows[i].says) != NULL, "row %zu: %s", i, err.msg);
+        bb_model_close(&m);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("folder");
+    TCase *t = tcase_create("core");
+    tcase_add_loop_test(t, every_number_is_that_of_the_file, 0, (int)(sizeof cases / sizeof *cases));
+    tcase_add_test(t, one_form_and_none);
+    tcase_add_test(t, what_cannot_be_said_is_refused);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
