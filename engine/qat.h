@@ -16,8 +16,8 @@
 /* Defaults of the options that run and the command share, as text. */
 #define BB_QAT_TOKENS "0.3"
 #define BB_QAT_RATE "0.03"
-#define BB_QAT_SCALE_RATE "0.002"
-#define BB_QAT_BATCH "8"
+#define BB_QAT_SCALE_RATE "0.01"
+#define BB_QAT_BATCH "4"
 
 typedef struct bb_qat {
     double      tokens; /* millions to train on */
