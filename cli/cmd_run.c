@@ -201,11 +201,13 @@ const bb_command bb_command_search = { "search", "the plans of the front, refine
 typedef struct finalise_config {
     char   *ladder, *texts;
     int64_t windows;
-    bool    ablate;
+    bool    ablate, qat;
 } finalise_config;
 
 #define FIELD(name) offsetof(finalise_config, name)
 static const bb_option_row finalise_options[] = {
+    { "qat", BB_OPT_FLAG, FIELD(qat), NULL, 1, 0, NULL,
+      "with the step qat behind the run's own, low-bit training by its --qat-* options; later commands know it too", NULL },
     { "ladder", BB_OPT_LIST, FIELD(ladder), "", 1, 0, "BITS", "instead: evaluate every step for the plans nearest to these bits per weight", NULL },
     { "texts", BB_OPT_LIST, FIELD(texts), "", 1, 0, "FILES", "with --ladder: texts to evaluate on", NULL },
     { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e9, "N", "with --ladder: windows of each text, and prompts to continue; 0: all windows, 128 prompts",
@@ -229,9 +231,11 @@ static bb_status finalise(int argc, char **argv, bb_err *err)
     }
     const bb_idle_option idle[] = { { "--texts", "without --ladder", !*c.ladder },
                                     { "--windows", "without --ladder", !*c.ladder },
-                                    { "--ablate", "without --ladder", !*c.ladder } };
+                                    { "--ablate", "without --ladder", !*c.ladder },
+                                    { "--qat", "with --ladder", *c.ladder != '\0' } };
     BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
+    if (c.qat) BB_TRY(bb_ladder_add(&r, BB_RUNG_QAT, err));
     if (*c.ladder) BB_TRY(bb_run_ladder(&r, c.ladder, c.texts, c.windows, c.ablate, err));
     else BB_TRY(bb_stage_run(&r, BB_STAGE_FINALISE, err));
 done:
@@ -242,7 +246,7 @@ done:
 
 const bb_command bb_command_finalise = { "finalise",
                                          "rebuild and tune the chosen plans and write their files",
-                                         "RUN [--ladder BITS --texts FILES]",
+                                         "RUN [--qat | --ladder BITS --texts FILES]",
                                          "bitbudget finalise results/runs/first\n"
                                          "bitbudget finalise results/runs/front --ladder 1.3,2.2,3.0 --texts wiki.test.raw,c4.jsonl",
                                          finalise_options,

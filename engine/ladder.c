@@ -16,6 +16,7 @@
 #include "engine/keys.h"
 #include "engine/memory.h"
 #include "engine/qat.h"
+#include "engine/run_parts.h"
 #include "engine/time_budget.h"
 #include "eval/generation.h"
 #include "model/compress/rebuild.h"
@@ -37,6 +38,22 @@ bb_status bb_ladder_check(const bb_run_config *c, bb_err *err)
         if (!known) return BB_FAIL(err, BB_USAGE, "--finalise-steps: \"%.*s\" should be one of rebuild, blocks, lfq, end-to-end, qat", (int)item.n, item.at);
     }
     return BB_OK;
+}
+
+bb_status bb_ladder_add(bb_run *r, bb_rung rung, bb_err *err)
+{
+    bb_run_config *c = &r->config;
+    char          *steps;
+    bb_status      status = BB_OK;
+    if (c->no_finalise) return BB_FAIL(err, BB_USAGE, "%s was made with --no-finalise: no step is run there", c->out);
+    if (bb_list_has(c->finalise_steps, bb_rung_names[rung])) return BB_OK;
+    if (!(steps = bb_asprintf(err, "%s%s%s", c->finalise_steps, *c->finalise_steps ? "," : "", bb_rung_names[rung]))) return BB_NOMEM;
+    bb_free(c->finalise_steps);
+    c->finalise_steps = steps;
+    BB_TRY(bb_keys_options(r, err));
+    BB_TRY(bb_run_config_write(r, err));
+done:
+    return status;
 }
 
 char *bb_ladder_settings(const bb_run_config *c, bb_err *err)

@@ -35,6 +35,8 @@ typedef bb_status (*bb_ladder_hook)(void *self, bb_rung rung, bb_tuned *net, bb_
 bb_status bb_ladder_run(bb_run *r, const bb_plan *plan, bool tune, bb_ladder_hook hook, void *hook_self, bb_tuned *out, bb_ladder_record *record, bb_err *err);
 /* BB_USAGE when --finalise-steps names something else. */
 bb_status bb_ladder_check(const bb_run_config *c, bb_err *err);
+/* From now on the run's steps have this one too, at the end, for later commands as well (config.resolved.yaml). BB_USAGE with --no-finalise. */
+bb_status bb_ladder_add(bb_run *r, bb_rung rung, bb_err *err);
 /* Everything in the configuration that changes a finalised file, as text; bb_free. */
 char *bb_ladder_settings(const bb_run_config *c, bb_err *err);
 
