@@ -89,7 +89,7 @@ judge() { # METHOD CALIBRATION FILE
         echo "$key$figures,$2,$seconds,$hash" >> "$table"
         [ "$OWN" = 1 ] || continue
         "$BITBUDGET" eval "$3" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --reference "$source" --json -q > "$log.json"
-        figures=$(awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 } END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,,%.4g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["kl_p90"], v["kl_p99"], 100 * v["top1"] }' "$log.json")
+        figures=$(awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 } END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,,%.4g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["0.90"], v["0.99"], 100 * v["top1"] }' "$log.json")
         echo "$model,$1,$bytes,$bpw,bitbudget,$d,$CTX,$CHUNKS,$figures,$2,$seconds,$hash" >> "$table"
     done
 }
