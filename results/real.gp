@@ -6,7 +6,7 @@ set datafile separator ","
 set logscale y
 set xlabel "file, MB"
 set ylabel "KL from F16, nats a token"
-set key top right
+set key top right font ",9"
 set grid
 set multiplot layout 2,2
 pick(domain, who) = sprintf("< awk -F, '$5 == \"llama-perplexity\" && $7 == 512 && $6 == \"%s\" && $2 ~ /^%s/ { print $3 \",\" $11 }' results/real.csv | sort -n", domain, who)

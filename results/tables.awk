@@ -256,12 +256,12 @@ function show_calibration(    i, k, n, s, sets, texts, text, r, worst) {
     }
 }
 
-# README: files of a pretrained model in the order of their bytes, KL by domain as llama-perplexity sees it.
-function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, ppl, t) {
+# README: files of a pretrained model in the order of their bytes, KL and perplexity by domain as llama-perplexity sees them; means only where all domains are there.
+function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, ppl, t, x) {
     s = distinct("text", texts, "ctx", 512)
-    text = "file | bytes | bits per weight"
+    text = "file | bytes | bits a weight"
     for (k = 1; k <= s; k++) text = text " | KL, " texts[k]
-    head(text " | KL, mean | same top token | perplexity, " texts[1])
+    head(text " | mean | same top token | perplexities")
     for (i = 1; i <= rows; i++) v[i, "file"] = v[i, "judge"] == "llama-perplexity" && v[i, "model"] == model && v[i, "ctx"] == 512 ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
     n = distinct("file", files)
     for (i = 1; i <= n; i++) order[i] = i
@@ -271,15 +271,18 @@ function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, pp
         if (files[order[i]] == "") continue
         r = row_of("file", files[order[i]])
         text = (v[r, "method"] ~ /^ours/ ? "**" v[r, "method"] "**" : v[r, "method"]) " | " thousands(v[r, "size_bytes"]) sprintf(" | %.2f", v[r, "bpw"])
-        sum = got = ppl = t = 0
+        sum = got = t = 0
+        ppl = ""
         for (k = 1; k <= s; k++) {
             r = row_of("file", files[order[i]], "text", texts[k])
-            text = text " | " (r ? kl(v[r, "kl_nats"]) : "")
-            if (!r) continue
+            text = text " | " (!r ? "" : v[r, "method"] == "F16" ? "" : kl(v[r, "kl_nats"]))
+            if (k > 1) ppl = ppl ", "
+            if (!r) { ppl = ppl "-"; continue }
+            x = v[r, "ppl"]
+            ppl = ppl (x + 0 > 9999 ? sprintf("%.0e", x) : sprintf("%.1f", x))
             sum += v[r, "kl_nats"]; t += v[r, "top1_percent"]; got++
-            if (k == 1) ppl = v[r, "ppl"]
         }
-        line(text sprintf(" | %s | %.1f %% | %.2f", kl(sum / got), t / got, ppl))
+        line(text (got < s || files[order[i]] ~ /^F16/ ? " | | " : sprintf(" | %s | %.1f %%", kl(sum / got), t / got)) " | " ppl)
     }
 }
 function bytes_of(file,    part) { split(file, part, SUBSEP); return part[2] + 0 }
