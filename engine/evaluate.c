@@ -331,7 +331,34 @@ done:
 
 /* ---- the choice ---- */
 
-/* What the types of a plan mean for its speed (bb_speed_note). */
+/* Adds where a structure was cut so that the matrix behind it can have a format whose blocks do not divide its rows as they are in the source. */
+static bb_status add_cuts(const bb_net *source, const bb_net *net, char **note, bb_err *err)
+{
+    bb_text     t = { 0 };
+    bb_status   status = BB_OK;
+    const char *first = *note ? "; " : "";
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            const bb_matrix *w = &net->blocks[i].w[p], *was = &source->blocks[i].w[p];
+            const bb_format *f = w->rows ? bb_format_get(w->type) : NULL;
+            if (!f || was->cols % f->block == 0) continue;
+            bb_text_addf(&t, "%sblk.%u.%s cut from %u to %u", t.size ? ", " : first, i, bb_parts[p].name, was->cols, w->cols);
+            bb_text_addf(&t, ", where it can be %s", f->name);
+        }
+    if (t.size) {
+        char *all = bb_asprintf(err, "%s%s", *note ? *note : "", t.data);
+        if (!all) status = BB_NOMEM;
+        else {
+            bb_free(*note);
+            *note = all;
+        }
+    }
+    if (t.status != BB_OK) status = t.status;
+    bb_text_done(&t);
+    return status;
+}
+
+/* What the types of a plan mean for its speed (bb_speed_note), and which of them a cut has made possible. */
 static bb_status note_of(const bb_run *r, const bb_plan *plan, char **note, bb_err *err)
 {
     bb_net    net;
@@ -341,6 +368,7 @@ static bb_status note_of(const bb_run *r, const bb_plan *plan, char **note, bb_e
     BB_TRY(status);
     BB_TRY(bb_plan_shape(&r->model, plan, &net, blocks, err));
     BB_TRY(bb_speed_note(&net, note, err));
+    BB_TRY(add_cuts(&r->model.net, &net, note, err));
 done:
     bb_free(blocks);
     return status;

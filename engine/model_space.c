@@ -68,22 +68,53 @@ uint64_t bb_model_n_weights(const bb_model *m)
     return n;
 }
 
-/* ---- option lists ---- */
-
-/* The list that was asked for, or the default one for rows of this length. */
-static const char *list_for(const bb_model_space *s, const char *asked, uint32_t cols, bool is_table)
+/* The matrix that a format unit decides, as the source has it. */
+static const bb_matrix *matrix_of(const bb_model_space *s, uint32_t unit)
 {
-    if (asked && *asked) return asked;
-    return cols % 256 == 0 ? default_formats[is_table] : default_odd_formats[s->experimental][is_table];
+    const bb_plan_unit *d = &s->described[unit];
+    return d->what == BB_UNIT_EMBD ? &s->model->net.embd : d->what == BB_UNIT_HEAD ? &s->model->net.head : &s->model->net.blocks[d->layer].w[d->what];
 }
 
-/* Kept counts of a structure unit, descending, the full one first: eighths of full rounded to the step; 0 = dropped last. */
-static uint32_t kept_counts(uint32_t full, uint32_t step, bool widths, bool drop, uint32_t out[MAX_WIDTHS + 2])
+/* Of a matrix whose rows 256 does not divide as they are, and does under one of the widths that are offered: the gap of the list above is filled. */
+static const char *const default_cut_formats[2] = {
+    "Q1_0,IQ1_M,IQ2_XXS,Q2_0,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0",
+    "Q1_0,IQ1_M,IQ2_XXS,Q2_0,IQ2_NL,IQ2_S,IQ3_XXS,IQ3_S,IQ3_NL,IQ4_XS,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0",
+};
+
+/* ---- option lists ---- */
+
+/* The list that was asked for, or the default one for rows of this length; to_grid: they can be cut so that 256 divides them. */
+static const char *list_for(const bb_model_space *s, const char *asked, uint32_t cols, bool is_table, bool to_grid)
+{
+    if (asked && *asked) return asked;
+    return cols % 256 == 0 ? default_formats[is_table] : to_grid ? default_cut_formats[s->experimental] : default_odd_formats[s->experimental][is_table];
+}
+
+/* Can the matrix be in the format, as it is or, of the formats whose blocks nothing smaller replaces, under an option of its controller? */
+static bool can_be_in(const bb_model_space *s, uint32_t unit, const bb_format *f)
+{
+    const bb_plan_unit *d = &s->described[unit];
+    const bb_net       *net = &s->model->net;
+    if (matrix_of(s, unit)->cols % f->block == 0) return true;
+    if (d->controller < 0 || f->block < BB_MAX_BLOCK) return false;
+    const uint32_t      widest = bb_part_widest(net, &net->blocks[d->layer], (bb_part)d->what, f->block);
+    const bb_plan_unit *c = &s->described[d->controller];
+    for (uint32_t k = 0; widest && k < c->n_options; k++)
+        if (c->options[k].value == widest) return true;
+    return false;
+}
+
+/* Kept counts of a structure unit, descending, the full one first: eighths of full rounded to the step; 0 = dropped last. grid: a multiple of it is taken
+ * where one lies within half an eighth, and the largest below full in any case: formats with blocks of that many weights fit there and nowhere else. 0: none. */
+static uint32_t kept_counts(uint32_t full, uint32_t step, uint32_t grid, bool widths, bool drop, uint32_t out[MAX_WIDTHS + 2])
 {
     uint32_t n = 0;
     out[n++] = full;
+    if (widths && grid && full > grid) out[n++] = (full - 1) / grid * grid;
     for (uint32_t i = MAX_WIDTHS - 1; widths && i >= 1; i--) {
-        uint32_t k = (full * i / MAX_WIDTHS + step / 2) / step * step;
+        const uint32_t eighth = full * i / MAX_WIDTHS, near = grid ? (eighth + grid / 2) / grid * grid : 0;
+        uint32_t       k = (eighth + step / 2) / step * step;
+        if (near > 0 && (near > eighth ? near - eighth : eighth - near) <= full / MAX_WIDTHS / 2) k = near;
         if (k > 0 && k < out[n - 1]) out[n++] = k;
     }
     if (drop) out[n++] = 0;
@@ -100,18 +131,19 @@ static bb_status add_option(unit_data *u, uint32_t *n, const char *name, uint32_
     return BB_OK;
 }
 
-/* The comma list, every name checked, plus the source type as the last option. Formats whose block never divides `cols` are left out. */
-static bb_status format_options(unit_data *u, uint32_t *n, const char *list, bool experimental, uint32_t cols, bb_type source, bb_err *err)
+/* The comma list, every name checked, plus the source type as the last option. Formats that the matrix cannot be in are left out. */
+static bb_status format_options(bb_model_space *s, uint32_t unit, uint32_t *n, const char *list, bb_type source, bb_err *err)
 {
-    bb_status status = BB_OK;
+    unit_data *u = &s->data[unit];
+    bb_status  status = BB_OK;
     for (bb_item item; bb_list_next(&list, &item);) {
         const bb_format *f;
         char            *name = bb_item_text(item, err);
         if (!name) return BB_NOMEM;
-        status = bb_format_named("format list", name, experimental, &f, err);
+        status = bb_format_named("format list", name, s->experimental, &f, err);
         bb_free(name);
         BB_TRY(status);
-        if (cols % f->block == 0 && f->type != source) BB_TRY(add_option(u, n, f->name, f->type, err));
+        if (can_be_in(s, unit, f) && f->type != source) BB_TRY(add_option(u, n, f->name, f->type, err));
     }
     status = add_option(u, n, bb_format_get(source)->name, source, err);
 done:
@@ -129,13 +161,6 @@ static int64_t exact_size(void *self, const uint16_t *x)
 
 static const bb_plan_option *options_of(const bb_model_space *s, uint32_t unit) { return s->described[unit].options; }
 static bool                  is_format(const bb_model_space *s, uint32_t unit) { return bb_unit_is_format(s->described[unit].what); }
-
-/* The matrix that a format unit decides, as the source has it. */
-static const bb_matrix *matrix_of(const bb_model_space *s, uint32_t unit)
-{
-    const bb_plan_unit *d = &s->described[unit];
-    return d->what == BB_UNIT_EMBD ? &s->model->net.embd : d->what == BB_UNIT_HEAD ? &s->model->net.head : &s->model->net.blocks[d->layer].w[d->what];
-}
 
 /* Parts whose one tensor an architecture that the file may have wants: gives them one type, the one of least cost among those that take no more bytes.
  * They are units q, q + 1, ..., n of them. */
@@ -391,10 +416,11 @@ static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, ui
     unit_data *u = &s->data[i];
     uint32_t   count = 0;
     bb_status  status;
-    s->described[i] = (bb_plan_unit) { .what = what, .layer = layer };
+    s->described[i] = (bb_plan_unit) { .what = what, .layer = layer, .controller = (int32_t)controller };
     const bb_matrix *w = matrix_of(s, i);
     snprintf(u->name, sizeof u->name, "%s", name);
-    status = format_options(u, &count, list_for(s, list, w->cols, controller < 0), s->experimental, w->cols, w->type, err);
+    const bool to_grid = w->cols % 256 != 0 && controller >= 0 && can_be_in(s, i, bb_format_get(BB_Q4_K));
+    status = format_options(s, i, &count, list_for(s, list, w->cols, controller < 0, to_grid), w->type, err);
     if (status == BB_OK && s->screen[controller < 0]) screen_formats(u, &count, s->screen[controller < 0], s->bits);
     describe(s, i, what, layer, controller, count);
     return status;
@@ -408,13 +434,13 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
     bb_status       status = BB_OK;
     if (b->n_kv) {
         /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
-        n = kept_counts(b->n_kv, 1, o->prune_kv, o->prune_sublayers && layer > 0, kept);
+        n = kept_counts(b->n_kv, 1, 0, o->prune_kv, o->prune_sublayers && layer > 0, kept);
         unit_of[BB_ATTENTION] = (*i)++;
         BB_TRY(structure_unit(s, unit_of[BB_ATTENTION], layer, BB_ATTENTION, kept, n, err));
     }
     if (b->n_ff) {
         if (divisor == 0) divisor = b->n_ff % 256 == 0 ? 256 : b->n_ff % 64 == 0 ? 64 : 32;
-        n = kept_counts(b->n_ff, divisor, o->prune_ffn, o->prune_sublayers, kept);
+        n = kept_counts(b->n_ff, divisor, o->ffn_divisor == 0 && divisor < 256 ? 256 : 0, o->prune_ffn, o->prune_sublayers, kept);
         unit_of[BB_FFN] = (*i)++;
         BB_TRY(structure_unit(s, unit_of[BB_FFN], layer, BB_FFN, kept, n, err));
     }
@@ -517,13 +543,14 @@ static bool find_option(const bb_plan_unit *d, bb_type type, uint16_t *option)
     return false;
 }
 
-/* The option with most bits that has no more than f; the smallest where all have. */
-static uint16_t option_below(const bb_plan_unit *d, const bb_format *f)
+/* Of the options that rows of cols weights can have as they are: that with most bits that has no more than f; the smallest where all have. */
+static uint16_t option_below(const bb_plan_unit *d, uint32_t cols, const bb_format *f)
 {
-    uint16_t best = 0, least = 0;
+    uint16_t best = 0, least = (uint16_t)(d->n_options - 1); /* the source's, which they have */
     double   bits = -1;
     for (uint16_t o = 0; o < d->n_options; o++) {
         const double b = bb_format_bpw(bb_format_get((bb_type)d->options[o].value));
+        if (cols % bb_format_get((bb_type)d->options[o].value)->block != 0) continue;
         if (b <= bb_format_bpw(f) && b > bits) {
             bits = b;
             best = o;
@@ -544,8 +571,9 @@ bool bb_model_space_uniform(const bb_model_space *s, const char *format, const c
         const bool          is_table = d->controller < 0;
         const bb_format    *f = wanted[is_table];
         if (!is_format(s, i)) continue;
-        if (find_option(d, f->type, &x[i])) used[is_table] = true;
-        else if (!(f = bb_format_for_row(f, matrix_of(s, i)->cols)) || !find_option(d, f->type, &x[i])) x[i] = option_below(d, wanted[is_table]);
+        const uint32_t cols = matrix_of(s, i)->cols;
+        if (cols % f->block == 0 && find_option(d, f->type, &x[i])) used[is_table] = true;
+        else if (!(f = bb_format_for_row(f, cols)) || !find_option(d, f->type, &x[i])) x[i] = option_below(d, cols, wanted[is_table]);
     }
     return used[0] && used[1];
 }

@@ -98,6 +98,28 @@ static bb_status spread(const bb_problem *p, bb_sensitivity *s, const size_t *at
     return BB_OK;
 }
 
+/* A format alone that needs a cut was measured together with it (bb_plan_space_shape): what the cut does by itself is taken off again, so that costs and
+ * sketches of formats and of structures add up. */
+static void take_off_cuts(const bb_run *r, bb_sensitivity *s)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    const bb_net     *net = &r->model.net;
+    size_t            i = 0;
+    for (uint32_t u = 0; u < p->n_units; u++)
+        for (uint32_t o = 0; o < p->units[u].n_options; o++, i++) {
+            const bb_plan_unit *unit = &p->plans->units[u];
+            size_t              of_cut = 0;
+            if (unit->what >= BB_N_PARTS) continue;
+            const uint32_t widest = bb_part_widest(net, &net->blocks[unit->layer], (bb_part)unit->what, bb_format_get((bb_type)unit->options[o].value)->block);
+            if (widest == bb_part_kept(&net->blocks[unit->layer], (bb_part)unit->what)) continue;
+            const bb_plan_unit *c = &p->plans->units[unit->controller];
+            for (uint32_t k = 0; k < (uint32_t)unit->controller; k++) of_cut += p->units[k].n_options;
+            for (uint32_t k = 0; k < c->n_options && c->options[k].value != widest; k++) of_cut++;
+            s->changes[i].kl = fmax(0, s->changes[i].kl - s->changes[of_cut].kl);
+            for (size_t d = 0; d < s->dim; d++) s->changes[i].psi[d] -= s->changes[of_cut].psi[d];
+        }
+}
+
 bb_sensitivity_options bb_run_sensitivity_options(const bb_run *r)
 {
     return (bb_sensitivity_options) { .level = BB_LEVEL_SKETCH,
@@ -130,6 +152,7 @@ static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_s
     BB_TRY(bb_sensitivity_measure(r->evaluator, &r->model, r->database, &r->levels[BB_LEVEL_SKETCH], &o, list, n, out, err));
     list = NULL; /* now out's */
     if (n < total) BB_TRY(spread(p, out, at, total, err));
+    if (!anchor) take_off_cuts(r, out);
 done:
     if (status != BB_OK) {
         bb_free(out->changes);

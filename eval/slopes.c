@@ -127,13 +127,26 @@ static bb_status format_change(const slopes *s, uint32_t layer, bb_part part, bb
     const uint32_t    full = bb_block_kept(source, sub), kept = bb_block_kept(&s->blocks[layer], sub);
     const size_t      n = (size_t)source->w[part].rows * source->w[part].cols;
     const bool        cut = kept != full && part == bb_sublayers[sub].writer;
+    const uint32_t    widest = bb_part_widest(&s->model->net, source, part, bb_format_get(type)->block);
     float            *d = NULL, *exact = NULL, *less = NULL;
     bb_matrix         m;
     bb_status         status;
-    BB_TRY(bb_database_matrix(s->db, layer, part, full, type, &m, NULL, err));
-    status = BB_NOMEM;
-    if (!(d = bb_matrix_decode(&m, err))) goto done;
+    if (widest == full) {
+        BB_TRY(bb_database_matrix(s->db, layer, part, full, type, &m, NULL, err));
+        status = BB_NOMEM;
+        if (!(d = bb_matrix_decode(&m, err))) goto done;
+    } else { /* its errors where it can be, around the source's weights */
+        BB_TRY(writer_at(s, layer, sub, widest, type, &d, err));
+        BB_TRY(writer_at(s, layer, sub, widest, source->w[part].type, &less, err));
+        status = BB_NOMEM;
+        if (!(exact = bb_matrix_decode(&source->w[part], err))) goto done;
+        for (size_t i = 0; i < n; i++) d[i] += exact[i] - less[i];
+        bb_free(exact);
+        bb_free(less);
+        exact = less = NULL;
+    }
     if (cut) {
+        status = BB_NOMEM;
         if (!(exact = bb_matrix_decode(&source->w[part], err))) goto done;
         BB_TRY(writer_at(s, layer, sub, kept, source->w[part].type, &less, err));
         uint8_t *columns = BB_NEW(source->w[part].cols, uint8_t, err);
@@ -175,7 +188,8 @@ done:
     return status;
 }
 
-/* What all counts of a sublayer share: of its writer the plan's count without quantization, and the errors that the plan's format has at full size. */
+/* What all counts of a sublayer share: of its writer the plan's count without quantization, and the errors that the plan's format has at full size (or as
+ * wide as its blocks let it be). */
 typedef struct structure {
     slopes                   *s;
     uint32_t                  layer;
@@ -208,11 +222,12 @@ static bb_status structure_slopes(slopes *s, uint32_t layer, bb_sublayer sub, co
     const int32_t   u = unit_of(s, layer, bb_unit_of_sublayer(sub));
     const bb_part   part = bb_sublayers[sub].writer;
     const bb_block *source = source_block(s, layer);
-    const uint32_t  kept = bb_block_kept(&s->blocks[layer], sub), full = bb_block_kept(source, sub);
+    const uint32_t  kept = bb_block_kept(&s->blocks[layer], sub);
     const float    *bias = source->w[part].bias;
     const double    own = bb_gradient_first(g, w, kept ? bias : NULL);
     structure       t = { .s = s, .layer = layer, .sub = sub, .g = g, .w = w };
     const size_t    n = (size_t)g->rows * g->cols;
+    uint32_t        widest; /* at which the plan's format can be */
     float          *d = NULL, *minus = NULL, *first = NULL;
     bb_status       status = BB_NOMEM;
     if (u == NO_UNIT || s->o->space->units[u].n_options < 2) return BB_OK;
@@ -222,8 +237,9 @@ static bb_status structure_slopes(slopes *s, uint32_t layer, bb_sublayer sub, co
     for (uint32_t r = 0; bias && r < g->rows; r++) minus[r] = -bias[r];
     BB_TRY(mark_columns(s, layer, sub, kept, t.now, err));
     BB_TRY(writer_at(s, layer, sub, kept, source->w[part].type, &t.exact, err));
-    BB_TRY(writer_at(s, layer, sub, full, plan_type(s, layer, part), &t.noise, err));
-    BB_TRY(writer_at(s, layer, sub, full, source->w[part].type, &first, err));
+    widest = bb_part_widest(&s->model->net, source, part, bb_format_get(plan_type(s, layer, part))->block);
+    BB_TRY(writer_at(s, layer, sub, widest, plan_type(s, layer, part), &t.noise, err));
+    BB_TRY(writer_at(s, layer, sub, widest, source->w[part].type, &first, err));
     for (size_t i = 0; i < n; i++) t.noise[i] -= first[i];
     for (uint32_t k = 0; k < unit->n_options; k++) {
         const uint32_t count = unit->options[k].value;

@@ -214,6 +214,50 @@ START_TEST(slow_formats_are_noted)
 }
 END_TEST
 
+/* Widths that 256 does not divide: every multiple of 256 is offered where there is room for all, the largest in any case, and with them the formats of blocks of
+ * 256 for ffn_down, which cannot be there at full width. Without widths, or with a step of one's own, there are none. */
+START_TEST(widths_reach_the_grid)
+{
+    static const char odd[] = "Q1_0,Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32";
+    static const char cut[] = "Q1_0,IQ1_M,IQ2_XXS,Q2_0,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32";
+    static const struct {
+        uint32_t    n_ff, divisor;
+        bool        prune;
+        const char *widths, *down;
+    } of[] = { { 1408, 0, true, "1408,1280,1024,896,768,512,384,256,0", cut },
+               { 1408, 0, false, "1408", odd },
+               { 1408, 64, true, "1408,1216,1088,896,704,512,384,192,0", odd },
+               { 2816, 0, true, "2816,2560,2048,1792,1536,1024,768,256,0", NULL },
+               { 1312, 0, true, "1312,1280,1152,1024,768,672,512,256,160,0", "IQ1_M,IQ2_XXS,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
+               { 224, 0, true, "224,192,160,128,96,64,32,0", "Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" } };
+    const bb_model_space_options options = { .prune_ffn = of[_i].prune, .prune_sublayers = of[_i].prune, .ffn_divisor = of[_i].divisor };
+    tiny_spec                    spec = wide(64, of[_i].n_ff);
+    opened                       o = { .s = NULL };
+    open_space(&o, &spec, &options);
+    ck_assert_str_eq(options_of(&o, "blk.1.ffn"), of[_i].widths);
+    if (of[_i].down) ck_assert_str_eq(options_of(&o, "blk.1.ffn_down"), of[_i].down);
+    if (of[_i].down == cut) {
+        bb_net   net;
+        bb_block blocks[TINY_MAX_LAYERS];
+        uint16_t x[64];
+        uint32_t down = 0, ffn = 0;
+        for (uint32_t u = 0; u < o.p->n_units; u++) {
+            if (strcmp(o.p->plans->units[u].name, "blk.1.ffn_down") == 0) down = u;
+            if (strcmp(o.p->plans->units[u].name, "blk.1.ffn") == 0) ffn = u;
+        }
+        bb_model_space_source(o.s, x);
+        x[down] = 1; /* IQ1_M */
+        ck_assert(bb_is_forbidden(bb_problem_bound(o.p, x)));
+        x[ffn] = 1; /* 1280 */
+        ck_assert(!bb_is_forbidden(bb_problem_size(o.p, x)));
+        bb_plan_space_shape(&o.m, o.p->plans, NULL, down, 1, &net, blocks); /* alone: with the cut that it needs */
+        ck_assert(blocks[1].n_ff == 1280 && blocks[1].w[BB_PART_DOWN].cols == 1280 && blocks[1].w[BB_PART_UP].rows == 1280 && blocks[0].n_ff == of[_i].n_ff);
+        ck_assert(bb_model_space_uniform(o.s, "IQ3_S", "Q8_0", x) == false); /* no matrix has it as it is */
+    }
+    close_space(&o);
+}
+END_TEST
+
 /* Formats under review are offered when they are asked for, for rows that 256 does not divide; their files say so, and the tables know what that takes. */
 START_TEST(experimental_formats_are_asked_for)
 {
@@ -268,6 +312,7 @@ int main(void)
     tcase_add_loop_test(t, default_formats_fit_the_rows, 0, 4);
     tcase_add_loop_test(t, uniform_plans_say_what_they_hold, 0, 8);
     tcase_add_loop_test(t, slow_formats_are_noted, 0, 3);
+    tcase_add_loop_test(t, widths_reach_the_grid, 0, 6);
     tcase_add_test(t, experimental_formats_are_asked_for);
     suite_add_tcase(s, t);
     return bb_test_run(s);

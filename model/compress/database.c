@@ -596,7 +596,7 @@ bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t
     else {
         const bool     is_format = bb_unit_is_format(what);
         const bb_part  part = is_format ? (bb_part)what : bb_sublayers[bb_unit_sublayer(what)].writer;
-        const uint32_t kept = is_format ? full_size(db, unit->layer, part) : value;
+        const uint32_t kept = is_format ? bb_part_widest(net, &net->blocks[unit->layer], part, bb_format_get((bb_type)value)->block) : value;
         const bb_type  type = is_format ? (bb_type)value : net->blocks[unit->layer].w[part].type;
         BB_TRY(bb_database_matrix(db, unit->layer, part, kept, type, out, &stats, err));
         if (!is_format && out->rows == 0) stats.error = 1;

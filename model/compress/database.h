@@ -40,7 +40,7 @@ void      bb_database_close(bb_database *db);
 bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint32_t kept, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
 /* The embedding (tied: weighted by the head's input moments as well) or the separate head. */
 bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
-/* What an option of a unit alone puts in, and its error: a matrix in a format; for KV groups and FFN widths attn_output or ffn_down with the columns
+/* What an option of a unit alone puts in, and its error: a matrix in a format, as wide as its blocks let it be; for KV groups and FFN widths attn_output or ffn_down with the columns
  * that stay, unquantized, and the error that least squares leaves (all of it, 1, when nothing stays: rows 0). */
 bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t option, bb_matrix *out, double *error, bb_err *err);
 /* Kept channels (ascending) of a block's FFN or KV groups for a width; borrows until close. */

@@ -60,6 +60,15 @@ static void without_data(const bb_model *m, bb_net *out, bb_block *blocks)
     }
 }
 
+/* A format alone, whose block does not divide the rows as they are: as little goes as it needs. */
+static void narrow(const bb_model *m, bb_net *out, uint32_t layer, bb_part part, bb_type type)
+{
+    const bb_format *f = bb_format_get(type);
+    const bb_block  *source = &m->net.blocks[layer];
+    const uint32_t   widest = f ? bb_part_widest(&m->net, source, part, f->block) : 0;
+    if (widest && widest != bb_part_kept(source, part)) bb_block_keep(out, &out->blocks[layer], bb_parts[part].sublayer, widest);
+}
+
 /* ---- by indices ---- */
 
 void bb_plan_space_shape(const bb_model *m, const bb_plan_space *s, const uint16_t *x, uint32_t unit, uint32_t option, bb_net *out, bb_block *blocks)
@@ -70,6 +79,7 @@ void bb_plan_space_shape(const bb_model *m, const bb_plan_space *s, const uint16
             const bb_plan_unit *of = &s->units[u];
             if (bb_unit_is_format(of->what) != (formats == 1) || (u != unit && !x)) continue;
             set_unit(out, of->what, of->layer, of->options[u == unit ? option : x[u]].value);
+            if (!x && of->what < BB_N_PARTS) narrow(m, out, of->layer, (bb_part)of->what, (bb_type)of->options[option].value);
         }
 }
 

@@ -19,7 +19,8 @@ static inline uint32_t    bb_unit_of_sublayer(bb_sublayer s) { return (uint32_t)
 /* Shapes and types of a plan, all matrix data NULL: norms and biases still point at the source's (a bias pointer means "there is one", its length is
  * the source's). blocks: [n_layer] of the caller. By name, from outside: BB_NOT_FOUND says what the model does not have. */
 bb_status bb_plan_shape(const bb_model *m, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);
-/* By indices; x NULL: the source as it is. Then unit gets `option`, unless it is BB_NO_UNIT. The space must be one of this model. */
+/* By indices; x NULL: the source as it is. Then unit gets `option`, unless it is BB_NO_UNIT. The space must be one of this model. A format whose block does
+ * not divide the source's rows comes, with x NULL, together with the widest cut that makes them a whole number of blocks (bb_part_widest). */
 #define BB_NO_UNIT UINT32_MAX
 void bb_plan_space_shape(const bb_model *m, const bb_plan_space *s, const uint16_t *x, uint32_t unit, uint32_t option, bb_net *out, bb_block *blocks);
 

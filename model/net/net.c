@@ -62,3 +62,14 @@ void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t k
     for (int n = 0; n < BB_N_NORMS && kept == 0; n++)
         if (bb_norms[n].sublayer == s) block->norm[n] = NULL;
 }
+
+uint32_t bb_part_widest(const bb_net *net, const bb_block *block, bb_part p, uint32_t weights)
+{
+    if (bb_part_cut_by_rows(p)) return block->w[p].cols % weights == 0 ? bb_part_kept(block, p) : 0;
+    for (uint32_t kept = bb_part_kept(block, p); kept > 0; kept--) {
+        bb_block b = *block;
+        bb_block_keep(net, &b, bb_parts[p].sublayer, kept);
+        if (b.w[p].cols % weights == 0) return kept;
+    }
+    return 0;
+}

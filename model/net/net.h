@@ -45,9 +45,9 @@ typedef enum bb_norm_place {
 } bb_norm_place;
 
 typedef struct bb_sublayer_info {
-    const char *unit;       /* what a plan calls the count that it keeps: "blk.N." and this */
-    bb_part     writer;     /* the part that adds to the residual stream */
-    bb_norm     pre, post;  /* of its input and of its output; a network may lack either */
+    const char *unit;      /* what a plan calls the count that it keeps: "blk.N." and this */
+    bb_part     writer;    /* the part that adds to the residual stream */
+    bb_norm     pre, post; /* of its input and of its output; a network may lack either */
 } bb_sublayer_info;
 
 typedef struct bb_feed_info {
@@ -110,10 +110,10 @@ typedef struct bb_net {
     float          heat;            /* queries of position p: times 1 + heat ln(1 + floor(p / rope_context)); 0: not */
     float          local_rope_base; /* of local blocks, which have neither scale nor divisors; 0: none is local */
     bb_gate        gate;
-    bb_matrix      embd;            /* V x C */
-    bb_matrix      head;            /* V x C; rows == 0: tied to embd */
-    const float   *out_norm;        /* [C] */
-    bb_block      *blocks;          /* [n_layer]; borrowed */
+    bb_matrix      embd;     /* V x C */
+    bb_matrix      head;     /* V x C; rows == 0: tied to embd */
+    const float   *out_norm; /* [C] */
+    bb_block      *blocks;   /* [n_layer]; borrowed */
 } bb_net;
 
 /* Factors of a network, 0 or 1: nothing is multiplied. embd_scale: of the rows of the embedding. query_scale: of the queries after RoPE, so that the scale
@@ -132,6 +132,8 @@ static inline bool bb_block_has_part(const bb_block *b, bb_part p) { return bb_b
 /* What pruning leaves of a sublayer: KV heads with their query heads, FFN channels. */
 static inline uint32_t bb_block_kept(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->n_kv : b->n_ff; }
 static inline uint32_t bb_part_kept(const bb_block *b, bb_part p) { return bb_block_kept(b, bb_parts[p].sublayer); }
+/* The most that its sublayer may keep of `block` so that the rows of this part are a whole number of blocks of `weights`; 0: nothing does it. */
+uint32_t bb_part_widest(const bb_net *net, const bb_block *block, bb_part p, uint32_t weights);
 
 /* Does pruning cut the rows of the part (else its columns)? The one that it does not cut is C. */
 static inline bool bb_part_cut_by_rows(bb_part p) { return bb_parts[p].rows != BB_DIM_C; }
