@@ -434,7 +434,7 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
     bb_status       status = BB_OK;
     if (b->n_kv) {
         /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
-        n = kept_counts(b->n_kv, 1, 0, o->prune_kv, o->prune_sublayers && layer > 0, kept);
+        n = kept_counts(b->n_kv, 1, 0, o->prune_kv && !net->whole_norms, o->prune_sublayers && layer > 0, kept);
         unit_of[BB_ATTENTION] = (*i)++;
         BB_TRY(structure_unit(s, unit_of[BB_ATTENTION], layer, BB_ATTENTION, kept, n, err));
     }

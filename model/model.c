@@ -84,6 +84,7 @@ static bb_status find_arch(builder *b, bb_err *err)
         b->m->net.arch = b->arch;
         b->m->net.rope_neox = b->arch->neox;
         b->m->net.gate = b->arch->gate;
+        b->m->net.whole_norms = b->arch->whole_norms;
         return BB_OK;
     }
     for (size_t i = 0, n = 0; i < bb_n_archs && n < sizeof known; i++)
@@ -461,7 +462,7 @@ static bb_status find_norm(builder *b, uint32_t layer, bb_norm norm, bb_err *err
     bb_block *k = &net->blocks[layer];
     char      name[KEY_BYTES];
     snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_norms[norm].name);
-    return find_vector(b, name, (uint32_t)bb_dim_of(net, k, bb_norms[norm].over), true, &k->norm[norm], err);
+    return find_vector(b, name, (uint32_t)bb_norm_length(net, k, (bb_norm)norm), true, &k->norm[norm], err);
 }
 
 static bb_status find_sublayer(builder *b, uint32_t layer, bb_sublayer s, bb_err *err)
@@ -501,6 +502,7 @@ static bb_status find_vocabulary(builder *b, bb_err *err)
     BB_TRY(find_matrix(b, "token_embd.weight", net->n_vocab, net->n_embd, &net->embd, err));
     if (b->arch->separate_head && bb_source_tensor(&b->m->source, "output.weight"))
         BB_TRY(find_matrix(b, "output.weight", net->n_vocab, net->n_embd, &net->head, err));
+    if (b->arch->needs_head && !net->head.rows) return missing("output.weight", err);
     BB_TRY(find_vector(b, "output_norm.weight", net->n_embd, true, &net->out_norm, err));
     if (b->arch->two_factors || (b->arch->rope_factors && b->longrope)) {
         BB_TRY(find_vector(b, "rope_factors_short.weight", net->n_rot / 2, false, &net->rope_factors, err));

@@ -79,7 +79,7 @@ static void set_scene(scene *s, int which, uint32_t block)
         if (s->block->w[p].bias) s->grad.bias[p] = zeros(s, s->block->w[p].rows);
     }
     for (int k = 0; k < BB_N_NORMS; k++)
-        if (s->block->norm[k]) s->grad.norm[k] = zeros(s, bb_dim_of(&s->m.net, s->block, bb_norms[k].over));
+        if (s->block->norm[k]) s->grad.norm[k] = zeros(s, bb_norm_length(&s->m.net, s->block, (bb_norm)k));
     s->grad.head_mask = zeros(s, s->block->n_head);
     s->grad.ff_mask = zeros(s, s->block->n_ff);
     bb_err err = BB_ERR_INIT;
@@ -164,7 +164,7 @@ START_TEST(block_gradients_agree_with_differences)
             check_array(&s, "bias", w->bias, w->rows, s.grad.bias[p], 4);
         }
         for (int k = 0; k < BB_N_NORMS; k++)
-            check_array(&s, bb_norms[k].name, s.block->norm[k], bb_dim_of(&s.m.net, s.block, bb_norms[k].over), s.grad.norm[k], 6);
+            check_array(&s, bb_norms[k].name, s.block->norm[k], bb_norm_length(&s.m.net, s.block, (bb_norm)k), s.grad.norm[k], 6);
         if (s.block->n_head) check_mask(&s, BB_PART_O, s.m.net.head_dim, s.grad.head_mask);
         if (s.block->n_ff) check_mask(&s, BB_PART_DOWN, 1, s.grad.ff_mask);
         end_scene(&s);
@@ -476,7 +476,7 @@ static void make_all(const bb_backend *k, const ref_model *m, const ref_model *r
         if (block->w[p].bias) grad.bias[p] = next_of(out->small, &out->n_small, block->w[p].rows);
     }
     for (int i = 0; i < BB_N_NORMS; i++)
-        if (block->norm[i]) grad.norm[i] = next_of(out->small, &out->n_small, bb_dim_of(&m->net, block, bb_norms[i].over));
+        if (block->norm[i]) grad.norm[i] = next_of(out->small, &out->n_small, bb_norm_length(&m->net, block, (bb_norm)i));
     grad.head_mask = next_of(out->small, &out->n_small, block->n_head);
     grad.ff_mask = next_of(out->small, &out->n_small, block->n_ff);
     bb_head_grad head = { out->head, next_of(out->small, &out->n_small, C) };

@@ -42,11 +42,12 @@ static void check_against_spec(const bb_model *m, const tiny_spec *s)
     for (uint32_t i = 0; i < s->n_layer; i++) {
         const bb_block *k = &n->blocks[i];
         uint32_t        q = s->n_head[i] * s->head_dim, kv = s->n_kv[i] * s->head_dim, c = s->n_embd, f = s->n_ff[i];
-        bool            gemma3 = strcmp(s->arch, "gemma3") == 0, head_norms = gemma3 || strcmp(s->arch, "qwen3") == 0;
+        const bool      gemma3 = strcmp(s->arch, "gemma3") == 0, olmo2 = strcmp(s->arch, "olmo2") == 0, post = gemma3 || olmo2;
+        const bool      norms = post || strcmp(s->arch, "qwen3") == 0;
         ck_assert(k->n_head == s->n_head[i] && k->n_kv == s->n_kv[i] && k->n_ff == f);
-        ck_assert((k->norm[BB_NORM_ATTENTION] != NULL) == (q > 0) && (k->norm[BB_NORM_FFN] != NULL) == (f > 0));
-        ck_assert((k->norm[BB_NORM_Q] != NULL) == (head_norms && q) && (k->norm[BB_NORM_K] != NULL) == (head_norms && q));
-        ck_assert((k->norm[BB_NORM_POST_ATTENTION] != NULL) == (gemma3 && q) && (k->norm[BB_NORM_POST_FFN] != NULL) == (gemma3 && f));
+        ck_assert((k->norm[BB_NORM_ATTENTION] != NULL) == (q && !olmo2) && (k->norm[BB_NORM_FFN] != NULL) == (f && !olmo2));
+        ck_assert((k->norm[BB_NORM_POST_ATTENTION] != NULL) == (q && post) && (k->norm[BB_NORM_POST_FFN] != NULL) == (f && post));
+        ck_assert((k->norm[BB_NORM_Q] != NULL) == (norms && q) && (k->norm[BB_NORM_K] != NULL) == (norms && q));
         if (q) {
             check_matrix(&k->w[BB_PART_Q], s->type[i][BB_PART_Q], q, c, s->qkv_bias);
             check_matrix(&k->w[BB_PART_K], s->type[i][BB_PART_K], kv, c, s->qkv_bias);
@@ -71,11 +72,11 @@ START_TEST(opens_every_architecture)
         const char *name;
         bool        neox;
     } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false }, { "granite", false }, { "phi3", true },
-                 { "mistral3", false }, { "gemma3", true } };
+                 { "mistral3", false }, { "gemma3", true }, { "olmo2", true } };
     for (int variant = 0; variant < 8; variant++) {
         tiny_spec s = tiny_default(rows[_i].name);
         bb_model  m;
-        s.tied = variant & 1;
+        s.tied = (variant & 1) && !bb_arch_named(s.arch)->needs_head;
         s.arrays = variant & 2;
         s.minimal_keys = variant & 4;
         s.o_bias = variant == 3;
@@ -418,6 +419,9 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "phi3", .key = "phi3.attention.sliding_window", .value = 64, .status = BB_OK }, /* llama.cpp's graph has none */
         { .arch = "phi3", .tensor = "rope_factors_long.weight", .status = BB_BAD_FILE, .says = "'rope_factors_long.weight' is missing" },
         { .arch = "phi3", .tensor = "rope_factors_short.weight", .status = BB_BAD_FILE, .says = "'rope_factors_short.weight' is missing" },
+        { .arch = "olmo2", .tensor = "output.weight", .status = BB_BAD_FILE, .says = "'output.weight' is missing" },
+        { .arch = "olmo2", .tensor = "blk.1.post_ffw_norm.weight", .status = BB_BAD_FILE, .says = "'blk.1.post_ffw_norm.weight' is missing" },
+        { .arch = "olmo2", .key = "olmo2.attention.sliding_window", .value = 64, .status = BB_UNSUPPORTED, .says = "sliding_window' is 64" },
         { .arch = "phi3", .tensor = "blk.1.ffn_up.weight", .status = BB_BAD_FILE, .says = "'blk.1.ffn_up.weight' is missing" },
         { .arch = "phi3", .tensor = "blk.0.attn_qkv.weight", .text = "blk.0.attn_q.weight", .status = BB_BAD_FILE, .says = "'blk.0.attn_qkv.weight'" },
         { .arch = "llama", .key = "llama.rope.scaling.attn_factor", REAL(1.0f), .status = BB_OK },
@@ -752,10 +756,11 @@ int main(void)
 {
     Suite *s = suite_create("model");
     TCase *t = tcase_create("core");
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, factors_of_granite_are_read);
     tcase_add_test(t, windows_of_gemma3_are_read);
     tcase_add_test(t, the_largest_gemma3_has_its_own_scale);
-    tcase_add_loop_test(t, opens_every_architecture, 0, 9);
+    tcase_add_loop_test(t, opens_every_architecture, 0, 10);
     tcase_add_test(t, head_size_need_not_divide_the_width);
     tcase_add_test(t, deci_blocks_differ_and_lack_parts);
     tcase_add_loop_test(t, vectors_of_other_types_are_decoded, 0, 2);

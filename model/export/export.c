@@ -482,7 +482,7 @@ static bb_status put_norms(exporter *e, uint32_t i, bb_sublayer s, bool of_input
     char            name[64];
     bb_status       status = BB_OK;
     for (int n = 0; n < BB_N_NORMS; n++) {
-        const uint32_t length = (uint32_t)bb_dim_of(e->net, k, bb_norms[n].over);
+        const uint32_t length = (uint32_t)bb_norm_length(e->net, k, (bb_norm)n);
         const float   *v;
         if (bb_norms[n].sublayer != s || (bb_norms[n].place == BB_PLACE_INPUT) != of_input) continue;
         if (!k->norm[n] && !(e->arch->norms & BB_SET(n))) continue;

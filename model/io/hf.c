@@ -140,17 +140,36 @@ typedef enum row_order {
     K_ROWS /* heads whose rows GGUF may have in pairs */
 } row_order;
 
+typedef enum whose {
+    OF_ALL,
+    OF_POST,
+    OF_PRE /* of kinds of models with, or without, norms of what sublayers give */
+} whose;
+
 static const struct {
     const char *from, *to;
     row_order   order;
+    whose       whose;
 } in_block[] = {
-    { "input_layernorm", "attn_norm", AS_IT_IS },    { "self_attn.q_proj", "attn_q", Q_ROWS },
-    { "self_attn.k_proj", "attn_k", K_ROWS },        { "self_attn.v_proj", "attn_v", AS_IT_IS },
-    { "self_attn.o_proj", "attn_output", AS_IT_IS }, { "self_attn.q_norm", "attn_q_norm", AS_IT_IS },
-    { "self_attn.k_norm", "attn_k_norm", AS_IT_IS }, { "post_attention_layernorm", "ffn_norm", AS_IT_IS },
-    { "mlp.gate_proj", "ffn_gate", AS_IT_IS },       { "mlp.up_proj", "ffn_up", AS_IT_IS },
-    { "mlp.down_proj", "ffn_down", AS_IT_IS },
+    { "input_layernorm", "attn_norm", AS_IT_IS, OF_ALL },
+    { "self_attn.q_proj", "attn_q", Q_ROWS, OF_ALL },
+    { "self_attn.k_proj", "attn_k", K_ROWS, OF_ALL },
+    { "self_attn.v_proj", "attn_v", AS_IT_IS, OF_ALL },
+    { "self_attn.qkv_proj", "attn_qkv", AS_IT_IS, OF_ALL },
+    { "self_attn.o_proj", "attn_output", AS_IT_IS, OF_ALL },
+    { "self_attn.q_norm", "attn_q_norm", AS_IT_IS, OF_ALL },
+    { "self_attn.k_norm", "attn_k_norm", AS_IT_IS, OF_ALL },
+    { "post_attention_layernorm", "ffn_norm", AS_IT_IS, OF_PRE },
+    { "post_attention_layernorm", "post_attention_norm", AS_IT_IS, OF_POST },
+    { "pre_feedforward_layernorm", "ffn_norm", AS_IT_IS, OF_POST },
+    { "post_feedforward_layernorm", "post_ffw_norm", AS_IT_IS, OF_POST },
+    { "mlp.gate_proj", "ffn_gate", AS_IT_IS, OF_ALL },
+    { "mlp.up_proj", "ffn_up", AS_IT_IS, OF_ALL },
+    { "mlp.gate_up_proj", "ffn_up", AS_IT_IS, OF_ALL },
+    { "mlp.down_proj", "ffn_down", AS_IT_IS, OF_ALL },
 };
+
+static bool is_of(whose w, const bb_hf_arch *arch) { return w == OF_ALL || (w == OF_POST) == arch->post_norms; }
 
 static void *own(hf_folder *f, size_t n, size_t size, bb_err *err)
 {
@@ -250,7 +269,7 @@ static bb_status refuse_unknown(const hf_folder *f, bb_err *err)
                 part = name + n;
                 end = strrchr(part, '.');
                 for (size_t p = 0; end && p < sizeof in_block / sizeof *in_block; p++)
-                    known |= strlen(in_block[p].from) == (size_t)(end - part) && strncmp(part, in_block[p].from, (size_t)(end - part)) == 0 &&
+                    known |= is_of(in_block[p].whose, f->config.arch) && strlen(in_block[p].from) == (size_t)(end - part) && strncmp(part, in_block[p].from, (size_t)(end - part)) == 0 &&
                              (strcmp(end, ".weight") == 0 || strcmp(end, ".bias") == 0);
             }
             if (!known)
@@ -281,6 +300,14 @@ static bb_status put_size_label(hf_folder *f, bb_err *err)
     return bb_gguf_put_text(f->out, "general.size_label", label, err);
 }
 
+static bb_status put_factors(hf_folder *f, const char *name, const float *factors, bb_err *err)
+{
+    bb_tensor t = { .type = BB_F32, .n_dims = 1, .ne = { f->config.n_rot / 2, 1, 1, 1 }, .data = factors };
+    if (!factors) return BB_OK;
+    snprintf(t.name, sizeof t.name, "%s", name);
+    return bb_gguf_put_tensor(f->out, &t, err);
+}
+
 static bb_status put_tensors(hf_folder *f, bb_err *err)
 {
     const bb_safetensor *embd = find(f, "model.embed_tokens.weight"), *head = find(f, "lm_head.weight");
@@ -293,13 +320,12 @@ static bb_status put_tensors(hf_folder *f, bb_err *err)
     BB_TRY(bb_gguf_put_u32(f->out, "general.quantization_version", 2, err));
     BB_TRY(put_size_label(f, err));
     BB_TRY(put_tensor(f, embd, "token_embd.weight", AS_IT_IS, err));
-    if (f->config.rope_factors) {
-        bb_tensor t = { .name = "rope_freqs.weight", .type = BB_F32, .n_dims = 1, .ne = { f->config.head_dim / 2, 1, 1, 1 }, .data = f->config.rope_factors };
-        BB_TRY(bb_gguf_put_tensor(f->out, &t, err));
-    }
+    BB_TRY(put_factors(f, f->config.rope_long ? "rope_factors_short.weight" : "rope_freqs.weight", f->config.rope_factors, err));
+    BB_TRY(put_factors(f, "rope_factors_long.weight", f->config.rope_long, err));
     for (uint32_t b = 0; b < f->config.n_layer; b++)
         for (size_t p = 0; p < sizeof in_block / sizeof *in_block; p++) {
             char from[128], to[48];
+            if (!is_of(in_block[p].whose, f->config.arch)) continue;
             snprintf(from, sizeof from, "model.layers.%u.%s", b, in_block[p].from);
             snprintf(to, sizeof to, "blk.%u.%s", b, in_block[p].to);
             BB_TRY(put_named(f, from, to, "weight", in_block[p].order, err));
@@ -362,6 +388,7 @@ static void close_folder(bb_source *s)
         if (f->hashed[i].data) bb_map_close(&f->hashed[i]);
     bb_gguf_out_destroy(f->out);
     bb_free(f->config.rope_factors);
+    bb_free(f->config.rope_long);
     bb_free(f->shards);
     bb_free(f->owned);
     bb_free(f);

@@ -9,10 +9,19 @@
 
 /* New rows need a row of model/net/arch.c with the name of `arch`. */
 static const bb_hf_arch archs[] = {
-    { "llama", "llama", true, false, 0, false, 1e4 },  { "mistral", "llama", true, false, 0, false, 1e4 },  { "qwen2", "qwen2", false, false, 0, false, 1e4 },
-    { "qwen3", "qwen3", false, false, 0, false, 1e4 }, { "smollm3", "smollm3", true, false, 4, true, 2e6 }, { "granite", "granite", true, true, 0, false, 1e4 },
+    { .model_type = "llama", .arch = "llama", .pairs = true, .rope_theta = 1e4 },
+    { .model_type = "mistral", .arch = "llama", .pairs = true, .rope_theta = 1e4 },
+    { .model_type = "qwen2", .arch = "qwen2", .rope_theta = 1e4 },
+    { .model_type = "qwen3", .arch = "qwen3", .rope_theta = 1e4 },
+    { .model_type = "smollm3", .arch = "smollm3", .pairs = true, .no_rope_every = 4, .tied = true, .rope_theta = 2e6 },
+    { .model_type = "granite", .arch = "granite", .pairs = true, .factors = true, .rope_theta = 1e4 },
+    { .model_type = "phi3", .arch = "phi3", .two_factors = true, .rope_theta = 1e4 },
+    { .model_type = "ministral3", .arch = "mistral3", .pairs = true, .own_yarn = true, .rope_theta = 1e6 },
+    { .model_type = "olmo2", .arch = "olmo2", .post_norms = true, .rope_theta = 1e4 },
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs, KEY_BYTES = 96 };
+
+const bb_hf_arch *bb_hf_arch_at(size_t i) { return i < N_ARCHS ? &archs[i] : NULL; }
 
 typedef struct reader {
     const json_t *root;
@@ -115,13 +124,87 @@ done:
     return status;
 }
 
+/* "long_factor": [1.0, ...], n_rot / 2 numbers above 0. */
+static bb_status factor_list(const reader *r, const json_t *scaling, const char *name, float **out, bb_err *err)
+{
+    const json_t *list = json_object_get(scaling, name);
+    const size_t  n = r->c->n_rot / 2;
+    if (!json_is_array(list) || json_array_size(list) != n) return BB_FAIL(err, BB_BAD_FILE, "'%s' of the RoPE scaling is no list of %zu numbers", name, n);
+    if (!(*out = BB_NEW(n, float, err))) return BB_NOMEM;
+    for (size_t i = 0; i < n; i++) {
+        (*out)[i] = (float)json_number_value(json_array_get(list, i));
+        if (!((*out)[i] > 0) || !isfinite((*out)[i])) return BB_FAIL(err, BB_BAD_FILE, "number %zu in '%s' is none above 0", i, name);
+    }
+    return BB_OK;
+}
+
+static bool close_to(double x, double y) { return fabs(x - y) <= 1e-4 * fabs(y); }
+
+/* The converter, and llama.cpp, take the factor of extension from the two contexts, and from it the magnitude. */
+static bb_status longrope(reader *r, const json_t *scaling, double context, bb_err *err)
+{
+    const double extended = r->c->context / context, right = extended > 1 ? sqrt(1 + log(extended) / log(context)) : 1;
+    double       factor, attention;
+    char         key[KEY_BYTES];
+    bb_status    status;
+    BB_TRY(real(scaling, "factor", extended, &factor, err));
+    BB_TRY(real(scaling, "attention_factor", right, &attention, err));
+    if (!close_to(factor, extended) || !close_to(attention, right))
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of type longrope with factor %g and attention_factor %g; %g and %g follow from the contexts, and only they can be "
+                                            "written",
+                       factor, attention, extended, right);
+    BB_TRY(factor_list(r, scaling, "short_factor", &r->c->rope_factors, err));
+    BB_TRY(factor_list(r, scaling, "long_factor", &r->c->rope_long, err));
+    BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.scaling.attn_factor", key), (float)right, err));
+done:
+    return status;
+}
+
+/* What config.json says of it as keys; what llama.cpp would not read of them, the loader refuses. */
+static bb_status yarn(reader *r, const json_t *scaling, double context, bb_err *err)
+{
+    static const char *const keys[][2] = { { "extrapolation_factor", "rope.scaling.yarn_ext_factor" },
+                                           { "attention_factor", "rope.scaling.yarn_attn_factor" },
+                                           { "beta_fast", "rope.scaling.yarn_beta_fast" },
+                                           { "beta_slow", "rope.scaling.yarn_beta_slow" } };
+    const bb_hf_arch        *arch = r->c->arch;
+    double                   factor, x, scale, all;
+    bool                     truncate;
+    char                     key[KEY_BYTES];
+    bb_status                status;
+    if (absent(json_object_get(scaling, "factor"))) return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of type yarn has no 'factor', which is needed");
+    BB_TRY(real(scaling, "factor", 1, &factor, err));
+    if (!(factor > 0 && context >= 1)) return BB_FAIL(err, BB_BAD_FILE, "RoPE of type yarn has factor %g and context %g: both must be above 0", factor, context);
+    BB_TRY(flag(scaling, "truncate", true, &truncate, err));
+    if (!truncate) return BB_FAIL(err, BB_UNSUPPORTED, "'truncate' of the RoPE scaling is false; only whole pairs are supported");
+    BB_TRY(real(scaling, "mscale", 0, &scale, err));
+    BB_TRY(real(scaling, "mscale_all_dim", 0, &all, err));
+    if (scale > 0 && all > 0 && !(arch->own_yarn ? close_to(scale, 1) : close_to(scale, all)))
+        return BB_FAIL(err, BB_UNSUPPORTED, "'mscale' %g and 'mscale_all_dim' %g of the RoPE scaling cannot be written for architecture %s", scale, all, arch->arch);
+    BB_TRY(bb_gguf_put_text(r->out, key_of(r, "rope.scaling.type", key), "yarn", err));
+    BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.scaling.factor", key), (float)factor, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.scaling.original_context_length", key), (uint32_t)context, err));
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        if (absent(json_object_get(scaling, keys[i][0]))) continue;
+        BB_TRY(real(scaling, keys[i][0], 0, &x, err));
+        BB_TRY(bb_gguf_put_f32(r->out, key_of(r, keys[i][1], key), (float)x, err));
+    }
+    if (!arch->own_yarn) goto done;
+    BB_TRY(real(scaling, "llama_4_scaling_beta", 0, &x, err));
+    BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.scaling.yarn_log_multiplier", key), (float)all, err));
+    BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "attention.temperature_scale", key), (float)x, err));
+done:
+    return status;
+}
+
 static bb_status read_rope(reader *r, bb_err *err)
 {
+    const bb_hf_arch *arch = r->c->arch;
     /* transformers 5 has everything in rope_parameters, older ones rope_theta and rope_scaling */
     const json_t *parameters = json_object_get(r->root, "rope_parameters"),
                  *scaling = absent(parameters) ? json_object_get(r->root, "rope_scaling") : parameters;
     const char *type = NULL, *old_type = NULL;
-    double      base, factor, partial;
+    double      base, factor, partial, context;
     char        key[KEY_BYTES], shown[BB_SHOWN];
     bb_status   status;
     if (!absent(scaling) && !json_is_object(scaling))
@@ -129,20 +212,44 @@ static bb_status read_rope(reader *r, bb_err *err)
     BB_TRY(real(absent(json_object_get(parameters, "rope_theta")) ? r->root : parameters, "rope_theta", r->c->arch->rope_theta, &base, err));
     if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "'rope_theta' is %g; it must be above 0", base);
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.freq_base", key), (float)base, err));
-    if (r->c->arch->pairs) BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.dimension_count", key), r->c->head_dim, err));
     BB_TRY(real(absent(json_object_get(parameters, "partial_rotary_factor")) ? r->root : parameters, "partial_rotary_factor", 1, &partial, err));
-    if (partial < 1 || partial > 1) return BB_FAIL(err, BB_UNSUPPORTED, "'partial_rotary_factor' is %g; only whole heads are rotated", partial);
-    if (absent(scaling)) goto done;
+    if (!arch->two_factors && (partial < 1 || partial > 1)) return BB_FAIL(err, BB_UNSUPPORTED, "'partial_rotary_factor' is %g; only whole heads are rotated", partial);
+    if (!(partial > 0 && partial <= 1)) return BB_FAIL(err, BB_BAD_FILE, "'partial_rotary_factor' is %g; above 0 up to 1 is possible", partial);
+    r->c->n_rot = (uint32_t)(partial * r->c->head_dim);
+    if (r->c->n_rot == 0 || r->c->n_rot % 2) return BB_FAIL(err, BB_BAD_FILE, "'partial_rotary_factor' %g leaves %u numbers of a head", partial, r->c->n_rot);
+    if (arch->pairs || arch->two_factors) BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.dimension_count", key), r->c->n_rot, err));
+    BB_TRY(real(r->root, "original_max_position_embeddings", arch->two_factors ? 4096 : 0, &context, err));
+    BB_TRY(real(scaling, "original_max_position_embeddings", context, &context, err));
+    if (arch->two_factors) {
+        uint32_t window;
+        BB_TRY(whole(r->root, "sliding_window", 0, INT32_MAX, UINT32_MAX, &window, err));
+        if (!(context > 1 && context <= UINT32_MAX)) return BB_FAIL(err, BB_BAD_FILE, "'original_max_position_embeddings' is %g", context);
+        BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.scaling.original_context_length", key), (uint32_t)context, err));
+        BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.sliding_window", key), window == UINT32_MAX ? 0 : window, err));
+    }
     BB_TRY(text_of(scaling, "type", &old_type, err));
     BB_TRY(text_of(scaling, "rope_type", &type, err));
     if (!type) type = old_type ? old_type : "default";
+    if (arch->two_factors && (strcmp(type, "longrope") == 0 || strcmp(type, "su") == 0)) {
+        BB_TRY(longrope(r, scaling, context, err));
+        goto done;
+    }
+    if (strcmp(type, "yarn") == 0 && !arch->two_factors) {
+        if (context <= 0) return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of type yarn has no 'original_max_position_embeddings', which is needed");
+        BB_TRY(yarn(r, scaling, context, err));
+        goto done;
+    }
+    if (arch->own_yarn) return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of a %s is of type '%s'; yarn is needed", arch->model_type, bb_show((bb_bytes) { type, strlen(type) }, shown));
     if (strcmp(type, "default") == 0) goto done;
+    if (arch->two_factors)
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' of a %s is not supported; default and longrope are", bb_show((bb_bytes) { type, strlen(type) }, shown),
+                       arch->model_type);
     if (strcmp(type, "llama3") == 0) {
         BB_TRY(llama3_factors(r, scaling, base, err));
         goto done;
     }
     if (strcmp(type, "linear") != 0)
-        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; default, linear and llama3 are",
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; default, linear, yarn and llama3 are",
                        bb_show((bb_bytes) { type, strlen(type) }, shown));
     BB_TRY(real(scaling, "factor", 1, &factor, err));
     if (!(factor > 0)) return BB_FAIL(err, BB_BAD_FILE, "'factor' of the RoPE scaling is %g; it must be above 0", factor);
@@ -220,7 +327,7 @@ static bb_status read_shapes(reader *r, bb_err *err)
 {
     const json_t *j = r->root;
     bb_hf_config *c = r->c;
-    uint32_t      context, width;
+    uint32_t      width;
     double        eps;
     char          key[KEY_BYTES];
     bb_status     status;
@@ -235,18 +342,18 @@ static bb_status read_shapes(reader *r, bb_err *err)
         return BB_FAIL(err, BB_BAD_FILE, "%u heads of %u numbers with %u KV heads: whole groups and an even head size are needed", c->n_head, c->head_dim,
                        c->n_kv);
     BB_TRY(whole(j, "vocab_size", 1, 1 << 24, 0, &c->n_vocab, err));
-    BB_TRY(whole(j, "max_position_embeddings", 1, INT32_MAX, 2048, &context, err));
+    BB_TRY(whole(j, "max_position_embeddings", 1, INT32_MAX, 2048, &c->context, err));
     BB_TRY(real(j, "rms_norm_eps", 1e-6, &eps, err));
     BB_TRY(flag(j, "tie_word_embeddings", c->arch->tied, &c->tied, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "block_count", key), c->n_layer, err));
-    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "context_length", key), context, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "context_length", key), c->context, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "embedding_length", key), c->n_embd, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "feed_forward_length", key), c->n_ff, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.head_count", key), c->n_head, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.head_count_kv", key), c->n_kv, err));
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "attention.layer_norm_rms_epsilon", key), (float)eps, err));
-    /* the converter drops a granite's, which is right where the heads make up the width */
-    if (!absent(json_object_get(j, "head_dim")) && !(c->arch->factors && c->head_dim * c->n_head == c->n_embd)) {
+    /* the converter drops a granite's and a phi3's, which is right where the heads make up the width */
+    if (!absent(json_object_get(j, "head_dim")) && !((c->arch->factors || c->arch->two_factors) && c->head_dim * c->n_head == c->n_embd)) {
         BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.key_length", key), c->head_dim, err));
         BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.value_length", key), c->head_dim, err));
     }

@@ -15,17 +15,23 @@ typedef struct bb_hf_arch {
     const char *arch;          /* general.architecture */
     bool        pairs;         /* GGUF has the rows of q and k of a head in RoPE's pairs (2i, 2i+1); the folder always has halves (i, i + D/2) */
     bool        factors;       /* those of Granite */
+    bool        two_factors;   /* RoPE of type longrope, with factors for short and for long contexts; the keys that Phi-3 has, and no others */
+    bool        own_yarn;      /* RoPE of type yarn, always, with keys of its own (Ministral 3) */
+    bool        post_norms;    /* post_attention_layernorm is of what attention gives; else of what the FFN reads */
     uint32_t    no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE, which is all that GGUF can say; 0: every block has */
     bool        tied;          /* what config.json means where it does not say: 'tie_word_embeddings', */
     double      rope_theta;    /* and this */
 } bb_hf_arch;
 
+const bb_hf_arch *bb_hf_arch_at(size_t i); /* all of them; NULL behind the last */
+
 /* What the tensors need to know of config.json. */
 typedef struct bb_hf_config {
     const bb_hf_arch *arch;
-    uint32_t          n_layer, n_embd, n_ff, n_head, n_kv, head_dim, n_vocab;
+    uint32_t          n_layer, n_embd, n_ff, n_head, n_kv, head_dim, n_rot, n_vocab, context;
     bool              tied;
-    float            *rope_factors; /* [head_dim / 2] frequency divisors of Llama 3, or NULL; owned */
+    float            *rope_factors; /* [n_rot / 2] frequency divisors of Llama 3, or of short contexts, or NULL; owned */
+    float            *rope_long;    /* [n_rot / 2] those of long contexts, or NULL; owned */
 } bb_hf_config;
 
 /* Reads FOLDER/NAME as a JSON object; json_decref it. BB_NOT_FOUND without a sentence: there is no such file. */

@@ -76,6 +76,16 @@ const bb_arch bb_archs[] = {
       .separate_head = true,
       .attention_biases = true,
       .alone = "norms of what its sublayers give and windows in some of its blocks" },
+    { .name = "olmo2",
+      .neox = true,
+      .whole_heads = true,
+      .norms = HEAD_NORMS | POST_NORMS,
+      .whole_norms = true,
+      .separate_head = true,
+      .needs_head = true,
+      .attention_biases = true,
+      .square_attention = true,
+      .alone = "norms of what its sublayers give" },
 };
 const size_t bb_n_archs = sizeof bb_archs / sizeof *bb_archs;
 

@@ -31,6 +31,7 @@ typedef struct bb_arch {
                                another key says which); 0: attention sees the whole context */
     uint32_t wide_scale_at; /* with this many blocks the scale of attention is 1/sqrt(C/H) */
     unsigned norms;         /* set of bb_norm that every block has */
+    bool     whole_norms;   /* of queries and keys: of all heads together */
     /* what its loader takes */
     unsigned    arrays;        /* set of bb_count that may differ from block to block */
     unsigned    optional;      /* set of bb_sublayer that a block may lack */
@@ -40,6 +41,7 @@ typedef struct bb_arch {
     bool        own_yarn;      /* the numbers of YaRN from its keys, and a temperature of attention by position (Ministral 3) */
     bool        no_window;     /* the key of a sliding window is there and says nothing: the graph has none */
     bool        separate_head; /* output.weight: embeddings and head need not be tied */
+    bool        needs_head;    /* and are not: it must be there */
     bool        attention_biases;
     bool        square_attention;  /* the heads must make up the width: H D = C */
     const char *fused[BB_N_FEEDS]; /* the one tensor in which all parts with this feed lie, rows of one behind rows of the other; NULL: a tensor each */

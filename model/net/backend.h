@@ -30,7 +30,8 @@ static inline bb_buffer bb_buffer_at(bb_buffer b, size_t n) { return (bb_buffer)
 typedef struct bb_heads {
     uint32_t     n, dim, n_rot; /* n_rot 0: no RoPE */
     bool         neox;
-    const float *norm; /* [dim] RMSNorm of each head before RoPE, or NULL */
+    const float *norm;  /* [dim] RMSNorm of each head before RoPE, or NULL */
+    bool         whole; /* [n * dim] of all heads of a row together */
     float        norm_eps;
     float        scale;   /* factor of all numbers after RoPE; bb_scales says whether it is one */
     float        heat;    /* and that of a position, see net.h; 0: none */

@@ -378,8 +378,9 @@ static void turn_heads(const bb_kernels *k, const bb_heads *heads, size_t first,
 {
     for (size_t t = 0; t < m; t++) {
         const float factor = bb_heads_factor(heads, first + t);
+        if (heads->norm && heads->whole) k->rms_norm(x, heads->norm, heads->norm_eps, x, (size_t)heads->n * heads->dim);
         for (uint32_t j = 0; j < heads->n; j++, x += heads->dim) {
-            if (heads->norm) k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
+            if (heads->norm && !heads->whole) k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
             bb_cpu_rotate(x, heads->cos_sin + (first + t) * heads->n_rot, heads->n_rot, heads->neox, false);
             bb_cpu_scale_head(heads, factor, x);
         }

@@ -238,7 +238,9 @@ bb_status bb_cpu_back_rope(void *self, uint32_t S, uint32_t T, const bb_heads *h
             bb_cpu_rotate(head, heads->cos_sin + i % T * heads->n_rot, heads->n_rot, heads->neox, true);
         }
     if (!heads->norm) return BB_OK;
-    return norm_rows(&((bb_cpu *)self)->back, n * heads->n, heads->dim, bb_cpu_at(raw), heads->norm, heads->norm_eps, dx, false, dx, d_norm, err);
+    const size_t together = heads->whole ? heads->n : 1; /* heads */
+    return norm_rows(&((bb_cpu *)self)->back, n * heads->n / together, together * heads->dim, bb_cpu_at(raw), heads->norm, heads->norm_eps, dx, false, dx, d_norm,
+                     err);
 }
 
 /* ---- attention ---- */

@@ -55,6 +55,7 @@ bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, con
                         .n_rot = block->no_rope ? 0 : net->n_rot,
                         .neox = net->rope_neox,
                         .norm = block->norm[keys ? BB_NORM_K : BB_NORM_Q],
+                        .whole = net->whole_norms,
                         .norm_eps = net->norm_eps,
                         .scale = keys ? 0 : net->query_scale,
                         .heat = keys ? 0 : net->heat,

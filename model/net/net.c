@@ -45,6 +45,14 @@ size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim)
     return 0;
 }
 
+size_t bb_norm_length(const bb_net *net, const bb_block *block, bb_norm norm)
+{
+    const bb_norm_place place = bb_norms[norm].place;
+    if (net->whole_norms && place == BB_PLACE_Q) return bb_dim_of(net, block, BB_DIM_HD);
+    if (net->whole_norms && place == BB_PLACE_K) return bb_dim_of(net, block, BB_DIM_GD);
+    return bb_dim_of(net, block, bb_norms[norm].over);
+}
+
 void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t kept)
 {
     if (s == BB_ATTENTION) {

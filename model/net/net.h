@@ -68,7 +68,7 @@ typedef struct bb_norm_info {
     const char   *name; /* of its tensor, behind "blk.N." */
     bb_sublayer   sublayer;
     bb_norm_place place;
-    bb_dim        over; /* C: of whole rows; D: of each head */
+    bb_dim        over; /* C: of whole rows; D: of each head, or of all together (bb_net.whole_norms) */
 } bb_norm_info;
 
 extern const bb_sublayer_info bb_sublayers[BB_N_SUBLAYERS];
@@ -97,6 +97,7 @@ typedef struct bb_net {
     const bb_arch *arch;
     uint32_t       n_vocab, n_embd, n_layer, head_dim, n_rot, n_ctx_train;
     float          norm_eps;
+    bool           whole_norms; /* those of queries and keys are of all heads of a token together, with a weight for each number */
     float          embd_scale, query_scale, out_scale, residual_scale; /* factors, see below; 0: none */
     float          rope_base;
     float          rope_freq_scale; /* 1 / linear scaling factor */
@@ -139,6 +140,7 @@ uint32_t bb_part_widest(const bb_net *net, const bb_block *block, bb_part p, uin
 static inline bool bb_part_cut_by_rows(bb_part p) { return bb_parts[p].rows != BB_DIM_C; }
 
 size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim);
+size_t bb_norm_length(const bb_net *net, const bb_block *block, bb_norm norm); /* of its weights */
 /* Leaves `kept` of a sublayer, in shapes only (no data moves): of the attention KV heads with their query heads. 0: the sublayer is absent. */
 void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t kept);
 

@@ -271,12 +271,13 @@ static void give_out(const stepper *s, uint32_t block, bb_sublayer sub, const fl
     }
 }
 
-/* The heads of one token, at position p: norm of each head, then RoPE. */
+/* The heads of one token, at position p: norm of each head or of all, then RoPE. */
 static void turn_heads(const shared *w, const bb_heads *heads, float *x, uint32_t p)
 {
     const float factor = bb_heads_factor(heads, p);
+    if (heads->norm && heads->whole) w->k->rms_norm(x, heads->norm, heads->norm_eps, x, (size_t)heads->n * heads->dim);
     for (uint32_t j = 0; j < heads->n; j++, x += heads->dim) {
-        if (heads->norm) w->k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
+        if (heads->norm && !heads->whole) w->k->rms_norm(x, heads->norm, heads->norm_eps, x, heads->dim);
         bb_cpu_rotate(x, heads->cos_sin + (size_t)p * heads->n_rot, heads->n_rot, heads->neox, false);
         bb_cpu_scale_head(heads, factor, x);
     }

@@ -197,7 +197,7 @@ static bb_status put_tensors(bb_gguf_out *out, const bb_net *net, bb_err *err)
         for (int k = 0; k < BB_N_NORMS; k++) {
             if (!b->norm[k]) continue;
             snprintf(name, sizeof name, "blk.%u.%s", i, bb_norms[k].name);
-            BB_TRY(put_vector(out, name, b->norm[k], (uint32_t)bb_dim_of(net, b, bb_norms[k].over), err));
+            BB_TRY(put_vector(out, name, b->norm[k], (uint32_t)bb_norm_length(net, b, (bb_norm)k), err));
         }
         for (int p = 0; p < BB_N_PARTS; p++) {
             snprintf(name, sizeof name, "blk.%u.%s", i, bb_parts[p].name);

@@ -66,7 +66,7 @@ static void lay(layout *l)
         bb_block_grad *g = &t->grads[i];
         for (int s = 0; s < BB_N_SUBLAYERS; s++)
             for (int k = 0; k < BB_N_NORMS; k++)
-                if (has_norm(b, (bb_sublayer)s, k)) take_vector(l, &b->norm[k], bb_dim_of(net, b, bb_norms[k].over), &g->norm[k]);
+                if (has_norm(b, (bb_sublayer)s, k)) take_vector(l, &b->norm[k], bb_norm_length(net, b, (bb_norm)k), &g->norm[k]);
         for (int p = 0; p < BB_N_PARTS; p++)
             if (bb_block_has_part(b, (bb_part)p)) take_matrix(l, &b->w[p], &g->w[p], &g->bias[p]);
     }
@@ -135,7 +135,7 @@ void bb_trainable_copy(bb_trainable *t, const bb_net *from)
         const bb_block *to = &net->blocks[i], *at = &from->blocks[i];
         BB_ASSERT(to->n_head == at->n_head && to->n_kv == at->n_kv && to->n_ff == at->n_ff);
         for (int k = 0; k < BB_N_NORMS; k++)
-            if (bb_block_has(to, bb_norms[k].sublayer)) copy_vector(to->norm[k], at->norm[k], bb_dim_of(net, to, bb_norms[k].over));
+            if (bb_block_has(to, bb_norms[k].sublayer)) copy_vector(to->norm[k], at->norm[k], bb_norm_length(net, to, (bb_norm)k));
         for (int p = 0; p < BB_N_PARTS; p++)
             if (bb_block_has_part(to, (bb_part)p)) copy_matrix(&to->w[p], &at->w[p]);
     }
@@ -166,7 +166,7 @@ void bb_trainable_random(bb_trainable *t, uint64_t seed)
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *b = &net->blocks[i];
         for (int k = 0; k < BB_N_NORMS; k++)
-            if (bb_block_has(b, bb_norms[k].sublayer)) fill(b->norm[k], bb_dim_of(net, b, bb_norms[k].over), 1);
+            if (bb_block_has(b, bb_norms[k].sublayer)) fill(b->norm[k], bb_norm_length(net, b, (bb_norm)k), 1);
         for (int p = 0; p < BB_N_PARTS; p++) {
             if (!bb_block_has_part(b, (bb_part)p)) continue;
             snprintf(name, sizeof name, "blk.%u.%s", i, bb_parts[p].name);

@@ -130,7 +130,7 @@ static bb_status add_block(bb_trainer *r, uint32_t i, bb_err *err)
     bb_status              status = BB_OK;
     for (int p = 0; p < BB_N_PARTS; p++)
         if (k->w[p].rows) BB_TRY(add_latent(r, &k->w[p], own->w[p], o->weights, o->fields, &g->w[p], err));
-    for (int n = 0; n < BB_N_NORMS; n++) add_norm(r, own->norm[n], bb_dim_of(&r->view, k, bb_norms[n].over), &g->norm[n]);
+    for (int n = 0; n < BB_N_NORMS; n++) add_norm(r, own->norm[n], bb_norm_length(&r->view, k, (bb_norm)n), &g->norm[n]);
 done:
     return status;
 }

@@ -25,7 +25,7 @@ static bb_status take_block(const bb_net *net, bb_block *k, bb_tuned_block *own,
 {
     bb_status status;
     for (int p = 0; p < BB_N_PARTS; p++) BB_TRY(take(k->w[p].data, matrix_bytes(&k->w[p]), &own->w[p], &k->w[p].data, err));
-    for (int i = 0; i < BB_N_NORMS; i++) BB_TRY(take(k->norm[i], bb_dim_of(net, k, bb_norms[i].over) * sizeof(float), &own->norm[i], &k->norm[i], err));
+    for (int i = 0; i < BB_N_NORMS; i++) BB_TRY(take(k->norm[i], bb_norm_length(net, k, (bb_norm)i) * sizeof(float), &own->norm[i], &k->norm[i], err));
 done:
     return status;
 }

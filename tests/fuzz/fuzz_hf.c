@@ -62,6 +62,7 @@ static void as_config(const unsigned char *data, size_t size)
     bb_err       err = BB_ERR_INIT;
     if (json_is_object(root) && bb_gguf_out_create(&out, &err) == BB_OK) check(bb_hf_config_read(root, &c, out, &err), &err);
     bb_free(c.rope_factors);
+    bb_free(c.rope_long);
     bb_gguf_out_destroy(out);
     json_decref(root);
 }

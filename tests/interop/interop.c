@@ -240,7 +240,7 @@ static void make_tiny(const char *dir)
         { "tiny-phi3-long", "phi3", "blk.0.ffn=64\nblk.1.ffn=64\nblk.2.ffn=64\n", false },
         { "tiny-phi3-short", "phi3", "", true },
         { "tiny-phi3-partial", "phi3", "", true },
-        { "tiny-phi3-types-deci", "phi3", "blk.0.ffn_gate=Q8_0\nblk.1.attn_k=Q4_0\n", false },
+        { "tiny-phi3-types-deci", "phi3", "blk.0.ffn_gate=F16\nblk.1.attn_k=F16\n", false },
         { "tiny-phi3-long-deci", "phi3", "blk.1.kv=1\nblk.2.ffn=0\n", true },
         { "tiny-mistral3", "mistral3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\n", false },
         { "tiny-mistral3-bias", "mistral3", "", true },

@@ -2,9 +2,13 @@
 """Random small models made by Hugging Face's own library, read by bitbudget: `make oracle` (needs PyPI's torch, transformers and tokenizers; compressed-tensors for folders that are written).
 
 usage: hf.py BITBUDGET FOLDER [CONVERTER]
+       hf.py --vectors FOLDER
 
 For each architecture: perplexity by bitbudget on the folder against the library's in float32, over 256 positions, to 1e-3 of its logarithm. CONVERTER:
 llama.cpp's convert_hf_to_gguf.py; then every tensor and every key of `bitbudget convert` is compared with those of its file (needs PyPI's gguf).
+ORACLE_CASES="name name" in the environment: only these.
+--vectors: smaller models of the same kinds into FOLDER/NAME (config.json, model.safetensors), the tokenizer of all into FOLDER, and for each FOLDER/NAME/logp.csv:
+201 tokens, and the library's log-probability (float32) of each after those before it. tests/test_vectors.c compares with them.
 """
 import importlib.util
 import json
@@ -25,7 +29,18 @@ QWEN = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + EN
 LLAMA3 = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + END
 SHAPE = dict(vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=1)
+SMALL = dict(SHAPE, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
 LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=32)
+MINISTRAL = dict(YARN, rope_theta=1e6, beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)
+
+
+def long_rope(context, n, partial=1.0):
+    """Phi-3's: other factors for contexts of more tokens than before the extension."""
+    return dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=partial, original_max_position_embeddings=context,
+                short_factor=[1.0 + 0.05 * i for i in range(n)], long_factor=[1.5 + 0.4 * i for i in range(n)])
+
 
 PRE = {None: "gpt-2", QWEN: "qwen2", LLAMA3: "llama-bpe"}
 # The converter knows pre-tokenizers by what the published vocabularies make of a text, and this vocabulary is new: it is told.
@@ -39,18 +54,32 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-# name, configuration, model, words of the pre-tokenizer, type of the weights, bytes of a shard
-CASES = [
-    ("llama", hf.LlamaConfig(**SHAPE, tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE), hf.LlamaForCausalLM, LLAMA3, torch.bfloat16, "100KB"),
-    ("mistral", hf.MistralConfig(**SHAPE, sliding_window=None), hf.MistralForCausalLM, None, torch.float16, "10GB"),
-    ("qwen2", hf.Qwen2Config(**SHAPE, tie_word_embeddings=True), hf.Qwen2ForCausalLM, QWEN, torch.bfloat16, "10GB"),
-    ("qwen3", hf.Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True), hf.Qwen3ForCausalLM, QWEN, torch.float32, "50KB"),
-    ("smollm3", hf.SmolLM3Config(**SHAPE, tie_word_embeddings=True), hf.SmolLM3ForCausalLM, LLAMA3, torch.float16, "10GB"),
-    ("granite", hf.GraniteConfig(**SHAPE, tie_word_embeddings=True, attention_multiplier=0.15625, embedding_multiplier=12.0, residual_multiplier=0.22,
-                                 logits_scaling=8.0, initializer_range=0.1), hf.GraniteForCausalLM, LLAMA3, torch.bfloat16, "10GB"),
-    ("granite-bias", hf.GraniteConfig(**SHAPE, tie_word_embeddings=False, attention_bias=True, attention_multiplier=0.5, embedding_multiplier=3.0,
-                                      residual_multiplier=0.7, logits_scaling=0.25, initializer_range=0.1), hf.GraniteForCausalLM, LLAMA3, torch.float16, "10GB"),
-]
+def cases(shape):
+    """Rows: name, configuration, model, words of the pre-tokenizer, type of the weights, bytes of a shard."""
+    half = shape["hidden_size"] // shape["num_attention_heads"] // 2
+    four = dict(shape, num_hidden_layers=max(4, shape["num_hidden_layers"]))  # the fourth block of a smollm3 is the one that differs
+    return [
+        ("llama", hf.LlamaConfig(**shape, tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE), hf.LlamaForCausalLM, LLAMA3, torch.bfloat16, "100KB"),
+        ("mistral", hf.MistralConfig(**shape, sliding_window=None), hf.MistralForCausalLM, None, torch.float16, "10GB"),
+        ("qwen2", hf.Qwen2Config(**shape, tie_word_embeddings=True), hf.Qwen2ForCausalLM, QWEN, torch.bfloat16, "10GB"),
+        ("qwen3", hf.Qwen3Config(**shape, head_dim=shape["hidden_size"] // 2, tie_word_embeddings=True), hf.Qwen3ForCausalLM, QWEN, torch.float32, "50KB"),
+        ("smollm3", hf.SmolLM3Config(**four, tie_word_embeddings=True), hf.SmolLM3ForCausalLM, LLAMA3, torch.float16, "10GB"),
+        ("granite", hf.GraniteConfig(**shape, tie_word_embeddings=True, attention_multiplier=0.15625, embedding_multiplier=12.0, residual_multiplier=0.22,
+                                     logits_scaling=8.0, initializer_range=0.1), hf.GraniteForCausalLM, LLAMA3, torch.bfloat16, "10GB"),
+        ("granite-bias", hf.GraniteConfig(**shape, tie_word_embeddings=False, attention_bias=True, attention_multiplier=0.5, embedding_multiplier=3.0,
+                                          residual_multiplier=0.7, logits_scaling=0.25, initializer_range=0.1), hf.GraniteForCausalLM, LLAMA3, torch.float16, "10GB"),
+        ("phi3", hf.Phi3Config(**shape, initializer_range=0.1, sliding_window=200), hf.Phi3ForCausalLM, QWEN, torch.bfloat16, "10GB"),
+        ("phi3-long", hf.Phi3Config(**shape, initializer_range=0.1, tie_word_embeddings=True, rope_parameters=long_rope(32, half)), hf.Phi3ForCausalLM, LLAMA3,
+         torch.float16, "100KB"),
+        ("phi3-short-partial", hf.Phi3Config(**shape, initializer_range=0.1, rope_parameters=long_rope(240, half * 3 // 4, 0.75)), hf.Phi3ForCausalLM, LLAMA3, torch.float32, "10GB"),
+        ("ministral3", hf.Ministral3Config(**shape, head_dim=shape["hidden_size"] // 2, initializer_range=0.1, rope_parameters=MINISTRAL), hf.Ministral3ForCausalLM, LLAMA3, torch.bfloat16,
+         "10GB"),
+        ("ministral3-half", hf.Ministral3Config(**shape, head_dim=2 * half, initializer_range=0.1, tie_word_embeddings=True, rope_parameters=dict(
+            MINISTRAL, beta_fast=4.0, beta_slow=0.5, mscale_all_dim=0.5)), hf.Ministral3ForCausalLM, LLAMA3, torch.float16, "10GB"),
+        ("olmo2", hf.Olmo2Config(**shape, initializer_range=0.1), hf.Olmo2ForCausalLM, LLAMA3, torch.bfloat16, "10GB"),
+        ("llama-yarn", hf.LlamaConfig(**shape, initializer_range=0.1, rope_parameters=YARN), hf.LlamaForCausalLM, LLAMA3, torch.float16, "10GB"),
+        ("qwen2-yarn", hf.Qwen2Config(**shape, initializer_range=0.1, tie_word_embeddings=True, rope_parameters=YARN), hf.Qwen2ForCausalLM, QWEN, torch.bfloat16, "10GB"),
+    ]
 
 
 PACKED = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")  # that are also written as folders
@@ -66,6 +95,20 @@ def tokenizer(words, text):
     t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=VOCAB - 8, special_tokens=["<|begin|>", "<|end|>", "<|endoftext|>"],
                                                       initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     return hf.PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<|begin|>", eos_token="<|end|>")
+
+
+def lively(model):
+    """Norms and biases begin as ones and zeros, which would hide what is done with them."""
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 1:
+                p += 0.3 * torch.randn_like(p)
+    return model
+
+
+def as_loaded(make, path):
+    """In float32, with RoPE's frequencies in float32: those of a model that was made narrow stay so."""
+    return make.from_pretrained(path, dtype=torch.float32).eval()
 
 
 def nll_of(model, ids):
@@ -111,20 +154,54 @@ def check_packed(program, path, ids, file):
     return math.log(got["ppl"] if "ppl" in got else got["perplexity"]), nll_of(model, ids)
 
 
+def vectors(folder, text):
+    tok = tokenizer(LLAMA3, text)
+    tok.save_pretrained(folder)
+    ids = tok(text[3000:])["input_ids"][:201]
+    only = os.environ.get("ORACLE_CASES", "").split()
+    for case, config, make, _, _, _ in cases(SMALL):
+        if only and case not in only:
+            continue
+        config.initializer_range = 0.15
+        torch.manual_seed(len(case))
+        model = lively(make(config)).to(torch.float16)
+        path = os.path.join(folder, case)
+        model.save_pretrained(path)
+        for extra in ("generation_config.json", "model.safetensors.index.json"):
+            if os.path.exists(os.path.join(path, extra)):
+                os.remove(os.path.join(path, extra))
+        with torch.no_grad():
+            logp = torch.log_softmax(as_loaded(make, path)(torch.tensor([ids])).logits[0].double(), -1)
+        with open(os.path.join(path, "logp.csv"), "w") as out:
+            out.write("id,logp\n" + f"{ids[0]},\n")
+            out.writelines(f"{ids[t + 1]},{logp[t, ids[t + 1]].item():.6f}\n" for t in range(200))
+        print(f"{case}: {sum(os.path.getsize(os.path.join(path, f)) for f in os.listdir(path))} bytes, mean {-logp[range(200), ids[1:]].mean().item():.4f}")
+
+
 def main():
     program, folder, converter = sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None
     text = open(os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE"), encoding="utf-8").read()
+    if program == "--vectors":
+        vectors(folder, text)
+        return 0
     ok = True
     packs = importlib.util.find_spec("compressed_tensors") is not None
     if not packs:
         print("compressed-tensors is not installed: packed folders are NOT compared")
-    for case, config, make, words, dtype, shard in CASES:
+    only = os.environ.get("ORACLE_CASES", "").split()
+    for case, config, make, words, dtype, shard in cases(SHAPE):
+        if only and case not in only:
+            continue
         path = os.path.join(folder, case)
         torch.manual_seed(len(case))
-        model = make(config).to(dtype)
+        model = lively(make(config)).to(dtype)
         tok = tokenizer(words, text)
         model.save_pretrained(path, max_shard_size=shard)
         tok.save_pretrained(path)
+        if case.startswith("phi3"):  # the converter takes tokenizer.json from a folder that names this class, and no other
+            name = os.path.join(path, "tokenizer_config.json")
+            named = dict(json.load(open(name)), tokenizer_class="GPT2Tokenizer")
+            json.dump(named, open(name, "w"))
         ids = np.array(tok(text)["input_ids"][: CTX * WINDOWS], dtype=np.uint32)
         ours_ids = subprocess.run([program, "tokenize", path, "--text", os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE")], check=True,
                                   capture_output=True, text=True).stdout.split()
@@ -132,7 +209,7 @@ def main():
         file = os.path.join(folder, case + ".u32")
         ids.tofile(file)
         got = json.loads(subprocess.run([program, "eval", path, "--text", file, "--ctx", str(CTX), "--json", "-q"], check=True, capture_output=True, text=True).stdout)
-        mine, theirs = math.log(got["ppl"] if "ppl" in got else got["perplexity"]), nll_of(model.float(), ids)
+        mine, theirs = math.log(got["ppl"] if "ppl" in got else got["perplexity"]), nll_of(as_loaded(make, path), ids)
         good = abs(mine - theirs) < 1e-3 and same_ids
         print(f"{case}: mean negative log-likelihood {mine:.6f}, of the library {theirs:.6f}; token ids {'agree' if same_ids else 'DIFFER'}")
         if packs and case in PACKED:

@@ -98,10 +98,14 @@ static void turn(const bb_net *net, bool local, double *head, double position, u
 
 static void heads(const bb_net *net, const bb_block *b, const float *g, uint32_t n, uint32_t T, double *x)
 {
+    for (uint32_t t = 0; t < T && g && net->whole_norms; t++) {
+        double *row = x + (size_t)t * n * net->head_dim;
+        norm(row, g, (double)net->norm_eps, (size_t)n * net->head_dim, row);
+    }
     for (uint32_t t = 0; t < T; t++)
         for (uint32_t j = 0; j < n; j++) {
             double *head = x + ((size_t)t * n + j) * net->head_dim;
-            if (g) norm(head, g, (double)net->norm_eps, net->head_dim, head);
+            if (g && !net->whole_norms) norm(head, g, (double)net->norm_eps, net->head_dim, head);
             if (!b->no_rope) turn(net, b->local, head, t, T);
         }
 }
@@ -296,6 +300,7 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         n->local_rope_base = 300;
         n->gate = BB_GATE_GELU;
     }
+    n->whole_norms = s->norms & REF_WHOLE_NORMS;
     n->embd = matrix(m, BB_F32, s->n_vocab, C, false, &seed);
     if (s->untied) n->head = matrix(m, s->type, s->n_vocab, C, false, &seed);
     n->out_norm = ref_random(m, C, 1, 0.3, &seed);
@@ -308,7 +313,8 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         b->local = is(s, "gemma3") && i % 6 != 5;
         b->window = b->local ? 3 : 0;
         if (H) {
-            b->norm[BB_NORM_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
+            if (!n->whole_norms) b->norm[BB_NORM_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
+            else b->norm[BB_NORM_Q] = ref_random(m, H * D, 1, 0.3, &seed), b->norm[BB_NORM_K] = ref_random(m, G * D, 1, 0.3, &seed);
             b->w[BB_PART_Q] = matrix(m, s->type, H * D, C, s->bias, &seed);
             b->w[BB_PART_K] = matrix(m, s->type, G * D, C, s->bias, &seed);
             b->w[BB_PART_V] = matrix(m, s->type, G * D, C, s->bias, &seed);
@@ -317,7 +323,7 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
             if (s->norms & REF_HEAD_NORMS) b->norm[BB_NORM_Q] = ref_random(m, D, 1, 0.3, &seed), b->norm[BB_NORM_K] = ref_random(m, D, 1, 0.3, &seed);
         }
         if (F) {
-            b->norm[BB_NORM_FFN] = ref_random(m, C, 1, 0.3, &seed);
+            if (!n->whole_norms) b->norm[BB_NORM_FFN] = ref_random(m, C, 1, 0.3, &seed);
             b->w[BB_PART_GATE] = matrix(m, s->type, F, C, s->bias && is(s, "deci"), &seed);
             b->w[BB_PART_UP] = matrix(m, s->type, F, C, s->bias && is(s, "deci"), &seed);
             b->w[BB_PART_DOWN] = matrix(m, s->type, C, F, s->bias && is(s, "deci"), &seed);
@@ -358,6 +364,7 @@ const ref_spec ref_specs[] = {
     { "phi3 long, partial rope", "phi3", 40, 48, 2, 12, 8, true, false, 0, true, true, 1, BB_F32, grouped },
     { "phi3 short, tied", "phi3", 33, 32, 2, 8, 8, true, false, 0, true, false, 1, BB_F32, grouped },
     { "mistral3 yarn", "mistral3", 40, 40, 2, 10, 10, false, true, 0, false, true, 0.25f, BB_F32, grouped },
+    { "olmo2", "olmo2", 40, 32, 2, 8, 8, true, false, REF_WHOLE_NORMS | REF_POST_NORMS, false, true, 1, BB_F32, grouped },
     { "qwen2 yarn", "qwen2", 33, 32, 2, 8, 8, true, true, 0, false, false, 0.125f, BB_F32, grouped },
 };
 const size_t ref_n_specs = sizeof ref_specs / sizeof *ref_specs;

@@ -24,7 +24,7 @@ typedef struct ref_shape {
     uint32_t n_head, n_kv, n_ff;
 } ref_shape;
 
-enum { REF_HEAD_NORMS = 1, REF_POST_NORMS = 2 /* of what sublayers give */ };
+enum { REF_HEAD_NORMS = 1, REF_POST_NORMS = 2 /* of what sublayers give */, REF_WHOLE_NORMS = 4 /* of queries and keys; and none of inputs */ };
 
 typedef struct ref_spec {
     const char      *name;

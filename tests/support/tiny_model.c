@@ -52,6 +52,7 @@ tiny_spec tiny_default(const char *arch)
     }
     s.qkv_bias = strcmp(arch, "qwen2") == 0;
     if (strcmp(arch, "smollm3") == 0) s.n_layer = 5; /* the fourth is the one without RoPE */
+    if (bb_arch_named(arch)->needs_head) s.tied = false;
     if (strcmp(arch, "phi3") == 0) {
         s.rope_factors = true;
         s.rope_context = 64;
@@ -154,9 +155,11 @@ static void put_norm(maker *m, uint32_t layer, const char *what, uint32_t n)
 static void put_block(maker *m, uint32_t i)
 {
     const tiny_spec *s = m->spec;
+    const bb_arch   *arch = bb_arch_named(s->arch);
+    const unsigned   norms = arch->norms;
     uint32_t         c = s->n_embd, q = s->n_head[i] * s->head_dim, kv = s->n_kv[i] * s->head_dim, f = s->n_ff[i];
     if (q) {
-        put_norm(m, i, "attn_norm", c);
+        if (norms & BB_SET(BB_NORM_ATTENTION)) put_norm(m, i, "attn_norm", c);
         if (bb_arch_named(s->arch)->fused[BB_FEED_ATTENTION]) put_fused(m, i, BB_FEED_ATTENTION, q + 2 * kv, c);
         else {
             put_matrix(m, i, BB_PART_Q, q, c, s->qkv_bias);
@@ -164,21 +167,21 @@ static void put_block(maker *m, uint32_t i)
             put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
         }
         put_matrix(m, i, BB_PART_O, c, q, s->o_bias);
-        if (bb_arch_named(s->arch)->norms & BB_SET(BB_NORM_Q)) {
-            put_norm(m, i, "attn_q_norm", s->head_dim);
-            put_norm(m, i, "attn_k_norm", s->head_dim);
+        if (norms & BB_SET(BB_NORM_Q)) {
+            put_norm(m, i, "attn_q_norm", arch->whole_norms ? q : s->head_dim);
+            put_norm(m, i, "attn_k_norm", arch->whole_norms ? kv : s->head_dim);
         }
-        if (bb_arch_named(s->arch)->norms & BB_SET(BB_NORM_POST_ATTENTION)) put_norm(m, i, "post_attention_norm", c);
+        if (norms & BB_SET(BB_NORM_POST_ATTENTION)) put_norm(m, i, "post_attention_norm", c);
     }
     if (f) {
-        put_norm(m, i, "ffn_norm", c);
+        if (norms & BB_SET(BB_NORM_FFN)) put_norm(m, i, "ffn_norm", c);
         if (bb_arch_named(s->arch)->fused[BB_FEED_FFN]) put_fused(m, i, BB_FEED_FFN, 2 * f, c);
         else {
             put_matrix(m, i, BB_PART_GATE, f, c, false);
             put_matrix(m, i, BB_PART_UP, f, c, false);
         }
         put_matrix(m, i, BB_PART_DOWN, c, f, false);
-        if (bb_arch_named(s->arch)->norms & BB_SET(BB_NORM_POST_FFN)) put_norm(m, i, "post_ffw_norm", c);
+        if (norms & BB_SET(BB_NORM_POST_FFN)) put_norm(m, i, "post_ffw_norm", c);
     }
 }
 
