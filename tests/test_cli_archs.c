@@ -95,7 +95,7 @@ START_TEST(generation_sees_the_same)
     double      logp[T], worst = 0;
     float      *z;
     open_vector(vectors[_i], &m, ids, logp);
-    ck_assert_msg(bb_decoder_create(&m.net, T, 0, &d, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_decoder_create(&m.net, T, 0, false, &d, &err) == BB_OK, "%s", err.msg);
     for (uint32_t i = 0; i + 1 < T; i++) {
         double sum = 0;
         ck_assert_int_eq(bb_decoder_take(d, ids + i, 1, &z, &err), BB_OK);

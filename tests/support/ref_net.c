@@ -283,12 +283,12 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         n->out_scale = 1 / 1.6f;
     }
     if (is(s, "phi3")) { /* whose windows are longer than the first context, but for "short" */
-        n->rope_context = strstr(s->name, "short") ? 1000 : 16;
+        n->rope_context = strstr(s->name, "short") ? 1000 : 8;
         n->rope_magnitude = 1.2f;
         n->rope_long = ref_random(m, s->n_rot / 2, 4, 1, &seed);
     }
     if (strstr(s->name, "yarn")) {
-        n->rope_context = 16;
+        n->rope_context = 8;
         n->rope_magnitude = 1.1f;
         n->yarn = true;
         n->yarn_low = 1;
