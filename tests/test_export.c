@@ -555,9 +555,8 @@ START_TEST(sizes_by_table_are_the_files)
         { "qwen3", true, false, false, true, 12 },   { "qwen3", false, false, false, true, 2 },  { "qwen3", true, true, false, true, 2 },
         { "deci", true, false, false, true, 4 },     { "deci", false, false, true, false, 12 },  { "smollm3", true, false, false, true, 4 },
         { "smollm3", false, false, false, true, 8 }, { "granite", true, false, false, true, 4 }, { "phi3", true, false, false, true, 3 },
-        { "phi3", false, false, false, true, 12 },   { "mistral3", true, true, true, true, 4 },
-        { "gemma3", true, false, false, true, 4 },  { "gemma3", false, false, false, true, 7 },
-        { "olmo2", false, false, false, true, 4 },
+        { "phi3", false, false, false, true, 12 },   { "mistral3", true, true, true, true, 4 },  { "gemma3", true, false, false, true, 4 },
+        { "gemma3", false, false, false, true, 7 },  { "olmo2", false, false, false, true, 4 },
     };
     tiny_spec        s = tiny_default(rows[_i].arch);
     fixture          f;
@@ -607,8 +606,8 @@ START_TEST(sizes_by_table_are_the_files)
         ck_assert_int_eq(bb_file_size(bb_test_path("sized.gguf"), &on_disk, NULL), BB_OK);
         ck_assert_uint_eq(on_disk, bytes);
     }
-    const bool no_other_arch = strcmp(s.arch, "smollm3") == 0 || strcmp(s.arch, "granite") == 0 || strcmp(s.arch, "mistral3") == 0 || strcmp(s.arch, "gemma3") == 0 || strcmp(s.arch, "olmo2") == 0 ||
-                               (strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias));
+    const bool no_other_arch = strcmp(s.arch, "smollm3") == 0 || strcmp(s.arch, "granite") == 0 || strcmp(s.arch, "mistral3") == 0 ||
+                               strcmp(s.arch, "gemma3") == 0 || strcmp(s.arch, "olmo2") == 0 || (strcmp(s.arch, "qwen3") == 0 && (!s.tied || s.qkv_bias));
     ck_assert_msg(written > (no_other_arch ? 50 : 150) && refused > 20, "%u written, %u refused", written, refused);
     ck_assert_msg((kept > 5 || strcmp(s.arch, "deci") == 0) && (written > kept + 50 || no_other_arch), "%u of %u uniform", kept, written);
     ck_assert_msg(shorter > 0 || no_other_arch || !rows[_i].whole, "%u blocks left out", shorter);
@@ -801,7 +800,8 @@ START_TEST(refusals_say_why)
         { "smollm3", true, "blk.0.kv", "1", "a smollm3 with blocks of different shapes, or blocks in other places" },
         { "granite", false, "blk.0.kv", "1", "a granite with blocks of different shapes: no architecture of llama.cpp" },
         { "mistral3", true, "blk.0.kv", "1", "takes them has the temperature of its attention; prune all blocks alike" },
-        { "gemma3", true, "blk.0.kv", "1", "a gemma3 with blocks of different shapes: no architecture of llama.cpp that takes them has norms of what its sublayers give" },
+        { "gemma3", true, "blk.0.kv", "1",
+          "a gemma3 with blocks of different shapes: no architecture of llama.cpp that takes them has norms of what its sublayers give" },
         { "olmo2", false, "blk.0.ffn", "0", "norms of what its sublayers give; prune all blocks alike" },
         { "smollm3", false, "blk.3.ffn", "0", "a smollm3 with blocks of different shapes, or blocks in other places" },
     };

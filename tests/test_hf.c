@@ -168,7 +168,8 @@ static const struct {
     const char *from, *to, *said;
     bb_status   status;
 } refused[] = {
-    { "\"llama\"", "\"mamba\"", "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3, granite, phi3, ministral3 and olmo2 are", BB_UNSUPPORTED },
+    { "\"llama\"", "\"mamba\"", "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3, granite, phi3, ministral3 and olmo2 are",
+      BB_UNSUPPORTED },
     { "\"llama\"", "5", "'model_type' is no text", BB_BAD_FILE },
     { "\"model_type\"", "\"x\"", "'model_type' is missing", BB_BAD_FILE },
     { "{", "{\"quantization_config\": {\"quant_method\": \"gptq\"}, ", "quantized already (gptq)", BB_UNSUPPORTED },
@@ -194,7 +195,8 @@ static const struct {
       "'short_factor' of the RoPE scaling is no list of 4 numbers", BB_BAD_FILE },
     { "\"llama\"", "\"phi3\", \"original_max_position_embeddings\": 32, \"rope_scaling\": {\"type\": \"su\", \"short_factor\": [1, 1, 1, 0]}",
       "number 3 in 'short_factor'", BB_BAD_FILE },
-    { "\"llama\"", "\"phi3\", \"original_max_position_embeddings\": 32, \"rope_scaling\": {\"type\": \"longrope\", \"factor\": 8}", "factor 8", BB_UNSUPPORTED },
+    { "\"llama\"", "\"phi3\", \"original_max_position_embeddings\": 32, \"rope_scaling\": {\"type\": \"longrope\", \"factor\": 8}", "factor 8",
+      BB_UNSUPPORTED },
     { "\"llama\"", "\"phi3\", \"original_max_position_embeddings\": 32, \"rope_scaling\": {\"type\": \"longrope\", \"attention_factor\": 1}",
       "attention_factor 1;", BB_UNSUPPORTED },
     { "\"llama\"", "\"phi3\", \"partial_rotary_factor\": 0.1", "leaves 0 numbers", BB_BAD_FILE },

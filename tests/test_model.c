@@ -71,8 +71,8 @@ START_TEST(opens_every_architecture)
     static const struct {
         const char *name;
         bool        neox;
-    } rows[] = { { "llama", false }, { "qwen2", true }, { "qwen3", true }, { "deci", false }, { "smollm3", false }, { "granite", false }, { "phi3", true },
-                 { "mistral3", false }, { "gemma3", true }, { "olmo2", true } };
+    } rows[] = { { "llama", false },   { "qwen2", true }, { "qwen3", true },     { "deci", false },  { "smollm3", false },
+                 { "granite", false }, { "phi3", true },  { "mistral3", false }, { "gemma3", true }, { "olmo2", true } };
     for (int variant = 0; variant < 8; variant++) {
         tiny_spec s = tiny_default(rows[_i].name);
         bb_model  m;

@@ -216,13 +216,13 @@ static void round_matrix(world *w, bb_matrix *m, bb_type type)
 
 static const ref_shape world_shapes[LAYERS] = { { 4, 2, 64 }, { 0, 0, 96 }, { 2, 1, 64 } };
 static const ref_spec  worlds[] = {
-    { "tune", "deci", 48, 64, LAYERS, 16, 16, false, false, 0, false, false, 1, BB_F32, world_shapes },
-    { "tune untied", "deci", 48, 64, LAYERS, 16, 16, false, false, 0, false, true, 1, BB_F32, world_shapes },
-    { "tune", "qwen3", 48, 64, LAYERS, 16, 16, true, false, REF_HEAD_NORMS, false, false, 1, BB_F32, world_shapes },
-    { "tune", "granite", 48, 64, LAYERS, 16, 16, false, false, 0, false, false, 1, BB_F32, world_shapes },
-    { "tune long", "phi3", 48, 64, LAYERS, 16, 12, true, false, 0, true, false, 1, BB_F32, world_shapes },
-    { "tune yarn", "mistral3", 48, 64, LAYERS, 16, 16, false, true, 0, false, true, 0.25f, BB_F32, world_shapes },
-    { "tune", "olmo2", 48, 64, LAYERS, 16, 16, true, false, REF_WHOLE_NORMS | REF_POST_NORMS, false, true, 1, BB_F32, world_shapes },
+     { "tune", "deci", 48, 64, LAYERS, 16, 16, false, false, 0, false, false, 1, BB_F32, world_shapes },
+     { "tune untied", "deci", 48, 64, LAYERS, 16, 16, false, false, 0, false, true, 1, BB_F32, world_shapes },
+     { "tune", "qwen3", 48, 64, LAYERS, 16, 16, true, false, REF_HEAD_NORMS, false, false, 1, BB_F32, world_shapes },
+     { "tune", "granite", 48, 64, LAYERS, 16, 16, false, false, 0, false, false, 1, BB_F32, world_shapes },
+     { "tune long", "phi3", 48, 64, LAYERS, 16, 12, true, false, 0, true, false, 1, BB_F32, world_shapes },
+     { "tune yarn", "mistral3", 48, 64, LAYERS, 16, 16, false, true, 0, false, true, 0.25f, BB_F32, world_shapes },
+     { "tune", "olmo2", 48, 64, LAYERS, 16, 16, true, false, REF_WHOLE_NORMS | REF_POST_NORMS, false, true, 1, BB_F32, world_shapes },
 };
 enum { TIED, UNTIED, N_WORLDS = sizeof worlds / sizeof *worlds };
 

@@ -269,8 +269,8 @@ static bb_status refuse_unknown(const hf_folder *f, bb_err *err)
                 part = name + n;
                 end = strrchr(part, '.');
                 for (size_t p = 0; end && p < sizeof in_block / sizeof *in_block; p++)
-                    known |= is_of(in_block[p].whose, f->config.arch) && strlen(in_block[p].from) == (size_t)(end - part) && strncmp(part, in_block[p].from, (size_t)(end - part)) == 0 &&
-                             (strcmp(end, ".weight") == 0 || strcmp(end, ".bias") == 0);
+                    known |= is_of(in_block[p].whose, f->config.arch) && strlen(in_block[p].from) == (size_t)(end - part) &&
+                             strncmp(part, in_block[p].from, (size_t)(end - part)) == 0 && (strcmp(end, ".weight") == 0 || strcmp(end, ".bias") == 0);
             }
             if (!known)
                 return BB_FAIL(err, BB_UNSUPPORTED, "%s has a tensor '%s', which a %s of %u blocks does not have", f->shards[k].name,

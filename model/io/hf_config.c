@@ -150,8 +150,9 @@ static bb_status longrope(reader *r, const json_t *scaling, double context, bb_e
     BB_TRY(real(scaling, "factor", extended, &factor, err));
     BB_TRY(real(scaling, "attention_factor", right, &attention, err));
     if (!close_to(factor, extended) || !close_to(attention, right))
-        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of type longrope with factor %g and attention_factor %g; %g and %g follow from the contexts, and only they can be "
-                                            "written",
+        return BB_FAIL(err, BB_UNSUPPORTED,
+                       "RoPE of type longrope with factor %g and attention_factor %g; %g and %g follow from the contexts, and only they can be "
+                       "written",
                        factor, attention, extended, right);
     BB_TRY(factor_list(r, scaling, "short_factor", &r->c->rope_factors, err));
     BB_TRY(factor_list(r, scaling, "long_factor", &r->c->rope_long, err));
@@ -174,13 +175,15 @@ static bb_status yarn(reader *r, const json_t *scaling, double context, bb_err *
     bb_status                status;
     if (absent(json_object_get(scaling, "factor"))) return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of type yarn has no 'factor', which is needed");
     BB_TRY(real(scaling, "factor", 1, &factor, err));
-    if (!(factor > 0 && context >= 1)) return BB_FAIL(err, BB_BAD_FILE, "RoPE of type yarn has factor %g and context %g: both must be above 0", factor, context);
+    if (!(factor > 0 && context >= 1))
+        return BB_FAIL(err, BB_BAD_FILE, "RoPE of type yarn has factor %g and context %g: both must be above 0", factor, context);
     BB_TRY(flag(scaling, "truncate", true, &truncate, err));
     if (!truncate) return BB_FAIL(err, BB_UNSUPPORTED, "'truncate' of the RoPE scaling is false; only whole pairs are supported");
     BB_TRY(real(scaling, "mscale", 0, &scale, err));
     BB_TRY(real(scaling, "mscale_all_dim", 0, &all, err));
     if (scale > 0 && all > 0 && !(arch->own_yarn ? close_to(scale, 1) : close_to(scale, all)))
-        return BB_FAIL(err, BB_UNSUPPORTED, "'mscale' %g and 'mscale_all_dim' %g of the RoPE scaling cannot be written for architecture %s", scale, all, arch->arch);
+        return BB_FAIL(err, BB_UNSUPPORTED, "'mscale' %g and 'mscale_all_dim' %g of the RoPE scaling cannot be written for architecture %s", scale, all,
+                       arch->arch);
     BB_TRY(bb_gguf_put_text(r->out, key_of(r, "rope.scaling.type", key), "yarn", err));
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.scaling.factor", key), (float)factor, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.scaling.original_context_length", key), (uint32_t)context, err));
@@ -213,7 +216,8 @@ static bb_status read_rope(reader *r, bb_err *err)
     if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "'rope_theta' is %g; it must be above 0", base);
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.freq_base", key), (float)base, err));
     BB_TRY(real(absent(json_object_get(parameters, "partial_rotary_factor")) ? r->root : parameters, "partial_rotary_factor", 1, &partial, err));
-    if (!arch->two_factors && (partial < 1 || partial > 1)) return BB_FAIL(err, BB_UNSUPPORTED, "'partial_rotary_factor' is %g; only whole heads are rotated", partial);
+    if (!arch->two_factors && (partial < 1 || partial > 1))
+        return BB_FAIL(err, BB_UNSUPPORTED, "'partial_rotary_factor' is %g; only whole heads are rotated", partial);
     if (!(partial > 0 && partial <= 1)) return BB_FAIL(err, BB_BAD_FILE, "'partial_rotary_factor' is %g; above 0 up to 1 is possible", partial);
     r->c->n_rot = (uint32_t)(partial * r->c->head_dim);
     if (r->c->n_rot == 0 || r->c->n_rot % 2) return BB_FAIL(err, BB_BAD_FILE, "'partial_rotary_factor' %g leaves %u numbers of a head", partial, r->c->n_rot);
@@ -239,11 +243,13 @@ static bb_status read_rope(reader *r, bb_err *err)
         BB_TRY(yarn(r, scaling, context, err));
         goto done;
     }
-    if (arch->own_yarn) return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of a %s is of type '%s'; yarn is needed", arch->model_type, bb_show((bb_bytes) { type, strlen(type) }, shown));
+    if (arch->own_yarn)
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of a %s is of type '%s'; yarn is needed", arch->model_type,
+                       bb_show((bb_bytes) { type, strlen(type) }, shown));
     if (strcmp(type, "default") == 0) goto done;
     if (arch->two_factors)
-        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' of a %s is not supported; default and longrope are", bb_show((bb_bytes) { type, strlen(type) }, shown),
-                       arch->model_type);
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' of a %s is not supported; default and longrope are",
+                       bb_show((bb_bytes) { type, strlen(type) }, shown), arch->model_type);
     if (strcmp(type, "llama3") == 0) {
         BB_TRY(llama3_factors(r, scaling, base, err));
         goto done;

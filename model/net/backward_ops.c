@@ -239,8 +239,8 @@ bb_status bb_cpu_back_rope(void *self, uint32_t S, uint32_t T, const bb_heads *h
         }
     if (!heads->norm) return BB_OK;
     const size_t together = heads->whole ? heads->n : 1; /* heads */
-    return norm_rows(&((bb_cpu *)self)->back, n * heads->n / together, together * heads->dim, bb_cpu_at(raw), heads->norm, heads->norm_eps, dx, false, dx, d_norm,
-                     err);
+    return norm_rows(&((bb_cpu *)self)->back, n * heads->n / together, together * heads->dim, bb_cpu_at(raw), heads->norm, heads->norm_eps, dx, false, dx,
+                     d_norm, err);
 }
 
 /* ---- attention ---- */

@@ -244,6 +244,8 @@ static void make_tiny(const char *dir)
         { "tiny-phi3-long-deci", "phi3", "blk.1.kv=1\nblk.2.ffn=0\n", true },
         { "tiny-mistral3", "mistral3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\n", false },
         { "tiny-mistral3-bias", "mistral3", "", true },
+        { "tiny-olmo2", "olmo2", "blk.0.ffn=64\nblk.1.ffn=64\nblk.2.ffn=64\n", false },
+        { "tiny-olmo2-bias", "olmo2", "blk.1.kv=0\nblk.1.ffn=0\n", false },
         { "tiny-llama-yarn", "llama", "", true },
         { "tiny-qwen2-yarn-deci", "qwen2", "blk.0.kv=1\nblk.1.ffn=0\n", true },
         { "tiny-qwen3-yarn-openelm", "qwen3", "blk.0.kv=1\nblk.1.ffn=0\n", true },

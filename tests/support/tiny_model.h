@@ -19,7 +19,7 @@
 enum { TINY_MAX_LAYERS = 12, TINY_MIN_VOCAB = 288 };
 
 typedef struct tiny_spec {
-    const char *arch; /* "llama", "qwen2", "qwen3", "deci", "smollm3" (five layers), "granite", "phi3", "mistral3", "olmo2" (not tied), "gemma3" (four layers) */
+    const char *arch; /* a name in bb_archs; smollm3 has five layers then, gemma3 four, and an olmo2 is not tied */
     uint32_t    n_layer, n_embd, head_dim, n_vocab, n_ctx;
     uint32_t    n_head[TINY_MAX_LAYERS], n_kv[TINY_MAX_LAYERS], n_ff[TINY_MAX_LAYERS]; /* 0 heads or 0 width: sublayer absent (deci) */
     bb_type     type[TINY_MAX_LAYERS][BB_N_PARTS];
