@@ -24,6 +24,7 @@
 #include "engine/time_budget.h"
 #include "engine/version.h"
 #include "model/export/export.h"
+#include "model/net/arch.h"
 
 /* ---- finalise ---- */
 
@@ -465,13 +466,19 @@ bb_status bb_run_export(bb_run *r, const char *hash, const char *path, const cha
     BB_TRY(bb_output_fits(path, (uint64_t)p.size_bytes, err));
     if (!bb_file_exists(from)) BB_TRY(bb_output_fits(from, (uint64_t)p.size_bytes, err));
     BB_TRY(finalise_plans(r, &p, 1, NULL, err));
+    if (recipe) {
+        BB_TRY(bb_model_open(from, &m, err));
+        opened = true;
+        if (m.net.arch != r->model.net.arch) {
+            status = BB_FAIL(err, BB_USAGE,
+                             "plan %s is a %s, with tensors that a %s does not have, so that a recipe cannot name their types; export it without --recipe",
+                             p.hash, m.net.arch->name, r->model.net.arch->name);
+            goto done;
+        }
+    }
     BB_TRY(bb_map_open(from, &map, err));
     BB_TRY(bb_file_write(path, map.data, map.size, err));
-    if (recipe) {
-        BB_TRY(bb_model_open(path, &m, err));
-        opened = true;
-        BB_TRY(write_recipe(&m, recipe, err));
-    }
+    if (recipe) BB_TRY(write_recipe(&m, recipe, err));
 done:
     if (opened) bb_model_close(&m);
     bb_map_close(&map);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "model/net/arch.h"
 
 enum { NAME_BYTES = 64, MATCH_LIMIT = 100000 };
 
@@ -188,13 +189,14 @@ typedef struct matcher {
     pcre2_match_context *limits;
 } matcher;
 typedef struct recipe {
-    bb_plan    *plan;
-    tally      *n;
-    const char *path;
-    bool        experimental;
-    rule       *rules;
-    size_t      n_rules;
-    matcher     match;
+    bb_plan       *plan;
+    tally         *n;
+    const bb_arch *arch;
+    const char    *path;
+    bool           experimental;
+    rule          *rules;
+    size_t         n_rules;
+    matcher        match;
 } recipe;
 
 static bb_status compile_pattern(const char *pattern, pcre2_code **out, bb_err *err)
@@ -245,6 +247,18 @@ done:
     return status;
 }
 
+/* What a matrix is called in the file: the tensor that it lies in with others, or its own. */
+static void tensor_name(const bb_arch *arch, const char *unit, char name[NAME_BYTES + 8])
+{
+    const char *rest = strrchr(unit, '.');
+    for (int p = 0; rest && p < BB_N_PARTS; p++)
+        if (strcmp(rest + 1, bb_parts[p].name) == 0 && arch->fused[bb_parts[p].feed]) {
+            snprintf(name, NAME_BYTES + 8, "%.*s.%s.weight", (int)(rest - unit), unit, arch->fused[bb_parts[p].feed]);
+            return;
+        }
+    snprintf(name, NAME_BYTES + 8, "%s.weight", unit);
+}
+
 /* The first rule that is found in the name decides. */
 static bb_status set_rule(void *self, const char *unit, const bb_matrix *w, const bb_matrix *other, bb_err *err)
 {
@@ -253,7 +267,7 @@ static bb_status set_rule(void *self, const char *unit, const bb_matrix *w, cons
     char    name[NAME_BYTES + 8];
     bb_err  why = BB_ERR_INIT;
     (void)other;
-    snprintf(name, sizeof name, "%s.weight", unit);
+    tensor_name(r->arch, unit, name);
     for (size_t i = 0; i < r->n_rules; i++) {
         bool found;
         if (search(&r->match, r->rules[i].pattern, r->rules[i].text, name, &found, &why) != BB_OK)
@@ -303,7 +317,7 @@ done:
 
 static bb_status add_recipe(const char *path, bool experimental, const bb_model *m, bb_plan *plan, tally *n, bb_err *err)
 {
-    recipe    r = { .plan = plan, .n = n, .path = path, .experimental = experimental };
+    recipe    r = { .plan = plan, .n = n, .arch = m->net.arch, .path = path, .experimental = experimental };
     char     *text = NULL;
     size_t    size;
     bb_status status;

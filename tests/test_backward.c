@@ -239,7 +239,7 @@ START_TEST(fast_gradients_are_close_to_exact)
         if (b->w[p].bias) arrays[n].x = s[0].grad.bias[p], arrays[n].y = s[1].grad.bias[p], arrays[n++].n = b->w[p].rows;
     }
     for (int k = 0; k < BB_N_NORMS; k++)
-        if (s[0].grad.norm[k]) arrays[n].x = s[0].grad.norm[k], arrays[n].y = s[1].grad.norm[k], arrays[n++].n = bb_dim_of(&s[0].m.net, b, bb_norms[k].over);
+        if (s[0].grad.norm[k]) arrays[n].x = s[0].grad.norm[k], arrays[n].y = s[1].grad.norm[k], arrays[n++].n = bb_norm_length(&s[0].m.net, b, (bb_norm)k);
     for (size_t a = 0; a < n; a++) {
         const double largest = largest_of(arrays[a].x, arrays[a].n);
         for (size_t i = 0; i < arrays[a].n; i++) {

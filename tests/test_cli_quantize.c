@@ -13,9 +13,11 @@
 #include "engine/tensor_types.h"
 #include "model/compress/statistics.h"
 #include "model/model.h"
+#include "model/net/arch.h"
 #include "model/net/sample.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define FEW " --ctx 32 --calib-windows 4 --sweeps 1"
@@ -100,6 +102,27 @@ START_TEST(types_are_those_of_the_recipe)
     bb_model_close(&m);
     bb_model_close(&source);
     ck_assert(!bb_file_exists(bb_test_path("rounded.gguf.part")) && !bb_file_exists(bb_test_path("rounded.gguf.work")));
+}
+END_TEST
+
+/* Parts that lie in one tensor are called by its name, as llama-quantize calls it, and have its type. */
+START_TEST(a_recipe_names_the_tensors_of_the_file)
+{
+    static const char rules[] = "attn_qkv=Q8_0\nffn_up=Q4_0\n";
+    const tiny_spec   s = tiny_default("phi3");
+    char              line[512], out[256];
+    bb_model          m;
+    bb_err            err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("phi3-out.gguf"));
+    tiny_write(&s, bb_test_path("phi3.gguf"));
+    bb_test_write(bb_test_path("phi3.txt"), rules, sizeof rules - 1);
+    snprintf(line, sizeof line, "quantize %s --recipe %s --method rtn --out %s", bb_test_path("phi3.gguf"), bb_test_path("phi3.txt"), out);
+    ck_assert_msg(bb_test_command(NULL, &err, "%s", line) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_model_open(out, &m, &err) == BB_OK, "%s", err.msg);
+    ck_assert_str_eq(m.net.arch->name, "phi3");
+    for (int p = 0; p < BB_N_PARTS; p++)
+        ck_assert_int_eq(m.net.blocks[1].w[p].type, p <= BB_PART_V ? BB_Q8_0 : p == BB_PART_GATE || p == BB_PART_UP ? BB_Q4_0 : BB_F32);
+    bb_model_close(&m);
 }
 END_TEST
 
@@ -407,6 +430,7 @@ int main(void)
     bb_log_set_level(BB_LOG_QUIET);
     tcase_set_timeout(t, 60);
     tcase_add_test(t, types_are_those_of_the_recipe);
+    tcase_add_test(t, a_recipe_names_the_tensors_of_the_file);
     tcase_add_test(t, like_another_file_but_better);
     tcase_add_test(t, rotation_changes_nothing_but_the_basis);
     tcase_add_test(t, pruning_is_compensated);

@@ -400,7 +400,7 @@ static void same_network(const world *w, const bb_tuned *a, const bb_tuned *b)
             if (m->rows) ck_assert(memcmp(a->bytes[k].w[p], b->bytes[k].w[p], m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols)) == 0);
         }
         for (int n = 0; n < BB_N_NORMS; n++)
-            if (a->bytes[k].norm[n]) ck_assert(memcmp(a->bytes[k].norm[n], b->bytes[k].norm[n], bb_dim_of(&a->net, &w->blocks[k], bb_norms[n].over) * 4) == 0);
+            if (a->bytes[k].norm[n]) ck_assert(memcmp(a->bytes[k].norm[n], b->bytes[k].norm[n], bb_norm_length(&a->net, &w->blocks[k], (bb_norm)n) * 4) == 0);
     }
     ck_assert(memcmp(a->embd, b->embd, 48 * bb_format_row_bytes(bb_format_get(BB_Q4_0), 64)) == 0);
     ck_assert(memcmp(a->out_norm, b->out_norm, 64 * sizeof(float)) == 0);
