@@ -502,6 +502,24 @@ START_TEST(kinds_of_sentencepiece)
 }
 END_TEST
 
+/* Beside tokenizer.model, a token that looks special is a control token of a llama, whatever is said of it, and is not one of a phi3. */
+START_TEST(added_tokens_are_what_the_converter_says)
+{
+    static const char added[] =
+        "{\"added_tokens_decoder\": {\"300\": {\"content\": \"<|user|>\", \"special\": false}, \"301\": {\"content\": \"x\", \"special\": true}}}";
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    write_folder();
+    bb_test_write(bb_test_path("folder/tokenizer_config.json"), added, sizeof added - 1);
+    if (_i) edit_config("\"llama\"", "\"phi3\"");
+    ck_assert_msg(open_folder(&s, &err) == BB_OK, "%s", err.msg);
+    const bb_key *types = bb_source_find(&s, "tokenizer.ggml.token_type");
+    ck_assert_int_eq(types->value[4 * 300], _i ? BB_TOKEN_USER : BB_TOKEN_CONTROL);
+    ck_assert_int_eq(types->value[4 * 301], BB_TOKEN_CONTROL);
+    bb_source_close(&s);
+}
+END_TEST
+
 START_TEST(the_name_is_that_of_the_folder)
 {
     bb_source s;
@@ -672,6 +690,7 @@ int main(void)
     tcase_add_test(t, byte_fallback_is_sentencepiece);
     tcase_add_loop_test(t, every_file_is_in_the_hash, 0, 4);
     tcase_add_test(t, kinds_of_sentencepiece);
+    tcase_add_loop_test(t, added_tokens_are_what_the_converter_says, 0, 2);
     tcase_add_loop_test(t, the_name_is_that_of_the_folder, 0, 2);
     tcase_add_test(t, folders_without_something_say_what);
     tcase_add_loop_test(t, lying_entries_are_refused, 0, (int)(sizeof lies / sizeof *lies));

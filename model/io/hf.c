@@ -430,7 +430,7 @@ bb_status bb_hf_open(const char *dir, bb_source *s, bb_err *err)
         BB_FAIL(err, status, "%s: %s", dir, inner.msg);
         goto done;
     }
-    BB_TRY(bb_hf_tokenizer_read(dir, config, f->config.n_vocab, f->out, err));
+    BB_TRY(bb_hf_tokenizer_read(dir, config, &f->config, f->out, err));
     BB_TRY(map_hashed(f, dir, err));
     BB_TRY(bb_gguf_out_source(f->out, s, err));
     s->n_files = (uint32_t)f->n_shards;

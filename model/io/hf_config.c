@@ -15,7 +15,7 @@ static const bb_hf_arch archs[] = {
     { .model_type = "qwen3", .arch = "qwen3", .rope_theta = 1e4 },
     { .model_type = "smollm3", .arch = "smollm3", .pairs = true, .no_rope_every = 4, .tied = true, .rope_theta = 2e6 },
     { .model_type = "granite", .arch = "granite", .pairs = true, .factors = true, .rope_theta = 1e4 },
-    { .model_type = "phi3", .arch = "phi3", .two_factors = true, .rope_theta = 1e4 },
+    { .model_type = "phi3", .arch = "phi3", .two_factors = true, .as_said = true, .rope_theta = 1e4 },
     { .model_type = "ministral3", .arch = "mistral3", .pairs = true, .own_yarn = true, .rope_theta = 1e6 },
     { .model_type = "olmo2", .arch = "olmo2", .post_norms = true, .rope_theta = 1e4 },
 };

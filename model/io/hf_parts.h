@@ -17,6 +17,7 @@ typedef struct bb_hf_arch {
     bool        factors;       /* those of Granite */
     bool        two_factors;   /* RoPE of type longrope, with factors for short and for long contexts; the keys that Phi-3 has, and no others */
     bool        own_yarn;      /* RoPE of type yarn, always, with keys of its own (Ministral 3) */
+    bool        as_said;       /* beside tokenizer.model: added tokens are control tokens where they are called special, whatever they look like */
     bool        post_norms;    /* post_attention_layernorm is of what attention gives; else of what the FFN reads */
     uint32_t    no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE, which is all that GGUF can say; 0: every block has */
     bool        tied;          /* what config.json means where it does not say: 'tie_word_embeddings', */
@@ -40,8 +41,8 @@ bb_status bb_hf_json(const char *folder, const char *name, json_t **out, bb_err 
 /* root: config.json. Puts the keys of the architecture into out. */
 bb_status bb_hf_config_read(const json_t *root, bb_hf_config *c, bb_gguf_out *out, bb_err *err);
 
-/* Puts the keys of the tokenizer into out; n_vocab rows of the embedding. config: config.json. */
-bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, uint32_t n_vocab, bb_gguf_out *out, bb_err *err);
+/* Puts the keys of the tokenizer into out. root: config.json. */
+bb_status bb_hf_tokenizer_read(const char *folder, const json_t *root, const bb_hf_config *c, bb_gguf_out *out, bb_err *err);
 
 /* token_type of GGUF */
 typedef enum bb_token_type { BB_TOKEN_NORMAL = 1, BB_TOKEN_UNKNOWN, BB_TOKEN_CONTROL, BB_TOKEN_USER, BB_TOKEN_UNUSED, BB_TOKEN_BYTE } bb_token_type;
@@ -52,6 +53,7 @@ typedef struct bb_hf_vocab {
     char   **text; /* [n]; NULL: no token has this number yet */
     float   *score;
     int32_t *type;
+    bool     as_said; /* see bb_hf_arch */
 } bb_hf_vocab;
 
 bb_status bb_hf_vocab_create(bb_hf_vocab *v, uint32_t n, bb_err *err);

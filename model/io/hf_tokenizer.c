@@ -92,7 +92,7 @@ static bb_status put_added(bb_hf_vocab *v, uint64_t id, const json_t *token, bb_
     bb_text     plain = { .data = NULL };
     bb_status   status;
     if (!content) return BB_FAIL(err, BB_BAD_FILE, "added token %llu has no content", (unsigned long long)id);
-    if (json_is_true(json_object_get(token, "special")) || looks_special(content))
+    if (json_is_true(json_object_get(token, "special")) || (!v->as_said && looks_special(content)))
         return bb_hf_vocab_put(v, id, content, strlen(content), -1000, BB_TOKEN_CONTROL, err);
     bb_text_add(&plain, "");
     for (; (at = strstr(content, SPACE_MARK)); content = at + strlen(SPACE_MARK)) {
@@ -475,7 +475,7 @@ done:
     return status;
 }
 
-bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, uint32_t n_vocab, bb_gguf_out *out, bb_err *err)
+bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, const bb_hf_config *c, bb_gguf_out *out, bb_err *err)
 {
     char       *spm = bb_asprintf(err, "%s/tokenizer.model", folder);
     json_t     *root = NULL, *tokenizer_config = NULL;
@@ -483,7 +483,8 @@ bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, uint32_
     bb_err      inner = BB_ERR_INIT;
     bb_status   status = BB_NOMEM;
     if (!spm) goto done;
-    BB_TRY(bb_hf_vocab_create(&v, n_vocab, err));
+    BB_TRY(bb_hf_vocab_create(&v, c->n_vocab, err));
+    v.as_said = c->arch->as_said && bb_file_exists(spm);
     status = bb_hf_json(folder, "tokenizer_config.json", &tokenizer_config, err);
     if (status != BB_OK && status != BB_NOT_FOUND) goto done;
     status = bb_hf_json(folder, "tokenizer.json", &root, err);
@@ -500,7 +501,7 @@ bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, uint32_
         status = BB_FAIL(err, BB_BAD_FILE, "%s has neither tokenizer.model nor tokenizer.json", folder);
         goto done;
     }
-    BB_TRY(put_specials(root, tokenizer_config, config, n_vocab, !bb_file_exists(spm), out, err));
+    BB_TRY(put_specials(root, tokenizer_config, config, c->n_vocab, !bb_file_exists(spm), out, err));
     BB_TRY(put_chat_template(folder, tokenizer_config, out, err));
 done:
     bb_hf_vocab_done(&v);
