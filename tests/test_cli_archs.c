@@ -141,7 +141,8 @@ START_TEST(a_run_ends_with_files_that_score_the_same)
     tiny_spec   s = tiny_default(bb_archs[_i].name);
     s.n_embd = 64;
     s.head_dim = 16;
-    snprintf(out, sizeof out, "%s", bb_test_path(s.arch));
+    snprintf(line, sizeof line, "run-%s", s.arch);
+    snprintf(out, sizeof out, "%s", bb_test_path(line));
     tiny_write(&s, bb_test_path("m.gguf"));
     snprintf(
         line, sizeof line,
