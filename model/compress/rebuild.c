@@ -88,25 +88,38 @@ static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb
 static bool    is_output(bb_feed stage) { return bb_feeds[stage].width != BB_DIM_C; }
 static bb_part writer_of(bb_feed stage) { return bb_sublayers[bb_feeds[stage].sublayer].writer; }
 
+/* y (S * ctx, C) := a W x, without bias, of the writer's inputs x in full.x. */
+static bb_status bare_outputs(const rebuild *b, uint32_t S, float *y, bb_err *err)
+{
+    const bb_matrix *last = &b->full.half.w[writer_of(b->full.stage)];
+    const size_t     C = last->rows, cols = last->cols;
+    float           *w = bb_matrix_decode(last, err);
+    if (!w) return BB_NOMEM;
+#pragma omp parallel for schedule(dynamic)
+    for (uint32_t i = 0; i < S; i++)
+        bb_sgemm_nt(b->ctx, C, cols, (float)input_share, b->full.x + (size_t)i * b->ctx * cols, cols, w, cols, 0, y + (size_t)i * b->ctx * C, C);
+    bb_free(w);
+    return BB_OK;
+}
+
 /* Full precision's S windows go through their half; scratch becomes a y + b (r - r^). */
 static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
 {
     const uint32_t C = b->model->net.n_embd;
     const size_t   n = (size_t)S * b->ctx * C, at = (size_t)first * b->ctx * C;
     const float   *bias = b->full.half.w[writer_of(b->full.stage)].bias;
-    const bb_norm  post = bb_sublayers[bb_feeds[b->full.stage].sublayer].post;
+    const bool     normed = b->full.half.norm[bb_sublayers[bb_feeds[b->full.stage].sublayer].post] != NULL;
     float         *wanted = b->full.scratch, *h = b->full.h + at;
     const float   *h_small = b->small.h + at;
     bb_status      status = BB_OK;
-    memcpy(wanted, h, n * sizeof *h);
-    if (b->full.half.norm[post]) {
-        bb_block bare = b->full.half;
-        bare.norm[post] = NULL;
-        BB_TRY(bb_host_block(b->forward, b->full.net, &bare, S, b->ctx, wanted, NULL, NULL, err));
-        for (size_t i = 0; i < n; i++) wanted[i] = (float)input_share * (wanted[i] - h[i] - (bias ? bias[i % C] : 0));
+    if (normed) {
+        BB_TRY(run_stage(b, &b->full, first, S, err));
+        BB_TRY(bare_outputs(b, S, wanted, err));
+    } else {
+        memcpy(wanted, h, n * sizeof *h);
     }
     BB_TRY(bb_host_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err));
-    for (size_t i = 0; i < n && !b->full.half.norm[post]; i++) {
+    for (size_t i = 0; i < n && !normed; i++) {
         const float r = wanted[i], y = h[i] - r - (bias ? bias[i % C] : 0);
         wanted[i] = (float)input_share * y + (float)residual_share * (r - h_small[i]);
     }
