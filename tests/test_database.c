@@ -608,6 +608,7 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
     const bb_matrix *matrix = &net->blocks[layer].w[part];
     const uint32_t   kept = bb_part_kept(&net->blocks[layer], part);
     const bool       output = part == BB_PART_O || part == BB_PART_DOWN;
+    const bool       normed = model.net.blocks[layer].norm[bb_sublayers[bb_parts[part].sublayer].post] != NULL; /* then W x, without residual */
     const size_t     m = matrix->cols, n_tokens = CTX * WINDOWS;
     inputs           full, small;
     bb_matrix        start;
@@ -624,7 +625,7 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
             for (size_t t = 0; t < n_tokens; t++) {
                 double y = 0, y_small = 0;
                 for (size_t k = 0; k < m; k++) y_small += (double)v[row * m + k] * small.x[t * m + k];
-                if (output) y = (double)out_full[t * C + row] - 0.25 * (double)r_full[t * C + row] - 0.75 * (double)r_small[t * C + row];
+                if (output && !normed) y = (double)out_full[t * C + row] - 0.25 * (double)r_full[t * C + row] - 0.75 * (double)r_small[t * C + row];
                 else
                     for (size_t k = 0; k < full.cols; k++) y += (double)w[row * full.cols + k] * full.x[t * full.cols + k];
                 have += y_small * small.x[t * m + j] / (double)n_tokens;
@@ -646,7 +647,7 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
 static const struct {
     const char *arch;
     uint32_t    layer;
-} rebuilt_archs[] = { { "llama", 1 }, { "smollm3", 3 }, { "qwen2", 1 }, { "qwen3", 1 }, { "granite", 1 }, { "phi3", 1 }, { "mistral3", 1 }, { "olmo2", 1 } };
+} rebuilt_archs[] = { { "llama", 1 }, { "smollm3", 3 }, { "qwen2", 1 }, { "qwen3", 1 }, { "granite", 1 }, { "phi3", 1 }, { "mistral3", 1 }, { "olmo2", 1 }, { "gemma3", 1 } };
 enum { N_REBUILT = sizeof rebuilt_archs / sizeof *rebuilt_archs };
 
 START_TEST(a_rebuild_solves_its_equations)

@@ -146,17 +146,25 @@ done:
     return status;
 }
 
+/* Weights of all norms that may be tuned. */
+static size_t norm_floats(const bb_trainer *r)
+{
+    size_t n = r->view.n_embd;
+    for (uint32_t i = r->o->first; i <= r->o->last; i++)
+        for (int k = 0; k < BB_N_NORMS; k++) n += r->t->bytes[i].norm[k] ? bb_norm_length(&r->view, &r->blocks[i], (bb_norm)k) : 0;
+    return n;
+}
+
 static bb_status add_params(bb_trainer *r, bb_err *err)
 {
     const uint32_t n = r->o->last - r->o->first + 1;
-    const size_t   C = r->view.n_embd, D = r->view.head_dim;
     bb_status      status = BB_NOMEM;
     r->max_latents = (size_t)n * BB_N_PARTS + 2;
     r->latents = BB_NEW0(r->max_latents, bb_latent, err);
     r->params = BB_NEW0(r->max_latents * BB_LATENT_PARAMS + (size_t)n * BB_N_NORMS + 1, bb_param, err);
     r->kept = bb_calloc(r->max_latents + (size_t)n * BB_N_NORMS + 1, sizeof *r->kept, err);
     r->grads = BB_NEW0(r->view.n_layer, bb_block_grad, err);
-    r->norm_grads = BB_NEW0((size_t)n * 2 * (C + D) + C, float, err);
+    r->norm_grads = BB_NEW0(norm_floats(r), float, err);
     if (!r->latents || !r->params || !r->kept || !r->grads || !r->norm_grads) goto done;
     for (uint32_t i = r->o->first; i <= r->o->last; i++) BB_TRY(add_block(r, i, err));
     if (r->o->embedding) BB_TRY(add_embedding(r, err));
