@@ -168,7 +168,7 @@ static const struct {
     const char *from, *to, *said;
     bb_status   status;
 } refused[] = {
-    { "\"llama\"", "\"mamba\"", "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3, granite, phi3, ministral3 and olmo2 are",
+    { "\"llama\"", "\"mamba\"", "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3, granite, phi3, ministral3, olmo2 and gemma3_text are",
       BB_UNSUPPORTED },
     { "\"llama\"", "5", "'model_type' is no text", BB_BAD_FILE },
     { "\"model_type\"", "\"x\"", "'model_type' is missing", BB_BAD_FILE },
@@ -201,6 +201,17 @@ static const struct {
       "attention_factor 1;", BB_UNSUPPORTED },
     { "\"llama\"", "\"phi3\", \"partial_rotary_factor\": 0.1", "leaves 0 numbers", BB_BAD_FILE },
     { "\"llama\"", "\"olmo2\"", "'output.weight' is missing", BB_BAD_FILE },
+    { "\"llama\"", "\"gemma3_text\"", "'query_pre_attn_scalar' is 256; llama.cpp computes such a model with 8", BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma3_text\", \"hidden_activation\": \"relu\"", "'hidden_activation' is 'relu'", BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"use_bidirectional_attention\": true", "only causal", BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"final_logit_softcapping\": 30.0", "'final_logit_softcapping' is 30", BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\", \"chunked_attention\"]", "'chunked_attention' at block 1",
+      BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\"]", "says nothing of block 1", BB_BAD_FILE },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"rope_local_base_freq\": -1", "RoPE base of blocks with a window is -1", BB_BAD_FILE },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"rope_parameters\": {\"sliding_attention\": {\"rope_type\": \"yarn\"}}",
+      "RoPE of blocks with a window is of type 'yarn'", BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8", "'blk.0.attn_q_norm.weight' is missing", BB_BAD_FILE },
     { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "'num_hidden_layers'", BB_BAD_FILE },
     { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "blk.2", BB_BAD_FILE },
     { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "model.layers.1.", BB_UNSUPPORTED },

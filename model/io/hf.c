@@ -185,8 +185,14 @@ static void *own(hf_folder *f, size_t n, size_t size, bb_err *err)
     return p;
 }
 
-/* Vectors are float32 in GGUF. */
-static bb_status widen(hf_folder *f, const bb_safetensor *from, bb_tensor *t, bb_err *err)
+static bool ends(const char *name, const char *end)
+{
+    const size_t n = strlen(name), k = strlen(end);
+    return n >= k && strcmp(name + n - k, end) == 0;
+}
+
+/* Vectors are float32 in GGUF, norms with their 1. */
+static bb_status widen(hf_folder *f, const bb_safetensor *from, bool less_1, bb_tensor *t, bb_err *err)
 {
     const unsigned char *p = from->data;
     float               *w = own(f, (size_t)from->shape[0], sizeof *w, err);
@@ -195,6 +201,7 @@ static bb_status widen(hf_folder *f, const bb_safetensor *from, bb_tensor *t, bb
         w[i] = from->type == BB_F32   ? bb_bits_float(bb_load_u32(p + 4 * i))
                : from->type == BB_F16 ? bb_half_to_float(bb_load_u16(p + 2 * i))
                                       : bb_bf16_to_float(bb_load_u16(p + 2 * i));
+    for (size_t i = 0; less_1 && i < from->shape[0]; i++) w[i] += 1;
     t->type = BB_F32;
     t->data = w;
     return BB_OK;
@@ -227,7 +234,7 @@ static bb_status put_tensor(hf_folder *f, const bb_safetensor *from, const char 
     if (from->n_dims != 1 && from->n_dims != 2)
         return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has %u dimensions; matrices and vectors are read", t.name, from->n_dims);
     if (from->size_bytes == 0) return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is empty", t.name);
-    if (from->n_dims == 1) BB_TRY(widen(f, from, &t, err));
+    if (from->n_dims == 1) BB_TRY(widen(f, from, f->config.arch->norms_less_1 && ends(from->name, "norm.weight"), &t, err));
     row_bytes = from->n_dims == 1 ? sizeof(float) : (size_t)(from->size_bytes / from->shape[0]);
     if (order != AS_IT_IS && f->config.arch->pairs)
         BB_TRY(to_pairs(f, &t, from->shape[0], row_bytes, order == Q_ROWS ? f->config.n_head : f->config.n_kv, err));
@@ -247,12 +254,8 @@ static bb_status put_named(hf_folder *f, const char *from, const char *to, const
     return put_tensor(f, t, name, order, err);
 }
 
-static bool is_ignored(const char *name)
-{
-    const size_t      n = strlen(name);
-    static const char end[] = ".rotary_emb.inv_freq"; /* computed from config.json */
-    return n >= sizeof end - 1 && strcmp(name + n - (sizeof end - 1), end) == 0;
-}
+/* Computed from config.json. */
+static bool is_ignored(const char *name) { return ends(name, ".rotary_emb.inv_freq"); }
 
 /* A tensor that is nothing of the architecture: computing without it would be wrong. */
 static bb_status refuse_unknown(const hf_folder *f, bb_err *err)

@@ -18,6 +18,7 @@ static const bb_hf_arch archs[] = {
     { .model_type = "phi3", .arch = "phi3", .two_factors = true, .as_said = true, .rope_theta = 1e4 },
     { .model_type = "ministral3", .arch = "mistral3", .pairs = true, .own_yarn = true, .rope_theta = 1e6 },
     { .model_type = "olmo2", .arch = "olmo2", .post_norms = true, .rope_theta = 1e4 },
+    { .model_type = "gemma3_text", .arch = "gemma3", .post_norms = true, .norms_less_1 = true, .windows = true, .tied = true, .rope_theta = 1e6 },
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs, KEY_BYTES = 96 };
 
@@ -210,6 +211,7 @@ static bb_status read_rope(reader *r, bb_err *err)
     double      base, factor, partial, context;
     char        key[KEY_BYTES], shown[BB_SHOWN];
     bb_status   status;
+    if (arch->windows && json_is_object(json_object_get(parameters, "full_attention"))) scaling = parameters = json_object_get(parameters, "full_attention");
     if (!absent(scaling) && !json_is_object(scaling))
         return BB_FAIL(err, BB_BAD_FILE, "'%s' is no object", absent(parameters) ? "rope_scaling" : "rope_parameters");
     BB_TRY(real(absent(json_object_get(parameters, "rope_theta")) ? r->root : parameters, "rope_theta", r->c->arch->rope_theta, &base, err));
@@ -265,7 +267,87 @@ done:
     return status;
 }
 
+/* ---- windows ---- */
+
+/* Does block i have a window? By the list of the kinds of blocks, or the length of the period whose last block has none. */
+static bb_status window_at(const reader *r, uint32_t i, uint32_t period, bool *has, bb_err *err)
+{
+    const json_t *types = json_object_get(r->root, "layer_types");
+    const char   *type = json_string_value(json_array_get(types, i));
+    char          shown[BB_SHOWN];
+    *has = (i + 1) % period != 0;
+    if (absent(types)) return BB_OK;
+    if (!type) return BB_FAIL(err, BB_BAD_FILE, "'layer_types' says nothing of block %u", i);
+    *has = strcmp(type, "sliding_attention") == 0;
+    if (*has || strcmp(type, "full_attention") == 0) return BB_OK;
+    return BB_FAIL(err, BB_UNSUPPORTED, "'layer_types' has '%s' at block %u; full_attention and sliding_attention are supported",
+                   bb_show((bb_bytes) { type, strlen(type) }, shown), i);
+}
+
+/* GGUF needs a list of the blocks only where they are not all but each sixth. */
+static bb_status read_windows(reader *r, bb_err *err)
+{
+    static const char *const bases = "rope_local_base_freq";
+    const json_t            *local = json_object_get(json_object_get(r->root, "rope_parameters"), "sliding_attention");
+    const char              *type = NULL;
+    uint32_t                 window, period, has[512];
+    double                   base;
+    bool                     usual = true, any = false;
+    char                     key[KEY_BYTES], shown[BB_SHOWN];
+    bb_status                status = BB_OK;
+    if (!r->c->arch->windows) goto done;
+    BB_TRY(whole(r->root, "sliding_window", 1, INT32_MAX, 4096, &window, err));
+    BB_TRY(whole(r->root, "_sliding_window_pattern", 1, INT32_MAX, 6, &period, err));
+    BB_TRY(whole(r->root, "sliding_window_pattern", 1, INT32_MAX, period, &period, err));
+    for (uint32_t i = 0; i < r->c->n_layer; i++) {
+        bool slides;
+        BB_TRY(window_at(r, i, period, &slides, err));
+        has[i] = slides;
+        usual &= slides == ((i + 1) % 6 != 0);
+        any |= slides;
+    }
+    if (!any) goto done;
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.sliding_window", key), window, err));
+    if (!usual) BB_TRY(bb_gguf_put_u32_array(r->out, key_of(r, "attention.sliding_window_pattern", key), has, r->c->n_layer, err));
+    BB_TRY(text_of(local, "rope_type", &type, err));
+    if (type && strcmp(type, "default") != 0)
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of blocks with a window is of type '%s'; default is supported", bb_show((bb_bytes) { type, strlen(type) }, shown));
+    if (!json_is_object(local) && absent(json_object_get(r->root, bases))) goto done; /* llama.cpp's default is the library's */
+    BB_TRY(real(json_is_object(local) ? local : r->root, json_is_object(local) ? "rope_theta" : bases, 1e4, &base, err));
+    if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "the RoPE base of blocks with a window is %g; it must be above 0", base);
+    BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.freq_base_swa", key), (float)base, err));
+done:
+    return status;
+}
+
 /* ---- what else changes the computation ---- */
+
+/* What llama.cpp takes for granted of such a model. */
+static bb_status check_gemma(const reader *r, bb_err *err)
+{
+    static const char *const caps[] = { "final_logit_softcapping", "attn_logit_softcapping" };
+    const bb_hf_config      *c = r->c;
+    const char              *act;
+    const uint32_t           usual = c->n_layer == 62 ? c->n_embd / c->n_head : c->head_dim; /* its 27B is told by the number of blocks */
+    double                   x;
+    bool                     both_ways;
+    char                     shown[BB_SHOWN];
+    bb_status                status = BB_OK;
+    if (!c->arch->windows) goto done;
+    BB_TRY(text_of(r->root, "hidden_activation", &act, err));
+    if (act && strcmp(act, "gelu_pytorch_tanh") != 0)
+        return BB_FAIL(err, BB_UNSUPPORTED, "'hidden_activation' is '%s'; only gelu_pytorch_tanh is supported", bb_show((bb_bytes) { act, strlen(act) }, shown));
+    BB_TRY(real(r->root, "query_pre_attn_scalar", 256, &x, err));
+    if (x < usual || x > usual) return BB_FAIL(err, BB_UNSUPPORTED, "'query_pre_attn_scalar' is %g; llama.cpp computes such a model with %u", x, usual);
+    BB_TRY(flag(r->root, "use_bidirectional_attention", false, &both_ways, err));
+    if (both_ways) return BB_FAIL(err, BB_UNSUPPORTED, "'use_bidirectional_attention' is true; only causal attention is supported");
+    for (size_t i = 0; i < sizeof caps / sizeof *caps; i++) {
+        BB_TRY(real(r->root, caps[i], 0, &x, err));
+        if (x < 0 || x > 0) return BB_FAIL(err, BB_UNSUPPORTED, "'%s' is %g; capped logits are not supported", caps[i], x);
+    }
+done:
+    return status;
+}
 
 static bb_status check_layers(const reader *r, bb_err *err)
 {
@@ -274,7 +356,7 @@ static bb_status check_layers(const reader *r, bb_err *err)
     json_t        *v;
     size_t         i;
     char           shown[BB_SHOWN];
-    json_array_foreach(types, i, v) if (json_is_string(v) && strcmp(json_string_value(v), "full_attention") != 0) return BB_FAIL(
+    json_array_foreach(types, i, v) if (!r->c->arch->windows && json_is_string(v) && strcmp(json_string_value(v), "full_attention") != 0) return BB_FAIL(
         err, BB_UNSUPPORTED, "'layer_types' has '%s' at block %zu; only full attention is supported",
         bb_show((bb_bytes) { json_string_value(v), json_string_length(v) }, shown), i);
     if (every && absent(rope)) { /* what the list is made from, then */
@@ -298,7 +380,7 @@ static bb_status check_rest(const reader *r, bb_err *err)
     char        shown[BB_SHOWN];
     bb_status   status;
     BB_TRY(text_of(r->root, "hidden_act", &act, err));
-    if (act && strcmp(act, "silu") != 0)
+    if (act && !r->c->arch->windows && strcmp(act, "silu") != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "'hidden_act' is '%s'; only silu is supported", bb_show((bb_bytes) { act, strlen(act) }, shown));
     BB_TRY(flag(r->root, "use_sliding_window", false, &slides, err));
     if (slides) return BB_FAIL(err, BB_UNSUPPORTED, "'use_sliding_window' is true; only full attention is supported");
@@ -378,7 +460,9 @@ bb_status bb_hf_config_read(const json_t *root, bb_hf_config *c, bb_gguf_out *ou
     BB_TRY(bb_gguf_put_text(out, "general.architecture", c->arch->arch, err));
     BB_TRY(bb_gguf_put_text(out, "general.type", "model", err));
     BB_TRY(read_shapes(&r, err));
+    BB_TRY(check_gemma(&r, err));
     BB_TRY(read_rope(&r, err));
+    BB_TRY(read_windows(&r, err));
     BB_TRY(read_factors(&r, err));
 done:
     return status;

@@ -19,6 +19,8 @@ typedef struct bb_hf_arch {
     bool        own_yarn;      /* RoPE of type yarn, always, with keys of its own (Ministral 3) */
     bool        as_said;       /* beside tokenizer.model: added tokens are control tokens where they are called special, whatever they look like */
     bool        post_norms;    /* post_attention_layernorm is of what attention gives; else of what the FFN reads */
+    bool        norms_less_1;  /* norms are kept without the 1 that is added to them */
+    bool        windows;       /* some blocks have a window and RoPE by another base; GELU; a scale of attention that must be the usual one (Gemma 3) */
     uint32_t    no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE, which is all that GGUF can say; 0: every block has */
     bool        tied;          /* what config.json means where it does not say: 'tie_word_embeddings', */
     double      rope_theta;    /* and this */

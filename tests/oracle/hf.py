@@ -42,6 +42,7 @@ def long_rope(context, n, partial=1.0):
                 short_factor=[1.0 + 0.05 * i for i in range(n)], long_factor=[1.5 + 0.4 * i for i in range(n)])
 
 
+GEMMA = {"full_attention": dict(rope_type="linear", factor=4.0, rope_theta=5000.0), "sliding_attention": dict(rope_type="default", rope_theta=300.0)}
 PRE = {None: "gpt-2", QWEN: "qwen2", LLAMA3: "llama-bpe"}
 # The converter knows pre-tokenizers by what the published vocabularies make of a text, and this vocabulary is new: it is told.
 CONVERT = """
@@ -77,6 +78,11 @@ def cases(shape):
         ("ministral3-half", hf.Ministral3Config(**shape, head_dim=2 * half, initializer_range=0.1, tie_word_embeddings=True, rope_parameters=dict(
             MINISTRAL, beta_fast=4.0, beta_slow=0.5, mscale_all_dim=0.5)), hf.Ministral3ForCausalLM, LLAMA3, torch.float16, "10GB"),
         ("olmo2", hf.Olmo2Config(**shape, initializer_range=0.1), hf.Olmo2ForCausalLM, LLAMA3, torch.bfloat16, "10GB"),
+        ("gemma3", hf.Gemma3TextConfig(**dict(shape, num_hidden_layers=7), head_dim=2 * half, query_pre_attn_scalar=2 * half, sliding_window=12, initializer_range=0.1,
+                                       rope_parameters=GEMMA), hf.Gemma3ForCausalLM, QWEN, torch.bfloat16, "100KB"),
+        ("gemma3-types", hf.Gemma3TextConfig(**dict(shape, num_hidden_layers=3), head_dim=shape["hidden_size"] // 2, query_pre_attn_scalar=shape["hidden_size"] // 2,
+                                             sliding_window=9, initializer_range=0.1, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+         hf.Gemma3ForCausalLM, QWEN, torch.float32, "10GB"),
         ("llama-yarn", hf.LlamaConfig(**shape, initializer_range=0.1, rope_parameters=YARN), hf.LlamaForCausalLM, LLAMA3, torch.float16, "10GB"),
         ("qwen2-yarn", hf.Qwen2Config(**shape, initializer_range=0.1, tie_word_embeddings=True, rope_parameters=YARN), hf.Qwen2ForCausalLM, QWEN, torch.bfloat16, "10GB"),
     ]
@@ -85,14 +91,14 @@ def cases(shape):
 PACKED = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")  # that are also written as folders
 
 
-def tokenizer(words, text):
+def tokenizer(words, text, unused=8):
     t = Tokenizer(models.BPE(ignore_merges=words == LLAMA3))
     if words:
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     else:
         t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     t.decoder = decoders.ByteLevel()
-    t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=VOCAB - 8, special_tokens=["<|begin|>", "<|end|>", "<|endoftext|>"],
+    t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=VOCAB - unused, special_tokens=["<|begin|>", "<|end|>", "<|endoftext|>"],
                                                       initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     return hf.PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<|begin|>", eos_token="<|end|>")
 
@@ -195,7 +201,8 @@ def main():
         path = os.path.join(folder, case)
         torch.manual_seed(len(case))
         model = lively(make(config)).to(dtype)
-        tok = tokenizer(words, text)
+        # the converter cuts a gemma3's embedding to as many rows as there are tokens and, counted again, added tokens: three
+        tok = tokenizer(words, text, 3 if case.startswith("gemma3") else 8)
         model.save_pretrained(path, max_shard_size=shard)
         tok.save_pretrained(path)
         if case.startswith("phi3"):  # the converter takes tokenizer.json from a folder that names this class, and no other
