@@ -251,15 +251,16 @@ QAT_SIZES   = 1194000,1377600,1561000,1928600,2387800
 reproduce-qat: all
 	mkdir -p $(RUNS)/qat
 	[ -s $(RUNS)/qat/starts/front.csv ] || $(BB) sweep $(WIKI8M) --sizes $(QAT_SIZES) --effort quick --calib $(WIKI_CALIB) --eval $(WIKI_EVAL) --out $(RUNS)/qat/starts
-	sed -e 's/ @-@ /-/g; s/ @,@ /,/g; s/ @\.@ /./g' $(DATA)/corpora/wikitext-2-tokens/wiki.train.tokens > $(RUNS)/qat/train.txt
+	grep -v '<unk>' $(DATA)/corpora/wikitext-2-tokens/wiki.train.tokens > $(RUNS)/qat/train.txt # paragraphs as in the raw texts
+	tail -n +401 $(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl | perl -MJSON::PP -CO -ne 'print decode_json($$_)->{text}, "\n\n"' > $(RUNS)/qat/c4.txt
 	for b in 1.3 1.5 1.7 2.1 2.6; do \
 	    f=$$(awk -F, -v b=$$b 'NR > 1 && $$3 > 0 { d = $$3 - b; if (d < 0) d = -d; if (!f || d < m) { m = d; f = $$1 } } END { print f }' $(RUNS)/qat/starts/front.csv); \
 	    jobs="start:-:-:0 end-to-end:straight:cosine:0.1"; \
 	    for t in $(QAT_TOKENS); do jobs="$$jobs qat:straight:cosine:$$t"; done; \
 	    jobs="$$jobs qat:straight:wsd:0.1 qat:differentiable:cosine:0.1"; \
 	    BITBUDGET=$(BB) bash results/qat.sh wiki8m $(RUNS)/qat results/qat.csv $(WIKI8M) $(RUNS)/qat/starts/models/$$f.gguf $$b \
-	        $(RUNS)/qat/train.txt $(DATA)/corpora/tinystories/tinystories_train.txt $$jobs -- \
-	        "WikiText-2 test=$(WIKI_EVAL)" "TinyStories valid=$(DATA)/corpora/tinystories/tinystories_valid_a.clean.txt" || exit 1; done
+	        $(RUNS)/qat/train.txt,$(WIKI_CALIB) $(DATA)/corpora/tinystories/tinystories_train.txt $$jobs -- \
+	        "WikiText-2 test=$(WIKI_EVAL)" "TinyStories valid=$(DATA)/corpora/tinystories/tinystories_valid_a.clean.txt" "C4=$(RUNS)/qat/c4.txt" || exit 1; done
 	gnuplot -e "model='wiki8m'; text='WikiText-2 test'; table='results/qat.csv'" results/qat.gp > results/qat.svg
 
 # A pretrained model beside llama.cpp's files at equal bytes, on four domains: SmolLM2-135M-Instruct of `make models`. Not part of `results`: hours on two cores; QUICK=1: fewer

@@ -16,7 +16,7 @@
 /* Defaults of the options that run and the command share, as text. */
 #define BB_QAT_TOKENS "0.3"
 #define BB_QAT_RATE "0.03"
-#define BB_QAT_SCALE_RATE "0.01"
+#define BB_QAT_SCALE_RATE "0.005"
 #define BB_QAT_BATCH "4"
 
 typedef struct bb_qat {

@@ -287,6 +287,30 @@ function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, pp
 }
 function bytes_of(file,    part) { split(file, part, SUBSEP); return part[2] + 0 }
 
+# Low-bit training: a row a file, its KL on each text beside that of the start; sorted by bits, then tokens.
+function show_qat(    i, j, k, n, s, files, order, texts, text, at, row, how) {
+    s = distinct("text", texts, "model", model)
+    for (i = 1; i <= rows; i++) {
+        if (v[i, "model"] != model) continue
+        k = v[i, "plan_bpw"] SUBSEP v[i, "method"] SUBSEP v[i, "estimator"] SUBSEP v[i, "schedule"] SUBSEP v[i, "tokens"]
+        if (!(k in row)) { row[k] = i; files[++n] = k; order[n] = n }
+        at[k, v[i, "text"]] = i
+    }
+    for (i = 2; i <= n; i++)
+        for (j = i; j > 1 && qat_order(files[order[j]]) < qat_order(files[order[j - 1]]); j--) { k = order[j]; order[j] = order[j - 1]; order[j - 1] = k }
+    text = "bits | trained by | tokens"
+    for (k = 1; k <= s; k++) text = text " | " texts[k]
+    head(text " | perplexity, " texts[1] " | same top token | processor time")
+    for (i = 1; i <= n; i++) {
+        k = files[order[i]]
+        split(k, how, SUBSEP)
+        text = how[1] " | " (how[2] == "start" ? "not at all | " : how[2] (how[2] == "qat" ? ", " how[3] ", " how[4] : "") " | " thousands(how[5]))
+        for (j = 1; j <= s; j++) text = text " | " ((k, texts[j]) in at ? kl(v[at[k, texts[j]], "kl_nats"]) : "")
+        line(text sprintf(" | %.2f | %.1f %% | %s", v[row[k], "ppl"], 100 * v[row[k], "top1"], v[row[k], "seconds"] > 0 ? v[row[k], "seconds"] " s" : ""))
+    }
+}
+function qat_order(k,    how) { split(k, how, SUBSEP); return how[1] * 1e12 + how[5] * 100 + (how[2] == "qat") * 10 + (how[3] == "differentiable") + 2 * (how[4] == "wsd") }
+
 # Any table as it is.
 function show_all(    i, k, text) {
     for (k = 1; k <= n_columns; k++) text = text (k > 1 ? " | " : "") name[k]
@@ -312,6 +336,7 @@ END {
     else if (table == "rotation") show_rotation()
     else if (table == "real") show_real()
     else if (table == "calibration") show_calibration()
+    else if (table == "qat") show_qat()
     else if (table == "all") show_all()
     else { print "tables.awk: there is no table " table > "/dev/stderr"; exit 1 }
 }
