@@ -2,8 +2,8 @@
  * backward_ops.c: the backward operations of the CPU backend (backend.h).
  *
  * Products run on the same packed kernel as the forward pass: dx = dy W packs W as columns, dW = dy' x transposes dy and packs x,
- * so that each entry of dW is a chain over tokens; fast ones on split operands, but in attention. Attention: per (window, KV head), tiles of queries as in the forward pass,
- * with the probabilities computed again.
+ * so that each entry of dW is a chain over tokens; fast ones on split operands, but in attention. Attention: per (window, KV head), tiles of queries
+ * as in the forward pass, with the probabilities computed again.
  */
 #include <math.h>
 #include <omp.h>

@@ -621,7 +621,8 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
     bb_status              status = BB_OK;
     while (r->at.step < o->steps) {
         if (o->state && o->save_every_s > 0 && bb_now_s() - saved >= o->save_every_s) {
-            BB_TRY(save_state(r, err));
+            bb_err why = BB_ERR_INIT;
+            if (save_state(r, &why) != BB_OK) bb_warn("%s; the training goes on, but could not be taken up from here", why.msg);
             saved = bb_now_s();
         }
         BB_TRY(one_step(r, bb_schedule_rate(&schedule, r->at.step), err));
