@@ -109,7 +109,9 @@ static bool names_gate(const bb_key *kv, bb_gate gate)
     static const struct {
         const char *name;
         bb_gate     gate;
-    } names[] = { { "silu", BB_GATE_SILU }, { "swish", BB_GATE_SILU }, { "swiglu", BB_GATE_SILU }, { "gelu_pytorch_tanh", BB_GATE_GELU }, { "gelu", BB_GATE_GELU } };
+    } names[] = {
+        { "silu", BB_GATE_SILU }, { "swish", BB_GATE_SILU }, { "swiglu", BB_GATE_SILU }, { "gelu_pytorch_tanh", BB_GATE_GELU }, { "gelu", BB_GATE_GELU }
+    };
     for (size_t i = 0; kv->kind == BB_KIND_STRING && i < sizeof names / sizeof *names; i++)
         if (names[i].gate == gate && kv->value_bytes == strlen(names[i].name) && memcmp(kv->value, names[i].name, strlen(names[i].name)) == 0) return true;
     return false;

@@ -122,8 +122,8 @@ static bb_status read_yarn(const builder *b, float factor, bb_err *err)
         BB_TRY(read_positive(b, "rope.scaling.yarn_log_multiplier", 0, &multiplier, err));
     }
     if (!(fast > 0 && slow > 0) || !(net->rope_base > 1))
-        return BB_FAIL(err, BB_BAD_FILE, "YaRN with beta fast %g, slow %g and RoPE base %g: above 0, and the base above 1, is needed", (double)fast, (double)slow,
-                       (double)net->rope_base);
+        return BB_FAIL(err, BB_BAD_FILE, "YaRN with beta fast %g, slow %g and RoPE base %g: above 0, and the base above 1, is needed", (double)fast,
+                       (double)slow, (double)net->rope_base);
     net->yarn = true;
     net->yarn_low = (float)fmax(0, floor(yarn_pair(net, (double)fast)));
     net->yarn_high = (float)fmin(net->n_rot - 1, ceil(yarn_pair(net, (double)slow)));
@@ -156,7 +156,10 @@ static bb_status read_rope(builder *b, bb_err *err)
     b->longrope = text_is(type, "longrope");
     if (!text_is(type, "linear") && !text_is(type, "none") && !text_is(type, "yarn") && !(b->longrope && (b->arch->rope_factors || b->arch->two_factors)))
         return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' of architecture %s is not supported; none, linear, yarn%s are", bb_show(type, shown),
-                       b->arch->name, b->arch->rope_factors ? ", longrope and the frequency factors of Llama 3" : b->arch->two_factors ? " and longrope" : "");
+                       b->arch->name,
+                       b->arch->rope_factors  ? ", longrope and the frequency factors of Llama 3"
+                       : b->arch->two_factors ? " and longrope"
+                                              : "");
     if (factor < 0) return BB_FAIL(err, BB_BAD_FILE, "the RoPE scaling factor is %g; it must be above 0", (double)factor);
     net->rope_freq_scale = factor > 0 && !text_is(type, "none") ? 1.0f / factor : 1.0f;
     if (text_is(type, "yarn") && factor > 0 && !(factor >= 1 && factor <= 1)) BB_TRY(read_yarn(b, factor, err)); /* by 1 it changes nothing */
@@ -257,7 +260,8 @@ static bb_status read_pattern(const builder *b, bool has[BB_MAX_LAYERS], bb_err 
         return BB_OK;
     }
     if (kv->count != net->n_layer || !(bb_kind_bytes(kv->element) > 0))
-        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' has %llu entries; %u numbers are needed, one a block", key, (unsigned long long)kv->count, net->n_layer);
+        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' has %llu entries; %u numbers are needed, one a block", key, (unsigned long long)kv->count,
+                       net->n_layer);
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const double x = bb_kind_number(kv->element, kv->value + i * bb_kind_bytes(kv->element));
         has[i] = x < 0 || x > 0;
@@ -279,7 +283,8 @@ static bb_status read_windows(const builder *b, bb_err *err)
     BB_TRY(bb_source_u32(&b->m->source, key_of(b, "attention.sliding_window", key), &window, &found, err));
     if (!window) goto done;
     if (net->yarn || bb_scales(net->rope_magnitude))
-        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE by YaRN, or with a factor of what it turns, in a model whose blocks have windows: only linear scaling is supported");
+        return BB_FAIL(err, BB_UNSUPPORTED,
+                       "RoPE by YaRN, or with a factor of what it turns, in a model whose blocks have windows: only linear scaling is supported");
     BB_TRY(read_f32(b, "rope.freq_base_swa", 10000.0f, &base, err));
     if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %g; it must be above 0", key_of(b, "rope.freq_base_swa", key), (double)base);
     BB_TRY(read_pattern(b, has, err));

@@ -647,7 +647,8 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
 static const struct {
     const char *arch;
     uint32_t    layer;
-} rebuilt_archs[] = { { "llama", 1 }, { "smollm3", 3 }, { "qwen2", 1 }, { "qwen3", 1 }, { "granite", 1 }, { "phi3", 1 }, { "mistral3", 1 }, { "olmo2", 1 }, { "gemma3", 1 } };
+} rebuilt_archs[] = { { "llama", 1 }, { "smollm3", 3 },  { "qwen2", 1 }, { "qwen3", 1 }, { "granite", 1 },
+                      { "phi3", 1 },  { "mistral3", 1 }, { "olmo2", 1 }, { "gemma3", 1 } };
 enum { N_REBUILT = sizeof rebuilt_archs / sizeof *rebuilt_archs };
 
 START_TEST(a_rebuild_solves_its_equations)

@@ -415,7 +415,8 @@ static bool parts_differ(const fixture *f)
     const bb_arch *arch = f->source.net.arch;
     for (uint32_t i = 0; i < f->net.n_layer; i++) {
         const bb_matrix *w = f->blocks[i].w;
-        if (arch->fused[BB_FEED_ATTENTION] && w[BB_PART_Q].rows && (w[BB_PART_Q].type != w[BB_PART_K].type || w[BB_PART_Q].type != w[BB_PART_V].type)) return true;
+        if (arch->fused[BB_FEED_ATTENTION] && w[BB_PART_Q].rows && (w[BB_PART_Q].type != w[BB_PART_K].type || w[BB_PART_Q].type != w[BB_PART_V].type))
+            return true;
         if (arch->fused[BB_FEED_FFN] && w[BB_PART_UP].rows && w[BB_PART_GATE].type != w[BB_PART_UP].type) return true;
     }
     return false;
@@ -427,8 +428,8 @@ START_TEST(random_plans_come_back)
         const char *arch, *pruned;
         bool        tied;
     } rows[] = {
-        { "llama", "deci", true },    { "llama", "deci", false }, { "qwen2", "deci", false }, { "qwen3", "openelm", true },
-        { "deci", "deci", true },     { "phi3", "deci", false },
+        { "llama", "deci", true },    { "llama", "deci", false }, { "qwen2", "deci", false },
+        { "qwen3", "openelm", true }, { "deci", "deci", true },   { "phi3", "deci", false },
     };
     bool   seen_alike = false, seen_pruned = false;
     bb_rng r;
@@ -866,8 +867,10 @@ START_TEST(phi3_wants_one_type_or_whole_heads)
         bool        whole;
         const char *arch, *says;
     } rows[] = {
-        { "blk.1.ffn_down", true, "phi3", NULL },  { "blk.1.ffn_gate", true, "deci", NULL },
-        { "blk.1.attn_k", true, "deci", NULL },    { "blk.1.ffn_down", false, "phi3", NULL },
+        { "blk.1.ffn_down", true, "phi3", NULL },
+        { "blk.1.ffn_gate", true, "deci", NULL },
+        { "blk.1.attn_k", true, "deci", NULL },
+        { "blk.1.ffn_down", false, "phi3", NULL },
         { "blk.1.ffn_gate", false, NULL, "gate and up in one matrix; give them one type" },
         { "blk.0.attn_v", false, NULL, "q, k and v in one matrix; give them one type" },
         { "blk.0.ffn", false, NULL, "rotates whole heads (8 numbers); this model rotates 4" },

@@ -168,8 +168,8 @@ static const struct {
     const char *from, *to, *said;
     bb_status   status;
 } refused[] = {
-    { "\"llama\"", "\"mamba\"", "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3, granite, phi3, ministral3, olmo2 and gemma3_text are",
-      BB_UNSUPPORTED },
+    { "\"llama\"", "\"mamba\"",
+      "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3, granite, phi3, ministral3, olmo2 and gemma3_text are", BB_UNSUPPORTED },
     { "\"llama\"", "5", "'model_type' is no text", BB_BAD_FILE },
     { "\"model_type\"", "\"x\"", "'model_type' is missing", BB_BAD_FILE },
     { "{", "{\"quantization_config\": {\"quant_method\": \"gptq\"}, ", "quantized already (gptq)", BB_UNSUPPORTED },
@@ -205,8 +205,8 @@ static const struct {
     { "\"llama\"", "\"gemma3_text\", \"hidden_activation\": \"relu\"", "'hidden_activation' is 'relu'", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"use_bidirectional_attention\": true", "only causal", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"final_logit_softcapping\": 30.0", "'final_logit_softcapping' is 30", BB_UNSUPPORTED },
-    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\", \"chunked_attention\"]", "'chunked_attention' at block 1",
-      BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\", \"chunked_attention\"]",
+      "'chunked_attention' at block 1", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\"]", "says nothing of block 1", BB_BAD_FILE },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"rope_local_base_freq\": -1", "RoPE base of blocks with a window is -1", BB_BAD_FILE },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"rope_parameters\": {\"sliding_attention\": {\"rope_type\": \"yarn\"}}",

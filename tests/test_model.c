@@ -151,8 +151,12 @@ START_TEST(windows_of_gemma3_are_read)
         static const unsigned char truths[] = { 0, 1, 1 };
         bb_source                  from;
         bb_gguf_out               *out;
-        bb_key                     key = { .key = { "gemma3.attention.sliding_window_pattern", 39 }, .kind = BB_KIND_ARRAY, .element = kind ? BB_KIND_BOOL : BB_KIND_U32,
-                                           .count = 3, .value = kind ? truths : (const unsigned char *)numbers, .value_bytes = kind ? 3 : 12 };
+        bb_key                     key = { .key = { "gemma3.attention.sliding_window_pattern", 39 },
+                                           .kind = BB_KIND_ARRAY,
+                                           .element = kind ? BB_KIND_BOOL : BB_KIND_U32,
+                                           .count = 3,
+                                           .value = kind ? truths : (const unsigned char *)numbers,
+                                           .value_bytes = kind ? 3 : 12 };
         tiny_write(&s, bb_test_path("a.gguf"));
         ck_assert_int_eq(bb_source_open(bb_test_path("a.gguf"), &from, NULL), BB_OK);
         ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
@@ -331,7 +335,7 @@ static void rewrite(const char *path, const char *to, const change *c)
 START_TEST(yarn_of_ministral)
 {
     static const struct {
-        float multiplier;
+        float  multiplier;
         double magnitude;
     } rows[] = { { 0, 1.1386294361 }, { 1, 1 }, { 0.5f, 1.1386294361 / 1.0693147181 } };
     tiny_spec s = tiny_default("mistral3");

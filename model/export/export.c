@@ -105,11 +105,13 @@ bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
     const bb_arch *from = e->source->net.arch;
     e->arch = keeps ? from : bb_arch_for_pruned(from);
     if (!e->arch)
-        return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes%s: no architecture of llama.cpp that takes them has %s; prune all blocks alike",
-                       from->name, from->no_rope_every ? ", or blocks in other places" : "", from->alone);
+        return BB_FAIL(err, BB_UNSUPPORTED,
+                       "a %s with blocks of different shapes%s: no architecture of llama.cpp that takes them has %s; prune all blocks alike", from->name,
+                       from->no_rope_every ? ", or blocks in other places" : "", from->alone);
     if (net->head.rows && !e->arch->separate_head)
-        return BB_FAIL(err, BB_UNSUPPORTED, "a %s with blocks of different shapes and a separate output matrix: llama.cpp has no architecture for it; prune all "
-                                            "blocks alike",
+        return BB_FAIL(err, BB_UNSUPPORTED,
+                       "a %s with blocks of different shapes and a separate output matrix: llama.cpp has no architecture for it; prune all "
+                       "blocks alike",
                        from->name);
     e->permuted = e->arch->neox != from->neox;
     if (e->arch->whole_heads && net->n_rot != net->head_dim)

@@ -442,9 +442,9 @@ static bool is_mixed(const bb_export_sizes *t, const uint16_t *x, const bb_expor
         int                first[BB_N_FEEDS];
         for (int f = 0; f < BB_N_FEEDS; f++) first[f] = -1;
         for (int p = 0; p < BB_N_PARTS; p++) {
-            const bb_feed   feed = bb_parts[p].feed;
+            const bb_feed    feed = bb_parts[p].feed;
             const structure *s = &b->s[bb_parts[p].sublayer];
-            bb_type         type;
+            bb_type          type;
             if (!t->model->net.arch->fused[feed] || !s->full || !kept_at(t, s, option_of(s, x))) continue;
             bytes_at(t, &b->w[p], x, option_of(s, x), &type);
             if (first[feed] >= 0 && first[feed] != (int)type) return true;

@@ -311,7 +311,8 @@ static bb_status read_windows(reader *r, bb_err *err)
     if (!usual) BB_TRY(bb_gguf_put_u32_array(r->out, key_of(r, "attention.sliding_window_pattern", key), has, r->c->n_layer, err));
     BB_TRY(text_of(local, "rope_type", &type, err));
     if (type && strcmp(type, "default") != 0)
-        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of blocks with a window is of type '%s'; default is supported", bb_show((bb_bytes) { type, strlen(type) }, shown));
+        return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of blocks with a window is of type '%s'; default is supported",
+                       bb_show((bb_bytes) { type, strlen(type) }, shown));
     if (!json_is_object(local) && absent(json_object_get(r->root, bases))) goto done; /* llama.cpp's default is the library's */
     BB_TRY(real(json_is_object(local) ? local : r->root, json_is_object(local) ? "rope_theta" : bases, 1e4, &base, err));
     if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "the RoPE base of blocks with a window is %g; it must be above 0", base);
@@ -336,7 +337,8 @@ static bb_status check_gemma(const reader *r, bb_err *err)
     if (!c->arch->windows) goto done;
     BB_TRY(text_of(r->root, "hidden_activation", &act, err));
     if (act && strcmp(act, "gelu_pytorch_tanh") != 0)
-        return BB_FAIL(err, BB_UNSUPPORTED, "'hidden_activation' is '%s'; only gelu_pytorch_tanh is supported", bb_show((bb_bytes) { act, strlen(act) }, shown));
+        return BB_FAIL(err, BB_UNSUPPORTED, "'hidden_activation' is '%s'; only gelu_pytorch_tanh is supported",
+                       bb_show((bb_bytes) { act, strlen(act) }, shown));
     BB_TRY(real(r->root, "query_pre_attn_scalar", 256, &x, err));
     if (x < usual || x > usual) return BB_FAIL(err, BB_UNSUPPORTED, "'query_pre_attn_scalar' is %g; llama.cpp computes such a model with %u", x, usual);
     BB_TRY(flag(r->root, "use_bidirectional_attention", false, &both_ways, err));

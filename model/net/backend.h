@@ -33,8 +33,8 @@ typedef struct bb_heads {
     const float *norm;  /* [dim] RMSNorm of each head before RoPE, or NULL */
     bool         whole; /* [n * dim] of all heads of a row together */
     float        norm_eps;
-    float        scale;   /* factor of all numbers after RoPE; bb_scales says whether it is one */
-    float        heat;    /* and that of a position, see net.h; 0: none */
+    float        scale; /* factor of all numbers after RoPE; bb_scales says whether it is one */
+    float        heat;  /* and that of a position, see net.h; 0: none */
     uint32_t     heat_every;
     const float *cos_sin; /* bb_rope_table: [T][n_rot/2][2] */
 } bb_heads;

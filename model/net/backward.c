@@ -48,9 +48,12 @@ static bb_status allocate(bb_backward *b, bb_err *err)
         bb_buffer *at;
         size_t     width;
     } const arrays[] = {
-        { &a->x, b->n_embd },  { &a->x2, b->n_embd },   { &a->h_mid, b->n_embd }, { &a->dx, b->n_embd },  { &a->q_raw, b->max_q },  { &a->q, b->max_q },
-        { &a->att, b->max_q }, { &a->d_att, b->max_q }, { &a->k_raw, b->max_kv }, { &a->k, b->max_kv },   { &a->v, b->max_kv },     { &a->dk, b->max_kv },
-        { &a->dv, b->max_kv }, { &a->gate, b->max_ff }, { &a->up, b->max_ff },    { &a->act, b->max_ff }, { &a->d_act, b->max_ff }, { &a->y[BB_ATTENTION], b->max_y },
+        { &a->x, b->n_embd },        { &a->x2, b->n_embd },    { &a->h_mid, b->n_embd },
+        { &a->dx, b->n_embd },       { &a->q_raw, b->max_q },  { &a->q, b->max_q },
+        { &a->att, b->max_q },       { &a->d_att, b->max_q },  { &a->k_raw, b->max_kv },
+        { &a->k, b->max_kv },        { &a->v, b->max_kv },     { &a->dk, b->max_kv },
+        { &a->dv, b->max_kv },       { &a->gate, b->max_ff },  { &a->up, b->max_ff },
+        { &a->act, b->max_ff },      { &a->d_act, b->max_ff }, { &a->y[BB_ATTENTION], b->max_y },
         { &a->y[BB_FFN], b->max_y },
     };
     size_t width = 0, floats;

@@ -302,8 +302,7 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
     const shared   *w = s->w;
     const bb_block *b = &w->net->blocks[block];
     size_t          D = w->net->head_dim, shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
-    const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin, w->p->length),
-                    k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin, w->p->length);
+    const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin, w->p->length), k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin, w->p->length);
     norm_rows(s, b->norm[BB_NORM_ATTENTION]);
     linear(s, s->x, number + BB_PART_Q, false, s->q);
     linear(s, s->x, number + BB_PART_K, false, s->k);

@@ -342,7 +342,9 @@ static const ref_shape five[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4,
 static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { { 4, 2, 64 }, { 4, 2, 64 } }, one_kv[] = { { 6, 1, 50 } },
                        pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } },
                        seven[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } },
-                       pruned_less[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 20 }, { 2, 1, 24 } }; /* a norm of few channels amplifies rounding */
+                       pruned_less[] = {
+                           { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 20 }, { 2, 1, 24 }
+                       }; /* a norm of few channels amplifies rounding */
 
 const ref_spec ref_specs[] = {
     { "llama", "llama", 40, 32, 2, 8, 8, false, false, 0, false, false, 1, BB_F32, plain },

@@ -33,12 +33,12 @@ typedef struct tiny_spec {
     uint32_t    n_rot;        /* 0: head_dim */
     float       temperature;  /* of mistral3; 0: no key */
     float       rope_base, norm_eps;
-    float       factors[4];   /* granite: of embeddings, attention, residual stream, logits (a divisor); 0: no key */
+    float       factors[4];           /* granite: of embeddings, attention, residual stream, logits (a divisor); 0: no key */
     uint32_t    window, window_every; /* gemma3: keys that blocks see, but each so-manieth; 0: no key */
-    float       local_base;   /* of RoPE in blocks with a window; 0: no key */
-    bool        arrays;       /* per-layer keys as arrays even where all layers are equal */
-    bool        minimal_keys; /* leaves out every key that has a default */
-    uint32_t    alignment;    /* general.alignment; 0: no key */
+    float       local_base;           /* of RoPE in blocks with a window; 0: no key */
+    bool        arrays;               /* per-layer keys as arrays even where all layers are equal */
+    bool        minimal_keys;         /* leaves out every key that has a default */
+    uint32_t    alignment;            /* general.alignment; 0: no key */
     uint64_t    seed;
 } tiny_spec;
 
