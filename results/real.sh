@@ -66,6 +66,9 @@ compare() {
     exit 1
 }
 
+# Is the row there that begins with $key, of the file $hash?
+is_there() { awk -F, -v k="$key" -v h="$hash" 'index($0, k) == 1 && $NF == h { found = 1 } END { exit !found }' "$table"; }
+
 judge() { # METHOD CALIBRATION FILE
     local bytes hash bpw seconds d key judged figures
     bytes=$(stat -Lc %s "$3") hash=$(sha "$3")
@@ -74,24 +77,29 @@ judge() { # METHOD CALIBRATION FILE
     if [ -s "${SECONDS_OF:-}" ]; then seconds=$(awk -F, -v f="$(basename "$3")" '$1 == f { s = $2 } END { print s }' "$SECONDS_OF"); fi
     for d in $DOMAINS; do
         key="$model,$1,$bytes,$bpw,llama-perplexity,$d,$CTX,$CHUNKS,"
-        if awk -F, -v k="$key" -v h="$hash" 'index($0, k) == 1 && $NF == h { found = 1 } END { exit !found }' "$table"; then continue; fi
-        reference "$d"
-        # Q2_0 and Q1_0 have no product for x86 in llama.cpp of August 2026, only plain C, 25 times slower: a file with such a matrix is judged as F16 (DEQUANT=0: as it is).
-        judged=$3
-        if [ "${DEQUANT:-auto}" != 0 ] && "$BITBUDGET" inspect "$3" | grep -E '^[0-9].* Q[12]_0( |$)|^embedding .* (2\.25|1\.125)' > /dev/null; then
-            judged=$log.gguf
-            [ "$(cat "$judged.key" 2> /dev/null)" = "$hash" ] || { quietly "$bin/llama-quantize" --allow-requantize "$3" "$judged" F16 "$THREADS"; echo "$hash" > "$judged.key"; }
+        if ! is_there; then
+            reference "$d"
+            # Q2_0 and Q1_0 have no product for x86 in llama.cpp of August 2026, only plain C, 25 times slower: a file with such a matrix is judged as F16 (DEQUANT=0: as it is).
+            judged=$3
+            if [ "${DEQUANT:-auto}" != 0 ] && "$BITBUDGET" inspect "$3" | grep -E '^[0-9].* Q[12]_0( |$)|^embedding .* (2\.25|1\.125)' > /dev/null; then
+                judged=$log.gguf
+                [ -s "$judged" ] || quietly "$bin/llama-quantize" --allow-requantize "$3" "$judged" F16 "$THREADS"
+            fi
+            compare "$judged"
+            figures=$(awk -v OFS=, '/^Mean PPL\(Q\) +:/ { p = $4; pe = $6 } /^Mean +KLD/ { k = $3; ke = $5 } /^90.0% +KLD/ { a = $3 } /^99.0% +KLD/ { b = $3 } /^99.9% +KLD/ { c = $3 }
+                /^Same top p/ { t = $4 } END { print p, pe, k, ke, a, b, c, t }' "$log")
+            case $figures in *,,*|,*|*,) echo "real.sh: llama-perplexity printed no KL for $3: $figures" >&2; exit 1 ;; esac
+            echo "$key$figures,$2,$seconds,$hash" >> "$table"
         fi
-        compare "$judged"
-        figures=$(awk -v OFS=, '/^Mean PPL\(Q\) +:/ { p = $4; pe = $6 } /^Mean +KLD/ { k = $3; ke = $5 } /^90.0% +KLD/ { a = $3 } /^99.0% +KLD/ { b = $3 } /^99.9% +KLD/ { c = $3 }
-            /^Same top p/ { t = $4 } END { print p, pe, k, ke, a, b, c, t }' "$log")
-        case $figures in *,,*|,*|*,) echo "real.sh: llama-perplexity printed no KL for $3: $figures" >&2; exit 1 ;; esac
-        echo "$key$figures,$2,$seconds,$hash" >> "$table"
-        [ "$OWN" = 1 ] || continue
-        "$BITBUDGET" eval "$3" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --reference "$source" --json -q > "$log.json"
-        figures=$(awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 } END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,,%.4g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["0.90"], v["0.99"], 100 * v["top1"] }' "$log.json")
-        echo "$model,$1,$bytes,$bpw,bitbudget,$d,$CTX,$CHUNKS,$figures,$2,$seconds,$hash" >> "$table"
+        key="$model,$1,$bytes,$bpw,bitbudget,$d,$CTX,$CHUNKS,"
+        if [ "$OWN" = 1 ] && ! is_there; then
+            "$BITBUDGET" eval "$3" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --reference "$source" --json -q > "$log.json"
+            figures=$(awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
+                END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,,%.4g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["0.90"], v["0.99"], 100 * v["top1"] }' "$log.json")
+            echo "$key$figures,$2,$seconds,$hash" >> "$table"
+        fi
     done
+    rm -f "$log.gguf"
 }
 
 case $what in
