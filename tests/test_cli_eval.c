@@ -159,7 +159,7 @@ static const struct bad {
     { "eval " MODEL " --text tests/data/README.md --protocol other", BB_USAGE },
     { "eval " MODEL " --text tests/data/README.md --probabilities 128", BB_USAGE }, /* the model's own context is 128 */
     { "eval " MODEL " --text tests/data/README.md --ctx 100000", BB_BAD_FILE },
-    { "eval " MODEL " --text tests/data/README.md --reference tests/data/vocab/falcon.gguf", BB_UNSUPPORTED },
+    { "eval " MODEL " --text tests/data/README.md --reference tests/data/stories3M-p256.imatrix.gguf", BB_UNSUPPORTED },
     { "eval tests/data/README.md --text tests/data/README.md", BB_BAD_FILE },
     { "eval " MODEL " --text tests/data/absent", BB_BAD_FILE },
     { "eval " MODEL " --text tests/data/README.md --chunks 1 --generation", BB_USAGE },      /* needs a reference */

@@ -399,7 +399,7 @@ static const struct bad {
     { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --method rtn", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --no-compensation", NULL, BB_USAGE },
     { "quantize tests/data/README.md --out /nonexistent/x.gguf --format F16", NULL, BB_BAD_FILE },
-    { "quantize " MODEL " --out /nonexistent/x.gguf --like tests/data/vocab/falcon.gguf", NULL, BB_UNSUPPORTED },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --like tests/data/stories3M-p256.imatrix.gguf", NULL, BB_UNSUPPORTED },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q", BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q=Q9_9", BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "# no rule\n\n", BB_BAD_FILE },

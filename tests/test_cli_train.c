@@ -158,7 +158,7 @@ static const struct {
     { "--text tests/data/README.md --tokenizer tests/data/README.md", BB_BAD_FILE },
     { "--text tests/data/absent --tokenizer " VOCABULARY, BB_BAD_FILE },
     { "--text tests/data/README.md --tokenizer " VOCABULARY " --ctx 100000", BB_BAD_FILE },
-    { "--text tests/data/README.md --init tests/data/vocab/falcon.gguf", BB_UNSUPPORTED },
+    { "--text tests/data/README.md --init tests/data/stories3M-p256.imatrix.gguf", BB_UNSUPPORTED },
 };
 
 START_TEST(mistakes_have_a_sentence)
