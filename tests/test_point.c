@@ -170,6 +170,15 @@ START_TEST(what_is_not_wanted_is_not_there)
     ck_assert(found);
     OK(bb_point_apply(p, NULL, 1, 0, &net, blocks, &found, &err)); /* another width of the first block */
     ck_assert(!found);
+    uint16_t y[MAX_UNITS]; /* one that is not there, and behind it one that is */
+    uint32_t q = 0;
+    while (units[q].what != BB_PART_Q) q++;
+    memcpy(y, c.x, c.space->n_units * sizeof *y);
+    ck_assert(q < u);
+    y[q] = 0;
+    y[u] = 2;
+    OK(bb_point_apply(p, y, BB_NO_UNIT, 0, &net, blocks, &found, &err));
+    ck_assert(!found);
     bb_point_destroy(p);
 }
 END_TEST
