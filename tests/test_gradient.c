@@ -83,6 +83,7 @@ static void open_scene(scene *s, const ref_spec *spec, uint32_t ctx, uint32_t n,
     ref_model_make(spec, seed, &s->m);
     all_as_floats(&s->m);
     s->m.net.rope_factors = s->ref.net.rope_factors; /* the same architecture */
+    s->m.net.rope_long = s->ref.net.rope_long;
     s->model = (bb_model) { .net = s->ref.net };
     make_windows(spec->n_vocab, ctx, n, same, &s->w);
     ck_assert_int_eq(bb_net_evaluator_create(&bb_backend_cpu, &s->model, &s->w, 1, 64u << 20, &s->e, NULL), BB_OK);
