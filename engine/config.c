@@ -109,35 +109,38 @@ static bb_status check_config(const bb_run_config *c, bb_err *err)
     return BB_OK;
 }
 
-/* The folder of a file without links, and its own name as it is: a link may lead to a name that says less (the parts of a split model are found by theirs).
- * free() */
+/* Without links; NULL where there is none, or no memory. bb_free() */
+static char *resolved(const char *path, bb_err *err)
+{
+    char *found = realpath(path, NULL), *copy = found ? bb_strdup(found, err) : NULL;
+    free(found);
+    return copy;
+}
+
+/* The folder of a file without links, and its own name as it is: a link may lead to a name that says less (the parts of a split model are found by theirs). */
 static char *absolute(const char *path, bb_err *err)
 {
-    const char *slash = strrchr(path, '/');
-    char       *folder, *found, *whole = NULL;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char       *folder, *found, *whole;
     if (!bb_file_exists(path)) return NULL;
-    if (slash && (!slash[1] || strcmp(slash, "/.") == 0 || strcmp(slash, "/..") == 0)) return realpath(path, NULL);
-    if (!slash && (strcmp(path, ".") == 0 || strcmp(path, "..") == 0)) return realpath(path, NULL);
+    if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return resolved(path, err);
     if (!(folder = slash ? bb_asprintf(err, "%.*s", (int)(slash - path) + 1, path) : bb_strdup(".", err))) return NULL;
-    found = realpath(folder, NULL);
+    found = resolved(folder, err);
     bb_free(folder);
-    if (!found) return NULL;
-    const size_t n = strlen(found) + 1 + strlen(slash ? slash + 1 : path) + 1;
-    if ((whole = malloc(n))) snprintf(whole, n, "%s%s%s", found, strcmp(found, "/") == 0 ? "" : "/", slash ? slash + 1 : path);
-    free(found);
+    whole = found ? bb_asprintf(err, "%s%s%s", found, strcmp(found, "/") == 0 ? "" : "/", name) : NULL;
+    bb_free(found);
     return whole;
 }
 
 /* Paths in config.resolved.yaml must mean the same from any folder. A file that does not exist is reported when it is opened. */
 static bb_status make_absolute(char **path, bb_err *err)
 {
-    char *found, *copy;
-    if (!*path || !**path || strcmp(*path, "self") == 0 || strcmp(*path, "mixture") == 0 || !(found = absolute(*path, err))) return BB_OK;
-    copy = bb_strdup(found, err);
-    free(found);
-    if (!copy) return BB_NOMEM;
+    bb_err failed = BB_ERR_INIT;
+    char  *found;
+    if (!*path || !**path || strcmp(*path, "self") == 0 || strcmp(*path, "mixture") == 0) return BB_OK;
+    if (!(found = absolute(*path, &failed))) return failed.status == BB_OK ? BB_OK : BB_FAIL(err, failed.status, "%s", failed.msg);
     bb_free(*path);
-    *path = copy;
+    *path = found;
     return BB_OK;
 }
 

@@ -91,7 +91,7 @@ static void detect(void)
     for (size_t i = 0; cap && i < n; i++)
         if (strcmp(levels[i]->level, cap) == 0) chosen = levels[i];
     snprintf(bits[BB_EXACT], sizeof *bits, "%s, %s", chosen->bits, bb_blas_core());
-    snprintf(bits[BB_FAST], sizeof *bits, "%s%s, %s", chosen->bits, chosen->splits ? " with split products" : "", bb_blas_core());
+    snprintf(bits[BB_FAST], sizeof *bits, "%s%s, %s", chosen->bits, chosen->splits ? " with split products, backward too" : "", bb_blas_core());
 }
 
 const bb_kernels *bb_kernels_get(void)

@@ -76,7 +76,7 @@ bool bb_kernels_fast(void);
 bool bb_kernels_can_be_fast(void);
 
 /* What the bits of everything computed depend on besides its inputs: the level, and the library and core that make the products. Part of every
- * key under which something computed is kept: "avx512, OpenBLAS 0.3.21, core SkylakeX"; with split products "avx512 with split products, ...". */
+ * key under which something computed is kept: "avx512, OpenBLAS 0.3.21, core SkylakeX"; with split products "avx512 with split products, backward too, ...". */
 const char *bb_kernels_bits(void);
 
 const bb_kernels *bb_kernels_get(void);
