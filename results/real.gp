@@ -13,6 +13,7 @@ pick(domain, who) = sprintf("< awk -F, '$5 == \"llama-perplexity\" && $7 == 512 
 do for [domain in "encyclopedia web dialogue code"] {
     set title domain
     plot pick(domain, "ours$") using ($1 / 1e6):2 with linespoints pt 7 lw 2 lc rgb "#1f77b4" title "bitbudget", \
+         pick(domain, "ours . qat$") using ($1 / 1e6):2 with points pt 5 ps 1.2 lc rgb "#2ca02c" title "bitbudget, trained (qat)", \
          pick(domain, "ours without") using ($1 / 1e6):2 with points pt 6 lc rgb "#1f77b4" title "bitbudget without search", \
          pick(domain, "llama.cpp") using ($1 / 1e6):2 with points pt 9 lc rgb "#d62728" title "llama.cpp"
 }
