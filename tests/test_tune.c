@@ -570,7 +570,8 @@ START_TEST(another_backend_tunes_the_same)
     for (int b = 0; b < LAYERS; b++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix *m = &t[0].net.blocks[b].w[p];
-            ck_assert_int_eq(memcmp(t[0].bytes[b].w[p], t[1].bytes[b].w[p], m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols)), 0);
+            const size_t     n = m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols); /* 0: a part that the block lacks */
+            ck_assert(n == 0 || memcmp(t[0].bytes[b].w[p], t[1].bytes[b].w[p], n) == 0);
         }
     ck_assert_int_eq(memcmp(t[0].embd, t[1].embd, 48 * bb_format_row_bytes(bb_format_get(BB_Q4_0), 64)), 0);
     for (int i = 0; i < 2; i++) bb_tuned_done(&t[i]);
