@@ -58,18 +58,6 @@ static char *train(bb_status expected, const char *options, const char *out)
     return csv;
 }
 
-static bool same_files(const char *x, const char *y)
-{
-    char  *p, *q;
-    size_t n, m;
-    ck_assert_int_eq(bb_file_read(x, &p, &n, NULL), BB_OK);
-    ck_assert_int_eq(bb_file_read(y, &q, &m, NULL), BB_OK);
-    bool same = n == m && memcmp(p, q, n) == 0;
-    bb_free(p);
-    bb_free(q);
-    return same;
-}
-
 static double kl_of(const char *path, const char *text)
 {
     bb_err err = BB_ERR_INIT;
@@ -118,11 +106,11 @@ START_TEST(threads_and_interruptions_change_nothing)
         ck_assert(bb_file_exists(state));
     }
     bb_free(train(BB_OK, "", two));
-    ck_assert(same_files(one, two) && !bb_file_exists(state));
+    ck_assert(bb_test_are_same(one, two) && !bb_file_exists(state));
     char line[8192];
     snprintf(line, sizeof line, "qat %s --reference %s --text %s --other %s --out %s" TRAIN " --threads 1 --force", small, full, ids, other, two);
     ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
-    ck_assert(same_files(one, two));
+    ck_assert(bb_test_are_same(one, two));
 }
 END_TEST
 

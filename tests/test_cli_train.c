@@ -61,18 +61,6 @@ static double last_number(const char *csv, int column)
     return strtod(row, NULL);
 }
 
-static bool same_files(const char *x, const char *y)
-{
-    char  *p, *q;
-    size_t n, m;
-    ck_assert_int_eq(bb_file_read(x, &p, &n, NULL), BB_OK);
-    ck_assert_int_eq(bb_file_read(y, &q, &m, NULL), BB_OK);
-    bool same = n == m && memcmp(p, q, n) == 0;
-    bb_free(p);
-    bb_free(q);
-    return same;
-}
-
 START_TEST(from_a_text_to_a_model)
 {
     char    *csv, *json, state[600];
@@ -99,7 +87,7 @@ START_TEST(from_a_text_to_a_model)
     again = last_number(csv, 5);
     ck_assert_msg(fabs(again - end) < 0.1, "%g, then %g", end, again);
     bb_free(csv);
-    ck_assert(bb_file_exists(c) && !same_files(a, c));
+    ck_assert(bb_file_exists(c) && !bb_test_are_same(a, c));
 }
 END_TEST
 
@@ -126,7 +114,7 @@ START_TEST(an_interrupted_run_ends_alike)
     }
     err = (bb_err)BB_ERR_INIT;
     ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 6" SMALL, b, text) == BB_OK, "%s", err.msg);
-    ck_assert(same_files(a, b) && !bb_file_exists(state));
+    ck_assert(bb_test_are_same(a, b) && !bb_file_exists(state));
 }
 END_TEST
 
@@ -142,7 +130,7 @@ START_TEST(a_stable_phase_is_continued)
     ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3 --checkpoint %s" SMALL, b, text, state) == BB_OK, "%s",
                   err.msg);
     ck_assert_msg(bb_test_command(NULL, &err, "train %s --text %s --steps 8 --warmup 2 --decay-steps 3" SMALL, a, text) == BB_OK, "%s", err.msg);
-    ck_assert(same_files(a, b));
+    ck_assert(bb_test_are_same(a, b));
 }
 END_TEST
 

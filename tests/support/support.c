@@ -50,17 +50,20 @@ void bb_test_write(const char *path, const void *data, size_t size)
     if (!f || fwrite(data, 1, size, f) != size || fclose(f) != 0) abort();
 }
 
-void bb_test_same(const char *a, const char *b)
+bool bb_test_are_same(const char *a, const char *b)
 {
     char  *x, *y;
     size_t n, m;
     bb_err err = BB_ERR_INIT;
     ck_assert_msg(bb_file_read(a, &x, &n, &err) == BB_OK, "%s", err.msg);
     ck_assert_msg(bb_file_read(b, &y, &m, &err) == BB_OK, "%s", err.msg);
-    ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s and %s differ", a, b);
+    const bool same = n == m && memcmp(x, y, n) == 0;
     bb_free(x);
     bb_free(y);
+    return same;
 }
+
+void bb_test_same(const char *a, const char *b) { ck_assert_msg(bb_test_are_same(a, b), "%s and %s differ", a, b); }
 
 void bb_test_same_in(const char *a_dir, const char *b_dir, const char *name)
 {

@@ -4,13 +4,16 @@
 #define BB_TESTS_SUPPORT_SUPPORT_H
 
 #include <check.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
 /* A path in this process's own temporary folder, which is removed at exit. One of 16 rotating static buffers. */
 const char *bb_test_path(const char *name);
 void        bb_test_write(const char *path, const void *data, size_t size); /* plain stdio, for inputs */
-/* Fails the test unless both files can be read and have the same bytes; the second: NAME in both folders. */
+/* Have both files the same bytes? Fails the test where one cannot be read. */
+bool bb_test_are_same(const char *a, const char *b);
+/* Fails the test unless they have; the second: NAME in both folders. */
 void bb_test_same(const char *a, const char *b);
 void bb_test_same_in(const char *a_dir, const char *b_dir, const char *name);
 int  bb_test_run(Suite *s); /* runs and frees; the value for main() to return */
