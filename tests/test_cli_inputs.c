@@ -51,18 +51,7 @@ static void damage(const char *path, const char *tensor, size_t i, uint16_t raw)
     bb_source_close(&g);
 }
 
-static void check_program(int code, const char *words, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static void check_program(int code, const char *words, const char *format, ...)
-{
-    char    arguments[2048];
-    va_list list;
-    va_start(list, format);
-    vsnprintf(arguments, sizeof arguments, format, list);
-    va_end(list);
-    int got = bb_test_program(arguments, said, sizeof said);
-    ck_assert_msg(got == code, "%s: exit %d: %s", arguments, got, said);
-    ck_assert_msg(strstr(said, words) != NULL, "%s: not a word of \"%s\": %s", arguments, words, said);
-}
+#define CHECK_PROGRAM(...) bb_test_says(said, sizeof said, __VA_ARGS__)
 
 START_TEST(damaged_weights_are_refused_by_every_command)
 {
@@ -70,14 +59,14 @@ START_TEST(damaged_weights_are_refused_by_every_command)
     const char              *good = make_model("good.gguf", BB_F16), *bad = make_model("bad.gguf", BB_F16), *out = bb_test_path("out.gguf");
     damage(bad, "blk.0.ffn_down.weight", 777, 0x7E00);
     for (size_t i = 0; i < 4; i++)
-        check_program(5, "'blk.0.ffn_down.weight' has the weight NaN (row 3, column 9)", "quantize %s --format Q8_0 --method %s --calib " TEXT " --out %s", bad,
+        CHECK_PROGRAM(5, "'blk.0.ffn_down.weight' has the weight NaN (row 3, column 9)", "quantize %s --format Q8_0 --method %s --calib " TEXT " --out %s", bad,
                       methods[i], out);
     ck_assert(!bb_file_exists(out));
-    check_program(5, "blk.0.ffn_down.weight", "eval %s --text " TEXT " --ctx 32 --chunks 2", bad);
-    check_program(5, "blk.0.ffn_down.weight", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", good, bad);
-    check_program(5, "blk.0.ffn_down.weight", "run %s --target-bpw 6 --calib " TEXT " --ctx 32" QUICK " --out %s", bad, bb_test_path("run"));
-    check_program(5, "blk.0.ffn_down.weight", "sweep %s --points 2 --calib " TEXT " --ctx 32" QUICK " --out %s", bad, bb_test_path("run"));
-    check_program(5, "blk.0.ffn_down.weight", "train %s --init %s --text " TEXT " --ctx 32 --steps 1", out, bad);
+    CHECK_PROGRAM(5, "blk.0.ffn_down.weight", "eval %s --text " TEXT " --ctx 32 --chunks 2", bad);
+    CHECK_PROGRAM(5, "blk.0.ffn_down.weight", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", good, bad);
+    CHECK_PROGRAM(5, "blk.0.ffn_down.weight", "run %s --target-bpw 6 --calib " TEXT " --ctx 32" QUICK " --out %s", bad, bb_test_path("run"));
+    CHECK_PROGRAM(5, "blk.0.ffn_down.weight", "sweep %s --points 2 --calib " TEXT " --ctx 32" QUICK " --out %s", bad, bb_test_path("run"));
+    CHECK_PROGRAM(5, "blk.0.ffn_down.weight", "train %s --init %s --text " TEXT " --ctx 32 --steps 1", out, bad);
     ck_assert(!bb_file_exists(out));
 }
 END_TEST
@@ -87,11 +76,11 @@ START_TEST(a_size_above_the_source_is_refused_at_once)
     const char *model = make_model("small.gguf", BB_F16);
     uint64_t    bytes;
     ck_assert_int_eq(bb_file_size(model, &bytes, NULL), BB_OK);
-    check_program(2, "it already fits", "run %s --target-size 99GB --out %s", model, bb_test_path("above"));
-    check_program(2, "it already fits", "estimate %s --target-size 99GB", model);
-    check_program(2, "it already fits", "estimate %s --target-size %llu", model, (unsigned long long)bytes);
-    check_program(2, "it already fits", "sweep %s --sizes 300000,99GB --out %s", model, bb_test_path("above"));
-    check_program(0, "budget", "estimate %s --target-size %llu", model, (unsigned long long)bytes - 1);
+    CHECK_PROGRAM(2, "it already fits", "run %s --target-size 99GB --out %s", model, bb_test_path("above"));
+    CHECK_PROGRAM(2, "it already fits", "estimate %s --target-size 99GB", model);
+    CHECK_PROGRAM(2, "it already fits", "estimate %s --target-size %llu", model, (unsigned long long)bytes);
+    CHECK_PROGRAM(2, "it already fits", "sweep %s --sizes 300000,99GB --out %s", model, bb_test_path("above"));
+    CHECK_PROGRAM(0, "budget", "estimate %s --target-size %llu", model, (unsigned long long)bytes - 1);
     ck_assert(!bb_file_exists(bb_test_path("above")));
 }
 END_TEST
@@ -103,23 +92,23 @@ START_TEST(fewer_windows_than_asked_are_counted)
     memset(letters, 'x', sizeof letters);
     for (size_t i = 0; i < sizeof letters; i += 7) letters[i] = ' ';
     bb_test_write(text, letters, sizeof letters);
-    check_program(0, "short.txt: its ", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 32 --calib-windows 64 --out %s", model, text,
+    CHECK_PROGRAM(0, "short.txt: its ", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 32 --calib-windows 64 --out %s", model, text,
                   bb_test_path("w.gguf"));
     ck_assert_msg(strstr(said, "64 were asked for") != NULL, "%s", said);
-    check_program(0, "100 were asked for", "eval %s --text %s --ctx 32 --chunks 100", model, text);
-    check_program(0, "instead of 64 are used for second moments",
+    CHECK_PROGRAM(0, "100 were asked for", "eval %s --text %s --ctx 32 --chunks 100", model, text);
+    CHECK_PROGRAM(0, "instead of 64 are used for second moments",
                   "run %s --target-bpw 9 --calib %s --ctx 32 --calib-windows 64 --measure-windows 2 --refine-windows 200 "
                   "--confirm-windows 300 --search-tokens 0.001 --no-finalise --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --out %s",
                   model, text, bb_test_path("few"));
     ck_assert_msg(strstr(said, "instead of 200 are used for ranking") && strstr(said, "instead of 300 are used for confirming"), "%s", said);
     ck_assert_msg(!strstr(said, "are used for measuring"), "%s", said);
     /* Sampled text is as long as it must be. */
-    check_program(0, "scoring: 2 / 2 / 9 windows",
+    CHECK_PROGRAM(0, "scoring: 2 / 2 / 9 windows",
                   "run %s --target-bpw 9 --calib self --ctx 32 --calib-windows 3 --measure-windows 2 --refine-windows 2 "
                   "--confirm-windows 9 --search-tokens 0.001 --no-finalise --formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --out %s",
                   model, bb_test_path("self"));
     ck_assert_msg(!strstr(said, "instead of"), "%s", said);
-    check_program(0, "is longer than the model was trained for", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 200 --calib-windows 1 --out %s",
+    CHECK_PROGRAM(0, "is longer than the model was trained for", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 200 --calib-windows 1 --out %s",
                   model, text, bb_test_path("w2.gguf"));
 }
 END_TEST
@@ -129,19 +118,19 @@ START_TEST(a_quantized_source_is_never_full_precision)
     const char *exact = make_model("exact.gguf", BB_F16), *quantized = make_model("quantized.gguf", BB_Q8_0);
     char       *text;
     json_t     *root;
-    check_program(0, "distances are from source (Q8_0), not from full precision", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", exact,
+    CHECK_PROGRAM(0, "distances are from source (Q8_0), not from full precision", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", exact,
                   quantized);
     ck_assert_int_eq(bb_test_command(&text, NULL, "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s --json", quantized, exact), BB_OK);
     ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
     ck_assert_str_eq(json_string_value(json_object_get(root, "reference_label")), "full precision");
     json_decref(root);
     bb_free(text);
-    check_program(0, "source (Q8_0)", "inspect %s", quantized);
-    check_program(0, "(source (Q8_0) ", "quantize %s --format Q4_0 --embd-format Q4_0 --method rtn --eval " TEXT " --ctx 32 --eval-windows 2 --out %s",
+    CHECK_PROGRAM(0, "source (Q8_0)", "inspect %s", quantized);
+    CHECK_PROGRAM(0, "(source (Q8_0) ", "quantize %s --format Q4_0 --embd-format Q4_0 --method rtn --eval " TEXT " --ctx 32 --eval-windows 2 --out %s",
                   quantized, bb_test_path("q4.gguf"));
-    check_program(0, "(full precision ", "quantize %s --format Q4_0 --embd-format Q4_0 --method rtn --eval " TEXT " --ctx 32 --eval-windows 2 --out %s", exact,
+    CHECK_PROGRAM(0, "(full precision ", "quantize %s --format Q4_0 --embd-format Q4_0 --method rtn --eval " TEXT " --ctx 32 --eval-windows 2 --out %s", exact,
                   bb_test_path("q4e.gguf"));
-    check_program(0, "every KL is measured from this source (Q8_0)", "estimate %s --target-bpw 5", quantized);
+    CHECK_PROGRAM(0, "every KL is measured from this source (Q8_0)", "estimate %s --target-bpw 5", quantized);
 }
 END_TEST
 
@@ -150,11 +139,11 @@ START_TEST(what_is_no_text_is_refused)
     const char *model = make_model("text.gguf", BB_F16), *binary = bb_test_path("x.txt"), *empty = bb_test_path("empty.txt");
     bb_test_write(empty, "", 0);
     bb_test_write(binary, "PK\3\4 and more of it", 20);
-    check_program(5, "is a GGUF model, and plain UTF-8 text is needed", "eval %s --text %s", model, model);
-    check_program(5, "is a zip archive", "quantize %s --format Q8_0 --calib %s --out %s", model, binary, bb_test_path("o.gguf"));
-    check_program(5, "is a zip archive", "run %s --target-bpw 9 --calib %s --out %s", model, binary, bb_test_path("o"));
-    check_program(5, "empty.txt is empty", "eval %s --text %s", model, empty);
-    check_program(5, "empty.txt is empty", "tokenize %s --text %s", model, empty);
+    CHECK_PROGRAM(5, "is a GGUF model, and plain UTF-8 text is needed", "eval %s --text %s", model, model);
+    CHECK_PROGRAM(5, "is a zip archive", "quantize %s --format Q8_0 --calib %s --out %s", model, binary, bb_test_path("o.gguf"));
+    CHECK_PROGRAM(5, "is a zip archive", "run %s --target-bpw 9 --calib %s --out %s", model, binary, bb_test_path("o"));
+    CHECK_PROGRAM(5, "empty.txt is empty", "eval %s --text %s", model, empty);
+    CHECK_PROGRAM(5, "empty.txt is empty", "tokenize %s --text %s", model, empty);
 }
 END_TEST
 
@@ -172,12 +161,12 @@ START_TEST(other_vocabularies_and_shapes_are_refused)
     s.n_vocab = 320;
     s.n_embd = 512;
     tiny_write(&s, wide);
-    check_program(5, "320 and 321 tokens", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", model, more);
-    check_program(5, "320 and 321 tokens", "quantize %s --like %s --method rtn --out %s", model, more, bb_test_path("l.gguf"));
-    check_program(5, "is 256 wide and", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", model, wide);
-    check_program(5, "token_embd is 320 x 512, in the model it is 320 x 256", "quantize %s --like %s --method rtn --out %s", model, wide,
+    CHECK_PROGRAM(5, "320 and 321 tokens", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", model, more);
+    CHECK_PROGRAM(5, "320 and 321 tokens", "quantize %s --like %s --method rtn --out %s", model, more, bb_test_path("l.gguf"));
+    CHECK_PROGRAM(5, "is 256 wide and", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", model, wide);
+    CHECK_PROGRAM(5, "token_embd is 320 x 512, in the model it is 320 x 256", "quantize %s --like %s --method rtn --out %s", model, wide,
                   bb_test_path("l.gguf"));
-    check_program(5, "has 2 blocks, the model has 1", "quantize %s --like %s --method rtn --out %s", model, deep, bb_test_path("l.gguf"));
+    CHECK_PROGRAM(5, "has 2 blocks, the model has 1", "quantize %s --like %s --method rtn --out %s", model, deep, bb_test_path("l.gguf"));
 }
 END_TEST
 
@@ -186,9 +175,9 @@ START_TEST(wrong_kinds_of_files_are_explained)
     const char *model = make_model("kind.gguf", BB_F16), *folder = bb_test_path("hf");
     ck_assert_int_eq(bb_make_dirs(folder, NULL), BB_OK);
     bb_test_write(bb_test_path("hf/config.json"), "{}", 2);
-    check_program(5, "'model_type' is missing", "inspect %s", folder);
-    check_program(5, "'model_type' is missing", "run %s --target-size 1MB --out %s", folder, bb_test_path("o"));
-    check_program(5, "it is a model file", "search %s", model);
+    CHECK_PROGRAM(5, "'model_type' is missing", "inspect %s", folder);
+    CHECK_PROGRAM(5, "'model_type' is missing", "run %s --target-size 1MB --out %s", folder, bb_test_path("o"));
+    CHECK_PROGRAM(5, "it is a model file", "search %s", model);
 }
 END_TEST
 
@@ -212,7 +201,7 @@ START_TEST(a_folder_becomes_a_file)
     bb_source   a, b;
     bb_err      err = BB_ERR_INIT;
     hf_write(model, folder, 2, "");
-    check_program(0, out, "convert %s %s", folder, out);
+    CHECK_PROGRAM(0, out, "convert %s %s", folder, out);
     ck_assert_int_eq(bb_gguf_open(model, &a, &err), BB_OK);
     ck_assert_msg(bb_gguf_open(out, &b, &err) == BB_OK, "%s", err.msg);
     ck_assert_uint_eq(a.n_tensors, b.n_tensors);
@@ -222,9 +211,9 @@ START_TEST(a_folder_becomes_a_file)
     }
     bb_source_close(&a);
     bb_source_close(&b);
-    check_program(0, out, "convert %s %s", folder, out); /* its own file may be made again */
-    check_program(2, "was not made by bitbudget", "convert %s %s", folder, model);
-    check_program(2, "convert needs", "convert %s", folder);
+    CHECK_PROGRAM(0, out, "convert %s %s", folder, out); /* its own file may be made again */
+    CHECK_PROGRAM(2, "was not made by bitbudget", "convert %s %s", folder, model);
+    CHECK_PROGRAM(2, "convert needs", "convert %s", folder);
 }
 END_TEST
 
@@ -258,24 +247,24 @@ START_TEST(every_command_takes_a_split_model)
         bb_free(whole);
         bb_free(parts);
     }
-    check_program(0, "GGUF v3 in 3 files", "inspect %s", split_path(stem, 3, 3));
-    check_program(0, "", "quantize %s --format Q8_0 --method rtn --out %s", model, bb_test_path("split_a.gguf"));
-    check_program(0, "", "quantize %s --like %s --method rtn --out %s", split_path(stem, 1, 3), bb_test_path("split_a.gguf"), bb_test_path("split_b.gguf"));
+    CHECK_PROGRAM(0, "GGUF v3 in 3 files", "inspect %s", split_path(stem, 3, 3));
+    CHECK_PROGRAM(0, "", "quantize %s --format Q8_0 --method rtn --out %s", model, bb_test_path("split_a.gguf"));
+    CHECK_PROGRAM(0, "", "quantize %s --like %s --method rtn --out %s", split_path(stem, 1, 3), bb_test_path("split_a.gguf"), bb_test_path("split_b.gguf"));
     bb_test_same(bb_test_path("split_a.gguf"), bb_test_path("split_b.gguf"));
-    check_program(0, "", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", bb_test_path("split_a.gguf"), split_path(stem, 2, 3));
-    check_program(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", split_path(stem, 2, 3), bb_test_path("split_run"));
-    check_program(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", model, bb_test_path("whole_run"));
+    CHECK_PROGRAM(0, "", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", bb_test_path("split_a.gguf"), split_path(stem, 2, 3));
+    CHECK_PROGRAM(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", split_path(stem, 2, 3), bb_test_path("split_run"));
+    CHECK_PROGRAM(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", model, bb_test_path("whole_run"));
     bb_test_same(bb_test_path("split_run/model.gguf"), bb_test_path("whole_run/model.gguf"));
-    check_program(0, "", "convert %s %s", model, bb_test_path("split_c.gguf"));
-    check_program(0, "", "convert %s %s", split_path(stem, 1, 3), bb_test_path("split_d.gguf"));
+    CHECK_PROGRAM(0, "", "convert %s %s", model, bb_test_path("split_c.gguf"));
+    CHECK_PROGRAM(0, "", "convert %s %s", split_path(stem, 1, 3), bb_test_path("split_d.gguf"));
     bb_test_same(bb_test_path("split_c.gguf"), bb_test_path("split_d.gguf"));
     char links[300]; /* a cache keeps files under their hashes and links under their names */
     snprintf(links, sizeof links, "%s", bb_test_path("links"));
     for (uint32_t i = 1; i <= 3; i++) ck_assert_int_eq(symlink(split_path(stem, i, 3), split_path(links, i, 3)), 0);
-    check_program(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", split_path(links, 2, 3), bb_test_path("link_run"));
+    CHECK_PROGRAM(0, "", "run %s --target-bpw 8 --calib " TEXT " --ctx 32" QUICK FEW " --out %s", split_path(links, 2, 3), bb_test_path("link_run"));
     bb_test_same(bb_test_path("link_run/model.gguf"), bb_test_path("whole_run/model.gguf"));
-    check_program(2, "is one of the files of ", "quantize %s --format Q8_0 --method rtn --force --out %s", split_path(stem, 1, 3), split_path(stem, 3, 3));
-    check_program(5, "parts-00004-of-00004.gguf is missing", "convert %s %s",
+    CHECK_PROGRAM(2, "is one of the files of ", "quantize %s --format Q8_0 --method rtn --force --out %s", split_path(stem, 1, 3), split_path(stem, 3, 3));
+    CHECK_PROGRAM(5, "parts-00004-of-00004.gguf is missing", "convert %s %s",
                   (split_write(model, stem, 4, &(split_lie) { .part = 4, .missing = true }), split_path(stem, 1, 4)), bb_test_path("split_e.gguf"));
 }
 END_TEST
@@ -290,10 +279,10 @@ START_TEST(files_of_a_folder_are_inputs)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(name, sizeof name, "%s/%s", folder, names[i]);
         ck_assert_msg(bb_file_exists(name), "%s", name);
-        check_program(2, "is one of the files of ", "quantize %s --format Q8_0 --method rtn --force --out %s", folder, name);
+        CHECK_PROGRAM(2, "is one of the files of ", "quantize %s --format Q8_0 --method rtn --force --out %s", folder, name);
     }
     snprintf(name, sizeof name, "%s/new.gguf", folder);
-    check_program(0, name, "convert %s %s", folder, name);
+    CHECK_PROGRAM(0, name, "convert %s %s", folder, name);
 }
 END_TEST
 

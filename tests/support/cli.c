@@ -61,3 +61,15 @@ int bb_test_program(const char *arguments, char *said, size_t size)
     int state = pclose(p);
     return WIFEXITED(state) ? WEXITSTATUS(state) : -1;
 }
+
+void bb_test_says(char *said, size_t size, int code, const char *words, const char *format, ...)
+{
+    char    arguments[3000];
+    va_list list;
+    va_start(list, format);
+    ck_assert_int_lt(vsnprintf(arguments, sizeof arguments, format, list), (int)sizeof arguments);
+    va_end(list);
+    const int got = bb_test_program(arguments, said, size);
+    ck_assert_msg(got == code, "%s: exit %d: %s", arguments, got, said);
+    ck_assert_msg(strstr(said, words) != NULL, "%s: not a word of \"%s\": %s", arguments, words, said);
+}

@@ -14,5 +14,7 @@ const char *bb_test_build(void); /* the folder of this build: BB_BUILD, or build
 /* The exit code of the program of this build with these arguments, and what it says on both streams in said (size bytes, cut and terminated).
  * -1: killed by a signal. Fails the test when the program has not been built. */
 int bb_test_program(const char *arguments, char *said, size_t size);
+/* The same, with arguments by a format: fails the test unless it ends with this code and says these words. */
+void bb_test_says(char *said, size_t size, int code, const char *words, const char *format, ...) __attribute__((format(printf, 5, 6)));
 
 #endif
