@@ -9,16 +9,18 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "cli/eval_detail.h"
 #include "cli/eval_tasks.h"
+#include "cli/json.h"
 #include "engine/environment.h"
 #include "kernels/kernels.h"
 #include "eval/generation.h"
 #include "model/net/host.h"
 
 typedef struct eval_options {
-    char   *text, *protocol, *precision, *reference, *tasks;
+    char   *text, *protocol, *precision, *reference, *tasks, *document;
     int64_t limit, ctx, chunks, probabilities, prompts, prompt_tokens, new_tokens, seed;
-    bool    spread, generation, json, parse_special;
+    bool    spread, detail, generation, json, parse_special;
 } eval_options;
 
 static const bb_option_row rows[] = {
@@ -32,6 +34,10 @@ static const bb_option_row rows[] = {
       "also measure KL, same-top-1 and the ratio of perplexities against this model", NULL },
     { "chunks", BB_OPT_INT, offsetof(eval_options, chunks), "0", 0, UINT32_MAX, "N", "windows to evaluate; 0: all", NULL },
     { "spread", BB_OPT_FLAG, offsetof(eval_options, spread), NULL, 1, 0, NULL, "spread the --chunks windows over the text instead of taking the first", NULL },
+    { "detail", BB_OPT_FLAG, offsetof(eval_options, detail), NULL, 1, 0, NULL,
+      "also the scores by place in the window, and errors by a bootstrap of the text's documents", NULL },
+    { "document", BB_OPT_TEXT, offsetof(eval_options, document), NULL, 1, 0, "TEXT",
+      "with --detail: a document begins at a line that begins with TEXT; without: at title lines, separators or behind empty lines (docs/tables.md)", NULL },
     { "probabilities", BB_OPT_INT, offsetof(eval_options, probabilities), "-1", -1, 1 << 24, "POS",
       "also print the likeliest tokens after position POS (from 0) of the first window", NULL },
     { "generation", BB_OPT_FLAG, offsetof(eval_options, generation), NULL, 1, 0, NULL,
@@ -60,6 +66,7 @@ typedef struct job {
     bb_protocol          protocol;
     int32_t              bos;
     bb_result            result;
+    bb_eval_detail       detail;      /* with --detail */
     bb_generation_result generation;  /* with --generation */
     bb_task_table        tasks;       /* with --tasks */
     uint32_t             top_id[TOP]; /* with --probabilities */
@@ -145,12 +152,12 @@ static void put_data(bb_text *out, const job *j)
 
 static void put_result(bb_text *out, const bb_result *r)
 {
-    static const char *const q[6] = { "1 %", "10 %", "median", "90 %", "99 %", "most" };
+    static const char *const q[BB_KL_QUANTILES] = { "1 %", "10 %", "median", "90 %", "99 %", "99.9 %", "most" };
     bb_text_addf(out, "perplexity    %.4f +- %.4f\n", r->ppl, r->ppl_se);
     bb_text_addf(out, "nll           %.5f +- %.5f nats a token\n", r->nll, r->nll_se);
     if (!is_number(r->kl)) return;
     bb_text_addf(out, "KL            %.6f +- %.6f nats a token from the reference\n  of tokens  ", r->kl, r->kl_se);
-    for (int i = 0; i < 6; i++) bb_text_addf(out, " %s %.3g%s", q[i], r->kl_quantile[i], i < 5 ? "," : "\n");
+    for (int i = 0; i < BB_KL_QUANTILES; i++) bb_text_addf(out, " %s %.3g%s", q[i], r->kl_quantile[i], i + 1 < BB_KL_QUANTILES ? "," : "\n");
     bb_text_addf(out, "same top 1    %.3f %%\n", 100 * r->top1);
     bb_text_addf(out, "ln ratio      %.6f +- %.6f of the perplexities, paired (reference %.4f)\n", r->ln_ratio, r->ln_ratio_se, exp(r->nll - r->ln_ratio));
 }
@@ -187,6 +194,7 @@ static bb_status print_text(const job *j, bb_err *err)
     if (j->o.text) {
         put_data(&out, j);
         put_result(&out, &j->result);
+        if (j->o.detail) bb_eval_detail_text(&j->detail, &out);
     }
     if (j->o.generation) put_generation(&out, &j->generation);
     if (j->o.probabilities >= 0) put_probabilities(&out, j);
@@ -203,8 +211,6 @@ static bb_status print_text(const job *j, bb_err *err)
 
 /* ---- JSON ---- */
 
-static json_t *number_json(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
 static json_t *text_json(const char *text, size_t size)
 {
     json_t *s = json_stringn(text, size);
@@ -215,19 +221,19 @@ static json_t *path_json(const char *path) { return path ? text_json(path, strle
 
 static void result_json(json_t *root, const bb_result *r)
 {
-    static const char *const q[6] = { "0.01", "0.10", "0.50", "0.90", "0.99", "1.00" };
+    static const char *const q[BB_KL_QUANTILES] = { "0.01", "0.10", "0.50", "0.90", "0.99", "0.999", "1.00" };
     json_t                  *quantiles = json_object();
     json_object_set_new(root, "n_tokens", json_integer((json_int_t)r->n_tokens));
-    json_object_set_new(root, "ppl", number_json(r->ppl));
-    json_object_set_new(root, "ppl_se", number_json(r->ppl_se));
-    json_object_set_new(root, "nll_nats", number_json(r->nll));
-    json_object_set_new(root, "nll_se", number_json(r->nll_se));
-    json_object_set_new(root, "kl_nats", number_json(r->kl));
-    json_object_set_new(root, "kl_se", number_json(r->kl_se));
-    json_object_set_new(root, "top1", number_json(r->top1));
-    json_object_set_new(root, "ln_ratio", number_json(r->ln_ratio));
-    json_object_set_new(root, "ln_ratio_se", number_json(r->ln_ratio_se));
-    for (int i = 0; i < 6; i++) json_object_set_new(quantiles, q[i], number_json(r->kl_quantile[i]));
+    json_object_set_new(root, "ppl", bb_json_number(r->ppl));
+    json_object_set_new(root, "ppl_se", bb_json_number(r->ppl_se));
+    json_object_set_new(root, "nll_nats", bb_json_number(r->nll));
+    json_object_set_new(root, "nll_se", bb_json_number(r->nll_se));
+    json_object_set_new(root, "kl_nats", bb_json_number(r->kl));
+    json_object_set_new(root, "kl_se", bb_json_number(r->kl_se));
+    json_object_set_new(root, "top1", bb_json_number(r->top1));
+    json_object_set_new(root, "ln_ratio", bb_json_number(r->ln_ratio));
+    json_object_set_new(root, "ln_ratio_se", bb_json_number(r->ln_ratio_se));
+    for (int i = 0; i < BB_KL_QUANTILES; i++) json_object_set_new(quantiles, q[i], bb_json_number(r->kl_quantile[i]));
     json_object_set_new(root, "kl_quantiles", quantiles);
 }
 
@@ -263,6 +269,7 @@ static void text_part_json(json_t *root, const job *j)
     json_object_update(root, part);
     json_decref(part);
     result_json(root, &j->result);
+    if (j->o.detail) json_object_set_new(root, "detail", bb_eval_detail_json(&j->detail));
 }
 
 static bb_status print_json(const job *j, bb_err *err)
@@ -331,14 +338,18 @@ done:
 static bb_status measure_text(job *j, bb_err *err)
 {
     bb_status status = BB_OK;
+    bb_scores scores = { 0 };
     double    start;
     BB_TRY(load_text(j, err));
     if (j->o.probabilities >= 0) BB_TRY(probabilities(j, err));
     start = bb_now_s();
-    BB_TRY(bb_evaluate(bb_engine_backend(), &j->m.net, j->o.reference ? &j->ref.net : NULL, &j->w, "evaluating", &j->result, NULL, NULL, err));
+    BB_TRY(bb_evaluate_scores(bb_engine_backend(), &j->m.net, j->o.reference ? &j->ref.net : NULL, &j->w, "evaluating", &scores, err));
+    BB_TRY(bb_scores_result(&scores, &j->result, NULL, NULL, err));
     bb_info("%.0f tokens a second", (double)j->w.n * j->w.ctx / (bb_now_s() - start));
+    if (j->o.detail) BB_TRY(bb_eval_detail_of(&j->m, &j->tokens, &j->w, j->o.spread, j->o.document, &scores, &j->detail, err));
     if (j->o.generation) BB_TRY(generation(j, err));
 done:
+    bb_scores_done(&scores);
     return status;
 }
 
@@ -376,6 +387,8 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
         { "--chunks", "without --text", !o->text },
         { "--spread", "without --text", !o->text },
         { "--parse-special", "without --text", !o->text },
+        { "--detail", "without --text", !o->text },
+        { "--document", "without --detail", !o->detail },
         { "--spread", "without --chunks: all windows are taken", !o->chunks },
     };
     return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
@@ -429,6 +442,7 @@ const bb_command bb_command_eval = {
     .usage = "MODEL.gguf [--text FILE] [--tasks FILES]",
     .example = "bitbudget eval model.gguf --text eval.txt --protocol gguf --ctx 256\n"
                "bitbudget eval small.gguf --text eval.txt --ctx 256 --reference full.gguf --json\n"
+               "bitbudget eval small.gguf --text eval.txt --reference full.gguf --detail\n"
                "bitbudget eval small.gguf --text eval.txt --reference full.gguf --generation --prompts 128\n"
                "bitbudget eval small.gguf --tasks arc_easy.jsonl,piqa.jsonl --limit 500 --reference full.gguf",
     .options = rows,

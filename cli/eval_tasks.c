@@ -3,7 +3,6 @@
 #include "cli/eval_tasks.h"
 
 #include <dirent.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,6 +10,7 @@
 #include "base/log.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "cli/json.h"
 #include "engine/environment.h"
 
 /* ---- files ---- */
@@ -182,13 +182,11 @@ void bb_task_table_text(const bb_task_table *t, bb_text *out)
 
 /* ---- JSON ---- */
 
-static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
 static json_t *result_json(const bb_task_result *r)
 {
     return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "items", (json_int_t)r->n, "skipped", (json_int_t)r->n_skipped, "cut",
-                     (json_int_t)r->n_cut, "acc", number(r->acc), "acc_se", number(r->acc_se), "acc_norm", number(r->acc_norm), "acc_norm_se",
-                     number(r->acc_norm_se), "gold_nll", number(r->gold_nll), "gold_nll_se", number(r->gold_nll_se));
+                     (json_int_t)r->n_cut, "acc", bb_json_number(r->acc), "acc_se", bb_json_number(r->acc_se), "acc_norm", bb_json_number(r->acc_norm), "acc_norm_se",
+                     bb_json_number(r->acc_norm_se), "gold_nll", bb_json_number(r->gold_nll), "gold_nll_se", bb_json_number(r->gold_nll_se));
 }
 
 json_t *bb_task_table_json(const bb_task_table *t)
@@ -202,7 +200,7 @@ json_t *bb_task_table_json(const bb_task_table *t)
         json_object_set_new(row, "sha256", json_string(r->sha256));
         if (r->reference.n) {
             json_object_set_new(row, "reference", result_json(&r->reference));
-            json_object_set_new(row, "changed", number(r->changed));
+            json_object_set_new(row, "changed", bb_json_number(r->changed));
         }
         json_array_append_new(list, row);
     }

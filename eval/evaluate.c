@@ -288,15 +288,16 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static bb_status quantiles(const double *x, size_t n, double out[6], bb_err *err)
+const double bb_kl_quantiles[BB_KL_QUANTILES] = { 0.01, 0.10, 0.50, 0.90, 0.99, 0.999, 1.00 };
+
+static bb_status quantiles(const double *x, size_t n, double out[BB_KL_QUANTILES], bb_err *err)
 {
-    static const double q[6] = { 0.01, 0.10, 0.50, 0.90, 0.99, 1.00 };
-    double             *sorted = bb_alloc(n, sizeof *sorted, err);
+    double *sorted = bb_alloc(n, sizeof *sorted, err);
     if (!sorted) return BB_NOMEM;
     memcpy(sorted, x, n * sizeof *sorted);
     qsort(sorted, n, sizeof *sorted, ascending);
-    for (int i = 0; i < 6; i++) {
-        double place = q[i] * (double)(n - 1), fraction;
+    for (int i = 0; i < BB_KL_QUANTILES; i++) {
+        double place = bb_kl_quantiles[i] * (double)(n - 1), fraction;
         size_t k = (size_t)place;
         fraction = place - (double)k;
         out[i] = k + 1 < n ? (1 - fraction) * sorted[k] + fraction * sorted[k + 1] : sorted[n - 1];
@@ -317,7 +318,7 @@ static bb_status check_finite(const bb_scores *s, bb_err *err)
 static void no_reference(bb_result *r)
 {
     r->kl = r->kl_se = r->top1 = r->ln_ratio = r->ln_ratio_se = (double)NAN;
-    for (int i = 0; i < 6; i++) r->kl_quantile[i] = (double)NAN;
+    for (int i = 0; i < BB_KL_QUANTILES; i++) r->kl_quantile[i] = (double)NAN;
 }
 
 bb_status bb_scores_result(const bb_scores *s, bb_result *out, double *window_kl, double *window_nll, bb_err *err)
@@ -348,28 +349,37 @@ done:
 /* ---- whole evaluations ---- */
 
 /* ref may be NULL; the first n windows of w. */
-static bb_status evaluate(const bb_backend *backend, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t n, const char *label, bb_result *out,
-                          double *window_kl, double *window_nll, bb_err *err)
+static bb_status score(const bb_backend *backend, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t n, const char *label, bb_scores *s,
+                       bb_err *err)
 {
     bb_status   status = BB_OK;
     runner      r = { 0 };
-    bb_scores   s = { 0 };
     bb_progress progress;
     if (label) bb_progress_start(&progress, label, n);
-    BB_TRY(bb_scores_create(n, w->n_scored, ref != NULL, &s, err));
+    BB_TRY(bb_scores_create(n, w->n_scored, ref != NULL, s, err));
     BB_TRY(runner_init(&r, backend, net, w, err));
     for (uint32_t first = 0, S; first < n; first += S) {
         S = n - first < r.batch ? n - first : r.batch;
         S = uniform_part(ref, first, S);
         BB_TRY(run_batch(&r, first, S, err));
         BB_TRY(keep_scored(backend, w, S, net->n_embd, r.h, r.scored, err));
-        BB_TRY(score_rows(&s, r.f, net, ref, first, S, r.scored, r.targets, err));
+        BB_TRY(score_rows(s, r.f, net, ref, first, S, r.scored, r.targets, err));
         if (label) bb_progress_add(&progress, S);
     }
-    BB_TRY(bb_scores_result(&s, out, window_kl, window_nll, err));
 done:
     if (label) bb_progress_end(&progress);
     runner_done(&r);
+    if (status != BB_OK) bb_scores_done(s);
+    return status;
+}
+
+static bb_status evaluate(const bb_backend *backend, const bb_net *net, bb_reference *ref, const bb_windows *w, uint32_t n, const char *label, bb_result *out,
+                          double *window_kl, double *window_nll, bb_err *err)
+{
+    bb_scores s;
+    bb_status status = score(backend, net, ref, w, n, label, &s, err);
+    if (status != BB_OK) return status;
+    status = bb_scores_result(&s, out, window_kl, window_nll, err);
     bb_scores_done(&s);
     return status;
 }
@@ -388,6 +398,18 @@ bb_status bb_evaluate(const bb_backend *backend, const bb_net *net, const bb_net
     bb_reference *r = NULL;
     if (ref) BB_TRY(bb_reference_create(backend, ref, w, 0, NULL, &r, err));
     BB_TRY(evaluate(backend, net, r, w, w->n, label, out, window_kl, window_nll, err));
+done:
+    bb_reference_destroy(r);
+    return status;
+}
+
+bb_status bb_evaluate_scores(const bb_backend *backend, const bb_net *net, const bb_net *ref, const bb_windows *w, const char *label, bb_scores *s, bb_err *err)
+{
+    bb_status     status = BB_OK;
+    bb_reference *r = NULL;
+    *s = (bb_scores) { 0 };
+    if (ref) BB_TRY(bb_reference_create(backend, ref, w, 0, NULL, &r, err));
+    BB_TRY(score(backend, net, r, w, w->n, label, s, err));
 done:
     bb_reference_destroy(r);
     return status;

@@ -47,15 +47,20 @@ typedef struct bb_windows {
 bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos /* -1: none */, uint32_t max_windows, bool spread, bb_windows *w,
                           bb_err *err);
 void      bb_windows_done(bb_windows *w);
+/* Which token of t is the first of window i. t and spread as in bb_windows_make. */
+size_t bb_window_at(const bb_tokens *t, const bb_windows *w, bool spread, uint32_t i);
 /* SHA-256 of everything in w: what is evaluated at which positions, whatever text and protocol it came from. */
 void bb_windows_hash(const bb_windows *w, char hex[65]);
+
+enum { BB_KL_QUANTILES = 7 };
+extern const double bb_kl_quantiles[BB_KL_QUANTILES]; /* 0.01 0.10 0.50 0.90 0.99 0.999 1.00 */
 
 typedef struct bb_result {
     uint64_t n_tokens;                 /* scored */
     double   nll, nll_se, ppl, ppl_se; /* nats a token; ppl_se as llama-perplexity prints it */
     double   kl, kl_se;                /* nats a token; NaN without reference. se over scored tokens */
     double   top1;                     /* share of same arg max, 0..1; NaN without reference */
-    double   kl_quantile[6];           /* 0.01 0.10 0.50 0.90 0.99 1.00; NaN without reference */
+    double   kl_quantile[BB_KL_QUANTILES]; /* at bb_kl_quantiles; NaN without reference */
     double   ln_ratio, ln_ratio_se;    /* paired mean of ln(ppl/ppl_ref); NaN without reference */
 } bb_result;
 
@@ -92,6 +97,10 @@ bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_refer
                         bb_err *err);
 /* When all windows are in. window_kl, window_nll as in bb_evaluate. */
 bb_status bb_scores_result(const bb_scores *s, bb_result *out, double *window_kl, double *window_nll, bb_err *err);
+
+/* As bb_evaluate without sums: *s (bb_scores_done) has every scored token. */
+bb_status bb_evaluate_scores(const bb_backend *backend, const bb_net *net, const bb_net *ref, const bb_windows *w, const char *progress_label, bb_scores *s,
+                             bb_err *err);
 
 /* Windows of ctx tokens that bb_evaluate runs at once. */
 uint32_t bb_batch_windows(uint32_t ctx);

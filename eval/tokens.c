@@ -284,6 +284,12 @@ void bb_tokens_done(bb_tokens *t)
 
 bb_protocol bb_protocol_named(const char *name) { return strcmp(name, "hf") == 0 ? BB_PROTOCOL_HF : BB_PROTOCOL_GGUF; }
 
+size_t bb_window_at(const bb_tokens *t, const bb_windows *w, bool spread, uint32_t i)
+{
+    size_t have = t->n / w->ctx;
+    return (spread ? i * have / w->n : i) * w->ctx;
+}
+
 bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos, uint32_t max_windows, bool spread, bb_windows *w, bb_err *err)
 {
     uint32_t least = protocol == BB_PROTOCOL_GGUF ? 3 : 2;
@@ -309,9 +315,9 @@ bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx
         return BB_NOMEM;
     }
     for (size_t i = 0; i < w->n; i++) {
-        size_t   from = spread ? i * have / w->n : i;
+        size_t   from = bb_window_at(t, w, spread, (uint32_t)i);
         int32_t *tokens = w->tokens + i * ctx, *targets = w->targets + i * ctx;
-        memcpy(tokens, t->ids + from * ctx, ctx * sizeof *tokens);
+        memcpy(tokens, t->ids + from, ctx * sizeof *tokens);
         memcpy(targets, tokens + 1, (ctx - 1) * sizeof *targets);
         targets[ctx - 1] = -1;
         if (protocol == BB_PROTOCOL_GGUF && bos >= 0) tokens[0] = bos;

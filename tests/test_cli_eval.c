@@ -75,6 +75,50 @@ START_TEST(eval_gives_the_numbers_of_numpy)
 }
 END_TEST
 
+/* The spans add up to the whole; the documents of a text file are those of its token file. */
+START_TEST(detail_is_the_same_scores_in_parts)
+{
+    static const char tale[] = "Once upon a time there was a cat.\nIt slept.\n\nOnce upon a time there was a dog.\nIt ran all day.\n\nThe end was good, and all were glad.\n";
+    char             *text, u16[512];
+    double            tokens = 0, kl = 0, nll = 0;
+    bb_err            err = BB_ERR_INIT;
+    json_t           *root, *spans, *documents;
+    snprintf(u16, sizeof u16, "%s", bb_test_path("tale.u16"));
+    bb_test_write(bb_test_path("tale.txt"), tale, sizeof tale - 1);
+    ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --text %s --out %s", bb_test_path("tale.txt"), u16), BB_OK);
+    bb_free(text);
+    ck_assert_int_eq(bb_test_command(&text, &err, "quantize " MODEL " --format BF16 --embd-format BF16 --method rtn --out %s", bb_test_path("q.gguf")), BB_OK);
+    bb_free(text);
+    for (int file = 0; file < 2; file++, tokens = kl = nll = 0) {
+        ck_assert_msg(bb_test_command(&text, &err, "eval %s --text %s --ctx 12 --protocol hf --reference " MODEL " --detail --json", bb_test_path("q.gguf"),
+                                      file ? u16 : bb_test_path("tale.txt")) == BB_OK,
+                      "%s", err.msg);
+        ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
+        spans = json_object_get(json_object_get(root, "detail"), "positions");
+        documents = json_object_get(json_object_get(root, "detail"), "documents");
+        ck_assert_uint_eq(json_array_size(spans), 8);
+        for (size_t i = 0; i < 8; i++) {
+            json_t *span = json_array_get(spans, i);
+            tokens += number(span, "tokens");
+            kl += number(span, "tokens") * number(span, "kl_nats");
+            nll += number(span, "tokens") * log(number(span, "ppl"));
+            ck_assert(number(span, "first") == (i ? number(json_array_get(spans, i - 1), "last") + 1 : 0));
+        }
+        ck_assert(tokens == number(root, "n_tokens") && number(root, "kl_nats") > 0);
+        ck_assert(fabs(kl / tokens - number(root, "kl_nats")) < 1e-9 && fabs(nll / tokens - number(root, "nll_nats")) < 1e-9);
+        ck_assert_str_eq(json_string_value(json_object_get(documents, "rule")), "empty lines");
+        ck_assert(number(documents, "blocks") == 3 && number(documents, "kl_se") > 0);
+        ck_assert(number(documents, "kl_low") < number(root, "kl_nats") && number(root, "kl_nats") < number(documents, "kl_high"));
+        json_decref(root);
+        bb_free(text);
+    }
+    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --text %s --ctx 12 --detail --document Once", bb_test_path("tale.txt")), BB_OK);
+    ck_assert_ptr_nonnull(strstr(text, "documents     2, told apart by marked lines; by a bootstrap of them nll +- "));
+    ck_assert(strstr(text, "\npositions ") && !strstr(text, "same top 1"));
+    bb_free(text);
+}
+END_TEST
+
 START_TEST(generation_is_measured)
 {
     char   *text;
@@ -159,6 +203,8 @@ static const struct bad {
     { "eval " MODEL " --text tests/data/README.md --protocol other", BB_USAGE },
     { "eval " MODEL " --text tests/data/README.md --probabilities 128", BB_USAGE }, /* the model's own context is 128 */
     { "eval " MODEL " --text tests/data/README.md --ctx 100000", BB_BAD_FILE },
+    { "eval " MODEL " --tasks tests/data/tasks --detail", BB_USAGE },
+    { "eval " MODEL " --text tests/data/README.md --document x", BB_USAGE },
     { "eval " MODEL " --text tests/data/README.md --reference tests/data/stories3M-p256.imatrix.gguf", BB_UNSUPPORTED },
     { "eval tests/data/README.md --text tests/data/README.md", BB_BAD_FILE },
     { "eval " MODEL " --text tests/data/absent", BB_BAD_FILE },
@@ -190,6 +236,7 @@ int main(void)
     bb_log_set_level(BB_LOG_QUIET);
     tcase_set_timeout(t, 60);
     tcase_add_test(t, eval_gives_the_numbers_of_numpy);
+    tcase_add_test(t, detail_is_the_same_scores_in_parts);
     tcase_add_test(t, generation_is_measured);
     tcase_add_test(t, tasks_are_measured);
     tcase_add_test(t, tokenize_writes_what_eval_reads);
