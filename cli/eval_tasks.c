@@ -83,10 +83,9 @@ static bb_status find_files(const char *list, paths *p, bb_err *err)
 
 static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_row *row, bb_err *err)
 {
-    bb_task   t;
-    uint32_t *answers = NULL, *answers_ref = NULL;
-    size_t    changed = 0;
-    bb_status status = bb_task_load(path, limit, &t, err);
+    bb_task         t;
+    bb_task_answer *answers = NULL, *answers_ref = NULL;
+    bb_status       status = bb_task_load(path, limit, &t, err);
     if (status != BB_OK) return status;
     *row = (bb_task_row) { .kind = t.kind };
     memcpy(row->name, t.name, sizeof row->name);
@@ -103,8 +102,7 @@ static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, c
                 row->net.n_skipped, max_tokens, row->net.n_cut);
     if (ref) {
         BB_TRY(bb_task_run(bb_engine_backend(), ref, &ref->net, &t, max_tokens, t.name, &row->reference, answers_ref, err));
-        for (size_t i = 0; i < t.n_items; i++) changed += answers[i] != answers_ref[i];
-        row->changed = (double)changed / (double)row->net.n;
+        row->difference = bb_task_compare(t.kind, answers, answers_ref, t.n_items);
     }
 done:
     bb_free(answers);
@@ -176,7 +174,10 @@ void bb_task_table_text(const bb_task_table *t, bb_text *out)
         bb_text_add(out, "\n");
         if (!r->reference.n) continue;
         put_line(out, "  reference", r->kind, &r->reference);
-        bb_text_addf(out, "  %.2f %% answered differently\n", 100 * r->changed);
+        bb_text_addf(out, "  %.2f %% answered differently\n%-39s", 100 * r->difference.changed, "  difference, paired");
+        put_share(out, r->difference.acc, r->difference.acc_se);
+        put_share(out, r->difference.acc_norm, r->difference.acc_norm_se);
+        bb_text_addf(out, " %9.4f +- %.4f\n", r->difference.gold_nll, r->difference.gold_nll_se);
     }
 }
 
@@ -187,6 +188,13 @@ static json_t *result_json(const bb_task_result *r)
     return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "items", (json_int_t)r->n, "skipped", (json_int_t)r->n_skipped, "cut",
                      (json_int_t)r->n_cut, "acc", bb_json_number(r->acc), "acc_se", bb_json_number(r->acc_se), "acc_norm", bb_json_number(r->acc_norm), "acc_norm_se",
                      bb_json_number(r->acc_norm_se), "gold_nll", bb_json_number(r->gold_nll), "gold_nll_se", bb_json_number(r->gold_nll_se));
+}
+
+static json_t *difference_json(const bb_task_difference *d)
+{
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "acc", bb_json_number(d->acc), "acc_se", bb_json_number(d->acc_se), "acc_norm",
+                     bb_json_number(d->acc_norm), "acc_norm_se", bb_json_number(d->acc_norm_se), "gold_nll", bb_json_number(d->gold_nll), "gold_nll_se",
+                     bb_json_number(d->gold_nll_se));
 }
 
 json_t *bb_task_table_json(const bb_task_table *t)
@@ -200,7 +208,8 @@ json_t *bb_task_table_json(const bb_task_table *t)
         json_object_set_new(row, "sha256", json_string(r->sha256));
         if (r->reference.n) {
             json_object_set_new(row, "reference", result_json(&r->reference));
-            json_object_set_new(row, "changed", bb_json_number(r->changed));
+            json_object_set_new(row, "changed", bb_json_number(r->difference.changed));
+            json_object_set_new(row, "difference", difference_json(&r->difference));
         }
         json_array_append_new(list, row);
     }

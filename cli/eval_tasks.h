@@ -8,10 +8,10 @@
 #include "eval/tasks.h"
 
 typedef struct bb_task_row {
-    char           name[64], sha256[65];
-    bb_task_kind   kind;
-    bb_task_result net, reference; /* reference.n 0: none */
-    double         changed;        /* share of items that the two answer differently */
+    char               name[64], sha256[65];
+    bb_task_kind       kind;
+    bb_task_result     net, reference; /* reference.n 0: none */
+    bb_task_difference difference;     /* net minus reference */
 } bb_task_row;
 
 typedef struct bb_task_table {

@@ -310,25 +310,33 @@ static double gold_nll(const runner *r, const bb_task_item *item)
     return max + log(sum) - s[item->gold].log_p;
 }
 
-static void results(const runner *r, bb_task_result *out, uint32_t *answers)
+static bb_task_answer answer_of(const runner *r, const bb_task_item *item)
+{
+    bb_task_answer a = { .option = UINT32_MAX };
+    if (r->s[item->first].skipped) return a;
+    a.option = r->t->kind == BB_TASK_CLOZE ? r->scores[item->first].greedy : best_option(r, item, false);
+    a.right = r->t->kind == BB_TASK_CLOZE ? a.option : a.option == item->gold;
+    a.right_norm = r->t->kind == BB_TASK_CHOICE && best_option(r, item, true) == item->gold;
+    a.gold_nll = gold_nll(r, item);
+    return a;
+}
+
+static void results(const runner *r, bb_task_result *out, bb_task_answer *answers)
 {
     sums acc = { 0, 0 }, norm = { 0, 0 }, nll = { 0, 0 };
-    bool cloze = r->t->kind == BB_TASK_CLOZE;
     *out = (bb_task_result) { .n = 0 };
     for (size_t i = 0; i < r->t->n_items; i++) {
-        const bb_task_item *item = &r->t->items[i];
-        bool                skipped = r->s[item->first].skipped;
-        uint32_t            answer = UINT32_MAX;
-        if (!skipped) {
-            answer = cloze ? r->scores[item->first].greedy : best_option(r, item, false);
-            add(&acc, cloze ? answer : answer == item->gold);
-            add(&nll, gold_nll(r, item));
-            if (r->t->kind == BB_TASK_CHOICE) add(&norm, best_option(r, item, true) == item->gold);
-        }
-        if (answers) answers[i] = answer;
+        const bb_task_item  *item = &r->t->items[i];
+        const bb_task_answer a = answer_of(r, item);
+        bool                 skipped = a.option == UINT32_MAX;
+        if (answers) answers[i] = a;
         out->n += !skipped;
         out->n_skipped += skipped;
         out->n_cut += !skipped && r->s[item->first].cut;
+        if (skipped) continue;
+        add(&acc, a.right);
+        add(&norm, a.right_norm);
+        add(&nll, a.gold_nll);
     }
     if (out->n == 0) return;
     finish(&acc, out->n, &out->acc, &out->acc_se);
@@ -337,8 +345,31 @@ static void results(const runner *r, bb_task_result *out, uint32_t *answers)
     if (r->t->kind == BB_TASK_CHOICE) finish(&norm, out->n, &out->acc_norm, &out->acc_norm_se);
 }
 
+bb_task_difference bb_task_compare(bb_task_kind kind, const bb_task_answer *a, const bb_task_answer *b, size_t n)
+{
+    sums               changed = { 0, 0 }, acc = { 0, 0 }, norm = { 0, 0 }, nll = { 0, 0 };
+    bb_task_difference d = { 0 };
+    size_t             both = 0;
+    double             ignored;
+    for (size_t i = 0; i < n; i++) {
+        if (a[i].option == UINT32_MAX || b[i].option == UINT32_MAX) continue;
+        both++;
+        add(&changed, a[i].option != b[i].option);
+        add(&acc, (double)a[i].right - (double)b[i].right);
+        add(&norm, (double)a[i].right_norm - (double)b[i].right_norm);
+        add(&nll, a[i].gold_nll - b[i].gold_nll);
+    }
+    if (both == 0) return d;
+    finish(&changed, both, &d.changed, &ignored);
+    finish(&acc, both, &d.acc, &d.acc_se);
+    finish(&nll, both, &d.gold_nll, &d.gold_nll_se);
+    d.acc_norm = d.acc_norm_se = (double)NAN;
+    if (kind == BB_TASK_CHOICE) finish(&norm, both, &d.acc_norm, &d.acc_norm_se);
+    return d;
+}
+
 bb_status bb_task_run(const bb_backend *backend, const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *label,
-                      bb_task_result *out, uint32_t *answers, bb_err *err)
+                      bb_task_result *out, bb_task_answer *answers, bb_err *err)
 {
     runner      r = { .backend = backend, .net = net, .t = t, .max_tokens = max_tokens };
     bb_progress progress;

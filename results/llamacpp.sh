@@ -13,45 +13,14 @@ bin=$1 source=$2 calib=$3 text=$4 run=$5 work=$6 table=$7
 : "${CTX:=256}" "${CHUNKS:=200}" "${THREADS:=2}" "${BITBUDGET:=./bitbudget}"
 : "${TYPES:=IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K IQ3_XXS IQ3_XS IQ3_M Q3_K_M IQ4_XS Q4_K_S Q4_K_M}"
 model=$(basename "$source" .gguf); model=${model%-f16}
-for program in perplexity quantize imatrix; do
-    [ -x "$bin/llama-$program" ] || { echo "llamacpp.sh: there is no $bin/llama-$program: LLAMACPP is the folder of llama.cpp's programs" >&2; exit 2; }
-done
+me=llamacpp.sh log=$work/log
+. "$(dirname "$0")/judge.sh"
+need_programs
 mkdir -p "$work"
-export OMP_WAIT_POLICY=passive
 [ -s "$table" ] || echo "model,made_by,name,size_bytes,sha256,text_sha256,ctx,chunks,ppl,ppl_se,ln_ratio,ln_ratio_se,kl_nats,kl_se,kl_p99,top1,bitbudget_ppl,bitbudget_kl_nats" > "$table"
 
-sha() { sha256sum < "$1" | cut -c1-16; }
 text_hash=$(sha "$text")
 logits=$work/$model.logits
-
-# A program of llama.cpp; what it says is shown only when it fails.
-quietly() {
-    if ! "$@" > "$work/log" 2>&1; then
-        echo "llamacpp.sh: $1 failed:" >&2
-        tail -n 3 "$work/log" >&2
-        exit 1
-    fi
-}
-
-reference() {
-    wanted="$(sha "$source") $text_hash $CTX $CHUNKS"
-    if [ ! -s "$logits" ] || [ "$(cat "$logits.key" 2>/dev/null)" != "$wanted" ]; then
-        quietly "$bin/llama-perplexity" -m "$source" -f "$text" -c "$CTX" --chunks "$CHUNKS" -t "$THREADS" --kl-divergence-base "$logits.new"
-        mv "$logits.new" "$logits"
-        echo "$wanted" > "$logits.key"
-    fi
-}
-
-# llama-perplexity's statistics of a file against the logits, in $work/log. Its logger may lose the end of what it says when its queue is full at the
-# exit (seen with commit 0c1e570); then it is asked again.
-compare() {
-    for attempt in 1 2 3 4 5 6 7 8; do
-        quietly "$bin/llama-perplexity" -m "$1" -c "$CTX" -t "$THREADS" --kl-divergence --kl-divergence-base "$logits"
-        if grep -q '^Same top p' "$work/log"; then return; fi
-    done
-    echo "llamacpp.sh: llama-perplexity printed no statistics of $1 in $attempt attempts" >&2
-    exit 1
-}
 
 # Our engine on the same chunks: "ppl,kl".
 ours_of() {
@@ -64,11 +33,10 @@ row() {
     hash=$(sha "$3")
     key="$model,$1,$2,$(stat -Lc %s "$3"),$hash,$text_hash,$CTX,$CHUNKS"
     if ! grep -qF "$key," "$table"; then
-        reference
-        compare "$3"
-        figures=$(awk -v OFS=, '/^Mean PPL\(Q\) +:/ { p = $4; pe = $6 } /^Mean ln\(PPL\(Q\)\/PPL/ { r = $4; re = $6 } /^Mean +KLD/ { k = $3; ke = $5 } /^99.0% +KLD/ { q = $3 }
-            /^Same top p/ { t = $4 / 100 } END { print p, pe, r, re, k, ke, q, t }' "$work/log")
-        case $figures in *,,*|,*|*,) echo "llamacpp.sh: llama-perplexity printed no KL for $3" >&2; exit 1 ;; esac
+        source_logits "$source" "$text" "$logits" "$(sha "$source")"
+        compare "$3" "$logits"
+        figures=$(statistics ppl ppl_se ln_ratio ln_ratio_se kl kl_se p99 top1)
+        figures=${figures%,*},$(awk -v t="${figures##*,}" 'BEGIN { print t / 100 }')
         own=,
         case $1 in llama.cpp) ;; *) own=$(ours_of "$3") ;; esac
         echo "$key,$figures,$own" >> "$table"

@@ -11,11 +11,11 @@
 # program, whose own figures of the same file and windows follow as a second row (judge bitbudget) where OWN=1.
 set -euo pipefail
 : "${CTX:=512}" "${CHUNKS:=16}" "${THREADS:=2}" "${DOMAINS:=encyclopedia web dialogue code}" "${BITBUDGET:=./bitbudget}" "${OWN:=0}"
-export OMP_WAIT_POLICY=passive LC_ALL=C
+export LC_ALL=C
 what=$1 bin=$(cd "$2" && pwd) source=$(readlink -f "$3")
-for program in perplexity quantize imatrix; do
-    [ -x "$bin/llama-$program" ] || { echo "real.sh: there is no $bin/llama-$program: LLAMACPP is the folder of llama.cpp's programs" >&2; exit 2; }
-done
+me=real.sh
+. "$(dirname "$0")/judge.sh"
+need_programs
 # Several may judge at once, in one WORK.
 scratch() {
     mkdir -p "$work"
@@ -23,9 +23,6 @@ scratch() {
     log=$work/log.$$
     trap 'rm -f "$log" "$log".*' EXIT
 }
-sha() { sha256sum < "$1" | cut -c1-16; }
-# A program of llama.cpp; what it says is shown only when it fails.
-quietly() { "$@" > "$log" 2>&1 || { echo "real.sh: $1 failed:" >&2; tail -n 3 "$log" >&2; exit 1; }; }
 
 # llama-perplexity takes the text of special tokens as text unless their kind is "user-defined": in a copy of the source the control tokens (kind 3) among the first 17 tokens, which are
 # those of ChatML in SmolLM2, are of this kind (4), and it tokenizes conversations as a chat does. Its weights are the source's.
@@ -44,26 +41,10 @@ chat_copy() {
 
 # The logits of the source for a text, in $logits; made once.
 reference() { # DOMAIN
-    local wanted from
+    local from=$source
     logits=$work/$1.$CTX.$CHUNKS.logits
-    wanted="$(sha "$source") $(sha "$texts/$1.txt") $CTX $CHUNKS"
-    if [ ! -s "$logits" ] || [ "$(cat "$logits.key" 2> /dev/null)" != "$wanted" ]; then
-        from=$source
-        if [ "$1" = dialogue ]; then chat_copy; from=$work/chat.gguf; fi
-        quietly "$bin/llama-perplexity" -m "$from" -f "$texts/$1.txt" -c "$CTX" --chunks "$CHUNKS" -t "$THREADS" --kl-divergence-base "$log.logits"
-        mv "$log.logits" "$logits"
-        echo "$wanted" > "$logits.key"
-    fi
-}
-
-# llama-perplexity's statistics of a file, in $log. Its logger may lose the end of what it says (commit 0c1e570); then it is asked again.
-compare() {
-    for attempt in 1 2 3 4 5 6 7 8; do
-        quietly "$bin/llama-perplexity" -m "$1" -c "$CTX" -t "$THREADS" --kl-divergence --kl-divergence-base "$logits"
-        if grep -q '^Same top p' "$log"; then return; fi
-    done
-    echo "real.sh: llama-perplexity printed no statistics of $1 in $attempt attempts" >&2
-    exit 1
+    if [ "$1" = dialogue ]; then chat_copy; from=$work/chat.gguf; fi
+    source_logits "$from" "$texts/$1.txt" "$logits" "$(sha "$source")"
 }
 
 # Is the row there that begins with $key, of the file $hash?
@@ -85,10 +66,8 @@ judge() { # METHOD CALIBRATION FILE
                 judged=$log.gguf
                 [ -s "$judged" ] || quietly "$bin/llama-quantize" --allow-requantize "$3" "$judged" F16 "$THREADS"
             fi
-            compare "$judged"
-            figures=$(awk -v OFS=, '/^Mean PPL\(Q\) +:/ { p = $4; pe = $6 } /^Mean +KLD/ { k = $3; ke = $5 } /^90.0% +KLD/ { a = $3 } /^99.0% +KLD/ { b = $3 } /^99.9% +KLD/ { c = $3 }
-                /^Same top p/ { t = $4 } END { print p, pe, k, ke, a, b, c, t }' "$log")
-            case $figures in *,,*|,*|*,) echo "real.sh: llama-perplexity printed no KL for $3: $figures" >&2; exit 1 ;; esac
+            compare "$judged" "$logits"
+            figures=$(statistics ppl ppl_se kl kl_se p90 p99 p999 top1)
             echo "$key$figures,$2,$seconds,$hash" >> "$table"
         fi
         key="$model,$1,$bytes,$bpw,bitbudget,$d,$CTX,$CHUNKS,"

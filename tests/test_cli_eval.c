@@ -160,6 +160,7 @@ START_TEST(tasks_are_measured)
         json_t *row = json_array_get(list, i), *reference = json_object_get(row, "reference");
         ck_assert(number(row, "items") == 2 && number(row, "changed") == 0);
         ck_assert(number(row, "gold_nll") == number(reference, "gold_nll") && number(row, "acc") == number(reference, "acc"));
+        ck_assert(number(json_object_get(row, "difference"), "gold_nll") == 0 && number(json_object_get(row, "difference"), "acc_se") == 0);
     }
     ck_assert_ptr_null(json_object_get(root, "ppl"));
     json_decref(root);

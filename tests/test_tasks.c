@@ -139,7 +139,7 @@ START_TEST(tasks_by_definition)
     size_t         n = files[_i].n, right = 0;
     bb_task        t;
     bb_task_result r;
-    uint32_t       answers[8];
+    bb_task_answer answers[8];
     double         acc[8], norm[8], nll[8], mean, error;
     bb_err         err = BB_ERR_INIT;
     ck_assert_msg(bb_task_load(files[_i].path, 0, &t, &err) == BB_OK, "%s", err.msg);
@@ -148,7 +148,9 @@ START_TEST(tasks_by_definition)
     ck_assert(r.n == n && r.n_skipped == 0 && r.n_cut == 0);
     for (size_t i = 0; i < n; i++) {
         outcome o = expect(t.kind, &files[_i].items[i], LONGEST);
-        ck_assert_uint_eq(answers[i], o.answer);
+        ck_assert_uint_eq(answers[i].option, o.answer);
+        ck_assert(answers[i].right == (o.right > 0) && (t.kind != BB_TASK_CHOICE || answers[i].right_norm == (o.right_norm > 0)));
+        ck_assert_double_eq_tol(answers[i].gold_nll, o.nll, 1e-4);
         acc[i] = o.right, norm[i] = o.right_norm, nll[i] = o.nll;
         right += o.right > 0;
     }
@@ -195,7 +197,7 @@ START_TEST(normalised_by_characters)
             char           row[512];
             bb_task        t;
             bb_task_result r;
-            uint32_t       answer;
+            bb_task_answer answer;
             if ((!bytes_differ || by_bytes >= 3) && (!space_differs || by_space >= 3)) continue;
             snprintf(row, sizeof row, "{\"query\": \"%s\", \"choices\": [\"%s\", \"%s\"], \"gold\": 0}\n", context, endings_tried[i], endings_tried[j]);
             ck_assert_int_eq(bb_task_parse("x.jsonl", row, strlen(row), 0, &t, NULL), BB_OK);
@@ -214,12 +216,37 @@ START_TEST(of_equal_options_the_first)
     static const char row[] = "{\"query\": \"Once upon a\", \"choices\": [\"time\", \"time\", \"time\"], \"gold\": 1}\n";
     bb_task           t;
     bb_task_result    r;
-    uint32_t          answer;
+    bb_task_answer    answer;
     ck_assert_int_eq(bb_task_parse("x.jsonl", row, sizeof row - 1, 0, &t, NULL), BB_OK);
     ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
-    ck_assert_uint_eq(answer, 0);
+    ck_assert(answer.option == 0 && !answer.right);
     ck_assert(r.acc == 0 && r.acc_norm == 0);
     bb_task_done(&t);
+}
+END_TEST
+
+/* Of six items one was left out by the first and one by the second; by hand. */
+START_TEST(two_networks_are_compared_item_by_item)
+{
+    const bb_task_answer a[6] = { { 0, true, true, 1 }, { 1, false, true, 2 }, { 2, true, false, 3 }, { UINT32_MAX, false, false, 0 }, { 0, true, true, 9 }, { 3, false, false, 1 } };
+    const bb_task_answer b[6] = { { 0, true, false, 2 }, { 0, true, true, 4 }, { 1, false, false, 3 }, { 0, true, true, 9 }, { UINT32_MAX, false, false, 0 }, { 2, false, false, 2 } };
+    bb_task_difference   d = bb_task_compare(BB_TASK_CHOICE, a, b, 6);
+    const double         acc[4] = { 0, -1, 1, 0 }, norm[4] = { 1, 0, 0, 0 }, nll[4] = { -1, -2, 0, -1 };
+    double               mean, error;
+    ck_assert_double_eq_tol(d.changed, 0.75, 1e-15);
+    mean_error(acc, 4, &mean, &error);
+    ck_assert_double_eq_tol(d.acc, mean, 1e-15);
+    ck_assert_double_eq_tol(d.acc_se, error, 1e-15);
+    mean_error(norm, 4, &mean, &error);
+    ck_assert_double_eq_tol(d.acc_norm, mean, 1e-15);
+    ck_assert_double_eq_tol(d.acc_norm_se, error, 1e-15);
+    mean_error(nll, 4, &mean, &error);
+    ck_assert_double_eq_tol(d.gold_nll, mean, 1e-15);
+    ck_assert_double_eq_tol(d.gold_nll_se, error, 1e-15);
+    d = bb_task_compare(BB_TASK_SCHEMA, a, b, 6);
+    ck_assert(isnan(d.acc_norm) && isnan(d.acc_norm_se) && d.changed == 0.75);
+    d = bb_task_compare(BB_TASK_CHOICE, a + 3, b + 3, 1);
+    ck_assert(d.changed == 0 && d.acc == 0 && d.gold_nll_se == 0);
 }
 END_TEST
 
@@ -242,15 +269,15 @@ START_TEST(windows_cut_contexts)
     enum { WINDOW = 24 };
     bb_task        t;
     bb_task_result r;
-    uint32_t       answers[5];
+    bb_task_answer answers[5];
     double         sum = 0;
     ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
     ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, WINDOW, NULL, &r, answers, NULL), BB_OK);
-    ck_assert(r.n == 4 && r.n_skipped == 1 && answers[1] == UINT32_MAX && r.n_cut > 0 && r.n_cut <= 4);
+    ck_assert(r.n == 4 && r.n_skipped == 1 && answers[1].option == UINT32_MAX && r.n_cut > 0 && r.n_cut <= 4);
     for (size_t i = 0; i < 5; i++) {
         if (i == 1) continue;
         outcome o = expect(t.kind, &choices[i], WINDOW);
-        ck_assert_uint_eq(answers[i], o.answer);
+        ck_assert_uint_eq(answers[i].option, o.answer);
         sum += o.nll / 4;
     }
     ck_assert_double_eq_tol(r.gold_nll, sum, 1e-4);
@@ -411,6 +438,7 @@ int main(void)
     tcase_add_loop_test(t, tasks_by_definition, 0, 4);
     tcase_add_test(t, normalised_by_characters);
     tcase_add_test(t, of_equal_options_the_first);
+    tcase_add_test(t, two_networks_are_compared_item_by_item);
     tcase_add_test(t, names_and_limits);
     tcase_add_test(t, windows_cut_contexts);
     tcase_add_test(t, the_same_bits_for_any_number_of_threads);
