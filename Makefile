@@ -204,6 +204,7 @@ endef
 reproduce: all
 	$(call front,$(WIKI8M),wiki8m,$(WIKI_CALIB),$(WIKI_EVAL),results)
 	$(call front,$(STORIES),stories3M-p256,$(STORIES_CALIB),$(STORIES_EVAL),results/stories3M-p256)
+	sh results/search-real.sh results > $(RUNS)/search-real.csv && cp $(RUNS)/search-real.csv results/
 	@$(RECORD) $@
 
 # Those plans and llama.cpp's own files of the same source, all by llama-perplexity on the same CHUNKS windows.
@@ -271,7 +272,7 @@ reproduce-real: all
 	@[ -x "$(LLAMACPP)/llama-perplexity" ] || { echo "make $@ LLAMACPP=FOLDER: the folder of llama.cpp's programs (llama-perplexity, llama-quantize, llama-imatrix)" >&2; exit 2; }
 	@[ -s $(REAL_MODEL) ] || { echo "make $@: there is no $(REAL_MODEL): make models" >&2; exit 2; }
 	QUICK=$(QUICK) BITBUDGET=$(BB) bash results/reproduce-real.sh $(LLAMACPP) $(DATA) $(REAL_MODEL) $(RUNS)/real
-	cp $(RUNS)/real/*.csv results/ && gnuplot results/real.gp
+	cp $(RUNS)/real/*.csv results/ && gnuplot results/real.gp && sh results/search-real.sh results > $(RUNS)/search-real.csv && cp $(RUNS)/search-real.csv results/
 	@$(RECORD) $@ "$$($(LLAMACPP)/llama-perplexity --version 2>&1 | head -n 1 | tr , ' ')"
 
 # What each --effort buys, at one size of wiki8m.

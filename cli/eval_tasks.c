@@ -186,8 +186,8 @@ void bb_task_table_text(const bb_task_table *t, bb_text *out)
 static json_t *result_json(const bb_task_result *r)
 {
     return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "items", (json_int_t)r->n, "skipped", (json_int_t)r->n_skipped, "cut",
-                     (json_int_t)r->n_cut, "acc", bb_json_number(r->acc), "acc_se", bb_json_number(r->acc_se), "acc_norm", bb_json_number(r->acc_norm), "acc_norm_se",
-                     bb_json_number(r->acc_norm_se), "gold_nll", bb_json_number(r->gold_nll), "gold_nll_se", bb_json_number(r->gold_nll_se));
+                     (json_int_t)r->n_cut, "acc", bb_json_number(r->acc), "acc_se", bb_json_number(r->acc_se), "acc_norm", bb_json_number(r->acc_norm),
+                     "acc_norm_se", bb_json_number(r->acc_norm_se), "gold_nll", bb_json_number(r->gold_nll), "gold_nll_se", bb_json_number(r->gold_nll_se));
 }
 
 static json_t *difference_json(const bb_task_difference *d)

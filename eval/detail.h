@@ -23,7 +23,7 @@ uint32_t bb_scores_by_place(const bb_scores *s, const bb_windows *w, bb_place_sp
 /* ---- documents ---- */
 
 typedef struct bb_documents {
-    uint32_t   *of;   /* [n] the document of each token, from 0, never falling */
+    uint32_t   *of; /* [n] the document of each token, from 0, never falling */
     size_t      n;
     uint32_t    count;
     const char *rule; /* how they were told apart, for people; static */
@@ -41,8 +41,8 @@ bool bb_documents_blocks(const bb_documents *d, const bb_tokens *t, const bb_win
 /* ---- block bootstrap ---- */
 
 typedef struct bb_bootstrap {
-    uint32_t n_blocks;      /* that hold scored tokens */
-    double   nll_se;        /* standard deviation over the samples; NaN where there is one block only */
+    uint32_t n_blocks;               /* that hold scored tokens */
+    double   nll_se;                 /* standard deviation over the samples; NaN where there is one block only */
     double   kl_se, kl_low, kl_high; /* low, high: the 2.5 % and 97.5 % quantiles; NaN without reference */
     double   ln_ratio_se;
 } bb_bootstrap;

@@ -56,12 +56,12 @@ enum { BB_KL_QUANTILES = 7 };
 extern const double bb_kl_quantiles[BB_KL_QUANTILES]; /* 0.01 0.10 0.50 0.90 0.99 0.999 1.00 */
 
 typedef struct bb_result {
-    uint64_t n_tokens;                 /* scored */
-    double   nll, nll_se, ppl, ppl_se; /* nats a token; ppl_se as llama-perplexity prints it */
-    double   kl, kl_se;                /* nats a token; NaN without reference. se over scored tokens */
-    double   top1;                     /* share of same arg max, 0..1; NaN without reference */
+    uint64_t n_tokens;                     /* scored */
+    double   nll, nll_se, ppl, ppl_se;     /* nats a token; ppl_se as llama-perplexity prints it */
+    double   kl, kl_se;                    /* nats a token; NaN without reference. se over scored tokens */
+    double   top1;                         /* share of same arg max, 0..1; NaN without reference */
     double   kl_quantile[BB_KL_QUANTILES]; /* at bb_kl_quantiles; NaN without reference */
-    double   ln_ratio, ln_ratio_se;    /* paired mean of ln(ppl/ppl_ref); NaN without reference */
+    double   ln_ratio, ln_ratio_se;        /* paired mean of ln(ppl/ppl_ref); NaN without reference */
 } bb_result;
 
 /* Evaluates net on the windows, in the backend; ref (may be NULL) is the full-precision net. window_kl, window_nll: [w->n] mean over the window's scored

@@ -12,11 +12,11 @@ source=$work/SmolLM2-135M.gguf
 if [ -n "${QUICK:-}" ]; then
     export CHUNKS=${CHUNKS:-4} RIVALS=configs/reproduce/smollm2-rivals-quick.txt
     : "${SIZES:=60000000,82333792}"
-    uniform=IQ4_NL
+    uniform=IQ4_NL like=
     : "${SETS:=}"
 else
     : "${SIZES:=}"
-    uniform="Q2_0 IQ4_NL Q5_0"
+    uniform="Q2_0 IQ4_NL Q5_0" like="IQ4_NL+down.IQ2_XXS IQ4_NL+embd.Q5_0+kv.Q5_0 Q5_0+down.IQ4_NL.8"
     : "${SETS:=encyclopedia:16 code:16 web:16 dialogue:16 four:16 self:16 mixture:16}"
 fi
 mkdir -p "$work/judge"
@@ -51,6 +51,10 @@ for t in $uniform; do
     made "$work/uniform-$t.gguf" "$BITBUDGET" quantize "$source" --format "$t" --embd-format "$e" --effort quick --precision fast --calib mixture --out "$work/uniform-$t.gguf"
     judge "ours without search: $t" mixture "$work/uniform-$t.gguf"
 done
+for t in $like; do
+    made "$work/like-$t.gguf" "$BITBUDGET" quantize "$source" --like "$work/judge/rivals/$t.gguf" --method sequential --effort quick --precision fast --calib mixture --out "$work/like-$t.gguf"
+    judge "ours without search: like $t" mixture "$work/like-$t.gguf"
+done
 # Ours: every size of the sweep.
 # shellcheck disable=SC2086
 "$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} --out "$work/sweep"
@@ -67,5 +71,9 @@ cp "$work/sweep/domains.csv" "$work/real-domains.csv"
         { gsub(/"/, "", $c["name"]); print m, $c["name"], $c["size_bytes"], $c["bpw"], $c["kl_before_finalise"], $c["kl_before_se"], $c["kl_nats"], $c["kl_se"] }'
 } > "$work/real-ablation.csv"
 
-# Zero-shot tasks, the first items of each, beside full precision.
-[ -n "${QUICK:-}" ] || [ -s "$work/real-tasks.csv" ] || BITBUDGET=$BITBUDGET bash results/real-tasks.sh "$source" "$data" "$work" "$work/real-tasks.csv"
+# Places in the window, documents, zero-shot tasks: two sizes of ours and the best of theirs at these.
+[ -z "${QUICK:-}" ] || exit 0
+of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
+set -- "ours=$work/sweep/models/$(of_size 60000000).gguf" "ours=$work/sweep/models/$(of_size 69484384).gguf" "llama.cpp IQ4_NL+down.IQ2_XXS=$work/judge/rivals/IQ4_NL+down.IQ2_XXS.gguf"
+bash results/real-positions.sh "$source" "$work/texts" "$work/real-positions.csv" "$@"
+bash results/real-tasks.sh "$source" "$data" "$work/texts/web.txt" "$work/real-tasks.csv" "$@"

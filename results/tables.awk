@@ -193,6 +193,20 @@ function show_search(    i, k, n, s, sizes, methods, text, r, ours) {
     }
 }
 
+# Each searched plan beside the simple plan of the least KL that is no larger (0.3 % count as none) and at most a tenth smaller, text by text.
+function show_search_real(    i, k, best) {
+    head("model | text | bytes | ours, KL | best simple plan | its bytes | its KL | ours / simple")
+    for (i = 1; i <= rows; i++) {
+        if (v[i, "method"] != "ours") continue
+        best = 0
+        for (k = 1; k <= rows; k++)
+            if (v[k, "method"] != "ours" && v[k, "model"] == v[i, "model"] && v[k, "text"] == v[i, "text"] && v[k, "size_bytes"] + 0 <= 1.003 * v[i, "size_bytes"] && v[k, "size_bytes"] >= 0.9 * v[i, "size_bytes"] &&
+                (!best || v[k, "kl_nats"] + 0 < v[best, "kl_nats"] + 0)) best = k
+        if (best) line(v[i, "model"] " | " v[i, "text"] " | " thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) " | " v[best, "method"] " | " thousands(v[best, "size_bytes"]) " | " kl(v[best, "kl_nats"]) \
+                       sprintf(" | %.2f", v[i, "kl_nats"] / v[best, "kl_nats"]))
+    }
+}
+
 # ---- docs/quantization.md ----
 
 function show_database(    i, k, n, s, formats, methods, text, r, ours, theirs) {
@@ -331,6 +345,7 @@ END {
     else if (table == "lfq") show_lfq()
     else if (table == "proxy") show_proxy()
     else if (table == "search") show_search()
+    else if (table == "search_real") show_search_real()
     else if (table == "database") show_database()
     else if (table == "pruning") show_pruning()
     else if (table == "rotation") show_rotation()

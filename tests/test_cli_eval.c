@@ -78,11 +78,12 @@ END_TEST
 /* The spans add up to the whole; the documents of a text file are those of its token file. */
 START_TEST(detail_is_the_same_scores_in_parts)
 {
-    static const char tale[] = "Once upon a time there was a cat.\nIt slept.\n\nOnce upon a time there was a dog.\nIt ran all day.\n\nThe end was good, and all were glad.\n";
-    char             *text, u16[512];
-    double            tokens = 0, kl = 0, nll = 0;
-    bb_err            err = BB_ERR_INIT;
-    json_t           *root, *spans, *documents;
+    static const char tale[] =
+        "Once upon a time there was a cat.\nIt slept.\n\nOnce upon a time there was a dog.\nIt ran all day.\n\nThe end was good, and all were glad.\n";
+    char   *text, u16[512];
+    double  tokens = 0, kl = 0, nll = 0;
+    bb_err  err = BB_ERR_INIT;
+    json_t *root, *spans, *documents;
     snprintf(u16, sizeof u16, "%s", bb_test_path("tale.u16"));
     bb_test_write(bb_test_path("tale.txt"), tale, sizeof tale - 1);
     ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --text %s --out %s", bb_test_path("tale.txt"), u16), BB_OK);

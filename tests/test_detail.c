@@ -133,7 +133,8 @@ START_TEST(blocks_are_documents_of_the_predicted_tokens)
     bb_documents d = { .of = of, .n = 40, .count = 4 };
     bb_windows   w;
     for (uint32_t i = 0; i < 40; i++) of[i] = i / 11;
-    ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_GGUF, 8, -1, 2, true, &w, NULL), BB_OK); /* windows 0 and 2 of 5: tokens 0 and 16 on, 5 to 7 of each predicted */
+    ck_assert_int_eq(bb_windows_make(&t, BB_PROTOCOL_GGUF, 8, -1, 2, true, &w, NULL),
+                     BB_OK); /* windows 0 and 2 of 5: tokens 0 and 16 on, 5 to 7 of each predicted */
     ck_assert(bb_documents_blocks(&d, &t, &w, true, blocks));
     ck_assert_int_eq(memcmp(blocks, (uint32_t[]) { 0, 0, 0, 1, 2, 2 }, 24), 0);
     bb_windows_done(&w);

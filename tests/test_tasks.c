@@ -228,8 +228,10 @@ END_TEST
 /* Of six items one was left out by the first and one by the second; by hand. */
 START_TEST(two_networks_are_compared_item_by_item)
 {
-    const bb_task_answer a[6] = { { 0, true, true, 1 }, { 1, false, true, 2 }, { 2, true, false, 3 }, { UINT32_MAX, false, false, 0 }, { 0, true, true, 9 }, { 3, false, false, 1 } };
-    const bb_task_answer b[6] = { { 0, true, false, 2 }, { 0, true, true, 4 }, { 1, false, false, 3 }, { 0, true, true, 9 }, { UINT32_MAX, false, false, 0 }, { 2, false, false, 2 } };
+    const bb_task_answer a[6] = { { 0, true, true, 1 }, { 1, false, true, 2 }, { 2, true, false, 3 }, { UINT32_MAX, false, false, 0 },
+                                  { 0, true, true, 9 }, { 3, false, false, 1 } };
+    const bb_task_answer b[6] = { { 0, true, false, 2 },           { 0, true, true, 4 },  { 1, false, false, 3 }, { 0, true, true, 9 },
+                                  { UINT32_MAX, false, false, 0 }, { 2, false, false, 2 } };
     bb_task_difference   d = bb_task_compare(BB_TASK_CHOICE, a, b, 6);
     const double         acc[4] = { 0, -1, 1, 0 }, norm[4] = { 1, 0, 0, 0 }, nll[4] = { -1, -2, 0, -1 };
     double               mean, error;
