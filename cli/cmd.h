@@ -33,6 +33,7 @@ typedef struct bb_command {
     X(generate) \
     X(train) \
     X(qat) \
+    X(toga) \
     X(inspect) \
     X(convert) \
     X(bench) \

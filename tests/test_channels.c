@@ -336,12 +336,11 @@ START_TEST(bytes_and_their_gradient)
 }
 END_TEST
 
-static unsigned char *frozen(bb_toga *t, const bb_net *net, const bb_toga_options *o, uint32_t rounded, bb_channels *c)
+static void frozen(bb_toga *t, const bb_net *net, const bb_toga_options *o, bb_channels *c)
 {
     bb_err err = BB_ERR_INIT;
     ck_assert_int_eq(bb_channels_create(net, o->pruning, o->mixed, c, NULL), BB_OK);
-    ck_assert_msg(bb_toga_freeze(t, rounded, c, &err) == BB_OK, "%s", err.msg);
-    return c->on;
+    ck_assert_msg(bb_toga_freeze(t, c, &err) == BB_OK, "%s", err.msg);
 }
 
 static void tell(void *self, const bb_toga_step *s) { ((bb_toga_step *)self)[s->step - 1] = *s; }
@@ -367,22 +366,25 @@ START_TEST(training_comes_to_the_budget_and_freezing_keeps_it)
     for (int i = STEPS - 20; i < STEPS; i++) bytes += steps[i].bytes / 20;
     ck_assert_double_gt(steps[0].bytes, 0.9 * (double)all * 0.9);
     ck_assert_double_eq_tol(bytes, (double)o.budget, 0.15 * (double)o.budget);
-    frozen(t, &m.net, &o, 1, &c);
+    frozen(t, &m.net, &o, &c);
     ck_assert_uint_le(bb_channels_bytes(&c, &m.net, o.low, o.high), o.budget);
     ck_assert_uint_ge(bb_channels_bytes(&c, &m.net, o.low, o.high), o.budget * 9 / 10);
     for (uint32_t l = 0; l < m.net.n_layer; l++)
         for (int k = 0; k < BB_N_PRUNING; k++) ck_assert_uint_gt(bb_channels_count(&c, l, k), 0);
     bb_channels_done(&c);
-    frozen(t, &m.net, &o, 8, &c);
+    bb_toga_destroy(t);
+    o.rounded = 8;
+    o.steps = 20;
+    t = learner(&m.net, &o);
+    ck_assert_int_eq(bb_toga_run(t, NULL, NULL, NULL), BB_OK);
+    frozen(t, &m.net, &o, &c);
+    ck_assert_uint_le(bb_channels_bytes(&c, &m.net, o.low, o.high), o.budget);
     for (uint32_t l = 0; l < m.net.n_layer; l++) ck_assert_uint_eq(bb_channels_count(&c, l, BB_MASK_CHANNELS) % 8, 0);
     bb_channels_done(&c);
     bb_toga_destroy(t);
     o.budget = 100;
-    t = learner(&m.net, &o);
-    ck_assert_int_eq(bb_channels_create(&m.net, o.pruning, o.mixed, &c, NULL), BB_OK);
-    ck_assert_int_eq(bb_toga_freeze(t, 1, &c, NULL), BB_INFEASIBLE);
-    bb_channels_done(&c);
-    bb_toga_destroy(t);
+    bb_toga_text given = { text, TEXT, -1 };
+    ck_assert_int_eq(bb_toga_create(&bb_backend_cpu, &m.net, &given, &o, &t, NULL), BB_INFEASIBLE);
     ref_model_free(&m);
 }
 END_TEST
@@ -407,7 +409,7 @@ START_TEST(masks_are_the_same_for_any_threads_and_after_an_interruption)
     omp_set_num_threads(3);
     bb_toga *a = learner(&m.net, &o);
     ck_assert_int_eq(bb_toga_run(a, NULL, NULL, NULL), BB_OK);
-    frozen(a, &m.net, &o, 1, &one);
+    frozen(a, &m.net, &o, &one);
     omp_set_num_threads(1);
     bb_toga *b = learner(&m.net, &apart);
     ck_assert_int_eq(bb_toga_run(b, interrupt, &when, NULL), BB_INTERRUPTED);
@@ -415,7 +417,7 @@ START_TEST(masks_are_the_same_for_any_threads_and_after_an_interruption)
     bb_toga_destroy(b);
     b = learner(&m.net, &apart);
     ck_assert_int_eq(bb_toga_run(b, NULL, NULL, NULL), BB_OK);
-    frozen(b, &m.net, &o, 1, &two);
+    frozen(b, &m.net, &o, &two);
     ck_assert_mem_eq(one.on, two.on, one.n);
     bb_toga_destroy(b);
     apart.lambda = 5; /* another training's state */

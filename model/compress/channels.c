@@ -132,11 +132,25 @@ static void kept_of(const bb_channels *c, uint32_t layer, const bb_matrix *w, bb
     }
 }
 
+/* A mask of P1, P2, P3 or P5 is stored as bits. */
+static uint64_t bits_of(const bb_channels *c, uint32_t layer, int mask)
+{
+    return mask == BB_MASK_CHANNELS ? 0 : ((uint64_t)c->length[(size_t)layer * BB_N_CHANNEL_MASKS + (size_t)mask] + 7) / 8;
+}
+
+uint64_t bb_channels_mask_bytes(const bb_channels *c)
+{
+    uint64_t bytes = 0;
+    for (uint32_t l = 0; l < c->n_layer; l++)
+        for (int m = 0; m < BB_N_CHANNEL_MASKS; m++) bytes += bits_of(c, l, m);
+    return bytes;
+}
+
 uint64_t bb_channels_bytes(const bb_channels *c, const bb_net *net, bb_type low, bb_type high)
 {
     uint64_t bytes = 0;
     for (uint32_t l = 0; l < net->n_layer; l++) {
-        for (int m = 0; m < BB_N_PRUNING; m++) bytes += ((uint64_t)c->length[(size_t)l * BB_N_CHANNEL_MASKS + (size_t)m] + 7) / 8;
+        for (int m = 0; m < BB_N_PRUNING; m++) bytes += bits_of(c, l, m);
         for (int p = 0; p < BB_N_PARTS; p++) {
             uint32_t rows, cols, n_high;
             if (!bb_block_has_part(&net->blocks[l], (bb_part)p)) continue;

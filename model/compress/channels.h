@@ -5,13 +5,14 @@
  * With P1 .. P5 and one m a linear, each a diagonal of zeros and ones:
  *   attention(x) = O P2 heads(Q P1 x, K P1 x, V P1 x)        ffn(x) = P5 Down P4 (act(Gate P3 x) o (Up P3 x))
  *   each W = High(W) diag(m) + Low(W) diag(1 - m)
- * P1, P3: hidden channels that a sublayer reads, behind its norm; P2, P5: those that it writes; P4: channels of the FFN. The residual stream stays as wide as it is.
+ * P1, P3: hidden channels that a sublayer reads, behind its norm; P2, P5: those that it writes; P4: channels of the FFN. The residual stream stays as wide
+ * as it is.
  *
  * Stored, and counted byte by byte (two_part.h writes and reads a matrix of it):
- *   the masks that prune: a bit a channel, whole bytes, once a block;
+ *   P1, P2, P3, P5 where they prune: a bit a channel, whole bytes, once a block (P4 needs none: what it cuts is gone from all three matrices);
  *   a matrix of r kept rows and c kept columns: where there are two precisions a bit a kept column (whole bytes), which says in which part it is;
- *   then its low and its high part: columns in ascending order, each row a 16-bit scale for every begun block of the format's size and the codes of its columns,
- *   b bits each, in whole bytes. So a part of n columns takes r (2 ceil(n / block) + ceil(b n / 8)) bytes.
+ *   then its low and its high part: columns in ascending order, each row a 16-bit scale for every begun block of the format's size and the codes of its
+ *   columns, b bits each, in whole bytes. So a part of n columns takes r (2 ceil(n / block) + ceil(b n / 8)) bytes.
  */
 #ifndef BB_MODEL_COMPRESS_CHANNELS_H
 #define BB_MODEL_COMPRESS_CHANNELS_H
@@ -60,7 +61,8 @@ bb_status bb_part_format_check(bb_type type, bb_err *err);
 uint32_t  bb_part_format_bits(bb_type type);           /* b */
 size_t    bb_part_row_bytes(bb_type type, uint32_t n); /* of n columns */
 
-/* Of all linears with their masks, as said above. */
+/* Of the masks alone, were all channels kept: bits of P1, P2, P3, P5 and of precision. And of all linears with their masks, as said above. */
+uint64_t bb_channels_mask_bytes(const bb_channels *c);
 uint64_t bb_channels_bytes(const bb_channels *c, const bb_net *net, bb_type low, bb_type high);
 /* Weights of all linears that are kept, of all that there are. */
 double bb_channels_kept(const bb_channels *c, const bb_net *net);

@@ -230,6 +230,8 @@ done:
     return status;
 }
 
+static bb_status check_budget(bb_toga *t, bb_err *err);
+
 static void identify(bb_toga *t)
 {
     const bb_toga_options *o = &t->o;
@@ -254,6 +256,7 @@ static bb_status make_room(bb_toga *t, bb_err *err)
 {
     const size_t n = (size_t)t->o.batch * t->o.ctx, floats = n * t->net.n_embd;
     size_t       weights = 0, rows = 0;
+    t->fixed = (double)bb_channels_mask_bytes(&t->c);
     for (uint32_t l = 0; l < t->net.n_layer; l++) {
         size_t of_block = 0;
         for (int p = 0; p < BB_N_PARTS; p++) {
@@ -263,8 +266,6 @@ static bb_status make_room(bb_toga *t, bb_err *err)
             if (m->rows > rows) rows = m->rows;
         }
         if (of_block > weights) weights = of_block;
-        for (int m = 0; m < BB_N_PRUNING; m++) t->fixed += (double)((t->c.length[(size_t)l * N_MASKS + (size_t)m] + 7) / 8);
-        for (int p = 0; p < BB_N_PARTS && t->o.mixed; p++) t->fixed += (double)((t->c.length[(size_t)l * N_MASKS + BB_N_PRUNING + (size_t)p] + 7) / 8);
     }
     t->logit = BB_NEW(t->c.n, double, err);
     t->slope = BB_NEW(t->c.n, double, err);
@@ -312,6 +313,7 @@ bb_status bb_toga_create(const bb_backend *backend, const bb_net *full, const bb
     BB_TRY(bb_adamw_create(&t->param, 1, &adamw, &t->adamw, err));
     BB_TRY(bb_forward_create(backend, full, o->batch, o->ctx, &t->f, err));
     BB_TRY(bb_backward_create(backend, full, o->batch, o->ctx, &t->b, err));
+    BB_TRY(check_budget(t, err));
     identify(t);
     *out = t;
 done:
@@ -538,7 +540,7 @@ static void round_channels(bb_toga *t, uint32_t layer, uint32_t rounded, double 
     for (size_t i = 0; i < n; i++) taken += on[i] = z[i] >= least && taken < keep;
 }
 
-static uint64_t freeze_at(bb_toga *t, double threshold, uint32_t rounded, double *scratch)
+static uint64_t freeze_at(bb_toga *t, double threshold, double *scratch)
 {
     for (size_t k = 0; k < (size_t)t->full->n_layer * N_MASKS; k++) {
         size_t greatest = t->c.at[k];
@@ -550,36 +552,43 @@ static uint64_t freeze_at(bb_toga *t, double threshold, uint32_t rounded, double
         }
         if (empty && t->c.length[k] && k % N_MASKS < BB_N_PRUNING) t->c.on[greatest] = 1;
     }
-    for (uint32_t l = 0; rounded > 1 && l < t->full->n_layer; l++) round_channels(t, l, rounded, scratch);
+    for (uint32_t l = 0; t->o.rounded > 1 && l < t->full->n_layer; l++) round_channels(t, l, t->o.rounded, scratch);
     return bb_channels_bytes(&t->c, t->full, t->o.low, t->o.mixed ? t->o.high : t->o.low);
 }
 
-bb_status bb_toga_freeze(bb_toga *t, uint32_t rounded, bb_channels *c, bb_err *err)
+/* Whether the smallest masks are within the budget. */
+static bb_status check_budget(bb_toga *t, bb_err *err)
 {
-    double   *sorted = BB_NEW(2 * t->c.n, double, err), *scratch = sorted ? sorted + t->c.n : NULL;
-    size_t    fits, above = 0; /* sorted[fits] is within the budget, all before `above` are not */
-    bb_status status = BB_OK;
+    double *scratch = BB_NEW(t->c.n, double, err);
+    if (!scratch) return BB_NOMEM;
+    memset(t->logit, 0, t->c.n * sizeof *t->logit);
+    const uint64_t least = freeze_at(t, INFINITY, scratch);
+    bb_free(scratch);
+    if (least <= t->o.budget) return BB_OK;
+    return BB_FAIL(err, BB_INFEASIBLE, "the linears have no less than %llu bytes with these masks and formats; the budget leaves them %llu",
+                   (unsigned long long)least, (unsigned long long)t->o.budget);
+}
+
+bb_status bb_toga_freeze(bb_toga *t, bb_channels *c, bb_err *err)
+{
+    double *sorted = BB_NEW(2 * t->c.n, double, err), *scratch = sorted ? sorted + t->c.n : NULL;
+    size_t  fits, above = 0; /* sorted[fits] is within the budget, all before `above` are not */
     if (!sorted) return BB_NOMEM;
     bb_hyper_forward(t->hyper, t->logit);
     memcpy(sorted, t->logit, t->c.n * sizeof *sorted);
     qsort(sorted, t->c.n, sizeof *sorted, by_value);
     fits = t->c.n - 1;
-    if (freeze_at(t, sorted[fits], rounded, scratch) > t->o.budget) {
-        status = BB_FAIL(err, BB_INFEASIBLE, "the linears have no less than %llu bytes with these masks and formats; the budget leaves them %llu",
-                         (unsigned long long)freeze_at(t, sorted[fits], rounded, scratch), (unsigned long long)t->o.budget);
-        goto done;
-    }
-    if (freeze_at(t, sorted[0] - 1, rounded, scratch) > t->o.budget) {
+    BB_ASSERT(freeze_at(t, sorted[fits], scratch) <= t->o.budget); /* the smallest masks, as looked at in the beginning */
+    if (freeze_at(t, sorted[0] - 1, scratch) > t->o.budget) {
         while (above < fits) {
             const size_t middle = above + (fits - above) / 2;
-            if (freeze_at(t, sorted[middle], rounded, scratch) <= t->o.budget) fits = middle;
+            if (freeze_at(t, sorted[middle], scratch) <= t->o.budget) fits = middle;
             else above = middle + 1;
         }
-        freeze_at(t, sorted[fits], rounded, scratch);
+        freeze_at(t, sorted[fits], scratch);
     }
     BB_ASSERT(c->n == t->c.n);
     memcpy(c->on, t->c.on, t->c.n);
-done:
     bb_free(sorted);
-    return status;
+    return BB_OK;
 }

@@ -25,8 +25,9 @@ typedef struct bb_toga_options {
     bool        mixed; /* precisions are learned; else there is `low` alone */
     bool        whole; /* without precisions: masks are trained on the weights as they are, not rounded to `low` */
     bb_type     low, high;
-    uint64_t    budget; /* bytes of all linears as stored */
-    double      kept;   /* share of the linears' weights to keep; 0: whatever comes of the budget */
+    uint64_t    budget;  /* bytes of all linears as stored */
+    uint32_t    rounded; /* frozen, P4 keeps a whole number of so many channels; 0, 1: any */
+    double      kept;    /* share of the linears' weights to keep; 0: whatever comes of the budget */
     uint32_t    steps, ctx, batch;
     double      rate, decay, lambda;
     bool        kl; /* the loss is KL to the network; else cross-entropy with the text */
@@ -51,14 +52,15 @@ typedef struct bb_toga_text {
 
 typedef struct bb_toga bb_toga;
 
-/* Everything is borrowed for its life. Types are checked; without pruning and precisions there is nothing to learn (BB_USAGE). */
+/* Everything is borrowed for its life. Types are checked; without pruning and precisions there is nothing to learn (BB_USAGE). BB_INFEASIBLE: the smallest
+ * masks are above the budget. */
 bb_status bb_toga_create(const bb_backend *backend, const bb_net *full, const bb_toga_text *text, const bb_toga_options *o, bb_toga **out, bb_err *err);
 void      bb_toga_destroy(bb_toga *t);
 
 /* All steps that are left. did (NULL allowed) is told of each. BB_INTERRUPTED: the state is saved. */
 bb_status bb_toga_run(bb_toga *t, void (*did)(void *self, const bb_toga_step *step), void *self, bb_err *err);
-/* c: of the same network, pruning and mixed; rounded: P4 keeps a whole number of so many channels (1: any). BB_INFEASIBLE: no threshold is within the budget. */
-bb_status bb_toga_freeze(bb_toga *t, uint32_t rounded, bb_channels *c, bb_err *err);
+/* c: of the same network, pruning and mixed. */
+bb_status bb_toga_freeze(bb_toga *t, bb_channels *c, bb_err *err);
 
 /* ---- for tests ---- */
 

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_toga.c: masks over channels from the command line: rows of numbers that are the same again, networks that a runtime can load as files, sentences for
+ * those that it cannot. */
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/csv.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/text.h"
+#include "tests/support/cli.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
+
+#define TEXT " --text %s --ctx 32 --calib-windows 8"
+#define LEARN " --steps 30 --train-ctx 16 --rate 1e-2"
+
+static char full[512], out[512], ids[512], state[512], policy[512], said[16384];
+
+static void setup(void)
+{
+    uint32_t  x[3000];
+    bb_rng    r;
+    tiny_spec s = tiny_default("llama");
+    bb_rng_init(&r, 1, "ids");
+    for (size_t i = 0; i < 3000; i++) x[i] = (uint32_t)(3 + bb_rng_below(&r, 20));
+    snprintf(full, sizeof full, "%s", bb_test_path("full.gguf"));
+    snprintf(out, sizeof out, "%s", bb_test_path("out.gguf"));
+    snprintf(ids, sizeof ids, "%s", bb_test_path("text.u32"));
+    snprintf(state, sizeof state, "%s", bb_test_path("toga.state"));
+    snprintf(policy, sizeof policy, "%s", bb_test_path("policy.csv"));
+    s.n_embd = 64;
+    s.head_dim = 16;
+    for (int i = 0; i < TINY_MAX_LAYERS; i++) s.n_ff[i] = 128;
+    tiny_write(&s, full);
+    bb_test_write(ids, x, sizeof x);
+}
+
+/* The first row of stdout without its last cell, the seconds. */
+static char *row_of(const char *options)
+{
+    bb_err err = BB_ERR_INIT;
+    char  *csv = NULL;
+    ck_assert_msg(bb_test_command(&csv, &err, "toga %s" TEXT " --eval %s --eval-windows 6%s", full, ids, ids, options) == BB_OK, "%s", err.msg);
+    static const char header[] = "model,method,size_bytes,bpw,pruned_fraction,text,ppl,ppl_se,kl_nats,kl_se,tokens,seconds\n";
+    ck_assert_int_eq(strncmp(csv, header, sizeof header - 1), 0);
+    char *row = bb_strdup(csv + sizeof header - 1, NULL), *last = strrchr(row, ',');
+    ck_assert_ptr_nonnull(last);
+    *last = '\0';
+    bb_free(csv);
+    return row;
+}
+
+static double cell(const char *row, int k)
+{
+    for (; k > 0; k--) row = strchr(row, ',') + 1;
+    return strtod(row, NULL);
+}
+
+static double json_of(const char *path, const char *name)
+{
+    bb_err err = BB_ERR_INIT;
+    char  *json = NULL, key[64];
+    snprintf(key, sizeof key, "\"%s\":", name);
+    ck_assert_msg(bb_test_command(&json, &err, "eval %s --reference %s --text %s --ctx 32 --chunks 6 --spread --json", path, full, ids) == BB_OK, "%s",
+                  err.msg);
+    const char *at = strstr(json, key);
+    ck_assert_msg(at != NULL, "%s", json);
+    const double x = strtod(at + strlen(key), NULL);
+    bb_free(json);
+    return x;
+}
+
+/* What is written is what was judged, in as many bytes. */
+START_TEST(what_a_runtime_can_load_is_written)
+{
+    static const char *const ways[] = { " --precision low --low Q4_0 --embedding Q8_0",
+                                        " --precision low --low Q8_0 --prune channels --target-size 80000" LEARN };
+    char                     options[1024];
+    uint64_t                 bytes;
+    snprintf(options, sizeof options, "%s --out %s", ways[_i], out);
+    char *row = row_of(options);
+    ck_assert_int_eq(bb_file_size(out, &bytes, NULL), BB_OK);
+    if (_i == 0) ck_assert_double_eq_tol(cell(row, 2), (double)bytes, 0.5);
+    else ck_assert_double_eq_tol(cell(row, 2), (double)bytes, 2048); /* another architecture, which has more keys */
+    if (_i == 1) {
+        ck_assert_double_le(cell(row, 2), 80000);
+        ck_assert_double_gt(cell(row, 4), 0.05);
+    }
+    ck_assert_double_eq_tol(cell(row, 6), json_of(out, "ppl"), 1e-4 * cell(row, 6));
+    ck_assert_double_eq_tol(cell(row, 8), json_of(out, "kl_nats"), 1e-4 * cell(row, 8) + 1e-6);
+    bb_free(row);
+}
+END_TEST
+
+START_TEST(rows_are_the_same_again)
+{
+    char      options[1200];
+    const int threads = omp_get_max_threads();
+    omp_set_num_threads(3);
+    char *first = row_of("" LEARN), *again;
+    snprintf(options, sizeof options, LEARN " --state %s --policy %s --save-every 7", state, policy);
+    omp_set_num_threads(1);
+    again = row_of(options);
+    ck_assert_str_eq(first, again);
+    bb_free(again);
+    omp_set_num_threads(threads);
+    again = row_of(options); /* from the finished state: nothing is learned again */
+    ck_assert_str_eq(first, again);
+    bb_csv t;
+    ck_assert_int_eq(bb_csv_read(policy, &t, NULL), BB_OK);
+    ck_assert_uint_eq(t.n_rows, 2 * 7);
+    ck_assert_str_eq(bb_csv_text(&t, 0, 1), "attn_q precision");
+    bb_csv_done(&t);
+    bb_free(first);
+    bb_free(again);
+}
+END_TEST
+
+/* More bits, less KL; and 20 % of columns at 4 bits cost what they should. */
+START_TEST(precisions_are_what_they_are_called)
+{
+    static const char *const ways[] = { " --precision low --low Q1_0", " --precision activations", " --precision hessian", " --precision low --low Q4_0" };
+    double                   kl[4], bytes[4];
+    for (int i = 0; i < 4; i++) {
+        char *row = row_of(ways[i]);
+        kl[i] = cell(row, 8);
+        bytes[i] = cell(row, 2);
+        bb_free(row);
+    }
+    ck_assert_double_eq_tol(bytes[1], bytes[2], 0.5);
+    ck_assert(bytes[0] < bytes[1] && bytes[1] < bytes[3]);
+    ck_assert_msg(kl[0] > kl[1] && kl[0] > kl[2] && kl[1] > 2 * kl[3] && kl[2] > 2 * kl[3], "%g %g %g %g", kl[0], kl[1], kl[2], kl[3]);
+}
+END_TEST
+
+START_TEST(all_five_masks_prune)
+{
+    char *row = row_of(" --prune all --low Q4_0 --high Q8_0 --target-size 40000" LEARN);
+    ck_assert_double_le(cell(row, 2), 40000);
+    ck_assert_double_gt(cell(row, 4), 0.2);
+    bb_free(row);
+    row = row_of(" --prune all --precision low --low Q4_0 --prune-on whole --target-size 40000 --kept 0.5" LEARN);
+    ck_assert_double_le(cell(row, 2), 40000);
+    bb_free(row);
+}
+END_TEST
+
+START_TEST(what_cannot_be_is_said)
+{
+    static const struct {
+        const char *options, *words;
+        bb_status   status;
+    } cases[] = {
+        { " --out x.gguf", "some columns in Q1_0 and the others in Q4_0, and a tensor has one type", BB_UNSUPPORTED },
+        { " --precision low --low Q4_0 --prune all --target-size 60000 --out x.gguf", "no file has a place for such masks", BB_UNSUPPORTED },
+        { " --precision low --low Q1_0 --out x.gguf", "Q1_0 has blocks of 128 weights, and the rows of blk.0.attn_q have 64", BB_UNSUPPORTED },
+        { " --prune all", "--target-size says which", BB_USAGE },
+        { " --prune all --target-size 1000", "all but the linears takes", BB_INFEASIBLE },
+        { " --precision low --target-size 60000", "there are none", BB_USAGE },
+        { " --precision hessian --prune all --target-size 60000", "with --prune it is learned or low", BB_USAGE },
+        { " --high Q4_K", "Q4_K cannot be a part of a matrix", BB_UNSUPPORTED },
+        { " --precision low --salient 0.3", "--salient", BB_USAGE },
+        { " --precision activations --lambda 3", "no masks are learned", BB_USAGE },
+        { " --kept 0.5", "--kept is of what is pruned", BB_USAGE },
+        { " --low Q8_0 --high Q4_0", "no more bits", BB_USAGE },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bb_err    err = BB_ERR_INIT;
+        bb_status status = bb_test_command(NULL, &err, "toga %s" TEXT "%s", full, ids, cases[i].options);
+        ck_assert_msg(status == cases[i].status && strstr(err.msg, cases[i].words), "%s: %d, %s", cases[i].options, status, err.msg);
+    }
+    bb_test_says(said, sizeof said, 2, "toga needs a model and --text FILE", "toga %s", full);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("cli toga");
+    TCase *t = tcase_create("toga");
+    tcase_set_timeout(t, 120);
+    tcase_add_checked_fixture(t, setup, NULL);
+    tcase_add_loop_test(t, what_a_runtime_can_load_is_written, 0, 2);
+    tcase_add_test(t, rows_are_the_same_again);
+    tcase_add_test(t, precisions_are_what_they_are_called);
+    tcase_add_test(t, all_five_masks_prune);
+    tcase_add_test(t, what_cannot_be_is_said);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
