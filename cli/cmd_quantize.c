@@ -497,7 +497,7 @@ static bb_status encode_all(job *j, bb_err *err)
     BB_TRY(bb_database_open(&config, &j->database, err));
     if (o->prune_kv > 0) BB_TRY(prune_kv(j, err));
     if (strcmp(o->method, "sequential") == 0) {
-        BB_TRY(bb_rebuild(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, &j->rebuilt, err));
+        BB_TRY(bb_rebuild(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, NULL, &j->rebuilt, err));
         j->net = j->rebuilt.net;
     } else BB_TRY(encode_matrices(j, err));
 done:

@@ -120,6 +120,12 @@ bb_status bb_run_evaluator(bb_run *r, bb_err *err)
     return r->evaluator ? BB_OK : bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_WINDOW_SETS, bb_memory_for_caches(r), &r->evaluator, err);
 }
 
+bb_full_states *bb_run_full_states(bb_run *r)
+{
+    r->full_states.most = bb_net_evaluator_unused(r->evaluator);
+    return &r->full_states;
+}
+
 bb_status bb_run_calibrate(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;

@@ -153,6 +153,7 @@ static bb_status open_evaluating(bb_run *r, bb_evaluating *e, char data_hash[65]
 {
     bb_status status = BB_OK;
     if (e->reference) return BB_OK;
+    bb_full_states_done(&r->full_states); /* their memory is the reference's now */
     BB_TRY(bb_run_eval_windows(r, &e->w, data_hash, err));
     e->owns_w = *r->config.eval;
     bb_windows_hash(&e->w, e->hash);

@@ -67,6 +67,34 @@ done:
     return status;
 }
 
+/* Of the plan's score at the confirm level, exactly as the search's ledger has it. */
+static char *score_key(const bb_run *r, const char *hash, bb_err *err) { return bb_asprintf(err, "confirm|%s|%s", r->key, hash); }
+
+static bb_status put_score(bb_run *r, const bb_front_plan *p, bb_err *err)
+{
+    char     *key = score_key(r, p->hash, err);
+    bb_status status = key ? bb_store_put(r->store, "search", key, &p->kl, sizeof p->kl, err) : BB_NOMEM;
+    bb_free(key);
+    return status;
+}
+
+bb_status bb_front_score(const bb_run *r, const char *hash, double *kl, bb_err *err)
+{
+    char     *key = r->store ? score_key(r, hash, err) : NULL;
+    void     *value = NULL;
+    size_t    size;
+    bool      found = false;
+    bb_status status = key || !r->store ? BB_OK : BB_NOMEM;
+    *kl = (double)NAN;
+    if (!key) return status;
+    BB_TRY(bb_store_get(r->store, "search", key, &value, &size, &found, err));
+    if (found && size == sizeof *kl) memcpy(kl, value, sizeof *kl);
+done:
+    bb_free(value);
+    bb_free(key);
+    return status;
+}
+
 void bb_front_done(bb_front *f)
 {
     for (size_t i = 0; i < f->n; i++) bb_plan_done(&f->plans[i].plan);
@@ -203,6 +231,7 @@ bb_status bb_front_save(bb_run *r, bb_front *f, bb_ledger *ledger, bb_err *err)
     BB_TRY(bb_run_table(r, "plans.csv", columns, &c.w, err));
     for (size_t i = 0; i < f->n; i++) {
         BB_TRY(save_plan(r, &f->plans[i], err));
+        BB_TRY(put_score(r, &f->plans[i], err));
         put_row(c.w, &f->plans[i], true, r->levels[BB_LEVEL_CONFIRM].n);
     }
     BB_TRY(bb_ledger_each(ledger, add_entry, &c, err));

@@ -38,6 +38,8 @@ void      bb_front_done(bb_front *f);
 bool bb_front_is_spared(const bb_run *r, const bb_front_plan *p);
 /* Evaluation saw a spared plan win: it is ruled out no more, with these options, also in later sessions. */
 bb_status bb_front_readmit(bb_run *r, bb_front_plan *p, bb_err *err);
+/* The KL of the chosen plan at the confirm level with the database's matrices, bit for bit what scoring it again gives; NaN: the search has left none. */
+bb_status bb_front_score(const bb_run *r, const char *hash, double *kl, bb_err *err);
 /* The one plan of plans.csv, chosen or not, whose hash begins with prefix; end with bb_plan_done(&p->plan). BB_NOT_FOUND, or BB_USAGE when
  * several do. */
 bb_status bb_front_find(bb_run *r, const char *prefix, bb_front_plan *p, bb_err *err);

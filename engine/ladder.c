@@ -154,7 +154,7 @@ static bb_status rebuild(ladder *l, bb_tuned *out, bb_err *err)
     bb_quant_options o = { BB_METHOD_FEEDBACK, r->config.damping, (unsigned)r->config.sweeps };
     bb_rebuilt       rebuilt = { 0 };
     bb_status        status;
-    BB_TRY(bb_rebuild(r->database, &r->model, l->plan, r->calib.tokens, r->calib.n, r->calib.ctx, &o, &rebuilt, err));
+    BB_TRY(bb_rebuild(r->database, &r->model, l->plan, r->calib.tokens, r->calib.n, r->calib.ctx, &o, bb_run_full_states(r), &rebuilt, err));
     BB_TRY(bb_tuned_copy(&rebuilt.net, out, err));
     bb_checkpoint_remove(&rebuilt.checkpoint);
 done:
@@ -296,12 +296,15 @@ bb_status bb_ladder_run(bb_run *r, const bb_plan *plan, bool tune_too, bb_ladder
                         bb_err *err)
 {
     ladder    l = { r, plan, out, record };
+    char      hash[17];
     bb_status status;
     memset(out, 0, sizeof *out);
     memset(record, 0, sizeof *record);
     for (int i = 0; i < BB_N_RUNGS; i++) record->kl[i] = (double)NAN;
     BB_TRY(start(&l, err));
-    BB_TRY(score(r, &out->net, &record->kl[BB_RUNG_DATABASE], err));
+    bb_plan_hash(plan, hash);
+    BB_TRY(bb_front_score(r, hash, &record->kl[BB_RUNG_DATABASE], err));
+    if (isnan(record->kl[BB_RUNG_DATABASE])) BB_TRY(score(r, &out->net, &record->kl[BB_RUNG_DATABASE], err));
     record->kl_final = record->kl[BB_RUNG_DATABASE];
     record->kept[BB_RUNG_DATABASE] = 1;
     if (hook) BB_TRY(hook(hook_self, BB_RUNG_DATABASE, out, err));

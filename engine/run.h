@@ -16,6 +16,7 @@
 #include "eval/evaluator.h"
 #include "eval/sensitivity.h"
 #include "model/compress/database.h"
+#include "model/compress/rebuild.h"
 
 typedef struct bb_run_config {
     char    *model, *out, *config;
@@ -116,6 +117,7 @@ typedef struct bb_run {
     bb_windows        levels[BB_N_WINDOW_SETS]; /* for scoring: never the windows of `calib` and `tune` */
     bb_database      *database;
     bb_net_evaluator *evaluator;
+    bb_full_states    full_states;   /* of `calib`, for all plans that are rebuilt, until the files are evaluated */
     bool              options_built; /* every option of the space is in the database */
     bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;
@@ -174,6 +176,8 @@ bb_status bb_run_verify(bb_run *r, bb_err *err);
 /* The second half: evaluates every file again and holds front.csv, baselines.csv, layers.csv, guard.json, plan.json and model.gguf against the
  * result. *cells: how many cells of tables were equal. */
 bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err);
+/* What rebuilds may keep of full precision, within what --max-ram leaves beside the evaluator's caches. The run is calibrated. */
+bb_full_states *bb_run_full_states(bb_run *r);
 /* r->evaluator, made when it is not there; bb_run_calibrate does it too. */
 bb_status bb_run_evaluator(bb_run *r, bb_err *err);
 

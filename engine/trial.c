@@ -67,7 +67,7 @@ static bb_status rebuild_and_score(bb_run *r, const bb_plan *plan, uint32_t n, c
     bb_rebuilt             rebuilt = { 0 };
     bb_evaluation          v;
     bb_status              status;
-    BB_TRY(bb_rebuild(r->database, &r->model, plan, tokens, n, r->calib.ctx, &o, &rebuilt, err));
+    BB_TRY(bb_rebuild(r->database, &r->model, plan, tokens, n, r->calib.ctx, &o, bb_run_full_states(r), &rebuilt, err));
     bb_net_evaluator_forget(r->evaluator);
     BB_TRY(bb_net_evaluator_score(r->evaluator, &rebuilt.net, level, &v, window_kl, err));
     const double scored = (double)bb_net_evaluator_windows(r->evaluator, level) * (double)r->config.ctx;

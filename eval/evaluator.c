@@ -34,6 +34,7 @@ struct bb_net_evaluator {
     int32_t          *targets;
     double           *kl, *nll;
     unsigned char    *same;
+    uint64_t          unused; /* of the caller's cache_bytes */
 };
 
 static bool matrix_same(const bb_matrix *a, const bb_matrix *b)
@@ -132,6 +133,7 @@ bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *mod
         BB_TRY(level_init(e, &e->levels[i], &windows[i], &cache_bytes, err));
         if (e->levels[i].cached && windows[i].n > largest) largest = windows[i].n;
     }
+    e->unused = cache_bytes;
     BB_TRY(bb_forward_create(backend, net, largest > e->batch ? largest : e->batch, ctx, &e->forward, err));
     BB_TRY(make_buffer(e, (size_t)e->batch * ctx * net->n_embd, &e->h, err));
     BB_TRY(make_buffer(e, (size_t)e->batch * scored * net->n_embd, &e->rows, err));
@@ -184,6 +186,7 @@ void bb_net_evaluator_forget(bb_net_evaluator *e)
     e->backend->ops->forget(e->backend->context);
 }
 
+uint64_t bb_net_evaluator_unused(const bb_net_evaluator *e) { return e->unused; }
 uint32_t bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level) { return e->levels[level].w->n; }
 
 static bb_status look(const bb_net_evaluator *e, const level_state *l, bb_buffer states, const float **out, bb_err *err)

@@ -27,6 +27,7 @@ bb_status         bb_net_evaluator_create(const bb_backend *backend, const bb_mo
                                           bb_net_evaluator **out, bb_err *err);
 void              bb_net_evaluator_destroy(bb_net_evaluator *e);
 const bb_backend *bb_net_evaluator_backend(const bb_net_evaluator *e);
+uint64_t          bb_net_evaluator_unused(const bb_net_evaluator *e); /* of cache_bytes, what no level's cache takes */
 uint32_t          bb_net_evaluator_windows(const bb_net_evaluator *e, uint32_t level);
 
 /* window_kl (may be NULL): [windows of the level] mean KL of each window, for paired comparisons. BB_INTERRUPTED when asked to stop. */

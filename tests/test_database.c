@@ -534,7 +534,7 @@ START_TEST(plans_are_applied_and_rebuilt)
         }
     OK(bb_database_apply(db, &plan, &net, blocks, &err));
     double before = distance(&model.net, &net);
-    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, &rebuilt, &err));
+    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, NULL, &rebuilt, &err));
     double after = distance(&model.net, &rebuilt.net);
     ck_assert_msg(before > 0 && after < 0.8 * before, "distance %g before, %g after", before, after);
     bb_rebuilt_done(&rebuilt);
@@ -549,7 +549,7 @@ START_TEST(plans_are_applied_and_rebuilt)
     OK(bb_database_apply(db, &plan, &net, blocks, &err));
     ck_assert(blocks[0].w[BB_PART_Q].rows == 0 && blocks[0].w[BB_PART_DOWN].cols == 64 && blocks[1].w[BB_PART_V].rows == 16);
     before = distance(&model.net, &net);
-    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, &rebuilt, &err));
+    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, NULL, &rebuilt, &err));
     after = distance(&model.net, &rebuilt.net);
     ck_assert_msg(after < before, "pruned: distance %g before, %g after", before, after);
     bb_rebuilt_done(&rebuilt);
@@ -665,7 +665,7 @@ START_TEST(a_rebuild_solves_its_equations)
     bb_database *db = open_database();
     if (!model.net.whole_norms) OK(bb_plan_set(&plan, kv, "1", &err));
     OK(bb_plan_set(&plan, ffn, "32", &err));
-    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, &rebuilt, &err));
+    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, NULL, &rebuilt, &err));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         bb_net   before = rebuilt.net;
         bb_block blocks[TINY_MAX_LAYERS];
@@ -678,6 +678,65 @@ START_TEST(a_rebuild_solves_its_equations)
         ck_assert_msg(source > 0.01, "%s: the source solves them too (%g)", bb_parts[parts[i]].name, source);
     }
     bb_rebuilt_done(&rebuilt);
+    bb_plan_done(&plan);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
+/* A hash of all that is rebuilt; nothing is left that a later rebuild could go on from. */
+static void rebuild_hash(bb_database *db, const bb_plan *plan, uint32_t n_windows, bb_full_states *kept, char hex[65])
+{
+    bb_rebuilt rebuilt;
+    bb_sha256  s;
+    OK(bb_rebuild(db, &model, plan, tokens, n_windows, CTX, &config.quant, kept, &rebuilt, &err));
+    ck_assert_uint_gt(rebuilt.n_packed, 0);
+    bb_sha256_init(&s);
+    for (uint32_t i = 0; i < model.net.n_layer; i++)
+        for (int p = 0; p < N_PARTS; p++) {
+            const bb_matrix *w = &rebuilt.net.blocks[i].w[p];
+            if (w->rows) bb_sha256_update(&s, w->data, w->rows * bb_format_row_bytes(bb_format_get(w->type), w->cols));
+        }
+    bb_sha256_hex(&s, hex);
+    bb_checkpoint_remove(&rebuilt.checkpoint);
+    bb_rebuilt_done(&rebuilt);
+}
+
+START_TEST(kept_states_change_no_byte)
+{
+    const size_t   n = (size_t)TINY_MAX_LAYERS * BB_N_SUBLAYERS * WINDOWS * CTX * C;
+    bb_full_states kept = { .most = n * sizeof(float) }, none = { .most = 16 };
+    bb_plan        plan = { 0 };
+    char           alone[2][65], with[65];
+    setup(rebuilt_archs[_i].arch, "kept");
+    const uint32_t halves = model.net.n_layer * BB_N_SUBLAYERS;
+    bb_database   *db = open_database();
+    for (int k = 0; k < 2; k++) {
+        OK(bb_plan_set(&plan, "blk.0.attn_output", k ? "Q2_0" : "Q4_0", &err));
+        OK(bb_plan_set(&plan, "blk.0.ffn_up", "Q2_0", &err));
+        OK(bb_plan_set(&plan, "blk.1.ffn_down", "Q2_0", &err));
+        OK(bb_plan_set(&plan, "blk.0.ffn", k ? "32" : "64", &err));
+        rebuild_hash(db, &plan, WINDOWS, NULL, alone[k]);
+        rebuild_hash(db, &plan, WINDOWS, &kept, with);
+        ck_assert_str_eq(with, alone[k]);
+        ck_assert_uint_eq(kept.n, halves);
+    }
+    kept.n = halves - 1; /* as after an interruption: the last half runs again, and is kept again */
+    rebuild_hash(db, &plan, WINDOWS, &kept, with);
+    ck_assert_str_eq(with, alone[1]);
+    ck_assert_uint_eq(kept.n, halves);
+    rebuild_hash(db, &plan, WINDOWS, &none, with); /* no room */
+    ck_assert_str_eq(with, alone[1]);
+    ck_assert_ptr_null(none.h);
+    for (size_t i = 0; i < (size_t)WINDOWS * CTX * C; i++) kept.h[i] += (float)(i % 7); /* what is kept is what is used, */
+    rebuild_hash(db, &plan, WINDOWS, &kept, with);
+    ck_assert_str_ne(with, alone[1]);
+    rebuild_hash(db, &plan, WINDOWS - 1, NULL, alone[0]); /* and never for other windows */
+    rebuild_hash(db, &plan, WINDOWS - 1, &kept, with);
+    ck_assert_str_eq(with, alone[0]);
+    ck_assert_str_ne(with, alone[1]);
+    bb_full_states_done(&kept);
+    bb_full_states_done(&none);
     bb_plan_done(&plan);
     bb_database_close(db);
     bb_model_close(&model);
@@ -743,7 +802,7 @@ START_TEST(another_backend_makes_the_same)
         c.dir = dir[i];
         c.backend = i ? &g.backend : &bb_backend_cpu;
         OK(bb_database_open(&c, &db[i], &err));
-        OK(bb_rebuild(db[i], &model, &plan, tokens, WINDOWS, CTX, &config.quant, &rebuilt[i], &err));
+        OK(bb_rebuild(db[i], &model, &plan, tokens, WINDOWS, CTX, &config.quant, NULL, &rebuilt[i], &err));
     }
     ck_assert(rebuilt[0].n_packed > 0 && rebuilt[0].n_packed == rebuilt[1].n_packed);
     for (uint32_t i = 0; i < model.net.n_layer; i++)
@@ -810,6 +869,7 @@ int main(void)
     tcase_add_test(t, plans_are_applied_and_rebuilt);
     tcase_add_loop_test(t, another_backend_makes_the_same, 0, 2);
     tcase_add_loop_test(t, a_rebuild_solves_its_equations, 0, N_REBUILT);
+    tcase_add_loop_test(t, kept_states_change_no_byte, 0, N_REBUILT);
     tcase_add_test(t, memory_failures_are_clean);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -93,7 +93,7 @@ static void rebuild(const uint16_t *plan_x, bb_rebuilt *out)
     const bb_point_config c = config();
     bb_plan               plan = { 0 };
     OK(bb_plan_space_plan(&space, plan_x, &plan, &err));
-    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &c.quant, out, &err));
+    OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &c.quant, NULL, out, &err));
     bb_checkpoint_remove(&out->checkpoint);
     bb_plan_done(&plan);
 }

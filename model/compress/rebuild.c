@@ -62,6 +62,8 @@ typedef struct rebuild {
     /* who looks at every matrix; NULL: nobody */
     bb_rebuild_watch watch;
     void            *watch_self;
+    bb_full_states  *kept; /* NULL: nothing is kept */
+    uint32_t         half; /* of all halves: where `full` stands */
 } rebuild;
 
 void bb_rebuilt_done(bb_rebuilt *r)
@@ -71,6 +73,59 @@ void bb_rebuilt_done(bb_rebuilt *r)
     bb_free(r->blocks);
     bb_checkpoint_close(&r->checkpoint);
     memset(r, 0, sizeof *r);
+}
+
+/* ---- full precision, once for all plans ---- */
+
+void bb_full_states_done(bb_full_states *s)
+{
+    bb_free(s->h);
+    *s = (bb_full_states) { .most = s->most };
+}
+
+/* Floats of one half. */
+static size_t half_size(const rebuild *b) { return (size_t)b->n_windows * b->ctx * b->model->net.n_embd; }
+
+/* What was kept of other windows goes. Without room, or memory, full precision runs again. */
+static void open_states(rebuild *b, const int32_t *tokens)
+{
+    const size_t n = half_size(b) * b->model->net.n_layer * BB_N_SUBLAYERS;
+    char         text[160], hex[65];
+    bb_sha256    s;
+    if (!b->kept) return;
+    bb_database_key(b->db, hex);
+    bb_sha256_init(&s);
+    snprintf(text, sizeof text, "states of %s, %u windows of %u", hex, b->n_windows, b->ctx);
+    bb_sha256_text(&s, text);
+    bb_sha256_update(&s, tokens, (size_t)b->n_windows * b->ctx * sizeof *tokens);
+    bb_sha256_hex(&s, hex);
+    if (strcmp(hex, b->kept->key) != 0) bb_full_states_done(b->kept);
+    memcpy(b->kept->key, hex, sizeof hex);
+    if (!b->kept->h && n * sizeof(float) <= b->kept->most) b->kept->h = BB_NEW(n, float, NULL);
+    if (!b->kept->h) b->kept = NULL;
+}
+
+/* The output of the half for S windows from `first`; NULL: it is not known. */
+static const float *known_outputs(const rebuild *b, uint32_t first)
+{
+    if (!b->kept || b->half >= b->kept->n) return NULL;
+    return b->kept->h + b->half * half_size(b) + (size_t)first * b->ctx * b->model->net.n_embd;
+}
+
+static void keep_outputs(rebuild *b)
+{
+    if (b->kept && b->half == b->kept->n) memcpy(b->kept->h + b->kept->n++ * half_size(b), b->full.h, half_size(b) * sizeof(float));
+}
+
+/* Full precision's S windows from `first` through the half. */
+static bb_status run_full(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
+{
+    const size_t row = (size_t)b->ctx * b->model->net.n_embd;
+    const float *known = known_outputs(b, first);
+    float       *h = b->full.h + first * row;
+    if (!known) return bb_host_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err);
+    memcpy(h, known, S * row * sizeof *h);
+    return BB_OK;
 }
 
 /* ---- moments ---- */
@@ -118,7 +173,7 @@ static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *
     } else {
         memcpy(wanted, h, n * sizeof *h);
     }
-    BB_TRY(bb_host_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err));
+    BB_TRY(run_full(b, first, S, err));
     for (size_t i = 0; i < n && !normed; i++) {
         const float r = wanted[i], y = h[i] - r - (bias ? bias[i % C] : 0);
         wanted[i] = (float)input_share * y + (float)residual_share * (r - h_small[i]);
@@ -381,7 +436,8 @@ static bb_status advance(rebuild *b, stream *s, bb_err *err)
     const size_t row = (size_t)b->ctx * s->net->n_embd;
     for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
         uint32_t  S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
-        bb_status status = bb_host_block(b->forward, s->net, &s->half, S, b->ctx, s->h + first * row, NULL, NULL, err);
+        bb_status status = s == &b->full ? run_full(b, first, S, err)
+                                         : bb_host_block(b->forward, s->net, &s->half, S, b->ctx, s->h + first * row, NULL, NULL, err);
         if (status != BB_OK) return status;
     }
     return BB_OK;
@@ -422,6 +478,8 @@ static bb_status rebuild_half(rebuild *b, bb_sublayer half, bb_err *err)
     b->small.half = half_of(b->small.net, block, half);
     if (!b->full.advanced) BB_TRY(advance(b, &b->full, err));
     b->full.advanced = false;
+    keep_outputs(b);
+    b->half++;
     if (b->small.all_x) BB_TRY(finish_half(b, &block->w[bb_sublayers[half].writer], err));
     else BB_TRY(advance(b, &b->small, err));
     bb_free(b->small.all_x);
@@ -524,11 +582,11 @@ done:
     return status;
 }
 
-bb_status bb_rebuild_watched(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
-                             const bb_quant_options *o, bb_rebuild_watch watch, void *self, bb_rebuilt *out, bb_err *err)
+/* b: what the caller gives. */
+static bb_status run_rebuild(rebuild b, const bb_plan *plan, const int32_t *tokens, bb_err *err)
 {
-    const bb_net *net = &m->net;
-    rebuild       b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out, .watch = watch, .watch_self = self };
+    const bb_net *net = &b.model->net;
+    bb_rebuilt   *out = b.out;
     bb_status     status = BB_NOMEM;
     memset(out, 0, sizeof *out);
     out->blocks = BB_NEW0(net->n_layer, bb_block, err);
@@ -536,8 +594,9 @@ bb_status bb_rebuild_watched(bb_database *db, const bb_model *m, const bb_plan *
     b.wanted = BB_NEW(net->n_layer, bb_block, err);
     b.todo = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, bool, err);
     if (!out->blocks || !out->packed || !b.wanted || !b.todo) goto done;
-    BB_TRY(bb_forward_create(bb_database_backend(db), net, BATCH, ctx, &b.forward, err));
+    BB_TRY(bb_forward_create(bb_database_backend(b.db), net, BATCH, b.ctx, &b.forward, err));
     BB_TRY(open_checkpoint(&b, plan, tokens, err));
+    open_states(&b, tokens);
     BB_TRY(start_net(&b, plan, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
     BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));
@@ -552,13 +611,21 @@ done:
     bb_forward_destroy(b.forward);
     bb_free(b.wanted);
     bb_free(b.todo);
-    bb_database_backend(db)->ops->forget(bb_database_backend(db)->context); /* matrices are told apart by address, and these may be freed or tuned */
+    bb_database_backend(b.db)->ops->forget(bb_database_backend(b.db)->context); /* matrices are told apart by address, and these may be freed or tuned */
     if (status != BB_OK) bb_rebuilt_done(out);
     return status;
 }
 
-bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
-                     const bb_quant_options *o, bb_rebuilt *out, bb_err *err)
+bb_status bb_rebuild_watched(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
+                             const bb_quant_options *o, bb_rebuild_watch watch, void *self, bb_rebuilt *out, bb_err *err)
 {
-    return bb_rebuild_watched(db, m, plan, tokens, n_windows, ctx, o, NULL, NULL, out, err);
+    const rebuild b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out, .watch = watch, .watch_self = self };
+    return run_rebuild(b, plan, tokens, err);
+}
+
+bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
+                     const bb_quant_options *o, bb_full_states *kept, bb_rebuilt *out, bb_err *err)
+{
+    const rebuild b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out, .kept = kept };
+    return run_rebuild(b, plan, tokens, err);
 }

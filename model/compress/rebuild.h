@@ -16,10 +16,19 @@ typedef struct bb_rebuilt {
     bb_checkpoint checkpoint; /* files of the finished matrices: bb_checkpoint_remove when the network is safe elsewhere */
 } bb_rebuilt;
 
+/* What full precision makes of calibration windows, kept from one rebuild to the next: it is the same for every plan. Zero-initialised but for `most`. */
+typedef struct bb_full_states {
+    uint64_t most;    /* bytes; where the states need more nothing is kept */
+    float   *h;       /* [n_layer * BB_N_SUBLAYERS][n_windows * ctx][n_embd] what each half of a block gives; owned */
+    uint32_t n;       /* halves that are there */
+    char     key[65]; /* of model, windows and bits */
+} bb_full_states;
+void bb_full_states_done(bb_full_states *s);
+
 /* tokens (n_windows * ctx): calibration windows. BB_INTERRUPTED when asked to stop: every finished matrix is then in the database's folder, and the
- * same call goes on from there, to the same bytes. */
+ * same call goes on from there, to the same bytes. kept: read and filled in; NULL: none. The bytes do not depend on it. */
 bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
-                     const bb_quant_options *o, bb_rebuilt *out, bb_err *err);
+                     const bb_quant_options *o, bb_full_states *kept, bb_rebuilt *out, bb_err *err);
 void      bb_rebuilt_done(bb_rebuilt *r);
 
 /* One matrix of the plan's shape where it stands: what it should be, under which moments it is encoded. */

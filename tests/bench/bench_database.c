@@ -149,7 +149,7 @@ static bb_status one_row(bench *b, bb_database *db, const settings *o, const cha
     if (strcmp(method, "rebuild") != 0) {
         BB_TRY(bb_database_apply(db, &plan, &net, blocks, err));
     } else {
-        BB_TRY(bb_rebuild(db, &b->model, &plan, b->calib.tokens, b->calib.n, b->calib.ctx, &o->quant, &rebuilt, err));
+        BB_TRY(bb_rebuild(db, &b->model, &plan, b->calib.tokens, b->calib.n, b->calib.ctx, &o->quant, NULL, &rebuilt, err));
         net = rebuilt.net;
     }
     t1 = bb_now_s();
