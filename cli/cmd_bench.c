@@ -198,6 +198,7 @@ static bb_status open_job(job *j, bb_err *err)
     j->backend = bb_engine_backend();
     j->S = (uint32_t)j->o.windows;
     j->T = j->o.ctx ? (uint32_t)j->o.ctx : trained && trained < 512 ? trained : 512;
+    if (trained && j->T > trained) bb_warn("prompts of %u tokens are longer than the %u that %s was trained with", j->T, trained, j->m.path);
     j->decoded = j->T < MOST_DECODED ? j->T : MOST_DECODED;
     size_t n = (size_t)j->S * j->T, copied = (size_t)omp_get_max_threads() * COPIED;
     if (!(j->tokens = BB_NEW(n, int32_t, err)) || !(j->scores = BB_NEW(n, double, err)) || !(j->nll = BB_NEW(n, double, err))) goto done;
