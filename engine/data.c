@@ -8,22 +8,6 @@
 #include "engine/memory.h"
 #include "engine/run_parts.h"
 
-/* A copy of windows index[0..n-1] of all. */
-static bb_status pick_windows(const bb_windows *all, const uint32_t *index, uint32_t n, bb_windows *out, bb_err *err)
-{
-    size_t row = all->ctx;
-    *out = *all;
-    out->n = n;
-    out->tokens = BB_NEW((size_t)n * row, int32_t, err);
-    out->targets = BB_NEW((size_t)n * row, int32_t, err);
-    if (!out->tokens || !out->targets) return BB_NOMEM;
-    for (uint32_t i = 0; i < n; i++) {
-        memcpy(out->tokens + (size_t)i * row, all->tokens + (size_t)index[i] * row, row * sizeof(int32_t));
-        memcpy(out->targets + (size_t)i * row, all->targets + (size_t)index[i] * row, row * sizeof(int32_t));
-    }
-    return BB_OK;
-}
-
 /* n of the m entries of from, evenly spaced. */
 static void spaced(const uint32_t *from, uint32_t m, uint32_t n, uint32_t *out)
 {
@@ -75,18 +59,18 @@ static bb_status split_windows(bb_run *r, bb_err *err)
     uint32_t  n_level[BB_N_LEVELS] = { (uint32_t)c->measure_windows, (uint32_t)c->refine_windows, n_score };
     uint32_t *chosen = rest + all.n;
     spaced(rest, n_rest, n_calib, chosen);
-    BB_TRY(pick_windows(&all, chosen, n_calib, &r->calib, err));
+    BB_TRY(bb_windows_pick(&all, chosen, n_calib, &r->calib, err));
     uint32_t n_tune = (uint32_t)c->tune_windows < n_rest ? (uint32_t)c->tune_windows : n_rest;
     spaced(rest, n_rest, n_tune, chosen);
-    BB_TRY(pick_windows(&all, chosen, n_tune, &r->tune, err));
+    BB_TRY(bb_windows_pick(&all, chosen, n_tune, &r->tune, err));
     for (uint32_t l = BB_N_LEVELS, upper = n_score; l-- > 0;) { /* from the largest level down: what is spaced evenly in it need not be in it otherwise */
         uint32_t n = n_level[l] < n_score ? n_level[l] : n_score;
         if (n > upper) upper = n_score; /* asked for more than the level above has: no nesting is possible */
         spaced(upper == n_score ? score : chosen, upper, n, chosen);
         upper = n;
-        BB_TRY(pick_windows(&all, chosen, n, &r->levels[l], err));
+        BB_TRY(bb_windows_pick(&all, chosen, n, &r->levels[l], err));
         if (l != BB_LEVEL_MEASURE) continue;
-        BB_TRY(pick_windows(&all, chosen, n, &r->levels[BB_LEVEL_SKETCH], err));
+        BB_TRY(bb_windows_pick(&all, chosen, n, &r->levels[BB_LEVEL_SKETCH], err));
         score_nearly_all(&r->levels[BB_LEVEL_SKETCH]);
     }
     warn_fewer(r, &all, "second moments (--calib-windows)", c->calib_windows, n_calib);

@@ -141,23 +141,57 @@ done:
     return status;
 }
 
+static void on_done(bb_evaluated_on *on)
+{
+    bb_reference_destroy(on->reference);
+    if (on->owns_w) bb_windows_done(&on->w);
+}
+
 void bb_evaluating_done(bb_evaluating *e)
 {
-    bb_reference_destroy(e->reference);
-    if (e->owns_w) bb_windows_done(&e->w);
+    on_done(&e->before);
+    on_done(&e->files);
     memset(e, 0, sizeof *e);
 }
+
+/* Where plans far behind are not finished, they are told from the others on a part of the windows: what they must show is several times the difference that two
+ * finished plans are told apart by. A window of the part stands for so many of all. */
+enum { BEFORE_SHARE = 4, FEWEST_BEFORE = 16 };
+
+static uint32_t before_at(const bb_evaluating *e, uint32_t i) { return (uint32_t)((uint64_t)i * e->files.w.n / e->before.w.n); }
+
+static bb_status open_before(bb_run *r, bb_evaluating *e, bb_err *err)
+{
+    const uint32_t  share = e->files.w.n / BEFORE_SHARE, n = share > FEWEST_BEFORE ? share : FEWEST_BEFORE;
+    bb_evaluated_on on = { .owns_w = true };
+    uint32_t       *index = NULL;
+    bb_status       status = BB_NOMEM;
+    if (r->config.no_finalise || strcmp(r->config.finish, "contenders") != 0 || n >= e->files.w.n) return BB_OK;
+    e->before = on;
+    e->before.w.n = n;
+    if (!(index = BB_NEW(n, uint32_t, err))) return status;
+    for (uint32_t i = 0; i < n; i++) index[i] = before_at(e, i);
+    BB_TRY(bb_windows_pick(&e->files.w, index, n, &e->before.w, err));
+    bb_windows_hash(&e->before.w, e->before.hash);
+    BB_TRY(bb_reference_create(r->backend, &r->model.net, &e->before.w, bb_memory_for_caches(r) / 8, NULL, &e->before.reference, err));
+done:
+    bb_free(index);
+    return status;
+}
+
+static const bb_evaluated_on *on_of(const bb_evaluating *e, scored_kind kind) { return kind == A_DATABASE && e->before.reference ? &e->before : &e->files; }
 
 /* Windows and reference, unless they are there. data_hash: of the text. */
 static bb_status open_evaluating(bb_run *r, bb_evaluating *e, char data_hash[65], bb_err *err)
 {
     bb_status status = BB_OK;
-    if (e->reference) return BB_OK;
+    if (e->files.reference) return BB_OK;
     bb_full_states_done(&r->full_states); /* their memory is the reference's now */
-    BB_TRY(bb_run_eval_windows(r, &e->w, data_hash, err));
-    e->owns_w = *r->config.eval;
-    bb_windows_hash(&e->w, e->hash);
-    BB_TRY(bb_reference_create(r->backend, &r->model.net, &e->w, bb_memory_for_caches(r) / 2, "reference", &e->reference, err));
+    BB_TRY(bb_run_eval_windows(r, &e->files.w, data_hash, err));
+    e->files.owns_w = *r->config.eval;
+    bb_windows_hash(&e->files.w, e->files.hash);
+    BB_TRY(bb_reference_create(r->backend, &r->model.net, &e->files.w, bb_memory_for_caches(r) / 2, "reference", &e->files.reference, err));
+    BB_TRY(open_before(r, e, err));
 done:
     return status;
 }
@@ -174,19 +208,20 @@ bb_status bb_evaluate_answer(bb_run *r, bb_evaluating *e, const char *question, 
     bb_status status;
     BB_TRY(bb_parcel_take(&p, &h, sizeof h, err));
     BB_TRY(open_evaluating(r, e, data_hash, err));
-    if (strcmp(h.windows, e->hash) != 0) {
+    const bb_evaluated_on *on = on_of(e, h.kind);
+    if (strcmp(h.windows, on->hash) != 0) {
         status = BB_FAIL(err, BB_USAGE, "the evaluation text %s has other windows here than on rank 0", r->config.eval);
         goto done;
     }
     status = BB_NOMEM;
-    if (!(window_kl = BB_NEW(e->w.n, double, err))) goto done;
+    if (!(window_kl = BB_NEW(on->w.n, double, err))) goto done;
     if (h.kind == A_DATABASE) {
         BB_TRY(bb_plan_parse(p.at, p.left, &plan, err));
-        BB_TRY(evaluate_database(r, &h, &plan, e->reference, &result, window_kl, err));
-    } else if (h.kind == A_FILE) BB_TRY(evaluate_file(r, &h, e->reference, &result, window_kl, err));
-    else BB_TRY(evaluate_net(&r->model.net, &h, e->reference, &result, window_kl, err));
+        BB_TRY(evaluate_database(r, &h, &plan, on->reference, &result, window_kl, err));
+    } else if (h.kind == A_FILE) BB_TRY(evaluate_file(r, &h, on->reference, &result, window_kl, err));
+    else BB_TRY(evaluate_net(&r->model.net, &h, on->reference, &result, window_kl, err));
     bb_text_addn(answer, (const char *)&result, sizeof result);
-    bb_text_addn(answer, (const char *)window_kl, e->w.n * sizeof *window_kl);
+    bb_text_addn(answer, (const char *)window_kl, on->w.n * sizeof *window_kl);
 done:
     bb_free(window_kl);
     bb_plan_done(&plan);
@@ -460,7 +495,7 @@ static bb_status ask_item(void *self, size_t i, bb_text *question, bb_err *err)
     head           h = { .kind = k->kind };
     char          *text = NULL;
     bb_status      status = BB_OK;
-    memcpy(h.windows, c->s->on.hash, sizeof h.windows);
+    memcpy(h.windows, on_of(&c->s->on, k->kind)->hash, sizeof h.windows);
     if (k->plan) memcpy(h.hash, k->plan->hash, sizeof h.hash);
     bb_text_addn(question, (const char *)&h, sizeof h);
     if (k->kind == A_DATABASE) {
@@ -486,7 +521,7 @@ static bb_status take_item(void *self, size_t i, const char *answer, size_t size
     bb_parcel      p = { answer, size };
     bb_status      status;
     BB_TRY(bb_parcel_take(&p, k->out, sizeof *k->out, err));
-    BB_TRY(bb_parcel_take(&p, k->window_kl, c->s->on.w.n * sizeof(double), err));
+    BB_TRY(bb_parcel_take(&p, k->window_kl, on_of(&c->s->on, k->kind)->w.n * sizeof(double), err));
     if (k->key) BB_TRY(bb_store_put(c->run->store, "evaluate", k->key, answer, size, err));
     bb_progress_add(c->progress, 1);
 done:
@@ -497,7 +532,7 @@ done:
 static bb_status want(scoring *c, size_t *n, item k, bool fresh, bb_err *err)
 {
     bb_run           *r = c->run;
-    const bb_windows *w = &c->s->on.w;
+    const bb_windows *w = &on_of(&c->s->on, k.kind)->w;
     double           *rows = k.window_kl;
     bb_model          m = { 0 };
     bool              found = false, opened = false;
@@ -531,6 +566,15 @@ done:
     return status;
 }
 
+/* What the KL of a part of the windows is multiplied by to stand for all: as the finished file's KL is there and here. 1 where nothing is finished. */
+static double part_to_all(const bb_evaluating *on, const bb_evaluated *e)
+{
+    double sum = 0;
+    if (!on->before.reference || e->is_spared) return 1;
+    for (uint32_t i = 0; i < on->before.w.n; i++) sum += e->window_kl[before_at(on, i)];
+    return sum > 0 ? e->result.kl * on->before.w.n / sum : 1;
+}
+
 /* The files, for comparison what the database alone gives (the same where nothing was finalised, and all that there is of a spared plan), and the source. before: [front.n] */
 static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *before, bb_err *err)
 {
@@ -545,7 +589,7 @@ static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *befor
         const bb_front_plan *p = i < s->front.n ? &s->front.plans[i] : NULL;
         bb_evaluated        *e = p ? &s->e[i] : &s->source;
         status = BB_NOMEM;
-        if (!(e->window_kl = BB_NEW(s->on.w.n, double, err))) goto done;
+        if (!(e->window_kl = BB_NEW(s->on.files.w.n, double, err))) goto done;
         e->is_spared = p && bb_front_is_spared(r, p);
         if (e->is_spared) {
             BB_TRY(want(&c, &jobs.n, (item) { A_DATABASE, p, NULL, &e->result, e->window_kl }, fresh, err));
@@ -555,7 +599,7 @@ static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *befor
         BB_TRY(want(&c, &jobs.n, (item) { p ? A_FILE : THE_SOURCE, p, NULL, &e->result, e->window_kl }, fresh, err));
         if (!p || r->config.no_finalise) continue;
         status = BB_NOMEM;
-        if (!(e->window_before = BB_NEW(s->on.w.n, double, err))) goto done;
+        if (!(e->window_before = BB_NEW(on_of(&s->on, A_DATABASE)->w.n, double, err))) goto done;
         BB_TRY(want(&c, &jobs.n, (item) { A_DATABASE, p, NULL, &before[i], e->window_before }, fresh, err));
     }
     for (size_t k = 0; k < jobs.n; k++)
@@ -564,8 +608,10 @@ static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *befor
     bb_progress_end(&progress);
     for (size_t i = 0; i < s->front.n; i++) {
         const bb_result *b = r->config.no_finalise || s->e[i].is_spared ? &s->e[i].result : &before[i];
-        s->e[i].kl_before = b->kl;
-        s->e[i].kl_before_se = b->kl_se;
+        const double     scale = part_to_all(&s->on, &s->e[i]);
+        s->e[i].kl_compared = b->kl;
+        s->e[i].kl_before = scale * b->kl;
+        s->e[i].kl_before_se = scale * b->kl_se;
     }
     s->source.kl_before = s->source.result.kl;
     s->source.kl_before_se = s->source.result.kl_se;
@@ -588,7 +634,7 @@ static bb_status score_all(bb_run *r, bool fresh, scored *s, bb_err *err)
         goto done;
     BB_TRY(open_evaluating(r, &s->on, s->data_hash, err));
     BB_TRY(evaluate_all(r, fresh, s, before, err));
-    BB_TRY(bb_verdicts(r, &s->front, s->e, s->on.w.n, &s->v, &s->n, err));
+    BB_TRY(bb_verdicts(r, &s->front, s->e, s->on.files.w.n, on_of(&s->on, A_DATABASE)->w.n, &s->v, &s->n, err));
     BB_TRY(mark_chosen(&s->front, s->e, s->v, s->n, s->chosen, err));
 done:
     bb_free(before);

@@ -18,12 +18,15 @@ bb_status bb_options_answer(bb_run *r, bb_progress *progress, const char *questi
 bb_status bb_finalise_answer(bb_run *r, const char *question, size_t size, bb_text *answer, bb_err *err);
 
 /* BB_JOB_EVALUATE. The windows and what full precision says on them are kept from job to job. */
-typedef struct bb_evaluating {
+typedef struct bb_evaluated_on {
     bb_windows           w;
-    bool                 has_w, owns_w;
+    bool                 owns_w;
     char                 hash[65]; /* of w */
     struct bb_reference *reference;
-} bb_evaluating; /* all zero at first */
+} bb_evaluated_on;
+typedef struct bb_evaluating {
+    bb_evaluated_on files, before; /* before: of plans as they are before finalise; no reference: as files */
+} bb_evaluating;                   /* all zero at first */
 void      bb_evaluating_done(bb_evaluating *e);
 bb_status bb_evaluate_answer(bb_run *r, bb_evaluating *e, const char *question, size_t size, bb_text *answer, bb_err *err);
 

@@ -82,7 +82,7 @@ static bool spares(const rows *t, int64_t budget)
 }
 
 /* t: what was finalised; s: all before finalise, with the simple plans that were spared. */
-static bb_status decide(const rows *t, const rows *s, const bb_evaluated *e, uint32_t n_windows, int64_t budget, bb_verdict *v, bb_err *err)
+static bb_status decide(const rows *t, const rows *s, const bb_evaluated *e, uint32_t n_windows, uint32_t n_before, int64_t budget, bb_verdict *v, bb_err *err)
 {
     bb_guard_verdict *g = &v->guard, spared;
     bb_status         status = bb_guard(t->rows, t->n, n_windows, budget, 0, g, err);
@@ -94,7 +94,7 @@ static bb_status decide(const rows *t, const rows *s, const bb_evaluated *e, uin
     g->searched = to_plan(t, g->searched);
     g->simple = to_plan(t, g->simple);
     if (spares(s, budget)) {
-        if ((status = bb_guard(s->rows, s->n, n_windows, budget, 0, &spared, err)) != BB_OK) return status;
+        if ((status = bb_guard(s->rows, s->n, n_before, budget, 0, &spared, err)) != BB_OK) return status;
         if (spared.winner == spared.simple) v->readmit = to_plan(s, spared.simple);
         if (g->simple == BB_GUARD_NONE) {
             v->before = true;
@@ -128,7 +128,7 @@ static void say_one(const bb_run *r, const char *steps, const bb_front *f, const
         bb_text_addf(&t, "guard: at %lld bytes the search found nothing better than a simple plan (%s), KL %.5f", (long long)v->budget_bytes,
                      f->plans[g->simple].source, e[g->simple].result.kl);
     } else {
-        const double searched = v->before ? e[g->searched].kl_before : e[g->searched].result.kl;
+        const double searched = v->before ? e[g->searched].kl_compared : e[g->searched].result.kl;
         bb_text_addf(&t, "guard: at %lld bytes the %s: KL %.5f of the searched plan, %.5f of the best simpler one (%s); difference %.5f +- %.5f, p %.2g; ",
                      (long long)v->budget_bytes, v->searched_won ? "searched plan is kept" : "simpler plan wins, the search is not clearly better", searched,
                      e[g->simple].result.kl, f->plans[g->simple].source, g->margin, g->se, g->p);
@@ -188,7 +188,8 @@ static void warn_of_damage(const bb_evaluated *e, const bb_verdict *v, size_t n)
                 100 * won->top1);
 }
 
-bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e, uint32_t n_windows, bb_verdict **out, size_t *n, bb_err *err)
+bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e, uint32_t n_windows, uint32_t n_before, bb_verdict **out, size_t *n,
+                      bb_err *err)
 {
     rows      t = { 0 }, s = { 0 };
     int64_t  *sizes = NULL;
@@ -208,7 +209,7 @@ bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e,
     }
     for (size_t i = 0; i < n_sizes; i++) {
         if (sizes[i] < f->plans[0].size_bytes && i + 1 < n_sizes) continue; /* plans ascend in bytes: none is as small */
-        BB_TRY(decide(&t, &s, e, n_windows, sizes[i], &(*out)[*n], err));
+        BB_TRY(decide(&t, &s, e, n_windows, n_before, sizes[i], &(*out)[*n], err));
         memcpy((*out)[*n].finishing, steps, sizeof steps);
         open |= (*out)[*n].readmit != BB_GUARD_NONE;
         ++*n;

@@ -10,9 +10,10 @@
 typedef struct bb_evaluated {
     bb_result result;        /* of the written file; of a spared plan (front.h) of the option database's matrices */
     double   *window_kl;     /* [windows] the same; owned by who evaluates */
-    double   *window_before; /* [windows] of the option database's matrices; NULL: as window_kl */
+    double   *window_before; /* [windows of before] of the option database's matrices; NULL: as window_kl. Of a spared plan window_kl has these windows */
     bool      is_spared;
-    double    kl_before, kl_before_se; /* of the option database's matrices, before finalise */
+    double    kl_before, kl_before_se; /* of the option database's matrices, before finalise: on all windows, where only a part was run by estimate */
+    double    kl_compared;             /* the same on the windows that were run */
 } bb_evaluated;
 
 typedef struct bb_verdict {
@@ -25,9 +26,10 @@ typedef struct bb_verdict {
     bool             damaged;                       /* the winner: KL above 1 nat, or the same top token at less than half of the positions */
 } bb_verdict;
 
-/* Decides at every size of bb_front_sizes that some plan fits, ascending; e: [f->n]. *out: bb_free. BB_GUARD when no plan fits any of them, and
+/* Decides at every size of bb_front_sizes that some plan fits, ascending; e: [f->n], scored on n_windows, as they are before finalise on n_before. *out: bb_free. BB_GUARD when no plan fits any of them, and
  * when two plans were not finalised by the same steps. Says on stderr what was decided, and warns of winners that are damaged. */
-bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e, uint32_t n_windows, bb_verdict **out, size_t *n, bb_err *err);
+bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e, uint32_t n_windows, uint32_t n_before, bb_verdict **out, size_t *n,
+                      bb_err *err);
 /* guard.json: the verdict of the largest size (of `run`: the only one), and under "sizes" every one. */
 bb_status bb_verdicts_write(const bb_run *r, const bb_front *f, const bb_evaluated *e, const bb_verdict *v, size_t n, bb_err *err);
 

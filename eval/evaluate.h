@@ -46,6 +46,8 @@ typedef struct bb_windows {
  * windows than max_windows: all that there are, with a warning that says both numbers. */
 bb_status bb_windows_make(const bb_tokens *t, bb_protocol protocol, uint32_t ctx, int32_t bos /* -1: none */, uint32_t max_windows, bool spread, bb_windows *w,
                           bb_err *err);
+/* A copy of the windows index[0 .. n-1] of all. */
+bb_status bb_windows_pick(const bb_windows *all, const uint32_t *index, uint32_t n, bb_windows *out, bb_err *err);
 void      bb_windows_done(bb_windows *w);
 /* Which token of t is the first of window i. t and spread as in bb_windows_make. */
 size_t bb_window_at(const bb_tokens *t, const bb_windows *w, bool spread, uint32_t i);

@@ -337,6 +337,21 @@ void bb_windows_hash(const bb_windows *w, char hex[65])
     bb_sha256_hex(&s, hex);
 }
 
+bb_status bb_windows_pick(const bb_windows *all, const uint32_t *index, uint32_t n, bb_windows *out, bb_err *err)
+{
+    const size_t row = all->ctx;
+    *out = *all;
+    out->n = n;
+    out->tokens = BB_NEW((size_t)n * row, int32_t, err);
+    out->targets = BB_NEW((size_t)n * row, int32_t, err);
+    if (!out->tokens || !out->targets) return BB_NOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(out->tokens + (size_t)i * row, all->tokens + (size_t)index[i] * row, row * sizeof(int32_t));
+        memcpy(out->targets + (size_t)i * row, all->targets + (size_t)index[i] * row, row * sizeof(int32_t));
+    }
+    return BB_OK;
+}
+
 void bb_windows_done(bb_windows *w)
 {
     bb_free(w->tokens);
