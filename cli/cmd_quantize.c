@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -32,6 +33,7 @@
 #include "model/export/export.h"
 #include "model/io/imatrix.h"
 #include "model/net/arch.h"
+#include "model/net/lattice.h"
 
 typedef struct quantize_options {
     char   *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix;
@@ -45,7 +47,7 @@ static const bb_option_row rows[] = {
     { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "file to write", NULL },
     { "effort", BB_OPT_TEXT, FIELD(effort), "normal", 1, 0, "NAME", "how much time the defaults of the options below take", BB_EFFORTS },
     { "format", BB_OPT_TEXT, FIELD(format), "", 1, 0, "TYPE",
-      "type of all linears: Q4_K, IQ2_XS, ...; where its block does not divide the rows, what llama-quantize takes instead", NULL },
+      "type of all linears: Q4_K, IQ2_XS, ...; where its block does not divide the rows, what llama-quantize takes instead; LC2: our own lattice, docs/formats.md", NULL },
     { "embd-format", BB_OPT_TEXT, FIELD(embd_format), "", 1, 0, "TYPE",
       "type of embedding and head; empty: Q6_K with --format (Q8_0 where rows are no multiple of 256), else unchanged", NULL },
     { "like", BB_OPT_TEXT, FIELD(like), "", 1, 0, "OTHER.gguf", "take the type of every matrix from this file of the same model", NULL },
@@ -115,6 +117,7 @@ typedef struct job {
 static bool has(const char *text) { return text && *text; }
 /* Each matrix alone, without calibration. */
 static bool rounds(const quantize_options *o) { return has(o->imatrix) || strcmp(o->method, "rtn") == 0; }
+static bool is_lattice(const quantize_options *o) { return has(o->format) && strcasecmp(o->format, "LC2") == 0; }
 static bool prunes(const quantize_options *o) { return o->prune_ffn > 0 || o->prune_kv > 0; }
 
 /* ---- what is asked for ---- */
@@ -133,6 +136,12 @@ static bb_status check_options(const job *j, size_t n_positional, bb_err *err)
         return BB_FAIL(err, BB_USAGE, "--imatrix has the diagonal of the second moments only, and pruning needs all of them: give --calib instead");
     if (has(o->imatrix) && strcmp(o->rotate, "none") != 0)
         return BB_FAIL(err, BB_USAGE, "--imatrix is of the inputs before a rotation: --rotate goes with --calib");
+    if (is_lattice(o)) {
+        if (!o->experimental)
+            return BB_FAIL(err, BB_USAGE, "--format: LC2 is a type of bitbudget alone, which llama.cpp does not read: --experimental-formats allows it");
+        if (strcmp(o->method, "sequential") != 0 || has(o->like) || has(o->recipe) || has(o->imatrix) || prunes(o))
+            return BB_FAIL(err, BB_USAGE, "--format LC2 is for all linears and --method sequential: it goes with no --like, --recipe, --imatrix or pruning");
+    }
     if (has(o->format) && has(o->like)) return BB_FAIL(err, BB_USAGE, "--format and --like both give a type to every matrix: choose one");
     return BB_OK;
 }
@@ -184,9 +193,15 @@ done:
 
 static bb_status shape_of_plan(job *j, bb_err *err)
 {
+    static const bb_lattice no_lattice = { NULL, NULL }; /* for sizes alone */
     bb_status status;
     bb_plan_hash(&j->plan, j->hash);
     BB_TRY(bb_plan_shape(j->base, &j->plan, &j->net, j->blocks, err));
+    for (uint32_t i = 0; is_lattice(&j->o) && i < j->net.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            j->blocks[i].w[p].type = BB_F32;
+            j->blocks[i].w[p].lattice = &no_lattice;
+        }
     BB_TRY(bb_export_check(j->base, &j->net, err));
     BB_TRY(bb_export_size(j->base, &j->net, &j->bytes, err));
 done:
@@ -217,9 +232,10 @@ done:
 static bb_status plan_file(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    bb_tensor_types         t = { o->format, has(o->embd_format) ? o->embd_format : has(o->format) ? "Q6_K" : NULL, o->like, o->recipe, o->experimental };
+    bb_tensor_types         t = { is_lattice(o) ? NULL : o->format, has(o->embd_format) ? o->embd_format : has(o->format) ? "Q6_K" : NULL, o->like, o->recipe, o->experimental };
     bb_status               status;
     BB_TRY(bb_model_open(j->path, &j->m, err));
+    BB_TRY(bb_model_refuse_lattice(&j->m, err));
     BB_TRY(rotate(j, err));
     if (j->base != &j->m) BB_TRY(bb_tensor_types_plan(&(bb_tensor_types) { .like = j->path }, &j->m, &j->plan, err)); /* float32 only inside */
     if (j->base->net.head.rows && !j->m.net.head.rows) BB_TRY(bb_plan_set(&j->plan, "output", bb_format_get(j->m.net.embd.type)->name, err));
@@ -482,6 +498,7 @@ static bb_status encode_all(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
     const bb_quant_options  quant = { bb_calibration_method(o->method), o->damping, (unsigned)o->sweeps };
+    const bb_lattice_options lattice = { (uint64_t)o->seed, o->damping, (unsigned)o->sweeps };
     bb_status               status;
     BB_TRY(load_windows(j, err));
     const bb_database_config config = { .dir = j->work,
@@ -496,7 +513,10 @@ static bb_status encode_all(job *j, bb_err *err)
                                         .cut = o->no_compensation };
     BB_TRY(bb_database_open(&config, &j->database, err));
     if (o->prune_kv > 0) BB_TRY(prune_kv(j, err));
-    if (strcmp(o->method, "sequential") == 0) {
+    if (is_lattice(o)) {
+        BB_TRY(bb_rebuild_lattice(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &lattice, &j->rebuilt, err));
+        j->net = j->rebuilt.net;
+    } else if (strcmp(o->method, "sequential") == 0) {
         BB_TRY(bb_rebuild(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, NULL, &j->rebuilt, err));
         j->net = j->rebuilt.net;
     } else BB_TRY(encode_matrices(j, err));
@@ -669,7 +689,7 @@ static char *stem_of(const char *path, bb_err *err)
 static char *label_of(const job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    const char             *base = has(o->format) ? bb_format_find(o->format)->name : NULL;
+    const char             *base = is_lattice(o) ? "LC2" : has(o->format) ? bb_format_find(o->format)->name : NULL;
     char                   *like = has(o->like) ? stem_of(o->like, err) : NULL, *recipe = has(o->recipe) ? stem_of(o->recipe, err) : NULL, *label = NULL;
     if ((like || !has(o->like)) && (recipe || !has(o->recipe)))
         label = bb_asprintf(err, "%s%s%s%s%s%s%s", base ? base : "", like ? "like:" : "", like ? like : "",

@@ -132,7 +132,7 @@ static void check_labels(audit *a)
     const char    *file = strrchr(a->path, '/');
     file = file ? file + 1 : a->path;
     if (bb_source_u32(&a->source, "general.file_type", &a->label_number, &a->has_label, NULL) != BB_OK) a->has_label = false;
-    if (a->has_label && !(a->label = bb_file_type_numbered(a->label_number)))
+    if (a->has_label && !(a->label = bb_file_type_numbered(a->label_number)) && a->label_number != BB_FILE_TYPE_GUESSED)
         add(a->faults, "general.file_type is %u, which is no label that is known", a->label_number);
     if (!a->has_label) add(a->notes, "there is no general.file_type");
     if (a->label) judge(a, a->label, "general.file_type");
@@ -233,7 +233,8 @@ static void note_experimental(audit *a)
     for (unsigned t = 0; t < BB_TYPE_COUNT; t++) {
         uint64_t n = 0;
         for (int p = 0; p < BB_N_FILE_PARTS; p++) n += a->part[p].of_type[t];
-        if (n && bb_format_get((bb_type)t)->experimental)
+        if (n && t == BB_LC2) add(a->notes, "LC2 is a type of bitbudget alone: llama.cpp does not read it");
+        else if (n && bb_format_get((bb_type)t)->experimental)
             add(a->notes, "%s is under review in llama.cpp: stock llama.cpp does not read it", name_of((bb_type)t));
     }
 }

@@ -151,6 +151,7 @@ bb_status bb_run_open_space(bb_run *r, bb_err *err)
     const bb_run_config *c = &r->config;
     bb_status            status;
     BB_TRY(bb_model_open(c->model, &r->model, err));
+    BB_TRY(bb_model_refuse_lattice(&r->model, err));
     if ((uint32_t)c->ctx > r->model.net.n_ctx_train) {
         bb_warn("--ctx %lld is longer than the model was trained for: %u is used", (long long)c->ctx, r->model.net.n_ctx_train);
         r->config.ctx = r->model.net.n_ctx_train;

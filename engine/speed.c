@@ -11,6 +11,7 @@
 #include "model/compress/plan_units.h"
 #include "base/text.h"
 #include "kernels/format.h"
+#include "model/net/lattice.h"
 
 /* Picoseconds a weight; NaN when the profile lacks the format. */
 static bb_status find_format(const bb_csv *t, const char *format, double *decode, double *prefill, bb_err *err)
@@ -127,7 +128,7 @@ static const struct {
 } slow[] = { { BB_Q2_0, BB_TQ2_0, 13, 25 } };
 enum { N_SLOW = sizeof slow / sizeof *slow };
 
-static double matrix_weights(const bb_matrix *w, bb_type type) { return w->type == type ? (double)w->rows * w->cols : 0; }
+static double matrix_weights(const bb_matrix *w, bb_type type) { return bb_matrix_stored(w) == type ? (double)w->rows * w->cols : 0; }
 
 /* Weights of one type that every token is multiplied with. */
 static double product_weights(const bb_net *net, bb_type type)
@@ -158,7 +159,9 @@ bb_status bb_speed_note(const bb_net *net, char **note, bb_err *err)
     for (int k = 0; k < BB_TYPE_COUNT; k++) {
         const bb_format *f = bb_format_get((bb_type)k);
         const double     weights = f && f->experimental ? product_weights(net, f->type) + (net->head.rows ? matrix_weights(&net->embd, f->type) : 0) : 0;
-        if (weights > 0)
+        if (weights > 0 && k == BB_LC2)
+            bb_text_addf(&t, "%s%.4g million weights are LC2, a type of bitbudget alone: llama.cpp does not read this file", t.size ? "; " : "", weights / 1e6);
+        else if (weights > 0)
             bb_text_addf(&t, "%s%.4g million weights are %s, which is under review in llama.cpp (pull request 27325): stock llama.cpp does not read this file",
                          t.size ? "; " : "", weights / 1e6, f->name);
     }

@@ -51,6 +51,9 @@ bb_status bb_format_named(const char *option, const char *name, bool experimenta
         if (strcasecmp(mixtures[i].name, name) == 0)
             return BB_FAIL(err, BB_USAGE, "%s: %s is a mixture that llama-quantize makes, not one type: take %s, or quantize --like a file made with it",
                            option, mixtures[i].name, mixtures[i].type);
+    if (strcasecmp(name, "LC2") == 0)
+        return BB_FAIL(err, BB_USAGE, "%s: LC2 is a type of bitbudget alone and of all linears of a model: bitbudget quantize --format LC2 --experimental-formats",
+                       option);
     list_formats(0, &t);
     status = t.status == BB_OK ? BB_FAIL(err, BB_USAGE, "%s: there is no format \"%.40s\"; there are %s", option, name, t.data) : BB_NOMEM;
     bb_text_done(&t);
@@ -155,6 +158,7 @@ static bb_status set_like(void *self, const char *unit, const bb_matrix *w, cons
     if (w->rows != other->rows || w->cols != other->cols)
         return BB_FAIL(err, BB_UNSUPPORTED, "%s: %s is %u x %u, in the model it is %u x %u: it must be a file of the same model, unpruned", l->path, unit,
                        other->rows, other->cols, w->rows, w->cols);
+    if (other->lattice) return BB_FAIL(err, BB_UNSUPPORTED, "%s: %s has type LC2, of bitbudget alone: --format LC2 makes such a file", l->path, unit);
     if (!f) return BB_FAIL(err, BB_UNSUPPORTED, "%s: %s has type id %d, which is not one of ours", l->path, unit, (int)other->type);
     return bb_plan_set(l->plan, unit, f->name, err);
 }

@@ -94,7 +94,7 @@ static bb_status widen(void *self, uint32_t layer, bb_block *block, bb_err *err)
                 continue;
             }
             BB_TRY(writer_at(s, layer, (bb_sublayer)sub, kept, type, &s->wide[sub], err));
-            block->w[p] = (bb_matrix) { BB_F32, source->w[p].rows, source->w[p].cols, s->wide[sub], kept ? source->w[p].bias : NULL };
+            block->w[p] = (bb_matrix) { BB_F32, source->w[p].rows, source->w[p].cols, s->wide[sub], kept ? source->w[p].bias : NULL, NULL };
         }
         for (int n = 0; n < BB_N_NORMS; n++)
             if (bb_norms[n].sublayer == (bb_sublayer)sub) block->norm[n] = source->norm[n];

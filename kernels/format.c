@@ -21,7 +21,7 @@ const bb_format *bb_format_get(bb_type type)
 {
     for (size_t i = 0; i < N_ROWS; i++)
         if (rows[i]->type == type) return rows[i];
-    return NULL;
+    return type == BB_LC2 ? &bb_format_lc2 : NULL;
 }
 
 const bb_format *bb_format_find(const char *name)

@@ -52,7 +52,8 @@ typedef enum bb_type {
     BB_Q2_0 = 42,
     BB_IQ2_NL = 43, /* this and the next as llama.cpp's pull request 27325 proposes them */
     BB_IQ3_NL = 44,
-    BB_TYPE_COUNT = 45
+    BB_LC2 = 120, /* ours alone, far from ggml's numbers: formats/lc2.c */
+    BB_TYPE_COUNT = 121
 } bb_type;
 
 enum { BB_MAX_BLOCK = 256, BB_MAX_GROUPS = 16, BB_FORMAT_ROWS = 32 };
@@ -107,7 +108,7 @@ typedef struct bb_format {
 } bb_format;
 
 const bb_format *bb_format_get(bb_type type);      /* NULL for an id that is not ours */
-const bb_format *bb_format_find(const char *name); /* case-insensitive; NULL when unknown */
+const bb_format *bb_format_find(const char *name); /* case-insensitive; NULL when unknown, or LC2, whose rows alone are no weights */
 /* f where its block divides rows of n_weights; else what llama-quantize takes in its place there (docs/formats.md has the table), F16 at last;
  * NULL for a format that it has nothing in place of. */
 const bb_format *bb_format_for_row(const bb_format *f, size_t n_weights);
@@ -119,6 +120,6 @@ double           bb_format_bpw(const bb_format *f);
 extern const bb_format bb_format_f32, bb_format_f16, bb_format_bf16, bb_format_q4_0, bb_format_q4_1, bb_format_q5_0, bb_format_q5_1, bb_format_q8_0,
     bb_format_q2_k, bb_format_q3_k, bb_format_q4_k, bb_format_q5_k, bb_format_q6_k, bb_format_iq4_nl, bb_format_iq4_xs, bb_format_tq1_0, bb_format_tq2_0,
     bb_format_mxfp4, bb_format_nvfp4, bb_format_q1_0, bb_format_q2_0, bb_format_iq1_s, bb_format_iq1_m, bb_format_iq2_xxs, bb_format_iq2_xs, bb_format_iq2_s,
-    bb_format_iq3_xxs, bb_format_iq3_s, bb_format_iq2_nl, bb_format_iq3_nl;
+    bb_format_iq3_xxs, bb_format_iq3_s, bb_format_iq2_nl, bb_format_iq3_nl, bb_format_lc2;
 
 #endif

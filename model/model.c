@@ -15,6 +15,7 @@
 #include "kernels/half.h"
 #include "model/model_internal.h"
 #include "model/net/arch.h"
+#include "model/net/lattice.h"
 
 enum { MAX_HEAD_DIM = 4096, MAX_WIDTH = 1 << 24, KEY_BYTES = 128 };
 
@@ -380,15 +381,51 @@ static const bb_tensor *use_tensor(builder *b, const char *name)
 
 static bb_status missing(const char *name, bb_err *err) { return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is missing", name); }
 
-static bb_status find_matrix(builder *b, const char *name, uint32_t rows, uint32_t cols, bb_matrix *out, bb_err *err)
+static bb_status check_shape(const bb_tensor *t, const char *name, uint32_t rows, uint32_t cols, bb_err *err)
 {
-    const bb_tensor *t = use_tensor(b, name);
-    if (!t) return missing(name, err);
     if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1)
         return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is %llu x %llu x %llu x %llu; the metadata ask for %u x %u", name, (unsigned long long)t->ne[0],
                        (unsigned long long)t->ne[1], (unsigned long long)t->ne[2], (unsigned long long)t->ne[3], cols, rows);
-    *out = (bb_matrix) { .type = t->type, .rows = rows, .cols = cols, .data = t->data };
     return BB_OK;
+}
+
+static bb_status find_matrix(builder *b, const char *name, uint32_t rows, uint32_t cols, bb_matrix *out, bb_err *err)
+{
+    const bb_tensor *t = use_tensor(b, name);
+    bb_status        status;
+    if (!t) return missing(name, err);
+    BB_TRY(check_shape(t, name, rows, cols, err));
+    if (t->type == BB_LC2)
+        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has type LC2; a matrix of a block with a tensor of its own can have it, and no other", name);
+    *out = (bb_matrix) { .type = t->type, .rows = rows, .cols = cols, .data = t->data };
+done:
+    return status;
+}
+
+/* A matrix of LC2, codes and side, decoded. base: the name without ".weight". */
+static bb_status find_lattice(builder *b, const char *base, const bb_tensor *codes, uint32_t rows, uint32_t cols, bb_matrix *out, bb_err *err)
+{
+    const size_t     n = bb_lattice_side_numbers(rows, cols);
+    char             name[KEY_BYTES];
+    const bb_tensor *side;
+    bb_lattice      *l;
+    float           *w;
+    bb_err           inner = BB_ERR_INIT;
+    bb_status        status;
+    BB_TRY(check_shape(codes, codes->name, rows, cols, err));
+    snprintf(name, sizeof name, "%s.lattice", base);
+    if (!(side = use_tensor(b, name))) return missing(name, err);
+    if (side->type != BB_F16 || side->ne[0] != n || side->ne[1] != 1 || side->ne[2] != 1 || side->ne[3] != 1)
+        return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is %llu x %llu x %llu x %llu of type %d; %zu numbers of F16 belong to a lattice of %u x %u", name,
+                       (unsigned long long)side->ne[0], (unsigned long long)side->ne[1], (unsigned long long)side->ne[2], (unsigned long long)side->ne[3],
+                       (int)side->type, n, cols, rows);
+    if (!(l = own(b, 1, sizeof *l, err)) || !(w = own(b, (size_t)rows * cols, sizeof *w, err))) return BB_NOMEM;
+    *l = (bb_lattice) { codes->data, side->data };
+    status = bb_lattice_decode(l, rows, cols, w, &inner);
+    if (status != BB_OK) return BB_FAIL(err, status, "tensor '%s': %s", name, inner.msg);
+    *out = (bb_matrix) { .type = BB_F32, .rows = rows, .cols = cols, .data = w, .lattice = l };
+done:
+    return status;
 }
 
 /* A float vector: borrowed where the file has F32, decoded otherwise. *out NULL when it is absent and may be. */
@@ -423,10 +460,13 @@ static bb_status find_part(builder *b, uint32_t layer, bb_part part, bb_err *err
     bb_block  *k = &net->blocks[layer];
     bb_matrix *w = &k->w[part];
     uint32_t   rows = (uint32_t)bb_dim_of(net, k, bb_parts[part].rows), cols = (uint32_t)bb_dim_of(net, k, bb_parts[part].cols);
-    char       name[KEY_BYTES];
+    char       name[KEY_BYTES], base[KEY_BYTES / 2];
     bb_status  status;
-    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_parts[part].name);
-    BB_TRY(find_matrix(b, name, rows, cols, w, err));
+    snprintf(base, sizeof base, "blk.%u.%s", layer, bb_parts[part].name);
+    snprintf(name, sizeof name, "%s.weight", base);
+    const bb_tensor *t = bb_source_tensor(&b->m->source, name);
+    if (t && t->type == BB_LC2) BB_TRY(find_lattice(b, base, use_tensor(b, name), rows, cols, w, err));
+    else BB_TRY(find_matrix(b, name, rows, cols, w, err));
     snprintf(name, sizeof name, "blk.%u.%s.bias", layer, bb_parts[part].name);
     BB_TRY(find_vector(b, name, rows, false, &w->bias, err));
 done:

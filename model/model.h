@@ -27,6 +27,9 @@ void      bb_model_close(bb_model *m);
  * of m->net (a matrix that keeps its type is not quantized); NULL: any. For commands that quantize or evaluate, before they do. */
 bb_status bb_model_check_weights(const bb_model *m, bool quantizes, const bb_net *to, bb_err *err);
 
+/* For commands that compress a model: BB_UNSUPPORTED where it has a matrix of type LC2 (net/lattice.h). */
+bb_status bb_model_refuse_lattice(const bb_model *m, bb_err *err);
+
 /* Do the ids of both files stand for the same texts? Else BB_BAD_FILE says what differs: the number of tokens, the tokenizer, the first token. */
 bb_status bb_model_same_vocabulary(const bb_model *a, const bb_model *b, bb_err *err);
 

@@ -101,6 +101,19 @@ static bb_status check_tensor(const bb_tensor *t, bb_type to, bb_err *err)
     return worst == UINT64_MAX ? BB_OK : refuse(t, worst, column, x, to, err);
 }
 
+/* What is compressed is written for llama.cpp in the end, and a search would take the floats that a lattice stands for as the source's own. */
+bb_status bb_model_refuse_lattice(const bb_model *m, bb_err *err)
+{
+    for (uint32_t i = 0; i < m->net.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++)
+            if (m->net.blocks[i].w[p].lattice)
+                return BB_FAIL(err, BB_UNSUPPORTED,
+                               "%s: blk.%u.%s has type LC2, of bitbudget alone: such a file can be evaluated, generated from and trained (qat); to compress, "
+                               "give the model that it was made from",
+                               m->path ? m->path : "model", i, bb_parts[p].name);
+    return BB_OK;
+}
+
 bb_status bb_model_check_weights(const bb_model *m, bool quantizes, const bb_net *to, bb_err *err)
 {
     bb_err      inner = BB_ERR_INIT;

@@ -459,7 +459,7 @@ static void full_width(const uint16_t *x, uint32_t layer, bb_net *net, bb_block 
             for (uint32_t c = 0; c < count * group; c++)
                 own[sub][(size_t)r * m->cols + channels[c / group] * group + c % group] = less[(size_t)r * count * group + c];
         bb_free(less);
-        *m = (bb_matrix) { BB_F32, m->rows, m->cols, own[sub], count ? source->w[p].bias : NULL };
+        *m = (bb_matrix) { BB_F32, m->rows, m->cols, own[sub], count ? source->w[p].bias : NULL, NULL };
     }
 }
 

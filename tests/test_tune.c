@@ -39,7 +39,7 @@ static scene scene_of(const bb_format *f)
     for (int i = 0; i < N; i++) w[i] = (float)(0.02 * bb_rng_normal(&s.rng) + (i / 64 % 2 ? 0.01 : 0));
     s.packed = bb_alloc(ROWS, bb_format_row_bytes(f, COLS), NULL);
     for (size_t r = 0; r < ROWS; r++) f->encode(w + r * COLS, NULL, s.packed + r * bb_format_row_bytes(f, COLS), COLS);
-    s.m = (bb_matrix) { f->type, ROWS, COLS, s.packed, NULL };
+    s.m = (bb_matrix) { f->type, ROWS, COLS, s.packed, NULL, NULL };
     ck_assert_msg(bb_latent_create(&s.m, s.packed, &s.l, &err) == BB_OK, "%s", err.msg);
     bb_free(w);
     return s;

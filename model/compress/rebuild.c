@@ -48,6 +48,7 @@ typedef struct rebuild {
     bb_database            *db;
     const bb_model         *model;
     const bb_quant_options *options;
+    const bb_lattice_options *lattice; /* every linear becomes LC2, whatever the plan's type is; NULL: no */
     bb_forward             *forward;
     uint32_t                n_windows, ctx, layer;
     stream                  full, small; /* full precision and compressed */
@@ -311,23 +312,51 @@ done:
 static uint32_t index_of(const rebuild *b, bb_part part) { return b->layer * BB_N_PARTS + part; }
 static bool    *todo_of(const rebuild *b, bb_part part) { return &b->todo[index_of(b, part)]; }
 
+/* The bytes of a new matrix. */
+static size_t packed_bytes(const rebuild *b, bb_part part, const bb_matrix *w)
+{
+    return b->lattice ? bb_lattice_bytes(w->rows, w->cols) : w->rows * bb_format_row_bytes(bb_format_get(b->wanted[b->layer].w[part].type), w->cols);
+}
+
+/* Room for them: of a lattice a box. bytes: where they are. */
+static void *packed_room(const rebuild *b, bb_part part, const bb_matrix *w, unsigned char **bytes, bb_err *err)
+{
+    bb_lattice_box *box = b->lattice ? bb_lattice_box_new(w->rows, w->cols, err) : NULL;
+    void           *packed = b->lattice ? box : bb_alloc(packed_bytes(b, part, w), 1, err);
+    *bytes = box ? box->bytes : packed;
+    return packed;
+}
+
 /* w becomes a view of packed, which the result then owns. */
 static void take_packed(rebuild *b, bb_part part, bb_matrix *w, void *packed)
 {
     w->type = b->wanted[b->layer].w[part].type;
     w->data = packed;
+    w->lattice = NULL;
+    if (b->lattice) bb_lattice_view(packed, w);
     b->out->packed[b->out->n_packed++] = packed;
+}
+
+static bb_status fit_lattice(const rebuild *b, bb_part part, const bb_matrix *w, const float *dense, bb_lattice_box *box, bb_err *err)
+{
+    char      name[64];
+    bb_status status;
+    snprintf(name, sizeof name, "lattice blk.%u.%s", b->layer, bb_parts[part].name);
+    BB_TRY(bb_lattice_fit(dense, w->rows, w->cols, &b->h, b->lattice, name, box->bytes, NULL, err));
+    BB_TRY(bb_lattice_decode(&box->view, w->rows, w->cols, box->w, err));
+done:
+    return status;
 }
 
 /* Quantizes one matrix of the block, unless it stays; w becomes a view of the new bytes. */
 static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matrix *w, const bb_factor *factor, bb_err *err)
 {
-    const bb_type    type = b->wanted[b->layer].w[part].type;
-    const bb_format *f = bb_format_get(type);
-    float           *dense = NULL;
-    void            *packed = NULL;
-    bb_status        status;
-    const bool       todo = *todo_of(b, part);
+    const bb_type  type = b->wanted[b->layer].w[part].type;
+    float         *dense = NULL;
+    void          *packed = NULL;
+    unsigned char *bytes;
+    bb_status      status;
+    const bool     todo = *todo_of(b, part);
     if (!w->rows || !(todo || b->watch)) return BB_OK;
     BB_TRY(target_of(b, part, kept, w, &dense, err));
     if (b->watch) {
@@ -335,13 +364,14 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matr
         BB_TRY(b->watch(b->watch_self, &v, err));
     }
     if (!todo) goto done;
-    packed = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), err);
+    packed = packed_room(b, part, w, &bytes, err);
     if (!packed) {
         status = BB_NOMEM;
         goto done;
     }
-    BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err));
-    BB_TRY(bb_checkpoint_save(&b->out->checkpoint, index_of(b, part), packed, w->rows * bb_format_row_bytes(f, w->cols), err));
+    if (b->lattice) BB_TRY(fit_lattice(b, part, w, dense, packed, err));
+    else BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err));
+    BB_TRY(bb_checkpoint_save(&b->out->checkpoint, index_of(b, part), bytes, packed_bytes(b, part, w), err));
     take_packed(b, part, w, packed);
     packed = NULL;
 done:
@@ -358,7 +388,7 @@ static bb_status rebuild_stage(rebuild *b, bb_feed stage, bb_block *block, bb_er
     bool      factored = false;
     bb_status status;
     BB_TRY(measure_stage(b, stage, err));
-    if (b->options->method == BB_METHOD_FEEDBACK) {
+    if (b->options->method == BB_METHOD_FEEDBACK && !b->lattice) { /* which factors in another basis */
         status = bb_factor_make(&b->h, b->options->damping, &factor, NULL);
         if (status == BB_NOMEM) {
             BB_FAIL(err, BB_NOMEM, "out of memory for the factors of block %u", b->layer);
@@ -377,16 +407,19 @@ done:
 /* Takes the stage's matrices from the checkpoint; *found false, and nothing taken, when one is missing. */
 static bb_status recall_stage(rebuild *b, bb_feed stage, bb_block *block, bool *found, bb_err *err)
 {
-    void     *packed[BB_N_PARTS] = { NULL };
-    bb_status status = BB_OK;
+    void          *packed[BB_N_PARTS] = { NULL };
+    unsigned char *bytes;
+    bb_status      status = BB_OK;
     *found = true;
     for (int p = 0; p < BB_N_PARTS && *found; p++) {
         const bb_matrix *w = &block->w[p];
         if (bb_parts[p].feed != stage || !*todo_of(b, (bb_part)p)) continue;
-        const size_t bytes = w->rows * bb_format_row_bytes(bb_format_get(b->wanted[b->layer].w[p].type), w->cols);
         status = BB_NOMEM;
-        if (!(packed[p] = bb_alloc(bytes, 1, err))) goto done;
-        BB_TRY(bb_checkpoint_load(&b->out->checkpoint, index_of(b, (bb_part)p), packed[p], bytes, found, err));
+        if (!(packed[p] = packed_room(b, (bb_part)p, w, &bytes, err))) goto done;
+        BB_TRY(bb_checkpoint_load(&b->out->checkpoint, index_of(b, (bb_part)p), bytes, packed_bytes(b, (bb_part)p, w), found, err));
+        if (!*found || !b->lattice) continue;
+        const bb_lattice_box *box = packed[p];
+        BB_TRY(bb_lattice_decode(&box->view, w->rows, w->cols, box->w, err));
     }
     for (int p = 0; p < BB_N_PARTS && *found; p++) {
         if (packed[p]) take_packed(b, (bb_part)p, &block->w[p], packed[p]);
@@ -533,7 +566,7 @@ static void choose_matrices(rebuild *b)
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix *w = &b->wanted[b->layer].w[p];
             const bool       plain = bb_format_get(w->type)->vec == 0;
-            *todo_of(b, (bb_part)p) = w->rows && (plain ? pruned : w->type != b->model->net.blocks[b->layer].w[p].type);
+            *todo_of(b, (bb_part)p) = w->rows && (b->lattice ? true : plain ? pruned : w->type != b->model->net.blocks[b->layer].w[p].type);
         }
 }
 
@@ -575,6 +608,10 @@ static bb_status open_checkpoint(rebuild *b, const bb_plan *plan, const int32_t 
     snprintf(text, sizeof text, "rebuilt 1: %u windows of %u, method %d, damping %.17g, sweeps %u, shares %.17g %.17g, damping %.17g", b->n_windows, b->ctx,
              (int)b->options->method, b->options->damping, b->options->sweeps, input_share, residual_share, solve_damping);
     bb_sha256_text(&s, text);
+    if (b->lattice) {
+        snprintf(text, sizeof text, "lattice 1, seed %llu", (unsigned long long)b->lattice->seed);
+        bb_sha256_text(&s, text);
+    }
     bb_sha256_update(&s, tokens, (size_t)b->n_windows * b->ctx * sizeof *tokens);
     bb_sha256_hex(&s, hex);
     BB_TRY(bb_checkpoint_open(bb_database_dir(b->db), hex, b->model->net.n_layer * BB_N_PARTS, &b->out->checkpoint, err));
@@ -620,6 +657,14 @@ bb_status bb_rebuild_watched(bb_database *db, const bb_model *m, const bb_plan *
                              const bb_quant_options *o, bb_rebuild_watch watch, void *self, bb_rebuilt *out, bb_err *err)
 {
     const rebuild b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out, .watch = watch, .watch_self = self };
+    return run_rebuild(b, plan, tokens, err);
+}
+
+bb_status bb_rebuild_lattice(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
+                             const bb_lattice_options *o, bb_rebuilt *out, bb_err *err)
+{
+    const bb_quant_options quant = { BB_METHOD_FEEDBACK, o->damping, o->passes };
+    const rebuild          b = { .db = db, .model = m, .options = &quant, .lattice = o, .n_windows = n_windows, .ctx = ctx, .out = out };
     return run_rebuild(b, plan, tokens, err);
 }
 

@@ -7,6 +7,7 @@
 #include "model/compress/checkpoint.h"
 #include "model/compress/database.h"
 #include "model/compress/factor.h"
+#include "model/compress/lattice_fit.h"
 
 typedef struct bb_rebuilt {
     bb_net        net;
@@ -29,6 +30,9 @@ void bb_full_states_done(bb_full_states *s);
  * same call goes on from there, to the same bytes. kept: read and filled in; NULL: none. The bytes do not depend on it. */
 bb_status bb_rebuild(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
                      const bb_quant_options *o, bb_full_states *kept, bb_rebuilt *out, bb_err *err);
+/* Every linear as LC2 (lattice_fit.h), whatever the plan's type is; embedding and head as the plan says. */
+bb_status bb_rebuild_lattice(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
+                             const bb_lattice_options *o, bb_rebuilt *out, bb_err *err);
 void      bb_rebuilt_done(bb_rebuilt *r);
 
 /* One matrix of the plan's shape where it stands: what it should be, under which moments it is encoded. */

@@ -11,53 +11,37 @@
 #include "base/rng.h"
 #include "model/compress/statistics.h"
 #include "model/net/arch.h"
+#include "model/net/turn.h"
 
-enum { MAX_ODD = 255, PIECE = 64 };
+enum { PIECE = 64 };
 
-/* x -> x Q for row vectors of n = m p numbers, p a power of two. */
+/* x -> x Q for row vectors of n numbers: signs, then the turn. */
 typedef struct turn {
-    uint32_t n, m, p;
-    double  *sign;   /* [n] +-1/sqrt(p) */
-    double  *cosine; /* (m, m) orthogonal; NULL: m is 1 */
+    bb_turn  core;
+    uint32_t n;
+    double  *sign; /* [n] +-1/sqrt(p) */
 } turn;
 
 static void turn_done(turn *t)
 {
     bb_free(t->sign);
-    bb_free(t->cosine);
-    *t = (turn) { 0 };
+    bb_turn_done(&t->core);
+    *t = (turn) { .sign = NULL };
 }
 
 static bb_status turn_init(turn *t, uint32_t n, uint64_t seed, const char *stream, bb_err *err)
 {
-    bb_rng rng;
-    *t = (turn) { .n = n, .m = n, .p = 1 };
-    while (t->m % 2 == 0 && t->m > 0) {
-        t->m /= 2;
-        t->p *= 2;
-    }
-    if (t->m > MAX_ODD) return BB_FAIL(err, BB_UNSUPPORTED, "%u numbers cannot be rotated: %u, their odd factor, is above %d", n, t->m, MAX_ODD);
-    t->sign = BB_NEW(n, double, err);
-    t->cosine = t->m > 1 ? BB_NEW((size_t)t->m * t->m, double, err) : NULL;
-    if (!t->sign || (t->m > 1 && !t->cosine)) return BB_NOMEM;
+    bb_rng    rng;
+    bb_status status;
+    *t = (turn) { .n = n };
+    BB_TRY(bb_turn_init(&t->core, n, err));
+    status = BB_NOMEM;
+    if (!(t->sign = BB_NEW(n, double, err))) goto done;
     bb_rng_init(&rng, seed, stream);
-    for (uint32_t i = 0; i < n; i++) t->sign[i] = (bb_rng_below(&rng, 2) ? 1 : -1) / sqrt((double)t->p);
-    for (uint32_t q = 0; t->cosine && q < t->m; q++)
-        for (uint32_t r = 0; r < t->m; r++)
-            t->cosine[q * t->m + r] = sqrt((r ? 2.0 : 1.0) / t->m) * cos(3.14159265358979323846 * (2 * q + 1) * r / (2.0 * t->m));
-    return BB_OK;
-}
-
-/* Mixes places k, p + k, 2 p + k, ... of one vector. */
-static void mix(const turn *t, double *x, size_t step, uint32_t k)
-{
-    double v[MAX_ODD];
-    for (uint32_t q = 0; q < t->m; q++) v[q] = x[((size_t)q * t->p + k) * step];
-    for (uint32_t r = 0; r < t->m; r++) {
-        double sum = 0;
-        for (uint32_t q = 0; q < t->m; q++) sum += v[q] * t->cosine[q * t->m + r];
-        x[((size_t)r * t->p + k) * step] = sum;
-    }
+    for (uint32_t i = 0; i < n; i++) t->sign[i] = (bb_rng_below(&rng, 2) ? 1 : -1) / sqrt((double)t->core.p);
+    status = BB_OK;
+done:
+    return status;
 }
 
 /* `inner` vectors side by side: entry i of vector c is x[i * step + c]. */
@@ -65,18 +49,7 @@ static void apply(const turn *t, double *x, size_t step, size_t inner)
 {
     for (uint32_t i = 0; i < t->n; i++)
         for (size_t c = 0; c < inner; c++) x[i * step + c] *= t->sign[i];
-    for (uint32_t half = 1; half < t->p; half *= 2)
-        for (uint32_t i = 0; i < t->n; i++) {
-            if (i / half % 2) continue;
-            double *a = x + i * step, *b = a + half * step;
-            for (size_t c = 0; c < inner; c++) {
-                double sum = a[c] + b[c], difference = a[c] - b[c];
-                a[c] = sum;
-                b[c] = difference;
-            }
-        }
-    for (uint32_t k = 0; t->cosine && k < t->p; k++)
-        for (size_t c = 0; c < inner; c++) mix(t, x + c, step, k);
+    bb_turn_apply(&t->core, x, step, inner, false);
 }
 
 /* Columns at .. at + n - 1 of d (rows, cols): W -> W Q. */

@@ -23,11 +23,13 @@
 #include "model/export/export_internal.h"
 #include "model/io/file_type.h"
 #include "model/io/gguf_internal.h"
+#include "model/net/lattice.h"
 
 typedef bb_exporter exporter;
 
 enum { PROGRAM_BYTES = 40 };
 static const char experimental_key[] = "bitbudget.experimental", experimental_text[] = "types of llama.cpp's pull request 27325";
+static const char lattice_key[] = "bitbudget.lattice", lattice_text[] = "type LC2 of bitbudget alone: llama.cpp does not read this file";
 
 static void *own(exporter *e, size_t bytes, bb_err *err)
 {
@@ -144,6 +146,9 @@ static bb_block written(const exporter *e, uint32_t i)
 static bb_status check_matrix(const bb_matrix *w, const char *name, bb_err *err)
 {
     uint32_t block, bytes;
+    if (w->lattice && !bb_lattice_can(w->rows, w->cols))
+        return BB_FAIL(err, BB_UNSUPPORTED, "%s: %u x %u weights cannot be of type LC2: rows of a multiple of 4 and no odd factor above 255 on either side can",
+                       name, w->cols, w->rows);
     if (!bb_gguf_block((uint32_t)w->type, &block, &bytes)) return BB_FAIL(err, BB_UNSUPPORTED, "%s: type id %d is no type of the runtime", name, (int)w->type);
     if (w->cols % block != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "%s: rows of %u weights are no multiple of %u, the block of %s", name, w->cols, block,
@@ -158,6 +163,9 @@ static bb_status check_fused(const exporter *e, uint32_t i, bb_feed feed, bb_err
     const bb_type  *type = NULL;
     for (int p = 0; p < BB_N_PARTS; p++) {
         if (bb_parts[p].feed != feed) continue;
+        if (k->w[p].lattice)
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture %s stores %s in one matrix, which cannot be of type LC2", e->from[i], e->arch->name,
+                           feed == BB_FEED_ATTENTION ? "q, k and v" : "gate and up");
         if (type && k->w[p].type != *type)
             return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture %s stores %s in one matrix; give them one type", e->from[i], e->arch->name,
                            feed == BB_FEED_ATTENTION ? "q, k and v" : "gate and up");
@@ -220,7 +228,7 @@ static bb_status copy_keys(exporter *e, bb_err *err)
     snprintf(prefix, sizeof prefix, "%s.", e->source->net.arch->name);
     for (uint64_t i = 0; i < g->n_kv; i++) {
         bb_key kv = g->kv[i];
-        if (begins(kv.key, "split.") || begins(kv.key, experimental_key)) continue;
+        if (begins(kv.key, "split.") || begins(kv.key, experimental_key) || begins(kv.key, lattice_key)) continue;
         if (e->arch != e->source->net.arch && begins(kv.key, prefix)) {
             if (e->source->net.arch->no_window && ends(kv.key, ".sliding_window")) continue; /* it said nothing, and would */
             uint64_t size = strlen(to) + kv.key.size - cut;
@@ -251,7 +259,7 @@ static bb_type commonest_type(const exporter *e)
     for (uint32_t i = 0; i < e->n_layer; i++)
         for (unsigned p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix *w = &block_at(e, i)->w[p];
-            weights[w->type] += (uint64_t)w->rows * w->cols;
+            weights[bb_matrix_stored(w)] += (uint64_t)w->rows * w->cols;
         }
     for (unsigned t = 1; t < BB_TYPE_COUNT; t++)
         if (weights[t] > weights[best]) best = t;
@@ -335,6 +343,14 @@ static bool has_experimental(const exporter *e)
     return found;
 }
 
+static bool has_lattice(const exporter *e)
+{
+    bool found = false;
+    for (uint32_t i = 0; i < e->n_layer; i++)
+        for (unsigned p = 0; p < BB_N_PARTS; p++) found |= block_at(e, i)->w[p].lattice != NULL;
+    return found;
+}
+
 bb_status bb_exporter_put_keys(exporter *e, const bb_provenance *from, bool differs, bb_err *err)
 {
     static const bb_provenance unknown = { .plan = NULL };
@@ -346,6 +362,7 @@ bb_status bb_exporter_put_keys(exporter *e, const bb_provenance *from, bool diff
     if (differs) BB_TRY(put_shapes(e, err));
     BB_TRY(put_provenance(e, from ? from : &unknown, err));
     if (e->experimental) BB_TRY(bb_gguf_put_text(e->out, experimental_key, experimental_text, err));
+    if (e->lattice) BB_TRY(bb_gguf_put_text(e->out, lattice_key, lattice_text, err));
 done:
     return status;
 }
@@ -408,7 +425,13 @@ static bb_status put_part(exporter *e, uint32_t i, bb_part p, const bb_matrix *w
 {
     char      name[64];
     bb_status status;
-    BB_TRY(put_matrix(e, block_name(i, bb_parts[p].name, "weight", name), w->type, w->rows, w->cols, w->data, err));
+    const bb_lattice *l = w->lattice;
+    BB_TRY(put_matrix(e, block_name(i, bb_parts[p].name, "weight", name), bb_matrix_stored(w), w->rows, w->cols, l ? l->codes : w->data, err));
+    if (l) {
+        bb_tensor t = { .type = BB_F16, .n_dims = 1, .ne = { bb_lattice_side_numbers(w->rows, w->cols), 1, 1, 1 }, .data = l->side };
+        block_name(i, bb_parts[p].name, "lattice", t.name);
+        BB_TRY(bb_gguf_put_tensor(e->out, &t, err));
+    }
     if (w->bias) BB_TRY(put_vector(e, block_name(i, bb_parts[p].name, "bias", name), w->bias, w->rows, err));
 done:
     return status;
@@ -471,6 +494,9 @@ static bb_status make_parts(exporter *e, uint32_t i, bb_matrix w[BB_N_PARTS], bb
         if (!bb_block_has_part(&shape, (bb_part)p)) continue;
         if (!bb_block_has_part(k, (bb_part)p))
             BB_TRY(zero_matrix(e, (uint32_t)bb_dim_of(e->net, &shape, bb_parts[p].rows), (uint32_t)bb_dim_of(e->net, &shape, bb_parts[p].cols), &w[p], err));
+        else if (e->permuted && bb_parts[p].rotated && w[p].lattice)
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u: architecture %s has q and k in another order, in which they cannot be of type LC2", e->from[i],
+                           e->arch->name);
         else if (e->permuted && bb_parts[p].rotated && e->with_data) BB_TRY(permute(e, &w[p], err));
     }
 done:
@@ -571,6 +597,7 @@ static bb_status plan_file(exporter *e, bb_err *err)
     bb_exporter_choose_shapes(e);
     BB_TRY(check(e, err));
     e->experimental = has_experimental(e);
+    e->lattice = has_lattice(e);
 done:
     return status;
 }

@@ -12,6 +12,7 @@ typedef struct bb_exporter {
     const bb_net   *net;
     bool            with_data;
     const bb_arch  *arch;               /* the file's */
+    bool            lattice;            /* it holds LC2 (model/net/lattice.h), and says so in another */
     bool            experimental;       /* it holds types that stock llama.cpp does not read, and says so in a key */
     bool            permuted;           /* it pairs other numbers in RoPE than the source's */
     bool            mixed;              /* parts that the source's architecture has in one tensor have different types */

@@ -107,6 +107,10 @@ static bb_status check_shapes(const folder *f, bb_err *err)
 {
     const bb_net   *net = &f->m->net;
     const bb_block *a = &net->blocks[0];
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++)
+            if (net->blocks[i].w[p].lattice)
+                return BB_FAIL(err, BB_UNSUPPORTED, "blk.%u.%s has type LC2, of bitbudget alone, which no Hugging Face folder can hold", i, bb_parts[p].name);
     for (uint32_t i = 1; i < net->n_layer; i++) {
         const bb_block *b = &net->blocks[i];
         if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff)

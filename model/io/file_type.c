@@ -74,7 +74,7 @@ uint32_t bb_file_type_of(bb_type type)
         if (mixtures[i][0] == type) return (uint32_t)mixtures[i][1];
     for (size_t i = 0; i < N_LABELS; i++)
         if (labels[i].type == type && labels[i].also == type) return labels[i].number;
-    return 0;
+    return type == BB_LC2 ? BB_FILE_TYPE_GUESSED : 0;
 }
 
 bool bb_file_type_promises(const bb_file_type *f, bb_type type) { return f->type == type || f->also == type; }

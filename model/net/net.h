@@ -20,6 +20,7 @@ typedef struct bb_matrix {
     uint32_t     rows, cols;
     const void  *data; /* borrowed, packed rows of `type` */
     const float *bias; /* borrowed, [rows] or NULL */
+    const struct bb_lattice *lattice; /* borrowed; not NULL: type is F32, data are the weights that this stands for, and files hold this (lattice.h) */
 } bb_matrix;
 
 /* ---- what a block is made of ---- */

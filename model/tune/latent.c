@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "kernels/half.h"
+#include "model/tune/lattice_latent.h"
 
 /* ---- what a format's fields are ---- */
 
@@ -72,6 +73,7 @@ static float *field_mn(const bb_latent *l, float *of) { return of + (2 + l->n_gr
 
 void bb_latent_done(bb_latent *l)
 {
+    bb_lattice_latent_done(l);
     bb_free(l->q);
     bb_free(l->w);
     bb_free(l->g_w);
@@ -97,6 +99,11 @@ bb_status bb_latent_create(const bb_matrix *m, unsigned char *packed, bb_latent 
     l->rows = m->rows;
     l->cols = m->cols;
     l->packed = packed;
+    if (m->lattice) {
+        const bb_status status = bb_lattice_latent_create(m, l, err);
+        if (status != BB_OK) bb_latent_done(l);
+        return status;
+    }
     if (f->vec) {
         l->n_blocks = n / f->block;
         l->n_groups = (size_t)(f->block / f->group);
@@ -131,6 +138,10 @@ static double mean_size(const float *x, size_t n)
 
 void bb_latent_params(const bb_latent *l, double weights, double fields, bb_param *out)
 {
+    if (l->lattice) {
+        bb_lattice_latent_params(l, weights, fields, out);
+        return;
+    }
     const size_t n = (size_t)l->rows * l->cols, n_fine = l->n_blocks * l->n_groups;
     float *const f = l->fields, *const g = l->g_fields;
     out[0] = (bb_param) { l->w, l->g_w, n, (float)(weights * l->unit), 0 };
@@ -144,6 +155,10 @@ void bb_latent_params(const bb_latent *l, double weights, double fields, bb_para
 
 void bb_latent_decode(bb_latent *l)
 {
+    if (l->lattice) {
+        bb_lattice_latent_decode(l);
+        return;
+    }
     const bb_format *f = l->format;
     const ptrdiff_t  rows = l->rows;
     const size_t     row_bytes = bb_format_row_bytes(f, l->cols), per_row = l->n_groups ? l->cols / f->block : 0;
@@ -168,6 +183,10 @@ void bb_latent_decode(bb_latent *l)
 
 void bb_latent_refresh(bb_latent *l)
 {
+    if (l->lattice) {
+        bb_lattice_latent_refresh(l);
+        return;
+    }
     const ptrdiff_t rows = l->rows;
     const size_t    row_bytes = bb_format_row_bytes(l->format, l->cols);
 #pragma omp parallel for schedule(static)
@@ -225,6 +244,10 @@ static void set_codes(const bb_format *f, const float *w, bb_code *c)
 
 void bb_latent_encode(bb_latent *l)
 {
+    if (l->lattice) {
+        bb_lattice_latent_encode(l);
+        return;
+    }
     const bb_format *f = l->format;
     const ptrdiff_t  rows = l->rows;
     const size_t     row_bytes = bb_format_row_bytes(f, l->cols), per_row = l->n_groups ? l->cols / f->block : 0;
@@ -326,6 +349,10 @@ static void smooth_gradients(bb_latent *l, size_t b)
 
 void bb_latent_gradients(bb_latent *l, bool differentiable)
 {
+    if (l->lattice) {
+        bb_lattice_latent_gradients(l, differentiable);
+        return;
+    }
     const ptrdiff_t n = l->n_groups ? (ptrdiff_t)l->n_blocks : 0;
     const bool      smooth = differentiable && l->format->vec == 1;
 #pragma omp parallel for schedule(static)

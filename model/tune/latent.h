@@ -20,7 +20,7 @@
 #include "model/net/net.h"
 #include "model/tune/adamw.h"
 
-enum { BB_LATENT_PARAMS = 5 }; /* w, d, dmin, sc, mn */
+enum { BB_LATENT_PARAMS = 5 }; /* w, d, dmin, sc, mn; of a lattice v, A, b, s_in, s_out */
 
 typedef struct bb_latent {
     const bb_format *format;
@@ -33,10 +33,11 @@ typedef struct bb_latent {
     float           *start;                                /* [2 * n_blocks] d and dmin at the start */
     bool             has_d, has_dmin;                      /* which fields are real numbers that may move */
     int              sc_least, sc_most, mn_least, mn_most; /* equal: not trained */
+    struct bb_lattice_latent *lattice;                     /* not NULL: an LC2 matrix (lattice_latent.h); nothing between q, w, g_w and here is used, but unit */
     double           unit;                                 /* how far a weight is to be moved by a rate of 1: about a step of the grid */
 } bb_latent;
 
-/* m: packed in memory that may be written (packed). Its data must outlive l. */
+/* m: packed in memory that may be written (packed; of a lattice codes and side). Its data must outlive l. */
 bb_status bb_latent_create(const bb_matrix *m, unsigned char *packed, bb_latent *l, bb_err *err);
 void      bb_latent_done(bb_latent *l);
 

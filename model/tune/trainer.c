@@ -16,7 +16,7 @@
 #include "base/rng.h"
 #include "kernels/kernels.h"
 #include "model/net/host.h"
-#include "model/tune/latent.h"
+#include "model/tune/lattice_latent.h"
 #include "model/tune/state_file.h"
 
 enum { CHECK_WINDOWS = 8 }; /* held-out windows forwarded at once */
@@ -88,17 +88,20 @@ static void keep(bb_trainer *r, void *at, size_t size)
 }
 
 /* A latent behind one matrix; the view's matrix becomes its decoded float32. */
-static bb_status add_latent(bb_trainer *r, bb_matrix *view, unsigned char *packed, double weights, double fields, float **grad, bb_err *err)
+static bb_status add_latent(bb_trainer *r, bb_matrix *view, unsigned char *packed, bb_lattice_box *lattice, double weights, double fields, float **grad, bb_err *err)
 {
     bb_latent *l = &r->latents[r->n_latents];
     bb_status  status;
     BB_ASSERT(r->n_latents < r->max_latents);
+    if (lattice) packed = lattice->bytes;
     BB_TRY(bb_latent_create(view, packed, l, err));
     r->n_latents++;
+    if (lattice) l->lattice->shown = lattice->w;
     bb_latent_params(l, weights, fields, r->params + r->n_params);
     r->n_params += BB_LATENT_PARAMS;
-    keep(r, packed, l->rows * bb_format_row_bytes(l->format, l->cols));
+    keep(r, packed, lattice ? bb_lattice_bytes(l->rows, l->cols) : l->rows * bb_format_row_bytes(l->format, l->cols));
     view->type = BB_F32;
+    view->lattice = NULL;
     view->data = l->q;
     *grad = l->g_w;
 done:
@@ -129,7 +132,7 @@ static bb_status add_block(bb_trainer *r, uint32_t i, bb_err *err)
     bb_block_grad         *g = &r->grads[i];
     bb_status              status = BB_OK;
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (k->w[p].rows) BB_TRY(add_latent(r, &k->w[p], own->w[p], o->weights, o->fields, &g->w[p], err));
+        if (k->w[p].rows) BB_TRY(add_latent(r, &k->w[p], own->w[p], own->lattice[p], o->weights, o->fields, &g->w[p], err));
     for (int n = 0; n < BB_N_NORMS; n++) add_norm(r, own->norm[n], bb_norm_length(&r->view, k, (bb_norm)n), &g->norm[n]);
 done:
     return status;
@@ -138,8 +141,8 @@ done:
 static bb_status add_embedding(bb_trainer *r, bb_err *err)
 {
     bb_status status;
-    BB_TRY(add_latent(r, &r->view.embd, r->t->embd, r->o->weights, r->o->fields, &r->embd_grad, err));
-    if (r->view.head.rows) BB_TRY(add_latent(r, &r->view.head, r->t->head, r->o->weights, r->o->fields, &r->head_grad.head, err));
+    BB_TRY(add_latent(r, &r->view.embd, r->t->embd, NULL, r->o->weights, r->o->fields, &r->embd_grad, err));
+    if (r->view.head.rows) BB_TRY(add_latent(r, &r->view.head, r->t->head, NULL, r->o->weights, r->o->fields, &r->head_grad.head, err));
     else r->head_grad.head = r->embd_grad;
     add_norm(r, r->t->out_norm, r->view.n_embd, &r->head_grad.out_norm);
 done:

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "model/net/lattice.h"
 
 /* Copies size bytes to *own and points *view there; an absent array stays absent. */
 static bb_status take(const void *from, size_t size, void *own, void *view, bb_err *err)
@@ -21,10 +22,26 @@ static bb_status take(const void *from, size_t size, void *own, void *view, bb_e
 
 static size_t matrix_bytes(const bb_matrix *m) { return m->rows ? m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols) : 0; }
 
+static bb_status take_lattice(bb_matrix *w, bb_tuned_block *own, int part, bb_err *err)
+{
+    const size_t    n_codes = bb_lattice_code_bytes(w->rows, w->cols);
+    bb_lattice_box *box = bb_lattice_box_new(w->rows, w->cols, err);
+    if (!box) return BB_NOMEM;
+    memcpy(box->bytes, w->lattice->codes, n_codes);
+    memcpy(box->bytes + n_codes, w->lattice->side, 2 * bb_lattice_side_numbers(w->rows, w->cols));
+    memcpy(box->w, w->data, (size_t)w->rows * w->cols * sizeof(float));
+    bb_lattice_view(box, w);
+    own->lattice[part] = box;
+    return BB_OK;
+}
+
 static bb_status take_block(const bb_net *net, bb_block *k, bb_tuned_block *own, bb_err *err)
 {
     bb_status status;
-    for (int p = 0; p < BB_N_PARTS; p++) BB_TRY(take(k->w[p].data, matrix_bytes(&k->w[p]), &own->w[p], &k->w[p].data, err));
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        if (k->w[p].rows && k->w[p].lattice) BB_TRY(take_lattice(&k->w[p], own, p, err));
+        else BB_TRY(take(k->w[p].data, matrix_bytes(&k->w[p]), &own->w[p], &k->w[p].data, err));
+    }
     for (int i = 0; i < BB_N_NORMS; i++) BB_TRY(take(k->norm[i], bb_norm_length(net, k, (bb_norm)i) * sizeof(float), &own->norm[i], &k->norm[i], err));
 done:
     return status;
@@ -52,7 +69,10 @@ done:
 void bb_tuned_done(bb_tuned *t)
 {
     for (uint32_t i = 0; t->bytes && i < t->net.n_layer; i++) {
-        for (int p = 0; p < BB_N_PARTS; p++) bb_free(t->bytes[i].w[p]);
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            bb_free(t->bytes[i].w[p]);
+            bb_free(t->bytes[i].lattice[p]);
+        }
         for (int k = 0; k < BB_N_NORMS; k++) bb_free(t->bytes[i].norm[k]);
     }
     bb_free(t->bytes);

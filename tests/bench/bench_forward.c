@@ -40,7 +40,7 @@ static bb_matrix matrix(uint32_t rows, uint32_t cols)
 {
     uint16_t *w = must(BB_NEW((size_t)rows * cols, uint16_t, NULL));
     for (size_t i = 0; i < (size_t)rows * cols; i++) w[i] = bb_float_to_half(noise() * 0.1f);
-    return (bb_matrix) { BB_F16, rows, cols, w, NULL };
+    return (bb_matrix) { BB_F16, rows, cols, w, NULL, NULL };
 }
 
 static const float *ones(size_t n)

@@ -246,7 +246,7 @@ static void pack_row(bb_type type, const float *x, uint32_t n, char *out)
 static bb_matrix matrix(ref_model *m, bb_type type, uint32_t rows, uint32_t cols, bool bias, uint64_t *seed)
 {
     float    *x = ref_random(m, (size_t)rows * cols, 0, 1 / sqrt((double)cols), seed);
-    bb_matrix w = { type, rows, cols, x, NULL };
+    bb_matrix w = { type, rows, cols, x, NULL, NULL };
     if (type != BB_F32) {
         size_t bytes = bb_format_row_bytes(bb_format_get(type), cols);
         char  *data = keep(m, must(rows, bytes));
