@@ -48,6 +48,15 @@ static double weights_of(const bb_net *net)
     return n;
 }
 
+/* Weights of lattices: float64 scratch of each, the floats of the file and of the trained network. */
+static double lattice_weights(const bb_net *net)
+{
+    double n = 0;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += net->blocks[b].w[p].lattice ? (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols : 0;
+    return n;
+}
+
 static double widest(const bb_net *net)
 {
     double most = 0;
@@ -64,7 +73,8 @@ uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_
     const double once = fmax(o->at_once && o->at_once < o->batch ? o->at_once : o->batch, LOOK_WINDOWS), row = (double)full->n_embd * sizeof(float);
     const double rows = once * ctx, slab = fmax(SLAB, ctx), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * full->n_vocab) * sizeof(float);
     const double packed = fmin(PACKED, 3.0 * sizeof(float) * weights_of(student));
-    return (uint64_t)(PROGRAM + LATENT_FLOATS * sizeof(float) * 1.05 * weights_of(student) + packed + logits + (student->n_layer + 5.0) * rows * row +
+    const double of_lattices = 4 * sizeof(float) * lattice_weights(student);
+    return (uint64_t)(PROGRAM + of_lattices + LATENT_FLOATS * sizeof(float) * 1.05 * weights_of(student) + packed + logits + (student->n_layer + 5.0) * rows * row +
                       slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
 }
 
