@@ -47,7 +47,9 @@ static const bb_option_row rows[] = {
     { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "file to write", NULL },
     { "effort", BB_OPT_TEXT, FIELD(effort), "normal", 1, 0, "NAME", "how much time the defaults of the options below take", BB_EFFORTS },
     { "format", BB_OPT_TEXT, FIELD(format), "", 1, 0, "TYPE",
-      "type of all linears: Q4_K, IQ2_XS, ...; where its block does not divide the rows, what llama-quantize takes instead; LC2: our own lattice, docs/formats.md", NULL },
+      "type of all linears: Q4_K, IQ2_XS, ...; where its block does not divide the rows, what llama-quantize takes instead; LC2: our own lattice, "
+      "docs/formats.md",
+      NULL },
     { "embd-format", BB_OPT_TEXT, FIELD(embd_format), "", 1, 0, "TYPE",
       "type of embedding and head; empty: Q6_K with --format (Q8_0 where rows are no multiple of 256), else unchanged", NULL },
     { "like", BB_OPT_TEXT, FIELD(like), "", 1, 0, "OTHER.gguf", "take the type of every matrix from this file of the same model", NULL },
@@ -194,7 +196,7 @@ done:
 static bb_status shape_of_plan(job *j, bb_err *err)
 {
     static const bb_lattice no_lattice = { NULL, NULL }; /* for sizes alone */
-    bb_status status;
+    bb_status               status;
     bb_plan_hash(&j->plan, j->hash);
     BB_TRY(bb_plan_shape(j->base, &j->plan, &j->net, j->blocks, err));
     for (uint32_t i = 0; is_lattice(&j->o) && i < j->net.n_layer; i++)
@@ -232,8 +234,12 @@ done:
 static bb_status plan_file(job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
-    bb_tensor_types         t = { is_lattice(o) ? NULL : o->format, has(o->embd_format) ? o->embd_format : has(o->format) ? "Q6_K" : NULL, o->like, o->recipe, o->experimental };
-    bb_status               status;
+    bb_tensor_types         t = { is_lattice(o) ? NULL : o->format,
+                          has(o->embd_format) ? o->embd_format
+                                  : has(o->format)    ? "Q6_K"
+                                                      : NULL,
+                          o->like, o->recipe, o->experimental };
+    bb_status status;
     BB_TRY(bb_model_open(j->path, &j->m, err));
     BB_TRY(bb_model_refuse_lattice(&j->m, err));
     BB_TRY(rotate(j, err));
@@ -496,10 +502,10 @@ done:
 
 static bb_status encode_all(job *j, bb_err *err)
 {
-    const quantize_options *o = &j->o;
-    const bb_quant_options  quant = { bb_calibration_method(o->method), o->damping, (unsigned)o->sweeps };
+    const quantize_options  *o = &j->o;
+    const bb_quant_options   quant = { bb_calibration_method(o->method), o->damping, (unsigned)o->sweeps };
     const bb_lattice_options lattice = { (uint64_t)o->seed, o->damping, (unsigned)o->sweeps };
-    bb_status               status;
+    bb_status                status;
     BB_TRY(load_windows(j, err));
     const bb_database_config config = { .dir = j->work,
                                         .model = j->base,

@@ -74,8 +74,8 @@ uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_
     const double rows = once * ctx, slab = fmax(SLAB, ctx), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * full->n_vocab) * sizeof(float);
     const double packed = fmin(PACKED, 3.0 * sizeof(float) * weights_of(student));
     const double of_lattices = 4 * sizeof(float) * lattice_weights(student);
-    return (uint64_t)(PROGRAM + of_lattices + LATENT_FLOATS * sizeof(float) * 1.05 * weights_of(student) + packed + logits + (student->n_layer + 5.0) * rows * row +
-                      slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
+    return (uint64_t)(PROGRAM + of_lattices + LATENT_FLOATS * sizeof(float) * 1.05 * weights_of(student) + packed + logits +
+                      (student->n_layer + 5.0) * rows * row + slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
 }
 
 uint64_t bb_qat_state_bytes(const bb_net *student) { return (uint64_t)(3.0 * sizeof(float) * 1.05 * weights_of(student)) + (64 << 10); }

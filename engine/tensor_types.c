@@ -52,8 +52,8 @@ bb_status bb_format_named(const char *option, const char *name, bool experimenta
             return BB_FAIL(err, BB_USAGE, "%s: %s is a mixture that llama-quantize makes, not one type: take %s, or quantize --like a file made with it",
                            option, mixtures[i].name, mixtures[i].type);
     if (strcasecmp(name, "LC2") == 0)
-        return BB_FAIL(err, BB_USAGE, "%s: LC2 is a type of bitbudget alone and of all linears of a model: bitbudget quantize --format LC2 --experimental-formats",
-                       option);
+        return BB_FAIL(err, BB_USAGE,
+                       "%s: LC2 is a type of bitbudget alone and of all linears of a model: bitbudget quantize --format LC2 --experimental-formats", option);
     list_formats(0, &t);
     status = t.status == BB_OK ? BB_FAIL(err, BB_USAGE, "%s: there is no format \"%.40s\"; there are %s", option, name, t.data) : BB_NOMEM;
     bb_text_done(&t);

@@ -148,11 +148,11 @@ static void damage(const char *text, size_t behind, const void *bytes, size_t n)
 START_TEST(damaged)
 {
     static const unsigned char nan_half[] = { 0, 0x7E };
-    static const char     name[] = "blk.0.attn_q.lattice";
-    static const uint64_t fewer = 147, more = 149;
-    static const uint32_t bf16 = BB_BF16;
-    const size_t          dims = sizeof name - 1 + 4; /* behind the name and the number of dimensions */
-    bb_err                err = BB_ERR_INIT;
+    static const char          name[] = "blk.0.attn_q.lattice";
+    static const uint64_t      fewer = 147, more = 149;
+    static const uint32_t      bf16 = BB_BF16;
+    const size_t               dims = sizeof name - 1 + 4; /* behind the name and the number of dimensions */
+    bb_err                     err = BB_ERR_INIT;
     damage(name, 19, "x", 1);
     ck_assert_int_eq(bb_test_command(NULL, &err, "eval %s --text %s --ctx 32", one, ids), BB_BAD_FILE);
     ck_assert_ptr_nonnull(strstr(err.msg, "tensor 'blk.0.attn_q.lattice' is missing"));

@@ -39,7 +39,7 @@ static double *orthogonal(unsigned n)
 /* W = diag(s_out) T_rows y T_cols' diag(s_in), y of real z; side: A, b, s_in, s_out. */
 static double *by_definition(unsigned rows, unsigned cols, const double *z, const double *side)
 {
-    double       *tr = orthogonal(rows), *tc = orthogonal(cols), *y = BB_NEW((size_t)rows * cols, double, NULL), *half = BB_NEW((size_t)rows * cols, double, NULL);
+    double *tr = orthogonal(rows), *tc = orthogonal(cols), *y = BB_NEW((size_t)rows * cols, double, NULL), *half = BB_NEW((size_t)rows * cols, double, NULL);
     const double *b = side + 16, *s_in = side + 20, *s_out = s_in + cols;
     for (unsigned r = 0; r < rows; r++)
         for (unsigned c = 0; c < cols; c++) {
@@ -93,7 +93,8 @@ static void random_bytes(unsigned char *bytes, unsigned rows, unsigned cols)
 {
     const size_t n_codes = bb_lattice_code_bytes(rows, cols), n = bb_lattice_side_numbers(rows, cols);
     for (size_t i = 0; i < n_codes; i++) bytes[i] = (unsigned char)bb_rng_below(&rng, 256);
-    for (size_t i = 0; i < n; i++) bb_store_u16(bytes + n_codes + 2 * i, bb_float_to_half((float)(i < 20 ? 0.1 * bb_rng_normal(&rng) : 1 + 0.3 * bb_rng_normal(&rng))));
+    for (size_t i = 0; i < n; i++)
+        bb_store_u16(bytes + n_codes + 2 * i, bb_float_to_half((float)(i < 20 ? 0.1 * bb_rng_normal(&rng) : 1 + 0.3 * bb_rng_normal(&rng))));
 }
 
 static float *random_weights(size_t n)
@@ -121,8 +122,8 @@ static double error_under(const float *w, const double *v, unsigned rows, unsign
     for (unsigned r = 0; r < rows; r++)
         for (unsigned i = 0; i < cols; i++)
             for (unsigned j = 0; j < cols; j++) {
-                const double  m = h ? (double)h->h[i * cols + j] : i == j;
-                const size_t  a = (size_t)r * cols + i, b = (size_t)r * cols + j;
+                const double m = h ? (double)h->h[i * cols + j] : i == j;
+                const size_t a = (size_t)r * cols + i, b = (size_t)r * cols + j;
                 error += m * ((double)w[a] - v[a]) * ((double)w[b] - v[b]);
                 energy += m * (double)w[a] * (double)w[b];
             }
@@ -343,7 +344,8 @@ START_TEST(gradients_are_differences)
     bb_latent_gradients(&s.l, false);
     for (unsigned i = 0; i < s.n_side; i++) {
         const double expected = slope_of(&s, g, &side[i]);
-        ck_assert_msg(fabs((double)s.l.lattice->g_side[i] - expected) < 1e-5 * (1 + fabs(expected)), "side %u: %g, %g", i, (double)s.l.lattice->g_side[i], expected);
+        ck_assert_msg(fabs((double)s.l.lattice->g_side[i] - expected) < 1e-5 * (1 + fabs(expected)), "side %u: %g, %g", i, (double)s.l.lattice->g_side[i],
+                      expected);
     }
     for (unsigned i = 0; i < s.n; i += 1 + s.n / 64) {
         const double expected = slope_of(&s, g, &z[i]);

@@ -38,12 +38,6 @@ static void encode(const float *w, const float *h, void *blocks, size_t n)
     encode_rtn(w, blocks, n);
 }
 
-const bb_format bb_format_lc2 = { .type = BB_LC2,
-                                  .name = "LC2",
-                                  .experimental = true,
-                                  .block = 4,
-                                  .block_bytes = 1,
-                                  .decode = decode,
-                                  .dot = dot,
-                                  .encode = encode,
-                                  .encode_rtn = encode_rtn };
+const bb_format bb_format_lc2 = {
+    .type = BB_LC2, .name = "LC2", .experimental = true, .block = 4, .block_bytes = 1, .decode = decode, .dot = dot, .encode = encode, .encode_rtn = encode_rtn
+};

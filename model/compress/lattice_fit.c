@@ -44,8 +44,7 @@ static unsigned char nearest(const float *restrict y, const float *restrict cost
 {
     float    value[POINTS], least;
     unsigned at = 0;
-    for (unsigned k = 0; k < POINTS; k++)
-        value[k] = cost[k] - ((t[0] * y[k] + t[1] * y[POINTS + k]) + (t[2] * y[2 * POINTS + k] + t[3] * y[3 * POINTS + k]));
+    for (unsigned k = 0; k < POINTS; k++) value[k] = cost[k] - ((t[0] * y[k] + t[1] * y[POINTS + k]) + (t[2] * y[2 * POINTS + k] + t[3] * y[3 * POINTS + k]));
     least = value[0];
     for (unsigned k = 1; k < POINTS; k++) least = value[k] < least ? value[k] : least;
     while (at < POINTS - 1 && value[at] > least) at++;
@@ -379,8 +378,8 @@ bb_status bb_lattice_fit(const float *w, uint32_t rows, uint32_t cols, const bb_
     float       *side = NULL;
     bb_status    status;
     if (!bb_lattice_can(rows, cols))
-        return BB_FAIL(err, BB_UNSUPPORTED, "%u x %u weights cannot be of type LC2: rows of a multiple of 4 and no odd factor above 255 on either side can", cols,
-                       rows);
+        return BB_FAIL(err, BB_UNSUPPORTED, "%u x %u weights cannot be of type LC2: rows of a multiple of 4 and no odd factor above 255 on either side can",
+                       cols, rows);
     BB_ASSERT(!h || h->n_cols == cols);
     BB_TRY(bb_lattice_frame_init(&f.frame, rows, cols, err));
     status = BB_NOMEM;

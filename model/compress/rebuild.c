@@ -45,16 +45,16 @@ typedef struct stream {
 } stream;
 
 typedef struct rebuild {
-    bb_database            *db;
-    const bb_model         *model;
-    const bb_quant_options *options;
+    bb_database              *db;
+    const bb_model           *model;
+    const bb_quant_options   *options;
     const bb_lattice_options *lattice; /* every linear becomes LC2, whatever the plan's type is; NULL: no */
-    bb_forward             *forward;
-    uint32_t                n_windows, ctx, layer;
-    stream                  full, small; /* full precision and compressed */
-    bb_rebuilt             *out;
-    bb_block               *wanted; /* [n_layer] the plan's shapes and types */
-    bool                   *todo;   /* [n_layer][BB_N_PARTS] will be quantized; until then *out has it in its source type */
+    bb_forward               *forward;
+    uint32_t                  n_windows, ctx, layer;
+    stream                    full, small; /* full precision and compressed */
+    bb_rebuilt               *out;
+    bb_block                 *wanted; /* [n_layer] the plan's shapes and types */
+    bool                     *todo;   /* [n_layer][BB_N_PARTS] will be quantized; until then *out has it in its source type */
     /* moments of a stage */
     bb_hessian  h;       /* E[x^ x^'] */
     double     *cross;   /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */

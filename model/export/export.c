@@ -423,8 +423,8 @@ static bb_status permute(exporter *e, bb_matrix *w, bb_err *err)
 /* Part p of block i; w is what is written (already in the target's order). */
 static bb_status put_part(exporter *e, uint32_t i, bb_part p, const bb_matrix *w, bb_err *err)
 {
-    char      name[64];
-    bb_status status;
+    char              name[64];
+    bb_status         status;
     const bb_lattice *l = w->lattice;
     BB_TRY(put_matrix(e, block_name(i, bb_parts[p].name, "weight", name), bb_matrix_stored(w), w->rows, w->cols, l ? l->codes : w->data, err));
     if (l) {

@@ -22,8 +22,8 @@ const bb_file_type *bb_file_type_numbered(uint32_t number); /* NULL: not known *
 /* The last label in a text ("SmolLM2-135M-Q4_K_M.gguf"), as a word and in any case; "Q4_K" and "Q4_K_XL" are labels of the type Q4_K. NULL: there is
  * none. */
 const bb_file_type *bb_file_type_in(const char *text, size_t length);
-enum { BB_FILE_TYPE_GUESSED = 1024 };                        /* the runtime's number for "look at the tensors": that of LC2 */
-uint32_t            bb_file_type_of(bb_type type); /* what llama.cpp calls a file whose weights are mostly of this type */
-bool                bb_file_type_promises(const bb_file_type *f, bb_type type);
+enum { BB_FILE_TYPE_GUESSED = 1024 };   /* the runtime's number for "look at the tensors": that of LC2 */
+uint32_t bb_file_type_of(bb_type type); /* what llama.cpp calls a file whose weights are mostly of this type */
+bool     bb_file_type_promises(const bb_file_type *f, bb_type type);
 
 #endif

@@ -68,8 +68,8 @@ void bb_lattice_points(const float map[BB_LATTICE_MAP], double points[BB_LATTICE
         }
 }
 
-void bb_lattice_weights(const bb_lattice_frame *f, const unsigned char *codes, const float map[BB_LATTICE_MAP], const float *s_in, const float *s_out, double *d,
-                        float *w)
+void bb_lattice_weights(const bb_lattice_frame *f, const unsigned char *codes, const float map[BB_LATTICE_MAP], const float *s_in, const float *s_out,
+                        double *d, float *w)
 {
     const size_t n_codes = bb_lattice_code_bytes(f->rows, f->cols);
     double       points[BB_LATTICE_POINTS][BB_LATTICE_DIM];

@@ -59,8 +59,8 @@ void bb_lattice_turn(const bb_lattice_frame *f, double *d, bool turned);
 /* The points A z + b by the byte that is their code. map: A by rows, then b. */
 void bb_lattice_points(const float map[BB_LATTICE_MAP], double points[BB_LATTICE_POINTS][BB_LATTICE_DIM]);
 /* w (rows, cols) := the weights of codes, map and scales; d (rows, cols) is scratch. */
-void bb_lattice_weights(const bb_lattice_frame *f, const unsigned char *codes, const float map[BB_LATTICE_MAP], const float *s_in, const float *s_out, double *d,
-                        float *w);
+void bb_lattice_weights(const bb_lattice_frame *f, const unsigned char *codes, const float map[BB_LATTICE_MAP], const float *s_in, const float *s_out,
+                        double *d, float *w);
 /* F16 from numbers and back, [BB_LATTICE_MAP + cols + rows]. */
 void bb_lattice_side_read(const unsigned char *side, size_t n, float *out);
 void bb_lattice_side_write(const float *numbers, size_t n, unsigned char *side);

@@ -16,10 +16,10 @@
 
 /* One weight matrix: rows x cols, y = W x + bias. rows == 0: absent. data may be NULL where only the size matters. */
 typedef struct bb_matrix {
-    bb_type      type;
-    uint32_t     rows, cols;
-    const void  *data; /* borrowed, packed rows of `type` */
-    const float *bias; /* borrowed, [rows] or NULL */
+    bb_type                  type;
+    uint32_t                 rows, cols;
+    const void              *data;    /* borrowed, packed rows of `type` */
+    const float             *bias;    /* borrowed, [rows] or NULL */
     const struct bb_lattice *lattice; /* borrowed; not NULL: type is F32, data are the weights that this stands for, and files hold this (lattice.h) */
 } bb_matrix;
 

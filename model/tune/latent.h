@@ -23,18 +23,18 @@
 enum { BB_LATENT_PARAMS = 5 }; /* w, d, dmin, sc, mn; of a lattice v, A, b, s_in, s_out */
 
 typedef struct bb_latent {
-    const bb_format *format;
-    uint32_t         rows, cols;
-    unsigned char   *packed;                               /* borrowed: rewritten by bb_latent_encode */
-    float           *q;                                    /* (rows, cols) owned, as everything below: what packed decodes to */
-    float           *w, *g_w;                              /* (rows, cols) */
-    size_t           n_blocks, n_groups;                   /* blocks of the matrix; groups of a block (0: a format without fields) */
-    float           *fields, *g_fields;                    /* d, dmin [n_blocks] each, then sc, mn [n_blocks * n_groups] each */
-    float           *start;                                /* [2 * n_blocks] d and dmin at the start */
-    bool             has_d, has_dmin;                      /* which fields are real numbers that may move */
-    int              sc_least, sc_most, mn_least, mn_most; /* equal: not trained */
-    struct bb_lattice_latent *lattice;                     /* not NULL: an LC2 matrix (lattice_latent.h); nothing between q, w, g_w and here is used, but unit */
-    double           unit;                                 /* how far a weight is to be moved by a rate of 1: about a step of the grid */
+    const bb_format          *format;
+    uint32_t                  rows, cols;
+    unsigned char            *packed;                               /* borrowed: rewritten by bb_latent_encode */
+    float                    *q;                                    /* (rows, cols) owned, as everything below: what packed decodes to */
+    float                    *w, *g_w;                              /* (rows, cols) */
+    size_t                    n_blocks, n_groups;                   /* blocks of the matrix; groups of a block (0: a format without fields) */
+    float                    *fields, *g_fields;                    /* d, dmin [n_blocks] each, then sc, mn [n_blocks * n_groups] each */
+    float                    *start;                                /* [2 * n_blocks] d and dmin at the start */
+    bool                      has_d, has_dmin;                      /* which fields are real numbers that may move */
+    int                       sc_least, sc_most, mn_least, mn_most; /* equal: not trained */
+    struct bb_lattice_latent *lattice; /* not NULL: an LC2 matrix (lattice_latent.h); nothing between q, w, g_w and here is used, but unit */
+    double                    unit;    /* how far a weight is to be moved by a rate of 1: about a step of the grid */
 } bb_latent;
 
 /* m: packed in memory that may be written (packed; of a lattice codes and side). Its data must outlive l. */

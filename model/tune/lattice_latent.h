@@ -13,11 +13,11 @@
 
 struct bb_lattice_latent {
     bb_lattice_frame frame;
-    double          *d;              /* (rows, cols) scratch */
-    float           *side, *g_side;  /* [bb_lattice_side_numbers] numbers behind A, b, s_in, s_out; dL/d of them */
-    float           *stored;         /* the same as they are stored */
-    double          *sums;           /* [rows][BB_LATTICE_MAP] scratch */
-    float           *shown;          /* (rows, cols) weights of the network that the bytes belong to; borrowed; NULL: nobody's */
+    double          *d;             /* (rows, cols) scratch */
+    float           *side, *g_side; /* [bb_lattice_side_numbers] numbers behind A, b, s_in, s_out; dL/d of them */
+    float           *stored;        /* the same as they are stored */
+    double          *sums;          /* [rows][BB_LATTICE_MAP] scratch */
+    float           *shown;         /* (rows, cols) weights of the network that the bytes belong to; borrowed; NULL: nobody's */
 };
 
 /* What bb_latent_create, _params and so on do for a lattice; l->w are the latents v, l->g_w becomes dv. */

@@ -88,7 +88,8 @@ static void keep(bb_trainer *r, void *at, size_t size)
 }
 
 /* A latent behind one matrix; the view's matrix becomes its decoded float32. */
-static bb_status add_latent(bb_trainer *r, bb_matrix *view, unsigned char *packed, bb_lattice_box *lattice, double weights, double fields, float **grad, bb_err *err)
+static bb_status add_latent(bb_trainer *r, bb_matrix *view, unsigned char *packed, bb_lattice_box *lattice, double weights, double fields, float **grad,
+                            bb_err *err)
 {
     bb_latent *l = &r->latents[r->n_latents];
     bb_status  status;

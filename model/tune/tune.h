@@ -23,9 +23,9 @@ enum { BB_TUNE_MAX_BATCH = 256 };
 
 /* A network that owns what may be trained; the rest (biases, rotary factors) is borrowed from the network it was copied from. */
 typedef struct bb_tuned_block {
-    unsigned char *w[BB_N_PARTS];       /* NULL: absent, or a lattice */
+    unsigned char         *w[BB_N_PARTS];       /* NULL: absent, or a lattice */
     struct bb_lattice_box *lattice[BB_N_PARTS]; /* NULL: it is none */
-    float         *norm[BB_N_NORMS];
+    float                 *norm[BB_N_NORMS];
 } bb_tuned_block;
 typedef struct bb_tuned {
     bb_net          net; /* its blocks, matrices and norms point into the memory below */

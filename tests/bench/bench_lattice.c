@@ -75,10 +75,10 @@ int main(int argc, char **argv)
             const bb_matrix *w = &m.net.blocks[b].w[p];
             const size_t     n = (size_t)w->rows * w->cols;
             if (!w->rows || w->cols % BLOCK) continue;
-            float           *x = bb_matrix_decode(w, NULL), *v = BB_NEW(n, float, NULL), *between = BB_NEW(n, float, NULL);
-            unsigned char   *bytes = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), NULL);
-            bb_lattice_box  *box = bb_lattice_box_new(w->rows, w->cols, NULL);
-            bb_quant_stats   stats;
+            float          *x = bb_matrix_decode(w, NULL), *v = BB_NEW(n, float, NULL), *between = BB_NEW(n, float, NULL);
+            unsigned char  *bytes = bb_alloc(w->rows, bb_format_row_bytes(f, w->cols), NULL);
+            bb_lattice_box *box = bb_lattice_box_new(w->rows, w->cols, NULL);
+            bb_quant_stats  stats;
             if (!x || !v || !between || !bytes || !box || bb_lattice_fit(x, w->rows, w->cols, NULL, &o, "bench", box->bytes, &stats, NULL) != BB_OK) return 1;
             const double all = squares(x, NULL, n);
             energy += all;
@@ -99,9 +99,10 @@ int main(int argc, char **argv)
             bb_free(bytes);
             bb_free(box);
         }
-    printf("of,relative_squared_error\nQ2_K free,%.6f\nQ2_K with levels between,%.6f\nthese by the encoder of Q2_K from themselves,%.6f\nfrom the weights,%.6f\n"
-           "LC2 rounded,%.6f\n",
-           error[0] / energy, error[1] / energy, error[2] / energy, error[3] / energy, error[4] / energy);
+    printf(
+        "of,relative_squared_error\nQ2_K free,%.6f\nQ2_K with levels between,%.6f\nthese by the encoder of Q2_K from themselves,%.6f\nfrom the weights,%.6f\n"
+        "LC2 rounded,%.6f\n",
+        error[0] / energy, error[1] / energy, error[2] / energy, error[3] / energy, error[4] / energy);
     bb_model_close(&m);
     return 0;
 }
