@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-enum { IN = BB_HYPER_IN, H = BB_HYPER_HIDDEN, OUT = BB_HYPER_OUT, GATES = 3 * H };
+enum { IN = BB_HYPER_IN, H = BB_HYPER_HIDDEN, OUT = BB_HYPER_OUT, GATES = 3 * H, LANES = 4 };
 
 static const double norm_eps = 1e-5;
 
@@ -248,16 +248,19 @@ void bb_hyper_forward(bb_hyper *h, double *logits)
         const double *act = h->act + (size_t)m * OUT;
         for (uint32_t i = 0; i < h->length[m]; i++) {
             const float *w = h->w + h->head[m] + (size_t)i * OUT;
-            double       sum = 0;
-            for (int j = 0; j < OUT; j++) sum += (double)w[j] * act[j];
-            logits[h->at[m] + i] = sum;
+            double       sum[LANES] = { 0 };
+            for (int j = 0; j < OUT; j += LANES) {
+#pragma omp simd
+                for (int k = 0; k < LANES; k++) sum[k] += (double)w[j + k] * act[j + k];
+            }
+            logits[h->at[m] + i] = (sum[0] + sum[2]) + (sum[1] + sum[3]);
         }
     }
 }
 
 void bb_hyper_backward(bb_hyper *h, const double *d_logits)
 {
-    memset(h->g, 0, h->n_weights * sizeof *h->g);
+    memset(h->g, 0, (h->n ? h->head[0] : h->n_weights) * sizeof *h->g); /* those of the last matrices are written */
     memset(h->d_act, 0, (size_t)h->n * OUT * sizeof *h->d_act);
 #pragma omp parallel for schedule(static)
     for (uint32_t m = 0; m < h->n; m++) {
@@ -266,9 +269,12 @@ void bb_hyper_backward(bb_hyper *h, const double *d_logits)
         for (uint32_t i = 0; i < h->length[m]; i++) {
             const size_t at = h->head[m] + (size_t)i * OUT;
             const double g = d_logits[h->at[m] + i];
+            const float *w = h->w + at;
+            float       *dw = h->g + at;
+#pragma omp simd
             for (int j = 0; j < OUT; j++) {
-                h->g[at + (size_t)j] = (float)(g * act[j]);
-                d[j] += g * (double)h->w[at + (size_t)j];
+                dw[j] = (float)(g * act[j]);
+                d[j] += g * (double)w[j];
             }
         }
     }

@@ -40,6 +40,8 @@ struct bb_toga {
     bb_channels       c;
     bb_net            net;              /* blocks point at masked.w */
     masked           *linear;           /* [n_layer * BB_N_PARTS] rows 0: not there */
+    size_t            widest;           /* columns of a linear */
+    float            *scratch;          /* [n_layer * BB_N_PARTS][2 * widest] */
     double            n_weights, fixed; /* of the linears; bytes of the masks that prune */
     bb_hyper         *hyper;
     bb_param          param;
@@ -125,54 +127,93 @@ done:
     return status;
 }
 
+/* The masks of a linear's columns as numbers that need no question: what multiplies a column (1: no mask), and how much of the rise it has (0). */
+static void column_factors(const masked *m, const float *value, float *cols, float *own)
+{
+    for (uint32_t i = 0; i < m->cols; i++) {
+        cols[i] = m->of_cols == NONE ? 1 : value[m->of_cols + i];
+        own[i] = m->of_own == NONE ? 0 : value[m->of_own + i];
+    }
+}
+
+/* w (n) := what stands between the diagonals. */
+static void between(const masked *m, size_t at, const float *own, uint32_t n, float *w)
+{
+    const float *low = m->low + at, *rise = m->rise ? m->rise + at : NULL;
+    if (!rise) {
+        memcpy(w, low, n * sizeof *w);
+        return;
+    }
+#pragma omp simd
+    for (uint32_t i = 0; i < n; i++) w[i] = low[i] + rise[i] * own[i];
+}
+
+/* scratch: 2 * the most columns. */
+static void put_linear(const masked *m, const float *value, const float *bias, float *scratch)
+{
+    float *cols = scratch, *own = scratch + m->cols;
+    column_factors(m, value, cols, own);
+    for (uint32_t r = 0; r < m->rows; r++) {
+        float      *w = m->w + (size_t)r * m->cols;
+        const float factor = m->of_rows == NONE ? 1 : value[m->of_rows + r];
+        between(m, (size_t)r * m->cols, own, m->cols, w);
+#pragma omp simd
+        for (uint32_t i = 0; i < m->cols; i++) w[i] *= cols[i] * factor;
+        if (m->bias) m->bias[r] = bias[r] * factor;
+    }
+}
+
 static void put_masks(bb_toga *t, const float *value)
 {
     const size_t n = (size_t)t->full->n_layer * BB_N_PARTS;
 #pragma omp parallel for schedule(dynamic)
-    for (size_t k = 0; k < n; k++) {
-        const masked *m = &t->linear[k];
-        const float  *cols = m->of_cols == NONE ? NULL : value + m->of_cols, *own = m->of_own == NONE ? NULL : value + m->of_own;
-        const float  *rows = m->of_rows == NONE ? NULL : value + m->of_rows;
-        for (uint32_t r = 0; r < m->rows; r++) {
-            const float *low = m->low + (size_t)r * m->cols, *rise = m->rise ? m->rise + (size_t)r * m->cols : NULL;
-            float       *w = m->w + (size_t)r * m->cols;
-            const float  factor = rows ? rows[r] : 1;
-            for (uint32_t i = 0; i < m->cols; i++) w[i] = (own ? low[i] + rise[i] * own[i] : low[i]) * (cols ? cols[i] : 1) * factor;
-            if (m->bias) m->bias[r] = t->full->blocks[k / BB_N_PARTS].w[k % BB_N_PARTS].bias[r] * factor;
-        }
-    }
+    for (size_t k = 0; k < n; k++) put_linear(&t->linear[k], value, t->full->blocks[k / BB_N_PARTS].w[k % BB_N_PARTS].bias, t->scratch + k * 2 * t->widest);
     t->backend->ops->forget(t->backend->context);
 }
 
-/* From g = dL/dW' of a linear and db = dL/d bias; adds to the gradient of its masks. */
-static void add_masks(const bb_toga *t, const masked *m, const float *value, const float *g, const float *db, const float *bias, double *gradient)
+/* Columns first .. first + n - 1, n <= PIECE, of the gradients of precision and columns. cols, own: column_factors of these. */
+static void add_piece(const masked *m, const float *value, const float *g, const float *cols, const float *own, uint32_t first, uint32_t n, double *gradient)
 {
-    const float   *cols = m->of_cols == NONE ? NULL : value + m->of_cols, *own = m->of_own == NONE ? NULL : value + m->of_own;
-    const float   *rows = m->of_rows == NONE ? NULL : value + m->of_rows;
+    float by_own[PIECE] = { 0 }, by_cols[PIECE] = { 0 }, w[PIECE];
+    for (uint32_t r = 0; r < m->rows; r++) {
+        const size_t at = (size_t)r * m->cols + first;
+        const float *dw = g + at, *rise = m->rise ? m->rise + at : NULL, factor = m->of_rows == NONE ? 1 : value[m->of_rows + r];
+        if (!(factor > 0 || factor < 0)) continue;
+        if (m->of_own != NONE) {
+#pragma omp simd
+            for (uint32_t i = 0; i < n; i++) by_own[i] += factor * dw[i] * rise[i];
+        }
+        if (m->of_cols == NONE) continue;
+        between(m, at, own, n, w);
+#pragma omp simd
+        for (uint32_t i = 0; i < n; i++) by_cols[i] += factor * dw[i] * w[i];
+    }
+    for (uint32_t i = 0; m->of_own != NONE && i < n; i++) gradient[m->of_own + first + i] += (double)by_own[i] * (double)cols[i];
+    for (uint32_t i = 0; m->of_cols != NONE && i < n; i++) gradient[m->of_cols + first + i] += (double)by_cols[i];
+}
+
+/* From g = dL/dW' of a linear and db = dL/d bias; adds to the gradient of its masks. scratch: 2 * the most columns. */
+static void add_masks(const masked *m, const float *value, const float *g, const float *db, const float *bias, float *scratch, double *gradient)
+{
+    float         *cols = scratch, *own = scratch + m->cols;
     const uint32_t n_pieces = (m->cols + PIECE - 1) / PIECE;
-    (void)t;
+    column_factors(m, value, cols, own);
 #pragma omp parallel for schedule(static)
     for (uint32_t piece = 0; piece < n_pieces; piece++) {
         const uint32_t first = piece * PIECE, n = m->cols - first < PIECE ? m->cols - first : PIECE;
-        double         by_own[PIECE] = { 0 }, by_cols[PIECE] = { 0 };
-        for (uint32_t r = 0; r < m->rows; r++) {
-            const size_t at = (size_t)r * m->cols + first;
-            const double factor = rows ? (double)rows[r] : 1;
-            if (!(factor > 0 || factor < 0)) continue;
-            for (uint32_t i = 0; own && i < n; i++) by_own[i] += factor * (double)(g[at + i] * m->rise[at + i]);
-            for (uint32_t i = 0; cols && i < n; i++)
-                by_cols[i] += factor * (double)(g[at + i] * (own ? m->low[at + i] + m->rise[at + i] * own[first + i] : m->low[at + i]));
-        }
-        for (uint32_t i = 0; own && i < n; i++) gradient[m->of_own + first + i] += by_own[i] * (cols ? (double)cols[first + i] : 1);
-        for (uint32_t i = 0; cols && i < n; i++) gradient[m->of_cols + first + i] += by_cols[i];
+        add_piece(m, value, g, cols + first, own + first, first, n, gradient);
     }
-    if (!rows) return;
+    if (m->of_rows == NONE) return;
 #pragma omp parallel for schedule(static)
     for (uint32_t r = 0; r < m->rows; r++) {
-        const size_t at = (size_t)r * m->cols;
-        double       sum = m->bias ? (double)db[r] * (double)bias[r] : 0;
-        for (uint32_t i = 0; i < m->cols; i++)
-            sum += (double)(g[at + i] * (own ? m->low[at + i] + m->rise[at + i] * own[i] : m->low[at + i])) * (cols ? (double)cols[i] : 1);
+        double sum = m->bias ? (double)db[r] * (double)bias[r] : 0;
+        for (uint32_t first = 0; first < m->cols; first += PIECE) {
+            const uint32_t n = m->cols - first < PIECE ? m->cols - first : PIECE;
+            const size_t   at = (size_t)r * m->cols + first;
+            float          w[PIECE];
+            between(m, at, own + first, n, w);
+            for (uint32_t i = 0; i < n; i++) sum += (double)(g[at + i] * w[i] * cols[first + i]);
+        }
         gradient[m->of_rows + r] += sum;
     }
 }
@@ -264,9 +305,11 @@ static bb_status make_room(bb_toga *t, bb_err *err)
             of_block += (size_t)m->rows * m->cols;
             t->n_weights += (double)m->rows * m->cols;
             if (m->rows > rows) rows = m->rows;
+            if (m->cols > t->widest) t->widest = m->cols;
         }
         if (of_block > weights) weights = of_block;
     }
+    t->scratch = BB_NEW((size_t)t->net.n_layer * BB_N_PARTS * 2 * t->widest, float, err);
     t->logit = BB_NEW(t->c.n, double, err);
     t->slope = BB_NEW(t->c.n, double, err);
     t->gradient = BB_NEW(t->c.n, double, err);
@@ -280,7 +323,8 @@ static bb_status make_room(bb_toga *t, bb_err *err)
     t->targets = BB_NEW(n, int32_t, err);
     t->dw = BB_NEW(weights, float, err);
     t->db = BB_NEW(rows * BB_N_PARTS, float, err);
-    return t->logit && t->slope && t->gradient && t->value && t->h && t->h_ref && t->dh && t->weight && t->loss && t->tokens && t->targets && t->dw && t->db
+    return t->scratch && t->logit && t->slope && t->gradient && t->value && t->h && t->h_ref && t->dh && t->weight && t->loss && t->tokens && t->targets &&
+                   t->dw && t->db
                ? BB_OK
                : BB_NOMEM;
 }
@@ -336,8 +380,8 @@ void bb_toga_destroy(bb_toga *t)
         bb_free(t->linear[k].w);
         bb_free(t->linear[k].bias);
     }
-    void *all[] = { t->linear, t->net.blocks, t->logit, t->slope,  t->gradient, t->value, t->h,  t->h_ref,
-                    t->dh,     t->weight,     t->loss,  t->tokens, t->targets,  t->dw,    t->db, t };
+    void *all[] = { t->scratch, t->linear, t->net.blocks, t->logit,  t->slope,   t->gradient, t->value, t->h, t->h_ref,
+                    t->dh,      t->weight, t->loss,       t->tokens, t->targets, t->dw,       t->db,    t };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
 }
 
@@ -373,7 +417,8 @@ static bb_status back_block(bb_toga *t, uint32_t layer, uint32_t S, const float 
     BB_TRY(bb_host_backward_block(t->b, &t->net, &t->net.blocks[layer], S, t->o.ctx, t->h + layer * floats, t->dh, &grad, err));
     for (int p = 0; p < BB_N_PARTS; p++)
         if (grad.w[p])
-            add_masks(t, &t->linear[(size_t)layer * BB_N_PARTS + (size_t)p], value, grad.w[p], grad.bias[p], t->full->blocks[layer].w[p].bias, gradient);
+            add_masks(&t->linear[(size_t)layer * BB_N_PARTS + (size_t)p], value, grad.w[p], grad.bias[p], t->full->blocks[layer].w[p].bias, t->scratch,
+                      gradient);
 done:
     return status;
 }
