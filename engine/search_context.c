@@ -215,6 +215,11 @@ bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_ru
     bb_status status = BB_OK;
     if (m->needs_quadratic && !c->quadratic.gram) BB_TRY(bb_run_quadratic_init(c->search.problem, &r->sensitivity, &c->quadratic, err));
     if (m->needs_quadratic) c->search.quadratic = &c->quadratic.q;
+    if (m->needs_learned) {
+        c->toga = (bb_toga_plans) { r, c->search.problem };
+        c->search.learned = bb_toga_plan_learned;
+        c->search.learned_self = &c->toga;
+    }
     if (!m->needs_gradient || c->search.gradient) goto done;
     BB_TRY(gradient_init(r, c->search.problem, &c->space, &c->gradient, err));
     c->search.gradient = gradient_at;

@@ -5,6 +5,7 @@
 #define BB_ENGINE_SEARCH_CONTEXT_H
 
 #include "engine/run.h"
+#include "engine/toga_plan.h"
 #include "eval/slopes.h"
 #include "search/method.h"
 
@@ -35,7 +36,8 @@ typedef struct bb_run_search_context {
     bb_separable    *separable;
     uint16_t        *source;
     bb_run_quadratic quadratic;
-    bb_run_gradient  gradient; /* the struct must not move once it is needed */
+    bb_run_gradient  gradient; /* the struct must not move once it or the next is needed */
+    bb_toga_plans    toga;
 } bb_run_search_context;
 
 /* p: the space's problem, or a variant of it. The run has measured its options. */

@@ -91,6 +91,10 @@ typedef struct bb_search {
     bb_status (*gradient)(void *self, const uint16_t *x, bool second, bb_local_score *out, bb_err *err);
     void  *gradient_self;
     double gradient_cost[2]; /* tokens, without and with the second order */
+    /* Changes x towards what was learned through the whole network for this budget, at the price of about max_tokens (0: any), which *tokens says. Units that
+     * the learning says nothing of stay; the plan need not be within the budget, nor one that can be loaded. */
+    bb_status (*learned)(void *self, int64_t budget, double max_tokens, uint16_t *x, double *tokens, bb_err *err);
+    void *learned_self;
     /* sizes */
     uint32_t candidates; /* a round and budget; offspring or population of a generation */
     uint32_t finalists;  /* plans a budget scored at the top level in the end */
@@ -139,6 +143,7 @@ struct bb_search_method {
     bool                       needs_quadratic; /* `quadratic` of the context; */
     bool                       uses_local;      /* goes by `local` where it is given */
     bool                       needs_gradient;  /* `gradient` of the context */
+    bool                       needs_learned;   /* `learned` */
     uint32_t                   level;           /* where it scores when it uses one level */
     const struct bb_algorithm *algorithm;       /* ask/tell (algs/algorithm.h), run by bb_method_drive */
     bb_status (*run)(const bb_search_method *m, bb_search *s, bb_err *err); /* BB_INFEASIBLE: no plan for any budget */
@@ -159,7 +164,8 @@ struct bb_search_method {
     X(evopress) \
     X(amq) \
     X(newton) \
-    X(relaxed)
+    X(relaxed) \
+    X(toga)
 
 #define BB_METHOD_EXTERN(name) extern const bb_search_method bb_method_##name;
 BB_METHOD_LIST(BB_METHOD_EXTERN, BB_METHOD_EXTERN)

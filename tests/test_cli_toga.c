@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/store.h"
 #include "base/text.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
@@ -149,6 +150,33 @@ START_TEST(all_five_masks_prune)
 }
 END_TEST
 
+#define RUN \
+    "sweep %s --calib %s --ctx 32 --calib-windows 8 --measure-windows 2 --refine-windows 2 --confirm-windows 4 --search-tokens 0.1 --sweeps 0 --no-finalise " \
+    "--formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --prune width --sizes 56000 --search toga --out %s -q"
+
+/* A search that begins with learned masks: they are kept, another number of threads chooses the same plans, and a replay finds all of it. */
+START_TEST(a_search_begins_with_masks)
+{
+    char      line[2048], path[2][600];
+    bb_store *store = NULL;
+    uint64_t  n = 0;
+    for (int i = 0; i < 2; i++) {
+        snprintf(line, sizeof line, RUN " --threads %d", full, ids, bb_test_path(i ? "two" : "one"), 1 + 2 * i);
+        ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+        snprintf(path[i], sizeof *path, "%s/plans.csv", bb_test_path(i ? "two" : "one"));
+    }
+    bb_test_same(path[0], path[1]);
+    snprintf(line, sizeof line, "%s/run.db", bb_test_path("one"));
+    ck_assert_int_eq(bb_store_open(line, &store, NULL), BB_OK);
+    ck_assert_int_eq(bb_store_count(store, "toga", &n, NULL), BB_OK);
+    bb_store_close(store);
+    ck_assert_uint_ge(n, 1);
+    snprintf(line, sizeof line, RUN " --ledger-only", full, ids, bb_test_path("one"));
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    bb_test_same(path[0], path[1]);
+}
+END_TEST
+
 START_TEST(what_cannot_be_is_said)
 {
     static const struct {
@@ -187,6 +215,7 @@ int main(void)
     tcase_add_test(t, rows_are_the_same_again);
     tcase_add_test(t, precisions_are_what_they_are_called);
     tcase_add_test(t, all_five_masks_prune);
+    tcase_add_test(t, a_search_begins_with_masks);
     tcase_add_test(t, what_cannot_be_is_said);
     suite_add_tcase(s, t);
     return bb_test_run(s);

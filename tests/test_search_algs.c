@@ -550,6 +550,24 @@ static size_t two_uniform_plans(void *self, int64_t budget, size_t max, uint16_t
     return n;
 }
 
+/* bb_search.learned: a given plan, at a given price; NULL: the dearest option of every unit, which no budget allows. */
+typedef struct learned_plan {
+    const bb_problem *p;
+    const uint16_t   *x;
+    double            tokens; /* of all calls */
+} learned_plan;
+
+static bb_status learn_plan(void *self, int64_t budget, double max_tokens, uint16_t *x, double *tokens, bb_err *err)
+{
+    learned_plan *l = self;
+    (void)budget, (void)err;
+    ck_assert_double_ge(max_tokens, 0);
+    for (uint32_t u = 0; u < l->p->n_units; u++) x[u] = l->x ? l->x[u] : (uint16_t)(l->p->units[u].n_options - 1);
+    *tokens = 5000;
+    l->tokens += *tokens;
+    return BB_OK;
+}
+
 /* Every row, given all that a context can hold, answers for every budget that it can meet, with its name or a uniform plan's, as bytes and ledger say. */
 START_TEST(every_method_answers_every_budget)
 {
@@ -578,6 +596,7 @@ START_TEST(every_method_answers_every_budget)
         separable[b] = bb_problem_cost(&s->p, x);
     }
     syn_gradient slopes = { .w = w };
+    learned_plan learned = { .p = &s->p };
     for (size_t i = 0; bb_method_at(i); i++) {
         const bb_search_method *m = bb_method_at(i);
         bb_search               o = { .budgets = budgets,
@@ -592,7 +611,9 @@ START_TEST(every_method_answers_every_budget)
                                       .quadratic = m->needs_quadratic ? &quadratic : NULL,
                                       .gradient = m->needs_gradient ? syn_gradient_at : NULL,
                                       .gradient_self = &slopes,
-                                      .gradient_cost = { 768 * 8, 1280 * 8 } };
+                                      .gradient_cost = { 768 * 8, 1280 * 8 },
+                                      .learned = m->needs_learned ? learn_plan : NULL,
+                                      .learned_self = &learned };
         bb_archive              archive;
         bb_ledger              *l;
         bb_err                  err = BB_ERR_INIT;
@@ -605,6 +626,7 @@ START_TEST(every_method_answers_every_budget)
             slopes.tokens = 0;
             slopes.n_calls = 0;
         }
+        if (m->needs_learned) ck_assert(learned.tokens >= B * 5000 && o.other_tokens == learned.tokens);
         if (!m->plan)
             ck_assert_msg(bb_ledger_tokens(l) >= (m->algorithm ? 0.9e6 : 0.2e6) && bb_ledger_tokens(l) <= 1.5e6, "%s: %g tokens", m->name, bb_ledger_tokens(l));
         for (int b = 0; b < B; b++) {
@@ -658,10 +680,66 @@ START_TEST(every_method_answers_every_budget)
     bb_archive_done(&archive);
     ck_assert_int_eq(syn_search(&bb_method_newton, &s->p, &w->e, NULL, NULL, &bare, &archive, NULL, NULL), BB_UNSUPPORTED);
     bb_archive_done(&archive);
+    ck_assert_int_eq(syn_search(&bb_method_toga, &s->p, &w->e, NULL, NULL, &bare, &archive, NULL, NULL), BB_UNSUPPORTED);
+    bb_archive_done(&archive);
     syn_gradient_done(&slopes);
     free(gram);
     bb_separable_destroy(sep);
     bb_space_done(&space);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
+/* A good plan that was learned is taken; one that is of no use does no harm: in both cases true scores decide. */
+START_TEST(what_was_learned_is_proposed_and_does_not_decide)
+{
+    syn_problem                  *s = syn_transformer(72, 3, 6, 3);
+    syn_world                    *w = syn_world_new(&s->p, 5, 0, 1.2);
+    bb_separable                 *sep;
+    int64_t                       budget, least, most;
+    uint16_t                      x[SYN_MAX_UNITS], good[SYN_MAX_UNITS], source[SYN_MAX_UNITS] = { 0 };
+    const uint16_t               *px = x;
+    bb_score                      table = { 0 };
+    double                        kl[3] = { 0 };
+    syn_gradient                  slopes = { .w = w };
+    learned_plan                  learned[] = { { .p = &s->p, .x = good }, { .p = &s->p } };
+    const bb_search_method *const methods[] = { &bb_method_newton, &bb_method_toga, &bb_method_toga };
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    bb_separable_reach(sep, &least, &most);
+    budget = least + (most - least) / 2;
+    ck_assert_int_eq(bb_separable_solve(sep, budget, x, NULL, NULL), BB_OK);
+    ck_assert_int_eq(syn_evaluate(w, &px, 1, 2, &table, NULL, NULL), BB_OK);
+    for (uint32_t u = 0; u < s->p.n_units; u++)
+        if (s->units[u].controller >= 0) source[u] = (uint16_t)(s->units[u].n_options - 1);
+    for (int i = 0; i < 3; i++) {
+        bb_search  o = { .budgets = &budget,
+                         .n_budgets = 1,
+                         .seed = 3,
+                         .stop.max_tokens = 4.5e5,
+                         .stop.max_rounds = 1,
+                         .window_tokens = 256,
+                         .source = source,
+                         .candidates = 1,
+                         .gradient = syn_gradient_at,
+                         .gradient_self = &slopes,
+                         .gradient_cost = { 768 * 8, 1280 * 8 },
+                         .learned = i ? learn_plan : NULL,
+                         .learned_self = i ? &learned[i - 1] : NULL };
+        bb_archive archive;
+        ck_assert_int_eq(syn_search(methods[i], &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
+        const bb_archive_entry *best = bb_archive_best(&archive, budget);
+        ck_assert_ptr_nonnull(best);
+        ck_assert_int_le(best->size_bytes, budget);
+        kl[i] = best->score.kl;
+        if (i == 0) memcpy(good, best->x, s->p.n_units * sizeof *good);
+        bb_archive_done(&archive);
+    }
+    ck_assert_msg(kl[0] < 0.9 * table.kl && kl[1] <= kl[0] && kl[2] > kl[0] && kl[2] <= table.kl, "%g, learned %g, not learned %g, the table's optimum %g",
+                  kl[0], kl[1], kl[2], table.kl);
+    ck_assert(learned[0].tokens > 0 && learned[1].tokens > 0);
+    syn_gradient_done(&slopes);
+    bb_separable_destroy(sep);
     free(w);
     syn_free(s);
 }
@@ -932,6 +1010,7 @@ int main(void)
     tcase_add_test(t, forbidden_is_above_every_budget);
     tcase_add_test(t, every_method_answers_every_budget);
     tcase_add_loop_test(t, gradients_find_what_the_table_does_not_know, 0, 2);
+    tcase_add_test(t, what_was_learned_is_proposed_and_does_not_decide);
     tcase_add_test(t, survives_allocation_failures);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * gradient.c: the methods that go by the derivative of the KL at a plan (bb_search.gradient). Both make plans for each budget within GRADIENT_SHARE of the tokens;
+ * gradient.c: the methods that go by derivatives through the network, of the KL at a plan (bb_search.gradient) or of masks (bb_search.learned). All make plans for each budget within GRADIENT_SHARE of the tokens;
  * then `refine` begins with them, races them with its own by true KL and decides.
  *
  *   newton   From the best of the plans at hand: first and second order of every option around it, a separable problem that is solved exactly under the
@@ -12,6 +12,8 @@
  *            0.05 geometrically; where the tokens buy fewer, fewer samples, then fewer steps at a rate that is higher by as much (at most 1).
  *            Differences: the logits begin 3 higher at the separable plan, and structure is searched with precision: expected bytes are
  *            bilinear in controllers and what they control.
+ *   toga     TOGA (arXiv 2606.07819): masks over channels learned for the budget, each matrix's share of high precision and each FFN's channels rounded to the
+ *            nearest options, the rest as in the separable plan; brought to the budget by single moves.
  */
 #include <math.h>
 #include <stdio.h>
@@ -428,7 +430,33 @@ done:
     return status;
 }
 
-/* ---- both ---- */
+/* ---- toga ---- */
+
+static bb_status toga_budget(climb *c, size_t b, bb_err *err)
+{
+    const int64_t       budget = c->s->budgets[b];
+    const bb_evaluator *e = bb_ledger_evaluator(c->s->ledger);
+    const double        after = (2 * e->n_windows[0] + e->n_windows[c->confirm]) * c->s->window_tokens;
+    double              left = 0, tokens = 0;
+    size_t              list[2];
+    bb_status           status;
+    BB_TRY(begin(c, budget, err));
+    if (c->end > 0 && (left = c->end - bb_search_spent(c->s) - after) <= 0) goto done;
+    BB_TRY(bb_separable_solve(c->s->separable, budget, c->x, NULL, err));
+    BB_TRY(c->s->learned(c->s->learned_self, budget, left, c->x, &tokens, err));
+    c->s->other_tokens += tokens;
+    if (!bb_space_settle(&c->space, c->x) || !bb_space_repair(&c->space, c->x, budget)) goto done;
+    BB_TRY(bb_pool_add(&c->pool, c->x, "toga", &list[0], NULL, err));
+    bb_space_topup(&c->space, c->x, budget); /* by a table that knows less than what was learned: so both */
+    BB_TRY(bb_pool_add(&c->pool, c->x, "toga", &list[1], NULL, err));
+    BB_TRY(bb_pool_evaluate(&c->pool, list, 2, 0, err));
+    BB_TRY(confirm_best(c, budget, err));
+    report(c, "toga", 1, b);
+done:
+    return status;
+}
+
+/* ---- all ---- */
 
 /* The best of each budget, and refine on from there with what is left of the tokens. */
 static bb_status hand_over(climb *c, bb_err *err)
@@ -457,7 +485,8 @@ static bb_status run(const bb_search_method *m, bb_search *s, bb_status (*make)(
 {
     climb     c = { 0 };
     bb_status status;
-    if (!s->gradient) return BB_FAIL(err, BB_UNSUPPORTED, "the method \"%s\" needs gradients, and there are none", m->name);
+    if (m->needs_gradient && !s->gradient) return BB_FAIL(err, BB_UNSUPPORTED, "the method \"%s\" needs gradients, and there are none", m->name);
+    if (m->needs_learned && !s->learned) return BB_FAIL(err, BB_UNSUPPORTED, "the method \"%s\" needs a network to learn on, and there is none", m->name);
     BB_TRY(climb_init(&c, s, err));
     for (size_t b = 0; b < s->n_budgets; b++) {
         const double left = GRADIENT_SHARE * s->stop.max_tokens - bb_search_spent(s);
@@ -471,6 +500,7 @@ done:
 }
 
 static bb_status newton(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, newton_budget, err); }
+static bb_status toga_run(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, toga_budget, err); }
 static bb_status relaxed_run(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, relaxed_budget, err); }
 
 const bb_search_method bb_method_newton = {
@@ -478,4 +508,7 @@ const bb_search_method bb_method_newton = {
 };
 const bb_search_method bb_method_relaxed = {
     .name = "relaxed", .reference = "RCO, arXiv 2605.00649", .whole_front = true, .needs_gradient = true, .uses_local = true, .run = relaxed_run
+};
+const bb_search_method bb_method_toga = {
+    .name = "toga", .reference = "TOGA, arXiv 2606.07819", .whole_front = true, .needs_learned = true, .uses_local = true, .run = toga_run
 };
