@@ -13,6 +13,7 @@
 #include "cli/cmd.h"
 #include "engine/environment.h"
 #include "engine/outputs.h"
+#include "engine/memory.h"
 #include "engine/qat.h"
 #include "engine/run.h"
 #include "engine/version.h"
@@ -152,12 +153,7 @@ done:
 static bb_status check_memory(const job *j, const bb_tune_options *o, bb_err *err)
 {
     const uint64_t need = bb_qat_memory(&j->full.net, &j->m.net, o, (uint32_t)j->o.ctx, 2 * (uint32_t)j->o.held_windows);
-    char           text[32], given[32];
-    if (need <= j->o.max_ram) return BB_OK;
-    bb_format_size(need, text);
-    bb_format_size(j->o.max_ram, given);
-    return BB_FAIL(err, BB_INFEASIBLE, "--max-ram %s is not enough: training needs %llu bytes (%s); fewer --held-windows or a smaller --ctx need less", given,
-                   (unsigned long long)need, text);
+    return bb_memory_allows(j->o.max_ram, need, "training", "fewer --held-windows or a smaller --ctx", err);
 }
 
 static bb_status load_texts(job *j, const bb_tune_options *o, bb_err *err)

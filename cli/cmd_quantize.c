@@ -20,6 +20,7 @@
 #include "engine/calibration.h"
 #include "engine/effort.h"
 #include "engine/environment.h"
+#include "engine/memory.h"
 #include "cli/cmd.h"
 #include "engine/outputs.h"
 #include "engine/model_space.h"
@@ -36,10 +37,11 @@
 #include "model/net/lattice.h"
 
 typedef struct quantize_options {
-    char   *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix;
-    int64_t ctx, calib_windows, eval_windows, sweeps, seed;
-    double  damping, prune_ffn, prune_kv;
-    bool    no_compensation, parse_special, json, csv, experimental;
+    char    *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix;
+    int64_t  ctx, calib_windows, eval_windows, sweeps, seed;
+    double   damping, prune_ffn, prune_kv;
+    uint64_t max_ram;
+    bool     no_compensation, parse_special, json, csv, experimental;
 } quantize_options;
 
 #define FIELD(name) offsetof(quantize_options, name)
@@ -83,6 +85,7 @@ static const bb_option_row rows[] = {
     { "eval", BB_OPT_TEXT, FIELD(eval), "", 1, 0, "FILE", "then measure KL and perplexity on this text", NULL },
     { "eval-windows", BB_OPT_INT, FIELD(eval_windows), "0", 0, 1e9, "N", "evaluation windows, evenly spaced; 0: all", NULL },
     { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", 1, 0, "NAME", "protocol of the windows", BB_PROTOCOLS },
+    { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "0", 1, 0, "SIZE", BB_MAX_RAM_HELP, NULL },
     { "precision", BB_OPT_TEXT, FIELD(precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, 1, 0, NULL, "print JSON", NULL },
     { "csv", BB_OPT_FLAG, FIELD(csv), NULL, 1, 0, NULL, "print a header and a row: model,format,method,size_bytes,bpw,kl_nats,kl_se,ppl,ppl_se", NULL },
@@ -784,6 +787,15 @@ static void job_done(job *j)
     bb_options_done(rows, N_ROWS, &j->o);
 }
 
+static bb_status check_memory(const job *j, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    const uint64_t need = bb_memory_to_quantize(&j->base->net, rounds(o) ? 0 : (uint32_t)o->calib_windows, j->ctx, strcmp(o->method, "sequential") == 0,
+                                                j->base != &j->m, j->bytes);
+    bb_map_limit(o->max_ram);
+    return bb_memory_allows(o->max_ram, need, "quantizing", "fewer --calib-windows, a smaller --ctx, another --method or fewer --threads", err);
+}
+
 static bb_status run(int argc, char **argv, bb_err *err)
 {
     job       j = { .path = NULL };
@@ -795,6 +807,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(refuse_idle(&j, argc, argv, err));
     bb_precision_use(j.o.precision, true);
     BB_TRY(plan_file(&j, err));
+    BB_TRY(check_memory(&j, err));
     if (has(j.o.imatrix)) BB_TRY(load_imatrix(&j, err));
     BB_TRY(check_ends(&j, err));
     BB_TRY(rounds(&j.o) ? round_all(&j, err) : encode_all(&j, err));
@@ -806,6 +819,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(print_result(&j, err));
     if (bb_speed_note(&j.net, &note, NULL) == BB_OK && note) bb_info("note: %s", note);
 done:
+    bb_map_limit(0);
     if (status != BB_OK && j.lock.held) leave_work(&j, status);
     bb_free(note);
     job_done(&j);

@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "cli/cmd.h"
 #include "engine/environment.h"
+#include "engine/memory.h"
 #include "engine/outputs.h"
 #include "engine/version.h"
 #include "eval/evaluate.h"
@@ -22,10 +23,11 @@
 #include "model/train/train.h"
 
 typedef struct train_options {
-    char   *config, *text, *valid, *init, *tokenizer, *name, *type, *schedule, *checkpoint;
-    int64_t layers, width, heads, kv_heads, head_dim, ffn, ctx, steps, batch, warmup, decay_steps, seed, valid_windows, valid_every, save_every;
-    double  rope_base, norm_eps, rate, final_rate, weight_decay, beta1, beta2, clip;
-    bool    untied, parse_special;
+    char    *config, *text, *valid, *init, *tokenizer, *name, *type, *schedule, *checkpoint;
+    int64_t  layers, width, heads, kv_heads, head_dim, ffn, ctx, steps, batch, warmup, decay_steps, seed, valid_windows, valid_every, save_every;
+    uint64_t max_ram;
+    double   rope_base, norm_eps, rate, final_rate, weight_decay, beta1, beta2, clip;
+    bool     untied, parse_special;
 } train_options;
 
 #define FIELD(name) offsetof(train_options, name)
@@ -68,6 +70,7 @@ static const bb_option_row rows[] = {
       "A kept state of the stable phase can be continued with more --steps",
       NULL },
     { "save-every", BB_OPT_INT, FIELD(save_every), "200", 1, 1e9, "N", "steps from one saved state to the next", NULL },
+    { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "0", 1, 0, "SIZE", BB_MAX_RAM_HELP, NULL },
     { "type", BB_OPT_TEXT, FIELD(type), "F16", 1, 0, "TYPE", "of the matrices in the file", "F32|F16|BF16" },
     { "name", BB_OPT_TEXT, FIELD(name), "bitbudget", 1, 0, "NAME", "general.name of a new model", NULL },
 };
@@ -329,6 +332,19 @@ done:
     return status;
 }
 
+static bb_status check_memory(const job *j, bb_err *err)
+{
+    uint64_t  text = 0, valid = 0;
+    bb_status status;
+    BB_TRY(bb_file_size(j->o.text, &text, err));
+    if (j->o.valid) BB_TRY(bb_file_size(j->o.valid, &valid, err));
+    bb_map_limit(j->o.max_ram);
+    BB_TRY(bb_memory_allows(j->o.max_ram, bb_memory_to_train(&j->shape, (uint32_t)j->o.ctx, (uint32_t)j->o.batch, text + valid), "training",
+                            "a smaller --ctx or --batch, fewer --threads or a smaller network", err));
+done:
+    return status;
+}
+
 static void job_done(job *j)
 {
     bb_training_destroy(j->t);
@@ -357,12 +373,14 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(check_outputs(&j, err));
     BB_TRY(open_model(&j, err));
     BB_TRY(check_room(&j, err));
+    BB_TRY(check_memory(&j, err));
     BB_TRY(load_data(&j, err));
     BB_TRY(make_trainer(&j, err));
     BB_TRY(train(&j, err));
     BB_TRY(write_model(&j, err));
     if (!j.o.checkpoint) unlink(j.state);
 done:
+    bb_map_limit(0);
     job_done(&j);
     return status;
 }

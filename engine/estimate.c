@@ -18,6 +18,8 @@
 #include "engine/ladder.h"
 #include "engine/memory.h"
 #include "engine/pace.h"
+#include "engine/probe.h"
+#include "engine/shipped.h"
 #include "engine/stages.h"
 #include "model/compress/plan_units.h"
 #include "search/method.h"
@@ -27,6 +29,7 @@ static const double search_share = 1.0;      /* of a network that a plan of the 
                                              are spent beyond the budget by what is under way */
 static const double coarse_share = 0.1;      /* of all options that do more damage than --exact-from */
 static const double pruned_share = 0.35;     /* of all pruned o and down in all formats that the search meets, and has encoded */
+static const double uniform_share = 0.6;     /* of the sizes of a sweep that have a uniform plan of their own */
 static const double step_s = 2.5e-8;         /* seconds a trained weight and step, one thread: gradients of the fields, AdamW, new codes */
 static const double low = 0.75, high = 1.35; /* the interval that is said */
 
@@ -219,15 +222,24 @@ static double least_pruned(const bb_run *r)
     return sum;
 }
 
-/* Plans that are finalised and evaluated: the searched one and the simple ones beside it (uniform, quantization alone, and where it gets there
- * pruning alone), at every size that is asked for. */
-static double final_plans(const bb_run *r)
+/* Sizes that have a result: a sweep of six and more gets two beside the knee of its front (run_search.c). */
+static double final_sizes(const bb_run *r)
+{
+    enum { FEWEST = 6 };
+    return r->is_sweep ? (double)r->n_budgets + (r->n_budgets >= FEWEST && !*r->config.sizes ? 2 : 0) : 1;
+}
+
+static bool spares(const bb_run *r) { return r->is_sweep && strcmp(r->config.finish, "contenders") == 0 && !r->config.no_finalise; }
+
+/* Simple plans beside the searched ones: uniform, of `run` quantization alone, and where it gets there pruning alone. */
+static double simple_plans(const bb_run *r)
 {
     double target = r->config.target_size ? (double)r->config.target_size : r->config.target_bpw * (double)r->n_weights / 8;
-    if (r->is_sweep)
-        return (strcmp(r->config.finish, "contenders") == 0 && !r->config.no_finalise ? 1 : 2) * (double)r->n_budgets; /* uniform ones are far behind */
-    return least_pruned(r) <= target ? 4 : 3;
+    return r->is_sweep ? uniform_share * final_sizes(r) : least_pruned(r) <= target ? 3 : 2;
 }
+
+/* Plans that are finalised and evaluated, at every size that is asked for; uniform ones are far behind. */
+static double final_plans(const bb_run *r) { return final_sizes(r) + (spares(r) ? 0 : simple_plans(r)); }
 
 static bool is_writer(uint32_t what)
 {
@@ -253,15 +265,19 @@ static double search_s(const model *m)
         if (!control || !is_writer(p->plans->units[u].what)) continue;
         s += pruned_share * (control->n_options - 1) * (unit->n_options - 1) / 2 * unit_weights(m, u) * encode_mean(m, u);
     }
-    return s + final_plans(m->r) * (double)c->confirm_windows * m->ctx * scored_token(m);
+    s += (final_sizes(m->r) + simple_plans(m->r)) * (double)c->confirm_windows * m->ctx * scored_token(m);
+    return s + final_sizes(m->r) * uniform_share * BB_N_UNIFORM * (double)c->refine_windows * m->ctx * scored_token(m); /* of which the best is taken */
 }
 
 /* ---- finalise ---- */
 
-static double rebuild_s(const model *m, double windows)
+/* Of one of so many plans, which share what full precision says where there is room for it (rebuild.h). */
+static double rebuild_s(const model *m, double windows, double plans)
 {
     const bb_problem *p = bb_model_space_problem(m->r->space);
-    double            s = windows * m->ctx * 2 * (token(m) + m->net->n_layer * m->p->moments);
+    const double      states = windows * m->ctx * m->net->n_embd * sizeof(float) * m->net->n_layer * BB_N_SUBLAYERS;
+    const double      full = states <= (double)bb_memory_for_caches(m->r) ? 1 / plans : 1;
+    double            s = windows * m->ctx * ((1 + full) * token(m) + 2 * m->net->n_layer * m->p->moments);
     for (uint32_t b = 0; b < m->net->n_layer; b++) {
         s += factors_s(m, &m->net->blocks[b]);
         for (int k = 0; k < BB_N_PARTS; k++) { /* what a matrix should be: products with its inputs' moments, a solution */
@@ -278,7 +294,7 @@ static double rebuild_s(const model *m, double windows)
 static double settle_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
-    const double         sizes = m->r->is_sweep ? (double)m->r->n_budgets : 1, one = rebuild_s(m, fmax(4, (double)c->calib_windows / 2));
+    const double         sizes = m->r->is_sweep ? (double)m->r->n_budgets : 1, one = rebuild_s(m, fmax(4, (double)c->calib_windows / 2), 1);
     const double         units = bb_model_space_problem(m->r->space)->n_units;
     const double         plan = one + (double)c->confirm_windows * m->ctx * scored_token(m);
     const double         point = 4 * one + 4 * units * (double)c->measure_windows * m->ctx * (token(m) / 2 + m->p->head);
@@ -300,9 +316,9 @@ static double finalise_s(const model *m)
     const bb_run_config *c = &m->r->config;
     const double         n_layer = m->net->n_layer, score = (double)c->confirm_windows * m->ctx * scored_token(m), tokens = c->tune_tokens * 1e6;
     const double         table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
-    double               s = score;
-    if (c->no_finalise) return final_plans(m->r) * score;
-    if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m, (double)c->calib_windows) + score;
+    double               s = 0; /* what the plan's matrices do as they are the search has measured */
+    if (c->no_finalise) return 0;
+    if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m, (double)c->calib_windows, final_plans(m->r)) + score;
     if (c->tune_windows > 0) {
         if (bb_list_has(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;
         if (bb_list_has(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
@@ -323,10 +339,14 @@ static double evaluation_windows(const model *m)
     return (double)bytes / (3 + 0.4 * log2(m->net->n_vocab / 4096.0 + 1)) / m->ctx;
 }
 
+/* The files and the source; what they were before finalise, of plans far behind nothing else (evaluate.c: on a quarter of the windows then); the domains of
+ * every result. */
 static double evaluate_s(const model *m)
 {
-    const double plans = final_plans(m->r) * (m->r->config.no_finalise ? 1 : 2) + 1;
-    return evaluation_windows(m) * m->ctx * (token(m) + plans * scored_token(m));
+    const double windows = evaluation_windows(m), part = spares(m->r) ? fmin(windows, fmax(16, windows / 4)) : windows;
+    const double before = m->r->config.no_finalise ? 0 : final_plans(m->r) + (spares(m->r) ? simple_plans(m->r) : 0);
+    const double domains = BB_N_SHIPPED_PROBES * BB_PROBE_WINDOWS * fmin(BB_PROBE_CTX, m->ctx) * (final_sizes(m->r) + 1);
+    return windows * m->ctx * (token(m) + (final_plans(m->r) + 1) * scored_token(m)) + part * m->ctx * before * scored_token(m) + domains * scored_token(m);
 }
 
 void bb_estimate_with(const bb_run *r, const bb_pace *pace, double seconds[BB_N_STAGES])
@@ -379,7 +399,7 @@ bb_status bb_estimate(const bb_run *r, bb_forecast *f, bb_err *err)
     f->calibrate = (double)c->calib_windows * ctx;
     f->measure = measured_networks(r) * (double)c->measure_windows * ctx;
     f->search = search_tokens(r);
-    f->finalise = c->no_finalise ? 0 : final_plans(r) * 2 * f->calibrate;
+    f->finalise = c->no_finalise ? 0 : (final_plans(r) + 1) * f->calibrate;
     f->sum = 0;
     for (int i = 0; i < BB_N_STAGES; i++) f->sum += f->seconds[i];
     f->sum_low = low * f->sum;

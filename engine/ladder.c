@@ -420,16 +420,15 @@ static bb_status run_texts(table *t, int64_t windows, bb_err *err)
     const bb_run      *r = t->r;
     bb_generation_spec spec = bb_generation_default(&r->model.net);
     char               label[BB_MODEL_LABEL];
+    const uint64_t     room = bb_memory_for_caches(r) / (4 * t->n_texts); /* beside those of the evaluator and of rebuilds */
     int32_t            bos;
     bb_status          status;
     if (windows) spec.n_prompts = (uint32_t)windows;
     spec.seed = (uint64_t)r->config.seed;
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
     for (size_t i = 0; i < t->n_texts; i++) {
-        BB_TRY(
-            bb_reference_create(r->backend, &r->model.net, &t->texts[i], r->config.max_ram, bb_model_source_label(&r->model, label), &t->references[i], err));
-        BB_TRY(
-            bb_generation_create(r->backend, &r->model.net, &t->tokens[i], bos, &spec, r->config.max_ram, "continuing the prompts", &t->continuations[i], err));
+        BB_TRY(bb_reference_create(r->backend, &r->model.net, &t->texts[i], room, bb_model_source_label(&r->model, label), &t->references[i], err));
+        BB_TRY(bb_generation_create(r->backend, &r->model.net, &t->tokens[i], bos, &spec, room, "continuing the prompts", &t->continuations[i], err));
     }
 done:
     return status;

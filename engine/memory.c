@@ -6,6 +6,7 @@
 #include <omp.h>
 
 #include "base/text.h"
+#include "model/net/backend.h"
 #include "model/net/net.h"
 
 /* What the program has before it does anything, with libraries and tables; of each thread the buffers of OpenBLAS, its stack, scratch; what the
@@ -114,15 +115,21 @@ static double finalise(const sums *m)
     return evaluator(m) + boundaries(m) + 3 * largest_file(m->r) + most;
 }
 
-/* Of each stage. */
-static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES])
+static sums sums_of(const bb_run *r, int threads)
 {
     const bb_net *net = &r->model.net;
     const double  slab = fmax((double)r->config.ctx, SLAB_TOKENS);
     sums          m = { .r = r, .s = shapes_of(net), .token = net->n_embd * (double)sizeof(float) };
-    double        need[BB_N_STAGES];
     m.window = m.token * (double)r->config.ctx;
     m.base = program_bytes + thread_bytes * threads + slab * m.s.width * sizeof(float) + fmin(HELD_BYTES, 4 * m.s.block);
+    return m;
+}
+
+/* Of each stage. */
+static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES])
+{
+    const sums m = sums_of(r, threads);
+    double     need[BB_N_STAGES];
     need[BB_STAGE_CALIBRATE] = fmax(calibrate(&m), evaluator(&m) + boundaries(&m));
     need[BB_STAGE_BUILD] = build(&m);
     need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
@@ -160,6 +167,50 @@ uint64_t bb_memory_for_caches(const bb_run *r)
     const uint64_t       least = bb_memory_least_of_all(r), more = c->max_ram > least ? c->max_ram - least : 0;
     const double         window = (double)r->model.net.n_embd * (double)sizeof(float) * (double)c->ctx;
     return (uint64_t)(2 * (double)c->measure_windows * window * (r->model.net.n_layer + 2.0)) + more / 5 * 4; /* the rest for pages of what is mapped */
+}
+
+/* ---- without a run directory ---- */
+
+static double weights_of(const bb_net *net)
+{
+    double n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
+    return n;
+}
+
+uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool rotated, uint64_t file_bytes)
+{
+    const bb_run r = { .model.net = *net, .config = { .calib_windows = windows, .ctx = ctx } };
+    const sums   m = sums_of(&r, omp_get_max_threads());
+    double       need = 12 * fmax(m.s.matrix, m.s.tables) + 3 * BATCH * m.window; /* one matrix as it is encoded; windows that are evaluated */
+    if (windows) need = fmax(need, fmax(calibrate(&m), build(&m)));
+    if (windows && rebuilds) need = fmax(need, rebuild(&m));
+    return (uint64_t)(heap_share * (m.base + need + 2 * (double)file_bytes + (rotated ? sizeof(float) * weights_of(net) : 0)));
+}
+
+uint64_t bb_memory_to_train(const bb_net *net, uint32_t ctx, uint32_t batch, uint64_t text_bytes)
+{
+    enum {
+        GROUP_TOKENS = 4096,
+        SLAB = 512,
+        FLOATS = 6
+    }; /* model/train/train.c; of a weight: itself, gradient, two means, and both once more where a state is saved */
+    const bb_run r = { .model.net = *net, .config = { .ctx = ctx } };
+    const sums   m = sums_of(&r, omp_get_max_threads());
+    const double group = fmin((double)batch * ctx, fmax(GROUP_TOKENS, ctx)), slab = fmin(group, fmax(SLAB, ctx));
+    const double packed = fmin(HELD_BYTES, sizeof(float) * weights_of(net)), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * net->n_vocab) * sizeof(float);
+    return (uint64_t)(heap_share * (m.base + FLOATS * sizeof(float) * weights_of(net) + packed + logits + (net->n_layer + 4.0) * group * m.token +
+                                    2 * slab * m.s.width * sizeof(float) + 3 * BATCH * m.window + 2 * (double)text_bytes));
+}
+
+bb_status bb_memory_allows(uint64_t given, uint64_t need, const char *what, const char *less, bb_err *err)
+{
+    char text[32], limit[32];
+    if (!given || need <= given) return BB_OK;
+    bb_format_size(need, text);
+    bb_format_size(given, limit);
+    return BB_FAIL(err, BB_INFEASIBLE, "--max-ram %s is not enough: %s needs %llu bytes (%s); %s need less", limit, what, (unsigned long long)need, text, less);
 }
 
 bb_status bb_memory_check(const bb_run *r, bb_err *err)

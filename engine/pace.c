@@ -20,6 +20,7 @@ enum {
     MOST_WINDOWS = 8,
     MOST_TOKENS = 2048,
     ROWS = 64,
+    WEIGHTS = 65536,
     HEAD_ROWS = 256,
     MOST_COLUMNS = 1024,
     LEAST_TIMES = 5 /* where other work interrupts, the fastest of a few is the one that nothing did */
@@ -133,8 +134,9 @@ static bb_status take_rows(sample *s, bb_err *err)
     uint32_t        *columns = NULL;
     float           *row = BB_NEW(m->cols, float, err);
     bb_status        status = BB_NOMEM;
-    s->rows = m->rows < ROWS ? m->rows : ROWS;
     s->cols = m->cols < MOST_COLUMNS ? m->cols : MOST_COLUMNS;
+    s->rows = s->cols < WEIGHTS / ROWS ? WEIGHTS / s->cols : ROWS; /* of narrow ones more: what a matrix takes once is not for so few */
+    if (s->rows > m->rows) s->rows = m->rows;
     if (!row || !(s->w = BB_NEW((size_t)s->rows * s->cols, float, err)) || !(columns = BB_NEW(s->cols, uint32_t, err))) goto done;
     for (uint32_t i = 0; i < s->rows; i++) {
         f->decode((const unsigned char *)m->data + i * bytes, row, m->cols);

@@ -13,8 +13,6 @@
 #include "engine/shipped.h"
 #include "kernels/kernels.h"
 
-enum { N_WINDOWS = 4, CTX = 256 };
-
 /* Above this share of the mean of the domains one is told of, unless it is small anyway. */
 static const double far_above = 2, small = 0.01;
 
@@ -37,14 +35,14 @@ static bb_status open_domain(bb_run *r, const bb_shipped_text *t, domain *d, bb_
 {
     bb_tokens      tokens = { 0 };
     int32_t        bos;
-    uint32_t       ctx = r->model.net.n_ctx_train < CTX ? r->model.net.n_ctx_train : CTX, n;
+    uint32_t       ctx = r->model.net.n_ctx_train < BB_PROBE_CTX ? r->model.net.n_ctx_train : BB_PROBE_CTX, n;
     const uint32_t least = 16;
     bb_status      status;
     if ((int64_t)ctx > r->config.ctx) ctx = (uint32_t)r->config.ctx;
     BB_TRY(bb_tokens_bos(&r->model, &bos, err));
     BB_TRY(bb_shipped_tokens(&r->model, t, &tokens, err));
     if (tokens.n < ctx || ctx < least) goto done;
-    n = (uint32_t)(tokens.n / ctx < N_WINDOWS ? tokens.n / ctx : N_WINDOWS);
+    n = (uint32_t)(tokens.n / ctx < BB_PROBE_WINDOWS ? tokens.n / ctx : BB_PROBE_WINDOWS);
     d->name = t->name;
     BB_TRY(bb_windows_make(&tokens, BB_PROTOCOL_GGUF, ctx, bos, n, true, &d->w, err));
     bb_windows_hash(&d->w, d->hash);

@@ -6,6 +6,8 @@
 
 #include "engine/front.h"
 
+enum { BB_PROBE_WINDOWS = 4, BB_PROBE_CTX = 256 }; /* of a domain, at most */
+
 /* Which of the n domains stand out, as a bit mask: a KL above twice the mean of all, and above a hundredth of a nat. */
 unsigned bb_probe_far(const double *kl, int n);
 

@@ -18,6 +18,7 @@
 #include "base/text.h"
 #include "engine/front.h"
 #include "engine/keys.h"
+#include "engine/memory.h"
 #include "engine/scorer.h"
 #include "engine/search_context.h"
 #include "engine/stages.h"
@@ -352,7 +353,7 @@ static bb_status score_all(rivals *v, uint32_t *n_windows, bb_err *err)
     char          data_hash[65];
     bb_status     status;
     BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
-    BB_TRY(bb_reference_create(r->backend, &r->model.net, &w, r->config.max_ram, "reference", &reference, err));
+    BB_TRY(bb_reference_create(r->backend, &r->model.net, &w, bb_memory_for_caches(r) / 2, "reference", &reference, err));
     *n_windows = w.n;
     for (size_t i = 0; i < v->n_methods * v->n; i++)
         if (v->answers[i].x) BB_TRY(score_answer(v, &v->answers[i], reference, &w, err));

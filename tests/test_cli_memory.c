@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -114,6 +115,43 @@ START_TEST(memory_is_kept_in_every_stage_or_refused)
 }
 END_TEST
 
+/* The number before "bytes" in what was refused. */
+static int64_t needed(void)
+{
+    const char *at = strstr(said, "needs ");
+    ck_assert_msg(at != NULL, "%s", said);
+    return strtoll(at + 6, NULL, 10);
+}
+
+/* Commands without a run: refused before anything is made under the least, which is not passed by far, and done with it. */
+START_TEST(quantize_and_train_keep_to_a_limit)
+{
+    static const char *const commands[] = {
+        "quantize %s --format Q4_0 --embd-format Q8_0 --method rtn --calib %s --out %s",
+        "quantize %s --format Q4_0 --embd-format Q8_0 --method sequential --calib-windows 24 --ctx 64 --sweeps 1 --calib %s --out %s",
+        "train --init %s --text %s --steps 2 --ctx 64 --batch 8 --valid-windows 4 %s",
+    };
+    char          out[512];
+    struct rusage before, after;
+    snprintf(line, sizeof line, "limited-%d.gguf", _i);
+    snprintf(out, sizeof out, "%s", bb_test_path(line));
+    snprintf(line, sizeof line, commands[_i], model(), text(), out);
+    strcat(line, " --threads 2 --max-ram 8MiB");
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 3 && strstr(said, "--max-ram 8.00 MiB is not enough"), "%s", said);
+    ck_assert(!bb_file_exists(out));
+    const int64_t least = needed();
+    ck_assert_int_gt(least, 40 << 20);
+    ck_assert_int_lt(least, 800 << 20);
+    snprintf(strstr(line, "8MiB"), 40, "%lld", (long long)least);
+    getrusage(RUSAGE_CHILDREN, &before);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    getrusage(RUSAGE_CHILDREN, &after);
+    ck_assert_msg(after.ru_maxrss * 1024 <= least || after.ru_maxrss == before.ru_maxrss, "%lld KiB of %lld", (long long)after.ru_maxrss,
+                  (long long)least / 1024);
+    ck_assert(bb_file_exists(out));
+}
+END_TEST
+
 START_TEST(a_run_keeps_what_is_asked)
 {
     char out[512];
@@ -168,6 +206,7 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 120);
     tcase_add_test(t, memory_is_kept_in_every_stage_or_refused);
+    tcase_add_loop_test(t, quantize_and_train_keep_to_a_limit, 0, 3);
     tcase_add_test(t, a_run_keeps_what_is_asked);
     tcase_add_test(t, mapped_pages_are_given_back);
     suite_add_tcase(s, t);
