@@ -8,6 +8,7 @@
 #include "base/mem.h"
 
 enum { DIM = BB_LATTICE_DIM, PIECE = 64 };
+static const double scale_share = 0.3, map_share = 0.03; /* of the rate of fields */
 
 typedef struct bb_lattice_latent lattice;
 
@@ -68,17 +69,18 @@ static double root_mean_square(const float *x, size_t n)
     return sqrt(sum / (double)n);
 }
 
-/* A and b move by fractions of a step: the root mean square of a row of A. */
+/* What more weights hear moves less: the scales, of whole rows and columns, by a third of `fields`, A and b, of all, by a tenth of that ([1] of lattice.h has the
+ * same tenth), in fractions of a step: the root mean square of a row of A. */
 void bb_lattice_latent_params(const bb_latent *l, double weights, double fields, bb_param *out)
 {
     lattice     *k = l->lattice;
     float *const s = k->side, *const g = k->g_side;
     const double step = root_mean_square(s, DIM * DIM) * sqrt(DIM);
     out[0] = (bb_param) { l->w, l->g_w, (size_t)l->rows * l->cols, (float)(weights * l->unit), 0 };
-    out[1] = (bb_param) { s, g, DIM * DIM, (float)(fields * step), 0 };
-    out[2] = (bb_param) { s + DIM * DIM, g + DIM * DIM, DIM, (float)(fields * step), 0 };
-    out[3] = (bb_param) { in_of(l, s), in_of(l, g), l->cols, (float)(fields * root_mean_square(in_of(l, s), l->cols)), 0 };
-    out[4] = (bb_param) { out_of(l, s), out_of(l, g), l->rows, (float)(fields * root_mean_square(out_of(l, s), l->rows)), 0 };
+    out[1] = (bb_param) { s, g, DIM * DIM, (float)(map_share * fields * step), 0 };
+    out[2] = (bb_param) { s + DIM * DIM, g + DIM * DIM, DIM, (float)(map_share * fields * step), 0 };
+    out[3] = (bb_param) { in_of(l, s), in_of(l, g), l->cols, (float)(scale_share * fields * root_mean_square(in_of(l, s), l->cols)), 0 };
+    out[4] = (bb_param) { out_of(l, s), out_of(l, g), l->rows, (float)(scale_share * fields * root_mean_square(out_of(l, s), l->rows)), 0 };
 }
 
 /* ---- bytes to numbers and back ---- */
