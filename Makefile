@@ -264,6 +264,19 @@ reproduce-qat: all
 	        "WikiText-2 test=$(WIKI_EVAL)" "TinyStories valid=$(DATA)/corpora/tinystories/tinystories_valid_a.clean.txt" "C4=$(RUNS)/qat/c4.txt" || exit 1; done
 	gnuplot -e "model='wiki8m'; text='WikiText-2 test'; table='results/qat.csv'" results/qat.gp > results/qat.svg
 
+# LC2 beside types of llama.cpp, before and after the same training; not part of `results`: an hour.
+.PHONY: reproduce-lattice
+reproduce-lattice: all
+	mkdir -p $(RUNS)/lattice
+	grep -v '<unk>' $(DATA)/corpora/wikitext-2-tokens/wiki.train.tokens > $(RUNS)/lattice/train.txt
+	tail -n +401 $(DATA)/corpora/c4-sample/c4_train00000_docs0-699.jsonl | perl -MJSON::PP -CO -ne 'print decode_json($$_)->{text}, "\n\n"' > $(RUNS)/lattice/c4.txt
+	for d in 0.01 0.2; do \
+	    jobs="LC2:sequential IQ2_XXS:sequential Q2_0:sequential"; \
+	    [ $$d = 0.01 ] && jobs="$$jobs IQ2_XXS:rtn Q2_0:rtn Q2_0:feedback TQ2_0:sequential Q2_K:sequential LC2:sequential:differentiable:0.016" && \
+	        for t in 0.016 0.05; do for f in LC2 IQ2_XXS Q2_0 TQ2_0 Q2_K; do jobs="$$jobs $$f:sequential:straight:$$t"; done; done; \
+	    DAMPING=$$d TRAINING="--held-windows 12" BITBUDGET=$(BB) bash results/lattice.sh wiki8m $(RUNS)/lattice results/lattice.csv $(WIKI8M) $(WIKI_CALIB) $(RUNS)/lattice/train.txt,$(WIKI_CALIB) \
+	        $(DATA)/corpora/tinystories/tinystories_train.txt $$jobs -- wikitext2=$(WIKI_EVAL) c4=$(RUNS)/lattice/c4.txt || exit 1; done
+
 # A pretrained model beside llama.cpp's files at equal bytes, on four domains: SmolLM2-135M-Instruct of `make models`. Not part of `results`: hours on two cores; QUICK=1: fewer
 # sizes, rivals and windows. Every file and row that is there is not made again.
 REAL_MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf

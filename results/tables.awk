@@ -325,6 +325,31 @@ function show_qat(    i, j, k, n, s, files, order, texts, text, at, row, how) {
 }
 function qat_order(k,    how) { split(k, how, SUBSEP); return how[1] * 1e12 + how[5] * 100 + (how[2] == "qat") * 10 + (how[3] == "differentiable") + 2 * (how[4] == "wsd") }
 
+# The lattice beside other types: a row a file, by bytes, then as they were made.
+function show_lattice(    i, j, k, n, s, files, order, texts, text, at, row, r) {
+    s = distinct("text", texts, "model", model)
+    for (i = 1; i <= rows; i++) {
+        if (v[i, "model"] != model) continue
+        k = v[i, "type"] SUBSEP v[i, "method"] SUBSEP v[i, "damping"] SUBSEP v[i, "estimator"] SUBSEP v[i, "tokens"]
+        if (!(k in row)) { row[k] = i; files[++n] = k; order[n] = n }
+        at[k, v[i, "text"]] = i
+    }
+    for (i = 2; i <= n; i++)
+        for (j = i; j > 1 && lattice_order(row[files[order[j]]]) < lattice_order(row[files[order[j - 1]]]); j--) { k = order[j]; order[j] = order[j - 1]; order[j - 1] = k }
+    text = "type | bytes | bits a weight of linears | made by | damping | trained on"
+    for (k = 1; k <= s; k++) text = text " | " text_name(texts[k])
+    head(text " | perplexity, " text_name(texts[1]) " | same top token")
+    for (i = 1; i <= n; i++) {
+        k = files[order[i]]
+        r = row[k]
+        text = v[r, "type"] " | " thousands(v[r, "bytes"]) sprintf(" | %.3f | ", v[r, "bpw_linears"]) v[r, "method"] " | " v[r, "damping"] " | " \
+               (v[r, "tokens"] > 0 ? thousands(v[r, "tokens"]) ", " v[r, "estimator"] : "")
+        for (j = 1; j <= s; j++) text = text " | " ((k, texts[j]) in at ? with_se(v[at[k, texts[j]], "kl_nats"], v[at[k, texts[j]], "kl_se"]) : "")
+        line(text sprintf(" | %.2f | %.1f %%", v[r, "ppl"], 100 * v[r, "top1"]))
+    }
+}
+function lattice_order(r) { return v[r, "bytes"] * 1e9 + (v[r, "type"] == "TQ2_0") * 1e8 + (v[r, "method"] == "feedback") * 2e6 + (v[r, "method"] == "sequential") * 4e6 + v[r, "damping"] * 1e6 + v[r, "tokens"] + (v[r, "estimator"] == "differentiable") }
+
 # Any table as it is.
 function show_all(    i, k, text) {
     for (k = 1; k <= n_columns; k++) text = text (k > 1 ? " | " : "") name[k]
@@ -352,6 +377,7 @@ END {
     else if (table == "real") show_real()
     else if (table == "calibration") show_calibration()
     else if (table == "qat") show_qat()
+    else if (table == "lattice") show_lattice()
     else if (table == "all") show_all()
     else { print "tables.awk: there is no table " table > "/dev/stderr"; exit 1 }
 }
