@@ -19,6 +19,7 @@
 #include "engine/run_parts.h"
 #include "engine/time_budget.h"
 #include "eval/generation.h"
+#include "kernels/kernels.h"
 #include "model/compress/rebuild.h"
 
 const char *const bb_rung_names[BB_N_RUNGS] = { "database", "rebuild", "blocks", "lfq", "end-to-end", "qat" };
@@ -61,8 +62,9 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
     bb_sha256 s;
     char      hex[65], *plain, *all;
     if (c->no_finalise) return bb_asprintf(err, "none");
-    plain = bb_asprintf(err, "%s %lld %.17g %lld, %llu bytes", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens, (long long)c->seed,
-                        (unsigned long long)c->max_ram); /* steps on all blocks are left out where they do not fit */
+    plain = bb_asprintf(err, "%s %lld %.17g %lld, %llu bytes%s", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens, (long long)c->seed,
+                        (unsigned long long)c->max_ram /* steps on all blocks are left out where they do not fit */,
+                        bb_kernels_fast() ? ", bfloat16" : ""); /* what a fast step's products are of */
     if (!plain || !bb_list_has(c->finalise_steps, bb_rung_names[BB_RUNG_QAT])) return plain;
     bb_sha256_init(&s);
     bb_qat_hash_texts(c->qat_text, &s);

@@ -118,9 +118,9 @@ const bb_kernels *bb_kernels_at(size_t i)
 
 size_t bb_packed_floats(size_t n, size_t k, size_t panel) { return (n + panel - 1) / panel * panel * k; }
 
-size_t bb_split_numbers(size_t n, size_t k, size_t rows)
+size_t bb_split_numbers(unsigned parts, size_t n, size_t k, size_t rows)
 {
-    return 2 * ((n + rows - 1) / rows * rows) * ((k + BB_SPLIT_DEPTH - 1) / BB_SPLIT_DEPTH * BB_SPLIT_DEPTH);
+    return parts * ((n + rows - 1) / rows * rows) * ((k + BB_SPLIT_DEPTH - 1) / BB_SPLIT_DEPTH * BB_SPLIT_DEPTH);
 }
 
 void bb_pack_panels(const float *w, size_t ldw, size_t n, size_t k, size_t panel, float *out)

@@ -66,7 +66,7 @@ void   bb_pack_panels_transposed(const float *wt, size_t ldw, size_t n, size_t k
 
 /* Operands of split_product: columns a tile, rows a panel of W, and the numbers of a split matrix of n rows, cut into groups of `rows`. */
 enum { BB_SPLIT_DEPTH = 32, BB_SPLIT_ROWS = 16, BB_SPLIT_PANEL = 32 };
-size_t bb_split_numbers(size_t n, size_t k, size_t rows);
+size_t bb_split_numbers(unsigned parts, size_t n, size_t k, size_t rows);
 
 /* How the products of the forward pass are made, process-wide: set when no workspace is open. BB_FAST: by split_product where this CPU gains by it
  * (bb_kernels_fast()), else nothing changes. */

@@ -214,6 +214,38 @@ START_TEST(batch_and_threads_change_nothing)
 }
 END_TEST
 
+/* The states of rough products, with this many threads; bb_free. */
+static float *rough_states(bb_forward *f, const bb_net *net, uint32_t windows, const int32_t *tokens, int threads)
+{
+    const int before = omp_get_max_threads();
+    float    *h = BB_NEW((size_t)windows * T * net->n_embd, float, NULL);
+    omp_set_num_threads(threads);
+    bb_forward_rough(f, true);
+    ck_assert_int_eq(bb_forward_embed(f, net, tokens, windows, T, bb_on_cpu(h), NULL), BB_OK);
+    run_blocks(f, net, windows, T, h);
+    bb_forward_rough(f, false);
+    omp_set_num_threads(before);
+    return h;
+}
+
+/* Rough products are coarser than fast ones, where there are such things; they are those of a workspace until it is told otherwise. */
+static void rough_is_between(bb_forward *f, const bb_net *net, uint32_t windows, const int32_t *tokens, const float *fast)
+{
+    const size_t n = (size_t)windows * T * net->n_embd;
+    float       *h[2] = { rough_states(f, net, windows, tokens, 1), rough_states(f, net, windows, tokens, 3) }, *again = BB_NEW(n, float, NULL);
+    double       largest = 0;
+    ck_assert_int_eq(memcmp(h[0], h[1], n * sizeof *again), 0);
+    ck_assert_int_eq(memcmp(h[0], fast, n * sizeof *again) != 0, bb_kernels_fast());
+    for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)fast[i]));
+    for (size_t i = 0; i < n; i++) ck_assert(fabs((double)h[0][i] - (double)fast[i]) <= 0x1p-5 * largest);
+    ck_assert_int_eq(bb_forward_embed(f, net, tokens, windows, T, bb_on_cpu(again), NULL), BB_OK);
+    run_blocks(f, net, windows, T, again);
+    ck_assert_int_eq(memcmp(again, fast, n * sizeof *again), 0);
+    bb_free(h[0]);
+    bb_free(h[1]);
+    bb_free(again);
+}
+
 /* Fast is another rounding of the same numbers: states, inputs of a hook, scores; and it is not exact, where there is such a thing. */
 START_TEST(fast_is_close_to_exact)
 {
@@ -238,6 +270,7 @@ START_TEST(fast_is_close_to_exact)
         run_blocks(f, &m.net, WINDOWS, T, h[p]);
         ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h[p]), tokens, N, nll[p], NULL), BB_OK);
         if (p) ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(h[0]), &m.net, bb_on_cpu(h[1]), NULL, N, kl, NULL, NULL, NULL), BB_OK);
+        rough_is_between(f, &m.net, WINDOWS, tokens, h[p]);
         bb_forward_destroy(f);
     }
     for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)h[0][i]));

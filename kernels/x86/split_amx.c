@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * split_amx.c: products of split numbers in AMX tiles; same bits as ref/split_ref.c.
+ * split_amx.c: products of numbers as one or two bfloat16 in AMX tiles; same bits as ref/split_ref.c.
  *
- * Four tiles of y (32 x 32) meet two of x and two panels' halves of w at a time; of 12 products a block of 32 columns, 8 loads. A pass goes through
- * DEPTH columns, so that the pass of a panel stays in L1 while the rows of x come from L2; y rests in memory between passes. */
+ * Four tiles of y (32 x 32) meet, in each block of 32 columns, two tiles of each part of x and of a panel: 4 products of one part, 12 of two. They stay in the
+ * tiles through all columns; 128 rows of x and the panel come from L2. */
 #if defined(__x86_64__)
 #if !defined(__AMX_BF16__) || !defined(__AVX512BF16__)
 #error "compile this file with AMX enabled (Makefile: ISA)"
@@ -13,7 +13,7 @@
 
 #include "kernels/kernels.h"
 
-enum { BLOCK = BB_SPLIT_DEPTH, ROWS = BB_SPLIT_ROWS, PANEL = BB_SPLIT_PANEL, TILE = ROWS * BLOCK, DEPTH = 6 /* blocks a pass: of a panel 24 KiB */ };
+enum { BLOCK = BB_SPLIT_DEPTH, ROWS = BB_SPLIT_ROWS, PANEL = BB_SPLIT_PANEL, TILE = ROWS * BLOCK };
 
 static inline __mmask16 some(size_t left) { return left >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1u << left) - 1); }
 
@@ -29,15 +29,15 @@ static inline void split_row(const float *x, size_t left, __m512i *hi, __m512i *
     *lo = rounded(rest(a, _mm512_castsi512_si256(*hi)), rest(b, _mm512_extracti64x4_epi64(*hi, 1)));
 }
 
-void bb_split_rows_amx(const float *x, size_t ldx, size_t m, size_t k, uint16_t *out)
+void bb_split_rows_amx(unsigned parts, const float *x, size_t ldx, size_t m, size_t k, uint16_t *out)
 {
     for (size_t i = 0; i < m; i += ROWS)
-        for (size_t c = 0; c < k; c += BLOCK, out += 2 * TILE)
+        for (size_t c = 0; c < k; c += BLOCK, out += parts * TILE)
             for (size_t r = 0; r < ROWS; r++) {
                 __m512i hi = _mm512_setzero_si512(), lo = hi;
                 if (i + r < m) split_row(x + (i + r) * ldx + c, k - c, &hi, &lo);
                 _mm512_storeu_si512(out + r * BLOCK, hi);
-                _mm512_storeu_si512(out + TILE + r * BLOCK, lo);
+                if (parts > 1) _mm512_storeu_si512(out + TILE + r * BLOCK, lo);
             }
 }
 
@@ -64,10 +64,10 @@ static inline void store_turned(__m512i r[16], uint16_t *out)
     }
 }
 
-void bb_split_panels_amx(const float *w, size_t ldw, size_t n, size_t k, uint16_t *out)
+void bb_split_panels_amx(unsigned parts, const float *w, size_t ldw, size_t n, size_t k, uint16_t *out)
 {
     for (size_t j = 0; j < n; j += PANEL)
-        for (size_t c = 0; c < k; c += BLOCK, out += 4 * TILE)
+        for (size_t c = 0; c < k; c += BLOCK, out += 2 * parts * TILE)
             for (size_t half = 0; half < 2; half++) {
                 __m512i hi[ROWS], lo[ROWS];
                 for (size_t r = 0; r < ROWS; r++) {
@@ -76,7 +76,7 @@ void bb_split_panels_amx(const float *w, size_t ldw, size_t n, size_t k, uint16_
                     if (row < n) split_row(w + row * ldw + c, k - c, &hi[r], &lo[r]);
                 }
                 store_turned(hi, out + half * TILE);
-                store_turned(lo, out + (2 + half) * TILE);
+                if (parts > 1) store_turned(lo, out + (2 + half) * TILE);
             }
 }
 
@@ -86,10 +86,10 @@ static inline __m512i pairs(__m256i even, __m256i odd)
     return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
 }
 
-void bb_split_panels_turned_amx(const float *wt, size_t ldw, size_t n, size_t k, uint16_t *out)
+void bb_split_panels_turned_amx(unsigned parts, const float *wt, size_t ldw, size_t n, size_t k, uint16_t *out)
 {
     for (size_t j = 0; j < n; j += PANEL)
-        for (size_t c = 0; c < k; c += BLOCK, out += 4 * TILE)
+        for (size_t c = 0; c < k; c += BLOCK, out += 2 * parts * TILE)
             for (size_t p = 0; p < ROWS; p++)
                 for (size_t half = 0; half < 2; half++) {
                     size_t       row = c + 2 * p, column = j + half * ROWS;
@@ -98,8 +98,9 @@ void bb_split_panels_turned_amx(const float *wt, size_t ldw, size_t n, size_t k,
                     __m512       even = _mm512_maskz_loadu_ps(row < k ? there : 0, at), odd = _mm512_maskz_loadu_ps(row + 1 < k ? there : 0, at + ldw);
                     __m512i      hi = rounded(even, odd), lo;
                     __m256i      hi_even = _mm512_castsi512_si256(hi), hi_odd = _mm512_extracti64x4_epi64(hi, 1);
-                    lo = rounded(rest(even, hi_even), rest(odd, hi_odd));
                     _mm512_storeu_si512(out + half * TILE + p * 32, pairs(hi_even, hi_odd));
+                    if (parts == 1) continue;
+                    lo = rounded(rest(even, hi_even), rest(odd, hi_odd));
                     _mm512_storeu_si512(out + (2 + half) * TILE + p * 32, pairs(_mm512_castsi512_si256(lo), _mm512_extracti64x4_epi64(lo, 1)));
                 }
 }
@@ -114,8 +115,18 @@ typedef struct __attribute__((aligned(64))) tile_config {
 
 static const tile_config whole_tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, .rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
 
-/* y (16 or 32 rows, 32 columns; zero: from nothing) through `blocks` blocks. x: the first 16 rows, the others x_step on. */
-static inline void tiles(int row_tiles, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool zero, float *y, size_t ldy)
+/* Tiles 0 to 3, of one tile of rows 0 and 1, += those of rows in 4 and 5 times those of w in 6 and 7. */
+#define MULTIPLY(row_tiles) \
+    do { \
+        _tile_dpbf16ps(0, 4, 6); \
+        _tile_dpbf16ps(1, 4, 7); \
+        if ((row_tiles) == 2) _tile_dpbf16ps(2, 5, 6); \
+        if ((row_tiles) == 2) _tile_dpbf16ps(3, 5, 7); \
+    } while (0)
+
+/* y (16 or 32 rows, 32 columns; zero: from nothing) through all blocks. x: the first 16 rows, the others x_step on. */
+static inline __attribute__((always_inline)) void tiles(unsigned parts, int row_tiles, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w,
+                                                        bool zero, float *y, size_t ldy)
 {
     const size_t line = ldy * sizeof *y;
     if (zero) {
@@ -131,32 +142,21 @@ static inline void tiles(int row_tiles, size_t blocks, const uint16_t *x, size_t
             _tile_loadd(3, y + 16 * ldy + 16, line);
         }
     }
-    for (size_t c = 0; c < blocks; c++, x += 2 * TILE, w += 4 * TILE) {
+    for (size_t c = 0; c < blocks; c++, x += parts * TILE, w += 2 * parts * TILE) {
         _tile_loadd(6, w, 64);
         _tile_loadd(7, w + TILE, 64);
-        _tile_loadd(4, x + TILE, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if (row_tiles == 2) {
-            _tile_loadd(5, x + x_step + TILE, 64);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+        if (parts > 1) {
+            _tile_loadd(4, x + TILE, 64);
+            if (row_tiles == 2) _tile_loadd(5, x + x_step + TILE, 64);
+            MULTIPLY(row_tiles);
         }
         _tile_loadd(4, x, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if (row_tiles == 2) {
-            _tile_loadd(5, x + x_step, 64);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_loadd(6, w + 2 * TILE, 64);
-        _tile_loadd(7, w + 3 * TILE, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if (row_tiles == 2) {
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+        if (row_tiles == 2) _tile_loadd(5, x + x_step, 64);
+        MULTIPLY(row_tiles);
+        if (parts > 1) {
+            _tile_loadd(6, w + 2 * TILE, 64);
+            _tile_loadd(7, w + 3 * TILE, 64);
+            MULTIPLY(row_tiles);
         }
     }
     _tile_stored(0, y, line);
@@ -167,48 +167,45 @@ static inline void tiles(int row_tiles, size_t blocks, const uint16_t *x, size_t
     }
 }
 
-static void any_tiles(size_t rows, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool zero, float *y, size_t ldy)
+static void any_tiles(unsigned parts, size_t rows, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool zero, float *y, size_t ldy)
 {
-    if (rows > ROWS) tiles(2, blocks, x, x_step, w, zero, y, ldy);
-    else tiles(1, blocks, x, x_step, w, zero, y, ldy);
+    if (parts > 1 && rows > ROWS) tiles(2, 2, blocks, x, x_step, w, zero, y, ldy);
+    else if (parts > 1) tiles(2, 1, blocks, x, x_step, w, zero, y, ldy);
+    else if (rows > ROWS) tiles(1, 2, blocks, x, x_step, w, zero, y, ldy);
+    else tiles(1, 1, blocks, x, x_step, w, zero, y, ldy);
 }
 
-/* Where y is no whole tiles, or a bias comes first: through a copy. */
-static void copied_tiles(size_t rows, size_t columns, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool more, const float *bias,
-                         float *y, size_t ldy)
+/* Into y through a copy, whose lines do not lie on as many pages; and y may be no whole tiles, or a bias may come first. */
+static void copied_tiles(unsigned parts, size_t rows, size_t columns, size_t blocks, const uint16_t *x, size_t x_step, const uint16_t *w, bool add,
+                         const float *bias, float *y, size_t ldy)
 {
     _Alignas(64) float copy[2 * ROWS * PANEL];
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < columns; j += 16) {
-            __mmask16 there = some(columns - j);
-            __m512    start = more ? _mm512_maskz_loadu_ps(there, y + i * ldy + j) : _mm512_setzero_ps();
+    const bool         zero = !add && !bias && blocks;
+    for (size_t i = 0; i < 2 * ROWS && !zero; i++)
+        for (size_t j = 0; j < PANEL; j += 16) {
+            const __mmask16 there = some(i < rows && j < columns ? columns - j : 0);
+            __m512          start = add ? _mm512_maskz_loadu_ps(there, y + i * ldy + j) : _mm512_setzero_ps();
             if (bias) start = _mm512_add_ps(start, _mm512_maskz_loadu_ps(there, bias + j));
             _mm512_store_ps(copy + i * PANEL + j, start);
         }
-    for (size_t i = 0; i < 2 * ROWS; i++) /* what no entry comes from, but a tile holds */
-        for (size_t j = i < rows ? (columns + 15) / 16 * 16 : 0; j < PANEL; j += 16) _mm512_store_ps(copy + i * PANEL + j, _mm512_setzero_ps());
-    if (blocks) any_tiles(rows, blocks, x, x_step, w, false, copy, PANEL);
+    if (blocks) any_tiles(parts, rows, blocks, x, x_step, w, zero, copy, PANEL);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j += 16) _mm512_mask_storeu_ps(y + i * ldy + j, some(columns - j), _mm512_load_ps(copy + i * PANEL + j));
 }
 
-void bb_split_product_amx(size_t m, size_t n, size_t k, const uint16_t *x, const uint16_t *panels, const float *bias, bool add, float *y, size_t ldy)
+void bb_split_product_amx(unsigned parts, size_t m, size_t n, size_t k, const uint16_t *x, const uint16_t *panels, const float *bias, bool add, float *y,
+                          size_t ldy)
 {
-    size_t blocks = (k + BLOCK - 1) / BLOCK, x_step = blocks * 2 * TILE;
+    enum { ROUND = 128 }; /* rows that meet one panel after the other */
+    const size_t blocks = (k + BLOCK - 1) / BLOCK, x_step = blocks * parts * TILE;
     _tile_loadconfig(&whole_tiles);
-    for (size_t c = 0; c == 0 || c < blocks; c += DEPTH) { /* one pass even for k = 0, which still writes the start values */
-        size_t       depth = blocks - c < DEPTH ? blocks - c : DEPTH;
-        bool         more = add || c > 0;
-        const float *b = c > 0 ? NULL : bias;
+    for (size_t round = 0; round < m; round += ROUND)
         for (size_t j = 0; j < n; j += PANEL)
-            for (size_t i = 0; i < m; i += 2 * ROWS) {
-                size_t          rows = m - i < 2 * ROWS ? m - i : 2 * ROWS, columns = n - j < PANEL ? n - j : PANEL;
-                const uint16_t *in = x + i / ROWS * x_step + c * 2 * TILE, *w = panels + j / PANEL * blocks * 4 * TILE + c * 4 * TILE;
-                float          *out = y + i * ldy + j;
-                if (rows % ROWS == 0 && columns == PANEL && !b && depth) any_tiles(rows, depth, in, x_step, w, !more, out, ldy);
-                else copied_tiles(rows, columns, depth, in, x_step, w, more, b ? b + j : NULL, out, ldy);
+            for (size_t i = round; i < m && i < round + ROUND; i += 2 * ROWS) {
+                const size_t    rows = m - i < 2 * ROWS ? m - i : 2 * ROWS, columns = n - j < PANEL ? n - j : PANEL;
+                const uint16_t *in = x + i / ROWS * x_step, *w = panels + j * blocks * parts * BLOCK;
+                copied_tiles(parts, rows, columns, blocks, in, x_step, w, add, bias ? bias + j : NULL, y + i * ldy + j, ldy);
             }
-    }
     _tile_release();
 }
 

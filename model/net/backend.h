@@ -88,6 +88,9 @@ typedef struct bb_operations {
     /* ---- a workspace: scratch memory of one user at a time ---- */
     bb_status (*open)(void *context, void **self, bb_err *err);
     void (*close)(void *self); /* NULL allowed */
+    /* From now on products may be of plain bfloat16, where the precision is fast (kernels.h), or are no longer; nothing is held any more. Gradients alone
+     * are made like that, and what they are the gradients of: no score. */
+    void (*rough)(void *self, bool rough);
 
     /* ---- forward ---- */
 

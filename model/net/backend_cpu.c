@@ -91,6 +91,7 @@ static bb_status cpu_open(void *context, void **self, bb_err *err)
     if (!c) return BB_NOMEM;
     c->k = bb_kernels_get();
     c->fast = bb_kernels_fast();
+    c->parts = 2;
     *self = c;
     return BB_OK;
 }
@@ -106,6 +107,14 @@ static void cpu_close(void *self)
     bb_free(c->split.at);
     bb_cpu_back_close(c);
     bb_free(c);
+}
+
+static void cpu_rough(void *self, bool rough)
+{
+    bb_cpu *c = self;
+    c->parts = rough ? 1 : 2;
+    c->n_held = c->back.n_held = 0;
+    c->back.packed = NULL;
 }
 
 bb_status bb_pool_grow(bb_pool *p, size_t n, bb_err *err)
@@ -158,7 +167,7 @@ bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n
         size_t at = (size_t)i * panel, rows = n - at < panel ? n - at : panel;
         float *plain = bb_cpu_scratch(c, slice);
         for (size_t r = 0; r < rows; r++) bb_cpu_decode_row(c, w, first + at + r, plain + r * w->cols);
-        if (c->fast) c->k->split_panels(plain, w->cols, rows, w->cols, split_at(out + at * bb_cpu_depth(c, w->cols)));
+        if (c->fast) c->k->split_panels(c->parts, plain, w->cols, rows, w->cols, split_at(out + at * bb_cpu_room(c, w->cols)));
         else c->k->pack(plain, w->cols, rows, w->cols, out + at * w->cols);
     }
     return BB_OK;
@@ -251,19 +260,19 @@ static void multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const flo
 static void linear(const bb_cpu *c, size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *split, const float *panels, const float *bias,
                    bool add, float *y, size_t ldy)
 {
-    if (c->fast) c->k->split_product(m, n, k, split_in(split), split_in(panels), bias, add, y, ldy);
+    if (c->fast) c->k->split_product(c->parts, m, n, k, split_in(split), split_in(panels), bias, add, y, ldy);
     else c->k->product(m, n, k, x, ldx, panels, bias, add, y, ldy);
 }
 
 bb_status bb_cpu_split_rows(bb_cpu *c, size_t n, size_t k, const float *x, size_t ldx, bb_err *err)
 {
     ptrdiff_t chunks = (ptrdiff_t)((n + CHUNK - 1) / CHUNK);
-    bb_status status = c->fast ? bb_pool_grow(&c->split, bb_split_numbers(n, k, BB_SPLIT_ROWS) / 2, err) : BB_OK;
+    bb_status status = c->fast ? bb_pool_grow(&c->split, bb_split_numbers(c->parts, n, k, BB_SPLIT_ROWS) / 2, err) : BB_OK;
     if (!c->fast || status != BB_OK) return status;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(2 * n * k))
     for (ptrdiff_t i = 0; i < chunks; i++) {
         size_t row = (size_t)i * CHUNK, m = n - row < CHUNK ? n - row : CHUNK;
-        c->k->split_rows(x + row * ldx, ldx, m, k, split_at(c->split.at + row * bb_cpu_depth(c, k)));
+        c->k->split_rows(c->parts, x + row * ldx, ldx, m, k, split_at(c->split.at + row * bb_cpu_room(c, k)));
     }
     return BB_OK;
 }
@@ -275,13 +284,13 @@ void bb_cpu_product(const bb_cpu *c, size_t n, size_t cols, size_t k, const floa
         multiply(c, n, cols, k, x, ldx, panels, bias, add, y, ldy);
         return;
     }
-    size_t  depth = bb_cpu_depth(c, k);
+    size_t  room = bb_cpu_room(c, k);
     cutting cut = cut_product(c, n, cols);
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(n * cols * k))
     for (ptrdiff_t i = 0; i < cut.tasks; i++) {
         piece p = piece_of(&cut, i);
-        c->k->split_product(p.m, p.to - p.from, k, split_in(c->split.at + p.row * depth), split_in(panels + p.from * depth), bias ? bias + p.from : NULL, add,
-                            y + p.row * ldy + p.from, ldy);
+        c->k->split_product(c->parts, p.m, p.to - p.from, k, split_in(c->split.at + p.row * room), split_in(panels + p.from * room),
+                            bias ? bias + p.from : NULL, add, y + p.row * ldy + p.from, ldy);
     }
 }
 
@@ -407,7 +416,7 @@ typedef struct kv_cache {
 } kv_cache;
 
 static size_t kv_floats(const bb_cpu *c, size_t T, size_t D) { return bb_cpu_packed_floats(c, T, D) + bb_cpu_packed_floats(c, D, T); }
-static size_t tile_floats(const bb_cpu *c, size_t T, size_t D) { return TILE * bb_cpu_depth(c, T) + (c->fast ? TILE * bb_cpu_depth(c, T > D ? T : D) : 0); }
+static size_t tile_floats(const bb_cpu *c, size_t T, size_t D) { return TILE * bb_cpu_depth(c, T) + (c->fast ? TILE * bb_cpu_room(c, T > D ? T : D) : 0); }
 
 /* tile: tile_floats of them. */
 static kv_cache kv_at(const bb_cpu *c, float *memory, size_t T, size_t D, float *tile)
@@ -418,14 +427,14 @@ static kv_cache kv_at(const bb_cpu *c, float *memory, size_t T, size_t D, float 
 /* Rows first .. first + m - 1 of k and v (row stride ld) into the cache; first is a multiple of the panel. */
 static void kv_append(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, size_t first, size_t m, const float *k, const float *v, size_t ld)
 {
-    size_t panel = c->k->panel, depth = bb_cpu_depth(c, T);
-    float *keys = cache->keys + first * bb_cpu_depth(c, D);
-    if (c->fast) c->k->split_panels(k, ld, m, D, split_at(keys));
+    size_t panel = c->k->panel, room = bb_cpu_room(c, T);
+    float *keys = cache->keys + first * bb_cpu_room(c, D);
+    if (c->fast) c->k->split_panels(c->parts, k, ld, m, D, split_at(keys));
     else c->k->pack(k, ld, m, D, keys);
     for (size_t d = 0; d < D; d += panel) {
         size_t columns = D - d < panel ? D - d : panel;
-        float *values = cache->values + d * depth + first * panel;
-        if (c->fast) c->k->split_panels_turned(v + d, ld, columns, m, split_at(values));
+        float *values = cache->values + d * room + bb_cpu_room(c, first) * panel;
+        if (c->fast) c->k->split_panels_turned(c->parts, v + d, ld, columns, m, split_at(values));
         else bb_pack_panels_transposed(v + d, ld, columns, m, panel, values);
     }
 }
@@ -446,7 +455,7 @@ static void attend(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, s
     for (size_t at = 0; at < n; at += TILE) {
         size_t m = n - at < TILE ? n - at : TILE, end = first + at + m, keys = bb_cpu_depth(c, end); /* fast: whole panels of keys */
         float *tile = q + at * ldq;
-        if (c->fast) kernels->split_rows(tile, ldq, m, D, split_at(cache->split));
+        if (c->fast) kernels->split_rows(c->parts, tile, ldq, m, D, split_at(cache->split));
         linear(c, m, keys, D, tile, ldq, cache->split, cache->keys, NULL, false, cache->scores, keys);
         for (size_t t = 0; t < m; t++) {
             float *row = cache->scores + t * keys;
@@ -454,9 +463,9 @@ static void attend(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, s
             bb_cpu_softmax(kernels, row, scale, seen, window);
             memset(row + seen, 0, (keys - seen) * sizeof *row);
         }
-        if (c->fast) kernels->split_rows(cache->scores, keys, m, end, split_at(cache->split));
+        if (c->fast) kernels->split_rows(c->parts, cache->scores, keys, m, end, split_at(cache->split));
         for (size_t d = 0; d < D; d += panel)
-            linear(c, m, D - d < panel ? D - d : panel, end, cache->scores, keys, cache->split, cache->values + d * bb_cpu_depth(c, T), NULL, false, tile + d,
+            linear(c, m, D - d < panel ? D - d : panel, end, cache->scores, keys, cache->split, cache->values + d * bb_cpu_room(c, T), NULL, false, tile + d,
                    ldq);
     }
 }
@@ -538,7 +547,7 @@ static void fused_layout(fused *f)
     f->at_scores = f->at_split;
     for (int p = 0; f->c->fast && p < BB_N_PARTS; p++)
         if (bb_block_has_part(f->b, (bb_part)p)) {
-            size_t end = f->at_split + CHUNK * bb_cpu_depth(f->c, f->b->w[p].cols);
+            size_t end = f->at_split + CHUNK * bb_cpu_room(f->c, f->b->w[p].cols);
             if (end > f->at_scores) f->at_scores = end;
         }
     f->at_kv = f->at_scores + tile_floats(f->c, f->T, f->D);
@@ -548,7 +557,7 @@ static void fused_layout(fused *f)
 /* x (m, width) feeds the next linears. */
 static void fused_feed(const fused *f, float *memory, size_t m, size_t width, const float *x)
 {
-    if (f->c->fast) f->c->k->split_rows(x, width, m, width, split_at(memory + f->at_split));
+    if (f->c->fast) f->c->k->split_rows(f->c->parts, x, width, m, width, split_at(memory + f->at_split));
 }
 
 static void fused_linear(const fused *f, const float *memory, bb_part part, size_t m, const float *x, bool add, float *y)
@@ -651,20 +660,20 @@ typedef struct score_piece {
 /* Of one task: logits of both, and, fast, the rows of both split. */
 static size_t score_floats(const bb_cpu *c, size_t cols)
 {
-    return 2 * (size_t)SCORE_ROWS * SCORE_COLS + (c->fast ? 2 * SCORE_ROWS * bb_cpu_depth(c, cols) : 0);
+    return 2 * (size_t)SCORE_ROWS * SCORE_COLS + (c->fast ? 2 * SCORE_ROWS * bb_cpu_room(c, cols) : 0);
 }
 
 static void score_chunk(const bb_cpu *c, const score_piece *p, size_t row, size_t m, const float *x, const float *x_ref, float *memory, row_score *rows)
 {
-    size_t       depth = bb_cpu_depth(c, p->cols);
-    float       *z = memory, *z_ref = z + SCORE_ROWS * SCORE_COLS, *split = z_ref + SCORE_ROWS * SCORE_COLS, *split_ref = split + SCORE_ROWS * depth;
+    size_t       room = bb_cpu_room(c, p->cols);
+    float       *z = memory, *z_ref = z + SCORE_ROWS * SCORE_COLS, *split = z_ref + SCORE_ROWS * SCORE_COLS, *split_ref = split + SCORE_ROWS * room;
     const float *in = x + row * p->cols, *in_ref = p->w_ref ? x_ref + row * p->cols : NULL;
-    if (c->fast) c->k->split_rows(in, p->cols, m, p->cols, split_at(split));
-    if (c->fast && in_ref) c->k->split_rows(in_ref, p->cols, m, p->cols, split_at(split_ref));
+    if (c->fast) c->k->split_rows(c->parts, in, p->cols, m, p->cols, split_at(split));
+    if (c->fast && in_ref) c->k->split_rows(c->parts, in_ref, p->cols, m, p->cols, split_at(split_ref));
     for (size_t at = 0; at < p->n; at += SCORE_COLS) {
         size_t n = p->n - at < SCORE_COLS ? p->n - at : SCORE_COLS, from = p->first + at;
-        linear(c, m, n, p->cols, in, p->cols, split, p->w + at * depth, NULL, false, z, n);
-        if (in_ref) linear(c, m, n, p->cols, in_ref, p->cols, split_ref, p->w_ref + at * depth, NULL, false, z_ref, n);
+        linear(c, m, n, p->cols, in, p->cols, split, p->w + at * room, NULL, false, z, n);
+        if (in_ref) linear(c, m, n, p->cols, in_ref, p->cols, split_ref, p->w_ref + at * room, NULL, false, z_ref, n);
         for (size_t i = 0; i < m; i++) {
             row_score *r = &rows[row + i];
             if (p->w_ref) bb_klsum_add(c->k, &r->sums, z_ref + i * n, z + i * n, n);
@@ -736,6 +745,7 @@ static const bb_operations operations = {
     cpu_forget,
     cpu_open,
     cpu_close,
+    cpu_rough,
     cpu_hold,
     cpu_gather,
     bb_cpu_matmul,

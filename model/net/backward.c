@@ -95,6 +95,7 @@ done:
 }
 
 const bb_backend *bb_backward_backend(const bb_backward *b) { return b->backend; }
+void              bb_backward_rough(bb_backward *b, bool rough) { b->backend->ops->rough(b->self, rough); }
 
 void bb_backward_destroy(bb_backward *b)
 {

@@ -33,6 +33,7 @@ typedef struct bb_backward bb_backward;
 bb_status         bb_backward_create(const bb_backend *backend, const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_backward **b, bb_err *err);
 void              bb_backward_destroy(bb_backward *b);
 const bb_backend *bb_backward_backend(const bb_backward *b);
+void              bb_backward_rough(bb_backward *b, bool rough); /* bb_operations.rough, of what follows; at first not */
 
 /* Called for each linear of a block with its input x (n, cols) and the gradient dy (n, rows) at its output, on the host: Fisher information,
  * gradients of low-rank or masked parameters, anything that is a sum over tokens. Order: down, up, gate, o, v, k, q. */

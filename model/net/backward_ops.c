@@ -28,8 +28,8 @@ void bb_cpu_back_close(bb_cpu *c)
 
 /* ---- linear ---- */
 
-/* Rows first .. first + n - 1 of w as row r of the depth of every panel: float32, or split in whole tiles of them. */
-static void pack_rows(const bb_cpu *c, const bb_matrix *w, size_t first, size_t r, size_t n, size_t depth, float *rows, size_t ld, float *out)
+/* Rows first .. first + n - 1 of w as row r of the depth of every panel of `room` floats a column: float32, or split in whole tiles of them. */
+static void pack_rows(const bb_cpu *c, const bb_matrix *w, size_t first, size_t r, size_t n, size_t room, float *rows, size_t ld, float *out)
 {
     size_t panel = c->k->panel;
     for (size_t i = 0; i < n; i++) {
@@ -37,8 +37,8 @@ static void pack_rows(const bb_cpu *c, const bb_matrix *w, size_t first, size_t 
         memset(rows + i * ld + w->cols, 0, (ld - w->cols) * sizeof *rows);
     }
     for (size_t j = 0; j < ld; j += panel) {
-        float *to = out + j * depth + r * panel;
-        if (c->fast) c->k->split_panels_turned(rows + j, ld, panel, n, bb_cpu_split_at(to));
+        float *to = out + j * room + bb_cpu_room(c, r) * panel;
+        if (c->fast) c->k->split_panels_turned(c->parts, rows + j, ld, panel, n, bb_cpu_split_at(to));
         else memcpy(to, rows + j, panel * sizeof *rows);
     }
 }
@@ -53,7 +53,7 @@ static bb_status pack_columns(bb_cpu *c, const bb_matrix *w, size_t first, size_
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * w->cols))
     for (ptrdiff_t i = 0; i < tasks; i++) {
         size_t r = (size_t)i * at_once, m = n - r < at_once ? n - r : at_once;
-        pack_rows(c, w, first, r, m, bb_cpu_depth(c, n), bb_cpu_scratch(c, at_once * ld), ld, out);
+        pack_rows(c, w, first, r, m, bb_cpu_room(c, n), bb_cpu_scratch(c, at_once * ld), ld, out);
     }
     return BB_OK;
 }
@@ -137,7 +137,7 @@ static bb_status pack_inputs(bb_cpu *c, bb_back_memory *m, size_t n, size_t cols
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))
     for (ptrdiff_t i = 0; i < panels; i++) {
         size_t j = (size_t)i * panel, width = cols - j < panel ? cols - j : panel;
-        if (c->fast) c->k->split_panels_turned(x + j, cols, width, n, bb_cpu_split_at(m->inputs.at + j * bb_cpu_depth(c, n)));
+        if (c->fast) c->k->split_panels_turned(c->parts, x + j, cols, width, n, bb_cpu_split_at(m->inputs.at + j * bb_cpu_room(c, n)));
         else bb_pack_panels_transposed(x + j, cols, width, n, panel, m->inputs.at + j * n);
     }
     m->packed = x;

@@ -47,6 +47,7 @@ typedef struct bb_back_memory {
 typedef struct bb_cpu {
     const bb_kernels *k;
     bool              fast;          /* products are those of split numbers (kernels.h): the precision when the workspace was opened */
+    unsigned          parts;         /* of split numbers: 2, or 1 while products are rough */
     bb_pool           piece, piece2; /* packed weights of one product; those of the reference head in score */
     bb_pool           store;         /* packed weights of hold */
     bb_pool           scratch;       /* one slice a thread */
@@ -90,10 +91,12 @@ void bb_cpu_softmax(const bb_kernels *k, float *scores, float scale, size_t seen
 void bb_cpu_decode_row(const bb_cpu *c, const bb_matrix *w, size_t row, float *out);
 /* Rows a piece: whole panels, at most `limit` floats (but at least one panel). */
 size_t bb_cpu_rows_a_piece(const bb_cpu *c, const bb_matrix *w, size_t limit);
-/* Packed weights: float panels of product, or fast, panels of split_product, which take as much room with columns in whole tiles. Panel j / panel begins at
- * j * bb_cpu_depth(c, k). */
+/* Columns of an operand: fast, in whole tiles. */
 static inline size_t bb_cpu_depth(const bb_cpu *c, size_t k) { return c->fast ? (k + BB_SPLIT_DEPTH - 1) / BB_SPLIT_DEPTH * BB_SPLIT_DEPTH : k; }
-static inline size_t bb_cpu_packed_floats(const bb_cpu *c, size_t n, size_t k) { return bb_packed_floats(n, bb_cpu_depth(c, k), c->k->panel); }
+/* Floats of memory that one of its rows takes; of packed weights too, float panels of product or, fast, panels of split_product: panel j / panel begins at
+ * j * bb_cpu_room(c, k). */
+static inline size_t bb_cpu_room(const bb_cpu *c, size_t k) { return c->fast ? bb_cpu_depth(c, k) / 2 * c->parts : k; }
+static inline size_t bb_cpu_packed_floats(const bb_cpu *c, size_t n, size_t k) { return bb_packed_floats(n, bb_cpu_room(c, k), c->k->panel); }
 /* out := the panels of rows first .. first + n - 1, first a multiple of the panel. */
 bb_status bb_cpu_pack_rows(bb_cpu *c, const bb_matrix *w, size_t first, size_t n, float *out, bb_err *err);
 /* If fast: x (n, k; row stride ldx) is split into c->split, for the products that follow. */

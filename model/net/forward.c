@@ -105,6 +105,7 @@ void bb_forward_destroy(bb_forward *f)
 }
 
 const bb_backend *bb_forward_backend(const bb_forward *f) { return f->backend; }
+void              bb_forward_rough(bb_forward *f, bool rough) { f->backend->ops->rough(f->self, rough); }
 
 /* The workspace was made for the widest block of the net at creation. */
 static bb_status check_room(const bb_forward *f, const bb_block *b, bb_err *err)

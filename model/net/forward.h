@@ -18,6 +18,7 @@ typedef struct bb_forward bb_forward; /* workspace: scratch buffers, decoded wei
 bb_status         bb_forward_create(const bb_backend *backend, const bb_net *net, uint32_t max_windows, uint32_t max_tokens, bb_forward **f, bb_err *err);
 void              bb_forward_destroy(bb_forward *f);
 const bb_backend *bb_forward_backend(const bb_forward *f);
+void              bb_forward_rough(bb_forward *f, bool rough); /* bb_operations.rough, of what follows; at first not */
 
 /* h (S*T, C) := embedding rows of tokens (S*T). Ids out of range are BB_BAD_FILE. */
 bb_status bb_forward_embed(bb_forward *f, const bb_net *net, const int32_t *tokens, uint32_t S, uint32_t T, bb_buffer h, bb_err *err);

@@ -3,6 +3,7 @@
  *
  * One step: a batch of windows forward through the run of blocks (and, for losses at the head, through the frozen ones behind it),
  * the loss's gradient, backward, gradients of the fields, AdamW, new codes. Windows are drawn without replacement until all were used.
+ * Of fast precision all products of a step are of plain bfloat16 (a step is of noise anyway), those that losses are compared by are not.
  */
 #include "model/tune/trainer.h"
 
@@ -261,7 +262,9 @@ static bb_status make_teacher(bb_trainer *r, bb_err *err)
     r->seen = BB_NEW(r->n_seen * row, float, err);
     r->is_seen = BB_NEW0(r->n_seen, bool, err);
     if (!r->seen || !r->is_seen) return BB_NOMEM;
-    return bb_forward_create(r->backend, r->full, at_once(r), set->ctx, &r->teacher, err);
+    const bb_status status = bb_forward_create(r->backend, r->full, at_once(r), set->ctx, &r->teacher, err);
+    if (status == BB_OK) bb_forward_rough(r->teacher, true);
+    return status;
 }
 
 bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train,
@@ -291,6 +294,7 @@ bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tu
     BB_TRY(allocate(r, err));
     BB_TRY(bb_forward_create(backend, &t->net, windows, train->set->ctx, &r->forward, err));
     BB_TRY(bb_backward_create(backend, &t->net, windows, train->set->ctx, &r->backward, err));
+    bb_backward_rough(r->backward, true);
     BB_TRY(make_teacher(r, err));
     bb_rng_init(&r->rng, o->seed, "tune");
     for (uint32_t i = 0; i < train->set->n; i++) r->order[i] = i;
@@ -374,6 +378,7 @@ static bb_status check(bb_trainer *r, const bb_tune_states *held, double *loss, 
     const size_t       C = r->view.n_embd, row = set->ctx * C;
     double             sum = 0;
     bb_status          status = BB_OK;
+    bb_forward_rough(r->forward, false);
     for (uint32_t first = 0; first < set->n; first += CHECK_WINDOWS) {
         const uint32_t S = set->n - first < CHECK_WINDOWS ? set->n - first : CHECK_WINDOWS;
         uint32_t       index[CHECK_WINDOWS];
@@ -449,6 +454,7 @@ static bb_status add_gradients(bb_trainer *r, const uint32_t *index, uint32_t S,
     const bb_tune_set *set = r->train.set;
     const uint32_t     T = set->ctx;
     bb_status          status;
+    bb_forward_rough(r->forward, true);
     BB_TRY(run_forward(r, &r->train, index, S, true, err));
     BB_TRY(loss_gradient(r, index, S, err));
     for (uint32_t b = r->end; b-- > r->o->first;)
@@ -506,7 +512,7 @@ static void identify(const bb_trainer *r, char hex[65])
                                          o->norms, o->clip,  o->label_share, o->estimator, o->schedule, o->warmup, o->decay,  o->patience, at_once(r) };
     bb_sha256              s;
     bb_sha256_init(&s);
-    bb_sha256_text(&s, "tune 1");
+    bb_sha256_text(&s, bb_kernels_fast() ? "tune 1, bfloat16" : "tune 1");
     bb_sha256_text(&s, bb_kernels_bits());
     bb_sha256_update(&s, numbers, sizeof numbers);
     bb_sha256_update(&s, &o->seed, sizeof o->seed);

@@ -178,6 +178,8 @@ static void guarded_close(void *self)
     bb_free(self);
 }
 
+static void guarded_rough(void *self, bool rough) { cpu()->rough(((space *)self)->cpu, rough); }
+
 typedef bb_status (*holder)(void *self, const bb_matrix *const *w, size_t n, bb_err *err);
 
 static bb_status hold(space *s, holder of_cpu, const bb_matrix *const *w, size_t n, bb_err *err)
@@ -339,6 +341,7 @@ static const bb_operations operations = {
     .forget = guarded_forget,
     .open = guarded_open,
     .close = guarded_close,
+    .rough = guarded_rough,
     .hold = guarded_hold,
     .gather = guarded_gather,
     .matmul = guarded_matmul,
