@@ -12,8 +12,8 @@
 #include "base/text.h"
 #include "cli/cmd.h"
 #include "engine/environment.h"
-#include "engine/outputs.h"
 #include "engine/memory.h"
+#include "engine/outputs.h"
 #include "engine/qat.h"
 #include "engine/run.h"
 #include "engine/version.h"
@@ -139,21 +139,33 @@ done:
     return status;
 }
 
-static bb_status check_room(const job *j, bb_err *err)
+static bb_status check_room(const job *j, bool coarse, bb_err *err)
 {
     uint64_t  size;
     bb_status status;
     BB_TRY(bb_file_size(j->student, &size, err));
     BB_TRY(bb_output_fits(j->out, size, err));
-    BB_TRY(bb_output_fits(j->state, bb_qat_state_bytes(&j->m.net) * (bb_file_exists(j->state) ? 1 : 2), err));
+    BB_TRY(bb_output_fits(j->state, bb_qat_state_bytes(&j->m.net, coarse) * (bb_file_exists(j->state) ? 1 : 2), err));
 done:
     return status;
 }
 
-static bb_status check_memory(const job *j, const bb_tune_options *o, bb_err *err)
+static uint64_t memory_of(const job *j, const bb_tune_options *o)
 {
-    const uint64_t need = bb_qat_memory(&j->full.net, &j->m.net, o, (uint32_t)j->o.ctx, 2 * (uint32_t)j->o.held_windows);
-    return bb_memory_allows(j->o.max_ram, need, "training", "fewer --held-windows or a smaller --ctx", err);
+    return bb_qat_memory(&j->full.net, &j->m.net, o, (uint32_t)j->o.ctx, 2 * (uint32_t)j->o.held_windows);
+}
+
+/* What does not fit with an optimizer's state of floats has one of 8 bits. */
+static bb_status check_memory(const job *j, bb_tune_options *o, bb_err *err)
+{
+    const uint64_t all = memory_of(j, o);
+    char           text[32];
+    if (all <= j->o.max_ram) return BB_OK;
+    o->coarse_moments = true;
+    bb_format_size(all, text);
+    if (memory_of(j, o) <= j->o.max_ram)
+        bb_info("the optimizer's state is of 8 bits, to be within --max-ram; of floats, training needs %llu bytes (%s)", (unsigned long long)all, text);
+    return bb_memory_allows(j->o.max_ram, memory_of(j, o), "training", "fewer --held-windows or a smaller --ctx", err);
 }
 
 static bb_status load_texts(job *j, const bb_tune_options *o, bb_err *err)
@@ -181,14 +193,13 @@ static void on_look(void *self, const bb_tune_look *l)
 
 static bb_status train(job *j, bb_tune_options *o, bb_tune_report *report, bb_err *err)
 {
-    const uint64_t need = bb_qat_memory(&j->full.net, &j->m.net, o, (uint32_t)j->o.ctx, 2 * (uint32_t)j->o.held_windows);
-    bb_status      status;
+    bb_status status;
     o->other = &j->other.held;
     o->state = j->state;
     o->label = "training";
     o->looked = on_look;
     o->looked_self = j;
-    o->keep_bytes = j->o.max_ram - need + 1;
+    o->keep_bytes = j->o.max_ram - memory_of(j, o) + 1;
     j->started = bb_now_s();
     puts("step,tokens,kl_nats,kl_other_nats,better,seconds");
     BB_TRY(bb_tuned_copy(&j->m.net, &j->net, err));
@@ -244,7 +255,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     const bb_qat q = { j.o.tokens, j.o.loss, j.o.estimator, j.o.schedule, j.o.rate, j.o.scale_rate, j.o.batch, (uint64_t)j.o.seed };
     o = bb_qat_options(&q, &j.m.net, (uint32_t)j.o.ctx);
     BB_TRY(check_memory(&j, &o, err));
-    BB_TRY(check_room(&j, err));
+    BB_TRY(check_room(&j, o.coarse_moments, err));
     BB_TRY(load_texts(&j, &o, err));
     BB_TRY(train(&j, &o, &report, err));
     BB_TRY(write_model(&j, &report, err));

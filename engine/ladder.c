@@ -126,6 +126,7 @@ typedef struct ladder {
     const bb_plan    *plan;
     bb_tuned         *best;
     bb_ladder_record *record;
+    bool              coarse; /* the optimizer's moments of a step on all blocks are of 8 bits */
 } ladder;
 
 static bb_status score(bb_run *r, const bb_net *net, double *kl, bb_err *err)
@@ -221,6 +222,7 @@ static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
         BB_TRY(bb_qat_texts_make(&r->model, "self", c->out, ctx, 1, OTHER_WINDOWS, (uint64_t)c->seed + 1, false, &texts, err));
         other = texts.held;
     }
+    o.coarse_moments = l->coarse;
     o.label = bb_rung_names[BB_RUNG_QAT];
     o.other = &other;
     o.state = state;
@@ -251,6 +253,7 @@ static bb_status tune(ladder *l, bb_rung rung, bb_tuned *out, bb_err *err)
     o.state = state;
     o.stale_is_fine = true;
     o.save_every_s = SAVE_EVERY_S;
+    o.coarse_moments = rung == BB_RUNG_END_TO_END && l->coarse;
     BB_TRY(drawn_set(r, &o, &train, &ids, err));
     BB_TRY(bb_tuned_copy(&l->best->net, out, err));
     if (rung == BB_RUNG_BLOCKS) BB_TRY(bb_tune_blocks(r->backend, &r->model.net, out, &o, &train, &held, NULL, err));
@@ -270,12 +273,13 @@ static bb_status climb(ladder *l, bb_rung rung, bb_err *err)
     uint64_t          need;
     char              bytes[32];
     bb_status         status;
-    if (rung >= BB_RUNG_END_TO_END && !bb_memory_trains_all(l->r, &need)) {
+    if (rung >= BB_RUNG_END_TO_END && !bb_memory_trains_all(l->r, &l->coarse, &need)) {
         bb_format_size(need, bytes);
         bb_warn("%s: training all blocks of this model needs --max-ram %llu (%s): the step is left out", rung == BB_RUNG_QAT ? "qat" : "end-to-end tuning",
                 (unsigned long long)need, bytes);
         return BB_OK;
     }
+    if (rung >= BB_RUNG_END_TO_END && l->coarse) bb_info("%s: the optimizer's state is of 8 bits, to be within --max-ram", bb_rung_names[rung]);
     BB_TRY(rung == BB_RUNG_REBUILD ? rebuild(l, &next, err) : rung == BB_RUNG_QAT ? train_low_bits(l, &next, err) : tune(l, rung, &next, err));
     BB_TRY(score(l->r, &next.net, &record->kl[rung], err));
     record->seconds[rung] = bb_now_s() - started;
@@ -297,7 +301,7 @@ done:
 bb_status bb_ladder_run(bb_run *r, const bb_plan *plan, bool tune_too, bb_ladder_hook hook, void *hook_self, bb_tuned *out, bb_ladder_record *record,
                         bb_err *err)
 {
-    ladder    l = { r, plan, out, record };
+    ladder    l = { r, plan, out, record, false };
     char      hash[17];
     bb_status status;
     memset(out, 0, sizeof *out);

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "model/net/backend.h"
 #include "model/net/net.h"
+#include "model/tune/moments.h"
 
 /* What the program has before it does anything, with libraries and tables; of each thread the buffers of OpenBLAS, its stack, scratch; what the
  * heap keeps. */
@@ -151,13 +152,23 @@ static uint64_t most_with(const bb_run *r, int threads)
 
 uint64_t bb_memory_least_of_all(const bb_run *r) { return most_with(r, omp_get_max_threads()); }
 
-bool bb_memory_trains_all(const bb_run *r, uint64_t *need)
+/* Bytes that an optimizer keeps of a weight (model/tune/adamw.h), and a trainer: it, its gradient and what its code decodes to besides. */
+static double moment_bytes(bool coarse) { return coarse ? 2 + 8.0 / BB_MOMENTS_BLOCK : 2 * sizeof(float); }
+static double trained_bytes(bool coarse) { return 3 * sizeof(float) + moment_bytes(coarse); }
+
+static double weights_of(const bb_net *net)
 {
-    const bb_net *net = &r->model.net;
-    double        n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
+    double n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
     for (uint32_t b = 0; b < net->n_layer; b++)
         for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
-    *need = (uint64_t)((double)most_with(r, 1) + 5 * sizeof(float) * n);
+    return n;
+}
+
+bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need)
+{
+    const double least = (double)most_with(r, 1), n = weights_of(&r->model.net);
+    *coarse = least + trained_bytes(false) * n > (double)r->config.max_ram;
+    *need = (uint64_t)(least + trained_bytes(*coarse) * n);
     return *need <= r->config.max_ram;
 }
 
@@ -170,14 +181,6 @@ uint64_t bb_memory_for_caches(const bb_run *r)
 }
 
 /* ---- without a run directory ---- */
-
-static double weights_of(const bb_net *net)
-{
-    double n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
-    for (uint32_t b = 0; b < net->n_layer; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
-    return n;
-}
 
 uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool rotated, uint64_t file_bytes)
 {
@@ -224,4 +227,41 @@ bb_status bb_memory_check(const bb_run *r, bb_err *err)
                    "--max-ram %s is not enough: this run needs %llu bytes (%s); fewer windows (--calib-windows, --measure-windows, --confirm-windows), "
                    "a smaller --ctx or fewer --threads need less",
                    given, (unsigned long long)least, need);
+}
+
+/* ---- low-bit training by itself ---- */
+
+/* Weights of lattices: float64 scratch of each, the floats of the file and of the trained network. */
+static double lattice_weights(const bb_net *net)
+{
+    double n = 0;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += net->blocks[b].w[p].lattice ? (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols : 0;
+    return n;
+}
+
+static double widest(const bb_net *net)
+{
+    double most = 0;
+    for (uint32_t b = 0; b < net->n_layer; b++) {
+        const bb_block *k = &net->blocks[b];
+        most = fmax(most, 4.0 * net->n_embd + 4.0 * k->n_head * net->head_dim + 5.0 * k->n_kv * net->head_dim + 4.0 * k->n_ff);
+    }
+    return most;
+}
+
+uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_options *o, uint32_t ctx, uint32_t n_held)
+{
+    enum { PROGRAM = 100 << 20, PACKED = 768 << 20, LOOK_WINDOWS = 8, SLAB = 512 };
+    const double once = fmax(o->at_once && o->at_once < o->batch ? o->at_once : o->batch, LOOK_WINDOWS), row = (double)full->n_embd * sizeof(float);
+    const double rows = once * ctx, slab = fmax(SLAB, ctx), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * full->n_vocab) * sizeof(float);
+    const double packed = fmin(PACKED, 3.0 * sizeof(float) * weights_of(student));
+    const double of_lattices = 4 * sizeof(float) * lattice_weights(student);
+    return (uint64_t)(PROGRAM + of_lattices + trained_bytes(o->coarse_moments) * 1.05 * weights_of(student) + packed + logits +
+                      (student->n_layer + 5.0) * rows * row + slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
+}
+
+uint64_t bb_qat_state_bytes(const bb_net *student, bool coarse)
+{
+    return (uint64_t)((sizeof(float) + moment_bytes(coarse)) * 1.05 * weights_of(student)) + (64 << 10);
 }

@@ -6,14 +6,16 @@
 #define BB_ENGINE_MEMORY_H
 
 #include "engine/run.h"
+#include "model/tune/tune.h"
 
 /* The least --max-ram with which every stage of r (bb_run_preview) can do its work. */
 uint64_t bb_memory_least_of_all(const bb_run *r);
 /* What --max-ram leaves for caches of hidden states, at least those that measuring needs. */
 uint64_t bb_memory_for_caches(const bb_run *r);
-/* Is there room to train all matrices together: what the trainer keeps of each weight, five floats, beside the least? Of the source, not of the plan, and of
- * one thread: a step is for all plans or for none, whatever the number of threads. */
-bool bb_memory_trains_all(const bb_run *r, uint64_t *need);
+/* Is there room to train all matrices together: what the trainer keeps of each weight, five floats, beside the least? *coarse: not five, but three and an
+ * optimizer's moments of 8 bits, if that. Of the source, not of the plan, and of one thread: a step is for all plans or for none, and the same one, whatever
+ * the number of threads. */
+bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need);
 /* What commands without a run directory hold: `quantize` of a file of so many bytes, with second moments of windows (none: nothing is calibrated), with a rebuild in
  * sequence, and of a rotated model, which is float32 in memory; `train` of a network of this shape on texts of so many bytes. The least --max-ram of each. */
 uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool rotated, uint64_t file_bytes);
@@ -22,5 +24,10 @@ uint64_t bb_memory_to_train(const bb_net *net, uint32_t ctx, uint32_t batch, uin
 bb_status bb_memory_allows(uint64_t given, uint64_t need, const char *what, const char *less, bb_err *err);
 /* BB_INFEASIBLE, with the least, where --max-ram is less. */
 bb_status bb_memory_check(const bb_run *r, bb_err *err);
+
+/* Low-bit training by itself (`bitbudget qat`): bytes beside the files, without kept states of training windows; n_held: held-out windows of all texts. */
+uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_options *o, uint32_t ctx, uint32_t n_held);
+/* Of its saved state. */
+uint64_t bb_qat_state_bytes(const bb_net *student, bool coarse);
 
 #endif

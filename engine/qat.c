@@ -2,7 +2,6 @@
  * qat.c: see qat.h. */
 #include "engine/qat.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -37,48 +36,6 @@ bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
                           .seed = q->seed };
     return o;
 }
-
-/* ---- memory ---- */
-
-static double weights_of(const bb_net *net)
-{
-    double n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
-    for (uint32_t b = 0; b < net->n_layer; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
-    return n;
-}
-
-/* Weights of lattices: float64 scratch of each, the floats of the file and of the trained network. */
-static double lattice_weights(const bb_net *net)
-{
-    double n = 0;
-    for (uint32_t b = 0; b < net->n_layer; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) n += net->blocks[b].w[p].lattice ? (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols : 0;
-    return n;
-}
-
-static double widest(const bb_net *net)
-{
-    double most = 0;
-    for (uint32_t b = 0; b < net->n_layer; b++) {
-        const bb_block *k = &net->blocks[b];
-        most = fmax(most, 4.0 * net->n_embd + 4.0 * k->n_head * net->head_dim + 5.0 * k->n_kv * net->head_dim + 4.0 * k->n_ff);
-    }
-    return most;
-}
-
-uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_options *o, uint32_t ctx, uint32_t n_held)
-{
-    enum { PROGRAM = 100 << 20, PACKED = 768 << 20, LOOK_WINDOWS = 8, SLAB = 512, LATENT_FLOATS = 5 };
-    const double once = fmax(o->at_once && o->at_once < o->batch ? o->at_once : o->batch, LOOK_WINDOWS), row = (double)full->n_embd * sizeof(float);
-    const double rows = once * ctx, slab = fmax(SLAB, ctx), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * full->n_vocab) * sizeof(float);
-    const double packed = fmin(PACKED, 3.0 * sizeof(float) * weights_of(student));
-    const double of_lattices = 4 * sizeof(float) * lattice_weights(student);
-    return (uint64_t)(PROGRAM + of_lattices + LATENT_FLOATS * sizeof(float) * 1.05 * weights_of(student) + packed + logits +
-                      (student->n_layer + 5.0) * rows * row + slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
-}
-
-uint64_t bb_qat_state_bytes(const bb_net *student) { return (uint64_t)(3.0 * sizeof(float) * 1.05 * weights_of(student)) + (64 << 10); }
 
 /* ---- texts ---- */
 

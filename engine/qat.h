@@ -31,11 +31,6 @@ typedef struct bb_qat {
 /* For windows of ctx tokens; label, state, other and memory are the caller's to set. */
 bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx);
 
-/* Bytes that training needs beside the files, without kept states of training windows; n_held: held-out windows of all texts. */
-uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_options *o, uint32_t ctx, uint32_t n_held);
-/* Of the saved state. */
-uint64_t bb_qat_state_bytes(const bb_net *student);
-
 /* Texts as windows of ctx tokens: those to train on, and held-out ones of the same texts. */
 typedef struct bb_qat_texts {
     bb_tune_set train, held; /* point into the two below */

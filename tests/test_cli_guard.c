@@ -304,6 +304,7 @@ START_TEST(the_finishing_is_what_was_run)
     snprintf(limited, sizeof limited, "%s --max-ram %lld", options, least);
     const char *dir = make_run("sweep", limited, "left-out");
     ck_assert_msg(strstr(said, "needs --max-ram") != NULL && strstr(said, "the step is left out") != NULL, "%s", said);
+    const long long needed = atoll(strstr(said, "needs --max-ram") + strlen("needs --max-ram"));
     ck_assert_msg(strstr(said, "after the same finishing: rebuild,lfq\n") != NULL, "%s", said);
     bb_csv  steps = table(dir, "finalise.csv");
     json_t *g = verdict(dir);
@@ -311,6 +312,12 @@ START_TEST(the_finishing_is_what_was_run)
     for (size_t i = 0; i < steps.n_rows; i++) ck_assert_str_ne(text(&steps, i, "step"), "end-to-end");
     json_decref(g);
     bb_csv_done(&steps);
+    snprintf(limited, sizeof limited, "%s --max-ram %lld", options, needed); /* exactly enough, with an optimizer's state of 8 bits */
+    dir = make_run("sweep", limited, "coarse");
+    ck_assert_msg(strstr(said, "end-to-end: the optimizer's state is of 8 bits") != NULL, "%s", said);
+    g = verdict(dir);
+    ck_assert_str_eq(word(g, "finishing"), "rebuild,lfq,end-to-end");
+    json_decref(g);
 }
 END_TEST
 

@@ -114,6 +114,41 @@ START_TEST(threads_and_interruptions_change_nothing)
 }
 END_TEST
 
+/* Where floats do not fit, the optimizer's state is of 8 bits: other bytes, which threads do not change, and nearer to the model too. Less is refused. */
+START_TEST(little_memory_has_a_coarse_state)
+{
+    char   line[8192], command[6000];
+    bb_csv t;
+    double best = 1e9, start = 0;
+    snprintf(command, sizeof command, "qat %s --reference %s --text %s --other %s" TRAIN, small, full, ids, other);
+    snprintf(line, sizeof line, "%s --out %s --max-ram 1MiB", command, two);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 3);
+    ck_assert_ptr_nonnull(strstr(said, "training needs "));
+    const long long least = atoll(strstr(said, "training needs ") + strlen("training needs "));
+    snprintf(line, sizeof line, "%s --out %s --max-ram %lld", command, two, least - 1);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 3);
+    bb_free(train(BB_OK, "", one));
+    snprintf(line, sizeof line, "%s --out %s --max-ram %lld --threads 1 --force", command, two, least);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+    ck_assert_msg(strstr(said, "the optimizer's state is of 8 bits") != NULL, "%s", said);
+    ck_assert(!bb_test_are_same(one, two));
+    snprintf(line, sizeof line, " --max-ram %lld", least);
+    char *csv = train(BB_OK, line, one);
+    ck_assert(bb_test_are_same(one, two));
+    bb_test_write(two, csv, strlen(csv));
+    ck_assert_int_eq(bb_csv_read(two, &t, NULL), BB_OK);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        double kl;
+        ck_assert_int_eq(bb_csv_double(&t, i, 2, &kl, NULL), BB_OK);
+        if (i == 0) start = kl;
+        if (kl < best) best = kl;
+    }
+    ck_assert_msg(best < 0.9 * start, "%g -> %g", start, best);
+    bb_csv_done(&t);
+    bb_free(csv);
+}
+END_TEST
+
 /* The step keeps what helps: its row in finalise.csv is below that of the step before it; verify finds the record; a plan of the run is trained by the command. */
 START_TEST(a_run_has_the_step)
 {
@@ -193,6 +228,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, NULL);
     tcase_add_loop_test(t, a_file_comes_nearer, 0, 2);
     tcase_add_test(t, threads_and_interruptions_change_nothing);
+    tcase_add_test(t, little_memory_has_a_coarse_state);
     tcase_add_loop_test(t, a_run_has_the_step, 0, 2);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof wrong / sizeof *wrong));
     suite_add_tcase(s, t);

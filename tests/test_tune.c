@@ -447,7 +447,8 @@ START_TEST(goes_on_after_an_interruption)
     o.steps = 16, o.checks = 8, o.embedding = true, o.other = &other;
     o.schedule = _i ? BB_TUNE_WSD : BB_TUNE_COSINE, o.decay = 0.4;
     o.estimator = _i ? BB_TUNE_DIFFERENTIABLE : BB_TUNE_STRAIGHT;
-    o.label_share = _i ? 0.25 : 0;
+    o.label_share = _i == 1 ? 0.25 : 0;
+    o.coarse_moments = _i == 2;
     tune(w, &t[0], &o, &report[0]);
     o.state = path;
     o.looked = raise_at_third;
@@ -598,7 +599,7 @@ int main(void)
     tcase_add_test(n, threads_change_nothing);
     tcase_add_test(n, world_is_checked);
     tcase_add_loop_test(n, gradients_are_accumulated, 0, 3);
-    tcase_add_loop_test(n, goes_on_after_an_interruption, 0, 2);
+    tcase_add_loop_test(n, goes_on_after_an_interruption, 0, 3);
     tcase_add_test(n, no_text_may_lose);
     tcase_add_loop_test(t, smooth_rounding_has_its_slope, 0, 4);
     suite_add_tcase(s, t);

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "model/tune/adamw.h"
+#include "model/tune/moments.h"
 
 enum { N = 10000 };
 
@@ -32,7 +33,7 @@ START_TEST(follows_the_formula)
     const float      start[3] = { 0.5f, -2.0f, 1.0f };
     float            w[3], g[3];
     bb_param         p = { w, g, 3, 0.5f, 0.1f };
-    bb_adamw_options o = { 0.9, 0.99, 1e-8 };
+    bb_adamw_options o = { 0.9, 0.99, 1e-8, false };
     bb_adamw        *a;
     memcpy(w, start, sizeof w);
     ck_assert_int_eq(bb_adamw_create(&p, 1, &o, &a, NULL), BB_OK);
@@ -66,15 +67,17 @@ typedef struct fixture {
     bb_adamw *a;
 } fixture;
 
-static fixture fixture_of(void)
+static fixture fixture_of(bool coarse)
 {
+    bb_adamw_options o = BB_ADAMW_DEFAULT;
     fixture f = { BB_NEW(N + 3, float, NULL), BB_NEW0(N + 3, float, NULL), { { 0 } }, NULL };
     bb_rng  r;
     bb_rng_init(&r, 5, "adamw");
     for (int i = 0; i < N + 3; i++) f.w[i] = (float)bb_rng_normal(&r);
     f.p[0] = (bb_param) { f.w, f.g, N, 1, 0 };
     f.p[1] = (bb_param) { f.w + N, f.g + N, 3, 2, 0.01f };
-    ck_assert_int_eq(bb_adamw_create(f.p, 2, NULL, &f.a, NULL), BB_OK);
+    o.coarse = coarse;
+    ck_assert_int_eq(bb_adamw_create(f.p, 2, &o, &f.a, NULL), BB_OK);
     return f;
 }
 
@@ -87,7 +90,8 @@ static void fixture_done(fixture *f)
 
 START_TEST(state_and_threads_change_nothing)
 {
-    fixture a = fixture_of(), b = fixture_of(), c = fixture_of();
+    const bool coarse = _i == 1;
+    fixture    a = fixture_of(coarse), b = fixture_of(coarse), c = fixture_of(coarse);
     size_t  size = bb_adamw_state_bytes(a.a);
     void   *state = bb_alloc(size, 1, NULL);
     int     threads = omp_get_max_threads();
@@ -114,16 +118,49 @@ END_TEST
 
 START_TEST(goes_to_the_minimum_and_frozen_stays)
 {
-    fixture f = fixture_of();
-    float   kept[3];
+    bb_adamw_options o = BB_ADAMW_DEFAULT;
+    fixture          f = fixture_of(_i == 1);
+    float            kept[3];
     bb_adamw_destroy(f.a);
     memcpy(kept, f.w + N, sizeof kept);
     f.p[1].rate_factor = 0;
-    ck_assert_int_eq(bb_adamw_create(f.p, 2, NULL, &f.a, NULL), BB_OK);
+    o.coarse = _i == 1;
+    ck_assert_int_eq(bb_adamw_create(f.p, 2, &o, &f.a, NULL), BB_OK);
     train(f.a, f.p, 400);
     for (int i = 0; i < N; i++) ck_assert_double_eq_tol((double)f.w[i], 1.0, 0.1);
     ck_assert_mem_eq(kept, f.w + N, sizeof kept);
     fixture_done(&f);
+}
+END_TEST
+
+/* A byte is within a level of its number, the largest and 0 exactly; the mean over many draws is the number, whatever the place in its range; v stays above 0. */
+START_TEST(bytes_of_moments)
+{
+    enum { SEEDS = 4000, SOME = 9 };
+    const float      m[SOME] = { 4, -4, 0, 1, -0.3f, 1e-3f, 2.9f, -3.99f, 3e-6f }, v[SOME] = { 16, 1, 0, 0.3f, 15.9f, 1e-4f, 7.7f, 1e-38f, 16 };
+    double           sum_m[SOME] = { 0 }, sum_v[SOME] = { 0 };
+    float            a[SOME], b[SOME];
+    uint8_t          m8[SOME], v8[SOME];
+    bb_moments_scale s;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        bb_moments_put(m, v, SOME, seed << 40, &s, m8, v8);
+        bb_moments_get(&s, m8, v8, SOME, a, b);
+        for (int i = 0; i < SOME; i++) {
+            ck_assert(fabs((double)a[i] - (double)m[i]) <= 0.123 * fabs((double)m[i]) + 4 * 0x1p-20);
+            ck_assert(i == 7 || fabs((double)b[i] - (double)v[i]) <= 0.091 * (double)v[i]);
+            ck_assert(a[i] * m[i] >= 0 && (b[i] > 0) == (v[i] > 0));
+            sum_m[i] += (double)a[i];
+            sum_v[i] += (double)b[i];
+        }
+        ck_assert(a[0] == 4 && a[1] == -4 && a[2] == 0 && b[0] == 16);
+    }
+    for (int i = 0; i < SOME; i++) {
+        ck_assert_double_eq_tol(sum_m[i] / SEEDS, (double)m[i], 0.004 * fabs((double)m[i]) + 2e-7);
+        ck_assert(i == 7 || fabs(sum_v[i] / SEEDS - (double)v[i]) <= 0.003 * (double)v[i]);
+    }
+    bb_moments_put(m + 2, v + 2, 1, 5, &s, m8, v8);
+    bb_moments_get(&s, m8, v8, 1, a, b);
+    ck_assert(a[0] == 0 && b[0] == 0);
 }
 END_TEST
 
@@ -172,8 +209,9 @@ int main(void)
     Suite *s = suite_create("tune_adamw");
     TCase *t = tcase_create("core");
     tcase_add_test(t, follows_the_formula);
-    tcase_add_test(t, state_and_threads_change_nothing);
-    tcase_add_test(t, goes_to_the_minimum_and_frozen_stays);
+    tcase_add_loop_test(t, state_and_threads_change_nothing, 0, 2);
+    tcase_add_loop_test(t, goes_to_the_minimum_and_frozen_stays, 0, 2);
+    tcase_add_test(t, bytes_of_moments);
     tcase_add_test(t, clips_the_global_norm);
     tcase_add_test(t, schedules);
     suite_add_tcase(s, t);

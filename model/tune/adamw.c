@@ -6,14 +6,18 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "model/tune/moments.h"
 
-enum { PIECE = 4096 }; /* entries a task, and a partial sum of the norm */
+enum { PIECE = 4096, BLOCK = BB_MOMENTS_BLOCK }; /* PIECE: entries a task, and a partial sum of the norm */
+_Static_assert(PIECE % BB_MOMENTS_BLOCK == 0, "a task has whole blocks");
 
 struct bb_adamw {
-    bb_param        *params;
-    float          **m, **v; /* [n_params] into moments */
-    float           *moments;
-    size_t           n_params, n_entries;
+    bb_param         *params;
+    float           **m, **v; /* [n_params] into moments; coarse, scales, m8 and v8 instead */
+    bb_moments_scale *scales; /* a block; each array begins with one of its own */
+    uint8_t          *m8, *v8;
+    void             *moments;
+    size_t            n_params, n_entries, n_bytes;
     uint64_t         step;
     bb_adamw_options o;
 };
@@ -23,27 +27,34 @@ struct bb_adamw {
 bb_status bb_adamw_create(const bb_param *params, size_t n_params, const bb_adamw_options *o, bb_adamw **out, bb_err *err)
 {
     static const bb_adamw_options usual = BB_ADAMW_DEFAULT;
-    size_t                        n = 0, at = 0;
+    size_t                        n = 0, n_blocks = 0, at = 0;
     bb_adamw                     *a = BB_NEW0(1, bb_adamw, err);
     *out = NULL;
     if (!a) return BB_NOMEM;
-    for (size_t i = 0; i < n_params; i++) n += params[i].n;
+    for (size_t i = 0; i < n_params; i++) {
+        n += params[i].n;
+        n_blocks += (params[i].n + BLOCK - 1) / BLOCK;
+    }
+    a->o = o ? *o : usual;
+    a->n_bytes = a->o.coarse ? n_blocks * sizeof *a->scales + 2 * n : 2 * n * sizeof(float);
     a->params = BB_NEW(n_params, bb_param, err);
     a->m = BB_NEW(n_params, float *, err);
     a->v = BB_NEW(n_params, float *, err);
-    a->moments = bb_calloc(n, 2 * sizeof(float), err);
+    a->moments = bb_calloc(a->n_bytes, 1, err);
     if (!a->params || !a->m || !a->v || !a->moments) {
         bb_adamw_destroy(a);
         return BB_NOMEM;
     }
     if (n_params) memcpy(a->params, params, n_params * sizeof *params);
-    for (size_t i = 0; i < n_params; at += params[i++].n) {
-        a->m[i] = a->moments + at;
-        a->v[i] = a->moments + n + at;
+    for (size_t i = 0; i < n_params && !a->o.coarse; at += params[i++].n) {
+        a->m[i] = (float *)a->moments + at;
+        a->v[i] = (float *)a->moments + n + at;
     }
+    a->scales = a->moments;
+    a->m8 = (uint8_t *)a->moments + n_blocks * sizeof *a->scales;
+    a->v8 = a->m8 + n;
     a->n_params = n_params;
     a->n_entries = n;
-    a->o = o ? *o : usual;
     *out = a;
     return BB_OK;
 }
@@ -75,10 +86,27 @@ static void update(const factors *f, float *w, const float *g, float *m, float *
     }
 }
 
+/* One array whose moments are bytes; at, block: its first entry and its first block of all. */
+static void update_coarse(bb_adamw *a, const factors *f, const bb_param *k, size_t at, size_t block)
+{
+    const ptrdiff_t n = (ptrdiff_t)k->n;
+#pragma omp parallel for schedule(static) if (n > PIECE)
+    for (ptrdiff_t i = 0; i < n; i += BLOCK) {
+        const size_t      from = (size_t)i, part = k->n - from < BLOCK ? k->n - from : BLOCK, b = block + from / BLOCK;
+        float             m[BLOCK], v[BLOCK];
+        bb_moments_scale *s = &a->scales[b];
+        uint8_t          *m8 = a->m8 + at + from, *v8 = a->v8 + at + from;
+        bb_moments_get(s, m8, v8, part, m, v);
+        update(f, k->w + from, k->g + from, m, v, part);
+        bb_moments_put(m, v, part, (a->step << 40) + b * BLOCK, s, m8, v8);
+    }
+}
+
 void bb_adamw_step(bb_adamw *a, double rate)
 {
+    size_t       at = 0, block = 0;
     const double t = (double)++a->step, unbias1 = 1 - pow(a->o.beta1, t), unbias2 = 1 - pow(a->o.beta2, t);
-    for (size_t p = 0; p < a->n_params; p++) {
+    for (size_t p = 0; p < a->n_params; at += a->params[p].n, block += (a->params[p].n + BLOCK - 1) / BLOCK, p++) {
         const bb_param *k = &a->params[p];
         const double    r = rate * (double)k->rate_factor;
         const factors   f = { (float)a->o.beta1,          (float)a->o.beta2, (float)(r / unbias1),
@@ -86,6 +114,10 @@ void bb_adamw_step(bb_adamw *a, double rate)
         const ptrdiff_t n = (ptrdiff_t)k->n;
         float          *m = a->m[p], *v = a->v[p];
         if (k->rate_factor == 0) continue;
+        if (a->o.coarse) {
+            update_coarse(a, &f, k, at, block);
+            continue;
+        }
 #pragma omp parallel for schedule(static) if (n > PIECE)
         for (ptrdiff_t i = 0; i < n; i += PIECE) update(&f, k->w + i, k->g + i, m + i, v + i, (size_t)(n - i < PIECE ? n - i : PIECE));
     }
@@ -96,7 +128,7 @@ uint64_t bb_adamw_steps(const bb_adamw *a) { return a->step; }
 void bb_adamw_reset(bb_adamw *a)
 {
     a->step = 0;
-    memset(a->moments, 0, 2 * a->n_entries * sizeof *a->moments);
+    memset(a->moments, 0, a->n_bytes);
 }
 
 /* ---- gradients ---- */
@@ -148,13 +180,13 @@ void bb_grads_zero(const bb_param *params, size_t n_params)
 
 /* ---- state ---- */
 
-size_t bb_adamw_state_bytes(const bb_adamw *a) { return 2 * sizeof(uint64_t) + 2 * a->n_entries * sizeof(float); }
+size_t bb_adamw_state_bytes(const bb_adamw *a) { return 2 * sizeof(uint64_t) + a->n_bytes; }
 
 void bb_adamw_state_save(const bb_adamw *a, void *out)
 {
     const uint64_t head[2] = { a->step, a->n_entries };
     memcpy(out, head, sizeof head);
-    memcpy((char *)out + sizeof head, a->moments, 2 * a->n_entries * sizeof(float));
+    memcpy((char *)out + sizeof head, a->moments, a->n_bytes);
 }
 
 bb_status bb_adamw_state_load(bb_adamw *a, const void *state, size_t size, bb_err *err)
@@ -165,13 +197,13 @@ bb_status bb_adamw_state_load(bb_adamw *a, const void *state, size_t size, bb_er
         return BB_FAIL(err, BB_BAD_FILE, "optimizer state of %zu bytes for %llu entries: expected %zu bytes for %zu", size, (unsigned long long)head[1],
                        bb_adamw_state_bytes(a), a->n_entries);
     a->step = head[0];
-    memcpy(a->moments, (const char *)state + sizeof head, 2 * a->n_entries * sizeof(float));
+    memcpy(a->moments, (const char *)state + sizeof head, a->n_bytes);
     return BB_OK;
 }
 
-float *bb_adamw_moments(bb_adamw *a, size_t *n)
+void *bb_adamw_moments(bb_adamw *a, size_t *bytes)
 {
-    *n = 2 * a->n_entries;
+    *bytes = a->n_bytes;
     return a->moments;
 }
 

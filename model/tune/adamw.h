@@ -6,12 +6,14 @@
  *   m = b1 m + (1-b1) g     v = b2 v + (1-b2) g^2
  *   w = w - a_p ( (m / (1-b1^t)) / ( sqrt(v / (1-b2^t)) + eps ) + decay_p w ),     a_p = a * rate_factor of the array
  * Everything is entry by entry in float32, so the number of threads changes nothing; the norm is summed in float64 over pieces of fixed
- * size, in order. State can be saved and loaded: a resumed run ends with the same bits.
+ * size, in order. State can be saved and loaded: a resumed run ends with the same bits. m and v take eight bytes an entry, or, coarse, two and a little
+ * (moments.h): then each step begins at what the bytes say.
  * [1] Loshchilov, Hutter. Decoupled weight decay regularization. ICLR 2019. arXiv 1711.05101, Alg. 2.
  */
 #ifndef BB_MODEL_TUNE_ADAMW_H
 #define BB_MODEL_TUNE_ADAMW_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -26,10 +28,11 @@ typedef struct bb_param {
 
 typedef struct bb_adamw_options {
     double beta1, beta2, eps;
+    bool   coarse; /* moments of 8 bits */
 } bb_adamw_options;
 #define BB_ADAMW_DEFAULT \
     { \
-        0.9, 0.95, 1e-8 \
+        0.9, 0.95, 1e-8, false \
     }
 
 typedef struct bb_adamw bb_adamw;
@@ -54,9 +57,9 @@ void   bb_grads_zero(const bb_param *params, size_t n_params);
 size_t    bb_adamw_state_bytes(const bb_adamw *a);
 void      bb_adamw_state_save(const bb_adamw *a, void *out);
 bb_status bb_adamw_state_load(bb_adamw *a, const void *state, size_t size, bb_err *err); /* BB_BAD_FILE: of other arrays */
-/* The same without a copy: the moments, [*n] floats to read or to set, beside the number of steps that they come from. */
-float *bb_adamw_moments(bb_adamw *a, size_t *n);
-void   bb_adamw_set_steps(bb_adamw *a, uint64_t steps);
+/* The same without a copy: the moments, so many bytes to read or to set, beside the number of steps that they come from. */
+void *bb_adamw_moments(bb_adamw *a, size_t *bytes);
+void  bb_adamw_set_steps(bb_adamw *a, uint64_t steps);
 
 typedef enum bb_schedule_kind {
     BB_SCHEDULE_CONSTANT,

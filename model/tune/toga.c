@@ -351,7 +351,7 @@ bb_status bb_toga_create(const bb_backend *backend, const bb_net *full, const bb
         for (int p = 0; p < BB_N_PARTS; p++)
             if (bb_block_has_part(&full->blocks[l], (bb_part)p)) BB_TRY(take_linear(t, l, (bb_part)p, err));
     BB_TRY(make_room(t, err));
-    const bb_adamw_options adamw = { 0.9, 0.999, 1e-8 };
+    const bb_adamw_options adamw = { 0.9, 0.999, 1e-8, false };
     BB_TRY(bb_hyper_create(t->c.length, full->n_layer * N_MASKS, o->seed, &t->hyper, err));
     t->param = bb_hyper_param(t->hyper, o->decay);
     BB_TRY(bb_adamw_create(&t->param, 1, &adamw, &t->adamw, err));
@@ -523,7 +523,7 @@ static bb_status keep_state(bb_toga *t, bool save, bb_err *err)
     bb_state_part parts[] = { { &steps, sizeof steps }, { t->param.w, t->param.n * sizeof(float) }, { bb_adamw_moments(t->adamw, &n), 0 } };
     bool          found = false;
     bb_status     status;
-    parts[2].size = n * sizeof(float);
+    parts[2].size = n;
     if (!t->o.state) return BB_OK;
     if (save) return bb_state_save(t->o.state, t->identity, parts, 3, err);
     BB_TRY(bb_state_load(t->o.state, t->identity, parts, 3, &found, err));

@@ -162,8 +162,9 @@ static size_t norm_floats(const bb_trainer *r)
 
 static bb_status add_params(bb_trainer *r, bb_err *err)
 {
-    const uint32_t n = r->o->last - r->o->first + 1;
-    bb_status      status = BB_NOMEM;
+    const uint32_t   n = r->o->last - r->o->first + 1;
+    bb_adamw_options adamw = BB_ADAMW_DEFAULT;
+    bb_status        status = BB_NOMEM;
     r->max_latents = (size_t)n * BB_N_PARTS + 2;
     r->latents = BB_NEW0(r->max_latents, bb_latent, err);
     r->params = BB_NEW0(r->max_latents * BB_LATENT_PARAMS + (size_t)n * BB_N_NORMS + 1, bb_param, err);
@@ -173,7 +174,8 @@ static bb_status add_params(bb_trainer *r, bb_err *err)
     if (!r->latents || !r->params || !r->kept || !r->grads || !r->norm_grads) goto done;
     for (uint32_t i = r->o->first; i <= r->o->last; i++) BB_TRY(add_block(r, i, err));
     if (r->o->embedding) BB_TRY(add_embedding(r, err));
-    BB_TRY(bb_adamw_create(r->params, r->n_params, NULL, &r->adamw, err));
+    adamw.coarse = r->o->coarse_moments;
+    BB_TRY(bb_adamw_create(r->params, r->n_params, &adamw, &r->adamw, err));
 done:
     return status;
 }
@@ -515,6 +517,7 @@ static void identify(const bb_trainer *r, char hex[65])
     bb_sha256_text(&s, bb_kernels_fast() ? "tune 1, bfloat16" : "tune 1");
     bb_sha256_text(&s, bb_kernels_bits());
     bb_sha256_update(&s, numbers, sizeof numbers);
+    if (o->coarse_moments) bb_sha256_text(&s, "coarse moments");
     bb_sha256_update(&s, &o->seed, sizeof o->seed);
     add_set(&s, r->train.set);
     add_set(&s, r->held.set);
@@ -528,7 +531,6 @@ static void identify(const bb_trainer *r, char hex[65])
 static bb_state_part *state_parts(bb_trainer *r, size_t *n, bb_err *err)
 {
     bb_state_part *parts = bb_calloc(3 + r->n_kept + r->n_params, sizeof *parts, err);
-    size_t         floats;
     if (!parts) return NULL;
     *n = 0;
     parts[(*n)++] = (bb_state_part) { &r->at, sizeof r->at };
@@ -536,8 +538,8 @@ static bb_state_part *state_parts(bb_trainer *r, size_t *n, bb_err *err)
     for (size_t i = 0; i < r->n_kept; i++) parts[(*n)++] = (bb_state_part) { r->kept[i].at, r->kept[i].size };
     for (size_t i = 0; i < r->n_params; i++)
         if (r->params[i].n) parts[(*n)++] = (bb_state_part) { r->params[i].w, r->params[i].n * sizeof(float) };
-    parts[*n].at = bb_adamw_moments(r->adamw, &floats);
-    parts[(*n)++].size = floats * sizeof(float);
+    parts[*n].at = bb_adamw_moments(r->adamw, &parts[*n].size);
+    (*n)++;
     return parts;
 }
 
