@@ -2,11 +2,12 @@
  * quantize.c: one matrix into one format by one of three methods (compress.h); the error of what comes out.
  *
  * Rows are independent in every format, so a matrix is worked on in tiles of rows by OpenMP. With error feedback the
- * importance-weighted encoding, which costs as much, is only made where feedback may have failed: of the first row of a tile, to see
- * that it is beaten there under H itself (undamped); of rows whose relative error is far above that row's; and of all rows of a tile
- * when it is not. Row by row the better one is kept.
+ * importance-weighted encoding, which costs many times as much a row, is only made where feedback may have failed: of the first row of each
+ * CHECKED_ROWS, to see that it is beaten there under H itself (undamped); of rows whose relative error is far above the median of
+ * their tile; and of all rows of a tile whose first row did not beat it. Row by row the better one is kept.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -16,6 +17,7 @@
 
 enum { SUM_ERROR, SUM_ENERGY, N_SUMS };
 enum { PIECE = 256 }; /* columns of a product with H */
+enum { CHECKED_ROWS = 128 };
 
 /* One call of bb_quantize, shared by its tiles. */
 typedef struct job {
@@ -118,19 +120,35 @@ static void guard_rows(const job *j, work *k, uint32_t n_rows, const bool *wante
         }
 }
 
-/* Error feedback, checked against the weighted encoding as said above. energies: w H w' of every row. */
-static void feedback_rows(const job *j, work *k, uint32_t n_rows, const double *energies, unsigned char *packed, double *errors)
+static int ascending(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+
+/* The median of the rows' relative errors; 0 where none has a number. */
+static double usual_error(const double *errors, const double *energies, uint32_t n_rows)
+{
+    double   relative[BB_BAND];
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < n_rows; r++)
+        if (isfinite(errors[r]) && energies[r] > 0) relative[n++] = errors[r] / energies[r];
+    qsort(relative, n, sizeof *relative, ascending);
+    return n ? relative[n / 2] : 0;
+}
+
+/* Error feedback, checked against the weighted encoding as said above. energies: w H w' of every row. checked: the first row's. */
+static void feedback_rows(const job *j, work *k, uint32_t n_rows, bool checked, const double *energies, unsigned char *packed, double *errors)
 {
     static const double margin = 0.9, outlier = 2;
     bool                wanted[BB_BAND] = { true };
-    double              first;
+    double              first = HUGE_VAL;
     bool                any = false;
     bb_feedback_rows(j->feedback, k->band, k->w, n_rows, packed);
     row_errors(j, k, packed, n_rows, errors);
-    encode_row(j, k, 0, true, k->packed);
-    row_errors(j, k, k->packed, 1, &first);
+    if (checked) {
+        encode_row(j, k, 0, true, k->packed);
+        row_errors(j, k, k->packed, 1, &first);
+    }
+    const double usual = usual_error(errors, energies, n_rows);
     for (uint32_t r = 0; r < n_rows; r++) {
-        wanted[r] = !(errors[0] <= margin * first) || !(errors[r] * energies[0] <= outlier * errors[0] * energies[r]);
+        wanted[r] = !(errors[0] <= margin * first) || !(errors[r] <= outlier * usual * energies[r]);
         any |= wanted[r];
     }
     if (any) guard_rows(j, k, n_rows, wanted, packed, errors);
@@ -155,7 +173,7 @@ static void quantize_tile(const job *j, work *k, uint32_t tile)
         row_forms(j, k, n_rows, energies);
     }
     if (j->feedback) {
-        feedback_rows(j, k, n_rows, energies, packed, errors);
+        feedback_rows(j, k, n_rows, first % CHECKED_ROWS == 0, energies, packed, errors);
     } else {
         for (uint32_t r = 0; r < n_rows; r++) encode_row(j, k, r, j->options->method != BB_METHOD_RTN, packed);
         if (sums) row_errors(j, k, packed, n_rows, errors);
