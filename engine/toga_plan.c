@@ -79,7 +79,7 @@ static void round_plan(const bb_toga_plans *t, const bb_channels *c, const bb_to
         if (unit->what < BB_N_PARTS) x[u] = nearest(unit, low + (high - low) * high_share(c, unit->layer, (bb_part)unit->what));
         if (unit->what == BB_UNIT_FFN && c->length[(size_t)unit->layer * BB_N_CHANNEL_MASKS + BB_MASK_CHANNELS])
             x[u] = nearest(unit, bb_channels_count(c, unit->layer, BB_MASK_CHANNELS));
-        if (unit->what == BB_UNIT_KV) x[u] = nearest(unit, HUGE_VAL);
+        if (unit->what == BB_UNIT_KV) x[u] = nearest(unit, UINT32_MAX);
     }
 }
 
