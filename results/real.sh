@@ -7,10 +7,10 @@
 #   TEXTS     the folder that real-texts.sh made
 #   WORK      scratch: the logits of the source (chunks x ctx/2 x vocabulary x 2 bytes a text; kept until `make reproduce-real` ends), files of rivals
 #   TABLE     rows are appended; a row that is there already (same file, text, context, windows) is not measured again
-# CTX (512), CHUNKS (16), THREADS (2), DOMAINS (encyclopedia web dialogue code); SECONDS_OF: a CSV FILE,SECONDS of what made the files; BITBUDGET: the
-# program, whose own figures of the same file and windows follow as a second row (judge bitbudget) where OWN=1.
+# CTX (512), CHUNKS (16), THREADS (2), DOMAINS (encyclopedia web dialogue code); SECONDS_OF: a CSV FILE,SECONDS of what made the files; JUDGES (llama-perplexity): or bitbudget (BITBUDGET,
+# the program: float32 activations, the same windows), or both.
 set -euo pipefail
-: "${CTX:=512}" "${CHUNKS:=16}" "${THREADS:=2}" "${DOMAINS:=encyclopedia web dialogue code}" "${BITBUDGET:=./bitbudget}" "${OWN:=0}"
+: "${CTX:=512}" "${CHUNKS:=16}" "${THREADS:=2}" "${DOMAINS:=encyclopedia web dialogue code}" "${BITBUDGET:=./bitbudget}" "${JUDGES:=llama-perplexity}"
 export LC_ALL=C
 what=$1 bin=$(cd "$2" && pwd) source=$(readlink -f "$3")
 me=real.sh
@@ -58,7 +58,7 @@ judge() { # METHOD CALIBRATION FILE
     if [ -s "${SECONDS_OF:-}" ]; then seconds=$(awk -F, -v f="$(basename "$3")" '$1 == f { s = $2 } END { print s }' "$SECONDS_OF"); fi
     for d in $DOMAINS; do
         key="$model,$1,$bytes,$bpw,llama-perplexity,$d,$CTX,$CHUNKS,"
-        if ! is_there; then
+        if [[ " $JUDGES " == *" llama-perplexity "* ]] && ! is_there; then
             reference "$d"
             # Q2_0 and Q1_0 have no product for x86 in llama.cpp of August 2026, only plain C, 25 times slower: a file with such a matrix is judged as F16 (DEQUANT=0: as it is).
             judged=$3
@@ -71,10 +71,10 @@ judge() { # METHOD CALIBRATION FILE
             echo "$key$figures,$2,$seconds,$hash" >> "$table"
         fi
         key="$model,$1,$bytes,$bpw,bitbudget,$d,$CTX,$CHUNKS,"
-        if [ "$OWN" = 1 ] && ! is_there; then
-            "$BITBUDGET" eval "$3" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --reference "$source" --json -q > "$log.json"
+        if [[ " $JUDGES " == *" bitbudget "* ]] && ! is_there; then
+            "$BITBUDGET" eval "$3" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --precision fast --reference "$source" --json -q > "$log.json"
             figures=$(awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
-                END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,,%.4g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["0.90"], v["0.99"], 100 * v["top1"] }' "$log.json")
+                END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.5g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["0.90"], v["0.99"], v["0.999"], 100 * v["top1"] }' "$log.json")
             echo "$key$figures,$2,$seconds,$hash" >> "$table"
         fi
     done

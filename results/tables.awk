@@ -270,13 +270,17 @@ function show_calibration(    i, k, n, s, sets, texts, text, r, worst) {
     }
 }
 
-# README: files of a pretrained model in the order of their bytes, KL and perplexity by domain as llama-perplexity sees them; means only where all domains are there.
-function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, ppl, t, x) {
+# README: files of a pretrained model in the order of their bytes, KL and perplexity by domain as llama-perplexity sees them, or, marked, as our engine does where it did not; means only
+# where all domains are there.
+function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, ppl, t, x, at, own) {
     s = distinct("text", texts, "ctx", 512)
     text = "file | bytes | bits a weight"
     for (k = 1; k <= s; k++) text = text " | KL, " texts[k]
     head(text " | mean | same top token | perplexities")
-    for (i = 1; i <= rows; i++) v[i, "file"] = v[i, "judge"] == "llama-perplexity" && v[i, "model"] == model && v[i, "ctx"] == 512 ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
+    for (i = 1; i <= rows; i++) {
+        v[i, "file"] = v[i, "model"] == model && v[i, "ctx"] == 512 ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
+        if (v[i, "judge"] == "llama-perplexity" || !((v[i, "file"], v[i, "text"]) in at)) at[v[i, "file"], v[i, "text"]] = i
+    }
     n = distinct("file", files)
     for (i = 1; i <= n; i++) order[i] = i
     for (i = 2; i <= n; i++)
@@ -288,8 +292,9 @@ function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, pp
         sum = got = t = 0
         ppl = ""
         for (k = 1; k <= s; k++) {
-            r = row_of("file", files[order[i]], "text", texts[k])
-            text = text " | " (!r ? "" : v[r, "method"] == "F16" ? "" : kl(v[r, "kl_nats"]))
+            r = (files[order[i]], texts[k]) in at ? at[files[order[i]], texts[k]] : 0
+            own = r && v[r, "judge"] == "bitbudget" ? "°" : ""
+            text = text " | " (!r ? "" : v[r, "method"] == "F16" ? "" : kl(v[r, "kl_nats"]) own)
             if (k > 1) ppl = ppl ", "
             if (!r) { ppl = ppl "-"; continue }
             x = v[r, "ppl"]
