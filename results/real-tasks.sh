@@ -9,7 +9,7 @@ set -euo pipefail
 here=$(dirname "$0")
 source=$1 data=$2 text=$3 table=$4
 shift 4
-: "${ITEMS:=20}" "${TASKS:=arc_easy arc_challenge piqa winogrande openbook_qa copa lambada_openai boolq}" "${PROMPTS:=300}"
+: "${ITEMS:=20}" "${TASKS=arc_easy arc_challenge piqa winogrande openbook_qa copa lambada_openai boolq}" "${PROMPTS:=300}"
 : "${BITBUDGET:=./bitbudget}" "${MODEL:=SmolLM2-135M}"
 [ -s "$table" ] || echo "model,method,size_bytes,task,items,acc,acc_se,acc_norm,acc_norm_se,nll,nll_se,acc_full,acc_norm_full,nll_full,changed,acc_difference,acc_difference_se,acc_norm_difference,acc_norm_difference_se,nll_difference,nll_difference_se" > "$table"
 json=$(mktemp)

@@ -306,6 +306,38 @@ function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, pp
 }
 function bytes_of(file,    part) { split(file, part, SUBSEP); return part[2] + 0 }
 
+# README: each file of the sweep beside the rival of the least mean KL that is no larger (0.3 % count as none), by llama-perplexity, on the domains on which both were judged.
+function show_real_ratio(    i, k, n, s, files, order, texts, text, a, b, r, q, ours, theirs, got, best, ratio, best_ours, best_theirs, parts) {
+    s = distinct("text", texts, "ctx", 512)
+    for (i = 1; i <= rows; i++) v[i, "file"] = v[i, "judge"] == "llama-perplexity" && v[i, "model"] == model && v[i, "ctx"] == 512 ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
+    n = distinct("file", files)
+    text = "bytes | ours, mean KL | best rival that is no larger | its bytes | its mean KL | ours / rival"
+    for (k = 1; k <= s; k++) text = text " | " texts[k]
+    head(text)
+    for (i = 1; i <= n; i++) order[i] = i
+    for (i = 2; i <= n; i++)
+        for (k = i; k > 1 && bytes_of(files[order[k]]) < bytes_of(files[order[k - 1]]); k--) { a = order[k]; order[k] = order[k - 1]; order[k - 1] = a }
+    for (a = 1; a <= n; a++) {
+        if (files[order[a]] !~ "^ours" SUBSEP) continue
+        best = ""
+        for (b = 1; b <= n; b++) {
+            if (files[b] !~ /^llama/ || bytes_of(files[b]) > 1.003 * bytes_of(files[order[a]])) continue
+            ours = theirs = got = 0
+            parts = ""
+            for (k = 1; k <= s; k++) {
+                r = row_of("file", files[order[a]], "text", texts[k])
+                q = row_of("file", files[b], "text", texts[k])
+                parts = parts " | " (r && q ? sprintf("%.2f", v[r, "kl_nats"] / v[q, "kl_nats"]) : "")
+                if (r && q) { ours += v[r, "kl_nats"]; theirs += v[q, "kl_nats"]; got++ }
+            }
+            if (got && (best == "" || ours / theirs > ratio)) { best = b; ratio = ours / theirs; best_ours = ours / got; best_theirs = theirs / got; text = parts }
+        }
+        if (best == "") continue
+        r = row_of("file", files[best])
+        line(thousands(bytes_of(files[order[a]])) " | " kl(best_ours) " | " v[r, "method"] " | " thousands(v[r, "size_bytes"]) " | " kl(best_theirs) sprintf(" | %.2f", ratio) text)
+    }
+}
+
 # Low-bit training: a row a file, its KL on each text beside that of the start; sorted by bits, then tokens.
 function show_qat(    i, j, k, n, s, files, order, texts, text, at, row, how) {
     s = distinct("text", texts, "model", model)
@@ -380,6 +412,7 @@ END {
     else if (table == "pruning") show_pruning()
     else if (table == "rotation") show_rotation()
     else if (table == "real") show_real()
+    else if (table == "real_ratio") show_real_ratio()
     else if (table == "calibration") show_calibration()
     else if (table == "qat") show_qat()
     else if (table == "lattice") show_lattice()
