@@ -112,6 +112,7 @@ bb_status bb_latent_create(const bb_matrix *m, unsigned char *packed, bb_latent 
         l->has_d = is_half(f, false);
         l->has_dmin = is_half(f, true);
     }
+    l->scaled = f->vec == 1 && l->has_d && !l->has_dmin && l->sc_most == l->sc_least && l->mn_most == l->mn_least;
     const size_t n_fields = (2 + 2 * l->n_groups) * l->n_blocks;
     l->q = BB_NEW(n, float, err);
     l->w = BB_NEW(n, float, err);
@@ -223,6 +224,16 @@ static uint32_t nearest_level(const bb_format *f, float x)
     return low;
 }
 
+/* Of levels first, first + 1, ..., first + top; what is no number has code 0. */
+static void uniform_codes(const float *w, unsigned n, float a, float b, float first, float top, uint32_t *q)
+{
+    for (unsigned i = 0; i < n; i++) {
+        float x = (w[i] - b) / a - first + 0.5f;
+        x = x > 0 ? x : 0;
+        q[i] = (uint32_t)(int32_t)(x < top ? x : top);
+    }
+}
+
 static void set_codes(const bb_format *f, const float *w, bb_code *c)
 {
     float a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
@@ -232,13 +243,13 @@ static void set_codes(const bb_format *f, const float *w, bb_code *c)
         return;
     }
     f->scales(c, a, b);
-    const bool  uniform = f->levels[f->n_levels - 1] - f->levels[0] == (float)(f->n_levels - 1);
-    const float top = (float)(f->n_levels - 1);
-    for (unsigned i = 0; i < f->block; i++) {
-        const unsigned g = i / f->group;
+    const bool     uniform = f->levels[f->n_levels - 1] - f->levels[0] == (float)(f->n_levels - 1);
+    const unsigned m = f->group;
+    for (unsigned g = 0; g < f->block / m; g++, w += m) {
+        uint32_t *q = c->q + g * m;
         if (!(fabsf(a[g]) > 0x1p-100f)) continue; /* any code will do */
-        const float x = (w[i] - b[g]) / a[g];
-        c->q[i] = uniform ? (uint32_t)fminf(fmaxf(x - f->levels[0] + 0.5f, 0), top) : nearest_level(f, x);
+        if (uniform) uniform_codes(w, m, a[g], b[g], f->levels[0], (float)(f->n_levels - 1), q);
+        for (unsigned i = 0; i < m && !uniform; i++) q[i] = nearest_level(f, (w[i] - b[g]) / a[g]);
     }
 }
 
@@ -258,7 +269,8 @@ void bb_latent_encode(bb_latent *l)
         if (!per_row) f->encode(w, NULL, bytes, l->cols);
         for (size_t i = 0; i < per_row; i++) {
             bb_code c = { 0 };
-            f->unpack(bytes + i * f->block_bytes, &c);
+            if (!l->scaled || !(fabsf(l->start[(size_t)r * per_row + i] * field_d(l, l->fields)[(size_t)r * per_row + i]) > 0x1p-20f))
+                f->unpack(bytes + i * f->block_bytes, &c); /* what is not set below */
             set_fields(l, (size_t)r * per_row + i, &c);
             set_codes(f, w + i * f->block, &c);
             f->pack(&c, bytes + i * f->block_bytes);
@@ -296,6 +308,12 @@ static void block_gradients(bb_latent *l, size_t b)
     const float     *g = l->g_w + b * n, *q = l->q + b * n;
     float            moved[BB_MAX_BLOCK];
     bb_code          c = { 0 }, other;
+    if (l->scaled) { /* moved by itself */
+        double sum = 0;
+        for (size_t i = 0; i < n; i++) sum += (double)g[i] * (double)q[i];
+        if (field_d(l, l->fields)[b] != 0) field_d(l, l->g_fields)[b] = (float)sum / field_d(l, l->fields)[b];
+        return;
+    }
     f->unpack(l->packed + b * f->block_bytes, &c);
     if (l->has_d && field_d(l, l->fields)[b] != 0) {
         other = c;
