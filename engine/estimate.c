@@ -31,6 +31,7 @@ static const double coarse_share = 0.1;      /* of all options that do more dama
 static const double pruned_share = 0.35;     /* of all pruned o and down in all formats that the search meets, and has encoded */
 static const double uniform_share = 0.6;     /* of the sizes of a sweep that have a uniform plan of their own */
 static const double step_s = 2.5e-8;         /* seconds a trained weight and step, one thread: gradients of the fields, AdamW, new codes */
+static const double file_s = 1e-8;           /* seconds a byte of a file: gathered, written, read back and hashed */
 static const double low = 0.75, high = 1.35; /* the interval that is said */
 
 typedef struct counts {
@@ -317,7 +318,7 @@ static double finalise_s(const model *m)
     const double         n_layer = m->net->n_layer, score = (double)c->confirm_windows * m->ctx * scored_token(m), tokens = c->tune_tokens * 1e6;
     const double         table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
     double               s = 0; /* what the plan's matrices do as they are the search has measured */
-    if (c->no_finalise) return 0;
+    if (c->no_finalise) return final_plans(m->r) * (double)m->r->budgets[m->r->n_budgets - 1] * file_s;
     if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m, (double)c->calib_windows, final_plans(m->r)) + score;
     if (c->tune_windows > 0) {
         if (bb_list_has(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;

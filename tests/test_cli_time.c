@@ -16,6 +16,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/estimate.h"
+#include "engine/pace.h"
 #include "engine/run.h"
 #include "engine/time_budget.h"
 #include "tests/support/cli.h"
@@ -570,6 +572,53 @@ START_TEST(quantize_goes_on)
 }
 END_TEST
 
+/* Seconds of the stages at a pace of one nanosecond for everything: what is counted, whatever the machine. */
+static void count_stages(bool is_sweep, const char *const (*options)[2], double seconds[BB_N_STAGES])
+{
+    bb_run_config c;
+    bb_run        r = { 0 };
+    bb_pace       pace = { 1e-9, 1e-9, 1e-9, 1e-9, { 0 }, 1e-9, 1e-9, 1, 1e-9 };
+    bb_err        err = BB_ERR_INIT;
+    for (int t = 0; t < BB_TYPE_COUNT; t++) pace.encode[t] = 1e-9;
+    ck_assert_msg(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "model", MODEL, &err), BB_OK);
+    for (; *(*options)[0]; options++)
+        ck_assert_msg(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, (*options)[0], (*options)[1], &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_run_preview(&r, &c, is_sweep, &err) == BB_OK, "%s", err.msg);
+    bb_estimate_with(&r, &pace, seconds);
+    bb_run_close(&r);
+}
+
+/* What is done less often is foreseen so: full precision of plans that are rebuilt runs once where its states have room, plans far behind are not finalised and are
+ * evaluated on a quarter of the windows, and six sizes and more get two beside the knee. */
+START_TEST(the_estimate_counts_what_is_done)
+{
+#define COMMON { "prune", "none" }, { "eval-windows", "64" }, { "eval", MODEL }, { "finalise-steps", "rebuild" }
+    static const char *const five[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "", "" } };
+    static const char *const spared[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "finish", "contenders" }, { "", "" } };
+    static const char *const tight[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "max-ram", "1MiB" }, { "", "" } };
+    static const char *const plain[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "no-finalise", "true" }, { "", "" } };
+    static const char *const points5[][2] = { COMMON, { "points", "5" }, { "min-bpw", "14" }, { "max-bpw", "20" }, { "finish", "contenders" }, { "", "" } };
+    static const char *const points6[][2] = { COMMON, { "points", "6" }, { "min-bpw", "14" }, { "max-bpw", "20" }, { "finish", "contenders" }, { "", "" } };
+#undef COMMON
+    double a[BB_N_STAGES], b[BB_N_STAGES];
+    count_stages(true, five, a);
+    for (int i = 0; i < BB_N_STAGES; i++) ck_assert_msg(a[i] > 0, "stage %d", i);
+    count_stages(true, spared, b);
+    ck_assert_double_eq_tol(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 5 / 8.0, 0.05); /* three of eight are uniform plans */
+    ck_assert_double_lt(b[BB_STAGE_EVALUATE], 0.6 * a[BB_STAGE_EVALUATE]);
+    ck_assert_double_eq(b[BB_STAGE_BUILD], a[BB_STAGE_BUILD]);
+    count_stages(true, tight, b);
+    ck_assert_double_gt(b[BB_STAGE_FINALISE], 1.05 * a[BB_STAGE_FINALISE]);
+    count_stages(true, plain, b);
+    ck_assert(b[BB_STAGE_FINALISE] > 0 && b[BB_STAGE_FINALISE] < 0.1 * a[BB_STAGE_FINALISE]);
+    ck_assert_double_lt(b[BB_STAGE_EVALUATE], 0.7 * a[BB_STAGE_EVALUATE]);
+    count_stages(true, points5, a);
+    count_stages(true, points6, b);
+    ck_assert_double_eq_tol(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 8 / 5.0, 0.1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cli_time");
@@ -586,6 +635,9 @@ int main(void)
     tcase_add_test(t, an_estimate_counts_what_is_done);
     tcase_add_test(t, a_failure_is_in_the_logs);
     tcase_add_loop_test(t, quantize_goes_on, 0, (int)(sizeof kills / sizeof *kills));
+    suite_add_tcase(s, t);
+    t = tcase_create("estimate");
+    tcase_add_test(t, the_estimate_counts_what_is_done);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }
