@@ -6,7 +6,7 @@
  *
  * Unit names: "token_embd", "output", "blk.N.attn_q|attn_k|attn_v|attn_output|ffn_gate|ffn_up|ffn_down" with a format
  * name as option ("Q4_K"); "blk.N.kv" with the number of kept KV groups ("0" = attention dropped); "blk.N.ffn" with
- * the kept FFN width ("0" = FFN dropped). A unit that is absent keeps what the source model has.
+ * the kept FFN width ("0" = FFN dropped); "512g": those that the order of the gates keeps (docs/search.md). A unit that is absent keeps what the source model has.
  */
 #ifndef BB_BASE_PLAN_H
 #define BB_BASE_PLAN_H

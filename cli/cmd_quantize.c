@@ -20,6 +20,7 @@
 #include "engine/calibration.h"
 #include "engine/effort.h"
 #include "engine/environment.h"
+#include "engine/gates.h"
 #include "engine/memory.h"
 #include "cli/cmd.h"
 #include "engine/outputs.h"
@@ -37,7 +38,7 @@
 #include "model/net/lattice.h"
 
 typedef struct quantize_options {
-    char    *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix;
+    char    *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix, *width_order, *ffn_widths;
     int64_t  ctx, calib_windows, eval_windows, sweeps, seed;
     double   damping, prune_ffn, prune_kv;
     uint64_t max_ram;
@@ -60,7 +61,10 @@ static const bb_option_row rows[] = {
     { "experimental-formats", BB_OPT_FLAG, FIELD(experimental), NULL, 1, 0, NULL, BB_EXPERIMENTAL_HELP, NULL },
     { "rotate", BB_OPT_TEXT, FIELD(rotate), "none", 1, 0, "WHICH",
       "before, turn the residual stream (r1; unties the head), the values of each head (r2), or both: the model computes the same", "none|r1|r2|r12" },
-    { "prune-ffn", BB_OPT_DOUBLE, FIELD(prune_ffn), "0", 0, 0.99, "SHARE", "remove this share of every block's FFN channels", NULL },
+    { "prune-ffn", BB_OPT_DOUBLE, FIELD(prune_ffn), "0", 0, 0.99, "SHARE", "remove this share of the FFN channels", NULL },
+    { "ffn-widths", BB_OPT_TEXT, FIELD(ffn_widths), "even", 1, 0, "WHERE", "every block loses the same share; or as many as gates say", "even|gates" },
+    { "width-order", BB_OPT_TEXT, FIELD(width_order), "obs", 1, 0, "NAME",
+      "which of a block go: those of least error of the block itself, or those whose loss the end of the network feels least (gates)", "obs|gates" },
     { "prune-kv", BB_OPT_DOUBLE, FIELD(prune_kv), "0", 0, 0.99, "SHARE", "remove this share of all KV groups, those that cost their block least", NULL },
     { "no-compensation", BB_OPT_FLAG, FIELD(no_compensation), NULL, 1, 0, NULL, "pruned columns are cut and nothing makes up for them: for comparison", NULL },
     { "method", BB_OPT_TEXT, FIELD(method), "sequential", 1, 0, "NAME",
@@ -108,6 +112,7 @@ typedef struct job {
     bb_tokens        tokens, eval_tokens;
     bb_windows       calib, eval;
     bb_database     *database;
+    bb_gates         gates; /* where they are asked for */
     bb_rebuilt       rebuilt;
     bb_checkpoint    rounded; /* of round to nearest, or by --imatrix */
     bb_imatrix       imatrix; /* with --imatrix */
@@ -177,6 +182,8 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
         { "--database", "with --imatrix, which needs no second moments", has(o->imatrix) },
         { "--eval-windows", "without --eval", !has(o->eval) },
         { "--no-compensation", "without --prune-ffn or --prune-kv", !prunes(o) },
+        { "--width-order", "without --prune-ffn or --prune-kv", !prunes(o) },
+        { "--ffn-widths", "without --prune-ffn", !(o->prune_ffn > 0) },
         { "--csv", "with --json", o->json },
     };
     bb_command_warn_idle(argc, argv, unused, sizeof unused / sizeof *unused);
@@ -213,21 +220,25 @@ done:
     return status;
 }
 
-static bb_status set_kept(bb_plan *plan, uint32_t layer, const char *what, uint32_t kept, bb_err *err)
+static bool by_gates(const job *j) { return strcmp(j->o.width_order, "gates") == 0; }
+static bool widths_by_gates(const job *j) { return j->o.prune_ffn > 0 && strcmp(j->o.ffn_widths, "gates") == 0; }
+
+static bb_status set_kept(job *j, uint32_t layer, bb_sublayer s, uint32_t kept, bb_err *err)
 {
-    char unit[64], option[16];
-    snprintf(unit, sizeof unit, "blk.%u.%s", layer, what);
-    snprintf(option, sizeof option, "%u", kept);
-    return bb_plan_set(plan, unit, option, err);
+    const bool gated = by_gates(j) && kept > 0 && kept < bb_block_kept(&j->base->net.blocks[layer], s);
+    char       unit[64], option[16];
+    snprintf(unit, sizeof unit, "blk.%u.%s", layer, bb_sublayers[s].unit);
+    snprintf(option, sizeof option, "%u%s", kept, gated ? "g" : "");
+    return bb_plan_set(&j->plan, unit, option, err);
 }
 
 /* The same share of channels in every block with an FFN; one at least stays. */
 static bb_status prune_ffn(job *j, bb_err *err)
 {
     bb_status status = BB_OK;
-    for (uint32_t i = 0; i < j->base->net.n_layer && j->o.prune_ffn > 0; i++) {
+    for (uint32_t i = 0; i < j->base->net.n_layer && j->o.prune_ffn > 0 && !widths_by_gates(j); i++) {
         uint32_t n = j->base->net.blocks[i].n_ff, gone = (uint32_t)(j->o.prune_ffn * n + 0.5);
-        if (n) BB_TRY(set_kept(&j->plan, i, "ffn", n - gone ? n - gone : 1, err));
+        if (n) BB_TRY(set_kept(j, i, BB_FFN, n - gone ? n - gone : 1, err));
     }
 done:
     return status;
@@ -437,13 +448,20 @@ done:
     return status;
 }
 
-/* What the attention output of a block loses, relatively, when only kept groups are left. */
+/* What the attention output of a block loses when only kept groups are left, relatively or, by gates, as the end of the network feels it. */
 static bb_status kv_loss(job *j, uint32_t layer, uint32_t kept, double *loss, bb_err *err)
 {
     bb_matrix      w;
     bb_quant_stats stats;
-    bb_status      status = bb_database_matrix(j->database, layer, BB_PART_O, kept, BB_F16, &w, &stats, err);
-    *loss = kept == j->base->net.blocks[layer].n_kv ? 0 : stats.error; /* F16's own rounding is nothing beside it */
+    const bb_block *b = &j->base->net.blocks[layer];
+    bb_status       status = BB_OK;
+    if (by_gates(j)) { /* in nats: what the end of the network is foreseen to lose */
+        *loss = j->gates.nats[layer][BB_ATTENTION][kept - 1];
+        return BB_OK;
+    }
+    BB_TRY(bb_database_matrix(j->database, layer, BB_PART_O, kept, BB_F16, &w, &stats, err));
+    *loss = kept == b->n_kv ? 0 : stats.error; /* F16's own rounding is nothing beside it */
+done:
     return status;
 }
 
@@ -476,8 +494,41 @@ static bb_status prune_kv(job *j, bb_err *err)
             bb_warn("--prune-kv %g would remove %u more KV groups; one is left in every block, and stays", j->o.prune_kv, gone);
             break;
         }
-        BB_TRY(set_kept(&j->plan, best, "kv", --kept[best], err));
+        BB_TRY(set_kept(j, best, BB_ATTENTION, --kept[best], err));
     }
+    BB_TRY(shape_of_plan(j, err));
+done:
+    bb_free(kept);
+    return status;
+}
+
+/* The share of all channels, one grain after the other where the gates foresee the least loss for it; each block keeps one. */
+static bb_status prune_ffn_by_gates(job *j, bb_err *err)
+{
+    const bb_net *net = &j->base->net;
+    uint32_t     *kept = BB_NEW(net->n_layer, uint32_t, err);
+    double        total = 0;
+    bb_status     status = BB_NOMEM;
+    if (!kept) goto done;
+    for (uint32_t i = 0; i < net->n_layer; i++) total += kept[i] = net->blocks[i].n_ff;
+    for (double gone = j->o.prune_ffn * total; gone > 0;) {
+        uint32_t best = UINT32_MAX, grain = 0;
+        double   least = (double)INFINITY;
+        for (uint32_t i = 0; i < net->n_layer; i++) {
+            const uint32_t n = bb_format_get(j->net.blocks[i].w[BB_PART_DOWN].type)->block;
+            if (kept[i] <= n) continue;
+            const double loss = (j->gates.nats[i][BB_FFN][kept[i] - n - 1] - j->gates.nats[i][BB_FFN][kept[i] - 1]) / n;
+            if (!(loss < least)) continue;
+            least = loss;
+            best = i;
+            grain = n;
+        }
+        if (best == UINT32_MAX || grain > gone + 0.5) break;
+        kept[best] -= grain;
+        gone -= grain;
+    }
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        if (kept[i]) BB_TRY(set_kept(j, i, BB_FFN, kept[i], err));
     BB_TRY(shape_of_plan(j, err));
 done:
     bb_free(kept);
@@ -495,7 +546,7 @@ static bb_status encode_matrices(job *j, bb_err *err)
         for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1)) {
             const bb_block *b = &j->blocks[i];
             if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
-            if (b->w[p].rows) BB_TRY(bb_database_matrix(j->database, i, (bb_part)p, bb_part_kept(b, (bb_part)p), b->w[p].type, &made, NULL, err));
+            if (b->w[p].rows) BB_TRY(bb_database_matrix(j->database, i, (bb_part)p, bb_part_width(b, (bb_part)p), b->w[p].type, &made, NULL, err));
         }
     bb_progress_end(&progress);
     BB_TRY(bb_database_apply(j->database, &j->plan, &j->net, j->blocks, err));
@@ -521,6 +572,9 @@ static bb_status encode_all(job *j, bb_err *err)
                                         .whole = !prunes(o),
                                         .cut = o->no_compensation };
     BB_TRY(bb_database_open(&config, &j->database, err));
+    if (prunes(o) && (by_gates(j) || widths_by_gates(j)))
+        BB_TRY(bb_learn_gates(j->base, bb_engine_backend(), j->database, &j->calib, (uint64_t)o->seed, &j->gates, err));
+    if (widths_by_gates(j)) BB_TRY(prune_ffn_by_gates(j, err));
     if (o->prune_kv > 0) BB_TRY(prune_kv(j, err));
     if (is_lattice(o)) {
         BB_TRY(bb_rebuild_lattice(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &lattice, &j->rebuilt, err));
@@ -775,6 +829,7 @@ static void job_done(job *j)
     bb_checkpoint_close(&j->rounded);
     bb_imatrix_done(&j->imatrix);
     bb_database_close(j->database);
+    bb_gates_done(&j->gates);
     bb_windows_done(&j->calib);
     bb_windows_done(&j->eval);
     bb_tokens_done(&j->tokens);

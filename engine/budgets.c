@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "engine/gates.h"
 #include "engine/run_parts.h"
 
 static int by_value(const void *a, const void *b)
@@ -122,6 +123,8 @@ bb_status bb_run_make_space(bb_run *r, bb_model_space **out, bb_err *err)
                                  width || strcmp(c->prune, "kv") == 0,
                                  width || strcmp(c->prune, "ffn") == 0,
                                  strcmp(c->prune, "all") == 0,
+                                 bb_width_order_obs(c->width_order),
+                                 bb_width_order_gates(c->width_order),
                                  (uint32_t)c->ffn_divisor,
                                  (uint32_t)c->screen,
                                  { 0, 0 } };

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "engine/effort.h"
 #include "engine/environment.h"
+#include "engine/gates.h"
 #include "engine/ladder.h"
 #include "engine/qat.h"
 #include "engine/run_parts.h"
@@ -57,6 +58,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "screen", BB_OPT_INT, FIELD(screen), "0", 0, 64, "N",
       "of the default lists, how many formats are tried for a matrix: spread around the sizes asked for; 0: all", NULL },
     { "prune", BB_OPT_TEXT, FIELD(prune), "all", NO_BOUNDS, "WHAT", "structures that may be removed", "all|kv|ffn|width|none" },
+    { "width-order", BB_OPT_TEXT, FIELD(width_order), "obs", NO_BOUNDS, "NAME", BB_WIDTH_ORDER_HELP, BB_WIDTH_ORDERS },
     { "ffn-divisor", BB_OPT_INT, FIELD(ffn_divisor), "0", 0, 65536, "N", "FFN widths are multiples of this; 0: the runtime's block", NULL },
     { "method", BB_OPT_TEXT, FIELD(method), "feedback", NO_BOUNDS, "NAME", "quantizer of the option database", "feedback|weighted|rtn" },
     { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.01", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },

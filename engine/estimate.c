@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "engine/calibration.h"
+#include "engine/gates.h"
 #include "engine/ladder.h"
 #include "engine/memory.h"
 #include "engine/pace.h"
@@ -107,6 +108,11 @@ static double calibrate_s(const model *m)
             s += (cube(w->cols) + (double)w->cols * w->cols * w->rows / 2) * m->p->product;
         }
     }
+    if (n_ordered && bb_width_order_gates(c->width_order)) { /* and the same once more, by gates: a score, and two backward passes */
+        s += bb_gate_windows(m->net, (uint32_t)c->calib_windows, (uint32_t)m->ctx) * m->ctx * 5 * token(m);
+        for (uint32_t b = 0; b < n_ordered; b++)
+            for (int k = 0; k < BB_N_SUBLAYERS; k++) s += cube(m->net->blocks[b].w[bb_sublayers[k].writer].cols) * m->p->product;
+    }
     s += (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows) * m->ctx * token(m);
     if (bb_calibration_samples(c->calib)) s += (double)(c->calib_windows + c->confirm_windows) * m->ctx * m->n.block_weights * m->p->generate;
     return s;
@@ -153,7 +159,7 @@ static double compensate_s(const model *m, const bb_plan_unit *u, const bb_block
     const double n = b->w[bb_sublayers[bb_unit_sublayer(u->what)].writer].cols, rows = m->net->n_embd;
     double       s = 0;
     for (uint32_t o = 1; o < u->n_options; o++) {
-        const double kept = n * u->options[o].value / fmax(1, u->options[0].value);
+        const double kept = n * bb_width_count(u->options[o].value) / fmax(1, u->options[0].value);
         s += (cube(kept) / 3 + 2 * rows * kept * n) * m->p->product;
     }
     return s;

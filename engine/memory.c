@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * memory.c: see memory.h. Each sum follows the allocations of the stage's own file; timing.csv has what was reached. */
 #include "engine/memory.h"
+#include "engine/gates.h"
 
 #include <math.h>
 #include <omp.h>
@@ -85,6 +86,15 @@ static double calibrate(const sums *m)
     return (double)m->r->config.calib_windows * m->window + BATCH * m->window + 8 * m->s.moments + 3 * 8 * n2 + 12 * m->s.matrix;
 }
 
+/* Learning gates: states at every boundary, a window at a time in both directions, the gradients and moments of a block. */
+static double gates(const sums *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const double         n = bb_gate_windows(&m->r->model.net, (uint32_t)c->calib_windows, (uint32_t)c->ctx), n2 = m->s.cols * m->s.cols;
+    if (!bb_width_order_gates(c->width_order)) return 0;
+    return n * m->window * (m->r->model.net.n_layer + 4.0) + sizeof(float) * m->s.block + 3 * 8 * n2 + 12 * m->s.matrix + 8 * m->s.moments;
+}
+
 static double build(const sums *m)
 {
     const double n2 = m->s.cols * m->s.cols, source = fmax(m->s.matrix, m->s.tables);
@@ -131,7 +141,7 @@ static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES]
 {
     const sums m = sums_of(r, threads);
     double     need[BB_N_STAGES];
-    need[BB_STAGE_CALIBRATE] = fmax(calibrate(&m), evaluator(&m) + boundaries(&m));
+    need[BB_STAGE_CALIBRATE] = fmax(fmax(calibrate(&m), gates(&m)), evaluator(&m) + boundaries(&m));
     need[BB_STAGE_BUILD] = build(&m);
     need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
     need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + build(&m) - evaluator(&m) -

@@ -100,7 +100,7 @@ static bool can_be_in(const bb_model_space *s, uint32_t unit, const bb_format *f
     const uint32_t      widest = bb_part_widest(net, &net->blocks[d->layer], (bb_part)d->what, f->block);
     const bb_plan_unit *c = &s->described[d->controller];
     for (uint32_t k = 0; widest && k < c->n_options; k++)
-        if (c->options[k].value == widest) return true;
+        if (bb_width_count(c->options[k].value) == widest) return true;
     return false;
 }
 
@@ -258,7 +258,7 @@ static bb_status fill_format_bytes(bb_model_space *s, uint32_t i, bb_err *err)
                 *bytes = matrix_bytes(s, w->rows, w->cols, type);
             } else {
                 const bb_block *b = &net->blocks[d->layer];
-                uint32_t        kept = options_of(s, (uint32_t)unit->controller)[mode].value;
+                uint32_t        kept = bb_width_count(options_of(s, (uint32_t)unit->controller)[mode].value);
                 *bytes = matrix_bytes(s, part_rows(net, b, (bb_part)d->what, kept), part_cols(net, b, (bb_part)d->what, kept), type);
             }
         }
@@ -365,16 +365,21 @@ static void describe(bb_model_space *s, uint32_t i, uint32_t what, uint32_t laye
     s->units[i] = (bb_unit) { n_options, (int32_t)controller, s->data[i].bytes, s->data[i].cost };
 }
 
-static bb_status structure_unit(bb_model_space *s, uint32_t i, uint32_t layer, bb_sublayer sublayer, const uint32_t *kept, uint32_t n, bb_err *err)
+static bb_status structure_unit(bb_model_space *s, uint32_t i, uint32_t layer, bb_sublayer sublayer, const uint32_t *kept, uint32_t n,
+                                const bb_model_space_options *o, bb_err *err)
 {
     unit_data *u = &s->data[i];
     uint32_t   count = 0;
     snprintf(u->name, sizeof u->name, "blk.%u.%s", layer, bb_sublayers[sublayer].unit);
     for (uint32_t k = 0; k < n; k++) {
-        char name[16];
-        snprintf(name, sizeof name, "%u", kept[k]);
-        if (add_option(u, &count, name, kept[k], err) != BB_OK) return BB_NOMEM;
-        s->described[i].n_options = count; /* so far: for the end of a space that fails */
+        const bool both = k > 0 && kept[k] > 0; /* who keeps all, or nothing, does not choose */
+        for (int by_gates = 0; by_gates < 2; by_gates++) {
+            char name[16];
+            if (both ? !(by_gates ? o->by_gates : o->by_obs || !o->by_gates) : by_gates) continue;
+            snprintf(name, sizeof name, "%u%s", kept[k], by_gates ? "g" : "");
+            if (add_option(u, &count, name, kept[k] | (by_gates ? BB_BY_GATES : 0), err) != BB_OK) return BB_NOMEM;
+            s->described[i].n_options = count; /* so far: for the end of a space that fails */
+        }
     }
     if (!(u->bytes = BB_NEW0(count, int64_t, err)) || !(u->cost = BB_NEW0(count, double, err))) return BB_NOMEM;
     describe(s, i, bb_unit_of_sublayer(sublayer), layer, -1, count);
@@ -436,13 +441,13 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
         /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
         n = kept_counts(b->n_kv, 1, 0, o->prune_kv && !net->whole_norms, o->prune_sublayers && layer > 0, kept);
         unit_of[BB_ATTENTION] = (*i)++;
-        BB_TRY(structure_unit(s, unit_of[BB_ATTENTION], layer, BB_ATTENTION, kept, n, err));
+        BB_TRY(structure_unit(s, unit_of[BB_ATTENTION], layer, BB_ATTENTION, kept, n, o, err));
     }
     if (b->n_ff) {
         if (divisor == 0) divisor = b->n_ff % 256 == 0 ? 256 : b->n_ff % 64 == 0 ? 64 : 32;
         n = kept_counts(b->n_ff, divisor, o->ffn_divisor == 0 && divisor < 256 ? 256 : 0, o->prune_ffn, o->prune_sublayers, kept);
         unit_of[BB_FFN] = (*i)++;
-        BB_TRY(structure_unit(s, unit_of[BB_FFN], layer, BB_FFN, kept, n, err));
+        BB_TRY(structure_unit(s, unit_of[BB_FFN], layer, BB_FFN, kept, n, o, err));
     }
     for (int p = 0; p < BB_N_PARTS; p++) {
         char name[40];
@@ -524,7 +529,7 @@ void bb_model_space_set_costs(bb_model_space *s, const double *const *cost)
         uint32_t              modes = c ? s->units[u->controller].n_options : 1;
         for (uint32_t mode = 0; mode < modes; mode++)
             for (uint32_t o = 0; o < u->n_options; o++)
-                s->data[i].cost[(size_t)mode * u->n_options + o] = cost[i][o] * (c ? (double)c[mode].value / c[0].value : 1);
+                s->data[i].cost[(size_t)mode * u->n_options + o] = cost[i][o] * (c ? (double)bb_width_count(c[mode].value) / c[0].value : 1);
     }
 }
 
@@ -686,7 +691,7 @@ double bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x
         const bb_block       *b = &net->blocks[s->described[i].layer];
         const bb_plan_option *c = options_of(s, (uint32_t)u->controller);
         const bb_part         part = (bb_part)s->described[i].what;
-        const uint32_t        k = c[x[u->controller]].value;
+        const uint32_t        k = bb_width_count(c[x[u->controller]].value);
         all += (double)part_rows(net, b, part, c[0].value) * part_cols(net, b, part, c[0].value);
         kept += (double)part_rows(net, b, part, k) * part_cols(net, b, part, k);
     }
@@ -695,5 +700,5 @@ double bb_model_space_pruned_fraction(const bb_model_space *s, const uint16_t *x
 
 double bb_model_space_width(const bb_model_space *s, uint32_t unit, uint32_t option)
 {
-    return is_format(s, unit) ? 1 : (double)options_of(s, unit)[option].value / options_of(s, unit)[0].value;
+    return is_format(s, unit) ? 1 : (double)bb_width_count(options_of(s, unit)[option].value) / options_of(s, unit)[0].value;
 }

@@ -19,6 +19,7 @@ typedef struct bb_model_space_options {
     const char *embd_formats; /* comma list for embedding and head; NULL: the default list for their rows */
     bool        experimental; /* formats that stock llama.cpp does not read may be named, and are in the default lists for rows that 256 does not divide */
     bool        prune_kv, prune_ffn, prune_sublayers;
+    bool        by_obs, by_gates; /* the orders that a narrower width is offered by (model/net/net.h); neither: by_obs */
     uint32_t ffn_divisor; /* FFN widths are multiples of it (runtime block); 0: the largest of 256, 64 and 32 that divides the model's, and multiples of 256 */
     uint32_t screen;      /* of the default lists, at most so many formats for each matrix, spread from bits[0] to bits[1]; 0: all */
     double   bits[2];     /* smallest and largest size that matters, in bits a weight of the whole file */

@@ -31,7 +31,7 @@ typedef struct bb_run_config {
     char    *effort;     /* named defaults (engine/effort.h) */
     double   time;       /* seconds that the run may take; 0: no limit (engine/time_budget.h) */
     uint32_t free;       /* no option: those that the time may choose, as engine/effort.h counts them */
-    char    *formats, *embd_formats, *prune;
+    char    *formats, *embd_formats, *prune, *width_order;
     bool     experimental; /* formats that stock llama.cpp does not read */
     int64_t  screen;       /* formats of the default lists that are tried for a matrix; 0: all */
     int64_t  ffn_divisor;
@@ -61,7 +61,7 @@ typedef struct bb_run_config {
     double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 60 };
+enum { BB_RUN_N_OPTIONS = 61 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */

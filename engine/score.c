@@ -114,7 +114,7 @@ static void take_off_cuts(const bb_run *r, bb_sensitivity *s)
             if (widest == bb_part_kept(&net->blocks[unit->layer], (bb_part)unit->what)) continue;
             const bb_plan_unit *c = &p->plans->units[unit->controller];
             for (uint32_t k = 0; k < (uint32_t)unit->controller; k++) of_cut += p->units[k].n_options;
-            for (uint32_t k = 0; k < c->n_options && c->options[k].value != widest; k++) of_cut++;
+            for (uint32_t k = 0; k < c->n_options && bb_width_count(c->options[k].value) != widest; k++) of_cut++;
             s->changes[i].kl = fmax(0, s->changes[i].kl - s->changes[of_cut].kl);
             for (size_t d = 0; d < s->dim; d++) s->changes[i].psi[d] -= s->changes[of_cut].psi[d];
         }

@@ -28,23 +28,25 @@ static bb_type         type_of(const bb_plan_unit *u, uint32_t option) { return 
 
 /* ---- a pruned block at its full width ---- */
 
-/* Columns of the writer that a count keeps: kept[cols] 1 or 0. */
-static bb_status mark_columns(const slopes *s, uint32_t layer, bb_sublayer sub, uint32_t count, uint8_t *kept, bb_err *err)
+/* Columns of the writer that a width keeps: kept[cols] 1 or 0. */
+static bb_status mark_columns(const slopes *s, uint32_t layer, bb_sublayer sub, bb_width width, uint8_t *kept, bb_err *err)
 {
+    const uint32_t  count = bb_width_count(width);
     const bb_block *b = source_block(s, layer);
     const uint32_t  cols = b->w[bb_sublayers[sub].writer].cols, group = cols / bb_block_kept(b, sub);
     const uint32_t *channels = NULL;
     bb_status       status = BB_OK;
     memset(kept, 0, cols);
-    if (count) BB_TRY(bb_database_mask(s->db, layer, sub == BB_FFN, count, &channels, err));
+    if (count) BB_TRY(bb_database_mask(s->db, layer, sub == BB_FFN, width, &channels, err));
     for (uint32_t i = 0; i < count; i++) memset(kept + (size_t)channels[i] * group, 1, group);
 done:
     return status;
 }
 
-/* The writer of a sublayer with `count` kept, from the database, at full width: zeros where nothing is kept. *out is the caller's. */
-static bb_status writer_at(const slopes *s, uint32_t layer, bb_sublayer sub, uint32_t count, bb_type type, float **out, bb_err *err)
+/* The writer of a sublayer of this width, from the database, at full width: zeros where nothing is kept. *out is the caller's. */
+static bb_status writer_at(const slopes *s, uint32_t layer, bb_sublayer sub, bb_width width, bb_type type, float **out, bb_err *err)
 {
+    const uint32_t count = bb_width_count(width);
     const bb_part  part = bb_sublayers[sub].writer;
     const uint32_t rows = source_block(s, layer)->w[part].rows, cols = source_block(s, layer)->w[part].cols;
     uint8_t       *kept = BB_NEW(cols, uint8_t, err);
@@ -53,8 +55,8 @@ static bb_status writer_at(const slopes *s, uint32_t layer, bb_sublayer sub, uin
     bb_status      status = BB_NOMEM;
     *out = NULL;
     if (!kept || !w) goto done;
-    BB_TRY(mark_columns(s, layer, sub, count, kept, err));
-    if (count) BB_TRY(bb_database_matrix(s->db, layer, part, count, type, &m, NULL, err));
+    BB_TRY(mark_columns(s, layer, sub, width, kept, err));
+    if (count) BB_TRY(bb_database_matrix(s->db, layer, part, width, type, &m, NULL, err));
     if (count && !(less = bb_matrix_decode(&m, err))) {
         status = BB_NOMEM;
         goto done;
@@ -93,11 +95,12 @@ static bb_status widen(void *self, uint32_t layer, bb_block *block, bb_err *err)
                 BB_TRY(bb_database_matrix(s->db, layer, (bb_part)p, full, type, &block->w[p], NULL, err));
                 continue;
             }
-            BB_TRY(writer_at(s, layer, (bb_sublayer)sub, kept, type, &s->wide[sub], err));
+            BB_TRY(writer_at(s, layer, (bb_sublayer)sub, bb_block_width(block, (bb_sublayer)sub), type, &s->wide[sub], err));
             block->w[p] = (bb_matrix) { BB_F32, source->w[p].rows, source->w[p].cols, s->wide[sub], kept ? source->w[p].bias : NULL, NULL };
         }
         for (int n = 0; n < BB_N_NORMS; n++)
             if (bb_norms[n].sublayer == (bb_sublayer)sub) block->norm[n] = source->norm[n];
+        block->by_gates[sub] = false;
         if (sub == BB_ATTENTION) {
             block->n_head = source->n_head;
             block->n_kv = full;
@@ -126,6 +129,7 @@ static bb_status format_change(const slopes *s, uint32_t layer, bb_part part, bb
     const bb_sublayer sub = bb_parts[part].sublayer;
     const uint32_t    full = bb_block_kept(source, sub), kept = bb_block_kept(&s->blocks[layer], sub);
     const size_t      n = (size_t)source->w[part].rows * source->w[part].cols;
+    const bb_width    width = bb_block_width(&s->blocks[layer], sub);
     const bool        cut = kept != full && part == bb_sublayers[sub].writer;
     const uint32_t    widest = bb_part_widest(&s->model->net, source, part, bb_format_get(type)->block);
     float            *d = NULL, *exact = NULL, *less = NULL;
@@ -148,9 +152,9 @@ static bb_status format_change(const slopes *s, uint32_t layer, bb_part part, bb
     if (cut) {
         status = BB_NOMEM;
         if (!(exact = bb_matrix_decode(&source->w[part], err))) goto done;
-        BB_TRY(writer_at(s, layer, sub, kept, source->w[part].type, &less, err));
+        BB_TRY(writer_at(s, layer, sub, width, source->w[part].type, &less, err));
         uint8_t *columns = BB_NEW(source->w[part].cols, uint8_t, err);
-        status = columns ? mark_columns(s, layer, sub, kept, columns, err) : BB_NOMEM;
+        status = columns ? mark_columns(s, layer, sub, width, columns, err) : BB_NOMEM;
         for (size_t i = 0; status == BB_OK && i < n; i++) d[i] = columns[i % source->w[part].cols] ? less[i] + (d[i] - exact[i]) : 0;
         bb_free(columns);
         BB_TRY(status);
@@ -188,7 +192,7 @@ done:
     return status;
 }
 
-/* What all counts of a sublayer share: of its writer the plan's count without quantization, and the errors that the plan's format has at full size (or as
+/* What all widths of a sublayer share: of its writer the plan's width without quantization, and the errors that the plan's format has at full size (or as
  * wide as its blocks let it be). */
 typedef struct structure {
     slopes                   *s;
@@ -200,13 +204,13 @@ typedef struct structure {
     uint8_t                  *now, *then; /* columns kept */
 } structure;
 
-/* d := what keeping `count` changes. */
-static bb_status count_change(const structure *t, uint32_t count, float *d, bb_err *err)
+/* d := what another width changes. */
+static bb_status width_change(const structure *t, bb_width width, float *d, bb_err *err)
 {
     float    *less = NULL;
     bb_status status;
-    BB_TRY(mark_columns(t->s, t->layer, t->sub, count, t->then, err));
-    BB_TRY(writer_at(t->s, t->layer, t->sub, count, source_block(t->s, t->layer)->w[bb_sublayers[t->sub].writer].type, &less, err));
+    BB_TRY(mark_columns(t->s, t->layer, t->sub, width, t->then, err));
+    BB_TRY(writer_at(t->s, t->layer, t->sub, width, source_block(t->s, t->layer)->w[bb_sublayers[t->sub].writer].type, &less, err));
     for (size_t i = 0; i < (size_t)t->g->rows * t->g->cols; i++) {
         const uint32_t c = (uint32_t)(i % t->g->cols);
         if (t->then[c]) d[i] = t->now[c] ? less[i] - t->exact[i] : less[i] + t->noise[i];
@@ -235,20 +239,20 @@ static bb_status structure_slopes(slopes *s, uint32_t layer, bb_sublayer sub, co
     if (!(t.now = BB_NEW(g->cols, uint8_t, err)) || !(t.then = BB_NEW(g->cols, uint8_t, err)) || !(d = BB_NEW(n, float, err))) goto done;
     if (!(minus = BB_NEW0(g->rows, float, err))) goto done;
     for (uint32_t r = 0; bias && r < g->rows; r++) minus[r] = -bias[r];
-    BB_TRY(mark_columns(s, layer, sub, kept, t.now, err));
-    BB_TRY(writer_at(s, layer, sub, kept, source->w[part].type, &t.exact, err));
+    BB_TRY(mark_columns(s, layer, sub, bb_block_width(&s->blocks[layer], sub), t.now, err));
+    BB_TRY(writer_at(s, layer, sub, bb_block_width(&s->blocks[layer], sub), source->w[part].type, &t.exact, err));
     widest = bb_part_widest(&s->model->net, source, part, bb_format_get(plan_type(s, layer, part))->block);
     BB_TRY(writer_at(s, layer, sub, widest, plan_type(s, layer, part), &t.noise, err));
     BB_TRY(writer_at(s, layer, sub, widest, source->w[part].type, &first, err));
     for (size_t i = 0; i < n; i++) t.noise[i] -= first[i];
     for (uint32_t k = 0; k < unit->n_options; k++) {
-        const uint32_t count = unit->options[k].value;
-        const float   *change = !bias || (count > 0) == (kept > 0) ? NULL : count ? bias : minus;
+        const bb_width width = unit->options[k].value;
+        const float   *change = !bias || (width > 0) == (kept > 0) ? NULL : width ? bias : minus;
         if (k == s->o->x[u]) {
             s->out[s->offset[u] + k] = (bb_slope) { own, 0, 0 };
             continue;
         }
-        BB_TRY(count_change(&t, count, d, err));
+        BB_TRY(width_change(&t, width, d, err));
         BB_TRY(put(s, (uint32_t)u, k, g, own, d, change, err));
     }
 done:

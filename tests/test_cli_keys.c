@@ -163,11 +163,12 @@ START_TEST(options_come_and_go)
         TWO TUNED "--finalise-steps rebuild",
         "--points 2 --min-bpw 6.5 --max-bpw 8 --no-finalise",
         TWO "--no-finalise --prune width --ffn-divisor 32",
+        TWO "--no-finalise --prune width --ffn-divisor 32 --width-order both",
         TWO "--no-finalise --embd-formats Q8_0,Q4_0",
         TWO "--no-finalise --search quadratic",
     };
     enum { N = sizeof options / sizeof *options };
-    static const int order[] = { 0, 1, 0, 2, 1, 3, 4, 6, 5, 0 };
+    static const int order[] = { 0, 1, 0, 2, 1, 3, 4, 5, 7, 4, 6, 0 };
     const char      *dir = folder("changing");
     char             name[32];
     for (int i = 0; i < N; i++) {

@@ -220,6 +220,35 @@ START_TEST(pruning_is_compensated)
 }
 END_TEST
 
+/* Gates choose which channels and groups go, and how many of each block: as many in all, of blocks that differ. */
+START_TEST(gates_choose_widths)
+{
+    char     out[256];
+    bb_model m;
+    bb_err   err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("gates.gguf"));
+    const double even = kl_of("--prune-ffn 0.1 --method weighted", out), other = kl_of("--prune-ffn 0.1 --method weighted --width-order gates", out);
+    const double kl = kl_of("--prune-ffn 0.1 --method weighted --width-order gates --ffn-widths gates", out);
+    ck_assert(other < even || other > even);
+    ck_assert_msg(kl > 0 && kl < 1.2 * even, "%g by gates, %g by even shares", kl, even); /* so few tokens of so small a model say no more */
+    ck_assert_int_eq(bb_model_open(out, &m, &err), BB_OK);
+    uint32_t all = 0;
+    bool     differ = false;
+    for (uint32_t i = 0; i < m.net.n_layer; i++) {
+        all += m.net.blocks[i].n_ff;
+        differ |= m.net.blocks[i].n_ff != m.net.blocks[0].n_ff;
+    }
+    ck_assert(differ);
+    ck_assert_uint_eq(all, 5 * 172 - 86);
+    bb_model_close(&m);
+    ck_assert(kl_of("--prune-kv 0.5 --method sequential --width-order gates", out) > 0);
+    ck_assert_int_eq(bb_model_open(out, &m, &err), BB_OK);
+    for (uint32_t i = all = 0; i < m.net.n_layer; i++) all += m.net.blocks[i].n_kv;
+    ck_assert_uint_eq(all, 10);
+    bb_model_close(&m);
+}
+END_TEST
+
 START_TEST(threads_do_not_matter)
 {
     char   a[256], b[256], arguments[512], *one, *two, *said = NULL;
@@ -398,6 +427,8 @@ static const struct bad {
     { "quantize " MODEL " --out /nonexistent/x.gguf --format F16 --embd-format F16 --method rtn", NULL, BB_IO },
     { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --method rtn", NULL, BB_USAGE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --no-compensation", NULL, BB_USAGE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --format Q4_0 --width-order gates", NULL, BB_USAGE },
+    { "quantize " MODEL " --out /nonexistent/x.gguf --prune-kv 0.5 --ffn-widths gates", NULL, BB_USAGE },
     { "quantize tests/data/README.md --out /nonexistent/x.gguf --format F16", NULL, BB_BAD_FILE },
     { "quantize " MODEL " --out /nonexistent/x.gguf --like tests/data/stories3M-p256.imatrix.gguf", NULL, BB_UNSUPPORTED },
     { "quantize " MODEL " --out /nonexistent/x.gguf --recipe %s", "blk.0.attn_q", BB_BAD_FILE },
@@ -434,6 +465,7 @@ int main(void)
     tcase_add_test(t, like_another_file_but_better);
     tcase_add_test(t, rotation_changes_nothing_but_the_basis);
     tcase_add_test(t, pruning_is_compensated);
+    tcase_add_test(t, gates_choose_widths);
     tcase_add_test(t, threads_do_not_matter);
     tcase_add_loop_test(t, patterns_mean_what_regular_expressions_mean, 0, (int)(sizeof patterns / sizeof *patterns));
     tcase_add_test(t, experimental_formats_are_marked);

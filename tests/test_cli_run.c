@@ -377,6 +377,30 @@ START_TEST(options_that_cannot_be_loaded_have_no_bytes)
 END_TEST
 
 /* No window that a plan is scored on may be seen by calibration or tuning; every window of the text here has tokens of its own. */
+/* Both orders of widths as options: measured, chosen among, written and verified; the same bytes from two threads and after a kill. */
+START_TEST(widths_by_gates_are_options)
+{
+    const char *const out[] = { bb_test_path("gates-1"), bb_test_path("gates-2") };
+    char              path[600], stopped[2400], *text;
+    size_t            size;
+    for (int k = 0; k < 2; k++) {
+        snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --width-order both --no-finalise --min-bpw 4 --threads %d --out %s", k + 1, out[k]);
+        snprintf(stopped, sizeof stopped, "timeout -s INT 0.3 %s/bitbudget %s >/dev/null 2>&1", bb_test_build(), line);
+        if (k == 1) ck_assert(WIFEXITED(system(stopped)));
+        ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    }
+    same_run(out[0], out[1]);
+    snprintf(path, sizeof path, "%s/sensitivity.csv", out[0]);
+    ck_assert_int_eq(bb_file_read(path, &text, &size, NULL), BB_OK);
+    ck_assert_ptr_nonnull(strstr(text, "blk.0.ffn,86,"));
+    ck_assert_ptr_nonnull(strstr(text, "blk.0.ffn,86g,"));
+    ck_assert_ptr_nonnull(strstr(text, "blk.4.kv,1g,"));
+    bb_free(text);
+    snprintf(line, sizeof line, "verify %s -q", out[0]);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+}
+END_TEST
+
 START_TEST(scoring_windows_are_never_trained_on)
 {
     enum { CTX = 16, WINDOWS = 30, BOS = 1 };
@@ -692,6 +716,7 @@ int main(void)
     tcase_add_test(t, every_column_is_in_the_dictionary);
     tcase_add_test(t, options_have_their_errors);
     tcase_add_test(t, options_that_cannot_be_loaded_have_no_bytes);
+    tcase_add_test(t, widths_by_gates_are_options);
     tcase_add_test(t, scoring_windows_are_never_trained_on);
     tcase_add_test(t, replay_evaluates_nothing);
     tcase_add_test(t, finalise_climbs_a_ladder);

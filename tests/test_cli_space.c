@@ -152,6 +152,45 @@ START_TEST(default_formats_fit_the_rows)
 }
 END_TEST
 
+/* A narrower width stands once for each order asked for, of the same bytes and the same plan costs; all and nothing are by no order. */
+START_TEST(widths_stand_for_each_order)
+{
+    static const char *const ffn[] = { "256,224,192,160,128,96,64,32,0", "256,224g,192g,160g,128g,96g,64g,32g,0",
+                                       "256,224,224g,192,192g,160,160g,128,128g,96,96g,64,64g,32,32g,0" };
+    static const char *const kv[] = { "2,1,0", "2,1g,0", "2,1,1g,0" };
+    tiny_spec                spec = wide(64, 256);
+    opened                   o = { .s = NULL }, plain = { .s = NULL };
+    bb_model_space_options   options = { .prune_kv = true, .prune_ffn = true, .prune_sublayers = true, .ffn_divisor = 32 };
+    open_space(&plain, &spec, &options);
+    options.by_obs = _i != 1;
+    options.by_gates = _i != 0;
+    open_space(&o, &spec, &options);
+    ck_assert_str_eq(options_of(&o, "blk.1.ffn"), ffn[_i]);
+    ck_assert_str_eq(options_of(&o, "blk.1.kv"), kv[_i]);
+    set_costs(&o);
+    set_costs(&plain);
+    for (uint32_t u = 0; u < o.p->n_units; u++)
+        for (uint32_t k = 0; k < o.p->units[u].n_options; k++) { /* each is an option of the plain space */
+            uint16_t x[64], y[64];
+            char    *text = NULL;
+            bb_plan  plan = { 0 };
+            bb_model_space_source(o.s, x);
+            x[u] = (uint16_t)k;
+            ck_assert_int_eq(bb_plan_space_print(o.p->plans, x, &text, NULL), BB_OK);
+            for (char *g = text; (g = strstr(g, "g\n")) != NULL;) memmove(g, g + 1, strlen(g));
+            ck_assert_int_eq(bb_plan_parse(text, strlen(text), &plan, NULL), BB_OK);
+            ck_assert_int_eq(bb_plan_space_indices(plain.p->plans, &plan, y, NULL), BB_OK);
+            ck_assert_int_eq(bb_problem_size(o.p, x), bb_problem_size(plain.p, y));
+            ck_assert_double_eq_tol(bb_problem_cost(o.p, x), bb_problem_cost(plain.p, y), 1e-12);
+            ck_assert_double_eq_tol(bb_model_space_pruned_fraction(o.s, x), bb_model_space_pruned_fraction(plain.s, y), 1e-12);
+            bb_plan_done(&plan);
+            bb_free(text);
+        }
+    close_space(&o);
+    close_space(&plain);
+}
+END_TEST
+
 /* Uniform plans exist whatever the rows are, and are called by what they hold. */
 START_TEST(uniform_plans_say_what_they_hold)
 {
@@ -312,6 +351,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, plans_with_parts_in_one_tensor_can_be_loaded, 0, 5);
     tcase_add_loop_test(t, default_formats_fit_the_rows, 0, 4);
+    tcase_add_loop_test(t, widths_stand_for_each_order, 0, 3);
     tcase_add_loop_test(t, uniform_plans_say_what_they_hold, 0, 8);
     tcase_add_loop_test(t, slow_formats_are_noted, 0, 3);
     tcase_add_loop_test(t, widths_reach_the_grid, 0, 6);

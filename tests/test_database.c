@@ -311,6 +311,68 @@ START_TEST(masks_are_nested_and_select_rows)
 }
 END_TEST
 
+/* The second order of widths: rows and columns are those that it keeps, errors are what they say, and files are named by what is kept. */
+START_TEST(widths_by_gates_are_another_order)
+{
+    const uint32_t *own, *kept, *again;
+    bb_kept_order   order[TINY_MAX_LAYERS] = { { { NULL } } };
+    bb_matrix       whole, part, same;
+    bb_quant_stats  stats;
+    bb_statistics   s;
+    setup("qwen2", "gates");
+    const bb_statistics_config c = { config.dir, &model, &bb_backend_cpu, tokens, WINDOWS, CTX, 8, false };
+    bb_database               *db = open_database();
+    OK(bb_statistics_open(&c, &s, &err));
+    for (uint32_t i = 0; i < model.net.n_layer; i++)
+        for (int k = 0; k < BB_N_SUBLAYERS; k++) { /* the own order the other way round */
+            const uint32_t n = k == BB_FFN ? FF : KV;
+            order[i].of[k] = BB_NEW(n, uint32_t, NULL);
+            own = bb_database_order(db, i, (bb_sublayer)k);
+            for (uint32_t j = 0; j < n; j++) order[i].of[k][j] = own[n - 1 - j];
+        }
+    ck_assert_int_eq(bb_database_mask(db, 0, true, 64 | BB_BY_GATES, &kept, NULL), BB_UNSUPPORTED);
+    OK(bb_database_use_gates(db, order, &err));
+    OK(bb_database_mask(db, 0, true, 64 | BB_BY_GATES, &kept, &err));
+    OK(bb_database_mask(db, 0, true, 64, &again, &err));
+    for (uint32_t i = 0; i < 64; i++)
+        for (uint32_t j = 0; j < 64; j++) ck_assert_uint_ne(kept[i], again[j]); /* halves of the same channels */
+    OK(bb_database_matrix(db, 0, BB_PART_UP, FF, BB_Q4_0, &whole, NULL, &err));
+    OK(bb_database_matrix(db, 0, BB_PART_UP, 64 | BB_BY_GATES, BB_Q4_0, &part, NULL, &err));
+    for (uint32_t i = 0; i < 64; i++) ck_assert_mem_eq((const char *)part.data + i * 36, (const char *)whole.data + kept[i] * 36, 36);
+    OK(bb_database_matrix(db, 0, BB_PART_Q, KV, BB_Q8_0, &whole, NULL, &err));
+    OK(bb_database_matrix(db, 0, BB_PART_Q, 1 | BB_BY_GATES, BB_Q8_0, &part, NULL, &err));
+    for (uint32_t i = 0; i < 32; i++) ck_assert(part.bias[i] == whole.bias[order[0].of[BB_ATTENTION][0] * 32 + i]);
+    OK(bb_database_matrix(db, 0, BB_PART_DOWN, 64 | BB_BY_GATES, BB_Q8_0, &part, &stats, &err));
+    float *w = decode(&model.net.blocks[0].w[BB_PART_DOWN]), *v = decode(&part), *wide = calloc((size_t)C * FF, sizeof *wide);
+    for (uint32_t r = 0; r < C; r++)
+        for (uint32_t k = 0; k < 64; k++) wide[r * FF + kept[k]] = v[r * 64 + k];
+    const double e = relative_error_of(w, wide, C, FF, &s.blocks[0].in[bb_parts[BB_PART_DOWN].feed]);
+    ck_assert_double_eq_tol(stats.error, e, 0.03 * e); /* damping */
+    free(wide);
+    bb_free(w);
+    bb_free(v);
+    bb_database_close(db);
+    /* Another order is another entry; the same channels by another order of leaving are the same one. */
+    const int before = count_files("entry-");
+    db = open_database();
+    for (int k = 0; k < 2; k++) {
+        const uint32_t first = order[0].of[BB_FFN][0], last = order[0].of[BB_FFN][63], beyond = order[0].of[BB_FFN][64];
+        order[0].of[BB_FFN][0] = k == 0 ? last : first;
+        order[0].of[BB_FFN][63] = k == 0 ? first : beyond;
+        OK(bb_database_use_gates(db, order, &err));
+        OK(bb_database_matrix(db, 0, BB_PART_DOWN, 64 | BB_BY_GATES, BB_Q8_0, &same, NULL, &err));
+        ck_assert_int_eq(count_files("entry-"), before + k);
+        bb_database_close(db);
+        db = open_database();
+    }
+    bb_database_close(db);
+    for (uint32_t i = 0; i < model.net.n_layer; i++)
+        for (int k = 0; k < BB_N_SUBLAYERS; k++) bb_free(order[i].of[k]);
+    bb_statistics_close(&s);
+    bb_model_close(&model);
+}
+END_TEST
+
 /* Bytes of a fixed set of entries, in one buffer. */
 static size_t gather(bb_database *db, unsigned char *out)
 {
@@ -862,6 +924,7 @@ int main(void)
     tcase_add_test(t, entries_have_the_errors_they_say);
     tcase_add_test(t, whole_networks_need_no_orders);
     tcase_add_test(t, masks_are_nested_and_select_rows);
+    tcase_add_test(t, widths_by_gates_are_another_order);
     tcase_add_test(t, resumes_from_what_is_there);
     tcase_add_test(t, entries_are_of_the_inputs_asked_for);
     tcase_add_test(t, moments_of_other_widths_are_refused);

@@ -902,6 +902,7 @@ START_TEST(plans_with_unknown_names_are_refused)
     } rows[] = {
         { "blk.2.attn_q", "F16" }, { "blk.0.attn_x", "F16" }, { "blk.0.attn_q", "Q9_9" }, { "blk.0.kv", "3" }, { "blk.0.kv", "-1" }, { "blk.0.ffn", "65" },
         { "blk.0.ffn", "1x" },     { "output", "F16" },       { "blk.00.ffn", "1" },      { "blk..ffn", "1" }, { "blk.0", "1" },     { "embd", "F16" },
+        { "blk.0.ffn", "64g" },    { "blk.0.ffn", "0g" },     { "blk.0.kv", "g" },      { "blk.0.ffn", "1gg" }, { "blk.0.attn_q", "32g" },
     };
     tiny_spec s = tiny_default("llama");
     fixture   f;
@@ -914,6 +915,13 @@ START_TEST(plans_with_unknown_names_are_refused)
         ck_assert_msg(strstr(err.msg, rows[i].unit) != NULL, "%s", err.msg);
         bb_plan_done(&plan);
     }
+    bb_plan plan = { 0, NULL };
+    ck_assert_int_eq(bb_plan_set(&plan, "blk.0.ffn", "63g", NULL), BB_OK);
+    ck_assert_int_eq(bb_plan_set(&plan, "blk.1.kv", "1g", NULL), BB_OK);
+    ck_assert_int_eq(bb_plan_shape(&f.source, &plan, &f.net, f.blocks, NULL), BB_OK);
+    ck_assert(bb_block_width(&f.blocks[0], BB_FFN) == (63 | BB_BY_GATES) && f.blocks[0].w[BB_PART_DOWN].cols == 63);
+    ck_assert(bb_block_width(&f.blocks[1], BB_ATTENTION) == (1 | BB_BY_GATES) && bb_block_width(&f.blocks[1], BB_FFN) == 64);
+    bb_plan_done(&plan);
     done(&f);
 }
 END_TEST

@@ -66,6 +66,9 @@ bb_status bb_mask_order(const float *w, uint32_t rows, uint32_t cols, uint32_t g
                         bb_err *err);
 /* Given ascending kept columns: out (rows, n_kept) = W H[:,K] (H[K,K] + damping)^-1, the least-squares survivor weights. */
 bb_status bb_mask_compensate(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const uint32_t *kept, uint32_t n_kept, float *out, bb_err *err);
+/* tr((W - V) A (W - V)') / tr(W A W') of weights V (rows, n_kept) on the kept columns, A the damped H that both calls above go by. */
+bb_status bb_mask_error(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const uint32_t *kept, uint32_t n_kept, const float *v, double *error,
+                        bb_err *err);
 /* H restricted to kept columns; out->h owned by the caller. */
 bb_status bb_hessian_subset(const bb_hessian *h, const uint32_t *kept, uint32_t n_kept, bb_hessian *out, bb_err *err);
 

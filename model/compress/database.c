@@ -38,7 +38,8 @@ typedef struct header {
 _Static_assert(sizeof(header) == HEADER_BYTES, "no padding in the file header");
 
 typedef struct key {
-    uint32_t layer, part, kept;
+    uint32_t layer, part;
+    bb_width kept;
     bb_type  type;
 } key;
 
@@ -58,7 +59,7 @@ typedef struct entry {
 typedef struct slot {
     uint32_t   layer;
     bb_feed    input;
-    uint32_t   kept;
+    bb_width   kept;
     state      state;
     unsigned   users;
     uint64_t   last_use;
@@ -71,6 +72,7 @@ struct bb_database {
     bb_database_config config;
     char              *dir; /* copy */
     bb_statistics      statistics;
+    bb_kept_order     *gates; /* [n_layer] owned; NULL: there are none */
     pthread_mutex_t    mutex;
     pthread_cond_t     changed;
     entry            **table; /* open addressing by key; n_room a power of two */
@@ -117,15 +119,24 @@ void bb_database_key(const bb_database *db, char hex[65])
     bb_sha256_hex(&s, hex);
 }
 
-static char *path_of(const bb_database *db, const key *k, bb_err *err)
+static bb_status path_of(bb_database *db, const key *k, char **path, bb_err *err)
 {
-    bb_sha256 s;
-    char      hex[65], text[256];
+    const uint32_t n = bb_width_count(k->kept), *channels;
+    bb_sha256      s;
+    char           hex[65], text[256];
+    bb_status      status = BB_OK;
+    *path = NULL;
     hash_common(db, &s);
-    snprintf(text, sizeof text, "layer %u, part %u, kept %u, type %d", k->layer, k->part, k->kept, (int)k->type);
+    snprintf(text, sizeof text, "layer %u, part %u, kept %u, type %d", k->layer, k->part, n, (int)k->type);
     bb_sha256_text(&s, text);
+    if (k->kept & BB_BY_GATES) { /* which ones: the order of the second moments is known by what it was made of */
+        BB_TRY(bb_database_mask(db, k->layer, bb_parts[k->part].sublayer == BB_FFN, k->kept, &channels, err));
+        bb_sha256_update(&s, channels, n * sizeof *channels);
+    }
     bb_sha256_hex(&s, hex);
-    return bb_asprintf(err, "%s/entry-%.32s.bin", db->dir, hex);
+    if (!(*path = bb_asprintf(err, "%s/entry-%.32s.bin", db->dir, hex))) status = BB_NOMEM;
+done:
+    return status;
 }
 
 static entry **find_place(entry **table, size_t n_room, const key *k)
@@ -211,13 +222,13 @@ static uint32_t full_size(const bb_database *db, uint32_t layer, uint32_t part)
 }
 
 /* Columns of the input that survive, ascending. */
-static bb_status kept_columns(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, uint32_t group, uint32_t **columns, bb_err *err)
+static bb_status kept_columns(bb_database *db, uint32_t layer, bool ffn, bb_width kept, uint32_t group, uint32_t **columns, bb_err *err)
 {
-    const uint32_t *channels;
+    const uint32_t *channels, n = bb_width_count(kept) * group;
     bb_status       status = bb_database_mask(db, layer, ffn, kept, &channels, err);
-    *columns = status == BB_OK ? BB_NEW((size_t)kept * group, uint32_t, err) : NULL;
+    *columns = status == BB_OK ? BB_NEW(n, uint32_t, err) : NULL;
     if (status == BB_OK && !*columns) status = BB_NOMEM;
-    for (uint32_t i = 0; status == BB_OK && i < kept * group; i++) (*columns)[i] = channels[i / group] * group + i % group;
+    for (uint32_t i = 0; status == BB_OK && i < n; i++) (*columns)[i] = channels[i / group] * group + i % group;
     return status;
 }
 
@@ -244,7 +255,7 @@ static bb_status fill_slot(bb_database *db, slot *s, bb_err *err)
         const uint32_t group = columns_a_group(db, layer, part);
         s->owned = true;
         BB_TRY(kept_columns(db, layer, bb_parts[part].sublayer == BB_FFN, s->kept, group, &columns, err));
-        BB_TRY(bb_hessian_subset(full, columns, s->kept * group, &s->h, err));
+        BB_TRY(bb_hessian_subset(full, columns, bb_width_count(s->kept) * group, &s->h, err));
     } else {
         s->h = *full;
     }
@@ -265,7 +276,7 @@ done:
 }
 
 /* Gives a held slot; release_slot afterwards. */
-static bb_status hold_slot(bb_database *db, uint32_t layer, bb_feed input, uint32_t kept, slot **out, bb_err *err)
+static bb_status hold_slot(bb_database *db, uint32_t layer, bb_feed input, bb_width kept, slot **out, bb_err *err)
 {
     bb_status status = BB_OK;
     slot     *s;
@@ -346,7 +357,7 @@ static bb_status make_selection(bb_database *db, const key *k, made *m, bb_err *
     size_t         bytes;
     BB_TRY(bb_database_matrix(db, k->layer, (bb_part)k->part, full, k->type, &whole, &m->stats, err));
     BB_TRY(kept_columns(db, k->layer, ffn, k->kept, group, &rows, err));
-    BB_TRY(new_matrix(m, k->kept * group, whole.cols, k->type, err));
+    BB_TRY(new_matrix(m, bb_width_count(k->kept) * group, whole.cols, k->type, err));
     bytes = bb_format_row_bytes(bb_format_get(k->type), whole.cols);
     for (uint32_t i = 0; i < m->rows; i++) memcpy(m->data + i * bytes, (const unsigned char *)whole.data + rows[i] * bytes, bytes);
 done:
@@ -354,23 +365,19 @@ done:
     return status;
 }
 
-/* The error of a compensated matrix counts what pruning took: least squares makes the two parts add up. */
-static void add_mask_error(const bb_database *db, const key *k, bb_quant_stats *stats)
+
+/* w (rows, cols) of O or DOWN becomes the least-squares weights of the kept columns; *lost: the relative error that it leaves. */
+static bb_status compensate(bb_database *db, const key *k, const bb_matrix *source, float **w, uint32_t *cols, double *lost, bb_err *err)
 {
     const bb_block_statistics *b = &db->statistics.blocks[k->layer];
-    const double               lost = bb_parts[k->part].sublayer == BB_FFN ? b->ff_error[k->kept - 1] : b->kv_error[k->kept - 1];
-    stats->error = lost + (1 - lost) * stats->error;
-}
-
-/* w (rows, cols) of O or DOWN becomes the least-squares weights of the kept columns. */
-static bb_status compensate(bb_database *db, const key *k, const bb_matrix *source, float **w, uint32_t *cols, bb_err *err)
-{
+    const uint32_t    count = bb_width_count(k->kept);
     const uint32_t    group = columns_a_group(db, k->layer, (bb_part)k->part);
     const bb_hessian *h = &db->statistics.blocks[k->layer].in[bb_parts[k->part].feed];
     uint32_t         *columns = NULL;
     float            *less = NULL;
     bb_status         status;
-    *cols = k->kept * group;
+    *cols = count * group;
+    *lost = 0;
     BB_TRY(kept_columns(db, k->layer, bb_parts[k->part].sublayer == BB_FFN, k->kept, group, &columns, err));
     less = BB_NEW((size_t)source->rows * *cols, float, err);
     if (!less) {
@@ -379,7 +386,11 @@ static bb_status compensate(bb_database *db, const key *k, const bb_matrix *sour
     }
     if (db->config.cut)
         for (size_t i = 0; i < (size_t)source->rows * *cols; i++) less[i] = (*w)[i / *cols * source->cols + columns[i % *cols]];
-    else BB_TRY(bb_mask_compensate(*w, source->rows, source->cols, h, columns, *cols, less, err));
+    else {
+        BB_TRY(bb_mask_compensate(*w, source->rows, source->cols, h, columns, *cols, less, err));
+        if (k->kept & BB_BY_GATES) BB_TRY(bb_mask_error(*w, source->rows, source->cols, h, columns, *cols, less, lost, err));
+        else *lost = bb_parts[k->part].sublayer == BB_FFN ? b->ff_error[count - 1] : b->kv_error[count - 1];
+    }
     bb_free(*w);
     *w = less;
     less = NULL;
@@ -396,15 +407,17 @@ static bb_status make_quantized(bb_database *db, const key *k, made *m, bb_err *
     const bool       pruned = is_block && k->kept != full_size(db, k->layer, k->part);
     float           *w = bb_matrix_decode(source, err);
     uint32_t         cols = source->cols;
+    double           lost;
     slot            *s = NULL;
     bb_status        status = w ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
-    if (pruned) BB_TRY(compensate(db, k, source, &w, &cols, err));
+    if (pruned) BB_TRY(compensate(db, k, source, &w, &cols, &lost, err));
     BB_TRY(new_matrix(m, source->rows, cols, k->type, err));
     if (!untied_input) BB_TRY(hold_slot(db, k->layer, is_block ? bb_parts[k->part].feed : (bb_feed)0, k->kept, &s, err));
     BB_TRY(bb_quantize_prepared(w, source->rows, cols, s ? &s->h : NULL, s && s->factored ? &s->factor : NULL, k->type, &db->config.quant, m->data, &m->stats,
                                 err));
-    if (pruned && !db->config.cut) add_mask_error(db, k, &m->stats);
+    /* The error of a compensated matrix counts what pruning took: least squares makes the two parts add up. */
+    if (pruned && !db->config.cut) m->stats.error = lost + (1 - lost) * m->stats.error;
 done:
     if (s) release_slot(db, s);
     bb_free(w);
@@ -469,8 +482,8 @@ static bb_status make_matrix(bb_database *db, entry *e, bb_err *err)
     const bb_matrix *source = source_of(db, k);
     const bool       full = k->part >= BB_N_PARTS || k->kept == full_size(db, k->layer, k->part);
     const bool       by_rows = !full && bb_part_cut_by_rows((bb_part)k->part);
-    const uint32_t   rows = by_rows ? k->kept * (source->rows / full_size(db, k->layer, k->part)) : source->rows;
-    const uint32_t   cols = full || by_rows ? source->cols : k->kept * columns_a_group(db, k->layer, (bb_part)k->part);
+    const uint32_t   rows = by_rows ? bb_width_count(k->kept) * (source->rows / full_size(db, k->layer, k->part)) : source->rows;
+    const uint32_t   cols = full || by_rows ? source->cols : bb_width_count(k->kept) * columns_a_group(db, k->layer, (bb_part)k->part);
     made             m = { 0 };
     bb_status        status = BB_OK;
     char            *path = NULL;
@@ -478,8 +491,7 @@ static bb_status make_matrix(bb_database *db, entry *e, bb_err *err)
         e->matrix = *source;
         return BB_OK;
     }
-    path = path_of(db, k, err);
-    if (!path) return BB_NOMEM;
+    BB_TRY(path_of(db, k, &path, err));
     if (map_entry(path, rows, cols, e, NULL) != BB_OK) { /* one that is not there, or of another shape, is made */
         BB_TRY(by_rows ? make_selection(db, k, &m, err) : make_quantized(db, k, &m, err));
         BB_TRY(write_made(path, k, &m, err));
@@ -504,13 +516,17 @@ static int ascending(const void *a, const void *b)
 
 static bb_status make_mask(const bb_database *db, entry *e, bb_err *err)
 {
-    const bb_block_statistics *b = &db->statistics.blocks[e->key.layer];
-    const bool                 ffn = e->key.part == PART_FFN_MASK;
-    const size_t               n = e->key.kept;
-    if (db->config.whole) return BB_FAIL(err, BB_UNSUPPORTED, "block %u: nothing was measured by which structures could be removed", e->key.layer);
+    const bb_sublayer s = e->key.part == PART_FFN_MASK ? BB_FFN : BB_ATTENTION;
+    const size_t      n = bb_width_count(e->key.kept);
+    const bool        by_gates = e->key.kept & BB_BY_GATES;
+    const uint32_t   *order = by_gates ? db->gates ? db->gates[e->key.layer].of[s] : NULL : bb_database_order(db, e->key.layer, s);
+    if (!order)
+        return BB_FAIL(err, BB_UNSUPPORTED, "block %u: %s", e->key.layer,
+                       by_gates ? "the plan has widths by gates, and no gates were learned here (--width-order)"
+                                : "nothing was measured by which structures could be removed");
     e->channels = BB_NEW(n, uint32_t, err);
     if (!e->channels) return BB_NOMEM;
-    memcpy(e->channels, ffn ? b->ff_order : b->kv_order, n * sizeof *e->channels);
+    memcpy(e->channels, order, n * sizeof *e->channels);
     qsort(e->channels, n, sizeof *e->channels, ascending);
     return BB_OK;
 }
@@ -548,10 +564,45 @@ static bb_status get_entry(bb_database *db, const key *k, entry **out, bb_err *e
 
 /* ---- interface ---- */
 
-bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint32_t kept, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err)
+const uint32_t *bb_database_order(const bb_database *db, uint32_t layer, bb_sublayer s)
+{
+    const bb_block_statistics *b = &db->statistics.blocks[layer];
+    return db->config.whole || !bb_block_kept(&net_of(db)->blocks[layer], s) ? NULL : s == BB_FFN ? b->ff_order : b->kv_order;
+}
+
+static void free_gates(bb_database *db)
+{
+    for (uint32_t i = 0; db->gates && i < net_of(db)->n_layer; i++)
+        for (int s = 0; s < BB_N_SUBLAYERS; s++) bb_free(db->gates[i].of[s]);
+    bb_free(db->gates);
+    db->gates = NULL;
+}
+
+bool bb_database_has_gates(const bb_database *db) { return db->gates != NULL; }
+
+bb_status bb_database_use_gates(bb_database *db, const bb_kept_order *order, bb_err *err)
 {
     const bb_net *net = net_of(db);
-    const key     k = { layer, (uint32_t)part, kept, type };
+    BB_ASSERT(!db->gates);
+    if (!(db->gates = BB_NEW0(net->n_layer, bb_kept_order, err))) return BB_NOMEM;
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        for (int s = 0; s < BB_N_SUBLAYERS; s++) {
+            const uint32_t n = bb_block_kept(&net->blocks[i], (bb_sublayer)s);
+            if (!n || !order[i].of[s]) continue;
+            if (!(db->gates[i].of[s] = BB_NEW(n, uint32_t, err))) {
+                free_gates(db);
+                return BB_NOMEM;
+            }
+            memcpy(db->gates[i].of[s], order[i].of[s], n * sizeof(uint32_t));
+        }
+    return BB_OK;
+}
+
+bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, bb_width width, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err)
+{
+    const bb_net  *net = net_of(db);
+    const uint32_t kept = bb_width_count(width);
+    const key      k = { layer, (uint32_t)part, width, type };
     entry        *e;
     bb_status     status;
     *out = (bb_matrix) { 0 };
@@ -596,7 +647,7 @@ bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t
     else {
         const bool     is_format = bb_unit_is_format(what);
         const bb_part  part = is_format ? (bb_part)what : bb_sublayers[bb_unit_sublayer(what)].writer;
-        const uint32_t kept = is_format ? bb_part_widest(net, &net->blocks[unit->layer], part, bb_format_get((bb_type)value)->block) : value;
+        const bb_width kept = is_format ? bb_part_widest(net, &net->blocks[unit->layer], part, bb_format_get((bb_type)value)->block) : value;
         const bb_type  type = is_format ? (bb_type)value : net->blocks[unit->layer].w[part].type;
         BB_TRY(bb_database_matrix(db, unit->layer, part, kept, type, out, &stats, err));
         if (!is_format && out->rows == 0) stats.error = 1;
@@ -606,12 +657,12 @@ done:
     return status;
 }
 
-bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err)
+bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, bb_width width, const uint32_t **channels, bb_err *err)
 {
-    const key k = { layer, ffn ? PART_FFN_MASK : PART_KV_MASK, kept, BB_F32 };
+    const key k = { layer, ffn ? PART_FFN_MASK : PART_KV_MASK, width, BB_F32 };
     entry    *e;
     bb_status status;
-    BB_ASSERT(layer < net_of(db)->n_layer && kept <= (ffn ? net_of(db)->blocks[layer].n_ff : net_of(db)->blocks[layer].n_kv));
+    BB_ASSERT(layer < net_of(db)->n_layer && bb_width_count(width) <= (ffn ? net_of(db)->blocks[layer].n_ff : net_of(db)->blocks[layer].n_kv));
     status = get_entry(db, &k, &e, err);
     *channels = status == BB_OK ? e->channels : NULL;
     return status;
@@ -627,8 +678,8 @@ static bb_status fill_shape(bb_database *db, bb_net *out, bb_err *err)
     for (uint32_t i = 0; i < out->n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             bb_matrix     *w = &blocks[i].w[p];
-            const uint32_t kept = bb_part_kept(&blocks[i], (bb_part)p);
-            if (w->rows) BB_TRY(bb_database_matrix(db, i, (bb_part)p, kept, w->type, w, NULL, err));
+            const bb_width width = bb_part_width(&blocks[i], (bb_part)p);
+            if (w->rows) BB_TRY(bb_database_matrix(db, i, (bb_part)p, width, w->type, w, NULL, err));
         }
 done:
     return status;
@@ -699,6 +750,7 @@ void bb_database_close(bb_database *db)
             bb_free(db->table[i]);
         }
     for (int i = 0; i < CACHE_SLOTS; i++) drop_slot(&db->cache[i]);
+    free_gates(db);
     bb_statistics_close(&db->statistics);
     bb_free(db->table);
     bb_free(db->dir);

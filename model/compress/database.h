@@ -5,8 +5,8 @@
  * CPU level and BLAS core, method and parameters, layer, part, kept, format; docs/keys.md): a file that exists is right, a kill leaves at most a temporary file. Entries are made when first
  * asked for and mapped read-only afterwards, so the database is never in RAM whole. Thread-safe.
  *
- * kept: for Q,K,V,O the number of KV groups kept; for GATE,UP,DOWN the FFN width kept. Masks are nested (bb_mask_order) and stored with the
- * Hessians. Rows of a packed matrix are independent, so Q,K,V,GATE,UP of a pruned block are row selections of the full-size entry; O and DOWN are
+ * A width (bb_width): for Q,K,V,O the number of KV groups kept; for GATE,UP,DOWN the FFN channels, by one of two orders, each of them nested: that of the
+ * block's own error (bb_mask_order), stored with the Hessians, or another one that bb_database_use_gates brings. Rows of a packed matrix are independent, so Q,K,V,GATE,UP of a pruned block are row selections of the full-size entry; O and DOWN are
  * compensated for the removed columns and encoded again (the survivors' quantization shares that Hessian).
  */
 #ifndef BB_MODEL_COMPRESS_DATABASE_H
@@ -35,16 +35,28 @@ typedef struct bb_database_config {
 bb_status bb_database_open(const bb_database_config *config, bb_database **db, bb_err *err);
 void      bb_database_close(bb_database *db);
 
-/* One packed matrix; its data stays valid until close. kept == full size: unpruned. type F16/F32/BF16 equal to the source type and unpruned
+/* Of a block: KV groups or channels, kept longest first; NULL: it has none. */
+typedef struct bb_kept_order {
+    uint32_t *of[BB_N_SUBLAYERS];
+} bb_kept_order;
+
+/* The order [n_layer] of widths with BB_BY_GATES; copied. Before the first such width is asked for, once; without it they are BB_UNSUPPORTED. Entries are
+ * named by what they keep, so that no two orders are confused. */
+bb_status bb_database_use_gates(bb_database *db, const bb_kept_order *order, bb_err *err);
+bool      bb_database_has_gates(const bb_database *db);
+
+/* One packed matrix; its data stays valid until close. Full width: unpruned. type F16/F32/BF16 equal to the source type and unpruned
  * columns: the source's own bytes. stats may be NULL (else: of the entry, as measured when it was made). */
-bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, uint32_t kept, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
+bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, bb_width width, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
 /* The embedding (tied: weighted by the head's input moments as well) or the separate head. */
 bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
 /* What an option of a unit alone puts in, and its error: a matrix in a format, as wide as its blocks let it be; for KV groups and FFN widths attn_output or ffn_down with the columns
  * that stay, unquantized, and the error that least squares leaves (all of it, 1, when nothing stays: rows 0). */
 bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t option, bb_matrix *out, double *error, bb_err *err);
 /* Kept channels (ascending) of a block's FFN or KV groups for a width; borrows until close. */
-bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, uint32_t kept, const uint32_t **channels, bb_err *err);
+bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, bb_width width, const uint32_t **channels, bb_err *err);
+/* The order of the block's own error, kept longest first; NULL: it was not measured, or there is no such sublayer. Borrows until close. */
+const uint32_t *bb_database_order(const bb_database *db, uint32_t layer, bb_sublayer s);
 
 /* The second moments of an input of a block (layer n_layer: of the head, feed 0); n_cols 0: there is none. Borrows until close. */
 const bb_hessian *bb_database_moments(const bb_database *db, uint32_t layer, bb_feed feed);

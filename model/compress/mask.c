@@ -337,3 +337,33 @@ done:
     bb_free(wt);
     return status;
 }
+
+/* sum over rows of x A x'; x (rows, n). */
+static double quadratic(const double *x, uint32_t rows, const double *a, size_t n, double *scratch)
+{
+    double sum = 0;
+    memset(scratch, 0, rows * n * sizeof *scratch);
+    product(rows, n, n, 1, x, n, a, n, scratch);
+    for (size_t i = 0; i < rows * n; i++) sum += x[i] * scratch[i];
+    return sum;
+}
+
+bb_status bb_mask_error(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const uint32_t *kept, uint32_t n_kept, const float *v, double *error,
+                        bb_err *err)
+{
+    const size_t n = cols;
+    double      *a = BB_NEW(n * n, double, err), *d = BB_NEW(n * rows, double, err), *scratch = BB_NEW(n * rows, double, err);
+    bb_status    status = a && d && scratch ? BB_OK : BB_NOMEM;
+    if (status == BB_OK) {
+        load_damped(h, a);
+        for (size_t i = 0; i < n * rows; i++) d[i] = isfinite(w[i]) ? (double)w[i] : 0;
+        const double all = quadratic(d, rows, a, n, scratch);
+        for (size_t o = 0; o < rows; o++)
+            for (size_t k = 0; k < n_kept; k++) d[o * n + kept[k]] -= (double)v[o * n_kept + k];
+        *error = all > 0 ? quadratic(d, rows, a, n, scratch) / all : 0;
+    }
+    bb_free(a);
+    bb_free(d);
+    bb_free(scratch);
+    return status;
+}

@@ -22,12 +22,17 @@ static bool split_unit(const char *unit, uint32_t n_layer, uint32_t *layer, cons
     return true;
 }
 
-static bb_status keep_count(const bb_gene *gene, uint32_t most, uint32_t *kept, bb_err *err)
+static bb_status keep_width(const bb_gene *gene, uint32_t most, bb_width *width, bb_err *err)
 {
-    int64_t v = -1;
-    if (bb_parse_int(gene->option, &v, NULL) != BB_OK || v < 0 || v > most)
-        return BB_FAIL(err, BB_NOT_FOUND, "plan: %s=%s: 0 to %u is possible", gene->unit, gene->option, most);
-    *kept = (uint32_t)v;
+    const size_t n = strlen(gene->option);
+    const bool   by_gates = n > 0 && gene->option[n - 1] == 'g';
+    char         count[16];
+    int64_t      v = -1;
+    snprintf(count, sizeof count, "%.*s", (int)(n - by_gates < sizeof count ? n - by_gates : sizeof count - 1), gene->option);
+    if (n - by_gates >= sizeof count || bb_parse_int(count, &v, NULL) != BB_OK || v < 0 || v > most || (by_gates && (v == 0 || v == most)))
+        return BB_FAIL(err, BB_NOT_FOUND, "plan: %s=%.100s: 0 to %u is possible, and, by the order of gates, 1g to %ug", gene->unit, gene->option, most,
+                       most > 0 ? most - 1 : 0);
+    *width = (bb_width)v | (by_gates ? BB_BY_GATES : 0);
     return BB_OK;
 }
 
@@ -42,7 +47,9 @@ static bb_matrix *matrix_of(bb_net *net, uint32_t what, uint32_t layer)
 static void set_unit(bb_net *net, uint32_t what, uint32_t layer, uint32_t value)
 {
     if (!bb_unit_is_format(what)) {
-        bb_block_keep(net, &net->blocks[layer], bb_unit_sublayer(what), value);
+        const bb_sublayer s = bb_unit_sublayer(what);
+        bb_block_keep(net, &net->blocks[layer], s, bb_width_count(value));
+        net->blocks[layer].by_gates[s] = value & BB_BY_GATES;
         return;
     }
     bb_matrix *w = matrix_of(net, what, layer);
@@ -60,13 +67,21 @@ static void without_data(const bb_model *m, bb_net *out, bb_block *blocks)
     }
 }
 
-/* A format alone, whose block does not divide the rows as they are: as little goes as it needs. */
-static void narrow(const bb_model *m, bb_net *out, uint32_t layer, bb_part part, bb_type type)
+/* A format alone, whose block does not divide the rows as they are: as little goes as it needs, by the first of the space's widths that does it. */
+static void narrow(const bb_model *m, const bb_plan_space *s, const bb_plan_unit *of, bb_type type, bb_net *out)
 {
+    const bb_part    part = (bb_part)of->what;
     const bb_format *f = bb_format_get(type);
-    const bb_block  *source = &m->net.blocks[layer];
-    const uint32_t   widest = f ? bb_part_widest(&m->net, source, part, f->block) : 0;
-    if (widest && widest != bb_part_kept(source, part)) bb_block_keep(out, &out->blocks[layer], bb_parts[part].sublayer, widest);
+    const bb_block  *source = &m->net.blocks[of->layer];
+    bb_width         widest = f ? bb_part_widest(&m->net, source, part, f->block) : 0;
+    if (!widest || widest == bb_part_kept(source, part)) return;
+    const bb_plan_unit *c = of->controller < 0 ? NULL : &s->units[of->controller];
+    for (uint32_t k = 0; c && k < c->n_options; k++)
+        if (bb_width_count(c->options[k].value) == widest) {
+            widest = c->options[k].value;
+            break;
+        }
+    set_unit(out, bb_unit_of_sublayer(bb_parts[part].sublayer), of->layer, widest);
 }
 
 /* ---- by indices ---- */
@@ -79,7 +94,7 @@ void bb_plan_space_shape(const bb_model *m, const bb_plan_space *s, const uint16
             const bb_plan_unit *of = &s->units[u];
             if (bb_unit_is_format(of->what) != (formats == 1) || (u != unit && !x)) continue;
             set_unit(out, of->what, of->layer, of->options[u == unit ? option : x[u]].value);
-            if (!x && of->what < BB_N_PARTS) narrow(m, out, of->layer, (bb_part)of->what, (bb_type)of->options[option].value);
+            if (!x && of->what < BB_N_PARTS) narrow(m, s, of, (bb_type)of->options[option].value, out);
         }
 }
 
@@ -118,7 +133,7 @@ static bb_status apply_gene(const bb_gene *gene, bool formats, bb_net *net, bb_e
         const bb_format *format = bb_format_find(gene->option);
         if (!format) return BB_FAIL(err, BB_NOT_FOUND, "plan: %.100s=%.100s: no such format", gene->unit, gene->option);
         value = (uint32_t)format->type;
-    } else BB_TRY(keep_count(gene, bb_block_kept(&net->blocks[layer], bb_unit_sublayer(what)), &value, err));
+    } else BB_TRY(keep_width(gene, bb_block_kept(&net->blocks[layer], bb_unit_sublayer(what)), &value, err));
     set_unit(net, what, layer, value);
 done:
     return status;

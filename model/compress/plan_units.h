@@ -2,7 +2,8 @@
  * plan_units.h: what the numbers of a plan space (base/plan_space.h) mean for a network.
  *
  * bb_plan_unit.what is a bb_part, the format of that matrix of block `layer`, or one of the kinds below. The value of a format's option is its
- * bb_type, that of a structure's the count that stays: KV groups, FFN width (0: the sublayer is dropped). Embedding and head have layer 0.
+ * bb_type, that of a structure's the bb_width that stays: KV groups, FFN channels (0: the sublayer is dropped); by gates its name is the count and "g".
+ * Embedding and head have layer 0.
  */
 #ifndef BB_MODEL_COMPRESS_PLAN_UNITS_H
 #define BB_MODEL_COMPRESS_PLAN_UNITS_H

@@ -285,14 +285,14 @@ done:
 }
 
 /* The weights the matrix should have, (rows, cols) of the plan's shape. */
-static bb_status target_of(const rebuild *b, bb_part part, uint32_t kept, const bb_matrix *w, float **target, bb_err *err)
+static bb_status target_of(const rebuild *b, bb_part part, bb_width width, const bb_matrix *w, float **target, bb_err *err)
 {
     const bb_matrix *source = &b->model->net.blocks[b->layer].w[part];
     float           *w0 = NULL;
     double          *change = NULL;
     bb_matrix        start;
     bb_status        status;
-    BB_TRY(bb_database_matrix(b->db, b->layer, part, kept, source->type, &start, NULL, err));
+    BB_TRY(bb_database_matrix(b->db, b->layer, part, width, source->type, &start, NULL, err));
     w0 = bb_matrix_decode(&start, err);
     change = BB_NEW((size_t)w->rows * w->cols, double, err);
     if (!w0 || !change) {
@@ -349,7 +349,7 @@ done:
 }
 
 /* Quantizes one matrix of the block, unless it stays; w becomes a view of the new bytes. */
-static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matrix *w, const bb_factor *factor, bb_err *err)
+static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_matrix *w, const bb_factor *factor, bb_err *err)
 {
     const bb_type  type = b->wanted[b->layer].w[part].type;
     float         *dense = NULL;
@@ -358,7 +358,7 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, uint32_t kept, bb_matr
     bb_status      status;
     const bool     todo = *todo_of(b, part);
     if (!w->rows || !(todo || b->watch)) return BB_OK;
-    BB_TRY(target_of(b, part, kept, w, &dense, err));
+    BB_TRY(target_of(b, part, width, w, &dense, err));
     if (b->watch) {
         const bb_rebuild_view v = { b->layer, w->rows, w->cols, part, dense, &b->h, factor };
         BB_TRY(b->watch(b->watch_self, &v, err));
@@ -397,7 +397,7 @@ static bb_status rebuild_stage(rebuild *b, bb_feed stage, bb_block *block, bb_er
         factored = status == BB_OK;
     }
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_parts[p].feed == stage) BB_TRY(rebuild_matrix(b, (bb_part)p, bb_part_kept(block, (bb_part)p), &block->w[p], factored ? &factor : NULL, err));
+        if (bb_parts[p].feed == stage) BB_TRY(rebuild_matrix(b, (bb_part)p, bb_part_width(block, (bb_part)p), &block->w[p], factored ? &factor : NULL, err));
     status = BB_OK;
 done:
     bb_factor_done(&factor);
@@ -587,7 +587,7 @@ static bb_status start_net(rebuild *b, const bb_plan *plan, bb_err *err)
             bb_block  *block = &b->out->blocks[b->layer];
             bb_matrix *w = &block->w[p];
             if (!w->rows) continue;
-            BB_TRY(bb_database_matrix(b->db, b->layer, (bb_part)p, bb_part_kept(block, (bb_part)p),
+            BB_TRY(bb_database_matrix(b->db, b->layer, (bb_part)p, bb_part_width(block, (bb_part)p),
                                       *todo_of(b, (bb_part)p) ? b->model->net.blocks[b->layer].w[p].type : w->type, w, NULL, err));
         }
 done:

@@ -237,7 +237,7 @@ static uint32_t find_unit(const bb_plan_space *s, uint32_t what, uint32_t layer)
 
 static uint32_t kept_at(const bb_export_sizes *t, const structure *s, uint32_t option)
 {
-    return s->unit == BB_NO_UNIT ? s->full : t->space->units[s->unit].options[option].value;
+    return s->unit == BB_NO_UNIT ? s->full : bb_width_count(t->space->units[s->unit].options[option].value);
 }
 
 /* Block i under one option of each structure, all F32. */

@@ -61,6 +61,7 @@ void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t k
     } else {
         block->n_ff = kept;
     }
+    block->by_gates[s] = false;
     for (int p = 0; p < BB_N_PARTS; p++) {
         if (bb_parts[p].sublayer != s) continue;
         if (kept == 0) block->w[p] = (bb_matrix) { .rows = 0 };

@@ -85,6 +85,7 @@ typedef enum bb_gate { BB_GATE_SILU, BB_GATE_GELU } bb_gate;
 typedef struct bb_block {
     uint32_t     n_head, n_kv; /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
     uint32_t     n_ff;         /* FFN width kept; 0: no FFN */
+    bool         by_gates[BB_N_SUBLAYERS]; /* pruned by the order of the gates (bb_width) */
     bb_matrix    w[BB_N_PARTS];
     const float *norm[BB_N_NORMS]; /* NULL: not there; an input goes in, and an output joins, as it is */
     bool         no_rope;          /* queries and keys are not rotated */
@@ -142,7 +143,15 @@ static inline bool bb_part_cut_by_rows(bb_part p) { return bb_parts[p].rows != B
 
 size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim);
 size_t bb_norm_length(const bb_net *net, const bb_block *block, bb_norm norm); /* of its weights */
-/* Leaves `kept` of a sublayer, in shapes only (no data moves): of the attention KV heads with their query heads. 0: the sublayer is absent. */
+/* A width as plans and the option database know it: how many KV groups or FFN channels stay, and by which of two orders they were chosen: that of the
+ * block's own second moments, or, with BB_BY_GATES, that of gates which feel the end of the network (model/compress/database.h). Nothing, and all, are by neither. */
+typedef uint32_t bb_width;
+#define BB_BY_GATES 0x80000000u
+static inline uint32_t bb_width_count(bb_width w) { return w & ~BB_BY_GATES; }
+static inline bb_width bb_block_width(const bb_block *b, bb_sublayer s) { return bb_block_kept(b, s) | (b->by_gates[s] ? BB_BY_GATES : 0); }
+static inline bb_width bb_part_width(const bb_block *b, bb_part p) { return bb_block_width(b, bb_parts[p].sublayer); }
+
+/* Leaves `kept` of a sublayer, in shapes only (no data moves), by no gates: of the attention KV heads with their query heads. 0: the sublayer is absent. */
 void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t kept);
 
 #endif
