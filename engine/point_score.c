@@ -23,6 +23,7 @@ typedef struct job {
     const uint16_t   *x;
     uint32_t          windows, level;
     bool             *wanted; /* [M] */
+    uint32_t          n_widths; /* of them structures */
     bb_point_score   *out;
     bb_point         *point; /* made when something is missing */
     const int32_t    *tokens;
@@ -45,6 +46,19 @@ double bb_point_predict(const bb_point_score *s, uint32_t n_units, const uint16_
     return kl;
 }
 
+/* Is option o of a structure among the plan's own width (by the other order), the next wider and the next narrower one? A sublayer that the plan has dropped stays so. */
+static bool is_next_width(const bb_problem *p, const uint16_t *x, uint32_t u, uint32_t o)
+{
+    const bb_plan_unit *unit = &p->plans->units[u];
+    const uint32_t      own = bb_width_count(unit->options[x[u]].value), count = bb_width_count(unit->options[o].value);
+    const uint32_t      low = own < count ? own : count, high = own < count ? count : own;
+    for (uint32_t k = 0; k < unit->n_options; k++) {
+        const uint32_t other = bb_width_count(unit->options[k].value);
+        if (other > low && other < high) return false;
+    }
+    return own > 0;
+}
+
 static bb_status choose(job *j, uint32_t reach, bb_err *err)
 {
     const bb_problem *p = j->p;
@@ -58,9 +72,11 @@ static bb_status choose(job *j, uint32_t reach, bb_err *err)
     for (uint32_t u = 0; u < p->n_units; u++) {
         const int64_t *bytes = p->units[u].bytes + bb_problem_row(p, j->x, u);
         for (uint32_t o = 0; o < p->units[u].n_options; o++) {
-            const bool near = !reach || bb_option_is_near(p, j->x, false, u, o, reach);
+            const bool format = bb_model_space_is_format(j->r->space, u), dropped = !format && p->plans->units[u].options[j->x[u]].value == 0;
+            const bool near = !reach || (format ? bb_option_is_near(p, j->x, false, u, o, reach) : is_next_width(p, j->x, u, o));
             s->change[s->offset[u] + o] = o == j->x[u] ? 0 : (double)NAN;
-            j->wanted[s->offset[u] + o] = bb_model_space_is_format(j->r->space, u) && o != j->x[u] && near && !bb_is_forbidden(bytes[o]);
+            j->wanted[s->offset[u] + o] = o != j->x[u] && near && !dropped && !bb_is_forbidden(bytes[o]);
+            j->n_widths += !format && j->wanted[s->offset[u] + o];
         }
     }
     return BB_OK;
@@ -129,7 +145,7 @@ static bb_status measure_all(job *j, bb_err *err)
     for (uint32_t layer = j->r->model.net.n_layer + 1; layer-- > 0;) /* 0: embedding and head; else the block before it */
         for (uint32_t u = 0; u < p->n_units; u++) {
             const bb_plan_unit *unit = &p->plans->units[u];
-            const uint32_t      of = unit->what < BB_N_PARTS ? unit->layer + 1 : 0;
+            const uint32_t      of = unit->what != BB_UNIT_EMBD && unit->what != BB_UNIT_HEAD ? unit->layer + 1 : 0;
             for (uint32_t o = 0; of == layer && o < unit->n_options; o++) {
                 double kl;
                 if (!j->wanted[s->offset[u] + o]) continue;
@@ -159,7 +175,7 @@ bb_status bb_point_measure(bb_run *r, const uint16_t *x, uint32_t windows, uint3
     bb_plan_space_hash(j.p->plans, x, hash);
     snprintf(j.prefix, sizeof j.prefix, "%s|%s|%u|%u", r->key, hash, j.windows, level);
     BB_TRY(measure_all(&j, err));
-    out->tokens += 2.0 * j.windows * r->calib.ctx;
+    out->tokens += (2.0 + 0.5 * j.n_widths / r->model.net.n_layer) * j.windows * r->calib.ctx; /* each width is half a block once more */
 done:
     if (r->evaluator) bb_net_evaluator_forget(r->evaluator);
     bb_point_destroy(j.point);

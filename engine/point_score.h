@@ -9,12 +9,12 @@
 typedef struct bb_point_score {
     uint32_t *offset;    /* [n_units + 1] owned: of the options of each unit */
     double   *change;    /* [offset[n_units]] owned: KL with that option alone changed, minus that of the plan, on the same windows; nats, either sign.
-                            0: the plan's own. NaN: not measured, as all structures but the plan's */
+                            0: the plan's own. NaN: not measured */
     double    anchor_kl; /* of the rebuilt plan */
     double    tokens;    /* forwarded for it, whenever that was */
 } bb_point_score;
 
-/* Measures the formats at most `reach` steps of bytes from the plan's (0: all), the plan rebuilt on so many calibration windows, at a level of windows. run.db,
+/* Measures the formats at most `reach` steps of bytes from the plan's, and of structures the next wider, the next narrower and the same by the other order (0: all), the plan rebuilt on so many calibration windows, at a level of windows. run.db,
  * table "points", keeps every change; what is there is not measured again, and where nothing is missing nothing is rebuilt. */
 bb_status bb_point_measure(bb_run *r, const uint16_t *x, uint32_t windows, uint32_t reach, uint32_t level, bb_point_score *out, bb_err *err);
 void      bb_point_score_done(bb_point_score *s);

@@ -30,7 +30,7 @@ typedef struct settle {
     const bb_problem *p;
     bb_csv_writer    *csv;
     bb_progress       progress;
-    uint32_t          windows, n_windows, n_formats; /* to rebuild on; of a score; units that are formats */
+    uint32_t          windows, n_windows; /* to rebuild on; of a score */
     int64_t           budget, smaller;               /* the size before it; 0: none */
     uint32_t          used, n_tried;                 /* plans rebuilt at this size; their hashes */
     char (*tried)[17];                               /* [--settle] */
@@ -140,22 +140,19 @@ done:
     return status;
 }
 
-/* The tables of the separable model around the incumbent: structures as they are, what was not measured forbidden, a price on every change. A constant for
- * each unit makes them non-negative, which moves no optimum. */
+/* The tables of the separable model around the incumbent: what was not measured is forbidden, a price on every change; a format's change is the same at every width. A
+ * constant for each unit makes them non-negative, which moves no optimum. */
 static void fill_tables(const settle *s, const bb_point_score *score, double price, bb_variant *v)
 {
     for (uint32_t u = 0; u < s->p->n_units; u++) {
-        const size_t row = bb_problem_row(s->p, s->best, u);
+        const size_t rows = bb_problem_rows(s->p, u), n = s->p->units[u].n_options;
         double       least = 0;
-        if (!bb_model_space_is_format(s->r->space, u)) {
-            bb_variant_pin(v, u, s->best[u]);
-            continue;
-        }
-        for (uint32_t o = 0; o < s->p->units[u].n_options; o++) least = fmin(least, score->change[score->offset[u] + o] + (o != s->best[u]) * price);
-        for (uint32_t o = 0; o < s->p->units[u].n_options; o++) {
+        for (uint32_t o = 0; o < n; o++) least = fmin(least, score->change[score->offset[u] + o] + (o != s->best[u]) * price);
+        for (size_t i = 0; i < rows * n; i++) {
+            const size_t o = i % n;
             const double change = score->change[score->offset[u] + o];
-            if (isnan(change)) v->bytes[u][row + o] = BB_FORBIDDEN;
-            v->cost[u][row + o] = isnan(change) ? 0 : change + (o != s->best[u]) * price - least;
+            if (isnan(change)) v->bytes[u][i] = BB_FORBIDDEN;
+            v->cost[u][i] = isnan(change) ? 0 : change + (o != s->best[u]) * price - least;
         }
     }
 }
@@ -203,7 +200,7 @@ static bb_status race_points(settle *s, bb_err *err)
 {
     uint16_t      *candidates = BB_NEW(CANDIDATES * (size_t)s->p->n_units, uint16_t, err);
     bb_point_score score = { 0 };
-    uint32_t       most = s->n_formats, failures = 0;
+    uint32_t       most = s->p->n_units, failures = 0;
     bb_status      status = BB_NOMEM;
     if (!candidates) return BB_NOMEM;
     for (uint32_t round = 1; has_room(s) && failures < MOST_FAILURES && most > 0; round++) {
@@ -269,7 +266,6 @@ bb_status bb_settle(bb_run *r, const bb_problem *p, bb_ledger *ledger, bb_front 
     if (r->config.settle == 0) return BB_OK;
     if (s.windows < FEWEST_WINDOWS) s.windows = FEWEST_WINDOWS;
     s.n_windows = bb_net_evaluator_windows(r->evaluator, BB_LEVEL_CONFIRM);
-    for (uint32_t u = 0; u < p->n_units; u++) s.n_formats += bb_model_space_is_format(r->space, u);
     s.tried = bb_alloc((size_t)r->config.settle, sizeof *s.tried, err);
     s.best = BB_NEW(p->n_units, uint16_t, err);
     s.best_kl = BB_NEW(s.n_windows, double, err);

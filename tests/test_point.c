@@ -18,7 +18,9 @@
 enum { CTX = 24, WINDOWS = 12, C = 64, FF = 128, MAX_UNITS = 2 * (BB_N_PARTS + 2) + 1 };
 
 static const bb_plan_option formats[] = { { "Q2_0", BB_Q2_0 }, { "Q4_0", BB_Q4_0 }, { "Q8_0", BB_Q8_0 } };
-static const bb_plan_option widths[] = { { "128", 128 }, { "64", 64 } }, groups[] = { { "2", 2 }, { "1", 1 } };
+static const bb_plan_option widths[] = { { "128", 128 }, { "64", 64 }, { "96g", 96 | BB_BY_GATES }, { "0", 0 } },
+                            groups[] = { { "2", 2 }, { "1", 1 }, { "1g", 1 | BB_BY_GATES }, { "0", 0 } };
+enum { N_WIDTHS = sizeof widths / sizeof *widths };
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
 static bb_model      model;
@@ -28,7 +30,7 @@ static bb_plan_unit  units[MAX_UNITS];
 static char          names[MAX_UNITS][32];
 static bb_plan_space space;
 static uint16_t      x[MAX_UNITS];
-static bool          wanted[3 * MAX_UNITS];
+static bool          wanted[4 * MAX_UNITS];
 static bb_err        err;
 
 #define OK(call) \
@@ -66,9 +68,17 @@ static void setup(void)
     for (int i = 0; i < CTX * WINDOWS; i++) tokens[i] = (int32_t)bb_rng_below(&r, model.net.n_vocab);
     c.dir = bb_test_path("point");
     OK(bb_database_open(&c, &db, &err));
+    bb_kept_order order[TINY_MAX_LAYERS] = { { { NULL } } };
+    uint32_t      backwards[2][FF];
+    for (uint32_t i = 0; i < FF; i++) backwards[BB_FFN][i] = FF - 1 - i;
+    backwards[BB_ATTENTION][0] = bb_database_order(db, 0, BB_ATTENTION)[1]; /* the group that the own order gives up */
+    backwards[BB_ATTENTION][1] = 1 - backwards[BB_ATTENTION][0];
+    for (uint32_t i = 0; i < s.n_layer; i++)
+        for (int k = 0; k < BB_N_SUBLAYERS; k++) order[i].of[k] = backwards[k];
+    OK(bb_database_use_gates(db, order, &err));
     space.n_units = 0;
     for (uint32_t layer = 0; layer < 2; layer++) {
-        const int32_t kv = (int32_t)add_unit(BB_UNIT_KV, layer, "kv", -1, groups, 2), ffn = (int32_t)add_unit(BB_UNIT_FFN, layer, "ffn", -1, widths, 2);
+        const int32_t kv = (int32_t)add_unit(BB_UNIT_KV, layer, "kv", -1, groups, N_WIDTHS), ffn = (int32_t)add_unit(BB_UNIT_FFN, layer, "ffn", -1, widths, N_WIDTHS);
         x[kv] = 0;
         x[ffn] = layer == 0; /* the first block has half its channels */
         for (uint32_t p = 0; p < BB_N_PARTS; p++) x[add_unit(p, layer, bb_parts[p].name, bb_parts[p].sublayer == BB_FFN ? ffn : kv, formats, N_FORMATS)] = 1;
@@ -150,13 +160,56 @@ START_TEST(an_option_is_what_a_rebuild_puts_there)
 }
 END_TEST
 
+/* Another width of a sublayer: all of its parts, in the plan's formats; what is in front of it stays, as what is behind does until it is rebuilt. */
+START_TEST(a_width_is_what_a_rebuild_puts_there)
+{
+    const bb_point_config c = config();
+    bb_point             *p;
+    bb_net                net;
+    bb_block              blocks[2];
+    bool                  found;
+    uint32_t              seen = 0;
+    OK(bb_point_create(&c, &p, &err));
+    for (uint32_t u = 0; u < space.n_units; u++)
+        for (uint32_t o = 0; o < N_WIDTHS; o++) {
+            const bb_plan_unit *unit = &units[u];
+            uint16_t            y[MAX_UNITS];
+            bb_rebuilt          r;
+            if (bb_unit_is_format(unit->what) || o == x[u]) continue;
+            const bb_sublayer s = bb_unit_sublayer(unit->what);
+            memcpy(y, x, sizeof y);
+            y[u] = (uint16_t)o;
+            rebuild(y, &r);
+            OK(bb_point_apply(p, NULL, u, o, &net, blocks, &found, &err));
+            ck_assert(found);
+            seen++;
+            ck_assert_uint_eq(bb_block_width(&blocks[unit->layer], s), unit->options[o].value);
+            for (uint32_t layer = 0; layer < 2; layer++)
+                for (int part = 0; part < BB_N_PARTS; part++) {
+                    const bool behind = layer > unit->layer || (layer == unit->layer && bb_parts[part].sublayer > s);
+                    if (!behind) ck_assert_msg(same(&blocks[layer].w[part], &r.net.blocks[layer].w[part]), "%s=%s, %s", unit->name, unit->options[o].name, bb_parts[part].name);
+                }
+            ck_assert_uint_eq(blocks[unit->layer].n_head, r.net.blocks[unit->layer].n_head);
+            bb_rebuilt_done(&r);
+            /* Formats of the sublayer are those of the plan's own width. */
+            uint32_t f = u;
+            while (units[f].what >= BB_N_PARTS || bb_parts[units[f].what].sublayer != s || units[f].layer != unit->layer) f++;
+            y[f] = 2;
+            OK(bb_point_apply(p, y, BB_NO_UNIT, 0, &net, blocks, &found, &err));
+            ck_assert(!found);
+        }
+    ck_assert_uint_eq(seen, 2 * 2 * (N_WIDTHS - 1));
+    bb_point_destroy(p);
+}
+END_TEST
+
 START_TEST(what_is_not_wanted_is_not_there)
 {
     bb_point_config c = config();
     bb_point       *p;
     bb_net          net;
     bb_block        blocks[2];
-    bool            found, some[3 * MAX_UNITS] = { false };
+    bool            found, some[4 * MAX_UNITS] = { false };
     uint32_t        at = 0, u = 0;
     while (units[u].what != BB_PART_UP) at += units[u++].n_options;
     some[at + 2] = true;
@@ -215,6 +268,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, an_option_is_what_a_rebuild_puts_there);
+    tcase_add_test(t, a_width_is_what_a_rebuild_puts_there);
     tcase_add_test(t, what_is_not_wanted_is_not_there);
     tcase_add_test(t, memory_failures_are_clean);
     suite_add_tcase(s, t);

@@ -60,11 +60,12 @@ typedef struct rebuild {
     double     *cross;   /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */
     size_t      n_cross; /* rows of it */
     bb_progress progress;
-    /* who looks at every matrix; NULL: nobody */
-    bb_rebuild_watch watch;
-    void            *watch_self;
-    bb_full_states  *kept; /* NULL: nothing is kept */
-    uint32_t         half; /* of all halves: where `full` stands */
+    const bb_rebuild_watcher *watch;  /* NULL: nobody */
+    bb_rebuilt_width         *widths; /* [n_widths] others of the sublayer at hand */
+    uint32_t                  n_widths;
+    float                    *wanted_outputs; /* [n_windows * ctx][C] what its writer should give, where there are such */
+    bb_full_states           *kept;           /* NULL: nothing is kept */
+    uint32_t                  half;           /* of all halves: where `full` stands */
 } rebuild;
 
 void bb_rebuilt_done(bb_rebuilt *r)
@@ -206,6 +207,12 @@ static bb_status add_batch(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
     }
     if (output && first == 0) keep_inputs(b);
     if (b->small.all_x) memcpy(b->small.all_x + (size_t)first * b->ctx * b->small.cols, b->small.x, n * b->small.cols * sizeof(float));
+    if (output && b->n_widths) {
+        const size_t row = (size_t)b->ctx * b->n_cross;
+        if (!b->wanted_outputs && !(b->wanted_outputs = BB_NEW(b->n_windows * row, float, err))) status = BB_NOMEM;
+        BB_TRY(status);
+        memcpy(b->wanted_outputs + first * row, b->full.scratch, S * row * sizeof *b->wanted_outputs);
+    }
     BB_TRY(bb_hessian_add(&b->h, b->small.x, n, b->small.cols, b->ctx, err));
     BB_TRY(bb_cross_add(b->cross, output ? b->full.scratch : b->full.x, (uint32_t)b->n_cross, b->small.x, b->small.cols, n, b->ctx, err));
 done:
@@ -361,7 +368,7 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_mat
     BB_TRY(target_of(b, part, width, w, &dense, err));
     if (b->watch) {
         const bb_rebuild_view v = { b->layer, w->rows, w->cols, part, dense, &b->h, factor };
-        BB_TRY(b->watch(b->watch_self, &v, err));
+        BB_TRY(b->watch->matrix(b->watch->self, &v, err));
     }
     if (!todo) goto done;
     packed = packed_room(b, part, w, &bytes, err);
@@ -377,6 +384,192 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_mat
 done:
     bb_free(dense);
     bb_free(packed);
+    return status;
+}
+
+/* ---- other widths of a sublayer ---- */
+
+/* One sublayer of a block as a block of its own. */
+static bb_block half_of(const bb_net *net, const bb_block *block, bb_sublayer half)
+{
+    bb_block k = *block;
+    for (int s = 0; s < BB_N_SUBLAYERS; s++)
+        if ((bb_sublayer)s != half) bb_block_keep(net, &k, (bb_sublayer)s, 0);
+    return k;
+}
+
+static bool is_plain(bb_type type) { return bb_format_get(type)->vec == 0; }
+
+static void forget_widths(rebuild *b)
+{
+    for (uint32_t k = 0; k < b->n_widths; k++)
+        for (int p = 0; p < BB_N_PARTS; p++) bb_free(b->widths[k].packed[p]);
+    b->n_widths = 0;
+    bb_free(b->wanted_outputs);
+    b->wanted_outputs = NULL;
+}
+
+/* The widths of the half that are wanted, in shapes and types. */
+static bb_status ask_widths(rebuild *b, bb_sublayer half, bb_err *err)
+{
+    const bb_net   *net = &b->model->net;
+    const bb_block *source = &net->blocks[b->layer];
+    bb_width        width[BB_REBUILD_MOST_WIDTHS];
+    uint32_t        n = 0;
+    forget_widths(b);
+    if (!b->watch || !b->watch->wanted || !bb_block_has(&b->wanted[b->layer], half)) return BB_OK;
+    b->watch->wanted(b->watch->self, b->layer, half, width, &n);
+    if (n && !b->widths && !(b->widths = BB_NEW0(BB_REBUILD_MOST_WIDTHS, bb_rebuilt_width, err))) return BB_NOMEM;
+    for (uint32_t k = 0; k < n; k++) {
+        bb_rebuilt_width w = { .width = width[k], .block = half_of(net, source, half) };
+        bool             fits = true;
+        bb_block_keep(net, &w.block, half, bb_width_count(width[k]));
+        w.block.by_gates[half] = width[k] & BB_BY_GATES;
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            if (!w.block.w[p].rows) continue;
+            w.block.w[p].type = b->wanted[b->layer].w[p].type;
+            fits &= w.block.w[p].cols % bb_format_get(w.block.w[p].type)->block == 0;
+        }
+        if (fits) b->widths[b->n_widths++] = w;
+    }
+    return BB_OK;
+}
+
+/* Does a rebuild of the plan at this width quantize the part? It then has pruned something: choose_matrices. */
+static bool quantizes(const rebuild *b, const bb_matrix *w, bb_part part)
+{
+    return is_plain(w->type) || w->type != b->model->net.blocks[b->layer].w[part].type;
+}
+
+/* The matrix of a width as the database has it: that of a part that stays as it is, and the bias of one that does not. */
+static bb_status from_database(const rebuild *b, bb_rebuilt_width *w, bb_part part, bb_matrix *out, bb_err *err)
+{
+    const bb_type type = quantizes(b, &w->block.w[part], part) ? b->model->net.blocks[b->layer].w[part].type : w->block.w[part].type;
+    return bb_database_matrix(b->db, b->layer, part, w->width, type, out, NULL, err);
+}
+
+static void take_width(bb_rebuilt_width *w, bb_part part, void *packed, const float *bias)
+{
+    w->packed[part] = packed;
+    w->block.w[part].data = packed;
+    w->block.w[part].bias = bias;
+}
+
+/* One part that reads the stage's inputs, at every width: rows do not depend on each other, so it is encoded once, whole, and each width has some of them. */
+static bb_status widen_reader(rebuild *b, bb_part part, const bb_factor *factor, bb_err *err)
+{
+    const bb_block  *source = &b->model->net.blocks[b->layer];
+    const bb_type    type = b->wanted[b->layer].w[part].type;
+    const bb_matrix  whole = { .type = type, .rows = source->w[part].rows, .cols = source->w[part].cols };
+    const uint32_t   full = bb_part_kept(source, part), group = whole.rows / full;
+    const size_t     bytes = bb_format_row_bytes(bb_format_get(type), whole.cols);
+    const bool       quantized = quantizes(b, &whole, part);
+    float           *dense = NULL;
+    char            *packed = NULL;
+    bb_status        status = BB_OK;
+    if (quantized) {
+        BB_TRY(target_of(b, part, full, &whole, &dense, err));
+        status = BB_NOMEM;
+        if (!(packed = bb_alloc(whole.rows, bytes, err))) goto done;
+        BB_TRY(bb_quantize_prepared(dense, whole.rows, whole.cols, &b->h, factor, type, b->options, packed, NULL, err));
+    }
+    for (uint32_t k = 0; k < b->n_widths; k++) {
+        bb_rebuilt_width *w = &b->widths[k];
+        const uint32_t   *kept;
+        bb_matrix         made;
+        BB_TRY(from_database(b, w, part, &made, err));
+        if (!quantized) {
+            w->block.w[part] = made;
+            continue;
+        }
+        BB_TRY(bb_database_mask(b->db, b->layer, bb_parts[part].sublayer == BB_FFN, w->width, &kept, err));
+        char *rows = bb_alloc(w->block.w[part].rows, bytes, err);
+        if (!rows) {
+            status = BB_NOMEM;
+            goto done;
+        }
+        for (uint32_t i = 0; i < bb_width_count(w->width); i++) memcpy(rows + i * group * bytes, packed + (size_t)kept[i] * group * bytes, group * bytes);
+        take_width(w, part, rows, made.bias);
+    }
+done:
+    bb_free(dense);
+    bb_free(packed);
+    return status;
+}
+
+/* The moments of the writer's inputs at a width, in b->h and b->cross: of the rebuilt network in front, and this sublayer's readers at the width. */
+static bb_status measure_width(rebuild *b, const bb_rebuilt_width *w, bb_err *err)
+{
+    const size_t row = (size_t)b->ctx * b->n_cross;
+    bb_status    status = BB_OK;
+    b->small.half = w->block;
+    for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
+        const uint32_t S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
+        const size_t   n = (size_t)S * b->ctx;
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while other widths were rebuilt; the same command goes on");
+        BB_TRY(run_stage(b, &b->small, first, S, err));
+        if (!b->cross && !(b->cross = BB_NEW0(b->n_cross * b->small.cols, double, err))) status = BB_NOMEM;
+        BB_TRY(status);
+        BB_TRY(bb_hessian_add(&b->h, b->small.x, n, b->small.cols, b->ctx, err));
+        BB_TRY(bb_cross_add(b->cross, b->wanted_outputs + first * row, (uint32_t)b->n_cross, b->small.x, b->small.cols, n, b->ctx, err));
+    }
+    BB_TRY(bb_hessian_finish(&b->h, err));
+    const double scale = 1.0 / (double)b->h.n_tokens;
+    for (size_t i = 0; i < b->n_cross * b->small.cols; i++) b->cross[i] *= scale;
+done:
+    return status;
+}
+
+static bb_status widen_writer(rebuild *b, bb_part part, bb_rebuilt_width *w, bb_err *err)
+{
+    bb_matrix *m = &w->block.w[part], made;
+    bb_factor  factor = { 0 };
+    float     *dense = NULL;
+    void      *packed = NULL;
+    bb_status  status;
+    BB_TRY(from_database(b, w, part, &made, err));
+    if (!quantizes(b, m, part)) {
+        *m = made;
+        goto done;
+    }
+    forget_moments(b);
+    BB_TRY(measure_width(b, w, err));
+    bool factored = false;
+    if (b->options->method == BB_METHOD_FEEDBACK) {
+        status = bb_factor_make(&b->h, b->options->damping, &factor, NULL);
+        if (status == BB_NOMEM) BB_FAIL(err, BB_NOMEM, "out of memory for the factors of block %u", b->layer);
+        if (status == BB_NOMEM) goto done;
+        factored = status == BB_OK;
+    }
+    BB_TRY(target_of(b, part, w->width, m, &dense, err));
+    status = BB_NOMEM;
+    if (!(packed = bb_alloc(m->rows, bb_format_row_bytes(bb_format_get(m->type), m->cols), err))) goto done;
+    BB_TRY(bb_quantize_prepared(dense, m->rows, m->cols, &b->h, factored ? &factor : NULL, m->type, b->options, packed, NULL, err));
+    take_width(w, part, packed, made.bias);
+    packed = NULL;
+done:
+    bb_factor_done(&factor);
+    bb_free(dense);
+    bb_free(packed);
+    return status;
+}
+
+/* Behind the plan's own writer, whose moments are no longer needed. */
+static bb_status widen_half(rebuild *b, bb_sublayer half, bb_err *err)
+{
+    const bb_block own = b->small.half;
+    const uint32_t cols = b->small.cols;
+    bb_status      status = BB_OK;
+    for (uint32_t k = 0; k < b->n_widths; k++) {
+        BB_TRY(widen_writer(b, bb_sublayers[half].writer, &b->widths[k], err));
+        bb_rebuilt_width w = b->widths[k];
+        memset(b->widths[k].packed, 0, sizeof w.packed);
+        BB_TRY(b->watch->width(b->watch->self, b->layer, half, &w, err));
+    }
+    b->small.half = own;
+    b->small.cols = cols;
+done:
+    forget_widths(b);
     return status;
 }
 
@@ -398,6 +591,9 @@ static bb_status rebuild_stage(rebuild *b, bb_feed stage, bb_block *block, bb_er
     }
     for (int p = 0; p < BB_N_PARTS; p++)
         if (bb_parts[p].feed == stage) BB_TRY(rebuild_matrix(b, (bb_part)p, bb_part_width(block, (bb_part)p), &block->w[p], factored ? &factor : NULL, err));
+    for (int p = 0; p < BB_N_PARTS && b->n_widths && !is_output(stage); p++)
+        if (bb_parts[p].feed == stage && block->w[p].rows) BB_TRY(widen_reader(b, (bb_part)p, factored ? &factor : NULL, err));
+    if (b->n_widths && is_output(stage)) BB_TRY(widen_half(b, bb_feeds[stage].sublayer, err));
     status = BB_OK;
 done:
     bb_factor_done(&factor);
@@ -455,15 +651,6 @@ static bool has_stage(const rebuild *b, bb_feed stage)
     return false;
 }
 
-/* One sublayer of a block as a block of its own. */
-static bb_block half_of(const bb_net *net, const bb_block *block, bb_sublayer half)
-{
-    bb_block k = *block;
-    for (int s = 0; s < BB_N_SUBLAYERS; s++)
-        if ((bb_sublayer)s != half) bb_block_keep(net, &k, (bb_sublayer)s, 0);
-    return k;
-}
-
 static bb_status advance(rebuild *b, stream *s, bb_err *err)
 {
     const size_t row = (size_t)b->ctx * s->net->n_embd;
@@ -498,6 +685,7 @@ static bb_status rebuild_half(rebuild *b, bb_sublayer half, bb_err *err)
     const bb_block *source = &b->model->net.blocks[b->layer];
     bb_status       status = BB_OK;
     b->full.half = half_of(b->full.net, source, half);
+    BB_TRY(ask_widths(b, half, err));
     for (int i = 0; i < BB_N_FEEDS; i++) {
         const bb_feed stage = (bb_feed)i;
         if (bb_feeds[stage].sublayer != half) continue;
@@ -565,7 +753,7 @@ static void choose_matrices(rebuild *b)
     for (b->layer = 0; b->layer < b->model->net.n_layer; b->layer++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix *w = &b->wanted[b->layer].w[p];
-            const bool       plain = bb_format_get(w->type)->vec == 0;
+            const bool       plain = is_plain(w->type);
             *todo_of(b, (bb_part)p) = w->rows && (b->lattice ? true : plain ? pruned : w->type != b->model->net.blocks[b->layer].w[p].type);
         }
 }
@@ -643,6 +831,8 @@ static bb_status run_rebuild(rebuild b, const bb_plan *plan, const int32_t *toke
     bb_progress_end(&b.progress);
 done:
     forget_moments(&b);
+    forget_widths(&b);
+    bb_free(b.widths);
     stream_done(&b.full);
     stream_done(&b.small);
     bb_forward_destroy(b.forward);
@@ -654,9 +844,9 @@ done:
 }
 
 bb_status bb_rebuild_watched(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
-                             const bb_quant_options *o, bb_rebuild_watch watch, void *self, bb_rebuilt *out, bb_err *err)
+                             const bb_quant_options *o, const bb_rebuild_watcher *watcher, bb_rebuilt *out, bb_err *err)
 {
-    const rebuild b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out, .watch = watch, .watch_self = self };
+    const rebuild b = { .db = db, .model = m, .options = o, .n_windows = n_windows, .ctx = ctx, .out = out, .watch = watcher };
     return run_rebuild(b, plan, tokens, err);
 }
 

@@ -43,11 +43,29 @@ typedef struct bb_rebuild_view {
     const bb_hessian *h;      /* moments of the inputs that the rebuilt network in front of it produces */
     const bb_factor  *factor; /* of h; NULL: it has none */
 } bb_rebuild_view;
-typedef bb_status (*bb_rebuild_watch)(void *self, const bb_rebuild_view *v, bb_err *err);
 
-/* The same, showing every matrix, also those that stay as they are, in the order of the network; what is shown is valid during the call. It begins at the
- * first block whatever an earlier call has finished. */
+/* A sublayer of the plan at another width where it stands: what a rebuild of the plan with that width would have put there, everything in front of it being as it
+ * is, in the formats of the plan. */
+typedef struct bb_rebuilt_width {
+    bb_width width;
+    bb_block block;              /* this sublayer of it alone; its matrices look into packed, or into the database */
+    void    *packed[BB_N_PARTS]; /* goes to who is shown it; bb_free */
+} bb_rebuilt_width;
+
+enum { BB_REBUILD_MOST_WIDTHS = 32 };
+
+/* Who looks on, in the order of the network; what is shown is valid during the call. */
+typedef struct bb_rebuild_watcher {
+    void *self;
+    bb_status (*matrix)(void *self, const bb_rebuild_view *v, bb_err *err); /* every one of the plan, also those that stay as they are */
+    /* The other widths of a sublayer that are wanted, at most BB_REBUILD_MOST_WIDTHS, none of them 0: *n, width[*n]; NULL: none. Then each is shown, but for those
+     * that a format of the plan does not divide into. A sublayer that the plan has dropped is not asked for. */
+    void (*wanted)(void *self, uint32_t layer, bb_sublayer s, bb_width *width, uint32_t *n);
+    bb_status (*width)(void *self, uint32_t layer, bb_sublayer s, bb_rebuilt_width *w, bb_err *err);
+} bb_rebuild_watcher;
+
+/* The same, looked on. It begins at the first block whatever an earlier call has finished. */
 bb_status bb_rebuild_watched(bb_database *db, const bb_model *m, const bb_plan *plan, const int32_t *tokens, uint32_t n_windows, uint32_t ctx,
-                             const bb_quant_options *o, bb_rebuild_watch watch, void *self, bb_rebuilt *out, bb_err *err);
+                             const bb_quant_options *o, const bb_rebuild_watcher *watcher, bb_rebuilt *out, bb_err *err);
 
 #endif
