@@ -62,7 +62,7 @@ static const bb_option_row rows[] = {
     { "rotate", BB_OPT_TEXT, FIELD(rotate), "none", 1, 0, "WHICH",
       "before, turn the residual stream (r1; unties the head), the values of each head (r2), or both: the model computes the same", "none|r1|r2|r12" },
     { "prune-ffn", BB_OPT_DOUBLE, FIELD(prune_ffn), "0", 0, 0.99, "SHARE", "remove this share of the FFN channels", NULL },
-    { "ffn-widths", BB_OPT_TEXT, FIELD(ffn_widths), "even", 1, 0, "WHERE", "every block loses the same share; or as many as gates say", "even|gates" },
+    { "ffn-widths", BB_OPT_TEXT, FIELD(ffn_widths), "even", 1, 0, "WHERE", "every block loses the same share; or the share is taken from all together, by the relative error of each block; or by what gates foresee", "even|own|gates" },
     { "width-order", BB_OPT_TEXT, FIELD(width_order), "obs", 1, 0, "NAME",
       "which of a block go: those of least error of the block itself, or those whose loss the end of the network feels least (gates)", "obs|gates" },
     { "prune-kv", BB_OPT_DOUBLE, FIELD(prune_kv), "0", 0, 0.99, "SHARE", "remove this share of all KV groups, those that cost their block least", NULL },
@@ -222,6 +222,7 @@ done:
 
 static bool by_gates(const job *j) { return strcmp(j->o.width_order, "gates") == 0; }
 static bool widths_by_gates(const job *j) { return j->o.prune_ffn > 0 && strcmp(j->o.ffn_widths, "gates") == 0; }
+static bool widths_differ(const job *j) { return j->o.prune_ffn > 0 && strcmp(j->o.ffn_widths, "even") != 0; }
 
 static bb_status set_kept(job *j, uint32_t layer, bb_sublayer s, uint32_t kept, bb_err *err)
 {
@@ -236,7 +237,7 @@ static bb_status set_kept(job *j, uint32_t layer, bb_sublayer s, uint32_t kept, 
 static bb_status prune_ffn(job *j, bb_err *err)
 {
     bb_status status = BB_OK;
-    for (uint32_t i = 0; i < j->base->net.n_layer && j->o.prune_ffn > 0 && !widths_by_gates(j); i++) {
+    for (uint32_t i = 0; i < j->base->net.n_layer && j->o.prune_ffn > 0 && !widths_differ(j); i++) {
         uint32_t n = j->base->net.blocks[i].n_ff, gone = (uint32_t)(j->o.prune_ffn * n + 0.5);
         if (n) BB_TRY(set_kept(j, i, BB_FFN, n - gone ? n - gone : 1, err));
     }
@@ -502,8 +503,8 @@ done:
     return status;
 }
 
-/* The share of all channels, one grain after the other where the gates foresee the least loss for it; each block keeps one. */
-static bb_status prune_ffn_by_gates(job *j, bb_err *err)
+/* The share of all channels, one grain after the other where it costs least: nats that the gates foresee, or relative error of the block; each block keeps one. */
+static bb_status prune_ffn_together(job *j, bb_err *err)
 {
     const bb_net *net = &j->base->net;
     uint32_t     *kept = BB_NEW(net->n_layer, uint32_t, err);
@@ -517,7 +518,8 @@ static bb_status prune_ffn_by_gates(job *j, bb_err *err)
         for (uint32_t i = 0; i < net->n_layer; i++) {
             const uint32_t n = bb_format_get(j->net.blocks[i].w[BB_PART_DOWN].type)->block;
             if (kept[i] <= n) continue;
-            const double loss = (j->gates.nats[i][BB_FFN][kept[i] - n - 1] - j->gates.nats[i][BB_FFN][kept[i] - 1]) / n;
+            const double *cost = widths_by_gates(j) ? j->gates.nats[i][BB_FFN] : bb_database_order_error(j->database, i, BB_FFN);
+            const double  loss = (cost[kept[i] - n - 1] - cost[kept[i] - 1]) / n;
             if (!(loss < least)) continue;
             least = loss;
             best = i;
@@ -574,7 +576,7 @@ static bb_status encode_all(job *j, bb_err *err)
     BB_TRY(bb_database_open(&config, &j->database, err));
     if (prunes(o) && (by_gates(j) || widths_by_gates(j)))
         BB_TRY(bb_learn_gates(j->base, bb_engine_backend(), j->database, &j->calib, (uint64_t)o->seed, &j->gates, err));
-    if (widths_by_gates(j)) BB_TRY(prune_ffn_by_gates(j, err));
+    if (widths_differ(j)) BB_TRY(prune_ffn_together(j, err));
     if (o->prune_kv > 0) BB_TRY(prune_kv(j, err));
     if (is_lattice(o)) {
         BB_TRY(bb_rebuild_lattice(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &lattice, &j->rebuilt, err));

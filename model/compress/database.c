@@ -570,6 +570,12 @@ const uint32_t *bb_database_order(const bb_database *db, uint32_t layer, bb_subl
     return db->config.whole || !bb_block_kept(&net_of(db)->blocks[layer], s) ? NULL : s == BB_FFN ? b->ff_order : b->kv_order;
 }
 
+const double *bb_database_order_error(const bb_database *db, uint32_t layer, bb_sublayer s)
+{
+    const bb_block_statistics *b = &db->statistics.blocks[layer];
+    return !bb_database_order(db, layer, s) ? NULL : s == BB_FFN ? b->ff_error : b->kv_error;
+}
+
 static void free_gates(bb_database *db)
 {
     for (uint32_t i = 0; db->gates && i < net_of(db)->n_layer; i++)

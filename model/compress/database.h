@@ -57,6 +57,8 @@ bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t
 bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, bb_width width, const uint32_t **channels, bb_err *err);
 /* The order of the block's own error, kept longest first; NULL: it was not measured, or there is no such sublayer. Borrows until close. */
 const uint32_t *bb_database_order(const bb_database *db, uint32_t layer, bb_sublayer s);
+/* As long: the relative error of the block's own output when only the first i + 1 stay. */
+const double *bb_database_order_error(const bb_database *db, uint32_t layer, bb_sublayer s);
 
 /* The second moments of an input of a block (layer n_layer: of the head, feed 0); n_cols 0: there is none. Borrows until close. */
 const bb_hessian *bb_database_moments(const bb_database *db, uint32_t layer, bb_feed feed);
