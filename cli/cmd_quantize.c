@@ -38,7 +38,8 @@
 #include "model/net/lattice.h"
 
 typedef struct quantize_options {
-    char    *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix, *width_order, *ffn_widths;
+    char *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix, *width_order,
+        *ffn_widths;
     int64_t  ctx, calib_windows, eval_windows, sweeps, seed;
     double   damping, prune_ffn, prune_kv;
     uint64_t max_ram;
@@ -62,7 +63,9 @@ static const bb_option_row rows[] = {
     { "rotate", BB_OPT_TEXT, FIELD(rotate), "none", 1, 0, "WHICH",
       "before, turn the residual stream (r1; unties the head), the values of each head (r2), or both: the model computes the same", "none|r1|r2|r12" },
     { "prune-ffn", BB_OPT_DOUBLE, FIELD(prune_ffn), "0", 0, 0.99, "SHARE", "remove this share of the FFN channels", NULL },
-    { "ffn-widths", BB_OPT_TEXT, FIELD(ffn_widths), "even", 1, 0, "WHERE", "every block loses the same share; or the share is taken from all together, by the relative error of each block; or by what gates foresee", "even|own|gates" },
+    { "ffn-widths", BB_OPT_TEXT, FIELD(ffn_widths), "even", 1, 0, "WHERE",
+      "every block loses the same share; or the share is taken from all together, by the relative error of each block; or by what gates foresee",
+      "even|own|gates" },
     { "width-order", BB_OPT_TEXT, FIELD(width_order), "obs", 1, 0, "NAME",
       "which of a block go: those of least error of the block itself, or those whose loss the end of the network feels least (gates)", "obs|gates" },
     { "prune-kv", BB_OPT_DOUBLE, FIELD(prune_kv), "0", 0, 0.99, "SHARE", "remove this share of all KV groups, those that cost their block least", NULL },
@@ -452,8 +455,8 @@ done:
 /* What the attention output of a block loses when only kept groups are left, relatively or, by gates, as the end of the network feels it. */
 static bb_status kv_loss(job *j, uint32_t layer, uint32_t kept, double *loss, bb_err *err)
 {
-    bb_matrix      w;
-    bb_quant_stats stats;
+    bb_matrix       w;
+    bb_quant_stats  stats;
     const bb_block *b = &j->base->net.blocks[layer];
     bb_status       status = BB_OK;
     if (by_gates(j)) { /* in nats: what the end of the network is foreseen to lose */
@@ -848,7 +851,7 @@ static bb_status check_memory(const job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
     const uint64_t need = bb_memory_to_quantize(&j->base->net, rounds(o) ? 0 : (uint32_t)o->calib_windows, j->ctx, strcmp(o->method, "sequential") == 0,
-                                                j->base != &j->m, j->bytes);
+                                                prunes(o) && (by_gates(j) || widths_by_gates(j)), j->base != &j->m, j->bytes);
     bb_map_limit(o->max_ram);
     return bb_memory_allows(o->max_ram, need, "quantizing", "fewer --calib-windows, a smaller --ctx, another --method or fewer --threads", err);
 }

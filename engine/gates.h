@@ -7,7 +7,8 @@
 #include "eval/gates.h"
 
 #define BB_WIDTH_ORDERS "obs|gates|both"
-#define BB_WIDTH_ORDER_HELP "by what the KV groups and FFN channels that a width keeps are chosen: their block's own error; gates that feel the end of the network; both, as options"
+#define BB_WIDTH_ORDER_HELP \
+    "by what the KV groups and FFN channels that a width keeps are chosen: their block's own error; gates that feel the end of the network; both, as options"
 
 /* Does the order have widths by the block's own error, by gates? */
 bool bb_width_order_obs(const char *name);

@@ -91,7 +91,6 @@ static double gates(const sums *m)
 {
     const bb_run_config *c = &m->r->config;
     const double         n = bb_gate_windows(&m->r->model.net, (uint32_t)c->calib_windows, (uint32_t)c->ctx), n2 = m->s.cols * m->s.cols;
-    if (!bb_width_order_gates(c->width_order)) return 0;
     return n * m->window * (m->r->model.net.n_layer + 4.0) + sizeof(float) * m->s.block + 3 * 8 * n2 + 12 * m->s.matrix + 8 * m->s.moments;
 }
 
@@ -141,7 +140,7 @@ static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES]
 {
     const sums m = sums_of(r, threads);
     double     need[BB_N_STAGES];
-    need[BB_STAGE_CALIBRATE] = fmax(fmax(calibrate(&m), gates(&m)), evaluator(&m) + boundaries(&m));
+    need[BB_STAGE_CALIBRATE] = fmax(fmax(calibrate(&m), bb_width_order_gates(r->config.width_order) ? gates(&m) : 0), evaluator(&m) + boundaries(&m));
     need[BB_STAGE_BUILD] = build(&m);
     need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
     need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + build(&m) - evaluator(&m) -
@@ -192,13 +191,14 @@ uint64_t bb_memory_for_caches(const bb_run *r)
 
 /* ---- without a run directory ---- */
 
-uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool rotated, uint64_t file_bytes)
+uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, bool rotated, uint64_t file_bytes)
 {
     const bb_run r = { .model.net = *net, .config = { .calib_windows = windows, .ctx = ctx } };
     const sums   m = sums_of(&r, omp_get_max_threads());
     double       need = 12 * fmax(m.s.matrix, m.s.tables) + 3 * BATCH * m.window; /* one matrix as it is encoded; windows that are evaluated */
     if (windows) need = fmax(need, fmax(calibrate(&m), build(&m)));
     if (windows && rebuilds) need = fmax(need, rebuild(&m));
+    if (windows && by_gates) need = fmax(need, gates(&m));
     return (uint64_t)(heap_share * (m.base + need + 2 * (double)file_bytes + (rotated ? sizeof(float) * weights_of(net) : 0)));
 }
 

@@ -18,7 +18,7 @@ uint64_t bb_memory_for_caches(const bb_run *r);
 bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need);
 /* What commands without a run directory hold: `quantize` of a file of so many bytes, with second moments of windows (none: nothing is calibrated), with a rebuild in
  * sequence, and of a rotated model, which is float32 in memory; `train` of a network of this shape on texts of so many bytes. The least --max-ram of each. */
-uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool rotated, uint64_t file_bytes);
+uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, bool rotated, uint64_t file_bytes);
 uint64_t bb_memory_to_train(const bb_net *net, uint32_t ctx, uint32_t batch, uint64_t text_bytes);
 /* BB_INFEASIBLE where `given` (0: no limit) is less than `need`: what ("quantizing") needs how much, and what would need less. */
 bb_status bb_memory_allows(uint64_t given, uint64_t need, const char *what, const char *less, bb_err *err);

@@ -22,7 +22,7 @@ typedef struct job {
     const bb_problem *p;
     const uint16_t   *x;
     uint32_t          windows, level;
-    bool             *wanted; /* [M] */
+    bool             *wanted;   /* [M] */
     uint32_t          n_widths; /* of them structures */
     bb_point_score   *out;
     bb_point         *point; /* made when something is missing */

@@ -31,12 +31,12 @@ typedef struct settle {
     bb_csv_writer    *csv;
     bb_progress       progress;
     uint32_t          windows, n_windows; /* to rebuild on; of a score */
-    int64_t           budget, smaller;               /* the size before it; 0: none */
-    uint32_t          used, n_tried;                 /* plans rebuilt at this size; their hashes */
-    char (*tried)[17];                               /* [--settle] */
-    double    tokens;                                /* at this size */
-    uint16_t *best;                                  /* [n_units] the incumbent, */
-    double   *best_kl, kl, kl_se;                    /* [n_windows] and its score */
+    int64_t           budget, smaller;    /* the size before it; 0: none */
+    uint32_t          used, n_tried;      /* plans rebuilt at this size; their hashes */
+    char (*tried)[17];                    /* [--settle] */
+    double    tokens;                     /* at this size */
+    uint16_t *best;                       /* [n_units] the incumbent, */
+    double   *best_kl, kl, kl_se;         /* [n_windows] and its score */
     char      source[BB_SOURCE];
     double   *window; /* [n_windows] of the plan at hand */
     bool      is_start;

@@ -16,14 +16,14 @@
 
 typedef struct bb_gates {
     uint32_t       n_layer;
-    bb_kept_order *order;                /* [n_layer] owned, with its arrays */
-    double *(*nats)[BB_N_SUBLAYERS];     /* [n_layer] owned, as long: what the KL is foreseen to be when only the first i + 1 stay, all else as it is */
+    bb_kept_order *order;            /* [n_layer] owned, with its arrays */
+    double *(*nats)[BB_N_SUBLAYERS]; /* [n_layer] owned, as long: what the KL is foreseen to be when only the first i + 1 stay, all else as it is */
 } bb_gates;
 
 typedef struct bb_gates_options {
-    const bb_windows *windows; /* of level 0 of the evaluator, which must have a boundary cache */
-    uint32_t          labels;  /* passes of drawn labels, at least 1 */
-    uint64_t          seed;    /* of the labels */
+    const bb_windows *windows;  /* of level 0 of the evaluator, which must have a boundary cache */
+    uint32_t          labels;   /* passes of drawn labels, at least 1 */
+    uint64_t          seed;     /* of the labels */
     uint32_t          ffn_step; /* channels that leave together (bb_mask_order) */
 } bb_gates_options;
 

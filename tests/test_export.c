@@ -900,9 +900,10 @@ START_TEST(plans_with_unknown_names_are_refused)
     static const struct {
         const char *unit, *option;
     } rows[] = {
-        { "blk.2.attn_q", "F16" }, { "blk.0.attn_x", "F16" }, { "blk.0.attn_q", "Q9_9" }, { "blk.0.kv", "3" }, { "blk.0.kv", "-1" }, { "blk.0.ffn", "65" },
-        { "blk.0.ffn", "1x" },     { "output", "F16" },       { "blk.00.ffn", "1" },      { "blk..ffn", "1" }, { "blk.0", "1" },     { "embd", "F16" },
-        { "blk.0.ffn", "64g" },    { "blk.0.ffn", "0g" },     { "blk.0.kv", "g" },      { "blk.0.ffn", "1gg" }, { "blk.0.attn_q", "32g" },
+        { "blk.2.attn_q", "F16" }, { "blk.0.attn_x", "F16" }, { "blk.0.attn_q", "Q9_9" }, { "blk.0.kv", "3" },   { "blk.0.kv", "-1" },
+        { "blk.0.ffn", "65" },     { "blk.0.ffn", "1x" },     { "output", "F16" },        { "blk.00.ffn", "1" }, { "blk..ffn", "1" },
+        { "blk.0", "1" },          { "embd", "F16" },         { "blk.0.ffn", "64g" },     { "blk.0.ffn", "0g" }, { "blk.0.kv", "g" },
+        { "blk.0.ffn", "1gg" },    { "blk.0.attn_q", "32g" },
     };
     tiny_spec s = tiny_default("llama");
     fixture   f;

@@ -230,9 +230,9 @@ START_TEST(files_are_used_or_made_again)
     for (int k = 0; k < 4; k++) {
         char *bad = bb_alloc(size, 1, NULL);
         memcpy(bad, good, size);
-        if (k == 0) bad[0] ^= 1;                       /* another kind of file */
-        if (k == 1) memcpy(bad + 12, bad + 16, 4);     /* a group twice */
-        if (k == 2) bad[8] ^= 4;                       /* another number of them */
+        if (k == 0) bad[0] ^= 1;                   /* another kind of file */
+        if (k == 1) memcpy(bad + 12, bad + 16, 4); /* a group twice */
+        if (k == 2) bad[8] ^= 4;                   /* another number of them */
         bb_test_write(gates_file(), bad, k == 3 ? size - 5 : size);
         OK(bb_gates_open(w.evaluator, &w.model, w.db, &o, &b, &err));
         bb_gates_done(&b);

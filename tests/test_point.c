@@ -78,7 +78,8 @@ static void setup(void)
     OK(bb_database_use_gates(db, order, &err));
     space.n_units = 0;
     for (uint32_t layer = 0; layer < 2; layer++) {
-        const int32_t kv = (int32_t)add_unit(BB_UNIT_KV, layer, "kv", -1, groups, N_WIDTHS), ffn = (int32_t)add_unit(BB_UNIT_FFN, layer, "ffn", -1, widths, N_WIDTHS);
+        const int32_t kv = (int32_t)add_unit(BB_UNIT_KV, layer, "kv", -1, groups, N_WIDTHS),
+                      ffn = (int32_t)add_unit(BB_UNIT_FFN, layer, "ffn", -1, widths, N_WIDTHS);
         x[kv] = 0;
         x[ffn] = layer == 0; /* the first block has half its channels */
         for (uint32_t p = 0; p < BB_N_PARTS; p++) x[add_unit(p, layer, bb_parts[p].name, bb_parts[p].sublayer == BB_FFN ? ffn : kv, formats, N_FORMATS)] = 1;
@@ -187,7 +188,9 @@ START_TEST(a_width_is_what_a_rebuild_puts_there)
             for (uint32_t layer = 0; layer < 2; layer++)
                 for (int part = 0; part < BB_N_PARTS; part++) {
                     const bool behind = layer > unit->layer || (layer == unit->layer && bb_parts[part].sublayer > s);
-                    if (!behind) ck_assert_msg(same(&blocks[layer].w[part], &r.net.blocks[layer].w[part]), "%s=%s, %s", unit->name, unit->options[o].name, bb_parts[part].name);
+                    if (!behind)
+                        ck_assert_msg(same(&blocks[layer].w[part], &r.net.blocks[layer].w[part]), "%s=%s, %s", unit->name, unit->options[o].name,
+                                      bb_parts[part].name);
                 }
             ck_assert_uint_eq(blocks[unit->layer].n_head, r.net.blocks[unit->layer].n_head);
             bb_rebuilt_done(&r);

@@ -365,17 +365,16 @@ done:
     return status;
 }
 
-
 /* w (rows, cols) of O or DOWN becomes the least-squares weights of the kept columns; *lost: the relative error that it leaves. */
 static bb_status compensate(bb_database *db, const key *k, const bb_matrix *source, float **w, uint32_t *cols, double *lost, bb_err *err)
 {
     const bb_block_statistics *b = &db->statistics.blocks[k->layer];
-    const uint32_t    count = bb_width_count(k->kept);
-    const uint32_t    group = columns_a_group(db, k->layer, (bb_part)k->part);
-    const bb_hessian *h = &db->statistics.blocks[k->layer].in[bb_parts[k->part].feed];
-    uint32_t         *columns = NULL;
-    float            *less = NULL;
-    bb_status         status;
+    const uint32_t             count = bb_width_count(k->kept);
+    const uint32_t             group = columns_a_group(db, k->layer, (bb_part)k->part);
+    const bb_hessian          *h = &db->statistics.blocks[k->layer].in[bb_parts[k->part].feed];
+    uint32_t                  *columns = NULL;
+    float                     *less = NULL;
+    bb_status                  status;
     *cols = count * group;
     *lost = 0;
     BB_TRY(kept_columns(db, k->layer, bb_parts[k->part].sublayer == BB_FFN, k->kept, group, &columns, err));
@@ -609,8 +608,8 @@ bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, bb_w
     const bb_net  *net = net_of(db);
     const uint32_t kept = bb_width_count(width);
     const key      k = { layer, (uint32_t)part, width, type };
-    entry        *e;
-    bb_status     status;
+    entry         *e;
+    bb_status      status;
     *out = (bb_matrix) { 0 };
     if (stats) *stats = (bb_quant_stats) { 0 };
     BB_ASSERT(layer < net->n_layer && part < BB_N_PARTS);

@@ -9,11 +9,11 @@
 #include "model/compress/rebuild.h"
 
 struct bb_point {
-    bb_point_config config;
-    bb_rebuilt      rebuilt;
-    uint32_t       *offset; /* [n_units + 1] of each unit's options */
-    uint32_t       *unit;   /* [n_layer * BB_N_PARTS] the unit of each matrix, or BB_NO_UNIT */
-    void          **packed; /* [offset[n_units]] owned; NULL: not there */
+    bb_point_config    config;
+    bb_rebuilt         rebuilt;
+    uint32_t          *offset; /* [n_units + 1] of each unit's options */
+    uint32_t          *unit;   /* [n_layer * BB_N_PARTS] the unit of each matrix, or BB_NO_UNIT */
+    void             **packed; /* [offset[n_units]] owned; NULL: not there */
     bb_rebuilt_width **widths; /* the same of structures */
 };
 
@@ -164,7 +164,8 @@ static bb_status put_option(const bb_point *p, uint32_t unit, uint32_t option, b
         return BB_OK;
     }
     const bb_sublayer s = bb_parts[u->what].sublayer;
-    void *packed = bb_block_width(&net->blocks[u->layer], s) == bb_block_width(&p->rebuilt.net.blocks[u->layer], s) ? p->packed[p->offset[unit] + option] : NULL;
+    void *packed = bb_block_width(&net->blocks[u->layer], s) == bb_block_width(&p->rebuilt.net.blocks[u->layer], s) ? p->packed[p->offset[unit] + option]
+                                                                                                                    : NULL;
     *found &= packed != NULL;
     if (packed) {
         net->blocks[u->layer].w[u->what].type = type;

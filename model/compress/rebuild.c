@@ -56,10 +56,10 @@ typedef struct rebuild {
     bb_block                 *wanted; /* [n_layer] the plan's shapes and types */
     bool                     *todo;   /* [n_layer][BB_N_PARTS] will be quantized; until then *out has it in its source type */
     /* moments of a stage */
-    bb_hessian  h;       /* E[x^ x^'] */
-    double     *cross;   /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */
-    size_t      n_cross; /* rows of it */
-    bb_progress progress;
+    bb_hessian                h;       /* E[x^ x^'] */
+    double                   *cross;   /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */
+    size_t                    n_cross; /* rows of it */
+    bb_progress               progress;
     const bb_rebuild_watcher *watch;  /* NULL: nobody */
     bb_rebuilt_width         *widths; /* [n_widths] others of the sublayer at hand */
     uint32_t                  n_widths;
@@ -458,15 +458,15 @@ static void take_width(bb_rebuilt_width *w, bb_part part, void *packed, const fl
 /* One part that reads the stage's inputs, at every width: rows do not depend on each other, so it is encoded once, whole, and each width has some of them. */
 static bb_status widen_reader(rebuild *b, bb_part part, const bb_factor *factor, bb_err *err)
 {
-    const bb_block  *source = &b->model->net.blocks[b->layer];
-    const bb_type    type = b->wanted[b->layer].w[part].type;
-    const bb_matrix  whole = { .type = type, .rows = source->w[part].rows, .cols = source->w[part].cols };
-    const uint32_t   full = bb_part_kept(source, part), group = whole.rows / full;
-    const size_t     bytes = bb_format_row_bytes(bb_format_get(type), whole.cols);
-    const bool       quantized = quantizes(b, &whole, part);
-    float           *dense = NULL;
-    char            *packed = NULL;
-    bb_status        status = BB_OK;
+    const bb_block *source = &b->model->net.blocks[b->layer];
+    const bb_type   type = b->wanted[b->layer].w[part].type;
+    const bb_matrix whole = { .type = type, .rows = source->w[part].rows, .cols = source->w[part].cols };
+    const uint32_t  full = bb_part_kept(source, part), group = whole.rows / full;
+    const size_t    bytes = bb_format_row_bytes(bb_format_get(type), whole.cols);
+    const bool      quantized = quantizes(b, &whole, part);
+    float          *dense = NULL;
+    char           *packed = NULL;
+    bb_status       status = BB_OK;
     if (quantized) {
         BB_TRY(target_of(b, part, full, &whole, &dense, err));
         status = BB_NOMEM;

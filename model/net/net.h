@@ -83,8 +83,8 @@ extern const bb_norm_info     bb_norms[BB_N_NORMS];
 typedef enum bb_gate { BB_GATE_SILU, BB_GATE_GELU } bb_gate;
 
 typedef struct bb_block {
-    uint32_t     n_head, n_kv; /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
-    uint32_t     n_ff;         /* FFN width kept; 0: no FFN */
+    uint32_t     n_head, n_kv;             /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
+    uint32_t     n_ff;                     /* FFN width kept; 0: no FFN */
     bool         by_gates[BB_N_SUBLAYERS]; /* pruned by the order of the gates (bb_width) */
     bb_matrix    w[BB_N_PARTS];
     const float *norm[BB_N_NORMS]; /* NULL: not there; an input goes in, and an output joins, as it is */
