@@ -151,9 +151,10 @@ check: all $(BUILD)/bitbudget $(TESTS) $(BENCHES) $(BUILD)/tests/interop/interop
 # Our exports loaded by llama.cpp itself (npm's prebuilt one, fetched into build/interop; needs node and npm).
 $(BUILD)/tests/interop/%: $(BUILD)/tests/interop/%.o $(SUPPORT) $(TEST_LIBS)
 	@echo "  LINK $@"; $(CC) $(CFLAGS) $(BBFLAGS) -o $@ $< $(SUPPORT) -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(CHECKLIBS) $(PKGLIBS)
-# Hugging Face folders made by its own library, and by CONVERTER (llama.cpp's convert_hf_to_gguf.py) if given; 5 GB of PyPI packages into build/oracle.
+# Hugging Face folders made by its own library, and by CONVERTER (llama.cpp's convert_hf_to_gguf.py) if given; with PERPLEXITY (its llama-perplexity)
+# as well, a small searched run on each, whose file it scores; 5 GB of PyPI packages into build/oracle.
 oracle: all
-	@sh tests/oracle/run.sh $(BUILD)/oracle $(CONVERTER)
+	@sh tests/oracle/run.sh $(BUILD)/oracle $(CONVERTER) $(PERPLEXITY)
 .PHONY: oracle
 interop: $(BUILD)/tests/interop/interop
 	@sh tests/interop/run.sh $< $(DATA) $(BUILD)/interop

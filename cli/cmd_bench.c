@@ -180,7 +180,7 @@ static sizes sizes_of(const bb_net *net, uint32_t T)
             s.weights += (double)w->rows * w->cols;
             s.bytes += (double)w->rows * (double)bb_format_row_bytes(bb_format_get(w->type), w->cols);
         }
-        s.attention += 4.0 * b->n_head * net->head_dim * (T + 1) / 2;
+        s.attention += 4.0 * (double)bb_dim_of(net, b, BB_DIM_HD) * (T + 1) / 2;
     }
     for (int t = 0; t < BB_TYPE_COUNT; t++)
         if (by_type[t] > most) {

@@ -111,7 +111,9 @@ static void add_summary(bb_text *out, const bb_model *m, const totals *t, bool h
     add_range(out, net, offsetof(bb_block, n_head));
     bb_text_add(out, " heads on ");
     add_range(out, net, offsetof(bb_block, n_kv));
-    bb_text_addf(out, " KV heads of %u, FFN ", net->head_dim);
+    bb_text_addf(out, " KV heads of %u", net->head_dim);
+    if (net->local_head_dim) bb_text_addf(out, " (%u in blocks with a window)", net->local_head_dim);
+    bb_text_add(out, ", FFN ");
     add_range(out, net, offsetof(bb_block, n_ff));
     bb_text_addf(out, "\nvocabulary    %u tokens (", net->n_vocab);
     add_clean(out, text_key(&m->source, "tokenizer.ggml.model", "no tokenizer"));

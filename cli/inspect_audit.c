@@ -246,9 +246,12 @@ static void check_tokenizer(audit *a)
     a->has_tokenizer = model.size && tokens && tokens->strings && tokens->count;
     a->has_template = text_of(a, "tokenizer.chat_template").size > 0;
     if (!a->has_tokenizer) add(a->faults, "there is no tokenizer (tokenizer.ggml.model, tokenizer.ggml.tokens)");
-    if (model.size == 4 && memcmp(model.data, "gpt2", 4) == 0) {
-        if (!bb_source_find(&a->source, "tokenizer.ggml.merges")) add(a->faults, "the tokenizer is gpt2 and tokenizer.ggml.merges is missing");
-        if (!bb_source_find(&a->source, "tokenizer.ggml.pre")) add(a->notes, "there is no tokenizer.ggml.pre: llama.cpp falls back to another pre-tokenizer");
+    const bool bytes = model.size == 4 && memcmp(model.data, "gpt2", 4) == 0, characters = model.size == 6 && memcmp(model.data, "gemma4", 6) == 0;
+    if (bytes || characters) {
+        if (!bb_source_find(&a->source, "tokenizer.ggml.merges"))
+            add(a->faults, "the tokenizer is %s and tokenizer.ggml.merges is missing", bytes ? "gpt2" : "gemma4");
+        if (bytes && !bb_source_find(&a->source, "tokenizer.ggml.pre"))
+            add(a->notes, "there is no tokenizer.ggml.pre: llama.cpp falls back to another pre-tokenizer");
     }
     if (a->has_tokenizer && !bb_source_find(&a->source, "tokenizer.ggml.eos_token_id")) add(a->notes, "there is no tokenizer.ggml.eos_token_id");
     if (!a->has_template) add(a->notes, "there is no chat template (a base model needs none)");

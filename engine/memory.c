@@ -40,7 +40,8 @@ static shapes shapes_of(const bb_net *net)
         for (int k = 0; k < BB_N_FEEDS; k++) moments += pow((double)bb_dim_of(net, block, bb_feeds[k].width), 2);
         s.block = fmax(s.block, weights);
         s.moments = fmax(s.moments, moments);
-        s.width = fmax(s.width, 2.0 * net->n_embd + (double)block->n_head * net->head_dim + 2.0 * block->n_kv * net->head_dim + 2.0 * block->n_ff);
+        s.width = fmax(s.width,
+                       2.0 * net->n_embd + (double)bb_dim_of(net, block, BB_DIM_HD) + 2.0 * (double)bb_dim_of(net, block, BB_DIM_GD) + 2.0 * block->n_ff);
     }
     return s;
 }
@@ -255,7 +256,7 @@ static double widest(const bb_net *net)
     double most = 0;
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
-        most = fmax(most, 4.0 * net->n_embd + 4.0 * k->n_head * net->head_dim + 5.0 * k->n_kv * net->head_dim + 4.0 * k->n_ff);
+        most = fmax(most, 4.0 * net->n_embd + 4.0 * (double)bb_dim_of(net, k, BB_DIM_HD) + 5.0 * (double)bb_dim_of(net, k, BB_DIM_GD) + 4.0 * k->n_ff);
     }
     return most;
 }

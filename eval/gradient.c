@@ -66,13 +66,14 @@ static void draw_labels(const label_draw *d)
     }
 }
 
-/* Labels from the network's own predictions, and the mean of p (1 - p) for each entry of the vocabulary. */
+/* Labels from the network's own predictions, and the mean of p (1 - p), the variance of what reaches the head's product, for each entry of the vocabulary. */
 static bb_status make_labels(gradient *g, bb_err *err)
 {
+    const float cap = g->net->logit_cap;
     bb_forward *f = NULL;
-    float      *z = BB_NEW(LOGIT_ROWS * g->V, float, err);
+    float      *z = BB_NEW(LOGIT_ROWS * g->V, float, err), *slope = cap > 0 ? BB_NEW(LOGIT_ROWS * g->V, float, err) : NULL;
     bb_status   status = BB_NOMEM;
-    if (!z || !(g->labels = BB_NEW(g->o->labels * g->n_rows, int32_t, err)) || !(g->spread = BB_NEW0(g->V, double, err)) ||
+    if (!z || (cap > 0 && !slope) || !(g->labels = BB_NEW(g->o->labels * g->n_rows, int32_t, err)) || !(g->spread = BB_NEW0(g->V, double, err)) ||
         !(g->share = BB_NEW0(g->V, double, err)))
         goto done;
     BB_TRY(bb_forward_create(g->s.backend, g->net, 1, LOGIT_ROWS, &f, err));
@@ -80,17 +81,19 @@ static bb_status make_labels(gradient *g, bb_err *err)
         const size_t     m = g->n_rows - at < LOGIT_ROWS ? g->n_rows - at : LOGIT_ROWS;
         const label_draw d = { at, m, g->n_rows, g->V, g->o->labels, g->o->seed, z, g->labels };
         BB_TRY(bb_forward_logits(f, g->net, bb_buffer_at(g->s.scored, at * g->C), m, z, err));
+        for (size_t i = 0; slope && i < m * g->V; i++) slope[i] = bb_cap_slope(cap, z[i]);
         draw_labels(&d);
 #pragma omp parallel for schedule(static)
         for (size_t v = 0; v < g->V; v++)
             for (size_t t = 0; t < m; t++) {
-                const double p = (double)z[t * g->V + v];
-                g->spread[v] += p * (1 - p) / (double)g->n_rows;
+                const double p = (double)z[t * g->V + v], s = slope ? (double)slope[t * g->V + v] : 1;
+                g->spread[v] += s * s * p * (1 - p) / (double)g->n_rows;
             }
     }
     for (size_t i = 0; i < g->n; i++) g->share[g->w->tokens[i]] += 1 / (double)g->n;
 done:
     bb_forward_destroy(f);
+    bb_free(slope);
     bb_free(z);
     return status;
 }

@@ -71,16 +71,18 @@ static void mean_row(const bb_matrix *w, const float *p, size_t n, float *piece,
     }
 }
 
-/* Probes of tokens first .. first + n - 1 under `head`, from their labels and the mean rows. */
-static void fill_probes(const bb_sketch *s, const bb_matrix *head, size_t first, size_t n, const float *mean, float *probe)
+/* Probes of tokens first .. first + n - 1 under `head`, from their labels and the mean rows; slope (n, V): of the logits' cap, NULL: 1. */
+static void fill_probes(const bb_sketch *s, const bb_matrix *head, size_t first, size_t n, const float *mean, const float *slope, float *probe)
 {
     float scale = (float)(1.0 / sqrt((double)s->k * (double)s->n_rows));
 #pragma omp parallel for schedule(static)
     for (size_t t = 0; t < n; t++)
         for (uint32_t j = 0; j < s->k; j++) {
-            float *out = probe + (t * s->k + j) * s->C;
-            decode_rows(head, (size_t)s->label[(first + t) * s->k + j], 1, out);
-            for (uint32_t c = 0; c < s->C; c++) out[c] = (out[c] - mean[t * s->C + c]) * scale;
+            float       *out = probe + (t * s->k + j) * s->C;
+            const size_t label = (size_t)s->label[(first + t) * s->k + j];
+            const float  steep = slope ? slope[t * head->rows + label] : 1;
+            decode_rows(head, label, 1, out);
+            for (uint32_t c = 0; c < s->C; c++) out[c] = (steep * out[c] - mean[t * s->C + c]) * scale;
         }
 }
 
@@ -97,7 +99,7 @@ static void draw_labels(bb_sketch *s, size_t first, size_t n, const float *p, ui
 }
 
 typedef struct scratch {
-    float *p, *mean, *piece;
+    float *p, *mean, *piece, *slope;
 } scratch;
 
 static bb_status scratch_init(const bb_sketch *s, scratch *w, bb_err *err)
@@ -105,6 +107,7 @@ static bb_status scratch_init(const bb_sketch *s, scratch *w, bb_err *err)
     w->p = BB_NEW(rows_of(s) * s->net->n_vocab, float, err);
     w->mean = BB_NEW(rows_of(s) * s->C, float, err);
     w->piece = BB_NEW((size_t)VOCAB * s->C, float, err);
+    if (s->net->logit_cap > 0 && !(w->slope = BB_NEW(rows_of(s) * s->net->n_vocab, float, err))) return BB_NOMEM;
     return w->p && w->mean && w->piece ? BB_OK : BB_NOMEM;
 }
 
@@ -113,6 +116,21 @@ static void scratch_done(scratch *w)
     bb_free(w->p);
     bb_free(w->mean);
     bb_free(w->piece);
+    bb_free(w->slope);
+}
+
+/* From logits to probabilities, and what the cap makes of a change of each logit. */
+static void predict(const bb_sketch *s, const scratch *w, size_t n)
+{
+    for (size_t i = 0; w->slope && i < n * s->net->n_vocab; i++) w->slope[i] = bb_cap_slope(s->net->logit_cap, w->p[i]);
+    softmax_rows(w->p, n, s->net->n_vocab);
+}
+
+/* The mean rows of `head`; p is lost. */
+static void mean_rows(const bb_sketch *s, const bb_matrix *head, const scratch *w, size_t n)
+{
+    for (size_t i = 0; w->slope && i < n * s->net->n_vocab; i++) w->p[i] *= w->slope[i];
+    mean_row(head, w->p, n, w->piece, w->mean);
 }
 
 bb_status bb_sketch_create(const bb_backend *backend, const bb_net *net, const float *h, size_t n_rows, uint32_t probes, uint64_t seed, bb_sketch **out,
@@ -120,7 +138,7 @@ bb_status bb_sketch_create(const bb_backend *backend, const bb_net *net, const f
 {
     bb_status   status = BB_NOMEM;
     bb_forward *forward = NULL;
-    scratch     w = { NULL, NULL, NULL };
+    scratch     w = { NULL };
     bb_sketch  *s = BB_NEW0(1, bb_sketch, err);
     *out = NULL;
     if (!s) return BB_NOMEM;
@@ -133,10 +151,10 @@ bb_status bb_sketch_create(const bb_backend *backend, const bb_net *net, const f
     for (size_t first = 0, rows = rows_of(s); first < n_rows; first += rows) {
         size_t n = n_rows - first < rows ? n_rows - first : rows;
         BB_TRY(bb_host_logits(forward, net, h + first * s->C, n, w.p, err));
-        softmax_rows(w.p, n, net->n_vocab);
+        predict(s, &w, n);
         draw_labels(s, first, n, w.p, net->n_vocab, seed);
-        mean_row(bb_net_head(net), w.p, n, w.piece, w.mean);
-        fill_probes(s, bb_net_head(net), first, n, w.mean, s->probe + first * probes * s->C);
+        mean_rows(s, bb_net_head(net), &w, n);
+        fill_probes(s, bb_net_head(net), first, n, w.mean, w.slope, s->probe + first * probes * s->C);
         for (size_t t = first; t < first + n; t++) bb_host_output_norm(net, h + t * s->C, s->state + t * s->C);
     }
     *out = s;
@@ -184,16 +202,16 @@ static bb_status project_other_head(const bb_sketch *s, const bb_net *net, const
     bb_status        status = BB_NOMEM;
     bb_forward      *forward = NULL;
     const bb_matrix *head = bb_net_head(net);
-    scratch          w = { NULL, NULL, NULL };
+    scratch          w = { NULL };
     float           *probe = BB_NEW(rows_of(s) * s->k * s->C, float, err), *state = BB_NEW(rows_of(s) * s->C, float, err);
     if (!probe || !state || scratch_init(s, &w, err) != BB_OK) goto done;
     BB_TRY(bb_forward_create(s->backend, s->net, 1, (uint32_t)rows_of(s), &forward, err));
     for (size_t first = 0, rows = rows_of(s); first < s->n_rows; first += rows) {
         size_t n = s->n_rows - first < rows ? s->n_rows - first : rows;
         BB_TRY(bb_host_logits(forward, s->net, s->h + first * s->C, n, w.p, err)); /* the base's p again: keeping it would take T x V */
-        softmax_rows(w.p, n, s->net->n_vocab);
-        mean_row(head, w.p, n, w.piece, w.mean);
-        fill_probes(s, head, first, n, w.mean, probe);
+        predict(s, &w, n);
+        mean_rows(s, head, &w, n);
+        fill_probes(s, head, first, n, w.mean, w.slope, probe);
 #pragma omp parallel for schedule(static)
         for (size_t t = 0; t < n; t++) {
             const float *base = s->state + (first + t) * s->C;

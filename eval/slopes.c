@@ -89,7 +89,7 @@ static bb_status widen(void *self, uint32_t layer, bb_block *block, bb_err *err)
         if (kept == full) continue;
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_type type = plan_type(s, layer, (uint32_t)p);
-            if (bb_parts[p].sublayer != (bb_sublayer)sub) continue;
+            if (bb_parts[p].sublayer != (bb_sublayer)sub || !bb_block_has_part(source, (bb_part)p)) continue;
             block->w[p] = source->w[p];
             if ((bb_part)p != bb_sublayers[sub].writer) {
                 BB_TRY(bb_database_matrix(s->db, layer, (bb_part)p, full, type, &block->w[p], NULL, err));

@@ -20,6 +20,7 @@ typedef enum rule {
     YARN_EXT,  /* what the type says */
     YARN_ATT,  /* what follows from the factor */
     SWITCH,    /* one of two numbers, where RoPE has a switch */
+    CAP,       /* none; read by the loader of an architecture that has one */
     ACTIVATION /* the one that is computed */
 } rule;
 
@@ -57,7 +58,7 @@ static const foreign rows[] = {
     { "attention.recurrent_layers", ONLY, { 0, 0 } },
     { "attention.compress_ratios", ONLY, { 0, 1 } },
     { "attn_logit_softcapping", ONLY, { 0, 0 } },
-    { "final_logit_softcapping", ONLY, { 0, 0 } },
+    { "final_logit_softcapping", CAP, { 0, 0 } },
     { "router_logit_softcapping", ONLY, { 0, 0 } },
     { "logit_scale", FACTOR, { 0, 1 } },
     { "residual_scale", FACTOR, { 0, 1 } },
@@ -101,6 +102,7 @@ static bool is_read(const foreign *f, const bb_arch *arch)
     if (f->rule == SWITCH) return !arch->rope_switch;
     if (f->rule == WINDOW) return arch->no_window || arch->window_every;
     if (f->rule == YARN) return arch->own_yarn;
+    if (f->rule == CAP) return arch->capped;
     return arch->factors && (f->rule == FACTOR || f->rule == ATT_SCALE);
 }
 

@@ -86,6 +86,7 @@ static bb_status find_arch(builder *b, bb_err *err)
         b->m->net.rope_neox = b->arch->neox;
         b->m->net.gate = b->arch->gate;
         b->m->net.whole_norms = b->arch->whole_norms;
+        b->m->net.unit_scores = b->arch->unit_scores;
         return BB_OK;
     }
     for (size_t i = 0, n = 0; i < bb_n_archs && n < sizeof known; i++)
@@ -255,6 +256,8 @@ static bb_status read_pattern(const builder *b, bool has[BB_MAX_LAYERS], bb_err 
     uint32_t      period = b->arch->window_every;
     bool          found;
     bb_status     status;
+    if ((!kv || kv->kind != BB_KIND_ARRAY) && b->arch->own_kinds)
+        return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is no list; architecture %s needs one", key, b->arch->name);
     if (!kv || kv->kind != BB_KIND_ARRAY) {
         BB_TRY(bb_source_u32(&b->m->source, key, &period, &found, err));
         for (uint32_t i = 0; i < net->n_layer; i++) has[i] = period == 0 || i % period < period - 1;
@@ -282,6 +285,7 @@ static bb_status read_windows(const builder *b, bb_err *err)
     bb_status status = BB_OK;
     if (!b->arch->window_every) goto done;
     BB_TRY(bb_source_u32(&b->m->source, key_of(b, "attention.sliding_window", key), &window, &found, err));
+    if (!window && b->arch->own_kinds) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is missing or 0; architecture %s needs it", key, b->arch->name);
     if (!window) goto done;
     if (net->yarn || bb_scales(net->rope_magnitude))
         return BB_FAIL(err, BB_UNSUPPORTED,
@@ -294,6 +298,36 @@ static bb_status read_windows(const builder *b, bb_err *err)
         net->blocks[i].local = has[i];
         net->blocks[i].window = has[i] ? window : 0;
     }
+done:
+    return status;
+}
+
+/* What blocks with a window have otherwise than the others, the values' norm, the cap. */
+static bb_status read_kinds(builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    uint32_t  value, widest = net->head_dim;
+    float    *ones;
+    char      key[KEY_BYTES];
+    bb_status status = BB_OK;
+    if (b->arch->capped) BB_TRY(read_positive(b, "final_logit_softcapping", 0, &net->logit_cap, err));
+    if (!isfinite(net->logit_cap)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is no number", key_of(b, "final_logit_softcapping", key));
+    if (b->arch->own_kinds) {
+        BB_TRY(read_u32(b, "attention.key_length_swa", MAX_HEAD_DIM, 0, &net->local_head_dim, err));
+        BB_TRY(read_u32(b, "attention.value_length_swa", MAX_HEAD_DIM, net->local_head_dim, &value, err));
+        if (value != net->local_head_dim)
+            return BB_FAIL(err, BB_UNSUPPORTED, "keys have %u and values %u numbers a head in blocks with a window; only equal lengths are supported",
+                           net->local_head_dim, value);
+        BB_TRY(read_u32(b, "rope.dimension_count_swa", MAX_HEAD_DIM, net->n_rot, &net->local_n_rot, err));
+        if (net->local_n_rot % 2 || net->local_n_rot > net->local_head_dim)
+            return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; an even number up to the head size %u is possible",
+                           key_of(b, "rope.dimension_count_swa", key), net->local_n_rot, net->local_head_dim);
+        if (net->local_head_dim > widest) widest = net->local_head_dim;
+    }
+    if (!b->arch->value_norms) goto done;
+    if (!(ones = own(b, widest, sizeof *ones, err))) return BB_NOMEM;
+    for (uint32_t i = 0; i < widest; i++) ones[i] = 1;
+    net->value_norm = ones;
 done:
     return status;
 }
@@ -365,6 +399,7 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     read_root(b);
     BB_TRY(read_rope(b, err));
     BB_TRY(read_windows(b, err));
+    BB_TRY(read_kinds(b, err));
     BB_TRY(bb_model_refuse_foreign(&b->m->source, b->arch->name, net, err));
 done:
     return status;
@@ -510,19 +545,41 @@ static bb_status find_norm(builder *b, uint32_t layer, bb_norm norm, bb_err *err
     return find_vector(b, name, (uint32_t)bb_norm_length(net, k, (bb_norm)norm), true, &k->norm[norm], err);
 }
 
+/* Values without a projection of their own. */
+static void find_lacks(builder *b, uint32_t layer)
+{
+    char name[KEY_BYTES];
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_parts[BB_PART_V].name);
+    if (b->arch->values_of_keys && !bb_source_tensor(&b->m->source, name)) b->m->net.blocks[layer].lacks = BB_SET(BB_PART_V);
+}
+
+static bb_status find_scale(builder *b, uint32_t layer, bb_err *err)
+{
+    const float *scale;
+    char         name[KEY_BYTES];
+    bb_status    status = BB_OK;
+    if (!b->arch->block_scales) goto done;
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_block_scale_name);
+    BB_TRY(find_vector(b, name, 1, false, &scale, err));
+    if (scale && (!(*scale > 0) || !isfinite(*scale))) return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' is %g; it must be above 0", name, (double)*scale);
+    if (scale) b->m->net.blocks[layer].scale = *scale;
+done:
+    return status;
+}
+
 static bb_status find_sublayer(builder *b, uint32_t layer, bb_sublayer s, bb_err *err)
 {
     bb_net         *net = &b->m->net;
     const bb_block *k = &net->blocks[layer];
     bb_status       status = BB_OK;
-    if ((uint64_t)k->n_head * net->head_dim > INT32_MAX / 4)
-        return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads of %u numbers", layer, k->n_head, net->head_dim);
+    if (bb_dim_of(net, k, BB_DIM_HD) > INT32_MAX / 4)
+        return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads of %u numbers", layer, k->n_head, bb_head_dim(net, k));
     for (int place = 0; place < 2; place++) { /* the input's norm, the parts, the other norms: the order of files, for the first that is missing is named */
         for (int n = 0; n < BB_N_NORMS; n++)
             if (bb_norms[n].sublayer == s && (b->arch->norms & BB_SET(n)) && (bb_norms[n].place == BB_PLACE_INPUT) == (place == 0))
                 BB_TRY(find_norm(b, layer, (bb_norm)n, err));
         for (int p = 0; p < BB_N_PARTS && place == 0; p++) {
-            if (bb_parts[p].sublayer != s) continue;
+            if (bb_parts[p].sublayer != s || !bb_block_has_part(k, (bb_part)p)) continue;
             if (!b->arch->fused[bb_parts[p].feed]) BB_TRY(find_part(b, layer, (bb_part)p, err));
             else if (k->w[p].rows == 0) BB_TRY(find_fused(b, layer, bb_parts[p].feed, err));
         }
@@ -566,8 +623,10 @@ static bb_status find_tensors(builder *b, bb_err *err)
     bb_status  status;
     BB_TRY(find_vocabulary(b, err));
     for (uint32_t i = 0; i < net->n_layer; i++) {
+        find_lacks(b, i);
         for (int s = 0; s < BB_N_SUBLAYERS; s++)
             if (bb_block_has(&net->blocks[i], (bb_sublayer)s)) BB_TRY(find_sublayer(b, i, (bb_sublayer)s, err));
+        BB_TRY(find_scale(b, i, err));
     }
     for (uint64_t i = 0; i < g->n_tensors; i++)
         if (!b->used[i])

@@ -146,7 +146,10 @@ static void check_mask(const scene *s, bb_part part, size_t width, const float *
         f->decode((const char *)w->data + r * bb_format_row_bytes(f, w->cols), row, w->cols);
         for (size_t c = 0; c < w->cols; c++) sums[c / width] += (double)row[c] * (double)s->grad.w[part][r * w->cols + c];
     }
-    for (size_t i = 0; i < w->cols / width; i++) ck_assert(fabs(sums[i] - (double)mask[i]) <= ALLOWED * largest_of(mask, w->cols / width));
+    for (size_t i = 0; i < w->cols / width; i++)
+        ck_assert_msg(fabs(sums[i] - (double)mask[i]) <= ALLOWED * largest_of(mask, w->cols / width),
+                      "%s, %s, mask %zu: %.9g, by the weights %.9g (largest %.3g)", s->spec->name, bb_parts[part].name, i, (double)mask[i], sums[i],
+                      largest_of(mask, w->cols / width));
     bb_free(row);
     bb_free(sums);
 }
@@ -165,7 +168,7 @@ START_TEST(block_gradients_agree_with_differences)
         }
         for (int k = 0; k < BB_N_NORMS; k++)
             check_array(&s, bb_norms[k].name, s.block->norm[k], bb_norm_length(&s.m.net, s.block, (bb_norm)k), s.grad.norm[k], 6);
-        if (s.block->n_head) check_mask(&s, BB_PART_O, s.m.net.head_dim, s.grad.head_mask);
+        if (s.block->n_head) check_mask(&s, BB_PART_O, bb_head_dim(&s.m.net, s.block), s.grad.head_mask);
         if (s.block->n_ff) check_mask(&s, BB_PART_DOWN, 1, s.grad.ff_mask);
         end_scene(&s);
     }
@@ -454,6 +457,36 @@ START_TEST(threads_and_calls_change_nothing)
 }
 END_TEST
 
+/* Windows longer than what their queries see by whole tiles: the keys between are left out. dL along one direction, against differences. */
+START_TEST(keys_outside_a_window_are_left_out)
+{
+    enum { LENGTH = 100 };
+    ref_model    m;
+    uint64_t     seed = 5;
+    bb_backward *b;
+    size_t       spec = 0, n;
+    double       along = 0, slope;
+    while (strcmp(ref_specs[spec].name, "gemma3") != 0) spec++;
+    ref_model_make(&ref_specs[spec], 3, &m);
+    n = (size_t)S * LENGTH * m.net.n_embd;
+    float *h = ref_random(&m, n, 0, 1, &seed), *c = ref_random(&m, n, 0, 1, &seed), *way = ref_random(&m, n, 0, 1, &seed), *dh = ref_random(&m, n, 0, 1, &seed);
+    double *moved = BB_NEW(n, double, NULL);
+    ck_assert(m.net.blocks[0].window == 3);
+    memcpy(dh, c, n * sizeof *c);
+    ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, S, LENGTH, &b, NULL), BB_OK);
+    ck_assert_int_eq(bb_backward_block(b, &m.net, &m.net.blocks[0], S, LENGTH, bb_on_cpu(h), bb_on_cpu(dh), NULL, NULL), BB_OK);
+    for (size_t i = 0; i < n; i++) along += (double)dh[i] * (double)way[i];
+    for (size_t i = 0; i < n; i++) moved[i] = (double)h[i] + 1e-5 * (double)way[i];
+    slope = block_loss(&m, &m.net.blocks[0], moved, c, LENGTH);
+    for (size_t i = 0; i < n; i++) moved[i] = (double)h[i] - 1e-5 * (double)way[i];
+    slope = (slope - block_loss(&m, &m.net.blocks[0], moved, c, LENGTH)) / 2e-5;
+    ck_assert_msg(fabs(along - slope) <= 1e-5 * sqrt((double)n) * largest_of(dh, n), "%.9g, by differences %.9g", along, slope);
+    bb_backward_destroy(b);
+    bb_free(moved);
+    ref_model_free(&m);
+}
+END_TEST
+
 /* What a hook saw: sums over x and dy of each part, in order. */
 typedef struct heard {
     double          x[BB_N_PARTS], dy[BB_N_PARTS];
@@ -671,6 +704,7 @@ int main(void)
     tcase_add_loop_test(t, head_gradients_agree_with_differences, 0, (int)ref_n_specs);
     tcase_add_test(t, large_vocabulary_comes_in_pieces);
     tcase_add_test(t, embedding_gradient_adds_rows);
+    tcase_add_test(t, keys_outside_a_window_are_left_out);
     tcase_add_loop_test(t, threads_and_calls_change_nothing, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, another_backend_has_the_same_bits, 0, (int)ref_n_specs);
     tcase_add_test(t, training_descends);

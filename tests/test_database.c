@@ -44,6 +44,7 @@ static void setup(const char *arch, const char *dir)
     bb_rng      r;
     s.n_embd = C;
     s.head_dim = 16;
+    if (s.local_head_dim) s.local_head_dim = 16;
     for (uint32_t i = 0; i < s.n_layer; i++) {
         s.n_head[i] = 4;
         s.n_kv[i] = KV;
@@ -709,8 +710,8 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
 static const struct {
     const char *arch;
     uint32_t    layer;
-} rebuilt_archs[] = { { "llama", 1 }, { "smollm3", 3 },  { "qwen2", 1 }, { "qwen3", 1 }, { "granite", 1 },
-                      { "phi3", 1 },  { "mistral3", 1 }, { "olmo2", 1 }, { "gemma3", 1 } };
+} rebuilt_archs[] = { { "llama", 1 },    { "smollm3", 3 }, { "qwen2", 1 },  { "qwen3", 1 },  { "granite", 1 }, { "phi3", 1 },
+                      { "mistral3", 1 }, { "olmo2", 1 },   { "gemma3", 1 }, { "gemma4", 1 }, { "gemma4", 2 } };
 enum { N_REBUILT = sizeof rebuilt_archs / sizeof *rebuilt_archs };
 
 START_TEST(a_rebuild_solves_its_equations)

@@ -158,7 +158,9 @@ static void check_block(const fixture *f, uint32_t i, uint32_t at, bool interlea
         same_floats(b->norm[BB_NORM_ATTENTION], s->norm[BB_NORM_ATTENTION], f->net.n_embd);
         for (int n = BB_NORM_Q; n <= BB_NORM_POST_ATTENTION; n++) same_floats(b->norm[n], s->norm[n], (uint32_t)bb_norm_length(&f->net, s, (bb_norm)n));
         ck_assert(b->local == s->local && b->window == s->window && b->no_rope == s->no_rope);
-        for (int p = BB_PART_Q; p <= BB_PART_O; p++) same_matrix(&b->w[p], &s->w[p], f->net.head_dim, interleaved && p <= BB_PART_K);
+        ck_assert(b->scale == s->scale && b->lacks == s->lacks);
+        for (int p = BB_PART_Q; p <= BB_PART_O; p++)
+            if (bb_block_has_part(s, (bb_part)p)) same_matrix(&b->w[p], &s->w[p], f->net.head_dim, interleaved && p <= BB_PART_K);
     } else if (b->n_head) {
         ck_assert(b->n_head == 1 && b->n_kv == 1);
         is_zero(&b->w[BB_PART_O]);
@@ -183,6 +185,8 @@ static void check_back(const fixture *f, bool interleaved)
     ck_assert(b->norm_eps == s->norm_eps && b->rope_base == s->rope_base && b->rope_freq_scale == s->rope_freq_scale);
     ck_assert(b->embd_scale == s->embd_scale && b->query_scale == s->query_scale && b->out_scale == s->out_scale && b->residual_scale == s->residual_scale);
     ck_assert(b->local_rope_base == s->local_rope_base && b->gate == s->gate);
+    ck_assert(b->local_head_dim == s->local_head_dim && b->local_n_rot == s->local_n_rot && b->logit_cap == s->logit_cap);
+    ck_assert(b->unit_scores == s->unit_scores && !b->value_norm == !s->value_norm);
     ck_assert(b->n_ctx_train == s->n_ctx_train && b->rope_neox == (s->rope_neox && !interleaved));
     same_floats(b->rope_factors, s->rope_factors, s->n_rot / 2);
     same_floats(b->rope_long, s->rope_long, s->n_rot / 2);
@@ -192,7 +196,7 @@ static void check_back(const fixture *f, bool interleaved)
     same_matrix(&b->embd, &s->embd, 1, false);
     same_matrix(&b->head, &s->head, 1, false);
     for (uint32_t i = 0; i < b->n_layer; i++, at++) {
-        while (f->blocks[at].n_head == 0 && f->blocks[at].n_ff == 0) at++;
+        while (f->blocks[at].n_head == 0 && f->blocks[at].n_ff == 0 && !bb_scales(f->blocks[at].scale)) at++;
         ck_assert_uint_lt(at, s->n_layer);
         check_block(f, i, at, interleaved);
     }
@@ -342,7 +346,7 @@ END_TEST
 
 START_TEST(an_empty_plan_keeps_the_model)
 {
-    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3", "granite", "phi3", "mistral3", "gemma3", "olmo2" };
+    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3", "granite", "phi3", "mistral3", "gemma3", "olmo2", "gemma4" };
     for (int variant = 0; variant < 4; variant++) {
         tiny_spec s = tiny_default(archs[_i]);
         fixture   f;
@@ -350,7 +354,7 @@ START_TEST(an_empty_plan_keeps_the_model)
         s.minimal_keys = variant & 2;
         s.rope_factors = variant == 1 ? _i == 0 || _i == 5 : s.rope_factors;
         s.rope_scaling = variant == 2 ? 2.0f : variant == 3 ? 0 : s.rope_scaling;
-        s.rope_type = variant == 2 && strcmp(archs[_i], "gemma3") != 0 ? "yarn" : s.rope_type;
+        s.rope_type = variant == 2 && strncmp(archs[_i], "gemma", 5) != 0 ? "yarn" : s.rope_type;
         s.n_rot = _i == 5 && variant == 3 ? 4 : 0;
         open_source(&f, &s);
         apply(&f);
@@ -557,7 +561,8 @@ START_TEST(sizes_by_table_are_the_files)
         { "deci", true, false, false, true, 4 },     { "deci", false, false, true, false, 12 },  { "smollm3", true, false, false, true, 4 },
         { "smollm3", false, false, false, true, 8 }, { "granite", true, false, false, true, 4 }, { "phi3", true, false, false, true, 3 },
         { "phi3", false, false, false, true, 12 },   { "mistral3", true, true, true, true, 4 },  { "gemma3", true, false, false, true, 4 },
-        { "gemma3", false, false, false, true, 7 },  { "olmo2", false, false, false, true, 4 },
+        { "gemma3", false, false, false, true, 7 },  { "olmo2", false, false, false, true, 4 },  { "gemma4", true, false, false, true, 4 },
+        { "gemma4", false, false, false, true, 9 },
     };
     tiny_spec        s = tiny_default(rows[_i].arch);
     fixture          f;
@@ -575,6 +580,8 @@ START_TEST(sizes_by_table_are_the_files)
     s.qkv_bias = rows[_i].qkv_bias;
     s.o_bias = rows[_i].o_bias;
     for (uint32_t i = 0; i < s.n_layer; i++) s.n_ff[i] = 96;
+    for (uint32_t i = 0; i < s.n_layer; i++) s.n_kv[i] = 2;
+    if (s.local_head_dim) s.local_head_dim = 16;
     if (strcmp(s.arch, "deci") == 0) s.n_head[1] = s.n_kv[1] = s.n_ff[s.n_layer - 2] = 0;
     open_source(&f, &s);
     describe(&d, &f.source.net, rows[_i].whole);
@@ -676,6 +683,9 @@ START_TEST(the_file_computes_the_same)
         { "mistral3", "mistral3", "blk.1.ffn=0\nblk.1.kv=0\n" },
         { "gemma3", "gemma3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
         { "gemma3", "gemma3", "blk.0.ffn=0\nblk.0.kv=0\n" }, /* the others keep their windows */
+        { "gemma4", "gemma4", "" },
+        { "gemma4", "gemma4", "blk.0.kv=1\nblk.1.ffn=0\nblk.2.kv=0\nblk.3.ffn=7\n" }, /* stand-ins */
+        { "gemma4", "gemma4", "blk.0.kv=0\nblk.0.ffn=0\nblk.3.kv=0\nblk.3.ffn=0\n" }, /* blocks that scale the stream alone */
         { "olmo2", "olmo2", "blk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
         { "olmo2", "olmo2", "blk.1.ffn=0\nblk.1.kv=0\n" },
     };
@@ -957,10 +967,10 @@ int main(void)
 {
     Suite *s = suite_create("export");
     TCase *t = tcase_create("core");
-    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 9);
+    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 10);
     tcase_add_loop_test(t, random_plans_come_back, 0, 6);
-    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 20);
-    tcase_add_loop_test(t, the_file_computes_the_same, 0, 19);
+    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 22);
+    tcase_add_loop_test(t, the_file_computes_the_same, 0, 22);
     tcase_add_test(t, provenance_has_one_size);
     tcase_add_test(t, source_keys_are_carried);
     tcase_add_test(t, file_type_is_of_most_weights);

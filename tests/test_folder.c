@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_folder.c: models written as Hugging Face folders, read back with nothing of the program's but JSON: every number is that of the GGUF. */
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -59,7 +60,7 @@ static void close_tensors(tensors *t)
 /* The bytes of a tensor, whose type and shape are asked for; cols 0: a vector. */
 static const unsigned char *bytes_of(const tensors *t, const char *name, const char *end, const char *dtype, uint64_t rows, uint64_t cols)
 {
-    char full[300];
+    char full[800];
     snprintf(full, sizeof full, "%s%s", name, end);
     const json_t *e = json_object_get(t->header, full), *shape = json_object_get(e, "shape");
     ck_assert_msg(e != NULL, "%s is missing", full);
@@ -115,8 +116,9 @@ static const struct {
     const char *arch, *model_type;
     bool        tied, bias;
     bb_type     embd;
-} cases[] = { { "llama", "llama", true, false, BB_Q8_0 }, { "llama", "llama", false, false, BB_F16 },     { "qwen2", "qwen2", false, true, BB_Q8_0 },
-              { "qwen3", "qwen3", true, false, BB_F16 },  { "smollm3", "smollm3", true, false, BB_Q4_0 }, { "granite", "granite", true, false, BB_Q8_0 } };
+} cases[] = { { "llama", "llama", true, false, BB_Q8_0 },       { "llama", "llama", false, false, BB_F16 },     { "qwen2", "qwen2", false, true, BB_Q8_0 },
+              { "qwen3", "qwen3", true, false, BB_F16 },        { "smollm3", "smollm3", true, false, BB_Q4_0 }, { "granite", "granite", true, false, BB_Q8_0 },
+              { "gemma3", "gemma3_text", true, false, BB_Q8_0 } };
 
 START_TEST(every_number_is_that_of_the_file)
 {
@@ -126,7 +128,7 @@ START_TEST(every_number_is_that_of_the_file)
     bb_text    notes = { 0 };
     uint64_t   bytes, size;
     char       dir[600], name[700];
-    const bool pairs = strncmp(cases[_i].arch, "qwen", 4) != 0;
+    const bool gemma = strcmp(cases[_i].arch, "gemma3") == 0, pairs = strncmp(cases[_i].arch, "qwen", 4) != 0 && !gemma;
     json_t    *config;
     s.tied = cases[_i].tied;
     s.qkv_bias = cases[_i].bias;
@@ -156,7 +158,20 @@ START_TEST(every_number_is_that_of_the_file)
             for (uint32_t r = 0; r < w->rows; r++) ck_assert(memcmp(bias + 4 * r, &w->bias[gguf_row(in_pairs, D, r)], 4) == 0);
         }
         snprintf(name, sizeof name, "model.layers.%u.post_attention_layernorm", b);
-        ck_assert(memcmp(bytes_of(&t, name, ".weight", "F32", m.net.n_embd, 0), m.net.blocks[b].norm[BB_NORM_FFN], 4 * m.net.n_embd) == 0);
+        const unsigned char *of_post = bytes_of(&t, name, ".weight", "F32", m.net.n_embd, 0);
+        if (!gemma) {
+            ck_assert(memcmp(of_post, m.net.blocks[b].norm[BB_NORM_FFN], 4 * m.net.n_embd) == 0);
+            continue;
+        }
+        snprintf(name, sizeof name, "model.layers.%u.pre_feedforward_layernorm", b);
+        const unsigned char *of_pre = bytes_of(&t, name, ".weight", "F32", m.net.n_embd, 0);
+        for (uint32_t c = 0; c < m.net.n_embd; c++) { /* without their 1 */
+            float pre, post;
+            memcpy(&pre, of_pre + 4 * c, 4);
+            memcpy(&post, of_post + 4 * c, 4);
+            ck_assert(fabsf(pre + 1 - m.net.blocks[b].norm[BB_NORM_FFN][c]) < 1e-6f &&
+                      fabsf(post + 1 - m.net.blocks[b].norm[BB_NORM_POST_ATTENTION][c]) < 1e-6f);
+        }
     }
     const bool           f16 = cases[_i].embd == BB_F16;
     const unsigned char *table = bytes_of(&t, "model.embed_tokens", ".weight", f16 ? "F16" : "F32", m.net.n_vocab, m.net.n_embd);
@@ -185,6 +200,46 @@ START_TEST(every_number_is_that_of_the_file)
     json_decref(config);
     bb_text_done(&notes);
     bb_model_close(&m);
+}
+END_TEST
+
+/* What is written of a gemma3 is read as the same network: windows, bases, the cap, the norms with their 1. */
+START_TEST(a_gemma3_comes_back)
+{
+    tiny_spec s = tiny_default("gemma3");
+    bb_model  m, back;
+    bb_text   notes = { 0 };
+    bb_err    err = BB_ERR_INIT;
+    char      dir[600], path[700], *text;
+    size_t    n;
+    tiny_set_type(&s, BB_F16);
+    s.logit_cap = 7;
+    s.rope_scaling = 2;
+    tiny_write(&s, bb_test_path("m.gguf"));
+    ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
+    snprintf(dir, sizeof dir, "%s", bb_test_path("gemma3"));
+    ck_assert_msg(bb_export_folder_write(&m, NULL, dir, &notes, &err) == BB_OK, "%s", err.msg);
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(bb_file_read(i ? "tests/data/hf/tokenizer_config.json" : "tests/data/hf/tokenizer.json", &text, &n, NULL), BB_OK);
+        snprintf(path, sizeof path, "%s/%s", dir, i ? "tokenizer_config.json" : "tokenizer.json");
+        bb_test_write(path, text, n);
+        bb_free(text);
+    }
+    ck_assert_msg(bb_model_open(dir, &back, &err) == BB_OK, "%s", err.msg);
+    const bb_net *a = &m.net, *b = &back.net;
+    ck_assert(a->arch == b->arch && a->head_dim == b->head_dim && a->norm_eps == b->norm_eps && a->rope_base == b->rope_base && a->logit_cap == b->logit_cap);
+    ck_assert(a->rope_freq_scale == b->rope_freq_scale && a->local_rope_base == b->local_rope_base && b->query_scale == a->query_scale);
+    for (uint32_t i = 0; i < a->n_layer; i++) {
+        ck_assert(a->blocks[i].local == b->blocks[i].local && a->blocks[i].window == b->blocks[i].window);
+        for (int p = 0; p < BB_N_PARTS; p++)
+            ck_assert(memcmp(a->blocks[i].w[p].data, b->blocks[i].w[p].data, 2 * (size_t)a->blocks[i].w[p].rows * a->blocks[i].w[p].cols) == 0);
+        for (int k = 0; k < BB_N_NORMS; k++)
+            for (size_t c = 0; c < bb_norm_length(a, &a->blocks[i], (bb_norm)k); c++)
+                ck_assert(fabsf(a->blocks[i].norm[k][c] - b->blocks[i].norm[k][c]) < 1e-6f);
+    }
+    bb_text_done(&notes);
+    bb_model_close(&m);
+    bb_model_close(&back);
 }
 END_TEST
 
@@ -255,6 +310,7 @@ int main(void)
     Suite *s = suite_create("folder");
     TCase *t = tcase_create("core");
     tcase_add_loop_test(t, every_number_is_that_of_the_file, 0, (int)(sizeof cases / sizeof *cases));
+    tcase_add_test(t, a_gemma3_comes_back);
     tcase_add_test(t, one_form_and_none);
     tcase_add_test(t, what_cannot_be_said_is_refused);
     suite_add_tcase(s, t);

@@ -169,7 +169,8 @@ static const struct {
     bb_status   status;
 } refused[] = {
     { "\"llama\"", "\"mamba\"",
-      "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3, granite, phi3, ministral3, olmo2 and gemma3_text are", BB_UNSUPPORTED },
+      "model_type 'mamba' is not supported; llama, mistral, qwen2, qwen3, smollm3, granite, phi3, ministral3, olmo2, gemma3_text and gemma4_text are",
+      BB_UNSUPPORTED },
     { "\"llama\"", "5", "'model_type' is no text", BB_BAD_FILE },
     { "\"model_type\"", "\"x\"", "'model_type' is missing", BB_BAD_FILE },
     { "{", "{\"quantization_config\": {\"quant_method\": \"gptq\"}, ", "quantized already (gptq)", BB_UNSUPPORTED },
@@ -204,7 +205,7 @@ static const struct {
     { "\"llama\"", "\"gemma3_text\"", "'query_pre_attn_scalar' is 256; llama.cpp computes such a model with 8", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"hidden_activation\": \"relu\"", "'hidden_activation' is 'relu'", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"use_bidirectional_attention\": true", "only causal", BB_UNSUPPORTED },
-    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"final_logit_softcapping\": 30.0", "'final_logit_softcapping' is 30", BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"attn_logit_softcapping\": 30.0", "'attn_logit_softcapping' is 30", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\", \"chunked_attention\"]",
       "'chunked_attention' at block 1", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\"]", "says nothing of block 1", BB_BAD_FILE },
@@ -212,6 +213,10 @@ static const struct {
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"rope_parameters\": {\"sliding_attention\": {\"rope_type\": \"yarn\"}}",
       "RoPE of blocks with a window is of type 'yarn'", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8", "'blk.0.attn_q_norm.weight' is missing", BB_BAD_FILE },
+    { "\"llama\"", "\"gemma4_text\", \"enable_moe_block\": true", "only dense models", BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma4_text\", \"rope_parameters\": {\"full_attention\": {\"rope_type\": \"linear\"}}", "of type 'linear'; proportional",
+      BB_UNSUPPORTED },
+    { "\"llama\"", "\"gemma4_text\", \"use_bidirectional_attention\": \"all\"", "only causal", BB_UNSUPPORTED },
     { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "'num_hidden_layers'", BB_BAD_FILE },
     { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "blk.2", BB_BAD_FILE },
     { "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "model.layers.1.", BB_UNSUPPORTED },
@@ -241,6 +246,94 @@ START_TEST(what_is_not_computed_is_refused)
     bb_status status = bb_model_open(bb_test_path("folder"), &m, &err);
     ck_assert_msg(status == refused[_i].status, "%d: %s", (int)status, err.msg);
     ck_assert_msg(strstr(err.msg, refused[_i].said), "%s", err.msg);
+}
+END_TEST
+
+/* A folder in which the language model is one part: its names and its place in config.json, as the library (beginning 0) or older ones have them. */
+static void nest_folder(const char *from, const char *to, int beginning)
+{
+    static const char *const begins[][2] = { { "model.language_model.", "lm_head." }, { "language_model.model.", "language_model.lm_head." } };
+    char                     path[600], *text, *header;
+    size_t                   n;
+    uint64_t                 length;
+    json_t                  *inner, *outer, *old, *renamed = json_object(), *entry;
+    const char              *name;
+    mkdir(to, 0777);
+    snprintf(path, sizeof path, "%s/config.json", from);
+    ck_assert_int_eq(bb_file_read(path, &text, &n, NULL), BB_OK);
+    ck_assert_ptr_nonnull(inner = json_loadb(text, n, 0, NULL));
+    bb_free(text);
+    outer = json_pack("{s:s, s:o, s:{}}", "model_type", "parts", "text_config", inner, "vision_config");
+    snprintf(path, sizeof path, "%s/config.json", to);
+    ck_assert_int_eq(json_dump_file(outer, path, 0), 0);
+    json_decref(outer);
+    snprintf(path, sizeof path, "%s/model.safetensors", from);
+    ck_assert_int_eq(bb_file_read(path, &text, &n, NULL), BB_OK);
+    memcpy(&length, text, 8);
+    ck_assert_ptr_nonnull(old = json_loadb(text + 8, (size_t)length, 0, NULL));
+    json_object_foreach(old, name, entry)
+    {
+        char longer[256];
+        if (strncmp(name, "model.", 6) == 0) snprintf(longer, sizeof longer, "%s%s", begins[beginning][0], name + 6);
+        else if (strncmp(name, "lm_head.", 8) == 0) snprintf(longer, sizeof longer, "%s%s", begins[beginning][1], name + 8);
+        else snprintf(longer, sizeof longer, "%s", name);
+        json_object_set(renamed, longer, entry);
+    }
+    json_object_set_new(renamed, "vision_tower.layers.0.weight", json_pack("{s:s, s:[i], s:[i,i]}", "dtype", "F16", "shape", 2, "data_offsets", 0, 4));
+    ck_assert_ptr_nonnull(header = json_dumps(renamed, 0));
+    snprintf(path, sizeof path, "%s/model.safetensors", to);
+    const uint64_t now = strlen(header);
+    FILE          *f = fopen(path, "wb");
+    ck_assert(f && fwrite(&now, 8, 1, f) == 1 && fwrite(header, (size_t)now, 1, f) == 1 && fwrite(text + 8 + length, n - 8 - (size_t)length, 1, f) == 1);
+    ck_assert_int_eq(fclose(f), 0);
+    free(header);
+    bb_free(text);
+    json_decref(old);
+    json_decref(renamed);
+}
+
+static void copy_file(const char *from, const char *folder)
+{
+    char   to[800], *text;
+    size_t n;
+    snprintf(to, sizeof to, "%s/%s", folder, strrchr(from, '/') + 1);
+    ck_assert_int_eq(bb_file_read(from, &text, &n, NULL), BB_OK);
+    bb_test_write(to, text, n);
+    bb_free(text);
+}
+
+START_TEST(the_language_model_of_several_parts_is_read)
+{
+    static const char *const kinds[] = { "gemma3", "gemma4", "llama" }; /* the last has a head of its own */
+    char                     from[64], config_json[96], weights[96], plain[512], nested[512];
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        bb_source a, b;
+        bb_err    err = BB_ERR_INIT;
+        snprintf(from, sizeof from, "tests/data/hf/%s", kinds[k]);
+        snprintf(config_json, sizeof config_json, "%s/config.json", from);
+        snprintf(weights, sizeof weights, "%s/model.safetensors", from);
+        snprintf(plain, sizeof plain, "%s", bb_test_path("plain"));
+        snprintf(nested, sizeof nested, "%s", bb_test_path("nested"));
+        mkdir(plain, 0777);
+        copy_file(config_json, plain);
+        copy_file(weights, plain);
+        nest_folder(from, nested, k % 2);
+        for (int i = 0; i < 2; i++) {
+            copy_file("tests/data/hf/tokenizer.json", i ? nested : plain);
+            copy_file("tests/data/hf/tokenizer_config.json", i ? nested : plain);
+        }
+        ck_assert_msg(bb_hf_open(plain, &a, &err) == BB_OK, "%s", err.msg);
+        ck_assert_msg(bb_hf_open(nested, &b, &err) == BB_OK, "%s", err.msg);
+        same_tensors(&a, &b);
+        ck_assert_uint_eq(a.n_kv, b.n_kv);
+        for (uint64_t i = 0; i < a.n_kv; i++) {
+            char name[128];
+            snprintf(name, sizeof name, "%.*s", (int)a.kv[i].key.size, a.kv[i].key.data);
+            if (strcmp(name, "general.name") != 0) same_key(&a, &b, name);
+        }
+        bb_source_close(&a);
+        bb_source_close(&b);
+    }
 }
 END_TEST
 
@@ -694,6 +787,7 @@ int main(void)
     tcase_add_test(t, factors_of_granite_become_keys);
     tcase_add_loop_test(t, vectors_of_16_bits_become_float32, 0, 2);
     tcase_add_loop_test(t, what_is_not_computed_is_refused, 0, (int)(sizeof refused / sizeof *refused));
+    tcase_add_test(t, the_language_model_of_several_parts_is_read);
     tcase_add_test(t, llama_3_frequency_factors);
     tcase_add_test(t, smollm3_without_what_it_takes_for_granted);
     tcase_add_test(t, rope_of_transformers_5);

@@ -41,9 +41,12 @@ static void check_against_spec(const bb_model *m, const tiny_spec *s)
     else check_matrix(&n->head, s->head_type, s->n_vocab, s->n_embd, false);
     for (uint32_t i = 0; i < s->n_layer; i++) {
         const bb_block *k = &n->blocks[i];
-        uint32_t        q = s->n_head[i] * s->head_dim, kv = s->n_kv[i] * s->head_dim, c = s->n_embd, f = s->n_ff[i];
-        const bool      gemma3 = strcmp(s->arch, "gemma3") == 0, olmo2 = strcmp(s->arch, "olmo2") == 0, post = gemma3 || olmo2;
-        const bool      norms = post || strcmp(s->arch, "qwen3") == 0;
+        const bool      gemma4 = strcmp(s->arch, "gemma4") == 0, gemma = gemma4 || strcmp(s->arch, "gemma3") == 0, olmo2 = strcmp(s->arch, "olmo2") == 0;
+        const bool      post = gemma || olmo2, local = gemma && i % 2 == 0;
+        const uint32_t  d = gemma4 && local ? s->local_head_dim : s->head_dim;
+        uint32_t        q = s->n_head[i] * d, kv = s->n_kv[i] * d, c = s->n_embd, f = s->n_ff[i];
+        ck_assert(k->local == local && bb_head_dim(n, k) == d && (k->scale > 0) == gemma4);
+        const bool norms = post || strcmp(s->arch, "qwen3") == 0;
         ck_assert(k->n_head == s->n_head[i] && k->n_kv == s->n_kv[i] && k->n_ff == f);
         ck_assert((k->norm[BB_NORM_ATTENTION] != NULL) == (q && !olmo2) && (k->norm[BB_NORM_FFN] != NULL) == (f && !olmo2));
         ck_assert((k->norm[BB_NORM_POST_ATTENTION] != NULL) == (q && post) && (k->norm[BB_NORM_POST_FFN] != NULL) == (f && post));
@@ -51,7 +54,8 @@ static void check_against_spec(const bb_model *m, const tiny_spec *s)
         if (q) {
             check_matrix(&k->w[BB_PART_Q], s->type[i][BB_PART_Q], q, c, s->qkv_bias);
             check_matrix(&k->w[BB_PART_K], s->type[i][BB_PART_K], kv, c, s->qkv_bias);
-            check_matrix(&k->w[BB_PART_V], s->type[i][BB_PART_V], kv, c, s->qkv_bias);
+            ck_assert(bb_block_has_part(k, BB_PART_V) == !(gemma4 && !local));
+            if (bb_block_has_part(k, BB_PART_V)) check_matrix(&k->w[BB_PART_V], s->type[i][BB_PART_V], kv, c, s->qkv_bias);
             check_matrix(&k->w[BB_PART_O], s->type[i][BB_PART_O], c, q, s->o_bias);
         } else {
             ck_assert(k->w[BB_PART_Q].rows == 0 && k->w[BB_PART_O].rows == 0);
@@ -71,8 +75,8 @@ START_TEST(opens_every_architecture)
     static const struct {
         const char *name;
         bool        neox;
-    } rows[] = { { "llama", false },   { "qwen2", true }, { "qwen3", true },     { "deci", false },  { "smollm3", false },
-                 { "granite", false }, { "phi3", true },  { "mistral3", false }, { "gemma3", true }, { "olmo2", true } };
+    } rows[] = { { "llama", false }, { "qwen2", true },     { "qwen3", true },  { "deci", false }, { "smollm3", false }, { "granite", false },
+                 { "phi3", true },   { "mistral3", false }, { "gemma3", true }, { "olmo2", true }, { "gemma4", true } };
     for (int variant = 0; variant < 8; variant++) {
         tiny_spec s = tiny_default(rows[_i].name);
         bb_model  m;
@@ -88,7 +92,8 @@ START_TEST(opens_every_architecture)
         ck_assert(strcmp(m.net.arch->name, rows[_i].name) == 0 && m.net.rope_neox == rows[_i].neox);
         for (uint32_t i = 0; i < m.net.n_layer; i++) ck_assert(m.net.blocks[i].no_rope == (_i == 4 && i == 3));
         const bool yarn = strcmp(rows[_i].name, "mistral3") == 0, two = strcmp(rows[_i].name, "phi3") == 0;
-        ck_assert(m.net.rope_freq_scale == (yarn ? 0.25f : 1.0f) && !m.net.rope_factors == !two && !m.net.rope_long == !two && m.net.yarn == yarn);
+        ck_assert(m.net.rope_freq_scale == (yarn ? 0.25f : 1.0f) && !m.net.rope_factors == !(two || strcmp(rows[_i].name, "gemma4") == 0) &&
+                  !m.net.rope_long == !two && m.net.yarn == yarn);
         ck_assert(m.net.heat == (yarn ? 0.1f : 0) && m.net.rope_context == (yarn ? 32 : two ? 64 : s.n_ctx));
         bb_model_close(&m);
     }
@@ -465,7 +470,18 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "gemma3", .key = "gemma3.rope.freq_base_swa", REAL(0.0f), .status = BB_BAD_FILE, .says = "rope.freq_base_swa' is 0" },
         { .arch = "gemma3", .key = "gemma3.attention.sliding_window_pattern", .value = 1, .status = BB_OK },
         { .arch = "gemma3", .key = "gemma3.attention.sliding_window", .value = 3, .status = BB_OK },
-        { .arch = "gemma3", .key = "gemma3.final_logit_softcapping", REAL(30.0f), .status = BB_UNSUPPORTED, .says = "final_logit_softcapping' is 30" },
+        { .arch = "gemma3", .key = "gemma3.final_logit_softcapping", REAL(30.0f), .status = BB_OK },
+        { .arch = "gemma3", .key = "gemma3.final_logit_softcapping", REAL(-1.0f), .status = BB_BAD_FILE, .says = "final_logit_softcapping' is -1" },
+        { .arch = "gemma3", .key = "gemma3.attn_logit_softcapping", REAL(50.0f), .status = BB_UNSUPPORTED, .says = "attn_logit_softcapping' is 50" },
+        { .arch = "llama", .key = "llama.final_logit_softcapping", REAL(30.0f), .status = BB_UNSUPPORTED, .says = "final_logit_softcapping' is 30" },
+        { .arch = "gemma4", .key = "gemma4.attention.sliding_window", .value = 0, .status = BB_BAD_FILE, .says = "sliding_window' is missing or 0" },
+        { .arch = "gemma4", .key = "gemma4.attention.sliding_window_pattern", .value = 2, .status = BB_BAD_FILE, .says = "is no list" },
+        { .arch = "gemma4", .key = "gemma4.attention.value_length_swa", .value = 4, .status = BB_UNSUPPORTED, .says = "keys have 8 and values 4" },
+        { .arch = "gemma4", .key = "gemma4.rope.dimension_count_swa", .value = 7, .status = BB_BAD_FILE, .says = "dimension_count_swa' is 7" },
+        { .arch = "gemma4", .key = "gemma4.attention.shared_kv_layers", .value = 2, .status = BB_UNSUPPORTED, .says = "shared_kv_layers' is 2" },
+        { .arch = "gemma4", .key = "gemma4.embedding_length_per_layer_input", .value = 8, .status = BB_UNSUPPORTED, .says = "per_layer_input' is 8" },
+        { .arch = "gemma4", .tensor = "blk.0.attn_k.weight", .status = BB_BAD_FILE, .says = "blk.0.attn_k.weight" },
+        { .arch = "gemma4", .tensor = "blk.1.layer_output_scale.weight", .status = BB_OK },
         { .arch = "gemma3", .key = "gemma3.rope.scaling.attn_factor", REAL(1.5f), .status = BB_UNSUPPORTED, .says = "only linear scaling" },
         { .arch = "gemma3", .key = "gemma3.expert_count", .value = 4, .status = BB_UNSUPPORTED, .says = "4 experts" },
         { .arch = "llama", .key = "llama.attention.sliding_window", .value = 12, .status = BB_UNSUPPORTED, .says = "sliding_window" },
@@ -764,7 +780,7 @@ int main(void)
     tcase_add_test(t, factors_of_granite_are_read);
     tcase_add_test(t, windows_of_gemma3_are_read);
     tcase_add_test(t, the_largest_gemma3_has_its_own_scale);
-    tcase_add_loop_test(t, opens_every_architecture, 0, 10);
+    tcase_add_loop_test(t, opens_every_architecture, 0, 11);
     tcase_add_test(t, head_size_need_not_divide_the_width);
     tcase_add_test(t, deci_blocks_differ_and_lack_parts);
     tcase_add_loop_test(t, vectors_of_other_types_are_decoded, 0, 2);

@@ -393,6 +393,7 @@ done:
 static bb_block half_of(const bb_net *net, const bb_block *block, bb_sublayer half)
 {
     bb_block k = *block;
+    k.scale = 0; /* it is the whole block that scales the stream */
     for (int s = 0; s < BB_N_SUBLAYERS; s++)
         if ((bb_sublayer)s != half) bb_block_keep(net, &k, (bb_sublayer)s, 0);
     return k;
@@ -679,6 +680,15 @@ static bb_status finish_half(rebuild *b, const bb_matrix *last, bb_err *err)
     return BB_OK;
 }
 
+/* Both streams to what the block leaves of them. */
+static void scale_streams(rebuild *b)
+{
+    const float  scale = b->model->net.blocks[b->layer].scale;
+    const size_t n = (size_t)b->n_windows * b->ctx * b->model->net.n_embd;
+    for (size_t i = 0; bb_scales(scale) && i < n; i++) b->full.h[i] *= scale;
+    for (size_t i = 0; bb_scales(scale) && i < n; i++) b->small.h[i] *= scale;
+}
+
 static bb_status rebuild_half(rebuild *b, bb_sublayer half, bb_err *err)
 {
     bb_block       *block = &b->out->blocks[b->layer];
@@ -826,8 +836,10 @@ static bb_status run_rebuild(rebuild b, const bb_plan *plan, const int32_t *toke
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
     BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));
     bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * BB_N_FEEDS);
-    for (b.layer = 0; b.layer < net->n_layer; b.layer++)
+    for (b.layer = 0; b.layer < net->n_layer; b.layer++) {
         for (int half = 0; half < BB_N_SUBLAYERS; half++) BB_TRY(rebuild_half(&b, (bb_sublayer)half, err));
+        scale_streams(&b);
+    }
     bb_progress_end(&b.progress);
 done:
     forget_moments(&b);

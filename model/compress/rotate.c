@@ -184,6 +184,9 @@ static bb_status check_arch(const bb_model *m, unsigned which, bb_err *err)
 {
     if ((which & BB_ROTATE_STREAM) && !m->net.arch->separate_head)
         return BB_FAIL(err, BB_UNSUPPORTED, "architecture %s has no separate head: its residual stream cannot be rotated", m->net.arch->name);
+    for (uint32_t i = 0; (which & BB_ROTATE_VALUES) && i < m->net.n_layer; i++)
+        if (m->net.blocks[i].lacks || bb_head_dim(&m->net, &m->net.blocks[i]) != m->net.head_dim)
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u has values without a matrix of their own, or heads of another size: its values cannot be rotated", i);
     for (uint32_t i = 0; (which & BB_ROTATE_STREAM) && i < m->net.n_layer; i++)
         for (int n = 0; n < BB_N_NORMS; n++)
             if (bb_norms[n].place == BB_PLACE_OUTPUT && m->net.blocks[i].norm[n])

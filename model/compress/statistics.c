@@ -278,7 +278,8 @@ static void shapes_of(const bb_net *net, uint32_t layer, uint32_t n_cols[BB_N_FE
         n_cols[0] = net->n_embd;
         return;
     }
-    for (int p = 0; p < BB_N_PARTS; p++) n_cols[bb_parts[p].feed] = net->blocks[layer].w[p].rows ? net->blocks[layer].w[p].cols : 0;
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (net->blocks[layer].w[p].rows) n_cols[bb_parts[p].feed] = net->blocks[layer].w[p].cols;
 }
 
 /* Measures every block from the first on; those that have their file are only passed. */

@@ -3,7 +3,7 @@
  *
  * One list of keys and tensors (bb_gguf_out) is made for sizes and for writing, so that the size is exact.
  *
- * 1. Blocks without attention and without FFN do nothing and are left out; the others are renumbered.
+ * 1. Blocks without attention and without FFN do nothing, unless they scale the stream, and are left out; the others are renumbered.
  * 2. The architecture is chosen: the source's when its loader takes the shapes of the blocks; else the one that its row names for pruned
  *    networks (net/arch.h): deci for llama and qwen2, openelm for a qwen3 with tied embeddings. deci and openelm stay what they are.
  * 3. What the loader or the graph of that architecture cannot do without is replaced by parts that compute zero: a removed FFN
@@ -52,6 +52,8 @@ static const bb_block *block_at(const exporter *e, uint32_t i) { return &e->net-
 
 static uint32_t count_of(const bb_block *k, bb_count c) { return c == BB_COUNT_HEADS ? k->n_head : c == BB_COUNT_KV ? k->n_kv : k->n_ff; }
 
+bool bb_exporter_needs_block(const bb_block *k) { return k->n_head > 0 || k->n_ff > 0 || bb_scales(k->scale); }
+
 static bb_status keep_blocks(exporter *e, bb_err *err)
 {
     e->from = BB_NEW(e->net->n_layer, uint32_t, err);
@@ -60,7 +62,7 @@ static bb_status keep_blocks(exporter *e, bb_err *err)
         if (!(e->given[k] = BB_NEW(e->net->n_layer, uint32_t, err)) || !(e->shape[k] = BB_NEW(e->net->n_layer, uint32_t, err))) return BB_NOMEM;
     for (uint32_t i = 0; i < e->net->n_layer; i++) {
         const bb_block *k = &e->net->blocks[i];
-        if (k->n_head == 0 && k->n_ff == 0) continue;
+        if (!bb_exporter_needs_block(k)) continue;
         for (int c = 0; c < BB_N_COUNTS; c++) e->given[c][e->n_layer] = count_of(k, (bb_count)c);
         e->from[e->n_layer++] = i;
     }
@@ -138,7 +140,10 @@ void bb_exporter_choose_shapes(exporter *e)
 /* Counts of block i as written, for bb_dim_of. */
 static bb_block written(const exporter *e, uint32_t i)
 {
-    return (bb_block) { .n_head = e->shape[BB_COUNT_HEADS][i], .n_kv = e->shape[BB_COUNT_KV][i], .n_ff = e->shape[BB_COUNT_FF][i] };
+    const bb_block *k = block_at(e, i);
+    return (bb_block) {
+        .n_head = e->shape[BB_COUNT_HEADS][i], .n_kv = e->shape[BB_COUNT_KV][i], .n_ff = e->shape[BB_COUNT_FF][i], .local = k->local, .lacks = k->lacks
+    };
 }
 
 /* ---- checks ---- */
@@ -181,7 +186,7 @@ bb_status bb_exporter_check_attention(const exporter *e, uint32_t i, bb_err *err
     if (k->n_kv == 0 || k->n_head % k->n_kv != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "block %u: %u heads are no multiple of %u KV heads", e->from[i], k->n_head, k->n_kv);
     for (int p = 0; p < BB_N_PARTS; p++) {
-        if (bb_parts[p].sublayer != BB_ATTENTION) continue;
+        if (bb_parts[p].sublayer != BB_ATTENTION || !bb_block_has_part(k, (bb_part)p)) continue;
         BB_ASSERT(k->w[p].rows == bb_dim_of(e->net, k, bb_parts[p].rows) && k->w[p].cols == bb_dim_of(e->net, k, bb_parts[p].cols));
     }
     if (e->arch->fused[BB_FEED_ATTENTION]) BB_TRY(check_fused(e, i, BB_FEED_ATTENTION, err));
@@ -528,7 +533,7 @@ static bb_status put_sublayer(exporter *e, uint32_t i, bb_sublayer s, const bb_m
     BB_TRY(put_norms(e, i, s, true, err));
     for (int p = 0; p < BB_N_PARTS; p++) {
         const bb_feed feed = bb_parts[p].feed;
-        if (bb_parts[p].sublayer != s || (fused & BB_SET(feed))) continue;
+        if (bb_parts[p].sublayer != s || (fused & BB_SET(feed)) || (block_at(e, i)->lacks & BB_SET(p))) continue;
         if (e->arch->fused[feed]) {
             BB_TRY(put_fused(e, i, feed, w, err));
             fused |= BB_SET(feed);
@@ -543,10 +548,12 @@ bb_status bb_exporter_put_block(exporter *e, uint32_t i, bb_err *err)
 {
     const bb_block shape = written(e, i);
     bb_matrix      w[BB_N_PARTS];
+    char           name[64];
     bb_status      status;
     BB_TRY(make_parts(e, i, w, err));
     for (int s = 0; s < BB_N_SUBLAYERS; s++)
         if (bb_block_has(&shape, (bb_sublayer)s)) BB_TRY(put_sublayer(e, i, (bb_sublayer)s, w, err));
+    if (block_at(e, i)->scale > 0) BB_TRY(put_vector(e, block_name(i, bb_block_scale_name, "weight", name), &block_at(e, i)->scale, 1, err));
 done:
     return status;
 }

@@ -25,6 +25,8 @@ typedef struct bb_exporter {
     size_t          n_owned, room;
 } bb_exporter;
 
+/* Whether a block is in the file at all. */
+bool bb_exporter_needs_block(const bb_block *block);
 /* What that key takes. */
 uint64_t bb_exporter_experimental_bytes(void);
 /* From `given` and `mixed` alone: the architecture, then `shape`, then whether the file says shapes at all. */

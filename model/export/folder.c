@@ -23,9 +23,11 @@ enum { GROUP = 32, MAX_NAME = 160 };
 static const struct {
     const char *arch, *model_type, *class;
     bool        pairs; /* GGUF has the rows of q and k of a head in RoPE's pairs; the folder has halves */
+    bool        gemma; /* the folder's norms lack the 1 that is added to them, and there are those of what sublayers give */
 } kinds[] = {
-    { "llama", "llama", "LlamaForCausalLM", true },       { "qwen2", "qwen2", "Qwen2ForCausalLM", false },      { "qwen3", "qwen3", "Qwen3ForCausalLM", false },
-    { "smollm3", "smollm3", "SmolLM3ForCausalLM", true }, { "granite", "granite", "GraniteForCausalLM", true },
+    { "llama", "llama", "LlamaForCausalLM", true, false },       { "qwen2", "qwen2", "Qwen2ForCausalLM", false, false },
+    { "qwen3", "qwen3", "Qwen3ForCausalLM", false, false },      { "smollm3", "smollm3", "SmolLM3ForCausalLM", true, false },
+    { "granite", "granite", "GraniteForCausalLM", true, false }, { "gemma3", "gemma3_text", "Gemma3ForCausalLM", false, true },
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -33,13 +35,23 @@ static const struct {
     const char *from, *to;
     bool        in_heads; /* rows are in RoPE's pairs where the architecture has them so */
 } in_block[] = {
-    { "attn_norm", "input_layernorm", false },    { "attn_q", "self_attn.q_proj", true },
-    { "attn_k", "self_attn.k_proj", true },       { "attn_v", "self_attn.v_proj", false },
-    { "attn_output", "self_attn.o_proj", false }, { "attn_q_norm", "self_attn.q_norm", false },
-    { "attn_k_norm", "self_attn.k_norm", false }, { "ffn_norm", "post_attention_layernorm", false },
-    { "ffn_gate", "mlp.gate_proj", false },       { "ffn_up", "mlp.up_proj", false },
+    { "attn_norm", "input_layernorm", false },
+    { "attn_q", "self_attn.q_proj", true },
+    { "attn_k", "self_attn.k_proj", true },
+    { "attn_v", "self_attn.v_proj", false },
+    { "attn_output", "self_attn.o_proj", false },
+    { "attn_q_norm", "self_attn.q_norm", false },
+    { "attn_k_norm", "self_attn.k_norm", false },
+    { "ffn_norm", "post_attention_layernorm", false },
+    { "ffn_gate", "mlp.gate_proj", false },
+    { "ffn_up", "mlp.up_proj", false },
     { "ffn_down", "mlp.down_proj", false },
+    /* of Gemma, whose ffn_norm is another one */
+    { "ffn_norm", "pre_feedforward_layernorm", false },
+    { "post_attention_norm", "post_attention_layernorm", false },
+    { "post_ffw_norm", "post_feedforward_layernorm", false },
 };
+enum { FFN_NORM = 7, GEMMA = 11 }; /* rows of it */
 
 /* What becomes of a tensor. */
 typedef enum form { AS_IT_IS, DECODED_F16, DECODED_F32, PACKED } form;
@@ -50,6 +62,7 @@ typedef struct source_tensor {
     form             as;
     unsigned         bits;     /* of PACKED */
     bool             in_pairs; /* rows go from pairs to halves */
+    bool             less_1;   /* a norm without its 1 */
 } source_tensor;
 
 /* One tensor of the file: of source[from], which of its pieces. */
@@ -130,7 +143,7 @@ static bb_status check_shapes(const folder *f, bb_err *err)
 }
 
 /* BB_NOT_FOUND: no tensor of the folder. *in_heads: q or k. *is_linear: a matrix of a block. */
-static bb_status name_of(const bb_tensor *t, char name[MAX_NAME], bool *in_heads, bool *is_linear)
+static bb_status name_of(const bb_tensor *t, bool gemma, char name[MAX_NAME], bool *in_heads, bool *is_linear)
 {
     unsigned block = 0;
     int      n = 0;
@@ -138,6 +151,7 @@ static bb_status name_of(const bb_tensor *t, char name[MAX_NAME], bool *in_heads
     if (sscanf(t->name, "blk.%u.%n", &block, &n) == 1 && n > 0) {
         const char *part = t->name + n, *dot = strrchr(part, '.');
         for (size_t i = 0; dot && i < sizeof in_block / sizeof *in_block; i++) {
+            if (gemma ? i == FFN_NORM : i >= GEMMA) continue;
             if (strlen(in_block[i].from) != (size_t)(dot - part) || strncmp(part, in_block[i].from, (size_t)(dot - part)) != 0) continue;
             if (strcmp(dot, ".weight") != 0 && strcmp(dot, ".bias") != 0) break;
             snprintf(name, MAX_NAME, "model.layers.%u.%s%s", block, in_block[i].to, dot);
@@ -206,10 +220,13 @@ static bb_status list_tensors(folder *f, bb_err *err)
         bool           in_heads, is_linear;
         if (strcmp(g->tensors[i].name, "rope_freqs.weight") == 0) continue; /* made from config.json */
         s->t = &g->tensors[i];
-        if (name_of(s->t, s->name, &in_heads, &is_linear) != BB_OK || (s->t->n_dims != 1 && s->t->n_dims != 2) || (s->t->n_dims == 1 && !is_float(s->t->type)))
+        if (name_of(s->t, kinds[f->kind].gemma, s->name, &in_heads, &is_linear) != BB_OK || (s->t->n_dims != 1 && s->t->n_dims != 2) ||
+            (s->t->n_dims == 1 && !is_float(s->t->type)))
             return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has no place in a Hugging Face folder as this program writes one", s->t->name);
         s->in_pairs = in_heads && kinds[f->kind].pairs;
         BB_TRY(choose_form(s, is_linear, err));
+        s->less_1 = kinds[f->kind].gemma && strstr(s->t->name, "norm.weight");
+        if (s->less_1) s->as = DECODED_F32;
         f->n++;
     }
 done:
@@ -313,6 +330,13 @@ static bb_status taken_over(const folder *f, json_t **config, bb_err *err)
     bb_status     status = bb_hf_json(f->from, "config.json", config, err);
     if (status == BB_NOT_FOUND) return BB_FAIL(err, BB_BAD_FILE, "%s has no config.json: it is no Hugging Face folder", f->from);
     if (status != BB_OK) return status;
+    if (bb_hf_text_config(*config) != *config) { /* its language model becomes a folder of its own */
+        json_t *whole = *config;
+        *config = json_incref(json_object_get(whole, "text_config"));
+        json_decref(whole);
+        json_object_set_new(*config, "architectures", json_pack("[s]", kinds[f->kind].class));
+        json_object_set_new(*config, "model_type", json_string(kinds[f->kind].model_type));
+    }
     if (!says_u32(*config, "num_hidden_layers", net->n_layer) || !says_u32(*config, "hidden_size", net->n_embd))
         return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: this one has %u blocks of width %u", f->from, net->n_layer, net->n_embd);
     json_object_del(*config, "quantization_config");
@@ -337,6 +361,29 @@ static void set_token(const folder *f, json_t *config, const char *name, const c
     uint32_t id;
     bool     found;
     if (bb_source_u32(&f->m->source, key, &id, &found, NULL) == BB_OK && found) set_u32(config, name, id);
+}
+
+/* What Gemma has besides. */
+static void set_gemma(json_t *config, const bb_net *net)
+{
+    json_t *types = json_array(), *local = json_pack("{s:s}", "rope_type", "default"), *full = json_pack("{s:s}", "rope_type", "default");
+    for (uint32_t i = 0; i < net->n_layer; i++) json_array_append_new(types, json_string(net->blocks[i].local ? "sliding_attention" : "full_attention"));
+    json_object_set_new(config, "layer_types", types);
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        if (net->blocks[i].window) set_u32(config, "sliding_window", net->blocks[i].window);
+    set_f32(full, "rope_theta", net->rope_base);
+    if (net->rope_freq_scale < 1) {
+        json_object_set_new(full, "rope_type", json_string("linear"));
+        set_f32(full, "factor", 1 / net->rope_freq_scale);
+    }
+    set_f32(local, "rope_theta", net->local_rope_base > 0 ? net->local_rope_base : 10000);
+    json_object_set_new(config, "rope_parameters", json_pack("{s:o, s:o}", "full_attention", full, "sliding_attention", local));
+    json_object_del(config, "rope_theta");
+    json_object_del(config, "rope_scaling");
+    json_object_del(config, "hidden_act");
+    json_object_set_new(config, "hidden_activation", json_string("gelu_pytorch_tanh"));
+    set_u32(config, "query_pre_attn_scalar", bb_scales(net->query_scale) ? net->n_embd / net->blocks[0].n_head : net->head_dim);
+    if (net->logit_cap > 0) set_f32(config, "final_logit_softcapping", net->logit_cap);
 }
 
 /* What is said where there is no folder to take it from. */
@@ -374,6 +421,7 @@ static void set_kind(const folder *f, json_t *config)
     set_token(f, config, "bos_token_id", "tokenizer.ggml.bos_token_id");
     set_token(f, config, "eos_token_id", "tokenizer.ggml.eos_token_id");
     set_token(f, config, "pad_token_id", "tokenizer.ggml.padding_token_id");
+    if (kinds[f->kind].gemma) set_gemma(config, net);
 }
 
 static bb_status make_config(folder *f, bb_err *err)
@@ -484,7 +532,15 @@ static bb_status write_rows(const folder *f, const written *w, FILE *out, bb_err
 static void write_vector(const folder *f, const source_tensor *s, FILE *out)
 {
     const size_t size = number_bytes(s);
-    for (uint64_t i = 0; i < s->t->ne[0]; i++) put(out, (const char *)s->t->data + row_at(f, s, i) * size, size);
+    const float  one = 1;
+    float        x;
+    for (uint64_t i = 0; i < s->t->ne[0] && s->less_1; i++) {
+        const unsigned char *p = (const unsigned char *)s->t->data + i * (s->t->type == BB_F32 ? 4 : 2);
+        bb_format_get(s->t->type)->decode(p, &x, 1);
+        x -= one;
+        put(out, &x, sizeof x);
+    }
+    for (uint64_t i = 0; i < s->t->ne[0] && !s->less_1; i++) put(out, (const char *)s->t->data + row_at(f, s, i) * size, size);
 }
 
 static bb_status write_tensors(const folder *f, const char *dir, bb_err *err)
@@ -611,7 +667,7 @@ static void note_tensors(const folder *f, bb_text *notes)
     for (size_t i = 0; i < f->n; i++) {
         const source_tensor *s = &f->tensors[i];
         if (s->as == PACKED) packed[s->bits]++;
-        else if (s->as != AS_IT_IS)
+        else if (s->as != AS_IT_IS && !s->less_1)
             bb_text_addf(notes, "%s (%s) is written as %s: embedding and head have no packed form\n", s->t->name, type_name(s->t->type),
                          s->as == DECODED_F16 ? "F16, which holds it exactly" : "F32, for F16 would round it");
     }

@@ -272,7 +272,7 @@ static bb_status fill_cell(const bb_export_sizes *t, uint32_t i, int arch, bool 
     net.blocks = &block;
     e.net = &net;
     for (int k = 0; k < 2; k++) give(&e, 0, block.n_head, block.n_kv, block.n_ff); /* the same twice: the second comes later */
-    c->refused = (block.n_head == 0 && block.n_ff == 0) || bb_exporter_choose_arch(&e, arch == KEPT, NULL) != BB_OK;
+    c->refused = !bb_exporter_needs_block(&block) || bb_exporter_choose_arch(&e, arch == KEPT, NULL) != BB_OK;
     if (c->refused) return BB_OK;
     bb_exporter_choose_shapes(&e);
     status = ask(t, &q, &bytes, err);
@@ -289,6 +289,7 @@ static bool are_alike(const bb_export_sizes *t, uint32_t i, uint32_t j)
     const bb_block    *a = &t->model->net.blocks[i], *b = &t->model->net.blocks[j];
     const block_sizes *s = &t->blocks[i], *r = &t->blocks[j];
     if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff) return false;
+    if (a->local != b->local || a->lacks != b->lacks || bb_scales(a->scale) != bb_scales(b->scale) || (a->scale > 0) != (b->scale > 0)) return false;
     for (int n = 0; n < BB_N_NORMS; n++)
         if (!a->norm[n] != !b->norm[n]) return false;
     for (int p = 0; p < BB_N_PARTS; p++)
@@ -430,7 +431,7 @@ static void give_blocks(const bb_export_sizes *t, const uint16_t *x, bb_exporter
         const block_sizes *b = &t->blocks[i];
         const uint32_t     kv = b->s[0].full ? kept_at(t, &b->s[0], option_of(&b->s[0], x)) : 0;
         const uint32_t     ff = b->s[1].full ? kept_at(t, &b->s[1], option_of(&b->s[1], x)) : 0;
-        if (kv || ff) give(e, i, kv * b->heads_a_group, kv, ff);
+        if (kv || ff || bb_scales(t->model->net.blocks[i].scale)) give(e, i, kv * b->heads_a_group, kv, ff);
     }
 }
 

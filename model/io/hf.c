@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "kernels/half.h"
 #include "model/io/hf_parts.h"
@@ -124,12 +125,50 @@ static bb_status open_shards(hf_folder *f, const char *dir, bb_err *err)
     return status;
 }
 
+/* Of a folder whose language model is a part of it: what the tensors of that begin with, and what they begin with in a folder of its own. */
+static const struct {
+    const char *nested, *plain;
+} beginnings[] = {
+    { "model.language_model.", "model." }, { "language_model.model.", "model." }, { "language_model.lm_head.", "lm_head." }, { "lm_head.", "lm_head." }
+};
+
+/* The name of a tensor as a folder of the language model alone has it, in room; NULL: it belongs to another part. */
+static const char *plain_name(const hf_folder *f, const char *name, char room[160])
+{
+    if (!f->config.nested) return name;
+    for (size_t i = 0; i < sizeof beginnings / sizeof *beginnings; i++) {
+        const size_t n = strlen(beginnings[i].nested);
+        if (strncmp(name, beginnings[i].nested, n) != 0) continue;
+        snprintf(room, 160, "%s%s", beginnings[i].plain, name + n);
+        return room;
+    }
+    return NULL;
+}
+
 static const bb_safetensor *find(const hf_folder *f, const char *name)
 {
+    char        room[160];
+    const char *plain;
     for (size_t k = 0; k < f->n_shards; k++)
         for (size_t i = 0; i < f->shards[k].tensors.n_tensors; i++)
-            if (strcmp(f->shards[k].tensors.tensors[i].name, name) == 0) return &f->shards[k].tensors.tensors[i];
+            if ((plain = plain_name(f, f->shards[k].tensors.tensors[i].name, room)) && strcmp(plain, name) == 0) return &f->shards[k].tensors.tensors[i];
     return NULL;
+}
+
+/* Says what of a folder is not read. */
+static void tell_left_out(const hf_folder *f, const char *dir)
+{
+    size_t   left = 0;
+    uint64_t bytes = 0;
+    char     room[160];
+    for (size_t k = 0; k < f->n_shards; k++)
+        for (size_t i = 0; i < f->shards[k].tensors.n_tensors; i++)
+            if (!plain_name(f, f->shards[k].tensors.tensors[i].name, room)) {
+                left++;
+                bytes += f->shards[k].tensors.tensors[i].size_bytes;
+            }
+    if (left)
+        bb_warn("%s: its language model is read; %zu tensors of its other parts (pictures, sound), %.1f MB, are left out", dir, left, (double)bytes / 1e6);
 }
 
 /* ---- tensors ---- */
@@ -137,7 +176,8 @@ static const bb_safetensor *find(const hf_folder *f, const char *name)
 typedef enum row_order {
     AS_IT_IS,
     Q_ROWS,
-    K_ROWS /* heads whose rows GGUF may have in pairs */
+    K_ROWS, /* heads whose rows GGUF may have in pairs */
+    BARE    /* as it is; a vector whose name has no ending */
 } row_order;
 
 typedef enum whose {
@@ -167,6 +207,7 @@ static const struct {
     { "mlp.up_proj", "ffn_up", AS_IT_IS, OF_ALL },
     { "mlp.gate_up_proj", "ffn_up", AS_IT_IS, OF_ALL },
     { "mlp.down_proj", "ffn_down", AS_IT_IS, OF_ALL },
+    { "layer_scalar", "layer_output_scale", BARE, OF_POST },
 };
 
 static bool is_of(whose w, const bb_hf_arch *arch) { return w == OF_ALL || (w == OF_POST) == arch->post_norms; }
@@ -236,7 +277,7 @@ static bb_status put_tensor(hf_folder *f, const bb_safetensor *from, const char 
     if (from->size_bytes == 0) return BB_FAIL(err, BB_BAD_FILE, "tensor '%s' is empty", t.name);
     if (from->n_dims == 1) BB_TRY(widen(f, from, f->config.arch->norms_less_1 && ends(from->name, "norm.weight"), &t, err));
     row_bytes = from->n_dims == 1 ? sizeof(float) : (size_t)(from->size_bytes / from->shape[0]);
-    if (order != AS_IT_IS && f->config.arch->pairs)
+    if ((order == Q_ROWS || order == K_ROWS) && f->config.arch->pairs)
         BB_TRY(to_pairs(f, &t, from->shape[0], row_bytes, order == Q_ROWS ? f->config.n_head : f->config.n_kv, err));
     BB_TRY(bb_gguf_put_tensor(f->out, &t, err));
 done:
@@ -248,7 +289,8 @@ static bb_status put_named(hf_folder *f, const char *from, const char *to, const
 {
     char                 old[160], name[64];
     const bb_safetensor *t;
-    snprintf(old, sizeof old, "%s.%s", from, ending);
+    if (order == BARE && strcmp(ending, "weight") == 0) snprintf(old, sizeof old, "%s", from);
+    else snprintf(old, sizeof old, "%s.%s", from, ending);
     snprintf(name, sizeof name, "%s.%s", to, ending);
     if (!(t = find(f, old))) return BB_OK;
     return put_tensor(f, t, name, order, err);
@@ -262,17 +304,20 @@ static bb_status refuse_unknown(const hf_folder *f, bb_err *err)
 {
     for (size_t k = 0; k < f->n_shards; k++)
         for (size_t i = 0; i < f->shards[k].tensors.n_tensors; i++) {
-            const char *name = f->shards[k].tensors.tensors[i].name, *part = name, *end;
-            char        shown[BB_SHOWN];
+            char        shown[BB_SHOWN], room[160];
+            const char *name = plain_name(f, f->shards[k].tensors.tensors[i].name, room), *part = name, *end;
             unsigned    block = 0;
             int         n = 0;
-            bool        known = is_ignored(name) || strcmp(name, "model.embed_tokens.weight") == 0 || strcmp(name, "model.norm.weight") == 0 ||
+            if (!name) continue;
+            bool known = is_ignored(name) || strcmp(name, "model.embed_tokens.weight") == 0 || strcmp(name, "model.norm.weight") == 0 ||
                          strcmp(name, "lm_head.weight") == 0;
             if (sscanf(name, "model.layers.%u.%n", &block, &n) == 1 && n > 0 && block < f->config.n_layer) {
                 part = name + n;
                 end = strrchr(part, '.');
+                for (size_t p = 0; p < sizeof in_block / sizeof *in_block; p++)
+                    known |= is_of(in_block[p].whose, f->config.arch) && in_block[p].order == BARE && strcmp(part, in_block[p].from) == 0;
                 for (size_t p = 0; end && p < sizeof in_block / sizeof *in_block; p++)
-                    known |= is_of(in_block[p].whose, f->config.arch) && strlen(in_block[p].from) == (size_t)(end - part) &&
+                    known |= is_of(in_block[p].whose, f->config.arch) && in_block[p].order != BARE && strlen(in_block[p].from) == (size_t)(end - part) &&
                              strncmp(part, in_block[p].from, (size_t)(end - part)) == 0 && (strcmp(end, ".weight") == 0 || strcmp(end, ".bias") == 0);
             }
             if (!known)
@@ -290,12 +335,13 @@ static bb_status put_size_label(hf_folder *f, bb_err *err)
 {
     static const char units[] = "KMBT";
     double            n = 0;
-    char              label[32];
+    char              label[32], room[160];
     int               unit = 0;
     for (size_t k = 0; k < f->n_shards; k++)
         for (size_t i = 0; i < f->shards[k].tensors.n_tensors; i++) {
             const bb_safetensor *t = &f->shards[k].tensors.tensors[i];
-            if (f->config.tied && strcmp(t->name, "lm_head.weight") == 0 && find(f, "model.embed_tokens.weight")) continue;
+            const char          *name = plain_name(f, t->name, room);
+            if (!name || (f->config.tied && strcmp(name, "lm_head.weight") == 0 && find(f, "model.embed_tokens.weight"))) continue;
             n += (double)t->size_bytes / bb_format_get(t->type)->block_bytes;
         }
     for (n /= 1e3; n > 1e3 && units[unit + 1]; n /= 1e3) unit++;
@@ -428,12 +474,13 @@ bb_status bb_hf_open(const char *dir, bb_source *s, bb_err *err)
     }
     BB_TRY(put_name(f, dir, err));
     BB_TRY(open_shards(f, dir, err));
+    if (f->config.nested) tell_left_out(f, dir);
     status = put_tensors(f, &inner);
     if (status != BB_OK) {
         BB_FAIL(err, status, "%s: %s", dir, inner.msg);
         goto done;
     }
-    BB_TRY(bb_hf_tokenizer_read(dir, config, &f->config, f->out, err));
+    BB_TRY(bb_hf_tokenizer_read(dir, bb_hf_text_config(config), &f->config, f->out, err));
     BB_TRY(map_hashed(f, dir, err));
     BB_TRY(bb_gguf_out_source(f->out, s, err));
     s->n_files = (uint32_t)f->n_shards;

@@ -18,14 +18,37 @@ static const bb_hf_arch archs[] = {
     { .model_type = "phi3", .arch = "phi3", .two_factors = true, .as_said = true, .rope_theta = 1e4 },
     { .model_type = "ministral3", .arch = "mistral3", .pairs = true, .own_yarn = true, .rope_theta = 1e6 },
     { .model_type = "olmo2", .arch = "olmo2", .post_norms = true, .rope_theta = 1e4 },
-    { .model_type = "gemma3_text", .arch = "gemma3", .post_norms = true, .norms_less_1 = true, .windows = true, .tied = true, .rope_theta = 1e6 },
+    { .model_type = "gemma3_text",
+      .arch = "gemma3",
+      .post_norms = true,
+      .norms_less_1 = true,
+      .windows = true,
+      .tied = true,
+      .rope_theta = 1e6,
+      .n_head = 8,
+      .n_kv = 4,
+      .head_dim = 256,
+      .n_vocab = 262208,
+      .context = 131072 },
+    { .model_type = "gemma4_text",
+      .arch = "gemma4",
+      .post_norms = true,
+      .own_kinds = true,
+      .windows = true,
+      .tied = true,
+      .rope_theta = 1e6,
+      .n_head = 8,
+      .n_kv = 4,
+      .head_dim = 256,
+      .n_vocab = 262144,
+      .context = 131072 },
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs, KEY_BYTES = 96 };
 
 const bb_hf_arch *bb_hf_arch_at(size_t i) { return i < N_ARCHS ? &archs[i] : NULL; }
 
 typedef struct reader {
-    const json_t *root;
+    const json_t *root; /* of the language model */
     bb_hf_config *c;
     bb_gguf_out  *out;
 } reader;
@@ -76,7 +99,13 @@ static bb_status flag(const json_t *from, const char *name, bool fallback, bool 
     return absent(v) || json_is_boolean(v) ? BB_OK : BB_FAIL(err, BB_BAD_FILE, "'%s' is neither true nor false", name);
 }
 
-static bb_status find_arch(reader *r, bb_err *err)
+const json_t *bb_hf_text_config(const json_t *root)
+{
+    const json_t *text = json_object_get(root, "text_config");
+    return json_is_object(text) ? text : root;
+}
+
+static bb_status find_arch(reader *r, const json_t *root, bb_err *err)
 {
     const char *type, *method;
     char        known[256] = "", shown[BB_SHOWN];
@@ -88,8 +117,10 @@ static bb_status find_arch(reader *r, bb_err *err)
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i == 0 ? "" : i + 1 < N_ARCHS ? ", " : " and ", archs[i].model_type);
     }
     if (!r->c->arch) return BB_FAIL(err, BB_UNSUPPORTED, "model_type '%s' is not supported; %s are", bb_show((bb_bytes) { type, strlen(type) }, shown), known);
-    if (json_is_object(json_object_get(r->root, "quantization_config"))) {
-        BB_TRY(text_of(json_object_get(r->root, "quantization_config"), "quant_method", &method, err));
+    const json_t *quantized = json_object_get(root, "quantization_config");
+    if (!json_is_object(quantized)) quantized = json_object_get(r->root, "quantization_config");
+    if (json_is_object(quantized)) {
+        BB_TRY(text_of(quantized, "quant_method", &method, err));
         if (!method) method = "unknown";
         return BB_FAIL(err, BB_UNSUPPORTED, "its weights are quantized already (%s); the unquantized model is needed",
                        bb_show((bb_bytes) { method, strlen(method) }, shown));
@@ -201,6 +232,17 @@ done:
     return status;
 }
 
+/* Gemma 4's: heads are turned whole, but for that the pairs behind a share of them are turned by nothing. */
+static bb_status proportional_factors(reader *r, double share, bb_err *err)
+{
+    const uint32_t n = r->c->head_dim_full / 2, turned = (uint32_t)(share * r->c->head_dim_full / 2);
+    if (!(share >= 0 && share <= 1)) return BB_FAIL(err, BB_BAD_FILE, "'partial_rotary_factor' is %g; 0 to 1 is possible", share);
+    if (!(r->c->rope_factors = BB_NEW(n, float, err))) return BB_NOMEM;
+    for (uint32_t i = 0; i < n; i++) r->c->rope_factors[i] = i < turned ? 1 : 1e30f;
+    r->c->n_rot = r->c->head_dim_full;
+    return BB_OK;
+}
+
 static bb_status read_rope(reader *r, bb_err *err)
 {
     const bb_hf_arch *arch = r->c->arch;
@@ -211,6 +253,7 @@ static bb_status read_rope(reader *r, bb_err *err)
     double      base, factor, partial, context;
     char        key[KEY_BYTES], shown[BB_SHOWN];
     bb_status   status;
+    bool        proportional;
     if (arch->windows && json_is_object(json_object_get(parameters, "full_attention"))) scaling = parameters = json_object_get(parameters, "full_attention");
     if (!absent(scaling) && !json_is_object(scaling))
         return BB_FAIL(err, BB_BAD_FILE, "'%s' is no object", absent(parameters) ? "rope_scaling" : "rope_parameters");
@@ -218,6 +261,16 @@ static bb_status read_rope(reader *r, bb_err *err)
     if (!(base > 0)) return BB_FAIL(err, BB_BAD_FILE, "'rope_theta' is %g; it must be above 0", base);
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.freq_base", key), (float)base, err));
     BB_TRY(real(absent(json_object_get(parameters, "partial_rotary_factor")) ? r->root : parameters, "partial_rotary_factor", 1, &partial, err));
+    BB_TRY(text_of(scaling, "rope_type", &type, err));
+    proportional = arch->own_kinds && type && strcmp(type, "proportional") == 0;
+    if (arch->own_kinds) {
+        if (absent(parameters)) BB_TRY(proportional_factors(r, 0.25, err));
+        else if (proportional) BB_TRY(proportional_factors(r, partial, err));
+        else
+            return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of blocks without a window is of type '%s'; proportional is supported",
+                           type ? bb_show((bb_bytes) { type, strlen(type) }, shown) : "default");
+        goto done;
+    }
     if (!arch->two_factors && (partial < 1 || partial > 1))
         return BB_FAIL(err, BB_UNSUPPORTED, "'partial_rotary_factor' is %g; only whole heads are rotated", partial);
     if (!(partial > 0 && partial <= 1)) return BB_FAIL(err, BB_BAD_FILE, "'partial_rotary_factor' is %g; above 0 up to 1 is possible", partial);
@@ -276,6 +329,10 @@ static bb_status window_at(const reader *r, uint32_t i, uint32_t period, bool *h
     const char   *type = json_string_value(json_array_get(types, i));
     char          shown[BB_SHOWN];
     *has = (i + 1) % period != 0;
+    if (r->c->arch->own_kinds && i + 1 == r->c->n_layer) { /* whatever the list says */
+        *has = false;
+        return BB_OK;
+    }
     if (absent(types)) return BB_OK;
     if (!type) return BB_FAIL(err, BB_BAD_FILE, "'layer_types' says nothing of block %u", i);
     *has = strcmp(type, "sliding_attention") == 0;
@@ -296,7 +353,7 @@ static bb_status read_windows(reader *r, bb_err *err)
     char                     key[KEY_BYTES], shown[BB_SHOWN];
     bb_status                status = BB_OK;
     if (!r->c->arch->windows) goto done;
-    BB_TRY(whole(r->root, "sliding_window", 1, INT32_MAX, 4096, &window, err));
+    BB_TRY(whole(r->root, "sliding_window", 1, INT32_MAX, r->c->arch->own_kinds ? 512 : 4096, &window, err));
     BB_TRY(whole(r->root, "_sliding_window_pattern", 1, INT32_MAX, 6, &period, err));
     BB_TRY(whole(r->root, "sliding_window_pattern", 1, INT32_MAX, period, &period, err));
     for (uint32_t i = 0; i < r->c->n_layer; i++) {
@@ -306,9 +363,9 @@ static bb_status read_windows(reader *r, bb_err *err)
         usual &= slides == ((i + 1) % 6 != 0);
         any |= slides;
     }
-    if (!any) goto done;
+    if (!any && !r->c->arch->own_kinds) goto done;
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.sliding_window", key), window, err));
-    if (!usual) BB_TRY(bb_gguf_put_u32_array(r->out, key_of(r, "attention.sliding_window_pattern", key), has, r->c->n_layer, err));
+    if (!usual || r->c->arch->own_kinds) BB_TRY(bb_gguf_put_u32_array(r->out, key_of(r, "attention.sliding_window_pattern", key), has, r->c->n_layer, err));
     BB_TRY(text_of(local, "rope_type", &type, err));
     if (type && strcmp(type, "default") != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of blocks with a window is of type '%s'; default is supported",
@@ -324,28 +381,34 @@ done:
 /* ---- what else changes the computation ---- */
 
 /* What llama.cpp takes for granted of such a model. */
-static bb_status check_gemma(const reader *r, bb_err *err)
+static bb_status check_gemma(reader *r, bb_err *err)
 {
     static const char *const caps[] = { "final_logit_softcapping", "attn_logit_softcapping" };
     const bb_hf_config      *c = r->c;
     const char              *act;
+    const char              *whom;
     const uint32_t           usual = c->n_layer == 62 ? c->n_embd / c->n_head : c->head_dim; /* its 27B is told by the number of blocks */
     double                   x;
     bool                     both_ways;
-    char                     shown[BB_SHOWN];
+    char                     key[KEY_BYTES], shown[BB_SHOWN];
     bb_status                status = BB_OK;
     if (!c->arch->windows) goto done;
     BB_TRY(text_of(r->root, "hidden_activation", &act, err));
     if (act && strcmp(act, "gelu_pytorch_tanh") != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "'hidden_activation' is '%s'; only gelu_pytorch_tanh is supported",
                        bb_show((bb_bytes) { act, strlen(act) }, shown));
-    BB_TRY(real(r->root, "query_pre_attn_scalar", 256, &x, err));
+    BB_TRY(real(r->root, "query_pre_attn_scalar", c->arch->own_kinds ? usual : 256, &x, err));
     if (x < usual || x > usual) return BB_FAIL(err, BB_UNSUPPORTED, "'query_pre_attn_scalar' is %g; llama.cpp computes such a model with %u", x, usual);
-    BB_TRY(flag(r->root, "use_bidirectional_attention", false, &both_ways, err));
+    whom = c->arch->own_kinds ? json_string_value(json_object_get(r->root, "use_bidirectional_attention")) : NULL;
+    if (whom) both_ways = strcmp(whom, "vision") != 0; /* of pictures, which are not read */
+    else BB_TRY(flag(r->root, "use_bidirectional_attention", false, &both_ways, err));
     if (both_ways) return BB_FAIL(err, BB_UNSUPPORTED, "'use_bidirectional_attention' is true; only causal attention is supported");
     for (size_t i = 0; i < sizeof caps / sizeof *caps; i++) {
         BB_TRY(real(r->root, caps[i], 0, &x, err));
-        if (x < 0 || x > 0) return BB_FAIL(err, BB_UNSUPPORTED, "'%s' is %g; capped logits are not supported", caps[i], x);
+        if (x > 0 && i == 0) BB_TRY(bb_gguf_put_f32(r->out, key_of(r, caps[i], key), (float)x, err));
+        else if (x < 0 || x > 0)
+            return BB_FAIL(err, BB_UNSUPPORTED, "'%s' is %g; %s", caps[i], x,
+                           i ? "llama.cpp does not cap the scores of attention of such a model" : "it must not be negative");
     }
 done:
     return status;
@@ -424,15 +487,15 @@ static bb_status read_shapes(reader *r, bb_err *err)
     BB_TRY(whole(j, "num_hidden_layers", 1, 512, 0, &c->n_layer, err));
     BB_TRY(whole(j, "hidden_size", 1, 1 << 24, 0, &c->n_embd, err));
     BB_TRY(whole(j, "intermediate_size", 1, 1 << 24, 0, &c->n_ff, err));
-    BB_TRY(whole(j, "num_attention_heads", 1, 1 << 16, 0, &c->n_head, err));
-    BB_TRY(whole(j, "num_key_value_heads", 1, c->n_head, c->n_head, &c->n_kv, err));
-    width = c->n_embd / c->n_head;
+    BB_TRY(whole(j, "num_attention_heads", 1, 1 << 16, c->arch->n_head, &c->n_head, err));
+    BB_TRY(whole(j, "num_key_value_heads", 1, c->n_head, c->arch->n_kv ? c->arch->n_kv : c->n_head, &c->n_kv, err));
+    width = c->arch->head_dim ? c->arch->head_dim : c->n_embd / c->n_head;
     BB_TRY(whole(j, "head_dim", 2, 4096, width ? width : 1, &c->head_dim, err));
     if (c->n_head % c->n_kv != 0 || c->head_dim % 2 != 0)
         return BB_FAIL(err, BB_BAD_FILE, "%u heads of %u numbers with %u KV heads: whole groups and an even head size are needed", c->n_head, c->head_dim,
                        c->n_kv);
-    BB_TRY(whole(j, "vocab_size", 1, 1 << 24, 0, &c->n_vocab, err));
-    BB_TRY(whole(j, "max_position_embeddings", 1, INT32_MAX, 2048, &c->context, err));
+    BB_TRY(whole(j, "vocab_size", 1, 1 << 24, c->arch->n_vocab, &c->n_vocab, err));
+    BB_TRY(whole(j, "max_position_embeddings", 1, INT32_MAX, c->arch->context ? c->arch->context : 2048, &c->context, err));
     BB_TRY(real(j, "rms_norm_eps", 1e-6, &eps, err));
     BB_TRY(flag(j, "tie_word_embeddings", c->arch->tied, &c->tied, err));
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "block_count", key), c->n_layer, err));
@@ -443,7 +506,8 @@ static bb_status read_shapes(reader *r, bb_err *err)
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.head_count_kv", key), c->n_kv, err));
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "attention.layer_norm_rms_epsilon", key), (float)eps, err));
     /* the converter drops a granite's and a phi3's, which is right where the heads make up the width */
-    if (!absent(json_object_get(j, "head_dim")) && !((c->arch->factors || c->arch->two_factors) && c->head_dim * c->n_head == c->n_embd)) {
+    if ((!absent(json_object_get(j, "head_dim")) || c->arch->head_dim) &&
+        !((c->arch->factors || c->arch->two_factors) && c->head_dim * c->n_head == c->n_embd)) {
         BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.key_length", key), c->head_dim, err));
         BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.value_length", key), c->head_dim, err));
     }
@@ -452,17 +516,68 @@ done:
     return status;
 }
 
+/* What only Gemma 4 says: of blocks without a window, and what is not computed. The library's defaults. */
+static bb_status read_kinds(reader *r, bb_err *err)
+{
+    const json_t *j = r->root, *full = NULL;
+    bb_hf_config *c = r->c;
+    uint32_t      n_kv[512], n_ff[512], full_kv = 0, shared, per_layer;
+    bool          same_kv, wide, experts, slides;
+    char          key[KEY_BYTES];
+    bb_status     status = BB_OK;
+    if (!c->arch->own_kinds) goto done;
+    for (uint32_t i = 0; i < c->n_layer && !json_is_object(full); i++) {
+        char number[16];
+        snprintf(number, sizeof number, "%u", i);
+        BB_TRY(window_at(r, i, 6, &slides, err));
+        if (!slides) full = json_object_get(json_object_get(j, "per_layer_config"), number);
+    }
+    BB_TRY(whole(absent(json_object_get(j, "global_head_dim")) && json_is_object(full) ? full : j,
+                 absent(json_object_get(j, "global_head_dim")) && json_is_object(full) ? "head_dim" : "global_head_dim", 2, 4096,
+                 json_is_object(full) ? c->head_dim : 512, &c->head_dim_full, err));
+    BB_TRY(flag(j, "attention_k_eq_v", false, &same_kv, err));
+    if (json_is_object(full)) BB_TRY(whole(full, "num_key_value_heads", 1, c->n_head, c->n_kv, &full_kv, err));
+    else if (same_kv) BB_TRY(whole(j, "num_global_key_value_heads", 1, c->n_head, c->n_kv, &full_kv, err));
+    BB_TRY(whole(j, "num_kv_shared_layers", 0, c->n_layer, UINT32_MAX, &shared, err));
+    if (shared == UINT32_MAX) shared = 0;
+    BB_TRY(whole(j, "hidden_size_per_layer_input", 0, 1 << 16, 256, &per_layer, err));
+    if (json_is_null(json_object_get(j, "hidden_size_per_layer_input"))) per_layer = 0;
+    BB_TRY(flag(j, "use_double_wide_mlp", false, &wide, err));
+    BB_TRY(flag(j, "enable_moe_block", false, &experts, err));
+    if (experts) return BB_FAIL(err, BB_UNSUPPORTED, "'enable_moe_block' is true: the model has experts; only dense models are supported");
+    if (c->head_dim_full % 2) return BB_FAIL(err, BB_BAD_FILE, "heads of %u numbers in blocks without a window: an even size is needed", c->head_dim_full);
+    for (uint32_t i = 0; i < c->n_layer; i++) {
+        BB_TRY(window_at(r, i, 6, &slides, err));
+        n_kv[i] = slides || !full_kv ? c->n_kv : full_kv;
+        n_ff[i] = wide && i >= c->n_layer - shared ? 2 * c->n_ff : c->n_ff;
+    }
+    if (full_kv && full_kv != c->n_kv) BB_TRY(bb_gguf_put_u32_array(r->out, key_of(r, "attention.head_count_kv", key), n_kv, c->n_layer, err));
+    if (wide) BB_TRY(bb_gguf_put_u32_array(r->out, key_of(r, "feed_forward_length", key), n_ff, c->n_layer, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.shared_kv_layers", key), shared, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "embedding_length_per_layer_input", key), per_layer, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.key_length", key), c->head_dim_full, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.value_length", key), c->head_dim_full, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.key_length_swa", key), c->head_dim, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.value_length_swa", key), c->head_dim, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.dimension_count", key), c->head_dim_full, err));
+    BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "rope.dimension_count_swa", key), c->head_dim, err));
+done:
+    return status;
+}
+
 bb_status bb_hf_config_read(const json_t *root, bb_hf_config *c, bb_gguf_out *out, bb_err *err)
 {
-    reader    r = { root, c, out };
+    reader    r = { bb_hf_text_config(root), c, out };
     bb_status status;
     memset(c, 0, sizeof *c);
-    BB_TRY(find_arch(&r, err));
+    c->nested = r.root != root;
+    BB_TRY(find_arch(&r, root, err));
     BB_TRY(check_rest(&r, err));
     BB_TRY(bb_gguf_put_text(out, "general.architecture", c->arch->arch, err));
     BB_TRY(bb_gguf_put_text(out, "general.type", "model", err));
     BB_TRY(read_shapes(&r, err));
     BB_TRY(check_gemma(&r, err));
+    BB_TRY(read_kinds(&r, err));
     BB_TRY(read_rope(&r, err));
     BB_TRY(read_windows(&r, err));
     BB_TRY(read_factors(&r, err));

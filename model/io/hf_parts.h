@@ -20,10 +20,13 @@ typedef struct bb_hf_arch {
     bool        as_said;       /* beside tokenizer.model: added tokens are control tokens where they are called special, whatever they look like */
     bool        post_norms;    /* post_attention_layernorm is of what attention gives; else of what the FFN reads */
     bool        norms_less_1;  /* norms are kept without the 1 that is added to them */
+    bool        own_kinds;     /* blocks without a window have another size of heads and number of KV heads; attention is not scaled; tokens merge as
+                                  characters (Gemma 4) */
     bool        windows;       /* some blocks have a window and RoPE by another base; GELU; a scale of attention that must be the usual one (Gemma 3) */
     uint32_t    no_rope_every; /* 4: the fourth block, the eighth, ... has no RoPE, which is all that GGUF can say; 0: every block has */
     bool        tied;          /* what config.json means where it does not say: 'tie_word_embeddings', */
-    double      rope_theta;    /* and this */
+    double      rope_theta;    /* and this, */
+    uint32_t    n_head, n_kv, head_dim, n_vocab, context; /* and these; 0: config.json must say it, or it follows from others */
 } bb_hf_arch;
 
 const bb_hf_arch *bb_hf_arch_at(size_t i); /* all of them; NULL behind the last */
@@ -31,10 +34,12 @@ const bb_hf_arch *bb_hf_arch_at(size_t i); /* all of them; NULL behind the last 
 /* What the tensors need to know of config.json. */
 typedef struct bb_hf_config {
     const bb_hf_arch *arch;
-    uint32_t          n_layer, n_embd, n_ff, n_head, n_kv, head_dim, n_rot, n_vocab, context;
-    bool              tied;
-    float            *rope_factors; /* [n_rot / 2] frequency divisors of Llama 3, or of short contexts, or NULL; owned */
-    float            *rope_long;    /* [n_rot / 2] those of long contexts, or NULL; owned */
+    uint32_t          n_layer, n_embd, n_ff, n_head, n_kv, head_dim, head_dim_full, n_rot, n_vocab,
+        context; /* head_dim_full: of blocks without a window, where they have their own */
+    bool   tied;
+    bool   nested;       /* the text model is a part of the folder's: config.json has it in text_config, and its tensors have longer names */
+    float *rope_factors; /* [n_rot / 2] frequency divisors of Llama 3, or of short contexts, or NULL; owned */
+    float *rope_long;    /* [n_rot / 2] those of long contexts, or NULL; owned */
 } bb_hf_config;
 
 /* Reads FOLDER/NAME as a JSON object; json_decref it. BB_NOT_FOUND without a sentence: there is no such file. */
@@ -42,6 +47,8 @@ bb_status bb_hf_json(const char *folder, const char *name, json_t **out, bb_err 
 
 /* root: config.json. Puts the keys of the architecture into out. */
 bb_status bb_hf_config_read(const json_t *root, bb_hf_config *c, bb_gguf_out *out, bb_err *err);
+/* That of the language model: config.json itself, or its text_config. */
+const json_t *bb_hf_text_config(const json_t *root);
 
 /* Puts the keys of the tokenizer into out. root: config.json. */
 bb_status bb_hf_tokenizer_read(const char *folder, const json_t *root, const bb_hf_config *c, bb_gguf_out *out, bb_err *err);

@@ -61,7 +61,7 @@ static bb_status put_vocab(bb_hf_vocab *v, const char *model, const char *pre, f
     }
     if (status != BB_OK) goto done;
     BB_TRY(bb_gguf_put_text(out, "tokenizer.ggml.model", model, err));
-    BB_TRY(bb_gguf_put_text(out, "tokenizer.ggml.pre", pre, err));
+    if (pre) BB_TRY(bb_gguf_put_text(out, "tokenizer.ggml.pre", pre, err));
     BB_TRY(bb_gguf_put_text_array(out, "tokenizer.ggml.tokens", texts, v->n, err));
     if (scores) BB_TRY(bb_gguf_put_f32_array(out, "tokenizer.ggml.scores", v->score, v->n, err));
     BB_TRY(bb_gguf_put_i32_array(out, "tokenizer.ggml.token_type", v->type, v->n, err));
@@ -342,7 +342,17 @@ static bb_status find_pre(const json_t *root, const char **name, bb_err *err)
     return status;
 }
 
-static bb_status read_json(const json_t *root, bb_hf_vocab *v, bb_gguf_out *out, bb_err *err)
+/* Tokens that a model of this kind writes around its thoughts and its calls of tools: text, for whoever parses that. */
+static void show_marks(bb_hf_vocab *v)
+{
+    static const char *const marks[] = { "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|\"|>" };
+    for (uint32_t i = 0; i < v->n; i++)
+        for (size_t k = 0; v->text[i] && k < sizeof marks / sizeof *marks; k++)
+            if (strcmp(v->text[i], marks[k]) == 0) v->type[i] = BB_TOKEN_USER;
+}
+
+/* characters: they merge by the file's own merges, and what no token has falls apart into bytes. */
+static bb_status read_json(const json_t *root, bool characters, bb_hf_vocab *v, bb_gguf_out *out, bb_err *err)
 {
     const json_t *model = json_object_get(root, "model");
     const char   *pre;
@@ -352,14 +362,20 @@ static bb_status read_json(const json_t *root, bb_hf_vocab *v, bb_gguf_out *out,
     if (strcmp(type.data, "BPE") != 0) return BB_FAIL(err, BB_UNSUPPORTED, "it is of type '%s'; BPE is supported", bb_show(type, shown));
     BB_TRY(read_vocab(root, v, err));
     if (json_is_true(json_object_get(model, "byte_fallback"))) {
-        BB_TRY(score_by_merges(root, v, err));
+        if (!characters) BB_TRY(score_by_merges(root, v, err));
+        for (uint32_t i = 0; characters && i < v->n; i++) v->score[i] = -1000;
         for (uint32_t i = 0; i < v->n; i++) {
             unsigned byte;
             int      used = 0;
             if (v->text[i] && sscanf(v->text[i], "<0x%2x>%n", &byte, &used) == 1 && used == 6 && !v->text[i][6]) v->type[i] = BB_TOKEN_BYTE;
         }
         BB_TRY(read_added(root, v, err));
-        BB_TRY(put_vocab(v, "llama", "default", -1000, true, out, err));
+        if (characters) show_marks(v);
+        BB_TRY(put_vocab(v, characters ? "gemma4" : "llama", characters ? NULL : "default", -1000, true, out, err));
+        if (characters) {
+            BB_TRY(put_merges(root, out, err));
+            BB_TRY(bb_gguf_put_bool(out, "tokenizer.ggml.add_space_prefix", false, err));
+        }
     } else {
         BB_TRY(find_pre(root, &pre, err));
         BB_TRY(read_added(root, v, err));
@@ -492,7 +508,7 @@ bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, const b
     if (bb_file_exists(spm)) {
         BB_TRY(read_spm(folder, spm, tokenizer_config, &v, out, err));
     } else if (root) {
-        status = read_json(root, &v, out, &inner);
+        status = read_json(root, c->arch->own_kinds, &v, out, &inner);
         if (status != BB_OK) {
             BB_FAIL(err, status, "%s/tokenizer.json: %s", folder, inner.msg);
             goto done;
@@ -502,6 +518,7 @@ bb_status bb_hf_tokenizer_read(const char *folder, const json_t *config, const b
         goto done;
     }
     BB_TRY(put_specials(root, tokenizer_config, config, c->n_vocab, !bb_file_exists(spm), out, err));
+    if (c->arch->own_kinds) BB_TRY(bb_gguf_put_bool(out, "tokenizer.ggml.add_bos_token", true, err)); /* which llama.cpp does whatever the file says */
     BB_TRY(put_chat_template(folder, tokenizer_config, out, err));
 done:
     bb_hf_vocab_done(&v);

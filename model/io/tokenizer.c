@@ -131,6 +131,7 @@ static bb_status load_ids_and_flags(bb_tokenizer *t, const bb_source *g, bb_err 
     BB_TRY(load_flag(g, "tokenizer.ggml.add_bos_token", &t->add_bos, err));
     BB_TRY(load_flag(g, "tokenizer.ggml.add_eos_token", &t->add_eos, err));
     BB_TRY(load_flag(g, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix, err));
+    if (t->characters) t->add_bos = true; /* whatever the file says, as llama.cpp does */
     if (t->add_bos && t->bos < 0) return BB_FAIL(err, BB_BAD_FILE, "the vocabulary puts BOS first but names no BOS token");
     if (t->add_eos && t->eos < 0) return BB_FAIL(err, BB_BAD_FILE, "the vocabulary puts EOS last but names no EOS token");
 done:
@@ -273,11 +274,13 @@ static bb_status choose_kind(bb_tokenizer *t, const bb_source *g, bb_err *err)
     bool        found = false;
     bb_status   status = BB_OK;
     BB_TRY(bb_source_text(g, "tokenizer.ggml.model", &model, NULL, err));
-    t->bpe = is_text(model, "gpt2");
+    t->characters = is_text(model, "gemma4");
+    t->bpe = t->characters || is_text(model, "gpt2");
     if (!t->bpe && !is_text(model, "llama"))
-        return BB_FAIL(err, BB_UNSUPPORTED, "tokenizer model \"%s\" (tokenizer.ggml.model) is not supported; \"llama\" and \"gpt2\" are",
+        return BB_FAIL(err, BB_UNSUPPORTED, "tokenizer model \"%s\" (tokenizer.ggml.model) is not supported; \"llama\", \"gpt2\" and \"gemma4\" are",
                        bb_printable(model, (char[41]) { 0 }));
-    if (t->bpe) {
+    if (t->characters) BB_TRY(bb_pre_create("gemma4", 6, &t->pre, &info, err));
+    else if (t->bpe) {
         BB_TRY(bb_source_text(g, "tokenizer.ggml.pre", &pre, &found, err));
         if (found && pre.size == 0) pre = (bb_bytes) { "default", 7 };
         BB_TRY(bb_pre_create(pre.data, pre.size, &t->pre, &info, err));
@@ -288,6 +291,7 @@ static bb_status choose_kind(bb_tokenizer *t, const bb_source *g, bb_err *err)
     t->bos = !t->bpe ? 1 : info.no_bos ? -1 : 11; /* llama.cpp's defaults where the file names none */
     t->eos = t->bpe ? 11 : 2;
     t->unk = t->bpe ? -1 : 0;
+    if (t->characters) t->bos = t->eos = -1;
 done:
     return status;
 }
@@ -402,13 +406,13 @@ static void put_bpe(const bb_tokenizer *t, uint32_t id, bb_text *out)
 static void put_token(const bb_tokenizer *t, uint32_t id, bb_text *run)
 {
     if (t->attr[id] & BB_ATTR_BYTE) bb_text_addn(run, &(char) { (char)byte_of(t->strings.text[id]) }, 1);
-    else if (t->bpe) put_bpe(t, id, run);
+    else if (t->bpe && !t->characters) put_bpe(t, id, run);
     else bb_text_addn(run, t->strings.text[id].data, t->strings.text[id].size);
 }
 
 static void end_run(const bb_tokenizer *t, bb_text *run, bb_text *out)
 {
-    if (t->bpe) bb_text_addn(out, run->data ? run->data : "", run->size);
+    if (t->bpe && !t->characters) bb_text_addn(out, run->data ? run->data : "", run->size);
     else put_spm_run(t, run, out);
     if (run->status != BB_OK) out->status = run->status;
     run->size = 0;

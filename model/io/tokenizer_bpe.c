@@ -2,9 +2,11 @@
  * tokenizer_bpe.c: byte-level BPE (GPT-2's): words by the pre-tokenizer, their bytes as symbols, merges by rank. See tokenizer_parts.h.
  *
  * Vocabulary and merges are written in GPT-2's alphabet of 256 printable characters, one a byte. Symbols are numbers of texts in
- * t->strings, so that a merge is a look-up of a pair of numbers. Text that is not UTF-8 is first repaired as llama.cpp does: each bad
- * byte becomes U+FFFD (a surrogate too, where llama.cpp keeps three bytes).
+ * t->strings, so that a merge is a look-up of a pair of numbers. Gemma 4's symbols are the characters of the text instead
+ * (bb_tokenizer.characters). Text that is not UTF-8 is first repaired as llama.cpp does: each bad byte becomes U+FFFD (a surrogate too, where
+ * llama.cpp keeps three bytes).
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -112,7 +114,14 @@ static bb_status load_bytes(bb_tokenizer *t, bb_err *err)
 {
     bb_status status = BB_OK;
     BB_TRY(bb_strings_reserve(&t->strings, t->strings.n + 256, err));
-    for (int b = 0; b < 256; b++) {
+    for (int b = 0; b < 256 && t->characters; b++) {
+        char     name[8];
+        uint32_t id;
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned)b);
+        id = bb_strings_find(&t->strings, name, 6);
+        t->byte_id[b] = id < t->n_vocab ? (int32_t)id : -1;
+    }
+    for (int b = 0; b < 256 && !t->characters; b++) {
         char     text[2];
         unsigned size = put_character(bb_bpe_character((unsigned char)b), text);
         uint32_t number = bb_strings_find(&t->strings, text, size);
@@ -156,6 +165,55 @@ static bb_status add_symbol(const bb_tokenizer *t, uint32_t id, bb_ids *out, bb_
     }
 done:
     return status;
+}
+
+/* What a symbol of characters becomes: its token, or its bytes'. */
+static bb_status add_characters(const bb_tokenizer *t, const char *text, const bb_symbol *s, bb_ids *out, bb_err *err)
+{
+    bb_status status = BB_OK;
+    if (s->id < t->n_vocab) return bb_ids_add(out, (int32_t)s->id, err);
+    for (uint32_t i = 0; i < s->size; i++) {
+        const int32_t id = t->byte_id[(unsigned char)text[s->at + i]];
+        if (id >= 0) BB_TRY(bb_ids_add(out, id, err));
+    }
+done:
+    return status;
+}
+
+/* Runs of line ends are tokens where there is one for the whole run. */
+static bb_status tokenize_characters(const bb_tokenizer *t, const char *text, size_t first, size_t end, bb_merger *m, bb_ids *out, bb_err *err)
+{
+    bb_status status = BB_OK;
+    if (text[first] == '\n') {
+        const uint32_t id = bb_strings_find(&t->strings, text + first, end - first);
+        if (id < t->n_vocab) return bb_ids_add(out, (int32_t)id, err);
+    }
+    bb_merger_clear(m);
+    for (size_t i = first; i < end;) {
+        const unsigned size = bb_utf8_size((unsigned char)text[i]);
+        BB_TRY(bb_merger_add(m, i, size, bb_strings_find(&t->strings, text + i, size), err));
+        i += size;
+    }
+    BB_TRY(bb_merger_run(m, t, text, may_merge, err));
+    for (uint32_t i = 0; i != BB_NONE; i = m->symbol[i].next) BB_TRY(add_characters(t, text, &m->symbol[i], out, err));
+done:
+    bb_merger_clear(m);
+    return status;
+}
+
+/* U+2581 for every space; NULL when out of memory. */
+static char *mark_spaces(char *text, size_t *size, bb_err *err)
+{
+    char  *out = bb_alloc(*size, 3, err);
+    size_t n = 0;
+    for (size_t i = 0; out && i < *size; i++) {
+        if (text[i] == ' ') memcpy(out + n, "\xE2\x96\x81", 3);
+        else out[n] = text[i];
+        n += text[i] == ' ' ? 3 : 1;
+    }
+    bb_free(text);
+    *size = n;
+    return out;
 }
 
 /* The token whose text is the whole word, where the model says that merges may be ignored. spelled: room for 2 * size bytes. */
@@ -241,6 +299,7 @@ bb_status bb_bpe_tokenize(const bb_tokenizer *t, const char *raw, size_t raw_siz
     bb_status status = BB_OK;
     size_t   *ends = NULL, n = 0, first = 0, size, longest = 0;
     char     *spelled = NULL, *text = repair(raw, raw_size, &size, err);
+    if (text && t->characters) text = mark_spaces(text, &size, err);
     if (!text) return BB_NOMEM;
     BB_TRY(bb_pre_split(t->pre, text, size, &ends, &n, err));
     for (size_t i = 0; i < n; first = ends[i++])
@@ -250,7 +309,8 @@ bb_status bb_bpe_tokenize(const bb_tokenizer *t, const char *raw, size_t raw_siz
         goto done;
     }
     first = 0;
-    for (size_t i = 0; i < n; first = ends[i++]) BB_TRY(tokenize_word(t, text, first, ends[i], spelled, m, out, err));
+    for (size_t i = 0; i < n; first = ends[i++])
+        BB_TRY(t->characters ? tokenize_characters(t, text, first, ends[i], m, out, err) : tokenize_word(t, text, first, ends[i], spelled, m, out, err));
 done:
     bb_free(spelled);
     bb_free(ends);

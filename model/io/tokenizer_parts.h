@@ -114,7 +114,8 @@ typedef struct bb_rank {
 } bb_rank; /* pair = left << 32 | right */
 
 struct bb_tokenizer {
-    bool            bpe; /* else SentencePiece */
+    bool            bpe;        /* else SentencePiece */
+    bool            characters; /* bpe, of the characters of the text itself, with U+2581 for spaces, and of bytes where there is no token (Gemma 4) */
     uint32_t        n_vocab;
     bb_strings      strings; /* 0 .. n_vocab-1 the vocabulary (borrowed from the file); bpe: then texts that only merges name */
     float          *score;   /* spm [n_vocab] */

@@ -70,7 +70,8 @@ typedef enum set {
     GPT4O_SET,
     TEKKEN_SET,
     SEED_CODER_SET,
-    BAILING_SET
+    BAILING_SET,
+    LINES_SET
 } set;
 
 static const char *const patterns[][MAX_PATTERNS] = {
@@ -89,6 +90,7 @@ static const char *const patterns[][MAX_PATTERNS] = {
     [TEKKEN_SET] = { TEKKEN },
     [SEED_CODER_SET] = { SEED_CODER },
     [BAILING_SET] = { BAILING },
+    [LINES_SET] = { "[^\\n]+|\\n+" },
 };
 
 static const struct pre_row {
@@ -151,6 +153,7 @@ static const struct pre_row {
     { "bailingmoe", BAILING_SET, { 0 } },
     { "bailingmoe2", BAILING_SET, { 0 } },
     { "llada-moe", BAILING_SET, { 0 } },
+    { "gemma4", LINES_SET, { .add_bos = true } },
 };
 
 struct bb_pre {

@@ -2,9 +2,9 @@
  * arch.h: the architectures, a row each (arch.c): how the block of net.h is computed in one, how its files have it, and as what it is written.
  * The loader (model/model.c), the exporter and the search space read the rows; the passes read the bb_net that the loader made by them.
  *
- * What all rows share has no column: RMS norms, gated FFN, causal attention with scale 1/sqrt(D) (but see factors, wide_scale_at), nothing scaled
- * (but see factors, embd_root) or capped on the way from embedding to logits, one matrix a part. A file whose keys say otherwise is refused (model/foreign.c). An architecture that needs
- * another operation brings the operation and its column.
+ * What all rows share has no column: RMS norms, gated FFN, causal attention with scale 1/sqrt(D) (but see factors, wide_scale_at, unit_scores), nothing scaled
+ * (but see factors, embd_root, block_scales) or capped (but see capped) on the way from embedding to logits, one matrix a part. A file whose keys say
+ * otherwise is refused (model/foreign.c). An architecture that needs another operation brings the operation and its column.
  */
 #ifndef BB_MODEL_NET_ARCH_H
 #define BB_MODEL_NET_ARCH_H
@@ -29,9 +29,13 @@ typedef struct bb_arch {
     bb_gate  gate;          /* of the FFN */
     uint32_t window_every;  /* 6: where a key gives a window, blocks have it and RoPE by a base of their own, but the sixth, the twelfth, ... (unless
                                another key says which); 0: attention sees the whole context */
-    uint32_t wide_scale_at; /* with this many blocks the scale of attention is 1/sqrt(C/H) */
-    unsigned norms;         /* set of bb_norm that every block has */
-    bool     whole_norms;   /* of queries and keys: of all heads together */
+    bool     own_kinds;     /* blocks with a window have the size of their heads, and how much of it RoPE turns, by keys of their own; a list says which they
+                               are */
+    bool     unit_scores, value_norms; /* see net.h */
+    bool     capped;                   /* a key caps the logits */
+    uint32_t wide_scale_at;            /* with this many blocks the scale of attention is 1/sqrt(C/H) */
+    unsigned norms;                    /* set of bb_norm that every block has */
+    bool     whole_norms;              /* of queries and keys: of all heads together */
     /* what its loader takes */
     unsigned    arrays;        /* set of bb_count that may differ from block to block */
     unsigned    optional;      /* set of bb_sublayer that a block may lack */
@@ -43,6 +47,8 @@ typedef struct bb_arch {
     bool        separate_head; /* output.weight: embeddings and head need not be tied */
     bool        needs_head;    /* and are not: it must be there */
     bool        attention_biases;
+    bool        values_of_keys;    /* a block without attn_v: see bb_block.lacks */
+    bool        block_scales;      /* layer_output_scale.weight may be there: bb_block.scale */
     bool        square_attention;  /* the heads must make up the width: H D = C */
     const char *fused[BB_N_FEEDS]; /* the one tensor in which all parts with this feed lie, rows of one behind rows of the other; NULL: a tensor each */
     unsigned    always, first;     /* sets of bb_sublayer: the graph needs them in every block, in the first block: a stand-in that computes zero */

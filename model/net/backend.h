@@ -39,7 +39,8 @@ typedef struct bb_heads {
     const float *cos_sin; /* bb_rope_table: [T][n_rot/2][2] */
 } bb_heads;
 
-/* Of the queries (BB_PART_Q) or keys (BB_PART_K) of a block: what every pass gives to its operation. cos_sin: bb_rope_table of the net for n_positions. */
+/* Of the queries (BB_PART_Q), keys (BB_PART_K) or values (BB_PART_V, which are at most normed) of a block: what every pass gives to its operation. cos_sin:
+ * bb_rope_table of the net for n_positions. */
 bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin, uint32_t n_positions);
 /* The factor of all numbers of a head at a position, after RoPE; 1: none. */
 float bb_heads_factor(const bb_heads *heads, size_t position);
@@ -62,12 +63,21 @@ enum { BB_LOSS_FLOATS = 16 << 20 }; /* logits that back_loss has at a time (and 
  * both, label_share of the first and the rest of KL. */
 typedef struct bb_loss {
     const bb_matrix *head, *head_ref;
-    bb_buffer        x, x_ref; /* (n, C) after the output norms */
-    const int32_t   *targets;  /* [n] */
-    const float     *weight;   /* [n] factors of the rows, or NULL: all 1 */
+    float            cap, cap_ref; /* bb_net.logit_cap of each */
+    bb_buffer        x, x_ref;     /* (n, C) after the output norms */
+    const int32_t   *targets;      /* [n] */
+    const float     *weight;       /* [n] factors of the rows, or NULL: all 1 */
     bool             squared;
     float            label_share; /* with both: of the loss, above 0 */
 } bb_loss;
+
+/* Rows at the head, and what they are scored with. */
+typedef struct bb_head_rows {
+    bb_buffer        x_ref, x;
+    const bb_matrix *head_ref, *head;
+    float            cap_ref, cap;
+    const int32_t   *targets; /* [n] or NULL */
+} bb_head_rows;
 
 typedef struct bb_operations {
     const char *name;
@@ -115,15 +125,14 @@ typedef struct bb_operations {
                            bb_err *err);
     /* gate = act(gate) * up, n elements. */
     bb_status (*gated)(void *self, bb_gate act, size_t n, bb_buffer gate, bb_buffer up, bb_err *err);
-    /* logits (n, rows), on the host, = x (n, cols) head'. */
-    bb_status (*logits)(void *self, size_t n, bb_buffer x, const bb_matrix *head, float *logits, bb_err *err);
-    /* Per row i of x (n, C), after the output norm, z = x head': nll[i] = lse(z) - z[target], and against z_ref = x_ref head_ref'
+    /* logits (n, rows), on the host, = x (n, cols) head', capped (bb_net.logit_cap; 0: not). */
+    bb_status (*logits)(void *self, size_t n, bb_buffer x, const bb_matrix *head, float cap, float *logits, bb_err *err);
+    /* Per row i of x (n, C), after the output norm, z = x head', capped: nll[i] = lse(z) - z[target], and against z_ref = x_ref head_ref'
      * (head_ref NULL: none) kl[i] and same[i], host arrays, each NULL when not wanted. */
-    bb_status (*score)(void *self, size_t n, bb_buffer x_ref, const bb_matrix *head_ref, bb_buffer x, const bb_matrix *head, const int32_t *targets, double *kl,
-                       double *nll, unsigned char *same, bb_err *err);
+    bb_status (*score)(void *self, size_t n, const bb_head_rows *of, double *kl, double *nll, unsigned char *same, bb_err *err);
     /* NULL allowed: whole blocks on h (S*T, C) in place, faster than the operations above with the same bits. Takes the first
-     * *n_done windows (0: not worth it for these shapes), the caller does the rest. norm_eps is in q and k. */
-    bb_status (*block)(void *self, uint32_t S, uint32_t T, uint32_t C, bb_gate act, const bb_block *block, const bb_heads *q, const bb_heads *k, bb_buffer h,
+     * *n_done windows (0: not worth it for these shapes), the caller does the rest. heads: of q, k and v; norm_eps is in each. */
+    bb_status (*block)(void *self, uint32_t S, uint32_t T, uint32_t C, bb_gate act, const bb_block *block, const bb_heads heads[3], bb_buffer h,
                        uint32_t *n_done, bb_err *err);
 
     /* ---- backward (formulas: backward.h). Gradients of parameters are host arrays, added to; NULL: not wanted ---- */

@@ -317,9 +317,24 @@ done:
     return status;
 }
 
-static bb_status cpu_logits(void *self, size_t n, bb_buffer x, const bb_matrix *head, float *logits, bb_err *err)
+void bb_cpu_cap(const bb_kernels *k, float cap, float *z, size_t n)
 {
-    return bb_cpu_matmul(self, n, x, head, false, bb_on_cpu(logits), err);
+    enum { STRIP = 256 };
+    float e[STRIP];
+    for (size_t at = 0; cap > 0 && at < n; at += STRIP) { /* tanh x = (1 - exp(-2 |x|)) / (1 + exp(-2 |x|)) with the sign of x */
+        const size_t m = n - at < STRIP ? n - at : STRIP;
+        for (size_t j = 0; j < m; j++) e[j] = -2 * fabsf(z[at + j]) / cap;
+        k->exp(e, e, m);
+        for (size_t j = 0; j < m; j++) z[at + j] = copysignf(cap * ((1 - e[j]) / (1 + e[j])), z[at + j]);
+    }
+}
+
+static bb_status cpu_logits(void *self, size_t n, bb_buffer x, const bb_matrix *head, float cap, float *logits, bb_err *err)
+{
+    const bb_status status = bb_cpu_matmul(self, n, x, head, false, bb_on_cpu(logits), err);
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(16 * n * head->rows))
+    for (size_t i = 0; i < n; i++) bb_cpu_cap(((bb_cpu *)self)->k, status == BB_OK ? cap : 0, logits + i * head->rows, head->rows);
+    return status;
 }
 
 static bb_status cpu_rms_norm(void *self, size_t n, uint32_t width, bb_buffer from, const float *weight, float eps, bb_buffer to, bb_err *err)
@@ -453,20 +468,21 @@ static void attend(const bb_cpu *c, const kv_cache *cache, size_t T, size_t D, s
     size_t            panel = kernels->panel;
     float             scale = 1 / sqrtf((float)D);
     for (size_t at = 0; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE, end = first + at + m, keys = bb_cpu_depth(c, end); /* fast: whole panels of keys */
-        float *tile = q + at * ldq;
+        const size_t begin = bb_cpu_window_begin(first + at, window); /* keys before it: none of the tile sees them */
+        size_t       m = n - at < TILE ? n - at : TILE, end = first + at + m - begin, keys = bb_cpu_depth(c, end); /* fast: whole panels of keys */
+        float       *tile = q + at * ldq;
         if (c->fast) kernels->split_rows(c->parts, tile, ldq, m, D, split_at(cache->split));
-        linear(c, m, keys, D, tile, ldq, cache->split, cache->keys, NULL, false, cache->scores, keys);
+        linear(c, m, keys, D, tile, ldq, cache->split, cache->keys + begin * bb_cpu_room(c, D), NULL, false, cache->scores, keys);
         for (size_t t = 0; t < m; t++) {
             float *row = cache->scores + t * keys;
-            size_t seen = first + at + t + 1;
+            size_t seen = first + at + t + 1 - begin;
             bb_cpu_softmax(kernels, row, scale, seen, window);
             memset(row + seen, 0, (keys - seen) * sizeof *row);
         }
         if (c->fast) kernels->split_rows(c->parts, cache->scores, keys, m, end, split_at(cache->split));
         for (size_t d = 0; d < D; d += panel)
-            linear(c, m, D - d < panel ? D - d : panel, end, cache->scores, keys, cache->split, cache->values + d * bb_cpu_room(c, T), NULL, false, tile + d,
-                   ldq);
+            linear(c, m, D - d < panel ? D - d : panel, end, cache->scores, keys, cache->split,
+                   cache->values + d * bb_cpu_room(c, T) + bb_cpu_room(c, begin) * panel, NULL, false, tile + d, ldq);
     }
 }
 
@@ -526,7 +542,7 @@ static bb_status cpu_gated(void *self, bb_gate act, size_t n, bb_buffer gate_at,
 typedef struct fused {
     const bb_cpu   *c;
     const bb_block *b;
-    const bb_heads *q, *k;
+    const bb_heads *q, *k, *v;
     bb_gate         act;
     const float    *w[BB_N_PARTS]; /* panels */
     size_t          T, C, D;
@@ -589,9 +605,11 @@ static void fused_attention(const fused *f, float *memory, size_t first, size_t 
     fused_feed(f, memory, m, f->C, x);
     fused_linear(f, memory, BB_PART_Q, m, x, false, q);
     fused_linear(f, memory, BB_PART_K, m, x, false, k);
-    fused_linear(f, memory, BB_PART_V, m, x, false, v);
+    if (bb_block_has_part(f->b, BB_PART_V)) fused_linear(f, memory, BB_PART_V, m, x, false, v);
+    else memcpy(v, k, m * G * D * sizeof *v);
     turn_heads(f->c->k, f->q, first, m, q);
     turn_heads(f->c->k, f->k, first, m, k);
+    if (f->v->norm) turn_heads(f->c->k, f->v, first, m, v);
     for (size_t g = 0; g < G; g++) {
         kv_cache cache = kv_at(f->c, caches + g * kv_floats(f->c, f->T, D), f->T, D, memory + f->at_scores);
         kv_append(f->c, &cache, f->T, D, first, m, k + g * D, v + g * D, G * D);
@@ -619,15 +637,16 @@ static void fused_window(const fused *f, float *memory, float *h)
         size_t m = f->T - first < CHUNK ? f->T - first : CHUNK;
         if (f->b->n_head) fused_attention(f, memory, first, m, h);
         if (f->b->n_ff) fused_ffn(f, memory, m, h);
+        for (size_t i = 0; bb_scales(f->b->scale) && i < m * f->C; i++) h[i] *= f->b->scale;
     }
 }
 
-static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, bb_gate act, const bb_block *block, const bb_heads *q, const bb_heads *k,
-                           bb_buffer to, uint32_t *n_done, bb_err *err)
+static bb_status cpu_block(void *self, uint32_t S, uint32_t T, uint32_t C, bb_gate act, const bb_block *block, const bb_heads heads[3], bb_buffer to,
+                           uint32_t *n_done, bb_err *err)
 {
     bb_cpu  *c = self;
     float   *h = written(c, to);
-    fused    f = { .c = c, .b = block, .q = q, .k = k, .act = act, .T = T, .C = C, .D = q->dim };
+    fused    f = { .c = c, .b = block, .q = &heads[0], .k = &heads[1], .v = &heads[2], .act = act, .T = T, .C = C, .D = heads[0].dim };
     uint32_t windows = S - S % (uint32_t)omp_get_max_threads(); /* so that no thread idles; the rest is cut finer by the caller */
     *n_done = 0;
     for (int p = 0; p < BB_N_PARTS; p++)
@@ -655,6 +674,7 @@ typedef struct score_piece {
     size_t         first, n, cols;
     const float   *w, *w_ref;
     const int32_t *targets;
+    float          cap, cap_ref;
 } score_piece;
 
 /* Of one task: logits of both, and, fast, the rows of both split. */
@@ -674,6 +694,8 @@ static void score_chunk(const bb_cpu *c, const score_piece *p, size_t row, size_
         size_t n = p->n - at < SCORE_COLS ? p->n - at : SCORE_COLS, from = p->first + at;
         linear(c, m, n, p->cols, in, p->cols, split, p->w + at * room, NULL, false, z, n);
         if (in_ref) linear(c, m, n, p->cols, in_ref, p->cols, split_ref, p->w_ref + at * room, NULL, false, z_ref, n);
+        bb_cpu_cap(c->k, p->cap, z, m * n);
+        if (in_ref) bb_cpu_cap(c->k, p->cap_ref, z_ref, m * n);
         for (size_t i = 0; i < m; i++) {
             row_score *r = &rows[row + i];
             if (p->w_ref) bb_klsum_add(c->k, &r->sums, z_ref + i * n, z + i * n, n);
@@ -699,18 +721,18 @@ static bb_status score_all(bb_cpu *c, size_t n, const score_piece *p, const floa
     return BB_OK;
 }
 
-static bb_status cpu_score(void *self, size_t n, bb_buffer ref_at, const bb_matrix *head_ref, bb_buffer x_at, const bb_matrix *head, const int32_t *targets,
-                           double *kl, double *nll, unsigned char *same, bb_err *err)
+static bb_status cpu_score(void *self, size_t n, const bb_head_rows *of, double *kl, double *nll, unsigned char *same, bb_err *err)
 {
-    bb_cpu      *c = self;
-    const float *x = bb_cpu_at(x_at), *x_ref = head_ref ? bb_cpu_at(ref_at) : NULL;
-    size_t       step = bb_cpu_rows_a_piece(c, head, PIECE_FLOATS / 2);
-    bool         one_head = x_ref && head_ref->data == head->data && head_ref->type == head->type;
-    row_score   *rows = BB_NEW0(n, row_score, err);
-    bb_status    status = rows ? BB_OK : BB_NOMEM;
+    bb_cpu          *c = self;
+    const bb_matrix *head = of->head, *head_ref = of->head_ref;
+    const float     *x = bb_cpu_at(of->x), *x_ref = head_ref ? bb_cpu_at(of->x_ref) : NULL;
+    size_t           step = bb_cpu_rows_a_piece(c, head, PIECE_FLOATS / 2);
+    bool             one_head = x_ref && head_ref->data == head->data && head_ref->type == head->type;
+    row_score       *rows = BB_NEW0(n, row_score, err);
+    bb_status        status = rows ? BB_OK : BB_NOMEM;
     if (step > SCORE_COLS) step = step / SCORE_COLS * SCORE_COLS;
     for (size_t first = 0; first < head->rows && status == BB_OK; first += step) {
-        score_piece p = { first, head->rows - first < step ? head->rows - first : step, head->cols, NULL, NULL, targets };
+        score_piece p = { first, head->rows - first < step ? head->rows - first : step, head->cols, NULL, NULL, of->targets, of->cap, of->cap_ref };
         size_t      packed = bb_cpu_packed_floats(c, p.n, p.cols);
         BB_TRY(bb_pool_grow(&c->piece, packed, err));
         BB_TRY(bb_cpu_pack_rows(c, head, first, p.n, c->piece.at, err));

@@ -13,6 +13,7 @@ typedef struct activations {
     bb_buffer x, x2, h_mid, dx;     /* C: inputs of attention and FFN, hidden state between them, gradient at a norm's output */
     bb_buffer q_raw, q, att, d_att; /* H*D: before and after norm and RoPE, attention output, its gradient, then dq */
     bb_buffer k_raw, k, v, dk, dv;  /* G*D */
+    bb_buffer v_raw;                /* G*D: before their norm; without such a norm not there */
     bb_buffer gate, up, act, d_act; /* F */
     bb_buffer y[BB_N_SUBLAYERS];    /* C: what a writer gives, before the norm of the sublayer's output; without any such norm not there */
 } activations;
@@ -20,8 +21,8 @@ typedef struct activations {
 struct bb_backward {
     const bb_backend *backend;
     void             *self; /* its workspace */
-    uint32_t          n_embd, head_dim, n_rot, max_windows, max_tokens;
-    size_t            slab_tokens, max_q, max_kv, max_ff, max_y;
+    uint32_t          n_embd, max_windows, max_tokens;
+    size_t            slab_tokens, max_q, max_kv, max_ff, max_y, max_v_raw;
     float            *cos_sin;
     bb_buffer         block_memory; /* one allocation behind a */
     activations       a;
@@ -33,10 +34,11 @@ static void measure(bb_backward *b, const bb_net *net)
 {
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *k = &net->blocks[i];
-        size_t          q = (size_t)k->n_head * net->head_dim, kv = (size_t)k->n_kv * net->head_dim;
+        size_t          q = bb_dim_of(net, k, BB_DIM_HD), kv = bb_dim_of(net, k, BB_DIM_GD);
         if (q > b->max_q) b->max_q = q;
         if (kv > b->max_kv) b->max_kv = kv;
         if (k->n_ff > b->max_ff) b->max_ff = k->n_ff;
+        if (net->value_norm) b->max_v_raw = b->max_kv;
         if (k->norm[BB_NORM_POST_ATTENTION] || k->norm[BB_NORM_POST_FFN]) b->max_y = net->n_embd;
     }
 }
@@ -48,13 +50,13 @@ static bb_status allocate(bb_backward *b, bb_err *err)
         bb_buffer *at;
         size_t     width;
     } const arrays[] = {
-        { &a->x, b->n_embd },        { &a->x2, b->n_embd },    { &a->h_mid, b->n_embd },
-        { &a->dx, b->n_embd },       { &a->q_raw, b->max_q },  { &a->q, b->max_q },
-        { &a->att, b->max_q },       { &a->d_att, b->max_q },  { &a->k_raw, b->max_kv },
-        { &a->k, b->max_kv },        { &a->v, b->max_kv },     { &a->dk, b->max_kv },
-        { &a->dv, b->max_kv },       { &a->gate, b->max_ff },  { &a->up, b->max_ff },
-        { &a->act, b->max_ff },      { &a->d_act, b->max_ff }, { &a->y[BB_ATTENTION], b->max_y },
-        { &a->y[BB_FFN], b->max_y },
+        { &a->x, b->n_embd },        { &a->x2, b->n_embd },       { &a->h_mid, b->n_embd },
+        { &a->dx, b->n_embd },       { &a->q_raw, b->max_q },     { &a->q, b->max_q },
+        { &a->att, b->max_q },       { &a->d_att, b->max_q },     { &a->k_raw, b->max_kv },
+        { &a->k, b->max_kv },        { &a->v, b->max_kv },        { &a->dk, b->max_kv },
+        { &a->dv, b->max_kv },       { &a->gate, b->max_ff },     { &a->up, b->max_ff },
+        { &a->act, b->max_ff },      { &a->d_act, b->max_ff },    { &a->y[BB_ATTENTION], b->max_y },
+        { &a->y[BB_FFN], b->max_y }, { &a->v_raw, b->max_v_raw },
     };
     size_t width = 0, floats;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) width += arrays[i].width;
@@ -75,8 +77,6 @@ bb_status bb_backward_create(const bb_backend *backend, const bb_net *net, uint3
     if (!(b = BB_NEW0(1, bb_backward, err))) return BB_NOMEM;
     b->backend = backend;
     b->n_embd = net->n_embd;
-    b->head_dim = net->head_dim;
-    b->n_rot = net->n_rot;
     b->max_windows = max_windows;
     b->max_tokens = max_tokens;
     b->slab_tokens = max_tokens > SLAB_TOKENS ? max_tokens : SLAB_TOKENS;
@@ -119,7 +119,7 @@ typedef struct pass {
     uint32_t             S, T;
     size_t               n; /* S*T */
     bb_buffer            h, dh;
-    bb_heads             q_heads, k_heads;
+    bb_heads             q_heads, k_heads, v_heads;
 } pass;
 
 static bb_status linear(const pass *p, bb_buffer x, bb_part part, bool add, bb_buffer y, bb_err *err)
@@ -206,18 +206,21 @@ static bb_status attention_forward(const pass *p, bb_err *err)
 {
     const activations *a = &p->b->a;
     const bb_block    *k = p->block;
-    size_t             D = p->b->head_dim, q_floats = p->n * k->n_head * D, kv_floats = p->n * k->n_kv * D;
+    size_t             q_floats = p->n * bb_dim_of(p->net, k, BB_DIM_HD), kv_floats = p->n * bb_dim_of(p->net, k, BB_DIM_GD);
     bb_status          status;
     BB_TRY(take_in(p, BB_ATTENTION, p->h, a->x, err));
     BB_TRY(linear(p, a->x, BB_PART_Q, false, a->q_raw, err));
     BB_TRY(linear(p, a->x, BB_PART_K, false, a->k_raw, err));
-    BB_TRY(linear(p, a->x, BB_PART_V, false, a->v, err));
+    if (bb_block_has_part(k, BB_PART_V)) BB_TRY(linear(p, a->x, BB_PART_V, false, a->v, err));
+    else BB_TRY(copy(p, a->k_raw, a->v, kv_floats, err));
+    if (p->v_heads.norm) BB_TRY(copy(p, a->v, a->v_raw, kv_floats, err));
     BB_TRY(copy(p, a->q_raw, a->q, q_floats, err));
     BB_TRY(copy(p, a->k_raw, a->k, kv_floats, err));
     BB_TRY(p->o->rope(p->self, p->S, p->T, &p->q_heads, a->q, err));
     BB_TRY(p->o->rope(p->self, p->S, p->T, &p->k_heads, a->k, err));
+    if (p->v_heads.norm) BB_TRY(p->o->rope(p->self, p->S, p->T, &p->v_heads, a->v, err));
     BB_TRY(copy(p, a->q, a->att, q_floats, err));
-    BB_TRY(p->o->attention(p->self, p->S, p->T, k->n_head, k->n_kv, p->b->head_dim, k->window, a->att, a->k, a->v, err));
+    BB_TRY(p->o->attention(p->self, p->S, p->T, k->n_head, k->n_kv, p->q_heads.dim, k->window, a->att, a->k, a->v, err));
     BB_TRY(give_out(p, BB_ATTENTION, a->att, a->h_mid, err));
 done:
     return status;
@@ -255,15 +258,18 @@ static bb_status attention_backward(const pass *p, bb_err *err)
 {
     const activations *a = &p->b->a;
     const bb_block    *k = p->block;
-    uint32_t           D = p->b->head_dim;
+    const uint32_t     D = p->q_heads.dim;
+    const bool         own_values = bb_block_has_part(k, BB_PART_V);
     bb_status          status;
     BB_TRY(back_give_out(p, BB_ATTENTION, a->att, a->d_att, err));
     if (p->grad->head_mask) BB_TRY(p->o->back_sums(p->self, p->n, (size_t)k->n_head * D, D, a->att, a->d_att, p->grad->head_mask, err));
     BB_TRY(p->o->back_attention(p->self, p->S, p->T, k->n_head, k->n_kv, D, k->window, a->q, a->k, a->v, a->d_att, a->dk, a->dv, err));
     BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->q_heads, a->q_raw, a->d_att, p->grad->norm[BB_NORM_Q], err));
     BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->k_heads, a->k_raw, a->dk, p->grad->norm[BB_NORM_K], err));
-    BB_TRY(back_linear(p, BB_PART_V, a->x, a->dv, false, a->dx, err));
-    BB_TRY(back_linear(p, BB_PART_K, a->x, a->dk, true, a->dx, err));
+    if (p->v_heads.norm) BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->v_heads, a->v_raw, a->dv, NULL, err));
+    if (own_values) BB_TRY(back_linear(p, BB_PART_V, a->x, a->dv, false, a->dx, err));
+    else BB_TRY(p->o->add(p->self, p->n * k->n_kv * D, a->dv, a->dk, err));
+    BB_TRY(back_linear(p, BB_PART_K, a->x, a->dk, own_values, a->dx, err));
     BB_TRY(back_linear(p, BB_PART_Q, a->x, a->d_att, true, a->dx, err));
     BB_TRY(back_take_in(p, BB_ATTENTION, p->h, a->dx, err));
 done:
@@ -276,17 +282,19 @@ static bb_status back_slab(const pass *p, bb_err *err)
     BB_TRY(copy(p, p->h, p->b->a.h_mid, p->n * p->b->n_embd, err));
     if (p->block->n_head) BB_TRY(attention_forward(p, err));
     if (p->block->n_ff) BB_TRY(ffn_forward(p, err));
+    if (bb_scales(p->block->scale)) BB_TRY(p->o->scale(p->self, p->n * p->b->n_embd, p->block->scale, p->dh, err));
     if (p->block->n_ff) BB_TRY(ffn_backward(p, err));
     if (p->block->n_head) BB_TRY(attention_backward(p, err));
 done:
     return status;
 }
 
-static bb_status check_room(const bb_backward *b, const bb_block *k, bb_err *err)
+static bb_status check_room(const bb_backward *b, const bb_net *net, const bb_block *k, bb_err *err)
 {
-    if ((size_t)k->n_head * b->head_dim > b->max_q || (size_t)k->n_kv * b->head_dim > b->max_kv || k->n_ff > b->max_ff)
+    const size_t D = bb_head_dim(net, k);
+    if (k->n_head * D > b->max_q || k->n_kv * D > b->max_kv || k->n_ff > b->max_ff)
         return BB_FAIL(err, BB_FAILED, "block of %u/%u heads and FFN width %u: the workspace was made for %zu/%zu and %zu", k->n_head, k->n_kv, k->n_ff,
-                       b->max_q / b->head_dim, b->max_kv / b->head_dim, b->max_ff);
+                       b->max_q / D, b->max_kv / D, b->max_ff);
     return BB_OK;
 }
 
@@ -318,9 +326,9 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
     bb_status                  status;
     size_t                     windows = b->slab_tokens / T, C = b->n_embd;
     BB_ASSERT(S <= b->max_windows && T > 0 && T <= b->max_tokens);
-    BB_ASSERT(net->n_embd == b->n_embd && net->head_dim == b->head_dim && net->n_rot == b->n_rot);
+    BB_ASSERT(net->n_embd == b->n_embd);
     BB_TRY(bb_check_block(net, block, err));
-    BB_TRY(check_room(b, block, err));
+    BB_TRY(check_room(b, net, block, err));
     BB_TRY(hold(b, block, err));
     for (uint32_t at = 0, step = windows ? (uint32_t)windows : 1; at < S; at += step) {
         pass p = { .b = b, .o = b->backend->ops, .self = b->self, .net = net, .block = block, .grad = grad ? grad : &nothing, .T = T };
@@ -330,6 +338,7 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
         p.dh = bb_buffer_at(dh, (size_t)at * T * C);
         p.q_heads = bb_heads_of(net, block, BB_PART_Q, b->cos_sin, b->max_tokens);
         p.k_heads = bb_heads_of(net, block, BB_PART_K, b->cos_sin, b->max_tokens);
+        p.v_heads = bb_heads_of(net, block, BB_PART_V, b->cos_sin, b->max_tokens);
         BB_TRY(back_slab(&p, err));
     }
     status = BB_OK;
@@ -372,11 +381,18 @@ static bb_status head_rows(bb_backward *b, const bb_net *net, bb_buffer h, size_
 {
     const bb_operations *o = b->backend->ops;
     const activations   *a = &b->a;
-    bb_loss   l = { .head = bb_net_head(net), .x = a->x, .targets = of->targets, .weight = of->weight, .squared = of->squared, .label_share = of->label_share };
-    bb_status status = BB_OK;
+    bb_status            status = BB_OK;
+    bb_loss              l = { .head = bb_net_head(net),
+                               .cap = net->logit_cap,
+                               .x = a->x,
+                               .targets = of->targets,
+                               .weight = of->weight,
+                               .squared = of->squared,
+                               .label_share = of->label_share };
     BB_TRY(output_norm(b, net, h, n, a->x, err));
     if (has_reference(of)) {
         l.head_ref = bb_net_head(of->ref_net);
+        l.cap_ref = of->ref_net->logit_cap;
         l.x_ref = a->x2;
         BB_TRY(output_norm(b, of->ref_net, of->h_ref, n, a->x2, err));
     }

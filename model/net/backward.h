@@ -17,6 +17,7 @@
  *   y = silu(a) u          da = dy u (p + a p (1-p)), p = 1/(1+e^-a)                  du = dy silu(a)
  *   y = gelu(a) u          da = dy u (p + a p (1-p) t'), p = 1/(1+e^-t), t = 2 sqrt(2/pi) (a + 0.044715 a^3)
  *   o = P v, P = softmax(S), S = q'k / sqrt(D)   dv = P' do,  dP = do v',  dS = P (dP - sum P dP),  dq = dS k,  dk = dS' q
+ *   z = c tanh(a / c)      da = dz (1 - (z/c)^2)
  *   RoPE is a rotation: its transpose is the rotation back.
  *   KL(p || softmax z), or -ln softmax(z)_t with p = onehot(t):   dz = softmax(z) - p
  */

@@ -22,7 +22,7 @@ enum {
 void bb_cpu_back_close(bb_cpu *c)
 {
     const bb_back_memory *m = &c->back;
-    float *const          owned[] = { m->turned.at, m->inputs.at, m->panels.at, m->factors.at, m->columns.at, m->z.at, m->z_ref.at };
+    float *const          owned[] = { m->turned.at, m->inputs.at, m->panels.at, m->factors.at, m->columns.at, m->z.at, m->z_ref.at, m->slopes.at };
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
 }
 
@@ -286,16 +286,16 @@ static void add_outer(const bb_kernels *k, const tape *t, size_t m, size_t end, 
     k->product(end, t->D, m, t->turned, TILE, t->rows, NULL, true, d, ld);
 }
 
-/* p := probabilities of queries first .. first + m - 1; dp := gradient of their scores. */
-static void tile_scores(const bb_kernels *k, const tape *t, size_t first, size_t m, const float *q, const float *d_out, size_t ldq)
+/* p := probabilities of queries first .. first + m - 1, of the keys from `begin` on; dp := gradient of their scores. */
+static void tile_scores(const bb_kernels *k, const tape *t, size_t begin, size_t first, size_t m, const float *q, const float *d_out, size_t ldq)
 {
-    size_t end = first + m;
+    size_t end = first + m - begin;
     float  scale = 1 / sqrtf((float)t->D);
-    k->product(m, end, t->D, q, ldq, t->keys, NULL, false, t->p, end);
-    k->product(m, end, t->D, d_out, ldq, t->values, NULL, false, t->dp, end);
+    k->product(m, end, t->D, q, ldq, t->keys + begin * t->D, NULL, false, t->p, end);
+    k->product(m, end, t->D, d_out, ldq, t->values + begin * t->D, NULL, false, t->dp, end);
     for (size_t i = 0; i < m; i++) {
         float *p = t->p + i * end, *dp = t->dp + i * end;
-        size_t seen = first + i + 1;
+        size_t seen = first + i + 1 - begin;
         double dot = 0;
         bb_cpu_softmax(k, p, scale, seen, t->window);
         memset(p + seen, 0, (end - seen) * sizeof *p);
@@ -308,14 +308,16 @@ static void tile_scores(const bb_kernels *k, const tape *t, size_t first, size_t
 static void back_head(const bb_kernels *k, const tape *t, const float *q, float *d_out, size_t ldq, float *dk, float *dv, size_t ldk)
 {
     for (size_t first = 0; first < t->T; first += TILE) {
-        size_t       m = t->T - first < TILE ? t->T - first : TILE, end = first + m;
+        const size_t begin = bb_cpu_window_begin(first, t->window);
+        size_t       m = t->T - first < TILE ? t->T - first : TILE, end = first + m - begin;
         const float *tile = q + first * ldq;
         float       *d_tile = d_out + first * ldq;
-        tile_scores(k, t, first, m, tile, d_tile, ldq);
-        add_outer(k, t, m, end, t->p, d_tile, ldq, dv, ldk);
-        add_outer(k, t, m, end, t->dp, tile, ldq, dk, ldk);
+        tile_scores(k, t, begin, first, m, tile, d_tile, ldq);
+        add_outer(k, t, m, end, t->p, d_tile, ldq, dv + begin * ldk, ldk);
+        add_outer(k, t, m, end, t->dp, tile, ldq, dk + begin * ldk, ldk);
         for (size_t d = 0; d < t->D; d += k->panel)
-            k->product(m, t->D - d < k->panel ? t->D - d : k->panel, end, t->dp, end, t->key_columns + d * t->T, NULL, false, d_tile + d, ldq);
+            k->product(m, t->D - d < k->panel ? t->D - d : k->panel, end, t->dp, end, t->key_columns + d * t->T + begin * k->panel, NULL, false, d_tile + d,
+                       ldq);
     }
 }
 

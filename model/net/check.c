@@ -28,15 +28,16 @@ float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err)
 {
     const float *factors = net->rope_long && n_positions > net->rope_context ? net->rope_long : net->rope_factors;
     const double magnitude = (double)bb_scale_of(net->rope_magnitude);
-    const bool   local = net->local_rope_base > 0;
-    size_t       half = net->n_rot / 2, size = (size_t)n_positions * half * 2;
-    float       *table = BB_NEW((local ? 2 : 1) * size, float, err);
+    const size_t half = net->n_rot / 2, local = net->local_rope_base > 0 ? bb_n_rot(net, &(bb_block) { .local = true }) / 2 : 0;
+    const size_t size = (size_t)n_positions * half * 2;
+    float       *table = BB_NEW(size + (size_t)n_positions * local * 2, float, err);
     for (size_t i = 0; table && i < half; i++) {
         double frequency = pow((double)net->rope_base, -2.0 * (double)i / (double)net->n_rot) * pair_scale(net, i);
         if (factors) frequency /= (double)factors[i];
         fill_pair(table, i, half, n_positions, frequency, magnitude);
-        if (local) fill_pair(table + size, i, half, n_positions, pow((double)net->local_rope_base, -2.0 * (double)i / (double)net->n_rot), 1);
     }
+    for (size_t i = 0; table && i < local; i++)
+        fill_pair(table + size, i, local, n_positions, pow((double)net->local_rope_base, -(double)i / (double)local), 1);
     return table;
 }
 
@@ -48,17 +49,20 @@ float bb_heads_factor(const bb_heads *heads, size_t position)
 
 bb_heads bb_heads_of(const bb_net *net, const bb_block *block, bb_part part, const float *cos_sin, uint32_t n_positions)
 {
-    const bool   keys = part == BB_PART_K;
-    const size_t at = block->local ? (size_t)n_positions * net->n_rot : 0;
-    return (bb_heads) { .n = keys ? block->n_kv : block->n_head,
-                        .dim = net->head_dim,
-                        .n_rot = block->no_rope ? 0 : net->n_rot,
+    const bool     queries = part == BB_PART_Q, values = part == BB_PART_V;
+    const size_t   at = block->local ? (size_t)n_positions * net->n_rot : 0;
+    const uint32_t D = bb_head_dim(net, block);
+    return (bb_heads) { .n = queries ? block->n_head : block->n_kv,
+                        .dim = D,
+                        .n_rot = block->no_rope || values ? 0 : bb_n_rot(net, block),
                         .neox = net->rope_neox,
-                        .norm = block->norm[keys ? BB_NORM_K : BB_NORM_Q],
-                        .whole = net->whole_norms,
+                        .norm = values ? net->value_norm : block->norm[queries ? BB_NORM_Q : BB_NORM_K],
+                        .whole = net->whole_norms && !values,
                         .norm_eps = net->norm_eps,
-                        .scale = keys ? 0 : net->query_scale,
-                        .heat = keys ? 0 : net->heat,
+                        .scale = !queries           ? 0
+                                 : net->unit_scores ? bb_scale_of(net->query_scale) * sqrtf((float)D)
+                                                    : net->query_scale,
+                        .heat = queries ? net->heat : 0,
                         .heat_every = net->rope_context,
                         .cos_sin = cos_sin + at };
 }
@@ -84,7 +88,7 @@ static bb_status check_sublayer(const bb_net *net, const bb_block *b, bb_sublaye
         if (bb_norms[n].sublayer == s && (needed_norms(net) & BB_SET(n)) && !b->norm[n])
             return BB_FAIL(err, BB_BAD_FILE, "the block has the sublayer '%s' but no %s", bb_sublayers[s].unit, bb_norms[n].name);
     for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_parts[p].sublayer == s)
+        if (bb_parts[p].sublayer == s && bb_block_has_part(b, (bb_part)p))
             BB_TRY(check_matrix(&b->w[p], bb_dim_of(net, b, bb_parts[p].rows), bb_dim_of(net, b, bb_parts[p].cols), bb_parts[p].name, err));
 done:
     return status;
@@ -96,6 +100,7 @@ bb_status bb_check_block(const bb_net *net, const bb_block *block, bb_err *err)
     if (block->n_head && (block->n_kv == 0 || block->n_head % block->n_kv))
         return BB_FAIL(err, BB_BAD_FILE, "attention: %u query heads are not a multiple of %u KV heads", block->n_head, block->n_kv);
     BB_ASSERT(!block->local || net->local_rope_base > 0);
+    BB_ASSERT(!(block->lacks & ~BB_SET(BB_PART_V)));
     for (int s = 0; s < BB_N_SUBLAYERS; s++)
         if (bb_block_has(block, (bb_sublayer)s)) BB_TRY(check_sublayer(net, block, (bb_sublayer)s, err));
 done:
@@ -116,6 +121,10 @@ bb_status bb_check_shape(const bb_net *net, bb_err *err)
         return BB_FAIL(err, BB_BAD_FILE, "network: width %u, head size %u and vocabulary %u must be positive", net->n_embd, net->head_dim, net->n_vocab);
     if (net->n_rot % 2 || net->n_rot > net->head_dim)
         return BB_FAIL(err, BB_BAD_FILE, "network: rope dimension count %u should be even and at most the head size %u", net->n_rot, net->head_dim);
+    const bb_block local = { .local = true };
+    if (bb_n_rot(net, &local) % 2 || (net->local_rope_base > 0 && bb_n_rot(net, &local) > bb_head_dim(net, &local)))
+        return BB_FAIL(err, BB_BAD_FILE, "network: rope dimension count %u of local blocks should be even and at most their head size %u",
+                       bb_n_rot(net, &local), bb_head_dim(net, &local));
     return BB_OK;
 }
 

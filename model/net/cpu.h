@@ -38,6 +38,7 @@ typedef struct bb_back_memory {
     bb_pool      factors;  /* 1 / rms of rows */
     bb_pool      columns;  /* packed W' of back_hold */
     bb_pool      z, z_ref; /* logits of the head's rows */
+    bb_pool      slopes;   /* of the cap at each of z, where there is one */
     bb_held      held[BB_CPU_MAX_HELD];
     size_t       n_held;
     const float *packed; /* the x in inputs, NULL: none; forward operations may write over it, and forget it */
@@ -81,6 +82,13 @@ bb_status bb_cpu_back_attention(void *self, uint32_t S, uint32_t T, uint32_t H, 
 bb_status bb_cpu_back_gated(void *self, bb_gate act, size_t n, bb_buffer gate_at, bb_buffer up_at, bb_buffer dy_at, bb_err *err);
 bb_status bb_cpu_back_loss(void *self, size_t n, const bb_loss *of, double *loss, bb_buffer dx, float *d_head, bb_err *err);
 
+/* Where the keys of a tile of queries from `first` on begin: whole tiles before the window of the first query are seen by none. */
+static inline size_t bb_cpu_window_begin(size_t first, size_t window)
+{
+    return window && first + 1 > window ? (first + 1 - window) / BB_CPU_TILE * BB_CPU_TILE : 0;
+}
+/* z (n) := cap tanh(z / cap); 0: as it is. */
+void bb_cpu_cap(const bb_kernels *k, float cap, float *z, size_t n);
 /* gate = act(gate) * up, n elements, on the calling thread. */
 void bb_cpu_gate(const bb_kernels *k, bb_gate act, float *gate, const float *up, size_t n);
 /* -2 sqrt(2/pi) (x + 0.044715 x^3), whose exponential GELU and its slope are made of. */

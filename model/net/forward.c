@@ -16,7 +16,8 @@ enum { SLAB_TOKENS = 2048 /* also the batch that an input hook sees, so not a fu
 struct bb_forward {
     const bb_backend *backend;
     void             *self; /* its workspace */
-    uint32_t          n_embd, head_dim, n_rot, max_windows, max_tokens;
+    uint32_t          n_embd, max_windows, max_tokens;
+    uint32_t          head_dim[2], n_rot[2]; /* of each kind of blocks */
     size_t            max_q, max_kv, max_ff; /* widest H*D, G*D, F of the net at creation */
     float            *cos_sin;               /* [max_tokens][n_rot/2][2], host */
     bb_buffer         x, q, k, v, gate, up;  /* of one slab; q also holds the reference's rows in scores */
@@ -35,7 +36,7 @@ static void measure(bb_forward *f, const bb_net *net)
 {
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
-        size_t          q = (size_t)k->n_head * net->head_dim, kv = (size_t)k->n_kv * net->head_dim;
+        size_t          q = bb_dim_of(net, k, BB_DIM_HD), kv = bb_dim_of(net, k, BB_DIM_GD);
         if (q > f->max_q) f->max_q = q;
         if (kv > f->max_kv) f->max_kv = kv;
         if (k->n_ff > f->max_ff) f->max_ff = k->n_ff;
@@ -75,8 +76,10 @@ bb_status bb_forward_create(const bb_backend *backend, const bb_net *net, uint32
     if (!(f = BB_NEW0(1, bb_forward, err))) return BB_NOMEM;
     f->backend = backend;
     f->n_embd = net->n_embd;
-    f->head_dim = net->head_dim;
-    f->n_rot = net->n_rot;
+    for (int local = 0; local < 2; local++) {
+        f->head_dim[local] = bb_head_dim(net, &(bb_block) { .local = local });
+        f->n_rot[local] = bb_n_rot(net, &(bb_block) { .local = local });
+    }
     f->max_windows = max_windows;
     f->max_tokens = max_tokens;
     f->slab_tokens = max_tokens > SLAB_TOKENS ? max_tokens : SLAB_TOKENS;
@@ -110,9 +113,10 @@ void              bb_forward_rough(bb_forward *f, bool rough) { f->backend->ops-
 /* The workspace was made for the widest block of the net at creation. */
 static bb_status check_room(const bb_forward *f, const bb_block *b, bb_err *err)
 {
-    if ((size_t)b->n_head * f->head_dim > f->max_q || (size_t)b->n_kv * f->head_dim > f->max_kv || b->n_ff > f->max_ff)
+    const size_t D = f->head_dim[b->local];
+    if (b->n_head * D > f->max_q || b->n_kv * D > f->max_kv || b->n_ff > f->max_ff)
         return BB_FAIL(err, BB_FAILED, "block of %u/%u heads and FFN width %u: the workspace was made for %zu/%zu and %zu", b->n_head, b->n_kv, b->n_ff,
-                       f->max_q / f->head_dim, f->max_kv / f->head_dim, f->max_ff);
+                       f->max_q / D, f->max_kv / D, f->max_ff);
     return BB_OK;
 }
 
@@ -165,6 +169,7 @@ static bb_status at_input(bb_forward *f, const slab *s, bb_feed feed, bb_buffer 
 static bb_status rope(bb_forward *f, const slab *s, bb_part part, bb_buffer x, bb_err *err)
 {
     bb_heads heads = bb_heads_of(s->net, s->block, part, f->cos_sin, f->max_tokens);
+    if (part == BB_PART_V && !heads.norm) return BB_OK;
     return f->backend->ops->rope(f->self, s->S, s->T, &heads, x, err);
 }
 
@@ -204,11 +209,13 @@ static bb_status attention(bb_forward *f, const slab *s, bool *ends, bb_err *err
     if (*ends) goto done;
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
     BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_K], false, f->k, err));
-    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
+    if (bb_block_has_part(b, BB_PART_V)) BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
+    else BB_TRY(o->copy(f->backend->context, f->k, f->v, (size_t)s->S * s->T * bb_dim_of(s->net, b, BB_DIM_GD), err));
     BB_TRY(rope(f, s, BB_PART_Q, f->q, err));
     BB_TRY(rope(f, s, BB_PART_K, f->k, err));
-    BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim, b->window, f->q, f->k, f->v, err));
-    BB_TRY(at_input(f, s, BB_FEED_HEADS, f->q, (size_t)b->n_head * f->head_dim, ends, err));
+    BB_TRY(rope(f, s, BB_PART_V, f->v, err));
+    BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim[b->local], b->window, f->q, f->k, f->v, err));
+    BB_TRY(at_input(f, s, BB_FEED_HEADS, f->q, bb_dim_of(s->net, b, BB_DIM_HD), ends, err));
     if (*ends) goto done;
     BB_TRY(give_out(f, s, BB_ATTENTION, f->q, err));
 done:
@@ -257,6 +264,7 @@ static bb_status run_slabs(bb_forward *f, const slab *all, uint32_t first, bb_er
         s.input = bb_buffer_at(all->input, at * T * width);
         if (s.block->n_head) BB_TRY(attention(f, &s, &ends, err));
         if (s.block->n_ff && !ends) BB_TRY(ffn(f, &s, &ends, err));
+        if (bb_scales(s.block->scale) && !ends) BB_TRY(f->backend->ops->scale(f->self, (size_t)s.S * s.T * C, s.block->scale, s.h, err));
     }
 done:
     return status;
@@ -266,7 +274,8 @@ static bb_status check_pass(const bb_forward *f, const slab *s, bb_err *err)
 {
     bb_status status = bb_check_block(s->net, s->block, err);
     BB_ASSERT(s->S <= f->max_windows && s->T > 0 && s->T <= f->max_tokens);
-    BB_ASSERT(s->net->n_embd == f->n_embd && s->net->head_dim == f->head_dim && s->net->n_rot == f->n_rot);
+    BB_ASSERT(s->net->n_embd == f->n_embd && bb_head_dim(s->net, s->block) == f->head_dim[s->block->local] &&
+              bb_n_rot(s->net, s->block) == f->n_rot[s->block->local]);
     return status == BB_OK ? check_room(f, s->block, err) : status;
 }
 
@@ -275,12 +284,13 @@ bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *blo
 {
     const bb_operations *o = f->backend->ops;
     const slab           all = { .net = net, .block = block, .S = S, .T = T, .h = h, .hook = hook, .hook_self = hook_self };
-    bb_heads             q = bb_heads_of(net, block, BB_PART_Q, f->cos_sin, f->max_tokens), k = bb_heads_of(net, block, BB_PART_K, f->cos_sin, f->max_tokens);
+    bb_heads             heads[3];
     uint32_t             n_done = 0;
     bb_status            status;
     BB_TRY(check_pass(f, &all, err));
     BB_TRY(hold_block(f, block, BB_N_FEEDS, err));
-    if (!hook && o->block) BB_TRY(o->block(f->self, S, T, f->n_embd, net->gate, block, &q, &k, h, &n_done, err));
+    for (int p = BB_PART_Q; p <= BB_PART_V; p++) heads[p] = bb_heads_of(net, block, (bb_part)p, f->cos_sin, f->max_tokens);
+    if (!hook && o->block) BB_TRY(o->block(f->self, S, T, f->n_embd, net->gate, block, heads, h, &n_done, err));
     BB_TRY(run_slabs(f, &all, n_done, err));
     BB_TRY(o->hold(f->self, NULL, 0, err));
 done:
@@ -315,7 +325,7 @@ bb_status bb_forward_logits(bb_forward *f, const bb_net *net, bb_buffer h, size_
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
         BB_TRY(output_norm(f, net, bb_buffer_at(h, at * f->n_embd), m, f->x, err));
-        BB_TRY(f->backend->ops->logits(f->self, m, f->x, bb_net_head(net), logits + at * V, err));
+        BB_TRY(f->backend->ops->logits(f->self, m, f->x, bb_net_head(net), net->logit_cap, logits + at * V, err));
     }
     status = BB_OK;
 done:
@@ -330,7 +340,8 @@ bb_status bb_forward_nll(bb_forward *f, const bb_net *net, bb_buffer h, const in
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
         BB_TRY(output_norm(f, net, bb_buffer_at(h, at * f->n_embd), m, f->x, err));
-        BB_TRY(f->backend->ops->score(f->self, m, f->q, NULL, f->x, bb_net_head(net), targets + at, NULL, nll + at, NULL, err));
+        const bb_head_rows of = { .x = f->x, .head = bb_net_head(net), .cap = net->logit_cap, .targets = targets + at };
+        BB_TRY(f->backend->ops->score(f->self, m, &of, NULL, nll + at, NULL, err));
     }
     status = BB_OK;
 done:
@@ -351,8 +362,8 @@ bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, bb_buffer h_ref, c
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;
         BB_TRY(output_norm(f, ref_net, bb_buffer_at(h_ref, at * f->n_embd), m, f->q, err));
         BB_TRY(output_norm(f, net, bb_buffer_at(h, at * f->n_embd), m, f->x, err));
-        BB_TRY(f->backend->ops->score(f->self, m, f->q, bb_net_head(ref_net), f->x, bb_net_head(net), targets ? targets + at : NULL, kl + at,
-                                      nll ? nll + at : NULL, same ? same + at : NULL, err));
+        const bb_head_rows of = { f->q, f->x, bb_net_head(ref_net), bb_net_head(net), ref_net->logit_cap, net->logit_cap, targets ? targets + at : NULL };
+        BB_TRY(f->backend->ops->score(f->self, m, &of, kl + at, nll ? nll + at : NULL, same ? same + at : NULL, err));
     }
     status = BB_OK;
 done:

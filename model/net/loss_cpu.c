@@ -38,6 +38,12 @@ static bb_status piece_logits(const head_pass *p, size_t first, size_t cols, bb_
     bb_status       status = bb_cpu_matmul(p->c, p->n, p->of->x, piece_of(p->of->head, first, cols, &part), false, bb_on_cpu(m->z.at), err);
     if (status == BB_OK && p->of->head_ref)
         status = bb_cpu_matmul(p->c, p->n, p->of->x_ref, piece_of(p->of->head_ref, first, cols, &part), false, bb_on_cpu(m->z_ref.at), err);
+    if (status != BB_OK) return status;
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(16 * p->n * cols))
+    for (size_t i = 0; i < p->n; i++) {
+        bb_cpu_cap(p->c->k, p->of->cap, m->z.at + i * cols, cols);
+        if (p->of->head_ref) bb_cpu_cap(p->c->k, p->of->cap_ref, m->z_ref.at + i * cols, cols);
+    }
     return status;
 }
 
@@ -60,6 +66,13 @@ static void piece_sums(const head_pass *p, size_t first, size_t cols)
         else bb_logsum_add(k, &p->sums[i].net, z, cols);
         if (p->of->targets && target >= first && target < first + cols) p->z_target[i] = z[target - first];
     }
+}
+
+static void piece_slopes(const head_pass *p, size_t cols)
+{
+    const float *z = p->c->back.z.at, cap = p->of->cap;
+    float       *slopes = p->c->back.slopes.at;
+    for (size_t i = 0; i < p->n * cols; i++) slopes[i] = bb_cap_slope(cap, z[i]);
 }
 
 /* z := weight (softmax(z) - p), p the reference's, the label, or both in their shares; z_ref is used up. */
@@ -93,6 +106,7 @@ static bb_status head_rows(const head_pass *p, bb_buffer dx, float *d_head, bb_e
     bb_status       status = BB_OK;
     BB_TRY(bb_pool_grow(&m->z, p->n * p->piece, err));
     if (p->of->head_ref) BB_TRY(bb_pool_grow(&m->z_ref, p->n * p->piece, err));
+    if (p->of->cap > 0) BB_TRY(bb_pool_grow(&m->slopes, p->n * p->piece, err));
     for (size_t first = 0; first < V; first += p->piece) {
         size_t cols = V - first < p->piece ? V - first : p->piece;
         BB_TRY(piece_logits(p, first, cols, err));
@@ -103,7 +117,9 @@ static bb_status head_rows(const head_pass *p, bb_buffer dx, float *d_head, bb_e
         bb_matrix        part;
         const bb_matrix *w = piece_of(p->of->head, first, cols, &part);
         if (p->piece < V) BB_TRY(piece_logits(p, first, cols, err)); /* else they are still there */
+        if (p->of->cap > 0) piece_slopes(p, cols);
         piece_gradient(p, first, cols);
+        for (size_t i = 0; p->of->cap > 0 && i < p->n * cols; i++) m->z.at[i] *= m->slopes.at[i];
         BB_TRY(bb_cpu_back_matmul(p->c, p->n, bb_on_cpu(m->z.at), w, first > 0, dx, err));
         if (d_head) BB_TRY(bb_cpu_back_weights(p->c, p->n, cols, C, bb_on_cpu(m->z.at), p->of->x, d_head + first * C, err));
     }

@@ -33,14 +33,16 @@ const bb_norm_info bb_norms[BB_N_NORMS] = {
     [BB_NORM_POST_FFN] = { "post_ffw_norm", BB_FFN, BB_PLACE_OUTPUT, BB_DIM_C },
 };
 
+const char bb_block_scale_name[] = "layer_output_scale";
+
 size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim)
 {
     switch (dim) {
     case BB_DIM_C: return net->n_embd;
-    case BB_DIM_HD: return (size_t)block->n_head * net->head_dim;
-    case BB_DIM_GD: return (size_t)block->n_kv * net->head_dim;
+    case BB_DIM_HD: return (size_t)block->n_head * bb_head_dim(net, block);
+    case BB_DIM_GD: return (size_t)block->n_kv * bb_head_dim(net, block);
     case BB_DIM_F: return block->n_ff;
-    case BB_DIM_D: return net->head_dim;
+    case BB_DIM_D: return bb_head_dim(net, block);
     }
     return 0;
 }
@@ -63,7 +65,7 @@ void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t k
     }
     block->by_gates[s] = false;
     for (int p = 0; p < BB_N_PARTS; p++) {
-        if (bb_parts[p].sublayer != s) continue;
+        if (bb_parts[p].sublayer != s || (block->lacks >> p & 1)) continue;
         if (kept == 0) block->w[p] = (bb_matrix) { .rows = 0 };
         else if (bb_part_cut_by_rows((bb_part)p)) block->w[p].rows = (uint32_t)bb_dim_of(net, block, bb_parts[p].rows);
         else block->w[p].cols = (uint32_t)bb_dim_of(net, block, bb_parts[p].cols);

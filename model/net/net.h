@@ -4,7 +4,7 @@
  *
  * A bb_net owns nothing: a plan is applied by copying the array of blocks and pointing some matrices elsewhere (option
  * database, rebuilt weights). The forward pass (forward.h), the exporter and the size model all read this one struct.
- * Letters: C width (n_embd), H query heads, G KV heads, D head size, F FFN width, V vocabulary, T tokens.
+ * Letters: C width (n_embd), H query heads, G KV heads, D head size (of the block's kind), F FFN width, V vocabulary, T tokens.
  */
 #ifndef BB_MODEL_NET_NET_H
 #define BB_MODEL_NET_NET_H
@@ -76,6 +76,7 @@ extern const bb_sublayer_info bb_sublayers[BB_N_SUBLAYERS];
 extern const bb_feed_info     bb_feeds[BB_N_FEEDS];
 extern const bb_part_info     bb_parts[BB_N_PARTS];
 extern const bb_norm_info     bb_norms[BB_N_NORMS];
+extern const char             bb_block_scale_name[]; /* of the tensor of bb_block.scale, behind "blk.N." */
 
 /* ---- the network ---- */
 
@@ -83,14 +84,16 @@ extern const bb_norm_info     bb_norms[BB_N_NORMS];
 typedef enum bb_gate { BB_GATE_SILU, BB_GATE_GELU } bb_gate;
 
 typedef struct bb_block {
-    uint32_t     n_head, n_kv;             /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is constant inside a model */
+    uint32_t     n_head, n_kv;             /* query heads and KV heads kept; 0, 0: no attention. n_head / n_kv is what pruning keeps of a block */
     uint32_t     n_ff;                     /* FFN width kept; 0: no FFN */
     bool         by_gates[BB_N_SUBLAYERS]; /* pruned by the order of the gates (bb_width) */
     bb_matrix    w[BB_N_PARTS];
+    unsigned     lacks; /* set of parts that its attention does without: values without a projection of their own are what k gives, before its norm */
     const float *norm[BB_N_NORMS]; /* NULL: not there; an input goes in, and an output joins, as it is */
     bool         no_rope;          /* queries and keys are not rotated */
-    bool         local;            /* they are, by local_rope_base */
+    bool         local;            /* of the other kind of blocks: they are, by local_rope_base; see local_head_dim */
     uint32_t     window;           /* keys that a query sees, the last of them its own; 0: all before it */
+    float        scale;            /* factor of the whole residual stream behind its sublayers, there or not; 0: none */
 } bb_block;
 
 typedef struct bb_arch bb_arch; /* arch.h */
@@ -110,8 +113,12 @@ typedef struct bb_net {
     float          rope_magnitude;  /* factor of what RoPE turns; 0: none */
     bool           yarn;            /* rope_freq_scale is for pairs from yarn_high on, 1 for those up to yarn_low, a line between */
     float          yarn_low, yarn_high;
-    float          heat;            /* queries of position p: times 1 + heat ln(1 + floor(p / rope_context)); 0: not */
-    float          local_rope_base; /* of local blocks, which have neither scale nor divisors; 0: none is local */
+    float          heat;                        /* queries of position p: times 1 + heat ln(1 + floor(p / rope_context)); 0: not */
+    float          local_rope_base;             /* of local blocks, which have neither scale nor divisors; 0: none is local */
+    uint32_t       local_head_dim, local_n_rot; /* of local blocks; 0: as the others have them */
+    bool           unit_scores;                 /* the scale of attention is query_scale alone, whatever the size of a head */
+    const float   *value_norm;                  /* ones, [D] of the largest D: values are normed, each head on its own; NULL: they are not */
+    float          logit_cap;                   /* c: logits z become c tanh(z / c); 0: they stay */
     bb_gate        gate;
     bb_matrix      embd;     /* V x C */
     bb_matrix      head;     /* V x C; rows == 0: tied to embd */
@@ -125,12 +132,19 @@ typedef struct bb_net {
 static inline bool  bb_scales(float factor) { return factor > 0 && (factor < 1 || factor > 1); }
 static inline float bb_scale_of(float factor) { return factor > 0 ? factor : 1; }
 
+/* The slope of the cap where it gave z. */
+static inline float bb_cap_slope(float cap, float z) { return cap > 0 ? 1 - z / cap * (z / cap) : 1; }
+
+/* Size of a block's heads, and how many numbers of a head RoPE turns. */
+static inline uint32_t bb_head_dim(const bb_net *n, const bb_block *b) { return b->local && n->local_head_dim ? n->local_head_dim : n->head_dim; }
+static inline uint32_t bb_n_rot(const bb_net *n, const bb_block *b) { return b->local && n->local_n_rot ? n->local_n_rot : n->n_rot; }
+
 enum { BB_MAX_LAYERS = 512 }; /* a model with more blocks is refused */
 
 static inline const bb_matrix *bb_net_head(const bb_net *n) { return n->head.rows ? &n->head : &n->embd; }
 
 static inline bool bb_block_has(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->n_head > 0 : b->n_ff > 0; }
-static inline bool bb_block_has_part(const bb_block *b, bb_part p) { return bb_block_has(b, bb_parts[p].sublayer); }
+static inline bool bb_block_has_part(const bb_block *b, bb_part p) { return bb_block_has(b, bb_parts[p].sublayer) && !(b->lacks >> p & 1); }
 
 /* What pruning leaves of a sublayer: KV heads with their query heads, FFN channels. */
 static inline uint32_t bb_block_kept(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->n_kv : b->n_ff; }

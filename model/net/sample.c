@@ -55,13 +55,17 @@ typedef struct stepper {
 static uint32_t largest(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 /* Keys, then values, of one KV head of one sequence. */
-static size_t key_floats(const shared *w) { return bb_packed_floats(w->p->length, w->net->head_dim, w->k->panel); }
-static size_t head_cache(const shared *w) { return key_floats(w) + bb_packed_floats(w->net->head_dim, w->p->length, w->k->panel); }
+static size_t key_floats(const shared *w, size_t D) { return bb_packed_floats(w->p->length, D, w->k->panel); }
+static size_t head_cache(const shared *w, const bb_block *b)
+{
+    const size_t D = bb_head_dim(w->net, b);
+    return key_floats(w, D) + bb_packed_floats(D, w->p->length, w->k->panel);
+}
 
 static uint64_t cache_floats(const shared *w) /* of one sequence */
 {
     uint64_t n = 0;
-    for (uint32_t b = 0; b < w->net->n_layer; b++) n += (uint64_t)w->net->blocks[b].n_kv * head_cache(w);
+    for (uint32_t b = 0; b < w->net->n_layer; b++) n += (uint64_t)w->net->blocks[b].n_kv * head_cache(w, &w->net->blocks[b]);
     return n;
 }
 
@@ -156,8 +160,8 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
     *w = (shared) { .net = net, .p = p, .k = bb_kernels_get(), .max_shared = 1 };
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
-        w->max_q = largest(w->max_q, k->n_head * net->head_dim);
-        w->max_kv = largest(w->max_kv, k->n_kv * net->head_dim);
+        w->max_q = largest(w->max_q, (uint32_t)bb_dim_of(net, k, BB_DIM_HD));
+        w->max_kv = largest(w->max_kv, (uint32_t)bb_dim_of(net, k, BB_DIM_GD));
         w->max_ff = largest(w->max_ff, k->n_ff);
         if (k->n_kv) w->max_shared = largest(w->max_shared, k->n_head / k->n_kv);
     }
@@ -283,39 +287,43 @@ static void turn_heads(const shared *w, const bb_heads *heads, float *x, uint32_
     }
 }
 
-/* One KV head at position p: its key and value (D each) join the cache, and m query heads become their attention results. */
-static void attend(const stepper *s, float *cache, const float *key, const float *value, float *q, size_t m, uint32_t window, uint32_t p)
+/* One KV head of D numbers at position p: its key and value join the cache, and m query heads become their attention results. */
+static void attend(const stepper *s, float *cache, const float *key, const float *value, float *q, size_t m, size_t D, uint32_t window, uint32_t p)
 {
     const shared *w = s->w;
-    size_t        D = w->net->head_dim, n = (size_t)p + 1, panel = w->k->panel, length = w->p->length;
-    float        *values = cache + key_floats(w), *scores = s->scores + lane_of(s) * w->max_shared * length;
+    const size_t  begin = bb_cpu_window_begin(p, window); /* keys before it are not seen */
+    size_t        n = (size_t)p + 1 - begin, panel = w->k->panel, length = w->p->length;
+    float        *values = cache + key_floats(w, D), *scores = s->scores + lane_of(s) * w->max_shared * length;
     for (size_t d = 0; d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
     for (size_t d = 0; d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
-    w->k->product(m, n, D, q, D, cache, NULL, false, scores, n);
+    w->k->product(m, n, D, q, D, cache + begin * D, NULL, false, scores, n);
     for (size_t j = 0; j < m; j++) bb_cpu_softmax(w->k, scores + j * n, 1 / sqrtf((float)D), n, window);
     for (size_t d = 0; d < D; d += panel) /* a panel at a time: the cache's panels are longer than n */
-        w->k->product(m, D - d < panel ? D - d : panel, n, scores, n, values + d * length, NULL, false, q + d, D);
+        w->k->product(m, D - d < panel ? D - d : panel, n, scores, n, values + d * length + begin * panel, NULL, false, q + d, D);
 }
 
 static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
 {
     const shared   *w = s->w;
     const bb_block *b = &w->net->blocks[block];
-    size_t          D = w->net->head_dim, shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
+    size_t          D = bb_head_dim(w->net, b), shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
     const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin, w->p->length), k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin, w->p->length);
+    const bb_heads  v = bb_heads_of(w->net, b, BB_PART_V, w->cos_sin, w->p->length);
     norm_rows(s, b->norm[BB_NORM_ATTENTION]);
     linear(s, s->x, number + BB_PART_Q, false, s->q);
     linear(s, s->x, number + BB_PART_K, false, s->k);
-    linear(s, s->x, number + BB_PART_V, false, s->v);
+    if (bb_block_has_part(b, BB_PART_V)) linear(s, s->x, number + BB_PART_V, false, s->v);
+    else memcpy(s->v, s->k, s->S * b->n_kv * D * sizeof *s->v);
     for (uint32_t i = 0; i < s->S; i++) {
         turn_heads(w, &q, s->q + (size_t)i * b->n_head * D, p + (s->one ? i : 0));
         turn_heads(w, &k, s->k + (size_t)i * b->n_kv * D, p + (s->one ? i : 0));
+        if (v.norm) turn_heads(w, &v, s->v + (size_t)i * b->n_kv * D, p + (s->one ? i : 0));
     }
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
     for (size_t g = 0; g < b->n_kv; g++)
         for (size_t i = 0; i < s->S; i++) /* tokens of one sequence: each meets the keys of those before it */
-            attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w), s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D,
-                   s->q + (i * b->n_head + g * shared_by) * D, shared_by, b->window, p + (s->one ? (uint32_t)i : 0));
+            attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w, b), s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D,
+                   s->q + (i * b->n_head + g * shared_by) * D, shared_by, D, b->window, p + (s->one ? (uint32_t)i : 0));
     give_out(s, block, BB_ATTENTION, s->q);
 }
 
@@ -345,7 +353,8 @@ static void step(stepper *s, const int32_t *ids, size_t stride, uint32_t p, bool
     for (uint32_t b = 0; b < net->n_layer; b++) {
         if (net->blocks[b].n_head) attention(s, b, cache, p);
         if (net->blocks[b].n_ff) ffn(s, b);
-        cache += (size_t)(s->one ? 1 : s->S) * net->blocks[b].n_kv * head_cache(s->w);
+        scale_rows(s, net->blocks[b].scale, s->h);
+        cache += (size_t)(s->one ? 1 : s->S) * net->blocks[b].n_kv * head_cache(s->w, &net->blocks[b]);
     }
     if (!want_logits) return;
     if (s->one && s->S > 1) { /* of the last token alone */
@@ -355,6 +364,7 @@ static void step(stepper *s, const int32_t *ids, size_t stride, uint32_t p, bool
     norm_rows(s, net->out_norm);
     scale_rows(s, net->out_scale, s->x);
     linear(s, s->x, (size_t)net->n_layer * BB_N_PARTS, false, s->logits);
+    bb_cpu_cap(s->w->k, net->logit_cap, s->logits, (size_t)s->S * net->n_vocab);
 }
 
 /* Draws from softmax(z / temperature); z is overwritten. */

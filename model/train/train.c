@@ -129,6 +129,9 @@ static void add_shape(bb_sha256 *s, const bb_net *n)
     for (size_t i = 0; n->arch->factors && i < sizeof factors / sizeof *factors; i++) add_number(s, (double)factors[i]);
     if (n->arch->wide_scale_at) add_number(s, (double)n->query_scale);
     if (n->local_rope_base > 0) add_number(s, (double)n->local_rope_base);
+    if (n->local_head_dim) add_number(s, n->local_head_dim);
+    if (n->local_n_rot) add_number(s, n->local_n_rot);
+    if (n->logit_cap > 0) add_number(s, (double)n->logit_cap);
     if (n->rope_factors) bb_sha256_update(s, n->rope_factors, n->n_rot / 2 * sizeof *n->rope_factors);
     if (n->rope_long) bb_sha256_update(s, n->rope_long, n->n_rot / 2 * sizeof *n->rope_long);
     const double rope[] = { n->rope_context, (double)n->rope_magnitude, n->yarn, (double)n->yarn_low, (double)n->yarn_high, (double)n->heat };
@@ -138,6 +141,8 @@ static void add_shape(bb_sha256 *s, const bb_net *n)
         const double    shape[] = { b->n_head, b->n_kv, b->n_ff }, view[] = { b->local, b->window };
         bb_sha256_update(s, shape, sizeof shape);
         if (n->local_rope_base > 0) bb_sha256_update(s, view, sizeof view);
+        if (b->lacks) add_number(s, b->lacks);
+        if (b->scale > 0) add_number(s, (double)b->scale);
     }
 }
 

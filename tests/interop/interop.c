@@ -250,6 +250,10 @@ static void make_tiny(const char *dir)
         { "tiny-qwen2-yarn-deci", "qwen2", "blk.0.kv=1\nblk.1.ffn=0\n", true },
         { "tiny-qwen3-yarn-openelm", "qwen3", "blk.0.kv=1\nblk.1.ffn=0\n", true },
         { "tiny-gemma3", "gemma3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\n", true },
+        { "tiny-gemma3-capped", "gemma3", "", false },
+        { "tiny-gemma4", "gemma4", "", true },
+        { "tiny-gemma4-pruned", "gemma4", "blk.0.kv=1\nblk.1.ffn=0\nblk.2.kv=0\nblk.3.ffn=64\n", false },
+        { "tiny-gemma4-dropped", "gemma4", "blk.0.kv=0\nblk.0.ffn=0\nblk.3.kv=0\nblk.3.ffn=0\n", true },
         { "tiny-gemma3-short", "gemma3", "blk.0.kv=0\nblk.0.ffn=0\n", false }, /* the others keep their windows */
     };
     static const char text[] = "the quick brown fox jumps over a lazy dog and once more abcdefghijklmnopqrstuvwxyz zyxwvutsrqponmlkjihgfedcba";
@@ -272,6 +276,8 @@ static void make_tiny(const char *dir)
         }
         if (strstr(rows[i].name, "phi3")) s.rope_context = strstr(rows[i].name, "long") ? 16 : 1000; /* contexts of llama.cpp are whole 256 */
         if (strstr(rows[i].name, "partial")) s.n_rot = 16;
+        if (strstr(rows[i].name, "capped")) s.logit_cap = 3;
+        if (s.local_head_dim) s.local_head_dim = 16;
         if (strstr(rows[i].name, "mistral3")) s.rope_context = 8;
         if (strcmp(rows[i].name, "tiny-deci") == 0) s.n_head[1] = s.n_kv[1] = 0;
         tiny_write(&s, path);

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Random small models made by Hugging Face's own library, read by bitbudget: `make oracle` (needs PyPI's torch, transformers and tokenizers; compressed-tensors for folders that are written).
 
-usage: hf.py BITBUDGET FOLDER [CONVERTER]
+usage: hf.py BITBUDGET FOLDER [CONVERTER [PERPLEXITY]]
        hf.py --vectors FOLDER
 
 For each architecture: perplexity by bitbudget on the folder against the library's in float32, over 256 positions, to 1e-3 of its logarithm. CONVERTER:
 llama.cpp's convert_hf_to_gguf.py; then every tensor and every key of `bitbudget convert` is compared with those of its file (needs PyPI's gguf).
+PERPLEXITY: llama.cpp's llama-perplexity; then the file that a small searched run on the folder exports (pruned where its loader takes that, trained) is loaded and scored
+by it and by bitbudget, up to six windows of 256, to 5e-3 of the logarithm (it quantizes what matrices read to 8 bits); so are its own F16 and F32 files, without the search.
 ORACLE_CASES="name name" in the environment: only these.
 --vectors: smaller models of the same kinds into FOLDER/NAME (config.json, model.safetensors), the tokenizer of all into FOLDER, and for each FOLDER/NAME/logp.csv:
 201 tokens, and the library's log-probability (float32) of each after those before it. tests/test_vectors.c compares with them.
@@ -14,15 +16,16 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import torch
 import transformers as hf
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-CTX, WINDOWS, VOCAB = 64, 8, 320
+CTX, WINDOWS, VOCAB, LARGE = 64, 8, 320, 640  # LARGE: with 256 tokens for bytes
 SHORT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 END = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN = SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + END
@@ -42,8 +45,13 @@ def long_rope(context, n, partial=1.0):
                 short_factor=[1.0 + 0.05 * i for i in range(n)], long_factor=[1.5 + 0.4 * i for i in range(n)])
 
 
+VISION3 = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+VISION4 = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8)
 GEMMA = {"full_attention": dict(rope_type="linear", factor=4.0, rope_theta=5000.0), "sliding_attention": dict(rope_type="default", rope_theta=300.0)}
-PRE = {None: "gpt-2", QWEN: "qwen2", LLAMA3: "llama-bpe"}
+GEMMA4 = {"full_attention": dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=5000.0), "sliding_attention": dict(rope_type="default", rope_theta=300.0)}
+KINDS = dict(layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2, sliding_window=12, rope_parameters=GEMMA4, initializer_range=0.1)
+CHARACTERS = "characters"  # Gemma 4's: no pre-tokenizer but at line ends, spaces marked, bytes where there is no token
+PRE = {CHARACTERS: "gemma4", None: "gpt-2", QWEN: "qwen2", LLAMA3: "llama-bpe"}
 # The converter knows pre-tokenizers by what the published vocabularies make of a text, and this vocabulary is new: it is told.
 CONVERT = """
 import os, runpy, sys
@@ -83,15 +91,46 @@ def cases(shape):
         ("gemma3-types", hf.Gemma3TextConfig(**dict(shape, num_hidden_layers=3), head_dim=shape["hidden_size"] // 2, query_pre_attn_scalar=shape["hidden_size"] // 2,
                                              sliding_window=9, initializer_range=0.1, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
          hf.Gemma3ForCausalLM, QWEN, torch.float32, "10GB"),
+        ("gemma3-capped", hf.Gemma3TextConfig(**dict(shape, num_hidden_layers=2), head_dim=2 * half, query_pre_attn_scalar=2 * half, sliding_window=12, initializer_range=0.1,
+                                              final_logit_softcapping=1.5), hf.Gemma3ForCausalLM, QWEN, torch.bfloat16, "10GB"),
+        ("gemma3-parts", hf.Gemma3Config(text_config=dict(shape, num_hidden_layers=3, head_dim=2 * half, query_pre_attn_scalar=2 * half, sliding_window=12, initializer_range=0.1),
+                                         vision_config=VISION3, mm_tokens_per_image=4), hf.Gemma3ForConditionalGeneration, QWEN, torch.bfloat16, "10GB"),
+        ("gemma4", hf.Gemma4TextConfig(**dict(shape, **KINDS, num_hidden_layers=6, num_kv_shared_layers=0, hidden_size_per_layer_input=0), head_dim=2 * half,
+                                       global_head_dim=4 * half, num_global_key_value_heads=1, attention_k_eq_v=True, final_logit_softcapping=2.0), hf.Gemma4ForCausalLM,
+         CHARACTERS, torch.bfloat16, "100KB"),
+        ("gemma4-plain", hf.Gemma4TextConfig(**dict(shape, **KINDS, num_hidden_layers=6, num_kv_shared_layers=0, hidden_size_per_layer_input=0), head_dim=4 * half,
+                                             global_head_dim=2 * half), hf.Gemma4ForCausalLM, CHARACTERS, torch.float32, "10GB"),
+        ("gemma4-parts", hf.Gemma4Config(text_config=dict(shape, **KINDS, num_hidden_layers=6, num_kv_shared_layers=0, hidden_size_per_layer_input=0, head_dim=2 * half,
+                                                          global_head_dim=4 * half), vision_config=VISION4, audio_config=None), hf.Gemma4ForConditionalGeneration, CHARACTERS,
+         torch.float16, "10GB"),
         ("llama-yarn", hf.LlamaConfig(**shape, initializer_range=0.1, rope_parameters=YARN), hf.LlamaForCausalLM, LLAMA3, torch.float16, "10GB"),
         ("qwen2-yarn", hf.Qwen2Config(**shape, initializer_range=0.1, tie_word_embeddings=True, rope_parameters=YARN), hf.Qwen2ForCausalLM, QWEN, torch.bfloat16, "10GB"),
     ]
 
 
-PACKED = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")  # that are also written as folders
+NO_VECTORS = ("gemma3-parts", "gemma4-parts")  # whose other parts are too large to be kept
+PACKED = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "gemma3", "gemma3-parts")  # that are also written as folders
+
+
+def characters(text, size):
+    """BPE of characters whose 256 byte tokens stand behind the merged ones."""
+    t = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    t.normalizer = normalizers.Replace(" ", "\u2581")
+    t.pre_tokenizer = pre_tokenizers.Split(Regex("\n+"), "isolated")
+    t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=size - 260, special_tokens=["<pad>", "<eos>", "<bos>", "<unk>"], show_progress=False))
+    made = json.loads(t.to_str())
+    vocab = made["model"]["vocab"]
+    for byte in range(256):
+        vocab[f"<0x{byte:02X}>"] = len(vocab)
+    t = Tokenizer.from_str(json.dumps(made))
+    t.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return hf.PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>")
 
 
 def tokenizer(words, text, unused=8):
+    if words == CHARACTERS:
+        return characters(text, LARGE)
     t = Tokenizer(models.BPE(ignore_merges=words == LLAMA3))
     if words:
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -109,6 +148,9 @@ def lively(model):
         for p in model.parameters():
             if p.ndim == 1:
                 p += 0.3 * torch.randn_like(p)
+        for name, p in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                p *= 0.5 + torch.rand_like(p)
     return model
 
 
@@ -160,13 +202,43 @@ def check_packed(program, path, ids, file):
     return math.log(got["ppl"] if "ppl" in got else got["perplexity"]), nll_of(model, ids)
 
 
+def theirs_on(perplexity, file, text):
+    """Windows that llama-perplexity has told of, and the logarithm of their perplexity; or 0 and what it says instead. (It can lose its last lines.)"""
+    made = subprocess.run([perplexity, "-m", file, "-f", text, "-c", "256", "-b", "256", "--chunks", "6", "-t", "1"], capture_output=True, text=True)
+    told = re.findall(r"\[(\d+)\]([0-9.]+),", made.stdout + made.stderr)
+    if made.returncode != 0 or not told:
+        return 0, (made.stderr.strip().splitlines() or ["no word"])[-1][:200]
+    return int(told[-1][0]), math.log(float(told[-1][1]))
+
+
+def ours_on(program, file, text, chunks):
+    got = json.loads(subprocess.run([program, "eval", file, "--text", text, "--ctx", "256", "--chunks", str(max(chunks, 1)), "--json", "-q"], check=True, capture_output=True,
+                                    text=True).stdout)
+    return math.log(got["ppl"] if "ppl" in got else got["perplexity"])
+
+
+def check_run(program, perplexity, path, text):
+    """A small search on the folder: both programs on the file that it exports, and on the model itself."""
+    out, plain = path + ".run", path + ".plain.gguf"
+    quiet = dict(check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([program, "run", path, "--formats", "Q4_0,Q8_0", "--embd-formats", "Q8_0", "--target-bpw", "8", "--ctx", "32", "--calib-windows", "4", "--measure-windows", "1",
+                    "--refine-windows", "2", "--confirm-windows", "4", "--search-tokens", "0.001", "--tune-windows", "4", "--tune-tokens", "0.0003", "--prune", "all", "--out", out,
+                    "-q"], **quiet)
+    subprocess.run([program, "convert", path, plain, "--force", "-q"], **quiet)
+    rows = []
+    for name, file in (("source", plain), ("run", os.path.join(out, "model.gguf"))):
+        chunks, theirs = theirs_on(perplexity, file, text)
+        rows.append((f"{name}, {chunks} windows", ours_on(program, file, text, chunks), theirs))
+    return rows, all(isinstance(theirs, float) and abs(ours - theirs) < 5e-3 for _, ours, theirs in rows)
+
+
 def vectors(folder, text):
     tok = tokenizer(LLAMA3, text)
     tok.save_pretrained(folder)
     ids = tok(text[3000:])["input_ids"][:201]
     only = os.environ.get("ORACLE_CASES", "").split()
     for case, config, make, _, _, _ in cases(SMALL):
-        if only and case not in only:
+        if (only and case not in only) or case in NO_VECTORS:
             continue
         config.initializer_range = 0.15
         torch.manual_seed(len(case))
@@ -185,7 +257,7 @@ def vectors(folder, text):
 
 
 def main():
-    program, folder, converter = sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None
+    program, folder, converter, perplexity = (sys.argv[1:] + [None, None])[:4]
     text = open(os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE"), encoding="utf-8").read()
     if program == "--vectors":
         vectors(folder, text)
@@ -200,9 +272,11 @@ def main():
             continue
         path = os.path.join(folder, case)
         torch.manual_seed(len(case))
-        model = lively(make(config)).to(dtype)
-        # the converter cuts a gemma3's embedding to as many rows as there are tokens and, counted again, added tokens: three
+        # the converter cuts a gemma's embedding to as many rows as there are tokens and, counted again, added tokens: three; of a gemma4's there are as many as tokens
         tok = tokenizer(words, text, 3 if case.startswith("gemma3") else 8)
+        if words == CHARACTERS:
+            config.get_text_config().vocab_size = len(tok)
+        model = lively(make(config)).to(dtype)
         model.save_pretrained(path, max_shard_size=shard)
         tok.save_pretrained(path)
         if case.startswith("phi3"):  # the converter takes tokenizer.json from a folder that names this class, and no other
@@ -210,9 +284,11 @@ def main():
             named = dict(json.load(open(name)), tokenizer_class="GPT2Tokenizer")
             json.dump(named, open(name, "w"))
         ids = np.array(tok(text)["input_ids"][: CTX * WINDOWS], dtype=np.uint32)
+        if words == CHARACTERS:  # whose files say that a text begins with a token for that: so does each window
+            ids[::CTX] = ids[0]
         ours_ids = subprocess.run([program, "tokenize", path, "--text", os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE")], check=True,
                                   capture_output=True, text=True).stdout.split()
-        same_ids = [int(x) for x in ours_ids[: len(ids)]] == ids.tolist()
+        same_ids = [int(x) for x in ours_ids[: len(ids)]] == tok(text)["input_ids"][: len(ids)]
         file = os.path.join(folder, case + ".u32")
         ids.tofile(file)
         got = json.loads(subprocess.run([program, "eval", path, "--text", file, "--ctx", str(CTX), "--json", "-q"], check=True, capture_output=True, text=True).stdout)
@@ -232,7 +308,13 @@ def main():
                 print(f"{case}: the converter refuses: {made.stderr.strip().splitlines()[-1][:160]}")
             else:
                 good &= compare(ours, ref, case)
+        if perplexity:
+            rows, same = check_run(program, perplexity, path, os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE"))
+            for name, mine, theirs in rows:
+                print(f"{case}, {name}: mean negative log-likelihood {mine:.6f}, by llama-perplexity {theirs if isinstance(theirs, str) else round(theirs, 6)}")
+            good &= same
         ok &= good
+        sys.stdout.flush()
     print("all agree" if ok else "NOT ALL AGREE")
     return 0 if ok else 1
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# usage: run.sh WORK [CONVERTER]: the packages of tests/oracle/hf.py into WORK/env, then the comparison. PYTHON: an environment that has them.
+# usage: run.sh WORK [CONVERTER [PERPLEXITY]]: the packages of tests/oracle/hf.py into WORK/env, then the comparison. PYTHON: an environment that has them.
 set -eu
 work=$1
 mkdir -p "$work/models"
@@ -11,4 +11,4 @@ if [ -z "${PYTHON-}" ]; then
 fi
 rm -rf "$work/models"
 mkdir "$work/models"
-exec "$PYTHON" "$(dirname "$0")/hf.py" ./bitbudget "$work/models" ${2+"$2"}
+exec "$PYTHON" "$(dirname "$0")/hf.py" ./bitbudget "$work/models" ${2+"$2"} ${3+"$3"}

@@ -252,21 +252,21 @@ static bb_status guarded_gated(void *self, bb_gate act, size_t n, bb_buffer gate
     return cpu()->gated(s->cpu, act, n, real(s->g, gate, n), real(s->g, up, n), err);
 }
 
-static bb_status guarded_logits(void *self, size_t n, bb_buffer x, const bb_matrix *head, float *logits, bb_err *err)
+static bb_status guarded_logits(void *self, size_t n, bb_buffer x, const bb_matrix *head, float cap, float *logits, bb_err *err)
 {
     space           *s = self;
     const bb_matrix *w = own(s->g, head, err);
-    return w ? cpu()->logits(s->cpu, n, real(s->g, x, n * w->cols), w, logits, err) : BB_NOMEM;
+    return w ? cpu()->logits(s->cpu, n, real(s->g, x, n * w->cols), w, cap, logits, err) : BB_NOMEM;
 }
 
-static bb_status guarded_score(void *self, size_t n, bb_buffer x_ref, const bb_matrix *head_ref, bb_buffer x, const bb_matrix *head, const int32_t *targets,
-                               double *kl, double *nll, unsigned char *same, bb_err *err)
+static bb_status guarded_score(void *self, size_t n, const bb_head_rows *of, double *kl, double *nll, unsigned char *same, bb_err *err)
 {
-    space           *s = self;
-    const bb_matrix *w = own(s->g, head, err), *w_ref = w && head_ref ? own(s->g, head_ref, err) : NULL;
-    const bb_buffer  none = { 0 };
-    if (!w || (head_ref && !w_ref)) return BB_NOMEM;
-    return cpu()->score(s->cpu, n, w_ref ? real(s->g, x_ref, n * w_ref->cols) : none, w_ref, real(s->g, x, n * w->cols), w, targets, kl, nll, same, err);
+    space       *s = self;
+    bb_head_rows own_of = *of;
+    if (!(own_of.head = own(s->g, of->head, err)) || (of->head_ref && !(own_of.head_ref = own(s->g, of->head_ref, err)))) return BB_NOMEM;
+    own_of.x = real(s->g, of->x, n * of->head->cols);
+    own_of.x_ref = of->head_ref ? real(s->g, of->x_ref, n * of->head_ref->cols) : (bb_buffer) { 0 };
+    return cpu()->score(s->cpu, n, &own_of, kl, nll, same, err);
 }
 
 static bb_status guarded_back_matmul(void *self, size_t n, bb_buffer dy, const bb_matrix *matrix, bool add, bb_buffer dx, bb_err *err)

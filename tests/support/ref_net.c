@@ -79,15 +79,16 @@ static double scaled_share(const bb_net *net, uint32_t i)
 
 static void turn(const bb_net *net, bool local, double *head, double position, uint32_t context)
 {
-    const float *factors = net->rope_long && context > net->rope_context ? net->rope_long : net->rope_factors;
-    for (uint32_t i = 0; i < net->n_rot / 2; i++) {
-        double   share = scaled_share(net, i), angle = position / pow((double)net->rope_base, 2.0 * i / net->n_rot), length;
-        uint32_t a = net->rope_neox ? i : 2 * i, b = net->rope_neox ? i + net->n_rot / 2 : 2 * i + 1;
+    const float   *factors = net->rope_long && context > net->rope_context ? net->rope_long : net->rope_factors;
+    const uint32_t n_rot = local && net->local_n_rot ? net->local_n_rot : net->n_rot;
+    for (uint32_t i = 0; i < n_rot / 2; i++) {
+        double   share = scaled_share(net, i), angle = position / pow((double)net->rope_base, 2.0 * i / n_rot), length;
+        uint32_t a = net->rope_neox ? i : 2 * i, b = net->rope_neox ? i + n_rot / 2 : 2 * i + 1;
         angle = share * angle * (double)net->rope_freq_scale + (1 - share) * angle;
-        if (factors) angle /= (double)factors[i];
+        if (factors && !local) angle /= (double)factors[i];
         length = hypot(head[a], head[b]) * (net->rope_magnitude > 0 ? (double)net->rope_magnitude : 1);
         if (local) {
-            angle = position / pow((double)net->local_rope_base, 2.0 * i / net->n_rot);
+            angle = position / pow((double)net->local_rope_base, 2.0 * i / n_rot);
             length = hypot(head[a], head[b]);
         }
         angle += atan2(head[b], head[a]);
@@ -96,27 +97,31 @@ static void turn(const bb_net *net, bool local, double *head, double position, u
     }
 }
 
+static size_t head_size(const bb_net *net, const bb_block *b) { return b->local && net->local_head_dim ? net->local_head_dim : net->head_dim; }
+
 static void heads(const bb_net *net, const bb_block *b, const float *g, uint32_t n, uint32_t T, double *x)
 {
+    const size_t D = head_size(net, b);
     for (uint32_t t = 0; t < T && g && net->whole_norms; t++) {
-        double *row = x + (size_t)t * n * net->head_dim;
-        norm(row, g, (double)net->norm_eps, (size_t)n * net->head_dim, row);
+        double *row = x + (size_t)t * n * D;
+        norm(row, g, (double)net->norm_eps, (size_t)n * D, row);
     }
     for (uint32_t t = 0; t < T; t++)
         for (uint32_t j = 0; j < n; j++) {
-            double *head = x + ((size_t)t * n + j) * net->head_dim;
-            if (g && !net->whole_norms) norm(head, g, (double)net->norm_eps, net->head_dim, head);
+            double *head = x + ((size_t)t * n + j) * D;
+            if (g && !net->whole_norms) norm(head, g, (double)net->norm_eps, D, head);
             if (!b->no_rope) turn(net, b->local, head, t, T);
         }
 }
 
 static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *h)
 {
-    size_t  D = net->head_dim, H = b->n_head, G = b->n_kv;
+    size_t  D = head_size(net, b), H = b->n_head, G = b->n_kv;
     double *x = norm_rows(h, b->norm[BB_NORM_ATTENTION], net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = linear(&b->w[BB_PART_K], x, T),
-           *v = linear(&b->w[BB_PART_V], x, T), *o = must(T * H * D, sizeof *o), *p = must(T, sizeof *p);
+           *v = linear(&b->w[b->lacks ? BB_PART_K : BB_PART_V], x, T), *o = must(T * H * D, sizeof *o), *p = must(T, sizeof *p);
     heads(net, b, b->norm[BB_NORM_Q], b->n_head, T, q);
     heads(net, b, b->norm[BB_NORM_K], b->n_kv, T, k);
+    for (size_t i = 0; net->value_norm && i < T * G; i++) norm(v + i * D, net->value_norm, (double)net->norm_eps, D, v + i * D);
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < H; j++) {
             size_t g = j / (H / G);
@@ -126,7 +131,7 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
                 if (b->window && t - s >= b->window) continue;
                 double dot = 0;
                 for (size_t d = 0; d < D; d++) dot += q[(t * H + j) * D + d] * k[(s * G + g) * D + d];
-                p[s] = exp(dot / sqrt((double)D) * heat * (net->query_scale > 0 ? (double)net->query_scale : 1));
+                p[s] = exp(dot / (net->unit_scores ? 1 : sqrt((double)D)) * heat * (net->query_scale > 0 ? (double)net->query_scale : 1));
                 total += p[s];
             }
             for (size_t s = 0; s <= t; s++)
@@ -172,7 +177,7 @@ void ref_block(const bb_net *net, const bb_block *block, uint32_t T, double *h)
     for (size_t i = 0; i < n; i++) h[i] *= residual_of(net);
     if (block->n_head) attention(net, block, T, h);
     if (block->n_ff) ffn(net, block, T, h);
-    for (size_t i = 0; i < n; i++) h[i] /= residual_of(net);
+    for (size_t i = 0; i < n; i++) h[i] *= (block->scale > 0 ? (double)block->scale : 1) / residual_of(net);
 }
 
 void ref_logits(const bb_net *net, const double *h, double *z)
@@ -182,6 +187,7 @@ void ref_logits(const bb_net *net, const double *h, double *z)
     x = norm_rows(real, net->out_norm, net, 1);
     y = linear(bb_net_head(net), x, 1);
     for (size_t i = 0; i < net->n_vocab; i++) z[i] = y[i] * (net->out_scale > 0 ? (double)net->out_scale : 1);
+    for (size_t i = 0; net->logit_cap > 0 && i < net->n_vocab; i++) z[i] = (double)net->logit_cap * tanh(z[i] / (double)net->logit_cap);
     free(real);
     free(x);
     free(y);
@@ -258,6 +264,7 @@ static bb_matrix matrix(ref_model *m, bb_type type, uint32_t rows, uint32_t cols
 }
 
 static bool is(const ref_spec *s, const char *arch) { return strcmp(s->arch, arch) == 0; }
+static bool is_gemma(const ref_spec *s) { return is(s, "gemma3") || is(s, "gemma4"); }
 
 void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
 {
@@ -295,7 +302,15 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         n->yarn_high = 3;
     }
     if (is(s, "mistral3")) n->heat = 0.3f;
-    if (is(s, "gemma3")) { /* blocks see three keys and turn by another base, but the sixth */
+    if (is(s, "gemma4")) { /* heads of 8 numbers, 6 of them turned, in blocks with a window */
+        n->local_head_dim = 8;
+        n->local_n_rot = 6;
+        n->unit_scores = true;
+        n->logit_cap = 2;
+        n->value_norm = ref_random(m, D > 8 ? D : 8, 1, 0, &seed);
+    }
+    if (strstr(s->name, "capped")) n->logit_cap = 1.5f;
+    if (is_gemma(s)) { /* blocks see three keys and turn by another base, but the sixth */
         n->embd_scale = sqrtf((float)C);
         n->local_rope_base = 300;
         n->gate = BB_GATE_GELU;
@@ -310,17 +325,23 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
         bb_block *b = &n->blocks[i];
         uint32_t  H = s->shapes[i].n_head, G = s->shapes[i].n_kv, F = s->shapes[i].n_ff;
         *b = (bb_block) { .n_head = H, .n_kv = G, .n_ff = F, .no_rope = is(s, "smollm3") && i % 4 == 3 };
-        b->local = is(s, "gemma3") && i % 6 != 5;
+        b->local = is_gemma(s) && i % 6 != 5 && !(is(s, "gemma4") && i % 3 == 1);
+        if (is(s, "gemma4") && !b->local) b->lacks = 1u << BB_PART_V;
+        if (is(s, "gemma4") && i != 2) b->scale = 0.5f + 0.3f * (float)(i % 4);
+        if (b->local && n->local_head_dim) D = n->local_head_dim;
+        else D = s->head_dim;
         b->window = b->local ? 3 : 0;
         if (H) {
             if (!n->whole_norms) b->norm[BB_NORM_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
             else b->norm[BB_NORM_Q] = ref_random(m, H * D, 1, 0.3, &seed), b->norm[BB_NORM_K] = ref_random(m, G * D, 1, 0.3, &seed);
             b->w[BB_PART_Q] = matrix(m, s->type, H * D, C, s->bias, &seed);
             b->w[BB_PART_K] = matrix(m, s->type, G * D, C, s->bias, &seed);
-            b->w[BB_PART_V] = matrix(m, s->type, G * D, C, s->bias, &seed);
+            if (!b->lacks) b->w[BB_PART_V] = matrix(m, s->type, G * D, C, s->bias, &seed);
             b->w[BB_PART_O] = matrix(m, s->type, C, H * D, s->bias && !is(s, "qwen2"), &seed);
             if (s->norms & REF_POST_NORMS) b->norm[BB_NORM_POST_ATTENTION] = ref_random(m, C, 1, 0.3, &seed);
-            if (s->norms & REF_HEAD_NORMS) b->norm[BB_NORM_Q] = ref_random(m, D, 1, 0.3, &seed), b->norm[BB_NORM_K] = ref_random(m, D, 1, 0.3, &seed);
+            const double gain = n->unit_scores ? 0.3 : 1; /* so that scores are no larger than those of the others */
+            if (s->norms & REF_HEAD_NORMS)
+                b->norm[BB_NORM_Q] = ref_random(m, D, gain, 0.3 * gain, &seed), b->norm[BB_NORM_K] = ref_random(m, D, gain, 0.3 * gain, &seed);
         }
         if (F) {
             if (!n->whole_norms) b->norm[BB_NORM_FFN] = ref_random(m, C, 1, 0.3, &seed);
@@ -342,6 +363,8 @@ static const ref_shape five[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4,
 static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { { 4, 2, 64 }, { 4, 2, 64 } }, one_kv[] = { { 6, 1, 50 } },
                        pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } },
                        seven[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } },
+                       kinds[] = { { 4, 2, 40 }, { 4, 1, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 1, 40 }, { 2, 1, 20 }, { 4, 4, 30 } },
+                       pruned_kinds[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 4, 2, 40 }, { 0, 0, 0 }, { 6, 3, 20 }, { 4, 2, 0 } },
                        pruned_less[] = {
                            { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 20 }, { 2, 1, 24 }
                        }; /* a norm of few channels amplifies rounding */
@@ -362,6 +385,9 @@ const ref_spec ref_specs[] = {
     { "granite tied, biases, factors", "granite", 33, 24, 2, 12, 12, false, true, 0, true, false, 1, BB_F32, grouped },
     { "gemma3", "gemma3", 33, 24, 7, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, false, 0.5f, BB_F32, seven },
     { "gemma3 pruned, not tied", "gemma3", 40, 32, 6, 8, 8, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, true, 1, BB_F32, pruned_less },
+    { "gemma3 capped", "gemma3", 33, 24, 2, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, false, 1, BB_F32, grouped },
+    { "gemma4", "gemma4", 33, 24, 7, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, false, 1, BB_F32, kinds },
+    { "gemma4 pruned, not tied", "gemma4", 40, 32, 6, 16, 16, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, true, 1, BB_F32, pruned_kinds },
     { "deci pruned, norms of outputs", "deci", 40, 32, 6, 8, 8, false, true, REF_POST_NORMS, false, true, 1, BB_F32, pruned_less },
     { "phi3 long, partial rope", "phi3", 40, 48, 2, 12, 8, true, false, 0, true, true, 1, BB_F32, grouped },
     { "phi3 short, tied", "phi3", 33, 32, 2, 8, 8, true, false, 0, true, false, 1, BB_F32, grouped },

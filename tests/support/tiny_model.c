@@ -70,6 +70,17 @@ tiny_spec tiny_default(const char *arch)
         s.window_every = 2;
         s.local_base = 500;
     }
+    if (strcmp(arch, "gemma4") == 0) { /* so do these, with heads twice as large, and one KV head for all in the fourth */
+        s.n_layer = 4;
+        s.window = 12;
+        s.window_every = 2;
+        s.local_base = 500;
+        s.head_dim = 16;
+        s.local_head_dim = 8;
+        s.n_kv[3] = 1;
+        s.rope_factors = s.values_of_keys = s.block_scales = true;
+        s.logit_cap = 5;
+    }
     tiny_set_type(&s, BB_F32);
     return s;
 }
@@ -152,24 +163,29 @@ static void put_norm(maker *m, uint32_t layer, const char *what, uint32_t n)
     put_tensor(m, name, m->spec->norm_type, n, 0, 1.0, 0.1);
 }
 
+/* Is it one of the other kind? */
+static bool has_window(const tiny_spec *s, uint32_t i) { return s->window && s->window_every && (i + 1) % s->window_every != 0; }
+
 static void put_block(maker *m, uint32_t i)
 {
     const tiny_spec *s = m->spec;
     const bb_arch   *arch = bb_arch_named(s->arch);
     const unsigned   norms = arch->norms;
-    uint32_t         c = s->n_embd, q = s->n_head[i] * s->head_dim, kv = s->n_kv[i] * s->head_dim, f = s->n_ff[i];
+    const bool       local = has_window(s, i);
+    const uint32_t   d = local && s->local_head_dim ? s->local_head_dim : s->head_dim;
+    uint32_t         c = s->n_embd, q = s->n_head[i] * d, kv = s->n_kv[i] * d, f = s->n_ff[i];
     if (q) {
         if (norms & BB_SET(BB_NORM_ATTENTION)) put_norm(m, i, "attn_norm", c);
         if (bb_arch_named(s->arch)->fused[BB_FEED_ATTENTION]) put_fused(m, i, BB_FEED_ATTENTION, q + 2 * kv, c);
         else {
             put_matrix(m, i, BB_PART_Q, q, c, s->qkv_bias);
             put_matrix(m, i, BB_PART_K, kv, c, s->qkv_bias);
-            put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
+            if (!s->values_of_keys || local) put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
         }
         put_matrix(m, i, BB_PART_O, c, q, s->o_bias);
         if (norms & BB_SET(BB_NORM_Q)) {
-            put_norm(m, i, "attn_q_norm", arch->whole_norms ? q : s->head_dim);
-            put_norm(m, i, "attn_k_norm", arch->whole_norms ? kv : s->head_dim);
+            put_norm(m, i, "attn_q_norm", arch->whole_norms ? q : d);
+            put_norm(m, i, "attn_k_norm", arch->whole_norms ? kv : d);
         }
         if (norms & BB_SET(BB_NORM_POST_ATTENTION)) put_norm(m, i, "post_attention_norm", c);
     }
@@ -183,6 +199,7 @@ static void put_block(maker *m, uint32_t i)
         put_matrix(m, i, BB_PART_DOWN, c, f, false);
         if (norms & BB_SET(BB_NORM_POST_FFN)) put_norm(m, i, "post_ffw_norm", c);
     }
+    if (s->block_scales) put_norm(m, i, bb_block_scale_name, 1);
 }
 
 /* ---- metadata ---- */
@@ -238,7 +255,19 @@ static void put_hyperparameters(maker *m)
         if (s->factors[2] > 0) key_f32(m, "residual_scale", s->factors[2]);
     }
     if (s->window) key_u32(m, "attention.sliding_window", s->window);
-    if (s->window_every) key_u32(m, "attention.sliding_window_pattern", s->window_every);
+    if (s->window_every && !bb_arch_named(s->arch)->own_kinds) key_u32(m, "attention.sliding_window_pattern", s->window_every);
+    if (s->window_every && bb_arch_named(s->arch)->own_kinds) {
+        uint32_t has[TINY_MAX_LAYERS];
+        for (uint32_t i = 0; i < s->n_layer; i++) has[i] = has_window(s, i);
+        snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", s->arch);
+        must(bb_gguf_put_u32_array(m->out, key, has, s->n_layer, NULL) == BB_OK);
+    }
+    if (s->local_head_dim) {
+        key_u32(m, "attention.key_length_swa", s->local_head_dim);
+        key_u32(m, "attention.value_length_swa", s->local_head_dim);
+        key_u32(m, "rope.dimension_count_swa", s->local_head_dim);
+    }
+    if (s->logit_cap > 0) key_f32(m, "final_logit_softcapping", s->logit_cap);
     if (s->local_base > 0) key_f32(m, "rope.freq_base_swa", s->local_base);
     if (s->rope_scaling > 0) {
         snprintf(key, sizeof key, "%s.rope.scaling.type", s->arch);

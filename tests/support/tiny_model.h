@@ -19,7 +19,7 @@
 enum { TINY_MAX_LAYERS = 12, TINY_MIN_VOCAB = 288 };
 
 typedef struct tiny_spec {
-    const char *arch; /* a name in bb_archs; smollm3 has five layers then, gemma3 four, and an olmo2 is not tied */
+    const char *arch; /* a name in bb_archs; smollm3 has five layers then, gemma3 and gemma4 four, and an olmo2 is not tied */
     uint32_t    n_layer, n_embd, head_dim, n_vocab, n_ctx;
     uint32_t    n_head[TINY_MAX_LAYERS], n_kv[TINY_MAX_LAYERS], n_ff[TINY_MAX_LAYERS]; /* 0 heads or 0 width: sublayer absent (deci) */
     bb_type     type[TINY_MAX_LAYERS][BB_N_PARTS];
@@ -36,6 +36,10 @@ typedef struct tiny_spec {
     float       factors[4];           /* granite: of embeddings, attention, residual stream, logits (a divisor); 0: no key */
     uint32_t    window, window_every; /* gemma3: keys that blocks see, but each so-manieth; 0: no key */
     float       local_base;           /* of RoPE in blocks with a window; 0: no key */
+    uint32_t    local_head_dim;       /* gemma4: of blocks with a window */
+    float       logit_cap;            /* gemma3, gemma4; 0: no key */
+    bool        values_of_keys;       /* gemma4: blocks without a window have no attn_v */
+    bool        block_scales;         /* gemma4: layer_output_scale in each block */
     bool        arrays;               /* per-layer keys as arrays even where all layers are equal */
     bool        minimal_keys;         /* leaves out every key that has a default */
     uint32_t    alignment;            /* general.alignment; 0: no key */
