@@ -278,12 +278,18 @@ static double search_s(const model *m)
 
 /* ---- finalise ---- */
 
+/* What is kept of full precision between rebuilds on so many windows. */
+static double states_bytes(const bb_run *r, double windows)
+{
+    const bb_net *net = &r->model.net;
+    return windows * (double)r->config.ctx * net->n_embd * sizeof(float) * net->n_layer * BB_N_SUBLAYERS;
+}
+
 /* Of one of so many plans, which share what full precision says where there is room for it (rebuild.h). */
 static double rebuild_s(const model *m, double windows, double plans)
 {
     const bb_problem *p = bb_model_space_problem(m->r->space);
-    const double      states = windows * m->ctx * m->net->n_embd * sizeof(float) * m->net->n_layer * BB_N_SUBLAYERS;
-    const double      full = states <= (double)bb_memory_for_caches(m->r) ? 1 / plans : 1;
+    const double      full = states_bytes(m->r, windows) <= (double)bb_memory_for_caches(m->r) ? 1 / plans : 1;
     double            s = windows * m->ctx * ((1 + full) * token(m) + 2 * m->net->n_layer * m->p->moments);
     for (uint32_t b = 0; b < m->net->n_layer; b++) {
         s += factors_s(m, &m->net->blocks[b]);
@@ -394,10 +400,12 @@ bb_status bb_estimate(const bb_run *r, bb_forecast *f, bb_err *err)
     const counts         n = count(r);
     const double         ctx = (double)c->ctx;
     const uint64_t       hidden = (uint64_t)((double)(c->confirm_windows + c->refine_windows) * ctx) * r->model.net.n_embd * sizeof(float);
+    const bool           rebuilds = !c->no_finalise && bb_list_has(c->finalise_steps, "rebuild");
     uint64_t             cache = hidden * (r->model.net.n_layer + 1), room = bb_memory_for_caches(r);
     bb_status            status;
     BB_TRY(bb_model_space_reach(r->space, &f->smallest, &f->largest, err));
     BB_TRY(bb_estimate_time(r, f->seconds, err));
+    if (rebuilds && cache + (uint64_t)states_bytes(r, (double)c->calib_windows) <= room) cache += (uint64_t)states_bytes(r, (double)c->calib_windows);
     if (cache > room) cache = room;
     f->n_options = n.n_options;
     f->ram_least = bb_memory_least_of_all(r);
