@@ -5,7 +5,7 @@
 #   MODEL     the name in the table; CALIB, TRAIN, OTHER: texts to calibrate on, to train on, on which training may be no worse
 #   JOB       TYPE:METHOD, what `bitbudget quantize` makes (rtn, feedback, sequential); TYPE:METHOD:ESTIMATOR:MTOKENS: then trained (straight, differentiable)
 #   EVAL      held-out texts: WINDOWS windows each, evenly spaced
-# CALIB_WINDOWS, SWEEPS, DAMPING: of quantize; SWEEPS_LC2: passes of the lattice; TRAINING: options of qat; EXTRA: of both and of eval; BITBUDGET. SECONDS are processor
+# CALIB_WINDOWS, SWEEPS, DAMPING: of quantize; SWEEPS_LC2: passes of the lattice; QUANTIZE, TRAINING: more options of quantize and of qat; EXTRA: of both and of eval; BITBUDGET. SECONDS are processor
 # time of that step. A row that is there is not made again; files stay in WORK.
 set -euo pipefail
 TIMEFORMAT="%U %S"
@@ -14,7 +14,7 @@ shift 7
 jobs=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do jobs+=("$1"); shift; done
 shift
-: "${WINDOWS:=40}" "${CALIB_WINDOWS:=64}" "${SWEEPS:=4}" "${DAMPING:=0.01}" "${SWEEPS_LC2:=10}" "${TRAINING:=}" "${EXTRA:=--precision fast}" "${BITBUDGET:=./bitbudget}"
+: "${WINDOWS:=40}" "${CALIB_WINDOWS:=64}" "${SWEEPS:=4}" "${DAMPING:=0.01}" "${SWEEPS_LC2:=10}" "${QUANTIZE:=}" "${TRAINING:=}" "${EXTRA:=--precision fast}" "${BITBUDGET:=./bitbudget}"
 mkdir -p "$work"
 [ -s "$table" ] || echo "model,type,method,damping,estimator,tokens,bytes,bpw_linears,text,kl_nats,kl_se,ppl,ppl_se,top1,seconds" > "$table"
 value() { awk -F'[:,]' -v k="\"$1\"" '{ gsub(/ /, "", $1) } $1 == k { printf "%.6g", $2 }' "$work/json"; }
@@ -33,7 +33,7 @@ for job in "${jobs[@]}"; do
     sweeps="--sweeps $SWEEPS" calibration="--calib $calib --calib-windows $CALIB_WINDOWS --damping $damping"
     [ "$type" = LC2 ] && sweeps="--sweeps $SWEEPS_LC2 --experimental-formats"
     [ "$method" = rtn ] && sweeps='' calibration=''
-    [ -s "$file" ] || timed "$file" "$BITBUDGET" quantize "$source" --format "$type" --method "$method" $calibration $sweeps $EXTRA --out "$file" -q
+    [ -s "$file" ] || timed "$file" "$BITBUDGET" quantize "$source" --format "$type" --method "$method" $calibration $sweeps $QUANTIZE $EXTRA --out "$file" -q
     if [ -n "${estimator:-}" ]; then
         start=$file file=$work/$model-$type-$method-$damping-$estimator-$tokens.gguf
         [ -s "$file" ] || timed "$file" "$BITBUDGET" qat "$start" --reference "$source" --text "$train" --other "$other" --tokens "$tokens" --estimator "$estimator" \
