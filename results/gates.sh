@@ -5,7 +5,7 @@
 # usage: gates.sh NAME MODEL CALIB EVAL WORK > gates.csv    WORK holds what is finished. BITBUDGET: the program; EVAL_WINDOWS, CALIB_WINDOWS as for quantize; FINISH: which.
 set -eu
 name=$1 model=$2 calib=$3 eval=$4 work=$5
-: "${BITBUDGET:=./bitbudget}" "${EVAL_WINDOWS:=48}" "${CALIB_WINDOWS:=64}" "${FINISH:=least-squares rebuild}"
+: "${BITBUDGET:=./bitbudget}" "${EVAL_WINDOWS:=48}" "${CALIB_WINDOWS:=64}" "${FINISH:=least-squares}"
 mkdir -p "$work"
 
 echo model,fraction,widths,order,finish,size_bytes,kl_nats,kl_se,ppl,ppl_se
