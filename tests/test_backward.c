@@ -274,8 +274,8 @@ START_TEST(fast_gradients_are_close_to_exact)
     for (size_t a = 0; a < n; a++) {
         const double largest = largest_of(arrays[a].x, arrays[a].n);
         for (size_t i = 0; i < arrays[a].n; i++) {
-            ck_assert_msg(fabs((double)arrays[a].x[i] - (double)arrays[a].y[i]) <= (rough ? 0x1p-5 : 0x1p-12) * largest, "%s, array %zu [%zu]: %g, fast %g (largest %g)",
-                          s[0].spec->name, a, i, (double)arrays[a].x[i], (double)arrays[a].y[i], largest);
+            ck_assert_msg(fabs((double)arrays[a].x[i] - (double)arrays[a].y[i]) <= (rough ? 0x1p-5 : 0x1p-12) * largest,
+                          "%s, array %zu [%zu]: %g, fast %g (largest %g)", s[0].spec->name, a, i, (double)arrays[a].x[i], (double)arrays[a].y[i], largest);
             differs |= arrays[a].x[i] != arrays[a].y[i];
         }
     }

@@ -70,8 +70,8 @@ typedef struct fixture {
 static fixture fixture_of(bool coarse)
 {
     bb_adamw_options o = BB_ADAMW_DEFAULT;
-    fixture f = { BB_NEW(N + 3, float, NULL), BB_NEW0(N + 3, float, NULL), { { 0 } }, NULL };
-    bb_rng  r;
+    fixture          f = { BB_NEW(N + 3, float, NULL), BB_NEW0(N + 3, float, NULL), { { 0 } }, NULL };
+    bb_rng           r;
     bb_rng_init(&r, 5, "adamw");
     for (int i = 0; i < N + 3; i++) f.w[i] = (float)bb_rng_normal(&r);
     f.p[0] = (bb_param) { f.w, f.g, N, 1, 0 };
@@ -92,9 +92,9 @@ START_TEST(state_and_threads_change_nothing)
 {
     const bool coarse = _i == 1;
     fixture    a = fixture_of(coarse), b = fixture_of(coarse), c = fixture_of(coarse);
-    size_t  size = bb_adamw_state_bytes(a.a);
-    void   *state = bb_alloc(size, 1, NULL);
-    int     threads = omp_get_max_threads();
+    size_t     size = bb_adamw_state_bytes(a.a);
+    void      *state = bb_alloc(size, 1, NULL);
+    int        threads = omp_get_max_threads();
     omp_set_num_threads(1);
     train(a.a, a.p, 20);
     omp_set_num_threads(2);

@@ -678,10 +678,7 @@ typedef struct score_piece {
 } score_piece;
 
 /* Of one task: logits of both, and, fast, the rows of both split. */
-static size_t score_floats(const bb_cpu *c, size_t cols)
-{
-    return 2 * (size_t)SCORE_ROWS * SCORE_COLS + (c->fast ? 2 * SCORE_ROWS * bb_cpu_room(c, cols) : 0);
-}
+static size_t score_floats(const bb_cpu *c, size_t cols) { return 2 * (size_t)SCORE_ROWS * SCORE_COLS + (c->fast ? 2 * SCORE_ROWS * bb_cpu_room(c, cols) : 0); }
 
 static void score_chunk(const bb_cpu *c, const score_piece *p, size_t row, size_t m, const float *x, const float *x_ref, float *memory, row_score *rows)
 {

@@ -18,8 +18,8 @@ struct bb_adamw {
     uint8_t          *m8, *v8;
     void             *moments;
     size_t            n_params, n_entries, n_bytes;
-    uint64_t         step;
-    bb_adamw_options o;
+    uint64_t          step;
+    bb_adamw_options  o;
 };
 
 /* ---- life ---- */

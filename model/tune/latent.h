@@ -33,7 +33,7 @@ typedef struct bb_latent {
     float                    *start;                                /* [2 * n_blocks] d and dmin at the start */
     bool                      has_d, has_dmin;                      /* which fields are real numbers that may move */
     int                       sc_least, sc_most, mn_least, mn_most; /* equal: not trained */
-    bool                      scaled; /* a block is its codes' levels times d, and stores nothing else */
+    bool                      scaled;                               /* a block is its codes' levels times d, and stores nothing else */
     struct bb_lattice_latent *lattice; /* not NULL: an LC2 matrix (lattice_latent.h); nothing between q, w, g_w and here is used, but unit */
     double                    unit;    /* how far a weight is to be moved by a rate of 1: about a step of the grid */
 } bb_latent;

@@ -80,10 +80,10 @@ typedef struct bb_tune_options {
     double             label_share;            /* of KL: this share of the loss is the cross-entropy with hard labels instead; 0 .. 1 */
     bb_tune_estimator  estimator;
     bb_tune_schedule   schedule;
-    double             warmup, decay; /* shares of the steps: of warm-up (0: a twentieth), of decay at the end (of BB_TUNE_WSD) */
-    uint32_t           patience;      /* looks without a better state after which it ends; 0: never */
+    double             warmup, decay;  /* shares of the steps: of warm-up (0: a twentieth), of decay at the end (of BB_TUNE_WSD) */
+    uint32_t           patience;       /* looks without a better state after which it ends; 0: never */
     bool               coarse_moments; /* the optimizer's in 8 bits (adamw.h) */
-    uint64_t           keep_bytes;    /* full-precision states of training windows that are kept; the rest is computed again. 0: all are kept */
+    uint64_t           keep_bytes;     /* full-precision states of training windows that are kept; the rest is computed again. 0: all are kept */
     const bb_tune_set *other; /* held-out text of another domain, of the same length of windows: no state is better whose loss rises on either; NULL: none */
     const char        *state; /* file: the state is saved here and taken up again; NULL: nowhere. Removed when the training has ended */
     double             save_every_s;  /* seconds from one saved state to the next; changes no result */
