@@ -270,7 +270,7 @@ def main():
     for case, config, make, words, dtype, shard in cases(SHAPE):
         if only and case not in only:
             continue
-        path = os.path.join(folder, case)
+        path = os.path.join(folder, case.replace("phi3", "fi3"))  # llama.cpp asks a vocabulary whose model is called phi3 for "<s>"
         torch.manual_seed(len(case))
         # the converter cuts a gemma's embedding to as many rows as there are tokens and, counted again, added tokens: three; of a gemma4's there are as many as tokens
         tok = tokenizer(words, text, 3 if case.startswith("gemma3") else 8)
