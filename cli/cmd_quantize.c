@@ -82,7 +82,7 @@ static const bb_option_row rows[] = {
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
     { "ctx", BB_OPT_INT, FIELD(ctx), "256", 16, 131072, "N", "tokens of a window", NULL },
     { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "calibration windows, evenly spaced over the text", NULL },
-    { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.01", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
+    { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.1", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
     { "sweeps", BB_OPT_INT, FIELD(sweeps), "4", 0, 100, "N", "coordinate-descent sweeps after error feedback", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
     { "database", BB_OPT_TEXT, FIELD(database), "", 1, 0, "DIR",

@@ -61,7 +61,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "width-order", BB_OPT_TEXT, FIELD(width_order), "obs", NO_BOUNDS, "NAME", BB_WIDTH_ORDER_HELP, BB_WIDTH_ORDERS },
     { "ffn-divisor", BB_OPT_INT, FIELD(ffn_divisor), "0", 0, 65536, "N", "FFN widths are multiples of this; 0: the runtime's block", NULL },
     { "method", BB_OPT_TEXT, FIELD(method), "feedback", NO_BOUNDS, "NAME", "quantizer of the option database", "feedback|weighted|rtn" },
-    { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.01", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
+    { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.1", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
     { "sweeps", BB_OPT_INT, FIELD(sweeps), "4", 0, 100, "N", "coordinate-descent sweeps after error feedback", NULL },
     { "search", BB_OPT_TEXT, FIELD(search), "refine", NO_BOUNDS, "NAME", "how plans are searched for (docs/search.md)", BB_METHOD_NAMES },
     { "search-tokens", BB_OPT_DOUBLE, FIELD(search_tokens), "4", 0, 1e9, "MILLIONS", "forwarded tokens that the search may spend", NULL },

@@ -249,24 +249,29 @@ function show_rotation(    i) {
              sprintf(" | %.2f", v[i, "ppl"]))
 }
 
-# KL by calibration text (a row) and domain (a column), and the worst domain as a multiple of the mean.
-function show_calibration(    i, k, n, s, sets, texts, text, r, worst) {
+# KL by calibration text and options (a row) and domain (a column), their mean, and the worst domain as a multiple of it.
+function show_calibration(    i, k, n, s, sets, texts, text, r, worst, sum) {
     s = distinct("text", texts)
-    for (i = 1; i <= rows; i++) v[i, "set"] = v[i, "calibration"] SUBSEP v[i, "tokens"]
+    for (i = 1; i <= rows; i++) {
+        v[i, "damping"] = v[i, "options"]
+        if (!sub(/.*--damping /, "", v[i, "damping"])) v[i, "damping"] = "0.1"
+        v[i, "set"] = v[i, "calibration"] SUBSEP v[i, "tokens"] SUBSEP v[i, "damping"]
+    }
     n = distinct("set", sets)
-    text = "calibrated on | tokens"
+    text = "calibrated on | tokens | `--damping`"
     for (k = 1; k <= s; k++) text = text " | " texts[k]
-    head(text " | worst / mean")
+    head(text " | mean | worst / mean")
     for (i = 1; i <= n; i++) {
-        worst = 0
+        worst = sum = 0
         r = row_of("set", sets[i])
-        text = v[r, "calibration"] " | " thousands(v[r, "tokens"])
+        text = v[r, "calibration"] " | " thousands(v[r, "tokens"]) " | " v[r, "damping"]
         for (k = 1; k <= s; k++) {
             r = row_of("set", sets[i], "text", texts[k])
             text = text " | " (r ? sprintf("%.2f", v[r, "kl_nats"]) : "")
             if (r && v[r, "of_mean"] + 0 > worst) worst = v[r, "of_mean"] + 0
+            sum += v[r, "kl_nats"]
         }
-        line(text sprintf(" | %.2f", worst))
+        line(text sprintf(" | %.2f | %.2f", sum / s, worst))
     }
 }
 

@@ -306,7 +306,7 @@ START_TEST(a_shared_database_mixes_nothing)
     program(2, "sweep %s " QUICK TWO "--no-finalise --calib %s --out %s", model, two, folder("own-0"));
     says("another model, data or settings (calibration text was ");
     program(2, "sweep %s " QUICK TWO "--no-finalise --calib %s --damping 0.2 --out %s", model, one, folder("own-0"));
-    says("(damping was 0.01");
+    says("(damping was 0.1");
 }
 END_TEST
 

@@ -593,7 +593,8 @@ static void count_stages(bool is_sweep, const char *const (*options)[2], double 
  * evaluated on a quarter of the windows, and six sizes and more get two beside the knee. */
 START_TEST(the_estimate_counts_what_is_done)
 {
-#define COMMON { "prune", "none" }, { "eval-windows", "64" }, { "eval", MODEL }, { "finalise-steps", "rebuild" }
+#define COMMON \
+    { "prune", "none" }, { "eval-windows", "64" }, { "eval", MODEL }, { "finalise-steps", "rebuild" }
     static const char *const five[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "", "" } };
     static const char *const spared[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "finish", "contenders" }, { "", "" } };
     static const char *const tight[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "max-ram", "1MiB" }, { "", "" } };

@@ -43,7 +43,7 @@ typedef enum bb_method {
 
 typedef struct bb_quant_options {
     bb_method method;
-    double    damping; /* added to the diagonal, times its mean; default 0.01 */
+    double    damping; /* added to the diagonal, times its mean; default 0.1 */
     unsigned  sweeps;  /* coordinate-descent passes after feedback; default chosen by measurement */
 } bb_quant_options;
 

@@ -219,7 +219,7 @@ static bb_status run(bench *b, int argc, char **argv, bb_err *err)
     o.eval = (uint32_t)strtoul(value_of(argc, argv, "eval", "128"), NULL, 10);
     o.ctx = (uint32_t)strtoul(value_of(argc, argv, "ctx", "256"), NULL, 10);
     o.quant.sweeps = (unsigned)strtoul(value_of(argc, argv, "sweeps", "2"), NULL, 10);
-    o.quant.damping = strtod(value_of(argc, argv, "damping", "0.01"), NULL);
+    o.quant.damping = strtod(value_of(argc, argv, "damping", "0.1"), NULL);
     BB_TRY(bb_model_open(argv[1], &b->model, err));
     const char *slash = strrchr(argv[1], '/');
     snprintf(b->name, sizeof b->name, "%s", slash ? slash + 1 : argv[1]);

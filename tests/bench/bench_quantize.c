@@ -2,7 +2,7 @@
  * bench_quantize.c: speed and error of the matrices of an option database, format by format.
  *
  * usage: bench_quantize MODEL CALIBRATION DIR [key=value ...]
- *   formats=Q2_K,...  blocks=0,4  calib=32  ctx=256  sweeps=2  damping=0.01  method=feedback|weighted|rtn
+ *   formats=Q2_K,...  blocks=0,4  calib=32  ctx=256  sweeps=2  damping=0.1  method=feedback|weighted|rtn
  * DIR keeps the second moments for the next time. Prints CSV: format,us_per_weight,error: CPU time of all threads; errors
  * tr(dW H dW') / tr(W H W'), geometric mean over the matrices of the blocks.
  */
@@ -127,7 +127,7 @@ int main(int argc, char **argv)
     bb_blas_init();
     const char *method = value_of(argc, argv, "method", "feedback");
     o.method = strcmp(method, "rtn") == 0 ? BB_METHOD_RTN : strcmp(method, "weighted") == 0 ? BB_METHOD_WEIGHTED : BB_METHOD_FEEDBACK;
-    o.damping = strtod(value_of(argc, argv, "damping", "0.01"), NULL);
+    o.damping = strtod(value_of(argc, argv, "damping", "0.1"), NULL);
     o.sweeps = (unsigned)strtoul(value_of(argc, argv, "sweeps", "2"), NULL, 10);
     const uint32_t n_windows = (uint32_t)strtoul(value_of(argc, argv, "calib", "32"), NULL, 10);
     const uint32_t ctx = (uint32_t)strtoul(value_of(argc, argv, "ctx", "256"), NULL, 10);
