@@ -135,14 +135,14 @@ START_TEST(quantize_and_train_keep_to_a_limit)
     struct rusage before, after;
     snprintf(line, sizeof line, "limited-%d.gguf", _i);
     snprintf(out, sizeof out, "%s", bb_test_path(line));
-    snprintf(line, sizeof line, commands[_i], model(), text(), out);
-    strcat(line, " --threads 2 --max-ram 8MiB");
+    const size_t n = (size_t)snprintf(line, sizeof line, commands[_i], model(), text(), out);
+    snprintf(line + n, sizeof line - n, " --threads 2 --max-ram 8MiB");
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 3 && strstr(said, "--max-ram 8.00 MiB is not enough"), "%s", said);
     ck_assert(!bb_file_exists(out));
     const int64_t least = needed();
     ck_assert_int_gt(least, 40 << 20);
     ck_assert_int_lt(least, 800 << 20);
-    snprintf(strstr(line, "8MiB"), 40, "%lld", (long long)least);
+    snprintf(line + n, sizeof line - n, " --threads 2 --max-ram %lld", (long long)least);
     getrusage(RUSAGE_CHILDREN, &before);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     getrusage(RUSAGE_CHILDREN, &after);
