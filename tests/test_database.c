@@ -684,7 +684,7 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
     for (size_t i = 0; i < n_tokens * m; i++) mean += small.x[i] * small.x[i] / (double)(n_tokens * m);
     for (size_t row = 0; row < matrix->rows; row++)
         for (size_t j = 0; j < m; j++) {
-            double have = (double)v[row * m + j] * 0.05 * mean, want = (double)w0[row * m + j] * 0.05 * mean;
+            double have = (double)v[row * m + j] * 0.2 * mean, want = (double)w0[row * m + j] * 0.2 * mean;
             for (size_t t = 0; t < n_tokens; t++) {
                 double y = 0, y_small = 0;
                 for (size_t k = 0; k < m; k++) y_small += (double)v[row * m + k] * small.x[t * m + k];

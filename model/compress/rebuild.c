@@ -29,7 +29,7 @@
 
 enum { BATCH = 8, KEPT_BYTES = 256 << 20 };
 
-static const double input_share = 1.0, residual_share = 0.75, solve_damping = 0.05;
+static const double input_share = 1.0, residual_share = 0.75, solve_damping = 0.2;
 
 /* One stream: a network, its hidden states, and the inputs that one stage has in a batch. */
 typedef struct stream {
