@@ -182,7 +182,7 @@ START_TEST(options_come_and_go)
         as_fresh(dir, folder(name));
     }
     bb_csv a = table(folder("plain"), "front.csv"), b = table(folder("fresh-1"), "front.csv");
-    bool differs = false; /* or nothing was tested */
+    bool   differs = false; /* or nothing was tested */
     for (size_t i = 0; i < a.n_rows && i < b.n_rows; i++) differs |= strcmp(cell(&a, i, "kl_nats"), cell(&b, i, "kl_nats")) != 0;
     ck_assert(differs);
     bb_csv_done(&a);
