@@ -17,7 +17,7 @@
 #include "engine/toga.h"
 
 typedef struct toga_options {
-    char    *config, *low, *high, *embedding, *precision, *prune, *prune_on, *text, *eval, *out, *policy, *state, *loss, *name, *products;
+    char    *config, *low, *high, *embedding, *salience, *prune, *prune_on, *text, *eval, *out, *policy, *state, *loss, *name, *precision;
     uint64_t target_size;
     double   salient, kept, rate, decay, lambda;
     int64_t  steps, train_ctx, batch, ctx, calib_windows, eval_windows, seed, sweeps, save_every;
@@ -29,7 +29,7 @@ static const bb_option_row rows[] = {
     { "low", BB_OPT_TEXT, FIELD(low), "Q1_0", 1, 0, "TYPE", "format of columns of low precision: one with a scale of 16 bits a block and nothing else", NULL },
     { "high", BB_OPT_TEXT, FIELD(high), "Q4_0", 1, 0, "TYPE", "of those of high precision", NULL },
     { "embedding", BB_OPT_TEXT, FIELD(embedding), "Q8_0", 1, 0, "TYPE", "format of embedding and output, which have no masks", NULL },
-    { "precision", BB_OPT_TEXT, FIELD(precision), "learned", 1, 0, "NAME",
+    { "salience", BB_OPT_TEXT, FIELD(salience), "learned", 1, 0, "NAME",
       "which columns are of high precision: learned through the network; those with the largest inputs; those with the largest w^2 / (H^-1); or none",
       BB_TOGA_PRECISIONS },
     { "salient", BB_OPT_DOUBLE, FIELD(salient), "0.2", 0, 1, "SHARE",
@@ -37,7 +37,7 @@ static const bb_option_row rows[] = {
     { "prune", BB_OPT_TEXT, FIELD(prune), "nothing", 1, 0, "NAME",
       "masks that prune, learned: FFN channels; or all five of a block, with the hidden channels that each sublayer reads and writes", BB_TOGA_PRUNINGS },
     { "prune-on", BB_OPT_TEXT, FIELD(prune_on), "rounded", 1, 0, "NAME",
-      "with --precision low: what the masks are learned on, the weights in the low format or as they are (prune first, then quantize)", "rounded|whole" },
+      "with --salience none: what the masks are learned on, the weights in the low format or as they are (prune first, then quantize)", "rounded|whole" },
     { "target-size", BB_OPT_SIZE, FIELD(target_size), "0", 1, 0, "SIZE", "bytes of the network as a file; 0: what --salient says", NULL },
     { "kept", BB_OPT_DOUBLE, FIELD(kept), "0", 0, 1, "SHARE", "with --prune: hold the share of weights that stay at this (fixed sparsity); 0: free", NULL },
     { "text", BB_OPT_TEXT, FIELD(text), NULL, 1, 0, "FILE", "what the masks are learned and the matrices calibrated on", NULL },
@@ -60,7 +60,7 @@ static const bb_option_row rows[] = {
       NULL },
     { "policy", BB_OPT_TEXT, FIELD(policy), NULL, 1, 0, "FILE.csv", "write how many channels each mask keeps or sets high: layer,mask,channels,on", NULL },
     { "name", BB_OPT_TEXT, FIELD(name), "TOGA", 1, 0, "NAME", "what the rows call the method", NULL },
-    { "products", BB_OPT_TEXT, FIELD(products), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
+    { "precision", BB_OPT_TEXT, FIELD(precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
 };
 #undef FIELD
 enum { N_ROWS = sizeof rows / sizeof *rows };
@@ -93,7 +93,7 @@ static bb_status set_job(job *j, bb_err *err)
                               .low = low->type,
                               .high = high->type,
                               .embd = embd->type,
-                              .precision = bb_toga_precision_named(o->precision),
+                              .precision = bb_toga_precision_named(o->salience),
                               .salient = o->salient,
                               .target = o->target_size,
                               .quant = { BB_METHOD_FEEDBACK, 0.01, (unsigned)o->sweeps } };
@@ -117,11 +117,11 @@ done:
 static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 {
     const bool           low = j->toga.precision == BB_TOGA_LOW, prunes = j->toga.learning.pruning != BB_PRUNE_NOTHING;
-    const char          *none = "with this --precision and without --prune, for no masks are learned";
+    const char          *none = "with this --salience and without --prune, for no masks are learned";
     const bool           learned = prunes || j->toga.precision == BB_TOGA_LEARNED;
-    const bb_idle_option idle[] = { { "--high", "with --precision low", low },
-                                    { "--salient", "with --precision low, or with a size that learned masks keep", low || j->o.target_size },
-                                    { "--prune-on", "without --precision low and --prune", !low || !prunes },
+    const bb_idle_option idle[] = { { "--high", "with --salience none", low },
+                                    { "--salient", "with --salience none, or with a size that learned masks keep", low || j->o.target_size },
+                                    { "--prune-on", "without --salience none and --prune", !low || !prunes },
                                     { "--steps", none, !learned },
                                     { "--train-ctx", none, !learned },
                                     { "--batch", none, !learned },
@@ -266,7 +266,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "toga needs a model and --text FILE");
         goto done;
     }
-    bb_precision_use(j.o.products, true);
+    bb_precision_use(j.o.precision, true);
     BB_TRY(set_job(&j, err));
     BB_TRY(refuse_idle(&j, argc, argv, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));

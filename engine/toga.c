@@ -87,9 +87,9 @@ bb_status bb_toga_check(const bb_toga_job *j, bb_err *err)
     if (is_mixed(j)) BB_TRY(bb_part_format_check(j->high, err));
     if (prunes && !j->target) return BB_FAIL(err, BB_USAGE, "what is pruned is learned for a size: --target-size says which");
     if (prunes && (j->precision == BB_TOGA_ACTIVATIONS || j->precision == BB_TOGA_HESSIAN))
-        return BB_FAIL(err, BB_USAGE, "--precision activations and hessian take a share of each matrix as it is; with --prune it is learned or low");
+        return BB_FAIL(err, BB_USAGE, "--salience activations and hessian take a share of each matrix as it is; with --prune it is learned or none");
     if (!learns(j) && j->target)
-        return BB_FAIL(err, BB_USAGE, "a size is kept by masks that are learned: with this --precision and without --prune there are none");
+        return BB_FAIL(err, BB_USAGE, "a size is kept by masks that are learned: with this --salience and without --prune there are none");
     if (j->learning.kept > 0 && !prunes) return BB_FAIL(err, BB_USAGE, "--kept is of what is pruned, and --prune is nothing");
     if (j->target) BB_TRY(linear_budget(j, &unused, err));
 done:
@@ -103,7 +103,7 @@ bb_status bb_toga_check_export(const bb_toga_job *j, bb_err *err)
     if (is_mixed(j))
         return BB_FAIL(err, BB_UNSUPPORTED,
                        "no GGUF can hold this network: each of its matrices has some columns in %s and the others in %s, and a tensor has one type; "
-                       "with --precision low there is one",
+                       "with --salience none there is one",
                        f->name, bb_format_get(j->high)->name);
     if (j->learning.pruning == BB_PRUNE_ALL)
         return BB_FAIL(

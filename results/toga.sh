@@ -43,20 +43,20 @@ ours() { # LABEL SIZE: of the sweep the largest plan within the size
 }
 
 a=$(share 0.15) b=$(share 0.2)
-toga u2 "GPTQ Q2_0" --precision low --low Q2_0
-toga u1 "GPTQ Q1_0" --precision low --low Q1_0
-toga b12 "BiLLM-like: Hessian 10 % Q2_0 + Q1_0" --precision hessian --high Q2_0 --salient 0.1
-toga h16 "Hessian 20 % Q4_0 + Q1_0" --precision hessian
-toga a16 "PTQ1.61-like: activations 20 % Q4_0 + Q1_0" --precision activations
+toga u2 "GPTQ Q2_0" --salience none --low Q2_0
+toga u1 "GPTQ Q1_0" --salience none --low Q1_0
+toga b12 "BiLLM-like: Hessian 10 % Q2_0 + Q1_0" --salience hessian --high Q2_0 --salient 0.1
+toga h16 "Hessian 20 % Q4_0 + Q1_0" --salience hessian
+toga a16 "PTQ1.61-like: activations 20 % Q4_0 + Q1_0" --salience activations
 # shellcheck disable=SC2086
 {
     toga q "TOGA-q 20 % Q4_0 + Q1_0" $LEARN_Q
     toga j15 "TOGA joint Q4_0 + Q1_0 at 15 %" $LEARN --prune all --target-size "$a"
     toga f15 "TOGA fixed sparsity 20 % Q4_0 + Q1_0 at 15 %" $LEARN --prune all --target-size "$a" --kept 0.8
-    toga s15 "sequential prune then Q2_0 at 15 %" $LEARN --prune all --target-size "$a" --precision low --low Q2_0 --prune-on whole
+    toga s15 "sequential prune then Q2_0 at 15 %" $LEARN --prune all --target-size "$a" --salience none --low Q2_0 --prune-on whole
     toga j20 "TOGA joint Q4_0 + Q2_0 at 20 %" $LEARN --prune all --target-size "$b" --low Q2_0
     toga f20 "TOGA fixed sparsity 20 % Q4_0 + Q2_0 at 20 %" $LEARN --prune all --target-size "$b" --low Q2_0 --kept 0.8
-    toga s20 "sequential prune then Q4_0 at 20 %" $LEARN --prune all --target-size "$b" --precision low --low Q4_0 --prune-on whole
+    toga s20 "sequential prune then Q4_0 at 20 %" $LEARN --prune all --target-size "$b" --salience none --low Q4_0 --prune-on whole
 }
 q=$(awk -F, -v n="$name" '$1 == n && $2 ~ /^PTQ1.61-like/ { print $3; exit }' "$table") # what TOGA-q may take
 sizes=$q,$a,$b

@@ -78,8 +78,8 @@ static double json_of(const char *path, const char *name)
 /* What is written is what was judged, in as many bytes. */
 START_TEST(what_a_runtime_can_load_is_written)
 {
-    static const char *const ways[] = { " --precision low --low Q4_0 --embedding Q8_0",
-                                        " --precision low --low Q8_0 --prune channels --target-size 80000" LEARN };
+    static const char *const ways[] = { " --salience none --low Q4_0 --embedding Q8_0",
+                                        " --salience none --low Q8_0 --prune channels --target-size 80000" LEARN };
     char                     options[1024];
     uint64_t                 bytes;
     snprintf(options, sizeof options, "%s --out %s", ways[_i], out);
@@ -124,7 +124,7 @@ END_TEST
 /* More bits, less KL; and 20 % of columns at 4 bits cost what they should. */
 START_TEST(precisions_are_what_they_are_called)
 {
-    static const char *const ways[] = { " --precision low --low Q1_0", " --precision activations", " --precision hessian", " --precision low --low Q4_0" };
+    static const char *const ways[] = { " --salience none --low Q1_0", " --salience activations", " --salience hessian", " --salience none --low Q4_0" };
     double                   kl[4], bytes[4];
     for (int i = 0; i < 4; i++) {
         char *row = row_of(ways[i]);
@@ -144,7 +144,7 @@ START_TEST(all_five_masks_prune)
     ck_assert_double_le(cell(row, 2), 40000);
     ck_assert_double_gt(cell(row, 4), 0.2);
     bb_free(row);
-    row = row_of(" --prune all --precision low --low Q4_0 --prune-on whole --target-size 40000 --kept 0.5" LEARN);
+    row = row_of(" --prune all --salience none --low Q4_0 --prune-on whole --target-size 40000 --kept 0.5" LEARN);
     ck_assert_double_le(cell(row, 2), 40000);
     bb_free(row);
 }
@@ -195,15 +195,15 @@ START_TEST(what_cannot_be_is_said)
         bb_status   status;
     } cases[] = {
         { " --out x.gguf", "some columns in Q1_0 and the others in Q4_0, and a tensor has one type", BB_UNSUPPORTED },
-        { " --precision low --low Q4_0 --prune all --target-size 60000 --out x.gguf", "no file has a place for such masks", BB_UNSUPPORTED },
-        { " --precision low --low Q1_0 --out x.gguf", "Q1_0 has blocks of 128 weights, and the rows of blk.0.attn_q have 64", BB_UNSUPPORTED },
+        { " --salience none --low Q4_0 --prune all --target-size 60000 --out x.gguf", "no file has a place for such masks", BB_UNSUPPORTED },
+        { " --salience none --low Q1_0 --out x.gguf", "Q1_0 has blocks of 128 weights, and the rows of blk.0.attn_q have 64", BB_UNSUPPORTED },
         { " --prune all", "--target-size says which", BB_USAGE },
         { " --prune all --target-size 1000", "all but the linears takes", BB_INFEASIBLE },
-        { " --precision low --target-size 60000", "there are none", BB_USAGE },
-        { " --precision hessian --prune all --target-size 60000", "with --prune it is learned or low", BB_USAGE },
+        { " --salience none --target-size 60000", "there are none", BB_USAGE },
+        { " --salience hessian --prune all --target-size 60000", "with --prune it is learned or none", BB_USAGE },
         { " --high Q4_K", "Q4_K cannot be a part of a matrix", BB_UNSUPPORTED },
-        { " --precision low --salient 0.3", "--salient", BB_USAGE },
-        { " --precision activations --lambda 3", "no masks are learned", BB_USAGE },
+        { " --salience none --salient 0.3", "--salient", BB_USAGE },
+        { " --salience activations --lambda 3", "no masks are learned", BB_USAGE },
         { " --kept 0.5", "--kept is of what is pruned", BB_USAGE },
         { " --low Q8_0 --high Q4_0", "no more bits", BB_USAGE },
     };
