@@ -9,7 +9,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/rng.h"
 #include "base/text.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
@@ -18,16 +17,6 @@
 #define TRAIN " --tokens 0.012 --ctx 32 --batch 4 --held-windows 6 --rate 0.04"
 
 static char full[512], small[512], one[512], two[512], ids[512], other[512], said[16384];
-
-static void write_ids(const char *path, uint64_t seed, size_t n)
-{
-    uint32_t *x = BB_NEW(n, uint32_t, NULL);
-    bb_rng    r;
-    bb_rng_init(&r, seed, "ids");
-    for (size_t i = 0; i < n; i++) x[i] = (uint32_t)(3 + bb_rng_below(&r, seed ? 16 : 40));
-    bb_test_write(path, x, n * sizeof *x);
-    bb_free(x);
-}
 
 static void setup(void)
 {
@@ -42,8 +31,8 @@ static void setup(void)
     s.head_dim = 16;
     for (int i = 0; i < TINY_MAX_LAYERS; i++) s.n_ff[i] = 128;
     tiny_write(&s, full);
-    write_ids(ids, 1, 6000);
-    write_ids(other, 0, 3000);
+    bb_test_write_ids(ids, 1, 16, 6000);
+    bb_test_write_ids(other, 0, 40, 3000);
     ck_assert_msg(bb_test_command(NULL, &err, "quantize %s --format Q2_0 --embd-format Q4_0 --method rtn --out %s", full, small) == BB_OK, "%s", err.msg);
 }
 

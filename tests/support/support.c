@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "kernels/blas.h"
 
 static char folder[256];
@@ -48,6 +49,16 @@ void bb_test_write(const char *path, const void *data, size_t size)
 {
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(data, 1, size, f) != size || fclose(f) != 0) abort();
+}
+
+void bb_test_write_ids(const char *path, uint64_t seed, uint32_t kinds, size_t n)
+{
+    uint32_t *ids = BB_NEW(n, uint32_t, NULL);
+    bb_rng    r;
+    bb_rng_init(&r, seed, "ids");
+    for (size_t i = 0; i < n; i++) ids[i] = (uint32_t)(3 + bb_rng_below(&r, kinds));
+    bb_test_write(path, ids, n * sizeof *ids);
+    bb_free(ids);
 }
 
 bool bb_test_are_same(const char *a, const char *b)

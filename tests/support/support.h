@@ -6,11 +6,14 @@
 #include <check.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 /* A path in this process's own temporary folder, which is removed at exit. One of 16 rotating static buffers. */
 const char *bb_test_path(const char *name);
 void        bb_test_write(const char *path, const void *data, size_t size); /* plain stdio, for inputs */
+/* A token file: n ids drawn from 3 to 2 + `kinds`. */
+void bb_test_write_ids(const char *path, uint64_t seed, uint32_t kinds, size_t n);
 /* Have both files the same bytes? Fails the test where one cannot be read. */
 bool bb_test_are_same(const char *a, const char *b);
 /* Fails the test unless they have; the second: NAME in both folders. */
