@@ -17,7 +17,7 @@ typedef enum bb_toga_precision {
     BB_TOGA_LOW          /* none: there is one precision */
 } bb_toga_precision;
 #define BB_TOGA_PRECISIONS "learned|activations|hessian|none" /* in the enum's order */
-#define BB_TOGA_PRUNINGS "nothing|channels|all"              /* bb_pruning */
+#define BB_TOGA_PRUNINGS "nothing|channels|all"               /* bb_pruning */
 bb_toga_precision bb_toga_precision_named(const char *name);
 bb_pruning        bb_toga_pruning_named(const char *name);
 
