@@ -200,7 +200,7 @@ function show_search_real(    i, k, best) {
         if (v[i, "method"] != "ours") continue
         best = 0
         for (k = 1; k <= rows; k++)
-            if (v[k, "method"] != "ours" && v[k, "model"] == v[i, "model"] && v[k, "text"] == v[i, "text"] && v[k, "size_bytes"] + 0 <= 1.003 * v[i, "size_bytes"] && v[k, "size_bytes"] >= 0.9 * v[i, "size_bytes"] &&
+            if (v[k, "method"] != "ours" && v[k, "model"] == v[i, "model"] && v[k, "text"] == v[i, "text"] && v[k, "size_bytes"] + 0 <= 1.003 * v[i, "size_bytes"] && v[k, "size_bytes"] + 0 >= 0.9 * v[i, "size_bytes"] &&
                 (!best || v[k, "kl_nats"] + 0 < v[best, "kl_nats"] + 0)) best = k
         if (best) line(v[i, "model"] " | " v[i, "text"] " | " thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) " | " v[best, "method"] " | " thousands(v[best, "size_bytes"]) " | " kl(v[best, "kl_nats"]) \
                        sprintf(" | %.2f", v[i, "kl_nats"] / v[best, "kl_nats"]))
