@@ -691,6 +691,22 @@ START_TEST(every_method_answers_every_budget)
 }
 END_TEST
 
+/* A search of one size with gradients and hardly a round of refine behind them. */
+static bb_search by_gradients(const int64_t *budget, const uint16_t *source, syn_gradient *slopes)
+{
+    return (bb_search) { .budgets = budget,
+                         .n_budgets = 1,
+                         .seed = 3,
+                         .stop.max_tokens = 4.5e5,
+                         .stop.max_rounds = 1,
+                         .window_tokens = 256,
+                         .source = source,
+                         .candidates = 1,
+                         .gradient = syn_gradient_at,
+                         .gradient_self = slopes,
+                         .gradient_cost = { 768 * 8, 1280 * 8 } };
+}
+
 /* A good plan that was learned is taken; one that is of no use does no harm: in both cases true scores decide. */
 START_TEST(what_was_learned_is_proposed_and_does_not_decide)
 {
@@ -713,19 +729,9 @@ START_TEST(what_was_learned_is_proposed_and_does_not_decide)
     for (uint32_t u = 0; u < s->p.n_units; u++)
         if (s->units[u].controller >= 0) source[u] = (uint16_t)(s->units[u].n_options - 1);
     for (int i = 0; i < 3; i++) {
-        bb_search  o = { .budgets = &budget,
-                         .n_budgets = 1,
-                         .seed = 3,
-                         .stop.max_tokens = 4.5e5,
-                         .stop.max_rounds = 1,
-                         .window_tokens = 256,
-                         .source = source,
-                         .candidates = 1,
-                         .gradient = syn_gradient_at,
-                         .gradient_self = &slopes,
-                         .gradient_cost = { 768 * 8, 1280 * 8 },
-                         .learned = i ? learn_plan : NULL,
-                         .learned_self = i ? &learned[i - 1] : NULL };
+        bb_search o = by_gradients(&budget, source, &slopes);
+        o.learned = i ? learn_plan : NULL;
+        o.learned_self = i ? &learned[i - 1] : NULL;
         bb_archive archive;
         ck_assert_int_eq(syn_search(methods[i], &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
         const bb_archive_entry *best = bb_archive_best(&archive, budget);
@@ -766,17 +772,7 @@ START_TEST(gradients_find_what_the_table_does_not_know)
         if (s->units[u].controller >= 0) source[u] = (uint16_t)(s->units[u].n_options - 1);
     for (int again = 0; again < 3; again++) {
         syn_gradient slopes = { .w = w };
-        bb_search    o = { .budgets = &budget,
-                           .n_budgets = 1,
-                           .seed = 3,
-                           .stop.max_tokens = 4.5e5,
-                           .stop.max_rounds = 1,
-                           .window_tokens = 256,
-                           .source = source,
-                           .candidates = 1,
-                           .gradient = syn_gradient_at,
-                           .gradient_self = &slopes,
-                           .gradient_cost = { 768 * 8, 1280 * 8 } };
+        bb_search    o = by_gradients(&budget, source, &slopes);
         bb_archive   archive;
         ck_assert_int_eq(syn_search(again < 2 ? m : &bb_method_refine, &s->p, &w->e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
         const bb_archive_entry *best = bb_archive_best(&archive, budget);
