@@ -2,7 +2,8 @@
  * tasks.c: log-likelihoods of the options of a task, and what follows from them. See tasks.h.
  *
  * Every option of every item is one sequence. Sequences go through the network in batches of about equal length, longest first, filled up
- * at the right, where a causal network does not look; a window's bits do not depend on its batch (forward.h). */
+ * at the right, where a causal network does not look; a window's bits do not depend on its batch (forward.h). What sequences of a batch have in
+ * common at their beginning, the context above all, goes through once. */
 #include "eval/tasks.h"
 
 #include <math.h>
@@ -14,8 +15,9 @@
 #include "kernels/kernels.h"
 #include "model/io/tokenizer.h"
 #include "model/net/host.h"
+#include "model/net/shared.h"
 
-enum { BATCH_TOKENS = 4096, LOGITS = 1 << 21 /* at once: 8 MiB */ };
+enum { BATCH_TOKENS = 8192, BATCH_ROWS = 2048, /* tokens of a batch, and those of them that are computed */ LOGITS = 1 << 21 /* at once: 8 MiB */ };
 
 /* One option: ids pool[at .. at + n - 1]; those from n_prefix on are the continuation. */
 typedef struct sequence {
@@ -38,11 +40,13 @@ typedef struct runner {
     int32_t          *pool;
     size_t            n_pool, room;
     sequence         *s;      /* [n_options] */
-    size_t           *order;  /* [n_options] by falling length */
+    size_t           *order;  /* [n_options] see rank */
     score            *scores; /* [n_options] */
     bb_forward       *f;
     float            *h, *rows, *logits;
     size_t            rows_at_once, n_rows;
+    int32_t          *ids;          /* of the rows of a batch */
+    uint32_t         *of, *place;   /* of a batch, as in bb_shared_rows */
     struct {
         size_t  i;
         int32_t target;
@@ -144,16 +148,31 @@ done:
 
 /* ---- scores ---- */
 
+/* A sequence; group: how long the longest of its item is, roughly, so that options of an item stay together. */
 typedef struct ranked {
-    uint32_t n;
-    size_t   i;
-} ranked; /* a sequence and its length */
+    uint32_t       group;
+    size_t         i;
+    const sequence *s;
+    const int32_t  *ids;
+} ranked;
 
-static int longer_first(const void *a, const void *b)
+/* Longest group first, in a group by their tokens: those that begin alike are neighbours. */
+static int in_order(const void *a, const void *b)
 {
     const ranked *x = a, *y = b;
-    if (x->n != y->n) return x->n < y->n ? 1 : -1;
+    if (x->group != y->group) return x->group < y->group ? 1 : -1;
+    for (uint32_t t = 0; t < x->s->n && t < y->s->n; t++)
+        if (x->ids[t] != y->ids[t]) return x->ids[t] < y->ids[t] ? -1 : 1;
+    if (x->s->n != y->s->n) return x->s->n < y->s->n ? -1 : 1;
     return (x->i > y->i) - (x->i < y->i);
+}
+
+/* Lengths up to 1, 2, 3, 4, 6, 8, 12, 16 ... have groups 0, 1, 2 ... */
+static uint32_t length_group(uint32_t n)
+{
+    uint32_t group = 0;
+    for (uint64_t limit = 1; limit < n; group++) limit = limit & (limit - 1) ? limit / 3 * 4 : limit > 1 ? limit / 2 * 3 : 2;
+    return group;
 }
 
 /* r->order := the sequences that are not skipped. */
@@ -162,25 +181,34 @@ static bb_status rank(runner *r, size_t *n_out, bb_err *err)
     ranked *all = bb_alloc(r->t->n_options, sizeof *all, err);
     size_t  n = 0;
     if (!all) return BB_NOMEM;
-    for (size_t i = 0; i < r->t->n_options; i++)
-        if (!r->s[i].skipped) all[n++] = (ranked) { r->s[i].n, i };
-    qsort(all, n, sizeof *all, longer_first);
+    for (size_t k = 0; k < r->t->n_items; k++) {
+        const bb_task_item *item = &r->t->items[k];
+        uint32_t            longest = 0;
+        for (size_t i = item->first; i < item->first + item->n; i++) longest = r->s[i].n > longest ? r->s[i].n : longest;
+        for (size_t i = item->first; i < item->first + item->n; i++)
+            if (!r->s[i].skipped) all[n++] = (ranked) { length_group(longest), i, &r->s[i], r->pool + r->s[i].at };
+    }
+    qsort(all, n, sizeof *all, in_order);
     for (size_t i = 0; i < n; i++) r->order[i] = all[i].i;
     bb_free(all);
     *n_out = n;
     return BB_OK;
 }
 
-static bb_status make_room(runner *r, uint32_t T, bb_err *err)
+/* longest: tokens of the longest sequence. */
+static bb_status make_room(runner *r, uint32_t longest, bb_err *err)
 {
-    size_t tokens = T > BATCH_TOKENS ? T : BATCH_TOKENS;
+    const size_t tokens = longest > BATCH_TOKENS ? longest : BATCH_TOKENS, rows = longest > BATCH_ROWS ? longest : BATCH_ROWS;
     r->rows_at_once = LOGITS / r->net->n_vocab + 1;
-    r->h = bb_alloc(tokens, r->net->n_embd * sizeof *r->h, err);
+    r->h = bb_alloc(rows, r->net->n_embd * sizeof *r->h, err);
+    r->ids = bb_alloc(rows, sizeof *r->ids, err);
+    r->of = bb_alloc(tokens, sizeof *r->of, err);
+    r->place = bb_alloc(rows, sizeof *r->place, err);
     r->rows = bb_alloc(r->rows_at_once, r->net->n_embd * sizeof *r->rows, err);
     r->row = bb_alloc(r->rows_at_once, sizeof *r->row, err);
     r->logits = bb_alloc(r->rows_at_once, r->net->n_vocab * sizeof *r->logits, err);
-    if (!r->h || !r->rows || !r->row || !r->logits) return BB_NOMEM;
-    return bb_forward_create(r->backend, r->net, (uint32_t)tokens /* a batch of shortest sequences */, T, &r->f, err);
+    if (!r->h || !r->ids || !r->of || !r->place || !r->rows || !r->row || !r->logits) return BB_NOMEM;
+    return bb_forward_create(r->backend, r->net, (uint32_t)tokens /* a batch of shortest sequences */, longest, &r->f, err);
 }
 
 /* Scores the rows that are waiting. */
@@ -202,15 +230,15 @@ static bb_status flush(runner *r, bb_err *err)
     return status;
 }
 
-/* Hands the rows of h (T, C) that predict the continuation of sequence i to scoring. */
-static bb_status take_rows(runner *r, size_t i, const float *h, bb_err *err)
+/* Hands the rows that predict the continuation of sequence i to scoring. of: the row of each of its tokens. */
+static bb_status take_rows(runner *r, size_t i, const uint32_t *of, bb_err *err)
 {
     const sequence *s = &r->s[i];
     size_t          C = r->net->n_embd;
     bb_status       status = BB_OK;
     r->scores[i] = (score) { 0, true };
     for (uint32_t t = s->n_prefix - 1; t + 1 < s->n; t++) {
-        memcpy(r->rows + r->n_rows * C, h + t * C, C * sizeof *h);
+        memcpy(r->rows + r->n_rows * C, r->h + of[t] * C, C * sizeof *r->h);
         r->row[r->n_rows].i = i;
         r->row[r->n_rows++].target = r->pool[s->at + t + 1];
         if (r->n_rows == r->rows_at_once) BB_TRY(flush(r, err));
@@ -219,19 +247,61 @@ done:
     return status;
 }
 
-/* S sequences from place `first` of the order, the longest in front. ids: [S * its length], room. */
-static bb_status run_batch(runner *r, size_t first, uint32_t S, int32_t *ids, bb_err *err)
+/* Tokens that sequence b has in common with a at the beginning. */
+static uint32_t shared_tokens(const runner *r, const sequence *a, const sequence *b)
 {
-    uint32_t  T = r->s[r->order[first]].n;
-    bb_status status = BB_OK;
-    for (size_t i = 0; i < S; i++) {
-        const sequence *s = &r->s[r->order[first + i]];
-        memcpy(ids + i * T, r->pool + s->at, s->n * sizeof *ids);
-        for (uint32_t t = s->n; t < T; t++) ids[i * T + t] = 0;
+    uint32_t t = 0;
+    while (t < a->n && t < b->n && r->pool[a->at + t] == r->pool[b->at + t]) t++;
+    return t;
+}
+
+typedef struct batch {
+    size_t   first; /* place in the order */
+    uint32_t S, T, n_rows;
+} batch;
+
+/* As many sequences from place b->first on as there is room for, at least one. */
+static void choose_batch(const runner *r, size_t n, batch *b)
+{
+    const sequence *before = NULL;
+    b->S = b->T = b->n_rows = 0;
+    for (size_t at = b->first; at < n; at++) {
+        const sequence *s = &r->s[r->order[at]];
+        const uint32_t  T = s->n > b->T ? s->n : b->T, more = s->n - (before ? shared_tokens(r, before, s) : 0);
+        if (before && ((uint64_t)(b->S + 1) * T > BATCH_TOKENS || b->n_rows + more > BATCH_ROWS)) break;
+        b->T = T, b->n_rows += more, b->S++;
+        before = s;
     }
-    BB_TRY(bb_host_embed(r->f, r->net, ids, S, T, r->h, err));
-    for (uint32_t b = 0; b < r->net->n_layer; b++) BB_TRY(bb_host_block(r->f, r->net, &r->net->blocks[b], S, T, r->h, NULL, NULL, err));
-    for (size_t i = 0; i < S; i++) BB_TRY(take_rows(r, r->order[first + i], r->h + i * T * r->net->n_embd, err));
+}
+
+/* Which rows the batch has, and their tokens. The order has sequences that begin alike behind each other, so the one before says all. */
+static void lay_out(runner *r, const batch *b)
+{
+    const uint32_t *above = NULL;
+    uint32_t        n = 0;
+    for (uint32_t i = 0; i < b->S; i++) {
+        const sequence *s = &r->s[r->order[b->first + i]];
+        uint32_t       *of = r->of + (size_t)i * b->T;
+        const uint32_t  shared = i ? shared_tokens(r, &r->s[r->order[b->first + i - 1]], s) : 0;
+        for (uint32_t t = 0; t < shared; t++) of[t] = above[t];
+        for (uint32_t t = shared; t < s->n; t++) {
+            r->ids[n] = r->pool[s->at + t];
+            r->place[n] = i * b->T + t;
+            of[t] = n++;
+        }
+        for (uint32_t t = s->n; t < b->T; t++) of[t] = of[s->n - 1];
+        above = of;
+    }
+}
+
+static bb_status run_batch(runner *r, const batch *b, bb_err *err)
+{
+    const bb_shared_rows rows = { .n = b->n_rows, .of = r->of, .place = r->place };
+    bb_status            status;
+    lay_out(r, b);
+    BB_TRY(bb_host_embed(r->f, r->net, r->ids, b->n_rows, 1, r->h, err));
+    for (uint32_t k = 0; k < r->net->n_layer; k++) BB_TRY(bb_host_shared(r->f, r->net, &r->net->blocks[k], b->S, b->T, &rows, r->h, err));
+    for (size_t i = 0; i < b->S; i++) BB_TRY(take_rows(r, r->order[b->first + i], r->of + i * b->T, err));
 done:
     return status;
 }
@@ -239,24 +309,20 @@ done:
 static bb_status run_all(runner *r, size_t n, bb_progress *progress, bb_err *err)
 {
     bb_status status = BB_OK;
-    uint32_t  longest = r->s[r->order[0]].n;
-    int32_t  *ids = bb_alloc(longest > BATCH_TOKENS ? longest : BATCH_TOKENS, sizeof *ids, err);
-    if (!ids) return BB_NOMEM;
+    uint32_t  longest = 0;
+    for (size_t i = 0; i < n; i++) longest = r->s[r->order[i]].n > longest ? r->s[r->order[i]].n : longest;
     BB_TRY(make_room(r, longest, err));
-    for (size_t first = 0, S; first < n; first += S) {
-        uint32_t T = r->s[r->order[first]].n;
+    for (batch b = { 0 }; b.first < n; b.first += b.S) {
         if (bb_interrupted()) {
             status = BB_FAIL(err, BB_INTERRUPTED, "interrupted in task %s", r->t->name);
             goto done;
         }
-        S = T >= BATCH_TOKENS ? 1 : BATCH_TOKENS / T;
-        if (S > n - first) S = n - first;
-        BB_TRY(run_batch(r, first, (uint32_t)S, ids, err));
-        if (progress) bb_progress_add(progress, S);
+        choose_batch(r, n, &b);
+        BB_TRY(run_batch(r, &b, err));
+        if (progress) bb_progress_add(progress, b.S);
     }
     BB_TRY(flush(r, err));
 done:
-    bb_free(ids);
     return status;
 }
 
@@ -395,7 +461,7 @@ bb_status bb_task_run(const bb_backend *backend, const bb_model *m, const bb_net
     if (status == BB_OK) results(&r, out, answers);
 done:
     bb_forward_destroy(r.f);
-    void *all[] = { r.pool, r.s, r.order, r.scores, r.h, r.rows, r.row, r.logits };
+    void *all[] = { r.pool, r.s, r.order, r.scores, r.h, r.ids, r.of, r.place, r.rows, r.row, r.logits };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
     return status;
 }

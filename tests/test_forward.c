@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "kernels/kernels.h"
 #include "model/net/forward.h"
+#include "model/net/shared.h"
 #include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
 
@@ -338,6 +339,57 @@ START_TEST(block_stops_at_an_input)
 }
 END_TEST
 
+/* Windows that begin alike, at several depths, and one that ends early, computed once where they are alike: the bits of the windows one by one, on both
+ * backends. */
+START_TEST(shared_rows_have_the_same_bits)
+{
+    enum { WINDOWS = 5, LENGTH = 40, ALL = WINDOWS * LENGTH };
+    static const uint32_t alike[WINDOWS] = { 0, 33, 1, 40, 17 }; /* tokens in common with the window before; the fourth is the third */
+    const ref_spec       *spec = spec_at_precision(_i);
+    ref_model             m;
+    uint64_t              seed = 21;
+    guarded               g;
+    int32_t               tokens[ALL], ids[ALL];
+    uint32_t              of[ALL], place[ALL], n = 0;
+    ref_model_make(spec, 3, &m);
+    guarded_make(&g);
+    const size_t C = m.net.n_embd;
+    float       *h = BB_NEW(ALL * C, float, NULL), *alone = BB_NEW(ALL * C, float, NULL);
+    random_tokens(tokens, ALL, m.net.n_vocab, &seed);
+    for (uint32_t i = 0; i < ALL; i++) {
+        const bool again = i % LENGTH < alike[i / LENGTH];
+        if (again) tokens[i] = tokens[i - LENGTH];
+        of[i] = again ? of[i - LENGTH] : n;
+        if (!again) ids[n] = tokens[i], place[n++] = i;
+    }
+    for (uint32_t i = ALL - 9; i < ALL; i++) of[i] = 0; /* read no further */
+    const bb_shared_rows rows = { n, of, place };
+    for (int k = 0; k < 2; k++) {
+        const bb_backend *backend = k ? &g.backend : &bb_backend_cpu;
+        bb_forward       *f;
+        bb_buffer         states;
+        ck_assert_int_eq(bb_forward_create(backend, &m.net, WINDOWS, LENGTH, &f, NULL), BB_OK);
+        for (uint32_t s = 0; s < WINDOWS && k == 0; s++) {
+            ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens + s * LENGTH, 1, LENGTH, bb_on_cpu(alone + s * LENGTH * C), NULL), BB_OK);
+            run_blocks(f, &m.net, 1, LENGTH, alone + s * LENGTH * C);
+        }
+        ck_assert_int_eq(backend->ops->alloc(backend->context, n * C, &states, NULL), BB_OK);
+        ck_assert_int_eq(bb_forward_embed(f, &m.net, ids, n, 1, states, NULL), BB_OK);
+        for (uint32_t b = 0; b < m.net.n_layer; b++)
+            ck_assert_int_eq(bb_forward_shared(f, &m.net, &m.net.blocks[b], WINDOWS, LENGTH, &rows, states, NULL), BB_OK);
+        ck_assert_int_eq(backend->ops->read(backend->context, states, h, n * C, NULL), BB_OK);
+        for (uint32_t i = 0; i < ALL - 9; i++)
+            ck_assert_msg(memcmp(h + of[i] * C, alone + i * C, C * sizeof *h) == 0, "%s: window %u, token %u", spec->name, i / LENGTH, i % LENGTH);
+        backend->ops->release(backend->context, states);
+        bb_forward_destroy(f);
+    }
+    guarded_done(&g);
+    bb_free(h);
+    bb_free(alone);
+    ref_model_free(&m);
+}
+END_TEST
+
 /* The same on a backend whose memory the host cannot reach, bit by bit: states, inputs, logits, scores. */
 START_TEST(another_backend_has_the_same_bits)
 {
@@ -598,6 +650,7 @@ int main(void)
     tcase_add_loop_test(t, fused_and_single_operations_agree, 0, 2 * (int)ref_n_specs);
     tcase_add_loop_test(t, block_stops_at_an_input, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, another_backend_has_the_same_bits, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, shared_rows_have_the_same_bits, 0, 2 * (int)ref_n_specs);
     tcase_add_test(t, weights_are_those_of_the_first_use_until_forget);
     tcase_add_loop_test(t, batch_and_threads_change_nothing, 0, 2 * (int)ref_n_specs);
     tcase_add_loop_test(t, uniform_logits_give_perplexity_V, 0, 3);

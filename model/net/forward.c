@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "kernels/blas.h"
 #include "model/net/backend.h"
+#include "model/net/shared.h"
 
 enum { SLAB_TOKENS = 2048 /* also the batch that an input hook sees, so not a function of the machine */ };
 
@@ -22,6 +23,8 @@ struct bb_forward {
     float            *cos_sin;               /* [max_tokens][n_rot/2][2], host */
     bb_buffer         x, q, k, v, gate, up;  /* of one slab; q also holds the reference's rows in scores */
     size_t            slab_tokens;
+    bb_buffer         wide[3]; /* queries, keys, values of windows that share rows, made when there are some */
+    size_t            wide_tokens;
 };
 
 /* ---- life ---- */
@@ -100,7 +103,7 @@ done:
 void bb_forward_destroy(bb_forward *f)
 {
     if (!f) return;
-    const bb_buffer buffers[] = { f->x, f->q, f->k, f->v, f->gate, f->up };
+    const bb_buffer buffers[] = { f->x, f->q, f->k, f->v, f->gate, f->up, f->wide[0], f->wide[1], f->wide[2] };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) f->backend->ops->release(f->backend->context, buffers[i]);
     f->backend->ops->close(f->self);
     bb_free(f->cos_sin);
@@ -145,7 +148,10 @@ typedef struct slab {
     bool            stops; /* at the input `last`, which goes to `input` */
     bb_feed         last;
     bb_buffer       input;
+    const bb_shared_rows *shared; /* or NULL: every token is a row */
 } slab;
+
+static size_t rows_of(const slab *s) { return s->shared ? s->shared->n : (size_t)s->S * s->T; }
 
 static bb_status tell_hook(bb_forward *f, const slab *s, bb_feed feed, bb_buffer x, size_t width, bb_err *err)
 {
@@ -178,7 +184,7 @@ static bb_status take_in(bb_forward *f, const slab *s, bb_sublayer sub, bb_err *
 {
     const bb_operations *o = f->backend->ops;
     const float         *weight = s->block->norm[bb_sublayers[sub].pre];
-    const size_t         n = (size_t)s->S * s->T;
+    const size_t         n = rows_of(s);
     if (!weight) return o->copy(f->backend->context, s->h, f->x, n * f->n_embd, err);
     return o->rms_norm(f->self, n, f->n_embd, s->h, weight, s->net->norm_eps, f->x, err);
 }
@@ -189,11 +195,68 @@ static bb_status give_out(bb_forward *f, const slab *s, bb_sublayer sub, bb_buff
     const bb_operations *o = f->backend->ops;
     const bb_matrix     *w = &s->block->w[bb_sublayers[sub].writer];
     const float         *weight = s->block->norm[bb_sublayers[sub].post];
-    const size_t         n = (size_t)s->S * s->T;
+    const size_t         n = rows_of(s);
     bb_status            status;
     if (!weight) return o->matmul(f->self, n, x, w, true, s->h, err);
     BB_TRY(o->matmul(f->self, n, x, w, false, f->x, err));
     BB_TRY(o->add_norm(f->self, n, f->n_embd, f->x, weight, s->net->norm_eps, s->h, err));
+done:
+    return status;
+}
+
+/* q := what the heads of the windows gather. */
+static bb_status attend(bb_forward *f, const slab *s, bb_buffer q, bb_buffer k, bb_buffer v, bb_err *err)
+{
+    const bb_block *b = s->block;
+    bb_status       status;
+    BB_TRY(rope(f, s, BB_PART_Q, q, err));
+    BB_TRY(rope(f, s, BB_PART_K, k, err));
+    BB_TRY(rope(f, s, BB_PART_V, v, err));
+    BB_TRY(f->backend->ops->attention(f->self, s->S, s->T, b->n_head, b->n_kv, f->head_dim[b->local], b->window, q, k, v, err));
+done:
+    return status;
+}
+
+static bb_status make_wide(bb_forward *f, size_t tokens, bb_err *err)
+{
+    const bb_backend *k = f->backend;
+    const size_t      widths[3] = { f->max_q, f->max_kv, f->max_kv };
+    bb_status         status = BB_OK;
+    if (tokens <= f->wide_tokens) return BB_OK;
+    f->wide_tokens = 0;
+    for (int i = 0; i < 3; i++) {
+        k->ops->release(k->context, f->wide[i]);
+        f->wide[i] = (bb_buffer) { 0 };
+        BB_TRY(k->ops->alloc(k->context, tokens * widths[i], &f->wide[i], err));
+    }
+    f->wide_tokens = tokens;
+done:
+    return status;
+}
+
+/* y (n, width): row i is row rows[i] of x (at_most rows). */
+static bb_status pick(const bb_forward *f, size_t width, bb_buffer x, size_t at_most, const uint32_t *rows, size_t n, bb_buffer y, bb_err *err)
+{
+    const bb_operations *o = f->backend->ops;
+    void                *context = f->backend->context;
+    const float         *from = NULL;
+    bb_status            status = o->peek(context, x, at_most * width, &from, err);
+    for (size_t i = 0; i < n && status == BB_OK; i++) status = o->write(context, bb_buffer_at(y, i * width), from + rows[i] * width, width, err);
+    o->unpeek(context, from);
+    return status;
+}
+
+/* attend, of windows that share the rows of f->q, f->k and f->v: each has its own for as long as it lasts. */
+static bb_status attend_apart(bb_forward *f, const slab *s, bb_err *err)
+{
+    const size_t n = (size_t)s->S * s->T, q = bb_dim_of(s->net, s->block, BB_DIM_HD), kv = bb_dim_of(s->net, s->block, BB_DIM_GD);
+    bb_status    status;
+    BB_TRY(make_wide(f, n, err));
+    BB_TRY(pick(f, q, f->q, s->shared->n, s->shared->of, n, f->wide[0], err));
+    BB_TRY(pick(f, kv, f->k, s->shared->n, s->shared->of, n, f->wide[1], err));
+    BB_TRY(pick(f, kv, f->v, s->shared->n, s->shared->of, n, f->wide[2], err));
+    BB_TRY(attend(f, s, f->wide[0], f->wide[1], f->wide[2], err));
+    BB_TRY(pick(f, q, f->wide[0], n, s->shared->place, s->shared->n, f->q, err));
 done:
     return status;
 }
@@ -207,14 +270,11 @@ static bb_status attention(bb_forward *f, const slab *s, bool *ends, bb_err *err
     BB_TRY(take_in(f, s, BB_ATTENTION, err));
     BB_TRY(at_input(f, s, BB_FEED_ATTENTION, f->x, f->n_embd, ends, err));
     if (*ends) goto done;
-    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_Q], false, f->q, err));
-    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_K], false, f->k, err));
-    if (bb_block_has_part(b, BB_PART_V)) BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_V], false, f->v, err));
-    else BB_TRY(o->copy(f->backend->context, f->k, f->v, (size_t)s->S * s->T * bb_dim_of(s->net, b, BB_DIM_GD), err));
-    BB_TRY(rope(f, s, BB_PART_Q, f->q, err));
-    BB_TRY(rope(f, s, BB_PART_K, f->k, err));
-    BB_TRY(rope(f, s, BB_PART_V, f->v, err));
-    BB_TRY(o->attention(d, s->S, s->T, b->n_head, b->n_kv, f->head_dim[b->local], b->window, f->q, f->k, f->v, err));
+    BB_TRY(o->matmul(d, rows_of(s), f->x, &b->w[BB_PART_Q], false, f->q, err));
+    BB_TRY(o->matmul(d, rows_of(s), f->x, &b->w[BB_PART_K], false, f->k, err));
+    if (bb_block_has_part(b, BB_PART_V)) BB_TRY(o->matmul(d, rows_of(s), f->x, &b->w[BB_PART_V], false, f->v, err));
+    else BB_TRY(o->copy(f->backend->context, f->k, f->v, rows_of(s) * bb_dim_of(s->net, b, BB_DIM_GD), err));
+    BB_TRY(s->shared ? attend_apart(f, s, err) : attend(f, s, f->q, f->k, f->v, err));
     BB_TRY(at_input(f, s, BB_FEED_HEADS, f->q, bb_dim_of(s->net, b, BB_DIM_HD), ends, err));
     if (*ends) goto done;
     BB_TRY(give_out(f, s, BB_ATTENTION, f->q, err));
@@ -231,9 +291,9 @@ static bb_status ffn(bb_forward *f, const slab *s, bool *ends, bb_err *err)
     BB_TRY(take_in(f, s, BB_FFN, err));
     BB_TRY(at_input(f, s, BB_FEED_FFN, f->x, f->n_embd, ends, err));
     if (*ends) goto done;
-    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_GATE], false, f->gate, err));
-    BB_TRY(o->matmul(d, (size_t)s->S * s->T, f->x, &b->w[BB_PART_UP], false, f->up, err));
-    BB_TRY(o->gated(d, s->net->gate, (size_t)s->S * s->T * b->n_ff, f->gate, f->up, err));
+    BB_TRY(o->matmul(d, rows_of(s), f->x, &b->w[BB_PART_GATE], false, f->gate, err));
+    BB_TRY(o->matmul(d, rows_of(s), f->x, &b->w[BB_PART_UP], false, f->up, err));
+    BB_TRY(o->gated(d, s->net->gate, rows_of(s) * b->n_ff, f->gate, f->up, err));
     BB_TRY(at_input(f, s, BB_FEED_CHANNELS, f->gate, b->n_ff, ends, err));
     if (*ends) goto done;
     BB_TRY(give_out(f, s, BB_FFN, f->gate, err));
@@ -251,6 +311,17 @@ static bb_status hold_block(bb_forward *f, const bb_block *b, int last, bb_err *
     return f->backend->ops->hold(f->self, w, n, err);
 }
 
+static bb_status run_slab(bb_forward *f, const slab *s, bb_err *err)
+{
+    bool      ends = false;
+    bb_status status = BB_OK;
+    if (s->block->n_head) BB_TRY(attention(f, s, &ends, err));
+    if (s->block->n_ff && !ends) BB_TRY(ffn(f, s, &ends, err));
+    if (bb_scales(s->block->scale) && !ends) BB_TRY(f->backend->ops->scale(f->self, rows_of(s) * f->n_embd, s->block->scale, s->h, err));
+done:
+    return status;
+}
+
 /* Windows first .. S - 1 through the block, slab by slab; all: what the slabs share, with the whole h and input. */
 static bb_status run_slabs(bb_forward *f, const slab *all, uint32_t first, bb_err *err)
 {
@@ -258,13 +329,10 @@ static bb_status run_slabs(bb_forward *f, const slab *all, uint32_t first, bb_er
     bb_status    status = BB_OK;
     for (uint32_t at = first, step = slab_windows(f, all->T); at < all->S; at += step) {
         slab s = *all;
-        bool ends = false;
         s.S = all->S - at < step ? all->S - at : step;
         s.h = bb_buffer_at(all->h, at * T * C);
         s.input = bb_buffer_at(all->input, at * T * width);
-        if (s.block->n_head) BB_TRY(attention(f, &s, &ends, err));
-        if (s.block->n_ff && !ends) BB_TRY(ffn(f, &s, &ends, err));
-        if (bb_scales(s.block->scale) && !ends) BB_TRY(f->backend->ops->scale(f->self, (size_t)s.S * s.T * C, s.block->scale, s.h, err));
+        BB_TRY(run_slab(f, &s, err));
     }
 done:
     return status;
@@ -293,6 +361,20 @@ bb_status bb_forward_block(bb_forward *f, const bb_net *net, const bb_block *blo
     if (!hook && o->block) BB_TRY(o->block(f->self, S, T, f->n_embd, net->gate, block, heads, h, &n_done, err));
     BB_TRY(run_slabs(f, &all, n_done, err));
     BB_TRY(o->hold(f->self, NULL, 0, err));
+done:
+    return status;
+}
+
+bb_status bb_forward_shared(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, const bb_shared_rows *rows, bb_buffer h,
+                            bb_err *err)
+{
+    const slab all = { .net = net, .block = block, .S = S, .T = T, .h = h, .shared = rows };
+    bb_status  status;
+    BB_TRY(check_pass(f, &all, err));
+    BB_ASSERT(rows->n > 0 && rows->n <= f->slab_tokens);
+    BB_TRY(hold_block(f, block, BB_N_FEEDS, err));
+    BB_TRY(run_slab(f, &all, err));
+    BB_TRY(f->backend->ops->hold(f->self, NULL, 0, err));
 done:
     return status;
 }

@@ -4,6 +4,8 @@
 
 #include <math.h>
 
+#include "model/net/shared.h"
+
 /* A host array as a buffer of the backend; `in`: with its numbers. */
 static bb_status lend(const bb_backend *k, const float *host, size_t n, bool in, bb_buffer *out, bb_err *err)
 {
@@ -46,6 +48,18 @@ bb_status bb_host_block(bb_forward *f, const bb_net *net, const bb_block *block,
     bb_status         status;
     BB_TRY(lend(k, h, n, true, &on, err));
     BB_TRY(bb_forward_block(f, net, block, S, T, on, hook, hook_self, err));
+done:
+    return take_back(k, on, h, n, status, err);
+}
+
+bb_status bb_host_shared(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, const bb_shared_rows *rows, float *h, bb_err *err)
+{
+    const bb_backend *k = bb_forward_backend(f);
+    const size_t      n = (size_t)rows->n * net->n_embd;
+    bb_buffer         on = { 0 };
+    bb_status         status;
+    BB_TRY(lend(k, h, n, true, &on, err));
+    BB_TRY(bb_forward_shared(f, net, block, S, T, rows, on, err));
 done:
     return take_back(k, on, h, n, status, err);
 }
