@@ -30,6 +30,7 @@ typedef struct bb_command {
     X(estimate) \
     X(quantize) \
     X(eval) \
+    X(compare) \
     X(generate) \
     X(train) \
     X(qat) \

@@ -15,19 +15,15 @@
 
 /* ---- files ---- */
 
-typedef struct paths {
-    char **at;
-    size_t n, room;
-} paths;
-
-static void paths_done(paths *p)
+void bb_task_files_done(bb_task_files *p)
 {
     for (size_t i = 0; i < p->n; i++) bb_free(p->at[i]);
     bb_free(p->at);
+    *p = (bb_task_files) { NULL, 0, 0 };
 }
 
 /* Takes path, which may be NULL: out of memory. */
-static bb_status paths_add(paths *p, char *path, bb_err *err)
+static bb_status paths_add(bb_task_files *p, char *path, bb_err *err)
 {
     if (path && p->n == p->room) {
         size_t room = p->room ? p->room * 2 : 16;
@@ -50,7 +46,7 @@ static bool is_task_name(const char *name)
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-static bb_status add_folder(paths *p, const char *folder, bb_err *err)
+static bb_status add_folder(bb_task_files *p, const char *folder, bb_err *err)
 {
     DIR      *d = opendir(folder);
     size_t    from = p->n;
@@ -64,7 +60,7 @@ static bb_status add_folder(paths *p, const char *folder, bb_err *err)
     return status;
 }
 
-static bb_status find_files(const char *list, paths *p, bb_err *err)
+static bb_status find_files(const char *list, bb_task_files *p, bb_err *err)
 {
     bb_status status = BB_OK;
     for (bb_item item; status == BB_OK && bb_list_next(&list, &item);) {
@@ -80,6 +76,13 @@ static bb_status find_files(const char *list, paths *p, bb_err *err)
 }
 
 /* ---- running ---- */
+
+void bb_task_warn_left_out(const bb_task *t, const bb_task_result *r, uint32_t max_tokens)
+{
+    if (r->n_skipped + r->n_cut)
+        bb_warn("%s: of %zu items %zu were left out (answers longer than the window of %u tokens) and the contexts of %zu cut to it", t->name, t->n_items,
+                r->n_skipped, max_tokens, r->n_cut);
+}
 
 static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_row *row, bb_err *err)
 {
@@ -97,9 +100,7 @@ static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, c
         goto done;
     }
     BB_TRY(bb_task_run(bb_engine_backend(), m, &m->net, &t, max_tokens, t.name, &row->net, answers, err));
-    if (row->net.n_skipped + row->net.n_cut)
-        bb_warn("%s: of %zu items %zu were left out (answers longer than the window of %u tokens) and the contexts of %zu cut to it", t.name, t.n_items,
-                row->net.n_skipped, max_tokens, row->net.n_cut);
+    bb_task_warn_left_out(&t, &row->net, max_tokens);
     if (ref) {
         BB_TRY(bb_task_run(bb_engine_backend(), ref, &ref->net, &t, max_tokens, t.name, &row->reference, answers_ref, err));
         row->difference = bb_task_compare(t.kind, answers, answers_ref, t.n_items);
@@ -111,22 +112,29 @@ done:
     return status;
 }
 
-bb_status bb_eval_tasks_check(const char *list, bb_err *err)
+bb_status bb_task_files_find(const char *list, bb_task_files *p, bb_err *err)
 {
-    paths     p = { NULL, 0, 0 };
     uint64_t  bytes;
     bb_status status;
-    BB_TRY(find_files(list, &p, err));
-    for (size_t i = 0; i < p.n; i++) BB_TRY(bb_file_size(p.at[i], &bytes, err));
+    *p = (bb_task_files) { NULL, 0, 0 };
+    BB_TRY(find_files(list, p, err));
+    for (size_t i = 0; i < p->n; i++) BB_TRY(bb_file_size(p->at[i], &bytes, err));
 done:
-    paths_done(&p);
+    return status;
+}
+
+bb_status bb_eval_tasks_check(const char *list, bb_err *err)
+{
+    bb_task_files   p;
+    const bb_status status = bb_task_files_find(list, &p, err);
+    bb_task_files_done(&p);
     return status;
 }
 
 bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_table *out, bb_err *err)
 {
-    paths     p = { NULL, 0, 0 };
-    bb_status status = BB_OK;
+    bb_task_files p = { NULL, 0, 0 };
+    bb_status     status = BB_OK;
     BB_TRY(find_files(list, &p, err));
     if (!(out->rows = bb_calloc(p.n, sizeof *out->rows, err))) {
         status = BB_NOMEM;
@@ -137,7 +145,7 @@ bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, con
         out->n++;
     }
 done:
-    paths_done(&p);
+    bb_task_files_done(&p);
     return status;
 }
 

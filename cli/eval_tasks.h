@@ -19,6 +19,16 @@ typedef struct bb_task_table {
     size_t       n;
 } bb_task_table; /* owns; zero-initialise */
 
+/* Files of a list as --tasks has it, folders opened; all are there. bb_task_files_done whatever is returned. */
+typedef struct bb_task_files {
+    char **at;
+    size_t n, room;
+} bb_task_files;
+bb_status bb_task_files_find(const char *list, bb_task_files *p, bb_err *err);
+void      bb_task_files_done(bb_task_files *p);
+/* Says on stderr which items did not fit into the window, if any. */
+void bb_task_warn_left_out(const bb_task *t, const bb_task_result *r, uint32_t max_tokens);
+
 /* Whether all files of the list are there: for the start, before any of them is run. */
 bb_status bb_eval_tasks_check(const char *list, bb_err *err);
 

@@ -45,8 +45,8 @@ typedef struct runner {
     bb_forward       *f;
     float            *h, *rows, *logits;
     size_t            rows_at_once, n_rows;
-    int32_t          *ids;          /* of the rows of a batch */
-    uint32_t         *of, *place;   /* of a batch, as in bb_shared_rows */
+    int32_t          *ids;        /* of the rows of a batch */
+    uint32_t         *of, *place; /* of a batch, as in bb_shared_rows */
     struct {
         size_t  i;
         int32_t target;
@@ -150,8 +150,8 @@ done:
 
 /* A sequence; group: how long the longest of its item is, roughly, so that options of an item stay together. */
 typedef struct ranked {
-    uint32_t       group;
-    size_t         i;
+    uint32_t        group;
+    size_t          i;
     const sequence *s;
     const int32_t  *ids;
 } ranked;

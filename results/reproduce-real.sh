@@ -71,9 +71,10 @@ cp "$work/sweep/domains.csv" "$work/real-domains.csv"
         { gsub(/"/, "", $c["name"]); print m, $c["name"], $c["size_bytes"], $c["bpw"], $c["kl_before_finalise"], $c["kl_before_se"], $c["kl_nats"], $c["kl_se"] }'
 } > "$work/real-ablation.csv"
 
-# Places in the window, documents, zero-shot tasks: two sizes of ours and the best of theirs at these.
+# Places in the window, documents, zero-shot tasks, greedy decoding: two sizes of ours and the best of theirs at these.
 [ -z "${QUICK:-}" ] || exit 0
 of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
 set -- "ours=$work/sweep/models/$(of_size 60000000).gguf" "ours=$work/sweep/models/$(of_size 69484384).gguf" "llama.cpp IQ4_NL+down.IQ2_XXS=$work/judge/rivals/IQ4_NL+down.IQ2_XXS.gguf"
 bash results/real-positions.sh "$source" "$work/texts" "$work/real-positions.csv" "$@"
-bash results/real-tasks.sh "$source" "$data" "$work/texts/web.txt" "$work/real-tasks.csv" "$@"
+bash results/real-greedy.sh "$source" "$work/texts" "$work/real-greedy.csv" "$@"
+bash results/real-tasks.sh "$source" "$data" "$work/real-tasks.csv" "$@"

@@ -139,15 +139,15 @@ done:
 
 /* What one slab needs to know, and where it ends. */
 typedef struct slab {
-    const bb_net   *net;
-    const bb_block *block;
-    uint32_t        S, T;
-    bb_buffer       h;
-    bb_input_hook   hook;
-    void           *hook_self;
-    bool            stops; /* at the input `last`, which goes to `input` */
-    bb_feed         last;
-    bb_buffer       input;
+    const bb_net         *net;
+    const bb_block       *block;
+    uint32_t              S, T;
+    bb_buffer             h;
+    bb_input_hook         hook;
+    void                 *hook_self;
+    bool                  stops; /* at the input `last`, which goes to `input` */
+    bb_feed               last;
+    bb_buffer             input;
     const bb_shared_rows *shared; /* or NULL: every token is a row */
 } slab;
 
