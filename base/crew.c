@@ -2,9 +2,11 @@
  * crew.c: see crew.h. */
 #include "base/crew.h"
 
+#include <omp.h>
 #include <pthread.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 
 /* ---- the desk ---- */
@@ -114,15 +116,107 @@ bb_status bb_parcel_take(bb_parcel *p, void *out, size_t n, bb_err *err)
 
 /* ---- this thread, and threads ---- */
 
+/* Those who work at a desk, and the threads of OpenMP that they have together. */
+typedef struct team {
+    bb_desk        *desk;
+    pthread_mutex_t mutex;
+    uint32_t        n_here; /* workers that have not left */
+    int             threads;
+    bool           *here;    /* of each worker */
+    bool            stopped; /* bb_interrupt_raise was called for a job that failed */
+} team;
+
+typedef struct seat {
+    team     *team;
+    uint32_t  worker;
+    bool      has_thread;
+    pthread_t thread;
+} seat;
+
+static _Thread_local const seat *own;
+
+static int part_of(const seat *s)
+{
+    team    *t = s->team;
+    uint32_t before = 0;
+    pthread_mutex_lock(&t->mutex);
+    for (uint32_t w = 0; w < s->worker; w++) before += t->here[w];
+    const int n = (int)(t->n_here ? t->n_here : 1), part = t->threads / n + ((int)before < t->threads % n);
+    pthread_mutex_unlock(&t->mutex);
+    return part > 0 ? part : 1;
+}
+
+void bb_crew_share(void)
+{
+    if (own) omp_set_num_threads(part_of(own));
+}
+
+/* What others are doing is of no use any more. */
+static void stop_others(team *t)
+{
+    pthread_mutex_lock(&t->mutex);
+    if (!t->stopped && bb_desk_failed(t->desk) && !bb_interrupted()) {
+        t->stopped = true;
+        bb_interrupt_raise();
+    }
+    pthread_mutex_unlock(&t->mutex);
+}
+
+static void *sit(void *self)
+{
+    const seat *s = self, *before = own;
+    const int   threads = omp_get_max_threads();
+    own = s;
+    bb_crew_share();
+    bb_desk_work(s->team->desk, s->worker);
+    stop_others(s->team);
+    pthread_mutex_lock(&s->team->mutex);
+    s->team->here[s->worker] = false;
+    s->team->n_here--;
+    pthread_mutex_unlock(&s->team->mutex);
+    own = before;
+    omp_set_num_threads(threads);
+    return NULL;
+}
+
+/* A thread of its own leaves nothing behind that only it knows of. */
+static void *sit_aside(void *self)
+{
+    sit(self);
+    bb_progress_leave();
+    return NULL;
+}
+
+/* A worker whose thread cannot be started has no part in it. */
 static bb_status run_threads(void *self, const bb_jobs *jobs, bb_err *err)
 {
-    const int n = (int)(uintptr_t)self;
-    bb_desk  *desk;
-    bb_status status = bb_desk_create(jobs, &desk, err);
+    const size_t n = (size_t)(uintptr_t)self, most = n < jobs->n ? n : jobs->n;
+    team         t = { .n_here = 1, .threads = omp_get_max_threads() };
+    seat        *seats = NULL;
+    bb_status    status = bb_desk_create(jobs, &t.desk, err);
     if (status != BB_OK) return status;
-#pragma omp parallel for num_threads(n) schedule(static, 1)
-    for (int w = 0; w < n; w++) bb_desk_work(desk, (uint32_t)w);
-    return bb_desk_close(desk, err);
+    pthread_mutex_init(&t.mutex, NULL);
+    if (!(seats = BB_NEW0(most, seat, err)) || !(t.here = BB_NEW0(most, bool, err))) status = BB_NOMEM;
+    BB_TRY(status);
+    t.here[0] = true;
+    seats[0] = (seat) { .team = &t };
+    pthread_mutex_lock(&t.mutex); /* parts are told when all are there */
+    for (size_t w = 1; w < most; w++) {
+        seats[w] = (seat) { .team = &t, .worker = (uint32_t)w };
+        t.here[w] = seats[w].has_thread = pthread_create(&seats[w].thread, NULL, sit_aside, &seats[w]) == 0;
+        t.n_here += t.here[w];
+    }
+    pthread_mutex_unlock(&t.mutex);
+    sit(&seats[0]);
+    for (size_t w = 1; w < most; w++)
+        if (seats[w].has_thread) pthread_join(seats[w].thread, NULL);
+    if (t.stopped) bb_interrupt_clear();
+done:
+    bb_free(seats);
+    bb_free(t.here);
+    pthread_mutex_destroy(&t.mutex);
+    const bb_status was = bb_desk_close(t.desk, status == BB_OK ? err : NULL);
+    return status == BB_OK ? was : status;
 }
 
 bb_crew bb_crew_threads(uint32_t n) { return (bb_crew) { (void *)(uintptr_t)n, n, n, 0, run_threads, NULL, NULL }; }

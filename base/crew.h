@@ -42,8 +42,14 @@ typedef struct bb_crew {
 /* crew NULL: one job after the other on this thread. */
 bb_status bb_crew_run(const bb_crew *crew, const bb_jobs *jobs, bb_err *err);
 
-/* Threads of this process; they are started by each run. */
+/* Threads of this process; they are started by each run. They share the threads that OpenMP gives the caller (omp_get_max_threads): parallel loops within a job
+ * have this worker's part of them, at least one, and a larger part once other workers find no job any more. When a job fails, bb_interrupted says so to those that
+ * are under way, until all have ended. */
 bb_crew bb_crew_threads(uint32_t n);
+
+/* For jobs that last: takes this worker's part of the threads as it is now. For places at which nothing that is in use was sized by their number. Harmless where
+ * the thread is no worker. */
+void bb_crew_share(void);
 
 /* Questions and answers are plain values behind one another: bb_text_addn writes them, this reads them. */
 typedef struct bb_parcel {

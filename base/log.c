@@ -23,10 +23,11 @@ static bb_log_level    shown = BB_LOG_INFO;
 static FILE           *files[2];  /* the user's log file, the run directory's; or NULL */
 static bool            line_open; /* a progress line stands on the terminal */
 
-enum { MAX_NESTED = 6 };
+enum { MAX_NESTED = 64 };
 static struct {
     const bb_progress *owner;
     bb_progress        copy;
+    pthread_t          thread; /* that began it */
 } nested[MAX_NESTED];
 static size_t         n_nested;
 static double         drawn_s, plain_s;             /* when the progress was last drawn on the terminal, and written as a line */
@@ -199,6 +200,27 @@ static void describe(const bb_progress *p, bool outermost, double now, bb_text *
     if (outermost) describe_job(own, now, out);
 }
 
+static bool of_one_work(size_t i, size_t k)
+{
+    return i == k || (strcmp(nested[i].copy.label, nested[k].copy.label) == 0 && !pthread_equal(nested[i].thread, nested[k].thread));
+}
+
+/* What stands at i with what other threads have begun of the same; false: it stands with an earlier one. The caller holds the lock. */
+static bool gather(size_t i, bb_progress *out)
+{
+    *out = nested[i].copy;
+    for (size_t k = 0; k < n_nested; k++) {
+        const bb_progress *p = &nested[k].copy;
+        if (k == i || !of_one_work(i, k)) continue;
+        if (k < i) return false;
+        out->done += p->done;
+        out->total += p->total;
+        out->skipped += p->skipped;
+        if (p->started_s < out->started_s) out->started_s = p->started_s;
+    }
+    return true;
+}
+
 static double plain_interval(void)
 {
     const char *text = getenv("BB_PROGRESS_S");
@@ -223,8 +245,10 @@ static void show(double redraw_s, news *n)
     n->due = hooks && n_nested && now - drawn_s >= redraw_s;
     if (n_nested == 0 || (!on_terminal && !plain && !n->due)) return;
     for (size_t i = 0; i < n_nested; i++) {
+        bb_progress together;
+        if (!gather(i, &together)) continue;
         if (i > 0) bb_text_add(&text, "; ");
-        describe(&nested[i].copy, i == 0, now, &text);
+        describe(&together, i == 0, now, &text);
     }
     if (text.status == BB_OK) {
         if (on_terminal) {
@@ -339,6 +363,7 @@ void bb_progress_start(bb_progress *p, const char *label, uint64_t total)
     if (n_nested == 0) drawn_s = plain_s = p->started_s;
     if (n_nested < MAX_NESTED) {
         nested[n_nested].owner = p;
+        nested[n_nested].thread = pthread_self();
         nested[n_nested++].copy = *p;
     }
     start_ticker();
@@ -372,13 +397,29 @@ static void advance(bb_progress *p, uint64_t n, bool skip)
 void bb_progress_add(bb_progress *p, uint64_t n) { advance(p, n, false); }
 void bb_progress_skip(bb_progress *p, uint64_t n) { advance(p, n, true); }
 
+/* What this thread has begun goes, from `at` on. The caller holds the lock. */
+static void drop_own(size_t at)
+{
+    size_t n = at;
+    for (size_t i = at; i < n_nested; i++)
+        if (!pthread_equal(nested[i].thread, pthread_self())) nested[n++] = nested[i];
+    n_nested = n < n_nested ? n : n_nested;
+}
+
+void bb_progress_leave(void)
+{
+    pthread_mutex_lock(&lock);
+    drop_own(0);
+    pthread_mutex_unlock(&lock);
+}
+
 void bb_progress_end(bb_progress *p)
 {
     char   spent[32], text[160];
     size_t at = 0;
     pthread_mutex_lock(&lock);
     while (at < n_nested && nested[at].owner != p) at++;
-    n_nested = at;
+    drop_own(at);
     bb_format_time(bb_now_s() - p->started_s, spent);
     if (p->total) snprintf(text, sizeof text, "%s: %llu/%llu in %s", p->label, (unsigned long long)p->done, (unsigned long long)p->total, spent);
     else snprintf(text, sizeof text, "%s: %s", p->label, spent);

@@ -32,11 +32,13 @@ typedef struct bb_progress {
     double   started_s;   /* monotonic seconds */
 } bb_progress;
 
-/* One inside another is shown behind it. An outer end also ends what an error has left open inside. */
+/* One inside another is shown behind it; those of one label that several threads have begun are shown as one, with their sums. An outer end also ends what an
+ * error on its thread has left open inside, bb_progress_leave all that this thread has begun. */
 void bb_progress_start(bb_progress *p, const char *label, uint64_t total);
 void bb_progress_add(bb_progress *p, uint64_t n); /* thread-safe, as the next one */
 void bb_progress_skip(bb_progress *p, uint64_t n);
 void bb_progress_end(bb_progress *p);
+void bb_progress_leave(void);
 
 /* Progress is part of a job: the piece of work at hand should take `piece` seconds from now, and what comes behind it `later` seconds. From then on what
  * is shown says how long the whole job is left: the piece's own steps tell when they are slower than that. Negative: there is no job. */

@@ -575,6 +575,14 @@ static double part_to_all(const bb_evaluating *on, const bb_evaluated *e)
     return sum > 0 ? e->result.kl * on->before.w.n / sum : 1;
 }
 
+/* How many of n networks are evaluated at the same time: one, where what full precision says is computed again at each use. */
+static uint32_t at_once(const bb_run *r, const bb_evaluating *on, size_t n)
+{
+    const bool kept = bb_reference_kept(on->files.reference) == on->files.w.n &&
+                      (!on->before.reference || bb_reference_kept(on->before.reference) == on->before.w.n);
+    return kept ? bb_memory_for_networks(r, n, bb_memory_for_caches(r) / 4) : 1; /* a half and an eighth have the references */
+}
+
 /* The files, for comparison what the database alone gives (the same where nothing was finalised, and all that there is of a spared plan), and the source. before: [front.n] */
 static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *before, bb_err *err)
 {
@@ -604,7 +612,8 @@ static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *befor
     }
     for (size_t k = 0; k < jobs.n; k++)
         if (c.items[k].kind == A_DATABASE) BB_TRY(bb_run_calibrate(r, err));
-    BB_TRY(bb_crew_run(r->time.on ? NULL : r->crew, &jobs, err)); /* --time may have changed the windows since others opened the run */
+    const bb_crew here = bb_crew_threads(at_once(r, &s->on, jobs.n));
+    BB_TRY(bb_crew_run(r->crew && !r->time.on ? r->crew : &here, &jobs, err)); /* --time may have changed the windows since others opened the run */
     bb_progress_end(&progress);
     for (size_t i = 0; i < s->front.n; i++) {
         const bb_result *b = r->config.no_finalise || s->e[i].is_spared ? &s->e[i].result : &before[i];

@@ -18,6 +18,7 @@
 #include "engine/front.h"
 #include "engine/jobs.h"
 #include "engine/ladder.h"
+#include "engine/memory.h"
 #include "engine/outputs.h"
 #include "engine/ranks.h"
 #include "engine/run.h"
@@ -126,12 +127,13 @@ done:
     return status;
 }
 
-/* ---- a plan's file, as a job ---- */
+/* ---- a plan's file ---- */
 
-/* What a question begins with; the plan's text follows. */
+/* What a question begins with; the plan's text, of so many bytes, follows. */
 typedef struct head {
-    char    hash[17];
-    int64_t size_bytes;
+    char     hash[17];
+    int64_t  size_bytes;
+    uint64_t text_bytes;
 } head;
 
 static bb_status ask_plan(const bb_front_plan *p, bb_text *question, bb_err *err)
@@ -141,6 +143,7 @@ static bb_status ask_plan(const bb_front_plan *p, bb_text *question, bb_err *err
     bb_status status;
     memcpy(h.hash, p->hash, sizeof h.hash);
     BB_TRY(bb_plan_print(&p->plan, &text, err));
+    h.text_bytes = strlen(text);
     bb_text_addn(question, (const char *)&h, sizeof h);
     bb_text_addn(question, text, strlen(text));
 done:
@@ -149,7 +152,7 @@ done:
 }
 
 /* Writes models/HASH.gguf from the best network of the ladder: the same ladder for every plan, so that the guard compares equals. */
-bb_status bb_finalise_answer(bb_run *r, const char *question, size_t size, bb_text *answer, bb_err *err)
+static bb_status finish(bb_run *r, const char *question, size_t size, bb_text *answer, bb_err *err)
 {
     bb_parcel parcel = { question, size };
     record    rec = { .sha256 = "" };
@@ -189,38 +192,177 @@ done:
     return status;
 }
 
+/* ---- several plans at the same time ---- */
+
+/* Copies of the run, each with an evaluator of its own; all else they share, and only read. */
+typedef struct finishers {
+    bb_run  *run, *each; /* each: [n]; the first is as `run` */
+    uint32_t n;
+    bb_crew  threads;
+} finishers;
+
+static void finishers_done(finishers *f)
+{
+    for (uint32_t i = 1; f->each && i < f->n; i++) bb_net_evaluator_destroy(f->each[i].evaluator);
+    bb_free(f->each);
+    *f = (finishers) { 0 };
+}
+
+/* For so many plans, as many at once as there are threads and --max-ram allows. What full precision says to all of them is then made before them, in what is left of
+ * the memory. */
+static bb_status finishers_init(bb_run *r, size_t plans, finishers *f, bb_err *err)
+{
+    const uint64_t room = bb_net_evaluator_unused(r->evaluator);
+    uint64_t       more;
+    bb_status      status = BB_OK;
+    *f = (finishers) { .run = r, .n = bb_memory_for_plans(r, plans, room, &more) };
+    if (f->n == 1) return BB_OK;
+    if (!r->config.no_finalise && bb_list_has(r->config.finalise_steps, bb_rung_names[BB_RUNG_REBUILD])) {
+        bb_full_states *states = bb_run_full_states(r);
+        states->most = room > more ? room - more : 0;
+        BB_TRY(bb_full_states_make(r->database, &r->model, r->calib.tokens, r->calib.n, r->calib.ctx, states, err));
+    }
+    status = BB_NOMEM;
+    if (!(f->each = BB_NEW0(f->n, bb_run, err))) goto done;
+    for (uint32_t i = 0; i < f->n; i++) f->each[i] = *r;
+    for (uint32_t i = 1; i < f->n; i++) f->each[i].evaluator = NULL;
+    for (uint32_t i = 1; i < f->n; i++) BB_TRY(bb_net_evaluator_share(r->evaluator, &f->each[i].evaluator, err));
+    f->threads = bb_crew_threads(f->n);
+    status = BB_OK;
+done:
+    if (status != BB_OK) finishers_done(f);
+    return status;
+}
+
+static bb_status finish_by(const finishers *f, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    return finish(f->each ? &f->each[worker] : f->run, question, size, answer, err);
+}
+
+static bb_status run_finishers(const finishers *f, const bb_jobs *jobs, bb_err *err) { return bb_crew_run(f->each ? &f->threads : NULL, jobs, err); }
+
+/* ---- some plans, as a job of another process ---- */
+
+typedef struct part {
+    finishers  who;
+    bb_parcel *questions; /* [n] */
+    record    *records;   /* [n] */
+} part;
+
+static bb_status ask_of_part(void *self, size_t i, bb_text *question, bb_err *err)
+{
+    const bb_parcel *q = &((const part *)self)->questions[i];
+    (void)err;
+    bb_text_addn(question, q->at, q->left);
+    return BB_OK;
+}
+
+static bb_status work_of_part(void *self, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    return finish_by(&((const part *)self)->who, worker, question, size, answer, err);
+}
+
+static bb_status take_of_part(void *self, size_t i, const char *answer, size_t size, bb_err *err)
+{
+    bb_parcel p = { answer, size };
+    return bb_parcel_take(&p, &((const part *)self)->records[i], sizeof(record), err);
+}
+
+bb_status bb_finalise_answer(bb_run *r, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    bb_parcel parcel = { question, size };
+    part      p = { 0 };
+    bb_jobs   jobs = { BB_JOB_FINALISE, 0, &p, ask_of_part, work_of_part, take_of_part };
+    bb_status status = BB_NOMEM;
+    if (!(p.questions = BB_NEW(size / sizeof(head) + 1, bb_parcel, err)) || !(p.records = BB_NEW0(size / sizeof(head) + 1, record, err))) goto done;
+    while (parcel.left) {
+        bb_parcel one = { parcel.at, 0 };
+        head      h;
+        BB_TRY(bb_parcel_take(&parcel, &h, sizeof h, err));
+        BB_TRY(bb_parcel_take(&parcel, NULL, h.text_bytes, err));
+        one.left = sizeof h + h.text_bytes;
+        p.questions[jobs.n++] = one;
+    }
+    BB_TRY(finishers_init(r, jobs.n, &p.who, err));
+    BB_TRY(run_finishers(&p.who, &jobs, err));
+    bb_text_addn(answer, (const char *)p.records, jobs.n * sizeof *p.records);
+done:
+    finishers_done(&p.who);
+    bb_free(p.questions);
+    bb_free(p.records);
+    return status;
+}
+
+/* ---- all plans ---- */
+
 typedef struct finalising {
     bb_run               *run;
-    const bb_front_plan **plans; /* those without their file */
+    const bb_front_plan **plans; /* [n] those without their file */
+    size_t                n, at_once; /* at_once: how many a job has */
+    finishers             who;        /* of jobs in this process alone, of one plan */
     bb_progress          *progress;
 } finalising;
 
-static bb_status ask_one(void *self, size_t i, bb_text *question, bb_err *err) { return ask_plan(((const finalising *)self)->plans[i], question, err); }
+static size_t first_of(const finalising *f, size_t job) { return job * f->at_once; }
+static size_t end_of(const finalising *f, size_t job) { return first_of(f, job + 1) < f->n ? first_of(f, job + 1) : f->n; }
 
-static bb_status work_one(void *self, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
+static bb_status ask_some(void *self, size_t job, bb_text *question, bb_err *err)
 {
-    (void)worker;
-    return bb_finalise_answer(((const finalising *)self)->run, question, size, answer, err);
+    const finalising *f = self;
+    bb_status         status = BB_OK;
+    for (size_t i = first_of(f, job); i < end_of(f, job) && status == BB_OK; i++) status = ask_plan(f->plans[i], question, err);
+    return status;
 }
 
-static bb_status take_one(void *self, size_t i, const char *answer, size_t size, bb_err *err)
+static bb_status work_some(void *self, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    const finalising *f = self;
+    return f->run->crew && !f->run->time.on ? bb_finalise_answer(f->run, question, size, answer, err) : finish_by(&f->who, worker, question, size, answer, err);
+}
+
+static bb_status take_some(void *self, size_t job, const char *answer, size_t size, bb_err *err)
 {
     const finalising *f = self;
     bb_parcel         p = { answer, size };
     record            rec;
-    bb_status         status;
-    BB_TRY(bb_parcel_take(&p, &rec, sizeof rec, err));
-    BB_TRY(save_record(f->run, f->plans[i]->hash, &rec, err));
-    if (f->progress) bb_progress_add(f->progress, 1);
+    bb_status         status = BB_OK;
+    for (size_t i = first_of(f, job); i < end_of(f, job); i++) {
+        BB_TRY(bb_parcel_take(&p, &rec, sizeof rec, err));
+        BB_TRY(save_record(f->run, f->plans[i]->hash, &rec, err));
+        if (f->progress) bb_progress_add(f->progress, 1);
+    }
 done:
+    return status;
+}
+
+/* In this process as many plans at once as its threads and memory allow; of several processes each gets as many as it might do at once, unless all then would not
+ * have some. --time cuts steps while they run, and looks at this process's clock. */
+static bb_status finalise_missing(finalising *f, bb_err *err)
+{
+    const bb_crew *crew = f->run->time.on ? NULL : f->run->crew;
+    bb_jobs        jobs = { BB_JOB_FINALISE, 0, f, ask_some, work_some, take_some };
+    uint64_t       more;
+    bb_status      status;
+    if (!f->n) return BB_OK;
+    BB_TRY(bb_run_calibrate(f->run, err));
+    f->at_once = 1;
+    if (crew) {
+        const size_t share = (f->n + crew->n_all - 1) / crew->n_all;
+        f->at_once = bb_memory_for_plans(f->run, share, bb_net_evaluator_unused(f->run->evaluator), &more);
+    } else {
+        BB_TRY(finishers_init(f->run, f->n, &f->who, err));
+    }
+    jobs.n = (f->n + f->at_once - 1) / f->at_once;
+    BB_TRY(crew ? bb_crew_run(crew, &jobs, err) : run_finishers(&f->who, &jobs, err));
+done:
+    finishers_done(&f->who);
     return status;
 }
 
 /* The files of n plans, but of those that are spared. What is there already is kept when it is the recorded file, byte for byte. */
 static bb_status finalise_plans(bb_run *r, const bb_front_plan *plans, size_t n, bb_progress *progress, bb_err *err)
 {
-    finalising f = { r, BB_NEW(n, const bb_front_plan *, err), progress };
-    bb_jobs    jobs = { BB_JOB_FINALISE, 0, &f, ask_one, work_one, take_one };
+    finalising f = { .run = r, .plans = BB_NEW(n, const bb_front_plan *, err), .progress = progress };
     bb_status  status = f.plans ? BB_OK : BB_NOMEM;
     BB_TRY(status);
     for (size_t i = 0; i < n; i++) {
@@ -233,11 +375,10 @@ static bb_status finalise_plans(bb_run *r, const bb_front_plan *plans, size_t n,
         }
         BB_TRY(state_of(r, plans[i].hash, &rec, &state, hash, err));
         if (state == OTHER) bb_info("%s/models/%s.gguf is not the file that these options made: it is written again", r->config.out, plans[i].hash);
-        if (state != RIGHT) f.plans[jobs.n++] = &plans[i];
-        else if (progress) bb_progress_add(progress, 1);
+        if (state != RIGHT) f.plans[f.n++] = &plans[i];
+        else if (progress) bb_progress_skip(progress, 1);
     }
-    if (jobs.n) BB_TRY(bb_run_calibrate(r, err));
-    BB_TRY(bb_crew_run(r->time.on ? NULL : r->crew, &jobs, err)); /* --time cuts steps while they run, and looks at this process's clock */
+    BB_TRY(finalise_missing(&f, err));
 done:
     bb_free(f.plans);
     return status;

@@ -14,7 +14,7 @@ bb_status bb_run_follow(bb_run *r, const char *dir, bool is_sweep, bb_err *err);
 /* BB_JOB_OPTIONS: makes the options of some units. progress: counts them here; NULL: the answer says how many are to be counted. */
 bb_status bb_options_answer(bb_run *r, bb_progress *progress, const char *question, size_t size, bb_text *answer, bb_err *err);
 
-/* BB_JOB_FINALISE: models/HASH.gguf of a plan; the answer is its record. */
+/* BB_JOB_FINALISE: models/HASH.gguf of some plans; the answer is their records. */
 bb_status bb_finalise_answer(bb_run *r, const char *question, size_t size, bb_text *answer, bb_err *err);
 
 /* BB_JOB_EVALUATE. The windows and what full precision says on them are kept from job to job. */

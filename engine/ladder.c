@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -196,6 +197,16 @@ static char *state_path(const ladder *l, bb_rung rung, bb_err *err)
 
 enum { OTHER_WINDOWS = 16, SAVE_EVERY_S = 600 };
 
+/* Texts are read, or sampled into a file of the run, once: of plans that are trained at the same time the second one finds what the first has made. */
+static bb_status make_texts(const bb_run *r, const char *list, uint32_t windows, uint32_t held, uint64_t seed, bool special, bb_qat_texts *out, bb_err *err)
+{
+    static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&making);
+    const bb_status status = bb_qat_texts_make(&r->model, list, r->config.out, (uint32_t)r->config.ctx, windows, held, seed, special, out, err);
+    pthread_mutex_unlock(&making);
+    return status;
+}
+
 /* Low-bit training. The calibration text decides beside the texts that are trained on; where it is that text itself, what the source writes does. */
 static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
 {
@@ -213,13 +224,13 @@ static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
     BB_TRY(status);
     if (*c->qat_text) {
         const double wanted = fmin((double)o.steps * o.batch, 1 << 30);
-        BB_TRY(bb_qat_texts_make(&r->model, c->qat_text, c->out, ctx, (uint32_t)wanted, held.n, (uint64_t)c->seed, c->parse_special, &texts, err));
+        BB_TRY(make_texts(r, c->qat_text, (uint32_t)wanted, held.n, (uint64_t)c->seed, c->parse_special, &texts, err));
         other = held;
         train = texts.train;
         held = texts.held;
     } else {
         BB_TRY(drawn_set(r, &o, &train, &ids, err));
-        BB_TRY(bb_qat_texts_make(&r->model, "self", c->out, ctx, 1, OTHER_WINDOWS, (uint64_t)c->seed + 1, false, &texts, err));
+        BB_TRY(make_texts(r, "self", 1, OTHER_WINDOWS, (uint64_t)c->seed + 1, false, &texts, err));
         other = texts.held;
     }
     o.coarse_moments = l->coarse;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/jobs.h"
+#include "engine/memory.h"
 #include "engine/ranks.h"
 #include "engine/score.h"
 #include "eval/floor.h"
@@ -49,6 +50,7 @@ bb_status bb_options_answer(bb_run *r, bb_progress *progress, const char *questi
     for (uint32_t i = g.first; i < g.first + g.n && i < p->n_units; i++)
         for (uint32_t o = 0; o < p->units[i].n_options; o++) {
             bb_net net;
+            bb_crew_share();
             status = bb_database_apply_at(r->database, p->plans, NULL, i, o, &net, blocks, err);
             if (status == BB_OK && bb_interrupted()) status = BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
             if (status != BB_OK) goto done;
@@ -94,7 +96,8 @@ bb_status bb_run_build_options(bb_run *r, bb_err *err)
         else b.groups[jobs.n++] = (group) { i, 1 };
     }
     bb_progress_start(&b.progress, "build options", total);
-    BB_TRY(bb_crew_run(r->crew, &jobs, err));
+    const bb_crew here = bb_crew_threads(bb_memory_for_options(r, jobs.n, bb_net_evaluator_unused(r->evaluator)));
+    BB_TRY(bb_crew_run(r->crew ? r->crew : &here, &jobs, err));
     bb_progress_end(&b.progress);
     r->options_built = true;
 done:

@@ -51,7 +51,7 @@ typedef struct sums {
     shapes        s;
     double        token;  /* bytes of its hidden state */
     double        window; /* of a window's */
-    double        base;   /* the program, its threads, a network that runs */
+    double        network, base; /* a network that runs; the program, its threads and one */
 } sums;
 
 static double levels(const bb_run_config *c) { return (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows); }
@@ -95,11 +95,14 @@ static double gates(const sums *m)
     return n * m->window * (m->r->model.net.n_layer + 4.0) + sizeof(float) * m->s.block + 3 * 8 * n2 + 12 * m->s.matrix + 8 * m->s.moments;
 }
 
-static double build(const sums *m)
+/* The matrices of one input. */
+static double group(const sums *m)
 {
     const double n2 = m->s.cols * m->s.cols, source = fmax(m->s.matrix, m->s.tables);
-    return evaluator(m) + boundaries(m) + 4 * 2 * n2 + 2 * 8 * n2 + (4 + 4 + 2) * source + 8 * m->s.matrix;
+    return 4 * 2 * n2 + 2 * 8 * n2 + (4 + 4 + 2) * source + 8 * m->s.matrix;
 }
+
+static double build(const sums *m) { return evaluator(m) + boundaries(m) + group(m); }
 
 static double rebuild(const sums *m)
 {
@@ -117,14 +120,17 @@ static double tune(const sums *m)
     return 2 * drawn * m->window + 6 * sizeof(float) * m->s.block + 4 * TUNE_BATCH * (double)c->ctx * m->s.width * sizeof(float);
 }
 
-static double finalise(const sums *m)
+/* A plan that is finished. */
+static double plan(const sums *m)
 {
     const bb_run_config *c = &m->r->config;
     double               most = 0;
     if (!c->no_finalise && bb_list_has(c->finalise_steps, "rebuild")) most = fmax(most, rebuild(m));
     if (!c->no_finalise && c->tune_windows > 0) most = fmax(most, tune(m));
-    return evaluator(m) + boundaries(m) + 3 * largest_file(m->r) + most;
+    return 3 * largest_file(m->r) + most;
 }
+
+static double finalise(const sums *m) { return evaluator(m) + boundaries(m) + plan(m); }
 
 static sums sums_of(const bb_run *r, int threads)
 {
@@ -132,7 +138,8 @@ static sums sums_of(const bb_run *r, int threads)
     const double  slab = fmax((double)r->config.ctx, SLAB_TOKENS);
     sums          m = { .r = r, .s = shapes_of(net), .token = net->n_embd * (double)sizeof(float) };
     m.window = m.token * (double)r->config.ctx;
-    m.base = program_bytes + thread_bytes * threads + slab * m.s.width * sizeof(float) + fmin(HELD_BYTES, 4 * m.s.block);
+    m.network = slab * m.s.width * sizeof(float) + fmin(HELD_BYTES, 4 * m.s.block);
+    m.base = program_bytes + thread_bytes * threads + m.network;
     return m;
 }
 
@@ -180,6 +187,40 @@ bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need)
     *coarse = least + trained_bytes(false) * n > (double)r->config.max_ram;
     *need = (uint64_t)(least + trained_bytes(*coarse) * n);
     return *need <= r->config.max_ram;
+}
+
+/* Of n pieces, each of which takes so many bytes. */
+static uint32_t at_once(size_t n, uint64_t room, double each)
+{
+    const size_t threads = (size_t)omp_get_max_threads(), most = n < threads ? n : threads;
+    const double fit = 1 + floor((double)room / (heap_share * each));
+    return most < 2 ? 1 : fit < (double)most ? (uint32_t)fit : (uint32_t)most;
+}
+
+uint32_t bb_memory_for_plans(const bb_run *r, size_t plans, uint64_t room, uint64_t *more)
+{
+    const bb_run_config *c = &r->config;
+    const sums           m = sums_of(r, 1);
+    double               each = plan(&m) + 2 * m.network + 3 * BATCH * m.window; /* what is rebuilt or tuned runs, and so does what scores it */
+    uint64_t             need;
+    bool                 coarse;
+    if (!c->no_finalise && (bb_list_has(c->finalise_steps, "end-to-end") || bb_list_has(c->finalise_steps, "qat")) && bb_memory_trains_all(r, &coarse, &need))
+        each += trained_bytes(coarse) * weights_of(&r->model.net);
+    const uint32_t n = at_once(plans, room, each);
+    *more = (uint64_t)(heap_share * each * (n - 1));
+    return n;
+}
+
+uint32_t bb_memory_for_networks(const bb_run *r, size_t networks, uint64_t room)
+{
+    const sums m = sums_of(r, 1);
+    return at_once(networks, room, m.network + 4 * BATCH * m.window);
+}
+
+uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
+{
+    const sums m = sums_of(r, 1);
+    return at_once(groups, room, group(&m));
 }
 
 uint64_t bb_memory_for_caches(const bb_run *r)

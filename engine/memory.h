@@ -16,6 +16,11 @@ uint64_t bb_memory_for_caches(const bb_run *r);
  * optimizer's moments of 8 bits, if that. Of the source, not of the plan, and of one thread: a step is for all plans or for none, and the same one, whatever
  * the number of threads. */
 bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need);
+/* How many of so many pieces may be under way at the same time, a thread each at least, where `room` bytes are left for all but the first: at least one. Plans that
+ * are finished (*more: what all but the first take), networks that are evaluated, groups of options that are built. */
+uint32_t bb_memory_for_plans(const bb_run *r, size_t plans, uint64_t room, uint64_t *more);
+uint32_t bb_memory_for_networks(const bb_run *r, size_t networks, uint64_t room);
+uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room);
 /* What commands without a run directory hold: `quantize` of a file of so many bytes, with second moments of windows (none: nothing is calibrated), with a rebuild in
  * sequence, and of a rotated model, which is float32 in memory; `train` of a network of this shape on texts of so many bytes. The least --max-ram of each. */
 uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, bool rotated, uint64_t file_bytes);

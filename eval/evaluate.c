@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/crew.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -361,6 +362,7 @@ static bb_status score(const bb_backend *backend, const bb_net *net, bb_referenc
     for (uint32_t first = 0, S; first < n; first += S) {
         S = n - first < r.batch ? n - first : r.batch;
         S = uniform_part(ref, first, S);
+        bb_crew_share();
         BB_TRY(run_batch(&r, first, S, err));
         BB_TRY(keep_scored(backend, w, S, net->n_embd, r.h, r.scored, err));
         BB_TRY(score_rows(s, r.f, net, ref, first, S, r.scored, r.targets, err));

@@ -74,7 +74,8 @@ bb_status bb_evaluate(const bb_backend *backend, const bb_net *net, const bb_net
 
 /* ---- for many evaluations on the same windows ----
  * A reference keeps the final hidden states of the scored positions of the full-precision net, for as many of the first windows as fit
- * into max_bytes; for the others they are computed again at each use. Borrows backend, net and w. One user at a time. */
+ * into max_bytes; for the others they are computed again at each use. Borrows backend, net and w. One user at a time, where not all
+ * are kept. */
 typedef struct bb_reference bb_reference;
 bb_status         bb_reference_create(const bb_backend *backend, const bb_net *net, const bb_windows *w, uint64_t max_bytes, const char *progress_label,
                                       bb_reference **out, bb_err *err);

@@ -35,6 +35,7 @@ struct bb_net_evaluator {
     double           *kl, *nll;
     unsigned char    *same;
     uint64_t          unused; /* of the caller's cache_bytes */
+    bool              borrows; /* references are another's */
 };
 
 static bool matrix_same(const bb_matrix *a, const bb_matrix *b)
@@ -105,26 +106,52 @@ done:
     return status;
 }
 
+/* What a batch needs; most: windows that are run at once. */
+static bb_status make_room(bb_net_evaluator *e, uint32_t most, bb_err *err)
+{
+    const bb_net *net = &e->model->net;
+    uint32_t      ctx = 0, scored = 0;
+    bb_status     status;
+    for (uint32_t i = 0; i < e->n_levels; i++) {
+        if (e->levels[i].w->ctx > ctx) ctx = e->levels[i].w->ctx;
+        if (e->levels[i].w->n_scored > scored) scored = e->levels[i].w->n_scored;
+    }
+    BB_TRY(bb_forward_create(e->backend, net, most > e->batch ? most : e->batch, ctx, &e->forward, err));
+    BB_TRY(make_buffer(e, (size_t)e->batch * ctx * net->n_embd, &e->h, err));
+    BB_TRY(make_buffer(e, (size_t)e->batch * scored * net->n_embd, &e->rows, err));
+    status = BB_NOMEM;
+    if (!(e->targets = BB_NEW((size_t)e->batch * scored, int32_t, err))) goto done;
+    if (!(e->kl = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
+    if (!(e->nll = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
+    if (!(e->same = BB_NEW((size_t)e->batch * scored, unsigned char, err))) goto done;
+    status = BB_OK;
+done:
+    return status;
+}
+
+static bb_net_evaluator *new_evaluator(const bb_backend *backend, const bb_model *model, uint32_t n_levels, bb_err *err)
+{
+    bb_net_evaluator *e = BB_NEW0(1, bb_net_evaluator, err);
+    if (!e) return NULL;
+    e->backend = backend;
+    e->model = model;
+    e->n_levels = n_levels;
+    e->batch = BATCH_WINDOWS;
+    if ((e->levels = BB_NEW0(n_levels, level_state, err))) return e;
+    bb_free(e);
+    return NULL;
+}
+
 bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
                                   bb_net_evaluator **out, bb_err *err)
 {
     bb_status         status = BB_NOMEM;
-    const bb_net     *net = &model->net;
-    uint32_t          ctx = 0, scored = 0, largest = 0;
+    uint32_t          largest = 0;
     uint64_t          total = 0;
     bb_progress       progress;
-    bb_net_evaluator *e = BB_NEW0(1, bb_net_evaluator, err);
+    bb_net_evaluator *e = new_evaluator(backend, model, n_levels, err);
     *out = NULL;
     if (!e) return BB_NOMEM;
-    e->backend = backend;
-    e->model = model;
-    e->n_levels = n_levels;
-    if (!(e->levels = BB_NEW0(n_levels, level_state, err))) goto done;
-    for (uint32_t i = 0; i < n_levels; i++) {
-        if (windows[i].ctx > ctx) ctx = windows[i].ctx;
-        if (windows[i].n_scored > scored) scored = windows[i].n_scored;
-    }
-    e->batch = BATCH_WINDOWS;
     for (uint32_t k = 0; k < n_levels; k++) {
         uint32_t i = 0; /* small levels are scored most often: they get the memory first */
         while (e->levels[i].w) i++;
@@ -134,23 +161,29 @@ bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *mod
         if (e->levels[i].cached && windows[i].n > largest) largest = windows[i].n;
     }
     e->unused = cache_bytes;
-    BB_TRY(bb_forward_create(backend, net, largest > e->batch ? largest : e->batch, ctx, &e->forward, err));
-    BB_TRY(make_buffer(e, (size_t)e->batch * ctx * net->n_embd, &e->h, err));
-    BB_TRY(make_buffer(e, (size_t)e->batch * scored * net->n_embd, &e->rows, err));
-    status = BB_NOMEM;
-    if (!(e->targets = BB_NEW((size_t)e->batch * scored, int32_t, err))) goto done;
-    if (!(e->kl = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
-    if (!(e->nll = BB_NEW((size_t)e->batch * scored, double, err))) goto done;
-    if (!(e->same = BB_NEW((size_t)e->batch * scored, unsigned char, err))) goto done;
+    BB_TRY(make_room(e, largest, err));
     for (uint32_t i = 0; i < n_levels; i++) total += windows[i].n;
     bb_progress_start(&progress, "full-precision states, windows", total);
     for (uint32_t i = 0; i < n_levels; i++) BB_TRY(reference_states(e, &e->levels[i], &progress, err));
     bb_progress_end(&progress);
     *out = e;
     e = NULL;
-    status = BB_OK;
 done:
     bb_net_evaluator_destroy(e);
+    return status;
+}
+
+bb_status bb_net_evaluator_share(const bb_net_evaluator *e, bb_net_evaluator **out, bb_err *err)
+{
+    bb_net_evaluator *s = new_evaluator(e->backend, e->model, e->n_levels, err);
+    *out = s;
+    if (!s) return BB_NOMEM;
+    s->borrows = true;
+    for (uint32_t i = 0; i < e->n_levels; i++) s->levels[i] = (level_state) { .w = e->levels[i].w, .reference = e->levels[i].reference };
+    const bb_status status = make_room(s, 0, err);
+    if (status == BB_OK) return BB_OK;
+    bb_net_evaluator_destroy(s);
+    *out = NULL;
     return status;
 }
 
@@ -164,7 +197,7 @@ void bb_net_evaluator_destroy(bb_net_evaluator *e)
     for (uint32_t i = 0; e->levels && i < e->n_levels; i++) {
         level_state *l = &e->levels[i];
         o->unpeek(context, l->seen_scored);
-        o->release(context, l->reference);
+        if (!e->borrows) o->release(context, l->reference);
         o->release(context, l->boundary);
         o->release(context, l->scored);
         bb_free(l->cached_blocks);

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/crew.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -680,13 +681,12 @@ static bb_status finish_half(rebuild *b, const bb_matrix *last, bb_err *err)
     return BB_OK;
 }
 
-/* Both streams to what the block leaves of them. */
-static void scale_streams(rebuild *b)
+/* A stream to what the block leaves of it. */
+static void scale_stream(const rebuild *b, stream *s)
 {
     const float  scale = b->model->net.blocks[b->layer].scale;
     const size_t n = (size_t)b->n_windows * b->ctx * b->model->net.n_embd;
-    for (size_t i = 0; bb_scales(scale) && i < n; i++) b->full.h[i] *= scale;
-    for (size_t i = 0; bb_scales(scale) && i < n; i++) b->small.h[i] *= scale;
+    for (size_t i = 0; bb_scales(scale) && i < n; i++) s->h[i] *= scale;
 }
 
 static bb_status rebuild_half(rebuild *b, bb_sublayer half, bb_err *err)
@@ -699,6 +699,7 @@ static bb_status rebuild_half(rebuild *b, bb_sublayer half, bb_err *err)
     for (int i = 0; i < BB_N_FEEDS; i++) {
         const bb_feed stage = (bb_feed)i;
         if (bb_feeds[stage].sublayer != half) continue;
+        bb_crew_share();
         b->small.half = half_of(b->small.net, block, half);
         bool found = false;
         if (has_stage(b, stage) && !b->watch) BB_TRY(recall_stage(b, stage, block, &found, err));
@@ -838,7 +839,8 @@ static bb_status run_rebuild(rebuild b, const bb_plan *plan, const int32_t *toke
     bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * BB_N_FEEDS);
     for (b.layer = 0; b.layer < net->n_layer; b.layer++) {
         for (int half = 0; half < BB_N_SUBLAYERS; half++) BB_TRY(rebuild_half(&b, (bb_sublayer)half, err));
-        scale_streams(&b);
+        scale_stream(&b, &b.full);
+        scale_stream(&b, &b.small);
     }
     bb_progress_end(&b.progress);
 done:
@@ -852,6 +854,33 @@ done:
     bb_free(b.todo);
     bb_database_backend(b.db)->ops->forget(bb_database_backend(b.db)->context); /* matrices are told apart by address, and these may be freed or tuned */
     if (status != BB_OK) bb_rebuilt_done(out);
+    return status;
+}
+
+bb_status bb_full_states_make(bb_database *db, const bb_model *m, const int32_t *tokens, uint32_t n_windows, uint32_t ctx, bb_full_states *kept, bb_err *err)
+{
+    const bb_net *net = &m->net;
+    rebuild       b = { .db = db, .model = m, .n_windows = n_windows, .ctx = ctx, .kept = kept };
+    bb_status     status = BB_OK;
+    open_states(&b, tokens);
+    if (!b.kept || kept->n == net->n_layer * BB_N_SUBLAYERS) return BB_OK;
+    BB_TRY(bb_forward_create(bb_database_backend(db), net, BATCH, ctx, &b.forward, err));
+    BB_TRY(stream_init(&b, &b.full, net, tokens, err));
+    bb_progress_start(&b.progress, "full-precision states", (uint64_t)net->n_layer * BB_N_SUBLAYERS);
+    for (b.layer = 0; b.layer < net->n_layer; b.layer++)
+        for (int half = 0; half < BB_N_SUBLAYERS; half++, b.half++) {
+            if (bb_interrupted()) status = BB_FAIL(err, BB_INTERRUPTED, "interrupted before a plan was rebuilt; the same command goes on");
+            if (status != BB_OK) goto done;
+            b.full.half = half_of(net, &net->blocks[b.layer], (bb_sublayer)half);
+            BB_TRY(advance(&b, &b.full, err));
+            keep_outputs(&b);
+            if (half + 1 == BB_N_SUBLAYERS) scale_stream(&b, &b.full);
+            bb_progress_add(&b.progress, 1);
+        }
+    bb_progress_end(&b.progress);
+done:
+    stream_done(&b.full);
+    bb_forward_destroy(b.forward);
     return status;
 }
 

@@ -25,6 +25,9 @@ typedef struct bb_full_states {
     char     key[65]; /* of model, windows and bits */
 } bb_full_states;
 void bb_full_states_done(bb_full_states *s);
+/* All of them at once, where they have room: what follows only reads them, so that several rebuilds may have copies of *kept at the same time. What is there already
+ * stays. BB_INTERRUPTED when asked to stop. */
+bb_status bb_full_states_make(bb_database *db, const bb_model *m, const int32_t *tokens, uint32_t n_windows, uint32_t ctx, bb_full_states *kept, bb_err *err);
 
 /* tokens (n_windows * ctx): calibration windows. BB_INTERRUPTED when asked to stop: every finished matrix is then in the database's folder, and the
  * same call goes on from there, to the same bytes. kept: read and filled in; NULL: none. The bytes do not depend on it. */

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/crew.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -637,6 +638,7 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
             if (save_state(r, &why) != BB_OK) bb_warn("%s; the training goes on, but could not be taken up from here", why.msg);
             saved = bb_now_s();
         }
+        bb_crew_share();
         BB_TRY(one_step(r, bb_schedule_rate(&schedule, r->at.step), err));
         if (o->progress && !o->label) bb_progress_add(o->progress, 1);
         if (!check_is_due(o, (uint32_t)r->at.step)) continue;
