@@ -198,7 +198,7 @@ static double measure_s(const model *m)
 {
     const double tokens = (double)m->r->config.measure_windows * m->ctx;
     const double heads = m->r->config.exact_from > 0 ? coarse_share : 1; /* run through the head; of what changes it there is little */
-    return tokens * (measured_networks(m->r) * token(m) + (double)m->n.n_options * 7 / 8 * heads * m->p->head);
+    return measured_networks(m->r) * m->n.block_weights * m->p->few + tokens * (double)m->n.n_options * 7 / 8 * heads * m->p->head;
 }
 
 /* The smallest file whose matrices are all in the source's types: whether pruning alone reaches a size. */
@@ -310,7 +310,7 @@ static double settle_s(const model *m)
     const double         sizes = m->r->is_sweep ? (double)m->r->n_budgets : 1, one = rebuild_s(m, fmax(4, (double)c->calib_windows / 2), 1);
     const double         units = bb_model_space_problem(m->r->space)->n_units;
     const double         plan = one + (double)c->confirm_windows * m->ctx * scored_token(m);
-    const double         point = 4 * one + 4 * units * (double)c->measure_windows * m->ctx * (token(m) / 2 + m->p->head);
+    const double         point = 4 * one + 4 * units * (m->n.block_weights * m->p->few / 2 + (double)c->measure_windows * m->ctx * m->p->head);
     return c->settle ? sizes * ((double)c->settle * plan + fmin(4, (double)c->settle / 4) * point) : 0;
 }
 

@@ -215,6 +215,19 @@ done:
     return status;
 }
 
+/* On as many windows as options are measured on, or as there are. */
+static bb_status run_few(sample *s, bb_err *err)
+{
+    const uint32_t all = s->S, wanted = (uint32_t)s->r->config.measure_windows;
+    double         seconds;
+    bb_status      status;
+    if (wanted < all) s->S = wanted;
+    status = repeat(s, run_block, &seconds, err);
+    if (status == BB_OK) s->out->few = seconds * wanted / s->S / fmax(1, weights_of(s->block));
+    s->S = all;
+    return status;
+}
+
 bb_status bb_pace_measure(const bb_run *r, bb_pace *out, bb_err *err)
 {
     sample    s = { .r = r, .net = &r->model.net, .T = r->config.ctx < MOST_TOKENS ? (uint32_t)r->config.ctx : MOST_TOKENS, .out = out };
@@ -226,6 +239,7 @@ bb_status bb_pace_measure(const bb_run *r, bb_pace *out, bb_err *err)
     const double tokens = (double)s.S * s.T;
     BB_TRY(repeat(&s, run_block, &forward, err));
     out->block = forward / tokens / (weights_of(s.block) > 0 ? weights_of(s.block) : 1);
+    BB_TRY(run_few(&s, err));
     out->generate = 3 * out->block; /* a token a step: products of few rows */
     BB_TRY(repeat(&s, collect, &both, err));
     out->moments = both > forward ? (both - forward) / tokens : 0;

@@ -577,7 +577,7 @@ static void count_stages(bool is_sweep, const char *const (*options)[2], double 
 {
     bb_run_config c;
     bb_run        r = { 0 };
-    bb_pace       pace = { 1e-9, 1e-9, 1e-9, 1e-9, { 0 }, 1e-9, 1e-9, 1, 1e-9 };
+    bb_pace       pace = { 1e-9, 1e-9, 1e-9, 1e-9, { 0 }, 1e-9, 1e-9, 1, 1e-9, 1e-7 };
     bb_err        err = BB_ERR_INIT;
     for (int t = 0; t < BB_TYPE_COUNT; t++) pace.encode[t] = 1e-9;
     ck_assert_msg(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err) == BB_OK, "%s", err.msg);
