@@ -8,7 +8,8 @@
 #   WORK      scratch: the logits of the source (chunks x ctx/2 x vocabulary x 2 bytes a text; kept until `make reproduce-real` ends), files of rivals
 #   TABLE     rows are appended; a row that is there already (same file, text, context, windows) is not measured again
 # CTX (512), CHUNKS (16), THREADS (2), DOMAINS (encyclopedia web dialogue code); SECONDS_OF: a CSV FILE,SECONDS of what made the files; JUDGES (llama-perplexity): or bitbudget (BITBUDGET,
-# the program: float32 activations, the same windows), or both.
+# the program: float32 activations, the same windows), or both. DEQUANTIZE: another program's llama-quantize, for files of types that LLAMACPP lacks: they are judged as the F16 that it
+# makes of them (their activations are then not rounded to 8 bits, which can only help them).
 set -euo pipefail
 : "${CTX:=512}" "${CHUNKS:=16}" "${THREADS:=2}" "${DOMAINS:=encyclopedia web dialogue code}" "${BITBUDGET:=./bitbudget}" "${JUDGES:=llama-perplexity}"
 export LC_ALL=C
@@ -62,7 +63,10 @@ judge() { # METHOD CALIBRATION FILE
             reference "$d"
             # Q2_0 and Q1_0 have no product for x86 in llama.cpp of August 2026, only plain C, 25 times slower: a file with such a matrix is judged as F16 (DEQUANT=0: as it is).
             judged=$3
-            if [ "${DEQUANT:-auto}" != 0 ] && "$BITBUDGET" inspect "$3" | grep -E '^[0-9].* Q[12]_0( |$)|^embedding .* (2\.25|1\.125)' > /dev/null; then
+            if [ -n "${DEQUANTIZE:-}" ]; then
+                judged=$log.gguf
+                [ -s "$judged" ] || quietly "$DEQUANTIZE" --allow-requantize "$3" "$judged" F16 1
+            elif [ "${DEQUANT:-auto}" != 0 ] && "$BITBUDGET" inspect "$3" | grep -E '^[0-9].* Q[12]_0( |$)|^embedding .* (2\.25|1\.125)' > /dev/null; then
                 judged=$log.gguf
                 [ -s "$judged" ] || quietly "$bin/llama-quantize" --allow-requantize "$3" "$judged" F16 "$THREADS"
             fi
@@ -104,7 +108,7 @@ rivals)
         mv "$work/new.imatrix.gguf" "$work/calibration.imatrix.gguf"
     fi
     # NAME TYPE [OPTIONS of llama-quantize]: its default mixtures, then mixtures by hand for sizes below its smallest.
-    grep -v '^#' "${RIVALS:-configs/reproduce/smollm2-rivals.txt}" | while read -r name type options; do
+    { grep -v '^#' "${RIVALS:-configs/reproduce/smollm2-rivals.txt}" || true; } | while read -r name type options; do
         file=$work/rivals/$name.gguf
         if [ -z "$name" ] || [ -s "$file" ]; then continue; fi
         # shellcheck disable=SC2086

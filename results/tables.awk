@@ -73,17 +73,17 @@ function show_front(    i) {
 # ---- README: llama.cpp's own files and our best that is no larger, all measured by llama-perplexity ----
 
 function show_llamacpp(    i, j, best) {
-    head("llama.cpp file | bytes | KL | perplexity | our bytes | our KL | our perplexity | KL ratio")
+    head("their file | bytes | KL | perplexity | our bytes | our KL | our perplexity | KL ratio")
     for (i = 1; i <= rows; i++)
         if (v[i, "model"] == model && v[i, "made_by"] == "source") line("F16, the source | " thousands(v[i, "size_bytes"]) sprintf(" | | %.2f | | | | ", v[i, "ppl"]))
     for (i = 1; i <= rows; i++) {
-        if (v[i, "model"] != model || v[i, "made_by"] != "llama.cpp") continue
+        if (v[i, "model"] != model || v[i, "made_by"] == "source" || v[i, "made_by"] == "bitbudget") continue
         best = 0
         for (j = 1; j <= rows; j++)
             if (v[j, "model"] == model && v[j, "made_by"] == "bitbudget" && v[j, "size_bytes"] + 0 <= v[i, "size_bytes"] + 0 && v[j, "chunks"] == v[i, "chunks"] && v[j, "text_sha256"] == v[i, "text_sha256"] && \
                 (!best || v[j, "kl_nats"] + 0 < v[best, "kl_nats"] + 0)) best = j
         if (best)
-            line(v[i, "name"] " | " thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) sprintf(" | %.2f | ", v[i, "ppl"]) thousands(v[best, "size_bytes"]) " | " \
+            line((v[i, "made_by"] == "llama.cpp" ? "" : v[i, "made_by"] " ") v[i, "name"] " | " thousands(v[i, "size_bytes"]) " | " kl(v[i, "kl_nats"]) sprintf(" | %.2f | ", v[i, "ppl"]) thousands(v[best, "size_bytes"]) " | " \
                  kl(v[best, "kl_nats"]) sprintf(" | %.2f | %.2f", v[best, "ppl"], v[best, "kl_nats"] / v[i, "kl_nats"]))
     }
 }
