@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/calibration.h"
+#include "engine/coupling.h"
 #include "engine/effort.h"
 #include "engine/environment.h"
 #include "engine/gates.h"
@@ -40,7 +42,7 @@
 typedef struct quantize_options {
     char *effort, *out, *format, *embd_format, *like, *recipe, *rotate, *method, *calib, *database, *eval, *protocol, *precision, *imatrix, *width_order,
         *ffn_widths;
-    int64_t  ctx, calib_windows, eval_windows, sweeps, seed;
+    int64_t  ctx, calib_windows, output_windows, eval_windows, sweeps, seed;
     double   damping, prune_ffn, prune_kv;
     uint64_t max_ram;
     bool     no_compensation, parse_special, json, csv, experimental;
@@ -84,6 +86,7 @@ static const bb_option_row rows[] = {
     { "calib-windows", BB_OPT_INT, FIELD(calib_windows), "256", 1, 1e6, "N", "calibration windows, evenly spaced over the text", NULL },
     { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.1", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
     { "sweeps", BB_OPT_INT, FIELD(sweeps), "4", 0, 100, "N", "coordinate-descent sweeps after error feedback", NULL },
+    { "output-windows", BB_OPT_INT, FIELD(output_windows), BB_OUTPUT_WINDOWS, 0, 1e6, "N", "--method sequential: " BB_OUTPUT_WINDOWS_HELP, NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
     { "database", BB_OPT_TEXT, FIELD(database), "", 1, 0, "DIR",
       "keep second moments and encoded matrices here, for other calls and runs; empty: OUT.work, "
@@ -172,6 +175,7 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
         { "--damping", no_calibration, rtn },
         { "--sweeps", no_calibration, rtn },
         { "--seed", no_calibration, rtn },
+        { "--output-windows", "with a --method that rebuilds nothing", strcmp(o->method, "sequential") != 0 || is_lattice(o) },
         { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
         { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
         { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
@@ -585,6 +589,7 @@ static bb_status encode_all(job *j, bb_err *err)
         BB_TRY(bb_rebuild_lattice(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &lattice, &j->rebuilt, err));
         j->net = j->rebuilt.net;
     } else if (strcmp(o->method, "sequential") == 0) {
+        BB_TRY(bb_couple_rows(j->base, bb_engine_backend(), j->database, &j->calib, (uint32_t)o->output_windows, (uint64_t)o->seed, err));
         BB_TRY(bb_rebuild(j->database, j->base, &j->plan, j->calib.tokens, j->calib.n, j->ctx, &quant, NULL, &j->rebuilt, err));
         j->net = j->rebuilt.net;
     } else BB_TRY(encode_matrices(j, err));
@@ -656,7 +661,7 @@ done:
 /* Files of the option database and calibration samples, by the names they are given. */
 static bool is_ours(const char *name)
 {
-    static const char *const prefixes[] = { "entry-", "moments-", "calib-self-", "work.lock", BB_CHECKPOINT_PREFIX };
+    static const char *const prefixes[] = { "entry-", "moments-", "gates-", "outputs-", "calib-self-", "work.lock", BB_CHECKPOINT_PREFIX };
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return true;
     return false;
@@ -851,7 +856,7 @@ static bb_status check_memory(const job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
     const uint64_t need = bb_memory_to_quantize(&j->base->net, rounds(o) ? 0 : (uint32_t)o->calib_windows, j->ctx, strcmp(o->method, "sequential") == 0,
-                                                prunes(o) && (by_gates(j) || widths_by_gates(j)), j->base != &j->m, j->bytes);
+                                                prunes(o) && (by_gates(j) || widths_by_gates(j)), is_lattice(o) ? 0 : (uint32_t)o->output_windows, j->base != &j->m, j->bytes);
     bb_map_limit(o->max_ram);
     return bb_memory_allows(o->max_ram, need, "quantizing", "fewer --calib-windows, a smaller --ctx, another --method or fewer --threads", err);
 }

@@ -17,7 +17,7 @@ typedef struct rule {
     bool        with_models;
 } rule;
 static const rule rules[] = {
-    { "database", "^(entry|moments)-[0-9a-f]{32}\\.bin$", "quantized matrices and second moments", false },
+    { "database", "^(entry|moments|gates|outputs)-[0-9a-f]{32}\\.bin$", "quantized matrices and what was measured for them", false },
     { "models", "^[0-9a-f]{16}\\.gguf$", "files of the front", true },
     { "", "\\.(bb)?tmp-[0-9]+-[0-9]+$", "temporary files of a killed run", false },
     { "database", "\\.(bb)?tmp-[0-9]+-[0-9]+$", "temporary files of a killed run", false },

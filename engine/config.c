@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "engine/effort.h"
 #include "engine/environment.h"
+#include "engine/coupling.h"
 #include "engine/gates.h"
 #include "engine/ladder.h"
 #include "engine/qat.h"
@@ -63,6 +64,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "method", BB_OPT_TEXT, FIELD(method), "feedback", NO_BOUNDS, "NAME", "quantizer of the option database", "feedback|weighted|rtn" },
     { "damping", BB_OPT_DOUBLE, FIELD(damping), "0.1", 0, 10, "X", "Hessian damping, times the mean of its diagonal", NULL },
     { "sweeps", BB_OPT_INT, FIELD(sweeps), "4", 0, 100, "N", "coordinate-descent sweeps after error feedback", NULL },
+    { "output-windows", BB_OPT_INT, FIELD(output_windows), BB_OUTPUT_WINDOWS, 0, 1e6, "N", BB_OUTPUT_WINDOWS_HELP, NULL },
     { "search", BB_OPT_TEXT, FIELD(search), "refine", NO_BOUNDS, "NAME", "how plans are searched for (docs/search.md)", BB_METHOD_NAMES },
     { "search-tokens", BB_OPT_DOUBLE, FIELD(search_tokens), "4", 0, 1e9, "MILLIONS", "forwarded tokens that the search may spend", NULL },
     { "sketch", BB_OPT_TEXT, FIELD(sketch), "none", NO_BOUNDS, "WHAT", "propagated sketches around the plans of the search: its local score", "signed|none" },

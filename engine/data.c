@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/calibration.h"
+#include "engine/coupling.h"
 #include "engine/gates.h"
 #include "engine/memory.h"
 #include "engine/run_parts.h"
@@ -128,13 +129,13 @@ bb_status bb_run_calibrate(bb_run *r, bb_err *err)
                                   .ffn_step = bb_calibration_ffn_step(&r->model.net),
                                   .whole = strcmp(c->prune, "none") == 0 };
     BB_TRY(bb_database_open(&config, &r->database, err));
-    if (bb_width_order_gates(c->width_order) && !config.whole) {
+    if (bb_width_order_gates(c->width_order) && !config.whole)
         status = bb_learn_gates(&r->model, r->backend, r->database, &r->calib, (uint64_t)c->seed, NULL, err);
-        if (status != BB_OK) { /* calibrated is calibrated whole */
-            bb_database_close(r->database);
-            r->database = NULL;
-            goto done;
-        }
+    if (status == BB_OK) status = bb_couple_rows(&r->model, r->backend, r->database, &r->calib, bb_coupling_windows(r), (uint64_t)c->seed, err);
+    if (status != BB_OK) { /* calibrated is calibrated whole */
+        bb_database_close(r->database);
+        r->database = NULL;
+        goto done;
     }
     BB_TRY(bb_run_evaluator(r, err));
 done:

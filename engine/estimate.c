@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "engine/calibration.h"
+#include "engine/coupling.h"
 #include "engine/gates.h"
 #include "engine/ladder.h"
 #include "engine/memory.h"
@@ -97,6 +98,20 @@ static double cube(double n) { return n * n * n; }
 static double token(const model *m) { return m->n.block_weights * m->p->block; }
 static double scored_token(const model *m) { return token(m) + m->scored * m->p->head; }
 
+/* Moments of gradients at outputs: a forward pass; for every label one back, with what it needs of a forward pass again, through the head too, and products of outputs. */
+static double couple_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const double         tokens = fmin(bb_coupling_windows(m->r), (double)c->calib_windows) * m->ctx;
+    double               outputs = 0, inputs = 0;
+    for (uint32_t b = 0; b < m->net->n_layer; b++) {
+        for (int p = 0; p < BB_N_PARTS; p++)
+            if (bb_output_moments_has(m->net, b, (bb_part)p)) outputs += pow(m->net->blocks[b].w[p].rows, 2);
+        for (int k = 0; k < BB_N_FEEDS; k++) inputs += pow((double)bb_dim_of(m->net, &m->net->blocks[b], bb_feeds[k].width), 2);
+    }
+    return tokens * (token(m) + BB_OUTPUT_LABELS * (2 * token(m) + 2 * m->p->head + m->net->n_layer * m->p->moments * outputs / fmax(inputs, 1)));
+}
+
 static double calibrate_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
@@ -113,7 +128,7 @@ static double calibrate_s(const model *m)
         for (uint32_t b = 0; b < n_ordered; b++)
             for (int k = 0; k < BB_N_SUBLAYERS; k++) s += cube(m->net->blocks[b].w[bb_sublayers[k].writer].cols) * m->p->product;
     }
-    s += (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows) * m->ctx * token(m);
+    s += (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows) * m->ctx * token(m) + couple_s(m);
     if (bb_calibration_samples(c->calib)) s += (double)(c->calib_windows + c->confirm_windows) * m->ctx * m->n.block_weights * m->p->generate;
     return s;
 }

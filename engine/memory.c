@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * memory.c: see memory.h. Each sum follows the allocations of the stage's own file; timing.csv has what was reached. */
 #include "engine/memory.h"
+#include "engine/coupling.h"
 #include "engine/gates.h"
 
 #include <math.h>
 #include <omp.h>
 
 #include "base/text.h"
+#include "eval/gradient.h"
 #include "model/net/backend.h"
 #include "model/net/net.h"
 #include "model/tune/moments.h"
@@ -21,6 +23,7 @@ enum { SLAB_TOKENS = 2048, HELD_BYTES = 256 << 20, KEPT_BYTES = 256 << 20, BATCH
 typedef struct shapes {
     double block, cols, rows, matrix; /* weights of the largest block; of any matrix the most columns, rows, weights */
     double moments, tables;           /* squared inputs of the largest block; weights of embedding and head */
+    double outputs, coupled;          /* squared outputs of the largest block, and of a matrix, as far as they have moments */
     double width;                     /* of what a token has inside the widest block */
 } shapes;
 
@@ -29,17 +32,21 @@ static shapes shapes_of(const bb_net *net)
     shapes s = { .tables = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols };
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *block = &net->blocks[b];
-        double          weights = 0, moments = 0;
+        double          weights = 0, moments = 0, outputs = 0;
         for (int p = 0; p < BB_N_PARTS; p++) {
             const double rows = block->w[p].rows, cols = block->w[p].cols;
             weights += rows * cols;
             s.rows = fmax(s.rows, rows);
             s.cols = fmax(s.cols, cols);
             s.matrix = fmax(s.matrix, rows * cols);
+            if (!bb_output_moments_has(net, b, (bb_part)p)) continue;
+            outputs += rows * rows;
+            s.coupled = fmax(s.coupled, rows * rows);
         }
         for (int k = 0; k < BB_N_FEEDS; k++) moments += pow((double)bb_dim_of(net, block, bb_feeds[k].width), 2);
         s.block = fmax(s.block, weights);
         s.moments = fmax(s.moments, moments);
+        s.outputs = fmax(s.outputs, outputs);
         s.width = fmax(s.width,
                        2.0 * net->n_embd + (double)bb_dim_of(net, block, BB_DIM_HD) + 2.0 * (double)bb_dim_of(net, block, BB_DIM_GD) + 2.0 * block->n_ff);
     }
@@ -95,6 +102,14 @@ static double gates(const sums *m)
     return n * m->window * (m->r->model.net.n_layer + 4.0) + sizeof(float) * m->s.block + 3 * 8 * n2 + 12 * m->s.matrix + 8 * m->s.moments;
 }
 
+/* The same for the moments of gradients at outputs; none at windows 0. */
+static double output_moments(const sums *m, uint32_t windows)
+{
+    const bb_run_config *c = &m->r->config;
+    const double         n = bb_gradient_count(&m->r->model.net, (uint32_t)c->calib_windows, (uint32_t)c->ctx, windows);
+    return windows ? n * m->window * (m->r->model.net.n_layer + 4.0) + 12 * m->s.outputs + 12 * m->s.matrix : 0;
+}
+
 /* The matrices of one input. */
 static double group(const sums *m)
 {
@@ -109,7 +124,7 @@ static double rebuild(const sums *m)
     const bb_run_config *c = &m->r->config;
     const double         n2 = m->s.cols * m->s.cols, inputs = (double)c->calib_windows * (double)c->ctx * m->s.cols * sizeof(float);
     return 2 * (double)c->calib_windows * m->window + fmin(KEPT_BYTES, inputs) + 2 * TUNE_BATCH * (double)c->ctx * m->s.cols * sizeof(float) + 4 * n2 +
-           8 * (double)m->r->model.net.n_embd * m->s.cols + 2 * 8 * n2 + (3 * 8 + 4) * m->s.matrix;
+           8 * (double)m->r->model.net.n_embd * m->s.cols + 2 * 8 * n2 + (3 * 8 + 4) * m->s.matrix + (m->r->config.output_windows ? 20 * m->s.coupled : 0);
 }
 
 /* Steps on one block at a time; all together are left out where they do not fit (ladder.c). */
@@ -149,6 +164,7 @@ static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES]
     const sums m = sums_of(r, threads);
     double     need[BB_N_STAGES];
     need[BB_STAGE_CALIBRATE] = fmax(fmax(calibrate(&m), bb_width_order_gates(r->config.width_order) ? gates(&m) : 0), evaluator(&m) + boundaries(&m));
+    need[BB_STAGE_CALIBRATE] = fmax(need[BB_STAGE_CALIBRATE], output_moments(&m, bb_coupling_windows(r)));
     need[BB_STAGE_BUILD] = build(&m);
     need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
     need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + build(&m) - evaluator(&m) -
@@ -233,13 +249,14 @@ uint64_t bb_memory_for_caches(const bb_run *r)
 
 /* ---- without a run directory ---- */
 
-uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, bool rotated, uint64_t file_bytes)
+uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, uint32_t output_windows, bool rotated,
+                               uint64_t file_bytes)
 {
-    const bb_run r = { .model.net = *net, .config = { .calib_windows = windows, .ctx = ctx } };
+    const bb_run r = { .model.net = *net, .config = { .calib_windows = windows, .ctx = ctx, .output_windows = output_windows } };
     const sums   m = sums_of(&r, omp_get_max_threads());
     double       need = 12 * fmax(m.s.matrix, m.s.tables) + 3 * BATCH * m.window; /* one matrix as it is encoded; windows that are evaluated */
     if (windows) need = fmax(need, fmax(calibrate(&m), build(&m)));
-    if (windows && rebuilds) need = fmax(need, rebuild(&m));
+    if (windows && rebuilds) need = fmax(need, fmax(rebuild(&m), output_moments(&m, output_windows)));
     if (windows && by_gates) need = fmax(need, gates(&m));
     return (uint64_t)(heap_share * (m.base + need + 2 * (double)file_bytes + (rotated ? sizeof(float) * weights_of(net) : 0)));
 }

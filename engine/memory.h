@@ -23,7 +23,8 @@ uint32_t bb_memory_for_networks(const bb_run *r, size_t networks, uint64_t room)
 uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room);
 /* What commands without a run directory hold: `quantize` of a file of so many bytes, with second moments of windows (none: nothing is calibrated), with a rebuild in
  * sequence, and of a rotated model, which is float32 in memory; `train` of a network of this shape on texts of so many bytes. The least --max-ram of each. */
-uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, bool rotated, uint64_t file_bytes);
+uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, uint32_t output_windows, bool rotated,
+                               uint64_t file_bytes);
 uint64_t bb_memory_to_train(const bb_net *net, uint32_t ctx, uint32_t batch, uint64_t text_bytes);
 /* BB_INFEASIBLE where `given` (0: no limit) is less than `need`: what ("quantizing") needs how much, and what would need less. */
 bb_status bb_memory_allows(uint64_t given, uint64_t need, const char *what, const char *less, bb_err *err);

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/coupling.h"
 #include "engine/ladder.h"
 #include "model/compress/rebuild.h"
 
@@ -93,7 +94,7 @@ bb_status bb_trial_rebuild(bb_run *r, const uint16_t *x, uint32_t windows, uint3
     const uint32_t n = bb_net_evaluator_windows(r->evaluator, level);
     BB_TRY(bb_trial_windows(r, &windows, &tokens, &owned, err));
     bb_plan_space_hash(space, x, hash);
-    snprintf(key, sizeof key, "%s|%s|rebuild %u|%u", r->key, hash, windows, level);
+    snprintf(key, sizeof key, "%s|%s|rebuild %u|%u|outputs of %u", r->key, hash, windows, level, bb_coupling_windows(r));
     BB_TRY(load(r, key, out, window_kl, n, &found, err));
     if (found) goto done;
     if (r->config.ledger_only) {

@@ -123,8 +123,10 @@ static bb_status back_heads(gradient *g, bb_err *err)
     bb_head_loss       of = { .ref_net = g->s.reference_net, .h_ref = g->s.reference, .weight = weight };
     if (!weight) goto done;
     for (size_t i = 0; i < g->n_rows; i++) weight[i] = (float)(1 / (double)g->n_rows);
-    BB_TRY(bb_backward_head(g->back, g->net, g->s.scored, g->n_rows, &of, NULL, g->rows, &grad, err));
-    BB_TRY(scatter_rows(g, g->dh[0], err));
+    if (!g->o->second) {
+        BB_TRY(bb_backward_head(g->back, g->net, g->s.scored, g->n_rows, &of, NULL, g->rows, &grad, err));
+        BB_TRY(scatter_rows(g, g->dh[0], err));
+    }
     for (uint32_t k = 0; k < g->o->labels; k++) {
         of = (bb_head_loss) { .targets = g->labels + k * g->n_rows };
         BB_TRY(bb_backward_head(g->back, g->net, g->s.scored, g->n_rows, &of, NULL, g->rows, NULL, err));
@@ -144,6 +146,7 @@ typedef struct moments {
     bb_hessian      in[BB_N_FEEDS], out[BB_N_PARTS];
     double         *sum[BB_N_FEEDS]; /* [cols] of inputs; in the end their mean */
     int             taken[BB_N_FEEDS];
+    uint32_t        most;   /* rows of a matrix that has moments of gradients; 0: all have */
     bool            inputs; /* in the first pass: they are the same in all */
 } moments;
 
@@ -152,8 +155,8 @@ static bb_status add_moments(void *self, bb_part part, const float *x, const flo
     moments       *m = self;
     const uint32_t rows = m->block->w[part].rows, cols = m->block->w[part].cols;
     const bb_feed  feed = bb_parts[part].feed;
-    bb_status      status;
-    BB_TRY(bb_hessian_add(&m->out[part], dy, n, rows, m->chunk, err));
+    bb_status      status = BB_OK;
+    if (!m->most || rows <= m->most) BB_TRY(bb_hessian_add(&m->out[part], dy, n, rows, m->chunk, err));
     if (m->taken[feed] < 0) m->taken[feed] = (int)part;
     if (!m->inputs || m->taken[feed] != (int)part) goto done; /* parts that share an input tell it once */
     BB_TRY(bb_hessian_add(&m->in[feed], x, n, cols, m->chunk, err));
@@ -189,16 +192,16 @@ static bb_status back_one(gradient *g, uint32_t layer, const bb_block *block, bb
 {
     bb_matrix_gradient part[BB_N_PARTS] = { { 0 } };
     bb_block_grad      grad = { 0 };
-    moments            m = { .block = block, .chunk = g->w->ctx, .inputs = true };
+    moments            m = { .block = block, .chunk = g->w->ctx, .most = g->o->rows, .inputs = !g->o->second };
     const bb_buffer    h = bb_buffer_at(g->s.boundary, layer * g->n * g->C);
     bb_status          status = BB_NOMEM;
     for (int f = 0; f < BB_N_FEEDS; f++) m.taken[f] = -1;
     for (int p = 0; p < BB_N_PARTS; p++) {
         const bb_matrix *w = &block->w[p];
-        if (!bb_block_has_part(block, (bb_part)p)) continue;
+        if (g->o->second || !bb_block_has_part(block, (bb_part)p)) continue;
         if (!(grad.w[p] = BB_NEW0((size_t)w->rows * w->cols, float, err)) || !(grad.bias[p] = BB_NEW0(w->rows, float, err))) goto done;
     }
-    BB_TRY(bb_backward_block(g->back, g->net, block, g->w->n, g->w->ctx, h, g->dh[0], &grad, err));
+    if (!g->o->second) BB_TRY(bb_backward_block(g->back, g->net, block, g->w->n, g->w->ctx, h, g->dh[0], &grad, err));
     for (uint32_t k = 0; k < g->o->labels; k++, m.inputs = false) {
         const bb_block_grad tell = { .hook = add_moments, .hook_self = &m };
         BB_TRY(bb_backward_block(g->back, g->net, block, g->w->n, g->w->ctx, h, g->dh[1 + k], &tell, err));
@@ -206,7 +209,7 @@ static bb_status back_one(gradient *g, uint32_t layer, const bb_block *block, bb
     BB_TRY(finish_moments(&m, g->n, err));
     for (int p = 0; p < BB_N_PARTS; p++) {
         const bb_feed feed = bb_parts[p].feed;
-        if (!grad.w[p]) continue;
+        if (!bb_block_has_part(block, (bb_part)p)) continue;
         part[p] = (bb_matrix_gradient) { block->w[p].rows, block->w[p].cols, grad.w[p],  grad.bias[p],
                                          m.in[feed].h,     m.sum[feed],      m.out[p].h, (double)g->n / (double)g->n_rows };
     }
@@ -300,7 +303,7 @@ static bb_status allocate(gradient *g, bb_err *err)
     const bb_operations *ops = g->s.backend->ops;
     bb_status            status = BB_NOMEM;
     if (!(g->dh = BB_NEW0(1 + g->o->labels, bb_buffer, err))) goto done;
-    for (uint32_t k = 0; k <= g->o->labels; k++) BB_TRY(ops->alloc(g->s.backend->context, g->n * g->C, &g->dh[k], err));
+    for (uint32_t k = g->o->second; k <= g->o->labels; k++) BB_TRY(ops->alloc(g->s.backend->context, g->n * g->C, &g->dh[k], err));
     BB_TRY(ops->alloc(g->s.backend->context, g->n_rows * g->C, &g->rows, err));
     if (g->v->table) {
         status = BB_NOMEM;
@@ -337,14 +340,45 @@ bb_status bb_gradient_run(bb_net_evaluator *e, const bb_net *net, const bb_gradi
     g.n_rows = (size_t)w->n * w->n_scored;
     BB_TRY(bb_net_evaluator_score(e, net, o->level, out, NULL, err));
     BB_TRY(allocate(&g, err));
+    if (o->second) bb_backward_rough(g.back, true); /* moments of what was drawn are of noise anyway */
     if (o->labels) BB_TRY(make_labels(&g, err));
     BB_TRY(back_heads(&g, err));
     BB_TRY(back_blocks(&g, err));
     if (visitor->table) BB_TRY(tell_tables(&g, err));
-    out->n_forwarded = (double)g.n * (3 + 2 * o->labels);
+    out->n_forwarded = (double)g.n * ((o->second ? 1 : 3) + 2 * o->labels);
 done:
     gradient_done(&g);
     return status;
+}
+
+/* ---- windows ---- */
+
+static const double most_bytes = 512 << 20; /* of the states at the boundaries of the blocks */
+
+uint32_t bb_gradient_count(const bb_net *net, uint32_t n, uint32_t ctx, uint32_t most)
+{
+    const double window = (net->n_layer + 4.0) * ctx * net->n_embd * sizeof(float);
+    if (most * window > most_bytes) most = window * 1.5 > most_bytes ? 1 : (uint32_t)(most_bytes / window);
+    return n < most ? n : most;
+}
+
+bb_status bb_gradient_windows(const bb_windows *w, uint32_t of, uint32_t first, uint32_t step, bb_windows *out, bb_err *err)
+{
+    const size_t row = w->ctx;
+    *out = (bb_windows) { .ctx = w->ctx, .n = (of - first + step - 1) / step, .first = w->ctx / 8 };
+    out->n_scored = out->ctx - 1 - out->first; /* nothing is compared with a protocol's numbers */
+    out->tokens = BB_NEW(out->n * row, int32_t, err);
+    out->targets = BB_NEW(out->n * row, int32_t, err);
+    if (!out->tokens || !out->targets) {
+        bb_windows_done(out);
+        return BB_NOMEM;
+    }
+    for (uint32_t i = 0; i < out->n; i++) {
+        const size_t from = (size_t)((uint64_t)(first + i * step) * w->n / of) * row;
+        memcpy(out->tokens + i * row, w->tokens + from, row * sizeof(int32_t));
+        memcpy(out->targets + i * row, w->targets + from, row * sizeof(int32_t));
+    }
+    return BB_OK;
 }
 
 /* ---- what a change does ---- */

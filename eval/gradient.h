@@ -19,8 +19,8 @@
 /* Of a linear. Borrowed until the visitor returns. */
 typedef struct bb_matrix_gradient {
     uint32_t      rows, cols;
-    const float  *dw;      /* (rows, cols) dL/dW */
-    const float  *db;      /* [rows] dL/d bias */
+    const float  *dw;      /* (rows, cols) dL/dW; NULL: the second order alone is wanted */
+    const float  *db;      /* [rows] dL/d bias; NULL with it */
     const float  *in;      /* A (cols, cols); NULL: no labels were drawn */
     const double *in_mean; /* [cols] mean input */
     const float  *out;     /* G (rows, rows) */
@@ -53,7 +53,15 @@ typedef struct bb_gradient_options {
     const bb_net     *widest;  /* no block that the visitor gives is wider */
     uint32_t          labels;  /* passes of drawn labels; 0: first order alone */
     uint64_t          seed;    /* of the labels */
+    bool              second;  /* of the blocks the second order alone, without dw and db: a backward pass less */
+    uint32_t          rows;    /* matrices with more have no G: it would be large; 0: all have */
 } bb_gradient_options;
+
+/* For gradients with drawn labels: as many of n windows, but at most `most`, as a fixed limit on what the states of all blocks take allows, so that no setting of memory changes
+ * a bit; */
+uint32_t bb_gradient_count(const bb_net *net, uint32_t n, uint32_t ctx, uint32_t most);
+/* and windows first, first + step, ... of `of` that are evenly spaced over w, nearly all of their positions scored; bb_windows_done. */
+bb_status bb_gradient_windows(const bb_windows *w, uint32_t of, uint32_t first, uint32_t step, bb_windows *out, bb_err *err);
 
 /* Scores net at the level and visits its blocks, the last one first. out: as from the score, n_forwarded with the backward passes, and as if nothing were cached. */
 bb_status bb_gradient_run(bb_net_evaluator *e, const bb_net *net, const bb_gradient_options *o, const bb_gradient_visitor *visitor, bb_evaluation *out,

@@ -367,7 +367,7 @@ bb_status bb_slopes_measure(bb_net_evaluator *e, const bb_model *model, bb_datab
     bb_net                    net;
     bb_block                 *blocks = BB_NEW(model->net.n_layer, bb_block, err);
     slopes                    s = { .model = model, .db = db, .o = o, .blocks = blocks, .net = &net, .out = out };
-    const bb_gradient_options g = { o->level, o->windows, &model->net, o->labels, o->seed };
+    const bb_gradient_options g = { .level = o->level, .windows = o->windows, .widest = &model->net, .labels = o->labels, .seed = o->seed };
     bb_gradient_visitor       visitor = { &s, widen, block_slopes, table_slopes };
     bb_status                 status = blocks ? BB_OK : BB_NOMEM;
     if (status != BB_OK) return status;

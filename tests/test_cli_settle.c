@@ -81,6 +81,8 @@ START_TEST(the_race_is_fair_and_within_its_plans)
     for (size_t i = 0; i < race.n_rows; i++) {
         const bool first = number(&race, i, "step") < 1.5, kept = text(&race, i, "kept")[0] == '1';
         if (first) kl = HUGE_VAL;
+        for (size_t k = i; k-- > 0 && fabs(number(&race, k, "budget_bytes") - number(&race, i, "budget_bytes")) < 0.5;) /* no plan of a size twice */
+            ck_assert_str_ne(text(&race, k, "plan_hash"), text(&race, i, "plan_hash"));
         ck_assert_double_le(number(&race, i, "size_bytes"), number(&race, i, "budget_bytes"));
         ck_assert(kept == (first || number(&race, i, "difference") < 0));
         if (!first) ck_assert(fabs(number(&race, i, "kl_nats") - kl - number(&race, i, "difference")) < 1e-6); /* on the same windows, all scored alike */

@@ -206,6 +206,7 @@ START_TEST(what_cannot_be_is_said)
         { " --salience activations --lambda 3", "no masks are learned", BB_USAGE },
         { " --kept 0.5", "--kept is of what is pruned", BB_USAGE },
         { " --low Q8_0 --high Q4_0", "no more bits", BB_USAGE },
+        { " --low Q4_0 --high IQ4_NL", "no more bits", BB_USAGE }, /* the same */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bb_err    err = BB_ERR_INIT;

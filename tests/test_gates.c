@@ -244,6 +244,18 @@ START_TEST(files_are_used_or_made_again)
     }
     bb_free(good);
     bb_gates_done(&a);
+    bb_windows       fewer = w.windows; /* other windows are no reason to take what these gave */
+    bb_gates_options of_fewer = o;
+    fewer.n--;
+    of_fewer.windows = &fewer;
+    bb_net_evaluator *e;
+    OK(bb_net_evaluator_create(&bb_backend_cpu, &w.model, &fewer, 1, 64u << 20, &e, &err));
+    OK(bb_gates_open(e, &w.model, w.db, &of_fewer, &b, &err));
+    OK(bb_gates_open(NULL, &w.model, w.db, &o, &a, &err));
+    ck_assert(memcmp(a.nats[1][BB_ATTENTION], b.nats[1][BB_ATTENTION], KV * sizeof(double)) != 0);
+    bb_net_evaluator_destroy(e);
+    bb_gates_done(&a);
+    bb_gates_done(&b);
 }
 END_TEST
 

@@ -160,7 +160,7 @@ START_TEST(gradients_of_the_kl_agree_with_differences)
     bb_gradient_visitor visitor = { &s, NULL, check_block, check_table };
     uint32_t            wanted = 0;
     open_scene(&s, &ref_specs[_i], 9, 2, false, 4);
-    const bb_gradient_options o = { 0, &s.w, &s.m.net, 0, 1 };
+    const bb_gradient_options o = { .windows = &s.w, .widest = &s.m.net, .seed = 1 };
     ck_assert_msg(bb_gradient_run(s.e, &s.m.net, &o, &visitor, &v, &err) == BB_OK, "%s", err.msg);
     const double kl = oracle_kl(&s.ref.net, &s.m.net, &s.w);
     ck_assert_msg(fabs(v.kl - kl) < 1e-5 * kl, "%s", ref_specs[_i].name);
@@ -246,7 +246,7 @@ START_TEST(curvature_is_that_of_the_kl)
     bb_err              err = BB_ERR_INIT;
     bb_gradient_visitor visitor = { &s, NULL, check_block_curvature, check_table_curvature };
     open_scene(&s, &ffn_spec, 8, 128, true, 3);
-    const bb_gradient_options o = { 0, &s.w, &s.m.net, 16, 1 };
+    const bb_gradient_options o = { .windows = &s.w, .widest = &s.m.net, .labels = 16, .seed = 1 };
     ck_assert_msg(bb_gradient_run(s.e, &s.m.net, &o, &visitor, &v, &err) == BB_OK, "%s", err.msg);
     ck_assert_uint_eq(s.seen, 2 * 3 * 2 + 2);
     ck_assert(v.n_forwarded == 35.0 * 128 * 8);

@@ -73,6 +73,7 @@ struct bb_database {
     char              *dir; /* copy */
     bb_statistics      statistics;
     bb_kept_order     *gates; /* [n_layer] owned; NULL: there are none */
+    bb_output_moments  outputs;
     pthread_mutex_t    mutex;
     pthread_cond_t     changed;
     entry            **table; /* open addressing by key; n_room a power of two */
@@ -585,6 +586,15 @@ static void free_gates(bb_database *db)
 
 bool bb_database_has_gates(const bb_database *db) { return db->gates != NULL; }
 
+void bb_database_use_outputs(bb_database *db, bb_output_moments *m)
+{
+    bb_output_moments_done(&db->outputs);
+    db->outputs = *m;
+    *m = (bb_output_moments) { 0 };
+}
+
+const bb_output_moments *bb_database_outputs(const bb_database *db) { return db->outputs.at ? &db->outputs : NULL; }
+
 bb_status bb_database_use_gates(bb_database *db, const bb_kept_order *order, bb_err *err)
 {
     const bb_net *net = net_of(db);
@@ -756,6 +766,7 @@ void bb_database_close(bb_database *db)
         }
     for (int i = 0; i < CACHE_SLOTS; i++) drop_slot(&db->cache[i]);
     free_gates(db);
+    bb_output_moments_done(&db->outputs);
     bb_statistics_close(&db->statistics);
     bb_free(db->table);
     bb_free(db->dir);

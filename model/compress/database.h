@@ -14,6 +14,7 @@
 
 #include "base/plan.h"
 #include "model/compress/compress.h"
+#include "model/compress/output_moments.h"
 #include "model/compress/plan_units.h"
 #include "model/model.h"
 
@@ -44,6 +45,10 @@ typedef struct bb_kept_order {
  * named by what they keep, so that no two orders are confused. */
 bb_status bb_database_use_gates(bb_database *db, const bb_kept_order *order, bb_err *err);
 bool      bb_database_has_gates(const bb_database *db);
+
+/* The moments of gradients at outputs, with which a rebuild lets the rows of a matrix answer for each other; the database's own from now on. NULL: there are none. */
+void                     bb_database_use_outputs(bb_database *db, bb_output_moments *m);
+const bb_output_moments *bb_database_outputs(const bb_database *db);
 
 /* One packed matrix; its data stays valid until close. Full width: unpruned. type F16/F32/BF16 equal to the source type and unpruned
  * columns: the source's own bytes. stats may be NULL (else: of the entry, as measured when it was made). */

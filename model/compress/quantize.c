@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kernels/blas.h"
+#include "model/compress/coupling.h"
 #include "model/compress/feedback.h"
 
 enum { SUM_ERROR, SUM_ENERGY, N_SUMS };
@@ -24,10 +25,11 @@ typedef struct job {
     const bb_format        *format;
     const bb_quant_options *options;
     const bb_hessian       *h;          /* NULL: identity */
-    const float            *importance; /* [cols] diagonal of h, or NULL */
+    float                  *importance; /* [cols] diagonal of h, or NULL */
     const bb_feedback      *feedback;   /* NULL: not that method */
     const float            *w;
     uint32_t                rows, cols, band; /* band: rows of a tile */
+    uint32_t                place;            /* of the first row among those of the whole matrix */
     unsigned char          *packed;
     double                 *sums; /* [n_tiles][N_SUMS]; NULL: not wanted */
 } job;
@@ -173,7 +175,8 @@ static void quantize_tile(const job *j, work *k, uint32_t tile)
         row_forms(j, k, n_rows, energies);
     }
     if (j->feedback) {
-        feedback_rows(j, k, n_rows, first % CHECKED_ROWS == 0, energies, packed, errors);
+        const uint32_t place = j->place + first;
+        feedback_rows(j, k, n_rows, place == 0 || (place + n_rows - 1) / CHECKED_ROWS > (place - 1) / CHECKED_ROWS, energies, packed, errors);
     } else {
         for (uint32_t r = 0; r < n_rows; r++) encode_row(j, k, r, j->options->method != BB_METHOD_RTN, packed);
         if (sums) row_errors(j, k, packed, n_rows, errors);
@@ -228,29 +231,36 @@ static void add_up(const double *sums, uint32_t n_tiles, bb_quant_stats *stats)
     stats->error = total[SUM_ENERGY] > 0 ? total[SUM_ERROR] / total[SUM_ENERGY] : 0;
 }
 
+/* What all rows of a matrix share; rows: how many are encoded at a time. */
+static bb_status prepare(job *j, uint32_t rows, bb_type type, const bb_factor *factor, bb_feedback *feedback, bb_err *err)
+{
+    float    *importance = NULL;
+    bb_status status = BB_OK;
+    j->format = bb_format_get(type);
+    j->band = band_of(rows, j->cols);
+    if (j->h) {
+        if (!(importance = BB_NEW(j->cols, float, err))) return BB_NOMEM;
+        for (size_t i = 0; i < j->cols; i++) importance[i] = j->h->h[i * j->cols + i] > 0 ? j->h->h[i * j->cols + i] : 0;
+        j->importance = importance;
+    }
+    if (factor && j->options->method == BB_METHOD_FEEDBACK && j->format->vec > 0) {
+        BB_TRY(bb_feedback_init(feedback, j->format, factor, importance, j->options->sweeps, err));
+        j->feedback = feedback;
+    }
+done:
+    return status;
+}
+
 bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, bb_type type,
                                const bb_quant_options *o, void *packed, bb_quant_stats *stats, bb_err *err)
 {
-    const uint32_t band = band_of(rows, cols), n_tiles = (rows + band - 1) / band;
-    float         *importance = NULL;
-    bb_feedback    feedback = { 0 };
-    job            j = { .format = bb_format_get(type), .options = o, .h = h, .w = w, .rows = rows, .cols = cols, .band = band, .packed = packed };
-    const double   started = bb_now_s();
-    bb_status      status = check(w, rows, cols, h, type, err);
+    bb_feedback  feedback = { 0 };
+    job          j = { .options = o, .h = h, .w = w, .rows = rows, .cols = cols, .packed = packed };
+    const double started = bb_now_s();
+    bb_status    status = check(w, rows, cols, h, type, err);
     if (status != BB_OK) return status;
-    if (h) {
-        importance = BB_NEW(cols, float, err);
-        if (!importance) {
-            status = BB_NOMEM;
-            goto done;
-        }
-        for (size_t i = 0; i < cols; i++) importance[i] = h->h[i * cols + i] > 0 ? h->h[i * cols + i] : 0;
-        j.importance = importance;
-    }
-    if (factor && o->method == BB_METHOD_FEEDBACK && j.format->vec > 0) {
-        BB_TRY(bb_feedback_init(&feedback, j.format, factor, importance, o->sweeps, err));
-        j.feedback = &feedback;
-    }
+    BB_TRY(prepare(&j, rows, type, factor, &feedback, err));
+    const uint32_t n_tiles = (rows + j.band - 1) / j.band;
     if (stats) {
         j.sums = BB_NEW0(N_SUMS * (size_t)n_tiles, double, err);
         if (!j.sums) {
@@ -264,8 +274,85 @@ bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, con
         stats->seconds = bb_now_s() - started;
     }
 done:
-    bb_free(importance);
+    bb_free(j.importance);
     bb_free(j.sums);
+    bb_feedback_done(&feedback);
+    return status;
+}
+
+/* ---- coupled rows ---- */
+
+/* Scratch of bb_quantize_coupled. */
+typedef struct coupled {
+    float         *e;      /* (rows, cols) errors of the rows that are encoded, by place */
+    float         *target; /* (tile, cols) */
+    float         *coef;   /* (rows, tile) */
+    unsigned char *packed; /* of a tile */
+} coupled;
+
+/* The rows of a tile: own weights where the errors will be, and those plus what the rows before them ask for as targets. */
+static void load_tile(const job *j, const bb_coupling *c, uint32_t tile, const float *w, coupled *k)
+{
+    const size_t   n = j->cols;
+    const uint32_t first = c->first[tile], m = c->first[tile + 1] - first;
+    bb_coupling_shift(c, tile, k->e, j->cols, k->coef, k->target);
+    for (uint32_t i = 0; i < m; i++)
+        for (size_t x = 0; x < n; x++) {
+            const float own = w[c->row[first + i] * n + x];
+            k->e[(first + i) * n + x] = isfinite(own) ? own : 0;
+            k->target[i * n + x] += k->e[(first + i) * n + x];
+        }
+}
+
+/* Where they belong, and what they are off. */
+static void take_tile(const job *j, const bb_coupling *c, uint32_t tile, coupled *k, unsigned char *packed)
+{
+    const size_t   n = j->cols, bytes = bb_format_row_bytes(j->format, n);
+    const uint32_t first = c->first[tile], m = c->first[tile + 1] - first;
+    for (uint32_t i = 0; i < m; i++) {
+        float *e = k->e + (first + i) * n;
+        j->format->decode(k->packed + i * bytes, k->target, n);
+        for (size_t x = 0; x < n; x++) e[x] -= k->target[x];
+        memcpy(packed + c->row[first + i] * bytes, k->packed + i * bytes, bytes);
+    }
+}
+
+bb_status bb_quantize_coupled(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, const float *g, double g_damping, bb_type type,
+                              const bb_quant_options *o, void *packed, bb_err *err)
+{
+    const uint32_t tile = bb_coupling_tile(rows);
+    bb_coupling    c = { 0 };
+    bb_feedback    feedback = { 0 };
+    job            j = { .options = o, .h = h, .cols = cols };
+    coupled        k = { 0 };
+    bb_status      status = check(w, rows, cols, h, type, err);
+    if (status != BB_OK) return status;
+    BB_TRY(prepare(&j, tile, type, factor, &feedback, err));
+    BB_TRY(bb_coupling_init(g, rows, g_damping, &c, err));
+    k.e = BB_NEW((size_t)rows * cols, float, err);
+    k.target = BB_NEW((size_t)tile * cols, float, err);
+    k.coef = BB_NEW((size_t)rows * tile, float, err);
+    k.packed = BB_NEW(tile * bb_format_row_bytes(j.format, cols), unsigned char, err);
+    if (!k.e || !k.target || !k.coef || !k.packed) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    j.w = k.target;
+    j.packed = k.packed;
+    for (uint32_t t = 0; t < c.n_tiles; t++) {
+        load_tile(&j, &c, t, w, &k);
+        j.place = c.first[t];
+        j.rows = c.first[t + 1] - j.place;
+        BB_TRY(run(&j, err));
+        take_tile(&j, &c, t, &k, packed);
+    }
+done:
+    bb_free(k.e);
+    bb_free(k.target);
+    bb_free(k.coef);
+    bb_free(k.packed);
+    bb_coupling_done(&c);
+    bb_free(j.importance);
     bb_feedback_done(&feedback);
     return status;
 }

@@ -9,6 +9,7 @@
  * y = W x full precision's outputs, W0 the weights of the plan's shape: the first term corrects for the inputs being others than the
  * weights were trained on (as in GPTAQ [1] and QEP [2]); the second, for o and down only, lets them take back what the residual
  * stream has lost so far. V is then quantized under E[x^ x^'] with error feedback. Shares a, b: docs/quantization.md.
+ * Where the moments of the gradients at the outputs are known, rows answer for each other as well (coupling.h).
  * E[y x^'] of q, k, v, gate and up is W E[x x^']. Of o and down, whose inputs are wider than their outputs, y is what the half adds
  * to the residual, so that a y + b (r - r^) has one moment with x^, and full precision is at the end of the half when it is measured.
  * Where a norm stands behind o and down, y is what it gets, and b is 0: nothing that is added before it comes out of it as it was.
@@ -317,6 +318,8 @@ done:
     return status;
 }
 
+static bool is_plain(bb_type type) { return bb_format_get(type)->vec == 0; }
+
 static uint32_t index_of(const rebuild *b, bb_part part) { return b->layer * BB_N_PARTS + part; }
 static bool    *todo_of(const rebuild *b, bb_part part) { return &b->todo[index_of(b, part)]; }
 
@@ -356,6 +359,44 @@ done:
     return status;
 }
 
+/* The outputs of the source that the part has at this width, ascending; *row NULL: all. */
+static bb_status rows_of(const rebuild *b, bb_part part, bb_width width, const bb_matrix *w, uint32_t **row, bb_err *err)
+{
+    const bb_block *source = &b->model->net.blocks[b->layer];
+    const uint32_t  group = source->w[part].rows / bb_part_kept(source, part), *kept;
+    bb_status       status;
+    *row = NULL;
+    if (w->rows == source->w[part].rows) return BB_OK;
+    BB_TRY(bb_database_mask(b->db, b->layer, bb_parts[part].sublayer == BB_FFN, width, &kept, err));
+    if (!(*row = BB_NEW(w->rows, uint32_t, err))) return BB_NOMEM;
+    for (uint32_t i = 0; i < w->rows; i++) (*row)[i] = kept[i / group] * group + i % group;
+done:
+    return status;
+}
+
+/* Encodes a matrix towards dense; its rows answer for each other where that is asked for, and can be. */
+static bb_status encode(const rebuild *b, bb_part part, bb_width width, const bb_matrix *w, const float *dense, const bb_factor *factor, bb_type type,
+                        void *packed, bb_err *err)
+{
+    const bb_output_moments *m = !b->watch && factor && !is_plain(type) ? bb_database_outputs(b->db) : NULL;
+    uint32_t                *row = NULL;
+    float                   *g = NULL;
+    bb_status                status;
+    if (!m || !bb_output_moments_has(&b->model->net, b->layer, part))
+        return bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err);
+    BB_TRY(rows_of(b, part, width, w, &row, err));
+    status = BB_NOMEM;
+    if (!(g = BB_NEW((size_t)w->rows * w->rows, float, err))) goto done;
+    bb_output_moments_read(m, b->layer, part, b->model->net.blocks[b->layer].w[part].rows, row, w->rows, g);
+    status = bb_quantize_coupled(dense, w->rows, w->cols, &b->h, factor, g, m->damping, type, b->options, packed, NULL);
+    if (status == BB_NUMERIC) status = bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err);
+    else if (status != BB_OK) BB_FAIL(err, status, "out of memory while a %u x %u matrix was quantized", w->rows, w->cols);
+done:
+    bb_free(row);
+    bb_free(g);
+    return status;
+}
+
 /* Quantizes one matrix of the block, unless it stays; w becomes a view of the new bytes. */
 static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_matrix *w, const bb_factor *factor, bb_err *err)
 {
@@ -378,7 +419,7 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_mat
         goto done;
     }
     if (b->lattice) BB_TRY(fit_lattice(b, part, w, dense, packed, err));
-    else BB_TRY(bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err));
+    else BB_TRY(encode(b, part, width, w, dense, factor, type, packed, err));
     BB_TRY(bb_checkpoint_save(&b->out->checkpoint, index_of(b, part), bytes, packed_bytes(b, part, w), err));
     take_packed(b, part, w, packed);
     packed = NULL;
@@ -399,8 +440,6 @@ static bb_block half_of(const bb_net *net, const bb_block *block, bb_sublayer ha
         if ((bb_sublayer)s != half) bb_block_keep(net, &k, (bb_sublayer)s, 0);
     return k;
 }
-
-static bool is_plain(bb_type type) { return bb_format_get(type)->vec == 0; }
 
 static void forget_widths(rebuild *b)
 {
@@ -807,6 +846,11 @@ static bb_status open_checkpoint(rebuild *b, const bb_plan *plan, const int32_t 
     snprintf(text, sizeof text, "rebuilt 1: %u windows of %u, method %d, damping %.17g, sweeps %u, shares %.17g %.17g, damping %.17g", b->n_windows, b->ctx,
              (int)b->options->method, b->options->damping, b->options->sweeps, input_share, residual_share, solve_damping);
     bb_sha256_text(&s, text);
+    const bb_output_moments *outputs = b->watch ? NULL : bb_database_outputs(b->db);
+    if (outputs) {
+        snprintf(text, sizeof text, "outputs %.17g %s", outputs->damping, outputs->name);
+        bb_sha256_text(&s, text);
+    }
     if (b->lattice) {
         snprintf(text, sizeof text, "lattice 1, seed %llu", (unsigned long long)b->lattice->seed);
         bb_sha256_text(&s, text);
