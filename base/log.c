@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -39,6 +40,7 @@ static bool           has_ticker, ticker_ends;
 static pthread_mutex_t     hook_lock = PTHREAD_MUTEX_INITIALIZER; /* taken before or without `lock` */
 static const bb_log_hooks *hooks;                                 /* changed under both */
 
+static const double LEAST_MADE = 0.2; /* of a step: it then says how long the others take */
 static const double REDRAW_S = 0.1, TICK_S = 1.0, PLAIN_LINE_S = 10.0;
 
 /* The caller holds one of the locks. */
@@ -180,6 +182,19 @@ static void describe_job(double left, double now, bb_text *out)
     bb_text_addf(out, ", job left %s", text);
 }
 
+/* How many steps of the outermost are done within those that are under way: each thread's first work inside of it is one. The caller holds the lock. */
+static double under_way(void)
+{
+    double sum = 0;
+    for (size_t i = 1; i < n_nested; i++) {
+        const bb_progress *p = &nested[i].copy;
+        bool               is_first = true;
+        for (size_t k = 1; k < i; k++) is_first &= !pthread_equal(nested[k].thread, nested[i].thread);
+        if (is_first && p->total) sum += p->done < p->total ? (double)p->done / (double)p->total : 1;
+    }
+    return sum;
+}
+
 /* "label: 12/340 (3%) 8.1s, left 3m 40s"; without a total "label: 8.1s". Of the outermost also what is left of the job. */
 static void describe(const bb_progress *p, bool outermost, double now, bb_text *out)
 {
@@ -191,9 +206,10 @@ static void describe(const bb_progress *p, bool outermost, double now, bb_text *
         bb_text_addf(out, "%llu/%llu (%d%%) ", (unsigned long long)p->done, (unsigned long long)p->total,
                      p->done < p->total ? (int)(100.0 * (double)p->done / (double)p->total) : 100);
     bb_text_add(out, spent);
-    double own = 0;
-    if (p->done > p->skipped && p->done < p->total) {
-        own = seconds * (double)(p->total - p->done) / (double)(p->done - p->skipped);
+    double       own = 0;
+    const double done = (double)p->done + (outermost ? under_way() : 0), made = done - (double)p->skipped;
+    if (p->done < p->total && (p->done > p->skipped || made > LEAST_MADE)) {
+        own = seconds * fmax(0, (double)p->total - done) / made;
         bb_format_time(own, left);
         bb_text_addf(out, ", left %s", left);
     }
