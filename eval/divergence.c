@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * divergence.c: see divergence.h. sample.h draws from the very bits of forward.h, so a network does not diverge from itself. */
+ * divergence.c: see divergence.h. sample.h draws from the very bits of forward.h in exact precision: there a network does not diverge from itself; in fast precision
+ * only where two tokens are as likely to a millionth. */
 #include "eval/divergence.h"
 
 #include <math.h>
