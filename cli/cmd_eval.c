@@ -104,7 +104,7 @@ static bb_status probabilities(job *j, bb_err *err)
     float        *h = NULL, *z = NULL;
     bb_status     status = BB_OK;
     if (n > j->w.ctx) return BB_FAIL(err, BB_USAGE, "--probabilities %u: a window has positions 0 to %u", n - 1, j->w.ctx - 1);
-    h = bb_alloc(n, net->n_embd * sizeof *h, err);
+    h = bb_alloc(n, bb_row_width(net) * sizeof *h, err);
     z = bb_alloc(net->n_vocab, sizeof *z, err);
     if (!h || !z) {
         status = BB_NOMEM;
@@ -113,7 +113,7 @@ static bb_status probabilities(job *j, bb_err *err)
     BB_TRY(bb_forward_create(bb_engine_backend(), net, 1, n, &f, err));
     BB_TRY(bb_host_embed(f, net, j->w.tokens, 1, n, h, err));
     for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_host_block(f, net, &net->blocks[b], 1, n, h, NULL, NULL, err));
-    BB_TRY(bb_host_logits(f, net, h + (size_t)(n - 1) * net->n_embd, 1, z, err));
+    BB_TRY(bb_host_logits(f, net, h + (size_t)(n - 1) * bb_row_width(net), 1, z, err));
     pick_top(z, net->n_vocab, j->top_id, j->top_p);
 done:
     bb_forward_destroy(f);

@@ -292,7 +292,7 @@ static uint64_t work_bytes(const job *j)
     uint64_t      sum = j->bytes + (calibrated ? (uint64_t)net->n_embd * net->n_embd * sizeof(float) : 0);
     for (uint32_t i = 0; i < net->n_layer && calibrated; i++) {
         for (int k = 0; k < BB_N_FEEDS; k++) {
-            const uint64_t cols = bb_dim_of(net, &net->blocks[i], bb_feeds[k].width);
+            const uint64_t cols = k < BB_FEED_TOKEN || net->blocks[i].n_token ? bb_dim_of(net, &net->blocks[i], bb_feeds[k].width) : 0;
             sum += cols * cols * sizeof(float);
         }
     }
@@ -402,8 +402,9 @@ static bb_status round_matrix(job *j, const bb_importance *e, const bb_matrix *s
     BB_TRY(bb_checkpoint_load(&j->rounded, index, packed, bytes, &found, err));
     if (found) goto done;
     status = BB_NOMEM;
-    if (!(dense = bb_matrix_decode(source, err))) goto done;
-    if (j->imatrix.n) encode_by(e, dense, w, packed);
+    if (source == &j->base->net.token.table) BB_TRY(bb_quantize_table(source, w->type, &o, packed, NULL, err));
+    else if (!(dense = bb_matrix_decode(source, err))) goto done;
+    else if (j->imatrix.n) encode_by(e, dense, w, packed);
     else BB_TRY(bb_quantize(dense, w->rows, w->cols, NULL, w->type, &o, packed, NULL, err));
     BB_TRY(bb_checkpoint_save(&j->rounded, index, packed, bytes, err));
 done:
@@ -414,7 +415,7 @@ done:
 static bb_status round_all(job *j, bb_err *err)
 {
     const bb_net  *from = &j->base->net;
-    const uint32_t n = from->n_layer * BB_N_PARTS + 2;
+    const uint32_t n = from->n_layer * BB_N_PARTS + 3;
     bb_progress    progress;
     bb_sha256      s;
     char           hex[65];
@@ -432,7 +433,8 @@ static bb_status round_all(job *j, bb_err *err)
     bb_progress_start(&progress, "round matrices", n);
     BB_TRY(round_matrix(j, importance_outside(j, false), &from->embd, &j->net.embd, err));
     BB_TRY(round_matrix(j, importance_outside(j, true), &from->head, &j->net.head, err));
-    bb_progress_add(&progress, 2);
+    BB_TRY(round_matrix(j, NULL, &from->token.table, &j->net.token.table, err));
+    bb_progress_add(&progress, 3);
     for (uint32_t i = 0; i < from->n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++, bb_progress_add(&progress, 1))
             BB_TRY(round_matrix(j, importance_of(j, i, p), &from->blocks[i].w[p], &j->blocks[i].w[p], err));
@@ -628,6 +630,7 @@ static bb_status check_file(const job *j, const char *path, bb_err *err)
     }
     BB_TRY(same_matrix(&j->net.embd, &back.net.embd, false, path, "token_embd", err));
     BB_TRY(same_matrix(&j->net.head, &back.net.head, false, path, "output", err));
+    BB_TRY(same_matrix(&j->net.token.table, &back.net.token.table, false, path, bb_token_names[BB_TOKEN_TABLE], err));
     for (uint32_t i = 0; i < j->net.n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             snprintf(name, sizeof name, "blk.%u.%s", i, bb_parts[p].name);

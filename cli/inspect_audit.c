@@ -27,7 +27,9 @@ bb_file_part bb_file_part_of(const char *name)
     const char *dot = strncmp(name, "blk.", 4) == 0 ? strchr(name + 4, '.') : NULL;
     if (strcmp(name, "token_embd.weight") == 0) return BB_FILE_EMBEDDING;
     if (strcmp(name, "output.weight") == 0) return BB_FILE_OUTPUT;
+    if (strncmp(name, "per_layer_", 10) == 0 && !strstr(name, "_norm.")) return BB_FILE_EMBEDDING;
     if (!dot || strstr(dot, "_norm.")) return BB_FILE_NORMS;
+    if (strcmp(dot, ".inp_gate.weight") == 0 || strcmp(dot, ".proj.weight") == 0) return BB_FILE_FFN; /* a gate and a writer as that */
     return strncmp(dot, ".ffn_", 5) == 0 ? BB_FILE_FFN : BB_FILE_ATTENTION;
 }
 

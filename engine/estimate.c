@@ -42,6 +42,9 @@ typedef struct counts {
     uint64_t hessian_bytes;
 } counts;
 
+/* Of BB_TOKEN most networks have none. */
+static bool has_feed(const bb_block *b, int feed) { return feed < BB_FEED_TOKEN || b->n_token; }
+
 static counts count(const bb_run *r)
 {
     const bb_net     *net = &r->model.net;
@@ -52,7 +55,7 @@ static counts count(const bb_run *r)
         uint64_t        sum = 0;
         for (int k = 0; k < BB_N_PARTS; k++) c.block_weights += (double)block->w[k].rows * block->w[k].cols;
         for (int k = 0; k < BB_N_FEEDS; k++)
-            sum += (uint64_t)bb_dim_of(net, block, bb_feeds[k].width) * bb_dim_of(net, block, bb_feeds[k].width) * sizeof(float);
+            sum += !has_feed(block, k) ? 0 : (uint64_t)bb_dim_of(net, block, bb_feeds[k].width) * bb_dim_of(net, block, bb_feeds[k].width) * sizeof(float);
         c.hessian_bytes += sum;
     }
     for (uint32_t u = 0; u < p->n_units; u++)
@@ -118,7 +121,7 @@ static double calibrate_s(const model *m)
     double               tokens = (double)c->calib_windows * m->ctx, s = tokens * (token(m) + m->net->n_layer * m->p->moments);
     const uint32_t       n_ordered = strcmp(c->prune, "none") == 0 ? 0 : m->net->n_layer;
     for (uint32_t b = 0; b < n_ordered; b++) { /* the order in which columns go: one elimination */
-        for (int k = 0; k < BB_N_SUBLAYERS; k++) {
+        for (int k = 0; k < BB_TOKEN; k++) {
             const bb_matrix *w = &m->net->blocks[b].w[bb_sublayers[k].writer];
             s += (cube(w->cols) + (double)w->cols * w->cols * w->rows / 2) * m->p->product;
         }
@@ -126,7 +129,7 @@ static double calibrate_s(const model *m)
     if (n_ordered && bb_width_order_gates(c->width_order)) { /* and the same once more, by gates: a score, and two backward passes */
         s += bb_gate_windows(m->net, (uint32_t)c->calib_windows, (uint32_t)m->ctx) * m->ctx * 5 * token(m);
         for (uint32_t b = 0; b < n_ordered; b++)
-            for (int k = 0; k < BB_N_SUBLAYERS; k++) s += cube(m->net->blocks[b].w[bb_sublayers[k].writer].cols) * m->p->product;
+            for (int k = 0; k < BB_TOKEN; k++) s += cube(m->net->blocks[b].w[bb_sublayers[k].writer].cols) * m->p->product;
     }
     s += (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows) * m->ctx * token(m) + couple_s(m);
     if (bb_calibration_samples(c->calib)) s += (double)(c->calib_windows + c->confirm_windows) * m->ctx * m->n.block_weights * m->p->generate;
@@ -136,7 +139,7 @@ static double calibrate_s(const model *m)
 static double factors_s(const model *m, const bb_block *b)
 {
     double sum = 0;
-    for (int k = 0; k < BB_N_FEEDS; k++) sum += cube((double)bb_dim_of(m->net, b, bb_feeds[k].width));
+    for (int k = 0; k < BB_N_FEEDS; k++) sum += has_feed(b, k) ? cube((double)bb_dim_of(m->net, b, bb_feeds[k].width)) : 0;
     return m->p->factor * sum;
 }
 
@@ -297,7 +300,7 @@ static double search_s(const model *m)
 static double states_bytes(const bb_run *r, double windows)
 {
     const bb_net *net = &r->model.net;
-    return windows * (double)r->config.ctx * net->n_embd * sizeof(float) * net->n_layer * BB_N_SUBLAYERS;
+    return windows * (double)r->config.ctx * (double)bb_row_width(net) * sizeof(float) * net->n_layer * bb_net_sublayers(net);
 }
 
 /* Of one of so many plans, which share what full precision says where there is room for it (rebuild.h). */
@@ -314,7 +317,7 @@ static double rebuild_s(const model *m, double windows, double plans)
         }
     }
     for (uint32_t u = 0; u < p->n_units; u++)
-        if (p->units[u].controller >= 0) s += unit_weights(m, u) * encode_mean(m, u);
+        if (p->plans->units[u].what < BB_N_PARTS) s += unit_weights(m, u) * encode_mean(m, u);
     return s;
 }
 
@@ -414,7 +417,7 @@ bb_status bb_estimate(const bb_run *r, bb_forecast *f, bb_err *err)
     const bb_run_config *c = &r->config;
     const counts         n = count(r);
     const double         ctx = (double)c->ctx;
-    const uint64_t       hidden = (uint64_t)((double)(c->confirm_windows + c->refine_windows) * ctx) * r->model.net.n_embd * sizeof(float);
+    const uint64_t       hidden = (uint64_t)((double)(c->confirm_windows + c->refine_windows) * ctx) * bb_row_width(&r->model.net) * sizeof(float);
     const bool           rebuilds = !c->no_finalise && bb_list_has(c->finalise_steps, "rebuild");
     uint64_t             cache = hidden * (r->model.net.n_layer + 1), room = bb_memory_for_caches(r);
     bb_status            status;

@@ -43,12 +43,13 @@ static shapes shapes_of(const bb_net *net)
             outputs += rows * rows;
             s.coupled = fmax(s.coupled, rows * rows);
         }
-        for (int k = 0; k < BB_N_FEEDS; k++) moments += pow((double)bb_dim_of(net, block, bb_feeds[k].width), 2);
+        for (int k = 0; k < BB_N_FEEDS; k++)
+            if (k < BB_FEED_TOKEN || block->n_token) moments += pow((double)bb_dim_of(net, block, bb_feeds[k].width), 2);
         s.block = fmax(s.block, weights);
         s.moments = fmax(s.moments, moments);
         s.outputs = fmax(s.outputs, outputs);
         s.width = fmax(s.width,
-                       2.0 * net->n_embd + (double)bb_dim_of(net, block, BB_DIM_HD) + 2.0 * (double)bb_dim_of(net, block, BB_DIM_GD) + 2.0 * block->n_ff);
+                       (net->n_carried ? 4.0 : 2.0) * net->n_embd + 3.0 * block->n_token + (double)bb_dim_of(net, block, BB_DIM_HD) + 2.0 * (double)bb_dim_of(net, block, BB_DIM_GD) + 2.0 * block->n_ff);
     }
     return s;
 }
@@ -151,7 +152,7 @@ static sums sums_of(const bb_run *r, int threads)
 {
     const bb_net *net = &r->model.net;
     const double  slab = fmax((double)r->config.ctx, SLAB_TOKENS);
-    sums          m = { .r = r, .s = shapes_of(net), .token = net->n_embd * (double)sizeof(float) };
+    sums          m = { .r = r, .s = shapes_of(net), .token = (double)bb_row_width(net) * (double)sizeof(float) };
     m.window = m.token * (double)r->config.ctx;
     m.network = slab * m.s.width * sizeof(float) + fmin(HELD_BYTES, 4 * m.s.block);
     m.base = program_bytes + thread_bytes * threads + m.network;
@@ -243,7 +244,7 @@ uint64_t bb_memory_for_caches(const bb_run *r)
 {
     const bb_run_config *c = &r->config;
     const uint64_t       least = bb_memory_least_of_all(r), more = c->max_ram > least ? c->max_ram - least : 0;
-    const double         window = (double)r->model.net.n_embd * (double)sizeof(float) * (double)c->ctx;
+    const double         window = (double)bb_row_width(&r->model.net) * (double)sizeof(float) * (double)c->ctx;
     return (uint64_t)(2 * (double)c->measure_windows * window * (r->model.net.n_layer + 2.0)) + more / 5 * 4; /* the rest for pages of what is mapped */
 }
 
@@ -314,7 +315,7 @@ static double widest(const bb_net *net)
     double most = 0;
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
-        most = fmax(most, 4.0 * net->n_embd + 4.0 * (double)bb_dim_of(net, k, BB_DIM_HD) + 5.0 * (double)bb_dim_of(net, k, BB_DIM_GD) + 4.0 * k->n_ff);
+        most = fmax(most, (net->n_carried ? 8.0 : 4.0) * net->n_embd + 5.0 * k->n_token + 4.0 * (double)bb_dim_of(net, k, BB_DIM_HD) + 5.0 * (double)bb_dim_of(net, k, BB_DIM_GD) + 4.0 * k->n_ff);
     }
     return most;
 }
@@ -322,7 +323,7 @@ static double widest(const bb_net *net)
 uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_options *o, uint32_t ctx, uint32_t n_held)
 {
     enum { PROGRAM = 100 << 20, PACKED = 768 << 20, LOOK_WINDOWS = 8, SLAB = 512 };
-    const double once = fmax(o->at_once && o->at_once < o->batch ? o->at_once : o->batch, LOOK_WINDOWS), row = (double)full->n_embd * sizeof(float);
+    const double once = fmax(o->at_once && o->at_once < o->batch ? o->at_once : o->batch, LOOK_WINDOWS), row = (double)bb_row_width(full) * sizeof(float);
     const double rows = once * ctx, slab = fmax(SLAB, ctx), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * full->n_vocab) * sizeof(float);
     const double packed = fmin(PACKED, 3.0 * sizeof(float) * weights_of(student));
     const double of_lattices = 4 * sizeof(float) * lattice_weights(student);

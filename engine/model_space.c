@@ -72,6 +72,7 @@ uint64_t bb_model_n_weights(const bb_model *m)
 static const bb_matrix *matrix_of(const bb_model_space *s, uint32_t unit)
 {
     const bb_plan_unit *d = &s->described[unit];
+    if (d->what == BB_UNIT_TABLE) return &s->model->net.token.table;
     return d->what == BB_UNIT_EMBD ? &s->model->net.embd : d->what == BB_UNIT_HEAD ? &s->model->net.head : &s->model->net.blocks[d->layer].w[d->what];
 }
 
@@ -423,10 +424,11 @@ static bb_status format_unit(bb_model_space *s, uint32_t i, const char *name, ui
     bb_status  status;
     s->described[i] = (bb_plan_unit) { .what = what, .layer = layer, .controller = (int32_t)controller };
     const bb_matrix *w = matrix_of(s, i);
+    const bool       is_table = what >= BB_N_PARTS;
     snprintf(u->name, sizeof u->name, "%s", name);
     const bool to_grid = w->cols % 256 != 0 && controller >= 0 && can_be_in(s, i, bb_format_get(BB_Q4_K));
-    status = format_options(s, i, &count, list_for(s, list, w->cols, controller < 0, to_grid), w->type, err);
-    if (status == BB_OK && s->screen[controller < 0]) screen_formats(u, &count, s->screen[controller < 0], s->bits);
+    status = format_options(s, i, &count, list_for(s, list, w->cols, is_table, to_grid), w->type, err);
+    if (status == BB_OK && s->screen[is_table]) screen_formats(u, &count, s->screen[is_table], s->bits);
     describe(s, i, what, layer, controller, count);
     return status;
 }
@@ -439,7 +441,8 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
     bb_status       status = BB_OK;
     if (b->n_kv) {
         /* The first attention stays: a file needs one block, and the runtime would want a stand-in for it. */
-        n = kept_counts(b->n_kv, 1, 0, o->prune_kv && !net->whole_norms, o->prune_sublayers && layer > 0, kept);
+        const bool cuttable = bb_block_cuttable(b, BB_ATTENTION);
+        n = kept_counts(b->n_kv, 1, 0, cuttable && o->prune_kv && !net->whole_norms, cuttable && o->prune_sublayers && layer > 0, kept);
         unit_of[BB_ATTENTION] = (*i)++;
         BB_TRY(structure_unit(s, unit_of[BB_ATTENTION], layer, BB_ATTENTION, kept, n, o, err));
     }
@@ -453,16 +456,18 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
         char name[40];
         if (b->w[p].rows == 0) continue;
         snprintf(name, sizeof name, "blk.%u.%s", layer, bb_parts[p].name);
-        BB_TRY(format_unit(s, (*i)++, name, (uint32_t)p, layer, (long)unit_of[bb_parts[p].sublayer], o->formats, err));
+        BB_TRY(format_unit(s, (*i)++, name, (uint32_t)p, layer, bb_sublayers[bb_parts[p].sublayer].unit ? (long)unit_of[bb_parts[p].sublayer] : -1, o->formats, err));
     }
 done:
     return status;
 }
 
+static uint32_t most_units(const bb_net *net) { return net->n_layer * (BB_N_PARTS + 2) + 3; }
+
 bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options *o, bb_model_space **out, bb_err *err)
 {
     bb_status       status = BB_NOMEM;
-    uint32_t        i = 0, most = m->net.n_layer * (BB_N_PARTS + 2) + 2;
+    uint32_t        i = 0, most = most_units(&m->net);
     bb_model_space *s = BB_NEW0(1, bb_model_space, err);
     *out = NULL;
     if (!s) return BB_NOMEM;
@@ -478,6 +483,7 @@ bb_status bb_model_space_create(const bb_model *m, const bb_model_space_options 
     for (uint32_t layer = 0; layer < m->net.n_layer; layer++) BB_TRY(add_block(s, layer, &i, o, err));
     BB_TRY(format_unit(s, i++, "token_embd", BB_UNIT_EMBD, 0, -1, o->embd_formats, err));
     if (m->net.head.rows) BB_TRY(format_unit(s, i++, "output", BB_UNIT_HEAD, 0, -1, o->embd_formats, err));
+    if (m->net.token.width) BB_TRY(format_unit(s, i++, bb_token_names[BB_TOKEN_TABLE], BB_UNIT_TABLE, 0, -1, o->embd_formats, err));
     BB_TRY(bb_plan_space_init(&s->plans, s->described, i, err));
     BB_TRY(bb_export_sizes_create(m, &s->plans, &s->sizes, err));
     s->alignment = bb_export_sizes_alignment(s->sizes);
@@ -498,7 +504,7 @@ done:
 void bb_model_space_destroy(bb_model_space *s)
 {
     if (!s) return;
-    for (uint32_t i = 0; s->data && s->described && i < s->model->net.n_layer * (BB_N_PARTS + 2) + 2; i++) {
+    for (uint32_t i = 0; s->data && s->described && i < most_units(&s->model->net); i++) {
         unit_data *u = &s->data[i];
         for (uint32_t o = 0; o < s->described[i].n_options; o++) free_name(&u->options[o]);
         bb_free(u->options);

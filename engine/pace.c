@@ -70,7 +70,7 @@ static double weights_of(const bb_block *b)
 
 static bb_status run_block(sample *s, bb_err *err)
 {
-    memcpy(s->work, s->h, (size_t)s->S * s->T * s->net->n_embd * sizeof *s->h);
+    memcpy(s->work, s->h, (size_t)s->S * s->T * bb_row_width(s->net) * sizeof *s->h);
     return bb_host_block(s->forward, s->net, s->block, s->S, s->T, s->work, NULL, NULL, err);
 }
 
@@ -78,7 +78,7 @@ static bb_status collect(sample *s, bb_err *err)
 {
     bb_hessians moments = { 0 };
     bb_status   status;
-    memcpy(s->work, s->h, (size_t)s->S * s->T * s->net->n_embd * sizeof *s->h);
+    memcpy(s->work, s->h, (size_t)s->S * s->T * bb_row_width(s->net) * sizeof *s->h);
     BB_TRY(bb_hessians_collect(s->forward, s->net, s->block, s->S, s->T, s->work, &moments, err));
     if (!s->in.h) { /* the first time */
         const bb_feed k = s->block->n_ff ? BB_FEED_FFN : BB_FEED_ATTENTION;
@@ -195,7 +195,7 @@ done:
 /* Random tokens through the embedding, one block for all: the largest. */
 static bb_status start(sample *s, bb_err *err)
 {
-    const size_t row = (size_t)s->T * s->net->n_embd;
+    const size_t row = (size_t)s->T * bb_row_width(s->net);
     int32_t     *tokens = BB_NEW((size_t)s->S * s->T, int32_t, err);
     bb_rng       rng;
     bb_status    status = BB_NOMEM;

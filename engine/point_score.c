@@ -142,10 +142,10 @@ static bb_status measure_all(job *j, bb_err *err)
     for (uint32_t i = 0; i < s->offset[p->n_units]; i++) total += j->wanted[i];
     bb_progress_start(&progress, "options of a rebuilt plan", total);
     BB_TRY(measure_one(j, BB_NO_UNIT, 0, &s->anchor_kl, &found, err));
-    for (uint32_t layer = j->r->model.net.n_layer + 1; layer-- > 0;) /* 0: embedding and head; else the block before it */
+    for (uint32_t layer = j->r->model.net.n_layer + 1; layer-- > 0;) /* 0: the tables; else the block before it */
         for (uint32_t u = 0; u < p->n_units; u++) {
             const bb_plan_unit *unit = &p->plans->units[u];
-            const uint32_t      of = unit->what != BB_UNIT_EMBD && unit->what != BB_UNIT_HEAD ? unit->layer + 1 : 0;
+            const uint32_t      of = unit->what < BB_UNIT_EMBD ? unit->layer + 1 : 0;
             for (uint32_t o = 0; of == layer && o < unit->n_options; o++) {
                 double kl;
                 if (!j->wanted[s->offset[u] + o]) continue;

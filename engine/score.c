@@ -109,7 +109,7 @@ static void take_off_cuts(const bb_run *r, bb_sensitivity *s)
         for (uint32_t o = 0; o < p->units[u].n_options; o++, i++) {
             const bb_plan_unit *unit = &p->plans->units[u];
             size_t              of_cut = 0;
-            if (unit->what >= BB_N_PARTS) continue;
+            if (unit->what >= BB_N_PARTS || unit->controller < 0) continue;
             const uint32_t widest = bb_part_widest(net, &net->blocks[unit->layer], (bb_part)unit->what, bb_format_get((bb_type)unit->options[o].value)->block);
             if (widest == bb_part_kept(&net->blocks[unit->layer], (bb_part)unit->what)) continue;
             const bb_plan_unit *c = &p->plans->units[unit->controller];

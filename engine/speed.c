@@ -40,8 +40,9 @@ static double weights_at(const bb_model_space *space, uint32_t unit, size_t row)
 /* A tied embedding is the head as well; beside a head of its own it is only looked up, which takes no time. */
 static double uses(const bb_problem *p, uint32_t unit)
 {
-    const bool has_head = p->plans->units[p->n_units - 1].what == BB_UNIT_HEAD;
-    return has_head && p->plans->units[unit].what == BB_UNIT_EMBD ? 0 : 1;
+    bool has_head = false;
+    for (uint32_t u = 0; u < p->n_units; u++) has_head |= p->plans->units[u].what == BB_UNIT_HEAD;
+    return p->plans->units[unit].what == BB_UNIT_TABLE || (has_head && p->plans->units[unit].what == BB_UNIT_EMBD) ? 0 : 1;
 }
 
 static bb_status fill_unit(bb_speed *s, const bb_model_space *space, uint32_t unit, const bb_csv *t, size_t *found, bb_err *err)
@@ -60,7 +61,7 @@ static bb_status fill_unit(bb_speed *s, const bb_model_space *space, uint32_t un
         for (size_t row = 0; row < rows; row++) {
             double weights = weights_at(space, unit, row) * uses(s->problem, unit);
             s->decode[unit][row * u->n_options + o] = weights > 0 ? weights * decode * 1e-12 : 0;
-            s->prefill[unit][row * u->n_options + o] = weights > 0 && u->controller >= 0 ? weights * prefill * 1e-12 : 0;
+            s->prefill[unit][row * u->n_options + o] = weights > 0 && s->problem->plans->units[unit].what < BB_N_PARTS ? weights * prefill * 1e-12 : 0;
         }
     }
 done:

@@ -115,6 +115,8 @@ static bb_status each_matrix(const bb_net *net, const bb_net *other, visit f, vo
     bb_status status;
     BB_TRY(f(self, "token_embd", &net->embd, other ? &other->embd : NULL, err));
     if (net->head.rows || (other && other->head.rows)) BB_TRY(f(self, "output", &net->head, other ? &other->head : NULL, err));
+    if (net->token.width || (other && other->token.width))
+        BB_TRY(f(self, bb_token_names[BB_TOKEN_TABLE], &net->token.table, other ? &other->token.table : NULL, err));
     for (uint32_t i = 0; i < net->n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             const bb_matrix *w = &net->blocks[i].w[p], *o = other ? &other->blocks[i].w[p] : NULL;
@@ -126,7 +128,10 @@ done:
     return status;
 }
 
-static bool is_table(const char *unit) { return strcmp(unit, "token_embd") == 0 || strcmp(unit, "output") == 0; }
+static bool is_table(const char *unit)
+{
+    return strcmp(unit, "token_embd") == 0 || strcmp(unit, "output") == 0 || strcmp(unit, bb_token_names[BB_TOKEN_TABLE]) == 0;
+}
 
 /* ---- one format ---- */
 

@@ -83,6 +83,8 @@ bb_status bb_toga_check(const bb_toga_job *j, bb_err *err)
     const bool prunes = j->learning.pruning != BB_PRUNE_NOTHING;
     uint64_t   unused;
     bb_status  status;
+    if (j->model->net.n_carried)
+        return BB_FAIL(err, BB_UNSUPPORTED, "%s: masks are not learned for a network whose blocks share keys and values, or read the tokens", j->model->path);
     BB_TRY(bb_part_format_check(j->low, err));
     if (is_mixed(j)) BB_TRY(bb_part_format_check(j->high, err));
     if (prunes && !j->target) return BB_FAIL(err, BB_USAGE, "what is pruned is learned for a size: --target-size says which");
@@ -136,7 +138,7 @@ static void forget(void) { bb_engine_backend()->ops->forget(bb_engine_backend()-
 static bb_status moments_of(maker *k, const bb_block *block, bb_feed feed, bb_hessian *out, bb_err *err)
 {
     const bb_windows *w = &k->j->calibration;
-    const size_t      C = k->made->net.n_embd, cols = bb_dim_of(&k->made->net, block, bb_feeds[feed].width);
+    const size_t      C = bb_row_width(&k->made->net), cols = bb_dim_of(&k->made->net, block, bb_feeds[feed].width);
     bb_status         status = BB_OK;
     for (uint32_t first = 0; first < w->n; first += k->batch) {
         const uint32_t S = w->n - first < k->batch ? w->n - first : k->batch;
@@ -262,7 +264,7 @@ static bb_status make_block(maker *k, uint32_t layer, float *dense, bb_err *err)
 {
     const bb_windows *w = &k->j->calibration;
     bb_block         *block = &k->made->net.blocks[layer];
-    const size_t      C = k->made->net.n_embd;
+    const size_t      C = bb_row_width(&k->made->net);
     float            *of[BB_N_PARTS] = { NULL };
     bb_hessian        h = { 0 };
     bb_status         status = BB_OK;
@@ -326,8 +328,8 @@ static bb_status make_network(maker *k, bb_err *err)
 {
     const bb_windows *w = &k->j->calibration;
     bb_net           *net = &k->made->net;
-    const size_t      C = net->n_embd, n = (size_t)w->n * w->ctx;
-    size_t            floats = 0, wide = C, of_batch, at = 0;
+    const size_t      C = bb_row_width(net), n = (size_t)w->n * w->ctx;
+    size_t            floats = 0, wide = net->n_embd, of_batch, at = 0;
     bb_progress       progress;
     bb_status         status = BB_NOMEM;
     k->batch = bb_batch_windows(w->ctx) < w->n ? bb_batch_windows(w->ctx) : w->n;

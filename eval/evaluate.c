@@ -58,7 +58,7 @@ static bb_status runner_init(runner *r, const bb_backend *backend, const bb_net 
     uint32_t  batch = bb_batch_windows(w->ctx);
     *r = (runner) { .backend = backend, .net = net, .w = w, .batch = batch < w->n ? batch : w->n };
     BB_TRY(bb_forward_create(backend, net, r->batch, w->ctx, &r->f, err));
-    BB_TRY(make_buffer(backend, (size_t)r->batch * w->ctx, net->n_embd, &r->h, err));
+    BB_TRY(make_buffer(backend, (size_t)r->batch * w->ctx, bb_row_width(net), &r->h, err));
     BB_TRY(make_buffer(backend, (size_t)r->batch * w->n_scored, net->n_embd, &r->scored, err));
     r->targets = bb_alloc((size_t)r->batch * w->n_scored, sizeof *r->targets, err);
     if (!r->targets) status = BB_NOMEM;
@@ -67,12 +67,13 @@ done:
     return status;
 }
 
-/* out (S * n_scored, C) := the rows of scored positions of h (S * ctx, C). */
-static bb_status keep_scored(const bb_backend *k, const bb_windows *w, uint32_t S, size_t C, bb_buffer h, bb_buffer out, bb_err *err)
+/* out (S * n_scored, C) := the streams of scored positions of h (S * ctx, W). */
+static bb_status keep_scored(const bb_backend *k, const bb_net *net, const bb_windows *w, uint32_t S, bb_buffer h, bb_buffer out, bb_err *err)
 {
     bb_status status = BB_OK;
     for (size_t s = 0; s < S && status == BB_OK; s++)
-        status = k->ops->copy(k->context, bb_buffer_at(h, (s * w->ctx + w->first) * C), bb_buffer_at(out, s * w->n_scored * C), w->n_scored * C, err);
+        status = bb_forward_streams(k, net, bb_buffer_at(h, (s * w->ctx + w->first) * bb_row_width(net)), w->n_scored,
+                                    bb_buffer_at(out, s * w->n_scored * net->n_embd), err);
     return status;
 }
 
@@ -110,7 +111,7 @@ static bb_status reference_run(bb_reference *r, uint32_t first, uint32_t S, bb_b
     const bb_windows *w = r->run.w;
     bb_status         status = BB_OK;
     BB_TRY(run_batch(&r->run, first, S, err));
-    BB_TRY(keep_scored(r->run.backend, w, S, r->run.net->n_embd, r->run.h, scored, err));
+    BB_TRY(keep_scored(r->run.backend, r->run.net, w, S, r->run.h, scored, err));
     BB_TRY(bb_forward_nll(r->run.f, r->run.net, scored, r->run.targets, (size_t)S * w->n_scored, nll, err));
 done:
     return status;
@@ -247,7 +248,7 @@ bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_refer
         goto done;
     }
     BB_TRY(make_buffer(k, (size_t)S * w->n_scored, C, &scored, err));
-    BB_TRY(keep_scored(k, w, S, C, h, scored, err));
+    BB_TRY(keep_scored(k, net, w, S, h, scored, err));
     keep_targets(w, first, S, targets);
     for (uint32_t at = 0, n; at < S; at += n) {
         size_t row = (size_t)at * w->n_scored;
@@ -364,7 +365,7 @@ static bb_status score(const bb_backend *backend, const bb_net *net, bb_referenc
         S = uniform_part(ref, first, S);
         bb_crew_share();
         BB_TRY(run_batch(&r, first, S, err));
-        BB_TRY(keep_scored(backend, w, S, net->n_embd, r.h, r.scored, err));
+        BB_TRY(keep_scored(backend, net, w, S, r.h, r.scored, err));
         BB_TRY(score_rows(s, r.f, net, ref, first, S, r.scored, r.targets, err));
         if (label) bb_progress_add(&progress, S);
     }

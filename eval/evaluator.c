@@ -15,8 +15,9 @@ typedef struct level_state {
     const bb_windows *w;
     bb_buffer         reference;   /* (n * n_scored, C) full-precision hidden states at the scored positions */
     bool              cached;      /* it has what follows */
-    bb_buffer         boundary;    /* (n_layer + 1) x (n * ctx, C) */
+    bb_buffer         boundary;    /* (n_layer + 1) x (n * ctx, W) */
     bb_matrix         cached_embd; /* what the boundaries were computed with */
+    bb_matrix         cached_table; /* and of what every block reads of the tokens */
     bb_block         *cached_blocks;
     uint32_t          n_valid;     /* boundaries 0 .. n_valid - 1 belong to the cached network */
     bb_buffer         scored;      /* (n * n_scored, C) of the network scored last */
@@ -29,7 +30,7 @@ struct bb_net_evaluator {
     bb_forward       *forward;
     uint32_t          n_levels, batch; /* windows a batch without cache */
     level_state      *levels;
-    bb_buffer         h;    /* (batch * ctx, C) */
+    bb_buffer         h;    /* (batch * ctx, W) */
     bb_buffer         rows; /* (batch * n_scored, C) */
     int32_t          *targets;
     double           *kl, *nll;
@@ -45,7 +46,7 @@ static bool matrix_same(const bb_matrix *a, const bb_matrix *b)
 
 bool bb_block_same(const bb_block *a, const bb_block *b)
 {
-    if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff) return false;
+    if (a->n_token != b->n_token || a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff) return false;
     for (int n = 0; n < BB_N_NORMS; n++)
         if (a->norm[n] != b->norm[n]) return false;
     for (int p = 0; p < BB_N_PARTS; p++)
@@ -53,15 +54,16 @@ bool bb_block_same(const bb_block *a, const bb_block *b)
     return true;
 }
 
-static size_t hidden_size(const bb_net_evaluator *e, const bb_windows *w) { return (size_t)w->n * w->ctx * e->model->net.n_embd; }
+static size_t hidden_size(const bb_net_evaluator *e, const bb_windows *w) { return (size_t)w->n * w->ctx * bb_row_width(&e->model->net); }
 
-/* Copies the scored positions of n windows from h (n*ctx, C) to rows (n*n_scored, C). */
-static bb_status gather(const bb_net_evaluator *e, const bb_windows *w, uint32_t n, size_t C, bb_buffer h, bb_buffer rows, bb_err *err)
+/* Copies the streams of the scored positions of n windows from h (n*ctx, W) to rows (n*n_scored, C). */
+static bb_status gather(const bb_net_evaluator *e, const bb_windows *w, uint32_t n, bb_buffer h, bb_buffer rows, bb_err *err)
 {
-    bb_status status = BB_OK;
+    const bb_net *net = &e->model->net;
+    bb_status     status = BB_OK;
     for (size_t i = 0; i < n && status == BB_OK; i++)
-        status = e->backend->ops->copy(e->backend->context, bb_buffer_at(h, (i * w->ctx + w->first) * C), bb_buffer_at(rows, i * w->n_scored * C),
-                                       w->n_scored * C, err);
+        status = bb_forward_streams(e->backend, net, bb_buffer_at(h, (i * w->ctx + w->first) * bb_row_width(net)), w->n_scored,
+                                    bb_buffer_at(rows, i * w->n_scored * net->n_embd), err);
     return status;
 }
 
@@ -74,7 +76,7 @@ static bb_status reference_states(bb_net_evaluator *e, level_state *l, bb_progre
         uint32_t n = w->n - first < e->batch ? w->n - first : e->batch;
         BB_TRY(bb_forward_embed(e->forward, net, w->tokens + (size_t)first * w->ctx, n, w->ctx, e->h, err));
         for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
-        BB_TRY(gather(e, w, n, net->n_embd, e->h, bb_buffer_at(l->reference, (size_t)first * w->n_scored * net->n_embd), err));
+        BB_TRY(gather(e, w, n, e->h, bb_buffer_at(l->reference, (size_t)first * w->n_scored * net->n_embd), err));
         bb_progress_add(progress, n);
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the reference was computed");
     }
@@ -117,7 +119,7 @@ static bb_status make_room(bb_net_evaluator *e, uint32_t most, bb_err *err)
         if (e->levels[i].w->n_scored > scored) scored = e->levels[i].w->n_scored;
     }
     BB_TRY(bb_forward_create(e->backend, net, most > e->batch ? most : e->batch, ctx, &e->forward, err));
-    BB_TRY(make_buffer(e, (size_t)e->batch * ctx * net->n_embd, &e->h, err));
+    BB_TRY(make_buffer(e, (size_t)e->batch * ctx * bb_row_width(net), &e->h, err));
     BB_TRY(make_buffer(e, (size_t)e->batch * scored * net->n_embd, &e->rows, err));
     status = BB_NOMEM;
     if (!(e->targets = BB_NEW((size_t)e->batch * scored, int32_t, err))) goto done;
@@ -288,12 +290,13 @@ static bb_status advance_cache(bb_net_evaluator *e, level_state *l, const bb_net
     const bb_windows *w = l->w;
     size_t            all = hidden_size(e, w);
     uint32_t          b = 0;
-    if (l->n_valid && matrix_same(&l->cached_embd, &net->embd))
+    if (l->n_valid && matrix_same(&l->cached_embd, &net->embd) && matrix_same(&l->cached_table, &net->token.table))
         while (b + 1 < l->n_valid && b < net->n_layer && bb_block_same(&l->cached_blocks[b], &net->blocks[b])) b++;
     else {
         l->n_valid = 0;
         BB_TRY(bb_forward_embed(e->forward, net, w->tokens, w->n, w->ctx, l->boundary, err));
         l->cached_embd = net->embd;
+        l->cached_table = net->token.table;
     }
     l->n_valid = b + 1;
     for (; b < net->n_layer; b++, ++*n_run) {
@@ -315,7 +318,7 @@ static bb_status states(bb_net_evaluator *e, level_state *l, const bb_net *net, 
     const bb_windows *w = l->w;
     bb_status         status;
     BB_TRY(advance_cache(e, l, net, n_run, err));
-    BB_TRY(gather(e, w, w->n, net->n_embd, bb_buffer_at(l->boundary, (size_t)net->n_layer * hidden_size(e, w)), l->scored, err));
+    BB_TRY(gather(e, w, w->n, bb_buffer_at(l->boundary, (size_t)net->n_layer * hidden_size(e, w)), l->scored, err));
 done:
     return status;
 }
@@ -351,7 +354,7 @@ bb_status bb_net_evaluator_score(bb_net_evaluator *e, const bb_net *net, uint32_
         if (!l->cached) {
             BB_TRY(bb_forward_embed(e->forward, net, w->tokens + (size_t)first * w->ctx, n, w->ctx, e->h, err));
             for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_forward_block(e->forward, net, &net->blocks[b], n, w->ctx, e->h, NULL, NULL, err));
-            BB_TRY(gather(e, w, n, C, e->h, e->rows, err));
+            BB_TRY(gather(e, w, n, e->h, e->rows, err));
             if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted inside an evaluation");
         }
         BB_TRY(score_rows(e, l, net, first, n, rows, &s, window_kl, err));

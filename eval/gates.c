@@ -48,7 +48,7 @@ static bb_status allocate(bb_gates *g, const bb_net *net, bb_err *err)
     if (!(g->order = BB_NEW0(net->n_layer, bb_kept_order, err))) return BB_NOMEM;
     if (!(g->nats = bb_calloc(net->n_layer, sizeof *g->nats, err))) return BB_NOMEM;
     for (uint32_t i = 0; i < net->n_layer; i++)
-        for (int s = 0; s < BB_N_SUBLAYERS; s++) {
+        for (int s = 0; s < BB_TOKEN; s++) {
             const uint32_t n = bb_block_kept(&net->blocks[i], (bb_sublayer)s);
             if (n && (!(g->order[i].of[s] = BB_NEW(n, uint32_t, err)) || !(g->nats[i][s] = BB_NEW(n, double, err)))) return BB_NOMEM;
         }
@@ -73,7 +73,7 @@ static bool read_file(const char *path, const bb_net *net, bb_gates *g)
     bool   good = bb_file_exists(path) && bb_map_open(path, &map, NULL) == BB_OK && map.size >= 8 && memcmp(map.data, magic, 8) == 0;
     size_t at = 8;
     for (uint32_t i = 0; i < net->n_layer && good; i++)
-        for (int s = 0; s < BB_N_SUBLAYERS && good; s++) {
+        for (int s = 0; s < BB_TOKEN && good; s++) {
             const uint32_t n = bb_block_kept(&net->blocks[i], (bb_sublayer)s);
             const size_t   bytes = n * sizeof(uint32_t);
             uint32_t       is;
@@ -100,7 +100,7 @@ static bb_status write_file(const char *path, const bb_net *net, const bb_gates 
     if (status != BB_OK) return status;
     fwrite(magic, 1, 8, w.stream); /* errors are found at commit */
     for (uint32_t i = 0; i < net->n_layer; i++)
-        for (int s = 0; s < BB_N_SUBLAYERS; s++) {
+        for (int s = 0; s < BB_TOKEN; s++) {
             const uint32_t n = bb_block_kept(&net->blocks[i], (bb_sublayer)s);
             fwrite(&n, sizeof n, 1, w.stream);
             if (!n) continue;
@@ -181,7 +181,7 @@ static bb_status order_block(void *self, uint32_t layer, const bb_block *block, 
 {
     gates    *g = self;
     bb_status status = BB_OK;
-    for (int s = 0; s < BB_N_SUBLAYERS; s++) {
+    for (int s = 0; s < BB_TOKEN; s++) {
         const bb_part p = bb_sublayers[s].writer;
         if (!bb_block_has(block, (bb_sublayer)s)) continue;
         float *w = bb_matrix_decode(&block->w[p], err);
@@ -217,7 +217,7 @@ done:
 void bb_gates_done(bb_gates *g)
 {
     for (uint32_t i = 0; i < g->n_layer; i++)
-        for (int s = 0; s < BB_N_SUBLAYERS; s++) {
+        for (int s = 0; s < BB_TOKEN; s++) {
             if (g->order) bb_free(g->order[i].of[s]);
             if (g->nats) bb_free(g->nats[i][s]);
         }

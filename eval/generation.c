@@ -173,7 +173,7 @@ static bb_status score(const bb_net *net, const bb_windows *w, bb_reference *ref
     const bb_backend *k = bb_reference_backend(ref);
     bb_buffer         h = { 0 };
     if (batch > w->n) batch = w->n;
-    BB_TRY(k->ops->alloc(k->context, (size_t)batch * w->ctx * net->n_embd, &h, err));
+    BB_TRY(k->ops->alloc(k->context, (size_t)batch * w->ctx * bb_row_width(net), &h, err));
     BB_TRY(bb_scores_create(w->n, w->n_scored, true, s, err));
     BB_TRY(bb_forward_create(k, net, batch, w->ctx, &f, err));
     for (uint32_t first = 0, S; first < w->n; first += S) {

@@ -25,9 +25,12 @@ typedef struct gradient {
     bb_net_states              s;
     bb_backward               *back;
     size_t                     C, V, n, n_rows; /* positions, scored positions */
-    bb_buffer                 *dh;              /* [1 + labels] (n, C) */
+    bb_buffer                 *dh;              /* [1 + labels] (n, W) */
     bb_buffer                  rows;            /* (n_rows, C) */
     int32_t                   *labels;          /* [labels][n_rows] */
+    int32_t                   *ids;             /* [n] and */
+    float                     *d_token;         /* (n, P): of what tokens give to the block at hand; NULL: not wanted */
+    size_t                     n_token;         /* positions in them */
     float                     *d_embd, *d_head; /* (V, C); d_head NULL: tied, all is in d_embd. Both NULL: not wanted */
     double                    *spread, *share;  /* [V] */
 } gradient;
@@ -98,17 +101,18 @@ done:
     return status;
 }
 
-/* dh (n, C) := rows at the scored positions, zero elsewhere. */
+/* dh (n, W) := rows at the scored positions, zero elsewhere, and where they carry something. */
 static bb_status scatter_rows(const gradient *g, bb_buffer dh, bb_err *err)
 {
     const bb_operations *ops = g->s.backend->ops;
     void                *context = g->s.backend->context;
-    float               *zeros = BB_NEW0(g->w->ctx * g->C, float, err);
+    const size_t         C = g->C, W = bb_row_width(g->net), n = g->w->n_scored;
+    float               *zeros = BB_NEW0(g->w->ctx * W, float, err);
     bb_status            status = zeros ? BB_OK : BB_NOMEM;
     for (size_t i = 0; i < g->w->n && status == BB_OK; i++) {
-        const bb_buffer window = bb_buffer_at(dh, i * g->w->ctx * g->C);
-        BB_TRY(ops->write(context, window, zeros, g->w->ctx * g->C, err));
-        BB_TRY(ops->copy(context, bb_buffer_at(g->rows, i * g->w->n_scored * g->C), bb_buffer_at(window, g->w->first * g->C), g->w->n_scored * g->C, err));
+        const bb_buffer window = bb_buffer_at(dh, i * g->w->ctx * W);
+        BB_TRY(ops->write(context, window, zeros, g->w->ctx * W, err));
+        BB_TRY(ops->copy_rows(context, bb_buffer_at(g->rows, i * n * C), C, bb_buffer_at(window, g->w->first * W), W, n, C, err));
     }
 done:
     bb_free(zeros);
@@ -148,6 +152,8 @@ typedef struct moments {
     int             taken[BB_N_FEEDS];
     uint32_t        most;   /* rows of a matrix that has moments of gradients; 0: all have */
     bool            inputs; /* in the first pass: they are the same in all */
+    bb_hessian      token;  /* of the gradients at what tokens give */
+    uint32_t        n_token;
 } moments;
 
 static bb_status add_moments(void *self, bb_part part, const float *x, const float *dy, size_t n, bb_err *err)
@@ -167,6 +173,24 @@ done:
     return status;
 }
 
+static bb_status add_token_moments(void *self, const int32_t *ids, const float *d, size_t n, bb_err *err)
+{
+    moments *m = self;
+    (void)ids;
+    return bb_hessian_add(&m->token, d, n, m->n_token, m->chunk, err);
+}
+
+static bb_status keep_token(void *self, const int32_t *ids, const float *d, size_t n, bb_err *err)
+{
+    gradient    *g = self;
+    const size_t P = g->net->token.width;
+    (void)err;
+    memcpy(g->ids + g->n_token, ids, n * sizeof *ids);
+    memcpy(g->d_token + g->n_token * P, d, n * P * sizeof *d);
+    g->n_token += n;
+    return BB_OK;
+}
+
 static bb_status finish_moments(moments *m, size_t n, bb_err *err)
 {
     bb_status status = BB_OK;
@@ -175,6 +199,7 @@ static bb_status finish_moments(moments *m, size_t n, bb_err *err)
         BB_TRY(bb_hessian_finish(&m->in[f], err));
     }
     for (int p = 0; p < BB_N_PARTS; p++) BB_TRY(bb_hessian_finish(&m->out[p], err));
+    BB_TRY(bb_hessian_finish(&m->token, err));
 done:
     return status;
 }
@@ -186,14 +211,16 @@ static void moments_done(moments *m)
         bb_free(m->sum[f]);
     }
     for (int p = 0; p < BB_N_PARTS; p++) bb_hessian_done(&m->out[p]);
+    bb_hessian_done(&m->token);
 }
 
 static bb_status back_one(gradient *g, uint32_t layer, const bb_block *block, bb_err *err)
 {
     bb_matrix_gradient part[BB_N_PARTS] = { { 0 } };
     bb_block_grad      grad = { 0 };
-    moments            m = { .block = block, .chunk = g->w->ctx, .most = g->o->rows, .inputs = !g->o->second };
-    const bb_buffer    h = bb_buffer_at(g->s.boundary, layer * g->n * g->C);
+    moments            m = { .block = block, .chunk = g->w->ctx, .most = g->o->rows, .inputs = !g->o->second, .n_token = block->n_token };
+    const bool         token = g->d_token && block->n_token;
+    const bb_buffer    h = bb_buffer_at(g->s.boundary, layer * g->n * bb_row_width(g->net));
     bb_status          status = BB_NOMEM;
     for (int f = 0; f < BB_N_FEEDS; f++) m.taken[f] = -1;
     for (int p = 0; p < BB_N_PARTS; p++) {
@@ -201,9 +228,15 @@ static bb_status back_one(gradient *g, uint32_t layer, const bb_block *block, bb
         if (g->o->second || !bb_block_has_part(block, (bb_part)p)) continue;
         if (!(grad.w[p] = BB_NEW0((size_t)w->rows * w->cols, float, err)) || !(grad.bias[p] = BB_NEW0(w->rows, float, err))) goto done;
     }
+    grad.embd = g->d_embd;
+    if (token) {
+        grad.token_hook = keep_token;
+        grad.token_self = g;
+        g->n_token = 0;
+    }
     if (!g->o->second) BB_TRY(bb_backward_block(g->back, g->net, block, g->w->n, g->w->ctx, h, g->dh[0], &grad, err));
     for (uint32_t k = 0; k < g->o->labels; k++, m.inputs = false) {
-        const bb_block_grad tell = { .hook = add_moments, .hook_self = &m };
+        const bb_block_grad tell = { .hook = add_moments, .hook_self = &m, .token_hook = token ? add_token_moments : NULL, .token_self = &m };
         BB_TRY(bb_backward_block(g->back, g->net, block, g->w->n, g->w->ctx, h, g->dh[1 + k], &tell, err));
     }
     BB_TRY(finish_moments(&m, g->n, err));
@@ -214,6 +247,10 @@ static bb_status back_one(gradient *g, uint32_t layer, const bb_block *block, bb
                                          m.in[feed].h,     m.sum[feed],      m.out[p].h, (double)g->n / (double)g->n_rows };
     }
     BB_TRY(g->v->block(g->v->self, layer, block, part, err));
+    if (token) {
+        const bb_token_gradient of = { g->ids, g->d_token, g->n_token, block->n_token, m.token.h, (double)g->n / (double)g->n_rows };
+        BB_TRY(g->v->token(g->v->self, layer, &of, err));
+    }
 done:
     for (int p = 0; p < BB_N_PARTS; p++) {
         bb_free(grad.w[p]);
@@ -269,12 +306,15 @@ static bb_status tell_tables(gradient *g, bb_err *err)
     bb_hessian           head = { 0 }, embd = { 0 };
     bb_table_gradient    t = { .weight = (double)g->n / (double)g->n_rows };
     const float         *dh = NULL;
-    bb_status            status;
+    float               *stream = g->net->n_carried ? BB_NEW(g->n * g->C, float, err) : NULL; /* of what the table is for the stream, not for BB_TOKEN */
+    bb_status            status = g->net->n_carried && !stream ? BB_NOMEM : BB_OK;
+    BB_TRY(status);
     BB_TRY(bb_backward_embed(g->s.backend, g->net, g->w->tokens, g->n, g->dh[0], g->d_embd, err));
     if (g->o->labels) BB_TRY(head_inputs(g, &head, err));
     for (uint32_t k = 0; k < g->o->labels; k++) {
-        BB_TRY(ops->peek(g->s.backend->context, g->dh[1 + k], g->n * g->C, &dh, err));
-        BB_TRY(bb_hessian_add(&embd, dh, g->n, (uint32_t)g->C, g->w->ctx, err));
+        BB_TRY(ops->peek(g->s.backend->context, g->dh[1 + k], g->n * bb_row_width(g->net), &dh, err));
+        if (stream) bb_host_streams(g->net, dh, g->n, stream);
+        BB_TRY(bb_hessian_add(&embd, stream ? stream : dh, g->n, (uint32_t)g->C, g->w->ctx, err));
         ops->unpeek(g->s.backend->context, dh);
         dh = NULL;
     }
@@ -291,6 +331,7 @@ static bb_status tell_tables(gradient *g, bb_err *err)
     BB_TRY(g->v->table(g->v->self, true, &t, err));
 done:
     ops->unpeek(g->s.backend->context, dh);
+    bb_free(stream);
     bb_hessian_done(&head);
     bb_hessian_done(&embd);
     return status;
@@ -303,12 +344,16 @@ static bb_status allocate(gradient *g, bb_err *err)
     const bb_operations *ops = g->s.backend->ops;
     bb_status            status = BB_NOMEM;
     if (!(g->dh = BB_NEW0(1 + g->o->labels, bb_buffer, err))) goto done;
-    for (uint32_t k = g->o->second; k <= g->o->labels; k++) BB_TRY(ops->alloc(g->s.backend->context, g->n * g->C, &g->dh[k], err));
+    for (uint32_t k = g->o->second; k <= g->o->labels; k++) BB_TRY(ops->alloc(g->s.backend->context, g->n * bb_row_width(g->net), &g->dh[k], err));
     BB_TRY(ops->alloc(g->s.backend->context, g->n_rows * g->C, &g->rows, err));
     if (g->v->table) {
         status = BB_NOMEM;
         if (!(g->d_embd = BB_NEW0(g->V * g->C, float, err))) goto done;
         if (g->net->head.rows && !(g->d_head = BB_NEW0(g->V * g->C, float, err))) goto done;
+    }
+    if (g->v->token && g->net->token.width) {
+        status = BB_NOMEM;
+        if (!(g->ids = BB_NEW(g->n, int32_t, err)) || !(g->d_token = BB_NEW(g->n * g->net->token.width, float, err))) goto done;
     }
     status = bb_backward_create(g->s.backend, g->o->widest, g->w->n, g->w->ctx, &g->back, err);
 done:
@@ -323,6 +368,8 @@ static void gradient_done(gradient *g)
     bb_backward_destroy(g->back);
     bb_free(g->dh);
     bb_free(g->labels);
+    bb_free(g->ids);
+    bb_free(g->d_token);
     bb_free(g->d_embd);
     bb_free(g->d_head);
     bb_free(g->spread);
@@ -448,6 +495,21 @@ static bb_status weighted_squares(const float *d, size_t n, size_t cols, const f
     }
     bb_free(dm);
     return BB_OK;
+}
+
+bb_status bb_gradient_token(const bb_token_gradient *g, const float *d, double *first, double *second, bb_err *err)
+{
+    double   *each = NULL, sum = 0;
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < g->n * g->cols; i++) *first += (double)g->d[i] * (double)d[i];
+    if (!g->out) goto done;
+    if (!(each = BB_NEW(g->n, double, err))) return BB_NOMEM;
+    for (size_t i = 0; i < g->n; i++) each[i] = 1 / (double)g->n;
+    BB_TRY(weighted_squares(d, g->n, g->cols, g->out, each, &sum, err));
+    *second += 0.5 * g->weight * sum;
+done:
+    bb_free(each);
+    return status;
 }
 
 bb_status bb_gradient_table(const bb_table_gradient *g, uint32_t cols, size_t first, size_t n, const float *d, double *first_order, double *second, bb_err *err)

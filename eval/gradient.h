@@ -37,14 +37,27 @@ typedef struct bb_table_gradient {
     double        weight;
 } bb_table_gradient;
 
+/* What tokens give to a block (bb_token_inputs): of each of n positions the row of the table and dL/d of it; second order 1/2 weight times the mean of
+ * d' G d over the positions. */
+typedef struct bb_token_gradient {
+    const int32_t *ids; /* [n] rows of bb_token_inputs.table */
+    const float   *d;   /* (n, P) */
+    size_t         n;
+    uint32_t       cols;   /* P */
+    const float   *out;    /* G (P, P); NULL: no labels were drawn */
+    double         weight; /* positions a scored position */
+} bb_token_gradient;
+
 /* shape (NULL: nothing) may put another block in the place of the net's own, of which *block is a copy: one that does the same, such as a pruned
  * block at its full width with zeros in the columns of its writers. It must live until `block` returns. part: [BB_N_PARTS]; rows 0: not there.
+ * token (NULL: left out) is called for blocks that take what tokens give, after `block`.
  * table (NULL: tables are left out) is called for the embedding and for a head of its own, after all blocks. */
 typedef struct bb_gradient_visitor {
     void *self;
     bb_status (*shape)(void *self, uint32_t layer, bb_block *block, bb_err *err);
     bb_status (*block)(void *self, uint32_t layer, const bb_block *block, const bb_matrix_gradient *part, bb_err *err);
     bb_status (*table)(void *self, bool head, const bb_table_gradient *table, bb_err *err);
+    bb_status (*token)(void *self, uint32_t layer, const bb_token_gradient *token, bb_err *err);
 } bb_gradient_visitor;
 
 typedef struct bb_gradient_options {
@@ -72,6 +85,8 @@ double bb_gradient_first(const bb_matrix_gradient *g, const float *d, const floa
 /* 1/2 weight tr(G D A D') with the bias as a column whose input is 1; 0 where no labels were drawn. */
 bb_status bb_gradient_second(const bb_matrix_gradient *g, const float *d, const float *bias, double *second, bb_err *err);
 /* Both for rows first .. first + n - 1 of a table, d (n, C); added to. */
+/* first += and second += what another table does whose rows differ by d (n, P) at the positions. */
+bb_status bb_gradient_token(const bb_token_gradient *g, const float *d, double *first, double *second, bb_err *err);
 bb_status bb_gradient_table(const bb_table_gradient *g, uint32_t cols, size_t first, size_t n, const float *d, double *first_order, double *second,
                             bb_err *err);
 

@@ -102,7 +102,7 @@ static bb_status make_labels(const bb_layerwise_input *in, bb_forward *f, const 
         weight[i] = at >= w->first && at < w->first + w->n_scored ? 1.0f : 0.0f;
         label[i] = weight[i] > 0 ? w->targets[i] : 0;
         if (!drawn || !(weight[i] > 0)) continue;
-        status = bb_host_logits(f, net, h + i * net->n_embd, 1, z, err);
+        status = bb_host_logits(f, net, h + i * bb_row_width(net), 1, z, err);
         double top = -HUGE_VAL, sum = 0, u;
         for (uint32_t v = 0; v < net->n_vocab; v++) top = fmax(top, (double)z[v]);
         for (uint32_t v = 0; v < net->n_vocab; v++) sum += exp((double)z[v] - top);
@@ -159,14 +159,14 @@ static bb_status backward_costs(const bb_layerwise_input *in, bool fisher, doubl
 {
     const bb_net     *net = &in->model->net;
     const bb_windows *w = in->windows;
-    size_t            rows = (size_t)w->n * w->ctx, size = rows * net->n_embd;
+    size_t            rows = (size_t)w->n * w->ctx, size = rows * bb_row_width(net);
     bb_forward       *f = NULL;
     bb_backward      *b = NULL;
     gradients         g = { { NULL }, { NULL } };
-    float            *h = BB_NEW((net->n_layer + 1) * size, float, err), *dh = BB_NEW(size, float, err), *weight = BB_NEW(rows, float, err);
+    float            *h = BB_NEW((net->n_layer + 1) * size, float, err), *dh = BB_NEW0(size, float, err), *stream = BB_NEW(2 * rows * net->n_embd, float, err), *weight = BB_NEW(rows, float, err);
     int32_t          *label = BB_NEW(rows, int32_t, err);
     bb_status         status = BB_NOMEM;
-    if (!h || !dh || !weight || !label) goto done;
+    if (!h || !dh || !stream || !weight || !label) goto done;
     BB_TRY(bb_forward_create(bb_net_evaluator_backend(in->evaluator), net, w->n, w->ctx, &f, err));
     BB_TRY(bb_backward_create(bb_net_evaluator_backend(in->evaluator), net, w->n, w->ctx, &b, err));
     BB_TRY(bb_host_embed(f, net, w->tokens, w->n, w->ctx, h, err));
@@ -176,7 +176,10 @@ static bb_status backward_costs(const bb_layerwise_input *in, bool fisher, doubl
     }
     BB_TRY(make_labels(in, f, h + net->n_layer * size, fisher, label, weight, err));
     bb_head_loss loss = { .targets = label, .weight = weight };
-    BB_TRY(bb_host_backward_head(b, net, h + net->n_layer * size, rows, &loss, NULL, NULL, dh, NULL, err));
+    float *d_stream = stream + rows * net->n_embd;
+    bb_host_streams(net, h + net->n_layer * size, rows, stream);
+    BB_TRY(bb_host_backward_head(b, net, stream, rows, &loss, NULL, NULL, d_stream, NULL, err));
+    bb_host_put_streams(net, d_stream, rows, dh);
     for (uint32_t l = net->n_layer; l-- > 0;) {
         const bb_block *block = &net->blocks[l];
         hook_data       data = { &g, block };
@@ -193,6 +196,7 @@ done:
     bb_backward_destroy(b);
     bb_free(h);
     bb_free(dh);
+    bb_free(stream);
     bb_free(weight);
     bb_free(label);
     return status;

@@ -15,7 +15,7 @@
 /* ---- measuring ---- */
 
 /* The block that a unit belongs to; embedding and head come first: they change everything. */
-static long unit_block(const bb_plan_unit *unit) { return unit->what == BB_UNIT_EMBD || unit->what == BB_UNIT_HEAD ? -1 : (long)unit->layer; }
+static long unit_block(const bb_plan_unit *unit) { return unit->what >= BB_UNIT_EMBD ? -1 : (long)unit->layer; }
 
 /* Multiplications of a score's two heads (the reference's and the candidate's, for scored positions alone), as a number of blocks of average size. */
 static uint64_t head_blocks(const bb_net *net, const bb_windows *w)

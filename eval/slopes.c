@@ -18,7 +18,7 @@ typedef struct slopes {
     bb_slope                *out;
     size_t                  *offset;               /* [n_units] into out */
     int32_t                 *unit_at;              /* [n_layer][N_WHAT] */
-    int32_t                  embd, head;           /* their units */
+    int32_t                  embd, head, table;    /* their units */
     float                   *wide[BB_N_SUBLAYERS]; /* of the block at hand: its writers at full width, where the plan has cut them */
 } slopes;
 
@@ -337,6 +337,49 @@ done:
     return status;
 }
 
+/* d (n, P) := rows ids of `of`. */
+static void decode_rows(const bb_matrix *of, const bb_token_gradient *g, float *d)
+{
+    const bb_format *f = bb_format_get(of->type);
+    const size_t     bytes = bb_format_row_bytes(f, of->cols);
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < g->n; i++) f->decode((const char *)of->data + (size_t)g->ids[i] * bytes, d + i * g->cols, g->cols);
+}
+
+/* Options of the table of per-layer embeddings: what they do in one block. */
+static bb_status token_slopes(void *self, uint32_t layer, const bb_token_gradient *g, bb_err *err)
+{
+    slopes      *s = self;
+    const size_t floats = g->n * g->cols;
+    float       *own = NULL, *d = NULL;
+    bb_status    status = BB_OK;
+    (void)layer;
+    if (s->table == NO_UNIT) return BB_OK;
+    const bb_plan_unit *unit = &s->o->space->units[s->table];
+    status = BB_NOMEM;
+    if (!(own = BB_NEW(floats, float, err)) || !(d = BB_NEW(floats, float, err))) goto done;
+    decode_rows(&s->net->token.table, g, own);
+    for (uint32_t k = 0; k < unit->n_options; k++) {
+        bb_slope *out = &s->out[s->offset[s->table] + k];
+        bb_matrix other;
+        double    share = 0, first = 0;
+        for (size_t i = 0; i < floats; i++) share += (double)g->d[i] * (double)own[i];
+        if (k != s->o->x[s->table]) {
+            BB_TRY(bb_database_embedding(s->db, BB_TABLE_TOKENS, type_of(unit, k), &other, NULL, err));
+            decode_rows(&other, g, d);
+            for (size_t i = 0; i < floats; i++) d[i] -= own[i];
+            BB_TRY(bb_gradient_token(g, d, &first, &out->second, err));
+        }
+        out->first += first;
+        out->share += share + first;
+    }
+    status = BB_OK;
+done:
+    bb_free(own);
+    bb_free(d);
+    return status;
+}
+
 /* ---- all ---- */
 
 static bb_status find_units(slopes *s, bb_err *err)
@@ -344,7 +387,7 @@ static bb_status find_units(slopes *s, bb_err *err)
     const bb_plan_space *space = s->o->space;
     const size_t         n = (size_t)s->model->net.n_layer * N_WHAT;
     size_t               total = 0;
-    s->embd = s->head = NO_UNIT;
+    s->embd = s->head = s->table = NO_UNIT;
     if (!(s->offset = BB_NEW(space->n_units, size_t, err)) || !(s->unit_at = BB_NEW(n, int32_t, err))) return BB_NOMEM;
     for (size_t i = 0; i < n; i++) s->unit_at[i] = NO_UNIT;
     for (uint32_t u = 0; u < space->n_units; u++) {
@@ -353,6 +396,7 @@ static bb_status find_units(slopes *s, bb_err *err)
         total += unit->n_options;
         if (unit->what == BB_UNIT_EMBD) s->embd = (int32_t)u;
         else if (unit->what == BB_UNIT_HEAD) s->head = (int32_t)u;
+        else if (unit->what == BB_UNIT_TABLE) s->table = (int32_t)u;
         else s->unit_at[unit->layer * N_WHAT + unit->what] = (int32_t)u;
     }
     memset(s->out, 0, total * sizeof *s->out);
@@ -368,7 +412,7 @@ bb_status bb_slopes_measure(bb_net_evaluator *e, const bb_model *model, bb_datab
     bb_block                 *blocks = BB_NEW(model->net.n_layer, bb_block, err);
     slopes                    s = { .model = model, .db = db, .o = o, .blocks = blocks, .net = &net, .out = out };
     const bb_gradient_options g = { .level = o->level, .windows = o->windows, .widest = &model->net, .labels = o->labels, .seed = o->seed };
-    bb_gradient_visitor       visitor = { &s, widen, block_slopes, table_slopes };
+    bb_gradient_visitor       visitor = { &s, widen, block_slopes, table_slopes, token_slopes };
     bb_status                 status = blocks ? BB_OK : BB_NOMEM;
     if (status != BB_OK) return status;
     BB_TRY(find_units(&s, err));

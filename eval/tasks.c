@@ -200,7 +200,7 @@ static bb_status make_room(runner *r, uint32_t longest, bb_err *err)
 {
     const size_t tokens = longest > BATCH_TOKENS ? longest : BATCH_TOKENS, rows = longest > BATCH_ROWS ? longest : BATCH_ROWS;
     r->rows_at_once = LOGITS / r->net->n_vocab + 1;
-    r->h = bb_alloc(rows, r->net->n_embd * sizeof *r->h, err);
+    r->h = bb_alloc(rows, bb_row_width(r->net) * sizeof *r->h, err);
     r->ids = bb_alloc(rows, sizeof *r->ids, err);
     r->of = bb_alloc(tokens, sizeof *r->of, err);
     r->place = bb_alloc(rows, sizeof *r->place, err);
@@ -238,7 +238,7 @@ static bb_status take_rows(runner *r, size_t i, const uint32_t *of, bb_err *err)
     bb_status       status = BB_OK;
     r->scores[i] = (score) { 0, true };
     for (uint32_t t = s->n_prefix - 1; t + 1 < s->n; t++) {
-        memcpy(r->rows + r->n_rows * C, r->h + of[t] * C, C * sizeof *r->h);
+        bb_host_streams(r->net, r->h + of[t] * bb_row_width(r->net), 1, r->rows + r->n_rows * C);
         r->row[r->n_rows].i = i;
         r->row[r->n_rows++].target = r->pool[s->at + t + 1];
         if (r->n_rows == r->rows_at_once) BB_TRY(flush(r, err));

@@ -21,6 +21,8 @@ typedef enum rule {
     YARN_ATT,  /* what follows from the factor */
     SWITCH,    /* one of two numbers, where RoPE has a switch */
     CAP,       /* none; read by the loader of an architecture that has one */
+    SHARED,    /* the same, of blocks that share keys and values */
+    TOKEN,     /* and of per-layer embeddings */
     ACTIVATION /* the one that is computed */
 } rule;
 
@@ -54,7 +56,7 @@ static const foreign rows[] = {
     { "attention.value_length_mla", ONLY, { 0, 0 } },
     { "attention.relative_buckets_count", ONLY, { 0, 0 } },
     { "attention.indexer.top_k", ONLY, { 0, 0 } },
-    { "attention.shared_kv_layers", ONLY, { 0, 0 } },
+    { "attention.shared_kv_layers", SHARED, { 0, 0 } },
     { "attention.recurrent_layers", ONLY, { 0, 0 } },
     { "attention.compress_ratios", ONLY, { 0, 1 } },
     { "attn_logit_softcapping", ONLY, { 0, 0 } },
@@ -63,7 +65,7 @@ static const foreign rows[] = {
     { "logit_scale", FACTOR, { 0, 1 } },
     { "residual_scale", FACTOR, { 0, 1 } },
     { "embedding_scale", FACTOR, { 0, 1 } },
-    { "embedding_length_per_layer_input", ONLY, { 0, 0 } },
+    { "embedding_length_per_layer_input", TOKEN, { 0, 0 } },
     { "use_parallel_residual", ONLY, { 0, 0 } },
     { "hidden_activation", ACTIVATION, { 0, 0 } },
     { "swiglu_clamp_exp", ONLY, { 0, 0 } },
@@ -103,6 +105,8 @@ static bool is_read(const foreign *f, const bb_arch *arch)
     if (f->rule == WINDOW) return arch->no_window || arch->window_every;
     if (f->rule == YARN) return arch->own_yarn;
     if (f->rule == CAP) return arch->capped;
+    if (f->rule == SHARED) return arch->shared_keys;
+    if (f->rule == TOKEN) return arch->token_inputs;
     return arch->factors && (f->rule == FACTOR || f->rule == ATT_SCALE);
 }
 

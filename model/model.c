@@ -332,6 +332,59 @@ done:
     return status;
 }
 
+/* Which blocks attend to keys and values of an earlier one: the last ones, to those of the last of their kind before them. */
+static bb_status read_shared(const builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    uint32_t  shared = 0, at[2] = { UINT32_MAX, UINT32_MAX };
+    bool      found;
+    char      key[KEY_BYTES];
+    bb_status status = BB_OK;
+    if (!b->arch->shared_keys) goto done;
+    BB_TRY(bb_source_u32(&b->m->source, key_of(b, "attention.shared_kv_layers", key), &shared, &found, err));
+    if (shared >= net->n_layer) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; the model has %u blocks", key, shared, net->n_layer);
+    for (uint32_t i = net->n_layer - shared; i < net->n_layer; i++) {
+        bb_block *k = &net->blocks[i], *from = NULL;
+        uint32_t  before = 1;
+        while (before <= net->n_layer - shared && net->blocks[net->n_layer - shared - before].local != k->local) before++;
+        if (before <= net->n_layer - shared) from = &net->blocks[net->n_layer - shared - before];
+        if (!from || before != (k->local ? 2u : 1u)) /* so its loader has it, whatever the kinds of the blocks */
+            return BB_FAIL(err, BB_UNSUPPORTED,
+                           "block %u takes its keys and values from the block that is %u before the first that shares, where architecture %s has one of the other "
+                           "kind",
+                           i, k->local ? 2 : 1, b->arch->name);
+        if (k->n_kv != from->n_kv)
+            return BB_FAIL(err, BB_BAD_FILE, "block %u has %u KV heads, and the one whose keys and values it takes has %u", i, k->n_kv, from->n_kv);
+        if (at[k->local] == UINT32_MAX) {
+            at[k->local] = net->n_carried;
+            from->kv_role = BB_KV_GIVES;
+            from->kv_at = at[k->local];
+            net->n_carried += 2 * (uint32_t)bb_dim_of(net, from, BB_DIM_GD);
+        }
+        k->kv_role = BB_KV_TAKES;
+        k->kv_at = at[k->local];
+        k->lacks = BB_SET(BB_PART_K) | BB_SET(BB_PART_V);
+    }
+done:
+    return status;
+}
+
+/* Per-layer embeddings. */
+static bb_status read_token(const builder *b, bb_err *err)
+{
+    bb_net   *net = &b->m->net;
+    bool      found;
+    char      key[KEY_BYTES];
+    bb_status status = BB_OK;
+    if (!b->arch->token_inputs) goto done;
+    BB_TRY(bb_source_u32(&b->m->source, key_of(b, "embedding_length_per_layer_input", key), &net->token.width, &found, err));
+    if (net->token.width > MAX_WIDTH) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %u; up to %u is possible", key, net->token.width, MAX_WIDTH);
+    if (net->token.width) net->n_carried = 1; /* the token's id */
+    for (uint32_t i = 0; i < net->n_layer; i++) net->blocks[i].n_token = net->token.width;
+done:
+    return status;
+}
+
 static uint32_t *count_of(bb_block *k, bb_count c) { return c == BB_COUNT_HEADS ? &k->n_head : c == BB_COUNT_KV ? &k->n_kv : &k->n_ff; }
 
 /* One block's heads and widths, already filled in, against each other and against the first block's. */
@@ -347,10 +400,9 @@ static bb_status check_block_shape(const builder *b, uint32_t i, bb_err *err)
         return BB_FAIL(err, BB_UNSUPPORTED, "block %u has %u heads and no KV head (a linear map instead of attention)", i, k->n_head);
     if (k->n_head > 0 && k->n_head % k->n_kv != 0)
         return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads, not a multiple of its %u KV heads", i, k->n_head, k->n_kv);
-    for (int s = 0; s < BB_N_SUBLAYERS; s++)
+    for (int s = 0; s < BB_TOKEN; s++)
         if (!(b->arch->optional & BB_SET(s)) && !bb_block_has(k, (bb_sublayer)s))
-            return BB_FAIL(err, BB_BAD_FILE, "block %u has no %s; architecture %s needs it in every block", i, s == BB_ATTENTION ? "attention" : "FFN",
-                           b->arch->name);
+            return BB_FAIL(err, BB_BAD_FILE, "block %u has no %s; architecture %s needs it in every block", i, bb_sublayers[s].name, b->arch->name);
     return BB_OK;
 }
 
@@ -372,6 +424,7 @@ static bb_status read_block_shapes(const builder *b, bb_err *err)
     }
     for (uint32_t i = 0; i < net->n_layer; i++) {
         net->blocks[i].no_rope = bb_arch_no_rope(b->arch, i);
+        net->blocks[i].number = i;
         BB_TRY(check_block_shape(b, i, err));
     }
 done:
@@ -400,6 +453,8 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     BB_TRY(read_rope(b, err));
     BB_TRY(read_windows(b, err));
     BB_TRY(read_kinds(b, err));
+    BB_TRY(read_token(b, err));
+    BB_TRY(read_shared(b, err));
     BB_TRY(bb_model_refuse_foreign(&b->m->source, b->arch->name, net, err));
 done:
     return status;
@@ -545,10 +600,17 @@ static bb_status find_norm(builder *b, uint32_t layer, bb_norm norm, bb_err *err
     return find_vector(b, name, (uint32_t)bb_norm_length(net, k, (bb_norm)norm), true, &k->norm[norm], err);
 }
 
-/* Values without a projection of their own. */
+/* Values without a projection of their own. What is there for a block that takes keys and values is for no one: files have it, for the folders of the models
+ * have it, and no graph reads it. */
 static void find_lacks(builder *b, uint32_t layer)
 {
-    char name[KEY_BYTES];
+    static const char *const unread[] = { "attn_k", "attn_v", "attn_k_norm" };
+    char                     name[KEY_BYTES];
+    for (size_t i = 0; b->m->net.blocks[layer].kv_role == BB_KV_TAKES && i < sizeof unread / sizeof *unread; i++) {
+        snprintf(name, sizeof name, "blk.%u.%s.weight", layer, unread[i]);
+        (void)use_tensor(b, name);
+    }
+    if (b->m->net.blocks[layer].kv_role == BB_KV_TAKES) return;
     snprintf(name, sizeof name, "blk.%u.%s.weight", layer, bb_parts[BB_PART_V].name);
     if (b->arch->values_of_keys && !bb_source_tensor(&b->m->source, name)) b->m->net.blocks[layer].lacks = BB_SET(BB_PART_V);
 }
@@ -576,7 +638,7 @@ static bb_status find_sublayer(builder *b, uint32_t layer, bb_sublayer s, bb_err
         return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads of %u numbers", layer, k->n_head, bb_head_dim(net, k));
     for (int place = 0; place < 2; place++) { /* the input's norm, the parts, the other norms: the order of files, for the first that is missing is named */
         for (int n = 0; n < BB_N_NORMS; n++)
-            if (bb_norms[n].sublayer == s && (b->arch->norms & BB_SET(n)) && (bb_norms[n].place == BB_PLACE_INPUT) == (place == 0))
+            if (bb_norms[n].sublayer == s && (b->arch->norms & BB_SET(n)) && bb_block_has_norm(k, (bb_norm)n) && (bb_norms[n].place == BB_PLACE_INPUT) == (place == 0))
                 BB_TRY(find_norm(b, layer, (bb_norm)n, err));
         for (int p = 0; p < BB_N_PARTS && place == 0; p++) {
             if (bb_parts[p].sublayer != s || !bb_block_has_part(k, (bb_part)p)) continue;
@@ -584,6 +646,34 @@ static bb_status find_sublayer(builder *b, uint32_t layer, bb_sublayer s, bb_err
             else if (k->w[p].rows == 0) BB_TRY(find_fused(b, layer, bb_parts[p].feed, err));
         }
     }
+done:
+    return status;
+}
+
+/* Per-layer embeddings: in the file a row of the table has what a token gives to all blocks. */
+static bb_status find_token(builder *b, bb_err *err)
+{
+    bb_net          *net = &b->m->net;
+    bb_token_inputs *t = &net->token;
+    const uint64_t   rows = (uint64_t)net->n_vocab * net->n_layer, width = (uint64_t)net->n_layer * t->width;
+    const bb_format *f;
+    char             name[KEY_BYTES];
+    bb_status        status = BB_OK;
+    if (!t->width) goto done;
+    snprintf(name, sizeof name, "%s.weight", bb_token_names[BB_TOKEN_TABLE]);
+    if (rows > INT32_MAX || width > MAX_WIDTH * (uint64_t)BB_MAX_LAYERS || net->n_vocab > 1u << 24)
+        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has %u tokens of %u blocks: that is more than can be numbered", name, net->n_vocab, net->n_layer);
+    BB_TRY(find_matrix(b, name, net->n_vocab, (uint32_t)width, &t->table, err));
+    f = bb_format_get(t->table.type);
+    if (t->width % f->block)
+        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' is in %s, whose blocks of %u weights do not divide the %u of one block of the network", name, f->name,
+                       f->block, t->width);
+    t->table.rows = (uint32_t)rows;
+    t->table.cols = t->width;
+    snprintf(name, sizeof name, "%s.weight", bb_token_names[BB_TOKEN_PROJ]);
+    BB_TRY(find_matrix(b, name, (uint32_t)width, net->n_embd, &t->proj, err));
+    snprintf(name, sizeof name, "%s.weight", bb_token_names[BB_TOKEN_NORM]);
+    BB_TRY(find_vector(b, name, t->width, true, &t->norm, err));
 done:
     return status;
 }
@@ -622,6 +712,7 @@ static bb_status find_tensors(builder *b, bb_err *err)
     char       shown[BB_SHOWN];
     bb_status  status;
     BB_TRY(find_vocabulary(b, err));
+    BB_TRY(find_token(b, err));
     for (uint32_t i = 0; i < net->n_layer; i++) {
         find_lacks(b, i);
         for (int s = 0; s < BB_N_SUBLAYERS; s++)

@@ -32,6 +32,7 @@ static bb_type planned(const bb_net *from, const bb_net *to, const bb_tensor *t)
         }
     if (from->embd.data == t->data) return to->embd.type;
     if (from->head.rows && from->head.data == t->data) return to->head.type;
+    if (from->token.width && from->token.table.data == t->data) return to->token.table.type;
     return t->type;
 }
 

@@ -26,7 +26,7 @@ enum { S = 2, T = 37 /* a full attention tile and a part */ };
 /* L = sum c . h_out of all windows, h in float64. */
 static double block_loss(const ref_model *m, const bb_block *block, const double *h, const float *c, uint32_t n_tokens)
 {
-    size_t  n = (size_t)n_tokens * m->net.n_embd;
+    size_t  n = (size_t)n_tokens * bb_row_width(&m->net);
     double *x = BB_NEW(n, double, NULL), total = 0;
     for (size_t s = 0; s < S; s++) {
         memcpy(x, h + s * n, n * sizeof *x);
@@ -52,8 +52,18 @@ typedef struct scene {
     float          *h, *c, *dh;
     double         *h64;
     bb_block_grad   grad;
+    float          *table; /* gradient of bb_token_inputs.table */
     bb_backward    *b;
 } scene;
+
+static bb_status add_token_rows(void *self, const int32_t *ids, const float *d, size_t n, bb_err *err)
+{
+    scene       *s = self;
+    const size_t P = s->m.net.token.width;
+    (void)err;
+    for (size_t i = 0; i < n * P; i++) s->table[(size_t)ids[i / P] * P + i % P] += d[i];
+    return BB_OK;
+}
 
 static float *zeros(scene *s, size_t n)
 {
@@ -67,8 +77,9 @@ static void set_scene(scene *s, int which, uint32_t block)
     *s = (scene) { .spec = &ref_specs[which] };
     ref_model_make(s->spec, 11, &s->m);
     s->block = &s->m.net.blocks[block];
-    size_t n = (size_t)S * T * s->m.net.n_embd;
-    s->h = ref_random(&s->m, n, 0, 1, &seed);
+    const bb_net *net = &s->m.net;
+    size_t        n = (size_t)S * T * bb_row_width(net);
+    s->h = ref_states(&s->m, (size_t)S * T, &seed);
     s->c = ref_random(&s->m, n, 0, 1, &seed);
     s->dh = zeros(s, n);
     memcpy(s->dh, s->c, n * sizeof *s->dh);
@@ -80,6 +91,14 @@ static void set_scene(scene *s, int which, uint32_t block)
     }
     for (int k = 0; k < BB_N_NORMS; k++)
         if (s->block->norm[k]) s->grad.norm[k] = zeros(s, bb_norm_length(&s->m.net, s->block, (bb_norm)k));
+    if (s->block->n_token) {
+        s->table = zeros(s, (size_t)net->token.table.rows * net->token.width);
+        s->grad.embd = zeros(s, (size_t)net->n_vocab * net->n_embd);
+        s->grad.token_proj = zeros(s, (size_t)net->token.proj.rows * net->n_embd);
+        s->grad.token_norm = zeros(s, net->token.width);
+        s->grad.token_hook = add_token_rows;
+        s->grad.token_self = s;
+    }
     s->grad.head_mask = zeros(s, s->block->n_head);
     s->grad.ff_mask = zeros(s, s->block->n_ff);
     bb_err err = BB_ERR_INIT;
@@ -94,19 +113,26 @@ static void end_scene(scene *s)
     ref_model_free(&s->m);
 }
 
-/* Entry i of the parameters at x (of n, gradient g) by central differences; floats move to their neighbours at about +-DELTA. */
-static void check_entry(const scene *s, const char *what, float *x, size_t i, const float *g, double largest)
+/* The slope along entry i of the parameters at x by central differences; floats move to their neighbours at about +-delta. */
+static double slope_at(const scene *s, float *x, size_t i, double delta)
 {
     float  at = x[i];
     double plus, minus, span;
-    x[i] = at + (float)DELTA;
+    x[i] = at + (float)delta;
     span = (double)x[i];
     plus = block_loss(&s->m, s->block, s->h64, s->c, T);
-    x[i] = at - (float)DELTA;
+    x[i] = at - (float)delta;
     span -= (double)x[i];
     minus = block_loss(&s->m, s->block, s->h64, s->c, T);
     x[i] = at;
-    double slope = (plus - minus) / span;
+    return (plus - minus) / span;
+}
+
+/* Where the third derivative shows, a second step takes it away. */
+static void check_entry(const scene *s, const char *what, float *x, size_t i, const float *g, double largest)
+{
+    double slope = slope_at(s, x, i, DELTA);
+    if (fabs((double)g[i] - slope) > ALLOWED * largest) slope = (4 * slope_at(s, x, i, DELTA / 2) - slope) / 3;
     ck_assert_msg(fabs((double)g[i] - slope) <= ALLOWED * largest, "%s, %s[%zu]: %.7g, by differences %.7g (largest %.3g)", s->spec->name, what, i,
                   (double)g[i], slope, largest);
 }
@@ -122,9 +148,10 @@ static void check_array(const scene *s, const char *what, const float *x, size_t
 
 static void check_inputs(scene *s)
 {
-    size_t n = (size_t)S * T * s->m.net.n_embd;
+    const size_t W = bb_row_width(&s->m.net), n = (size_t)S * T * W;
     double largest = largest_of(s->dh, n);
-    for (size_t i = 3; i < n; i += n / 20) {
+    for (size_t i = 3; i < n; i += n / (W > s->m.net.n_embd ? 97 : 20)) {
+        if (s->m.net.token.width && i % W == s->m.net.n_embd) continue; /* the token's id */
         double at = s->h64[i], slope;
         s->h64[i] = at + DELTA;
         slope = block_loss(&s->m, s->block, s->h64, s->c, T);
@@ -168,6 +195,13 @@ START_TEST(block_gradients_agree_with_differences)
         }
         for (int k = 0; k < BB_N_NORMS; k++)
             check_array(&s, bb_norms[k].name, s.block->norm[k], bb_norm_length(&s.m.net, s.block, (bb_norm)k), s.grad.norm[k], 6);
+        if (s.block->n_token) {
+            const bb_token_inputs *t = &s.m.net.token;
+            check_array(&s, "embd by tokens", s.m.net.embd.data, (size_t)s.m.net.n_vocab * s.m.net.n_embd, s.grad.embd, 9);
+            check_array(&s, "table", t->table.data, (size_t)t->table.rows * t->width, s.table, 99);
+            check_array(&s, "projection", t->proj.data, (size_t)t->proj.rows * s.m.net.n_embd, s.grad.token_proj, 40);
+            check_array(&s, "norm of the projection", t->norm, t->width, s.grad.token_norm, 6);
+        }
         if (s.block->n_head) check_mask(&s, BB_PART_O, bb_head_dim(&s.m.net, s.block), s.grad.head_mask);
         if (s.block->n_ff) check_mask(&s, BB_PART_DOWN, 1, s.grad.ff_mask);
         end_scene(&s);
@@ -210,12 +244,13 @@ START_TEST(gradients_are_to_decoded_weights)
     ck_assert_int_eq(memcmp(dh, s.dh, n * sizeof *dh), 0);
     ck_assert_int_eq(memcmp(grad.head_mask, s.grad.head_mask, plain.n_head * sizeof(float)), 0);
     for (int p = 0; p < BB_N_PARTS; p++) {
+        if (!plain.w[p].rows) continue;
         ck_assert(largest_of(grad.w[p], (size_t)plain.w[p].rows * plain.w[p].cols) > 0);
         ck_assert_int_eq(memcmp(grad.w[p], s.grad.w[p], (size_t)plain.w[p].rows * plain.w[p].cols * sizeof(float)), 0);
     }
     const bb_block *was = s.block;
     s.block = &plain; /* and those by differences */
-    for (int p = 0; p < BB_N_PARTS; p++) check_array(&s, bb_parts[p].name, plain.w[p].data, (size_t)plain.w[p].rows * plain.w[p].cols, grad.w[p], 6);
+    for (int p = 0; p < BB_N_PARTS && plain.w[p].rows; p++) check_array(&s, bb_parts[p].name, plain.w[p].data, (size_t)plain.w[p].rows * plain.w[p].cols, grad.w[p], 6);
     s.block = (bb_block *)(uintptr_t)was;
     end_scene(&s);
 }
@@ -225,7 +260,7 @@ END_TEST
 static void rough_scene(scene *s, int threads)
 {
     const int before = omp_get_max_threads();
-    memcpy(s->dh, s->c, (size_t)S * T * s->m.net.n_embd * sizeof *s->dh);
+    memcpy(s->dh, s->c, (size_t)S * T * bb_row_width(&s->m.net) * sizeof *s->dh);
     for (int p = 0; p < BB_N_PARTS; p++) {
         memset(s->grad.w[p], 0, (size_t)s->block->w[p].rows * s->block->w[p].cols * sizeof(float));
         if (s->block->w[p].bias) memset(s->grad.bias[p], 0, s->block->w[p].rows * sizeof(float));
@@ -251,7 +286,7 @@ START_TEST(fast_gradients_are_close_to_exact)
         set_scene(&s[p], which, 0);
     }
     if (rough) {
-        const size_t n = (size_t)S * T * s[1].m.net.n_embd;
+        const size_t n = (size_t)S * T * bb_row_width(&s[1].m.net);
         float       *alone = zeros(&s[1], n);
         rough_scene(&s[1], 1);
         memcpy(alone, s[1].dh, n * sizeof *alone);
@@ -263,7 +298,7 @@ START_TEST(fast_gradients_are_close_to_exact)
     struct {
         const float *x, *y;
         size_t       n;
-    } arrays[2 * BB_N_PARTS + BB_N_NORMS + 1] = { { s[0].dh, s[1].dh, (size_t)S * T * s[0].m.net.n_embd } };
+    } arrays[2 * BB_N_PARTS + BB_N_NORMS + 1] = { { s[0].dh, s[1].dh, (size_t)S * T * bb_row_width(&s[0].m.net) } };
     size_t n = 1;
     for (int p = 0; p < BB_N_PARTS; p++) {
         arrays[n].x = s[0].grad.w[p], arrays[n].y = s[1].grad.w[p], arrays[n++].n = (size_t)b->w[p].rows * b->w[p].cols;
@@ -420,7 +455,7 @@ END_TEST
 static float *long_gradients(const ref_model *m, const float *h, const float *c, bool window_by_window, size_t *n_floats)
 {
     enum { WINDOWS = 4, LENGTH = 200 };
-    size_t          n = (size_t)LENGTH * m->net.n_embd, total = WINDOWS * n + m->net.n_embd;
+    size_t          n = (size_t)LENGTH * bb_row_width(&m->net), total = WINDOWS * n + m->net.n_embd;
     const bb_block *block = &m->net.blocks[0];
     bb_block_grad   grad = { 0 };
     bb_backward    *b;
@@ -444,7 +479,7 @@ START_TEST(threads_and_calls_change_nothing)
     size_t    n;
     int       threads = omp_get_max_threads();
     ref_model_make(&ref_specs[_i], 3, &m);
-    float *h = ref_random(&m, (size_t)800 * m.net.n_embd, 0, 1, &seed), *c = ref_random(&m, (size_t)800 * m.net.n_embd, 0, 1, &seed);
+    float *h = ref_states(&m, 800, &seed), *c = ref_states(&m, 800, &seed);
     omp_set_num_threads(3);
     float *a = long_gradients(&m, h, c, false, &n);
     omp_set_num_threads(1);
@@ -523,13 +558,13 @@ static void make_all(const bb_backend *k, const ref_model *m, const ref_model *r
                      const int32_t *tokens, int kind, made *out)
 {
     const bb_operations *o = k->ops;
-    const size_t         C = m->net.n_embd, V = m->net.n_vocab, n = FAR_ROWS * C;
+    const size_t         C = m->net.n_embd, V = m->net.n_vocab, n = FAR_ROWS * bb_row_width(&m->net), rows = FAR_ROWS * C;
     bb_block_grad        grad = { .hook = add_up, .hook_self = &out->heard };
     bb_backward         *b;
     bb_buffer            states, dh;
     *out = (made) { .heard = { .block = block } };
     for (int p = 0; p < BB_N_PARTS; p++) out->n_weights += (size_t)block->w[p].rows * block->w[p].cols;
-    out->dh = BB_NEW(n, float, NULL), out->head_dh = BB_NEW(n, float, NULL), out->loss = BB_NEW(FAR_ROWS, double, NULL);
+    out->dh = BB_NEW(n, float, NULL), out->head_dh = BB_NEW(rows, float, NULL), out->loss = BB_NEW(FAR_ROWS, double, NULL);
     out->weights = BB_NEW0(out->n_weights, float, NULL), out->head = BB_NEW0(V * C, float, NULL), out->embd = BB_NEW0(V * C, float, NULL);
     out->small = BB_NEW0(4096, float, NULL);
     for (size_t p = 0, used = 0; p < BB_N_PARTS; p++) {
@@ -540,6 +575,10 @@ static void make_all(const bb_backend *k, const ref_model *m, const ref_model *r
         if (block->norm[i]) grad.norm[i] = next_of(out->small, &out->n_small, bb_norm_length(&m->net, block, (bb_norm)i));
     grad.head_mask = next_of(out->small, &out->n_small, block->n_head);
     grad.ff_mask = next_of(out->small, &out->n_small, block->n_ff);
+    if (block->n_token) {
+        grad.embd = out->embd;
+        grad.token_norm = next_of(out->small, &out->n_small, block->n_token);
+    }
     bb_head_grad head = { out->head, next_of(out->small, &out->n_small, C) };
     ck_assert_uint_le(out->n_small, 4096);
     ck_assert_int_eq(o->alloc(k->context, n, &states, NULL) | o->alloc(k->context, n, &dh, NULL), BB_OK);
@@ -550,7 +589,7 @@ static void make_all(const bb_backend *k, const ref_model *m, const ref_model *r
     ck_assert_int_eq(o->read(k->context, dh, out->dh, n, NULL), BB_OK);
     bb_head_loss of = { .targets = kind == 0 ? tokens : NULL, .ref_net = &ref->net, .h_ref = states, .squared = kind == 2 };
     ck_assert_int_eq(bb_backward_head(b, &m->net, states, FAR_ROWS, &of, out->loss, dh, &head, NULL), BB_OK);
-    ck_assert_int_eq(o->read(k->context, dh, out->head_dh, n, NULL), BB_OK);
+    ck_assert_int_eq(o->read(k->context, dh, out->head_dh, rows, NULL), BB_OK);
     bb_backward_destroy(b);
     o->release(k->context, states), o->release(k->context, dh);
 }
@@ -564,8 +603,8 @@ START_TEST(another_backend_has_the_same_bits)
     made      a, b;
     ref_model_make(&ref_specs[_i], 3, &m);
     ref_model_make(&ref_specs[_i], 4, &ref);
-    const size_t C = m.net.n_embd, V = m.net.n_vocab, n = FAR_ROWS * C;
-    float       *h = ref_random(&m, n, 0, 1, &seed), *c = ref_random(&m, n, 0, 1, &seed);
+    const size_t C = m.net.n_embd, V = m.net.n_vocab, n = FAR_ROWS * bb_row_width(&m.net), rows = FAR_ROWS * C;
+    float       *h = ref_states(&m, FAR_ROWS, &seed), *c = ref_states(&m, FAR_ROWS, &seed);
     int32_t      tokens[FAR_ROWS];
     for (int i = 0; i < FAR_ROWS; i++) tokens[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
     for (uint32_t i = 0; i < m.net.n_layer; i++) {
@@ -573,7 +612,7 @@ START_TEST(another_backend_has_the_same_bits)
         make_all(&bb_backend_cpu, &m, &ref, &m.net.blocks[i], h, c, tokens, (int)i % 3, &a);
         make_all(&g.backend, &m, &ref, &m.net.blocks[i], h, c, tokens, (int)i % 3, &b);
         guarded_done(&g);
-        ck_assert_msg(memcmp(a.dh, b.dh, n * sizeof *h) == 0 && memcmp(a.head_dh, b.head_dh, n * sizeof *h) == 0, "%s: states", ref_specs[_i].name);
+        ck_assert_msg(memcmp(a.dh, b.dh, n * sizeof *h) == 0 && memcmp(a.head_dh, b.head_dh, rows * sizeof *h) == 0, "%s: states", ref_specs[_i].name);
         ck_assert_msg(memcmp(a.weights, b.weights, a.n_weights * sizeof *h) == 0, "%s: weights", ref_specs[_i].name);
         ck_assert(memcmp(a.small, b.small, a.n_small * sizeof *h) == 0 && memcmp(a.loss, b.loss, FAR_ROWS * sizeof *a.loss) == 0);
         ck_assert(memcmp(a.head, b.head, V * C * sizeof *h) == 0 && memcmp(a.embd, b.embd, V * C * sizeof *h) == 0);

@@ -31,7 +31,7 @@ enum { T = 201 };
 static const char *const vectors[] = { "llama",      "llama-yarn",      "mistral",      "qwen2",  "qwen2-yarn",   "qwen3",
                                        "smollm3",    "granite",         "granite-bias", "phi3",   "phi3-long",    "phi3-short-partial",
                                        "ministral3", "ministral3-half", "olmo2",        "gemma3", "gemma3-types", "gemma3-capped",
-                                       "gemma4",     "gemma4-plain" };
+                                       "gemma4",     "gemma4-plain",    "gemma4-e2b",   "gemma4-e4b" };
 enum { N_VECTORS = sizeof vectors / sizeof *vectors };
 
 /* The folder of one: its own files, and the tokenizer of all. */
@@ -73,16 +73,18 @@ START_TEST(log_probabilities_are_the_library_s)
     int32_t     ids[T];
     double      logp[T], nll[T], worst = 0;
     open_vector(vectors[_i], &m, ids, logp);
-    float *h = BB_NEW((size_t)T * m.net.n_embd, float, NULL);
+    float *h = BB_NEW(T * bb_row_width(&m.net), float, NULL), *rows = BB_NEW((size_t)T * m.net.n_embd, float, NULL);
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, T, &f, &err), BB_OK);
     ck_assert_int_eq(bb_forward_embed(f, &m.net, ids, 1, T, bb_on_cpu(h), &err), BB_OK);
     for (uint32_t i = 0; i < m.net.n_layer; i++)
         ck_assert_msg(bb_forward_block(f, &m.net, &m.net.blocks[i], 1, T, bb_on_cpu(h), NULL, NULL, &err) == BB_OK, "%s", err.msg);
-    ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(h), ids + 1, T - 1, nll, &err), BB_OK);
+    ck_assert_int_eq(bb_forward_streams(&bb_backend_cpu, &m.net, bb_on_cpu(h), T, bb_on_cpu(rows), &err), BB_OK);
+    ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(rows), ids + 1, T - 1, nll, &err), BB_OK);
     for (size_t i = 0; i + 1 < T; i++) worst = fmax(worst, fabs(nll[i] + logp[i + 1]));
     ck_assert_msg(worst < ALLOWED, "%s: off by %g", vectors[_i], worst);
     bb_forward_destroy(f);
     bb_free(h);
+    bb_free(rows);
     bb_model_close(&m);
 }
 END_TEST
@@ -139,10 +141,11 @@ START_TEST(a_run_ends_with_files_that_score_the_same)
 {
     static char said[1 << 14];
     char        line[1024], out[512];
-    tiny_spec   s = tiny_default(bb_archs[_i].name);
+    const bool  shared = _i == (int)bb_n_archs;
+    tiny_spec   s = tiny_default(shared ? TINY_SHARED : bb_archs[_i].name);
     s.n_embd = 64;
     s.head_dim = 16;
-    snprintf(line, sizeof line, "run-%s", s.arch);
+    snprintf(line, sizeof line, "run-%s%s", s.arch, shared ? "-shared" : "");
     snprintf(out, sizeof out, "%s", bb_test_path(line));
     tiny_write(&s, bb_test_path("m.gguf"));
     snprintf(
@@ -201,7 +204,7 @@ int main(void)
     tcase_add_loop_test(t, log_probabilities_are_the_library_s, 0, N_VECTORS);
     tcase_add_loop_test(t, generation_sees_the_same, 0, N_VECTORS);
     tcase_add_test(t, every_kind_has_vectors);
-    tcase_add_loop_test(t, a_run_ends_with_files_that_score_the_same, 0, (int)bb_n_archs);
+    tcase_add_loop_test(t, a_run_ends_with_files_that_score_the_same, 0, (int)bb_n_archs + 1); /* gemma4 of both kinds */
     tcase_add_test(t, the_table_of_the_documents_is_right);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -234,9 +234,9 @@ START_TEST(calibrate_writes_what_quantize_reads)
     ck_assert_msg(bb_test_command(NULL, &err, "calibrate %s --imatrix %s", run, bb_test_path("own.gguf")) == BB_OK, "%s", err.msg);
     ck_assert_msg(bb_imatrix_load(bb_test_path("own.gguf"), &i, &err) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
-    ck_assert_uint_eq(i.n, 2 * BB_N_PARTS + 1); /* and the tied head */
+    ck_assert_uint_eq(i.n, 2 * BB_PART_TOKEN_GATE + 1); /* and the tied head */
     for (uint32_t b = 0; b < 2; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) {
+        for (int p = 0; p < BB_PART_TOKEN_GATE; p++) {
             char name[64];
             snprintf(name, sizeof name, "blk.%u.%s.weight", b, bb_parts[p].name);
             e = bb_imatrix_find(&i, name);

@@ -60,7 +60,7 @@ static void check_types(const bb_model *m)
 {
     ck_assert_int_eq(m->net.embd.type, BB_Q5_0);
     for (uint32_t i = 0; i < m->net.n_layer; i++)
-        for (int p = 0; p < BB_N_PARTS; p++) ck_assert_int_eq(m->net.blocks[i].w[p].type, expected_type(i, p));
+        for (int p = 0; p < BB_PART_TOKEN_GATE; p++) ck_assert_int_eq(m->net.blocks[i].w[p].type, expected_type(i, p));
 }
 
 /* The packed rows are those that the format's own encoder makes of the source. */
@@ -98,7 +98,7 @@ START_TEST(types_are_those_of_the_recipe)
     check_types(&m);
     check_rounded(&source.net.embd, &m.net.embd);
     for (uint32_t i = 0; i < m.net.n_layer; i++)
-        for (int p = 0; p < BB_N_PARTS; p++) check_rounded(&source.net.blocks[i].w[p], &m.net.blocks[i].w[p]);
+        for (int p = 0; p < BB_PART_TOKEN_GATE; p++) check_rounded(&source.net.blocks[i].w[p], &m.net.blocks[i].w[p]);
     bb_model_close(&m);
     bb_model_close(&source);
     ck_assert(!bb_file_exists(bb_test_path("rounded.gguf.part")) && !bb_file_exists(bb_test_path("rounded.gguf.work")));
@@ -120,7 +120,7 @@ START_TEST(a_recipe_names_the_tensors_of_the_file)
     ck_assert_msg(bb_test_command(NULL, &err, "%s", line) == BB_OK, "%s", err.msg);
     ck_assert_msg(bb_model_open(out, &m, &err) == BB_OK, "%s", err.msg);
     ck_assert_str_eq(m.net.arch->name, "phi3");
-    for (int p = 0; p < BB_N_PARTS; p++)
+    for (int p = 0; p < BB_PART_TOKEN_GATE; p++)
         ck_assert_int_eq(m.net.blocks[1].w[p].type, p <= BB_PART_V ? BB_Q8_0 : p == BB_PART_GATE || p == BB_PART_UP ? BB_Q4_0 : BB_F32);
     bb_model_close(&m);
 }
@@ -330,8 +330,8 @@ START_TEST(the_first_rule_wins)
     bb_test_write(bb_test_path("order.txt"), text, sizeof text - 1);
     json_decref(quantize(arguments, bb_test_path("order.gguf")));
     ck_assert_int_eq(bb_model_open(bb_test_path("order.gguf"), &m, NULL), BB_OK);
-    const bb_type wanted[BB_N_PARTS] = { BB_Q5_0, BB_Q5_0, BB_Q8_0, BB_Q4_0, BB_IQ4_NL, BB_IQ4_NL, BB_F16 };
-    for (int p = 0; p < BB_N_PARTS; p++) ck_assert_int_eq(m.net.blocks[1].w[p].type, wanted[p]);
+    const bb_type wanted[BB_PART_TOKEN_GATE] = { BB_Q5_0, BB_Q5_0, BB_Q8_0, BB_Q4_0, BB_IQ4_NL, BB_IQ4_NL, BB_F16 };
+    for (int p = 0; p < BB_PART_TOKEN_GATE; p++) ck_assert_int_eq(m.net.blocks[1].w[p].type, wanted[p]);
     ck_assert_int_eq(m.net.embd.type, BB_F16);
     bb_model_close(&m);
 }

@@ -18,13 +18,14 @@
 #include "kernels/blas.h"
 #include "model/compress/rebuild.h"
 #include "model/compress/statistics.h"
+#include "model/net/host.h"
 #include "model/model_internal.h"
 #include "tests/support/error.h"
 #include "tests/support/guarded.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
-enum { CTX = 24, WINDOWS = 20, C = 64, KV = 2, FF = 128, N_PARTS = BB_N_PARTS };
+enum { CTX = 24, WINDOWS = 20, C = 64, KV = 2, FF = 128, N_PARTS = BB_PART_TOKEN_GATE /* of a block of llama */ };
 
 static bb_model           model;
 static int32_t            tokens[CTX * WINDOWS];
@@ -646,22 +647,30 @@ static bb_status keep_inputs(void *self, bb_feed stage, const float *x, size_t n
 /* The inputs of `part` in block `layer`, and the residual stream before (r) and after (out) the half of the block that it is in. */
 static void run_to(const bb_net *net, uint32_t layer, bb_part part, inputs *in, float *r, float *out)
 {
-    bb_forward *f;
-    bb_block    attention = net->blocks[layer], ffn = net->blocks[layer];
-    const bool  second = part > BB_PART_O;
-    attention.n_ff = 0;
-    ffn.n_head = ffn.n_kv = 0;
+    const size_t W = bb_row_width(net), floats = CTX * W;
+    float       *h = malloc(2 * floats * sizeof *h), *behind = h + floats;
+    bb_forward  *f;
+    bb_block     half[BB_N_SUBLAYERS];
+    for (int s = 0; s < BB_N_SUBLAYERS; s++) {
+        half[s] = net->blocks[layer];
+        if (s != BB_ATTENTION) half[s].n_head = half[s].n_kv = 0;
+        if (s != BB_FFN) half[s].n_ff = 0;
+        if (s != BB_TOKEN) half[s].n_token = 0;
+        half[s].scale = 0;
+    }
     *in = (inputs) { .part = part, .x = calloc((size_t)CTX * WINDOWS * FF, sizeof(double)) };
     OK(bb_forward_create(&bb_backend_cpu, &model.net, 1, CTX, &f, &err));
     for (int w = 0; w < WINDOWS; w++) {
-        float *h = r + w * CTX * C;
         OK(bb_forward_embed(f, net, tokens + w * CTX, 1, CTX, bb_on_cpu(h), &err));
         for (uint32_t i = 0; i < layer; i++) OK(bb_forward_block(f, net, &net->blocks[i], 1, CTX, bb_on_cpu(h), NULL, NULL, &err));
-        if (second) OK(bb_forward_block(f, net, &attention, 1, CTX, bb_on_cpu(h), NULL, NULL, &err));
-        memcpy(out + w * CTX * C, h, CTX * C * sizeof *h);
-        OK(bb_forward_block(f, net, second ? &ffn : &attention, 1, CTX, bb_on_cpu(out + w * CTX * C), keep_inputs, in, &err));
+        for (int s = 0; s < (int)bb_parts[part].sublayer; s++) OK(bb_forward_block(f, net, &half[s], 1, CTX, bb_on_cpu(h), NULL, NULL, &err));
+        memcpy(behind, h, floats * sizeof *h);
+        OK(bb_forward_block(f, net, &half[bb_parts[part].sublayer], 1, CTX, bb_on_cpu(behind), keep_inputs, in, &err));
+        bb_host_streams(net, h, CTX, r + w * CTX * C);
+        bb_host_streams(net, behind, CTX, out + w * CTX * C);
     }
     bb_forward_destroy(f);
+    free(h);
 }
 
 /* || V (E + damping) - W0 damping - E[y x^'] - 0.75 E[(r - r^) x^'] || relative to the norm of what it should be, E = E[x^ x^']. */
@@ -670,7 +679,7 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
     static float     r_full[CTX * WINDOWS * C], r_small[CTX * WINDOWS * C], out_full[CTX * WINDOWS * C], out_small[CTX * WINDOWS * C];
     const bb_matrix *matrix = &net->blocks[layer].w[part];
     const uint32_t   kept = bb_part_kept(&net->blocks[layer], part);
-    const bool       output = part == BB_PART_O || part == BB_PART_DOWN;
+    const bool       output = part == bb_sublayers[bb_parts[part].sublayer].writer;
     const bool       normed = model.net.blocks[layer].norm[bb_sublayers[bb_parts[part].sublayer].post] != NULL; /* then W x, without residual */
     const size_t     m = matrix->cols, n_tokens = CTX * WINDOWS;
     inputs           full, small;
@@ -711,12 +720,13 @@ static const struct {
     const char *arch;
     uint32_t    layer;
 } rebuilt_archs[] = { { "llama", 1 },    { "smollm3", 3 }, { "qwen2", 1 },  { "qwen3", 1 },  { "granite", 1 }, { "phi3", 1 },
-                      { "mistral3", 1 }, { "olmo2", 1 },   { "gemma3", 1 }, { "gemma4", 1 }, { "gemma4", 2 } };
+                      { "mistral3", 1 }, { "olmo2", 1 },   { "gemma3", 1 }, { "gemma4", 1 }, { "gemma4", 2 },
+                      { TINY_SHARED, 1 }, { TINY_SHARED, 5 } };
 enum { N_REBUILT = sizeof rebuilt_archs / sizeof *rebuilt_archs };
 
 START_TEST(a_rebuild_solves_its_equations)
 {
-    static const bb_part parts[] = { BB_PART_K, BB_PART_O, BB_PART_DOWN };
+    static const bb_part parts[] = { BB_PART_K, BB_PART_O, BB_PART_DOWN, BB_PART_TOKEN_GATE, BB_PART_TOKEN_OUT };
     const uint32_t       layer = rebuilt_archs[_i].layer;
     char                 kv[16], ffn[16];
     bb_plan              plan = { 0 };
@@ -726,10 +736,11 @@ START_TEST(a_rebuild_solves_its_equations)
     snprintf(kv, sizeof kv, "blk.%u.kv", layer - 1);
     snprintf(ffn, sizeof ffn, "blk.%u.ffn", layer - 1);
     bb_database *db = open_database();
-    if (!model.net.whole_norms) OK(bb_plan_set(&plan, kv, "1", &err));
+    if (!model.net.whole_norms && bb_block_cuttable(&model.net.blocks[layer - 1], BB_ATTENTION)) OK(bb_plan_set(&plan, kv, "1", &err));
     OK(bb_plan_set(&plan, ffn, "32", &err));
     OK(bb_rebuild(db, &model, &plan, tokens, WINDOWS, CTX, &config.quant, NULL, &rebuilt, &err));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (!bb_block_has_part(&model.net.blocks[layer], parts[i])) continue;
         bb_net   before = rebuilt.net;
         bb_block blocks[TINY_MAX_LAYERS];
         memcpy(blocks, rebuilt.net.blocks, rebuilt.net.n_layer * sizeof *blocks);
@@ -767,12 +778,12 @@ static void rebuild_hash(bb_database *db, const bb_plan *plan, uint32_t n_window
 
 START_TEST(kept_states_change_no_byte)
 {
-    const size_t   n = (size_t)TINY_MAX_LAYERS * BB_N_SUBLAYERS * WINDOWS * CTX * C;
+    const size_t   n = (size_t)TINY_MAX_LAYERS * BB_N_SUBLAYERS * WINDOWS * CTX * 4 * C;
     bb_full_states kept = { .most = n * sizeof(float) }, none = { .most = 16 };
     bb_plan        plan = { 0 };
     char           alone[2][65], with[65];
     setup(rebuilt_archs[_i].arch, "kept");
-    const uint32_t halves = model.net.n_layer * BB_N_SUBLAYERS;
+    const uint32_t halves = model.net.n_layer * (uint32_t)bb_net_sublayers(&model.net);
     bb_database   *db = open_database();
     for (int k = 0; k < 2; k++) {
         OK(bb_plan_set(&plan, "blk.0.attn_output", k ? "Q2_0" : "Q4_0", &err));

@@ -545,7 +545,7 @@ START_TEST(another_backend_has_the_same_scores)
     same_result(&is, &want);
     ck_assert_int_eq(bb_scores_create(w.n, w.n_scored, true, &scores, NULL), BB_OK);
     ck_assert_int_eq(bb_forward_create(&g.backend, &b.net, w.n, w.ctx, &f, NULL), BB_OK);
-    ck_assert_int_eq(g.backend.ops->alloc(g.backend.context, w.n * w.ctx * C, &h, NULL), BB_OK);
+    ck_assert_int_eq(g.backend.ops->alloc(g.backend.context, w.n * w.ctx * bb_row_width(&b.net), &h, NULL), BB_OK);
     ck_assert_int_eq(bb_forward_embed(f, &b.net, w.tokens, w.n, w.ctx, h, NULL), BB_OK);
     for (uint32_t k = 0; k < b.net.n_layer; k++) ck_assert_int_eq(bb_forward_block(f, &b.net, &b.net.blocks[k], w.n, w.ctx, h, NULL, NULL, NULL), BB_OK);
     ck_assert_int_eq(bb_scores_add(&scores, f, &b.net, r, &w, 0, w.n, h, NULL), BB_OK);

@@ -81,6 +81,7 @@ static void add_data(fixture *f)
     char stream[64];
     fill(f, &f->net.embd, "embd");
     fill(f, &f->net.head, "head");
+    fill(f, &f->net.token.table, "table");
     for (uint32_t i = 0; i < f->net.n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             snprintf(stream, sizeof stream, "%u %d", i, p);
@@ -174,6 +175,9 @@ static void check_block(const fixture *f, uint32_t i, uint32_t at, bool interlea
         ck_assert_uint_eq(b->n_ff, 1);
         is_zero(&b->w[BB_PART_DOWN]);
     }
+    ck_assert(b->n_token == s->n_token && b->kv_role == s->kv_role && b->kv_at == s->kv_at);
+    for (int p = BB_PART_TOKEN_GATE; p <= BB_PART_TOKEN_OUT; p++) same_matrix(&b->w[p], &s->w[p], 1, false);
+    same_floats(b->norm[BB_NORM_POST_TOKEN], s->norm[BB_NORM_POST_TOKEN], f->net.n_embd);
 }
 
 static void check_back(const fixture *f, bool interleaved)
@@ -195,6 +199,12 @@ static void check_back(const fixture *f, bool interleaved)
     same_floats(b->out_norm, s->out_norm, s->n_embd);
     same_matrix(&b->embd, &s->embd, 1, false);
     same_matrix(&b->head, &s->head, 1, false);
+    ck_assert(b->token.width == s->token.width && b->n_carried == s->n_carried);
+    if (s->token.width) {
+        same_matrix(&b->token.table, &s->token.table, 1, false);
+        same_matrix(&b->token.proj, &s->token.proj, 1, false);
+        same_floats(b->token.norm, s->token.norm, s->token.width);
+    }
     for (uint32_t i = 0; i < b->n_layer; i++, at++) {
         while (f->blocks[at].n_head == 0 && f->blocks[at].n_ff == 0 && !bb_scales(f->blocks[at].scale)) at++;
         ck_assert_uint_lt(at, s->n_layer);
@@ -346,11 +356,11 @@ END_TEST
 
 START_TEST(an_empty_plan_keeps_the_model)
 {
-    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3", "granite", "phi3", "mistral3", "gemma3", "olmo2", "gemma4" };
+    static const char *const archs[] = { "llama", "qwen2", "qwen3", "smollm3", "granite", "phi3", "mistral3", "gemma3", "olmo2", "gemma4", TINY_SHARED };
     for (int variant = 0; variant < 4; variant++) {
         tiny_spec s = tiny_default(archs[_i]);
         fixture   f;
-        s.tied = (variant & 1) && !bb_arch_named(archs[_i])->needs_head;
+        s.tied = (variant & 1) && !bb_arch_named(s.arch)->needs_head;
         s.minimal_keys = variant & 2;
         s.rope_factors = variant == 1 ? _i == 0 || _i == 5 : s.rope_factors;
         s.rope_scaling = variant == 2 ? 2.0f : variant == 3 ? 0 : s.rope_scaling;
@@ -359,7 +369,7 @@ START_TEST(an_empty_plan_keeps_the_model)
         open_source(&f, &s);
         apply(&f);
         write_and_open(&f);
-        check_arch(&f, archs[_i]);
+        check_arch(&f, s.arch);
         check_back(&f, false);
         for (uint64_t i = 0; i < f.source.source.n_tensors; i++) ck_assert_ptr_nonnull(bb_source_tensor(&f.back.source, f.source.source.tensors[i].name));
         ck_assert_uint_eq(f.source.source.n_tensors, f.back.source.n_tensors);
@@ -381,7 +391,7 @@ static void random_plan(fixture *f, const tiny_spec *s, bb_rng *r, bool one_qkv_
     char number[16];
     for (uint32_t i = 0; i < s->n_layer; i++) {
         const char *qkv = pick(r, formats, N_FORMATS);
-        for (int p = 0; p < BB_N_PARTS; p++)
+        for (int p = 0; p < BB_PART_TOKEN_GATE; p++)
             if (bb_rng_below(r, 4)) set(f, p <= BB_PART_V && one_qkv_type ? qkv : pick(r, formats, N_FORMATS), "blk.%u.%s", i, bb_parts[p].name);
             else if (p <= BB_PART_V && one_qkv_type) set(f, qkv, "blk.%u.%s", i, bb_parts[p].name);
         snprintf(number, sizeof number, "%u", (unsigned)bb_rng_below(r, s->n_kv[i] + 1));
@@ -475,8 +485,8 @@ END_TEST
 
 /* Every count and some formats for every unit of a model; Q4_K divides no row, Q8_0 and Q4_0 no 33 columns, so that some plans cannot be written. */
 typedef struct described {
-    bb_plan_unit units[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2];
-    char         names[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 2][32];
+    bb_plan_unit units[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 3];
+    char         names[TINY_MAX_LAYERS * (BB_N_PARTS + 2) + 3][32];
     uint32_t     n;
     bool         fixed_k;
 } described;
@@ -499,7 +509,7 @@ static void describe(described *d, const bb_net *net, bool whole)
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *b = &net->blocks[i];
         snprintf(name, sizeof name, "blk.%u.kv", i);
-        if (b->n_kv) add_unit(d, BB_UNIT_KV, i, name, counts, 3);
+        if (b->n_kv && bb_block_cuttable(b, BB_ATTENTION)) add_unit(d, BB_UNIT_KV, i, name, counts, 3);
         snprintf(name, sizeof name, "blk.%u.ffn", i);
         if (b->n_ff && whole) add_unit(d, BB_UNIT_FFN, i, name, widths, 4);
         for (uint32_t p = 0; p < BB_N_PARTS; p++) {
@@ -509,6 +519,7 @@ static void describe(described *d, const bb_net *net, bool whole)
     }
     add_unit(d, BB_UNIT_EMBD, 0, "token_embd", types, 4);
     if (net->head.rows) add_unit(d, BB_UNIT_HEAD, 0, "output", types, 4);
+    if (net->token.width) add_unit(d, BB_UNIT_TABLE, 0, "per_layer_token_embd", types, 4);
 }
 
 /* Mostly plans that can be written: q, k and v have one type, as fused matrices need; shapes are one or each its own. */
@@ -531,8 +542,8 @@ static void draw_plan(const described *d, bb_rng *r, uint16_t *x)
 
 static void zeros_as_data(fixture *f)
 {
-    void *zeros = f->data[f->n_data++] = bb_calloc(1 << 20, 1, NULL);
-    f->net.embd.data = f->net.head.data = zeros;
+    void *zeros = f->data[f->n_data++] = bb_calloc(1 << 21, 1, NULL);
+    f->net.embd.data = f->net.head.data = f->net.token.table.data = zeros;
     for (uint32_t i = 0; i < f->net.n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) f->blocks[i].w[p].data = zeros;
 }
@@ -562,7 +573,7 @@ START_TEST(sizes_by_table_are_the_files)
         { "smollm3", false, false, false, true, 8 }, { "granite", true, false, false, true, 4 }, { "phi3", true, false, false, true, 3 },
         { "phi3", false, false, false, true, 12 },   { "mistral3", true, true, true, true, 4 },  { "gemma3", true, false, false, true, 4 },
         { "gemma3", false, false, false, true, 7 },  { "olmo2", false, false, false, true, 4 },  { "gemma4", true, false, false, true, 4 },
-        { "gemma4", false, false, false, true, 9 },
+        { "gemma4", false, false, false, true, 9 },  { TINY_SHARED, true, false, false, true, 6 },
     };
     tiny_spec        s = tiny_default(rows[_i].arch);
     fixture          f;
@@ -599,7 +610,7 @@ START_TEST(sizes_by_table_are_the_files)
         ck_assert_int_eq(bb_plan_shape(&f.source, &plan, &named, blocks, NULL), BB_OK);
         bb_plan_done(&plan);
         for (uint32_t i = 0; i < s.n_layer; i++) same_shape(&blocks[i], &f.blocks[i]);
-        ck_assert(named.embd.type == f.net.embd.type && named.head.type == f.net.head.type);
+        ck_assert(named.embd.type == f.net.embd.type && named.head.type == f.net.head.type && named.token.table.type == f.net.token.table.type);
         const bool can = bb_export_size(&f.source, &f.net, &counted, &err) == BB_OK;
         ck_assert_msg(bb_export_sizes_of(sizes, x, &bytes) == can, "plan %d: %s", k, can ? "refused" : err.msg);
         refused += !can;
@@ -642,6 +653,7 @@ static void make_float(fixture *f, uint64_t seed)
         }
     f->net.embd = f->source.net.embd;
     f->net.head = f->source.net.head;
+    f->net.token = f->source.net.token;
 }
 
 static void logits_of(const bb_net *net, float *logits)
@@ -649,14 +661,16 @@ static void logits_of(const bb_net *net, float *logits)
     enum { T = 12 };
     int32_t     tokens[T];
     bb_forward *w;
-    float      *h = BB_NEW((size_t)T * net->n_embd, float, NULL);
+    float      *h = BB_NEW(T * bb_row_width(net), float, NULL), *rows = BB_NEW((size_t)T * net->n_embd, float, NULL);
     for (int i = 0; i < T; i++) tokens[i] = 260 + i;
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, net, 1, T, &w, NULL), BB_OK);
     ck_assert_int_eq(bb_forward_embed(w, net, tokens, 1, T, bb_on_cpu(h), NULL), BB_OK);
     for (uint32_t i = 0; i < net->n_layer; i++) ck_assert_int_eq(bb_forward_block(w, net, &net->blocks[i], 1, T, bb_on_cpu(h), NULL, NULL, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_logits(w, net, bb_on_cpu(h), T, logits, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_streams(&bb_backend_cpu, net, bb_on_cpu(h), T, bb_on_cpu(rows), NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_logits(w, net, bb_on_cpu(rows), T, logits, NULL), BB_OK);
     bb_forward_destroy(w);
     bb_free(h);
+    bb_free(rows);
 }
 
 /* The file computes what the net computes. The largest difference is compared with the largest logit: only the order of sums over
@@ -686,13 +700,16 @@ START_TEST(the_file_computes_the_same)
         { "gemma4", "gemma4", "" },
         { "gemma4", "gemma4", "blk.0.kv=1\nblk.1.ffn=0\nblk.2.kv=0\nblk.3.ffn=7\n" }, /* stand-ins */
         { "gemma4", "gemma4", "blk.0.kv=0\nblk.0.ffn=0\nblk.3.kv=0\nblk.3.ffn=0\n" }, /* blocks that scale the stream alone */
+        { TINY_SHARED, "gemma4", "" },
+        { TINY_SHARED, "gemma4", "blk.0.kv=1\nblk.1.ffn=0\nblk.3.ffn=9\nblk.4.ffn=0\n" }, /* of all but those that share keys */
+        { TINY_SHARED, "gemma4", "blk.0.kv=0\nblk.0.ffn=0\n" },                          /* what its token gives stays */
         { "olmo2", "olmo2", "blk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
         { "olmo2", "olmo2", "blk.1.ffn=0\nblk.1.kv=0\n" },
     };
     tiny_spec s = tiny_default(rows[_i].arch);
     fixture   f;
     float    *a, *b, worst = 0, largest = 0;
-    s.n_layer = 4;
+    if (!s.shared) s.n_layer = 4;
     if (s.rope_context) s.rope_context = _i == 11 ? 20 : 5; /* 12 tokens: beyond it, but for one row */
     open_source(&f, &s);
     bb_plan_done(&f.plan);
@@ -711,7 +728,7 @@ START_TEST(the_file_computes_the_same)
         largest = fmaxf(largest, fabsf(a[i]));
     }
     ck_assert(largest > 0.1f && worst <= 1e-5f * largest);
-    if (strcmp(rows[_i].arch, rows[_i].exported) == 0) ck_assert(worst == 0);
+    if (strcmp(s.arch, rows[_i].exported) == 0) ck_assert(worst == 0);
     bb_free(a);
     bb_free(b);
     done(&f);
@@ -967,10 +984,10 @@ int main(void)
 {
     Suite *s = suite_create("export");
     TCase *t = tcase_create("core");
-    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 10);
+    tcase_add_loop_test(t, an_empty_plan_keeps_the_model, 0, 11);
     tcase_add_loop_test(t, random_plans_come_back, 0, 6);
-    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 22);
-    tcase_add_loop_test(t, the_file_computes_the_same, 0, 22);
+    tcase_add_loop_test(t, sizes_by_table_are_the_files, 0, 23);
+    tcase_add_loop_test(t, the_file_computes_the_same, 0, 25);
     tcase_add_test(t, provenance_has_one_size);
     tcase_add_test(t, source_keys_are_carried);
     tcase_add_test(t, file_type_is_of_most_weights);

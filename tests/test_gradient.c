@@ -143,6 +143,29 @@ static bb_status check_block(void *self, uint32_t layer, const bb_block *block, 
     return BB_OK;
 }
 
+/* The table of what tokens give to blocks: those rows that this block reads. */
+static bb_status check_token(void *self, uint32_t layer, const bb_token_gradient *t, bb_err *err)
+{
+    scene           *s = self;
+    const bb_matrix *w = &s->m.net.token.table;
+    float           *dw = BB_NEW0((size_t)w->rows * w->cols, float, err);
+    ck_assert(t->cols == w->cols && t->n == (size_t)s->w.n * s->w.ctx && !t->out);
+    for (size_t i = 0; i < t->n * t->cols; i++) {
+        ck_assert_uint_eq((uint32_t)t->ids[i / t->cols] % s->m.net.n_layer, layer);
+        dw[(size_t)t->ids[i / t->cols] * t->cols + i % t->cols] += t->d[i];
+    }
+    for (uint32_t row = layer; row < w->rows; row += s->m.net.n_layer) { /* alone: other blocks have theirs */
+        const float *x = (const float *)w->data + (size_t)row * w->cols, *g = dw + (size_t)row * w->cols;
+        bool         any = false;
+        for (size_t i = 0; i < w->cols; i++) any |= g[i] != 0;
+        if (any) check_direction(s, "table", x, w->cols, g);
+        s->seen -= any;
+    }
+    s->seen++;
+    bb_free(dw);
+    return BB_OK;
+}
+
 static bb_status check_table(void *self, bool head, const bb_table_gradient *t, bb_err *err)
 {
     scene           *s = self;
@@ -157,7 +180,7 @@ START_TEST(gradients_of_the_kl_agree_with_differences)
     scene               s;
     bb_evaluation       v;
     bb_err              err = BB_ERR_INIT;
-    bb_gradient_visitor visitor = { &s, NULL, check_block, check_table };
+    bb_gradient_visitor visitor = { .self = &s, .block = check_block, .table = check_table, .token = check_token };
     uint32_t            wanted = 0;
     open_scene(&s, &ref_specs[_i], 9, 2, false, 4);
     const bb_gradient_options o = { .windows = &s.w, .widest = &s.m.net, .seed = 1 };
@@ -244,7 +267,7 @@ START_TEST(curvature_is_that_of_the_kl)
     scene               s;
     bb_evaluation       v;
     bb_err              err = BB_ERR_INIT;
-    bb_gradient_visitor visitor = { &s, NULL, check_block_curvature, check_table_curvature };
+    bb_gradient_visitor visitor = { .self = &s, .block = check_block_curvature, .table = check_table_curvature };
     open_scene(&s, &ffn_spec, 8, 128, true, 3);
     const bb_gradient_options o = { .windows = &s.w, .widest = &s.m.net, .labels = 16, .seed = 1 };
     ck_assert_msg(bb_gradient_run(s.e, &s.m.net, &o, &visitor, &v, &err) == BB_OK, "%s", err.msg);
@@ -259,6 +282,7 @@ END_TEST
 enum { CTX = 12, N_CALIB = 12, N_WINDOWS = 2, LAYERS = 2 };
 
 static const bb_plan_option formats[] = { { "F32", BB_F32 }, { "Q4_0", BB_Q4_0 }, { "Q5_0", BB_Q5_0 }, { "Q8_0", BB_Q8_0 } };
+enum { N_LINEARS = BB_PART_TOKEN_GATE /* of a block of deci */ };
 static const bb_plan_option widths[] = { { "64", 64 }, { "32", 32 }, { "0", 0 } };
 static const bb_plan_option groups[] = { { "2", 2 }, { "1", 1 }, { "0", 0 } };
 
@@ -268,8 +292,8 @@ static struct world {
     bb_windows        calib, score;
     bb_database      *db;
     bb_net_evaluator *evaluator;
-    bb_plan_unit      units[LAYERS * (BB_N_PARTS + 2) + 1];
-    char              names[LAYERS * (BB_N_PARTS + 2)][32];
+    bb_plan_unit      units[LAYERS * (N_LINEARS + 2) + 1];
+    char              names[LAYERS * (N_LINEARS + 2)][32];
     bb_plan_space     space;
 } w;
 
@@ -278,7 +302,7 @@ static void add_units(void)
     uint32_t n = 0;
     for (uint32_t i = 0; i < LAYERS; i++) {
         const int32_t kv = (int32_t)n, ffn = (int32_t)n + 1;
-        for (uint32_t what = 0; what < BB_N_PARTS + 2; what++, n++) {
+        for (uint32_t what = 0; what < N_LINEARS + 2; what++, n++) {
             const uint32_t of = what < 2 ? BB_UNIT_KV + what : what - 2;
             snprintf(w.names[n], sizeof w.names[n], "blk.%u.%s", i, what < 2 ? bb_sublayers[what].unit : bb_parts[of].name);
             w.units[n] = (bb_plan_unit) { w.names[n],
@@ -355,7 +379,7 @@ static size_t measure(bb_net_evaluator *e, const uint16_t *x, uint32_t labels, b
     return slope_at(w.space.n_units, 0);
 }
 
-enum { ALL = 2 * LAYERS * 3 + LAYERS * BB_N_PARTS * 4 + 4 };
+enum { ALL = 2 * LAYERS * 3 + LAYERS * N_LINEARS * 4 + 4 };
 
 /* A network whose matrix `at` may be written: float32, from `data`. */
 static double kl_with(bb_net *net, bb_matrix *at, const float *data)
@@ -441,8 +465,8 @@ static void full_width(const uint16_t *x, uint32_t layer, bb_net *net, bb_block 
     ck_assert_int_eq(bb_database_apply_at(w.db, &w.space, x, BB_NO_UNIT, 0, net, blocks, NULL), BB_OK);
     const bb_block cut = blocks[layer];
     blocks[layer] = *source;
-    for (uint32_t p = 0; p < BB_N_PARTS; p++) {
-        const uint32_t  u = layer * (BB_N_PARTS + 2) + 2 + p, sub = bb_parts[p].sublayer, count = bb_block_kept(&cut, (bb_sublayer)sub);
+    for (uint32_t p = 0; p < N_LINEARS; p++) {
+        const uint32_t  u = layer * (N_LINEARS + 2) + 2 + p, sub = bb_parts[p].sublayer, count = bb_block_kept(&cut, (bb_sublayer)sub);
         const uint32_t *channels = NULL;
         bb_matrix      *m = &blocks[layer].w[p];
         if ((bb_part)p != bb_sublayers[sub].writer) {
@@ -516,8 +540,8 @@ START_TEST(gates_agree_with_differences)
         float *own[BB_N_SUBLAYERS];
         full_width(x, layer, &net, blocks, own);
         ck_assert(fabs(oracle_kl(&w.model.net, &net, &w.score) - v.kl) < 1e-5 * v.kl); /* the same network */
-        for (uint32_t sub = 0; sub < BB_N_SUBLAYERS; sub++) {
-            const uint32_t u = layer * (BB_N_PARTS + 2) + sub, writer = bb_sublayers[sub].writer, of = layer * (BB_N_PARTS + 2) + 2 + writer;
+        for (uint32_t sub = 0; sub < BB_TOKEN; sub++) {
+            const uint32_t u = layer * (N_LINEARS + 2) + sub, writer = bb_sublayers[sub].writer, of = layer * (N_LINEARS + 2) + 2 + writer;
             bb_matrix     *at = &blocks[layer].w[writer];
             const float   *bias = w.model.net.blocks[layer].w[writer].bias;
             for (uint32_t k = 0; k < 3; k++) {
@@ -548,7 +572,7 @@ START_TEST(gates_agree_with_differences)
                 bb_free(d);
             }
         }
-        for (int sub = 0; sub < BB_N_SUBLAYERS; sub++) bb_free(own[sub]);
+        for (int sub = 0; sub < BB_TOKEN; sub++) bb_free(own[sub]);
     }
 }
 END_TEST

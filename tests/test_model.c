@@ -100,6 +100,41 @@ START_TEST(opens_every_architecture)
 }
 END_TEST
 
+/* The last two of six blocks take keys and values of the last of their kinds before them, whether or not the file has more for them; of every token each
+ * block has its row of the table. */
+START_TEST(shared_keys_and_token_inputs_are_read)
+{
+    tiny_spec s = tiny_default(TINY_SHARED);
+    bb_model  m;
+    bb_err    err = BB_ERR_INIT;
+    s.unread = _i == 1;
+    s.table_type = BB_Q8_0;
+    open_spec(&s, &m);
+    const bb_net *n = &m.net;
+    ck_assert(n->token.width == 32 && n->token.table.rows == 6 * s.n_vocab && n->token.table.cols == 32 && n->token.table.type == BB_Q8_0);
+    ck_assert(n->token.proj.rows == 6 * 32 && n->token.proj.cols == s.n_embd && n->token.norm);
+    ck_assert_uint_eq(n->n_carried, 1 + 2 * 2 * 8 + 2 * 2 * 16);
+    for (uint32_t i = 0; i < 6; i++) {
+        const bb_block *k = &n->blocks[i];
+        ck_assert(k->number == i && k->n_token == 32 && k->local == (i % 2 == 0) && k->n_ff == (i < 4 ? 64 : 128));
+        ck_assert_int_eq(k->kv_role, i < 2 ? BB_KV_OWN : i < 4 ? BB_KV_GIVES : BB_KV_TAKES);
+        ck_assert(i < 2 || k->kv_at == (k->local ? 1 : 33));
+        ck_assert(bb_block_has_part(k, BB_PART_K) == (i < 4) && bb_block_has_part(k, BB_PART_V) == (i < 4) && (k->norm[BB_NORM_K] != NULL) == (i < 4));
+        ck_assert(k->w[BB_PART_K].rows == (i < 4 ? 2 * bb_head_dim(n, k) : 0) && k->norm[BB_NORM_POST_TOKEN]);
+        check_matrix(&k->w[BB_PART_TOKEN_GATE], BB_F32, 32, s.n_embd, false);
+        check_matrix(&k->w[BB_PART_TOKEN_OUT], BB_F32, s.n_embd, 32, false);
+    }
+    bb_model_close(&m);
+    s.table_type = BB_F32;
+    s.token_width = 24; /* which blocks of 32 do not divide, though they divide a row of all six */
+    s.n_layer = 8;
+    s.table_type = BB_Q8_0;
+    tiny_write(&s, bb_test_path("odd.gguf"));
+    ck_assert_int_eq(bb_model_open(bb_test_path("odd.gguf"), &m, &err), BB_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, "blocks of 32 weights do not divide the 24"), "%s", err.msg);
+}
+END_TEST
+
 /* The residual stream is kept divided by its factor; a factor of 1 or none leaves the network as that of a llama. */
 START_TEST(factors_of_granite_are_read)
 {
@@ -478,8 +513,17 @@ START_TEST(what_does_not_fit_is_named)
         { .arch = "gemma4", .key = "gemma4.attention.sliding_window_pattern", .value = 2, .status = BB_BAD_FILE, .says = "is no list" },
         { .arch = "gemma4", .key = "gemma4.attention.value_length_swa", .value = 4, .status = BB_UNSUPPORTED, .says = "keys have 8 and values 4" },
         { .arch = "gemma4", .key = "gemma4.rope.dimension_count_swa", .value = 7, .status = BB_BAD_FILE, .says = "dimension_count_swa' is 7" },
-        { .arch = "gemma4", .key = "gemma4.attention.shared_kv_layers", .value = 2, .status = BB_UNSUPPORTED, .says = "shared_kv_layers' is 2" },
-        { .arch = "gemma4", .key = "gemma4.embedding_length_per_layer_input", .value = 8, .status = BB_UNSUPPORTED, .says = "per_layer_input' is 8" },
+        { .arch = "gemma4", .key = "gemma4.attention.shared_kv_layers", .value = 2, .status = BB_BAD_FILE, .says = "has 1 KV heads" },
+        { .arch = "gemma4", .key = "gemma4.attention.shared_kv_layers", .value = 4, .status = BB_BAD_FILE, .says = "shared_kv_layers' is 4" },
+        { .arch = "gemma4", .key = "gemma4.attention.shared_kv_layers", .value = 3, .status = BB_UNSUPPORTED, .says = "block 1 takes its keys and values" },
+        { .arch = "gemma4", .key = "gemma4.embedding_length_per_layer_input", .value = 8, .status = BB_BAD_FILE, .says = "per_layer_token_embd.weight" },
+        { .arch = TINY_SHARED, .key = "gemma4.embedding_length_per_layer_input", .value = 8, .status = BB_BAD_FILE, .says = "per_layer_token_embd.weight" },
+        { .arch = TINY_SHARED, .key = "gemma4.embedding_length_per_layer_input", .value = 0, .status = BB_UNSUPPORTED, .says = "per_layer_token_embd.weight" },
+        { .arch = TINY_SHARED, .key = "gemma4.attention.shared_kv_layers", .value = 0, .status = BB_BAD_FILE, .says = "blk.4.attn_k.weight" },
+        { .arch = TINY_SHARED, .tensor = "blk.5.proj.weight", .status = BB_BAD_FILE, .says = "blk.5.proj.weight" },
+        { .arch = TINY_SHARED, .tensor = "per_layer_proj_norm.weight", .status = BB_BAD_FILE, .says = "per_layer_proj_norm.weight" },
+        { .arch = "llama", .key = "llama.attention.shared_kv_layers", .value = 2, .status = BB_UNSUPPORTED, .says = "shared_kv_layers' is 2" },
+        { .arch = "llama", .key = "llama.embedding_length_per_layer_input", .value = 8, .status = BB_UNSUPPORTED, .says = "per_layer_input' is 8" },
         { .arch = "gemma4", .tensor = "blk.0.attn_k.weight", .status = BB_BAD_FILE, .says = "blk.0.attn_k.weight" },
         { .arch = "gemma4", .tensor = "blk.1.layer_output_scale.weight", .status = BB_OK },
         { .arch = "gemma3", .key = "gemma3.rope.scaling.attn_factor", REAL(1.5f), .status = BB_UNSUPPORTED, .says = "only linear scaling" },
@@ -777,6 +821,7 @@ int main(void)
     Suite *s = suite_create("model");
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
+    tcase_add_loop_test(t, shared_keys_and_token_inputs_are_read, 0, 2);
     tcase_add_test(t, factors_of_granite_are_read);
     tcase_add_test(t, windows_of_gemma3_are_read);
     tcase_add_test(t, the_largest_gemma3_has_its_own_scale);

@@ -42,13 +42,15 @@ END_TEST
 static void plain_logits(const bb_net *net, const int32_t *ids, uint32_t n, float *z)
 {
     bb_forward *f;
-    float      *h = BB_NEW(n * net->n_embd, float, NULL);
+    float      *h = BB_NEW(n * bb_row_width(net), float, NULL), *rows = BB_NEW(n * net->n_embd, float, NULL);
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, net, 1, n, &f, NULL), BB_OK);
     ck_assert_int_eq(bb_forward_embed(f, net, ids, 1, n, bb_on_cpu(h), NULL), BB_OK);
     for (uint32_t b = 0; b < net->n_layer; b++) ck_assert_int_eq(bb_forward_block(f, net, &net->blocks[b], 1, n, bb_on_cpu(h), NULL, NULL, NULL), BB_OK);
-    ck_assert_int_eq(bb_forward_logits(f, net, bb_on_cpu(h), n, z, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_streams(&bb_backend_cpu, net, bb_on_cpu(h), n, bb_on_cpu(rows), NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_logits(f, net, bb_on_cpu(rows), n, z, NULL), BB_OK);
     bb_forward_destroy(f);
     bb_free(h);
+    bb_free(rows);
 }
 
 /* exp by the kernel, in float32, relative to the largest; cumulative sums in float64: what sample.h draws by. */

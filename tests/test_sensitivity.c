@@ -417,7 +417,7 @@ START_TEST(the_floor_is_that_of_an_f16_copy)
     char          unit[32];
     bb_plan_set(&plan, "token_embd", "F16", NULL);
     for (uint32_t l = 0; l < w.model.net.n_layer; l++)
-        for (int p = 0; p < BB_N_PARTS; p++) {
+        for (int p = 0; p < BB_PART_TOKEN_GATE; p++) {
             snprintf(unit, sizeof unit, "blk.%u.%s", l, bb_parts[p].name);
             bb_plan_set(&plan, unit, "F16", NULL);
         }

@@ -23,7 +23,7 @@
 enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 8 };
 
 /* Parts beyond bb_part in entry keys. */
-enum { PART_EMBEDDING = BB_N_PARTS, PART_HEAD, PART_FFN_MASK, PART_KV_MASK };
+enum { PART_EMBEDDING = BB_N_PARTS, PART_HEAD, PART_TABLE, PART_FFN_MASK, PART_KV_MASK };
 
 static const char   magic[9] = "BBENT001";
 static const size_t cache_bytes = (size_t)768 << 20; /* unused factors beyond this are dropped */
@@ -120,6 +120,13 @@ void bb_database_key(const bb_database *db, char hex[65])
     bb_sha256_hex(&s, hex);
 }
 
+/* By which number files know a part: those of the tables are older than BB_TOKEN. */
+static uint32_t filed_as(uint32_t part)
+{
+    if (part == PART_EMBEDDING || part == PART_HEAD) return BB_PART_TOKEN_GATE + (part - PART_EMBEDDING);
+    return part < BB_PART_TOKEN_GATE ? part : part + 2;
+}
+
 static bb_status path_of(bb_database *db, const key *k, char **path, bb_err *err)
 {
     const uint32_t n = bb_width_count(k->kept), *channels;
@@ -128,7 +135,7 @@ static bb_status path_of(bb_database *db, const key *k, char **path, bb_err *err
     bb_status      status = BB_OK;
     *path = NULL;
     hash_common(db, &s);
-    snprintf(text, sizeof text, "layer %u, part %u, kept %u, type %d", k->layer, k->part, n, (int)k->type);
+    snprintf(text, sizeof text, "layer %u, part %u, kept %u, type %d", k->layer, filed_as(k->part), n, (int)k->type);
     bb_sha256_text(&s, text);
     if (k->kept & BB_BY_GATES) { /* which ones: the order of the second moments is known by what it was made of */
         BB_TRY(bb_database_mask(db, k->layer, bb_parts[k->part].sublayer == BB_FFN, k->kept, &channels, err));
@@ -333,6 +340,7 @@ static const bb_matrix *source_of(const bb_database *db, const key *k)
     const bb_net *net = net_of(db);
     if (k->part == PART_EMBEDDING) return &net->embd;
     if (k->part == PART_HEAD) return &net->head;
+    if (k->part == PART_TABLE) return &net->token.table;
     return &net->blocks[k->layer].w[k->part];
 }
 
@@ -400,10 +408,21 @@ done:
     return status;
 }
 
+static bb_status make_table(const bb_database *db, const key *k, made *m, bb_err *err)
+{
+    const bb_matrix *source = source_of(db, k);
+    bb_status        status;
+    BB_TRY(new_matrix(m, source->rows, source->cols, k->type, err));
+    BB_TRY(bb_quantize_table(source, k->type, &db->config.quant, m->data, &m->stats, err));
+done:
+    return status;
+}
+
 static bb_status make_quantized(bb_database *db, const key *k, made *m, bb_err *err)
 {
     const bb_matrix *source = source_of(db, k);
-    const bool       is_block = k->part < BB_N_PARTS, untied_input = k->part == PART_EMBEDDING && net_of(db)->head.rows;
+    if (k->part == PART_TABLE) return make_table(db, k, m, err);
+    const bool       is_block = k->part < BB_N_PARTS, input_only = k->part == PART_EMBEDDING && net_of(db)->head.rows;
     const bool       pruned = is_block && k->kept != full_size(db, k->layer, k->part);
     float           *w = bb_matrix_decode(source, err);
     uint32_t         cols = source->cols;
@@ -413,7 +432,7 @@ static bb_status make_quantized(bb_database *db, const key *k, made *m, bb_err *
     if (status != BB_OK) goto done;
     if (pruned) BB_TRY(compensate(db, k, source, &w, &cols, &lost, err));
     BB_TRY(new_matrix(m, source->rows, cols, k->type, err));
-    if (!untied_input) BB_TRY(hold_slot(db, k->layer, is_block ? bb_parts[k->part].feed : (bb_feed)0, k->kept, &s, err));
+    if (!input_only) BB_TRY(hold_slot(db, k->layer, is_block ? bb_parts[k->part].feed : (bb_feed)0, k->kept, &s, err));
     BB_TRY(bb_quantize_prepared(w, source->rows, cols, s ? &s->h : NULL, s && s->factored ? &s->factor : NULL, k->type, &db->config.quant, m->data, &m->stats,
                                 err));
     /* The error of a compensated matrix counts what pruning took: least squares makes the two parts add up. */
@@ -634,16 +653,17 @@ bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, bb_w
     return BB_OK;
 }
 
-bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err)
+bb_status bb_database_embedding(bb_database *db, bb_table table, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err)
 {
-    const bb_net *net = net_of(db);
-    const key     k = { net->n_layer, head ? PART_HEAD : PART_EMBEDDING, 0, type };
+    static const uint32_t parts[BB_N_TABLES] = { [BB_TABLE_EMBD] = PART_EMBEDDING, [BB_TABLE_HEAD] = PART_HEAD, [BB_TABLE_TOKENS] = PART_TABLE };
+    const bb_net         *net = net_of(db);
+    const key             k = { net->n_layer, parts[table], 0, type };
     entry        *e;
     bb_status     status;
     *out = (bb_matrix) { 0 };
     if (stats) *stats = (bb_quant_stats) { 0 };
     if (!bb_format_get(type)) return BB_FAIL(err, BB_UNSUPPORTED, "weight format %d is unknown", (int)type);
-    if (head && net->head.rows == 0) return BB_OK;
+    if (source_of(db, &k)->rows == 0) return BB_OK;
     status = get_entry(db, &k, &e, err);
     if (status != BB_OK) return status;
     *out = e->matrix;
@@ -658,7 +678,7 @@ bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t
     bb_quant_stats stats = { 0 };
     bb_status      status = BB_OK;
     *out = (bb_matrix) { 0 };
-    if (what == BB_UNIT_EMBD || what == BB_UNIT_HEAD) BB_TRY(bb_database_embedding(db, what == BB_UNIT_HEAD, (bb_type)value, out, &stats, err));
+    if (what >= BB_UNIT_EMBD) BB_TRY(bb_database_embedding(db, (bb_table)(what - BB_UNIT_EMBD), (bb_type)value, out, &stats, err));
     else {
         const bool     is_format = bb_unit_is_format(what);
         const bb_part  part = is_format ? (bb_part)what : bb_sublayers[bb_unit_sublayer(what)].writer;
@@ -683,13 +703,22 @@ bb_status bb_database_mask(bb_database *db, uint32_t layer, bool ffn, bb_width w
     return status;
 }
 
+bb_status bb_database_tables(bb_database *db, bb_net *net, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(bb_database_embedding(db, BB_TABLE_EMBD, net->embd.type, &net->embd, NULL, err));
+    if (net->head.rows) BB_TRY(bb_database_embedding(db, BB_TABLE_HEAD, net->head.type, &net->head, NULL, err));
+    if (net->token.width) BB_TRY(bb_database_embedding(db, BB_TABLE_TOKENS, net->token.table.type, &net->token.table, NULL, err));
+done:
+    return status;
+}
+
 /* Points the matrices of shapes and types at their entries. */
 static bb_status fill_shape(bb_database *db, bb_net *out, bb_err *err)
 {
     bb_block *blocks = out->blocks;
     bb_status status;
-    BB_TRY(bb_database_embedding(db, false, out->embd.type, &out->embd, NULL, err));
-    if (out->head.rows) BB_TRY(bb_database_embedding(db, true, out->head.type, &out->head, NULL, err));
+    BB_TRY(bb_database_tables(db, out, err));
     for (uint32_t i = 0; i < out->n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++) {
             bb_matrix     *w = &blocks[i].w[p];

@@ -53,8 +53,10 @@ const bb_output_moments *bb_database_outputs(const bb_database *db);
 /* One packed matrix; its data stays valid until close. Full width: unpruned. type F16/F32/BF16 equal to the source type and unpruned
  * columns: the source's own bytes. stats may be NULL (else: of the entry, as measured when it was made). */
 bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, bb_width width, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
-/* The embedding (tied: weighted by the head's input moments as well) or the separate head. */
-bb_status bb_database_embedding(bb_database *db, bool head, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
+/* The embedding (tied: weighted by the head's input moments as well), the separate head, the table of per-layer embeddings; BB_UNIT_EMBD and what follows, in
+ * their order. */
+typedef enum bb_table { BB_TABLE_EMBD, BB_TABLE_HEAD, BB_TABLE_TOKENS, BB_N_TABLES } bb_table;
+bb_status bb_database_embedding(bb_database *db, bb_table table, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);
 /* What an option of a unit alone puts in, and its error: a matrix in a format, as wide as its blocks let it be; for KV groups and FFN widths attn_output or ffn_down with the columns
  * that stay, unquantized, and the error that least squares leaves (all of it, 1, when nothing stays: rows 0). */
 bb_status bb_database_option(bb_database *db, const bb_plan_unit *unit, uint32_t option, bb_matrix *out, double *error, bb_err *err);
@@ -72,6 +74,9 @@ const bb_hessian *bb_database_moments(const bb_database *db, uint32_t layer, bb_
 const char       *bb_database_dir(const bb_database *db);
 const bb_backend *bb_database_backend(const bb_database *db);
 void              bb_database_key(const bb_database *db, char hex[65]);
+
+/* Points the tables of net at entries of the types that it says. */
+bb_status bb_database_tables(bb_database *db, bb_net *net, bb_err *err);
 
 /* plan -> net: copies the model's net and blocks (blocks: [n_layer] of the caller) and points the matrices that the plan names at entries. */
 bb_status bb_database_apply(bb_database *db, const bb_plan *plan, bb_net *out, bb_block *blocks, bb_err *err);

@@ -41,6 +41,7 @@ static bb_matrix *matrix_of(bb_net *net, uint32_t what, uint32_t layer)
 {
     if (what == BB_UNIT_EMBD) return &net->embd;
     if (what == BB_UNIT_HEAD) return net->head.rows ? &net->head : NULL;
+    if (what == BB_UNIT_TABLE) return net->token.width ? &net->token.table : NULL;
     return &net->blocks[layer].w[what];
 }
 
@@ -60,7 +61,7 @@ static void without_data(const bb_model *m, bb_net *out, bb_block *blocks)
 {
     *out = m->net;
     out->blocks = blocks;
-    out->embd.data = out->head.data = NULL;
+    out->embd.data = out->head.data = out->token.table.data = NULL;
     for (uint32_t i = 0; i < out->n_layer; i++) {
         blocks[i] = m->net.blocks[i];
         for (unsigned p = 0; p < BB_N_PARTS; p++) blocks[i].w[p].data = NULL;
@@ -104,7 +105,7 @@ void bb_plan_space_shape(const bb_model *m, const bb_plan_space *s, const uint16
 static bb_sublayer structure_of(const char *rest)
 {
     int s = 0;
-    while (s < BB_N_SUBLAYERS && strcmp(rest, bb_sublayers[s].unit) != 0) s++;
+    while (s < BB_N_SUBLAYERS && (!bb_sublayers[s].unit || strcmp(rest, bb_sublayers[s].unit) != 0)) s++;
     return (bb_sublayer)s;
 }
 
@@ -115,11 +116,13 @@ static bool find_unit(const bb_net *net, const char *name, uint32_t *what, uint3
     *layer = 0;
     *what = strcmp(name, "token_embd") == 0 ? BB_UNIT_EMBD : BB_UNIT_HEAD;
     if (*what == BB_UNIT_EMBD || strcmp(name, "output") == 0) return *what == BB_UNIT_EMBD || net->head.rows;
+    *what = BB_UNIT_TABLE;
+    if (strcmp(name, bb_token_names[BB_TOKEN_TABLE]) == 0) return net->token.width;
     if (!split_unit(name, net->n_layer, layer, &rest)) return false;
     *what = bb_unit_of_sublayer(structure_of(rest));
     if (structure_of(rest) != BB_N_SUBLAYERS) return true;
     for (*what = 0; *what < BB_N_PARTS; ++*what)
-        if (strcmp(rest, bb_parts[*what].name) == 0) return true;
+        if (strcmp(rest, bb_parts[*what].name) == 0) return bb_parts[*what].sublayer != BB_TOKEN || net->token.width;
     return false;
 }
 
@@ -133,7 +136,14 @@ static bb_status apply_gene(const bb_gene *gene, bool formats, bb_net *net, bb_e
         const bb_format *format = bb_format_find(gene->option);
         if (!format) return BB_FAIL(err, BB_NOT_FOUND, "plan: %.100s=%.100s: no such format", gene->unit, gene->option);
         value = (uint32_t)format->type;
-    } else BB_TRY(keep_width(gene, bb_block_kept(&net->blocks[layer], bb_unit_sublayer(what)), &value, err));
+    } else {
+        const bb_block   *block = &net->blocks[layer];
+        const bb_sublayer s = bb_unit_sublayer(what);
+        BB_TRY(keep_width(gene, bb_block_kept(block, s), &value, err));
+        if (value != bb_block_kept(block, s) && !bb_block_cuttable(block, s))
+            return BB_FAIL(err, BB_UNSUPPORTED, "plan: %s=%.100s: blocks share keys and values of block %u, which keeps all %u KV heads", gene->unit, gene->option,
+                           layer, bb_block_kept(block, s));
+    }
     set_unit(net, what, layer, value);
 done:
     return status;

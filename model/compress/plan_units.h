@@ -3,7 +3,7 @@
  *
  * bb_plan_unit.what is a bb_part, the format of that matrix of block `layer`, or one of the kinds below. The value of a format's option is its
  * bb_type, that of a structure's the bb_width that stays: KV groups, FFN channels (0: the sublayer is dropped); by gates its name is the count and "g".
- * Embedding and head have layer 0.
+ * Embedding, head and the table of per-layer embeddings have layer 0.
  */
 #ifndef BB_MODEL_COMPRESS_PLAN_UNITS_H
 #define BB_MODEL_COMPRESS_PLAN_UNITS_H
@@ -11,7 +11,7 @@
 #include "base/plan_space.h"
 #include "model/model.h"
 
-enum { BB_UNIT_KV = BB_N_PARTS + BB_ATTENTION, BB_UNIT_FFN = BB_N_PARTS + BB_FFN, BB_UNIT_EMBD = BB_N_PARTS + BB_N_SUBLAYERS, BB_UNIT_HEAD };
+enum { BB_UNIT_KV = BB_N_PARTS + BB_ATTENTION, BB_UNIT_FFN = BB_N_PARTS + BB_FFN, BB_UNIT_EMBD = BB_N_PARTS + BB_N_SUBLAYERS, BB_UNIT_HEAD, BB_UNIT_TABLE };
 
 static inline bool        bb_unit_is_format(uint32_t what) { return what < BB_N_PARTS || what >= BB_UNIT_EMBD; }
 static inline bb_sublayer bb_unit_sublayer(uint32_t what) { return (bb_sublayer)(what - BB_N_PARTS); } /* of a structure */

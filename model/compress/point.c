@@ -156,9 +156,11 @@ static bb_status put_option(const bb_point *p, uint32_t unit, uint32_t option, b
 {
     const bb_plan_unit *u = &p->config.space->units[unit];
     const bb_type       type = (bb_type)u->options[option].value;
-    const bool          head = u->what == BB_UNIT_HEAD;
     if (option == p->config.x[unit]) return BB_OK;
-    if (head || u->what == BB_UNIT_EMBD) return bb_database_embedding(p->config.db, head, type, head ? &net->head : &net->embd, NULL, err);
+    if (u->what >= BB_UNIT_EMBD) {
+        bb_matrix *const tables[BB_N_TABLES] = { &net->embd, &net->head, &net->token.table };
+        return bb_database_embedding(p->config.db, (bb_table)(u->what - BB_UNIT_EMBD), type, tables[u->what - BB_UNIT_EMBD], NULL, err);
+    }
     if (!bb_unit_is_format(u->what)) {
         put_width(p, unit, option, net, found);
         return BB_OK;

@@ -15,6 +15,7 @@
 #include "kernels/blas.h"
 #include "model/compress/coupling.h"
 #include "model/compress/feedback.h"
+#include "model/compress/statistics.h"
 
 enum { SUM_ERROR, SUM_ENERGY, N_SUMS };
 enum { PIECE = 256 }; /* columns of a product with H */
@@ -370,5 +371,32 @@ bb_status bb_quantize(const float *w, uint32_t rows, uint32_t cols, const bb_hes
     }
     status = bb_quantize_prepared(w, rows, cols, h, factored ? &factor : NULL, type, o, packed, stats, err);
     bb_factor_done(&factor);
+    return status;
+}
+
+bb_status bb_quantize_table(const bb_matrix *from, bb_type type, const bb_quant_options *o, void *packed, bb_quant_stats *stats, bb_err *err)
+{
+    enum { FLOATS = 16 << 20 };
+    const size_t   in = bb_format_row_bytes(bb_format_get(from->type), from->cols), out = bb_format_row_bytes(bb_format_get(type), from->cols);
+    const uint32_t step = FLOATS / from->cols > BB_BAND ? FLOATS / from->cols / BB_BAND * BB_BAND : BB_BAND;
+    double         energy = 0, error = 0, seconds = 0;
+    bb_status      status = BB_OK;
+    for (uint32_t first = 0; first < from->rows && status == BB_OK; first += step) {
+        bb_matrix      piece = *from;
+        bb_quant_stats of_piece;
+        double         squares = 0;
+        float         *w;
+        piece.data = (const char *)from->data + first * in;
+        piece.rows = from->rows - first < step ? from->rows - first : step;
+        if (!(w = bb_matrix_decode(&piece, err))) return BB_NOMEM;
+        for (size_t i = 0; i < (size_t)piece.rows * piece.cols; i++) squares += isfinite(w[i]) ? (double)w[i] * (double)w[i] : 0;
+        status = bb_quantize(w, piece.rows, piece.cols, NULL, type, o, (char *)packed + first * out, &of_piece, err);
+        bb_free(w);
+        if (status != BB_OK) break;
+        energy += squares;
+        error += of_piece.error * squares;
+        seconds += of_piece.seconds;
+    }
+    if (stats) *stats = (bb_quant_stats) { energy > 0 ? error / energy : 0, seconds };
     return status;
 }

@@ -88,12 +88,12 @@ void bb_full_states_done(bb_full_states *s)
 }
 
 /* Floats of one half. */
-static size_t half_size(const rebuild *b) { return (size_t)b->n_windows * b->ctx * b->model->net.n_embd; }
+static size_t half_size(const rebuild *b) { return (size_t)b->n_windows * b->ctx * bb_row_width(&b->model->net); }
 
 /* What was kept of other windows goes. Without room, or memory, full precision runs again. */
 static void open_states(rebuild *b, const int32_t *tokens)
 {
-    const size_t n = half_size(b) * b->model->net.n_layer * BB_N_SUBLAYERS;
+    const size_t n = half_size(b) * b->model->net.n_layer * (size_t)bb_net_sublayers(&b->model->net);
     char         text[160], hex[65];
     bb_sha256    s;
     if (!b->kept) return;
@@ -113,7 +113,7 @@ static void open_states(rebuild *b, const int32_t *tokens)
 static const float *known_outputs(const rebuild *b, uint32_t first)
 {
     if (!b->kept || b->half >= b->kept->n) return NULL;
-    return b->kept->h + b->half * half_size(b) + (size_t)first * b->ctx * b->model->net.n_embd;
+    return b->kept->h + b->half * half_size(b) + (size_t)first * b->ctx * bb_row_width(&b->model->net);
 }
 
 static void keep_outputs(rebuild *b)
@@ -124,7 +124,7 @@ static void keep_outputs(rebuild *b)
 /* Full precision's S windows from `first` through the half. */
 static bb_status run_full(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
 {
-    const size_t row = (size_t)b->ctx * b->model->net.n_embd;
+    const size_t row = (size_t)b->ctx * bb_row_width(&b->model->net);
     const float *known = known_outputs(b, first);
     float       *h = b->full.h + first * row;
     if (!known) return bb_host_block(b->forward, b->full.net, &b->full.half, S, b->ctx, h, NULL, NULL, err);
@@ -137,7 +137,7 @@ static bb_status run_full(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
 /* Runs S windows from `first` up to the stage. */
 static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb_err *err)
 {
-    const size_t row = (size_t)b->ctx * s->net->n_embd;
+    const size_t row = (size_t)b->ctx * bb_row_width(s->net);
     memcpy(s->scratch, s->h + first * row, S * row * sizeof *s->h);
     s->cols = (uint32_t)bb_dim_of(s->net, &s->half, bb_feeds[s->stage].width);
     return bb_host_input(b->forward, s->net, &s->half, S, b->ctx, s->scratch, s->stage, s->x, err);
@@ -165,9 +165,9 @@ static bb_status bare_outputs(const rebuild *b, uint32_t S, float *y, bb_err *er
 static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
 {
     const uint32_t C = b->model->net.n_embd;
-    const size_t   n = (size_t)S * b->ctx * C, at = (size_t)first * b->ctx * C;
+    const size_t   W = bb_row_width(&b->model->net), rows = (size_t)S * b->ctx, n = rows * C, at = (size_t)first * b->ctx * W;
     const float   *bias = b->full.half.w[writer_of(b->full.stage)].bias;
-    const bool     normed = b->full.half.norm[bb_sublayers[bb_feeds[b->full.stage].sublayer].post] != NULL;
+    const bool     normed = bb_norm_weight(&b->full.half, bb_sublayers[bb_feeds[b->full.stage].sublayer].post) != NULL;
     float         *wanted = b->full.scratch, *h = b->full.h + at;
     const float   *h_small = b->small.h + at;
     bb_status      status = BB_OK;
@@ -175,22 +175,25 @@ static bb_status wanted_outputs(rebuild *b, uint32_t first, uint32_t S, bb_err *
         BB_TRY(run_stage(b, &b->full, first, S, err));
         BB_TRY(bare_outputs(b, S, wanted, err));
     } else {
-        memcpy(wanted, h, n * sizeof *h);
+        bb_host_streams(&b->model->net, h, rows, wanted);
     }
     BB_TRY(run_full(b, first, S, err));
     for (size_t i = 0; i < n && !normed; i++) {
-        const float r = wanted[i], y = h[i] - r - (bias ? bias[i % C] : 0);
-        wanted[i] = (float)input_share * y + (float)residual_share * (r - h_small[i]);
+        const size_t from = i / C * W + i % C;
+        const float  r = wanted[i], y = h[from] - r - (bias ? bias[i % C] : 0);
+        wanted[i] = (float)input_share * y + (float)residual_share * (r - h_small[from]);
     }
 done:
     return status;
 }
 
-/* Room for the inputs of o or down of all windows: with them the compressed half need not run again to its end, but for a norm there. */
+/* Room for the inputs of o or down of all windows: with them the compressed half need not run again to its end, but for a norm there, or for keys and values
+ * that it gives to later blocks. */
 static void keep_inputs(rebuild *b)
 {
     const size_t n = (size_t)b->n_windows * b->ctx * b->small.cols;
-    const bool   bare = !b->small.half.norm[bb_sublayers[bb_feeds[b->small.stage].sublayer].post];
+    const bool   gives = bb_block_has(&b->small.half, BB_ATTENTION) && b->small.half.kv_role == BB_KV_GIVES;
+    const bool   bare = !gives && !bb_norm_weight(&b->small.half, bb_sublayers[bb_feeds[b->small.stage].sublayer].post);
     bb_free(b->small.all_x);
     b->small.all_x = bare && n * sizeof(float) <= KEPT_BYTES ? BB_NEW(n, float, NULL) : NULL;
 }
@@ -458,7 +461,7 @@ static bb_status ask_widths(rebuild *b, bb_sublayer half, bb_err *err)
     bb_width        width[BB_REBUILD_MOST_WIDTHS];
     uint32_t        n = 0;
     forget_widths(b);
-    if (!b->watch || !b->watch->wanted || !bb_block_has(&b->wanted[b->layer], half)) return BB_OK;
+    if (!b->watch || !b->watch->wanted || !bb_block_has(&b->wanted[b->layer], half) || !bb_block_cuttable(source, half)) return BB_OK;
     b->watch->wanted(b->watch->self, b->layer, half, width, &n);
     if (n && !b->widths && !(b->widths = BB_NEW0(BB_REBUILD_MOST_WIDTHS, bb_rebuilt_width, err))) return BB_NOMEM;
     for (uint32_t k = 0; k < n; k++) {
@@ -694,7 +697,7 @@ static bool has_stage(const rebuild *b, bb_feed stage)
 
 static bb_status advance(rebuild *b, stream *s, bb_err *err)
 {
-    const size_t row = (size_t)b->ctx * s->net->n_embd;
+    const size_t row = (size_t)b->ctx * bb_row_width(s->net);
     for (uint32_t first = 0; first < b->n_windows; first += BATCH) {
         uint32_t  S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
         bb_status status = s == &b->full ? run_full(b, first, S, err)
@@ -707,14 +710,14 @@ static bb_status advance(rebuild *b, stream *s, bb_err *err)
 /* The compressed stream to the end of its half, from the kept inputs of the matrix that ends it. */
 static bb_status finish_half(rebuild *b, const bb_matrix *last, bb_err *err)
 {
-    const size_t C = last->rows, cols = last->cols;
+    const size_t C = last->rows, cols = last->cols, W = bb_row_width(b->small.net);
     float       *w = bb_matrix_decode(last, err);
     if (!w) return BB_NOMEM;
 #pragma omp parallel for schedule(dynamic)
     for (uint32_t i = 0; i < b->n_windows; i++) {
-        float *h = b->small.h + (size_t)i * b->ctx * C;
-        for (size_t k = 0; last->bias && k < b->ctx * C; k++) h[k] += last->bias[k % C];
-        bb_sgemm_nt(b->ctx, C, cols, 1, b->small.all_x + (size_t)i * b->ctx * cols, cols, w, cols, 1, h, C);
+        float *h = b->small.h + (size_t)i * b->ctx * W;
+        for (size_t k = 0; last->bias && k < b->ctx * C; k++) h[k / C * W + k % C] += last->bias[k % C];
+        bb_sgemm_nt(b->ctx, C, cols, 1, b->small.all_x + (size_t)i * b->ctx * cols, cols, w, cols, 1, h, W);
     }
     bb_free(w);
     return BB_OK;
@@ -724,8 +727,8 @@ static bb_status finish_half(rebuild *b, const bb_matrix *last, bb_err *err)
 static void scale_stream(const rebuild *b, stream *s)
 {
     const float  scale = b->model->net.blocks[b->layer].scale;
-    const size_t n = (size_t)b->n_windows * b->ctx * b->model->net.n_embd;
-    for (size_t i = 0; bb_scales(scale) && i < n; i++) s->h[i] *= scale;
+    const size_t C = b->model->net.n_embd, W = bb_row_width(&b->model->net), n = (size_t)b->n_windows * b->ctx * C;
+    for (size_t i = 0; bb_scales(scale) && i < n; i++) s->h[i / C * W + i % C] *= scale;
 }
 
 static bb_status rebuild_half(rebuild *b, bb_sublayer half, bb_err *err)
@@ -762,7 +765,7 @@ done:
 static bb_status stream_init(const rebuild *b, stream *s, const bb_net *net, const int32_t *tokens, bb_err *err)
 {
     const bb_net *full = &b->model->net;
-    const size_t  row = (size_t)b->ctx * net->n_embd;
+    const size_t  row = (size_t)b->ctx * bb_row_width(net);
     uint32_t      most = net->n_embd;
     bb_status     status = BB_OK;
     for (uint32_t i = 0; i < full->n_layer; i++)
@@ -817,8 +820,7 @@ static bb_status start_net(rebuild *b, const bb_plan *plan, bb_err *err)
     BB_TRY(bb_plan_shape(b->model, plan, net, b->wanted, err));
     memcpy(b->out->blocks, b->wanted, net->n_layer * sizeof *b->wanted);
     net->blocks = b->out->blocks;
-    BB_TRY(bb_database_embedding(b->db, false, net->embd.type, &net->embd, NULL, err));
-    if (net->head.rows) BB_TRY(bb_database_embedding(b->db, true, net->head.type, &net->head, NULL, err));
+    BB_TRY(bb_database_tables(b->db, net, err));
     choose_matrices(b);
     for (b->layer = 0; b->layer < net->n_layer; b->layer++)
         for (int p = 0; p < BB_N_PARTS; p++) {
@@ -843,7 +845,7 @@ static bb_status open_checkpoint(rebuild *b, const bb_plan *plan, const int32_t 
     bb_sha256_init(&s);
     bb_sha256_text(&s, hex);
     bb_sha256_text(&s, hash);
-    snprintf(text, sizeof text, "rebuilt 1: %u windows of %u, method %d, damping %.17g, sweeps %u, shares %.17g %.17g, damping %.17g", b->n_windows, b->ctx,
+    snprintf(text, sizeof text, "rebuilt 2: %u windows of %u, method %d, damping %.17g, sweeps %u, shares %.17g %.17g, damping %.17g", b->n_windows, b->ctx,
              (int)b->options->method, b->options->damping, b->options->sweeps, input_share, residual_share, solve_damping);
     bb_sha256_text(&s, text);
     const bb_output_moments *outputs = b->watch ? NULL : bb_database_outputs(b->db);
@@ -880,9 +882,9 @@ static bb_status run_rebuild(rebuild b, const bb_plan *plan, const int32_t *toke
     BB_TRY(start_net(&b, plan, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
     BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));
-    bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * BB_N_FEEDS);
+    bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * (net->token.width ? BB_N_FEEDS : BB_FEED_TOKEN));
     for (b.layer = 0; b.layer < net->n_layer; b.layer++) {
-        for (int half = 0; half < BB_N_SUBLAYERS; half++) BB_TRY(rebuild_half(&b, (bb_sublayer)half, err));
+        for (int half = 0; half < bb_net_sublayers(net); half++) BB_TRY(rebuild_half(&b, (bb_sublayer)half, err));
         scale_stream(&b, &b.full);
         scale_stream(&b, &b.small);
     }

@@ -20,7 +20,7 @@ typedef struct bb_rebuilt {
 /* What full precision makes of calibration windows, kept from one rebuild to the next: it is the same for every plan. Zero-initialised but for `most`. */
 typedef struct bb_full_states {
     uint64_t most;    /* bytes; where the states need more nothing is kept */
-    float   *h;       /* [n_layer * BB_N_SUBLAYERS][n_windows * ctx][n_embd] what each half of a block gives; owned */
+    float   *h;       /* [n_layer * bb_net_sublayers][n_windows * ctx][W, bb_row_width] what each half of a block gives; owned */
     uint32_t n;       /* halves that are there */
     char     key[65]; /* of model, windows and bits */
 } bb_full_states;

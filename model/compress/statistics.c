@@ -21,11 +21,12 @@ enum { HEADER_BYTES = 64, ALIGN = 64, BATCH_WINDOWS = 8 };
 
 static const char magic[9] = "BBMOM001";
 
-/* The header as it lies in the file. */
+/* The header as it lies in the file. Of BB_TOKEN it says nothing: its inputs have the widths that the network says, and the tokens of the others. */
+enum { IN_HEADER = BB_FEED_TOKEN };
 typedef struct header {
     char     magic[8];
-    uint32_t n_cols[BB_N_FEEDS], n_ff, n_kv;
-    uint64_t n_tokens[BB_N_FEEDS];
+    uint32_t n_cols[IN_HEADER], n_ff, n_kv;
+    uint64_t n_tokens[IN_HEADER];
 } header;
 
 _Static_assert(sizeof(header) == HEADER_BYTES, "no padding in the file header");
@@ -90,6 +91,7 @@ static bb_status map_block(const char *path, const uint32_t n_cols[BB_N_FEEDS], 
 {
     header    h;
     size_t    at = HEADER_BYTES;
+    uint64_t  most = 0;
     bool      good = false;
     bb_status status;
     *found = false;
@@ -115,9 +117,10 @@ static bb_status map_block(const char *path, const uint32_t n_cols[BB_N_FEEDS], 
         union {
             const void *c;
             float      *f;
-        } data = { .c = take(&b->map, &at, (uint64_t)h.n_cols[i] * h.n_cols[i], sizeof(float)) };
-        if (h.n_cols[i] && !data.c) goto unusable;
-        b->in[i] = (bb_hessian) { .n_cols = h.n_cols[i], .n_tokens = h.n_tokens[i], .h = h.n_cols[i] ? data.f : NULL };
+        } data = { .c = take(&b->map, &at, (uint64_t)n_cols[i] * n_cols[i], sizeof(float)) };
+        if (n_cols[i] && !data.c) goto unusable;
+        b->in[i] = (bb_hessian) { .n_cols = n_cols[i], .n_tokens = i < IN_HEADER ? h.n_tokens[i] : most, .h = n_cols[i] ? data.f : NULL };
+        if (i < IN_HEADER && h.n_tokens[i] > most) most = h.n_tokens[i];
     }
     *found = true;
     return BB_OK;
@@ -141,7 +144,7 @@ static bb_status write_block(const char *path, const bb_block_statistics *b, bb_
     bb_status status = bb_writer_open(&w, path, err);
     if (status != BB_OK) return status;
     memcpy(h.magic, magic, sizeof h.magic);
-    for (int i = 0; i < BB_N_FEEDS; i++) {
+    for (int i = 0; i < IN_HEADER; i++) {
         h.n_cols[i] = b->in[i].n_cols;
         h.n_tokens[i] = b->in[i].n_tokens;
     }
@@ -210,7 +213,7 @@ static void release_orders(bb_block_statistics *b)
 typedef struct run {
     const bb_statistics_config *config;
     bb_forward                 *forward;
-    float                      *h; /* [n_windows * ctx][n_embd], at the current block's input */
+    float                      *h; /* [n_windows * ctx][W], at the current block's input */
     bb_progress                 progress;
 } run;
 
@@ -221,7 +224,7 @@ static bb_status pass_block(run *r, uint32_t layer, bb_hessians *moments, bb_err
     const bb_net               *net = &c->model->net;
     for (uint32_t w = 0; w < c->n_windows; w += BATCH_WINDOWS) {
         uint32_t  S = c->n_windows - w < BATCH_WINDOWS ? c->n_windows - w : BATCH_WINDOWS;
-        float    *h = r->h + (size_t)w * c->ctx * net->n_embd;
+        float    *h = r->h + (size_t)w * c->ctx * bb_row_width(net);
         bb_status status;
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while the inputs of block %u were measured", layer);
         if (moments) status = bb_hessians_collect(r->forward, net, &net->blocks[layer], S, c->ctx, h, moments, err);
@@ -259,8 +262,8 @@ static bb_status measure_head(run *r, const char *path, bb_err *err)
     float                      *x = BB_NEW(n_tokens * n, float, err);
     bb_status                   status = x ? BB_OK : BB_NOMEM;
     for (uint32_t w = 0; w < c->n_windows && status == BB_OK; w++) {
-        const float *h = r->h + (size_t)w * n_tokens * n;
-        for (size_t t = 0; t < n_tokens; t++) bb_host_output_norm(net, h + t * n, x + t * n);
+        const float *h = r->h + (size_t)w * n_tokens * bb_row_width(net);
+        for (size_t t = 0; t < n_tokens; t++) bb_host_output_norm(net, h + t * bb_row_width(net), x + t * n);
         status = bb_hessian_add(&b.in[0], x, n_tokens, net->n_embd, c->ctx, err);
     }
     if (status == BB_OK) status = bb_hessian_finish(&b.in[0], err);
@@ -291,13 +294,13 @@ static bb_status measure_missing(const bb_statistics_config *c, char *const *pat
     uint32_t      last = net->n_layer;
     while (last > 0 && found[last]) last--;
     BB_TRY(bb_forward_create(c->backend, net, BATCH_WINDOWS, c->ctx, &r.forward, err));
-    r.h = BB_NEW((size_t)c->n_windows * c->ctx * net->n_embd, float, err);
+    r.h = BB_NEW((size_t)c->n_windows * c->ctx * bb_row_width(net), float, err);
     if (!r.h) {
         status = BB_NOMEM;
         goto done;
     }
     for (uint32_t w = 0; w < c->n_windows; w++)
-        BB_TRY(bb_host_embed(r.forward, net, c->tokens + (size_t)w * c->ctx, 1, c->ctx, r.h + (size_t)w * c->ctx * net->n_embd, err));
+        BB_TRY(bb_host_embed(r.forward, net, c->tokens + (size_t)w * c->ctx, 1, c->ctx, r.h + (size_t)w * c->ctx * bb_row_width(net), err));
     bb_progress_start(&r.progress, "inputs of the linears", (uint64_t)c->n_windows * (last < net->n_layer ? last + 1 : last));
     for (uint32_t layer = 0; layer <= last && layer < net->n_layer; layer++) {
         if (found[layer]) BB_TRY(pass_block(&r, layer, NULL, err));

@@ -52,7 +52,7 @@ static const bb_block *block_at(const exporter *e, uint32_t i) { return &e->net-
 
 static uint32_t count_of(const bb_block *k, bb_count c) { return c == BB_COUNT_HEADS ? k->n_head : c == BB_COUNT_KV ? k->n_kv : k->n_ff; }
 
-bool bb_exporter_needs_block(const bb_block *k) { return k->n_head > 0 || k->n_ff > 0 || bb_scales(k->scale); }
+bool bb_exporter_needs_block(const bb_block *k) { return k->n_head > 0 || k->n_ff > 0 || k->n_token > 0 || bb_scales(k->scale); }
 
 static bb_status keep_blocks(exporter *e, bb_err *err)
 {
@@ -141,9 +141,13 @@ void bb_exporter_choose_shapes(exporter *e)
 static bb_block written(const exporter *e, uint32_t i)
 {
     const bb_block *k = block_at(e, i);
-    return (bb_block) {
-        .n_head = e->shape[BB_COUNT_HEADS][i], .n_kv = e->shape[BB_COUNT_KV][i], .n_ff = e->shape[BB_COUNT_FF][i], .local = k->local, .lacks = k->lacks
-    };
+    return (bb_block) { .n_head = e->shape[BB_COUNT_HEADS][i],
+                        .n_kv = e->shape[BB_COUNT_KV][i],
+                        .n_ff = e->shape[BB_COUNT_FF][i],
+                        .n_token = k->n_token,
+                        .local = k->local,
+                        .kv_role = k->kv_role,
+                        .lacks = k->lacks };
 }
 
 /* ---- checks ---- */
@@ -203,6 +207,7 @@ static bb_status check(const exporter *e, bb_err *err)
     bb_status status;
     BB_TRY(check_matrix(&e->net->embd, "token_embd", err));
     if (e->net->head.rows) BB_TRY(check_matrix(&e->net->head, "output", err));
+    if (e->net->token.width) BB_TRY(check_matrix(&e->net->token.table, bb_token_names[BB_TOKEN_TABLE], err));
     for (uint32_t i = 0; i < e->n_layer; i++) {
         const bb_block *k = block_at(e, i);
         if (k->n_head) BB_TRY(bb_exporter_check_attention(e, i, err));
@@ -342,7 +347,7 @@ static bool is_experimental(const bb_matrix *w)
 
 static bool has_experimental(const exporter *e)
 {
-    bool found = is_experimental(&e->net->embd) || is_experimental(&e->net->head);
+    bool found = is_experimental(&e->net->embd) || is_experimental(&e->net->head) || is_experimental(&e->net->token.table);
     for (uint32_t i = 0; i < e->n_layer; i++)
         for (unsigned p = 0; p < BB_N_PARTS; p++) found |= bb_block_has_part(block_at(e, i), (bb_part)p) && is_experimental(&block_at(e, i)->w[p]);
     return found;
@@ -518,7 +523,7 @@ static bb_status put_norms(exporter *e, uint32_t i, bb_sublayer s, bool of_input
         const uint32_t length = (uint32_t)bb_norm_length(e->net, k, (bb_norm)n);
         const float   *v;
         if (bb_norms[n].sublayer != s || (bb_norms[n].place == BB_PLACE_INPUT) != of_input) continue;
-        if (!k->norm[n] && !(e->arch->norms & BB_SET(n))) continue;
+        if (!k->norm[n] && (!(e->arch->norms & BB_SET(n)) || (bb_norms[n].place == BB_PLACE_K && k->kv_role == BB_KV_TAKES))) continue;
         BB_TRY(norm_or_ones(e, k->norm[n], length, &v, err));
         BB_TRY(put_vector(e, block_name(i, bb_norms[n].name, "weight", name), v, length, err));
     }
@@ -558,6 +563,24 @@ done:
     return status;
 }
 
+static bb_status put_token(exporter *e, bb_err *err)
+{
+    const bb_net          *net = e->net;
+    const bb_token_inputs *t = &net->token;
+    const uint32_t         width = net->n_layer * t->width;
+    char                   name[64];
+    bb_status              status = BB_OK;
+    if (!t->width) goto done;
+    snprintf(name, sizeof name, "%s.weight", bb_token_names[BB_TOKEN_TABLE]);
+    BB_TRY(put_matrix(e, name, t->table.type, net->n_vocab, width, t->table.data, err));
+    snprintf(name, sizeof name, "%s.weight", bb_token_names[BB_TOKEN_PROJ]);
+    BB_TRY(put_matrix(e, name, t->proj.type, width, net->n_embd, t->proj.data, err));
+    snprintf(name, sizeof name, "%s.weight", bb_token_names[BB_TOKEN_NORM]);
+    BB_TRY(put_vector(e, name, t->norm, t->width, err));
+done:
+    return status;
+}
+
 bb_status bb_exporter_put_outer(exporter *e, bb_err *err)
 {
     const bb_net *net = e->net;
@@ -567,6 +590,7 @@ bb_status bb_exporter_put_outer(exporter *e, bb_err *err)
     if (net->head.rows) BB_TRY(put_matrix(e, "output.weight", net->head.type, net->head.rows, net->head.cols, net->head.data, err));
     if (net->rope_factors) BB_TRY(put_vector(e, net->rope_long ? "rope_factors_short.weight" : "rope_freqs.weight", net->rope_factors, net->n_rot / 2, err));
     if (net->rope_long) BB_TRY(put_vector(e, "rope_factors_long.weight", net->rope_long, net->n_rot / 2, err));
+    BB_TRY(put_token(e, err));
 done:
     return status;
 }
@@ -574,6 +598,7 @@ done:
 static bb_status put_tensors(exporter *e, bb_err *err)
 {
     bb_status status;
+    BB_ASSERT(!e->net->token.width || e->n_layer == e->net->n_layer); /* a block that takes what tokens give is never left out */
     BB_TRY(bb_exporter_put_outer(e, err));
     for (uint32_t i = 0; i < e->n_layer; i++) BB_TRY(bb_exporter_put_block(e, i, err));
 done:

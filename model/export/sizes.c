@@ -34,7 +34,7 @@ typedef struct matrix {
     int64_t       *owned;
 } matrix;
 
-/* One structure of a block: the attention or the FFN. */
+/* One structure of a block: the attention or the FFN, or what a token gives to it, which has one option. */
 typedef struct structure {
     uint32_t unit, n_options; /* BB_NO_UNIT: as in the source, one option */
     uint32_t full;
@@ -48,6 +48,8 @@ typedef struct block_sizes {
     cell       *owned;
 } block_sizes;
 
+enum { N_OUTER = 3 }; /* embedding, head, the table of per-layer embeddings */
+
 struct bb_export_sizes {
     const bb_model      *model;
     const bb_plan_space *space;
@@ -57,7 +59,7 @@ struct bb_export_sizes {
     uint64_t            *keys[N_ARCHS][2]; /* [n_layer + 1] bytes by blocks; the second: shapes are said */
     bool                 refused[N_ARCHS];
     uint64_t             outer_infos, outer_data;
-    matrix               outer[2];
+    matrix               outer[N_OUTER];
     block_sizes         *blocks;
 };
 
@@ -204,7 +206,7 @@ static bool is_experimental(bb_type type)
 
 /* Data of the tensors of `arch` that hold a block's matrices; false where they cannot be written. F32 when x is NULL. *experimental: becomes true where
  * a type is. */
-static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[2], const bb_arch *arch,
+static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[BB_N_SUBLAYERS], const bb_arch *arch,
                        uint64_t *data, bool *experimental)
 {
     uint64_t together[BB_N_FEEDS] = { 0 };
@@ -241,24 +243,24 @@ static uint32_t kept_at(const bb_export_sizes *t, const structure *s, uint32_t o
 }
 
 /* Block i under one option of each structure, all F32. */
-static bb_block block_at(const bb_export_sizes *t, uint32_t i, const uint32_t option[2])
+static bb_block block_at(const bb_export_sizes *t, uint32_t i, const uint32_t option[BB_N_SUBLAYERS])
 {
     bb_block b = t->model->net.blocks[i];
     for (unsigned p = 0; p < BB_N_PARTS; p++) {
         b.w[p].data = NULL;
         b.w[p].type = BB_F32;
     }
-    for (int k = 0; k < 2; k++)
+    for (int k = 0; k < BB_N_SUBLAYERS; k++)
         if (t->blocks[i].s[k].full) bb_block_keep(&t->model->net, &b, (bb_sublayer)k, kept_at(t, &t->blocks[i].s[k], option[k]));
     return b;
 }
 
-static size_t cell_of(const block_sizes *b, int arch, bool first, const uint32_t option[2])
+static size_t cell_of(const block_sizes *b, int arch, bool first, const uint32_t option[BB_N_SUBLAYERS])
 {
     return (((size_t)arch * 2 + first) * b->s[0].n_options + option[0]) * b->s[1].n_options + option[1];
 }
 
-static bb_status fill_cell(const bb_export_sizes *t, uint32_t i, int arch, bool first, const uint32_t option[2], cell *c, bb_err *err)
+static bb_status fill_cell(const bb_export_sizes *t, uint32_t i, int arch, bool first, const uint32_t option[BB_N_SUBLAYERS], cell *c, bb_err *err)
 {
     bb_block      block = block_at(t, i, option);
     bb_net        net = t->model->net;
@@ -289,7 +291,7 @@ static bool are_alike(const bb_export_sizes *t, uint32_t i, uint32_t j)
     const bb_block    *a = &t->model->net.blocks[i], *b = &t->model->net.blocks[j];
     const block_sizes *s = &t->blocks[i], *r = &t->blocks[j];
     if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff) return false;
-    if (a->local != b->local || a->lacks != b->lacks || bb_scales(a->scale) != bb_scales(b->scale) || (a->scale > 0) != (b->scale > 0)) return false;
+    if (a->n_token != b->n_token || a->kv_role != b->kv_role || a->local != b->local || a->lacks != b->lacks || bb_scales(a->scale) != bb_scales(b->scale) || (a->scale > 0) != (b->scale > 0)) return false;
     for (int n = 0; n < BB_N_NORMS; n++)
         if (!a->norm[n] != !b->norm[n]) return false;
     for (int p = 0; p < BB_N_PARTS; p++)
@@ -315,7 +317,7 @@ static bb_status fill_cells(bb_export_sizes *t, uint32_t i, bb_err *err)
         for (int first = 0; first < 2; first++)
             for (uint32_t kv = 0; kv < b->s[0].n_options; kv++)
                 for (uint32_t ff = 0; ff < b->s[1].n_options; ff++) {
-                    const uint32_t option[2] = { kv, ff };
+                    const uint32_t option[BB_N_SUBLAYERS] = { kv, ff };
                     BB_TRY(fill_cell(t, i, arch, first == 1, option, &b->owned[cell_of(b, arch, first == 1, option)], err));
                 }
 done:
@@ -329,7 +331,7 @@ static bb_status fill_block(bb_export_sizes *t, uint32_t i, bb_err *err)
     bb_matrix      *of = NULL;
     bb_status       status = BB_OK;
     b->heads_a_group = k->n_kv ? k->n_head / k->n_kv : 0;
-    for (int j = 0; j < 2; j++) {
+    for (int j = 0; j < BB_N_SUBLAYERS; j++) {
         const uint32_t unit = find_unit(t->space, bb_unit_of_sublayer((bb_sublayer)j), i);
         b->s[j] = (structure) { unit, unit == BB_NO_UNIT ? 1 : t->space->units[unit].n_options, bb_block_kept(k, (bb_sublayer)j) };
     }
@@ -338,7 +340,8 @@ static bb_status fill_block(bb_export_sizes *t, uint32_t i, bb_err *err)
         status = BB_NOMEM;
         if (!(of = BB_NEW(b->s[side].n_options, bb_matrix, err))) goto done;
         for (uint32_t o = 0; o < b->s[side].n_options; o++) {
-            const uint32_t option[2] = { side ? 0 : o, side ? o : 0 };
+            uint32_t option[BB_N_SUBLAYERS] = { 0 };
+            option[side] = o;
             of[o] = block_at(t, i, option).w[p];
             of[o].type = k->w[p].type;
         }
@@ -355,19 +358,20 @@ done:
 /* Embedding, head and the vectors beside them. */
 static bb_status fill_outer(bb_export_sizes *t, bb_err *err)
 {
-    const bb_matrix w[2] = { t->model->net.embd, t->model->net.head };
+    static const uint32_t what[N_OUTER] = { BB_UNIT_EMBD, BB_UNIT_HEAD, BB_UNIT_TABLE };
+    const bb_matrix       w[N_OUTER] = { t->model->net.embd, t->model->net.head, t->model->net.token.table };
     bb_net          net = t->model->net;
     bb_exporter     e = t->proto;
     const question  q = { .e = &e, .put = put_outer };
     bb_gguf_bytes   bytes;
     bb_status       status;
-    net.embd.type = net.head.type = BB_F32;
+    net.embd.type = net.head.type = net.token.table.type = BB_F32;
     e.net = &net;
-    for (int k = 0; k < 2; k++) BB_TRY(fill_matrix(t, &t->outer[k], find_unit(t->space, k ? BB_UNIT_HEAD : BB_UNIT_EMBD, 0), &w[k], 1, err));
+    for (int k = 0; k < N_OUTER; k++) BB_TRY(fill_matrix(t, &t->outer[k], find_unit(t->space, what[k], 0), &w[k], 1, err));
     BB_TRY(ask(t, &q, &bytes, err));
     t->outer_infos = bytes.infos;
     t->outer_data = bytes.data;
-    for (int k = 0; k < 2; k++) t->outer_data -= padded(t, (uint64_t)matrix_bytes(w[k], BB_F32));
+    for (int k = 0; k < N_OUTER; k++) t->outer_data -= padded(t, (uint64_t)matrix_bytes(w[k], BB_F32));
 done:
     return status;
 }
@@ -408,7 +412,7 @@ void bb_export_sizes_destroy(bb_export_sizes *t)
     }
     for (int arch = KEPT; arch < N_ARCHS; arch++)
         for (int differs = 0; differs < 2; differs++) bb_free(t->keys[arch][differs]);
-    for (int k = 0; k < 2; k++) bb_free(t->outer[k].owned);
+    for (int k = 0; k < N_OUTER; k++) bb_free(t->outer[k].owned);
     bb_free(t->blocks);
     bb_free(t);
 }
@@ -431,7 +435,7 @@ static void give_blocks(const bb_export_sizes *t, const uint16_t *x, bb_exporter
         const block_sizes *b = &t->blocks[i];
         const uint32_t     kv = b->s[0].full ? kept_at(t, &b->s[0], option_of(&b->s[0], x)) : 0;
         const uint32_t     ff = b->s[1].full ? kept_at(t, &b->s[1], option_of(&b->s[1], x)) : 0;
-        if (kv || ff || bb_scales(t->model->net.blocks[i].scale)) give(e, i, kv * b->heads_a_group, kv, ff);
+        if (kv || ff || t->model->net.blocks[i].n_token || bb_scales(t->model->net.blocks[i].scale)) give(e, i, kv * b->heads_a_group, kv, ff);
     }
 }
 
@@ -468,7 +472,7 @@ bool bb_export_sizes_of(const bb_export_sizes *t, const uint16_t *x, uint64_t *b
     if (t->refused[arch] || bb_exporter_choose_arch(&e, arch == KEPT, NULL) != BB_OK) return false;
     bb_exporter_choose_shapes(&e);
     uint64_t head = BB_GGUF_START + t->keys[arch][bb_exporter_differs(&e)][e.n_layer] + t->outer_infos, data = t->outer_data;
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < N_OUTER; k++) {
         const int64_t one = bytes_at(t, &t->outer[k], x, 0, &type);
         if (one < 0) return false;
         experimental |= one && is_experimental(type);
@@ -476,7 +480,7 @@ bool bb_export_sizes_of(const bb_export_sizes *t, const uint16_t *x, uint64_t *b
     }
     for (uint32_t i = 0; i < e.n_layer; i++) {
         const block_sizes *b = &t->blocks[e.from[i]];
-        const uint32_t     option[2] = { option_of(&b->s[0], x), option_of(&b->s[1], x) };
+        const uint32_t     option[BB_N_SUBLAYERS] = { option_of(&b->s[0], x), option_of(&b->s[1], x) };
         const cell        *c = &b->cells[cell_of(b, arch, i == 0, option)];
         if (c->refused || !block_data(t, NULL, b, x, option, e.arch, &data, &experimental)) return false;
         head += c->infos + (uint64_t)c->n_tensors * (digits(i) - 1);

@@ -183,7 +183,8 @@ typedef enum row_order {
 typedef enum whose {
     OF_ALL,
     OF_POST,
-    OF_PRE /* of kinds of models with, or without, norms of what sublayers give */
+    OF_PRE,  /* of kinds of models with, or without, norms of what sublayers give */
+    OF_TOKEN /* of those whose tokens may give something to each block */
 } whose;
 
 static const struct {
@@ -208,9 +209,32 @@ static const struct {
     { "mlp.gate_up_proj", "ffn_up", AS_IT_IS, OF_ALL },
     { "mlp.down_proj", "ffn_down", AS_IT_IS, OF_ALL },
     { "layer_scalar", "layer_output_scale", BARE, OF_POST },
+    { "per_layer_input_gate", "inp_gate", AS_IT_IS, OF_TOKEN },
+    { "per_layer_projection", "proj", AS_IT_IS, OF_TOKEN },
+    { "post_per_layer_input_norm", "post_norm", AS_IT_IS, OF_TOKEN },
 };
 
-static bool is_of(whose w, const bb_hf_arch *arch) { return w == OF_ALL || (w == OF_POST) == arch->post_norms; }
+/* Around the blocks, of kinds of models whose tokens may give something to each of them. */
+static const char *const of_token[][2] = {
+    { "model.embed_tokens_per_layer", "per_layer_token_embd" },
+    { "model.per_layer_model_projection", "per_layer_model_proj" },
+    { "model.per_layer_projection_norm", "per_layer_proj_norm" },
+};
+enum { N_OF_TOKEN = sizeof of_token / sizeof *of_token };
+
+static bool is_of(whose w, const bb_hf_arch *arch)
+{
+    return w == OF_ALL || (w == OF_TOKEN ? arch->own_kinds : (w == OF_POST) == arch->post_norms);
+}
+
+static bool is_of_token(const hf_folder *f, const char *name)
+{
+    for (size_t i = 0; f->config.arch->own_kinds && i < N_OF_TOKEN; i++) {
+        const size_t n = strlen(of_token[i][0]);
+        if (strncmp(name, of_token[i][0], n) == 0 && strcmp(name + n, ".weight") == 0) return true;
+    }
+    return false;
+}
 
 static void *own(hf_folder *f, size_t n, size_t size, bb_err *err)
 {
@@ -310,7 +334,7 @@ static bb_status refuse_unknown(const hf_folder *f, bb_err *err)
             int         n = 0;
             if (!name) continue;
             bool known = is_ignored(name) || strcmp(name, "model.embed_tokens.weight") == 0 || strcmp(name, "model.norm.weight") == 0 ||
-                         strcmp(name, "lm_head.weight") == 0;
+                         strcmp(name, "lm_head.weight") == 0 || is_of_token(f, name);
             if (sscanf(name, "model.layers.%u.%n", &block, &n) == 1 && n > 0 && block < f->config.n_layer) {
                 part = name + n;
                 end = strrchr(part, '.');
@@ -371,6 +395,7 @@ static bb_status put_tensors(hf_folder *f, bb_err *err)
     BB_TRY(put_tensor(f, embd, "token_embd.weight", AS_IT_IS, err));
     BB_TRY(put_factors(f, f->config.rope_long ? "rope_factors_short.weight" : "rope_freqs.weight", f->config.rope_factors, err));
     BB_TRY(put_factors(f, "rope_factors_long.weight", f->config.rope_long, err));
+    for (size_t i = 0; f->config.arch->own_kinds && i < N_OF_TOKEN; i++) BB_TRY(put_named(f, of_token[i][0], of_token[i][1], "weight", AS_IT_IS, err));
     for (uint32_t b = 0; b < f->config.n_layer; b++)
         for (size_t p = 0; p < sizeof in_block / sizeof *in_block; p++) {
             char from[128], to[48];

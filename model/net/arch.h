@@ -48,6 +48,8 @@ typedef struct bb_arch {
     bool        needs_head;    /* and are not: it must be there */
     bool        attention_biases;
     bool        values_of_keys;    /* a block without attn_v: see bb_block.lacks */
+    bool        shared_keys;       /* a key says how many of the last blocks take keys and values of an earlier one (bb_kv_role) */
+    bool        token_inputs;      /* a key says how many numbers each token gives to each block (bb_token_inputs) */
     bool        block_scales;      /* layer_output_scale.weight may be there: bb_block.scale */
     bool        square_attention;  /* the heads must make up the width: H D = C */
     const char *fused[BB_N_FEEDS]; /* the one tensor in which all parts with this feed lie, rows of one behind rows of the other; NULL: a tensor each */

@@ -52,7 +52,7 @@ float *bb_rope_table(const bb_net *net, uint32_t n_positions, bb_err *err);
 
 /* Shapes, types and presence of all that the block (or the head and output norm) needs: files and plans are not trusted. */
 bb_status bb_check_block(const bb_net *net, const bb_block *block, bb_err *err);
-bb_status bb_check_embd(const bb_net *net, bb_err *err);
+bb_status bb_check_embd(const bb_net *net, bb_err *err); /* and what the token inputs are made of */
 bb_status bb_check_head(const bb_net *net, bb_err *err);
 bb_status bb_check_shape(const bb_net *net, bb_err *err); /* width, head size, vocabulary, n_rot */
 bb_status bb_check_ids(const int32_t *ids, size_t n, uint32_t n_vocab, bb_err *err);
@@ -89,6 +89,8 @@ typedef struct bb_operations {
     bb_status (*write)(void *context, bb_buffer to, const float *host, size_t n, bb_err *err);
     bb_status (*read)(void *context, bb_buffer from, float *host, size_t n, bb_err *err);
     bb_status (*copy)(void *context, bb_buffer from, bb_buffer to, size_t n, bb_err *err); /* they do not overlap */
+    /* n rows of `width` numbers, whose rows lie `step` numbers apart on either side; width is at most a step. */
+    bb_status (*copy_rows)(void *context, bb_buffer from, size_t from_step, bb_buffer to, size_t to_step, size_t n, size_t width, bb_err *err);
     /* What a buffer holds now, on the host to read, until unpeek: the array itself or a copy. */
     bb_status (*peek)(void *context, bb_buffer buffer, size_t n, const float **host, bb_err *err);
     void (*unpeek)(void *context, const float *host); /* NULL allowed */

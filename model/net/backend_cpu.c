@@ -66,6 +66,17 @@ static bb_status cpu_copy(void *context, bb_buffer from, bb_buffer to, size_t n,
     return BB_OK;
 }
 
+static bb_status cpu_copy_rows(void *context, bb_buffer from, size_t from_step, bb_buffer to, size_t to_step, size_t n, size_t width, bb_err *err)
+{
+    const float *x = bb_cpu_at(from);
+    float       *y = bb_cpu_at(to);
+    (void)context;
+    (void)err;
+#pragma omp parallel for schedule(static) if (bb_cpu_worth(n * width))
+    for (size_t i = 0; i < n; i++) memcpy(y + i * to_step, x + i * from_step, width * sizeof *y);
+    return BB_OK;
+}
+
 static bb_status cpu_peek(void *context, bb_buffer buffer, size_t n, const float **host, bb_err *err)
 {
     (void)context;
@@ -759,6 +770,7 @@ static const bb_operations operations = {
     cpu_write,
     cpu_read,
     cpu_copy,
+    cpu_copy_rows,
     cpu_peek,
     cpu_unpeek,
     cpu_forget,

@@ -4,6 +4,8 @@
  */
 #include "model/net/backward.h"
 
+#include <math.h>
+
 #include "base/mem.h"
 
 enum { SLAB_TOKENS = 512 /* activations of a slab stay near the cores; weights are packed once for all slabs */ };
@@ -16,13 +18,20 @@ typedef struct activations {
     bb_buffer v_raw;                /* G*D: before their norm; without such a norm not there */
     bb_buffer gate, up, act, d_act; /* F */
     bb_buffer y[BB_N_SUBLAYERS];    /* C: what a writer gives, before the norm of the sublayer's output; without any such norm not there */
+    /* where rows carry something */
+    bb_buffer h, dh;                    /* C: the stream of the slab, and its gradient */
+    bb_buffer h_token, e;               /* C: hidden state behind the FFN, embeddings */
+    bb_buffer token, t_gate, t_act, d_t; /* P: what the token gives, the gate, what feeds its writer, its gradient */
+    bb_buffer t_proj;                   /* P: of the embedding, before its norm */
+    bb_buffer id;                       /* 1 */
 } activations;
 
 struct bb_backward {
     const bb_backend *backend;
     void             *self; /* its workspace */
     uint32_t          n_embd, max_windows, max_tokens;
-    size_t            slab_tokens, max_q, max_kv, max_ff, max_y, max_v_raw;
+    size_t            slab_tokens, max_q, max_kv, max_ff, max_y, max_v_raw, n_carried, max_token;
+    int32_t          *ids; /* [slab] where rows carry something */
     float            *cos_sin;
     bb_buffer         block_memory; /* one allocation behind a */
     activations       a;
@@ -39,13 +48,16 @@ static void measure(bb_backward *b, const bb_net *net)
         if (kv > b->max_kv) b->max_kv = kv;
         if (k->n_ff > b->max_ff) b->max_ff = k->n_ff;
         if (net->value_norm) b->max_v_raw = b->max_kv;
-        if (k->norm[BB_NORM_POST_ATTENTION] || k->norm[BB_NORM_POST_FFN]) b->max_y = net->n_embd;
+        if (k->norm[BB_NORM_POST_ATTENTION] || k->norm[BB_NORM_POST_FFN] || k->norm[BB_NORM_POST_TOKEN]) b->max_y = net->n_embd;
     }
+    b->n_carried = net->n_carried;
+    b->max_token = net->token.width;
 }
 
 static bb_status allocate(bb_backward *b, bb_err *err)
 {
     activations *a = &b->a;
+    const size_t stream = b->n_carried ? b->n_embd : 0, token = b->max_token ? b->n_embd : 0, P = b->max_token;
     struct {
         bb_buffer *at;
         size_t     width;
@@ -57,10 +69,15 @@ static bb_status allocate(bb_backward *b, bb_err *err)
         { &a->dv, b->max_kv },       { &a->gate, b->max_ff },     { &a->up, b->max_ff },
         { &a->act, b->max_ff },      { &a->d_act, b->max_ff },    { &a->y[BB_ATTENTION], b->max_y },
         { &a->y[BB_FFN], b->max_y }, { &a->v_raw, b->max_v_raw },
+        { &a->h, stream },           { &a->dh, stream },          { &a->h_token, token },
+        { &a->e, token },            { &a->y[BB_TOKEN], token },  { &a->token, P },
+        { &a->t_gate, P },           { &a->t_act, P },            { &a->d_t, P },
+        { &a->t_proj, P },           { &a->id, P ? 1 : 0 },
     };
     size_t width = 0, floats;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) width += arrays[i].width;
     if (!bb_mul_size(width, b->slab_tokens, &floats)) return BB_FAIL(err, BB_NOMEM, "out of memory: %zu activations x %zu tokens", width, b->slab_tokens);
+    if (P && !(b->ids = BB_NEW(b->slab_tokens, int32_t, err))) return BB_NOMEM;
     bb_status status = b->backend->ops->alloc(b->backend->context, floats, &b->block_memory, err);
     size_t    at = 0;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; at += arrays[i++].width * b->slab_tokens) *arrays[i].at = bb_buffer_at(b->block_memory, at);
@@ -103,6 +120,7 @@ void bb_backward_destroy(bb_backward *b)
     b->backend->ops->release(b->backend->context, b->block_memory);
     b->backend->ops->close(b->self);
     bb_free(b->cos_sin);
+    bb_free(b->ids);
     bb_free(b);
 }
 
@@ -118,7 +136,8 @@ typedef struct pass {
     const bb_block_grad *grad; /* never NULL: all empty when the caller wants none */
     uint32_t             S, T;
     size_t               n; /* S*T */
-    bb_buffer            h, dh;
+    bb_buffer            h, dh;           /* of the stream */
+    bb_buffer            rows, d_rows;    /* whole rows; where nothing is carried, h and dh */
     bb_heads             q_heads, k_heads, v_heads;
 } pass;
 
@@ -161,7 +180,7 @@ done:
 /* x := what the sublayer's parts read of h. */
 static bb_status take_in(const pass *p, bb_sublayer s, bb_buffer h, bb_buffer x, bb_err *err)
 {
-    const float *weight = p->block->norm[bb_sublayers[s].pre];
+    const float *weight = bb_norm_weight(p->block, bb_sublayers[s].pre);
     if (!weight) return copy(p, h, x, p->n * p->b->n_embd, err);
     return p->o->rms_norm(p->self, p->n, p->b->n_embd, h, weight, p->net->norm_eps, x, err);
 }
@@ -170,7 +189,7 @@ static bb_status take_in(const pass *p, bb_sublayer s, bb_buffer h, bb_buffer x,
 static bb_status back_take_in(const pass *p, bb_sublayer s, bb_buffer h, bb_buffer dx, bb_err *err)
 {
     const bb_norm norm = bb_sublayers[s].pre;
-    if (!p->block->norm[norm]) return p->o->add(p->self, p->n * p->b->n_embd, dx, p->dh, err);
+    if (!bb_norm_weight(p->block, norm)) return p->o->add(p->self, p->n * p->b->n_embd, dx, p->dh, err);
     return p->o->back_norm(p->self, p->n, p->b->n_embd, h, p->block->norm[norm], p->net->norm_eps, dx, true, p->dh, p->grad->norm[norm], err);
 }
 
@@ -178,7 +197,7 @@ static bb_status back_take_in(const pass *p, bb_sublayer s, bb_buffer h, bb_buff
 static bb_status give_out(const pass *p, bb_sublayer s, bb_buffer x, bb_buffer h, bb_err *err)
 {
     const bb_buffer y = p->b->a.y[s], normed = p->b->a.dx;
-    const float    *weight = p->block->norm[bb_sublayers[s].post];
+    const float    *weight = bb_norm_weight(p->block, bb_sublayers[s].post);
     bb_status       status;
     if (!weight) return h.memory ? linear(p, x, bb_sublayers[s].writer, true, h, err) : BB_OK;
     BB_TRY(linear(p, x, bb_sublayers[s].writer, false, y, err));
@@ -202,23 +221,49 @@ done:
     return status;
 }
 
+/* Between k, v (G*D each) of the slab and their places in rows or their gradients. */
+static bb_status move_keys(const pass *p, bb_buffer rows, bool to_rows, bb_buffer k, bb_buffer v, bb_err *err)
+{
+    const size_t    width = bb_row_width(p->net), GD = bb_dim_of(p->net, p->block, BB_DIM_GD);
+    const bb_buffer of[2] = { k, v };
+    bb_status       status = BB_OK;
+    for (int i = 0; i < 2; i++) {
+        const bb_buffer there = bb_buffer_at(rows, p->b->n_embd + p->block->kv_at + (size_t)i * GD);
+        if (to_rows) BB_TRY(p->o->copy_rows(p->b->backend->context, of[i], GD, there, width, p->n, GD, err));
+        else BB_TRY(p->o->copy_rows(p->b->backend->context, there, width, of[i], GD, p->n, GD, err));
+    }
+done:
+    return status;
+}
+
+static bb_status make_keys(const pass *p, bb_err *err)
+{
+    const activations *a = &p->b->a;
+    const size_t       floats = p->n * bb_dim_of(p->net, p->block, BB_DIM_GD);
+    bb_status          status;
+    BB_TRY(linear(p, a->x, BB_PART_K, false, a->k_raw, err));
+    if (bb_block_has_part(p->block, BB_PART_V)) BB_TRY(linear(p, a->x, BB_PART_V, false, a->v, err));
+    else BB_TRY(copy(p, a->k_raw, a->v, floats, err));
+    if (p->v_heads.norm) BB_TRY(copy(p, a->v, a->v_raw, floats, err));
+    BB_TRY(copy(p, a->k_raw, a->k, floats, err));
+    BB_TRY(p->o->rope(p->self, p->S, p->T, &p->k_heads, a->k, err));
+    if (p->v_heads.norm) BB_TRY(p->o->rope(p->self, p->S, p->T, &p->v_heads, a->v, err));
+done:
+    return status;
+}
+
 static bb_status attention_forward(const pass *p, bb_err *err)
 {
     const activations *a = &p->b->a;
     const bb_block    *k = p->block;
-    size_t             q_floats = p->n * bb_dim_of(p->net, k, BB_DIM_HD), kv_floats = p->n * bb_dim_of(p->net, k, BB_DIM_GD);
+    size_t             q_floats = p->n * bb_dim_of(p->net, k, BB_DIM_HD);
     bb_status          status;
     BB_TRY(take_in(p, BB_ATTENTION, p->h, a->x, err));
     BB_TRY(linear(p, a->x, BB_PART_Q, false, a->q_raw, err));
-    BB_TRY(linear(p, a->x, BB_PART_K, false, a->k_raw, err));
-    if (bb_block_has_part(k, BB_PART_V)) BB_TRY(linear(p, a->x, BB_PART_V, false, a->v, err));
-    else BB_TRY(copy(p, a->k_raw, a->v, kv_floats, err));
-    if (p->v_heads.norm) BB_TRY(copy(p, a->v, a->v_raw, kv_floats, err));
     BB_TRY(copy(p, a->q_raw, a->q, q_floats, err));
-    BB_TRY(copy(p, a->k_raw, a->k, kv_floats, err));
     BB_TRY(p->o->rope(p->self, p->S, p->T, &p->q_heads, a->q, err));
-    BB_TRY(p->o->rope(p->self, p->S, p->T, &p->k_heads, a->k, err));
-    if (p->v_heads.norm) BB_TRY(p->o->rope(p->self, p->S, p->T, &p->v_heads, a->v, err));
+    if (k->kv_role == BB_KV_TAKES) BB_TRY(move_keys(p, p->rows, false, a->k, a->v, err));
+    else BB_TRY(make_keys(p, err));
     BB_TRY(copy(p, a->q, a->att, q_floats, err));
     BB_TRY(p->o->attention(p->self, p->S, p->T, k->n_head, k->n_kv, p->q_heads.dim, k->window, a->att, a->k, a->v, err));
     BB_TRY(give_out(p, BB_ATTENTION, a->att, a->h_mid, err));
@@ -235,7 +280,115 @@ static bb_status ffn_forward(const pass *p, bb_err *err)
     BB_TRY(linear(p, a->x2, BB_PART_UP, false, a->up, err));
     BB_TRY(copy(p, a->gate, a->act, p->n * p->block->n_ff, err));
     BB_TRY(p->o->gated(p->self, p->net->gate, p->n * p->block->n_ff, a->act, a->up, err));
-    BB_TRY(give_out(p, BB_FFN, a->act, (bb_buffer) { 0 }, err));
+    BB_TRY(give_out(p, BB_FFN, a->act, p->block->n_token ? a->h_token : (bb_buffer) { 0 }, err));
+done:
+    return status;
+}
+
+/* b->ids := those that the rows of the slab carry. */
+static bb_status carried_ids(const pass *p, bb_err *err)
+{
+    void        *context = p->b->backend->context;
+    const float *host = NULL;
+    bb_status    status;
+    BB_TRY(p->o->copy_rows(context, bb_buffer_at(p->rows, p->b->n_embd), bb_row_width(p->net), p->b->a.id, 1, p->n, 1, err));
+    BB_TRY(p->o->peek(context, p->b->a.id, p->n, &host, err));
+    for (size_t i = 0; i < p->n; i++) p->b->ids[i] = (int32_t)host[i];
+    BB_TRY(bb_check_ids(p->b->ids, p->n, p->net->n_vocab, err));
+done:
+    p->o->unpeek(context, host);
+    return status;
+}
+
+/* From ids of tokens to those of their rows in the table, and back. */
+static void to_rows(const pass *p, bool back)
+{
+    const int32_t L = (int32_t)p->net->n_layer, number = (int32_t)p->block->number;
+    for (size_t i = 0; i < p->n; i++) p->b->ids[i] = back ? p->b->ids[i] / L : p->b->ids[i] * L + number;
+}
+
+/* See bb_token_inputs. */
+static bb_status token_inputs(const pass *p, bb_err *err)
+{
+    const activations     *a = &p->b->a;
+    const bb_token_inputs *t = &p->net->token;
+    const size_t           P = t->width, C = p->b->n_embd;
+    const bb_matrix        proj = bb_token_proj(p->net, p->block->number);
+    bb_status              status;
+    BB_TRY(carried_ids(p, err));
+    BB_TRY(p->o->gather(p->self, &p->net->embd, p->b->ids, p->n, a->e, err));
+    if (bb_scales(p->net->embd_scale)) BB_TRY(p->o->scale(p->self, p->n * C, p->net->embd_scale, a->e, err));
+    BB_TRY(p->o->matmul(p->self, p->n, a->e, &proj, false, a->t_proj, err));
+    BB_TRY(p->o->scale(p->self, p->n * P, bb_token_proj_scale(p->net), a->t_proj, err));
+    to_rows(p, false);
+    BB_TRY(p->o->gather(p->self, &t->table, p->b->ids, p->n, a->token, err));
+    to_rows(p, true);
+    BB_TRY(p->o->scale(p->self, p->n * P, sqrtf((float)P), a->token, err));
+    BB_TRY(copy(p, a->t_proj, a->d_t, p->n * P, err));
+    BB_TRY(p->o->add_norm(p->self, p->n, (uint32_t)P, a->d_t, t->norm, p->net->norm_eps, a->token, err));
+    BB_TRY(p->o->scale(p->self, p->n * P, sqrtf(0.5f), a->token, err));
+done:
+    return status;
+}
+
+static bb_status token_forward(const pass *p, bb_err *err)
+{
+    const activations *a = &p->b->a;
+    bb_status          status;
+    BB_TRY(token_inputs(p, err));
+    BB_TRY(linear(p, a->h_token, BB_PART_TOKEN_GATE, false, a->t_gate, err));
+    BB_TRY(copy(p, a->t_gate, a->t_act, p->n * p->block->n_token, err));
+    BB_TRY(p->o->gated(p->self, p->net->gate, p->n * p->block->n_token, a->t_act, a->token, err));
+    BB_TRY(give_out(p, BB_TOKEN, a->t_act, (bb_buffer) { 0 }, err));
+done:
+    return status;
+}
+
+/* a->token is the gradient of what the tokens give to the block: on to the table, its norm, the projection and the embeddings, where they are asked for. */
+static bb_status back_token_inputs(const pass *p, bb_err *err)
+{
+    const activations     *a = &p->b->a;
+    const bb_token_inputs *t = &p->net->token;
+    const bb_block_grad   *grad = p->grad;
+    const size_t           P = t->width, C = p->b->n_embd;
+    const bb_matrix        proj = bb_token_proj(p->net, p->block->number);
+    void                  *context = p->b->backend->context;
+    const float           *host = NULL;
+    bb_status              status = BB_OK;
+    if (!grad->token_hook && !grad->token_norm && !grad->token_proj && !grad->embd) return BB_OK;
+    BB_TRY(p->o->scale(p->self, p->n * P, sqrtf(0.5f), a->token, err));
+    BB_TRY(p->o->back_norm(p->self, p->n, P, a->t_proj, t->norm, p->net->norm_eps, a->token, false, a->d_t, grad->token_norm, err));
+    BB_TRY(p->o->scale(p->self, p->n * P, bb_token_proj_scale(p->net), a->d_t, err));
+    if (grad->token_proj)
+        BB_TRY(p->o->back_weights(p->self, p->n, P, C, a->d_t, a->e, grad->token_proj + (size_t)p->block->number * P * C, err));
+    if (grad->token_hook) {
+        BB_TRY(p->o->scale(p->self, p->n * P, sqrtf((float)P), a->token, err));
+        BB_TRY(p->o->peek(context, a->token, p->n * P, &host, err));
+        to_rows(p, false);
+        BB_TRY(grad->token_hook(grad->token_self, p->b->ids, host, p->n, err));
+        to_rows(p, true);
+        p->o->unpeek(context, host);
+        host = NULL;
+    }
+    if (!grad->embd) goto done;
+    BB_TRY(p->o->back_matmul(p->self, p->n, a->d_t, &proj, false, a->dx, err));
+    BB_TRY(p->o->peek(context, a->dx, p->n * C, &host, err));
+    for (size_t i = 0; i < p->n; i++)
+        for (size_t c = 0; c < C; c++) grad->embd[(size_t)p->b->ids[i] * C + c] += bb_scale_of(p->net->embd_scale) * host[i * C + c];
+done:
+    p->o->unpeek(context, host);
+    return status;
+}
+
+static bb_status token_backward(const pass *p, bb_err *err)
+{
+    const activations *a = &p->b->a;
+    bb_status          status;
+    BB_TRY(back_give_out(p, BB_TOKEN, a->t_act, a->d_t, err));
+    BB_TRY(p->o->back_gated(p->self, p->net->gate, p->n * p->block->n_token, a->t_gate, a->token, a->d_t, err));
+    BB_TRY(back_linear(p, BB_PART_TOKEN_GATE, a->h_token, a->t_gate, false, a->dx, err));
+    BB_TRY(back_take_in(p, BB_TOKEN, a->h_token, a->dx, err));
+    BB_TRY(back_token_inputs(p, err));
 done:
     return status;
 }
@@ -254,23 +407,57 @@ done:
     return status;
 }
 
+/* a->dk, a->dv, the gradients of keys and values in this block, meet those of later blocks, which travel with the rows. */
+static bb_status share_keys(const pass *p, bb_err *err)
+{
+    const activations *a = &p->b->a;
+    const bb_buffer    k = a->k, v = a->v; /* free by now */
+    const size_t       floats = p->n * bb_dim_of(p->net, p->block, BB_DIM_GD);
+    bb_status          status;
+    BB_TRY(move_keys(p, p->d_rows, false, k, v, err));
+    if (p->block->kv_role == BB_KV_TAKES) {
+        BB_TRY(p->o->add(p->self, floats, a->dk, k, err));
+        BB_TRY(p->o->add(p->self, floats, a->dv, v, err));
+    } else {
+        BB_TRY(p->o->add(p->self, floats, k, a->dk, err));
+        BB_TRY(p->o->add(p->self, floats, v, a->dv, err));
+        BB_TRY(p->o->scale(p->self, floats, 0, k, err)); /* what the rows carried before is written over */
+        BB_TRY(p->o->scale(p->self, floats, 0, v, err));
+    }
+    BB_TRY(move_keys(p, p->d_rows, true, k, v, err));
+done:
+    return status;
+}
+
+/* a->dx += the gradient of the input of k and v. */
+static bb_status back_keys(const pass *p, bb_err *err)
+{
+    const activations *a = &p->b->a;
+    const bool         own_values = bb_block_has_part(p->block, BB_PART_V);
+    bb_status          status;
+    BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->k_heads, a->k_raw, a->dk, p->grad->norm[BB_NORM_K], err));
+    if (p->v_heads.norm) BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->v_heads, a->v_raw, a->dv, NULL, err));
+    if (own_values) BB_TRY(back_linear(p, BB_PART_V, a->x, a->dv, false, a->dx, err));
+    else BB_TRY(p->o->add(p->self, p->n * bb_dim_of(p->net, p->block, BB_DIM_GD), a->dv, a->dk, err));
+    BB_TRY(back_linear(p, BB_PART_K, a->x, a->dk, own_values, a->dx, err));
+done:
+    return status;
+}
+
 static bb_status attention_backward(const pass *p, bb_err *err)
 {
     const activations *a = &p->b->a;
     const bb_block    *k = p->block;
     const uint32_t     D = p->q_heads.dim;
-    const bool         own_values = bb_block_has_part(k, BB_PART_V);
+    const bool         own_keys = k->kv_role != BB_KV_TAKES;
     bb_status          status;
     BB_TRY(back_give_out(p, BB_ATTENTION, a->att, a->d_att, err));
     if (p->grad->head_mask) BB_TRY(p->o->back_sums(p->self, p->n, (size_t)k->n_head * D, D, a->att, a->d_att, p->grad->head_mask, err));
     BB_TRY(p->o->back_attention(p->self, p->S, p->T, k->n_head, k->n_kv, D, k->window, a->q, a->k, a->v, a->d_att, a->dk, a->dv, err));
     BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->q_heads, a->q_raw, a->d_att, p->grad->norm[BB_NORM_Q], err));
-    BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->k_heads, a->k_raw, a->dk, p->grad->norm[BB_NORM_K], err));
-    if (p->v_heads.norm) BB_TRY(p->o->back_rope(p->self, p->S, p->T, &p->v_heads, a->v_raw, a->dv, NULL, err));
-    if (own_values) BB_TRY(back_linear(p, BB_PART_V, a->x, a->dv, false, a->dx, err));
-    else BB_TRY(p->o->add(p->self, p->n * k->n_kv * D, a->dv, a->dk, err));
-    BB_TRY(back_linear(p, BB_PART_K, a->x, a->dk, own_values, a->dx, err));
-    BB_TRY(back_linear(p, BB_PART_Q, a->x, a->d_att, true, a->dx, err));
+    if (k->kv_role != BB_KV_OWN) BB_TRY(share_keys(p, err));
+    if (own_keys) BB_TRY(back_keys(p, err));
+    BB_TRY(back_linear(p, BB_PART_Q, a->x, a->d_att, own_keys, a->dx, err));
     BB_TRY(back_take_in(p, BB_ATTENTION, p->h, a->dx, err));
 done:
     return status;
@@ -281,8 +468,11 @@ static bb_status back_slab(const pass *p, bb_err *err)
     bb_status status = BB_OK;
     BB_TRY(copy(p, p->h, p->b->a.h_mid, p->n * p->b->n_embd, err));
     if (p->block->n_head) BB_TRY(attention_forward(p, err));
+    if (p->block->n_token) BB_TRY(copy(p, p->b->a.h_mid, p->b->a.h_token, p->n * p->b->n_embd, err));
     if (p->block->n_ff) BB_TRY(ffn_forward(p, err));
+    if (p->block->n_token) BB_TRY(token_forward(p, err));
     if (bb_scales(p->block->scale)) BB_TRY(p->o->scale(p->self, p->n * p->b->n_embd, p->block->scale, p->dh, err));
+    if (p->block->n_token) BB_TRY(token_backward(p, err));
     if (p->block->n_ff) BB_TRY(ffn_backward(p, err));
     if (p->block->n_head) BB_TRY(attention_backward(p, err));
 done:
@@ -306,7 +496,8 @@ static bb_status hold(bb_backward *b, const bb_block *block, bb_err *err)
     bb_status        status;
     for (int p = 0; p < BB_N_PARTS; p++)
         if (bb_block_has_part(block, (bb_part)p)) w[n++] = &block->w[p];
-    const bool skips = n > 0 && w[n - 1] == &block->w[BB_PART_DOWN] && !block->norm[BB_NORM_POST_FFN]; /* down is not run forward */
+    const bb_sublayer last = block->n_token ? BB_TOKEN : BB_FFN;
+    const bool        skips = n > 0 && w[n - 1] == &block->w[bb_sublayers[last].writer] && !block->norm[bb_sublayers[last].post]; /* it is not run forward */
     BB_TRY(b->backend->ops->hold(b->self, w, skips ? n - 1 : n, err));
     BB_TRY(b->backend->ops->back_hold(b->self, w, n, err));
 done:
@@ -324,9 +515,10 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
 {
     static const bb_block_grad nothing;
     bb_status                  status;
-    size_t                     windows = b->slab_tokens / T, C = b->n_embd;
+    size_t                     windows = b->slab_tokens / T, C = b->n_embd, W = bb_row_width(net);
+    void                      *context = b->backend->context;
     BB_ASSERT(S <= b->max_windows && T > 0 && T <= b->max_tokens);
-    BB_ASSERT(net->n_embd == b->n_embd);
+    BB_ASSERT(net->n_embd == b->n_embd && net->n_carried == b->n_carried && net->token.width == b->max_token);
     BB_TRY(bb_check_block(net, block, err));
     BB_TRY(check_room(b, net, block, err));
     BB_TRY(hold(b, block, err));
@@ -334,12 +526,19 @@ bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *b
         pass p = { .b = b, .o = b->backend->ops, .self = b->self, .net = net, .block = block, .grad = grad ? grad : &nothing, .T = T };
         p.S = S - at < step ? S - at : step;
         p.n = (size_t)p.S * T;
-        p.h = bb_buffer_at(h, (size_t)at * T * C);
-        p.dh = bb_buffer_at(dh, (size_t)at * T * C);
+        p.h = p.rows = bb_buffer_at(h, (size_t)at * T * W);
+        p.dh = p.d_rows = bb_buffer_at(dh, (size_t)at * T * W);
+        if (W > C) {
+            p.h = b->a.h;
+            p.dh = b->a.dh;
+            BB_TRY(p.o->copy_rows(context, p.rows, W, p.h, C, p.n, C, err));
+            BB_TRY(p.o->copy_rows(context, p.d_rows, W, p.dh, C, p.n, C, err));
+        }
         p.q_heads = bb_heads_of(net, block, BB_PART_Q, b->cos_sin, b->max_tokens);
         p.k_heads = bb_heads_of(net, block, BB_PART_K, b->cos_sin, b->max_tokens);
         p.v_heads = bb_heads_of(net, block, BB_PART_V, b->cos_sin, b->max_tokens);
         BB_TRY(back_slab(&p, err));
+        if (W > C) BB_TRY(p.o->copy_rows(context, p.dh, C, p.d_rows, W, p.n, C, err));
     }
     status = BB_OK;
 done:
@@ -439,13 +638,13 @@ done:
 
 bb_status bb_backward_embed(const bb_backend *backend, const bb_net *net, const int32_t *tokens, size_t n, bb_buffer dh, float *d_embd, bb_err *err)
 {
-    size_t       C = net->n_embd;
+    size_t       C = net->n_embd, W = bb_row_width(net);
     const float *host = NULL;
     bb_status    status;
     BB_TRY(bb_check_ids(tokens, n, net->n_vocab, err));
-    BB_TRY(backend->ops->peek(backend->context, dh, n * C, &host, err));
+    BB_TRY(backend->ops->peek(backend->context, dh, n * W, &host, err));
     for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < C; c++) d_embd[(size_t)tokens[i] * C + c] += bb_scale_of(net->embd_scale) * host[i * C + c];
+        for (size_t c = 0; c < C; c++) d_embd[(size_t)tokens[i] * C + c] += bb_scale_of(net->embd_scale) * host[i * W + c];
 done:
     backend->ops->unpeek(backend->context, host);
     return status;

@@ -37,8 +37,11 @@ const bb_backend *bb_backward_backend(const bb_backward *b);
 void              bb_backward_rough(bb_backward *b, bool rough); /* bb_operations.rough, of what follows; at first not */
 
 /* Called for each linear of a block with its input x (n, cols) and the gradient dy (n, rows) at its output, on the host: Fisher information,
- * gradients of low-rank or masked parameters, anything that is a sum over tokens. Order: down, up, gate, o, v, k, q. */
+ * gradients of low-rank or masked parameters, anything that is a sum over tokens. Order: proj, inp_gate, down, up, gate, o, v, k, q. */
 typedef bb_status (*bb_gradient_hook)(void *self, bb_part part, const float *x, const float *dy, size_t n_tokens, bb_err *err);
+
+/* Called for a block with BB_TOKEN: row ids[i] of bb_token_inputs.table (of all tokens and blocks) has the gradient d (n, P) there, on the host. */
+typedef bb_status (*bb_token_hook)(void *self, const int32_t *ids, const float *d, size_t n_tokens, bb_err *err);
 
 typedef struct bb_block_grad {
     float           *w[BB_N_PARTS];    /* (rows, cols) */
@@ -46,11 +49,16 @@ typedef struct bb_block_grad {
     float           *norm[BB_N_NORMS]; /* [C] or [D], as bb_norms says */
     float           *head_mask;        /* [n_head] dL/dm of masks m_j = 1 on the attention output of each head */
     float           *ff_mask;          /* [n_ff] the same on each FFN channel (input of down) */
+    float           *embd;             /* (V, C) of bb_net.embd, by what it gives to BB_TOKEN of this block alone */
+    float           *token_proj;       /* (n_layer * P, C) */
+    float           *token_norm;       /* [P] */
     bb_gradient_hook hook;
     void            *hook_self;
+    bb_token_hook    token_hook;
+    void            *token_self;
 } bb_block_grad;
 
-/* h (S*T, C): the block's input, kept; dh: dL/dh_out, becomes dL/dh_in. grad NULL: activations only. */
+/* h (S*T, W): the block's input, kept; dh (S*T, W): dL/dh_out, becomes dL/dh_in. What rows carry has its gradient in its place, a token's id none. grad NULL: activations only. */
 bb_status bb_backward_block(bb_backward *b, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, bb_buffer h, bb_buffer dh,
                             const bb_block_grad *grad, bb_err *err);
 
@@ -72,7 +80,7 @@ typedef struct bb_head_grad {
 bb_status bb_backward_head(bb_backward *b, const bb_net *net, bb_buffer h, size_t n, const bb_head_loss *loss_of, double *loss, bb_buffer dh,
                            const bb_head_grad *grad, bb_err *err);
 
-/* d_embd (V, C) += dh at the rows of the tokens. */
+/* d_embd (V, C) += dh (n, W) at the rows of the tokens. */
 bb_status bb_backward_embed(const bb_backend *backend, const bb_net *net, const int32_t *tokens, size_t n, bb_buffer dh, float *d_embd, bb_err *err);
 
 #endif

@@ -85,8 +85,8 @@ static bb_status check_sublayer(const bb_net *net, const bb_block *b, bb_sublaye
 {
     bb_status status = BB_OK;
     for (int n = 0; n < BB_N_NORMS; n++)
-        if (bb_norms[n].sublayer == s && (needed_norms(net) & BB_SET(n)) && !b->norm[n])
-            return BB_FAIL(err, BB_BAD_FILE, "the block has the sublayer '%s' but no %s", bb_sublayers[s].unit, bb_norms[n].name);
+        if (bb_norms[n].sublayer == s && bb_block_has_norm(b, (bb_norm)n) && (needed_norms(net) & BB_SET(n)) && !b->norm[n])
+            return BB_FAIL(err, BB_BAD_FILE, "the block has the sublayer '%s' but no %s", bb_sublayers[s].name, bb_norms[n].name);
     for (int p = 0; p < BB_N_PARTS; p++)
         if (bb_parts[p].sublayer == s && bb_block_has_part(b, (bb_part)p))
             BB_TRY(check_matrix(&b->w[p], bb_dim_of(net, b, bb_parts[p].rows), bb_dim_of(net, b, bb_parts[p].cols), bb_parts[p].name, err));
@@ -100,14 +100,31 @@ bb_status bb_check_block(const bb_net *net, const bb_block *block, bb_err *err)
     if (block->n_head && (block->n_kv == 0 || block->n_head % block->n_kv))
         return BB_FAIL(err, BB_BAD_FILE, "attention: %u query heads are not a multiple of %u KV heads", block->n_head, block->n_kv);
     BB_ASSERT(!block->local || net->local_rope_base > 0);
-    BB_ASSERT(!(block->lacks & ~BB_SET(BB_PART_V)));
+    BB_ASSERT(!(block->lacks & ~(block->kv_role == BB_KV_TAKES ? BB_SET(BB_PART_K) | BB_SET(BB_PART_V) : BB_SET(BB_PART_V))));
+    if (block->kv_role != BB_KV_OWN && block->n_head && block->kv_at + 2 * bb_dim_of(net, block, BB_DIM_GD) > net->n_carried)
+        return BB_FAIL(err, BB_BAD_FILE, "attention: %u KV heads do not fit where the blocks share their keys and values", block->n_kv);
+    if (block->n_token && (block->n_token != net->token.width || block->number >= net->n_layer))
+        return BB_FAIL(err, BB_BAD_FILE, "the block takes %u numbers of a token, which has %u for each of %u blocks", block->n_token, net->token.width,
+                       net->n_layer);
     for (int s = 0; s < BB_N_SUBLAYERS; s++)
         if (bb_block_has(block, (bb_sublayer)s)) BB_TRY(check_sublayer(net, block, (bb_sublayer)s, err));
 done:
     return status;
 }
 
-bb_status bb_check_embd(const bb_net *net, bb_err *err) { return check_matrix(&net->embd, net->n_vocab, net->n_embd, "token_embd", err); }
+bb_status bb_check_embd(const bb_net *net, bb_err *err)
+{
+    const bb_token_inputs *t = &net->token;
+    bb_status              status;
+    BB_TRY(check_matrix(&net->embd, net->n_vocab, net->n_embd, "token_embd", err));
+    if (!t->width) goto done;
+    BB_ASSERT((uint64_t)net->n_vocab * net->n_layer <= INT32_MAX && net->n_vocab <= 1u << 24);
+    BB_TRY(check_matrix(&t->table, (size_t)net->n_vocab * net->n_layer, t->width, bb_token_names[BB_TOKEN_TABLE], err));
+    BB_TRY(check_matrix(&t->proj, (size_t)net->n_layer * t->width, net->n_embd, bb_token_names[BB_TOKEN_PROJ], err));
+    if (!t->norm) return BB_FAIL(err, BB_BAD_FILE, "network: no %s", bb_token_names[BB_TOKEN_NORM]);
+done:
+    return status;
+}
 
 bb_status bb_check_head(const bb_net *net, bb_err *err)
 {

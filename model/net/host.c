@@ -3,6 +3,7 @@
 #include "model/net/host.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "model/net/shared.h"
 
@@ -30,7 +31,7 @@ static bb_status take_back(const bb_backend *k, bb_buffer buffer, float *host, s
 bb_status bb_host_embed(bb_forward *f, const bb_net *net, const int32_t *tokens, uint32_t S, uint32_t T, float *h, bb_err *err)
 {
     const bb_backend *k = bb_forward_backend(f);
-    const size_t      n = (size_t)S * T * net->n_embd;
+    const size_t      n = (size_t)S * T * bb_row_width(net);
     bb_buffer         on = { 0 };
     bb_status         status;
     BB_TRY(lend(k, h, n, false, &on, err));
@@ -43,7 +44,7 @@ bb_status bb_host_block(bb_forward *f, const bb_net *net, const bb_block *block,
                         bb_err *err)
 {
     const bb_backend *k = bb_forward_backend(f);
-    const size_t      n = (size_t)S * T * net->n_embd;
+    const size_t      n = (size_t)S * T * bb_row_width(net);
     bb_buffer         on = { 0 };
     bb_status         status;
     BB_TRY(lend(k, h, n, true, &on, err));
@@ -55,7 +56,7 @@ done:
 bb_status bb_host_shared(bb_forward *f, const bb_net *net, const bb_block *block, uint32_t S, uint32_t T, const bb_shared_rows *rows, float *h, bb_err *err)
 {
     const bb_backend *k = bb_forward_backend(f);
-    const size_t      n = (size_t)rows->n * net->n_embd;
+    const size_t      n = (size_t)rows->n * bb_row_width(net);
     bb_buffer         on = { 0 };
     bb_status         status;
     BB_TRY(lend(k, h, n, true, &on, err));
@@ -70,7 +71,7 @@ bb_status bb_host_input(bb_forward *f, const bb_net *net, const bb_block *block,
     const size_t      n = (size_t)S * T, width = bb_dim_of(net, block, bb_feeds[feed].width);
     bb_buffer         on = { 0 }, input = { 0 };
     bb_status         status;
-    BB_TRY(lend(k, h, n * net->n_embd, true, &on, err));
+    BB_TRY(lend(k, h, n * bb_row_width(net), true, &on, err));
     BB_TRY(lend(k, x, n * width, false, &input, err));
     BB_TRY(bb_forward_input(f, net, block, S, T, on, feed, input, err));
 done:
@@ -107,7 +108,7 @@ bb_status bb_host_backward_block(bb_backward *b, const bb_net *net, const bb_blo
                                  const bb_block_grad *grad, bb_err *err)
 {
     const bb_backend *k = bb_backward_backend(b);
-    const size_t      n = (size_t)S * T * net->n_embd;
+    const size_t      n = (size_t)S * T * bb_row_width(net);
     bb_buffer         on = { 0 }, d_on = { 0 };
     bb_status         status;
     BB_TRY(lend(k, h, n, true, &on, err));
@@ -141,10 +142,22 @@ bb_status bb_host_backward_embed(const bb_backend *backend, const bb_net *net, c
 {
     bb_buffer on = { 0 };
     bb_status status;
-    BB_TRY(lend(backend, dh, n * net->n_embd, true, &on, err));
+    BB_TRY(lend(backend, dh, n * bb_row_width(net), true, &on, err));
     BB_TRY(bb_backward_embed(backend, net, tokens, n, on, d_embd, err));
 done:
     return take_back(backend, on, NULL, 0, status, err);
+}
+
+void bb_host_streams(const bb_net *net, const float *h, size_t n, float *rows)
+{
+    const size_t C = net->n_embd, W = bb_row_width(net);
+    for (size_t i = 0; i < n; i++) memcpy(rows + i * C, h + i * W, C * sizeof *h);
+}
+
+void bb_host_put_streams(const bb_net *net, const float *rows, size_t n, float *h)
+{
+    const size_t C = net->n_embd, W = bb_row_width(net);
+    for (size_t i = 0; i < n; i++) memcpy(h + i * W, rows + i * C, C * sizeof *h);
 }
 
 void bb_host_output_norm(const bb_net *net, const float *h, float *x)

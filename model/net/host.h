@@ -25,6 +25,10 @@ bb_status bb_host_backward_head(bb_backward *b, const bb_net *net, const float *
                                 float *dh, const bb_head_grad *grad, bb_err *err);
 bb_status bb_host_backward_embed(const bb_backend *backend, const bb_net *net, const int32_t *tokens, size_t n, const float *dh, float *d_embd, bb_err *err);
 
+/* Between whole rows h (n, W) and their streams rows (n, C). */
+void bb_host_streams(const bb_net *net, const float *h, size_t n, float *rows);
+void bb_host_put_streams(const bb_net *net, const float *rows, size_t n, float *h);
+
 /* x (C) := one row h of the stream as the head reads it: output norm and factor. */
 void bb_host_output_norm(const bb_net *net, const float *h, float *x);
 

@@ -2,9 +2,14 @@
  * net.c: see net.h. */
 #include "model/net/net.h"
 
+#include <math.h>
+
+#include "base/status.h"
+
 const bb_sublayer_info bb_sublayers[BB_N_SUBLAYERS] = {
-    [BB_ATTENTION] = { "kv", BB_PART_O, BB_NORM_ATTENTION, BB_NORM_POST_ATTENTION },
-    [BB_FFN] = { "ffn", BB_PART_DOWN, BB_NORM_FFN, BB_NORM_POST_FFN },
+    [BB_ATTENTION] = { "kv", "attention", BB_PART_O, BB_NORM_ATTENTION, BB_NORM_POST_ATTENTION },
+    [BB_FFN] = { "ffn", "FFN", BB_PART_DOWN, BB_NORM_FFN, BB_NORM_POST_FFN },
+    [BB_TOKEN] = { NULL, "per-layer embedding", BB_PART_TOKEN_OUT, BB_N_NORMS, BB_NORM_POST_TOKEN },
 };
 
 const bb_feed_info bb_feeds[BB_N_FEEDS] = {
@@ -12,6 +17,8 @@ const bb_feed_info bb_feeds[BB_N_FEEDS] = {
     [BB_FEED_HEADS] = { BB_ATTENTION, BB_DIM_HD },
     [BB_FEED_FFN] = { BB_FFN, BB_DIM_C },
     [BB_FEED_CHANNELS] = { BB_FFN, BB_DIM_F },
+    [BB_FEED_TOKEN] = { BB_TOKEN, BB_DIM_C },
+    [BB_FEED_TOKEN_CHANNELS] = { BB_TOKEN, BB_DIM_P },
 };
 
 const bb_part_info bb_parts[BB_N_PARTS] = {
@@ -22,6 +29,8 @@ const bb_part_info bb_parts[BB_N_PARTS] = {
     [BB_PART_GATE] = { "ffn_gate", BB_FFN, BB_FEED_FFN, BB_DIM_F, BB_DIM_C, false },
     [BB_PART_UP] = { "ffn_up", BB_FFN, BB_FEED_FFN, BB_DIM_F, BB_DIM_C, false },
     [BB_PART_DOWN] = { "ffn_down", BB_FFN, BB_FEED_CHANNELS, BB_DIM_C, BB_DIM_F, false },
+    [BB_PART_TOKEN_GATE] = { "inp_gate", BB_TOKEN, BB_FEED_TOKEN, BB_DIM_P, BB_DIM_C, false },
+    [BB_PART_TOKEN_OUT] = { "proj", BB_TOKEN, BB_FEED_TOKEN_CHANNELS, BB_DIM_C, BB_DIM_P, false },
 };
 
 const bb_norm_info bb_norms[BB_N_NORMS] = {
@@ -31,9 +40,26 @@ const bb_norm_info bb_norms[BB_N_NORMS] = {
     [BB_NORM_K] = { "attn_k_norm", BB_ATTENTION, BB_PLACE_K, BB_DIM_D },
     [BB_NORM_POST_ATTENTION] = { "post_attention_norm", BB_ATTENTION, BB_PLACE_OUTPUT, BB_DIM_C },
     [BB_NORM_POST_FFN] = { "post_ffw_norm", BB_FFN, BB_PLACE_OUTPUT, BB_DIM_C },
+    [BB_NORM_POST_TOKEN] = { "post_norm", BB_TOKEN, BB_PLACE_OUTPUT, BB_DIM_C },
 };
 
 const char bb_block_scale_name[] = "layer_output_scale";
+
+const char *const bb_token_names[BB_N_TOKEN_TENSORS] = {
+    [BB_TOKEN_TABLE] = "per_layer_token_embd",
+    [BB_TOKEN_PROJ] = "per_layer_model_proj",
+    [BB_TOKEN_NORM] = "per_layer_proj_norm",
+};
+
+float bb_token_proj_scale(const bb_net *n) { return 1 / sqrtf((float)n->n_embd); }
+
+bb_matrix bb_token_proj(const bb_net *n, uint32_t block)
+{
+    bb_matrix w = n->token.proj;
+    w.rows = n->token.width;
+    w.data = (const char *)w.data + (size_t)block * w.rows * bb_format_row_bytes(bb_format_get(w.type), w.cols);
+    return w;
+}
 
 size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim)
 {
@@ -43,6 +69,7 @@ size_t bb_dim_of(const bb_net *net, const bb_block *block, bb_dim dim)
     case BB_DIM_GD: return (size_t)block->n_kv * bb_head_dim(net, block);
     case BB_DIM_F: return block->n_ff;
     case BB_DIM_D: return bb_head_dim(net, block);
+    case BB_DIM_P: return block->n_token;
     }
     return 0;
 }
@@ -57,11 +84,14 @@ size_t bb_norm_length(const bb_net *net, const bb_block *block, bb_norm norm)
 
 void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t kept)
 {
+    BB_ASSERT(kept == 0 || kept == bb_block_kept(block, s) || bb_block_cuttable(block, s));
     if (s == BB_ATTENTION) {
         block->n_head = block->n_kv ? block->n_head / block->n_kv * kept : 0;
         block->n_kv = kept;
-    } else {
+    } else if (s == BB_FFN) {
         block->n_ff = kept;
+    } else {
+        block->n_token = kept;
     }
     block->by_gates[s] = false;
     for (int p = 0; p < BB_N_PARTS; p++) {
@@ -77,6 +107,7 @@ void bb_block_keep(const bb_net *net, bb_block *block, bb_sublayer s, uint32_t k
 uint32_t bb_part_widest(const bb_net *net, const bb_block *block, bb_part p, uint32_t weights)
 {
     if (bb_part_cut_by_rows(p)) return block->w[p].cols % weights == 0 ? bb_part_kept(block, p) : 0;
+    if (!bb_block_cuttable(block, bb_parts[p].sublayer)) return block->w[p].cols % weights == 0 ? bb_part_kept(block, p) : 0;
     for (uint32_t kept = bb_part_kept(block, p); kept > 0; kept--) {
         bb_block b = *block;
         bb_block_keep(net, &b, bb_parts[p].sublayer, kept);

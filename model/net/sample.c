@@ -31,7 +31,8 @@ typedef struct shared {
     bb_integers       *integers;                          /* [n_matrices], panels NULL for a matrix that has none; or NULL */
     float             *weights;                           /* packed matrices that are not integers, or NULL */
     size_t            *offset;                            /* of each matrix in weights */
-    uint32_t           max_q, max_kv, max_ff, max_shared; /* widest H D, G D, F; most query heads on a KV head */
+    bb_matrix         *proj;                              /* [n_layer] bb_token_proj; or NULL */
+    uint32_t           max_q, max_kv, max_ff, max_shared; /* widest H D, G D, F or P; most query heads on a KV head */
 } shared;
 
 /* One group on its way. one: its rows are no sequences but tokens of one, in their order. */
@@ -43,6 +44,7 @@ typedef struct stepper {
     size_t        strip_floats;                           /* of a lane: STRIP weight rows */
     float        *cache;                                  /* block after block, sequence after sequence: head_cache for each KV head */
     float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
+    float        *token, *e;                              /* what tokens give to a block; their embeddings; where there is such */
     float        *strip, *packed;                         /* [lanes] STRIP weight rows, when they are not held */
     int8_t       *x_bytes;                                /* one row of x in 8 bits, its scales and sums (integer.h) */
     float        *x_scale;
@@ -62,15 +64,33 @@ static size_t head_cache(const shared *w, const bb_block *b)
     return key_floats(w, D) + bb_packed_floats(D, w->p->length, w->k->panel);
 }
 
+/* A block that takes keys and values from another has no cache of its own. */
+static bool takes_keys(const bb_block *b) { return b->n_head && b->kv_role == BB_KV_TAKES; }
+
+/* The block whose cache a block uses. */
+static uint32_t cache_of(const bb_net *net, uint32_t block)
+{
+    uint32_t from = block;
+    while (takes_keys(&net->blocks[block]) && from > 0 && !(net->blocks[from].kv_role == BB_KV_GIVES && net->blocks[from].kv_at == net->blocks[block].kv_at)) from--;
+    return from;
+}
+
+static size_t cache_of_block(const shared *w, uint32_t block) /* of one sequence */
+{
+    const bb_block *b = &w->net->blocks[block];
+    return takes_keys(b) ? 0 : b->n_kv * head_cache(w, b);
+}
+
 static uint64_t cache_floats(const shared *w) /* of one sequence */
 {
     uint64_t n = 0;
-    for (uint32_t b = 0; b < w->net->n_layer; b++) n += (uint64_t)w->net->blocks[b].n_kv * head_cache(w, &w->net->blocks[b]);
+    for (uint32_t b = 0; b < w->net->n_layer; b++) n += cache_of_block(w, b);
     return n;
 }
 
-/* Every part of every block, then the head. */
-static size_t n_matrices(const bb_net *net) { return (size_t)net->n_layer * BB_N_PARTS + 1; }
+/* Every part of every block, then the head, then the projections of what tokens give to blocks. */
+static size_t n_matrices(const bb_net *net) { return (size_t)net->n_layer * BB_N_PARTS + 1 + (net->token.width ? net->n_layer : 0); }
+static size_t proj_number(const bb_net *net, uint32_t block) { return (size_t)net->n_layer * BB_N_PARTS + 1 + block; }
 
 static void shared_done(shared *w)
 {
@@ -79,6 +99,7 @@ static void shared_done(shared *w)
     bb_free(w->cos_sin);
     bb_free(w->weights);
     bb_free(w->offset);
+    bb_free(w->proj);
     *w = (shared) { 0 };
 }
 
@@ -90,8 +111,10 @@ static void decode_rows(const bb_matrix *m, size_t first, size_t n, float *out)
 }
 
 /* Matrix i of the network; NULL where there is none. */
-static const bb_matrix *matrix_at(const bb_net *net, size_t i)
+static const bb_matrix *matrix_at(const shared *w, size_t i)
 {
+    const bb_net   *net = w->net;
+    if (i > (size_t)net->n_layer * BB_N_PARTS) return &w->proj[i - (size_t)net->n_layer * BB_N_PARTS - 1];
     const bb_block *b = &net->blocks[i / BB_N_PARTS];
     bb_part         part = (bb_part)(i % BB_N_PARTS);
     if (i == (size_t)net->n_layer * BB_N_PARTS) return bb_net_head(net);
@@ -114,7 +137,7 @@ static bb_status hold_integers(shared *w, bb_err *err)
     const size_t n = n_matrices(w->net);
     if (!(w->integers = bb_calloc(n, sizeof *w->integers, err))) return BB_NOMEM;
     for (size_t i = 0; i < n; i++) {
-        const bb_matrix *m = matrix_at(w->net, i);
+        const bb_matrix *m = matrix_at(w, i);
         bb_integers     *to = &w->integers[i];
         if (!m || !bb_integers_shape(to, bb_format_get(m->type), m->rows, m->cols)) continue;
         if (!(to->panels = bb_alloc(bb_integers_bytes(to), 1, err))) return BB_NOMEM;
@@ -134,7 +157,7 @@ static bb_status hold_floats(shared *w, bb_err *err)
     bb_status status = BB_OK;
     if (!(w->offset = bb_calloc(n, sizeof *w->offset, err))) return BB_NOMEM;
     for (size_t i = 0; i < n; i++) {
-        const bb_matrix *m = is_integer(w, i) ? NULL : matrix_at(w->net, i);
+        const bb_matrix *m = is_integer(w, i) ? NULL : matrix_at(w, i);
         w->offset[i] = (size_t)total;
         if (m) total += bb_packed_floats(m->rows, m->cols, w->k->panel);
         if (total * sizeof(float) > limit) return BB_OK;
@@ -142,7 +165,7 @@ static bb_status hold_floats(shared *w, bb_err *err)
     if (!(w->weights = bb_alloc((size_t)total, sizeof *w->weights, err))) return BB_NOMEM;
 #pragma omp        parallel for schedule(dynamic)
     for (size_t i = 0; i < n; i++) {
-               const bb_matrix *m = is_integer(w, i) ? NULL : matrix_at(w->net, i);
+               const bb_matrix *m = is_integer(w, i) ? NULL : matrix_at(w, i);
                float           *plain = m ? bb_alloc(STRIP * widest, sizeof *plain, NULL) : NULL;
                if (plain) pack_rows(w, m, 0, m->rows, plain, w->weights + w->offset[i]);
         else if (m) {
@@ -165,7 +188,10 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
         w->max_ff = largest(w->max_ff, k->n_ff);
         if (k->n_kv) w->max_shared = largest(w->max_shared, k->n_head / k->n_kv);
     }
-    if (!(w->cos_sin = bb_rope_table(net, p->length, err))) status = BB_NOMEM;
+    w->max_ff = largest(w->max_ff, net->token.width);
+    if (net->token.width && !(w->proj = BB_NEW(net->n_layer, bb_matrix, err))) status = BB_NOMEM;
+    for (uint32_t b = 0; w->proj && b < net->n_layer; b++) w->proj[b] = bb_token_proj(net, b);
+    if (status == BB_OK && !(w->cos_sin = bb_rope_table(net, p->length, err))) status = BB_NOMEM;
     if (status == BB_OK && integers) status = hold_integers(w, err);
     if (status == BB_OK) status = hold_floats(w, err);
     if (status != BB_OK) shared_done(w);
@@ -176,7 +202,7 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
 
 static void stepper_done(stepper *s)
 {
-    float *all[] = { s->cache, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores, s->x_scale };
+    float *all[] = { s->cache, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores, s->x_scale, s->token, s->e };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
     bb_free(s->x_bytes);
     bb_free(s->x_sum);
@@ -201,6 +227,8 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
         { &s->gate, (size_t)S * w->max_ff },
         { &s->up, (size_t)S * w->max_ff },
         { &s->logits, sequences * net->n_vocab },
+        { &s->token, (size_t)S * net->token.width },
+        { &s->e, net->token.width ? (size_t)S * net->n_embd : 0 },
         { &s->strip, strips },
         { &s->packed, strips },
         { &s->x_scale, x_floats / BB_INTEGER_GROUP },
@@ -238,7 +266,7 @@ static void integer_linear(const stepper *s, const float *x, size_t number, cons
 static void linear(const stepper *s, const float *x, size_t number, bool add, float *y)
 {
     const shared    *w = s->w;
-    const bb_matrix *m = matrix_at(w->net, number);
+    const bb_matrix *m = matrix_at(w, number);
     const bool       held = w->weights && !is_integer(w, number);
     const size_t     cut = held && s->lanes == 1 ? m->rows : STRIP;
     if (s->S == 1 && is_integer(w, number)) {
@@ -287,15 +315,15 @@ static void turn_heads(const shared *w, const bb_heads *heads, float *x, uint32_
     }
 }
 
-/* One KV head of D numbers at position p: its key and value join the cache, and m query heads become their attention results. */
+/* One KV head of D numbers at position p: its key and value join the cache (key NULL: they are there), and m query heads become their attention results. */
 static void attend(const stepper *s, float *cache, const float *key, const float *value, float *q, size_t m, size_t D, uint32_t window, uint32_t p)
 {
     const shared *w = s->w;
     const size_t  begin = bb_cpu_window_begin(p, window); /* keys before it are not seen */
     size_t        n = (size_t)p + 1 - begin, panel = w->k->panel, length = w->p->length;
     float        *values = cache + key_floats(w, D), *scores = s->scores + lane_of(s) * w->max_shared * length;
-    for (size_t d = 0; d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
-    for (size_t d = 0; d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
+    for (size_t d = 0; key && d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
+    for (size_t d = 0; key && d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
     w->k->product(m, n, D, q, D, cache + begin * D, NULL, false, scores, n);
     for (size_t j = 0; j < m; j++) bb_cpu_softmax(w->k, scores + j * n, 1 / sqrtf((float)D), n, window);
     for (size_t d = 0; d < D; d += panel) /* a panel at a time: the cache's panels are longer than n */
@@ -309,20 +337,22 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
     size_t          D = bb_head_dim(w->net, b), shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
     const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin, w->p->length), k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin, w->p->length);
     const bb_heads  v = bb_heads_of(w->net, b, BB_PART_V, w->cos_sin, w->p->length);
+    const bool      own = !takes_keys(b);
     norm_rows(s, b->norm[BB_NORM_ATTENTION]);
     linear(s, s->x, number + BB_PART_Q, false, s->q);
-    linear(s, s->x, number + BB_PART_K, false, s->k);
+    if (own) linear(s, s->x, number + BB_PART_K, false, s->k);
     if (bb_block_has_part(b, BB_PART_V)) linear(s, s->x, number + BB_PART_V, false, s->v);
-    else memcpy(s->v, s->k, s->S * b->n_kv * D * sizeof *s->v);
+    else if (own) memcpy(s->v, s->k, s->S * b->n_kv * D * sizeof *s->v);
     for (uint32_t i = 0; i < s->S; i++) {
         turn_heads(w, &q, s->q + (size_t)i * b->n_head * D, p + (s->one ? i : 0));
+        if (!own) continue;
         turn_heads(w, &k, s->k + (size_t)i * b->n_kv * D, p + (s->one ? i : 0));
         if (v.norm) turn_heads(w, &v, s->v + (size_t)i * b->n_kv * D, p + (s->one ? i : 0));
     }
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
     for (size_t g = 0; g < b->n_kv; g++)
         for (size_t i = 0; i < s->S; i++) /* tokens of one sequence: each meets the keys of those before it */
-            attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w, b), s->k + (i * b->n_kv + g) * D, s->v + (i * b->n_kv + g) * D,
+            attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w, b), own ? s->k + (i * b->n_kv + g) * D : NULL, s->v + (i * b->n_kv + g) * D,
                    s->q + (i * b->n_head + g * shared_by) * D, shared_by, D, b->window, p + (s->one ? (uint32_t)i : 0));
     give_out(s, block, BB_ATTENTION, s->q);
 }
@@ -338,6 +368,38 @@ static void ffn(stepper *s, uint32_t block)
     give_out(s, block, BB_FFN, s->gate);
 }
 
+/* s->token := what the tokens give to the block; see bb_token_inputs. */
+static void token_inputs(const stepper *s, const int32_t *ids, size_t stride, uint32_t block)
+{
+    const bb_net          *net = s->w->net;
+    const bb_token_inputs *t = &net->token;
+    const size_t           P = t->width, C = net->n_embd;
+    const float            root = sqrtf((float)P), half = sqrtf(0.5f), scale = bb_token_proj_scale(net);
+    for (size_t i = 0; i < s->S; i++) decode_rows(&net->embd, (size_t)ids[i * stride], 1, s->e + i * C);
+    for (size_t i = 0; bb_scales(net->embd_scale) && i < s->S * C; i++) s->e[i] *= net->embd_scale;
+    linear(s, s->e, proj_number(net, block), false, s->up);
+    for (size_t i = 0; i < s->S; i++) {
+        float *x = s->up + i * P, *y = s->token + i * P;
+        for (size_t k = 0; k < P; k++) x[k] *= scale;
+        decode_rows(&t->table, (size_t)ids[i * stride] * net->n_layer + net->blocks[block].number, 1, y);
+        for (size_t k = 0; k < P; k++) y[k] *= root;
+        s->w->k->rms_norm(x, t->norm, net->norm_eps, x, P);
+        for (size_t k = 0; k < P; k++) y[k] += x[k];
+        for (size_t k = 0; k < P; k++) y[k] *= half;
+    }
+}
+
+static void token(stepper *s, const int32_t *ids, size_t stride, uint32_t block)
+{
+    const bb_block *b = &s->w->net->blocks[block];
+    size_t          number = (size_t)block * BB_N_PARTS;
+    token_inputs(s, ids, stride, block);
+    norm_rows(s, bb_norm_weight(b, bb_sublayers[BB_TOKEN].pre));
+    linear(s, s->x, number + BB_PART_TOKEN_GATE, false, s->gate);
+    bb_cpu_gate(s->w->k, s->w->net->gate, s->gate, s->token, (size_t)s->S * b->n_token);
+    give_out(s, block, BB_TOKEN, s->gate);
+}
+
 static void scale_rows(const stepper *s, float factor, float *x)
 {
     for (size_t i = 0; bb_scales(factor) && i < (size_t)s->S * s->w->net->n_embd; i++) x[i] *= factor;
@@ -347,14 +409,17 @@ static void scale_rows(const stepper *s, float factor, float *x)
 static void step(stepper *s, const int32_t *ids, size_t stride, uint32_t p, bool want_logits)
 {
     const bb_net *net = s->w->net;
-    float        *cache = s->cache;
+    const size_t  sequences = s->one ? 1 : s->S;
+    size_t        at[BB_MAX_LAYERS], end = 0; /* of the block's cache */
     for (size_t i = 0; i < s->S; i++) decode_rows(&net->embd, (size_t)ids[i * stride], 1, s->h + i * net->n_embd);
     scale_rows(s, net->embd_scale, s->h);
     for (uint32_t b = 0; b < net->n_layer; b++) {
-        if (net->blocks[b].n_head) attention(s, b, cache, p);
+        at[b] = takes_keys(&net->blocks[b]) ? at[cache_of(net, b)] : end;
+        if (net->blocks[b].n_head) attention(s, b, s->cache + at[b], p);
         if (net->blocks[b].n_ff) ffn(s, b);
+        if (net->blocks[b].n_token) token(s, ids, stride, b);
         scale_rows(s, net->blocks[b].scale, s->h);
-        cache += (size_t)(s->one ? 1 : s->S) * net->blocks[b].n_kv * head_cache(s->w, &net->blocks[b]);
+        end += sequences * cache_of_block(s->w, b);
     }
     if (!want_logits) return;
     if (s->one && s->S > 1) { /* of the last token alone */

@@ -44,6 +44,8 @@ static bb_status check(const bb_net *shape, const bb_train_data *d, const bb_tra
     if ((uint64_t)o->ctx * o->batch > INT32_MAX) return BB_FAIL(err, BB_USAGE, "%u windows of %u tokens are too many for a step", o->batch, o->ctx);
     if (d->n < 2 * (size_t)o->ctx) return BB_FAIL(err, BB_BAD_FILE, "%zu tokens to train on: at least two windows of %u are needed", d->n, o->ctx);
     if (d->n / o->ctx > UINT32_MAX) return BB_FAIL(err, BB_UNSUPPORTED, "more than %u windows to train on", UINT32_MAX);
+    if (shape->n_carried)
+        return BB_FAIL(err, BB_UNSUPPORTED, "a network whose blocks share keys and values, or read the tokens, is not trained from a text: qat tunes it");
     for (size_t i = 0; i < d->n; i++)
         if (d->ids[i] < 0 || (uint32_t)d->ids[i] >= shape->n_vocab)
             return BB_FAIL(err, BB_BAD_FILE, "token %zu has id %d, outside the vocabulary of %u", i, d->ids[i], shape->n_vocab);

@@ -148,6 +148,7 @@ static bb_status add_embedding(bb_trainer *r, bb_err *err)
     if (r->view.head.rows) BB_TRY(add_latent(r, &r->view.head, r->t->head, NULL, r->o->weights, r->o->fields, &r->head_grad.head, err));
     else r->head_grad.head = r->embd_grad;
     add_norm(r, r->t->out_norm, r->view.n_embd, &r->head_grad.out_norm);
+    for (uint32_t b = 0; b < r->view.n_layer; b++) r->grads[b].embd = r->embd_grad; /* blocks that read the tokens' embeddings */
 done:
     return status;
 }
@@ -217,9 +218,9 @@ void bb_trainer_destroy(bb_trainer *r)
 
 static bb_status allocate(bb_trainer *r, bb_err *err)
 {
-    const size_t rows = rows_of_batch(r), C = r->view.n_embd;
-    r->h = BB_NEW((r->end - r->o->first + 1) * rows * C, float, err);
-    r->dh = BB_NEW(rows * C, float, err);
+    const size_t rows = rows_of_batch(r), C = r->view.n_embd, W = bb_row_width(&r->view);
+    r->h = BB_NEW((r->end - r->o->first + 1) * rows * W, float, err);
+    r->dh = BB_NEW(rows * W, float, err);
     r->scored = BB_NEW(rows * C, float, err);
     r->scored_ref = BB_NEW(rows * C, float, err);
     r->scored_dh = BB_NEW(rows * C, float, err);
@@ -258,7 +259,7 @@ static bb_status check_options(const bb_net *full, const bb_tune_options *o, con
 static bb_status make_teacher(bb_trainer *r, bb_err *err)
 {
     const bb_tune_set *set = r->train.set;
-    const size_t       row = (size_t)set->ctx * r->full->n_embd;
+    const size_t       row = (size_t)set->ctx * bb_row_width(r->full);
     const uint64_t     most = r->o->keep_bytes / (row * sizeof(float));
     if (r->train.target || r->o->loss == BB_TUNE_LABELS) return BB_OK;
     r->n_seen = r->o->keep_bytes && most < set->n ? (uint32_t)most : set->n;
@@ -310,13 +311,13 @@ done:
 
 /* ---- forward ---- */
 
-static float *boundary(const bb_trainer *r, uint32_t block) { return r->h + (block - r->o->first) * rows_of_batch(r) * r->view.n_embd; }
+static float *boundary(const bb_trainer *r, uint32_t block) { return r->h + (block - r->o->first) * rows_of_batch(r) * bb_row_width(&r->view); }
 
 /* Windows index[0 .. S-1] of a set through the run; keep: the states at every boundary stay, else only the last one is right. */
 static bb_status run_forward(bb_trainer *r, const bb_tune_states *s, const uint32_t *index, uint32_t S, bool keep, bb_err *err)
 {
     const uint32_t T = s->set->ctx;
-    const size_t   row = (size_t)T * r->view.n_embd;
+    const size_t   row = (size_t)T * bb_row_width(&r->view);
     float         *h = keep ? boundary(r, r->o->first) : boundary(r, r->end);
     bb_status      status = BB_OK;
     for (uint32_t i = 0; i < S; i++) {
@@ -335,14 +336,14 @@ done:
     return status;
 }
 
-/* The rows that count at the head, of the states h (S*T, C) and of the targets, where there are any yet, one window after the other. */
+/* The rows that count at the head, of the states h (S*T, W) and of the targets, where there are any yet, one window after the other. */
 static void gather(bb_trainer *r, const bb_tune_states *s, const uint32_t *index, uint32_t S, const float *h)
 {
-    const size_t C = r->view.n_embd, T = s->set->ctx, n = s->set->n_scored;
+    const size_t C = r->view.n_embd, W = bb_row_width(&r->view), T = s->set->ctx, n = s->set->n_scored;
     for (size_t i = 0; i < S; i++) {
         const size_t from = (size_t)index[i] * T + s->set->first;
-        memcpy(r->scored + i * n * C, h + (i * T + s->set->first) * C, n * C * sizeof *h);
-        if (s->target) memcpy(r->scored_ref + i * n * C, s->target + from * C, n * C * sizeof *h);
+        bb_host_streams(&r->view, h + (i * T + s->set->first) * W, n, r->scored + i * n * C);
+        if (s->target) bb_host_streams(&r->view, s->target + from * W, n, r->scored_ref + i * n * C);
         if (s->set->targets) memcpy(r->labels + i * n, s->set->targets + from, n * sizeof *r->labels);
     }
 }
@@ -352,7 +353,7 @@ static bb_status teach(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err 
 {
     const bb_tune_set *set = r->train.set;
     const uint32_t     T = set->ctx;
-    const size_t       C = r->view.n_embd, row = T * C, n = set->n_scored * C;
+    const size_t       W = bb_row_width(&r->view), row = T * W, n = set->n_scored * r->view.n_embd;
     float             *h = boundary(r, r->end), *at;
     uint32_t           missing[BB_TUNE_MAX_BATCH], m = 0;
     bb_status          status = BB_OK;
@@ -368,7 +369,7 @@ static bb_status teach(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err 
             memcpy(r->seen + index[i] * row, at, row * sizeof *at);
             r->is_seen[index[i]] = true;
         }
-        memcpy(r->scored_ref + i * n, at + set->first * C, n * sizeof *at);
+        bb_host_streams(&r->view, at + set->first * W, set->n_scored, r->scored_ref + i * n);
     }
 done:
     return status;
@@ -378,7 +379,7 @@ done:
 static bb_status check(bb_trainer *r, const bb_tune_states *held, double *loss, bb_err *err)
 {
     const bb_tune_set *set = held->set;
-    const size_t       C = r->view.n_embd, row = set->ctx * C;
+    const size_t       row = set->ctx * bb_row_width(&r->view);
     double             sum = 0;
     bb_status          status = BB_OK;
     bb_forward_rough(r->forward, false);
@@ -424,15 +425,15 @@ static void draw(bb_trainer *r, uint32_t *index, uint32_t n)
 static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
 {
     const bb_tune_set *set = r->train.set;
-    const size_t       C = r->view.n_embd, T = set->ctx, n = (size_t)S * set->n_scored, all = (size_t)r->o->batch * set->n_scored;
+    const size_t       C = r->view.n_embd, W = bb_row_width(&r->view), T = set->ctx, n = (size_t)S * set->n_scored, all = (size_t)r->o->batch * set->n_scored;
     const float       *h = boundary(r, r->end);
     bb_head_loss       loss = { .ref_net = r->full, .weight = r->weight, .squared = r->o->loss == BB_TUNE_LOGITS };
     bb_status          status = BB_OK;
     if (r->o->loss == BB_TUNE_OUTPUT) {
-        const float scale = 2.0f / (float)(r->o->batch * T * C);
-        for (size_t i = 0; i < S; i++) {
-            const float *target = r->train.target + index[i] * T * C;
-            for (size_t k = 0; k < T * C; k++) r->dh[i * T * C + k] = scale * (h[i * T * C + k] - target[k]);
+        const float scale = 2.0f / (float)(r->o->batch * T * W);
+        for (size_t i = 0; i < S; i++) { /* of what rows carry too: keys and values for later blocks */
+            const float *target = r->train.target + index[i] * T * W;
+            for (size_t k = 0; k < T * W; k++) r->dh[i * T * W + k] = scale * (h[i * T * W + k] - target[k]);
         }
         return BB_OK;
     }
@@ -445,8 +446,8 @@ static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S,
         loss.label_share = (float)r->o->label_share;
     }
     BB_TRY(bb_host_backward_head(r->backward, &r->view, r->scored, n, &loss, loss.ref_net ? r->scored_ref : NULL, NULL, r->scored_dh, &r->head_grad, err));
-    memset(r->dh, 0, S * T * C * sizeof *r->dh);
-    for (size_t i = 0; i < S; i++) memcpy(r->dh + (i * T + set->first) * C, r->scored_dh + i * set->n_scored * C, set->n_scored * C * sizeof *r->dh);
+    memset(r->dh, 0, S * T * W * sizeof *r->dh);
+    for (size_t i = 0; i < S; i++) bb_host_put_streams(&r->view, r->scored_dh + i * set->n_scored * C, set->n_scored, r->dh + (i * T + set->first) * W);
 done:
     return status;
 }

@@ -12,7 +12,7 @@
 
 enum { BATCH = 8 /* windows forwarded at once */, N_SETS = 3 };
 
-static size_t row_of(const bb_net *net, const bb_tune_set *s) { return (size_t)s->ctx * net->n_embd; }
+static size_t row_of(const bb_net *net, const bb_tune_set *s) { return (size_t)s->ctx * bb_row_width(net); }
 
 /* h [n * ctx][C] := the embedding's rows. */
 static bb_status embed(bb_forward *f, const bb_net *net, const bb_tune_set *s, float *h, bb_err *err)

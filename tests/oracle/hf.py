@@ -50,6 +50,7 @@ VISION4 = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_at
 GEMMA = {"full_attention": dict(rope_type="linear", factor=4.0, rope_theta=5000.0), "sliding_attention": dict(rope_type="default", rope_theta=300.0)}
 GEMMA4 = {"full_attention": dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=5000.0), "sliding_attention": dict(rope_type="default", rope_theta=300.0)}
 KINDS = dict(layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2, sliding_window=12, rope_parameters=GEMMA4, initializer_range=0.1)
+E2B = dict(num_kv_shared_layers=3, vocab_size_per_layer_input=VOCAB)  # and hidden_size_per_layer_input
 CHARACTERS = "characters"  # Gemma 4's: no pre-tokenizer but at line ends, spaces marked, bytes where there is no token
 PRE = {CHARACTERS: "gemma4", None: "gpt-2", QWEN: "qwen2", LLAMA3: "llama-bpe"}
 # The converter knows pre-tokenizers by what the published vocabularies make of a text, and this vocabulary is new: it is told.
@@ -100,6 +101,10 @@ def cases(shape):
          CHARACTERS, torch.bfloat16, "100KB"),
         ("gemma4-plain", hf.Gemma4TextConfig(**dict(shape, **KINDS, num_hidden_layers=6, num_kv_shared_layers=0, hidden_size_per_layer_input=0), head_dim=4 * half,
                                              global_head_dim=2 * half), hf.Gemma4ForCausalLM, CHARACTERS, torch.float32, "10GB"),
+        ("gemma4-e2b", hf.Gemma4TextConfig(**dict(shape, **KINDS, **E2B, hidden_size_per_layer_input=2 * half, num_hidden_layers=6), head_dim=2 * half, global_head_dim=4 * half, use_double_wide_mlp=True,
+                                           final_logit_softcapping=2.0), hf.Gemma4ForCausalLM, CHARACTERS, torch.bfloat16, "100KB"),
+        ("gemma4-e4b", hf.Gemma4TextConfig(**dict(shape, **KINDS, **E2B, hidden_size_per_layer_input=4 * half, num_hidden_layers=6), head_dim=4 * half, global_head_dim=2 * half), hf.Gemma4ForCausalLM,
+         CHARACTERS, torch.float32, "10GB"),
         ("gemma4-parts", hf.Gemma4Config(text_config=dict(shape, **KINDS, num_hidden_layers=6, num_kv_shared_layers=0, hidden_size_per_layer_input=0, head_dim=2 * half,
                                                           global_head_dim=4 * half), vision_config=VISION4, audio_config=None), hf.Gemma4ForConditionalGeneration, CHARACTERS,
          torch.float16, "10GB"),
@@ -277,7 +282,7 @@ def main():
         # the converter cuts a gemma's embedding to as many rows as there are tokens and, counted again, added tokens: three; of a gemma4's there are as many as tokens
         tok = tokenizer(words, text, 3 if case.startswith("gemma3") else 8)
         if words == CHARACTERS:
-            config.get_text_config().vocab_size = len(tok)
+            config.get_text_config().vocab_size = config.get_text_config().vocab_size_per_layer_input = len(tok)
         # a gemma4 does not divide q k by the root of the head's size: with gains of one a head sees one key, and what llama.cpp rounds to 8 bits shows in the second digit
         model = lively(make(config), 0.25 if case.startswith("gemma4") else 1.0).to(dtype)
         model.save_pretrained(path, max_shard_size=shard)

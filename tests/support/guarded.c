@@ -87,6 +87,14 @@ static bb_status guarded_copy(void *context, bb_buffer from, bb_buffer to, size_
     return guarded_read(context, from, host_of(context, to, n), n, err);
 }
 
+static bb_status guarded_copy_rows(void *context, bb_buffer from, size_t from_step, bb_buffer to, size_t to_step, size_t n, size_t width, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < n && status == BB_OK; i++)
+        status = guarded_copy(context, bb_buffer_at(from, i * from_step), bb_buffer_at(to, i * to_step), width, err);
+    return status;
+}
+
 static bb_status guarded_peek(void *context, bb_buffer b, size_t n, const float **host, bb_err *err)
 {
     guarded *g = context;
@@ -336,6 +344,7 @@ static const bb_operations operations = {
     .write = guarded_write,
     .read = guarded_read,
     .copy = guarded_copy,
+    .copy_rows = guarded_copy_rows,
     .peek = guarded_peek,
     .unpeek = guarded_unpeek,
     .forget = guarded_forget,

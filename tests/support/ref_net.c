@@ -56,9 +56,11 @@ static void norm(const double *x, const float *g, double eps, size_t n, double *
 
 static double *norm_rows(const double *h, const float *g, const bb_net *net, size_t n)
 {
-    double *x = must(n * net->n_embd, sizeof *x);
-    if (!g) memcpy(x, h, n * net->n_embd * sizeof *x);
-    for (size_t t = 0; g && t < n; t++) norm(h + t * net->n_embd, g, eps_of(net), net->n_embd, x + t * net->n_embd);
+    const size_t C = net->n_embd, W = C + net->n_carried;
+    double      *x = must(n * C, sizeof *x);
+    for (size_t t = 0; t < n; t++)
+        if (g) norm(h + t * W, g, eps_of(net), C, x + t * C);
+        else memcpy(x + t * C, h + t * W, C * sizeof *x);
     return x;
 }
 
@@ -66,7 +68,8 @@ static double *norm_rows(const double *h, const float *g, const bb_net *net, siz
 static void join(const bb_net *net, const float *g, size_t n, double *y, double *h)
 {
     for (size_t t = 0; g && t < n; t++) norm(y + t * net->n_embd, g, (double)net->norm_eps, net->n_embd, y + t * net->n_embd);
-    for (size_t i = 0; i < n * net->n_embd; i++) h[i] += residual_of(net) * y[i];
+    for (size_t t = 0; t < n; t++)
+        for (size_t c = 0; c < net->n_embd; c++) h[t * (net->n_embd + net->n_carried) + c] += residual_of(net) * y[t * net->n_embd + c];
 }
 
 /* Share of a pair's frequency that is scaled: all of it, or what YaRN's line says. */
@@ -117,11 +120,24 @@ static void heads(const bb_net *net, const bb_block *b, const float *g, uint32_t
 static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *h)
 {
     size_t  D = head_size(net, b), H = b->n_head, G = b->n_kv;
-    double *x = norm_rows(h, b->norm[BB_NORM_ATTENTION], net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = linear(&b->w[BB_PART_K], x, T),
-           *v = linear(&b->w[b->lacks ? BB_PART_K : BB_PART_V], x, T), *o = must(T * H * D, sizeof *o), *p = must(T, sizeof *p);
+    double *x = norm_rows(h, b->norm[BB_NORM_ATTENTION], net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = NULL, *v = NULL,
+           *o = must(T * H * D, sizeof *o), *p = must(T, sizeof *p);
     heads(net, b, b->norm[BB_NORM_Q], b->n_head, T, q);
-    heads(net, b, b->norm[BB_NORM_K], b->n_kv, T, k);
-    for (size_t i = 0; net->value_norm && i < T * G; i++) norm(v + i * D, net->value_norm, (double)net->norm_eps, D, v + i * D);
+    if (b->kv_role == BB_KV_TAKES) {
+        k = must(T * G * D, sizeof *k);
+        v = must(T * G * D, sizeof *v);
+    } else {
+        k = linear(&b->w[BB_PART_K], x, T);
+        v = linear(&b->w[b->lacks ? BB_PART_K : BB_PART_V], x, T);
+        heads(net, b, b->norm[BB_NORM_K], b->n_kv, T, k);
+        for (size_t i = 0; net->value_norm && i < T * G; i++) norm(v + i * D, net->value_norm, (double)net->norm_eps, D, v + i * D);
+    }
+    for (size_t t = 0; t < T && b->kv_role != BB_KV_OWN; t++)
+        for (size_t i = 0; i < G * D; i++) {
+            double *at = h + t * (net->n_embd + net->n_carried) + net->n_embd + b->kv_at + i;
+            if (b->kv_role == BB_KV_TAKES) k[t * G * D + i] = at[0], v[t * G * D + i] = at[G * D];
+            else at[0] = k[t * G * D + i], at[G * D] = v[t * G * D + i];
+        }
     for (size_t t = 0; t < T; t++)
         for (size_t j = 0; j < H; j++) {
             size_t g = j / (H / G);
@@ -148,13 +164,48 @@ static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *
     free(y);
 }
 
+static double act(const bb_net *net, double a)
+{
+    return net->gate == BB_GATE_GELU ? a / 2 * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (a + 0.044715 * a * a * a))) : a / (1 + exp(-a));
+}
+
+/* What the token gives to the block, P numbers. */
+static void token_gives(const bb_net *net, const bb_block *b, size_t id, double *out)
+{
+    const size_t P = net->token.width, C = net->n_embd;
+    double      *e = weights(&net->embd), *proj = weights(&net->token.proj), *table = weights(&net->token.table);
+    for (size_t i = 0; i < P; i++) {
+        out[i] = 0;
+        for (size_t c = 0; c < C; c++) out[i] += proj[(b->number * P + i) * C + c] * e[id * C + c] * (net->embd_scale > 0 ? (double)net->embd_scale : 1);
+        out[i] /= sqrt((double)C);
+    }
+    norm(out, net->token.norm, (double)net->norm_eps, P, out);
+    for (size_t i = 0; i < P; i++) out[i] = (out[i] + sqrt((double)P) * table[(id * net->n_layer + b->number) * P + i]) / sqrt(2);
+    free(e);
+    free(proj);
+    free(table);
+}
+
+static void token(const bb_net *net, const bb_block *b, uint32_t T, double *h)
+{
+    const size_t P = net->token.width;
+    double      *x = norm_rows(h, NULL, net, T), *g = linear(&b->w[BB_PART_TOKEN_GATE], x, T), *given = must(P, sizeof *given);
+    for (size_t t = 0; t < T; t++) {
+        token_gives(net, b, (size_t)h[t * (net->n_embd + net->n_carried) + net->n_embd], given);
+        for (size_t i = 0; i < P; i++) g[t * P + i] = act(net, g[t * P + i]) * given[i];
+    }
+    double *y = linear(&b->w[BB_PART_TOKEN_OUT], g, T);
+    join(net, b->norm[BB_NORM_POST_TOKEN], T, y, h);
+    free(x);
+    free(g);
+    free(given);
+    free(y);
+}
+
 static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
 {
     double *x = norm_rows(h, b->norm[BB_NORM_FFN], net, T), *g = linear(&b->w[BB_PART_GATE], x, T), *u = linear(&b->w[BB_PART_UP], x, T);
-    for (size_t i = 0; i < (size_t)T * b->n_ff; i++) {
-        const double a = g[i];
-        g[i] = u[i] * (net->gate == BB_GATE_GELU ? a / 2 * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (a + 0.044715 * a * a * a))) : a / (1 + exp(-a)));
-    }
+    for (size_t i = 0; i < (size_t)T * b->n_ff; i++) g[i] = u[i] * act(net, g[i]);
     double *y = linear(&b->w[BB_PART_DOWN], g, T);
     join(net, b->norm[BB_NORM_POST_FFN], T, y, h);
     free(x);
@@ -165,24 +216,29 @@ static void ffn(const bb_net *net, const bb_block *b, uint32_t T, double *h)
 
 void ref_embed(const bb_net *net, const int32_t *tokens, uint32_t T, double *h)
 {
-    double *w = weights(&net->embd);
-    for (uint32_t t = 0; t < T; t++) memcpy(h + (size_t)t * net->n_embd, w + (size_t)tokens[t] * net->n_embd, net->n_embd * sizeof *h);
-    for (size_t i = 0; net->embd_scale > 0 && i < (size_t)T * net->n_embd; i++) h[i] *= (double)net->embd_scale;
+    const size_t C = net->n_embd, W = C + net->n_carried;
+    double      *w = weights(&net->embd);
+    memset(h, 0, T * W * sizeof *h);
+    for (uint32_t t = 0; t < T; t++) {
+        for (size_t c = 0; c < C; c++) h[t * W + c] = w[(size_t)tokens[t] * C + c] * (net->embd_scale > 0 ? (double)net->embd_scale : 1);
+        if (net->token.width) h[t * W + C] = tokens[t];
+    }
     free(w);
 }
 
 void ref_block(const bb_net *net, const bb_block *block, uint32_t T, double *h)
 {
-    const size_t n = (size_t)T * net->n_embd;
-    for (size_t i = 0; i < n; i++) h[i] *= residual_of(net);
+    const size_t C = net->n_embd, W = C + net->n_carried;
+    for (size_t i = 0; i < T * C; i++) h[i / C * W + i % C] *= residual_of(net);
     if (block->n_head) attention(net, block, T, h);
     if (block->n_ff) ffn(net, block, T, h);
-    for (size_t i = 0; i < n; i++) h[i] *= (block->scale > 0 ? (double)block->scale : 1) / residual_of(net);
+    if (block->n_token) token(net, block, T, h);
+    for (size_t i = 0; i < T * C; i++) h[i / C * W + i % C] *= (block->scale > 0 ? (double)block->scale : 1) / residual_of(net);
 }
 
 void ref_logits(const bb_net *net, const double *h, double *z)
 {
-    double *real = must(net->n_embd, sizeof *real), *x, *y;
+    double *real = must(net->n_embd + net->n_carried, sizeof *real), *x, *y;
     for (size_t i = 0; i < net->n_embd; i++) real[i] = h[i] * residual_of(net);
     x = norm_rows(real, net->out_norm, net, 1);
     y = linear(bb_net_head(net), x, 1);
@@ -195,10 +251,11 @@ void ref_logits(const bb_net *net, const double *h, double *z)
 
 void ref_run(const bb_net *net, const int32_t *tokens, uint32_t T, double *z)
 {
-    double *h = must((size_t)T * net->n_embd, sizeof *h);
+    const size_t W = net->n_embd + net->n_carried;
+    double      *h = must((size_t)T * W, sizeof *h);
     ref_embed(net, tokens, T, h);
     for (uint32_t b = 0; b < net->n_layer; b++) ref_block(net, &net->blocks[b], T, h);
-    for (uint32_t t = 0; t < T; t++) ref_logits(net, h + (size_t)t * net->n_embd, z + (size_t)t * net->n_vocab);
+    for (uint32_t t = 0; t < T; t++) ref_logits(net, h + (size_t)t * W, z + (size_t)t * net->n_vocab);
     free(h);
 }
 
@@ -238,6 +295,23 @@ float *ref_random(ref_model *m, size_t n, double mean, double deviation, uint64_
     return x;
 }
 
+float *ref_states(ref_model *m, size_t n, uint64_t *seed)
+{
+    const bb_net *net = &m->net;
+    const size_t  W = net->n_embd + net->n_carried;
+    float        *h = ref_random(m, n * W, 0, 1, seed);
+    for (size_t i = 0; i < n && net->token.width; i++) h[i * W + net->n_embd] = (float)(i * 7 % net->n_vocab);
+    return h;
+}
+
+float *ref_streams(ref_model *m, const float *h, size_t n)
+{
+    const size_t C = m->net.n_embd, W = C + m->net.n_carried;
+    float       *rows = keep(m, must(n * C, sizeof *rows));
+    for (size_t i = 0; i < n; i++) memcpy(rows + i * C, h + i * W, C * sizeof *rows);
+    return rows;
+}
+
 /* F16 by rounding; Q8_0 with one scale for all blocks: valid bytes are wanted, not a good quantizer. */
 static void pack_row(bb_type type, const float *x, uint32_t n, char *out)
 {
@@ -265,6 +339,43 @@ static bb_matrix matrix(ref_model *m, bb_type type, uint32_t rows, uint32_t cols
 
 static bool is(const ref_spec *s, const char *arch) { return strcmp(s->arch, arch) == 0; }
 static bool is_gemma(const ref_spec *s) { return is(s, "gemma3") || is(s, "gemma4"); }
+
+/* E2B and E4B: the last three blocks attend to the keys and values of the last ones of their kinds before them (1 and 3), and each token gives 14 numbers to
+ * each block. */
+static void share(const ref_spec *s, ref_model *m, uint64_t *seed)
+{
+    enum { P = 14, SHARED = 3 };
+    bb_net *n = &m->net;
+    n->token.width = P;
+    n->token.table = matrix(m, BB_F32, s->n_vocab * s->n_layer, P, false, seed);
+    n->token.proj = matrix(m, BB_F32, s->n_layer * P, s->n_embd, false, seed);
+    n->token.norm = ref_random(m, P, 1, 0.3, seed);
+    n->n_carried = 1;
+    for (uint32_t i = 0; i < s->n_layer; i++) {
+        bb_block *b = &n->blocks[i];
+        b->number = i;
+        b->n_token = P;
+        b->w[BB_PART_TOKEN_GATE] = matrix(m, s->type, P, s->n_embd, false, seed);
+        b->w[BB_PART_TOKEN_OUT] = matrix(m, s->type, s->n_embd, P, false, seed);
+        b->norm[BB_NORM_POST_TOKEN] = ref_random(m, s->n_embd, 1, 0.3, seed);
+    }
+    for (int local = 0; local < 2; local++) {
+        bb_block *from = &n->blocks[s->n_layer - SHARED - 1];
+        while (from->local != local) from--;
+        from->kv_role = BB_KV_GIVES;
+        from->kv_at = n->n_carried;
+        n->n_carried += 2 * from->n_kv * (uint32_t)head_size(n, from);
+        for (uint32_t i = s->n_layer - SHARED; i < s->n_layer; i++) {
+            bb_block *b = &n->blocks[i];
+            if (b->local != local) continue;
+            b->kv_role = BB_KV_TAKES;
+            b->kv_at = from->kv_at;
+            b->lacks = 1u << BB_PART_K | 1u << BB_PART_V;
+            b->w[BB_PART_K] = b->w[BB_PART_V] = (bb_matrix) { .rows = 0 };
+            b->norm[BB_NORM_K] = NULL;
+        }
+    }
+}
 
 void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
 {
@@ -351,6 +462,7 @@ void ref_model_make(const ref_spec *s, uint64_t seed, ref_model *m)
             if (s->norms & REF_POST_NORMS) b->norm[BB_NORM_POST_FFN] = ref_random(m, C, 1, 0.3, &seed);
         }
     }
+    if (strstr(s->name, "shared")) share(s, m, &seed);
 }
 
 void ref_model_free(ref_model *m)
@@ -364,6 +476,7 @@ static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { {
                        pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } },
                        seven[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } },
                        kinds[] = { { 4, 2, 56 }, { 4, 1, 56 }, { 4, 2, 56 }, { 4, 2, 56 }, { 4, 1, 56 }, { 2, 1, 36 }, { 4, 4, 46 } },
+                       shared_kinds[] = { { 4, 2, 56 }, { 4, 1, 56 }, { 4, 2, 56 }, { 4, 2, 56 }, { 4, 1, 56 }, { 2, 1, 36 }, { 6, 2, 46 } },
                        pruned_kinds[] = { { 4, 2, 112 }, { 0, 0, 49 }, { 4, 2, 56 }, { 0, 0, 0 }, { 6, 3, 36 }, { 4, 2, 0 } },
                        pruned_less[] = {
                            { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 20 }, { 2, 1, 24 }
@@ -388,6 +501,7 @@ const ref_spec ref_specs[] = {
     { "gemma3 capped", "gemma3", 33, 24, 2, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, false, 1, BB_F32, grouped },
     { "gemma4", "gemma4", 33, 24, 7, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, false, 1, BB_F32, kinds },
     { "gemma4 pruned, not tied", "gemma4", 40, 32, 6, 16, 16, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, true, 1, BB_F32, pruned_kinds },
+    { "gemma4 shared keys, per-layer embeddings", "gemma4", 33, 24, 7, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, false, 1, BB_F32, shared_kinds },
     { "deci pruned, norms of outputs", "deci", 40, 32, 6, 8, 8, false, true, REF_POST_NORMS, false, true, 1, BB_F32, pruned_less },
     { "phi3 long, partial rope", "phi3", 40, 48, 2, 12, 8, true, false, 0, true, true, 1, BB_F32, grouped },
     { "phi3 short, tied", "phi3", 33, 32, 2, 8, 8, true, false, 0, true, false, 1, BB_F32, grouped },

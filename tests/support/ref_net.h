@@ -7,10 +7,10 @@
 
 #include "model/net/net.h"
 
-/* h (T, C) := embeddings, then block by block. One window. */
+/* h (T, W) := embeddings and what the rows carry, then block by block. One window. */
 void ref_embed(const bb_net *net, const int32_t *tokens, uint32_t T, double *h);
 void ref_block(const bb_net *net, const bb_block *block, uint32_t T, double *h);
-/* z (V) of one row of h. */
+/* z (V) of one row of h, of which the stream counts. */
 void ref_logits(const bb_net *net, const double *h, double *z);
 /* All blocks and all logits: z (T, V). */
 void ref_run(const bb_net *net, const int32_t *tokens, uint32_t T, double *z);
@@ -40,7 +40,7 @@ typedef struct ref_spec {
 
 typedef struct ref_model {
     bb_net net;
-    void  *owned[256];
+    void  *owned[320];
     size_t n_owned;
 } ref_model;
 
@@ -48,6 +48,10 @@ void ref_model_make(const ref_spec *spec, uint64_t seed, ref_model *m);
 void ref_model_free(ref_model *m);
 /* n floats, uniform with the given standard deviation, owned by m. */
 float *ref_random(ref_model *m, size_t n, double mean, double deviation, uint64_t *seed);
+/* n random rows of W, as they stand before a block; owned by m. */
+float *ref_states(ref_model *m, size_t n, uint64_t *seed);
+/* The streams (n, C) of rows h (n, W); owned by m. */
+float *ref_streams(ref_model *m, const float *h, size_t n);
 double ref_noise(uint64_t *seed); /* uniform in [-1, 1) */
 
 extern const ref_spec ref_specs[]; /* every architecture and pruned shape that is supported */

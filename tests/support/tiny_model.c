@@ -25,13 +25,15 @@ static void must_at(bool ok, int line)
 typedef struct maker {
     const tiny_spec *spec;
     bb_gguf_out     *out;
-    void            *owned[16 + TINY_MAX_LAYERS * 16];
+    void            *owned[20 + TINY_MAX_LAYERS * 20];
     size_t           n_owned;
 } maker;
 
-tiny_spec tiny_default(const char *arch)
+tiny_spec tiny_default(const char *name)
 {
-    tiny_spec s = { .arch = arch,
+    const bool  shared = strcmp(name, TINY_SHARED) == 0;
+    const char *arch = shared ? "gemma4" : name;
+    tiny_spec   s = { .arch = arch,
                     .n_layer = 2,
                     .n_embd = 32,
                     .head_dim = 8,
@@ -40,6 +42,8 @@ tiny_spec tiny_default(const char *arch)
                     .embd_type = BB_F32,
                     .head_type = BB_F32,
                     .norm_type = BB_F32,
+                    .table_type = BB_F32,
+                    .proj_type = BB_F32,
                     .tied = true,
                     .rope_base = 10000.0f,
                     .norm_eps = 1e-5f,
@@ -81,6 +85,14 @@ tiny_spec tiny_default(const char *arch)
         s.rope_factors = s.values_of_keys = s.block_scales = true;
         s.logit_cap = 5;
     }
+    if (shared) {
+        s.n_layer = 6;
+        s.n_kv[3] = 2;
+        s.shared = 2;
+        s.token_width = 32;
+        s.values_of_keys = false;
+        s.n_ff[4] = s.n_ff[5] = 128;
+    }
     tiny_set_type(&s, BB_F32);
     return s;
 }
@@ -89,7 +101,7 @@ void tiny_set_type(tiny_spec *s, bb_type type)
 {
     for (int i = 0; i < TINY_MAX_LAYERS; i++)
         for (int p = 0; p < BB_N_PARTS; p++) s->type[i][p] = type;
-    s->embd_type = s->head_type = type;
+    s->embd_type = s->head_type = s->table_type = type;
 }
 
 /* ---- tensors ---- */
@@ -171,7 +183,7 @@ static void put_block(maker *m, uint32_t i)
     const tiny_spec *s = m->spec;
     const bb_arch   *arch = bb_arch_named(s->arch);
     const unsigned   norms = arch->norms;
-    const bool       local = has_window(s, i);
+    const bool       local = has_window(s, i), keys = i < s->n_layer - s->shared || s->unread;
     const uint32_t   d = local && s->local_head_dim ? s->local_head_dim : s->head_dim;
     uint32_t         c = s->n_embd, q = s->n_head[i] * d, kv = s->n_kv[i] * d, f = s->n_ff[i];
     if (q) {
@@ -179,13 +191,13 @@ static void put_block(maker *m, uint32_t i)
         if (bb_arch_named(s->arch)->fused[BB_FEED_ATTENTION]) put_fused(m, i, BB_FEED_ATTENTION, q + 2 * kv, c);
         else {
             put_matrix(m, i, BB_PART_Q, q, c, s->qkv_bias);
-            put_matrix(m, i, BB_PART_K, kv, c, s->qkv_bias);
-            if (!s->values_of_keys || local) put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
+            if (keys) put_matrix(m, i, BB_PART_K, kv, c, s->qkv_bias);
+            if (keys && (!s->values_of_keys || local)) put_matrix(m, i, BB_PART_V, kv, c, s->qkv_bias);
         }
         put_matrix(m, i, BB_PART_O, c, q, s->o_bias);
         if (norms & BB_SET(BB_NORM_Q)) {
             put_norm(m, i, "attn_q_norm", arch->whole_norms ? q : d);
-            put_norm(m, i, "attn_k_norm", arch->whole_norms ? kv : d);
+            if (keys) put_norm(m, i, "attn_k_norm", arch->whole_norms ? kv : d);
         }
         if (norms & BB_SET(BB_NORM_POST_ATTENTION)) put_norm(m, i, "post_attention_norm", c);
     }
@@ -198,6 +210,11 @@ static void put_block(maker *m, uint32_t i)
         }
         put_matrix(m, i, BB_PART_DOWN, c, f, false);
         if (norms & BB_SET(BB_NORM_POST_FFN)) put_norm(m, i, "post_ffw_norm", c);
+    }
+    if (s->token_width) {
+        put_matrix(m, i, BB_PART_TOKEN_GATE, s->token_width, c, false);
+        put_matrix(m, i, BB_PART_TOKEN_OUT, c, s->token_width, false);
+        put_norm(m, i, "post_norm", c);
     }
     if (s->block_scales) put_norm(m, i, bb_block_scale_name, 1);
 }
@@ -267,6 +284,8 @@ static void put_hyperparameters(maker *m)
         key_u32(m, "attention.value_length_swa", s->local_head_dim);
         key_u32(m, "rope.dimension_count_swa", s->local_head_dim);
     }
+    if (s->shared) key_u32(m, "attention.shared_kv_layers", s->shared);
+    if (s->token_width) key_u32(m, "embedding_length_per_layer_input", s->token_width);
     if (s->logit_cap > 0) key_f32(m, "final_logit_softcapping", s->logit_cap);
     if (s->local_base > 0) key_f32(m, "rope.freq_base_swa", s->local_base);
     if (s->rope_scaling > 0) {
@@ -328,6 +347,11 @@ void tiny_write(const tiny_spec *s, const char *path)
     put_hyperparameters(&m);
     put_vocabulary(&m);
     put_tensor(&m, "token_embd.weight", s->embd_type, s->n_embd, s->n_vocab, 0.0, s->tied ? 0.2 : 1.0);
+    if (s->token_width) {
+        put_tensor(&m, "per_layer_token_embd.weight", s->table_type, s->n_layer * s->token_width, s->n_vocab, 0.0, 0.2);
+        put_tensor(&m, "per_layer_model_proj.weight", s->proj_type, s->n_embd, s->n_layer * s->token_width, 0.0, 1.0 / sqrt(s->n_embd));
+        put_tensor(&m, "per_layer_proj_norm.weight", s->norm_type, s->token_width, 0, 1.0, 0.1);
+    }
     for (uint32_t i = 0; i < s->n_layer; i++) put_block(&m, i);
     put_tensor(&m, "output_norm.weight", s->norm_type, s->n_embd, 0, 1.0, 0.1);
     if (!s->tied) put_tensor(&m, "output.weight", s->head_type, s->n_embd, s->n_vocab, 0.0, 1.0 / sqrt(s->n_embd));

@@ -17,6 +17,7 @@
 #include "model/net/net.h"
 
 enum { TINY_MAX_LAYERS = 12, TINY_MIN_VOCAB = 288 };
+#define TINY_SHARED "gemma4 shared" /* for tiny_default: a gemma4 like E2B, six blocks of which two take keys and values */
 
 typedef struct tiny_spec {
     const char *arch; /* a name in bb_archs; smollm3 has five layers then, gemma3 and gemma4 four, and an olmo2 is not tied */
@@ -40,13 +41,17 @@ typedef struct tiny_spec {
     float       logit_cap;            /* gemma3, gemma4; 0: no key */
     bool        values_of_keys;       /* gemma4: blocks without a window have no attn_v */
     bool        block_scales;         /* gemma4: layer_output_scale in each block */
+    uint32_t    shared;               /* gemma4: last blocks that take keys and values of earlier ones; 0: no key */
+    bool        unread;               /* and that have attn_k, attn_v and attn_k_norm all the same */
+    uint32_t    token_width;          /* gemma4: per-layer embeddings, their numbers a block; 0: no key */
+    bb_type     table_type, proj_type;
     bool        arrays;               /* per-layer keys as arrays even where all layers are equal */
     bool        minimal_keys;         /* leaves out every key that has a default */
     uint32_t    alignment;            /* general.alignment; 0: no key */
     uint64_t    seed;
 } tiny_spec;
 
-tiny_spec tiny_default(const char *arch);
+tiny_spec tiny_default(const char *arch); /* or TINY_SHARED */
 void      tiny_set_type(tiny_spec *s, bb_type type); /* every block matrix, embedding and head */
 void      tiny_write(const tiny_spec *s, const char *path);
 
