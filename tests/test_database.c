@@ -326,7 +326,7 @@ START_TEST(widths_by_gates_are_another_order)
     bb_database               *db = open_database();
     OK(bb_statistics_open(&c, &s, &err));
     for (uint32_t i = 0; i < model.net.n_layer; i++)
-        for (int k = 0; k < BB_N_SUBLAYERS; k++) { /* the own order the other way round */
+        for (int k = 0; k < BB_TOKEN; k++) { /* the own order the other way round */
             const uint32_t n = k == BB_FFN ? FF : KV;
             order[i].of[k] = BB_NEW(n, uint32_t, NULL);
             own = bb_database_order(db, i, (bb_sublayer)k);
@@ -369,7 +369,7 @@ START_TEST(widths_by_gates_are_another_order)
     }
     bb_database_close(db);
     for (uint32_t i = 0; i < model.net.n_layer; i++)
-        for (int k = 0; k < BB_N_SUBLAYERS; k++) bb_free(order[i].of[k]);
+        for (int k = 0; k < BB_TOKEN; k++) bb_free(order[i].of[k]);
     bb_statistics_close(&s);
     bb_model_close(&model);
 }

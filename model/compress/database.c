@@ -586,7 +586,7 @@ static bb_status get_entry(bb_database *db, const key *k, entry **out, bb_err *e
 const uint32_t *bb_database_order(const bb_database *db, uint32_t layer, bb_sublayer s)
 {
     const bb_block_statistics *b = &db->statistics.blocks[layer];
-    return db->config.whole || !bb_block_kept(&net_of(db)->blocks[layer], s) ? NULL : s == BB_FFN ? b->ff_order : b->kv_order;
+    return db->config.whole || s == BB_TOKEN || !bb_block_kept(&net_of(db)->blocks[layer], s) ? NULL : s == BB_FFN ? b->ff_order : b->kv_order;
 }
 
 const double *bb_database_order_error(const bb_database *db, uint32_t layer, bb_sublayer s)
