@@ -147,7 +147,7 @@ static void add_parts(bb_text *out, const totals *t)
 
 static void add_blocks(bb_text *out, const bb_net *net)
 {
-    char number[16];
+    char      number[16];
     const int n = net->token.width ? BB_N_PARTS : BB_PART_TOKEN_GATE;
     bb_text_addf(out, "\n%-6s %5s %4s %6s ", "block", "heads", "kv", "ffn");
     for (int p = 0; p < n; p++) bb_text_addf(out, " %-*s", p < n - 1 ? 11 : 0, bb_parts[p].name);
@@ -155,8 +155,7 @@ static void add_blocks(bb_text *out, const bb_net *net)
     for (uint32_t i = 0; i < net->n_layer; i++) {
         const bb_block *k = &net->blocks[i];
         bb_text_addf(out, "%-6u %5u %4u %6u ", i, k->n_head, k->n_kv, k->n_ff);
-        for (int p = 0; p < n; p++)
-            bb_text_addf(out, " %-*s", p < n - 1 ? 11 : 0, k->w[p].rows ? type_name(bb_matrix_stored(&k->w[p]), number) : "-");
+        for (int p = 0; p < n; p++) bb_text_addf(out, " %-*s", p < n - 1 ? 11 : 0, k->w[p].rows ? type_name(bb_matrix_stored(&k->w[p]), number) : "-");
         bb_text_add(out, "\n");
     }
 }

@@ -859,7 +859,8 @@ static bb_status check_memory(const job *j, bb_err *err)
 {
     const quantize_options *o = &j->o;
     const uint64_t need = bb_memory_to_quantize(&j->base->net, rounds(o) ? 0 : (uint32_t)o->calib_windows, j->ctx, strcmp(o->method, "sequential") == 0,
-                                                prunes(o) && (by_gates(j) || widths_by_gates(j)), is_lattice(o) ? 0 : (uint32_t)o->output_windows, j->base != &j->m, j->bytes);
+                                                prunes(o) && (by_gates(j) || widths_by_gates(j)), is_lattice(o) ? 0 : (uint32_t)o->output_windows,
+                                                j->base != &j->m, j->bytes);
     bb_map_limit(o->max_ram);
     return bb_memory_allows(o->max_ram, need, "quantizing", "fewer --calib-windows, a smaller --ctx, another --method or fewer --threads", err);
 }

@@ -48,8 +48,8 @@ static shapes shapes_of(const bb_net *net)
         s.block = fmax(s.block, weights);
         s.moments = fmax(s.moments, moments);
         s.outputs = fmax(s.outputs, outputs);
-        s.width = fmax(s.width,
-                       (net->n_carried ? 4.0 : 2.0) * net->n_embd + 3.0 * block->n_token + (double)bb_dim_of(net, block, BB_DIM_HD) + 2.0 * (double)bb_dim_of(net, block, BB_DIM_GD) + 2.0 * block->n_ff);
+        s.width = fmax(s.width, (net->n_carried ? 4.0 : 2.0) * net->n_embd + 3.0 * block->n_token + (double)bb_dim_of(net, block, BB_DIM_HD) +
+                                    2.0 * (double)bb_dim_of(net, block, BB_DIM_GD) + 2.0 * block->n_ff);
     }
     return s;
 }
@@ -57,8 +57,8 @@ static shapes shapes_of(const bb_net *net)
 typedef struct sums {
     const bb_run *r;
     shapes        s;
-    double        token;  /* bytes of its hidden state */
-    double        window; /* of a window's */
+    double        token;         /* bytes of its hidden state */
+    double        window;        /* of a window's */
     double        network, base; /* a network that runs; the program, its threads and one */
 } sums;
 
@@ -315,7 +315,8 @@ static double widest(const bb_net *net)
     double most = 0;
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
-        most = fmax(most, (net->n_carried ? 8.0 : 4.0) * net->n_embd + 5.0 * k->n_token + 4.0 * (double)bb_dim_of(net, k, BB_DIM_HD) + 5.0 * (double)bb_dim_of(net, k, BB_DIM_GD) + 4.0 * k->n_ff);
+        most = fmax(most, (net->n_carried ? 8.0 : 4.0) * net->n_embd + 5.0 * k->n_token + 4.0 * (double)bb_dim_of(net, k, BB_DIM_HD) +
+                              5.0 * (double)bb_dim_of(net, k, BB_DIM_GD) + 4.0 * k->n_ff);
     }
     return most;
 }

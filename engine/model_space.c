@@ -456,7 +456,8 @@ static bb_status add_block(bb_model_space *s, uint32_t layer, uint32_t *i, const
         char name[40];
         if (b->w[p].rows == 0) continue;
         snprintf(name, sizeof name, "blk.%u.%s", layer, bb_parts[p].name);
-        BB_TRY(format_unit(s, (*i)++, name, (uint32_t)p, layer, bb_sublayers[bb_parts[p].sublayer].unit ? (long)unit_of[bb_parts[p].sublayer] : -1, o->formats, err));
+        BB_TRY(format_unit(s, (*i)++, name, (uint32_t)p, layer, bb_sublayers[bb_parts[p].sublayer].unit ? (long)unit_of[bb_parts[p].sublayer] : -1, o->formats,
+                           err));
     }
 done:
     return status;

@@ -88,7 +88,7 @@ static bb_status open_pass(pass *p, const bb_backend *backend, bb_err *err)
     p->rows_at_once = LOGITS / p->net->n_vocab + 1;
     if (p->rows_at_once > (size_t)p->batch * s->n_new) p->rows_at_once = (size_t)p->batch * s->n_new;
     p->same = bb_calloc(p->g->n, sizeof *p->same, err);
-    p->h = bb_alloc((size_t)p->batch * T, C * sizeof *p->h, err);
+    p->h = bb_alloc((size_t)p->batch * T, bb_row_width(p->net) * sizeof *p->h, err);
     p->rows = bb_alloc(p->rows_at_once, C * sizeof *p->rows, err);
     p->logits = bb_alloc(p->rows_at_once, p->net->n_vocab * sizeof *p->logits, err);
     if (!p->same || !p->h || !p->rows || !p->logits) return BB_NOMEM;
@@ -127,7 +127,7 @@ static bb_status compare_rows(const pass *p, uint32_t from, size_t first, size_t
     bb_status             status;
     for (size_t i = 0; i < n; i++) {
         const size_t sequence = (first + i) / s->n_new, t = (first + i) % s->n_new;
-        memcpy(p->rows + i * C, p->h + (sequence * T + s->n_prompt - 1 + t) * C, C * sizeof *p->rows);
+        bb_host_streams(p->net, p->h + (sequence * T + s->n_prompt - 1 + t) * bb_row_width(p->net), 1, p->rows + i * C);
     }
     BB_TRY(bb_host_logits(p->f, p->net, p->rows, n, p->logits, err));
     for (size_t i = 0; i < n; i++) {

@@ -13,10 +13,10 @@ enum { BATCH_WINDOWS = 16 };
 
 typedef struct level_state {
     const bb_windows *w;
-    bb_buffer         reference;   /* (n * n_scored, C) full-precision hidden states at the scored positions */
-    bool              cached;      /* it has what follows */
-    bb_buffer         boundary;    /* (n_layer + 1) x (n * ctx, W) */
-    bb_matrix         cached_embd; /* what the boundaries were computed with */
+    bb_buffer         reference;    /* (n * n_scored, C) full-precision hidden states at the scored positions */
+    bool              cached;       /* it has what follows */
+    bb_buffer         boundary;     /* (n_layer + 1) x (n * ctx, W) */
+    bb_matrix         cached_embd;  /* what the boundaries were computed with */
     bb_matrix         cached_table; /* and of what every block reads of the tokens */
     bb_block         *cached_blocks;
     uint32_t          n_valid;     /* boundaries 0 .. n_valid - 1 belong to the cached network */
@@ -35,7 +35,7 @@ struct bb_net_evaluator {
     int32_t          *targets;
     double           *kl, *nll;
     unsigned char    *same;
-    uint64_t          unused; /* of the caller's cache_bytes */
+    uint64_t          unused;  /* of the caller's cache_bytes */
     bool              borrows; /* references are another's */
 };
 

@@ -16,7 +16,7 @@
 
 typedef struct bb_gates {
     uint32_t       n_layer;
-    bb_kept_order *order;            /* [n_layer] owned, with its arrays */
+    bb_kept_order *order;      /* [n_layer] owned, with its arrays */
     double *(*nats)[BB_TOKEN]; /* [n_layer] owned, as long: what the KL is foreseen to be when only the first i + 1 stay, all else as it is */
 } bb_gates;
 

@@ -404,7 +404,7 @@ static const double most_bytes = 512 << 20; /* of the states at the boundaries o
 
 uint32_t bb_gradient_count(const bb_net *net, uint32_t n, uint32_t ctx, uint32_t most)
 {
-    const double window = (net->n_layer + 4.0) * ctx * net->n_embd * sizeof(float);
+    const double window = (net->n_layer + 4.0) * ctx * (double)bb_row_width(net) * sizeof(float);
     if (most * window > most_bytes) most = window * 1.5 > most_bytes ? 1 : (uint32_t)(most_bytes / window);
     return n < most ? n : most;
 }

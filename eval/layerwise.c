@@ -163,9 +163,10 @@ static bb_status backward_costs(const bb_layerwise_input *in, bool fisher, doubl
     bb_forward       *f = NULL;
     bb_backward      *b = NULL;
     gradients         g = { { NULL }, { NULL } };
-    float            *h = BB_NEW((net->n_layer + 1) * size, float, err), *dh = BB_NEW0(size, float, err), *stream = BB_NEW(2 * rows * net->n_embd, float, err), *weight = BB_NEW(rows, float, err);
-    int32_t          *label = BB_NEW(rows, int32_t, err);
-    bb_status         status = BB_NOMEM;
+    float            *h = BB_NEW((net->n_layer + 1) * size, float, err), *dh = BB_NEW0(size, float, err), *stream = BB_NEW(2 * rows * net->n_embd, float, err),
+          *weight = BB_NEW(rows, float, err);
+    int32_t  *label = BB_NEW(rows, int32_t, err);
+    bb_status status = BB_NOMEM;
     if (!h || !dh || !stream || !weight || !label) goto done;
     BB_TRY(bb_forward_create(bb_net_evaluator_backend(in->evaluator), net, w->n, w->ctx, &f, err));
     BB_TRY(bb_backward_create(bb_net_evaluator_backend(in->evaluator), net, w->n, w->ctx, &b, err));
@@ -176,7 +177,7 @@ static bb_status backward_costs(const bb_layerwise_input *in, bool fisher, doubl
     }
     BB_TRY(make_labels(in, f, h + net->n_layer * size, fisher, label, weight, err));
     bb_head_loss loss = { .targets = label, .weight = weight };
-    float *d_stream = stream + rows * net->n_embd;
+    float       *d_stream = stream + rows * net->n_embd;
     bb_host_streams(net, h + net->n_layer * size, rows, stream);
     BB_TRY(bb_host_backward_head(b, net, stream, rows, &loss, NULL, NULL, d_stream, NULL, err));
     bb_host_put_streams(net, d_stream, rows, dh);

@@ -349,10 +349,11 @@ static bb_status read_shared(const builder *b, bb_err *err)
         while (before <= net->n_layer - shared && net->blocks[net->n_layer - shared - before].local != k->local) before++;
         if (before <= net->n_layer - shared) from = &net->blocks[net->n_layer - shared - before];
         if (!from || before != (k->local ? 2u : 1u)) /* so its loader has it, whatever the kinds of the blocks */
-            return BB_FAIL(err, BB_UNSUPPORTED,
-                           "block %u takes its keys and values from the block that is %u before the first that shares, where architecture %s has one of the other "
-                           "kind",
-                           i, k->local ? 2 : 1, b->arch->name);
+            return BB_FAIL(
+                err, BB_UNSUPPORTED,
+                "block %u takes its keys and values from the block that is %u before the first that shares, where architecture %s has one of the other "
+                "kind",
+                i, k->local ? 2 : 1, b->arch->name);
         if (k->n_kv != from->n_kv)
             return BB_FAIL(err, BB_BAD_FILE, "block %u has %u KV heads, and the one whose keys and values it takes has %u", i, k->n_kv, from->n_kv);
         if (at[k->local] == UINT32_MAX) {
@@ -638,7 +639,8 @@ static bb_status find_sublayer(builder *b, uint32_t layer, bb_sublayer s, bb_err
         return BB_FAIL(err, BB_BAD_FILE, "block %u has %u heads of %u numbers", layer, k->n_head, bb_head_dim(net, k));
     for (int place = 0; place < 2; place++) { /* the input's norm, the parts, the other norms: the order of files, for the first that is missing is named */
         for (int n = 0; n < BB_N_NORMS; n++)
-            if (bb_norms[n].sublayer == s && (b->arch->norms & BB_SET(n)) && bb_block_has_norm(k, (bb_norm)n) && (bb_norms[n].place == BB_PLACE_INPUT) == (place == 0))
+            if (bb_norms[n].sublayer == s && (b->arch->norms & BB_SET(n)) && bb_block_has_norm(k, (bb_norm)n) &&
+                (bb_norms[n].place == BB_PLACE_INPUT) == (place == 0))
                 BB_TRY(find_norm(b, layer, (bb_norm)n, err));
         for (int p = 0; p < BB_N_PARTS && place == 0; p++) {
             if (bb_parts[p].sublayer != s || !bb_block_has_part(k, (bb_part)p)) continue;

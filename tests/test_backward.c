@@ -149,7 +149,7 @@ static void check_array(const scene *s, const char *what, const float *x, size_t
 static void check_inputs(scene *s)
 {
     const size_t W = bb_row_width(&s->m.net), n = (size_t)S * T * W;
-    double largest = largest_of(s->dh, n);
+    double       largest = largest_of(s->dh, n);
     for (size_t i = 3; i < n; i += n / (W > s->m.net.n_embd ? 97 : 20)) {
         if (s->m.net.token.width && i % W == s->m.net.n_embd) continue; /* the token's id */
         double at = s->h64[i], slope;
@@ -250,7 +250,8 @@ START_TEST(gradients_are_to_decoded_weights)
     }
     const bb_block *was = s.block;
     s.block = &plain; /* and those by differences */
-    for (int p = 0; p < BB_N_PARTS && plain.w[p].rows; p++) check_array(&s, bb_parts[p].name, plain.w[p].data, (size_t)plain.w[p].rows * plain.w[p].cols, grad.w[p], 6);
+    for (int p = 0; p < BB_N_PARTS && plain.w[p].rows; p++)
+        check_array(&s, bb_parts[p].name, plain.w[p].data, (size_t)plain.w[p].rows * plain.w[p].cols, grad.w[p], 6);
     s.block = (bb_block *)(uintptr_t)was;
     end_scene(&s);
 }

@@ -28,9 +28,9 @@ enum { T = 201 };
 
 /* ---- the library's numbers ---- */
 
-static const char *const vectors[] = { "llama",      "llama-yarn",      "mistral",      "qwen2",  "qwen2-yarn",   "qwen3",
-                                       "smollm3",    "granite",         "granite-bias", "phi3",   "phi3-long",    "phi3-short-partial",
-                                       "ministral3", "ministral3-half", "olmo2",        "gemma3", "gemma3-types", "gemma3-capped",
+static const char *const vectors[] = { "llama",      "llama-yarn",      "mistral",      "qwen2",     "qwen2-yarn",   "qwen3",
+                                       "smollm3",    "granite",         "granite-bias", "phi3",      "phi3-long",    "phi3-short-partial",
+                                       "ministral3", "ministral3-half", "olmo2",        "gemma3",    "gemma3-types", "gemma3-capped",
                                        "gemma4",     "gemma4-plain",    "gemma4-e2b",   "gemma4-e4b" };
 enum { N_VECTORS = sizeof vectors / sizeof *vectors };
 

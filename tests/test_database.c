@@ -719,9 +719,8 @@ static double formula_error(bb_database *db, const bb_net *net, uint32_t layer, 
 static const struct {
     const char *arch;
     uint32_t    layer;
-} rebuilt_archs[] = { { "llama", 1 },    { "smollm3", 3 }, { "qwen2", 1 },  { "qwen3", 1 },  { "granite", 1 }, { "phi3", 1 },
-                      { "mistral3", 1 }, { "olmo2", 1 },   { "gemma3", 1 }, { "gemma4", 1 }, { "gemma4", 2 },
-                      { TINY_SHARED, 1 }, { TINY_SHARED, 5 } };
+} rebuilt_archs[] = { { "llama", 1 }, { "smollm3", 3 }, { "qwen2", 1 },  { "qwen3", 1 },  { "granite", 1 },   { "phi3", 1 },     { "mistral3", 1 },
+                      { "olmo2", 1 }, { "gemma3", 1 },  { "gemma4", 1 }, { "gemma4", 2 }, { TINY_SHARED, 1 }, { TINY_SHARED, 5 } };
 enum { N_REBUILT = sizeof rebuilt_archs / sizeof *rebuilt_archs };
 
 START_TEST(a_rebuild_solves_its_equations)

@@ -566,13 +566,13 @@ START_TEST(sizes_by_table_are_the_files)
         bool        tied, qkv_bias, o_bias, whole;
         uint32_t    n_layer;
     } rows[] = {
-        { "llama", true, false, false, true, 3 },    { "llama", false, false, false, true, 12 }, { "llama", true, true, true, true, 2 },
-        { "qwen2", true, true, false, true, 3 },     { "qwen2", false, true, false, false, 11 }, { "qwen3", true, false, false, true, 3 },
-        { "qwen3", true, false, false, true, 12 },   { "qwen3", false, false, false, true, 2 },  { "qwen3", true, true, false, true, 2 },
-        { "deci", true, false, false, true, 4 },     { "deci", false, false, true, false, 12 },  { "smollm3", true, false, false, true, 4 },
-        { "smollm3", false, false, false, true, 8 }, { "granite", true, false, false, true, 4 }, { "phi3", true, false, false, true, 3 },
-        { "phi3", false, false, false, true, 12 },   { "mistral3", true, true, true, true, 4 },  { "gemma3", true, false, false, true, 4 },
-        { "gemma3", false, false, false, true, 7 },  { "olmo2", false, false, false, true, 4 },  { "gemma4", true, false, false, true, 4 },
+        { "llama", true, false, false, true, 3 },    { "llama", false, false, false, true, 12 },   { "llama", true, true, true, true, 2 },
+        { "qwen2", true, true, false, true, 3 },     { "qwen2", false, true, false, false, 11 },   { "qwen3", true, false, false, true, 3 },
+        { "qwen3", true, false, false, true, 12 },   { "qwen3", false, false, false, true, 2 },    { "qwen3", true, true, false, true, 2 },
+        { "deci", true, false, false, true, 4 },     { "deci", false, false, true, false, 12 },    { "smollm3", true, false, false, true, 4 },
+        { "smollm3", false, false, false, true, 8 }, { "granite", true, false, false, true, 4 },   { "phi3", true, false, false, true, 3 },
+        { "phi3", false, false, false, true, 12 },   { "mistral3", true, true, true, true, 4 },    { "gemma3", true, false, false, true, 4 },
+        { "gemma3", false, false, false, true, 7 },  { "olmo2", false, false, false, true, 4 },    { "gemma4", true, false, false, true, 4 },
         { "gemma4", false, false, false, true, 9 },  { TINY_SHARED, true, false, false, true, 6 },
     };
     tiny_spec        s = tiny_default(rows[_i].arch);
@@ -702,7 +702,7 @@ START_TEST(the_file_computes_the_same)
         { "gemma4", "gemma4", "blk.0.kv=0\nblk.0.ffn=0\nblk.3.kv=0\nblk.3.ffn=0\n" }, /* blocks that scale the stream alone */
         { TINY_SHARED, "gemma4", "" },
         { TINY_SHARED, "gemma4", "blk.0.kv=1\nblk.1.ffn=0\nblk.3.ffn=9\nblk.4.ffn=0\n" }, /* of all but those that share keys */
-        { TINY_SHARED, "gemma4", "blk.0.kv=0\nblk.0.ffn=0\n" },                          /* what its token gives stays */
+        { TINY_SHARED, "gemma4", "blk.0.kv=0\nblk.0.ffn=0\n" },                           /* what its token gives stays */
         { "olmo2", "olmo2", "blk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
         { "olmo2", "olmo2", "blk.1.ffn=0\nblk.1.kv=0\n" },
     };

@@ -84,7 +84,7 @@ static float packed_at(const unsigned char *words, const unsigned char *scales, 
 /* ---- the model ---- */
 
 static const char *const hf_names[BB_PART_TOKEN_GATE] = { "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                                  "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj" };
+                                                          "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj" };
 
 /* A head's first half of rows is every second row of the file from 0, its second half from 1, where the file has pairs. */
 static uint32_t gguf_row(bool pairs, uint32_t D, uint32_t r) { return pairs ? r / D * D + (r % D < D / 2 ? r % D * 2 : (r % D - D / 2) * 2 + 1) : r; }

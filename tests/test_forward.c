@@ -200,7 +200,7 @@ START_TEST(batch_and_threads_change_nothing)
         run_blocks(f, &m.net, 1, T, one);
         ck_assert_msg(memcmp(one, h + s * T * W, T * W * sizeof *h) == 0, "%s: window %zu depends on its batch", spec->name, s);
         const float *own = ref_streams(&m, one, T);
-        size_t first = s % 5, n = T - first - s % 3;
+        size_t       first = s % 5, n = T - first - s % 3;
         ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(own + first * C), tokens + s * T + first, n, nll1, NULL), BB_OK);
         ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(own + first * C), &m.net, bb_on_cpu(own + first * C), NULL, n, kl1, NULL, NULL, NULL), BB_OK);
         ck_assert_msg(memcmp(nll1, nll + s * T + first, n * sizeof *nll) == 0, "%s: nll depends on the rows beside it", spec->name);
@@ -272,7 +272,10 @@ START_TEST(fast_is_close_to_exact)
         ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, WINDOWS, T, bb_on_cpu(h[p]), NULL), BB_OK);
         run_blocks(f, &m.net, WINDOWS, T, h[p]);
         ck_assert_int_eq(bb_forward_nll(f, &m.net, bb_on_cpu(ref_streams(&m, h[p], N)), tokens, N, nll[p], NULL), BB_OK);
-        if (p) ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(ref_streams(&m, h[0], N)), &m.net, bb_on_cpu(ref_streams(&m, h[1], N)), NULL, N, kl, NULL, NULL, NULL), BB_OK);
+        if (p)
+            ck_assert_int_eq(
+                bb_forward_kl(f, &m.net, bb_on_cpu(ref_streams(&m, h[0], N)), &m.net, bb_on_cpu(ref_streams(&m, h[1], N)), NULL, N, kl, NULL, NULL, NULL),
+                BB_OK);
         rough_is_between(f, &m.net, WINDOWS, tokens, h[p]);
         bb_forward_destroy(f);
     }
@@ -421,7 +424,9 @@ START_TEST(another_backend_has_the_same_bits)
         for (int i = 0; i < BB_N_FEEDS; i++) seen[k].x[i] = BB_NEW0(most, float, NULL);
         ck_assert_int_eq(bb_forward_create(backends[k], &m.net, WINDOWS, T, &f, NULL), BB_OK);
         ck_assert_ptr_eq(bb_forward_backend(f), backends[k]);
-        ck_assert_int_eq(o->alloc(context, ALL * W, &states, NULL) | o->alloc(context, ALL * W, &before, NULL) | o->alloc(context, ALL * C, &rows, NULL) | o->alloc(context, most, &input, NULL), BB_OK);
+        ck_assert_int_eq(o->alloc(context, ALL * W, &states, NULL) | o->alloc(context, ALL * W, &before, NULL) | o->alloc(context, ALL * C, &rows, NULL) |
+                             o->alloc(context, most, &input, NULL),
+                         BB_OK);
         ck_assert_int_eq(o->write(context, input, x[k], most, NULL), BB_OK);
         ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, WINDOWS, T, states, NULL), BB_OK);
         for (uint32_t b = 0; b < m.net.n_layer; b++) {

@@ -82,7 +82,8 @@ static void setup(void)
                       ffn = (int32_t)add_unit(BB_UNIT_FFN, layer, "ffn", -1, widths, N_WIDTHS);
         x[kv] = 0;
         x[ffn] = layer == 0; /* the first block has half its channels */
-        for (uint32_t p = 0; p < BB_PART_TOKEN_GATE; p++) x[add_unit(p, layer, bb_parts[p].name, bb_parts[p].sublayer == BB_FFN ? ffn : kv, formats, N_FORMATS)] = 1;
+        for (uint32_t p = 0; p < BB_PART_TOKEN_GATE; p++)
+            x[add_unit(p, layer, bb_parts[p].name, bb_parts[p].sublayer == BB_FFN ? ffn : kv, formats, N_FORMATS)] = 1;
     }
     x[add_unit(BB_UNIT_EMBD, 0, "token_embd", -1, formats, N_FORMATS)] = 1;
     const uint32_t n = space.n_units;

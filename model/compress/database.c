@@ -422,13 +422,13 @@ static bb_status make_quantized(bb_database *db, const key *k, made *m, bb_err *
 {
     const bb_matrix *source = source_of(db, k);
     if (k->part == PART_TABLE) return make_table(db, k, m, err);
-    const bool       is_block = k->part < BB_N_PARTS, input_only = k->part == PART_EMBEDDING && net_of(db)->head.rows;
-    const bool       pruned = is_block && k->kept != full_size(db, k->layer, k->part);
-    float           *w = bb_matrix_decode(source, err);
-    uint32_t         cols = source->cols;
-    double           lost;
-    slot            *s = NULL;
-    bb_status        status = w ? BB_OK : BB_NOMEM;
+    const bool is_block = k->part < BB_N_PARTS, input_only = k->part == PART_EMBEDDING && net_of(db)->head.rows;
+    const bool pruned = is_block && k->kept != full_size(db, k->layer, k->part);
+    float     *w = bb_matrix_decode(source, err);
+    uint32_t   cols = source->cols;
+    double     lost;
+    slot      *s = NULL;
+    bb_status  status = w ? BB_OK : BB_NOMEM;
     if (status != BB_OK) goto done;
     if (pruned) BB_TRY(compensate(db, k, source, &w, &cols, &lost, err));
     BB_TRY(new_matrix(m, source->rows, cols, k->type, err));
@@ -658,8 +658,8 @@ bb_status bb_database_embedding(bb_database *db, bb_table table, bb_type type, b
     static const uint32_t parts[BB_N_TABLES] = { [BB_TABLE_EMBD] = PART_EMBEDDING, [BB_TABLE_HEAD] = PART_HEAD, [BB_TABLE_TOKENS] = PART_TABLE };
     const bb_net         *net = net_of(db);
     const key             k = { net->n_layer, parts[table], 0, type };
-    entry        *e;
-    bb_status     status;
+    entry                *e;
+    bb_status             status;
     *out = (bb_matrix) { 0 };
     if (stats) *stats = (bb_quant_stats) { 0 };
     if (!bb_format_get(type)) return BB_FAIL(err, BB_UNSUPPORTED, "weight format %d is unknown", (int)type);

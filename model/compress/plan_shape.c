@@ -141,8 +141,8 @@ static bb_status apply_gene(const bb_gene *gene, bool formats, bb_net *net, bb_e
         const bb_sublayer s = bb_unit_sublayer(what);
         BB_TRY(keep_width(gene, bb_block_kept(block, s), &value, err));
         if (value != bb_block_kept(block, s) && !bb_block_cuttable(block, s))
-            return BB_FAIL(err, BB_UNSUPPORTED, "plan: %s=%.100s: blocks share keys and values of block %u, which keeps all %u KV heads", gene->unit, gene->option,
-                           layer, bb_block_kept(block, s));
+            return BB_FAIL(err, BB_UNSUPPORTED, "plan: %s=%.100s: blocks share keys and values of block %u, which keeps all %u KV heads", gene->unit,
+                           gene->option, layer, bb_block_kept(block, s));
     }
     set_unit(net, what, layer, value);
 done:

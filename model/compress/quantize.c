@@ -318,8 +318,8 @@ static void take_tile(const job *j, const bb_coupling *c, uint32_t tile, coupled
     }
 }
 
-bb_status bb_quantize_coupled(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, const float *g, double g_damping, bb_type type,
-                              const bb_quant_options *o, void *packed, bb_err *err)
+bb_status bb_quantize_coupled(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, const float *g, double g_damping,
+                              bb_type type, const bb_quant_options *o, void *packed, bb_err *err)
 {
     const uint32_t tile = bb_coupling_tile(rows);
     bb_coupling    c = { 0 };

@@ -906,21 +906,22 @@ done:
 bb_status bb_full_states_make(bb_database *db, const bb_model *m, const int32_t *tokens, uint32_t n_windows, uint32_t ctx, bb_full_states *kept, bb_err *err)
 {
     const bb_net *net = &m->net;
+    const int     halves = bb_net_sublayers(net);
     rebuild       b = { .db = db, .model = m, .n_windows = n_windows, .ctx = ctx, .kept = kept };
     bb_status     status = BB_OK;
     open_states(&b, tokens);
-    if (!b.kept || kept->n == net->n_layer * BB_N_SUBLAYERS) return BB_OK;
+    if (!b.kept || kept->n == net->n_layer * (uint32_t)halves) return BB_OK;
     BB_TRY(bb_forward_create(bb_database_backend(db), net, BATCH, ctx, &b.forward, err));
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
-    bb_progress_start(&b.progress, "full-precision states", (uint64_t)net->n_layer * BB_N_SUBLAYERS);
+    bb_progress_start(&b.progress, "full-precision states", (uint64_t)net->n_layer * (uint64_t)halves);
     for (b.layer = 0; b.layer < net->n_layer; b.layer++)
-        for (int half = 0; half < BB_N_SUBLAYERS; half++, b.half++) {
+        for (int half = 0; half < halves; half++, b.half++) {
             if (bb_interrupted()) status = BB_FAIL(err, BB_INTERRUPTED, "interrupted before a plan was rebuilt; the same command goes on");
             if (status != BB_OK) goto done;
             b.full.half = half_of(net, &net->blocks[b.layer], (bb_sublayer)half);
             BB_TRY(advance(&b, &b.full, err));
             keep_outputs(&b);
-            if (half + 1 == BB_N_SUBLAYERS) scale_stream(&b, &b.full);
+            if (half + 1 == halves) scale_stream(&b, &b.full);
             bb_progress_add(&b.progress, 1);
         }
     bb_progress_end(&b.progress);

@@ -206,8 +206,8 @@ static bool is_experimental(bb_type type)
 
 /* Data of the tensors of `arch` that hold a block's matrices; false where they cannot be written. F32 when x is NULL. *experimental: becomes true where
  * a type is. */
-static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[BB_N_SUBLAYERS], const bb_arch *arch,
-                       uint64_t *data, bool *experimental)
+static bool block_data(const bb_export_sizes *t, const bb_block *f32, const block_sizes *b, const uint16_t *x, const uint32_t option[BB_N_SUBLAYERS],
+                       const bb_arch *arch, uint64_t *data, bool *experimental)
 {
     uint64_t together[BB_N_FEEDS] = { 0 };
     bb_type  first[BB_N_FEEDS], type = BB_F32;
@@ -291,7 +291,9 @@ static bool are_alike(const bb_export_sizes *t, uint32_t i, uint32_t j)
     const bb_block    *a = &t->model->net.blocks[i], *b = &t->model->net.blocks[j];
     const block_sizes *s = &t->blocks[i], *r = &t->blocks[j];
     if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff) return false;
-    if (a->n_token != b->n_token || a->kv_role != b->kv_role || a->local != b->local || a->lacks != b->lacks || bb_scales(a->scale) != bb_scales(b->scale) || (a->scale > 0) != (b->scale > 0)) return false;
+    if (a->n_token != b->n_token || a->kv_role != b->kv_role || a->local != b->local || a->lacks != b->lacks || bb_scales(a->scale) != bb_scales(b->scale) ||
+        (a->scale > 0) != (b->scale > 0))
+        return false;
     for (int n = 0; n < BB_N_NORMS; n++)
         if (!a->norm[n] != !b->norm[n]) return false;
     for (int p = 0; p < BB_N_PARTS; p++)
@@ -360,11 +362,11 @@ static bb_status fill_outer(bb_export_sizes *t, bb_err *err)
 {
     static const uint32_t what[N_OUTER] = { BB_UNIT_EMBD, BB_UNIT_HEAD, BB_UNIT_TABLE };
     const bb_matrix       w[N_OUTER] = { t->model->net.embd, t->model->net.head, t->model->net.token.table };
-    bb_net          net = t->model->net;
-    bb_exporter     e = t->proto;
-    const question  q = { .e = &e, .put = put_outer };
-    bb_gguf_bytes   bytes;
-    bb_status       status;
+    bb_net                net = t->model->net;
+    bb_exporter           e = t->proto;
+    const question        q = { .e = &e, .put = put_outer };
+    bb_gguf_bytes         bytes;
+    bb_status             status;
     net.embd.type = net.head.type = net.token.table.type = BB_F32;
     e.net = &net;
     for (int k = 0; k < N_OUTER; k++) BB_TRY(fill_matrix(t, &t->outer[k], find_unit(t->space, what[k], 0), &w[k], 1, err));

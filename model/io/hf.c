@@ -222,10 +222,7 @@ static const char *const of_token[][2] = {
 };
 enum { N_OF_TOKEN = sizeof of_token / sizeof *of_token };
 
-static bool is_of(whose w, const bb_hf_arch *arch)
-{
-    return w == OF_ALL || (w == OF_TOKEN ? arch->own_kinds : (w == OF_POST) == arch->post_norms);
-}
+static bool is_of(whose w, const bb_hf_arch *arch) { return w == OF_ALL || (w == OF_TOKEN ? arch->own_kinds : (w == OF_POST) == arch->post_norms); }
 
 static bool is_of_token(const hf_folder *f, const char *name)
 {

@@ -19,11 +19,11 @@ typedef struct activations {
     bb_buffer gate, up, act, d_act; /* F */
     bb_buffer y[BB_N_SUBLAYERS];    /* C: what a writer gives, before the norm of the sublayer's output; without any such norm not there */
     /* where rows carry something */
-    bb_buffer h, dh;                    /* C: the stream of the slab, and its gradient */
-    bb_buffer h_token, e;               /* C: hidden state behind the FFN, embeddings */
+    bb_buffer h, dh;                     /* C: the stream of the slab, and its gradient */
+    bb_buffer h_token, e;                /* C: hidden state behind the FFN, embeddings */
     bb_buffer token, t_gate, t_act, d_t; /* P: what the token gives, the gate, what feeds its writer, its gradient */
-    bb_buffer t_proj;                   /* P: of the embedding, before its norm */
-    bb_buffer id;                       /* 1 */
+    bb_buffer t_proj;                    /* P: of the embedding, before its norm */
+    bb_buffer id;                        /* 1 */
 } activations;
 
 struct bb_backward {
@@ -62,17 +62,37 @@ static bb_status allocate(bb_backward *b, bb_err *err)
         bb_buffer *at;
         size_t     width;
     } const arrays[] = {
-        { &a->x, b->n_embd },        { &a->x2, b->n_embd },       { &a->h_mid, b->n_embd },
-        { &a->dx, b->n_embd },       { &a->q_raw, b->max_q },     { &a->q, b->max_q },
-        { &a->att, b->max_q },       { &a->d_att, b->max_q },     { &a->k_raw, b->max_kv },
-        { &a->k, b->max_kv },        { &a->v, b->max_kv },        { &a->dk, b->max_kv },
-        { &a->dv, b->max_kv },       { &a->gate, b->max_ff },     { &a->up, b->max_ff },
-        { &a->act, b->max_ff },      { &a->d_act, b->max_ff },    { &a->y[BB_ATTENTION], b->max_y },
-        { &a->y[BB_FFN], b->max_y }, { &a->v_raw, b->max_v_raw },
-        { &a->h, stream },           { &a->dh, stream },          { &a->h_token, token },
-        { &a->e, token },            { &a->y[BB_TOKEN], token },  { &a->token, P },
-        { &a->t_gate, P },           { &a->t_act, P },            { &a->d_t, P },
-        { &a->t_proj, P },           { &a->id, P ? 1 : 0 },
+        { &a->x, b->n_embd },
+        { &a->x2, b->n_embd },
+        { &a->h_mid, b->n_embd },
+        { &a->dx, b->n_embd },
+        { &a->q_raw, b->max_q },
+        { &a->q, b->max_q },
+        { &a->att, b->max_q },
+        { &a->d_att, b->max_q },
+        { &a->k_raw, b->max_kv },
+        { &a->k, b->max_kv },
+        { &a->v, b->max_kv },
+        { &a->dk, b->max_kv },
+        { &a->dv, b->max_kv },
+        { &a->gate, b->max_ff },
+        { &a->up, b->max_ff },
+        { &a->act, b->max_ff },
+        { &a->d_act, b->max_ff },
+        { &a->y[BB_ATTENTION], b->max_y },
+        { &a->y[BB_FFN], b->max_y },
+        { &a->v_raw, b->max_v_raw },
+        { &a->h, stream },
+        { &a->dh, stream },
+        { &a->h_token, token },
+        { &a->e, token },
+        { &a->y[BB_TOKEN], token },
+        { &a->token, P },
+        { &a->t_gate, P },
+        { &a->t_act, P },
+        { &a->d_t, P },
+        { &a->t_proj, P },
+        { &a->id, P ? 1 : 0 },
     };
     size_t width = 0, floats;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) width += arrays[i].width;
@@ -135,9 +155,9 @@ typedef struct pass {
     const bb_block      *block;
     const bb_block_grad *grad; /* never NULL: all empty when the caller wants none */
     uint32_t             S, T;
-    size_t               n; /* S*T */
-    bb_buffer            h, dh;           /* of the stream */
-    bb_buffer            rows, d_rows;    /* whole rows; where nothing is carried, h and dh */
+    size_t               n;            /* S*T */
+    bb_buffer            h, dh;        /* of the stream */
+    bb_buffer            rows, d_rows; /* whole rows; where nothing is carried, h and dh */
     bb_heads             q_heads, k_heads, v_heads;
 } pass;
 
@@ -359,8 +379,7 @@ static bb_status back_token_inputs(const pass *p, bb_err *err)
     BB_TRY(p->o->scale(p->self, p->n * P, sqrtf(0.5f), a->token, err));
     BB_TRY(p->o->back_norm(p->self, p->n, P, a->t_proj, t->norm, p->net->norm_eps, a->token, false, a->d_t, grad->token_norm, err));
     BB_TRY(p->o->scale(p->self, p->n * P, bb_token_proj_scale(p->net), a->d_t, err));
-    if (grad->token_proj)
-        BB_TRY(p->o->back_weights(p->self, p->n, P, C, a->d_t, a->e, grad->token_proj + (size_t)p->block->number * P * C, err));
+    if (grad->token_proj) BB_TRY(p->o->back_weights(p->self, p->n, P, C, a->d_t, a->e, grad->token_proj + (size_t)p->block->number * P * C, err));
     if (grad->token_hook) {
         BB_TRY(p->o->scale(p->self, p->n * P, sqrtf((float)P), a->token, err));
         BB_TRY(p->o->peek(context, a->token, p->n * P, &host, err));

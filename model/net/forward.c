@@ -63,10 +63,11 @@ static bb_status allocate(bb_forward *f, bb_err *err)
         bb_buffer *buffer;
         size_t     width;
     } const buffers[] = {
-        { &f->x, f->n_embd },    { &f->q, f->max_q > score ? f->max_q : score /* also the second operand of scores */ },
-        { &f->k, f->max_kv },    { &f->v, f->max_kv },
-        { &f->gate, f->max_ff }, { &f->up, f->max_ff },   { &f->stream, carries },
-        { &f->e, carries },      { &f->token, f->max_token }, { &f->carried, f->n_carried },
+        { &f->x, f->n_embd },        { &f->q, f->max_q > score ? f->max_q : score /* also the second operand of scores */ },
+        { &f->k, f->max_kv },        { &f->v, f->max_kv },
+        { &f->gate, f->max_ff },     { &f->up, f->max_ff },
+        { &f->stream, carries },     { &f->e, carries },
+        { &f->token, f->max_token }, { &f->carried, f->n_carried },
     };
     if (carries) {
         f->ids = BB_NEW(tokens, int32_t, err);
@@ -118,8 +119,7 @@ done:
 void bb_forward_destroy(bb_forward *f)
 {
     if (!f) return;
-    const bb_buffer buffers[] = { f->x,      f->q, f->k,     f->v,       f->gate,    f->up,      f->wide[0],
-                                  f->stream, f->e, f->token, f->carried, f->wide[1], f->wide[2] };
+    const bb_buffer buffers[] = { f->x, f->q, f->k, f->v, f->gate, f->up, f->wide[0], f->stream, f->e, f->token, f->carried, f->wide[1], f->wide[2] };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) f->backend->ops->release(f->backend->context, buffers[i]);
     f->backend->ops->close(f->self);
     bb_free(f->cos_sin);

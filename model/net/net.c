@@ -13,12 +13,8 @@ const bb_sublayer_info bb_sublayers[BB_N_SUBLAYERS] = {
 };
 
 const bb_feed_info bb_feeds[BB_N_FEEDS] = {
-    [BB_FEED_ATTENTION] = { BB_ATTENTION, BB_DIM_C },
-    [BB_FEED_HEADS] = { BB_ATTENTION, BB_DIM_HD },
-    [BB_FEED_FFN] = { BB_FFN, BB_DIM_C },
-    [BB_FEED_CHANNELS] = { BB_FFN, BB_DIM_F },
-    [BB_FEED_TOKEN] = { BB_TOKEN, BB_DIM_C },
-    [BB_FEED_TOKEN_CHANNELS] = { BB_TOKEN, BB_DIM_P },
+    [BB_FEED_ATTENTION] = { BB_ATTENTION, BB_DIM_C }, [BB_FEED_HEADS] = { BB_ATTENTION, BB_DIM_HD }, [BB_FEED_FFN] = { BB_FFN, BB_DIM_C },
+    [BB_FEED_CHANNELS] = { BB_FFN, BB_DIM_F },        [BB_FEED_TOKEN] = { BB_TOKEN, BB_DIM_C },      [BB_FEED_TOKEN_CHANNELS] = { BB_TOKEN, BB_DIM_P },
 };
 
 const bb_part_info bb_parts[BB_N_PARTS] = {

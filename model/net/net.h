@@ -48,16 +48,7 @@ typedef enum bb_part {
     BB_N_PARTS
 } bb_part;
 
-typedef enum bb_norm {
-    BB_NORM_ATTENTION,
-    BB_NORM_FFN,
-    BB_NORM_Q,
-    BB_NORM_K,
-    BB_NORM_POST_ATTENTION,
-    BB_NORM_POST_FFN,
-    BB_NORM_POST_TOKEN,
-    BB_N_NORMS
-} bb_norm;
+typedef enum bb_norm { BB_NORM_ATTENTION, BB_NORM_FFN, BB_NORM_Q, BB_NORM_K, BB_NORM_POST_ATTENTION, BB_NORM_POST_FFN, BB_NORM_POST_TOKEN, BB_N_NORMS } bb_norm;
 
 typedef enum bb_norm_place {
     BB_PLACE_INPUT, /* of the sublayer: what its parts read from the residual stream */
@@ -67,7 +58,7 @@ typedef enum bb_norm_place {
 } bb_norm_place;
 
 typedef struct bb_sublayer_info {
-    const char *unit;      /* what a plan calls the count that it keeps: "blk.N." and this; NULL: it has no such count */
+    const char *unit; /* what a plan calls the count that it keeps: "blk.N." and this; NULL: it has no such count */
     const char *name;
     bb_part     writer;    /* the part that adds to the residual stream */
     bb_norm     pre, post; /* of its input and of its output; a network may lack either. BB_N_NORMS: never there */
@@ -120,8 +111,8 @@ typedef struct bb_block {
     unsigned     lacks; /* set of parts that its attention does without: values without a projection of their own are what k gives, before its norm; one
                            that takes keys and values has neither */
     bb_kv_role   kv_role;
-    uint32_t     kv_at; /* where in what a row carries the keys lie that it gives or takes, [n_kv * D], then its values */
-    uint32_t     number; /* of the block: its slice of bb_token_inputs */
+    uint32_t     kv_at;            /* where in what a row carries the keys lie that it gives or takes, [n_kv * D], then its values */
+    uint32_t     number;           /* of the block: its slice of bb_token_inputs */
     const float *norm[BB_N_NORMS]; /* NULL: not there; an input goes in, and an output joins, as it is */
     bool         no_rope;          /* queries and keys are not rotated */
     bool         local;            /* of the other kind of blocks: they are, by local_rope_base; see local_head_dim */
@@ -141,34 +132,34 @@ typedef struct bb_token_inputs {
 } bb_token_inputs;
 
 typedef struct bb_net {
-    const bb_arch *arch;
-    uint32_t       n_vocab, n_embd, n_layer, head_dim, n_rot, n_ctx_train;
-    float          norm_eps;
-    bool           whole_norms; /* those of queries and keys are of all heads of a token together, with a weight for each number */
-    float          embd_scale, query_scale, out_scale, residual_scale; /* factors, see below; 0: none */
-    float          rope_base;
-    float          rope_freq_scale; /* 1 / linear scaling factor */
-    bool           rope_neox;       /* true: pairs (i, i + n_rot/2); false: pairs (2i, 2i+1) */
-    const float   *rope_factors;    /* [n_rot/2] frequency divisors (llama-3 scaling) or NULL */
-    const float   *rope_long;       /* [n_rot/2] those of contexts longer than rope_context, for which rope_factors are not; NULL: of all */
-    uint32_t       rope_context;    /* tokens of the context before it was extended */
-    float          rope_magnitude;  /* factor of what RoPE turns; 0: none */
-    bool           yarn;            /* rope_freq_scale is for pairs from yarn_high on, 1 for those up to yarn_low, a line between */
-    float          yarn_low, yarn_high;
-    float          heat;                        /* queries of position p: times 1 + heat ln(1 + floor(p / rope_context)); 0: not */
-    float          local_rope_base;             /* of local blocks, which have neither scale nor divisors; 0: none is local */
-    uint32_t       local_head_dim, local_n_rot; /* of local blocks; 0: as the others have them */
-    bool           unit_scores;                 /* the scale of attention is query_scale alone, whatever the size of a head */
-    const float   *value_norm;                  /* ones, [D] of the largest D: values are normed, each head on its own; NULL: they are not */
-    float          logit_cap;                   /* c: logits z become c tanh(z / c); 0: they stay */
-    bb_gate        gate;
+    const bb_arch  *arch;
+    uint32_t        n_vocab, n_embd, n_layer, head_dim, n_rot, n_ctx_train;
+    float           norm_eps;
+    bool            whole_norms; /* those of queries and keys are of all heads of a token together, with a weight for each number */
+    float           embd_scale, query_scale, out_scale, residual_scale; /* factors, see below; 0: none */
+    float           rope_base;
+    float           rope_freq_scale; /* 1 / linear scaling factor */
+    bool            rope_neox;       /* true: pairs (i, i + n_rot/2); false: pairs (2i, 2i+1) */
+    const float    *rope_factors;    /* [n_rot/2] frequency divisors (llama-3 scaling) or NULL */
+    const float    *rope_long;       /* [n_rot/2] those of contexts longer than rope_context, for which rope_factors are not; NULL: of all */
+    uint32_t        rope_context;    /* tokens of the context before it was extended */
+    float           rope_magnitude;  /* factor of what RoPE turns; 0: none */
+    bool            yarn;            /* rope_freq_scale is for pairs from yarn_high on, 1 for those up to yarn_low, a line between */
+    float           yarn_low, yarn_high;
+    float           heat;                        /* queries of position p: times 1 + heat ln(1 + floor(p / rope_context)); 0: not */
+    float           local_rope_base;             /* of local blocks, which have neither scale nor divisors; 0: none is local */
+    uint32_t        local_head_dim, local_n_rot; /* of local blocks; 0: as the others have them */
+    bool            unit_scores;                 /* the scale of attention is query_scale alone, whatever the size of a head */
+    const float    *value_norm;                  /* ones, [D] of the largest D: values are normed, each head on its own; NULL: they are not */
+    float           logit_cap;                   /* c: logits z become c tanh(z / c); 0: they stay */
+    bb_gate         gate;
     bb_token_inputs token;
-    uint32_t       n_carried; /* numbers that travel with a row of the residual stream, for later blocks: the token's id, if there is bb_token_inputs,
+    uint32_t        n_carried; /* numbers that travel with a row of the residual stream, for later blocks: the token's id, if there is bb_token_inputs,
                                  then keys and values that blocks share. Their gradients travel in the same places */
-    bb_matrix      embd;     /* V x C */
-    bb_matrix      head;     /* V x C; rows == 0: tied to embd */
-    const float   *out_norm; /* [C] */
-    bb_block      *blocks;   /* [n_layer]; borrowed */
+    bb_matrix       embd;      /* V x C */
+    bb_matrix       head;      /* V x C; rows == 0: tied to embd */
+    const float    *out_norm;  /* [C] */
+    bb_block       *blocks;    /* [n_layer]; borrowed */
 } bb_net;
 
 /* Factors of a network, 0 or 1: nothing is multiplied. embd_scale: of the rows of the embedding. query_scale: of the queries after RoPE, so that the scale
@@ -187,7 +178,7 @@ static inline uint32_t bb_n_rot(const bb_net *n, const bb_block *b) { return b->
 /* Numbers of one row on its way through the blocks: the residual stream, then what it carries. Behind the last block it is the stream alone that counts. */
 static inline size_t bb_row_width(const bb_net *n) { return (size_t)n->n_embd + n->n_carried; }
 /* The projection of one block, and the factor of what it gives: 1 / sqrt(C). */
-float bb_token_proj_scale(const bb_net *n);
+float     bb_token_proj_scale(const bb_net *n);
 bb_matrix bb_token_proj(const bb_net *n, uint32_t block);
 /* Sublayers that a block of the network can have: those that no block has need no place. */
 static inline int bb_net_sublayers(const bb_net *n) { return n->token.width ? BB_N_SUBLAYERS : BB_TOKEN; }
@@ -211,7 +202,7 @@ static inline const float *bb_norm_weight(const bb_block *b, bb_norm n) { return
 /* What pruning leaves of a sublayer: KV heads with their query heads, FFN channels; all of BB_TOKEN. */
 static inline uint32_t bb_block_kept(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->n_kv : s == BB_FFN ? b->n_ff : b->n_token; }
 /* Can a plan leave less of it? Keys and values that are shared have the heads of all who attend to them. */
-static inline bool bb_block_cuttable(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->kv_role == BB_KV_OWN : s == BB_FFN; }
+static inline bool     bb_block_cuttable(const bb_block *b, bb_sublayer s) { return s == BB_ATTENTION ? b->kv_role == BB_KV_OWN : s == BB_FFN; }
 static inline uint32_t bb_part_kept(const bb_block *b, bb_part p) { return bb_block_kept(b, bb_parts[p].sublayer); }
 /* The most that its sublayer may keep of `block` so that the rows of this part are a whole number of blocks of `weights`; 0: nothing does it. */
 uint32_t bb_part_widest(const bb_net *net, const bb_block *block, bb_part p, uint32_t weights);

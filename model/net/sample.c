@@ -71,7 +71,8 @@ static bool takes_keys(const bb_block *b) { return b->n_head && b->kv_role == BB
 static uint32_t cache_of(const bb_net *net, uint32_t block)
 {
     uint32_t from = block;
-    while (takes_keys(&net->blocks[block]) && from > 0 && !(net->blocks[from].kv_role == BB_KV_GIVES && net->blocks[from].kv_at == net->blocks[block].kv_at)) from--;
+    while (takes_keys(&net->blocks[block]) && from > 0 && !(net->blocks[from].kv_role == BB_KV_GIVES && net->blocks[from].kv_at == net->blocks[block].kv_at))
+        from--;
     return from;
 }
 
@@ -113,7 +114,7 @@ static void decode_rows(const bb_matrix *m, size_t first, size_t n, float *out)
 /* Matrix i of the network; NULL where there is none. */
 static const bb_matrix *matrix_at(const shared *w, size_t i)
 {
-    const bb_net   *net = w->net;
+    const bb_net *net = w->net;
     if (i > (size_t)net->n_layer * BB_N_PARTS) return &w->proj[i - (size_t)net->n_layer * BB_N_PARTS - 1];
     const bb_block *b = &net->blocks[i / BB_N_PARTS];
     bb_part         part = (bb_part)(i % BB_N_PARTS);

@@ -58,9 +58,10 @@ bb_status bb_new_net(const bb_new_shape *s, bb_net *net, bb_err *err)
         for (int k = 0; k < BB_N_NORMS; k++)
             if (bb_norms[k].place == BB_PLACE_INPUT) b->norm[k] = placeholder;
         for (int p = 0; p < BB_N_PARTS; p++)
-            if (bb_block_has_part(b, (bb_part)p)) b->w[p] = (bb_matrix) { .type = BB_F32,
-                                    .rows = (uint32_t)bb_dim_of(net, b, bb_parts[p].rows),
-                                    .cols = (uint32_t)bb_dim_of(net, b, bb_parts[p].cols) };
+            if (bb_block_has_part(b, (bb_part)p))
+                b->w[p] = (bb_matrix) { .type = BB_F32,
+                                        .rows = (uint32_t)bb_dim_of(net, b, bb_parts[p].rows),
+                                        .cols = (uint32_t)bb_dim_of(net, b, bb_parts[p].cols) };
     }
     return BB_OK;
 }

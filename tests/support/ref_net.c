@@ -120,8 +120,8 @@ static void heads(const bb_net *net, const bb_block *b, const float *g, uint32_t
 static void attention(const bb_net *net, const bb_block *b, uint32_t T, double *h)
 {
     size_t  D = head_size(net, b), H = b->n_head, G = b->n_kv;
-    double *x = norm_rows(h, b->norm[BB_NORM_ATTENTION], net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = NULL, *v = NULL,
-           *o = must(T * H * D, sizeof *o), *p = must(T, sizeof *p);
+    double *x = norm_rows(h, b->norm[BB_NORM_ATTENTION], net, T), *q = linear(&b->w[BB_PART_Q], x, T), *k = NULL, *v = NULL, *o = must(T * H * D, sizeof *o),
+           *p = must(T, sizeof *p);
     heads(net, b, b->norm[BB_NORM_Q], b->n_head, T, q);
     if (b->kv_role == BB_KV_TAKES) {
         k = must(T * G * D, sizeof *k);
@@ -501,7 +501,8 @@ const ref_spec ref_specs[] = {
     { "gemma3 capped", "gemma3", 33, 24, 2, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, false, false, 1, BB_F32, grouped },
     { "gemma4", "gemma4", 33, 24, 7, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, false, 1, BB_F32, kinds },
     { "gemma4 pruned, not tied", "gemma4", 40, 32, 6, 16, 16, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, true, 1, BB_F32, pruned_kinds },
-    { "gemma4 shared keys, per-layer embeddings", "gemma4", 33, 24, 7, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, false, 1, BB_F32, shared_kinds },
+    { "gemma4 shared keys, per-layer embeddings", "gemma4", 33, 24, 7, 12, 12, true, false, REF_HEAD_NORMS | REF_POST_NORMS, true, false, 1, BB_F32,
+      shared_kinds },
     { "deci pruned, norms of outputs", "deci", 40, 32, 6, 8, 8, false, true, REF_POST_NORMS, false, true, 1, BB_F32, pruned_less },
     { "phi3 long, partial rope", "phi3", 40, 48, 2, 12, 8, true, false, 0, true, true, 1, BB_F32, grouped },
     { "phi3 short, tied", "phi3", 33, 32, 2, 8, 8, true, false, 0, true, false, 1, BB_F32, grouped },

@@ -34,21 +34,21 @@ tiny_spec tiny_default(const char *name)
     const bool  shared = strcmp(name, TINY_SHARED) == 0;
     const char *arch = shared ? "gemma4" : name;
     tiny_spec   s = { .arch = arch,
-                    .n_layer = 2,
-                    .n_embd = 32,
-                    .head_dim = 8,
-                    .n_vocab = 320,
-                    .n_ctx = 128,
-                    .embd_type = BB_F32,
-                    .head_type = BB_F32,
-                    .norm_type = BB_F32,
-                    .table_type = BB_F32,
-                    .proj_type = BB_F32,
-                    .tied = true,
-                    .rope_base = 10000.0f,
-                    .norm_eps = 1e-5f,
-                    .factors = { 1.5f, 0.2f, 0.4f, 1.6f },
-                    .seed = 1 };
+                      .n_layer = 2,
+                      .n_embd = 32,
+                      .head_dim = 8,
+                      .n_vocab = 320,
+                      .n_ctx = 128,
+                      .embd_type = BB_F32,
+                      .head_type = BB_F32,
+                      .norm_type = BB_F32,
+                      .table_type = BB_F32,
+                      .proj_type = BB_F32,
+                      .tied = true,
+                      .rope_base = 10000.0f,
+                      .norm_eps = 1e-5f,
+                      .factors = { 1.5f, 0.2f, 0.4f, 1.6f },
+                      .seed = 1 };
     for (int i = 0; i < TINY_MAX_LAYERS; i++) {
         s.n_head[i] = 4;
         s.n_kv[i] = 2;

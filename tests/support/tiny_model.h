@@ -45,13 +45,13 @@ typedef struct tiny_spec {
     bool        unread;               /* and that have attn_k, attn_v and attn_k_norm all the same */
     uint32_t    token_width;          /* gemma4: per-layer embeddings, their numbers a block; 0: no key */
     bb_type     table_type, proj_type;
-    bool        arrays;               /* per-layer keys as arrays even where all layers are equal */
-    bool        minimal_keys;         /* leaves out every key that has a default */
-    uint32_t    alignment;            /* general.alignment; 0: no key */
+    bool        arrays;       /* per-layer keys as arrays even where all layers are equal */
+    bool        minimal_keys; /* leaves out every key that has a default */
+    uint32_t    alignment;    /* general.alignment; 0: no key */
     uint64_t    seed;
 } tiny_spec;
 
-tiny_spec tiny_default(const char *arch); /* or TINY_SHARED */
+tiny_spec tiny_default(const char *arch);            /* or TINY_SHARED */
 void      tiny_set_type(tiny_spec *s, bb_type type); /* every block matrix, embedding and head */
 void      tiny_write(const tiny_spec *s, const char *path);
 
