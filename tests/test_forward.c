@@ -358,7 +358,7 @@ START_TEST(shared_rows_have_the_same_bits)
     uint32_t              of[ALL], place[ALL], n = 0;
     ref_model_make(spec, 3, &m);
     guarded_make(&g);
-    const size_t C = m.net.n_embd;
+    const size_t C = bb_row_width(&m.net);
     float       *h = BB_NEW(ALL * C, float, NULL), *alone = BB_NEW(ALL * C, float, NULL);
     random_tokens(tokens, ALL, m.net.n_vocab, &seed);
     for (uint32_t i = 0; i < ALL; i++) {

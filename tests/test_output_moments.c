@@ -252,7 +252,7 @@ END_TEST
 static void set_plan(bb_plan *plan, const char *type, bool pruned)
 {
     for (uint32_t i = 0; i < w.model.net.n_layer; i++)
-        for (int p = 0; p < BB_N_PARTS; p++) {
+        for (int p = 0; p < BB_PART_TOKEN_GATE; p++) {
             char unit[64];
             snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_parts[p].name);
             OK(bb_plan_set(plan, unit, type, &err));
