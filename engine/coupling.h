@@ -7,7 +7,8 @@
 
 #define BB_OUTPUT_WINDOWS "64" /* default */
 #define BB_OUTPUT_WINDOWS_HELP \
-    "a rebuild lets the rows of a matrix answer for each other's errors, by what the end of the network feels on this many calibration windows; 0: each row is alone"
+    "a rebuild lets the rows of a matrix answer for each other's errors, by what the end of the network feels on this many calibration windows; 0: each row " \
+    "is alone"
 
 enum { BB_OUTPUT_LABELS = 4 }; /* drawn a position: fewer leave more noise than a backward pass is worth (docs/quantization.md) */
 

@@ -297,7 +297,7 @@ done:
 
 typedef struct finalising {
     bb_run               *run;
-    const bb_front_plan **plans; /* [n] those without their file */
+    const bb_front_plan **plans;      /* [n] those without their file */
     size_t                n, at_once; /* at_once: how many a job has */
     finishers             who;        /* of jobs in this process alone, of one plan */
     bb_progress          *progress;

@@ -16,7 +16,7 @@ typedef struct bb_pace {
     double product;               /* seconds a multiply-add in double precision */
     double slower;                /* than that, the wall clock now: other work on the machine; at least 1 */
     double serial;                /* seconds a multiply-add in double precision on one thread */
-    double few;                   /* seconds a weight of a block: forward, all windows of --measure-windows, which are so few that preparing the weights counts */
+    double few; /* seconds a weight of a block: forward, all windows of --measure-windows, which are so few that preparing the weights counts */
 } bb_pace;
 
 /* r as opened by bb_run_preview. Takes a second or two. */

@@ -39,11 +39,11 @@ typedef struct bb_run_config {
     double   damping;
     int64_t  sweeps;
     int64_t  output_windows; /* of the moments by which rows of a rebuilt matrix answer for each other (engine/curvature.h); 0: none */
-    char    *sketch;        /* local scores in the search: "signed", "none" */
-    char    *search;        /* method of the search (search/method.h) */
-    double   search_tokens; /* millions of forwarded tokens for the search */
-    int64_t  settle;        /* plans of a size that may be rebuilt at the end of the search (engine/settle.h) */
-    int64_t  workers;       /* evaluators that score plans at the same time */
+    char    *sketch;         /* local scores in the search: "signed", "none" */
+    char    *search;         /* method of the search (search/method.h) */
+    double   search_tokens;  /* millions of forwarded tokens for the search */
+    int64_t  settle;         /* plans of a size that may be rebuilt at the end of the search (engine/settle.h) */
+    int64_t  workers;        /* evaluators that score plans at the same time */
     int64_t  seed;
     char    *precision; /* of products: "exact", "fast" */
     bool     parse_special, no_finalise, ledger_only, json;

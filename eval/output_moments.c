@@ -90,8 +90,8 @@ done:
     return status;
 }
 
-bb_status bb_output_moments_measure(const bb_model *m, const bb_backend *backend, const bb_database *db, const bb_output_moments_options *o, bb_output_moments *out,
-                                    bb_err *err)
+bb_status bb_output_moments_measure(const bb_model *m, const bb_backend *backend, const bb_database *db, const bb_output_moments_options *o,
+                                    bb_output_moments *out, bb_err *err)
 {
     const uint32_t all = o->n < o->windows->n ? o->n : o->windows->n, most = bb_gradient_count(&m->net, all, o->windows->ctx, o->most ? o->most : all);
     const uint32_t n = (all + most - 1) / most;

@@ -13,9 +13,9 @@
 #include "model/compress/feedback.h"
 #include "tests/support/support.h"
 
-#define OK(call)                                        \
-    do {                                                \
-        bb_status status_ = (call);                     \
+#define OK(call) \
+    do { \
+        bb_status status_ = (call); \
         ck_assert_msg(status_ == BB_OK, "%s", err.msg); \
     } while (0)
 
@@ -145,8 +145,7 @@ START_TEST(a_tile_is_asked_for_what_costs_least)
         bb_coupling_shift(&c, t, e, 1, coef, shift);
         for (int i = 0; i < n; i++) {
             b[i] = 0;
-            for (int k = 0; k < n; k++)
-                a[i * n + k] = (double)gm[c.row[first + i] * ROWS + c.row[first + k]] + (i == k ? damping * mean : 0);
+            for (int k = 0; k < n; k++) a[i * n + k] = (double)gm[c.row[first + i] * ROWS + c.row[first + k]] + (i == k ? damping * mean : 0);
             for (int k = 0; k < first; k++) b[i] += (double)gm[c.row[first + i] * ROWS + c.row[k]] * (double)e[k];
         }
         solve(a, b, n);

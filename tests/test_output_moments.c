@@ -348,12 +348,12 @@ static bb_status look(void *self, const bb_rebuild_view *v, bb_err *e)
 /* Options beside a plan are encoded row by row, and so is the plan that they are held against (point.h). */
 START_TEST(a_rebuild_that_is_looked_on_leaves_rows_alone)
 {
-    static unsigned char   alone[MOST], watched[MOST];
-    int                    seen = 0;
+    static unsigned char     alone[MOST], watched[MOST];
+    int                      seen = 0;
     const bb_rebuild_watcher watcher = { .self = &seen, .matrix = look };
-    bb_plan                plan = { 0 };
-    bb_rebuilt             r;
-    size_t                 n;
+    bb_plan                  plan = { 0 };
+    bb_rebuilt               r;
+    size_t                   n;
     set_plan(&plan, "Q2_0", false);
     rebuild(&plan, alone);
     measure(N_CALIB);

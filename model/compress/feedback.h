@@ -41,7 +41,7 @@ bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, con
                                const bb_quant_options *o, void *packed, bb_quant_stats *stats, bb_err *err);
 
 /* The same with rows that answer for each other (coupling.h): g (rows, rows) is the metric of their errors, damped by g_damping times the mean of its diagonal; BB_NUMERIC where it has no factor. The same bytes for any number of threads. */
-bb_status bb_quantize_coupled(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, const float *g, double g_damping, bb_type type,
-                              const bb_quant_options *o, void *packed, bb_err *err);
+bb_status bb_quantize_coupled(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, const float *g, double g_damping,
+                              bb_type type, const bb_quant_options *o, void *packed, bb_err *err);
 
 #endif
