@@ -2,6 +2,7 @@
  * crew.c: see crew.h. */
 #include "base/crew.h"
 
+#include <locale.h>
 #include <omp.h>
 #include <pthread.h>
 #include <string.h>
@@ -124,6 +125,7 @@ typedef struct team {
     int             threads;
     bool           *here;    /* of each worker */
     bool            stopped; /* bb_interrupt_raise was called for a job that failed */
+    locale_t        locale;  /* of the thread that started them, which its jobs read and write numbers by */
 } team;
 
 typedef struct seat {
@@ -182,6 +184,7 @@ static void *sit(void *self)
 /* A thread of its own leaves nothing behind that only it knows of. */
 static void *sit_aside(void *self)
 {
+    uselocale(((const seat *)self)->team->locale);
     sit(self);
     bb_progress_leave();
     return NULL;
@@ -191,7 +194,7 @@ static void *sit_aside(void *self)
 static bb_status run_threads(void *self, const bb_jobs *jobs, bb_err *err)
 {
     const size_t n = (size_t)(uintptr_t)self, most = n < jobs->n ? n : jobs->n;
-    team         t = { .n_here = 1, .threads = omp_get_max_threads() };
+    team         t = { .n_here = 1, .threads = omp_get_max_threads(), .locale = uselocale((locale_t)0) };
     seat        *seats = NULL;
     bb_status    status = bb_desk_create(jobs, &t.desk, err);
     if (status != BB_OK) return status;

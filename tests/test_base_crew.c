@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_base_crew.c: threads that do jobs: they share the threads of parallel loops, stop when a job fails, and their progress is one line. */
+#include <locale.h>
 #include <omp.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,7 +22,8 @@ typedef struct task {
     atomic_int        n_done;
     int               n, first[MOST], last[MOST]; /* threads of each job's loops: at its start, and when it is the last one */
     int               fails;                      /* this job; -1: none */
-    atomic_int        n_stopped;
+    atomic_int        n_stopped, n_elsewhere;     /* stopped; in another locale than who started them */
+    locale_t          locale;
 } task;
 
 static bb_status ask(void *self, size_t i, bb_text *question, bb_err *err)
@@ -50,6 +52,7 @@ static bb_status work(void *self, uint32_t worker, const char *question, size_t 
     ck_assert_int_eq(bb_parcel_take(&p, &i, sizeof i, err), BB_OK);
     ck_assert_uint_lt(worker, MOST);
     pthread_barrier_wait(&t->together);
+    t->n_elsewhere += uselocale((locale_t)0) != t->locale;
     t->first[i] = threads_of_a_loop();
     pthread_barrier_wait(&t->together);
     if (t->fails == (int)i) return BB_FAIL(err, BB_NUMERIC, "job %zu is no good", i);
@@ -82,13 +85,17 @@ static bb_status take(void *self, size_t i, const char *answer, size_t size, bb_
 /* Three at four threads: two and one and one; who is left in the end has all. Afterwards the caller has what it had. */
 START_TEST(parallel_loops_share_the_threads)
 {
-    task          t = { .n = 3, .fails = -1 };
-    const bb_jobs jobs = { 0, 3, &t, ask, work, take };
-    const bb_crew crew = bb_crew_threads(MOST);
-    int           most = 0, sum = 0;
+    task           t = { .n = 3, .fails = -1, .locale = newlocale(LC_ALL_MASK, "C", (locale_t)0) };
+    const bb_jobs  jobs = { 0, 3, &t, ask, work, take };
+    const bb_crew  crew = bb_crew_threads(MOST);
+    const locale_t before = uselocale(t.locale);
+    int            most = 0, sum = 0;
     omp_set_num_threads(4);
     pthread_barrier_init(&t.together, NULL, 3);
     ck_assert_int_eq(bb_crew_run(&crew, &jobs, NULL), BB_OK);
+    ck_assert_int_eq(t.n_elsewhere, 0);
+    uselocale(before);
+    freelocale(t.locale);
     for (int i = 0; i < t.n; i++) {
         sum += t.first[i];
         most = t.first[i] > most ? t.first[i] : most;
