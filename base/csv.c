@@ -171,12 +171,9 @@ struct bb_csv_writer {
     size_t    n_cols, in_row;
 };
 
-static void put(bb_csv_writer *w, const char *text)
+void bb_csv_write_cell(FILE *f, const char *text, bool lone)
 {
-    FILE *f = w->file.stream;
-    /* A lone empty cell would be an empty line, which readers skip. */
-    bool quote = strpbrk(text, ",\"\r\n") || (w->n_cols == 1 && !*text);
-    if (w->in_row++ > 0) fputc(',', f);
+    const bool quote = strpbrk(text, ",\"\r\n") || (lone && !*text);
     if (!quote) {
         fputs(text, f);
         return;
@@ -187,6 +184,12 @@ static void put(bb_csv_writer *w, const char *text)
         fputc(*text, f);
     }
     fputc('"', f);
+}
+
+static void put(bb_csv_writer *w, const char *text)
+{
+    if (w->in_row++ > 0) fputc(',', w->file.stream);
+    bb_csv_write_cell(w->file.stream, text, w->n_cols == 1);
 }
 
 bb_status bb_csv_create(const char *path, const char *header, bb_csv_writer **out, bb_err *err)

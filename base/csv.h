@@ -9,7 +9,9 @@
 #ifndef BB_BASE_CSV_H
 #define BB_BASE_CSV_H
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/status.h"
 
@@ -27,6 +29,9 @@ long        bb_csv_column(const bb_csv *t, const char *name);                   
 const char *bb_csv_text(const bb_csv *t, size_t row, size_t col);                             /* borrows */
 bb_status   bb_csv_double(const bb_csv *t, size_t row, size_t col, double *out, bb_err *err); /* full-consumption strtod; an empty cell is NaN */
 bb_status   bb_csv_int(const bb_csv *t, size_t row, size_t col, int64_t *out, bb_err *err);
+
+/* One cell, for a stream that is no file of a writer's. lone: it is all of its row, which would be an empty line, and be skipped, if it were empty. */
+void bb_csv_write_cell(FILE *f, const char *text, bool lone);
 
 typedef struct bb_csv_writer bb_csv_writer;
 bb_status                    bb_csv_create(const char *path, const char *header /* "a,b,c" */, bb_csv_writer **w, bb_err *err);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/csv.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -64,23 +65,14 @@ typedef struct cell {
 #define REAL(name, x) \
     (cell) { name, NULL, x, 6 }
 
-/* A text as RFC 4180 has it. */
-static void put_csv_text(bb_text *out, const char *text)
-{
-    const bool quoted = strpbrk(text, ",\"\r\n") != NULL;
-    if (quoted) bb_text_add(out, "\"");
-    for (; *text; text++) bb_text_addn(out, quoted && *text == '"' ? "\"\"" : text, quoted && *text == '"' ? 2 : 1);
-    if (quoted) bb_text_add(out, "\"");
-}
-
-static void put_csv(bb_text *out, const cell *c, size_t n, bool names)
+static void put_csv(const cell *c, size_t n, bool names)
 {
     for (size_t i = 0; i < n; i++) {
-        if (i) bb_text_add(out, ",");
-        if (names || c[i].text) put_csv_text(out, names ? c[i].name : c[i].text);
-        else if (!isnan(c[i].number)) bb_text_addf(out, "%.*g", c[i].digits, c[i].number);
+        if (i) putchar(',');
+        if (names || c[i].text) bb_csv_write_cell(stdout, names ? c[i].name : c[i].text, false);
+        else if (!isnan(c[i].number)) printf("%.*g", c[i].digits, c[i].number);
     }
-    bb_text_add(out, "\n");
+    putchar('\n');
 }
 
 static bb_status put_json(const cell *c, size_t n, bb_err *err)
@@ -101,27 +93,14 @@ static bb_status put_json(const cell *c, size_t n, bb_err *err)
 
 static bb_status put_row(job *j, const cell *c, size_t n, bb_err *err)
 {
-    bb_text   out = { .data = NULL };
-    bb_status status;
     if (j->o.json) return put_json(c, n, err);
-    if (!j->has_header) put_csv(&out, c, n, true);
+    if (!j->has_header) put_csv(c, n, true);
     j->has_header = true;
-    put_csv(&out, c, n, false);
-    status = out.status;
-    if (status != BB_OK) BB_FAIL(err, status, "out of memory");
-    else if (fwrite(out.data, 1, out.size, stdout) != out.size || fflush(stdout)) status = BB_FAIL(err, BB_IO, "standard output could not be written");
-    bb_text_done(&out);
-    return status;
+    put_csv(c, n, false);
+    return fflush(stdout) || ferror(stdout) ? BB_FAIL(err, BB_IO, "standard output could not be written") : BB_OK;
 }
 
 /* ---- tasks ---- */
-
-static uint32_t window_of(const job *j)
-{
-    const uint32_t trained = j->full.net.n_ctx_train ? j->full.net.n_ctx_train : 2048;
-    if (j->o.ctx) return (uint32_t)j->o.ctx;
-    return trained > 4096 ? 4096 : trained;
-}
 
 static bb_status put_task(job *j, const char *path, const bb_model *m, const bb_task *t, const bb_task_result *r, const bb_task_result *full,
                           const bb_task_difference *d, bb_err *err)
@@ -156,7 +135,7 @@ static bb_status run_task(job *j, const char *path, bb_err *err)
     bb_task_result  full, r;
     bb_task_answer *answers_full = NULL, *answers = NULL;
     bb_model        m = { 0 };
-    const uint32_t  window = window_of(j);
+    const uint32_t  window = bb_task_window(&j->full, j->o.ctx);
     bb_status       status = bb_task_load(path, (size_t)j->o.limit, &t, err);
     if (status != BB_OK) return status;
     answers = bb_alloc(t.n_items, sizeof *answers, err);

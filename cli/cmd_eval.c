@@ -355,9 +355,7 @@ done:
 
 static bb_status measure_tasks(job *j, bb_err *err)
 {
-    uint32_t window = j->m.net.n_ctx_train ? j->m.net.n_ctx_train : 2048;
-    if (window > 4096) window = 4096;
-    if (j->o.ctx) window = (uint32_t)j->o.ctx;
+    const uint32_t window = bb_task_window(&j->m, j->o.ctx);
     if (j->m.net.n_ctx_train && window > j->m.net.n_ctx_train)
         bb_warn("windows of %u tokens are longer than the %u that %s was trained with", window, j->m.net.n_ctx_train, j->path);
     if (window < 2) return BB_FAIL(err, BB_USAGE, "--ctx %u: a task needs at least 2 tokens", window);

@@ -77,6 +77,12 @@ static bb_status find_files(const char *list, bb_task_files *p, bb_err *err)
 
 /* ---- running ---- */
 
+uint32_t bb_task_window(const bb_model *m, int64_t ctx)
+{
+    const uint32_t most = 4096, unknown = 2048, trained = m->net.n_ctx_train ? m->net.n_ctx_train : unknown;
+    return ctx ? (uint32_t)ctx : trained < most ? trained : most;
+}
+
 void bb_task_warn_left_out(const bb_task *t, const bb_task_result *r, uint32_t max_tokens)
 {
     if (r->n_skipped + r->n_cut)

@@ -26,6 +26,8 @@ typedef struct bb_task_files {
 } bb_task_files;
 bb_status bb_task_files_find(const char *list, bb_task_files *p, bb_err *err);
 void      bb_task_files_done(bb_task_files *p);
+/* Tokens of an item at most: ctx, or at 0 what the model was trained with, as far as 4096. */
+uint32_t bb_task_window(const bb_model *m, int64_t ctx);
 /* Says on stderr which items did not fit into the window, if any. */
 void bb_task_warn_left_out(const bb_task *t, const bb_task_result *r, uint32_t max_tokens);
 

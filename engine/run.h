@@ -38,7 +38,7 @@ typedef struct bb_run_config {
     char    *method;
     double   damping;
     int64_t  sweeps;
-    int64_t  output_windows; /* of the moments by which rows of a rebuilt matrix answer for each other (engine/curvature.h); 0: none */
+    int64_t  output_windows; /* of the moments by which rows of a rebuilt matrix answer for each other (engine/coupling.h); 0: none */
     char    *sketch;         /* local scores in the search: "signed", "none" */
     char    *search;         /* method of the search (search/method.h) */
     double   search_tokens;  /* millions of forwarded tokens for the search */

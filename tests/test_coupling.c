@@ -271,9 +271,5 @@ int main(void)
     tcase_add_test(t, moments_that_are_no_numbers_are_refused);
     tcase_add_test(t, dead_columns_and_weights_that_are_no_numbers);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return bb_test_run(s);
 }

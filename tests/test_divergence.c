@@ -12,37 +12,12 @@
 #include "eval/divergence.h"
 #include "model/net/sample.h"
 #include "tests/support/guarded.h"
-#include "tests/support/ref_net.h"
+#include "tests/support/pair.h"
 #include "tests/support/support.h"
 
-enum { PROMPT = 4, NEW = 24, LENGTH = PROMPT + NEW, ASKED = 9, TEXT = 41 /* ten prompts, and one token over */ };
+enum { PROMPT = 4, NEW = 24, LENGTH = PROMPT + NEW, ASKED = 9 };
 
 static const bb_greedy_spec spec = { ASKED, PROMPT, NEW };
-
-/* Two networks that differ a little, and a text. */
-typedef struct pair {
-    ref_model full, small;
-    bb_tokens text;
-} pair;
-
-static void make(pair *p, size_t which, double by)
-{
-    int32_t  ids[TEXT];
-    uint64_t seed = 5, noise = 11;
-    ref_model_make(&ref_specs[which], 2, &p->full);
-    ref_model_make(&ref_specs[which], 2, &p->small);
-    float *w = (float *)(uintptr_t)p->small.net.out_norm; /* the test's own memory */
-    for (size_t i = 0; i < p->small.net.n_embd; i++) w[i] += (float)(by * ref_noise(&noise));
-    for (size_t i = 0; i < TEXT; i++) ids[i] = (int32_t)((1 + ref_noise(&seed)) / 2 * p->full.net.n_vocab);
-    ck_assert_int_eq(bb_tokens_from_ids(ids, TEXT, &p->text, NULL), BB_OK);
-}
-
-static void drop(pair *p)
-{
-    ref_model_free(&p->full);
-    ref_model_free(&p->small);
-    bb_tokens_done(&p->text);
-}
 
 static int32_t likeliest(const double *z, uint32_t n)
 {
@@ -71,15 +46,6 @@ static void decode(const bb_net *net, int32_t *ids)
     bb_free(all);
 }
 
-static void mean_error(const double *x, size_t n, double *mean, double *error)
-{
-    double square = 0;
-    *mean = 0;
-    for (size_t i = 0; i < n; i++) *mean += x[i] / (double)n;
-    for (size_t i = 0; i < n; i++) square += pow(x[i] - *mean, 2);
-    *error = sqrt(square / (double)(n - 1)) / sqrt((double)n);
-}
-
 START_TEST(it_is_where_decoding_with_both_parts)
 {
     static const size_t which[] = { 0, 4, 5 };
@@ -88,7 +54,7 @@ START_TEST(it_is_where_decoding_with_both_parts)
     bb_divergence       d;
     uint32_t            same[ASKED], n_places = 0;
     double              share[ASKED], places[ASKED], agree[ASKED], mean, error;
-    make(&p, which[_i], 0.1);
+    pair_make(&p, which[_i], 0.1);
     ck_assert_int_eq(bb_greedy_create(&p.full.net, &p.text, 2, &spec, NULL, &g, NULL), BB_OK);
     ck_assert_int_eq(bb_greedy_measure(&bb_backend_cpu, &p.small.net, g, NULL, same, &d, NULL), BB_OK);
     ck_assert(bb_greedy_prompts(g) == ASKED && d.n_prompts == ASKED && d.n_prompt == PROMPT && d.n_new == NEW);
@@ -107,14 +73,14 @@ START_TEST(it_is_where_decoding_with_both_parts)
         if (n < NEW) places[n_places++] = n + 1;
     }
     ck_assert(n_places > 1 && n_places < ASKED); /* else the test says nothing */
-    mean_error(share, ASKED, &mean, &error);
+    pair_mean(share, ASKED, &mean, &error);
     ck_assert(fabs(d.share - mean) < 1e-12 && fabs(d.share_se - error) < 1e-12);
-    mean_error(places, n_places, &mean, &error);
+    pair_mean(places, n_places, &mean, &error);
     ck_assert(fabs(d.place - mean) < 1e-9 && fabs(d.place_se - error) < 1e-9);
-    mean_error(agree, ASKED, &mean, &error);
+    pair_mean(agree, ASKED, &mean, &error);
     ck_assert(fabs(d.agree - mean) < 1e-9 && fabs(d.agree_se - error) < 1e-9);
     bb_greedy_destroy(g);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -124,14 +90,14 @@ START_TEST(a_network_never_leaves_itself)
     bb_greedy    *g;
     bb_divergence d;
     uint32_t      same[ASKED];
-    make(&p, 4, 0);
+    pair_make(&p, 4, 0);
     ck_assert_int_eq(bb_greedy_create(&p.full.net, &p.text, -1, &spec, NULL, &g, NULL), BB_OK);
     ck_assert_int_eq(memcmp(bb_greedy_ids(g), p.text.ids, PROMPT * sizeof(int32_t)), 0); /* no BOS */
     ck_assert_int_eq(bb_greedy_measure(&bb_backend_cpu, &p.small.net, g, NULL, same, &d, NULL), BB_OK);
     ck_assert(d.share == 0 && d.share_se == 0 && isnan(d.place) && isnan(d.place_se) && d.agree == NEW && d.agree_se == 0);
     for (size_t i = 0; i < ASKED; i++) ck_assert_uint_eq(same[i], NEW);
     bb_greedy_destroy(g);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -143,7 +109,7 @@ START_TEST(the_same_for_any_threads_and_on_another_backend)
     uint32_t      same[3][ASKED];
     guarded       far;
     const int     threads = omp_get_max_threads();
-    make(&p, 5, 0.1);
+    pair_make(&p, 5, 0.1);
     guarded_make(&far);
     for (int i = 0; i < 2; i++) {
         omp_set_num_threads(1 + 2 * i);
@@ -159,7 +125,7 @@ START_TEST(the_same_for_any_threads_and_on_another_backend)
     }
     for (int i = 0; i < 2; i++) bb_greedy_destroy(g[i]);
     guarded_done(&far);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -168,12 +134,12 @@ START_TEST(what_cannot_be_compared)
     static const struct {
         bb_greedy_spec spec;
         bb_status      status;
-    } wrong[] = { { { 0, PROMPT, NEW }, BB_USAGE }, { { 1, 2, NEW }, BB_USAGE }, { { 1, PROMPT, 0 }, BB_USAGE }, { { 1, TEXT + 1, NEW }, BB_BAD_FILE } };
+    } wrong[] = { { { 0, PROMPT, NEW }, BB_USAGE }, { { 1, 2, NEW }, BB_USAGE }, { { 1, PROMPT, 0 }, BB_USAGE }, { { 1, PAIR_TEXT + 1, NEW }, BB_BAD_FILE } };
     pair          p;
     bb_greedy    *g;
     bb_divergence d;
     bb_err        err = BB_ERR_INIT;
-    make(&p, 0, 0.1);
+    pair_make(&p, 0, 0.1);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         ck_assert_int_eq(bb_greedy_create(&p.full.net, &p.text, 1, &wrong[i].spec, NULL, &g, &err), wrong[i].status);
         ck_assert(!g && err.msg[0]);
@@ -186,7 +152,7 @@ START_TEST(what_cannot_be_compared)
     ck_assert_int_eq(bb_greedy_measure(&bb_backend_cpu, &p.full.net, g, NULL, NULL, &d, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
     bb_greedy_destroy(g);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -196,7 +162,7 @@ START_TEST(memory_failures)
     bb_divergence d;
     bb_status     status = BB_NOMEM;
     long          n = 0;
-    make(&p, 8, 0.1);
+    pair_make(&p, 8, 0.1);
     const size_t live = bb_mem_live_bytes();
     for (; status != BB_OK; n++) {
         bb_greedy *g = NULL;
@@ -209,7 +175,7 @@ START_TEST(memory_failures)
         ck_assert_uint_eq(bb_mem_live_bytes(), live);
     }
     ck_assert_int_gt(n, 10);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 

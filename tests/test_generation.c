@@ -11,42 +11,12 @@
 #include "base/mem.h"
 #include "eval/generation.h"
 #include "tests/support/guarded.h"
-#include "tests/support/ref_net.h"
+#include "tests/support/pair.h"
 #include "tests/support/support.h"
 
-enum { PROMPT = 4, NEW = 70 /* reaches the third span */, ASKED = 9, TEXT = 41 /* ten prompts, and one token over */ };
+enum { PROMPT = 4, NEW = 70 /* reaches the third span */, ASKED = 9 };
 
 static const bb_generation_spec spec = { .n_prompts = ASKED, .n_prompt = PROMPT, .n_new = NEW, .seed = 3 };
-
-/* Two networks that differ a little, and a text. */
-typedef struct pair {
-    ref_model full, small;
-    bb_tokens text;
-} pair;
-
-static void shake(const float *x, size_t n, double by, uint64_t *seed)
-{
-    float *w = (float *)(uintptr_t)x; /* the tests' own memory */
-    for (size_t i = 0; i < n; i++) w[i] += (float)(by * ref_noise(seed));
-}
-
-static void make(pair *p, size_t which, double by)
-{
-    int32_t  ids[TEXT];
-    uint64_t seed = 5, noise = 11;
-    ref_model_make(&ref_specs[which], 2, &p->full);
-    ref_model_make(&ref_specs[which], 2, &p->small);
-    shake(p->small.net.out_norm, p->small.net.n_embd, by, &noise);
-    for (size_t i = 0; i < TEXT; i++) ids[i] = (int32_t)((1 + ref_noise(&seed)) / 2 * p->full.net.n_vocab);
-    ck_assert_int_eq(bb_tokens_from_ids(ids, TEXT, &p->text, NULL), BB_OK);
-}
-
-static void drop(pair *p)
-{
-    ref_model_free(&p->full);
-    ref_model_free(&p->small);
-    bb_tokens_done(&p->text);
-}
 
 static int32_t next_greedy(const bb_net *net, const int32_t *ids, uint32_t n)
 {
@@ -63,15 +33,6 @@ static void decode(const bb_net *net, int32_t *ids)
     for (uint32_t t = PROMPT; t < PROMPT + NEW; t++) ids[t] = next_greedy(net, ids, t);
 }
 
-static void mean_error(const double *x, size_t n, double *mean, double *error)
-{
-    double square = 0;
-    *mean = 0;
-    for (size_t i = 0; i < n; i++) *mean += x[i] / (double)n;
-    for (size_t i = 0; i < n; i++) square += pow(x[i] - *mean, 2);
-    *error = sqrt(square / (double)(n - 1)) / sqrt((double)n);
-}
-
 START_TEST(agreement_is_that_of_decoding_with_both)
 {
     pair                 p;
@@ -80,7 +41,7 @@ START_TEST(agreement_is_that_of_decoding_with_both)
     uint32_t             agreement[ASKED], whole = 0;
     double               lengths[ASKED], mean, error;
     static const size_t  which[] = { 0, 4, 5 };
-    make(&p, which[_i], 0.2);
+    pair_make(&p, which[_i], 0.2);
     ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, 2, &spec, 1 << 20, NULL, &g, NULL), BB_OK);
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g, &r, agreement, NULL), BB_OK);
     for (size_t i = 0; i < ASKED; i++) {
@@ -97,14 +58,14 @@ START_TEST(agreement_is_that_of_decoding_with_both)
         lengths[i] = n;
         whole += n == NEW;
     }
-    mean_error(lengths, ASKED, &mean, &error);
+    pair_mean(lengths, ASKED, &mean, &error);
     ck_assert_double_eq_tol(r.agree_length, mean, 1e-9);
     ck_assert_double_eq_tol(r.agree_length_se, error, 1e-9);
     ck_assert(mean > 0 && mean < NEW && error > 0); /* else the test says nothing */
     ck_assert_uint_eq(r.n_whole, whole);
     ck_assert(r.n_prompts == ASKED && r.n_prompt == PROMPT && r.n_new == NEW);
     bb_generation_destroy(g);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -115,7 +76,7 @@ START_TEST(kl_along_the_draws)
     bb_generation        *g;
     bb_generation_result  r;
     double                kl[3][ASKED] = { { 0 } };
-    make(&p, 4, 0.2);
+    pair_make(&p, 4, 0.2);
     size_t  V = p.full.net.n_vocab, T = PROMPT + NEW;
     double *a = BB_NEW(T * V, double, NULL), *b = BB_NEW(T * V, double, NULL);
     ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &spec, 1 << 20, NULL, &g, NULL), BB_OK);
@@ -131,7 +92,7 @@ START_TEST(kl_along_the_draws)
     }
     for (size_t s = 0; s < 3; s++) {
         double mean, error;
-        mean_error(kl[s], ASKED, &mean, &error);
+        pair_mean(kl[s], ASKED, &mean, &error);
         ck_assert_uint_eq(r.span[s].first, ends[s] + 1);
         ck_assert_uint_eq(r.span[s].last, ends[s + 1]);
         ck_assert_double_eq_tol(r.span[s].kl, mean, 1e-4 * mean);
@@ -141,7 +102,7 @@ START_TEST(kl_along_the_draws)
     bb_generation_destroy(g);
     bb_free(a);
     bb_free(b);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -154,7 +115,7 @@ START_TEST(draws_depend_on_the_seed_and_nothing_else)
     int                  threads = omp_get_max_threads();
     size_t               bytes = ASKED * (PROMPT + NEW) * sizeof(int32_t);
     other.seed = 4;
-    make(&p, 0, 0.2);
+    pair_make(&p, 0, 0.2);
     omp_set_num_threads(3);
     ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, 1, &spec, 1 << 20, NULL, &g[0], NULL), BB_OK);
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g[0], &r[0], NULL, NULL), BB_OK);
@@ -168,7 +129,7 @@ START_TEST(draws_depend_on_the_seed_and_nothing_else)
     ck_assert_int_eq(memcmp(bb_generation_ids(g[0], true), bb_generation_ids(g[2], true), bytes), 0);
     ck_assert(r[0].agree_length == r[1].agree_length && r[0].span[1].kl == r[1].span[1].kl && r[0].span[2].kl_se == r[1].span[2].kl_se);
     for (int i = 0; i < 3; i++) bb_generation_destroy(g[i]);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -179,14 +140,14 @@ START_TEST(the_same_network_never_differs)
     bb_generation_result r;
     bb_generation_spec   s = spec;
     s.n_new = 20; /* no third span, a short second one */
-    make(&p, 0, 0);
+    pair_make(&p, 0, 0);
     ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 1 << 20, NULL, &g, NULL), BB_OK);
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g, &r, NULL, NULL), BB_OK);
     ck_assert(r.agree_length == 20 && r.agree_length_se == 0 && r.n_whole == ASKED);
     ck_assert(r.span[0].kl == 0 && r.span[1].kl == 0 && r.span[0].top1 == 1);
     ck_assert(r.span[1].first == 17 && r.span[1].last == 20 && r.span[2].last < r.span[2].first && isnan(r.span[2].kl));
     bb_generation_destroy(g);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -211,7 +172,7 @@ START_TEST(failures_say_so)
     bb_generation_spec   s = spec;
     bb_status            status = BB_NOMEM;
     size_t               live;
-    make(&p, 0, 0.1);
+    pair_make(&p, 0, 0.1);
     live = bb_mem_live_bytes();
     s.n_prompts = 0;
     ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
@@ -219,7 +180,7 @@ START_TEST(failures_say_so)
     ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
     s = spec, s.n_prompt = 2;
     ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_USAGE);
-    s.n_prompt = TEXT + 1;
+    s.n_prompt = PAIR_TEXT + 1;
     ck_assert_int_eq(bb_generation_create(&bb_backend_cpu, &p.full.net, &p.text, -1, &s, 0, NULL, &g, NULL), BB_BAD_FILE);
     s = spec, s.n_new = 5;
     for (long n = 0; status != BB_OK; n++) {
@@ -238,7 +199,7 @@ START_TEST(failures_say_so)
     ck_assert_int_eq(bb_generation_measure(&p.small.net, g, &r, NULL, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
     bb_generation_destroy(g);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 
@@ -248,7 +209,7 @@ START_TEST(another_backend_gives_the_same)
     guarded              g;
     bb_generation       *on[2];
     bb_generation_result r[2];
-    make(&p, 0, 0.2);
+    pair_make(&p, 0, 0.2);
     guarded_make(&g);
     for (int i = 0; i < 2; i++) {
         ck_assert_int_eq(bb_generation_create(i ? &g.backend : &bb_backend_cpu, &p.full.net, &p.text, 1, &spec, 1 << 20, NULL, &on[i], NULL), BB_OK);
@@ -258,7 +219,7 @@ START_TEST(another_backend_gives_the_same)
     for (int i = 0; i < 2; i++) bb_generation_destroy(on[i]);
     ck_assert_uint_gt(g.n_weights, 0);
     guarded_done(&g);
-    drop(&p);
+    pair_done(&p);
 }
 END_TEST
 

@@ -410,9 +410,5 @@ int main(void)
     tcase_add_test(t, a_rebuild_that_is_looked_on_leaves_rows_alone);
     tcase_add_test(t, the_end_of_the_network_is_nearer);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int n = srunner_ntests_run(r), failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return n > 0 && failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return bb_test_run(s);
 }

@@ -362,6 +362,9 @@ done:
     return status;
 }
 
+/* NULL: rows are alone. */
+static const bb_output_moments *moments_of(const rebuild *b) { return b->watch ? NULL : bb_database_outputs(b->db); }
+
 /* The outputs of the source that the part has at this width, ascending; *row NULL: all. */
 static bb_status rows_of(const rebuild *b, bb_part part, bb_width width, const bb_matrix *w, uint32_t **row, bb_err *err)
 {
@@ -381,9 +384,10 @@ done:
 static bb_status encode(const rebuild *b, bb_part part, bb_width width, const bb_matrix *w, const float *dense, const bb_factor *factor, bb_type type,
                         void *packed, bb_err *err)
 {
-    const bb_output_moments *m = !b->watch && factor && !is_plain(type) ? bb_database_outputs(b->db) : NULL;
+    const bb_output_moments *m = factor && !is_plain(type) ? moments_of(b) : NULL;
     uint32_t                *row = NULL;
     float                   *g = NULL;
+    bb_err                   why = BB_ERR_INIT;
     bb_status                status;
     if (!m || !bb_output_moments_has(&b->model->net, b->layer, part))
         return bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err);
@@ -391,9 +395,9 @@ static bb_status encode(const rebuild *b, bb_part part, bb_width width, const bb
     status = BB_NOMEM;
     if (!(g = BB_NEW((size_t)w->rows * w->rows, float, err))) goto done;
     bb_output_moments_read(m, b->layer, part, b->model->net.blocks[b->layer].w[part].rows, row, w->rows, g);
-    status = bb_quantize_coupled(dense, w->rows, w->cols, &b->h, factor, g, m->damping, type, b->options, packed, NULL);
+    status = bb_quantize_coupled(dense, w->rows, w->cols, &b->h, factor, g, m->damping, type, b->options, packed, &why);
     if (status == BB_NUMERIC) status = bb_quantize_prepared(dense, w->rows, w->cols, &b->h, factor, type, b->options, packed, NULL, err);
-    else if (status != BB_OK) BB_FAIL(err, status, "out of memory while a %u x %u matrix was quantized", w->rows, w->cols);
+    else if (status != BB_OK) BB_FAIL(err, status, "%s", why.msg);
 done:
     bb_free(row);
     bb_free(g);
@@ -848,7 +852,7 @@ static bb_status open_checkpoint(rebuild *b, const bb_plan *plan, const int32_t 
     snprintf(text, sizeof text, "rebuilt 2: %u windows of %u, method %d, damping %.17g, sweeps %u, shares %.17g %.17g, damping %.17g", b->n_windows, b->ctx,
              (int)b->options->method, b->options->damping, b->options->sweeps, input_share, residual_share, solve_damping);
     bb_sha256_text(&s, text);
-    const bb_output_moments *outputs = b->watch ? NULL : bb_database_outputs(b->db);
+    const bb_output_moments *outputs = moments_of(b);
     if (outputs) {
         snprintf(text, sizeof text, "outputs %.17g %s", outputs->damping, outputs->name);
         bb_sha256_text(&s, text);
