@@ -23,6 +23,7 @@
 #include "engine/probe.h"
 #include "engine/shipped.h"
 #include "engine/stages.h"
+#include "model/compress/coupling.h"
 #include "model/compress/plan_units.h"
 #include "search/method.h"
 
@@ -303,6 +304,13 @@ static double states_bytes(const bb_run *r, double windows)
     return windows * (double)r->config.ctx * (double)bb_row_width(net) * sizeof(float) * net->n_layer * bb_net_sublayers(net);
 }
 
+/* How much longer encoding takes where rows answer for each other: tiles of few rows do not fill the vectors. */
+static double in_tiles(const model *m, uint32_t rows)
+{
+    const uint32_t tile = bb_coupling_tile(rows), lanes = (tile + BB_FORMAT_ROWS - 1) / BB_FORMAT_ROWS * BB_FORMAT_ROWS;
+    return bb_coupling_windows(m->r) && rows <= BB_OUTPUT_ROWS ? (double)lanes / tile : 1;
+}
+
 /* Of one of so many plans, which share what full precision says where there is room for it (rebuild.h). */
 static double rebuild_s(const model *m, double windows, double plans)
 {
@@ -316,8 +324,10 @@ static double rebuild_s(const model *m, double windows, double plans)
             s += (double)w->rows * w->cols * w->cols * m->p->product + (cube(w->cols) / 3 + (double)w->rows * w->cols * w->cols) * m->p->serial;
         }
     }
-    for (uint32_t u = 0; u < p->n_units; u++)
-        if (p->plans->units[u].what < BB_N_PARTS) s += unit_weights(m, u) * encode_mean(m, u);
+    for (uint32_t u = 0; u < p->n_units; u++) {
+        const bb_plan_unit *of = &p->plans->units[u];
+        if (of->what < BB_N_PARTS) s += unit_weights(m, u) * encode_mean(m, u) * in_tiles(m, m->net->blocks[of->layer].w[of->what].rows);
+    }
     return s;
 }
 
