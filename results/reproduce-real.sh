@@ -71,10 +71,19 @@ cp "$work/sweep/domains.csv" "$work/real-domains.csv"
         { gsub(/"/, "", $c["name"]); print m, $c["name"], $c["size_bytes"], $c["bpw"], $c["kl_before_finalise"], $c["kl_before_se"], $c["kl_nats"], $c["kl_se"] }'
 } > "$work/real-ablation.csv"
 
-# Places in the window, documents, zero-shot tasks, greedy decoding: two sizes of ours and the best of theirs at these.
+# Longer contexts, whole texts, places in the window, documents, zero-shot tasks, greedy decoding: sizes of ours and the best of theirs at these.
 [ -z "${QUICK:-}" ] || exit 0
 of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
-set -- "ours=$work/sweep/models/$(of_size 60000000).gguf" "ours=$work/sweep/models/$(of_size 69484384).gguf" "llama.cpp IQ4_NL+down.IQ2_XXS=$work/judge/rivals/IQ4_NL+down.IQ2_XXS.gguf"
-bash results/real-positions.sh "$source" "$work/texts" "$work/real-positions.csv" "$@"
-bash results/real-greedy.sh "$source" "$work/texts" "$work/real-greedy.csv" "$@"
-bash results/real-tasks.sh "$source" "$data" "$work/real-tasks.csv" "$@"
+pairs() { # SIZE=RIVAL...: into $files
+    local pair
+    files=()
+    for pair in "$@"; do files+=("ours=$work/sweep/models/$(of_size "${pair%%=*}").gguf" "llama.cpp ${pair#*=}=$work/judge/rivals/${pair#*=}.gguf"); done
+}
+judge_each() { local pair; for pair in "${files[@]}"; do judge "${pair%%=*}" mixture "${pair#*=}"; done; }
+pairs 69484384=IQ4_NL+gateup.MXFP4+down.IQ2_S 82333792=IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS
+WINDOWS=512:32 bash results/real-positions.sh "$source" "$work/texts" "$work/real-positions.csv" "${files[@]:0:2}"
+CHUNKS=98 JUDGES=bitbudget judge_each
+pairs 69484384=IQ4_NL+gateup.MXFP4+down.IQ2_S 77571424=IQ4_NL 82333792=IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS 93510496=Q5_0+down.IQ4_NL.8 98000000=Q5_0+down.Q6_K
+CTX=2048 CHUNKS=2 judge_each
+bash results/real-greedy.sh "$source" "$work/texts" "$work/real-greedy.csv" "${files[@]}"
+ITEMS=100 bash results/real-tasks.sh "$source" "$data" "$work/real-tasks.csv" "${files[@]}"

@@ -275,21 +275,18 @@ function show_calibration(    i, k, n, s, sets, texts, text, r, worst, sum) {
     }
 }
 
-# README: files of a pretrained model in the order of their bytes, KL and perplexity by domain as llama-perplexity sees them, or, marked, as our engine does where it did not; means only
-# where all domains are there.
-function show_real(    i, j, k, n, s, files, order, texts, text, r, sum, got, ppl, t, x, at, own) {
-    s = distinct("text", texts, "ctx", 512)
+# README: files of a pretrained model in the order of their bytes, judged on so many windows of so many tokens: KL and perplexity by domain as llama-perplexity sees them, or, marked, as our
+# engine does where it did not; means only where all domains are there.
+function show_real(ctx, chunks,    i, j, k, n, s, files, order, texts, text, r, sum, got, ppl, t, x, at, own) {
+    s = distinct("text", texts, "ctx", ctx)
     text = "file | bytes | bits a weight"
     for (k = 1; k <= s; k++) text = text " | KL, " texts[k]
     head(text " | mean | same top token | perplexities")
     for (i = 1; i <= rows; i++) {
-        v[i, "file"] = v[i, "model"] == model && v[i, "ctx"] == 512 ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
+        v[i, "file"] = v[i, "model"] == model && v[i, "ctx"] == ctx && v[i, "chunks"] == chunks ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
         if (v[i, "judge"] == "llama-perplexity" || !((v[i, "file"], v[i, "text"]) in at)) at[v[i, "file"], v[i, "text"]] = i
     }
-    n = distinct("file", files)
-    for (i = 1; i <= n; i++) order[i] = i
-    for (i = 2; i <= n; i++)
-        for (j = i; j > 1 && bytes_of(files[order[j]]) < bytes_of(files[order[j - 1]]); j--) { t = order[j]; order[j] = order[j - 1]; order[j - 1] = t }
+    n = in_order_of_bytes(files, order)
     for (i = 1; i <= n; i++) {
         if (files[order[i]] == "") continue
         r = row_of("file", files[order[i]])
@@ -314,14 +311,11 @@ function bytes_of(file,    part) { split(file, part, SUBSEP); return part[2] + 0
 # README: each file of the sweep beside the rival of the least mean KL that is no larger (0.3 % count as none), by llama-perplexity, on the domains on which both were judged.
 function show_real_ratio(    i, k, n, s, files, order, texts, text, a, b, r, q, ours, theirs, got, best, ratio, best_ours, best_theirs, parts) {
     s = distinct("text", texts, "ctx", 512)
-    for (i = 1; i <= rows; i++) v[i, "file"] = v[i, "judge"] == "llama-perplexity" && v[i, "model"] == model && v[i, "ctx"] == 512 ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
-    n = distinct("file", files)
+    for (i = 1; i <= rows; i++) v[i, "file"] = v[i, "judge"] == "llama-perplexity" && v[i, "model"] == model && v[i, "ctx"] == 512 && v[i, "chunks"] == 8 ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
+    n = in_order_of_bytes(files, order)
     text = "bytes | ours, mean KL | best rival that is no larger | its bytes | its mean KL | ours / rival"
     for (k = 1; k <= s; k++) text = text " | " texts[k]
     head(text)
-    for (i = 1; i <= n; i++) order[i] = i
-    for (i = 2; i <= n; i++)
-        for (k = i; k > 1 && bytes_of(files[order[k]]) < bytes_of(files[order[k - 1]]); k--) { a = order[k]; order[k] = order[k - 1]; order[k - 1] = a }
     for (a = 1; a <= n; a++) {
         if (files[order[a]] !~ "^ours" SUBSEP) continue
         best = ""
@@ -340,6 +334,66 @@ function show_real_ratio(    i, k, n, s, files, order, texts, text, a, b, r, q, 
         if (best == "") continue
         r = row_of("file", files[best])
         line(thousands(bytes_of(files[order[a]])) " | " kl(best_ours) " | " v[r, "method"] " | " thousands(v[r, "size_bytes"]) " | " kl(best_theirs) sprintf(" | %.2f", ratio) text)
+    }
+}
+
+# README: zero-shot tasks, files in the order of their bytes: accuracies in per cent, the mean change against full precision on the same items over all tasks, that of the likelihood of the
+# right answers, and the tasks whose accuracy is below full precision's by more than one and two standard errors of the paired difference.
+function show_real_tasks(    i, j, k, n, s, files, order, tasks, text, r, sum, se, nll, nll_se, one, two) {
+    s = distinct("task", tasks, "model", model)
+    text = "file | bytes"
+    for (k = 1; k <= s; k++) text = text " | " tasks[k]
+    head(text " | mean change, points | below by more than 1, 2 errors | nll of right answers")
+    text = "F16 |"
+    for (k = 1; k <= s; k++) text = text sprintf(" | %.0f", 100 * v[row_of("model", model, "task", tasks[k]), "acc_full"])
+    line(text " | | |")
+    for (i = 1; i <= rows; i++) v[i, "file"] = v[i, "model"] == model ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
+    n = in_order_of_bytes(files, order)
+    for (i = 1; i <= n; i++) {
+        if (files[order[i]] == "") continue
+        sum = se = nll = nll_se = one = two = 0
+        r = row_of("file", files[order[i]])
+        text = (v[r, "method"] ~ /^ours/ ? "**" v[r, "method"] "**" : v[r, "method"]) " | " thousands(v[r, "size_bytes"])
+        for (k = 1; k <= s; k++) {
+            r = row_of("file", files[order[i]], "task", tasks[k])
+            if (!r) break
+            text = text sprintf(" | %.0f", 100 * v[r, "acc"])
+            sum += v[r, "acc_difference"]; se += v[r, "acc_difference_se"] ^ 2; nll += v[r, "nll_difference"]; nll_se += v[r, "nll_difference_se"] ^ 2
+            one += -v[r, "acc_difference"] > v[r, "acc_difference_se"] + 1e-9
+            two += -v[r, "acc_difference"] > 2 * v[r, "acc_difference_se"] + 1e-9
+        }
+        if (k > s) line(text sprintf(" | %.1f ± %.1f | %d, %d | %+.2f ± %.2f", 100 * sum / s, 100 * sqrt(se) / s, one, two, nll / s, sqrt(nll_se) / s))
+    }
+}
+# The distinct files in `files`, and in `order` their numbers by bytes; returns how many.
+function in_order_of_bytes(files, order,    i, j, n, t) {
+    n = distinct("file", files)
+    for (i = 1; i <= n; i++) order[i] = i
+    for (i = 2; i <= n; i++)
+        for (j = i; j > 1 && bytes_of(files[order[j]]) < bytes_of(files[order[j - 1]]); j--) { t = order[j]; order[j] = order[j - 1]; order[j - 1] = t }
+    return n
+}
+
+# README: greedy decoding, all texts together: prompts, the share of them that leave full precision's text, the tokens before they do (all of the continuation where they do not).
+function show_real_greedy(    i, k, n, s, files, order, texts, text, r, prompts, different, same, se) {
+    s = distinct("text", texts, "model", model)
+    text = "file | bytes | prompts | they leave full precision's text | same tokens before, of 32"
+    for (k = 1; k <= s; k++) text = text " | " texts[k]
+    head(text)
+    for (i = 1; i <= rows; i++) v[i, "file"] = v[i, "model"] == model ? v[i, "method"] SUBSEP v[i, "size_bytes"] : ""
+    n = in_order_of_bytes(files, order)
+    for (i = 1; i <= n; i++) {
+        if (files[order[i]] == "") continue
+        prompts = different = same = se = 0
+        text = ""
+        for (k = 1; k <= s; k++) {
+            r = row_of("file", files[order[i]], "text", texts[k])
+            if (!r) break
+            prompts += v[r, "prompts"]; different += v[r, "prompts"] * v[r, "different"]; same += v[r, "prompts"] * v[r, "same_tokens"]; se += (v[r, "prompts"] * v[r, "same_tokens_se"]) ^ 2
+            text = text sprintf(" | %.1f", v[r, "same_tokens"])
+        }
+        if (k <= s) continue
+        line((v[r, "method"] ~ /^ours/ ? "**" v[r, "method"] "**" : v[r, "method"]) " | " thousands(v[r, "size_bytes"]) " | " prompts sprintf(" | %.1f %% | %.1f ± %.1f", 100 * different / prompts, same / prompts, sqrt(se) / prompts) text)
     }
 }
 
@@ -416,7 +470,11 @@ END {
     else if (table == "database") show_database()
     else if (table == "pruning") show_pruning()
     else if (table == "rotation") show_rotation()
-    else if (table == "real") show_real()
+    else if (table == "real") show_real(512, 8)
+    else if (table == "real_2048") show_real(2048, 2)
+    else if (table == "real_long") show_real(512, 98)
+    else if (table == "real_tasks") show_real_tasks()
+    else if (table == "real_greedy") show_real_greedy()
     else if (table == "real_ratio") show_real_ratio()
     else if (table == "calibration") show_calibration()
     else if (table == "qat") show_qat()
