@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Rivals that llama.cpp does not have, made with the same calibration text as all others and judged as all others (real.sh): rows of results/real.csv.
 # usage: real-rivals.sh search    LLAMA-QUANTIZE LLAMACPP MODEL-F16.gguf CALIB.txt TEXTS WORK TABLE.csv   the search of llama.cpp's pull request 15550 at SIZES
+#        real-rivals.sh ours      LLAMA-QUANTIZE LLAMACPP MODEL-F16.gguf CALIB.txt TEXTS WORK TABLE.csv   our sweep of SIZES with the types that the branch adds (IQ2_NL, IQ3_NL)
 #        real-rivals.sh mixtures  LLAMA-QUANTIZE LLAMACPP MODEL-F16.gguf CALIB.txt TEXTS WORK TABLE.csv   mixtures of another llama-quantize's types, those of RIVALS
 #        real-rivals.sh autoround PYTHON         LLAMACPP MODEL-F16.gguf CALIB.txt TEXTS WORK TABLE.csv   AutoRound's GGUF export, RUNS
 #        real-rivals.sh small     LLAMA-QUANTIZE LLAMACPP MODEL-F16.gguf CALIB.txt TEXT  WORK TABLE.csv   mixtures judged on one text: rows of results/llamacpp.csv
@@ -68,6 +69,13 @@ search)
         DEQUANTIZE=$program judge "${NAME:-llama.cpp PR 15550}" "mixture; no activations in the matrix" "$file"
     done
     ;;
+ours)
+    "${BITBUDGET:-./bitbudget}" sweep "$source" --config configs/reproduce/smollm2.yaml --experimental-formats --formats Q2_0,IQ2_NL,IQ3_NL,IQ4_NL,Q5_0,Q8_0,IQ3_XXS,Q3_K \
+        --embd-formats Q2_0,IQ3_NL,IQ4_NL,Q5_0,Q8_0 --sizes "${SIZES// /,}" --threads "$THREADS" --out "$work/ours-block-32"
+    tr -d '\r' < "$work/ours-block-32/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do
+        DEQUANTIZE=$program judge "ours with block-32" "mixture; 65536 tokens" "$work/ours-block-32/models/$plan.gguf" < /dev/null
+    done
+    ;;
 mixtures)
     each() { DEQUANTIZE=$program judge "$(basename "$1" .gguf)" mixture "$1"; }
     mixtures each
@@ -87,5 +95,5 @@ small)
     model=$(basename "$source" .gguf) model=${model%-f16}
     mixtures small
     ;;
-*) echo "real-rivals.sh: $what is none of search, mixtures, autoround, small" >&2; exit 2 ;;
+*) echo "real-rivals.sh: $what is none of search, ours, mixtures, autoround, small" >&2; exit 2 ;;
 esac
