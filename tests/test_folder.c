@@ -243,6 +243,54 @@ START_TEST(a_gemma3_comes_back)
 }
 END_TEST
 
+/* What is written of a gemma4 of either kind is read as the same network: what its kinds of blocks have, shared keys, what tokens give; and what is written
+ * of that is it. Without the keys that nobody reads. */
+START_TEST(a_gemma4_comes_back)
+{
+    tiny_spec s = tiny_default(_i ? TINY_SHARED : "gemma4");
+    bb_model  m, back;
+    bb_text   notes = { 0 };
+    bb_err    err = BB_ERR_INIT;
+    char      dir[600], path[700], *text;
+    size_t    n;
+    tiny_set_type(&s, BB_F16);
+    s.proj_type = BB_F16;
+    s.proportional = true;
+    s.unread = _i;
+    if (!_i) s.n_kv[1] = s.n_kv[3] = 1; /* all that see the whole context */
+    tiny_write(&s, bb_test_path("m.gguf"));
+    ck_assert_msg(bb_model_open(bb_test_path("m.gguf"), &m, &err) == BB_OK, "%s", err.msg);
+    snprintf(dir, sizeof dir, "%s", bb_test_path(_i ? "shared" : "gemma4"));
+    ck_assert_msg(bb_export_folder_write(&m, NULL, dir, &notes, &err) == BB_OK, "%s", err.msg);
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(bb_file_read(i ? "tests/data/hf/tokenizer_config.json" : "tests/data/hf/tokenizer.json", &text, &n, NULL), BB_OK);
+        snprintf(path, sizeof path, "%s/%s", dir, i ? "tokenizer_config.json" : "tokenizer.json");
+        bb_test_write(path, text, n);
+        bb_free(text);
+    }
+    ck_assert_msg(bb_model_open(dir, &back, &err) == BB_OK, "%s", err.msg);
+    const bb_net *a = &m.net, *b = &back.net;
+    ck_assert(a->arch == b->arch && a->head_dim == b->head_dim && a->local_head_dim == b->local_head_dim && a->rope_base == b->rope_base);
+    ck_assert(a->local_rope_base == b->local_rope_base && a->logit_cap == b->logit_cap && a->n_carried == b->n_carried && a->token.width == b->token.width);
+    ck_assert(memcmp(a->rope_factors, b->rope_factors, a->n_rot / 2 * sizeof(float)) == 0);
+    ck_assert(!a->token.width || memcmp(a->token.table.data, b->token.table.data, 2 * (size_t)a->token.table.rows * a->token.width) == 0);
+    ck_assert(!a->token.width || memcmp(a->token.proj.data, b->token.proj.data, 2 * (size_t)a->token.proj.rows * a->n_embd) == 0);
+    ck_assert(!a->token.width || memcmp(a->token.norm, b->token.norm, a->token.width * sizeof(float)) == 0);
+    for (uint32_t i = 0; i < a->n_layer; i++) {
+        const bb_block *x = &a->blocks[i], *y = &b->blocks[i];
+        ck_assert(x->local == y->local && x->window == y->window && x->n_kv == y->n_kv && x->n_ff == y->n_ff && x->lacks == y->lacks);
+        ck_assert(x->kv_role == y->kv_role && x->kv_at == y->kv_at && x->scale == y->scale);
+        for (int p = 0; p < BB_N_PARTS; p++)
+            ck_assert(x->w[p].rows == y->w[p].rows && (!x->w[p].rows || memcmp(x->w[p].data, y->w[p].data, 2 * (size_t)x->w[p].rows * x->w[p].cols) == 0));
+        for (int k = 0; k < BB_N_NORMS; k++)
+            ck_assert(!x->norm[k] == !y->norm[k] && (!x->norm[k] || memcmp(x->norm[k], y->norm[k], 4 * bb_norm_length(a, x, (bb_norm)k)) == 0));
+    }
+    bb_text_done(&notes);
+    bb_model_close(&m);
+    bb_model_close(&back);
+}
+END_TEST
+
 /* One form for all: the usual word for every linear. A model in F16 is a plain folder. */
 START_TEST(one_form_and_none)
 {
@@ -285,6 +333,7 @@ START_TEST(what_cannot_be_said_is_refused)
         { "llama", BB_IQ4_NL, 64, false, "is IQ4_NL" },
         { "deci", BB_Q4_0, 96, false, "architecture deci cannot be written" },
         { "llama", BB_Q4_0, 64, true, "name that folder with --from" },
+        { "gemma4", BB_Q4_0, 64, true, "not those of type proportional" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         tiny_spec      s = tiny_default(rows[i].arch);
@@ -311,6 +360,7 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_add_loop_test(t, every_number_is_that_of_the_file, 0, (int)(sizeof cases / sizeof *cases));
     tcase_add_test(t, a_gemma3_comes_back);
+    tcase_add_loop_test(t, a_gemma4_comes_back, 0, 2);
     tcase_add_test(t, one_form_and_none);
     tcase_add_test(t, what_cannot_be_said_is_refused);
     suite_add_tcase(s, t);

@@ -22,12 +22,18 @@ enum { GROUP = 32, MAX_NAME = 160 };
 /* Architectures of GGUF whose tensors are one to one those of a class of transformers. */
 static const struct {
     const char *arch, *model_type, *class;
-    bool        pairs; /* GGUF has the rows of q and k of a head in RoPE's pairs; the folder has halves */
-    bool        gemma; /* the folder's norms lack the 1 that is added to them, and there are those of what sublayers give */
+    bool        pairs;  /* GGUF has the rows of q and k of a head in RoPE's pairs; the folder has halves */
+    bool        gemma;  /* there are norms of what sublayers give */
+    bool        less_1; /* the folder's norms lack the 1 that is added to them */
+    bool        gemma4; /* two kinds of blocks, and what only Gemma 4 has */
 } kinds[] = {
-    { "llama", "llama", "LlamaForCausalLM", true, false },       { "qwen2", "qwen2", "Qwen2ForCausalLM", false, false },
-    { "qwen3", "qwen3", "Qwen3ForCausalLM", false, false },      { "smollm3", "smollm3", "SmolLM3ForCausalLM", true, false },
-    { "granite", "granite", "GraniteForCausalLM", true, false }, { "gemma3", "gemma3_text", "Gemma3ForCausalLM", false, true },
+    { .arch = "llama", .model_type = "llama", .class = "LlamaForCausalLM", .pairs = true },
+    { .arch = "qwen2", .model_type = "qwen2", .class = "Qwen2ForCausalLM" },
+    { .arch = "qwen3", .model_type = "qwen3", .class = "Qwen3ForCausalLM" },
+    { .arch = "smollm3", .model_type = "smollm3", .class = "SmolLM3ForCausalLM", .pairs = true },
+    { .arch = "granite", .model_type = "granite", .class = "GraniteForCausalLM", .pairs = true },
+    { .arch = "gemma3", .model_type = "gemma3_text", .class = "Gemma3ForCausalLM", .gemma = true, .less_1 = true },
+    { .arch = "gemma4", .model_type = "gemma4_text", .class = "Gemma4ForCausalLM", .gemma = true, .gemma4 = true },
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -50,8 +56,13 @@ static const struct {
     { "ffn_norm", "pre_feedforward_layernorm", false },
     { "post_attention_norm", "post_attention_layernorm", false },
     { "post_ffw_norm", "post_feedforward_layernorm", false },
+    /* of Gemma 4 */
+    { "layer_output_scale", "layer_scalar", false }, /* alone without an ending in the folder */
+    { "inp_gate", "per_layer_input_gate", false },
+    { "proj", "per_layer_projection", false },
+    { "post_norm", "post_per_layer_input_norm", false },
 };
-enum { FFN_NORM = 7, GEMMA = 11 }; /* rows of it */
+enum { FFN_NORM = 7, GEMMA = 11, GEMMA4 = 14 }; /* rows of it */
 
 /* What becomes of a tensor. */
 typedef enum form { AS_IT_IS, DECODED_F16, DECODED_F32, PACKED } form;
@@ -116,14 +127,63 @@ static bb_status find_kind(folder *f, bb_err *err)
         strcmp(arch, "deci") == 0 || strcmp(arch, "openelm") == 0 ? " (blocks of different shapes, as pruning makes them, have no place in config.json)" : "");
 }
 
+/* Gemma 4: config.json has one number for each kind of blocks, and twice the width for those that take keys. */
+static bb_status check_kinds(const folder *f, bb_err *err)
+{
+    const bb_net   *net = &f->m->net;
+    const bb_block *a = &net->blocks[0], *full = NULL, *local = NULL;
+    bool            own = false, lacks = false;
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        const bb_block *b = &net->blocks[i], **first = b->local ? &local : &full;
+        if (!*first) *first = b;
+        if (b->n_head != a->n_head || b->n_kv != (*first)->n_kv || (b->n_ff != a->n_ff && !(b->kv_role == BB_KV_TAKES && b->n_ff == 2 * a->n_ff)) ||
+            (b->kv_role == BB_KV_TAKES && b->n_ff != net->blocks[net->n_layer - 1].n_ff))
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u has %u heads, %u KV heads and FFN %u: config.json of a %s says one number for all blocks of a kind",
+                           i, b->n_head, b->n_kv, b->n_ff, kinds[f->kind].model_type);
+        if (!b->local && b->kv_role != BB_KV_TAKES) *(b->lacks ? &lacks : &own) = true;
+        if (b->local && b->lacks && b->kv_role != BB_KV_TAKES)
+            return BB_FAIL(err, BB_UNSUPPORTED, "block %u has a window and takes its values from its keys, which no config.json of a %s says", i,
+                           kinds[f->kind].model_type);
+    }
+    if (own && lacks)
+        return BB_FAIL(err, BB_UNSUPPORTED, "some blocks without a window take values from keys and some do not: config.json of a %s says one for all",
+                       kinds[f->kind].model_type);
+    if (full && local && full->n_kv != local->n_kv && !lacks && !f->from)
+        return BB_FAIL(err, BB_UNSUPPORTED,
+                       "blocks have %u KV heads, with a window %u, and values of their own, which only the config.json of the folder that the model comes from "
+                       "says: name it with --from",
+                       full->n_kv, local->n_kv);
+    return BB_OK;
+}
+
+/* The share of the pairs that turn, where the factors of the others are so large that they do not: RoPE of type proportional. */
+static bool proportional(const bb_net *net, double *share)
+{
+    const uint32_t n = net->n_rot / 2;
+    uint32_t       turned = 0;
+    if (!net->rope_factors || net->rope_long || net->n_rot != net->head_dim) return false;
+    while (turned < n && net->rope_factors[turned] >= 1 && net->rope_factors[turned] <= 1) turned++;
+    for (uint32_t i = turned; i < n; i++)
+        if (net->rope_factors[i] < 1e29f) return false;
+    *share = (double)turned / n;
+    return true;
+}
+
 static bb_status check_shapes(const folder *f, bb_err *err)
 {
+    double          share;
     const bb_net   *net = &f->m->net;
     const bb_block *a = &net->blocks[0];
     for (uint32_t i = 0; i < net->n_layer; i++)
         for (int p = 0; p < BB_N_PARTS; p++)
             if (net->blocks[i].w[p].lattice)
                 return BB_FAIL(err, BB_UNSUPPORTED, "blk.%u.%s has type LC2, of bitbudget alone, which no Hugging Face folder can hold", i, bb_parts[p].name);
+    if (kinds[f->kind].gemma4) {
+        if (!proportional(net, &share))
+            return BB_FAIL(err, BB_UNSUPPORTED, "the frequency factors of RoPE are not those of type proportional, the one that a %s of transformers has",
+                           kinds[f->kind].model_type);
+        return check_kinds(f, err);
+    }
     for (uint32_t i = 1; i < net->n_layer; i++) {
         const bb_block *b = &net->blocks[i];
         if (a->n_head != b->n_head || a->n_kv != b->n_kv || a->n_ff != b->n_ff)
@@ -143,7 +203,7 @@ static bb_status check_shapes(const folder *f, bb_err *err)
 }
 
 /* BB_NOT_FOUND: no tensor of the folder. *in_heads: q or k. *is_linear: a matrix of a block. */
-static bb_status name_of(const bb_tensor *t, bool gemma, char name[MAX_NAME], bool *in_heads, bool *is_linear)
+static bb_status name_of(const bb_tensor *t, int kind, char name[MAX_NAME], bool *in_heads, bool *is_linear)
 {
     unsigned block = 0;
     int      n = 0;
@@ -151,10 +211,11 @@ static bb_status name_of(const bb_tensor *t, bool gemma, char name[MAX_NAME], bo
     if (sscanf(t->name, "blk.%u.%n", &block, &n) == 1 && n > 0) {
         const char *part = t->name + n, *dot = strrchr(part, '.');
         for (size_t i = 0; dot && i < sizeof in_block / sizeof *in_block; i++) {
-            if (gemma ? i == FFN_NORM : i >= GEMMA) continue;
+            if (kinds[kind].gemma ? i == FFN_NORM : i >= GEMMA) continue;
+            if (i >= GEMMA4 && !kinds[kind].gemma4) continue;
             if (strlen(in_block[i].from) != (size_t)(dot - part) || strncmp(part, in_block[i].from, (size_t)(dot - part)) != 0) continue;
             if (strcmp(dot, ".weight") != 0 && strcmp(dot, ".bias") != 0) break;
-            snprintf(name, MAX_NAME, "model.layers.%u.%s%s", block, in_block[i].to, dot);
+            snprintf(name, MAX_NAME, "model.layers.%u.%s%s", block, in_block[i].to, i == GEMMA4 ? "" : dot);
             *in_heads = in_block[i].in_heads;
             *is_linear = t->n_dims > 1;
             return BB_OK;
@@ -163,7 +224,10 @@ static bb_status name_of(const bb_tensor *t, bool gemma, char name[MAX_NAME], bo
     }
     static const char *const outer[][2] = { { "token_embd.weight", "model.embed_tokens.weight" },
                                             { "output_norm.weight", "model.norm.weight" },
-                                            { "output.weight", "lm_head.weight" } };
+                                            { "output.weight", "lm_head.weight" },
+                                            { "per_layer_token_embd.weight", "model.embed_tokens_per_layer.weight" },
+                                            { "per_layer_model_proj.weight", "model.per_layer_model_projection.weight" },
+                                            { "per_layer_proj_norm.weight", "model.per_layer_projection_norm.weight" } };
     for (size_t i = 0; i < sizeof outer / sizeof *outer; i++)
         if (strcmp(t->name, outer[i][0]) == 0) {
             snprintf(name, MAX_NAME, "%s", outer[i][1]);
@@ -210,6 +274,15 @@ static bb_status choose_form(source_tensor *s, bool is_linear, bb_err *err)
     return status;
 }
 
+/* Keys and values that files have for blocks which take those of others: the library has no place for them. */
+static bool is_unread(const folder *f, const char *name)
+{
+    unsigned block = 0;
+    int      n = 0;
+    return sscanf(name, "blk.%u.%n", &block, &n) == 1 && n > 0 && block < f->m->net.n_layer && f->m->net.blocks[block].kv_role == BB_KV_TAKES &&
+           (strncmp(name + n, "attn_k", 6) == 0 || strncmp(name + n, "attn_v", 6) == 0);
+}
+
 static bb_status list_tensors(folder *f, bb_err *err)
 {
     const bb_source *g = &f->m->source;
@@ -220,12 +293,13 @@ static bb_status list_tensors(folder *f, bb_err *err)
         bool           in_heads, is_linear;
         if (strcmp(g->tensors[i].name, "rope_freqs.weight") == 0) continue; /* made from config.json */
         s->t = &g->tensors[i];
-        if (name_of(s->t, kinds[f->kind].gemma, s->name, &in_heads, &is_linear) != BB_OK || (s->t->n_dims != 1 && s->t->n_dims != 2) ||
+        if (is_unread(f, s->t->name)) continue;
+        if (name_of(s->t, f->kind, s->name, &in_heads, &is_linear) != BB_OK || (s->t->n_dims != 1 && s->t->n_dims != 2) ||
             (s->t->n_dims == 1 && !is_float(s->t->type)))
             return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has no place in a Hugging Face folder as this program writes one", s->t->name);
         s->in_pairs = in_heads && kinds[f->kind].pairs;
         BB_TRY(choose_form(s, is_linear, err));
-        s->less_1 = kinds[f->kind].gemma && strstr(s->t->name, "norm.weight");
+        s->less_1 = kinds[f->kind].less_1 && strstr(s->t->name, "norm.weight");
         if (s->less_1) s->as = DECODED_F32;
         f->n++;
     }
@@ -386,6 +460,36 @@ static void set_gemma(json_t *config, const bb_net *net)
     if (net->logit_cap > 0) set_f32(config, "final_logit_softcapping", net->logit_cap);
 }
 
+/* And Gemma 4. */
+static void set_gemma4(json_t *config, const bb_net *net)
+{
+    json_t  *full = json_object_get(json_object_get(config, "rope_parameters"), "full_attention");
+    uint32_t shared = 0, full_kv = 0;
+    bool     same = false, wide = false;
+    double   share = 1;
+    for (uint32_t i = 0; i < net->n_layer; i++) {
+        const bb_block *b = &net->blocks[i];
+        shared += b->kv_role == BB_KV_TAKES;
+        if (b->kv_role == BB_KV_TAKES) wide |= b->n_ff != net->blocks[0].n_ff;
+        else if (!b->local) same |= b->lacks != 0;
+        if (!b->local) full_kv = b->n_kv;
+        else set_u32(config, "num_key_value_heads", b->n_kv);
+    }
+    (void)proportional(net, &share);
+    json_object_set_new(full, "rope_type", json_string("proportional"));
+    json_object_set_new(full, "partial_rotary_factor", json_real(share));
+    json_object_del(config, "query_pre_attn_scalar");
+    set_u32(config, "head_dim", net->local_head_dim);
+    set_u32(config, "global_head_dim", net->head_dim);
+    if (same) set_u32(config, "num_global_key_value_heads", full_kv);
+    json_object_set_new(config, "attention_k_eq_v", json_boolean(same));
+    json_object_set_new(config, "use_double_wide_mlp", json_boolean(wide));
+    json_object_set_new(config, "enable_moe_block", json_false());
+    set_u32(config, "num_kv_shared_layers", shared);
+    set_u32(config, "hidden_size_per_layer_input", net->token.width);
+    set_u32(config, "vocab_size_per_layer_input", net->n_vocab);
+}
+
 /* What is said where there is no folder to take it from. */
 static void set_kind(const folder *f, json_t *config)
 {
@@ -422,6 +526,7 @@ static void set_kind(const folder *f, json_t *config)
     set_token(f, config, "eos_token_id", "tokenizer.ggml.eos_token_id");
     set_token(f, config, "pad_token_id", "tokenizer.ggml.padding_token_id");
     if (kinds[f->kind].gemma) set_gemma(config, net);
+    if (kinds[f->kind].gemma4) set_gemma4(config, net);
 }
 
 static bb_status make_config(folder *f, bb_err *err)
@@ -433,7 +538,8 @@ static bb_status make_config(folder *f, bb_err *err)
     set_u32(f->config, "vocab_size", net->n_vocab);
     set_u32(f->config, "intermediate_size", net->blocks[0].n_ff);
     set_u32(f->config, "num_attention_heads", net->blocks[0].n_head);
-    set_u32(f->config, "num_key_value_heads", net->blocks[0].n_kv);
+    for (uint32_t i = net->n_layer; i-- > 0;) /* of a gemma4 that of blocks with a window, the first of which counts */
+        if (!kinds[f->kind].gemma4 || net->blocks[i].local) set_u32(f->config, "num_key_value_heads", net->blocks[i].n_kv);
     json_object_set_new(f->config, "tie_word_embeddings", json_boolean(net->head.rows == 0));
 done:
     return status;
@@ -587,7 +693,7 @@ static json_t *quantization_of(const folder *f)
     for (size_t i = 0; i < f->n; i++) {
         const source_tensor *s = &f->tensors[i];
         if (s->as == PACKED) n[s->bits]++;
-        else if (strncmp(s->t->name, "blk.", 4) == 0 && s->t->n_dims == 2)
+        else if ((strncmp(s->t->name, "blk.", 4) == 0 || strcmp(s->t->name, "per_layer_model_proj.weight") == 0) && s->t->n_dims == 2)
             json_array_append_new(ignore, json_stringn(s->name, strlen(s->name) - strlen(".weight")));
     }
     for (unsigned b = 1; b <= 8; b++) kinds_packed += n[b] > 0;

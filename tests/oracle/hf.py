@@ -114,7 +114,7 @@ def cases(shape):
 
 
 NO_VECTORS = ("gemma3-parts", "gemma4-parts")  # whose other parts are too large to be kept
-PACKED = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "gemma3", "gemma3-parts")  # that are also written as folders
+PACKED = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "gemma3", "gemma3-parts", "gemma4", "gemma4-plain", "gemma4-e2b", "gemma4-e4b", "gemma4-parts")  # that are also written as folders
 
 
 def characters(text, size):

@@ -148,6 +148,17 @@ static void put_tensor(maker *m, const char *name, bb_type type, uint32_t column
     must(bb_gguf_put_tensor(m->out, &t, NULL) == BB_OK);
 }
 
+static void put_proportional(maker *m)
+{
+    const uint32_t n = m->spec->head_dim / 2;
+    bb_tensor      t = { .name = "rope_freqs.weight", .type = BB_F32, .n_dims = 1, .ne = { n, 1, 1, 1 } };
+    float         *w = BB_NEW(n, float, NULL);
+    must(w && m->n_owned < sizeof m->owned / sizeof *m->owned);
+    for (uint32_t i = 0; i < n; i++) w[i] = i < n / 2 ? 1 : 1e30f;
+    t.data = m->owned[m->n_owned++] = w;
+    must(bb_gguf_put_tensor(m->out, &t, NULL) == BB_OK);
+}
+
 static void put_matrix(maker *m, uint32_t layer, bb_part part, uint32_t rows, uint32_t columns, bool bias)
 {
     char name[64];
@@ -358,7 +369,8 @@ void tiny_write(const tiny_spec *s, const char *path)
     if (s->rope_factors && bb_arch_named(s->arch)->two_factors) {
         put_tensor(&m, "rope_factors_short.weight", s->norm_type, (s->n_rot ? s->n_rot : s->head_dim) / 2, 0, 1.5, 0.2);
         put_tensor(&m, "rope_factors_long.weight", s->norm_type, (s->n_rot ? s->n_rot : s->head_dim) / 2, 0, 4.0, 0.5);
-    } else if (s->rope_factors) put_tensor(&m, "rope_freqs.weight", s->norm_type, s->head_dim / 2, 0, 4.0, 0.5);
+    } else if (s->proportional) put_proportional(&m);
+    else if (s->rope_factors) put_tensor(&m, "rope_freqs.weight", s->norm_type, s->head_dim / 2, 0, 4.0, 0.5);
     if (bb_gguf_out_write(m.out, path, &err) != BB_OK) fprintf(stderr, "%s\n", err.msg);
     must(err.status == BB_OK);
     bb_gguf_out_destroy(m.out);

@@ -27,6 +27,7 @@ typedef struct tiny_spec {
     bb_type     embd_type, head_type, norm_type; /* norm_type: also of biases and rope factors */
     bool        tied, qkv_bias, o_bias;
     bool        rope_factors; /* rope_freqs.weight; of phi3 rope_factors_short.weight and rope_factors_long.weight */
+    bool        proportional; /* its factors are 1 for half of the pairs and 1e30 for the others */
     float       rope_scaling; /* factor; 0: no key */
     const char *rope_type;    /* of the scaling; NULL: linear where there is a factor */
     uint32_t    rope_context; /* the context before it was extended; 0: no key */
