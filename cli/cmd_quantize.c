@@ -352,6 +352,14 @@ static bb_status load_imatrix(job *j, bb_err *err)
     char          first[64] = "";
     bb_status     status;
     BB_TRY(bb_imatrix_load(j->o.imatrix, &j->imatrix, err));
+    for (size_t i = 0; i < j->imatrix.n; i++) {
+        unsigned block;
+        if (sscanf(j->imatrix.entries[i].name, "blk.%u.", &block) == 1 && block >= net->n_layer) {
+            status = BB_FAIL(err, BB_BAD_FILE, "%s has an entry '%s' and the model has %u blocks: it is of another model", j->o.imatrix,
+                             j->imatrix.entries[i].name, net->n_layer);
+            goto done;
+        }
+    }
     BB_TRY(check_length(j, importance_outside(j, false), &net->embd, err));
     if (net->head.rows) BB_TRY(check_length(j, importance_outside(j, true), &net->head, err));
     for (uint32_t i = 0; i < net->n_layer; i++)
@@ -649,7 +657,9 @@ static bb_status write_file(const job *j, bb_err *err)
     bb_lock   held = { .held = false };
     bb_status status = BB_NOMEM;
     if (!part) return BB_NOMEM;
-    const bb_provenance from = { .plan = j->hash, .program = bb_version_program(), .calib_sha256 = j->tokens.sha256, .calib_tokens = j->tokens.n };
+    const bb_provenance from = {
+        .plan = j->hash, .program = bb_version_program(), .calib_sha256 = j->imatrix.n ? j->imatrix.sha256 : j->tokens.sha256, .calib_tokens = j->tokens.n
+    };
     BB_TRY(bb_export_write(j->base, &j->net, &from, part, err));
     bb_temporary_hold(&held, part);
     BB_TRY(check_file(j, part, err));

@@ -444,7 +444,7 @@ static bb_status read_hyperparameters(builder *b, bb_err *err)
     BB_TRY(read_u32(b, "embedding_length", MAX_WIDTH, 0, &net->n_embd, err));
     BB_TRY(read_u32(b, "block_count", BB_MAX_LAYERS, 0, &net->n_layer, err));
     BB_TRY(bb_source_f32(&b->m->source, key_of(b, "attention.layer_norm_rms_epsilon", key), &net->norm_eps, NULL, err));
-    if (!(net->norm_eps >= 0)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is negative", key);
+    if (!(net->norm_eps >= 0)) return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s' is %g; a number of 0 or more is needed", key, (double)net->norm_eps);
     net->blocks = own(b, net->n_layer, sizeof *net->blocks, err);
     if (!net->blocks) return BB_NOMEM;
     BB_TRY(read_block_shapes(b, err));

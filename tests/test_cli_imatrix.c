@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "model/compress/statistics.h"
 #include "model/io/imatrix.h"
@@ -89,12 +90,31 @@ static bool encoded_by(const bb_matrix *source, const bb_matrix *made, const flo
     return same;
 }
 
+static void same_tensors(const bb_model *a, const bb_model *b)
+{
+    ck_assert_uint_eq(a->source.n_tensors, b->source.n_tensors);
+    for (size_t i = 0; i < a->source.n_tensors; i++) {
+        const bb_tensor *x = &a->source.tensors[i], *y = &b->source.tensors[i];
+        ck_assert_msg(strcmp(x->name, y->name) == 0 && x->size_bytes == y->size_bytes && memcmp(x->data, y->data, x->size_bytes) == 0, "%s", x->name);
+    }
+}
+
+/* The file names the importance matrix that it was made with. */
+static void says_where_from(const bb_model *made, const char *imatrix)
+{
+    char          hash[65];
+    const bb_key *k = bb_source_find(&made->source, "bitbudget.calibration.sha256"), *n = bb_source_find(&made->source, "bitbudget.calibration.tokens");
+    uint64_t      tokens = 1;
+    ck_assert_int_eq(bb_sha256_file(imatrix, hash, NULL), BB_OK);
+    ck_assert(k && n && k->value_bytes == 64 && memcmp(k->value, hash, 64) == 0);
+    memcpy(&tokens, n->value, sizeof tokens);
+    ck_assert_uint_eq(tokens, 0);
+}
+
 START_TEST(both_layouts_weigh_the_columns)
 {
     bb_err   err = BB_ERR_INIT;
     bb_model m, back;
-    char    *a, *b;
-    size_t   na, nb;
     float    importance[N];
     make_model();
     write_dat(bb_test_path("i.dat"), 1, -1, -1);
@@ -112,21 +132,36 @@ START_TEST(both_layouts_weigh_the_columns)
     bb_model_close(&m);
     write_dat(bb_test_path("i.dat"), -1, -1, -1);
     ck_assert_int_eq(quantize(bb_test_path("i.dat"), bb_test_path("e.gguf"), &err), BB_OK);
-    ck_assert_int_eq(bb_file_read(bb_test_path("g.gguf"), &a, &na, NULL), BB_OK);
-    ck_assert_int_eq(bb_file_read(bb_test_path("e.gguf"), &b, &nb, NULL), BB_OK);
-    ck_assert(na == nb && memcmp(a, b, na) == 0);
-    bb_free(a);
-    bb_free(b);
+    ck_assert_int_eq(bb_model_open(bb_test_path("g.gguf"), &m, NULL), BB_OK);
+    ck_assert_int_eq(bb_model_open(bb_test_path("e.gguf"), &back, NULL), BB_OK);
+    same_tensors(&m, &back);
+    says_where_from(&m, bb_test_path("i.gguf"));
+    says_where_from(&back, bb_test_path("i.dat"));
+    bb_model_close(&back);
+    bb_model_close(&m);
 }
 END_TEST
 
+/* Both names have one length. */
+static void rename_entry(const char *path, const char *from, const char *to)
+{
+    char  *bytes;
+    size_t n, at = 0, length = strlen(from);
+    ck_assert_int_eq(bb_file_read(path, &bytes, &n, NULL), BB_OK);
+    while (at + length < n && memcmp(bytes + at, from, length) != 0) at++;
+    ck_assert(at + length < n);
+    memcpy(bytes + at, to, length);
+    ck_assert_int_eq(bb_file_write(path, bytes, n, NULL), BB_OK);
+    bb_free(bytes);
+}
+
 START_TEST(what_is_wrong_is_named)
 {
-    bb_err      err = BB_ERR_INIT;
-    bb_imatrix  i;
-    const char *dat = bb_test_path("i.dat");
-    char       *bytes;
-    size_t      n;
+    bb_err     err = BB_ERR_INIT;
+    bb_imatrix i;
+    char       dat[600], *bytes;
+    size_t     n;
+    snprintf(dat, sizeof dat, "%s", bb_test_path("i.dat"));
     make_model();
     write_dat(dat, -1, 2, -1);
     ck_assert_int_eq(quantize(dat, bb_test_path("x.gguf"), &err), BB_BAD_FILE);
@@ -135,6 +170,14 @@ START_TEST(what_is_wrong_is_named)
     ck_assert_int_eq(quantize(dat, bb_test_path("x.gguf"), &err), BB_BAD_FILE);
     ck_assert_msg(strstr(err.msg, "of another model") != NULL, "%s", err.msg);
     ck_assert_int_eq(quantize(bb_test_path("m.gguf"), bb_test_path("x.gguf"), &err), BB_BAD_FILE); /* a model is none */
+    write_dat(dat, -1, -1, -1);
+    rename_entry(dat, "blk.1.attn_q.weight", "blk.7.attn_q.weight"); /* rows as long, of a deeper model */
+    ck_assert_int_eq(quantize(dat, bb_test_path("x.gguf"), &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "an entry 'blk.7.attn_q.weight' and the model has") != NULL, "%s", err.msg);
+    write_dat(dat, -1, -1, -1);
+    rename_entry(dat, "blk.1.attn_q.weight", "blk.0.attn_q.weight");
+    ck_assert_int_eq(quantize(dat, bb_test_path("x.gguf"), &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "entry 'blk.0.attn_q.weight' occurs twice") != NULL, "%s", err.msg);
     write_dat(dat, -1, -1, -1);
     ck_assert_int_eq(
         bb_test_command(NULL, &err, "quantize %s --format Q4_0 --method feedback --imatrix %s --out %s", bb_test_path("m.gguf"), dat, bb_test_path("x.gguf")),
@@ -214,7 +257,7 @@ static void as_dat(const bb_imatrix *m, const char *path)
 START_TEST(calibrate_writes_what_quantize_reads)
 {
     bb_err               err = BB_ERR_INIT;
-    bb_model             m, back;
+    bb_model             m, back, d;
     bb_imatrix           i;
     bb_source            g;
     const bb_importance *e;
@@ -258,8 +301,10 @@ START_TEST(calibrate_writes_what_quantize_reads)
     e = bb_imatrix_find(&i, "blk.1.attn_q.weight");
     ck_assert(encoded_by(&m.net.blocks[1].w[BB_PART_Q], &back.net.blocks[1].w[BB_PART_Q], e->mean));
     ck_assert(!encoded_by(&m.net.blocks[1].w[BB_PART_Q], &back.net.blocks[1].w[BB_PART_Q], NULL));
+    ck_assert_int_eq(bb_model_open(bb_test_path("d.gguf"), &d, NULL), BB_OK);
+    same_tensors(&back, &d);
+    bb_model_close(&d);
     bb_model_close(&back);
-    bb_test_same(bb_test_path("g.gguf"), bb_test_path("d.gguf"));
     bb_imatrix_done(&i);
     bb_model_close(&m);
     ck_assert_int_eq(bb_test_command(NULL, &err, "calibrate %s --imatrix %s", run, bb_test_path("m.gguf")), BB_USAGE); /* the model is not written over */

@@ -2,6 +2,7 @@
  * hf_config.c: config.json as the keys of GGUF: see hf_parts.h. What it asks for and this program does not compute is refused by name. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -61,16 +62,27 @@ static const char *key_of(const reader *r, const char *suffix, char key[KEY_BYTE
 
 static bool absent(const json_t *v) { return !v || json_is_null(v); }
 
+/* A value as the file has it, for a sentence that says what was found. */
+static const char *shown_of(const json_t *v, char shown[BB_SHOWN])
+{
+    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+    if (!text) return strcpy(shown, "a value");
+    (void)bb_show((bb_bytes) { text, strlen(text) }, shown);
+    free(text);
+    return shown;
+}
+
 /* A whole number of least..most; absent: fallback, or an error when that is 0. */
 static bb_status whole(const json_t *from, const char *name, uint32_t least, uint32_t most, uint32_t fallback, uint32_t *out, bb_err *err)
 {
     const json_t *v = json_object_get(from, name);
+    char          shown[BB_SHOWN];
     if (absent(v) && fallback) {
         *out = fallback;
         return BB_OK;
     }
     if (!json_is_integer(v) || json_integer_value(v) < (json_int_t)least || json_integer_value(v) > (json_int_t)most)
-        return BB_FAIL(err, BB_BAD_FILE, "'%s' is %s; a whole number of %u to %u is needed", name, v ? "something else" : "missing", least, most);
+        return BB_FAIL(err, BB_BAD_FILE, "'%s' is %s; a whole number of %u to %u is needed", name, absent(v) ? "missing" : shown_of(v, shown), least, most);
     *out = (uint32_t)json_integer_value(v);
     return BB_OK;
 }
@@ -78,16 +90,19 @@ static bb_status whole(const json_t *from, const char *name, uint32_t least, uin
 static bb_status real(const json_t *from, const char *name, double fallback, double *out, bb_err *err)
 {
     const json_t *v = json_object_get(from, name);
+    char          shown[BB_SHOWN];
     *out = absent(v) ? fallback : json_number_value(v);
-    if ((!absent(v) && !json_is_number(v)) || !isfinite(*out)) return BB_FAIL(err, BB_BAD_FILE, "'%s' is no number", name);
+    if (!absent(v) && !json_is_number(v)) return BB_FAIL(err, BB_BAD_FILE, "'%s' is %s; a number is needed", name, shown_of(v, shown));
+    if (!isfinite(*out)) return BB_FAIL(err, BB_BAD_FILE, "'%s' is missing; a number is needed", name);
     return BB_OK;
 }
 
 static bb_status text_of(const json_t *from, const char *name, const char **out, bb_err *err)
 {
     const json_t *v = json_object_get(from, name);
+    char          shown[BB_SHOWN];
     *out = json_string_value(v);
-    if (!absent(v) && !*out) return BB_FAIL(err, BB_BAD_FILE, "'%s' is no text", name);
+    if (!absent(v) && !*out) return BB_FAIL(err, BB_BAD_FILE, "'%s' is %s; a text is needed", name, shown_of(v, shown));
     return BB_OK;
 }
 
@@ -95,8 +110,9 @@ static bb_status text_of(const json_t *from, const char *name, const char **out,
 static bb_status flag(const json_t *from, const char *name, bool fallback, bool *out, bb_err *err)
 {
     const json_t *v = json_object_get(from, name);
+    char          shown[BB_SHOWN];
     *out = absent(v) ? fallback : json_is_true(v);
-    return absent(v) || json_is_boolean(v) ? BB_OK : BB_FAIL(err, BB_BAD_FILE, "'%s' is neither true nor false", name);
+    return absent(v) || json_is_boolean(v) ? BB_OK : BB_FAIL(err, BB_BAD_FILE, "'%s' is %s; true or false is needed", name, shown_of(v, shown));
 }
 
 const json_t *bb_hf_text_config(const json_t *root)

@@ -169,7 +169,7 @@ bb_status bb_imatrix_load(const char *path, bb_imatrix *out, bb_err *err)
     if (status == BB_OK && out->n == 0) status = BB_FAIL(&inner, BB_BAD_FILE, "the importance matrix has no entry");
     if (status == BB_OK) qsort(out->entries, out->n, sizeof *out->entries, by_name);
     for (size_t i = 1; i < out->n && status == BB_OK; i++)
-        if (by_name(&out->entries[i - 1], &out->entries[i]) == 0) status = BB_FAIL(&inner, BB_BAD_FILE, "an entry occurs twice");
+        if (by_name(&out->entries[i - 1], &out->entries[i]) == 0) status = BB_FAIL(&inner, BB_BAD_FILE, "entry '%s' occurs twice", out->entries[i].name);
     if (status != BB_OK) {
         BB_FAIL(err, status, "%s: %s", path, inner.msg);
         goto done;

@@ -72,7 +72,8 @@ bb_status bb_safetensors_parse(const unsigned char *data, size_t size, bb_safete
     bb_status    status = BB_OK;
     memset(s, 0, sizeof *s);
     if (size >= 8) memcpy(&length, data, 8);
-    if (size < 8 || length > size - 8 || length > MAX_HEADER)
+    if (size < 8) return BB_FAIL(err, BB_BAD_FILE, "this is no safetensors file: it has %zu bytes, and the length of its header alone takes 8", size);
+    if (length > size - 8 || length > MAX_HEADER)
         return BB_FAIL(err, BB_BAD_FILE, "this is no safetensors file: its header would have %llu bytes, and the file has %zu", (unsigned long long)length,
                        size);
     header = json_loadb((const char *)data + 8, (size_t)length, JSON_REJECT_DUPLICATES, &where);
