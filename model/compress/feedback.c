@@ -401,14 +401,18 @@ static void try_fields(const bb_feedback *p, bb_tile *t, uint32_t j0, const tria
 static void apply_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t m, uint32_t j0, uint32_t n)
 {
     const bb_factor *h = p->factor;
-    for (uint32_t j = 0; j < n; j++)
-        for (int r = 0; r < R; r++) {
-            size_t at = (size_t)(j0 + j) * R + (uint32_t)r;
-            float  e = t->w[at] - t->v[at], change = t->e[at] - e;
-            t->e[at] = e;
-            t->tv[j * R + (uint32_t)r] = change;
-            t->gradient[(size_t)(j0 - m0 + j) * R + (uint32_t)r] -= h->damp[j0 + j] * change;
+    for (uint32_t j = 0; j < n; j++) {
+        const size_t at = (size_t)(j0 + j) * R;
+        const float *w = t->w + at, *v = t->v + at, damp = h->damp[j0 + j];
+        float       *e = t->e + at, *moved = t->tv + (size_t)j * R, *gradient = t->gradient + (size_t)(j0 - m0 + j) * R, change[R];
+        for (size_t r = 0; r < R; r++) {
+            const float now = w[r] - v[r];
+            change[r] = e[r] - now;
+            e[r] = now;
         }
+        for (size_t r = 0; r < R; r++) gradient[r] -= damp * change[r];
+        memcpy(moved, change, sizeof change);
+    }
     bb_sgemm_tn(m, R, n, -1, h->h + (size_t)j0 * h->n + m0, h->n, t->tv, R, 1, t->gradient, R);
 }
 
@@ -431,17 +435,18 @@ static void sweep_group(const bb_feedback *p, bb_tile *t, uint32_t m0, uint32_t 
     const range     g = { l->u + at, l->d + j0, n, t->base, n };
     size_t          n_trials;
     const trial    *trials = trials_of(p, &n_trials);
-    float           pull[R] = { 0 };
+    float           pull[R] = { 0 }, gain[R] = { 0 };
     bool            changed = false;
     memcpy(t->base, v, (size_t)n * R * sizeof *v);
     bb_sgemm_nn(n, R, n, 1, l->inverse + at, n, gradient, R, 1, t->base, R);
-    for (int r = 0; r < R; r++) t->best[r] = 0;
-    for (uint32_t j = 0; j < n; j++)
-        for (int r = 0; r < R; r++) {
-            const size_t i = j * R + (uint32_t)r;
-            t->best[r] += (t->base[i] - v[i]) * gradient[i];
-            pull[r] += v[i] * gradient[i];
+    for (size_t j = 0; j < n; j++) {
+        const float *base_j = t->base + j * R, *v_j = v + j * R, *gradient_j = gradient + j * R;
+        for (size_t r = 0; r < R; r++) {
+            gain[r] += (base_j[r] - v_j[r]) * gradient_j[r];
+            pull[r] += v_j[r] * gradient_j[r];
         }
+    }
+    memcpy(t->best, gain, sizeof gain);
     for (size_t k = 0; k < n_trials; k++) {
         try_fields(p, t, j0, &trials[k], pull, n_rows);
         solve(p, t, &g, t->base, j0 % p->format->block / n);
@@ -500,6 +505,39 @@ typedef struct pull {
     float x, y, xx, xy, yy;
 } pull;
 
+/* Of all rows, side by side. */
+typedef struct pulls {
+    float x[R], y[R], xx[R], xy[R], yy[R];
+} pulls;
+
+/* One column's weights a unit of d and of dmin, out of its values v and the parts b of them that dmin makes: 0 where a scale is. */
+static void unit_weights(const float *v, const float *b, const float *d, const float *dmin, float *x, float *y)
+{
+    for (size_t r = 0; r < R; r++) {
+        const float by = d[r] != 0 ? d[r] : 1, part = (v[r] - b[r]) / by;
+        x[r] = d[r] != 0 ? part : 0;
+    }
+    for (size_t r = 0; r < R; r++) {
+        const float by = dmin[r] != 0 ? dmin[r] : 1, part = b[r] / by;
+        y[r] = dmin[r] != 0 ? part : 0;
+    }
+}
+
+/* One column's share. hx, hy: H times x and y; mins: y is not 0 everywhere. */
+static void add_pulls(pulls *s, bool mins, float damp, const float *gradient, const float *x, const float *hx, const float *y, const float *hy)
+{
+    for (size_t r = 0; r < R; r++) {
+        s->x[r] += x[r] * gradient[r];
+        s->xx[r] += x[r] * (hx[r] + x[r] * damp);
+    }
+    if (!mins) return;
+    for (size_t r = 0; r < R; r++) {
+        s->y[r] += y[r] * gradient[r];
+        s->xy[r] += y[r] * (hx[r] + x[r] * damp);
+        s->yy[r] += y[r] * (hy[r] + y[r] * damp);
+    }
+}
+
 /* d and dmin of least error for the codes and fields as they are; false when that changes nothing that is stored. */
 static bool better_super_scales(const bb_format *f, const pull *s, bb_code *c)
 {
@@ -528,31 +566,28 @@ static void refit_super_scales(const bb_feedback *p, bb_tile *t, uint32_t m0, ui
     float           *x = t->tt, *y = t->base, *hx = t->te, *hy = t->work;
     bb_code         *code = t->code + (size_t)(b0 / n) * R;
     bool             mins = false, changed = false;
-    for (uint32_t r = 0; r < R; r++) {
-        const float d = (int)r < n_rows ? code[r].d : 0, dmin = (int)r < n_rows ? code[r].dmin : 0;
-        for (uint32_t j = 0; j < n; j++) {
-            const float b = f->vec == 1 && (int)r < n_rows ? t->b[(size_t)((b0 + j) / f->group) * R + r] : 0;
-            x[j * R + r] = d != 0 ? (v[j * R + r] - b) / d : 0;
-            y[j * R + r] = dmin != 0 ? b / dmin : 0;
-        }
-        mins |= dmin != 0;
+    float            d[R] = { 0 }, dmin[R] = { 0 }, b[R] = { 0 };
+    pulls            all = { 0 };
+    for (uint32_t r = 0; r < (uint32_t)n_rows; r++) {
+        d[r] = code[r].d;
+        dmin[r] = code[r].dmin;
+        mins |= dmin[r] != 0;
+    }
+    for (uint32_t j = 0; j < n; j++) {
+        const size_t at = (size_t)j * R;
+        if (f->vec == 1) memcpy(b, t->b + (size_t)((b0 + j) / f->group) * R, (size_t)n_rows * sizeof *b);
+        unit_weights(v + at, b, d, dmin, x + at, y + at);
     }
     bb_sgemm_nn(n, R, n, 1, h->h + (size_t)b0 * h->n + b0, h->n, x, R, 0, hx, R);
     if (mins) bb_sgemm_nn(n, R, n, 1, h->h + (size_t)b0 * h->n + b0, h->n, y, R, 0, hy, R);
     memcpy(t->tv, v, (size_t)n * R * sizeof *v);
+    for (uint32_t j = 0; j < n; j++) {
+        const size_t at = (size_t)j * R;
+        add_pulls(&all, mins, h->damp[b0 + j], gradient + at, x + at, hx + at, y + at, hy + at);
+    }
     for (uint32_t r = 0; r < (uint32_t)n_rows; r++) {
-        bb_code *c = &t->tcode[r];
-        pull     s = { 0 };
-        for (uint32_t j = 0; j < n; j++) {
-            const size_t at = j * R + r;
-            const float  xd = x[at] * h->damp[b0 + j], yd = y[at] * h->damp[b0 + j];
-            s.x += x[at] * gradient[at];
-            s.xx += x[at] * (hx[at] + xd);
-            if (!mins) continue;
-            s.y += y[at] * gradient[at];
-            s.xy += y[at] * (hx[at] + xd);
-            s.yy += y[at] * (hy[at] + yd);
-        }
+        bb_code   *c = &t->tcode[r];
+        const pull s = { all.x[r], all.y[r], all.xx[r], all.xy[r], all.yy[r] };
         copy_fields(c, &code[r]);
         if (f->vec > 1) memcpy(c->q, code[r].q, n / f->vec * sizeof *c->q);
         else memset(c->q, 0, n * sizeof *c->q);
