@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -320,6 +321,39 @@ START_TEST(one_form_and_none)
 }
 END_TEST
 
+/* A folder to take config.json from that is of another model is none, though its shape is the same. */
+START_TEST(another_folder_is_refused)
+{
+    static const struct {
+        const char *config, *said;
+    } rows[] = {
+        { "\"model_type\": \"llama\", \"rms_norm_eps\": ", NULL },
+        { "\"model_type\": \"mistral\", \"rms_norm_eps\": ", NULL }, /* a llama as well */
+        { "\"model_type\": \"granite\", \"rms_norm_eps\": ", "its model_type is 'granite', and this one is a llama" },
+        { "\"rms_norm_eps\": ", "its model_type is 'not said'" },
+        { "\"model_type\": \"llama\", \"rms_norm_eps\": 0.25, \"x\": ", "its rms_norm_eps is 0.25" },
+    };
+    tiny_spec s = tiny_default("llama");
+    bb_model  m;
+    char      text[400], from[600];
+    tiny_set_type(&s, BB_F16);
+    tiny_write(&s, bb_test_path("m.gguf"));
+    ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
+    snprintf(from, sizeof from, "%s", bb_test_path("from"));
+    ck_assert_int_eq(mkdir(from, 0777), 0);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bb_err err = BB_ERR_INIT;
+        snprintf(text, sizeof text, "{\"num_hidden_layers\": %u, \"hidden_size\": %u, %s%.9g}", m.net.n_layer, m.net.n_embd, rows[i].config,
+                 (double)m.net.norm_eps);
+        bb_test_write(bb_test_path("from/config.json"), text, strlen(text));
+        const bb_status status = bb_export_folder_check(&m, from, &err);
+        ck_assert_msg(status == (rows[i].said ? BB_BAD_FILE : BB_OK), "row %zu: %s", i, err.msg);
+        ck_assert_msg(!rows[i].said || strstr(err.msg, rows[i].said), "row %zu: %s", i, err.msg);
+    }
+    bb_model_close(&m);
+}
+END_TEST
+
 START_TEST(what_cannot_be_said_is_refused)
 {
     static const struct {
@@ -362,6 +396,7 @@ int main(void)
     tcase_add_test(t, a_gemma3_comes_back);
     tcase_add_loop_test(t, a_gemma4_comes_back, 0, 2);
     tcase_add_test(t, one_form_and_none);
+    tcase_add_test(t, another_folder_is_refused);
     tcase_add_test(t, what_cannot_be_said_is_refused);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -7,6 +7,7 @@
 #include "model/export/folder.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -398,11 +399,31 @@ static bool says_u32(const json_t *config, const char *name, uint32_t value)
     return json_is_integer(v) && json_integer_value(v) == (json_int_t)value;
 }
 
+/* Is it of the architecture that the model has? A part of another folder may leave it unsaid. */
+static bb_status check_type(const folder *f, const json_t *config, bool is_part, bb_err *err)
+{
+    const json_t *said = json_object_get(config, "model_type"), *eps = json_object_get(config, "rms_norm_eps");
+    const char   *type = json_string_value(said);
+    char          shown[BB_SHOWN];
+    bool          same = !type && is_part;
+    for (size_t i = 0; type && bb_hf_arch_at(i); i++)
+        same |= strcmp(bb_hf_arch_at(i)->model_type, type) == 0 && strcmp(bb_hf_arch_at(i)->arch, kinds[f->kind].arch) == 0;
+    if (!same)
+        return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: its model_type is '%s', and this one is a %s", f->from,
+                       type ? bb_show((bb_bytes) { type, strlen(type) }, shown) : "not said", kinds[f->kind].arch);
+    if (json_is_number(eps) && fabs(json_number_value(eps) - (double)f->m->net.norm_eps) > 1e-6 * json_number_value(eps))
+        return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: its rms_norm_eps is %g, and this one's is %g", f->from, json_number_value(eps),
+                       (double)f->m->net.norm_eps);
+    return BB_OK;
+}
+
 static bb_status taken_over(const folder *f, json_t **config, bb_err *err)
 {
     const bb_net *net = &f->m->net;
     bb_status     status = bb_hf_json(f->from, "config.json", config, err);
     if (status == BB_NOT_FOUND) return BB_FAIL(err, BB_BAD_FILE, "%s has no config.json: it is no Hugging Face folder", f->from);
+    if (status != BB_OK) return status;
+    status = check_type(f, bb_hf_text_config(*config), bb_hf_text_config(*config) != *config, err);
     if (status != BB_OK) return status;
     if (bb_hf_text_config(*config) != *config) { /* its language model becomes a folder of its own */
         json_t *whole = *config;
