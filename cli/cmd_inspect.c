@@ -79,20 +79,19 @@ static void add_range(bb_text *out, const bb_net *net, size_t offset)
 /* What bitbudget wrote into the file about where it comes from (bb_provenance). */
 static void add_provenance(bb_text *out, const bb_source *g)
 {
-    static const char *const keys[][2] = { { "made by       bitbudget ", "bitbudget.program" },
-                                           { "calibration   ", "bitbudget.calibration.sha256" },
-                                           { "KL            ", "bitbudget.kl" } };
-    const bb_key            *tokens = bb_source_find(g, "bitbudget.calibration.tokens");
-    uint64_t                 n_tokens = 1;
+    const bb_key *tokens = bb_source_find(g, "bitbudget.calibration.tokens");
+    uint64_t      n_tokens = 1;
     if (tokens && tokens->kind == BB_KIND_U64) memcpy(&n_tokens, tokens->value, sizeof n_tokens);
-    const bool of_text = n_tokens > 0;
+    const char *const keys[][2] = { { "made by       bitbudget ", "bitbudget.program" },
+                                    { n_tokens > 0 ? "calibration   tokens with SHA-256 " : "calibration   importance matrix with SHA-256 ",
+                                      "bitbudget.calibration.sha256" },
+                                    { "KL            ", "bitbudget.kl" } };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         bb_bytes text = text_key(g, keys[i][1], "");
         while (text.size && text.data[text.size - 1] == ' ') text.size--;
         if (text.size == 64) text.size = 16; /* a hash: enough to tell two apart */
         if (!text.size || (text.size == 16 && memcmp(text.data, "0000000000000000", 16) == 0)) continue;
         bb_text_add(out, keys[i][0]);
-        if (i == 1) bb_text_add(out, of_text ? "tokens with SHA-256 " : "importance matrix with SHA-256 ");
         add_clean(out, text);
         bb_text_add(out, "\n");
     }

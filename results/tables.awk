@@ -290,7 +290,7 @@ function show_real(ctx, chunks,    i, j, k, n, s, files, order, texts, text, r, 
     for (i = 1; i <= n; i++) {
         if (files[order[i]] == "") continue
         r = row_of("file", files[order[i]])
-        text = (v[r, "method"] ~ /^ours/ ? "**" v[r, "method"] "**" : v[r, "method"]) " | " thousands(v[r, "size_bytes"]) sprintf(" | %.2f", v[r, "bpw"])
+        text = file_name(r) " | " thousands(v[r, "size_bytes"]) sprintf(" | %.2f", v[r, "bpw"])
         sum = got = t = 0
         ppl = ""
         for (k = 1; k <= s; k++) {
@@ -306,6 +306,8 @@ function show_real(ctx, chunks,    i, j, k, n, s, files, order, texts, text, r, 
         line(text (got < s || files[order[i]] ~ /^F16/ ? " | | " : sprintf(" | %s | %.1f %%", kl(sum / got), t / got)) " | " ppl)
     }
 }
+# A file's name in a row, ours in bold.
+function file_name(r) { return v[r, "method"] ~ /^ours/ ? "**" v[r, "method"] "**" : v[r, "method"] }
 function bytes_of(file,    part) { split(file, part, SUBSEP); return part[2] + 0 }
 
 # README: each file of the sweep beside the rival of the least mean KL that is no larger (0.3 % count as none), by llama-perplexity, on the domains on which both were judged.
@@ -353,7 +355,7 @@ function show_real_tasks(    i, j, k, n, s, files, order, tasks, text, r, sum, s
         if (files[order[i]] == "") continue
         sum = se = nll = nll_se = one = two = 0
         r = row_of("file", files[order[i]])
-        text = (v[r, "method"] ~ /^ours/ ? "**" v[r, "method"] "**" : v[r, "method"]) " | " thousands(v[r, "size_bytes"])
+        text = file_name(r) " | " thousands(v[r, "size_bytes"])
         for (k = 1; k <= s; k++) {
             r = row_of("file", files[order[i]], "task", tasks[k])
             if (!r) break
@@ -393,7 +395,7 @@ function show_real_greedy(    i, k, n, s, files, order, texts, text, r, prompts,
             text = text sprintf(" | %.1f", v[r, "same_tokens"])
         }
         if (k <= s) continue
-        line((v[r, "method"] ~ /^ours/ ? "**" v[r, "method"] "**" : v[r, "method"]) " | " thousands(v[r, "size_bytes"]) " | " prompts sprintf(" | %.1f %% | %.1f ± %.1f", 100 * different / prompts, same / prompts, sqrt(se) / prompts) text)
+        line(file_name(r) " | " thousands(v[r, "size_bytes"]) " | " prompts sprintf(" | %.1f %% | %.1f ± %.1f", 100 * different / prompts, same / prompts, sqrt(se) / prompts) text)
     }
 }
 

@@ -204,29 +204,36 @@ START_TEST(every_number_is_that_of_the_file)
 }
 END_TEST
 
-/* What is written of a gemma3 is read as the same network: windows, bases, the cap, the norms with their 1. */
-START_TEST(a_gemma3_comes_back)
+/* The model of a file as a folder, with a tokenizer of another one, read again. */
+static void write_and_read(const bb_model *m, const char *name, bb_model *back)
 {
-    tiny_spec s = tiny_default("gemma3");
-    bb_model  m, back;
-    bb_text   notes = { 0 };
-    bb_err    err = BB_ERR_INIT;
-    char      dir[600], path[700], *text;
-    size_t    n;
-    tiny_set_type(&s, BB_F16);
-    s.logit_cap = 7;
-    s.rope_scaling = 2;
-    tiny_write(&s, bb_test_path("m.gguf"));
-    ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
-    snprintf(dir, sizeof dir, "%s", bb_test_path("gemma3"));
-    ck_assert_msg(bb_export_folder_write(&m, NULL, dir, &notes, &err) == BB_OK, "%s", err.msg);
+    bb_text notes = { 0 };
+    bb_err  err = BB_ERR_INIT;
+    char    dir[600], path[700], *text;
+    size_t  n;
+    snprintf(dir, sizeof dir, "%s", bb_test_path(name));
+    ck_assert_msg(bb_export_folder_write(m, NULL, dir, &notes, &err) == BB_OK, "%s", err.msg);
     for (int i = 0; i < 2; i++) {
         ck_assert_int_eq(bb_file_read(i ? "tests/data/hf/tokenizer_config.json" : "tests/data/hf/tokenizer.json", &text, &n, NULL), BB_OK);
         snprintf(path, sizeof path, "%s/%s", dir, i ? "tokenizer_config.json" : "tokenizer.json");
         bb_test_write(path, text, n);
         bb_free(text);
     }
-    ck_assert_msg(bb_model_open(dir, &back, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_model_open(dir, back, &err) == BB_OK, "%s", err.msg);
+    bb_text_done(&notes);
+}
+
+/* What is written of a gemma3 is read as the same network: windows, bases, the cap, the norms with their 1. */
+START_TEST(a_gemma3_comes_back)
+{
+    tiny_spec s = tiny_default("gemma3");
+    bb_model  m, back;
+    tiny_set_type(&s, BB_F16);
+    s.logit_cap = 7;
+    s.rope_scaling = 2;
+    tiny_write(&s, bb_test_path("m.gguf"));
+    ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
+    write_and_read(&m, "gemma3", &back);
     const bb_net *a = &m.net, *b = &back.net;
     ck_assert(a->arch == b->arch && a->head_dim == b->head_dim && a->norm_eps == b->norm_eps && a->rope_base == b->rope_base && a->logit_cap == b->logit_cap);
     ck_assert(a->rope_freq_scale == b->rope_freq_scale && a->local_rope_base == b->local_rope_base && b->query_scale == a->query_scale);
@@ -238,7 +245,6 @@ START_TEST(a_gemma3_comes_back)
             for (size_t c = 0; a->blocks[i].norm[k] && c < bb_norm_length(a, &a->blocks[i], (bb_norm)k); c++)
                 ck_assert(fabsf(a->blocks[i].norm[k][c] - b->blocks[i].norm[k][c]) < 1e-6f);
     }
-    bb_text_done(&notes);
     bb_model_close(&m);
     bb_model_close(&back);
 }
@@ -250,10 +256,7 @@ START_TEST(a_gemma4_comes_back)
 {
     tiny_spec s = tiny_default(_i ? TINY_SHARED : "gemma4");
     bb_model  m, back;
-    bb_text   notes = { 0 };
     bb_err    err = BB_ERR_INIT;
-    char      dir[600], path[700], *text;
-    size_t    n;
     tiny_set_type(&s, BB_F16);
     s.proj_type = BB_F16;
     s.proportional = true;
@@ -261,15 +264,7 @@ START_TEST(a_gemma4_comes_back)
     if (!_i) s.n_kv[1] = s.n_kv[3] = 1; /* all that see the whole context */
     tiny_write(&s, bb_test_path("m.gguf"));
     ck_assert_msg(bb_model_open(bb_test_path("m.gguf"), &m, &err) == BB_OK, "%s", err.msg);
-    snprintf(dir, sizeof dir, "%s", bb_test_path(_i ? "shared" : "gemma4"));
-    ck_assert_msg(bb_export_folder_write(&m, NULL, dir, &notes, &err) == BB_OK, "%s", err.msg);
-    for (int i = 0; i < 2; i++) {
-        ck_assert_int_eq(bb_file_read(i ? "tests/data/hf/tokenizer_config.json" : "tests/data/hf/tokenizer.json", &text, &n, NULL), BB_OK);
-        snprintf(path, sizeof path, "%s/%s", dir, i ? "tokenizer_config.json" : "tokenizer.json");
-        bb_test_write(path, text, n);
-        bb_free(text);
-    }
-    ck_assert_msg(bb_model_open(dir, &back, &err) == BB_OK, "%s", err.msg);
+    write_and_read(&m, _i ? "shared" : "gemma4", &back);
     const bb_net *a = &m.net, *b = &back.net;
     ck_assert(a->arch == b->arch && a->head_dim == b->head_dim && a->local_head_dim == b->local_head_dim && a->rope_base == b->rope_base);
     ck_assert(a->local_rope_base == b->local_rope_base && a->logit_cap == b->logit_cap && a->n_carried == b->n_carried && a->token.width == b->token.width);
@@ -286,7 +281,6 @@ START_TEST(a_gemma4_comes_back)
         for (int k = 0; k < BB_N_NORMS; k++)
             ck_assert(!x->norm[k] == !y->norm[k] && (!x->norm[k] || memcmp(x->norm[k], y->norm[k], 4 * bb_norm_length(a, x, (bb_norm)k)) == 0));
     }
-    bb_text_done(&notes);
     bb_model_close(&m);
     bb_model_close(&back);
 }

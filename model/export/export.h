@@ -16,14 +16,12 @@ bb_status bb_export_size(const bb_model *source, const bb_net *net, uint64_t *by
 /* What the file says of where it comes from, as keys behind those of the source. Each takes the same bytes whatever it says, so that the size above is
  * exact; nothing in it depends on time, place or machine. */
 typedef struct bb_provenance {
-    const char *plan;    /* bitbudget.plan: 16 digits, the hash; NULL: zeros */
-    const char *program; /* bitbudget.program: version and commit, cut or filled with blanks to 40 bytes; NULL: unknown */
-    const char
-        *calib_sha256; /* bitbudget.calibration.sha256: of the token ids as little-endian u32 (bb_tokens), or of the file of an importance matrix; NULL or "":
-                                 zeros, nothing was used */
-    uint64_t calib_tokens; /* bitbudget.calibration.tokens; 0: no text */
-    bool     has_kl;       /* else bitbudget.kl is "not measured" */
-    double   kl;           /* nats a token from the source, as 12 bytes of text */
+    const char *plan;         /* bitbudget.plan: 16 digits, the hash; NULL: zeros */
+    const char *program;      /* bitbudget.program: version and commit, cut or filled with blanks to 40 bytes; NULL: unknown */
+    const char *calib_sha256; /* bitbudget.calibration.sha256: of the token ids as little-endian u32 (bb_tokens), or of an imatrix file; NULL or "": zeros */
+    uint64_t    calib_tokens; /* bitbudget.calibration.tokens; 0: no text */
+    bool        has_kl;       /* else bitbudget.kl is "not measured" */
+    double      kl;           /* nats a token from the source, as 12 bytes of text */
 } bb_provenance;
 
 /* The keys above as they are now: whoever keeps a file under a key of what it was made from adds this. */

@@ -203,14 +203,21 @@ static bb_status check_shapes(const folder *f, bb_err *err)
     return BB_OK;
 }
 
+/* What follows a tensor's block in its name, NULL: it is of none. */
+static const char *within_block(const char *name, unsigned *block)
+{
+    int n = 0;
+    return sscanf(name, "blk.%u.%n", block, &n) == 1 && n > 0 ? name + n : NULL;
+}
+
 /* BB_NOT_FOUND: no tensor of the folder. *in_heads: q or k. *is_linear: a matrix of a block. */
 static bb_status name_of(const bb_tensor *t, int kind, char name[MAX_NAME], bool *in_heads, bool *is_linear)
 {
-    unsigned block = 0;
-    int      n = 0;
+    unsigned    block = 0;
+    const char *part = within_block(t->name, &block);
     *in_heads = *is_linear = false;
-    if (sscanf(t->name, "blk.%u.%n", &block, &n) == 1 && n > 0) {
-        const char *part = t->name + n, *dot = strrchr(part, '.');
+    if (part) {
+        const char *dot = strrchr(part, '.');
         for (size_t i = 0; dot && i < sizeof in_block / sizeof *in_block; i++) {
             if (kinds[kind].gemma ? i == FFN_NORM : i >= GEMMA) continue;
             if (i >= GEMMA4 && !kinds[kind].gemma4) continue;
@@ -278,10 +285,10 @@ static bb_status choose_form(source_tensor *s, bool is_linear, bb_err *err)
 /* Keys and values that files have for blocks which take those of others: the library has no place for them. */
 static bool is_unread(const folder *f, const char *name)
 {
-    unsigned block = 0;
-    int      n = 0;
-    return sscanf(name, "blk.%u.%n", &block, &n) == 1 && n > 0 && block < f->m->net.n_layer && f->m->net.blocks[block].kv_role == BB_KV_TAKES &&
-           (strncmp(name + n, "attn_k", 6) == 0 || strncmp(name + n, "attn_v", 6) == 0);
+    unsigned    block = 0;
+    const char *part = within_block(name, &block);
+    return part && block < f->m->net.n_layer && f->m->net.blocks[block].kv_role == BB_KV_TAKES &&
+           (strncmp(part, "attn_k", 6) == 0 || strncmp(part, "attn_v", 6) == 0);
 }
 
 static bb_status list_tensors(folder *f, bb_err *err)
@@ -423,9 +430,10 @@ static bb_status taken_over(const folder *f, json_t **config, bb_err *err)
     bb_status     status = bb_hf_json(f->from, "config.json", config, err);
     if (status == BB_NOT_FOUND) return BB_FAIL(err, BB_BAD_FILE, "%s has no config.json: it is no Hugging Face folder", f->from);
     if (status != BB_OK) return status;
-    status = check_type(f, bb_hf_text_config(*config), bb_hf_text_config(*config) != *config, err);
+    const json_t *text = bb_hf_text_config(*config);
+    status = check_type(f, text, text != *config, err);
     if (status != BB_OK) return status;
-    if (bb_hf_text_config(*config) != *config) { /* its language model becomes a folder of its own */
+    if (text != *config) { /* its language model becomes a folder of its own */
         json_t *whole = *config;
         *config = json_incref(json_object_get(whole, "text_config"));
         json_decref(whole);

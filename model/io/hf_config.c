@@ -66,8 +66,7 @@ static bool absent(const json_t *v) { return !v || json_is_null(v); }
 static const char *shown_of(const json_t *v, char shown[BB_SHOWN])
 {
     char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
-    if (!text) return strcpy(shown, "a value");
-    (void)bb_show((bb_bytes) { text, strlen(text) }, shown);
+    (void)bb_show(text ? (bb_bytes) { text, strlen(text) } : (bb_bytes) { "a value", 7 }, shown);
     free(text);
     return shown;
 }
