@@ -26,7 +26,7 @@ scratch() {
 }
 
 # llama-perplexity takes the text of special tokens as text unless their kind is "user-defined": in a copy of the source the control tokens (kind 3) among the first 17 tokens, which are
-# those of ChatML in SmolLM2, are of this kind (4), and it tokenizes conversations as a chat does. Its weights are the source's.
+# those of ChatML in SmolLM2, are of this kind (4), and it takes them as in a chat, but for <|im_end|>, which llama.cpp makes a control token again: that one stays text. The weights are the source's.
 chat_copy() {
     [ -s "$work/chat.gguf" ] && return
     local at i
