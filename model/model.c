@@ -247,7 +247,7 @@ static void read_root(const builder *b)
     if (b->arch->wide_scale_at) net->query_scale = bb_arch_query_scale(b->arch, net->n_layer, net->n_embd, net->blocks[0].n_head, net->head_dim);
 }
 
-/* Which blocks have a window: an entry a block, or the length of the period whose last block has none. */
+/* Which blocks have a window: an entry a block, or the length of the period whose last block has none. A loader that takes a period passes over a list. */
 static bb_status read_pattern(const builder *b, bool has[BB_MAX_LAYERS], bb_err *err)
 {
     const bb_net *net = &b->m->net;
@@ -270,6 +270,9 @@ static bb_status read_pattern(const builder *b, bool has[BB_MAX_LAYERS], bb_err 
         const double x = bb_kind_number(kv->element, kv->value + i * bb_kind_bytes(kv->element));
         has[i] = x < 0 || x > 0;
     }
+    if (!b->arch->own_kinds && bb_window_period(has, net->n_layer, period) != period)
+        return BB_FAIL(err, BB_UNSUPPORTED, "metadata key '%s' is a list by which not just each %uth block has no window: llama.cpp passes over it", key,
+                       period);
     status = BB_OK;
 done:
     return status;

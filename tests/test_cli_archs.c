@@ -178,7 +178,7 @@ static void row_of(const bb_arch *arch, char *row, size_t size)
         n += (size_t)snprintf(row + n, size - n, " each block%s%s%s |", pruned == arch ? "" : ", as ", pruned == arch ? "" : pruned->name,
                               pruned->separate_head || pruned == arch ? "" : ", if embeddings and head are tied");
     else n += (size_t)snprintf(row + n, size - n, " all blocks alike |");
-    n += (size_t)snprintf(row + n, size - n, " %s |", arch->no_rope_every ? "the last ones" : "any");
+    n += (size_t)snprintf(row + n, size - n, " %s |", bb_arch_counts_blocks(arch) ? "the last ones" : "any");
     if (pruned) snprintf(row + n, size - n, " |");
     else snprintf(row + n, size - n, " %s |", arch->alone);
 }

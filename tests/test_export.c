@@ -696,7 +696,7 @@ START_TEST(the_file_computes_the_same)
         { "mistral3", "mistral3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
         { "mistral3", "mistral3", "blk.1.ffn=0\nblk.1.kv=0\n" },
         { "gemma3", "gemma3", "blk.0.kv=1\nblk.1.kv=1\nblk.2.kv=1\nblk.3.kv=1\nblk.0.ffn=9\nblk.1.ffn=9\nblk.2.ffn=9\nblk.3.ffn=9\n" },
-        { "gemma3", "gemma3", "blk.0.ffn=0\nblk.0.kv=0\n" }, /* the others keep their windows */
+        { "gemma3", "gemma3", "blk.1.ffn=0\nblk.1.kv=0\n" }, /* the others keep their windows */
         { "gemma4", "gemma4", "" },
         { "gemma4", "gemma4", "blk.0.kv=1\nblk.1.ffn=0\nblk.2.kv=0\nblk.3.ffn=7\n" }, /* stand-ins */
         { "gemma4", "gemma4", "blk.0.kv=0\nblk.0.ffn=0\nblk.3.kv=0\nblk.3.ffn=0\n" }, /* blocks that scale the stream alone */
@@ -829,7 +829,8 @@ START_TEST(refusals_say_why)
         { "granite", false, "blk.0.kv", "1", "a granite with blocks of different shapes: no architecture of llama.cpp" },
         { "mistral3", true, "blk.0.kv", "1", "takes them has the temperature of its attention; prune all blocks alike" },
         { "gemma3", true, "blk.0.kv", "1",
-          "a gemma3 with blocks of different shapes: no architecture of llama.cpp that takes them has norms of what its sublayers give" },
+          "a gemma3 with blocks of different shapes, or blocks in other places: no architecture of llama.cpp that takes them has norms of what its sublayers "
+          "give" },
         { "olmo2", false, "blk.0.ffn", "0", "norms of what its sublayers give; prune all blocks alike" },
         { "smollm3", false, "blk.3.ffn", "0", "a smollm3 with blocks of different shapes, or blocks in other places" },
     };
@@ -852,18 +853,21 @@ START_TEST(refusals_say_why)
 }
 END_TEST
 
-/* A block without RoPE is known by its number alone: what stands before it may not leave. */
-START_TEST(smollm3_blocks_keep_their_places)
+/* A block without RoPE, or without a window, is known by its number alone: what is left must fit that. Of a gemma3 with windows in blocks 0 and 2 of four, 0, 1
+ * (each third has none) and 0, 2 (each second) can be said. */
+START_TEST(blocks_keep_their_places)
 {
-    for (uint32_t gone = 0; gone < 5; gone++) {
-        tiny_spec s = tiny_default("smollm3");
+    const bool gemma3 = _i == 1;
+    for (uint32_t gone = 0; gone < (gemma3 ? 4 : 5); gone++) {
+        tiny_spec s = tiny_default(gemma3 ? "gemma3" : "smollm3");
         fixture   f;
         bb_err    err = BB_ERR_INIT;
+        if (gemma3) s.n_layer = 4;
         open_source(&f, &s);
         set(&f, "0", "blk.%u.kv", gone);
         set(&f, "0", "blk.%u.ffn", gone);
         apply(&f);
-        const bool keeps = gone == 4;
+        const bool keeps = gemma3 ? gone == 1 || gone == 3 : gone == 4;
         ck_assert_int_eq(bb_export_check(&f.source, &f.net, &err), keeps ? BB_OK : BB_UNSUPPORTED);
         ck_assert_msg(keeps || strstr(err.msg, "in other places"), "%s", err.msg);
         done(&f);
@@ -995,7 +999,7 @@ int main(void)
     tcase_add_test(t, empty_blocks_are_left_out);
     tcase_add_test(t, qwen2_may_lose_width_but_not_heads);
     tcase_add_test(t, refusals_say_why);
-    tcase_add_test(t, smollm3_blocks_keep_their_places);
+    tcase_add_loop_test(t, blocks_keep_their_places, 0, 2);
     tcase_add_test(t, openelm_wants_one_type_for_q_k_v);
     tcase_add_test(t, phi3_wants_one_type_or_whole_heads);
     tcase_add_test(t, plans_with_unknown_names_are_refused);

@@ -209,6 +209,8 @@ static const struct {
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\", \"chunked_attention\"]",
       "'chunked_attention' at block 1", BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\"]", "says nothing of block 1", BB_BAD_FILE },
+    { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"layer_types\": [\"full_attention\", \"sliding_attention\"]", "which GGUF cannot say",
+      BB_UNSUPPORTED },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"rope_local_base_freq\": -1", "RoPE base of blocks with a window is -1", BB_BAD_FILE },
     { "\"llama\"", "\"gemma3_text\", \"query_pre_attn_scalar\": 8, \"rope_parameters\": {\"sliding_attention\": {\"rope_type\": \"yarn\"}}",
       "RoPE of blocks with a window is of type 'yarn'", BB_UNSUPPORTED },

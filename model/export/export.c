@@ -86,6 +86,20 @@ static bool is_mixed(const exporter *e)
     return false;
 }
 
+/* Do its files say which blocks have a window by a period? */
+static bool has_period(const exporter *e)
+{
+    const bb_arch *arch = e->source->net.arch;
+    return e->net->local_rope_base > 0 && arch->window_every && !arch->own_kinds;
+}
+
+static uint32_t period_of(const exporter *e)
+{
+    bool has[BB_MAX_LAYERS];
+    for (uint32_t i = 0; i < e->n_layer; i++) has[i] = block_at(e, i)->local;
+    return bb_window_period(has, e->n_layer, e->source->net.arch->window_every);
+}
+
 bool bb_exporter_keeps_arch(const exporter *e)
 {
     const bb_arch *arch = e->source->net.arch;
@@ -96,6 +110,7 @@ bool bb_exporter_keeps_arch(const exporter *e)
             if (e->given[c][i] == 0 || e->given[c][i] != e->given[c][0]) return false;
     for (uint32_t i = 0; i < e->n_layer; i++) /* which blocks have RoPE, the runtime sees from their numbers */
         if (e->net->blocks[e->from[i]].no_rope != bb_arch_no_rope(arch, i)) return false;
+    if (has_period(e) && !period_of(e)) return false;
     if (arch->wide_scale_at) { /* the loader makes it from the number of blocks and heads */
         const float scale = bb_arch_query_scale(arch, e->n_layer, e->net->n_embd, e->given[BB_COUNT_HEADS][0], e->net->head_dim);
         if (scale < e->net->query_scale || scale > e->net->query_scale) return false;
@@ -111,7 +126,7 @@ bb_status bb_exporter_choose_arch(exporter *e, bool keeps, bb_err *err)
     if (!e->arch)
         return BB_FAIL(err, BB_UNSUPPORTED,
                        "a %s with blocks of different shapes%s: no architecture of llama.cpp that takes them has %s; prune all blocks alike", from->name,
-                       from->no_rope_every ? ", or blocks in other places" : "", from->alone);
+                       bb_arch_counts_blocks(from) ? ", or blocks in other places" : "", from->alone);
     if (net->head.rows && !e->arch->separate_head)
         return BB_FAIL(err, BB_UNSUPPORTED,
                        "a %s with blocks of different shapes and a separate output matrix: llama.cpp has no architecture for it; prune all "
@@ -291,6 +306,7 @@ static bb_status put_pattern(exporter *e, bb_err *err)
 {
     uint32_t has[BB_MAX_LAYERS];
     char     key[96];
+    if (has_period(e)) return put_arch_u32(e, "attention.sliding_window_pattern", period_of(e), err);
     snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", e->arch->name);
     for (uint32_t i = 0; i < e->n_layer; i++) has[i] = block_at(e, i)->local;
     return bb_gguf_put_u32_array(e->out, key, has, e->n_layer, err);

@@ -356,15 +356,15 @@ static bb_status window_at(const reader *r, uint32_t i, uint32_t period, bool *h
                    bb_show((bb_bytes) { type, strlen(type) }, shown), i);
 }
 
-/* GGUF needs a list of the blocks only where they are not all but each sixth. */
+/* GGUF needs a list of the blocks for Gemma 4, and for others a period that is not 6. */
 static bb_status read_windows(reader *r, bb_err *err)
 {
     static const char *const bases = "rope_local_base_freq";
     const json_t            *local = json_object_get(json_object_get(r->root, "rope_parameters"), "sliding_attention");
     const char              *type = NULL;
-    uint32_t                 window, period, has[512];
+    uint32_t                 window, period, list[512];
     double                   base;
-    bool                     usual = true, any = false;
+    bool                     has[512], any = false;
     char                     key[KEY_BYTES], shown[BB_SHOWN];
     bb_status                status = BB_OK;
     if (!r->c->arch->windows) goto done;
@@ -372,15 +372,18 @@ static bb_status read_windows(reader *r, bb_err *err)
     BB_TRY(whole(r->root, "_sliding_window_pattern", 1, INT32_MAX, 6, &period, err));
     BB_TRY(whole(r->root, "sliding_window_pattern", 1, INT32_MAX, period, &period, err));
     for (uint32_t i = 0; i < r->c->n_layer; i++) {
-        bool slides;
-        BB_TRY(window_at(r, i, period, &slides, err));
-        has[i] = slides;
-        usual &= slides == ((i + 1) % 6 != 0);
-        any |= slides;
+        BB_TRY(window_at(r, i, period, &has[i], err));
+        list[i] = has[i];
+        any |= has[i];
     }
     if (!any && !r->c->arch->own_kinds) goto done;
     BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.sliding_window", key), window, err));
-    if (!usual || r->c->arch->own_kinds) BB_TRY(bb_gguf_put_u32_array(r->out, key_of(r, "attention.sliding_window_pattern", key), has, r->c->n_layer, err));
+    period = bb_window_period(has, r->c->n_layer, 6);
+    if (r->c->arch->own_kinds) BB_TRY(bb_gguf_put_u32_array(r->out, key_of(r, "attention.sliding_window_pattern", key), list, r->c->n_layer, err));
+    else if (!period)
+        return BB_FAIL(err, BB_UNSUPPORTED, "'layer_types' of a %s gives a window to others than all but each second, third, ... block, which GGUF cannot say",
+                       r->c->arch->model_type);
+    else if (period != 6) BB_TRY(bb_gguf_put_u32(r->out, key_of(r, "attention.sliding_window_pattern", key), period, err));
     BB_TRY(text_of(local, "rope_type", &type, err));
     if (type && strcmp(type, "default") != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of blocks with a window is of type '%s'; default is supported",

@@ -281,3 +281,18 @@ bb_status bb_source_u32_array(const bb_source *s, const char *key, uint32_t *out
             return BB_FAIL(err, BB_BAD_FILE, "metadata key '%s', entry %llu, is not an integer of 0 to 2^32-1", key, (unsigned long long)i);
     return BB_OK;
 }
+
+static bool is_period(const bool *has, uint32_t n_layer, uint32_t period)
+{
+    for (uint32_t i = 0; i < n_layer; i++)
+        if (has[i] != (i % period < period - 1)) return false;
+    return true;
+}
+
+uint32_t bb_window_period(const bool *has, uint32_t n_layer, uint32_t usual)
+{
+    if (is_period(has, n_layer, usual)) return usual;
+    for (uint32_t p = 1; p <= n_layer + 1; p++)
+        if (is_period(has, n_layer, p)) return p;
+    return 0;
+}

@@ -103,6 +103,10 @@ bb_status bb_source_text(const bb_source *s, const char *key, bb_bytes *out, boo
 /* Scalar or array of exactly n entries into out[n] (a scalar is repeated): llama.cpp's per-layer keys. */
 bb_status bb_source_u32_array(const bb_source *s, const char *key, uint32_t *out, uint64_t n, bool *found, bb_err *err);
 
+/* attention.sliding_window_pattern as one number: the period p by which block i has a window if i % p < p - 1; `usual` where that is right, else the
+ * least; 0: there is none. */
+uint32_t bb_window_period(const bool *has, uint32_t n_layer, uint32_t usual);
+
 /* ---- for readers ---- */
 
 /* The look-up order of keys and tensors; one that occurs twice is BB_BAD_FILE. */

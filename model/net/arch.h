@@ -28,7 +28,7 @@ typedef struct bb_arch {
     bool     embd_root;     /* embeddings are multiplied by sqrt(C) */
     bb_gate  gate;          /* of the FFN */
     uint32_t window_every;  /* 6: where a key gives a window, blocks have it and RoPE by a base of their own, but the sixth, the twelfth, ... (unless
-                               another key says which); 0: attention sees the whole context */
+                               another key gives the period); 0: attention sees the whole context */
     bool     own_kinds;     /* blocks with a window have the size of their heads, and how much of it RoPE turns, by keys of their own; a list says which they
                                are */
     bool     unit_scores, value_norms; /* see net.h */
@@ -66,6 +66,9 @@ extern const size_t  bb_n_archs;
 float bb_arch_query_scale(const bb_arch *arch, uint32_t n_layer, uint32_t n_embd, uint32_t n_head, uint32_t head_dim);
 
 static inline bool bb_arch_no_rope(const bb_arch *arch, uint32_t block) { return arch->no_rope_every && (block + 1) % arch->no_rope_every == 0; }
+
+/* Does the runtime tell by their numbers what kind of blocks they are, so that not every one can leave? */
+static inline bool bb_arch_counts_blocks(const bb_arch *arch) { return arch->no_rope_every || (arch->window_every && !arch->own_kinds); }
 
 const bb_arch *bb_arch_find(const char *name, size_t length); /* NULL: not known */
 const bb_arch *bb_arch_named(const char *name);               /* the same, of a text; must be known */
