@@ -319,30 +319,48 @@ END_TEST
 START_TEST(another_folder_is_refused)
 {
     static const struct {
-        const char *config, *said;
+        const char *config, *said; /* what is another than the model's; null: is not said */
     } rows[] = {
-        { "\"model_type\": \"llama\", \"rms_norm_eps\": ", NULL },
-        { "\"model_type\": \"mistral\", \"rms_norm_eps\": ", NULL }, /* a llama as well */
-        { "\"model_type\": \"granite\", \"rms_norm_eps\": ", "its model_type is 'granite', and this one is a llama" },
-        { "\"rms_norm_eps\": ", "its model_type is 'not said'" },
-        { "\"model_type\": \"llama\", \"rms_norm_eps\": 0.25, \"x\": ", "its rms_norm_eps is 0.25" },
+        { "{}", NULL },
+        { "{\"model_type\": \"mistral\"}", NULL }, /* a llama as well */
+        { "{\"model_type\": \"granite\"}", "its model_type is 'granite', and this one is a llama" },
+        { "{\"model_type\": null}", "its model_type is 'not said'" },
+        { "{\"rms_norm_eps\": 0.25}", "its attention.layer_norm_rms_epsilon is 0.25" },
+        { "{\"rope_theta\": 500000}", "its rope.freq_base is 500000, and this one's is 10000" },
+        { "{\"head_dim\": 128}", "128" },
+        { "{\"max_position_embeddings\": 131072}", NULL }, /* changes no number */
+        { "{\"vocab_size\": 7}", NULL },                   /* the folder is told the model's */
+        { "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+          "\"original_max_position_embeddings\": 32}}",
+          "RoPE's frequencies are divided there, and not here" },
+        { "{\"hidden_act\": \"relu\"}", NULL }, /* read by others: taken at its word */
+        { "{\"num_attention_heads\": \"four\"}", "config.json: 'num_attention_heads'" },
     };
     tiny_spec s = tiny_default("llama");
     bb_model  m;
-    char      text[400], from[600];
+    char      from[600];
     tiny_set_type(&s, BB_F16);
     tiny_write(&s, bb_test_path("m.gguf"));
     ck_assert_int_eq(bb_model_open(bb_test_path("m.gguf"), &m, NULL), BB_OK);
     snprintf(from, sizeof from, "%s", bb_test_path("from"));
     ck_assert_int_eq(mkdir(from, 0777), 0);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        bb_err err = BB_ERR_INIT;
-        snprintf(text, sizeof text, "{\"num_hidden_layers\": %u, \"hidden_size\": %u, %s%.9g}", m.net.n_layer, m.net.n_embd, rows[i].config,
-                 (double)m.net.norm_eps);
+        const bb_net *net = &m.net;
+        bb_err        err = BB_ERR_INIT;
+        json_t       *change = json_loads(rows[i].config, 0, NULL),
+               *config = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f}", "model_type", "llama", "num_hidden_layers", (int)net->n_layer,
+                                   "hidden_size", (int)net->n_embd, "intermediate_size", (int)net->blocks[0].n_ff, "num_attention_heads",
+                                   (int)net->blocks[0].n_head, "num_key_value_heads", (int)net->blocks[0].n_kv, "head_dim", (int)net->head_dim, "vocab_size",
+                                   (int)net->n_vocab, "rms_norm_eps", (double)net->norm_eps, "rope_theta", (double)net->rope_base);
+        json_object_update(config, change);
+        char *text = json_dumps(config, 0);
         bb_test_write(bb_test_path("from/config.json"), text, strlen(text));
         const bb_status status = bb_export_folder_check(&m, from, &err);
         ck_assert_msg(status == (rows[i].said ? BB_BAD_FILE : BB_OK), "row %zu: %s", i, err.msg);
         ck_assert_msg(!rows[i].said || strstr(err.msg, rows[i].said), "row %zu: %s", i, err.msg);
+        free(text);
+        json_decref(config);
+        json_decref(change);
     }
     bb_model_close(&m);
 }

@@ -409,19 +409,92 @@ static bool says_u32(const json_t *config, const char *name, uint32_t value)
 /* Is it of the architecture that the model has? A part of another folder may leave it unsaid. */
 static bb_status check_type(const folder *f, const json_t *config, bool is_part, bb_err *err)
 {
-    const json_t *said = json_object_get(config, "model_type"), *eps = json_object_get(config, "rms_norm_eps");
-    const char   *type = json_string_value(said);
-    char          shown[BB_SHOWN];
-    bool          same = !type && is_part;
+    const char *type = json_string_value(json_object_get(config, "model_type"));
+    char        shown[BB_SHOWN];
+    bool        same = !type && is_part;
     for (size_t i = 0; type && bb_hf_arch_at(i); i++)
         same |= strcmp(bb_hf_arch_at(i)->model_type, type) == 0 && strcmp(bb_hf_arch_at(i)->arch, kinds[f->kind].arch) == 0;
     if (!same)
         return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: its model_type is '%s', and this one is a %s", f->from,
                        type ? bb_show((bb_bytes) { type, strlen(type) }, shown) : "not said", kinds[f->kind].arch);
-    if (json_is_number(eps) && fabs(json_number_value(eps) - (double)f->m->net.norm_eps) > 1e-6 * json_number_value(eps))
-        return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: its rms_norm_eps is %g, and this one's is %g", f->from, json_number_value(eps),
-                       (double)f->m->net.norm_eps);
     return BB_OK;
+}
+
+/* Keys of the architecture that say nothing of the numbers computed, or that the folder is told anew (make_config). */
+static bool may_differ(const char *key)
+{
+    static const char *const keys[] = { "context_length", "vocab_size", "feed_forward_length", "attention.head_count", "attention.head_count_kv" };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strcmp(key, keys[i]) == 0) return true;
+    return false;
+}
+
+static bool number_of(const bb_source *s, const char *key, double *x)
+{
+    float    real;
+    uint32_t whole;
+    bool     found;
+    if (bb_source_f32(s, key, &real, &found, NULL) == BB_OK && found) *x = (double)real;
+    else if (bb_source_u32(s, key, &whole, &found, NULL) == BB_OK && found) *x = whole;
+    else return false;
+    return true;
+}
+
+static bb_status is_other(const folder *f, const char *what, double said, double here, bb_err *err)
+{
+    return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: its %s is %.9g, and this one's is %.9g", f->from, what, said, here);
+}
+
+/* said: the keys that config.json stands for. One that the model's file lacks is what such files mean without it. */
+static bb_status check_key(const folder *f, const bb_source *said, const bb_key *k, bb_err *err)
+{
+    const size_t  prefix = strlen(kinds[f->kind].arch) + 1;
+    const bb_key *here;
+    char          key[MAX_NAME];
+    double        x, y;
+    if (k->key.size >= sizeof key || k->key.size <= prefix || strncmp(k->key.data, "general.", 8) == 0) return BB_OK;
+    snprintf(key, sizeof key, "%.*s", (int)k->key.size, k->key.data);
+    if (may_differ(key + prefix)) return BB_OK;
+    here = bb_source_find(&f->m->source, key);
+    if (number_of(said, key, &x)) {
+        if (here ? number_of(&f->m->source, key, &y) : strcmp(key + prefix, "rope.freq_base") == 0) {
+            if (!here) y = (double)f->m->net.rope_base;
+            if (fabs(x - y) > 1e-6 * fabs(x)) return is_other(f, key + prefix, x, y, err);
+        }
+    } else if (here && here->kind == k->kind && (here->value_bytes != k->value_bytes || memcmp(here->value, k->value, k->value_bytes) != 0)) {
+        return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: its %s is not this one's", f->from, key + prefix);
+    }
+    return BB_OK;
+}
+
+/* Does config.json say what the model's own keys say? What this program does not read (BB_UNSUPPORTED) is taken at its word. */
+static bb_status check_keys(const folder *f, const json_t *config, bb_err *err)
+{
+    const bb_net *net = &f->m->net;
+    bb_gguf_out  *out = NULL;
+    bb_hf_config  c = { .arch = NULL };
+    bb_source     said = { .version = 0 };
+    bb_err        why = BB_ERR_INIT;
+    bb_status     status;
+    BB_TRY(bb_gguf_out_create(&out, err));
+    if ((status = bb_hf_config_read(config, &c, out, &why)) != BB_OK) {
+        if (status == BB_UNSUPPORTED) status = BB_OK;
+        else BB_FAIL(err, status, "%s/config.json: %s", f->from, why.msg);
+        goto done;
+    }
+    BB_TRY(bb_gguf_out_source(out, &said, err));
+    for (uint64_t i = 0; i < said.n_kv; i++) BB_TRY(check_key(f, &said, &said.kv[i], err));
+    const uint32_t head_dim = net->local_head_dim ? net->local_head_dim : net->head_dim;
+    if (c.head_dim != head_dim) BB_TRY(is_other(f, "head_dim", c.head_dim, head_dim, err));
+    if (!c.rope_factors != !bb_source_tensor(&f->m->source, "rope_freqs.weight"))
+        BB_TRY(BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: RoPE's frequencies are divided %s", f->from,
+                       c.rope_factors ? "there, and not here" : "here, and not there"));
+done:
+    bb_source_close(&said);
+    bb_gguf_out_destroy(out);
+    bb_free(c.rope_factors);
+    bb_free(c.rope_long);
+    return status;
 }
 
 static bb_status taken_over(const folder *f, json_t **config, bb_err *err)
@@ -442,6 +515,8 @@ static bb_status taken_over(const folder *f, json_t **config, bb_err *err)
     }
     if (!says_u32(*config, "num_hidden_layers", net->n_layer) || !says_u32(*config, "hidden_size", net->n_embd))
         return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: this one has %u blocks of width %u", f->from, net->n_layer, net->n_embd);
+    status = check_keys(f, *config, err);
+    if (status != BB_OK) return status;
     json_object_del(*config, "quantization_config");
     return BB_OK;
 }
