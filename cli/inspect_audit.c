@@ -214,6 +214,13 @@ static void find_missing(audit *a)
     if (!arch && name.size) add(a->notes, "architecture %s is not one that this program reads: its shapes were not checked", shown);
 }
 
+/* Faults are of the file that is audited: its path is said once, in front of them all. */
+static const char *behind_path(const audit *a, const char *said)
+{
+    const size_t n = strlen(a->path);
+    return strncmp(said, a->path, n) == 0 && strncmp(said + n, ": ", 2) == 0 ? said + n + 2 : said;
+}
+
 /* What the loader says where all that is looked for above is there: shapes, keys, tensors without a place. */
 static bb_status load(audit *a, bb_err *err)
 {
@@ -225,8 +232,8 @@ static bb_status load(audit *a, bb_err *err)
     status = bb_model_open(a->path, &m, &inner);
     bb_model_close(&m);
     if (status == BB_NOMEM || status == BB_IO) return BB_FAIL(err, status, "%s", inner.msg);
-    if (status == BB_UNSUPPORTED) add(a->notes, "%s", inner.msg);
-    else if (status != BB_OK) add(a->faults, "%s", inner.msg);
+    if (status == BB_UNSUPPORTED) add(a->notes, "%s", behind_path(a, inner.msg));
+    else if (status != BB_OK) add(a->faults, "%s", behind_path(a, inner.msg));
     return BB_OK;
 }
 
@@ -337,14 +344,23 @@ static bb_status print_json(const audit *a, bb_err *err)
     return failed ? BB_FAIL(err, BB_IO, "standard output could not be written") : BB_OK;
 }
 
+/* A file that is no model has nothing to count: why it is none, for scripts that read the others' JSON. */
+static void print_unreadable(const audit *a, const char *why)
+{
+    json_t *root = json_pack("{s:s, s:b, s:[s]}", "path", a->path, "ok", false, "faults", behind_path(a, why));
+    if (root && json_dumpf(root, stdout, JSON_INDENT(2)) == 0) putchar('\n');
+    json_decref(root);
+}
+
 bb_status bb_inspect_audit(const char *path, bool json, bb_err *err)
 {
     audit     a = { .path = path, .faults = json_array(), .notes = json_array(), .missing = json_array() };
-    bb_err    why = BB_ERR_INIT;
-    bb_status status;
-    BB_TRY(bb_source_open(path, &a.source, err));
-    if ((status = bb_source_whole(&a.source, &why)) != BB_OK) {
-        BB_FAIL(err, status, "%s: %s", path, why.msg);
+    bb_err    why = BB_ERR_INIT, cut = BB_ERR_INIT;
+    bb_status status = bb_source_open(path, &a.source, &why);
+    if (status == BB_OK && (status = bb_source_whole(&a.source, &cut)) != BB_OK) BB_FAIL(&why, status, "%s: %s", path, cut.msg);
+    if (status != BB_OK) {
+        if (json && status == BB_BAD_FILE) print_unreadable(&a, why.msg);
+        BB_FAIL(err, status, "%s", why.msg);
         goto done;
     }
     add_up(&a);

@@ -13,7 +13,7 @@ bb_file_part             bb_file_part_of(const char *tensor);
 uint64_t                 bb_tensor_weights(const bb_tensor *t);
 
 /* Prints what was found, as text or JSON. Architectures that this program does not read are audited too, by what all files have. BB_GUARD: a label is
- * wrong or something is missing; the sentence says what. BB_BAD_FILE: no model can be read from the path (a tensor twice is of these). */
+ * wrong or something is missing; the sentence says what. BB_BAD_FILE: no model can be read from the path (a tensor twice is of these); JSON then holds path, ok and faults alone. */
 bb_status bb_inspect_audit(const char *path, bool json, bb_err *err);
 
 #endif

@@ -198,6 +198,8 @@ START_TEST(audit_finds_what_is_wrong)
         ck_assert_int_eq(json_is_true(json_object_get(root, "ok")), rows[i].status == BB_OK);
         if (rows[i].list) ck_assert_msg(lists(json_object_get(root, rows[i].list), rows[i].says), "row %zu: '%s' not in %s", i, rows[i].says, rows[i].list);
         if (rows[i].status != BB_OK) ck_assert_int_gt((int)json_array_size(json_object_get(root, "faults")), 0);
+        ck_assert_msg(!lists(json_object_get(root, "faults"), "wrong.gguf: ") && !lists(json_object_get(root, "notes"), "wrong.gguf: "),
+                      "row %zu: the path again", i);
         json_decref(root);
     }
 }
@@ -260,6 +262,8 @@ START_TEST(audit_of_odd_files)
     ck_assert_int_eq(bb_file_write(bb_test_path("twice.gguf"), bytes, n, NULL), BB_OK);
     ck_assert_int_eq(audit(bb_test_path("twice.gguf"), &root, &err), BB_BAD_FILE);
     ck_assert_msg(strstr(err.msg, "'blk.0.attn_v.weight' occurs twice") != NULL, "%s", err.msg);
+    ck_assert(json_is_false(json_object_get(root, "ok")) && lists(json_object_get(root, "faults"), "tensor name 'blk.0.attn_v.weight' occurs twice"));
+    json_decref(root);
     memcpy(k, "blk.0.attn_k.w", 14);
     for (char *at = bytes; (at = memmem(at, n - (size_t)(at - bytes), "llama", 5)); at++)
         if (at[5] == '.' || at == (char *)memmem(bytes, n, "llama", 5)) memcpy(at, "panda", 5);
@@ -306,6 +310,8 @@ START_TEST(audit_of_a_split_model)
         split_write(bb_test_path("right.gguf"), stem, 3, &lies[i]);
         ck_assert_int_eq(audit(split_path(stem, 1, 3), &parts, &err), BB_BAD_FILE);
         ck_assert_msg(strstr(err.msg, says[i]) != NULL, "%s", err.msg);
+        ck_assert(lists(json_object_get(parts, "faults"), says[i]));
+        json_decref(parts);
     }
 }
 END_TEST
