@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/csv.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
@@ -13,12 +14,13 @@
 #include "cli/eval_tasks.h"
 #include "cli/json.h"
 #include "engine/environment.h"
+#include "engine/outputs.h"
 #include "kernels/kernels.h"
 #include "eval/generation.h"
 #include "model/net/host.h"
 
 typedef struct eval_options {
-    char   *text, *protocol, *precision, *reference, *tasks, *document;
+    char   *text, *protocol, *precision, *reference, *tasks, *document, *scores;
     int64_t limit, ctx, chunks, probabilities, prompts, prompt_tokens, new_tokens, seed;
     bool    spread, detail, generation, json, parse_special;
 } eval_options;
@@ -38,6 +40,8 @@ static const bb_option_row rows[] = {
       "also the scores by place in the window, and errors by a bootstrap of the text's documents", NULL },
     { "document", BB_OPT_TEXT, offsetof(eval_options, document), NULL, 1, 0, "TEXT",
       "with --detail: a document begins at a line that begins with TEXT; without: at title lines, separators or behind empty lines (docs/tables.md)", NULL },
+    { "scores", BB_OPT_TEXT, offsetof(eval_options, scores), NULL, 1, 0, "FILE.csv",
+      "write every scored token: window, position, id, and in nats its negative log-likelihood, with --reference the reference's, KL, same top 1", NULL },
     { "probabilities", BB_OPT_INT, offsetof(eval_options, probabilities), "-1", -1, 1 << 24, "POS",
       "also print the likeliest tokens after position POS (from 0) of the first window", NULL },
     { "generation", BB_OPT_FLAG, offsetof(eval_options, generation), NULL, 1, 0, NULL,
@@ -55,6 +59,8 @@ static const bb_option_row rows[] = {
     { "json", BB_OPT_FLAG, offsetof(eval_options, json), NULL, 1, 0, NULL, "print JSON", NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows, TOP = 10 };
+
+#define SCORES_HEADER "window,position,id,nll" /* of --scores; with a reference more */
 
 /* All that a run of the command has open. */
 typedef struct job {
@@ -334,6 +340,22 @@ done:
     return status;
 }
 
+static bb_status write_scores(const job *j, const bb_scores *s, bb_err *err)
+{
+    bb_csv_writer *w;
+    bb_status      status = bb_csv_create(j->o.scores, s->kl ? SCORES_HEADER ",nll_ref,kl,same_top1" : SCORES_HEADER, &w, err);
+    if (status != BB_OK) return status;
+    for (uint32_t i = 0; i < s->n_windows; i++)
+        for (uint32_t k = 0; k < s->n_scored; k++) {
+            const uint32_t at = j->w.first + k; /* predicts the next, which is the one that is scored */
+            const size_t   t = (size_t)i * s->n_scored + k;
+            BB_PUT(w, (int64_t)i, (int64_t)at + 1, (int64_t)j->w.targets[(size_t)i * j->w.ctx + at], s->nll[t]);
+            if (s->kl) BB_PUT(w, s->nll_ref[t], s->kl[t], (int64_t)s->same[t]);
+            bb_csv_end_row(w);
+        }
+    return bb_csv_close(&w, err);
+}
+
 /* Everything that --text asks for. */
 static bb_status measure_text(job *j, bb_err *err)
 {
@@ -346,6 +368,7 @@ static bb_status measure_text(job *j, bb_err *err)
     BB_TRY(bb_evaluate_scores(bb_engine_backend(), &j->m.net, j->o.reference ? &j->ref.net : NULL, &j->w, "evaluating", &scores, err));
     BB_TRY(bb_scores_result(&scores, &j->result, NULL, NULL, err));
     bb_info("%.0f tokens a second", (double)j->w.n * j->w.ctx / (bb_now_s() - start));
+    if (j->o.scores) BB_TRY(write_scores(j, &scores, err));
     if (j->o.detail) BB_TRY(bb_eval_detail_of(&j->m, &j->tokens, &j->w, j->o.spread, j->o.document, &scores, &j->detail, err));
     if (j->o.generation) BB_TRY(generation(j, err));
 done:
@@ -386,6 +409,7 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
         { "--spread", "without --text", !o->text },
         { "--parse-special", "without --text", !o->text },
         { "--detail", "without --text", !o->text },
+        { "--scores", "without --text", !o->text },
         { "--document", "without --detail", !o->detail },
         { "--spread", "without --chunks: all windows are taken", !o->chunks },
     };
@@ -416,6 +440,10 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_precision_use(j.o.precision, true);
     BB_TRY(refuse_idle(&j, argc, argv, err));
     if (j.o.tasks) BB_TRY(bb_eval_tasks_check(j.o.tasks, err));
+    if (j.o.scores) {
+        const bb_input inputs[] = { { "the model", j.path }, { "the reference", j.o.reference }, { "the text", j.o.text } };
+        BB_TRY(bb_output_check("--scores", j.o.scores, BB_OUTPUT_TABLE, SCORES_HEADER, inputs, sizeof inputs / sizeof *inputs, err));
+    }
     BB_TRY(bb_model_open(j.path, &j.m, err));
     if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));
     if (j.o.reference) BB_TRY(same_outputs(&j, err));

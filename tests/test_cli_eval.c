@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/csv.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -70,6 +71,57 @@ START_TEST(eval_gives_the_numbers_of_numpy)
     bb_free(text);
     ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --text %s --ctx 5", bb_test_path("x.txt")), BB_OK);
     ck_assert_ptr_nonnull(strstr(text, "perplexity"));
+    bb_free(text);
+    json_decref(reference);
+}
+END_TEST
+
+/* The mean of the rows is what is printed, ids are the text's own, and a file that is something else stays. */
+START_TEST(scores_are_written_token_by_token)
+{
+    json_t *reference = json_load_file("tests/data/stories260K.json", 0, NULL), *root;
+    json_t *ids = json_object_get(json_object_get(reference, "nll_probe"), "ids");
+    char   *text, probe[512], out[512];
+    bb_err  err = BB_ERR_INIT;
+    snprintf(probe, sizeof probe, "%s", probe_file(reference));
+    snprintf(out, sizeof out, "%s", bb_test_path("scores.csv"));
+    ck_assert_int_eq(bb_test_command(&text, &err, "quantize " MODEL " --format BF16 --embd-format BF16 --method rtn --out %s", bb_test_path("bf16.gguf")),
+                     BB_OK);
+    bb_free(text);
+    for (int with_reference = 0; with_reference < 2; with_reference++) {
+        double sum[3] = { 0 };
+        bb_csv t;
+        ck_assert_msg(bb_test_command(&text, &err, "eval %s --text %s --protocol gguf --ctx 32 --json --scores %s %s", bb_test_path("bf16.gguf"), probe, out,
+                                      with_reference ? "--reference " MODEL : "") == BB_OK,
+                      "%s", err.msg);
+        ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
+        ck_assert_int_eq(bb_csv_read(out, &t, &err), BB_OK);
+        ck_assert_uint_eq(t.n_rows, 4 * 15);
+        ck_assert_uint_eq(t.n_cols, with_reference ? 7 : 4);
+        for (size_t i = 0; i < t.n_rows; i++) {
+            int64_t at[3], same;
+            double  x;
+            for (size_t k = 0; k < 3; k++) ck_assert_int_eq(bb_csv_int(&t, i, k, &at[k], &err), BB_OK);
+            ck_assert_int_eq(at[0], (int64_t)i / 15);
+            ck_assert_int_eq(at[1], 17 + (int64_t)i % 15);
+            ck_assert_int_eq(at[2], json_integer_value(json_array_get(ids, (size_t)(32 * at[0] + at[1]))));
+            for (size_t k = 0; k < (with_reference ? 3 : 1); k++) {
+                ck_assert_int_eq(bb_csv_double(&t, i, 3 + k, &x, &err), BB_OK);
+                sum[k] += x / (double)t.n_rows;
+            }
+            if (with_reference) ck_assert(bb_csv_int(&t, i, 6, &same, &err) == BB_OK && (same == 0 || same == 1));
+        }
+        ck_assert(fabs(sum[0] - number(root, "nll_nats")) < 1e-7);
+        if (with_reference) ck_assert(fabs(sum[2] - number(root, "kl_nats")) < 1e-7 && fabs(sum[0] - sum[1] - number(root, "ln_ratio")) < 1e-7 && sum[2] > 0);
+        bb_csv_done(&t);
+        json_decref(root);
+        bb_free(text);
+    }
+    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --text %s --ctx 32 --scores %s", probe, probe), BB_USAGE);
+    bb_free(text);
+    bb_test_write(out, "a,b\n1,2\n", 8);
+    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --text %s --ctx 32 --scores %s", probe, out), BB_USAGE);
+    ck_assert_msg(strstr(err.msg, "was not made by bitbudget") != NULL, "%s", err.msg);
     bb_free(text);
     json_decref(reference);
 }
@@ -206,6 +258,7 @@ static const struct bad {
     { "eval " MODEL " --text tests/data/README.md --probabilities 128", BB_USAGE }, /* the model's own context is 128 */
     { "eval " MODEL " --text tests/data/README.md --ctx 100000", BB_BAD_FILE },
     { "eval " MODEL " --tasks tests/data/tasks --detail", BB_USAGE },
+    { "eval " MODEL " --tasks tests/data/tasks --scores x.csv", BB_USAGE },
     { "eval " MODEL " --text tests/data/README.md --document x", BB_USAGE },
     { "eval " MODEL " --text tests/data/README.md --reference tests/data/stories3M-p256.imatrix.gguf", BB_UNSUPPORTED },
     { "eval tests/data/README.md --text tests/data/README.md", BB_BAD_FILE },
@@ -239,6 +292,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, eval_gives_the_numbers_of_numpy);
     tcase_add_test(t, detail_is_the_same_scores_in_parts);
+    tcase_add_test(t, scores_are_written_token_by_token);
     tcase_add_test(t, generation_is_measured);
     tcase_add_test(t, tasks_are_measured);
     tcase_add_test(t, tokenize_writes_what_eval_reads);

@@ -8,6 +8,8 @@ For each architecture: perplexity by bitbudget on the folder against the library
 llama.cpp's convert_hf_to_gguf.py; then every tensor and every key of `bitbudget convert` is compared with those of its file (needs PyPI's gguf).
 PERPLEXITY: llama.cpp's llama-perplexity; then the file that a small searched run on the folder exports (pruned where its loader takes that, trained) is loaded and scored
 by it and by bitbudget, up to six windows of 256, to 5e-3 of the logarithm (it quantizes what matrices read to 8 bits); so are its own F16 and F32 files, without the search.
+And of its weights in F32 the log-probability of each of 254 tokens by all three programs, to 1e-3 each; of gemma3 and gemma4 to 1e-2 from llama.cpp, whose GELU is a table of
+half floats (docs/models.md).
 ORACLE_CASES="name name" in the environment: only these.
 --vectors: smaller models of the same kinds into FOLDER/NAME (config.json, model.safetensors), the tokenizer of all into FOLDER, and for each FOLDER/NAME/logp.csv:
 201 tokens, and the library's log-probability (float32) of each after those before it. tests/test_vectors.c compares with them.
@@ -241,6 +243,42 @@ def check_run(program, perplexity, path, text):
     return rows, all(isinstance(theirs, float) and abs(ours - theirs) < 5e-3 for _, ours, theirs in rows)
 
 
+def theirs_by_position(perplexity, file, text):
+    """Token ids (windows of 256), and llama.cpp's log-probability of each token of their second halves but the first, in float32 throughout; from its file of logits:
+    a header, the ids, and for each position from the half on a scale, a least value and a 16-bit number a token. NaN where that is 0: the least value stands for all below it."""
+    base = file + ".logits"
+    subprocess.run([perplexity, "-m", file, "-f", text, "-c", "256", "-b", "256", "--chunks", "2", "-t", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off",
+                    "--kl-divergence-base", base], check=True, capture_output=True)
+    raw = open(base, "rb").read()
+    assert raw[:8] == b"_logits_"
+    ctx, size, chunks = np.frombuffer(raw, np.int32, 3, 8)
+    ids = np.frombuffer(raw, np.int32, ctx * chunks, 20).reshape(chunks, ctx)
+    rows = np.frombuffer(raw, np.uint16, offset=20 + 4 * ctx * chunks).reshape(chunks, ctx // 2 - 1, -1)
+    steps = np.ascontiguousarray(rows[:, :, :4]).view(np.float32)
+    step = np.array([[rows[w, i, 4 + ids[w, ctx // 2 + 1 + i]] for i in range(ctx // 2 - 1)] for w in range(chunks)]).astype(float)
+    return ids, np.where(step > 0, steps[:, :, 1] + steps[:, :, 0] * step, np.nan)
+
+
+def check_positions(program, perplexity, path, model, text, begins, window):
+    """Largest differences of log-probabilities at 254 positions: bitbudget and llama.cpp, bitbudget and the library. begins: a window begins with the text's first token.
+    window: the library's attention sees no more, and no file can say so."""
+    plain, scores, file = path + ".f32.gguf", path + ".scores.csv", path + ".ids.u32"
+    quiet = dict(check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([program, "quantize", path, "--format", "F32", "--embd-format", "F32", "--method", "rtn", "--out", plain, "--force", "-q"], **quiet)
+    ids, theirs = theirs_by_position(perplexity, plain, text)
+    ids.astype(np.uint32).tofile(file)
+    subprocess.run([program, "eval", plain, "--text", file, "--ctx", "256", "--scores", scores, "--force", "-q"], **quiet)
+    ours = -np.loadtxt(scores, delimiter=",", skiprows=1)[:, 3].reshape(theirs.shape)
+    ids = ids.copy()
+    if begins:
+        ids[:, 0] = ids[0, 0]
+    with torch.no_grad():
+        logp = torch.log_softmax(model(torch.tensor(ids, dtype=torch.long)).logits.double(), -1).numpy()
+    half = ids.shape[1] // 2
+    lib = np.array([[logp[w, half + i, ids[w, half + 1 + i]] for i in range(theirs.shape[1])] for w in range(len(ids))])
+    return np.nanmax(np.abs(ours - theirs)), np.abs(ours - lib)[:, : window - half].max()
+
+
 def vectors(folder, text):
     tok = tokenizer(LLAMA3, text)
     tok.save_pretrained(folder)
@@ -323,6 +361,10 @@ def main():
             for name, mine, theirs in rows:
                 print(f"{case}, {name}: mean negative log-likelihood {mine:.6f}, by llama-perplexity {theirs if isinstance(theirs, str) else round(theirs, 6)}")
             good &= same
+            far = check_positions(program, perplexity, path, as_loaded(make, path), os.path.join(os.path.dirname(__file__), "..", "..", "LICENSE"), words == CHARACTERS,
+                                  config.sliding_window if case == "phi3" else 256)
+            print(f"{case}: log-probabilities at 254 positions differ from llama.cpp's by at most {far[0]:.1e}, from the library's by at most {far[1]:.1e}")
+            good &= far[0] < (1e-2 if case.startswith("gemma") else 1e-3) and far[1] < 1e-3
         ok &= good
         sys.stdout.flush()
     print("all agree" if ok else "NOT ALL AGREE")
