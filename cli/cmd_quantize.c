@@ -31,6 +31,7 @@
 #include "engine/tensor_types.h"
 #include "engine/version.h"
 #include "kernels/kernels.h"
+#include "model/compress/feedback.h"
 #include "model/compress/rebuild.h"
 #include "model/compress/rotate.h"
 #include "model/compress/statistics.h"
@@ -409,11 +410,13 @@ static bb_status round_matrix(job *j, const bb_importance *e, const bb_matrix *s
     w->data = j->packed[j->n_packed++] = packed;
     BB_TRY(bb_checkpoint_load(&j->rounded, index, packed, bytes, &found, err));
     if (found) goto done;
-    status = BB_NOMEM;
-    if (source == &j->base->net.token.table) BB_TRY(bb_quantize_table(source, w->type, &o, packed, NULL, err));
-    else if (!(dense = bb_matrix_decode(source, err))) goto done;
-    else if (j->imatrix.n) encode_by(e, dense, w, packed);
-    else BB_TRY(bb_quantize(dense, w->rows, w->cols, NULL, w->type, &o, packed, NULL, err));
+    if (!j->imatrix.n || source == &j->base->net.token.table) BB_TRY(bb_quantize_matrix(source, NULL, NULL, w->type, &o, packed, NULL, err));
+    else {
+        status = BB_NOMEM;
+        if (!(dense = bb_matrix_decode(source, err))) goto done;
+        status = BB_OK;
+        encode_by(e, dense, w, packed);
+    }
     BB_TRY(bb_checkpoint_save(&j->rounded, index, packed, bytes, err));
 done:
     bb_free(dense);

@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "eval/gradient.h"
+#include "model/compress/feedback.h"
 #include "model/net/backend.h"
 #include "model/net/net.h"
 #include "model/tune/moments.h"
@@ -111,11 +112,11 @@ static double output_moments(const sums *m, uint32_t windows)
     return windows ? n * m->window * (m->r->model.net.n_layer + 4.0) + 12 * m->s.outputs + 12 * m->s.matrix : 0;
 }
 
-/* The matrices of one input. */
+/* The matrices of one input, those of a block or the tables: what is encoded is decoded a piece at a time, but for what is pruned. */
 static double group(const sums *m)
 {
-    const double n2 = m->s.cols * m->s.cols, source = fmax(m->s.matrix, m->s.tables);
-    return 4 * 2 * n2 + 2 * 8 * n2 + (4 + 4 + 2) * source + 8 * m->s.matrix;
+    const double C = m->r->model.net.n_embd, block = (4 * 2 + 2 * 8) * m->s.cols * m->s.cols + (4 + 4 + 2 + 8) * m->s.matrix;
+    return fmax(block, (4 * 2 + 2 * 8) * C * C + sizeof(float) * fmin(BB_QUANTIZE_FLOATS, m->s.tables) + 2 * m->s.tables);
 }
 
 static double build(const sums *m) { return evaluator(m) + boundaries(m) + group(m); }

@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "kernels/blas.h"
 #include "model/compress/factor.h"
+#include "model/compress/feedback.h"
 #include "tests/support/error.h"
 
 enum { COLS = 512, ROWS = 40 };
@@ -330,6 +331,42 @@ START_TEST(plain_types_and_no_hessian)
 }
 END_TEST
 
+/* More weights than are floats at a time: the bytes and the error of the matrix in one piece, whatever rows a piece ends with; and one without a finite weight. */
+START_TEST(a_matrix_in_pieces_is_the_same_matrix)
+{
+    enum { N = 32, MANY = BB_QUANTIZE_FLOATS / N + 300 };
+    static const bb_quant_options methods[] = { { BB_METHOD_RTN, 0, 0 }, { BB_METHOD_FEEDBACK, 0.01, 0 } };
+    const size_t                  row = bb_format_row_bytes(bb_format_get(BB_Q4_0), N);
+    float                        *x = malloc((size_t)MANY * N * sizeof *x), moments[N * N] = { 0 };
+    unsigned char                *one = malloc(MANY * row), *pieces = malloc(MANY * row);
+    const bb_matrix               m = { .type = BB_F32, .rows = MANY, .cols = N, .data = x };
+    bb_hessian                    h = { .h = moments, .n_cols = N, .n_tokens = 100 };
+    bb_factor                     factor;
+    bb_rng                        r;
+    bb_rng_init(&r, 5, "weights");
+    for (size_t i = 0; i < (size_t)MANY * N; i++) x[i] = (float)(bb_rng_uniform(&r) - 0.5);
+    for (size_t i = 0; i < N; i++)
+        for (size_t j = 0; j < N; j++) moments[i * N + j] = i == j ? 1.0F + (float)i / N : 0.3F;
+    ck_assert_int_eq(bb_factor_make(&h, 0.01, &factor, NULL), BB_OK);
+    for (size_t i = 0; i < 2; i++) {
+        const bb_hessian *of = i ? &h : NULL;
+        const bb_factor  *f = i ? &factor : NULL;
+        bb_quant_stats    a, b;
+        ck_assert_int_eq(bb_quantize_prepared(x, MANY, N, of, f, BB_Q4_0, &methods[i], one, &a, NULL), BB_OK);
+        ck_assert_int_eq(bb_quantize_matrix(&m, of, f, BB_Q4_0, &methods[i], pieces, &b, NULL), BB_OK);
+        ck_assert(memcmp(one, pieces, MANY * row) == 0 && a.error == b.error && a.error > 0);
+    }
+    for (size_t i = 0; i < (size_t)MANY * N; i++) x[i] = NAN;
+    ck_assert_int_eq(bb_quantize_matrix(&m, NULL, NULL, BB_Q4_0, &methods[0], pieces, NULL, NULL), BB_NUMERIC);
+    x[(size_t)MANY * N - 1] = 1; /* in the last piece */
+    ck_assert_int_eq(bb_quantize_matrix(&m, NULL, NULL, BB_Q4_0, &methods[0], pieces, NULL, NULL), BB_OK);
+    bb_factor_done(&factor);
+    free(x);
+    free(one);
+    free(pieces);
+}
+END_TEST
+
 START_TEST(memory_failures_are_clean)
 {
     bb_hessian h = problem(9, 8, 0.1);
@@ -366,6 +403,7 @@ int main(void)
     tcase_add_test(t, damping_rises_until_the_matrix_factors);
     tcase_add_test(t, wrong_requests_are_refused);
     tcase_add_test(t, plain_types_and_no_hessian);
+    tcase_add_test(t, a_matrix_in_pieces_is_the_same_matrix);
     tcase_add_test(t, memory_failures_are_clean);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

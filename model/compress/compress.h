@@ -58,9 +58,6 @@ typedef struct bb_quant_stats {
 bb_status bb_quantize(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, bb_type type, const bb_quant_options *o, void *packed,
                       bb_quant_stats *stats, bb_err *err);
 
-/* The same of a matrix as it lies in a file, without moments, a piece of its rows at a time: of tables that are never in memory as floats. */
-bb_status bb_quantize_table(const bb_matrix *from, bb_type type, const bb_quant_options *o, void *packed, bb_quant_stats *stats, bb_err *err);
-
 /* Order of removal of input-column groups of W (rows, cols), group = columns a group (1 channel, or head columns of a KV group):
  * group-OBS on H, greedy: at each step the group whose removal (with least-squares compensation by the rest) costs least.
  * kept_order[0] is the group that is kept longest; error[i] = relative error when only kept_order[0..i] remain. Both [cols/group].

@@ -408,33 +408,24 @@ done:
     return status;
 }
 
-static bb_status make_table(const bb_database *db, const key *k, made *m, bb_err *err)
-{
-    const bb_matrix *source = source_of(db, k);
-    bb_status        status;
-    BB_TRY(new_matrix(m, source->rows, source->cols, k->type, err));
-    BB_TRY(bb_quantize_table(source, k->type, &db->config.quant, m->data, &m->stats, err));
-done:
-    return status;
-}
-
 static bb_status make_quantized(bb_database *db, const key *k, made *m, bb_err *err)
 {
     const bb_matrix *source = source_of(db, k);
-    if (k->part == PART_TABLE) return make_table(db, k, m, err);
-    const bool is_block = k->part < BB_N_PARTS, input_only = k->part == PART_EMBEDDING && net_of(db)->head.rows;
-    const bool pruned = is_block && k->kept != full_size(db, k->layer, k->part);
-    float     *w = bb_matrix_decode(source, err);
-    uint32_t   cols = source->cols;
-    double     lost;
-    slot      *s = NULL;
-    bb_status  status = w ? BB_OK : BB_NOMEM;
-    if (status != BB_OK) goto done;
+    const bool       is_block = k->part < BB_N_PARTS, input_only = k->part == PART_TABLE || (k->part == PART_EMBEDDING && net_of(db)->head.rows);
+    const bool       pruned = is_block && k->kept != full_size(db, k->layer, k->part);
+    float           *w = NULL;
+    uint32_t         cols = source->cols;
+    double           lost;
+    slot            *s = NULL;
+    bb_status        status = BB_OK;
+    if (pruned && !(w = bb_matrix_decode(source, err))) return BB_NOMEM;
     if (pruned) BB_TRY(compensate(db, k, source, &w, &cols, &lost, err));
     BB_TRY(new_matrix(m, source->rows, cols, k->type, err));
     if (!input_only) BB_TRY(hold_slot(db, k->layer, is_block ? bb_parts[k->part].feed : (bb_feed)0, k->kept, &s, err));
-    BB_TRY(bb_quantize_prepared(w, source->rows, cols, s ? &s->h : NULL, s && s->factored ? &s->factor : NULL, k->type, &db->config.quant, m->data, &m->stats,
-                                err));
+    const bb_hessian *h = s ? &s->h : NULL;
+    const bb_factor  *factor = s && s->factored ? &s->factor : NULL;
+    if (pruned) BB_TRY(bb_quantize_prepared(w, source->rows, cols, h, factor, k->type, &db->config.quant, m->data, &m->stats, err));
+    else BB_TRY(bb_quantize_matrix(source, h, factor, k->type, &db->config.quant, m->data, &m->stats, err));
     /* The error of a compensated matrix counts what pruning took: least squares makes the two parts add up. */
     if (pruned && !db->config.cut) m->stats.error = lost + (1 - lost) * m->stats.error;
 done:

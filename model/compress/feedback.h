@@ -40,6 +40,11 @@ void bb_feedback_rows(const bb_feedback *p, bb_band *b, const float *w, uint32_t
 bb_status bb_quantize_prepared(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, bb_type type,
                                const bb_quant_options *o, void *packed, bb_quant_stats *stats, bb_err *err);
 
+enum { BB_QUANTIZE_FLOATS = 16 << 20 };
+/* The same, to the same bytes, of a matrix as it lies in a file, so many of its weights at a time: it is never in memory as floats. */
+bb_status bb_quantize_matrix(const bb_matrix *from, const bb_hessian *h, const bb_factor *factor, bb_type type, const bb_quant_options *o, void *packed,
+                             bb_quant_stats *stats, bb_err *err);
+
 /* The same with rows that answer for each other (coupling.h): g (rows, rows) is the metric of their errors, damped by g_damping times the mean of its diagonal; BB_NUMERIC where it has no factor. The same bytes for any number of threads. */
 bb_status bb_quantize_coupled(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const bb_factor *factor, const float *g, double g_damping,
                               bb_type type, const bb_quant_options *o, void *packed, bb_err *err);

@@ -212,16 +212,32 @@ static bb_status run(const job *j, bb_err *err)
 /* Rows of a tile: many make the products with H fast, few give every core something to do. */
 static uint32_t band_of(uint32_t rows, uint32_t cols) { return cols < 512 || rows < 256 ? BB_FORMAT_ROWS : rows < 2048 ? BB_BAND / 2 : BB_BAND; }
 
-static bb_status check(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, bb_type type, bb_err *err)
+static bb_status check_shape(uint32_t rows, uint32_t cols, const bb_hessian *h, bb_type type, bb_err *err)
 {
     const bb_format *f = bb_format_get(type);
     if (!f) return BB_FAIL(err, BB_UNSUPPORTED, "weight format %d is unknown", (int)type);
     if (rows == 0 || cols == 0 || cols % f->block != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "%s stores %u weights a block: rows of %u weights do not divide into them", f->name, f->block, cols);
     BB_ASSERT(!h || h->n_cols == cols);
-    for (size_t i = 0; i < (size_t)rows * cols; i++)
-        if (isfinite(w[i])) return BB_OK;
+    return BB_OK;
+}
+
+static bool is_any_finite(const float *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (isfinite(w[i])) return true;
+    return false;
+}
+
+static bb_status none_is_finite(uint32_t rows, uint32_t cols, bb_err *err)
+{
     return BB_FAIL(err, BB_NUMERIC, "a %u x %u matrix has no finite weight", rows, cols);
+}
+
+static bb_status check(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, bb_type type, bb_err *err)
+{
+    bb_status status = check_shape(rows, cols, h, type, err);
+    return status != BB_OK || is_any_finite(w, (size_t)rows * cols) ? status : none_is_finite(rows, cols, err);
 }
 
 static void add_up(const double *sums, uint32_t n_tiles, bb_quant_stats *stats)
@@ -374,29 +390,45 @@ bb_status bb_quantize(const float *w, uint32_t rows, uint32_t cols, const bb_hes
     return status;
 }
 
-bb_status bb_quantize_table(const bb_matrix *from, bb_type type, const bb_quant_options *o, void *packed, bb_quant_stats *stats, bb_err *err)
+bb_status bb_quantize_matrix(const bb_matrix *from, const bb_hessian *h, const bb_factor *factor, bb_type type, const bb_quant_options *o, void *packed,
+                             bb_quant_stats *stats, bb_err *err)
 {
-    enum { FLOATS = 16 << 20 };
-    const size_t   in = bb_format_row_bytes(bb_format_get(from->type), from->cols), out = bb_format_row_bytes(bb_format_get(type), from->cols);
-    const uint32_t step = FLOATS / from->cols > BB_BAND ? FLOATS / from->cols / BB_BAND * BB_BAND : BB_BAND;
-    double         energy = 0, error = 0, seconds = 0;
-    bb_status      status = BB_OK;
-    for (uint32_t first = 0; first < from->rows && status == BB_OK; first += step) {
-        bb_matrix      piece = *from;
-        bb_quant_stats of_piece;
-        double         squares = 0;
-        float         *w;
-        piece.data = (const char *)from->data + first * in;
-        piece.rows = from->rows - first < step ? from->rows - first : step;
-        if (!(w = bb_matrix_decode(&piece, err))) return BB_NOMEM;
-        for (size_t i = 0; i < (size_t)piece.rows * piece.cols; i++) squares += isfinite(w[i]) ? (double)w[i] * (double)w[i] : 0;
-        status = bb_quantize(w, piece.rows, piece.cols, NULL, type, o, (char *)packed + first * out, &of_piece, err);
-        bb_free(w);
-        if (status != BB_OK) break;
-        energy += squares;
-        error += of_piece.error * squares;
-        seconds += of_piece.seconds;
+    bb_feedback  feedback = { 0 };
+    job          j = { .options = o, .h = h, .cols = from->cols };
+    double      *sums = NULL;
+    bool         any = false;
+    const double started = bb_now_s();
+    bb_status    status = check_shape(from->rows, from->cols, h, type, err);
+    if (status != BB_OK) return status;
+    BB_TRY(prepare(&j, from->rows, type, factor, &feedback, err));
+    const size_t   in = bb_format_row_bytes(bb_format_get(from->type), from->cols), out = bb_format_row_bytes(j.format, from->cols);
+    const uint32_t n_tiles = (from->rows + j.band - 1) / j.band, fit = BB_QUANTIZE_FLOATS / from->cols / j.band * j.band, step = fit ? fit : j.band;
+    if (stats && !(sums = BB_NEW0(N_SUMS * (size_t)n_tiles, double, err))) {
+        status = BB_NOMEM;
+        goto done;
     }
-    if (stats) *stats = (bb_quant_stats) { energy > 0 ? error / energy : 0, seconds };
+    for (; j.place < from->rows && status == BB_OK; j.place += step) {
+        bb_matrix piece = *from;
+        float    *w;
+        piece.data = (const char *)from->data + j.place * in;
+        piece.rows = j.rows = from->rows - j.place < step ? from->rows - j.place : step;
+        if (!(w = bb_matrix_decode(&piece, err))) status = BB_NOMEM;
+        if (status != BB_OK) break;
+        any |= is_any_finite(w, (size_t)piece.rows * piece.cols);
+        j.w = w;
+        j.packed = (unsigned char *)packed + j.place * out;
+        j.sums = sums ? sums + N_SUMS * (size_t)(j.place / j.band) : NULL;
+        status = run(&j, err);
+        bb_free(w);
+    }
+    if (status == BB_OK && !any) status = none_is_finite(from->rows, from->cols, err);
+    if (status == BB_OK && stats) {
+        add_up(sums, n_tiles, stats);
+        stats->seconds = bb_now_s() - started;
+    }
+done:
+    bb_free(j.importance);
+    bb_free(sums);
+    bb_feedback_done(&feedback);
     return status;
 }
