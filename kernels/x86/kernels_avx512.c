@@ -174,77 +174,12 @@ void bb_peak_fma_avx512(float *x, float a, float b, size_t n)
 
 /* ---- product ---- */
 
-enum { PANEL = BB_PANEL_AVX512, TILE_ROWS = 14, DEPTH = 256 /* columns a pass: a panel's pass is 32 KiB, half of an L1 */ };
-
-/* `rows` (a constant after inlining, so that sum stays in registers) rows of one panel through `depth` columns. */
-__attribute__((always_inline)) static inline void tile(size_t rows, size_t depth, const float *x, size_t ldx, const float *w, const float *start,
-                                                       size_t ldstart, const float *bias, float *y, size_t ldy)
-{
-    __m512 sum[TILE_ROWS][2];
-    for (size_t i = 0; i < rows; i++)
-        for (size_t h = 0; h < 2; h++) {
-            sum[i][h] = start ? _mm512_loadu_ps(start + i * ldstart + h * 16) : _mm512_setzero_ps();
-            if (bias) sum[i][h] = _mm512_add_ps(sum[i][h], _mm512_loadu_ps(bias + h * 16));
-        }
-    for (size_t c = 0; c < depth; c++) {
-        __m512 w0 = _mm512_loadu_ps(w + c * PANEL), w1 = _mm512_loadu_ps(w + c * PANEL + 16);
-        for (size_t i = 0; i < rows; i++) {
-            __m512 v = _mm512_set1_ps(x[i * ldx + c]);
-            sum[i][0] = _mm512_fmadd_ps(v, w0, sum[i][0]);
-            sum[i][1] = _mm512_fmadd_ps(v, w1, sum[i][1]);
-        }
-    }
-    for (size_t i = 0; i < rows; i++)
-        for (size_t h = 0; h < 2; h++) _mm512_storeu_ps(y + i * ldy + h * 16, sum[i][h]);
-}
-
-static void tile_rows(size_t rows, size_t depth, const float *x, size_t ldx, const float *w, const float *start, size_t ldstart, const float *bias, float *y,
-                      size_t ldy)
-{
-    switch (rows) {
-#define ROWS(n) \
-    case n: tile(n, depth, x, ldx, w, start, ldstart, bias, y, ldy); break;
-        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
-#undef ROWS
-    }
-}
-
-/* A panel of fewer than PANEL columns goes through a full-width copy of its part of y. */
-static void narrow_tile(size_t rows, size_t columns, size_t depth, const float *x, size_t ldx, const float *w, const float *bias, bool add, float *y,
-                        size_t ldy)
-{
-    float full[TILE_ROWS * PANEL] = { 0 }, full_bias[PANEL] = { 0 };
-    if (bias) memcpy(full_bias, bias, columns * sizeof *bias);
-    for (size_t i = 0; add && i < rows; i++) memcpy(full + i * PANEL, y + i * ldy, columns * sizeof *y);
-    tile_rows(rows, depth, x, ldx, w, add ? full : NULL, PANEL, bias ? full_bias : NULL, full, PANEL);
-    for (size_t i = 0; i < rows; i++) memcpy(y + i * ldy, full + i * PANEL, columns * sizeof *y);
-}
-
-void bb_pack_avx512(const float *w, size_t ldw, size_t n, size_t k, float *out)
-{
-    size_t done = bb_pack_whole_panels(w, ldw, n, k, PANEL, out);
-    bb_pack_panels(w + done * ldw, ldw, n - done, k, PANEL, out + done * k);
-}
-
-void bb_product_avx512(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *panels, const float *bias, bool add, float *y, size_t ldy)
-{
-    size_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
-    for (size_t c = 0; c == 0 || c < k; c += DEPTH) { /* one pass even for k = 0, which still writes the start values */
-        size_t       depth = k - c < DEPTH ? k - c : DEPTH;
-        bool         more = add || c > 0;
-        const float *b = c > 0 ? NULL : bias;
-        for (size_t j = 0; j < n; j += PANEL) {
-            const float *w = panels + j * k + c * PANEL;
-            for (size_t t = 0; t < tiles; t++) { /* of nearly equal height */
-                size_t       from = t * m / tiles, rows = (t + 1) * m / tiles - from;
-                const float *in = x + from * ldx + c;
-                float       *out = y + from * ldy + j;
-                if (n - j >= PANEL) tile_rows(rows, depth, in, ldx, w, more ? out : NULL, ldy, b ? b + j : NULL, out, ldy);
-                else narrow_tile(rows, n - j, depth, in, ldx, w, b ? b + j : NULL, more, out, ldy);
-            }
-        }
-    }
-}
+#define BB_LEVEL avx512
+#define VECTOR __m512
+#define OP(name) _mm512_##name
+#define ROWS_TO_TILE ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+enum { LANES = 16, PANEL = BB_PANEL_AVX512, TILE_ROWS = 14 };
+#include "kernels/x86/product.inc"
 #else
 typedef int bb_no_avx512; /* an empty file is not C */
 #endif
