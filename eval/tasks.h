@@ -66,16 +66,23 @@ typedef struct bb_task_answer {
     double   gold_nll;
 } bb_task_answer;
 
+/* Of one option, for who wants more than answers. */
+typedef struct bb_task_score {
+    double   log_p; /* of the continuation, nats; NaN where the item was skipped, then the rest is 0 */
+    uint32_t n_tokens, n_characters;
+    bool     greedy; /* is each of its tokens the arg max? */
+} bb_task_score;
+
 /* Two networks on the same items: a minus b, and the standard error of the mean of the items' differences. */
 typedef struct bb_task_difference {
     double changed; /* share of items with another option */
     double acc, acc_se, acc_norm, acc_norm_se, gold_nll, gold_nll_se;
 } bb_task_difference;
 
-/* Evaluates net (with the tokenizer of m; m's own or a compressed one with the same vocabulary). max_tokens: the window, >= 2. answers: [n_items], NULL
- * allowed. The same bits for any number of threads. Polls bb_interrupted. BB_BAD_FILE when every item is skipped. */
+/* Evaluates net (with the tokenizer of m; m's own or a compressed one with the same vocabulary). max_tokens: the window, >= 2. answers: [n_items],
+ * scores: [n_options], NULL allowed. The same bits for any number of threads. Polls bb_interrupted. BB_BAD_FILE when every item is skipped. */
 bb_status bb_task_run(const bb_backend *backend, const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *progress_label,
-                      bb_task_result *out, bb_task_answer *answers, bb_err *err);
+                      bb_task_result *out, bb_task_answer *answers, bb_task_score *scores, bb_err *err);
 /* Of n answers each to the same items; items that either left out do not count. acc_norm as bb_task_run has it for this kind. All 0 where no item is left. */
 bb_task_difference bb_task_compare(bb_task_kind kind, const bb_task_answer *a, const bb_task_answer *b, size_t n);
 
