@@ -357,7 +357,7 @@ static void prepare_scores(const runner *r)
         r->scores[i] = (bb_task_score) { .log_p = (double)NAN };
         if (s->skipped) continue;
         r->scores[i].n_tokens = s->n - s->n_prefix;
-        r->scores[i].n_characters = (uint32_t)characters(r->t->text.data + o->continuation + 1, o->n_continuation - 1);
+        r->scores[i].n_characters = (uint32_t)characters(r->t->text.data + o->continuation + o->n_delimiter, o->n_continuation - o->n_delimiter);
     }
 }
 

@@ -5,10 +5,13 @@
  *   choice  {"query": text, "choices": [text, ...], "gold": index}              ARC, PIQA, OpenBookQA, COPA, BoolQ
  *   schema  {"context_options": [text, ...], "continuation": text, "gold": i}   WinoGrande: which context makes the rest likelier
  *   cloze   {"context": text, "continuation": text}                             LAMBADA: is the rest what greedy decoding gives
- * and, with a name that ends in .txt, llama.cpp's HellaSwag text: six lines an item, context, gold index, four endings (a choice task).
+ * any of them with {"delimiter": text}, what stands between context and continuation instead of one space ("" for languages without
+ * spaces); and, with a name that ends in .txt, llama.cpp's HellaSwag text: six lines an item, context, gold index, four endings (a choice task).
  *
  * Prompts: white space around texts is removed; a query that asks (starts with "Question:", or has a line that does) is followed by
- * "\nAnswer:"; one space comes before the continuation. This is what the Language Model Evaluation Harness does for these tasks.
+ * "\nAnswer:"; one space, or the item's delimiter, comes before the continuation. So the Language Model Evaluation Harness asks what the
+ * files of MosaicML's llm-foundry say, but for BoolQ (without "Passage: ") and COPA (without the comma, two spaces before the answer), and HellaSwag with
+ * a capital letter where a sentence is to be completed (results/harness.csv).
  * Tokens: BOS first where the vocabulary does that; context and continuation are tokenized together, and the tokens behind the longest
  * prefix that they share with the context alone (for a choice item, the shortest of its options' prefixes) are the continuation. Items
  * longer than the window lose tokens behind BOS at the left.
@@ -26,10 +29,10 @@
 
 typedef enum bb_task_kind { BB_TASK_CHOICE, BB_TASK_SCHEMA, BB_TASK_CLOZE } bb_task_kind;
 
+/* Bytes of the task's text; the continuation begins with its delimiter. */
 typedef struct bb_task_option {
-    size_t context, n_context, continuation, n_continuation;
-} bb_task_option; /* bytes of text; continuation
-                                                                                                              with its space */
+    size_t context, n_context, continuation, n_continuation, n_delimiter;
+} bb_task_option;
 typedef struct bb_task_item {
     size_t   first;
     uint32_t n, gold;

@@ -225,6 +225,47 @@ START_TEST(normalised_by_characters)
 }
 END_TEST
 
+/* What stands between context and continuation is the item's own, and no character of the option: by the text that was made and the score of its tokens. */
+START_TEST(delimiters)
+{
+    static const struct {
+        const char *row, *whole;
+        size_t      n_context;
+    } items[] = {
+        { "{\"query\": \"Once upon a\", \"choices\": [\" time \", \"day\"], \"gold\": 0, \"delimiter\": \"  \"}\n", "Once upon a  time", 11 },
+        { "{\"delimiter\": \"\", \"query\": \"Question: Once upon a t\", \"choices\": [\"ime\", \"day\"], \"gold\": 0}\n",
+          "Question: Once upon a t\nAnswer:ime", 31 },
+        { "{\"context\": \"Once upon a\", \"continuation\": \"time\", \"delimiter\": \"\\n\"}\n", "Once upon a\ntime", 11 },
+        { "{\"context_options\": [\"Once upon a\", \"One\"], \"continuation\": \"time\", \"gold\": 0, \"delimiter\": \" - \"}\n", "Once upon a - time", 11 },
+    };
+    for (size_t k = 0; k < sizeof items / sizeof *items; k++) {
+        const char    *text = items[k].whole;
+        bb_task        t;
+        bb_task_result r;
+        bb_task_score  scores[2];
+        int32_t       *ids, *context;
+        size_t         n, n_context, V = model.net.n_vocab;
+        double        *z = BB_NEW(LONGEST * V, double, NULL), sum = 0;
+        ck_assert_int_eq(bb_task_parse("x.jsonl", items[k].row, strlen(items[k].row), 0, &t, NULL), BB_OK);
+        ck_assert(t.options[0].n_context == items[k].n_context && t.options[0].n_context + t.options[0].n_continuation == strlen(text));
+        ck_assert_int_eq(memcmp(t.text.data + t.options[0].context, text, strlen(text)), 0);
+        ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, NULL, scores, NULL), BB_OK);
+        ck_assert_uint_eq(scores[0].n_characters, k == 1 ? 3 : 4);
+        ck_assert_int_eq(bb_tokenize(tokenizer, text, strlen(text), true, false, &ids, &n, NULL), BB_OK);
+        ck_assert_int_eq(bb_tokenize(tokenizer, text, items[k].n_context, true, false, &context, &n_context, NULL), BB_OK);
+        ck_assert_int_eq(memcmp(context, ids, n_context * sizeof *ids), 0);
+        ref_run(&model.net, ids, (uint32_t)n, z);
+        for (size_t i = n_context; i < n; i++) sum += z[(i - 1) * V + (size_t)ids[i]] - ref_log_sum_exp(z + (i - 1) * V, V);
+        ck_assert_double_eq_tol(scores[0].log_p, sum, 1e-4);
+        ck_assert_uint_eq(scores[0].n_tokens, n - n_context);
+        bb_free(ids);
+        bb_free(context);
+        bb_free(z);
+        bb_task_done(&t);
+    }
+}
+END_TEST
+
 START_TEST(of_equal_options_the_first)
 {
     static const char row[] = "{\"query\": \"Once upon a\", \"choices\": [\"time\", \"time\", \"time\"], \"gold\": 1}\n";
@@ -368,6 +409,8 @@ static const struct {
     { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \" \\n\"], \"gold\": 0}", "empty continuation" },
     { "a.jsonl", "{\"context\": \"a\", \"continuation\": \"b\"}\n{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0}", "line 2: a choice item" },
     { "a.jsonl", "{\"context\": null, \"continuation\": \"b\"}", "should be texts" },
+    { "a.jsonl", "{\"context\": \"a\", \"continuation\": \"b\", \"delimiter\": 1}", "\"delimiter\" should be a text" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0, \"delimiter\": null}", "\"delimiter\" should be a text" },
     { "a.jsonl", "BZh91AY", "bunzip2" },
     { "a.txt", "a\n0\nb\nc\nd\n", "5 lines" },
     { "a.txt", "a\n4\nb\nc\nd\ne\n", "line 2: the gold index" },
@@ -458,6 +501,7 @@ int main(void)
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, tasks_by_definition, 0, 4);
     tcase_add_test(t, normalised_by_characters);
+    tcase_add_test(t, delimiters);
     tcase_add_test(t, of_equal_options_the_first);
     tcase_add_test(t, two_networks_are_compared_item_by_item);
     tcase_add_test(t, names_and_limits);
