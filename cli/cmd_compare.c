@@ -144,11 +144,11 @@ static bb_status run_task(job *j, const char *path, bb_err *err)
         status = BB_NOMEM;
         goto done;
     }
-    BB_TRY(bb_task_run(bb_engine_backend(), &j->full, &j->full.net, &t, window, t.name, &full, answers_full, err));
+    BB_TRY(bb_task_run(bb_engine_backend(), &j->full, &j->full.net, &t, window, t.name, &full, answers_full, NULL, err));
     bb_task_warn_left_out(&t, &full, window);
     for (size_t i = 1; i < j->n; i++) {
         BB_TRY(bb_model_open(j->paths[i], &m, err));
-        BB_TRY(bb_task_run(bb_engine_backend(), &m, &m.net, &t, window, t.name, &r, answers, err));
+        BB_TRY(bb_task_run(bb_engine_backend(), &m, &m.net, &t, window, t.name, &r, answers, NULL, err));
         const bb_task_difference d = bb_task_compare(t.kind, answers, answers_full, t.n_items);
         BB_TRY(put_task(j, j->paths[i], &m, &t, &r, &full, &d, err));
         bb_model_close(&m);

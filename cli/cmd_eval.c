@@ -20,7 +20,7 @@
 #include "model/net/host.h"
 
 typedef struct eval_options {
-    char   *text, *protocol, *precision, *reference, *tasks, *document, *scores;
+    char   *text, *protocol, *precision, *reference, *tasks, *document, *scores, *answers;
     int64_t limit, ctx, chunks, probabilities, prompts, prompt_tokens, new_tokens, seed;
     bool    spread, detail, generation, json, parse_special;
 } eval_options;
@@ -54,6 +54,8 @@ static const bb_option_row rows[] = {
     { "seed", BB_OPT_INT, offsetof(eval_options, seed), "1", 0, (double)(1LL << 53), "N", "of the samples of --generation", NULL },
     { "tasks", BB_OPT_LIST, offsetof(eval_options, tasks), NULL, 1, 0, "FILE|FOLDER,..",
       "zero-shot tasks: JSON lines (multiple choice, two contexts, last words) or HellaSwag text; of a folder, all .jsonl and .txt files", NULL },
+    { "answers", BB_OPT_TEXT, offsetof(eval_options, answers), NULL, 1, 0, "FILE.csv",
+      "write every option of every item: its tokens, characters and log-likelihood, with --reference the reference's", NULL },
     { "limit", BB_OPT_INT, offsetof(eval_options, limit), "0", 0, UINT32_MAX, "N", "items of each task, from its beginning; 0: all", NULL },
     { "precision", BB_OPT_TEXT, offsetof(eval_options, precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "json", BB_OPT_FLAG, offsetof(eval_options, json), NULL, 1, 0, NULL, "print JSON", NULL },
@@ -379,10 +381,19 @@ done:
 static bb_status measure_tasks(job *j, bb_err *err)
 {
     const uint32_t window = bb_task_window(&j->m, j->o.ctx);
+    bb_csv_writer *options = NULL;
+    bb_status      status;
     if (j->m.net.n_ctx_train && window > j->m.net.n_ctx_train)
         bb_warn("windows of %u tokens are longer than the %u that %s was trained with", window, j->m.net.n_ctx_train, j->path);
     if (window < 2) return BB_FAIL(err, BB_USAGE, "--ctx %u: a task needs at least 2 tokens", window);
-    return bb_eval_tasks(j->o.tasks, (size_t)j->o.limit, window, &j->m, j->o.reference ? &j->ref : NULL, &j->tasks, err);
+    if (j->o.answers) {
+        status = bb_csv_create(j->o.answers, j->o.reference ? BB_TASK_OPTIONS_HEADER ",log_likelihood_ref" : BB_TASK_OPTIONS_HEADER, &options, err);
+        if (status != BB_OK) return status;
+    }
+    status = bb_eval_tasks(j->o.tasks, (size_t)j->o.limit, window, &j->m, j->o.reference ? &j->ref : NULL, options, &j->tasks, err);
+    if (status == BB_OK) return bb_csv_close(&options, err);
+    bb_csv_discard(options);
+    return status;
 }
 
 static bb_status check_options(const job *j, size_t n, bb_err *err)
@@ -400,6 +411,7 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
     const eval_options  *o = &j->o;
     const bb_idle_option idle[] = {
         { "--limit", "without --tasks", !o->tasks },
+        { "--answers", "without --tasks", !o->tasks },
         { "--seed", "without --generation", !o->generation },
         { "--prompts", "without --generation", !o->generation },
         { "--prompt-tokens", "without --generation", !o->generation },
@@ -443,6 +455,10 @@ static bb_status run(int argc, char **argv, bb_err *err)
     if (j.o.scores) {
         const bb_input inputs[] = { { "the model", j.path }, { "the reference", j.o.reference }, { "the text", j.o.text } };
         BB_TRY(bb_output_check("--scores", j.o.scores, BB_OUTPUT_TABLE, SCORES_HEADER, inputs, sizeof inputs / sizeof *inputs, err));
+    }
+    if (j.o.answers) {
+        const bb_input inputs[] = { { "the model", j.path }, { "the reference", j.o.reference }, { "--scores", j.o.scores } };
+        BB_TRY(bb_output_check("--answers", j.o.answers, BB_OUTPUT_TABLE, BB_TASK_OPTIONS_HEADER, inputs, sizeof inputs / sizeof *inputs, err));
     }
     BB_TRY(bb_model_open(j.path, &j.m, err));
     if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));

@@ -90,10 +90,24 @@ void bb_task_warn_left_out(const bb_task *t, const bb_task_result *r, uint32_t m
                 r->n_skipped, max_tokens, r->n_cut);
 }
 
-static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_row *row, bb_err *err)
+/* ref: NULL without a reference. */
+static void put_options(bb_csv_writer *w, const bb_task *t, const bb_task_score *scores, const bb_task_score *ref)
+{
+    for (size_t i = 0; i < t->n_items; i++)
+        for (uint32_t k = 0; k < t->items[i].n; k++) {
+            const bb_task_score *s = &scores[t->items[i].first + k];
+            BB_PUT(w, t->name, (int64_t)i, (int64_t)k, (int64_t)t->items[i].gold, (int64_t)s->n_tokens, (int64_t)s->n_characters, s->log_p, (int64_t)s->greedy);
+            if (ref) bb_csv_put_double(w, ref[t->items[i].first + k].log_p);
+            bb_csv_end_row(w);
+        }
+}
+
+static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_csv_writer *options, bb_task_row *row,
+                          bb_err *err)
 {
     bb_task         t;
     bb_task_answer *answers = NULL, *answers_ref = NULL;
+    bb_task_score  *scores = NULL, *scores_ref = NULL;
     bb_status       status = bb_task_load(path, limit, &t, err);
     if (status != BB_OK) return status;
     *row = (bb_task_row) { .kind = t.kind };
@@ -101,19 +115,24 @@ static bb_status run_task(const char *path, size_t limit, uint32_t max_tokens, c
     memcpy(row->sha256, t.sha256, sizeof row->sha256);
     answers = bb_alloc(t.n_items, sizeof *answers, err);
     answers_ref = bb_alloc(t.n_items, sizeof *answers_ref, err);
-    if (!answers || !answers_ref) {
+    scores = bb_alloc(t.n_options, sizeof *scores, err);
+    scores_ref = bb_alloc(t.n_options, sizeof *scores_ref, err);
+    if (!answers || !answers_ref || !scores || !scores_ref) {
         status = BB_NOMEM;
         goto done;
     }
-    BB_TRY(bb_task_run(bb_engine_backend(), m, &m->net, &t, max_tokens, t.name, &row->net, answers, err));
+    BB_TRY(bb_task_run(bb_engine_backend(), m, &m->net, &t, max_tokens, t.name, &row->net, answers, scores, err));
     bb_task_warn_left_out(&t, &row->net, max_tokens);
     if (ref) {
-        BB_TRY(bb_task_run(bb_engine_backend(), ref, &ref->net, &t, max_tokens, t.name, &row->reference, answers_ref, err));
+        BB_TRY(bb_task_run(bb_engine_backend(), ref, &ref->net, &t, max_tokens, t.name, &row->reference, answers_ref, scores_ref, err));
         row->difference = bb_task_compare(t.kind, answers, answers_ref, t.n_items);
     }
+    if (options) put_options(options, &t, scores, ref ? scores_ref : NULL);
 done:
     bb_free(answers);
     bb_free(answers_ref);
+    bb_free(scores);
+    bb_free(scores_ref);
     bb_task_done(&t);
     return status;
 }
@@ -137,7 +156,8 @@ bb_status bb_eval_tasks_check(const char *list, bb_err *err)
     return status;
 }
 
-bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_table *out, bb_err *err)
+bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_csv_writer *options, bb_task_table *out,
+                        bb_err *err)
 {
     bb_task_files p = { NULL, 0, 0 };
     bb_status     status = BB_OK;
@@ -147,7 +167,7 @@ bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, con
         goto done;
     }
     for (size_t i = 0; i < p.n; i++) {
-        BB_TRY(run_task(p.at[i], limit, max_tokens, m, ref, &out->rows[i], err));
+        BB_TRY(run_task(p.at[i], limit, max_tokens, m, ref, options, &out->rows[i], err));
         out->n++;
     }
 done:

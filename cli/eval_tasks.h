@@ -5,7 +5,10 @@
 
 #include <jansson.h>
 
+#include "base/csv.h"
 #include "eval/tasks.h"
+
+#define BB_TASK_OPTIONS_HEADER "task,item,option,gold,tokens,characters,log_likelihood,greedy" /* with a reference one more: log_likelihood_ref */
 
 typedef struct bb_task_row {
     char               name[64], sha256[65];
@@ -34,8 +37,10 @@ void bb_task_warn_left_out(const bb_task *t, const bb_task_result *r, uint32_t m
 /* Whether all files of the list are there: for the start, before any of them is run. */
 bb_status bb_eval_tasks_check(const char *list, bb_err *err);
 
-/* list: files, and folders whose files *.jsonl and *.txt are taken, separated by commas. limit: items a task, 0: all. ref may be NULL. */
-bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_task_table *out, bb_err *err);
+/* list: files, and folders whose files *.jsonl and *.txt are taken, separated by commas. limit: items a task, 0: all. ref may be NULL.
+ * options: a row for each option of each item, may be NULL. */
+bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_csv_writer *options, bb_task_table *out,
+                        bb_err *err);
 void      bb_task_table_done(bb_task_table *t);
 void      bb_task_table_text(const bb_task_table *t, bb_text *out);
 json_t   *bb_task_table_json(const bb_task_table *t); /* a list; NULL without memory */

@@ -61,12 +61,14 @@ static bb_status start_item(reader *r, uint32_t gold, bb_err *err)
     return status;
 }
 
+static const bb_bytes one_space = { " ", 1 };
+
 /* Adds an option to the last item. */
-static bb_status add_option(reader *r, bb_bytes context, bb_bytes continuation, bb_err *err)
+static bb_status add_option(reader *r, bb_bytes context, bb_bytes delimiter, bb_bytes continuation, bb_err *err)
 {
     bb_task       *t = r->t;
     void          *options = t->options;
-    bb_task_option o = { .context = t->text.size };
+    bb_task_option o = { .context = t->text.size, .n_delimiter = (size_t)delimiter.size };
     bb_status      status = grow(&options, &r->room_options, t->n_options, sizeof *t->options, err);
     t->options = options;
     if (status != BB_OK) return status;
@@ -78,7 +80,7 @@ static bb_status add_option(reader *r, bb_bytes context, bb_bytes continuation, 
     if (t->kind == BB_TASK_CHOICE && asks(context)) bb_text_add(&t->text, "\nAnswer:");
     o.n_context = t->text.size - o.context;
     o.continuation = t->text.size;
-    bb_text_add(&t->text, " ");
+    bb_text_addn(&t->text, delimiter.data, (size_t)delimiter.size);
     bb_text_addn(&t->text, continuation.data, (size_t)continuation.size);
     o.n_continuation = t->text.size - o.continuation;
     if (t->text.status != BB_OK) return BB_FAIL(err, t->text.status, "out of memory");
@@ -96,6 +98,13 @@ static bool text_of(const json_t *s, bb_bytes *out)
     return true;
 }
 
+static bb_status delimiter_of(const reader *r, const json_t *o, bb_bytes *out, bb_err *err)
+{
+    const json_t *s = json_object_get(o, "delimiter");
+    *out = one_space;
+    return !s || text_of(s, out) ? BB_OK : BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"delimiter\" should be a text", r->path, r->line);
+}
+
 static bool kind_of(const json_t *o, bb_task_kind *kind)
 {
     if (json_object_get(o, "choices")) *kind = BB_TASK_CHOICE;
@@ -107,12 +116,15 @@ static bool kind_of(const json_t *o, bb_task_kind *kind)
 
 static bb_status read_cloze(reader *r, const json_t *o, bb_err *err)
 {
-    bb_bytes  context, continuation;
+    bb_bytes  context, delimiter, continuation;
     bb_status status;
     if (!text_of(json_object_get(o, "context"), &context) || !text_of(json_object_get(o, "continuation"), &continuation))
         return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"context\" and \"continuation\" should be texts", r->path, r->line);
-    status = start_item(r, 0, err);
-    return status == BB_OK ? add_option(r, context, continuation, err) : status;
+    BB_TRY(delimiter_of(r, o, &delimiter, err));
+    BB_TRY(start_item(r, 0, err));
+    BB_TRY(add_option(r, context, delimiter, continuation, err));
+done:
+    return status;
 }
 
 /* choice: one query, many choices; schema: many contexts, one continuation. */
@@ -122,18 +134,19 @@ static bb_status read_options(reader *r, const json_t *o, bb_err *err)
     const char   *one_name = schema ? "continuation" : "query", *many_name = schema ? "context_options" : "choices";
     const json_t *many = json_object_get(o, many_name), *gold = json_object_get(o, "gold");
     size_t        n = json_array_size(many); /* 0 when it is no array */
-    bb_bytes      one, other;
+    bb_bytes      one, other, delimiter;
     bb_status     status = BB_OK;
     if (!text_of(json_object_get(o, one_name), &one)) return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"%s\" should be a text", r->path, r->line, one_name);
     if (n < 2 || n > MAX_OPTIONS)
         return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"%s\" should be a list of 2 to %d texts", r->path, r->line, many_name, MAX_OPTIONS);
     if (!json_is_integer(gold) || json_integer_value(gold) < 0 || (size_t)json_integer_value(gold) >= n)
         return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"gold\" should be an index from 0 to %zu", r->path, r->line, n - 1);
+    BB_TRY(delimiter_of(r, o, &delimiter, err));
     BB_TRY(start_item(r, (uint32_t)json_integer_value(gold), err));
     for (size_t i = 0; i < n; i++) {
         if (!text_of(json_array_get(many, i), &other))
             return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: \"%s\" should be a list of texts", r->path, r->line, many_name);
-        BB_TRY(schema ? add_option(r, other, one, err) : add_option(r, one, other, err));
+        BB_TRY(schema ? add_option(r, other, delimiter, one, err) : add_option(r, one, delimiter, other, err));
     }
 done:
     return status;
@@ -197,7 +210,7 @@ static bb_status read_hellaswag(reader *r, const char *data, size_t size, size_t
         if (gold.size != 1 || *gold.data < '0' || *gold.data > '3')
             return BB_FAIL(err, BB_BAD_FILE, "%s line %zu: the gold index should be 0 to 3", r->path, r->line - 4);
         BB_TRY(start_item(r, (uint32_t)(*gold.data - '0'), err));
-        for (size_t i = 0; i < 4; i++) BB_TRY(add_option(r, lines[0], lines[2 + i], err));
+        for (size_t i = 0; i < 4; i++) BB_TRY(add_option(r, lines[0], one_space, lines[2 + i], err));
     }
 done:
     return status;

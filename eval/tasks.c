@@ -26,11 +26,6 @@ typedef struct sequence {
     bool     skipped, cut;
 } sequence;
 
-typedef struct score {
-    double log_p;
-    bool   greedy;
-} score; /* of the continuation; is each of its tokens the arg max? */
-
 typedef struct runner {
     const bb_backend *backend;
     const bb_net     *net;
@@ -41,7 +36,7 @@ typedef struct runner {
     size_t            n_pool, room;
     sequence         *s;      /* [n_options] */
     size_t           *order;  /* [n_options] see rank */
-    score            *scores; /* [n_options] */
+    bb_task_score    *scores; /* [n_options] */
     bb_forward       *f;
     float            *h, *rows, *logits;
     size_t            rows_at_once, n_rows;
@@ -218,9 +213,9 @@ static bb_status flush(runner *r, bb_err *err)
     size_t            V = r->net->n_vocab;
     bb_status         status = bb_host_logits(r->f, r->net, r->rows, r->n_rows, r->logits, err);
     for (size_t i = 0; i < r->n_rows && status == BB_OK; i++) {
-        bb_logsum    sum = { 0 };
-        const float *z = r->logits + i * V;
-        score       *s = &r->scores[r->row[i].i];
+        bb_logsum      sum = { 0 };
+        const float   *z = r->logits + i * V;
+        bb_task_score *s = &r->scores[r->row[i].i];
         bb_logsum_add(k, &sum, z, V);
         s->log_p += (double)z[r->row[i].target] - bb_logsum_value(&sum);
         s->greedy &= sum.arg_max == (size_t)r->row[i].target;
@@ -236,7 +231,8 @@ static bb_status take_rows(runner *r, size_t i, const uint32_t *of, bb_err *err)
     const sequence *s = &r->s[i];
     size_t          C = r->net->n_embd;
     bb_status       status = BB_OK;
-    r->scores[i] = (score) { 0, true };
+    r->scores[i].log_p = 0;
+    r->scores[i].greedy = true;
     for (uint32_t t = s->n_prefix - 1; t + 1 < s->n; t++) {
         bb_host_streams(r->net, r->h + of[t] * bb_row_width(r->net), 1, r->rows + r->n_rows * C);
         r->row[r->n_rows].i = i;
@@ -352,15 +348,27 @@ static size_t characters(const char *s, size_t n)
     return count ? count : 1; /* what is not UTF-8 */
 }
 
+/* What is known of the options before they are run. */
+static void prepare_scores(const runner *r)
+{
+    for (size_t i = 0; i < r->t->n_options; i++) {
+        const bb_task_option *o = &r->t->options[i];
+        const sequence       *s = &r->s[i];
+        r->scores[i] = (bb_task_score) { .log_p = (double)NAN };
+        if (s->skipped) continue;
+        r->scores[i].n_tokens = s->n - s->n_prefix;
+        r->scores[i].n_characters = (uint32_t)characters(r->t->text.data + o->continuation + o->n_delimiter, o->n_continuation - o->n_delimiter);
+    }
+}
+
 /* The likeliest option, by log-likelihood per character or in all; first of equals. */
 static uint32_t best_option(const runner *r, const bb_task_item *item, bool per_character)
 {
     uint32_t best = 0;
     double   best_value = -(double)INFINITY;
     for (uint32_t i = 0; i < item->n; i++) {
-        const bb_task_option *o = &r->t->options[item->first + i];
-        double                value = r->scores[item->first + i].log_p;
-        if (per_character) value /= (double)characters(r->t->text.data + o->continuation + 1, o->n_continuation - 1);
+        const bb_task_score *s = &r->scores[item->first + i];
+        const double         value = per_character ? s->log_p / (double)s->n_characters : s->log_p;
         if (value > best_value) best = i, best_value = value;
     }
     return best;
@@ -368,8 +376,8 @@ static uint32_t best_option(const runner *r, const bb_task_item *item, bool per_
 
 static double gold_nll(const runner *r, const bb_task_item *item)
 {
-    const score *s = r->scores + item->first;
-    double       max = s[0].log_p, sum = 0;
+    const bb_task_score *s = r->scores + item->first;
+    double               max = s[0].log_p, sum = 0;
     if (r->t->kind == BB_TASK_CLOZE) return -s[0].log_p;
     for (uint32_t i = 1; i < item->n; i++) max = s[i].log_p > max ? s[i].log_p : max;
     for (uint32_t i = 0; i < item->n; i++) sum += exp(s[i].log_p - max);
@@ -435,7 +443,7 @@ bb_task_difference bb_task_compare(bb_task_kind kind, const bb_task_answer *a, c
 }
 
 bb_status bb_task_run(const bb_backend *backend, const bb_model *m, const bb_net *net, const bb_task *t, uint32_t max_tokens, const char *label,
-                      bb_task_result *out, bb_task_answer *answers, bb_err *err)
+                      bb_task_result *out, bb_task_answer *answers, bb_task_score *scores, bb_err *err)
 {
     runner      r = { .backend = backend, .net = net, .t = t, .max_tokens = max_tokens };
     bb_progress progress;
@@ -450,6 +458,7 @@ bb_status bb_task_run(const bb_backend *backend, const bb_model *m, const bb_net
         goto done;
     }
     BB_TRY(tokenize(&r, m, err));
+    prepare_scores(&r);
     BB_TRY(rank(&r, &n, err));
     if (n == 0) {
         status = BB_FAIL(err, BB_BAD_FILE, "%s: no item fits into windows of %u tokens", t->name, max_tokens);
@@ -459,6 +468,7 @@ bb_status bb_task_run(const bb_backend *backend, const bb_model *m, const bb_net
     status = run_all(&r, n, label ? &progress : NULL, err);
     if (label) bb_progress_end(&progress);
     if (status == BB_OK) results(&r, out, answers);
+    if (status == BB_OK && scores) memcpy(scores, r.scores, t->n_options * sizeof *scores);
 done:
     bb_forward_destroy(r.f);
     void *all[] = { r.pool, r.s, r.order, r.scores, r.h, r.ids, r.of, r.place, r.rows, r.row, r.logits };

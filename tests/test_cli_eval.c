@@ -224,6 +224,53 @@ START_TEST(tasks_are_measured)
 }
 END_TEST
 
+/* Accuracies follow from the options' rows. */
+START_TEST(options_of_tasks_are_written)
+{
+    char   *text, out[512];
+    json_t *root, *row;
+    bb_err  err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("answers.csv"));
+    for (int with_reference = 0; with_reference < 2; with_reference++) {
+        bb_csv t;
+        double right = 0, right_norm = 0;
+        ck_assert_msg(bb_test_command(&text, &err, "eval " MODEL " --tasks tests/data/tasks/choice.jsonl --json --answers %s %s", out,
+                                      with_reference ? "--reference " MODEL : "") == BB_OK,
+                      "%s", err.msg);
+        ck_assert_ptr_nonnull(root = json_loads(text, 0, NULL));
+        row = json_array_get(json_object_get(root, "tasks"), 0);
+        ck_assert_int_eq(bb_csv_read(out, &t, &err), BB_OK);
+        ck_assert(t.n_rows == 12 && t.n_cols == (with_reference ? 9 : 8));
+        for (size_t i = 0, end; i < t.n_rows; i = end) {
+            double  best = -INFINITY, best_norm = -INFINITY;
+            bool    gold_best = false, gold_norm = false;
+            int64_t item, at, option, gold, tokens, characters, greedy;
+            ck_assert_int_eq(bb_csv_int(&t, i, 1, &item, &err), BB_OK);
+            for (end = i; end < t.n_rows && bb_csv_int(&t, end, 1, &at, &err) == BB_OK && at == item; end++) {
+                double p, p_ref;
+                ck_assert_str_eq(bb_csv_text(&t, end, 0), "choice");
+                ck_assert(bb_csv_int(&t, end, 2, &option, &err) == BB_OK && option == (int64_t)(end - i));
+                ck_assert(bb_csv_int(&t, end, 3, &gold, &err) == BB_OK && bb_csv_int(&t, end, 4, &tokens, &err) == BB_OK);
+                ck_assert(bb_csv_int(&t, end, 5, &characters, &err) == BB_OK && bb_csv_double(&t, end, 6, &p, &err) == BB_OK);
+                ck_assert(bb_csv_int(&t, end, 7, &greedy, &err) == BB_OK && (greedy == 0 || greedy == 1) && tokens > 0);
+                if (with_reference) ck_assert(bb_csv_double(&t, end, 8, &p_ref, &err) == BB_OK && p_ref == p);
+                if (p > best) best = p, gold_best = option == gold;
+                if (p / (double)characters > best_norm) best_norm = p / (double)characters, gold_norm = option == gold;
+            }
+            right += gold_best, right_norm += gold_norm;
+        }
+        ck_assert(fabs(right / 5 - number(row, "acc")) < 1e-12 && fabs(right_norm / 5 - number(row, "acc_norm")) < 1e-12);
+        bb_csv_done(&t);
+        json_decref(root);
+        bb_free(text);
+    }
+    bb_test_write(out, "a,b\n1,2\n", 8);
+    ck_assert_int_eq(bb_test_command(&text, &err, "eval " MODEL " --tasks tests/data/tasks --answers %s", out), BB_USAGE);
+    ck_assert_msg(strstr(err.msg, "was not made by bitbudget") != NULL, "%s", err.msg);
+    bb_free(text);
+}
+END_TEST
+
 START_TEST(tokenize_writes_what_eval_reads)
 {
     static const char bytes[] = { 1, 0, 0, 0, (char)0x93, 1, 0, 0, (char)0x97, 1, 0, 0, 5, 1, 0, 0, 0x7A, 1, 0, 0 }; /* 1 403 407 261 378 */
@@ -259,6 +306,7 @@ static const struct bad {
     { "eval " MODEL " --text tests/data/README.md --ctx 100000", BB_BAD_FILE },
     { "eval " MODEL " --tasks tests/data/tasks --detail", BB_USAGE },
     { "eval " MODEL " --tasks tests/data/tasks --scores x.csv", BB_USAGE },
+    { "eval " MODEL " --text tests/data/README.md --answers x.csv", BB_USAGE },
     { "eval " MODEL " --text tests/data/README.md --document x", BB_USAGE },
     { "eval " MODEL " --text tests/data/README.md --reference tests/data/stories3M-p256.imatrix.gguf", BB_UNSUPPORTED },
     { "eval tests/data/README.md --text tests/data/README.md", BB_BAD_FILE },
@@ -295,6 +343,7 @@ int main(void)
     tcase_add_test(t, scores_are_written_token_by_token);
     tcase_add_test(t, generation_is_measured);
     tcase_add_test(t, tasks_are_measured);
+    tcase_add_test(t, options_of_tasks_are_written);
     tcase_add_test(t, tokenize_writes_what_eval_reads);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));
     suite_add_tcase(s, t);

@@ -134,17 +134,30 @@ static void mean_error(const double *x, size_t n, double *mean, double *error)
     *error = n > 1 ? sqrt(square / (double)(n - 1) / (double)n) : 0;
 }
 
+/* The scores of an item's options. */
+static void expect_scores(bb_task_kind kind, const expected *e, const bb_task_score *s)
+{
+    for (unsigned i = 0; i < e->n; i++) {
+        const char *c = e->continuation[kind == BB_TASK_SCHEMA ? 0 : i], *context = e->context[kind == BB_TASK_SCHEMA ? i : 0];
+        bool        greedy;
+        ck_assert_double_eq_tol(s[i].log_p, log_p(context, c, LONGEST, &greedy), 1e-4);
+        ck_assert(s[i].greedy == greedy && s[i].n_characters == strlen(c) && s[i].n_tokens > 0 && s[i].n_tokens <= strlen(c) + 1);
+    }
+}
+
 START_TEST(tasks_by_definition)
 {
     size_t         n = files[_i].n, right = 0;
     bb_task        t;
     bb_task_result r;
     bb_task_answer answers[8];
+    bb_task_score  scores[32];
     double         acc[8], norm[8], nll[8], mean, error;
     bb_err         err = BB_ERR_INIT;
     ck_assert_msg(bb_task_load(files[_i].path, 0, &t, &err) == BB_OK, "%s", err.msg);
     ck_assert(t.kind == files[_i].kind && t.n_items == n && strlen(t.sha256) == 64);
-    ck_assert_msg(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, answers, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, answers, scores, &err) == BB_OK, "%s", err.msg);
+    ck_assert(t.n_options <= sizeof scores / sizeof *scores);
     ck_assert(r.n == n && r.n_skipped == 0 && r.n_cut == 0);
     for (size_t i = 0; i < n; i++) {
         outcome o = expect(t.kind, &files[_i].items[i], LONGEST);
@@ -152,6 +165,7 @@ START_TEST(tasks_by_definition)
         ck_assert(answers[i].right == (o.right > 0) && (t.kind != BB_TASK_CHOICE || answers[i].right_norm == (o.right_norm > 0)));
         ck_assert_double_eq_tol(answers[i].gold_nll, o.nll, 1e-4);
         acc[i] = o.right, norm[i] = o.right_norm, nll[i] = o.nll;
+        expect_scores(t.kind, &files[_i].items[i], scores + t.items[i].first);
         right += o.right > 0;
     }
     mean_error(acc, n, &mean, &error);
@@ -201,13 +215,54 @@ START_TEST(normalised_by_characters)
             if ((!bytes_differ || by_bytes >= 3) && (!space_differs || by_space >= 3)) continue;
             snprintf(row, sizeof row, "{\"query\": \"%s\", \"choices\": [\"%s\", \"%s\"], \"gold\": 0}\n", context, endings_tried[i], endings_tried[j]);
             ck_assert_int_eq(bb_task_parse("x.jsonl", row, strlen(row), 0, &t, NULL), BB_OK);
-            ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
+            ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL, NULL), BB_OK);
             ck_assert_msg(r.acc_norm == first, "%s | %s", endings_tried[i], endings_tried[j]);
             bb_task_done(&t);
             by_bytes += bytes_differ;
             by_space += space_differs;
         }
     ck_assert_msg(by_bytes > 0 && by_space > 0, "%d pairs for bytes, %d for the space", by_bytes, by_space);
+}
+END_TEST
+
+/* What stands between context and continuation is the item's own, and no character of the option: by the text that was made and the score of its tokens. */
+START_TEST(delimiters)
+{
+    static const struct {
+        const char *row, *whole;
+        size_t      n_context;
+    } items[] = {
+        { "{\"query\": \"Once upon a\", \"choices\": [\" time \", \"day\"], \"gold\": 0, \"delimiter\": \"  \"}\n", "Once upon a  time", 11 },
+        { "{\"delimiter\": \"\", \"query\": \"Question: Once upon a t\", \"choices\": [\"ime\", \"day\"], \"gold\": 0}\n",
+          "Question: Once upon a t\nAnswer:ime", 31 },
+        { "{\"context\": \"Once upon a\", \"continuation\": \"time\", \"delimiter\": \"\\n\"}\n", "Once upon a\ntime", 11 },
+        { "{\"context_options\": [\"Once upon a\", \"One\"], \"continuation\": \"time\", \"gold\": 0, \"delimiter\": \" - \"}\n", "Once upon a - time", 11 },
+    };
+    for (size_t k = 0; k < sizeof items / sizeof *items; k++) {
+        const char    *text = items[k].whole;
+        bb_task        t;
+        bb_task_result r;
+        bb_task_score  scores[2];
+        int32_t       *ids, *context;
+        size_t         n, n_context, V = model.net.n_vocab;
+        double        *z = BB_NEW(LONGEST * V, double, NULL), sum = 0;
+        ck_assert_int_eq(bb_task_parse("x.jsonl", items[k].row, strlen(items[k].row), 0, &t, NULL), BB_OK);
+        ck_assert(t.options[0].n_context == items[k].n_context && t.options[0].n_context + t.options[0].n_continuation == strlen(text));
+        ck_assert_int_eq(memcmp(t.text.data + t.options[0].context, text, strlen(text)), 0);
+        ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, NULL, scores, NULL), BB_OK);
+        ck_assert_uint_eq(scores[0].n_characters, k == 1 ? 3 : 4);
+        ck_assert_int_eq(bb_tokenize(tokenizer, text, strlen(text), true, false, &ids, &n, NULL), BB_OK);
+        ck_assert_int_eq(bb_tokenize(tokenizer, text, items[k].n_context, true, false, &context, &n_context, NULL), BB_OK);
+        ck_assert_int_eq(memcmp(context, ids, n_context * sizeof *ids), 0);
+        ref_run(&model.net, ids, (uint32_t)n, z);
+        for (size_t i = n_context; i < n; i++) sum += z[(i - 1) * V + (size_t)ids[i]] - ref_log_sum_exp(z + (i - 1) * V, V);
+        ck_assert_double_eq_tol(scores[0].log_p, sum, 1e-4);
+        ck_assert_uint_eq(scores[0].n_tokens, n - n_context);
+        bb_free(ids);
+        bb_free(context);
+        bb_free(z);
+        bb_task_done(&t);
+    }
 }
 END_TEST
 
@@ -218,7 +273,7 @@ START_TEST(of_equal_options_the_first)
     bb_task_result    r;
     bb_task_answer    answer;
     ck_assert_int_eq(bb_task_parse("x.jsonl", row, sizeof row - 1, 0, &t, NULL), BB_OK);
-    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, &answer, NULL, NULL), BB_OK);
     ck_assert(answer.option == 0 && !answer.right);
     ck_assert(r.acc == 0 && r.acc_norm == 0);
     bb_task_done(&t);
@@ -272,10 +327,15 @@ START_TEST(windows_cut_contexts)
     bb_task        t;
     bb_task_result r;
     bb_task_answer answers[5];
+    bb_task_score  scores[16];
     double         sum = 0;
     ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
-    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, WINDOW, NULL, &r, answers, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, WINDOW, NULL, &r, answers, scores, NULL), BB_OK);
     ck_assert(r.n == 4 && r.n_skipped == 1 && answers[1].option == UINT32_MAX && r.n_cut > 0 && r.n_cut <= 4);
+    for (size_t k = 0; k < t.n_options; k++) {
+        const bool skipped = k >= t.items[1].first && k < t.items[2].first;
+        ck_assert(isnan(scores[k].log_p) == skipped && (scores[k].n_tokens == 0) == skipped);
+    }
     for (size_t i = 0; i < 5; i++) {
         if (i == 1) continue;
         outcome o = expect(t.kind, &choices[i], WINDOW);
@@ -283,7 +343,7 @@ START_TEST(windows_cut_contexts)
         sum += o.nll / 4;
     }
     ck_assert_double_eq_tol(r.gold_nll, sum, 1e-4);
-    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, 2, NULL, &r, NULL, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, 2, NULL, &r, NULL, NULL, NULL), BB_BAD_FILE);
     bb_task_done(&t);
 }
 END_TEST
@@ -296,12 +356,12 @@ START_TEST(the_same_bits_for_any_number_of_threads)
     ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
     for (int i = 0; i < 2; i++) {
         omp_set_num_threads(1 + 2 * i);
-        ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[i], NULL, NULL), BB_OK);
+        ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[i], NULL, NULL, NULL), BB_OK);
     }
     omp_set_num_threads(threads);
     ck_assert(r[0].gold_nll == r[1].gold_nll && r[0].gold_nll_se == r[1].gold_nll_se);
     bb_interrupt_raise();
-    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[0], NULL, NULL), BB_INTERRUPTED);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[0], NULL, NULL, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
     bb_task_done(&t);
 }
@@ -318,7 +378,7 @@ START_TEST(memory_failures)
         bb_mem_fail_after(n);
         status = bb_task_load(files[1].path, 1, &t, NULL);
         if (status == BB_OK) {
-            status = bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, NULL, NULL);
+            status = bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r, NULL, NULL, NULL);
             bb_task_done(&t);
         }
         bb_mem_fail_after(-1);
@@ -349,6 +409,8 @@ static const struct {
     { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \" \\n\"], \"gold\": 0}", "empty continuation" },
     { "a.jsonl", "{\"context\": \"a\", \"continuation\": \"b\"}\n{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0}", "line 2: a choice item" },
     { "a.jsonl", "{\"context\": null, \"continuation\": \"b\"}", "should be texts" },
+    { "a.jsonl", "{\"context\": \"a\", \"continuation\": \"b\", \"delimiter\": 1}", "\"delimiter\" should be a text" },
+    { "a.jsonl", "{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0, \"delimiter\": null}", "\"delimiter\" should be a text" },
     { "a.jsonl", "BZh91AY", "bunzip2" },
     { "a.txt", "a\n0\nb\nc\nd\n", "5 lines" },
     { "a.txt", "a\n4\nb\nc\nd\ne\n", "line 2: the gold index" },
@@ -422,8 +484,8 @@ START_TEST(another_backend_gives_the_same)
     bb_task_result r[2];
     guarded_make(&g);
     ck_assert_int_eq(bb_task_load(files[0].path, 0, &t, NULL), BB_OK);
-    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[0], NULL, NULL), BB_OK);
-    ck_assert_int_eq(bb_task_run(&g.backend, &model, &model.net, &t, LONGEST, NULL, &r[1], NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&bb_backend_cpu, &model, &model.net, &t, LONGEST, NULL, &r[0], NULL, NULL, NULL), BB_OK);
+    ck_assert_int_eq(bb_task_run(&g.backend, &model, &model.net, &t, LONGEST, NULL, &r[1], NULL, NULL, NULL), BB_OK);
     ck_assert(r[0].gold_nll == r[1].gold_nll && r[0].acc == r[1].acc && r[0].acc_norm == r[1].acc_norm);
     ck_assert_uint_gt(g.n_weights, 0);
     bb_task_done(&t);
@@ -439,6 +501,7 @@ int main(void)
     tcase_add_unchecked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, tasks_by_definition, 0, 4);
     tcase_add_test(t, normalised_by_characters);
+    tcase_add_test(t, delimiters);
     tcase_add_test(t, of_equal_options_the_first);
     tcase_add_test(t, two_networks_are_compared_item_by_item);
     tcase_add_test(t, names_and_limits);

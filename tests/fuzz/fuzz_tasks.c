@@ -27,7 +27,7 @@ static void check(const bb_task *t)
     }
     for (size_t i = 0; i < t->n_options; i++) {
         const bb_task_option *o = &t->options[i];
-        require(o->n_context > 0 && o->n_continuation > 1 && o->context + o->n_context == o->continuation &&
+        require(o->n_context > 0 && o->n_continuation > o->n_delimiter && o->context + o->n_context == o->continuation &&
                     o->continuation + o->n_continuation <= t->text.size,
                 "an option out of bounds");
     }
