@@ -333,6 +333,9 @@ START_TEST(another_folder_is_refused)
         { "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
           "\"original_max_position_embeddings\": 32}}",
           "RoPE's frequencies are divided there, and not here" },
+        { "{\"attention_bias\": true}", "its attention_bias is true, and this one has none" },
+        { "{\"attention_bias\": false, \"mlp_bias\": null}", NULL },
+        { "{\"mlp_bias\": true}", "its mlp_bias is true, and this one has none" },
         { "{\"hidden_act\": \"relu\"}", NULL }, /* read by others: taken at its word */
         { "{\"num_attention_heads\": \"four\"}", "config.json: 'num_attention_heads'" },
     };
@@ -363,6 +366,44 @@ START_TEST(another_folder_is_refused)
         json_decref(change);
     }
     bb_model_close(&m);
+}
+END_TEST
+
+static void copy(const char *from, const char *to)
+{
+    char  *bytes;
+    size_t n;
+    ck_assert_int_eq(bb_file_read(from, &bytes, &n, NULL), BB_OK);
+    bb_test_write(to, bytes, n);
+    bb_free(bytes);
+}
+
+/* Llama 3.1 and 3.2 differ in the factor of RoPE alone. */
+START_TEST(other_factors_of_rope_are_refused)
+{
+    bb_model m;
+    json_t  *config = json_load_file("tests/data/hf/llama/config.json", 0, NULL), *rope = json_object_get(config, "rope_parameters");
+    char     from[600];
+    snprintf(from, sizeof from, "%s", bb_test_path("llama"));
+    ck_assert_int_eq(mkdir(from, 0777), 0);
+    for (int factor = 8; factor <= 16; factor += 8) {
+        bb_err err = BB_ERR_INIT;
+        char  *text;
+        if (factor == 16) json_object_set_new(rope, "factor", json_real(16));
+        text = json_dumps(config, 0);
+        bb_test_write(bb_test_path("llama/config.json"), text, strlen(text));
+        free(text);
+        if (factor == 8) {
+            copy("tests/data/hf/llama/model.safetensors", bb_test_path("llama/model.safetensors"));
+            copy("tests/data/hf/tokenizer.json", bb_test_path("llama/tokenizer.json"));
+            copy("tests/data/hf/tokenizer_config.json", bb_test_path("llama/tokenizer_config.json"));
+            ck_assert_int_eq(bb_model_open(from, &m, NULL), BB_OK);
+        }
+        ck_assert_msg(bb_export_folder_check(&m, from, &err) == (factor == 8 ? BB_OK : BB_BAD_FILE), "%d: %s", factor, err.msg);
+        if (factor == 16) ck_assert_msg(strstr(err.msg, "its divisor of a RoPE frequency is 16, and this one's is 8"), "%s", err.msg);
+    }
+    bb_model_close(&m);
+    json_decref(config);
 }
 END_TEST
 
@@ -409,6 +450,7 @@ int main(void)
     tcase_add_loop_test(t, a_gemma4_comes_back, 0, 2);
     tcase_add_test(t, one_form_and_none);
     tcase_add_test(t, another_folder_is_refused);
+    tcase_add_test(t, other_factors_of_rope_are_refused);
     tcase_add_test(t, what_cannot_be_said_is_refused);
     suite_add_tcase(s, t);
     return bb_test_run(s);
