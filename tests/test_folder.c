@@ -392,7 +392,7 @@ START_TEST(what_no_key_says_is_compared)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         bb_model m;
         bb_err   err = BB_ERR_INIT;
-        char     from[600], path[600];
+        char     from[600], path[700];
         snprintf(from, sizeof from, "%s", bb_test_path(rows[i].kind));
         ck_assert_int_eq(mkdir(from, 0777), 0);
         for (int k = 0; k < 4; k++) {

@@ -53,7 +53,7 @@ void *bb_jinja_hold(bb_jinja *j, size_t bytes)
     return h + 1;
 }
 
-/* The mark of what needs no more: the expression ends. */
+/* The expression ends where it is, so that whoever reads on finds nothing more. */
 bb_jval bb_jinja_fail(bb_jinja *j, const char *format, ...)
 {
     char    what[256], shown[BB_SHOWN];

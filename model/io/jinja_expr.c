@@ -349,11 +349,9 @@ static bb_jval comparison(bb_jinja *j)
 
 static bb_jval negation(bb_jinja *j)
 {
-    bool         any = false, odd = false;
-    const size_t depth = j->depth;
+    bool any = false, odd = false;
     for (; bb_jinja_take(j, "not"); any = true) odd = !odd;
     const bb_jval v = comparison(j);
-    j->depth = (unsigned)depth;
     return any ? bb_jinja_bool(bb_jinja_truth(v) != odd) : v;
 }
 
