@@ -166,10 +166,10 @@ static bb_status check_options(const job *j, size_t n_positional, bb_err *err)
 static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 {
     static const char       no_calibration[] = "with --method rtn, which has no calibration";
-    static const char       no_text[] = "with --imatrix or --method rtn, and without --eval: no text is read";
     const quantize_options *o = &j->o;
     static const char       diagonal[] = "with --imatrix, which has the diagonal of the second moments only: error feedback needs all of them (--calib)";
-    const bool rtn = !has(o->imatrix) && strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
+    const bool  rtn = !has(o->imatrix) && strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
+    const char *no_text = rtn ? "with --method rtn and without --eval: no text is read" : "with --imatrix and without --eval: no text is read";
     const bb_idle_option unused[] = {
         { "--calib", no_calibration, rtn },
         { "--calib-windows", no_calibration, rtn },
