@@ -130,23 +130,21 @@ done:
 /* The prompt as the template of the first model has it. */
 static bb_status put_in_template(job *j, bb_err *err)
 {
-    const bb_chat_message messages[] = { { "system", j->o.system }, { "user", j->prompt } };
-    bb_chat              *chat = NULL;
-    bb_text               text = { 0 };
-    bb_status             status;
-    BB_TRY(bb_chat_open(&j->w[0].m.source, &chat, err));
-    BB_TRY(bb_chat_text(chat, messages + !j->o.system, j->o.system ? 2 : 1, &text, err));
-    bb_debug("chat template of the form %s", bb_chat_name(chat));
-    if (bb_chat_leaves_out(chat))
-        bb_warn("the chat template also writes what only its program knows (dates, modes): that is left out, and the messages are in the %s form",
-                bb_chat_name(chat));
+    const bb_jinja_message messages[] = { { "system", j->o.system }, { "user", j->prompt } };
+    bb_text                text = { 0 };
+    bb_status              status;
+    BB_TRY(bb_chat_text(&j->w[0].m.source, messages + !j->o.system, j->o.system ? 2 : 1, time(NULL), &text, err));
+    bb_text_addn(&text, "", 0); /* never NULL */
+    if ((status = text.status) != BB_OK) {
+        BB_FAIL(err, status, "out of memory");
+        goto done;
+    }
     bb_free(j->prompt);
     j->prompt = text.data;
     j->prompt_size = text.size;
     text.data = NULL;
 done:
     bb_text_done(&text);
-    bb_chat_close(chat);
     return status;
 }
 

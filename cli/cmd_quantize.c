@@ -168,7 +168,8 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
     static const char       no_calibration[] = "with --method rtn, which has no calibration";
     const quantize_options *o = &j->o;
     static const char       diagonal[] = "with --imatrix, which has the diagonal of the second moments only: error feedback needs all of them (--calib)";
-    const bool rtn = !has(o->imatrix) && strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
+    const bool  rtn = !has(o->imatrix) && strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
+    const char *no_text = rtn ? "with --method rtn and without --eval: no text is read" : "with --imatrix and without --eval: no text is read";
     const bb_idle_option unused[] = {
         { "--calib", no_calibration, rtn },
         { "--calib-windows", no_calibration, rtn },
@@ -179,9 +180,9 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
         { "--output-windows", "with a --method that rebuilds nothing", strcmp(o->method, "sequential") != 0 || is_lattice(o) },
         { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
         { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
-        { "--parse-special", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
-        { "--ctx", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
-        { "--protocol", "with --method rtn and without --eval: no text is read", rtn && !has(o->eval) },
+        { "--parse-special", no_text, rounds(o) && !has(o->eval) },
+        { "--ctx", no_text, rounds(o) && !has(o->eval) },
+        { "--protocol", no_text, rounds(o) && !has(o->eval) },
     };
     const bb_idle_option idle[] = {
         { "--method", diagonal, has(o->imatrix) && strcmp(o->method, "weighted") != 0 },
@@ -276,7 +277,7 @@ static bb_status plan_file(job *j, bb_err *err)
     BB_TRY(bb_model_check_weights(&j->m, true, &j->net, err));
     j->ctx = (uint32_t)o->ctx;
     if (j->ctx > j->m.net.n_ctx_train) {
-        bb_warn("--ctx %u is longer than the model was trained for: %u is used", j->ctx, j->m.net.n_ctx_train);
+        if (!rounds(o) || has(o->eval)) bb_warn("--ctx %u is longer than the model was trained for: %u is used", j->ctx, j->m.net.n_ctx_train);
         j->ctx = j->m.net.n_ctx_train;
     }
 done:

@@ -175,11 +175,11 @@ static void find_holes(audit *a, uint32_t n_block, bool known, bool alike)
         const char *part;
         uint64_t    at, n = 0;
         bool        first = true;
-        if (!(part = behind_block(a->source.tensors[i].name, &at))) continue;
+        if (!(part = behind_block(a->source.tensors[i].name, &at)) || at >= n_block) continue;
         for (uint64_t j = 0; j < a->source.n_tensors; j++) {
             uint64_t    other;
             const char *same = behind_block(a->source.tensors[j].name, &other);
-            if (!same || strcmp(same, part) != 0) continue;
+            if (!same || other >= n_block || strcmp(same, part) != 0) continue;
             n++;
             first &= j >= i;
         }

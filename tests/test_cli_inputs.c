@@ -110,6 +110,10 @@ START_TEST(fewer_windows_than_asked_are_counted)
     ck_assert_msg(!strstr(said, "instead of"), "%s", said);
     CHECK_PROGRAM(0, "is longer than the model was trained for", "quantize %s --format Q8_0 --embd-format Q8_0 --calib %s --ctx 200 --calib-windows 1 --out %s",
                   model, text, bb_test_path("w2.gguf"));
+    CHECK_PROGRAM(0, "", "quantize %s --format Q8_0 --embd-format Q8_0 --method rtn --out %s", model, bb_test_path("w3.gguf")); /* no text is read */
+    ck_assert_msg(!strstr(said, "--ctx"), "%s", said);
+    CHECK_PROGRAM(0, "warning: --ctx has no effect", "quantize %s --format Q8_0 --embd-format Q8_0 --method rtn --ctx 32 --out %s", model,
+                  bb_test_path("w4.gguf"));
 }
 END_TEST
 

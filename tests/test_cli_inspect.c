@@ -254,6 +254,7 @@ START_TEST(audit_of_odd_files)
     json_t   *root;
     char     *bytes, *k;
     size_t    n;
+    s.n_layer = 3;
     tiny_write(&s, bb_test_path("right.gguf"));
     write_wrong(bb_test_path("right.gguf"), bb_test_path("wrong.gguf"), &w);
     ck_assert_int_eq(bb_file_read(bb_test_path("wrong.gguf"), &bytes, &n, NULL), BB_OK);
@@ -263,6 +264,12 @@ START_TEST(audit_of_odd_files)
     ck_assert_int_eq(audit(bb_test_path("twice.gguf"), &root, &err), BB_BAD_FILE);
     ck_assert_msg(strstr(err.msg, "'blk.0.attn_v.weight' occurs twice") != NULL, "%s", err.msg);
     ck_assert(json_is_false(json_object_get(root, "ok")) && lists(json_object_get(root, "faults"), "tensor name 'blk.0.attn_v.weight' occurs twice"));
+    json_decref(root);
+    memcpy(k, "blk.7.attn_k.w", 14); /* of a block that is not there: it does not stand for the one that is missing */
+    ck_assert_int_eq(bb_file_write(bb_test_path("seven.gguf"), bytes, n, NULL), BB_OK);
+    bb_err_clear(&err);
+    ck_assert_int_eq(audit(bb_test_path("seven.gguf"), &root, &err), BB_GUARD);
+    ck_assert(lists(json_object_get(root, "missing"), "blk.0.attn_k.weight"));
     json_decref(root);
     memcpy(k, "blk.0.attn_k.w", 14);
     for (char *at = bytes; (at = memmem(at, n - (size_t)(at - bytes), "llama", 5)); at++)

@@ -333,6 +333,9 @@ START_TEST(another_folder_is_refused)
         { "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
           "\"original_max_position_embeddings\": 32}}",
           "RoPE's frequencies are divided there, and not here" },
+        { "{\"attention_bias\": true}", "its attention_bias is true, and this one has none" },
+        { "{\"attention_bias\": false, \"mlp_bias\": null}", NULL },
+        { "{\"mlp_bias\": true}", "its mlp_bias is true, and this one has none" },
         { "{\"hidden_act\": \"relu\"}", NULL }, /* read by others: taken at its word */
         { "{\"num_attention_heads\": \"four\"}", "config.json: 'num_attention_heads'" },
     };
@@ -363,6 +366,55 @@ START_TEST(another_folder_is_refused)
         json_decref(change);
     }
     bb_model_close(&m);
+}
+END_TEST
+
+static void copy(const char *from, const char *to)
+{
+    char  *bytes;
+    size_t n;
+    ck_assert_int_eq(bb_file_read(from, &bytes, &n, NULL), BB_OK);
+    bb_test_write(to, bytes, n);
+    bb_free(bytes);
+}
+
+/* What no key of the model's file says: the factor of RoPE, in which Llama 3.1 and 3.2 differ alone, and a qwen2's head size. */
+START_TEST(what_no_key_says_is_compared)
+{
+    static const struct {
+        const char *kind, *object, *name; /* object: within config.json, or NULL */
+        int         value;
+        const char *said;
+    } rows[] = {
+        { "llama", "rope_parameters", "factor", 16, "its divisor of a RoPE frequency is 16, and this one's is 8" },
+        { "qwen2", NULL, "head_dim", 16, "its head_dim is 16, and this one's is 8" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bb_model m;
+        bb_err   err = BB_ERR_INIT;
+        char     from[600], path[700];
+        snprintf(from, sizeof from, "%s", bb_test_path(rows[i].kind));
+        ck_assert_int_eq(mkdir(from, 0777), 0);
+        for (int k = 0; k < 4; k++) {
+            static const char *const files[] = { "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json" };
+            char                     to[700];
+            snprintf(path, sizeof path, "tests/data/hf/%s%s%s", k < 2 ? rows[i].kind : "", k < 2 ? "/" : "", files[k]);
+            snprintf(to, sizeof to, "%s/%s", from, files[k]);
+            copy(path, to);
+        }
+        ck_assert_int_eq(bb_model_open(from, &m, NULL), BB_OK);
+        ck_assert_msg(bb_export_folder_check(&m, from, &err) == BB_OK, "%s: %s", rows[i].kind, err.msg);
+        snprintf(path, sizeof path, "%s/config.json", from);
+        json_t *config = json_load_file(path, 0, NULL);
+        json_object_set_new(rows[i].object ? json_object_get(config, rows[i].object) : config, rows[i].name, json_integer(rows[i].value));
+        char *text = json_dumps(config, 0);
+        bb_test_write(path, text, strlen(text));
+        ck_assert_int_eq(bb_export_folder_check(&m, from, &err), BB_BAD_FILE);
+        ck_assert_msg(strstr(err.msg, rows[i].said), "%s: %s", rows[i].kind, err.msg);
+        free(text);
+        json_decref(config);
+        bb_model_close(&m);
+    }
 }
 END_TEST
 
@@ -409,6 +461,7 @@ int main(void)
     tcase_add_loop_test(t, a_gemma4_comes_back, 0, 2);
     tcase_add_test(t, one_form_and_none);
     tcase_add_test(t, another_folder_is_refused);
+    tcase_add_test(t, what_no_key_says_is_compared);
     tcase_add_test(t, what_cannot_be_said_is_refused);
     suite_add_tcase(s, t);
     return bb_test_run(s);

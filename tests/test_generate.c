@@ -5,9 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/mem.h"
 #include "base/rng.h"
-#include "model/io/chat.h"
 #include "model/net/sampler.h"
 #include "tests/support/support.h"
 
@@ -189,118 +187,6 @@ START_TEST(temperature_zero_is_the_first_of_the_likeliest)
 }
 END_TEST
 
-/* ---- chat templates ---- */
-
-typedef struct chat_case {
-    const char *name, *template, *alone, *with_system, *turns; /* with_system NULL: refused */
-} chat_case;
-
-static const chat_case chats[] = {
-    { "chatml", "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n'}}{% endfor %}",
-      "<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n",
-      "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n",
-      "<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n" },
-    /* a text of its own where there is no system message; line ends as characters */
-    { "chatml",
-      "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}{% else %}{{ '<|im_start|>system\nYou are "
-      "S"
-      "mol<|im_end|>\n' }}{% endif %}",
-      "<|im_start|>system\nYou are Smol<|im_end|>\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n",
-      "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n", NULL },
-    { "llama3", "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}",
-      "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-      "<|start_header_id|>system<|end_header_id|>\n\nBe brief<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|"
-      "end_header_id|>\n\n",
-      NULL },
-    { "gemma", "{{ raise_exception('System role not supported') }}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}",
-      "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", NULL,
-      "<start_of_turn>user\nA<end_of_turn>\n<start_of_turn>model\nB<end_of_turn>\n<start_of_turn>user\nC<end_of_turn>\n<start_of_turn>model\n" },
-    { "gemma", "{% if messages[0]['role'] == 'system' %}{% endif %}{{ '<start_of_turn>' + role + '\\n' + content | trim + '<end_of_turn>\\n' }}",
-      "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<start_of_turn>user\nBe brief\n\nHi<end_of_turn>\n<start_of_turn>model\n", NULL },
-    { "llama2",
-      "{% if messages[0]['role'] == 'system' %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + content %}{% endif %}{{ bos_token + "
-      "'[INST] ' + "
-      "content.strip() + ' [/INST]' }}{{ ' ' + content.strip() + ' ' + eos_token }}",
-      "[INST] Hi [/INST]", "[INST] <<SYS>>\nBe brief\n<</SYS>>\n\nHi [/INST]", "[INST] A [/INST] B </s><s>[INST] C [/INST]" },
-    { "mistral", "{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ content + eos_token }}", "[INST] Hi  [/INST]", NULL,
-      "[INST] A [/INST] B</s>[INST] C [/INST]" },
-    { "mistral", "{% if system_message is defined %}{{ \"[INST]\" + system_message + \"\\n\\n\" + content + \"[/INST]\" }}", "[INST]Hi [/INST]",
-      "[INST]Be brief\n\nHi [/INST]", NULL },
-    { "mistral-system", "{{ '[SYSTEM_PROMPT] ' + system + '[/SYSTEM_PROMPT]' }}{{ '[INST] ' + content + '[/INST]' }}", "[INST] Hi [/INST]",
-      "[SYSTEM_PROMPT] Be brief[/SYSTEM_PROMPT][INST] Hi [/INST]", NULL },
-    { "phi3",
-      "{% if message['role'] == 'system' %}{{'<|system|>\\n' + message['content'] + '<|end|>\\n'}}{% endif %}{{'<|user|>\\n' + '<|end|>\\n<|assistant|>\\n'}}",
-      "<|user|>\nHi <|end|>\n<|assistant|>\n", "<|system|>\nBe brief<|end|>\n<|user|>\nHi <|end|>\n<|assistant|>\n", NULL },
-    { "phi3", "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{{ '<|assistant|>' }}", "<|user|>Hi <|end|><|assistant|>",
-      "<|system|>Be brief<|end|><|user|>Hi <|end|><|assistant|>", NULL },
-    { "zephyr", "{{ '<|user|>\\n' + content + eos_token }}{{ '<|system|>\\n' + content + eos_token }}{{ '<|assistant|>' }}",
-      "<|user|>\nHi </s>\n<|assistant|>\n", "<|system|>\nBe brief</s>\n<|user|>\nHi </s>\n<|assistant|>\n", NULL },
-    { "plain", "{% for m in messages %}{{ m['content'] }}{% endfor %}", "Hi ", "Be briefHi ", "ABC" },
-};
-
-static void conversation(const bb_chat *c, const bb_chat_message *m, size_t n, const char *want)
-{
-    bb_text out = { 0 };
-    bb_err  err = BB_ERR_INIT;
-    ck_assert_msg(bb_chat_text(c, m, n, &out, &err) == (want ? BB_OK : BB_UNSUPPORTED), "%s: %s", bb_chat_name(c), err.msg);
-    if (want) ck_assert_str_eq(out.data, want);
-    bb_text_done(&out);
-}
-
-START_TEST(known_templates)
-{
-    const bb_chat_message system[] = { { "system", "Be brief" }, { "user", "Hi " } }, turns[] = { { "user", "A" }, { "assistant", "B" }, { "user", "C" } };
-    const chat_case      *k = &chats[_i];
-    bb_chat              *c = NULL;
-    bb_err                err = BB_ERR_INIT;
-    ck_assert_msg(bb_chat_of((bb_bytes) { k->template, strlen(k->template) }, (bb_bytes) { "</s>", 4 }, &c, &err) == BB_OK, "%s: %s", k->name, err.msg);
-    ck_assert_str_eq(bb_chat_name(c), k->name);
-    conversation(c, system + 1, 1, k->alone);
-    conversation(c, system, 2, k->with_system);
-    if (k->turns) conversation(c, turns, 3, k->turns);
-    bb_chat_close(c);
-}
-END_TEST
-
-START_TEST(other_templates_are_refused)
-{
-    static const char *const templates[] = { "{{ '<|start_of_role|>' + m['role'] + '<|end_of_role|>' + m['content'] }}", "{{ 'User: ' + m['content'] }}",
-                                             "{{ '<|im_start|>' }}", "\x01\xff", "" };
-    const bb_chat_message    odd[] = { { "tool", "x" } }, late[] = { { "user", "x" }, { "system", "y" } };
-    bb_chat                 *c = NULL;
-    bb_text                  out = { 0 };
-    for (size_t i = 0; i < sizeof templates / sizeof *templates; i++) {
-        bb_err err = BB_ERR_INIT;
-        ck_assert_int_eq(bb_chat_of((bb_bytes) { templates[i], strlen(templates[i]) }, (bb_bytes) { "", 0 }, &c, &err), BB_UNSUPPORTED);
-        ck_assert(!c && strstr(err.msg, "--parse-special"));
-        if (i == 0) ck_assert_ptr_nonnull(strstr(err.msg, "<|start_of_role|>"));
-    }
-    ck_assert_int_eq(bb_chat_of((bb_bytes) { chats[0].template, strlen(chats[0].template) }, (bb_bytes) { "", 0 }, &c, NULL), BB_OK);
-    ck_assert_int_eq(bb_chat_text(c, odd, 1, &out, NULL), BB_USAGE);
-    ck_assert_int_eq(bb_chat_text(c, late, 2, &out, NULL), BB_USAGE);
-    bb_chat_close(c);
-    bb_text_done(&out);
-}
-END_TEST
-
-START_TEST(templates_survive_every_failed_allocation)
-{
-    const size_t live = bb_mem_live_bytes();
-    bb_status    status = BB_NOMEM;
-    long         n = 0;
-    for (; status != BB_OK; n++) {
-        bb_chat *c = NULL;
-        bb_mem_fail_after(n);
-        status = bb_chat_of((bb_bytes) { chats[1].template, strlen(chats[1].template) }, (bb_bytes) { "</s>", 4 }, &c, NULL);
-        bb_mem_fail_after(-1);
-        ck_assert(status == BB_OK || status == BB_NOMEM);
-        bb_chat_close(c);
-        ck_assert_uint_eq(bb_mem_live_bytes(), live);
-    }
-    ck_assert_int_ge(n, 4);
-}
-END_TEST
-
 int main(void)
 {
     Suite *s = suite_create("generate");
@@ -313,9 +199,6 @@ int main(void)
     tcase_add_test(t, a_draw_falls_where_softmax_says);
     tcase_add_test(t, frequencies_follow_the_chain);
     tcase_add_test(t, temperature_zero_is_the_first_of_the_likeliest);
-    tcase_add_loop_test(t, known_templates, 0, (int)(sizeof chats / sizeof *chats));
-    tcase_add_test(t, other_templates_are_refused);
-    tcase_add_test(t, templates_survive_every_failed_allocation);
     suite_add_tcase(s, t);
     return bb_test_run(s);
 }

@@ -166,6 +166,25 @@ static void windows_are(const bb_model *m, const char *digits, uint32_t window, 
     ck_assert_double_eq_tol((double)m->net.embd_scale, sqrt(32), 1e-6);
 }
 
+/* Which blocks have a window, and by which period; the usual one first. */
+START_TEST(windows_by_a_period)
+{
+    static const struct {
+        const char *digits;
+        uint32_t    usual, period;
+    } rows[] = {
+        { "1111101", 6, 6 }, { "11111", 6, 6 }, { "1010", 6, 2 }, { "1011", 6, 0 }, { "1101", 6, 3 }, { "0000", 6, 1 }, { "1111", 3, 5 },   { "1", 6, 6 },
+        { "1", 1, 2 },       { "0", 6, 1 },     { "0", 1, 1 },    { "1110", 6, 4 }, { "1110", 2, 4 }, { "0111", 6, 0 }, { "101010", 2, 2 }, { "10100", 2, 0 },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        bool           has[8];
+        const uint32_t n = (uint32_t)strlen(rows[i].digits);
+        for (uint32_t k = 0; k < n; k++) has[k] = rows[i].digits[k] == '1';
+        ck_assert_msg(bb_window_period(has, n, rows[i].usual) == rows[i].period, "%s: %u", rows[i].digits, bb_window_period(has, n, rows[i].usual));
+    }
+}
+END_TEST
+
 START_TEST(windows_of_gemma3_are_read)
 {
     tiny_spec s = tiny_default("gemma3");
@@ -825,6 +844,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, shared_keys_and_token_inputs_are_read, 0, 2);
     tcase_add_test(t, factors_of_granite_are_read);
+    tcase_add_test(t, windows_by_a_period);
     tcase_add_test(t, windows_of_gemma3_are_read);
     tcase_add_test(t, the_largest_gemma3_has_its_own_scale);
     tcase_add_loop_test(t, opens_every_architecture, 0, 11);

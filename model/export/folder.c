@@ -467,6 +467,37 @@ static bb_status check_key(const folder *f, const bb_source *said, const bb_key 
     return BB_OK;
 }
 
+/* The divisors of RoPE's frequencies that config.json stands for beside those that the model has. */
+static bb_status check_factors(const folder *f, const bb_hf_config *c, bb_err *err)
+{
+    const bb_tensor *here = bb_source_tensor(&f->m->source, "rope_freqs.weight");
+    if (!c->rope_factors != !here)
+        return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: RoPE's frequencies are divided %s", f->from,
+                       here ? "here, and not there" : "there, and not here");
+    if (here && (here->type != BB_F32 || here->ne[0] != c->n_rot / 2)) return is_other(f, "number of rotated numbers", c->n_rot, 2 * (double)here->ne[0], err);
+    for (uint32_t i = 0; here && i < c->n_rot / 2; i++) {
+        const float x = ((const float *)here->data)[i], said = c->rope_factors[i];
+        if (fabsf(x - said) > 1e-5F * fabsf(said)) return is_other(f, "divisor of a RoPE frequency", (double)said, (double)x, err);
+    }
+    return BB_OK;
+}
+
+/* Vectors that a runtime would make up where config.json says that they are there; a qwen2 has its own and does not say. */
+static bb_status check_bias(const folder *f, const json_t *config, bb_err *err)
+{
+    static const struct {
+        const char *name;
+        bb_part     part;
+    } flags[] = { { "attention_bias", BB_PART_Q }, { "mlp_bias", BB_PART_GATE } };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags && strncmp(kinds[f->kind].arch, "qwen2", 5) != 0; i++) {
+        const bool said = json_is_true(json_object_get(config, flags[i].name)), here = f->m->net.blocks[0].w[flags[i].part].bias != NULL;
+        if (said != here)
+            return BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: its %s is %s, and this one has %s", f->from, flags[i].name,
+                           said ? "true" : "not true", here ? "biases" : "none");
+    }
+    return BB_OK;
+}
+
 /* Does config.json say what the model's own keys say? What this program does not read (BB_UNSUPPORTED) is taken at its word. */
 static bb_status check_keys(const folder *f, const json_t *config, bb_err *err)
 {
@@ -486,9 +517,8 @@ static bb_status check_keys(const folder *f, const json_t *config, bb_err *err)
     for (uint64_t i = 0; i < said.n_kv; i++) BB_TRY(check_key(f, &said, &said.kv[i], err));
     const uint32_t head_dim = net->local_head_dim ? net->local_head_dim : net->head_dim;
     if (c.head_dim != head_dim) BB_TRY(is_other(f, "head_dim", c.head_dim, head_dim, err));
-    if (!c.rope_factors != !bb_source_tensor(&f->m->source, "rope_freqs.weight"))
-        BB_TRY(BB_FAIL(err, BB_BAD_FILE, "%s/config.json is of another model: RoPE's frequencies are divided %s", f->from,
-                       c.rope_factors ? "there, and not here" : "here, and not there"));
+    BB_TRY(check_factors(f, &c, err));
+    BB_TRY(check_bias(f, config, err));
 done:
     bb_source_close(&said);
     bb_gguf_out_destroy(out);

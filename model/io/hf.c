@@ -3,6 +3,7 @@
  * a folder is what would be written from it. */
 #include "model/io/hf.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -33,6 +34,23 @@ enum { N_HASHED = sizeof hashed_names / sizeof *hashed_names };
 
 static char *path_in(const char *folder, const char *name, bb_err *err) { return bb_asprintf(err, "%s/%s", folder, name); }
 
+/* Takes v; real numbers of it that are whole, and exact, become integers. */
+static json_t *whole_again(json_t *v)
+{
+    const double x = json_real_value(v);
+    const char  *key;
+    json_t      *inner;
+    size_t       i;
+    void        *next;
+    if (json_is_real(v) && x > -0x1p53 && x < 0x1p53 && floor(x) >= x) {
+        json_decref(v);
+        return json_integer((json_int_t)x);
+    }
+    json_object_foreach_safe(v, next, key, inner) json_object_set_new_nocheck(v, key, whole_again(json_incref(inner)));
+    json_array_foreach(v, i, inner) json_array_set_new(v, i, whole_again(json_incref(inner)));
+    return v;
+}
+
 bb_status bb_hf_json(const char *folder, const char *name, json_t **out, bb_err *err)
 {
     char        *path = path_in(folder, name, err), *text = NULL;
@@ -48,9 +66,9 @@ bb_status bb_hf_json(const char *folder, const char *name, json_t **out, bb_err 
     }
     BB_TRY(bb_file_read(path, &text, &size, err));
     *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
-    /* a number that is no int64, such as the 10^30 of a tokenizer without a longest text: all numbers are real ones then */
+    /* a number that is no int64, such as the 10^30 of a tokenizer without a longest text: all numbers are read as real ones then */
     if (!*out && json_error_code(&where) == json_error_numeric_overflow)
-        *out = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &where);
+        *out = whole_again(json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &where));
     if (*out && json_is_object(*out)) goto done;
     status = *out ? BB_FAIL(err, BB_BAD_FILE, "%s: this is JSON, but no object", path)
                   : BB_FAIL(err, BB_BAD_FILE, "%s, line %d: this is no JSON: %s", path, where.line,

@@ -133,8 +133,8 @@ static bb_status find_arch(reader *r, const json_t *root, bb_err *err)
     }
     if (!r->c->arch) return BB_FAIL(err, BB_UNSUPPORTED, "model_type '%s' is not supported; %s are", bb_show((bb_bytes) { type, strlen(type) }, shown), known);
     const json_t *quantized = json_object_get(root, "quantization_config");
-    if (!json_is_object(quantized)) quantized = json_object_get(r->root, "quantization_config");
-    if (json_is_object(quantized)) {
+    if (absent(quantized)) quantized = json_object_get(r->root, "quantization_config");
+    if (!absent(quantized)) {
         BB_TRY(text_of(quantized, "quant_method", &method, err));
         if (!method) method = "unknown";
         return BB_FAIL(err, BB_UNSUPPORTED, "its weights are quantized already (%s); the unquantized model is needed",
@@ -327,8 +327,8 @@ static bb_status read_rope(reader *r, bb_err *err)
     if (strcmp(type, "linear") != 0)
         return BB_FAIL(err, BB_UNSUPPORTED, "RoPE scaling '%s' is not supported; default, linear, yarn and llama3 are",
                        bb_show((bb_bytes) { type, strlen(type) }, shown));
-    BB_TRY(real(scaling, "factor", 1, &factor, err));
-    if (!(factor > 0)) return BB_FAIL(err, BB_BAD_FILE, "'factor' of the RoPE scaling is %g; it must be above 0", factor);
+    BB_TRY(real(scaling, "factor", NAN, &factor, err));
+    if (!((float)factor > 0)) return BB_FAIL(err, BB_BAD_FILE, "'factor' of the RoPE scaling is %g; it must be above 0", factor);
     BB_TRY(bb_gguf_put_text(r->out, key_of(r, "rope.scaling.type", key), "linear", err));
     BB_TRY(bb_gguf_put_f32(r->out, key_of(r, "rope.scaling.factor", key), (float)factor, err));
 done:
