@@ -296,7 +296,7 @@ static void put_hyperparameters(maker *m)
         key_u32(m, "rope.dimension_count_swa", s->local_head_dim);
     }
     if (s->shared) key_u32(m, "attention.shared_kv_layers", s->shared);
-    if (s->token_width) key_u32(m, "embedding_length_per_layer_input", s->token_width);
+    if (bb_arch_named(s->arch)->token_inputs) key_u32(m, "embedding_length_per_layer_input", s->token_width); /* llama.cpp wants it, 0 too */
     if (s->logit_cap > 0) key_f32(m, "final_logit_softcapping", s->logit_cap);
     if (s->local_base > 0) key_f32(m, "rope.freq_base_swa", s->local_base);
     if (s->rope_scaling > 0) {
