@@ -259,6 +259,7 @@ reproduce-qat: all
 	    f=$$(awk -F, -v b=$$b 'NR > 1 && $$3 > 0 { d = $$3 - b; if (d < 0) d = -d; if (!f || d < m) { m = d; f = $$1 } } END { print f }' $(RUNS)/qat/starts/front.csv); \
 	    jobs="start:-:-:0 end-to-end:straight:cosine:0.1"; \
 	    for t in $(QAT_TOKENS); do jobs="$$jobs qat:straight:cosine:$$t"; done; \
+	    jobs="$$jobs qat+self:straight:cosine:1 qat+self@0.03:straight:cosine:1 qat@0.03:straight:cosine:1"; \
 	    jobs="$$jobs qat:straight:wsd:0.1 qat:differentiable:cosine:0.1"; \
 	    BITBUDGET=$(BB) bash results/qat.sh wiki8m $(RUNS)/qat results/qat.csv $(WIKI8M) $(RUNS)/qat/starts/models/$$f.gguf $$b \
 	        $(RUNS)/qat/train.txt,$(WIKI_CALIB) $(DATA)/corpora/tinystories/tinystories_train.txt $$jobs -- \

@@ -35,7 +35,7 @@ static const bb_option_row rows[] = {
     { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "file to write; of a run models/HASH-qat.gguf in it", NULL },
     { "tokens", BB_OPT_DOUBLE, FIELD(tokens), BB_QAT_TOKENS, 0, 1e6, "MILLIONS", "to train on", NULL },
     { "text", BB_OPT_LIST, FIELD(text), "", 1, 0, "FILES",
-      "what to train on, in equal shares: texts or token files; \"self\": what the full model writes; empty: self, of a run its calibration text", NULL },
+      "what to train on, in equal shares: texts or token files; \"self\": what the full model writes; empty: self, of a run its calibration text too", NULL },
     { "other", BB_OPT_LIST, FIELD(other), "self", 1, 0, "FILES", "texts of another domain, on which the result may be no worse either; as --text", NULL },
     { "held-windows", BB_OPT_INT, FIELD(held_windows), "32", 1, 1e6, "N", "windows of each of both that decide, and are not trained on", NULL },
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens", NULL },
@@ -43,7 +43,7 @@ static const bb_option_row rows[] = {
     { "loss", BB_OPT_TEXT, FIELD(loss), "kl", 1, 0, "NAME", "KL to the full model, cross-entropy with the text, or half of each", BB_QAT_LOSSES },
     { "estimator", BB_OPT_TEXT, FIELD(estimator), "straight", 1, 0, "NAME", "how gradients come through the rounding", BB_QAT_ESTIMATORS },
     { "schedule", BB_OPT_TEXT, FIELD(schedule), "cosine", 1, 0, "NAME", "of the rate: half a cosine; or warm-up, stable, decay", BB_QAT_SCHEDULES },
-    { "rate", BB_OPT_DOUBLE, FIELD(rate), BB_QAT_RATE, 1e-6, 10, "X", "highest rate of weights, in steps of their grid", NULL },
+    { "rate", BB_OPT_DOUBLE, FIELD(rate), BB_QAT_RATE, 0, 10, "X", BB_QAT_RATE_HELP, NULL },
     { "scale-rate", BB_OPT_DOUBLE, FIELD(scale_rate), BB_QAT_SCALE_RATE, 0, 1, "X",
       "of scales and minima, in fractions of themselves; norm gains take half of it", NULL },
     { "batch", BB_OPT_INT, FIELD(batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step", NULL },
@@ -76,6 +76,15 @@ static bb_status replace(char **text, const char *by, bb_err *err)
     return BB_OK;
 }
 
+/* The calibration text, and beside it what the full model writes: without that other text is forgotten (results/qat.csv). */
+static bb_status take_text(job *j, const char *calib, bb_err *err)
+{
+    char           *both = bb_asprintf(err, "%s%s", calib, bb_list_has(calib, "self") ? "" : ",self");
+    const bb_status status = both ? replace(&j->o.text, both, err) : BB_NOMEM;
+    bb_free(both);
+    return status;
+}
+
 /* Of a run directory: the plan's finalised file, and what of the options is the run's. */
 static bb_status take_run(job *j, bb_err *err)
 {
@@ -84,7 +93,7 @@ static bb_status take_run(job *j, bb_err *err)
     BB_TRY(bb_run_reopen(&r, j->given, err));
     BB_TRY(bb_run_finalise_one(&r, j->o.plan, j->hash, &j->student, err));
     BB_TRY(replace(&j->o.reference, r.config.model, err));
-    if (!*j->o.text) BB_TRY(replace(&j->o.text, r.config.calib, err));
+    if (!*j->o.text) BB_TRY(take_text(j, r.config.calib, err));
     if (!j->o.ctx) j->o.ctx = r.config.ctx;
     j->o.parse_special |= r.config.parse_special;
     j->out = *j->o.out ? bb_strdup(j->o.out, err) : bb_run_path(&r, err, "models/%s-qat.gguf", j->hash);

@@ -87,7 +87,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "qat-estimator", BB_OPT_TEXT, FIELD(qat_estimator), "straight", NO_BOUNDS, "NAME", "how gradients come through the rounding", BB_QAT_ESTIMATORS },
     { "qat-schedule", BB_OPT_TEXT, FIELD(qat_schedule), "cosine", NO_BOUNDS, "NAME", "of the rate: half a cosine; or warm-up, stable, decay",
       BB_QAT_SCHEDULES },
-    { "qat-rate", BB_OPT_DOUBLE, FIELD(qat_rate), BB_QAT_RATE, 1e-6, 10, "X", "highest rate of weights, in steps of their grid", NULL },
+    { "qat-rate", BB_OPT_DOUBLE, FIELD(qat_rate), BB_QAT_RATE, 0, 10, "X", BB_QAT_RATE_HELP, NULL },
     { "qat-scale-rate", BB_OPT_DOUBLE, FIELD(qat_scale_rate), BB_QAT_SCALE_RATE, 0, 1, "X",
       "of scales and minima, in fractions of themselves; norm gains take half of it", NULL },
     { "qat-batch", BB_OPT_INT, FIELD(qat_batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step", NULL },

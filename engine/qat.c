@@ -2,6 +2,7 @@
  * qat.c: see qat.h. */
 #include "engine/qat.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -10,6 +11,13 @@
 #include "engine/calibration.h"
 
 enum { AT_ONCE_TOKENS = 2048, CHECKS = 8 };
+
+double bb_qat_rate(double rate, double tokens)
+{
+    static const double most = 0.03, enough = 0.25;
+    if (rate > 0) return rate;
+    return tokens > enough ? most * sqrt(enough / tokens) : most;
+}
 
 bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
 {
@@ -23,7 +31,7 @@ bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
                           .batch = (uint32_t)q->batch,
                           .at_once = ctx >= AT_ONCE_TOKENS ? 1 : AT_ONCE_TOKENS / ctx,
                           .checks = CHECKS,
-                          .weights = q->rate,
+                          .weights = bb_qat_rate(q->rate, q->tokens),
                           .fields = q->scale_rate,
                           .norms = q->scale_rate / 2,
                           .clip = 2,

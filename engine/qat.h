@@ -15,18 +15,22 @@
 
 /* Defaults of the options that run and the command share, as text. */
 #define BB_QAT_TOKENS "0.3"
-#define BB_QAT_RATE "0.03"
+#define BB_QAT_RATE "0"
+#define BB_QAT_RATE_HELP "highest rate of weights, in steps of their grid; 0: 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015)"
 #define BB_QAT_SCALE_RATE "0.005"
 #define BB_QAT_BATCH "4"
 
 typedef struct bb_qat {
     double      tokens; /* millions to train on */
     const char *loss, *estimator, *schedule;
-    double      rate;       /* of weights, in steps of their grid */
+    double      rate;       /* of weights, in steps of their grid; 0: bb_qat_rate */
     double      scale_rate; /* of scales and minima, in fractions of themselves; of norm gains half of it */
     int64_t     batch;      /* windows a step */
     uint64_t    seed;
 } bb_qat;
+
+/* The rate, or where it is 0 that for so many million tokens: the further weights wander, the more is lost on text that is not trained on. */
+double bb_qat_rate(double rate, double tokens);
 
 /* For windows of ctx tokens; label, state, other and memory are the caller's to set. */
 bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx);

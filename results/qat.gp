@@ -12,4 +12,5 @@ bits = system("awk -F, -v m='".model."' '$1 == m { print $2 }' ".table." | sort 
 start(b) = real(system(sprintf("awk -F, -v m='%s' -v b=%s -v t='%s' '$1 == m && $2 == b && $3 == \"start\" && $7 == t { print $8; exit }' %s", model, b, text, table)))
 rows(b, how) = sprintf("< awk -F, -v m='%s' -v b=%s -v t='%s' '$1 == m && $2 == b && $3 == \"%s\" && $7 == t' %s | sort -t, -gk6", model, b, text, how, table)
 plot for [b in bits] rows(b, 'qat') using 6:($8 / start(b)) with linespoints title b.' bits', \
+     for [b in bits] rows(b, 'qat+self') using 6:($8 / start(b)) with points pt 9 title b.' bits, its own writing too', \
      for [b in bits] rows(b, 'end-to-end') using 6:($8 / start(b)) with points pt 6 lc rgb 'gray' notitle

@@ -5,7 +5,8 @@
 #   MODEL     the name in the table; BITS: bits of the file per weight of the source
 #   START     the file that is trained; made once, kept by the caller
 #   TRAIN     texts to train on, OTHER: texts on which the result may be no worse (lists, as --text and --other)
-#   METHOD    start: nothing; end-to-end: what the step of that name does (batches of 4 windows, its rates) for as many tokens; qat: the defaults of `bitbudget qat`
+#   METHOD    start: nothing; end-to-end: what the step of that name does (batches of 4 windows, its rates) for as many tokens; qat: the defaults of `bitbudget qat`; qat+self: on
+#             what the model writes itself as well; qat@RATE, qat+self@RATE: at that highest rate of weights
 #   EVAL      held-out texts: WINDOWS windows each, evenly spaced
 # EXTRA: options of qat (--precision fast --threads 2); BITBUDGET; SECONDS are processor time. A row that is there is not made again; an interrupted training goes on.
 set -euo pipefail
@@ -27,11 +28,14 @@ for job in "${jobs[@]}"; do
     case $method in
     start) file=$start rates= ;;
     end-to-end) rates="--batch 4 --rate 0.03 --scale-rate 0.002" ;;
+    *@*) rates="--rate ${method#*@}" ;;
     *) rates= ;;
     esac
+    text=$train
+    case $method in qat+self*) text=$train,self ;; esac
     if [ ! -s "$file" ]; then
         # shellcheck disable=SC2086
-        { time "$BITBUDGET" qat "$start" --reference "$source" --text "$train" --other "$other" --tokens "$tokens" --estimator "$estimator" --schedule "$schedule" \
+        { time "$BITBUDGET" qat "$start" --reference "$source" --text "$text" --other "$other" --tokens "$tokens" --estimator "$estimator" --schedule "$schedule" \
             $rates $EXTRA --out "$file" > "$file.csv" 2> "$file.log"; } 2> "$file.times" || { tail -3 "$file.log" >&2; exit 1; }
     fi
     seconds=$([ -s "$file.times" ] && awk '{ s = $1 + $2 } END { printf "%.0f", s }' "$file.times" || echo 0)

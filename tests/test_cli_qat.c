@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "engine/qat.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -171,7 +172,24 @@ START_TEST(a_run_has_the_step)
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(path, sizeof path, "%s/models/%s-qat.gguf", dir, bb_csv_text(&t, 1, 0));
     ck_assert(bb_file_exists(path));
+    if (!_i) { /* on the calibration text and what the model writes, at the rate of few tokens */
+        snprintf(line, sizeof line, "qat %s --plan %s --tokens 0.004 --batch 4 --held-windows 4 --text %s,self --rate 0.03 --out %s -q", dir,
+                 bb_csv_text(&t, 1, 0), ids, bb_test_path("said.gguf"));
+        ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+        bb_test_same(path, bb_test_path("said.gguf"));
+    }
     bb_csv_done(&t);
+}
+END_TEST
+
+/* Of many tokens the square root: what wanders further forgets more. */
+START_TEST(the_rate_falls_with_the_tokens)
+{
+    ck_assert_double_eq_tol(bb_qat_rate(0, 0.01), 0.03, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 0.25), 0.03, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 1), 0.015, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 4), 0.0075, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0.02, 4), 0.02, 1e-12);
 }
 END_TEST
 
@@ -219,6 +237,7 @@ int main(void)
     tcase_add_test(t, threads_and_interruptions_change_nothing);
     tcase_add_test(t, little_memory_has_a_coarse_state);
     tcase_add_loop_test(t, a_run_has_the_step, 0, 2);
+    tcase_add_test(t, the_rate_falls_with_the_tokens);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof wrong / sizeof *wrong));
     suite_add_tcase(s, t);
     return bb_test_run(s);
