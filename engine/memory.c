@@ -143,7 +143,8 @@ static double plan(const sums *m)
     const bb_run_config *c = &m->r->config;
     double               most = 0;
     if (!c->no_finalise && bb_list_has(c->finalise_steps, "rebuild")) most = fmax(most, rebuild(m));
-    if (!c->no_finalise && c->tune_windows > 0 && (bb_list_has(c->finalise_steps, "blocks") || bb_list_has(c->finalise_steps, "lfq"))) most = fmax(most, tune(m));
+    if (!c->no_finalise && c->tune_windows > 0 && (bb_list_has(c->finalise_steps, "blocks") || bb_list_has(c->finalise_steps, "lfq")))
+        most = fmax(most, tune(m));
     return 3 * largest_file(m->r) + most;
 }
 
