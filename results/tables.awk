@@ -416,12 +416,12 @@ function show_qat(    i, j, k, n, s, files, order, texts, text, at, row, how) {
     for (i = 1; i <= n; i++) {
         k = files[order[i]]
         split(k, how, SUBSEP)
-        text = how[1] " | " (how[2] == "start" ? "not at all | " : how[2] (how[2] == "qat" ? ", " how[3] ", " how[4] : "") " | " thousands(how[5]))
+        text = how[1] " | " (how[2] == "start" ? "not at all | " : how[2] (how[2] ~ /^qat/ ? ", " how[3] ", " how[4] : "") " | " thousands(how[5]))
         for (j = 1; j <= s; j++) text = text " | " ((k, texts[j]) in at ? kl(v[at[k, texts[j]], "kl_nats"]) : "")
         line(text sprintf(" | %.2f | %.1f %% | %s", v[row[k], "ppl"], 100 * v[row[k], "top1"], v[row[k], "seconds"] > 0 ? v[row[k], "seconds"] " s" : ""))
     }
 }
-function qat_order(k,    how) { split(k, how, SUBSEP); return how[1] * 1e12 + how[5] * 100 + (how[2] == "qat") * 10 + (how[3] == "differentiable") + 2 * (how[4] == "wsd") }
+function qat_order(k,    how) { split(k, how, SUBSEP); return how[1] * 1e12 + how[5] * 100 + (how[2] ~ /^qat/) * 10 + (how[2] ~ /self/) * 4 + (how[3] == "differentiable") + 2 * (how[4] == "wsd") }
 
 # The lattice beside other types: a row a file, by bytes, then as they were made.
 function show_lattice(    i, j, k, n, s, files, order, texts, text, at, row, r) {
