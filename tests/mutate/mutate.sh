@@ -3,6 +3,7 @@
 # Do the tests notice? Applies each one-line patch of tests/mutate/*.txt, alone, to a copy of the working tree, builds what its tests need
 # and runs them. usage: mutate.sh COPY [NAME ...]   COPY: a scratch folder, kept for the next time; NAME: a patch, or the start of its name
 #        mutate.sh --check            builds nothing: only says which patches the code has moved away from (part of `make lint`)
+# JOBS: compilers at once (all processors)
 #
 # A patch, fields of one line each, patches separated by empty lines; # begins a comment line:
 #   name:   unique
