@@ -365,6 +365,7 @@ lint:
 	@case "$$($(CLANG_FORMAT) --version 2>/dev/null)" in *"version 14."*) $(CLANG_FORMAT) --dry-run -Werror $(FORMATTED) ;; \
 	  *) echo "lint: no clang-format 14 here: the layout is NOT checked" ;; esac
 	@sh results/tables.sh --check $(DOCUMENTS)
+	@sh tests/mutate/mutate.sh --check
 	@sh tests/lint/lint.sh $(CC) -std=c11 -D_DEFAULT_SOURCE -D_POSIX_C_SOURCE=200809L -I. -fopenmp $(WARN) -Werror $(PKGCF)
 
 BINDIR   ?= $(PREFIX)/bin
