@@ -15,6 +15,8 @@ static const bb_option_row options[] = {
     { "times", BB_OPT_DOUBLE, FIELD(times), "20", 0.01, 1e6, "X", "EvoPress gets this many times our tokens", NULL },
     { "offspring", BB_OPT_INT, FIELD(offspring), "32", 1, 4096, "N", "EvoPress: plans of a generation (its authors': 64 to 128)", NULL },
     { "tokens", BB_OPT_DOUBLE, FIELD(tokens), "0", 0, 1e9, "MILLIONS", "tokens a size that count as ours; 0: those of the run's search and measuring", NULL },
+    { "finish", BB_OPT_FLAG, FIELD(finish), NULL, 1, 0, NULL,
+      "also put every plan through the run's finalise steps, as RUN/models/HASH.gguf, and compare the files", NULL },
     { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "table to write; empty: RUN/search.csv", NULL },
     { "ledger-only", BB_OPT_FLAG, FIELD(only), NULL, 1, 0, NULL, "replay: fail instead of evaluating anything new", NULL },
 };

@@ -235,25 +235,62 @@ static char *database_key(bb_run *r, const char *hash, const bb_windows *w, bb_e
     return score_key(r, "database", what, w, err);
 }
 
-bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *reference, const bb_windows *w, bool only, bb_result *out, double *window_kl,
-                               bb_err *err)
+/* Of models/HASH.gguf, by what it holds. */
+static bb_status file_key(bb_run *r, const char *hash, const bb_windows *w, char **key, bb_err *err)
 {
-    head      h = { .kind = A_DATABASE };
-    char     *key = NULL;
-    bool      found;
+    char     *path = bb_run_path(r, err, "models/%.16s.gguf", hash);
+    bb_model  m = { 0 };
     bb_status status = BB_NOMEM;
-    bb_plan_hash(plan, h.hash);
-    if (!(key = database_key(r, h.hash, w, err))) goto done;
+    *key = NULL;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_model_open(path, &m, err));
+    if (!(*key = score_key(r, "file", bb_model_sha256(&m), w, err))) status = BB_NOMEM;
+    bb_model_close(&m);
+done:
+    bb_free(path);
+    return status;
+}
+
+/* The score under `key`, made if it is not there. plan: of the database; NULL: the file. */
+static bb_status score_once(bb_run *r, const char *key, const head *h, const bb_plan *plan, bb_reference *reference, const bb_windows *w, bool only,
+                            bb_result *out, double *window_kl, bb_err *err)
+{
+    bool      found;
+    bb_status status;
     BB_TRY(recall(r, key, out, window_kl, w->n, &found, err));
     if (found) goto done;
     if (only) {
-        status = BB_FAIL(err, BB_NOT_FOUND, "plan %s has no score on the evaluation windows, and evaluating is off", h.hash);
+        status = BB_FAIL(err, BB_NOT_FOUND, "plan %s has no score on the evaluation windows, and evaluating is off", h->hash);
         goto done;
     }
-    BB_TRY(evaluate_database(r, &h, plan, reference, out, window_kl, err));
+    if (plan) BB_TRY(evaluate_database(r, h, plan, reference, out, window_kl, err));
+    else BB_TRY(evaluate_file(r, h, reference, out, window_kl, err));
     BB_TRY(remember(r, key, out, window_kl, w->n, err));
 done:
+    return status;
+}
+
+bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, bb_reference *reference, const bb_windows *w, bool only, bb_result *out, double *window_kl,
+                               bb_err *err)
+{
+    head h = { .kind = A_DATABASE };
+    bb_plan_hash(plan, h.hash);
+    char           *key = database_key(r, h.hash, w, err);
+    const bb_status status = key ? score_once(r, key, &h, plan, reference, w, only, out, window_kl, err) : BB_NOMEM;
     bb_free(key);
+    return status;
+}
+
+bb_status bb_run_eval_file(bb_run *r, const char *hash, bb_reference *reference, const bb_windows *w, bool only, bb_result *out, double *window_kl, bb_err *err)
+{
+    head h = { .kind = A_FILE };
+    memcpy(h.hash, hash, 16);
+    char     *key;
+    bb_status status;
+    BB_TRY(file_key(r, hash, w, &key, err));
+    status = score_once(r, key, &h, NULL, reference, w, only, out, window_kl, err);
+    bb_free(key);
+done:
     return status;
 }
 
@@ -534,33 +571,23 @@ static bb_status want(scoring *c, size_t *n, item k, bool fresh, bb_err *err)
     bb_run           *r = c->run;
     const bb_windows *w = &on_of(&c->s->on, k.kind)->w;
     double           *rows = k.window_kl;
-    bb_model          m = { 0 };
-    bool              found = false, opened = false;
-    bb_status         status = BB_NOMEM;
+    bool              found = false;
+    bb_status         status = BB_OK;
     if (!rows && !(rows = BB_NEW(w->n, double, err))) return BB_NOMEM;
-    if (k.kind == A_FILE) {
-        char *path = bb_run_path(r, err, "models/%s.gguf", k.plan->hash);
-        if (!path) goto done;
-        status = bb_finalised_check(r, k.plan, err);
-        if (status == BB_OK) status = bb_model_open(path, &m, err);
-        bb_free(path);
-        BB_TRY(status);
-        opened = true;
-    }
-    status = BB_NOMEM;
+    if (k.kind == A_FILE) BB_TRY(bb_finalised_check(r, k.plan, err));
     if (!fresh || k.kind == A_DATABASE) {
-        k.key = k.kind == A_DATABASE ? database_key(r, k.plan->hash, w, err) : score_key(r, "file", bb_model_sha256(k.kind == A_FILE ? &m : &r->model), w, err);
-        if (!k.key) goto done;
+        if (k.kind == A_FILE) BB_TRY(file_key(r, k.plan->hash, w, &k.key, err));
+        else k.key = k.kind == A_DATABASE ? database_key(r, k.plan->hash, w, err) : score_key(r, "file", bb_model_sha256(&r->model), w, err);
+        if (!k.key) status = BB_NOMEM;
+        BB_TRY(status);
         BB_TRY(recall(r, k.key, k.out, rows, w->n, &found, err));
     }
-    status = BB_OK;
     if (found) bb_progress_add(c->progress, 1);
     else {
         c->items[(*n)++] = k;
         k.key = NULL;
     }
 done:
-    if (opened) bb_model_close(&m);
     if (rows != k.window_kl) bb_free(rows);
     bb_free(k.key);
     return status;

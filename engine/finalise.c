@@ -384,6 +384,19 @@ done:
     return status;
 }
 
+bb_status bb_finalise_front(bb_run *r, const bb_front *front, bool only, bb_err *err)
+{
+    bb_progress progress;
+    bb_status   status = BB_OK;
+    for (size_t i = 0; only && i < front->n; i++) BB_TRY(bb_finalised_check(r, &front->plans[i], err));
+    if (only) return BB_OK;
+    bb_progress_start(&progress, "finalise", front->n);
+    BB_TRY(finalise_plans(r, front->plans, front->n, &progress, err));
+    bb_progress_end(&progress);
+done:
+    return status;
+}
+
 bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
 {
     bb_status status = bb_front_readmit(r, p, err);
@@ -500,12 +513,9 @@ done:
 
 static bb_status finalise_all(bb_run *r, bb_front *front, bb_err *err)
 {
-    bb_progress progress;
-    bb_status   status;
+    bb_status status;
     BB_TRY(bb_front_load_asked(r, front, err));
-    bb_progress_start(&progress, "finalise", front->n);
-    BB_TRY(finalise_plans(r, front->plans, front->n, &progress, err));
-    bb_progress_end(&progress);
+    BB_TRY(bb_finalise_front(r, front, false, err));
 done:
     return status;
 }

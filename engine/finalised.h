@@ -12,6 +12,9 @@ bb_status bb_finalised_check(bb_run *r, const bb_front_plan *p, bb_err *err);
 enum { BB_FINALISED_STEPS = 64 };
 bb_status bb_finalised_steps(const bb_run *r, const bb_front_plan *p, char steps[BB_FINALISED_STEPS], bb_err *err);
 
+/* The files of all plans of a front that is in no run's list of plans, as those that the run's own search chose. only: those that are there must do (BB_GUARD). */
+bb_status bb_finalise_front(bb_run *r, const bb_front *front, bool only, bb_err *err);
+
 /* A spared plan that evaluation saw win is finalised after all. */
 bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err);
 

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "engine/finalised.h"
 #include "engine/front.h"
 #include "engine/keys.h"
 #include "engine/memory.h"
@@ -35,8 +36,10 @@ typedef struct method {
 typedef struct answer {
     uint16_t *x; /* [n_units] owned; NULL: nothing within the size */
     double    tokens, seconds;
-    bb_result result;
-    double   *window_kl; /* [windows] owned */
+    bb_result result, finished;
+    double   *window_kl; /* [windows] owned; of the finished file where there is one */
+    char      hash[17];
+    int64_t   size_bytes;
 } answer;
 
 typedef struct rivals {
@@ -52,6 +55,7 @@ typedef struct rivals {
     method                  methods[MAX_METHODS];
     double                  tokens;  /* of ours, a size */
     double                  seconds; /* of ours, a size */
+    bb_front                found;   /* all answers' plans */
     answer                 *answers; /* [n_methods][n] */
 } rivals;
 
@@ -332,6 +336,22 @@ done:
 
 /* ---- scores ---- */
 
+/* The plans of all answers as a front of their own, and their files where these are asked for. */
+static bb_status finish_all(rivals *v, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < v->n_methods * v->n; i++) {
+        answer *a = &v->answers[i];
+        if (!a->x) continue;
+        bb_plan_space_hash(v->p->plans, a->x, a->hash);
+        a->size_bytes = bb_problem_size(v->p, a->x);
+        BB_TRY(bb_front_add(v->run, &v->found, a->x, v->methods[i / v->n].name, false, true, NAN, NAN, err));
+    }
+    if (v->config->finish) BB_TRY(bb_finalise_front(v->run, &v->found, v->config->only, err));
+done:
+    return status;
+}
+
 static bb_status score_answer(rivals *v, answer *a, bb_reference *reference, const bb_windows *w, bb_err *err)
 {
     bb_plan   plan = { 0, NULL };
@@ -340,6 +360,7 @@ static bb_status score_answer(rivals *v, answer *a, bb_reference *reference, con
     status = BB_NOMEM;
     if (!(a->window_kl = BB_NEW(w->n, double, err))) goto done;
     BB_TRY(bb_run_eval_database(v->run, &plan, reference, w, v->config->only, &a->result, a->window_kl, err));
+    if (v->config->finish) BB_TRY(bb_run_eval_file(v->run, a->hash, reference, w, v->config->only, &a->finished, a->window_kl, err));
 done:
     bb_plan_done(&plan);
     return status;
@@ -367,14 +388,17 @@ done:
 
 static bb_status write_table(const rivals *v, bb_err *err)
 {
-    bb_csv_writer *w = NULL;
-    bb_status      status;
-    BB_TRY(bb_run_table_at(v->run, v->config->out, "search.csv", "budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds", &w, err));
+    static const char header[] = "budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds,plan_hash,size_bytes,finished_kl_nats,finished_kl_se,finished_ppl";
+    bb_csv_writer    *w = NULL;
+    bb_status         status;
+    BB_TRY(bb_run_table_at(v->run, v->config->out, "search.csv", header, &w, err));
     for (size_t i = 0; i < v->n; i++)
         for (size_t m = 0; m < v->n_methods; m++) {
             const answer *a = &v->answers[m * v->n + i];
             if (!a->x) continue;
-            BB_ROW(w, v->sizes[i], v->methods[m].name, a->result.kl, a->result.kl_se, a->result.ppl, llround(a->tokens), round(a->seconds * 100) / 100);
+            const bb_result none = { .kl = NAN, .kl_se = NAN, .ppl = NAN }, *f = v->config->finish ? &a->finished : &none;
+            BB_ROW(w, v->sizes[i], v->methods[m].name, a->result.kl, a->result.kl_se, a->result.ppl, llround(a->tokens), round(a->seconds * 100) / 100, a->hash,
+                   a->size_bytes, f->kl, f->kl_se, f->ppl);
         }
     status = bb_csv_close(&w, err);
 done:
@@ -396,7 +420,7 @@ static void print_summary(const rivals *v, uint32_t n_windows, FILE *out)
             n++;
             wins += mean > 0;
             if (se > 0) worst = fmin(worst, mean / se);
-            ratio += log(ours->result.kl / a->result.kl);
+            ratio += v->config->finish ? log(ours->finished.kl / a->finished.kl) : log(ours->result.kl / a->result.kl);
             tokens += a->tokens / ours->tokens;
         }
         if (n) fprintf(out, "%-14s %6zu %6zu %12.2f %12.3f %10.2f\n", v->methods[m].name, n, wins, worst, exp(ratio / (double)n), tokens / (double)n);
@@ -413,6 +437,7 @@ static void rivals_done(rivals *v)
     bb_ledger_close(v->ledger);
     bb_run_search_context_done(&v->context);
     bb_front_done(&v->front);
+    bb_front_done(&v->found);
     bb_scorer_done(&v->scorer);
     bb_free(v->sizes);
 }
@@ -438,6 +463,7 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     status = BB_NOMEM;
     if (!(v.answers = BB_NEW0(v.n_methods * v.n, answer, err))) goto done;
     BB_TRY(find_all(&v, err));
+    BB_TRY(finish_all(&v, err));
     BB_TRY(score_all(&v, &n_windows, err));
     BB_TRY(write_table(&v, err));
     print_summary(&v, n_windows, out);

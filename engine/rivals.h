@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * rivals.h: other search methods beside ours at the same bytes, with the same option database and the same evaluation windows.
  *
- * Every method hands back one plan a size; it is scored with the database's weights (nothing is rebuilt) on the windows of --eval.
+ * Every method hands back one plan a size; it is scored with the database's weights on the windows of --eval, and once more after the same finishing
+ * where that is asked for.
  * Each finished piece is in run.db: a run that was stopped goes on, and a finished one is replayed without evaluating. */
 #ifndef BB_ENGINE_RIVALS_H
 #define BB_ENGINE_RIVALS_H
@@ -16,9 +17,11 @@ typedef struct bb_rivals_config {
     int64_t offspring; /* of a generation of EvoPress */
     double  tokens;    /* millions a size that count as ours; 0: what the run's search and measuring took */
     bool    only;      /* --ledger-only */
+    bool    finish;    /* every plan goes through the run's finalise steps as well; its file is models/HASH.gguf of the run */
 } bb_rivals_config;
 
-/* Runs the methods, writes the table (budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds) and prints a summary to out. */
+/* Runs the methods, writes the table (budget_bytes,method,kl_nats,kl_se,ppl,tokens,seconds,plan_hash,size_bytes,finished_kl_nats,finished_kl_se,finished_ppl)
+ * and prints a summary to out. */
 bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err);
 
 #endif

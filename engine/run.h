@@ -160,6 +160,10 @@ struct bb_reference;
 bb_status bb_run_eval_database(bb_run *r, const bb_plan *plan, struct bb_reference *reference, const bb_windows *w, bool only, bb_result *out,
                                double *window_kl, bb_err *err);
 
+/* The same of models/HASH.gguf, which is there. */
+bb_status bb_run_eval_file(bb_run *r, const char *hash, struct bb_reference *reference, const bb_windows *w, bool only, bb_result *out, double *window_kl,
+                           bb_err *err);
+
 /* What a search has cost, in all sessions together (run.db, table "search"). tokens: forwarded for scoring plans, prefixes counted
  * as if nothing were cached; measure_tokens: for measuring each option alone, from its block on. */
 typedef struct bb_search_cost {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/csv.h"
 #include "base/file.h"
@@ -518,6 +519,53 @@ START_TEST(rivals_are_compared_at_equal_bytes)
 }
 END_TEST
 
+/* Finished alike: what is said of our plan is what front.csv says of its file; the files are there, replay needs them, and without --finish nothing is said. */
+START_TEST(rivals_are_finished_alike)
+{
+    const char *a = straight_run();
+    char        file[600];
+    bb_csv      t, front;
+    bb_err      err = BB_ERR_INIT;
+    size_t      n_ours = 0;
+    snprintf(line, sizeof line, "rivals %s --methods ours,random --tokens 0.0005 --finish -q --out %s", a, bb_test_path("finished.csv"));
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(bb_csv_read(bb_test_path("finished.csv"), &t, &err), BB_OK);
+    snprintf(file, sizeof file, "%s/front.csv", a);
+    ck_assert_int_eq(bb_csv_read(file, &front, &err), BB_OK);
+    const size_t hash = (size_t)bb_csv_column(&t, "plan_hash"), kl = (size_t)bb_csv_column(&t, "finished_kl_nats"),
+                 bytes = (size_t)bb_csv_column(&t, "size_bytes");
+    for (size_t i = 0; i < t.n_rows; i++) {
+        uint64_t size;
+        double   budget, counted, nats;
+        snprintf(file, sizeof file, "%s/models/%s.gguf", a, bb_csv_text(&t, i, hash));
+        ck_assert_int_eq(bb_file_size(file, &size, &err), BB_OK);
+        ck_assert(bb_csv_double(&t, i, 0, &budget, &err) == BB_OK && bb_csv_double(&t, i, bytes, &counted, &err) == BB_OK);
+        ck_assert_double_eq((double)size, counted);
+        ck_assert_double_le(counted, budget);
+        ck_assert_int_eq(bb_csv_double(&t, i, kl, &nats, &err), BB_OK);
+        ck_assert_double_gt(nats, 0);
+        for (size_t k = 0; k < front.n_rows && strcmp(bb_csv_text(&t, i, 1), "ours") == 0; k++) {
+            if (strcmp(bb_csv_text(&front, k, (size_t)bb_csv_column(&front, "plan_hash")), bb_csv_text(&t, i, hash)) != 0) continue;
+            ck_assert_str_eq(bb_csv_text(&front, k, (size_t)bb_csv_column(&front, "kl_nats")), bb_csv_text(&t, i, kl));
+            n_ours++;
+        }
+    }
+    ck_assert_uint_gt(n_ours, 0);
+    snprintf(line, sizeof line, "rivals %s --methods ours,random --tokens 0.0005 --finish --ledger-only -q --out %s", a, bb_test_path("finished.csv"));
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(unlink(file), 0);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 4);
+    ck_assert_ptr_nonnull(strstr(said, "is missing"));
+    bb_csv_done(&t);
+    bb_csv_done(&front);
+    snprintf(line, sizeof line, "rivals %s --methods ours,random --tokens 0.0005 -q --out %s", a, bb_test_path("finished.csv"));
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_int_eq(bb_csv_read(bb_test_path("finished.csv"), &t, &err), BB_OK);
+    for (size_t i = 0; i < t.n_rows; i++) ck_assert_str_eq(bb_csv_text(&t, i, kl), "");
+    bb_csv_done(&t);
+}
+END_TEST
+
 /* Who gets how many tokens: the rivals of one size as many as ours, those of all sizes as many in all, EvoPress `times` as many; what the last step
  * overshoots and the final scores (three plans on four windows) come on top. */
 START_TEST(rivals_get_the_tokens_that_are_said)
@@ -722,6 +770,7 @@ int main(void)
     tcase_add_test(t, finalise_climbs_a_ladder);
     tcase_add_loop_test(t, another_method_can_be_asked_for, 0, 4);
     tcase_add_test(t, rivals_are_compared_at_equal_bytes);
+    tcase_add_test(t, rivals_are_finished_alike);
     tcase_add_test(t, rivals_get_the_tokens_that_are_said);
     tcase_add_test(t, speed_is_predicted_and_bounded);
     tcase_add_test(t, interruption_changes_nothing);
