@@ -76,9 +76,9 @@ static const bb_option_row rows[] = {
     { "method", BB_OPT_TEXT, FIELD(method), "sequential", 1, 0, "NAME",
       "rtn: round to nearest; weighted: importance-weighted; feedback: error feedback; sequential: error feedback on the compressed prefix's inputs",
       "rtn|weighted|feedback|sequential" },
-    { "calib", BB_OPT_TEXT, FIELD(calib), "self", 1, 0, "FILES",
+    { "calib", BB_OPT_TEXT, FIELD(calib), "", 1, 0, "FILES",
       "calibration text or token file, or a list of them with equal shares; \"self\": text that the model writes; \"mixture\": texts that ship with the "
-      "program",
+      "program; empty: both of these, of a model without vocabulary self",
       NULL },
     { "imatrix", BB_OPT_TEXT, FIELD(imatrix), "", 1, 0, "FILE",
       "importance from a file of llama-imatrix (GGUF or .dat) or of `calibrate --imatrix`; no text is read, and the method is weighted", NULL },
@@ -266,6 +266,7 @@ static bb_status plan_file(job *j, bb_err *err)
     bb_status status;
     BB_TRY(bb_model_open(j->path, &j->m, err));
     BB_TRY(bb_model_refuse_lattice(&j->m, err));
+    BB_TRY(bb_calibration_choose(&j->m, &j->o.calib, err));
     BB_TRY(rotate(j, err));
     if (j->base != &j->m) BB_TRY(bb_tensor_types_plan(&(bb_tensor_types) { .like = j->path }, &j->m, &j->plan, err)); /* float32 only inside */
     if (j->base->net.head.rows && !j->m.net.head.rows) BB_TRY(bb_plan_set(&j->plan, "output", bb_format_get(j->m.net.embd.type)->name, err));

@@ -107,7 +107,19 @@ void bb_calibration_sources_done(bb_calibration_source *s, size_t n)
     bb_free(s);
 }
 
+static bool is_self(const bb_calibration_source *s) { return !s->path && !s->shipped; }
+
 bool bb_calibration_samples(const char *calib) { return bb_list_has(calib, "self") && (strcmp(calib, "self") == 0 || !bb_file_exists(calib)); }
+
+bb_status bb_calibration_choose(const bb_model *m, char **calib, bb_err *err)
+{
+    char *chosen;
+    if (**calib) return BB_OK;
+    if (!(chosen = bb_strdup(bb_source_find(&m->source, "tokenizer.ggml.tokens") ? "mixture,self" : "self", err))) return BB_NOMEM;
+    bb_free(*calib);
+    *calib = chosen;
+    return BB_OK;
+}
 
 /* ---- several ---- */
 
@@ -124,13 +136,9 @@ static int by_place(const void *a, const void *b)
     return x->source != y->source ? (x->source < y->source ? -1 : 1) : (x->window > y->window) - (x->window < y->window);
 }
 
-/* share[i] of the have[i] windows of each source: as many of each as of the others, `wanted` in all; what one has not, the others give. Then more, up
- * to MORE times as many, for who wants more text (tuning), as long as the shares stay what they are. */
-enum { MORE = 8 };
-static void shares(const uint32_t *have, size_t n, uint32_t wanted, uint32_t *share)
+/* share[i] of the have[i] windows of each source: as many of each as of the others, `wanted` in all; what one has not, the others give. */
+static void fill(const uint32_t *have, size_t n, uint32_t wanted, uint32_t *share)
 {
-    uint32_t full = 0;
-    double   times = MORE;
     memset(share, 0, n * sizeof *share);
     for (bool more = true; more && wanted > 0;) {
         more = false;
@@ -141,11 +149,39 @@ static void shares(const uint32_t *have, size_t n, uint32_t wanted, uint32_t *sh
             more = true;
         }
     }
+}
+
+/* Then more, up to MORE times as many, for who wants more text (tuning), as long as the shares stay what they are. */
+enum { MORE = 8 };
+static void shares(const uint32_t *have, size_t n, uint32_t wanted, uint32_t *share)
+{
+    uint32_t full = 0;
+    double   times = MORE;
+    fill(have, n, wanted, share);
     for (size_t i = 0; i < n; i++) full = share[i] > full ? share[i] : full;
     for (size_t i = 0; i < n; i++)
         if (share[i] > 0 && share[i] + 1 >= full) times = fmin(times, (double)have[i] / share[i]); /* the others gave all that they have */
     for (size_t i = 0; i < n; i++)
         if (share[i] < have[i]) share[i] = (uint32_t)(share[i] * times);
+}
+
+static uint32_t windows_of(const bb_tokens *t, size_t n, uint32_t ctx) { return (uint32_t)(t->n / ctx < UINT32_MAX / n ? t->n / ctx : UINT32_MAX / n); }
+
+/* What the model writes has no end, so it gives what the other texts lack: t has those. */
+static bb_status add_self(const bb_model *m, const bb_calibration_source *s, size_t n, const char *dir, uint32_t n_windows, uint32_t ctx, uint64_t seed,
+                          bb_tokens *t, bb_err *err)
+{
+    uint32_t *have = BB_NEW0(2 * n, uint32_t, err), *share = have + n;
+    bb_status status = BB_NOMEM;
+    if (!have) return BB_NOMEM;
+    for (size_t i = 0; i < n; i++) have[i] = is_self(&s[i]) ? n_windows : windows_of(&t[i], n, ctx);
+    fill(have, n, n_windows, share);
+    status = BB_OK;
+    for (size_t i = 0; i < n; i++)
+        if (is_self(&s[i])) BB_TRY(load_self(m, dir, share[i] ? share[i] : 1, ctx, seed, &t[i], err));
+done:
+    bb_free(have);
+    return status;
 }
 
 static bb_status mix(const bb_tokens *t, size_t n, uint32_t n_windows, uint32_t ctx, uint64_t seed, bb_tokens *out, bb_err *err)
@@ -156,7 +192,7 @@ static bb_status mix(const bb_tokens *t, size_t n, uint32_t n_windows, uint32_t 
     bb_rng    rng;
     bb_status status = BB_NOMEM;
     if (!have) goto done;
-    for (size_t i = 0; i < n; i++) have[i] = (uint32_t)(t[i].n / ctx < UINT32_MAX / n ? t[i].n / ctx : UINT32_MAX / n);
+    for (size_t i = 0; i < n; i++) have[i] = windows_of(&t[i], n, ctx);
     shares(have, n, n_windows, share);
     for (size_t i = 0; i < n; i++) total += share[i];
     if (!(slots = BB_NEW(total + 1, slot, err)) || !(ids = BB_NEW((size_t)total * ctx + 1, int32_t, err))) goto done;
@@ -193,9 +229,9 @@ bb_status bb_calibration_tokens(const bb_model *m, const char *calib, const char
     for (size_t i = 0; i < n; i++) {
         if (s[i].path) BB_TRY(bb_tokens_load(m, s[i].path, parse_special, &t[i], err));
         else if (s[i].shipped) BB_TRY(bb_shipped_tokens(m, s[i].shipped, &t[i], err));
-        else BB_TRY(load_self(m, dir, (uint32_t)((n_windows + n - 1) / n), ctx, seed, &t[i], err));
         if (s[i].path && t[i].n / ctx < 1) bb_warn("%s: its %zu tokens are less than one window of %u: it has no share", s[i].path, t[i].n, ctx);
     }
+    BB_TRY(add_self(m, s, n, dir, n_windows, ctx, seed, t, err));
     BB_TRY(mix(t, n, n_windows, ctx, seed, out, err));
     status = BB_NOMEM;
     if (!(out->path = bb_strdup(calib, err))) goto done;

@@ -18,11 +18,13 @@ typedef struct bb_calibration_source {
 bb_status bb_calibration_sources(const char *calib, bb_calibration_source **out, size_t *n, bb_err *err);
 void      bb_calibration_sources_done(bb_calibration_source *s, size_t n);
 bool      bb_calibration_samples(const char *calib); /* is "self" among them? */
+/* What an empty *calib means for the model: "mixture,self"; "self" where there is no vocabulary, which the shipped texts need. */
+bb_status bb_calibration_choose(const bb_model *m, char **calib, bb_err *err);
 
 /* The ids of --calib. A single file: all of them (special tokens in a text parsed or not). "self" alone: n_windows * ctx ids drawn from the model's own
  * distribution (each window begins with BOS), which are kept in the folder `dir` in a file named by all that they depend on,
- * calib-self-HASH.u32, and taken from there the next time. Several sources: n_windows windows of ctx ids or up to eight times as many, the same number of each as far as it has them,
- * evenly spaced over each, and mixed by `seed` so that any evenly spaced choice of them has about the same shares. */
+ * calib-self-HASH.u32, and taken from there the next time. Several sources: n_windows windows of ctx ids or up to eight times as many, the same number of each as far as it has them
+ * (the model writes as many as the others lack), evenly spaced over each, and mixed by `seed` so that any evenly spaced choice of them has about the same shares. */
 bb_status bb_calibration_tokens(const bb_model *m, const char *calib, const char *dir, uint32_t n_windows, uint32_t ctx, uint64_t seed, bool parse_special,
                                 bb_tokens *out, bb_err *err);
 

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/calibration.h"
 #include "engine/environment.h"
 #include "engine/jobs.h"
 #include "engine/keys.h"
@@ -112,6 +113,7 @@ bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err
     BB_TRY(bb_run_config_resolve(&r->config, err));
     bb_precision_use(r->config.precision, true);
     BB_TRY(bb_run_open_space(r, err));
+    BB_TRY(bb_calibration_choose(&r->model, &r->config.calib, err));
 done:
     if (status != BB_OK) bb_run_close(r);
     return status;

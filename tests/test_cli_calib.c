@@ -100,6 +100,45 @@ START_TEST(test_shares)
 }
 END_TEST
 
+/* Without a word said, the shipped texts and the model's own; self alone where a text cannot be read. What was said stays. */
+START_TEST(test_default)
+{
+    static const struct {
+        const char *path, *given, *wanted;
+    } cases[] = { { MODEL, "", "mixture,self" }, { MODEL, "self", "self" }, { NULL, "", "self" } };
+    bb_err err = BB_ERR_INIT;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *calib = bb_strdup(cases[i].given, &err);
+        if (cases[i].path) {
+            bb_model m = open_model(cases[i].path);
+            ck_assert_int_eq(bb_calibration_choose(&m, &calib, &err), BB_OK);
+            bb_model_close(&m);
+        } else {
+            bb_model bare = { .path = NULL };
+            ck_assert_int_eq(bb_calibration_choose(&bare, &calib, &err), BB_OK);
+        }
+        ck_assert_str_eq(calib, cases[i].wanted);
+        bb_free(calib);
+    }
+}
+END_TEST
+
+/* What the others have too little of, the model writes. */
+START_TEST(test_self_fills)
+{
+    bb_model m = open_model(MODEL);
+    char     calib[1024];
+    snprintf(calib, sizeof calib, "%s,self,%s", windows_of("e.u32", 11, 3), windows_of("f.u32", 12, 64));
+    bb_tokens    t = tokens_of(&m, calib, 21, 1);
+    const size_t n = t.n / CTX;
+    ck_assert_uint_eq(n, 21);
+    ck_assert_uint_eq(count(&t, 11, 0, n), 3);
+    ck_assert_uint_eq(count(&t, 12, 0, n), 9);
+    bb_tokens_done(&t);
+    bb_model_close(&m);
+}
+END_TEST
+
 /* In a list the model writes its share only. */
 START_TEST(test_self_in_a_list)
 {
@@ -188,7 +227,9 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_test(t, test_sources);
     tcase_add_test(t, test_shares);
+    tcase_add_test(t, test_default);
     tcase_add_test(t, test_self_in_a_list);
+    tcase_add_test(t, test_self_fills);
     tcase_add_test(t, test_shipped);
     tcase_add_test(t, test_far);
     tcase_add_test(t, test_run);
