@@ -76,10 +76,9 @@ static bb_status replace(char **text, const char *by, bb_err *err)
     return BB_OK;
 }
 
-/* The calibration text, and beside it what the full model writes: without that other text is forgotten (results/qat.csv). */
 static bb_status take_text(job *j, const char *calib, bb_err *err)
 {
-    char           *both = bb_asprintf(err, "%s%s", calib, bb_list_has(calib, "self") ? "" : ",self");
+    char           *both = bb_asprintf(err, "%s%s", calib, bb_qat_adds_self(calib) ? ",self" : "");
     const bb_status status = both ? replace(&j->o.text, both, err) : BB_NOMEM;
     bb_free(both);
     return status;
@@ -182,9 +181,9 @@ static bb_status load_texts(job *j, const bb_tune_options *o, bb_err *err)
     const uint32_t ctx = (uint32_t)j->o.ctx, held = (uint32_t)j->o.held_windows;
     const uint64_t wanted = (uint64_t)o->steps * o->batch;
     bb_status      status;
-    BB_TRY(bb_qat_texts_make(&j->full, j->o.text, j->dir, ctx, wanted > 1 << 30 ? 1 << 30 : (uint32_t)wanted, held, (uint64_t)j->o.seed, j->o.parse_special,
+    BB_TRY(bb_qat_texts_make(&j->full, j->o.text, NULL, j->dir, ctx, wanted > 1 << 30 ? 1 << 30 : (uint32_t)wanted, held, (uint64_t)j->o.seed, j->o.parse_special,
                              &j->train, err));
-    BB_TRY(bb_qat_texts_make(&j->full, j->o.other, j->dir, ctx, 1, held, (uint64_t)j->o.seed + 1, j->o.parse_special, &j->other, err));
+    BB_TRY(bb_qat_texts_make(&j->full, j->o.other, NULL, j->dir, ctx, 1, held, (uint64_t)j->o.seed + 1, j->o.parse_special, &j->other, err));
     bb_info("%llu windows of %u tokens to train on, of %u in the texts; %u and %u of other text decide", (unsigned long long)wanted, ctx, j->train.train.n,
             j->train.held.n, j->other.held.n);
 done:
