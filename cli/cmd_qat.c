@@ -181,8 +181,8 @@ static bb_status load_texts(job *j, const bb_tune_options *o, bb_err *err)
     const uint32_t ctx = (uint32_t)j->o.ctx, held = (uint32_t)j->o.held_windows;
     const uint64_t wanted = (uint64_t)o->steps * o->batch;
     bb_status      status;
-    BB_TRY(bb_qat_texts_make(&j->full, j->o.text, NULL, j->dir, ctx, wanted > 1 << 30 ? 1 << 30 : (uint32_t)wanted, held, (uint64_t)j->o.seed, j->o.parse_special,
-                             &j->train, err));
+    BB_TRY(bb_qat_texts_make(&j->full, j->o.text, NULL, j->dir, ctx, wanted > 1 << 30 ? 1 << 30 : (uint32_t)wanted, held, (uint64_t)j->o.seed,
+                             j->o.parse_special, &j->train, err));
     BB_TRY(bb_qat_texts_make(&j->full, j->o.other, NULL, j->dir, ctx, 1, held, (uint64_t)j->o.seed + 1, j->o.parse_special, &j->other, err));
     bb_info("%llu windows of %u tokens to train on, of %u in the texts; %u and %u of other text decide", (unsigned long long)wanted, ctx, j->train.train.n,
             j->train.held.n, j->other.held.n);
@@ -211,7 +211,7 @@ static bb_status train(job *j, bb_tune_options *o, bb_tune_report *report, bb_er
     j->started = bb_now_s();
     puts("step,tokens,kl_nats,kl_other_nats,better,seconds");
     BB_TRY(bb_tuned_copy(&j->m.net, &j->net, err));
-    BB_TRY(bb_tune(bb_engine_backend(), &j->full.net, &j->net, o, &j->train.train, &j->train.held, report, err));
+    BB_TRY(bb_qat_train(&j->m, &j->full, &j->net, o, &j->train.train, &j->train.held, report, err));
 done:
     return status;
 }

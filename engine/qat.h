@@ -53,6 +53,11 @@ bb_status bb_qat_texts_make(const bb_model *m, const char *list, const bb_window
                             uint64_t seed, bool parse_special, bb_qat_texts *out, bb_err *err);
 void      bb_qat_texts_done(bb_qat_texts *t);
 
+/* bb_tune of all blocks of net, which is a copy of m's, towards full: by this process, or by all ranks of mpirun, each with a share of the windows of every batch;
+ * the bytes are the same. What ends on another rank is said with its number. */
+bb_status bb_qat_train(const bb_model *m, const bb_model *full, bb_tuned *net, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held,
+                       bb_tune_report *report, bb_err *err);
+
 /* Adds what the files of a list hold, in their order. One that cannot be read counts as empty: its reader will tell. */
 void bb_qat_hash_texts(const char *list, bb_sha256 *s);
 

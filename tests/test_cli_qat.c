@@ -179,7 +179,7 @@ START_TEST(a_run_has_the_step)
     ck_assert_int_eq(bb_csv_double(&t, 1, 3, &before, NULL), BB_OK);
     ck_assert_int_eq(bb_csv_double(&t, 2, 3, &after, NULL), BB_OK);
     ck_assert_msg(_i ? after <= before : after < before, "%g -> %g", before, after); /* trained on another text, it may come to nothing */
-    ck_assert_int_eq(texts_of_self(dir), _i ? 0 : 2); /* by default one to train on, and another that decides */
+    ck_assert_int_eq(texts_of_self(dir), _i ? 0 : 2);                                /* by default one to train on, and another that decides */
     snprintf(line, sizeof line, "verify %s -q", dir);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(line, sizeof line, "qat %s --plan %s --tokens 0.004 --batch 4 --held-windows 4 -q", dir, bb_csv_text(&t, 1, 0));
