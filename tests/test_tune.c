@@ -6,8 +6,10 @@
 #include <math.h>
 #include <omp.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -565,6 +567,20 @@ static bb_status tune_together(const world *w, uint32_t n, const bb_tune_options
     return p[0].status;
 }
 
+/* What n peers are stopped with in the middle: every weight and moment, to the last bit. */
+static void state_of(const world *w, uint32_t n, bb_tune_options o, const char *path)
+{
+    uint32_t       stop = 1;
+    bb_tuned       t;
+    bb_tune_report report;
+    o.state = path;
+    o.looked = raise_at_third;
+    o.looked_self = &stop;
+    ck_assert_int_eq(tune_together(w, n, &o, &t, &report), BB_INTERRUPTED);
+    bb_interrupt_clear();
+    bb_tuned_done(&t);
+}
+
 /* Batches of one window, of fewer than there are peers, of several pieces at the head and of several groups; both precisions. */
 START_TEST(peers_change_nothing)
 {
@@ -579,17 +595,25 @@ START_TEST(peers_change_nothing)
     bb_tune_report  report[2];
     bb_tune_options o = options_of(ways[_i / 2].loss, 0, LAYERS - 1);
     bb_tune_set     other = w->held;
+    char            path[512], path_alone[512];
+    snprintf(path, sizeof path, "%s", bb_test_path("peers.state"));
+    snprintf(path_alone, sizeof path_alone, "%s", bb_test_path("alone.state"));
     bb_kernels_set_precision(_i % 2 ? BB_FAST : BB_EXACT);
     other.tokens = w->tokens;
     o.batch = ways[_i / 2].batch, o.at_once = ways[_i / 2].at_once, o.steps = ways[_i / 2].steps, o.checks = 2, o.embedding = true, o.other = &other;
     o.label_share = ways[_i / 2].batch == 3 ? 0.25 : 0;
     tune(w, &alone, &o, &report[0]);
+    state_of(w, 1, o, path_alone);
     for (uint32_t n = 2; n <= MOST_PEERS; n++) {
         ck_assert_int_eq(tune_together(w, n, &o, &t, &report[1]), BB_OK);
         ck_assert(report[0].best == report[1].best && report[0].other_best == report[1].other_best && report[0].best_step == report[1].best_step);
         same_network(w, &alone, &t);
         bb_tuned_done(&t);
+        state_of(w, n, o, path);
+        bb_test_same(path_alone, path);
+        unlink(path);
     }
+    unlink(path_alone);
     bb_kernels_set_precision(BB_EXACT);
     bb_tuned_done(&alone);
     world_done(w);
