@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_qat.c: bitbudget qat FILE.gguf --reference FULL.gguf, or RUN --plan HASH: everything that a compressed file stores, trained through the whole network
  * towards full precision's logits. Types and bytes stay. The same command goes on after an interruption and ends with the same bytes. stdout gets a CSV row
- * at each look at the held-out texts. */
+ * at each look at the held-out texts. Under mpirun the ranks share the windows of every batch (engine/qat_ranks.c). */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -46,7 +46,7 @@ static const bb_option_row rows[] = {
     { "rate", BB_OPT_DOUBLE, FIELD(rate), BB_QAT_RATE, 0, 10, "X", BB_QAT_RATE_HELP, NULL },
     { "scale-rate", BB_OPT_DOUBLE, FIELD(scale_rate), BB_QAT_SCALE_RATE, 0, 1, "X",
       "of scales and minima, in fractions of themselves; norm gains take half of it", NULL },
-    { "batch", BB_OPT_INT, FIELD(batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step", NULL },
+    { "batch", BB_OPT_INT, FIELD(batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step; ranks of mpirun share them", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "of the order of windows, and of what the model writes", NULL },
     { "precision", BB_OPT_TEXT, FIELD(precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "8GiB", 1, 0, "SIZE", "memory that the command may have resident; refused at once when it needs more", NULL },

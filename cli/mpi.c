@@ -140,18 +140,19 @@ static bb_status receive(const MPI_Status *found, bb_text *t)
 
 static MPI_Comm beside; /* what they say to each other, apart from jobs */
 
-/* patient: sleeps meanwhile, for what may take long to come; else both are at it. */
+/* patient: sleeps meanwhile, for what may take long to come; else both are at it, and who finds the other without a processor sleeps too. */
 static void finish(MPI_Request *requests, int n, bool patient)
 {
+    enum { QUICK = 1000 };
     unsigned idle = 0;
-    for (;;) {
+    for (int polls = patient ? QUICK : 0;; polls += polls < QUICK) {
         int done = 0;
         pthread_mutex_lock(&calls);
         MPI_Testall(n, requests, &done, MPI_STATUSES_IGNORE);
         pthread_mutex_unlock(&calls);
         if (done) return;
-        if (patient) doze(&idle);
-        else sched_yield();
+        if (polls < QUICK) sched_yield();
+        else doze(&idle);
     }
 }
 
