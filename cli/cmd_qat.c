@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_qat.c: bitbudget qat FILE.gguf --reference FULL.gguf, or RUN --plan HASH: everything that a compressed file stores, trained through the whole network
  * towards full precision's logits. Types and bytes stay. The same command goes on after an interruption and ends with the same bytes. stdout gets a CSV row
- * at each look at the held-out texts. */
+ * at each look at the held-out texts. Under mpirun the ranks share the windows of every batch (engine/qat_ranks.c). */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -46,7 +46,7 @@ static const bb_option_row rows[] = {
     { "rate", BB_OPT_DOUBLE, FIELD(rate), BB_QAT_RATE, 0, 10, "X", BB_QAT_RATE_HELP, NULL },
     { "scale-rate", BB_OPT_DOUBLE, FIELD(scale_rate), BB_QAT_SCALE_RATE, 0, 1, "X",
       "of scales and minima, in fractions of themselves; norm gains take half of it", NULL },
-    { "batch", BB_OPT_INT, FIELD(batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step", NULL },
+    { "batch", BB_OPT_INT, FIELD(batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step; ranks of mpirun share them", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "of the order of windows, and of what the model writes", NULL },
     { "precision", BB_OPT_TEXT, FIELD(precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "8GiB", 1, 0, "SIZE", "memory that the command may have resident; refused at once when it needs more", NULL },
@@ -76,10 +76,9 @@ static bb_status replace(char **text, const char *by, bb_err *err)
     return BB_OK;
 }
 
-/* The calibration text, and beside it what the full model writes: without that other text is forgotten (results/qat.csv). */
 static bb_status take_text(job *j, const char *calib, bb_err *err)
 {
-    char           *both = bb_asprintf(err, "%s%s", calib, bb_list_has(calib, "self") ? "" : ",self");
+    char           *both = bb_asprintf(err, "%s%s", calib, bb_qat_adds_self(calib) ? ",self" : "");
     const bb_status status = both ? replace(&j->o.text, both, err) : BB_NOMEM;
     bb_free(both);
     return status;
@@ -182,9 +181,9 @@ static bb_status load_texts(job *j, const bb_tune_options *o, bb_err *err)
     const uint32_t ctx = (uint32_t)j->o.ctx, held = (uint32_t)j->o.held_windows;
     const uint64_t wanted = (uint64_t)o->steps * o->batch;
     bb_status      status;
-    BB_TRY(bb_qat_texts_make(&j->full, j->o.text, j->dir, ctx, wanted > 1 << 30 ? 1 << 30 : (uint32_t)wanted, held, (uint64_t)j->o.seed, j->o.parse_special,
-                             &j->train, err));
-    BB_TRY(bb_qat_texts_make(&j->full, j->o.other, j->dir, ctx, 1, held, (uint64_t)j->o.seed + 1, j->o.parse_special, &j->other, err));
+    BB_TRY(bb_qat_texts_make(&j->full, j->o.text, NULL, j->dir, ctx, wanted > 1 << 30 ? 1 << 30 : (uint32_t)wanted, held, (uint64_t)j->o.seed,
+                             j->o.parse_special, &j->train, err));
+    BB_TRY(bb_qat_texts_make(&j->full, j->o.other, NULL, j->dir, ctx, 1, held, (uint64_t)j->o.seed + 1, j->o.parse_special, &j->other, err));
     bb_info("%llu windows of %u tokens to train on, of %u in the texts; %u and %u of other text decide", (unsigned long long)wanted, ctx, j->train.train.n,
             j->train.held.n, j->other.held.n);
 done:
@@ -212,7 +211,7 @@ static bb_status train(job *j, bb_tune_options *o, bb_tune_report *report, bb_er
     j->started = bb_now_s();
     puts("step,tokens,kl_nats,kl_other_nats,better,seconds");
     BB_TRY(bb_tuned_copy(&j->m.net, &j->net, err));
-    BB_TRY(bb_tune(bb_engine_backend(), &j->full.net, &j->net, o, &j->train.train, &j->train.held, report, err));
+    BB_TRY(bb_qat_train(&j->m, &j->full, &j->net, o, &j->train.train, &j->train.held, report, err));
 done:
     return status;
 }

@@ -33,10 +33,10 @@ const char *bb_mpi_name(void) { return "none"; }
 bb_status bb_mpi_start(bb_mpi *m, int argc, char **argv, bb_err *err)
 {
     (void)argc, (void)argv;
-    *m = (bb_mpi) { 0, 1, { 0 } };
+    *m = (bb_mpi) { .size = 1 };
     m->size = launched(&m->rank);
     if (m->size <= 1) {
-        *m = (bb_mpi) { 0, 1, { 0 } };
+        *m = (bb_mpi) { .size = 1 };
         return BB_OK;
     }
     return m->rank > 0 ? BB_OK
@@ -54,6 +54,7 @@ void bb_mpi_end(bb_mpi *m) { (void)m; }
 #include <limits.h>
 #include <mpi.h>
 #include <pthread.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -67,6 +68,9 @@ const char *bb_mpi_name(void) { return "Open MPI " NUMBER_OF(OMPI_MAJOR_VERSION)
 #else
 const char *bb_mpi_name(void) { return "MPI " NUMBER_OF(MPI_VERSION) "." NUMBER_OF(MPI_SUBVERSION); }
 #endif
+
+/* Two threads of a process have to do with MPI, and it may be called by one at a time: held for each call. */
+static pthread_mutex_t calls = PTHREAD_MUTEX_INITIALIZER;
 
 static double others_cpu_s; /* written while jobs run, by the thread that carries them */
 
@@ -91,8 +95,26 @@ static bb_status send(const bb_text *t, int to, int tag, bb_err *err)
 {
     if (t->status != BB_OK) return BB_FAIL(err, BB_NOMEM, "out of memory for a message between ranks");
     if (t->size > INT_MAX) return BB_FAIL(err, BB_UNSUPPORTED, "a message between ranks has %zu bytes, and %d is the most", t->size, INT_MAX);
+    pthread_mutex_lock(&calls);
     MPI_Send(t->data, (int)t->size, MPI_BYTE, to, tag, MPI_COMM_WORLD);
+    pthread_mutex_unlock(&calls);
     return BB_OK;
+}
+
+static void send_empty(int to, int tag)
+{
+    pthread_mutex_lock(&calls);
+    MPI_Send(NULL, 0, MPI_BYTE, to, tag, MPI_COMM_WORLD);
+    pthread_mutex_unlock(&calls);
+}
+
+static bool probe(int from, int tag, MPI_Status *found)
+{
+    int any = 0;
+    pthread_mutex_lock(&calls);
+    MPI_Iprobe(from, tag, MPI_COMM_WORLD, &any, found);
+    pthread_mutex_unlock(&calls);
+    return any != 0;
 }
 
 /* Receives what a probe has found; t is emptied first. */
@@ -106,10 +128,73 @@ static bb_status receive(const MPI_Status *found, bb_text *t)
     if (!room) return t->status = BB_NOMEM;
     t->data = room;
     t->capacity = (size_t)n + 1;
+    pthread_mutex_lock(&calls);
     MPI_Recv(t->data, n, MPI_BYTE, found->MPI_SOURCE, found->MPI_TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    pthread_mutex_unlock(&calls);
     t->size = (size_t)n;
     t->data[n] = '\0';
     return BB_OK;
+}
+
+/* ---- peers ---- */
+
+static MPI_Comm beside; /* what they say to each other, apart from jobs */
+
+/* patient: sleeps meanwhile, for what may take long to come; else both are at it, and who finds the other without a processor sleeps too. */
+static void finish(MPI_Request *requests, int n, bool patient)
+{
+    enum { QUICK = 1000 };
+    unsigned idle = 0;
+    for (int polls = patient ? QUICK : 0;; polls += polls < QUICK) {
+        int done = 0;
+        pthread_mutex_lock(&calls);
+        MPI_Testall(n, requests, &done, MPI_STATUSES_IGNORE);
+        pthread_mutex_unlock(&calls);
+        if (done) return;
+        if (polls < QUICK) sched_yield();
+        else doze(&idle);
+    }
+}
+
+/* Each says that it is there, and waits for the other: nothing large is under way while somebody sleeps. */
+static void meet(int other)
+{
+    char        here = 0, there;
+    MPI_Request r[2];
+    pthread_mutex_lock(&calls);
+    MPI_Isend(&here, 1, MPI_BYTE, other, 0, beside, &r[0]);
+    MPI_Irecv(&there, 1, MPI_BYTE, other, 0, beside, &r[1]);
+    pthread_mutex_unlock(&calls);
+    finish(r, 2, true);
+}
+
+static void exchange(int other, bool sends, const bb_span *spans, size_t n)
+{
+    enum { PIECE = 1 << 30 }; /* MPI counts in int */
+    meet(other);
+    for (size_t i = 0; i < n; i++)
+        for (size_t at = 0; at < spans[i].size; at += PIECE) {
+            char       *p = (char *)spans[i].at + at;
+            const int   size = spans[i].size - at < PIECE ? (int)(spans[i].size - at) : PIECE;
+            MPI_Request r;
+            pthread_mutex_lock(&calls);
+            if (sends) MPI_Isend(p, size, MPI_BYTE, other, 1, beside, &r);
+            else MPI_Irecv(p, size, MPI_BYTE, other, 1, beside, &r);
+            pthread_mutex_unlock(&calls);
+            finish(&r, 1, false);
+        }
+}
+
+static void send_spans(void *self, uint32_t to, const bb_span *spans, size_t n)
+{
+    (void)self;
+    exchange((int)to, true, spans, n);
+}
+
+static void receive_spans(void *self, uint32_t from, const bb_span *spans, size_t n)
+{
+    (void)self;
+    exchange((int)from, false, spans, n);
 }
 
 /* ---- rank 0 ---- */
@@ -165,7 +250,7 @@ static void stop_all(dispatch *d)
 {
     for (int r = 1; r < d->size; r++) {
         if (!d->busy[r] || d->told[r]) continue;
-        MPI_Send(NULL, 0, MPI_BYTE, r, TAG_STOP, MPI_COMM_WORLD);
+        send_empty(r, TAG_STOP);
         d->told[r] = true;
     }
     if (!d->stopped_here && !d->each && !bb_interrupted()) {
@@ -184,7 +269,7 @@ static void *carry(void *self)
     if (d->each)
         for (int r = 1; r < d->size; r++) give(d, r);
     for (;;) {
-        int        any = 0, n_busy = 0;
+        int        n_busy = 0;
         MPI_Status found;
         for (int r = 1; r < d->size; r++) {
             if (!d->each && !d->busy[r] && !out) out = !give(d, r);
@@ -192,8 +277,7 @@ static void *carry(void *self)
         }
         if (n_busy == 0 && (out || d->each)) break;
         if (bb_desk_failed(d->desk)) stop_all(d);
-        MPI_Iprobe(MPI_ANY_SOURCE, TAG_ANSWER, MPI_COMM_WORLD, &any, &found);
-        if (!any) {
+        if (!probe(MPI_ANY_SOURCE, TAG_ANSWER, &found)) {
             doze(&idle);
             continue;
         }
@@ -250,7 +334,6 @@ static void *listen(void *self)
     desk_of_rank *d = self;
     unsigned      idle = 0;
     for (;;) {
-        int        any = 0;
         MPI_Status found;
         pthread_mutex_lock(&d->mutex);
         if (d->state == ANSWERED) {
@@ -267,8 +350,7 @@ static void *listen(void *self)
             idle = 0;
         }
         pthread_mutex_unlock(&d->mutex);
-        MPI_Iprobe(0, MPI_ANY_TAG, MPI_COMM_WORLD, &any, &found);
-        if (!any) {
+        if (!probe(0, MPI_ANY_TAG, &found)) {
             doze(&idle);
             continue;
         }
@@ -313,7 +395,7 @@ static void work(desk_of_rank *d, bb_follower *f)
     d->warnings.size = 0;
     if (status == BB_OK) status = bb_follower_work(f, kind, p.at, p.left, &answer, &err);
     if (status == BB_OK && answer.status != BB_OK) status = BB_FAIL(&err, BB_NOMEM, "out of memory for an answer");
-    if (kind == BB_JOB_FOLLOW || status == BB_INTERRUPTED) d->warnings.size = 0; /* rank 0 has said them */
+    if (kind == BB_JOB_FOLLOW || kind == BB_JOB_QAT_OPEN || kind == BB_JOB_QAT || status == BB_INTERRUPTED) d->warnings.size = 0; /* rank 0 has said them */
     const answer_head h = { status, (uint32_t)strlen(err.msg), (uint32_t)d->warnings.size, bb_cpu_s() - cpu };
     bb_text_addn(&message, (const char *)&h, sizeof h);
     bb_text_add(&message, err.msg);
@@ -366,7 +448,7 @@ bb_status bb_mpi_start(bb_mpi *m, int argc, char **argv, bb_err *err)
     uint64_t  own, *all;
     bb_text   line = { 0 };
     bb_status status = BB_OK;
-    *m = (bb_mpi) { 0, 1, { 0 } };
+    *m = (bb_mpi) { .size = 1 };
     if (launched(&rank) <= 1) return BB_OK;
     MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &m->rank);
@@ -388,15 +470,17 @@ bb_status bb_mpi_start(bb_mpi *m, int argc, char **argv, bb_err *err)
     for (int r = 1; m->rank == 0 && r < m->size && status == BB_OK; r++)
         if (all[r] != own) status = BB_FAIL(err, BB_USAGE, "rank %d was started with other arguments than rank 0: all ranks get the same command line", r);
     bb_free(all);
+    MPI_Comm_dup(MPI_COMM_WORLD, &beside);
     m->crew = (bb_crew) { m, 1, (uint32_t)m->size, (uint32_t)m->size - 1, run_jobs, run_each, &others_cpu_s };
-    if (m->rank == 0 && m->size > 1) bb_ranks_use(&m->crew);
+    m->peers = (bb_peers) { NULL, (uint32_t)m->rank, (uint32_t)m->size, send_spans, receive_spans };
+    if (m->size > 1) bb_ranks_use(m->rank == 0 ? &m->crew : NULL, &m->peers);
     return status;
 }
 
 void bb_mpi_end(bb_mpi *m)
 {
     if (!started || m->rank > 0) return;
-    for (int r = 1; r < m->size; r++) MPI_Send(NULL, 0, MPI_BYTE, r, TAG_HOME, MPI_COMM_WORLD);
+    for (int r = 1; r < m->size; r++) send_empty(r, TAG_HOME);
     MPI_Finalize();
     started = false;
 }

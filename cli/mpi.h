@@ -2,16 +2,19 @@
  * mpi.h: `mpirun -n N bitbudget ...`: the processes of one job as a crew (base/crew.h), by MPI where it was built in.
  *
  * Rank 0 is the program; the others wait for its jobs and do them, silently. A rank sleeps while it waits: it takes no processor from those that work. While
- * jobs run, MPI is called by one thread of each process alone, so that rank 0 works too, and a rank that works can be told to stop.
+ * jobs run, one thread of each process listens, so that rank 0 works too, and a rank that works can be told to stop. A job may be one that all do together:
+ * then the threads that work talk to each other beside it (base/peers.h), one call of MPI at a time.
  */
 #ifndef BB_CLI_MPI_H
 #define BB_CLI_MPI_H
 
 #include "base/crew.h"
+#include "base/peers.h"
 
 typedef struct bb_mpi {
-    int     rank, size; /* 0 and 1 where no mpirun started this process */
-    bb_crew crew;       /* of rank 0, where size > 1 */
+    int      rank, size; /* 0 and 1 where no mpirun started this process */
+    bb_crew  crew;       /* of rank 0, where size > 1 */
+    bb_peers peers;      /* of every rank, where size > 1 */
 } bb_mpi;
 
 /* What the program was built with: "Open MPI 4.1.4", or "none". */

@@ -21,6 +21,7 @@
 #include "engine/memory.h"
 #include "engine/pace.h"
 #include "engine/probe.h"
+#include "engine/qat.h"
 #include "engine/shipped.h"
 #include "engine/stages.h"
 #include "model/compress/coupling.h"
@@ -352,6 +353,15 @@ static double tune_s(const model *m, double tokens, double states, double blocks
            5 * held * (blocks * token(m) + (head ? m->scored * m->p->head : 0)) + steps * weights * step_s / m->threads;
 }
 
+/* What the source writes for the step qat, once for all plans. */
+static double qat_self_s(const model *m)
+{
+    const bb_run_config *c = &m->r->config;
+    const bool           samples = *c->qat_text ? bb_list_has(c->qat_text, "self") : bb_qat_adds_self(c->calib);
+    if (!samples || c->tune_windows == 0 || !bb_list_has(c->finalise_steps, "qat")) return 0;
+    return c->qat_tokens * 1e6 * m->n.block_weights * m->p->generate;
+}
+
 static double finalise_s(const model *m)
 {
     const bb_run_config *c = &m->r->config;
@@ -366,7 +376,7 @@ static double finalise_s(const model *m)
         if (bb_list_has(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, 1, 1, true, m->n.block_weights + table) + score;
         if (bb_list_has(c->finalise_steps, "qat")) s += tune_s(m, c->qat_tokens * 1e6, 1, 1, true, m->n.block_weights + table) + score;
     }
-    return final_plans(m->r) * s;
+    return final_plans(m->r) * s + qat_self_s(m);
 }
 
 /* Windows of the evaluation text: counted where they are known, else by the file's bytes and a guess of bytes a token. */

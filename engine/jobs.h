@@ -30,4 +30,10 @@ typedef struct bb_evaluating {
 void      bb_evaluating_done(bb_evaluating *e);
 bb_status bb_evaluate_answer(bb_run *r, bb_evaluating *e, const char *question, size_t size, bb_text *answer, bb_err *err);
 
+/* BB_JOB_QAT_OPEN, BB_JOB_QAT: a training that all ranks share (qat_ranks.c). The answer to the first is compared by rank 0 (bb_ranks_compare). */
+typedef struct bb_qat_share bb_qat_share;
+bb_status                   bb_qat_share_open(const char *question, size_t size, bb_text *answer, bb_qat_share **out, bb_err *err);
+bb_status                   bb_qat_share_train(bb_qat_share *q, bb_err *err); /* NULL: nothing was opened */
+void                        bb_qat_share_done(bb_qat_share *q);               /* NULL allowed */
+
 #endif

@@ -71,6 +71,7 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
     if (!plain || !bb_list_has(c->finalise_steps, bb_rung_names[BB_RUNG_QAT])) return plain;
     bb_sha256_init(&s);
     bb_qat_hash_texts(c->qat_text, &s);
+    if (!*c->qat_text && bb_qat_adds_self(c->calib)) bb_sha256_text(&s, "the calibration text and self");
     bb_sha256_hex(&s, hex);
     all = bb_asprintf(err, "%s, qat %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
                       bb_qat_rate(c->qat_rate, c->qat_tokens), c->qat_scale_rate, (long long)c->qat_batch, hex);
@@ -200,16 +201,17 @@ static char *state_path(const ladder *l, bb_rung rung, bb_err *err)
 enum { OTHER_WINDOWS = 16, SAVE_EVERY_S = 600 };
 
 /* Texts are read, or sampled into a file of the run, once: of plans that are trained at the same time the second one finds what the first has made. */
-static bb_status make_texts(const bb_run *r, const char *list, uint32_t windows, uint32_t held, uint64_t seed, bool special, bb_qat_texts *out, bb_err *err)
+static bb_status make_texts(const bb_run *r, const char *list, const bb_windows *also, uint32_t windows, uint32_t held, uint64_t seed, bool special,
+                            bb_qat_texts *out, bb_err *err)
 {
     static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&making);
-    const bb_status status = bb_qat_texts_make(&r->model, list, r->config.out, (uint32_t)r->config.ctx, windows, held, seed, special, out, err);
+    const bb_status status = bb_qat_texts_make(&r->model, list, also, r->config.out, (uint32_t)r->config.ctx, windows, held, seed, special, out, err);
     pthread_mutex_unlock(&making);
     return status;
 }
 
-/* Low-bit training. The calibration text decides beside the texts that are trained on; where it is that text itself, what the source writes does. */
+/* Low-bit training. The calibration text decides beside the texts that are trained on; where it is one of these itself, other text of the source's does. */
 static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
 {
     const bb_run        *r = l->r;
@@ -218,22 +220,25 @@ static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
     const bb_qat         q = { c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule, c->qat_rate, c->qat_scale_rate, c->qat_batch, (uint64_t)c->seed };
     bb_tune_options      o = bb_qat_options(&q, &r->model.net, ctx);
     bb_tune_set          train, held = held_set(r), other;
-    bb_qat_texts         texts = { 0 };
+    bb_qat_texts         texts = { 0 }, others = { 0 };
     bb_tune_report       report;
     int32_t             *ids = NULL;
     char                *state = state_path(l, BB_RUNG_QAT, err);
+    const uint32_t       wanted = (uint32_t)fmin((double)o.steps * o.batch, 1 << 30);
     bb_status            status = state ? BB_OK : BB_NOMEM;
     BB_TRY(status);
     if (*c->qat_text) {
-        const double wanted = fmin((double)o.steps * o.batch, 1 << 30);
-        BB_TRY(make_texts(r, c->qat_text, (uint32_t)wanted, held.n, (uint64_t)c->seed, c->parse_special, &texts, err));
+        BB_TRY(make_texts(r, c->qat_text, NULL, wanted, held.n, (uint64_t)c->seed, c->parse_special, &texts, err));
         other = held;
         train = texts.train;
         held = texts.held;
     } else {
-        BB_TRY(drawn_set(r, &o, &train, &ids, err));
-        BB_TRY(make_texts(r, "self", 1, OTHER_WINDOWS, (uint64_t)c->seed + 1, false, &texts, err));
-        other = texts.held;
+        if (bb_qat_adds_self(c->calib)) {
+            BB_TRY(make_texts(r, "self", &r->tune, wanted, 0, (uint64_t)c->seed, false, &texts, err)); /* what is scored of the calibration text is left out */
+            train = texts.train;
+        } else BB_TRY(drawn_set(r, &o, &train, &ids, err));
+        BB_TRY(make_texts(r, "self", NULL, 1, OTHER_WINDOWS, (uint64_t)c->seed + 1, false, &others, err));
+        other = others.held;
     }
     o.coarse_moments = l->coarse;
     o.label = bb_rung_names[BB_RUNG_QAT];
@@ -247,6 +252,7 @@ static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
             report.other_start, report.other_best, (double)report.tokens / report.seconds);
 done:
     bb_qat_texts_done(&texts);
+    bb_qat_texts_done(&others);
     bb_free(ids);
     bb_free(state);
     return status;

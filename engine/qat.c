@@ -49,6 +49,7 @@ bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
 
 typedef struct source {
     bb_windows w;
+    bool       whole; /* borrowed, and none is held out */
     uint32_t   n_train, n_held;
 } source;
 
@@ -124,7 +125,7 @@ static bb_status divide(source *s, size_t n, uint32_t ctx, uint32_t n_train, uin
     uint32_t *have = BB_NEW(2 * n, uint32_t, err), all = 0, held = 0;
     bb_status status = have ? BB_OK : BB_NOMEM;
     BB_TRY(status);
-    for (size_t i = 0; i < n; i++) have[i] = s[i].w.n / 4;
+    for (size_t i = 0; i < n; i++) have[i] = s[i].whole ? 0 : s[i].w.n / 4;
     share(have, have + n, n, n_held);
     for (size_t i = 0; i < n; i++) {
         s[i].n_held = have[n + i];
@@ -146,10 +147,12 @@ done:
     return status;
 }
 
-bb_status bb_qat_texts_make(const bb_model *m, const char *list, const char *dir, uint32_t ctx, uint32_t n_train, uint32_t n_held, uint64_t seed,
-                            bool parse_special, bb_qat_texts *out, bb_err *err)
+bool bb_qat_adds_self(const char *calib) { return !bb_calibration_samples(calib); }
+
+bb_status bb_qat_texts_make(const bb_model *m, const char *list, const bb_windows *also, const char *dir, uint32_t ctx, uint32_t n_train, uint32_t n_held,
+                            uint64_t seed, bool parse_special, bb_qat_texts *out, bb_err *err)
 {
-    const size_t most = bb_list_length(list) + 1;
+    const size_t most = bb_list_length(list) + 2;
     source      *s = BB_NEW0(most, source, err);
     size_t       n = 0;
     int32_t      bos;
@@ -159,6 +162,7 @@ bb_status bb_qat_texts_make(const bb_model *m, const char *list, const char *dir
     if (!s) return BB_NOMEM;
     bb_sha256_init(&hash);
     BB_TRY(bb_tokens_bos(m, &bos, err));
+    if (also) s[n++] = (source) { .w = *also, .whole = true };
     for (bb_item item; bb_list_next(&list, &item);) {
         char *path = item.n ? bb_item_text(item, err) : NULL;
         if (!path && item.n) status = BB_NOMEM;
@@ -171,7 +175,8 @@ bb_status bb_qat_texts_make(const bb_model *m, const char *list, const char *dir
     out->train = (bb_tune_set) { out->train_windows.tokens, out->train_windows.targets, out->train_windows.n, ctx, 0, ctx - 1 };
     out->held = (bb_tune_set) { out->held_windows.tokens, out->held_windows.targets, out->held_windows.n, ctx, ctx / 8, ctx - 1 - ctx / 8 };
 done:
-    for (size_t i = 0; i < n; i++) bb_windows_done(&s[i].w);
+    for (size_t i = 0; i < n; i++)
+        if (!s[i].whole) bb_windows_done(&s[i].w);
     bb_free(s);
     if (status != BB_OK) bb_qat_texts_done(out);
     return status;

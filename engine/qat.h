@@ -42,11 +42,21 @@ typedef struct bb_qat_texts {
     bb_tokens   tokens; /* nothing but the hash and the number of all texts' tokens */
 } bb_qat_texts;
 
-/* list: text or token files, "self" among them: what m writes itself, at temperature 1, kept in the folder `dir`. n_train windows are taken from all texts in
- * equal shares (of a short text all, and more of the others), evenly spaced; fewer where there are no more. n_held 0: none. */
-bb_status bb_qat_texts_make(const bb_model *m, const char *list, const char *dir, uint32_t ctx, uint32_t n_train, uint32_t n_held, uint64_t seed,
-                            bool parse_special, bb_qat_texts *out, bb_err *err);
+/* Where no text is given, the calibration text is trained on, and beside it what the full model writes: without that other text is forgotten
+ * (results/qat.csv). False: the calibration text has it already. */
+bool bb_qat_adds_self(const char *calib);
+
+/* list: text or token files, "self" among them: what m writes itself, at temperature 1, kept in the folder `dir`. also: windows of one text more, of which
+ * none is held out; NULL: none. n_train windows are taken from all texts in equal shares (of a short text all, and more of the others), evenly spaced; fewer
+ * where there are no more. n_held 0: none. */
+bb_status bb_qat_texts_make(const bb_model *m, const char *list, const bb_windows *also, const char *dir, uint32_t ctx, uint32_t n_train, uint32_t n_held,
+                            uint64_t seed, bool parse_special, bb_qat_texts *out, bb_err *err);
 void      bb_qat_texts_done(bb_qat_texts *t);
+
+/* bb_tune of all blocks of net, which is a copy of m's, towards full: by this process, or by all ranks of mpirun, each with a share of the windows of every batch;
+ * the bytes are the same. What ends on another rank is said with its number. */
+bb_status bb_qat_train(const bb_model *m, const bb_model *full, bb_tuned *net, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held,
+                       bb_tune_report *report, bb_err *err);
 
 /* Adds what the files of a list hold, in their order. One that cannot be read counts as empty: its reader will tell. */
 void bb_qat_hash_texts(const char *list, bb_sha256 *s);

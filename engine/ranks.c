@@ -17,9 +17,17 @@
 #include "engine/start.h"
 #include "engine/version.h"
 
-static const bb_crew *of_process;
+static const bb_crew  *of_process;
+static const bb_peers *peers_of_process;
 
-void bb_ranks_use(const bb_crew *crew) { of_process = crew; }
+void bb_ranks_use(const bb_crew *crew, const bb_peers *peers)
+{
+    of_process = crew;
+    peers_of_process = peers;
+}
+
+const bb_crew  *bb_ranks_crew(void) { return of_process; }
+const bb_peers *bb_ranks_peers(void) { return peers_of_process; }
 
 /* ---- what all ranks must have alike ---- */
 
@@ -58,19 +66,29 @@ static bb_status ask_follow(void *self, size_t i, bb_text *question, bb_err *err
     return BB_OK;
 }
 
-/* answer: the host's name, a NUL, what is common to all. */
-static bb_status take_follow(void *self, size_t i, const char *answer, size_t size, bb_err *err)
+void bb_ranks_add_host(bb_text *answer)
 {
-    const entering *e = self;
-    const char     *end = memchr(answer, '\0', size);
-    char            difference[512];
+    char host[256] = "";
+    if (gethostname(host, sizeof host - 1) != 0) *host = '\0';
+    bb_text_addn(answer, host, strlen(host) + 1);
+}
+
+bb_status bb_ranks_compare(size_t i, const char *answer, size_t size, const bb_text *own, bb_err *err)
+{
+    const char *end = memchr(answer, '\0', size);
+    char        difference[512];
     if (!end) return BB_FAIL(err, BB_FAILED, "rank %zu does not say what it has: is it of this build?", i + 1);
     const char  *its = end + 1;
     const size_t n = size - (size_t)(its - answer);
-    if (n == e->common.size && memcmp(its, e->common.data, n) == 0) return BB_OK;
-    bb_keys_difference(its, n, e->common.data, " there is ", ", here ", difference, sizeof difference);
+    if (n == own->size && memcmp(its, own->data, n) == 0) return BB_OK;
+    bb_keys_difference(its, n, own->data, " there is ", ", here ", difference, sizeof difference);
     return BB_FAIL(err, BB_USAGE, "rank %zu (%s) has something else than rank 0 (%s): every rank needs the same program, model, texts and kind of processor",
                    i + 1, answer, difference);
+}
+
+static bb_status take_follow(void *self, size_t i, const char *answer, size_t size, bb_err *err)
+{
+    return bb_ranks_compare(i, answer, size, &((const entering *)self)->common, err);
 }
 
 static bb_status do_nothing(void *self, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
@@ -105,12 +123,15 @@ static bb_status take_nothing(void *self, size_t i, const char *answer, size_t s
     return BB_OK;
 }
 
-void bb_ranks_leave(bb_run *r)
+void bb_ranks_dismiss(const bb_crew *crew)
 {
-    const bb_crew *crew = r->crew;
-    if (!crew) return;
     const bb_jobs jobs = { BB_JOB_LEAVE, crew->n_others, NULL, ask_nothing, do_nothing, take_nothing };
     crew->each(crew->self, &jobs, NULL);
+}
+
+void bb_ranks_leave(bb_run *r)
+{
+    if (r->crew) bb_ranks_dismiss(r->crew);
     r->crew = NULL;
 }
 
@@ -122,10 +143,13 @@ struct bb_follower {
     bb_scorer              scorer;
     bb_sensitivity_worker *sensitivity;
     bb_evaluating          evaluating;
+    bb_qat_share          *qat;
 };
 
 static void leave(bb_follower *f)
 {
+    bb_qat_share_done(f->qat);
+    f->qat = NULL;
     bb_evaluating_done(&f->evaluating);
     bb_sensitivity_worker_destroy(f->sensitivity);
     f->sensitivity = NULL;
@@ -138,15 +162,14 @@ static void leave(bb_follower *f)
 static bb_status answer_follow(bb_follower *f, const char *question, size_t size, bb_text *answer, bb_err *err)
 {
     bb_parcel p = { question, size };
-    char      is_sweep, host[256] = "";
+    char      is_sweep;
     bb_status status;
     leave(f);
     BB_TRY(bb_parcel_take(&p, &is_sweep, 1, err));
     if (!memchr(p.at, '\0', p.left)) return BB_FAIL(err, BB_FAILED, "a message between ranks names no run");
     BB_TRY(bb_run_follow(&f->run, p.at, is_sweep != 0, err));
     f->follows = true;
-    if (gethostname(host, sizeof host - 1) != 0) *host = '\0';
-    bb_text_addn(answer, host, strlen(host) + 1);
+    bb_ranks_add_host(answer);
     BB_TRY(print_common(&f->run, answer, err));
 done:
     return status;
@@ -201,13 +224,25 @@ static bb_status answer_evaluate(bb_follower *f, const char *question, size_t si
     return bb_evaluate_answer(&f->run, &f->evaluating, question, size, answer, err);
 }
 
+static bb_status answer_qat_open(bb_follower *f, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    leave(f);
+    return bb_qat_share_open(question, size, answer, &f->qat, err);
+}
+
+static bb_status answer_qat(bb_follower *f, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    (void)question, (void)size, (void)answer;
+    return bb_qat_share_train(f->qat, err);
+}
+
 static const struct {
     bb_status (*answer)(bb_follower *f, const char *question, size_t size, bb_text *answer, bb_err *err);
     bool needs_run;
 } kinds[BB_N_JOB_KINDS] = {
-    [BB_JOB_FOLLOW] = { answer_follow, false },    [BB_JOB_LEAVE] = { answer_leave, false }, [BB_JOB_OPTIONS] = { answer_options, true },
-    [BB_JOB_CHANGE] = { answer_change, true },     [BB_JOB_SCORE] = { answer_score, true },  [BB_JOB_FINALISE] = { answer_finalise, true },
-    [BB_JOB_EVALUATE] = { answer_evaluate, true },
+    [BB_JOB_FOLLOW] = { answer_follow, false },    [BB_JOB_LEAVE] = { answer_leave, false },       [BB_JOB_OPTIONS] = { answer_options, true },
+    [BB_JOB_CHANGE] = { answer_change, true },     [BB_JOB_SCORE] = { answer_score, true },        [BB_JOB_FINALISE] = { answer_finalise, true },
+    [BB_JOB_EVALUATE] = { answer_evaluate, true }, [BB_JOB_QAT_OPEN] = { answer_qat_open, false }, [BB_JOB_QAT] = { answer_qat, false },
 };
 
 bb_status bb_follower_create(bb_follower **f, bb_err *err)

@@ -123,7 +123,7 @@ static bb_status back_heads(gradient *g, bb_err *err)
 {
     bb_status          status = BB_NOMEM;
     float             *weight = BB_NEW(g->n_rows, float, err);
-    const bb_head_grad grad = { g->d_head ? g->d_head : g->d_embd, NULL };
+    const bb_head_grad grad = { .head = g->d_head ? g->d_head : g->d_embd };
     bb_head_loss       of = { .ref_net = g->s.reference_net, .h_ref = g->s.reference, .weight = weight };
     if (!weight) goto done;
     for (size_t i = 0; i < g->n_rows; i++) weight[i] = (float)(1 / (double)g->n_rows);

@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
+#include "tests/support/tiny_model.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define SMALL \
@@ -179,13 +180,12 @@ static void nap(void)
     nanosleep(&t, NULL);
 }
 
-/* Starts two ranks and waits until some options are built; its shell's process. pid: the file with rank 1's. */
-static pid_t start(const char *out, const char *pid)
+/* Starts a command on two ranks; its shell's process. pid: the file with rank 1's. */
+static pid_t start_command(const char *command, const char *stdout_path, const char *pid)
 {
-    char line[4096];
-    snprintf(line, sizeof line,
-             "exec $M -n 1 $B sweep " MODEL " " SMALL " --out %s : -n 1 sh -c 'echo $$ > %s; exec \"$B\" sweep " MODEL " " SMALL " --out %s' >/dev/null 2>&1",
-             out, pid, out);
+    char line[8192];
+    int  n = snprintf(line, sizeof line, "exec $M -n 1 $B %s : -n 1 sh -c 'echo $$ > %s; exec \"$B\" %s' >%s 2>/dev/null", command, pid, command, stdout_path);
+    ck_assert(n > 0 && (size_t)n < sizeof line);
     fflush(stdout);
     pid_t child = fork();
     ck_assert_int_ge(child, 0);
@@ -193,6 +193,15 @@ static pid_t start(const char *out, const char *pid)
         execl("/bin/sh", "sh", "-c", line, (char *)NULL);
         _exit(127);
     }
+    return child;
+}
+
+/* A sweep, until some options are built. */
+static pid_t start(const char *out, const char *pid)
+{
+    char command[2048];
+    snprintf(command, sizeof command, "sweep " MODEL " " SMALL " --out %s", out);
+    pid_t child = start_command(command, "/dev/null", pid);
     for (int i = 0; i < 3000 && entries(out) < 12; i++) nap();
     return child;
 }
@@ -241,6 +250,112 @@ START_TEST(an_interruption_leaves_a_checkpoint)
 }
 END_TEST
 
+/* ---- low-bit training: one file that all ranks train together ---- */
+
+static char full[512], student[512], command[3000];
+
+/* The command but for --out. */
+static void prepare_training(void)
+{
+    static char ids[512], other[512];
+    tiny_spec   spec = tiny_default("llama");
+    if (command[0]) return;
+    snprintf(full, sizeof full, "%s", bb_test_path("full.gguf"));
+    snprintf(student, sizeof student, "%s", bb_test_path("student.gguf"));
+    snprintf(ids, sizeof ids, "%s", bb_test_path("text.u32"));
+    snprintf(other, sizeof other, "%s", bb_test_path("other.u32"));
+    spec.n_embd = 64;
+    spec.head_dim = 16;
+    for (int i = 0; i < TINY_MAX_LAYERS; i++) spec.n_ff[i] = 128;
+    tiny_write(&spec, full);
+    bb_test_write_ids(ids, 1, 16, 6000);
+    bb_test_write_ids(other, 0, 40, 3000);
+    ck_assert_msg(shell("$B quantize %s --format Q2_0 --embd-format Q4_0 --method rtn --out %s 2>&1", full, student) == 0, "%s", said);
+    snprintf(command, sizeof command,
+             "qat %s --reference %s --text %s --other %s --ctx 32 --batch 5 --held-windows 5 --tokens 0.01 --rate 0.04 --threads 1 --force -q", student, full,
+             ids, other);
+}
+
+static int looks_in(const char *path)
+{
+    ck_assert_int_eq(shell("grep -c '^[0-9]' %s 2>/dev/null; true", path), 0);
+    return atoi(said);
+}
+
+START_TEST(ranks_train_as_one)
+{
+    NEEDS_RANKS();
+    char alone_path[512], path[512];
+    prepare_training();
+    snprintf(alone_path, sizeof alone_path, "%s", bb_test_path("qat-1.gguf"));
+    snprintf(path, sizeof path, "%s", bb_test_path("qat-n.gguf"));
+    int code = shell("$B %s --out %s 2>&1", command, alone_path);
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    char *alone_said = bb_strdup(said, NULL);
+    for (int n = 2; n <= 8; n *= 2) { /* 8: more than there are windows in a batch */
+        code = shell("$R -n %d $B %s --out %s 2>&1", n, command, path);
+        ck_assert_msg(code == 0 && times("step,tokens") == 1, "exit %d: %s", code, said);
+        bb_test_same(alone_path, path);
+    }
+    ck_assert_int_eq(strncmp(alone_said, said, 60), 0);
+    bb_free(alone_said);
+}
+END_TEST
+
+/* Two ranks are interrupted; two go on, of which one is killed; four end it from the state of the first, with the bytes of one that was never stopped. */
+START_TEST(a_training_goes_on_with_other_ranks)
+{
+    NEEDS_RANKS();
+    char   alone_path[512], path[512], state[600], pid[512], looks[512], line[4000], *text;
+    size_t n;
+    prepare_training();
+    snprintf(alone_path, sizeof alone_path, "%s", bb_test_path("whole.gguf"));
+    snprintf(path, sizeof path, "%s", bb_test_path("stopped.gguf"));
+    snprintf(state, sizeof state, "%s.state", path);
+    snprintf(pid, sizeof pid, "%s", bb_test_path("qat.pid"));
+    snprintf(looks, sizeof looks, "%s", bb_test_path("looks.csv"));
+    ck_assert_msg(shell("$B %s --out %s 2>&1", command, alone_path) == 0, "%s", said);
+    snprintf(line, sizeof line, "%s --out %s", command, path);
+    for (int k = 0; k < 2; k++) {
+        unlink(looks);
+        pid_t child = start_command(line, looks, pid);
+        for (int i = 0; i < 3000 && looks_in(looks) < 3 - k; i++) nap(); /* of the second: the start, and one */
+        if (k == 0) ck_assert_int_eq(kill(child, SIGUSR1), 0);
+        else {
+            ck_assert_int_eq(bb_file_read(pid, &text, &n, NULL), BB_OK);
+            ck_assert_int_eq(kill((pid_t)atoi(text), SIGKILL), 0);
+            bb_free(text);
+        }
+        const int code = end_of(child);
+        ck_assert_msg(k == 0 ? code == 75 : code != 0, "exit %d", code);
+        ck_assert(bb_file_exists(state) && !bb_file_exists(path));
+    }
+    int code = shell("$R -n 4 $B %s 2>&1", line);
+    ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    ck_assert_int_lt(times("\n"), 9); /* it went on: one look at the start, and those that were left */
+    bb_test_same(alone_path, path);
+    ck_assert(!bb_file_exists(state));
+}
+END_TEST
+
+/* What is wrong is said once, with its exit code. */
+START_TEST(mistakes_of_a_training_are_said_once)
+{
+    NEEDS_RANKS();
+    prepare_training();
+    ck_assert_int_eq(shell("$R -n 2 $B %s --out %s --max-ram 1MiB 2>&1", command, bb_test_path("no.gguf")), 3);
+    ck_assert_int_eq(times("training needs"), 1);
+    const char *unshare = getuid() == 0 ? "unshare -m" : "unshare -rm";
+    char        other[512];
+    snprintf(other, sizeof other, "%s", bb_test_path("other-student.gguf"));
+    ck_assert_msg(shell("$B quantize %s --format Q5_0 --embd-format Q4_0 --method rtn --out %s 2>&1", full, other) == 0, "%s", said);
+    if (shell("%s sh -c 'mount --bind %s %s' 2>&1", unshare, other, student) != 0) BB_SKIP("a process cannot have mounts of its own here (unshare)");
+    int code = shell("$R -n 1 $B %s --out %s : -n 1 %s sh -c 'mount --bind %s %s && exec \"$B\" %s --out %s' 2>&1", command, bb_test_path("no.gguf"), unshare,
+                     other, student, command, bb_test_path("no.gguf"));
+    ck_assert_msg(code == 2 && times("rank 1 (") == 1 && times("has something else than rank 0 (model there is") == 1, "exit %d: %s", code, said);
+}
+END_TEST
+
 /* Started by mpirun, a program without MPI would be so many runs in one folder. */
 START_TEST(a_build_without_mpi_says_so)
 {
@@ -264,6 +379,9 @@ int main(void)
     tcase_add_test(t, a_rank_must_have_the_same_model);
     tcase_add_test(t, a_killed_rank_costs_its_jobs);
     tcase_add_test(t, an_interruption_leaves_a_checkpoint);
+    tcase_add_test(t, ranks_train_as_one);
+    tcase_add_test(t, a_training_goes_on_with_other_ranks);
+    tcase_add_test(t, mistakes_of_a_training_are_said_once);
     tcase_add_test(t, a_build_without_mpi_says_so);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_cli_qat.c: low-bit training from the command line: a file comes nearer to its model at the same bytes, whatever the threads and after an interruption;
  * the step of finalise; what is refused. */
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "engine/ladder.h"
 #include "engine/qat.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
@@ -139,13 +141,24 @@ START_TEST(little_memory_has_a_coarse_state)
 }
 END_TEST
 
+/* Files of a run that hold what the model wrote. */
+static int texts_of_self(const char *dir)
+{
+    glob_t g = { 0 };
+    char   pattern[600];
+    snprintf(pattern, sizeof pattern, "%s/calib-self-*", dir);
+    const int n = glob(pattern, 0, NULL, &g) == 0 ? (int)g.gl_pathc : 0;
+    globfree(&g);
+    return n;
+}
+
 /* The step keeps what helps: its row in finalise.csv is below that of the step before it; verify finds the record; a plan of the run is trained by the command. */
 START_TEST(a_run_has_the_step)
 {
     char   line[8192], dir[512], path[700];
     bb_csv t;
     double before, after;
-    snprintf(dir, sizeof dir, "%s", bb_test_path("run"));
+    snprintf(dir, sizeof dir, "%s", bb_test_path(_i ? "run-text" : "run"));
     snprintf(
         line, sizeof line,
         "run %s --target-bpw 5 --calib %s --eval %s --formats Q2_0,Q4_0,Q8_0 --embd-formats Q4_0,Q8_0 --prune none --calib-windows 16 --confirm-windows 20 "
@@ -166,6 +179,7 @@ START_TEST(a_run_has_the_step)
     ck_assert_int_eq(bb_csv_double(&t, 1, 3, &before, NULL), BB_OK);
     ck_assert_int_eq(bb_csv_double(&t, 2, 3, &after, NULL), BB_OK);
     ck_assert_msg(_i ? after <= before : after < before, "%g -> %g", before, after); /* trained on another text, it may come to nothing */
+    ck_assert_int_eq(texts_of_self(dir), _i ? 0 : 2);                                /* by default one to train on, and another that decides */
     snprintf(line, sizeof line, "verify %s -q", dir);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(line, sizeof line, "qat %s --plan %s --tokens 0.004 --batch 4 --held-windows 4 -q", dir, bb_csv_text(&t, 1, 0));
@@ -179,6 +193,25 @@ START_TEST(a_run_has_the_step)
         bb_test_same(path, bb_test_path("said.gguf"));
     }
     bb_csv_done(&t);
+}
+END_TEST
+
+/* What is trained on by default is part of the key: neither the calibration text alone, as it was once, nor what the model writes alone. */
+START_TEST(the_key_says_what_is_trained_on)
+{
+    char          qat[] = "qat", calib[] = "calib.txt", self[] = "self", none[] = "", kl[] = "kl", straight[] = "straight", cosine[] = "cosine";
+    bb_run_config c = { .finalise_steps = qat, .calib = calib, .qat_text = none, .qat_loss = kl, .qat_estimator = straight, .qat_schedule = cosine };
+    char         *both = bb_ladder_settings(&c, NULL), *again = bb_ladder_settings(&c, NULL);
+    c.qat_text = self;
+    char *alone = bb_ladder_settings(&c, NULL);
+    c.qat_text = none;
+    c.calib = self; /* has it already */
+    char *calibration = bb_ladder_settings(&c, NULL);
+    ck_assert_str_eq(both, again);
+    ck_assert(strcmp(both, alone) != 0 && strcmp(both, calibration) != 0 && strcmp(alone, calibration) != 0);
+    ck_assert(bb_qat_adds_self("calib.txt") && bb_qat_adds_self("mixture") && !bb_qat_adds_self("calib.txt,self") && !bb_qat_adds_self("self"));
+    char *const all[] = { both, again, alone, calibration };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
 }
 END_TEST
 
@@ -237,6 +270,7 @@ int main(void)
     tcase_add_test(t, threads_and_interruptions_change_nothing);
     tcase_add_test(t, little_memory_has_a_coarse_state);
     tcase_add_loop_test(t, a_run_has_the_step, 0, 2);
+    tcase_add_test(t, the_key_says_what_is_trained_on);
     tcase_add_test(t, the_rate_falls_with_the_tokens);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof wrong / sizeof *wrong));
     suite_add_tcase(s, t);

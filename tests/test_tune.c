@@ -5,13 +5,18 @@
 #include <check.h>
 #include <math.h>
 #include <omp.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/peers.h"
 #include "base/rng.h"
+#include "kernels/kernels.h"
 #include "model/tune/latent.h"
 #include "model/tune/tune.h"
 #include "tests/support/guarded.h"
@@ -476,6 +481,172 @@ START_TEST(goes_on_after_an_interruption)
 }
 END_TEST
 
+/* ---- peers: threads here, processes in the program (tests/test_cli_mpi.c) ---- */
+
+enum { MOST_PEERS = 4 };
+
+/* Where what goes from one peer to another is put: the spans of who waits for it. */
+typedef struct hall {
+    pthread_mutex_t mutex;
+    pthread_cond_t  changed;
+    const bb_span  *wanted[MOST_PEERS][MOST_PEERS]; /* [from][to] */
+    size_t          n_wanted[MOST_PEERS][MOST_PEERS];
+} hall;
+
+typedef struct peer {
+    hall           *in;
+    bb_peers        peers;
+    const world    *w;
+    bb_tune_options o;
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_status       status;
+    pthread_t       thread;
+} peer;
+
+static void give(void *self, uint32_t to, const bb_span *spans, size_t n)
+{
+    const peer *p = self;
+    hall       *h = p->in;
+    pthread_mutex_lock(&h->mutex);
+    const bb_span **wanted = &h->wanted[p->peers.rank][to];
+    while (!*wanted) pthread_cond_wait(&h->changed, &h->mutex);
+    ck_assert_uint_eq(n, h->n_wanted[p->peers.rank][to]);
+    for (size_t i = 0; i < n; i++) {
+        ck_assert_uint_eq(spans[i].size, (*wanted)[i].size);
+        if (spans[i].size) memcpy((*wanted)[i].at, spans[i].at, spans[i].size);
+    }
+    *wanted = NULL;
+    pthread_cond_broadcast(&h->changed);
+    pthread_mutex_unlock(&h->mutex);
+}
+
+static void take(void *self, uint32_t from, const bb_span *spans, size_t n)
+{
+    const peer *p = self;
+    hall       *h = p->in;
+    pthread_mutex_lock(&h->mutex);
+    const bb_span **wanted = &h->wanted[from][p->peers.rank];
+    *wanted = spans;
+    h->n_wanted[from][p->peers.rank] = n;
+    pthread_cond_broadcast(&h->changed);
+    while (*wanted) pthread_cond_wait(&h->changed, &h->mutex);
+    pthread_mutex_unlock(&h->mutex);
+}
+
+static void *be_peer(void *self)
+{
+    peer  *p = self;
+    bb_err err = BB_ERR_INIT;
+    omp_set_num_threads(1);
+    p->status = bb_tune(&bb_backend_cpu, &p->w->full.net, &p->t, &p->o, &p->w->train, &p->w->held, &p->report, &err);
+    return NULL;
+}
+
+/* n peers tune copies of the world's network; the first one has the state and the hook of o. They all end alike. */
+static bb_status tune_together(const world *w, uint32_t n, const bb_tune_options *o, bb_tuned *t, bb_tune_report *report)
+{
+    static peer p[MOST_PEERS];
+    hall        h = { .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+    for (uint32_t i = 0; i < n; i++) {
+        p[i] = (peer) { .in = &h, .peers = { &p[i], i, n, give, take }, .w = w, .o = *o };
+        p[i].o.peers = n > 1 ? &p[i].peers : NULL;
+        if (i > 0) p[i].o.state = NULL, p[i].o.looked = NULL;
+        ck_assert_int_eq(bb_tuned_copy(&w->small, &p[i].t, NULL), BB_OK);
+        ck_assert_int_eq(pthread_create(&p[i].thread, NULL, be_peer, &p[i]), 0);
+    }
+    for (uint32_t i = 0; i < n; i++) pthread_join(p[i].thread, NULL);
+    for (uint32_t i = 1; i < n; i++) {
+        ck_assert_int_eq(p[i].status, p[0].status);
+        ck_assert(p[i].report.best == p[0].report.best && p[i].report.best_step == p[0].report.best_step);
+        same_network(w, &p[0].t, &p[i].t);
+        bb_tuned_done(&p[i].t);
+    }
+    *t = p[0].t;
+    *report = p[0].report;
+    return p[0].status;
+}
+
+/* What n peers are stopped with in the middle: every weight and moment, to the last bit. */
+static void state_of(const world *w, uint32_t n, bb_tune_options o, const char *path)
+{
+    uint32_t       stop = 1;
+    bb_tuned       t;
+    bb_tune_report report;
+    o.state = path;
+    o.looked = raise_at_third;
+    o.looked_self = &stop;
+    ck_assert_int_eq(tune_together(w, n, &o, &t, &report), BB_INTERRUPTED);
+    bb_interrupt_clear();
+    bb_tuned_done(&t);
+}
+
+/* Batches of one window, of fewer than there are peers, of several pieces at the head and of several groups; both precisions. */
+START_TEST(peers_change_nothing)
+{
+    static const struct {
+        uint32_t     world, batch, at_once, steps;
+        bb_tune_loss loss;
+    } ways[] = { { TIED, 1, 0, 4, BB_TUNE_KL },   { UNTIED, 3, 0, 4, BB_TUNE_KL },    { TIED, 7, 3, 3, BB_TUNE_LOGITS },
+                 { TIED, 100, 0, 2, BB_TUNE_KL }, { UNTIED, 100, 40, 2, BB_TUNE_KL }, { TIED, 5, 0, 4, BB_TUNE_LABELS },
+                 { 2, 66, 0, 2, BB_TUNE_KL },     { 4, 9, 0, 3, BB_TUNE_KL },         { 6, 9, 0, 3, BB_TUNE_KL } };
+    world          *w = world_of((int)ways[_i / 2].world);
+    bb_tuned        alone, t;
+    bb_tune_report  report[2];
+    bb_tune_options o = options_of(ways[_i / 2].loss, 0, LAYERS - 1);
+    bb_tune_set     other = w->held;
+    char            path[512], path_alone[512];
+    snprintf(path, sizeof path, "%s", bb_test_path("peers.state"));
+    snprintf(path_alone, sizeof path_alone, "%s", bb_test_path("alone.state"));
+    bb_kernels_set_precision(_i % 2 ? BB_FAST : BB_EXACT);
+    other.tokens = w->tokens;
+    o.batch = ways[_i / 2].batch, o.at_once = ways[_i / 2].at_once, o.steps = ways[_i / 2].steps, o.checks = 2, o.embedding = true, o.other = &other;
+    o.label_share = ways[_i / 2].batch == 3 ? 0.25 : 0;
+    tune(w, &alone, &o, &report[0]);
+    state_of(w, 1, o, path_alone);
+    for (uint32_t n = 2; n <= MOST_PEERS; n++) {
+        ck_assert_int_eq(tune_together(w, n, &o, &t, &report[1]), BB_OK);
+        ck_assert(report[0].best == report[1].best && report[0].other_best == report[1].other_best && report[0].best_step == report[1].best_step);
+        same_network(w, &alone, &t);
+        bb_tuned_done(&t);
+        state_of(w, n, o, path);
+        bb_test_same(path_alone, path);
+        unlink(path);
+    }
+    unlink(path_alone);
+    bb_kernels_set_precision(BB_EXACT);
+    bb_tuned_done(&alone);
+    world_done(w);
+}
+END_TEST
+
+/* Three that are interrupted, two, one: the bytes of a training that was not. */
+START_TEST(other_peers_go_on)
+{
+    world          *w = world_of(TIED);
+    bb_tuned        alone, t;
+    bb_tune_report  report[2];
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    uint32_t        stop = 3;
+    o.steps = 16, o.checks = 8, o.batch = 5, o.embedding = true;
+    tune(w, &alone, &o, &report[0]);
+    o.state = bb_test_path("peers.state");
+    o.looked = raise_at_third;
+    o.looked_self = &stop;
+    for (uint32_t n = 3; n > 0; n--, stop = n == 2 ? 9 : 1000) {
+        ck_assert_int_eq(tune_together(w, n, &o, &t, &report[1]), n > 1 ? BB_INTERRUPTED : BB_OK);
+        ck_assert_int_eq(bb_file_exists(o.state), n > 1);
+        bb_interrupt_clear();
+        if (n > 1) bb_tuned_done(&t);
+    }
+    ck_assert(report[0].best == report[1].best && report[0].best_step == report[1].best_step);
+    same_network(w, &alone, &t);
+    bb_tuned_done(&t);
+    bb_tuned_done(&alone);
+    world_done(w);
+}
+END_TEST
+
 /* A text that the training harms: nothing is kept, though the other one gains. Patience ends it early. */
 START_TEST(no_text_may_lose)
 {
@@ -600,6 +771,8 @@ int main(void)
     tcase_add_test(n, world_is_checked);
     tcase_add_loop_test(n, gradients_are_accumulated, 0, 3);
     tcase_add_loop_test(n, goes_on_after_an_interruption, 0, 3);
+    tcase_add_loop_test(n, peers_change_nothing, 0, 18);
+    tcase_add_test(n, other_peers_go_on);
     tcase_add_test(n, no_text_may_lose);
     tcase_add_loop_test(t, smooth_rounding_has_its_slope, 0, 4);
     suite_add_tcase(s, t);

@@ -69,6 +69,8 @@ typedef struct bb_loss {
     const float     *weight;       /* [n] factors of the rows, or NULL: all 1 */
     bool             squared;
     float            label_share; /* with both: of the loss, above 0 */
+    void (*ready)(void *self);    /* called once, when d_head is first added to; NULL: not */
+    void *ready_self;
 } bb_loss;
 
 /* Rows at the head, and what they are scored with. */

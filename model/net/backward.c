@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "kernels/kernels.h"
 
 enum { SLAB_TOKENS = 512 /* activations of a slab stay near the cores; weights are packed once for all slabs */ };
 
@@ -606,7 +607,9 @@ static bb_status head_rows(bb_backward *b, const bb_net *net, bb_buffer h, size_
                                .targets = of->targets,
                                .weight = of->weight,
                                .squared = of->squared,
-                               .label_share = of->label_share };
+                               .label_share = of->label_share,
+                               .ready = grad ? grad->ready : NULL,
+                               .ready_self = grad ? grad->ready_self : NULL };
     BB_TRY(output_norm(b, net, h, n, a->x, err));
     if (has_reference(of)) {
         l.head_ref = bb_net_head(of->ref_net);
@@ -653,6 +656,15 @@ bb_status bb_backward_head(bb_backward *b, const bb_net *net, bb_buffer h, size_
 done:
     let_go(b);
     return status;
+}
+
+size_t bb_backward_head_rows(const bb_backward *b) { return b->slab_tokens; }
+
+uint32_t bb_backward_windows(const bb_backward *b, uint32_t T)
+{
+    const uint32_t slab = (uint32_t)(b->slab_tokens / T);
+    if (!bb_kernels_fast() || T % BB_SPLIT_DEPTH == 0) return 1; /* chains over tokens go on from call to call; split ones in whole tiles */
+    return slab ? slab : 1;
 }
 
 bb_status bb_backward_embed(const bb_backend *backend, const bb_net *net, const int32_t *tokens, size_t n, bb_buffer dh, float *d_embd, bb_err *err)

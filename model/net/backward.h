@@ -72,13 +72,19 @@ typedef struct bb_head_loss {
 } bb_head_loss;
 
 typedef struct bb_head_grad {
-    float *head;     /* (V, C), of the matrix that makes the logits (also when tied) */
-    float *out_norm; /* [C] */
+    float *head;               /* (V, C), of the matrix that makes the logits (also when tied) */
+    float *out_norm;           /* [C] */
+    void (*ready)(void *self); /* called before each slab adds to them; NULL: not */
+    void *ready_self;
 } bb_head_grad;
 
 /* loss[i] (NULL allowed) of each row, without its weight, and dh (n, C) := dL/dh of L = sum weight_i loss_i. h: (n, C) behind the last block. */
 bb_status bb_backward_head(bb_backward *b, const bb_net *net, bb_buffer h, size_t n, const bb_head_loss *loss_of, double *loss, bb_buffer dh,
                            const bb_head_grad *grad, bb_err *err);
+
+/* Rows that are at the head at a time: calls that begin at multiples of it give the bits of one call. And windows of T tokens for blocks. */
+size_t   bb_backward_head_rows(const bb_backward *b);
+uint32_t bb_backward_windows(const bb_backward *b, uint32_t T);
 
 /* d_embd (V, C) += dh (n, W) at the rows of the tokens. */
 bb_status bb_backward_embed(const bb_backend *backend, const bb_net *net, const int32_t *tokens, size_t n, bb_buffer dh, float *d_embd, bb_err *err);

@@ -121,6 +121,7 @@ static bb_status head_rows(const head_pass *p, bb_buffer dx, float *d_head, bb_e
         piece_gradient(p, first, cols);
         for (size_t i = 0; p->of->cap > 0 && i < p->n * cols; i++) m->z.at[i] *= m->slopes.at[i];
         BB_TRY(bb_cpu_back_matmul(p->c, p->n, bb_on_cpu(m->z.at), w, first > 0, dx, err));
+        if (first == 0 && p->of->ready) p->of->ready(p->of->ready_self);
         if (d_head) BB_TRY(bb_cpu_back_weights(p->c, p->n, cols, C, bb_on_cpu(m->z.at), p->of->x, d_head + first * C, err));
     }
 done:

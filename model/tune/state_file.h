@@ -7,12 +7,9 @@
 
 #include <stdbool.h>
 
-#include "base/status.h"
+#include "base/peers.h"
 
-typedef struct bb_state_part {
-    void  *at;
-    size_t size; /* bytes */
-} bb_state_part;
+typedef bb_span bb_state_part;
 
 bb_status bb_state_save(const char *path, const char identity[65], const bb_state_part *parts, size_t n, bb_err *err);
 /* Into the parts. *found false, and nothing touched: there is no such file. BB_BAD_FILE: it belongs to something else or is damaged; then the

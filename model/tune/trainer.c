@@ -3,6 +3,8 @@
  *
  * One step: a batch of windows forward through the run of blocks (and, for losses at the head, through the frozen ones behind it),
  * the loss's gradient, backward, gradients of the fields, AdamW, new codes. Windows are drawn without replacement until all were used.
+ * With peers each runs its windows of the batch, and the gradients go round: whoever has got those of the windows before adds its own and hands them on, block by
+ * block, so that all are at work, a block apart; the last one's are everybody's, and everybody takes the same step. See "peers" below.
  * Of fast precision all products of a step are of plain bfloat16 (a step is of noise anyway), those that losses are compared by are not.
  */
 #include "model/tune/trainer.h"
@@ -15,6 +17,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/peers.h"
 #include "base/rng.h"
 #include "kernels/kernels.h"
 #include "model/net/host.h"
@@ -51,6 +54,7 @@ struct bb_trainer {
     bb_head_grad           head_grad;
     float                 *embd_grad;  /* NULL: embedding frozen */
     float                 *norm_grads; /* one array for all norms */
+    bb_span               *spans;      /* of gradients that go round: room for those of all blocks */
     size_t                 n_norm_floats;
     bb_param              *params;
     size_t                 n_params;
@@ -61,7 +65,7 @@ struct bb_trainer {
     float                 *scored, *scored_ref, *scored_dh; /* rows that count at the head */
     int32_t               *tokens, *labels;
     float                 *weight; /* [batch rows] */
-    double                *losses;
+    double                *losses; /* of all scored rows of held-out windows */
     struct {
         void  *at;
         size_t size;
@@ -173,7 +177,8 @@ static bb_status add_params(bb_trainer *r, bb_err *err)
     r->kept = bb_calloc(r->max_latents + (size_t)n * BB_N_NORMS + 1, sizeof *r->kept, err);
     r->grads = BB_NEW0(r->view.n_layer, bb_block_grad, err);
     r->norm_grads = BB_NEW0(norm_floats(r), float, err);
-    if (!r->latents || !r->params || !r->kept || !r->grads || !r->norm_grads) goto done;
+    r->spans = BB_NEW(r->max_latents + (size_t)n * BB_N_NORMS + 1, bb_span, err);
+    if (!r->latents || !r->params || !r->kept || !r->grads || !r->norm_grads || !r->spans) goto done;
     for (uint32_t i = r->o->first; i <= r->o->last; i++) BB_TRY(add_block(r, i, err));
     if (r->o->embedding) BB_TRY(add_embedding(r, err));
     adamw.coarse = r->o->coarse_moments;
@@ -210,15 +215,18 @@ void bb_trainer_destroy(bb_trainer *r)
     bb_forward_destroy(r->forward);
     bb_forward_destroy(r->teacher);
     bb_backward_destroy(r->backward);
-    void *const owned[] = { r->blocks,    r->latents, r->grads,  r->norm_grads, r->params, r->kept, r->h,     r->dh,   r->scored, r->scored_ref,
-                            r->scored_dh, r->tokens,  r->labels, r->weight,     r->losses, r->best, r->order, r->seen, r->is_seen };
+    void *const owned[] = { r->blocks,    r->latents, r->grads,  r->norm_grads, r->params, r->kept, r->h,     r->dh,   r->scored,  r->scored_ref,
+                            r->scored_dh, r->tokens,  r->labels, r->weight,     r->losses, r->best, r->order, r->seen, r->is_seen, r->spans };
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
     bb_free(r);
 }
 
+static size_t scored_rows(const bb_tune_set *s) { return (size_t)s->n * s->n_scored; }
+
 static bb_status allocate(bb_trainer *r, bb_err *err)
 {
-    const size_t rows = rows_of_batch(r), C = r->view.n_embd, W = bb_row_width(&r->view);
+    const size_t rows = rows_of_batch(r), C = r->view.n_embd, W = bb_row_width(&r->view), held = scored_rows(r->held.set);
+    const size_t other = r->other.set ? scored_rows(r->other.set) : 0, looked_at = held > other ? held : other;
     r->h = BB_NEW((r->end - r->o->first + 1) * rows * W, float, err);
     r->dh = BB_NEW(rows * W, float, err);
     r->scored = BB_NEW(rows * C, float, err);
@@ -227,7 +235,7 @@ static bb_status allocate(bb_trainer *r, bb_err *err)
     r->tokens = BB_NEW(rows, int32_t, err);
     r->labels = BB_NEW(rows, int32_t, err);
     r->weight = BB_NEW(rows, float, err);
-    r->losses = BB_NEW(rows, double, err);
+    r->losses = BB_NEW(rows > looked_at ? rows : looked_at, double, err);
     r->order = BB_NEW(r->train.set->n, uint32_t, err);
     r->best = bb_alloc(r->kept_bytes, 1, err);
     return r->h && r->dh && r->scored && r->scored_ref && r->scored_dh && r->tokens && r->labels && r->weight && r->losses && r->order && r->best ? BB_OK
@@ -336,20 +344,21 @@ done:
     return status;
 }
 
-/* The rows that count at the head, of the states h (S*T, W) and of the targets, where there are any yet, one window after the other. */
-static void gather(bb_trainer *r, const bb_tune_states *s, const uint32_t *index, uint32_t S, const float *h)
+/* The rows that count at the head, of the states h (S*T, W) and of the targets, where there are any yet, one window after the other, as windows `at` .. of the
+ * batch. */
+static void gather(bb_trainer *r, const bb_tune_states *s, const uint32_t *index, uint32_t at, uint32_t S, const float *h)
 {
     const size_t C = r->view.n_embd, W = bb_row_width(&r->view), T = s->set->ctx, n = s->set->n_scored;
     for (size_t i = 0; i < S; i++) {
-        const size_t from = (size_t)index[i] * T + s->set->first;
-        bb_host_streams(&r->view, h + (i * T + s->set->first) * W, n, r->scored + i * n * C);
-        if (s->target) bb_host_streams(&r->view, s->target + from * W, n, r->scored_ref + i * n * C);
-        if (s->set->targets) memcpy(r->labels + i * n, s->set->targets + from, n * sizeof *r->labels);
+        const size_t from = (size_t)index[i] * T + s->set->first, to = (at + i) * n * C;
+        bb_host_streams(&r->view, h + (i * T + s->set->first) * W, n, r->scored + to);
+        if (s->target) bb_host_streams(&r->view, s->target + from * W, n, r->scored_ref + to);
     }
 }
 
-/* scored_ref := the full-precision states of training windows, computed where they are not kept. h of the batch's last boundary is used up. */
-static bb_status teach(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
+/* scored_ref of windows `at` .. of the batch := the full-precision states of training windows, computed where they are not kept. h of the batch's last boundary
+ * is used up. */
+static bb_status teach(bb_trainer *r, const uint32_t *index, uint32_t at_window, uint32_t S, bb_err *err)
 {
     const bb_tune_set *set = r->train.set;
     const uint32_t     T = set->ctx;
@@ -369,7 +378,54 @@ static bb_status teach(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err 
             memcpy(r->seen + index[i] * row, at, row * sizeof *at);
             r->is_seen[index[i]] = true;
         }
-        bb_host_streams(&r->view, at + set->first * W, set->n_scored, r->scored_ref + i * n);
+        bb_host_streams(&r->view, at + set->first * W, set->n_scored, r->scored_ref + (at_window + i) * n);
+    }
+done:
+    return status;
+}
+
+/* The windows first .. end-1 of n that a peer has. */
+typedef struct share {
+    uint32_t first, end;
+} share;
+
+static share share_of(uint32_t n, uint32_t n_peers, uint32_t rank)
+{
+    return (share) { (uint32_t)((uint64_t)n * rank / n_peers), (uint32_t)((uint64_t)n * (rank + 1) / n_peers) };
+}
+
+static uint32_t n_peers(const bb_trainer *r) { return r->o->peers ? r->o->peers->n : 1; }
+static uint32_t own_rank(const bb_trainer *r) { return r->o->peers ? r->o->peers->rank : 0; }
+
+/* All stop at the same place: one that has failed with its own status, the others because of it. */
+static bb_status agree(const bb_trainer *r, bb_status own, bb_err *err)
+{
+    const bb_status worst = bb_peers_worst(r->o->peers, own);
+    if (own != BB_OK || worst == BB_OK) return own;
+    return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned, with another process");
+}
+
+/* Squared errors behind the last trained block; where there is a head to look at, KL at the scored rows of the windows of a share, into r->losses. */
+static bb_status check_windows(bb_trainer *r, const bb_tune_states *held, share of, double *squares, bb_err *err)
+{
+    const bb_tune_set *set = held->set;
+    const size_t       row = set->ctx * bb_row_width(&r->view);
+    bb_status          status = BB_OK;
+    bb_forward_rough(r->forward, false);
+    for (uint32_t first = of.first; first < of.end; first += CHECK_WINDOWS) {
+        const uint32_t S = of.end - first < CHECK_WINDOWS ? of.end - first : CHECK_WINDOWS;
+        uint32_t       index[CHECK_WINDOWS];
+        const float   *h = boundary(r, r->end);
+        for (uint32_t i = 0; i < S; i++) index[i] = first + i;
+        BB_TRY(run_forward(r, held, index, S, false, err));
+        if (r->o->loss == BB_TUNE_OUTPUT) {
+            const float *target = held->target + first * row;
+            for (size_t i = 0; i < S * row; i++) *squares += ((double)h[i] - (double)target[i]) * ((double)h[i] - (double)target[i]);
+            continue;
+        }
+        gather(r, held, index, 0, S, h);
+        BB_TRY(bb_host_kl(r->forward, r->full, r->scored_ref, &r->view, r->scored, NULL, (size_t)S * set->n_scored, r->losses + (size_t)first * set->n_scored,
+                          NULL, NULL, err));
     }
 done:
     return status;
@@ -379,26 +435,16 @@ done:
 static bb_status check(bb_trainer *r, const bb_tune_states *held, double *loss, bb_err *err)
 {
     const bb_tune_set *set = held->set;
-    const size_t       row = set->ctx * bb_row_width(&r->view);
     double             sum = 0;
-    bb_status          status = BB_OK;
-    bb_forward_rough(r->forward, false);
-    for (uint32_t first = 0; first < set->n; first += CHECK_WINDOWS) {
-        const uint32_t S = set->n - first < CHECK_WINDOWS ? set->n - first : CHECK_WINDOWS;
-        uint32_t       index[CHECK_WINDOWS];
-        const float   *h = boundary(r, r->end);
-        for (uint32_t i = 0; i < S; i++) index[i] = first + i;
-        BB_TRY(run_forward(r, held, index, S, false, err));
-        if (r->o->loss == BB_TUNE_OUTPUT) {
-            const float *target = held->target + first * row;
-            for (size_t i = 0; i < S * row; i++) sum += ((double)h[i] - (double)target[i]) * ((double)h[i] - (double)target[i]);
-            continue;
-        }
-        gather(r, held, index, S, h);
-        BB_TRY(bb_host_kl(r->forward, r->full, r->scored_ref, &r->view, r->scored, NULL, (size_t)S * set->n_scored, r->losses, NULL, NULL, err));
-        for (size_t i = 0; i < (size_t)S * set->n_scored; i++) sum += r->losses[i];
+    bb_status          status = check_windows(r, held, share_of(set->n, n_peers(r), own_rank(r)), &sum, err);
+    for (uint32_t i = 0; i < n_peers(r); i++) {
+        const share   of = share_of(set->n, n_peers(r), i);
+        const bb_span span = { r->losses + (size_t)of.first * set->n_scored, (size_t)(of.end - of.first) * set->n_scored * sizeof *r->losses };
+        bb_peers_share(r->o->peers, i, &span, 1);
     }
-    *loss = sum / ((double)set->n * (r->o->loss == BB_TUNE_OUTPUT ? (double)row : (double)set->n_scored));
+    BB_TRY(agree(r, status, err));
+    for (size_t i = 0; r->o->loss != BB_TUNE_OUTPUT && i < scored_rows(set); i++) sum += r->losses[i];
+    *loss = sum / (r->o->loss == BB_TUNE_OUTPUT ? (double)set->n * set->ctx * (double)bb_row_width(&r->view) : (double)scored_rows(set));
 done:
     return status;
 }
@@ -421,34 +467,176 @@ static void draw(bb_trainer *r, uint32_t *index, uint32_t n)
     }
 }
 
-/* dh behind the run of blocks, of S windows' part of the mean loss over the batch. */
-static bb_status loss_gradient(bb_trainer *r, const uint32_t *index, uint32_t S, bb_err *err)
+/* dh behind the trained block, of S windows' part of the mean squared error over the batch. */
+static void output_gradient(bb_trainer *r, const uint32_t *index, uint32_t S)
 {
-    const bb_tune_set *set = r->train.set;
-    const size_t       C = r->view.n_embd, W = bb_row_width(&r->view), T = set->ctx, n = (size_t)S * set->n_scored, all = (size_t)r->o->batch * set->n_scored;
-    const float       *h = boundary(r, r->end);
-    bb_head_loss       loss = { .ref_net = r->full, .weight = r->weight, .squared = r->o->loss == BB_TUNE_LOGITS };
-    bb_status          status = BB_OK;
-    if (r->o->loss == BB_TUNE_OUTPUT) {
-        const float scale = 2.0f / (float)(r->o->batch * T * W);
-        for (size_t i = 0; i < S; i++) { /* of what rows carry too: keys and values for later blocks */
-            const float *target = r->train.target + index[i] * T * W;
-            for (size_t k = 0; k < T * W; k++) r->dh[i * T * W + k] = scale * (h[i * T * W + k] - target[k]);
-        }
-        return BB_OK;
+    const size_t row = r->train.set->ctx * bb_row_width(&r->view);
+    const float *h = boundary(r, r->end), scale = 2.0f / (float)(r->o->batch * row);
+    for (size_t i = 0; i < S; i++) { /* of what rows carry too: keys and values for later blocks */
+        const float *target = r->train.target + index[i] * row;
+        for (size_t k = 0; k < row; k++) r->dh[i * row + k] = scale * (h[i * row + k] - target[k]);
     }
-    gather(r, &r->train, index, S, h);
-    if (r->teacher) BB_TRY(teach(r, index, S, err));
-    for (size_t i = 0; i < n; i++) r->weight[i] = 1.0f / (float)all;
-    if (r->o->loss == BB_TUNE_LABELS) loss = (bb_head_loss) { .targets = r->labels, .weight = r->weight };
+}
+
+/* ---- peers ----
+ * Every entry of a gradient is one chain over the tokens of a batch in order (backward.h): so the peer that has the next tokens goes on from what the peer before
+ * has got to. Hidden states are computed by each for its own windows; those that count at the head are then everybody's, because rows are at the head in pieces
+ * that are not of whole windows, one piece a peer in turn; so are the gradients that come back. */
+
+/* Windows of S that a peer has; the first ones have some where there are fewer windows than peers. */
+static uint32_t active_peers(const bb_trainer *r, uint32_t S)
+{
+    const uint32_t unit = bb_backward_windows(r->backward, r->train.set->ctx), units = (S + unit - 1) / unit;
+    return units < n_peers(r) ? units : n_peers(r);
+}
+
+static share batch_share(const bb_trainer *r, uint32_t S, uint32_t rank)
+{
+    const uint32_t unit = bb_backward_windows(r->backward, r->train.set->ctx), n = active_peers(r, S);
+    if (rank >= n) return (share) { S, S };
+    const share s = share_of((S + unit - 1) / unit, n, rank);
+    return (share) { s.first * unit, s.end * unit < S ? s.end * unit : S };
+}
+
+/* The rows of S windows, `width` floats a window, of which every peer has made its own. */
+static void share_windows(const bb_trainer *r, uint32_t S, float *rows, size_t width)
+{
+    for (uint32_t i = 0; r->o->peers && i < active_peers(r, S); i++) {
+        const share   of = batch_share(r, S, i);
+        const bb_span span = { rows + of.first * width, (of.end - of.first) * width * sizeof *rows };
+        bb_peers_share(r->o->peers, i, &span, 1);
+    }
+}
+
+static size_t head_spans(const bb_trainer *r, bb_span *spans)
+{
+    const bb_matrix *head = bb_net_head(&r->view);
+    size_t           n = 0;
+    spans[n++] = (bb_span) { r->head_grad.head, (size_t)head->rows * head->cols * sizeof(float) };
+    if (r->head_grad.out_norm) spans[n++] = (bb_span) { r->head_grad.out_norm, r->view.n_embd * sizeof(float) };
+    return n;
+}
+
+static size_t block_spans(const bb_trainer *r, uint32_t b, bb_span *spans)
+{
+    const bb_block_grad *g = &r->grads[b];
+    const bb_block      *k = &r->blocks[b];
+    size_t               n = 0;
+    for (int p = 0; p < BB_N_PARTS; p++)
+        if (g->w[p]) spans[n++] = (bb_span) { g->w[p], (size_t)k->w[p].rows * k->w[p].cols * sizeof(float) };
+    for (int i = 0; i < BB_N_NORMS; i++)
+        if (g->norm[i]) spans[n++] = (bb_span) { g->norm[i], bb_norm_length(&r->view, k, (bb_norm)i) * sizeof(float) };
+    return n;
+}
+
+/* The piece of rows at the head that a peer is about to add, or has added. */
+typedef struct turn {
+    const bb_trainer *r;
+    size_t            piece;
+    bool              ready; /* has the gradients of the pieces before */
+} turn;
+
+static void await_turn(void *self)
+{
+    turn           *t = self;
+    const bb_peers *p = t->r->o->peers;
+    bb_span         spans[2];
+    if (!t->ready && t->piece > 0) p->receive(p->self, (uint32_t)((t->piece - 1) % p->n), spans, head_spans(t->r, spans));
+    t->ready = true;
+}
+
+static void hand_on(turn *t)
+{
+    const bb_peers *p = t->r->o->peers;
+    bb_span         spans[2];
+    await_turn(t); /* also of one that has failed: others wait */
+    p->send(p->self, (uint32_t)((t->piece + 1) % p->n), spans, head_spans(t->r, spans));
+}
+
+/* ---- the gradients of a batch ---- */
+
+static bb_status head_rows(bb_trainer *r, size_t at, size_t n, const bb_head_grad *grad, bb_err *err)
+{
+    const size_t C = r->view.n_embd;
+    bb_head_loss loss = { .ref_net = r->full, .weight = r->weight + at, .squared = r->o->loss == BB_TUNE_LOGITS };
+    if (r->o->loss == BB_TUNE_LABELS) loss = (bb_head_loss) { .targets = r->labels + at, .weight = r->weight + at };
     else if (r->o->label_share > 0) {
-        loss.targets = r->labels;
+        loss.targets = r->labels + at;
         loss.label_share = (float)r->o->label_share;
     }
-    BB_TRY(bb_host_backward_head(r->backward, &r->view, r->scored, n, &loss, loss.ref_net ? r->scored_ref : NULL, NULL, r->scored_dh, &r->head_grad, err));
-    memset(r->dh, 0, S * T * W * sizeof *r->dh);
-    for (size_t i = 0; i < S; i++) bb_host_put_streams(&r->view, r->scored_dh + i * set->n_scored * C, set->n_scored, r->dh + (i * T + set->first) * W);
+    return bb_host_backward_head(r->backward, &r->view, r->scored + at * C, n, &loss, loss.ref_net ? r->scored_ref + at * C : NULL, NULL, r->scored_dh + at * C,
+                                 grad, err);
+}
+
+/* scored_dh of n rows := their gradient of the mean loss over the batch; the head's is added. status: a peer that has failed only talks. */
+static bb_status head_gradient(bb_trainer *r, size_t n, bb_status status, bb_err *err)
+{
+    const bb_peers *p = r->o->peers;
+    const size_t    step = p ? bb_backward_head_rows(r->backward) : n, pieces = (n + step - 1) / step;
+    const float     weight = 1.0f / (float)((size_t)r->o->batch * r->train.set->n_scored);
+    for (size_t i = 0; i < n; i++) r->weight[i] = weight;
+    for (size_t i = 0; i < pieces; i++) {
+        const size_t at = i * step, m = n - at < step ? n - at : step;
+        bb_head_grad grad = r->head_grad;
+        turn         t = { r, i, false };
+        if (p && i % p->n != p->rank) continue;
+        if (p) {
+            grad.ready = await_turn;
+            grad.ready_self = &t;
+        }
+        if (status == BB_OK) status = head_rows(r, at, m, &grad, err);
+        if (p && i + 1 < pieces) hand_on(&t);
+        else if (p) await_turn(&t);
+    }
+    for (size_t i = 0; p && i < pieces; i++) {
+        const size_t  C = r->view.n_embd, at = i * step, m = n - at < step ? n - at : step;
+        const bb_span span = { r->scored_dh + at * C, m * C * sizeof(float) };
+        bb_peers_share(p, (uint32_t)(i % p->n), &span, 1);
+    }
+    if (p) {
+        bb_span spans[2];
+        bb_peers_share(p, (uint32_t)((pieces - 1) % p->n), spans, head_spans(r, spans));
+    }
+    return status;
+}
+
+/* A peer's windows forward; what of them counts at the head, in their place among the rows of S. */
+static bb_status forward_windows(bb_trainer *r, const uint32_t *index, share own, bb_err *err)
+{
+    const uint32_t S = own.end - own.first;
+    bb_status      status = BB_OK;
+    if (S == 0) return BB_OK;
+    bb_forward_rough(r->forward, true);
+    BB_TRY(run_forward(r, &r->train, index + own.first, S, true, err));
+    if (r->o->loss == BB_TUNE_OUTPUT) return BB_OK;
+    gather(r, &r->train, index + own.first, own.first, S, boundary(r, r->end));
+    if (r->teacher) BB_TRY(teach(r, index + own.first, own.first, S, err));
 done:
+    return status;
+}
+
+/* dh of own windows from scored_dh, on back through the blocks, whose gradients are added to those of the peer before and handed on. */
+static bb_status back_through_blocks(bb_trainer *r, uint32_t S, share own, bb_status status, bb_err *err)
+{
+    const bb_tune_set *set = r->train.set;
+    const bb_peers    *p = r->o->peers;
+    const uint32_t     T = set->ctx, n = own.end - own.first, active = active_peers(r, S);
+    const size_t       C = r->view.n_embd, row = T * bb_row_width(&r->view);
+    float             *dh = r->dh + own.first * row;
+    for (size_t i = 0; r->o->loss != BB_TUNE_OUTPUT && i < n; i++) {
+        memset(dh + i * row, 0, row * sizeof *dh);
+        bb_host_put_streams(&r->view, r->scored_dh + (own.first + i) * set->n_scored * C, set->n_scored, dh + i * row + set->first * bb_row_width(&r->view));
+    }
+    for (uint32_t b = r->end; n && b-- > r->o->first;) {
+        const size_t n_spans = block_spans(r, b, r->spans);
+        if (p && p->rank > 0) p->receive(p->self, p->rank - 1, r->spans, n_spans);
+        if (status == BB_OK) status = bb_host_backward_block(r->backward, &r->view, &r->blocks[b], n, T, boundary(r, b), dh, &r->grads[b], err);
+        if (p && p->rank + 1 < active) p->send(p->self, p->rank + 1, r->spans, n_spans);
+    }
+    if (!p) return status;
+    size_t n_spans = 0;
+    for (uint32_t b = r->o->first; b < r->end; b++) n_spans += block_spans(r, b, r->spans + n_spans);
+    bb_peers_share(p, active - 1, r->spans, n_spans);
     return status;
 }
 
@@ -457,16 +645,23 @@ static bb_status add_gradients(bb_trainer *r, const uint32_t *index, uint32_t S,
 {
     const bb_tune_set *set = r->train.set;
     const uint32_t     T = set->ctx;
-    bb_status          status;
-    bb_forward_rough(r->forward, true);
-    BB_TRY(run_forward(r, &r->train, index, S, true, err));
-    BB_TRY(loss_gradient(r, index, S, err));
-    for (uint32_t b = r->end; b-- > r->o->first;)
-        BB_TRY(bb_host_backward_block(r->backward, &r->view, &r->blocks[b], S, T, boundary(r, b), r->dh, &r->grads[b], err));
-    if (!r->embd_grad) return BB_OK;
+    const size_t       n = (size_t)S * set->n_scored;
+    const share        own = batch_share(r, S, own_rank(r));
+    bb_status          status = forward_windows(r, index, own, err);
+    if (r->o->loss == BB_TUNE_OUTPUT) {
+        if (status == BB_OK) output_gradient(r, index, S);
+    } else {
+        for (size_t i = 0; set->targets && i < S; i++)
+            memcpy(r->labels + i * set->n_scored, set->targets + (size_t)index[i] * T + set->first, set->n_scored * sizeof *r->labels);
+        share_windows(r, S, r->scored, set->n_scored * r->view.n_embd);
+        share_windows(r, S, r->scored_ref, set->n_scored * r->view.n_embd);
+        status = head_gradient(r, n, status, err);
+    }
+    status = back_through_blocks(r, S, own, status, err);
+    if (!r->embd_grad) return status;
+    share_windows(r, S, r->dh, T * bb_row_width(&r->view));
     for (uint32_t i = 0; i < S; i++) memcpy(r->tokens + (size_t)i * T, set->tokens + (size_t)index[i] * T, T * sizeof *r->tokens); /* the teacher had others */
-    BB_TRY(bb_host_backward_embed(r->backend, &r->view, r->tokens, (size_t)S * T, r->dh, r->embd_grad, err));
-done:
+    if (status == BB_OK) status = bb_host_backward_embed(r->backend, &r->view, r->tokens, (size_t)S * T, r->dh, r->embd_grad, err);
     return status;
 }
 
@@ -479,10 +674,12 @@ static bb_status one_step(bb_trainer *r, double rate, bb_err *err)
     bb_grads_zero(r->params, r->n_params);
     for (uint32_t i = 0; i < r->o->batch; i += most) {
         const uint32_t S = r->o->batch - i < most ? r->o->batch - i : most;
-        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned"); /* nothing has moved yet */
-        BB_TRY(add_gradients(r, index + i, S, err));
+        if (status == BB_OK && bb_interrupted()) status = BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was tuned"); /* nothing has moved yet */
+        BB_TRY(agree(r, status, err));
+        status = add_gradients(r, index + i, S, err);
         if (r->shown) bb_progress_add(r->shown, S);
     }
+    BB_TRY(agree(r, status, err));
     for (size_t i = 0; i < r->n_latents; i++) bb_latent_gradients(&r->latents[i], r->o->estimator == BB_TUNE_DIFFERENTIABLE);
     norm = bb_grads_clip(r->params, r->n_params, r->o->clip * r->at.mean_norm);
     if (!isfinite(norm)) {
@@ -559,14 +756,21 @@ static bb_status load_state(bb_trainer *r, bool *found, bb_err *err)
     size_t         n;
     bb_state_part *parts = state_parts(r, &n, err);
     bb_err         why = BB_ERR_INIT;
-    bb_status      status = parts ? bb_state_load(r->o->state, r->identity, parts, n, found, &why) : BB_NOMEM;
-    bb_free(parts);
+    bb_status      status = !parts ? BB_NOMEM : r->o->state ? bb_state_load(r->o->state, r->identity, parts, n, found, &why) : BB_OK;
     if (status == BB_BAD_FILE && r->o->stale_is_fine) {
         bb_warn("%s", why.msg);
-        return BB_OK;
+        *found = false;
+        status = BB_OK;
     }
-    if (status != BB_OK) return BB_FAIL(err, status, "%s", why.msg);
-    if (!*found) return BB_OK;
+    if (status != BB_OK) BB_FAIL(err, status, "%s", why.msg);
+    status = agree(r, status, err);
+    if (status == BB_OK && r->o->peers) { /* the first one has the file */
+        const bb_span is = { found, sizeof *found };
+        bb_peers_share(r->o->peers, 0, &is, 1);
+        for (size_t i = 0; *found && i < n; i++) bb_peers_share(r->o->peers, 0, &parts[i], 1);
+    }
+    bb_free(parts);
+    if (status != BB_OK || !*found) return status;
     bb_adamw_set_steps(r->adamw, r->at.step);
     for (size_t i = 0; i < r->n_latents; i++) bb_latent_refresh(&r->latents[i]);
     forget(r);
@@ -663,17 +867,16 @@ static bb_status begin(bb_trainer *r, bool *found, bb_err *err)
     where    *w = &r->at;
     bb_status status;
     *found = false;
-    snapshot(r, false);
     BB_TRY(check(r, &r->held, &w->start, err));
     if (r->other.set) BB_TRY(check(r, &r->other, &w->other_start, err));
     w->best = w->start;
     w->other_best = w->other_start;
     w->best_score = r->other.set ? 1 : w->start;
     tell(r, w->start, w->other_start, false);
-    if (!r->o->state) return BB_OK;
-    identify(r, r->identity);
+    if (!r->o->state && !r->o->peers) return BB_OK;
+    if (r->o->state) identify(r, r->identity);
     BB_TRY(load_state(r, found, err));
-    if (*found)
+    if (*found && r->o->state)
         bb_info("%s: going on from step %llu of %u, saved in %s", r->o->label ? r->o->label : "tune", (unsigned long long)w->step, r->o->steps, r->o->state);
 done:
     return status;
@@ -686,6 +889,8 @@ bb_status bb_trainer_run(bb_trainer *r, bb_tune_report *report, bb_err *err)
     bool         found;
     bb_status    status;
     memset(report, 0, sizeof *report);
+    snapshot(r, false);
+    BB_TRY(agree(r, BB_OK, err));
     BB_TRY(begin(r, &found, err));
     r->shown = r->o->label ? &progress : NULL;
     if (r->shown) bb_progress_start(r->shown, r->o->label, (uint64_t)r->o->steps * r->o->batch);

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/peers.h"
 #include "model/net/host.h"
 #include "model/tune/trainer.h"
 
@@ -62,19 +63,25 @@ done:
     return status;
 }
 
-/* s: of the training windows, the held-out ones, and those of another text (set NULL: none). */
-static bb_status train(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const streams s[N_SETS], bb_tune_report *report,
-                       bb_err *err)
+/* s: of the training windows, the held-out ones, and those of another text (set NULL: none). met: peers have been talked to. */
+static bb_status train(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const streams s[N_SETS], bool *met,
+                       bb_tune_report *report, bb_err *err)
 {
     bb_tune_states states[N_SETS];
     bb_trainer    *r = NULL;
     bb_status      status;
     for (int i = 0; i < N_SETS; i++) states[i] = (bb_tune_states) { s[i].set, s[i].in, s[i].target };
     BB_TRY(bb_trainer_create(backend, full, t, o, &states[0], &states[1], states[2].set ? &states[2] : NULL, &r, err));
+    *met = true;
     BB_TRY(bb_trainer_run(r, report, err));
 done:
     bb_trainer_destroy(r);
     return status;
+}
+
+bool bb_tune_is_shared(const bb_net *net, const bb_tune_options *o)
+{
+    return o->loss != BB_TUNE_OUTPUT && o->first == 0 && o->last == net->n_layer - 1 && o->embedding && net->token.width == 0;
 }
 
 bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train_set, const bb_tune_set *held,
@@ -87,7 +94,9 @@ bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, co
     bb_forward              *f = NULL;
     bb_progress              progress, *shown = o->label ? &progress : NULL;
     char                     label[sizeof progress.label];
+    bool                     met = false; /* the peers have heard of this one */
     bb_status                status;
+    BB_ASSERT(!o->peers || (o->peers->n > 1 && bb_tune_is_shared(&t->net, o)));
     BB_TRY(bb_forward_create(backend, full, BATCH, train_set->ctx, &f, err));
     snprintf(label, sizeof label, "%.40s, states", o->label ? o->label : "");
     if (shown) bb_progress_start(shown, label, 2 * ((on_the_way ? 0 : (uint64_t)train_set->n) + held->n + (o->other ? o->other->n : 0)));
@@ -97,8 +106,9 @@ bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, co
         BB_TRY(advance(f, full, sets[i], 0, aim, s[i].target, shown, err));
     }
     if (shown) bb_progress_end(shown);
-    BB_TRY(train(backend, full, t, o, s, report, err));
+    status = train(backend, full, t, o, s, &met, report, err);
 done:
+    if (!met) bb_peers_worst(o->peers, status);
     for (int i = 0; i < N_SETS; i++) streams_done(&s[i]);
     bb_forward_destroy(f);
     return status;
@@ -113,8 +123,9 @@ bb_status bb_tune_blocks(const bb_backend *backend, const bb_net *full, bb_tuned
     bb_forward              *f = NULL;
     bb_progress              progress;
     char                     label[sizeof progress.label];
+    bool                     met;
     bb_status                status;
-    BB_ASSERT(o->loss == BB_TUNE_OUTPUT && !o->embedding);
+    BB_ASSERT(o->loss == BB_TUNE_OUTPUT && !o->embedding && !o->peers);
     one.label = NULL;
     BB_TRY(bb_forward_create(backend, full, BATCH, train_set->ctx, &f, err));
     for (int i = 0; i < 2; i++) {
@@ -129,7 +140,7 @@ bb_status bb_tune_blocks(const bb_backend *backend, const bb_net *full, bb_tuned
         bb_tune_report report;
         one.first = one.last = b;
         for (int i = 0; i < 2; i++) BB_TRY(advance(f, full, sets[i], b, b + 1, s[i].target, NULL, err));
-        BB_TRY(train(backend, full, t, &one, s, &report, err));
+        BB_TRY(train(backend, full, t, &one, s, &met, &report, err));
         if (reports) reports[b - o->first] = report;
         for (int i = 0; i < 2; i++) BB_TRY(advance(f, &t->net, sets[i], b, b + 1, s[i].in, NULL, err));
     }

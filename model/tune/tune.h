@@ -91,8 +91,9 @@ typedef struct bb_tune_options {
     uint64_t           seed;
     const char        *label;                             /* of the progress line; NULL: silent, */
     void (*looked)(void *self, const bb_tune_look *look); /* called at each; NULL: not */
-    void               *looked_self;
-    struct bb_progress *progress; /* or the steps are counted in this one; NULL: nowhere */
+    void                  *looked_self;
+    const struct bb_peers *peers; /* who share every step, all with the same arguments but state, label and hooks; NULL: nobody. Only where bb_tune_is_shared */
+    struct bb_progress    *progress; /* or the steps are counted in this one; NULL: nowhere */
 } bb_tune_options;
 
 typedef struct bb_tune_report {
@@ -107,6 +108,10 @@ typedef struct bb_tune_report {
  * of state ends with the bytes of a training that was never interrupted. */
 bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train, const bb_tune_set *held,
                   bb_tune_report *report, bb_err *err);
+/* Whether peers may share it: losses at the head with all blocks and the embedding trained, in a network whose blocks do not read the tokens' embeddings again:
+ * their gradients go round in one order, which would make them wait for each other. Then each adds the gradients of its windows of a batch (as many as there
+ * are have any) to those of the windows before, in the order of one process: the bytes are the same for any number of peers. */
+bool bb_tune_is_shared(const bb_net *net, const bb_tune_options *o);
 /* reports: [last - first + 1] or NULL. */
 bb_status bb_tune_blocks(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_set *train,
                          const bb_tune_set *held, bb_tune_report *reports, bb_err *err);
