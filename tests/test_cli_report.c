@@ -192,7 +192,7 @@ static void write_all(const char *dir)
     write_text(dir, "env.json",
                "{\"date\": \"2026-11-26 09:00 UTC\", \"version\": \"0.1.0\", \"model\": \"models/a<b>.gguf\", \"threads\": 2, \"cpu\": {\"level\": \"avx512\", "
                "\"flags\": [1, 2]}}");
-    write_text(dir, "config.resolved.yaml", "model: \"a<b>&c\"\ntarget-size: 3220153\n");
+    write_text(dir, "config.resolved.yaml", "model: \"a<b>&c\"\ncalib: mixture,self\ntarget-size: 3220153\n");
     plan_name(7, plan);
     snprintf(guard, sizeof guard,
              "{\"winner\": \"%s\", \"searched_plan_won\": true, \"target_bytes\": 3300000, \"best_simple_plan\": \"uniform <Q3_K>\", \"margin_nats\": 0.012347,"
@@ -299,7 +299,7 @@ START_TEST(the_page_is_whole_and_well_formed)
     check_navigation(page);
     expect(page, "<th>original</th><td class=\"t\"><code>models/a&lt;b&gt;.gguf</code>");
     expect(page, "<th>made</th><td class=\"t\">2026-11-26 09:00 UTC</td>");
-    expect(page, "text that the model wrote itself");
+    expect(page, "the texts that ship with bitbudget, and text that the model wrote itself");
     expect(page, "<th>note</th><td class=\"t\">small, slow: 79 % of &lt;it&gt;</td>");
     expect(page, "<a href=\"front.csv\">");
     ck_assert_ptr_null(strstr(page, "<a href=\"log.txt\">")); /* it is not there */

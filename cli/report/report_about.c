@@ -90,11 +90,22 @@ static void note_row(bb_text *out, const bb_artefacts *a)
     bb_free(path);
 }
 
+/* --calib in words, where it names no file. */
+static const char *words_for(const char *calib)
+{
+    static const char *const words[][2] = { { "self", "text that the model wrote itself" },
+                                            { "mixture", "the texts that ship with bitbudget" },
+                                            { "mixture,self", "the texts that ship with bitbudget, and text that the model wrote itself" } };
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strcmp(calib, words[i][0]) == 0) return words[i][1];
+    return calib;
+}
+
 static void add_facts(bb_text *out, const bb_artefacts *a, const bb_run_config *c)
 {
     bb_text_add(out, "<div class=\"wide\"><table class=\"data\"><tbody>\n");
     original_row(out, a);
-    if (c) text_row(out, "calibrated on", strcmp(c->calib, "self") == 0 ? "text that the model wrote itself" : c->calib);
+    if (c) text_row(out, "calibrated on", words_for(c->calib));
     evaluation_row(out, a, c);
     note_row(out, a);
     text_row(out, "made", json_string_value(json_object_get(a->env, "date")));
