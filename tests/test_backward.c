@@ -365,7 +365,7 @@ static void check_head(const ref_spec *spec, head_kind kind)
     double      *h64 = BB_NEW(N * C, double, NULL), loss[N], total = 0;
     int32_t      targets[N];
     bb_head_loss of = { hard ? targets : NULL, &ref.net, bb_on_cpu(h_ref), weight, kind == SQUARED, kind == MIXED ? (float)HARD_SHARE : 0 };
-    bb_head_grad grad = { d_head, d_norm };
+    bb_head_grad grad = { .head = d_head, .out_norm = d_norm };
     bb_backward *b;
     for (size_t i = 0; i < N; i++) targets[i] = (int32_t)((ref_noise(&seed) + 1) / 2 * (double)V);
     for (size_t i = 0; i < N * C; i++) h64[i] = (double)h[i];
@@ -580,7 +580,7 @@ static void make_all(const bb_backend *k, const ref_model *m, const ref_model *r
         grad.embd = out->embd;
         grad.token_norm = next_of(out->small, &out->n_small, block->n_token);
     }
-    bb_head_grad head = { out->head, next_of(out->small, &out->n_small, C) };
+    bb_head_grad head = { .head = out->head, .out_norm = next_of(out->small, &out->n_small, C) };
     ck_assert_uint_le(out->n_small, 4096);
     ck_assert_int_eq(o->alloc(k->context, n, &states, NULL) | o->alloc(k->context, n, &dh, NULL), BB_OK);
     ck_assert_int_eq(o->write(k->context, states, h, n, NULL) | o->write(k->context, dh, c, n, NULL), BB_OK);
@@ -649,7 +649,7 @@ START_TEST(training_descends)
     ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, LENGTH, &b, NULL), BB_OK);
     for (int step = 0; step <= STEPS; step++) {
         bb_head_loss of = { .targets = tokens + 1, .weight = weight };
-        bb_head_grad head = { g_embd, NULL };
+        bb_head_grad head = { .head = g_embd };
         memset(g_embd, 0, V * C * sizeof *g_embd);
         ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, 1, LENGTH, bb_on_cpu(h), NULL), BB_OK);
         for (uint32_t i = 0; i < 2; i++) {

@@ -272,7 +272,7 @@ static void prepare_training(void)
     bb_test_write_ids(other, 0, 40, 3000);
     ck_assert_msg(shell("$B quantize %s --format Q2_0 --embd-format Q4_0 --method rtn --out %s 2>&1", full, student) == 0, "%s", said);
     snprintf(command, sizeof command,
-             "qat %s --reference %s --text %s --other %s --ctx 32 --batch 5 --held-windows 5 --tokens 0.01 --rate 0.04 --threads 1 --force -q", student, full,
+             "qat %s --reference %s --text %s --other %s --ctx 32 --batch 3 --held-windows 4 --tokens 0.004 --rate 0.04 --threads 1 --force -q", student, full,
              ids, other);
 }
 
@@ -292,7 +292,7 @@ START_TEST(ranks_train_as_one)
     int code = shell("$B %s --out %s 2>&1", command, alone_path);
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
     char *alone_said = bb_strdup(said, NULL);
-    for (int n = 2; n <= 8; n *= 2) { /* 8: more than there are windows in a batch */
+    for (int n = 2; n <= 4; n *= 2) { /* 4: more than there are windows in a batch */
         code = shell("$R -n %d $B %s --out %s 2>&1", n, command, path);
         ck_assert_msg(code == 0 && times("step,tokens") == 1, "exit %d: %s", code, said);
         bb_test_same(alone_path, path);
