@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { HEADER = 64 };
 
@@ -78,6 +80,16 @@ void *bb_realloc(void *p, size_t n, size_t size, bb_err *err)
         bb_free(p);
     }
     return q;
+}
+
+void bb_shrink(void *p, size_t n, size_t size)
+{
+    const size_t old = size_of(p), now = n * size > 0 ? n * size : 1, page = (size_t)sysconf(_SC_PAGESIZE);
+    BB_ASSERT(now <= old);
+    char *const first = (char *)(((uintptr_t)p + now + page - 1) / page * page), *const end = (char *)(((uintptr_t)p + old) / page * page);
+    if (first < end) madvise(first, (size_t)(end - first), MADV_DONTNEED);
+    memcpy((char *)p - HEADER, &now, sizeof now);
+    atomic_fetch_sub(&live_bytes, old - now);
 }
 
 void bb_free(void *p)

@@ -16,6 +16,7 @@
 void  *bb_alloc(size_t n, size_t size, bb_err *err);            /* NULL (and err) on failure; n*size == 0 gives 1 byte */
 void  *bb_calloc(size_t n, size_t size, bb_err *err);           /* zeroed */
 void  *bb_realloc(void *p, size_t n, size_t size, bb_err *err); /* contents kept; p may be NULL; p stays valid on failure */
+void   bb_shrink(void *p, size_t n, size_t size);               /* what lies behind goes back to the system; p stays where it is */
 void   bb_free(void *p);                                        /* NULL is allowed */
 char  *bb_strdup(const char *s, bb_err *err);
 char  *bb_asprintf(bb_err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));

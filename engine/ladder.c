@@ -149,7 +149,7 @@ static bb_status start(ladder *l, bb_err *err)
     bb_status status = BB_NOMEM;
     if (!blocks) return BB_NOMEM;
     BB_TRY(bb_database_apply(l->r->database, l->plan, &net, blocks, err));
-    BB_TRY(bb_tuned_copy(&net, l->best, err));
+    BB_TRY(bb_tuned_view(&net, l->best, err)); /* the database keeps its entries where they are until it is closed */
 done:
     bb_free(blocks);
     return status;
@@ -162,7 +162,10 @@ static bb_status rebuild(ladder *l, bb_tuned *out, bb_err *err)
     bb_rebuilt       rebuilt = { 0 };
     bb_status        status;
     BB_TRY(bb_rebuild(r->database, &r->model, l->plan, r->calib.tokens, r->calib.n, r->calib.ctx, &o, bb_run_full_states(r), &rebuilt, err));
-    BB_TRY(bb_tuned_copy(&rebuilt.net, out, err));
+    BB_TRY(bb_tuned_view(&rebuilt.net, out, err));
+    out->maps = rebuilt.maps;
+    out->n_maps = rebuilt.n_maps;
+    rebuilt.maps = NULL;
     bb_checkpoint_remove(&rebuilt.checkpoint);
 done:
     bb_rebuilt_done(&rebuilt);

@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "eval/gradient.h"
+#include "model/compress/database.h"
 #include "model/compress/feedback.h"
 #include "model/net/backend.h"
 #include "model/net/net.h"
@@ -90,10 +91,12 @@ static double largest_file(const bb_run *r)
     return most;
 }
 
+/* The moments of a block are added up in float64, then are float32 in the same memory, of which half is given back; what orders columns comes behind (mask.c). */
 static double calibrate(const sums *m)
 {
-    const double n2 = m->s.cols * m->s.cols;
-    return (double)m->r->config.calib_windows * m->window + BATCH * m->window + 8 * m->s.moments + 3 * 8 * n2 + 12 * m->s.matrix;
+    enum { WAITING = 512 + 2 * 64 }; /* rows of mask.c that wait, twice, and those of a round */
+    const double order = 8 * m->s.cols * m->s.cols + 12 * m->s.matrix + 8 * WAITING * (m->s.cols + m->s.rows);
+    return (double)m->r->config.calib_windows * m->window + BATCH * m->window + fmax(8 * m->s.moments, 4 * m->s.moments + order);
 }
 
 /* Learning gates: states at every boundary, a window at a time in both directions, the gradients and moments of a block. */
@@ -112,40 +115,74 @@ static double output_moments(const sums *m, uint32_t windows)
     return windows ? n * m->window * (m->r->model.net.n_layer + 4.0) + 12 * m->s.outputs + 12 * m->s.matrix : 0;
 }
 
-/* The matrices of one input, those of a block or the tables: what is encoded is decoded a piece at a time, but for what is pruned. */
+/* The matrices of one input, those of a block or the tables: what is encoded is decoded a piece at a time, but for what is pruned. Weights are made up for what is
+ * pruned first; then come the moments of what is left, and their factor. */
 static double group(const sums *m)
 {
-    const double C = m->r->model.net.n_embd, block = (4 * 2 + 2 * 8) * m->s.cols * m->s.cols + (4 + 4 + 2 + 8) * m->s.matrix;
-    return fmax(block, (4 * 2 + 2 * 8) * C * C + sizeof(float) * fmin(BB_QUANTIZE_FLOATS, m->s.tables) + 2 * m->s.tables);
+    const double C = m->r->model.net.n_embd, n2 = m->s.cols * m->s.cols, packed = 4 * m->s.matrix;
+    const double pruned = 8 * m->s.matrix + fmax(8 * n2 + 8 * m->s.matrix, 16 * m->s.matrix), factored = 4 * m->s.matrix + packed + 12 * n2;
+    return fmax(fmax(pruned, factored), (4 * 2 + 2 * 8) * C * C + sizeof(float) * fmin(BB_QUANTIZE_FLOATS, m->s.tables) + 2 * m->s.tables);
 }
 
-static double build(const sums *m) { return evaluator(m) + boundaries(m) + group(m); }
+static double build(const sums *m) { return evaluator(m) + boundaries(m) + fmin(BB_DATABASE_CACHE_BYTES, 6 * 8 * m->s.cols * m->s.cols) + group(m); }
+
+/* One stage of a rebuild: its inputs are measured, then come the targets of its matrices, the factor, and what encodes one. */
+static double rebuild_stage(const sums *m, const bb_block *block, bb_feed feed)
+{
+    const bb_net        *net = &m->r->model.net;
+    const bb_run_config *c = &m->r->config;
+    const double n = (double)bb_dim_of(net, block, bb_feeds[feed].width), n2 = n * n, inputs = (double)c->calib_windows * (double)c->ctx * n * sizeof(float);
+    const bool   output = bb_feeds[feed].width != BB_DIM_C;
+    const double cross = 8 * n * (output ? net->n_embd : n), kept = output && inputs <= KEPT_BYTES ? inputs : 0;
+    double       matrix = 0, all = 0, coupled = 0;
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        const double rows = block->w[p].rows, size = rows * block->w[p].cols;
+        if (bb_parts[p].feed != feed) continue;
+        matrix = fmax(matrix, size);
+        all += size;
+        if (c->output_windows && rows <= BB_OUTPUT_ROWS) coupled = fmax(coupled, 20 * rows * rows);
+    }
+    const double measure = 8 * n2 + cross + 2 * TUNE_BATCH * (double)c->ctx * n * sizeof(float) + 4 * matrix;
+    const double product = 8 * n2 + 8 * matrix, turned = 16 * matrix, target = output ? fmax(product, turned) : cross + 8 * n2 + fmax(product, turned);
+    const double encode = 8 * n2 + 8 * matrix + coupled;
+    return kept + fmax(measure, 4 * n2 + 4 * all + fmax(target, fmax(8 * n2, encode - 4 * n2)));
+}
 
 static double rebuild(const sums *m)
 {
-    const bb_run_config *c = &m->r->config;
-    const double         n2 = m->s.cols * m->s.cols, inputs = (double)c->calib_windows * (double)c->ctx * m->s.cols * sizeof(float);
-    return 2 * (double)c->calib_windows * m->window + fmin(KEPT_BYTES, inputs) + 2 * TUNE_BATCH * (double)c->ctx * m->s.cols * sizeof(float) + 4 * n2 +
-           8 * (double)m->r->model.net.n_embd * m->s.cols + 2 * 8 * n2 + (3 * 8 + 4) * m->s.matrix + (m->r->config.output_windows ? 20 * m->s.coupled : 0);
+    const bb_net *net = &m->r->model.net;
+    double        most = 0;
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int k = 0; k < BB_N_FEEDS; k++)
+            if (k < BB_FEED_TOKEN || net->blocks[b].n_token) most = fmax(most, rebuild_stage(m, &net->blocks[b], (bb_feed)k));
+    return 2 * (double)m->r->config.calib_windows * m->window + 2 * TUNE_BATCH * m->window + most;
 }
 
-/* Steps on one block at a time; all together are left out where they do not fit (ladder.c). */
-static double tune(const sums *m)
+/* States of both networks on the windows that are drawn and held out, and what a batch needs. */
+static double tune_states(const sums *m)
 {
     const bb_run_config *c = &m->r->config;
     const double         drawn = fmin((double)c->tune_windows, fmax(1, c->tune_tokens * 1e6 / (double)c->ctx)) + (double)c->refine_windows;
-    return 2 * drawn * m->window + 6 * sizeof(float) * m->s.block + 4 * TUNE_BATCH * (double)c->ctx * m->s.width * sizeof(float);
+    return 2 * drawn * m->window + 4 * TUNE_BATCH * (double)c->ctx * m->s.width * sizeof(float);
 }
 
-/* A plan that is finished. */
+/* Steps on one block at a time; all together are left out where they do not fit (ladder.c). */
+static double tune(const sums *m) { return tune_states(m) + 6 * sizeof(float) * m->s.block; }
+
+/* A plan that is finished. Its matrices lie in the database, and what is rebuilt in files of the run; what is trained is a copy beside the best so far, which may be one
+ * itself. The exporter has rows in another order, or fused. */
 static double plan(const sums *m)
 {
-    const bb_run_config *c = &m->r->config;
-    double               most = 0;
-    if (!c->no_finalise && bb_list_has(c->finalise_steps, "rebuild")) most = fmax(most, rebuild(m));
+    static const char *const trained[] = { "blocks", "lfq", "end-to-end", "qat" };
+    const bb_run_config     *c = &m->r->config;
+    const double             file = largest_file(m->r);
+    double                   most = 0;
+    int                      n_trained = 0;
+    for (size_t i = 0; i < sizeof trained / sizeof *trained; i++) n_trained += !c->no_finalise && bb_list_has(c->finalise_steps, trained[i]);
+    if (!c->no_finalise && bb_list_has(c->finalise_steps, "rebuild")) most = rebuild(m);
     if (!c->no_finalise && c->tune_windows > 0 && (bb_list_has(c->finalise_steps, "blocks") || bb_list_has(c->finalise_steps, "lfq")))
-        most = fmax(most, tune(m));
-    return 3 * largest_file(m->r) + most;
+        most = fmax(most, (n_trained > 1 ? 2 : 1) * file + tune(m));
+    return fmax(most, (n_trained > 0 ? 2 : 1) * file);
 }
 
 static double finalise(const sums *m) { return evaluator(m) + boundaries(m) + plan(m); }
@@ -202,7 +239,9 @@ static double weights_of(const bb_net *net)
 
 bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need)
 {
-    const double least = (double)most_with(r, 1), n = weights_of(&r->model.net);
+    const sums   m = sums_of(r, 1);
+    const double step = heap_share * (m.base + evaluator(&m) + boundaries(&m) + 2 * largest_file(r) + tune_states(&m));
+    const double least = fmax((double)most_with(r, 1), step), n = weights_of(&r->model.net);
     *coarse = least + trained_bytes(false) * n > (double)r->config.max_ram;
     *need = (uint64_t)(least + trained_bytes(*coarse) * n);
     return *need <= r->config.max_ram;

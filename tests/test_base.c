@@ -449,6 +449,26 @@ END_TEST
 
 static const char plan_text[] = "blk.0.attn_q=Q4_K\nblk.0.ffn=192\nblk.10.kv=0\nblk.2.kv=2\noutput=Q6_K\ntoken_embd=Q4_K\n";
 
+/* What stays is where and as it was, the rest is given back and no longer counted. */
+START_TEST(memory_shrinks_in_place)
+{
+    enum { WAS = 64 << 20, IS = 3 << 20 };
+    const size_t   before = bb_mem_live_bytes();
+    unsigned char *p = bb_alloc(WAS, 1, NULL);
+    ck_assert_ptr_nonnull(p);
+    for (size_t i = 0; i < WAS; i++) p[i] = (unsigned char)(i * 7 >> 3);
+    const uint64_t resident = bb_memory_resident();
+    bb_shrink(p, IS, 1);
+    ck_assert_uint_eq(bb_mem_live_bytes(), before + IS);
+    if (resident) ck_assert_uint_le(bb_memory_resident(), resident - (WAS - IS) / 2);
+    for (size_t i = 0; i < IS; i++) ck_assert_uint_eq(p[i], (unsigned char)(i * 7 >> 3));
+    bb_shrink(p, 5, 1); /* less than a page is left */
+    for (size_t i = 0; i < 5; i++) ck_assert_uint_eq(p[i], (unsigned char)(i * 7 >> 3));
+    bb_free(p);
+    ck_assert_uint_eq(bb_mem_live_bytes(), before);
+}
+END_TEST
+
 START_TEST(plans_print_and_parse_to_the_same)
 {
     static const char *const genes[][2] = { { "token_embd", "F16" },    { "blk.2.kv", "2" },  { "blk.0.ffn", "192" },  { "blk.10.kv", "0" },
@@ -736,6 +756,7 @@ int main(void)
     tcase_add_test(t, a_full_disk_keeps_the_old_file);
     tcase_add_test(t, odd_files_are_refused_with_a_reason);
     tcase_add_test(t, a_released_map_is_read_again);
+    tcase_add_test(t, memory_shrinks_in_place);
     tcase_add_test(t, plans_print_and_parse_to_the_same);
     tcase_add_test(t, plans_by_indices_are_the_plans_by_name);
     tcase_add_test(t, broken_plan_spaces_are_refused);

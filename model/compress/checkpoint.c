@@ -19,26 +19,36 @@ bb_status bb_checkpoint_open(const char *dir, const char *key, uint32_t n, bb_ch
     return c->dir ? bb_make_dirs(dir, err) : BB_NOMEM;
 }
 
-bb_status bb_checkpoint_load(const bb_checkpoint *c, uint32_t i, void *data, size_t bytes, bool *found, bb_err *err)
+bb_status bb_checkpoint_map(const bb_checkpoint *c, uint32_t i, size_t bytes, bb_map *map, bool *found, bb_err *err)
 {
-    char     *path = NULL, *content = NULL;
-    size_t    size;
+    char     *path = NULL;
     uint64_t  hash;
     bb_status status = BB_OK;
     *found = false;
+    *map = (bb_map) { 0 };
     if (!c->dir) return BB_OK;
     if (!(path = path_of(c, i, err))) return BB_NOMEM;
     if (!bb_file_exists(path)) goto done;
-    BB_TRY(bb_file_read(path, &content, &size, err));
-    if (size != bytes + sizeof hash) goto done;
-    memcpy(&hash, content + bytes, sizeof hash);
-    if (hash != bb_hash64(content, bytes, 0)) goto done;
-    memcpy(data, content, bytes);
-    *found = true;
+    BB_TRY(bb_map_open(path, map, err));
+    if (map->size == bytes + sizeof hash) {
+        memcpy(&hash, map->data + bytes, sizeof hash);
+        *found = hash == bb_hash64(map->data, bytes, 0);
+    }
+    if (*found) bb_map_release(map); /* what was looked at need not stay */
+    else bb_map_close(map);
 done:
-    bb_free(content);
     bb_free(path);
     return status;
+}
+
+bb_status bb_checkpoint_load(const bb_checkpoint *c, uint32_t i, void *data, size_t bytes, bool *found, bb_err *err)
+{
+    bb_map          map;
+    const bb_status status = bb_checkpoint_map(c, i, bytes, &map, found, err);
+    if (status != BB_OK || !*found) return status;
+    memcpy(data, map.data, bytes);
+    bb_map_close(&map);
+    return BB_OK;
 }
 
 bb_status bb_checkpoint_save(const bb_checkpoint *c, uint32_t i, const void *data, size_t bytes, bb_err *err)

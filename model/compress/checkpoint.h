@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/file.h"
 #include "base/status.h"
 
 typedef struct bb_checkpoint {
@@ -21,6 +22,8 @@ typedef struct bb_checkpoint {
 /* key: at least 32 characters, of which the first 32 are used. */
 bb_status bb_checkpoint_open(const char *dir, const char *key, uint32_t n, bb_checkpoint *c, bb_err *err);
 bb_status bb_checkpoint_load(const bb_checkpoint *c, uint32_t i, void *data, size_t bytes, bool *found, bb_err *err);
+/* The same without a copy: map.data are the matrix's bytes until bb_map_close, also when the files are removed. *found false: map is closed. */
+bb_status bb_checkpoint_map(const bb_checkpoint *c, uint32_t i, size_t bytes, bb_map *map, bool *found, bb_err *err);
 bb_status bb_checkpoint_save(const bb_checkpoint *c, uint32_t i, const void *data, size_t bytes, bb_err *err);
 void      bb_checkpoint_remove(const bb_checkpoint *c); /* the files: the result is safe elsewhere */
 void      bb_checkpoint_close(bb_checkpoint *c);        /* the files stay */

@@ -26,7 +26,7 @@ enum { HEADER_BYTES = 64, CACHE_SLOTS = 6, VERSION = 8 };
 enum { PART_EMBEDDING = BB_N_PARTS, PART_HEAD, PART_TABLE, PART_FFN_MASK, PART_KV_MASK };
 
 static const char   magic[9] = "BBENT001";
-static const size_t cache_bytes = (size_t)768 << 20; /* unused factors beyond this are dropped */
+static const size_t cache_bytes = BB_DATABASE_CACHE_BYTES;
 
 typedef struct header {
     char     magic[8];
@@ -199,6 +199,14 @@ static void drop_slot(slot *s)
     if (s->owned) bb_hessian_done(&s->h);
     if (s->factored) bb_factor_done(&s->factor);
     *s = (slot) { 0 };
+}
+
+void bb_database_forget_factors(bb_database *db)
+{
+    pthread_mutex_lock(&db->mutex);
+    for (int i = 0; i < CACHE_SLOTS; i++)
+        if (db->cache[i].state == READY && db->cache[i].users == 0) drop_slot(&db->cache[i]);
+    pthread_mutex_unlock(&db->mutex);
 }
 
 /* An empty slot: the least recently used one that nobody holds, after the limit in bytes is kept. NULL when all are held. */

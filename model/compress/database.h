@@ -50,6 +50,10 @@ bool      bb_database_has_gates(const bb_database *db);
 void                     bb_database_use_outputs(bb_database *db, bb_output_moments *m);
 const bb_output_moments *bb_database_outputs(const bb_database *db);
 
+/* Factors of second moments are kept for what is encoded next, of up to so many bytes beside those in use; from here on they are made again when they are needed. */
+enum { BB_DATABASE_CACHE_BYTES = 256 << 20 };
+void bb_database_forget_factors(bb_database *db);
+
 /* One packed matrix; its data stays valid until close. Full width: unpruned. type F16/F32/BF16 equal to the source type and unpruned
  * columns: the source's own bytes. stats may be NULL (else: of the entry, as measured when it was made). */
 bb_status bb_database_matrix(bb_database *db, uint32_t layer, bb_part part, bb_width width, bb_type type, bb_matrix *out, bb_quant_stats *stats, bb_err *err);

@@ -43,6 +43,31 @@ static void store_factor(const double *l, uint32_t n, float *u, float *d)
     }
 }
 
+/* The same in l's own memory, half of which goes back to the system. u is first made in the half above the diagonal, which the factor leaves unused, and then
+ * packed in ascending order: entry k ends before number k + 1 begins. */
+static float *fold_factor(double *l, uint32_t n, float *d)
+{
+    unsigned char *bytes = (unsigned char *)l;
+    for (uint32_t j = 0; j < n; j++) {
+        const double pivot = l[(size_t)j * n + j];
+        d[n - 1 - j] = (float)(pivot * pivot);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = i + 1; j < n; j++) l[(size_t)i * n + j] = l[(size_t)(n - 1 - i) * n + (n - 1 - j)] / l[(size_t)(n - 1 - j) * n + (n - 1 - j)];
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = i; j < n; j++) {
+            const size_t k = (size_t)i * n + j;
+            double       entry;
+            float        v;
+            memcpy(&entry, bytes + k * sizeof entry, sizeof entry);
+            v = i == j ? 1 : (float)entry;
+            memcpy(bytes + k * sizeof v, &v, sizeof v);
+        }
+    float *u = (float *)(void *)bytes;
+    bb_shrink(u, (size_t)n * n, sizeof *u);
+    return u;
+}
+
 static void set_damping(bb_factor *f, double mean, double damping)
 {
     for (uint32_t j = 0; j < f->n; j++) {
@@ -62,11 +87,10 @@ bb_status bb_factor_make(const bb_hessian *h, double damping, bb_factor *f, bb_e
     *f = (bb_factor) { .n = h->n_cols, .h = h->h };
     if (!isfinite(mean)) return BB_FAIL(err, BB_NUMERIC, "the second moments of %zu inputs hold a NaN or infinity", n);
     f->damp = BB_NEW(n, float, err);
-    f->u = BB_NEW(n * n, float, err);
     f->d = BB_NEW(n, float, err);
     f->dead = BB_NEW(n, bool, err);
     a = BB_NEW(n * n, double, err);
-    if (!f->damp || !f->u || !f->d || !f->dead || !a) {
+    if (!f->damp || !f->d || !f->dead || !a) {
         status = BB_NOMEM;
         goto done;
     }
@@ -82,7 +106,8 @@ bb_status bb_factor_make(const bb_hessian *h, double damping, bb_factor *f, bb_e
             goto done;
         }
     }
-    store_factor(a, f->n, f->u, f->d);
+    f->u = fold_factor(a, f->n, f->d);
+    a = NULL;
 done:
     bb_free(a);
     if (status != BB_OK) bb_factor_done(f);

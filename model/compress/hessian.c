@@ -78,21 +78,26 @@ bb_status bb_hessian_add(bb_hessian *h, const float *x, size_t n_tokens, uint32_
     return status;
 }
 
+/* The floats take the place of the sums: entry k ends before the sum behind it begins, so that those of the upper half can be made in ascending order. */
 bb_status bb_hessian_finish(bb_hessian *h, bb_err *err)
 {
-    size_t n = h->n_cols;
-    double scale = h->n_tokens ? 1.0 / (double)h->n_tokens : 0;
+    const size_t   n = h->n_cols;
+    const double   scale = h->n_tokens ? 1.0 / (double)h->n_tokens : 0;
+    unsigned char *bytes = (unsigned char *)h->sum;
     if (!h->sum) return BB_OK;
-    h->h = BB_NEW(n * n, float, err);
-    if (!h->h) return BB_NOMEM;
     for (size_t i = 0; i < n; i++)
         for (size_t j = i; j < n; j++) {
-            float v = (float)(h->sum[i * n + j] * scale);
+            double sum;
+            memcpy(&sum, bytes + (i * n + j) * sizeof sum, sizeof sum);
+            const float v = (float)(sum * scale);
             if (!isfinite(v)) return BB_FAIL(err, BB_NUMERIC, "the second moment of inputs %zu and %zu is not finite; the model overflows", i, j);
-            h->h[i * n + j] = h->h[j * n + i] = v;
+            memcpy(bytes + (i * n + j) * sizeof v, &v, sizeof v);
         }
-    bb_free(h->sum);
+    h->h = (float *)(void *)bytes;
     h->sum = NULL;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i + 1; j < n; j++) h->h[j * n + i] = h->h[i * n + j];
+    bb_shrink(h->h, n * n, sizeof *h->h);
     return BB_OK;
 }
 

@@ -307,25 +307,53 @@ done:
     return status;
 }
 
+/* b (n_kept, rows) += the kept rows of H + damping, times wt (n, rows): a piece of them at a time. */
+static bb_status kept_product(const bb_hessian *h, double damping, const uint32_t *kept, uint32_t n_kept, const double *wt, uint32_t rows, double *b,
+                              bb_err *err)
+{
+    const size_t n = h->n_cols;
+    bool         no_memory = false;
+#pragma omp parallel
+    {
+        double *hk = BB_NEW(ROW_PIECE * n, double, NULL);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < n_kept; i += ROW_PIECE) {
+            const size_t k = n_kept - i < ROW_PIECE ? n_kept - i : ROW_PIECE;
+            if (!hk) {
+#pragma omp atomic write
+                no_memory = true;
+                continue;
+            }
+            for (size_t r = 0; r < k; r++)
+                for (size_t j = 0; j < n; j++) hk[r * n + j] = (double)h->h[kept[i + r] * n + j] + (j == kept[i + r] ? damping : 0);
+            bb_dgemm_nn(k, rows, n, 1, hk, n, wt, rows, 1, b + i * rows, rows);
+        }
+        bb_free(hk);
+    }
+    return no_memory ? BB_FAIL(err, BB_NOMEM, "out of memory in the product of weights and moments") : BB_OK;
+}
+
 bb_status bb_mask_compensate(const float *w, uint32_t rows, uint32_t cols, const bb_hessian *h, const uint32_t *kept, uint32_t n_kept, float *out, bb_err *err)
 {
     bb_status status = BB_OK;
     size_t    n = cols, m = n_kept;
     double    damping = damping_of(h);
-    double   *a = BB_NEW(m * m, double, err), *b = BB_NEW(m * rows, double, err), *hk = BB_NEW(m * n, double, err), *wt = BB_NEW(n * rows, double, err);
-    if (!a || !b || !hk || !wt) {
+    double   *a = NULL, *b = BB_NEW0(m * rows, double, err), *wt = BB_NEW(n * rows, double, err);
+    if (!b || !wt) {
         status = BB_NOMEM;
         goto done;
     }
-    for (size_t i = 0; i < m; i++) {
-        const float *row = h->h + kept[i] * n;
-        for (size_t j = 0; j < n; j++) hk[i * n + j] = (double)row[j] + (j == kept[i] ? damping : 0);
-        for (size_t j = 0; j < m; j++) a[i * m + j] = hk[i * n + kept[j]];
-    }
     for (size_t o = 0; o < rows; o++)
         for (size_t j = 0; j < n; j++) wt[j * rows + o] = isfinite(w[o * n + j]) ? (double)w[o * n + j] : 0;
-    memset(b, 0, m * rows * sizeof *b);
-    product(m, rows, n, 1, hk, n, wt, rows, b);
+    BB_TRY(kept_product(h, damping, kept, n_kept, wt, rows, b, err));
+    bb_free(wt);
+    wt = NULL;
+    if (!(a = BB_NEW(m * m, double, err))) {
+        status = BB_NOMEM;
+        goto done;
+    }
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < m; j++) a[i * m + j] = (double)h->h[kept[i] * n + kept[j]] + (i == j ? damping : 0);
     BB_TRY(bb_cholesky(a, m, err));
     BB_TRY(bb_cholesky_solve(a, m, b, rows, err));
     for (size_t o = 0; o < rows; o++)
@@ -333,7 +361,6 @@ bb_status bb_mask_compensate(const float *w, uint32_t rows, uint32_t cols, const
 done:
     bb_free(a);
     bb_free(b);
-    bb_free(hk);
     bb_free(wt);
     return status;
 }

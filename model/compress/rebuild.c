@@ -39,7 +39,7 @@ typedef struct stream {
     bb_block      half;    /* the current block with its other half absent */
     float        *h;       /* [n_windows * ctx][C] at the half's input: the residual that its output is added to */
     float        *scratch; /* [BATCH * ctx][C] runs through the half */
-    float        *x;       /* [BATCH * ctx][most cols] inputs of the stage */
+    float        *x;       /* [BATCH * ctx][cols] inputs of the stage; NULL unless windows run up to one */
     bb_feed       stage;
     uint32_t      cols;     /* of x */
     bool          advanced; /* h is at the half's output */
@@ -61,6 +61,7 @@ typedef struct rebuild {
     bb_hessian                h;       /* E[x^ x^'] */
     double                   *cross;   /* q k v, gate up: (n, n^) sum of x x^'; o, down: (C, n^) sum of (a y + b (r - r^)) x^' */
     size_t                    n_cross; /* rows of it */
+    double                   *solver;  /* NULL: not yet made */
     bb_progress               progress;
     const bb_rebuild_watcher *watch;  /* NULL: nobody */
     bb_rebuilt_width         *widths; /* [n_widths] others of the sublayer at hand */
@@ -72,6 +73,8 @@ typedef struct rebuild {
 
 void bb_rebuilt_done(bb_rebuilt *r)
 {
+    for (size_t i = 0; r->maps && i < r->n_maps; i++) bb_map_close(&r->maps[i]);
+    bb_free(r->maps);
     for (size_t i = 0; r->packed && i < r->n_packed; i++) bb_free(r->packed[i]);
     bb_free(r->packed);
     bb_free(r->blocks);
@@ -140,7 +143,14 @@ static bb_status run_stage(rebuild *b, stream *s, uint32_t first, uint32_t S, bb
     const size_t row = (size_t)b->ctx * bb_row_width(s->net);
     memcpy(s->scratch, s->h + first * row, S * row * sizeof *s->h);
     s->cols = (uint32_t)bb_dim_of(s->net, &s->half, bb_feeds[s->stage].width);
+    if (!s->x && !(s->x = BB_NEW((size_t)BATCH * b->ctx * s->cols, float, err))) return BB_NOMEM;
     return bb_host_input(b->forward, s->net, &s->half, S, b->ctx, s->scratch, s->stage, s->x, err);
+}
+
+static void forget_inputs(stream *s)
+{
+    bb_free(s->x);
+    s->x = NULL;
 }
 
 /* Does it feed what writes to the residual stream: o, down? */
@@ -224,11 +234,18 @@ done:
     return status;
 }
 
+static void forget_solver(rebuild *b)
+{
+    bb_free(b->solver);
+    b->solver = NULL;
+}
+
 static void forget_moments(rebuild *b)
 {
     bb_hessian_done(&b->h);
     bb_free(b->cross);
     b->cross = NULL;
+    forget_solver(b);
 }
 
 static bb_status measure_stage(rebuild *b, bb_feed stage, bb_err *err)
@@ -245,79 +262,120 @@ static bb_status measure_stage(rebuild *b, bb_feed stage, bb_err *err)
     const double scale = 1.0 / (double)b->h.n_tokens;
     for (size_t i = 0; i < b->n_cross * b->small.cols; i++) b->cross[i] *= scale;
 done:
+    forget_inputs(&b->full);
+    forget_inputs(&b->small);
     return status;
 }
 
 /* ---- targets ---- */
 
-/* change (rows, m) -= a W0 H, to which the stage's cross moments are added: of o and down as they are; else a W X, where W is W0:
+/* out (rows, m) += alpha x (rows, n) y (n, m), x of float32: a piece of its rows at a time. */
+static bb_status add_product(const float *x, uint32_t rows, size_t n, double alpha, const double *y, size_t m, double *out, bb_err *err)
+{
+    enum { PIECE = 64 };
+    bool no_memory = false;
+#pragma omp parallel
+    {
+        double *wide = BB_NEW(PIECE * n, double, NULL);
+#pragma omp for schedule(dynamic)
+        for (size_t r = 0; r < rows; r += PIECE) {
+            const size_t k = rows - r < PIECE ? rows - r : PIECE;
+            if (!wide) {
+#pragma omp atomic write
+                no_memory = true;
+                continue;
+            }
+            for (size_t i = 0; i < k * n; i++) wide[i] = (double)x[r * n + i];
+            bb_dgemm_nn(k, m, n, alpha, wide, n, y, m, 1, out + r * m, m);
+        }
+        bb_free(wide);
+    }
+    return no_memory ? BB_FAIL(err, BB_NOMEM, "out of memory in the product of weights and moments") : BB_OK;
+}
+
+/* What of the stage's moments is no part of -a W0 H, (rows, m): of o and down cross as it is, which nobody needs any more; else a W X, where W is W0:
  * only the inputs of o and down can be fewer in the plan. */
-static bb_status change_moments(const rebuild *b, const float *w0, uint32_t rows, double *change, bb_err *err)
+static bb_status start_change(rebuild *b, const float *w0, uint32_t rows, double **change, bb_err *err)
 {
     const size_t n = b->n_cross, m = b->h.n_cols;
-    const bool   output = is_output(b->small.stage);
-    double      *wide = BB_NEW(rows * (n > m ? n : m), double, err), *h = BB_NEW(m * m, double, err);
-    bb_status    status = wide && h ? BB_OK : BB_NOMEM;
-    if (status != BB_OK) goto done;
-    for (size_t i = 0; i < (size_t)rows * m; i++) change[i] = output ? b->cross[i] : 0;
-    for (size_t i = 0; i < rows * n && !output; i++) wide[i] = (double)w0[i];
-#pragma omp parallel for schedule(dynamic)
-    for (size_t r = 0; r < rows; r += 64)
-        if (!output) bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, n, input_share, wide + r * n, n, b->cross, m, 1, change + r * m, m);
-    for (size_t i = 0; i < m * m; i++) h[i] = (double)b->h.h[i];
-    for (size_t i = 0; i < rows * m; i++) wide[i] = (double)w0[i];
-#pragma omp parallel for schedule(dynamic)
-    for (size_t r = 0; r < rows; r += 64) bb_dgemm_nn(rows - r < 64 ? rows - r : 64, m, m, -input_share, wide + r * m, m, h, m, 1, change + r * m, m);
-done:
-    bb_free(wide);
+    if (is_output(b->small.stage)) {
+        BB_ASSERT(n == rows && b->cross);
+        *change = b->cross;
+        b->cross = NULL;
+        return BB_OK;
+    }
+    if (!(*change = BB_NEW0(rows * m, double, err))) return BB_NOMEM;
+    return add_product(w0, rows, n, input_share, b->cross, m, *change, err);
+}
+
+/* E[x^ x^'] in float64. */
+static double *wide_moments(const rebuild *b, bb_err *err)
+{
+    const size_t n = (size_t)b->h.n_cols * b->h.n_cols;
+    double      *h = BB_NEW(n, double, err);
+    for (size_t i = 0; h && i < n; i++) h[i] = (double)b->h.h[i];
+    return h;
+}
+
+/* change (rows, m) += -a W0 E[x^ x^']. */
+static bb_status take_from_change(const rebuild *b, const float *w0, uint32_t rows, double *change, bb_err *err)
+{
+    const size_t m = b->h.n_cols;
+    double      *h = wide_moments(b, err);
+    bb_status    status = h ? add_product(w0, rows, m, -input_share, h, m, change, err) : BB_NOMEM;
     bb_free(h);
     return status;
 }
 
-/* w0 (rows, m) += change (E[x^ x^'] + damping)^-1. */
-static bb_status correct(const rebuild *b, const double *change, uint32_t rows, float *w0, bb_err *err)
+/* change (rows, m), which is given back -> *t, (m, rows). */
+static bb_status turn(double **change, size_t rows, size_t m, double **t, bb_err *err)
 {
-    const size_t m = b->h.n_cols;
-    double      *a = BB_NEW(m * m, double, err), *t = BB_NEW(m * rows, double, err), mean = 0;
-    bb_status    status = a && t ? BB_OK : BB_NOMEM;
-    if (status != BB_OK) goto done;
-    for (size_t j = 0; j < m; j++) mean += (double)b->h.h[j * m + j] / (double)m;
-    for (size_t i = 0; i < m * m; i++) a[i] = (double)b->h.h[i];
-    for (size_t j = 0; j < m; j++) a[j * m + j] += mean > 0 ? solve_damping * mean : 1;
+    if (!(*t = BB_NEW(m * rows, double, err))) return BB_NOMEM;
     for (size_t r = 0; r < rows; r++)
-        for (size_t j = 0; j < m; j++) t[j * rows + r] = change[r * m + j];
-    BB_TRY(bb_cholesky(a, m, err));
-    BB_TRY(bb_cholesky_solve(a, m, t, rows, err));
-    for (size_t r = 0; r < rows; r++)
-        for (size_t j = 0; j < m; j++) w0[r * m + j] += (float)t[j * rows + r];
-done:
-    bb_free(a);
-    bb_free(t);
-    return status;
+        for (size_t j = 0; j < m; j++) (*t)[j * rows + r] = (*change)[r * m + j];
+    bb_free(*change);
+    *change = NULL;
+    return BB_OK;
 }
 
-/* The weights the matrix should have, (rows, cols) of the plan's shape. */
-static bb_status target_of(const rebuild *b, bb_part part, bb_width width, const bb_matrix *w, float **target, bb_err *err)
+/* The Cholesky factor of E[x^ x^'] + damping, once for all matrices of a stage. */
+static bb_status make_solver(rebuild *b, bb_err *err)
+{
+    const size_t m = b->h.n_cols;
+    double       mean = 0;
+    if (b->solver) return BB_OK;
+    if (!(b->solver = wide_moments(b, err))) return BB_NOMEM;
+    for (size_t j = 0; j < m; j++) mean += (double)b->h.h[j * m + j] / (double)m;
+    for (size_t j = 0; j < m; j++) b->solver[j * m + j] += mean > 0 ? solve_damping * mean : 1;
+    return bb_cholesky(b->solver, m, err);
+}
+
+/* The weights the matrix should have, (rows, cols) of the plan's shape. Of o and down once: it uses cross up. In float64 there are at most the moments and one matrix
+ * of the target's shape at a time, or two such matrices. */
+static bb_status target_of(rebuild *b, bb_part part, bb_width width, const bb_matrix *w, float **target, bb_err *err)
 {
     const bb_matrix *source = &b->model->net.blocks[b->layer].w[part];
+    const size_t     m = b->h.n_cols, rows = w->rows;
     float           *w0 = NULL;
-    double          *change = NULL;
+    double          *change = NULL, *t = NULL;
     bb_matrix        start;
     bb_status        status;
     BB_TRY(bb_database_matrix(b->db, b->layer, part, width, source->type, &start, NULL, err));
-    w0 = bb_matrix_decode(&start, err);
-    change = BB_NEW((size_t)w->rows * w->cols, double, err);
-    if (!w0 || !change) {
-        status = BB_NOMEM;
-        goto done;
-    }
-    BB_TRY(change_moments(b, w0, w->rows, change, err));
-    BB_TRY(correct(b, change, w->rows, w0, err));
+    status = BB_NOMEM;
+    if (!(w0 = bb_matrix_decode(&start, err))) goto done;
+    BB_TRY(start_change(b, w0, w->rows, &change, err));
+    BB_TRY(take_from_change(b, w0, w->rows, change, err));
+    BB_TRY(turn(&change, rows, m, &t, err));
+    BB_TRY(make_solver(b, err));
+    BB_TRY(bb_cholesky_solve(b->solver, m, t, rows, err));
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < m; j++) w0[r * m + j] += (float)t[j * rows + r];
     *target = w0;
     w0 = NULL;
 done:
     bb_free(w0);
     bb_free(change);
+    bb_free(t);
     return status;
 }
 
@@ -341,14 +399,20 @@ static void *packed_room(const rebuild *b, bb_part part, const bb_matrix *w, uns
     return packed;
 }
 
-/* w becomes a view of packed, which the result then owns. */
-static void take_packed(rebuild *b, bb_part part, bb_matrix *w, void *packed)
+/* w becomes a view of a lattice, or of a file of the checkpoint, which the result then owns. */
+static void take_box(rebuild *b, bb_part part, bb_matrix *w, void *box)
 {
     w->type = b->wanted[b->layer].w[part].type;
-    w->data = packed;
+    bb_lattice_view(box, w);
+    b->out->packed[b->out->n_packed++] = box;
+}
+
+static void take_map(rebuild *b, bb_part part, bb_matrix *w, bb_map map)
+{
+    w->type = b->wanted[b->layer].w[part].type;
+    w->data = map.data;
     w->lattice = NULL;
-    if (b->lattice) bb_lattice_view(packed, w);
-    b->out->packed[b->out->n_packed++] = packed;
+    b->out->maps[b->out->n_maps++] = map;
 }
 
 static bb_status fit_lattice(const rebuild *b, bb_part part, const bb_matrix *w, const float *dense, bb_lattice_box *box, bb_err *err)
@@ -404,22 +468,23 @@ done:
     return status;
 }
 
-/* Quantizes one matrix of the block, unless it stays; w becomes a view of the new bytes. */
-static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_matrix *w, const bb_factor *factor, bb_err *err)
+/* Has it a target: to be quantized to, or to be shown? */
+static bool has_target(const rebuild *b, bb_part part, const bb_matrix *w) { return w->rows && (*todo_of(b, part) || b->watch); }
+
+/* Quantizes one matrix of the block towards dense, unless it stays; w becomes a view of the new bytes. */
+static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_matrix *w, const float *dense, const bb_factor *factor, bb_err *err)
 {
     const bb_type  type = b->wanted[b->layer].w[part].type;
-    float         *dense = NULL;
     void          *packed = NULL;
     unsigned char *bytes;
-    bb_status      status;
-    const bool     todo = *todo_of(b, part);
-    if (!w->rows || !(todo || b->watch)) return BB_OK;
-    BB_TRY(target_of(b, part, width, w, &dense, err));
+    bb_map         map;
+    bool           found;
+    bb_status      status = BB_OK;
     if (b->watch) {
         const bb_rebuild_view v = { b->layer, w->rows, w->cols, part, dense, &b->h, factor };
         BB_TRY(b->watch->matrix(b->watch->self, &v, err));
     }
-    if (!todo) goto done;
+    if (!*todo_of(b, part)) goto done;
     packed = packed_room(b, part, w, &bytes, err);
     if (!packed) {
         status = BB_NOMEM;
@@ -428,10 +493,15 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_mat
     if (b->lattice) BB_TRY(fit_lattice(b, part, w, dense, packed, err));
     else BB_TRY(encode(b, part, width, w, dense, factor, type, packed, err));
     BB_TRY(bb_checkpoint_save(&b->out->checkpoint, index_of(b, part), bytes, packed_bytes(b, part, w), err));
-    take_packed(b, part, w, packed);
-    packed = NULL;
+    if (b->lattice) {
+        take_box(b, part, w, packed);
+        packed = NULL;
+        goto done;
+    }
+    BB_TRY(bb_checkpoint_map(&b->out->checkpoint, index_of(b, part), packed_bytes(b, part, w), &map, &found, err));
+    if (found) take_map(b, part, w, map);
+    else status = BB_FAIL(err, BB_IO, "%s: a matrix that was just written cannot be read back", bb_database_dir(b->db));
 done:
-    bb_free(dense);
     bb_free(packed);
     return status;
 }
@@ -565,6 +635,7 @@ static bb_status measure_width(rebuild *b, const bb_rebuilt_width *w, bb_err *er
     const double scale = 1.0 / (double)b->h.n_tokens;
     for (size_t i = 0; i < b->n_cross * b->small.cols; i++) b->cross[i] *= scale;
 done:
+    forget_inputs(&b->small);
     return status;
 }
 
@@ -623,12 +694,33 @@ done:
 
 /* ---- blocks ---- */
 
+/* What the stage's matrices should be. The moments that only this needs are given back, unless other widths are still to come. */
+static bb_status find_targets(rebuild *b, bb_feed stage, const bb_block *block, float *target[BB_N_PARTS], bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        const bb_part part = (bb_part)p;
+        if (bb_parts[p].feed == stage && has_target(b, part, &block->w[p]))
+            BB_TRY(target_of(b, part, bb_part_width(block, part), &block->w[p], &target[p], err));
+    }
+    forget_solver(b);
+    if (!b->n_widths) {
+        bb_free(b->cross);
+        b->cross = NULL;
+    }
+done:
+    return status;
+}
+
+/* Targets come before the factor: what they need is then gone. */
 static bb_status rebuild_stage(rebuild *b, bb_feed stage, bb_block *block, bb_err *err)
 {
+    float    *target[BB_N_PARTS] = { NULL };
     bb_factor factor = { 0 };
     bool      factored = false;
     bb_status status;
     BB_TRY(measure_stage(b, stage, err));
+    BB_TRY(find_targets(b, stage, block, target, err));
     if (b->options->method == BB_METHOD_FEEDBACK && !b->lattice) { /* which factors in another basis */
         status = bb_factor_make(&b->h, b->options->damping, &factor, NULL);
         if (status == BB_NOMEM) {
@@ -637,41 +729,56 @@ static bb_status rebuild_stage(rebuild *b, bb_feed stage, bb_block *block, bb_er
         }
         factored = status == BB_OK;
     }
-    for (int p = 0; p < BB_N_PARTS; p++)
-        if (bb_parts[p].feed == stage) BB_TRY(rebuild_matrix(b, (bb_part)p, bb_part_width(block, (bb_part)p), &block->w[p], factored ? &factor : NULL, err));
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        if (!target[p]) continue;
+        BB_TRY(rebuild_matrix(b, (bb_part)p, bb_part_width(block, (bb_part)p), &block->w[p], target[p], factored ? &factor : NULL, err));
+        bb_free(target[p]);
+        target[p] = NULL;
+    }
     for (int p = 0; p < BB_N_PARTS && b->n_widths && !is_output(stage); p++)
         if (bb_parts[p].feed == stage && block->w[p].rows) BB_TRY(widen_reader(b, (bb_part)p, factored ? &factor : NULL, err));
     if (b->n_widths && is_output(stage)) BB_TRY(widen_half(b, bb_feeds[stage].sublayer, err));
     status = BB_OK;
 done:
+    for (int p = 0; p < BB_N_PARTS; p++) bb_free(target[p]);
     bb_factor_done(&factor);
+    return status;
+}
+
+/* One matrix of the checkpoint: a lattice as a box, anything else as a map. */
+static bb_status recall_matrix(const rebuild *b, bb_part part, const bb_matrix *w, void **box, bb_map *map, bool *found, bb_err *err)
+{
+    const size_t    size = packed_bytes(b, part, w);
+    bb_lattice_box *l;
+    bb_status       status;
+    if (!b->lattice) return bb_checkpoint_map(&b->out->checkpoint, index_of(b, part), size, map, found, err);
+    if (!(*box = l = bb_lattice_box_new(w->rows, w->cols, err))) return BB_NOMEM;
+    BB_TRY(bb_checkpoint_load(&b->out->checkpoint, index_of(b, part), l->bytes, size, found, err));
+    if (*found) status = bb_lattice_decode(&l->view, w->rows, w->cols, l->w, err);
+done:
     return status;
 }
 
 /* Takes the stage's matrices from the checkpoint; *found false, and nothing taken, when one is missing. */
 static bb_status recall_stage(rebuild *b, bb_feed stage, bb_block *block, bool *found, bb_err *err)
 {
-    void          *packed[BB_N_PARTS] = { NULL };
-    unsigned char *bytes;
-    bb_status      status = BB_OK;
+    void     *box[BB_N_PARTS] = { NULL };
+    bb_map    map[BB_N_PARTS] = { { NULL, 0 } };
+    bb_status status = BB_OK;
     *found = true;
+    for (int p = 0; p < BB_N_PARTS && *found; p++)
+        if (bb_parts[p].feed == stage && *todo_of(b, (bb_part)p)) BB_TRY(recall_matrix(b, (bb_part)p, &block->w[p], &box[p], &map[p], found, err));
     for (int p = 0; p < BB_N_PARTS && *found; p++) {
-        const bb_matrix *w = &block->w[p];
-        if (bb_parts[p].feed != stage || !*todo_of(b, (bb_part)p)) continue;
-        status = BB_NOMEM;
-        if (!(packed[p] = packed_room(b, (bb_part)p, w, &bytes, err))) goto done;
-        BB_TRY(bb_checkpoint_load(&b->out->checkpoint, index_of(b, (bb_part)p), bytes, packed_bytes(b, (bb_part)p, w), found, err));
-        if (!*found || !b->lattice) continue;
-        const bb_lattice_box *box = packed[p];
-        BB_TRY(bb_lattice_decode(&box->view, w->rows, w->cols, box->w, err));
+        if (box[p]) take_box(b, (bb_part)p, &block->w[p], box[p]);
+        if (map[p].data) take_map(b, (bb_part)p, &block->w[p], map[p]);
+        box[p] = NULL;
+        map[p] = (bb_map) { 0 };
     }
-    for (int p = 0; p < BB_N_PARTS && *found; p++) {
-        if (packed[p]) take_packed(b, (bb_part)p, &block->w[p], packed[p]);
-        packed[p] = NULL;
-    }
-    status = BB_OK;
 done:
-    for (int p = 0; p < BB_N_PARTS; p++) bb_free(packed[p]);
+    for (int p = 0; p < BB_N_PARTS; p++) {
+        bb_free(box[p]);
+        bb_map_close(&map[p]);
+    }
     return status;
 }
 
@@ -689,6 +796,7 @@ static bb_status collect_inputs(rebuild *b, bb_feed stage, bb_err *err)
         memcpy(b->small.all_x + (size_t)first * b->ctx * b->small.cols, b->small.x, (size_t)S * b->ctx * b->small.cols * sizeof(float));
     }
 done:
+    forget_inputs(&b->small);
     return status;
 }
 
@@ -768,18 +876,12 @@ done:
 
 static bb_status stream_init(const rebuild *b, stream *s, const bb_net *net, const int32_t *tokens, bb_err *err)
 {
-    const bb_net *full = &b->model->net;
-    const size_t  row = (size_t)b->ctx * bb_row_width(net);
-    uint32_t      most = net->n_embd;
-    bb_status     status = BB_OK;
-    for (uint32_t i = 0; i < full->n_layer; i++)
-        for (int p = 0; p < BB_N_PARTS; p++)
-            if (full->blocks[i].w[p].cols > most) most = full->blocks[i].w[p].cols;
+    const size_t row = (size_t)b->ctx * bb_row_width(net);
+    bb_status    status = BB_OK;
     s->net = net;
     s->h = BB_NEW(b->n_windows * row, float, err);
     s->scratch = BB_NEW(BATCH * row, float, err);
-    s->x = BB_NEW((size_t)BATCH * b->ctx * most, float, err);
-    if (!s->h || !s->scratch || !s->x) return BB_NOMEM;
+    if (!s->h || !s->scratch) return BB_NOMEM;
     for (uint32_t first = 0; first < b->n_windows && status == BB_OK; first += BATCH) {
         uint32_t S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
         status = bb_host_embed(b->forward, net, tokens + (size_t)first * b->ctx, S, b->ctx, s->h + first * row, err);
@@ -876,14 +978,16 @@ static bb_status run_rebuild(rebuild b, const bb_plan *plan, const int32_t *toke
     bb_status     status = BB_NOMEM;
     memset(out, 0, sizeof *out);
     out->blocks = BB_NEW0(net->n_layer, bb_block, err);
+    out->maps = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, bb_map, err);
     out->packed = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, void *, err);
     b.wanted = BB_NEW(net->n_layer, bb_block, err);
     b.todo = BB_NEW0((size_t)net->n_layer * BB_N_PARTS, bool, err);
-    if (!out->blocks || !out->packed || !b.wanted || !b.todo) goto done;
+    if (!out->blocks || !out->maps || !out->packed || !b.wanted || !b.todo) goto done;
     BB_TRY(bb_forward_create(bb_database_backend(b.db), net, BATCH, b.ctx, &b.forward, err));
     BB_TRY(open_checkpoint(&b, plan, tokens, err));
     open_states(&b, tokens);
     BB_TRY(start_net(&b, plan, err));
+    bb_database_forget_factors(b.db);
     BB_TRY(stream_init(&b, &b.full, net, tokens, err));
     BB_TRY(stream_init(&b, &b.small, &out->net, tokens, err));
     bb_progress_start(&b.progress, "rebuild", (uint64_t)net->n_layer * (net->token.width ? BB_N_FEEDS : BB_FEED_TOKEN));

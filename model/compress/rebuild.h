@@ -12,9 +12,10 @@
 typedef struct bb_rebuilt {
     bb_net        net;
     bb_block     *blocks; /* owned; net.blocks */
-    void        **packed; /* owned: the new matrices */
-    size_t        n_packed;
-    bb_checkpoint checkpoint; /* files of the finished matrices: bb_checkpoint_remove when the network is safe elsewhere */
+    bb_map       *maps;   /* open: the new matrices, as they lie in the checkpoint's files */
+    void        **packed; /* owned: the new matrices that are lattices */
+    size_t        n_maps, n_packed;
+    bb_checkpoint checkpoint; /* files of the finished matrices: bb_checkpoint_remove when nobody goes on from them; what is mapped stays */
 } bb_rebuilt;
 
 /* What full precision makes of calibration windows, kept from one rebuild to the next: it is the same for every plan. Zero-initialised but for `most`. */

@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 
+#include "base/file.h"
 #include "base/status.h"
 #include "model/net/backend.h"
 #include "model/net/net.h"
@@ -33,9 +34,13 @@ typedef struct bb_tuned {
     bb_tuned_block *bytes;       /* [n_layer] the same memory, writable; NULL where absent */
     unsigned char  *embd, *head; /* head NULL: tied */
     float          *out_norm;
+    bb_map         *maps; /* [n_maps] of a view: open, the files that some of its matrices lie in; owned */
+    size_t          n_maps;
 } bb_tuned;
 
 bb_status bb_tuned_copy(const bb_net *from, bb_tuned *out, bb_err *err);
+/* No copy, and nothing that can be trained: every matrix is where it is in `from`, and must stay there. */
+bb_status bb_tuned_view(const bb_net *from, bb_tuned *out, bb_err *err);
 void      bb_tuned_done(bb_tuned *t);
 
 /* Windows of text, borrowed. Losses at the head count positions first .. first + n_scored - 1 of each window. */

@@ -47,16 +47,22 @@ done:
     return status;
 }
 
+bb_status bb_tuned_view(const bb_net *from, bb_tuned *out, bb_err *err)
+{
+    memset(out, 0, sizeof *out);
+    if (!(out->blocks = BB_NEW(from->n_layer, bb_block, err))) return BB_NOMEM;
+    if (from->n_layer) memcpy(out->blocks, from->blocks, from->n_layer * sizeof *out->blocks);
+    out->net = *from;
+    out->net.blocks = out->blocks;
+    return BB_OK;
+}
+
 bb_status bb_tuned_copy(const bb_net *from, bb_tuned *out, bb_err *err)
 {
-    bb_status status = BB_NOMEM;
-    memset(out, 0, sizeof *out);
-    out->blocks = BB_NEW(from->n_layer, bb_block, err);
-    out->bytes = BB_NEW0(from->n_layer, bb_tuned_block, err);
-    if (!out->blocks || !out->bytes) goto done;
-    out->net = *from;
-    if (from->n_layer) memcpy(out->blocks, from->blocks, from->n_layer * sizeof *out->blocks);
-    out->net.blocks = out->blocks;
+    bb_status status;
+    BB_TRY(bb_tuned_view(from, out, err));
+    status = BB_NOMEM;
+    if (!(out->bytes = BB_NEW0(from->n_layer, bb_tuned_block, err))) goto done;
     for (uint32_t i = 0; i < from->n_layer; i++) BB_TRY(take_block(from, &out->blocks[i], &out->bytes[i], err));
     BB_TRY(take(from->embd.data, matrix_bytes(&from->embd), &out->embd, &out->net.embd.data, err));
     BB_TRY(take(from->head.data, matrix_bytes(&from->head), &out->head, &out->net.head.data, err));
@@ -80,5 +86,7 @@ void bb_tuned_done(bb_tuned *t)
     bb_free(t->embd);
     bb_free(t->head);
     bb_free(t->out_norm);
+    for (size_t i = 0; i < t->n_maps; i++) bb_map_close(&t->maps[i]);
+    bb_free(t->maps);
     memset(t, 0, sizeof *t);
 }
