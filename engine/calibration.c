@@ -113,9 +113,14 @@ bool bb_calibration_samples(const char *calib) { return bb_list_has(calib, "self
 
 bb_status bb_calibration_choose(const bb_model *m, char **calib, bb_err *err)
 {
-    char *chosen;
+    bb_tokens t = { 0 };
+    bb_err    why = BB_ERR_INIT;
+    char     *chosen;
     if (**calib) return BB_OK;
-    if (!(chosen = bb_strdup(bb_source_find(&m->source, "tokenizer.ggml.tokens") ? "mixture,self" : "self", err))) return BB_NOMEM;
+    const bool reads = bb_source_find(&m->source, "tokenizer.ggml.tokens") && bb_tokens_from_text(m, "a text", false, "a", 1, &t, &why) == BB_OK;
+    if (why.status != BB_OK) bb_info("calibrated on what the model writes alone: of the texts that ship with the program it reads none (%s)", why.msg);
+    bb_tokens_done(&t);
+    if (!(chosen = bb_strdup(reads ? "mixture,self" : "self", err))) return BB_NOMEM;
     bb_free(*calib);
     *calib = chosen;
     return BB_OK;

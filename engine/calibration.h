@@ -18,7 +18,7 @@ typedef struct bb_calibration_source {
 bb_status bb_calibration_sources(const char *calib, bb_calibration_source **out, size_t *n, bb_err *err);
 void      bb_calibration_sources_done(bb_calibration_source *s, size_t n);
 bool      bb_calibration_samples(const char *calib); /* is "self" among them? */
-/* What an empty *calib means for the model: "mixture,self"; "self" where there is no vocabulary, which the shipped texts need. */
+/* What an empty *calib means for the model: "mixture,self"; "self" where the shipped texts cannot be read, for want of a vocabulary or of a rule for it. */
 bb_status bb_calibration_choose(const bb_model *m, char **calib, bb_err *err);
 
 /* The ids of --calib. A single file: all of them (special tokens in a text parsed or not). "self" alone: n_windows * ctx ids drawn from the model's own

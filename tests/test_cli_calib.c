@@ -100,12 +100,28 @@ START_TEST(test_shares)
 }
 END_TEST
 
+/* The model with a tokenizer that the program does not know. */
+static const char *strange_model(void)
+{
+    static const char key[] = "tokenizer.ggml.model";
+    const char       *path = bb_test_path("strange.gguf");
+    char             *data;
+    size_t            n, at = 0;
+    bb_err            err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_file_read(MODEL, &data, &n, &err), BB_OK);
+    while (at + sizeof key < n && memcmp(data + at, key, sizeof key - 1) != 0) at++;
+    data[at + sizeof key - 1 + 4 + 8] = '?'; /* behind the key a type and a length */
+    bb_test_write(path, data, n);
+    bb_free(data);
+    return path;
+}
+
 /* Without a word said, the shipped texts and the model's own; self alone where a text cannot be read. What was said stays. */
 START_TEST(test_default)
 {
-    static const struct {
+    const struct {
         const char *path, *given, *wanted;
-    } cases[] = { { MODEL, "", "mixture,self" }, { MODEL, "self", "self" }, { NULL, "", "self" } };
+    } cases[] = { { MODEL, "", "mixture,self" }, { MODEL, "self", "self" }, { strange_model(), "", "self" }, { NULL, "", "self" } };
     bb_err err = BB_ERR_INIT;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *calib = bb_strdup(cases[i].given, &err);
