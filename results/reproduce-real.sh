@@ -17,7 +17,7 @@ if [ -n "${QUICK:-}" ]; then
 else
     : "${SIZES:=}"
     uniform="Q2_0 IQ4_NL Q5_0" like="IQ4_NL+down.IQ2_XXS IQ4_NL+embd.Q5_0+kv.Q5_0 Q5_0+down.IQ4_NL.8"
-    : "${SETS:=encyclopedia:16 code:16 web:16 dialogue:16 four:16 self:16 mixture:16}"
+    : "${SETS:=encyclopedia:16 code:16 web:16 dialogue:16 four:16 self:16 mixture:16 mixture,self:64}"
 fi
 mkdir -p "$work/judge"
 touch "$SECONDS_OF"

@@ -209,6 +209,22 @@ function show_search_real(    i, k, best) {
 
 # ---- docs/quantization.md ----
 
+# KL of small models by calibration text (a row) and text (a column).
+function show_calibration_small(    i, k, n, s, sets, texts, text, r) {
+    for (i = 1; i <= rows; i++) v[i, "set"] = v[i, "model"] SUBSEP v[i, "format"] SUBSEP v[i, "calibration"]
+    n = distinct("set", sets)
+    s = distinct("text", texts)
+    text = "model | type | calibrated on"
+    for (k = 1; k <= s; k++) text = text " | KL, " texts[k]
+    head(text)
+    for (i = 1; i <= n; i++) {
+        r = row_of("set", sets[i])
+        text = v[r, "model"] " | " v[r, "format"] " | " v[r, "calibration"]
+        for (k = 1; k <= s; k++) { r = row_of("set", sets[i], "text", texts[k]); text = text " | " (r ? kl(v[r, "kl_nats"]) : "") }
+        line(text)
+    }
+}
+
 function show_database(    i, k, n, s, formats, methods, text, r, ours, theirs) {
     n = distinct("format", formats, "model", model)
     s = distinct("method", methods, "model", model)
@@ -479,6 +495,7 @@ END {
     else if (table == "real_greedy") show_real_greedy()
     else if (table == "real_ratio") show_real_ratio()
     else if (table == "calibration") show_calibration()
+    else if (table == "calibration_small") show_calibration_small()
     else if (table == "qat") show_qat()
     else if (table == "lattice") show_lattice()
     else if (table == "all") show_all()
