@@ -389,7 +389,6 @@ bb_status bb_finalise_front(bb_run *r, const bb_front *front, bool only, bb_err 
     bb_progress progress;
     bb_status   status = BB_OK;
     for (size_t i = 0; only && i < front->n; i++) BB_TRY(bb_finalised_check(r, &front->plans[i], err));
-    if (only) return BB_OK;
     bb_progress_start(&progress, "finalise", front->n);
     BB_TRY(finalise_plans(r, front->plans, front->n, &progress, err));
     bb_progress_end(&progress);
