@@ -175,7 +175,7 @@ function show_proxy(    i, j, k, n, m, s, sets, names, bands, text, r) {
 
 # ---- docs/search.md ----
 
-function show_search(    i, k, n, s, sizes, methods, text, r, ours) {
+function show_search(column,    i, k, n, s, sizes, methods, text, r, ours) {
     n = distinct("budget_bytes", sizes)
     s = distinct("method", methods)
     text = "bytes | ours, KL"
@@ -183,11 +183,11 @@ function show_search(    i, k, n, s, sizes, methods, text, r, ours) {
     head(text)
     for (i = 1; i <= n; i++) {
         ours = row_of("budget_bytes", sizes[i], "method", "ours")
-        text = thousands(sizes[i]) " | " kl(v[ours, "kl_nats"])
+        text = thousands(sizes[i]) " | " kl(v[ours, column])
         for (k = 1; k <= s; k++) {
             if (methods[k] == "ours") continue
             r = row_of("budget_bytes", sizes[i], "method", methods[k])
-            text = text " | " (r ? sprintf("%.2f", v[r, "kl_nats"] / v[ours, "kl_nats"]) : "")
+            text = text " | " (r ? sprintf("%.2f", v[r, column] / v[ours, column]) : "")
         }
         line(text)
     }
@@ -483,7 +483,8 @@ END {
     else if (table == "generation") show_generation()
     else if (table == "lfq") show_lfq()
     else if (table == "proxy") show_proxy()
-    else if (table == "search") show_search()
+    else if (table == "search") show_search("kl_nats")
+    else if (table == "search_finished") show_search("finished_kl_nats")
     else if (table == "search_real") show_search_real()
     else if (table == "database") show_database()
     else if (table == "pruning") show_pruning()
