@@ -145,7 +145,8 @@ static double rebuild_stage(const sums *m, const bb_block *block, bb_feed feed)
     const double measure = 8 * n2 + cross + 2 * TUNE_BATCH * (double)c->ctx * n * sizeof(float) + 4 * matrix;
     const double product = 8 * n2 + 8 * matrix, turned = 16 * matrix, target = output ? fmax(product, turned) : cross + 8 * n2 + fmax(product, turned);
     const double encode = 8 * n2 + 8 * matrix + coupled;
-    return kept + fmax(measure, 4 * n2 + 4 * all + fmax(target, fmax(8 * n2, encode - 4 * n2)));
+    const double pages = 2 * matrix; /* of the source, which the target is decoded from */
+    return kept + fmax(measure, 4 * n2 + 4 * all + pages + fmax(target, fmax(8 * n2, encode - 4 * n2)));
 }
 
 static double rebuild(const sums *m)
