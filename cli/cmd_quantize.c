@@ -266,7 +266,7 @@ static bb_status plan_file(job *j, bb_err *err)
     bb_status status;
     BB_TRY(bb_model_open(j->path, &j->m, err));
     BB_TRY(bb_model_refuse_lattice(&j->m, err));
-    BB_TRY(bb_calibration_choose(&j->m, &j->o.calib, err));
+    if (!rounds(o)) BB_TRY(bb_calibration_choose(&j->m, &j->o.calib, err));
     BB_TRY(rotate(j, err));
     if (j->base != &j->m) BB_TRY(bb_tensor_types_plan(&(bb_tensor_types) { .like = j->path }, &j->m, &j->plan, err)); /* float32 only inside */
     if (j->base->net.head.rows && !j->m.net.head.rows) BB_TRY(bb_plan_set(&j->plan, "output", bb_format_get(j->m.net.embd.type)->name, err));
