@@ -3,7 +3,7 @@
  * each other; within a group one step takes a token of each sequence through all blocks. Weights are decoded and packed (kernels.h) once
  * for all if memory allows, else strip by strip as they are used. Keys and values are cached in packed form. Every product
  * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut.
- * With integers a step of one row multiplies with the matrices as small integers (kernels/integer.h) and no such bits.
+ * With integers rows are multiplied in 8 bits with the matrices as small integers (kernels/integer.h) and have no such bits, but still bits of their own.
  * A decoder is one group of one sequence whose step takes several tokens in, in their order, and whose threads share the weight rows and the KV heads.
  */
 #include "model/net/sample.h"
@@ -46,7 +46,7 @@ typedef struct stepper {
     float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
     float        *token, *e;                              /* what tokens give to a block; their embeddings; where there is such */
     float        *strip, *packed;                         /* [lanes] STRIP weight rows, when they are not held */
-    int8_t       *x_bytes;                                /* one row of x in 8 bits, its scales and sums (integer.h) */
+    int8_t       *x_bytes;                                /* with integers, what feeds the next matrices in 8 bits: rows of S, scales, sums (integer.h) */
     float        *x_scale;
     int32_t      *x_sum;
     float        *scores; /* [lanes] */
@@ -214,7 +214,7 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
 {
     const bb_net *net = w->net;
     const size_t  widest = largest(largest(w->max_q, w->max_ff), net->n_embd), strip = STRIP * widest, sequences = one ? 1 : S;
-    const size_t  x_floats = w->integers ? widest : 0, strips = w->weights && !w->integers ? 0 : (size_t)lanes * strip;
+    const size_t  x_floats = w->integers ? S * ((widest + BB_INTEGER_GROUP - 1) / BB_INTEGER_GROUP * BB_INTEGER_GROUP) : 0, strips = w->weights ? 0 : (size_t)lanes * strip;
     *s = (stepper) { .w = w, .one = one, .S = S, .lanes = lanes, .strip_floats = strip };
     const struct {
         float **at;
@@ -252,26 +252,36 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
 /* The number of the calling thread among those of a step: one lane is the whole of a thread that runs a group. */
 static size_t lane_of(const stepper *s) { return s->lanes > 1 ? (size_t)omp_get_thread_num() : 0; }
 
-/* The same of one row with a matrix of integers: each lane takes its part of the panels. */
-static void integer_linear(const stepper *s, const float *x, size_t number, const float *bias, bool add, float *y)
+/* x (S, cols) feeds the next matrices. */
+static void feed(const stepper *s, const float *x, size_t cols)
 {
-    const bb_kernels  *k = s->w->k;
-    const bb_integers *m = &s->w->integers[number];
-    const size_t       panels = bb_integers_panels(m), lanes = (size_t)s->lanes;
-    k->integer_vector(x, m->cols, s->x_bytes, s->x_scale, s->x_sum);
-#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
-    for (size_t i = 0; i < lanes; i++) k->integer_product(m, panels * i / lanes, panels * (i + 1) / lanes, s->x_bytes, s->x_scale, s->x_sum, bias, add, y);
+    if (!s->w->integers || cols % BB_INTEGER_GROUP) return; /* then no matrix of integers is fed */
+#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1 && s->S > 1)
+    for (size_t i = 0; i < s->S; i++) {
+        const size_t at = i * cols;
+        s->w->k->integer_vector(x + at, cols, s->x_bytes + at, s->x_scale + at / BB_INTEGER_GROUP, s->x_sum + at / BB_INTEGER_HALF);
+    }
 }
 
-/* y (S, rows) = x (S, cols) W' + bias, or added to y. W is matrix `number` of the network. */
+/* The same of a matrix of integers: each lane takes its part of the panels. */
+static void integer_linear(const stepper *s, size_t number, const float *bias, bool add, float *y)
+{
+    const bb_integers *m = &s->w->integers[number];
+    const size_t       panels = bb_integers_panels(m), lanes = (size_t)s->lanes;
+#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
+    for (size_t i = 0; i < lanes; i++)
+        s->w->k->integer_product(m, panels * i / lanes, panels * (i + 1) / lanes, s->S, s->x_bytes, s->x_scale, s->x_sum, bias, add, y);
+}
+
+/* y (S, rows) = x (S, cols) W' + bias, or added to y; x is what feed was given last. W is matrix `number` of the network. */
 static void linear(const stepper *s, const float *x, size_t number, bool add, float *y)
 {
     const shared    *w = s->w;
     const bb_matrix *m = matrix_at(w, number);
-    const bool       held = w->weights && !is_integer(w, number);
+    const bool       held = w->weights;
     const size_t     cut = held && s->lanes == 1 ? m->rows : STRIP;
-    if (s->S == 1 && is_integer(w, number)) {
-        integer_linear(s, x, number, m->bias, add, y);
+    if (is_integer(w, number)) {
+        integer_linear(s, number, m->bias, add, y);
         return;
     }
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
@@ -296,6 +306,7 @@ static void give_out(const stepper *s, uint32_t block, bb_sublayer sub, const fl
 {
     const float *weight = s->w->net->blocks[block].norm[bb_sublayers[sub].post];
     const size_t C = s->w->net->n_embd;
+    feed(s, from, s->w->net->blocks[block].w[bb_sublayers[sub].writer].cols);
     linear(s, from, (size_t)block * BB_N_PARTS + bb_sublayers[sub].writer, !weight, weight ? s->x : s->h);
     for (size_t i = 0; weight && i < s->S; i++) {
         float *y = s->x + i * C, *h = s->h + i * C;
@@ -340,6 +351,7 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
     const bb_heads  v = bb_heads_of(w->net, b, BB_PART_V, w->cos_sin, w->p->length);
     const bool      own = !takes_keys(b);
     norm_rows(s, b->norm[BB_NORM_ATTENTION]);
+    feed(s, s->x, w->net->n_embd);
     linear(s, s->x, number + BB_PART_Q, false, s->q);
     if (own) linear(s, s->x, number + BB_PART_K, false, s->k);
     if (bb_block_has_part(b, BB_PART_V)) linear(s, s->x, number + BB_PART_V, false, s->v);
@@ -363,6 +375,7 @@ static void ffn(stepper *s, uint32_t block)
     const bb_block *b = &s->w->net->blocks[block];
     size_t          number = (size_t)block * BB_N_PARTS;
     norm_rows(s, b->norm[BB_NORM_FFN]);
+    feed(s, s->x, s->w->net->n_embd);
     linear(s, s->x, number + BB_PART_GATE, false, s->gate);
     linear(s, s->x, number + BB_PART_UP, false, s->up);
     bb_cpu_gate(s->w->k, s->w->net->gate, s->gate, s->up, (size_t)s->S * b->n_ff);
@@ -378,6 +391,7 @@ static void token_inputs(const stepper *s, const int32_t *ids, size_t stride, ui
     const float            root = sqrtf((float)P), half = sqrtf(0.5f), scale = bb_token_proj_scale(net);
     for (size_t i = 0; i < s->S; i++) decode_rows(&net->embd, (size_t)ids[i * stride], 1, s->e + i * C);
     for (size_t i = 0; bb_scales(net->embd_scale) && i < s->S * C; i++) s->e[i] *= net->embd_scale;
+    feed(s, s->e, C);
     linear(s, s->e, proj_number(net, block), false, s->up);
     for (size_t i = 0; i < s->S; i++) {
         float *x = s->up + i * P, *y = s->token + i * P;
@@ -396,6 +410,7 @@ static void token(stepper *s, const int32_t *ids, size_t stride, uint32_t block)
     size_t          number = (size_t)block * BB_N_PARTS;
     token_inputs(s, ids, stride, block);
     norm_rows(s, bb_norm_weight(b, bb_sublayers[BB_TOKEN].pre));
+    feed(s, s->x, s->w->net->n_embd);
     linear(s, s->x, number + BB_PART_TOKEN_GATE, false, s->gate);
     bb_cpu_gate(s->w->k, s->w->net->gate, s->gate, s->token, (size_t)s->S * b->n_token);
     give_out(s, block, BB_TOKEN, s->gate);
@@ -429,6 +444,7 @@ static void step(stepper *s, const int32_t *ids, size_t stride, uint32_t p, bool
     }
     norm_rows(s, net->out_norm);
     scale_rows(s, net->out_scale, s->x);
+    feed(s, s->x, net->n_embd);
     linear(s, s->x, (size_t)net->n_layer * BB_N_PARTS, false, s->logits);
     bb_cpu_cap(s->w->k, net->logit_cap, s->logits, (size_t)s->S * net->n_vocab);
 }
