@@ -60,11 +60,13 @@ static inline __attribute__((always_inline)) void eight_rows(const bb_integers *
     for (size_t i = 0; i < n; i++) t[i] = _mm256_setzero_ps();
     for (size_t g = 0; g < scales; g++, q += BB_INTEGER_GROUP, sum += 2) {
         __m256i dot[TILE], byte = flip;
+#pragma GCC unroll 2
         for (unsigned h = 0; h < 2; h++) { /* 16 columns */
             __m256i pairs[TILE];
             for (size_t i = 0; i < n; i++) pairs[i] = _mm256_setzero_si256();
             for (size_t i = 0; i < n && (h == 0 || groups == 2); i++)
                 dot[i] = narrow ? _mm256_set1_epi32(least * (groups == 2 ? sum[i * sums + h] : sum[i * sums] + sum[i * sums + 1])) : _mm256_setzero_si256();
+#pragma GCC unroll 4
             for (unsigned u = 4 * h; u < 4 * h + 4; u++) {
                 if (u % per == 0) {
                     byte = _mm256_loadu_si256((const __m256i *)codes);

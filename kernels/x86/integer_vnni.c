@@ -22,9 +22,11 @@ static inline __attribute__((always_inline)) void sixteen_rows(const bb_integers
     for (size_t i = 0; i < n; i++) t[i] = _mm512_setzero_ps();
     for (size_t g = 0; g < scales; g++, q += BB_INTEGER_GROUP, sum += 2) {
         __m512i byte = low;
+#pragma GCC unroll 2
         for (unsigned k = 0; k < groups; k++) {
             __m512i dot[TILE];
             for (size_t i = 0; i < n; i++) dot[i] = _mm512_set1_epi32(-128 * (groups == 2 ? sum[i * sums + k] : sum[i * sums] + sum[i * sums + 1]));
+#pragma GCC unroll 8
             for (unsigned u = k * units; u < (k + 1) * units; u++) {
                 if (u % per == 0) {
                     byte = _mm512_load_si512(codes);

@@ -41,7 +41,7 @@ typedef struct stepper {
     bool          one;
     uint32_t      S;
     int           lanes;                                  /* threads of a step */
-    size_t        strip_floats;                           /* of a lane: STRIP weight rows */
+    size_t        strip_floats, score_floats;             /* of a lane: STRIP weight rows; rows of attend */
     float        *cache;                                  /* block after block, sequence after sequence: head_cache for each KV head */
     float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
     float        *token, *e;                              /* what tokens give to a block; their embeddings; where there is such */
@@ -216,6 +216,7 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
     const size_t  widest = largest(largest(w->max_q, w->max_ff), net->n_embd), strip = STRIP * widest, sequences = one ? 1 : S;
     const size_t  x_floats = w->integers ? S * ((widest + BB_INTEGER_GROUP - 1) / BB_INTEGER_GROUP * BB_INTEGER_GROUP) : 0, strips = w->weights ? 0 : (size_t)lanes * strip;
     *s = (stepper) { .w = w, .one = one, .S = S, .lanes = lanes, .strip_floats = strip };
+    s->score_floats = (size_t)largest(w->max_shared, one && S > 1 ? BB_CPU_TILE : 1) * w->p->length;
     const struct {
         float **at;
         size_t  n;
@@ -233,7 +234,7 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
         { &s->strip, strips },
         { &s->packed, strips },
         { &s->x_scale, x_floats / BB_INTEGER_GROUP },
-        { &s->scores, (size_t)lanes * w->max_shared * w->p->length },
+        { &s->scores, (size_t)lanes * s->score_floats },
     };
     s->cache = bb_calloc(sequences * cache_floats(w), sizeof(float), err); /* zeros: a panel is read whole */
     if (!s->cache) return BB_NOMEM;
@@ -327,26 +328,54 @@ static void turn_heads(const shared *w, const bb_heads *heads, float *x, uint32_
     }
 }
 
-/* One KV head of D numbers at position p: its key and value join the cache (key NULL: they are there), and m query heads become their attention results. */
-static void attend(const stepper *s, float *cache, const float *key, const float *value, float *q, size_t m, size_t D, uint32_t window, uint32_t p)
+/* Key and value of one KV head, D numbers each at position p, join its cache. */
+static void keep(const shared *w, float *cache, const float *key, const float *value, size_t D, uint32_t p)
+{
+    const size_t panel = w->k->panel, length = w->p->length;
+    float       *values = cache + key_floats(w, D);
+    for (size_t d = 0; d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
+    for (size_t d = 0; d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
+}
+
+/* m queries of D numbers (row stride ld), which meet the keys of one cache, become their attention results: query i is at position p + i * step. */
+static void attend(const stepper *s, const float *cache, float *q, size_t m, size_t ld, size_t D, uint32_t window, uint32_t p, uint32_t step)
 {
     const shared *w = s->w;
     const size_t  begin = bb_cpu_window_begin(p, window); /* keys before it are not seen */
-    size_t        n = (size_t)p + 1 - begin, panel = w->k->panel, length = w->p->length;
-    float        *values = cache + key_floats(w, D), *scores = s->scores + lane_of(s) * w->max_shared * length;
-    for (size_t d = 0; key && d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
-    for (size_t d = 0; key && d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
-    w->k->product(m, n, D, q, D, cache + begin * D, NULL, false, scores, n);
-    for (size_t j = 0; j < m; j++) bb_cpu_softmax(w->k, scores + j * n, 1 / sqrtf((float)D), n, window);
+    const size_t  n = p + (m - 1) * step + 1 - begin, panel = w->k->panel, length = w->p->length;
+    const float  *values = cache + key_floats(w, D);
+    float        *scores = s->scores + lane_of(s) * s->score_floats;
+    w->k->product(m, n, D, q, ld, cache + begin * D, NULL, false, scores, n);
+    for (size_t i = 0; i < m; i++) {
+        const size_t seen = p + i * step + 1 - begin;
+        bb_cpu_softmax(w->k, scores + i * n, 1 / sqrtf((float)D), seen, window);
+        memset(scores + i * n + seen, 0, (n - seen) * sizeof *scores);
+    }
     for (size_t d = 0; d < D; d += panel) /* a panel at a time: the cache's panels are longer than n */
-        w->k->product(m, D - d < panel ? D - d : panel, n, scores, n, values + d * length + begin * panel, NULL, false, q + d, D);
+        w->k->product(m, D - d < panel ? D - d : panel, n, scores, n, values + d * length + begin * panel, NULL, false, q + d, ld);
+}
+
+/* KV head g of all rows; cache: of the block. */
+static void attend_head(const stepper *s, const bb_block *b, float *cache, size_t g, uint32_t p)
+{
+    const shared *w = s->w;
+    const size_t  D = bb_head_dim(w->net, b), heads = b->n_head / b->n_kv, ld = b->n_head * D;
+    for (size_t i = 0; i < s->S; i++) {
+        float       *own = cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w, b);
+        const size_t at = (i * b->n_kv + g) * D;
+        if (!takes_keys(b)) keep(w, own, s->k + at, s->v + at, D, p + (s->one ? (uint32_t)i : 0));
+        if (!s->one || s->S == 1) attend(s, own, s->q + i * ld + g * heads * D, heads, D, D, b->window, p, 0);
+    }
+    for (size_t j = g * heads; s->one && s->S > 1 && j < (g + 1) * heads; j++) /* tokens of one sequence: each meets the keys of those before it */
+        for (size_t i = 0; i < s->S; i += BB_CPU_TILE)
+            attend(s, cache + g * head_cache(w, b), s->q + i * ld + j * D, s->S - i < BB_CPU_TILE ? s->S - i : BB_CPU_TILE, ld, D, b->window, p + (uint32_t)i, 1);
 }
 
 static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
 {
     const shared   *w = s->w;
     const bb_block *b = &w->net->blocks[block];
-    size_t          D = bb_head_dim(w->net, b), shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
+    size_t          D = bb_head_dim(w->net, b), number = (size_t)block * BB_N_PARTS;
     const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin, w->p->length), k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin, w->p->length);
     const bb_heads  v = bb_heads_of(w->net, b, BB_PART_V, w->cos_sin, w->p->length);
     const bool      own = !takes_keys(b);
@@ -363,10 +392,7 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
         if (v.norm) turn_heads(w, &v, s->v + (size_t)i * b->n_kv * D, p + (s->one ? i : 0));
     }
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
-    for (size_t g = 0; g < b->n_kv; g++)
-        for (size_t i = 0; i < s->S; i++) /* tokens of one sequence: each meets the keys of those before it */
-            attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w, b), own ? s->k + (i * b->n_kv + g) * D : NULL, s->v + (i * b->n_kv + g) * D,
-                   s->q + (i * b->n_head + g * shared_by) * D, shared_by, D, b->window, p + (s->one ? (uint32_t)i : 0));
+    for (size_t g = 0; g < b->n_kv; g++) attend_head(s, b, cache, g, p);
     give_out(s, block, BB_ATTENTION, s->q);
 }
 
