@@ -214,7 +214,8 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
 {
     const bb_net *net = w->net;
     const size_t  widest = largest(largest(w->max_q, w->max_ff), net->n_embd), strip = STRIP * widest, sequences = one ? 1 : S;
-    const size_t  x_floats = w->integers ? S * ((widest + BB_INTEGER_GROUP - 1) / BB_INTEGER_GROUP * BB_INTEGER_GROUP) : 0, strips = w->weights ? 0 : (size_t)lanes * strip;
+    const size_t  x_floats = w->integers ? S * ((widest + BB_INTEGER_GROUP - 1) / BB_INTEGER_GROUP * BB_INTEGER_GROUP) : 0,
+                 strips = w->weights ? 0 : (size_t)lanes * strip;
     *s = (stepper) { .w = w, .one = one, .S = S, .lanes = lanes, .strip_floats = strip };
     s->score_floats = (size_t)largest(w->max_shared, one && S > 1 ? BB_CPU_TILE : 1) * w->p->length;
     const struct {
@@ -368,7 +369,8 @@ static void attend_head(const stepper *s, const bb_block *b, float *cache, size_
     }
     for (size_t j = g * heads; s->one && s->S > 1 && j < (g + 1) * heads; j++) /* tokens of one sequence: each meets the keys of those before it */
         for (size_t i = 0; i < s->S; i += BB_CPU_TILE)
-            attend(s, cache + g * head_cache(w, b), s->q + i * ld + j * D, s->S - i < BB_CPU_TILE ? s->S - i : BB_CPU_TILE, ld, D, b->window, p + (uint32_t)i, 1);
+            attend(s, cache + g * head_cache(w, b), s->q + i * ld + j * D, s->S - i < BB_CPU_TILE ? s->S - i : BB_CPU_TILE, ld, D, b->window, p + (uint32_t)i,
+                   1);
 }
 
 static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
