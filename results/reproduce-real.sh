@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `make reproduce-real`: SmolLM2-135M-Instruct by bitbudget and by llama.cpp, into WORK; the tables are WORK/real*.csv. Whatever is there is not made again: killed, the same
 # command goes on. usage: reproduce-real.sh LLAMACPP DATA MODEL.Q4_1.gguf WORK
-# QUICK=1: two sizes, four rivals, four windows a text, a quarter of the calibration text, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). THREADS (2). BITBUDGET: the program.
+# QUICK=1: two sizes, four rivals, four windows a text, a quarter of the calibration text, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). TRAINED: sizes that `qat` trains on. THREADS (2). BITBUDGET: the program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 llamacpp=$1 data=$2 model=$3 work=$4
@@ -58,7 +58,7 @@ done
 # Ours: every size of the sweep.
 # shellcheck disable=SC2086
 "$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} ${QUICK:+--calib-windows 64 --output-windows 16} --out "$work/sweep"
-tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours mixture "$work/sweep/models/$plan.gguf" < /dev/null; done
+tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "mixture and self" "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
 
 # What each part of the job adds, on the sweep's own windows (calibration text that nothing but the search saw): the searched plans and the simple ones beside them, before and
@@ -71,9 +71,18 @@ cp "$work/sweep/domains.csv" "$work/real-domains.csv"
         { gsub(/"/, "", $c["name"]); print m, $c["name"], $c["size_bytes"], $c["bpw"], $c["kl_before_finalise"], $c["kl_before_se"], $c["kl_nats"], $c["kl_se"] }'
 } > "$work/real-ablation.csv"
 
-# Longer contexts, whole texts, places in the window, documents, zero-shot tasks, greedy decoding: sizes of ours and the best of theirs at these.
 [ -z "${QUICK:-}" ] || exit 0
 of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
+# Some of these files trained on: where the step gains most, and where types that stock llama.cpp lacks come nearest.
+for size in ${TRAINED-47711360 60000000 69484384}; do
+    plan=$(of_size "$size")
+    made "$work/sweep/models/$plan-qat.gguf" "$BITBUDGET" qat "$work/sweep" --plan "$plan" --precision fast > /dev/null
+    judge "ours + qat" "mixture and self" "$work/sweep/models/$plan-qat.gguf"
+done
+# Other searches on the same measurements, with three times our tokens, finished alike.
+[ -s "$work/search-finished.csv" ] || "$BITBUDGET" rivals "$work/sweep" --methods ours,uniform,relaxed,evopress --times 3 --sizes 47711360 --finish --out "$work/search-finished.csv"
+
+# Longer contexts, whole texts, places in the window, documents, zero-shot tasks, greedy decoding: sizes of ours and the best of theirs at these.
 pairs() { # SIZE=RIVAL...: into $files
     local pair
     files=()
