@@ -60,6 +60,11 @@ done
 "$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} ${QUICK:+--calib-windows 64 --output-windows 16} --out "$work/sweep"
 tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "mixture and self" "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
+# The best of theirs once more, with an importance matrix of the very text that the sweep was calibrated on.
+own=$(find "$work/sweep" -maxdepth 1 -name "calib-self-*.u32" | head -n 1)
+[ -s "$work/mixture-self.txt" ] || { "$BITBUDGET" tokenize "$source" --decode --text "$own" --out "$work/self.txt"; cat "$work/mixture.txt" "$work/self.txt" > "$work/mixture-self.txt"; }
+RIVALS=configs/reproduce/smollm2-rivals-self.txt bash results/real.sh rivals "$llamacpp" "$source" "$work/mixture-self.txt" "$work/judge-self"
+for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "mixture and self" "$f"; done
 
 # What each part of the job adds, on the sweep's own windows (calibration text that nothing but the search saw): the searched plans and the simple ones beside them, before and
 # after finalise.
