@@ -47,7 +47,8 @@ typedef struct bb_back_memory {
 
 typedef struct bb_cpu {
     const bb_kernels *k;
-    bool              fast;          /* products are those of split numbers (kernels.h): the precision when the workspace was opened */
+    bool              may[2];        /* whether products, [1] rough ones, are those of split numbers (kernels.h): the precision when the workspace was opened */
+    bool              fast;          /* what is made now is */
     unsigned          parts;         /* of split numbers: 2, or 1 while products are rough */
     bb_pool           piece, piece2; /* packed weights of one product; those of the reference head in score */
     bb_pool           store;         /* packed weights of hold */
