@@ -163,8 +163,7 @@ size_t bb_cpu_rows_a_piece(const bb_cpu *c, const bb_matrix *w, size_t limit)
     return n < c->k->panel ? c->k->panel : n;
 }
 
-static uint16_t       *split_at(float *at) { return bb_cpu_split_at(at); }
-static const uint16_t *split_in(const float *at) { return (const uint16_t *)(const void *)at; }
+static uint16_t *split_at(float *at) { return bb_cpu_split_at(at); }
 
 _Static_assert(BB_SPLIT_PANEL == (int)BB_PANEL_AVX512, "both products go by the same panels");
 _Static_assert(BB_CPU_CHUNK % BB_SPLIT_PANEL == 0 && BB_CPU_TILE % BB_SPLIT_ROWS == 0, "chunks are cut between tiles");
@@ -269,18 +268,11 @@ static void multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const flo
     }
 }
 
-/* The product of split numbers: of rough ones on a CPU that has them by pairs. */
-static void split_product(const bb_cpu *c, size_t m, size_t n, size_t k, const float *x, const float *panels, const float *bias, bool add, float *y, size_t ldy)
-{
-    if (c->parts == 1 && c->k->pairs) c->k->pair_product(m, n, k, split_in(x), split_in(panels), bias, add, y, ldy);
-    else c->k->split_product(c->parts, m, n, k, split_in(x), split_in(panels), bias, add, y, ldy);
-}
-
 /* Y (m, n) = [Y +] [bias +] X W': the product of the workspace's precision; split: X split, fast only. */
 static void linear(const bb_cpu *c, size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *split, const float *panels, const float *bias,
                    bool add, float *y, size_t ldy)
 {
-    if (c->fast) split_product(c, m, n, k, split, panels, bias, add, y, ldy);
+    if (c->fast) bb_cpu_split_product(c->k, c->parts, m, n, k, split, panels, bias, add, y, ldy);
     else c->k->product(m, n, k, x, ldx, panels, bias, add, y, ldy);
 }
 
@@ -309,8 +301,8 @@ void bb_cpu_product(const bb_cpu *c, size_t n, size_t cols, size_t k, const floa
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(n * cols * k))
     for (ptrdiff_t i = 0; i < cut.tasks; i++) {
         piece p = piece_of(&cut, i);
-        split_product(c, p.m, p.to - p.from, k, c->split.at + p.row * room, panels + p.from * room, bias ? bias + p.from : NULL, add, y + p.row * ldy + p.from,
-                      ldy);
+        bb_cpu_split_product(c->k, c->parts, p.m, p.to - p.from, k, c->split.at + p.row * room, panels + p.from * room, bias ? bias + p.from : NULL, add,
+                             y + p.row * ldy + p.from, ldy);
     }
 }
 
