@@ -106,7 +106,7 @@ void bb_split_panels_turned_bf16(unsigned parts, const float *wt, size_t ldw, si
 
 /* ---- product ---- */
 
-enum { PASS = 8 /* blocks of columns */, HIGH = ROWS / 2 };
+enum { PASS = 8 /* blocks of columns */, HIGH = ROWS / 2, FEW = 32, AHEAD = 4 * 2 * TILE /* both as in product.inc */ };
 
 static inline __m512bh numbers(const uint16_t *at) { return (__m512bh)_mm512_loadu_si512(at); }
 
@@ -132,6 +132,8 @@ __attribute__((always_inline)) static inline void rows_of_tile(size_t rows, size
     for (size_t c = 0; c < blocks; c++, x += TILE, w += 2 * TILE)
         for (size_t p = 0; p < BLOCK / 2; p++) {
             const __m512bh w0 = numbers(w + p * 2 * ROWS), w1 = numbers(w + TILE + p * 2 * ROWS);
+            _mm_prefetch((const char *)(w + AHEAD + p * 2 * ROWS), _MM_HINT_T0);
+            _mm_prefetch((const char *)(w + AHEAD + TILE + p * 2 * ROWS), _MM_HINT_T0);
             for (size_t i = 0; i < rows; i++) {
                 const __m512bh v = pair(x + i * BLOCK + 2 * p);
                 sum[i][0] = _mm512_dpbf16_ps(sum[i][0], v, w0);
@@ -165,9 +167,9 @@ static void narrow_rows(size_t rows, size_t columns, size_t blocks, const uint16
 
 void bb_pair_product_bf16(size_t m, size_t n, size_t k, const uint16_t *x, const uint16_t *panels, const float *bias, bool add, float *y, size_t ldy)
 {
-    const size_t blocks = (k + BLOCK - 1) / BLOCK;
-    for (size_t c = 0; c == 0 || c < blocks; c += PASS) { /* one pass even for k = 0, which still writes the start values */
-        const size_t depth = blocks - c < PASS ? blocks - c : PASS;
+    const size_t blocks = (k + BLOCK - 1) / BLOCK, pass = m <= FEW ? blocks + !blocks : PASS;
+    for (size_t c = 0; c == 0 || c < blocks; c += pass) { /* one pass even for k = 0, which still writes the start values */
+        const size_t depth = blocks - c < pass ? blocks - c : pass;
         const bool   more = add || c > 0;
         const float *b = c > 0 ? NULL : bias;
         for (size_t j = 0; j < n; j += PANEL) {
