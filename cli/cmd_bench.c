@@ -72,9 +72,9 @@ done:
 /* A prompt, and what comes after it. */
 static bb_status prompt(job *j, bb_err *err)
 {
-    bb_status status = forward(j, 1, err);
-    if (status != BB_OK) return status;
-    return bb_forward_logits(j->f, &j->m.net, bb_buffer_at(j->h, (size_t)(j->T - 1) * bb_row_width(&j->m.net)), 1, j->logits, err);
+    float *logits;
+    bb_decoder_rewind(j->decoder);
+    return bb_decoder_take(j->decoder, j->tokens, j->T, &logits, err);
 }
 static bb_status many(job *j, bb_err *err) { return forward(j, j->S, err); }
 
@@ -206,7 +206,7 @@ static bb_status open_job(job *j, bb_err *err)
     for (size_t i = 0; i < n; i++) j->tokens[i] = (int32_t)(i * 2654435761u % net->n_vocab);
     BB_TRY(bb_forward_create(j->backend, net, j->S, j->T, &j->f, err));
     BB_TRY(j->backend->ops->alloc(j->backend->context, n * bb_row_width(net), &j->h, err));
-    BB_TRY(bb_decoder_create(net, j->decoded, 0, strcmp(j->o.precision, "fast") == 0, &j->decoder, err));
+    BB_TRY(bb_decoder_create(net, j->T, 0, strcmp(j->o.precision, "fast") == 0, &j->decoder, err));
 done:
     return status;
 }

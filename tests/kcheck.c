@@ -347,21 +347,21 @@ static bool run_split_panels_turned(job *j)
     return true;
 }
 
-static bool run_split_product(job *j)
+/* parts 0: pair_product, at the shapes of one part. */
+static bool run_product_of_parts(job *j, unsigned parts, size_t m, size_t n, size_t k)
 {
-    unsigned parts;
-    size_t   m, n, k;
-    if (!has_split_shape(j, &parts, &m, &n, &k)) return false;
-    const size_t ldy = n + 2 * j->skew;
-    const bool   add = j->fill & 1, biased = j->fill & 2;
-    const float *x = input(j, m * k), *w = input(j, n * k), *bias = input(j, n), *start = input(j, m * ldy);
-    float       *y = room(j, m * ldy);
-    uint16_t    *rows = split_room(j, bb_split_numbers(parts, m, k, BB_SPLIT_ROWS)), *panels = split_room(j, bb_split_numbers(parts, n, k, BB_SPLIT_PANEL));
-    bb_kernels_at(0)->split_rows(parts, x, k, m, k, rows);
-    bb_kernels_at(0)->split_panels(parts, w, k, n, k, panels);
+    const unsigned made = parts ? parts : 1;
+    const size_t   ldy = n + 2 * j->skew;
+    const bool     add = j->fill & 1, biased = j->fill & 2;
+    const float   *x = input(j, m * k), *w = input(j, n * k), *bias = input(j, n), *start = input(j, m * ldy);
+    float         *y = room(j, m * ldy);
+    uint16_t      *rows = split_room(j, bb_split_numbers(made, m, k, BB_SPLIT_ROWS)), *panels = split_room(j, bb_split_numbers(made, n, k, BB_SPLIT_PANEL));
+    bb_kernels_at(0)->split_rows(made, x, k, m, k, rows);
+    bb_kernels_at(0)->split_panels(made, w, k, n, k, panels);
     while (again(j)) {
         memcpy(y, start, m * ldy * sizeof *y);
-        CALL(1, j->k->split_product(parts, m, n, k, rows, panels, biased ? bias : NULL, add, y, ldy));
+        if (parts) CALL(1, j->k->split_product(parts, m, n, k, rows, panels, biased ? bias : NULL, add, y, ldy));
+        else CALL(1, j->k->pair_product(m, n, k, rows, panels, biased ? bias : NULL, add, y, ldy));
     }
     for (size_t i = 0; i < m * n && j->fill == 0 && !j->timed; i++) { /* the product of the numbers themselves */
         double want = 0, size = 0;
@@ -370,10 +370,24 @@ static bool run_split_product(job *j)
             want += term;
             size += fabs(term);
         }
-        if (!(fabs((double)y[i / n * ldy + i % n] - want) <= size * (parts > 1 ? 0x1p-15 : 0x1p-7))) ck_abort_msg("split_product: not the product");
+        if (!(fabs((double)y[i / n * ldy + i % n] - want) <= size * (made > 1 ? 0x1p-15 : 0x1p-7))) ck_abort_msg("parts %u: not the product", parts);
     }
     give_floats(j, y, m * ldy);
     return true;
+}
+
+static bool run_split_product(job *j)
+{
+    unsigned parts;
+    size_t   m, n, k;
+    return has_split_shape(j, &parts, &m, &n, &k) && run_product_of_parts(j, parts, m, n, k);
+}
+
+static bool run_pair_product(job *j)
+{
+    unsigned parts;
+    size_t   m, n, k;
+    return has_split_shape(j, &parts, &m, &n, &k) && run_product_of_parts(j, 0, m, n, k);
 }
 
 /* ---- products of integers ---- */
@@ -406,47 +420,57 @@ static bool run_integer_vector(job *j)
     return true;
 }
 
-/* A matrix of shape / 4 th format that has integers, and 4 numbers of rows and columns. */
+/* A matrix of the shape / 4 th format that has integers, of 4 numbers of vectors, rows and columns. */
 static bool run_integer_product(job *j)
 {
     static const struct {
-        size_t rows, cols;
-    } sizes[4] = { { 256, 768 }, { 1, 256 }, { 19, 512 }, { 40, 256 } };
+        size_t m, rows, cols;
+    } sizes[5] = { { 16, 32, 256 }, { 1, 1, 256 }, { 13, 19, 512 }, { 9, 40, 256 }, { 64, 256, 768 } };
     const bb_format *f = NULL;
     bb_integers      w;
-    const size_t     n = sizes[j->shape % 4].rows, k = sizes[j->shape % 4].cols;
+    const size_t     which_size = j->timed ? 4 : j->shape % 4, m = sizes[which_size].m, n = sizes[which_size].rows, k = sizes[which_size].cols;
     unsigned         which = j->shape / 4;
     for (size_t i = 0; (f = bb_format_at(i)); i++)
         if (bb_integers_shape(&w, f, n, k) && which-- == 0) break;
     if (!f) return false;
-    snprintf(j->work, sizeof j->work, "%s, %zu x %zu", f->name, n, k);
+    snprintf(j->work, sizeof j->work, "%s, %zu x %zu x %zu", f->name, m, n, k);
     const bool     add = j->fill & 1, biased = j->fill & 2;
     const size_t   row_bytes = bb_format_row_bytes(f, k), panels = bb_integers_panels(&w);
-    const float   *x = input(j, k), *dense = normal(j, n * k, 0.1f), *bias = input(j, n), *start = input(j, n);
-    float         *y = room(j, n), *scale = room(j, k / 32), *plain = room(j, k);
-    int8_t        *q = (int8_t *)bytes_room(j, k);
-    int32_t       *sum = (int32_t *)bytes_room(j, k / 4);
+    const float   *x = input(j, m * k), *dense = normal(j, n * k, 0.1f), *bias = input(j, n), *start = input(j, m * n);
+    float         *y = room(j, m * n), *one = room(j, n), *scale = room(j, m * k / 32), *plain = room(j, k);
+    int8_t        *q = (int8_t *)bytes_room(j, m * k);
+    int32_t       *sum = (int32_t *)bytes_room(j, m * k / 4);
     unsigned char *data = bytes_room(j, n * row_bytes);
     w.panels = bytes_room(j, bb_integers_bytes(&w) + 64);
     w.panels += (64 - (uintptr_t)w.panels % 64) % 64;
     for (size_t r = 0; r < n; r++) f->encode_rtn(dense + r * k, data + r * row_bytes, k);
     for (size_t i = 0; i < panels; i++) bb_integers_pack(&w, data, i);
-    bb_kernels_at(0)->integer_vector(x, k, q, scale, sum);
+    bb_kernels_at(0)->integer_vector(x, m * k, q, scale, sum);
     while (again(j)) {
-        memcpy(y, start, n * sizeof *y);
-        CALL(1, j->k->integer_product(&w, 0, panels, q, scale, sum, biased ? bias : NULL, add, y));
+        memcpy(y, start, m * n * sizeof *y);
+        CALL(1, j->k->integer_product(&w, 0, panels, m, q, scale, sum, biased ? bias : NULL, add, y));
     }
-    for (size_t r = 0; r < n && j->fill == 0 && !j->timed; r++) { /* the product of the rounded vector with what the format's own decoder gives */
-        double want = 0, size = 0;
-        f->decode(data + r * row_bytes, plain, k);
+    for (size_t i = 0; i < m && !j->timed; i++) { /* each vector alone, by parts of the panels */
+        memcpy(one, start + i * n, n * sizeof *one);
+        for (size_t part = 0; part < 2; part++)
+            j->k->integer_product(&w, panels * part / 2, panels * (part + 1) / 2, 1, q + i * k, scale + i * k / 32, sum + i * k / 16, biased ? bias : NULL, add,
+                                  one);
+        for (size_t r = 0; r < n; r++)
+            if (memcmp(one + r, y + i * n + r, sizeof *one) != 0 && !(one[r] != one[r] && y[i * n + r] != y[i * n + r]))
+                ck_abort_msg("integer_product: %s: vector %zu of %zu has other bits alone", f->name, i, m);
+    }
+    for (size_t i = 0; i < m * n && j->fill == 0 && !j->timed; i++) { /* the product of the rounded vector with what the format's own decoder gives */
+        const size_t v = i % m, r = i / m;
+        double       want = 0, size = 0;
+        if (v == 0) f->decode(data + r * row_bytes, plain, k);
         for (size_t c = 0; c < k; c++) {
-            const double term = (double)plain[c] * q[c] * (double)scale[c / 32];
+            const double term = (double)plain[c] * q[v * k + c] * (double)scale[(v * k + c) / 32];
             want += term;
             size += fabs(term);
         }
-        if (!(fabs((double)y[r] - want) <= size * 0x1p-10)) ck_abort_msg("integer_product: %s: %g and not %g", f->name, (double)y[r], want);
+        if (!(fabs((double)y[v * n + r] - want) <= size * 0x1p-10)) ck_abort_msg("integer_product: %s: %g and not %g", f->name, (double)y[v * n + r], want);
     }
-    give_floats(j, y, n);
+    give_floats(j, y, m * n);
     return true;
 }
 

@@ -37,8 +37,8 @@ static int level_at(const bb_integers *w, const unsigned char *panel, size_t r, 
     return w->table[byte >> bb_integer_shift(w->bits, c % BB_INTEGER_GROUP) & ((1u << w->bits) - 1)];
 }
 
-void bb_integer_product_ref(const bb_integers *w, size_t from, size_t to, const int8_t *q, const float *scale, const int32_t *sum, const float *bias, bool add,
-                            float *y)
+static void product_of_one(const bb_integers *w, size_t from, size_t to, const int8_t *q, const float *scale, const int32_t *sum, const float *bias, bool add,
+                           float *y)
 {
     const size_t width = BB_INTEGER_GROUP / w->groups;
     for (size_t j = from * BB_INTEGER_ROWS; j < to * BB_INTEGER_ROWS && j < w->rows; j++) {
@@ -58,4 +58,11 @@ void bb_integer_product_ref(const bb_integers *w, size_t from, size_t to, const 
         }
         y[j] = fmaf(unit, t, start);
     }
+}
+
+void bb_integer_product_ref(const bb_integers *w, size_t from, size_t to, size_t m, const int8_t *q, const float *scale, const int32_t *sum, const float *bias,
+                            bool add, float *y)
+{
+    for (size_t i = 0; i < m; i++)
+        product_of_one(w, from, to, q + i * w->cols, scale + i * w->cols / BB_INTEGER_GROUP, sum + i * w->cols / BB_INTEGER_HALF, bias, add, y + i * w->rows);
 }

@@ -42,79 +42,119 @@ void bb_integer_vector_avx2(const float *x, size_t n, int8_t *q, float *scale, i
     }
 }
 
-/* Eight rows of a panel, columns of all groups: t of eight rows. `half`: rows 8 half and on. narrow: no |z| above 16, so that the products of 32 columns,
- * in pairs, stay within 16 bits. */
-static inline __attribute__((always_inline)) __m256 eight_rows(const bb_integers *w, const unsigned char *panel, unsigned half, unsigned bits, unsigned groups,
-                                                               bool offsets, bool narrow, const int8_t *q, const float *scale, const int32_t *sum)
+enum { TILE = 4, /* vectors that meet codes unpacked once */ NARROW = 32 };
+
+/* Half a panel with `n` vectors (a constant after inlining, so that sums stay in registers): t of its eight rows with each. `half`: rows 8 half and on.
+ * narrow: levels differ by NARROW at most, so that those above the least, times 8 bits, in pairs, stay within 16 bits over 16 columns. */
+static inline __attribute__((always_inline)) void eight_rows(const bb_integers *w, const unsigned char *panel, unsigned half, unsigned bits, unsigned groups,
+                                                             bool offsets, bool narrow, int least, size_t n, const int8_t *q, const float *scale,
+                                                             const int32_t *sum, __m256 *to)
 {
-    const __m256i        table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)w->table)), low = _mm256_set1_epi8((char)((1u << bits % 8) - 1));
+    const __m256i        stored = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)w->table)), low = _mm256_set1_epi8((char)((1u << bits % 8) - 1));
+    const __m256i        table = narrow ? _mm256_sub_epi8(stored, _mm256_set1_epi8((char)least)) : stored;
     const __m256i        ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8((char)-128);
-    const unsigned       per = 8 / bits, units = 8 / groups; /* codes a byte; fours of columns that share an a */
+    const unsigned       per = 8 / bits;
+    const size_t         cols = w->cols, scales = cols / BB_INTEGER_GROUP, sums = cols / BB_INTEGER_HALF;
     const unsigned char *fields = panel + bb_integer_fields(w, 0, 0) + 16 * half, *codes = panel + bb_integer_codes(w, 0) + 32 * half;
-    __m256               t = _mm256_setzero_ps();
-    for (size_t g = 0; g < w->cols / BB_INTEGER_GROUP; g++, q += BB_INTEGER_GROUP, sum += 2) {
-        const __m256 s = _mm256_set1_ps(scale[g]);
-        __m256i      dot[2] = { _mm256_setzero_si256(), _mm256_setzero_si256() }, byte = flip;
-        for (unsigned u = 0; u < 8; u++) {
-            int32_t four;
-            memcpy(&four, q + 4 * u, sizeof four);
-            if (u % per == 0) {
-                byte = _mm256_loadu_si256((const __m256i *)codes);
-                codes += 64;
+    __m256               t[TILE];
+    for (size_t i = 0; i < n; i++) t[i] = _mm256_setzero_ps();
+    for (size_t g = 0; g < scales; g++, q += BB_INTEGER_GROUP, sum += 2) {
+        __m256i dot[TILE], byte = flip;
+#pragma GCC unroll 2
+        for (unsigned h = 0; h < 2; h++) { /* 16 columns */
+            __m256i pairs[TILE];
+            for (size_t i = 0; i < n; i++) pairs[i] = _mm256_setzero_si256();
+            for (size_t i = 0; i < n && (h == 0 || groups == 2); i++)
+                dot[i] = narrow ? _mm256_set1_epi32(least * (groups == 2 ? sum[i * sums + h] : sum[i * sums] + sum[i * sums + 1])) : _mm256_setzero_si256();
+#pragma GCC unroll 4
+            for (unsigned u = 4 * h; u < 4 * h + 4; u++) {
+                if (u % per == 0) {
+                    byte = _mm256_loadu_si256((const __m256i *)codes);
+                    codes += 64;
+                }
+                const __m256i z = bits == 8 ? _mm256_xor_si256(byte, flip)
+                                            : _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(byte, (int)(u % per * bits)), low));
+                const __m256i size = _mm256_abs_epi8(z);
+                for (size_t i = 0; i < n; i++) {
+                    int32_t bytes;
+                    memcpy(&bytes, q + i * cols + 4 * u, sizeof bytes);
+                    const __m256i four = _mm256_set1_epi32(bytes);
+                    if (narrow) pairs[i] = _mm256_add_epi16(pairs[i], _mm256_maddubs_epi16(z, four));
+                    else dot[i] = _mm256_add_epi32(dot[i], _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(four, z)), ones));
+                }
             }
-            const __m256i z = bits == 8 ? _mm256_xor_si256(byte, flip)
-                                        : _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(byte, (int)(u % per * bits)), low));
-            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(z), _mm256_sign_epi8(_mm256_set1_epi32(four), z));
-            dot[u / units] = narrow ? _mm256_add_epi16(dot[u / units], pairs) : _mm256_add_epi32(dot[u / units], _mm256_madd_epi16(pairs, ones));
-        }
-        for (unsigned k = 0; k < groups; k++) {
-            const __m256 a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(fields + 32 * k)));
-            if (narrow) dot[k] = _mm256_madd_epi16(dot[k], ones);
-            t = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dot[k]), s), a, t);
-            if (offsets) {
-                const __m256 b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(fields + 32 * (groups + k))));
-                t = _mm256_fmadd_ps(_mm256_set1_ps((float)(groups == 2 ? sum[k] : sum[0] + sum[1]) * scale[g]), b, t);
+            for (size_t i = 0; narrow && i < n; i++) dot[i] = _mm256_add_epi32(dot[i], _mm256_madd_epi16(pairs[i], ones));
+            if (h == 0 && groups == 1) continue;
+            const unsigned k = groups == 2 ? h : 0;
+            const __m256   a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(fields + 32 * k)));
+            const __m256   b = offsets ? _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(fields + 32 * (groups + k)))) : a;
+            for (size_t i = 0; i < n; i++) {
+                const float s = scale[i * scales + g];
+                t[i] = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dot[i]), _mm256_set1_ps(s)), a, t[i]);
+                if (offsets) t[i] = _mm256_fmadd_ps(_mm256_set1_ps((float)(groups == 2 ? sum[i * sums + k] : sum[i * sums] + sum[i * sums + 1]) * s), b, t[i]);
             }
         }
         fields += 32 * groups * (offsets ? 2 : 1);
     }
-    return t;
+    for (size_t i = 0; i < n; i++) to[i] = t[i];
 }
 
-static bool is_narrow(const bb_integers *w)
+/* The same of whatever shape the matrix has. */
+static inline __attribute__((always_inline)) void any_rows(const bb_integers *w, const unsigned char *panel, unsigned half, size_t n, const int8_t *q,
+                                                           const float *scale, const int32_t *sum, __m256 *t)
 {
-    bool narrow = w->bits < 8;
-    for (int i = 0; i < BB_INTEGER_LEVELS; i++) narrow &= w->table[i] >= -16 && w->table[i] <= 16;
-    return narrow;
+    int least = w->table[0], most = least;
+    for (int i = 1; i < BB_INTEGER_LEVELS; i++) {
+        least = w->table[i] < least ? w->table[i] : least;
+        most = w->table[i] > most ? w->table[i] : most;
+    }
+    const bool narrow = w->bits < 8 && most - least <= NARROW;
+    switch ((w->bits == 2 ? 0u : w->bits == 4 ? 1u : 2u) * 8 + (w->groups == 2 ? 4 : 0) + (w->offsets ? 2 : 0) + (narrow ? 1 : 0)) {
+#define SHAPE(bits, number, narrow) \
+    case 8 * (number) + (narrow): eight_rows(w, panel, half, bits, 1, false, narrow, least, n, q, scale, sum, t); break; \
+    case 8 * (number) + 2 + (narrow): eight_rows(w, panel, half, bits, 1, true, narrow, least, n, q, scale, sum, t); break; \
+    case 8 * (number) + 4 + (narrow): eight_rows(w, panel, half, bits, 2, false, narrow, least, n, q, scale, sum, t); break; \
+    case 8 * (number) + 6 + (narrow): eight_rows(w, panel, half, bits, 2, true, narrow, least, n, q, scale, sum, t); break;
+        SHAPE(2, 0, 0)
+        SHAPE(2, 0, 1)
+        SHAPE(4, 1, 0)
+        SHAPE(4, 1, 1)
+        SHAPE(8, 2, 0)
+#undef SHAPE
+    default: break;
+    }
 }
 
-void bb_integer_product_avx2(const bb_integers *w, size_t from, size_t to, const int8_t *q, const float *scale, const int32_t *sum, const float *bias, bool add,
-                             float *y)
+static void one_vector(const bb_integers *w, const unsigned char *panel, unsigned half, const int8_t *q, const float *scale, const int32_t *sum, __m256 *t)
 {
-    const unsigned shape = (w->bits == 2 ? 0u : w->bits == 4 ? 1u : 2u) * 8 + (w->groups == 2 ? 4 : 0) + (w->offsets ? 2 : 0) + (is_narrow(w) ? 1 : 0);
+    any_rows(w, panel, half, 1, q, scale, sum, t);
+}
+
+static void tile_of_vectors(const bb_integers *w, const unsigned char *panel, unsigned half, const int8_t *q, const float *scale, const int32_t *sum, __m256 *t)
+{
+    any_rows(w, panel, half, TILE, q, scale, sum, t);
+}
+
+void bb_integer_product_avx2(const bb_integers *w, size_t from, size_t to, size_t m, const int8_t *q, const float *scale, const int32_t *sum, const float *bias,
+                             bool add, float *y)
+{
     for (size_t j = from * BB_INTEGER_ROWS; j < to * BB_INTEGER_ROWS && j < w->rows; j += 8) {
         const unsigned char *panel = w->panels + j / BB_INTEGER_ROWS * w->panel_bytes;
         const unsigned       half = j % BB_INTEGER_ROWS / 8;
-        const size_t         n = w->rows - j < 8 ? w->rows - j : 8;
-        float                start[8] = { 0 };
-        __m256               t;
-        for (size_t r = 0; r < n; r++) start[r] = (add ? y[j + r] : 0) + (bias ? bias[j + r] : 0);
-        switch (shape) {
-#define SHAPE(bits, number, narrow) \
-    case 8 * (number) + (narrow): t = eight_rows(w, panel, half, bits, 1, false, narrow, q, scale, sum); break; \
-    case 8 * (number) + 2 + (narrow): t = eight_rows(w, panel, half, bits, 1, true, narrow, q, scale, sum); break; \
-    case 8 * (number) + 4 + (narrow): t = eight_rows(w, panel, half, bits, 2, false, narrow, q, scale, sum); break; \
-    case 8 * (number) + 6 + (narrow): t = eight_rows(w, panel, half, bits, 2, true, narrow, q, scale, sum); break;
-            SHAPE(2, 0, 0)
-            SHAPE(2, 0, 1)
-            SHAPE(4, 1, 0)
-            SHAPE(4, 1, 1)
-            SHAPE(8, 2, 0)
-#undef SHAPE
-        default: return;
+        const size_t         rows = w->rows - j < 8 ? w->rows - j : 8;
+        const __m256         unit = _mm256_loadu_ps((const float *)panel + 8 * half);
+        for (size_t i = 0, n; i < m; i += n) {
+            const size_t group = i * w->cols / BB_INTEGER_GROUP;
+            __m256       t[TILE];
+            n = m - i < TILE ? 1 : TILE;
+            (n == TILE ? tile_of_vectors : one_vector)(w, panel, half, q + i * w->cols, scale + group, sum + 2 * group, t);
+            for (size_t v = 0; v < n; v++) {
+                float start[8] = { 0 }, *at = y + (i + v) * w->rows + j;
+                for (size_t r = 0; r < rows; r++) start[r] = (add ? at[r] : 0) + (bias ? bias[j + r] : 0);
+                _mm256_storeu_ps(start, _mm256_fmadd_ps(unit, t[v], _mm256_loadu_ps(start)));
+                memcpy(at, start, rows * sizeof *at);
+            }
         }
-        _mm256_storeu_ps(start, _mm256_fmadd_ps(_mm256_loadu_ps((const float *)panel + 8 * half), t, _mm256_loadu_ps(start)));
-        memcpy(y + j, start, n * sizeof *y);
     }
 }
 #endif

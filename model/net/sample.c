@@ -2,8 +2,9 @@
  * sample.c: see sample.h. Groups of GROUP sequences go through the network independently, a group a task, so that threads never wait for
  * each other; within a group one step takes a token of each sequence through all blocks. Weights are decoded and packed (kernels.h) once
  * for all if memory allows, else strip by strip as they are used. Keys and values are cached in packed form. Every product
- * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut.
- * With integers a step of one row multiplies with the matrices as small integers (kernels/integer.h) and no such bits.
+ * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut. Rough ones, of many sequences alone, are of
+ * plain bfloat16 with the matrices, and exact in attention.
+ * With integers rows are multiplied in 8 bits with the matrices as small integers (kernels/integer.h) and have no such bits, but still bits of their own.
  * A decoder is one group of one sequence whose step takes several tokens in, in their order, and whose threads share the weight rows and the KV heads.
  */
 #include "model/net/sample.h"
@@ -28,6 +29,7 @@ typedef struct shared {
     const bb_sampling *p;
     const bb_kernels  *k;
     float             *cos_sin;                           /* [length][n_rot/2][2] */
+    bool               rough;                             /* matrices are of plain bfloat16, split in panels (kernels.h), the rows of x too */
     bb_integers       *integers;                          /* [n_matrices], panels NULL for a matrix that has none; or NULL */
     float             *weights;                           /* packed matrices that are not integers, or NULL */
     size_t            *offset;                            /* of each matrix in weights */
@@ -41,12 +43,13 @@ typedef struct stepper {
     bool          one;
     uint32_t      S;
     int           lanes;                                  /* threads of a step */
-    size_t        strip_floats;                           /* of a lane: STRIP weight rows */
+    size_t        strip_floats, score_floats;             /* of a lane: STRIP weight rows; rows of attend */
     float        *cache;                                  /* block after block, sequence after sequence: head_cache for each KV head */
     float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
     float        *token, *e;                              /* what tokens give to a block; their embeddings; where there is such */
     float        *strip, *packed;                         /* [lanes] STRIP weight rows, when they are not held */
-    int8_t       *x_bytes;                                /* one row of x in 8 bits, its scales and sums (integer.h) */
+    float        *split;                                  /* rough, what feeds the next matrices: rows of S in whole tiles */
+    int8_t       *x_bytes;                                /* with integers, what feeds the next matrices in 8 bits: rows of S, scales, sums (integer.h) */
     float        *x_scale;
     int32_t      *x_sum;
     float        *scores; /* [lanes] */
@@ -122,13 +125,18 @@ static const bb_matrix *matrix_at(const shared *w, size_t i)
     return bb_block_has_part(b, part) ? &b->w[part] : NULL;
 }
 
+/* Floats of memory that a row of `cols` takes, of x and of a panel. */
+static size_t room_of(const shared *w, size_t cols) { return w->rough ? bb_split_numbers(1, 1, cols, 1) / 2 : cols; }
+
 /* Rows first .. first+n-1 into panels; plain: room for STRIP rows. */
 static void pack_rows(const shared *w, const bb_matrix *m, size_t first, size_t n, float *plain, float *panels)
 {
     for (size_t at = 0; at < n; at += STRIP) {
         size_t some = n - at < STRIP ? n - at : STRIP;
+        float *to = panels + at * room_of(w, m->cols);
         decode_rows(m, first + at, some, plain);
-        bb_pack_panels(plain, m->cols, some, m->cols, w->k->panel, panels + at * m->cols);
+        if (w->rough) w->k->split_panels(1, plain, m->cols, some, m->cols, bb_cpu_split_at(to));
+        else bb_pack_panels(plain, m->cols, some, m->cols, w->k->panel, to);
     }
 }
 
@@ -160,7 +168,7 @@ static bb_status hold_floats(shared *w, bb_err *err)
     for (size_t i = 0; i < n; i++) {
         const bb_matrix *m = is_integer(w, i) ? NULL : matrix_at(w, i);
         w->offset[i] = (size_t)total;
-        if (m) total += bb_packed_floats(m->rows, m->cols, w->k->panel);
+        if (m) total += bb_packed_floats(m->rows, room_of(w, m->cols), w->k->panel);
         if (total * sizeof(float) > limit) return BB_OK;
     }
     if (!(w->weights = bb_alloc((size_t)total, sizeof *w->weights, err))) return BB_NOMEM;
@@ -181,7 +189,7 @@ static bb_status hold_floats(shared *w, bb_err *err)
 static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p, bool integers, bb_err *err)
 {
     bb_status status = BB_OK;
-    *w = (shared) { .net = net, .p = p, .k = bb_kernels_get(), .max_shared = 1 };
+    *w = (shared) { .net = net, .p = p, .k = bb_kernels_get(), .rough = p->rough && bb_kernels_fast_rough(), .max_shared = 1 };
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
         w->max_q = largest(w->max_q, (uint32_t)bb_dim_of(net, k, BB_DIM_HD));
@@ -203,7 +211,7 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
 
 static void stepper_done(stepper *s)
 {
-    float *all[] = { s->cache, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores, s->x_scale, s->token, s->e };
+    float *all[] = { s->cache, s->split, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores, s->x_scale, s->token, s->e };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
     bb_free(s->x_bytes);
     bb_free(s->x_sum);
@@ -214,8 +222,10 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
 {
     const bb_net *net = w->net;
     const size_t  widest = largest(largest(w->max_q, w->max_ff), net->n_embd), strip = STRIP * widest, sequences = one ? 1 : S;
-    const size_t  x_floats = w->integers ? widest : 0, strips = w->weights && !w->integers ? 0 : (size_t)lanes * strip;
+    const size_t  x_floats = w->integers ? S * ((widest + BB_INTEGER_GROUP - 1) / BB_INTEGER_GROUP * BB_INTEGER_GROUP) : 0,
+                 strips = w->weights ? 0 : (size_t)lanes * strip;
     *s = (stepper) { .w = w, .one = one, .S = S, .lanes = lanes, .strip_floats = strip };
+    s->score_floats = (size_t)largest(w->max_shared, one && S > 1 ? BB_CPU_TILE : 1) * w->p->length;
     const struct {
         float **at;
         size_t  n;
@@ -230,10 +240,11 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
         { &s->logits, sequences * net->n_vocab },
         { &s->token, (size_t)S * net->token.width },
         { &s->e, net->token.width ? (size_t)S * net->n_embd : 0 },
+        { &s->split, w->rough ? bb_split_numbers(1, S, widest, BB_SPLIT_ROWS) / 2 : 0 },
         { &s->strip, strips },
         { &s->packed, strips },
         { &s->x_scale, x_floats / BB_INTEGER_GROUP },
-        { &s->scores, (size_t)lanes * w->max_shared * w->p->length },
+        { &s->scores, (size_t)lanes * s->score_floats },
     };
     s->cache = bb_calloc(sequences * cache_floats(w), sizeof(float), err); /* zeros: a panel is read whole */
     if (!s->cache) return BB_NOMEM;
@@ -252,34 +263,46 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
 /* The number of the calling thread among those of a step: one lane is the whole of a thread that runs a group. */
 static size_t lane_of(const stepper *s) { return s->lanes > 1 ? (size_t)omp_get_thread_num() : 0; }
 
-/* The same of one row with a matrix of integers: each lane takes its part of the panels. */
-static void integer_linear(const stepper *s, const float *x, size_t number, const float *bias, bool add, float *y)
+/* x (S, cols) feeds the next matrices. */
+static void feed(const stepper *s, const float *x, size_t cols)
 {
-    const bb_kernels  *k = s->w->k;
-    const bb_integers *m = &s->w->integers[number];
-    const size_t       panels = bb_integers_panels(m), lanes = (size_t)s->lanes;
-    k->integer_vector(x, m->cols, s->x_bytes, s->x_scale, s->x_sum);
-#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
-    for (size_t i = 0; i < lanes; i++) k->integer_product(m, panels * i / lanes, panels * (i + 1) / lanes, s->x_bytes, s->x_scale, s->x_sum, bias, add, y);
+    if (s->w->rough) s->w->k->split_rows(1, x, cols, s->S, cols, bb_cpu_split_at(s->split));
+    if (!s->w->integers || cols % BB_INTEGER_GROUP) return; /* then no matrix of integers is fed */
+#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1 && s->S > 1)
+    for (size_t i = 0; i < s->S; i++) {
+        const size_t at = i * cols;
+        s->w->k->integer_vector(x + at, cols, s->x_bytes + at, s->x_scale + at / BB_INTEGER_GROUP, s->x_sum + at / BB_INTEGER_HALF);
+    }
 }
 
-/* y (S, rows) = x (S, cols) W' + bias, or added to y. W is matrix `number` of the network. */
+/* The same of a matrix of integers: each lane takes its part of the panels. */
+static void integer_linear(const stepper *s, size_t number, const float *bias, bool add, float *y)
+{
+    const bb_integers *m = &s->w->integers[number];
+    const size_t       panels = bb_integers_panels(m), lanes = (size_t)s->lanes;
+#pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
+    for (size_t i = 0; i < lanes; i++)
+        s->w->k->integer_product(m, panels * i / lanes, panels * (i + 1) / lanes, s->S, s->x_bytes, s->x_scale, s->x_sum, bias, add, y);
+}
+
+/* y (S, rows) = x (S, cols) W' + bias, or added to y; x is what feed was given last. W is matrix `number` of the network. */
 static void linear(const stepper *s, const float *x, size_t number, bool add, float *y)
 {
     const shared    *w = s->w;
     const bb_matrix *m = matrix_at(w, number);
-    const bool       held = w->weights && !is_integer(w, number);
+    const bool       held = w->weights;
     const size_t     cut = held && s->lanes == 1 ? m->rows : STRIP;
-    if (s->S == 1 && is_integer(w, number)) {
-        integer_linear(s, x, number, m->bias, add, y);
+    if (is_integer(w, number)) {
+        integer_linear(s, number, m->bias, add, y);
         return;
     }
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
     for (size_t first = 0; first < m->rows; first += cut) {
         const size_t n = m->rows - first < cut ? m->rows - first : cut, at = lane_of(s) * s->strip_floats;
-        const float *panels = held ? w->weights + w->offset[number] + first * m->cols : s->packed + at;
+        const float *panels = held ? w->weights + w->offset[number] + first * room_of(w, m->cols) : s->packed + at;
         if (!held) pack_rows(w, m, first, n, s->strip + at, s->packed + at);
-        w->k->product(s->S, n, m->cols, x, m->cols, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
+        if (w->rough) bb_cpu_split_product(w->k, 1, s->S, n, m->cols, s->split, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
+        else w->k->product(s->S, n, m->cols, x, m->cols, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
     }
 }
 
@@ -296,6 +319,7 @@ static void give_out(const stepper *s, uint32_t block, bb_sublayer sub, const fl
 {
     const float *weight = s->w->net->blocks[block].norm[bb_sublayers[sub].post];
     const size_t C = s->w->net->n_embd;
+    feed(s, from, s->w->net->blocks[block].w[bb_sublayers[sub].writer].cols);
     linear(s, from, (size_t)block * BB_N_PARTS + bb_sublayers[sub].writer, !weight, weight ? s->x : s->h);
     for (size_t i = 0; weight && i < s->S; i++) {
         float *y = s->x + i * C, *h = s->h + i * C;
@@ -316,30 +340,60 @@ static void turn_heads(const shared *w, const bb_heads *heads, float *x, uint32_
     }
 }
 
-/* One KV head of D numbers at position p: its key and value join the cache (key NULL: they are there), and m query heads become their attention results. */
-static void attend(const stepper *s, float *cache, const float *key, const float *value, float *q, size_t m, size_t D, uint32_t window, uint32_t p)
+/* Key and value of one KV head, D numbers each at position p, join its cache. */
+static void keep(const shared *w, float *cache, const float *key, const float *value, size_t D, uint32_t p)
+{
+    const size_t panel = w->k->panel, length = w->p->length;
+    float       *values = cache + key_floats(w, D);
+    for (size_t d = 0; d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
+    for (size_t d = 0; d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
+}
+
+/* m queries of D numbers (row stride ld), which meet the keys of one cache, become their attention results: query i is at position p + i * step. */
+static void attend(const stepper *s, const float *cache, float *q, size_t m, size_t ld, size_t D, uint32_t window, uint32_t p, uint32_t step)
 {
     const shared *w = s->w;
     const size_t  begin = bb_cpu_window_begin(p, window); /* keys before it are not seen */
-    size_t        n = (size_t)p + 1 - begin, panel = w->k->panel, length = w->p->length;
-    float        *values = cache + key_floats(w, D), *scores = s->scores + lane_of(s) * w->max_shared * length;
-    for (size_t d = 0; key && d < D; d++) cache[p / panel * D * panel + d * panel + p % panel] = key[d];
-    for (size_t d = 0; key && d < D; d++) values[d / panel * length * panel + p * panel + d % panel] = value[d];
-    w->k->product(m, n, D, q, D, cache + begin * D, NULL, false, scores, n);
-    for (size_t j = 0; j < m; j++) bb_cpu_softmax(w->k, scores + j * n, 1 / sqrtf((float)D), n, window);
+    const size_t  n = p + (m - 1) * step + 1 - begin, panel = w->k->panel, length = w->p->length;
+    const float  *values = cache + key_floats(w, D);
+    float        *scores = s->scores + lane_of(s) * s->score_floats;
+    w->k->product(m, n, D, q, ld, cache + begin * D, NULL, false, scores, n);
+    for (size_t i = 0; i < m; i++) {
+        const size_t seen = p + i * step + 1 - begin;
+        bb_cpu_softmax(w->k, scores + i * n, 1 / sqrtf((float)D), seen, window);
+        memset(scores + i * n + seen, 0, (n - seen) * sizeof *scores);
+    }
     for (size_t d = 0; d < D; d += panel) /* a panel at a time: the cache's panels are longer than n */
-        w->k->product(m, D - d < panel ? D - d : panel, n, scores, n, values + d * length + begin * panel, NULL, false, q + d, D);
+        w->k->product(m, D - d < panel ? D - d : panel, n, scores, n, values + d * length + begin * panel, NULL, false, q + d, ld);
+}
+
+/* KV head g of all rows; cache: of the block. */
+static void attend_head(const stepper *s, const bb_block *b, float *cache, size_t g, uint32_t p)
+{
+    const shared *w = s->w;
+    const size_t  D = bb_head_dim(w->net, b), heads = b->n_head / b->n_kv, ld = b->n_head * D;
+    for (size_t i = 0; i < s->S; i++) {
+        float       *own = cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w, b);
+        const size_t at = (i * b->n_kv + g) * D;
+        if (!takes_keys(b)) keep(w, own, s->k + at, s->v + at, D, p + (s->one ? (uint32_t)i : 0));
+        if (!s->one || s->S == 1) attend(s, own, s->q + i * ld + g * heads * D, heads, D, D, b->window, p, 0);
+    }
+    for (size_t j = g * heads; s->one && s->S > 1 && j < (g + 1) * heads; j++) /* tokens of one sequence: each meets the keys of those before it */
+        for (size_t i = 0; i < s->S; i += BB_CPU_TILE)
+            attend(s, cache + g * head_cache(w, b), s->q + i * ld + j * D, s->S - i < BB_CPU_TILE ? s->S - i : BB_CPU_TILE, ld, D, b->window, p + (uint32_t)i,
+                   1);
 }
 
 static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
 {
     const shared   *w = s->w;
     const bb_block *b = &w->net->blocks[block];
-    size_t          D = bb_head_dim(w->net, b), shared_by = b->n_head / b->n_kv, number = (size_t)block * BB_N_PARTS;
+    size_t          D = bb_head_dim(w->net, b), number = (size_t)block * BB_N_PARTS;
     const bb_heads  q = bb_heads_of(w->net, b, BB_PART_Q, w->cos_sin, w->p->length), k = bb_heads_of(w->net, b, BB_PART_K, w->cos_sin, w->p->length);
     const bb_heads  v = bb_heads_of(w->net, b, BB_PART_V, w->cos_sin, w->p->length);
     const bool      own = !takes_keys(b);
     norm_rows(s, b->norm[BB_NORM_ATTENTION]);
+    feed(s, s->x, w->net->n_embd);
     linear(s, s->x, number + BB_PART_Q, false, s->q);
     if (own) linear(s, s->x, number + BB_PART_K, false, s->k);
     if (bb_block_has_part(b, BB_PART_V)) linear(s, s->x, number + BB_PART_V, false, s->v);
@@ -351,10 +405,7 @@ static void attention(stepper *s, uint32_t block, float *cache, uint32_t p)
         if (v.norm) turn_heads(w, &v, s->v + (size_t)i * b->n_kv * D, p + (s->one ? i : 0));
     }
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
-    for (size_t g = 0; g < b->n_kv; g++)
-        for (size_t i = 0; i < s->S; i++) /* tokens of one sequence: each meets the keys of those before it */
-            attend(s, cache + ((s->one ? 0 : i * b->n_kv) + g) * head_cache(w, b), own ? s->k + (i * b->n_kv + g) * D : NULL, s->v + (i * b->n_kv + g) * D,
-                   s->q + (i * b->n_head + g * shared_by) * D, shared_by, D, b->window, p + (s->one ? (uint32_t)i : 0));
+    for (size_t g = 0; g < b->n_kv; g++) attend_head(s, b, cache, g, p);
     give_out(s, block, BB_ATTENTION, s->q);
 }
 
@@ -363,6 +414,7 @@ static void ffn(stepper *s, uint32_t block)
     const bb_block *b = &s->w->net->blocks[block];
     size_t          number = (size_t)block * BB_N_PARTS;
     norm_rows(s, b->norm[BB_NORM_FFN]);
+    feed(s, s->x, s->w->net->n_embd);
     linear(s, s->x, number + BB_PART_GATE, false, s->gate);
     linear(s, s->x, number + BB_PART_UP, false, s->up);
     bb_cpu_gate(s->w->k, s->w->net->gate, s->gate, s->up, (size_t)s->S * b->n_ff);
@@ -378,6 +430,7 @@ static void token_inputs(const stepper *s, const int32_t *ids, size_t stride, ui
     const float            root = sqrtf((float)P), half = sqrtf(0.5f), scale = bb_token_proj_scale(net);
     for (size_t i = 0; i < s->S; i++) decode_rows(&net->embd, (size_t)ids[i * stride], 1, s->e + i * C);
     for (size_t i = 0; bb_scales(net->embd_scale) && i < s->S * C; i++) s->e[i] *= net->embd_scale;
+    feed(s, s->e, C);
     linear(s, s->e, proj_number(net, block), false, s->up);
     for (size_t i = 0; i < s->S; i++) {
         float *x = s->up + i * P, *y = s->token + i * P;
@@ -396,6 +449,7 @@ static void token(stepper *s, const int32_t *ids, size_t stride, uint32_t block)
     size_t          number = (size_t)block * BB_N_PARTS;
     token_inputs(s, ids, stride, block);
     norm_rows(s, bb_norm_weight(b, bb_sublayers[BB_TOKEN].pre));
+    feed(s, s->x, s->w->net->n_embd);
     linear(s, s->x, number + BB_PART_TOKEN_GATE, false, s->gate);
     bb_cpu_gate(s->w->k, s->w->net->gate, s->gate, s->token, (size_t)s->S * b->n_token);
     give_out(s, block, BB_TOKEN, s->gate);
@@ -429,6 +483,7 @@ static void step(stepper *s, const int32_t *ids, size_t stride, uint32_t p, bool
     }
     norm_rows(s, net->out_norm);
     scale_rows(s, net->out_scale, s->x);
+    feed(s, s->x, net->n_embd);
     linear(s, s->x, (size_t)net->n_layer * BB_N_PARTS, false, s->logits);
     bb_cpu_cap(s->w->k, net->logit_cap, s->logits, (size_t)s->S * net->n_vocab);
 }

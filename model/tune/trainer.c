@@ -713,7 +713,7 @@ static void identify(const bb_trainer *r, char hex[65])
                                          o->norms, o->clip,  o->label_share, o->estimator, o->schedule, o->warmup, o->decay,  o->patience, at_once(r) };
     bb_sha256              s;
     bb_sha256_init(&s);
-    bb_sha256_text(&s, bb_kernels_fast() ? "tune 1, bfloat16" : "tune 1");
+    bb_sha256_text(&s, bb_kernels_fast_rough() ? "tune 1, bfloat16" : "tune 1");
     bb_sha256_text(&s, bb_kernels_bits());
     bb_sha256_update(&s, numbers, sizeof numbers);
     if (o->coarse_moments) bb_sha256_text(&s, "coarse moments");
