@@ -22,6 +22,7 @@ fi
 mkdir -p "$work/judge"
 touch "$SECONDS_OF"
 judge() { bash results/real.sh judge "$llamacpp" "$source" "$work/texts" "$work/judge" "$work/real.csv" "$@"; }
+own="mixture and self; $([ -n "${QUICK:-}" ] && echo 16384 || echo 65536) tokens" # what ours is calibrated on
 TIMEFORMAT="%U %S"
 # made FILE COMMAND...: runs it unless the file is there; processor seconds into SECONDS_OF
 made() {
@@ -48,23 +49,23 @@ for f in "$work"/judge/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf)
 for t in $uniform; do
     e=$t
     [ "$t" != Q2_0 ] || e=IQ4_NL
-    made "$work/uniform-$t.gguf" "$BITBUDGET" quantize "$source" --format "$t" --embd-format "$e" --effort quick --precision fast --calib mixture --out "$work/uniform-$t.gguf"
-    judge "ours without search: $t" mixture "$work/uniform-$t.gguf"
+    made "$work/uniform-$t.gguf" "$BITBUDGET" quantize "$source" --format "$t" --embd-format "$e" --effort quick --precision fast --calib mixture,self --out "$work/uniform-$t.gguf"
+    judge "ours without search: $t" "$own" "$work/uniform-$t.gguf"
 done
 for t in $like; do
-    made "$work/like-$t.gguf" "$BITBUDGET" quantize "$source" --like "$work/judge/rivals/$t.gguf" --method sequential --effort quick --precision fast --calib mixture --out "$work/like-$t.gguf"
-    judge "ours without search: like $t" mixture "$work/like-$t.gguf"
+    made "$work/like-$t.gguf" "$BITBUDGET" quantize "$source" --like "$work/judge/rivals/$t.gguf" --method sequential --effort quick --precision fast --calib mixture,self --out "$work/like-$t.gguf"
+    judge "ours without search: like $t" "$own" "$work/like-$t.gguf"
 done
 # Ours: every size of the sweep.
 # shellcheck disable=SC2086
 "$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} ${QUICK:+--calib-windows 64 --output-windows 16} --out "$work/sweep"
-tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "mixture and self" "$work/sweep/models/$plan.gguf" < /dev/null; done
+tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "$own" "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
 # The best of theirs once more, with an importance matrix of the very text that the sweep was calibrated on.
-own=$(find "$work/sweep" -maxdepth 1 -name "calib-self-*.u32" | head -n 1)
-[ -s "$work/mixture-self.txt" ] || { "$BITBUDGET" tokenize "$source" --decode --text "$own" --out "$work/self.txt"; cat "$work/mixture.txt" "$work/self.txt" > "$work/mixture-self.txt"; }
+ids=$(find "$work/sweep" -maxdepth 1 -name "calib-self-*.u32" | head -n 1)
+[ -s "$work/mixture-self.txt" ] || { "$BITBUDGET" tokenize "$source" --decode --text "$ids" --out "$work/self.txt"; cat "$work/mixture.txt" "$work/self.txt" > "$work/mixture-self.txt"; }
 RIVALS=configs/reproduce/smollm2-rivals-self.txt bash results/real.sh rivals "$llamacpp" "$source" "$work/mixture-self.txt" "$work/judge-self"
-for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "mixture and self" "$f"; done
+for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "$own" "$f"; done
 
 # What each part of the job adds, on the sweep's own windows (calibration text that nothing but the search saw): the searched plans and the simple ones beside them, before and
 # after finalise.
@@ -82,7 +83,7 @@ of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 
 for size in ${TRAINED-47711360 60000000 69484384}; do
     plan=$(of_size "$size")
     made "$work/sweep/models/$plan-qat.gguf" "$BITBUDGET" qat "$work/sweep" --plan "$plan" --precision fast > /dev/null
-    judge "ours + qat" "mixture and self" "$work/sweep/models/$plan-qat.gguf"
+    judge "ours + qat" "$own, trained on 0.3 M" "$work/sweep/models/$plan-qat.gguf"
 done
 # Other searches on the same measurements, with three times our tokens, finished alike.
 [ -s "$work/search-finished.csv" ] || "$BITBUDGET" rivals "$work/sweep" --methods ours,uniform,relaxed,evopress --times 3 --sizes 47711360 --finish --out "$work/search-finished.csv"
