@@ -42,7 +42,7 @@ static const bb_option_row rows[] = {
       NULL },
     { "ctx", BB_OPT_INT, FIELD(ctx), "0", 0, 1 << 20, "N", "tokens of prompt and continuation at most; 0: what the model was trained with", NULL },
     { "precision", BB_OPT_TEXT, FIELD(precision), "fast", 1, 0, "NAME",
-      "products behind the prompt: fast, of 8-bit integers as llama.cpp makes them, or exact, with the bits of `bitbudget eval`", BB_PRECISIONS },
+      "products: fast, of 8-bit integers as llama.cpp makes them, or exact, with the bits of `bitbudget eval`", BB_PRECISIONS },
     { "compare", BB_OPT_FLAG, FIELD(compare), NULL, 1, 0, NULL, "of two models: both continuations of the prompt, and the token at which they part", NULL },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, 1, 0, NULL, "print JSON, at the end", NULL },
 };

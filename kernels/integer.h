@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * integer.h: matrices of any quantized format as small integers, for products with one vector of 8-bit integers: what decoding token by token does.
+ * integer.h: matrices of any quantized format as small integers, for products with vectors of 8-bit integers: what a decoder does.
  *
  * Every weight of every format is a * z + b, z an integer of at most 8 bits, a and b shared by 16 weights or more. Repacked once, all formats are of one
  * shape: codes of 2, 4 or 8 bits into one table of z (8 bits: z itself), 16 rows side by side, and no product knows a codebook. The repacked matrix takes
  * 2.5 to 9 bits a weight, a and b as binary16 times a power of two a row: exact where the format stores one scale, within 2^-11 where it stores products
- * of two. The vector is rounded to 8 bits under one scale each 32 elements, as llama.cpp does; that error is much the larger one.
+ * of two. A vector is rounded to 8 bits under one scale each 32 elements, as llama.cpp does; that error is much the larger one.
  *
  * Layout of a panel of 16 rows (rows past the last: zeros): float32 unit [16]; for each 32 columns [groups] a [16], then, with offsets, [groups] b [16],
  * binary16; padding to 64 bytes; for each 32 columns 64 `bits` bytes of codes: column c of row r in byte bb_integer_at(bits, r, c).

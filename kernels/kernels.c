@@ -98,7 +98,10 @@ static void detect(void)
                   __builtin_cpu_supports("avx512vl");
     if (avx2) levels[n++] = &level_avx2;
     const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-    if (vnni) level_avx512.integer_product = bb_integer_product_vnni; /* the same bits: no level of its own */
+    if (vnni) { /* the same bits: no level of its own */
+        level_avx512.integer_product = bb_integer_product_vnni;
+        level_avx512.peak_integer = bb_peak_integer_vnni;
+    }
     if (avx512) levels[n++] = &level_avx512;
     if (vnni && has_bf16()) {
         levels[n++] = &level_bf16;

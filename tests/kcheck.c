@@ -488,6 +488,25 @@ static bool run_peak_fma(job *j)
     return true;
 }
 
+static bool run_peak_integer(job *j)
+{
+    static const size_t shapes[] = { 1000, 0, 1, 7 };
+    if (j->shape >= sizeof shapes / sizeof *shapes) return false;
+    const size_t n = shapes[j->shape];
+    uint8_t     *z = bytes_room(j, 64);
+    int8_t      *q = (int8_t *)bytes_room(j, 64);
+    uint32_t    *sum = (uint32_t *)(void *)room(j, BB_PEAK_CHAINS);
+    for (int i = 0; i < 64; i++) {
+        z[i] = j->fill == 1 ? 127 : (uint8_t)bb_rng_below(&j->r, 128);
+        q[i] = j->fill == 1 ? -128 : (int8_t)((int)bb_rng_below(&j->r, 256) - 128);
+    }
+    for (int i = 0; i < BB_PEAK_CHAINS; i++) sum[i] = (uint32_t)bb_rng_u64(&j->r);
+    snprintf(j->work, sizeof j->work, "%zu x %d x 4", n, BB_PEAK_CHAINS);
+    while (again(j)) CALL(1, j->k->peak_integer(z, q, sum, n));
+    give(j, (float *)(void *)sum - 1, (BB_PEAK_CHAINS + 2) * sizeof *sum);
+    return true;
+}
+
 static bool run_peak_split(job *j)
 {
     static const size_t shapes[] = { 10, 0, 1, 3 };

@@ -18,7 +18,7 @@ enum { LAYERS = 2, C = 64, HEADS = 4, KV = 2, HEAD = 16, FF = 128, CTX = 20 };
 
 static char path[512], said[1 << 15];
 
-static const char *const names[] = { "peak_float32", "peak_copy", "prompt", "prompts", "decode", "score", "peak_bfloat16" };
+static const char *const names[] = { "peak_float32", "peak_copy", "prompt", "prompts", "decode", "score", "peak_int8", "peak_bfloat16" };
 
 static size_t n_rows(void) { return sizeof names / sizeof *names - !bb_kernels_can_be_fast(); }
 
@@ -120,11 +120,24 @@ START_TEST(the_table_names_file_and_machine)
 }
 END_TEST
 
-/* Fast products where the CPU has tiles, and of a CPU that has none the sentence. */
+/* Split products where the CPU has tiles; of a prompt and of decoding integers wherever the file is quantized, which the shares are of. */
 START_TEST(fast_products_are_named)
 {
-    const bool fast = bb_kernels_can_be_fast();
-    bb_test_says(said, sizeof said, 0, fast ? "fast products" : "exact", "bench %s " SHORT " --precision fast", path);
+    static const char *const wanted[] = { "prompt,Q8_0,fast,", "prompts,Q8_0,exact,", "decode,Q8_0,fast," };
+    tiny_spec                s = tiny_default("llama");
+    char                     file[512], *text = NULL;
+    const bool               fast = bb_kernels_can_be_fast();
+    bb_err                   err = BB_ERR_INIT;
+    bb_test_says(said, sizeof said, 0, fast ? "fast products\n" : "exact products\n", "bench %s " SHORT " --precision fast", path);
+    snprintf(file, sizeof file, "%s", bb_test_path("bench-q8.gguf"));
+    for (uint32_t i = 0; i < s.n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) s.type[i][p] = BB_Q8_0;
+    tiny_write(&s, file);
+    bb_test_says(said, sizeof said, 0, "products, of one prompt and of decoding 8-bit integers", "bench %s " SHORT " --precision fast", file);
+    ck_assert_msg(bb_test_command(&text, &err, "bench %s " SHORT " --csv --precision fast", file) == BB_OK, "%s", err.msg);
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        ck_assert_msg((fast && i == 1) || strstr(text, wanted[i]) != NULL, "%s is not in %s", wanted[i], text);
+    bb_free(text);
 }
 END_TEST
 

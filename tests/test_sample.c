@@ -220,13 +220,14 @@ START_TEST(integers_are_near_the_forward_pass)
     static const bb_type types[2][BB_N_PARTS] = { { BB_Q4_0, BB_Q2_K, BB_IQ2_XXS, BB_Q6_K, BB_IQ1_M, BB_Q3_K, BB_IQ3_S },
                                                   { BB_F16, BB_Q4_K, BB_NVFP4, BB_Q8_0, BB_TQ2_0, BB_IQ4_XS, BB_Q5_1 } };
     enum { LENGTH = 24, PROMPT = 9 };
-    const char *path = "build/tests/integers.gguf";
-    tiny_spec   spec = tiny_default("qwen2"); /* has biases */
-    bb_model    m;
-    bb_decoder *d;
-    int32_t     ids[LENGTH];
-    float      *logits, *z;
-    int         threads = omp_get_max_threads();
+    static const uint32_t parts[] = { PROMPT, 1, 4, 1, LENGTH - PROMPT - 6 };
+    const char           *path = "build/tests/integers.gguf";
+    tiny_spec             spec = tiny_default("qwen2"); /* has biases */
+    bb_model              m;
+    bb_decoder           *d;
+    int32_t               ids[LENGTH];
+    float                *logits, *z;
+    int                   threads = omp_get_max_threads();
     spec.n_embd = 256;
     spec.head_dim = 40;
     spec.tied = false;
@@ -247,13 +248,8 @@ START_TEST(integers_are_near_the_forward_pass)
     for (int way = 0; way < 3; way++) { /* a token at a time; the same by three threads; prompts of several lengths and what is behind them */
         omp_set_num_threads(way ? 3 : 1);
         ck_assert_int_eq(bb_decoder_create(&m.net, LENGTH, 0, true, &d, NULL), BB_OK);
-        for (uint32_t at = 0, n; at < LENGTH; at += n) {
-            n = way < 2 ? 1
-                        : (const uint32_t[]) { PROMPT, 1, 4, 1, LENGTH - PROMPT - 6 }[at < PROMPT        ? 0
-                                                                                      : at == PROMPT     ? 1
-                                                                                      : at == PROMPT + 1 ? 2
-                                                                                      : at == PROMPT + 5 ? 3
-                                                                                                         : 4];
+        for (uint32_t at = 0, i = 0, n; at < LENGTH; at += n) {
+            n = way < 2 ? 1 : parts[i++];
             ck_assert_int_eq(bb_decoder_take(d, ids + at, n, &logits, NULL), BB_OK);
             const size_t last = (at + n - 1) * V;
             if (way > 0) {

@@ -66,3 +66,10 @@ void bb_integer_product_ref(const bb_integers *w, size_t from, size_t to, size_t
     for (size_t i = 0; i < m; i++)
         product_of_one(w, from, to, q + i * w->cols, scale + i * w->cols / BB_INTEGER_GROUP, sum + i * w->cols / BB_INTEGER_HALF, bias, add, y + i * w->rows);
 }
+
+void bb_peak_integer_ref(const uint8_t *z, const int8_t *q, uint32_t *sum, size_t n)
+{
+    for (size_t l = 0; l < n; l++)
+        for (size_t i = 0; i < BB_PEAK_CHAINS; i++)
+            for (size_t c = i % 16 * 4; c < i % 16 * 4 + 4; c++) sum[i] += (uint32_t)(z[c] * q[c]);
+}

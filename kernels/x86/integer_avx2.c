@@ -157,4 +157,22 @@ void bb_integer_product_avx2(const bb_integers *w, size_t from, size_t to, size_
         }
     }
 }
+
+/* Eight registers of sums at a time. */
+void bb_peak_integer_avx2(const uint8_t *z, const int8_t *q, uint32_t *sum, size_t n)
+{
+    enum { SUMS = 8 };
+    const __m256i ones = _mm256_set1_epi16(1), z0 = _mm256_loadu_si256((const __m256i *)z), z1 = _mm256_loadu_si256((const __m256i *)(z + 32));
+    for (int part = 0; part < BB_PEAK_CHAINS / 8; part += SUMS, sum += SUMS * 8) {
+        __m256i v[SUMS], q0 = _mm256_loadu_si256((const __m256i *)q), q1 = _mm256_loadu_si256((const __m256i *)(q + 32));
+        for (int c = 0; c < SUMS; c++) v[c] = _mm256_loadu_si256((const __m256i *)(sum + 8 * c));
+        for (size_t i = 0; i < n; i++)
+            for (int c = 0; c < SUMS; c += 2) {
+                __asm__("" : "+x"(q0), "+x"(q1)); /* else the products are made once */
+                v[c] = _mm256_add_epi32(v[c], _mm256_madd_epi16(_mm256_maddubs_epi16(z0, q0), ones));
+                v[c + 1] = _mm256_add_epi32(v[c + 1], _mm256_madd_epi16(_mm256_maddubs_epi16(z1, q1), ones));
+            }
+        for (int c = 0; c < SUMS; c++) _mm256_storeu_si256((__m256i *)(sum + 8 * c), v[c]);
+    }
+}
 #endif

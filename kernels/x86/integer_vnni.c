@@ -102,4 +102,14 @@ void bb_integer_product_vnni(const bb_integers *w, size_t from, size_t to, size_
         }
     }
 }
+
+void bb_peak_integer_vnni(const uint8_t *z, const int8_t *q, uint32_t *sum, size_t n)
+{
+    const __m512i vz = _mm512_loadu_si512(z), vq = _mm512_loadu_si512(q);
+    __m512i       v[BB_PEAK_CHAINS / 16];
+    for (int c = 0; c < BB_PEAK_CHAINS / 16; c++) v[c] = _mm512_loadu_si512(sum + 16 * c);
+    for (size_t i = 0; i < n; i++)
+        for (int c = 0; c < BB_PEAK_CHAINS / 16; c++) v[c] = _mm512_dpbusd_epi32(v[c], vz, vq);
+    for (int c = 0; c < BB_PEAK_CHAINS / 16; c++) _mm512_storeu_si512(sum + 16 * c, v[c]);
+}
 #endif

@@ -27,12 +27,12 @@ typedef struct bb_sampling {
 bb_status bb_sample_ids(const bb_net *net, const bb_sampling *s, const char *progress_label, int32_t *ids, bb_err *err);
 
 /* One sequence, token by token: who takes the logits chooses what comes next (sampler.h). The same logits for any number of threads, and however the
- * tokens are handed in: the bits that forward.h gives. The net is borrowed; as many threads as OpenMP has at creation. */
+ * tokens are handed in: the bits that forward.h gives, but for integers. The net is borrowed; as many threads as OpenMP has at creation. */
 typedef struct bb_decoder bb_decoder;
 
-/* length: tokens that may be taken in all, at least 1; weight_bytes as above. integers: tokens that are taken one at a time are multiplied, rounded to 8
- * bits as llama.cpp does, with quantized matrices as small integers (kernels/integer.h): several times as fast, the same logits for any number of threads
- * and on any CPU still, but not those of forward.h and not however the tokens are handed in; 2.5 to 9 bits a weight more memory. */
+/* length: tokens that may be taken in all, at least 1; weight_bytes as above. integers: what is multiplied with quantized matrices
+ * is rounded to 8 bits as llama.cpp does, and they are small integers (kernels/integer.h): several times as fast, still the same logits for any number of
+ * threads, on any CPU and however the tokens are handed in, but not those of forward.h; 2.5 to 9 bits a weight more memory. */
 bb_status bb_decoder_create(const bb_net *net, uint32_t length, uint64_t weight_bytes, bool integers, bb_decoder **out, bb_err *err);
 void      bb_decoder_destroy(bb_decoder *d);
 uint32_t  bb_decoder_at(const bb_decoder *d); /* tokens taken so far */
