@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * split_bf16.c: numbers as one or two bfloat16, and products of one with VDPBF16PS of AVX-512; same bits as ref/split_ref.c.
  *
- * On Zen 4 the instruction does 32 multiplications in the time of an fma of 16: 8 rows of x meet a panel of 32 rows of w in 16 registers. Passes of DEPTH columns: a
- * panel's pass is half of an L1. */
+ * On Zen 4 the instruction does 32 multiplications in the time of an fma of 16: 8 rows of x meet a panel of 32 rows of w in 16 registers. A pass is of PASS
+ * blocks of columns: a panel's pass is half of an L1. */
 #if defined(__x86_64__)
 #if !defined(__AVX512BF16__)
 #error "compile this file with AVX512_BF16 enabled (Makefile: ISA)"
