@@ -30,6 +30,7 @@ static inline __attribute__((always_inline)) void sixteen_rows(const bb_integers
             for (unsigned u = k * units; u < (k + 1) * units; u++) {
                 if (u % per == 0) {
                     byte = _mm512_load_si512(codes);
+                    if (n == 1) _mm_prefetch((const char *)codes + 64 * bits, _MM_HINT_T0); /* 32 columns on: alone it waits for memory */
                     codes += 64;
                 }
                 const __m512i z = bits == 8 ? byte : _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(byte, (int)(u % per * bits)), low));
