@@ -81,7 +81,8 @@ $(BUILD)/engine/shipped.o: $(wildcard configs/calibration/*.txt)
 $(BUILD)/kernels/x86/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(BUILD)/kernels/x86/%_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 $(BUILD)/kernels/x86/%_vnni.o:   ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512
-$(BUILD)/kernels/x86/%_amx.o:    ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16 -mprefer-vector-width=512
+$(BUILD)/kernels/x86/%_bf16.o:   ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mprefer-vector-width=512
+$(BUILD)/kernels/x86/%_amx.o:    ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mamx-tile -mamx-bf16 -mprefer-vector-width=512
 
 define library
 $(BUILD)/lib$(1).a: $(call obj,$(1))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * cmd_tokenize.c: bitbudget tokenize MODEL.gguf --text FILE [--out ids.u32]: the token ids that eval and calibration work on, to look
- * at or to keep: the written file can stand for the text everywhere. */
+ * at or to keep: the written file can stand for the text everywhere. --decode: back to text, of what the model wrote for its own calibration too (calib-self-*.u32 of a
+ * run), which other programs can then calibrate on as well. */
 #include <stdio.h>
 #include <string.h>
 
@@ -9,18 +10,20 @@
 #include "cli/cmd.h"
 #include "engine/outputs.h"
 #include "eval/evaluate.h"
+#include "model/io/tokenizer.h"
 
 typedef struct tokenize_options {
     char *text, *out;
-    bool  parse_special;
+    bool  parse_special, decode;
 } tokenize_options;
 
 static const bb_option_row rows[] = {
     { "text", BB_OPT_TEXT, offsetof(tokenize_options, text), NULL, 1, 0, "FILE", "the text; one newline at its end is left out", NULL },
-    { "out", BB_OPT_TEXT, offsetof(tokenize_options, out), NULL, 1, 0, "IDS.u32", "write the ids as 32-bit (.u32) or 16-bit (.u16) little-endian numbers",
-      NULL },
+    { "out", BB_OPT_TEXT, offsetof(tokenize_options, out), NULL, 1, 0, "IDS.u32",
+      "write the ids as 32-bit (.u32) or 16-bit (.u16) little-endian numbers; of --decode the text", NULL },
     { "parse-special", BB_OPT_FLAG, offsetof(tokenize_options, parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") becomes these tokens",
       NULL },
+    { "decode", BB_OPT_FLAG, offsetof(tokenize_options, decode), NULL, 1, 0, NULL, "--text is a file of ids (.u32, .u16): write their text", NULL },
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
@@ -57,9 +60,26 @@ static bb_status print_ids(const bb_tokens *t, bb_err *err)
     return ferror(stdout) ? BB_FAIL(err, BB_IO, "standard output could not be written") : BB_OK;
 }
 
+/* To path or, NULL, to standard output. */
+static bb_status write_text(const bb_model *m, const bb_tokens *t, const char *path, bb_err *err)
+{
+    bb_tokenizer *tokenizer = NULL;
+    char         *text = NULL;
+    size_t        size = 0;
+    bb_status     status;
+    BB_TRY(bb_tokenizer_create(&m->source, &tokenizer, err));
+    BB_TRY(bb_detokenize(tokenizer, t->ids, t->n, &text, &size, err));
+    if (path) BB_TRY(bb_file_write(path, text, size, err));
+    else if (fwrite(text, 1, size, stdout) != size) status = BB_FAIL(err, BB_IO, "standard output could not be written");
+done:
+    bb_free(text);
+    bb_tokenizer_destroy(tokenizer);
+    return status;
+}
+
 static bb_status run(int argc, char **argv, bb_err *err)
 {
-    tokenize_options o = { NULL, NULL, false };
+    tokenize_options o = { NULL, NULL, false, false };
     const char      *path = NULL;
     size_t           n = 0;
     bb_model         m = { .path = NULL };
@@ -70,9 +90,13 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "tokenize needs a model file and --text FILE");
         goto done;
     }
+    if (o.decode && !bytes_of(o.text)) {
+        status = BB_FAIL(err, BB_USAGE, "--decode: --text %s should be a file of token ids, with a name in .u32 or .u16", o.text);
+        goto done;
+    }
     if (o.out) {
         const bb_input inputs[] = { { "the model", path }, { "the text", o.text } };
-        if (!bytes_of(o.out)) {
+        if (!o.decode && !bytes_of(o.out)) {
             status = BB_FAIL(err, BB_USAGE, "--out %s: the name should end in .u32 or .u16", o.out);
             goto done;
         }
@@ -80,7 +104,9 @@ static bb_status run(int argc, char **argv, bb_err *err)
     }
     BB_TRY(bb_model_open(path, &m, err));
     BB_TRY(bb_tokens_load(&m, o.text, o.parse_special, &t, err));
-    if (o.out) {
+    if (o.decode) {
+        BB_TRY(write_text(&m, &t, o.out, err));
+    } else if (o.out) {
         BB_TRY(write_ids(o.out, &t, err));
         printf("tokens        %zu\nsha256        %s (of the ids as 32-bit little-endian numbers)\nwritten       %s\n", t.n, t.sha256, o.out);
     } else {

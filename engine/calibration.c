@@ -19,7 +19,7 @@
 static bb_status sample(const bb_model *m, uint32_t n_windows, uint32_t ctx, uint64_t seed, const char *path, bb_err *err)
 {
     int32_t     bos, *ids = BB_NEW((size_t)n_windows * ctx, int32_t, err);
-    bb_sampling s = { .n_sequences = n_windows, .length = ctx, .temperature = 1, .seed = seed };
+    bb_sampling s = { .n_sequences = n_windows, .length = ctx, .temperature = 1, .seed = seed, .rough = true };
     bb_status   status = BB_NOMEM;
     if (!ids) goto done;
     BB_TRY(bb_tokens_bos(m, &bos, err));
@@ -40,6 +40,7 @@ static char *samples_path(const bb_model *m, const char *dir, uint32_t n_windows
     bb_sha256_init(&s);
     bb_sha256_text(&s, "bitbudget samples 1");
     bb_sha256_text(&s, bb_kernels_bits());
+    if (bb_kernels_fast_rough()) bb_sha256_text(&s, "rough");
     bb_sha256_text(&s, bb_model_sha256(m));
     snprintf(text, sizeof text, "%u windows of %u, seed %llu", n_windows, ctx, (unsigned long long)seed);
     bb_sha256_text(&s, text);

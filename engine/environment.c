@@ -22,8 +22,11 @@ void bb_precision_use(const char *name, bool say)
 {
     const bool fast = strcmp(name, "fast") == 0;
     bb_kernels_set_precision(fast ? BB_FAST : BB_EXACT);
-    if (fast && say && !bb_kernels_fast())
-        bb_info("--precision fast: only on a CPU with AMX tiles of bfloat16 is anything faster than exact; products are exact here");
+    if (!fast || !say || bb_kernels_fast()) return;
+    bb_info("--precision fast: %s",
+            bb_kernels_fast_rough()
+                ? "without AMX tiles of bfloat16 training, gradients and text that the model writes to learn from are faster here; other products are exact"
+                : "only on a CPU with bfloat16 is anything faster than exact; products are exact here");
 }
 
 bb_status bb_environment_write(const char *path, const bb_model *m, bb_err *err)

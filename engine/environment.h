@@ -16,7 +16,8 @@ bb_status   bb_environment_write(const char *path, const bb_model *m, bb_err *er
  * changes nothing. */
 #define BB_PRECISIONS "exact|fast"
 #define BB_MAX_RAM_HELP "memory that the command may have resident; refused at once when it needs more; 0: no limit"
-#define BB_PRECISION_HELP "products of networks: exact, or fast where the CPU has AMX tiles: another rounding, a millionth of a KL"
+#define BB_PRECISION_HELP \
+    "products of networks: exact, or fast where the CPU has bfloat16 (AMX tiles; AVX-512: for training alone): another rounding, a millionth of a KL"
 void bb_precision_use(const char *name, bool say);
 
 #endif

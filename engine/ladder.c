@@ -67,7 +67,7 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
     plain = bb_asprintf(err, "%s %lld %.17g %lld, outputs of %lld, %llu bytes%s", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens,
                         (long long)c->seed, (long long)c->output_windows,
                         (unsigned long long)c->max_ram /* steps on all blocks are left out where they do not fit */,
-                        bb_kernels_fast() ? ", bfloat16" : ""); /* what a fast step's products are of */
+                        bb_kernels_fast_rough() ? ", bfloat16" : ""); /* what a fast step's products are of */
     if (!plain || !bb_list_has(c->finalise_steps, bb_rung_names[BB_RUNG_QAT])) return plain;
     bb_sha256_init(&s);
     bb_qat_hash_texts(c->qat_text, &s);

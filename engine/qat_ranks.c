@@ -83,7 +83,7 @@ typedef struct sharing {
 static bb_status ask_open(void *self, size_t i, bb_text *question, bb_err *err)
 {
     const sharing  *s = self;
-    const char      fast = bb_kernels_fast();
+    const char      fast = bb_kernels_precision() == BB_FAST;
     bb_tune_options o = *s->o; /* what belongs to this process is another's to set */
     bb_status       status;
     (void)i;

@@ -17,7 +17,7 @@
 
 #include "kernels/blas.h"
 
-#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_ref,
+#define BB_KERNEL(result, name, arguments, avx2, avx512, bf16, amx) .name = bb_##name##_ref,
 static const bb_kernels ref = {
     .level = "ref",
     .bits = "ref",
@@ -26,7 +26,7 @@ static const bb_kernels ref = {
 };
 
 #if defined(__x86_64__)
-#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_##avx2,
+#define BB_KERNEL(result, name, arguments, avx2, avx512, bf16, amx) .name = bb_##name##_##avx2,
 static const bb_kernels level_avx2 = {
     .level = "avx2",
     .bits = "avx2",
@@ -34,7 +34,7 @@ static const bb_kernels level_avx2 = {
 #include "kernels/table.inc"
 };
 
-#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_##avx512,
+#define BB_KERNEL(result, name, arguments, avx2, avx512, bf16, amx) .name = bb_##name##_##avx512,
 static bb_kernels level_avx512 = {
     .level = "avx512",
     .bits = "avx512",
@@ -42,7 +42,16 @@ static bb_kernels level_avx512 = {
 #include "kernels/table.inc"
 };
 
-#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) .name = bb_##name##_##amx,
+#define BB_KERNEL(result, name, arguments, avx2, avx512, bf16, amx) .name = bb_##name##_##bf16,
+static const bb_kernels level_bf16 = {
+    .level = "bf16",
+    .bits = "avx512",
+    .panel = BB_PANEL_AVX512,
+    .pairs = true,
+#include "kernels/table.inc"
+};
+
+#define BB_KERNEL(result, name, arguments, avx2, avx512, bf16, amx) .name = bb_##name##_##amx,
 static const bb_kernels level_amx = {
     .level = "amx",
     .bits = "avx512",
@@ -51,14 +60,21 @@ static const bb_kernels level_amx = {
 #include "kernels/table.inc"
 };
 
+/* Its registers are those of AVX-512. */
+static bool has_bf16(void)
+{
+    enum { AVX512_BF16 = 1 << 5 };
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & AVX512_BF16);
+}
+
 /* AMX tiles are registers that the system gives to a process on request. */
 static bool may_use_tiles(void)
 {
 #if defined(__linux__) && defined(SYS_arch_prctl)
-    enum { ASK = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AVX512_BF16 = 1 << 5 };
-    unsigned a, b, c, d, e;
+    enum { ASK = 0x1023 /* ARCH_REQ_XCOMP_PERM */, TILE_DATA = 18, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };
+    unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) return false;
-    if (!__get_cpuid_count(7, 1, &e, &b, &c, &d) || !(e & AVX512_BF16)) return false;
     return syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
 #else
     return false;
@@ -66,7 +82,7 @@ static bool may_use_tiles(void)
 }
 #endif
 
-static const bb_kernels *levels[4] = { &ref };
+static const bb_kernels *levels[5] = { &ref };
 static const bb_kernels *chosen = &ref;
 static pthread_once_t    once = PTHREAD_ONCE_INIT;
 static char              bits[2][128];
@@ -87,14 +103,21 @@ static void detect(void)
         level_avx512.peak_integer = bb_peak_integer_vnni;
     }
     if (avx512) levels[n++] = &level_avx512;
-    if (vnni && may_use_tiles()) levels[n++] = &level_amx;
+    if (vnni && has_bf16()) {
+        levels[n++] = &level_bf16;
+        if (may_use_tiles()) levels[n++] = &level_amx;
+    }
 #endif
     const char *cap = getenv("BB_CPU");
     chosen = levels[n - 1];
     for (size_t i = 0; cap && i < n; i++)
         if (strcmp(levels[i]->level, cap) == 0) chosen = levels[i];
     snprintf(bits[BB_EXACT], sizeof *bits, "%s, %s", chosen->bits, bb_blas_core());
-    snprintf(bits[BB_FAST], sizeof *bits, "%s%s, %s", chosen->bits, chosen->splits ? " with split products, backward too" : "", bb_blas_core());
+    snprintf(bits[BB_FAST], sizeof *bits, "%s%s, %s", chosen->bits,
+             chosen->splits  ? " with split products, backward too"
+             : chosen->pairs ? " with rough products of pairs"
+                             : "",
+             bb_blas_core());
 }
 
 const bb_kernels *bb_kernels_get(void)
@@ -109,9 +132,12 @@ const char *bb_kernels_bits(void)
     return bits[atomic_load(&precision)];
 }
 
-void bb_kernels_set_precision(bb_precision p) { atomic_store(&precision, p); }
-bool bb_kernels_can_be_fast(void) { return bb_kernels_get()->splits; }
-bool bb_kernels_fast(void) { return bb_kernels_can_be_fast() && atomic_load(&precision) == BB_FAST; }
+void         bb_kernels_set_precision(bb_precision p) { atomic_store(&precision, p); }
+bb_precision bb_kernels_precision(void) { return (bb_precision)atomic_load(&precision); }
+bool         bb_kernels_can_be_fast(void) { return bb_kernels_get()->splits; }
+bool         bb_kernels_can_be_fast_rough(void) { return bb_kernels_get()->splits || bb_kernels_get()->pairs; }
+bool         bb_kernels_fast(void) { return bb_kernels_can_be_fast() && bb_kernels_precision() == BB_FAST; }
+bool         bb_kernels_fast_rough(void) { return bb_kernels_can_be_fast_rough() && bb_kernels_precision() == BB_FAST; }
 
 const bb_kernels *bb_kernels_at(size_t i)
 {

@@ -38,19 +38,21 @@ typedef struct bb_integers  bb_integers;
 
 /* One level: a pointer for every row of table.inc, which says what each does. */
 typedef struct bb_kernels {
-    const char *level;  /* "ref", "avx2", "avx512", "amx" */
-    const char *bits;   /* what keys call it: as level, but "avx512" for amx, whose exact products are the same code */
+    const char *level;  /* "ref", "avx2", "avx512", "bf16", "amx" */
+    const char *bits;   /* what keys call it: as level, but "avx512" for bf16 and amx, whose exact products are the same code */
     size_t      panel;  /* of pack and product */
     bool        splits; /* split_product is much faster than product, and so may take its place */
+    bool        pairs;  /* pair_product is, so in rough products (model/net/backend.h) */
 #define BB_KERNEL(result, name, arguments, ...) result(*name) arguments;
 #include "kernels/table.inc"
 } bb_kernels;
 
 /* The functions behind the rows, bb_NAME_LEVEL. A file that is compiled for several levels calls them BB_AT(name, BB_LEVEL). */
-#define BB_KERNEL(result, name, arguments, avx2, avx512, amx) \
+#define BB_KERNEL(result, name, arguments, avx2, avx512, bf16, amx) \
     result bb_##name##_ref arguments; \
     result bb_##name##_##avx2 arguments; \
     result bb_##name##_##avx512 arguments; \
+    result bb_##name##_##bf16 arguments; \
     result bb_##name##_##amx arguments;
 #include "kernels/table.inc"
 #define BB_AT_(name, level) bb_##name##_##level
@@ -68,15 +70,19 @@ void   bb_pack_panels_transposed(const float *wt, size_t ldw, size_t n, size_t k
 enum { BB_SPLIT_DEPTH = 32, BB_SPLIT_ROWS = 16, BB_SPLIT_PANEL = 32 };
 size_t bb_split_numbers(unsigned parts, size_t n, size_t k, size_t rows);
 
-/* How the products of the forward pass are made, process-wide: set when no workspace is open. BB_FAST: by split_product where this CPU gains by it
- * (bb_kernels_fast()), else nothing changes. */
+/* How products are made, process-wide: set when no workspace is open. BB_FAST: by split_product where this CPU gains by it (bb_kernels_fast()), and rough ones,
+ * of gradients, by it or by pair_product (bb_kernels_fast_rough()); else nothing changes. */
 typedef enum bb_precision { BB_EXACT, BB_FAST } bb_precision;
-void bb_kernels_set_precision(bb_precision p);
-bool bb_kernels_fast(void);
-bool bb_kernels_can_be_fast(void);
+void         bb_kernels_set_precision(bb_precision p);
+bb_precision bb_kernels_precision(void);
+bool         bb_kernels_fast(void);
+bool         bb_kernels_fast_rough(void);
+bool         bb_kernels_can_be_fast(void); /* what they would be with BB_FAST */
+bool         bb_kernels_can_be_fast_rough(void);
 
 /* What the bits of everything computed depend on besides its inputs: the level, and the library and core that make the products. Part of every
- * key under which something computed is kept: "avx512, OpenBLAS 0.3.21, core SkylakeX"; with split products "avx512 with split products, backward too, ...". */
+ * key under which something computed is kept: "avx512, OpenBLAS 0.3.21, core SkylakeX"; of fast precision "avx512 with split products, backward too, ..." or
+ * "avx512 with rough products of pairs, ...". */
 const char *bb_kernels_bits(void);
 
 const bb_kernels *bb_kernels_get(void);

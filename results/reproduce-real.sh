@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `make reproduce-real`: SmolLM2-135M-Instruct by bitbudget and by llama.cpp, into WORK; the tables are WORK/real*.csv. Whatever is there is not made again: killed, the same
 # command goes on. usage: reproduce-real.sh LLAMACPP DATA MODEL.Q4_1.gguf WORK
-# QUICK=1: two sizes, four rivals, four windows a text, a quarter of the calibration text, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). THREADS (2). BITBUDGET: the program.
+# QUICK=1: two sizes, four rivals, four windows a text, a quarter of the calibration text, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). TRAINED: sizes that `qat` trains on. THREADS (2). BITBUDGET: the program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 llamacpp=$1 data=$2 model=$3 work=$4
@@ -22,6 +22,7 @@ fi
 mkdir -p "$work/judge"
 touch "$SECONDS_OF"
 judge() { bash results/real.sh judge "$llamacpp" "$source" "$work/texts" "$work/judge" "$work/real.csv" "$@"; }
+own="mixture and self; $([ -n "${QUICK:-}" ] && echo 16384 || echo 65536) tokens" # what ours is calibrated on
 TIMEFORMAT="%U %S"
 # made FILE COMMAND...: runs it unless the file is there; processor seconds into SECONDS_OF
 made() {
@@ -48,18 +49,23 @@ for f in "$work"/judge/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf)
 for t in $uniform; do
     e=$t
     [ "$t" != Q2_0 ] || e=IQ4_NL
-    made "$work/uniform-$t.gguf" "$BITBUDGET" quantize "$source" --format "$t" --embd-format "$e" --effort quick --precision fast --calib mixture --out "$work/uniform-$t.gguf"
-    judge "ours without search: $t" mixture "$work/uniform-$t.gguf"
+    made "$work/uniform-$t.gguf" "$BITBUDGET" quantize "$source" --format "$t" --embd-format "$e" --effort quick --precision fast --calib mixture,self --out "$work/uniform-$t.gguf"
+    judge "ours without search: $t" "$own" "$work/uniform-$t.gguf"
 done
 for t in $like; do
-    made "$work/like-$t.gguf" "$BITBUDGET" quantize "$source" --like "$work/judge/rivals/$t.gguf" --method sequential --effort quick --precision fast --calib mixture --out "$work/like-$t.gguf"
-    judge "ours without search: like $t" mixture "$work/like-$t.gguf"
+    made "$work/like-$t.gguf" "$BITBUDGET" quantize "$source" --like "$work/judge/rivals/$t.gguf" --method sequential --effort quick --precision fast --calib mixture,self --out "$work/like-$t.gguf"
+    judge "ours without search: like $t" "$own" "$work/like-$t.gguf"
 done
 # Ours: every size of the sweep.
 # shellcheck disable=SC2086
 "$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} ${QUICK:+--calib-windows 64 --output-windows 16} --out "$work/sweep"
-tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours mixture "$work/sweep/models/$plan.gguf" < /dev/null; done
+tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "$own" "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
+# The best of theirs once more, with an importance matrix of the very text that the sweep was calibrated on.
+ids=$(find "$work/sweep" -maxdepth 1 -name "calib-self-*.u32" | head -n 1)
+[ -s "$work/mixture-self.txt" ] || { "$BITBUDGET" tokenize "$source" --decode --text "$ids" --out "$work/self.txt"; cat "$work/mixture.txt" "$work/self.txt" > "$work/mixture-self.txt"; }
+RIVALS=configs/reproduce/smollm2-rivals-self.txt bash results/real.sh rivals "$llamacpp" "$source" "$work/mixture-self.txt" "$work/judge-self"
+for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "$own" "$f"; done
 
 # What each part of the job adds, on the sweep's own windows (calibration text that nothing but the search saw): the searched plans and the simple ones beside them, before and
 # after finalise.
@@ -71,9 +77,18 @@ cp "$work/sweep/domains.csv" "$work/real-domains.csv"
         { gsub(/"/, "", $c["name"]); print m, $c["name"], $c["size_bytes"], $c["bpw"], $c["kl_before_finalise"], $c["kl_before_se"], $c["kl_nats"], $c["kl_se"] }'
 } > "$work/real-ablation.csv"
 
-# Longer contexts, whole texts, places in the window, documents, zero-shot tasks, greedy decoding: sizes of ours and the best of theirs at these.
 [ -z "${QUICK:-}" ] || exit 0
 of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
+# Some of these files trained on: where the step gains most, and where types that stock llama.cpp lacks come nearest.
+for size in ${TRAINED-47711360 60000000 69484384}; do
+    plan=$(of_size "$size")
+    made "$work/sweep/models/$plan-qat.gguf" "$BITBUDGET" qat "$work/sweep" --plan "$plan" --precision fast > /dev/null
+    judge "ours + qat" "$own, trained on 0.3 M" "$work/sweep/models/$plan-qat.gguf"
+done
+# Other searches on the same measurements, with three times our tokens, finished alike.
+[ -s "$work/search-finished.csv" ] || "$BITBUDGET" rivals "$work/sweep" --methods ours,uniform,relaxed,evopress --times 3 --sizes 47711360 --finish --out "$work/search-finished.csv"
+
+# Longer contexts, whole texts, places in the window, documents, zero-shot tasks, greedy decoding: sizes of ours and the best of theirs at these.
 pairs() { # SIZE=RIVAL...: into $files
     local pair
     files=()

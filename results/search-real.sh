@@ -23,10 +23,13 @@ plans wiki8m "WikiText-2 test" "$r"
 plans stories3M-p256 "TinyStories validation" "$r/stories3M-p256"
 tr -d '\r"' < "$r/real.csv" | awk -F, -v OFS=, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next }
     $c["judge"] != "llama-perplexity" || $c["ctx"] != 512 { next }
-    $c["method"] != "ours" && $c["method"] !~ /^ours without search: / { next }
+    $c["method"] !~ /^ours( \(mixture\))?$/ && $c["method"] !~ /^ours without search: / { next }
     {
         method = $c["method"]
+        text = $c["text"]
+        if ($c["calibration"] !~ /^mixture(;|$)/) text = text " (calibrated on " $c["calibration"] ")" # plans are held beside those of the same text
+        sub(/ \(mixture\)$/, "", method)
         if (sub(/^ours without search: like /, "", method)) method = "mixture " method
         else if (sub(/^ours without search: /, "", method)) method = "uniform " method
-        print $c["model"], method, $c["size_bytes"], $c["bpw"], $c["text"], $c["kl_nats"], $c["kl_se"], $c["ppl"], $c["ppl_se"], "", $c["seconds"]
+        print $c["model"], method, $c["size_bytes"], $c["bpw"], text, $c["kl_nats"], $c["kl_se"], $c["ppl"], $c["ppl_se"], "", $c["seconds"]
     }'

@@ -335,7 +335,7 @@ function show_real_ratio(    i, k, n, s, files, order, texts, text, a, b, r, q, 
     for (k = 1; k <= s; k++) text = text " | " texts[k]
     head(text)
     for (a = 1; a <= n; a++) {
-        if (files[order[a]] !~ "^ours( with block-32)?" SUBSEP) continue
+        if (files[order[a]] !~ "^ours( with block-32| \\+ qat)?" SUBSEP) continue
         best = ""
         for (b = 1; b <= n; b++) {
             if (files[b] !~ /^(llama|ik_llama|AutoRound)/ || bytes_of(files[b]) > 1.003 * bytes_of(files[order[a]])) continue
@@ -351,7 +351,7 @@ function show_real_ratio(    i, k, n, s, files, order, texts, text, a, b, r, q, 
         }
         if (best == "") continue
         r = row_of("file", files[best])
-        line(thousands(bytes_of(files[order[a]])) (files[order[a]] ~ /block-32/ ? ", block-32" : "") " | " kl(best_ours) " | " v[r, "method"] " | " thousands(v[r, "size_bytes"]) " | " kl(best_theirs) sprintf(" | %.2f", ratio) text)
+        line(thousands(bytes_of(files[order[a]])) (files[order[a]] ~ /block-32/ ? ", block-32" : files[order[a]] ~ /qat/ ? ", trained" : "") " | " kl(best_ours) " | " v[r, "method"] " | " thousands(v[r, "size_bytes"]) " | " kl(best_theirs) sprintf(" | %.2f", ratio) text)
     }
 }
 

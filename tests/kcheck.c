@@ -347,21 +347,21 @@ static bool run_split_panels_turned(job *j)
     return true;
 }
 
-static bool run_split_product(job *j)
+/* parts 0: pair_product, at the shapes of one part. */
+static bool run_product_of_parts(job *j, unsigned parts, size_t m, size_t n, size_t k)
 {
-    unsigned parts;
-    size_t   m, n, k;
-    if (!has_split_shape(j, &parts, &m, &n, &k)) return false;
-    const size_t ldy = n + 2 * j->skew;
-    const bool   add = j->fill & 1, biased = j->fill & 2;
-    const float *x = input(j, m * k), *w = input(j, n * k), *bias = input(j, n), *start = input(j, m * ldy);
-    float       *y = room(j, m * ldy);
-    uint16_t    *rows = split_room(j, bb_split_numbers(parts, m, k, BB_SPLIT_ROWS)), *panels = split_room(j, bb_split_numbers(parts, n, k, BB_SPLIT_PANEL));
-    bb_kernels_at(0)->split_rows(parts, x, k, m, k, rows);
-    bb_kernels_at(0)->split_panels(parts, w, k, n, k, panels);
+    const unsigned made = parts ? parts : 1;
+    const size_t   ldy = n + 2 * j->skew;
+    const bool     add = j->fill & 1, biased = j->fill & 2;
+    const float   *x = input(j, m * k), *w = input(j, n * k), *bias = input(j, n), *start = input(j, m * ldy);
+    float         *y = room(j, m * ldy);
+    uint16_t      *rows = split_room(j, bb_split_numbers(made, m, k, BB_SPLIT_ROWS)), *panels = split_room(j, bb_split_numbers(made, n, k, BB_SPLIT_PANEL));
+    bb_kernels_at(0)->split_rows(made, x, k, m, k, rows);
+    bb_kernels_at(0)->split_panels(made, w, k, n, k, panels);
     while (again(j)) {
         memcpy(y, start, m * ldy * sizeof *y);
-        CALL(1, j->k->split_product(parts, m, n, k, rows, panels, biased ? bias : NULL, add, y, ldy));
+        if (parts) CALL(1, j->k->split_product(parts, m, n, k, rows, panels, biased ? bias : NULL, add, y, ldy));
+        else CALL(1, j->k->pair_product(m, n, k, rows, panels, biased ? bias : NULL, add, y, ldy));
     }
     for (size_t i = 0; i < m * n && j->fill == 0 && !j->timed; i++) { /* the product of the numbers themselves */
         double want = 0, size = 0;
@@ -370,10 +370,24 @@ static bool run_split_product(job *j)
             want += term;
             size += fabs(term);
         }
-        if (!(fabs((double)y[i / n * ldy + i % n] - want) <= size * (parts > 1 ? 0x1p-15 : 0x1p-7))) ck_abort_msg("split_product: not the product");
+        if (!(fabs((double)y[i / n * ldy + i % n] - want) <= size * (made > 1 ? 0x1p-15 : 0x1p-7))) ck_abort_msg("parts %u: not the product", parts);
     }
     give_floats(j, y, m * ldy);
     return true;
+}
+
+static bool run_split_product(job *j)
+{
+    unsigned parts;
+    size_t   m, n, k;
+    return has_split_shape(j, &parts, &m, &n, &k) && run_product_of_parts(j, parts, m, n, k);
+}
+
+static bool run_pair_product(job *j)
+{
+    unsigned parts;
+    size_t   m, n, k;
+    return has_split_shape(j, &parts, &m, &n, &k) && run_product_of_parts(j, 0, m, n, k);
 }
 
 /* ---- products of integers ---- */

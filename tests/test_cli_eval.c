@@ -292,6 +292,14 @@ START_TEST(tokenize_writes_what_eval_reads)
     ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --text %s", u32), BB_OK);
     ck_assert_str_eq(text, "1\n403\n407\n261\n378\n");
     bb_free(text);
+    ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --decode --text %s", u32), BB_OK);
+    ck_assert_str_eq(text, "Once upon a time");
+    bb_free(text);
+    ck_assert_int_eq(bb_test_command(&text, &err, "tokenize " MODEL " --decode --text %s --out %s", u32, bb_test_path("back.txt")), BB_OK);
+    bb_free(text);
+    ck_assert_int_eq(bb_file_read(bb_test_path("back.txt"), &written, &n, NULL), BB_OK);
+    ck_assert(n == 16 && memcmp(written, "Once upon a time", n) == 0);
+    bb_free(written);
 }
 END_TEST
 
@@ -319,6 +327,7 @@ static const struct bad {
     { "eval " MODEL " --tasks tests/data/tasks --ctx 1", BB_USAGE },
     { "tokenize " MODEL, BB_USAGE },
     { "tokenize " MODEL " --text tests/data/README.md --out ids.txt", BB_USAGE },
+    { "tokenize " MODEL " --text tests/data/README.md --decode", BB_USAGE },
 };
 
 START_TEST(mistakes_have_a_sentence)

@@ -238,7 +238,7 @@ static void rough_is_between(bb_forward *f, const bb_net *net, uint32_t windows,
     float       *h[2] = { rough_states(f, net, windows, tokens, 1), rough_states(f, net, windows, tokens, 3) }, *again = BB_NEW(n, float, NULL);
     double       largest = 0;
     ck_assert_int_eq(memcmp(h[0], h[1], n * sizeof *again), 0);
-    ck_assert_int_eq(memcmp(h[0], fast, n * sizeof *again) != 0, bb_kernels_fast());
+    ck_assert_int_eq(memcmp(h[0], fast, n * sizeof *again) != 0, bb_kernels_fast_rough());
     for (size_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)fast[i]));
     for (size_t i = 0; i < n; i++) ck_assert(fabs((double)h[0][i] - (double)fast[i]) <= 0x1p-5 * largest);
     ck_assert_int_eq(bb_forward_embed(f, net, tokens, windows, T, bb_on_cpu(again), NULL), BB_OK);
@@ -266,7 +266,9 @@ START_TEST(fast_is_close_to_exact)
         bb_forward *f;
         bb_kernels_set_precision(p ? BB_FAST : BB_EXACT);
         ck_assert_int_eq(bb_kernels_fast(), p && bb_kernels_can_be_fast());
+        ck_assert_int_eq(bb_kernels_fast_rough(), p && bb_kernels_can_be_fast_rough());
         ck_assert_int_eq(strstr(bb_kernels_bits(), "split") != NULL, bb_kernels_fast());
+        ck_assert_int_eq(strstr(bb_kernels_bits(), "split") || strstr(bb_kernels_bits(), "rough"), bb_kernels_fast_rough());
         h[p] = BB_NEW(n, float, NULL);
         ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, WINDOWS, T, &f, NULL), BB_OK);
         ck_assert_int_eq(bb_forward_embed(f, &m.net, tokens, WINDOWS, T, bb_on_cpu(h[p]), NULL), BB_OK);

@@ -30,7 +30,7 @@ START_TEST(greedy_continuation_of_a_real_model)
     ck_assert_int_eq(bb_model_open("tests/data/stories260K.gguf", &m, NULL), BB_OK);
     ck_assert_uint_eq(more, 48);
     for (uint32_t i = 0; i < n; i++) start[i] = (int32_t)json_integer_value(json_array_get(prompt, i));
-    bb_sampling p = { start, n, 0, 1, n + more, 0, 1, 0 };
+    bb_sampling p = { start, n, 0, 1, n + more, 0, 1, 0, false };
     ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
     for (uint32_t i = 0; i < more; i++) ck_assert_int_eq(ids[n + i], json_integer_value(json_array_get(rest, i)));
     bb_model_close(&m);
@@ -79,7 +79,7 @@ START_TEST(draws_are_those_of_the_forward_pass)
     ref_model_make(spec, 4, &m);
     size_t      V = m.net.n_vocab;
     float      *z = BB_NEW(LENGTH * V, float, NULL);
-    bb_sampling p = { prompt, _i % 2 ? 3 : 0, 0, N, LENGTH, 0.5, 77, 0 };
+    bb_sampling p = { prompt, _i % 2 ? 3 : 0, 0, N, LENGTH, 0.5, 77, 0, false };
     ck_assert_uint_le(V, 64);
     omp_set_num_threads(3);
     ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
@@ -107,7 +107,31 @@ START_TEST(draws_are_those_of_the_forward_pass)
 }
 END_TEST
 
-/* Frequencies of the first token after a prompt, chi-square against float64 probabilities. */
+/* Rough draws: any number of threads, weights held or not; of exact precision they are the exact ones. */
+START_TEST(rough_draws_do_not_depend_on_the_cut)
+{
+    enum { N = 19, LENGTH = 40 };
+    ref_model m;
+    int32_t  *ids[3], threads = omp_get_max_threads();
+    ref_model_make(&ref_specs[_i], 4, &m);
+    for (int fast = 0; fast < 2; fast++) {
+        bb_kernels_set_precision(fast ? BB_FAST : BB_EXACT);
+        for (int run = 0; run < 3; run++) {
+            const bb_sampling p = { .n_sequences = N, .length = LENGTH, .temperature = 0.5, .seed = 77, .weight_bytes = run == 1, .rough = fast || run < 2 };
+            omp_set_num_threads(run == 0 ? 3 : 1);
+            ids[run] = BB_NEW(N * LENGTH, int32_t, NULL);
+            ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids[run], NULL), BB_OK);
+        }
+        for (int run = 1; run < 3; run++) ck_assert_int_eq(memcmp(ids[0], ids[run], N * LENGTH * sizeof *ids[0]), 0);
+        for (int run = 0; run < 3; run++) bb_free(ids[run]);
+    }
+    bb_kernels_set_precision(BB_EXACT);
+    omp_set_num_threads(threads);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* Frequencies of the first token after a prompt, chi-square against float64 probabilities; 1: of rough draws. */
 START_TEST(frequencies_follow_probabilities)
 {
     enum { N = 6000 };
@@ -116,9 +140,11 @@ START_TEST(frequencies_follow_probabilities)
     double   *z, square = 0, lse;
     ref_model_make(&ref_specs[0], 4, &m);
     size_t      V = m.net.n_vocab, *count = BB_NEW0(V, size_t, NULL);
-    bb_sampling p = { prompt, 2, 0, N, 3, 1, 5, 0 };
+    bb_sampling p = { prompt, 2, 0, N, 3, 1, 5, 0, _i == 1 };
     z = BB_NEW(2 * V, double, NULL);
+    bb_kernels_set_precision(_i ? BB_FAST : BB_EXACT);
     ck_assert_int_eq(bb_sample_ids(&m.net, &p, NULL, ids, NULL), BB_OK);
+    bb_kernels_set_precision(BB_EXACT);
     for (size_t i = 0; i < N; i++) count[ids[i * 3 + 2]]++;
     ref_run(&m.net, prompt, 2, z);
     lse = ref_log_sum_exp(z + V, V);
@@ -279,7 +305,7 @@ START_TEST(failures_say_so)
 {
     ref_model   m;
     int32_t     ids[64], prompt[4] = { 0, 1, 2, 3 };
-    bb_sampling p = { prompt, 4, 0, 2, 8, 1, 1, 0 };
+    bb_sampling p = { prompt, 4, 0, 2, 8, 1, 1, 0, false };
     long        n = 0;
     size_t      live;
     ref_model_make(&ref_specs[0], 1, &m);
@@ -315,7 +341,8 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, greedy_continuation_of_a_real_model);
     tcase_add_loop_test(t, draws_are_those_of_the_forward_pass, 0, (int)ref_n_specs);
-    tcase_add_test(t, frequencies_follow_probabilities);
+    tcase_add_loop_test(t, rough_draws_do_not_depend_on_the_cut, 0, (int)ref_n_specs);
+    tcase_add_loop_test(t, frequencies_follow_probabilities, 0, 2);
     tcase_add_loop_test(t, a_decoder_is_the_forward_pass, 0, (int)ref_n_specs);
     tcase_add_test(t, integers_are_near_the_forward_pass);
     tcase_add_test(t, a_decoder_fails_cleanly);

@@ -670,6 +670,55 @@ START_TEST(no_text_may_lose)
 }
 END_TEST
 
+typedef struct looks {
+    uint32_t n;
+    double   score[64];
+    bool     better[64];
+    uint32_t step[64];
+} looks;
+
+static void note_look(void *self, const bb_tune_look *look)
+{
+    looks *l = self;
+    ck_assert_uint_lt(l->n, 64);
+    l->score[l->n] = look->loss;
+    l->better[l->n] = look->better;
+    l->step[l->n++] = look->step;
+}
+
+/* Patience counts looks that fall behind the one before: what rises while the rate is high and comes back as it falls goes on. At these rates some end early and some do not. */
+START_TEST(patience_ends_what_keeps_rising)
+{
+    static const float rates[] = { 0.002F, 0.05F, 0.2F, 0.5F, 1 };
+    bool               early = false, turned = false;
+    world             *w = world_of(false);
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        bb_tuned        t;
+        bb_tune_report  report;
+        bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+        looks           l = { 0 };
+        bb_err          err = BB_ERR_INIT;
+        uint32_t        behind = 0, end = o.steps, since = 0;
+        o.patience = 2, o.weights = rates[i], o.looked = note_look, o.looked_self = &l;
+        ck_assert_int_eq(bb_tuned_copy(&w->small, &t, &err), BB_OK);
+        ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, &report, &err), BB_OK);
+        for (uint32_t k = 1; k < l.n; k++) {
+            behind = l.better[k] || l.score[k] < l.score[k - 1] ? 0 : behind + 1;
+            since = l.better[k] ? 0 : since + 1;
+            turned |= since >= 2 && behind < 2;
+            early |= behind == 2 && l.step[k] < o.steps;
+            if (behind < 2 && l.score[k] < 4 * l.score[0]) continue; /* four times the loss is the end in any case */
+            end = l.step[k];
+            break;
+        }
+        ck_assert_uint_eq(report.steps, end);
+        bb_tuned_done(&t);
+    }
+    ck_assert(early && turned);
+    world_done(w);
+}
+END_TEST
+
 /* The slope of the smooth rounding of a grid: a fifth at its levels and past its ends, 3 half-way, by its formula between; codebooks have none. */
 START_TEST(smooth_rounding_has_its_slope)
 {
@@ -774,6 +823,7 @@ int main(void)
     tcase_add_loop_test(n, peers_change_nothing, 0, 18);
     tcase_add_test(n, other_peers_go_on);
     tcase_add_test(n, no_text_may_lose);
+    tcase_add_test(n, patience_ends_what_keeps_rising);
     tcase_add_loop_test(t, smooth_rounding_has_its_slope, 0, 4);
     suite_add_tcase(s, t);
     suite_add_tcase(s, n);

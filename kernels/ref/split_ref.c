@@ -74,6 +74,24 @@ void bb_split_product_ref(unsigned parts, size_t m, size_t n, size_t k, const ui
         }
 }
 
+void bb_pair_product_ref(size_t m, size_t n, size_t k, const uint16_t *x, const uint16_t *panels, const float *bias, bool add, float *y, size_t ldy)
+{
+    const size_t blocks = (k + DEPTH - 1) / DEPTH;
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) {
+            const uint16_t *a = x + i / ROWS * blocks * TILE + i % ROWS * DEPTH;
+            const uint16_t *b = panels + j / PANEL * blocks * 2 * TILE + j % PANEL / ROWS * TILE + j % ROWS * 2;
+            float           sum = add ? y[i * ldy + j] : 0;
+            if (bias) sum += bias[j];
+            for (size_t c = 0; c < blocks; c++, a += TILE, b += 2 * TILE)
+                for (size_t p = 0; p < DEPTH / 2; p++) {
+                    sum = fma_flushed(bb_bf16_to_float(a[2 * p + 1]), bb_bf16_to_float(b[p * ROWS * 2 + 1]), sum);
+                    sum = fma_flushed(bb_bf16_to_float(a[2 * p]), bb_bf16_to_float(b[p * ROWS * 2]), sum);
+                }
+            y[i * ldy + j] = sum;
+        }
+}
+
 void bb_peak_split_ref(const uint16_t *x, const uint16_t *w, float *y, size_t n)
 {
     for (size_t i = 0; i < 2 * ROWS; i++)

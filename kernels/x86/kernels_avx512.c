@@ -11,6 +11,7 @@
 #include "kernels/exp.h"
 #include "kernels/kernels.h"
 #include "kernels/x86/pack.h"
+#include "kernels/x86/mask.h"
 
 static inline __m512 exp16(__m512 x)
 {
@@ -27,8 +28,6 @@ static inline __m512 exp16(__m512 x)
     __mmask16 alive = _mm512_cmp_ps_mask(a, _mm512_set1_ps(BB_EXP_LOW), _CMP_NLT_UQ);
     return _mm512_maskz_mul_ps(alive, e, _mm512_castsi512_ps(power));
 }
-
-static inline __mmask16 tail(size_t left) { return left >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1u << left) - 1); }
 
 /* 16 float64 lanes: two registers. */
 typedef struct lanes {
@@ -65,14 +64,14 @@ static float max_of(const float *x, size_t n)
     __m512 m = _mm512_set1_ps(-INFINITY);
     size_t i = 0;
     for (; i + 16 <= n; i += 16) m = _mm512_max_ps(_mm512_loadu_ps(x + i), m);
-    if (i < n) m = _mm512_mask_max_ps(m, tail(n - i), _mm512_maskz_loadu_ps(tail(n - i), x + i), m);
+    if (i < n) m = _mm512_mask_max_ps(m, bb_tail(n - i), _mm512_maskz_loadu_ps(bb_tail(n - i), x + i), m);
     return _mm512_reduce_max_ps(m);
 }
 
 void bb_exp_avx512(const float *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i);
+        __mmask16 mask = bb_tail(n - i);
         _mm512_mask_storeu_ps(y + i, mask, exp16(_mm512_maskz_loadu_ps(mask, x + i)));
     }
 }
@@ -81,12 +80,12 @@ void bb_rms_norm_avx512(const float *x, const float *weight, float eps, float *y
 {
     lanes sum = lanes_zero();
     for (size_t i = 0; i < n; i += 16) {
-        __m512 v = _mm512_maskz_loadu_ps(tail(n - i), x + i);
+        __m512 v = _mm512_maskz_loadu_ps(bb_tail(n - i), x + i);
         lanes_fma(&sum, v, v);
     }
     __m512 s = _mm512_set1_ps(1 / sqrtf((float)(lanes_total(sum) / (double)(n ? n : 1)) + eps));
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i);
+        __mmask16 mask = bb_tail(n - i);
         __m512    v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), s);
         _mm512_mask_storeu_ps(y + i, mask, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, weight + i)));
     }
@@ -96,7 +95,7 @@ void bb_swiglu_avx512(float *gate, const float *up, size_t n)
 {
     __m512 one = _mm512_set1_ps(1), sign = _mm512_set1_ps(-0.0f);
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i);
+        __mmask16 mask = bb_tail(n - i);
         __m512    g = _mm512_maskz_loadu_ps(mask, gate + i), e = exp16(_mm512_xor_ps(g, sign));
         g = _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(one, e)), _mm512_maskz_loadu_ps(mask, up + i));
         _mm512_mask_storeu_ps(gate + i, mask, g);
@@ -108,14 +107,14 @@ void bb_softmax_avx512(float *x, float scale, size_t n)
     lanes  sum = lanes_zero();
     __m512 m = _mm512_set1_ps(max_of(x, n)), s = _mm512_set1_ps(scale);
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i);
+        __mmask16 mask = bb_tail(n - i);
         __m512    e = exp16(_mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), m), s));
         _mm512_mask_storeu_ps(x + i, mask, e);
         lanes_add(&sum, _mm512_maskz_mov_ps(mask, e));
     }
     __m512 inverse = _mm512_set1_ps((float)(1 / lanes_total(sum)));
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i);
+        __mmask16 mask = bb_tail(n - i);
         _mm512_mask_storeu_ps(x + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), inverse));
     }
 }
@@ -124,7 +123,7 @@ size_t bb_arg_max_avx512(const float *x, size_t n)
 {
     __m512 m = _mm512_set1_ps(max_of(x, n));
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i), found = _mm512_mask_cmp_ps_mask(mask, _mm512_maskz_loadu_ps(mask, x + i), m, _CMP_EQ_OQ);
+        __mmask16 mask = bb_tail(n - i), found = _mm512_mask_cmp_ps_mask(mask, _mm512_maskz_loadu_ps(mask, x + i), m, _CMP_EQ_OQ);
         if (found) return i + (size_t)__builtin_ctz(found);
     }
     return 0;
@@ -135,7 +134,7 @@ double bb_sum_exp_avx512(const float *x, float shift, size_t n)
     lanes  sum = lanes_zero();
     __m512 m = _mm512_set1_ps(shift);
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i);
+        __mmask16 mask = bb_tail(n - i);
         lanes_add(&sum, _mm512_maskz_mov_ps(mask, exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), m))));
     }
     return lanes_total(sum);
@@ -146,7 +145,7 @@ double bb_sum_exp_cross_avx512(const float *x, float shift, const float *z, size
     lanes  sum = lanes_zero(), sum2 = lanes_zero();
     __m512 m = _mm512_set1_ps(shift);
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i);
+        __mmask16 mask = bb_tail(n - i);
         __m512    v = _mm512_maskz_loadu_ps(mask, x + i), e = _mm512_maskz_mov_ps(mask, exp16(_mm512_sub_ps(v, m)));
         lanes_add(&sum, e);
         lanes_fma(&sum2, e, _mm512_sub_ps(v, _mm512_maskz_loadu_ps(mask, z + i)));
@@ -158,7 +157,7 @@ double bb_sum_exp_cross_avx512(const float *x, float shift, const float *z, size
 void bb_half_to_float_avx512(const uint16_t *x, float *y, size_t n)
 {
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 mask = tail(n - i);
+        __mmask16 mask = bb_tail(n - i);
         _mm512_mask_storeu_ps(y + i, mask, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, x + i)));
     }
 }

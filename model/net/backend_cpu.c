@@ -95,14 +95,24 @@ static void cpu_forget(void *context) { (void)context; }
 
 /* ---- workspace ---- */
 
+static void cpu_rough(void *self, bool rough)
+{
+    bb_cpu *c = self;
+    c->fast = c->may[rough];
+    c->parts = rough ? 1 : 2;
+    c->n_held = c->back.n_held = 0;
+    c->back.packed = NULL;
+}
+
 static bb_status cpu_open(void *context, void **self, bb_err *err)
 {
     bb_cpu *c = BB_NEW0(1, bb_cpu, err);
     (void)context;
     if (!c) return BB_NOMEM;
     c->k = bb_kernels_get();
-    c->fast = bb_kernels_fast();
-    c->parts = 2;
+    c->may[false] = bb_kernels_fast();
+    c->may[true] = bb_kernels_fast_rough();
+    cpu_rough(c, false);
     *self = c;
     return BB_OK;
 }
@@ -118,14 +128,6 @@ static void cpu_close(void *self)
     bb_free(c->split.at);
     bb_cpu_back_close(c);
     bb_free(c);
-}
-
-static void cpu_rough(void *self, bool rough)
-{
-    bb_cpu *c = self;
-    c->parts = rough ? 1 : 2;
-    c->n_held = c->back.n_held = 0;
-    c->back.packed = NULL;
 }
 
 bb_status bb_pool_grow(bb_pool *p, size_t n, bb_err *err)
@@ -161,8 +163,7 @@ size_t bb_cpu_rows_a_piece(const bb_cpu *c, const bb_matrix *w, size_t limit)
     return n < c->k->panel ? c->k->panel : n;
 }
 
-static uint16_t       *split_at(float *at) { return bb_cpu_split_at(at); }
-static const uint16_t *split_in(const float *at) { return (const uint16_t *)(const void *)at; }
+static uint16_t *split_at(float *at) { return bb_cpu_split_at(at); }
 
 _Static_assert(BB_SPLIT_PANEL == (int)BB_PANEL_AVX512, "both products go by the same panels");
 _Static_assert(BB_CPU_CHUNK % BB_SPLIT_PANEL == 0 && BB_CPU_TILE % BB_SPLIT_ROWS == 0, "chunks are cut between tiles");
@@ -271,7 +272,7 @@ static void multiply(const bb_cpu *c, size_t n, size_t cols, size_t k, const flo
 static void linear(const bb_cpu *c, size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *split, const float *panels, const float *bias,
                    bool add, float *y, size_t ldy)
 {
-    if (c->fast) c->k->split_product(c->parts, m, n, k, split_in(split), split_in(panels), bias, add, y, ldy);
+    if (c->fast) bb_cpu_split_product(c->k, c->parts, m, n, k, split, panels, bias, add, y, ldy);
     else c->k->product(m, n, k, x, ldx, panels, bias, add, y, ldy);
 }
 
@@ -300,8 +301,8 @@ void bb_cpu_product(const bb_cpu *c, size_t n, size_t cols, size_t k, const floa
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(n * cols * k))
     for (ptrdiff_t i = 0; i < cut.tasks; i++) {
         piece p = piece_of(&cut, i);
-        c->k->split_product(c->parts, p.m, p.to - p.from, k, split_in(c->split.at + p.row * room), split_in(panels + p.from * room),
-                            bias ? bias + p.from : NULL, add, y + p.row * ldy + p.from, ldy);
+        bb_cpu_split_product(c->k, c->parts, p.m, p.to - p.from, k, c->split.at + p.row * room, panels + p.from * room, bias ? bias + p.from : NULL, add,
+                             y + p.row * ldy + p.from, ldy);
     }
 }
 

@@ -663,7 +663,7 @@ size_t bb_backward_head_rows(const bb_backward *b) { return b->slab_tokens; }
 uint32_t bb_backward_windows(const bb_backward *b, uint32_t T)
 {
     const uint32_t slab = (uint32_t)(b->slab_tokens / T);
-    if (!bb_kernels_fast() || T % BB_SPLIT_DEPTH == 0) return 1; /* chains over tokens go on from call to call; split ones in whole tiles */
+    if (!bb_kernels_fast_rough() || T % BB_SPLIT_DEPTH == 0) return 1; /* chains over tokens go on from call to call; split ones in whole tiles */
     return slab ? slab : 1;
 }
 

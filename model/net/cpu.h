@@ -47,7 +47,8 @@ typedef struct bb_back_memory {
 
 typedef struct bb_cpu {
     const bb_kernels *k;
-    bool              fast;          /* products are those of split numbers (kernels.h): the precision when the workspace was opened */
+    bool              may[2];        /* whether products, [1] rough ones, are those of split numbers (kernels.h): the precision when the workspace was opened */
+    bool              fast;          /* what is made now is */
     unsigned          parts;         /* of split numbers: 2, or 1 while products are rough */
     bb_pool           piece, piece2; /* packed weights of one product; those of the reference head in score */
     bb_pool           store;         /* packed weights of hold */
@@ -59,7 +60,15 @@ typedef struct bb_cpu {
 } bb_cpu;
 
 /* Split numbers lie in the memory of floats, two for one. */
-static inline uint16_t *bb_cpu_split_at(float *at) { return (uint16_t *)(void *)at; }
+static inline uint16_t       *bb_cpu_split_at(float *at) { return (uint16_t *)(void *)at; }
+static inline const uint16_t *bb_cpu_split_in(const float *at) { return (const uint16_t *)(const void *)at; }
+/* Y (m, n) = [Y +] [bias +] X W' of split numbers: of one part on a CPU that has them by pairs. */
+static inline void bb_cpu_split_product(const bb_kernels *k, unsigned parts, size_t m, size_t n, size_t depth, const float *x, const float *panels,
+                                        const float *bias, bool add, float *y, size_t ldy)
+{
+    if (parts == 1 && k->pairs) k->pair_product(m, n, depth, bb_cpu_split_in(x), bb_cpu_split_in(panels), bias, add, y, ldy);
+    else k->split_product(parts, m, n, depth, bb_cpu_split_in(x), bb_cpu_split_in(panels), bias, add, y, ldy);
+}
 
 static inline float *bb_cpu_at(bb_buffer b) { return b.memory ? (float *)(void *)b.memory + b.at : NULL; }
 

@@ -2,7 +2,8 @@
  * sample.c: see sample.h. Groups of GROUP sequences go through the network independently, a group a task, so that threads never wait for
  * each other; within a group one step takes a token of each sequence through all blocks. Weights are decoded and packed (kernels.h) once
  * for all if memory allows, else strip by strip as they are used. Keys and values are cached in packed form. Every product
- * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut.
+ * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut. Rough ones, of many sequences alone, are of
+ * plain bfloat16 with the matrices, and exact in attention.
  * With integers rows are multiplied in 8 bits with the matrices as small integers (kernels/integer.h) and have no such bits, but still bits of their own.
  * A decoder is one group of one sequence whose step takes several tokens in, in their order, and whose threads share the weight rows and the KV heads.
  */
@@ -28,6 +29,7 @@ typedef struct shared {
     const bb_sampling *p;
     const bb_kernels  *k;
     float             *cos_sin;                           /* [length][n_rot/2][2] */
+    bool               rough;                             /* matrices are of plain bfloat16, split in panels (kernels.h), the rows of x too */
     bb_integers       *integers;                          /* [n_matrices], panels NULL for a matrix that has none; or NULL */
     float             *weights;                           /* packed matrices that are not integers, or NULL */
     size_t            *offset;                            /* of each matrix in weights */
@@ -46,6 +48,7 @@ typedef struct stepper {
     float        *h, *x, *q, *k, *v, *gate, *up, *logits; /* rows of S */
     float        *token, *e;                              /* what tokens give to a block; their embeddings; where there is such */
     float        *strip, *packed;                         /* [lanes] STRIP weight rows, when they are not held */
+    float        *split;                                  /* rough, what feeds the next matrices: rows of S in whole tiles */
     int8_t       *x_bytes;                                /* with integers, what feeds the next matrices in 8 bits: rows of S, scales, sums (integer.h) */
     float        *x_scale;
     int32_t      *x_sum;
@@ -122,13 +125,18 @@ static const bb_matrix *matrix_at(const shared *w, size_t i)
     return bb_block_has_part(b, part) ? &b->w[part] : NULL;
 }
 
+/* Floats of memory that a row of `cols` takes, of x and of a panel. */
+static size_t room_of(const shared *w, size_t cols) { return w->rough ? bb_split_numbers(1, 1, cols, 1) / 2 : cols; }
+
 /* Rows first .. first+n-1 into panels; plain: room for STRIP rows. */
 static void pack_rows(const shared *w, const bb_matrix *m, size_t first, size_t n, float *plain, float *panels)
 {
     for (size_t at = 0; at < n; at += STRIP) {
         size_t some = n - at < STRIP ? n - at : STRIP;
+        float *to = panels + at * room_of(w, m->cols);
         decode_rows(m, first + at, some, plain);
-        bb_pack_panels(plain, m->cols, some, m->cols, w->k->panel, panels + at * m->cols);
+        if (w->rough) w->k->split_panels(1, plain, m->cols, some, m->cols, bb_cpu_split_at(to));
+        else bb_pack_panels(plain, m->cols, some, m->cols, w->k->panel, to);
     }
 }
 
@@ -160,7 +168,7 @@ static bb_status hold_floats(shared *w, bb_err *err)
     for (size_t i = 0; i < n; i++) {
         const bb_matrix *m = is_integer(w, i) ? NULL : matrix_at(w, i);
         w->offset[i] = (size_t)total;
-        if (m) total += bb_packed_floats(m->rows, m->cols, w->k->panel);
+        if (m) total += bb_packed_floats(m->rows, room_of(w, m->cols), w->k->panel);
         if (total * sizeof(float) > limit) return BB_OK;
     }
     if (!(w->weights = bb_alloc((size_t)total, sizeof *w->weights, err))) return BB_NOMEM;
@@ -181,7 +189,7 @@ static bb_status hold_floats(shared *w, bb_err *err)
 static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p, bool integers, bb_err *err)
 {
     bb_status status = BB_OK;
-    *w = (shared) { .net = net, .p = p, .k = bb_kernels_get(), .max_shared = 1 };
+    *w = (shared) { .net = net, .p = p, .k = bb_kernels_get(), .rough = p->rough && bb_kernels_fast_rough(), .max_shared = 1 };
     for (uint32_t b = 0; b < net->n_layer; b++) {
         const bb_block *k = &net->blocks[b];
         w->max_q = largest(w->max_q, (uint32_t)bb_dim_of(net, k, BB_DIM_HD));
@@ -203,7 +211,7 @@ static bb_status shared_init(shared *w, const bb_net *net, const bb_sampling *p,
 
 static void stepper_done(stepper *s)
 {
-    float *all[] = { s->cache, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores, s->x_scale, s->token, s->e };
+    float *all[] = { s->cache, s->split, s->h, s->x, s->q, s->k, s->v, s->gate, s->up, s->logits, s->strip, s->packed, s->scores, s->x_scale, s->token, s->e };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
     bb_free(s->x_bytes);
     bb_free(s->x_sum);
@@ -232,6 +240,7 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
         { &s->logits, sequences * net->n_vocab },
         { &s->token, (size_t)S * net->token.width },
         { &s->e, net->token.width ? (size_t)S * net->n_embd : 0 },
+        { &s->split, w->rough ? bb_split_numbers(1, S, widest, BB_SPLIT_ROWS) / 2 : 0 },
         { &s->strip, strips },
         { &s->packed, strips },
         { &s->x_scale, x_floats / BB_INTEGER_GROUP },
@@ -257,6 +266,7 @@ static size_t lane_of(const stepper *s) { return s->lanes > 1 ? (size_t)omp_get_
 /* x (S, cols) feeds the next matrices. */
 static void feed(const stepper *s, const float *x, size_t cols)
 {
+    if (s->w->rough) s->w->k->split_rows(1, x, cols, s->S, cols, bb_cpu_split_at(s->split));
     if (!s->w->integers || cols % BB_INTEGER_GROUP) return; /* then no matrix of integers is fed */
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1 && s->S > 1)
     for (size_t i = 0; i < s->S; i++) {
@@ -289,9 +299,10 @@ static void linear(const stepper *s, const float *x, size_t number, bool add, fl
 #pragma omp parallel for schedule(static) num_threads(s->lanes) if (s->lanes > 1)
     for (size_t first = 0; first < m->rows; first += cut) {
         const size_t n = m->rows - first < cut ? m->rows - first : cut, at = lane_of(s) * s->strip_floats;
-        const float *panels = held ? w->weights + w->offset[number] + first * m->cols : s->packed + at;
+        const float *panels = held ? w->weights + w->offset[number] + first * room_of(w, m->cols) : s->packed + at;
         if (!held) pack_rows(w, m, first, n, s->strip + at, s->packed + at);
-        w->k->product(s->S, n, m->cols, x, m->cols, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
+        if (w->rough) bb_cpu_split_product(w->k, 1, s->S, n, m->cols, s->split, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
+        else w->k->product(s->S, n, m->cols, x, m->cols, panels, m->bias ? m->bias + first : NULL, add, y + first, m->rows);
     }
 }
 

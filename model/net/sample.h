@@ -2,7 +2,7 @@
  * sample.h: text from the network itself: many sequences side by side, one token at a time, with a cache of keys and values.
  *
  * Used to calibrate without a corpus and to measure what a compressed model writes. The same ids for any number of threads; each sequence draws from a random stream of its own,
- * named by its number. The logits drawn from have the bits that forward.h gives.
+ * named by its number. The logits drawn from have the bits that forward.h gives, but rough ones.
  */
 #ifndef BB_MODEL_NET_SAMPLE_H
 #define BB_MODEL_NET_SAMPLE_H
@@ -19,6 +19,7 @@ typedef struct bb_sampling {
     double         temperature; /* 0: the likeliest token (the first of equals) */
     uint64_t       seed;
     uint64_t       weight_bytes; /* decoded weights are kept if they take no more; 0: 1 GiB */
+    bool           rough; /* products with matrices may be of plain bfloat16, where the precision is fast (kernels.h): text to learn from, not to judge by */
 } bb_sampling;
 
 /* ids [n_sequences * length], sequences one after the other. net: as bb_model_open gives it. Polls bb_interrupted. Memory: about 1 GiB of

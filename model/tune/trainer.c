@@ -28,10 +28,10 @@ enum { CHECK_WINDOWS = 8 }; /* held-out windows forwarded at once */
 
 /* Where a training is, beside its arrays; part of the saved state. Times are not: they belong to the process. */
 typedef struct where {
-    uint64_t step;             /* steps done */
-    uint32_t best_step, worse; /* worse: looks since the best one */
-    double   mean_norm;        /* of the gradient, running */
-    double   start, best, other_start, other_best, best_score;
+    uint64_t step;                                                    /* steps done */
+    uint32_t best_step, worse;                                        /* worse: looks in a row that were behind the one before and not better */
+    double   mean_norm;                                               /* of the gradient, running */
+    double   start, best, other_start, other_best, best_score, score; /* score: of the last look */
 } where;
 
 struct bb_trainer {
@@ -713,7 +713,7 @@ static void identify(const bb_trainer *r, char hex[65])
                                          o->norms, o->clip,  o->label_share, o->estimator, o->schedule, o->warmup, o->decay,  o->patience, at_once(r) };
     bb_sha256              s;
     bb_sha256_init(&s);
-    bb_sha256_text(&s, bb_kernels_fast() ? "tune 1, bfloat16" : "tune 1");
+    bb_sha256_text(&s, bb_kernels_fast_rough() ? "tune 2, bfloat16" : "tune 2");
     bb_sha256_text(&s, bb_kernels_bits());
     bb_sha256_update(&s, numbers, sizeof numbers);
     if (o->coarse_moments) bb_sha256_text(&s, "coarse moments");
@@ -808,7 +808,8 @@ static bb_status look(bb_trainer *r, bb_err *err)
     if (r->other.set) bb_debug("%s: on the other text %.6g (start %.6g)", o->label ? o->label : "tune", other, w->other_start);
     const bool better = score < w->best_score && loss <= w->start && other <= w->other_start;
     tell(r, loss, other, better);
-    w->worse++;
+    w->worse = score < w->score ? 0 : w->worse + 1;
+    w->score = score;
     r->lost = !(loss < 4 * w->start);
     if (!better) goto done;
     w->best_score = score;
@@ -871,7 +872,7 @@ static bb_status begin(bb_trainer *r, bool *found, bb_err *err)
     if (r->other.set) BB_TRY(check(r, &r->other, &w->other_start, err));
     w->best = w->start;
     w->other_best = w->other_start;
-    w->best_score = r->other.set ? 1 : w->start;
+    w->best_score = w->score = r->other.set ? 1 : w->start;
     tell(r, w->start, w->other_start, false);
     if (!r->o->state && !r->o->peers) return BB_OK;
     if (r->o->state) identify(r, r->identity);

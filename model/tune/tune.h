@@ -86,7 +86,7 @@ typedef struct bb_tune_options {
     bb_tune_estimator  estimator;
     bb_tune_schedule   schedule;
     double             warmup, decay;  /* shares of the steps: of warm-up (0: a twentieth), of decay at the end (of BB_TUNE_WSD) */
-    uint32_t           patience;       /* looks without a better state after which it ends; 0: never */
+    uint32_t           patience;       /* looks in a row, each behind the one before and none better than all, after which it ends; 0: never */
     bool               coarse_moments; /* the optimizer's in 8 bits (adamw.h) */
     uint64_t           keep_bytes;     /* full-precision states of training windows that are kept; the rest is computed again. 0: all are kept */
     const bb_tune_set *other; /* held-out text of another domain, of the same length of windows: no state is better whose loss rises on either; NULL: none */
