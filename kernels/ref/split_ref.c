@@ -55,8 +55,18 @@ static float dot(const uint16_t *x, const uint16_t *w, float y)
     return flushed(flushed(y) + flushed(even + odd));
 }
 
-void bb_split_product_ref(unsigned parts, size_t m, size_t n, size_t k, const uint16_t *x, const uint16_t *panels, const float *bias, bool add, float *y,
-                          size_t ldy)
+/* The same in the arithmetic of VDPBF16PS. */
+static float dot_of_pairs(const uint16_t *x, const uint16_t *w, float y)
+{
+    for (size_t p = 0; p < DEPTH / 2; p++) {
+        y = fma_flushed(bb_bf16_to_float(x[2 * p + 1]), bb_bf16_to_float(w[p * ROWS * 2 + 1]), y);
+        y = fma_flushed(bb_bf16_to_float(x[2 * p]), bb_bf16_to_float(w[p * ROWS * 2]), y);
+    }
+    return y;
+}
+
+static void product(float (*dot_of)(const uint16_t *x, const uint16_t *w, float y), unsigned parts, size_t m, size_t n, size_t k, const uint16_t *x,
+                    const uint16_t *panels, const float *bias, bool add, float *y, size_t ldy)
 {
     size_t blocks = (k + DEPTH - 1) / DEPTH;
     for (size_t i = 0; i < m; i++)
@@ -66,30 +76,23 @@ void bb_split_product_ref(unsigned parts, size_t m, size_t n, size_t k, const ui
             float           sum = add ? y[i * ldy + j] : 0;
             if (bias) sum += bias[j];
             for (size_t c = 0; c < blocks; c++, a += parts * TILE, b += 2 * parts * TILE) {
-                if (parts > 1) sum = dot(a + TILE, b, sum);
-                sum = dot(a, b, sum);
-                if (parts > 1) sum = dot(a, b + 2 * TILE, sum);
+                if (parts > 1) sum = dot_of(a + TILE, b, sum);
+                sum = dot_of(a, b, sum);
+                if (parts > 1) sum = dot_of(a, b + 2 * TILE, sum);
             }
             y[i * ldy + j] = sum;
         }
 }
 
+void bb_split_product_ref(unsigned parts, size_t m, size_t n, size_t k, const uint16_t *x, const uint16_t *panels, const float *bias, bool add, float *y,
+                          size_t ldy)
+{
+    product(dot, parts, m, n, k, x, panels, bias, add, y, ldy);
+}
+
 void bb_pair_product_ref(size_t m, size_t n, size_t k, const uint16_t *x, const uint16_t *panels, const float *bias, bool add, float *y, size_t ldy)
 {
-    const size_t blocks = (k + DEPTH - 1) / DEPTH;
-    for (size_t i = 0; i < m; i++)
-        for (size_t j = 0; j < n; j++) {
-            const uint16_t *a = x + i / ROWS * blocks * TILE + i % ROWS * DEPTH;
-            const uint16_t *b = panels + j / PANEL * blocks * 2 * TILE + j % PANEL / ROWS * TILE + j % ROWS * 2;
-            float           sum = add ? y[i * ldy + j] : 0;
-            if (bias) sum += bias[j];
-            for (size_t c = 0; c < blocks; c++, a += TILE, b += 2 * TILE)
-                for (size_t p = 0; p < DEPTH / 2; p++) {
-                    sum = fma_flushed(bb_bf16_to_float(a[2 * p + 1]), bb_bf16_to_float(b[p * ROWS * 2 + 1]), sum);
-                    sum = fma_flushed(bb_bf16_to_float(a[2 * p]), bb_bf16_to_float(b[p * ROWS * 2]), sum);
-                }
-            y[i * ldy + j] = sum;
-        }
+    product(dot_of_pairs, 1, m, n, k, x, panels, bias, add, y, ldy);
 }
 
 void bb_peak_split_ref(const uint16_t *x, const uint16_t *w, float *y, size_t n)

@@ -99,22 +99,32 @@ static inline __attribute__((always_inline)) void eight_rows(const bb_integers *
     for (size_t i = 0; i < n; i++) to[i] = t[i];
 }
 
-/* The same of whatever shape the matrix has. */
-static inline __attribute__((always_inline)) void any_rows(const bb_integers *w, const unsigned char *panel, unsigned half, size_t n, const int8_t *q,
-                                                           const float *scale, const int32_t *sum, __m256 *t)
+/* What the levels of a matrix allow. */
+typedef struct range {
+    int  least;
+    bool narrow;
+} range;
+
+static range range_of(const bb_integers *w)
 {
     int least = w->table[0], most = least;
     for (int i = 1; i < BB_INTEGER_LEVELS; i++) {
         least = w->table[i] < least ? w->table[i] : least;
         most = w->table[i] > most ? w->table[i] : most;
     }
-    const bool narrow = w->bits < 8 && most - least <= NARROW;
-    switch ((w->bits == 2 ? 0u : w->bits == 4 ? 1u : 2u) * 8 + (w->groups == 2 ? 4 : 0) + (w->offsets ? 2 : 0) + (narrow ? 1 : 0)) {
+    return (range) { least, w->bits < 8 && most - least <= NARROW };
+}
+
+/* The same of whatever shape the matrix has. */
+static inline __attribute__((always_inline)) void any_rows(const bb_integers *w, range z, const unsigned char *panel, unsigned half, size_t n, const int8_t *q,
+                                                           const float *scale, const int32_t *sum, __m256 *t)
+{
+    switch ((w->bits == 2 ? 0u : w->bits == 4 ? 1u : 2u) * 8 + (w->groups == 2 ? 4 : 0) + (w->offsets ? 2 : 0) + (z.narrow ? 1 : 0)) {
 #define SHAPE(bits, number, narrow) \
-    case 8 * (number) + (narrow): eight_rows(w, panel, half, bits, 1, false, narrow, least, n, q, scale, sum, t); break; \
-    case 8 * (number) + 2 + (narrow): eight_rows(w, panel, half, bits, 1, true, narrow, least, n, q, scale, sum, t); break; \
-    case 8 * (number) + 4 + (narrow): eight_rows(w, panel, half, bits, 2, false, narrow, least, n, q, scale, sum, t); break; \
-    case 8 * (number) + 6 + (narrow): eight_rows(w, panel, half, bits, 2, true, narrow, least, n, q, scale, sum, t); break;
+    case 8 * (number) + (narrow): eight_rows(w, panel, half, bits, 1, false, narrow, z.least, n, q, scale, sum, t); break; \
+    case 8 * (number) + 2 + (narrow): eight_rows(w, panel, half, bits, 1, true, narrow, z.least, n, q, scale, sum, t); break; \
+    case 8 * (number) + 4 + (narrow): eight_rows(w, panel, half, bits, 2, false, narrow, z.least, n, q, scale, sum, t); break; \
+    case 8 * (number) + 6 + (narrow): eight_rows(w, panel, half, bits, 2, true, narrow, z.least, n, q, scale, sum, t); break;
         SHAPE(2, 0, 0)
         SHAPE(2, 0, 1)
         SHAPE(4, 1, 0)
@@ -125,19 +135,22 @@ static inline __attribute__((always_inline)) void any_rows(const bb_integers *w,
     }
 }
 
-static void one_vector(const bb_integers *w, const unsigned char *panel, unsigned half, const int8_t *q, const float *scale, const int32_t *sum, __m256 *t)
+static void one_vector(const bb_integers *w, range z, const unsigned char *panel, unsigned half, const int8_t *q, const float *scale, const int32_t *sum,
+                       __m256 *t)
 {
-    any_rows(w, panel, half, 1, q, scale, sum, t);
+    any_rows(w, z, panel, half, 1, q, scale, sum, t);
 }
 
-static void tile_of_vectors(const bb_integers *w, const unsigned char *panel, unsigned half, const int8_t *q, const float *scale, const int32_t *sum, __m256 *t)
+static void tile_of_vectors(const bb_integers *w, range z, const unsigned char *panel, unsigned half, const int8_t *q, const float *scale, const int32_t *sum,
+                            __m256 *t)
 {
-    any_rows(w, panel, half, TILE, q, scale, sum, t);
+    any_rows(w, z, panel, half, TILE, q, scale, sum, t);
 }
 
 void bb_integer_product_avx2(const bb_integers *w, size_t from, size_t to, size_t m, const int8_t *q, const float *scale, const int32_t *sum, const float *bias,
                              bool add, float *y)
 {
+    const range z = range_of(w);
     for (size_t j = from * BB_INTEGER_ROWS; j < to * BB_INTEGER_ROWS && j < w->rows; j += 8) {
         const unsigned char *panel = w->panels + j / BB_INTEGER_ROWS * w->panel_bytes;
         const unsigned       half = j % BB_INTEGER_ROWS / 8;
@@ -147,7 +160,7 @@ void bb_integer_product_avx2(const bb_integers *w, size_t from, size_t to, size_
             const size_t group = i * w->cols / BB_INTEGER_GROUP;
             __m256       t[TILE];
             n = m - i < TILE ? 1 : TILE;
-            (n == TILE ? tile_of_vectors : one_vector)(w, panel, half, q + i * w->cols, scale + group, sum + 2 * group, t);
+            (n == TILE ? tile_of_vectors : one_vector)(w, z, panel, half, q + i * w->cols, scale + group, sum + 2 * group, t);
             for (size_t v = 0; v < n; v++) {
                 float start[8] = { 0 }, *at = y + (i + v) * w->rows + j;
                 for (size_t r = 0; r < rows; r++) start[r] = (add ? at[r] : 0) + (bias ? bias[j + r] : 0);
