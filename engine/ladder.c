@@ -73,7 +73,7 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
     bb_qat_hash_texts(c->qat_text, &s);
     if (!*c->qat_text && bb_qat_adds_self(c->calib)) bb_sha256_text(&s, "the calibration text and self");
     bb_sha256_hex(&s, hex);
-    all = bb_asprintf(err, "%s, qat %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
+    all = bb_asprintf(err, "%s, qat 2 %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
                       bb_qat_rate(c->qat_rate, c->qat_tokens), c->qat_scale_rate, (long long)c->qat_batch, hex);
     bb_free(plain);
     return all;
