@@ -61,11 +61,6 @@ done
 "$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} ${QUICK:+--calib-windows 64 --output-windows 16} --out "$work/sweep"
 tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "$own" "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
-# The best of theirs once more, with an importance matrix of the very text that the sweep was calibrated on.
-ids=$(find "$work/sweep" -maxdepth 1 -name "calib-self-*.u32" | head -n 1)
-[ -s "$work/mixture-self.txt" ] || { "$BITBUDGET" tokenize "$source" --decode --text "$ids" --out "$work/self.txt"; cat "$work/mixture.txt" "$work/self.txt" > "$work/mixture-self.txt"; }
-RIVALS=configs/reproduce/smollm2-rivals-self.txt bash results/real.sh rivals "$llamacpp" "$source" "$work/mixture-self.txt" "$work/judge-self"
-for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "$own" "$f"; done
 
 # What each part of the job adds, on the sweep's own windows (calibration text that nothing but the search saw): the searched plans and the simple ones beside them, before and
 # after finalise.
@@ -78,12 +73,17 @@ for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .
 } > "$work/real-ablation.csv"
 
 [ -z "${QUICK:-}" ] || exit 0
+# The best of theirs once more, with an importance matrix of the very text that the sweep was calibrated on.
+ids=$(find "$work/sweep" -maxdepth 1 -name "calib-self-*.u32" | head -n 1)
+[ -s "$work/mixture-self.txt" ] || { "$BITBUDGET" tokenize "$source" --decode --text "$ids" --out "$work/self.txt"; cat "$work/mixture.txt" "$work/self.txt" > "$work/mixture-self.txt"; }
+RIVALS=configs/reproduce/smollm2-rivals-self.txt bash results/real.sh rivals "$llamacpp" "$source" "$work/mixture-self.txt" "$work/judge-self"
+for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "$own" "$f"; done
 of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
 # Some of these files trained on: where the step gains most, and where types that stock llama.cpp lacks come nearest.
 for size in ${TRAINED-47711360 60000000 69484384}; do
     plan=$(of_size "$size")
     made "$work/sweep/models/$plan-qat.gguf" "$BITBUDGET" qat "$work/sweep" --plan "$plan" --precision fast > /dev/null
-    judge "ours + qat" "$own, trained on 0.3 M" "$work/sweep/models/$plan-qat.gguf"
+    judge "ours + qat" "$own; trained on 0.3 M" "$work/sweep/models/$plan-qat.gguf"
 done
 # Other searches on the same measurements, with three times our tokens, finished alike.
 [ -s "$work/search-finished.csv" ] || "$BITBUDGET" rivals "$work/sweep" --methods ours,uniform,relaxed,evopress --times 3 --sizes 47711360 --finish --out "$work/search-finished.csv"
@@ -94,7 +94,7 @@ pairs() { # SIZE=RIVAL...: into $files
     files=()
     for pair in "$@"; do files+=("ours=$work/sweep/models/$(of_size "${pair%%=*}").gguf" "llama.cpp ${pair#*=}=$work/judge/rivals/${pair#*=}.gguf"); done
 }
-judge_each() { local pair; for pair in "${files[@]}"; do judge "${pair%%=*}" mixture "${pair#*=}"; done; }
+judge_each() { local pair; for pair in "${files[@]}"; do judge "${pair%%=*}" "$([ "${pair%%=*}" = ours ] && echo "$own" || echo mixture)" "${pair#*=}"; done; }
 pairs 69484384=IQ4_NL+gateup.MXFP4+down.IQ2_S 82333792=IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS
 WINDOWS=512:32 bash results/real-positions.sh "$source" "$work/texts" "$work/real-positions.csv" "${files[@]:0:2}"
 CHUNKS=98 JUDGES=bitbudget judge_each
