@@ -9,6 +9,7 @@
 #include "cli/cmd.h"
 #include "engine/study.h"
 #include "engine/study_gradient.h"
+#include "engine/study_kinds.h"
 #include "engine/study_survival.h"
 
 #define FIELD(name) offsetof(bb_study_options, name)
@@ -22,11 +23,14 @@ static const bb_option_row options[] = {
     { "no-anchors", BB_OPT_FLAG, FIELD(no_anchors), NULL, 1, 0, NULL, "leave out what is measured around searched plans: most of the tokens", NULL },
     { "through", BB_OPT_TEXT, FIELD(through), "database", 1, 0, "WHAT", "the truth: plans as the database has them, rebuilt, or after all steps of finalise",
       "database|rebuild|ladder" },
-    { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "with --gradient, --through rebuild or ladder: these sizes instead of --bands (2.2MiB,3596960)",
+    { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST",
+      "with --gradient, --kinds, --through rebuild or ladder: these sizes instead of --bands (2.2MiB,3596960)", NULL },
+    { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e6, "N", "with --kinds, --through rebuild: calibration windows of the rebuild that is the truth; 0: all",
       NULL },
-    { "windows", BB_OPT_INT, FIELD(windows), "0", 0, 1e6, "N", "with --through rebuild: calibration windows of the rebuild that is the truth; 0: all", NULL },
     { "few", BB_OPT_LIST, FIELD(few), "8", 1, 0, "LIST", "with --through rebuild or ladder: calibration windows of cheaper rebuilds to compare; or none",
       NULL },
+    { "kinds", BB_OPT_FLAG, FIELD(kinds), NULL, 1, 0, NULL,
+      "instead: what a rebuild leaves of the loss of each kind of matrix and of widths, around the best uniform plan of each size", NULL },
     { "gradient", BB_OPT_FLAG, FIELD(gradient), NULL, 1, 0, NULL,
       "instead: what a gradient at the best plan of each size says of every option, against the true KL of single changes", NULL },
     { "changes", BB_OPT_INT, FIELD(changes), "0", 0, 1000000, "N", "with --gradient: single changes that are measured at each size; 0: all", NULL },
@@ -75,6 +79,27 @@ done:
     return status;
 }
 
+/* survival_kinds.csv as a table on stdout. */
+static bb_status print_kinds(const bb_run *r, bb_err *err)
+{
+    char     *path = bb_run_path(r, err, "survival_kinds.csv");
+    bb_csv    t = { 0 };
+    bb_status status = BB_NOMEM;
+    if (!path) return BB_NOMEM;
+    BB_TRY(bb_csv_read(path, &t, err));
+    printf("%12s %-14s %-10s %-10s %22s %22s %8s\n", "bytes", "kind", "option", "changed to", "KL by, alone", "KL by, rebuilt", "share");
+    for (size_t i = 0; i < t.n_rows; i++) {
+        double v[5];
+        for (size_t c = 0; c < 5; c++) BB_TRY(bb_csv_double(&t, i, c + 6, &v[c], err));
+        printf("%12s %-14s %-10s %-10s %+10.5f +- %8.5f %+10.5f +- %8.5f %8.2f\n", bb_csv_text(&t, i, 0), bb_csv_text(&t, i, 1), bb_csv_text(&t, i, 2),
+               bb_csv_text(&t, i, 3), v[0], v[1], v[2], v[3], v[4]);
+    }
+done:
+    bb_csv_done(&t);
+    bb_free(path);
+    return status;
+}
+
 /* gradient_rank.csv as a table on stdout. */
 static bb_status print_gradient(const bb_run *r, bb_err *err)
 {
@@ -108,10 +133,15 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "study needs the folder of a run that was searched");
         goto done;
     }
-    const bb_idle_option idle[] = { { "--changes", "without --gradient", !o.gradient }, { "--labels", "without --gradient", !o.gradient } };
+    const bb_idle_option idle[] = { { "--changes", "without --gradient", !o.gradient },
+                                    { "--labels", "without --gradient", !o.gradient },
+                                    { "--gradient", "with --kinds", o.kinds && o.gradient } };
     BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
-    if (o.gradient) {
+    if (o.kinds) {
+        BB_TRY(bb_study_kinds(&r, &o, err));
+        BB_TRY(print_kinds(&r, err));
+    } else if (o.gradient) {
         BB_TRY(bb_study_gradient(&r, &o, err));
         BB_TRY(print_gradient(&r, err));
     } else if (strcmp(o.through, "database") == 0) {

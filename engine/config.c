@@ -11,6 +11,7 @@
 #include "engine/coupling.h"
 #include "engine/effort.h"
 #include "engine/environment.h"
+#include "engine/foresee.h"
 #include "engine/gates.h"
 #include "engine/ladder.h"
 #include "engine/qat.h"
@@ -67,6 +68,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "output-windows", BB_OPT_INT, FIELD(output_windows), BB_OUTPUT_WINDOWS, 0, 1e6, "N", BB_OUTPUT_WINDOWS_HELP, NULL },
     { "search", BB_OPT_TEXT, FIELD(search), "refine", NO_BOUNDS, "NAME", "how plans are searched for (docs/search.md)", BB_METHOD_NAMES },
     { "search-tokens", BB_OPT_DOUBLE, FIELD(search_tokens), "4", 0, 1e9, "MILLIONS", "forwarded tokens that the search may spend", NULL },
+    { "foresee", BB_OPT_TEXT, FIELD(foresee), "rebuild", NO_BOUNDS, "WHAT", BB_FORESEE_HELP, "rebuild|none" },
     { "sketch", BB_OPT_TEXT, FIELD(sketch), "none", NO_BOUNDS, "WHAT", "propagated sketches around the plans of the search: its local score", "signed|none" },
     { "settle", BB_OPT_INT, FIELD(settle), "0", 0, 10000, "N", "plans of a size that are rebuilt at the end of the search, to go on there; 0: none", NULL },
     { "workers", BB_OPT_INT, FIELD(workers), "1", 1, 256, "N", "plans that the search scores at the same time, a thread each; changes no result", NULL },

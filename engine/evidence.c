@@ -14,7 +14,7 @@
 
 static void put_row(bb_csv_writer *w, const bb_archive_entry *e, const bb_certificate *c)
 {
-    BB_PUT(w, c->budget_bytes, e->hash, e->size_bytes, e->score.kl, c->separable, c->separable_best, c->separable_bound, c->separable_gap);
+    BB_PUT(w, c->budget_bytes, e->hash, e->size_bytes, e->score.plain, c->separable, c->separable_best, c->separable_bound, c->separable_gap);
     BB_ROW(w, c->proven, c->quadratic, c->quadratic_best, c->quadratic_bound, c->quadratic_gap);
 }
 
@@ -30,7 +30,7 @@ bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_arch
     size_t            n = 0;
     bb_status         status = BB_NOMEM;
     if (!rows || !x) goto done;
-    if (s->n <= MOST) BB_TRY(bb_run_quadratic_init(p, s, &v, err));
+    if (s->n <= MOST) BB_TRY(bb_run_quadratic_init(p, NULL, s, &v, err));
     for (size_t i = 0; i < r->n_budgets; i++) {
         const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
         if (!best) continue;

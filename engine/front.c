@@ -15,7 +15,7 @@
 #include "base/text.h"
 
 /* First the chosen plans, ascending in bytes; then every other plan that the search scored, ascending in hash. */
-static const char columns[] = "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows,searched,asked,ruled_out";
+static const char columns[] = "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows,searched,asked,ruled_out,foreseen_nats";
 enum {
     COL_HASH,
     COL_SIZE,
@@ -29,6 +29,7 @@ enum {
     COL_SEARCHED,
     COL_ASKED,
     COL_RULED_OUT,
+    COL_FORESEEN,
     N_COLUMNS
 };
 
@@ -111,7 +112,7 @@ static bb_status grow(bb_front *f, bb_err *err)
     return BB_OK;
 }
 
-bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, bool is_asked, double kl, double kl_se, bb_err *err)
+bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, bool is_asked, const bb_score *score, bb_err *err)
 {
     const bb_problem *problem = bb_model_space_problem(r->space);
     bb_front_plan    *p;
@@ -135,8 +136,9 @@ bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *so
     p->is_searched = !is_baseline;
     p->is_asked = is_asked;
     p->size_bytes = bb_problem_size(problem, x);
-    p->kl = kl;
-    p->kl_se = kl_se;
+    p->kl = score ? score->plain : (double)NAN;
+    p->kl_se = score ? score->plain_se : (double)NAN;
+    p->foreseen = score ? score->kl : (double)NAN;
     p->pruned_fraction = bb_model_space_pruned_fraction(r->space, x);
     f->n++;
 done:
@@ -152,8 +154,8 @@ static int by_size(const void *a, const void *b)
 
 static void put_row(bb_csv_writer *w, const bb_front_plan *p, bool is_chosen, uint32_t n_windows)
 {
-    BB_ROW(w, p->hash, p->size_bytes, p->kl, p->kl_se, p->pruned_fraction, p->is_baseline, p->source, is_chosen, n_windows, p->is_searched, p->is_asked,
-           p->is_ruled_out);
+    BB_PUT(w, p->hash, p->size_bytes, p->kl, p->kl_se, p->pruned_fraction, p->is_baseline, p->source);
+    BB_ROW(w, is_chosen, n_windows, p->is_searched, p->is_asked, p->is_ruled_out, p->foreseen);
 }
 
 /* plans/HASH.plan. */
@@ -200,8 +202,9 @@ static bb_status add_entry(void *self, const bb_ledger_entry *e, bb_err *err)
                                    .pruned_fraction = bb_model_space_pruned_fraction(c->r->space, e->x) };
         memcpy(c->row.hash, e->hash, sizeof c->row.hash);
     }
-    c->row.kl = e->score.kl;
-    c->row.kl_se = e->score.kl_se;
+    c->row.kl = e->score.plain;
+    c->row.kl_se = e->score.plain_se;
+    c->row.foreseen = e->score.kl;
     c->n_windows = e->n_windows;
     return BB_OK;
 }
@@ -310,6 +313,7 @@ static bb_status load_row(bb_run *r, const bb_csv *t, size_t row, bb_front_plan 
     BB_TRY(bb_csv_int(t, row, COL_SIZE, &p->size_bytes, err));
     BB_TRY(bb_csv_double(t, row, COL_KL, &p->kl, err));
     BB_TRY(bb_csv_double(t, row, COL_KL_SE, &p->kl_se, err));
+    BB_TRY(bb_csv_double(t, row, COL_FORESEEN, &p->foreseen, err));
     BB_TRY(bb_csv_double(t, row, COL_PRUNED, &p->pruned_fraction, err));
     BB_TRY(bb_csv_int(t, row, COL_BASELINE, &baseline, err));
     BB_TRY(bb_csv_int(t, row, COL_CHOSEN, &chosen, err));

@@ -18,6 +18,7 @@ typedef struct bb_front_plan {
                              (RULED_OUT of run_search.c) that no finishing makes up for it; and evaluation has not said otherwise */
     int64_t size_bytes;   /* exact */
     double  kl, kl_se;    /* at the confirm level, before finalise; NaN: not measured */
+    double  foreseen;     /* the KL as the search weighs it (engine/foresee.h): what it chose by */
     double  pruned_fraction;
 } bb_front_plan;
 
@@ -26,8 +27,8 @@ typedef struct bb_front {
     bb_front_plan *plans;
 } bb_front; /* ascending in bytes */
 
-/* Adds a copy of candidate x; a plan with the same hash is not added twice: it then is what both are, under the simpler one's name. */
-bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, bool is_asked, double kl, double kl_se, bb_err *err);
+/* Adds a copy of candidate x; score: at the confirm level, NULL: not measured. A plan with the same hash is not added twice: it then is what both are, under the simpler one's name. */
+bb_status bb_front_add(bb_run *r, bb_front *f, const uint16_t *x, const char *source, bool is_baseline, bool is_asked, const bb_score *score, bb_err *err);
 /* Writes plans.csv and plans/: the front's plans and behind them every other plan that this session asked the ledger for. */
 bb_status bb_front_save(bb_run *r, bb_front *f, bb_ledger *ledger, bb_err *err);
 bb_status bb_front_load(bb_run *r, bb_front *f, bb_err *err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * keys.c: see keys.h. */
 #include "engine/keys.h"
+#include "engine/foresee.h"
 #include "engine/qat.h"
 
 #include <stdio.h>
@@ -94,6 +95,7 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     c.time = 0;         /* as effort */
     c.workers = 0;
     c.ledger_only = c.json = false;
+    if (!bb_run_foresees(&c)) c.foresee = none; /* as far as it decides anything */
     if (!all) { /* decides what is finalised and evaluated how, not what is chosen */
         c.eval_windows = c.tune_windows = 0;
         c.max_ram = 0;

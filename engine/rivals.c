@@ -129,7 +129,7 @@ static bb_status find_ours(rivals *v, int64_t size, uint16_t *x, bool *found, bb
     if (v->front.n == 0) BB_TRY(bb_front_load(v->run, &v->front, err));
     for (size_t i = 0; i < v->front.n; i++) {
         const bb_front_plan *p = &v->front.plans[i];
-        if (p->is_searched && p->size_bytes <= size && (!best || p->kl < best->kl)) best = p;
+        if (p->is_searched && p->size_bytes <= size && (!best || p->foreseen < best->foreseen)) best = p;
     }
     *found = best != NULL;
     if (best) BB_TRY(bb_plan_space_indices(v->p->plans, &best->plan, x, err));
@@ -142,7 +142,7 @@ done:
 static bb_status drive(rivals *v, const bb_search_method *m, const int64_t *budgets, size_t n, double tokens, answer *answers, bb_err *err)
 {
     bb_archive        archive = { 0 };
-    bb_ledger_options lo = { v->config->only, 0 };
+    bb_ledger_options lo = { .only = v->config->only };
     bb_progress       progress;
     bb_search         s = v->context.search;
     char              label[64];
@@ -345,7 +345,7 @@ static bb_status finish_all(rivals *v, bb_err *err)
         if (!a->x) continue;
         bb_plan_space_hash(v->p->plans, a->x, a->hash);
         a->size_bytes = bb_problem_size(v->p, a->x);
-        BB_TRY(bb_front_add(v->run, &v->found, a->x, v->methods[i / v->n].name, false, true, NAN, NAN, err));
+        BB_TRY(bb_front_add(v->run, &v->found, a->x, v->methods[i / v->n].name, false, true, NULL, err));
     }
     if (v->config->finish) BB_TRY(bb_finalise_front(v->run, &v->found, v->config->only, err));
 done:
@@ -445,7 +445,7 @@ static void rivals_done(rivals *v)
 bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err)
 {
     rivals            v = { .run = r, .config = c };
-    bb_ledger_options lo = { c->only, 0 };
+    bb_ledger_options lo = { .only = c->only };
     uint32_t          n_windows = 0;
     char             *path = *c->out ? bb_strdup(c->out, err) : bb_run_path(r, err, "search.csv");
     bb_status         status = BB_NOMEM;
@@ -457,7 +457,7 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     BB_TRY(bb_stage_run(r, BB_STAGE_MEASURE, err));
     BB_TRY(bb_scorer_init(r, &v.scorer, err));
     BB_TRY(bb_ledger_open(v.p, &v.scorer.evaluator, r->store, &lo, &v.ledger, err));
-    BB_TRY(bb_run_search_context_init(r, v.p, &v.context, err));
+    BB_TRY(bb_run_search_context_init(r, v.p, NULL, &v.context, err));
     v.context.search.ledger = v.context.search.uniform_ledger = v.ledger;
     v.context.search.uniform_level = BB_LEVEL_CONFIRM;
     status = BB_NOMEM;

@@ -39,6 +39,7 @@ typedef struct bb_run_config {
     double   damping;
     int64_t  sweeps;
     int64_t  output_windows; /* of the moments by which rows of a rebuilt matrix answer for each other (engine/coupling.h); 0: none */
+    char    *foresee;        /* by what of a loss plans are chosen (engine/foresee.h): "rebuild", "none" */
     char    *sketch;         /* local scores in the search: "signed", "none" */
     char    *search;         /* method of the search (search/method.h) */
     double   search_tokens;  /* millions of forwarded tokens for the search */
@@ -62,7 +63,7 @@ typedef struct bb_run_config {
     double   min_speed; /* decoded tokens a second that a plan must reach by the profile; 0: no bound */
 } bb_run_config;
 
-enum { BB_RUN_N_OPTIONS = 62 };
+enum { BB_RUN_N_OPTIONS = 63 };
 extern const bb_option_row bb_run_options[BB_RUN_N_OPTIONS];
 
 /* The levels of the search; behind them the windows of `measure` once more, with nearly all their positions scored: where options are measured. */

@@ -220,11 +220,13 @@ done:
 enum { ANCHOR_REACH = 1 }; /* options on either side that are measured around an anchor: a seventh of all */
 
 typedef struct local {
-    bb_run      *run;
-    bb_run_score score;
-    bool         has_score;
-    double       tokens; /* of all anchors */
-    bb_progress *progress;
+    bb_run         *run;
+    const bb_space *space;
+    bb_foresee     *foresee; /* NULL: as measured */
+    bb_run_score    score;
+    bool            has_score;
+    double          tokens; /* of all anchors */
+    bb_progress    *progress;
 } local;
 
 static void local_done(local *l)
@@ -241,6 +243,7 @@ static bb_status measure_around(void *self, const uint16_t *x, bb_local_score *o
     local_done(l);
     BB_TRY(bb_run_score_near(l->run, x, NULL, ANCHOR_REACH, &l->score, err));
     l->has_score = true;
+    if (l->foresee) bb_foresee_scale(l->foresee, l->space, l->score.proxy.linear, l->score.proxy.gram);
     l->tokens += l->score.proxy.tokens;
     bb_progress_add(l->progress, (uint64_t)l->score.proxy.tokens);
     *out = (bb_local_score) { (const double *const *)l->score.proxy.linear, l->score.proxy.gram, l->score.proxy.tokens, NULL, (double)NAN };
@@ -252,8 +255,10 @@ done:
 typedef struct stage {
     bb_run                 *run;
     const bb_search_method *method;
-    const bb_problem       *problem;  /* the run's own, or priced.problem */
-    bb_problem              unpriced; /* with what the measured options cost and the same plans allowed */
+    const bb_problem       *problem;  /* the run's own, foresee.v.problem or priced.problem */
+    bb_problem              unpriced; /* without the price, and the same plans allowed */
+    bb_foresee              foresee;
+    bool                    foresees;
     bb_speed                speed;
     bool                    has_speed, has_price;
     bb_variant              priced;
@@ -269,12 +274,21 @@ typedef struct stage {
 static bb_status stage_init(stage *s, bb_err *err)
 {
     bb_run           *r = s->run;
-    bb_ledger_options lo = { r->config.ledger_only, 0 };
+    bb_ledger_options lo = { .only = r->config.ledger_only };
     bb_status         status;
     BB_TRY(bb_scorer_init(r, &s->scorer, err));
+    if (bb_run_foresees(&r->config)) {
+        BB_TRY(bb_foresee_init(s->problem, &s->foresee, err));
+        s->foresees = true;
+        s->problem = &s->foresee.v.problem;
+        lo.weight = bb_foresee_weight;
+        lo.weight_self = &s->foresee;
+    }
+    s->unpriced = *s->problem;
     if (*r->config.profile) {
         BB_TRY(bb_speed_load(r->space, r->config.profile, &s->speed, err));
         s->has_speed = true;
+        s->speed.problem = s->problem;
         s->speed.min_tps = r->config.min_speed;
     }
     if (s->has_speed && r->config.min_speed > 0) {
@@ -285,10 +299,9 @@ static bb_status stage_init(stage *s, bb_err *err)
         BB_TRY(price_speed(r, &s->speed, &s->priced, err));
         s->problem = &s->priced.problem;
     }
-    s->unpriced = *bb_model_space_problem(r->space);
     s->unpriced.allowed = s->problem->allowed;
     s->unpriced.allowed_self = s->problem->allowed_self;
-    BB_TRY(bb_run_search_context_init(r, s->problem, &s->context, err));
+    BB_TRY(bb_run_search_context_init(r, s->problem, s->foresees ? &s->foresee : NULL, &s->context, err));
     BB_TRY(bb_run_search_context_need(r, s->method, &s->context, err));
     BB_TRY(densify_knee(r, s->context.separable, err));
     BB_TRY(bb_ledger_open(s->problem, &s->scorer.evaluator, r->store, &lo, &s->ledger, err));
@@ -306,6 +319,7 @@ static void stage_done(stage *s)
     bb_scorer_done(&s->scorer);
     if (s->has_price) bb_variant_done(&s->priced);
     if (s->has_speed) bb_speed_done(&s->speed);
+    bb_foresee_done(&s->foresee);
     local_done(&s->local);
     bb_run_forget_measured(s->run);
 }
@@ -340,7 +354,7 @@ static bb_status search_plain(stage *s, double tokens, bb_err *err)
     BB_TRY(status);
     for (uint32_t u = 0; u < s->problem->n_units; u++)
         if (!bb_model_space_is_format(r->space, u)) bb_variant_pin(&v, u, 0);
-    status = bb_run_search_context_init(r, &v.problem, &plain, &why);
+    status = bb_run_search_context_init(r, &v.problem, s->foresees ? &s->foresee : NULL, &plain, &why);
     if (status == BB_INFEASIBLE) status = BB_OK; /* nothing to compare with */
     else if (status != BB_OK) BB_FAIL(err, status, "%s", why.msg);
     if (status != BB_OK || !plain.separable) goto done;
@@ -379,6 +393,8 @@ static bb_status find_plans(stage *s, bb_err *err)
     bb_status    status;
     s->steps.budgets = r->budgets;
     s->local.run = r;
+    s->local.space = &s->context.space;
+    s->local.foresee = s->foresees ? &s->foresee : NULL;
     s->local.progress = s->steps.progress = s->scorer.progress = &progress;
     s->steps.ledger = s->ledger;
     search.budgets = r->budgets;
@@ -424,7 +440,7 @@ static bb_status add_simple_plans(stage *s, int64_t budget, bb_err *err)
         BB_TRY(m->plan(m, &guards, budget, &plan, err));
         if (!plan.found) continue;
         BB_TRY(bb_ledger_evaluate(s->ledger, &x, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
-        BB_TRY(bb_front_add(s->run, &s->front, x, plan.source, true, true, score.kl, score.kl_se, err));
+        BB_TRY(bb_front_add(s->run, &s->front, x, plan.source, true, true, &score, err));
     }
 done:
     bb_free(plan.x);
@@ -480,7 +496,7 @@ static bb_status choose_front(stage *s, bb_err *err)
     for (size_t i = 0; i < r->n_budgets; i++) {
         const bb_archive_entry *best = bb_archive_best(&s->archive, r->budgets[i]);
         const bool              asked = r->is_sweep || r->budgets[i] == bb_front_target(r);
-        if (best) BB_TRY(bb_front_add(r, &s->front, best->x, best->source, false, asked, best->score.kl, best->score.kl_se, err));
+        if (best) BB_TRY(bb_front_add(r, &s->front, best->x, best->source, false, asked, &best->score, err));
         if (asked) BB_TRY(add_simple_plans(s, r->budgets[i], err));
     }
     if (s->front.n == 0) status = BB_FAIL(err, BB_FAILED, "the search found no plan");

@@ -18,7 +18,12 @@ static bb_status score_candidate(bb_scorer_worker *w, const uint16_t *x, uint32_
     BB_TRY(bb_database_apply_at(r->database, bb_model_space_problem(r->space)->plans, x, BB_NO_UNIT, 0, &net, w->blocks, err));
     BB_TRY(bb_net_evaluator_score(w->net, &net, level, &v, window_kl, err));
     /* The cost is stated without the prefix cache's luck, so that a token budget ends at the same plan in every replay. */
-    *out = (bb_score) { v.kl, v.kl_se, exp(v.nll), (double)NAN, v.top1, (double)w->scorer->n_windows[level] * (double)r->config.ctx };
+    *out = (bb_score) { .kl = v.kl,
+                        .kl_se = v.kl_se,
+                        .ppl = exp(v.nll),
+                        .ppl_se = (double)NAN,
+                        .top1 = v.top1,
+                        .tokens = (double)w->scorer->n_windows[level] * (double)r->config.ctx };
 done:
     return status;
 }

@@ -66,7 +66,7 @@ void bb_run_quadratic_done(bb_run_quadratic *v)
     bb_space_done(&v->space);
 }
 
-bb_status bb_run_quadratic_init(const bb_problem *p, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err)
+bb_status bb_run_quadratic_init(const bb_problem *p, bb_foresee *foresee, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err)
 {
     bb_status status;
     BB_TRY(bb_space_init(p, &v->space, err));
@@ -75,6 +75,7 @@ bb_status bb_run_quadratic_init(const bb_problem *p, const bb_sensitivity *s, bb
     status = BB_NOMEM;
     if (!(v->gram = BB_NEW(M * M, float, err)) || !(v->linear = BB_NEW0(p->n_units, double *, err))) goto done;
     BB_TRY(bb_sensitivity_gram(s, v->gram, err));
+    if (foresee) bb_foresee_scale(foresee, &v->space, NULL, v->gram);
     for (uint32_t u = 0; u < p->n_units; u++) {
         const size_t n = p->units[u].n_options, cells = bb_problem_rows(p, u) * n;
         status = BB_NOMEM;
@@ -103,9 +104,9 @@ static void gradient_done(bb_run_gradient *g)
     bb_free(g->slopes);
 }
 
-static bb_status gradient_init(bb_run *r, const bb_problem *p, const bb_space *space, bb_run_gradient *g, bb_err *err)
+static bb_status gradient_init(bb_run *r, const bb_problem *p, const bb_space *space, bb_foresee *foresee, bb_run_gradient *g, bb_err *err)
 {
-    *g = (bb_run_gradient) { .run = r, .p = p, .space = space };
+    *g = (bb_run_gradient) { .run = r, .p = p, .space = space, .foresee = foresee };
     if (!(g->slopes = BB_NEW(space->offset[p->n_units], bb_slope, err)) || !(g->linear = BB_NEW0(p->n_units, double *, err)) ||
         !(g->first = BB_NEW0(p->n_units, double *, err)))
         return BB_NOMEM;
@@ -162,13 +163,14 @@ static void fill_tables(const bb_run_gradient *g, const uint16_t *x)
         const bb_unit  *unit = &g->p->units[u];
         const bb_slope *is = g->slopes + g->space->offset[u];
         const uint32_t  n = unit->n_options;
+        const double    left = g->foresee ? g->foresee->share[u] : 1;
         for (size_t row = 0; row < bb_problem_rows(g->p, u); row++) {
             const double now = unit->controller < 0 ? 1 : bb_model_space_width(g->run->space, (uint32_t)unit->controller, x[unit->controller]);
             const double then = unit->controller < 0 ? 1 : bb_model_space_width(g->run->space, (uint32_t)unit->controller, (uint32_t)row);
             for (uint32_t o = 0; o < n; o++) {
                 const size_t i = row * n + o;
-                g->first[u][i] = now > 0 ? then / now * is[o].first : 0;
-                g->linear[u][i] = now > 0 ? then / now * (is[o].first + is[o].second) : unit->cost[i] - unit->cost[row * n + x[u]];
+                g->first[u][i] = now > 0 ? left * then / now * is[o].first : 0;
+                g->linear[u][i] = now > 0 ? left * then / now * (is[o].first + is[o].second) : unit->cost[i] - unit->cost[row * n + x[u]];
             }
         }
     }
@@ -182,16 +184,18 @@ static bb_status gradient_at(void *self, const uint16_t *x, bool second, bb_loca
     bb_status        status = slopes_at(g, x, second ? LABELS : 0, &at, err);
     if (status != BB_OK) return status;
     fill_tables(g, x);
+    if (g->foresee) at.kl *= bb_foresee_weight(g->foresee, x);
     *out = (bb_local_score) { .linear = (const double *const *)g->linear, .first = (const double *const *)g->first, .tokens = at.n_forwarded, .kl = at.kl };
     return BB_OK;
 }
 
 /* ---- the context ---- */
 
-bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_run_search_context *c, bb_err *err)
+bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_foresee *foresee, bb_run_search_context *c, bb_err *err)
 {
     bb_status status;
     memset(c, 0, sizeof *c);
+    c->foresee = foresee;
     BB_TRY(bb_space_init(p, &c->space, err));
     BB_TRY(bb_separable_create(p, NULL, &c->separable, err));
     status = BB_NOMEM;
@@ -200,6 +204,7 @@ bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_run_sear
     c->search = (bb_search) { .problem = p,
                               .space = &c->space,
                               .separable = c->separable,
+                              .share = foresee ? foresee->share : NULL,
                               .source = c->source,
                               .seed = (uint64_t)r->config.seed,
                               .window_tokens = (double)r->config.ctx,
@@ -213,7 +218,7 @@ done:
 bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_run_search_context *c, bb_err *err)
 {
     bb_status status = BB_OK;
-    if (m->needs_quadratic && !c->quadratic.gram) BB_TRY(bb_run_quadratic_init(c->search.problem, &r->sensitivity, &c->quadratic, err));
+    if (m->needs_quadratic && !c->quadratic.gram) BB_TRY(bb_run_quadratic_init(c->search.problem, c->foresee, &r->sensitivity, &c->quadratic, err));
     if (m->needs_quadratic) c->search.quadratic = &c->quadratic.q;
     if (m->needs_learned) {
         c->toga = (bb_toga_plans) { r, c->search.problem };
@@ -221,7 +226,7 @@ bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_ru
         c->search.learned_self = &c->toga;
     }
     if (!m->needs_gradient || c->search.gradient) goto done;
-    BB_TRY(gradient_init(r, c->search.problem, &c->space, &c->gradient, err));
+    BB_TRY(gradient_init(r, c->search.problem, &c->space, c->foresee, &c->gradient, err));
     c->search.gradient = gradient_at;
     c->search.gradient_self = &c->gradient;
     for (uint32_t k = 0; k < 2; k++) c->search.gradient_cost[k] = bb_slopes_tokens(&r->levels[BB_LEVEL_SKETCH], k * LABELS);

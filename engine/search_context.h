@@ -4,6 +4,7 @@
 #ifndef BB_ENGINE_SEARCH_CONTEXT_H
 #define BB_ENGINE_SEARCH_CONTEXT_H
 
+#include "engine/foresee.h"
 #include "engine/run.h"
 #include "engine/toga_plan.h"
 #include "eval/slopes.h"
@@ -18,7 +19,8 @@ typedef struct bb_run_quadratic {
     bb_quadratic q;      /* use this; the struct must not move */
 } bb_run_quadratic;
 
-bb_status bb_run_quadratic_init(const bb_problem *p, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err);
+/* p with the costs of foresee, or of what was measured where that is NULL. */
+bb_status bb_run_quadratic_init(const bb_problem *p, bb_foresee *foresee, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err);
 void      bb_run_quadratic_done(bb_run_quadratic *v); /* zeroed is fine */
 
 /* bb_search.gradient of a run: slopes (eval/slopes.h) at a plan on the windows that options are measured on, kept in run.db. */
@@ -26,11 +28,13 @@ typedef struct bb_run_gradient {
     bb_run           *run;
     const bb_problem *p;
     const bb_space   *space;
+    bb_foresee       *foresee;         /* NULL: as measured */
     bb_slope         *slopes;          /* [options of all units] */
     double          **linear, **first; /* [n_units] tables */
 } bb_run_gradient;
 
 typedef struct bb_run_search_context {
+    bb_foresee      *foresee;
     bb_search        search; /* copy it and fill in the rest; valid until done */
     bb_space         space;
     bb_separable    *separable;
@@ -40,8 +44,8 @@ typedef struct bb_run_search_context {
     bb_toga_plans    toga;
 } bb_run_search_context;
 
-/* p: the space's problem, or a variant of it. The run has measured its options. */
-bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_run_search_context *c, bb_err *err);
+/* p: the space's problem, or a variant of it. foresee: with its costs, NULL: with those that were measured; borrowed. The run has measured its options. */
+bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_foresee *foresee, bb_run_search_context *c, bb_err *err);
 /* What this method needs and others do without; made once. */
 bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_run_search_context *c, bb_err *err);
 void      bb_run_search_context_done(bb_run_search_context *c); /* zeroed is fine */

@@ -254,7 +254,7 @@ static bb_status settle_size(settle *s, bb_ledger *ledger, bb_front *front, bb_e
     if (s->is_start) goto done;
     BB_TRY(bb_ledger_evaluate(ledger, &best, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
     snprintf(source, sizeof source, "settled: %.*s", BB_SOURCE - 10, s->source);
-    BB_TRY(bb_front_add(s->r, front, s->best, source, false, true, score.kl, score.kl_se, err));
+    BB_TRY(bb_front_add(s->r, front, s->best, source, false, true, &score, err));
 done:
     return status;
 }

@@ -25,6 +25,7 @@ typedef struct bb_study_options {
     char   *sizes;      /* sizes in bytes instead of bands; empty: the bands */
     int64_t windows;    /* calibration windows of the rebuild that is the truth; 0: all */
     char   *few;        /* numbers of calibration windows to rebuild on as cheaper scores */
+    bool    kinds;      /* engine/study_kinds.h instead */
     bool    gradient;   /* engine/study_gradient.h instead: */
     int64_t changes;    /* changes that are measured at each size; 0: all */
     int64_t labels;     /* backward passes of drawn labels */

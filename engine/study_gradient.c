@@ -50,7 +50,7 @@ static bb_status find_plan(gradient_study *s, int64_t budget, bb_err *err)
     bb_status            status = BB_OK;
     for (size_t i = 0; i < s->front.n; i++) {
         const bb_front_plan *f = &s->front.plans[i];
-        if (f->is_searched && f->size_bytes <= budget && (!best || f->kl < best->kl)) best = f;
+        if (f->is_searched && f->size_bytes <= budget && (!best || f->foreseen < best->foreseen)) best = f;
     }
     if (!best) return bb_separable_solve(s->separable, budget, s->x, NULL, err);
     BB_TRY(bb_plan_space_indices(s->p->plans, &best->plan, s->x, err));

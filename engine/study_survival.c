@@ -146,7 +146,7 @@ static bb_status draw_set(const survival *s, set *t, bb_err *err)
     const bb_front_plan *found = NULL;
     for (size_t i = 0; i < s->front.n; i++) {
         const bb_front_plan *f = &s->front.plans[i];
-        if (f->is_searched && f->size_bytes <= t->budget && (!found || f->kl < found->kl)) found = f;
+        if (f->is_searched && f->size_bytes <= t->budget && (!found || f->foreseen < found->foreseen)) found = f;
     }
     if (found) {
         BB_TRY(bb_plan_space_indices(s->p->plans, &found->plan, best, err));
@@ -396,7 +396,7 @@ static bb_status open_parts(survival *s, bb_err *err)
     BB_TRY(check_few(s->o, err));
     BB_TRY(bb_study_sizes(s->r, s->o, &s->sizes, &s->n_sizes, err));
     BB_TRY(bb_stage_run(s->r, BB_STAGE_MEASURE, err));
-    BB_TRY(bb_run_search_context_init(s->r, s->p, &s->context, err));
+    BB_TRY(bb_run_search_context_init(s->r, s->p, NULL, &s->context, err));
     BB_TRY(bb_scorer_init(s->r, &s->scorer, err));
     BB_TRY(bb_ledger_open(s->p, &s->scorer.evaluator, s->r->store, NULL, &s->ledger, err));
     if (bb_file_exists(plans)) BB_TRY(bb_front_load(s->r, &s->front, err));

@@ -178,6 +178,18 @@ static bb_status unpack(record *r, uint32_t n_windows, const unsigned char *blob
     return BB_OK;
 }
 
+/* From what the evaluator said to what is minimised. */
+static void weigh(const bb_ledger *l, record *r)
+{
+    r->score.plain = r->score.kl;
+    r->score.plain_se = r->score.kl_se;
+    if (!l->o.weight) return;
+    const double weight = l->o.weight(l->o.weight_self, r->x);
+    r->score.kl *= weight;
+    r->score.kl_se *= weight;
+    for (uint32_t i = 0; i < l->evaluator->n_windows[r->level]; i++) r->windows[i] *= weight;
+}
+
 static void make_key(const bb_ledger *l, const record *r, char key[64]) { snprintf(key, 64, "%s/%s/%u", l->scope, r->hash, r->level); }
 
 static bb_status recall(bb_ledger *l, record *r, bb_err *err)
@@ -190,7 +202,9 @@ static bb_status recall(bb_ledger *l, record *r, bb_err *err)
     if (r->known || !l->store) return BB_OK;
     make_key(l, r, key);
     BB_TRY(bb_store_get(l->store, "scores", key, &value, &size, &found, err));
-    if (found) BB_TRY(unpack(r, l->evaluator->n_windows[r->level], value, size, key, err));
+    if (!found) goto done;
+    BB_TRY(unpack(r, l->evaluator->n_windows[r->level], value, size, key, err));
+    weigh(l, r);
 done:
     bb_free(value);
     return status;
@@ -267,6 +281,7 @@ static bb_status evaluate_chunk(bb_ledger *l, const size_t *at, size_t n, uint32
         r->known = true;
         l->tokens_new += scores[i].tokens;
         BB_TRY(remember(l, r, err));
+        weigh(l, r);
     }
 done:
     bb_free(x);

@@ -7,6 +7,9 @@
  *
  * Tokens are counted when a (plan, level) is asked for the first time in this session, whether the answer was stored or not, so that a budget
  * of tokens ends a replayed search at the same place. One thread uses a ledger; the evaluator may be parallel inside.
+ *
+ * A ledger may weigh what its evaluator says by a factor of each candidate: the objective, its error and the windows are those times the factor, in every
+ * answer; `plain` and the store keep what was said.
  */
 #ifndef BB_SEARCH_LEDGER_H
 #define BB_SEARCH_LEDGER_H
@@ -17,8 +20,10 @@
 typedef struct bb_ledger bb_ledger;
 
 typedef struct bb_ledger_options {
-    bool     only;  /* --ledger-only: a missing score is BB_NOT_FOUND; the evaluator is never called */
-    uint32_t chunk; /* candidates a call of the evaluator, each chunk durable when done; default 32 */
+    bool     only;                                   /* --ledger-only: a missing score is BB_NOT_FOUND; the evaluator is never called */
+    uint32_t chunk;                                  /* candidates a call of the evaluator, each chunk durable when done; default 32 */
+    double (*weight)(void *self, const uint16_t *x); /* > 0; NULL: 1 */
+    void *weight_self;
 } bb_ledger_options;
 
 typedef struct bb_ledger_entry {

@@ -62,6 +62,7 @@ typedef struct bb_search {
     const bb_problem   *problem;
     const bb_space     *space;     /* its moves */
     const bb_separable *separable; /* its exact solver */
+    const double       *share;     /* [n_units] factors that its costs hold already, which a method may also try without; NULL: none */
     const int64_t      *budgets;   /* [n_budgets] bytes, any order */
     size_t              n_budgets;
     uint64_t            seed;

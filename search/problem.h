@@ -32,6 +32,7 @@ typedef struct bb_score {
     double kl, kl_se;         /* the objective, nats a token, smaller is better */
     double ppl, ppl_se, top1; /* NaN when not computed at this level */
     double tokens;            /* cost of the evaluation in forwarded tokens */
+    double plain, plain_se;   /* the KL as the evaluator said it, where a ledger weighs the objective (ledger.h); the ledger fills these in */
 } bb_score;
 
 /* Fidelity levels 0 .. n_levels-1, each dearer and truer. Same x and level: same score, bit for bit. */

@@ -263,6 +263,118 @@ static void rank_of(const bb_csv *plans, const char *budget, const char *score, 
     *n = n_a;
 }
 
+/* What the search foresees of a plan: the measured KLs of its options (of a narrower block in proportion to its width), each times the share of its kind. */
+static double foreseen_weight(const char *run, const char *hash, const bb_csv *options)
+{
+    static const struct {
+        const char *end;
+        double      share;
+    } kinds[] = { { "token_embd", 0.75 }, { ".output", 0.75 },      { ".ffn", 0.65 },      { ".kv", 0.65 },     { ".attn_q", 0.55 }, { ".attn_k", 0.55 },
+                  { ".ffn_down", 0.55 },  { ".attn_output", 0.45 }, { ".ffn_gate", 0.38 }, { ".ffn_up", 0.38 }, { ".attn_v", 0.35 } };
+    char   path[700], *text, name[100];
+    size_t size;
+    double all = 0, left = 0, width[2][64];
+    snprintf(path, sizeof path, "%s/plans/%s.plan", run, hash);
+    ck_assert_int_eq(bb_file_read(path, &text, &size, NULL), BB_OK);
+    for (int pass = 0; pass < 2; pass++) /* widths first */
+        for (size_t i = 0; i < options->n_rows; i++) {
+            const char *unit = bb_csv_text(options, i, 0), *option = bb_csv_text(options, i, 1);
+            const int   layer = strncmp(unit, "blk.", 4) == 0 ? atoi(unit + 4) : 0;
+            const bool  is_ffn = strstr(unit, ".ffn") != NULL, is_structure = strchr(option, 'F') == NULL && strchr(option, '_') == NULL;
+            double      cost = fmax(0, number(options, i, "kl_nats")), share = 0;
+            snprintf(name, sizeof name, "\n%s=%s\n", unit, option);
+            if (!strstr(text, name) && strncmp(text, name + 1, strlen(name) - 1) != 0) continue;
+            if (is_structure) width[is_ffn][layer] = atof(option) / (is_ffn ? 172 : 4);
+            if (pass == 0) continue;
+            for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+                const size_t n = strlen(kinds[k].end), m = strlen(unit);
+                if ((m >= n && strcmp(unit + m - n, kinds[k].end) == 0) || strcmp(unit, kinds[k].end + 1) == 0) share = kinds[k].share;
+            }
+            ck_assert_msg(share > 0, "%s", unit);
+            if (!is_structure && strncmp(unit, "blk.", 4) == 0) cost *= width[is_ffn][layer];
+            all += cost;
+            left += share * cost;
+        }
+    bb_free(text);
+    return left / all;
+}
+
+/* plans.csv says what was measured and what is foreseen of it; where nothing is rebuilt, or nobody wants it, the same. */
+static void check_foreseen(const char *run, bool foresees)
+{
+    char   path[700];
+    bb_csv plans, options;
+    size_t chosen = 0;
+    snprintf(path, sizeof path, "%s/plans.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &plans, NULL), BB_OK);
+    snprintf(path, sizeof path, "%s/options.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &options, NULL), BB_OK);
+    for (size_t i = 0; i < plans.n_rows; i++) {
+        const double kl = number(&plans, i, "kl_nats"), foreseen = number(&plans, i, "foreseen_nats");
+        if (!foresees) ck_assert(foreseen == kl);
+        if (number(&plans, i, "chosen") == 0) continue;
+        if (foresees) ck_assert(fabs(foreseen / kl - foreseen_weight(run, bb_csv_text(&plans, i, 0), &options)) < 1e-7);
+        chosen++;
+    }
+    ck_assert_uint_ge(chosen, 2);
+    bb_csv_done(&plans);
+    bb_csv_done(&options);
+}
+
+/* Of the first plan of the first size whose source begins with `source`. */
+static double score_of_plan(const bb_csv *plans, const char *score, const char *source)
+{
+    for (size_t i = 0; i < plans->n_rows; i++)
+        if (strcmp(bb_csv_text(plans, i, 0), bb_csv_text(plans, 0, 0)) == 0 &&
+            strcmp(bb_csv_text(plans, i, (size_t)bb_csv_column(plans, "score")), score) == 0 && strncmp(bb_csv_text(plans, i, 2), source, strlen(source)) == 0)
+            return score_of(plans, i);
+    return (double)NAN;
+}
+
+/* --kinds around the best uniform plan of a size, whose KLs a study of plans has; larger options first, the same bytes for any number of threads. */
+static void check_kinds(const char *run)
+{
+    char        options[700], path[700], *a, *b;
+    const char *before = "";
+    bb_csv      t, plans;
+    size_t      n, m, both = 0;
+    ck_assert_int_eq(survival(run, "--through rebuild --sizes 700000"), 0);
+    snprintf(path, sizeof path, "%s/survival.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &plans, NULL), BB_OK);
+    snprintf(options, sizeof options, "study %s --kinds --sizes 700000 -q --threads 2", run);
+    int code = bb_test_program(options, said, sizeof said);
+    ck_assert_msg(code == 0 && strstr(said, "token_embd"), "exit %d: %s", code, said);
+    snprintf(path, sizeof path, "%s/survival_kinds.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    ck_assert_uint_ge(t.n_rows, 10);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        const char  *kind = bb_csv_text(&t, i, 1);
+        const double size = number(&t, i, "size_bytes"), alone = number(&t, i, "alone_nats"), rebuilt = number(&t, i, "rebuilt_nats");
+        ck_assert(fabs(number(&t, i, "base_alone") - score_of_plan(&plans, "database", "uniform")) < 1e-8);
+        ck_assert(fabs(number(&t, i, "base_rebuilt") - score_of_plan(&plans, "rebuild", "uniform")) < 1e-8);
+        ck_assert(fabs(number(&t, i, "share") * alone - rebuilt) < 1e-6 * fabs(alone) + 1e-9);
+        ck_assert_str_ne(bb_csv_text(&t, i, 2), bb_csv_text(&t, i, 3));
+        if (strcmp(kind, before) == 0) { /* the larger options come first */
+            ck_assert(number(&t, i - 1, "size_bytes") > size);
+            both++;
+        }
+        before = kind;
+    }
+    ck_assert_uint_ge(both, 3);
+    bb_csv_done(&t);
+    bb_csv_done(&plans);
+    ck_assert_int_eq(bb_file_read(path, &a, &n, NULL), BB_OK);
+    snprintf(options, sizeof options, "study %s --kinds --sizes 700000 -q --threads 1", run);
+    ck_assert_int_eq(bb_test_program(options, said, sizeof said), 0);
+    ck_assert_int_eq(bb_file_read(path, &b, &m, NULL), BB_OK);
+    ck_assert(n == m && memcmp(a, b, n) == 0);
+    bb_free(a);
+    bb_free(b);
+    ck_assert_int_eq(survival(run, "--kinds --gradient"), 2);
+    ck_assert_int_eq(survival(run, "--kinds --sizes 220000"), 3);
+    ck_assert_msg(strstr(said, "no uniform plan is as small"), "%s", said);
+}
+
 START_TEST(how_plans_survive_a_rebuild)
 {
     char   arguments[1024], run[600], path[700], *a, *b;
@@ -274,6 +386,8 @@ START_TEST(how_plans_survive_a_rebuild)
     snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), "--finalise-steps rebuild -q --threads 1 --out %s", run);
     int code = bb_test_program(arguments, said, sizeof said);
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
+    check_foreseen(run, true);
+    check_foreseen(dir, false);
     code = survival(run, "--through ladder --threads 1");
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
     snprintf(path, sizeof path, "%s/survival.csv", run);
@@ -314,6 +428,7 @@ START_TEST(how_plans_survive_a_rebuild)
     ck_assert_int_eq(survival(run, "--through rebuild --sizes 100"), 3);
     ck_assert_msg(strstr(said, "--sizes: no plan has 100 bytes"), "%s", said);
     ck_assert_int_eq(survival(run, "--through thick"), 2);
+    check_kinds(run);
 }
 END_TEST
 

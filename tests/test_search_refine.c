@@ -538,6 +538,54 @@ START_TEST(same_archive_for_any_threads_and_any_kill_point)
 }
 END_TEST
 
+static double weight_of(void *self, const uint16_t *x)
+{
+    (void)self;
+    return x[0] == 0 ? 0.5 : 1.25;
+}
+
+/* A weight is in every answer, new or recalled; what was said stays beside it and in the store. */
+START_TEST(a_ledger_weighs_what_it_answers)
+{
+    const bb_ledger_options by_weight = { .weight = weight_of };
+    syn_problem            *s = syn_random(6, 4, 2, 3);
+    syn_world              *w = syn_world_new(&s->p, 3, 1.5, 0.5);
+    const bb_evaluator      e = w->e;
+    char                    path[64];
+    bb_store               *store;
+    temporary(path, "weighed");
+    ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
+    for (int again = 0; again < 3; again++) { /* weighed, recalled, and then as it was said */
+        bb_ledger *l;
+        ck_assert_int_eq(bb_ledger_open(&s->p, &e, store, again < 2 ? &by_weight : NULL, &l, NULL), BB_OK);
+        for (uint16_t o = 0; o < 2; o++) {
+            uint16_t       *x = BB_NEW0(s->p.n_units, uint16_t, NULL);
+            const uint16_t *px = x;
+            double          window[512], said[512];
+            double         *pw = window, *ps = said;
+            bb_score        score, plain;
+            bb_ledger_entry entry;
+            bool            found;
+            x[0] = o;
+            const double weight = again < 2 ? weight_of(NULL, x) : 1;
+            ck_assert_int_eq(e.evaluate(e.self, &px, 1, 1, &plain, &ps, NULL), BB_OK);
+            ck_assert_int_eq(bb_ledger_evaluate(l, &px, 1, 1, &score, &pw, NULL), BB_OK);
+            ck_assert_int_eq(bb_ledger_find(l, x, 1, &entry, &found, NULL), BB_OK);
+            ck_assert(found && entry.score.kl == score.kl && entry.score.plain == score.plain);
+            ck_assert(score.kl == weight * plain.kl && score.kl_se == weight * plain.kl_se);
+            ck_assert(score.plain == plain.kl && score.plain_se == plain.kl_se);
+            for (uint32_t i = 0; i < e.n_windows[1]; i++) ck_assert(window[i] == weight * said[i] && entry.window_kl[i] == window[i]);
+            bb_free(x);
+        }
+        bb_ledger_close(l);
+    }
+    bb_store_close(store);
+    remove_store(path);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
 /* Every plan but the separable one is 0.01 nats better, by windows that differ from it by 0.01 +- spread: at a spread of 0.3 that is a third of a standard
  * error at the top level, at 0.02 it is six. */
 typedef struct level_world {
@@ -649,6 +697,7 @@ int main(void)
     tcase_add_test(t, ledger_evaluates_nothing_twice_and_survives_reopening);
     tcase_add_test(t, ledger_lists_everything_in_hash_order);
     tcase_add_test(t, a_damaged_entry_is_refused);
+    tcase_add_test(t, a_ledger_weighs_what_it_answers);
     tcase_add_test(t, the_best_of_a_pool_fits);
     tcase_add_test(t, surrogate_learns_hidden_factors);
     tcase_add_loop_test(t, pair_moves_equal_a_full_double_loop, 0, 6);

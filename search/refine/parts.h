@@ -15,10 +15,11 @@ typedef struct bb_tilt {
     double      noise;              /* standard deviation of the units' log-normal factors, */
     size_t      stream;             /* drawn from this stream */
     bool        pinned;             /* controllers at their widest option: quantization alone */
+    double      measured;           /* 1: costs without the factors of bb_search.share, 0: with them; before the power */
     double      slope, bend;        /* log factor slope * t + bend * (t^2 - 1/3), t from -1 at the first unit to 1 at the last */
 } bb_tilt;
 
-enum { BB_N_TILTS = 15 };
+enum { BB_N_TILTS = 21 };
 extern const bb_tilt bb_tilts[BB_N_TILTS]; /* the seeds' */
 
 /* A plan that a tilt has proposed. */

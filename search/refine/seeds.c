@@ -108,6 +108,7 @@ bb_status bb_refine_seeds(bb_refine *r, bb_err *err)
     BB_TRY(seed_quadratic(r, x, list, err));
     for (size_t t = 0; t < BB_N_TILTS; t++) {
         if (!r->has_controllers && (bb_tilts[t].pinned || bb_tilts[t].controllers < 1 || bb_tilts[t].controllers > 1)) continue;
+        if (!r->s->share && bb_tilts[t].measured > 0) continue;
         if (!bb_refine_has_room(r, (double)((r->n + stride - 1) / stride) * bb_refine_tokens_at(r, 0), SEED_SHARE)) break;
         BB_TRY(seed_tilt(r, t, stride, x, list, err));
     }

@@ -6,18 +6,25 @@
 #include "base/mem.h"
 #include "search/refine/parts.h"
 
-#define N_ELITES 4 /* tilts that may have offspring at a budget */
+#define N_ELITES 4          /* tilts that may have offspring at a budget */
+enum { FIRST_STREAM = 15 }; /* those before are of fixed tilts */
 
 const bb_tilt bb_tilts[BB_N_TILTS] = {
+    { .name = "measured", .power = 1, .controllers = 1, .measured = 1 },
     { .name = "pinned", .power = 1, .controllers = 1, .pinned = true },
     { .name = "power", .power = 0.7, .controllers = 1 },
+    { .name = "measured, controllers", .power = 1, .controllers = 0.4, .measured = 1 },
+    { .name = "measured, power", .power = 0.7, .controllers = 1, .measured = 1 },
     { .name = "power", .power = 0.5, .controllers = 1 },
     { .name = "controllers", .power = 1, .controllers = 0.4 },
     { .name = "controllers", .power = 1, .controllers = 2.5 },
+    { .name = "measured, controllers", .power = 1, .controllers = 2.5, .measured = 1 },
     { .name = "pinned, power", .power = 0.7, .controllers = 1, .pinned = true },
     { .name = "power", .power = 1.4, .controllers = 1 },
     { .name = "slope", .power = 1, .controllers = 1, .slope = 0.5 },
     { .name = "slope", .power = 1, .controllers = 1, .slope = -0.5 },
+    { .name = "measured, slope", .power = 1, .controllers = 1, .slope = 0.5, .measured = 1 },
+    { .name = "measured, slope", .power = 1, .controllers = 1, .slope = -0.5, .measured = 1 },
     { .name = "noise", .power = 1, .controllers = 1, .noise = 0.3, .stream = 1 },
     { .name = "noise, power", .power = 0.7, .controllers = 1, .noise = 0.3, .stream = 2 },
     { .name = "noise", .power = 1, .controllers = 1, .noise = 0.5, .stream = 3 },
@@ -34,6 +41,7 @@ bb_status bb_tilt_tables(const bb_refine *r, const bb_tilt *t, bb_variant *v, bb
     snprintf(name, sizeof name, "refine/tilt/%zu", t->stream);
     bb_rng_init(&rng, r->s->seed, name);
     BB_TRY(bb_variant_init(r->s->problem, v, err));
+    for (uint32_t u = 0; r->s->share && u < r->s->problem->n_units; u++) bb_variant_scale(v, u, pow(r->s->share[u], -t->measured));
     if (t->power < 1 || t->power > 1) bb_variant_power(v, t->power);
     for (uint32_t u = 0; u < r->s->problem->n_units; u++) {
         const bool   is_controller = bb_space_is_controller(r->s->space, u);
@@ -92,9 +100,10 @@ bb_tilt bb_tilt_mutate(const bb_refine *r, size_t b, bb_rng *rng)
     t.controllers *= exp(0.3 * bb_rng_normal(rng));
     t.slope += 0.3 * bb_rng_normal(rng);
     t.bend += 0.3 * bb_rng_normal(rng);
+    if (r->s->share) t.measured += 0.3 * bb_rng_normal(rng);
     if (!(t.noise > 0) || bb_rng_below(rng, 4) == 0) {
         t.noise = 0.2;
-        t.stream = BB_N_TILTS + (size_t)bb_rng_below(rng, 1u << 30);
+        t.stream = FIRST_STREAM + (size_t)bb_rng_below(rng, 1u << 30);
     } else t.noise *= exp(0.3 * bb_rng_normal(rng));
     return t;
 }

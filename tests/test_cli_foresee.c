@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later
+ * test_cli_foresee.c: what is foreseen of plans, tables and products, against sums by hand; where a search foresees. */
+#include <check.h>
+#include <math.h>
+#include <string.h>
+
+#include "engine/foresee.h"
+#include "model/compress/plan_units.h"
+#include "support/support.h"
+
+/* One block's FFN of two widths, its gate, and the embedding. */
+static const bb_plan_option widths[] = { { "512", 512 }, { "256", 256 } }, formats[] = { { "Q4_0", BB_Q4_0 }, { "Q8_0", BB_Q8_0 } };
+static const bb_plan_unit   names[] = { { "blk.0.ffn", BB_UNIT_FFN, 0, -1, 2, widths },
+                                        { "blk.0.ffn_gate", BB_PART_GATE, 0, 0, 2, formats },
+                                        { "token_embd", BB_UNIT_EMBD, 0, -1, 2, formats } };
+static const int64_t        bytes[3][4] = { { 0, 0 }, { 40, 80, 20, 40 }, { 40, 80 } };
+static const double         cost[3][4] = { { 0, 0.5 }, { 0.2, 0.02, 0.1, 0.01 }, { 0.4, 0.03 } };
+static const double         shares[3] = { 0.65, 0.38, 0.75 };
+
+typedef struct world {
+    bb_plan_space plans;
+    bb_unit       units[3];
+    bb_problem    p;
+    bb_foresee    f;
+} world;
+
+static void set_up(world *w)
+{
+    ck_assert_int_eq(bb_plan_space_init(&w->plans, names, 3, NULL), BB_OK);
+    for (int u = 0; u < 3; u++) w->units[u] = (bb_unit) { 2, names[u].controller, bytes[u], cost[u] };
+    w->p = (bb_problem) { .n_units = 3, .units = w->units, .plans = &w->plans };
+    ck_assert_int_eq(bb_foresee_init(&w->p, &w->f, NULL), BB_OK);
+}
+
+static void tear_down(world *w)
+{
+    bb_foresee_done(&w->f);
+    bb_foresee_done(&w->f); /* zeroed is fine */
+    bb_plan_space_done(&w->plans);
+}
+
+START_TEST(plans_are_weighed_by_the_shares_of_their_units)
+{
+    world w;
+    set_up(&w);
+    for (uint16_t i = 0; i < 8; i++) {
+        const uint16_t x[3] = { i & 1, i >> 1 & 1, i >> 2 };
+        const double   each[3] = { cost[0][x[0]], cost[1][2 * x[0] + x[1]], cost[2][x[2]] };
+        double         all = 0, left = 0;
+        for (int u = 0; u < 3; u++) {
+            all += each[u];
+            left += shares[u] * each[u];
+        }
+        ck_assert(fabs(bb_foresee_weight(&w.f, x) - left / all) < 1e-14);
+        ck_assert(fabs(bb_problem_cost(&w.f.v.problem, x) - left) < 1e-14);
+        ck_assert(fabs(bb_problem_cost(&w.p, x) - all) < 1e-14); /* what was measured stays */
+        ck_assert_int_eq(bb_problem_size(&w.f.v.problem, x), bb_problem_size(&w.p, x));
+    }
+    tear_down(&w);
+}
+END_TEST
+
+/* What costs nothing is weighed as it is. */
+START_TEST(a_plan_without_loss_has_weight_one)
+{
+    static const double nothing[4] = { 0 };
+    const uint16_t      x[3] = { 0 };
+    world               w;
+    set_up(&w);
+    for (int u = 0; u < 3; u++) w.units[u].cost = nothing;
+    ck_assert(bb_foresee_weight(&w.f, x) == 1);
+    tear_down(&w);
+}
+END_TEST
+
+START_TEST(tables_and_products_shrink_by_share_and_root)
+{
+    double   first[2] = { 1, -2 }, second[4] = { 3, 4, -5, 6 }, third[2] = { 7, 8 }, *linear[3] = { first, second, third };
+    float    gram[36];
+    bb_space space;
+    world    w;
+    set_up(&w);
+    ck_assert_int_eq(bb_space_init(&w.p, &space, NULL), BB_OK);
+    for (int i = 0; i < 36; i++) gram[i] = (float)(i + 1);
+    bb_foresee_scale(&w.f, &space, linear, gram);
+    ck_assert(fabs(first[1] + 2 * shares[0]) < 1e-14 && fabs(second[2] + 5 * shares[1]) < 1e-14 && fabs(third[0] - 7 * shares[2]) < 1e-14);
+    for (int i = 0; i < 36; i++) ck_assert(fabs((double)gram[i] - (i + 1) * sqrt(shares[i / 12] * shares[i % 6 / 2])) < 1e-5);
+    bb_foresee_scale(&w.f, &space, NULL, gram);
+    bb_foresee_scale(&w.f, &space, linear, NULL);
+    ck_assert(fabs(third[0] - 7 * shares[2] * shares[2]) < 1e-14);
+    ck_assert(fabs((double)gram[35] - 36 * shares[2] * shares[2]) < 1e-4);
+    bb_space_done(&space);
+    tear_down(&w);
+}
+END_TEST
+
+START_TEST(a_run_foresees_where_it_rebuilds)
+{
+    char          on[] = "rebuild", off[] = "none", steps[] = "lfq,rebuild", others[] = "blocks,lfq";
+    bb_run_config c = { .foresee = on, .finalise_steps = steps };
+    ck_assert(bb_run_foresees(&c));
+    c.foresee = off;
+    ck_assert(!bb_run_foresees(&c));
+    c.foresee = on;
+    c.finalise_steps = others;
+    ck_assert(!bb_run_foresees(&c));
+    c.finalise_steps = steps;
+    c.no_finalise = true;
+    ck_assert(!bb_run_foresees(&c));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("foresee");
+    TCase *t = tcase_create("foresee");
+    tcase_add_test(t, plans_are_weighed_by_the_shares_of_their_units);
+    tcase_add_test(t, a_plan_without_loss_has_weight_one);
+    tcase_add_test(t, tables_and_products_shrink_by_share_and_root);
+    tcase_add_test(t, a_run_foresees_where_it_rebuilds);
+    suite_add_tcase(s, t);
+    return bb_test_run(s);
+}
