@@ -96,7 +96,7 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     c.workers = 0;
     c.ledger_only = c.json = false;
     if (!bb_run_foresees(&c)) c.foresee = none; /* as far as it decides anything */
-    if (!all) { /* decides what is finalised and evaluated how, not what is chosen */
+    if (!all) {                                 /* decides what is finalised and evaluated how, not what is chosen */
         c.eval_windows = c.tune_windows = 0;
         c.max_ram = 0;
         c.no_finalise = false;

@@ -6,7 +6,7 @@
 
 #include "engine/foresee.h"
 #include "model/compress/plan_units.h"
-#include "support/support.h"
+#include "tests/support/support.h"
 
 /* One block's FFN of two widths, its gate, and the embedding. */
 static const bb_plan_option widths[] = { { "512", 512 }, { "256", 256 } }, formats[] = { { "Q4_0", BB_Q4_0 }, { "Q8_0", BB_Q8_0 } };
