@@ -73,8 +73,8 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
     bb_qat_hash_texts(c->qat_text, &s);
     if (!*c->qat_text && bb_qat_adds_self(c->calib)) bb_sha256_text(&s, "the calibration text and self");
     bb_sha256_hex(&s, hex);
-    all = bb_asprintf(err, "%s, qat 2 %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
-                      bb_qat_rate(c->qat_rate, c->qat_tokens), c->qat_scale_rate, (long long)c->qat_batch, hex);
+    all = bb_asprintf(err, "%s, qat 3 %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
+                      c->qat_rate, c->qat_scale_rate, (long long)c->qat_batch, hex);
     bb_free(plain);
     return all;
 }
@@ -221,7 +221,7 @@ static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
     const bb_run_config *c = &r->config;
     const uint32_t       ctx = (uint32_t)c->ctx;
     const bb_qat         q = { c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule, c->qat_rate, c->qat_scale_rate, c->qat_batch, (uint64_t)c->seed };
-    bb_tune_options      o = bb_qat_options(&q, &r->model.net, ctx);
+    bb_tune_options      o = bb_qat_options(&q, &l->best->net, ctx);
     bb_tune_set          train, held = held_set(r), other;
     bb_qat_texts         texts = { 0 }, others = { 0 };
     bb_tune_report       report;

@@ -12,15 +12,39 @@
 
 enum { AT_ONCE_TOKENS = 2048, CHECKS = 8 };
 
-double bb_qat_rate(double rate, double tokens)
+static void add_bits(const bb_matrix *w, double *bits, double *n)
 {
-    static const double most = 0.03, enough = 0.25;
+    const double weights = (double)w->rows * w->cols;
+    if (weights > 0) *bits += weights * bb_format_bpw(bb_format_get(w->type));
+    *n += weights;
+}
+
+/* docs/finalise.md, low-bit training, has what these are from. */
+static const double FINE_BITS = 3;
+
+double bb_qat_rate(double rate, double tokens, double bits)
+{
+    static const double most = 0.03, fine = 0.01, enough = 0.25;
     if (rate > 0) return rate;
-    return tokens > enough ? most * sqrt(enough / tokens) : most;
+    const double by_tokens = tokens > enough ? most * sqrt(enough / tokens) : most;
+    return bits < FINE_BITS ? by_tokens : fmin(by_tokens, fine);
+}
+
+double bb_qat_scale_rate(double rate, double bits) { return rate > 0 ? rate : bits < FINE_BITS ? 0.005 : 0.002; }
+
+double bb_qat_bits(const bb_net *net)
+{
+    const bb_matrix *tables[] = { &net->embd, &net->head };
+    double           bits = 0, n = 0;
+    for (uint32_t l = 0; l < net->n_layer; l++)
+        for (int p = 0; p < BB_N_PARTS; p++) add_bits(&net->blocks[l].w[p], &bits, &n);
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) add_bits(tables[i], &bits, &n);
+    return n > 0 ? bits / n : 0;
 }
 
 bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
 {
+    const double    bits = bb_qat_bits(net), scales = bb_qat_scale_rate(q->scale_rate, bits);
     const double    steps = q->tokens * 1e6 / ((double)q->batch * ctx);
     bb_tune_options o = { .loss = strcmp(q->loss, "labels") == 0 ? BB_TUNE_LABELS : BB_TUNE_KL,
                           .last = net->n_layer - 1,
@@ -31,9 +55,9 @@ bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
                           .batch = (uint32_t)q->batch,
                           .at_once = ctx >= AT_ONCE_TOKENS ? 1 : AT_ONCE_TOKENS / ctx,
                           .checks = CHECKS,
-                          .weights = bb_qat_rate(q->rate, q->tokens),
-                          .fields = q->scale_rate,
-                          .norms = q->scale_rate / 2,
+                          .weights = bb_qat_rate(q->rate, q->tokens, bits),
+                          .fields = scales,
+                          .norms = scales / 2,
                           .clip = 2,
                           .label_share = strcmp(q->loss, "mix") == 0 ? 0.5 : 0,
                           .estimator = strcmp(q->estimator, "differentiable") == 0 ? BB_TUNE_DIFFERENTIABLE : BB_TUNE_STRAIGHT,

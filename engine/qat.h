@@ -16,23 +16,30 @@
 /* Defaults of the options that run and the command share, as text. */
 #define BB_QAT_TOKENS "0.3"
 #define BB_QAT_RATE "0"
-#define BB_QAT_RATE_HELP "highest rate of weights, in steps of their grid; 0: 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015)"
-#define BB_QAT_SCALE_RATE "0.005"
+#define BB_QAT_RATE_HELP \
+    "highest rate of weights, in steps of their grid; 0: 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015), and at most 0.01 from 3 bits a " \
+    "weight on"
+#define BB_QAT_SCALE_RATE "0"
+#define BB_QAT_SCALE_RATE_HELP "of scales and minima, in fractions of themselves; norm gains take half of it; 0: 0.005, from 3 bits a weight on 0.002"
 #define BB_QAT_BATCH "4"
 
 typedef struct bb_qat {
     double      tokens; /* millions to train on */
     const char *loss, *estimator, *schedule;
     double      rate;       /* of weights, in steps of their grid; 0: bb_qat_rate */
-    double      scale_rate; /* of scales and minima, in fractions of themselves; of norm gains half of it */
+    double      scale_rate; /* of scales and minima, in fractions of themselves; of norm gains half of it; 0: bb_qat_scale_rate */
     int64_t     batch;      /* windows a step */
     uint64_t    seed;
 } bb_qat;
 
-/* The rate, or where it is 0 that for so many million tokens: the further weights wander, the more is lost on text that is not trained on. */
-double bb_qat_rate(double rate, double tokens);
+/* The rate, or where it is 0 that for so many million tokens and so many bits a weight: the further weights wander, the more is lost on text that is not
+ * trained on; and of small errors steps that large make larger ones, which as few tokens do not take back. */
+double bb_qat_rate(double rate, double tokens, double bits);
+double bb_qat_scale_rate(double rate, double bits);
+/* Bits a weight of a network's matrices, embedding and head among them. */
+double bb_qat_bits(const bb_net *net);
 
-/* For windows of ctx tokens; label, state, other and memory are the caller's to set. */
+/* To train net on windows of ctx tokens; label, state, other and memory are the caller's to set. */
 bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx);
 
 /* Texts as windows of ctx tokens: those to train on, and held-out ones of the same texts. */

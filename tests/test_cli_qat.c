@@ -186,8 +186,8 @@ START_TEST(a_run_has_the_step)
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     snprintf(path, sizeof path, "%s/models/%s-qat.gguf", dir, bb_csv_text(&t, 1, 0));
     ck_assert(bb_file_exists(path));
-    if (!_i) { /* on the calibration text and what the model writes, at the rate of few tokens */
-        snprintf(line, sizeof line, "qat %s --plan %s --tokens 0.004 --batch 4 --held-windows 4 --text %s,self --rate 0.03 --out %s -q", dir,
+    if (!_i) { /* on the calibration text and what the model writes, at the rates of few tokens and 5 bits */
+        snprintf(line, sizeof line, "qat %s --plan %s --tokens 0.004 --batch 4 --held-windows 4 --text %s,self --rate 0.01 --scale-rate 0.002 --out %s -q", dir,
                  bb_csv_text(&t, 1, 0), ids, bb_test_path("said.gguf"));
         ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
         bb_test_same(path, bb_test_path("said.gguf"));
@@ -218,11 +218,37 @@ END_TEST
 /* Of many tokens the square root: what wanders further forgets more. */
 START_TEST(the_rate_falls_with_the_tokens)
 {
-    ck_assert_double_eq_tol(bb_qat_rate(0, 0.01), 0.03, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 0.25), 0.03, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 1), 0.015, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 4), 0.0075, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0.02, 4), 0.02, 1e-12);
+    static const double low = 2.99, fine = 3;
+    ck_assert_double_eq_tol(bb_qat_rate(0, 0.01, low), 0.03, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 0.25, low), 0.03, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 1, low), 0.015, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 4, low), 0.0075, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0.02, 4, low), 0.02, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 0.01, fine), 0.01, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 1, fine), 0.01, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0, 4, fine), 0.0075, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_rate(0.02, 4, fine), 0.02, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_scale_rate(0, low), 0.005, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_scale_rate(0, fine), 0.002, 1e-12);
+    ck_assert_double_eq_tol(bb_qat_scale_rate(0.004, fine), 0.004, 1e-12);
+}
+END_TEST
+
+/* Four rows of 32 in Q4_0 (4.5 bits) and an embedding as large in F16, of a block and a head that are not there nothing; the options take the rates of that. */
+START_TEST(the_rates_are_those_of_the_bits)
+{
+    bb_block block = { .n_ff = 4 };
+    bb_net   net = { .n_layer = 1, .blocks = &block };
+    block.w[BB_PART_UP] = (bb_matrix) { .rows = 4, .cols = 32, .type = BB_Q4_0 };
+    ck_assert_double_eq_tol(bb_qat_bits(&net), 4.5, 1e-12);
+    net.embd = (bb_matrix) { .rows = 4, .cols = 32, .type = BB_F16 };
+    ck_assert_double_eq_tol(bb_qat_bits(&net), (4.5 + 16) / 2, 1e-12);
+    const bb_qat    q = { .tokens = 0.1, .loss = "kl", .estimator = "straight", .schedule = "cosine", .batch = 4 };
+    bb_tune_options o = bb_qat_options(&q, &net, 32);
+    ck_assert(fabs((double)o.weights - 0.01) < 1e-9 && fabs((double)o.fields - 0.002) < 1e-9 && fabs((double)o.norms - 0.001) < 1e-9);
+    net.embd.type = block.w[BB_PART_UP].type = BB_Q2_0;
+    o = bb_qat_options(&q, &net, 32);
+    ck_assert(fabs((double)o.weights - 0.03) < 1e-9 && fabs((double)o.fields - 0.005) < 1e-9 && fabs((double)o.norms - 0.0025) < 1e-9);
 }
 END_TEST
 
@@ -272,6 +298,7 @@ int main(void)
     tcase_add_loop_test(t, a_run_has_the_step, 0, 2);
     tcase_add_test(t, the_key_says_what_is_trained_on);
     tcase_add_test(t, the_rate_falls_with_the_tokens);
+    tcase_add_test(t, the_rates_are_those_of_the_bits);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof wrong / sizeof *wrong));
     suite_add_tcase(s, t);
     return bb_test_run(s);
