@@ -17,7 +17,8 @@
 #define BB_QAT_TOKENS "0.3"
 #define BB_QAT_RATE "0"
 #define BB_QAT_RATE_HELP \
-    "highest rate of weights, in steps of their grid; 0: 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015), and at most 0.01 from 3 bits a " \
+    "highest rate of weights, in steps of their grid; 0: 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015), and at most 0.01 from 3 " \
+    "bits a " \
     "weight on"
 #define BB_QAT_SCALE_RATE "0"
 #define BB_QAT_SCALE_RATE_HELP "of scales and minima, in fractions of themselves; norm gains take half of it; 0: 0.005, from 3 bits a weight on 0.002"
