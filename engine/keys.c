@@ -83,8 +83,8 @@ static void add_file(bb_sha256 *s, const char *path)
  * hold, model and calibration text by the identity. */
 static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *err)
 {
-    static char   none[] = "";
-    bb_run_config c = r->config; /* borrows */
+    static char   none[] = "", foresees[] = "rebuild 1"; /* counts the shares of engine/foresee.c */
+    bb_run_config c = r->config;                         /* borrows */
     bb_text       t = { 0 };
     char          space[65];
     bb_sha256     s;
@@ -95,8 +95,8 @@ static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *e
     c.time = 0;         /* as effort */
     c.workers = 0;
     c.ledger_only = c.json = false;
-    if (!bb_run_foresees(&c)) c.foresee = none; /* as far as it decides anything */
-    if (!all) {                                 /* decides what is finalised and evaluated how, not what is chosen */
+    c.foresee = bb_run_foresees(&c) ? foresees : none; /* as far as it decides anything */
+    if (!all) {                                        /* decides what is finalised and evaluated how, not what is chosen */
         c.eval_windows = c.tune_windows = 0;
         c.max_ram = 0;
         c.no_finalise = false;
