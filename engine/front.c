@@ -103,6 +103,16 @@ void bb_front_done(bb_front *f)
     memset(f, 0, sizeof *f);
 }
 
+const bb_front_plan *bb_front_best(const bb_front *f, int64_t bytes)
+{
+    const bb_front_plan *best = NULL;
+    for (size_t i = 0; i < f->n; i++) {
+        const bb_front_plan *p = &f->plans[i];
+        if (p->is_searched && p->size_bytes <= bytes && (!best || p->foreseen < best->foreseen)) best = p;
+    }
+    return best;
+}
+
 static bb_status grow(bb_front *f, bb_err *err)
 {
     bb_front_plan *plans = bb_realloc(f->plans, f->n + 1, sizeof *plans, err);

@@ -35,6 +35,8 @@ bb_status bb_front_load(bb_run *r, bb_front *f, bb_err *err);
 /* The same without the plans that no size asked for. */
 bb_status bb_front_load_asked(bb_run *r, bb_front *f, bb_err *err);
 void      bb_front_done(bb_front *f);
+/* The searched plan that the search likes best of those within the bytes; NULL: there is none. Borrowed. */
+const bb_front_plan *bb_front_best(const bb_front *f, int64_t bytes);
 /* Whether the plan is not finalised: ruled out, and --finish contenders. Both plans are then compared before finalise. */
 bool bb_front_is_spared(const bb_run *r, const bb_front_plan *p);
 /* Evaluation saw a spared plan win: it is ruled out no more, with these options, also in later sessions. */

@@ -83,8 +83,8 @@ static void add_file(bb_sha256 *s, const char *path)
  * hold, model and calibration text by the identity. */
 static bb_status hash_options(const bb_run *r, bool all, char hex[65], bb_err *err)
 {
-    static char   none[] = "", foresees[] = "rebuild 1"; /* counts the shares of engine/foresee.c */
-    bb_run_config c = r->config;                         /* borrows */
+    static char   none[] = "", foresees[] = BB_FORESEE_SHARES;
+    bb_run_config c = r->config; /* borrows */
     bb_text       t = { 0 };
     char          space[65];
     bb_sha256     s;

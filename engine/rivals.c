@@ -124,13 +124,9 @@ done:
 
 static bb_status find_ours(rivals *v, int64_t size, uint16_t *x, bool *found, bb_err *err)
 {
-    const bb_front_plan *best = NULL;
-    bb_status            status = BB_OK;
+    bb_status status = BB_OK;
     if (v->front.n == 0) BB_TRY(bb_front_load(v->run, &v->front, err));
-    for (size_t i = 0; i < v->front.n; i++) {
-        const bb_front_plan *p = &v->front.plans[i];
-        if (p->is_searched && p->size_bytes <= size && (!best || p->foreseen < best->foreseen)) best = p;
-    }
+    const bb_front_plan *best = bb_front_best(&v->front, size);
     *found = best != NULL;
     if (best) BB_TRY(bb_plan_space_indices(v->p->plans, &best->plan, x, err));
 done:

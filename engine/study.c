@@ -132,14 +132,10 @@ static uint16_t *incumbent(const study *s, uint32_t band) { return s->incumbent 
 /* The best searched plan that fits, topped up; without one the separable optimum. */
 static bb_status find_incumbent(study *s, uint32_t band, bb_err *err)
 {
-    const bb_front_plan *best = NULL;
     uint16_t            *x = incumbent(s, band);
     int64_t              budget = bytes_of(s, s->bands[band]);
+    const bb_front_plan *best = bb_front_best(&s->front, budget);
     bb_status            status = BB_OK;
-    for (size_t i = 0; i < s->front.n; i++) {
-        const bb_front_plan *f = &s->front.plans[i];
-        if (f->is_searched && f->size_bytes <= budget && (!best || f->foreseen < best->foreseen)) best = f;
-    }
     if (!best) return bb_separable_solve(s->separable, budget, x, NULL, err);
     BB_TRY(bb_plan_space_indices(s->p->plans, &best->plan, x, err));
     bb_space_topup(&s->space, x, budget);

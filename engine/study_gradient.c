@@ -46,12 +46,8 @@ typedef struct gradient_study {
 
 static bb_status find_plan(gradient_study *s, int64_t budget, bb_err *err)
 {
-    const bb_front_plan *best = NULL;
+    const bb_front_plan *best = bb_front_best(&s->front, budget);
     bb_status            status = BB_OK;
-    for (size_t i = 0; i < s->front.n; i++) {
-        const bb_front_plan *f = &s->front.plans[i];
-        if (f->is_searched && f->size_bytes <= budget && (!best || f->foreseen < best->foreseen)) best = f;
-    }
     if (!best) return bb_separable_solve(s->separable, budget, s->x, NULL, err);
     BB_TRY(bb_plan_space_indices(s->p->plans, &best->plan, s->x, err));
     bb_space_topup(&s->space, s->x, budget);

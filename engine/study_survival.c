@@ -143,11 +143,7 @@ static bb_status draw_set(const survival *s, set *t, bb_err *err)
     BB_TRY(take_simple(s, t, x, err));
     BB_TRY(take_tilted(s, t, &tilts[0], x, err));
     memcpy(best, x, n_units * sizeof *x);
-    const bb_front_plan *found = NULL;
-    for (size_t i = 0; i < s->front.n; i++) {
-        const bb_front_plan *f = &s->front.plans[i];
-        if (f->is_searched && f->size_bytes <= t->budget && (!found || f->foreseen < found->foreseen)) found = f;
-    }
+    const bb_front_plan *found = bb_front_best(&s->front, t->budget);
     if (found) {
         BB_TRY(bb_plan_space_indices(s->p->plans, &found->plan, best, err));
         take(s, t, best, "searched");
