@@ -343,11 +343,11 @@ static double settle_s(const model *m)
     return c->settle ? sizes * ((double)c->settle * plan + fmin(4, (double)c->settle / 4) * point) : 0;
 }
 
-/* Steps on `tokens`: `states` networks to start from, `blocks` networks trained, with or without the head and all weights. */
-static double tune_s(const model *m, double tokens, double states, double blocks, bool head, double weights)
+/* Steps on `tokens`, `batch` windows each: `states` networks to start from, `blocks` networks trained, with or without the head and all weights. */
+static double tune_s(const model *m, double tokens, double batch, double states, double blocks, bool head, double weights)
 {
     const bb_run_config *c = &m->r->config;
-    const double         steps = fmax(1, floor(tokens / (4 * m->ctx))), used = steps * 4 * m->ctx, held = (double)c->refine_windows * m->ctx;
+    const double         steps = fmax(1, floor(tokens / (batch * m->ctx))), used = steps * batch * m->ctx, held = (double)c->refine_windows * m->ctx;
     const double         windows = fmin(used, (double)c->tune_windows * m->ctx);
     return (windows + held) * states * token(m) + used * (3 * blocks * token(m) + (head ? 2 * m->p->head : 0)) +
            5 * held * (blocks * token(m) + (head ? m->scored * m->p->head : 0)) + steps * weights * step_s / m->threads;
@@ -371,10 +371,10 @@ static double finalise_s(const model *m)
     if (c->no_finalise) return final_plans(m->r) * (double)m->r->budgets[m->r->n_budgets - 1] * file_s;
     if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m, (double)c->calib_windows, final_plans(m->r)) + score;
     if (c->tune_windows > 0) {
-        if (bb_list_has(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, 4, 1, false, m->n.block_weights) + score;
-        if (bb_list_has(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
-        if (bb_list_has(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, 1, 1, true, m->n.block_weights + table) + score;
-        if (bb_list_has(c->finalise_steps, "qat")) s += tune_s(m, c->qat_tokens * 1e6, 1, 1, true, m->n.block_weights + table) + score;
+        if (bb_list_has(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, BB_LADDER_BATCH, 4, 1, false, m->n.block_weights) + score;
+        if (bb_list_has(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, BB_LADDER_BATCH, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
+        if (bb_list_has(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, BB_LADDER_BATCH, 1, 1, true, m->n.block_weights + table) + score;
+        if (bb_list_has(c->finalise_steps, "qat")) s += tune_s(m, c->qat_tokens * 1e6, (double)c->qat_batch, 1, 1, true, m->n.block_weights + table) + score;
     }
     return final_plans(m->r) * s + qat_self_s(m);
 }

@@ -28,7 +28,7 @@ const char *const bb_rung_names[BB_N_RUNGS] = { "database", "rebuild", "blocks",
 
 /* Rates and batches: docs/finalise.md says how they were chosen. Tokens of each step are shares of --tune-tokens. */
 static const double block_share = 0.25, lfq_share = 0.25;
-enum { BATCH = 4, CHECKS = 4 };
+enum { CHECKS = 4 };
 
 /* ---- steps in the configuration ---- */
 
@@ -73,7 +73,7 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
     bb_qat_hash_texts(c->qat_text, &s);
     if (!*c->qat_text && bb_qat_adds_self(c->calib)) bb_sha256_text(&s, "the calibration text and self");
     bb_sha256_hex(&s, hex);
-    all = bb_asprintf(err, "%s, qat 3 %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
+    all = bb_asprintf(err, "%s, qat 4 %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
                       c->qat_rate, c->qat_scale_rate, (long long)c->qat_batch, hex);
     bb_free(plain);
     return all;
@@ -105,7 +105,7 @@ static bb_tune_options options_of(const bb_run *r, bb_rung rung)
     o.weights = 0.03;
     o.fields = 0.002;
     o.norms = 0.001;
-    o.batch = BATCH;
+    o.batch = BB_LADDER_BATCH;
     switch (rung) {
     case BB_RUNG_BLOCKS:
         o.loss = BB_TUNE_OUTPUT;

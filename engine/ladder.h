@@ -19,6 +19,8 @@
 typedef enum bb_rung { BB_RUNG_DATABASE, BB_RUNG_REBUILD, BB_RUNG_BLOCKS, BB_RUNG_LFQ, BB_RUNG_END_TO_END, BB_RUNG_QAT, BB_N_RUNGS } bb_rung;
 extern const char *const bb_rung_names[BB_N_RUNGS]; /* "database", ... as in --finalise-steps */
 
+enum { BB_LADDER_BATCH = 4 }; /* windows a step of blocks, lfq and end-to-end */
+
 /* What a plan went through; plain data, stored as it is. */
 typedef struct bb_ladder_record {
     double  kl[BB_N_RUNGS]; /* on the confirm windows, of the step's own result (before any roll-back); NaN: not run */

@@ -22,15 +22,22 @@ static void add_bits(const bb_matrix *w, double *bits, double *n)
 /* docs/finalise.md, low-bit training, has what these are from. */
 static const double FINE_BITS = 3;
 
-double bb_qat_rate(double rate, double tokens, double bits)
+/* What was found for four windows a step, for another number: noise in the gradient then moves a weight as far in as many tokens. */
+static double of_batch(int64_t batch) { return sqrt((double)batch / 4); }
+
+double bb_qat_rate(const bb_qat *q, double bits)
 {
     static const double most = 0.03, fine = 0.01, enough = 0.25;
-    if (rate > 0) return rate;
-    const double by_tokens = tokens > enough ? most * sqrt(enough / tokens) : most;
-    return bits < FINE_BITS ? by_tokens : fmin(by_tokens, fine);
+    if (q->rate > 0) return q->rate;
+    const double by_tokens = q->tokens > enough ? most * sqrt(enough / q->tokens) : most;
+    return (bits < FINE_BITS ? by_tokens : fmin(by_tokens, fine)) * of_batch(q->batch);
 }
 
-double bb_qat_scale_rate(double rate, double bits) { return rate > 0 ? rate : bits < FINE_BITS ? 0.005 : 0.002; }
+double bb_qat_scale_rate(const bb_qat *q, double bits)
+{
+    if (q->scale_rate > 0) return q->scale_rate;
+    return (bits < FINE_BITS ? 0.005 : 0.002) * of_batch(q->batch);
+}
 
 double bb_qat_bits(const bb_net *net)
 {
@@ -44,7 +51,7 @@ double bb_qat_bits(const bb_net *net)
 
 bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
 {
-    const double    bits = bb_qat_bits(net), scales = bb_qat_scale_rate(q->scale_rate, bits);
+    const double    bits = bb_qat_bits(net), scales = bb_qat_scale_rate(q, bits);
     const double    steps = q->tokens * 1e6 / ((double)q->batch * ctx);
     bb_tune_options o = { .loss = strcmp(q->loss, "labels") == 0 ? BB_TUNE_LABELS : BB_TUNE_KL,
                           .last = net->n_layer - 1,
@@ -55,7 +62,7 @@ bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
                           .batch = (uint32_t)q->batch,
                           .at_once = ctx >= AT_ONCE_TOKENS ? 1 : AT_ONCE_TOKENS / ctx,
                           .checks = CHECKS,
-                          .weights = bb_qat_rate(q->rate, q->tokens, bits),
+                          .weights = bb_qat_rate(q, bits),
                           .fields = scales,
                           .norms = scales / 2,
                           .clip = 2,

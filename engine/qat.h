@@ -17,26 +17,25 @@
 #define BB_QAT_TOKENS "0.3"
 #define BB_QAT_RATE "0"
 #define BB_QAT_RATE_HELP \
-    "highest rate of weights, in steps of their grid; 0: 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015), and at most 0.01 from 3 " \
-    "bits a " \
-    "weight on"
+    "highest rate of weights, in steps of their grid; 0: of 4 windows a step 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015), and at " \
+    "most 0.01 from 3 bits a weight on; of other numbers with the square root of the windows"
 #define BB_QAT_SCALE_RATE "0"
-#define BB_QAT_SCALE_RATE_HELP "of scales and minima, in fractions of themselves; norm gains take half of it; 0: 0.005, from 3 bits a weight on 0.002"
-#define BB_QAT_BATCH "4"
+#define BB_QAT_SCALE_RATE_HELP "of scales and minima, in fractions of themselves; norm gains take half of it; 0: of 4 windows 0.005, from 3 bits a weight on 0.002"
+#define BB_QAT_BATCH "2"
 
 typedef struct bb_qat {
     double      tokens; /* millions to train on */
     const char *loss, *estimator, *schedule;
-    double      rate;       /* of weights, in steps of their grid; 0: bb_qat_rate */
-    double      scale_rate; /* of scales and minima, in fractions of themselves; of norm gains half of it; 0: bb_qat_scale_rate */
+    double      rate;       /* of weights, in steps of their grid; 0: the default */
+    double      scale_rate; /* of scales and minima, in fractions of themselves; of norm gains half of it; 0: the default */
     int64_t     batch;      /* windows a step */
     uint64_t    seed;
 } bb_qat;
 
-/* The rate, or where it is 0 that for so many million tokens and so many bits a weight: the further weights wander, the more is lost on text that is not
- * trained on; and of small errors steps that large make larger ones, which as few tokens do not take back. */
-double bb_qat_rate(double rate, double tokens, double bits);
-double bb_qat_scale_rate(double rate, double bits);
+/* The rate, or where it is 0 that for so many million tokens, windows a step and bits a weight: the further weights wander, the more is lost on text that is
+ * not trained on; and of small errors steps that large make larger ones, which as few tokens do not take back. */
+double bb_qat_rate(const bb_qat *q, double bits);
+double bb_qat_scale_rate(const bb_qat *q, double bits);
 /* Bits a weight of a network's matrices, embedding and head among them. */
 double bb_qat_bits(const bb_net *net);
 

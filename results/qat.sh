@@ -5,7 +5,7 @@
 #   MODEL     the name in the table; BITS: bits of the file per weight of the source
 #   START     the file that is trained; made once, kept by the caller
 #   TRAIN     texts to train on, OTHER: texts on which the result may be no worse (lists, as --text and --other)
-#   METHOD    start: nothing; end-to-end: what the step of that name does (batches of 4 windows, its rates) for as many tokens; qat: the defaults of `bitbudget qat`; qat+self: on
+#   METHOD    start: nothing; end-to-end: what the step of that name does (batches of 4 windows, its rates) for as many tokens; qat: the defaults of `bitbudget qat` but for the windows a step (BATCH, 4); qat+self: on
 #             what the model writes itself as well; qat@RATE, qat+self@RATE: at that highest rate of weights
 #   EVAL      held-out texts: WINDOWS windows each, evenly spaced
 # EXTRA: options of qat (--precision fast --threads 2); BITBUDGET; SECONDS are processor time. A row that is there is not made again; an interrupted training goes on.
@@ -16,7 +16,7 @@ shift 8
 jobs=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do jobs+=("$1"); shift; done
 shift
-: "${WINDOWS:=64}" "${EXTRA:=--precision fast}" "${BITBUDGET:=./bitbudget}"
+: "${BATCH:=4}" "${WINDOWS:=64}" "${EXTRA:=--precision fast}" "${BITBUDGET:=./bitbudget}"
 mkdir -p "$work"
 [ -s "$table" ] || echo "model,plan_bpw,method,estimator,schedule,tokens,text,kl_nats,kl_se,ppl,ppl_se,top1,seconds" > "$table"
 value() { awk -F'[:,]' -v k="\"$1\"" '{ gsub(/ /, "", $1) } $1 == k { printf "%.6g", $2 }' "$work/json"; }
@@ -28,8 +28,8 @@ for job in "${jobs[@]}"; do
     case $method in
     start) file=$start rates= ;;
     end-to-end) rates="--batch 4 --rate 0.03 --scale-rate 0.002" ;;
-    *@*) rates="--rate ${method#*@}" ;;
-    *) rates= ;;
+    *@*) rates="--batch $BATCH --rate ${method#*@}" ;;
+    *) rates="--batch $BATCH" ;;
     esac
     text=$train
     case $method in qat+self*) text=$train,self ;; esac

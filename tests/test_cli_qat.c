@@ -215,22 +215,38 @@ START_TEST(the_key_says_what_is_trained_on)
 }
 END_TEST
 
+static double rate_of(double rate, double tokens, int64_t batch, double bits) { return bb_qat_rate(&(bb_qat) { .rate = rate, .tokens = tokens, .batch = batch }, bits); }
+static double scale_rate_of(double rate, int64_t batch, double bits) { return bb_qat_scale_rate(&(bb_qat) { .scale_rate = rate, .batch = batch }, bits); }
+
 /* Of many tokens the square root: what wanders further forgets more. */
 START_TEST(the_rate_falls_with_the_tokens)
 {
     static const double low = 2.99, fine = 3;
-    ck_assert_double_eq_tol(bb_qat_rate(0, 0.01, low), 0.03, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 0.25, low), 0.03, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 1, low), 0.015, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 4, low), 0.0075, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0.02, 4, low), 0.02, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 0.01, fine), 0.01, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 1, fine), 0.01, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0, 4, fine), 0.0075, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_rate(0.02, 4, fine), 0.02, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_scale_rate(0, low), 0.005, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_scale_rate(0, fine), 0.002, 1e-12);
-    ck_assert_double_eq_tol(bb_qat_scale_rate(0.004, fine), 0.004, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 0.01, 4, low), 0.03, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 0.25, 4, low), 0.03, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 1, 4, low), 0.015, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 4, 4, low), 0.0075, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0.02, 4, 1, low), 0.02, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 0.01, 4, fine), 0.01, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 1, 4, fine), 0.01, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 4, 4, fine), 0.0075, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0.02, 4, 1, fine), 0.02, 1e-12);
+    ck_assert_double_eq_tol(scale_rate_of(0, 4, low), 0.005, 1e-12);
+    ck_assert_double_eq_tol(scale_rate_of(0, 4, fine), 0.002, 1e-12);
+    ck_assert_double_eq_tol(scale_rate_of(0.004, 1, fine), 0.004, 1e-12);
+}
+END_TEST
+
+/* And of the windows of a step: n noisy steps go as far as the square root of n. */
+START_TEST(the_rate_rises_with_the_batch)
+{
+    static const double low = 2, fine = 4;
+    ck_assert_double_eq_tol(rate_of(0, 0.1, 1, low), 0.015, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 0.1, 16, low), 0.06, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 4, 16, low), 0.015, 1e-12);
+    ck_assert_double_eq_tol(rate_of(0, 0.1, 1, fine), 0.005, 1e-12);
+    ck_assert_double_eq_tol(scale_rate_of(0, 16, low), 0.01, 1e-12);
+    ck_assert_double_eq_tol(scale_rate_of(0, 1, fine), 0.001, 1e-12);
 }
 END_TEST
 
@@ -298,6 +314,7 @@ int main(void)
     tcase_add_loop_test(t, a_run_has_the_step, 0, 2);
     tcase_add_test(t, the_key_says_what_is_trained_on);
     tcase_add_test(t, the_rate_falls_with_the_tokens);
+    tcase_add_test(t, the_rate_rises_with_the_batch);
     tcase_add_test(t, the_rates_are_those_of_the_bits);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof wrong / sizeof *wrong));
     suite_add_tcase(s, t);
