@@ -215,7 +215,10 @@ START_TEST(the_key_says_what_is_trained_on)
 }
 END_TEST
 
-static double rate_of(double rate, double tokens, int64_t batch, double bits) { return bb_qat_rate(&(bb_qat) { .rate = rate, .tokens = tokens, .batch = batch }, bits); }
+static double rate_of(double rate, double tokens, int64_t batch, double bits)
+{
+    return bb_qat_rate(&(bb_qat) { .rate = rate, .tokens = tokens, .batch = batch }, bits);
+}
 static double scale_rate_of(double rate, int64_t batch, double bits) { return bb_qat_scale_rate(&(bb_qat) { .scale_rate = rate, .batch = batch }, bits); }
 
 /* Of many tokens the square root: what wanders further forgets more. */
