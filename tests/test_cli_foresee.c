@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/foresee.h"
+#include "engine/front.h"
 #include "model/compress/plan_units.h"
 #include "tests/support/support.h"
 
@@ -94,6 +95,63 @@ START_TEST(tables_and_products_shrink_by_share_and_root)
 }
 END_TEST
 
+/* The table of docs/search.md; what was not measured has a half. */
+START_TEST(every_kind_has_its_share)
+{
+    static const struct {
+        const char *name;
+        uint32_t    what;
+        double      share;
+    } kinds[] = {
+        { "token_embd", BB_UNIT_EMBD, 0.75 },
+        { "output", BB_UNIT_HEAD, 0.75 },
+        { "per_layer_token_embd", BB_UNIT_TABLE, 0.75 },
+        { "blk.0.kv", BB_UNIT_KV, 0.65 },
+        { "blk.0.ffn", BB_UNIT_FFN, 0.65 },
+        { "blk.0.attn_q", BB_PART_Q, 0.55 },
+        { "blk.0.attn_k", BB_PART_K, 0.55 },
+        { "blk.0.attn_v", BB_PART_V, 0.35 },
+        { "blk.0.attn_output", BB_PART_O, 0.45 },
+        { "blk.0.ffn_gate", BB_PART_GATE, 0.38 },
+        { "blk.0.ffn_up", BB_PART_UP, 0.38 },
+        { "blk.0.ffn_down", BB_PART_DOWN, 0.55 },
+        { "blk.0.inp_gate", BB_PART_TOKEN_GATE, 0.5 },
+    };
+    enum { N = sizeof kinds / sizeof *kinds };
+    bb_plan_unit  described[N];
+    bb_unit       units[N];
+    bb_plan_space plans;
+    bb_foresee    f;
+    for (int u = 0; u < N; u++) {
+        described[u] = (bb_plan_unit) { kinds[u].name, kinds[u].what, 0, -1, 2, formats };
+        units[u] = (bb_unit) { 2, -1, bytes[2], cost[2] };
+    }
+    ck_assert_int_eq(bb_plan_space_init(&plans, described, N, NULL), BB_OK);
+    const bb_problem p = { .n_units = N, .units = units, .plans = &plans };
+    ck_assert_int_eq(bb_foresee_init(&p, &f, NULL), BB_OK);
+    for (int u = 0; u < N; u++) ck_assert_msg(fabs(f.share[u] - kinds[u].share) < 1e-15, "%s: %g", kinds[u].name, f.share[u]);
+    bb_foresee_done(&f);
+    bb_plan_space_done(&plans);
+}
+END_TEST
+
+/* By what the search chose by, not by the KL that was measured; simple plans are nothing that it found. */
+START_TEST(the_best_plan_of_a_size_is_the_searched_one_of_least_foreseen_kl)
+{
+    bb_front_plan plans[] = { { .size_bytes = 100, .is_searched = true, .kl = 0.5, .foreseen = 0.4 },
+                              { .size_bytes = 200, .is_baseline = true, .kl = 0.1, .foreseen = 0.1 },
+                              { .size_bytes = 200, .is_searched = true, .kl = 0.4, .foreseen = 0.2 },
+                              { .size_bytes = 200, .is_searched = true, .kl = 0.3, .foreseen = 0.3 },
+                              { .size_bytes = 300, .is_baseline = true, .is_searched = true, .kl = 0.1, .foreseen = 0.1 } };
+    const bb_front f = { .n = sizeof plans / sizeof *plans, .plans = plans };
+    ck_assert_ptr_null(bb_front_best(&f, 99));
+    ck_assert_ptr_eq(bb_front_best(&f, 100), &plans[0]);
+    ck_assert_ptr_eq(bb_front_best(&f, 200), &plans[2]);
+    ck_assert_ptr_eq(bb_front_best(&f, 299), &plans[2]);
+    ck_assert_ptr_eq(bb_front_best(&f, 300), &plans[4]);
+}
+END_TEST
+
 START_TEST(a_run_foresees_where_it_rebuilds)
 {
     char          on[] = "rebuild", off[] = "none", steps[] = "lfq,rebuild", others[] = "blocks,lfq";
@@ -117,6 +175,8 @@ int main(void)
     tcase_add_test(t, plans_are_weighed_by_the_shares_of_their_units);
     tcase_add_test(t, a_plan_without_loss_has_weight_one);
     tcase_add_test(t, tables_and_products_shrink_by_share_and_root);
+    tcase_add_test(t, every_kind_has_its_share);
+    tcase_add_test(t, the_best_plan_of_a_size_is_the_searched_one_of_least_foreseen_kl);
     tcase_add_test(t, a_run_foresees_where_it_rebuilds);
     suite_add_tcase(s, t);
     return bb_test_run(s);
