@@ -268,13 +268,60 @@ static size_t separable_losses(const char *run, double *all, double *left)
     return n;
 }
 
+/* Puts other options into the run's file, without a search, and asks for a plan. */
+static int with_other_options(const char *run, const char *const from[2], const char *const to[2])
+{
+    char   path[700], line[1500], said[4096], *text, changed[8192] = "";
+    size_t size, n = 0;
+    bb_csv plans;
+    snprintf(path, sizeof path, "%s/config.resolved.yaml", run);
+    ck_assert_int_eq(bb_file_read(path, &text, &size, NULL), BB_OK);
+    ck_assert(size + 64 < sizeof changed && strstr(text, from[0]) && strstr(text, from[1]));
+    for (const char *p = text; *p;) {
+        int k = 0;
+        while (k < 2 && strncmp(p, from[k], strlen(from[k])) != 0) k++;
+        if (k == 2) changed[n++] = *p++;
+        else {
+            memcpy(changed + n, to[k], strlen(to[k]));
+            n += strlen(to[k]);
+            p += strlen(from[k]);
+        }
+    }
+    bb_test_write(path, changed, n);
+    snprintf(line, sizeof line, "%s/plans.csv", run);
+    ck_assert_int_eq(bb_csv_read(line, &plans, NULL), BB_OK);
+    snprintf(line, sizeof line, "export %s --plan %s --out %s -q", run, bb_csv_text(&plans, 0, 0), bb_test_path("foreseen.gguf"));
+    const int code = bb_test_program(line, said, sizeof said);
+    if (code != 0) ck_assert_msg(strstr(said, "is of a search with other options"), "%s", said);
+    bb_test_write(path, text, size);
+    bb_csv_done(&plans);
+    bb_free(text);
+    return code;
+}
+
+/* What was measured of a plan does not depend on what is foreseen of it. */
+static void check_measured_alike(const bb_csv *a, const bb_csv *b)
+{
+    size_t n[2] = { 0, 0 };
+    for (size_t i = 0; i < a->n_rows; i++)
+        for (size_t j = 0; j < b->n_rows; j++) {
+            if (strcmp(bb_csv_text(a, i, 0), bb_csv_text(b, j, 0)) != 0 || number(a, i, "windows") < number(b, j, "windows") ||
+                number(a, i, "windows") > number(b, j, "windows"))
+                continue;
+            for (size_t c = 1; c < 4; c++) ck_assert_str_eq(bb_csv_text(a, i, c), bb_csv_text(b, j, c));
+            n[number(a, i, "chosen") > 0]++;
+        }
+    ck_assert(n[0] > 0 && n[1] > 0);
+}
+
 /* Separable plans are the best of what is foreseen, and without foreseeing of what was measured; the simple one beside the searched one too: where pruning does not
- * pay they are one plan. In one directory, where the plans of the one search are none of the other's. */
+ * pay they are one plan. In one directory, where the plans of the one search are none of the other's; where nothing is rebuilt, they are. */
 START_TEST(a_search_goes_by_what_it_foresees)
 {
     double      all[2][MOST_CHOSEN], left[2][MOST_CHOSEN];
     size_t      n[2], better = 0;
     char        line[1024], said[4096];
+    bb_csv      plans[2];
     const char *run = bb_test_path("foreseen");
     for (int foresees = 0; foresees < 2; foresees++) {
         snprintf(line, sizeof line,
@@ -286,6 +333,11 @@ START_TEST(a_search_goes_by_what_it_foresees)
         ck_assert_msg(code == 0, "exit %d: %s", code, said);
         n[foresees] = separable_losses(run, all[foresees], left[foresees]);
         check_foreseen(run, foresees);
+        snprintf(line, sizeof line, "%s/plans.csv", run);
+        ck_assert_int_eq(bb_csv_read(line, &plans[foresees], NULL), BB_OK);
+        const char *const from[2] = { foresees ? "foresee: \"rebuild\"" : "foresee: \"none\"", "no-finalise: false" };
+        ck_assert_int_eq(with_other_options(run, from, (const char *const[2]) { foresees ? "foresee: \"none\"" : "foresee: \"rebuild\"", from[1] }), 5);
+        ck_assert_int_eq(with_other_options(run, from, (const char *const[2]) { "foresee: \"rebuild\"", "no-finalise: true" }), foresees ? 5 : 0);
     }
     ck_assert_uint_eq(n[0], n[1]);
     for (size_t i = 0; i < n[0]; i++) {
@@ -294,6 +346,9 @@ START_TEST(a_search_goes_by_what_it_foresees)
         better += left[1][i] < left[0][i] && all[0][i] < all[1][i];
     }
     ck_assert_uint_ge(better, 2);
+    check_measured_alike(&plans[0], &plans[1]);
+    bb_csv_done(&plans[0]);
+    bb_csv_done(&plans[1]);
 }
 END_TEST
 
