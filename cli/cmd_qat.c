@@ -185,6 +185,7 @@ static bb_status load_texts(job *j, const bb_tune_options *o, bb_err *err)
     BB_TRY(bb_qat_texts_make(&j->full, j->o.other, NULL, j->dir, ctx, 1, held, (uint64_t)j->o.seed + 1, j->o.parse_special, &j->other, err));
     bb_info("%llu windows of %u tokens to train on, of %u in the texts; %u and %u of other text decide", (unsigned long long)wanted, ctx, j->train.train.n,
             j->train.held.n, j->other.held.n);
+    bb_qat_say_rates(o, &j->m.net);
 done:
     return status;
 }

@@ -13,6 +13,7 @@
 #include "cli/folder_output.h"
 #include "engine/clean.h"
 #include "engine/effort.h"
+#include "engine/foresee.h"
 #include "engine/outputs.h"
 #include "engine/estimate.h"
 #include "engine/ladder.h"
@@ -43,6 +44,7 @@ static bb_status refuse_idle(const bb_command *command, const bb_run_config *c, 
     const bb_search_method *search = bb_method_named(c->search);
     const bb_idle_option    unused[] = { { "--search-tokens", "with a --search that needs none", search->plan != NULL },
                                          { "--sketch", "with a --search that goes by no local scores", !search->uses_local },
+                                         { "--foresee", "where finalise does not rebuild", strcmp(c->foresee, "rebuild") == 0 && !bb_run_foresees(c) },
                                          { "--finish", none, c->no_finalise },
                                          { "--finalise-steps", none, c->no_finalise },
                                          { "--tune-windows", none, c->no_finalise },

@@ -133,9 +133,21 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "study needs the folder of a run that was searched");
         goto done;
     }
+    static const char    alone[] = "with --kinds and --gradient", plain[] = "without --kinds, --gradient, --through rebuild or ladder";
+    const bool           of_plans = !o.kinds && !o.gradient && strcmp(o.through, "database") == 0;
     const bb_idle_option idle[] = { { "--changes", "without --gradient", !o.gradient },
                                     { "--labels", "without --gradient", !o.gradient },
-                                    { "--gradient", "with --kinds", o.kinds && o.gradient } };
+                                    { "--gradient", "with --kinds", o.kinds && o.gradient },
+                                    { "--through", alone, o.kinds || o.gradient },
+                                    { "--plans", "with --kinds", o.kinds },
+                                    { "--level", "with --kinds", o.kinds },
+                                    { "--seed", "with --kinds", o.kinds },
+                                    { "--bootstrap", "with --kinds", o.kinds },
+                                    { "--no-anchors", "with --kinds", o.kinds },
+                                    { "--few", "with --kinds", o.kinds },
+                                    { "--bands", "with --sizes, which stand in their place", *o.sizes && !of_plans },
+                                    { "--sizes", plain, of_plans },
+                                    { "--windows", plain, of_plans } };
     BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
     if (o.kinds) {

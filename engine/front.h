@@ -14,7 +14,7 @@ typedef struct bb_front_plan {
     bool    is_baseline; /* a simpler plan; it may be the searched one as well */
     bool    is_searched;
     bool    is_asked;     /* stands at a size that was asked for: finalised, evaluated, guarded. `run` searches sizes beside its target too */
-    bool    is_ruled_out; /* a simple plan that cannot win where it stands: on the confirm windows, before finalise, its KL is so far above the searched plan's
+    bool    is_ruled_out; /* a simple plan that cannot win where it stands: on the confirm windows its foreseen KL is so far above the searched plan's
                              (RULED_OUT of run_search.c) that no finishing makes up for it; and evaluation has not said otherwise */
     int64_t size_bytes;   /* exact */
     double  kl, kl_se;    /* at the confirm level, before finalise; NaN: not measured */

@@ -249,6 +249,7 @@ static bb_status train_low_bits(ladder *l, bb_tuned *out, bb_err *err)
     o.state = state;
     o.stale_is_fine = true;
     o.keep_bytes = 1 + 2 * (uint64_t)c->tune_windows * ctx * bb_row_width(&r->model.net) * sizeof(float); /* as the other steps (memory.c) */
+    bb_qat_say_rates(&o, &l->best->net);
     BB_TRY(bb_tuned_copy(&l->best->net, out, err));
     BB_TRY(bb_tune(r->backend, &r->model.net, out, &o, &train, &held, &report, err));
     bb_info("qat: KL on held-out windows of its text %.5f to %.5f, on other text %.5f to %.5f, %.0f trained tokens a second", report.start, report.best,

@@ -76,6 +76,11 @@ bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
     return o;
 }
 
+void bb_qat_say_rates(const bb_tune_options *o, const bb_net *net)
+{
+    bb_info("rates of training: %.3g of weights, %.3g of scales; %.2f bits a weight", (double)o->weights, (double)o->fields, bb_qat_bits(net));
+}
+
 /* ---- texts ---- */
 
 typedef struct source {

@@ -39,6 +39,9 @@ double bb_qat_scale_rate(const bb_qat *q, double bits);
 /* Bits a weight of a network's matrices, embedding and head among them. */
 double bb_qat_bits(const bb_net *net);
 
+/* Says what the rates of o are, and the bits of the net that they may go by. */
+void bb_qat_say_rates(const bb_tune_options *o, const bb_net *net);
+
 /* To train net on windows of ctx tokens; label, state, other and memory are the caller's to set. */
 bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx);
 

@@ -102,7 +102,8 @@ static bb_status study_kind(kinds *s, int64_t budget, uint32_t of, bb_err *err)
     BB_TRY(measure(s, s->x, &s->of_x, err));
     for (int k = 0; k < 2; k++) bb_paired_difference(s->of_x.window[k], s->of_base.window[k], s->n_windows, &change[k], &se[k]);
     BB_PUT(s->csv, budget, dot ? dot + 1 : unit->name, unit->options[s->base[of]].name, unit->options[s->x[of]].name, hash, bb_problem_size(s->p, s->x));
-    BB_ROW(s->csv, change[0], se[0], change[1], se[1], change[1] / change[0], s->of_base.kl[0], s->of_base.kl[1]);
+    const double share = fabs(change[0]) > 0 ? change[1] / change[0] : (double)NAN;
+    BB_ROW(s->csv, change[0], se[0], change[1], se[1], share, s->of_base.kl[0], s->of_base.kl[1]);
 done:
     return status;
 }
@@ -169,7 +170,7 @@ bb_status bb_study_kinds(bb_run *r, const bb_study_options *o, bb_err *err)
     BB_TRY(open_parts(&s, err));
     for (size_t i = 0; i < n; i++) BB_TRY(study_size(&s, sizes[i], &any, err));
     if (!any) {
-        status = BB_FAIL(err, BB_INFEASIBLE, "no uniform plan is as small as any of these sizes: larger --sizes are wanted");
+        status = BB_FAIL(err, BB_INFEASIBLE, "no uniform plan is as small as any of these sizes: larger --sizes or --bands are wanted");
         goto done;
     }
     BB_TRY(bb_csv_close(&s.csv, err));

@@ -196,6 +196,19 @@ START_TEST(a_run_has_the_step)
 }
 END_TEST
 
+/* The rates of a run's step are those of the plan's bits, not of its source's. */
+START_TEST(a_run_trains_at_the_rates_of_its_plan)
+{
+    char line[2048];
+    snprintf(line, sizeof line,
+             "run %s --target-size 43000 --calib %s --formats Q2_0 --embd-formats Q4_0 --prune none --calib-windows 8 --confirm-windows 8 --refine-windows 4 "
+             "--measure-windows 2 --search separable --finalise-steps qat --qat-text %s --qat-tokens 0.001 --qat-batch 4 --ctx 32 --sweeps 1 --out %s",
+             full, ids, other, bb_test_path("run-low"));
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(strstr(said, "rates of training: 0.03 of weights, 0.005 of scales; 2."), "%s", said);
+}
+END_TEST
+
 /* What is trained on by default is part of the key: neither the calibration text alone, as it was once, nor what the model writes alone. */
 START_TEST(the_key_says_what_is_trained_on)
 {
@@ -253,21 +266,28 @@ START_TEST(the_rate_rises_with_the_batch)
 }
 END_TEST
 
-/* Four rows of 32 in Q4_0 (4.5 bits) and an embedding as large in F16, of a block and a head that are not there nothing; the options take the rates of that. */
+/* Four rows of 32 in Q4_0 (4.5 bits) and an embedding as large in F16, of a block and a head that are not there nothing; the options take the rates of that.
+ * A block and a head more count too. */
 START_TEST(the_rates_are_those_of_the_bits)
 {
-    bb_block block = { .n_ff = 4 };
-    bb_net   net = { .n_layer = 1, .blocks = &block };
-    block.w[BB_PART_UP] = (bb_matrix) { .rows = 4, .cols = 32, .type = BB_Q4_0 };
+    bb_block blocks[2] = { { .n_ff = 4 } }, *block = &blocks[0];
+    bb_net   net = { .n_layer = 1, .blocks = blocks };
+    block->w[BB_PART_UP] = (bb_matrix) { .rows = 4, .cols = 32, .type = BB_Q4_0 };
     ck_assert_double_eq_tol(bb_qat_bits(&net), 4.5, 1e-12);
     net.embd = (bb_matrix) { .rows = 4, .cols = 32, .type = BB_F16 };
     ck_assert_double_eq_tol(bb_qat_bits(&net), (4.5 + 16) / 2, 1e-12);
     const bb_qat    q = { .tokens = 0.1, .loss = "kl", .estimator = "straight", .schedule = "cosine", .batch = 4 };
     bb_tune_options o = bb_qat_options(&q, &net, 32);
     ck_assert(fabs((double)o.weights - 0.01) < 1e-9 && fabs((double)o.fields - 0.002) < 1e-9 && fabs((double)o.norms - 0.001) < 1e-9);
-    net.embd.type = block.w[BB_PART_UP].type = BB_Q2_0;
+    net.embd.type = block->w[BB_PART_UP].type = BB_Q2_0;
     o = bb_qat_options(&q, &net, 32);
     ck_assert(fabs((double)o.weights - 0.03) < 1e-9 && fabs((double)o.fields - 0.005) < 1e-9 && fabs((double)o.norms - 0.0025) < 1e-9);
+    const double low = bb_qat_bits(&net);
+    net.n_layer = 2;
+    blocks[1].w[BB_PART_TOKEN_OUT] = (bb_matrix) { .rows = 8, .cols = 32, .type = BB_F16 };
+    ck_assert_double_eq_tol(bb_qat_bits(&net), (low + 16) / 2, 1e-12);
+    net.head = (bb_matrix) { .rows = 16, .cols = 32, .type = BB_F32 };
+    ck_assert_double_eq_tol(bb_qat_bits(&net), (low + 16 + 2 * 32) / 4, 1e-12);
 }
 END_TEST
 
@@ -315,6 +335,7 @@ int main(void)
     tcase_add_test(t, threads_and_interruptions_change_nothing);
     tcase_add_test(t, little_memory_has_a_coarse_state);
     tcase_add_loop_test(t, a_run_has_the_step, 0, 2);
+    tcase_add_test(t, a_run_trains_at_the_rates_of_its_plan);
     tcase_add_test(t, the_key_says_what_is_trained_on);
     tcase_add_test(t, the_rate_falls_with_the_tokens);
     tcase_add_test(t, the_rate_rises_with_the_batch);

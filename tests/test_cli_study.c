@@ -205,7 +205,8 @@ START_TEST(what_a_gradient_says_of_every_option)
     snprintf(path, sizeof path, "study %s --gradient --changes 3 --bands 0.5,8", dir);
     const int code = bb_test_program(path, said, sizeof said);
     ck_assert_msg(code == 0 && strstr(said, "0.5 bits per weight") && strstr(said, "are skipped"), "exit %d: %s", code, said);
-    ck_assert_int_eq(study("--gradient --sizes 100"), 3);
+    snprintf(path, sizeof path, "study %s --gradient --sizes 100", dir);
+    ck_assert_int_eq(bb_test_program(path, said, sizeof said), 3);
     ck_assert_msg(strstr(said, "--sizes: no plan has 100 bytes"), "%s", said);
 }
 END_TEST
@@ -215,7 +216,8 @@ END_TEST
 static int survival(const char *run, const char *options)
 {
     char arguments[1024];
-    snprintf(arguments, sizeof arguments, "study %s --plans 9 --bands 6.5,8 --bootstrap 50 --few 2 -q %s", run, options);
+    snprintf(arguments, sizeof arguments, "study %s --plans 9%s --bootstrap 50 --few 2 -q %s", run, strstr(options, "--sizes") ? "" : " --bands 6.5,8",
+             options);
     return bb_test_program(arguments, said, sizeof said);
 }
 
@@ -263,64 +265,6 @@ static void rank_of(const bb_csv *plans, const char *budget, const char *score, 
     *n = n_a;
 }
 
-/* What the search foresees of a plan: the measured KLs of its options (of a narrower block in proportion to its width), each times the share of its kind. */
-static double foreseen_weight(const char *run, const char *hash, const bb_csv *options)
-{
-    static const struct {
-        const char *end;
-        double      share;
-    } kinds[] = { { "token_embd", 0.75 }, { ".output", 0.75 },      { ".ffn", 0.65 },      { ".kv", 0.65 },     { ".attn_q", 0.55 }, { ".attn_k", 0.55 },
-                  { ".ffn_down", 0.55 },  { ".attn_output", 0.45 }, { ".ffn_gate", 0.38 }, { ".ffn_up", 0.38 }, { ".attn_v", 0.35 } };
-    char   path[700], *text, name[100];
-    size_t size;
-    double all = 0, left = 0, width[2][64];
-    snprintf(path, sizeof path, "%s/plans/%s.plan", run, hash);
-    ck_assert_int_eq(bb_file_read(path, &text, &size, NULL), BB_OK);
-    for (int pass = 0; pass < 2; pass++) /* widths first */
-        for (size_t i = 0; i < options->n_rows; i++) {
-            const char *unit = bb_csv_text(options, i, 0), *option = bb_csv_text(options, i, 1);
-            const int   layer = strncmp(unit, "blk.", 4) == 0 ? atoi(unit + 4) : 0;
-            const bool  is_ffn = strstr(unit, ".ffn") != NULL, is_structure = strchr(option, 'F') == NULL && strchr(option, '_') == NULL;
-            double      cost = fmax(0, number(options, i, "kl_nats")), share = 0;
-            snprintf(name, sizeof name, "\n%s=%s\n", unit, option);
-            if (!strstr(text, name) && strncmp(text, name + 1, strlen(name) - 1) != 0) continue;
-            if (is_structure) width[is_ffn][layer] = atof(option) / (is_ffn ? 172 : 4);
-            if (pass == 0) continue;
-            for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
-                const size_t n = strlen(kinds[k].end), m = strlen(unit);
-                if ((m >= n && strcmp(unit + m - n, kinds[k].end) == 0) || strcmp(unit, kinds[k].end + 1) == 0) share = kinds[k].share;
-            }
-            ck_assert_msg(share > 0, "%s", unit);
-            if (!is_structure && strncmp(unit, "blk.", 4) == 0) cost *= width[is_ffn][layer];
-            all += cost;
-            left += share * cost;
-        }
-    bb_free(text);
-    return left / all;
-}
-
-/* plans.csv says what was measured and what is foreseen of it; where nothing is rebuilt, or nobody wants it, the same. */
-static void check_foreseen(const char *run, bool foresees)
-{
-    char   path[700];
-    bb_csv plans, options;
-    size_t chosen = 0;
-    snprintf(path, sizeof path, "%s/plans.csv", run);
-    ck_assert_int_eq(bb_csv_read(path, &plans, NULL), BB_OK);
-    snprintf(path, sizeof path, "%s/options.csv", run);
-    ck_assert_int_eq(bb_csv_read(path, &options, NULL), BB_OK);
-    for (size_t i = 0; i < plans.n_rows; i++) {
-        const double kl = number(&plans, i, "kl_nats"), foreseen = number(&plans, i, "foreseen_nats");
-        if (!foresees) ck_assert(foreseen == kl);
-        if (number(&plans, i, "chosen") == 0) continue;
-        if (foresees) ck_assert(fabs(foreseen / kl - foreseen_weight(run, bb_csv_text(&plans, i, 0), &options)) < 1e-7);
-        chosen++;
-    }
-    ck_assert_uint_ge(chosen, 2);
-    bb_csv_done(&plans);
-    bb_csv_done(&options);
-}
-
 /* Of the first plan of the first size whose source begins with `source`. */
 static double score_of_plan(const bb_csv *plans, const char *score, const char *source)
 {
@@ -329,6 +273,109 @@ static double score_of_plan(const bb_csv *plans, const char *score, const char *
             strcmp(bb_csv_text(plans, i, (size_t)bb_csv_column(plans, "score")), score) == 0 && strncmp(bb_csv_text(plans, i, 2), source, strlen(source)) == 0)
             return score_of(plans, i);
     return (double)NAN;
+}
+
+/* Bytes of this option of all units of a kind. */
+static double bytes_of_kind(const bb_csv *options, const char *kind, const char *option)
+{
+    double sum = 0;
+    for (size_t i = 0; i < options->n_rows; i++) {
+        const char *unit = bb_csv_text(options, i, 0), *dot = strrchr(unit, '.');
+        if (strcmp(dot ? dot + 1 : unit, kind) == 0 && strcmp(bb_csv_text(options, i, 1), option) == 0) sum += number(options, i, "bytes");
+    }
+    return sum;
+}
+
+/* Around the uniform plans of three formats: a row for each next option and no other, of all units of the kind; pruning costs much. */
+static void check_next_options(const char *run)
+{
+    static const char *const formats[] = { "Q4_0", "Q8_0", "F32" }, *const sizes[] = { "430000", "700000", "10485760" };
+    char   line[700], path[700];
+    bb_csv t, options;
+    snprintf(line, sizeof line, "study %s --kinds --sizes 430000,700000,10485760 -q --threads 1", run);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+    snprintf(path, sizeof path, "%s/survival_kinds.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    snprintf(path, sizeof path, "%s/options.csv", run);
+    ck_assert_int_eq(bb_csv_read(path, &options, NULL), BB_OK);
+    size_t row = 0;
+    for (int base = 0; base < 3; base++) {
+        static const char *const kinds[] = { "ffn", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up" };
+        double                   plain = 0;
+        for (size_t k = 0; k < t.n_rows; k++) { /* the uniform plan's bytes, from the first row of attn_q */
+            if (strcmp(bb_csv_text(&t, k, 0), sizes[base]) != 0 || strcmp(bb_csv_text(&t, k, 1), "attn_q") != 0) continue;
+            plain = number(&t, k, "size_bytes") + bytes_of_kind(&options, "attn_q", formats[base]) - bytes_of_kind(&options, "attn_q", bb_csv_text(&t, k, 3));
+            break;
+        }
+        for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
+            size_t n = 0;
+            for (size_t k = 0; k < t.n_rows; k++) {
+                if (strcmp(bb_csv_text(&t, k, 0), sizes[base]) != 0 || strcmp(bb_csv_text(&t, k, 1), kinds[kind]) != 0) continue;
+                const char *changed = bb_csv_text(&t, k, 3);
+                const int   to = base == 0 ? 1 : base == 2 ? 1 : n == 0 ? 2 : 0; /* the larger first */
+                n++;
+                if (kind == 0) {
+                    ck_assert_str_eq(changed, "86");
+                    ck_assert(number(&t, k, "alone_nats") > 0.5 && number(&t, k, "rebuilt_nats") > 0.5);
+                    continue;
+                }
+                ck_assert_str_eq(bb_csv_text(&t, k, 2), formats[base]);
+                ck_assert_str_eq(changed, formats[to]);
+                const double more = bytes_of_kind(&options, kinds[kind], changed) - bytes_of_kind(&options, kinds[kind], formats[base]);
+                ck_assert(fabs(number(&t, k, "size_bytes") - plain - more) < 0.5);
+            }
+            ck_assert_uint_eq(n, kind > 0 && base == 1 ? 2 : 1);
+            row += n;
+        }
+    }
+    ck_assert_uint_ge(t.n_rows, row);
+    bb_csv_done(&t);
+    bb_csv_done(&options);
+}
+
+/* Fewer calibration windows give other rebuilds, and the same of what stands alone. */
+static void check_windows_of_kinds(const char *run)
+{
+    char   line[700], path[700];
+    bb_csv t[2];
+    size_t differ = 0;
+    snprintf(path, sizeof path, "%s/survival_kinds.csv", run);
+    for (int few = 0; few < 2; few++) {
+        snprintf(line, sizeof line, "study %s --kinds --sizes 700000 -q --threads 1%s", run, few ? " --windows 1" : "");
+        ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+        ck_assert_int_eq(bb_csv_read(path, &t[few], NULL), BB_OK);
+    }
+    ck_assert_uint_eq(t[0].n_rows, t[1].n_rows);
+    for (size_t i = 0; i < t[0].n_rows; i++) {
+        ck_assert_str_eq(bb_csv_text(&t[0], i, 6), bb_csv_text(&t[1], i, 6));
+        differ += strcmp(bb_csv_text(&t[0], i, 8), bb_csv_text(&t[1], i, 8)) != 0;
+    }
+    ck_assert_uint_gt(differ, t[0].n_rows / 2);
+    bb_csv_done(&t[0]);
+    bb_csv_done(&t[1]);
+}
+
+/* What a kind of study does not read is refused, not left aside. */
+static void check_idle_options(const char *run)
+{
+    static const char *const idle[] = { "--kinds --gradient",
+                                        "--kinds --plans 5",
+                                        "--kinds --level refine",
+                                        "--kinds --seed 2",
+                                        "--kinds --bootstrap 50",
+                                        "--kinds --no-anchors",
+                                        "--kinds --few 2",
+                                        "--kinds --through rebuild",
+                                        "--gradient --through rebuild",
+                                        "--kinds --sizes 700000 --bands 8",
+                                        "--sizes 700000",
+                                        "--windows 1" };
+    char                     line[700];
+    for (size_t i = 0; i < sizeof idle / sizeof *idle; i++) {
+        snprintf(line, sizeof line, "study %s %s -q", run, idle[i]);
+        ck_assert_int_eq(bb_test_program(line, said, sizeof said), 2);
+        ck_assert_msg(strstr(said, "has no effect"), "%s: %s", idle[i], said);
+    }
 }
 
 /* --kinds around the best uniform plan of a size, whose KLs a study of plans has; larger options first, the same bytes for any number of threads. */
@@ -370,8 +417,11 @@ static void check_kinds(const char *run)
     ck_assert(n == m && memcmp(a, b, n) == 0);
     bb_free(a);
     bb_free(b);
-    ck_assert_int_eq(survival(run, "--kinds --gradient"), 2);
-    ck_assert_int_eq(survival(run, "--kinds --sizes 220000"), 3);
+    check_next_options(run);
+    check_windows_of_kinds(run);
+    check_idle_options(run);
+    snprintf(options, sizeof options, "study %s --kinds --sizes 220000 -q", run);
+    ck_assert_int_eq(bb_test_program(options, said, sizeof said), 3);
     ck_assert_msg(strstr(said, "no uniform plan is as small"), "%s", said);
 }
 
@@ -386,8 +436,6 @@ START_TEST(how_plans_survive_a_rebuild)
     snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), "--finalise-steps rebuild -q --threads 1 --out %s", run);
     int code = bb_test_program(arguments, said, sizeof said);
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
-    check_foreseen(run, true);
-    check_foreseen(dir, false);
     code = survival(run, "--through ladder --threads 1");
     ck_assert_msg(code == 0, "exit %d: %s", code, said);
     snprintf(path, sizeof path, "%s/survival.csv", run);

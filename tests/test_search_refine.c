@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "search/moves.h"
 #include "search/pool.h"
+#include "search/refine/parts.h"
 #include "search/surrogate.h"
 #include "tests/support/synthetic.h"
 
@@ -586,6 +587,62 @@ START_TEST(a_ledger_weighs_what_it_answers)
 }
 END_TEST
 
+/* What a tilt takes back of the shares, before its power; of a search without shares nothing. */
+START_TEST(a_tilt_takes_shares_back)
+{
+    const bb_tilt t = { .power = 0.5, .controllers = 1, .measured = 0.75 };
+    syn_problem  *s = syn_random(6, 4, 2, 3);
+    bb_space      space;
+    double        share[SYN_MAX_UNITS];
+    bb_search     o = { .problem = &s->p, .space = &space, .seed = 1 };
+    bb_refine     r = { .s = &o };
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    for (uint32_t u = 0; u < s->p.n_units; u++) share[u] = 0.3 + 0.5 * u / s->p.n_units;
+    for (int shared = 0; shared < 2; shared++) {
+        bb_variant v;
+        o.share = shared ? share : NULL;
+        ck_assert_int_eq(bb_tilt_tables(&r, &t, &v, NULL), BB_OK);
+        for (uint32_t u = 0; u < s->p.n_units; u++)
+            for (size_t i = 0; i < bb_problem_rows(&s->p, u) * s->p.units[u].n_options; i++) {
+                const double measured = s->cost[u][i] / (shared ? pow(share[u], 0.75) : 1);
+                ck_assert(fabs(v.problem.units[u].cost[i] - sqrt(measured)) < 1e-12);
+            }
+        bb_variant_done(&v);
+    }
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
+/* A mutation moves what is taken back where there are shares; without them it draws what it drew before there were any, and its noise from the same streams:
+ * those behind the fifteen tilts of then. */
+START_TEST(only_where_there_are_shares_are_they_mutated)
+{
+    static const double share[1] = { 0.5 };
+    int64_t             budgets[1] = { 1000 };
+    size_t              base[1] = { 0 };
+    bb_pool_item        item = { .kl = { 0.1 } };
+    bb_tilted           elite = { .t = { .power = 1, .controllers = 1 } };
+    bb_search           o = { .share = NULL };
+    const bb_refine     r = { .s = &o, .pool = { .n = 1, .items = &item }, .budgets = budgets, .base = base, .n = 1, .tilted = &elite, .n_tilted = 1 };
+    bb_rng              rng, drawn;
+    for (int shared = 0; shared < 2; shared++) {
+        double normal[5];
+        o.share = shared ? share : NULL;
+        bb_rng_init(&rng, 5, "mutate");
+        bb_rng_init(&drawn, 5, "mutate");
+        const bb_tilt t = bb_tilt_mutate(&r, 0, &rng);
+        (void)bb_rng_below(&drawn, 1);
+        for (int i = 0; i < 4 + shared; i++) normal[i] = bb_rng_normal(&drawn);
+        ck_assert(fabs(t.power - exp(0.15 * normal[0])) < 1e-12 && fabs(t.controllers - exp(0.3 * normal[1])) < 1e-12);
+        ck_assert(fabs(t.slope - 0.3 * normal[2]) < 1e-12 && fabs(t.bend - 0.3 * normal[3]) < 1e-12);
+        ck_assert(fabs(t.measured - (shared ? 0.3 * normal[4] : 0)) < 1e-12);
+        ck_assert(fabs(t.noise - 0.2) < 1e-12);
+        ck_assert_uint_eq(t.stream, 15 + (size_t)bb_rng_below(&drawn, 1u << 30));
+    }
+}
+END_TEST
+
 /* Every plan but the separable one is 0.01 nats better, by windows that differ from it by 0.01 +- spread: at a spread of 0.3 that is a third of a standard
  * error at the top level, at 0.02 it is six. */
 typedef struct level_world {
@@ -698,6 +755,8 @@ int main(void)
     tcase_add_test(t, ledger_lists_everything_in_hash_order);
     tcase_add_test(t, a_damaged_entry_is_refused);
     tcase_add_test(t, a_ledger_weighs_what_it_answers);
+    tcase_add_test(t, a_tilt_takes_shares_back);
+    tcase_add_test(t, only_where_there_are_shares_are_they_mutated);
     tcase_add_test(t, the_best_of_a_pool_fits);
     tcase_add_test(t, surrogate_learns_hidden_factors);
     tcase_add_loop_test(t, pair_moves_equal_a_full_double_loop, 0, 6);
