@@ -20,7 +20,8 @@
     "highest rate of weights, in steps of their grid; 0: of 4 windows a step 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015), and at " \
     "most 0.01 from 3 bits a weight on; of other numbers with the square root of the windows"
 #define BB_QAT_SCALE_RATE "0"
-#define BB_QAT_SCALE_RATE_HELP "of scales and minima, in fractions of themselves; norm gains take half of it; 0: of 4 windows 0.005, from 3 bits a weight on 0.002"
+#define BB_QAT_SCALE_RATE_HELP \
+    "of scales and minima, in fractions of themselves; norm gains take half of it; 0: of 4 windows 0.005, from 3 bits a weight on 0.002"
 #define BB_QAT_BATCH "2"
 
 typedef struct bb_qat {
