@@ -13,7 +13,7 @@
 
 #define BB_FORESEE_HELP "whether plans are weighed by what a rebuild will leave of the loss of each kind of matrix; only where finalise rebuilds"
 
-#define BB_FORESEE_SHARES "rebuild 1" /* of the search's key: counts the tables of shares (foresee.c) */
+#define BB_FORESEE_SHARES "rebuild 2" /* of the search's key: counts the tables of shares (foresee.c) */
 
 typedef struct bb_foresee {
     const bb_problem *plain; /* as measured */

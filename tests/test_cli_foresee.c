@@ -117,7 +117,7 @@ START_TEST(every_kind_has_its_share)
         { "blk.0.ffn", BB_UNIT_FFN, 0.65 },
         { "blk.0.attn_q", BB_PART_Q, 0.55 },
         { "blk.0.attn_k", BB_PART_K, 0.55 },
-        { "blk.0.attn_v", BB_PART_V, 0.35 },
+        { "blk.0.attn_v", BB_PART_V, 0.12 },
         { "blk.0.attn_output", BB_PART_O, 0.45 },
         { "blk.0.ffn_gate", BB_PART_GATE, 0.38 },
         { "blk.0.ffn_up", BB_PART_UP, 0.38 },
@@ -192,7 +192,7 @@ static void losses_of(const char *run, const char *hash, const bb_csv *options, 
         const char *end;
         double      share;
     } kinds[] = { { "token_embd", 0.75 }, { ".output", 0.75 },      { ".ffn", 0.65 },      { ".kv", 0.65 },     { ".attn_q", 0.55 }, { ".attn_k", 0.55 },
-                  { ".ffn_down", 0.55 },  { ".attn_output", 0.45 }, { ".ffn_gate", 0.38 }, { ".ffn_up", 0.38 }, { ".attn_v", 0.35 } };
+                  { ".ffn_down", 0.55 },  { ".attn_output", 0.45 }, { ".ffn_gate", 0.38 }, { ".ffn_up", 0.38 }, { ".attn_v", 0.12 } };
     char   path[700], *text, name[100];
     size_t size;
     double width[2][64];
