@@ -3,8 +3,8 @@
  *
  * usage: bench_scale DIR [key=value ...]
  *   blocks=1 width=2048 heads=32 kv=8 ffn=8192 vocab=4096 windows=16 ctx=256 sweeps=4 formats=IQ2_XXS,Q4_K
- * The defaults are a block of Llama-3.2-1B with another vocabulary. Writes DIR/scale.gguf (at most 8 blocks of random weights in F16) and
- * DIR/database, calibrates on random tokens. Prints CSV: step,weights,wall_s,cpu_s,peak_mib: the step's own time, of all threads in
+ * The defaults are a block of Llama-3.2-1B with another vocabulary. Writes DIR/scale.gguf (at most 16 blocks of random weights in F16) and
+ * DIR/database, calibrates on random tokens; windows=0: the model alone, for other programs (results/scale.sh). Prints CSV: step,weights,wall_s,cpu_s,peak_mib: the step's own time, of all threads in
  * cpu_s; peak_mib: resident memory of the process so far (mapped files included).
  */
 #include <stdio.h>
@@ -117,6 +117,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_rng_init(&r, 1, "scale tokens");
     for (size_t i = 0; i < (size_t)n_windows * ctx; i++) tokens[i] = (int32_t)(bb_rng_uniform(&r) * m.net.n_vocab);
     row(&w, "model", 0);
+    if (n_windows == 0) goto done;
     const bb_database_config c = { .dir = dir,
                                    .model = &m,
                                    .backend = &bb_backend_cpu,

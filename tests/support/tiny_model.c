@@ -319,6 +319,7 @@ static void token_text(uint32_t id, char out[16])
     else if (id == 259) snprintf(out, 16, "\xE2\x96\x81");
     else if (id < 286) snprintf(out, 16, "%c", 'a' + (int)(id - 260));
     else if (pair < 26) snprintf(out, 16, "\xE2\x96\x81%c", 'a' + (int)pair);
+    else if (pair >= 26 + 676 * 9) snprintf(out, 16, "<%u>", id);
     else snprintf(out, 16, "%c%c%.*s", 'a' + (int)((pair - 26) % 26), 'a' + (int)((pair - 26) / 26 % 26), (int)((pair - 26) / 676), "aaaaaaaa");
 }
 
@@ -329,12 +330,12 @@ static void put_vocabulary(maker *m)
     bb_bytes *tokens = BB_NEW(n, bb_bytes, NULL);
     float    *scores = BB_NEW(n, float, NULL);
     int32_t  *types = BB_NEW(n, int32_t, NULL);
-    must(text && tokens && scores && types && n >= TINY_MIN_VOCAB && n <= 286 + 26 + 676 * 9);
+    must(text && tokens && scores && types && n >= TINY_MIN_VOCAB);
     for (uint32_t i = 0; i < n; i++) {
         token_text(i, text[i]);
         tokens[i] = (bb_bytes) { text[i], strlen(text[i]) };
         scores[i] = i < 286 ? 0.0f : -(float)(i - 285);
-        types[i] = i == 0 ? 2 : i < 3 ? 3 : i < 259 ? 6 : 1;
+        types[i] = i == 0 ? 2 : i < 3 ? 3 : i < 259 ? 6 : text[i][0] == '<' ? 5 : 1;
     }
     must(bb_gguf_put_text(m->out, "tokenizer.ggml.model", "llama", NULL) == BB_OK);
     must(bb_gguf_put_text_array(m->out, "tokenizer.ggml.tokens", tokens, n, NULL) == BB_OK);

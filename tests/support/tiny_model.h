@@ -16,7 +16,7 @@
 #include "kernels/format.h"
 #include "model/net/net.h"
 
-enum { TINY_MAX_LAYERS = 12, TINY_MIN_VOCAB = 288 };
+enum { TINY_MAX_LAYERS = 16, TINY_MIN_VOCAB = 288 };
 #define TINY_SHARED "gemma4 shared" /* for tiny_default: a gemma4 like E2B, six blocks of which two take keys and values */
 
 typedef struct tiny_spec {
