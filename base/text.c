@@ -215,8 +215,16 @@ static bb_status parse_number(const char *text, void *value, bb_err *err) { retu
 bb_status bb_list_sizes(const char *list, int64_t **out, size_t *n, bb_err *err)
 {
     void           *values;
-    const bb_status status = parse_list(list, parse_bytes, sizeof **out, &values, n, err);
-    *out = values;
+    size_t          all, kept = 0;
+    const bb_status status = parse_list(list, parse_bytes, sizeof **out, &values, &all, err);
+    int64_t        *sizes = values;
+    for (size_t i = 0; i < all; i++) {
+        size_t k = 0;
+        while (k < kept && sizes[k] != sizes[i]) k++;
+        if (k == kept) sizes[kept++] = sizes[i];
+    }
+    *out = sizes;
+    *n = kept;
     return status;
 }
 

@@ -26,7 +26,7 @@ bool   bb_item_is(bb_item item, const char *text);
 bool   bb_list_has(const char *list, const char *text);
 size_t bb_list_length(const char *list);
 char  *bb_item_text(bb_item item, bb_err *err); /* a copy; bb_free */
-/* Every element as bb_parse_size, bb_parse_double read it; *out: bb_free. An empty list gives none. */
+/* Every element as bb_parse_size, bb_parse_double read it, of sizes each once; *out: bb_free. An empty list gives none. */
 bb_status bb_list_sizes(const char *list, int64_t **out, size_t *n, bb_err *err);
 bb_status bb_list_doubles(const char *list, double **out, size_t *n, bb_err *err);
 

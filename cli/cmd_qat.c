@@ -33,7 +33,7 @@ static const bb_option_row rows[] = {
     { "reference", BB_OPT_TEXT, FIELD(reference), "", 1, 0, "FULL.gguf", "the model that the file was made from; of a run its own", NULL },
     { "plan", BB_OPT_TEXT, FIELD(plan), "", 1, 0, "HASH", "of a run: plan of plans.csv, by the beginning of its hash", NULL },
     { "out", BB_OPT_TEXT, FIELD(out), "", 1, 0, "FILE", "file to write; of a run models/HASH-qat.gguf in it", NULL },
-    { "tokens", BB_OPT_DOUBLE, FIELD(tokens), BB_QAT_TOKENS, 0, 1e6, "MILLIONS", "to train on", NULL },
+    { "tokens", BB_OPT_DOUBLE, FIELD(tokens), BB_QAT_TOKENS, 1e-6, 1e6, "MILLIONS", "to train on", NULL },
     { "text", BB_OPT_LIST, FIELD(text), "", 1, 0, "FILES",
       "what to train on, in equal shares: texts or token files; \"self\": what the full model writes; empty: self, of a run its calibration text too", NULL },
     { "other", BB_OPT_LIST, FIELD(other), "self", 1, 0, "FILES", "texts of another domain, on which the result may be no worse either; as --text", NULL },

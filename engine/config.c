@@ -82,7 +82,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "leave-out", BB_OPT_LIST, FIELD(leave_out), "", NO_BOUNDS, "HASHES", "plans that are neither finalised nor evaluated: those that --time left out", NULL },
     { "tune-windows", BB_OPT_INT, FIELD(tune_windows), "1024", 0, 1e6, "N", "calibration windows to tune on, at most; 0: no tuning", NULL },
     { "tune-tokens", BB_OPT_DOUBLE, FIELD(tune_tokens), "0.1", 0, 1e6, "MILLIONS", "tokens that end-to-end tuning trains on, a plan", NULL },
-    { "qat-tokens", BB_OPT_DOUBLE, FIELD(qat_tokens), BB_QAT_TOKENS, 0, 1e6, "MILLIONS", "tokens that the step qat trains on, a plan", NULL },
+    { "qat-tokens", BB_OPT_DOUBLE, FIELD(qat_tokens), BB_QAT_TOKENS, 1e-6, 1e6, "MILLIONS", "tokens that the step qat trains on, a plan", NULL },
     { "qat-text", BB_OPT_LIST, FIELD(qat_text), "", NO_BOUNDS, "FILES",
       "what it trains on, in equal shares, \"self\" among them; empty: the calibration text and self. On it, and on other text, the KL may not rise", NULL },
     { "qat-loss", BB_OPT_TEXT, FIELD(qat_loss), "kl", NO_BOUNDS, "NAME", "KL to the source, cross-entropy with the text, or half of each", BB_QAT_LOSSES },

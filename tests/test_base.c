@@ -263,6 +263,10 @@ START_TEST(comma_lists)
     ck_assert_uint_eq(n, 3);
     ck_assert(sizes[0] == 2048 && sizes[1] == 17 && sizes[2] == 1500000);
     bb_free(sizes);
+    ck_assert_int_eq(bb_list_sizes("1KiB,17,1k,17", &sizes, &n, NULL), BB_OK); /* a size is asked for once */
+    ck_assert_uint_eq(n, 2);
+    ck_assert(sizes[0] == 1024 && sizes[1] == 17);
+    bb_free(sizes);
     ck_assert_int_eq(bb_list_doubles("1.5,-2", &numbers, &n, NULL), BB_OK);
     ck_assert(n == 2 && numbers[0] == 1.5 && numbers[1] == -2);
     bb_free(numbers);

@@ -305,6 +305,8 @@ static const struct {
     { "qat SMALL --reference FULL --out ONE --text absent.txt --other IDS", 5, "absent.txt" },
     { "qat SMALL --reference FULL --out ONE --text IDS --other IDS --ctx 2048", 5, "at least 4 are needed" },
     { "qat SMALL --reference FULL --out ONE --loss mse", 2, "kl" },
+    { "qat SMALL --reference FULL --out ONE --tokens 0", 2, "--tokens: '0'" },
+    { "run FULL --target-size 9KiB --finalise-steps qat --qat-tokens 0", 2, "--qat-tokens: '0'" },
 };
 
 START_TEST(mistakes_have_a_sentence)
