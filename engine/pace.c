@@ -25,7 +25,8 @@ enum {
     MOST_COLUMNS = 1024,
     LEAST_TIMES = 5 /* where other work interrupts, the fastest of a few is the one that nothing did */
 };
-static const double LEAST_S = 0.03; /* of processor time: shorter pieces are repeated */
+/* Of processor time: shorter pieces are repeated; what has taken so long stands out from interruptions without more. */
+static const double LEAST_S = 0.03, MOST_S = 2;
 
 typedef struct sample {
     const bb_run   *r;
@@ -44,10 +45,12 @@ static double threads(void) { return fmin(omp_get_max_threads(), bb_cpus_usable(
 
 static bb_status run_block(sample *s, bb_err *err);
 
-/* Runs `what` until LEAST_S of processor time has passed; the seconds of the fastest time, as all threads take them together. */
+/* Runs `what` LEAST_TIMES and until LEAST_S of processor time has passed, but no more once MOST_S has; the seconds of the fastest time, as all threads take them
+ * together. */
 static bb_status repeat(sample *s, bb_status (*what)(sample *s, bb_err *err), double *seconds, bb_err *err)
 {
     const double started = bb_cpu_s(), wall = bb_now_s();
+    double       spent;
     uint32_t     n = 0;
     bb_status    status;
     *seconds = HUGE_VAL;
@@ -55,7 +58,8 @@ static bb_status repeat(sample *s, bb_status (*what)(sample *s, bb_err *err), do
         const double now = bb_cpu_s();
         BB_TRY(what(s, err));
         *seconds = fmin(*seconds, (bb_cpu_s() - now) / threads());
-    } while (++n < LEAST_TIMES || bb_cpu_s() - started < LEAST_S);
+        spent = bb_cpu_s() - started;
+    } while (spent < MOST_S && (++n < LEAST_TIMES || spent < LEAST_S));
     if (what == run_block) s->out->slower = fmax(1, (bb_now_s() - wall) * threads() / (bb_cpu_s() - started));
 done:
     return status;
