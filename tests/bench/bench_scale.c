@@ -4,7 +4,7 @@
  * usage: bench_scale DIR [key=value ...]
  *   blocks=1 width=2048 heads=32 kv=8 ffn=8192 vocab=4096 windows=16 ctx=256 sweeps=4 formats=IQ2_XXS,Q4_K
  * The defaults are a block of Llama-3.2-1B with another vocabulary. Writes DIR/scale.gguf (at most 16 blocks of random weights in F16) and
- * DIR/database, calibrates on random tokens; windows=0: the model alone, for other programs (results/scale.sh). Prints CSV: step,weights,wall_s,cpu_s,peak_mib: the step's own time, of all threads in
+ * DIR/database, calibrates on random tokens; windows=0: the model alone, docs/scale.md. Prints CSV: step,weights,wall_s,cpu_s,peak_mib: the step's own time, of all threads in
  * cpu_s; peak_mib: resident memory of the process so far (mapped files included).
  */
 #include <stdio.h>

@@ -309,7 +309,7 @@ static void put_hyperparameters(maker *m)
     if (s->temperature > 0) key_f32(m, "attention.temperature_scale", s->temperature);
 }
 
-/* Ids: 0 <unk>, 1 <s>, 2 </s>, 3..258 bytes, 259 the space mark, 260..285 a..z, then mark+letter and letter pairs by falling score. */
+/* Ids: 0 <unk>, 1 <s>, 2 </s>, 3..258 bytes, 259 the space mark, 260..285 a..z, then mark+letter and letter pairs by falling score; behind them, of large vocabularies, unused ones. */
 static void token_text(uint32_t id, char out[16])
 {
     static const char *const special[] = { "<unk>", "<s>", "</s>" };
