@@ -60,7 +60,7 @@ static bb_status repeat(sample *s, bb_status (*what)(sample *s, bb_err *err), do
         *seconds = fmin(*seconds, (bb_cpu_s() - now) / threads());
         spent = bb_cpu_s() - started;
     } while (spent < MOST_S && (++n < LEAST_TIMES || spent < LEAST_S));
-    if (what == run_block) s->out->slower = fmax(1, (bb_now_s() - wall) * threads() / (bb_cpu_s() - started));
+    if (what == run_block) s->out->slower = fmax(1, (bb_now_s() - wall) * threads() / spent);
 done:
     return status;
 }

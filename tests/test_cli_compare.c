@@ -57,15 +57,6 @@ static void table(const char *command, bb_csv *t)
     bb_free(text);
 }
 
-static double value(const bb_csv *t, size_t row, const char *name)
-{
-    double x;
-    bb_err err;
-    ck_assert_msg(bb_csv_column(t, name) >= 0, "no column %s", name);
-    ck_assert_msg(bb_csv_double(t, row, (size_t)bb_csv_column(t, name), &x, &err) == BB_OK, "%s", err.msg);
-    return x;
-}
-
 /* A text that is one prompt: compare says where generate parts. */
 START_TEST(greedy_parts_where_generate_does)
 {
@@ -111,16 +102,16 @@ START_TEST(several_files_and_prompts)
     table(command, &t);
     ck_assert_uint_eq(t.n_rows, 2);
     ck_assert_str_eq(bb_csv_text(&t, 0, (size_t)bb_csv_column(&t, "file")), rounded());
-    ck_assert(value(&t, 0, "prompts") == 40 && value(&t, 0, "different") > 0 && value(&t, 0, "different") < 1);
-    const double share = value(&t, 0, "different"), place = value(&t, 0, "first_difference");
-    ck_assert(fabs(value(&t, 0, "different_se") - sqrt(share * (1 - share) / 39)) < 1e-6);
-    ck_assert(fabs(value(&t, 0, "same_tokens") - (share * (place - 1) + (1 - share) * 60)) < 1e-3);
-    ck_assert(value(&t, 1, "different") == 0 && isnan(value(&t, 1, "first_difference")) && value(&t, 1, "same_tokens") == 60);
+    ck_assert(bb_test_number(&t, 0, "prompts") == 40 && bb_test_number(&t, 0, "different") > 0 && bb_test_number(&t, 0, "different") < 1);
+    const double share = bb_test_number(&t, 0, "different"), place = bb_test_number(&t, 0, "first_difference");
+    ck_assert(fabs(bb_test_number(&t, 0, "different_se") - sqrt(share * (1 - share) / 39)) < 1e-6);
+    ck_assert(fabs(bb_test_number(&t, 0, "same_tokens") - (share * (place - 1) + (1 - share) * 60)) < 1e-3);
+    ck_assert(bb_test_number(&t, 1, "different") == 0 && isnan(bb_test_number(&t, 1, "first_difference")) && bb_test_number(&t, 1, "same_tokens") == 60);
     bb_csv_done(&t);
     bb_test_write(bb_test_path("x.txt"), "Once upon a time there was a dog. It was big.", 45);
     snprintf(command, sizeof command, "compare " MODEL " " MODEL " --greedy %s --prompt-tokens 5 --new-tokens 4", bb_test_path("x.txt"));
     table(command, &t);
-    ck_assert(value(&t, 0, "prompts") >= 2 && value(&t, 0, "prompts") < 8);
+    ck_assert(bb_test_number(&t, 0, "prompts") >= 2 && bb_test_number(&t, 0, "prompts") < 8);
     bb_csv_done(&t);
 }
 END_TEST
@@ -150,13 +141,13 @@ START_TEST(tasks_are_those_of_eval)
         for (size_t i = 0; i < 7 + 3 + 4; i++) {
             const char *const *pair = i < 7 ? names[i] : i < 10 ? of_full[i - 7] : between[i - 10];
             const json_t      *x = json_object_get(i < 7 ? want : i < 10 ? full : difference, pair[1]);
-            const double       got = value(&t, row, pair[0]);
+            const double       got = bb_test_number(&t, row, pair[0]);
             if (json_is_null(x)) ck_assert_msg(isnan(got), "%s", pair[0]);
             else ck_assert_msg(fabs(got - json_number_value(x)) <= 1e-5 * fabs(got), "%s: %g", pair[0], got);
         }
         json_decref(root);
     }
-    ck_assert(value(&t, 1, "nll_difference") != 0); /* else the test says little */
+    ck_assert(bb_test_number(&t, 1, "nll_difference") != 0); /* else the test says little */
     bb_csv_done(&t);
 }
 END_TEST

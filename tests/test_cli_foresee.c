@@ -177,13 +177,6 @@ END_TEST
 
 /* ---- a run ---- */
 
-static double number(const bb_csv *t, size_t row, const char *column)
-{
-    double v = 0;
-    ck_assert_int_eq(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, NULL), BB_OK);
-    return v;
-}
-
 /* The loss of a plan as the search foresees it: *all: the measured KLs of its options (of a narrower block in proportion to its width), *left: each times the
  * share of its kind. */
 static void losses_of(const char *run, const char *hash, const bb_csv *options, double *all, double *left)
@@ -204,7 +197,7 @@ static void losses_of(const char *run, const char *hash, const bb_csv *options, 
             const char *unit = bb_csv_text(options, i, 0), *option = bb_csv_text(options, i, 1);
             const int   layer = strncmp(unit, "blk.", 4) == 0 ? atoi(unit + 4) : 0;
             const bool  is_ffn = strstr(unit, ".ffn") != NULL, is_structure = strchr(option, 'F') == NULL && strchr(option, '_') == NULL;
-            double      loss = fmax(0, number(options, i, "kl_nats")), share = 0;
+            double      loss = fmax(0, bb_test_number(options, i, "kl_nats")), share = 0;
             snprintf(name, sizeof name, "\n%s=%s\n", unit, option);
             if (!strstr(text, name) && strncmp(text, name + 1, strlen(name) - 1) != 0) continue;
             if (is_structure) width[is_ffn][layer] = atof(option) / (is_ffn ? 172 : 4);
@@ -233,9 +226,9 @@ static void check_foreseen(const char *run, bool foresees)
     snprintf(path, sizeof path, "%s/options.csv", run);
     ck_assert_int_eq(bb_csv_read(path, &options, NULL), BB_OK);
     for (size_t i = 0; i < plans.n_rows; i++) {
-        const double kl = number(&plans, i, "kl_nats"), foreseen = number(&plans, i, "foreseen_nats");
+        const double kl = bb_test_number(&plans, i, "kl_nats"), foreseen = bb_test_number(&plans, i, "foreseen_nats");
         if (!foresees) ck_assert(foreseen == kl);
-        if (number(&plans, i, "chosen") == 0) continue;
+        if (bb_test_number(&plans, i, "chosen") == 0) continue;
         losses_of(run, bb_csv_text(&plans, i, 0), &options, &all, &left);
         if (foresees) ck_assert(fabs(foreseen / kl - left / all) < 1e-7);
         chosen++;
@@ -258,7 +251,7 @@ static size_t separable_losses(const char *run, double *all, double *left)
     snprintf(path, sizeof path, "%s/options.csv", run);
     ck_assert_int_eq(bb_csv_read(path, &options, NULL), BB_OK);
     for (size_t i = 0; i < plans.n_rows; i++) {
-        if (number(&plans, i, "chosen") == 0 || !strstr(bb_csv_text(&plans, i, (size_t)bb_csv_column(&plans, "source")), "separable")) continue;
+        if (bb_test_number(&plans, i, "chosen") == 0 || !strstr(bb_csv_text(&plans, i, (size_t)bb_csv_column(&plans, "source")), "separable")) continue;
         ck_assert_uint_lt(n, MOST_CHOSEN);
         losses_of(run, bb_csv_text(&plans, i, 0), &options, &all[n], &left[n]);
         n++;
@@ -305,11 +298,11 @@ static void check_measured_alike(const bb_csv *a, const bb_csv *b)
     size_t n[2] = { 0, 0 };
     for (size_t i = 0; i < a->n_rows; i++)
         for (size_t j = 0; j < b->n_rows; j++) {
-            if (strcmp(bb_csv_text(a, i, 0), bb_csv_text(b, j, 0)) != 0 || number(a, i, "windows") < number(b, j, "windows") ||
-                number(a, i, "windows") > number(b, j, "windows"))
+            if (strcmp(bb_csv_text(a, i, 0), bb_csv_text(b, j, 0)) != 0 || bb_test_number(a, i, "windows") < bb_test_number(b, j, "windows") ||
+                bb_test_number(a, i, "windows") > bb_test_number(b, j, "windows"))
                 continue;
             for (size_t c = 1; c < 4; c++) ck_assert_str_eq(bb_csv_text(a, i, c), bb_csv_text(b, j, c));
-            n[number(a, i, "chosen") > 0]++;
+            n[bb_test_number(a, i, "chosen") > 0]++;
         }
     ck_assert(n[0] > 0 && n[1] > 0);
 }

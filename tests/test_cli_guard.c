@@ -61,14 +61,6 @@ static const char *text(const bb_csv *t, size_t row, const char *column)
     return bb_csv_text(t, row, (size_t)bb_csv_column(t, column));
 }
 
-static double number(const bb_csv *t, size_t row, const char *column)
-{
-    double v = (double)NAN;
-    bb_err err = BB_ERR_INIT;
-    ck_assert_msg(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, &err) == BB_OK, "%s", err.msg);
-    return v;
-}
-
 /* Rows of the chosen plans alone. */
 static bool is(const bb_csv *plans, size_t row, const char *flag) { return text(plans, row, flag)[0] == '1'; }
 
@@ -112,7 +104,7 @@ static void exchange_roles(const char *dir, double bytes)
         for (size_t c = 0; c < t.n_cols; c++) {
             const char *cell = bb_csv_text(&t, r, c);
             bool        flag = strcmp(t.header[c], "baseline") == 0 || strcmp(t.header[c], "searched") == 0 || strcmp(t.header[c], "ruled_out") == 0;
-            if (flag && is(&t, r, "chosen") && number(&t, r, "size_bytes") <= bytes) cell = cell[0] == '1' ? "0" : "1";
+            if (flag && is(&t, r, "chosen") && bb_test_number(&t, r, "size_bytes") <= bytes) cell = cell[0] == '1' ? "0" : "1";
             bb_csv_put_text(w, cell);
         }
         bb_csv_end_row(w);
@@ -154,10 +146,10 @@ START_TEST(one_target_finalises_its_own_plans)
     ck_assert_uint_eq(simple.n_rows, n_simple);
     double best = HUGE_VAL;
     for (size_t i = 0; i < simple.n_rows; i++) { /* without --eval the evaluation windows are those that finalise decides on: nothing gets worse */
-        ck_assert_double_lt(number(&simple, i, "kl_nats"), number(&simple, i, "kl_before_finalise"));
-        best = fmin(best, number(&simple, i, "kl_nats"));
+        ck_assert_double_lt(bb_test_number(&simple, i, "kl_nats"), bb_test_number(&simple, i, "kl_before_finalise"));
+        best = fmin(best, bb_test_number(&simple, i, "kl_nats"));
     }
-    ck_assert_double_lt(number(&front, 0, "kl_nats"), number(&front, 0, "kl_before_finalise"));
+    ck_assert_double_lt(bb_test_number(&front, 0, "kl_nats"), bb_test_number(&front, 0, "kl_before_finalise"));
 
     json_t *g = verdict(dir);
     ck_assert_str_eq(word(g, "winner"), text(&front, 0, "plan_hash"));
@@ -166,8 +158,8 @@ START_TEST(one_target_finalises_its_own_plans)
     ck_assert_uint_eq(json_array_size(json_object_get(g, "plans")), n_asked);
     const double margin = real(g, "margin_nats"), p = real(g, "p");
     ck_assert(won(g) == (margin > 0 && p <= 0.1587));
-    ck_assert_double_eq_tol(margin, won(g) ? best - number(&front, 0, "kl_nats") : margin, 1e-6);
-    ck_assert(won(g) || fabs(number(&front, 0, "kl_nats") - best) < 1e-6);
+    ck_assert_double_eq_tol(margin, won(g) ? best - bb_test_number(&front, 0, "kl_nats") : margin, 1e-6);
+    ck_assert(won(g) || fabs(bb_test_number(&front, 0, "kl_nats") - best) < 1e-6);
     ck_assert(json_is_false(json_object_get(g, "badly_damaged")));
     json_decref(g);
     bb_csv_done(&plans);
@@ -199,7 +191,7 @@ START_TEST(what_cannot_win_is_not_finished)
     }
     for (size_t i = 0; i < simple.n_rows; i++) {
         n_empty += !*text(&simple, i, "kl_nats");
-        ck_assert_double_gt(number(&simple, i, "kl_before_finalise"), 0);
+        ck_assert_double_gt(bb_test_number(&simple, i, "kl_before_finalise"), 0);
     }
     ck_assert_uint_ge(n_spared, 1);
     ck_assert_uint_eq(n_empty, n_spared);
@@ -240,7 +232,7 @@ START_TEST(a_part_of_the_windows_stands_for_all)
             "front.csv");
     ck_assert_uint_eq(front[0].n_rows, front[1].n_rows);
     for (size_t i = 0; i + 1 < front[0].n_rows; i++) {
-        const double whole = number(&front[0], i, "kl_before_finalise"), part = number(&front[1], i, "kl_before_finalise");
+        const double whole = bb_test_number(&front[0], i, "kl_before_finalise"), part = bb_test_number(&front[1], i, "kl_before_finalise");
         ck_assert_str_eq(text(&front[0], i, "plan_hash"), text(&front[1], i, "plan_hash"));
         ck_assert_str_eq(text(&front[0], i, "kl_nats"), text(&front[1], i, "kl_nats"));
         ck_assert_msg(fabs(part / whole - 1) < 0.1, "%g of all windows, %g by a part", whole, part);
@@ -268,7 +260,7 @@ START_TEST(every_size_of_a_sweep_is_guarded)
         ck_assert_double_gt(real(json_array_get(sizes, i), "margin_nats"), 3 * real(json_array_get(sizes, i), "margin_se"));
         ck_assert_double_lt(real(json_array_get(sizes, i), "p"), 0.01);
         ck_assert_str_eq(word(json_array_get(sizes, i), "winner"), text(&front, i, "plan_hash"));
-        ck_assert_double_le(number(&front, i, "size_bytes"), real(json_array_get(sizes, i), "target_bytes"));
+        ck_assert_double_le(bb_test_number(&front, i, "size_bytes"), real(json_array_get(sizes, i), "target_bytes"));
     }
     ck_assert_str_eq(word(g, "winner"), text(&front, 1, "plan_hash"));
     json_decref(g);

@@ -297,14 +297,6 @@ START_TEST(every_column_is_in_the_dictionary)
 }
 END_TEST
 
-static double cell(const bb_csv *t, size_t row, const char *column)
-{
-    double v = 0;
-    ck_assert_int_ge(bb_csv_column(t, column), 0);
-    ck_assert_int_eq(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, NULL), BB_OK);
-    return v;
-}
-
 /* options.csv: the rows of sensitivity.csv, with bits a weight and the error of each matrix. */
 START_TEST(options_have_their_errors)
 {
@@ -319,10 +311,10 @@ START_TEST(options_have_their_errors)
     ck_assert_uint_eq(t.n_rows, s.n_rows);
     for (size_t i = 0; i < t.n_rows; i++) {
         const char  *unit = bb_csv_text(&t, i, 0), *option = bb_csv_text(&t, i, 1);
-        const double bpw = cell(&t, i, "bits_per_weight"), error = cell(&t, i, "error");
+        const double bpw = bb_test_number(&t, i, "bits_per_weight"), error = bb_test_number(&t, i, "error");
         ck_assert_str_eq(unit, bb_csv_text(&s, i, 0));
         ck_assert_str_eq(option, bb_csv_text(&s, i, 1));
-        ck_assert(cell(&t, i, "bytes") == cell(&s, i, "bytes") && cell(&t, i, "kl_nats") == cell(&s, i, "kl_nats"));
+        ck_assert(bb_test_number(&t, i, "bytes") == bb_test_number(&s, i, "bytes") && bb_test_number(&t, i, "kl_nats") == bb_test_number(&s, i, "kl_nats"));
         ck_assert(error >= 0 && error <= 1);
         if (strcmp(option, "Q4_0") == 0 || strcmp(option, "Q8_0") == 0) {
             n_formats++;
@@ -333,7 +325,7 @@ START_TEST(options_have_their_errors)
             ck_assert(isnan(bpw));
             n_part += error > 0 && error < 1;
             n_whole += error == 0;
-            if (error == 0) ck_assert(cell(&t, i, "kl_nats") == 0);
+            if (error == 0) ck_assert(bb_test_number(&t, i, "kl_nats") == 0);
         }
     }
     ck_assert_uint_gt(n_formats, 40);

@@ -54,13 +54,6 @@ static bb_csv table(const char *dir, const char *name)
 
 static const char *text(const bb_csv *t, size_t row, const char *column) { return bb_csv_text(t, row, (size_t)bb_csv_column(t, column)); }
 
-static double number(const bb_csv *t, size_t row, const char *column)
-{
-    double v = 0;
-    ck_assert_int_eq(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, NULL), BB_OK);
-    return v;
-}
-
 static bool has_plan(const bb_csv *t, const char *hash)
 {
     for (size_t i = 0; i < t->n_rows; i++)
@@ -79,14 +72,17 @@ START_TEST(the_race_is_fair_and_within_its_plans)
     ck_assert_uint_ge(race.n_rows, 2);
     ck_assert_uint_le(race.n_rows, 2 * 12);
     for (size_t i = 0; i < race.n_rows; i++) {
-        const bool first = number(&race, i, "step") < 1.5, kept = text(&race, i, "kept")[0] == '1';
+        const bool first = bb_test_number(&race, i, "step") < 1.5, kept = text(&race, i, "kept")[0] == '1';
         if (first) kl = HUGE_VAL;
-        for (size_t k = i; k-- > 0 && fabs(number(&race, k, "budget_bytes") - number(&race, i, "budget_bytes")) < 0.5;) /* no plan of a size twice */
+        for (size_t k = i;
+             k-- > 0 && fabs(bb_test_number(&race, k, "budget_bytes") - bb_test_number(&race, i, "budget_bytes")) < 0.5;) /* no plan of a size twice */
             ck_assert_str_ne(text(&race, k, "plan_hash"), text(&race, i, "plan_hash"));
-        ck_assert_double_le(number(&race, i, "size_bytes"), number(&race, i, "budget_bytes"));
-        ck_assert(kept == (first || number(&race, i, "difference") < 0));
-        if (!first) ck_assert(fabs(number(&race, i, "kl_nats") - kl - number(&race, i, "difference")) < 1e-6); /* on the same windows, all scored alike */
-        if (kept) kl = number(&race, i, "kl_nats");
+        ck_assert_double_le(bb_test_number(&race, i, "size_bytes"), bb_test_number(&race, i, "budget_bytes"));
+        ck_assert(kept == (first || bb_test_number(&race, i, "difference") < 0));
+        if (!first)
+            ck_assert(fabs(bb_test_number(&race, i, "kl_nats") - kl - bb_test_number(&race, i, "difference")) <
+                      1e-6); /* on the same windows, all scored alike */
+        if (kept) kl = bb_test_number(&race, i, "kl_nats");
         n_kept += kept && !first;
         n_points += strncmp(text(&race, i, "source"), "point", 5) == 0;
     }

@@ -45,13 +45,6 @@ static void read_table(const char *name, bb_csv *t)
     ck_assert_msg(bb_csv_read(path, t, &err) == BB_OK, "%s", err.msg);
 }
 
-static double number(const bb_csv *t, size_t row, const char *column)
-{
-    double v = 0;
-    ck_assert_int_eq(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, NULL), BB_OK);
-    return v;
-}
-
 static bool same_group(const bb_csv *a, size_t i, const bb_csv *b, size_t j)
 {
     static const char *const by[] = { "set", "band_bpw", "proxy" };
@@ -76,10 +69,10 @@ START_TEST(its_table_follows_from_its_plans)
         for (size_t j = 0; j < plans.n_rows; j++) {
             if (!same_group(&rows, i, &plans, j)) continue;
             ck_assert_uint_lt(n, 16);
-            score[n] = number(&plans, j, "score");
-            kl[n++] = number(&plans, j, "kl_nats");
+            score[n] = bb_test_number(&plans, j, "score");
+            kl[n++] = bb_test_number(&plans, j, "kl_nats");
         }
-        ck_assert_uint_eq(n, (size_t)number(&rows, i, "n_plans"));
+        ck_assert_uint_eq(n, (size_t)bb_test_number(&rows, i, "n_plans"));
         for (size_t a = 0; a < n; a++) {
             if (score[a] < lowest) {
                 lowest = score[a];
@@ -93,9 +86,9 @@ START_TEST(its_table_follows_from_its_plans)
                 nb += t != 0;
             }
         }
-        ck_assert(fabs(number(&rows, i, "tau") - (double)sum / sqrt((double)na * (double)nb)) < 1e-6);
-        ck_assert(fabs(number(&rows, i, "regret_nats") - (chosen - least)) < 1e-6);
-        ck_assert(number(&rows, i, "tau_lo") <= number(&rows, i, "tau_hi"));
+        ck_assert(fabs(bb_test_number(&rows, i, "tau") - (double)sum / sqrt((double)na * (double)nb)) < 1e-6);
+        ck_assert(fabs(bb_test_number(&rows, i, "regret_nats") - (chosen - least)) < 1e-6);
+        ck_assert(bb_test_number(&rows, i, "tau_lo") <= bb_test_number(&rows, i, "tau_hi"));
     }
     bb_csv_done(&rows);
     bb_csv_done(&plans);
@@ -130,7 +123,7 @@ START_TEST(a_band_below_the_smallest_plan_is_skipped)
     ck_assert_msg(strstr(said, "0.5 bits per weight") && strstr(said, "are skipped: the smallest plan has"), "%s", said);
     read_table("proxy.csv", &rows);
     ck_assert_uint_gt(rows.n_rows, 10);
-    for (size_t i = 0; i < rows.n_rows; i++) ck_assert(fabs(number(&rows, i, "band_bpw") - 8) < 1e-9);
+    for (size_t i = 0; i < rows.n_rows; i++) ck_assert(fabs(bb_test_number(&rows, i, "band_bpw") - 8) < 1e-9);
     bb_csv_done(&rows);
 }
 END_TEST
@@ -172,11 +165,11 @@ START_TEST(what_a_gradient_says_of_every_option)
     read_table("gradient.csv", &rows);
     read_table("gradient_rank.csv", &rank);
     const char *size = bb_csv_text(&rank, 0, 0);
-    kl = number(&rank, 0, "kl_nats");
+    kl = bb_test_number(&rank, 0, "kl_nats");
     for (size_t i = 0; i < rows.n_rows; i++) {
         if (strcmp(bb_csv_text(&rows, i, 0), size) != 0) continue;
-        const double one = number(&rows, i, "first_order"), two = number(&rows, i, "second_order");
-        ck_assert(fabs(number(&rows, i, "predicted_kl") - (kl + one + two)) < 1e-7 && two >= 0);
+        const double one = bb_test_number(&rows, i, "first_order"), two = bb_test_number(&rows, i, "second_order");
+        ck_assert(fabs(bb_test_number(&rows, i, "predicted_kl") - (kl + one + two)) < 1e-7 && two >= 0);
         if (strcmp(bb_csv_text(&rows, i, (size_t)bb_csv_column(&rows, "chosen")), "yes") == 0) {
             chosen++;
             ck_assert(one == 0 && two == 0);
@@ -185,18 +178,18 @@ START_TEST(what_a_gradient_says_of_every_option)
         ck_assert_uint_lt(measured, MEASURED);
         first[measured] = one;
         both[measured] = one + two;
-        truth[measured++] = number(&rows, i, "kl_nats") - kl;
+        truth[measured++] = bb_test_number(&rows, i, "kl_nats") - kl;
     }
     ck_assert_uint_eq(measured, MEASURED);
     ck_assert_uint_gt(chosen, 5 * 9);
     for (size_t i = 0; i < 4; i++) {
         const char *score = bb_csv_text(&rank, i, (size_t)bb_csv_column(&rank, "score"));
         ck_assert_str_eq(bb_csv_text(&rank, i, (size_t)bb_csv_column(&rank, "set")), "all");
-        ck_assert(number(&rank, i, "n") == MEASURED);
-        if (strcmp(score, "first order") == 0) ck_assert(fabs(number(&rank, i, "tau") - tau_of(first, truth, MEASURED)) < 1e-6);
+        ck_assert(bb_test_number(&rank, i, "n") == MEASURED);
+        if (strcmp(score, "first order") == 0) ck_assert(fabs(bb_test_number(&rank, i, "tau") - tau_of(first, truth, MEASURED)) < 1e-6);
         if (strcmp(score, "first and second") != 0) continue;
-        ck_assert(fabs(number(&rank, i, "tau") - tau_of(both, truth, MEASURED)) < 1e-6);
-        ck_assert(number(&rank, i, "tokens") == 1 * 32 * 7);
+        ck_assert(fabs(bb_test_number(&rank, i, "tau") - tau_of(both, truth, MEASURED)) < 1e-6);
+        ck_assert(bb_test_number(&rank, i, "tokens") == 1 * 32 * 7);
     }
     bb_csv_done(&rows);
     bb_csv_done(&rank);
@@ -224,7 +217,7 @@ static int survival(const char *run, const char *options)
 static double score_of(const bb_csv *plans, size_t row)
 {
     const char *cell = bb_csv_text(plans, row, (size_t)bb_csv_column(plans, "kl_nats"));
-    return *cell && strcmp(cell, "nan") != 0 ? number(plans, row, "kl_nats") : (double)NAN;
+    return *cell && strcmp(cell, "nan") != 0 ? bb_test_number(plans, row, "kl_nats") : (double)NAN;
 }
 
 /* Kendall's tau-b and the regret of a score, from the table of plans. */
@@ -281,7 +274,7 @@ static double bytes_of_kind(const bb_csv *options, const char *kind, const char 
     double sum = 0;
     for (size_t i = 0; i < options->n_rows; i++) {
         const char *unit = bb_csv_text(options, i, 0), *dot = strrchr(unit, '.');
-        if (strcmp(dot ? dot + 1 : unit, kind) == 0 && strcmp(bb_csv_text(options, i, 1), option) == 0) sum += number(options, i, "bytes");
+        if (strcmp(dot ? dot + 1 : unit, kind) == 0 && strcmp(bb_csv_text(options, i, 1), option) == 0) sum += bb_test_number(options, i, "bytes");
     }
     return sum;
 }
@@ -304,7 +297,8 @@ static void check_next_options(const char *run)
         double                   plain = 0;
         for (size_t k = 0; k < t.n_rows; k++) { /* the uniform plan's bytes, from the first row of attn_q */
             if (strcmp(bb_csv_text(&t, k, 0), sizes[base]) != 0 || strcmp(bb_csv_text(&t, k, 1), "attn_q") != 0) continue;
-            plain = number(&t, k, "size_bytes") + bytes_of_kind(&options, "attn_q", formats[base]) - bytes_of_kind(&options, "attn_q", bb_csv_text(&t, k, 3));
+            plain = bb_test_number(&t, k, "size_bytes") + bytes_of_kind(&options, "attn_q", formats[base]) -
+                    bytes_of_kind(&options, "attn_q", bb_csv_text(&t, k, 3));
             break;
         }
         for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
@@ -316,13 +310,13 @@ static void check_next_options(const char *run)
                 n++;
                 if (kind == 0) {
                     ck_assert_str_eq(changed, "86");
-                    ck_assert(number(&t, k, "alone_nats") > 0.5 && number(&t, k, "rebuilt_nats") > 0.5);
+                    ck_assert(bb_test_number(&t, k, "alone_nats") > 0.5 && bb_test_number(&t, k, "rebuilt_nats") > 0.5);
                     continue;
                 }
                 ck_assert_str_eq(bb_csv_text(&t, k, 2), formats[base]);
                 ck_assert_str_eq(changed, formats[to]);
                 const double more = bytes_of_kind(&options, kinds[kind], changed) - bytes_of_kind(&options, kinds[kind], formats[base]);
-                ck_assert(fabs(number(&t, k, "size_bytes") - plain - more) < 0.5);
+                ck_assert(fabs(bb_test_number(&t, k, "size_bytes") - plain - more) < 0.5);
             }
             ck_assert_uint_eq(n, kind > 0 && base == 1 ? 2 : 1);
             row += n;
@@ -396,13 +390,13 @@ static void check_kinds(const char *run)
     ck_assert_uint_ge(t.n_rows, 10);
     for (size_t i = 0; i < t.n_rows; i++) {
         const char  *kind = bb_csv_text(&t, i, 1);
-        const double size = number(&t, i, "size_bytes"), alone = number(&t, i, "alone_nats"), rebuilt = number(&t, i, "rebuilt_nats");
-        ck_assert(fabs(number(&t, i, "base_alone") - score_of_plan(&plans, "database", "uniform")) < 1e-8);
-        ck_assert(fabs(number(&t, i, "base_rebuilt") - score_of_plan(&plans, "rebuild", "uniform")) < 1e-8);
-        ck_assert(fabs(number(&t, i, "share") * alone - rebuilt) < 1e-6 * fabs(alone) + 1e-9);
+        const double size = bb_test_number(&t, i, "size_bytes"), alone = bb_test_number(&t, i, "alone_nats"), rebuilt = bb_test_number(&t, i, "rebuilt_nats");
+        ck_assert(fabs(bb_test_number(&t, i, "base_alone") - score_of_plan(&plans, "database", "uniform")) < 1e-8);
+        ck_assert(fabs(bb_test_number(&t, i, "base_rebuilt") - score_of_plan(&plans, "rebuild", "uniform")) < 1e-8);
+        ck_assert(fabs(bb_test_number(&t, i, "share") * alone - rebuilt) < 1e-6 * fabs(alone) + 1e-9);
         ck_assert_str_ne(bb_csv_text(&t, i, 2), bb_csv_text(&t, i, 3));
         if (strcmp(kind, before) == 0) { /* the larger options come first */
-            ck_assert(number(&t, i - 1, "size_bytes") > size);
+            ck_assert(bb_test_number(&t, i - 1, "size_bytes") > size);
             both++;
         }
         before = kind;
@@ -465,9 +459,9 @@ START_TEST(how_plans_survive_a_rebuild)
     for (size_t i = 0; i < rank.n_rows; i++) {
         double tau, regret;
         rank_of(&plans, bb_csv_text(&rank, i, 0), bb_csv_text(&rank, i, 1), bb_csv_text(&rank, i, 2), &tau, &regret, &n);
-        ck_assert_uint_eq(n, (size_t)number(&rank, i, "n_plans"));
-        ck_assert(fabs(number(&rank, i, "tau") - tau) < 1e-6);
-        ck_assert(fabs(number(&rank, i, "regret_nats") - regret) < 1e-6);
+        ck_assert_uint_eq(n, (size_t)bb_test_number(&rank, i, "n_plans"));
+        ck_assert(fabs(bb_test_number(&rank, i, "tau") - tau) < 1e-6);
+        ck_assert(fabs(bb_test_number(&rank, i, "regret_nats") - regret) < 1e-6);
     }
     bb_csv_done(&plans);
     bb_csv_done(&rank);

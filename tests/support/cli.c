@@ -73,3 +73,12 @@ void bb_test_says(char *said, size_t size, int code, const char *words, const ch
     ck_assert_msg(got == code, "%s: exit %d: %s", arguments, got, said);
     ck_assert_msg(strstr(said, words) != NULL, "%s: not a word of \"%s\": %s", arguments, words, said);
 }
+
+double bb_test_number(const bb_csv *t, size_t row, const char *column)
+{
+    double v = 0;
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_csv_column(t, column) >= 0, "no column %s", column);
+    ck_assert_msg(bb_csv_double(t, row, (size_t)bb_csv_column(t, column), &v, &err) == BB_OK, "%s", err.msg);
+    return v;
+}

@@ -3,6 +3,7 @@
 #ifndef BB_TESTS_SUPPORT_CLI_H
 #define BB_TESTS_SUPPORT_CLI_H
 
+#include "base/csv.h"
 #include "base/status.h"
 
 /* Runs a command inside the test, its words separated by spaces; what it prints on stdout is in *text (bb_free; NULL: not wanted). err (may be
@@ -16,5 +17,8 @@ const char *bb_test_build(void); /* the folder of this build: BB_BUILD, or build
 int bb_test_program(const char *arguments, char *said, size_t size);
 /* The same, with arguments by a format: fails the test unless it ends with this code and says these words. */
 void bb_test_says(char *said, size_t size, int code, const char *words, const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+/* The number in a row of a table, by the name of its column; fails the test where there is none. */
+double bb_test_number(const bb_csv *t, size_t row, const char *column);
 
 #endif
