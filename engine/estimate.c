@@ -415,7 +415,7 @@ void bb_estimate_with(const bb_run *r, const bb_pace *pace, double seconds[BB_N_
 bb_status bb_estimate_time(const bb_run *r, double seconds[BB_N_STAGES], bb_err *err)
 {
     bb_pace         pace;
-    const bb_status status = bb_pace_measure(r, &pace, err);
+    const bb_status status = bb_pace_measure(r, NULL, &pace, err);
     if (status == BB_OK) bb_estimate_with(r, &pace, seconds);
     return status;
 }

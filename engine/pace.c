@@ -232,29 +232,40 @@ static bb_status run_few(sample *s, bb_err *err)
     return status;
 }
 
-bb_status bb_pace_measure(const bb_run *r, bb_pace *out, bb_err *err)
+/* What no option but the model and --ctx decides; the moments are then there. */
+static bb_status measure_model(sample *s, bb_err *err)
+{
+    const double tokens = (double)s->S * s->T;
+    double       forward, both, seconds;
+    bb_status    status;
+    BB_TRY(repeat(s, run_block, &forward, err));
+    s->out->block = forward / tokens / (weights_of(s->block) > 0 ? weights_of(s->block) : 1);
+    s->out->generate = 3 * s->out->block; /* a token a step: products of few rows */
+    BB_TRY(repeat(s, collect, &both, err));
+    s->out->moments = both > forward ? (both - forward) / tokens : 0;
+    BB_TRY(repeat(s, score, &seconds, err));
+    s->out->head = seconds / (tokens < HEAD_ROWS ? tokens : HEAD_ROWS);
+    BB_TRY(repeat(s, multiply, &seconds, err));
+    s->out->product *= seconds;
+    s->out->serial = s->out->product * threads();
+done:
+    return status;
+}
+
+bb_status bb_pace_measure(const bb_run *r, const bb_pace *known, bb_pace *out, bb_err *err)
 {
     sample    s = { .r = r, .net = &r->model.net, .T = r->config.ctx < MOST_TOKENS ? (uint32_t)r->config.ctx : MOST_TOKENS, .out = out };
-    double    forward, both, seconds;
+    double    seconds;
     bb_status status;
-    memset(out, 0, sizeof *out);
+    *out = known ? *known : (bb_pace) { 0 };
+    memset(out->encode, 0, sizeof out->encode);
     s.S = MOST_TOKENS / s.T < MOST_WINDOWS ? MOST_TOKENS / s.T : MOST_WINDOWS;
     BB_TRY(start(&s, err));
-    const double tokens = (double)s.S * s.T;
-    BB_TRY(repeat(&s, run_block, &forward, err));
-    out->block = forward / tokens / (weights_of(s.block) > 0 ? weights_of(s.block) : 1);
+    BB_TRY(known ? collect(&s, err) : measure_model(&s, err));
     BB_TRY(run_few(&s, err));
-    out->generate = 3 * out->block; /* a token a step: products of few rows */
-    BB_TRY(repeat(&s, collect, &both, err));
-    out->moments = both > forward ? (both - forward) / tokens : 0;
-    BB_TRY(repeat(&s, score, &seconds, err));
-    out->head = seconds / (tokens < HEAD_ROWS ? tokens : HEAD_ROWS);
-    BB_TRY(repeat(&s, multiply, &seconds, err));
-    out->product *= seconds;
-    out->serial = out->product * threads();
     if (!s.in.h) goto done;
     BB_TRY(take_rows(&s, err));
-    if (bb_calibration_method(r->config.method) == BB_METHOD_FEEDBACK) {
+    if (bb_calibration_method(r->config.method) == BB_METHOD_FEEDBACK && !known) {
         BB_TRY(repeat(&s, factor, &seconds, err));
         out->factor = seconds * threads() / ((double)s.cols * s.cols * s.cols); /* one thread */
     }

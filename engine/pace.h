@@ -19,7 +19,8 @@ typedef struct bb_pace {
     double few; /* seconds a weight of a block: forward, all windows of --measure-windows, which are so few that preparing the weights counts */
 } bb_pace;
 
-/* r as opened by bb_run_preview. Takes a second or two, of a billion weights a quarter of a minute. */
-bb_status bb_pace_measure(const bb_run *r, bb_pace *out, bb_err *err);
+/* r as opened by bb_run_preview. Takes a second or two, of a billion weights a quarter of a minute. known: of the same run with other --sweeps and other
+ * --measure-windows, whose other speeds are taken over; NULL: all is measured. */
+bb_status bb_pace_measure(const bb_run *r, const bb_pace *known, bb_pace *out, bb_err *err);
 
 #endif

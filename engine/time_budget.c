@@ -111,7 +111,7 @@ static bb_status pace_for(chooser *c, const bb_run *r, const bb_pace **out, bb_e
     while (i < c->n_paces && c->sweeps[i] != r->config.sweeps) i++;
     if (i == c->n_paces) {
         if (i == 3) i = c->n_paces = 2;
-        BB_TRY(bb_pace_measure(r, &c->pace[i], err));
+        BB_TRY(bb_pace_measure(r, i > 0 ? &c->pace[0] : NULL, &c->pace[i], err));
         c->sweeps[i] = r->config.sweeps;
         c->n_paces = i + 1;
         c->slower = fmax(c->slower, c->pace[i].slower);
