@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * sample.c: see sample.h. Groups of GROUP sequences go through the network independently, a group a task, so that threads never wait for
- * each other; within a group one step takes a token of each sequence through all blocks. Weights are decoded and packed (kernels.h) once
+ * each other, but for the last ones, which are too few for all threads and whose steps these share; within a group one step takes a token of each sequence through all blocks. Weights are decoded and packed (kernels.h) once
  * for all if memory allows, else strip by strip as they are used. Keys and values are cached in packed form. Every product
  * is the chain of fma of kernels.h, as in the forward pass, so the logits have the very bits of forward.h, however the work is cut. Rough ones, of many sequences alone, are of
  * plain bfloat16 with the matrices, and exact in attention.
@@ -529,15 +529,17 @@ static void start_sequence(const shared *w, uint32_t number, int32_t *ids, bb_rn
     else ids[0] = (int32_t)bb_rng_below(r, w->net->n_vocab);
 }
 
-/* Sequences first .. first+S-1, from beginning to end. */
-static bb_status sample_group(const shared *w, uint32_t first, uint32_t S, bb_progress *progress, int32_t *ids, bb_err *err)
+/* Group i, `group` sequences or those that are left, from beginning to end, by so many threads. ids: of all sequences. */
+static bb_status sample_group(const shared *w, uint32_t i_group, uint32_t group, int lanes, bb_progress *progress, int32_t *ids, bb_err *err)
 {
-    bb_rng    r[GROUP];
-    stepper   s;
-    uint32_t  length = w->p->length, start = w->p->n_prompt ? w->p->n_prompt : 1;
-    size_t    V = w->net->n_vocab;
-    bb_status status = stepper_init(&s, w, S, false, 1, err);
+    const uint32_t length = w->p->length, start = w->p->n_prompt ? w->p->n_prompt : 1, first = i_group * group;
+    const uint32_t S = w->p->n_sequences - first < group ? w->p->n_sequences - first : group;
+    const size_t   V = w->net->n_vocab;
+    bb_rng         r[GROUP];
+    stepper        s;
+    bb_status      status = stepper_init(&s, w, S, false, lanes, err);
     if (status != BB_OK) return status;
+    ids += (size_t)first * length;
     for (uint32_t i = 0; i < S; i++) start_sequence(w, first + i, ids + (size_t)i * length, &r[i]);
     for (uint32_t t = 0; t + 1 < length; t++) {
         if (bb_interrupted()) {
@@ -552,18 +554,22 @@ static bb_status sample_group(const shared *w, uint32_t first, uint32_t S, bb_pr
     return status;
 }
 
-/* Groups in parallel, as many at once as the cache may take; err gets the first failure in the order of groups. */
+/* Groups in parallel, as many at once as the cache may take, and those that are too few for every thread to have one by all threads, one after the other; err
+ * gets the first failure in the order of groups. */
 static bb_status sample_groups(const shared *w, uint32_t group, bb_progress *progress, int32_t *ids, bb_err *err)
 {
-    uint32_t  n = w->p->n_sequences, groups = (n + group - 1) / group, bad = groups;
-    uint64_t  bytes = group * sizeof(float) * cache_floats(w) + 1, at_once = 1 + CACHE_BYTES / bytes;
-    int       threads = omp_get_max_threads() < (int64_t)at_once ? omp_get_max_threads() : (int)at_once;
-    bb_status status = BB_OK;
-    bb_err   *errs = bb_calloc(groups, sizeof *errs, err);
+    const int      all = omp_get_max_threads();
+    const uint32_t groups = (w->p->n_sequences + group - 1) / group;
+    const uint64_t bytes = group * sizeof(float) * cache_floats(w) + 1, at_once = 1 + CACHE_BYTES / bytes;
+    const int      threads = all < (int64_t)at_once ? all : (int)at_once;
+    const uint32_t alone = groups - groups % (uint32_t)threads;
+    uint32_t       bad = groups;
+    bb_status      status = BB_OK;
+    bb_err        *errs = bb_calloc(groups, sizeof *errs, err);
     if (!errs) return BB_NOMEM;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (uint32_t i = 0; i < groups; i++)
-        sample_group(w, i * group, n - i * group < group ? n - i * group : group, progress, ids + (size_t)i * group * w->p->length, &errs[i]);
+    for (uint32_t i = 0; i < alone; i++) sample_group(w, i, group, 1, progress, ids, &errs[i]);
+    for (uint32_t i = alone; i < groups; i++) sample_group(w, i, group, all, progress, ids, &errs[i]);
     for (uint32_t i = groups; i-- > 0;)
         if (errs[i].status != BB_OK) bad = i;
     if (bad < groups) status = BB_FAIL(err, errs[bad].status, "%s", errs[bad].msg);
