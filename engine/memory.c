@@ -94,7 +94,7 @@ static double largest_file(const bb_run *r)
 /* The moments of a block are added up in float64, then are float32 in the same memory, of which half is given back; what orders columns comes behind (mask.c). */
 static double calibrate(const sums *m)
 {
-    enum { WAITING = 512 + 2 * 64 }; /* rows of mask.c that wait, twice, and those of a round */
+    enum { WAITING = 512 + 2 * 64 + 256 }; /* rows of mask.c that wait, twice, and those of a round; columns that cholesky.c copies */
     const double order = 8 * m->s.cols * m->s.cols + 12 * m->s.matrix + 8 * WAITING * (m->s.cols + m->s.rows);
     return (double)m->r->config.calib_windows * m->window + BATCH * m->window + fmax(8 * m->s.moments, 4 * m->s.moments + order);
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * blas.c: see blas.h. Row-major products map onto CBLAS directly. The Cholesky calls use that a row-major lower triangle is
- * a column-major upper one, so that LAPACK works in place without LAPACKE's transposed copies.
+ * blas.c: see blas.h. Row-major products map onto CBLAS directly.
  *
  * Core repair: an OpenBLAS that is older than the CPU does not know its model number and falls back to its oldest kernels
  * (0.3.21 on an AVX-512 Xeon of 2023 takes "Prescott": 32 instead of 145 GFLOP/s a core). Its dynamic builds choose the core
@@ -10,7 +9,6 @@
 #include "kernels/blas.h"
 
 #include <cblas.h>
-#include <lapacke.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -152,51 +150,4 @@ void bb_dgemm_nn(size_t m, size_t n, size_t k, double alpha, const double *x, si
 {
     if (m == 0 || n == 0) return;
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, dim(m), dim(n), dim(k), alpha, x, stride(ldx), b, stride(ldb), beta, y, stride(ldy));
-}
-
-/* LAPACKE's answer as a status; a negative info here can only be its NaN check on the matrix. */
-static bb_status lapack_status(lapack_int info, const char *what, size_t n, bb_err *err)
-{
-    if (info == 0) return BB_OK;
-    if (info > 0) return BB_FAIL(err, BB_NUMERIC, "%s of a %zu x %zu matrix: pivot %d is not positive; more damping is needed", what, n, n, info);
-    if (info == LAPACK_WORK_MEMORY_ERROR || info == LAPACK_TRANSPOSE_MEMORY_ERROR)
-        return BB_FAIL(err, BB_NOMEM, "out of memory in the %s of a %zu x %zu matrix", what, n, n);
-    return BB_FAIL(err, BB_NUMERIC, "%s of a %zu x %zu matrix: it holds a NaN", what, n, n);
-}
-
-bb_status bb_cholesky(double *a, size_t n, bb_err *err)
-{
-    if (n == 0) return BB_OK;
-    bb_status status = lapack_status(LAPACKE_dpotrf(LAPACK_COL_MAJOR, 'U', dim(n), a, dim(n)), "Cholesky factorisation", n, err);
-    if (status != BB_OK) return status;
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = i + 1; j < n; j++) a[i * n + j] = 0;
-    return BB_OK;
-}
-
-bb_status bb_cholesky_solve(const double *l, size_t n, double *b, size_t n_rhs, bb_err *err)
-{
-    if (n == 0 || n_rhs == 0) return BB_OK;
-    for (size_t i = 0; i < n; i++)
-        if (!(l[i * n + i] > 0))
-            return BB_FAIL(err, BB_NUMERIC, "triangular solve with a %zu x %zu factor: diagonal %zu is %g, not positive", n, n, i + 1, l[i * n + i]);
-    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, dim(n), dim(n_rhs), 1, l, dim(n), b, dim(n_rhs));
-    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, dim(n), dim(n_rhs), 1, l, dim(n), b, dim(n_rhs));
-    return BB_OK;
-}
-
-void bb_lower_solve(const double *l, size_t n, double *b, size_t n_rhs)
-{
-    if (n == 0 || n_rhs == 0) return;
-    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, dim(n), dim(n_rhs), 1, l, dim(n), b, dim(n_rhs));
-}
-
-bb_status bb_cholesky_inverse(double *l, size_t n, bb_err *err)
-{
-    if (n == 0) return BB_OK;
-    bb_status status = lapack_status(LAPACKE_dpotri(LAPACK_COL_MAJOR, 'U', dim(n), l, dim(n)), "inverse from the Cholesky factor", n, err);
-    if (status != BB_OK) return status;
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = i + 1; j < n; j++) l[i * n + j] = l[j * n + i];
-    return BB_OK;
 }

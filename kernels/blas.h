@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * blas.h: the dense linear algebra we borrow from OpenBLAS and LAPACK; blas.c is the only user of cblas and lapacke.
+ * blas.h: the dense linear algebra we borrow from OpenBLAS and LAPACK; blas.c and cholesky.c are the only users of cblas and lapacke.
  *
  * One threading model: OpenBLAS is pinned to one thread (bb_blas_init), parallelism is OpenMP over independent work of
  * fixed size outside it; so results do not depend on the number of threads. All matrices row-major float32 or float64.
@@ -33,10 +33,11 @@ void bb_sgemm_tn(size_t m, size_t n, size_t k, float alpha, const float *a, size
 void bb_dgemm_nn(size_t m, size_t n, size_t k, double alpha, const double *x, size_t ldx, const double *b, size_t ldb, double beta, double *y, size_t ldy);
 
 /* In place on the lower triangle of A (n,n) row-major, float64; BB_NUMERIC (with the index of the failing pivot) when A is not
- * positive definite: the caller adds damping and tries again. */
+ * positive definite: the caller adds damping and tries again. Of more than BB_CHOLESKY_WHOLE columns all threads work, on tiles; the same bits for any number of them. */
+enum { BB_CHOLESKY_WHOLE = 2048 };
 bb_status bb_cholesky(double *a, size_t n, bb_err *err);                                      /* A = L L', L lower; upper set to 0 */
 bb_status bb_cholesky_solve(const double *l, size_t n, double *b, size_t n_rhs, bb_err *err); /* B (n,n_rhs) row-major := A^-1 B */
 void      bb_lower_solve(const double *l, size_t n, double *b, size_t n_rhs);                 /* B (n,n_rhs) row-major := L^-1 B, L of bb_cholesky */
-bb_status bb_cholesky_inverse(double *l, size_t n, bb_err *err);                              /* L of A -> full symmetric A^-1 */
+bb_status bb_cholesky_inverse(double *l, size_t n, bb_err *err);                              /* L of bb_cholesky -> full symmetric A^-1 */
 
 #endif

@@ -4,6 +4,7 @@
 #include <check.h>
 #include <float.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -135,6 +136,101 @@ START_TEST(cholesky_factor_solve_inverse)
     bb_free(l);
     bb_free(b);
     bb_free(x);
+}
+END_TEST
+
+/* y := A x */
+static void times(const double *a, size_t n, const double *x, double *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = 0;
+        for (size_t k = 0; k < n; k++) y[i] += a[i * n + k] * x[k];
+    }
+}
+
+static double largest_difference(const double *a, const double *b, size_t n)
+{
+    double most = 0;
+    for (size_t i = 0; i < n; i++) most = fmax(most, fabs(a[i] - b[i]));
+    return most;
+}
+
+/* Large ones, in tiles: factor, solution and inverse against the matrix by what they make of a vector; the same bits for any number of threads. */
+START_TEST(cholesky_in_tiles)
+{
+    enum { RANK = 9, RHS = 300 };
+    const size_t n = BB_CHOLESKY_WHOLE + (_i ? 1 : 256 + 43);
+    const int    threads = omp_get_max_threads();
+    const double tolerance = 1e-10;
+    size_t       wrong = 0;
+    uint64_t     seed = 45;
+    double      *mat = BB_NEW(n * RANK, double, NULL), *a = BB_NEW(n * n, double, NULL), *l = BB_NEW(n * n, double, NULL), *again = BB_NEW(n * n, double, NULL);
+    double      *b = BB_NEW(n * RHS, double, NULL), *x = BB_NEW(n * RHS, double, NULL), *v = BB_NEW(4 * n, double, NULL), *y = v + n, *z = y + n, *t = z + n;
+    for (size_t i = 0; i < n * RANK; i++) mat[i] = noise(&seed);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++) {
+            double sum = i == j ? 1 + (double)(i % 7) : 0;
+            for (size_t k = 0; k < RANK; k++) sum += mat[i * RANK + k] * mat[j * RANK + k];
+            a[i * n + j] = sum;
+            l[i * n + j] = again[i * n + j] = j > i ? 1e30 : sum;
+        }
+    for (size_t i = 0; i < n * RHS; i++) b[i] = x[i] = noise(&seed);
+    for (size_t i = 0; i < n; i++) v[i] = noise(&seed);
+    omp_set_num_threads(1);
+    ck_assert_int_eq(bb_cholesky(again, n, NULL), BB_OK);
+    omp_set_num_threads(3);
+    ck_assert_int_eq(bb_cholesky(l, n, NULL), BB_OK);
+    ck_assert_int_eq(memcmp(l, again, n * n * sizeof *l), 0);
+    for (size_t i = 0; i < n; i++) { /* y = L' v */
+        y[i] = 0;
+        for (size_t k = 0; k < n; k++) y[i] += l[k * n + i] * v[k];
+    }
+    times(l, n, y, z);
+    times(a, n, v, t);
+    ck_assert(largest_difference(z, t, n) <= tolerance * (double)n);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i + 1; j < n; j++) wrong += l[i * n + j] != 0.0;
+    ck_assert_uint_eq(wrong, 0);
+    ck_assert_int_eq(bb_cholesky_solve(l, n, x, RHS, NULL), BB_OK);
+    for (size_t c = 0; c < RHS; c += 23) {
+        for (size_t i = 0; i < n; i++) {
+            y[i] = x[i * RHS + c];
+            t[i] = b[i * RHS + c];
+        }
+        times(a, n, y, z);
+        ck_assert(largest_difference(z, t, n) <= tolerance);
+    }
+    ck_assert_int_eq(bb_cholesky_inverse(l, n, NULL), BB_OK);
+    omp_set_num_threads(1);
+    ck_assert_int_eq(bb_cholesky_inverse(again, n, NULL), BB_OK);
+    omp_set_num_threads(threads);
+    ck_assert_int_eq(memcmp(l, again, n * n * sizeof *l), 0);
+    times(l, n, v, y);
+    times(a, n, y, z);
+    ck_assert(largest_difference(z, v, n) <= tolerance);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < i; j++) wrong += l[i * n + j] != l[j * n + i];
+    ck_assert_uint_eq(wrong, 0);
+    void *const owned[] = { mat, a, l, again, b, x, v };
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) bb_free(owned[i]);
+}
+END_TEST
+
+START_TEST(cholesky_in_tiles_refuses)
+{
+    const size_t n = BB_CHOLESKY_WHOLE + 300, at = BB_CHOLESKY_WHOLE + 200;
+    bb_err       err = BB_ERR_INIT;
+    double      *a = BB_NEW0(n * n, double, NULL);
+    for (size_t i = 0; i < n; i++) a[i * n + i] = i == at ? -1 : 1;
+    ck_assert_int_eq(bb_cholesky(a, n, &err), BB_NUMERIC);
+    ck_assert_msg(strstr(err.msg, "pivot 2249") != NULL, "%s", err.msg);
+    for (size_t i = 0; i < n; i++) a[i * n + i] = 1;
+    a[at * n + 3] = (double)NAN;
+    ck_assert_int_eq(bb_cholesky(a, n, NULL), BB_NUMERIC);
+    memset(a, 0, n * n * sizeof *a);
+    for (size_t i = 0; i < n; i++) a[i * n + i] = i == at ? 0 : 1;
+    ck_assert_int_eq(bb_cholesky_inverse(a, n, NULL), BB_NUMERIC);
+    bb_free(a);
 }
 END_TEST
 
@@ -327,6 +423,8 @@ int main(void)
     tcase_add_loop_test(t, float_products, 0, sizeof shapes / sizeof *shapes);
     tcase_add_loop_test(t, double_products, 0, sizeof shapes / sizeof *shapes);
     tcase_add_loop_test(t, cholesky_factor_solve_inverse, 0, 4);
+    tcase_add_loop_test(t, cholesky_in_tiles, 0, 2);
+    tcase_add_test(t, cholesky_in_tiles_refuses);
     tcase_add_test(t, cholesky_refuses);
     tcase_add_test(t, blas_core_fits_the_cpu);
     suite_add_tcase(s, t);
