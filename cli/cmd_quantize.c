@@ -78,7 +78,7 @@ static const bb_option_row rows[] = {
       "rtn|weighted|feedback|sequential" },
     { "calib", BB_OPT_TEXT, FIELD(calib), "", 1, 0, "FILES",
       "calibration text or token file, or a list of them with equal shares; \"self\": text that the model writes; \"mixture\": texts that ship with the "
-      "program; empty: both of these, of a model without vocabulary self",
+      "program; empty: both of these, or self alone for a model without a vocabulary",
       NULL },
     { "imatrix", BB_OPT_TEXT, FIELD(imatrix), "", 1, 0, "FILE",
       "importance from a file of llama-imatrix (GGUF or .dat) or of `calibrate --imatrix`; no text is read, and the method is weighted", NULL },

@@ -277,7 +277,7 @@ const bb_command bb_command_evaluate = {
 
 static bb_status verify(int argc, char **argv, bb_err *err) { return run_stage(argc, argv, BB_STAGE_VERIFY, err); }
 const bb_command bb_command_verify = {
-    "verify", "read every exported file back and compare with the record", "RUN", "bitbudget verify results/runs/first", NULL, 0, verify
+    "verify", "read every exported file back, evaluate it again and compare with the record", "RUN", "bitbudget verify results/runs/first", NULL, 0, verify
 };
 
 /* ---- export ---- */

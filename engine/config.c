@@ -39,7 +39,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "sizes", BB_OPT_LIST, FIELD(sizes), "", NO_BOUNDS, "LIST", "sweep: these sizes instead (2.2MiB,2.6MiB,3596960)", NULL },
     { "calib", BB_OPT_TEXT, FIELD(calib), "", NO_BOUNDS, "FILES",
       "calibration text or token file, or a list of them with equal shares; \"self\": text that the model writes; \"mixture\": texts that ship with the "
-      "program; empty: both of these, of a model without vocabulary self",
+      "program; empty: both of these, or self alone for a model without a vocabulary",
       NULL },
     { "eval", BB_OPT_TEXT, FIELD(eval), "", NO_BOUNDS, "FILE", "evaluation text; none: held-out calibration windows", NULL },
     { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, NO_BOUNDS, NULL, "text of special tokens (\"<|im_end|>\") in the texts becomes these tokens",
