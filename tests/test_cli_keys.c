@@ -16,6 +16,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/store.h"
+#include "engine/ladder.h"
 #include "eval/evaluate.h"
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
@@ -659,6 +660,44 @@ START_TEST(dominated_plans_are_not_on_the_front)
 }
 END_TEST
 
+/* Every option that decides the bytes of a trained file is in the name of its record. */
+START_TEST(a_record_knows_what_decided_its_file)
+{
+    static const char *const base[][2] = { { "finalise-steps", "rebuild,qat" }, { "qat-text", "README.md,self" } };
+    static const char *const other[][2] = {
+        { "finalise-steps", "qat" },
+        { "tune-windows", "7" },
+        { "tune-tokens", "0.3" },
+        { "seed", "2" },
+        { "output-windows", "3" },
+        { "max-ram", "3GiB" },
+        { "qat-tokens", "0.4" },
+        { "qat-text", "Makefile,self" },
+        { "qat-text", "" },
+        { "qat-loss", "labels" },
+        { "qat-estimator", "differentiable" },
+        { "qat-schedule", "wsd" },
+        { "qat-rate", "0.1" },
+        { "qat-scale-rate", "0.1" },
+        { "qat-batch", "3" },
+        { "parse-special", "true" },
+    };
+    enum { N = sizeof other / sizeof *other };
+    char *keys[N + 1];
+    for (int i = 0; i <= N; i++) {
+        bb_run_config c = { 0 };
+        ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, NULL), BB_OK);
+        for (size_t k = 0; k < sizeof base / sizeof *base; k++)
+            ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, base[k][0], base[k][1], NULL), BB_OK);
+        if (i < N) ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, other[i][0], other[i][1], NULL), BB_OK);
+        ck_assert_ptr_nonnull(keys[i] = bb_ladder_settings(&c, NULL));
+        bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &c);
+    }
+    for (int i = 0; i < N; i++) ck_assert_msg(strcmp(keys[i], keys[N]) != 0, "--%s %s: the same record", other[i][0], other[i][1]);
+    for (int i = 0; i <= N; i++) bb_free(keys[i]);
+}
+END_TEST
+
 /* A case each, so that CK_RUN_CASE=name runs one. */
 static void add(Suite *s, const char *name, const TTest *test)
 {
@@ -686,6 +725,7 @@ int main(void)
     add(s, "bytes", a_file_of_other_bytes_than_counted_is_refused);
     add(s, "verify", verify_checks_every_number);
     add(s, "original", the_original_has_a_row);
+    add(s, "records", a_record_knows_what_decided_its_file);
     add(s, "dominated", dominated_plans_are_not_on_the_front);
     return bb_test_run(s);
 }
