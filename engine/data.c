@@ -108,7 +108,8 @@ bb_status bb_run_evaluator(bb_run *r, bb_err *err)
 
 bb_full_states *bb_run_full_states(bb_run *r)
 {
-    r->full_states.most = bb_net_evaluator_unused(r->evaluator);
+    const uint64_t unused = bb_net_evaluator_unused(r->evaluator);
+    r->full_states.most = unused > r->others_room ? unused - r->others_room : 0;
     return &r->full_states;
 }
 

@@ -225,6 +225,7 @@ static bb_status finishers_init(bb_run *r, size_t plans, finishers *f, bb_err *e
     status = BB_NOMEM;
     if (!(f->each = BB_NEW0(f->n, bb_run, err))) goto done;
     for (uint32_t i = 0; i < f->n; i++) f->each[i] = *r;
+    f->each[0].others_room = more; /* what full precision says does not go there: what was not made above is not kept */
     for (uint32_t i = 1; i < f->n; i++) f->each[i].evaluator = NULL;
     for (uint32_t i = 1; i < f->n; i++) BB_TRY(bb_net_evaluator_share(r->evaluator, &f->each[i].evaluator, err));
     f->threads = bb_crew_threads(f->n);

@@ -120,6 +120,7 @@ typedef struct bb_run {
     bb_database      *database;
     bb_net_evaluator *evaluator;
     bb_full_states    full_states;   /* of `calib`, for all plans that are rebuilt, until the files are evaluated */
+    uint64_t          others_room;   /* of what the evaluator leaves of the memory: for plans that are finished at the same time */
     bool              options_built; /* every option of the space is in the database */
     bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;
