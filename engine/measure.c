@@ -96,7 +96,7 @@ bb_status bb_run_build_options(bb_run *r, bb_err *err)
         else b.groups[jobs.n++] = (group) { i, 1 };
     }
     bb_progress_start(&b.progress, "build options", total);
-    const bb_crew here = bb_crew_threads(bb_memory_for_options(r, jobs.n, bb_net_evaluator_unused(r->evaluator)));
+    const bb_crew here = bb_crew_threads(bb_memory_for_options(r, jobs.n, bb_run_unused_memory(r)));
     BB_TRY(bb_crew_run(r->crew ? r->crew : &here, &jobs, err));
     bb_progress_end(&b.progress);
     r->options_built = true;

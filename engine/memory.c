@@ -282,13 +282,21 @@ uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
     return at_once(groups, room, group(&m));
 }
 
+/* For caches that may be or not; the rest is for pages of what is mapped. */
+static uint64_t spare(const bb_run *r)
+{
+    const uint64_t least = bb_memory_least_of_all(r), more = r->config.max_ram > least ? r->config.max_ram - least : 0;
+    return more / 5 * 4;
+}
+
 uint64_t bb_memory_for_caches(const bb_run *r)
 {
     const bb_run_config *c = &r->config;
-    const uint64_t       least = bb_memory_least_of_all(r), more = c->max_ram > least ? c->max_ram - least : 0;
     const double         window = (double)bb_row_width(&r->model.net) * (double)sizeof(float) * (double)c->ctx;
-    return (uint64_t)(2 * (double)c->measure_windows * window * (r->model.net.n_layer + 2.0)) + more / 5 * 4; /* the rest for pages of what is mapped */
+    return (uint64_t)(2 * (double)c->measure_windows * window * (r->model.net.n_layer + 2.0)) + spare(r);
 }
+
+uint64_t bb_memory_for_worker(const bb_run *r) { return r->config.workers > 1 ? spare(r) / (uint64_t)r->config.workers : 0; }
 
 /* ---- without a run directory ---- */
 
