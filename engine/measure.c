@@ -6,6 +6,7 @@
 #include "base/csv.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "engine/jobs.h"
 #include "engine/memory.h"
 #include "engine/ranks.h"
@@ -218,7 +219,14 @@ static bb_status print_floor(const bb_run *r, bb_err *err)
 {
     bb_evaluation floor;
     bb_progress   progress;
+    uint64_t      bytes;
+    char          size[32];
     bb_status     status;
+    if (!bb_memory_copies_source(r, &bytes)) {
+        bb_format_size(bytes, size);
+        bb_info("noise floor of the reference: not measured, for an F16 copy of the model takes %s, which --max-ram has no room for", size);
+        return BB_OK;
+    }
     bb_progress_start(&progress, "noise floor", 0);
     status = bb_noise_floor(&r->model, r->evaluator, BB_LEVEL_SKETCH, &floor, err);
     bb_progress_end(&progress);
