@@ -191,6 +191,28 @@ START_TEST(options_come_and_go)
 }
 END_TEST
 
+/* What options do alone decides what a rival finds: another share of it by the sketch is another rival. */
+START_TEST(rivals_go_by_the_costs_of_the_run)
+{
+    static const char *const from[2] = { "1", "0" };
+    const char              *dirs[3] = { folder("coarse"), folder("exact"), folder("coarse-then-exact") };
+    bb_csv                   t[3];
+    bool                     differs = false;
+    for (int i = 0; i < 4; i++) {
+        const char *dir = dirs[i < 2 ? i : 2];
+        program(0, "sweep %s " QUICK TWO "--no-finalise --exact-from %s --out %s", model, from[i % 2], dir);
+        program(0, "rivals -q %s --methods refine,newton --tokens 0.002", dir);
+    }
+    for (int i = 0; i < 3; i++) t[i] = table(dirs[i], "search.csv");
+    for (size_t i = 0; i < t[1].n_rows; i++) {
+        ck_assert_str_eq(cell(&t[2], i, "plan_hash"), cell(&t[1], i, "plan_hash"));
+        differs |= i < t[0].n_rows && strcmp(cell(&t[0], i, "plan_hash"), cell(&t[1], i, "plan_hash")) != 0;
+    }
+    ck_assert(differs); /* or nothing was tested */
+    for (int i = 0; i < 3; i++) bb_csv_done(&t[i]);
+}
+END_TEST
+
 /* Other sizes leave no table of an optional command behind; `sweep` after `run` is a sweep for the stages too. */
 START_TEST(what_other_options_made_is_removed)
 {
@@ -713,6 +735,7 @@ int main(void)
     snprintf(model, sizeof model, "%s", bb_test_path("tiny.gguf"));
     write_model(model, BB_F32);
     add(s, "options", options_come_and_go);
+    add(s, "rivals", rivals_go_by_the_costs_of_the_run);
     add(s, "leftovers", what_other_options_made_is_removed);
     add(s, "stages", a_stage_does_not_take_another_search_for_its_own);
     add(s, "texts", scores_are_of_the_text_that_was_asked_for);
