@@ -244,12 +244,13 @@ END_TEST
 /* A run up to its files; room: of its memory beside the evaluator, more: of that for the second of two plans, states: what full precision says takes. */
 static void open_searched(const char *out, const char *max_ram, bb_run *r, uint64_t *room, uint64_t *more, uint64_t *states)
 {
-    static const char *const given[][2] = { { "formats", "Q4_0,Q8_0" }, { "embd-formats", "Q4_0,Q8_0" }, { "calib-windows", "64" }, { "confirm-windows", "4" },
-                                            { "refine-windows", "2" },  { "measure-windows", "1" },      { "search-tokens", "0.003" }, { "target-bpw", "11" },
-                                            { "ctx", "128" },           { "sweeps", "1" },               { "prune", "none" },          { "finalise-steps", "rebuild" },
-                                            { "output-windows", "0" } };
-    bb_run_config           c = { 0 };
-    bb_err                  err = BB_ERR_INIT;
+    static const char *const given[][2] = {
+        { "formats", "Q4_0,Q8_0" }, { "embd-formats", "Q4_0,Q8_0" }, { "calib-windows", "64" }, { "confirm-windows", "4" }, { "refine-windows", "2" },
+        { "measure-windows", "1" }, { "search-tokens", "0.003" },    { "target-bpw", "11" },    { "ctx", "128" },           { "sweeps", "1" },
+        { "prune", "none" },        { "finalise-steps", "rebuild" }, { "output-windows", "0" }
+    };
+    bb_run_config c = { 0 };
+    bb_err        err = BB_ERR_INIT;
     ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
     for (size_t i = 0; i < sizeof given / sizeof *given; i++)
         ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, given[i][0], given[i][1], &err), BB_OK);

@@ -122,12 +122,12 @@ END_TEST
 /* A run that is calibrated, with so many bytes of --max-ram beside the least. */
 static void calibrated(const char *name, uint64_t more, bb_run *r)
 {
-    static const char *const given[][2] = { { "formats", "Q4_0" },      { "embd-formats", "Q8_0" },   { "calib-windows", "4" }, { "measure-windows", "1" },
+    static const char *const given[][2] = { { "formats", "Q4_0" },      { "embd-formats", "Q8_0" },  { "calib-windows", "4" }, { "measure-windows", "1" },
                                             { "refine-windows", "40" }, { "confirm-windows", "44" }, { "ctx", "128" },         { "sweeps", "1" },
                                             { "prune", "none" },        { "target-bpw", "7" },       { "workers", "3" },       { "output-windows", "0" } };
-    bb_run_config           c = { 0 };
-    bb_err                  err = BB_ERR_INIT;
-    char                    number[40];
+    bb_run_config            c = { 0 };
+    bb_err                   err = BB_ERR_INIT;
+    char                     number[40];
     ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
     for (size_t i = 0; i < sizeof given / sizeof *given; i++)
         ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, given[i][0], given[i][1], &err), BB_OK);
