@@ -101,14 +101,25 @@ done:
 
 /* ---- calibrate ---- */
 
+static uint64_t for_workers(const bb_run *r) { return (uint64_t)(r->config.workers - 1) * r->worker_room; }
+
 bb_status bb_run_evaluator(bb_run *r, bb_err *err)
 {
-    return r->evaluator ? BB_OK : bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_WINDOW_SETS, bb_memory_for_caches(r), &r->evaluator, err);
+    if (r->evaluator) return BB_OK;
+    r->worker_room = bb_memory_for_worker(r);
+    return bb_net_evaluator_create_for(r->backend, &r->model, r->levels, BB_N_WINDOW_SETS, BB_LEVEL_SKETCH, bb_memory_for_caches(r) - for_workers(r),
+                                       &r->evaluator, err);
+}
+
+uint64_t bb_run_unused_memory(const bb_run *r)
+{
+    const uint64_t unused = bb_net_evaluator_unused(r->evaluator) + for_workers(r);
+    return unused > r->others_room ? unused - r->others_room : 0;
 }
 
 bb_full_states *bb_run_full_states(bb_run *r)
 {
-    r->full_states.most = bb_net_evaluator_unused(r->evaluator);
+    r->full_states.most = bb_run_unused_memory(r);
     return &r->full_states;
 }
 

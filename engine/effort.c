@@ -166,17 +166,25 @@ void bb_effort_print(const bb_option_row *rows, size_t n, const void *values, bb
 bb_status bb_effort_read(const bb_option_row *rows, size_t n, void *values, const char *text, bb_err *err)
 {
     bb_status status = BB_OK;
+    char     *value = NULL; /* of any length: the plans that are left out are listed */
     for (const char *at = text; *at;) {
-        char         name[64], value[256];
+        char         name[64];
         const size_t line = strcspn(at, "\n"), equals = strcspn(at, "=");
-        if (equals >= line || equals >= sizeof name || line - equals > sizeof value)
-            return BB_FAIL(err, BB_BAD_FILE, "run.db: what --time chose is not readable");
+        if (equals >= line || equals >= sizeof name) {
+            status = BB_FAIL(err, BB_BAD_FILE, "run.db: what --time chose is not readable");
+            goto done;
+        }
         snprintf(name, sizeof name, "%.*s", (int)equals, at);
-        snprintf(value, sizeof value, "%.*s", (int)(line - equals - 1), at + equals + 1);
+        bb_free(value);
+        if (!(value = bb_asprintf(err, "%.*s", (int)(line - equals - 1), at + equals + 1))) {
+            status = BB_NOMEM;
+            goto done;
+        }
         BB_TRY(bb_options_set(rows, n, values, name, value, err));
         at += line + (at[line] == '\n');
     }
 done:
+    bb_free(value);
     return status;
 }
 

@@ -212,7 +212,7 @@ static void finishers_done(finishers *f)
  * the memory. */
 static bb_status finishers_init(bb_run *r, size_t plans, finishers *f, bb_err *err)
 {
-    const uint64_t room = bb_net_evaluator_unused(r->evaluator);
+    const uint64_t room = bb_run_unused_memory(r);
     uint64_t       more;
     bb_status      status = BB_OK;
     *f = (finishers) { .run = r, .n = bb_memory_for_plans(r, plans, room, &more) };
@@ -225,6 +225,8 @@ static bb_status finishers_init(bb_run *r, size_t plans, finishers *f, bb_err *e
     status = BB_NOMEM;
     if (!(f->each = BB_NEW0(f->n, bb_run, err))) goto done;
     for (uint32_t i = 0; i < f->n; i++) f->each[i] = *r;
+    f->each[0].others_room += more; /* what full precision says does not go there: what was not made above is not kept */
+    for (uint32_t i = 1; i < f->n; i++) f->each[i].others_room = UINT64_MAX;
     for (uint32_t i = 1; i < f->n; i++) f->each[i].evaluator = NULL;
     for (uint32_t i = 1; i < f->n; i++) BB_TRY(bb_net_evaluator_share(r->evaluator, &f->each[i].evaluator, err));
     f->threads = bb_crew_threads(f->n);
@@ -348,7 +350,7 @@ static bb_status finalise_missing(finalising *f, bb_err *err)
     f->at_once = 1;
     if (crew) {
         const size_t share = (f->n + crew->n_all - 1) / crew->n_all;
-        f->at_once = bb_memory_for_plans(f->run, share, bb_net_evaluator_unused(f->run->evaluator), &more);
+        f->at_once = bb_memory_for_plans(f->run, share, bb_run_unused_memory(f->run), &more);
     } else {
         BB_TRY(finishers_init(f->run, f->n, &f->who, err));
     }

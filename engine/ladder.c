@@ -72,6 +72,7 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
     bb_sha256_init(&s);
     bb_qat_hash_texts(c->qat_text, &s);
     if (!*c->qat_text && bb_qat_adds_self(c->calib)) bb_sha256_text(&s, "the calibration text and self");
+    if (*c->qat_text && c->parse_special) bb_sha256_text(&s, "special tokens"); /* the calibration text is known by its tokens */
     bb_sha256_hex(&s, hex);
     all = bb_asprintf(err, "%s, qat 4 %.17g %s %s %s %.17g %.17g %lld, texts %.32s", plain, c->qat_tokens, c->qat_loss, c->qat_estimator, c->qat_schedule,
                       c->qat_rate, c->qat_scale_rate, (long long)c->qat_batch, hex);

@@ -6,6 +6,7 @@
 #include "base/csv.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "engine/jobs.h"
 #include "engine/memory.h"
 #include "engine/ranks.h"
@@ -96,7 +97,7 @@ bb_status bb_run_build_options(bb_run *r, bb_err *err)
         else b.groups[jobs.n++] = (group) { i, 1 };
     }
     bb_progress_start(&b.progress, "build options", total);
-    const bb_crew here = bb_crew_threads(bb_memory_for_options(r, jobs.n, bb_net_evaluator_unused(r->evaluator)));
+    const bb_crew here = bb_crew_threads(bb_memory_for_options(r, jobs.n, bb_run_unused_memory(r)));
     BB_TRY(bb_crew_run(r->crew ? r->crew : &here, &jobs, err));
     bb_progress_end(&b.progress);
     r->options_built = true;
@@ -218,7 +219,14 @@ static bb_status print_floor(const bb_run *r, bb_err *err)
 {
     bb_evaluation floor;
     bb_progress   progress;
+    uint64_t      bytes;
+    char          size[32];
     bb_status     status;
+    if (!bb_memory_copies_source(r, &bytes)) {
+        bb_format_size(bytes, size);
+        bb_info("noise floor of the reference: not measured, for an F16 copy of the model takes %s, which --max-ram has no room for", size);
+        return BB_OK;
+    }
     bb_progress_start(&progress, "noise floor", 0);
     status = bb_noise_floor(&r->model, r->evaluator, BB_LEVEL_SKETCH, &floor, err);
     bb_progress_end(&progress);

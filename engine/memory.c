@@ -282,13 +282,44 @@ uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
     return at_once(groups, room, group(&m));
 }
 
+/* For caches that may be or not; the rest is for pages of what is mapped. */
+static uint64_t spare(const bb_run *r)
+{
+    const uint64_t least = bb_memory_least_of_all(r), more = r->config.max_ram > least ? r->config.max_ram - least : 0;
+    return more / 5 * 4;
+}
+
 uint64_t bb_memory_for_caches(const bb_run *r)
 {
     const bb_run_config *c = &r->config;
-    const uint64_t       least = bb_memory_least_of_all(r), more = c->max_ram > least ? c->max_ram - least : 0;
     const double         window = (double)bb_row_width(&r->model.net) * (double)sizeof(float) * (double)c->ctx;
-    return (uint64_t)(2 * (double)c->measure_windows * window * (r->model.net.n_layer + 2.0)) + more / 5 * 4; /* the rest for pages of what is mapped */
+    return (uint64_t)(2 * (double)c->measure_windows * window * (r->model.net.n_layer + 2.0)) + spare(r);
 }
+
+/* Of one matrix at a time also what it is decoded to. */
+static double f16_copy(const bb_net *net)
+{
+    const bb_matrix *tables[] = { &net->embd, &net->head };
+    double           bytes = 0, most = 0;
+    for (uint32_t b = 0; b < net->n_layer + 1; b++)
+        for (int p = 0; p < (b < net->n_layer ? BB_N_PARTS : 2); p++) {
+            const bb_matrix *w = b < net->n_layer ? &net->blocks[b].w[p] : tables[p];
+            const double     n = w->rows && w->type != BB_F16 ? (double)w->rows * w->cols : 0;
+            bytes += 2 * n;
+            most = fmax(most, n);
+        }
+    return bytes + sizeof(float) * most;
+}
+
+bool bb_memory_copies_source(const bb_run *r, uint64_t *bytes)
+{
+    const sums   m = sums_of(r, omp_get_max_threads());
+    const double copy = f16_copy(&r->model.net), caches = (double)bb_memory_for_caches(r) - (double)bb_run_unused_memory(r);
+    *bytes = (uint64_t)copy;
+    return !(copy > 0) || heap_share * (m.base + evaluator(&m) + copy) + fmax(caches, heap_share * boundaries(&m)) <= (double)r->config.max_ram;
+}
+
+uint64_t bb_memory_for_worker(const bb_run *r) { return r->config.workers > 1 ? spare(r) / (uint64_t)r->config.workers : 0; }
 
 /* ---- without a run directory ---- */
 

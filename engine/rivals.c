@@ -180,7 +180,8 @@ typedef struct record {
     uint64_t has_plan;
 } record; /* followed by the candidate */
 
-/* A whole-front algorithm's answer for one size depends on all sizes. The space: stored candidates are indices into it. */
+/* A whole-front algorithm's answer for one size depends on all sizes. The space: stored candidates are indices into it. Methods go by the options' costs, of which
+ * --exact-from decides some. */
 static char *record_key(const rivals *v, const method *m, int64_t size, double tokens, bb_err *err)
 {
     char      space[65], sizes[65] = "";
@@ -191,7 +192,8 @@ static char *record_key(const rivals *v, const method *m, int64_t size, double t
         bb_sha256_update(&s, v->sizes, v->n * sizeof *v->sizes);
         bb_sha256_hex(&s, sizes);
     }
-    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d|uniform", v->run->key, m->name, (long long)size, tokens, space, sizes, (int)v->config->offspring);
+    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d|uniform|%.17g", v->run->key, m->name, (long long)size, tokens, space, sizes, (int)v->config->offspring,
+                       v->run->config.exact_from);
 }
 
 static bb_status recall(rivals *v, const char *key, answer *a, bool *found, bb_err *err)

@@ -120,6 +120,8 @@ typedef struct bb_run {
     bb_database      *database;
     bb_net_evaluator *evaluator;
     bb_full_states    full_states;   /* of `calib`, for all plans that are rebuilt, until the files are evaluated */
+    uint64_t          worker_room;   /* of the memory for caches: of each of --workers but the first, left to it by `evaluator` */
+    uint64_t          others_room;   /* of the same: of all who work at the same time */
     bool              options_built; /* every option of the space is in the database */
     bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;
@@ -184,6 +186,8 @@ bb_status bb_run_verify(bb_run *r, bb_err *err);
 bb_status bb_run_check_tables(bb_run *r, uint64_t *cells, bb_err *err);
 /* What rebuilds may keep of full precision, within what --max-ram leaves beside the evaluator's caches. The run is calibrated. */
 bb_full_states *bb_run_full_states(bb_run *r);
+/* What the caches of r->evaluator leave of their memory, and nobody has who works at the same time. */
+uint64_t bb_run_unused_memory(const bb_run *r);
 /* r->evaluator, made when it is not there; bb_run_calibrate does it too. */
 bb_status bb_run_evaluator(bb_run *r, bb_err *err);
 

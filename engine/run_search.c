@@ -513,11 +513,15 @@ static double measuring_s(const bb_run *r)
 
 bb_status bb_run_search(bb_run *r, bb_err *err)
 {
-    stage       s = { .run = r, .method = bb_method_named(r->config.search), .problem = bb_model_space_problem(r->space) };
-    bb_progress progress;
-    double      started = bb_now_s();
-    bb_status   status;
+    stage        s = { .run = r, .method = bb_method_named(r->config.search), .problem = bb_model_space_problem(r->space) };
+    bb_progress  progress;
+    const size_t n = r->n_budgets;
+    int64_t     *budgets = BB_NEW(n, int64_t, err); /* sizes are added beside the knee, and left out: another search begins with these again */
+    double       started = bb_now_s();
+    bb_status    status = budgets ? BB_OK : BB_NOMEM;
     bb_archive_init(&s.archive, s.problem->n_units);
+    BB_TRY(status);
+    memcpy(budgets, r->budgets, n * sizeof *budgets);
     BB_TRY(stage_init(&s, err));
     BB_TRY(bb_run_table(r, "convergence.csv", "step,label,kl_nats,size_bytes", &s.steps.csv, err));
     BB_TRY(find_plans(&s, err));
@@ -536,5 +540,10 @@ bb_status bb_run_search(bb_run *r, bb_err *err)
 done:
     if (s.ledger) r->time.search_tokens = bb_ledger_tokens(s.ledger) + s.local.tokens;
     stage_done(&s);
+    if (budgets) {
+        bb_free(r->budgets);
+        r->budgets = budgets;
+        r->n_budgets = n;
+    }
     return status;
 }

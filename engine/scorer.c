@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "engine/memory.h"
 #include "engine/ranks.h"
 
 static bb_status score_candidate(bb_scorer_worker *w, const uint16_t *x, uint32_t level, bb_score *out, double *window_kl, bb_err *err)
@@ -48,7 +47,7 @@ static bb_status evaluate_all(void *self, const uint16_t *const *x, size_t n, ui
     return status;
 }
 
-/* The caches of all workers together stay within --max-ram. */
+/* The caches of all workers together stay within --max-ram: the run's own evaluator has left them theirs (data.c). */
 static bb_status start_worker(bb_scorer *s, uint32_t i, bb_err *err)
 {
     bb_run           *r = s->run;
@@ -57,7 +56,7 @@ static bb_status start_worker(bb_scorer *s, uint32_t i, bb_err *err)
     w->scorer = s;
     if (!(w->blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) return BB_NOMEM;
     if (i == 0) w->net = r->evaluator;
-    else BB_TRY(bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_LEVELS, bb_memory_for_caches(r) / s->n, &w->net, err));
+    else BB_TRY(bb_net_evaluator_create(r->backend, &r->model, r->levels, BB_N_LEVELS, r->worker_room, &w->net, err));
     s->each[i] = (bb_evaluator) { w, BB_N_LEVELS, s->n_windows, evaluate, r->key };
 done:
     return status;
@@ -69,6 +68,7 @@ bb_status bb_scorer_init(bb_run *r, bb_scorer *s, bb_err *err)
     memset(s, 0, sizeof *s);
     s->run = r;
     s->n = (uint32_t)r->config.workers;
+    r->others_room += (s->n - 1) * r->worker_room;
     if (!(s->workers = BB_NEW0(s->n, bb_scorer_worker, err)) || !(s->each = BB_NEW0(s->n, bb_evaluator, err))) goto done;
     for (uint32_t l = 0; l < BB_N_LEVELS; l++) s->n_windows[l] = bb_net_evaluator_windows(r->evaluator, l);
     for (uint32_t i = 0; i < s->n; i++) BB_TRY(start_worker(s, i, err));
@@ -93,6 +93,8 @@ void bb_scorer_done(bb_scorer *s)
         if (i > 0) bb_net_evaluator_destroy(s->workers[i].net);
         bb_free(s->workers[i].blocks);
     }
+    if (s->run) s->run->others_room -= (s->n - 1) * s->run->worker_room;
+    s->run = NULL;
     bb_free(s->workers);
     bb_free(s->each);
     s->workers = NULL;

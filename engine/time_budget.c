@@ -391,13 +391,9 @@ done:
 static bb_status search(bb_run *r, const double *later, bb_err *err)
 {
     const double behind = later[BB_STAGE_FINALISE] + later[BB_STAGE_EVALUATE];
-    const size_t n = r->n_budgets;
-    int64_t     *budgets = BB_NEW(n, int64_t, err); /* a search may add sizes, and leave some out */
     char         line[64];
     bb_err       why = BB_ERR_INIT;
     bb_status    status;
-    if (!budgets) return BB_NOMEM;
-    memcpy(budgets, r->budgets, n * sizeof *budgets);
     bb_interrupt_at(bb_now_s() + fmax(2, left(r, late_share) - behind));
     status = bb_stage_run(r, BB_STAGE_SEARCH, &why);
     const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
@@ -409,13 +405,8 @@ static bb_status search(bb_run *r, const double *later, bb_err *err)
     snprintf(line, sizeof line, "search-tokens=%.6g\n", r->time.search_tokens / 1e6);
     bb_warn("time: the search takes longer than foreseen and ends after %.2f million tokens", r->time.search_tokens / 1e6);
     BB_TRY(take(r, "search", line, err));
-    bb_free(r->budgets);
-    r->budgets = budgets;
-    r->n_budgets = n;
-    budgets = NULL;
     BB_TRY(bb_stage_run(r, BB_STAGE_SEARCH, err));
 done:
-    bb_free(budgets);
     return status;
 }
 

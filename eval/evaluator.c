@@ -147,6 +147,12 @@ static bb_net_evaluator *new_evaluator(const bb_backend *backend, const bb_model
 bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
                                   bb_net_evaluator **out, bb_err *err)
 {
+    return bb_net_evaluator_create_for(backend, model, windows, n_levels, UINT32_MAX, cache_bytes, out, err);
+}
+
+bb_status bb_net_evaluator_create_for(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint32_t first,
+                                      uint64_t cache_bytes, bb_net_evaluator **out, bb_err *err)
+{
     bb_status         status = BB_NOMEM;
     uint32_t          largest = 0;
     uint64_t          total = 0;
@@ -159,6 +165,7 @@ bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *mod
         while (e->levels[i].w) i++;
         for (uint32_t j = i + 1; j < n_levels; j++)
             if (!e->levels[j].w && windows[j].n < windows[i].n) i = j;
+        if (k == 0 && first < n_levels) i = first;
         BB_TRY(level_init(e, &e->levels[i], &windows[i], &cache_bytes, err));
         if (e->levels[i].cached && windows[i].n > largest) largest = windows[i].n;
     }

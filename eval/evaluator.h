@@ -25,6 +25,9 @@ typedef struct bb_net_evaluator bb_net_evaluator;
 /* windows[n_levels], backend and model are borrowed for the evaluator's life. cache_bytes bounds the boundary caches together. */
 bb_status bb_net_evaluator_create(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint64_t cache_bytes,
                                   bb_net_evaluator **out, bb_err *err);
+/* The same, where the cache of level `first` comes before all others; else those of fewer windows come first. */
+bb_status bb_net_evaluator_create_for(const bb_backend *backend, const bb_model *model, const bb_windows *windows, uint32_t n_levels, uint32_t first,
+                                      uint64_t cache_bytes, bb_net_evaluator **out, bb_err *err);
 /* Another one of the same levels, for another thread at the same time: without boundary caches, and with the reference of e, which must outlive it. */
 bb_status         bb_net_evaluator_share(const bb_net_evaluator *e, bb_net_evaluator **out, bb_err *err);
 void              bb_net_evaluator_destroy(bb_net_evaluator *e);

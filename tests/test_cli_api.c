@@ -295,6 +295,25 @@ START_TEST(a_handle_serves_several_calls)
 }
 END_TEST
 
+/* A sweep gets sizes beside its knee: once, however often it is searched. */
+START_TEST(a_search_again_has_the_same_sizes)
+{
+    static const char *const others[][2] = { { "points", "6" }, { "min-bpw", "9" }, { "max-bpw", "16" }, { "search-tokens", "0.01" } };
+    const char              *dir = bb_test_path("sizes");
+    bitbudget               *b = handle(dir);
+    char                     plans[600], first[600];
+    OK(bitbudget_set_sizes(b, NULL, 0));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) OK(bitbudget_set(b, others[i][0], others[i][1]));
+    OK(bitbudget_run_stage(b, "search"));
+    snprintf(plans, sizeof plans, "%s/plans.csv", dir);
+    snprintf(first, sizeof first, "%s/first.csv", dir);
+    ck_assert_int_eq(rename(plans, first), 0);
+    OK(bitbudget_run_stage(b, "search"));
+    bitbudget_close(b);
+    bb_test_same(plans, first);
+}
+END_TEST
+
 START_TEST(a_model_is_told_of_before_it_is_run)
 {
     bitbudget_model    m;
@@ -557,6 +576,7 @@ int main(void)
     tcase_add_test(t, stages_give_the_bytes_of_the_program);
     tcase_add_test(t, a_cancelled_run_goes_on_to_the_same_bytes);
     tcase_add_test(t, a_handle_serves_several_calls);
+    tcase_add_test(t, a_search_again_has_the_same_sizes);
     tcase_add_test(t, a_model_is_told_of_before_it_is_run);
     tcase_add_test(t, what_is_wrong_is_told);
     tcase_add_test(t, the_callers_locale_does_not_matter);

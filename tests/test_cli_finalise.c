@@ -2,6 +2,8 @@
  * test_cli_finalise.c: plans that are finished at the same time: the bytes of one after the other, within --max-ram, after a kill, and one sentence where one of
  * them fails. Needs the built program. */
 #include <dirent.h>
+#include <gsl/gsl_errno.h>
+#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +19,7 @@
 #include "base/mem.h"
 #include "engine/memory.h"
 #include "engine/run.h"
+#include "engine/stages.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 
@@ -238,6 +241,58 @@ START_TEST(one_that_fails_is_said_once)
 }
 END_TEST
 
+/* A run up to its files; room: of its memory beside the evaluator, more: of that for the second of two plans, states: what full precision says takes. */
+static void open_searched(const char *out, const char *max_ram, bb_run *r, uint64_t *room, uint64_t *more, uint64_t *states)
+{
+    static const char *const given[][2] = {
+        { "formats", "Q4_0,Q8_0" }, { "embd-formats", "Q4_0,Q8_0" }, { "calib-windows", "64" }, { "confirm-windows", "4" }, { "refine-windows", "2" },
+        { "measure-windows", "1" }, { "search-tokens", "0.003" },    { "target-bpw", "11" },    { "ctx", "128" },           { "sweeps", "1" },
+        { "prune", "none" },        { "finalise-steps", "rebuild" }, { "output-windows", "0" }
+    };
+    bb_run_config c = { 0 };
+    bb_err        err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, given[i][0], given[i][1], &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "model", MODEL, &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "out", out, &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "max-ram", max_ram, &err), BB_OK);
+    ck_assert_msg(bb_run_create(r, &c, false, &err) == BB_OK, "%s", err.msg);
+    for (int i = 0; i < BB_STAGE_FINALISE; i++) ck_assert_msg(bb_stage_run(r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
+    *room = bb_net_evaluator_unused(r->evaluator);
+    ck_assert_uint_eq(bb_memory_for_plans(r, 2, *room, more), 2);
+    *states = (uint64_t)r->model.net.n_layer * 2 * r->calib.n * r->calib.ctx * r->model.net.n_embd * sizeof(float);
+}
+
+/* What full precision says has room or not beside all plans that are finished: one of them does not keep it for itself where the others' memory is. */
+START_TEST(what_all_share_is_kept_for_all_or_for_none)
+{
+    const int    threads = omp_get_max_threads();
+    const size_t before = bb_mem_live_bytes();
+    char         out[512], less[40];
+    uint64_t     room, more, states, wanted;
+    bb_run       r;
+    bb_err       err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("room"));
+    gsl_set_error_handler_off();
+    omp_set_num_threads(2);
+    open_searched(out, "2GiB", &r, &room, &more, &states);
+    const uint64_t all = r.config.max_ram;
+    bb_run_close(&r);
+    wanted = more + states / 2; /* caches take four fifths of what is more than the least */
+    snprintf(less, sizeof less, "%llu", (unsigned long long)(all - (room - wanted) / 4 * 5));
+    open_searched(out, less, &r, &room, &more, &states);
+    ck_assert(room > more && room - more < states && room > states);
+    const size_t searched = bb_mem_live_bytes();
+    ck_assert_msg(bb_stage_run(&r, BB_STAGE_FINALISE, &err) == BB_OK, "%s", err.msg);
+    ck_assert_ptr_null(r.full_states.h);
+    ck_assert_uint_lt(bb_mem_live_bytes(), searched + states / 2);
+    bb_run_close(&r);
+    omp_set_num_threads(threads);
+    ck_assert_uint_eq(bb_mem_live_bytes(), before);
+}
+END_TEST
+
 int main(void)
 {
     bb_log_set_level(BB_LOG_QUIET);
@@ -246,6 +301,7 @@ int main(void)
     tcase_set_timeout(t, 300);
     tcase_add_test(t, plans_finished_together_have_the_same_bytes);
     tcase_add_test(t, memory_bounds_how_many);
+    tcase_add_test(t, what_all_share_is_kept_for_all_or_for_none);
     tcase_add_test(t, a_kill_in_the_middle_changes_nothing);
     tcase_add_test(t, one_that_fails_is_said_once);
     suite_add_tcase(s, t);

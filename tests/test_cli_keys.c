@@ -16,6 +16,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/store.h"
+#include "engine/ladder.h"
 #include "eval/evaluate.h"
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
@@ -187,6 +188,28 @@ START_TEST(options_come_and_go)
     ck_assert(differs);
     bb_csv_done(&a);
     bb_csv_done(&b);
+}
+END_TEST
+
+/* What options do alone decides what a rival finds: another share of it by the sketch is another rival. */
+START_TEST(rivals_go_by_the_costs_of_the_run)
+{
+    static const char *const from[2] = { "1", "0" };
+    const char              *dirs[3] = { folder("coarse"), folder("exact"), folder("coarse-then-exact") };
+    bb_csv                   t[3];
+    bool                     differs = false;
+    for (int i = 0; i < 4; i++) {
+        const char *dir = dirs[i < 2 ? i : 2];
+        program(0, "sweep %s " QUICK TWO "--no-finalise --exact-from %s --out %s", model, from[i % 2], dir);
+        program(0, "rivals -q %s --methods refine,newton --tokens 0.002", dir);
+    }
+    for (int i = 0; i < 3; i++) t[i] = table(dirs[i], "search.csv");
+    for (size_t i = 0; i < t[1].n_rows; i++) {
+        ck_assert_str_eq(cell(&t[2], i, "plan_hash"), cell(&t[1], i, "plan_hash"));
+        differs |= i < t[0].n_rows && strcmp(cell(&t[0], i, "plan_hash"), cell(&t[1], i, "plan_hash")) != 0;
+    }
+    ck_assert(differs); /* or nothing was tested */
+    for (int i = 0; i < 3; i++) bb_csv_done(&t[i]);
 }
 END_TEST
 
@@ -659,6 +682,44 @@ START_TEST(dominated_plans_are_not_on_the_front)
 }
 END_TEST
 
+/* Every option that decides the bytes of a trained file is in the name of its record. */
+START_TEST(a_record_knows_what_decided_its_file)
+{
+    static const char *const base[][2] = { { "finalise-steps", "rebuild,qat" }, { "qat-text", "README.md,self" } };
+    static const char *const other[][2] = {
+        { "finalise-steps", "qat" },
+        { "tune-windows", "7" },
+        { "tune-tokens", "0.3" },
+        { "seed", "2" },
+        { "output-windows", "3" },
+        { "max-ram", "3GiB" },
+        { "qat-tokens", "0.4" },
+        { "qat-text", "Makefile,self" },
+        { "qat-text", "" },
+        { "qat-loss", "labels" },
+        { "qat-estimator", "differentiable" },
+        { "qat-schedule", "wsd" },
+        { "qat-rate", "0.1" },
+        { "qat-scale-rate", "0.1" },
+        { "qat-batch", "3" },
+        { "parse-special", "true" },
+    };
+    enum { N = sizeof other / sizeof *other };
+    char *keys[N + 1];
+    for (int i = 0; i <= N; i++) {
+        bb_run_config c = { 0 };
+        ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, NULL), BB_OK);
+        for (size_t k = 0; k < sizeof base / sizeof *base; k++)
+            ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, base[k][0], base[k][1], NULL), BB_OK);
+        if (i < N) ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, other[i][0], other[i][1], NULL), BB_OK);
+        ck_assert_ptr_nonnull(keys[i] = bb_ladder_settings(&c, NULL));
+        bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &c);
+    }
+    for (int i = 0; i < N; i++) ck_assert_msg(strcmp(keys[i], keys[N]) != 0, "--%s %s: the same record", other[i][0], other[i][1]);
+    for (int i = 0; i <= N; i++) bb_free(keys[i]);
+}
+END_TEST
+
 /* A case each, so that CK_RUN_CASE=name runs one. */
 static void add(Suite *s, const char *name, const TTest *test)
 {
@@ -674,6 +735,7 @@ int main(void)
     snprintf(model, sizeof model, "%s", bb_test_path("tiny.gguf"));
     write_model(model, BB_F32);
     add(s, "options", options_come_and_go);
+    add(s, "rivals", rivals_go_by_the_costs_of_the_run);
     add(s, "leftovers", what_other_options_made_is_removed);
     add(s, "stages", a_stage_does_not_take_another_search_for_its_own);
     add(s, "texts", scores_are_of_the_text_that_was_asked_for);
@@ -686,6 +748,7 @@ int main(void)
     add(s, "bytes", a_file_of_other_bytes_than_counted_is_refused);
     add(s, "verify", verify_checks_every_number);
     add(s, "original", the_original_has_a_row);
+    add(s, "records", a_record_knows_what_decided_its_file);
     add(s, "dominated", dominated_plans_are_not_on_the_front);
     return bb_test_run(s);
 }

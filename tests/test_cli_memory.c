@@ -12,7 +12,11 @@
 
 #include "base/csv.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "engine/memory.h"
+#include "engine/scorer.h"
+#include "engine/stages.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -115,6 +119,93 @@ START_TEST(memory_is_kept_in_every_stage_or_refused)
 }
 END_TEST
 
+/* A run that is calibrated, with so many bytes of --max-ram beside the least. */
+static void calibrated(const char *name, uint64_t more, bb_run *r)
+{
+    static const char *const given[][2] = { { "formats", "Q4_0" },      { "embd-formats", "Q8_0" },  { "calib-windows", "4" }, { "measure-windows", "1" },
+                                            { "refine-windows", "40" }, { "confirm-windows", "44" }, { "ctx", "128" },         { "sweeps", "1" },
+                                            { "prune", "none" },        { "target-bpw", "7" },       { "workers", "3" },       { "output-windows", "0" } };
+    bb_run_config            c = { 0 };
+    bb_err                   err = BB_ERR_INIT;
+    char                     number[40];
+    ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, given[i][0], given[i][1], &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "model", model(), &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "calib", text(), &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "out", bb_test_path(name), &err), BB_OK);
+    ck_assert_msg(bb_run_create(r, &c, false, &err) == BB_OK, "%s", err.msg);
+    snprintf(number, sizeof number, "%llu", (unsigned long long)(bb_memory_least_of_all(r) + more));
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r->config, "max-ram", number, &err), BB_OK);
+    ck_assert_msg(bb_stage_run(r, BB_STAGE_CALIBRATE, &err) == BB_OK, "%s", err.msg);
+}
+
+/* What such a run holds when all workers have their caches; room: for caches. */
+static size_t held_by_workers(uint64_t more, uint64_t *room)
+{
+    bb_run    r;
+    bb_scorer s = { 0 };
+    bb_err    err = BB_ERR_INIT;
+    calibrated("workers", more, &r);
+    ck_assert_msg(bb_scorer_init(&r, &s, &err) == BB_OK, "%s", err.msg);
+    const size_t held = bb_mem_live_bytes();
+    *room = bb_memory_for_caches(&r);
+    bb_scorer_done(&s);
+    ck_assert_uint_le(bb_run_unused_memory(&r), *room);
+    bb_run_close(&r);
+    return held;
+}
+
+/* The caches of all evaluators together are within what is left for caches, and use it. */
+START_TEST(workers_share_the_memory_for_caches)
+{
+    const uint64_t window = (uint64_t)128 * 256 * sizeof(float), one = 40 * window * 7 / 2; /* refine: three boundaries, and half of the positions */
+    uint64_t       none, some;
+    const size_t   without = held_by_workers(0, &none), with = held_by_workers(3 * (one + 6 * window) / 4 * 5, &some);
+    ck_assert_uint_gt(with, without + 2 * one);
+    ck_assert_uint_le(with - without, some - none + (1 << 20));
+}
+END_TEST
+
+/* The noise floor is of a copy of the whole model: it is left out where that has no room. */
+START_TEST(the_noise_floor_has_room_or_is_left_out)
+{
+    static const char *const words[2] = { "an F16 copy of the model is ", "not measured, for an F16 copy of the model takes " };
+    bb_err                   err = BB_ERR_INIT;
+    char                     log[1200], *text;
+    size_t                   n;
+    uint64_t                 bytes;
+    bb_run                   r;
+    for (int i = 0; i < 2; i++) {
+        calibrated(i ? "no-floor" : "floor", 1 << 30, &r);
+        ck_assert(bb_memory_copies_source(&r, &bytes) && bytes > 2 << 20 && bytes < 8 << 20);
+        if (i) ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "max-ram", "40MiB", &err), BB_OK);
+        ck_assert(bb_memory_copies_source(&r, &bytes) == (i == 0));
+        snprintf(log, sizeof log, "%s/log.txt", r.config.out);
+        ck_assert_msg(bb_stage_run(&r, BB_STAGE_MEASURE, &err) == BB_OK, "%s", err.msg);
+        bb_run_close(&r);
+        bb_log_to_run(NULL, NULL);
+        ck_assert_int_eq(bb_file_read(log, &text, &n, &err), BB_OK);
+        ck_assert_msg(strstr(text, words[i]) && !strstr(text, words[1 - i]), "%s", text);
+        bb_free(text);
+    }
+}
+END_TEST
+
+/* The least is enough whatever the levels are: measuring has its caches first. */
+START_TEST(measuring_has_its_caches_first)
+{
+    char out[512], more[160];
+    snprintf(out, sizeof out, "%s", bb_test_path("first"));
+    snprintf(more, sizeof more, "--measure-windows 24 --refine-windows 4 --no-finalise --max-ram 1MiB");
+    ck_assert_int_eq(run(out, more), 3);
+    const char *at = strstr(said, "needs ");
+    ck_assert_ptr_nonnull(at);
+    snprintf(more, sizeof more, "--measure-windows 24 --refine-windows 4 --no-finalise --max-ram %lld", strtoll(at + 6, NULL, 10));
+    ck_assert_msg(run(out, more) == 0, "%s", said);
+}
+END_TEST
+
 /* The number before "bytes" in what was refused. */
 static int64_t needed(void)
 {
@@ -206,6 +297,9 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 120);
     tcase_add_test(t, memory_is_kept_in_every_stage_or_refused);
+    tcase_add_test(t, workers_share_the_memory_for_caches);
+    tcase_add_test(t, measuring_has_its_caches_first);
+    tcase_add_test(t, the_noise_floor_has_room_or_is_left_out);
     tcase_add_loop_test(t, quantize_and_train_keep_to_a_limit, 0, 3);
     tcase_add_test(t, a_run_keeps_what_is_asked);
     tcase_add_test(t, mapped_pages_are_given_back);

@@ -16,6 +16,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
+#include "engine/effort.h"
 #include "engine/estimate.h"
 #include "engine/pace.h"
 #include "engine/run.h"
@@ -388,6 +390,25 @@ START_TEST(what_takes_too_long_is_stopped)
 }
 END_TEST
 
+/* What a sweep of many sizes leaves out for want of time is a long list. */
+START_TEST(as_many_plans_are_left_out_as_there_are)
+{
+    bb_run_config c = { 0 };
+    bb_text       t = { 0 };
+    bb_err        err = BB_ERR_INIT;
+    bb_text_add(&t, "search-tokens=0.5\nleave-out=");
+    for (int i = 0; i < 200; i++) bb_text_addf(&t, "%s%016x", i ? "," : "", i);
+    bb_text_add(&t, "\n");
+    ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
+    ck_assert_msg(bb_effort_read(bb_run_options, BB_RUN_N_OPTIONS, &c, t.data, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(bb_list_length(c.leave_out), 200);
+    ck_assert(bb_list_has(c.leave_out, "00000000000000c7") && c.search_tokens == 0.5);
+    ck_assert_int_eq(bb_effort_read(bb_run_options, BB_RUN_N_OPTIONS, &c, "leave-out\nsearch-tokens=1\n", &err), BB_BAD_FILE);
+    bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &c);
+    bb_text_done(&t);
+}
+END_TEST
+
 /* How a command ended is in the logs too. */
 START_TEST(a_failure_is_in_the_logs)
 {
@@ -631,6 +652,7 @@ int main(void)
     tcase_add_test(t, a_time_chooses_what_is_not_given);
     tcase_add_loop_test(t, a_time_that_cannot_be_kept_is_refused, 0, (int)(sizeof wrongs / sizeof *wrongs));
     tcase_add_test(t, what_takes_too_long_is_stopped);
+    tcase_add_test(t, as_many_plans_are_left_out_as_there_are);
     tcase_add_test(t, threads_are_as_many_as_may_run);
     tcase_add_test(t, efforts_are_defaults_and_no_more);
     tcase_add_test(t, an_estimate_counts_what_is_done);
