@@ -427,14 +427,37 @@ void bb_toga_made_done(bb_toga_made *made)
     *made = (bb_toga_made) { .bytes = 0 };
 }
 
+/* Room for the biases of all blocks. */
+static bb_status room_for_biases(const bb_net *net, float **room, bb_err *err)
+{
+    size_t n = 0;
+    for (uint32_t l = 0; l < net->n_layer; l++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += net->blocks[l].w[p].bias ? net->blocks[l].w[p].rows : 0;
+    return (*room = BB_NEW(n, float, err)) ? BB_OK : BB_NOMEM;
+}
+
+/* The bias of the n rows that the mask keeps; returns how many it writes. */
+static size_t keep_bias(const unsigned char *on, bb_matrix *w, uint32_t n, float *to)
+{
+    size_t kept = 0;
+    if (!on || !w->bias) return 0;
+    for (uint32_t r = 0; kept < n; r++)
+        if (on[r]) to[kept++] = w->bias[r];
+    w->bias = to;
+    return kept;
+}
+
 bb_status bb_toga_export(const bb_toga_job *j, const bb_toga_made *made, const char *calib_sha256, uint64_t calib_tokens, const char *path, bb_err *err)
 {
     const bb_provenance from = { .program = bb_version_program(), .calib_sha256 = calib_sha256, .calib_tokens = calib_tokens };
     bb_net              net = made->net;
+    float              *biases = NULL, *bias;
     bb_status           status;
     BB_TRY(bb_toga_check_export(j, err));
     if (!(net.blocks = BB_NEW(net.n_layer, bb_block, err))) return BB_NOMEM;
     memcpy(net.blocks, made->net.blocks, net.n_layer * sizeof *net.blocks);
+    BB_TRY(room_for_biases(&net, &biases, err));
+    bias = biases;
     for (uint32_t l = 0; l < net.n_layer; l++) {
         bb_block *b = &net.blocks[l];
         if (bb_channels_mask(&made->c, l, BB_MASK_CHANNELS)) bb_block_keep(&net, b, BB_FFN, bb_channels_count(&made->c, l, BB_MASK_CHANNELS));
@@ -449,10 +472,12 @@ bb_status bb_toga_export(const bb_toga_job *j, const bb_toga_made *made, const c
             }
             b->w[p].type = part->type[BB_LOW];
             b->w[p].data = part->packed[BB_LOW];
+            bias += keep_bias(bb_channels_mask(&made->c, l, bb_mask_of_rows((bb_part)p)), &b->w[p], part->rows, bias);
         }
     }
     BB_TRY(bb_export_write(j->model, &net, &from, path, err));
 done:
+    bb_free(biases);
     bb_free(net.blocks);
     return status;
 }

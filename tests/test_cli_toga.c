@@ -21,11 +21,20 @@
 
 static char full[512], out[512], ids[512], state[512], policy[512], said[16384];
 
+static tiny_spec spec(void)
+{
+    tiny_spec s = tiny_default("llama");
+    s.n_embd = 64;
+    s.head_dim = 16;
+    for (int i = 0; i < TINY_MAX_LAYERS; i++) s.n_ff[i] = 128;
+    return s;
+}
+
 static void setup(void)
 {
     uint32_t  x[3000];
     bb_rng    r;
-    tiny_spec s = tiny_default("llama");
+    tiny_spec s = spec();
     bb_rng_init(&r, 1, "ids");
     for (size_t i = 0; i < 3000; i++) x[i] = (uint32_t)(3 + bb_rng_below(&r, 20));
     snprintf(full, sizeof full, "%s", bb_test_path("full.gguf"));
@@ -33,9 +42,6 @@ static void setup(void)
     snprintf(ids, sizeof ids, "%s", bb_test_path("text.u32"));
     snprintf(state, sizeof state, "%s", bb_test_path("toga.state"));
     snprintf(policy, sizeof policy, "%s", bb_test_path("policy.csv"));
-    s.n_embd = 64;
-    s.head_dim = 16;
-    for (int i = 0; i < TINY_MAX_LAYERS; i++) s.n_ff[i] = 128;
     tiny_write(&s, full);
     bb_test_write(ids, x, sizeof x);
 }
@@ -92,6 +98,21 @@ START_TEST(what_a_runtime_can_load_is_written)
         ck_assert_double_gt(cell(row, 4), 0.05);
     }
     ck_assert_double_eq_tol(cell(row, 6), json_of(out, "ppl"), 1e-4 * cell(row, 6));
+    ck_assert_double_eq_tol(cell(row, 8), json_of(out, "kl_nats"), 1e-4 * cell(row, 8) + 1e-6);
+    bb_free(row);
+}
+END_TEST
+
+/* The biases of the channels that are left go with them. */
+START_TEST(biases_follow_their_channels)
+{
+    tiny_spec s = spec();
+    char      options[1024];
+    s.ffn_bias = true;
+    tiny_write(&s, full);
+    snprintf(options, sizeof options, " --salience none --low Q8_0 --prune channels --target-size 82000" LEARN " --out %s", out);
+    char *row = row_of(options);
+    ck_assert_double_gt(cell(row, 4), 0.05);
     ck_assert_double_eq_tol(cell(row, 8), json_of(out, "kl_nats"), 1e-4 * cell(row, 8) + 1e-6);
     bb_free(row);
 }
@@ -224,6 +245,7 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_checked_fixture(t, setup, NULL);
     tcase_add_loop_test(t, what_a_runtime_can_load_is_written, 0, 2);
+    tcase_add_test(t, biases_follow_their_channels);
     tcase_add_test(t, rows_are_the_same_again);
     tcase_add_test(t, precisions_are_what_they_are_called);
     tcase_add_test(t, all_five_masks_prune);

@@ -216,10 +216,10 @@ static void put_block(maker *m, uint32_t i)
         if (norms & BB_SET(BB_NORM_FFN)) put_norm(m, i, "ffn_norm", c);
         if (bb_arch_named(s->arch)->fused[BB_FEED_FFN]) put_fused(m, i, BB_FEED_FFN, 2 * f, c);
         else {
-            put_matrix(m, i, BB_PART_GATE, f, c, false);
-            put_matrix(m, i, BB_PART_UP, f, c, false);
+            put_matrix(m, i, BB_PART_GATE, f, c, s->ffn_bias);
+            put_matrix(m, i, BB_PART_UP, f, c, s->ffn_bias);
         }
-        put_matrix(m, i, BB_PART_DOWN, c, f, false);
+        put_matrix(m, i, BB_PART_DOWN, c, f, s->ffn_bias);
         if (norms & BB_SET(BB_NORM_POST_FFN)) put_norm(m, i, "post_ffw_norm", c);
     }
     if (s->token_width) {

@@ -25,7 +25,7 @@ typedef struct tiny_spec {
     uint32_t    n_head[TINY_MAX_LAYERS], n_kv[TINY_MAX_LAYERS], n_ff[TINY_MAX_LAYERS]; /* 0 heads or 0 width: sublayer absent (deci) */
     bb_type     type[TINY_MAX_LAYERS][BB_N_PARTS];
     bb_type     embd_type, head_type, norm_type; /* norm_type: also of biases and rope factors */
-    bool        tied, qkv_bias, o_bias;
+    bool        tied, qkv_bias, o_bias, ffn_bias;
     bool        rope_factors; /* rope_freqs.weight; of phi3 rope_factors_short.weight and rope_factors_long.weight */
     bool        proportional; /* its factors are 1 for half of the pairs and 1e30 for the others */
     float       rope_scaling; /* factor; 0: no key */
