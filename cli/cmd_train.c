@@ -309,7 +309,8 @@ static bb_status check_outputs(const job *j, bb_err *err)
 {
     const train_options *o = &j->o;
     const bb_input       inputs[] = {
-              { "the model of --init", o->init }, { "the file of --tokenizer", o->tokenizer }, { "the text", o->text }, { "the text of --valid", o->valid }
+              { "the model of --init", o->init }, { "the file of --tokenizer", o->tokenizer }, { "the text", o->text }, { "the text of --valid", o->valid },
+              { "the state of --checkpoint", o->checkpoint }
     };
     bb_status status;
     BB_TRY(bb_output_check("the output", j->path, BB_OUTPUT_MODEL, NULL, inputs, sizeof inputs / sizeof *inputs, err));
