@@ -138,8 +138,10 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 
 static bb_status check_outputs(const job *j, bb_err *err)
 {
-    const bb_input inputs[] = { { "the model", j->path }, { "the text", j->o.text }, { "the state of --state", j->o.state }, { "the file of --out", j->o.out } };
-    bb_status      status = BB_OK;
+    const bb_input inputs[] = {
+        { "the model", j->path }, { "the text", j->o.text }, { "the state of --state", j->o.state }, { "the file of --out", j->o.out }
+    };
+    bb_status status = BB_OK;
     if (j->o.out) {
         BB_TRY(bb_toga_check_export(&j->toga, err));
         BB_TRY(bb_output_check("--out", j->o.out, BB_OUTPUT_MODEL, NULL, inputs, 3, err));
