@@ -205,8 +205,12 @@ static bb_status judge(const job *j, const char *path, bb_err *err)
     BB_TRY(bb_evaluate(bb_engine_backend(), &j->made.net, &j->m.net, &w, "judging", &r, NULL, NULL, err));
     base_name(j->path, model);
     base_name(path, text);
-    printf("%s,%s,%llu,%.5f,%.5f,%s,%.5f,%.5f,%.6f,%.6f,%.0f,%.1f\n", model, j->o.name, (unsigned long long)j->made.bytes,
-           8 * (double)j->made.bytes / weights_of(&j->m.net), 1 - j->made.kept, text, r.ppl, r.ppl_se, r.kl, r.kl_se, j->made.tokens, j->seconds);
+    bb_csv_write_cell(stdout, model, false);
+    putchar(',');
+    bb_csv_write_cell(stdout, j->o.name, false);
+    printf(",%llu,%.5f,%.5f,", (unsigned long long)j->made.bytes, 8 * (double)j->made.bytes / weights_of(&j->m.net), 1 - j->made.kept);
+    bb_csv_write_cell(stdout, text, false);
+    printf(",%.5f,%.5f,%.6f,%.6f,%.0f,%.1f\n", r.ppl, r.ppl_se, r.kl, r.kl_se, j->made.tokens, j->seconds);
     if (fflush(stdout) != 0) status = BB_FAIL(err, BB_IO, "standard output could not be written");
 done:
     bb_windows_done(&w);
