@@ -34,8 +34,8 @@ bb_status bb_desk_create(const bb_jobs *jobs, bb_desk **desk, bb_err *err)
 /* The first in the order of the jobs counts; one that was interrupted only where no other failed: it may be so because another did. */
 static void fail(bb_desk *d, size_t i, bb_status status, const char *why)
 {
-    const bool interrupted = status == BB_INTERRUPTED, was = d->err.status == BB_INTERRUPTED;
     pthread_mutex_lock(&d->mutex);
+    const bool interrupted = status == BB_INTERRUPTED, was = d->err.status == BB_INTERRUPTED;
     if (d->err.status == BB_OK || (was && !interrupted) || (was == interrupted && i < d->failed)) {
         d->err = (bb_err)BB_ERR_INIT;
         BB_FAIL(&d->err, status, "%s", why);

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/cmd.h"
+#include "cli/json.h"
 #include "engine/environment.h"
 #include "model/io/chat.h"
 #include "model/io/tokenizer.h"
@@ -384,9 +385,9 @@ static json_t *ids_json(const int32_t *ids, size_t n)
 
 static json_t *writer_json(const writer *w)
 {
-    return json_pack("{s:s, s:s%, s:s, s:o, s:o, s:f, s:f}", "model", w->path, "text", w->text.data, w->text.size, "stop", stop_names[w->stop], "prompt_ids",
-                     ids_json(w->ids, w->n_prompt), "ids", ids_json(w->ids + w->n_prompt, w->n), "prompt_tokens_per_s", rate(w->n_prompt, w->prompt_s),
-                     "decode_tokens_per_s", decode_rate(w));
+    return json_pack("{s:o, s:s%, s:s, s:o, s:o, s:f, s:f}", "model", bb_json_text(w->path), "text", w->text.data, w->text.size, "stop", stop_names[w->stop],
+                     "prompt_ids", ids_json(w->ids, w->n_prompt), "ids", ids_json(w->ids + w->n_prompt, w->n), "prompt_tokens_per_s",
+                     rate(w->n_prompt, w->prompt_s), "decode_tokens_per_s", decode_rate(w));
 }
 
 static bb_status print_json(const job *j, bb_err *err)

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "cli/cmd.h"
 #include "cli/inspect_audit.h"
+#include "cli/json.h"
 #include "model/model.h"
 #include "model/net/lattice.h"
 
@@ -232,8 +233,8 @@ static bb_status describe_json(const bb_model *m, bool hash, bb_err *err)
     json_t       *root;
     int           failed;
     add_up(&m->source, &t);
-    root = json_pack("{s:s, s:s?, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", m->path, "sha256",
-                     hash ? bb_model_sha256(m) : NULL, "gguf_version", (json_int_t)m->source.version, "files", (json_int_t)m->source.n_files, "bytes",
+    root = json_pack("{s:o, s:s?, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:o, s:o, s:o}", "path", bb_json_text(m->path),
+                     "sha256", hash ? bb_model_sha256(m) : NULL, "gguf_version", (json_int_t)m->source.version, "files", (json_int_t)m->source.n_files, "bytes",
                      (json_int_t)t.all_bytes, "architecture", text_json(text_key(&m->source, "general.architecture", "")), "name",
                      text_json(text_key(&m->source, "general.name", "")), "n_layer", (json_int_t)net->n_layer, "n_embd", (json_int_t)net->n_embd, "head_dim",
                      (json_int_t)net->head_dim, "n_vocab", (json_int_t)net->n_vocab, "n_ctx_train", (json_int_t)net->n_ctx_train, "tied", net->head.rows == 0,

@@ -48,7 +48,7 @@ static const bb_option_row rows[] = {
     { "batch", BB_OPT_INT, FIELD(batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step; ranks of mpirun share them", NULL },
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "of the order of windows, and of what the model writes", NULL },
     { "precision", BB_OPT_TEXT, FIELD(precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
-    { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "8GiB", 1, 0, "SIZE", "memory that the command may have resident; refused at once when it needs more", NULL },
+    { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "8GiB", 1, 0, "SIZE", BB_MAX_RAM_HELP, NULL },
 };
 #undef FIELD
 enum { N_ROWS = sizeof rows / sizeof *rows };
@@ -167,7 +167,7 @@ static bb_status check_memory(const job *j, bb_tune_options *o, bb_err *err)
 {
     const uint64_t all = memory_of(j, o);
     char           text[32];
-    if (all <= j->o.max_ram) return BB_OK;
+    if (!j->o.max_ram || all <= j->o.max_ram) return BB_OK;
     o->coarse_moments = true;
     bb_format_size(all, text);
     if (memory_of(j, o) <= j->o.max_ram)
@@ -207,7 +207,7 @@ static bb_status train(job *j, bb_tune_options *o, bb_tune_report *report, bb_er
     o->label = "training";
     o->looked = on_look;
     o->looked_self = j;
-    o->keep_bytes = j->o.max_ram - memory_of(j, o) + 1;
+    o->keep_bytes = j->o.max_ram ? j->o.max_ram - memory_of(j, o) + 1 : 0;
     j->started = bb_now_s();
     puts("step,tokens,kl_nats,kl_other_nats,better,seconds");
     BB_TRY(bb_tuned_copy(&j->m.net, &j->net, err));

@@ -25,6 +25,7 @@
 #include "engine/gates.h"
 #include "engine/memory.h"
 #include "cli/cmd.h"
+#include "cli/json.h"
 #include "engine/outputs.h"
 #include "engine/model_space.h"
 #include "engine/speed.h"
@@ -810,8 +811,8 @@ static void print_csv(const job *j, const char *model, const char *label, double
 static bb_status print_json(const job *j, const char *model, const char *label, double bpw, bb_err *err)
 {
     const bb_result *r = &j->result;
-    json_t          *root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:f}", "model", model, "format", label, "method", method_of(j), "file", j->o.out, "size_bytes",
-                                      (json_int_t)j->bytes, "bpw", bpw);
+    json_t *root = json_pack("{s:o, s:o, s:s, s:o, s:I, s:f}", "model", bb_json_text(model), "format", bb_json_text(label), "method", method_of(j), "file",
+                             bb_json_text(j->o.out), "size_bytes", (json_int_t)j->bytes, "bpw", bpw);
     if (root && has(j->o.eval)) {
         json_object_set_new(root, "n_tokens", json_integer((json_int_t)r->n_tokens));
         json_object_set_new(root, "kl_nats", json_real(r->kl));

@@ -138,13 +138,15 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 
 static bb_status check_outputs(const job *j, bb_err *err)
 {
-    const bb_input inputs[] = { { "the model", j->path }, { "the text", j->o.text } };
-    bb_status      status = BB_OK;
+    const bb_input inputs[] = {
+        { "the model", j->path }, { "the text", j->o.text }, { "the state of --state", j->o.state }, { "the file of --out", j->o.out }
+    };
+    bb_status status = BB_OK;
     if (j->o.out) {
         BB_TRY(bb_toga_check_export(&j->toga, err));
-        BB_TRY(bb_output_check("--out", j->o.out, BB_OUTPUT_MODEL, NULL, inputs, 2, err));
+        BB_TRY(bb_output_check("--out", j->o.out, BB_OUTPUT_MODEL, NULL, inputs, 3, err));
     }
-    if (j->o.policy) BB_TRY(bb_output_check("--policy", j->o.policy, BB_OUTPUT_TABLE, policy_header, inputs, 2, err));
+    if (j->o.policy) BB_TRY(bb_output_check("--policy", j->o.policy, BB_OUTPUT_TABLE, policy_header, inputs, 4, err));
     if (j->o.state) BB_TRY(bb_file_check_output(j->o.state, err));
 done:
     return status;
@@ -203,8 +205,12 @@ static bb_status judge(const job *j, const char *path, bb_err *err)
     BB_TRY(bb_evaluate(bb_engine_backend(), &j->made.net, &j->m.net, &w, "judging", &r, NULL, NULL, err));
     base_name(j->path, model);
     base_name(path, text);
-    printf("%s,%s,%llu,%.5f,%.5f,%s,%.5f,%.5f,%.6f,%.6f,%.0f,%.1f\n", model, j->o.name, (unsigned long long)j->made.bytes,
-           8 * (double)j->made.bytes / weights_of(&j->m.net), 1 - j->made.kept, text, r.ppl, r.ppl_se, r.kl, r.kl_se, j->made.tokens, j->seconds);
+    bb_csv_write_cell(stdout, model, false);
+    putchar(',');
+    bb_csv_write_cell(stdout, j->o.name, false);
+    printf(",%llu,%.5f,%.5f,", (unsigned long long)j->made.bytes, 8 * (double)j->made.bytes / weights_of(&j->m.net), 1 - j->made.kept);
+    bb_csv_write_cell(stdout, text, false);
+    printf(",%.5f,%.5f,%.6f,%.6f,%.0f,%.1f\n", r.ppl, r.ppl_se, r.kl, r.kl_se, j->made.tokens, j->seconds);
     if (fflush(stdout) != 0) status = BB_FAIL(err, BB_IO, "standard output could not be written");
 done:
     bb_windows_done(&w);

@@ -308,10 +308,12 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
 static bb_status check_outputs(const job *j, bb_err *err)
 {
     const train_options *o = &j->o;
-    const bb_input       inputs[] = {
-              { "the model of --init", o->init }, { "the file of --tokenizer", o->tokenizer }, { "the text", o->text }, { "the text of --valid", o->valid }
-    };
-    bb_status status;
+    const bb_input       inputs[] = { { "the model of --init", o->init },
+                                      { "the file of --tokenizer", o->tokenizer },
+                                      { "the text", o->text },
+                                      { "the text of --valid", o->valid },
+                                      { "the state of --checkpoint", o->checkpoint } };
+    bb_status            status;
     BB_TRY(bb_output_check("the output", j->path, BB_OUTPUT_MODEL, NULL, inputs, sizeof inputs / sizeof *inputs, err));
     BB_TRY(bb_file_check_output(j->state, err));
 done:

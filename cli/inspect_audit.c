@@ -16,6 +16,8 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/text.h"
+#include "cli/json.h"
 #include "model/io/file_type.h"
 #include "model/model.h"
 #include "model/net/arch.h"
@@ -57,11 +59,14 @@ static void add(json_t *list, const char *format, ...) __attribute__((format(pri
 static void add(json_t *list, const char *format, ...)
 {
     char    text[512];
+    bb_text clean = { 0 };
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    json_array_append_new(list, json_string(text)); /* names of the file came through bb_show: ASCII */
+    bb_text_add_utf8(&clean, text, strlen(text), true); /* names of the file came through bb_show; a path may be none, or cut inside a character */
+    json_array_append_new(list, json_string(clean.data ? clean.data : "?"));
+    bb_text_done(&clean);
 }
 
 static double share(uint64_t part, uint64_t whole) { return whole ? (double)part / (double)whole : 0; }
@@ -332,9 +337,9 @@ static json_t *parts_json(const audit *a)
 
 static bb_status print_json(const audit *a, bb_err *err)
 {
-    json_t *root = json_pack("{s:s, s:I, s:b, s:I, s:I, s:f, s:f, s:o, s:o, s:s?, s:s?, s:s, s:f, s:b, s:b, s:O, s:O, s:O}", "path", a->path, "files",
-                             (json_int_t)a->source.n_files, "ok", json_array_size(a->faults) == 0, "bytes", (json_int_t)a->source.size_bytes, "weights",
-                             (json_int_t)all_weights(a), "bpw", bits(a->source.size_bytes, all_weights(a)), "bpw_tensors",
+    json_t *root = json_pack("{s:o, s:I, s:b, s:I, s:I, s:f, s:f, s:o, s:o, s:s?, s:s?, s:s, s:f, s:b, s:b, s:O, s:O, s:O}", "path", bb_json_text(a->path),
+                             "files", (json_int_t)a->source.n_files, "ok", json_array_size(a->faults) == 0, "bytes", (json_int_t)a->source.size_bytes,
+                             "weights", (json_int_t)all_weights(a), "bpw", bits(a->source.size_bytes, all_weights(a)), "bpw_tensors",
                              bits(a->source.size_bytes - a->part[BB_FILE_METADATA].bytes, all_weights(a)), "parts", parts_json(a), "file_type",
                              a->has_label ? json_integer((json_int_t)a->label_number) : json_null(), "label", a->label ? a->label->name : NULL, "name_label",
                              a->named ? a->named->name : NULL, "mostly", name_of(a->commonest), "fallback_share", share(a->n_fallback, a->n_matrix),
@@ -347,7 +352,8 @@ static bb_status print_json(const audit *a, bb_err *err)
 /* A file that is no model has nothing to count: why it is none, for scripts that read the others' JSON. */
 static void print_unreadable(const audit *a, const char *why)
 {
-    json_t *root = json_pack("{s:s, s:b, s:[s]}", "path", a->path, "ok", false, "faults", behind_path(a, why));
+    add(a->faults, "%s", behind_path(a, why));
+    json_t *root = json_pack("{s:o, s:b, s:O}", "path", bb_json_text(a->path), "ok", false, "faults", a->faults);
     if (root && json_dumpf(root, stdout, JSON_INDENT(2)) == 0) putchar('\n');
     json_decref(root);
 }

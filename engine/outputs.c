@@ -61,14 +61,33 @@ static bool is_ours(const char *path, bb_output_kind kind, const char *header)
     return false;
 }
 
+/* The folder of a path, NULL where memory is short; *name: what is behind it. */
+static char *split_path(const char *path, const char **name)
+{
+    const char *slash = strrchr(path, '/');
+    *name = slash ? slash + 1 : path;
+    return slash ? bb_asprintf(NULL, "%.*s", (int)(slash - path) + 1, path) : bb_strdup(".", NULL);
+}
+
+/* Two files that are not there yet, and would be one. */
+static bool would_be_same(const char *a, const char *b)
+{
+    const char *name_a, *name_b;
+    char       *folder_a = split_path(a, &name_a), *folder_b = split_path(b, &name_b);
+    const bool  same = folder_a && folder_b && strcmp(name_a, name_b) == 0 && bb_file_same(folder_a, folder_b) && !bb_file_exists(a) && !bb_file_exists(b);
+    bb_free(folder_a);
+    bb_free(folder_b);
+    return same;
+}
+
 bb_status bb_output_check(const char *option, const char *path, bb_output_kind kind, const char *header, const bb_input *inputs, size_t n, bb_err *err)
 {
     bb_err    why = BB_ERR_INIT;
     bb_status status = bb_file_check_output(path, &why);
     if (status != BB_OK) return BB_FAIL(err, status, "%s %s", option, why.msg);
     for (size_t i = 0; i < n; i++)
-        if (inputs[i].path && bb_source_has_file(inputs[i].path, path)) {
-            const bool all = bb_file_same(path, inputs[i].path);
+        if (inputs[i].path && (bb_source_has_file(inputs[i].path, path) || would_be_same(inputs[i].path, path))) {
+            const bool all = bb_file_same(path, inputs[i].path) || would_be_same(inputs[i].path, path);
             return BB_FAIL(err, BB_USAGE, "%s %s is %s%s%s, which is not overwritten: choose another name", option, path, all ? "" : "one of the files of ",
                            inputs[i].what, all ? " itself" : "");
         }

@@ -3,6 +3,7 @@
 #include <locale.h>
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,6 +127,33 @@ START_TEST(a_failure_stops_the_others)
 }
 END_TEST
 
+/* Two jobs that end at the same moment: the first was interrupted, the second failed. */
+static bb_status end_together(void *self, uint32_t worker, const char *question, size_t size, bb_text *answer, bb_err *err)
+{
+    atomic_int *n_here = self;
+    size_t      i;
+    bb_parcel   p = { question, size };
+    (void)worker, (void)answer;
+    ck_assert_int_eq(bb_parcel_take(&p, &i, sizeof i, err), BB_OK);
+    atomic_fetch_add(n_here, 1);
+    for (int k = 0; atomic_load(n_here) < 2; k++)
+        if (k > 10000) sched_yield();
+    return i ? BB_FAIL(err, BB_NUMERIC, "job %zu is no good", i) : BB_FAIL(err, BB_INTERRUPTED, "job %zu was stopped", i);
+}
+
+START_TEST(a_failure_is_not_lost_beside_an_interruption)
+{
+    const bb_crew crew = bb_crew_threads(2);
+    for (int round = 0; round < 1500; round++) {
+        atomic_int    n_here = 0;
+        const bb_jobs jobs = { 0, 2, &n_here, ask, end_together, take };
+        bb_err        err = BB_ERR_INIT;
+        ck_assert_int_eq(bb_crew_run(&crew, &jobs, &err), BB_NUMERIC);
+        ck_assert_str_eq(err.msg, "job 1 is no good");
+    }
+}
+END_TEST
+
 /* ---- progress ---- */
 
 static pthread_barrier_t together;
@@ -182,6 +210,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, parallel_loops_share_the_threads);
     tcase_add_test(t, a_failure_stops_the_others);
+    tcase_add_test(t, a_failure_is_not_lost_beside_an_interruption);
     tcase_add_test(t, progress_of_one_kind_is_one_line);
     suite_add_tcase(s, t);
     return bb_test_run(s);

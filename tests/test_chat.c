@@ -84,12 +84,22 @@ START_TEST(what_is_not_run_may_be_anything)
 }
 END_TEST
 
+START_TEST(what_has_no_items_is_not_joined)
+{
+    says("{{ ['a', 'b'] | join('-') }}{{ nothing | join }}", "a-b");
+    refuses("{{ 'abc' | join('-') }}", "a loop over a text");
+    refuses("{{ 5 | join }}", "a loop over a number");
+}
+END_TEST
+
 START_TEST(hostile_templates_end)
 {
     char deep[6000];
     refuses("{% for i in range(1000000000) %}x{% endfor %}", "MiB");
     refuses("{% set ns = namespace(x='abcdefgh') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "MiB");
     refuses("{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{{ 1 }}{% endfor %}{% endfor %}{% endfor %}", "with more than");
+    refuses("{% set ns = namespace(a=[1, 1]) %}{% for i in range(28) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | tojson }}", "more steps");
+    refuses("{% set ns = namespace(a=[1, 1]) %}{% for i in range(28) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a == ns.a }}", "more steps");
     for (const char *open = "([{-n"; *open; open++) {
         for (size_t i = 0; i + 1 < sizeof deep; i++) deep[i] = *open == 'n' ? "not "[i % 4] : *open;
         memcpy(deep, "{{ ", 3);
@@ -184,6 +194,7 @@ int main(void)
     tcase_add_test(t, templates_say_what_the_library_says);
     tcase_add_test(t, dates_are_those_of_the_clock);
     tcase_add_test(t, what_is_not_run_may_be_anything);
+    tcase_add_test(t, what_has_no_items_is_not_joined);
     tcase_add_test(t, hostile_templates_end);
     tcase_add_test(t, every_beginning_is_told_or_refused);
     tcase_add_test(t, templates_survive_every_failed_allocation);

@@ -14,6 +14,7 @@
 #include "model/io/file_type.h"
 #include "model/io/gguf.h"
 #include "tests/support/split.h"
+#include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -282,6 +283,35 @@ START_TEST(audit_of_odd_files)
 }
 END_TEST
 
+/* JSON has no place for a path that is no UTF-8: null stands there, nothing is lost beside it, and no other reason is told. */
+START_TEST(a_path_may_be_no_utf8)
+{
+    static const char *const words[] = { "inspect --json", "inspect --json --audit", "generate --json --n 1 --prompt a",
+                                         "quantize --json --format Q8_0 --method rtn" };
+    char                     path[512], out[512];
+    tiny_spec                s = tiny_default("llama");
+    bb_err                   err = BB_ERR_INIT;
+    json_t                  *root;
+    char                    *text;
+    snprintf(path, sizeof path, "%s", bb_test_path("m\xff.gguf"));
+    snprintf(out, sizeof out, "%s", bb_test_path("q\xff.gguf"));
+    tiny_write(&s, path);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        const bool writes = i == 3;
+        ck_assert_msg(bb_test_command(&text, &err, "%s %s%s%s", words[i], path, writes ? " --out " : "", writes ? out : "") == BB_OK, "%s: %s", words[i],
+                      err.msg);
+        ck_assert_msg((root = json_loads(text, 0, NULL)) != NULL, "%s: %s", words[i], text);
+        ck_assert_msg(json_is_null(json_object_get(root, writes ? "file" : i == 2 ? "model" : "path")), "%s: %s", words[i], text);
+        json_decref(root);
+        bb_free(text);
+    }
+    bb_test_write(path, "GGUF", 4);
+    ck_assert_int_eq(audit(path, &root, &err), BB_BAD_FILE);
+    ck_assert(json_is_null(json_object_get(root, "path")) && lists(json_object_get(root, "faults"), "the file ends inside"));
+    json_decref(root);
+}
+END_TEST
+
 /* The audit of a split model is that of the whole one, but for its name, its files and its bytes; parts that do not belong together are no model. */
 START_TEST(audit_of_a_split_model)
 {
@@ -360,6 +390,7 @@ int main(void)
     tcase_add_test(t, audit_finds_what_is_wrong);
     tcase_add_test(t, audit_counts_fallbacks);
     tcase_add_test(t, audit_of_odd_files);
+    tcase_add_test(t, a_path_may_be_no_utf8);
     tcase_add_test(t, audit_of_a_split_model);
     tcase_add_test(t, labels_in_names);
     suite_add_tcase(s, t);

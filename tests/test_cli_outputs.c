@@ -103,6 +103,12 @@ static const struct {
     { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --ctx 16 --eval $D/missing.txt --out $D/q1.gguf", BB_BAD_FILE, "missing.txt" },
     { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --ctx 16 --eval $D/short.txt --out $D/q1.gguf", BB_BAD_FILE, "short.txt" },
     { "quantize $M --format Q8_0 --embd-format Q8_0 --calib $T --ctx 16 --database $T --out $D/q1.gguf", BB_IO, "calib.txt" },
+    /* two files of one name, whether it is there already or not */
+    { "eval $M --text $T --ctx 16 --tasks tests/data/tasks --scores $D/q1.csv --answers $D/q1.csv", BB_USAGE, "is --scores itself" },
+    { "eval $M --text $T --ctx 16 --tasks tests/data/tasks --scores $D/q1.csv --answers $D/folder/../q1.csv", BB_USAGE, "is --scores itself" },
+    { "export $D/r1 --plan 1 --out $D/q1.gguf --recipe $D/q1.gguf", BB_USAGE, "is the file of --out itself" },
+    { "train $D/q1.gguf --init $M --text $T --checkpoint $D/q1.gguf", BB_USAGE, "is the state of --checkpoint itself" },
+    { "toga $M --text $T --salience none --low Q8_0 --policy $D/q1.gguf --out $D/q1.gguf", BB_USAGE, "is the file of --out itself" },
     { "tokenize $M --text $T --out $D/foreign.gguf.u32/x.u32", BB_IO, "No such file" },
     { "tokenize $M --text $T --out $D/ids.txt", BB_USAGE, ".u32" },
     { "eval $D/no-model.gguf --text $T --tasks tests/data/tasks,$D/missing.jsonl", BB_BAD_FILE, "missing.jsonl" },

@@ -141,6 +141,15 @@ START_TEST(little_memory_has_a_coarse_state)
 }
 END_TEST
 
+/* As of the other commands, 0 is no limit: nothing is coarse for it. */
+START_TEST(no_limit_is_not_the_least)
+{
+    bb_free(train(BB_OK, "", one));
+    bb_free(train(BB_OK, " --max-ram 0", two));
+    ck_assert(bb_test_are_same(one, two));
+}
+END_TEST
+
 /* Files of a run that hold what the model wrote. */
 static int texts_of_self(const char *dir)
 {
@@ -336,6 +345,7 @@ int main(void)
     tcase_add_loop_test(t, a_file_comes_nearer, 0, 2);
     tcase_add_test(t, threads_and_interruptions_change_nothing);
     tcase_add_test(t, little_memory_has_a_coarse_state);
+    tcase_add_test(t, no_limit_is_not_the_least);
     tcase_add_loop_test(t, a_run_has_the_step, 0, 2);
     tcase_add_test(t, a_run_trains_at_the_rates_of_its_plan);
     tcase_add_test(t, the_key_says_what_is_trained_on);

@@ -118,6 +118,15 @@ START_TEST(biases_follow_their_channels)
 }
 END_TEST
 
+/* What has a comma is quoted: a row has its twelve cells. */
+START_TEST(names_may_have_commas)
+{
+    char *row = row_of(" --salience none --low Q4_0 --embedding Q8_0 --name n,m");
+    ck_assert_msg(strncmp(row, "full,\"n,m\",", 11) == 0, "%s", row);
+    bb_free(row);
+}
+END_TEST
+
 START_TEST(rows_are_the_same_again)
 {
     char      options[1200];
@@ -246,6 +255,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, NULL);
     tcase_add_loop_test(t, what_a_runtime_can_load_is_written, 0, 2);
     tcase_add_test(t, biases_follow_their_channels);
+    tcase_add_test(t, names_may_have_commas);
     tcase_add_test(t, rows_are_the_same_again);
     tcase_add_test(t, precisions_are_what_they_are_called);
     tcase_add_test(t, all_five_masks_prune);

@@ -531,6 +531,18 @@ START_TEST(pre_tokenizers_are_told_by_their_rules)
 }
 END_TEST
 
+/* An empty merge has nothing behind its first byte: what is there is not looked at (valgrind tells). */
+START_TEST(merges_are_pairs)
+{
+    static const char *const merges[] = { "[\"\"]", "[\" \"]", "[\"a\"]", "[\"a \"]", "[[\"a\"]]", "[[\"a\", \"\"]]", "[1]" };
+    bb_source                s;
+    bb_err                   err = BB_ERR_INIT;
+    write_json("{\"type\": \"ByteLevel\"}", "", merges[_i], "");
+    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "merge 0 is no pair of texts"), "%s", err.msg);
+}
+END_TEST
+
 /* BPE over characters: merges in the order of their list. */
 START_TEST(byte_fallback_is_sentencepiece)
 {
@@ -800,6 +812,7 @@ int main(void)
     tcase_add_test(t, smollm3_without_what_it_takes_for_granted);
     tcase_add_test(t, rope_of_transformers_5);
     tcase_add_loop_test(t, pre_tokenizers_are_told_by_their_rules, 0, (int)(sizeof pres / sizeof *pres));
+    tcase_add_loop_test(t, merges_are_pairs, 0, 7);
     tcase_add_test(t, byte_fallback_is_sentencepiece);
     tcase_add_loop_test(t, every_file_is_in_the_hash, 0, 4);
     tcase_add_test(t, kinds_of_sentencepiece);

@@ -188,8 +188,8 @@ static bool merge_of(const json_t *merge, bb_bytes *left, bb_bytes *right)
         *left = (bb_bytes) { json_string_value(a), json_string_length(a) };
         *right = (bb_bytes) { json_string_value(b), json_string_length(b) };
     } else {
-        const char *text = json_string_value(merge), *space = text ? strchr(text + 1, ' ') : NULL;
-        if (!text || !*text || !space) return false;
+        const char *text = json_string_value(merge), *space = text && *text ? strchr(text + 1, ' ') : NULL;
+        if (!space) return false;
         *left = (bb_bytes) { text, (uint64_t)(space - text) };
         *right = (bb_bytes) { space + 1, strlen(space + 1) };
     }

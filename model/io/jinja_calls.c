@@ -117,6 +117,7 @@ static bb_jval split(bb_jinja *j, bb_jval v, bb_jval by, bb_jval most)
 static bb_jval join(bb_jinja *j, bb_jval list, bb_jval between)
 {
     size_t n = 0;
+    if (j->status != BB_OK) return (bb_jval) { 0 }; /* what has no items is no list */
     for (size_t i = 0; i < list.list->n; i++) {
         const bb_jval s = bb_jinja_string(j, list.list->items[i]);
         n += s.n + (i ? between.n : 0);
@@ -160,6 +161,7 @@ static void put_json(bb_jinja *j, bb_text *out, bb_jval v, unsigned depth)
 {
     const bool dict = v.kind == J_DICT;
     if (depth > 32) bb_jinja_fail(j, "tojson of more than 32 lists within each other");
+    bb_jinja_step(j); /* a list may be within others many times over */
     if (j->status != BB_OK) return;
     if (v.kind == J_TEXT) put_json_text(out, v);
     else if (v.kind == J_NONE) bb_text_add(out, "null");

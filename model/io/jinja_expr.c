@@ -28,11 +28,16 @@ static void read_text(bb_jinja *j, const char *p)
     j->t = (bb_jtoken) { T_TEXT, { from, p > from ? (size_t)(p - from) : 0 }, j->t.escapes, p + 1 };
 }
 
+void bb_jinja_step(bb_jinja *j)
+{
+    if (++j->steps > MAX_STEPS) bb_jinja_fail(j, "more steps than a template needs");
+}
+
 void bb_jinja_next(bb_jinja *j)
 {
     static const char *const pairs[] = { "==", "!=", "<=", ">=", "//", "**" };
     const char              *p = j->t.behind;
-    if (++j->steps > MAX_STEPS) bb_jinja_fail(j, "more steps than a template needs");
+    bb_jinja_step(j);
     while (p < j->end && is_space(*p)) p++;
     j->t = (bb_jtoken) { T_END, { p, 0 }, false, p };
     if (p >= j->end || j->status != BB_OK) return;
@@ -183,7 +188,8 @@ bool bb_jinja_same(bb_jinja *j, bb_jval a, bb_jval b)
     }
     bool same = a.list->n == b.list->n;
     j->depth++;
-    for (size_t i = 0; same && i < a.list->n; i++) same = bb_jinja_same(j, a.list->items[i], b.list->items[i]);
+    bb_jinja_step(j); /* lists may be within others many times over */
+    for (size_t i = 0; same && j->status == BB_OK && i < a.list->n; i++) same = bb_jinja_same(j, a.list->items[i], b.list->items[i]);
     j->depth--;
     return same;
 }

@@ -72,6 +72,7 @@ void    bb_jinja_set(bb_jinja *j, bb_item name, bb_jval value);                 
 
 void    bb_jinja_begin(bb_jinja *j, bb_item expression);
 void    bb_jinja_next(bb_jinja *j);
+void    bb_jinja_step(bb_jinja *j);                       /* counts one; fails beyond what a template needs */
 bool    bb_jinja_is(const bb_jinja *j, const char *word); /* is the next token this name or sign? */
 bool    bb_jinja_take(bb_jinja *j, const char *word);     /* goes behind it if so */
 bb_item bb_jinja_take_name(bb_jinja *j);                  /* takes a name, or fails */
