@@ -24,6 +24,7 @@
 #include "engine/qat.h"
 #include "engine/shipped.h"
 #include "engine/stages.h"
+#include "kernels/blas.h"
 #include "model/compress/coupling.h"
 #include "model/compress/plan_units.h"
 #include "search/method.h"
@@ -322,7 +323,8 @@ static double rebuild_s(const model *m, double windows, double plans)
         s += factors_s(m, &m->net->blocks[b]);
         for (int k = 0; k < BB_N_PARTS; k++) { /* what a matrix should be: products with its inputs' moments, a solution */
             const bb_matrix *w = &m->net->blocks[b].w[k];
-            s += (double)w->rows * w->cols * w->cols * m->p->product + (cube(w->cols) / 3 + (double)w->rows * w->cols * w->cols) * m->p->serial;
+            const double     solve = w->cols > BB_CHOLESKY_WHOLE ? m->p->product : m->p->serial;
+            s += (double)w->rows * w->cols * w->cols * m->p->product + (cube(w->cols) / 3 + (double)w->rows * w->cols * w->cols) * solve;
         }
     }
     for (uint32_t u = 0; u < p->n_units; u++) {

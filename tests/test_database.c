@@ -4,6 +4,7 @@
 #include <check.h>
 #include <dirent.h>
 #include <math.h>
+#include <omp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kernels/blas.h"
+#include "kernels/kernels.h"
 #include "model/compress/rebuild.h"
 #include "model/compress/statistics.h"
 #include "model/net/host.h"
@@ -849,7 +851,7 @@ START_TEST(memory_failures_are_clean)
 }
 END_TEST
 
-/* Second moments and a rebuilt plan, each backend in a folder of its own. */
+/* Second moments and a rebuilt plan, each backend in a folder of its own, the second by three threads; exact, then fast. */
 START_TEST(another_backend_makes_the_same)
 {
     static const char *const folders[2] = { "host", "guarded" };
@@ -858,7 +860,9 @@ START_TEST(another_backend_makes_the_same)
     bb_database             *db[2];
     char                     dir[2][256];
     bb_plan                  plan = { 0 };
-    setup(_i ? "qwen2" : "llama", "unused");
+    const int                threads = omp_get_max_threads();
+    bb_kernels_set_precision(_i / 2 ? BB_FAST : BB_EXACT);
+    setup(_i % 2 ? "qwen2" : "llama", "unused");
     guarded_make(&g);
     for (uint32_t i = 0; i < model.net.n_layer; i++)
         for (int p = 0; p < N_PARTS; p++) {
@@ -874,9 +878,12 @@ START_TEST(another_backend_makes_the_same)
         snprintf(dir[i], sizeof dir[i], "%s", bb_test_path(folders[i]));
         c.dir = dir[i];
         c.backend = i ? &g.backend : &bb_backend_cpu;
+        omp_set_num_threads(i ? 3 : 1);
         OK(bb_database_open(&c, &db[i], &err));
         OK(bb_rebuild(db[i], &model, &plan, tokens, WINDOWS, CTX, &config.quant, NULL, &rebuilt[i], &err));
     }
+    omp_set_num_threads(threads);
+    bb_kernels_set_precision(BB_EXACT);
     ck_assert(rebuilt[0].n_maps > 0 && rebuilt[0].n_maps == rebuilt[1].n_maps);
     for (uint32_t i = 0; i < model.net.n_layer; i++)
         for (int p = 0; p < N_PARTS; p++) {
@@ -941,7 +948,7 @@ int main(void)
     tcase_add_test(t, moments_of_other_widths_are_refused);
     tcase_add_test(t, two_threads_share_the_work);
     tcase_add_test(t, plans_are_applied_and_rebuilt);
-    tcase_add_loop_test(t, another_backend_makes_the_same, 0, 2);
+    tcase_add_loop_test(t, another_backend_makes_the_same, 0, 4);
     tcase_add_loop_test(t, a_rebuild_solves_its_equations, 0, N_REBUILT);
     tcase_add_loop_test(t, kept_states_change_no_byte, 0, N_REBUILT);
     tcase_add_test(t, memory_failures_are_clean);
