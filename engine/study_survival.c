@@ -370,8 +370,11 @@ done:
 
 static bb_status check_few(const bb_study_options *o, bb_err *err)
 {
+    enum { MOST = 4 };
     const char *rest = few_of(o);
-    if (bb_list_length(rest) > 4) return BB_FAIL(err, BB_USAGE, "--few has %zu numbers: at most 4 are wanted", bb_list_length(rest));
+    long        seen[MOST];
+    size_t      n_seen = 0;
+    if (bb_list_length(rest) > MOST) return BB_FAIL(err, BB_USAGE, "--few has %zu numbers: at most %d are wanted", bb_list_length(rest), MOST);
     for (bb_item item; bb_list_next(&rest, &item);) {
         char *text = bb_item_text(item, err), *end;
         if (!text) return BB_NOMEM;
@@ -380,6 +383,9 @@ static bb_status check_few(const bb_study_options *o, bb_err *err)
         bb_status  status = good ? BB_OK : BB_FAIL(err, BB_USAGE, "--few: \"%s\" is no number of windows from 1 to 1000000", text);
         bb_free(text);
         if (status != BB_OK) return status;
+        for (size_t i = 0; i < n_seen; i++)
+            if (seen[i] == n) return BB_FAIL(err, BB_USAGE, "--few has %ld twice", n);
+        seen[n_seen++] = n;
     }
     return BB_OK;
 }

@@ -146,18 +146,18 @@ done:
     return status;
 }
 
-/* 1/2 tr(W A W') in the metric: what the KL is foreseen to be when all columns are gone. */
-static double whole(const float *w, uint32_t rows, const bb_hessian *h)
+/* *sum := 1/2 tr(W A W') in the metric: what the KL is foreseen to be when all columns are gone. */
+static bb_status whole(const float *w, uint32_t rows, const bb_hessian *h, double *sum, bb_err *err)
 {
     const size_t n = h->n_cols;
-    float       *t = BB_NEW(rows * n, float, NULL);
-    double       sum = 0;
-    if (!t) return 0;
+    float       *t = BB_NEW(rows * n, float, err);
+    *sum = 0;
+    if (!t) return BB_NOMEM;
 #pragma omp parallel for schedule(dynamic)
     for (size_t r = 0; r < rows; r += 64) bb_sgemm_nn(rows - r < 64 ? rows - r : 64, n, n, 1, w + r * n, n, h->h, n, 0, t + r * n, n);
-    for (size_t i = 0; i < rows * n; i++) sum += 0.5 * (double)w[i] * (double)t[i];
+    for (size_t i = 0; i < rows * n; i++) *sum += 0.5 * (double)w[i] * (double)t[i];
     bb_free(t);
-    return sum;
+    return BB_OK;
 }
 
 static bb_status order_sublayer(gates *g, uint32_t layer, bb_sublayer s, const bb_matrix_gradient *part, const float *w, bb_err *err)
@@ -166,11 +166,12 @@ static bb_status order_sublayer(gates *g, uint32_t layer, bb_sublayer s, const b
     const bb_hessian *h = bb_database_moments(g->db, layer, bb_parts[bb_sublayers[s].writer].feed);
     double           *nats = g->out->nats[layer][s];
     float            *scaled = BB_NEW((size_t)part->rows * part->cols, float, err);
+    double            all;
     bb_status         status = scaled ? BB_OK : BB_NOMEM;
     if (status != BB_OK) return status;
     BB_TRY(in_metric(part, w, scaled, err));
     BB_TRY(bb_mask_order(scaled, part->rows, part->cols, part->cols / n, s == BB_FFN ? g->o->ffn_step : 1, h, g->out->order[layer].of[s], nats, err));
-    const double all = whole(scaled, part->rows, h);
+    BB_TRY(whole(scaled, part->rows, h, &all, err));
     for (uint32_t i = 0; i < n; i++) nats[i] *= all;
 done:
     bb_free(scaled);

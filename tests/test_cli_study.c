@@ -467,6 +467,7 @@ START_TEST(how_plans_survive_a_rebuild)
     bb_csv_done(&rank);
     bb_csv_done(&steps);
     ck_assert_int_eq(survival(run, "--through rebuild --few x"), 2);
+    ck_assert_int_eq(survival(run, "--through rebuild --few 4,04"), 2);
     ck_assert_int_eq(survival(run, "--through rebuild --sizes 100"), 3);
     ck_assert_msg(strstr(said, "--sizes: no plan has 100 bytes"), "%s", said);
     ck_assert_int_eq(survival(run, "--through thick"), 2);

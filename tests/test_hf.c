@@ -183,6 +183,7 @@ static const struct {
     { "{", "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}, ", "no 'original_max_position_embeddings'", BB_UNSUPPORTED },
     { "{", "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"original_max_position_embeddings\": 32}, ", "no 'factor'", BB_UNSUPPORTED },
     { "{", "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": -4, \"original_max_position_embeddings\": 32}, ", "must be above 0", BB_BAD_FILE },
+    { "{", "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 1e30}, ", "below 2^32", BB_BAD_FILE },
     { "{", "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 32, \"truncate\": false}, ", "'truncate'",
       BB_UNSUPPORTED },
     { "{", "{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 32, \"beta_fast\": 16}, ",

@@ -222,8 +222,8 @@ static bb_status yarn(reader *r, const json_t *scaling, double context, bb_err *
     bb_status                status;
     if (absent(json_object_get(scaling, "factor"))) return BB_FAIL(err, BB_UNSUPPORTED, "RoPE of type yarn has no 'factor', which is needed");
     BB_TRY(real(scaling, "factor", 1, &factor, err));
-    if (!(factor > 0 && context >= 1))
-        return BB_FAIL(err, BB_BAD_FILE, "RoPE of type yarn has factor %g and context %g: both must be above 0", factor, context);
+    if (!(factor > 0 && context >= 1 && context <= UINT32_MAX))
+        return BB_FAIL(err, BB_BAD_FILE, "RoPE of type yarn has factor %g and context %g: both must be above 0, and the context below 2^32", factor, context);
     BB_TRY(flag(scaling, "truncate", true, &truncate, err));
     if (!truncate) return BB_FAIL(err, BB_UNSUPPORTED, "'truncate' of the RoPE scaling is false; only whole pairs are supported");
     BB_TRY(real(scaling, "mscale", 0, &scale, err));
@@ -250,8 +250,8 @@ done:
 /* Gemma 4's: heads are turned whole, but for that the pairs behind a share of them are turned by nothing. */
 static bb_status proportional_factors(reader *r, double share, bb_err *err)
 {
-    const uint32_t n = r->c->head_dim_full / 2, turned = (uint32_t)(share * r->c->head_dim_full / 2);
     if (!(share >= 0 && share <= 1)) return BB_FAIL(err, BB_BAD_FILE, "'partial_rotary_factor' is %g; 0 to 1 is possible", share);
+    const uint32_t n = r->c->head_dim_full / 2, turned = (uint32_t)(share * r->c->head_dim_full / 2);
     if (!(r->c->rope_factors = BB_NEW(n, float, err))) return BB_NOMEM;
     for (uint32_t i = 0; i < n; i++) r->c->rope_factors[i] = i < turned ? 1 : 1e30f;
     r->c->n_rot = r->c->head_dim_full;
