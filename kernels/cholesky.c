@@ -91,7 +91,7 @@ static const char inverse[] = "inverse from the Cholesky factor";
 static bb_status invert_factor(double *l, size_t n, double *copy, bb_err *err)
 {
     for (size_t end = n, m; end > 0; end -= m) {
-        m = end % TILE ? end % TILE : TILE;
+        m = least(TILE, end);
         const size_t    at = end - m;
         double         *own = l + at * n + at;
         const bb_status status = lapack_status(LAPACKE_dtrtri(LAPACK_COL_MAJOR, 'U', 'N', dim(m), own, dim(n)), inverse, at, n, err);
