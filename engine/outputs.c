@@ -85,12 +85,13 @@ bb_status bb_output_check(const char *option, const char *path, bb_output_kind k
     bb_err    why = BB_ERR_INIT;
     bb_status status = bb_file_check_output(path, &why);
     if (status != BB_OK) return BB_FAIL(err, status, "%s %s", option, why.msg);
-    for (size_t i = 0; i < n; i++)
-        if (inputs[i].path && (bb_source_has_file(inputs[i].path, path) || would_be_same(inputs[i].path, path))) {
-            const bool all = bb_file_same(path, inputs[i].path) || would_be_same(inputs[i].path, path);
+    for (size_t i = 0; i < n; i++) {
+        if (!inputs[i].path) continue;
+        const bool all = bb_file_same(path, inputs[i].path) || would_be_same(inputs[i].path, path);
+        if (all || bb_source_has_file(inputs[i].path, path))
             return BB_FAIL(err, BB_USAGE, "%s %s is %s%s%s, which is not overwritten: choose another name", option, path, all ? "" : "one of the files of ",
                            inputs[i].what, all ? " itself" : "");
-        }
+    }
     if (forced || !bb_file_exists(path) || is_ours(path, kind, header)) return BB_OK;
     return BB_FAIL(err, BB_USAGE, "%s %s exists and %s: choose another name, or replace it with --force", option, path,
                    kind == BB_OUTPUT_IDS ? "may be anything" : "was not made by bitbudget");

@@ -65,10 +65,10 @@ done:
 bb_status bb_cholesky_solve(const double *l, size_t n, double *b, size_t n_rhs, bb_err *err)
 {
     const size_t piece = n > BB_CHOLESKY_WHOLE ? TILE : n_rhs;
+    if (n == 0 || n_rhs == 0) return BB_OK;
     for (size_t i = 0; i < n; i++)
         if (!(l[i * n + i] > 0))
             return BB_FAIL(err, BB_NUMERIC, "triangular solve with a %zu x %zu factor: diagonal %zu is %g, not positive", n, n, i + 1, l[i * n + i]);
-    if (n == 0) return BB_OK;
 #pragma omp parallel for schedule(dynamic) if (piece < n_rhs)
     for (size_t j = 0; j < n_rhs; j += piece) {
         const int m = dim(least(piece, n_rhs - j));

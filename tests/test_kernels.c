@@ -243,6 +243,7 @@ START_TEST(cholesky_refuses)
     ck_assert_int_eq(bb_cholesky(nan, 2, NULL), BB_NUMERIC);
     ck_assert_int_eq(bb_cholesky_solve(zero_factor, 2, b, 1, NULL), BB_NUMERIC);
     ck_assert_int_eq(bb_cholesky_inverse(zero_factor, 2, NULL), BB_NUMERIC);
+    ck_assert_int_eq(bb_cholesky_solve(zero_factor, 2, b, 0, NULL), BB_OK); /* nothing to solve */
 }
 END_TEST
 
