@@ -251,8 +251,8 @@ static void release_all(void)
     pthread_mutex_unlock(&watching);
 }
 
-/* Looks as often as it takes for pages not to come in unseen: some GB a second. What is in use is read again from the system's cache, at little cost;
- * where nothing more is to be had it looks seldom. */
+/* Looks as often as it takes for pages not to come in unseen: some GB a second. What is in use is read again from the system's cache, at little cost, and
+ * what was freed goes too; where nothing more is to be had it looks seldom. */
 static void *keep_below(void *unused)
 {
     const double rate = 4e9, shortest = 0.002, longest = 0.25;
@@ -263,6 +263,7 @@ static void *keep_below(void *unused)
         double         wait;
         if (now > most) {
             release_all();
+            bb_mem_trim();
             now = bb_memory_resident();
             wait = now > most ? longest : shortest;
         } else wait = (double)(most - now) / rate;

@@ -2,6 +2,7 @@
  * mem.c: see mem.h. A 64-byte header before each block holds its size, so that live bytes can be counted. */
 #include "base/mem.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -97,6 +98,13 @@ void bb_free(void *p)
     if (!p) return;
     atomic_fetch_sub(&live_bytes, size_of(p));
     free((char *)p - HEADER);
+}
+
+void bb_mem_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 char *bb_strdup(const char *s, bb_err *err)

@@ -123,12 +123,12 @@ bb_full_states *bb_run_full_states(bb_run *r)
     return &r->full_states;
 }
 
-bb_status bb_run_calibrate(bb_run *r, bb_err *err)
+bb_status bb_run_database(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
     char                *dir = NULL;
     bb_status            status = BB_NOMEM;
-    if (r->database) return bb_run_evaluator(r, err);
+    if (r->database) return BB_OK;
     if (!(dir = *c->database ? bb_strdup(c->database, err) : bb_run_path(r, err, "database"))) return BB_NOMEM;
     bb_database_config config = { .dir = dir,
                                   .model = &r->model,
@@ -146,10 +146,17 @@ bb_status bb_run_calibrate(bb_run *r, bb_err *err)
     if (status != BB_OK) { /* calibrated is calibrated whole */
         bb_database_close(r->database);
         r->database = NULL;
-        goto done;
     }
-    BB_TRY(bb_run_evaluator(r, err));
 done:
     bb_free(dir);
+    return status;
+}
+
+bb_status bb_run_calibrate(bb_run *r, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(bb_run_database(r, err));
+    BB_TRY(bb_run_evaluator(r, err));
+done:
     return status;
 }

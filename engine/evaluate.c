@@ -131,7 +131,7 @@ static bb_status evaluate_database(bb_run *r, const head *h, const bb_plan *plan
     bb_net    net;
     bb_block *blocks = NULL;
     bb_status status;
-    BB_TRY(bb_run_calibrate(r, err));
+    BB_TRY(bb_run_database(r, err));
     status = BB_NOMEM;
     if (!(blocks = BB_NEW(r->model.net.n_layer, bb_block, err))) goto done;
     BB_TRY(bb_database_apply(r->database, plan, &net, blocks, err));
@@ -186,7 +186,9 @@ static bb_status open_evaluating(bb_run *r, bb_evaluating *e, char data_hash[65]
 {
     bb_status status = BB_OK;
     if (e->files.reference) return BB_OK;
-    bb_full_states_done(&r->full_states); /* their memory is the reference's now */
+    bb_full_states_done(&r->full_states); /* their memory, and that of the evaluator, is the references' now */
+    bb_net_evaluator_destroy(r->evaluator);
+    r->evaluator = NULL;
     BB_TRY(bb_run_eval_windows(r, &e->files.w, data_hash, err));
     e->files.owns_w = *r->config.eval;
     bb_windows_hash(&e->files.w, e->files.hash);
@@ -638,7 +640,7 @@ static bb_status evaluate_all(bb_run *r, bool fresh, scored *s, bb_result *befor
         BB_TRY(want(&c, &jobs.n, (item) { A_DATABASE, p, NULL, &before[i], e->window_before }, fresh, err));
     }
     for (size_t k = 0; k < jobs.n; k++)
-        if (c.items[k].kind == A_DATABASE) BB_TRY(bb_run_calibrate(r, err));
+        if (c.items[k].kind == A_DATABASE) BB_TRY(bb_run_database(r, err));
     const bb_crew here = bb_crew_threads(at_once(r, &s->on, jobs.n));
     BB_TRY(bb_crew_run(r->crew && !r->time.on ? r->crew : &here, &jobs, err)); /* --time may have changed the windows since others opened the run */
     bb_progress_end(&progress);

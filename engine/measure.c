@@ -89,7 +89,8 @@ bb_status bb_run_build_options(bb_run *r, bb_err *err)
     building          b = { .run = r };
     bb_jobs           jobs = { BB_JOB_OPTIONS, 0, &b, ask_group, work_group, take_group };
     uint64_t          total = 0;
-    bb_status         status = BB_NOMEM;
+    bb_status         status;
+    if ((status = bb_run_evaluator(r, err)) != BB_OK) return status; /* what its caches leave is known then */
     if (!(b.groups = BB_NEW(p->n_units, group, err))) return BB_NOMEM;
     for (uint32_t i = 0; i < p->n_units; i++) {
         total += p->units[i].n_options;
@@ -244,6 +245,7 @@ void bb_run_forget_measured(bb_run *r)
 bb_status bb_run_measure(bb_run *r, bb_err *err)
 {
     bb_status status;
+    BB_TRY(bb_run_evaluator(r, err));
     BB_TRY(print_floor(r, err));
     BB_TRY(bb_run_sensitivity(r, NULL, &r->sensitivity, err));
     BB_TRY(write_sensitivity(r, &r->sensitivity, err));

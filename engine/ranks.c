@@ -146,15 +146,21 @@ struct bb_follower {
     bb_qat_share          *qat;
 };
 
+/* What works on the run's evaluator, and goes before it. */
+static void leave_evaluator(bb_follower *f)
+{
+    bb_sensitivity_worker_destroy(f->sensitivity);
+    f->sensitivity = NULL;
+    if (f->has_scorer) bb_scorer_done(&f->scorer);
+    f->has_scorer = false;
+}
+
 static void leave(bb_follower *f)
 {
     bb_qat_share_done(f->qat);
     f->qat = NULL;
     bb_evaluating_done(&f->evaluating);
-    bb_sensitivity_worker_destroy(f->sensitivity);
-    f->sensitivity = NULL;
-    if (f->has_scorer) bb_scorer_done(&f->scorer);
-    f->has_scorer = false;
+    leave_evaluator(f);
     if (f->follows) bb_run_close(&f->run);
     f->follows = false;
 }
@@ -221,6 +227,7 @@ static bb_status answer_finalise(bb_follower *f, const char *question, size_t si
 
 static bb_status answer_evaluate(bb_follower *f, const char *question, size_t size, bb_text *answer, bb_err *err)
 {
+    leave_evaluator(f);
     return bb_evaluate_answer(&f->run, &f->evaluating, question, size, answer, err);
 }
 

@@ -30,6 +30,7 @@ void bb_run_clock(bb_run *r, bb_stage stage)
         c->cpu_seconds[c->stage] += cpu - c->cpu;
         c->peak_bytes[c->stage] = fmax(c->peak_bytes[c->stage], (double)bb_memory_peak());
     }
+    bb_mem_trim(); /* what one stage freed is not in the next one's --max-ram */
     bb_memory_peak_reset();
     c->runs = stage < BB_N_STAGES;
     c->stage = stage;

@@ -143,6 +143,7 @@ bb_status bb_run_preview(bb_run *r, bb_run_config *config, bool is_sweep, bb_err
 
 /* What the stages do: bb_stage_run (engine/stages.h) runs them, with those that they need before them. */
 bb_status bb_run_calibrate(bb_run *r, bb_err *err); /* also for who needs database and evaluator alone: done at once when they are open */
+bb_status bb_run_database(bb_run *r, bb_err *err);  /* the same for who needs no evaluator, which has all that --max-ram leaves for caches */
 /* The diagonals of the second moments as an importance matrix (model/io/imatrix.h); the run is calibrated. */
 bb_status bb_run_imatrix(bb_run *r, const char *path, bb_err *err);
 bb_status bb_run_build_options(bb_run *r, bb_err *err);

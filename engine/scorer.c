@@ -64,8 +64,10 @@ done:
 
 bb_status bb_scorer_init(bb_run *r, bb_scorer *s, bb_err *err)
 {
-    bb_status status = BB_NOMEM;
+    bb_status status;
     memset(s, 0, sizeof *s);
+    if ((status = bb_run_evaluator(r, err)) != BB_OK) return status;
+    status = BB_NOMEM;
     s->run = r;
     s->n = (uint32_t)r->config.workers;
     r->others_room += (s->n - 1) * r->worker_room;

@@ -2,6 +2,7 @@
  * test_cli_memory.c: memory and disk: --max-ram is kept in every stage or refused at the start; --keep leaves what it says; pages of maps are given
  * back; what a finished run leaves is about what was foreseen. */
 #include <dirent.h>
+#include <gsl/gsl_errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,9 +123,10 @@ END_TEST
 /* A run that is calibrated, with so many bytes of --max-ram beside the least. */
 static void calibrated(const char *name, uint64_t more, bb_run *r)
 {
-    static const char *const given[][2] = { { "formats", "Q4_0" },      { "embd-formats", "Q8_0" },  { "calib-windows", "4" }, { "measure-windows", "1" },
-                                            { "refine-windows", "40" }, { "confirm-windows", "44" }, { "ctx", "128" },         { "sweeps", "1" },
-                                            { "prune", "none" },        { "target-bpw", "7" },       { "workers", "3" },       { "output-windows", "0" } };
+    static const char *const given[][2] = { { "formats", "Q4_0" },       { "embd-formats", "Q8_0" },     { "calib-windows", "4" }, { "measure-windows", "1" },
+                                            { "refine-windows", "40" },  { "confirm-windows", "44" },    { "ctx", "128" },         { "sweeps", "1" },
+                                            { "prune", "none" },         { "target-bpw", "7" },          { "workers", "3" },       { "output-windows", "0" },
+                                            { "search-tokens", "0.02" }, { "finalise-steps", "rebuild" } };
     bb_run_config            c = { 0 };
     bb_err                   err = BB_ERR_INIT;
     char                     number[40];
@@ -164,6 +166,22 @@ START_TEST(workers_share_the_memory_for_caches)
     const size_t   without = held_by_workers(0, &none), with = held_by_workers(3 * (one + 6 * window) / 4 * 5, &some);
     ck_assert_uint_gt(with, without + 2 * one);
     ck_assert_uint_le(with - without, some - none + (1 << 20));
+}
+END_TEST
+
+/* The files are evaluated with the memory that the evaluator of the search had; who searches again on the same handle has one again. */
+START_TEST(evaluating_has_the_memory_of_the_evaluator)
+{
+    static const bb_stage stages[] = { BB_STAGE_SEARCH, BB_STAGE_FINALISE, BB_STAGE_EVALUATE, BB_STAGE_SEARCH, BB_STAGE_EVALUATE };
+    bb_err                err = BB_ERR_INIT;
+    bb_run                r;
+    calibrated("evaluated", 1 << 30, &r);
+    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+        ck_assert_msg(bb_stage_run(&r, stages[i], &err) == BB_OK, "%s", err.msg);
+        ck_assert(!r.evaluator == (stages[i] == BB_STAGE_EVALUATE));
+    }
+    bb_run_close(&r);
+    bb_log_to_run(NULL, NULL);
 }
 END_TEST
 
@@ -293,11 +311,13 @@ END_TEST
 
 int main(void)
 {
+    gsl_set_error_handler_off(); /* as main() does */
     Suite *s = suite_create("cli_memory");
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 120);
     tcase_add_test(t, memory_is_kept_in_every_stage_or_refused);
     tcase_add_test(t, workers_share_the_memory_for_caches);
+    tcase_add_test(t, evaluating_has_the_memory_of_the_evaluator);
     tcase_add_test(t, measuring_has_its_caches_first);
     tcase_add_test(t, the_noise_floor_has_room_or_is_left_out);
     tcase_add_loop_test(t, quantize_and_train_keep_to_a_limit, 0, 3);
