@@ -136,10 +136,11 @@ START_TEST(default_formats_fit_the_rows)
         { 256, 512, "IQ2_S,Q2_K,IQ3_S,Q3_K,IQ4_XS,Q5_K,Q6_K,Q8_0,F32",
           "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32",
           "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32" },
-        { 192, 256, "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32",
+        { 192, 256, "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q2_0,MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32",
           "Q1_0,IQ1_S,IQ1_M,IQ2_XXS,IQ2_XS,IQ2_S,Q2_K,IQ3_XXS,IQ3_S,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,F32" },
-        { 384, 96, "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q1_0,Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
-        { 40, 64, "F32", "F32", "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
+        { 384, 96, "Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32", "Q1_0,Q2_0,MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32",
+          "MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
+        { 40, 64, "F32", "F32", "Q2_0,MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
     };
     const bb_model_space_options options = { .prune_kv = true, .prune_ffn = true, .prune_sublayers = true };
     tiny_spec                    spec = wide(of[_i].n_embd, of[_i].n_ff);
@@ -259,8 +260,8 @@ END_TEST
  * 256 for ffn_down, which cannot be there at full width. Without widths, or with a step of one's own, there are none. */
 START_TEST(widths_reach_the_grid)
 {
-    static const char odd[] = "Q1_0,Q2_0,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32";
-    static const char cut[] = "Q1_0,IQ1_M,IQ2_XXS,Q2_0,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32";
+    static const char odd[] = "Q1_0,Q2_0,MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32";
+    static const char cut[] = "Q1_0,IQ1_M,IQ2_XXS,Q2_0,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS,MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32";
     static const struct {
         uint32_t    n_ff, divisor;
         bool        prune;
@@ -269,8 +270,9 @@ START_TEST(widths_reach_the_grid)
                { 1408, 0, false, "1408", odd },
                { 1408, 64, true, "1408,1216,1088,896,704,512,384,192,0", odd },
                { 2816, 0, true, "2816,2560,2048,1792,1536,1024,768,256,0", NULL },
-               { 1312, 0, true, "1312,1280,1152,1024,768,672,512,256,160,0", "IQ1_M,IQ2_XXS,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
-               { 224, 0, true, "224,192,160,128,96,64,32,0", "Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" } };
+               { 1312, 0, true, "1312,1280,1152,1024,768,672,512,256,160,0",
+                 "IQ1_M,IQ2_XXS,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS,MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" },
+               { 224, 0, true, "224,192,160,128,96,64,32,0", "MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32" } };
     const bb_model_space_options options = { .prune_ffn = of[_i].prune, .prune_sublayers = of[_i].prune, .ffn_divisor = of[_i].divisor };
     tiny_spec                    spec = wide(64, of[_i].n_ff);
     opened                       o = { .s = NULL };
@@ -312,7 +314,7 @@ START_TEST(experimental_formats_are_asked_for)
     uint16_t               x[64];
     uint64_t               smallest, largest, bytes;
     open_space(&o, &spec, &options);
-    ck_assert_str_eq(options_of(&o, "blk.0.ffn_down"), "Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32");
+    ck_assert_str_eq(options_of(&o, "blk.0.ffn_down"), "MXFP4,Q4_0,IQ4_NL,Q4_1,Q5_0,Q5_1,Q8_0,F32");
     close_space(&o);
     options.formats = "IQ3_NL,Q4_0";
     tiny_write(&spec, bb_test_path("space.gguf"));
