@@ -323,13 +323,13 @@ START_TEST(block_stops_at_an_input)
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, WINDOWS, LENGTH, &f, NULL), BB_OK);
     for (uint32_t i = 0; i < m.net.n_layer; i++) {
         const bb_block *b = &m.net.blocks[i];
+        for (int k = 0; k < BB_N_FEEDS; k++) ck_assert_uint_le(bb_dim_of(&m.net, b, bb_feeds[k].width), MOST);
         memset(g.n, 0, sizeof g.n);
         memcpy(h, start, n * sizeof *h);
         ck_assert_int_eq(bb_forward_block(f, &m.net, b, WINDOWS, LENGTH, bb_on_cpu(h), gather_inputs, &g, NULL), BB_OK);
         for (int k = 0; k < BB_N_FEEDS; k++) {
             const size_t width = bb_dim_of(&m.net, b, bb_feeds[k].width);
             memcpy(h, start, n * sizeof *h);
-            ck_assert_uint_le(width, MOST);
             const bb_status status = bb_forward_input(f, &m.net, b, WINDOWS, LENGTH, bb_on_cpu(h), (bb_feed)k, bb_on_cpu(x), NULL);
             ck_assert_int_eq(status, bb_block_has(b, bb_feeds[k].sublayer) ? BB_OK : BB_FAILED);
             if (status != BB_OK) continue;
@@ -592,10 +592,10 @@ END_TEST
 
 START_TEST(wrong_shapes_and_ids_are_refused)
 {
-    ref_model   m;
+    ref_model   m, w;
     bb_forward *f;
     bb_block    b;
-    float       h[2 * 32] = { 0 };
+    float       h[2 * 40] = { 0 };
     double      nll[2];
     ref_model_make(&ref_specs[0], 5, &m);
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_OK);
@@ -614,7 +614,16 @@ START_TEST(wrong_shapes_and_ids_are_refused)
         ck_assert_int_ne(bb_forward_block(f, &m.net, &b, 1, 2, bb_on_cpu(h), NULL, NULL, &err), BB_OK);
         ck_assert(err.msg[0]);
     }
+    bb_err   err = BB_ERR_INIT;
+    ref_spec wider = ref_specs[0];
+    wider.n_embd = 40;
+    ref_model_make(&wider, 5, &w);
+    ck_assert_int_eq(bb_forward_kl(f, &w.net, bb_on_cpu(h), &m.net, bb_on_cpu(h), NULL, 1, nll, NULL, NULL, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "width 40") != NULL, "%s", err.msg);
+    bb_err_clear(&err);
+    ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(h), &w.net, bb_on_cpu(h), NULL, 1, nll, NULL, NULL, &err), BB_BAD_FILE);
     bb_forward_destroy(f);
+    ref_model_free(&w);
     m.net.n_rot = 7;
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_BAD_FILE);
     ck_assert_ptr_null(f);
