@@ -84,6 +84,31 @@ START_TEST(bytes_and_numbers_agree)
 }
 END_TEST
 
+/* A field that ran past its end is at its end once it is stored, so that the next step back is seen. */
+START_TEST(fields_stay_in_their_range)
+{
+    scene        s = scene_of(bb_format_get(BB_Q4_K));
+    const size_t n = s.l.n_groups * s.l.n_blocks;
+    float *const sc = s.l.fields + 2 * s.l.n_blocks, *const mn = sc + n;
+    ck_assert(s.l.sc_most == 63 && s.l.sc_least == 0 && s.l.mn_most == 63 && s.l.mn_least == 0);
+    for (size_t i = 0; i < n; i++) {
+        sc[i] = i % 2 ? 1e6f : -5;
+        mn[i] = i % 2 ? -0.75f : 64.25f;
+    }
+    bb_latent_encode(&s.l);
+    for (size_t b = 0; b < s.l.n_blocks; b++) {
+        bb_code c = { 0 };
+        s.f->unpack(s.packed + b * s.f->block_bytes, &c);
+        for (size_t g = 0; g < s.l.n_groups; g++) {
+            const size_t i = b * s.l.n_groups + g;
+            ck_assert(sc[i] == (i % 2 ? 63.0f : 0.0f) && mn[i] == (i % 2 ? 0.0f : 63.0f));
+            ck_assert(c.sc[g] == (int)sc[i] && c.mn[g] == (int)mn[i]);
+        }
+    }
+    scene_done(&s);
+}
+END_TEST
+
 /* Error of code vector v of a block whose code is replaced by `code`; by decoding the packed block. */
 static double error_with(const bb_format *f, const bb_code *c, unsigned v, uint32_t code, const float *w)
 {
@@ -809,6 +834,7 @@ int main(void)
     while (bb_format_at((size_t)formats)) formats++;
     tcase_add_loop_test(t, bytes_and_numbers_agree, 0, formats);
     tcase_add_loop_test(t, codes_are_nearest, 0, formats);
+    tcase_add_test(t, fields_stay_in_their_range);
     tcase_add_loop_test(t, field_gradients_are_differences, 0, formats);
     tcase_add_test(t, knows_the_fields);
     tcase_add_loop_test(n, end_to_end_lowers_the_divergence, 0, N_WORLDS);
