@@ -334,6 +334,43 @@ START_TEST(end_to_end_lowers_the_divergence)
 END_TEST
 
 /* Only the last block moves; everything before it and the head stay as they are. */
+/* Fails at each allocation in turn: nothing leaks, and the bytes are those that were given, for no state was found better. */
+START_TEST(running_out_of_memory_is_survived)
+{
+    const bool      in_turn = _i == 1;
+    world          *w = world_of(UNTIED);
+    bb_tune_options o = options_of(in_turn ? BB_TUNE_OUTPUT : BB_TUNE_KL, 0, LAYERS - 1);
+    bb_tune_set     other = w->train, few = w->train, seen = w->held;
+    bool            done = false;
+    o.embedding = !in_turn;
+    o.steps = o.checks = 1;
+    o.weights = o.fields = o.norms = 1e3; /* nothing is better after such a step */
+    o.batch = few.n = other.n = seen.n = 1;
+    o.other = in_turn ? NULL : &other;
+    for (long n = 0; !done && n < 4000; n++) {
+        const size_t   before = bb_mem_live_bytes();
+        bb_tuned       t = { 0 };
+        bb_tune_report reports[LAYERS];
+        bb_mem_fail_after(n);
+        bb_status status = bb_tuned_copy(&w->small, &t, NULL);
+        if (status == BB_OK) status = (in_turn ? bb_tune_blocks : bb_tune)(&bb_backend_cpu, &w->full.net, &t, &o, &few, &seen, reports, NULL);
+        bb_mem_fail_after(-1);
+        ck_assert_msg(status == BB_OK || status == BB_NOMEM, "allocation %ld: %d", n, (int)status);
+        done = status == BB_OK;
+        for (uint32_t b = 0; t.bytes && b < LAYERS; b++)
+            for (int p = 0; p < BB_N_PARTS; p++) {
+                const bb_matrix *m = &w->blocks[b].w[p];
+                if (!t.bytes[b].w[p]) continue;
+                ck_assert_msg(memcmp(t.bytes[b].w[p], m->data, m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols)) == 0, "allocation %ld", n);
+            }
+        bb_tuned_done(&t);
+        ck_assert_msg(bb_mem_live_bytes() == before, "allocation %ld leaks", n);
+    }
+    ck_assert(done);
+    world_done(w);
+}
+END_TEST
+
 START_TEST(last_block_alone)
 {
     static const bb_tune_loss losses[] = { BB_TUNE_KL, BB_TUNE_OUTPUT, BB_TUNE_LOGITS };
@@ -839,6 +876,7 @@ int main(void)
     tcase_add_test(t, knows_the_fields);
     tcase_add_loop_test(n, end_to_end_lowers_the_divergence, 0, N_WORLDS);
     tcase_add_loop_test(n, last_block_alone, 0, 3);
+    tcase_add_loop_test(n, running_out_of_memory_is_survived, 0, 2);
     tcase_add_test(n, blocks_in_turn);
     tcase_add_loop_test(n, another_backend_tunes_the_same, 0, 4);
     tcase_add_test(n, rolled_back_when_it_does_not_help);
