@@ -788,6 +788,25 @@ START_TEST(hook_sees_inputs_and_gradients)
 }
 END_TEST
 
+START_TEST(wider_blocks_are_refused)
+{
+    ref_model    m;
+    bb_backward *b;
+    float        h[2 * 24] = { 0 }, dh[2 * 24] = { 0 };
+    ref_model_make(&ref_specs[1], 5, &m);
+    ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, 2, &b, NULL), BB_OK);
+    for (int change = 0; change < 3; change++) {
+        bb_block k = m.net.blocks[0];
+        if (change == 0) k.n_kv = k.n_head, k.w[BB_PART_K] = k.w[BB_PART_V] = k.w[BB_PART_Q];
+        if (change == 1) k.n_head *= 2, k.w[BB_PART_Q].rows *= 2, k.w[BB_PART_O].cols *= 2;
+        if (change == 2) k.n_ff *= 2, k.w[BB_PART_GATE].rows *= 2, k.w[BB_PART_UP].rows *= 2, k.w[BB_PART_DOWN].cols *= 2;
+        ck_assert_int_eq(bb_backward_block(b, &m.net, &k, 1, 2, bb_on_cpu(h), bb_on_cpu(dh), NULL, NULL), BB_FAILED);
+    }
+    bb_backward_destroy(b);
+    ref_model_free(&m);
+}
+END_TEST
+
 START_TEST(running_out_of_memory_is_survived)
 {
     ref_model m;
@@ -827,6 +846,7 @@ int main(void)
     tcase_add_loop_test(t, head_gradients_agree_with_differences, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, large_vocabulary_comes_in_pieces, 0, 3);
     tcase_add_test(t, large_matrix_comes_in_pieces);
+    tcase_add_test(t, wider_blocks_are_refused);
     tcase_add_test(t, packed_inputs_are_not_stale);
     tcase_add_test(t, embedding_gradient_adds_rows);
     tcase_add_test(t, keys_outside_a_window_are_left_out);

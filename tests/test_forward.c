@@ -631,6 +631,49 @@ START_TEST(wrong_shapes_and_ids_are_refused)
 }
 END_TEST
 
+/* A block with more heads, more KV heads or more channels than any at creation has no room. */
+START_TEST(wider_blocks_are_refused)
+{
+    ref_model   m;
+    bb_forward *f;
+    float       h[2 * 24] = { 0 };
+    ref_model_make(&ref_specs[1], 5, &m);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_OK);
+    for (int change = 0; change < 3; change++) {
+        bb_block b = m.net.blocks[0];
+        if (change == 0) b.n_kv = b.n_head, b.w[BB_PART_K] = b.w[BB_PART_V] = b.w[BB_PART_Q];
+        if (change == 1) b.n_head *= 2, b.w[BB_PART_Q].rows *= 2, b.w[BB_PART_O].cols *= 2;
+        if (change == 2) b.n_ff *= 2, b.w[BB_PART_GATE].rows *= 2, b.w[BB_PART_UP].rows *= 2, b.w[BB_PART_DOWN].cols *= 2;
+        bb_err err = BB_ERR_INIT;
+        ck_assert_int_eq(bb_forward_block(f, &m.net, &b, 1, 2, bb_on_cpu(h), NULL, NULL, &err), BB_FAILED);
+        ck_assert_msg(strstr(err.msg, "the workspace was made for 4/2 and 64") != NULL, "%s", err.msg);
+    }
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* The second set of RoPE's factors is for contexts that are longer than the first one's. */
+START_TEST(long_factors_begin_behind_the_context)
+{
+    ref_model m;
+    size_t    spec = 0;
+    while (strcmp(ref_specs[spec].name, "phi3 short, tied") != 0) spec++;
+    ref_model_make(&ref_specs[spec], 5, &m);
+    const size_t n = (size_t)m.net.rope_context * m.net.n_rot;
+    bb_net       one = m.net;
+    one.rope_long = NULL;
+    float *alone = bb_rope_table(&one, m.net.rope_context, NULL), *at = bb_rope_table(&m.net, m.net.rope_context, NULL);
+    float *behind = bb_rope_table(&m.net, m.net.rope_context + 1, NULL);
+    ck_assert_mem_eq(at, alone, n * sizeof *at);
+    ck_assert(memcmp(behind, alone, n * sizeof *at) != 0);
+    bb_free(alone);
+    bb_free(at);
+    bb_free(behind);
+    ref_model_free(&m);
+}
+END_TEST
+
 /* Fails at each allocation in turn; nothing leaks, the answer is BB_NOMEM. */
 START_TEST(running_out_of_memory_is_survived)
 {
@@ -676,6 +719,8 @@ int main(void)
     tcase_add_test(t, large_vocabulary_comes_in_pieces);
     tcase_add_test(t, hook_sees_every_input);
     tcase_add_test(t, wrong_shapes_and_ids_are_refused);
+    tcase_add_test(t, wider_blocks_are_refused);
+    tcase_add_test(t, long_factors_begin_behind_the_context);
     tcase_add_loop_test(t, running_out_of_memory_is_survived, 0, 2);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
