@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "kernels/kernels.h"
 #include "model/net/forward.h"
+#include "model/net/host.h"
 #include "model/net/shared.h"
 #include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
@@ -631,6 +632,32 @@ START_TEST(wrong_shapes_and_ids_are_refused)
 }
 END_TEST
 
+/* The host's output norm is what the head reads: logits by it are those of the pass. */
+START_TEST(the_hosts_output_norm_is_that_of_the_pass)
+{
+    ref_model   m;
+    uint64_t    seed = 12;
+    bb_forward *f;
+    ref_model_make(&ref_specs[_i], 5, &m);
+    const size_t     C = m.net.n_embd, V = m.net.n_vocab;
+    const bb_matrix *head = bb_net_head(&m.net);
+    const bb_format *format = bb_format_get(head->type);
+    float *h = ref_random(&m, C, 0, 1, &seed), *x = ref_random(&m, C, 0, 1, &seed), *z = ref_random(&m, V, 0, 0, &seed), *row = ref_random(&m, C, 0, 0, &seed);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 1, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_logits(f, &m.net, bb_on_cpu(h), 1, z, NULL), BB_OK);
+    bb_host_output_norm(&m.net, h, x);
+    for (size_t v = 0; v < V; v++) {
+        double sum = 0;
+        format->decode((const char *)head->data + v * bb_format_row_bytes(format, C), row, C);
+        for (size_t c = 0; c < C; c++) sum += (double)x[c] * (double)row[c];
+        if (m.net.logit_cap > 0) sum = (double)m.net.logit_cap * tanh(sum / (double)m.net.logit_cap);
+        ck_assert_double_eq_tol((double)z[v], sum, 1e-5 * (1 + fabs(sum)));
+    }
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+}
+END_TEST
+
 /* A block with more heads, more KV heads or more channels than any at creation has no room. */
 START_TEST(wider_blocks_are_refused)
 {
@@ -720,6 +747,7 @@ int main(void)
     tcase_add_test(t, hook_sees_every_input);
     tcase_add_test(t, wrong_shapes_and_ids_are_refused);
     tcase_add_test(t, wider_blocks_are_refused);
+    tcase_add_loop_test(t, the_hosts_output_norm_is_that_of_the_pass, 0, (int)ref_n_specs);
     tcase_add_test(t, long_factors_begin_behind_the_context);
     tcase_add_loop_test(t, running_out_of_memory_is_survived, 0, 2);
     suite_add_tcase(s, t);
