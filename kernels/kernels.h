@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * kernels.h: the inner loops that have more than one version, as one table: a row a kernel (table.inc), a version for each CPU level.
  *
- * Interface: bb_kernels_get() for the best level that the CPU has, capped by BB_CPU=ref|avx2|avx512|amx in the environment, for
+ * Interface: bb_kernels_get() for the best level that the CPU has, capped by BB_CPU=ref|avx2|avx512|bf16|amx in the environment, for
  * all rows together; bb_kernels_at(i) walks all levels that this CPU can run (for tests and benchmarks), reference first.
  *
  * Contract: every level gives the same bits. So each function states its arithmetic: fma(a, b, c) is one rounding,

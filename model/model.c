@@ -666,8 +666,9 @@ static bb_status find_token(builder *b, bb_err *err)
     bb_status        status = BB_OK;
     if (!t->width) goto done;
     snprintf(name, sizeof name, "%s.weight", bb_token_names[BB_TOKEN_TABLE]);
-    if (rows > INT32_MAX || width > MAX_WIDTH * (uint64_t)BB_MAX_LAYERS || net->n_vocab > 1u << 24)
-        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has %u tokens of %u blocks: that is more than can be numbered", name, net->n_vocab, net->n_layer);
+    if (rows > INT32_MAX || width > INT32_MAX || net->n_vocab > 1u << 24)
+        return BB_FAIL(err, BB_UNSUPPORTED, "tensor '%s' has %u tokens of %u blocks of %u numbers: that is more than can be numbered", name, net->n_vocab,
+                       net->n_layer, t->width);
     BB_TRY(find_matrix(b, name, net->n_vocab, (uint32_t)width, &t->table, err));
     f = bb_format_get(t->table.type);
     if (t->width % f->block)

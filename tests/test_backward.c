@@ -359,6 +359,7 @@ static void check_head(const ref_spec *spec, head_kind kind)
     uint64_t  seed = 6;
     ref_model_make(spec, 1, &m);
     ref_model_make(spec, 2, &ref);
+    ref.net.logit_cap *= 0.75f; /* one of its own, where there is one */
     size_t       C = m.net.n_embd, V = m.net.n_vocab;
     float       *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *weight = ref_random(&m, N, 1, 0.4, &seed);
     float       *dh = ref_random(&m, N * C, 0, 0, &seed), *d_head = ref_random(&m, V * C, 0, 0, &seed), *d_norm = ref_random(&m, C, 0, 0, &seed);
@@ -413,10 +414,11 @@ START_TEST(head_gradients_agree_with_differences)
 }
 END_TEST
 
-/* Vocabulary in several pieces (64 MiB of logits are not enough for n rows of it): against the same rows one at a time, in one piece. */
+/* Vocabulary in several pieces (64 MiB of logits are not enough for n rows of it): against the same rows one at a time, in one piece, the others of which
+ * weigh nothing. With labels from everywhere in it. */
 START_TEST(large_vocabulary_comes_in_pieces)
 {
-    enum { N = 600, V = 30011, C = 8 };
+    enum { N = 600, V = 30011, C = 8, EACH = 101 };
     static const ref_shape none[] = { { 0, 0, 0 } };
     ref_spec               spec = { "large", "llama", V, C, 1, 4, 4, false, false, 0, false, true, 1, BB_F32, none };
     ref_model              m;
@@ -424,18 +426,99 @@ START_TEST(large_vocabulary_comes_in_pieces)
     bb_backward           *b;
     ref_model_make(&spec, 1, &m);
     float       *h = ref_random(&m, N * C, 0, 1, &seed), *h_ref = ref_random(&m, N * C, 0, 1, &seed), *all = ref_random(&m, N * C, 0, 0, &seed), one[C];
+    float       *d_head = ref_random(&m, (size_t)V * C, 0, 0, &seed), *d_one = ref_random(&m, (size_t)V * C, 0, 0, &seed), weight[N] = { 0 };
     double      *loss = BB_NEW(N, double, NULL), loss1;
-    bb_head_loss of = { NULL, &m.net, bb_on_cpu(h_ref), NULL, false, 0 };
+    int32_t      targets[N];
+    bb_head_loss of = { NULL, &m.net, bb_on_cpu(h_ref), weight, false, _i == 0 ? 0 : 0.5f };
+    bb_head_grad grad = { .head = d_head };
+    m.net.logit_cap = _i == 2 ? 2 : 0;
+    for (size_t i = 0; i < N; i++) targets[i] = i / EACH % 2 ? V - 1 - (int32_t)i : (int32_t)i; /* the second piece begins at 27936 */
+    if (_i > 0) of.targets = targets;
+    for (size_t i = 0; i < N; i += EACH) weight[i] = 1;
     ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, N, &b, NULL), BB_OK);
-    ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h), N, &of, loss, bb_on_cpu(all), NULL, NULL), BB_OK);
-    for (size_t i = 0; i < N; i += 101) {
+    ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h), N, &of, loss, bb_on_cpu(all), &grad, NULL), BB_OK);
+    grad.head = d_one;
+    for (size_t i = 0; i < N; i += EACH) {
         of.h_ref = bb_on_cpu(h_ref + i * C);
-        ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h + i * C), 1, &of, &loss1, bb_on_cpu(one), NULL, NULL), BB_OK);
+        if (_i > 0) of.targets = targets + i;
+        ck_assert_int_eq(bb_backward_head(b, &m.net, bb_on_cpu(h + i * C), 1, &of, &loss1, bb_on_cpu(one), &grad, NULL), BB_OK);
         ck_assert(fabs(loss1 - loss[i]) <= 1e-6 * loss1);
         for (size_t c = 0; c < C; c++) ck_assert(fabs((double)one[c] - (double)all[i * C + c]) <= 1e-5 * largest_of(one, C));
     }
+    for (size_t i = 0; i < (size_t)V * C; i++) ck_assert(fabs((double)d_head[i] - (double)d_one[i]) <= 1e-5 * largest_of(d_one + i / C * C, C));
     bb_backward_destroy(b);
     bb_free(loss);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* A matrix of more numbers than are packed at once, with a bias: products by it and by its transpose, some of their numbers. */
+START_TEST(large_matrix_comes_in_pieces)
+{
+    enum { ROWS = 4200, COLS = 4096, EACH = 997 };
+    const bb_operations *o = bb_backend_cpu.ops;
+    const bb_format     *f = bb_format_get(BB_F16);
+    ref_model            m = { .n_owned = 0 };
+    uint64_t             seed = 3;
+    void                *self;
+    float               *row = ref_random(&m, COLS, 0, 1, &seed), *x = ref_random(&m, COLS, 0, 1, &seed), *dy = ref_random(&m, ROWS, 0, 1, &seed);
+    float               *bias = ref_random(&m, ROWS, 0, 1, &seed), *y = ref_random(&m, ROWS, 0, 1, &seed), *dx = ref_random(&m, COLS, 0, 1, &seed);
+    double               sums[COLS] = { 0 };
+    char                *data = bb_alloc(ROWS, bb_format_row_bytes(f, COLS), NULL);
+    const bb_matrix      w = { .type = BB_F16, .rows = ROWS, .cols = COLS, .data = data, .bias = bias };
+    ck_assert_int_eq(o->open(NULL, &self, NULL), BB_OK);
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t c = 0; c < COLS; c++) row[c] = (float)((r * 31 + c * 17) % 64) / 64 - 0.5f; /* which F16 has */
+        f->encode(row, NULL, data + r * bb_format_row_bytes(f, COLS), COLS);
+        for (size_t c = 0; c < COLS; c += EACH) sums[c] += (double)dy[r] * (double)row[c];
+    }
+    ck_assert_int_eq(o->matmul(self, 1, bb_on_cpu(x), &w, false, bb_on_cpu(y), NULL), BB_OK);
+    ck_assert_int_eq(o->back_matmul(self, 1, bb_on_cpu(dy), &w, false, bb_on_cpu(dx), NULL), BB_OK);
+    for (size_t c = 0; c < COLS; c += EACH) ck_assert_double_eq_tol((double)dx[c], sums[c], 1e-3);
+    for (size_t r = 2; r < ROWS; r += EACH) {
+        double sum = (double)bias[r];
+        f->decode(data + r * bb_format_row_bytes(f, COLS), row, COLS);
+        for (size_t c = 0; c < COLS; c++) sum += (double)x[c] * (double)row[c];
+        ck_assert_double_eq_tol((double)y[r], sum, 1e-3);
+    }
+    ck_assert_double_eq_tol((double)y[ROWS - 1] - (double)bias[ROWS - 1], (double)y[ROWS - 65] - (double)bias[ROWS - 65], 1e-3); /* rows repeat by 64 */
+    o->close(self);
+    bb_free(data);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* The packed inputs of back_weights are those of the numbers as they are: other ones are gathered into their place, and where there was no memory for
+ * others in between they are packed again. */
+START_TEST(packed_inputs_are_not_stale)
+{
+    enum { ROWS = 3, COLS = 5, N = 7, MORE = 64 };
+    const bb_operations *o = bb_backend_cpu.ops;
+    ref_model            m = { .n_owned = 0 };
+    uint64_t             seed = 4;
+    void                *self;
+    float *dy = ref_random(&m, MORE * ROWS, 0, 1, &seed), *x = ref_random(&m, MORE * COLS, 0, 1, &seed), *other = ref_random(&m, MORE * COLS, 0, 1, &seed);
+    float *table = ref_random(&m, N * COLS, 0, 1, &seed);
+    const bb_matrix rows = { .type = BB_F32, .rows = N, .cols = COLS, .data = table };
+    const int32_t   ids[N] = { 6, 5, 4, 3, 2, 1, 0 };
+    for (int gathers = 0; gathers < 2; gathers++) {
+        float dw[ROWS * COLS] = { 0 }, unused[ROWS * COLS] = { 0 };
+        ck_assert_int_eq(o->open(NULL, &self, NULL), BB_OK);
+        ck_assert_int_eq(o->back_weights(self, N, ROWS, COLS, bb_on_cpu(dy), bb_on_cpu(x), unused, NULL), BB_OK);
+        if (gathers) ck_assert_int_eq(o->gather(self, &rows, ids, N, bb_on_cpu(x), NULL), BB_OK);
+        for (long n = 0; !gathers && n < 2; n++) {
+            bb_mem_fail_after(n);
+            ck_assert_int_eq(o->back_weights(self, MORE, ROWS, COLS, bb_on_cpu(dy), bb_on_cpu(other), unused, NULL), BB_NOMEM);
+            bb_mem_fail_after(-1);
+        }
+        ck_assert_int_eq(o->back_weights(self, N, ROWS, COLS, bb_on_cpu(dy), bb_on_cpu(x), dw, NULL), BB_OK);
+        for (size_t i = 0; i < ROWS * COLS; i++) {
+            double sum = 0;
+            for (size_t t = 0; t < N; t++) sum += (double)dy[t * ROWS + i / COLS] * (double)x[t * COLS + i % COLS];
+            ck_assert_double_eq_tol((double)dw[i], sum, 1e-5);
+        }
+        o->close(self);
+    }
     ref_model_free(&m);
 }
 END_TEST
@@ -705,6 +788,25 @@ START_TEST(hook_sees_inputs_and_gradients)
 }
 END_TEST
 
+START_TEST(wider_blocks_are_refused)
+{
+    ref_model    m;
+    bb_backward *b;
+    float        h[2 * 24] = { 0 }, dh[2 * 24] = { 0 };
+    ref_model_make(&ref_specs[1], 5, &m);
+    ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, 2, &b, NULL), BB_OK);
+    for (int change = 0; change < 3; change++) {
+        bb_block k = m.net.blocks[0];
+        if (change == 0) k.n_kv = k.n_head, k.w[BB_PART_K] = k.w[BB_PART_V] = k.w[BB_PART_Q];
+        if (change == 1) k.n_head *= 2, k.w[BB_PART_Q].rows *= 2, k.w[BB_PART_O].cols *= 2;
+        if (change == 2) k.n_ff *= 2, k.w[BB_PART_GATE].rows *= 2, k.w[BB_PART_UP].rows *= 2, k.w[BB_PART_DOWN].cols *= 2;
+        ck_assert_int_eq(bb_backward_block(b, &m.net, &k, 1, 2, bb_on_cpu(h), bb_on_cpu(dh), NULL, NULL), BB_FAILED);
+    }
+    bb_backward_destroy(b);
+    ref_model_free(&m);
+}
+END_TEST
+
 START_TEST(running_out_of_memory_is_survived)
 {
     ref_model m;
@@ -742,7 +844,10 @@ int main(void)
     tcase_add_loop_test(t, fast_gradients_are_close_to_exact, 0, 2 * (int)ref_n_specs);
     tcase_add_loop_test(t, gradients_are_to_decoded_weights, 0, 2);
     tcase_add_loop_test(t, head_gradients_agree_with_differences, 0, (int)ref_n_specs);
-    tcase_add_test(t, large_vocabulary_comes_in_pieces);
+    tcase_add_loop_test(t, large_vocabulary_comes_in_pieces, 0, 3);
+    tcase_add_test(t, large_matrix_comes_in_pieces);
+    tcase_add_test(t, wider_blocks_are_refused);
+    tcase_add_test(t, packed_inputs_are_not_stale);
     tcase_add_test(t, embedding_gradient_adds_rows);
     tcase_add_test(t, keys_outside_a_window_are_left_out);
     tcase_add_loop_test(t, threads_and_calls_change_nothing, 0, (int)ref_n_specs);

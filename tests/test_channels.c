@@ -301,6 +301,36 @@ START_TEST(gradient_of_masks_is_that_of_differences)
 }
 END_TEST
 
+/* Fails at each allocation in turn: nothing leaks, and the answer is BB_NOMEM. */
+START_TEST(running_out_of_memory_is_survived)
+{
+    ref_model       m;
+    bb_toga_options o = learning(1);
+    bb_toga_text    t = { text, TEXT, -1 };
+    bool            done = false;
+    o.kl = true;
+    ref_model_make(&ref_specs[0], 3, &m);
+    for (long n = 0; !done && n < 1000; n++) {
+        const size_t before = bb_mem_live_bytes();
+        bb_toga     *toga = NULL;
+        bb_channels  c = { 0 };
+        bb_mem_fail_after(n);
+        bb_status status = bb_toga_create(&bb_backend_cpu, &m.net, &t, &o, &toga, NULL);
+        if (status == BB_OK) status = bb_channels_create(&m.net, o.pruning, o.mixed, &c, NULL);
+        if (status == BB_OK) status = bb_toga_run(toga, NULL, NULL, NULL);
+        if (status == BB_OK) status = bb_toga_freeze(toga, &c, NULL);
+        bb_mem_fail_after(-1);
+        ck_assert_msg(status == BB_OK || status == BB_NOMEM, "allocation %ld: %d", n, (int)status);
+        bb_toga_destroy(toga);
+        bb_channels_done(&c);
+        ck_assert_msg(bb_mem_live_bytes() == before, "allocation %ld leaks", n);
+        done = status == BB_OK;
+    }
+    ck_assert(done);
+    ref_model_free(&m);
+}
+END_TEST
+
 START_TEST(bytes_and_their_gradient)
 {
     ref_model       m;
@@ -470,6 +500,7 @@ int main(void)
     tcase_add_test(t, matrix_of_one_precision_is_that_of_the_format);
     tcase_add_test(t, formats_with_scales_of_their_own_are_no_parts);
     tcase_add_loop_test(t, gradient_of_masks_is_that_of_differences, 0, 4);
+    tcase_add_test(t, running_out_of_memory_is_survived);
     tcase_add_test(t, bytes_and_their_gradient);
     tcase_add_test(t, training_comes_to_the_budget_and_freezing_keeps_it);
     tcase_add_test(t, masks_are_the_same_for_any_threads_and_after_an_interruption);

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "kernels/kernels.h"
 #include "model/net/forward.h"
+#include "model/net/host.h"
 #include "model/net/shared.h"
 #include "tests/support/guarded.h"
 #include "tests/support/ref_net.h"
@@ -323,13 +324,13 @@ START_TEST(block_stops_at_an_input)
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, WINDOWS, LENGTH, &f, NULL), BB_OK);
     for (uint32_t i = 0; i < m.net.n_layer; i++) {
         const bb_block *b = &m.net.blocks[i];
+        for (int k = 0; k < BB_N_FEEDS; k++) ck_assert_uint_le(bb_dim_of(&m.net, b, bb_feeds[k].width), MOST);
         memset(g.n, 0, sizeof g.n);
         memcpy(h, start, n * sizeof *h);
         ck_assert_int_eq(bb_forward_block(f, &m.net, b, WINDOWS, LENGTH, bb_on_cpu(h), gather_inputs, &g, NULL), BB_OK);
         for (int k = 0; k < BB_N_FEEDS; k++) {
             const size_t width = bb_dim_of(&m.net, b, bb_feeds[k].width);
             memcpy(h, start, n * sizeof *h);
-            ck_assert_uint_le(width, MOST);
             const bb_status status = bb_forward_input(f, &m.net, b, WINDOWS, LENGTH, bb_on_cpu(h), (bb_feed)k, bb_on_cpu(x), NULL);
             ck_assert_int_eq(status, bb_block_has(b, bb_feeds[k].sublayer) ? BB_OK : BB_FAILED);
             if (status != BB_OK) continue;
@@ -592,10 +593,10 @@ END_TEST
 
 START_TEST(wrong_shapes_and_ids_are_refused)
 {
-    ref_model   m;
+    ref_model   m, w;
     bb_forward *f;
     bb_block    b;
-    float       h[2 * 32] = { 0 };
+    float       h[2 * 40] = { 0 };
     double      nll[2];
     ref_model_make(&ref_specs[0], 5, &m);
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_OK);
@@ -614,10 +615,88 @@ START_TEST(wrong_shapes_and_ids_are_refused)
         ck_assert_int_ne(bb_forward_block(f, &m.net, &b, 1, 2, bb_on_cpu(h), NULL, NULL, &err), BB_OK);
         ck_assert(err.msg[0]);
     }
+    bb_err   err = BB_ERR_INIT;
+    ref_spec wider = ref_specs[0];
+    wider.n_embd = 40;
+    ref_model_make(&wider, 5, &w);
+    ck_assert_int_eq(bb_forward_kl(f, &w.net, bb_on_cpu(h), &m.net, bb_on_cpu(h), NULL, 1, nll, NULL, NULL, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "width 40") != NULL, "%s", err.msg);
+    bb_err_clear(&err);
+    ck_assert_int_eq(bb_forward_kl(f, &m.net, bb_on_cpu(h), &w.net, bb_on_cpu(h), NULL, 1, nll, NULL, NULL, &err), BB_BAD_FILE);
     bb_forward_destroy(f);
+    ref_model_free(&w);
     m.net.n_rot = 7;
     ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_BAD_FILE);
     ck_assert_ptr_null(f);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* The host's output norm is what the head reads: logits by it are those of the pass. */
+START_TEST(the_hosts_output_norm_is_that_of_the_pass)
+{
+    ref_model   m;
+    uint64_t    seed = 12;
+    bb_forward *f;
+    ref_model_make(&ref_specs[_i], 5, &m);
+    const size_t     C = m.net.n_embd, V = m.net.n_vocab;
+    const bb_matrix *head = bb_net_head(&m.net);
+    const bb_format *format = bb_format_get(head->type);
+    float *h = ref_random(&m, C, 0, 1, &seed), *x = ref_random(&m, C, 0, 1, &seed), *z = ref_random(&m, V, 0, 0, &seed), *row = ref_random(&m, C, 0, 0, &seed);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 1, &f, NULL), BB_OK);
+    ck_assert_int_eq(bb_forward_logits(f, &m.net, bb_on_cpu(h), 1, z, NULL), BB_OK);
+    bb_host_output_norm(&m.net, h, x);
+    for (size_t v = 0; v < V; v++) {
+        double sum = 0;
+        format->decode((const char *)head->data + v * bb_format_row_bytes(format, C), row, C);
+        for (size_t c = 0; c < C; c++) sum += (double)x[c] * (double)row[c];
+        if (m.net.logit_cap > 0) sum = (double)m.net.logit_cap * tanh(sum / (double)m.net.logit_cap);
+        ck_assert_double_eq_tol((double)z[v], sum, 1e-5 * (1 + fabs(sum)));
+    }
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* A block with more heads, more KV heads or more channels than any at creation has no room. */
+START_TEST(wider_blocks_are_refused)
+{
+    ref_model   m;
+    bb_forward *f;
+    float       h[2 * 24] = { 0 };
+    ref_model_make(&ref_specs[1], 5, &m);
+    ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 1, 2, &f, NULL), BB_OK);
+    for (int change = 0; change < 3; change++) {
+        bb_block b = m.net.blocks[0];
+        if (change == 0) b.n_kv = b.n_head, b.w[BB_PART_K] = b.w[BB_PART_V] = b.w[BB_PART_Q];
+        if (change == 1) b.n_head *= 2, b.w[BB_PART_Q].rows *= 2, b.w[BB_PART_O].cols *= 2;
+        if (change == 2) b.n_ff *= 2, b.w[BB_PART_GATE].rows *= 2, b.w[BB_PART_UP].rows *= 2, b.w[BB_PART_DOWN].cols *= 2;
+        bb_err err = BB_ERR_INIT;
+        ck_assert_int_eq(bb_forward_block(f, &m.net, &b, 1, 2, bb_on_cpu(h), NULL, NULL, &err), BB_FAILED);
+        ck_assert_msg(strstr(err.msg, "the workspace was made for 4/2 and 64") != NULL, "%s", err.msg);
+    }
+    bb_forward_destroy(f);
+    ref_model_free(&m);
+}
+END_TEST
+
+/* The second set of RoPE's factors is for contexts that are longer than the first one's. */
+START_TEST(long_factors_begin_behind_the_context)
+{
+    ref_model m;
+    size_t    spec = 0;
+    while (strcmp(ref_specs[spec].name, "phi3 short, tied") != 0) spec++;
+    ref_model_make(&ref_specs[spec], 5, &m);
+    const size_t n = (size_t)m.net.rope_context * m.net.n_rot;
+    bb_net       one = m.net;
+    one.rope_long = NULL;
+    float *alone = bb_rope_table(&one, m.net.rope_context, NULL), *at = bb_rope_table(&m.net, m.net.rope_context, NULL);
+    float *behind = bb_rope_table(&m.net, m.net.rope_context + 1, NULL);
+    ck_assert_mem_eq(at, alone, n * sizeof *at);
+    ck_assert(memcmp(behind, alone, n * sizeof *at) != 0);
+    bb_free(alone);
+    bb_free(at);
+    bb_free(behind);
     ref_model_free(&m);
 }
 END_TEST
@@ -667,6 +746,9 @@ int main(void)
     tcase_add_test(t, large_vocabulary_comes_in_pieces);
     tcase_add_test(t, hook_sees_every_input);
     tcase_add_test(t, wrong_shapes_and_ids_are_refused);
+    tcase_add_test(t, wider_blocks_are_refused);
+    tcase_add_loop_test(t, the_hosts_output_norm_is_that_of_the_pass, 0, (int)ref_n_specs);
+    tcase_add_test(t, long_factors_begin_behind_the_context);
     tcase_add_loop_test(t, running_out_of_memory_is_survived, 0, 2);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

@@ -135,6 +135,47 @@ START_TEST(shared_keys_and_token_inputs_are_read)
 }
 END_TEST
 
+/* 511 blocks of 8405025 numbers are 479 numbers more than 32 bits can say: a table of 479 columns is not theirs. */
+START_TEST(a_table_too_wide_for_its_count_is_refused)
+{
+    static const float zeros[479];
+    static const struct {
+        const char *name;
+        uint64_t    ne[2];
+    } tensors[] = { { "token_embd.weight", { 8, 1 } }, { "output_norm.weight", { 8, 1 } }, { "per_layer_token_embd.weight", { 479, 1 } } };
+    static const struct {
+        const char *key;
+        uint32_t    value;
+    } numbers[] = { { "context_length", 16 },          { "embedding_length", 8 },         { "block_count", 511 },
+                    { "attention.head_count", 1 },     { "attention.head_count_kv", 1 },  { "feed_forward_length", 8 },
+                    { "attention.key_length_swa", 8 }, { "attention.sliding_window", 4 }, { "embedding_length_per_layer_input", 8405025 } };
+    const char  *path = bb_test_path("wide.gguf");
+    uint32_t     pattern[511] = { 0 };
+    char         key[96];
+    bb_gguf_out *out;
+    bb_model     m;
+    bb_err       err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_text(out, "general.architecture", "gemma4", NULL), BB_OK);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        snprintf(key, sizeof key, "gemma4.%s", numbers[i].key);
+        ck_assert_int_eq(bb_gguf_put_u32(out, key, numbers[i].value, NULL), BB_OK);
+    }
+    ck_assert_int_eq(bb_gguf_put_f32(out, "gemma4.attention.layer_norm_rms_epsilon", 1e-6f, NULL), BB_OK);
+    ck_assert_int_eq(bb_gguf_put_u32_array(out, "gemma4.attention.sliding_window_pattern", pattern, 511, NULL), BB_OK);
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+        bb_tensor t = { .type = BB_F32, .n_dims = i == 1 ? 1 : 2, .ne = { tensors[i].ne[0], tensors[i].ne[1], 1, 1 }, .data = zeros };
+        t.size_bytes = tensors[i].ne[0] * sizeof *zeros;
+        snprintf(t.name, sizeof t.name, "%s", tensors[i].name);
+        ck_assert_int_eq(bb_gguf_put_tensor(out, &t, NULL), BB_OK);
+    }
+    ck_assert_int_eq(bb_gguf_out_write(out, path, NULL), BB_OK);
+    bb_gguf_out_destroy(out);
+    ck_assert_int_eq(bb_model_open(path, &m, &err), BB_UNSUPPORTED);
+    ck_assert_msg(strstr(err.msg, "'per_layer_token_embd.weight' has 1 tokens of 511 blocks of 8405025 numbers") != NULL, "%s", err.msg);
+}
+END_TEST
+
 /* The residual stream is kept divided by its factor; a factor of 1 or none leaves the network as that of a llama. */
 START_TEST(factors_of_granite_are_read)
 {
@@ -843,6 +884,7 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, shared_keys_and_token_inputs_are_read, 0, 2);
+    tcase_add_test(t, a_table_too_wide_for_its_count_is_refused);
     tcase_add_test(t, factors_of_granite_are_read);
     tcase_add_test(t, windows_by_a_period);
     tcase_add_test(t, windows_of_gemma3_are_read);

@@ -116,6 +116,41 @@ START_TEST(whole_gradient_agrees_with_differences)
 }
 END_TEST
 
+static double deviation_of(const bb_matrix *m)
+{
+    const size_t n = (size_t)m->rows * m->cols;
+    double       sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)((const float *)m->data)[i] * (double)((const float *)m->data)[i];
+    return sqrt(sum / (double)n);
+}
+
+/* sqrt(2 / (5 C)); what writes to the residual stream of five blocks 2 / (5 sqrt(C)); norms 1, biases 0. */
+START_TEST(first_weights_have_their_deviations)
+{
+    static const ref_shape five[] = { { 4, 2, 160 }, { 4, 2, 160 }, { 4, 2, 160 }, { 4, 2, 160 }, { 4, 2, 160 } };
+    const ref_spec         spec = { "five", "qwen2", 40, 64, 5, 16, 16, true, true, 0, false, true, 1, BB_F32, five };
+    const bb_train_options o = options(1);
+    ref_model              m;
+    ref_model_make(&spec, 1, &m);
+    make_text(m.net.n_vocab);
+    bb_training *t = trainer(&m.net, &o, -1);
+    bb_training_start_random(t);
+    const bb_net *net = bb_training_net(t);
+    const double  usual = sqrt(2.0 / (5 * 64)), least = 2.0 / (5 * 8);
+    ck_assert_double_eq_tol(deviation_of(&net->embd), usual, 0.05 * usual);
+    ck_assert_double_eq_tol(deviation_of(&net->head), usual, 0.05 * usual);
+    for (uint32_t i = 0; i < net->n_layer; i++)
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            if (!bb_block_has_part(&net->blocks[i], (bb_part)p)) continue;
+            const double wanted = p == BB_PART_O || p == BB_PART_DOWN ? least : usual;
+            ck_assert_msg(fabs(deviation_of(&net->blocks[i].w[p]) - wanted) <= 0.05 * wanted, "block %u, %s", i, bb_parts[p].name);
+        }
+    ck_assert(net->out_norm[3] == 1 && net->blocks[4].norm[BB_NORM_FFN][63] == 1 && net->blocks[2].w[BB_PART_K].bias[31] == 0);
+    bb_training_destroy(t);
+    ref_model_free(&m);
+}
+END_TEST
+
 /* ---- data ---- */
 
 START_TEST(an_epoch_has_each_window_once)
@@ -390,6 +425,7 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, whole_gradient_agrees_with_differences, 0, (int)ref_n_specs);
+    tcase_add_test(t, first_weights_have_their_deviations);
     tcase_add_test(t, an_epoch_has_each_window_once);
     tcase_add_loop_test(t, threads_and_resuming_change_nothing, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, another_backend_trains_the_same, 0, (int)ref_n_specs);

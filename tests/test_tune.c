@@ -84,6 +84,31 @@ START_TEST(bytes_and_numbers_agree)
 }
 END_TEST
 
+/* A field that ran past its end is at its end once it is stored, so that the next step back is seen. */
+START_TEST(fields_stay_in_their_range)
+{
+    scene        s = scene_of(bb_format_get(BB_Q4_K));
+    const size_t n = s.l.n_groups * s.l.n_blocks;
+    float *const sc = s.l.fields + 2 * s.l.n_blocks, *const mn = sc + n;
+    ck_assert(s.l.sc_most == 63 && s.l.sc_least == 0 && s.l.mn_most == 63 && s.l.mn_least == 0);
+    for (size_t i = 0; i < n; i++) {
+        sc[i] = i % 2 ? 1e6f : -5;
+        mn[i] = i % 2 ? -0.75f : 64.25f;
+    }
+    bb_latent_encode(&s.l);
+    for (size_t b = 0; b < s.l.n_blocks; b++) {
+        bb_code c = { 0 };
+        s.f->unpack(s.packed + b * s.f->block_bytes, &c);
+        for (size_t g = 0; g < s.l.n_groups; g++) {
+            const size_t i = b * s.l.n_groups + g;
+            ck_assert(sc[i] == (i % 2 ? 63.0f : 0.0f) && mn[i] == (i % 2 ? 0.0f : 63.0f));
+            ck_assert(c.sc[g] == (int)sc[i] && c.mn[g] == (int)mn[i]);
+        }
+    }
+    scene_done(&s);
+}
+END_TEST
+
 /* Error of code vector v of a block whose code is replaced by `code`; by decoding the packed block. */
 static double error_with(const bb_format *f, const bb_code *c, unsigned v, uint32_t code, const float *w)
 {
@@ -309,6 +334,43 @@ START_TEST(end_to_end_lowers_the_divergence)
 END_TEST
 
 /* Only the last block moves; everything before it and the head stay as they are. */
+/* Fails at each allocation in turn: nothing leaks, and the bytes are those that were given, for no state was found better. */
+START_TEST(running_out_of_memory_is_survived)
+{
+    const bool      in_turn = _i == 1;
+    world          *w = world_of(UNTIED);
+    bb_tune_options o = options_of(in_turn ? BB_TUNE_OUTPUT : BB_TUNE_KL, 0, LAYERS - 1);
+    bb_tune_set     other = w->train, few = w->train, seen = w->held;
+    bool            done = false;
+    o.embedding = !in_turn;
+    o.steps = o.checks = 1;
+    o.weights = o.fields = o.norms = 1e3; /* nothing is better after such a step */
+    o.batch = few.n = other.n = seen.n = 1;
+    o.other = in_turn ? NULL : &other;
+    for (long n = 0; !done && n < 4000; n++) {
+        const size_t   before = bb_mem_live_bytes();
+        bb_tuned       t = { 0 };
+        bb_tune_report reports[LAYERS];
+        bb_mem_fail_after(n);
+        bb_status status = bb_tuned_copy(&w->small, &t, NULL);
+        if (status == BB_OK) status = (in_turn ? bb_tune_blocks : bb_tune)(&bb_backend_cpu, &w->full.net, &t, &o, &few, &seen, reports, NULL);
+        bb_mem_fail_after(-1);
+        ck_assert_msg(status == BB_OK || status == BB_NOMEM, "allocation %ld: %d", n, (int)status);
+        done = status == BB_OK;
+        for (uint32_t b = 0; t.bytes && b < LAYERS; b++)
+            for (int p = 0; p < BB_N_PARTS; p++) {
+                const bb_matrix *m = &w->blocks[b].w[p];
+                if (!t.bytes[b].w[p]) continue;
+                ck_assert_msg(memcmp(t.bytes[b].w[p], m->data, m->rows * bb_format_row_bytes(bb_format_get(m->type), m->cols)) == 0, "allocation %ld", n);
+            }
+        bb_tuned_done(&t);
+        ck_assert_msg(bb_mem_live_bytes() == before, "allocation %ld leaks", n);
+    }
+    ck_assert(done);
+    world_done(w);
+}
+END_TEST
+
 START_TEST(last_block_alone)
 {
     static const bb_tune_loss losses[] = { BB_TUNE_KL, BB_TUNE_OUTPUT, BB_TUNE_LOGITS };
@@ -809,10 +871,12 @@ int main(void)
     while (bb_format_at((size_t)formats)) formats++;
     tcase_add_loop_test(t, bytes_and_numbers_agree, 0, formats);
     tcase_add_loop_test(t, codes_are_nearest, 0, formats);
+    tcase_add_test(t, fields_stay_in_their_range);
     tcase_add_loop_test(t, field_gradients_are_differences, 0, formats);
     tcase_add_test(t, knows_the_fields);
     tcase_add_loop_test(n, end_to_end_lowers_the_divergence, 0, N_WORLDS);
     tcase_add_loop_test(n, last_block_alone, 0, 3);
+    tcase_add_loop_test(n, running_out_of_memory_is_survived, 0, 2);
     tcase_add_test(n, blocks_in_turn);
     tcase_add_loop_test(n, another_backend_tunes_the_same, 0, 4);
     tcase_add_test(n, rolled_back_when_it_does_not_help);

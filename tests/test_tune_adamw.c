@@ -81,6 +81,44 @@ static fixture fixture_of(bool coarse)
     return f;
 }
 
+/* The moments of 8 bits of blocks of the same gradients, after `idle` steps of none. */
+static void moments_of(uint64_t idle, unsigned char *m8)
+{
+    const bb_adamw_options o = { 0.9, 0.95, 1e-8, true };
+    float                  w[2 * BB_MOMENTS_BLOCK] = { 0 }, g[2 * BB_MOMENTS_BLOCK] = { 0 };
+    const bb_param         p = { w, g, 2 * BB_MOMENTS_BLOCK, 1, 0 };
+    size_t                 bytes;
+    bb_adamw              *a;
+    bb_rng                 r;
+    ck_assert_int_eq(bb_adamw_create(&p, 1, &o, &a, NULL), BB_OK);
+    for (uint64_t i = 0; i < idle; i++) bb_adamw_step(a, 0.01);
+    bb_rng_init(&r, 7, "moments");
+    for (size_t i = 0; i < BB_MOMENTS_BLOCK; i++) g[i] = g[BB_MOMENTS_BLOCK + i] = (float)bb_rng_normal(&r);
+    bb_adamw_step(a, 0.01);
+    const unsigned char *at = bb_adamw_moments(a, &bytes);
+    ck_assert_uint_eq(bytes, 2 * sizeof(bb_moments_scale) + 4 * BB_MOMENTS_BLOCK);
+    memcpy(m8, at + 2 * sizeof(bb_moments_scale), 2 * BB_MOMENTS_BLOCK);
+    bb_adamw_destroy(a);
+}
+
+/* Rounding draws anew for every block and every step: else errors would add up instead of cancelling. */
+START_TEST(every_block_and_step_draws_anew)
+{
+    unsigned char first[2 * BB_MOMENTS_BLOCK], again[2 * BB_MOMENTS_BLOCK], later[2 * BB_MOMENTS_BLOCK];
+    size_t        blocks = 0, steps = 0;
+    moments_of(0, first);
+    moments_of(0, again);
+    moments_of(1, later);
+    ck_assert_mem_eq(first, again, sizeof first);
+    for (size_t i = 0; i < BB_MOMENTS_BLOCK; i++) {
+        blocks += first[i] != first[BB_MOMENTS_BLOCK + i];
+        steps += first[i] != later[i];
+    }
+    ck_assert_uint_ge(blocks, BB_MOMENTS_BLOCK / 8);
+    ck_assert_uint_ge(steps, BB_MOMENTS_BLOCK / 8);
+}
+END_TEST
+
 static void fixture_done(fixture *f)
 {
     bb_adamw_destroy(f->a);
@@ -212,6 +250,7 @@ int main(void)
     tcase_add_loop_test(t, state_and_threads_change_nothing, 0, 2);
     tcase_add_loop_test(t, goes_to_the_minimum_and_frozen_stays, 0, 2);
     tcase_add_test(t, bytes_of_moments);
+    tcase_add_test(t, every_block_and_step_draws_anew);
     tcase_add_test(t, clips_the_global_norm);
     tcase_add_test(t, schedules);
     suite_add_tcase(s, t);

@@ -222,9 +222,8 @@ static float *written(bb_cpu *c, bb_buffer to)
 
 static bb_status cpu_gather(void *self, const bb_matrix *table, const int32_t *ids, size_t n, bb_buffer to, bb_err *err)
 {
-    (void)self;
     (void)err;
-    float           *y = bb_cpu_at(to);
+    float           *y = written(self, to);
     const bb_format *f = bb_format_get(table->type);
     const char      *data = table->data;
     size_t           bytes = bb_format_row_bytes(f, table->cols);

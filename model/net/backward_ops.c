@@ -132,6 +132,7 @@ static bb_status pack_inputs(bb_cpu *c, bb_back_memory *m, size_t n, size_t cols
     ptrdiff_t panels = (ptrdiff_t)((cols + panel - 1) / panel);
     bb_status status;
     if (m->packed == x && m->packed_n == n && m->packed_cols == cols) return BB_OK;
+    m->packed = NULL;
     status = bb_pool_grow(&m->inputs, bb_cpu_packed_floats(c, cols, n), err);
     if (status != BB_OK) return status;
 #pragma omp parallel for schedule(static) if (bb_cpu_worth(4 * n * cols))

@@ -584,8 +584,9 @@ bb_status bb_forward_kl(bb_forward *f, const bb_net *ref_net, bb_buffer h_ref, c
     BB_ASSERT(!nll == !targets);
     BB_TRY(bb_check_head(ref_net, err));
     BB_TRY(bb_check_head(net, err));
-    if (ref_net->n_vocab != net->n_vocab)
-        return BB_FAIL(err, BB_BAD_FILE, "KL: the reference has %u vocabulary entries, the network %u", ref_net->n_vocab, net->n_vocab);
+    if (ref_net->n_vocab != net->n_vocab || ref_net->n_embd != net->n_embd)
+        return BB_FAIL(err, BB_BAD_FILE, "KL: the reference has %u vocabulary entries and width %u, the network %u and %u", ref_net->n_vocab, ref_net->n_embd,
+                       net->n_vocab, net->n_embd);
     if (targets) BB_TRY(bb_check_ids(targets, n, net->n_vocab, err));
     for (size_t at = 0; at < n; at += f->slab_tokens) {
         size_t m = n - at < f->slab_tokens ? n - at : f->slab_tokens;

@@ -9,7 +9,7 @@
 #include "model/tune/tune.h"
 
 /* Hidden states of a set, borrowed: at the input of the first trained block (NULL when that is block 0: then they are the embedding's
- * rows), and of the full-precision network behind block `last` (loss OUTPUT) or behind its last block. [n * ctx][C] each. target NULL (training windows,
+ * rows), and of the full-precision network behind block `last` (loss OUTPUT) or behind its last block. [n * ctx][W] each (bb_row_width). target NULL (training windows,
  * losses at the head): the trainer computes them when it needs them. */
 typedef struct bb_tune_states {
     const bb_tune_set *set;

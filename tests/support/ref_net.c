@@ -473,7 +473,7 @@ void ref_model_free(ref_model *m)
 
 static const ref_shape five[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } };
 static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { { 4, 2, 64 }, { 4, 2, 64 } }, one_kv[] = { { 6, 1, 50 } },
-                       pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } },
+                       two_heads[] = { { 2, 1, 50 } }, pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } },
                        seven[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } },
                        kinds[] = { { 4, 2, 56 }, { 4, 1, 56 }, { 4, 2, 56 }, { 4, 2, 56 }, { 4, 1, 56 }, { 2, 1, 36 }, { 4, 4, 46 } },
                        shared_kinds[] = { { 4, 2, 56 }, { 4, 1, 56 }, { 4, 2, 56 }, { 4, 2, 56 }, { 4, 1, 56 }, { 2, 1, 36 }, { 6, 2, 46 } },
@@ -509,5 +509,6 @@ const ref_spec ref_specs[] = {
     { "mistral3 yarn", "mistral3", 40, 40, 2, 10, 10, false, true, 0, false, true, 0.25f, BB_F32, grouped },
     { "olmo2", "olmo2", 40, 32, 2, 8, 8, true, false, REF_WHOLE_NORMS | REF_POST_NORMS, false, true, 1, BB_F32, grouped },
     { "qwen2 yarn", "qwen2", 33, 32, 2, 8, 8, true, true, 0, false, false, 0.125f, BB_F32, grouped },
+    { "llama wide heads", "llama", 40, 24, 1, 40, 40, false, false, 0, false, false, 1, BB_F32, two_heads }, /* more than a panel of any CPU level */
 };
 const size_t ref_n_specs = sizeof ref_specs / sizeof *ref_specs;
