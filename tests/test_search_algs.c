@@ -391,6 +391,33 @@ START_TEST(evopress_keeps_the_best_parent)
 }
 END_TEST
 
+/* lambda offspring at level 0, lambda / 8 at level 1, lambda / 32 and the parent at level 2. */
+START_TEST(evopress_has_its_funnel)
+{
+    enum { N = 24, LAMBDA = 64, MAX = 128 };
+    syn_problem  *s = flat(N, 4);
+    bb_space      space;
+    uint16_t      x[MAX * N];
+    bb_score      scores[MAX] = { { 0 } };
+    void         *state;
+    const int64_t budget = 32 * 2 * N;
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    const bb_algorithm_config c = { .space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 3, .population = LAMBDA };
+    ck_assert_int_eq(bb_method_evopress.algorithm->create(&c, &state, NULL), BB_OK);
+    for (int stage = 0; stage < 9; stage++) {
+        uint32_t     level;
+        const size_t n = bb_method_evopress.algorithm->ask(state, x, MAX, &level), wanted[3] = { LAMBDA, LAMBDA / 8, LAMBDA / 32 + (stage > 2) };
+        ck_assert_uint_eq(level, (uint32_t)stage % 3);
+        ck_assert_uint_eq(n, wanted[level]);
+        for (size_t i = 0; i < n; i++) scores[i].kl = (double)i;
+        ck_assert_int_eq(bb_method_evopress.algorithm->tell(state, scores, n, NULL), BB_OK);
+    }
+    bb_method_evopress.algorithm->destroy(state);
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
 /* Levels below the last prefer what is bad: the plan that was given must come out no worse all the same. */
 static bb_status lying_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
 {
@@ -996,6 +1023,7 @@ int main(void)
     tcase_add_loop_test(t, fronts_of_known_shape, 0, 4);
     tcase_add_test(t, edges_end_by_themselves);
     tcase_add_test(t, evopress_keeps_the_best_parent);
+    tcase_add_test(t, evopress_has_its_funnel);
     tcase_add_test(t, no_start_is_lost);
     tcase_add_test(t, what_is_given_is_used);
     tcase_add_test(t, amq_interpolates);
