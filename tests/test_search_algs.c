@@ -457,6 +457,27 @@ START_TEST(no_start_is_lost)
 }
 END_TEST
 
+/* All plans of a generation are scored, however many. */
+START_TEST(generations_may_be_large)
+{
+    static const uint32_t n_windows[3] = { 1, 1, 1 };
+    syn_problem          *s = flat(40, 4);
+    plain                *w = plain_new(&s->p, bb_problem_cost);
+    const int64_t         budget = 32 * 2 * 40;
+    bb_archive            archive;
+    bb_ledger            *l;
+    w->e.n_levels = 3;
+    w->e.n_windows = n_windows;
+    bb_search o = { .budgets = &budget, .n_budgets = 1, .seed = 1, .candidates = 2000, .stop.max_evaluations = 1 };
+    ck_assert_int_eq(syn_search(&bb_method_evopress, &s->p, &w->e, NULL, NULL, &o, &archive, &l, NULL), BB_OK);
+    ck_assert_uint_ge(bb_ledger_asked(l), 2000);
+    bb_ledger_close(l);
+    bb_archive_done(&archive);
+    free(w);
+    syn_free(s);
+}
+END_TEST
+
 /* Given the optimum, every algorithm that takes a start has it in the end; of itself none finds it in as few evaluations. */
 START_TEST(what_is_given_is_used)
 {
@@ -1024,6 +1045,7 @@ int main(void)
     tcase_add_test(t, edges_end_by_themselves);
     tcase_add_test(t, evopress_keeps_the_best_parent);
     tcase_add_test(t, evopress_has_its_funnel);
+    tcase_add_test(t, generations_may_be_large);
     tcase_add_test(t, no_start_is_lost);
     tcase_add_test(t, what_is_given_is_used);
     tcase_add_test(t, amq_interpolates);
