@@ -457,6 +457,38 @@ START_TEST(no_start_is_lost)
 }
 END_TEST
 
+/* A narrower sublayer is smaller, but its rows take no format as small as a wide one's: single steps down end in either, and whole plans hardly ever in all
+ * narrow ones. Drawing again comes to an end all the same. */
+START_TEST(draws_near_the_smallest_size_end)
+{
+    enum { BLOCKS = 32 };
+    syn_problem  *s = syn_new();
+    bb_space      space;
+    bb_separable *sep;
+    bb_rng        rng;
+    uint16_t      x[2 * BLOCKS];
+    int64_t       least, most;
+    for (int l = 0; l < BLOCKS; l++) {
+        const uint32_t c = syn_add(s, 2, -1), w = syn_add(s, 2, (int32_t)c);
+        s->bytes[w][0] = 2600;
+        s->bytes[w][1] = 4500;
+        s->bytes[w][2] = BB_FORBIDDEN;
+        s->bytes[w][3] = 2250;
+    }
+    bb_rng_init(&rng, 1, "draws");
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    bb_separable_reach(sep, &least, &most);
+    ck_assert_int_eq(least, 2250 * BLOCKS);
+    ck_assert(!bb_moves_random_fit_in(&space, &rng, least, 500, x));
+    ck_assert(bb_moves_random_fit_in(&space, &rng, 2600 * BLOCKS, 500, x));
+    ck_assert_int_le(bb_problem_size(&s->p, x), 2600 * BLOCKS);
+    bb_separable_destroy(sep);
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
 /* All plans of a generation are scored, however many. */
 START_TEST(generations_may_be_large)
 {
@@ -1046,6 +1078,7 @@ int main(void)
     tcase_add_test(t, evopress_keeps_the_best_parent);
     tcase_add_test(t, evopress_has_its_funnel);
     tcase_add_test(t, generations_may_be_large);
+    tcase_add_test(t, draws_near_the_smallest_size_end);
     tcase_add_test(t, no_start_is_lost);
     tcase_add_test(t, what_is_given_is_used);
     tcase_add_test(t, amq_interpolates);
