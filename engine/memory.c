@@ -238,14 +238,16 @@ static double weights_of(const bb_net *net)
     return n;
 }
 
+static uint64_t allowed(const bb_run *r) { return r->config.max_ram ? r->config.max_ram : UINT64_MAX; }
+
 bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need)
 {
     const sums   m = sums_of(r, 1);
     const double step = heap_share * (m.base + evaluator(&m) + boundaries(&m) + 2 * largest_file(r) + tune_states(&m));
     const double least = fmax((double)most_with(r, 1), step), n = weights_of(&r->model.net);
-    *coarse = least + trained_bytes(false) * n > (double)r->config.max_ram;
+    *coarse = least + trained_bytes(false) * n > (double)allowed(r);
     *need = (uint64_t)(least + trained_bytes(*coarse) * n);
-    return *need <= r->config.max_ram;
+    return *need <= allowed(r);
 }
 
 /* Of n pieces, each of which takes so many bytes. */
@@ -285,7 +287,7 @@ uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
 /* For caches that may be or not; the rest is for pages of what is mapped. */
 static uint64_t spare(const bb_run *r)
 {
-    const uint64_t least = bb_memory_least_of_all(r), more = r->config.max_ram > least ? r->config.max_ram - least : 0;
+    const uint64_t least = bb_memory_least_of_all(r), more = allowed(r) > least ? allowed(r) - least : 0;
     return more / 5 * 4;
 }
 
@@ -316,7 +318,7 @@ bool bb_memory_copies_source(const bb_run *r, uint64_t *bytes)
     const sums   m = sums_of(r, omp_get_max_threads());
     const double copy = f16_copy(&r->model.net), caches = (double)bb_memory_for_caches(r) - (double)bb_run_unused_memory(r);
     *bytes = (uint64_t)copy;
-    return !(copy > 0) || heap_share * (m.base + evaluator(&m) + copy) + fmax(caches, heap_share * boundaries(&m)) <= (double)r->config.max_ram;
+    return !(copy > 0) || heap_share * (m.base + evaluator(&m) + copy) + fmax(caches, heap_share * boundaries(&m)) <= (double)allowed(r);
 }
 
 uint64_t bb_memory_for_worker(const bb_run *r) { return r->config.workers > 1 ? spare(r) / (uint64_t)r->config.workers : 0; }
@@ -363,7 +365,7 @@ bb_status bb_memory_check(const bb_run *r, bb_err *err)
 {
     const uint64_t least = bb_memory_least_of_all(r);
     char           need[32], given[32];
-    if (r->config.max_ram >= least) return BB_OK;
+    if (allowed(r) >= least) return BB_OK;
     bb_format_size(least, need);
     bb_format_size(r->config.max_ram, given);
     return BB_FAIL(err, BB_INFEASIBLE,

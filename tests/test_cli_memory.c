@@ -94,7 +94,7 @@ static void has_file(const char *dir, const char *name, bool right)
 START_TEST(memory_is_kept_in_every_stage_or_refused)
 {
     const int64_t least = estimated("ram_least_bytes"), disk = estimated("disk_bytes");
-    char          out[512], more[128], number[40];
+    char          out[512], more[512], number[40];
     bb_csv        t;
     bb_err        err = BB_ERR_INIT;
     snprintf(out, sizeof out, "%s", bb_test_path("small"));
@@ -114,6 +114,9 @@ START_TEST(memory_is_kept_in_every_stage_or_refused)
         ck_assert_msg(peak > 1 << 20 && peak <= least * 3 / 2, "%s: %lld bytes of %lld", bb_csv_text(&t, i, 0), (long long)peak, (long long)(least * 3 / 2));
     }
     bb_csv_done(&t);
+    snprintf(more, sizeof more, "%s", bb_test_path("unlimited"));
+    ck_assert_msg(run(more, "--max-ram 0") == 0, "%s", said); /* no limit, and the same file */
+    bb_test_same_in(out, more, "model.gguf");
     const int64_t has = bytes_in(out, "database");
     ck_assert_msg(has < 2 * disk && disk < 2 * has, "foreseen %lld, it has %lld", (long long)disk, (long long)has);
 }
