@@ -6,7 +6,6 @@
 #include <math.h>
 #include <omp.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -778,41 +777,12 @@ static void rebuild_hash(bb_database *db, const bb_plan *plan, uint32_t n_window
     bb_rebuilt_done(&rebuilt);
 }
 
-/* Another process that comes to its end with the same plan in the same folder: removes every matrix once, as soon as it is there. */
-typedef struct remover {
-    char       dir[512];
-    atomic_int ends;
-    size_t     n; /* removed */
-} remover;
-
-static void *remove_once(void *self)
-{
-    enum { MOST = 512 };
-    remover *r = self;
-    char(*seen)[128] = calloc(MOST, sizeof *seen);
-    while (!atomic_load(&r->ends)) {
-        DIR *d = opendir(r->dir);
-        for (struct dirent *e; d && (e = readdir(d));) {
-            const size_t length = strlen(e->d_name);
-            bool         known = r->n == MOST || length >= sizeof *seen || length < 5 || strcmp(e->d_name + length - 4, ".bin") != 0 ||
-                         strncmp(e->d_name, BB_CHECKPOINT_PREFIX, strlen(BB_CHECKPOINT_PREFIX)) != 0;
-            for (size_t i = 0; i < r->n && !known; i++) known = strcmp(seen[i], e->d_name) == 0;
-            if (known || unlinkat(dirfd(d), e->d_name, 0) != 0) continue;
-            memcpy(seen[r->n++], e->d_name, length + 1);
-        }
-        if (d) closedir(d);
-    }
-    free(seen);
-    return NULL;
-}
-
+/* Another process that comes to its end with the same plan in the same folder removes every matrix as soon as it is there. */
 START_TEST(a_rebuild_survives_the_end_of_another)
 {
     static const char *const formats[4] = { "Q8_0", "Q4_0", "Q5_0", "Q2_0" };
-    remover                  r = { .n = 0 };
     bb_plan                  plan = { 0 };
     char                     alone[65], beside[65];
-    pthread_t                other;
     setup("llama", "beside");
     for (uint32_t i = 0; i < model.net.n_layer; i++)
         for (int p = 0; p < N_PARTS; p++) {
@@ -822,14 +792,12 @@ START_TEST(a_rebuild_survives_the_end_of_another)
         }
     bb_database *db = open_database();
     rebuild_hash(db, &plan, WINDOWS, NULL, alone);
-    snprintf(r.dir, sizeof r.dir, "%s", bb_database_dir(db));
-    ck_assert_int_eq(pthread_create(&other, NULL, remove_once, &r), 0);
+    bb_test_remove_once(bb_database_dir(db), BB_CHECKPOINT_PREFIX);
     for (int k = 0; k < 4; k++) {
         OK(bb_plan_set(&plan, "blk.0.attn_v", formats[k], &err)); /* files of other names each */
         rebuild_hash(db, &plan, WINDOWS, NULL, beside);
     }
-    atomic_store(&r.ends, 1);
-    ck_assert_int_eq(pthread_join(other, NULL), 0);
+    ck_assert_uint_gt(bb_test_removed(), 0);
     ck_assert_str_eq(beside, alone);
     bb_plan_done(&plan);
     bb_database_close(db);
