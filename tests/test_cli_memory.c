@@ -52,9 +52,9 @@ static const char *text(void)
     return path;
 }
 
-static int64_t estimated(const char *name)
+static int64_t estimated_with(const char *name, const char *more)
 {
-    snprintf(line, sizeof line, "estimate %s --calib %s" OPTIONS "--json", model(), text());
+    snprintf(line, sizeof line, "estimate %s --calib %s" OPTIONS "%s --json", model(), text(), more);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0 && strchr(said, '{'), "%s", said);
     json_t *root = json_loads(strchr(said, '{'), JSON_DISABLE_EOF_CHECK, NULL);
     ck_assert_ptr_nonnull(root);
@@ -62,6 +62,8 @@ static int64_t estimated(const char *name)
     json_decref(root);
     return value;
 }
+
+static int64_t estimated(const char *name) { return estimated_with(name, ""); }
 
 static int run(const char *out, const char *more)
 {
@@ -90,6 +92,23 @@ static void has_file(const char *dir, const char *name, bool right)
     snprintf(path, sizeof path, "%s/%s", dir, name);
     ck_assert_msg(bb_file_exists(path) == right, "%s should %s", path, right ? "be there" : "be gone");
 }
+
+/* Local scores hold the sketches of all options twice more, beside those around full precision. */
+START_TEST(sketches_around_plans_are_counted)
+{
+    static const char *const probes[2] = { "--measure-windows 64 --probes 128", "--measure-windows 64 --probes 256" };
+    int64_t                  least[2][2];
+    for (int i = 0; i < 2; i++)
+        for (int local = 0; local < 2; local++) {
+            char more[96];
+            snprintf(more, sizeof more, "%s --sketch %s", probes[i], local ? "signed" : "none");
+            least[i][local] = estimated_with("ram_least_bytes", more);
+        }
+    const int64_t once = least[1][0] - least[0][0], with = least[1][1] - least[0][1];
+    ck_assert_int_gt(once, 1 << 20);
+    ck_assert_msg(llabs(with - 3 * once) < once / 100, "%lld bytes more for twice the probes, %lld with local scores", (long long)once, (long long)with);
+}
+END_TEST
 
 START_TEST(memory_is_kept_in_every_stage_or_refused)
 {
@@ -299,6 +318,7 @@ int main(void)
     Suite *s = suite_create("cli_memory");
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 120);
+    tcase_add_test(t, sketches_around_plans_are_counted);
     tcase_add_test(t, memory_is_kept_in_every_stage_or_refused);
     tcase_add_test(t, workers_share_the_memory_for_caches);
     tcase_add_test(t, measuring_has_its_caches_first);
