@@ -20,7 +20,6 @@ static void put_row(bb_csv_writer *w, const bb_archive_entry *e, const bb_certif
 
 bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_archive *archive, bb_err *err)
 {
-    enum { MOST = 4096 }; /* options: beyond it the quadratic bound takes minutes */
     const bb_problem *p = bb_model_space_problem(r->space);
     bb_csv_writer    *w = NULL;
     bb_certificate   *rows = BB_NEW0(r->n_budgets, bb_certificate, err);
@@ -30,14 +29,14 @@ bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_arch
     size_t            n = 0;
     bb_status         status = BB_NOMEM;
     if (!rows || !x) goto done;
-    if (s->n <= MOST) BB_TRY(bb_run_quadratic_init(p, NULL, s, &v, err));
+    if (s->n <= BB_CERTIFIED_OPTIONS) BB_TRY(bb_run_quadratic_init(p, NULL, s, &v, err));
     for (size_t i = 0; i < r->n_budgets; i++) {
         const bb_archive_entry *best = bb_archive_best(archive, r->budgets[i]);
         if (!best) continue;
         rows[n].budget_bytes = r->budgets[i];
         x[n++] = best->x;
     }
-    BB_TRY(bb_certify(p, s->n <= MOST ? &v.q : NULL, x, n, rows, err));
+    BB_TRY(bb_certify(p, s->n <= BB_CERTIFIED_OPTIONS ? &v.q : NULL, x, n, rows, err));
     BB_TRY(bb_run_table(r, "certificate.csv",
                         "budget_bytes,plan_hash,size_bytes,kl_nats,separable_nats,separable_best,separable_bound,separable_gap,proven,"
                         "quadratic_nats,quadratic_best,quadratic_bound,quadratic_gap",

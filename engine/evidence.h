@@ -10,6 +10,8 @@
 #include "search/archive.h"
 #include "search/ledger.h"
 
+enum { BB_CERTIFIED_OPTIONS = 4096 }; /* beyond it the quadratic bound takes minutes, and is left out */
+
 /* s: the options measured alone at full precision; the quadratic score is their KLs plus the inner products of their sketches. Budgets without a
  * plan in the archive are left out. */
 bb_status bb_write_certificate(bb_run *r, const bb_sensitivity *s, const bb_archive *archive, bb_err *err);

@@ -2,10 +2,12 @@
  * memory.c: see memory.h. Each sum follows the allocations of the stage's own file; timing.csv has what was reached. */
 #include "engine/memory.h"
 #include "engine/coupling.h"
+#include "engine/evidence.h"
 #include "engine/gates.h"
 
 #include <math.h>
 #include <omp.h>
+#include <string.h>
 
 #include "base/text.h"
 #include "eval/gradient.h"
@@ -14,6 +16,7 @@
 #include "model/net/backend.h"
 #include "model/net/net.h"
 #include "model/tune/moments.h"
+#include "search/method.h"
 
 /* What the program has before it does anything, with libraries and tables; of each thread the buffers of OpenBLAS, its stack, scratch; what the
  * heap keeps. */
@@ -76,12 +79,18 @@ static double boundaries(const sums *m)
     return 2 * (double)c->measure_windows * m->window * (m->r->model.net.n_layer + 2.0);
 }
 
-static double psi(const sums *m)
+static double options(const sums *m)
 {
     const bb_problem *p = bb_model_space_problem(m->r->space);
     double            n = 0;
     for (uint32_t u = 0; u < p->n_units; u++) n += p->units[u].n_options;
-    return n * (double)m->r->config.measure_windows * (double)m->r->config.ctx * (double)m->r->config.probes * sizeof(float);
+    return n;
+}
+
+/* Sketches of all options. */
+static double psi(const sums *m)
+{
+    return options(m) * (double)m->r->config.measure_windows * (double)m->r->config.ctx * (double)m->r->config.probes * sizeof(float);
 }
 
 static double largest_file(const bb_run *r)
@@ -199,6 +208,21 @@ static sums sums_of(const bb_run *r, int threads)
     return m;
 }
 
+/* What goes beside the sketches around full precision: those around a plan, before and after they are spread over all options. */
+static double local_scores(const sums *m) { return strcmp(m->r->config.sketch, "none") == 0 ? 0 : 2 * psi(m); }
+
+/* Inner products of all pairs of options: of the method, of a local score, of the certificate, and two matrices of doubles of its bound (quadratic_bound.c). */
+static double pairs(const sums *m)
+{
+    const bb_run_config    *c = &m->r->config;
+    const bb_search_method *method = bb_method_named(c->search);
+    const double            n = options(m), one = sizeof(float), two = 2 * sizeof(double);
+    double                  bytes = n <= BB_CERTIFIED_OPTIONS ? one + two : 0;
+    if (method && method->needs_quadratic) bytes += one;
+    if (strcmp(c->sketch, "none") != 0) bytes += one;
+    return n * n * bytes;
+}
+
 /* Of each stage. */
 static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES])
 {
@@ -208,8 +232,8 @@ static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES]
     need[BB_STAGE_CALIBRATE] = fmax(need[BB_STAGE_CALIBRATE], output_moments(&m, bb_coupling_windows(r)));
     need[BB_STAGE_BUILD] = build(&m);
     need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
-    need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + build(&m) - evaluator(&m) -
-                            boundaries(&m);
+    need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + local_scores(&m) +
+                            fmax(build(&m) - evaluator(&m) - boundaries(&m), pairs(&m));
     need[BB_STAGE_FINALISE] = finalise(&m);
     need[BB_STAGE_EVALUATE] = evaluator(&m) + boundaries(&m) + 4 * BATCH * m.window;
     for (int i = 0; i < BB_N_STAGES; i++) bytes[i] = (uint64_t)(heap_share * (m.base + need[i]));
@@ -238,14 +262,16 @@ static double weights_of(const bb_net *net)
     return n;
 }
 
+static uint64_t allowed(const bb_run *r) { return r->config.max_ram ? r->config.max_ram : UINT64_MAX; }
+
 bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need)
 {
     const sums   m = sums_of(r, 1);
     const double step = heap_share * (m.base + evaluator(&m) + boundaries(&m) + 2 * largest_file(r) + tune_states(&m));
     const double least = fmax((double)most_with(r, 1), step), n = weights_of(&r->model.net);
-    *coarse = least + trained_bytes(false) * n > (double)r->config.max_ram;
+    *coarse = least + trained_bytes(false) * n > (double)allowed(r);
     *need = (uint64_t)(least + trained_bytes(*coarse) * n);
-    return *need <= r->config.max_ram;
+    return *need <= allowed(r);
 }
 
 /* Of n pieces, each of which takes so many bytes. */
@@ -285,7 +311,7 @@ uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
 /* For caches that may be or not; the rest is for pages of what is mapped. */
 static uint64_t spare(const bb_run *r)
 {
-    const uint64_t least = bb_memory_least_of_all(r), more = r->config.max_ram > least ? r->config.max_ram - least : 0;
+    const uint64_t least = bb_memory_least_of_all(r), more = allowed(r) > least ? allowed(r) - least : 0;
     return more / 5 * 4;
 }
 
@@ -316,7 +342,7 @@ bool bb_memory_copies_source(const bb_run *r, uint64_t *bytes)
     const sums   m = sums_of(r, omp_get_max_threads());
     const double copy = f16_copy(&r->model.net), caches = (double)bb_memory_for_caches(r) - (double)bb_run_unused_memory(r);
     *bytes = (uint64_t)copy;
-    return !(copy > 0) || heap_share * (m.base + evaluator(&m) + copy) + fmax(caches, heap_share * boundaries(&m)) <= (double)r->config.max_ram;
+    return !(copy > 0) || heap_share * (m.base + evaluator(&m) + copy) + fmax(caches, heap_share * boundaries(&m)) <= (double)allowed(r);
 }
 
 uint64_t bb_memory_for_worker(const bb_run *r) { return r->config.workers > 1 ? spare(r) / (uint64_t)r->config.workers : 0; }
@@ -363,7 +389,7 @@ bb_status bb_memory_check(const bb_run *r, bb_err *err)
 {
     const uint64_t least = bb_memory_least_of_all(r);
     char           need[32], given[32];
-    if (r->config.max_ram >= least) return BB_OK;
+    if (allowed(r) >= least) return BB_OK;
     bb_format_size(least, need);
     bb_format_size(r->config.max_ram, given);
     return BB_FAIL(err, BB_INFEASIBLE,

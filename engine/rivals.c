@@ -181,7 +181,7 @@ typedef struct record {
 } record; /* followed by the candidate */
 
 /* A whole-front algorithm's answer for one size depends on all sizes. The space: stored candidates are indices into it. Methods go by the options' costs, of which
- * --exact-from decides some. */
+ * --exact-from decides some. "funnel": EvoPress kept an eighth in its second selection, and at most 1024 offspring, when keys had no such word. */
 static char *record_key(const rivals *v, const method *m, int64_t size, double tokens, bb_err *err)
 {
     char      space[65], sizes[65] = "";
@@ -192,8 +192,8 @@ static char *record_key(const rivals *v, const method *m, int64_t size, double t
         bb_sha256_update(&s, v->sizes, v->n * sizeof *v->sizes);
         bb_sha256_hex(&s, sizes);
     }
-    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d|uniform|%.17g", v->run->key, m->name, (long long)size, tokens, space, sizes, (int)v->config->offspring,
-                       v->run->config.exact_from);
+    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d|uniform|%.17g%s", v->run->key, m->name, (long long)size, tokens, space, sizes, (int)v->config->offspring,
+                       v->run->config.exact_from, m->row->many_tokens ? "|funnel" : "");
 }
 
 static bb_status recall(rivals *v, const char *key, answer *a, bool *found, bb_err *err)

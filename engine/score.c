@@ -180,7 +180,12 @@ bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_sh
     status = BB_NOMEM;
     if (!(single = BB_NEW(base.n, double, err))) goto done;
     for (size_t i = 0; i < base.n; i++) single[i] = fmax(0, base.changes[i].kl);
-    if (anchor) BB_TRY(measure(r, anchor, reach, &around, err));
+    if (anchor) { /* of those around full precision only the KLs are wanted from here on */
+        bb_free(base.changes);
+        bb_sensitivity_done(&base);
+        base = (bb_sensitivity) { 0 };
+        BB_TRY(measure(r, anchor, reach, &around, err));
+    }
     BB_TRY(bb_proxy_from_sensitivity(&out->units.units, anchor ? "anchored" : "signed", anchor ? &around : &base, anchor, single, shape, &out->proxy, err));
 done:
     if (status != BB_OK) bb_run_score_done(out);

@@ -56,6 +56,21 @@ static size_t uniform_plans(void *self, int64_t budget, size_t max, uint16_t *x,
     return n;
 }
 
+int64_t bb_run_smallest_uniform(const bb_run *r)
+{
+    const bb_problem *p = bb_model_space_problem(r->space);
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, NULL);
+    const bb_format  *f, *e;
+    int64_t           least = BB_FORBIDDEN;
+    for (size_t i = 0; x && (f = bb_format_at(i)); i++)
+        for (size_t k = 0; (e = bb_format_at(k)); k++) {
+            const int64_t bytes = bb_model_space_uniform(r->space, f->name, e->name, x) ? bb_problem_size(p, x) : BB_FORBIDDEN;
+            if (bytes < least) least = bytes;
+        }
+    bb_free(x);
+    return least;
+}
+
 /* ---- the quadratic score ---- */
 
 void bb_run_quadratic_done(bb_run_quadratic *v)

@@ -50,4 +50,7 @@ bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_foresee 
 bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_run_search_context *c, bb_err *err);
 void      bb_run_search_context_done(bb_run_search_context *c); /* zeroed is fine */
 
+/* Bytes of the smallest uniform plan; BB_FORBIDDEN: there is none. */
+int64_t bb_run_smallest_uniform(const bb_run *r);
+
 #endif

@@ -24,7 +24,7 @@
 #include "search/moves.h"
 #include "search/separable.h"
 
-enum { MAX_BANDS = 16, MAX_PROXIES = 24 };
+enum { MAX_BANDS = 16, MAX_PROXIES = 24, DRAWS = 10000 /* of one random plan */ };
 
 /* One set of plans of one band. */
 typedef struct plan_set {
@@ -150,15 +150,14 @@ static bool is_new(const study *s, const plan_set *set, const uint16_t *x)
     return true;
 }
 
-static void draw_plan(const study *s, const plan_set *set, uint32_t band, bb_rng *rng, uint16_t *x)
+/* false: none of so few bytes is found. */
+static bool draw_plan(const study *s, const plan_set *set, uint32_t band, bb_rng *rng, uint16_t *x)
 {
-    if (!set->is_front) {
-        while (!bb_moves_random_fit(&s->space, rng, set->budget, x)) continue;
-        return;
-    }
+    if (!set->is_front) return bb_moves_random_fit_in(&s->space, rng, set->budget, DRAWS, x);
     memcpy(x, incumbent(s, band), s->p->n_units * sizeof *x);
     uint32_t moves = set->n == 0 ? 0 : 1 + (uint32_t)bb_rng_below(rng, 6); /* the first is the searched plan itself */
     for (uint32_t i = 0; i < moves; i++) bb_moves_switch(&s->space, rng, set->budget, x);
+    return true;
 }
 
 static bb_status draw_set(study *s, plan_set *set, uint32_t band, bool is_front, bb_err *err)
@@ -175,9 +174,10 @@ static bb_status draw_set(study *s, plan_set *set, uint32_t band, bool is_front,
     bb_rng_init(&rng, (uint64_t)s->o->seed, name);
     for (uint32_t tries = 0; set->n < wanted && tries < 20 * wanted; tries++) {
         uint16_t *x = set->x + (size_t)set->n * s->p->n_units;
-        draw_plan(s, set, band, &rng, x);
+        if (!draw_plan(s, set, band, &rng, x)) break;
         set->n += is_new(s, set, x);
     }
+    if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while plans were drawn; the same command goes on");
     if (set->n < wanted)
         bb_warn("%u different plan%s of the %s set found at %g bits per weight; %u were asked for", set->n, bb_plural(set->n), is_front ? "front" : "random",
                 set->bpw, wanted);
@@ -386,6 +386,7 @@ static bb_status report(study *s, const plan_set *set, const char *name, const d
 {
     double    tau = bb_kendall(score, set->kl, set->n), lo, hi, rho;
     bb_status status;
+    if (set->n == 0) return BB_OK; /* none of so few bytes was found */
     BB_TRY(bb_kendall_interval(score, set->kl, set->n, (uint32_t)s->o->bootstrap, (uint64_t)s->o->seed, &lo, &hi, err));
     BB_TRY(bb_spearman(score, set->kl, set->n, &rho, err));
     BB_ROW(s->rows, set->is_front ? "front" : "random", set->bpw, set->n, name, tau, lo, hi, rho, bb_regret(score, set->kl, set->n), tokens, seconds);

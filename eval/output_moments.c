@@ -65,7 +65,7 @@ done:
     return status;
 }
 
-/* moments: the mean of the k rounds before becomes that of them and this one. */
+/* Writes the mean of this round and the k before, which `moments` has and does not have any more. */
 static bb_status measure_round(const bb_model *m, const bb_backend *backend, const bb_output_moments_options *o, const one_round *r, uint32_t k,
                                bb_output_moments *moments, bb_err *err)
 {
@@ -83,7 +83,6 @@ static bb_status measure_round(const bb_model *m, const bb_backend *backend, con
     BB_TRY(bb_gradient_run(e, &m->net, &of, &visitor, &at, err));
     BB_TRY(bb_writer_commit(&w.file, err));
     bb_output_moments_done(moments);
-    BB_TRY(bb_output_moments_open(r->path, r->name, &m->net, moments, err));
 done:
     bb_writer_abort(&w.file);
     bb_net_evaluator_destroy(e);
@@ -94,6 +93,7 @@ bb_status bb_output_moments_measure(const bb_model *m, const bb_backend *backend
                                     bb_output_moments *out, bb_err *err)
 {
     const uint32_t all = o->n < o->windows->n ? o->n : o->windows->n, most = bb_gradient_count(&m->net, all, o->windows->ctx, o->most ? o->most : all);
+    enum { TRIALS = 8 };
     const uint32_t n = (all + most - 1) / most;
     one_round     *r = BB_NEW0(n, one_round, err);
     uint32_t       k = n;
@@ -101,8 +101,12 @@ bb_status bb_output_moments_measure(const bb_model *m, const bb_backend *backend
     *out = (bb_output_moments) { 0 };
     BB_TRY(status);
     BB_TRY(make_rounds(m, db, o, all, n, r, err));
-    while (k > 0 && !(bb_file_exists(r[k - 1].path) && bb_output_moments_open(r[k - 1].path, r[k - 1].name, &m->net, out, NULL) == BB_OK)) k--;
-    for (; k < n; k++) {
+    /* Looked for anew after each round: a process with the same database that is farther removes what it has no use for. */
+    for (uint32_t trials = 0;; trials++) {
+        for (k = n; k > 0 && !(bb_file_exists(r[k - 1].path) && bb_output_moments_open(r[k - 1].path, r[k - 1].name, &m->net, out, NULL) == BB_OK);) k--;
+        if (k == n) break;
+        if (trials == n + TRIALS) status = BB_FAIL(err, BB_IO, "%s: output moments that were just written are not there", r[k].path);
+        BB_TRY(status);
         BB_TRY(measure_round(m, backend, o, &r[k], k, out, err));
         if (k) unlink(r[k - 1].path);
     }

@@ -10,7 +10,7 @@
 #include "search/algs/algorithm.h"
 #include "search/pool.h"
 
-#define MAX_ASK 1024
+#define MAX_ASK 8192  /* of a generation: EvoPress may have 4096 plans (--offspring), and its parents */
 #define PATIENCE 2000 /* candidates in a row without a new one */
 #define FINALISTS 3
 

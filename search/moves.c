@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/log.h"
+
 static int by_cost(const void *pa, const void *pb)
 {
     const bb_move *a = pa, *b = pb;
@@ -127,6 +129,13 @@ bool bb_moves_random_fit(const bb_space *s, bb_rng *rng, int64_t budget, uint16_
     if (!bb_space_random(s, rng, x) || !bb_moves_shrink(s, rng, budget, x)) return false;
     bb_moves_fill(s, rng, budget, x);
     return true;
+}
+
+bool bb_moves_random_fit_in(const bb_space *s, bb_rng *rng, int64_t budget, uint32_t draws, uint16_t *x)
+{
+    for (uint32_t i = 0; i < draws && !bb_interrupted(); i++)
+        if (bb_moves_random_fit(s, rng, budget, x)) return true;
+    return false;
 }
 
 /* The nearest option of a unit in one direction of bytes, equal bytes counting as down; ties at random. */

@@ -28,6 +28,8 @@ void bb_moves_apply(const bb_pair *pair, uint16_t *x);
 bool bb_moves_random_fit(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x); /* random candidate, shrunk and filled at random */
 bool bb_moves_shrink(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);     /* random byte-lowering moves until it fits */
 void bb_moves_fill(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);       /* random byte-raising moves while one fits */
+/* bb_moves_random_fit, drawn again until it is one, at most `draws` times or until an interruption: near the smallest size few draws end within the budget, or none. */
+bool bb_moves_random_fit_in(const bb_space *s, bb_rng *rng, int64_t budget, uint32_t draws, uint16_t *x);
 /* Level switch: one unit one step down (or sideways) in bytes, another one step up, within the budget. False when none was found. */
 bool bb_moves_switch(const bb_space *s, bb_rng *rng, int64_t budget, uint16_t *x);
 /* One unit to a random option; what that exceeds the budget is paid by random other units, each stepped down as far as needed. False, with x

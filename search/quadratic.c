@@ -121,8 +121,10 @@ typedef struct tabu {
     uint64_t             step, n_scored;
     candidate           *list; /* [o.list] of least reduced cost, ascending */
     uint32_t             n_list;
-    uint16_t            *best_x;
+    uint16_t            *best_x; /* by the bound on bytes alone */
     double               best;
+    uint16_t            *fit_x; /* the best whose file fits as it is */
+    double               fit;
 } tabu;
 
 typedef struct choice {
@@ -209,6 +211,14 @@ static void apply(tabu *t, const candidate *m)
     bb_quadratic_move(&t->s, m->unit, m->option);
 }
 
+static void note_fit(tabu *t)
+{
+    const bb_problem *p = t->q->space->problem;
+    if (!(t->s.score < t->fit - 1e-12) || bb_problem_size(p, t->s.x) > t->budget) return;
+    t->fit = t->s.score;
+    memcpy(t->fit_x, t->s.x, p->n_units * sizeof *t->fit_x);
+}
+
 static void tabu_run(tabu *t, uint32_t iterations)
 {
     for (uint32_t i = 0; i < iterations; i++) {
@@ -225,6 +235,7 @@ static void tabu_run(tabu *t, uint32_t iterations)
         }
         apply(t, &c.first);
         if (c.pair) apply(t, &c.second);
+        note_fit(t);
         if (t->s.score < t->best - 1e-12) {
             t->best = t->s.score;
             memcpy(t->best_x, t->s.x, t->q->space->problem->n_units * sizeof *t->best_x);
@@ -276,6 +287,7 @@ static bb_status run_from(tabu *t, const uint16_t *x, bb_err *err)
     BB_TRY(bb_quadratic_init(t->q, x, &t->s, err));
     memset(t->until, 0, M * sizeof *t->until);
     t->n_scored++;
+    note_fit(t);
     if (t->s.bytes <= t->budget && t->s.score < t->best) {
         t->best = t->s.score;
         memcpy(t->best_x, x, t->q->space->problem->n_units * sizeof *x);
@@ -291,12 +303,13 @@ static bb_status tabu_init(tabu *t, bb_err *err)
     if (t->o.iterations == 0) t->o.iterations = 400;
     if (t->o.starts == 0) t->o.starts = 4;
     if (t->o.list == 0) t->o.list = 32;
-    t->best = HUGE_VAL;
+    t->best = t->fit = HUGE_VAL;
     bb_rng_init(&t->rng, t->o.seed, "quadratic");
     t->until = BB_NEW0(size_of(t->q), uint64_t, err);
     t->list = BB_NEW(t->o.list, candidate, err);
     t->best_x = BB_NEW(n, uint16_t, err);
-    return t->until && t->list && t->best_x ? BB_OK : BB_NOMEM;
+    t->fit_x = BB_NEW(n, uint16_t, err);
+    return t->until && t->list && t->best_x && t->fit_x ? BB_OK : BB_NOMEM;
 }
 
 /* Single moves that lower the score and fit by exact size: what the bound on bytes left unused. */
@@ -355,7 +368,8 @@ bb_status bb_quadratic_solve(const bb_quadratic *q, int64_t budget, const bb_qua
     }
     memcpy(x, t.best_x, q->space->problem->n_units * sizeof *x);
     double score;
-    bb_space_settle(q->space, x);
+    if ((!bb_space_settle(q->space, x) || bb_problem_size(q->space->problem, x) > budget) && isfinite(t.fit))
+        memcpy(x, t.fit_x, q->space->problem->n_units * sizeof *x); /* tables can count a file a few bytes short */
     BB_TRY(topup(q, budget, x, &score, err));
     if (result) *result = (bb_quadratic_result) { score, t.n_scored };
 done:
@@ -365,5 +379,6 @@ done:
     bb_free(t.until);
     bb_free(t.list);
     bb_free(t.best_x);
+    bb_free(t.fit_x);
     return status;
 }

@@ -676,16 +676,18 @@ bb_status bb_separable_solve(const bb_separable *s, int64_t budget_bytes, uint16
     /* The smallest plan may fit by its exact size only. */
     int64_t bounded = budget_bytes > s->min_bytes ? budget_bytes : s->min_bytes;
     BB_TRY(solve_bounded(s, bounded, x, &r, err));
+    double cost = r.cost; /* of x, as long as it is an optimum of the tables; r keeps the bound, which holds for the whole budget */
     for (int tries = 0; tries < 8 && bounded > s->min_bytes; tries++) { /* tables that count a few bytes short (a file's padding) */
         const int64_t over = bb_problem_size(s->problem, x) - budget_bytes;
         if (over <= 0 || bb_is_forbidden(over + budget_bytes)) break;
         bounded = bounded - over > s->min_bytes ? bounded - over : s->min_bytes;
         BB_TRY(solve_bounded(s, bounded, x, &wide, err));
+        cost = wide.cost;
     }
     const int64_t spare = bb_problem_bound(s->problem, x) - bb_problem_size(s->problem, x); /* negative: not loadable */
     if (spare > 0) { /* what padding and metadata do not use can be given to the bounded problem */
         BB_TRY(solve_bounded(s, bounded + spare, other, &wide, err));
-        if (wide.cost < r.cost && bb_problem_size(s->problem, other) <= budget_bytes) memcpy(x, other, s->problem->n_units * sizeof *x);
+        if (wide.cost < cost && bb_problem_size(s->problem, other) <= budget_bytes) memcpy(x, other, s->problem->n_units * sizeof *x);
         r.lower_bound = fmin(r.lower_bound, wide.lower_bound);
     }
     if (s->problem->settle) {

@@ -424,6 +424,31 @@ static void interrupt(void *self, const bb_toga_step *s)
     if (s->step == *(uint32_t *)self) bb_interrupt_raise();
 }
 
+/* The state of a network with the same linears, and another norm, output norm or embedding, is none of this one's. */
+static void check_other_network(const bb_net *net, const bb_toga_options *o, int k)
+{
+    const size_t C = net->n_embd, bytes = net->embd.rows * bb_format_row_bytes(bb_format_get(net->embd.type), net->embd.cols);
+    bb_net       other = *net;
+    bb_block    *blocks = malloc(net->n_layer * sizeof *blocks);
+    float       *norm = malloc(C * sizeof *norm);
+    char        *embd = malloc(bytes);
+    memcpy(blocks, net->blocks, net->n_layer * sizeof *blocks);
+    memcpy(norm, k == 1 ? net->out_norm : net->blocks[0].norm[0], C * sizeof *norm);
+    memcpy(embd, net->embd.data, bytes);
+    norm[C / 2] += 0.5F;
+    embd[bytes - 1] ^= 1;
+    other.blocks = blocks;
+    if (k == 0) blocks[0].norm[0] = norm;
+    if (k == 1) other.out_norm = norm;
+    if (k == 2) other.embd.data = embd;
+    bb_toga *t = learner(&other, o);
+    ck_assert_int_eq(bb_toga_run(t, NULL, NULL, NULL), k == 3 ? BB_OK : BB_BAD_FILE); /* the last is as it was */
+    bb_toga_destroy(t);
+    free(blocks);
+    free(norm);
+    free(embd);
+}
+
 START_TEST(masks_are_the_same_for_any_threads_and_after_an_interruption)
 {
     ref_model       m;
@@ -457,6 +482,8 @@ START_TEST(masks_are_the_same_for_any_threads_and_after_an_interruption)
     bb_channels_done(&two);
     bb_toga_destroy(a);
     bb_toga_destroy(b);
+    apart.lambda = 6;
+    for (int k = 0; k < 4; k++) check_other_network(&m.net, &apart, k);
     ref_model_free(&m);
 }
 END_TEST

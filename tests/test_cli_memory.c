@@ -53,9 +53,9 @@ static const char *text(void)
     return path;
 }
 
-static int64_t estimated(const char *name)
+static int64_t estimated_with(const char *name, const char *more)
 {
-    snprintf(line, sizeof line, "estimate %s --calib %s" OPTIONS "--json", model(), text());
+    snprintf(line, sizeof line, "estimate %s --calib %s" OPTIONS "%s --json", model(), text(), more);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0 && strchr(said, '{'), "%s", said);
     json_t *root = json_loads(strchr(said, '{'), JSON_DISABLE_EOF_CHECK, NULL);
     ck_assert_ptr_nonnull(root);
@@ -63,6 +63,8 @@ static int64_t estimated(const char *name)
     json_decref(root);
     return value;
 }
+
+static int64_t estimated(const char *name) { return estimated_with(name, ""); }
 
 static int run(const char *out, const char *more)
 {
@@ -92,10 +94,27 @@ static void has_file(const char *dir, const char *name, bool right)
     ck_assert_msg(bb_file_exists(path) == right, "%s should %s", path, right ? "be there" : "be gone");
 }
 
+/* Local scores hold the sketches of all options twice more, beside those around full precision. */
+START_TEST(sketches_around_plans_are_counted)
+{
+    static const char *const probes[2] = { "--measure-windows 64 --probes 128", "--measure-windows 64 --probes 256" };
+    int64_t                  least[2][2];
+    for (int i = 0; i < 2; i++)
+        for (int local = 0; local < 2; local++) {
+            char more[96];
+            snprintf(more, sizeof more, "%s --sketch %s", probes[i], local ? "signed" : "none");
+            least[i][local] = estimated_with("ram_least_bytes", more);
+        }
+    const int64_t once = least[1][0] - least[0][0], with = least[1][1] - least[0][1];
+    ck_assert_int_gt(once, 1 << 20);
+    ck_assert_msg(llabs(with - 3 * once) < once / 100, "%lld bytes more for twice the probes, %lld with local scores", (long long)once, (long long)with);
+}
+END_TEST
+
 START_TEST(memory_is_kept_in_every_stage_or_refused)
 {
     const int64_t least = estimated("ram_least_bytes"), disk = estimated("disk_bytes");
-    char          out[512], more[128], number[40];
+    char          out[512], more[512], number[40];
     bb_csv        t;
     bb_err        err = BB_ERR_INIT;
     snprintf(out, sizeof out, "%s", bb_test_path("small"));
@@ -115,6 +134,9 @@ START_TEST(memory_is_kept_in_every_stage_or_refused)
         ck_assert_msg(peak > 1 << 20 && peak <= least * 3 / 2, "%s: %lld bytes of %lld", bb_csv_text(&t, i, 0), (long long)peak, (long long)(least * 3 / 2));
     }
     bb_csv_done(&t);
+    snprintf(more, sizeof more, "%s", bb_test_path("unlimited"));
+    ck_assert_msg(run(more, "--max-ram 0") == 0, "%s", said); /* no limit, and the same file */
+    bb_test_same_in(out, more, "model.gguf");
     const int64_t has = bytes_in(out, "database");
     ck_assert_msg(has < 2 * disk && disk < 2 * has, "foreseen %lld, it has %lld", (long long)disk, (long long)has);
 }
@@ -315,6 +337,7 @@ int main(void)
     Suite *s = suite_create("cli_memory");
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 120);
+    tcase_add_test(t, sketches_around_plans_are_counted);
     tcase_add_test(t, memory_is_kept_in_every_stage_or_refused);
     tcase_add_test(t, workers_share_the_memory_for_caches);
     tcase_add_test(t, evaluating_has_the_memory_of_the_evaluator);

@@ -417,6 +417,13 @@ static void check_kinds(const char *run)
     snprintf(options, sizeof options, "study %s --kinds --sizes 220000 -q", run);
     ck_assert_int_eq(bb_test_program(options, said, sizeof said), 3);
     ck_assert_msg(strstr(said, "no uniform plan is as small"), "%s", said);
+    const char *smallest = strstr(said, "; the smallest has "); /* and that is true to the byte */
+    ck_assert_msg(smallest, "%s", said);
+    const long long least = atoll(smallest + strlen("; the smallest has "));
+    for (int fits = 0; fits < 2; fits++) {
+        snprintf(options, sizeof options, "study %s --kinds --sizes %lld -q --threads 1", run, least - 1 + fits);
+        ck_assert_msg(bb_test_program(options, said, sizeof said) == (fits ? 0 : 3), "%lld: %s", least, said);
+    }
 }
 
 START_TEST(how_plans_survive_a_rebuild)

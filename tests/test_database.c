@@ -777,6 +777,34 @@ static void rebuild_hash(bb_database *db, const bb_plan *plan, uint32_t n_window
     bb_rebuilt_done(&rebuilt);
 }
 
+/* Another process that comes to its end with the same plan in the same folder removes every matrix as soon as it is there. */
+START_TEST(a_rebuild_survives_the_end_of_another)
+{
+    static const char *const formats[4] = { "Q8_0", "Q4_0", "Q5_0", "Q2_0" };
+    bb_plan                  plan = { 0 };
+    char                     alone[65], beside[65];
+    setup("llama", "beside");
+    for (uint32_t i = 0; i < model.net.n_layer; i++)
+        for (int p = 0; p < N_PARTS; p++) {
+            char unit[64];
+            snprintf(unit, sizeof unit, "blk.%u.%s", i, bb_parts[p].name);
+            OK(bb_plan_set(&plan, unit, "Q2_0", &err));
+        }
+    bb_database *db = open_database();
+    rebuild_hash(db, &plan, WINDOWS, NULL, alone);
+    bb_test_remove_once(bb_database_dir(db), BB_CHECKPOINT_PREFIX);
+    for (int k = 0; k < 4; k++) {
+        OK(bb_plan_set(&plan, "blk.0.attn_v", formats[k], &err)); /* files of other names each */
+        rebuild_hash(db, &plan, WINDOWS, NULL, beside);
+    }
+    ck_assert_uint_gt(bb_test_removed(), 0);
+    ck_assert_str_eq(beside, alone);
+    bb_plan_done(&plan);
+    bb_database_close(db);
+    bb_model_close(&model);
+}
+END_TEST
+
 START_TEST(kept_states_change_no_byte)
 {
     const size_t   n = (size_t)TINY_MAX_LAYERS * BB_N_SUBLAYERS * WINDOWS * CTX * 4 * C;
@@ -950,6 +978,7 @@ int main(void)
     tcase_add_test(t, plans_are_applied_and_rebuilt);
     tcase_add_loop_test(t, another_backend_makes_the_same, 0, 4);
     tcase_add_loop_test(t, a_rebuild_solves_its_equations, 0, N_REBUILT);
+    tcase_add_test(t, a_rebuild_survives_the_end_of_another);
     tcase_add_loop_test(t, kept_states_change_no_byte, 0, N_REBUILT);
     tcase_add_test(t, memory_failures_are_clean);
     suite_add_tcase(s, t);

@@ -696,6 +696,43 @@ START_TEST(folders_without_something_say_what)
 }
 END_TEST
 
+/* text with the first `from` in it as `to`, written as the index. */
+static void change_index(const char *text, const char *from, const char *to)
+{
+    const char *at = strstr(text, from);
+    char       *all;
+    ck_assert_ptr_nonnull(at);
+    ck_assert_ptr_nonnull(all = bb_asprintf(NULL, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from)));
+    bb_test_write(bb_test_path("folder/model.safetensors.index.json"), all, strlen(all));
+    bb_free(all);
+}
+
+/* What the index says is held against the shards: nothing else would notice a bias that is not there, or choose between two of the same name. */
+START_TEST(index_and_shards_agree)
+{
+    bb_source s;
+    bb_err    err = BB_ERR_INIT;
+    char     *index, *shard;
+    size_t    n, size;
+    write_folder();
+    hf_write(bb_test_path("m.gguf"), bb_test_path("folder"), 3, "");
+    ck_assert_int_eq(open_folder(&s, &err), BB_OK);
+    bb_source_close(&s);
+    ck_assert_int_eq(bb_file_read(bb_test_path("folder/model.safetensors.index.json"), &index, &n, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(bb_test_path("folder/model-00001-of-00003.safetensors"), &shard, &size, NULL), BB_OK);
+    bb_test_write(bb_test_path("folder/copy.safetensors"), shard, size);
+    change_index(index, "\"weight_map\": {", "\"weight_map\": {\"model.layers.0.self_attn.q_proj.bias\": \"model-00001-of-00003.safetensors\", ");
+    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "model-00001-of-00003.safetensors has no tensor 'model.layers.0.self_attn.q_proj.bias'"), "%s", err.msg);
+    bb_err_clear(&err);
+    change_index(index, "model-00001-of-00003.safetensors", "copy.safetensors");
+    ck_assert_int_eq(open_folder(&s, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "which model.safetensors.index.json says is in"), "%s", err.msg);
+    bb_free(index);
+    bb_free(shard);
+}
+END_TEST
+
 /* A file of one tensor with this entry and four bytes of data. */
 static bb_status parse(const char *entry, bb_safetensors *s, bb_err *err)
 {
@@ -820,6 +857,7 @@ int main(void)
     tcase_add_loop_test(t, added_tokens_are_what_the_converter_says, 0, 2);
     tcase_add_loop_test(t, the_name_is_that_of_the_folder, 0, 2);
     tcase_add_test(t, folders_without_something_say_what);
+    tcase_add_test(t, index_and_shards_agree);
     tcase_add_loop_test(t, lying_entries_are_refused, 0, (int)(sizeof lies / sizeof *lies));
     tcase_add_test(t, entries_are_read);
     tcase_add_loop_test(t, damaged_files_do_not_crash, 0, 4);

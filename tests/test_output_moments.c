@@ -204,6 +204,26 @@ START_TEST(rounds_add_up_to_a_mean)
 }
 END_TEST
 
+/* A process with the same database that is a round farther removes the file of the round before. */
+START_TEST(files_may_be_removed_by_others)
+{
+    static float want[FF * FF], got[FF * FF];
+    again("by itself");
+    measure_in_rounds(12, 5);
+    take(want);
+    for (int k = 0; k < 4; k++) {
+        char name[16];
+        snprintf(name, sizeof name, "beside-%d", k);
+        again(name);
+        bb_test_remove_once(bb_database_dir(w.db), "outputs-");
+        measure_in_rounds(12, 5);
+        ck_assert_uint_gt(bb_test_removed(), 0);
+        take(got);
+        ck_assert_mem_eq(got, want, sizeof got);
+    }
+}
+END_TEST
+
 START_TEST(a_file_is_made_once_and_again_when_it_is_spoilt)
 {
     struct stat first, second;
@@ -408,6 +428,7 @@ int main(void)
     tcase_add_checked_fixture(t, open_world, close_world);
     tcase_add_test(t, moments_are_those_of_a_whole_gradient);
     tcase_add_test(t, rounds_add_up_to_a_mean);
+    tcase_add_test(t, files_may_be_removed_by_others);
     tcase_add_test(t, a_file_is_made_once_and_again_when_it_is_spoilt);
     tcase_add_test(t, rows_of_the_largest_matrices_have_none);
     tcase_add_loop_test(t, rebuilds_go_by_them, 0, 2);

@@ -391,6 +391,33 @@ START_TEST(evopress_keeps_the_best_parent)
 }
 END_TEST
 
+/* lambda offspring at level 0, lambda / 8 at level 1, lambda / 32 and the parent at level 2. */
+START_TEST(evopress_has_its_funnel)
+{
+    enum { N = 24, LAMBDA = 64, MAX = 128 };
+    syn_problem  *s = flat(N, 4);
+    bb_space      space;
+    uint16_t      x[MAX * N];
+    bb_score      scores[MAX] = { { 0 } };
+    void         *state;
+    const int64_t budget = 32 * 2 * N;
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    const bb_algorithm_config c = { .space = &space, .budgets = &budget, .n_budgets = 1, .seed = 3, .n_levels = 3, .population = LAMBDA };
+    ck_assert_int_eq(bb_method_evopress.algorithm->create(&c, &state, NULL), BB_OK);
+    for (int stage = 0; stage < 9; stage++) {
+        uint32_t     level;
+        const size_t n = bb_method_evopress.algorithm->ask(state, x, MAX, &level), wanted[3] = { LAMBDA, LAMBDA / 8, LAMBDA / 32 + (stage > 2) };
+        ck_assert_uint_eq(level, (uint32_t)stage % 3);
+        ck_assert_uint_eq(n, wanted[level]);
+        for (size_t i = 0; i < n; i++) scores[i].kl = (double)i;
+        ck_assert_int_eq(bb_method_evopress.algorithm->tell(state, scores, n, NULL), BB_OK);
+    }
+    bb_method_evopress.algorithm->destroy(state);
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
 /* Levels below the last prefer what is bad: the plan that was given must come out no worse all the same. */
 static bb_status lying_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
 {
@@ -427,6 +454,59 @@ START_TEST(no_start_is_lost)
         free(w);
         syn_free(s);
     }
+}
+END_TEST
+
+/* A narrower sublayer is smaller, but its rows take no format as small as a wide one's: single steps down end in either, and whole plans hardly ever in all
+ * narrow ones. Drawing again comes to an end all the same. */
+START_TEST(draws_near_the_smallest_size_end)
+{
+    enum { BLOCKS = 32 };
+    syn_problem  *s = syn_new();
+    bb_space      space;
+    bb_separable *sep;
+    bb_rng        rng;
+    uint16_t      x[2 * BLOCKS];
+    int64_t       least, most;
+    for (int l = 0; l < BLOCKS; l++) {
+        const uint32_t c = syn_add(s, 2, -1), w = syn_add(s, 2, (int32_t)c);
+        s->bytes[w][0] = 2600;
+        s->bytes[w][1] = 4500;
+        s->bytes[w][2] = BB_FORBIDDEN;
+        s->bytes[w][3] = 2250;
+    }
+    bb_rng_init(&rng, 1, "draws");
+    ck_assert_int_eq(bb_space_init(&s->p, &space, NULL), BB_OK);
+    ck_assert_int_eq(bb_separable_create(&s->p, NULL, &sep, NULL), BB_OK);
+    bb_separable_reach(sep, &least, &most);
+    ck_assert_int_eq(least, 2250 * BLOCKS);
+    ck_assert(!bb_moves_random_fit_in(&space, &rng, least, 500, x));
+    ck_assert(bb_moves_random_fit_in(&space, &rng, 2600 * BLOCKS, 500, x));
+    ck_assert_int_le(bb_problem_size(&s->p, x), 2600 * BLOCKS);
+    bb_separable_destroy(sep);
+    bb_space_done(&space);
+    syn_free(s);
+}
+END_TEST
+
+/* All plans of a generation are scored, however many. */
+START_TEST(generations_may_be_large)
+{
+    static const uint32_t n_windows[3] = { 1, 1, 1 };
+    syn_problem          *s = flat(40, 4);
+    plain                *w = plain_new(&s->p, bb_problem_cost);
+    const int64_t         budget = 32 * 2 * 40;
+    bb_archive            archive;
+    bb_ledger            *l;
+    w->e.n_levels = 3;
+    w->e.n_windows = n_windows;
+    bb_search o = { .budgets = &budget, .n_budgets = 1, .seed = 1, .candidates = 2000, .stop.max_evaluations = 1 };
+    ck_assert_int_eq(syn_search(&bb_method_evopress, &s->p, &w->e, NULL, NULL, &o, &archive, &l, NULL), BB_OK);
+    ck_assert_uint_ge(bb_ledger_asked(l), 2000);
+    bb_ledger_close(l);
+    bb_archive_done(&archive);
+    free(w);
+    syn_free(s);
 }
 END_TEST
 
@@ -996,6 +1076,9 @@ int main(void)
     tcase_add_loop_test(t, fronts_of_known_shape, 0, 4);
     tcase_add_test(t, edges_end_by_themselves);
     tcase_add_test(t, evopress_keeps_the_best_parent);
+    tcase_add_test(t, evopress_has_its_funnel);
+    tcase_add_test(t, generations_may_be_large);
+    tcase_add_test(t, draws_near_the_smallest_size_end);
     tcase_add_test(t, no_start_is_lost);
     tcase_add_test(t, what_is_given_is_used);
     tcase_add_test(t, amq_interpolates);

@@ -162,6 +162,58 @@ START_TEST(small_problems_are_solved_and_bounded)
 }
 END_TEST
 
+/* A few bytes beside the bound, either way; with forbids, some plans cannot be loaded. */
+typedef struct uneven {
+    const bb_problem *p; /* as the tables have it */
+    uint64_t          seed;
+    bool              forbids;
+} uneven;
+
+static int64_t uneven_size(void *self, const uint16_t *x)
+{
+    const uneven *u = self;
+    const int64_t bound = bb_problem_bound(u->p, x);
+    uint64_t      h = u->seed;
+    for (uint32_t i = 0; i < u->p->n_units; i++) {
+        h = (h ^ (x[i] + 1U)) * 1099511628211U;
+        h ^= h >> 29;
+    }
+    if (bb_is_forbidden(bound) || (u->forbids && h % 3 == 0)) return BB_FORBIDDEN;
+    return u->forbids ? bound : bound + (int64_t)(h % 31) - 15;
+}
+
+/* By exact sizes, too, where tables count a file short or know nothing of what cannot be loaded. */
+START_TEST(what_is_found_fits)
+{
+    int solved = 0;
+    for (uint64_t seed = 0; seed < 30; seed++) {
+        syn_problem     *s = syn_random(900 + seed, 4, 3, 5);
+        const bb_problem plain = s->p;
+        uneven           size = { &plain, 7919 * seed + 1, _i };
+        bb_separable    *sep = NULL;
+        int64_t          low, high;
+        uint16_t         x[SYN_MAX_UNITS];
+        s->p.size = uneven_size;
+        s->p.size_self = &size;
+        fixture f = make(s, seed, 0, false);
+        aim(&f, false);
+        if (bb_separable_create(&s->p, NULL, &sep, NULL) == BB_OK) {
+            bb_separable_reach(sep, &low, &high);
+            for (int64_t budget = low + 20; low < BB_FORBIDDEN && budget < high; budget += (high - low) / 7 + 1) {
+                bb_quadratic_result r;
+                if (bb_quadratic_solve(&f.q, budget, NULL, x, &r, NULL) != BB_OK) continue;
+                ck_assert_int_le(bb_problem_size(&s->p, x), budget);
+                ck_assert_double_eq_tol(r.score, bb_quadratic_score(&f.q, x), 1e-9);
+                solved++;
+            }
+        }
+        bb_separable_destroy(sep);
+        drop(&f);
+    }
+    ck_assert_int_gt(solved, 50);
+}
+END_TEST
+
 /* Without interactions the answer is the separable optimum, and the whole of the blocks can move: the bound closes. */
 START_TEST(without_interactions_it_is_the_separable_problem)
 {
@@ -284,6 +336,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, incremental_changes_agree_with_the_definition);
     tcase_add_loop_test(t, small_problems_are_solved_and_bounded, 0, 6);
+    tcase_add_loop_test(t, what_is_found_fits, 0, 2);
     tcase_add_test(t, without_interactions_it_is_the_separable_problem);
     tcase_add_test(t, a_pair_is_scored_with_its_interaction);
     tcase_add_test(t, large_problems_are_fast);

@@ -150,6 +150,45 @@ START_TEST(bytes_that_the_bound_wastes_are_spent)
 }
 END_TEST
 
+static int64_t uneven_size(void *self, const uint16_t *x)
+{
+    const int64_t bound = bb_problem_bound(self, x);
+    if (x[0] == 2) return bound + 100; /* counted short: too large for the budget that it is the optimum of, */
+    if (x[0] == 1 && x[1]) return bound + 20;
+    return x[0] == 0 && x[1] ? bound - 80 : bound; /* counted long: room is left */
+}
+
+/* What is found in the room that an optimum leaves is held against that optimum, not against the one before it, which did not fit. */
+START_TEST(room_is_spent_after_a_plan_that_was_too_large)
+{
+    static const int64_t       bytes[2][3] = { { 50, 140, 200 }, { 0, 50 } };
+    static const double        cost[2][3] = { { 5, 1, 0 }, { 5.5, 5 } };
+    const bb_separable_options exact = { .tolerance = 0 };
+    syn_problem               *s = syn_new();
+    bb_problem                 plain;
+    bb_separable              *sep;
+    bb_separable_result        r;
+    uint16_t                   x[2];
+    for (uint32_t u = 0; u < 2; u++) {
+        const uint32_t n = u ? 2 : 3, at = syn_add(s, n, -1);
+        memcpy(s->bytes[at], bytes[u], n * sizeof **bytes);
+        memcpy(s->cost[at], cost[u], n * sizeof **cost);
+    }
+    plain = s->p;
+    s->p.size = uneven_size;
+    s->p.size_self = &plain;
+    ck_assert_int_eq(bb_separable_create(&s->p, &exact, &sep, NULL), BB_OK);
+    ck_assert_int_eq(bb_separable_solve(sep, 200, x, &r, NULL), BB_OK);
+    ck_assert_uint_eq(x[0], 1);
+    ck_assert_uint_eq(x[1], 0);
+    ck_assert_int_eq(r.size_bytes, 140);
+    ck_assert_double_eq_tol(r.cost, 6.5, 1e-12);
+    ck_assert_double_eq_tol(r.lower_bound, 5.5, 1e-12); /* of the tables at the whole budget */
+    bb_separable_destroy(sep);
+    syn_free(s);
+}
+END_TEST
+
 /* Exact sizes below the bound: never over budget, and no single upgrade fits the slack. */
 START_TEST(topup_leaves_less_than_the_cheapest_upgrade)
 {
@@ -371,6 +410,7 @@ int main(void)
     tcase_add_loop_test(t, exact_solution_equals_brute_force, 0, 8);
     tcase_add_test(t, few_states_lower_the_bound);
     tcase_add_test(t, bytes_that_the_bound_wastes_are_spent);
+    tcase_add_test(t, room_is_spent_after_a_plan_that_was_too_large);
     tcase_add_test(t, topup_leaves_less_than_the_cheapest_upgrade);
     tcase_add_test(t, deltas_agree_with_totals);
     tcase_add_test(t, plans_and_candidates_convert_both_ways);

@@ -137,6 +137,12 @@ static void add_card(bb_text *out, const char *value, const char *label)
     bb_text_addf(out, "<div class=\"card\"><b>%s</b><span>%s</span></div>\n", value, label);
 }
 
+static void label_with_error(char *label, size_t size, const char *what, double se)
+{
+    if (isnan(se)) snprintf(label, size, "%s", what);
+    else snprintf(label, size, "%s (&#177; %.2g)", what, se);
+}
+
 static void add_cards(bb_text *out, const bb_artefacts *a)
 {
     const bb_scored *s = chosen(a);
@@ -149,10 +155,10 @@ static void add_cards(bb_text *out, const bb_artefacts *a)
     snprintf(value, sizeof value, "%.3f", s->bpw);
     if (!isnan(s->bpw)) add_card(out, value, "bits per weight");
     snprintf(value, sizeof value, "%.4g", s->kl);
-    snprintf(label, sizeof label, "KL, nats a token (&#177; %.2g)", s->kl_se);
+    label_with_error(label, sizeof label, "KL, nats a token", s->kl_se);
     if (!isnan(s->kl)) add_card(out, value, label);
     snprintf(value, sizeof value, "%.3f", s->ppl);
-    snprintf(label, sizeof label, "perplexity (&#177; %.2g)", s->ppl_se);
+    label_with_error(label, sizeof label, "perplexity", s->ppl_se);
     if (!isnan(s->ppl)) add_card(out, value, label);
     snprintf(value, sizeof value, "%.1f %%", 100 * s->top1);
     if (!isnan(s->top1)) add_card(out, value, "same top-1 token");

@@ -50,8 +50,11 @@ static void original_row(bb_text *out, const bb_artefacts *a)
         bb_text_add(out, "; the reference of every KL: ");
         bb_html_text(out, json_string_value(json_object_get(a->env, "model_label")));
     }
-    if (a->original.name && isfinite(a->original.ppl))
-        bb_text_addf(out, ", perplexity %.3f &#177; %.3f on the same windows as the plans", a->original.ppl, a->original.ppl_se);
+    if (a->original.name && isfinite(a->original.ppl)) {
+        bb_text_addf(out, ", perplexity %.3f", a->original.ppl);
+        if (isfinite(a->original.ppl_se)) bb_text_addf(out, " &#177; %.3f", a->original.ppl_se);
+        bb_text_add(out, " on the same windows as the plans");
+    }
     end_row(out);
 }
 

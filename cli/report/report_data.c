@@ -53,6 +53,7 @@ static int by_size(const void *a, const void *b)
 {
     const bb_scored *x = a, *y = b;
     if (x->size_bytes != y->size_bytes) return x->size_bytes < y->size_bytes ? -1 : 1;
+    if (isnan(x->kl) != isnan(y->kl)) return isnan(x->kl) ? 1 : -1; /* the last of its size: an order that sorts need */
     if (x->kl < y->kl || x->kl > y->kl) return x->kl < y->kl ? -1 : 1;
     return strcmp(x->name, y->name);
 }

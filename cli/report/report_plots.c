@@ -39,6 +39,21 @@ typedef struct axes {
     bool   log;
 } axes;
 
+/* Ranges are written with 9 digits: two ends that are one number then are no range, and gnuplot draws nothing. */
+static void keep_apart(double *low, double *high)
+{
+    const double least = 1e-7 * fmax(fabs(*low), fabs(*high));
+    if (*high - *low >= least) return;
+    *low -= least;
+    *high += least;
+}
+
+static void open_axes(axes *a)
+{
+    keep_apart(&a->x0, &a->x1);
+    keep_apart(&a->y0, &a->y1);
+}
+
 /* ---- text for gnuplot ---- */
 
 /* A single-quoted gnuplot string holds no escapes and no command substitution; what could end it or is not plain becomes '?'. */
@@ -305,6 +320,7 @@ static void find_range(cloud *c)
         a->y0 = y0 - more;
         a->y1 = y1 + more;
     }
+    open_axes(a);
 }
 
 static bb_status make_cloud(const bb_artefacts *a, bool kl, cloud *c, bb_text *outside, bb_err *err)
@@ -616,6 +632,7 @@ static axes convergence_axes(const bb_artefacts *a, size_t *n)
     double factor = x.y1 > x.y0 && x.log ? pow(x.y1 / x.y0, 0.06) : 1.2;
     x.y0 = x.log ? x.y0 / factor : x.y0 - more;
     x.y1 = x.log ? x.y1 * factor : x.y1 + more;
+    open_axes(&x);
     return x;
 }
 
@@ -727,6 +744,7 @@ static bb_status draw_rivals(const bb_artefacts *a, char **svg, bb_err *err)
     }
     double pad = x.x1 > x.x0 ? 0.03 * (x.x1 - x.x0) : 1;
     x = (axes) { x.x0 - pad, x.x1 + pad, x.y0 / 1.1, x.y1 * 1.2, true };
+    open_axes(&x);
     add_setup(&gp, BB_PLOT_RIVALS, WIDTH, HEIGHT);
     add_margins(&gp, "KL over that of ours");
     add_axes(&gp, &x, "size of the file, MiB");
@@ -820,6 +838,7 @@ static bb_status draw_scored(const bb_artefacts *a, char **svg, bb_err *err)
     }
     const double pad = x.x1 > x.x0 ? 0.03 * (x.x1 - x.x0) : 0.05 * x.x1;
     x = (axes) { x.x0 - pad, x.x1 + pad, x.y0 / 1.2, x.y1 * 1.2, true };
+    open_axes(&x);
     add_setup(&gp, BB_PLOT_SCORED, WIDTH, HEIGHT);
     add_margins(&gp, "KL before finalising, nats a token");
     add_axes(&gp, &x, "size of the file, MiB");

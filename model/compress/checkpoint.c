@@ -23,13 +23,19 @@ bb_status bb_checkpoint_map(const bb_checkpoint *c, uint32_t i, size_t bytes, bb
 {
     char     *path = NULL;
     uint64_t  hash;
+    bb_err    why = BB_ERR_INIT;
     bb_status status = BB_OK;
     *found = false;
     *map = (bb_map) { 0 };
     if (!c->dir) return BB_OK;
     if (!(path = path_of(c, i, err))) return BB_NOMEM;
     if (!bb_file_exists(path)) goto done;
-    BB_TRY(bb_map_open(path, map, err));
+    status = bb_map_open(path, map, &why);
+    if (status != BB_OK && bb_file_exists(path)) status = BB_FAIL(err, status, "%s", why.msg);
+    else if (status != BB_OK) { /* another process has just removed it */ status = BB_OK;
+        goto done;
+    }
+    BB_TRY(status);
     if (map->size == bytes + sizeof hash) {
         memcpy(&hash, map->data + bytes, sizeof hash);
         *found = hash == bb_hash64(map->data, bytes, 0);
@@ -65,6 +71,20 @@ bb_status bb_checkpoint_save(const bb_checkpoint *c, uint32_t i, const void *dat
     BB_TRY(bb_writer_commit(&w, err));
 done:
     bb_free(path);
+    return status;
+}
+
+bb_status bb_checkpoint_keep(const bb_checkpoint *c, uint32_t i, const void *data, size_t bytes, bb_map *map, bb_err *err)
+{
+    enum { TRIALS = 8 };
+    bool      found = false;
+    bb_status status = BB_OK;
+    for (int k = 0; k < TRIALS && !found; k++) {
+        BB_TRY(bb_checkpoint_save(c, i, data, bytes, err));
+        BB_TRY(bb_checkpoint_map(c, i, bytes, map, &found, err));
+    }
+    if (!found) status = BB_FAIL(err, BB_IO, "%s: a matrix that was just written cannot be read back", c->dir ? c->dir : "no folder");
+done:
     return status;
 }
 

@@ -25,6 +25,8 @@ bb_status bb_checkpoint_load(const bb_checkpoint *c, uint32_t i, void *data, siz
 /* The same without a copy: map.data are the matrix's bytes until bb_map_close, also when the files are removed. *found false: map is closed. */
 bb_status bb_checkpoint_map(const bb_checkpoint *c, uint32_t i, size_t bytes, bb_map *map, bool *found, bb_err *err);
 bb_status bb_checkpoint_save(const bb_checkpoint *c, uint32_t i, const void *data, size_t bytes, bb_err *err);
+/* Saves and maps, again where a process that has come to its end with the same matrices in the same folder removes the file in between. */
+bb_status bb_checkpoint_keep(const bb_checkpoint *c, uint32_t i, const void *data, size_t bytes, bb_map *map, bb_err *err);
 void      bb_checkpoint_remove(const bb_checkpoint *c); /* the files: the result is safe elsewhere */
 void      bb_checkpoint_close(bb_checkpoint *c);        /* the files stay */
 

@@ -478,7 +478,6 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_mat
     void          *packed = NULL;
     unsigned char *bytes;
     bb_map         map;
-    bool           found;
     bb_status      status = BB_OK;
     if (b->watch) {
         const bb_rebuild_view v = { b->layer, w->rows, w->cols, part, dense, &b->h, factor };
@@ -492,15 +491,14 @@ static bb_status rebuild_matrix(rebuild *b, bb_part part, bb_width width, bb_mat
     }
     if (b->lattice) BB_TRY(fit_lattice(b, part, w, dense, packed, err));
     else BB_TRY(encode(b, part, width, w, dense, factor, type, packed, err));
-    BB_TRY(bb_checkpoint_save(&b->out->checkpoint, index_of(b, part), bytes, packed_bytes(b, part, w), err));
     if (b->lattice) {
+        BB_TRY(bb_checkpoint_save(&b->out->checkpoint, index_of(b, part), bytes, packed_bytes(b, part, w), err));
         take_box(b, part, w, packed);
         packed = NULL;
         goto done;
     }
-    BB_TRY(bb_checkpoint_map(&b->out->checkpoint, index_of(b, part), packed_bytes(b, part, w), &map, &found, err));
-    if (found) take_map(b, part, w, map);
-    else status = BB_FAIL(err, BB_IO, "%s: a matrix that was just written cannot be read back", bb_database_dir(b->db));
+    BB_TRY(bb_checkpoint_keep(&b->out->checkpoint, index_of(b, part), bytes, packed_bytes(b, part, w), &map, err));
+    take_map(b, part, w, map);
 done:
     bb_free(packed);
     return status;

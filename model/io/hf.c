@@ -102,6 +102,32 @@ done:
 /* A file of the folder itself: nothing that leads elsewhere. */
 static bool is_plain_name(const char *name) { return name && *name && *name != '.' && !strchr(name, '/'); }
 
+static bool holds(const shard *s, const char *tensor)
+{
+    for (size_t i = 0; i < s->tensors.n_tensors; i++)
+        if (strcmp(s->tensors.tensors[i].name, tensor) == 0) return true;
+    return false;
+}
+
+/* A shard that is not the index's, of another download for instance, could lack a bias without anybody noticing, or have a tensor twice. */
+static bb_status check_index(const hf_folder *f, const char *dir, json_t *map, bb_err *err)
+{
+    const char *tensor;
+    json_t     *v;
+    char        shown[BB_SHOWN];
+    json_object_foreach(map, tensor, v)
+    {
+        const char *name = json_string_value(v), *in = bb_show((bb_bytes) { tensor, strlen(tensor) }, shown);
+        for (size_t i = 0; i < f->n_shards; i++) {
+            const bool named = strcmp(f->shards[i].name, name) == 0, held = holds(&f->shards[i], tensor);
+            if (named && !held) return BB_FAIL(err, BB_BAD_FILE, "%s/%s has no tensor '%s', which model.safetensors.index.json says is in it", dir, name, in);
+            if (!named && held)
+                return BB_FAIL(err, BB_BAD_FILE, "%s/%s has a tensor '%s', which model.safetensors.index.json says is in %s", dir, f->shards[i].name, in, name);
+        }
+    }
+    return BB_OK;
+}
+
 static bb_status open_indexed(hf_folder *f, const char *dir, const json_t *index, bb_err *err)
 {
     json_t     *map = json_object_get(index, "weight_map"), *v;
@@ -120,6 +146,7 @@ static bb_status open_indexed(hf_folder *f, const char *dir, const json_t *index
         while (i < f->n_shards && strcmp(f->shards[i].name, name) != 0) i++;
         if (i == f->n_shards) BB_TRY(open_shard(f, dir, name, err));
     }
+    status = check_index(f, dir, map, err);
 done:
     return status;
 }

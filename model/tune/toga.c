@@ -273,25 +273,7 @@ done:
 
 static bb_status check_budget(bb_toga *t, bb_err *err);
 
-static void identify(bb_toga *t)
-{
-    const bb_toga_options *o = &t->o;
-    const double           numbers[] = { o->pruning, o->mixed, o->whole, o->low,    o->high, (double)o->budget, o->kept,          o->ctx,
-                                         o->batch,   o->rate,  o->decay, o->lambda, o->kl,   t->text.bos,       t->full->n_layer, t->full->n_embd };
-    bb_sha256              s;
-    bb_sha256_init(&s);
-    bb_sha256_text(&s, "toga 1");
-    bb_sha256_text(&s, bb_kernels_bits());
-    bb_sha256_update(&s, numbers, sizeof numbers);
-    bb_sha256_update(&s, &o->seed, sizeof o->seed);
-    bb_sha256_update(&s, t->text.ids, t->text.n * sizeof *t->text.ids);
-    for (size_t k = 0; k < (size_t)t->full->n_layer * BB_N_PARTS; k++) {
-        const masked *m = &t->linear[k];
-        if (m->rows) bb_sha256_update(&s, m->low, (size_t)m->rows * m->cols * sizeof *m->low);
-        if (m->rise) bb_sha256_update(&s, m->rise, (size_t)m->rows * m->cols * sizeof *m->rise);
-    }
-    bb_sha256_hex(&s, t->identity);
-}
+static bb_status identify(bb_toga *t, bb_err *err);
 
 static bb_status make_room(bb_toga *t, bb_err *err)
 {
@@ -358,7 +340,7 @@ bb_status bb_toga_create(const bb_backend *backend, const bb_net *full, const bb
     BB_TRY(bb_forward_create(backend, full, o->batch, o->ctx, &t->f, err));
     BB_TRY(bb_backward_create(backend, full, o->batch, o->ctx, &t->b, err));
     BB_TRY(check_budget(t, err));
-    identify(t);
+    BB_TRY(identify(t, err));
     *out = t;
 done:
     if (status != BB_OK) bb_toga_destroy(t);
@@ -395,6 +377,45 @@ static bb_status run_full(bb_toga *t, const int32_t *tokens, uint32_t S, bb_err 
     bb_status status;
     BB_TRY(bb_host_embed(t->f, t->full, tokens, S, t->o.ctx, t->h_ref, err));
     for (uint32_t l = 0; l < t->full->n_layer; l++) BB_TRY(bb_host_block(t->f, t->full, &t->full->blocks[l], S, t->o.ctx, t->h_ref, NULL, NULL, err));
+done:
+    return status;
+}
+
+static void hash_matrix(bb_sha256 *s, const bb_matrix *w)
+{
+    const size_t bytes = w->rows ? w->rows * bb_format_row_bytes(bb_format_get(w->type), w->cols) : 0;
+    bb_sha256_update(s, &w->type, sizeof w->type);
+    if (bytes) bb_sha256_update(s, w->data, bytes);
+}
+
+/* Of all that decides what is learned: options, text, both precisions, what only some tokens meet, byte by byte, and of the rest of the network, such as
+ * norms, biases and positions, what it makes of the beginning of the text. */
+static bb_status identify(bb_toga *t, bb_err *err)
+{
+    const bb_toga_options *o = &t->o;
+    const double           numbers[] = { o->pruning, o->mixed, o->whole, o->low,    o->high, (double)o->budget, o->kept,          o->ctx,
+                                         o->batch,   o->rate,  o->decay, o->lambda, o->kl,   t->text.bos,       t->full->n_layer, t->full->n_embd };
+    bb_sha256              s;
+    bb_status              status;
+    if (!o->state) return BB_OK;
+    BB_TRY(run_full(t, t->text.ids, 1, err));
+    bb_sha256_init(&s);
+    bb_sha256_text(&s, "toga 2");
+    bb_sha256_text(&s, bb_kernels_bits());
+    bb_sha256_update(&s, numbers, sizeof numbers);
+    bb_sha256_update(&s, &o->seed, sizeof o->seed);
+    bb_sha256_update(&s, t->text.ids, t->text.n * sizeof *t->text.ids);
+    for (size_t k = 0; k < (size_t)t->full->n_layer * BB_N_PARTS; k++) {
+        const masked *m = &t->linear[k];
+        if (m->rows) bb_sha256_update(&s, m->low, (size_t)m->rows * m->cols * sizeof *m->low);
+        if (m->rise) bb_sha256_update(&s, m->rise, (size_t)m->rows * m->cols * sizeof *m->rise);
+    }
+    hash_matrix(&s, &t->full->embd);
+    hash_matrix(&s, &t->full->head);
+    hash_matrix(&s, &t->full->token.table);
+    bb_sha256_update(&s, t->full->out_norm, t->full->n_embd * sizeof *t->full->out_norm);
+    bb_sha256_update(&s, t->h_ref, (size_t)o->ctx * t->full->n_embd * sizeof *t->h_ref);
+    bb_sha256_hex(&s, t->identity);
 done:
     return status;
 }

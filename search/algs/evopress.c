@@ -114,10 +114,11 @@ static void make_offspring(evopress_state *s)
     }
 }
 
+/* Of a stage: lambda / 8 of the first, / 32 of the second, and so on, one of the last. */
 static uint32_t survivors(const evopress_state *s, uint32_t stage)
 {
     if (stage + 1 == s->c.n_levels) return 1;
-    const uint32_t n = s->lambda >> (stage == 0 ? 3 : 2 * stage + 1);
+    const uint32_t n = stage < 14 ? s->lambda >> (2 * stage + 3) : 0;
     return n > 0 ? n : 1;
 }
 

@@ -3,7 +3,11 @@
 #define _XOPEN_SOURCE 700 /* nftw */
 #include "tests/support/support.h"
 
+#include <check.h>
+#include <dirent.h>
 #include <ftw.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,6 +86,49 @@ void bb_test_same_in(const char *a_dir, const char *b_dir, const char *name)
     ck_assert_int_lt(snprintf(a, sizeof a, "%s/%s", a_dir, name), (int)sizeof a);
     ck_assert_int_lt(snprintf(b, sizeof b, "%s/%s", b_dir, name), (int)sizeof b);
     bb_test_same(a, b);
+}
+
+static struct {
+    char       dir[512], prefix[32];
+    atomic_int ends;
+    size_t     n;
+    pthread_t  thread;
+} remover;
+
+static void *remove_once(void *unused)
+{
+    enum { MOST = 512 };
+    char(*seen)[128] = calloc(MOST, sizeof *seen);
+    (void)unused;
+    while (!atomic_load(&remover.ends)) {
+        DIR *d = opendir(remover.dir);
+        for (struct dirent *e; d && (e = readdir(d));) {
+            const size_t length = strlen(e->d_name);
+            bool         known = remover.n == MOST || length >= sizeof *seen || length < 5 || strcmp(e->d_name + length - 4, ".bin") != 0 ||
+                         strncmp(e->d_name, remover.prefix, strlen(remover.prefix)) != 0;
+            for (size_t i = 0; i < remover.n && !known; i++) known = strcmp(seen[i], e->d_name) == 0;
+            if (!known && unlinkat(dirfd(d), e->d_name, 0) == 0) memcpy(seen[remover.n++], e->d_name, length + 1);
+        }
+        if (d) closedir(d);
+    }
+    free(seen);
+    return NULL;
+}
+
+void bb_test_remove_once(const char *dir, const char *prefix)
+{
+    snprintf(remover.dir, sizeof remover.dir, "%s", dir);
+    snprintf(remover.prefix, sizeof remover.prefix, "%s", prefix);
+    atomic_store(&remover.ends, 0);
+    remover.n = 0;
+    ck_assert_int_eq(pthread_create(&remover.thread, NULL, remove_once, NULL), 0);
+}
+
+size_t bb_test_removed(void)
+{
+    atomic_store(&remover.ends, 1);
+    ck_assert_int_eq(pthread_join(remover.thread, NULL), 0);
+    return remover.n;
 }
 
 int bb_test_run(Suite *s)

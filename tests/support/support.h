@@ -19,7 +19,11 @@ bool bb_test_are_same(const char *a, const char *b);
 /* Fails the test unless they have; the second: NAME in both folders. */
 void bb_test_same(const char *a, const char *b);
 void bb_test_same_in(const char *a_dir, const char *b_dir, const char *name);
-int  bb_test_run(Suite *s); /* runs and frees; the value for main() to return */
+/* From here on a thread removes every file of dir with this beginning and the ending ".bin" once, as soon as it is there; until bb_test_removed, which says how
+ * many it were. */
+void   bb_test_remove_once(const char *dir, const char *prefix);
+size_t bb_test_removed(void);
+int    bb_test_run(Suite *s); /* runs and frees; the value for main() to return */
 
 /* Leaves a test that cannot run here, aloud: tests/run.sh counts it as skipped and names the reason. */
 #define BB_SKIP(reason) \
