@@ -8,7 +8,8 @@
  * Activations are (S*T, width) row-major: S windows of T tokens, each window from position 0.
  *
  * Determinism, required: what an operation gives for a row (a window, in attention) depends on that row and the weights
- * only, bit by bit; not on the rows beside it, on how many there are, or on the number of threads.
+ * only, bit by bit; not on the rows beside it, on how many there are, or on the number of threads. (Of back_loss, last bits depend on how many there are
+ * where the vocabulary passes in pieces: BB_LOSS_FLOATS.)
  */
 #ifndef BB_MODEL_NET_BACKEND_H
 #define BB_MODEL_NET_BACKEND_H
