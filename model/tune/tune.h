@@ -75,11 +75,11 @@ typedef struct bb_tune_look {
 
 typedef struct bb_tune_options {
     bb_tune_loss       loss;
-    uint32_t           first, last;            /* blocks trained (bb_tune_blocks: all of these, one after the other) */
-    bool               embedding;              /* also embedding, head and output norm (losses at the head) */
-    uint32_t           steps, batch;           /* batch: windows a step */
-    uint32_t           at_once;                /* windows that run at the same time, the gradients of a batch being added; 0: all. Changes memory, and last bits */
-    uint32_t           checks;                 /* held-out looks, evenly spaced; at least 1 */
+    uint32_t           first, last;  /* blocks trained (bb_tune_blocks: all of these, one after the other) */
+    bool               embedding;    /* also embedding, head and output norm (losses at the head) */
+    uint32_t           steps, batch; /* batch: windows a step */
+    uint32_t           at_once;      /* windows that run at the same time, the gradients of a batch being added; 0: all. Changes memory, and last bits */
+    uint32_t           checks;       /* held-out looks, evenly spaced; at least 1 */
     double             weights, fields, norms; /* peak rates: steps of the grid; fractions of scales; fractions of norm gains. 0: frozen */
     double             clip;                   /* limit of the gradient's norm as a multiple of its running mean; 0: none */
     double             label_share;            /* of KL: this share of the loss is the cross-entropy with hard labels instead; 0 .. 1 */
