@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "engine/memory.h"
 #include "engine/shipped.h"
+#include "engine/time_budget.h"
 #include "kernels/kernels.h"
 
 /* Above this share of the mean of the domains one is told of, unless it is small anyway. */
@@ -51,7 +52,8 @@ done:
     return status;
 }
 
-static bb_status evaluate(bb_run *r, const bb_model *m, domain *d, bb_result *out, bb_err *err)
+/* *known: false where it is not known and --time is over. */
+static bb_status evaluate(bb_run *r, const bb_model *m, domain *d, bb_result *out, bool *known, bb_err *err)
 {
     void     *value = NULL;
     size_t    size;
@@ -60,6 +62,8 @@ static bb_status evaluate(bb_run *r, const bb_model *m, domain *d, bb_result *ou
     char     *key = bb_asprintf(err, "probe|%s|%s|%s|%s", bb_model_sha256(m), bb_model_sha256(&r->model), d->hash, bb_kernels_bits());
     if (!key) return BB_NOMEM;
     BB_TRY(bb_store_get(r->store, "probe", key, &value, &size, &found, err));
+    *known = (found && size == sizeof *out) || !bb_time_is_over(r);
+    if (!*known) goto done;
     if (found && size == sizeof *out) {
         memcpy(out, value, sizeof *out);
         goto done;
@@ -89,7 +93,8 @@ unsigned bb_probe_far(const double *kl, int n)
     return mask;
 }
 
-static bb_status probe_plan(bb_run *r, const bb_front_plan *p, domain *domains, int n, bb_csv_writer *w, bb_err *err)
+/* *known: as in evaluate, of any of the domains: the plan has no rows then. */
+static bb_status probe_plan(bb_run *r, const bb_front_plan *p, domain *domains, int n, bb_csv_writer *w, bool *known, bb_err *err)
 {
     bb_result v[BB_N_SHIPPED_PROBES];
     bb_model  m = { 0 };
@@ -100,7 +105,8 @@ static bb_status probe_plan(bb_run *r, const bb_front_plan *p, domain *domains, 
     if (!path) return BB_NOMEM;
     BB_TRY(bb_model_open(path, &m, err));
     for (int i = 0; i < n; i++) {
-        BB_TRY(evaluate(r, &m, &domains[i], &v[i], err));
+        BB_TRY(evaluate(r, &m, &domains[i], &v[i], known, err));
+        if (!*known) goto done;
         kl[i] = v[i].kl;
     }
     mean = mean_of(kl, n);
@@ -129,6 +135,7 @@ bb_status bb_probe_domains(bb_run *r, const bb_front_plan *const *plans, size_t 
     bb_csv_writer *w = NULL;
     bb_progress    progress;
     int            n_domains = 0;
+    size_t         late = 0;
     bb_status      status = BB_OK;
     if (!bb_source_find(&r->model.source, "tokenizer.ggml.tokens")) return BB_OK;
     for (int i = 0; i < BB_N_SHIPPED_PROBES; i++) {
@@ -142,9 +149,14 @@ bb_status bb_probe_domains(bb_run *r, const bb_front_plan *const *plans, size_t 
             status = BB_FAIL(err, BB_INTERRUPTED, "interrupted; the same command goes on");
             goto done;
         }
-        BB_TRY(probe_plan(r, plans[i], domains, n_domains, w, err));
+        bool known = true;
+        BB_TRY(probe_plan(r, plans[i], domains, n_domains, w, &known, err));
+        late += !known;
     }
     bb_progress_end(&progress);
+    if (late)
+        bb_warn("time: %zu of %zu plan%s of the front %s not probed on other kinds of text (domains.csv): --time is over; `bitbudget evaluate %s` does it",
+                late, n, bb_plural(n), late == 1 ? "is" : "are", r->config.out);
     status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);

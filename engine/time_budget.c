@@ -418,7 +418,7 @@ bb_status bb_time_run(bb_run *r, bb_stage stage, bb_err *err)
     BB_TRY(correct(r, stage, later, err));
     r->time.evaluation_s = later[BB_STAGE_EVALUATE];
     BB_TRY(stage == BB_STAGE_SEARCH ? search(r, later, err) : bb_stage_run(r, stage, err));
-    if (stage == BB_STAGE_EVALUATE && left(r, 1) < 0)
+    if (stage == BB_STAGE_EVALUATE && bb_time_is_over(r))
         bb_warn("time: the run took %.0f s longer than --time: what is measured and built before the search cannot be cut short", -left(r, 1));
 done:
     bb_interrupt_at(0);
@@ -426,6 +426,8 @@ done:
 }
 
 bool bb_time_has_room(const bb_run *r, double seconds) { return !r->time.on || left(r, 1) - r->time.evaluation_s >= seconds; }
+
+bool bb_time_is_over(const bb_run *r) { return r->time.on && left(r, 1) < 0; }
 
 void bb_time_stop_finalise(const bb_run *r) { bb_interrupt_at(bb_now_s() + fmax(1, left(r, 1) - r->time.evaluation_s)); }
 

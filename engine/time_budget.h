@@ -25,6 +25,7 @@ bb_status bb_time_run(bb_run *r, bb_stage stage, bb_err *err);
 /* For finalise: whether another plan that takes `seconds` still fits before the evaluation; from now on work stops (BB_INTERRUPTED, bb_interrupt_late)
  * when it does not, until bb_interrupt_at(0); and that these plans (hashes) are left out. */
 bool      bb_time_has_room(const bb_run *r, double seconds);
+bool      bb_time_is_over(const bb_run *r);
 void      bb_time_stop_finalise(const bb_run *r);
 bb_status bb_time_leave_out(bb_run *r, const char *const *hashes, size_t n, bb_err *err);
 /* For finalise: the steps from `rung` (a name) on are not done, of any plan. */

@@ -347,6 +347,18 @@ START_TEST(a_time_that_cannot_be_kept_is_refused)
 }
 END_TEST
 
+static size_t rows_of(const char *dir, const char *name)
+{
+    char   path[600];
+    bb_csv t;
+    bb_err err = BB_ERR_INIT;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
+    const size_t n = t.n_rows;
+    bb_csv_done(&t);
+    return n;
+}
+
 /* A search and a plan that take longer than there is time for are stopped, and there is a file, with a guard that says what was left out. The
  * run's clock is moved: the time is over when the search begins. */
 START_TEST(what_takes_too_long_is_stopped)
@@ -380,6 +392,10 @@ START_TEST(what_takes_too_long_is_stopped)
     ck_assert_msg(bb_time_run(&r, BB_STAGE_EVALUATE, &err) == BB_OK, "%s", err.msg);
     bb_run_close(&r);
     bb_log_set_level(BB_LOG_INFO);
+    ck_assert_uint_eq(rows_of(out, "domains.csv"), 0); /* its winner was not probed: the time was over */
+    snprintf(line, sizeof line, "evaluate %s", out);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_uint_gt(rows_of(out, "domains.csv"), 0);
     guard = file_text(out, "guard.json");
     ck_assert_msg(strstr(guard, "\"left_out\": \"") && strstr(guard, "\"finishing\": \"none\""), "%s", guard);
     bb_free(guard);
