@@ -18,6 +18,7 @@ for domain in $DOMAINS; do
         files+=("$file") methods+=("${pair%%=*}")
     done
     [ ${#files[@]} -gt 0 ] || continue
+    [ -s "$texts/$domain.u32" ] || "$BITBUDGET" tokenize "$source" --parse-special --text "$texts/$domain.txt" --out "$texts/$domain.u32" -q > /dev/null
     # A row of ours per file, in their order, as soon as it is known: file, bytes, text, figures.
     i=-1
     "$BITBUDGET" compare "$source" "${files[@]}" --greedy "$texts/$domain.u32" --prompts "$PROMPTS" --prompt-tokens 32 --new-tokens 32 --precision fast -q | while IFS= read -r row; do
