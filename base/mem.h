@@ -21,7 +21,7 @@ void   bb_free(void *p);                                        /* NULL is allow
 char  *bb_strdup(const char *s, bb_err *err);
 char  *bb_asprintf(bb_err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool   bb_mul_size(size_t a, size_t b, size_t *out); /* false on overflow */
-void   bb_mem_trim(void); /* what was freed goes back to the system, where the C library can */
+void   bb_mem_trim(void);                            /* what was freed goes back to the system, where the C library can */
 size_t bb_mem_live_bytes(void);
 size_t bb_mem_peak_bytes(void);
 void   bb_mem_fail_after(long n);
