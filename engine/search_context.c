@@ -47,7 +47,7 @@ static size_t uniform_plans(void *self, int64_t budget, size_t max, uint16_t *x,
     for (size_t i = 0; candidate && costs && (f = bb_format_at(i)); i++)
         for (size_t k = 0; (e = bb_format_at(k)); k++) {
             if (!bb_model_space_uniform(r->space, f->name, e->name, candidate) || bb_problem_size(p, candidate) > budget) continue;
-            if (is_listed(x, n, p->n_units, candidate)) continue; /* two names may end in the same plan where rows are short */
+            if (is_listed(x, n, p->n_units, candidate)) continue;
             bb_model_space_uniform_name(r->space, candidate, name, sizeof name);
             n = keep(n, max, p->n_units, bb_problem_cost(p, candidate), costs, candidate, x, name, names);
         }

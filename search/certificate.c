@@ -61,7 +61,7 @@ bb_status bb_certify(const bb_problem *p, const bb_quadratic *q, const uint16_t 
     for (size_t i = 0; i < n; i++) {
         const int64_t counted = bb_problem_bound(p, x[i]);
         if (bb_is_forbidden(counted)) {
-            status = BB_FAIL(err, BB_USAGE, "plan %zu of %zu cannot be loaded: there is nothing to certify", i, n);
+            status = BB_FAIL(err, BB_USAGE, "plan %zu of %zu cannot be loaded: there is nothing to certify", i + 1, n);
             goto done;
         }
         bytes[i] = counted > rows[i].budget_bytes ? counted : rows[i].budget_bytes;
