@@ -12,7 +12,7 @@
 # NAME: what the method is called. SIZES (47711648 69484384). RIVALS: a list (configs/reproduce/smollm2-ik.txt). RUNS: what AutoRound is asked for, SCHEME:ITERS:SAMPLES:TOKENS:BATCH.
 set -euo pipefail
 here=$(dirname "$0")
-what=$1 program=$(readlink -f "$2") llamacpp=$(cd "$3" && pwd) source=$(readlink -f "$4") calib=$(readlink -f "$5") texts=$(readlink -f "$6") work=$7 table=$8
+what=$1 program=$(realpath -s "$2") llamacpp=$(cd "$3" && pwd) source=$(readlink -f "$4") calib=$(readlink -f "$5") texts=$(readlink -f "$6") work=$7 table=$8
 : "${THREADS:=2}" "${SIZES:=47711648 69484384}" "${RIVALS:=configs/reproduce/smollm2-ik.txt}" "${RUNS:=gguf:q4_0:0:32:512:4 gguf:q2_k_s:0:32:512:4 gguf:q4_0:20:32:512:2 gguf:q2_k_s:20:32:512:2}"
 mkdir -p "$work/rivals"
 work=$(cd "$work" && pwd)

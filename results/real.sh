@@ -89,7 +89,7 @@ case $what in
 judge)
     texts=$4 work=$5 table=$6 method=$7 calibration=$8
     shift 8
-    case $method$calibration in *,*) echo "real.sh: METHOD and CALIBRATION are cells of a table: no comma in '$method', '$calibration'" >&2; exit 2 ;; esac
+    case $method in *,*) echo "real.sh: METHOD is a cell of a table: no comma in '$method'" >&2; exit 2 ;; esac
     scratch
     model=$(basename "$source" .gguf); model=${MODEL:-$model}
     [ -s "$table" ] || echo "model,method,size_bytes,bpw,judge,text,ctx,chunks,ppl,ppl_se,kl_nats,kl_se,kl_p90,kl_p99,kl_p999,top1_percent,calibration,seconds,sha256" > "$table"
