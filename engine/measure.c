@@ -235,11 +235,11 @@ static bb_status print_floor(const bb_run *r, bb_err *err)
     return status;
 }
 
-void bb_run_forget_measured(bb_run *r)
+void bb_run_forget_measured(bb_sensitivity *s)
 {
-    bb_free(r->sensitivity.changes);
-    bb_sensitivity_done(&r->sensitivity);
-    memset(&r->sensitivity, 0, sizeof r->sensitivity);
+    bb_free(s->changes);
+    bb_sensitivity_done(s);
+    *s = (bb_sensitivity) { 0 };
 }
 
 bb_status bb_run_measure(bb_run *r, bb_err *err)
@@ -252,6 +252,6 @@ bb_status bb_run_measure(bb_run *r, bb_err *err)
     BB_TRY(write_options(r, &r->sensitivity, err));
     BB_TRY(set_costs(r, &r->sensitivity, err));
 done:
-    if (status != BB_OK) bb_run_forget_measured(r);
+    if (status != BB_OK) bb_run_forget_measured(&r->sensitivity);
     return status;
 }

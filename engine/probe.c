@@ -62,9 +62,10 @@ static bb_status evaluate(bb_run *r, const bb_model *m, domain *d, bb_result *ou
     char     *key = bb_asprintf(err, "probe|%s|%s|%s|%s", bb_model_sha256(m), bb_model_sha256(&r->model), d->hash, bb_kernels_bits());
     if (!key) return BB_NOMEM;
     BB_TRY(bb_store_get(r->store, "probe", key, &value, &size, &found, err));
-    *known = (found && size == sizeof *out) || !bb_time_is_over(r);
+    found = found && size == sizeof *out;
+    *known = found || !bb_time_is_over(r);
     if (!*known) goto done;
-    if (found && size == sizeof *out) {
+    if (found) {
         memcpy(out, value, sizeof *out);
         goto done;
     }

@@ -177,7 +177,7 @@ void bb_run_close(bb_run *r)
 {
     bb_ranks_leave(r);
     bb_map_limit(0);
-    bb_run_forget_measured(r);
+    bb_run_forget_measured(&r->sensitivity);
     bb_full_states_done(&r->full_states);
     bb_net_evaluator_destroy(r->evaluator);
     bb_database_close(r->database);

@@ -151,7 +151,7 @@ bb_status bb_run_measure(bb_run *r, bb_err *err);
 bb_status bb_run_search(bb_run *r, bb_err *err);
 bb_status bb_run_finalise(bb_run *r, bb_err *err);
 bb_status bb_run_evaluate(bb_run *r, bb_err *err);
-void      bb_run_forget_measured(bb_run *r); /* r->sensitivity, which is large */
+void      bb_run_forget_measured(bb_sensitivity *s); /* with its changes, which it then owns; it is large */
 /* The costs of the space as bb_run_measure left them in sensitivity.csv, for stages that need no more of it. */
 bb_status bb_run_load_costs(bb_run *r, bb_err *err);
 

@@ -321,7 +321,7 @@ static void stage_done(stage *s)
     if (s->has_speed) bb_speed_done(&s->speed);
     bb_foresee_done(&s->foresee);
     local_done(&s->local);
-    bb_run_forget_measured(s->run);
+    bb_run_forget_measured(&s->run->sensitivity);
 }
 
 /* What the methods share of the stage, within `tokens` of the ledger. */

@@ -154,10 +154,7 @@ static bb_status measure(bb_run *r, const uint16_t *anchor, uint32_t reach, bb_s
     if (n < total) BB_TRY(spread(p, out, at, total, err));
     if (!anchor) take_off_cuts(r, out);
 done:
-    if (status != BB_OK) {
-        bb_free(out->changes);
-        bb_sensitivity_done(out);
-    }
+    if (status != BB_OK) bb_run_forget_measured(out);
     bb_free(list);
     bb_free(at);
     bb_free(x);
@@ -170,29 +167,24 @@ bb_status bb_run_score_near(bb_run *r, const uint16_t *anchor, const bb_proxy_sh
 {
     static const bb_proxy_shape exact = { 1, 1 };
     const bb_proxy_shape        usual = BB_PROXY_DEFAULT; /* named: a compound literal would end with the statement that it stands in */
-    bb_sensitivity              base = { 0 }, around = { 0 };
+    bb_sensitivity              measured = { 0 };
     double                     *single = NULL;
     bb_status                   status;
     if (!shape) shape = anchor ? &usual : &exact;
     memset(out, 0, sizeof *out);
     BB_TRY(bb_run_units_init(r, &out->units, err));
-    BB_TRY(measure(r, NULL, 0, &base, err));
+    BB_TRY(measure(r, NULL, 0, &measured, err));
     status = BB_NOMEM;
-    if (!(single = BB_NEW(base.n, double, err))) goto done;
-    for (size_t i = 0; i < base.n; i++) single[i] = fmax(0, base.changes[i].kl);
+    if (!(single = BB_NEW(measured.n, double, err))) goto done;
+    for (size_t i = 0; i < measured.n; i++) single[i] = fmax(0, measured.changes[i].kl);
     if (anchor) { /* of those around full precision only the KLs are wanted from here on */
-        bb_free(base.changes);
-        bb_sensitivity_done(&base);
-        base = (bb_sensitivity) { 0 };
-        BB_TRY(measure(r, anchor, reach, &around, err));
+        bb_run_forget_measured(&measured);
+        BB_TRY(measure(r, anchor, reach, &measured, err));
     }
-    BB_TRY(bb_proxy_from_sensitivity(&out->units.units, anchor ? "anchored" : "signed", anchor ? &around : &base, anchor, single, shape, &out->proxy, err));
+    BB_TRY(bb_proxy_from_sensitivity(&out->units.units, anchor ? "anchored" : "signed", &measured, anchor, single, shape, &out->proxy, err));
 done:
     if (status != BB_OK) bb_run_score_done(out);
-    bb_free(base.changes);
-    bb_sensitivity_done(&base);
-    bb_free(around.changes);
-    bb_sensitivity_done(&around);
+    bb_run_forget_measured(&measured);
     bb_free(single);
     return status;
 }

@@ -530,10 +530,7 @@ static void close_parts(study *s)
         bb_free(s->sets[i].kl);
         bb_free(s->sets[i].seen);
     }
-    for (uint32_t i = 0; i < MAX_BANDS; i++) {
-        bb_free(s->around[i].changes);
-        bb_sensitivity_done(&s->around[i]);
-    }
+    for (uint32_t i = 0; i < MAX_BANDS; i++) bb_run_forget_measured(&s->around[i]);
     for (uint32_t i = 0; i < MAX_PROXIES; i++)
         if (s->shared[i].units) bb_proxy_done(&s->shared[i]);
     bb_free(s->single);

@@ -795,11 +795,8 @@ START_TEST(wider_blocks_are_refused)
     float        h[2 * 24] = { 0 }, dh[2 * 24] = { 0 };
     ref_model_make(&ref_specs[1], 5, &m);
     ck_assert_int_eq(bb_backward_create(&bb_backend_cpu, &m.net, 1, 2, &b, NULL), BB_OK);
-    for (int change = 0; change < 3; change++) {
-        bb_block k = m.net.blocks[0];
-        if (change == 0) k.n_kv = k.n_head, k.w[BB_PART_K] = k.w[BB_PART_V] = k.w[BB_PART_Q];
-        if (change == 1) k.n_head *= 2, k.w[BB_PART_Q].rows *= 2, k.w[BB_PART_O].cols *= 2;
-        if (change == 2) k.n_ff *= 2, k.w[BB_PART_GATE].rows *= 2, k.w[BB_PART_UP].rows *= 2, k.w[BB_PART_DOWN].cols *= 2;
+    for (int what = 0; what < REF_N_WIDER; what++) {
+        const bb_block k = ref_wider(&m.net.blocks[0], what);
         ck_assert_int_eq(bb_backward_block(b, &m.net, &k, 1, 2, bb_on_cpu(h), bb_on_cpu(dh), NULL, NULL), BB_FAILED);
     }
     bb_backward_destroy(b);

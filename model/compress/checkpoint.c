@@ -30,12 +30,10 @@ bb_status bb_checkpoint_map(const bb_checkpoint *c, uint32_t i, size_t bytes, bb
     if (!c->dir) return BB_OK;
     if (!(path = path_of(c, i, err))) return BB_NOMEM;
     if (!bb_file_exists(path)) goto done;
-    status = bb_map_open(path, map, &why);
-    if (status != BB_OK && bb_file_exists(path)) status = BB_FAIL(err, status, "%s", why.msg);
-    else if (status != BB_OK) { /* another process has just removed it */ status = BB_OK;
+    if (bb_map_open(path, map, &why) != BB_OK) { /* unless another process has just removed it */
+        if (bb_file_exists(path)) status = BB_FAIL(err, why.status, "%s", why.msg);
         goto done;
     }
-    BB_TRY(status);
     if (map->size == bytes + sizeof hash) {
         memcpy(&hash, map->data + bytes, sizeof hash);
         *found = hash == bb_hash64(map->data, bytes, 0);

@@ -114,16 +114,25 @@ static bb_status check_index(const hf_folder *f, const char *dir, json_t *map, b
 {
     const char *tensor;
     json_t     *v;
+    size_t      n = 0;
     char        shown[BB_SHOWN];
+    for (size_t k = 0; k < f->n_shards; k++)
+        for (size_t i = 0; i < f->shards[k].tensors.n_tensors; i++) {
+            tensor = f->shards[k].tensors.tensors[i].name;
+            const char *name = json_string_value(json_object_get(map, tensor));
+            if (name && strcmp(name, f->shards[k].name) != 0)
+                return BB_FAIL(err, BB_BAD_FILE, "%s/%s has a tensor '%s', which model.safetensors.index.json says is in %s", dir, f->shards[k].name,
+                               bb_show((bb_bytes) { tensor, strlen(tensor) }, shown), name);
+            n += name != NULL;
+        }
+    if (n == json_object_size(map)) return BB_OK;
     json_object_foreach(map, tensor, v)
     {
-        const char *name = json_string_value(v), *in = bb_show((bb_bytes) { tensor, strlen(tensor) }, shown);
-        for (size_t i = 0; i < f->n_shards; i++) {
-            const bool named = strcmp(f->shards[i].name, name) == 0, held = holds(&f->shards[i], tensor);
-            if (named && !held) return BB_FAIL(err, BB_BAD_FILE, "%s/%s has no tensor '%s', which model.safetensors.index.json says is in it", dir, name, in);
-            if (!named && held)
-                return BB_FAIL(err, BB_BAD_FILE, "%s/%s has a tensor '%s', which model.safetensors.index.json says is in %s", dir, f->shards[i].name, in, name);
-        }
+        size_t k = 0;
+        while (k < f->n_shards && !holds(&f->shards[k], tensor)) k++;
+        if (k == f->n_shards)
+            return BB_FAIL(err, BB_BAD_FILE, "%s/%s has no tensor '%s', which model.safetensors.index.json says is in it", dir, json_string_value(v),
+                           bb_show((bb_bytes) { tensor, strlen(tensor) }, shown));
     }
     return BB_OK;
 }

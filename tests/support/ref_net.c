@@ -471,6 +471,15 @@ void ref_model_free(ref_model *m)
     m->n_owned = 0;
 }
 
+bb_block ref_wider(const bb_block *block, int what)
+{
+    bb_block b = *block;
+    if (what == 0) b.n_kv = b.n_head, b.w[BB_PART_K] = b.w[BB_PART_V] = b.w[BB_PART_Q];
+    if (what == 1) b.n_head *= 2, b.w[BB_PART_Q].rows *= 2, b.w[BB_PART_O].cols *= 2;
+    if (what == 2) b.n_ff *= 2, b.w[BB_PART_GATE].rows *= 2, b.w[BB_PART_UP].rows *= 2, b.w[BB_PART_DOWN].cols *= 2;
+    return b;
+}
+
 static const ref_shape five[] = { { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 }, { 4, 2, 40 } };
 static const ref_shape plain[] = { { 4, 4, 96 }, { 4, 4, 96 } }, grouped[] = { { 4, 2, 64 }, { 4, 2, 64 } }, one_kv[] = { { 6, 1, 50 } },
                        two_heads[] = { { 2, 1, 50 } }, pruned[] = { { 4, 2, 96 }, { 0, 0, 33 }, { 2, 1, 0 }, { 0, 0, 0 }, { 6, 3, 7 }, { 2, 1, 1 } },

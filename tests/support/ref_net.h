@@ -46,6 +46,9 @@ typedef struct ref_model {
 
 void ref_model_make(const ref_spec *spec, uint64_t seed, ref_model *m);
 void ref_model_free(ref_model *m);
+/* The block with more KV heads, heads or channels (what: which), its weights read too far: for what refuses it before it reads them. */
+enum { REF_N_WIDER = 3 };
+bb_block ref_wider(const bb_block *block, int what);
 /* n floats, uniform with the given standard deviation, owned by m. */
 float *ref_random(ref_model *m, size_t n, double mean, double deviation, uint64_t *seed);
 /* n random rows of W, as they stand before a block; owned by m. */
