@@ -89,8 +89,7 @@ bb_status bb_run_build_options(bb_run *r, bb_err *err)
     building          b = { .run = r };
     bb_jobs           jobs = { BB_JOB_OPTIONS, 0, &b, ask_group, work_group, take_group };
     uint64_t          total = 0;
-    bb_status         status;
-    if ((status = bb_run_evaluator(r, err)) != BB_OK) return status; /* what its caches leave is known then */
+    bb_status         status = BB_NOMEM;
     if (!(b.groups = BB_NEW(p->n_units, group, err))) return BB_NOMEM;
     for (uint32_t i = 0; i < p->n_units; i++) {
         total += p->units[i].n_options;
