@@ -91,6 +91,42 @@ bb_status bb_map_open(const char *path, bb_map *map, bb_err *err)
     return status;
 }
 
+static bb_status map_new(int fd, const char *path, size_t bytes, bb_map *map, void **data, bb_err *err)
+{
+    int reason;
+    do reason = fails() ? errno : posix_fallocate(fd, 0, (off_t)bytes); /* what is written to a hole of a full disk ends the process */
+    while (reason == EINTR);
+    if (reason)
+        return BB_FAIL(err, BB_IO, "%s: there is no room for %zu bytes of hidden states: %s; make room, or allow more memory (--max-ram)", path, bytes,
+                       strerror(reason));
+    void *p = fails() ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) return BB_FAIL(err, BB_IO, "%s: cannot be mapped (%zu bytes): %s", path, bytes, strerror(errno));
+    *map = (bb_map) { p, bytes };
+    *data = p;
+    return BB_OK;
+}
+
+bb_status bb_map_unnamed(const char *folder, size_t bytes, bb_map *map, void **data, bb_err *err)
+{
+    char     *whole = bb_asprintf(err, "%s/states", folder), *path = whole ? bb_temporary_name(whole, err) : NULL;
+    bb_status status = path ? BB_OK : BB_NOMEM;
+    int       fd = -1;
+    *map = (bb_map) { NULL, 0 };
+    *data = NULL;
+    BB_ASSERT(bytes > 0);
+    if (path && (fd = fails() ? -1 : open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0)
+        status = BB_FAIL(err, BB_IO, "%s: cannot be written: %s", path, strerror(errno));
+    if (fd >= 0) {
+        unlink(path); /* where it is not gone, or we are killed before, the next writer into the folder finds it by its name */
+        status = map_new(fd, whole, bytes, map, data, err);
+        close(fd);
+    }
+    if (map->data) watch(map, whole);
+    bb_free(path);
+    bb_free(whole);
+    return status;
+}
+
 /* ---- maps whose file shrinks ---- */
 
 /* Maps that are open, for the handler of SIGBUS, which may only read: a slot is filled last by its address and emptied first by it. Maps beyond the
@@ -181,7 +217,7 @@ void bb_map_watch(void)
     sigaction(SIGBUS, &action, NULL);
 }
 
-/* munmap and madvise take a plain pointer; the map was never writable. */
+/* munmap and madvise take a plain pointer. */
 static void *address_of(const bb_map *map)
 {
     union {

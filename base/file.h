@@ -25,6 +25,10 @@ void      bb_map_close(bb_map *map);
 /* Gives the resident pages back to the system; what is read again comes from the file. For maps that are read once, or block by block. */
 void bb_map_release(const bb_map *map);
 
+/* Memory that is a file: of so many bytes, zero, in a folder, and mapped for writing (*data is map->data). It has no name, so nothing of it is left behind
+ * whatever happens, and its room on the disk is taken at once: BB_IO where there is none. Who else has it given back (bb_map_release) loses nothing. */
+bb_status bb_map_unnamed(const char *folder, size_t bytes, bb_map *map, void **data, bb_err *err);
+
 /* From now on the pages of all maps are given back (bb_map_release) whenever the process has about `bytes` of memory resident: what is mapped does not
  * add to what it must hold. A thread of its own watches; 0: it ends. */
 void bb_map_limit(uint64_t bytes);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * mem.c: see mem.h. A 64-byte header before each block holds its size, so that live bytes can be counted. */
+ * mem.c: see mem.h. A 64-byte header before each block holds its size, so that live bytes can be counted, and that of its map, where it is a file. */
 #include "base/mem.h"
 
 #include <malloc.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -11,11 +12,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/file.h"
+
 enum { HEADER = 64 };
+
+typedef struct header {
+    size_t bytes, mapped; /* mapped: of the file with the header; 0: it is on the heap */
+} header;
 
 static _Alignas(64) atomic_size_t live_bytes; /* written by every call: on a line of its own */
 static _Alignas(64) atomic_size_t peak_bytes;
 static _Alignas(64) atomic_long countdown = -1;
+static atomic_size_t spilled_bytes;
 
 bool bb_mul_size(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
 
@@ -53,7 +61,7 @@ void *bb_alloc(size_t n, size_t size, bb_err *err)
         BB_FAIL(err, BB_NOMEM, "out of memory: %zu bytes were asked for", bytes);
         return NULL;
     }
-    memcpy(p, &bytes, sizeof bytes);
+    *(header *)(void *)p = (header) { bytes, 0 };
     count(bytes);
     return p + HEADER;
 }
@@ -65,18 +73,13 @@ void *bb_calloc(size_t n, size_t size, bb_err *err)
     return p;
 }
 
-static size_t size_of(const void *p)
-{
-    size_t bytes;
-    memcpy(&bytes, (const char *)p - HEADER, sizeof bytes);
-    return bytes;
-}
+static header *header_of(void *p) { return (header *)(void *)((char *)p - HEADER); }
 
 void *bb_realloc(void *p, size_t n, size_t size, bb_err *err)
 {
     void *q = bb_alloc(n, size, err);
     if (q && p) {
-        size_t old = size_of(p), now = n * size;
+        size_t old = header_of(p)->bytes, now = n * size;
         memcpy(q, p, old < now ? old : now);
         bb_free(p);
     }
@@ -85,19 +88,82 @@ void *bb_realloc(void *p, size_t n, size_t size, bb_err *err)
 
 void bb_shrink(void *p, size_t n, size_t size)
 {
-    const size_t old = size_of(p), now = n * size > 0 ? n * size : 1, page = (size_t)sysconf(_SC_PAGESIZE);
-    BB_ASSERT(now <= old);
+    const size_t old = header_of(p)->bytes, now = n * size > 0 ? n * size : 1, page = (size_t)sysconf(_SC_PAGESIZE);
+    BB_ASSERT(now <= old && !header_of(p)->mapped);
     char *const first = (char *)(((uintptr_t)p + now + page - 1) / page * page), *const end = (char *)(((uintptr_t)p + old) / page * page);
     if (first < end) madvise(first, (size_t)(end - first), MADV_DONTNEED);
-    memcpy((char *)p - HEADER, &now, sizeof now);
+    header_of(p)->bytes = now;
     atomic_fetch_sub(&live_bytes, old - now);
 }
 
 void bb_free(void *p)
 {
     if (!p) return;
-    atomic_fetch_sub(&live_bytes, size_of(p));
-    free((char *)p - HEADER);
+    header *h = header_of(p);
+    if (h->mapped) {
+        bb_map map = { (const unsigned char *)h, h->mapped };
+        atomic_fetch_sub(&spilled_bytes, h->mapped);
+        bb_map_close(&map);
+        return;
+    }
+    atomic_fetch_sub(&live_bytes, h->bytes);
+    free(h);
+}
+
+/* ---- files as memory ---- */
+
+static pthread_mutex_t spilling = PTHREAD_MUTEX_INITIALIZER;
+static char           *spill_folder; /* under the lock; NULL: memory */
+
+bb_status bb_spill_to(const char *folder, bb_err *err)
+{
+    char *copy = folder ? bb_strdup(folder, err) : NULL;
+    if (folder && !copy) return BB_NOMEM;
+    pthread_mutex_lock(&spilling);
+    bb_free(spill_folder);
+    spill_folder = copy;
+    pthread_mutex_unlock(&spilling);
+    return BB_OK;
+}
+
+bool bb_spills(void)
+{
+    pthread_mutex_lock(&spilling);
+    const bool is = spill_folder != NULL;
+    pthread_mutex_unlock(&spilling);
+    return is;
+}
+
+size_t bb_spilled_bytes(void) { return atomic_load(&spilled_bytes); }
+
+/* *folder: a copy of the folder's name, or NULL where there is none. */
+static bb_status folder_now(char **folder, bb_err *err)
+{
+    bb_status status = BB_OK;
+    pthread_mutex_lock(&spilling);
+    *folder = spill_folder ? bb_strdup(spill_folder, err) : NULL;
+    if (spill_folder && !*folder) status = BB_NOMEM;
+    pthread_mutex_unlock(&spilling);
+    return status;
+}
+
+void *bb_spill(size_t n, size_t size, bb_err *err)
+{
+    char  *folder;
+    bb_map map;
+    void  *p = NULL;
+    size_t bytes;
+    if (folder_now(&folder, err) != BB_OK) return NULL;
+    if (!folder || !bb_mul_size(n, size, &bytes) || bytes > PTRDIFF_MAX - HEADER) {
+        bb_free(folder);
+        return bb_alloc(n, size, err); /* which says what is too much */
+    }
+    if (bb_map_unnamed(folder, HEADER + (bytes ? bytes : 1), &map, &p, err) == BB_OK) {
+        *(header *)p = (header) { bytes, map.size };
+        atomic_fetch_add(&spilled_bytes, map.size);
+    }
+    bb_free(folder);
+    return p ? (char *)p + HEADER : NULL;
 }
 
 void bb_mem_trim(void)

@@ -115,8 +115,9 @@ typedef struct job {
     bb_plan          plan;
     char             hash[17];
     uint32_t         ctx;
-    char            *work; /* folder of second moments and matrices; NULL: none is needed */
-    bb_lock          lock; /* of work, without --database */
+    char            *work;   /* folder of second moments and matrices; NULL: none is needed */
+    bb_lock          lock;   /* of work, without --database */
+    bool             spills; /* hidden states go to files of work: --max-ram has no room for them */
     bb_tokens        tokens, eval_tokens;
     bb_windows       calib, eval;
     bb_database     *database;
@@ -314,6 +315,10 @@ static bb_status open_work(job *j, bb_err *err)
         status = BB_NOMEM;
         if (!(lock = bb_asprintf(err, "%s/work.lock", j->work))) goto done;
         BB_TRY(bb_lock_take(&j->lock, lock, err));
+    }
+    if (j->spills) {
+        BB_TRY(bb_spill_to(j->work, err));
+        bb_info("hidden states are kept in files of %s: --max-ram has no room for them", j->work);
     }
     bb_format_size(work_bytes(j), size);
     bb_info("what is finished is kept in %s (up to %s%s): after an interruption the same command goes on", j->work, size,
@@ -871,14 +876,20 @@ static void job_done(job *j)
     bb_options_done(rows, N_ROWS, &j->o);
 }
 
-static bb_status check_memory(const job *j, bb_err *err)
+static uint64_t memory_of(const job *j, bool on_disk)
 {
     const quantize_options *o = &j->o;
-    const uint64_t need = bb_memory_to_quantize(&j->base->net, rounds(o) ? 0 : (uint32_t)o->calib_windows, j->ctx, strcmp(o->method, "sequential") == 0,
-                                                prunes(o) && (by_gates(j) || widths_by_gates(j)), is_lattice(o) ? 0 : (uint32_t)o->output_windows,
-                                                j->base != &j->m, j->bytes);
+    return bb_memory_to_quantize(&j->base->net, rounds(o) ? 0 : (uint32_t)o->calib_windows, j->ctx, strcmp(o->method, "sequential") == 0,
+                                 prunes(o) && (by_gates(j) || widths_by_gates(j)), is_lattice(o) ? 0 : (uint32_t)o->output_windows, j->base != &j->m, j->bytes,
+                                 on_disk);
+}
+
+static bb_status check_memory(job *j, bb_err *err)
+{
+    const quantize_options *o = &j->o;
+    j->spills = o->max_ram && o->max_ram < memory_of(j, false);
     bb_map_limit(o->max_ram);
-    return bb_memory_allows(o->max_ram, need, "quantizing", "fewer --calib-windows, a smaller --ctx, another --method or fewer --threads", err);
+    return bb_memory_allows(o->max_ram, memory_of(j, true), "quantizing", "a smaller --ctx, another --method or fewer --threads", err);
 }
 
 static bb_status run(int argc, char **argv, bb_err *err)
@@ -897,6 +908,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(check_ends(&j, err));
     BB_TRY(rounds(&j.o) ? round_all(&j, err) : encode_all(&j, err));
     BB_TRY(write_file(&j, err));
+    bb_spill_to(NULL, NULL); /* its folder goes now */
     bb_checkpoint_remove(&j.rebuilt.checkpoint);
     bb_checkpoint_remove(&j.rounded);
     if (j.work && !has(j.o.database)) remove_work(j.work);
@@ -905,6 +917,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     if (bb_speed_note(&j.net, &note, NULL) == BB_OK && note) bb_info("note: %s", note);
 done:
     bb_map_limit(0);
+    bb_spill_to(NULL, NULL);
     if (status != BB_OK && j.lock.held) leave_work(&j, status);
     bb_free(note);
     job_done(&j);

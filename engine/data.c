@@ -107,13 +107,13 @@ bb_status bb_run_evaluator(bb_run *r, bb_err *err)
 {
     if (r->evaluator) return BB_OK;
     r->worker_room = bb_memory_for_worker(r);
-    return bb_net_evaluator_create_for(r->backend, &r->model, r->levels, BB_N_WINDOW_SETS, BB_LEVEL_SKETCH, bb_memory_for_caches(r) - for_workers(r),
+    return bb_net_evaluator_create_for(r->backend, &r->model, r->levels, BB_N_WINDOW_SETS, BB_LEVEL_SKETCH, bb_memory_for_evaluator(r) - for_workers(r),
                                        &r->evaluator, err);
 }
 
 uint64_t bb_run_unused_memory(const bb_run *r)
 {
-    const uint64_t unused = bb_net_evaluator_unused(r->evaluator) + for_workers(r);
+    const uint64_t unused = bb_memory_spills(r) ? bb_memory_for_caches(r) : bb_net_evaluator_unused(r->evaluator) + for_workers(r); /* on disk it has none */
     return unused > r->others_room ? unused - r->others_room : 0;
 }
 

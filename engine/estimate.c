@@ -449,8 +449,9 @@ bb_status bb_estimate(const bb_run *r, bb_forecast *f, bb_err *err)
     if (cache > room) cache = room;
     f->n_options = n.n_options;
     f->ram_least = bb_memory_least_of_all(r);
-    f->ram = f->ram_least + cache;
-    f->disk = n.option_bytes + n.hessian_bytes;
+    f->states = bb_memory_spilled(r);
+    f->ram = (f->states ? f->ram_least : bb_memory_without_disk(r)) + cache;
+    f->disk = n.option_bytes + n.hessian_bytes + f->states;
     f->calibrate = (double)c->calib_windows * ctx;
     f->measure = measured_networks(r) * (double)c->measure_windows * ctx;
     f->search = search_tokens(r);
@@ -478,9 +479,14 @@ bb_status bb_estimate_print(const bb_run *r, FILE *out, bb_err *err)
     fprintf(out, "options         %llu over %u units\n", (unsigned long long)f.n_options, bb_model_space_problem(r->space)->n_units);
     bb_format_size(f.ram, text);
     bb_format_size(f.ram_least, more);
-    fprintf(out, "memory          %s beside the mapped model and options; at least %s (--max-ram)\n", text, more);
-    bb_format_size(f.disk, text);
-    fprintf(out, "disk            %s option database and second moments\n", text);
+    fprintf(out, "memory          %s beside the mapped model and options; at least %s (--max-ram)", text, more);
+    bb_format_size(bb_memory_without_disk(r), text);
+    fprintf(out, ", and %s with all hidden states in memory\n", text);
+    bb_format_size(f.disk - f.states, text);
+    fprintf(out, "disk            %s option database and second moments", text);
+    bb_format_size(f.states, text);
+    if (f.states) fprintf(out, ", and up to %s of hidden states while it works, in files of the run directory: --max-ram has no room for them", text);
+    fprintf(out, "\n");
     fprintf(out, "tokens          %.2f M forwarded: calibrate %.2f, measure %.2f, search %.2f, finalise %.2f and tuning; evaluation on top\n",
             (f.calibrate + f.measure + f.search + f.finalise) / 1e6, f.calibrate / 1e6, f.measure / 1e6, f.search / 1e6, f.finalise / 1e6);
     bb_estimate_interval(f.sum, text);

@@ -9,7 +9,8 @@
 
 typedef struct bb_forecast {
     uint64_t smallest, largest;                    /* bytes of files that can be reached */
-    uint64_t n_options, ram, ram_least, disk;      /* bytes beside what is mapped, and the least; of the option database and second moments */
+    uint64_t n_options, ram, ram_least, disk;      /* bytes beside what is mapped, and the least; of the option database, second moments, and */
+    uint64_t states;                               /* hidden states that --max-ram has no room for, while the run works */
     double   calibrate, measure, search, finalise; /* tokens forwarded; tuning and evaluation come on top */
     double   seconds[BB_N_STAGES], sum;            /* on a quiet machine */
     double   sum_low, sum_high;                    /* the interval that is said */

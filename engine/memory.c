@@ -9,6 +9,8 @@
 #include <omp.h>
 #include <string.h>
 
+#include "base/file.h"
+#include "base/mem.h"
 #include "base/text.h"
 #include "eval/gradient.h"
 #include "model/compress/database.h"
@@ -64,19 +66,20 @@ typedef struct sums {
     shapes        s;
     double        token;         /* bytes of its hidden state */
     double        window;        /* of a window's */
+    double        states;        /* of a window whose state is kept: the same, or 0, for it is on disk */
     double        network, base; /* a network that runs; the program, its threads and one */
 } sums;
 
 static double levels(const bb_run_config *c) { return (double)(2 * c->measure_windows + c->refine_windows + c->confirm_windows); }
 
 /* Scored states of every level, and what a batch needs. */
-static double evaluator(const sums *m) { return levels(&m->r->config) * m->window + 3 * BATCH * m->window; }
+static double evaluator(const sums *m) { return levels(&m->r->config) * m->states + 3 * BATCH * m->window; }
 
 /* States at every boundary of the windows on which options are measured, which measuring cannot do without: those of `measure` come first. */
 static double boundaries(const sums *m)
 {
     const bb_run_config *c = &m->r->config;
-    return 2 * (double)c->measure_windows * m->window * (m->r->model.net.n_layer + 2.0);
+    return 2 * (double)c->measure_windows * m->states * (m->r->model.net.n_layer + 2.0);
 }
 
 static double options(const sums *m)
@@ -105,7 +108,7 @@ static double calibrate(const sums *m)
 {
     enum { WAITING = 512 + 2 * 64 + 256 }; /* rows of mask.c that wait, twice, and those of a round; columns that cholesky.c copies */
     const double order = 8 * m->s.cols * m->s.cols + 12 * m->s.matrix + 8 * WAITING * (m->s.cols + m->s.rows);
-    return (double)m->r->config.calib_windows * m->window + BATCH * m->window + fmax(8 * m->s.moments, 4 * m->s.moments + order);
+    return (double)m->r->config.calib_windows * m->states + BATCH * m->window + fmax(8 * m->s.moments, 4 * m->s.moments + order);
 }
 
 /* Learning gates: states at every boundary, a window at a time in both directions, the gradients and moments of a block. */
@@ -113,7 +116,8 @@ static double gates(const sums *m)
 {
     const bb_run_config *c = &m->r->config;
     const double         n = bb_gate_windows(&m->r->model.net, (uint32_t)c->calib_windows, (uint32_t)c->ctx), n2 = m->s.cols * m->s.cols;
-    return n * m->window * (m->r->model.net.n_layer + 4.0) + sizeof(float) * m->s.block + 3 * 8 * n2 + 12 * m->s.matrix + 8 * m->s.moments;
+    return n * m->states * (m->r->model.net.n_layer + 4.0) + 3 * BATCH * m->window + sizeof(float) * m->s.block + 3 * 8 * n2 + 12 * m->s.matrix +
+           8 * m->s.moments;
 }
 
 /* The same for the moments of gradients at outputs; none at windows 0. */
@@ -121,7 +125,7 @@ static double output_moments(const sums *m, uint32_t windows)
 {
     const bb_run_config *c = &m->r->config;
     const double         n = bb_gradient_count(&m->r->model.net, (uint32_t)c->calib_windows, (uint32_t)c->ctx, windows);
-    return windows ? n * m->window * (m->r->model.net.n_layer + 4.0) + 12 * m->s.outputs + 12 * m->s.matrix : 0;
+    return windows ? n * m->states * (m->r->model.net.n_layer + 4.0) + 3 * BATCH * m->window + 12 * m->s.outputs + 12 * m->s.matrix : 0;
 }
 
 /* The matrices of one input, those of a block or the tables: what is encoded is decoded a piece at a time, but for what is pruned. Weights are made up for what is
@@ -135,15 +139,22 @@ static double group(const sums *m)
 
 static double build(const sums *m) { return evaluator(m) + boundaries(m) + fmin(BB_DATABASE_CACHE_BYTES, 6 * 8 * m->s.cols * m->s.cols) + group(m); }
 
+/* The inputs of o or down that a rebuild keeps. */
+static double kept_inputs(const sums *m, const bb_block *block, bb_feed feed)
+{
+    const double n = (double)m->r->config.calib_windows * (double)m->r->config.ctx * (double)bb_dim_of(&m->r->model.net, block, bb_feeds[feed].width);
+    return bb_feeds[feed].width != BB_DIM_C && n * sizeof(float) <= KEPT_BYTES && m->states > 0 ? n * sizeof(float) : 0;
+}
+
 /* One stage of a rebuild: its inputs are measured, then come the targets of its matrices, the factor, and what encodes one. */
 static double rebuild_stage(const sums *m, const bb_block *block, bb_feed feed)
 {
     const bb_net        *net = &m->r->model.net;
     const bb_run_config *c = &m->r->config;
-    const double n = (double)bb_dim_of(net, block, bb_feeds[feed].width), n2 = n * n, inputs = (double)c->calib_windows * (double)c->ctx * n * sizeof(float);
-    const bool   output = bb_feeds[feed].width != BB_DIM_C;
-    const double cross = 8 * n * (output ? net->n_embd : n), kept = output && inputs <= KEPT_BYTES ? inputs : 0;
-    double       matrix = 0, all = 0, coupled = 0;
+    const double         n = (double)bb_dim_of(net, block, bb_feeds[feed].width), n2 = n * n;
+    const bool           output = bb_feeds[feed].width != BB_DIM_C;
+    const double         cross = 8 * n * (output ? net->n_embd : n), kept = kept_inputs(m, block, feed);
+    double               matrix = 0, all = 0, coupled = 0;
     for (int p = 0; p < BB_N_PARTS; p++) {
         const double rows = block->w[p].rows, size = rows * block->w[p].cols;
         if (bb_parts[p].feed != feed) continue;
@@ -165,7 +176,7 @@ static double rebuild(const sums *m)
     for (uint32_t b = 0; b < net->n_layer; b++)
         for (int k = 0; k < BB_N_FEEDS; k++)
             if (k < BB_FEED_TOKEN || net->blocks[b].n_token) most = fmax(most, rebuild_stage(m, &net->blocks[b], (bb_feed)k));
-    return 2 * (double)m->r->config.calib_windows * m->window + 2 * TUNE_BATCH * m->window + most;
+    return 2 * (double)m->r->config.calib_windows * m->states + 2 * TUNE_BATCH * m->window + most;
 }
 
 /* States of both networks on the windows that are drawn and held out, and what a batch needs. */
@@ -173,7 +184,7 @@ static double tune_states(const sums *m)
 {
     const bb_run_config *c = &m->r->config;
     const double         drawn = fmin((double)c->tune_windows, fmax(1, c->tune_tokens * 1e6 / (double)c->ctx)) + (double)c->refine_windows;
-    return 2 * drawn * m->window + 4 * TUNE_BATCH * (double)c->ctx * m->s.width * sizeof(float);
+    return 2 * drawn * m->states + 4 * TUNE_BATCH * (double)c->ctx * m->s.width * sizeof(float);
 }
 
 /* Steps on one block at a time; all together are left out where they do not fit (ladder.c). */
@@ -197,12 +208,13 @@ static double plan(const sums *m)
 
 static double finalise(const sums *m) { return evaluator(m) + boundaries(m) + plan(m); }
 
-static sums sums_of(const bb_run *r, int threads)
+static sums sums_of(const bb_run *r, int threads, bool on_disk)
 {
     const bb_net *net = &r->model.net;
     const double  slab = fmax((double)r->config.ctx, SLAB_TOKENS);
     sums          m = { .r = r, .s = shapes_of(net), .token = (double)bb_row_width(net) * (double)sizeof(float) };
     m.window = m.token * (double)r->config.ctx;
+    m.states = on_disk ? 0 : m.window;
     m.network = slab * m.s.width * sizeof(float) + fmin(HELD_BYTES, 4 * m.s.block);
     m.base = program_bytes + thread_bytes * threads + m.network;
     return m;
@@ -224,9 +236,9 @@ static double pairs(const sums *m)
 }
 
 /* Of each stage. */
-static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES])
+static void least_with(const bb_run *r, int threads, bool on_disk, uint64_t bytes[BB_N_STAGES])
 {
-    const sums m = sums_of(r, threads);
+    const sums m = sums_of(r, threads, on_disk);
     double     need[BB_N_STAGES];
     need[BB_STAGE_CALIBRATE] = fmax(fmax(calibrate(&m), bb_width_order_gates(r->config.width_order) ? gates(&m) : 0), evaluator(&m) + boundaries(&m));
     need[BB_STAGE_CALIBRATE] = fmax(need[BB_STAGE_CALIBRATE], output_moments(&m, bb_coupling_windows(r)));
@@ -239,16 +251,17 @@ static void least_with(const bb_run *r, int threads, uint64_t bytes[BB_N_STAGES]
     for (int i = 0; i < BB_N_STAGES; i++) bytes[i] = (uint64_t)(heap_share * (m.base + need[i]));
 }
 
-static uint64_t most_with(const bb_run *r, int threads)
+static uint64_t most_with(const bb_run *r, int threads, bool on_disk)
 {
     uint64_t each[BB_N_STAGES], most = 0;
-    least_with(r, threads, each);
+    least_with(r, threads, on_disk, each);
     for (int i = 0; i < BB_N_STAGES; i++)
         if (each[i] > most) most = each[i];
     return most;
 }
 
-uint64_t bb_memory_least_of_all(const bb_run *r) { return most_with(r, omp_get_max_threads()); }
+uint64_t bb_memory_least_of_all(const bb_run *r) { return most_with(r, omp_get_max_threads(), true); }
+uint64_t bb_memory_without_disk(const bb_run *r) { return most_with(r, omp_get_max_threads(), false); }
 
 /* Bytes that an optimizer keeps of a weight (model/tune/adamw.h), and a trainer: it, its gradient and what its code decodes to besides. */
 static double moment_bytes(bool coarse) { return coarse ? 2 + 8.0 / BB_MOMENTS_BLOCK : 2 * sizeof(float); }
@@ -264,15 +277,48 @@ static double weights_of(const bb_net *net)
 
 static uint64_t allowed(const bb_run *r) { return r->config.max_ram ? r->config.max_ram : UINT64_MAX; }
 
-bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need)
+static bool trains_all(const bb_run *r, bool on_disk, bool *coarse, uint64_t *need)
 {
-    const sums   m = sums_of(r, 1);
+    const sums   m = sums_of(r, 1, on_disk);
     const double step = heap_share * (m.base + evaluator(&m) + boundaries(&m) + 2 * largest_file(r) + tune_states(&m));
-    const double least = fmax((double)most_with(r, 1), step), n = weights_of(&r->model.net);
+    const double least = fmax((double)most_with(r, 1, on_disk), step), n = weights_of(&r->model.net);
     *coarse = least + trained_bytes(false) * n > (double)allowed(r);
     *need = (uint64_t)(least + trained_bytes(*coarse) * n);
     return *need <= allowed(r);
 }
+
+bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need) { return trains_all(r, false, coarse, need) || trains_all(r, true, coarse, need); }
+
+static bool asks_to_train_all(const bb_run_config *c)
+{
+    return !c->no_finalise && (bb_list_has(c->finalise_steps, "end-to-end") || bb_list_has(c->finalise_steps, "qat"));
+}
+
+bool bb_memory_spills(const bb_run *r)
+{
+    bool     coarse;
+    uint64_t need;
+    if (bb_spills() || allowed(r) < bb_memory_without_disk(r)) return true; /* who has fewer threads for a while goes on as it was begun */
+    return asks_to_train_all(&r->config) && !trains_all(r, false, &coarse, &need) && trains_all(r, true, &coarse, &need);
+}
+
+bb_status bb_memory_hold(bb_run *r, bb_err *err)
+{
+    r->holds_memory = true;
+    bb_map_limit(r->config.max_ram);
+    return bb_spill_to(bb_memory_spills(r) ? r->config.out : NULL, err);
+}
+
+void bb_memory_let_go(bb_run *r)
+{
+    if (!r->holds_memory) return;
+    bb_map_limit(0);
+    bb_spill_to(NULL, NULL);
+    r->holds_memory = false;
+}
+
+/* As the run at hand has it. */
+static sums sums_now(const bb_run *r, int threads) { return sums_of(r, threads, bb_memory_spills(r)); }
 
 /* Of n pieces, each of which takes so many bytes. */
 static uint32_t at_once(size_t n, uint64_t room, double each)
@@ -284,13 +330,11 @@ static uint32_t at_once(size_t n, uint64_t room, double each)
 
 uint32_t bb_memory_for_plans(const bb_run *r, size_t plans, uint64_t room, uint64_t *more)
 {
-    const bb_run_config *c = &r->config;
-    const sums           m = sums_of(r, 1);
-    double               each = plan(&m) + 2 * m.network + 3 * BATCH * m.window; /* what is rebuilt or tuned runs, and so does what scores it */
-    uint64_t             need;
-    bool                 coarse;
-    if (!c->no_finalise && (bb_list_has(c->finalise_steps, "end-to-end") || bb_list_has(c->finalise_steps, "qat")) && bb_memory_trains_all(r, &coarse, &need))
-        each += trained_bytes(coarse) * weights_of(&r->model.net);
+    const sums m = sums_now(r, 1);
+    double     each = plan(&m) + 2 * m.network + 3 * BATCH * m.window; /* what is rebuilt or tuned runs, and so does what scores it */
+    uint64_t   need;
+    bool       coarse;
+    if (asks_to_train_all(&r->config) && bb_memory_trains_all(r, &coarse, &need)) each += trained_bytes(coarse) * weights_of(&r->model.net);
     const uint32_t n = at_once(plans, room, each);
     *more = (uint64_t)(heap_share * each * (n - 1));
     return n;
@@ -298,28 +342,50 @@ uint32_t bb_memory_for_plans(const bb_run *r, size_t plans, uint64_t room, uint6
 
 uint32_t bb_memory_for_networks(const bb_run *r, size_t networks, uint64_t room)
 {
-    const sums m = sums_of(r, 1);
+    const sums m = sums_now(r, 1);
     return at_once(networks, room, m.network + 4 * BATCH * m.window);
 }
 
 uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
 {
-    const sums m = sums_of(r, 1);
+    const sums m = sums_now(r, 1);
     return at_once(groups, room, group(&m));
 }
 
 /* For caches that may be or not; the rest is for pages of what is mapped. */
 static uint64_t spare(const bb_run *r)
 {
-    const uint64_t least = bb_memory_least_of_all(r), more = allowed(r) > least ? allowed(r) - least : 0;
-    return more / 5 * 4;
+    const bool spills = bb_memory_spills(r);
+    double     least = (double)most_with(r, omp_get_max_threads(), spills);
+    uint64_t   need;
+    bool       coarse;
+    if (spills && asks_to_train_all(&r->config) && bb_memory_trains_all(r, &coarse, &need)) least += trained_bytes(coarse) * weights_of(&r->model.net);
+    return (double)allowed(r) > least ? (uint64_t)((double)allowed(r) - least) / 5 * 4 : 0;
 }
 
-uint64_t bb_memory_for_caches(const bb_run *r)
+static uint64_t all_boundaries(const bb_run *r)
 {
-    const bb_run_config *c = &r->config;
-    const double         window = (double)bb_row_width(&r->model.net) * (double)sizeof(float) * (double)c->ctx;
-    return (uint64_t)(2 * (double)c->measure_windows * window * (r->model.net.n_layer + 2.0)) + spare(r);
+    const sums m = sums_of(r, 1, false);
+    return (uint64_t)boundaries(&m);
+}
+
+uint64_t bb_memory_for_caches(const bb_run *r) { return spare(r) + (bb_memory_spills(r) ? 0 : all_boundaries(r)); }
+uint64_t bb_memory_for_evaluator(const bb_run *r) { return spare(r) + all_boundaries(r); }
+
+uint64_t bb_memory_spilled(const bb_run *r)
+{
+    const int  threads = omp_get_max_threads();
+    const sums in = sums_of(r, threads, false), out = sums_of(r, threads, true);
+    double     calibration = calibrate(&in) - calibrate(&out), inputs = 0, finished = 0;
+    if (!bb_memory_spills(r)) return 0;
+    if (bb_width_order_gates(r->config.width_order)) calibration = fmax(calibration, gates(&in) - gates(&out));
+    calibration = fmax(calibration, output_moments(&in, bb_coupling_windows(r)) - output_moments(&out, bb_coupling_windows(r)));
+    for (uint32_t b = 0; b < r->model.net.n_layer; b++)
+        for (int k = 0; k < BB_N_FEEDS; k++)
+            if (k < BB_FEED_TOKEN || r->model.net.blocks[b].n_token) inputs = fmax(inputs, kept_inputs(&in, &r->model.net.blocks[b], (bb_feed)k));
+    if (!r->config.no_finalise) finished = fmax(2 * (double)r->config.calib_windows * in.window + inputs, tune_states(&in) - tune_states(&out));
+    const double scored = evaluator(&in) - evaluator(&out);
+    return (uint64_t)fmax(calibration, (double)r->config.workers * scored + (double)bb_memory_for_evaluator(r) + threads * finished);
 }
 
 /* Of one matrix at a time also what it is decoded to. */
@@ -339,7 +405,7 @@ static double f16_copy(const bb_net *net)
 
 bool bb_memory_copies_source(const bb_run *r, uint64_t *bytes)
 {
-    const sums   m = sums_of(r, omp_get_max_threads());
+    const sums   m = sums_now(r, omp_get_max_threads());
     const double copy = f16_copy(&r->model.net), caches = (double)bb_memory_for_caches(r) - (double)bb_run_unused_memory(r);
     *bytes = (uint64_t)copy;
     return !(copy > 0) || heap_share * (m.base + evaluator(&m) + copy) + fmax(caches, heap_share * boundaries(&m)) <= (double)allowed(r);
@@ -350,10 +416,10 @@ uint64_t bb_memory_for_worker(const bb_run *r) { return r->config.workers > 1 ? 
 /* ---- without a run directory ---- */
 
 uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, uint32_t output_windows, bool rotated,
-                               uint64_t file_bytes)
+                               uint64_t file_bytes, bool on_disk)
 {
     const bb_run r = { .model.net = *net, .config = { .calib_windows = windows, .ctx = ctx, .output_windows = output_windows } };
-    const sums   m = sums_of(&r, omp_get_max_threads());
+    const sums   m = sums_of(&r, omp_get_max_threads(), on_disk);
     double       need = 12 * fmax(m.s.matrix, m.s.tables) + 3 * BATCH * m.window; /* one matrix as it is encoded; windows that are evaluated */
     if (windows) need = fmax(need, fmax(calibrate(&m), build(&m)));
     if (windows && rebuilds) need = fmax(need, fmax(rebuild(&m), output_moments(&m, output_windows)));
@@ -369,7 +435,7 @@ uint64_t bb_memory_to_train(const bb_net *net, uint32_t ctx, uint32_t batch, uin
         FLOATS = 6
     }; /* model/train/train.c; of a weight: itself, gradient, two means, and both once more where a state is saved */
     const bb_run r = { .model.net = *net, .config = { .ctx = ctx } };
-    const sums   m = sums_of(&r, omp_get_max_threads());
+    const sums   m = sums_of(&r, omp_get_max_threads(), false);
     const double group = fmin((double)batch * ctx, fmax(GROUP_TOKENS, ctx)), slab = fmin(group, fmax(SLAB, ctx));
     const double packed = fmin(HELD_BYTES, sizeof(float) * weights_of(net)), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * net->n_vocab) * sizeof(float);
     return (uint64_t)(heap_share * (m.base + FLOATS * sizeof(float) * weights_of(net) + packed + logits + (net->n_layer + 4.0) * group * m.token +
@@ -393,8 +459,8 @@ bb_status bb_memory_check(const bb_run *r, bb_err *err)
     bb_format_size(least, need);
     bb_format_size(r->config.max_ram, given);
     return BB_FAIL(err, BB_INFEASIBLE,
-                   "--max-ram %s is not enough: this run needs %llu bytes (%s); fewer windows (--calib-windows, --measure-windows, --confirm-windows), "
-                   "a smaller --ctx or fewer --threads need less",
+                   "--max-ram %s is not enough: this run needs %llu bytes (%s), with hidden states on disk; fewer --measure-windows, a smaller --ctx, fewer "
+                   "--formats or fewer --threads need less",
                    given, (unsigned long long)least, need);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * memory.h: what a run must hold in memory whatever it is allowed, counted from shapes and options; what it is allowed beyond that (--max-ram) goes
- * to caches. Pages of mapped files (the model, its options) come and go: bb_map_limit (base/file.h) keeps them within what is left.
+ * to caches. Pages of mapped files (the model, its options, hidden states that have no room) come and go: bb_map_limit (base/file.h) keeps them within what is left.
  */
 #ifndef BB_ENGINE_MEMORY_H
 #define BB_ENGINE_MEMORY_H
@@ -8,10 +8,20 @@
 #include "engine/run.h"
 #include "model/tune/tune.h"
 
-/* The least --max-ram with which every stage of r (bb_run_preview) can do its work. */
+/* The least --max-ram with which every stage of r (bb_run_preview) can do its work: with hidden states on disk, when it does not grow with the windows whose
+ * states are kept; and with all in memory. */
 uint64_t bb_memory_least_of_all(const bb_run *r);
-/* What --max-ram leaves for caches of hidden states, at least those that measuring needs. */
+uint64_t bb_memory_without_disk(const bb_run *r);
+/* Do hidden states go to files of the run directory (bb_spill_to), because --max-ram has no room for them, or for the training of all matrices beside them?
+ * The results are the same. And how many bytes of disk they may then take at once, caches included; 0: they do not. */
+bool     bb_memory_spills(const bb_run *r);
+uint64_t bb_memory_spilled(const bb_run *r);
+/* From now on --max-ram holds for the process, and hidden states go where they should, until bb_memory_let_go, which is harmless for a run that does not hold it. */
+bb_status bb_memory_hold(bb_run *r, bb_err *err);
+void      bb_memory_let_go(bb_run *r);
+/* What --max-ram leaves for caches; and what the run's evaluator may keep, on disk where it spills: at least the states that measuring needs. */
 uint64_t bb_memory_for_caches(const bb_run *r);
+uint64_t bb_memory_for_evaluator(const bb_run *r);
 /* Of that, what each of the evaluators of --workers beside the first has. */
 uint64_t bb_memory_for_worker(const bb_run *r);
 /* Is there room for a copy of the source in F16, where it is not that itself, beside an evaluator with its caches? *bytes: what the copy takes. */
@@ -26,9 +36,9 @@ uint32_t bb_memory_for_plans(const bb_run *r, size_t plans, uint64_t room, uint6
 uint32_t bb_memory_for_networks(const bb_run *r, size_t networks, uint64_t room);
 uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room);
 /* What commands without a run directory hold: `quantize` of a file of so many bytes, with second moments of windows (none: nothing is calibrated), with a rebuild in
- * sequence, and of a rotated model, which is float32 in memory; `train` of a network of this shape on texts of so many bytes. The least --max-ram of each. */
+ * sequence, and of a rotated model, which is float32 in memory (on_disk: with hidden states there); `train` of a network of this shape on texts of so many bytes. The least --max-ram of each. */
 uint64_t bb_memory_to_quantize(const bb_net *net, uint32_t windows, uint32_t ctx, bool rebuilds, bool by_gates, uint32_t output_windows, bool rotated,
-                               uint64_t file_bytes);
+                               uint64_t file_bytes, bool on_disk);
 uint64_t bb_memory_to_train(const bb_net *net, uint32_t ctx, uint32_t batch, uint64_t text_bytes);
 /* BB_INFEASIBLE where `given` (0: no limit) is less than `need`: what ("quantizing") needs how much, and what would need less. */
 bb_status bb_memory_allows(uint64_t given, uint64_t need, const char *what, const char *less, bb_err *err);

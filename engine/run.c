@@ -15,6 +15,7 @@
 #include "engine/environment.h"
 #include "engine/jobs.h"
 #include "engine/keys.h"
+#include "engine/memory.h"
 #include "engine/ranks.h"
 #include "engine/run_parts.h"
 #include "engine/start.h"
@@ -130,8 +131,9 @@ static bb_status create(bb_run *r, bb_run_config *config, bool is_sweep, bool ag
         BB_TRY(bb_time_choose(r, err));
         BB_TRY(bb_run_check_start(r, err));
     }
-    bb_map_limit(r->config.max_ram);
+    BB_TRY(bb_memory_hold(r, err));
     BB_TRY(open_directory(r, err));
+    if (bb_spills()) bb_info("hidden states are kept in files of %s while the run works: --max-ram has no room for them", r->config.out);
     if (!again) BB_TRY(bb_time_keep(r, err));
     if (!again) BB_TRY(bb_run_check_eval(r, err));
     BB_TRY(bb_ranks_enter(r, err));
@@ -164,6 +166,7 @@ bb_status bb_run_follow(bb_run *r, const char *dir, bool is_sweep, bb_err *err)
     BB_TRY(bb_run_config_follow(dir, &config, err));
     BB_TRY(bb_run_preview(r, &config, is_sweep, err));
     BB_TRY(bb_run_check_inputs(r, err));
+    BB_TRY(bb_memory_hold(r, err));
     BB_TRY(bb_run_open_data(r, err));
     BB_TRY(bb_keys_identify(r, &identity, err));
 done:
@@ -176,7 +179,7 @@ done:
 void bb_run_close(bb_run *r)
 {
     bb_ranks_leave(r);
-    bb_map_limit(0);
+    bb_memory_let_go(r);
     bb_run_forget_measured(&r->sensitivity);
     bb_full_states_done(&r->full_states);
     bb_net_evaluator_destroy(r->evaluator);

@@ -122,6 +122,7 @@ typedef struct bb_run {
     bb_full_states    full_states;   /* of `calib`, for all plans that are rebuilt, until the files are evaluated */
     uint64_t          worker_room;   /* of the memory for caches: of each of --workers but the first, left to it by `evaluator` */
     uint64_t          others_room;   /* of the same: of all who work at the same time */
+    bool              holds_memory;  /* the process keeps to its --max-ram */
     bool              options_built; /* every option of the space is in the database */
     bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;

@@ -124,7 +124,7 @@ static bb_status check_room(const bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
     char                *database = *c->database ? bb_strdup(c->database, err) : bb_run_path(r, err, "database"), *models = bb_run_path(r, err, "models");
-    uint64_t             options = bb_estimate_disk(r), files = 0, there, room = 0, room_out = 0;
+    uint64_t             options = bb_estimate_disk(r), states = bb_memory_spilled(r), files = 0, there, room = 0, room_out = 0;
     char                 need[32], have[32];
     bb_status            status = BB_NOMEM;
     if (!database || !models) goto done;
@@ -142,10 +142,10 @@ static bb_status check_room(const bb_run *r, bb_err *err)
                          "%s: the option database and the second moments need %llu bytes (%s), and there is room for %llu (%s): give another folder "
                          "with --database or --out, or fewer --formats",
                          database, (unsigned long long)options, need, (unsigned long long)room, have);
-    } else if (files > room_out || options + 2 * files > room_out) {
-        bb_format_size(options + 2 * files, need);
+    } else if (files > room_out || options + 2 * files + states > room_out) {
+        bb_format_size(options + 2 * files + states, need);
         bb_format_size(room_out, have);
-        bb_warn("%s: the run may need %llu bytes (%s), and there is room for %llu (%s)", c->out, (unsigned long long)(options + 2 * files), need,
+        bb_warn("%s: the run may need %llu bytes (%s), and there is room for %llu (%s)", c->out, (unsigned long long)(options + 2 * files + states), need,
                 (unsigned long long)room_out, have);
     }
 done:

@@ -89,6 +89,8 @@ static bb_status make_buffer(const bb_net_evaluator *e, size_t n, bb_buffer *out
     return e->backend->ops->alloc(e->backend->context, n, out, err);
 }
 
+static bb_status make_states(const bb_net_evaluator *e, size_t n, bb_buffer *out, bb_err *err) { return bb_alloc_states(e->backend, n, out, err); }
+
 static bb_status level_init(bb_net_evaluator *e, level_state *l, const bb_windows *w, uint64_t *cache_left, bb_err *err)
 {
     const bb_net *net = &e->model->net;
@@ -96,12 +98,12 @@ static bb_status level_init(bb_net_evaluator *e, level_state *l, const bb_window
     uint64_t      cache = ((uint64_t)(net->n_layer + 1) * all + scored) * sizeof(float);
     bb_status     status;
     l->w = w;
-    BB_TRY(make_buffer(e, scored, &l->reference, err));
+    BB_TRY(make_states(e, scored, &l->reference, err));
     if (cache <= *cache_left) {
         *cache_left -= cache;
         l->cached = true;
-        BB_TRY(make_buffer(e, (size_t)(net->n_layer + 1) * all, &l->boundary, err));
-        BB_TRY(make_buffer(e, scored, &l->scored, err));
+        BB_TRY(make_states(e, (size_t)(net->n_layer + 1) * all, &l->boundary, err));
+        BB_TRY(make_states(e, scored, &l->scored, err));
         if (!(l->cached_blocks = BB_NEW0(net->n_layer, bb_block, err))) return BB_NOMEM;
     }
 done:

@@ -341,11 +341,10 @@ done:
 
 static bb_status allocate(gradient *g, bb_err *err)
 {
-    const bb_operations *ops = g->s.backend->ops;
-    bb_status            status = BB_NOMEM;
+    bb_status status = BB_NOMEM;
     if (!(g->dh = BB_NEW0(1 + g->o->labels, bb_buffer, err))) goto done;
-    for (uint32_t k = g->o->second; k <= g->o->labels; k++) BB_TRY(ops->alloc(g->s.backend->context, g->n * bb_row_width(g->net), &g->dh[k], err));
-    BB_TRY(ops->alloc(g->s.backend->context, g->n_rows * g->C, &g->rows, err));
+    for (uint32_t k = g->o->second; k <= g->o->labels; k++) BB_TRY(bb_alloc_states(g->s.backend, g->n * bb_row_width(g->net), &g->dh[k], err));
+    BB_TRY(bb_alloc_states(g->s.backend, g->n_rows * g->C, &g->rows, err));
     if (g->v->table) {
         status = BB_NOMEM;
         if (!(g->d_embd = BB_NEW0(g->V * g->C, float, err))) goto done;

@@ -290,6 +290,87 @@ START_TEST(a_lock_has_one_holder_and_names_it)
 }
 END_TEST
 
+/* ---- files as memory ---- */
+
+/* What is written to them stays when its pages are given back; they have no name, are apart from one another, and go with bb_free. */
+START_TEST(memory_may_be_a_file_without_a_name)
+{
+    enum { N = 3000000 };
+    const char  *dir = bb_test_path("spilled");
+    const size_t live = bb_mem_live_bytes();
+    float       *x[3];
+    bb_err       err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_make_dirs(dir, NULL), BB_OK);
+    ck_assert(!bb_spills());
+    x[0] = BB_SPILL(N, float, &err); /* on the heap */
+    ck_assert_uint_eq(bb_mem_live_bytes(), live + N * sizeof(float));
+    ck_assert_int_eq(bb_spill_to(dir, &err), BB_OK);
+    ck_assert(bb_spills());
+    const size_t before = bb_mem_live_bytes();
+    x[1] = BB_SPILL(N, float, &err);
+    x[2] = BB_SPILL(0, float, &err);
+    ck_assert(x[0] && x[1] && x[2]);
+    ck_assert_uint_eq((uintptr_t)x[1] % 64, 0);
+    ck_assert_uint_eq(bb_mem_live_bytes(), before);
+    ck_assert_uint_ge(bb_spilled_bytes(), N * sizeof(float));
+    ck_assert_uint_lt(bb_spilled_bytes(), N * sizeof(float) + 1000);
+    ck_assert_uint_eq(entries(dir), 0); /* nothing is left where the process is killed now */
+    ck_assert_int_eq(bb_spill_to(NULL, NULL), BB_OK);
+    ck_assert(!bb_spills());
+    for (size_t i = 0; i < N; i++) {
+        ck_assert(x[1][i] == 0);
+        x[0][i] = -(float)i;
+        x[1][i] = (float)i;
+    }
+    const uint64_t resident = bb_memory_resident();
+    if (resident > N * sizeof(float)) {
+        bb_map_limit(1);
+        for (int i = 0; i < 500 && bb_memory_resident() + 8000000 > resident; i++) nanosleep(&(struct timespec) { 0, 10000000 }, NULL);
+        ck_assert_uint_lt(bb_memory_resident() + 8000000, resident);
+        bb_map_limit(0);
+    }
+    for (size_t i = 0; i < N; i++) ck_assert(x[0][i] == -(float)i && x[1][i] == (float)i);
+    for (int i = 0; i < 3; i++) bb_free(x[i]);
+    ck_assert_uint_eq(bb_spilled_bytes(), 0);
+    ck_assert_uint_eq(bb_mem_live_bytes(), live);
+}
+END_TEST
+
+/* No room is a sentence before anything is written, and so is whatever else fails; nothing is left of it. */
+START_TEST(memory_that_finds_no_room_is_refused)
+{
+    static const int reasons[] = { ENOSPC, EDQUOT, EIO };
+    const char      *dir = bb_test_path("full");
+    bb_err           err = BB_ERR_INIT;
+    ck_assert_int_eq(bb_make_dirs(dir, NULL), BB_OK);
+    ck_assert_int_eq(bb_spill_to(dir, NULL), BB_OK);
+    for (int k = 0; k < 3; k++)
+        for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++) {
+            bb_err_clear(&err);
+            bb_file_fail_after(k, 1, reasons[i]);
+            ck_assert_ptr_null(BB_SPILL(100000, float, &err));
+            bb_file_fail_after(-1, 0, 0);
+            ck_assert_int_eq(err.status, BB_IO);
+            contains(&err, dir, strerror(reasons[i]));
+            if (k == 1) contains(&err, "there is no room for 400064 bytes of hidden states", "--max-ram");
+            ck_assert_uint_eq(entries(dir), 0);
+            ck_assert_uint_eq(bb_spilled_bytes(), 0);
+        }
+    bb_err_clear(&err); /* more than any disk has: the system's own word */
+    ck_assert_ptr_null(BB_SPILL((size_t)1 << 60, float, &err));
+    ck_assert_int_eq(err.status, BB_IO);
+    contains(&err, dir, "there is no room for");
+    bb_err_clear(&err);
+    ck_assert_ptr_null(BB_SPILL(SIZE_MAX / 2, float, &err));
+    ck_assert_int_eq(err.status, BB_NOMEM);
+    bb_err_clear(&err);
+    ck_assert_int_eq(bb_spill_to(bb_test_path("absent"), NULL), BB_OK);
+    ck_assert_ptr_null(BB_SPILL(10, float, &err));
+    contains(&err, bb_test_path("absent"), strerror(ENOENT));
+    ck_assert_int_eq(bb_spill_to(NULL, NULL), BB_OK);
+}
+END_TEST
+
 /* A mapped file that is cut: one sentence that names it, and the exit code of a bad file. */
 START_TEST(a_map_whose_file_shrinks_ends_with_a_sentence)
 {
@@ -332,6 +413,8 @@ int main(void)
     tcase_add_test(t, what_a_link_points_to_is_written);
     tcase_add_test(t, outputs_are_checked_before_any_work);
     tcase_add_test(t, a_lock_has_one_holder_and_names_it);
+    tcase_add_test(t, memory_may_be_a_file_without_a_name);
+    tcase_add_test(t, memory_that_finds_no_room_is_refused);
     tcase_add_test(t, a_map_whose_file_shrinks_ends_with_a_sentence);
     suite_add_tcase(s, t);
     return bb_test_run(s);

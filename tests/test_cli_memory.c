@@ -2,6 +2,7 @@
  * test_cli_memory.c: memory and disk: --max-ram is kept in every stage or refused at the start; --keep leaves what it says; pages of maps are given
  * back; what a finished run leaves is about what was foreseen. */
 #include <dirent.h>
+#include <errno.h>
 #include <gsl/gsl_errno.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -111,12 +112,56 @@ START_TEST(sketches_around_plans_are_counted)
 }
 END_TEST
 
+/* No stage of a run had more than so many bytes. */
+static void peaks_are_below(const char *out, int64_t most)
+{
+    bb_csv t;
+    bb_err err = BB_ERR_INIT;
+    snprintf(line, sizeof line, "%s/timing.csv", out);
+    ck_assert_msg(bb_csv_read(line, &t, &err) == BB_OK, "%s", err.msg);
+    for (size_t i = 0; i < t.n_rows; i++) {
+        int64_t peak;
+        ck_assert_int_eq(bb_csv_int(&t, i, 4, &peak, &err), BB_OK);
+        ck_assert_msg(peak > 1 << 20 && peak <= most, "%s: %lld bytes of %lld", bb_csv_text(&t, i, 0), (long long)peak, (long long)most);
+    }
+    bb_csv_done(&t);
+}
+
+/* What a run must have in memory does not grow with the windows whose states it keeps: they are on disk where they find no room, which is said and foreseen. The
+ * results are the same, and nothing is left of them. */
+START_TEST(hidden_states_that_find_no_room_are_on_disk)
+{
+    static const char *const few = "--calib-windows 24 --tune-windows 24 --confirm-windows 16";
+    static const char *const many = "--calib-windows 112 --tune-windows 112 --confirm-windows 64";
+    static const char *const steps = "--finalise-steps rebuild,blocks,lfq --tune-tokens 0.008 --width-order gates";
+    static const char *const words = "hidden states are kept in files of ";
+    static const char *const names[] = { "model.gguf", "front.csv", "plans.csv", "layers.csv", "sensitivity.csv" };
+    char                     disk[512], memory[512], more[512];
+    snprintf(disk, sizeof disk, "%s", bb_test_path("on-disk"));
+    snprintf(memory, sizeof memory, "%s", bb_test_path("in-memory"));
+    snprintf(more, sizeof more, "%s %s", few, steps);
+    const int64_t least = estimated_with("ram_least_bytes", more);
+    snprintf(more, sizeof more, "%s %s", many, steps);
+    ck_assert_int_eq(estimated_with("ram_least_bytes", more), least);
+    const int64_t unlimited = estimated_with("disk_bytes", more);
+    snprintf(more, sizeof more, "%s %s --max-ram %lld", many, steps, (long long)least);
+    const int64_t limited = estimated_with("disk_bytes", more), states = 2 * 112 * 64 * 256 * (int64_t)sizeof(float); /* of both networks of a rebuild */
+    ck_assert_msg(limited > unlimited + states && limited < unlimited + 20 * states, "%lld, and %lld on disk", (long long)unlimited, (long long)limited);
+    ck_assert_msg(run(disk, more) == 0 && strstr(said, words), "%s", said);
+    peaks_are_below(disk, least);
+    snprintf(more, sizeof more, "%s %s --max-ram 0", many, steps);
+    ck_assert_msg(run(memory, more) == 0 && !strstr(said, words), "%s", said);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) bb_test_same_in(disk, memory, names[i]);
+    DIR *d = opendir(disk);
+    for (struct dirent *e; d && (e = readdir(d));) ck_assert_msg(strncmp(e->d_name, "states", 6) != 0, "%s was left behind", e->d_name);
+    if (d) closedir(d);
+}
+END_TEST
+
 START_TEST(memory_is_kept_in_every_stage_or_refused)
 {
     const int64_t least = estimated("ram_least_bytes"), disk = estimated("disk_bytes");
     char          out[512], more[512], number[40];
-    bb_csv        t;
-    bb_err        err = BB_ERR_INIT;
     snprintf(out, sizeof out, "%s", bb_test_path("small"));
     ck_assert_int_gt(least, 20 << 20);
     snprintf(more, sizeof more, "--max-ram %lld", (long long)least / 2);
@@ -126,14 +171,7 @@ START_TEST(memory_is_kept_in_every_stage_or_refused)
     ck_assert(!bb_file_exists(out));
     snprintf(more, sizeof more, "--max-ram %lld", (long long)(1.5 * (double)least));
     ck_assert_msg(run(out, more) == 0, "%s", said);
-    snprintf(line, sizeof line, "%s/timing.csv", out);
-    ck_assert_msg(bb_csv_read(line, &t, &err) == BB_OK, "%s", err.msg);
-    for (size_t i = 0; i < t.n_rows; i++) {
-        int64_t peak;
-        ck_assert_int_eq(bb_csv_int(&t, i, 4, &peak, &err), BB_OK);
-        ck_assert_msg(peak > 1 << 20 && peak <= least * 3 / 2, "%s: %lld bytes of %lld", bb_csv_text(&t, i, 0), (long long)peak, (long long)(least * 3 / 2));
-    }
-    bb_csv_done(&t);
+    peaks_are_below(out, least * 3 / 2);
     snprintf(more, sizeof more, "%s", bb_test_path("unlimited"));
     ck_assert_msg(run(more, "--max-ram 0") == 0, "%s", said); /* no limit, and the same file */
     bb_test_same_in(out, more, "model.gguf");
@@ -142,7 +180,7 @@ START_TEST(memory_is_kept_in_every_stage_or_refused)
 }
 END_TEST
 
-/* A run that is calibrated, with so many bytes of --max-ram beside the least. */
+/* A run that is calibrated, with so many bytes of --max-ram beside what it needs with all states in memory; 0: the least. */
 static void calibrated(const char *name, uint64_t more, bb_run *r)
 {
     static const char *const given[][2] = { { "formats", "Q4_0" },       { "embd-formats", "Q8_0" },     { "calib-windows", "4" }, { "measure-windows", "1" },
@@ -159,10 +197,34 @@ static void calibrated(const char *name, uint64_t more, bb_run *r)
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "calib", text(), &err), BB_OK);
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "out", bb_test_path(name), &err), BB_OK);
     ck_assert_msg(bb_run_create(r, &c, false, &err) == BB_OK, "%s", err.msg);
-    snprintf(number, sizeof number, "%llu", (unsigned long long)(bb_memory_least_of_all(r) + more));
+    snprintf(number, sizeof number, "%llu", (unsigned long long)(more ? bb_memory_without_disk(r) + more : bb_memory_least_of_all(r)));
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r->config, "max-ram", number, &err), BB_OK);
     ck_assert_msg(bb_stage_run(r, BB_STAGE_CALIBRATE, &err) == BB_OK, "%s", err.msg);
 }
+
+/* A disk that is full is one sentence; with room again the same run goes on. */
+START_TEST(hidden_states_without_room_on_the_disk_are_refused)
+{
+    bb_err err = BB_ERR_INIT;
+    bb_run r;
+    calibrated("no-space", 0, &r);
+    ck_assert_msg(bb_memory_spills(&r) && bb_memory_hold(&r, &err) == BB_OK && bb_spills(), "%s", err.msg);
+    bb_net_evaluator_destroy(r.evaluator);
+    r.evaluator = NULL;
+    bb_file_fail_after(0, 1000000, ENOSPC);
+    ck_assert_int_ne(bb_run_evaluator(&r, &err), BB_OK);
+    bb_file_fail_after(-1, 0, 0);
+    ck_assert_msg(strstr(err.msg, r.config.out) && strstr(err.msg, strerror(ENOSPC)), "%s", err.msg);
+    ck_assert_uint_eq(bb_spilled_bytes(), 0);
+    bb_err_clear(&err);
+    ck_assert_msg(bb_run_evaluator(&r, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_gt(bb_spilled_bytes(), 1 << 20);
+    bb_run_close(&r);
+    ck_assert_uint_eq(bb_spilled_bytes(), 0);
+    ck_assert(!bb_spills());
+    bb_log_to_run(NULL, NULL);
+}
+END_TEST
 
 /* What such a run holds when all workers have their caches; room: for caches. */
 static size_t held_by_workers(uint64_t more, uint64_t *room)
@@ -185,7 +247,7 @@ START_TEST(workers_share_the_memory_for_caches)
 {
     const uint64_t window = (uint64_t)128 * 256 * sizeof(float), one = 40 * window * 7 / 2; /* refine: three boundaries, and half of the positions */
     uint64_t       none, some;
-    const size_t   without = held_by_workers(0, &none), with = held_by_workers(3 * (one + 6 * window) / 4 * 5, &some);
+    const size_t   without = held_by_workers(1, &none), with = held_by_workers(3 * (one + 6 * window) / 4 * 5, &some);
     ck_assert_uint_gt(with, without + 2 * one);
     ck_assert_uint_le(with - without, some - none + (1 << 20));
 }
@@ -262,7 +324,7 @@ START_TEST(quantize_and_train_keep_to_a_limit)
         "quantize %s --format Q4_0 --embd-format Q8_0 --method sequential --calib-windows 24 --ctx 64 --sweeps 1 --calib %s --out %s",
         "train --init %s --text %s --steps 2 --ctx 64 --batch 8 --valid-windows 4 %s",
     };
-    char          out[512];
+    char          out[512], more[512];
     struct rusage before, after;
     snprintf(line, sizeof line, "limited-%d.gguf", _i);
     snprintf(out, sizeof out, "%s", bb_test_path(line));
@@ -280,6 +342,12 @@ START_TEST(quantize_and_train_keep_to_a_limit)
     ck_assert_msg(after.ru_maxrss * 1024 <= least || after.ru_maxrss == before.ru_maxrss, "%lld KiB of %lld", (long long)after.ru_maxrss,
                   (long long)least / 1024);
     ck_assert(bb_file_exists(out));
+    if (_i != 1) return;
+    ck_assert_msg(strstr(said, "hidden states are kept in files of ") != NULL, "%s", said);
+    snprintf(more, sizeof more, "%s", bb_test_path("unlimited.gguf"));
+    snprintf(line, sizeof line, commands[_i], model(), text(), more);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0 && !strstr(said, "hidden states are kept"), "%s", said);
+    bb_test_same(out, more);
 }
 END_TEST
 
@@ -338,6 +406,8 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 120);
     tcase_add_test(t, sketches_around_plans_are_counted);
+    tcase_add_test(t, hidden_states_that_find_no_room_are_on_disk);
+    tcase_add_test(t, hidden_states_without_room_on_the_disk_are_refused);
     tcase_add_test(t, memory_is_kept_in_every_stage_or_refused);
     tcase_add_test(t, workers_share_the_memory_for_caches);
     tcase_add_test(t, evaluating_has_the_memory_of_the_evaluator);

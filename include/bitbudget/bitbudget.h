@@ -115,7 +115,7 @@ BITBUDGET_API bitbudget_status bitbudget_inspect(bitbudget *b, bitbudget_model *
 typedef struct bitbudget_forecast {
     uint64_t smallest_bytes, largest_bytes;      /* files that these options can reach */
     uint64_t ram_bytes;                          /* beside the mapped model */
-    uint64_t disk_bytes;                         /* option database and second moments */
+    uint64_t disk_bytes;                         /* option database, second moments, and hidden states that max-ram has no room for */
     double   tokens;                             /* forwarded, without tuning and evaluation */
     double   seconds, seconds_low, seconds_high; /* on a quiet machine */
     size_t   n_sizes;                            /* that the search serves */

@@ -199,13 +199,15 @@ done:
 
 /* Room for the inputs of o or down of all windows: with them the compressed half need not run again to its end, but for a norm there, or for keys and values
  * that it gives to later blocks. */
-static void keep_inputs(rebuild *b)
+static bb_status keep_inputs(rebuild *b, bb_err *err)
 {
     const size_t n = (size_t)b->n_windows * b->ctx * b->small.cols;
     const bool   gives = bb_block_has(&b->small.half, BB_ATTENTION) && b->small.half.kv_role == BB_KV_GIVES;
     const bool   bare = !gives && !bb_norm_weight(&b->small.half, bb_sublayers[bb_feeds[b->small.stage].sublayer].post);
     bb_free(b->small.all_x);
-    b->small.all_x = bare && n * sizeof(float) <= KEPT_BYTES ? BB_NEW(n, float, NULL) : NULL;
+    b->small.all_x = NULL;
+    if (!bare || n * sizeof(float) > KEPT_BYTES) return BB_OK;
+    return (b->small.all_x = BB_SPILL(n, float, err)) ? BB_OK : BB_NOMEM; /* the other way has other bits: no way out */
 }
 
 static bb_status add_batch(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
@@ -220,11 +222,11 @@ static bb_status add_batch(rebuild *b, uint32_t first, uint32_t S, bb_err *err)
         status = BB_NOMEM;
         goto done;
     }
-    if (output && first == 0) keep_inputs(b);
+    if (output && first == 0) BB_TRY(keep_inputs(b, err));
     if (b->small.all_x) memcpy(b->small.all_x + (size_t)first * b->ctx * b->small.cols, b->small.x, n * b->small.cols * sizeof(float));
     if (output && b->n_widths) {
         const size_t row = (size_t)b->ctx * b->n_cross;
-        if (!b->wanted_outputs && !(b->wanted_outputs = BB_NEW(b->n_windows * row, float, err))) status = BB_NOMEM;
+        if (!b->wanted_outputs && !(b->wanted_outputs = BB_SPILL(b->n_windows * row, float, err))) status = BB_NOMEM;
         BB_TRY(status);
         memcpy(b->wanted_outputs + first * row, b->full.scratch, S * row * sizeof *b->wanted_outputs);
     }
@@ -789,7 +791,7 @@ static bb_status collect_inputs(rebuild *b, bb_feed stage, bb_err *err)
         const uint32_t S = b->n_windows - first < BATCH ? b->n_windows - first : BATCH;
         if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted while a plan was rebuilt; the same command goes on");
         BB_TRY(run_stage(b, &b->small, first, S, err));
-        if (first == 0) keep_inputs(b);
+        if (first == 0) BB_TRY(keep_inputs(b, err));
         if (!b->small.all_x) break; /* the half will run again as a whole */
         memcpy(b->small.all_x + (size_t)first * b->ctx * b->small.cols, b->small.x, (size_t)S * b->ctx * b->small.cols * sizeof(float));
     }
@@ -877,7 +879,7 @@ static bb_status stream_init(const rebuild *b, stream *s, const bb_net *net, con
     const size_t row = (size_t)b->ctx * bb_row_width(net);
     bb_status    status = BB_OK;
     s->net = net;
-    s->h = BB_NEW(b->n_windows * row, float, err);
+    s->h = BB_SPILL(b->n_windows * row, float, err);
     s->scratch = BB_NEW(BATCH * row, float, err);
     if (!s->h || !s->scratch) return BB_NOMEM;
     for (uint32_t first = 0; first < b->n_windows && status == BB_OK; first += BATCH) {

@@ -294,7 +294,7 @@ static bb_status measure_missing(const bb_statistics_config *c, char *const *pat
     uint32_t      last = net->n_layer;
     while (last > 0 && found[last]) last--;
     BB_TRY(bb_forward_create(c->backend, net, BATCH_WINDOWS, c->ctx, &r.forward, err));
-    r.h = BB_NEW((size_t)c->n_windows * c->ctx * bb_row_width(net), float, err);
+    r.h = BB_SPILL((size_t)c->n_windows * c->ctx * bb_row_width(net), float, err);
     if (!r.h) {
         status = BB_NOMEM;
         goto done;

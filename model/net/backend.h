@@ -88,7 +88,9 @@ typedef struct bb_operations {
 
     /* ---- memory: any thread, one at a time; `context` is the backend's ---- */
     bb_status (*alloc)(void *context, size_t n, bb_buffer *out, bb_err *err);
-    void (*release)(void *context, bb_buffer buffer); /* as alloc gave it; without memory: nothing */
+    /* The same for hidden states of many windows, which are passed through in order: they may be where they take no memory (bb_spill). NULL allowed: alloc. */
+    bb_status (*alloc_states)(void *context, size_t n, bb_buffer *out, bb_err *err);
+    void (*release)(void *context, bb_buffer buffer); /* as either gave it; without memory: nothing */
     bb_status (*write)(void *context, bb_buffer to, const float *host, size_t n, bb_err *err);
     bb_status (*read)(void *context, bb_buffer from, float *host, size_t n, bb_err *err);
     bb_status (*copy)(void *context, bb_buffer from, bb_buffer to, size_t n, bb_err *err); /* they do not overlap */
@@ -170,6 +172,11 @@ typedef struct bb_backend {
 } bb_backend;
 
 extern const bb_backend bb_backend_cpu;
+
+static inline bb_status bb_alloc_states(const bb_backend *backend, size_t n, bb_buffer *out, bb_err *err)
+{
+    return (backend->ops->alloc_states ? backend->ops->alloc_states : backend->ops->alloc)(backend->context, n, out, err);
+}
 
 /* A host array as a buffer of a backend whose memory is the host's, and of no other. The operations write only where the caller of a pass asks for
  * results. Who does arithmetic of his own on the states runs them through host.h, which works with every backend. */

@@ -36,6 +36,13 @@ static bb_status cpu_alloc(void *context, size_t n, bb_buffer *out, bb_err *err)
     return out->memory ? BB_OK : BB_NOMEM;
 }
 
+static bb_status cpu_alloc_states(void *context, size_t n, bb_buffer *out, bb_err *err)
+{
+    (void)context;
+    *out = bb_on_cpu(BB_SPILL(n, float, err));
+    return out->memory ? BB_OK : BB_NOMEM;
+}
+
 static void cpu_release(void *context, bb_buffer buffer)
 {
     (void)context;
@@ -766,6 +773,7 @@ static const bb_operations operations = {
     "cpu",
     true,
     cpu_alloc,
+    cpu_alloc_states,
     cpu_release,
     cpu_write,
     cpu_read,

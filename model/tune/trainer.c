@@ -271,7 +271,7 @@ static bb_status make_teacher(bb_trainer *r, bb_err *err)
     const uint64_t     most = r->o->keep_bytes / (row * sizeof(float));
     if (r->train.target || r->o->loss == BB_TUNE_LABELS) return BB_OK;
     r->n_seen = r->o->keep_bytes && most < set->n ? (uint32_t)most : set->n;
-    r->seen = BB_NEW(r->n_seen * row, float, err);
+    r->seen = BB_SPILL(r->n_seen * row, float, err);
     r->is_seen = BB_NEW0(r->n_seen, bool, err);
     if (!r->seen || !r->is_seen) return BB_NOMEM;
     const bb_status status = bb_forward_create(r->backend, r->full, at_once(r), set->ctx, &r->teacher, err);

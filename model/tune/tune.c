@@ -54,8 +54,8 @@ static bb_status streams_start(bb_forward *f, const bb_net *full, const bb_net *
     const size_t n = set->n * row_of(full, set);
     bb_status    status = BB_NOMEM;
     *s = (streams) { .set = set };
-    s->in = BB_NEW(n, float, err);
-    s->target = BB_NEW(n, float, err);
+    s->in = BB_SPILL(n, float, err);
+    s->target = BB_SPILL(n, float, err);
     if (!s->in || !s->target) return BB_NOMEM;
     BB_TRY(embed(f, net, set, s->in, err));
     BB_TRY(embed(f, full, set, s->target, err));
