@@ -823,6 +823,15 @@ START_TEST(world_is_checked)
     ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &none, &w->held, &report, &err), BB_FAILED);
     ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &unlabelled, &w->held, &report, NULL), BB_FAILED);
     ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_OK);
+    /* Windows of another length are refused before anything is run on them, a held-out text's as well. */
+    bb_tune_set     longer = { w->tokens, w->targets, 1, 2 * T, 2, 2 * T - 3 };
+    bb_tune_options blocks = options_of(BB_TUNE_OUTPUT, 0, LAYERS - 1), beside = o;
+    beside.other = &longer;
+    err = (bb_err)BB_ERR_INIT;
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &longer, &report, &err), BB_FAILED);
+    ck_assert_msg(strstr(err.msg, "of one length") != NULL, "%s", err.msg);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &beside, &w->train, &w->held, &report, NULL), BB_FAILED);
+    ck_assert_int_eq(bb_tune_blocks(&bb_backend_cpu, &w->full.net, &t, &blocks, &w->train, &longer, NULL, NULL), BB_FAILED);
     bb_interrupt_raise();
     ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
