@@ -361,7 +361,7 @@ static bb_status search_plain(stage *s, double tokens, bb_err *err)
     bb_separable_reach(plain.separable, &least, &most);
     for (size_t i = 0; everywhere && i < r->n_budgets; i++) {
         const uint16_t *px = x;
-        bb_err of_size = BB_ERR_INIT;
+        bb_err          of_size = BB_ERR_INIT;
         if (r->budgets[i] < least) continue;
         status = bb_separable_solve(plain.separable, r->budgets[i], x, NULL, &of_size);
         if (status == BB_OK && bb_problem_allows(s->problem, x)) BB_TRY(bb_ledger_evaluate(s->ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
