@@ -168,3 +168,17 @@ bb_status bb_run_open_space(bb_run *r, bb_err *err)
 done:
     return status;
 }
+
+bb_status bb_run_sizes(const bb_run *r, const char *list, int64_t **sizes, size_t *n, bb_err *err)
+{
+    uint64_t  smallest, largest;
+    bb_status status;
+    BB_TRY(bb_list_sizes(list, sizes, n, err));
+    BB_TRY(bb_model_space_reach(r->space, &smallest, &largest, err));
+    for (size_t i = 0; i < *n && status == BB_OK; i++)
+        if ((*sizes)[i] < (int64_t)smallest)
+            status = BB_FAIL(err, BB_INFEASIBLE, "--sizes: no plan has %lld bytes: the smallest has %llu", (long long)(*sizes)[i],
+                             (unsigned long long)smallest);
+done:
+    return status;
+}

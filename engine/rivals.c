@@ -20,6 +20,7 @@
 #include "engine/front.h"
 #include "engine/keys.h"
 #include "engine/memory.h"
+#include "engine/run_parts.h"
 #include "engine/scorer.h"
 #include "engine/search_context.h"
 #include "engine/stages.h"
@@ -87,13 +88,11 @@ static bb_status parse_methods(rivals *v, bb_err *err)
 
 static bb_status parse_sizes(rivals *v, bb_err *err)
 {
-    if (!*v->config->sizes) {
-        if (!(v->sizes = BB_NEW(v->run->n_budgets, int64_t, err))) return BB_NOMEM;
-        memcpy(v->sizes, v->run->budgets, v->run->n_budgets * sizeof *v->sizes);
-        v->n = v->run->n_budgets;
-        return BB_OK;
-    }
-    return bb_list_sizes(v->config->sizes, &v->sizes, &v->n, err);
+    if (*v->config->sizes) return bb_run_sizes(v->run, v->config->sizes, &v->sizes, &v->n, err);
+    if (!(v->sizes = BB_NEW(v->run->n_budgets, int64_t, err))) return BB_NOMEM;
+    memcpy(v->sizes, v->run->budgets, v->run->n_budgets * sizeof *v->sizes);
+    v->n = v->run->n_budgets;
+    return BB_OK;
 }
 
 /* ---- the methods ---- */
@@ -151,7 +150,7 @@ static bb_status drive(rivals *v, const bb_search_method *m, const int64_t *budg
     s.stop.max_tokens = tokens;
     if (m->many_tokens) s.candidates = (uint32_t)v->config->offspring;
     snprintf(label, sizeof label, "%s, %lld bytes, tokens", m->name, (long long)budgets[n - 1]);
-    bb_progress_start(&progress, label, (uint64_t)tokens);
+    bb_progress_start(&progress, label, (uint64_t)fmin(0x1p62, tokens)); /* --tokens and --times may come to more than the type holds */
     v->scorer.progress = &progress;
     status = m->run(m, &s, err);
     v->scorer.progress = NULL;

@@ -24,6 +24,8 @@ bb_status bb_run_open_space(bb_run *r, bb_err *err);
 bb_status bb_run_make_space(bb_run *r, bb_model_space **out, bb_err *err);
 /* and r->space and budgets made again, after the options have changed. */
 bb_status bb_run_reset_space(bb_run *r, bb_err *err);
+/* A list of file sizes; BB_INFEASIBLE where no plan of r->space is as small as one of them. bb_free, whatever is returned. */
+bb_status bb_run_sizes(const bb_run *r, const char *list, int64_t **sizes, size_t *n, bb_err *err);
 /* r->calib_tokens, calib, tune, levels; a model that calibrates on itself samples its text into the run directory. */
 bb_status bb_run_open_data(bb_run *r, bb_err *err);
 

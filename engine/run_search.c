@@ -361,9 +361,13 @@ static bb_status search_plain(stage *s, double tokens, bb_err *err)
     bb_separable_reach(plain.separable, &least, &most);
     for (size_t i = 0; everywhere && i < r->n_budgets; i++) {
         const uint16_t *px = x;
-        if (r->budgets[i] < least || bb_separable_solve(plain.separable, r->budgets[i], x, NULL, NULL) != BB_OK || !bb_problem_allows(s->problem, x)) continue;
-        BB_TRY(bb_ledger_evaluate(s->ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
+        bb_err          of_size = BB_ERR_INIT;
+        if (r->budgets[i] < least) continue;
+        status = bb_separable_solve(plain.separable, r->budgets[i], x, NULL, &of_size);
+        if (status == BB_OK && bb_problem_allows(s->problem, x)) BB_TRY(bb_ledger_evaluate(s->ledger, &px, 1, BB_LEVEL_CONFIRM, &score, NULL, err));
+        else if (status != BB_OK && status != BB_INFEASIBLE) BB_TRY(BB_FAIL(err, status, "%s", of_size.msg));
     }
+    status = BB_OK;
     around_crossover(r, &s->archive, &first, &n);
     for (; n > 0 && r->budgets[first] < least; n--) first++;
     if (n > 0) BB_TRY(bb_run_search_context_need(r, s->method, &plain, err));

@@ -35,40 +35,42 @@ static bool is_listed(const uint16_t *x, size_t n, uint32_t width, const uint16_
 }
 
 /* bb_search.uniform. Two names may end in the same plan where rows are short. */
-static size_t uniform_plans(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE])
+static bb_status uniform_plans(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE], size_t *n, bb_err *err)
 {
     const bb_run     *r = self;
     const bb_problem *p = bb_model_space_problem(r->space);
-    uint16_t         *candidate = BB_NEW(p->n_units, uint16_t, NULL);
-    double           *costs = BB_NEW(max, double, NULL);
+    uint16_t         *candidate = BB_NEW(p->n_units, uint16_t, err);
+    double           *costs = BB_NEW(max, double, err);
     char              name[BB_SOURCE];
     const bb_format  *f, *e;
-    size_t            n = 0;
-    for (size_t i = 0; candidate && costs && (f = bb_format_at(i)); i++)
+    const bb_status   status = candidate && costs ? BB_OK : BB_NOMEM;
+    *n = 0;
+    for (size_t i = 0; status == BB_OK && (f = bb_format_at(i)); i++)
         for (size_t k = 0; (e = bb_format_at(k)); k++) {
             if (!bb_model_space_uniform(r->space, f->name, e->name, candidate) || bb_problem_size(p, candidate) > budget) continue;
-            if (is_listed(x, n, p->n_units, candidate)) continue;
+            if (is_listed(x, *n, p->n_units, candidate)) continue;
             bb_model_space_uniform_name(r->space, candidate, name, sizeof name);
-            n = keep(n, max, p->n_units, bb_problem_cost(p, candidate), costs, candidate, x, name, names);
+            *n = keep(*n, max, p->n_units, bb_problem_cost(p, candidate), costs, candidate, x, name, names);
         }
     bb_free(candidate);
     bb_free(costs);
-    return n;
+    return status;
 }
 
-int64_t bb_run_smallest_uniform(const bb_run *r)
+bb_status bb_run_smallest_uniform(const bb_run *r, int64_t *least, bb_err *err)
 {
     const bb_problem *p = bb_model_space_problem(r->space);
-    uint16_t         *x = BB_NEW(p->n_units, uint16_t, NULL);
+    uint16_t         *x = BB_NEW(p->n_units, uint16_t, err);
     const bb_format  *f, *e;
-    int64_t           least = BB_FORBIDDEN;
-    for (size_t i = 0; x && (f = bb_format_at(i)); i++)
+    *least = BB_FORBIDDEN;
+    if (!x) return BB_NOMEM;
+    for (size_t i = 0; (f = bb_format_at(i)); i++)
         for (size_t k = 0; (e = bb_format_at(k)); k++) {
             const int64_t bytes = bb_model_space_uniform(r->space, f->name, e->name, x) ? bb_problem_size(p, x) : BB_FORBIDDEN;
-            if (bytes < least) least = bytes;
+            if (bytes < *least) *least = bytes;
         }
     bb_free(x);
-    return least;
+    return BB_OK;
 }
 
 /* ---- the quadratic score ---- */

@@ -51,6 +51,6 @@ bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_ru
 void      bb_run_search_context_done(bb_run_search_context *c); /* zeroed is fine */
 
 /* Bytes of the smallest uniform plan; BB_FORBIDDEN: there is none. */
-int64_t bb_run_smallest_uniform(const bb_run *r);
+bb_status bb_run_smallest_uniform(const bb_run *r, int64_t *least, bb_err *err);
 
 #endif

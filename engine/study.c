@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "engine/front.h"
 #include "engine/keys.h"
+#include "engine/run_parts.h"
 #include "engine/score.h"
 #include "engine/scorer.h"
 #include "engine/stages.h"
@@ -91,16 +92,10 @@ done:
 bb_status bb_study_sizes(const bb_run *r, const bb_study_options *o, int64_t **sizes, size_t *n, bb_err *err)
 {
     double   *bands = NULL;
-    uint64_t  smallest, largest;
     bb_status status;
     *sizes = NULL;
     if (*o->sizes) {
-        BB_TRY(bb_list_sizes(o->sizes, sizes, n, err));
-        BB_TRY(bb_model_space_reach(r->space, &smallest, &largest, err));
-        for (size_t i = 0; i < *n; i++)
-            if ((*sizes)[i] < (int64_t)smallest)
-                return BB_FAIL(err, BB_INFEASIBLE, "--sizes: no plan has %lld bytes: the smallest has %llu", (long long)(*sizes)[i],
-                               (unsigned long long)smallest);
+        BB_TRY(bb_run_sizes(r, o->sizes, sizes, n, err));
     } else {
         BB_TRY(bb_list_doubles(o->bands, &bands, n, err));
         BB_TRY(drop_small_bands(r, o->bands, bands, n, err));

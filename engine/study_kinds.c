@@ -109,14 +109,16 @@ done:
 }
 
 /* "; the smallest has ...", for sentences that say that one is needed. */
-static const char *smallest_uniform(const kinds *s, char said[128])
+static bb_status smallest_uniform(const kinds *s, char said[128], bb_err *err)
 {
-    const int64_t bytes = bb_run_smallest_uniform(s->r);
-    char          size[32];
+    int64_t   bytes;
+    char      size[32];
+    bb_status status = bb_run_smallest_uniform(s->r, &bytes, err);
+    if (status != BB_OK) return status;
     bb_format_size((uint64_t)bytes, size);
     if (bb_is_forbidden(bytes)) snprintf(said, 128, "; there is none of these formats");
     else snprintf(said, 128, "; the smallest has %lld bytes (%s, %.4g bits per weight)", (long long)bytes, size, 8 * (double)bytes / (double)s->r->n_weights);
-    return said;
+    return BB_OK;
 }
 
 /* *studied: a uniform plan is as small. */
@@ -124,10 +126,13 @@ static bb_status study_size(kinds *s, int64_t budget, bool *studied, bb_err *err
 {
     char      name[1][BB_SOURCE], size[32], least[128];
     uint32_t  n = 1;
-    bb_status status = BB_OK;
+    size_t    found;
+    bb_status status;
     bb_format_size((uint64_t)budget, size);
-    if (s->context.search.uniform(s->context.search.uniform_self, budget, 1, s->base, name) == 0) {
-        bb_warn("no uniform plan is as small as %s: that size is left out%s", size, smallest_uniform(s, least));
+    BB_TRY(s->context.search.uniform(s->context.search.uniform_self, budget, 1, s->base, name, &found, err));
+    if (found == 0) {
+        BB_TRY(smallest_uniform(s, least, err));
+        bb_warn("no uniform plan is as small as %s: that size is left out%s", size, least);
         return BB_OK;
     }
     *studied = true;
@@ -182,8 +187,8 @@ bb_status bb_study_kinds(bb_run *r, const bb_study_options *o, bb_err *err)
     for (size_t i = 0; i < n; i++) BB_TRY(study_size(&s, sizes[i], &any, err));
     if (!any) {
         char least[128];
-        status = BB_FAIL(err, BB_INFEASIBLE, "no uniform plan is as small as any of these sizes: larger --sizes or --bands are wanted%s",
-                         smallest_uniform(&s, least));
+        BB_TRY(smallest_uniform(&s, least, err));
+        status = BB_FAIL(err, BB_INFEASIBLE, "no uniform plan is as small as any of these sizes: larger --sizes or --bands are wanted%s", least);
         goto done;
     }
     BB_TRY(bb_csv_close(&s.csv, err));

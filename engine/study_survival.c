@@ -111,16 +111,19 @@ static bb_status take_simple(const survival *s, set *t, uint16_t *x, bb_err *err
     const uint32_t           n_units = s->p->n_units;
     char                     names[N_UNIFORM][BB_SOURCE];
     uint16_t                *plans = BB_NEW((size_t)N_UNIFORM * n_units, uint16_t, err);
+    size_t                   n;
+    bb_status                status;
     if (!plans) return BB_NOMEM;
-    const size_t n = s->context.search.uniform(s->context.search.uniform_self, t->budget, n_uniform, plans, names);
+    BB_TRY(s->context.search.uniform(s->context.search.uniform_self, t->budget, n_uniform, plans, names, &n, err));
     for (size_t i = 0; i < n; i++) take(s, t, plans + i * n_units, names[i]);
     for (int order = 0; order < n_mixtures && n > 0; order++) {
         memcpy(x, plans, n_units * sizeof *x);
         raise_blocks(s, t->budget, order, x);
         take(s, t, x, orders[order]);
     }
+done:
     bb_free(plans);
-    return BB_OK;
+    return status;
 }
 
 static const bb_tilting tilts[] = {

@@ -17,8 +17,8 @@ typedef struct one_round {
     char       name[65], *path; /* of the file with the mean */
 } one_round;
 
-/* before: the name of the mean before it; "": it is the first. */
-static void name_round(const bb_model *m, const bb_output_moments_options *o, const char *before, one_round *r)
+/* before: the name of the mean before it; "": it is the first. n: of how many, as one that is removed for the next is not to be the last of fewer windows. */
+static void name_round(const bb_model *m, const bb_output_moments_options *o, const char *before, uint32_t n, one_round *r)
 {
     bb_sha256 s;
     char      hex[65], text[128];
@@ -31,6 +31,8 @@ static void name_round(const bb_model *m, const bb_output_moments_options *o, co
     bb_sha256_text(&s, hex);
     snprintf(text, sizeof text, "labels %u, seed %llu, rows %d", o->labels, (unsigned long long)o->seed, BB_OUTPUT_ROWS);
     bb_sha256_text(&s, text);
+    snprintf(text, sizeof text, "%u rounds", n);
+    if (n > 1) bb_sha256_text(&s, text);
     bb_sha256_hex(&s, r->name);
 }
 
@@ -39,7 +41,7 @@ static bb_status make_rounds(const bb_model *m, const bb_database *db, const bb_
     bb_status status = BB_OK;
     for (uint32_t i = 0; i < n; i++) {
         BB_TRY(bb_gradient_windows(o->windows, all, i, n, &r[i].windows, err));
-        name_round(m, o, i ? r[i - 1].name : "", &r[i]);
+        name_round(m, o, i ? r[i - 1].name : "", n, &r[i]);
         if (!(r[i].path = bb_asprintf(err, "%s/outputs-%.32s.bin", bb_database_dir(db), r[i].name))) return BB_NOMEM;
     }
 done:

@@ -72,7 +72,8 @@ static uint64_t horizon(const drive *d)
 {
     const bb_stop_rule *stop = &d->s->stop;
     const double        one = (double)bb_ledger_evaluator(d->s->ledger)->n_windows[d->c.level] * d->s->window_tokens;
-    if (stop->max_tokens > 0 && one > 0) return (uint64_t)fmax(0, (stop->max_tokens - bb_search_spent(d->s)) / one);
+    if (stop->max_tokens > 0 && one > 0)
+        return (uint64_t)fmin(0x1p62, fmax(0, (stop->max_tokens - bb_search_spent(d->s)) / one)); /* in the range of the type */
     return stop->max_evaluations > bb_ledger_asked(d->s->ledger) ? stop->max_evaluations - bb_ledger_asked(d->s->ledger) : 0;
 }
 

@@ -78,8 +78,8 @@ typedef struct bb_search {
     const uint16_t *starts; /* [n_starts][n_units], the best first; those above a budget are left out there */
     size_t          n_starts;
     const uint16_t *source; /* [n_units] the plan that changes nothing: nothing pruned, nothing quantized */
-    /* Up to max plans of one format within the budget, by separable cost: x[max][n_units], their names; returns their number. */
-    size_t (*uniform)(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE]);
+    /* Up to max plans of one format within the budget, by separable cost: x[max][n_units], their names, *n of them. */
+    bb_status (*uniform)(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE], size_t *n, bb_err *err);
     void      *uniform_self;
     bb_ledger *uniform_ledger; /* tells the best of them at this level: another than `ledger` where its tokens are not the search's */
     uint32_t   uniform_level;

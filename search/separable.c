@@ -657,7 +657,12 @@ static bb_status choose_loadable(const bb_separable *s, int64_t bounded, int64_t
             else high = middle;
         }
     }
-    if (s->plain && bb_separable_solve(s->plain, budget, other, NULL, NULL) == BB_OK) take_settled(s, budget, x, other, found);
+    if (s->plain) {
+        bb_err          why = BB_ERR_INIT; /* a size that it cannot reach leaves no sentence */
+        const bb_status solved = bb_separable_solve(s->plain, budget, other, NULL, &why);
+        if (solved == BB_OK) take_settled(s, budget, x, other, found);
+        else if (solved != BB_INFEASIBLE) status = BB_FAIL(err, solved, "%s", why.msg);
+    }
 done:
     return status;
 }

@@ -419,6 +419,40 @@ START_TEST(training_comes_to_the_budget_and_freezing_keeps_it)
 }
 END_TEST
 
+/* At the least that masks can have, every layer keeps `rounded` channels, and all of them where it has fewer. */
+START_TEST(the_smallest_masks_keep_a_whole_number)
+{
+    const uint32_t     rounded[] = { 1, 8, 24, 1000 };
+    ref_model          m;
+    bb_toga_text       given = { text, TEXT, -1 };
+    unsigned long long before = 0;
+    ref_model_make(&ref_specs[0], 3, &m);
+    for (size_t i = 0; i < sizeof rounded / sizeof *rounded; i++) {
+        bb_toga_options    o = learning(1);
+        bb_toga           *t;
+        bb_channels        c;
+        bb_err             err = BB_ERR_INIT;
+        unsigned long long least = 0;
+        o.rounded = rounded[i];
+        o.budget = 1;
+        ck_assert_int_eq(bb_toga_create(&bb_backend_cpu, &m.net, &given, &o, &t, &err), BB_INFEASIBLE);
+        ck_assert_msg(sscanf(err.msg, "the linears have no less than %llu bytes", &least) == 1, "%s", err.msg);
+        ck_assert_uint_gt(least, before);
+        before = o.budget = least;
+        t = learner(&m.net, &o);
+        frozen(t, &m.net, &o, &c);
+        ck_assert_uint_eq(bb_channels_bytes(&c, &m.net, o.low, o.high), least);
+        for (uint32_t l = 0; l < m.net.n_layer; l++) {
+            const uint32_t all = m.net.blocks[l].n_ff;
+            ck_assert_uint_eq(bb_channels_count(&c, l, BB_MASK_CHANNELS), rounded[i] < all ? rounded[i] : all);
+        }
+        bb_channels_done(&c);
+        bb_toga_destroy(t);
+    }
+    ref_model_free(&m);
+}
+END_TEST
+
 static void interrupt(void *self, const bb_toga_step *s)
 {
     if (s->step == *(uint32_t *)self) bb_interrupt_raise();
@@ -530,6 +564,7 @@ int main(void)
     tcase_add_test(t, running_out_of_memory_is_survived);
     tcase_add_test(t, bytes_and_their_gradient);
     tcase_add_test(t, training_comes_to_the_budget_and_freezing_keeps_it);
+    tcase_add_test(t, the_smallest_masks_keep_a_whole_number);
     tcase_add_test(t, masks_are_the_same_for_any_threads_and_after_an_interruption);
     tcase_add_test(t, what_cannot_be_learned_is_refused);
     suite_add_tcase(s, t);

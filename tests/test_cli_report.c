@@ -378,6 +378,26 @@ START_TEST(plots_show_every_point)
 }
 END_TEST
 
+/* Plans of one size stand in the order of their KL, not of the file: the bytes of the plot must not depend on how a sort treats equals. */
+START_TEST(plans_of_one_size_have_an_order)
+{
+    static const char *const rows[2] = { "0000000000000005,2097152,0.4,0.01,0,0,search,0,8\n0000000000000006,2097152,0.3,0.01,0,0,search,0,8\n",
+                                         "0000000000000006,2097152,0.3,0.01,0,0,search,0,8\n0000000000000005,2097152,0.4,0.01,0,0,search,0,8\n" };
+    const char              *dir = bb_test_path("whole run");
+    for (int i = 0; i < 2; i++) {
+        char   text[512], *data;
+        size_t bytes;
+        write_all(dir);
+        snprintf(text, sizeof text, "plan_hash,size_bytes,kl_nats,kl_se,pruned_fraction,baseline,source,chosen,windows\n%s", rows[i]);
+        write_text(dir, "plans.csv", text);
+        bb_free(read_page(dir));
+        ck_assert_int_eq(bb_file_read(in_run(dir, "plots/scored.dat"), &data, &bytes, NULL), BB_OK);
+        ck_assert_str_eq(strchr(data, '\n') + 1, "2 0.3\n2 0.4\n");
+        bb_free(data);
+    }
+}
+END_TEST
+
 /* Part of the page from aria-label="name" to the end of that picture; bb_free. */
 static char *picture(const char *page, const char *name)
 {
@@ -571,6 +591,7 @@ int main(void)
     tcase_add_test(t, the_page_is_whole_and_well_formed);
     tcase_add_test(t, text_of_files_stays_text);
     tcase_add_test(t, plots_show_every_point);
+    tcase_add_test(t, plans_of_one_size_have_an_order);
     tcase_add_test(t, both_axes_of_every_plot_have_labels);
     tcase_add_test(t, the_same_artefacts_give_the_same_bytes);
     tcase_add_test(t, only_the_front_is_needed);

@@ -508,6 +508,17 @@ START_TEST(rivals_are_compared_at_equal_bytes)
     snprintf(line, sizeof line, "rivals %s --methods guessing", a);
     ck_assert_int_eq(bb_test_program(line, said, sizeof said), 2);
     ck_assert_ptr_nonnull(strstr(said, "is unknown"));
+    /* A size that no plan has leaves the table that is there. */
+    char  *before, *after;
+    size_t bytes[2];
+    ck_assert_int_eq(bb_file_read(again, &before, &bytes[0], NULL), BB_OK);
+    snprintf(line, sizeof line, "rivals %s --methods ours,separable --sizes 100 -q --out %s", a, again);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 3, "%s", said);
+    ck_assert_msg(strstr(said, "no plan has 100 bytes: the smallest has") != NULL, "%s", said);
+    ck_assert_int_eq(bb_file_read(again, &after, &bytes[1], NULL), BB_OK);
+    ck_assert_str_eq(after, before);
+    bb_free(before);
+    bb_free(after);
 }
 END_TEST
 

@@ -398,6 +398,49 @@ START_TEST(shared_rows_have_the_same_bits)
 }
 END_TEST
 
+/* One token in `windows` windows of `length`, all of them one row. */
+static bb_status share_one_row(bb_forward *f, const bb_net *net, uint32_t windows, uint32_t length, float *h)
+{
+    static const uint32_t of[64] = { 0 }, place[1] = { 0 };
+    const bb_shared_rows  rows = { 1, of, place };
+    const int32_t         id = 3;
+    bb_status             status = bb_forward_embed(f, net, &id, 1, 1, bb_on_cpu(h), NULL);
+    ck_assert_uint_le(windows * length, sizeof of / sizeof *of);
+    for (uint32_t b = 0; b < net->n_layer && status == BB_OK; b++)
+        status = bb_forward_shared(f, net, &net->blocks[b], windows, length, &rows, bb_on_cpu(h), NULL);
+    return status;
+}
+
+/* More rows than before need more room; where memory is short for it, fewer still have theirs. */
+START_TEST(room_for_shared_rows_grows_or_is_made_again)
+{
+    ref_model   m;
+    float       few[32], h[32];
+    bool        done = false;
+    bb_forward *f;
+    ref_model_make(&ref_specs[0], 5, &m);
+    ck_assert_uint_le(bb_row_width(&m.net), 32);
+    const size_t before = bb_mem_live_bytes(), bytes = bb_row_width(&m.net) * sizeof *h;
+    for (long n = 0; !done && n < 100; n++) {
+        ck_assert_int_eq(bb_forward_create(&bb_backend_cpu, &m.net, 8, 8, &f, NULL), BB_OK);
+        ck_assert_int_eq(share_one_row(f, &m.net, 2, 4, few), BB_OK);
+        bb_mem_fail_after(n);
+        const bb_status status = share_one_row(f, &m.net, 8, 8, h);
+        bb_mem_fail_after(-1);
+        ck_assert(status == BB_OK || status == BB_NOMEM);
+        ck_assert_int_eq(share_one_row(f, &m.net, 2, 4, h), BB_OK);
+        ck_assert_mem_eq(h, few, bytes);
+        ck_assert_int_eq(share_one_row(f, &m.net, 8, 8, h), BB_OK);
+        bb_forward_destroy(f);
+        ck_assert_uint_eq(bb_mem_live_bytes(), before);
+        done = status == BB_OK;
+        ck_assert(!done || n > 0); /* it did need room */
+    }
+    ck_assert(done);
+    ref_model_free(&m);
+}
+END_TEST
+
 /* The same on a backend whose memory the host cannot reach, bit by bit: states, inputs, logits, scores. */
 START_TEST(another_backend_has_the_same_bits)
 {
@@ -658,6 +701,33 @@ START_TEST(the_hosts_output_norm_is_that_of_the_pass)
 }
 END_TEST
 
+/* Keys and values that are shared lie within what a row carries, those of the last block that gives some up to its end. */
+START_TEST(shared_keys_stay_within_the_row)
+{
+    ref_model m;
+    uint32_t  n_last = 0;
+    size_t    spec = 0;
+    while (strcmp(ref_specs[spec].name, "gemma4 shared keys, per-layer embeddings") != 0) spec++;
+    ref_model_make(&ref_specs[spec], 5, &m);
+    for (uint32_t i = 0; i < m.net.n_layer; i++) {
+        bb_block       b = m.net.blocks[i];
+        const uint32_t end = b.kv_at + 2 * (uint32_t)bb_dim_of(&m.net, &b, BB_DIM_GD);
+        bb_err         err = BB_ERR_INIT;
+        if (b.kv_role == BB_KV_OWN || !b.n_head) continue;
+        ck_assert_uint_le(end, m.net.n_carried);
+        n_last += end == m.net.n_carried;
+        ck_assert_int_eq(bb_check_block(&m.net, &b, &err), BB_OK);
+        b.kv_at += m.net.n_carried - end; /* as far as it may be */
+        ck_assert_int_eq(bb_check_block(&m.net, &b, &err), BB_OK);
+        b.kv_at++;
+        ck_assert_int_eq(bb_check_block(&m.net, &b, &err), BB_BAD_FILE);
+        ck_assert_msg(strstr(err.msg, "do not fit where the blocks share") != NULL, "%s", err.msg);
+    }
+    ck_assert_uint_gt(n_last, 0);
+    ref_model_free(&m);
+}
+END_TEST
+
 /* A block with more heads, more KV heads or more channels than any at creation has no room. */
 START_TEST(wider_blocks_are_refused)
 {
@@ -737,6 +807,8 @@ int main(void)
     tcase_add_loop_test(t, block_stops_at_an_input, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, another_backend_has_the_same_bits, 0, (int)ref_n_specs);
     tcase_add_loop_test(t, shared_rows_have_the_same_bits, 0, 2 * (int)ref_n_specs);
+    tcase_add_test(t, room_for_shared_rows_grows_or_is_made_again);
+    tcase_add_test(t, shared_keys_stay_within_the_row);
     tcase_add_test(t, weights_are_those_of_the_first_use_until_forget);
     tcase_add_loop_test(t, batch_and_threads_change_nothing, 0, 2 * (int)ref_n_specs);
     tcase_add_loop_test(t, uniform_logits_give_perplexity_V, 0, 3);

@@ -224,6 +224,25 @@ START_TEST(files_may_be_removed_by_others)
 }
 END_TEST
 
+/* The first round of many windows has those of a run with fewer, whose only round, and whole file, it is. */
+START_TEST(more_windows_leave_what_fewer_have)
+{
+    struct stat made, later;
+    char        path[700];
+    int         n;
+    again("fewer");
+    measure(6);
+    snprintf(path, sizeof path, "%s", moments_file(&n));
+    ck_assert_int_eq(stat(path, &made), 0);
+    again("fewer");
+    measure_in_rounds(12, 6);
+    moments_file(&n);
+    ck_assert_int_eq(n, 2);
+    ck_assert_int_eq(stat(path, &later), 0);
+    ck_assert(made.st_ino == later.st_ino && made.st_mtim.tv_nsec == later.st_mtim.tv_nsec);
+}
+END_TEST
+
 START_TEST(a_file_is_made_once_and_again_when_it_is_spoilt)
 {
     struct stat first, second;
@@ -429,6 +448,7 @@ int main(void)
     tcase_add_test(t, moments_are_those_of_a_whole_gradient);
     tcase_add_test(t, rounds_add_up_to_a_mean);
     tcase_add_test(t, files_may_be_removed_by_others);
+    tcase_add_test(t, more_windows_leave_what_fewer_have);
     tcase_add_test(t, a_file_is_made_once_and_again_when_it_is_spoilt);
     tcase_add_test(t, rows_of_the_largest_matrices_have_none);
     tcase_add_loop_test(t, rebuilds_go_by_them, 0, 2);

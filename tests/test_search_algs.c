@@ -618,16 +618,25 @@ END_TEST
 /* ---- the table of methods ---- */
 
 /* Two "formats" for all, as the engine would name them: the dearer one first, so that scores have to tell. */
-static size_t two_uniform_plans(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE])
+static bb_status two_uniform_plans(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE], size_t *n, bb_err *err)
 {
     const bb_problem *p = self;
-    size_t            n = 0;
-    for (uint16_t o = 2; o < 4 && n < max; o++) {
-        uint16_t *y = x + n * p->n_units;
+    (void)err;
+    *n = 0;
+    for (uint16_t o = 2; o < 4 && *n < max; o++) {
+        uint16_t *y = x + *n * p->n_units;
         for (uint32_t u = 0; u < p->n_units; u++) y[u] = p->units[u].n_options > 4 ? o : 0;
-        if (bb_problem_size(p, y) <= budget) snprintf(names[n++], BB_SOURCE, "uniform o%02u", o);
+        if (bb_problem_size(p, y) <= budget) snprintf(names[(*n)++], BB_SOURCE, "uniform o%02u", o);
     }
-    return n;
+    return BB_OK;
+}
+
+/* Memory that is short is no size at which there are none: a search without them would be another one. */
+static bb_status no_memory_for_plans(void *self, int64_t budget, size_t max, uint16_t *x, char (*names)[BB_SOURCE], size_t *n, bb_err *err)
+{
+    (void)self, (void)budget, (void)max, (void)x, (void)names;
+    *n = 0;
+    return BB_FAIL(err, BB_NOMEM, "no memory for uniform plans");
 }
 
 /* bb_search.learned: a given plan, at a given price; NULL: the dearest option of every unit, which no budget allows. */
@@ -715,9 +724,10 @@ START_TEST(every_method_answers_every_budget)
             if (m == &bb_method_uniform) {
                 uint16_t        two[BB_N_UNIFORM * SYN_MAX_UNITS];
                 char            names[BB_N_UNIFORM][BB_SOURCE];
-                const size_t    n = two_uniform_plans(&s->p, budgets[b], 2, two, names);
+                size_t          n;
                 const uint16_t *px[2] = { two, two + s->p.n_units };
                 bb_score        score[2] = { { .kl = HUGE_VAL }, { .kl = HUGE_VAL } };
+                ck_assert_int_eq(two_uniform_plans(&s->p, budgets[b], 2, two, names, &n, NULL), BB_OK);
                 ck_assert(n > 0 || b == 0);
                 ck_assert_int_eq(syn_evaluate(w, px, n, 1, score, NULL, NULL), BB_OK);
                 if (n == 0) continue;
@@ -786,6 +796,29 @@ static bb_search by_gradients(const int64_t *budget, const uint16_t *source, syn
                          .gradient_self = slopes,
                          .gradient_cost = { 768 * 8, 1280 * 8 } };
 }
+
+START_TEST(plans_that_memory_is_short_for_end_a_search)
+{
+    const bb_search_method *const begin_with_them[] = { &bb_method_uniform, &bb_method_evopress, &bb_method_newton };
+    syn_problem                  *s = syn_transformer(71, 2, 6, 3);
+    syn_world                    *w = syn_world_new(&s->p, 4, 1, 0.4);
+    const int64_t                 budget = 400000;
+    syn_gradient                  slopes = { .w = w };
+    uint16_t                      source[SYN_MAX_UNITS] = { 0 };
+    for (size_t i = 0; i < sizeof begin_with_them / sizeof *begin_with_them; i++) {
+        bb_search  o = by_gradients(&budget, source, &slopes);
+        bb_archive archive;
+        bb_err     err = BB_ERR_INIT;
+        o.uniform = no_memory_for_plans;
+        ck_assert_msg(syn_search(begin_with_them[i], &s->p, &w->e, NULL, NULL, &o, &archive, NULL, &err) == BB_NOMEM, "%s", begin_with_them[i]->name);
+        ck_assert_str_eq(err.msg, "no memory for uniform plans");
+        bb_archive_done(&archive);
+    }
+    syn_gradient_done(&slopes);
+    free(w);
+    syn_free(s);
+}
+END_TEST
 
 /* A good plan that was learned is taken; one that is of no use does no harm: in both cases true scores decide. */
 START_TEST(what_was_learned_is_proposed_and_does_not_decide)
@@ -1088,6 +1121,7 @@ int main(void)
     tcase_add_test(t, separable_solutions_are_loadable);
     tcase_add_test(t, forbidden_is_above_every_budget);
     tcase_add_test(t, every_method_answers_every_budget);
+    tcase_add_test(t, plans_that_memory_is_short_for_end_a_search);
     tcase_add_loop_test(t, gradients_find_what_the_table_does_not_know, 0, 2);
     tcase_add_test(t, what_was_learned_is_proposed_and_does_not_decide);
     tcase_add_test(t, survives_allocation_failures);

@@ -734,7 +734,7 @@ END_TEST
 
 typedef struct looks {
     uint32_t n;
-    double   score[64];
+    double   score[64], other[64];
     bool     better[64];
     uint32_t step[64];
 } looks;
@@ -744,9 +744,64 @@ static void note_look(void *self, const bb_tune_look *look)
     looks *l = self;
     ck_assert_uint_lt(l->n, 64);
     l->score[l->n] = look->loss;
+    l->other[l->n] = look->other;
     l->better[l->n] = look->better;
     l->step[l->n++] = look->step;
 }
+
+/* The same beside another text that gains much: the mean of both falls, and the text that is asked for still may not lose. */
+START_TEST(a_gain_on_the_other_text_pays_for_no_loss)
+{
+    world          *w = world_of(false);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    int32_t         constant[WINDOWS * T];
+    bb_tune_set     train = w->train, other;
+    looks           l = { 0 };
+    bool            tempted = false;
+    for (int i = 0; i < WINDOWS * T; i++) constant[i] = 7;
+    train.tokens = constant;
+    other = (bb_tune_set) { constant, constant, 1, T, 2, T - 3 };
+    o.embedding = true, o.other = &other, o.weights = 0.01, o.looked = note_look, o.looked_self = &l;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &train, &w->held, &report, NULL), BB_OK);
+    for (uint32_t i = 1; i < l.n; i++) {
+        const double mean = 0.5 * (l.score[i] / report.start + l.other[i] / report.other_start);
+        if (l.score[i] > report.start) ck_assert(!l.better[i]);
+        tempted |= l.score[i] > report.start && mean < 1;
+    }
+    ck_assert(tempted); /* else this says nothing */
+    ck_assert(report.best <= report.start && report.other_best <= report.other_start);
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
+/* A training whose loss has come to four times that of the start does not go on, however patient. */
+START_TEST(a_lost_training_ends)
+{
+    world          *w = world_of(false);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(BB_TUNE_LABELS, 0, LAYERS - 1);
+    int32_t         constant[WINDOWS * T];
+    bb_tune_set     train = w->train;
+    looks           l = { 0 };
+    for (int i = 0; i < WINDOWS * T; i++) constant[i] = 7;
+    train.tokens = train.targets = constant;
+    o.embedding = true, o.weights = 0.1, o.norms = 0.001, o.looked = note_look, o.looked_self = &l;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &train, &w->held, &report, NULL), BB_OK);
+    ck_assert_uint_gt(l.n, 1);
+    ck_assert(l.score[l.n - 1] >= 4 * l.score[0] && l.step[l.n - 1] < o.steps);
+    for (uint32_t i = 0; i + 1 < l.n; i++) ck_assert(l.score[i] < 4 * l.score[0]);
+    ck_assert_uint_eq(report.steps, l.step[l.n - 1]);
+    ck_assert(report.best <= report.start);
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
 
 /* Patience counts looks that fall behind the one before: what rises while the rate is high and comes back as it falls goes on. At these rates some end early and some do not. */
 START_TEST(patience_ends_what_keeps_rising)
@@ -823,6 +878,15 @@ START_TEST(world_is_checked)
     ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &none, &w->held, &report, &err), BB_FAILED);
     ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &unlabelled, &w->held, &report, NULL), BB_FAILED);
     ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_OK);
+    /* Windows of another length are refused before anything is run on them, a held-out text's as well. */
+    bb_tune_set     longer = { w->tokens, w->targets, 1, 2 * T, 2, 2 * T - 3 };
+    bb_tune_options blocks = options_of(BB_TUNE_OUTPUT, 0, LAYERS - 1), beside = o;
+    beside.other = &longer;
+    err = (bb_err)BB_ERR_INIT;
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &longer, &report, &err), BB_FAILED);
+    ck_assert_msg(strstr(err.msg, "of one length") != NULL, "%s", err.msg);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &beside, &w->train, &w->held, &report, NULL), BB_FAILED);
+    ck_assert_int_eq(bb_tune_blocks(&bb_backend_cpu, &w->full.net, &t, &blocks, &w->train, &longer, NULL, NULL), BB_FAILED);
     bb_interrupt_raise();
     ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, &report, NULL), BB_INTERRUPTED);
     bb_interrupt_clear();
@@ -887,6 +951,8 @@ int main(void)
     tcase_add_loop_test(n, peers_change_nothing, 0, 18);
     tcase_add_test(n, other_peers_go_on);
     tcase_add_test(n, no_text_may_lose);
+    tcase_add_test(n, a_gain_on_the_other_text_pays_for_no_loss);
+    tcase_add_test(n, a_lost_training_ends);
     tcase_add_test(n, patience_ends_what_keeps_rising);
     tcase_add_loop_test(t, smooth_rounding_has_its_slope, 0, 4);
     suite_add_tcase(s, t);

@@ -771,7 +771,8 @@ static int by_windows(const void *a, const void *b)
     const scored *x = a, *y = b;
     if (x->chosen != y->chosen) return x->chosen < y->chosen ? -1 : 1;
     if (x->windows != y->windows) return x->windows < y->windows ? -1 : 1;
-    return (x->size > y->size) - (x->size < y->size);
+    if (x->size < y->size || x->size > y->size) return x->size < y->size ? -1 : 1;
+    return (x->kl > y->kl) - (x->kl < y->kl);
 }
 
 static bb_status read_scored_plans(const bb_csv *t, scored **out, size_t *n, bb_err *err)

@@ -242,25 +242,33 @@ static bb_status allocate(bb_trainer *r, bb_err *err)
                                                                                                                                                   : BB_NOMEM;
 }
 
-static bb_status check_options(const bb_net *full, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held,
-                               const bb_tune_states *other, bb_err *err)
+bb_status bb_trainer_check_sets(const bb_tune_set *train, const bb_tune_set *held, const bb_tune_set *other, bb_err *err)
 {
-    const bb_tune_set *const sets[3] = { train->set, held->set, other ? other->set : NULL };
-    const bool               at_head = o->loss != BB_TUNE_OUTPUT;
-    BB_ASSERT(o->first <= o->last && o->last < full->n_layer && o->batch > 0 && o->batch <= BB_TUNE_MAX_BATCH && o->checks > 0);
-    BB_ASSERT((train->target || at_head) && held->target && (o->first == 0 || (train->in && held->in)));
-    BB_ASSERT((!o->embedding && !other) || (at_head && o->first == 0));
+    const bb_tune_set *const sets[3] = { train, held, other };
     for (int i = 0; i < 3 && sets[i]; i++) {
         const bb_tune_set *s = sets[i];
-        if (s->n == 0 || s->ctx == 0 || s->n_scored == 0 || s->first + s->n_scored > s->ctx || s->ctx != train->set->ctx)
+        if (s->n == 0 || s->ctx == 0 || s->n_scored == 0 || s->first + s->n_scored > s->ctx || s->ctx != train->ctx)
             return BB_FAIL(err, BB_FAILED,
                            "tuning needs windows for training and for checking, of one length: got %u of %u tokens (%u from %u counted) and "
                            "%u of %u",
-                           train->set->n, train->set->ctx, s->n_scored, s->first, held->set->n, held->set->ctx);
+                           train->n, train->ctx, s->n_scored, s->first, held->n, held->ctx);
     }
-    if ((o->loss == BB_TUNE_LABELS || o->label_share > 0) && !train->set->targets)
-        return BB_FAIL(err, BB_FAILED, "tuning on labels needs the next tokens of the windows");
     return BB_OK;
+}
+
+static bb_status check_options(const bb_net *full, const bb_tune_options *o, const bb_tune_states *train, const bb_tune_states *held,
+                               const bb_tune_states *other, bb_err *err)
+{
+    const bool at_head = o->loss != BB_TUNE_OUTPUT;
+    bb_status  status;
+    BB_ASSERT(o->first <= o->last && o->last < full->n_layer && o->batch > 0 && o->batch <= BB_TUNE_MAX_BATCH && o->checks > 0);
+    BB_ASSERT((train->target || at_head) && held->target && (o->first == 0 || (train->in && held->in)));
+    BB_ASSERT((!o->embedding && !other) || (at_head && o->first == 0));
+    BB_TRY(bb_trainer_check_sets(train->set, held->set, other ? other->set : NULL, err));
+    if ((o->loss == BB_TUNE_LABELS || o->label_share > 0) && !train->set->targets)
+        status = BB_FAIL(err, BB_FAILED, "tuning on labels needs the next tokens of the windows");
+done:
+    return status;
 }
 
 /* For targets that are computed on the way. */

@@ -18,7 +18,10 @@ typedef struct bb_tune_states {
 
 typedef struct bb_trainer bb_trainer;
 
-/* other: held-out text of another domain; NULL: none. */
+/* Whether these windows can be trained on and looked at: the states of all of them are computed at the length of the first. other NULL: none. */
+bb_status bb_trainer_check_sets(const bb_tune_set *train, const bb_tune_set *held, const bb_tune_set *other, bb_err *err);
+
+/* other: held-out text of another domain; NULL: none. Sets as bb_trainer_check_sets wants them. */
 bb_status bb_trainer_create(const bb_backend *backend, const bb_net *full, bb_tuned *t, const bb_tune_options *o, const bb_tune_states *train,
                             const bb_tune_states *held, const bb_tune_states *other, bb_trainer **out, bb_err *err);
 void      bb_trainer_destroy(bb_trainer *r);

@@ -97,6 +97,7 @@ bb_status bb_tune(const bb_backend *backend, const bb_net *full, bb_tuned *t, co
     bool                     met = false; /* the peers have heard of this one */
     bb_status                status;
     BB_ASSERT(!o->peers || (o->peers->n > 1 && bb_tune_is_shared(&t->net, o)));
+    BB_TRY(bb_trainer_check_sets(train_set, held, o->other, err));
     BB_TRY(bb_forward_create(backend, full, BATCH, train_set->ctx, &f, err));
     snprintf(label, sizeof label, "%.40s, states", o->label ? o->label : "");
     if (shown) bb_progress_start(shown, label, 2 * ((on_the_way ? 0 : (uint64_t)train_set->n) + held->n + (o->other ? o->other->n : 0)));
@@ -126,6 +127,7 @@ bb_status bb_tune_blocks(const bb_backend *backend, const bb_net *full, bb_tuned
     bool                     met;
     bb_status                status;
     BB_ASSERT(o->loss == BB_TUNE_OUTPUT && !o->embedding && !o->peers);
+    BB_TRY(bb_trainer_check_sets(train_set, held, NULL, err));
     one.label = NULL;
     BB_TRY(bb_forward_create(backend, full, BATCH, train_set->ctx, &f, err));
     for (int i = 0; i < 2; i++) {

@@ -100,12 +100,12 @@ static bb_status begin(climb *c, int64_t budget, bb_err *err)
     const bb_search *s = c->s;
     bb_status        status = BB_NOMEM;
     char             names[BB_N_UNIFORM][BB_SOURCE];
-    size_t           n = 0, uniform;
+    size_t           n = 0, uniform = 0;
     size_t          *list = BB_NEW(1 + BB_N_UNIFORM + s->n_starts, size_t, err);
     if (!list) return BB_NOMEM;
     BB_TRY(bb_separable_solve(s->separable, budget, c->x, NULL, err));
     BB_TRY(bb_pool_add(&c->pool, c->x, "separable", &list[n++], NULL, err));
-    uniform = s->uniform ? s->uniform(s->uniform_self, budget, BB_N_UNIFORM, c->x, names) : 0;
+    if (s->uniform) BB_TRY(s->uniform(s->uniform_self, budget, BB_N_UNIFORM, c->x, names, &uniform, err));
     for (size_t i = 0; i < uniform; i++) BB_TRY(bb_pool_add(&c->pool, c->x + i * c->width, "uniform", &list[n++], NULL, err));
     for (size_t i = 0; i < s->n_starts; i++)
         if (bb_problem_size(s->problem, s->starts + i * c->width) <= budget)

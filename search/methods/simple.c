@@ -75,8 +75,9 @@ bb_status bb_search_uniform(const bb_search *s, int64_t budget, uint16_t *x, cha
     const uint32_t width = s->problem->n_units;
     bb_status      status = BB_OK;
     double         lowest = HUGE_VAL;
-    size_t         all = s->uniform ? s->uniform(s->uniform_self, budget, BB_N_UNIFORM, x, names) : 0;
+    size_t         all = 0;
     *n = 0;
+    if (s->uniform) BB_TRY(s->uniform(s->uniform_self, budget, BB_N_UNIFORM, x, names, &all, err));
     for (size_t i = 0; i < all; i++) {
         uint16_t       *y = x + *n * width;
         const uint16_t *py = y;
