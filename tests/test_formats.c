@@ -14,6 +14,8 @@
 #include "base/rng.h"
 #include "kernels/format.h"
 #include "kernels/half.h"
+#include "kernels/integer.h"
+#include "kernels/kernels.h"
 #include "tests/support/support.h"
 
 enum { ROWS = 8, COLS = 1024, N = ROWS * COLS };
@@ -133,6 +135,38 @@ START_TEST(any_bytes_are_a_block)
         f->refit(w, NULL, &c);
         f->pack(&c, bytes);
     }
+}
+END_TEST
+
+/* Any bytes at all mean the same to the decoder and to products of integers, which are asked for one weight after the other. */
+START_TEST(integers_of_any_bytes_are_the_weights)
+{
+    enum { COLUMNS = 256 };
+    const bb_format *f = tested(_i);
+    static int8_t    q[COLUMNS * COLUMNS];
+    static int32_t   sum[COLUMNS * COLUMNS / BB_INTEGER_HALF];
+    static float     scale[COLUMNS * COLUMNS / BB_INTEGER_GROUP];
+    unsigned char    bytes[COLUMNS * 4];
+    float            want[COLUMNS], got[COLUMNS];
+    bb_integers      w;
+    bb_rng           r;
+    if (!bb_integers_shape(&w, f, 1, COLUMNS)) return;
+    bb_rng_init(&r, 23, f->name);
+    for (size_t c = 0; c < COLUMNS; c++) q[c * COLUMNS + c] = 1, sum[(c * COLUMNS + c) / BB_INTEGER_HALF] = 1;
+    for (size_t i = 0; i < sizeof scale / sizeof *scale; i++) scale[i] = 1;
+    w.panels = aligned_alloc(64, bb_integers_bytes(&w));
+    for (int t = 0; t < 50; t++) {
+        float largest = 0;
+        for (size_t i = 0; i < bb_format_row_bytes(f, COLUMNS); i++) bytes[i] = (unsigned char)bb_rng_below(&r, 256);
+        f->decode(bytes, want, COLUMNS);
+        for (int i = 0; i < COLUMNS; i++) largest = isfinite(want[i]) ? fmaxf(largest, fabsf(want[i])) : INFINITY;
+        if (!isfinite(largest)) continue;
+        bb_integers_pack(&w, bytes, 0);
+        bb_kernels_at(0)->integer_product(&w, 0, 1, COLUMNS, q, scale, sum, NULL, false, got);
+        for (int i = 0; i < COLUMNS; i++)
+            ck_assert_msg(fabsf(got[i] - want[i]) <= 0x1p-9f * largest, "%s: weight %d is %g, not %g", f->name, i, (double)got[i], (double)want[i]);
+    }
+    free(w.panels);
 }
 END_TEST
 
@@ -665,6 +699,7 @@ int main(void)
     tcase_add_loop_test(layout, decodes_as_llama_cpp, 0, n);
     tcase_add_test(layout, every_half_is_decoded);
     tcase_add_loop_test(layout, any_bytes_are_a_block, 0, n);
+    tcase_add_loop_test(layout, integers_of_any_bytes_are_the_weights, 0, n);
     tcase_add_loop_test(layout, pack_undoes_unpack, 0, n);
     tcase_add_loop_test(layout, dot_is_the_sum_of_products, 0, n);
     tcase_add_loop_test(fit, beats_llama_cpp_at_equal_bytes, 0, n);
