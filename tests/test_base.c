@@ -181,6 +181,9 @@ START_TEST(sizes_are_parsed)
         { "2t", 2ull << 40 },
         { ".5M", 512 * 1024 },
         { "0.9TiB", 989560464998 },
+        { "3TB", 3000000000000 },
+        { "7mb", 7000000 },
+        { "4.3TiB", 4727899999436 },
         { "1.99999999999999KiB", 2047 },
         { "0.700000000000000000000KB", 700 },
     };
@@ -194,6 +197,24 @@ START_TEST(sizes_are_parsed)
         uint64_t bytes = 1;
         ck_assert_msg(bb_parse_size(bad[i], &bytes, NULL) == BB_USAGE, "'%s' passed", bad[i]);
     }
+}
+END_TEST
+
+START_TEST(times_are_parsed)
+{
+    static const struct {
+        const char *text;
+        double      seconds;
+    } good[] = { { "0", 0 }, { "90s", 90 }, { "30m", 1800 }, { "1h30m", 5400 }, { "1.5h", 5400 }, { "2d", 172800 }, { "1D2H3M4S", 93784 }, { "0.25s", 0.25 } };
+    static const char *const bad[] = { "",    "5",   "1h2h",   "1m1h", "1e3s", "0x10s", "h",   "-1s", "+1s",
+                                       "nan", "inf", "1.2.3s", "1 h",  " 1h",  "1h ",   "1h5", "1w",  "37038d" };
+    double                   seconds;
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        ck_assert_int_eq(bb_parse_time(good[i].text, &seconds, NULL), BB_OK);
+        ck_assert_double_eq(seconds, good[i].seconds);
+    }
+    ck_assert_int_eq(bb_parse_time("37037d", &seconds, NULL), BB_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) ck_assert_msg(bb_parse_time(bad[i], &seconds, NULL) == BB_USAGE, "'%s' passed", bad[i]);
 }
 END_TEST
 
@@ -316,6 +337,12 @@ START_TEST(bytes_become_utf8)
         { "\xED\xA0", WRONG WRONG, WRONG WRONG, 2 },                 /* no rest can make it one */
         { "\xF4\x90\x80\x80", WRONG WRONG WRONG WRONG, WRONG WRONG WRONG WRONG, 4 },
         { "\xFF", WRONG, WRONG, 1 },
+        { "\xC1\xBF", WRONG WRONG, WRONG WRONG, 2 }, /* the last too long forms, and the first that are not */
+        { "\xE0\x9F\xBF", WRONG WRONG WRONG, WRONG WRONG WRONG, 3 },
+        { "\xF0\x8F\xBF\xBF", WRONG WRONG WRONG WRONG, WRONG WRONG WRONG WRONG, 4 },
+        { "\xC2\x80\xE0\xA0\x80\xF0\x90\x80\x80", "\xC2\x80\xE0\xA0\x80\xF0\x90\x80\x80", "\xC2\x80\xE0\xA0\x80\xF0\x90\x80\x80", 9 },
+        { "\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF", "\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF", "\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF", 10 },
+        { "\xE2\x28\xA1", WRONG "(" WRONG, WRONG "(" WRONG, 3 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bb_text now = { 0 }, all = { 0 };
@@ -760,6 +787,7 @@ int main(void)
     tcase_add_test(t, streams_differ_and_repeat);
     tcase_add_test(t, moments_and_ranges_are_right);
     tcase_add_test(t, sizes_are_parsed);
+    tcase_add_test(t, times_are_parsed);
     tcase_add_test(t, numbers_are_parsed_whole);
     tcase_add_test(t, sizes_and_times_are_printed);
     tcase_add_test(t, comma_lists);
