@@ -378,6 +378,9 @@ START_TEST(text_grows_and_fails_cleanly)
     bb_text_done(&t);
     ck_assert_uint_eq(bb_edit_distance("kitten", "sitting"), 3);
     ck_assert_uint_eq(bb_edit_distance("", "abc"), 3);
+    ck_assert_uint_eq(bb_edit_distance("abcd", "ad"), 2);
+    ck_assert_uint_eq(bb_edit_distance("abc", ""), 3);
+    ck_assert_uint_eq(bb_edit_distance("abc", "xabcx"), 2);
     ck_assert_uint_eq(bb_edit_distance("same", "same"), 0);
 }
 END_TEST
