@@ -617,8 +617,11 @@ START_TEST(broken_plans_are_refused)
         ck_assert(err.msg[0]);
     }
     ck_assert_int_eq(bb_plan_parse("a=\0b\n", 5, &p, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_plan_parse("a=1\0b\n", 6, &p, NULL), BB_BAD_FILE);
     char *line = malloc(10000);
     memset(line, 'a', 10000);
+    ck_assert_int_eq(bb_plan_parse(line, 10000, &p, NULL), BB_BAD_FILE);
+    line[1] = '='; /* nothing is wrong with it but its length */
     ck_assert_int_eq(bb_plan_parse(line, 10000, &p, NULL), BB_BAD_FILE);
     free(line);
     ck_assert_int_eq(bb_plan_set(&p, "a b", "c", NULL), BB_BAD_FILE);
