@@ -3,6 +3,7 @@
 #include "base/csv.h"
 
 #include <csv.h>
+#include <ctype.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -151,7 +152,7 @@ bb_status bb_csv_double(const bb_csv *t, size_t row, size_t col, double *out, bb
     const char *s = bb_csv_text(t, row, col);
     char       *end;
     double      v = *s ? strtod(s, &end) : (double)NAN;
-    if (*s && (end == s || *end || *s == ' '))
+    if (*s && (end == s || *end || isspace((unsigned char)*s)))
         return BB_FAIL(err, BB_BAD_FILE, "%s row %zu column %s: '%s' is not a number", t->path, row + 2, t->header[col], s);
     *out = v;
     return BB_OK;

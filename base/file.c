@@ -440,6 +440,24 @@ static char *folder_of(const char *path, bb_err *err)
     return slash ? bb_asprintf(err, "%.*s", slash == path ? 1 : (int)(slash - path), path) : bb_strdup(".", err);
 }
 
+/* Where a file of that name would be written: behind the links that path is, there or not; bb_free. */
+static char *behind_links(const char *path, bb_err *err)
+{
+    enum { MOST = 40 }; /* as many as Linux follows: more are a ring */
+    char  to[4096];
+    char *at = bb_strdup(path, err);
+    for (int i = 0; at && i < MOST; i++) {
+        const ssize_t n = readlink(at, to, sizeof to - 1);
+        if (n <= 0 || (size_t)n == sizeof to - 1) break; /* no link */
+        to[n] = '\0';
+        char *folder = folder_of(at, err), *next = !folder ? NULL : *to == '/' ? bb_strdup(to, err) : bb_asprintf(err, "%s/%s", folder, to);
+        bb_free(folder);
+        bb_free(at);
+        at = next;
+    }
+    return at;
+}
+
 /* Makes a rename itself durable. Some file systems refuse fsync on folders; the data is safe then as well. */
 static void sync_folder(const char *path)
 {
@@ -478,9 +496,10 @@ bb_status bb_file_check_output(const char *path, bb_err *err)
         return BB_FAIL(err, BB_IO, "%s: is a folder; the name of a file to write is expected", path);
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return BB_FAIL(err, BB_IO, "%s: exists and is not a regular file, so it is not replaced", path);
     if (bb_file_exists(path) && access(path, W_OK) != 0) return BB_FAIL(err, BB_IO, "%s: cannot be written: %s", path, strerror(errno));
-    char     *folder = folder_of(path, err);
+    char     *target = behind_links(path, err), *folder = target ? folder_of(target, err) : NULL;
     bb_status status = folder ? check_folder(path, folder, err) : BB_NOMEM;
     bb_free(folder);
+    bb_free(target);
     return status;
 }
 
@@ -514,10 +533,11 @@ void bb_free_space_limit(uint64_t bytes) { atomic_store(&most_space, bytes); }
 bb_status bb_free_space(const char *path, uint64_t *bytes, bb_err *err)
 {
     struct statvfs v;
-    char          *at = nearest_existing(path, err);
+    char          *target = behind_links(path, err), *at = target ? nearest_existing(target, err) : NULL;
     bb_status      status = BB_OK;
     const uint64_t most = atomic_load(&most_space);
     *bytes = 0;
+    bb_free(target);
     if (!at) return BB_NOMEM;
     if (statvfs(at, &v) != 0) status = BB_FAIL(err, BB_IO, "%s: the free space is not known: %s", at, strerror(errno));
     else if (__builtin_mul_overflow((uint64_t)v.f_bavail, (uint64_t)v.f_frsize, bytes)) *bytes = UINT64_MAX;
@@ -719,15 +739,12 @@ bb_status bb_writer_open(bb_writer *w, const char *path, bb_err *err)
     static const cookie_io_functions_t functions = { .write = put_bytes };
     enum { BUFFER = 1 << 16 };
     struct stat st;
-    char       *folder = NULL, *real = NULL;
+    char       *folder = NULL;
     bb_status   status = BB_NOMEM;
     memset(w, 0, sizeof *w);
     /* rename() over a device or a folder would fail late, or, for root, destroy a device node. */
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return BB_FAIL(err, BB_IO, "%s: exists and is not a regular file, so it is not replaced", path);
-    /* What a link points to is written, not the link. */
-    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) real = realpath(path, NULL);
-    w->path = bb_strdup(real ? real : path, err);
-    free(real);
+    w->path = behind_links(path, err); /* what a link points to is written, not the link */
     if (!w->path || !(w->state = BB_NEW(1, bb_writer_state, err))) goto done;
     *w->state = (bb_writer_state) { -1, -1, 0 }; /* before anything can fail: forget() closes what it says */
     if (!(folder = folder_of(w->path, err))) goto done;

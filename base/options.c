@@ -279,7 +279,8 @@ static bb_status read_sequence(yaml_reader *r, const char *where, bb_text *out)
         bool         end = status == BB_OK && event.type == YAML_SEQUENCE_END_EVENT;
         if (end && first) status = BB_FAIL(r->err, BB_BAD_FILE, "%s: the list is empty", where);
         if (status == BB_OK && !end) {
-            if (event.type == YAML_SCALAR_EVENT && !is_decorated(&event) && !is_null(&event) && *scalar(&event) && !strchr(scalar(&event), ',')) {
+            if (event.type == YAML_SCALAR_EVENT && !is_decorated(&event) && !is_null(&event) && *scalar(&event) &&
+                strlen(scalar(&event)) == event.data.scalar.length && !strchr(scalar(&event), ',')) {
                 if (!first) bb_text_add(out, ",");
                 bb_text_add(out, scalar(&event));
             } else {
@@ -403,15 +404,26 @@ static void print_double(bb_text *out, double v)
     bb_text_add(out, text);
 }
 
-/* A YAML double-quoted scalar; bytes above 127 pass as UTF-8. */
+/* The character of UTF-8 at s, as long as it is below 65536, and how many bytes it has; the first byte where it is none or above. */
+static size_t character(const char *s, unsigned *code)
+{
+    const unsigned char *c = (const unsigned char *)s;
+    if (c[0] >> 5 == 6 && c[1]) return *code = (c[0] & 31u) << 6 | (c[1] & 63u), 2;
+    if (c[0] >> 4 == 14 && c[1] && c[2]) return *code = (c[0] & 15u) << 12 | (c[1] & 63u) << 6 | (c[2] & 63u), 3;
+    return *code = c[0], 1;
+}
+
+/* A YAML double-quoted scalar, in UTF-8. Escaped is what YAML takes for the end of a line or has no place for: controls, 2028, 2029, FEFF, FFFE, FFFF. */
 static void print_quoted(bb_text *out, const char *s)
 {
     bb_text_add(out, "\"");
-    for (; *s; s++) {
-        unsigned char c = (unsigned char)*s;
-        if (c == '"' || c == '\\') bb_text_addf(out, "\\%c", c);
-        else if (c < 32 || c == 127) bb_text_addf(out, "\\x%02X", c);
-        else bb_text_addn(out, s, 1);
+    for (size_t n; *s; s += n) {
+        unsigned c;
+        n = character(s, &c);
+        if (c == '"' || c == '\\') bb_text_addf(out, "\\%c", (int)c);
+        else if (c < 32 || c == 127 || (n == 2 && c < 0xA0)) bb_text_addf(out, "\\x%02X", c);
+        else if (n == 3 && (c == 0x2028 || c == 0x2029 || c == 0xFEFF || c > 0xFFFD)) bb_text_addf(out, "\\u%04X", c);
+        else bb_text_addn(out, s, n);
     }
     bb_text_add(out, "\"");
 }

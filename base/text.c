@@ -45,18 +45,19 @@ static bb_status unit_of(const char *text, uint64_t *unit)
 
 bb_status bb_parse_size(const char *text, uint64_t *bytes, bb_err *err)
 {
-    const char *at = text;
-    uint64_t    whole = 0, unit, out;
-    double      part = 0, place = 0.1;
+    const char *at = text, *point;
+    uint64_t    whole = 0, rest = 0, unit, out;
     bool        digits = false, fits = true;
     for (; isdigit((unsigned char)*at); at++, digits = true)
         fits = fits && !__builtin_mul_overflow(whole, 10u, &whole) && !__builtin_add_overflow(whole, (uint64_t)(*at - '0'), &whole);
+    point = at;
     if (*at == '.')
-        for (at++; isdigit((unsigned char)*at); at++, place /= 10, digits = true) part += place * (*at - '0');
+        for (at++; isdigit((unsigned char)*at); at++) digits = true;
     if (!digits || unit_of(at, &unit) != BB_OK)
         return BB_FAIL(err, BB_USAGE, "'%s' is not a size: write bytes (3596960) or a number with KiB, MiB, GiB, kB, MB or GB", text);
-    /* Rounded down: a size is a budget. The small term keeps 0.7 of a unit from losing a byte to binary fractions. */
-    uint64_t rest = (uint64_t)floor(part * (double)unit * (1 + 1e-12));
+    /* Rounded down: a size is a budget. From the last decimal on, so that it is exact: rounding down in between changes nothing. */
+    while (!isdigit((unsigned char)*at) && at > point) at--;
+    for (; at > point; at--) rest = ((uint64_t)(*at - '0') * unit + rest) / 10;
     if (!fits || __builtin_mul_overflow(whole, unit, &out) || __builtin_add_overflow(out, rest, &out))
         return BB_FAIL(err, BB_USAGE, "'%s' is too large for a size", text);
     *bytes = out;

@@ -76,6 +76,7 @@ typedef struct bb_format {
     uint8_t      vec;      /* weights a code stands for: 1, 4 or 8; 0 for F32, F16, BF16 */
     uint16_t     n_levels; /* number of levels */
     const float *levels;   /* increasing integers, e.g. -1 0 1 2; NULL for F32, F16, BF16 */
+    uint16_t     n_read;   /* more than n_levels: as many of `levels` are decoded, though the last are never written; else 0 */
 
     void (*decode)(const void *blocks, float *out, size_t n);   /* n a multiple of block; bit-exact */
     float (*dot)(const void *blocks, const float *x, size_t n); /* sum of decoded weight * x */

@@ -8,14 +8,17 @@
 #include "base/status.h"
 #include "kernels/half.h"
 
+/* Files of others hold every code that their decoder knows. */
+static unsigned levels_of(const bb_format *f) { return f->n_read ? f->n_read : f->n_levels; }
+
 bool bb_integers_shape(bb_integers *m, const bb_format *f, size_t rows, size_t cols)
 {
     *m = (bb_integers) { .format = f, .rows = rows, .cols = cols };
     if (f->vec == 0) return false;
     BB_ASSERT(f->block % BB_INTEGER_GROUP == 0 && cols % f->block == 0 && f->group % BB_INTEGER_HALF == 0);
-    m->bits = f->n_levels <= 4 ? 2 : f->n_levels <= BB_INTEGER_LEVELS ? 4 : 8;
+    m->bits = levels_of(f) <= 4 ? 2 : levels_of(f) <= BB_INTEGER_LEVELS ? 4 : 8;
     m->groups = f->group < BB_INTEGER_GROUP ? 2 : 1;
-    for (unsigned i = 0; m->bits < 8 && i < f->n_levels; i++) m->table[i] = (int8_t)f->levels[i];
+    for (unsigned i = 0; m->bits < 8 && i < levels_of(f); i++) m->table[i] = (int8_t)f->levels[i];
     bb_code zero = { .d = 1, .dmin = 1 };
     float   a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
     for (int g = 0; g < BB_MAX_GROUPS; g++) zero.mn[g] = 1;
@@ -66,7 +69,7 @@ static void pack_row(const bb_integers *m, const unsigned char *blocks, unsigned
     uint8_t          code_of[256] = { 0 };
     int8_t           z[BB_MAX_BLOCK];
     float            a[BB_MAX_GROUPS], b[BB_MAX_GROUPS], largest = 0, unit;
-    for (unsigned i = 0; m->bits < 8 && i < f->n_levels; i++) code_of[(uint8_t)m->table[i]] = (uint8_t)i;
+    for (unsigned i = 0; m->bits < 8 && i < levels_of(f); i++) code_of[(uint8_t)m->table[i]] = (uint8_t)i;
     for (size_t at = 0; at < m->cols; at += f->block) {
         bb_code c;
         f->unpack(blocks + at / f->block * f->block_bytes, &c);

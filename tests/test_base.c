@@ -167,13 +167,25 @@ START_TEST(sizes_are_parsed)
         const char *text;
         uint64_t    bytes;
     } good[] = {
-        { "3596960", 3596960 },  { "3.2MiB", 3355443 },
-        { "2.6GB", 2600000000 }, { "4100k", 4100 * 1024 },
-        { "1.5g", 3ull << 29 },  { "0", 0 },
-        { "1 KiB", 1024 },       { "1kB", 1000 },
-        { "0.3GB", 300000000 },  { "18446744073709551615", UINT64_MAX },
-        { "12B", 12 },           { "2t", 2ull << 40 },
+        { "3596960", 3596960 },
+        { "3.2MiB", 3355443 },
+        { "2.6GB", 2600000000 },
+        { "4100k", 4100 * 1024 },
+        { "1.5g", 3ull << 29 },
+        { "0", 0 },
+        { "1 KiB", 1024 },
+        { "1kB", 1000 },
+        { "0.3GB", 300000000 },
+        { "18446744073709551615", UINT64_MAX },
+        { "12B", 12 },
+        { "2t", 2ull << 40 },
         { ".5M", 512 * 1024 },
+        { "0.9TiB", 989560464998 },
+        { "3TB", 3000000000000 },
+        { "7mb", 7000000 },
+        { "4.3TiB", 4727899999436 },
+        { "1.99999999999999KiB", 2047 },
+        { "0.700000000000000000000KB", 700 },
     };
     static const char *const bad[] = { "", "x", "-1", "1.2.3", "1e3", "5 parsecs", "0x10", "18446744073709551616", "99999999999TiB", ".", "k", "nan" };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
@@ -185,6 +197,24 @@ START_TEST(sizes_are_parsed)
         uint64_t bytes = 1;
         ck_assert_msg(bb_parse_size(bad[i], &bytes, NULL) == BB_USAGE, "'%s' passed", bad[i]);
     }
+}
+END_TEST
+
+START_TEST(times_are_parsed)
+{
+    static const struct {
+        const char *text;
+        double      seconds;
+    } good[] = { { "0", 0 }, { "90s", 90 }, { "30m", 1800 }, { "1h30m", 5400 }, { "1.5h", 5400 }, { "2d", 172800 }, { "1D2H3M4S", 93784 }, { "0.25s", 0.25 } };
+    static const char *const bad[] = { "",    "5",   "1h2h",   "1m1h", "1e3s", "0x10s", "h",   "-1s", "+1s",
+                                       "nan", "inf", "1.2.3s", "1 h",  " 1h",  "1h ",   "1h5", "1w",  "37038d" };
+    double                   seconds;
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        ck_assert_int_eq(bb_parse_time(good[i].text, &seconds, NULL), BB_OK);
+        ck_assert_double_eq(seconds, good[i].seconds);
+    }
+    ck_assert_int_eq(bb_parse_time("37037d", &seconds, NULL), BB_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) ck_assert_msg(bb_parse_time(bad[i], &seconds, NULL) == BB_USAGE, "'%s' passed", bad[i]);
 }
 END_TEST
 
@@ -307,6 +337,12 @@ START_TEST(bytes_become_utf8)
         { "\xED\xA0", WRONG WRONG, WRONG WRONG, 2 },                 /* no rest can make it one */
         { "\xF4\x90\x80\x80", WRONG WRONG WRONG WRONG, WRONG WRONG WRONG WRONG, 4 },
         { "\xFF", WRONG, WRONG, 1 },
+        { "\xC1\xBF", WRONG WRONG, WRONG WRONG, 2 }, /* the last too long forms, and the first that are not */
+        { "\xE0\x9F\xBF", WRONG WRONG WRONG, WRONG WRONG WRONG, 3 },
+        { "\xF0\x8F\xBF\xBF", WRONG WRONG WRONG WRONG, WRONG WRONG WRONG WRONG, 4 },
+        { "\xC2\x80\xE0\xA0\x80\xF0\x90\x80\x80", "\xC2\x80\xE0\xA0\x80\xF0\x90\x80\x80", "\xC2\x80\xE0\xA0\x80\xF0\x90\x80\x80", 9 },
+        { "\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF", "\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF", "\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF", 10 },
+        { "\xE2\x28\xA1", WRONG "(" WRONG, WRONG "(" WRONG, 3 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bb_text now = { 0 }, all = { 0 };
@@ -342,6 +378,9 @@ START_TEST(text_grows_and_fails_cleanly)
     bb_text_done(&t);
     ck_assert_uint_eq(bb_edit_distance("kitten", "sitting"), 3);
     ck_assert_uint_eq(bb_edit_distance("", "abc"), 3);
+    ck_assert_uint_eq(bb_edit_distance("abcd", "ad"), 2);
+    ck_assert_uint_eq(bb_edit_distance("abc", ""), 3);
+    ck_assert_uint_eq(bb_edit_distance("abc", "xabcx"), 2);
     ck_assert_uint_eq(bb_edit_distance("same", "same"), 0);
 }
 END_TEST
@@ -578,8 +617,11 @@ START_TEST(broken_plans_are_refused)
         ck_assert(err.msg[0]);
     }
     ck_assert_int_eq(bb_plan_parse("a=\0b\n", 5, &p, NULL), BB_BAD_FILE);
+    ck_assert_int_eq(bb_plan_parse("a=1\0b\n", 6, &p, NULL), BB_BAD_FILE);
     char *line = malloc(10000);
     memset(line, 'a', 10000);
+    ck_assert_int_eq(bb_plan_parse(line, 10000, &p, NULL), BB_BAD_FILE);
+    line[1] = '='; /* nothing is wrong with it but its length */
     ck_assert_int_eq(bb_plan_parse(line, 10000, &p, NULL), BB_BAD_FILE);
     free(line);
     ck_assert_int_eq(bb_plan_set(&p, "a b", "c", NULL), BB_BAD_FILE);
@@ -751,6 +793,7 @@ int main(void)
     tcase_add_test(t, streams_differ_and_repeat);
     tcase_add_test(t, moments_and_ranges_are_right);
     tcase_add_test(t, sizes_are_parsed);
+    tcase_add_test(t, times_are_parsed);
     tcase_add_test(t, numbers_are_parsed_whole);
     tcase_add_test(t, sizes_and_times_are_printed);
     tcase_add_test(t, comma_lists);

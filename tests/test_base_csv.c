@@ -119,6 +119,33 @@ START_TEST(what_is_written_is_read)
 }
 END_TEST
 
+/* Spaces are part of a cell (RFC 4180), so a number with one is none; and numbers keep nine digits. */
+START_TEST(numbers_are_read_whole)
+{
+    static const char *const bad[] = { " 1", "1 ", "\t1", "\v1", "1x", "x", "+", "\"\n1\"", "\" \"" };
+    const char              *path = bb_test_path("numbers.csv");
+    bb_csv_writer           *w;
+    bb_csv                   t;
+    double                   x;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "a,b\r\n%s,1\r\n", bad[i]);
+        ck_assert_int_eq(read_text(text, &t, NULL), BB_OK);
+        ck_assert_msg(bb_csv_double(&t, 0, 0, &x, NULL) == BB_BAD_FILE, "'%s' passed", bad[i]);
+        bb_csv_done(&t);
+    }
+    ck_assert_int_eq(bb_csv_create(path, "x,y", &w, NULL), BB_OK);
+    BB_ROW(w, 1234567.75, -(double)INFINITY);
+    ck_assert_int_eq(bb_csv_close(&w, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_read(path, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_csv_double(&t, 0, 0, &x, NULL), BB_OK);
+    ck_assert_double_eq(x, 1234567.75);
+    ck_assert_int_eq(bb_csv_double(&t, 0, 1, &x, NULL), BB_OK);
+    ck_assert(isinf(x) && x < 0);
+    bb_csv_done(&t);
+}
+END_TEST
+
 START_TEST(a_lone_empty_cell_survives)
 {
     const char    *path = bb_test_path("one.csv");
@@ -217,6 +244,7 @@ int main(void)
     tcase_add_test(t, rows_are_put_by_type);
     tcase_add_test(t, every_reason_to_quote);
     tcase_add_test(t, what_is_written_is_read);
+    tcase_add_test(t, numbers_are_read_whole);
     tcase_add_test(t, a_lone_empty_cell_survives);
     tcase_add_test(t, an_interrupted_table_leaves_nothing);
     tcase_add_test(t, spaces_marks_and_line_ends_are_kept_or_skipped);

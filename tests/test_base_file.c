@@ -201,6 +201,28 @@ START_TEST(what_a_link_points_to_is_written)
 }
 END_TEST
 
+/* Also where there is nothing yet: a file that is meant for another disk is not written in the link's place. */
+START_TEST(what_a_link_will_point_to_is_written)
+{
+    const char *first = bb_test_path("first"), *second = bb_test_path("second"), *target = bb_test_path("elsewhere/file");
+    struct stat st;
+    bb_err      err = BB_ERR_INIT;
+    ck_assert_int_eq(symlink("second", first), 0);
+    ck_assert_int_eq(symlink("elsewhere/file", second), 0);
+    ck_assert_int_eq(bb_file_check_output(first, &err), BB_IO);
+    ck_assert_msg(strstr(err.msg, "elsewhere") != NULL, "%s", err.msg);
+    ck_assert_int_eq(bb_file_write(first, "x", 1, NULL), BB_IO);
+    ck_assert_int_eq(bb_make_dirs(bb_test_path("elsewhere"), NULL), BB_OK);
+    ck_assert_int_eq(bb_file_check_output(first, NULL), BB_OK);
+    ck_assert_int_eq(bb_file_write(first, "x", 1, NULL), BB_OK);
+    ck_assert(lstat(first, &st) == 0 && S_ISLNK(st.st_mode));
+    ck_assert(lstat(second, &st) == 0 && S_ISLNK(st.st_mode));
+    ck_assert(lstat(target, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == 1);
+    ck_assert_int_eq(symlink("ring", bb_test_path("ring")), 0);
+    ck_assert_int_eq(bb_file_write(bb_test_path("ring"), "x", 1, NULL), BB_OK); /* leads nowhere: replaced */
+}
+END_TEST
+
 /* ---- outputs ---- */
 
 START_TEST(outputs_are_checked_before_any_work)
@@ -411,6 +433,7 @@ int main(void)
     tcase_add_test(t, the_store_keeps_the_reason);
     tcase_add_test(t, what_a_killed_process_left_is_removed_and_nothing_else);
     tcase_add_test(t, what_a_link_points_to_is_written);
+    tcase_add_test(t, what_a_link_will_point_to_is_written);
     tcase_add_test(t, outputs_are_checked_before_any_work);
     tcase_add_test(t, a_lock_has_one_holder_and_names_it);
     tcase_add_test(t, memory_may_be_a_file_without_a_name);

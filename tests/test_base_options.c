@@ -164,7 +164,9 @@ START_TEST(the_resolved_file_reads_back_to_the_same)
     const char *path = bb_test_path("r.yaml"), *pos[2];
     bb_text     a = { 0 }, b = { 0 };
     size_t      n;
-    ck_assert_int_eq(PARSE(&v, pos, &n, NULL, "x", "--damping=0.30000000000000004", "--out", "a\\\"\n\x01 \xc3\xa4 ~", "--target-size=1g", "--no-verify"),
+    ck_assert_int_eq(PARSE(&v, pos, &n, NULL, "x", "--damping=0.30000000000000004", "--out",
+                           "a\\\"\n\x01 \xc3\xa4 \xc2\x80 \xc2\x85 \xc2\x9f \xc2\xa0 \xe2\x80\xa8x \xe2\x80\xa9 \xef\xbb\xbf \xef\xbf\xbe \xef\xbf\xbd ~",
+                           "--target-size=1g", "--no-verify"),
                      BB_OK);
     bb_options_print_yaml(rows, N, &v, &a);
     bb_test_write(path, a.data, a.size);
@@ -213,6 +215,7 @@ START_TEST(broken_files_are_refused_with_their_line)
         { "formats: [&x a]\n", "plain values" },
         { "formats: [a, ~]\n", "plain values" },
         { "formats: [a, '']\n", "plain values" },
+        { "formats: [a, \"b\\0c\"]\n", "plain values" },
         { "formats: [a, , b]\n", "not valid YAML" },
         { "formats: []\n", "line 1: formats: the list is empty" },
         { "formats:\nseed: 1\n", "line 1: formats: there is no value: give one, or remove the line, and it is a,b" },

@@ -14,6 +14,8 @@
 #include "base/rng.h"
 #include "kernels/format.h"
 #include "kernels/half.h"
+#include "kernels/integer.h"
+#include "kernels/kernels.h"
 #include "tests/support/support.h"
 
 enum { ROWS = 8, COLS = 1024, N = ROWS * COLS };
@@ -133,6 +135,38 @@ START_TEST(any_bytes_are_a_block)
         f->refit(w, NULL, &c);
         f->pack(&c, bytes);
     }
+}
+END_TEST
+
+/* Any bytes at all mean the same to the decoder and to products of integers, which are asked for one weight after the other. */
+START_TEST(integers_of_any_bytes_are_the_weights)
+{
+    enum { COLUMNS = 256 };
+    const bb_format *f = tested(_i);
+    static int8_t    q[COLUMNS * COLUMNS];
+    static int32_t   sum[COLUMNS * COLUMNS / BB_INTEGER_HALF];
+    static float     scale[COLUMNS * COLUMNS / BB_INTEGER_GROUP];
+    unsigned char    bytes[COLUMNS * 4];
+    float            want[COLUMNS], got[COLUMNS];
+    bb_integers      w;
+    bb_rng           r;
+    if (!bb_integers_shape(&w, f, 1, COLUMNS)) return;
+    bb_rng_init(&r, 23, f->name);
+    for (size_t c = 0; c < COLUMNS; c++) q[c * COLUMNS + c] = 1, sum[(c * COLUMNS + c) / BB_INTEGER_HALF] = 1;
+    for (size_t i = 0; i < sizeof scale / sizeof *scale; i++) scale[i] = 1;
+    w.panels = aligned_alloc(64, bb_integers_bytes(&w));
+    for (int t = 0; t < 50; t++) {
+        float largest = 0;
+        for (size_t i = 0; i < bb_format_row_bytes(f, COLUMNS); i++) bytes[i] = (unsigned char)bb_rng_below(&r, 256);
+        f->decode(bytes, want, COLUMNS);
+        for (int i = 0; i < COLUMNS; i++) largest = isfinite(want[i]) ? fmaxf(largest, fabsf(want[i])) : INFINITY;
+        if (!isfinite(largest)) continue;
+        bb_integers_pack(&w, bytes, 0);
+        bb_kernels_at(0)->integer_product(&w, 0, 1, COLUMNS, q, scale, sum, NULL, false, got);
+        for (int i = 0; i < COLUMNS; i++)
+            ck_assert_msg(fabsf(got[i] - want[i]) <= 0x1p-9f * largest, "%s: weight %d is %g, not %g", f->name, i, (double)got[i], (double)want[i]);
+    }
+    free(w.panels);
 }
 END_TEST
 
@@ -533,7 +567,71 @@ START_TEST(refit_never_harms_and_finds_back)
 }
 END_TEST
 
-/* What llama-quantize takes where a block does not divide the rows. */
+/* From fields that are all a little wrong it comes back to what the thorough fit has: exactly where there is one field, or the codes say all; else on the
+ * average over blocks, no worse than what alternation over integers and super scales is known to reach. */
+START_TEST(refit_comes_back_to_the_fit)
+{
+    static const struct {
+        bb_type type;
+        int     lo, hi;
+        bool    mins;
+        double  mean;
+    } of[] = {
+        { BB_Q2_K, 0, 15, true, 1.04 },       { BB_Q4_K, 0, 63, true, 1.025 },     { BB_Q5_K, 0, 63, true, 1.09 }, { BB_Q3_K, -32, 31, false, 1.005 },
+        { BB_Q6_K, -128, 127, false, 1.035 }, { BB_IQ4_XS, -32, 31, false, 1.02 }, { BB_NVFP4, 0, 126, false, 0 },
+    };
+    enum { BLOCKS = 40 };
+    const bb_format *f = tested(_i);
+    double           mean = 0;
+    size_t           which = 0;
+    bb_rng           r;
+    if (!is_grid(f)) return;
+    while (which < sizeof of / sizeof *of && of[which].type != f->type) which++;
+    const bool has_fields = which < sizeof of / sizeof *of, exact = !has_fields || !(of[which].mean > 0);
+    bb_rng_init(&r, 31, f->name);
+    for (int t = 0; t < BLOCKS; t++) {
+        float         w[256], h[256];
+        unsigned char bytes[1024];
+        bb_code       c;
+        for (int i = 0; i < 256; i++) {
+            w[i] = (float)(0.05 * bb_rng_normal(&r) + (t % 2 ? 0.03 : 0));
+            h[i] = (float)exp(bb_rng_normal(&r));
+        }
+        f->fit(w, h, &c);
+        f->pack(&c, bytes);
+        const double fitted = block_error(f, w, h, bytes);
+        if (f->type == BB_MXFP4) c.d *= t % 4 < 2 ? 0.5f : 2;
+        else if (f->type != BB_NVFP4) c.d = bb_half_to_float(bb_float_to_half(c.d * (t % 4 < 2 ? 0.9f : 1.1f)));
+        for (int g = 0; has_fields && g < f->block / f->group; g++) {
+            const int sc = c.sc[g] + (int)bb_rng_below(&r, 5) - 2, mn = c.mn[g] + (int)bb_rng_below(&r, 5) - 2;
+            c.sc[g] = (int16_t)(sc < of[which].lo ? of[which].lo : sc > of[which].hi ? of[which].hi : sc);
+            if (of[which].mins) c.mn[g] = (int16_t)(mn < 0 ? 0 : mn > of[which].hi ? of[which].hi : mn);
+        }
+        f->refit(w, h, &c);
+        f->pack(&c, bytes);
+        const double got = block_error(f, w, h, bytes);
+        if (exact) ck_assert_msg(got <= (1 + 1e-6) * fitted, "%s: %g, fitted %g", f->name, got, fitted);
+        mean += got / fitted / BLOCKS;
+    }
+    if (!exact) ck_assert_msg(mean <= of[which].mean, "%s: %g of what was fitted", f->name, mean);
+}
+END_TEST
+
+/* The baseline of two levels stands at the mean magnitude: its extremes would say nothing. */
+START_TEST(round_to_nearest_of_two_levels)
+{
+    const bb_format *f = bb_format_get(BB_Q1_0);
+    float            w[128], y[128], mean = 0;
+    unsigned char    bytes[64];
+    bb_rng           r;
+    bb_rng_init(&r, 5, "two levels");
+    for (int i = 0; i < 128; i++) mean += fabsf(w[i] = (float)bb_rng_normal(&r)) / 128;
+    f->encode_rtn(w, bytes, 128);
+    f->decode(bytes, y, 128);
+    for (int i = 0; i < 128; i++) ck_assert(fabsf(y[i] - copysignf(mean, w[i])) <= 0x1p-10f * mean);
+}
+END_TEST
+
 /* ---- many rows at once ---- */
 
 enum { TILE = BB_FORMAT_ROWS };
@@ -633,6 +731,37 @@ START_TEST(fit_of_rows_of_special_weights)
 }
 END_TEST
 
+static bool same_fields(const bb_code *a, const bb_code *b)
+{
+    return !(a->d < b->d) && !(a->d > b->d) && !(a->dmin < b->dmin) && !(a->dmin > b->dmin) && memcmp(a->sc, b->sc, sizeof a->sc) == 0 &&
+           memcmp(a->mn, b->mn, sizeof a->mn) == 0;
+}
+
+/* Of codebooks too: importance counts in proportion, as small or large as a float can be, and as 0 where it is no number above 0. */
+START_TEST(importance_of_rows_is_relative)
+{
+    static const int shifts[] = { -149, -130, -126, -100, 100, 119, 125 };
+    const bb_format *f = bb_format_at((size_t)_i);
+    static float     t[BB_MAX_BLOCK * TILE], h[BB_MAX_BLOCK], other[BB_MAX_BLOCK];
+    static bb_code   fields[TILE], again[TILE];
+    bb_rng           r;
+    if (!f->fit_rows) return;
+    bb_rng_init(&r, 19, f->name);
+    for (int i = 0; i < f->block * TILE; i++) t[i] = (float)bb_rng_normal(&r);
+    for (int i = 0; i < f->block; i++) h[i] = i % 9 ? (float)(1u << bb_rng_below(&r, 3)) : 0;
+    f->fit_rows(t, h, fields);
+    for (size_t s = 0; s < sizeof shifts / sizeof *shifts; s++) {
+        for (int i = 0; i < f->block; i++) other[i] = ldexpf(h[i], shifts[s]);
+        f->fit_rows(t, other, again);
+        for (int row = 0; row < TILE; row++) ck_assert_msg(same_fields(&fields[row], &again[row]), "%s, row %d, times 2^%d", f->name, row, shifts[s]);
+    }
+    for (int i = 0; i < f->block; i++) other[i] = i % 9 ? h[i] : i % 4 == 0 ? NAN : i % 4 == 1 ? INFINITY : -3;
+    f->fit_rows(t, other, again);
+    for (int row = 0; row < TILE; row++) ck_assert_msg(same_fields(&fields[row], &again[row]), "%s, row %d: what is no importance counts", f->name, row);
+}
+END_TEST
+
+/* What llama-quantize takes where a block does not divide the rows. */
 START_TEST(rows_that_a_block_does_not_divide)
 {
     static const struct {
@@ -665,6 +794,7 @@ int main(void)
     tcase_add_loop_test(layout, decodes_as_llama_cpp, 0, n);
     tcase_add_test(layout, every_half_is_decoded);
     tcase_add_loop_test(layout, any_bytes_are_a_block, 0, n);
+    tcase_add_loop_test(layout, integers_of_any_bytes_are_the_weights, 0, n);
     tcase_add_loop_test(layout, pack_undoes_unpack, 0, n);
     tcase_add_loop_test(layout, dot_is_the_sum_of_products, 0, n);
     tcase_add_loop_test(fit, beats_llama_cpp_at_equal_bytes, 0, n);
@@ -677,6 +807,9 @@ int main(void)
     tcase_add_loop_test(fit, one_scale_is_the_best_of_all, 0, 5);
     tcase_add_test(fit, byte_scales_are_the_best_of_all);
     tcase_add_loop_test(fit, refit_never_harms_and_finds_back, 0, n);
+    tcase_add_loop_test(fit, refit_comes_back_to_the_fit, 0, n);
+    tcase_add_test(fit, round_to_nearest_of_two_levels);
+    tcase_add_loop_test(fit, importance_of_rows_is_relative, 0, n);
     tcase_add_loop_test(fit, fit_of_rows_is_nearly_as_good_as_fit, 0, n);
     tcase_add_loop_test(fit, fit_of_rows_of_special_weights, 0, n);
     tcase_set_timeout(fit, 60);

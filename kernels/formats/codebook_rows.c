@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/formats/grid.h"
 #include "kernels/kernels.h"
 
 /* A power of two that takes the largest diagonal entry into [1, 2). */
@@ -54,9 +55,8 @@ void bb_cb_nearest_rows(const bb_cb_spec *s, const bb_code *c, unsigned v, const
 
 void bb_cb_fit_rows(const bb_cb_spec *s, const float *t, const float *h, bb_code *c)
 {
-    float clean_t[BB_CB_SUPER * BB_FORMAT_ROWS], clean_h[BB_CB_SUPER], sum = 0;
-    for (unsigned i = 0; i < BB_CB_SUPER; i++) sum += clean_h[i] = isfinite(h[i]) && h[i] > 0 ? h[i] : 0;
-    for (unsigned i = 0; i < BB_CB_SUPER; i++) clean_h[i] = sum > 0 ? clean_h[i] * (BB_CB_SUPER / sum) : 1;
+    float clean_t[BB_CB_SUPER * BB_FORMAT_ROWS], clean_h[BB_CB_SUPER];
+    bb_mean_importance(h, BB_CB_SUPER, clean_h);
     for (unsigned i = 0; i < BB_CB_SUPER * BB_FORMAT_ROWS; i++) clean_t[i] = isfinite(t[i]) ? t[i] : 0;
     bb_kernels_get()->scale_rows(s, clean_t, clean_h, c);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "kernels/formats/grid.h"
 #include "kernels/half.h"
 
 static const bb_fields no_fields = { .error = (double)INFINITY };
@@ -194,9 +195,8 @@ void bb_grid_fit(const bb_grid *grid, const float *w, const float *h, bb_code *c
 void bb_grid_fit_rows(const bb_grid *grid, const float *t, const float *h, bb_code *c)
 {
     const unsigned n = grid->format->block, m = grid->format->group;
-    float          clean_t[BB_MAX_BLOCK * BB_FORMAT_ROWS], clean_h[BB_MAX_BLOCK], unit[BB_FORMAT_ROWS] = { 0 }, sum = 0;
-    for (unsigned i = 0; i < n; i++) sum += clean_h[i] = isfinite(h[i]) && h[i] > 0 ? h[i] : 0;
-    for (unsigned i = 0; i < n; i++) clean_h[i] = sum > 0 && isfinite(sum) ? clean_h[i] * ((float)n / sum) : 1;
+    float          clean_t[BB_MAX_BLOCK * BB_FORMAT_ROWS], clean_h[BB_MAX_BLOCK], unit[BB_FORMAT_ROWS] = { 0 };
+    bb_mean_importance(h, n, clean_h);
     for (unsigned g = 0; g < n; g += m) {
         float own = 0;
         for (unsigned i = g; i < g + m; i++) own += clean_h[i];

@@ -2,6 +2,9 @@
  * grid.c: whole-row loops and shared packings; see grid.h. */
 #include "kernels/formats/grid.h"
 
+#include <math.h>
+#include <stdlib.h>
+
 #include "base/status.h"
 #include "kernels/half.h"
 
@@ -71,6 +74,20 @@ void bb_grid_encode(const bb_format *f, const float *w, const float *h, void *bl
         f->fit(w + i, h ? h + i : NULL, &c);
         f->pack(&c, out);
     }
+}
+
+void bb_mean_importance(const float *h, unsigned n, float *out)
+{
+    const int near = 60; /* binary orders from 1 within which a sum and its reciprocal are floats */
+    float     largest = 0, sum = 0;
+    for (unsigned i = 0; i < n; i++) {
+        out[i] = isfinite(h[i]) && h[i] > 0 ? h[i] : 0;
+        largest = fmaxf(largest, out[i]);
+    }
+    const int order = largest > 0 ? ilogbf(largest) : 0;
+    for (unsigned i = 0; i < n && abs(order) > near; i++) out[i] = ldexpf(out[i], -order);
+    for (unsigned i = 0; i < n; i++) sum += out[i];
+    for (unsigned i = 0; i < n; i++) out[i] = sum > 0 ? out[i] * ((float)n / sum) : 1;
 }
 
 void bb_nibbles_unpack(const unsigned char *bytes, uint32_t *q)

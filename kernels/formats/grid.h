@@ -37,6 +37,9 @@ extern const float bb_levels_256[256]; /* -128 ... 127 */
 extern const float bb_levels_iq4[16];  /* the uneven 4-bit levels of IQ4_NL and IQ4_XS */
 extern const float bb_levels_fp4[15];  /* E2M1 numbers, doubled */
 
+/* Importance of a block as rows share it: what is not finite or not above 0 counts as 0; of mean 1. All ones where nothing is left. */
+void bb_mean_importance(const float *h, unsigned n, float *out);
+
 /* 32 codes of 4 bits in 16 bytes: byte j holds code j (low nibble) and code j + 16 (high nibble). */
 void bb_nibbles_unpack(const unsigned char *bytes, uint32_t *q);
 void bb_nibbles_pack(const uint32_t *q, unsigned char *bytes);

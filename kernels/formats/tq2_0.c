@@ -42,5 +42,6 @@ const bb_format bb_format_tq2_0 = {
     .vec = 1,
     .n_levels = 3,
     .levels = levels,
+    .n_read = 4,
     BB_GRID_MEMBERS,
 };
