@@ -294,6 +294,14 @@ static bool asks_to_train_all(const bb_run_config *c)
     return !c->no_finalise && (bb_list_has(c->finalise_steps, "end-to-end") || bb_list_has(c->finalise_steps, "qat"));
 }
 
+/* Bytes that training all matrices takes of a run that asks for it; 0 where they do not fit, or it does not. */
+static double training(const bb_run *r)
+{
+    uint64_t need;
+    bool     coarse;
+    return asks_to_train_all(&r->config) && bb_memory_trains_all(r, &coarse, &need) ? trained_bytes(coarse) * weights_of(&r->model.net) : 0;
+}
+
 bool bb_memory_spills(const bb_run *r)
 {
     bool     coarse;
@@ -330,11 +338,8 @@ static uint32_t at_once(size_t n, uint64_t room, double each)
 
 uint32_t bb_memory_for_plans(const bb_run *r, size_t plans, uint64_t room, uint64_t *more)
 {
-    const sums m = sums_now(r, 1);
-    double     each = plan(&m) + 2 * m.network + 3 * BATCH * m.window; /* what is rebuilt or tuned runs, and so does what scores it */
-    uint64_t   need;
-    bool       coarse;
-    if (asks_to_train_all(&r->config) && bb_memory_trains_all(r, &coarse, &need)) each += trained_bytes(coarse) * weights_of(&r->model.net);
+    const sums     m = sums_now(r, 1);
+    const double   each = plan(&m) + 2 * m.network + 3 * BATCH * m.window + training(r); /* what is rebuilt or tuned runs, and so does what scores it */
     const uint32_t n = at_once(plans, room, each);
     *more = (uint64_t)(heap_share * each * (n - 1));
     return n;
@@ -355,11 +360,8 @@ uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
 /* For caches that may be or not; the rest is for pages of what is mapped. */
 static uint64_t spare(const bb_run *r)
 {
-    const bool spills = bb_memory_spills(r);
-    double     least = (double)most_with(r, omp_get_max_threads(), spills);
-    uint64_t   need;
-    bool       coarse;
-    if (spills && asks_to_train_all(&r->config) && bb_memory_trains_all(r, &coarse, &need)) least += trained_bytes(coarse) * weights_of(&r->model.net);
+    const bool   spills = bb_memory_spills(r);
+    const double least = (double)most_with(r, omp_get_max_threads(), spills) + (spills ? training(r) : 0);
     return (double)allowed(r) > least ? (uint64_t)((double)allowed(r) - least) / 5 * 4 : 0;
 }
 
