@@ -12,7 +12,7 @@ static const bb_option_row options[] = {
     { "methods", BB_OPT_LIST, FIELD(methods), "ours,uniform,separable,quantization,random,annealing,nsga2,amq,evopress", 1, 0, "LIST",
       "what is compared; the first one with all others", NULL },
     { "sizes", BB_OPT_LIST, FIELD(sizes), "", 1, 0, "LIST", "file sizes; empty: those of the run", NULL },
-    { "times", BB_OPT_DOUBLE, FIELD(times), "20", 0.01, 1e6, "X", "EvoPress gets this many times our tokens", NULL },
+    { "times", BB_OPT_DOUBLE, FIELD(times), "20", 0.01, 1e6, "X", "EvoPress and RCO get this many times our tokens", NULL },
     { "offspring", BB_OPT_INT, FIELD(offspring), "32", 1, 4096, "N", "EvoPress: plans of a generation (its authors': 64 to 128)", NULL },
     { "tokens", BB_OPT_DOUBLE, FIELD(tokens), "0", 0, 1e9, "MILLIONS", "tokens a size that count as ours; 0: those of the run's search and measuring", NULL },
     { "finish", BB_OPT_FLAG, FIELD(finish), NULL, 1, 0, NULL,
@@ -42,8 +42,8 @@ static bb_status rivals(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "rivals needs a run directory, as made by `bitbudget run` or `bitbudget sweep`");
         goto done;
     }
-    const bb_idle_option idle[] = { { "--times", "without evopress in --methods", !has_many_tokens(c.methods) },
-                                    { "--offspring", "without evopress in --methods", !has_many_tokens(c.methods) } };
+    const bb_idle_option idle[] = { { "--times", "without evopress or rco in --methods", !has_many_tokens(c.methods) },
+                                    { "--offspring", "without evopress in --methods", !bb_list_has(c.methods, bb_method_evopress.name) } };
     BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     if (*c.out) BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_TABLE, "budget_bytes,method,", NULL, 0, err));
     BB_TRY(bb_run_reopen(&r, dir, err));

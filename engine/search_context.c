@@ -134,20 +134,47 @@ static bb_status gradient_init(bb_run *r, const bb_problem *p, const bb_space *s
     return BB_OK;
 }
 
-/* g->slopes at x, from run.db or measured now. */
-static bb_status slopes_at(bb_run_gradient *g, const uint16_t *x, uint32_t labels, bb_evaluation *at, bb_err *err)
+/* Windows of a batch k > 0: as many as options are measured on (or one less), evenly spaced over those that the run is calibrated on. */
+static bb_status batch_windows(const bb_run *r, uint32_t batch, bb_windows *out, bb_err *err)
 {
-    bb_run                 *r = g->run;
-    const size_t            n = g->space->offset[g->p->n_units] * sizeof *g->slopes;
-    const bb_slopes_options o = { BB_LEVEL_SKETCH, &r->levels[BB_LEVEL_SKETCH], labels, (uint64_t)r->config.seed, g->p->plans, x };
-    char                    space[65], hash[17], *value = NULL;
-    void                   *stored = NULL;
-    size_t                  size;
-    bool                    found;
-    bb_status               status;
+    const uint32_t n = r->calib.n, each = r->levels[BB_LEVEL_SKETCH].n, step = n > each ? n / each : 1;
+    return bb_gradient_windows(&r->calib, step * (n > each ? each : n), (batch - 1) % step, step, out, err);
+}
+
+/* g->slopes at x, measured on a batch k > 0. */
+static bb_status measure_batch(bb_run_gradient *g, bb_slopes_options *o, uint32_t batch, bb_evaluation *at, bb_err *err)
+{
+    bb_run           *r = g->run;
+    bb_net_evaluator *e = NULL;
+    bb_windows        w = { 0 };
+    bb_status         status;
+    BB_TRY(batch_windows(r, batch, &w, err));
+    BB_TRY(bb_net_evaluator_create(r->backend, &r->model, &w, 1, bb_run_unused_memory(r), &e, err));
+    o->level = 0;
+    o->windows = &w;
+    BB_TRY(bb_slopes_measure(e, &r->model, r->database, o, g->slopes, at, err));
+    at->n_forwarded += (double)w.n * w.ctx; /* the source's */
+done:
+    bb_net_evaluator_destroy(e);
+    bb_windows_done(&w);
+    return status;
+}
+
+/* g->slopes at x, from run.db or measured now. */
+static bb_status slopes_at(bb_run_gradient *g, const uint16_t *x, uint32_t labels, uint32_t batch, bb_evaluation *at, bb_err *err)
+{
+    bb_run           *r = g->run;
+    const size_t      n = g->space->offset[g->p->n_units] * sizeof *g->slopes;
+    bb_slopes_options o = { BB_LEVEL_SKETCH, &r->levels[BB_LEVEL_SKETCH], labels, (uint64_t)r->config.seed, g->p->plans, x };
+    char              space[65], hash[17], of[32] = "", *value = NULL;
+    void             *stored = NULL;
+    size_t            size;
+    bool              found;
+    bb_status         status;
     bb_key_space(r, space);
     bb_plan_space_hash(g->p->plans, x, hash);
-    char *key = bb_asprintf(err, "%s|%.16s|%s|%u|%lld", r->key, space, hash, labels, (long long)r->config.seed);
+    if (batch) snprintf(of, sizeof of, "|batch %u of %u", batch, r->calib.n);
+    char *key = bb_asprintf(err, "%s|%.16s|%s|%u|%lld%s", r->key, space, hash, labels, (long long)r->config.seed, of);
     if (!key) return BB_NOMEM;
     BB_TRY(bb_store_get(r->store, "slopes", key, &stored, &size, &found, err));
     if (found && size == n + sizeof *at) {
@@ -159,7 +186,8 @@ static bb_status slopes_at(bb_run_gradient *g, const uint16_t *x, uint32_t label
         status = BB_FAIL(err, BB_NOT_FOUND, "--ledger-only: the gradient at plan %s is not in run.db", hash);
         goto done;
     }
-    BB_TRY(bb_slopes_measure(r->evaluator, &r->model, r->database, &o, g->slopes, at, err));
+    if (batch) BB_TRY(measure_batch(g, &o, batch, at, err));
+    else BB_TRY(bb_slopes_measure(r->evaluator, &r->model, r->database, &o, g->slopes, at, err));
     status = BB_NOMEM;
     if (!(value = bb_calloc(n + sizeof *at, 1, err))) goto done;
     memcpy(value, at, sizeof *at);
@@ -194,11 +222,11 @@ static void fill_tables(const bb_run_gradient *g, const uint16_t *x)
 }
 
 /* bb_search.gradient. */
-static bb_status gradient_at(void *self, const uint16_t *x, bool second, bb_local_score *out, bb_err *err)
+static bb_status gradient_at(void *self, const uint16_t *x, bool second, uint32_t batch, bb_local_score *out, bb_err *err)
 {
     bb_run_gradient *g = self;
     bb_evaluation    at;
-    bb_status        status = slopes_at(g, x, second ? LABELS : 0, &at, err);
+    bb_status        status = slopes_at(g, x, second ? LABELS : 0, batch, &at, err);
     if (status != BB_OK) return status;
     fill_tables(g, x);
     if (g->foresee) at.kl *= bb_foresee_weight(g->foresee, x);
@@ -247,6 +275,7 @@ bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_ru
     c->search.gradient = gradient_at;
     c->search.gradient_self = &c->gradient;
     for (uint32_t k = 0; k < 2; k++) c->search.gradient_cost[k] = bb_slopes_tokens(&r->levels[BB_LEVEL_SKETCH], k * LABELS);
+    c->search.batch_cost = c->search.gradient_cost[0] + (double)r->levels[BB_LEVEL_SKETCH].n * r->levels[BB_LEVEL_SKETCH].ctx;
 done:
     return status;
 }

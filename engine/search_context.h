@@ -23,7 +23,7 @@ typedef struct bb_run_quadratic {
 bb_status bb_run_quadratic_init(const bb_problem *p, bb_foresee *foresee, const bb_sensitivity *s, bb_run_quadratic *v, bb_err *err);
 void      bb_run_quadratic_done(bb_run_quadratic *v); /* zeroed is fine */
 
-/* bb_search.gradient of a run: slopes (eval/slopes.h) at a plan on the windows that options are measured on, kept in run.db. */
+/* bb_search.gradient of a run: slopes (eval/slopes.h) at a plan on the windows that options are measured on, or batches of those that the run is calibrated on; kept in run.db. */
 typedef struct bb_run_gradient {
     bb_run           *run;
     const bb_problem *p;

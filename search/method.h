@@ -88,10 +88,12 @@ typedef struct bb_search {
     bb_status (*local)(void *self, const uint16_t *x, bb_local_score *out, bb_err *err); /* measures a score around plan x */
     void  *local_self;
     double local_cost; /* tokens, about */
-    /* The same to first order from a gradient at plan x, without pairs, and with `second` also to second order; 0 for the plan's own options. */
-    bb_status (*gradient)(void *self, const uint16_t *x, bool second, bb_local_score *out, bb_err *err);
+    /* The same to first order from a gradient at plan x, without pairs, and with `second` also to second order; 0 for the plan's own options. batch 0: always on
+     * the same windows; k > 0: on the k-th batch of as many windows of a longer text, which begins again where it ends. */
+    bb_status (*gradient)(void *self, const uint16_t *x, bool second, uint32_t batch, bb_local_score *out, bb_err *err);
     void  *gradient_self;
     double gradient_cost[2]; /* tokens, without and with the second order */
+    double batch_cost;       /* tokens of a batch k > 0, without */
     /* Changes x towards what was learned through the whole network for this budget, at the price of about max_tokens (0: any), which *tokens says. Units that
      * the learning says nothing of stay; the plan need not be within the budget, nor one that can be loaded. */
     bb_status (*learned)(void *self, int64_t budget, double max_tokens, uint16_t *x, double *tokens, bb_err *err);
@@ -140,7 +142,7 @@ struct bb_search_method {
     const char                *name, *reference;
     bb_simple                  simple;
     bool                       whole_front;     /* serves all budgets in one run; the others one after another, the tokens shared evenly */
-    bool                       many_tokens;     /* its authors give it many times our tokens and offspring: `rivals --times --offspring` */
+    bool                       many_tokens;     /* its authors give it many times our tokens, or offspring: `rivals --times --offspring` */
     bool                       needs_quadratic; /* `quadratic` of the context; */
     bool                       uses_local;      /* goes by `local` where it is given */
     bool                       needs_gradient;  /* `gradient` of the context */
@@ -166,6 +168,7 @@ struct bb_search_method {
     X(amq) \
     X(newton) \
     X(relaxed) \
+    X(rco) \
     X(toga)
 
 #define BB_METHOD_EXTERN(name) extern const bb_search_method bb_method_##name;

@@ -486,23 +486,24 @@ START_TEST(rivals_are_compared_at_equal_bytes)
     char                     again[512];
     bb_csv                   t;
     bb_err                   err = BB_ERR_INIT;
-    size_t                   n[7] = { 0 };
-    static const char *const methods[7] = { "ours", "uniform", "separable", "random", "annealing", "evopress", "nsga2" };
+    static const char *const methods[] = { "ours", "uniform", "separable", "random", "annealing", "evopress", "nsga2", "rco" };
+    enum { N = sizeof methods / sizeof *methods };
+    size_t n[N] = { 0 };
     snprintf(again, sizeof again, "%s", bb_test_path("again.csv"));
-    snprintf(line, sizeof line, "rivals %s --methods ours,uniform,separable,random,annealing,evopress,nsga2 --times 2 --tokens 0.0005 -q --out %s", a,
+    snprintf(line, sizeof line, "rivals %s --methods ours,uniform,separable,random,annealing,evopress,nsga2,rco --times 4 --tokens 0.0005 -q --out %s", a,
              bb_test_path("rivals.csv"));
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     ck_assert_ptr_nonnull(strstr(said, "rival"));
     ck_assert_int_eq(bb_csv_read(bb_test_path("rivals.csv"), &t, &err), BB_OK);
     for (size_t i = 0; i < t.n_rows; i++) {
         double kl;
-        for (size_t m = 0; m < 7; m++) n[m] += strcmp(bb_csv_text(&t, i, 1), methods[m]) == 0;
+        for (size_t m = 0; m < N; m++) n[m] += strcmp(bb_csv_text(&t, i, 1), methods[m]) == 0;
         ck_assert_int_eq(bb_csv_double(&t, i, 2, &kl, &err), BB_OK);
         ck_assert_double_gt(kl, 0);
     }
-    for (size_t m = 0; m < 7; m++) ck_assert_msg(n[m] == 2 || m == 1, "%s: %zu sizes", methods[m], n[m]); /* no uniform plan is as small */
+    for (size_t m = 0; m < N; m++) ck_assert_msg(n[m] == 2 || m == 1, "%s: %zu sizes", methods[m], n[m]); /* no uniform plan is as small */
     bb_csv_done(&t);
-    snprintf(line, sizeof line, "rivals %s --methods ours,random,evopress --times 2 --tokens 0.0005 --ledger-only -q --out %s", a, again);
+    snprintf(line, sizeof line, "rivals %s --methods ours,random,evopress,rco --times 4 --tokens 0.0005 --ledger-only -q --out %s", a, again);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     ck_assert_int_eq(bb_test_program("rivals --methods guessing x", said, sizeof said), 5);
     snprintf(line, sizeof line, "rivals %s --methods guessing", a);
@@ -569,20 +570,21 @@ START_TEST(rivals_are_finished_alike)
 }
 END_TEST
 
-/* Who gets how many tokens: the rivals of one size as many as ours, those of all sizes as many in all, EvoPress `times` as many; what the last step
- * overshoots and the final scores (three plans on four windows) come on top. */
+/* Who gets how many tokens: the rivals of one size as many as ours, those of all sizes as many in all, EvoPress and RCO `times` as many; what the last step
+ * overshoots and the final scores (three plans on four windows) come on top, for RCO within. */
 START_TEST(rivals_get_the_tokens_that_are_said)
 {
     static const struct {
         const char *name;
         double      least, most;
     } methods[] = {
-        { "ours", 2000, 2000 }, { "random", 2000, 3200 }, { "annealing", 2000, 2500 }, { "nsga2", 2000, 3200 }, { "evopress", 10000, 11600 },
+        { "ours", 2000, 2000 },  { "random", 2000, 3200 },     { "annealing", 2000, 2500 },
+        { "nsga2", 2000, 3200 }, { "evopress", 10000, 11600 }, { "rco", 8000, 10000 },
     };
     enum { N = sizeof methods / sizeof *methods };
     bb_csv t;
     bb_err err = BB_ERR_INIT;
-    snprintf(line, sizeof line, "rivals %s --methods ours,random,annealing,nsga2,evopress --times 5 --tokens 0.002 -q --out %s", straight_run(),
+    snprintf(line, sizeof line, "rivals %s --methods ours,random,annealing,nsga2,evopress,rco --times 5 --tokens 0.002 -q --out %s", straight_run(),
              bb_test_path("tokens.csv"));
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     ck_assert_int_eq(bb_csv_read(bb_test_path("tokens.csv"), &t, &err), BB_OK);

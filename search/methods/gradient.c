@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * gradient.c: the methods that go by derivatives through the network, of the KL at a plan (bb_search.gradient) or of masks (bb_search.learned). All make plans for each budget within GRADIENT_SHARE of the tokens;
- * then `refine` begins with them, races them with its own by true KL and decides.
+ * then `refine` begins with them, races them with its own by true KL and decides. All but rco, which is a rival: the whole of the tokens, and its plan is the answer.
  *
  *   newton   From the best of the plans at hand: first and second order of every option around it, a separable problem that is solved exactly under the
  *            budget with several prices on every changed unit (a trust region), the solutions scored at level 0 and the best at the confirm level; on
@@ -12,6 +12,8 @@
  *            0.05 geometrically; where the tokens buy fewer, fewer samples, then fewer steps at a rate that is higher by as much (at most 1).
  *            Differences: the logits begin 3 higher at the separable plan, and structure is searched with precision: expected bytes are
  *            bilinear in controllers and what they control.
+ *   rco      The same as its authors run it, alone: each sample on another batch of the calibration text. What differs: the start and the structure, as above, and a
+ *            batch, as many windows as options are measured on; the answer is the better of its last plan and of the plans that it began with.
  *   toga     TOGA (arXiv 2606.07819): masks over channels learned for the budget, each matrix's share of high precision and each FFN's channels rounded to the
  *            nearest options, the rest as in the separable plan; brought to the budget by single moves.
  */
@@ -42,7 +44,8 @@ typedef struct climb {
     uint16_t  *x;     /* [STARTS or more][n_units] scratch */
     size_t     width;
     uint32_t   confirm;
-    double     end; /* spent tokens at which the budget at hand ends; 0: none */
+    double     end;   /* spent tokens at which the budget at hand ends; 0: none */
+    bool       alone; /* no refine behind it */
 } climb;
 
 static bb_status climb_init(climb *c, bb_search *s, bb_err *err)
@@ -162,7 +165,7 @@ static bb_status newton_step(climb *c, int64_t budget, bool *moved, bb_err *err)
     bb_local_score  g;
     bb_status       status;
     *moved = false;
-    BB_TRY(c->s->gradient(c->s->gradient_self, x, true, &g, err));
+    BB_TRY(c->s->gradient(c->s->gradient_self, x, true, 0, &g, err));
     c->s->other_tokens += g.tokens;
     for (size_t k = 0; k < N_STEPS; k++) {
         bool is_new;
@@ -215,6 +218,7 @@ typedef struct relaxed {
     uint16_t         *kept; /* [KEPT][n_units] the samples of lowest KL */
     double            kept_kl[KEPT];
     size_t            n_kept;
+    uint32_t          batch; /* the last one, of a method that is alone */
 } relaxed;
 
 static bb_status relaxed_init(relaxed *r, climb *c, bb_err *err)
@@ -354,9 +358,10 @@ static bb_status add_sample(relaxed *r, int64_t budget, double tau, double share
     for (size_t i = 0; i < r->M; i++) r->noisy[i] = r->alpha[i] - log(-log(fmax(bb_rng_uniform(&r->rng), 1e-20)) + 1e-20);
     BB_TRY(highest(r, r->noisy, budget, r->x, err));
     softmax(r, r->noisy, tau, r->soft);
-    BB_TRY(r->c->s->gradient(r->c->s->gradient_self, r->x, false, &g, err));
+    if (r->c->alone) r->batch++;
+    BB_TRY(r->c->s->gradient(r->c->s->gradient_self, r->x, false, r->batch, &g, err));
     r->c->s->other_tokens += g.tokens;
-    keep_sample(r, g.kl);
+    if (!r->c->alone) keep_sample(r, g.kl); /* KLs of other windows say nothing of each other */
     for (uint32_t u = 0; u < r->p->n_units; u++) {
         const double  *slope = g.linear[u] + bb_problem_row(r->p, r->x, u);
         const uint32_t at = r->offset[u];
@@ -410,7 +415,7 @@ static bb_status relaxed_budget(climb *c, size_t b, bb_err *err)
     bb_status           status = relaxed_init(&r, c, err);
     if (status != BB_OK) goto done;
     BB_TRY(begin(c, budget, err));
-    affordable = c->end > 0 ? (c->end - bb_search_spent(c->s) - after) / c->s->gradient_cost[0] : RCO_STEPS * RCO_SAMPLES;
+    affordable = c->end > 0 ? (c->end - bb_search_spent(c->s) - after) / (c->alone ? c->s->batch_cost : c->s->gradient_cost[0]) : RCO_STEPS * RCO_SAMPLES;
     const uint32_t n_samples = affordable > RCO_STEPS * RCO_SAMPLES ? RCO_STEPS * RCO_SAMPLES : affordable > 0 ? (uint32_t)affordable : 0;
     const uint32_t samples = n_samples > RCO_STEPS ? n_samples / RCO_STEPS : 1, steps = n_samples / samples;
     if (steps == 0) goto done;
@@ -423,6 +428,7 @@ static bb_status relaxed_budget(climb *c, size_t b, bb_err *err)
     BB_TRY(bb_pool_add(&c->pool, r.x, "relaxed", &list[n++], NULL, err));
     for (size_t i = 0; i < r.n_kept; i++) BB_TRY(bb_pool_add(&c->pool, r.kept + i * c->width, "relaxed sample", &list[n++], NULL, err));
     BB_TRY(bb_pool_evaluate(&c->pool, list, n, 0, err));
+    if (c->alone) BB_TRY(bb_pool_evaluate(&c->pool, list, 1, c->confirm, err));
     BB_TRY(confirm_best(c, budget, err));
     report(c, "relaxed", steps, b);
 done:
@@ -481,27 +487,48 @@ static bb_status hand_over(climb *c, bb_err *err)
     return status;
 }
 
-static bb_status run(const bb_search_method *m, bb_search *s, bb_status (*make)(climb *c, size_t b, bb_err *err), bb_err *err)
+/* The best of each budget is the answer. */
+static bb_status answer(climb *c, bb_err *err)
+{
+    const uint32_t top = bb_search_top(c->s);
+    bool           any = false;
+    bb_status      status = BB_OK;
+    for (size_t b = 0; b < c->s->n_budgets; b++) {
+        const size_t best = bb_pool_best(&c->pool, c->s->budgets[b], c->confirm);
+        if (best == SIZE_MAX) continue;
+        any = true;
+        BB_TRY(bb_pool_evaluate(&c->pool, &best, 1, top, err));
+        BB_TRY(bb_search_keep(c->s, c->pool.items[best].x, c->pool.items[best].source, err));
+    }
+    c->s->why = BB_STOP_DONE;
+    if (!any) status = BB_FAIL(err, BB_INFEASIBLE, "no plan was found within the budget");
+done:
+    return status;
+}
+
+static bb_status run(const bb_search_method *m, bb_search *s, bb_status (*make)(climb *c, size_t b, bb_err *err), bool alone, bb_err *err)
 {
     climb     c = { 0 };
     bb_status status;
     if (m->needs_gradient && !s->gradient) return BB_FAIL(err, BB_UNSUPPORTED, "the method \"%s\" needs gradients, and there are none", m->name);
     if (m->needs_learned && !s->learned) return BB_FAIL(err, BB_UNSUPPORTED, "the method \"%s\" needs a network to learn on, and there is none", m->name);
     BB_TRY(climb_init(&c, s, err));
+    c.alone = alone;
     for (size_t b = 0; b < s->n_budgets; b++) {
-        const double left = GRADIENT_SHARE * s->stop.max_tokens - bb_search_spent(s);
+        const double left = (alone ? 1 : GRADIENT_SHARE) * s->stop.max_tokens - bb_search_spent(s);
         c.end = s->stop.max_tokens > 0 ? bb_search_spent(s) + fmax(1, left / (double)(s->n_budgets - b)) : 0;
         BB_TRY(make(&c, b, err));
     }
-    BB_TRY(hand_over(&c, err));
+    BB_TRY(alone ? answer(&c, err) : hand_over(&c, err));
 done:
     climb_done(&c);
     return status;
 }
 
-static bb_status newton(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, newton_budget, err); }
-static bb_status toga_run(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, toga_budget, err); }
-static bb_status relaxed_run(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, relaxed_budget, err); }
+static bb_status newton(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, newton_budget, false, err); }
+static bb_status toga_run(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, toga_budget, false, err); }
+static bb_status relaxed_run(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, relaxed_budget, false, err); }
+static bb_status rco_run(const bb_search_method *m, bb_search *s, bb_err *err) { return run(m, s, relaxed_budget, true, err); }
 
 const bb_search_method bb_method_newton = {
     .name = "newton", .reference = "search/methods/gradient.c", .whole_front = true, .needs_gradient = true, .uses_local = true, .run = newton
@@ -509,6 +536,7 @@ const bb_search_method bb_method_newton = {
 const bb_search_method bb_method_relaxed = {
     .name = "relaxed", .reference = "RCO, arXiv 2605.00649", .whole_front = true, .needs_gradient = true, .uses_local = true, .run = relaxed_run
 };
+const bb_search_method bb_method_rco = { .name = "rco", .reference = "RCO, arXiv 2605.00649", .many_tokens = true, .needs_gradient = true, .run = rco_run };
 const bb_search_method bb_method_toga = {
     .name = "toga", .reference = "TOGA, arXiv 2606.07819", .whole_front = true, .needs_learned = true, .uses_local = true, .run = toga_run
 };

@@ -172,23 +172,26 @@ static inline bb_status syn_evaluate(void *self, const uint16_t *const *x, size_
     return BB_OK;
 }
 
-/* bb_search.gradient of a world: every single change as it is on the windows of level 0, all of it called first order. */
+/* bb_search.gradient of a world: every single change as it is on the windows of level 0 or of the batch, all of it called first order. */
 typedef struct syn_gradient {
     syn_world      *w;
     const bb_space *space;
     double         *linear[SYN_MAX_UNITS], *first[SYN_MAX_UNITS];
     double          tokens;
     uint64_t        n_calls;
+    uint32_t        last_batch;
 } syn_gradient;
 
-static inline bb_status syn_gradient_at(void *self, const uint16_t *x, bool second, bb_local_score *out, bb_err *err)
+static inline bb_status syn_gradient_at(void *self, const uint16_t *x, bool second, uint32_t batch, bb_local_score *out, bb_err *err)
 {
     syn_gradient     *g = self;
     const bb_problem *p = g->w->p;
+    const uint32_t    first = batch * g->w->n_windows[0] % g->w->n_windows[2], end = first + g->w->n_windows[0];
     uint16_t          y[SYN_MAX_UNITS];
     (void)err;
-    *out = (bb_local_score) { .linear = (const double *const *)g->linear, .first = (const double *const *)g->first, .tokens = second ? 1280 * 8 : 768 * 8 };
-    for (uint32_t k = 0; k < g->w->n_windows[0]; k++) out->kl += syn_window_kl(g->w, x, k) / g->w->n_windows[0];
+    *out = (bb_local_score) { .linear = (const double *const *)g->linear, .first = (const double *const *)g->first };
+    out->tokens = (batch ? 1024 : second ? 1280 : 768) * 8;
+    for (uint32_t k = first; k < end; k++) out->kl += syn_window_kl(g->w, x, k) / g->w->n_windows[0];
     for (uint32_t u = 0; u < p->n_units; u++) {
         const size_t n = p->units[u].n_options, cells = bb_problem_rows(p, u) * n;
         if (!g->linear[u]) g->linear[u] = calloc(cells, sizeof(double));
@@ -197,12 +200,13 @@ static inline bb_status syn_gradient_at(void *self, const uint16_t *x, bool seco
             double kl = 0;
             memcpy(y, x, p->n_units * sizeof *y);
             y[u] = (uint16_t)o;
-            for (uint32_t k = 0; k < g->w->n_windows[0]; k++) kl += syn_window_kl(g->w, y, k) / g->w->n_windows[0];
+            for (uint32_t k = first; k < end; k++) kl += syn_window_kl(g->w, y, k) / g->w->n_windows[0];
             for (size_t i = o; i < cells; i += n) g->linear[u][i] = g->first[u][i] = kl - out->kl;
         }
     }
     g->tokens += out->tokens;
     g->n_calls++;
+    g->last_batch = batch;
     return BB_OK;
 }
 
