@@ -80,13 +80,13 @@ RIVALS=configs/reproduce/smollm2-rivals-self.txt bash results/real.sh rivals "$l
 for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "$own" "$f"; done
 of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
 # Some of these files trained on: where the step gains most, and where types that stock llama.cpp lacks come nearest.
-for size in ${TRAINED-47711360 60000000 69484384}; do
+for size in ${TRAINED-47711360 60000000 69484384 82333792}; do
     plan=$(of_size "$size")
     made "$work/sweep/models/$plan-qat.gguf" "$BITBUDGET" qat "$work/sweep" --plan "$plan" --precision fast > /dev/null
     judge "ours + qat" "$own; trained on 0.3 M" "$work/sweep/models/$plan-qat.gguf"
 done
-# Other searches on the same measurements, with three times our tokens, finished alike.
-[ -s "$work/search-finished.csv" ] || "$BITBUDGET" rivals "$work/sweep" --methods ours,uniform,relaxed,evopress --times 3 --sizes 47711360 --finish --out "$work/search-finished.csv"
+# Other searches on the same measurements, with twenty times our tokens or their authors' schedule, finished alike.
+[ -s "$work/search-finished-real.csv" ] || "$BITBUDGET" rivals "$work/sweep" --methods ours,uniform,rco,evopress --times 20 --sizes 69484384 --finish --out "$work/search-finished-real.csv"
 
 # Longer contexts, whole texts, places in the window, documents, zero-shot tasks, greedy decoding: sizes of ours and the best of theirs at these.
 pairs() { # SIZE=RIVAL...: into $files
