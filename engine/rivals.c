@@ -75,12 +75,14 @@ static bb_status refuse_method(const char *name, bb_err *err)
 static bb_status parse_methods(rivals *v, bb_err *err)
 {
     const char *rest = v->config->methods;
+    bb_err      why = BB_ERR_INIT;
     for (bb_item item; bb_list_next(&rest, &item);) {
         method *m = &v->methods[v->n_methods];
         if (v->n_methods == MAX_METHODS) return BB_FAIL(err, BB_USAGE, "--methods: more than %d", MAX_METHODS);
         snprintf(m->name, sizeof m->name, "%.*s", (int)item.n, item.at);
         m->row = bb_method_named(m->name);
         if (!m->row && strcmp(m->name, "ours") != 0) return refuse_method(m->name, err);
+        if (bb_run_search_check(v->run, m->row, &why) != BB_OK) return BB_FAIL(err, why.status, "--methods %s: %s", m->name, why.msg);
         v->n_methods++;
     }
     return v->n_methods ? BB_OK : BB_FAIL(err, BB_USAGE, "--methods names none");
