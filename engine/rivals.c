@@ -365,6 +365,17 @@ done:
     return status;
 }
 
+/* What searching held: the reference has its memory now, as in evaluate.c. */
+static void let_go_of_search(rivals *v)
+{
+    bb_ledger_close(v->ledger);
+    v->ledger = NULL;
+    bb_scorer_done(&v->scorer);
+    bb_full_states_done(&v->run->full_states);
+    bb_net_evaluator_destroy(v->run->evaluator);
+    v->run->evaluator = NULL;
+}
+
 static bb_status score_all(rivals *v, uint32_t *n_windows, bb_err *err)
 {
     bb_run       *r = v->run;
@@ -372,6 +383,7 @@ static bb_status score_all(rivals *v, uint32_t *n_windows, bb_err *err)
     bb_reference *reference = NULL;
     char          data_hash[65];
     bb_status     status;
+    let_go_of_search(v);
     BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
     BB_TRY(bb_reference_create(r->backend, &r->model.net, &w, bb_memory_for_caches(r) / 2, "reference", &reference, err));
     *n_windows = w.n;

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/memory.h"
+#include "engine/rivals.h"
 #include "engine/scorer.h"
 #include "engine/stages.h"
 #include "tests/support/cli.h"
@@ -313,6 +314,25 @@ START_TEST(evaluating_has_the_memory_of_the_evaluator)
 }
 END_TEST
 
+/* So are the plans of rivals, after their searches. */
+START_TEST(comparing_rivals_has_the_memory_of_the_evaluator)
+{
+    char                   methods[] = "uniform,random", sizes[] = "", path[512];
+    const bb_rivals_config c = { .methods = methods, .sizes = sizes, .out = path, .tokens = 0.002, .times = 1, .offspring = 4 };
+    FILE                  *table = tmpfile();
+    bb_err                 err = BB_ERR_INIT;
+    bb_run                 r;
+    snprintf(path, sizeof path, "%s", bb_test_path("rivals.csv"));
+    calibrated("rivals", 1 << 30, &r);
+    ck_assert_msg(bb_rivals(&r, &c, table, &err) == BB_OK, "%s", err.msg);
+    ck_assert(!r.evaluator && r.others_room == 0);
+    ck_assert_msg(bb_stage_run(&r, BB_STAGE_CALIBRATE, &err) == BB_OK && r.evaluator, "%s", err.msg);
+    bb_run_close(&r);
+    fclose(table);
+    bb_log_to_run(NULL, NULL);
+}
+END_TEST
+
 /* The noise floor is of a copy of the whole model: it is left out where that has no room. */
 START_TEST(the_noise_floor_has_room_or_is_left_out)
 {
@@ -457,6 +477,7 @@ int main(void)
     tcase_add_test(t, workers_share_the_memory_for_caches);
     tcase_add_test(t, training_all_matrices_has_what_it_counts_on);
     tcase_add_test(t, evaluating_has_the_memory_of_the_evaluator);
+    tcase_add_test(t, comparing_rivals_has_the_memory_of_the_evaluator);
     tcase_add_test(t, measuring_has_its_caches_first);
     tcase_add_test(t, the_noise_floor_has_room_or_is_left_out);
     tcase_add_loop_test(t, quantize_and_train_keep_to_a_limit, 0, 3);
