@@ -118,7 +118,7 @@ END_TEST
  * numbers a channel. */
 START_TEST(masks_that_are_learned_are_counted)
 {
-    const double linears = 2 * (4.0 * 256 * 256 + 3.0 * 256 * 512), channels = 2 * (6 * 256 + 512 + 512);
+    const double  linears = 2 * (4.0 * 256 * 256 + 3.0 * 256 * 512), channels = 2 * (6 * 256 + 512 + 512);
     const int64_t least = estimated_with("ram_least_bytes", "--search toga") - estimated_with("ram_least_bytes", "--search refine");
     ck_assert_msg(least > 12 * linears + 16 * 128 * channels && least < 100 << 20, "%lld bytes more", (long long)least);
 }
