@@ -17,6 +17,7 @@
 #include "model/compress/feedback.h"
 #include "model/net/backend.h"
 #include "model/net/net.h"
+#include "model/tune/hyper.h"
 #include "model/tune/moments.h"
 #include "search/method.h"
 
@@ -235,6 +236,25 @@ static double pairs(const sums *m)
     return n * n * bytes;
 }
 
+/* Masks learned over channels before a search (toga.h): of every weight of a linear what it is at low precision, what the high one adds and what it is with masks; the
+ * gradients of a block and a matrix as it is decoded; the weights of the hypernetwork, their gradients and moments; another network that runs, both ways. */
+static double learned(const sums *m)
+{
+    enum { WEIGHT = 3 * sizeof(float), HYPER = 4 * BB_HYPER_OUT * sizeof(float), MASK = 8 * sizeof(double) };
+    const bb_net           *net = &m->r->model.net;
+    const bb_search_method *method = bb_method_named(m->r->config.search);
+    double                  weights = 0, masks = 0;
+    if (!method || !method->needs_learned) return 0;
+    for (uint32_t b = 0; b < net->n_layer; b++) {
+        for (int p = 0; p < BB_N_PARTS; p++) {
+            weights += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
+            masks += net->blocks[b].w[p].cols;
+        }
+        masks += net->blocks[b].n_ff;
+    }
+    return WEIGHT * weights + sizeof(float) * (m->s.block + m->s.matrix) + (HYPER + MASK) * masks + 2 * m->network + (net->n_layer + 3.0) * m->window;
+}
+
 /* Of each stage. */
 static void least_with(const bb_run *r, int threads, bool on_disk, uint64_t bytes[BB_N_STAGES])
 {
@@ -245,7 +265,7 @@ static void least_with(const bb_run *r, int threads, bool on_disk, uint64_t byte
     need[BB_STAGE_BUILD] = build(&m);
     need[BB_STAGE_MEASURE] = evaluator(&m) + boundaries(&m) + psi(&m) + 2 * (double)r->config.measure_windows * m.window;
     need[BB_STAGE_SEARCH] = (double)r->config.workers * (evaluator(&m) + m.base) - m.base + boundaries(&m) + psi(&m) + local_scores(&m) +
-                            fmax(build(&m) - evaluator(&m) - boundaries(&m), pairs(&m));
+                            fmax(build(&m) - evaluator(&m) - boundaries(&m), pairs(&m) + learned(&m));
     need[BB_STAGE_FINALISE] = finalise(&m);
     need[BB_STAGE_EVALUATE] = evaluator(&m) + boundaries(&m) + 4 * BATCH * m.window;
     for (int i = 0; i < BB_N_STAGES; i++) bytes[i] = (uint64_t)(heap_share * (m.base + need[i]));
@@ -277,11 +297,17 @@ static double weights_of(const bb_net *net)
 
 static uint64_t allowed(const bb_run *r) { return r->config.max_ram ? r->config.max_ram : UINT64_MAX; }
 
+/* What a run that trains all matrices must have beside what training them takes. */
+static double beside_training(const bb_run *r, int threads, bool on_disk)
+{
+    const sums   m = sums_of(r, threads, on_disk);
+    const double step = heap_share * (m.base + evaluator(&m) + boundaries(&m) + 2 * largest_file(r) + tune_states(&m));
+    return fmax((double)most_with(r, threads, on_disk), step);
+}
+
 static bool trains_all(const bb_run *r, bool on_disk, bool *coarse, uint64_t *need)
 {
-    const sums   m = sums_of(r, 1, on_disk);
-    const double step = heap_share * (m.base + evaluator(&m) + boundaries(&m) + 2 * largest_file(r) + tune_states(&m));
-    const double least = fmax((double)most_with(r, 1, on_disk), step), n = weights_of(&r->model.net);
+    const double least = beside_training(r, 1, on_disk), n = weights_of(&r->model.net);
     *coarse = least + trained_bytes(false) * n > (double)allowed(r);
     *need = (uint64_t)(least + trained_bytes(*coarse) * n);
     return *need <= allowed(r);
@@ -360,8 +386,10 @@ uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
 /* For caches that may be or not; the rest is for pages of what is mapped. */
 static uint64_t spare(const bb_run *r)
 {
+    const int    threads = omp_get_max_threads();
     const bool   spills = bb_memory_spills(r);
-    const double least = (double)most_with(r, omp_get_max_threads(), spills) + (spills ? training(r) : 0);
+    const double trained = training(r); /* while the evaluator has its caches */
+    const double least = trained > 0 ? beside_training(r, threads, spills) + trained : (double)most_with(r, threads, spills);
     return (double)allowed(r) > least ? (uint64_t)((double)allowed(r) - least) / 5 * 4 : 0;
 }
 

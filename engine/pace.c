@@ -159,7 +159,7 @@ done:
     return status;
 }
 
-/* Every format that some linear, the embedding or the head may have, once. Rows that its block does not divide are cut to what it does. */
+/* Every format that some linear, the embedding or the head may have, once. Of one whose block does not divide these rows there is a guess. */
 static bb_status encode(sample *s, bb_err *err)
 {
     const bb_problem      *p = bb_model_space_problem(s->r->space);

@@ -75,12 +75,14 @@ static bb_status refuse_method(const char *name, bb_err *err)
 static bb_status parse_methods(rivals *v, bb_err *err)
 {
     const char *rest = v->config->methods;
+    bb_err      why = BB_ERR_INIT;
     for (bb_item item; bb_list_next(&rest, &item);) {
         method *m = &v->methods[v->n_methods];
         if (v->n_methods == MAX_METHODS) return BB_FAIL(err, BB_USAGE, "--methods: more than %d", MAX_METHODS);
         snprintf(m->name, sizeof m->name, "%.*s", (int)item.n, item.at);
         m->row = bb_method_named(m->name);
         if (!m->row && strcmp(m->name, "ours") != 0) return refuse_method(m->name, err);
+        if (bb_run_search_check(v->run, m->row, &why) != BB_OK) return BB_FAIL(err, why.status, "--methods %s: %s", m->name, why.msg);
         v->n_methods++;
     }
     return v->n_methods ? BB_OK : BB_FAIL(err, BB_USAGE, "--methods names none");
@@ -363,6 +365,17 @@ done:
     return status;
 }
 
+/* What searching held: the reference has its memory now, as in evaluate.c. */
+static void let_go_of_search(rivals *v)
+{
+    bb_ledger_close(v->ledger);
+    v->ledger = NULL;
+    bb_scorer_done(&v->scorer);
+    bb_full_states_done(&v->run->full_states);
+    bb_net_evaluator_destroy(v->run->evaluator);
+    v->run->evaluator = NULL;
+}
+
 static bb_status score_all(rivals *v, uint32_t *n_windows, bb_err *err)
 {
     bb_run       *r = v->run;
@@ -370,6 +383,7 @@ static bb_status score_all(rivals *v, uint32_t *n_windows, bb_err *err)
     bb_reference *reference = NULL;
     char          data_hash[65];
     bb_status     status;
+    let_go_of_search(v);
     BB_TRY(bb_run_eval_windows(r, &w, data_hash, err));
     BB_TRY(bb_reference_create(r->backend, &r->model.net, &w, bb_memory_for_caches(r) / 2, "reference", &reference, err));
     *n_windows = w.n;

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "engine/keys.h"
+#include "model/tune/toga.h"
 
 /* ---- uniform plans: of all pairs of a format for the linears and one for embedding and head those of lowest separable cost ---- */
 
@@ -258,6 +259,11 @@ bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_foresee 
     status = BB_OK;
 done:
     return status;
+}
+
+bb_status bb_run_search_check(const bb_run *r, const bb_search_method *m, bb_err *err)
+{
+    return m && m->needs_learned ? bb_toga_check_net(&r->model.net, err) : BB_OK;
 }
 
 bb_status bb_run_search_context_need(bb_run *r, const bb_search_method *m, bb_run_search_context *c, bb_err *err)

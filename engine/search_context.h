@@ -44,6 +44,8 @@ typedef struct bb_run_search_context {
     bb_toga_plans    toga;
 } bb_run_search_context;
 
+/* BB_UNSUPPORTED: the method cannot work on this network. m NULL: no method. */
+bb_status bb_run_search_check(const bb_run *r, const bb_search_method *m, bb_err *err);
 /* p: the space's problem, or a variant of it. foresee: with its costs, NULL: with those that were measured; borrowed. The run has measured its options. */
 bb_status bb_run_search_context_init(bb_run *r, const bb_problem *p, bb_foresee *foresee, bb_run_search_context *c, bb_err *err);
 /* What this method needs and others do without; made once. */

@@ -16,6 +16,7 @@
 #include "engine/outputs.h"
 #include "engine/estimate.h"
 #include "engine/memory.h"
+#include "engine/search_context.h"
 #include "engine/speed.h"
 
 typedef struct input {
@@ -191,6 +192,10 @@ bb_status bb_run_check_start(const bb_run *r, bb_err *err)
     BB_TRY(check_overwriting(c->out, &in, err));
     if (*c->database && (status = bb_folder_check_output(c->database, &why)) != BB_OK) {
         BB_FAIL(err, status, "--database %s", why.msg);
+        goto done;
+    }
+    if ((status = bb_run_search_check(r, bb_method_named(c->search), &why)) != BB_OK) {
+        BB_FAIL(err, status, "--search %s: %s", c->search, why.msg);
         goto done;
     }
     BB_TRY(bb_memory_check(r, err));

@@ -82,9 +82,9 @@ bb_status bb_toga_check(const bb_toga_job *j, bb_err *err)
 {
     const bool prunes = j->learning.pruning != BB_PRUNE_NOTHING;
     uint64_t   unused;
+    bb_err     why = BB_ERR_INIT;
     bb_status  status;
-    if (j->model->net.n_carried)
-        return BB_FAIL(err, BB_UNSUPPORTED, "%s: masks are not learned for a network whose blocks share keys and values, or read the tokens", j->model->path);
+    if ((status = bb_toga_check_net(&j->model->net, &why)) != BB_OK) return BB_FAIL(err, status, "%s: %s", j->model->path, why.msg);
     BB_TRY(bb_part_format_check(j->low, err));
     if (is_mixed(j)) BB_TRY(bb_part_format_check(j->high, err));
     if (prunes && !j->target) return BB_FAIL(err, BB_USAGE, "what is pruned is learned for a size: --target-size says which");

@@ -102,6 +102,17 @@ done:
     return status;
 }
 
+/* What was kept is an input like any other: run.db may be damaged. */
+static bb_status take_plan(const bb_toga_plans *t, const void *stored, uint16_t *x, bb_err *err)
+{
+    memcpy(x, stored, t->p->n_units * sizeof *x);
+    for (uint32_t u = 0; u < t->p->n_units; u++)
+        if (x[u] >= t->p->units[u].n_options)
+            return BB_FAIL(err, BB_BAD_FILE, "%s/run.db is damaged: learned masks became option %u of %s, which has %u", t->run->config.out, x[u],
+                           t->p->plans->units[u].name, t->p->units[u].n_options);
+    return BB_OK;
+}
+
 bb_status bb_toga_plan_learned(void *self, int64_t budget, double max_tokens, uint16_t *x, double *tokens, bb_err *err)
 {
     const bb_toga_plans *t = self;
@@ -138,7 +149,7 @@ bb_status bb_toga_plan_learned(void *self, int64_t budget, double max_tokens, ui
     if (!(key = bb_asprintf(err, "%s|%.16s|%s|%lld|%u|%lld", r->key, space, hash, (long long)budget, steps, (long long)r->config.seed))) return BB_NOMEM;
     BB_TRY(bb_store_get(r->store, "toga", key, &stored, &n_stored, &found, err));
     if (found && n_stored == size) {
-        memcpy(x, stored, size);
+        BB_TRY(take_plan(t, stored, x, err));
         goto done;
     }
     if (r->config.ledger_only) {

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -453,6 +455,63 @@ START_TEST(the_smallest_masks_keep_a_whole_number)
 }
 END_TEST
 
+/* Makes every logit of the learner that saved this state what `value` says, up to a factor: the norm gives ones to all, and a row of the last matrix is one number. */
+static void set_logits(const char *path, const float *value, size_t n)
+{
+    enum { HEAD = 72 + sizeof(uint64_t), SUM = 64, OUT = BB_HYPER_OUT };
+    char     *bytes, sum[65];
+    size_t    size;
+    bb_sha256 s;
+    ck_assert_int_eq(bb_file_read(path, &bytes, &size, NULL), BB_OK);
+    const size_t n_weights = (size - HEAD - SUM) / (3 * sizeof(float)); /* and two moments */
+    float       *w = (float *)(void *)(bytes + HEAD) + n_weights - (n + 2) * OUT;
+    for (int i = 0; i < OUT; i++) w[i] = 0; /* gain and bias */
+    for (int i = 0; i < OUT; i++) w[OUT + i] = 1;
+    for (size_t i = 0; i < n * OUT; i++) w[2 * OUT + i] = value[i / OUT];
+    bb_sha256_init(&s);
+    bb_sha256_update(&s, bytes, size - SUM);
+    bb_sha256_hex(&s, sum);
+    memcpy(bytes + size - SUM, sum, SUM);
+    ck_assert_int_eq(bb_file_write(path, bytes, size, NULL), BB_OK);
+    bb_free(bytes);
+}
+
+/* Where a whole number of channels is kept, none that stays has a lower logit than one that goes, also where many are equal. */
+START_TEST(of_equal_channels_none_goes_before_a_lower_one)
+{
+    enum { ROUNDED = 7 };
+    ref_model       m;
+    bb_channels     c;
+    bb_toga_options o = learning(1);
+    char            path[600];
+    ref_model_make(&ref_specs[0], 3, &m);
+    snprintf(path, sizeof path, "%s", bb_test_path("ties.state"));
+    o.state = path;
+    o.rounded = ROUNDED;
+    o.budget = 1 << 30;
+    bb_toga *t = learner(&m.net, &o);
+    ck_assert_int_eq(bb_toga_run(t, NULL, NULL, NULL), BB_OK);
+    const bb_channels *of = bb_toga_channels(t);
+    float             *value = BB_NEW(of->n, float, NULL);
+    for (size_t i = 0; i < of->n; i++) value[i] = i % 3 == 2 ? 2 : 1;
+    set_logits(path, value, of->n);
+    bb_toga_destroy(t);
+    t = learner(&m.net, &o);
+    ck_assert_int_eq(bb_toga_run(t, NULL, NULL, NULL), BB_OK);
+    frozen(t, &m.net, &o, &c);
+    for (uint32_t l = 0; l < m.net.n_layer; l++) {
+        const size_t k = (size_t)l * BB_N_CHANNEL_MASKS + BB_MASK_CHANNELS, n = c.length[k];
+        ck_assert(n % ROUNDED != 0);
+        ck_assert_uint_eq(bb_channels_count(&c, l, BB_MASK_CHANNELS), n / ROUNDED * ROUNDED);
+        for (size_t i = c.at[k]; i < c.at[k] + n; i++) ck_assert_msg(c.on[i] || value[i] < 2, "channel %zu of block %u", i - c.at[k], l);
+    }
+    bb_channels_done(&c);
+    bb_toga_destroy(t);
+    bb_free(value);
+    ref_model_free(&m);
+}
+END_TEST
+
 static void interrupt(void *self, const bb_toga_step *s)
 {
     if (s->step == *(uint32_t *)self) bb_interrupt_raise();
@@ -565,6 +624,7 @@ int main(void)
     tcase_add_test(t, bytes_and_their_gradient);
     tcase_add_test(t, training_comes_to_the_budget_and_freezing_keeps_it);
     tcase_add_test(t, the_smallest_masks_keep_a_whole_number);
+    tcase_add_test(t, of_equal_channels_none_goes_before_a_lower_one);
     tcase_add_test(t, masks_are_the_same_for_any_threads_and_after_an_interruption);
     tcase_add_test(t, what_cannot_be_learned_is_refused);
     suite_add_tcase(s, t);

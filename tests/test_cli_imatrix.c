@@ -53,9 +53,10 @@ static void write_dat(const char *path, int empty, int bad, int longer)
     ck_assert_int_eq(bb_file_write(path, b, n, NULL), BB_OK);
 }
 
-static void write_gguf(const char *path)
+static void write_gguf_of(const char *path, float count)
 {
-    static float sums[BLOCKS * N_NAMES][N], counts[1] = { 5 };
+    static float sums[BLOCKS * N_NAMES][N];
+    const float  counts[1] = { count };
     bb_gguf_out *out;
     ck_assert_int_eq(bb_gguf_out_create(&out, NULL), BB_OK);
     ck_assert_int_eq(bb_imatrix_keys(out, "text", 1, 5, NULL), BB_OK);
@@ -68,6 +69,8 @@ static void write_gguf(const char *path)
     ck_assert_int_eq(bb_gguf_out_write(out, path, NULL), BB_OK);
     bb_gguf_out_destroy(out);
 }
+
+static void write_gguf(const char *path) { write_gguf_of(path, 5); }
 
 static bb_status quantize(const char *imatrix, const char *out, bb_err *err)
 {
@@ -170,6 +173,9 @@ START_TEST(what_is_wrong_is_named)
     ck_assert_int_eq(quantize(dat, bb_test_path("x.gguf"), &err), BB_BAD_FILE);
     ck_assert_msg(strstr(err.msg, "of another model") != NULL, "%s", err.msg);
     ck_assert_int_eq(quantize(bb_test_path("m.gguf"), bb_test_path("x.gguf"), &err), BB_BAD_FILE); /* a model is none */
+    write_gguf_of(bb_test_path("i.gguf"), 1e-38f);                                                 /* a mean that no float32 holds */
+    ck_assert_int_eq(quantize(bb_test_path("i.gguf"), bb_test_path("x.gguf"), &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "no mean square") != NULL, "%s", err.msg);
     write_dat(dat, -1, -1, -1);
     rename_entry(dat, "blk.1.attn_q.weight", "blk.7.attn_q.weight"); /* rows as long, of a deeper model */
     ck_assert_int_eq(quantize(dat, bb_test_path("x.gguf"), &err), BB_BAD_FILE);

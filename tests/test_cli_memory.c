@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <gsl/gsl_errno.h>
 #include <jansson.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/memory.h"
+#include "engine/rivals.h"
 #include "engine/scorer.h"
 #include "engine/stages.h"
 #include "tests/support/cli.h"
@@ -109,6 +111,16 @@ START_TEST(sketches_around_plans_are_counted)
     const int64_t once = least[1][0] - least[0][0], with = least[1][1] - least[0][1];
     ck_assert_int_gt(once, 1 << 20);
     ck_assert_msg(llabs(with - 3 * once) < once / 100, "%lld bytes more for twice the probes, %lld with local scores", (long long)once, (long long)with);
+}
+END_TEST
+
+/* A search that begins with learned masks holds every linear three times in float32, and four numbers of each weight of its hypernetwork, whose last matrices have 128
+ * numbers a channel. */
+START_TEST(masks_that_are_learned_are_counted)
+{
+    const double  linears = 2 * (4.0 * 256 * 256 + 3.0 * 256 * 512), channels = 2 * (6 * 256 + 512 + 512);
+    const int64_t least = estimated_with("ram_least_bytes", "--search toga") - estimated_with("ram_least_bytes", "--search refine");
+    ck_assert_msg(least > 12 * linears + 16 * 128 * channels && least < 100 << 20, "%lld bytes more", (long long)least);
 }
 END_TEST
 
@@ -253,6 +265,39 @@ START_TEST(workers_share_the_memory_for_caches)
 }
 END_TEST
 
+/* End-to-end training runs while the evaluator keeps its caches: where --max-ram is just what training needs, none is left for them, and no more than
+ * what it is beyond. */
+START_TEST(training_all_matrices_has_what_it_counts_on)
+{
+    const uint64_t more[] = { 1, 1 << 20, 64 << 20 }; /* 1: of a byte that is not whole */
+    bb_err         err = BB_ERR_INIT;
+    bb_run         r;
+    char           number[40];
+    bool           coarse;
+    uint64_t       need = 0;
+    calibrated("trained", 1 << 30, &r);
+    const int threads = omp_get_max_threads();
+    omp_set_num_threads(1); /* what training needs is counted so, whatever their number */
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "finalise-steps", "end-to-end", &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "max-ram", "0", &err), BB_OK);
+    ck_assert(bb_memory_trains_all(&r, &coarse, &need) && !coarse);
+    snprintf(number, sizeof number, "%llu", (unsigned long long)bb_memory_least_of_all(&r));
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "max-ram", number, &err), BB_OK);
+    const uint64_t boundaries = bb_memory_for_evaluator(&r); /* which measuring cannot do without */
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
+        snprintf(number, sizeof number, "%llu", (unsigned long long)(need + more[i]));
+        ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "max-ram", number, &err), BB_OK);
+        ck_assert(!bb_memory_spills(&r));
+        ck_assert_uint_le(bb_memory_for_evaluator(&r), boundaries + more[i]);
+        ck_assert_uint_ge(bb_memory_for_evaluator(&r), boundaries + more[i] / 2);
+        ck_assert_uint_eq(bb_memory_for_caches(&r), bb_memory_for_evaluator(&r));
+    }
+    omp_set_num_threads(threads);
+    bb_run_close(&r);
+    bb_log_to_run(NULL, NULL);
+}
+END_TEST
+
 /* The files are evaluated with the memory that the evaluator of the search had; who searches again on the same handle has one again. */
 START_TEST(evaluating_has_the_memory_of_the_evaluator)
 {
@@ -265,6 +310,25 @@ START_TEST(evaluating_has_the_memory_of_the_evaluator)
         ck_assert(!r.evaluator == (stages[i] == BB_STAGE_EVALUATE));
     }
     bb_run_close(&r);
+    bb_log_to_run(NULL, NULL);
+}
+END_TEST
+
+/* So are the plans of rivals, after their searches. */
+START_TEST(comparing_rivals_has_the_memory_of_the_evaluator)
+{
+    char                   methods[] = "uniform,random", sizes[] = "", path[512];
+    const bb_rivals_config c = { .methods = methods, .sizes = sizes, .out = path, .tokens = 0.002, .times = 1, .offspring = 4 };
+    FILE                  *table = tmpfile();
+    bb_err                 err = BB_ERR_INIT;
+    bb_run                 r;
+    snprintf(path, sizeof path, "%s", bb_test_path("rivals.csv"));
+    calibrated("rivals", 1 << 30, &r);
+    ck_assert_msg(bb_rivals(&r, &c, table, &err) == BB_OK, "%s", err.msg);
+    ck_assert(!r.evaluator && r.others_room == 0);
+    ck_assert_msg(bb_stage_run(&r, BB_STAGE_CALIBRATE, &err) == BB_OK && r.evaluator, "%s", err.msg);
+    bb_run_close(&r);
+    fclose(table);
     bb_log_to_run(NULL, NULL);
 }
 END_TEST
@@ -406,11 +470,14 @@ int main(void)
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 120);
     tcase_add_test(t, sketches_around_plans_are_counted);
+    tcase_add_test(t, masks_that_are_learned_are_counted);
     tcase_add_test(t, hidden_states_that_find_no_room_are_on_disk);
     tcase_add_test(t, hidden_states_without_room_on_the_disk_are_refused);
     tcase_add_test(t, memory_is_kept_in_every_stage_or_refused);
     tcase_add_test(t, workers_share_the_memory_for_caches);
+    tcase_add_test(t, training_all_matrices_has_what_it_counts_on);
     tcase_add_test(t, evaluating_has_the_memory_of_the_evaluator);
+    tcase_add_test(t, comparing_rivals_has_the_memory_of_the_evaluator);
     tcase_add_test(t, measuring_has_its_caches_first);
     tcase_add_test(t, the_noise_floor_has_room_or_is_left_out);
     tcase_add_loop_test(t, quantize_and_train_keep_to_a_limit, 0, 3);

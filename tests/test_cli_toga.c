@@ -180,9 +180,10 @@ START_TEST(all_five_masks_prune)
 }
 END_TEST
 
-#define RUN \
+#define RUN_AT(size) \
     "sweep %s --calib %s --ctx 32 --calib-windows 8 --measure-windows 2 --refine-windows 2 --confirm-windows 4 --search-tokens 0.1 --sweeps 0 --no-finalise " \
-    "--formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --prune width --sizes 56000 --search toga --out %s -q"
+    "--formats Q8_0,Q4_0 --embd-formats Q8_0,Q4_0 --prune width --sizes " size " --search toga --out %s -q"
+#define RUN RUN_AT("56000")
 
 /* A plan as it is kept: of each block the attention, first of its nine units, is whole (the first option), for masks say nothing of heads. */
 static bb_status look_at_plan(void *self, const char *key, const void *value, size_t size, bb_err *err)
@@ -192,6 +193,17 @@ static bb_status look_at_plan(void *self, const char *key, const void *value, si
     ck_assert_uint_eq(size, (2 * 9 + 1) * sizeof *x);
     ck_assert(x[0] == 0 && x[9] == 0);
     ++*(uint64_t *)self;
+    return BB_OK;
+}
+
+typedef struct kept_key {
+    char text[512];
+} kept_key;
+
+static bb_status take_key(void *self, const char *key, const void *value, size_t size, bb_err *err)
+{
+    (void)value, (void)size, (void)err;
+    snprintf(((kept_key *)self)->text, sizeof((kept_key *)self)->text, "%s", key);
     return BB_OK;
 }
 
@@ -215,6 +227,34 @@ START_TEST(a_search_begins_with_masks)
     snprintf(line, sizeof line, RUN " --ledger-only", full, ids, bb_test_path("one"));
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     bb_test_same(path[0], path[1]);
+    kept_key       key = { "" };
+    const uint16_t none[2 * 9 + 1] = { [3] = UINT16_MAX };
+    snprintf(line, sizeof line, "%s/run.db", bb_test_path("one"));
+    ck_assert_int_eq(bb_store_open(line, &store, NULL), BB_OK);
+    ck_assert_int_eq(bb_store_each(store, "toga", take_key, &key, NULL), BB_OK);
+    ck_assert_int_eq(bb_store_put(store, "toga", key.text, none, sizeof none, NULL), BB_OK);
+    bb_store_close(store);
+    snprintf(line, sizeof line, RUN, full, ids, bb_test_path("one"));
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 5);
+    ck_assert_msg(strstr(said, "run.db is damaged: learned masks became option 65535 of ") != NULL, "%s", said);
+}
+END_TEST
+
+/* Masks are not learned where rows carry more than the residual stream: said before anything is made, by the search as by the command. */
+START_TEST(a_network_that_carries_more_is_refused)
+{
+    static const char *const commands[] = { RUN_AT("400000"), "toga %s --text %s --eval %s --steps 1" };
+    tiny_spec                s = tiny_default(TINY_SHARED);
+    char                     line[2048], model[600], run[600];
+    snprintf(model, sizeof model, "%s", bb_test_path("shared.gguf"));
+    snprintf(run, sizeof run, "%s", bb_test_path("refused"));
+    tiny_write(&s, model);
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(line, sizeof line, commands[i], model, ids, i ? ids : run);
+        ck_assert_int_ne(bb_test_program(line, said, sizeof said), 0);
+        ck_assert_msg(strstr(said, "masks are not learned for a network whose blocks share keys and values") != NULL, "%s", said);
+    }
+    ck_assert(!bb_file_exists(run));
 }
 END_TEST
 
@@ -260,6 +300,7 @@ int main(void)
     tcase_add_test(t, precisions_are_what_they_are_called);
     tcase_add_test(t, all_five_masks_prune);
     tcase_add_test(t, a_search_begins_with_masks);
+    tcase_add_test(t, a_network_that_carries_more_is_refused);
     tcase_add_test(t, what_cannot_be_is_said);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -227,13 +227,13 @@ START_TEST(files_are_used_or_made_again)
     good = bb_alloc(size, 1, NULL);
     memcpy(good, map.data, size);
     bb_map_close(&map);
-    for (int k = 0; k < 4; k++) {
-        char *bad = bb_alloc(size, 1, NULL);
+    for (int k = 0; k < 5; k++) {
+        char *bad = bb_calloc(size + 1, 1, NULL);
         memcpy(bad, good, size);
         if (k == 0) bad[0] ^= 1;                   /* another kind of file */
         if (k == 1) memcpy(bad + 12, bad + 16, 4); /* a group twice */
         if (k == 2) bad[8] ^= 4;                   /* another number of them */
-        bb_test_write(gates_file(), bad, k == 3 ? size - 5 : size);
+        bb_test_write(gates_file(), bad, k == 3 ? size - 5 : k == 4 ? size + 1 : size);
         OK(bb_gates_open(w.evaluator, &w.model, w.db, &o, &b, &err));
         bb_gates_done(&b);
         OK(bb_map_open(gates_file(), &map, &err));
@@ -254,8 +254,16 @@ START_TEST(files_are_used_or_made_again)
     OK(bb_gates_open(NULL, &w.model, w.db, &o, &a, &err));
     ck_assert(memcmp(a.nats[1][BB_ATTENTION], b.nats[1][BB_ATTENTION], KV * sizeof(double)) != 0);
     bb_net_evaluator_destroy(e);
-    bb_gates_done(&a);
     bb_gates_done(&b);
+    for (int k = 0; k < 2; k++) { /* nor are other labels, or rounds of as many channels */
+        bb_gates_options another = o;
+        if (k == 0) another.seed++;
+        else another.ffn_step += 3;
+        OK(bb_gates_open(w.evaluator, &w.model, w.db, &another, &b, &err));
+        ck_assert(memcmp(a.nats[1][BB_FFN], b.nats[1][BB_FFN], FF * sizeof(double)) != 0);
+        bb_gates_done(&b);
+    }
+    bb_gates_done(&a);
 }
 END_TEST
 

@@ -178,6 +178,8 @@ START_TEST(ties_sizes_and_broken_scores)
     ck_assert_uint_eq(beside(infinite, 200).winner, 2);
     const bb_guard_row alone[3] = { { "n", 100, nan4, true }, { "s", 100, one, false }, { "t", 100, one, false } };
     ck_assert_uint_eq(judge(alone, 3, 100, 0).winner, 1); /* no simple plan with a score; of equals the earlier row */
+    const bb_guard_row worse[2] = { { "s", 100, one, false }, { "t", 100, point9, true } };
+    ck_assert_uint_eq(judge(worse, 2, 100, 1).winner, 1); /* whatever the test asks for, who is behind does not win */
     ck_assert_int_eq(bb_guard(alone, 1, WINDOWS, 100, 0, &v, NULL), BB_GUARD);
     ck_assert_int_eq(bb_guard(alone, 3, WINDOWS, 99, 0, &v, NULL), BB_GUARD);
     ck_assert_int_eq(bb_guard(NULL, 0, WINDOWS, 99, 0, &v, NULL), BB_GUARD);

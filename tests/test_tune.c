@@ -498,6 +498,47 @@ static void raise_at_third(void *self, const bb_tune_look *l)
     if (l->step >= *(const uint32_t *)self) bb_interrupt_raise();
 }
 
+typedef struct norms {
+    const char *path;
+    double      mean[64]; /* of the gradient, as the state has it before each look */
+    int         n;
+} norms;
+
+/* The state begins with magic, identity, steps and two counts. */
+static void note_norm(void *self, const bb_tune_look *l)
+{
+    norms *s = self;
+    char  *bytes;
+    size_t size;
+    if (l->step < 2) return; /* before the first step, and before there is a state */
+    ck_assert_int_eq(bb_file_read(s->path, &bytes, &size, NULL), BB_OK);
+    memcpy(&s->mean[s->n++], bytes + 72 + 16, sizeof(double));
+    bb_free(bytes);
+}
+
+/* The running mean norm that gradients are cut by takes no more than twice itself of one step: a step that is far off cannot make way for the next ones. */
+START_TEST(one_step_does_not_raise_the_limit_of_gradients)
+{
+    world          *w = world_of(TIED);
+    norms           s = { .path = bb_test_path("norms.state") };
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    int             raised = 0;
+    o.steps = o.checks = 30, o.embedding = true, o.fields = o.norms = 1, o.clip = 1000;
+    o.state = s.path, o.save_every_s = 1e-9, o.looked = note_norm, o.looked_self = &s;
+    tune(w, &t, &o, &report);
+    ck_assert_int_gt(s.n, 3);
+    for (int i = 1; i < s.n; i++) {
+        ck_assert_double_le(s.mean[i], 1.1 * s.mean[i - 1] * (1 + 1e-12));
+        raised += s.mean[i] > 1.0999 * s.mean[i - 1];
+    }
+    ck_assert_int_gt(raised, 0);
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
 /* Interrupted, in a new trainer taken up again, twice: the bytes and the report of a training that was not interrupted; the file is gone then. A state of
  * other options is refused, or passed over. */
 START_TEST(goes_on_after_an_interruption)
@@ -947,6 +988,7 @@ int main(void)
     tcase_add_test(n, threads_change_nothing);
     tcase_add_test(n, world_is_checked);
     tcase_add_loop_test(n, gradients_are_accumulated, 0, 3);
+    tcase_add_test(n, one_step_does_not_raise_the_limit_of_gradients);
     tcase_add_loop_test(n, goes_on_after_an_interruption, 0, 3);
     tcase_add_loop_test(n, peers_change_nothing, 0, 18);
     tcase_add_test(n, other_peers_go_on);

@@ -144,6 +144,8 @@ START_TEST(state_and_threads_change_nothing)
     ck_assert_uint_eq(bb_adamw_steps(c.a), 0);
     ck_assert_int_eq(bb_adamw_state_load(c.a, state, size, NULL), BB_OK);
     ck_assert_int_eq(bb_adamw_state_load(c.a, state, size - 4, NULL), BB_BAD_FILE);
+    ((uint64_t *)state)[1]--; /* as many bytes, for fewer entries */
+    ck_assert_int_eq(bb_adamw_state_load(c.a, state, size, NULL), BB_BAD_FILE);
     train(c.a, c.p, 12);
     ck_assert_mem_eq(a.w, c.w, (N + 3) * sizeof(float));
     omp_set_num_threads(threads);
@@ -235,6 +237,8 @@ START_TEST(schedules)
     ck_assert_double_eq_tol(bb_schedule_rate(&wsd, 60), 1, 1e-12);
     ck_assert_double_eq_tol(bb_schedule_rate(&wsd, 80), 0.5, 1e-12);
     ck_assert_double_eq_tol(bb_schedule_rate(&wsd, 100), 0, 1e-12);
+    wsd.n_decay = 1000; /* longer than all: it falls from the warm-up on */
+    ck_assert_double_eq_tol(bb_schedule_rate(&wsd, 55), 0.5, 1e-12);
     bb_schedule constant = { BB_SCHEDULE_CONSTANT, 5, 0, 0, 0.3, 0 };
     ck_assert_double_eq(bb_schedule_rate(&constant, 4), 0.3);
     bb_schedule one = { BB_SCHEDULE_COSINE, 1, 0, 0, 0.3, 0 };

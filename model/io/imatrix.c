@@ -49,6 +49,9 @@ static bb_status add(bb_imatrix *m, bb_bytes name, const unsigned char *sums, ui
         if (!(v >= 0) || isinf(v))
             return BB_FAIL(err, BB_BAD_FILE, "value %llu of '%s' is %g; sums of squares are needed", (unsigned long long)i, bb_show(name, shown), (double)v);
         e->mean[i] = count > 0 ? (float)((double)v / count) : 0.0f;
+        if (isinf(e->mean[i]))
+            return BB_FAIL(err, BB_BAD_FILE, "value %llu of '%s' is %g of a count of %g: no mean square", (unsigned long long)i, bb_show(name, shown),
+                           (double)v, count);
         any |= e->mean[i] > 0;
     }
     if (any) return BB_OK;

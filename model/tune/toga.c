@@ -253,9 +253,16 @@ void bb_toga_bytes(const bb_toga *t, const float *value, double *bytes, double *
 
 /* ---- life ---- */
 
+bb_status bb_toga_check_net(const bb_net *net, bb_err *err)
+{
+    if (!net->n_carried) return BB_OK;
+    return BB_FAIL(err, BB_UNSUPPORTED, "masks are not learned for a network whose blocks share keys and values, or read the tokens");
+}
+
 static bb_status check(const bb_net *full, const bb_toga_text *text, const bb_toga_options *o, bb_err *err)
 {
     bb_status status;
+    BB_TRY(bb_toga_check_net(full, err));
     BB_TRY(bb_part_format_check(o->low, err));
     if (o->mixed) BB_TRY(bb_part_format_check(o->high, err));
     if (o->pruning == BB_PRUNE_NOTHING && !o->mixed) return BB_FAIL(err, BB_USAGE, "no masks are to be learned: neither what is pruned nor precisions");
@@ -602,8 +609,9 @@ static void round_channels(bb_toga *t, uint32_t layer, uint32_t rounded, double 
     memcpy(scratch, z, n * sizeof *scratch);
     qsort(scratch, n, sizeof *scratch, by_value);
     const double least = scratch[n - keep];
-    uint32_t     taken = 0;
-    for (size_t i = 0; i < n; i++) taken += on[i] = z[i] >= least && taken < keep;
+    for (size_t i = 0; i < n; i++) keep -= on[i] = z[i] > least;
+    for (size_t i = 0; i < n && keep > 0; i++) /* of equals the first ones */
+        if (!on[i] && !(z[i] < least)) keep -= on[i] = 1;
 }
 
 static uint64_t freeze_at(bb_toga *t, double threshold, double *scratch)

@@ -52,6 +52,9 @@ typedef struct bb_toga_text {
 
 typedef struct bb_toga bb_toga;
 
+/* BB_UNSUPPORTED: what a row carries beside the residual stream has no masks and no gradient. */
+bb_status bb_toga_check_net(const bb_net *net, bb_err *err);
+
 /* Everything is borrowed for its life. Types are checked; without pruning and precisions there is nothing to learn (BB_USAGE). BB_INFEASIBLE: the smallest
  * masks are above the budget. */
 bb_status bb_toga_create(const bb_backend *backend, const bb_net *full, const bb_toga_text *text, const bb_toga_options *o, bb_toga **out, bb_err *err);
