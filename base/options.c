@@ -393,6 +393,21 @@ bb_status bb_options_yaml(const bb_option_row *rows, size_t n, void *values, con
 
 /* ---- printing ---- */
 
+/* The fewest decimals, three at least, that read back to the same time, which is written without an exponent: a short one must not become none. */
+static void print_time(bb_text *out, double seconds)
+{
+    enum { MOST = 1074 }; /* decimals of the smallest double */
+    char text[MOST + 16];
+    int  decimals = 3;
+    if (!(seconds > 0)) {
+        bb_text_add(out, "0");
+        return;
+    }
+    do snprintf(text, sizeof text, "%.*f", decimals, seconds);
+    while (strtod(text, NULL) < seconds || strtod(text, NULL) > seconds ? decimals++ < MOST : false);
+    bb_text_addf(out, "%ss", text);
+}
+
 /* The shortest of 15 to 17 digits that reads back to the same double. */
 static void print_double(bb_text *out, double v)
 {
@@ -457,7 +472,7 @@ void bb_options_print_yaml(const bb_option_row *rows, size_t n, const void *valu
         case BB_OPT_INT: bb_text_addf(out, "%lld", (long long)*(const int64_t *)p); break;
         case BB_OPT_DOUBLE: print_double(out, *(const double *)p); break;
         case BB_OPT_SIZE: bb_text_addf(out, "%llu", (unsigned long long)*(const uint64_t *)p); break;
-        case BB_OPT_TIME: bb_text_addf(out, *(const double *)p > 0 ? "%.3fs" : "0", *(const double *)p); break;
+        case BB_OPT_TIME: print_time(out, *(const double *)p); break;
         case BB_OPT_TEXT:
         case BB_OPT_LIST: print_quoted(out, *(char *const *)p); break;
         }

@@ -261,6 +261,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(check_options(&j, argc, argv, err));
     bb_precision_use(j.o.precision, true);
     if (j.o.tasks) BB_TRY(bb_task_files_find(j.o.tasks, &j.tasks, err));
+    BB_TRY(bb_task_files_check(&j.tasks, (size_t)j.o.limit, err));
     BB_TRY(check_files(&j, err));
     for (size_t i = 0; i < j.tasks.n; i++) BB_TRY(run_task(&j, j.tasks.at[i], err));
     if (j.o.greedy) BB_TRY(run_greedy(&j, err));

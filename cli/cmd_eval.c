@@ -74,9 +74,10 @@ typedef struct job {
     bb_protocol          protocol;
     int32_t              bos;
     bb_result            result;
-    bb_eval_detail       detail;      /* with --detail */
-    bb_generation_result generation;  /* with --generation */
-    bb_task_table        tasks;       /* with --tasks */
+    bb_eval_detail       detail;     /* with --detail */
+    bb_generation_result generation; /* with --generation */
+    bb_task_files        task_files; /* with --tasks */
+    bb_task_table        tasks;
     uint32_t             top_id[TOP]; /* with --probabilities */
     double               top_p[TOP];
 } job;
@@ -322,17 +323,24 @@ done:
     return status;
 }
 
-static bb_status generation(job *j, bb_err *err)
+static bb_generation_spec generation_spec(const job *j)
 {
     bb_generation_spec spec = bb_generation_default(&j->ref.net);
-    bb_generation     *g = NULL;
-    uint32_t           trained = j->ref.net.n_ctx_train;
-    bb_status          status = BB_OK;
+    const uint32_t     trained = j->ref.net.n_ctx_train;
     spec.n_prompts = (uint32_t)j->o.prompts;
     spec.seed = (uint64_t)j->o.seed;
     if (j->o.prompt_tokens) spec.n_prompt = (uint32_t)j->o.prompt_tokens;
     if (j->o.prompt_tokens && trained > spec.n_prompt && trained - spec.n_prompt < 256) spec.n_new = trained - spec.n_prompt;
     if (j->o.new_tokens) spec.n_new = (uint32_t)j->o.new_tokens;
+    return spec;
+}
+
+static bb_status generation(job *j, bb_err *err)
+{
+    const bb_generation_spec spec = generation_spec(j);
+    const uint32_t           trained = j->ref.net.n_ctx_train;
+    bb_generation           *g = NULL;
+    bb_status                status = BB_OK;
     if (trained && spec.n_prompt + spec.n_new > trained)
         bb_warn("sequences of %u tokens are longer than the %u that %s was trained with", spec.n_prompt + spec.n_new, trained, j->o.reference);
     BB_TRY(bb_generation_create(bb_engine_backend(), &j->ref.net, &j->tokens, j->bos, &spec, (uint64_t)256 << 20, "continuing the prompts", &g, err));
@@ -365,6 +373,10 @@ static bb_status measure_text(job *j, bb_err *err)
     bb_scores scores = { 0 };
     double    start;
     BB_TRY(load_text(j, err));
+    if (j->o.generation) {
+        const bb_generation_spec spec = generation_spec(j);
+        BB_TRY(bb_generation_check(&j->tokens, &spec, err));
+    }
     if (j->o.probabilities >= 0) BB_TRY(probabilities(j, err));
     start = bb_now_s();
     BB_TRY(bb_evaluate_scores(bb_engine_backend(), &j->m.net, j->o.reference ? &j->ref.net : NULL, &j->w, "evaluating", &scores, err));
@@ -390,7 +402,7 @@ static bb_status measure_tasks(job *j, bb_err *err)
         status = bb_csv_create(j->o.answers, j->o.reference ? BB_TASK_OPTIONS_HEADER ",log_likelihood_ref" : BB_TASK_OPTIONS_HEADER, &options, err);
         if (status != BB_OK) return status;
     }
-    status = bb_eval_tasks(j->o.tasks, (size_t)j->o.limit, window, &j->m, j->o.reference ? &j->ref : NULL, options, &j->tasks, err);
+    status = bb_eval_tasks(&j->task_files, (size_t)j->o.limit, window, &j->m, j->o.reference ? &j->ref : NULL, options, &j->tasks, err);
     if (status == BB_OK) return bb_csv_close(&options, err);
     bb_csv_discard(options);
     return status;
@@ -428,6 +440,25 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
     return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
 }
 
+static bb_status check_outputs(const job *j, bb_err *err)
+{
+    const bb_task_files *tasks = &j->task_files;
+    bb_input            *inputs = BB_NEW(tasks->n + 4, bb_input, err);
+    size_t               n = 0;
+    bb_status            status = BB_OK;
+    if (!inputs) return BB_NOMEM;
+    inputs[n++] = (bb_input) { "the model", j->path };
+    inputs[n++] = (bb_input) { "the reference", j->o.reference };
+    inputs[n++] = (bb_input) { "the text", j->o.text };
+    for (size_t i = 0; i < tasks->n; i++) inputs[n++] = (bb_input) { "a task", tasks->at[i] };
+    if (j->o.scores) BB_TRY(bb_output_check("--scores", j->o.scores, BB_OUTPUT_TABLE, SCORES_HEADER, inputs, n, err));
+    inputs[n++] = (bb_input) { "--scores", j->o.scores };
+    if (j->o.answers) BB_TRY(bb_output_check("--answers", j->o.answers, BB_OUTPUT_TABLE, BB_TASK_OPTIONS_HEADER, inputs, n, err));
+done:
+    bb_free(inputs);
+    return status;
+}
+
 /* What is compared token by token must have the same tokens; scores are computed on rows of one width. */
 static bb_status same_outputs(const job *j, bb_err *err)
 {
@@ -451,15 +482,9 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(check_options(&j, n, err));
     bb_precision_use(j.o.precision, true);
     BB_TRY(refuse_idle(&j, argc, argv, err));
-    if (j.o.tasks) BB_TRY(bb_eval_tasks_check(j.o.tasks, err));
-    if (j.o.scores) {
-        const bb_input inputs[] = { { "the model", j.path }, { "the reference", j.o.reference }, { "the text", j.o.text } };
-        BB_TRY(bb_output_check("--scores", j.o.scores, BB_OUTPUT_TABLE, SCORES_HEADER, inputs, sizeof inputs / sizeof *inputs, err));
-    }
-    if (j.o.answers) {
-        const bb_input inputs[] = { { "the model", j.path }, { "the reference", j.o.reference }, { "--scores", j.o.scores } };
-        BB_TRY(bb_output_check("--answers", j.o.answers, BB_OUTPUT_TABLE, BB_TASK_OPTIONS_HEADER, inputs, sizeof inputs / sizeof *inputs, err));
-    }
+    if (j.o.tasks) BB_TRY(bb_task_files_find(j.o.tasks, &j.task_files, err));
+    BB_TRY(check_outputs(&j, err));
+    BB_TRY(bb_task_files_check(&j.task_files, (size_t)j.o.limit, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));
     if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));
     if (j.o.reference) BB_TRY(same_outputs(&j, err));
@@ -470,6 +495,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(j.o.json ? print_json(&j, err) : print_text(&j, err));
 done:
     bb_task_table_done(&j.tasks);
+    bb_task_files_done(&j.task_files);
     bb_windows_done(&j.w);
     bb_tokens_done(&j.tokens);
     bb_model_close(&j.ref);

@@ -125,11 +125,27 @@ done:
     return status;
 }
 
+/* That the output is no file of a list, whose other words ("self") are none. */
+static bb_status check_texts(const job *j, const char *what, const char *list, bb_err *err)
+{
+    bb_status status = BB_OK;
+    for (bb_item item; status == BB_OK && bb_list_next(&list, &item);) {
+        char          *path = bb_item_text(item, err);
+        const bb_input input = { what, path };
+        if (!path) status = BB_NOMEM;
+        else if (bb_file_exists(path)) status = bb_output_check("--out", j->out, BB_OUTPUT_MODEL, NULL, &input, 1, err);
+        bb_free(path);
+    }
+    return status;
+}
+
 static bb_status open_models(job *j, bb_err *err)
 {
     const bb_input inputs[] = { { "the model", j->student }, { "the model of --reference", j->o.reference } };
     bb_status      status;
     BB_TRY(bb_output_check("--out", j->out, BB_OUTPUT_MODEL, NULL, inputs, 2, err));
+    BB_TRY(check_texts(j, "a text of --text", j->o.text, err));
+    BB_TRY(check_texts(j, "a text of --other", j->o.other, err));
     BB_TRY(bb_file_check_output(j->state, err));
     BB_TRY(bb_model_open(j->student, &j->m, err));
     BB_TRY(bb_model_open(j->o.reference, &j->full, err));

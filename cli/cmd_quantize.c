@@ -170,21 +170,24 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
     static const char       no_calibration[] = "with --method rtn, which has no calibration";
     const quantize_options *o = &j->o;
     static const char       diagonal[] = "with --imatrix, which has the diagonal of the second moments only: error feedback needs all of them (--calib)";
-    const bool  rtn = !has(o->imatrix) && strcmp(o->method, "rtn") == 0, feedback = strcmp(o->method, "feedback") == 0 || strcmp(o->method, "sequential") == 0;
-    const char *no_text = rtn ? "with --method rtn and without --eval: no text is read" : "with --imatrix and without --eval: no text is read";
-    const bb_idle_option unused[] = {
-        { "--calib", no_calibration, rtn },
-        { "--calib-windows", no_calibration, rtn },
-        { "--database", no_calibration, rtn },
-        { "--damping", no_calibration, rtn },
-        { "--sweeps", no_calibration, rtn },
-        { "--seed", no_calibration, rtn },
-        { "--output-windows", "with a --method that rebuilds nothing", strcmp(o->method, "sequential") != 0 || is_lattice(o) },
-        { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
-        { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
-        { "--parse-special", no_text, rounds(o) && !has(o->eval) },
-        { "--ctx", no_text, rounds(o) && !has(o->eval) },
-        { "--protocol", no_text, rounds(o) && !has(o->eval) },
+    const char             *method = has(o->imatrix) ? "weighted" : o->method;
+    const bool              rtn = strcmp(method, "rtn") == 0, sequential = strcmp(method, "sequential") == 0;
+    const bool              feedback = sequential || strcmp(method, "feedback") == 0;
+    const char             *no_text = rtn ? "with --method rtn and without --eval: no text is read" : "with --imatrix and without --eval: no text is read";
+    const bb_idle_option    unused[] = {
+           { "--calib", no_calibration, rtn },
+           { "--calib-windows", no_calibration, rtn },
+           { "--database", no_calibration, rtn },
+           { "--damping", no_calibration, rtn },
+           { "--sweeps", no_calibration, rtn },
+           { "--seed", "with --method rtn and without --rotate: nothing is random", rtn && strcmp(o->rotate, "none") == 0 },
+           { "--seed", "with --imatrix: nothing is random", has(o->imatrix) },
+           { "--output-windows", "with a --method that rebuilds nothing", !sequential || is_lattice(o) },
+           { "--damping", "with --method weighted, which has no Hessian", !rtn && !feedback && !prunes(o) },
+           { "--sweeps", "with --method weighted, which has no error feedback", !rtn && !feedback },
+           { "--parse-special", no_text, rounds(o) && !has(o->eval) },
+           { "--ctx", no_text, rounds(o) && !has(o->eval) },
+           { "--protocol", no_text, rounds(o) && !has(o->eval) },
     };
     const bb_idle_option idle[] = {
         { "--method", diagonal, has(o->imatrix) && strcmp(o->method, "weighted") != 0 },
@@ -553,6 +556,9 @@ static bb_status prune_ffn_together(job *j, bb_err *err)
             best = i;
             grain = n;
         }
+        if (best == UINT32_MAX && gone >= 0.5)
+            bb_warn("--prune-ffn %g would remove %.0f more FFN channels; what one block of the type holds is left in each FFN, and stays", j->o.prune_ffn,
+                    gone);
         if (best == UINT32_MAX || grain > gone + 0.5) break;
         kept[best] -= grain;
         gone -= grain;
@@ -908,11 +914,11 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(check_ends(&j, err));
     BB_TRY(rounds(&j.o) ? round_all(&j, err) : encode_all(&j, err));
     BB_TRY(write_file(&j, err));
-    bb_spill_to(NULL, NULL); /* its folder goes now */
+    bb_spill_to(NULL, NULL);                      /* its folder goes soon */
+    if (has(j.o.eval)) BB_TRY(evaluate(&j, err)); /* an interrupted one begins with what is finished */
     bb_checkpoint_remove(&j.rebuilt.checkpoint);
     bb_checkpoint_remove(&j.rounded);
     if (j.work && !has(j.o.database)) remove_work(j.work);
-    if (has(j.o.eval)) BB_TRY(evaluate(&j, err));
     BB_TRY(print_result(&j, err));
     if (bb_speed_note(&j.net, &note, NULL) == BB_OK && note) bb_info("note: %s", note);
 done:

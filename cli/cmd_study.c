@@ -140,14 +140,16 @@ static bb_status run(int argc, char **argv, bb_err *err)
                                     { "--gradient", "with --kinds", o.kinds && o.gradient },
                                     { "--through", alone, o.kinds || o.gradient },
                                     { "--plans", "with --kinds", o.kinds },
-                                    { "--level", "with --kinds", o.kinds },
+                                    { "--level", "with --kinds, --gradient, --through rebuild or ladder", !of_plans },
                                     { "--seed", "with --kinds", o.kinds },
                                     { "--bootstrap", "with --kinds", o.kinds },
                                     { "--no-anchors", "with --kinds", o.kinds },
-                                    { "--few", "with --kinds", o.kinds },
+                                    { "--few", "without --through rebuild or ladder", o.kinds || o.gradient || of_plans },
+                                    { "--plans", "with --gradient", o.gradient },
+                                    { "--no-anchors", "with --gradient", o.gradient },
                                     { "--bands", "with --sizes, which stand in their place", *o.sizes && !of_plans },
                                     { "--sizes", plain, of_plans },
-                                    { "--windows", plain, of_plans } };
+                                    { "--windows", "without --kinds, --through rebuild or ladder", o.gradient || of_plans } };
     BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     BB_TRY(bb_run_reopen(&r, dir, err));
     if (o.kinds) {

@@ -65,12 +65,21 @@ static const bb_option_row rows[] = {
 #undef FIELD
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
+/* A text to judge on. */
+typedef struct judged {
+    char      *path;
+    bb_tokens  tokens;
+    bb_windows w;
+} judged;
+
 typedef struct job {
     toga_options o;
     const char  *path;
     bb_model     m;
     bb_tokens    text;
     bb_windows   calib;
+    judged      *eval; /* [n_eval] owned */
+    size_t       n_eval;
     int32_t      bos;
     bb_toga_job  toga;
     bb_toga_made made;
@@ -136,19 +145,38 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
     return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
 }
 
+/* The paths of --eval. */
+static bb_status take_eval(job *j, bb_err *err)
+{
+    const char *list = j->o.eval;
+    size_t      n = 0;
+    for (bb_item item; bb_list_next(&list, &item);) n++;
+    if (!(j->eval = BB_NEW0(n, judged, err))) return BB_NOMEM;
+    list = j->o.eval;
+    for (bb_item item; bb_list_next(&list, &item); j->n_eval++)
+        if (!(j->eval[j->n_eval].path = bb_item_text(item, err))) return BB_NOMEM;
+    return BB_OK;
+}
+
 static bb_status check_outputs(const job *j, bb_err *err)
 {
-    const bb_input inputs[] = {
-        { "the model", j->path }, { "the text", j->o.text }, { "the state of --state", j->o.state }, { "the file of --out", j->o.out }
-    };
+    bb_input *inputs = BB_NEW(j->n_eval + 4, bb_input, err);
+    size_t    n = 0;
     bb_status status = BB_OK;
+    if (!inputs) return BB_NOMEM;
+    inputs[n++] = (bb_input) { "the model", j->path };
+    inputs[n++] = (bb_input) { "the text", j->o.text };
+    inputs[n++] = (bb_input) { "the state of --state", j->o.state };
+    for (size_t i = 0; i < j->n_eval; i++) inputs[n++] = (bb_input) { "a text of --eval", j->eval[i].path };
     if (j->o.out) {
         BB_TRY(bb_toga_check_export(&j->toga, err));
-        BB_TRY(bb_output_check("--out", j->o.out, BB_OUTPUT_MODEL, NULL, inputs, 3, err));
+        BB_TRY(bb_output_check("--out", j->o.out, BB_OUTPUT_MODEL, NULL, inputs, n, err));
     }
-    if (j->o.policy) BB_TRY(bb_output_check("--policy", j->o.policy, BB_OUTPUT_TABLE, policy_header, inputs, 4, err));
+    inputs[n++] = (bb_input) { "the file of --out", j->o.out };
+    if (j->o.policy) BB_TRY(bb_output_check("--policy", j->o.policy, BB_OUTPUT_TABLE, policy_header, inputs, n, err));
     if (j->o.state) BB_TRY(bb_file_check_output(j->o.state, err));
 done:
+    bb_free(inputs);
     return status;
 }
 
@@ -161,6 +189,11 @@ static bb_status load_text(job *j, bb_err *err)
     BB_TRY(bb_windows_make(&j->text, BB_PROTOCOL_GGUF, ctx, j->bos, (uint32_t)j->o.calib_windows, true, &j->calib, err));
     j->toga.text = (bb_toga_text) { j->text.ids, j->text.n, j->bos };
     j->toga.calibration = j->calib;
+    for (size_t i = 0; i < j->n_eval; i++) {
+        judged *e = &j->eval[i];
+        BB_TRY(bb_tokens_load(&j->m, e->path, false, &e->tokens, err));
+        BB_TRY(bb_windows_make(&e->tokens, BB_PROTOCOL_GGUF, ctx, j->bos, (uint32_t)j->o.eval_windows, true, &e->w, err));
+    }
 done:
     return status;
 }
@@ -193,18 +226,14 @@ static double weights_of(const bb_net *net)
     return n;
 }
 
-static bb_status judge(const job *j, const char *path, bb_err *err)
+static bb_status judge(const job *j, const judged *e, bb_err *err)
 {
-    bb_tokens  tokens = { .ids = NULL };
-    bb_windows w = { .n = 0 };
-    bb_result  r;
-    char       model[64], text[64];
-    bb_status  status;
-    BB_TRY(bb_tokens_load(&j->m, path, false, &tokens, err));
-    BB_TRY(bb_windows_make(&tokens, BB_PROTOCOL_GGUF, (uint32_t)j->o.ctx, j->bos, (uint32_t)j->o.eval_windows, true, &w, err));
-    BB_TRY(bb_evaluate(bb_engine_backend(), &j->made.net, &j->m.net, &w, "judging", &r, NULL, NULL, err));
+    bb_result r;
+    char      model[64], text[64];
+    bb_status status;
+    BB_TRY(bb_evaluate(bb_engine_backend(), &j->made.net, &j->m.net, &e->w, "judging", &r, NULL, NULL, err));
     base_name(j->path, model);
-    base_name(path, text);
+    base_name(e->path, text);
     bb_csv_write_cell(stdout, model, false);
     putchar(',');
     bb_csv_write_cell(stdout, j->o.name, false);
@@ -213,22 +242,14 @@ static bb_status judge(const job *j, const char *path, bb_err *err)
     printf(",%.5f,%.5f,%.6f,%.6f,%.0f,%.1f\n", r.ppl, r.ppl_se, r.kl, r.kl_se, j->made.tokens, j->seconds);
     if (fflush(stdout) != 0) status = BB_FAIL(err, BB_IO, "standard output could not be written");
 done:
-    bb_windows_done(&w);
-    bb_tokens_done(&tokens);
     return status;
 }
 
 static bb_status judge_all(const job *j, bb_err *err)
 {
-    const char *list = j->o.eval;
-    bb_status   status = BB_OK;
+    bb_status status = BB_OK;
     puts("model,method,size_bytes,bpw,pruned_fraction,text,ppl,ppl_se,kl_nats,kl_se,tokens,seconds");
-    for (bb_item item; bb_list_next(&list, &item);) {
-        char *path = bb_item_text(item, err);
-        status = path ? judge(j, path, err) : BB_NOMEM;
-        bb_free(path);
-        BB_TRY(status);
-    }
+    for (size_t i = 0; i < j->n_eval; i++) BB_TRY(judge(j, &j->eval[i], err));
 done:
     return status;
 }
@@ -256,6 +277,12 @@ done:
 static void job_done(job *j)
 {
     bb_toga_made_done(&j->made);
+    for (size_t i = 0; i < j->n_eval; i++) {
+        bb_windows_done(&j->eval[i].w);
+        bb_tokens_done(&j->eval[i].tokens);
+        bb_free(j->eval[i].path);
+    }
+    bb_free(j->eval);
     bb_windows_done(&j->calib);
     bb_tokens_done(&j->text);
     bb_model_close(&j->m);
@@ -275,6 +302,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
     bb_precision_use(j.o.precision, true);
     BB_TRY(set_job(&j, err));
     BB_TRY(refuse_idle(&j, argc, argv, err));
+    BB_TRY(take_eval(&j, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));
     BB_TRY(bb_model_check_weights(&j.m, true, NULL, err));
     BB_TRY(bb_toga_check(&j.toga, err));

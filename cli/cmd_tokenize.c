@@ -90,6 +90,8 @@ static bb_status run(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "tokenize needs a model file and --text FILE");
         goto done;
     }
+    const bb_idle_option idle[] = { { "--parse-special", "with --decode: ids are no text", o.decode } };
+    BB_TRY(bb_command_refuse_idle(argc, argv, idle, 1, err));
     if (o.decode && !bytes_of(o.text)) {
         status = BB_FAIL(err, BB_USAGE, "--decode: --text %s should be a file of token ids, with a name in .u32 or .u16", o.text);
         goto done;

@@ -148,30 +148,27 @@ done:
     return status;
 }
 
-bb_status bb_eval_tasks_check(const char *list, bb_err *err)
+bb_status bb_task_files_check(const bb_task_files *p, size_t limit, bb_err *err)
 {
-    bb_task_files   p;
-    const bb_status status = bb_task_files_find(list, &p, err);
-    bb_task_files_done(&p);
+    bb_status status = BB_OK;
+    for (size_t i = 0; i < p->n && status == BB_OK; i++) {
+        bb_task t;
+        status = bb_task_load(p->at[i], limit, &t, err);
+        bb_task_done(&t);
+    }
     return status;
 }
 
-bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_csv_writer *options, bb_task_table *out,
-                        bb_err *err)
+bb_status bb_eval_tasks(const bb_task_files *p, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_csv_writer *options,
+                        bb_task_table *out, bb_err *err)
 {
-    bb_task_files p = { NULL, 0, 0 };
-    bb_status     status = BB_OK;
-    BB_TRY(find_files(list, &p, err));
-    if (!(out->rows = bb_calloc(p.n, sizeof *out->rows, err))) {
-        status = BB_NOMEM;
-        goto done;
-    }
-    for (size_t i = 0; i < p.n; i++) {
-        BB_TRY(run_task(p.at[i], limit, max_tokens, m, ref, options, &out->rows[i], err));
+    bb_status status = BB_OK;
+    if (!(out->rows = bb_calloc(p->n, sizeof *out->rows, err))) return BB_NOMEM;
+    for (size_t i = 0; i < p->n; i++) {
+        BB_TRY(run_task(p->at[i], limit, max_tokens, m, ref, options, &out->rows[i], err));
         out->n++;
     }
 done:
-    bb_task_files_done(&p);
     return status;
 }
 

@@ -22,7 +22,7 @@ typedef struct bb_task_table {
     size_t       n;
 } bb_task_table; /* owns; zero-initialise */
 
-/* Files of a list as --tasks has it, folders opened; all are there. bb_task_files_done whatever is returned. */
+/* Files of a list as --tasks has it: files, and folders whose files *.jsonl and *.txt are taken, separated by commas; all are there. bb_task_files_done whatever is returned. */
 typedef struct bb_task_files {
     char **at;
     size_t n, room;
@@ -34,13 +34,12 @@ uint32_t bb_task_window(const bb_model *m, int64_t ctx);
 /* Says on stderr which items did not fit into the window, if any. */
 void bb_task_warn_left_out(const bb_task *t, const bb_task_result *r, uint32_t max_tokens);
 
-/* Whether all files of the list are there: for the start, before any of them is run. */
-bb_status bb_eval_tasks_check(const char *list, bb_err *err);
+/* Whether all of them are tasks: for the start, before any is run. */
+bb_status bb_task_files_check(const bb_task_files *p, size_t limit, bb_err *err);
 
-/* list: files, and folders whose files *.jsonl and *.txt are taken, separated by commas. limit: items a task, 0: all. ref may be NULL.
- * options: a row for each option of each item, may be NULL. */
-bb_status bb_eval_tasks(const char *list, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_csv_writer *options, bb_task_table *out,
-                        bb_err *err);
+/* limit: items a task, 0: all. ref may be NULL. options: a row for each option of each item, may be NULL. */
+bb_status bb_eval_tasks(const bb_task_files *p, size_t limit, uint32_t max_tokens, const bb_model *m, const bb_model *ref, bb_csv_writer *options,
+                        bb_task_table *out, bb_err *err);
 void      bb_task_table_done(bb_task_table *t);
 void      bb_task_table_text(const bb_task_table *t, bb_text *out);
 json_t   *bb_task_table_json(const bb_task_table *t); /* a list; NULL without memory */

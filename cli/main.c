@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * main.c: the bitbudget command: global options, dispatch through the table of cmd.h, messages and exit codes. */
+#include <fcntl.h>
 #include <gsl/gsl_errno.h>
 #include <locale.h>
 #include <omp.h>
@@ -136,6 +137,17 @@ static void sleep_while_waiting(char **argv)
     execv(path, argv);
 }
 
+/* A stream that the caller has closed gives its number to the next file that is opened, a table of results or a model, and what is printed would then be in that
+ * file. Opened for reading alone, so that printing fails as it does on a closed one. */
+static void hold_streams(void)
+{
+    for (int fd = open("/dev/null", O_RDONLY); fd >= 0; fd = open("/dev/null", O_RDONLY)) {
+        if (fd <= STDERR_FILENO) continue;
+        close(fd);
+        return;
+    }
+}
+
 /* A rank behind the first one: it says nothing, rank 0 finds what is wrong with the arguments. */
 static int follow(bb_mpi *mpi, globals *g)
 {
@@ -151,6 +163,7 @@ int main(int argc, char **argv)
 {
     bb_err  err = BB_ERR_INIT;
     globals g = { 0 };
+    hold_streams();
     sleep_while_waiting(argv);
     setlocale(LC_ALL, "C");
     gsl_set_error_handler_off();

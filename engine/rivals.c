@@ -417,12 +417,20 @@ done:
     return status;
 }
 
-/* For each rival: at how many sizes the first method has the lower KL, and the worst difference in standard errors of the paired test. */
+/* A dash where there is none: plans alike have no difference, a KL of 0 no ratio. */
+static void put_number(FILE *out, int width, int decimals, double x)
+{
+    if (isfinite(x)) fprintf(out, " %*.*f", width, decimals, x);
+    else fprintf(out, " %*s", width, "-");
+}
+
+/* For each rival: at how many sizes the first method has the lower KL, the worst difference in standard errors of the paired test, and the geometric mean of
+ * the ratios of KL, at the sizes where both have some. */
 static void print_summary(const rivals *v, uint32_t n_windows, FILE *out)
 {
     fprintf(out, "%-14s %6s %6s %12s %12s %10s\n", "rival", "sizes", "wins", "worst z", "KL ratio", "tokens x");
     for (size_t m = 1; m < v->n_methods; m++) {
-        size_t n = 0, wins = 0;
+        size_t n = 0, wins = 0, n_ratio = 0;
         double worst = HUGE_VAL, ratio = 0, tokens = 0, mean, se;
         for (size_t i = 0; i < v->n; i++) {
             const answer *ours = &v->answers[i], *a = &v->answers[m * v->n + i];
@@ -431,10 +439,19 @@ static void print_summary(const rivals *v, uint32_t n_windows, FILE *out)
             n++;
             wins += mean > 0;
             if (se > 0) worst = fmin(worst, mean / se);
-            ratio += v->config->finish ? log(ours->finished.kl / a->finished.kl) : log(ours->result.kl / a->result.kl);
+            const double kl = v->config->finish ? ours->finished.kl : ours->result.kl, other = v->config->finish ? a->finished.kl : a->result.kl;
+            if (kl > 0 && other > 0) {
+                ratio += log(kl / other);
+                n_ratio++;
+            }
             tokens += a->tokens / ours->tokens;
         }
-        if (n) fprintf(out, "%-14s %6zu %6zu %12.2f %12.3f %10.2f\n", v->methods[m].name, n, wins, worst, exp(ratio / (double)n), tokens / (double)n);
+        if (!n) continue;
+        fprintf(out, "%-14s %6zu %6zu", v->methods[m].name, n, wins);
+        put_number(out, 12, 2, worst);
+        put_number(out, 12, 3, exp(ratio / (double)n_ratio));
+        put_number(out, 10, 2, tokens / (double)n);
+        fprintf(out, "\n");
     }
 }
 

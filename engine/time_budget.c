@@ -387,7 +387,8 @@ done:
     return status;
 }
 
-/* A search that is late ends with as many tokens as it had asked for: asked again for no more, it finds the scores in the ledger. */
+/* A search that is late ends with as many tokens as it had asked for: asked again for no more, it finds the scores in the ledger. One that has not had a single
+ * score by then has as many as it was allowed: without any there is no plan. */
 static bb_status search(bb_run *r, const double *later, bb_err *err)
 {
     const double behind = later[BB_STAGE_FINALISE] + later[BB_STAGE_EVALUATE];
@@ -398,13 +399,15 @@ static bb_status search(bb_run *r, const double *later, bb_err *err)
     status = bb_stage_run(r, BB_STAGE_SEARCH, &why);
     const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
     bb_interrupt_at(0);
-    if (!late || !(r->time.search_tokens > 0)) {
+    if (!late) {
         if (status != BB_OK) BB_FAIL(err, status, "%s", why.msg);
         goto done;
     }
-    snprintf(line, sizeof line, "search-tokens=%.6g\n", r->time.search_tokens / 1e6);
-    bb_warn("time: the search takes longer than foreseen and ends after %.2f million tokens", r->time.search_tokens / 1e6);
-    BB_TRY(take(r, "search", line, err));
+    if (r->time.search_tokens > 0) {
+        snprintf(line, sizeof line, "search-tokens=%.6g\n", r->time.search_tokens / 1e6);
+        bb_warn("time: the search takes longer than foreseen and ends after %.2f million tokens", r->time.search_tokens / 1e6);
+        BB_TRY(take(r, "search", line, err));
+    } else bb_warn("time: the search has no score when its time is over, and goes on: the run takes longer than --time");
     BB_TRY(bb_stage_run(r, BB_STAGE_SEARCH, err));
 done:
     return status;

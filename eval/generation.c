@@ -79,13 +79,23 @@ static bb_status check(const bb_generation_spec *s, bb_err *err)
     return BB_OK;
 }
 
+bb_status bb_generation_check(const bb_tokens *text, const bb_generation_spec *spec, bb_err *err)
+{
+    bb_status status;
+    BB_TRY(check(spec, err));
+    if (text->n < spec->n_prompt)
+        status = BB_FAIL(err, BB_BAD_FILE, "%s: its %zu tokens are less than one prompt of %u", text->path ? text->path : "the text", text->n, spec->n_prompt);
+done:
+    return status;
+}
+
 bb_status bb_generation_create(const bb_backend *backend, const bb_net *net, const bb_tokens *text, int32_t bos, const bb_generation_spec *spec,
                                uint64_t max_bytes, const char *label, bb_generation **out, bb_err *err)
 {
     bb_status      status = BB_OK;
     bb_generation *g;
     *out = NULL;
-    BB_TRY(check(spec, err));
+    BB_TRY(bb_generation_check(text, spec, err));
     if (!(g = bb_calloc(1, sizeof *g, err))) return BB_NOMEM;
     g->spec = *spec;
     status = bb_windows_make(text, BB_PROTOCOL_GGUF, spec->n_prompt, bos, spec->n_prompts, true, &g->prompts, err);

@@ -41,6 +41,9 @@ typedef struct bb_generation_result {
 /* 128 prompts of 32 tokens and 256 new ones, less where the model was trained on shorter contexts. */
 bb_generation_spec bb_generation_default(const bb_net *net);
 
+/* What bb_generation_create would refuse at once: a spec out of bounds, BB_USAGE; a text shorter than a prompt, BB_BAD_FILE. */
+bb_status bb_generation_check(const bb_tokens *text, const bb_generation_spec *spec, bb_err *err);
+
 /* The continuations of the full-precision net, and its hidden states on them where they fit into max_bytes (else they are computed at
  * each use). bos: as bb_tokens_bos gives it. Borrows backend and net. One user at a time. */
 typedef struct bb_generation bb_generation;

@@ -85,21 +85,22 @@ done:
     return status;
 }
 
-static uint64_t element(const unsigned char *at, unsigned bytes)
+/* A negative one is a huge one. */
+static uint64_t element(const unsigned char *at, const layout *l)
 {
     uint64_t v = 0;
-    for (unsigned i = 0; i < bytes; i++) v |= (uint64_t)at[i] << 8 * i;
+    for (unsigned i = 0; i < l->bytes; i++) v |= (uint64_t)at[i] << 8 * i;
+    if (l->is_signed && l->bytes < 8 && v >> (8 * l->bytes - 1)) v |= UINT64_MAX << 8 * l->bytes;
     return v;
 }
 
 static bb_status read_ids(const char *path, const char *data, const layout *l, uint32_t n_vocab, bb_tokens *t, bb_err *err)
 {
+    if (l->n == 0) return BB_FAIL(err, BB_BAD_FILE, "%s is empty", path);
     if (!(t->ids = BB_NEW(l->n, int32_t, err))) return BB_NOMEM;
     for (size_t i = 0; i < l->n; i++) {
-        uint64_t id = element((const unsigned char *)data + l->offset + i * l->bytes, l->bytes); /* a negative id is a huge one */
-        if (id >= n_vocab)
-            return BB_FAIL(err, BB_BAD_FILE, "%s: id %lld at place %zu is outside the vocabulary of %u", path,
-                           l->is_signed && l->bytes == 4 ? (long long)(int32_t)(uint32_t)id : (long long)id, i, n_vocab);
+        uint64_t id = element((const unsigned char *)data + l->offset + i * l->bytes, l);
+        if (id >= n_vocab) return BB_FAIL(err, BB_BAD_FILE, "%s: id %lld at place %zu is outside the vocabulary of %u", path, (long long)id, i, n_vocab);
         t->ids[i] = (int32_t)id;
     }
     t->n = l->n;

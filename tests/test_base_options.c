@@ -190,6 +190,28 @@ START_TEST(the_resolved_file_reads_back_to_the_same)
 }
 END_TEST
 
+/* A time is written in full: a short one would be none when it is read. */
+START_TEST(times_read_back_to_the_same)
+{
+    static const bb_option_row row[] = { { "time", BB_OPT_TIME, 0, "0", 0, 1e9, "TIME", "how long it may take", NULL } };
+    static const struct {
+        double      seconds;
+        const char *text;
+    } cases[] = { { 0, "time: 0\n" }, { 5400, "time: 5400.000s\n" }, { 0.0004, "time: 0.0004s\n" }, { 1e-7, "time: 0.0000001s\n" }, { 1.0 / 3, NULL },
+                  { 5e-324, NULL } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bb_text a = { 0 };
+        double  back = -1;
+        bb_options_print_yaml(row, 1, &cases[i].seconds, &a);
+        if (cases[i].text) ck_assert_str_eq(a.data, cases[i].text);
+        bb_test_write(bb_test_path("time.yaml"), a.data, a.size);
+        ck_assert_int_eq(bb_options_yaml(row, 1, &back, bb_test_path("time.yaml"), NULL), BB_OK);
+        ck_assert_double_eq(back, cases[i].seconds);
+        bb_text_done(&a);
+    }
+}
+END_TEST
+
 START_TEST(broken_files_are_refused_with_their_line)
 {
     static const struct {
@@ -302,6 +324,7 @@ int main(void)
     tcase_add_test(t, the_command_line_is_parsed);
     tcase_add_test(t, mistakes_on_the_command_line_are_named);
     tcase_add_test(t, file_then_environment_then_command_line);
+    tcase_add_test(t, times_read_back_to_the_same);
     tcase_add_test(t, the_resolved_file_reads_back_to_the_same);
     tcase_add_test(t, broken_files_are_refused_with_their_line);
     tcase_add_test(t, help_shows_every_option_with_its_default);

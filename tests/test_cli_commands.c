@@ -189,6 +189,7 @@ START_TEST(the_program_answers)
         { "report x --log-file=/nonexistent/log", 1, "the log file cannot be opened" },
         { "-v report /nonexistent", 5, "noticed at cli/report/report_data.c:" },
         { "help >/dev/full", 1, "standard output could not be written" },
+        { "help >&-", 1, "standard output could not be written" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         static answer a;

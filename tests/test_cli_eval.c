@@ -271,6 +271,62 @@ START_TEST(options_of_tasks_are_written)
 }
 END_TEST
 
+/* A closed stream's number is not given to the table: what is said would be in it. */
+START_TEST(closed_streams_leave_tables_alone)
+{
+    char        line[600], said[4096], *before, *after;
+    const char *out = bb_test_path("closed.csv");
+    size_t      n[2];
+    snprintf(line, sizeof line, "eval " MODEL " --tasks tests/data/tasks/choice.jsonl --answers %s", out);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+    ck_assert_int_eq(bb_file_read(out, &before, &n[0], NULL), BB_OK);
+    snprintf(line, sizeof line, "eval " MODEL " --tasks tests/data/tasks/choice.jsonl --answers %s 2>&-", out);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+    ck_assert_int_eq(bb_file_read(out, &after, &n[1], NULL), BB_OK);
+    ck_assert_str_eq(after, before);
+    bb_free(after);
+    bb_free(before);
+}
+END_TEST
+
+/* What can be known of prompts and tasks is said before the text is measured. */
+START_TEST(late_parts_are_looked_at_first)
+{
+    static const char bad_task[] = "{\"query\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0}\n{";
+    static const char words[] = "Once upon a time there was a little girl who was called Lily.";
+    char              said[8192], line[2048], bad[512], text[512], good[512];
+    snprintf(bad, sizeof bad, "%s", bb_test_path("bad.jsonl"));
+    snprintf(good, sizeof good, "%s", bb_test_path("good.jsonl"));
+    snprintf(text, sizeof text, "%s", bb_test_path("short.txt"));
+    bb_test_write(bad, bad_task, sizeof bad_task - 1);
+    bb_test_write(good, bad_task, strcspn(bad_task, "\n"));
+    bb_test_write(text, words, sizeof words - 1);
+    const struct {
+        const char *options, *says;
+        int         code;
+    } cases[] = {
+        { "--generation --prompt-tokens 2 --reference " MODEL, "at least 3 are needed", 2 },
+        { "--generation --prompt-tokens 300 --reference " MODEL, "less than one prompt of 300", 5 },
+        { "--tasks tests/data/tasks/choice.jsonl,BAD", "bad.jsonl line 2 is no JSON", 5 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *bad_at = strstr(cases[i].options, "BAD");
+        snprintf(line, sizeof line, "eval " MODEL " --text %s --ctx 8 %.*s%s", text, bad_at ? (int)(bad_at - cases[i].options) : 200, cases[i].options,
+                 bad_at ? bad : "");
+        ck_assert_int_eq(bb_test_program(line, said, sizeof said), cases[i].code);
+        ck_assert_msg(strstr(said, cases[i].says) && !strstr(said, "evaluating"), "%s: %s", line, said);
+    }
+    snprintf(line, sizeof line, "compare " MODEL " " MODEL " --tasks tests/data/tasks/choice.jsonl,%s", bad);
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 5);
+    ck_assert_msg(strstr(said, "bad.jsonl line 2") && !strstr(said, "acc_norm"), "%s", said);
+    /* Nor are they written over, even by force. */
+    snprintf(line, sizeof line, "eval " MODEL " --text %s --ctx 8 --tasks %s --force --answers %s", text, good, good);
+    bb_test_says(said, sizeof said, 2, "is a task itself", "%s", line);
+    bb_test_says(said, sizeof said, 2, "is the text itself", "eval " MODEL " --text %s --ctx 8 --tasks %s --force --answers %s", text, good, text);
+    bb_test_says(said, sizeof said, 2, "is a task itself", "eval " MODEL " --text %s --ctx 8 --tasks %s --force --scores %s", text, good, good);
+}
+END_TEST
+
 START_TEST(tokenize_writes_what_eval_reads)
 {
     static const char bytes[] = { 1, 0, 0, 0, (char)0x93, 1, 0, 0, (char)0x97, 1, 0, 0, 5, 1, 0, 0, 0x7A, 1, 0, 0 }; /* 1 403 407 261 378 */
@@ -328,6 +384,7 @@ static const struct bad {
     { "tokenize " MODEL, BB_USAGE },
     { "tokenize " MODEL " --text tests/data/README.md --out ids.txt", BB_USAGE },
     { "tokenize " MODEL " --text tests/data/README.md --decode", BB_USAGE },
+    { "tokenize " MODEL " --text x.u32 --decode --parse-special", BB_USAGE },
 };
 
 START_TEST(mistakes_have_a_sentence)
@@ -353,6 +410,8 @@ int main(void)
     tcase_add_test(t, generation_is_measured);
     tcase_add_test(t, tasks_are_measured);
     tcase_add_test(t, options_of_tasks_are_written);
+    tcase_add_test(t, closed_streams_leave_tables_alone);
+    tcase_add_test(t, late_parts_are_looked_at_first);
     tcase_add_test(t, tokenize_writes_what_eval_reads);
     tcase_add_loop_test(t, mistakes_have_a_sentence, 0, (int)(sizeof bad / sizeof *bad));
     suite_add_tcase(s, t);

@@ -189,6 +189,13 @@ START_TEST(what_is_wrong_is_named)
         bb_test_command(NULL, &err, "quantize %s --format Q4_0 --method feedback --imatrix %s --out %s", bb_test_path("m.gguf"), dat, bb_test_path("x.gguf")),
         BB_USAGE);
     ck_assert_msg(strstr(err.msg, "error feedback needs all of them") != NULL, "%s", err.msg);
+    static const char *const idle[] = { "--damping 0.2", "--sweeps 2", "--seed 3", "--output-windows 4" };
+    for (size_t k = 0; k < sizeof idle / sizeof *idle; k++) {
+        char said[2048], arguments[1200];
+        snprintf(arguments, sizeof arguments, "quantize %s --format Q4_0 --embd-format F16 --imatrix %s %s --out %s", bb_test_path("m.gguf"), dat, idle[k],
+                 bb_test_path("x.gguf"));
+        bb_test_says(said, sizeof said, 0, "has no effect", "%s", arguments);
+    }
     ck_assert_int_eq(bb_file_read(dat, &bytes, &n, NULL), BB_OK);
     for (size_t cut = 0; cut < n; cut += 7) { /* no cut file is taken for a whole one */
         ck_assert_int_eq(bb_file_write(bb_test_path("cut.dat"), bytes, cut, NULL), BB_OK);

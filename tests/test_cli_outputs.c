@@ -216,6 +216,9 @@ START_TEST(what_a_method_does_not_use_is_said)
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --seed 2 --out $D/u.gguf", "--seed has no effect with --method rtn" },
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method weighted --calib $T --ctx 16 --calib-windows 4 --sweeps 2 --out $D/u.gguf",
           "--sweeps has no effect with --method weighted" },
+        { "quantize $M --format Q8_0 --embd-format Q8_0 --method weighted --prune-ffn 0.99 --ffn-widths own --calib $T --ctx 16 --calib-windows 4 --out "
+          "$D/u.gguf",
+          "--prune-ffn 0.99 would remove 63 more FFN channels" }, /* two FFNs of 64 keep a block of 32 */
         { "estimate $M " SMALL " --calib $T --eval-windows 3", "--eval-windows has no effect without --eval" },
         { "estimate $M " SMALL " --calib $T --finalise-steps lfq", "--finalise-steps has no effect with --no-finalise" },
         { "estimate $M " SMALL " --calib $T --method rtn", "--sweeps has no effect without --method feedback" },
@@ -229,6 +232,10 @@ START_TEST(what_a_method_does_not_use_is_said)
         int code = bb_test_program(line, said, sizeof said);
         ck_assert_msg(code == 0 && strstr(said, unused[i].says), "%d: %s", code, said);
     }
+    /* The seed of a rotation has an effect. */
+    expand(line, sizeof line, "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --rotate r1 --seed 2 --out $D/u.gguf");
+    ck_assert_int_eq(bb_test_program(line, said, sizeof said), 0);
+    ck_assert_msg(!strstr(said, "no effect"), "%s", said);
 }
 END_TEST
 
@@ -289,6 +296,39 @@ START_TEST(what_is_ours_is_replaced_and_what_is_not_with_force)
     ck_assert_int_eq(command(&err, "sweep $D/inside/model.gguf " SMALL " --calib $T --out $D/inside"), BB_USAGE);
     ck_assert_ptr_nonnull(strstr(err.msg, "which is the source model"));
     bb_outputs_force(false);
+}
+END_TEST
+
+static void interrupt_evaluation(void *self, const bb_progress *outer, const char *what)
+{
+    (void)outer;
+    int *n = self;
+    if (strncmp(what, "evaluate", 8) == 0 && !(*n)++) bb_interrupt_raise();
+}
+
+/* The file is there by then, and the same command has no more to do than to measure it. */
+START_TEST(an_interrupted_evaluation_keeps_the_work)
+{
+    const char        *words = "quantize $M --format Q8_0 --embd-format Q8_0 --calib $T --ctx 16 --calib-windows 4 --eval $T --out $D/late.gguf";
+    int                n = 0;
+    const bb_log_hooks hooks = { NULL, interrupt_evaluation, &n };
+    bb_err             err = BB_ERR_INIT;
+    char               file[600];
+    snprintf(file, sizeof file, "%s", bb_test_path("late.gguf"));
+    make_inputs();
+    bb_log_set_level(BB_LOG_INFO);
+    bb_log_set_hooks(&hooks);
+    const bb_status status = command(&err, words);
+    bb_log_set_hooks(NULL);
+    bb_log_set_level(BB_LOG_QUIET);
+    bb_interrupt_clear();
+    ck_assert_msg(n > 0 && status == BB_INTERRUPTED, "%d %s", status, err.msg);
+    ck_assert(bb_file_exists(file));
+    ck_assert(bb_file_exists(bb_test_path("late.gguf.work")));
+    const uint64_t hash = hash_of(file);
+    ck_assert_msg(command(&err, words) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(hash_of(file), hash);
+    ck_assert(!bb_file_exists(bb_test_path("late.gguf.work")));
 }
 END_TEST
 
@@ -399,6 +439,7 @@ int main(void)
     tcase_add_test(t, a_log_is_appended_to_logs_only);
     tcase_add_test(t, a_short_evaluation_text_is_refused_before_calibration);
     tcase_add_test(t, what_is_ours_is_replaced_and_what_is_not_with_force);
+    tcase_add_test(t, an_interrupted_evaluation_keeps_the_work);
     tcase_add_test(t, quantize_on_a_full_disk_leaves_nothing);
     tcase_add_test(t, one_process_works_in_a_run);
     tcase_add_test(t, two_processes_share_a_database);

@@ -311,6 +311,8 @@ static const struct {
     { "qat SMALL --reference FULL", 2, "--out FILE" },
     { "qat SMALL --reference FULL --out ONE --plan 12", 2, "or a run directory with --plan HASH" },
     { "qat SMALL --reference FULL --out SMALL", 2, "the model" },
+    { "qat SMALL --reference FULL --out IDS --text IDS --force", 2, "is a text of --text itself" },
+    { "qat SMALL --reference FULL --out IDS --other IDS --force", 2, "is a text of --other itself" },
     { "qat SMALL --reference FULL --out ONE --max-ram 1MiB --text IDS --other IDS", 3, "--max-ram 1.00 MiB is not enough: training needs" },
     { "qat SMALL --reference FULL --out ONE --text absent.txt --other IDS", 5, "absent.txt" },
     { "qat SMALL --reference FULL --out ONE --text IDS --other IDS --ctx 2048", 5, "at least 4 are needed" },

@@ -505,6 +505,12 @@ START_TEST(rivals_are_compared_at_equal_bytes)
     bb_csv_done(&t);
     snprintf(line, sizeof line, "rivals %s --methods ours,random,evopress,rco --times 4 --tokens 0.0005 --ledger-only -q --out %s", a, again);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    /* Beside itself a method has no difference to be sure of, and one KL. */
+    snprintf(line, sizeof line, "rivals %s --methods ours,ours --tokens 0.0005 --ledger-only -q --out %s", a, again);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    ck_assert_msg(strstr(said, "            -        1.000 ") && !strstr(said, "inf") && !strstr(said, "nan"), "%s", said);
+    snprintf(line, sizeof line, "rivals %s --methods ours,random,evopress --times 2 --tokens 0.0005 --ledger-only -q --out %s", a, again);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     ck_assert_int_eq(bb_test_program("rivals --methods guessing x", said, sizeof said), 5);
     snprintf(line, sizeof line, "rivals %s --methods guessing", a);
     ck_assert_int_eq(bb_test_program(line, said, sizeof said), 2);

@@ -33,7 +33,7 @@ static void make_run(void)
 static int study(const char *options)
 {
     char arguments[1024];
-    snprintf(arguments, sizeof arguments, "study %s --plans 7 --bands 6.5,8 --bootstrap 50 -q %s", dir, options);
+    snprintf(arguments, sizeof arguments, "study %s%s --bands 6.5,8 --bootstrap 50 -q %s", dir, strstr(options, "--gradient") ? "" : " --plans 7", options);
     return bb_test_program(arguments, said, sizeof said);
 }
 
@@ -489,6 +489,13 @@ START_TEST(it_refuses)
     ck_assert_int_eq(study("--threads 1 --bands x"), 2);
     ck_assert_int_eq(study("--threads 1 --bands 0.01"), 3); /* smaller than any file */
     ck_assert_int_eq(study("--threads 1 --level top"), 2);
+    static const char *const idle[] = { "--few 4", "--gradient --no-anchors", "--gradient --plans 5", "--gradient --windows 3",
+                                        "--through rebuild --level confirm" };
+    for (size_t i = 0; i < sizeof idle / sizeof *idle; i++) {
+        char arguments[512];
+        snprintf(arguments, sizeof arguments, "study /nowhere %s", idle[i]);
+        ck_assert_msg(bb_test_program(arguments, said, sizeof said) == 2 && strstr(said, "has no effect"), "%s: %s", idle[i], said);
+    }
     ck_assert_int_eq(bb_test_program("study --help", said, sizeof said), 0);
     ck_assert_ptr_nonnull(strstr(said, "--bands"));
 }

@@ -284,6 +284,13 @@ START_TEST(what_cannot_be_is_said)
         ck_assert_msg(status == cases[i].status && strstr(err.msg, cases[i].words), "%s: %d, %s", cases[i].options, status, err.msg);
     }
     bb_test_says(said, sizeof said, 2, "toga needs a model and --text FILE", "toga %s", full);
+    /* What is judged on is read before anything is learned, and not written over. */
+    bb_test_says(said, sizeof said, 5, "absent.txt", "toga %s" TEXT " --eval %s,absent.txt", full, ids, ids);
+    ck_assert_msg(!strstr(said, "linears"), "%s", said);
+    char judged[512];
+    snprintf(judged, sizeof judged, "%s", bb_test_path("judged.u16"));
+    bb_test_write(judged, "\1\0\2\0\3\0", 6);
+    bb_test_says(said, sizeof said, 2, "is a text of --eval itself", "toga %s" TEXT " --eval %s --policy %s --force", full, ids, judged, judged);
 }
 END_TEST
 

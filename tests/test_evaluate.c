@@ -126,6 +126,19 @@ START_TEST(token_files)
     check_ids(p, BB_BAD_FILE);
     npy(p, "{'descr': '<i8', 'shape': (4,), }", 1, i64, 32); /* -1 */
     check_ids(p, BB_BAD_FILE);
+    /* Of two bytes too, where the vocabulary has a token of the same bits. */
+    static const int16_t i16[] = { 1, 2, -1 };
+    bb_model             large = stories;
+    bb_tokens            t;
+    bb_err               err = BB_ERR_INIT;
+    large.net.n_vocab = 1 << 17;
+    npy(p, "{'descr': '<i2', 'shape': (3,), }", 1, i16, 6);
+    ck_assert_int_eq(bb_tokens_load(&large, p, false, &t, &err), BB_BAD_FILE);
+    ck_assert_msg(strstr(err.msg, "id -1 at place 2") != NULL, "%s", err.msg);
+    npy(p, "{'descr': '<u2', 'shape': (0,), }", 1, u16, 0);
+    check_ids(p, BB_BAD_FILE);
+    bb_test_write(raw32, u32, 0);
+    check_ids(raw32, BB_BAD_FILE);
     bb_test_write(p, "\x93NUMPY\x01\x00\xFF\xFF{", 11); /* a header that ends behind the file */
     check_ids(p, BB_BAD_FILE);
     bb_test_write(p, "x", 1);
