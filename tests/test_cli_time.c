@@ -408,6 +408,45 @@ START_TEST(what_takes_too_long_is_stopped)
 END_TEST
 
 /* What a sweep of many sizes leaves out for want of time is a long list. */
+static void sleep_once(void *self, const bb_progress *outer, const char *what)
+{
+    const struct timespec t = { 2, 500000000 };
+    bool                 *slept = self;
+    (void)outer, (void)what;
+    if (!*slept) nanosleep(&t, NULL);
+    *slept = true;
+}
+
+/* Without a score there is no plan: a search whose time is over before its first one goes on, and nobody is told of an interruption. */
+START_TEST(a_search_without_a_score_goes_on)
+{
+    static const char *const given[][2] = { { "model", MODEL },        { "formats", "Q4_0,Q8_0" },   { "embd-formats", "Q8_0" }, { "ctx", "32" },
+                                            { "target-bpw", "7" },     { "calib-windows", "4" },     { "confirm-windows", "4" }, { "measure-windows", "1" },
+                                            { "refine-windows", "2" }, { "search-tokens", "0.001" }, { "search", "evopress" },   { "time", "20h" } };
+    char                     out[512];
+    bool                     slept = false;
+    const bb_log_hooks       hooks = { NULL, sleep_once, &slept };
+    bb_run_config            c = { 0 };
+    bb_run                   r;
+    bb_err                   err = BB_ERR_INIT;
+    snprintf(out, sizeof out, "%s", bb_test_path("scoreless"));
+    ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, given[i][0], given[i][1], &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "out", out, &err), BB_OK);
+    gsl_set_error_handler_off();
+    ck_assert_msg(bb_run_create(&r, &c, false, &err) == BB_OK, "%s", err.msg);
+    bb_time_start(&r, 0);
+    for (int i = 0; i < BB_STAGE_SEARCH; i++) ck_assert_msg(bb_time_run(&r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
+    r.time.started_s -= 80000;
+    bb_log_set_hooks(&hooks);
+    const bb_status status = bb_time_run(&r, BB_STAGE_SEARCH, &err);
+    bb_log_set_hooks(NULL);
+    ck_assert_msg(slept && status == BB_OK, "%d: %s", slept, err.msg);
+    bb_run_close(&r);
+}
+END_TEST
+
 START_TEST(as_many_plans_are_left_out_as_there_are)
 {
     bb_run_config c = { 0 };
@@ -669,6 +708,7 @@ int main(void)
     tcase_add_test(t, a_time_chooses_what_is_not_given);
     tcase_add_loop_test(t, a_time_that_cannot_be_kept_is_refused, 0, (int)(sizeof wrongs / sizeof *wrongs));
     tcase_add_test(t, what_takes_too_long_is_stopped);
+    tcase_add_test(t, a_search_without_a_score_goes_on);
     tcase_add_test(t, as_many_plans_are_left_out_as_there_are);
     tcase_add_test(t, threads_are_as_many_as_may_run);
     tcase_add_test(t, efforts_are_defaults_and_no_more);
