@@ -326,7 +326,6 @@ typedef struct desk_of_rank {
     pthread_cond_t  changed;
     bb_text         question, answer;
     enum { FREE, ASKED, ANSWERED, LEAVING } state;
-    bool    told; /* to stop the job before: the next one is not meant */
     bb_text warnings;
 } desk_of_rank;
 
@@ -359,13 +358,8 @@ static void *listen(void *self)
         bb_text message = { 0 };
         receive(&found, &message);
         pthread_mutex_lock(&d->mutex);
-        if (found.MPI_TAG == TAG_STOP && d->state == ASKED && !bb_interrupted()) { /* one that comes late is for a job that has ended */
-            d->told = true;
-            bb_interrupt_raise();
-        }
+        if (found.MPI_TAG == TAG_STOP && d->state == ASKED) bb_interrupt_raise(); /* one that comes late is for a job that has ended */
         if (found.MPI_TAG == TAG_JOB) {
-            if (d->told) bb_interrupt_clear(); /* rank 0 goes on, without what it has stopped */
-            d->told = false;
             bb_text old = d->question;
             d->question = message;
             message = old;
