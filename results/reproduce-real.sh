@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `make reproduce-real`: SmolLM2-135M-Instruct by bitbudget and by llama.cpp, into WORK; the tables are WORK/real*.csv. Whatever is there is not made again: killed, the same
 # command goes on. usage: reproduce-real.sh LLAMACPP DATA MODEL.Q4_1.gguf WORK
-# QUICK=1: two sizes, four rivals, four windows a text, a quarter of the calibration text, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). TRAINED: sizes that `qat` trains on. THREADS (2). BITBUDGET: the program.
+# QUICK=1: two sizes, four rivals, four windows a text, a quarter of the calibration text, as much search a size, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). TRAINED: sizes that `qat` trains on. THREADS (2). BITBUDGET: the program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 llamacpp=$1 data=$2 model=$3 work=$4
@@ -58,7 +58,7 @@ for t in $like; do
 done
 # Ours: every size of the sweep.
 # shellcheck disable=SC2086
-"$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} ${QUICK:+--calib-windows 64 --output-windows 16} --out "$work/sweep"
+"$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} ${QUICK:+--calib-windows 64 --output-windows 16 --search-tokens 0.16} --out "$work/sweep"
 tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "$own" "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
 
