@@ -135,7 +135,7 @@ static bb_status gradient_init(bb_run *r, const bb_problem *p, const bb_space *s
     return BB_OK;
 }
 
-/* Windows of a batch k > 0: as many as options are measured on (or one less), evenly spaced over those that the run is calibrated on. */
+/* Windows of a batch k > 0: as many as options are measured on, or all where there are fewer, evenly spaced over those that the run is calibrated on. */
 static bb_status batch_windows(const bb_run *r, uint32_t batch, bb_windows *out, bb_err *err)
 {
     const uint32_t n = r->calib.n, each = r->levels[BB_LEVEL_SKETCH].n, step = n > each ? n / each : 1;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # `make reproduce-real`: SmolLM2-135M-Instruct by bitbudget and by llama.cpp, into WORK; the tables are WORK/real*.csv. Whatever is there is not made again: killed, the same
 # command goes on. usage: reproduce-real.sh LLAMACPP DATA MODEL.Q4_1.gguf WORK
-# QUICK=1: two sizes, four rivals, four windows a text, a quarter of the calibration text, as much search a size, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). TRAINED: sizes that `qat` trains on. THREADS (2). BITBUDGET: the program.
+# QUICK=1: two sizes, four rivals, four windows a text, a quarter of the calibration text, as much search a size, no calibration study. SIZES: of the sweep. SETS: calibration texts of the study (real-calibration.sh). TRAINED: sizes that `qat` trains on, SIZE or SIZE:TOKENS:RATE:SCALE_RATE (0: the default rate). THREADS (2). BITBUDGET: the program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 llamacpp=$1 data=$2 model=$3 work=$4
@@ -80,10 +80,12 @@ RIVALS=configs/reproduce/smollm2-rivals-self.txt bash results/real.sh rivals "$l
 for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "$own" "$f"; done
 of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
 # Some of these files trained on: where the step gains most, and where types that stock llama.cpp lacks come nearest.
-for size in ${TRAINED-47711360 60000000 69484384 82333792}; do
+for trained in ${TRAINED-47711360 60000000 69484384 82333792:0.04:0.001:0.0003}; do
+    IFS=: read -r size tokens rate scale_rate <<< "$trained"
+    : "${tokens:=0.3}" "${rate:=0}" "${scale_rate:=0}"
     plan=$(of_size "$size")
-    made "$work/sweep/models/$plan-qat.gguf" "$BITBUDGET" qat "$work/sweep" --plan "$plan" --precision fast > /dev/null
-    judge "ours + qat" "$own; trained on 0.3 M" "$work/sweep/models/$plan-qat.gguf"
+    made "$work/sweep/models/$plan-qat.gguf" "$BITBUDGET" qat "$work/sweep" --plan "$plan" --precision fast --tokens "$tokens" --rate "$rate" --scale-rate "$scale_rate" > /dev/null
+    judge "ours + qat" "$own; trained on $tokens M" "$work/sweep/models/$plan-qat.gguf"
 done
 # Other searches on the same measurements, with twenty times our tokens or their authors' schedule, finished alike.
 [ -s "$work/search-finished-real.csv" ] || "$BITBUDGET" rivals "$work/sweep" --methods ours,uniform,rco,evopress --times 20 --sizes 69484384 --finish --out "$work/search-finished-real.csv"
