@@ -75,7 +75,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "seed", BB_OPT_INT, FIELD(seed), "1", 0, 9e15, "N", "seed of everything random", NULL },
     { "precision", BB_OPT_TEXT, FIELD(precision), "exact", NO_BOUNDS, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "no-finalise", BB_OPT_FLAG, FIELD(no_finalise), NULL, NO_BOUNDS, NULL, "export the database's options without rebuilding them", NULL },
-    { "finish", BB_OPT_TEXT, FIELD(finish), "all", NO_BOUNDS, "WHICH", "plans that are finalised; contenders: no simple one that the search saw far behind",
+    { "finish", BB_OPT_TEXT, FIELD(finish), "contenders", NO_BOUNDS, "WHICH", "plans that are finalised; contenders: no simple one that the search saw far behind",
       "all|contenders" },
     { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,blocks,lfq,end-to-end", NO_BOUNDS, "LIST",
       "what finalise tries, in order; kept is what helps", "rebuild|blocks|lfq|end-to-end|qat" },

@@ -257,7 +257,7 @@ static double final_sizes(const bb_run *r)
     return r->is_sweep ? (double)r->n_budgets + (r->n_budgets >= FEWEST && !*r->config.sizes ? 2 : 0) : 1;
 }
 
-static bool spares(const bb_run *r) { return r->is_sweep && strcmp(r->config.finish, "contenders") == 0 && !r->config.no_finalise; }
+static bool spares(const bb_run *r) { return strcmp(r->config.finish, "contenders") == 0 && !r->config.no_finalise; }
 
 /* Simple plans beside the searched ones: uniform, of `run` quantization alone, and where it gets there pruning alone. */
 static double simple_plans(const bb_run *r)
@@ -266,8 +266,8 @@ static double simple_plans(const bb_run *r)
     return r->is_sweep ? uniform_share * final_sizes(r) : least_pruned(r) <= target ? 3 : 2;
 }
 
-/* Plans that are finalised and evaluated, at every size that is asked for; uniform ones are far behind. */
-static double final_plans(const bb_run *r) { return final_sizes(r) + (spares(r) ? 0 : simple_plans(r)); }
+/* Plans that are finalised and evaluated, at every size that is asked for; where those far behind are spared, of `run` the best of the simple ones is none. */
+static double final_plans(const bb_run *r) { return final_sizes(r) + (!spares(r) ? simple_plans(r) : r->is_sweep ? 0 : 1); }
 
 static bool is_writer(uint32_t what)
 {
@@ -397,7 +397,7 @@ static double evaluation_windows(const model *m)
 static double evaluate_s(const model *m)
 {
     const double windows = evaluation_windows(m), part = spares(m->r) ? fmin(windows, fmax(16, windows / 4)) : windows;
-    const double before = m->r->config.no_finalise ? 0 : final_plans(m->r) + (spares(m->r) ? simple_plans(m->r) : 0);
+    const double before = m->r->config.no_finalise ? 0 : final_sizes(m->r) + simple_plans(m->r);
     const double domains = BB_N_SHIPPED_PROBES * BB_PROBE_WINDOWS * fmin(BB_PROBE_CTX, m->ctx) * (final_sizes(m->r) + 1);
     return windows * m->ctx * (token(m) + (final_plans(m->r) + 1) * scored_token(m)) + part * m->ctx * before * scored_token(m) + domains * scored_token(m);
 }

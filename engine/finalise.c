@@ -404,7 +404,7 @@ bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
     return status == BB_OK ? finalise_plans(r, p, 1, NULL, err) : status;
 }
 
-/* Removes the files of models/ that are of no plan at the sizes asked for: earlier options made them. */
+/* Removes the files of models/ that are of no plan that is finalised: earlier options made them. */
 static bb_status remove_old_models(const bb_run *r, const bb_front *front, bb_err *err)
 {
     char          *dir = bb_run_path(r, err, "models");
@@ -415,7 +415,7 @@ static bb_status remove_old_models(const bb_run *r, const bb_front *front, bb_er
     while (d && (e = readdir(d))) {
         bool asked = false;
         if (strlen(e->d_name) != 21 || strspn(e->d_name, "0123456789abcdef") != 16 || strcmp(e->d_name + 16, ".gguf") != 0) continue; /* not ours */
-        for (size_t i = 0; i < front->n; i++) asked |= strncmp(front->plans[i].hash, e->d_name, 16) == 0;
+        for (size_t i = 0; i < front->n; i++) asked |= strncmp(front->plans[i].hash, e->d_name, 16) == 0 && !bb_front_is_spared(r, &front->plans[i]);
         if (!asked && unlinkat(dirfd(d), e->d_name, 0) == 0) n++;
     }
     if (n) bb_info("%s: removed %zu file%s of other options", dir, n, bb_plural(n));

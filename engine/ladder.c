@@ -64,10 +64,11 @@ char *bb_ladder_settings(const bb_run_config *c, bb_err *err)
     bb_sha256 s;
     char      hex[65], *plain, *all;
     if (c->no_finalise) return bb_asprintf(err, "none");
-    plain = bb_asprintf(err, "%s %lld %.17g %lld, outputs of %lld, %llu bytes%s", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens,
+    const bool tries_rates = bb_list_has(c->finalise_steps, bb_rung_names[BB_RUNG_END_TO_END]) || bb_list_has(c->finalise_steps, bb_rung_names[BB_RUNG_QAT]);
+    plain = bb_asprintf(err, "%s %lld %.17g %lld, outputs of %lld, %llu bytes%s%s", c->finalise_steps, (long long)c->tune_windows, c->tune_tokens,
                         (long long)c->seed, (long long)c->output_windows,
                         (unsigned long long)c->max_ram /* steps on all blocks are left out where they do not fit */,
-                        bb_kernels_fast_rough() ? ", bfloat16" : ""); /* what a fast step's products are of */
+                        bb_kernels_fast_rough() ? ", bfloat16" : "" /* what a fast step's products are of */, tries_rates ? ", rates tried" : "");
     if (!plain || !bb_list_has(c->finalise_steps, bb_rung_names[BB_RUNG_QAT])) return plain;
     bb_sha256_init(&s);
     bb_qat_hash_texts(c->qat_text, &s);
@@ -119,6 +120,7 @@ static bb_tune_options options_of(const bb_run *r, bb_rung rung)
     default:
         o.embedding = true;
         o.steps = steps_of(r, 1, o.batch);
+        o.trial = BB_RATE_TRIAL;
         break;
     }
     return o;

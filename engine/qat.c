@@ -70,6 +70,7 @@ bb_tune_options bb_qat_options(const bb_qat *q, const bb_net *net, uint32_t ctx)
                           .estimator = strcmp(q->estimator, "differentiable") == 0 ? BB_TUNE_DIFFERENTIABLE : BB_TUNE_STRAIGHT,
                           .schedule = strcmp(q->schedule, "wsd") == 0 ? BB_TUNE_WSD : BB_TUNE_COSINE,
                           .decay = 0.3,
+                          .trial = q->rate > 0 || q->scale_rate > 0 ? 0 : BB_RATE_TRIAL,
                           .patience = 5,
                           .save_every_s = 600,
                           .seed = q->seed };

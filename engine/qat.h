@@ -18,11 +18,14 @@
 #define BB_QAT_RATE "0"
 #define BB_QAT_RATE_HELP \
     "highest rate of weights, in steps of their grid; 0: of 4 windows a step 0.03 up to 0.25 M tokens, then less with their square root (1 M: 0.015), and at " \
-    "most 0.01 from 3 bits a weight on; of other numbers with the square root of the windows"
+    "most 0.01 from 3 bits a weight on; of other numbers with the square root of the windows; a quarter of it, and again, where the first steps harm"
 #define BB_QAT_SCALE_RATE "0"
 #define BB_QAT_SCALE_RATE_HELP \
     "of scales and minima, in fractions of themselves; norm gains take half of it; 0: of 4 windows 0.005, from 3 bits a weight on 0.002"
 #define BB_QAT_BATCH "2"
+
+/* Share of the steps of a training of all blocks after which its rates show what they are worth (bb_tune_options.trial). */
+#define BB_RATE_TRIAL 0.0625
 
 typedef struct bb_qat {
     double      tokens; /* millions to train on */
@@ -33,7 +36,7 @@ typedef struct bb_qat {
     uint64_t    seed;
 } bb_qat;
 
-/* The rate, or where it is 0 that for so many million tokens, windows a step and bits a weight: the further weights wander, the more is lost on text that is
+/* The rate, or where it is 0 that to begin with for so many million tokens, windows a step and bits a weight: the further weights wander, the more is lost on text that is
  * not trained on; and of small errors steps that large make larger ones, which as few tokens do not take back. */
 double bb_qat_rate(const bb_qat *q, double bits);
 double bb_qat_scale_rate(const bb_qat *q, double bits);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-# AutoRound's own GGUF export of a GGUF model, its calibration text given: for results/real-rivals.sh. Needs auto_round, transformers, torch, gguf (PyPI).
+# AutoRound's own GGUF export of a GGUF model, its calibration text given: for results/real-rivals.sh. Needs auto_round, transformers, torch, gguf, sentencepiece (PyPI).
 # usage: python autoround.py MODEL-F16.gguf CALIB.txt SCHEME ITERS NSAMPLES SEQLEN BATCH WORK OUT.gguf
 #   SCHEME  gguf:q4_0, gguf:q2_k_s, gguf:q2_k_mixed ... ITERS 0: its optimised rounding to nearest; NSAMPLES windows of SEQLEN tokens of the text are what it trains on.
 # Its export takes the vocabulary from a Hugging Face tokenizer, which a GGUF does not give back exactly; so its tensors are put behind the source's own keys.

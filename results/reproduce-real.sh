@@ -12,17 +12,17 @@ source=$work/SmolLM2-135M.gguf
 if [ -n "${QUICK:-}" ]; then
     export CHUNKS=${CHUNKS:-4} RIVALS=configs/reproduce/smollm2-rivals-quick.txt
     : "${SIZES:=60000000,82333792}"
-    uniform=IQ4_NL like=
+    uniform=IQ4_NL like= windows=64 outputs=16
     : "${SETS:=}"
 else
     : "${SIZES:=}"
-    uniform="Q2_0 IQ4_NL Q5_0" like="IQ4_NL+down.IQ2_XXS IQ4_NL+embd.Q5_0+kv.Q5_0 Q5_0+down.IQ4_NL.8"
+    windows=256 outputs=64 uniform="Q2_0 IQ4_NL Q5_0" like="IQ4_NL+down.IQ2_XXS IQ4_NL+embd.Q5_0+kv.Q5_0 Q5_0+down.IQ4_NL.8"
     : "${SETS:=encyclopedia:16 code:16 web:16 dialogue:16 four:16 self:16 mixture:16 mixture,self:64}"
 fi
 mkdir -p "$work/judge"
 touch "$SECONDS_OF"
 judge() { bash results/real.sh judge "$llamacpp" "$source" "$work/texts" "$work/judge" "$work/real.csv" "$@"; }
-own="mixture and self; $([ -n "${QUICK:-}" ] && echo 16384 || echo 65536) tokens" # what ours is calibrated on
+own="mixture and self; $((windows * 256)) tokens" # what ours is calibrated on: windows of 256
 TIMEFORMAT="%U %S"
 # made FILE COMMAND...: runs it unless the file is there; processor seconds into SECONDS_OF
 made() {
@@ -49,16 +49,16 @@ for f in "$work"/judge/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf)
 for t in $uniform; do
     e=$t
     [ "$t" != Q2_0 ] || e=IQ4_NL
-    made "$work/uniform-$t.gguf" "$BITBUDGET" quantize "$source" --format "$t" --embd-format "$e" --effort quick --precision fast --calib mixture,self --out "$work/uniform-$t.gguf"
+    made "$work/uniform-$t.gguf" "$BITBUDGET" quantize "$source" --format "$t" --embd-format "$e" --effort quick --precision fast --calib mixture,self --calib-windows $windows --output-windows $outputs --out "$work/uniform-$t.gguf"
     judge "ours without search: $t" "$own" "$work/uniform-$t.gguf"
 done
 for t in $like; do
-    made "$work/like-$t.gguf" "$BITBUDGET" quantize "$source" --like "$work/judge/rivals/$t.gguf" --method sequential --effort quick --precision fast --calib mixture,self --out "$work/like-$t.gguf"
+    made "$work/like-$t.gguf" "$BITBUDGET" quantize "$source" --like "$work/judge/rivals/$t.gguf" --method sequential --effort quick --precision fast --calib mixture,self --calib-windows $windows --output-windows $outputs --out "$work/like-$t.gguf"
     judge "ours without search: like $t" "$own" "$work/like-$t.gguf"
 done
 # Ours: every size of the sweep.
 # shellcheck disable=SC2086
-"$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} ${QUICK:+--calib-windows 64 --output-windows 16 --search-tokens 0.16} --out "$work/sweep"
+"$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} --calib-windows $windows --output-windows $outputs ${QUICK:+--search-tokens 0.16} --out "$work/sweep"
 tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "$own" "$work/sweep/models/$plan.gguf" < /dev/null; done
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
 

@@ -171,11 +171,11 @@ START_TEST(one_target_finalises_its_own_plans)
 }
 END_TEST
 
-/* --finish contenders: a simple plan far behind is neither finished nor among the finished scores, and both plans are compared before finishing; one that
+/* The default, --finish contenders: a simple plan far behind is neither finished nor among the finished scores, and both plans are compared before finishing; one that
  * evaluation then sees win is finished after all, and the tables stand up to verify both times. */
 START_TEST(what_cannot_win_is_not_finished)
 {
-    const char *dir = make_run("sweep", "--points 2 --min-bpw 5.7 --max-bpw 7 --finish contenders", "contenders");
+    const char *dir = make_run("sweep", "--points 2 --min-bpw 5.8 --max-bpw 7", "contenders");
     size_t      n_spared = 0, n_empty = 0;
     char        path[600];
     ck_assert_ptr_nonnull(strstr(said, "compared before finishing"));
@@ -228,7 +228,7 @@ START_TEST(a_part_of_the_windows_stands_for_all)
     bool   differs = false;
     for (int k = 0; k < 2; k++)
         front[k] = table(
-            make_run("sweep", k ? "--points 2 --min-bpw 5.7 --max-bpw 7 --finish contenders" : "--points 2 --min-bpw 5.7 --max-bpw 7", k ? "part" : "whole"),
+            make_run("sweep", k ? "--points 2 --min-bpw 5.8 --max-bpw 7 --finish contenders" : "--points 2 --min-bpw 5.8 --max-bpw 7 --finish all", k ? "part" : "whole"),
             "front.csv");
     ck_assert_uint_eq(front[0].n_rows, front[1].n_rows);
     for (size_t i = 0; i + 1 < front[0].n_rows; i++) {
@@ -247,7 +247,7 @@ END_TEST
 /* A sweep is guarded at every size: roles exchanged at the smaller size alone, the search is refused there and kept at the larger one. */
 START_TEST(every_size_of_a_sweep_is_guarded)
 {
-    const char *dir = make_run("sweep", "--points 2 --min-bpw 5.7 --max-bpw 7", "two");
+    const char *dir = make_run("sweep", "--points 2 --min-bpw 5.7 --max-bpw 7 --finish all", "two");
     ck_assert_ptr_nonnull(strstr(said, "kept at 2 of 2 sizes"));
     ck_assert_ptr_nonnull(strstr(said, "after the same finishing: rebuild,blocks,lfq,end-to-end"));
     json_t *g = verdict(dir), *sizes = json_object_get(g, "sizes");

@@ -292,6 +292,13 @@ START_TEST(the_rates_are_those_of_the_bits)
     net.embd.type = block->w[BB_PART_UP].type = BB_Q2_0;
     o = bb_qat_options(&q, &net, 32);
     ck_assert(fabs((double)o.weights - 0.03) < 1e-9 && fabs((double)o.fields - 0.005) < 1e-9 && fabs((double)o.norms - 0.0025) < 1e-9);
+    /* The chosen rates are tried first, given ones are used. */
+    bb_qat given = q;
+    ck_assert(o.trial > 0 && o.trial < 0.1);
+    given.rate = 0.01;
+    ck_assert(bb_qat_options(&given, &net, 32).trial == 0);
+    given.rate = 0, given.scale_rate = 0.001;
+    ck_assert(bb_qat_options(&given, &net, 32).trial == 0);
     const double low = bb_qat_bits(&net);
     net.n_layer = 2;
     blocks[1].w[BB_PART_TOKEN_OUT] = (bb_matrix) { .rows = 8, .cols = 32, .type = BB_F16 };

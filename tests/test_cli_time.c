@@ -672,12 +672,14 @@ START_TEST(the_estimate_counts_what_is_done)
 {
 #define COMMON \
     { "prune", "none" }, { "eval-windows", "64" }, { "eval", MODEL }, { "finalise-steps", "rebuild" }
-    static const char *const five[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "", "" } };
+    static const char *const five[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "finish", "all" }, { "", "" } };
     static const char *const spared[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "finish", "contenders" }, { "", "" } };
-    static const char *const tight[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "max-ram", "1MiB" }, { "", "" } };
+    static const char *const tight[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "finish", "all" }, { "max-ram", "1MiB" }, { "", "" } };
     static const char *const plain[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "no-finalise", "true" }, { "", "" } };
     static const char *const points5[][2] = { COMMON, { "points", "5" }, { "min-bpw", "14" }, { "max-bpw", "20" }, { "finish", "contenders" }, { "", "" } };
     static const char *const points6[][2] = { COMMON, { "points", "6" }, { "min-bpw", "14" }, { "max-bpw", "20" }, { "finish", "contenders" }, { "", "" } };
+    static const char *const one_all[][2] = { COMMON, { "target-bpw", "14" }, { "finish", "all" }, { "", "" } };
+    static const char *const one[][2] = { COMMON, { "target-bpw", "14" }, { "", "" } };
 #undef COMMON
     double a[BB_N_STAGES], b[BB_N_STAGES];
     count_stages(true, five, a);
@@ -691,6 +693,11 @@ START_TEST(the_estimate_counts_what_is_done)
     count_stages(true, plain, b);
     ck_assert(b[BB_STAGE_FINALISE] > 0 && b[BB_STAGE_FINALISE] < 0.1 * a[BB_STAGE_FINALISE]);
     ck_assert_double_lt(b[BB_STAGE_EVALUATE], 0.7 * a[BB_STAGE_EVALUATE]);
+    count_stages(false, one_all, a);
+    count_stages(false, one, b);
+    ck_assert_double_ge(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 2 / 3.0); /* of two simple plans the best one, and full precision once for both or all three */
+    ck_assert_double_lt(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 0.75);
+    ck_assert_double_lt(b[BB_STAGE_EVALUATE], a[BB_STAGE_EVALUATE]);
     count_stages(true, points5, a);
     count_stages(true, points6, b);
     ck_assert_double_eq_tol(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 8 / 5.0, 0.1);

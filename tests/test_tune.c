@@ -723,7 +723,7 @@ START_TEST(peers_change_nothing)
 }
 END_TEST
 
-/* Three that are interrupted, two, one: the bytes of a training that was not. */
+/* Three that are interrupted, two, one: the bytes of a training that was not. The second one has begun again when it is stopped. */
 START_TEST(other_peers_go_on)
 {
     world          *w = world_of(TIED);
@@ -732,7 +732,9 @@ START_TEST(other_peers_go_on)
     bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
     uint32_t        stop = 3;
     o.steps = 16, o.checks = 8, o.batch = 5, o.embedding = true;
+    if (_i) o.weights = 0.4, o.trial = 0.15;
     tune(w, &alone, &o, &report[0]);
+    ck_assert_uint_gt(report[0].best_step, _i ? 3 : 0);
     o.state = bb_test_path("peers.state");
     o.looked = raise_at_third;
     o.looked_self = &stop;
@@ -746,6 +748,73 @@ START_TEST(other_peers_go_on)
     same_network(w, &alone, &t);
     bb_tuned_done(&t);
     bb_tuned_done(&alone);
+    world_done(w);
+}
+END_TEST
+
+typedef struct looks {
+    uint32_t n;
+    double   score[64], other[64];
+    bool     better[64];
+    uint32_t step[64];
+} looks;
+
+static void note_look(void *self, const bb_tune_look *look)
+{
+    looks *l = self;
+    ck_assert_uint_lt(l->n, 64);
+    l->score[l->n] = look->loss;
+    l->other[l->n] = look->other;
+    l->better[l->n] = look->better;
+    l->step[l->n++] = look->step;
+}
+
+/* What rates that are given up leave is what a training of the remaining steps at the lower rates makes of the start: there is but one window to draw. Rates from fair to hopeless:
+ * all numbers of trials are met. */
+START_TEST(rates_too_high_are_given_up)
+{
+    static const double rates[] = { 0.05, 0.12, 0.2, 0.4, 1.5, 40, 1e4 };
+    bool                met[4] = { false };
+    world              *w = world_of(TIED);
+    bb_tune_set         one = w->train, other = w->train;
+    one.n = 1;
+    other.n = 2;
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        bb_tuned        t[2];
+        bb_tune_report  report[2];
+        bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+        looks           l = { 0 };
+        uint32_t        began = 0, given_up = 0, trial = 5; /* an eighth of 40 */
+        o.weights = rates[i], o.batch = 1, o.clip = 1, o.embedding = true, o.trial = 0.125, o.looked = note_look, o.looked_self = &l, o.other = i % 2 ? &other : NULL;
+        ck_assert_int_eq(bb_tuned_copy(&w->small, &t[0], NULL), BB_OK);
+        ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t[0], &o, &one, &w->held, &report[0], NULL), BB_OK);
+        for (uint32_t k = 1; k < l.n && given_up < 3; k++) {
+            const double fallen = o.other ? 0.5 * (l.score[k] / l.score[0] + l.other[k] / l.other[0]) : l.score[k] / l.score[0];
+            if (l.step[k] != began + trial) continue;
+            if (fallen < 1) break;
+            given_up++;
+            began = l.step[k];
+            trial = (40 - began + 7) / 8;
+        }
+        met[given_up] = true;
+        o.weights *= pow(0.25, given_up), o.fields *= pow(0.25, given_up), o.norms *= pow(0.25, given_up);
+        o.steps = 40 - began, o.trial = 0, o.looked = NULL;
+        o.checks = o.steps; /* every look of the other one is among these */
+        ck_assert_int_eq(bb_tuned_copy(&w->small, &t[1], NULL), BB_OK);
+        looks all = { 0 };
+        o.looked = note_look, o.looked_self = &all;
+        ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t[1], &o, &one, &w->held, &report[1], NULL), BB_OK);
+        for (uint32_t k = 0; k < l.n; k++) {
+            if (l.step[k] <= began) continue;
+            const uint32_t same = l.step[k] - began;
+            ck_assert_uint_lt(same, all.n);
+            ck_assert_msg(l.score[k] == all.score[same] && l.other[k] == all.other[same], "rate %g, step %u: %g, alone %g", rates[i], l.step[k], l.score[k],
+                          all.score[same]);
+        }
+        ck_assert(report[0].best <= report[0].start && report[0].tokens <= 40u * T);
+        for (int k = 0; k < 2; k++) bb_tuned_done(&t[k]);
+    }
+    ck_assert(met[0] && met[1] + met[2] && met[3]);
     world_done(w);
 }
 END_TEST
@@ -772,23 +841,6 @@ START_TEST(no_text_may_lose)
     world_done(w);
 }
 END_TEST
-
-typedef struct looks {
-    uint32_t n;
-    double   score[64], other[64];
-    bool     better[64];
-    uint32_t step[64];
-} looks;
-
-static void note_look(void *self, const bb_tune_look *look)
-{
-    looks *l = self;
-    ck_assert_uint_lt(l->n, 64);
-    l->score[l->n] = look->loss;
-    l->other[l->n] = look->other;
-    l->better[l->n] = look->better;
-    l->step[l->n++] = look->step;
-}
 
 /* The same beside another text that gains much: the mean of both falls, and the text that is asked for still may not lose. */
 START_TEST(a_gain_on_the_other_text_pays_for_no_loss)
@@ -991,7 +1043,8 @@ int main(void)
     tcase_add_test(n, one_step_does_not_raise_the_limit_of_gradients);
     tcase_add_loop_test(n, goes_on_after_an_interruption, 0, 3);
     tcase_add_loop_test(n, peers_change_nothing, 0, 18);
-    tcase_add_test(n, other_peers_go_on);
+    tcase_add_loop_test(n, other_peers_go_on, 0, 2);
+    tcase_add_test(n, rates_too_high_are_given_up);
     tcase_add_test(n, no_text_may_lose);
     tcase_add_test(n, a_gain_on_the_other_text_pays_for_no_loss);
     tcase_add_test(n, a_lost_training_ends);

@@ -24,7 +24,9 @@
 #include "model/tune/lattice_latent.h"
 #include "model/tune/state_file.h"
 
-enum { CHECK_WINDOWS = 8 }; /* held-out windows forwarded at once */
+enum { CHECK_WINDOWS = 8, /* held-out windows forwarded at once */
+       MOST_TRIALS = 3 };
+static const double BACK_OFF = 0.25; /* of the rates, at each beginning after the first */
 
 /* Where a training is, beside its arrays; part of the saved state. Times are not: they belong to the process. */
 typedef struct where {
@@ -32,6 +34,7 @@ typedef struct where {
     uint32_t best_step, worse;                                        /* worse: looks in a row that were behind the one before and not better */
     double   mean_norm;                                               /* of the gradient, running */
     double   start, best, other_start, other_best, best_score, score; /* score: of the last look */
+    uint64_t began, trials;                                           /* the step that the present rates began at; rates given up */
 } where;
 
 struct bb_trainer {
@@ -718,10 +721,11 @@ static void identify(const bb_trainer *r, char hex[65])
 {
     const bb_tune_options *o = r->o;
     const double           numbers[] = { o->loss,  o->first, o->last,        o->embedding, o->steps,    o->batch,  o->checks, o->weights,  o->fields,
-                                         o->norms, o->clip,  o->label_share, o->estimator, o->schedule, o->warmup, o->decay,  o->patience, at_once(r) };
+                                         o->norms, o->clip,  o->label_share, o->estimator, o->schedule, o->warmup, o->decay,  o->patience, at_once(r),
+                                         o->trial };
     bb_sha256              s;
     bb_sha256_init(&s);
-    bb_sha256_text(&s, bb_kernels_fast_rough() ? "tune 2, bfloat16" : "tune 2");
+    bb_sha256_text(&s, bb_kernels_fast_rough() ? "tune 3, bfloat16" : "tune 3");
     bb_sha256_text(&s, bb_kernels_bits());
     bb_sha256_update(&s, numbers, sizeof numbers);
     if (o->coarse_moments) bb_sha256_text(&s, "coarse moments");
@@ -779,7 +783,7 @@ static bb_status load_state(bb_trainer *r, bool *found, bb_err *err)
     }
     bb_free(parts);
     if (status != BB_OK || !*found) return status;
-    bb_adamw_set_steps(r->adamw, r->at.step);
+    bb_adamw_set_steps(r->adamw, r->at.step - r->at.began);
     for (size_t i = 0; i < r->n_latents; i++) bb_latent_refresh(&r->latents[i]);
     forget(r);
     for (uint64_t i = 0; i < r->at.step * r->o->batch; i++) { /* the same draws again */
@@ -830,20 +834,49 @@ done:
     return status;
 }
 
-static bb_schedule schedule_of(const bb_tune_options *o)
+/* Of the steps from the last beginning on. */
+static bb_schedule schedule_of(const bb_trainer *r)
 {
-    const double warmup = o->warmup > 0 ? o->warmup : 0.05;
+    const bb_tune_options *o = r->o;
+    const double           warmup = o->warmup > 0 ? o->warmup : 0.05;
+    const uint64_t         steps = o->steps - r->at.began;
     return (bb_schedule) { .kind = o->schedule == BB_TUNE_WSD ? BB_SCHEDULE_WSD : BB_SCHEDULE_COSINE,
-                           .n_steps = o->steps + 1,
-                           .n_warmup = (uint64_t)(warmup * o->steps + 1e-9),
-                           .n_decay = (uint64_t)(o->decay * o->steps + 1e-9),
-                           .peak = 1 };
+                           .n_steps = steps + 1,
+                           .n_warmup = (uint64_t)(warmup * (double)steps + 1e-9),
+                           .n_decay = (uint64_t)(o->decay * (double)steps + 1e-9),
+                           .peak = pow(BACK_OFF, (double)r->at.trials) };
+}
+
+/* Whether the rates show now what they are worth. */
+static bool trial_ends(const bb_trainer *r)
+{
+    const where *w = &r->at;
+    return r->o->trial > 0 && w->trials < MOST_TRIALS && w->step - w->began == (uint64_t)ceil(r->o->trial * (double)(r->o->steps - w->began));
+}
+
+static double start_score(const bb_trainer *r) { return r->other.set ? 1 : r->at.start; }
+
+/* From the start, in the steps that are left. The windows go on where they are: what was drawn has taught nothing. */
+static void begin_again(bb_trainer *r)
+{
+    where *w = &r->at;
+    snapshot(r, true);
+    bb_adamw_reset(r->adamw);
+    w->began = w->step;
+    w->trials++;
+    w->mean_norm = 0;
+    w->worse = 0;
+    if (r->o->label)
+        bb_info("%s: the rates are too high for this model: after %llu steps the loss on held-out text is %.4g of what it was; begun again at a quarter: %.3g of weights, %.3g of scales",
+                r->o->label, (unsigned long long)w->step, w->score / start_score(r), r->o->weights * pow(BACK_OFF, (double)w->trials),
+                r->o->fields * pow(BACK_OFF, (double)w->trials));
+    w->score = start_score(r);
 }
 
 static bb_status optimise(bb_trainer *r, bb_err *err)
 {
     const bb_tune_options *o = r->o;
-    const bb_schedule      schedule = schedule_of(o);
+    bb_schedule            schedule = schedule_of(r);
     double                 saved = bb_now_s();
     bb_status              status = BB_OK;
     while (r->at.step < o->steps) {
@@ -853,10 +886,16 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
             saved = bb_now_s();
         }
         bb_crew_share();
-        BB_TRY(one_step(r, bb_schedule_rate(&schedule, r->at.step), err));
+        BB_TRY(one_step(r, bb_schedule_rate(&schedule, r->at.step - r->at.began), err));
         if (o->progress && !o->label) bb_progress_add(o->progress, 1);
-        if (!check_is_due(o, (uint32_t)r->at.step)) continue;
+        const bool trial = trial_ends(r);
+        if (!trial && !check_is_due(o, (uint32_t)r->at.step)) continue;
         BB_TRY(look(r, err));
+        if (trial && !r->at.best_step && !(r->at.score < start_score(r)) && r->at.step < o->steps) {
+            begin_again(r);
+            schedule = schedule_of(r);
+            continue;
+        }
         if (r->lost || (o->patience && r->at.worse >= o->patience)) break;
     }
 done:
@@ -880,7 +919,7 @@ static bb_status begin(bb_trainer *r, bool *found, bb_err *err)
     if (r->other.set) BB_TRY(check(r, &r->other, &w->other_start, err));
     w->best = w->start;
     w->other_best = w->other_start;
-    w->best_score = w->score = r->other.set ? 1 : w->start;
+    w->best_score = w->score = start_score(r);
     tell(r, w->start, w->other_start, false);
     if (!r->o->state && !r->o->peers) return BB_OK;
     if (r->o->state) identify(r, r->identity);

@@ -86,6 +86,8 @@ typedef struct bb_tune_options {
     bb_tune_estimator  estimator;
     bb_tune_schedule   schedule;
     double             warmup, decay;  /* shares of the steps: of warm-up (0: a twentieth), of decay at the end (of BB_TUNE_WSD) */
+    double trial; /* share of the steps after which it looks whether the held-out loss (the mean share of both, where there is another text) has fallen; if not, it
+                     begins again from the start with a quarter of all rates and the steps that are left, and tries these as well; at most thrice. 0: never */
     uint32_t           patience;       /* looks in a row, each behind the one before and none better than all, after which it ends; 0: never */
     bool               coarse_moments; /* the optimizer's in 8 bits (adamw.h) */
     uint64_t           keep_bytes;     /* full-precision states of training windows that are kept; the rest is computed again. 0: all are kept */
