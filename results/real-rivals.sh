@@ -85,7 +85,7 @@ autoround)
         IFS=: read -r gguf scheme iters samples tokens batch <<< "$run"
         file="$work/rivals/AutoRound $scheme $iters.gguf"
         [ -s "$file" ] || made "$file" "$program" "$here/autoround.py" "$source" "$calib" "$gguf:$scheme" "$iters" "$samples" "$tokens" "$batch" "$work/autoround" "$work/new.$$.gguf"
-        judge "AutoRound $scheme" "mixture; $iters steps a block, $samples x $tokens tokens, batch $batch" "$file"
+        judge "AutoRound $scheme$([ "$iters" = 0 ] || echo " ($iters steps)")" "mixture; $iters steps a block; $samples x $tokens tokens; batch $batch" "$file"
     done
     ;;
 small)

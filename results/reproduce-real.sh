@@ -80,7 +80,7 @@ RIVALS=configs/reproduce/smollm2-rivals-self.txt bash results/real.sh rivals "$l
 for f in "$work"/judge-self/rivals/*.gguf; do judge "llama.cpp $(basename "$f" .gguf) (mixture and self)" "$own" "$f"; done
 of_size() { tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v most="$1" 'NR > 1 && $1 != "-" && $2 <= most { best = $1 } END { print best }'; }
 # Some of these files trained on: where the step gains most, and where types that stock llama.cpp lacks come nearest.
-for trained in ${TRAINED-47711360 60000000 69484384 82333792:0.04:0.001:0.0003}; do
+for trained in ${TRAINED-47711360 60000000 69484384 82333792}; do
     IFS=: read -r size tokens rate scale_rate <<< "$trained"
     : "${tokens:=0.3}" "${rate:=0}" "${scale_rate:=0}"
     plan=$(of_size "$size")
