@@ -247,7 +247,7 @@ static void open_searched(const char *out, const char *max_ram, bb_run *r, uint6
     static const char *const given[][2] = {
         { "formats", "Q4_0,Q8_0" }, { "embd-formats", "Q4_0,Q8_0" }, { "calib-windows", "64" }, { "confirm-windows", "4" }, { "refine-windows", "2" },
         { "measure-windows", "1" }, { "search-tokens", "0.003" },    { "target-bpw", "11" },    { "ctx", "128" },           { "sweeps", "1" },
-        { "prune", "none" },        { "finalise-steps", "rebuild" }, { "output-windows", "0" },  { "finish", "all" }
+        { "prune", "none" },        { "finalise-steps", "rebuild" }, { "output-windows", "0" }, { "finish", "all" }
     };
     bb_run_config c = { 0 };
     bb_err        err = BB_ERR_INIT;

@@ -227,9 +227,9 @@ START_TEST(a_part_of_the_windows_stands_for_all)
     bb_csv front[2];
     bool   differs = false;
     for (int k = 0; k < 2; k++)
-        front[k] = table(
-            make_run("sweep", k ? "--points 2 --min-bpw 5.8 --max-bpw 7 --finish contenders" : "--points 2 --min-bpw 5.8 --max-bpw 7 --finish all", k ? "part" : "whole"),
-            "front.csv");
+        front[k] = table(make_run("sweep", k ? "--points 2 --min-bpw 5.8 --max-bpw 7 --finish contenders" : "--points 2 --min-bpw 5.8 --max-bpw 7 --finish all",
+                                  k ? "part" : "whole"),
+                         "front.csv");
     ck_assert_uint_eq(front[0].n_rows, front[1].n_rows);
     for (size_t i = 0; i + 1 < front[0].n_rows; i++) {
         const double whole = bb_test_number(&front[0], i, "kl_before_finalise"), part = bb_test_number(&front[1], i, "kl_before_finalise");

@@ -695,7 +695,8 @@ START_TEST(the_estimate_counts_what_is_done)
     ck_assert_double_lt(b[BB_STAGE_EVALUATE], 0.7 * a[BB_STAGE_EVALUATE]);
     count_stages(false, one_all, a);
     count_stages(false, one, b);
-    ck_assert_double_ge(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 2 / 3.0); /* of two simple plans the best one, and full precision once for both or all three */
+    ck_assert_double_ge(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE],
+                        2 / 3.0); /* of two simple plans the best one, and full precision once for both or all three */
     ck_assert_double_lt(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 0.75);
     ck_assert_double_lt(b[BB_STAGE_EVALUATE], a[BB_STAGE_EVALUATE]);
     count_stages(true, points5, a);

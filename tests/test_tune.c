@@ -785,7 +785,8 @@ START_TEST(rates_too_high_are_given_up)
         bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
         looks           l = { 0 };
         uint32_t        began = 0, given_up = 0, trial = 5; /* an eighth of 40 */
-        o.weights = rates[i], o.batch = 1, o.clip = 1, o.embedding = true, o.trial = 0.125, o.looked = note_look, o.looked_self = &l, o.other = i % 2 ? &other : NULL;
+        o.weights = rates[i], o.batch = 1, o.clip = 1, o.embedding = true, o.trial = 0.125, o.looked = note_look, o.looked_self = &l,
+        o.other = i % 2 ? &other : NULL;
         ck_assert_int_eq(bb_tuned_copy(&w->small, &t[0], NULL), BB_OK);
         ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t[0], &o, &one, &w->held, &report[0], NULL), BB_OK);
         for (uint32_t k = 1; k < l.n && given_up < 3; k++) {

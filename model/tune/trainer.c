@@ -24,8 +24,10 @@
 #include "model/tune/lattice_latent.h"
 #include "model/tune/state_file.h"
 
-enum { CHECK_WINDOWS = 8, /* held-out windows forwarded at once */
-       MOST_TRIALS = 3 };
+enum {
+    CHECK_WINDOWS = 8, /* held-out windows forwarded at once */
+    MOST_TRIALS = 3
+};
 static const double BACK_OFF = 0.25; /* of the rates, at each beginning after the first */
 
 /* Where a training is, beside its arrays; part of the saved state. Times are not: they belong to the process. */
@@ -720,9 +722,8 @@ static void add_set(bb_sha256 *s, const bb_tune_set *set)
 static void identify(const bb_trainer *r, char hex[65])
 {
     const bb_tune_options *o = r->o;
-    const double           numbers[] = { o->loss,  o->first, o->last,        o->embedding, o->steps,    o->batch,  o->checks, o->weights,  o->fields,
-                                         o->norms, o->clip,  o->label_share, o->estimator, o->schedule, o->warmup, o->decay,  o->patience, at_once(r),
-                                         o->trial };
+    const double           numbers[] = { o->loss, o->first,       o->last,      o->embedding, o->steps,  o->batch, o->checks,   o->weights, o->fields, o->norms,
+                                         o->clip, o->label_share, o->estimator, o->schedule,  o->warmup, o->decay, o->patience, at_once(r), o->trial };
     bb_sha256              s;
     bb_sha256_init(&s);
     bb_sha256_text(&s, bb_kernels_fast_rough() ? "tune 3, bfloat16" : "tune 3");
@@ -867,7 +868,8 @@ static void begin_again(bb_trainer *r)
     w->mean_norm = 0;
     w->worse = 0;
     if (r->o->label)
-        bb_info("%s: the rates are too high for this model: after %llu steps the loss on held-out text is %.4g of what it was; begun again at a quarter: %.3g of weights, %.3g of scales",
+        bb_info("%s: the rates are too high for this model: after %llu steps the loss on held-out text is %.4g of what it was; begun again at a quarter: %.3g "
+                "of weights, %.3g of scales",
                 r->o->label, (unsigned long long)w->step, w->score / start_score(r), r->o->weights * pow(BACK_OFF, (double)w->trials),
                 r->o->fields * pow(BACK_OFF, (double)w->trials));
     w->score = start_score(r);

@@ -7,6 +7,8 @@
  *
  * What is trained and how it stays exact: latent.h. Every call compares states by their loss on held-out windows, the start among
  * them, and leaves the best one in the bytes: never worse there than it was given. Deterministic: the same bytes for any number of threads.
+ * Rates that are too high for a model are found out by a trial: where a share of the steps has not lowered the held-out loss (the mean share of both, where there is
+ * another text), it begins again from the start with a quarter of all rates and the steps that are left, which are tried as well, at most thrice.
  * Methods and measurements: docs/finalise.md.
  * [1] Wang et al. LC-QAT. ICML 2026. arXiv 2606.10531 (its differentiable gradient estimator).
  */
@@ -86,8 +88,7 @@ typedef struct bb_tune_options {
     bb_tune_estimator  estimator;
     bb_tune_schedule   schedule;
     double             warmup, decay;  /* shares of the steps: of warm-up (0: a twentieth), of decay at the end (of BB_TUNE_WSD) */
-    double trial; /* share of the steps after which it looks whether the held-out loss (the mean share of both, where there is another text) has fallen; if not, it
-                     begins again from the start with a quarter of all rates and the steps that are left, and tries these as well; at most thrice. 0: never */
+    double             trial;          /* share of the steps in which rates show what they are worth; 0: none */
     uint32_t           patience;       /* looks in a row, each behind the one before and none better than all, after which it ends; 0: never */
     bool               coarse_moments; /* the optimizer's in 8 bits (adamw.h) */
     uint64_t           keep_bytes;     /* full-precision states of training windows that are kept; the rest is computed again. 0: all are kept */
