@@ -153,9 +153,9 @@ static bb_status drive(rivals *v, const bb_search_method *m, const int64_t *budg
     if (m->many_tokens) s.candidates = (uint32_t)v->config->offspring;
     snprintf(label, sizeof label, "%s, %lld bytes, tokens", m->name, (long long)budgets[n - 1]);
     bb_progress_start(&progress, label, (uint64_t)fmin(0x1p62, tokens)); /* --tokens and --times may come to more than the type holds */
-    v->scorer.progress = &progress;
+    v->scorer.progress = v->context.gradient.progress = &progress;
     status = m->run(m, &s, err);
-    v->scorer.progress = NULL;
+    v->scorer.progress = v->context.gradient.progress = NULL;
     bb_progress_end(&progress);
     BB_TRY(status);
     for (size_t i = 0; i < n; i++) {

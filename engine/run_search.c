@@ -399,7 +399,7 @@ static bb_status find_plans(stage *s, bb_err *err)
     s->local.run = r;
     s->local.space = &s->context.space;
     s->local.foresee = s->foresees ? &s->foresee : NULL;
-    s->local.progress = s->steps.progress = s->scorer.progress = &progress;
+    s->local.progress = s->steps.progress = s->scorer.progress = s->context.gradient.progress = &progress;
     s->steps.ledger = s->ledger;
     search.budgets = r->budgets;
     search.n_budgets = r->n_budgets;
@@ -421,7 +421,7 @@ static bb_status find_plans(stage *s, bb_err *err)
     BB_TRY(bb_write_crossover(r, s->ledger, err));
     bb_progress_end(&progress);
 done:
-    s->scorer.progress = NULL;
+    s->scorer.progress = s->context.gradient.progress = NULL;
     return status;
 }
 

@@ -181,6 +181,7 @@ static bb_status slopes_at(bb_run_gradient *g, const uint16_t *x, uint32_t label
     if (found && size == n + sizeof *at) {
         memcpy(at, stored, sizeof *at);
         memcpy(g->slopes, (const char *)stored + sizeof *at, n);
+        if (g->progress) bb_progress_skip(g->progress, (uint64_t)at->n_forwarded);
         goto done;
     }
     if (r->config.ledger_only) {
@@ -189,6 +190,7 @@ static bb_status slopes_at(bb_run_gradient *g, const uint16_t *x, uint32_t label
     }
     if (batch) BB_TRY(measure_batch(g, &o, batch, at, err));
     else BB_TRY(bb_slopes_measure(r->evaluator, &r->model, r->database, &o, g->slopes, at, err));
+    if (g->progress) bb_progress_add(g->progress, (uint64_t)at->n_forwarded);
     status = BB_NOMEM;
     if (!(value = bb_calloc(n + sizeof *at, 1, err))) goto done;
     memcpy(value, at, sizeof *at);

@@ -4,6 +4,7 @@
 #ifndef BB_ENGINE_SEARCH_CONTEXT_H
 #define BB_ENGINE_SEARCH_CONTEXT_H
 
+#include "base/log.h"
 #include "engine/foresee.h"
 #include "engine/run.h"
 #include "engine/toga_plan.h"
@@ -31,6 +32,7 @@ typedef struct bb_run_gradient {
     bb_foresee       *foresee;         /* NULL: as measured */
     bb_slope         *slopes;          /* [options of all units] */
     double          **linear, **first; /* [n_units] tables */
+    bb_progress      *progress;        /* in tokens; NULL: nowhere */
 } bb_run_gradient;
 
 typedef struct bb_run_search_context {

@@ -577,7 +577,7 @@ START_TEST(rivals_are_finished_alike)
 END_TEST
 
 /* Who gets how many tokens: the rivals of one size as many as ours, those of all sizes as many in all, EvoPress and RCO `times` as many; what the last step
- * overshoots and the final scores (three plans on four windows) come on top, for RCO within. */
+ * overshoots and the final scores (three plans on four windows) come on top, for RCO within. RCO's line of progress counts its gradients. */
 START_TEST(rivals_get_the_tokens_that_are_said)
 {
     static const struct {
@@ -590,11 +590,13 @@ START_TEST(rivals_get_the_tokens_that_are_said)
     enum { N = sizeof methods / sizeof *methods };
     bb_csv t;
     bb_err err = BB_ERR_INIT;
-    snprintf(line, sizeof line, "rivals %s --methods ours,random,annealing,nsga2,evopress,rco --times 5 --tokens 0.002 -q --out %s", straight_run(),
+    snprintf(line, sizeof line, "rivals %s --methods ours,random,annealing,nsga2,evopress,rco --times 5 --tokens 0.002 --out %s", straight_run(),
              bb_test_path("tokens.csv"));
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     ck_assert_int_eq(bb_csv_read(bb_test_path("tokens.csv"), &t, &err), BB_OK);
     ck_assert_uint_eq(t.n_rows, 2 * N);
+    const char *counted = strstr(said, "\nrco, ");
+    ck_assert_msg(counted && strstr(counted, "tokens: ") && atol(strstr(counted, "tokens: ") + 8) >= 8000, "%s", said);
     for (size_t i = 0; i < t.n_rows; i++) {
         double tokens;
         ck_assert_int_eq(bb_csv_double(&t, i, (size_t)bb_csv_column(&t, "tokens"), &tokens, &err), BB_OK);
