@@ -14,6 +14,7 @@
 #include "engine/clean.h"
 #include "engine/effort.h"
 #include "engine/foresee.h"
+#include "engine/memory.h"
 #include "engine/outputs.h"
 #include "engine/estimate.h"
 #include "engine/ladder.h"
@@ -351,6 +352,7 @@ static bb_status estimate(int argc, char **argv, bb_err *err)
     BB_TRY(bb_run_preview(&r, &config, is_sweep, err));
     BB_TRY(bb_run_check_inputs(&r, err));
     BB_TRY(bb_time_choose(&r, err));
+    bb_memory_warn_of_training(&r);
     BB_TRY(r.config.json ? bb_estimate_print_json(&r, stdout, err) : bb_estimate_print(&r, stdout, err));
 done:
     bb_options_done(bb_run_options, BB_RUN_N_OPTIONS, &config);

@@ -94,7 +94,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "qat-batch", BB_OPT_INT, FIELD(qat_batch), BB_QAT_BATCH, 1, BB_TUNE_MAX_BATCH, "N", "windows a step", NULL },
     { "ledger-only", BB_OPT_FLAG, FIELD(ledger_only), NULL, NO_BOUNDS, NULL, "replay: fail instead of evaluating anything new", NULL },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, NO_BOUNDS, NULL, "print the result as one JSON object instead of a table", NULL },
-    { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "2GiB", NO_BOUNDS, "SIZE",
+    { "max-ram", BB_OPT_SIZE, FIELD(max_ram), "4GiB", NO_BOUNDS, "SIZE",
       "memory that the run may have resident, mapped files included; what it must hold and what its caches may hold; 0: no limit", NULL },
     { "keep", BB_OPT_TEXT, FIELD(keep), "all", NO_BOUNDS, "WHAT",
       "what a finished run leaves: all; without its option database; or without the files of the front too: model.gguf and the tables", "all|plans|file" },

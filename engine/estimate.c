@@ -370,15 +370,19 @@ static double finalise_s(const model *m)
     const double         n_layer = m->net->n_layer, score = (double)c->confirm_windows * m->ctx * scored_token(m), tokens = c->tune_tokens * 1e6;
     const double         table = (double)m->net->embd.rows * m->net->embd.cols + (double)m->net->head.rows * m->net->head.cols;
     double               s = 0; /* what the plan's matrices do as they are the search has measured */
+    uint64_t             need;
+    bool                 coarse;
+    const bool           trains = bb_memory_trains_all(m->r, &coarse, &need); /* else these steps are left out */
     if (c->no_finalise) return final_plans(m->r) * (double)m->r->budgets[m->r->n_budgets - 1] * file_s;
     if (bb_list_has(c->finalise_steps, "rebuild")) s += rebuild_s(m, (double)c->calib_windows, final_plans(m->r)) + score;
     if (c->tune_windows > 0) {
         if (bb_list_has(c->finalise_steps, "blocks")) s += tune_s(m, tokens / 4, BB_LADDER_BATCH, 4, 1, false, m->n.block_weights) + score;
         if (bb_list_has(c->finalise_steps, "lfq")) s += tune_s(m, tokens / 4, BB_LADDER_BATCH, 2, 1 / n_layer, true, m->n.block_weights / n_layer) + score;
-        if (bb_list_has(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, BB_LADDER_BATCH, 1, 1, true, m->n.block_weights + table) + score;
-        if (bb_list_has(c->finalise_steps, "qat")) s += tune_s(m, c->qat_tokens * 1e6, (double)c->qat_batch, 1, 1, true, m->n.block_weights + table) + score;
+        if (trains && bb_list_has(c->finalise_steps, "end-to-end")) s += tune_s(m, tokens, BB_LADDER_BATCH, 1, 1, true, m->n.block_weights + table) + score;
+        if (trains && bb_list_has(c->finalise_steps, "qat"))
+            s += tune_s(m, c->qat_tokens * 1e6, (double)c->qat_batch, 1, 1, true, m->n.block_weights + table) + score;
     }
-    return final_plans(m->r) * s + qat_self_s(m);
+    return final_plans(m->r) * s + (trains ? qat_self_s(m) : 0);
 }
 
 /* Windows of the evaluation text: counted where they are known, else by the file's bytes and a guess of bytes a token. */

@@ -525,6 +525,7 @@ bb_status bb_run_finalise(bb_run *r, bb_err *err)
 {
     bb_front  front = { 0 };
     bb_status status;
+    bb_memory_warn_of_training(r);
     BB_TRY(r->time.on ? finalise_in_time(r, &front, err) : finalise_all(r, &front, err));
     BB_TRY(write_finalise_csv(r, &front, err));
     BB_TRY(remove_old_models(r, &front, err));

@@ -297,14 +297,8 @@ static bb_status climb(ladder *l, bb_rung rung, bb_err *err)
     bb_tuned          next = { 0 };
     const double      started = bb_now_s();
     uint64_t          need;
-    char              bytes[32];
     bb_status         status;
-    if (rung >= BB_RUNG_END_TO_END && !bb_memory_trains_all(l->r, &l->coarse, &need)) {
-        bb_format_size(need, bytes);
-        bb_warn("%s: training all blocks of this model needs --max-ram %llu (%s): the step is left out", rung == BB_RUNG_QAT ? "qat" : "end-to-end tuning",
-                (unsigned long long)need, bytes);
-        return BB_OK;
-    }
+    if (rung >= BB_RUNG_END_TO_END && !bb_memory_trains_all(l->r, &l->coarse, &need)) return BB_OK; /* bb_memory_warn_of_training has said it */
     if (rung >= BB_RUNG_END_TO_END && l->coarse) bb_info("%s: the optimizer's state is of 8 bits, to be within --max-ram", bb_rung_names[rung]);
     BB_TRY(rung == BB_RUNG_REBUILD ? rebuild(l, &next, err) : rung == BB_RUNG_QAT ? train_low_bits(l, &next, err) : tune(l, rung, &next, err));
     BB_TRY(score(l->r, &next.net, &record->kl[rung], err));

@@ -9,6 +9,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -318,6 +319,21 @@ bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need) { retur
 static bool asks_to_train_all(const bb_run_config *c)
 {
     return !c->no_finalise && (bb_list_has(c->finalise_steps, "end-to-end") || bb_list_has(c->finalise_steps, "qat"));
+}
+
+void bb_memory_warn_of_training(const bb_run *r)
+{
+    const bool end_to_end = bb_list_has(r->config.finalise_steps, "end-to-end"), qat = bb_list_has(r->config.finalise_steps, "qat");
+    uint64_t   need;
+    bool       coarse;
+    char       bytes[32];
+    if (!asks_to_train_all(&r->config) || bb_memory_trains_all(r, &coarse, &need)) return;
+    bb_format_size(need, bytes);
+    bb_warn("%s: training all blocks of this model needs --max-ram %llu (%s): the step is left out",
+            end_to_end && qat ? "end-to-end and qat"
+            : end_to_end      ? "end-to-end"
+                              : "qat",
+            (unsigned long long)need, bytes);
 }
 
 /* Bytes that training all matrices takes of a run that asks for it; 0 where they do not fit, or it does not. */

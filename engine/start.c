@@ -200,6 +200,7 @@ bb_status bb_run_check_start(const bb_run *r, bb_err *err)
     }
     BB_TRY(bb_memory_check(r, err));
     BB_TRY(check_room(r, err));
+    bb_memory_warn_of_training(r);
 done:
     inputs_done(&in);
     return status;

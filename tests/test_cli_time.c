@@ -678,6 +678,8 @@ START_TEST(the_estimate_counts_what_is_done)
     static const char *const plain[][2] = { COMMON, { "sizes", "400KiB,450KiB,500KiB,550KiB,600KiB" }, { "no-finalise", "true" }, { "", "" } };
     static const char *const points5[][2] = { COMMON, { "points", "5" }, { "min-bpw", "14" }, { "max-bpw", "20" }, { "finish", "contenders" }, { "", "" } };
     static const char *const points6[][2] = { COMMON, { "points", "6" }, { "min-bpw", "14" }, { "max-bpw", "20" }, { "finish", "contenders" }, { "", "" } };
+    static const char *const trained[][2] = { COMMON, { "target-bpw", "14" }, { "finalise-steps", "end-to-end" }, { "", "" } };
+    static const char *const untrained[][2] = { COMMON, { "target-bpw", "14" }, { "finalise-steps", "end-to-end" }, { "max-ram", "1MiB" }, { "", "" } };
     static const char *const one_all[][2] = { COMMON, { "target-bpw", "14" }, { "finish", "all" }, { "", "" } };
     static const char *const one[][2] = { COMMON, { "target-bpw", "14" }, { "", "" } };
 #undef COMMON
@@ -699,6 +701,9 @@ START_TEST(the_estimate_counts_what_is_done)
                         2 / 3.0); /* of two simple plans the best one, and full precision once for both or all three */
     ck_assert_double_lt(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 0.75);
     ck_assert_double_lt(b[BB_STAGE_EVALUATE], a[BB_STAGE_EVALUATE]);
+    count_stages(false, trained, a);
+    count_stages(false, untrained, b); /* the step is left out for want of memory */
+    ck_assert_double_lt(b[BB_STAGE_FINALISE], 0.1 * a[BB_STAGE_FINALISE]);
     count_stages(true, points5, a);
     count_stages(true, points6, b);
     ck_assert_double_eq_tol(b[BB_STAGE_FINALISE] / a[BB_STAGE_FINALISE], 8 / 5.0, 0.1);
