@@ -820,6 +820,31 @@ START_TEST(rates_too_high_are_given_up)
 }
 END_TEST
 
+/* A look inside a trial at which the training is lost, or patience is at its end, is the end of the rates and not of the training: of 40 steps the second trial has 4 to 6, and 5 is
+ * looked at. */
+START_TEST(a_trial_that_is_lost_early_is_given_up)
+{
+    world          *w = world_of(TIED);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(_i ? BB_TUNE_KL : BB_TUNE_LABELS, 0, LAYERS - 1);
+    int32_t         constant[WINDOWS * T];
+    bb_tune_set     train = w->train;
+    looks           l = { 0 };
+    for (int i = 0; i < WINDOWS * T; i++) constant[i] = 7;
+    o.weights = 1.6, o.fields = o.norms = 0.2, o.embedding = true, o.trial = 0.0625, o.looked = note_look, o.looked_self = &l;
+    if (_i) o.checks = 40, o.patience = 2;
+    else train.tokens = train.targets = constant, o.weights = 2.4, o.norms = 0.4;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &train, &w->held, &report, NULL), BB_OK);
+    ck_assert_uint_eq(l.step[_i ? 5 : 2], 5);
+    ck_assert(l.score[_i ? 5 : 2] > (_i ? l.score[4] : 4 * l.score[0]));
+    ck_assert_uint_gt(report.steps, 8);
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
 /* A text that the training harms: nothing is kept, though the other one gains. Patience ends it early. */
 START_TEST(no_text_may_lose)
 {
@@ -1046,6 +1071,7 @@ int main(void)
     tcase_add_loop_test(n, peers_change_nothing, 0, 18);
     tcase_add_loop_test(n, other_peers_go_on, 0, 2);
     tcase_add_test(n, rates_too_high_are_given_up);
+    tcase_add_loop_test(n, a_trial_that_is_lost_early_is_given_up, 0, 2);
     tcase_add_test(n, no_text_may_lose);
     tcase_add_test(n, a_gain_on_the_other_text_pays_for_no_loss);
     tcase_add_test(n, a_lost_training_ends);
