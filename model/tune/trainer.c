@@ -893,7 +893,8 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
         BB_TRY(one_step(r, bb_schedule_rate(&schedule, r->at.step - r->at.began), err));
         if (o->progress && !o->label) bb_progress_add(o->progress, 1);
         if (trial != 1 && !check_is_due(o, (uint32_t)r->at.step)) continue;
-        BB_TRY(look(r, err));
+        status = look(r, err);
+        if (status != BB_OK) return status; /* another process has failed: no state is saved that would be taken up behind this look */
         const bool ends = r->lost || (o->patience && r->at.worse >= o->patience); /* in a trial: of the rates alone */
         if ((trial == 1 || (trial && ends)) && !r->at.best_step && !(r->at.score < start_score(r)) && r->at.step < o->steps) {
             begin_again(r);
