@@ -456,12 +456,15 @@ static void order_by_use(const bb_front *front, size_t *order)
             if (front->plans[i].is_searched != (simple != 0)) order[n++] = i;
 }
 
-static bb_status leave_out(bb_run *r, const bb_front *front, const size_t *order, size_t n, bb_err *err)
+/* But those that are spared: the guard compares them as they are. */
+static bb_status leave_out(bb_run *r, const bb_front *front, const size_t *order, size_t n_order, bb_err *err)
 {
-    const char **hashes = BB_NEW(n, const char *, err);
+    const char **hashes = BB_NEW(n_order, const char *, err);
+    size_t       n = 0;
     bb_status    status;
     if (!hashes) return BB_NOMEM;
-    for (size_t i = 0; i < n; i++) hashes[i] = front->plans[order[i]].hash;
+    for (size_t i = 0; i < n_order; i++)
+        if (!bb_front_is_spared(r, &front->plans[order[i]])) hashes[n++] = front->plans[order[i]].hash;
     bb_warn("time: %zu plan%s left out: not finalised, not evaluated, and no part of what the guard compares", n, n == 1 ? " is" : "s are");
     status = bb_time_leave_out(r, hashes, n, err);
     bb_free(hashes);
@@ -486,9 +489,9 @@ static bb_status finalise_in_time(bb_run *r, bb_front *front, bb_err *err)
     for (; done < front->n; done++, bb_progress_add(&progress, 1)) {
         const double started = bb_now_s();
         bb_err       why = BB_ERR_INIT;
+        if (bb_front_is_spared(r, &front->plans[order[done]])) continue;
         if (done > 0 && !bb_time_has_room(r, longest)) break;
         if (done > 0) bb_time_stop_finalise(r);
-        if (bb_front_is_spared(r, &front->plans[order[done]])) continue;
         r->time.may_cut = done == 0;
         status = finalise_plans(r, &front->plans[order[done]], 1, NULL, &why);
         const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
