@@ -398,12 +398,6 @@ done:
     return status;
 }
 
-bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
-{
-    bb_status status = bb_front_readmit(r, p, err);
-    return status == BB_OK ? finalise_plans(r, p, 1, NULL, err) : status;
-}
-
 /* Removes the files of models/ that are of no plan that is finalised: earlier options made them. */
 static bb_status remove_old_models(const bb_run *r, const bb_front *front, bb_err *err)
 {
@@ -442,6 +436,20 @@ static bb_status write_finalise_csv(bb_run *r, const bb_front *front, bb_err *er
     status = bb_csv_close(&w, err);
 done:
     bb_csv_discard(w);
+    return status;
+}
+
+/* The table has the plan as well. */
+bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
+{
+    bb_front  front = { 0 };
+    bb_status status;
+    BB_TRY(bb_front_readmit(r, p, err));
+    BB_TRY(finalise_plans(r, p, 1, NULL, err));
+    BB_TRY(bb_front_load_asked(r, &front, err));
+    BB_TRY(write_finalise_csv(r, &front, err));
+done:
+    bb_front_done(&front);
     return status;
 }
 

@@ -216,6 +216,21 @@ START_TEST(what_cannot_win_is_not_finished)
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     evaluate_again(dir);
     ck_assert_ptr_nonnull(strstr(said, "it is finalised too"));
+    plans = table(dir, "plans.csv");
+    bb_csv steps = table(dir, "finalise.csv");
+    size_t n_files = 0, n_rows = 0;
+    for (size_t i = 0; i < plans.n_rows; i++) {
+        snprintf(path, sizeof path, "%s/models/%s.gguf", dir, text(&plans, i, "plan_hash"));
+        if (!is(&plans, i, "chosen") || !bb_file_exists(path)) continue;
+        size_t n = 0;
+        for (size_t k = 0; k < steps.n_rows; k++) n += strcmp(text(&steps, k, "plan_hash"), text(&plans, i, "plan_hash")) == 0;
+        ck_assert_msg(n == 5, "%zu steps of %s", n, text(&plans, i, "plan_hash"));
+        n_files++;
+        n_rows += n;
+    }
+    ck_assert(n_files > 0 && n_rows == steps.n_rows);
+    bb_csv_done(&plans);
+    bb_csv_done(&steps);
     g = verdict(dir);
     ck_assert(!won(json_array_get(json_object_get(g, "sizes"), 0)));
     ck_assert_ptr_null(json_object_get(json_array_get(json_object_get(g, "sizes"), 0), "compared_before_finishing"));
