@@ -398,12 +398,6 @@ done:
     return status;
 }
 
-bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
-{
-    bb_status status = bb_front_readmit(r, p, err);
-    return status == BB_OK ? finalise_plans(r, p, 1, NULL, err) : status;
-}
-
 /* Removes the files of models/ that are of no plan that is finalised: earlier options made them. */
 static bb_status remove_old_models(const bb_run *r, const bb_front *front, bb_err *err)
 {
@@ -445,6 +439,20 @@ done:
     return status;
 }
 
+/* The table has the plan as well. */
+bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
+{
+    bb_front  front = { 0 };
+    bb_status status;
+    BB_TRY(bb_front_readmit(r, p, err));
+    BB_TRY(finalise_plans(r, p, 1, NULL, err));
+    BB_TRY(bb_front_load_asked(r, &front, err));
+    BB_TRY(write_finalise_csv(r, &front, err));
+done:
+    bb_front_done(&front);
+    return status;
+}
+
 /* ---- within a given time ---- */
 
 /* The plans that were searched for come first, the smaller ones before the larger; then those that guard them. */
@@ -456,12 +464,15 @@ static void order_by_use(const bb_front *front, size_t *order)
             if (front->plans[i].is_searched != (simple != 0)) order[n++] = i;
 }
 
-static bb_status leave_out(bb_run *r, const bb_front *front, const size_t *order, size_t n, bb_err *err)
+/* But those that are spared: the guard compares them as they are. */
+static bb_status leave_out(bb_run *r, const bb_front *front, const size_t *order, size_t n_order, bb_err *err)
 {
-    const char **hashes = BB_NEW(n, const char *, err);
+    const char **hashes = BB_NEW(n_order, const char *, err);
+    size_t       n = 0;
     bb_status    status;
     if (!hashes) return BB_NOMEM;
-    for (size_t i = 0; i < n; i++) hashes[i] = front->plans[order[i]].hash;
+    for (size_t i = 0; i < n_order; i++)
+        if (!bb_front_is_spared(r, &front->plans[order[i]])) hashes[n++] = front->plans[order[i]].hash;
     bb_warn("time: %zu plan%s left out: not finalised, not evaluated, and no part of what the guard compares", n, n == 1 ? " is" : "s are");
     status = bb_time_leave_out(r, hashes, n, err);
     bb_free(hashes);
@@ -486,9 +497,9 @@ static bb_status finalise_in_time(bb_run *r, bb_front *front, bb_err *err)
     for (; done < front->n; done++, bb_progress_add(&progress, 1)) {
         const double started = bb_now_s();
         bb_err       why = BB_ERR_INIT;
+        if (bb_front_is_spared(r, &front->plans[order[done]])) continue;
         if (done > 0 && !bb_time_has_room(r, longest)) break;
         if (done > 0) bb_time_stop_finalise(r);
-        if (bb_front_is_spared(r, &front->plans[order[done]])) continue;
         r->time.may_cut = done == 0;
         status = finalise_plans(r, &front->plans[order[done]], 1, NULL, &why);
         const bool late = status == BB_INTERRUPTED && bb_interrupt_late();

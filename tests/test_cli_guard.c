@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * test_cli_guard.c: the guard end to end, on runs of a tiny model: what is finalised and compared at each size, a search whose plan must be kept,
  * one whose plan must be refused, and files too damaged to use. Runs the program. */
+#include <gsl/gsl_errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,8 +10,11 @@
 
 #include "base/csv.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "engine/run.h"
+#include "engine/stages.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -212,11 +216,78 @@ START_TEST(what_cannot_win_is_not_finished)
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
     evaluate_again(dir);
     ck_assert_ptr_nonnull(strstr(said, "it is finalised too"));
+    plans = table(dir, "plans.csv");
+    bb_csv steps = table(dir, "finalise.csv");
+    size_t n_files = 0, n_rows = 0;
+    for (size_t i = 0; i < plans.n_rows; i++) {
+        snprintf(path, sizeof path, "%s/models/%s.gguf", dir, text(&plans, i, "plan_hash"));
+        if (!is(&plans, i, "chosen") || !bb_file_exists(path)) continue;
+        size_t n = 0;
+        for (size_t k = 0; k < steps.n_rows; k++) n += strcmp(text(&steps, k, "plan_hash"), text(&plans, i, "plan_hash")) == 0;
+        ck_assert_msg(n == 5, "%zu steps of %s", n, text(&plans, i, "plan_hash"));
+        n_files++;
+        n_rows += n;
+    }
+    ck_assert(n_files > 0 && n_rows == steps.n_rows);
+    bb_csv_done(&plans);
+    bb_csv_done(&steps);
     g = verdict(dir);
     ck_assert(!won(json_array_get(json_object_get(g, "sizes"), 0)));
     ck_assert_ptr_null(json_object_get(json_array_get(json_object_get(g, "sizes"), 0), "compared_before_finishing"));
     json_decref(g);
     snprintf(line, sizeof line, "verify %s -q", dir);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+}
+END_TEST
+
+/* A time that is over behind the first plan leaves out what was to be finalised, not the plans that never were: the searched plan is guarded by these, as they are. */
+START_TEST(time_leaves_out_no_spared_plan)
+{
+    static const char *const given[][2] = {
+        { "formats", "Q4_0,Q5_0,Q8_0" }, { "embd-formats", "Q4_0,Q5_0,Q8_0" }, { "prune", "none" },         { "calib-windows", "8" }, { "confirm-windows", "40" },
+        { "refine-windows", "10" },      { "measure-windows", "4" },           { "search-tokens", "0.05" }, { "ctx", "32" },          { "sweeps", "1" },
+        { "points", "2" },               { "min-bpw", "5.8" },                 { "max-bpw", "7" },          { "time", "1h" },         { "finalise-steps", "rebuild" },
+    };
+    bb_run_config c = { 0 };
+    bb_run        r;
+    bb_err        err = BB_ERR_INIT;
+    char          out[512];
+    make_model();
+    snprintf(out, sizeof out, "%s", bb_test_path("short"));
+    gsl_set_error_handler_off();
+    bb_log_set_level(BB_LOG_QUIET);
+    ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, given[i][0], given[i][1], &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "model", model, &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "out", out, &err), BB_OK);
+    ck_assert_msg(bb_run_create(&r, &c, true, &err) == BB_OK, "%s", err.msg);
+    for (int i = 0; i < BB_STAGE_FINALISE; i++) ck_assert_msg(bb_stage_run(&r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
+    bb_csv  plans = table(out, "plans.csv");
+    size_t  n_spared = 0, smallest = 0;
+    char    hash[17], *path;
+    while (!is(&plans, smallest, "searched") || is(&plans, smallest, "baseline")) smallest++;
+    ck_assert_msg(bb_run_finalise_one(&r, text(&plans, smallest, "plan_hash"), hash, &path, &err) == BB_OK, "%s", err.msg); /* the one that there is time for */
+    bb_free(path);
+    r.time.on = true;
+    r.time.started_s = bb_now_s() - 7200;
+    for (int i = BB_STAGE_FINALISE; i <= BB_STAGE_EVALUATE; i++) ck_assert_msg(bb_stage_run(&r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
+    ck_assert(!r.config.no_finalise && *r.config.leave_out);
+    json_t *g = verdict(out), *first = json_array_get(json_object_get(g, "sizes"), 0);
+    for (size_t i = 0; i < plans.n_rows; i++) {
+        if (!is(&plans, i, "chosen") || !is(&plans, i, "ruled_out")) continue;
+        n_spared++;
+        ck_assert(!bb_list_has(r.config.leave_out, text(&plans, i, "plan_hash")));
+    }
+    ck_assert_uint_ge(n_spared, 1);
+    ck_assert(won(first) && json_is_true(json_object_get(first, "compared_before_finishing")));
+    ck_assert_double_gt(real(first, "margin_nats"), 0);
+    ck_assert_str_eq(word(g, "left_out"), r.config.leave_out);
+    json_decref(g);
+    bb_csv_done(&plans);
+    bb_run_close(&r);
+    bb_log_set_level(BB_LOG_INFO);
+    snprintf(line, sizeof line, "verify %s -q", out);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
 }
 END_TEST
@@ -333,6 +404,7 @@ int main(void)
     tcase_set_timeout(t, 300);
     tcase_add_test(t, one_target_finalises_its_own_plans);
     tcase_add_test(t, what_cannot_win_is_not_finished);
+    tcase_add_test(t, time_leaves_out_no_spared_plan);
     tcase_add_test(t, a_part_of_the_windows_stands_for_all);
     tcase_add_test(t, every_size_of_a_sweep_is_guarded);
     tcase_add_test(t, the_finishing_is_what_was_run);

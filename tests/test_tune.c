@@ -597,14 +597,15 @@ typedef struct hall {
 } hall;
 
 typedef struct peer {
-    hall           *in;
-    bb_peers        peers;
-    const world    *w;
-    bb_tune_options o;
-    bb_tuned        t;
-    bb_tune_report  report;
-    bb_status       status;
-    pthread_t       thread;
+    hall             *in;
+    bb_peers          peers;
+    const world      *w;
+    const bb_backend *backend;
+    bb_tune_options   o;
+    bb_tuned          t;
+    bb_tune_report    report;
+    bb_status         status;
+    pthread_t         thread;
 } peer;
 
 static void give(void *self, uint32_t to, const bb_span *spans, size_t n)
@@ -642,17 +643,27 @@ static void *be_peer(void *self)
     peer  *p = self;
     bb_err err = BB_ERR_INIT;
     omp_set_num_threads(1);
-    p->status = bb_tune(&bb_backend_cpu, &p->w->full.net, &p->t, &p->o, &p->w->train, &p->w->held, &p->report, &err);
+    p->status = bb_tune(p->backend, &p->w->full.net, &p->t, &p->o, &p->w->train, &p->w->held, &p->report, &err);
     return NULL;
 }
 
-/* n peers tune copies of the world's network; the first one has the state and the hook of o. They all end alike. */
-static bb_status tune_together(const world *w, uint32_t n, const bb_tune_options *o, bb_tuned *t, bb_tune_report *report)
+/* A backend that has no memory for the losses of held-out windows, once it has made so many of them. */
+static uint32_t scores_left;
+
+static bb_status score_a_few(void *self, size_t n, const bb_head_rows *of, double *kl, double *nll, unsigned char *same, bb_err *err)
+{
+    if (scores_left == 0) return BB_FAIL(err, BB_NOMEM, "no memory for a look");
+    scores_left--;
+    return bb_backend_cpu.ops->score(self, n, of, kl, nll, same, err);
+}
+
+/* n peers tune copies of the world's network; the first one has the state and the hook of o. They all end alike, but for the last one's fault. */
+static bb_status tune_together_on(const bb_backend *last, const world *w, uint32_t n, const bb_tune_options *o, bb_tuned *t, bb_tune_report *report)
 {
     static peer p[MOST_PEERS];
     hall        h = { .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
     for (uint32_t i = 0; i < n; i++) {
-        p[i] = (peer) { .in = &h, .peers = { &p[i], i, n, give, take }, .w = w, .o = *o };
+        p[i] = (peer) { .in = &h, .peers = { &p[i], i, n, give, take }, .w = w, .backend = i + 1 < n ? &bb_backend_cpu : last, .o = *o };
         p[i].o.peers = n > 1 ? &p[i].peers : NULL;
         if (i > 0) p[i].o.state = NULL, p[i].o.looked = NULL;
         ck_assert_int_eq(bb_tuned_copy(&w->small, &p[i].t, NULL), BB_OK);
@@ -660,7 +671,7 @@ static bb_status tune_together(const world *w, uint32_t n, const bb_tune_options
     }
     for (uint32_t i = 0; i < n; i++) pthread_join(p[i].thread, NULL);
     for (uint32_t i = 1; i < n; i++) {
-        ck_assert_int_eq(p[i].status, p[0].status);
+        ck_assert_int_eq(p[i].status, last != &bb_backend_cpu && i + 1 == n ? BB_NOMEM : p[0].status);
         ck_assert(p[i].report.best == p[0].report.best && p[i].report.best_step == p[0].report.best_step);
         same_network(w, &p[0].t, &p[i].t);
         bb_tuned_done(&p[i].t);
@@ -668,6 +679,11 @@ static bb_status tune_together(const world *w, uint32_t n, const bb_tune_options
     *t = p[0].t;
     *report = p[0].report;
     return p[0].status;
+}
+
+static bb_status tune_together(const world *w, uint32_t n, const bb_tune_options *o, bb_tuned *t, bb_tune_report *report)
+{
+    return tune_together_on(&bb_backend_cpu, w, n, o, t, report);
 }
 
 /* What n peers are stopped with in the middle: every weight and moment, to the last bit. */
@@ -752,6 +768,34 @@ START_TEST(other_peers_go_on)
 }
 END_TEST
 
+/* A peer that fails in a look, at a trial's end or later, stops the others before it is over: who goes on does not do without it. */
+START_TEST(a_look_that_failed_is_not_left_out)
+{
+    bb_operations   ops = *bb_backend_cpu.ops;
+    bb_backend      forgetful = { &ops, bb_backend_cpu.context };
+    world          *w = world_of(TIED);
+    bb_tuned        alone, t;
+    bb_tune_report  report[2];
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    ops.score = score_a_few;
+    o.steps = 16, o.checks = 8, o.batch = 5, o.embedding = true, o.weights = 0.4, o.trial = 0.15;
+    tune(w, &alone, &o, &report[0]);
+    o.state = bb_test_path("look.state");
+    o.save_every_s = _i ? 1e-9 : 0;
+    scores_left = 1 + (uint32_t)_i; /* the start, _i looks */
+    ck_assert_int_eq(tune_together_on(&forgetful, w, 3, &o, &t, &report[1]), BB_INTERRUPTED);
+    ck_assert_uint_eq(scores_left, 0);
+    ck_assert_uint_gt(report[1].steps, 0);
+    bb_tuned_done(&t);
+    ck_assert_int_eq(tune_together(w, 2, &o, &t, &report[1]), BB_OK);
+    ck_assert(report[0].best == report[1].best && report[0].best_step == report[1].best_step);
+    same_network(w, &alone, &t);
+    bb_tuned_done(&t);
+    bb_tuned_done(&alone);
+    world_done(w);
+}
+END_TEST
+
 typedef struct looks {
     uint32_t n;
     double   score[64], other[64];
@@ -816,6 +860,31 @@ START_TEST(rates_too_high_are_given_up)
         for (int k = 0; k < 2; k++) bb_tuned_done(&t[k]);
     }
     ck_assert(met[0] && met[1] + met[2] && met[3]);
+    world_done(w);
+}
+END_TEST
+
+/* A look inside a trial at which the training is lost, or patience is at its end, is the end of the rates and not of the training: of 40 steps the second trial has 4 to 6, and 5 is
+ * looked at. */
+START_TEST(a_trial_that_is_lost_early_is_given_up)
+{
+    world          *w = world_of(TIED);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(_i ? BB_TUNE_KL : BB_TUNE_LABELS, 0, LAYERS - 1);
+    int32_t         constant[WINDOWS * T];
+    bb_tune_set     train = w->train;
+    looks           l = { 0 };
+    for (int i = 0; i < WINDOWS * T; i++) constant[i] = 7;
+    o.weights = 1.6, o.fields = o.norms = 0.2, o.embedding = true, o.trial = 0.0625, o.looked = note_look, o.looked_self = &l;
+    if (_i) o.checks = 40, o.patience = 2;
+    else train.tokens = train.targets = constant, o.weights = 2.4, o.norms = 0.4;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &t, NULL), BB_OK);
+    ck_assert_int_eq(bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &train, &w->held, &report, NULL), BB_OK);
+    ck_assert_uint_eq(l.step[_i ? 5 : 2], 5);
+    ck_assert(l.score[_i ? 5 : 2] > (_i ? l.score[4] : 4 * l.score[0]));
+    ck_assert_uint_gt(report.steps, 8);
+    bb_tuned_done(&t);
     world_done(w);
 }
 END_TEST
@@ -1045,7 +1114,9 @@ int main(void)
     tcase_add_loop_test(n, goes_on_after_an_interruption, 0, 3);
     tcase_add_loop_test(n, peers_change_nothing, 0, 18);
     tcase_add_loop_test(n, other_peers_go_on, 0, 2);
+    tcase_add_loop_test(n, a_look_that_failed_is_not_left_out, 0, 4);
     tcase_add_test(n, rates_too_high_are_given_up);
+    tcase_add_loop_test(n, a_trial_that_is_lost_early_is_given_up, 0, 2);
     tcase_add_test(n, no_text_may_lose);
     tcase_add_test(n, a_gain_on_the_other_text_pays_for_no_loss);
     tcase_add_test(n, a_lost_training_ends);

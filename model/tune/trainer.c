@@ -848,11 +848,12 @@ static bb_schedule schedule_of(const bb_trainer *r)
                            .peak = pow(BACK_OFF, (double)r->at.trials) };
 }
 
-/* Whether the rates show now what they are worth. */
-static bool trial_ends(const bb_trainer *r)
+/* Steps until the rates show what they are worth; 0: they have, or nobody asks. */
+static uint64_t trial_left(const bb_trainer *r)
 {
-    const where *w = &r->at;
-    return r->o->trial > 0 && w->trials < MOST_TRIALS && w->step - w->began == (uint64_t)ceil(r->o->trial * (double)(r->o->steps - w->began));
+    const where   *w = &r->at;
+    const uint64_t length = (uint64_t)ceil(r->o->trial * (double)(r->o->steps - w->began)), done = w->step - w->began;
+    return r->o->trial > 0 && w->trials < MOST_TRIALS && done < length ? length - done : 0;
 }
 
 static double start_score(const bb_trainer *r) { return r->other.set ? 1 : r->at.start; }
@@ -888,17 +889,19 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
             saved = bb_now_s();
         }
         bb_crew_share();
+        const uint64_t trial = trial_left(r);
         BB_TRY(one_step(r, bb_schedule_rate(&schedule, r->at.step - r->at.began), err));
         if (o->progress && !o->label) bb_progress_add(o->progress, 1);
-        const bool trial = trial_ends(r);
-        if (!trial && !check_is_due(o, (uint32_t)r->at.step)) continue;
-        BB_TRY(look(r, err));
-        if (trial && !r->at.best_step && !(r->at.score < start_score(r)) && r->at.step < o->steps) {
+        if (trial != 1 && !check_is_due(o, (uint32_t)r->at.step)) continue;
+        status = look(r, err);
+        if (status != BB_OK) return status; /* another process has failed: no state is saved that would be taken up behind this look */
+        const bool ends = r->lost || (o->patience && r->at.worse >= o->patience); /* in a trial: of the rates alone */
+        if ((trial == 1 || (trial && ends)) && !r->at.best_step && !(r->at.score < start_score(r)) && r->at.step < o->steps) {
             begin_again(r);
             schedule = schedule_of(r);
             continue;
         }
-        if (r->lost || (o->patience && r->at.worse >= o->patience)) break;
+        if (ends) break;
     }
 done:
     if (status == BB_INTERRUPTED && o->state && r->at.step) {
