@@ -264,7 +264,8 @@ static bool put_plans(json_t *root, const bb_front *f, const bb_evaluated *e, in
         json_t *row = json_pack("{s:s, s:b, s:I, s:f, s:f}", "name", p->is_baseline ? p->source : p->hash, "simple", p->is_baseline, "size_bytes",
                                 (json_int_t)p->size_bytes, "kl_nats", e[i].result.kl, "kl_before_finalise", e[i].kl_before);
         if (row && e[i].is_spared) ok = json_object_set_new(row, "finished", json_false()) == 0 && json_object_set_new(row, "kl_nats", json_null()) == 0;
-        ok = ok && row && (!isfinite(e[i].result.kl_se) || json_object_set_new(row, "kl_se", json_real(e[i].result.kl_se)) == 0);
+        const bool has_se = !e[i].is_spared && isfinite(e[i].result.kl_se);
+        ok = ok && row && (!has_se || json_object_set_new(row, "kl_se", json_real(e[i].result.kl_se)) == 0);
         ok = json_array_append_new(plans, row) == 0 && ok;
     }
     return json_object_set_new(root, "plans", plans) == 0 && ok;

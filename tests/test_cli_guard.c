@@ -205,6 +205,11 @@ START_TEST(what_cannot_win_is_not_finished)
         ck_assert_double_gt(real(json_array_get(sizes, i), "margin_nats"), 3 * real(json_array_get(sizes, i), "margin_se"));
     }
     ck_assert(json_is_true(json_object_get(json_array_get(sizes, 0), "compared_before_finishing")));
+    for (size_t i = 0; i < json_array_size(json_object_get(g, "plans")); i++) { /* a score and its error, or neither */
+        const json_t *p = json_array_get(json_object_get(g, "plans"), i);
+        ck_assert(json_is_number(json_object_get(p, "kl_nats")) == json_is_number(json_object_get(p, "kl_se")));
+        ck_assert(json_is_number(json_object_get(p, "kl_nats")) != json_is_false(json_object_get(p, "finished")));
+    }
     json_decref(g);
     bb_csv_done(&plans);
     bb_csv_done(&simple);

@@ -889,6 +889,44 @@ START_TEST(a_trial_that_is_lost_early_is_given_up)
 }
 END_TEST
 
+/* Stopped after any step, of a first, a second and a last trial, before and behind what ends them: the bytes of a training that was not stopped. */
+START_TEST(goes_on_in_any_trial)
+{
+    enum { STEPS = 12 };
+    world          *w = world_of(TIED);
+    bb_tuned        t[2];
+    bb_tune_report  report[2];
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    bb_tune_set     other = w->held;
+    bb_err          err = BB_ERR_INIT;
+    looks           l = { 0 };
+    other.tokens = w->tokens;
+    o.steps = o.checks = STEPS, o.embedding = true, o.weights = 1.6, o.fields = o.norms = 0.2, o.trial = 0.15, o.patience = 3;
+    o.coarse_moments = _i % 2, o.other = _i / 2 ? &other : NULL;
+    o.looked = note_look, o.looked_self = &l;
+    tune(w, &t[0], &o, &report[0]);
+    o.state = bb_test_path("any.state");
+    o.looked = raise_at_third;
+    for (uint32_t stop = 1; stop < report[0].steps; stop++) {
+        uint32_t at = stop;
+        o.looked_self = &at;
+        for (int k = 0; k < 2; k++, at = 1000) {
+            ck_assert_int_eq(bb_tuned_copy(&w->small, &t[1], NULL), BB_OK);
+            const bb_status status = bb_tune(&bb_backend_cpu, &w->full.net, &t[1], &o, &w->train, &w->held, &report[1], k ? &err : NULL);
+            ck_assert_msg(status == (k ? BB_OK : BB_INTERRUPTED), "%s", err.msg);
+            bb_interrupt_clear();
+            if (!k) bb_tuned_done(&t[1]);
+        }
+        ck_assert_msg(report[0].best == report[1].best && report[0].best_step == report[1].best_step && report[0].steps == report[1].steps, "stopped after %u", stop);
+        same_network(w, &t[0], &t[1]);
+        bb_tuned_done(&t[1]);
+    }
+    ck_assert(l.score[2] > l.score[0] && l.score[4] > l.score[0] && report[0].best_step > 4); /* trials end at 2 and 4 */
+    bb_tuned_done(&t[0]);
+    world_done(w);
+}
+END_TEST
+
 /* A text that the training harms: nothing is kept, though the other one gains. Patience ends it early. */
 START_TEST(no_text_may_lose)
 {
@@ -1116,6 +1154,7 @@ int main(void)
     tcase_add_loop_test(n, other_peers_go_on, 0, 2);
     tcase_add_loop_test(n, a_look_that_failed_is_not_left_out, 0, 4);
     tcase_add_test(n, rates_too_high_are_given_up);
+    tcase_add_loop_test(n, goes_on_in_any_trial, 0, 4);
     tcase_add_loop_test(n, a_trial_that_is_lost_early_is_given_up, 0, 2);
     tcase_add_test(n, no_text_may_lose);
     tcase_add_test(n, a_gain_on_the_other_text_pays_for_no_loss);

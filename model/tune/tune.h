@@ -8,7 +8,8 @@
  * What is trained and how it stays exact: latent.h. Every call compares states by their loss on held-out windows, the start among
  * them, and leaves the best one in the bytes: never worse there than it was given. Deterministic: the same bytes for any number of threads.
  * Rates that are too high for a model are found out by a trial: where a share of the steps has not lowered the held-out loss (the mean share of both, where there is
- * another text), it begins again from the start with a quarter of all rates and the steps that are left, which are tried as well, at most thrice.
+ * another text), it begins again from the start with a quarter of all rates and the steps that are left, which are tried as well, at most thrice. A look before that which would end
+ * the training (lost, or without patience) ends the trial.
  * Methods and measurements: docs/finalise.md.
  * [1] Wang et al. LC-QAT. ICML 2026. arXiv 2606.10531 (its differentiable gradient estimator).
  */
