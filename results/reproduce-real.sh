@@ -12,7 +12,7 @@ source=$work/SmolLM2-135M.gguf
 if [ -n "${QUICK:-}" ]; then
     export CHUNKS=${CHUNKS:-4} RIVALS=configs/reproduce/smollm2-rivals-quick.txt
     : "${SIZES:=60000000,82333792}"
-    uniform=IQ4_NL like= windows=64 outputs=16
+    uniform= like= windows=64 outputs=16 # the sweep's own uniform plans, finished alike, are beside it
     : "${SETS:=}"
 else
     : "${SIZES:=}"

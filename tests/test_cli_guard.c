@@ -249,9 +249,21 @@ END_TEST
 START_TEST(time_leaves_out_no_spared_plan)
 {
     static const char *const given[][2] = {
-        { "formats", "Q4_0,Q5_0,Q8_0" }, { "embd-formats", "Q4_0,Q5_0,Q8_0" }, { "prune", "none" },         { "calib-windows", "8" }, { "confirm-windows", "40" },
-        { "refine-windows", "10" },      { "measure-windows", "4" },           { "search-tokens", "0.05" }, { "ctx", "32" },          { "sweeps", "1" },
-        { "points", "2" },               { "min-bpw", "5.8" },                 { "max-bpw", "7" },          { "time", "1h" },         { "finalise-steps", "rebuild" },
+        { "formats", "Q4_0,Q5_0,Q8_0" },
+        { "embd-formats", "Q4_0,Q5_0,Q8_0" },
+        { "prune", "none" },
+        { "calib-windows", "8" },
+        { "confirm-windows", "40" },
+        { "refine-windows", "10" },
+        { "measure-windows", "4" },
+        { "search-tokens", "0.05" },
+        { "ctx", "32" },
+        { "sweeps", "1" },
+        { "points", "2" },
+        { "min-bpw", "5.8" },
+        { "max-bpw", "7" },
+        { "time", "1h" },
+        { "finalise-steps", "rebuild" },
     };
     bb_run_config c = { 0 };
     bb_run        r;
@@ -268,9 +280,9 @@ START_TEST(time_leaves_out_no_spared_plan)
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "out", out, &err), BB_OK);
     ck_assert_msg(bb_run_create(&r, &c, true, &err) == BB_OK, "%s", err.msg);
     for (int i = 0; i < BB_STAGE_FINALISE; i++) ck_assert_msg(bb_stage_run(&r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
-    bb_csv  plans = table(out, "plans.csv");
-    size_t  n_spared = 0, smallest = 0;
-    char    hash[17], *path;
+    bb_csv plans = table(out, "plans.csv");
+    size_t n_spared = 0, smallest = 0;
+    char   hash[17], *path;
     while (!is(&plans, smallest, "searched") || is(&plans, smallest, "baseline")) smallest++;
     ck_assert_msg(bb_run_finalise_one(&r, text(&plans, smallest, "plan_hash"), hash, &path, &err) == BB_OK, "%s", err.msg); /* the one that there is time for */
     bb_free(path);

@@ -917,7 +917,8 @@ START_TEST(goes_on_in_any_trial)
             bb_interrupt_clear();
             if (!k) bb_tuned_done(&t[1]);
         }
-        ck_assert_msg(report[0].best == report[1].best && report[0].best_step == report[1].best_step && report[0].steps == report[1].steps, "stopped after %u", stop);
+        ck_assert_msg(report[0].best == report[1].best && report[0].best_step == report[1].best_step && report[0].steps == report[1].steps, "stopped after %u",
+                      stop);
         same_network(w, &t[0], &t[1]);
         bb_tuned_done(&t[1]);
     }
