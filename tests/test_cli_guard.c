@@ -384,7 +384,8 @@ START_TEST(the_finishing_is_what_was_run)
     snprintf(limited, sizeof limited, "%s --max-ram %lld", options, least);
     const char *dir = make_run("sweep", limited, "left-out");
     ck_assert_msg(strstr(said, "needs --max-ram") != NULL && strstr(said, "the step is left out") != NULL, "%s", said);
-    ck_assert_msg(strstr(said, "end-to-end: training all blocks") < strstr(said, "calibration: "), "%s", said); /* known at the start */
+    const char *early = strstr(said, "end-to-end: training all blocks");
+    ck_assert_msg(early && early < strstr(said, "calibration: "), "%s", said); /* known at the start */
     const long long needed = atoll(strstr(said, "needs --max-ram") + strlen("needs --max-ram"));
     ck_assert_msg(strstr(said, "after the same finishing: rebuild,lfq\n") != NULL, "%s", said);
     bb_csv  steps = table(dir, "finalise.csv");

@@ -843,7 +843,7 @@ START_TEST(rates_too_high_are_given_up)
         }
         met[given_up] = true;
         o.weights *= pow(0.25, given_up), o.fields *= pow(0.25, given_up), o.norms *= pow(0.25, given_up);
-        o.steps = 40 - began, o.trial = 0, o.looked = NULL;
+        o.steps = 40 - began, o.trial = 0;
         o.checks = o.steps; /* every look of the other one is among these */
         ck_assert_int_eq(bb_tuned_copy(&w->small, &t[1], NULL), BB_OK);
         looks all = { 0 };

@@ -835,6 +835,9 @@ done:
     return status;
 }
 
+/* What the rates are of those that were asked for. */
+static double share_of_rates(const bb_trainer *r) { return pow(BACK_OFF, (double)r->at.trials); }
+
 /* Of the steps from the last beginning on. */
 static bb_schedule schedule_of(const bb_trainer *r)
 {
@@ -845,7 +848,7 @@ static bb_schedule schedule_of(const bb_trainer *r)
                            .n_steps = steps + 1,
                            .n_warmup = (uint64_t)(warmup * (double)steps + 1e-9),
                            .n_decay = (uint64_t)(o->decay * (double)steps + 1e-9),
-                           .peak = pow(BACK_OFF, (double)r->at.trials) };
+                           .peak = share_of_rates(r) };
 }
 
 /* Steps until the rates show what they are worth; 0: they have, or nobody asks. */
@@ -871,8 +874,7 @@ static void begin_again(bb_trainer *r)
     if (r->o->label)
         bb_info("%s: the rates are too high for this model: after %llu steps the loss on held-out text is %.4g of what it was; begun again at a quarter: %.3g "
                 "of weights, %.3g of scales",
-                r->o->label, (unsigned long long)w->step, w->score / start_score(r), r->o->weights * pow(BACK_OFF, (double)w->trials),
-                r->o->fields * pow(BACK_OFF, (double)w->trials));
+                r->o->label, (unsigned long long)w->step, w->score / start_score(r), r->o->weights * share_of_rates(r), r->o->fields * share_of_rates(r));
     w->score = start_score(r);
 }
 
