@@ -320,6 +320,10 @@ bb_status bb_ledger_evaluate(bb_ledger *l, const uint16_t *const *x, size_t n, u
     size_t   *at = BB_NEW(n, size_t, err), *missing = BB_NEW(n, size_t, err), n_missing = 0;
     if (!at || !missing) goto done;
     BB_ASSERT(level < l->evaluator->n_levels);
+    if (bb_interrupted() && !bb_interrupt_late()) { /* --time counts what is new; who asks for an end wants it although all is known */
+        status = BB_FAIL(err, BB_INTERRUPTED, "interrupted; what was evaluated is in the ledger");
+        goto done;
+    }
     for (size_t i = 0; i < n; i++) {
         BB_TRY(intern(l, x[i], level, &at[i], err));
         record *r = &l->records[at[i]];

@@ -407,6 +407,7 @@ static void fill_greedily(const bb_separable *s, int64_t budget, uint32_t *choic
 /* ---- dynamic programming on the core ---------------------------------------------------------------------------------------- */
 
 #define N_MULTIPLIERS 5
+#define BUCKET_BITS 14 /* of a stage's range of bytes */
 
 typedef struct state {
     int64_t bytes;
@@ -428,6 +429,7 @@ typedef struct dp {
     size_t              n_states;
     item               *items;
     size_t              capacity;
+    double             *least;   /* [2^BUCKET_BITS] see drop_beaten */
     origin            **origins; /* [n_groups][states after it] */
 } dp;
 
@@ -438,6 +440,7 @@ static void dp_done(dp *d)
     bb_free(d->states);
     bb_free(d->next);
     bb_free(d->items);
+    bb_free(d->least);
     for (uint32_t g = 0; d->origins && g < d->s->n_groups; g++) bb_free(d->origins[g]);
     bb_free(d->origins);
 }
@@ -449,7 +452,8 @@ static bb_status dp_init(dp *d, bb_err *err)
     d->next = BB_NEW(d->s->o.max_states, state, err);
     d->origins = BB_NEW0(n, origin *, err);
     d->rest_min = BB_NEW0(n + 1, int64_t, err);
-    if (!d->states || !d->next || !d->origins || !d->rest_min) return BB_NOMEM;
+    d->least = BB_NEW((size_t)1 << BUCKET_BITS, double, err);
+    if (!d->states || !d->next || !d->origins || !d->rest_min || !d->least) return BB_NOMEM;
     for (uint32_t g = n; g-- > 0;) d->rest_min[g] = d->rest_min[g + 1] + d->s->groups[g].f.bytes[0];
     for (int m = 0; m < N_MULTIPLIERS; m++) {
         d->rest[m] = BB_NEW0(n + 1, double, err);
@@ -500,6 +504,35 @@ static bb_status collect(dp *d, uint32_t g, size_t *n_out, bb_err *err)
     return BB_OK;
 }
 
+/* Drops of the collected items those that cost as much as one in a bucket of fewer bytes: prune would drop them all, and they are nearly all there are,
+ * so that sorting them was most of a solve. Returns how many stay. */
+static size_t drop_beaten(dp *d, size_t n)
+{
+    enum { N_BUCKETS = 1 << BUCKET_BITS };
+    int64_t low = INT64_MAX, high = INT64_MIN;
+    int     shift = 0;
+    size_t  kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (d->items[i].bytes < low) low = d->items[i].bytes;
+        if (d->items[i].bytes > high) high = d->items[i].bytes;
+    }
+    while (n > 0 && (high - low) >> shift >= N_BUCKETS) shift++;
+    for (size_t b = 0; b < N_BUCKETS; b++) d->least[b] = HUGE_VAL;
+    for (size_t i = 0; i < n; i++) {
+        double *least = &d->least[(d->items[i].bytes - low) >> shift];
+        if (d->items[i].cost < *least) *least = d->items[i].cost;
+    }
+    double before = HUGE_VAL; /* of all buckets of fewer bytes */
+    for (size_t b = 0; b < N_BUCKETS; b++) {
+        const double own = d->least[b];
+        d->least[b] = before;
+        if (own < before) before = own;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (d->items[i].cost < d->least[(d->items[i].bytes - low) >> shift]) d->items[kept++] = d->items[i];
+    return kept;
+}
+
 static int by_value(const void *pa, const void *pb)
 {
     const double a = *(const double *)pa, b = *(const double *)pb;
@@ -536,7 +569,7 @@ static bb_status dp_run(dp *d, size_t *best, bb_err *err)
     for (uint32_t g = 0; g < d->s->n_groups; g++) {
         size_t n = 0;
         BB_TRY(collect(d, g, &n, err));
-        n = prune(d->items, n);
+        n = prune(d->items, drop_beaten(d, n));
         BB_TRY(cut(d, g, &n, err));
         d->origins[g] = BB_NEW(n, origin, err);
         if (!d->origins[g]) {
