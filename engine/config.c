@@ -77,7 +77,7 @@ const bb_option_row bb_run_options[BB_RUN_N_OPTIONS] = {
     { "no-finalise", BB_OPT_FLAG, FIELD(no_finalise), NULL, NO_BOUNDS, NULL, "export the database's options without rebuilding them", NULL },
     { "finish", BB_OPT_TEXT, FIELD(finish), "contenders", NO_BOUNDS, "WHICH",
       "plans that are finalised; contenders: no simple one that the search saw far behind", "all|contenders" },
-    { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,blocks,lfq,end-to-end", NO_BOUNDS, "LIST",
+    { "finalise-steps", BB_OPT_LIST, FIELD(finalise_steps), "rebuild,lfq,end-to-end", NO_BOUNDS, "LIST",
       "what finalise tries, in order; kept is what helps", "rebuild|blocks|lfq|end-to-end|qat" },
     { "leave-out", BB_OPT_LIST, FIELD(leave_out), "", NO_BOUNDS, "HASHES", "plans that are neither finalised nor evaluated: those that --time left out", NULL },
     { "tune-windows", BB_OPT_INT, FIELD(tune_windows), "1024", 0, 1e6, "N", "calibration windows to tune on, at most; 0: no tuning", NULL },

@@ -138,7 +138,7 @@ START_TEST(one_target_finalises_its_own_plans)
         snprintf(path, sizeof path, "%s/models/%s.gguf", dir, hash);
         ck_assert_msg(bb_file_exists(path) == is(&plans, i, "asked"), "%s of %s bytes", hash, text(&plans, i, "size_bytes"));
         for (size_t k = 0; k < steps.n_rows; k++) n_steps += strcmp(text(&steps, k, "plan_hash"), hash) == 0;
-        ck_assert_uint_eq(n_steps, is(&plans, i, "asked") ? 5 : 0);
+        ck_assert_uint_eq(n_steps, is(&plans, i, "asked") ? 4 : 0);
         n_asked += is(&plans, i, "asked");
         n_simple += is(&plans, i, "asked") && is(&plans, i, "baseline");
         n_beside += !is(&plans, i, "asked");
@@ -157,7 +157,7 @@ START_TEST(one_target_finalises_its_own_plans)
 
     json_t *g = verdict(dir);
     ck_assert_str_eq(word(g, "winner"), text(&front, 0, "plan_hash"));
-    ck_assert_str_eq(word(g, "finishing"), "rebuild,blocks,lfq,end-to-end");
+    ck_assert_str_eq(word(g, "finishing"), "rebuild,lfq,end-to-end");
     ck_assert_uint_eq(json_array_size(json_object_get(g, "sizes")), 1);
     ck_assert_uint_eq(json_array_size(json_object_get(g, "plans")), n_asked);
     const double margin = real(g, "margin_nats"), p = real(g, "p");
@@ -229,7 +229,7 @@ START_TEST(what_cannot_win_is_not_finished)
         if (!is(&plans, i, "chosen") || !bb_file_exists(path)) continue;
         size_t n = 0;
         for (size_t k = 0; k < steps.n_rows; k++) n += strcmp(text(&steps, k, "plan_hash"), text(&plans, i, "plan_hash")) == 0;
-        ck_assert_msg(n == 5, "%zu steps of %s", n, text(&plans, i, "plan_hash"));
+        ck_assert_msg(n == 4, "%zu steps of %s", n, text(&plans, i, "plan_hash"));
         n_files++;
         n_rows += n;
     }
@@ -337,7 +337,7 @@ START_TEST(every_size_of_a_sweep_is_guarded)
 {
     const char *dir = make_run("sweep", "--points 2 --min-bpw 5.7 --max-bpw 7 --finish all", "two");
     ck_assert_ptr_nonnull(strstr(said, "kept at 2 of 2 sizes"));
-    ck_assert_ptr_nonnull(strstr(said, "after the same finishing: rebuild,blocks,lfq,end-to-end"));
+    ck_assert_ptr_nonnull(strstr(said, "after the same finishing: rebuild,lfq,end-to-end"));
     json_t *g = verdict(dir), *sizes = json_object_get(g, "sizes");
     bb_csv  front = table(dir, "front.csv");
     ck_assert_uint_eq(json_array_size(sizes), 2);

@@ -120,7 +120,7 @@ START_TEST(every_stage_says_how_far_it_is)
                                           "evaluate files" };
     char                    *mine, *log, out[512];
     snprintf(out, sizeof out, "%s", bb_test_path("said"));
-    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --log-file %s.txt --out %s", out, out);
+    snprintf(line, sizeof line, "sweep " MODEL " " SMALL " --finalise-steps rebuild,blocks,lfq,end-to-end --log-file %s.txt --out %s", out, out);
     ck_assert_int_eq(setenv("BB_PROGRESS_S", "0", 1), 0);
     int code = bb_test_program(line, said, sizeof said);
     unsetenv("BB_PROGRESS_S");
@@ -130,7 +130,8 @@ START_TEST(every_stage_says_how_far_it_is)
     for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
         /* With one size and one block at a time some stages have a single step, whose end is all that can be said. */
         const bool eta = i <= 5 || strcmp(stages[i], "rebuild") == 0 || strcmp(stages[i], "blocks, steps") == 0 || strcmp(stages[i], "end-to-end") == 0;
-        ck_assert_msg(has_progress(said, stages[i], eta), "stderr has no progress of \"%s\":\n%s", stages[i], said);
+        ck_assert_msg(has_progress(said, stages[i], eta), "stderr has no progress of \"%s\"",
+                      stages[i]); /* a message with all that was said is too long for Check */
         ck_assert_msg(has_progress(mine, stages[i], eta), "--log-file has no progress of \"%s\"", stages[i]);
         ck_assert_msg(has_progress(log, stages[i], eta), "log.txt has no progress of \"%s\"", stages[i]);
     }

@@ -889,6 +889,30 @@ START_TEST(a_trial_that_is_lost_early_is_given_up)
 }
 END_TEST
 
+/* Rates at which the second step has no gradient any more are given up like others, and the step counts: its windows are drawn. Where no share of them does, the training fails. */
+START_TEST(a_trial_without_a_gradient_is_given_up)
+{
+    world          *w = world_of(TIED);
+    bb_tuned        t;
+    bb_tune_report  report;
+    bb_tune_options o = options_of(BB_TUNE_KL, 0, LAYERS - 1);
+    bb_err          err = BB_ERR_INIT;
+    looks           l = { 0 };
+    o.norms = _i ? 1e38 : 1e19, o.embedding = true, o.trial = 0.125, o.looked = note_look, o.looked_self = &l;
+    ck_assert_int_eq(bb_tuned_copy(&w->small, &t, NULL), BB_OK);
+    const bb_status status = bb_tune(&bb_backend_cpu, &w->full.net, &t, &o, &w->train, &w->held, &report, &err);
+    ck_assert_int_eq(status, _i ? BB_NUMERIC : BB_OK);
+    ck_assert_uint_eq(report.steps,
+                      _i ? 6
+                         : 40); /* two beginnings of a step and one without a gradient; one that the look at 5 ends; a step of the last, which is no trial */
+    ck_assert_uint_gt(l.n, _i ? 0 : 5);
+    for (uint32_t i = 0; !_i && i < l.n; i++) ck_assert(isfinite(l.score[i]));
+    if (!_i) ck_assert_str_eq(err.msg, "");
+    bb_tuned_done(&t);
+    world_done(w);
+}
+END_TEST
+
 /* Stopped after any step, of a first, a second and a last trial, before and behind what ends them: the bytes of a training that was not stopped. */
 START_TEST(goes_on_in_any_trial)
 {
@@ -1155,6 +1179,7 @@ int main(void)
     tcase_add_loop_test(n, other_peers_go_on, 0, 2);
     tcase_add_loop_test(n, a_look_that_failed_is_not_left_out, 0, 4);
     tcase_add_test(n, rates_too_high_are_given_up);
+    tcase_add_loop_test(n, a_trial_without_a_gradient_is_given_up, 0, 2);
     tcase_add_loop_test(n, goes_on_in_any_trial, 0, 4);
     tcase_add_loop_test(n, a_trial_that_is_lost_early_is_given_up, 0, 2);
     tcase_add_test(n, no_text_may_lose);

@@ -892,12 +892,20 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
         }
         bb_crew_share();
         const uint64_t trial = trial_left(r);
-        BB_TRY(one_step(r, bb_schedule_rate(&schedule, r->at.step - r->at.began), err));
+        status = one_step(r, bb_schedule_rate(&schedule, r->at.step - r->at.began), err);
+        const bool broken = status == BB_NUMERIC && trial && r->at.step > r->at.began && !r->at.best_step; /* by what the steps before it have made */
+        if (broken) {
+            bb_err_clear(err);
+            r->at.step++; /* its windows are drawn */
+            r->at.score = HUGE_VAL;
+        } else BB_TRY(status);
         if (o->progress && !o->label) bb_progress_add(o->progress, 1);
-        if (trial != 1 && !check_is_due(o, (uint32_t)r->at.step)) continue;
-        status = look(r, err);
-        if (status != BB_OK) return status; /* another process has failed: no state is saved that would be taken up behind this look */
-        const bool ends = r->lost || (o->patience && r->at.worse >= o->patience); /* in a trial: of the rates alone */
+        if (!broken) {
+            if (trial != 1 && !check_is_due(o, (uint32_t)r->at.step)) continue;
+            status = look(r, err);
+            if (status != BB_OK) return status; /* another process has failed: no state is saved that would be taken up behind this look */
+        }
+        const bool ends = broken || r->lost || (o->patience && r->at.worse >= o->patience); /* in a trial: of the rates alone */
         if ((trial == 1 || (trial && ends)) && !r->at.best_step && !(r->at.score < start_score(r)) && r->at.step < o->steps) {
             begin_again(r);
             schedule = schedule_of(r);
