@@ -19,6 +19,7 @@
 #include "model/net/backend.h"
 #include "model/net/net.h"
 #include "model/tune/hyper.h"
+#include "model/tune/latent.h"
 #include "model/tune/moments.h"
 #include "search/method.h"
 
@@ -287,6 +288,8 @@ uint64_t bb_memory_without_disk(const bb_run *r) { return most_with(r, omp_get_m
 /* Bytes that an optimizer keeps of a weight (model/tune/adamw.h), and a trainer: it, its gradient and what its code decodes to besides. */
 static double moment_bytes(bool coarse) { return coarse ? 2 + 8.0 / BB_MOMENTS_BLOCK : 2 * sizeof(float); }
 static double trained_bytes(bool coarse) { return 3 * sizeof(float) + moment_bytes(coarse); }
+/* The same of any type that a plan may have. */
+static double most_trained_bytes(bool coarse) { return trained_bytes(coarse) + BB_LATENT_CODE_BYTES; }
 
 static double weights_of(const bb_net *net)
 {
@@ -309,8 +312,8 @@ static double beside_training(const bb_run *r, int threads, bool on_disk)
 static bool trains_all(const bb_run *r, bool on_disk, bool *coarse, uint64_t *need)
 {
     const double least = beside_training(r, 1, on_disk), n = weights_of(&r->model.net);
-    *coarse = least + trained_bytes(false) * n > (double)allowed(r);
-    *need = (uint64_t)(least + trained_bytes(*coarse) * n);
+    *coarse = least + most_trained_bytes(false) * n > (double)allowed(r);
+    *need = (uint64_t)(least + most_trained_bytes(*coarse) * n);
     return *need <= allowed(r);
 }
 
@@ -341,7 +344,7 @@ static double training(const bb_run *r)
 {
     uint64_t need;
     bool     coarse;
-    return asks_to_train_all(&r->config) && bb_memory_trains_all(r, &coarse, &need) ? trained_bytes(coarse) * weights_of(&r->model.net) : 0;
+    return asks_to_train_all(&r->config) && bb_memory_trains_all(r, &coarse, &need) ? most_trained_bytes(coarse) * weights_of(&r->model.net) : 0;
 }
 
 bool bb_memory_spills(const bb_run *r)
@@ -521,6 +524,16 @@ static double lattice_weights(const bb_net *net)
     return n;
 }
 
+static double code_bytes_of(const bb_matrix *m) { return m->lattice ? 0 : bb_latent_code_bytes(bb_format_get(m->type)) * m->rows * m->cols; }
+
+static double code_bytes(const bb_net *net)
+{
+    double n = code_bytes_of(&net->embd) + code_bytes_of(&net->head);
+    for (uint32_t b = 0; b < net->n_layer; b++)
+        for (int p = 0; p < BB_N_PARTS; p++) n += code_bytes_of(&net->blocks[b].w[p]);
+    return n;
+}
+
 static double widest(const bb_net *net)
 {
     double most = 0;
@@ -539,7 +552,7 @@ uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_
     const double rows = once * ctx, slab = fmax(SLAB, ctx), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * full->n_vocab) * sizeof(float);
     const double packed = fmin(PACKED, 3.0 * sizeof(float) * weights_of(student));
     const double of_lattices = 4 * sizeof(float) * lattice_weights(student);
-    return (uint64_t)(PROGRAM + of_lattices + trained_bytes(o->coarse_moments) * 1.05 * weights_of(student) + packed + logits +
+    return (uint64_t)(PROGRAM + of_lattices + code_bytes(student) + trained_bytes(o->coarse_moments) * 1.05 * weights_of(student) + packed + logits +
                       (student->n_layer + 5.0) * rows * row + slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
 }
 

@@ -100,7 +100,10 @@ typedef struct bb_format {
      * Uses d, sc, mn of c, changes nothing; store the result in c->q[v]. */
     void (*value)(const bb_code *c, unsigned v, float *out);
     uint32_t (*nearest)(const bb_code *c, unsigned v, const float *t, const float *h, const float *metric);
-    /* The same for BB_FORMAT_ROWS rows under one full metric: c [rows], t (vec, rows); q [rows] and their weights, value (vec, rows). Fast,
+    /* Codebooks: by how much (Euclid's distance, in units of a of `scales`) t may move and c->q[v] stay its nearest code (metric and h NULL); 0 where it is not,
+     * or is no number. */
+    float (*slack)(const bb_code *c, unsigned v, const float *t);
+    /* nearest for BB_FORMAT_ROWS rows under one full metric: c [rows], t (vec, rows); q [rows] and their weights, value (vec, rows). Fast,
      * and exact for books without signs only (kernels/formats/codebook_rows.h). Fields of every c must be set. */
     void (*nearest_rows)(const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value);
     /* d, sc, mn (not q) of one block of BB_FORMAT_ROWS rows for targets t (block, rows) and importance h [block] that the rows share:

@@ -358,6 +358,77 @@ START_TEST(nearest_is_the_best_of_all_codes)
 }
 END_TEST
 
+/* Squared distances of the nearest code and of the one behind it, over all codes. */
+static void two_least(const iq_case *k, const bb_code *c, unsigned v, const float *t, double *first, double *second)
+{
+    const unsigned n = k->format->vec, g = v * n / k->format->group;
+    const double   a = (double)c->d * (double)k->unit * (2 * c->sc[g] + 1);
+    *first = *second = HUGE_VAL;
+    for (unsigned s = 0; s < (k->has_signs ? 1u << n : 2u); s++) { /* IQ1: s is the shift bit */
+        if (k->even && __builtin_parity(s)) continue;
+        if (k->format->type == BB_IQ1_S && (int)s != c->mn[g]) continue;
+        double sum = 0, step = HUGE_VAL; /* of the best words, and to the next best ones */
+        for (unsigned at = 0; at < n; at += k->dims) {
+            double least[2] = { HUGE_VAL, HUGE_VAL };
+            for (unsigned w = 0; w < k->words; w++) {
+                double e = 0;
+                for (unsigned i = 0; i < k->dims; i++) {
+                    const double z = k->has_signs ? (s >> (at + i) & 1u ? -words[w][i] : words[w][i]) : words[w][i] + (s ? -0.125 : 0.125);
+                    e += ((double)t[at + i] - a * z) * ((double)t[at + i] - a * z);
+                }
+                if (e < least[0]) {
+                    least[1] = least[0];
+                    least[0] = e;
+                } else least[1] = fmin(least[1], e);
+            }
+            sum += least[0];
+            step = fmin(step, least[1] - least[0]);
+        }
+        *second = fmin(*second, fmax(*first, sum));
+        *first = fmin(*first, sum);
+        *second = fmin(*second, sum + step);
+    }
+}
+
+/* The slack of a code is half of what the next distance has more, less a ten-thousandth of a scale. */
+START_TEST(slack_is_to_the_second_best_code)
+{
+    const iq_case *k = &cases[_i];
+    bb_rng         r;
+    int            n_some = 0;
+    bb_rng_init(&r, 17, k->stem);
+    read_words(k);
+    const int n = n_targets(k, 2e7);
+    for (int i = 0; i < n; i++) {
+        bb_code        c;
+        float          t[8], h[8], a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+        double         first, second;
+        const unsigned v = (unsigned)(bb_rng_uniform(&r) * 256.0 / k->format->vec), g = v * k->format->vec / k->format->group;
+        random_code(&r, k, &c);
+        random_target(&r, k, &c, v, t, h);
+        c.q[v] = k->format->nearest(&c, v, t, NULL, NULL);
+        const float slack = k->format->slack(&c, v, t);
+        bool        is_number = true;
+        for (unsigned j = 0; j < k->format->vec; j++) is_number &= !!isfinite(t[j]);
+        if (!is_number) {
+            ck_assert(slack == 0);
+            continue;
+        }
+        k->format->scales(&c, a, b);
+        two_least(k, &c, v, t, &first, &second);
+        const double scale = fabs((double)c.d) * (double)k->unit * (2 * c.sc[g] + 1), want = 0.5 * (sqrt(second) - sqrt(first)) - 1e-4 * scale;
+        ck_assert_msg(fabs((double)slack * fabs((double)a[g]) - fmax(0, want)) < 1e-5 * scale, "%s: %.9g, by all codes %.9g", k->format->name,
+                      (double)slack * fabs((double)a[g]) / scale, want / scale);
+        n_some += slack > 0;
+        const uint32_t nearest = c.q[v];
+        for (unsigned j = 0; j < k->format->vec; j++) h[j] = -t[j]; /* its nearest code is seldom that of t */
+        c.q[v] = k->format->nearest(&c, v, h, NULL, NULL);
+        if (c.q[v] != nearest && second > first) ck_assert(k->format->slack(&c, v, t) == 0);
+    }
+    ck_assert_int_gt(n_some, n / 2);
+}
+END_TEST
+
 /* Metrics of some rank: from well conditioned to nearly diagonal to singular. */
 static void random_metric(bb_rng *r, unsigned n, int kind, float *metric)
 {
@@ -742,6 +813,7 @@ int main(void)
     tcase_add_loop_test(t, value_and_dot_agree_with_decode, 0, N_CASES);
     tcase_add_loop_test(t, codebooks_are_those_of_the_file_format, 0, N_CASES);
     tcase_add_loop_test(t, nearest_is_the_best_of_all_codes, 0, N_CASES);
+    tcase_add_loop_test(t, slack_is_to_the_second_best_code, 0, N_CASES);
     tcase_add_loop_test(t, nearest_is_the_best_under_a_metric, 0, N_CASES);
     tcase_add_loop_test(t, nearest_of_rows_is_nearly_the_best, 0, N_CASES);
     tcase_add_loop_test(t, fit_of_rows_is_nearly_as_good_as_fit, 0, N_CASES);

@@ -84,6 +84,74 @@ START_TEST(bytes_and_numbers_agree)
 }
 END_TEST
 
+/* Codes that are not searched for again, since their weights have hardly moved, are those that a search finds; and most are not. Scales walk too. */
+START_TEST(what_hardly_moves_is_not_searched_again)
+{
+    scene          s = scene_of(bb_format_at((size_t)_i));
+    const size_t   size = ROWS * bb_format_row_bytes(s.f, COLS);
+    unsigned char *stepped = bb_alloc(size, 1, NULL);
+    size_t         n_known = 0, n_codes = 0;
+    for (int step = 0; step < 40; step++) {
+        const double by = step % 20 == 19 ? 0.3 : 0.01;
+        for (int i = 0; i < N; i++) s.l.w[i] += (float)(by * s.l.unit * bb_rng_normal(&s.rng));
+        for (size_t i = 0; i < (2 + 2 * s.l.n_groups) * s.l.n_blocks; i++) s.l.fields[i] *= (float)(1 + 0.1 * by * bb_rng_normal(&s.rng));
+        float *before = s.l.slack ? bb_alloc(N / s.f->vec, sizeof *before, NULL) : NULL;
+        if (before) memcpy(before, s.l.slack, N / s.f->vec * sizeof *before);
+        bb_latent_encode(&s.l);
+        for (size_t v = 0; before && step > 0 && v < N / s.f->vec; v++) {
+            n_known += s.l.slack[v] == before[v];
+            n_codes++;
+        }
+        bb_free(before);
+        memcpy(stepped, s.packed, size);
+        if (step % 4 == 0) {
+            bb_latent l = s.l;
+            if (l.slack) { /* one that knows nothing */
+                l.slack = bb_calloc(N / s.f->vec, sizeof *l.slack, NULL);
+                l.center = bb_alloc(N, sizeof *l.center, NULL);
+            }
+            bb_latent_encode(&l);
+            if (l.slack) {
+                bb_free(l.slack);
+                bb_free(l.center);
+            }
+            ck_assert_msg(memcmp(stepped, s.packed, size) == 0, "%s, step %d", s.f->name, step);
+        }
+    }
+    ck_assert_msg(2 * n_known >= n_codes, "%s: %zu of %zu", s.f->name, n_known, n_codes);
+    for (size_t v = 0; s.l.slack && v < N / s.f->vec; v++) s.l.slack[v] = 1e6f;
+    bb_latent_decode(&s.l); /* other codes: nothing is known of them */
+    for (size_t v = 0; s.l.slack && v < N / s.f->vec; v++) ck_assert(s.l.slack[v] == 0);
+    for (size_t v = 0; s.l.slack && v < N / s.f->vec; v++) s.l.slack[v] = 1e6f;
+    bb_latent_refresh(&s.l);
+    for (size_t v = 0; s.l.slack && v < N / s.f->vec; v++) ck_assert(s.l.slack[v] == 0);
+    bb_free(stepped);
+    scene_done(&s);
+}
+END_TEST
+
+/* Half-way between two levels the lower one is taken, of a uniform grid the upper; what is no number is at an end. */
+START_TEST(ties_between_levels)
+{
+    const bb_type types[] = { BB_IQ4_NL, BB_MXFP4, BB_Q4_0 };
+    for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
+        const bool uniform = types[k] == BB_Q4_0;
+        scene      s = scene_of(bb_format_get(types[k]));
+        bb_code    c = { 0 };
+        float      a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
+        s.f->unpack(s.packed, &c);
+        s.f->scales(&c, a, b);
+        for (unsigned i = 0; i + 1 < s.f->n_levels; i++) s.l.w[i] = a[0] * (0.5f * (s.f->levels[i] + s.f->levels[i + 1]));
+        s.l.w[s.f->n_levels - 1] = NAN;
+        bb_latent_encode(&s.l);
+        s.f->unpack(s.packed, &c);
+        for (unsigned i = 0; i + 1 < s.f->n_levels; i++) ck_assert_msg(c.q[i] == i + uniform, "%s: %u below level %u", s.f->name, c.q[i], i + 1);
+        ck_assert_uint_eq(c.q[s.f->n_levels - 1], uniform ? 0 : s.f->n_levels - 1u);
+        scene_done(&s);
+    }
+}
+END_TEST
+
 /* A field that ran past its end is at its end once it is stored, so that the next step back is seen. */
 START_TEST(fields_stay_in_their_range)
 {
@@ -1160,7 +1228,9 @@ int main(void)
     int    formats = 0;
     while (bb_format_at((size_t)formats)) formats++;
     tcase_add_loop_test(t, bytes_and_numbers_agree, 0, formats);
+    tcase_add_loop_test(t, what_hardly_moves_is_not_searched_again, 0, formats);
     tcase_add_loop_test(t, codes_are_nearest, 0, formats);
+    tcase_add_test(t, ties_between_levels);
     tcase_add_test(t, fields_stay_in_their_range);
     tcase_add_loop_test(t, field_gradients_are_differences, 0, formats);
     tcase_add_test(t, knows_the_fields);

@@ -82,6 +82,7 @@ float bb_cb_dot(const bb_cb_spec *s, const bb_code *c, const float *x);
 /* The bodies of bb_format's functions. */
 uint32_t bb_cb_nearest(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *h, const float *metric);
 void     bb_cb_nearest_rows(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value);
+float    bb_cb_slack(const bb_cb_spec *s, const bb_code *c, unsigned v, const float *t); /* codebook_slack.c */
 void     bb_cb_fit_rows(const bb_cb_spec *s, const float *t, const float *h, bb_code *c);
 void     bb_cb_fit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c);
 void     bb_cb_refit(const bb_cb_spec *s, const float *w, const float *h, bb_code *c);
@@ -124,7 +125,8 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
     { \
         return bb_cb_nearest(&spec_##stem, c, v, t, h, metric); \
     } \
-    static void stem##_nearest_rows(const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value) \
+    static float stem##_slack(const bb_code *c, unsigned v, const float *t) { return bb_cb_slack(&spec_##stem, c, v, t); } \
+    static void  stem##_nearest_rows(const bb_code *c, unsigned v, const float *t, const float *metric, uint32_t *q, float *value) \
     { \
         bb_cb_nearest_rows(&spec_##stem, c, v, t, metric, q, value); \
     } \
@@ -165,6 +167,7 @@ static inline uint32_t bb_cb_even_signs(uint32_t seven)
         .fit = stem##_fit, \
         .refit = stem##_refit, \
         .nearest = stem##_nearest, \
+        .slack = stem##_slack, \
         .nearest_rows = stem##_nearest_rows, \
         .fit_rows = stem##_fit_rows, \
         .encode = stem##_encode, \

@@ -71,7 +71,7 @@ typedef struct found {
     double   form;
     unsigned at;
 } found; /* at: position in the book's list, or NOT_FOUND */
-enum { NOT_FOUND = BB_BOOK_MAX_WORDS };
+enum { NOT_FOUND = BB_BOOK_MAX_WORDS, NO_WORD = BB_BOOK_MAX_WORDS };
 
 static inline double least(const double *x, unsigned n)
 {
@@ -87,27 +87,28 @@ static inline unsigned least_at(const double *x, unsigned n)
     return at;
 }
 
-/* Tries the words of the book that start with half p. */
-static inline void scan(const bb_book *b, unsigned p, double first, const double *second, found *best)
+/* Tries the words of the book that start with half p, but `without`. */
+static inline void scan(const bb_book *b, unsigned p, double first, const double *second, unsigned without, found *best)
 {
     for (unsigned i = b->start[p]; i < b->start[p + 1]; i++) {
         const double c = first + second[b->second[i]];
-        if (c < best->form) *best = (found) { c, i };
+        if (c < best->form && b->word[i] != without) *best = (found) { c, i };
     }
 }
 
 /* The same where one sign of the word is flipped, in its first or its second half. */
-static inline void scan_odd(const bb_book *b, unsigned p, double first, double first_odd, const double *second, const double *second_odd, found *best)
+static inline void scan_odd(const bb_book *b, unsigned p, double first, double first_odd, const double *second, const double *second_odd, unsigned without,
+                            found *best)
 {
     for (unsigned i = b->start[p]; i < b->start[p + 1]; i++) {
         const unsigned j = b->second[i];
         const double   c1 = first_odd + second[j], c2 = first + second_odd[j], c = c1 < c2 ? c1 : c2;
-        if (c < best->form) *best = (found) { c, i };
+        if (c < best->form && b->word[i] != without) *best = (found) { c, i };
     }
 }
 
 /* n: patterns of a quarter, a constant where this is inlined. */
-static inline __attribute__((always_inline)) found search_even(const bb_book *b, const quarters *x, unsigned n, double limit)
+static inline __attribute__((always_inline)) found search_even(const bb_book *b, const quarters *x, unsigned n, double limit, unsigned without)
 {
     double       second[MAX_QUARTERS * MAX_QUARTERS];
     found        best = { limit, NOT_FOUND };
@@ -116,18 +117,18 @@ static inline __attribute__((always_inline)) found search_even(const bb_book *b,
     for (unsigned k = 0; k < n; k++)
         for (unsigned j = 0; j < n; j++) second[k * n + j] = x->form[2][j] + x->form[3][k];
     const unsigned k0 = least_at(x->form[1], n), j0 = least_at(x->form[0], n);
-    scan(b, k0 * n + j0, x->form[0][j0] + x->form[1][k0], second, &best); /* often holds the best, always a good one */
+    scan(b, k0 * n + j0, x->form[0][j0] + x->form[1][k0], second, without, &best); /* often holds the best, always a good one */
     for (unsigned k = 0; k < n; k++) {
         if (!((first_min + x->form[1][k]) + second_min < best.form)) continue;
         for (unsigned j = 0; j < n; j++) {
             const double first = x->form[0][j] + x->form[1][k];
-            if (first + second_min < best.form) scan(b, k * n + j, first, second, &best);
+            if (first + second_min < best.form) scan(b, k * n + j, first, second, without, &best);
         }
     }
     return best;
 }
 
-static inline __attribute__((always_inline)) found search_odd(const bb_book *b, const quarters *x, unsigned n, double limit)
+static inline __attribute__((always_inline)) found search_odd(const bb_book *b, const quarters *x, unsigned n, double limit, unsigned without)
 {
     double       second[MAX_QUARTERS * MAX_QUARTERS], second_odd[MAX_QUARTERS * MAX_QUARTERS];
     found        best = { limit, NOT_FOUND };
@@ -143,7 +144,7 @@ static inline __attribute__((always_inline)) found search_odd(const bb_book *b, 
     }
     const double   min0 = least(x->form[0], n), flipped_min0 = least(x->flipped[0], n);
     const unsigned k0 = least_at(x->form[1], n), j0 = least_at(x->form[0], n);
-    scan_odd(b, k0 * n + j0, min0 + x->form[1][k0], fmin(x->flipped[0][j0] + x->form[1][k0], min0 + x->flipped[1][k0]), second, second_odd, &best);
+    scan_odd(b, k0 * n + j0, min0 + x->form[1][k0], fmin(x->flipped[0][j0] + x->form[1][k0], min0 + x->flipped[1][k0]), second, second_odd, without, &best);
     for (unsigned k = 0; k < n; k++) {
         if (!(min0 + x->form[1][k] + second_odd_min < best.form) && !(flipped_min0 + x->form[1][k] + second_min < best.form) &&
             !(min0 + x->flipped[1][k] + second_min < best.form))
@@ -152,16 +153,26 @@ static inline __attribute__((always_inline)) found search_odd(const bb_book *b, 
             const double first = x->form[0][j] + x->form[1][k];
             const double c1 = x->flipped[0][j] + x->form[1][k], c2 = x->form[0][j] + x->flipped[1][k];
             const double first_odd = c1 < c2 ? c1 : c2;
-            if (first_odd + second_min < best.form || first + second_odd_min < best.form) scan_odd(b, k * n + j, first, first_odd, second, second_odd, &best);
+            if (first_odd + second_min < best.form || first + second_odd_min < best.form)
+                scan_odd(b, k * n + j, first, first_odd, second, second_odd, without, &best);
         }
     }
     return best;
 }
 
-static found word_search(const bb_book *b, const quarters *x, bool odd, double limit)
+static found search_without(const bb_book *b, const quarters *x, bool odd, double limit, unsigned without)
 {
-    if (b->dims == 8) return odd ? search_odd(b, x, 9, limit) : search_even(b, x, 9, limit);
-    return odd ? search_odd(b, x, 8, limit) : search_even(b, x, 8, limit);
+    if (b->dims == 8) return odd ? search_odd(b, x, 9, limit, without) : search_even(b, x, 9, limit, without);
+    return odd ? search_odd(b, x, 8, limit, without) : search_even(b, x, 8, limit, without);
+}
+
+static found word_search(const bb_book *b, const quarters *x, bool odd, double limit) { return search_without(b, x, odd, limit, NO_WORD); }
+
+void bb_cb_other_words(const bb_cb_problem *pr, unsigned at, double shift, unsigned word, bool odd, double least[2])
+{
+    quarters x;
+    quarters_build(pr, at, shift, 1, 2, odd, &x);
+    for (int k = 0; k <= odd; k++) least[k] = search_without(pr->book, &x, k, HUGE_VAL, word).form;
 }
 
 /* Adds p and q of a found word at weight `at` to `out`, and puts it and its flipped sign (when odd) into the code. */

@@ -30,6 +30,9 @@ bool bb_cb_search(const bb_cb_problem *pr, double cq, double cp, double limit, b
 /* The same for one word of two (word 0 or 1), with one flipped sign or none; out->code says nothing of the other. */
 bool bb_cb_search_word(const bb_cb_problem *pr, unsigned word, bool odd, double cq, double cp, double limit, bb_cb_point *out);
 
+/* At cq = 1, cp = 2: the least form of the words at weight `at` of the vector, all but `word`; with odd also where one sign is flipped, in least[1]. */
+void bb_cb_other_words(const bb_cb_problem *pr, unsigned at, double shift, unsigned word, bool odd, double least[2]);
+
 /* The code that minimises (t - a z)' M (t - a z), a > 0, t finite. M (vec, vec). See codebook_metric.c. */
 uint32_t bb_cb_nearest_metric(const bb_cb_spec *s, double a, int shift_bit, const float *t, const float *metric);
 

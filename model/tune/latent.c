@@ -80,8 +80,12 @@ void bb_latent_done(bb_latent *l)
     bb_free(l->fields);
     bb_free(l->g_fields);
     bb_free(l->start);
+    bb_free(l->center);
+    bb_free(l->slack);
     memset(l, 0, sizeof *l);
 }
+
+double bb_latent_code_bytes(const bb_format *f) { return f->vec > 1 ? sizeof(uint16_t) + sizeof(float) / (double)f->vec : 0; }
 
 static double root_mean_square(const float *w, size_t n)
 {
@@ -120,7 +124,11 @@ bb_status bb_latent_create(const bb_matrix *m, unsigned char *packed, bb_latent 
     l->fields = BB_NEW0(n_fields, float, err);
     l->g_fields = BB_NEW0(n_fields, float, err);
     l->start = BB_NEW0(2 * l->n_blocks, float, err);
-    if (!l->q || !l->w || !l->g_w || !l->fields || !l->g_fields || !l->start) {
+    if (f->vec > 1) {
+        l->center = BB_NEW(n, uint16_t, err);
+        l->slack = BB_NEW(n / f->vec, float, err);
+    }
+    if (!l->q || !l->w || !l->g_w || !l->fields || !l->g_fields || !l->start || (f->vec > 1 && (!l->center || !l->slack))) {
         bb_latent_done(l);
         return BB_NOMEM;
     }
@@ -154,6 +162,12 @@ void bb_latent_params(const bb_latent *l, double weights, double fields, bb_para
 
 /* ---- bytes to numbers and back ---- */
 
+/* After codes have come from elsewhere. */
+static void forget_slack(bb_latent *l)
+{
+    if (l->slack) memset(l->slack, 0, (size_t)l->rows * l->cols / l->format->vec * sizeof *l->slack);
+}
+
 void bb_latent_decode(bb_latent *l)
 {
     if (l->lattice) {
@@ -163,6 +177,7 @@ void bb_latent_decode(bb_latent *l)
     const bb_format *f = l->format;
     const ptrdiff_t  rows = l->rows;
     const size_t     row_bytes = bb_format_row_bytes(f, l->cols), per_row = l->n_groups ? l->cols / f->block : 0;
+    forget_slack(l);
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t r = 0; r < rows; r++) {
         f->decode(l->packed + (size_t)r * row_bytes, l->q + (size_t)r * l->cols, l->cols);
@@ -190,6 +205,7 @@ void bb_latent_refresh(bb_latent *l)
     }
     const ptrdiff_t rows = l->rows;
     const size_t    row_bytes = bb_format_row_bytes(l->format, l->cols);
+    forget_slack(l);
 #pragma omp parallel for schedule(static)
     for (ptrdiff_t r = 0; r < rows; r++) l->format->decode(l->packed + (size_t)r * row_bytes, l->q + (size_t)r * l->cols, l->cols);
 }
@@ -234,14 +250,64 @@ static void uniform_codes(const float *w, unsigned n, float a, float b, float fi
     }
 }
 
+/* Of the levels with the midpoints between them: how many of these are below; what is no number has the last. */
+static void level_codes(const bb_format *f, const float *w, unsigned n, float a, float b, uint32_t *restrict q)
+{
+    float x[BB_MAX_BLOCK];
+    for (unsigned i = 0; i < n; i++) {
+        x[i] = (w[i] - b) / a;
+        q[i] = 0;
+    }
+    for (unsigned k = 0; k + 1 < f->n_levels; k++) {
+        const float middle = 0.5f * (f->levels[k] + f->levels[k + 1]);
+        for (unsigned i = 0; i < n; i++) q[i] += !(x[i] <= middle);
+    }
+}
+
+/* Vector v of the matrix, w, in units of its scale a: whether its code is still the nearest. */
+static bool is_within_slack(const bb_latent *l, size_t v, const float *w, float a)
+{
+    const unsigned  n = l->format->vec;
+    const uint16_t *center = l->center + v * n;
+    float           moved = 0;
+    for (unsigned i = 0; i < n; i++) {
+        const float by = w[i] / a - bb_bf16_to_float(center[i]);
+        moved += by * by;
+    }
+    return moved < l->slack[v] * l->slack[v];
+}
+
+/* From about where w stands now. */
+static void note_slack(bb_latent *l, const bb_code *c, unsigned of_block, size_t v, const float *w, float a)
+{
+    const unsigned n = l->format->vec;
+    uint16_t      *center = l->center + v * n;
+    float          at[8];
+    for (unsigned i = 0; i < n; i++) {
+        center[i] = bb_float_to_bf16(w[i] / a);
+        at[i] = a * bb_bf16_to_float(center[i]);
+    }
+    l->slack[v] = l->format->slack(c, of_block, at);
+}
+
+/* Of a codebook, the block `b` of the matrix. c has the codes of before. */
+static void search_codes(bb_latent *l, size_t b, const float *w, bb_code *c)
+{
+    const bb_format *f = l->format;
+    const unsigned   share = f->group / f->vec, n = (unsigned)f->block / f->vec; /* vectors of a group, of a block */
+    float            a[BB_MAX_GROUPS], ignored[BB_MAX_GROUPS];
+    if (c->d == 0) return;
+    f->scales(c, a, ignored);
+    for (unsigned v = 0; v < n; v++, w += f->vec) {
+        if (is_within_slack(l, b * n + v, w, a[v / share])) continue;
+        c->q[v] = f->nearest(c, v, w, NULL, NULL);
+        note_slack(l, c, v, b * n + v, w, a[v / share]);
+    }
+}
+
 static void set_codes(const bb_format *f, const float *w, bb_code *c)
 {
     float a[BB_MAX_GROUPS], b[BB_MAX_GROUPS];
-    if (f->vec > 1) {
-        for (unsigned v = 0; v < (unsigned)f->block / f->vec; v++)
-            if (c->d != 0) c->q[v] = f->nearest(c, v, w + v * f->vec, NULL, NULL);
-        return;
-    }
     f->scales(c, a, b);
     const bool     uniform = f->levels[f->n_levels - 1] - f->levels[0] == (float)(f->n_levels - 1);
     const unsigned m = f->group;
@@ -249,7 +315,7 @@ static void set_codes(const bb_format *f, const float *w, bb_code *c)
         uint32_t *q = c->q + g * m;
         if (!(fabsf(a[g]) > 0x1p-100f)) continue; /* any code will do */
         if (uniform) uniform_codes(w, m, a[g], b[g], f->levels[0], (float)(f->n_levels - 1), q);
-        for (unsigned i = 0; i < m && !uniform; i++) q[i] = nearest_level(f, (w[i] - b[g]) / a[g]);
+        else level_codes(f, w, m, a[g], b[g], q);
     }
 }
 
@@ -272,7 +338,8 @@ void bb_latent_encode(bb_latent *l)
             if (!l->scaled || !(fabsf(l->start[(size_t)r * per_row + i] * field_d(l, l->fields)[(size_t)r * per_row + i]) > 0x1p-20f))
                 f->unpack(bytes + i * f->block_bytes, &c); /* what is not set below */
             set_fields(l, (size_t)r * per_row + i, &c);
-            set_codes(f, w + i * f->block, &c);
+            if (f->vec > 1) search_codes(l, (size_t)r * per_row + i, w + i * f->block, &c);
+            else set_codes(f, w + i * f->block, &c);
             f->pack(&c, bytes + i * f->block_bytes);
         }
         f->decode(bytes, l->q + (size_t)r * l->cols, l->cols);
@@ -308,14 +375,14 @@ static void block_gradients(bb_latent *l, size_t b)
     const float     *g = l->g_w + b * n, *q = l->q + b * n;
     float            moved[BB_MAX_BLOCK];
     bb_code          c = { 0 }, other;
-    if (l->scaled) { /* moved by itself */
+    if (l->has_d && !l->has_dmin) { /* all of a block is moved by itself */
         double sum = 0;
         for (size_t i = 0; i < n; i++) sum += (double)g[i] * (double)q[i];
         if (field_d(l, l->fields)[b] != 0) field_d(l, l->g_fields)[b] = (float)sum / field_d(l, l->fields)[b];
-        return;
     }
+    if (l->scaled) return;
     f->unpack(l->packed + b * f->block_bytes, &c);
-    if (l->has_d && field_d(l, l->fields)[b] != 0) {
+    if (l->has_d && l->has_dmin && field_d(l, l->fields)[b] != 0) {
         other = c;
         other.d *= 2;
         expand(f, &other, moved);

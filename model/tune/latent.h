@@ -33,6 +33,8 @@ typedef struct bb_latent {
     float                    *start;                                /* [2 * n_blocks] d and dmin at the start */
     bool                      has_d, has_dmin;                      /* which fields are real numbers that may move */
     int                       sc_least, sc_most, mn_least, mn_most; /* equal: not trained */
+    uint16_t                 *center;                               /* of codebooks, (rows, cols) bfloat16: where weights stood, in units of their scale, */
+    float                    *slack;                                /* (rows, cols / vec) and how far from there they have the same nearest code; 0: unknown */
     bool                      scaled;                               /* a block is its codes' levels times d, and stores nothing else */
     struct bb_lattice_latent *lattice; /* not NULL: an LC2 matrix (lattice_latent.h); nothing between q, w, g_w and here is used, but unit */
     double                    unit;    /* how far a weight is to be moved by a rate of 1: about a step of the grid */
@@ -41,6 +43,10 @@ typedef struct bb_latent {
 /* m: packed in memory that may be written (packed; of a lattice codes and side). Its data must outlive l. */
 bb_status bb_latent_create(const bb_matrix *m, unsigned char *packed, bb_latent *l, bb_err *err);
 void      bb_latent_done(bb_latent *l);
+
+/* Bytes a weight of what is kept of a codebook's codes: `center` and `slack`; 0 of other formats, BB_LATENT_CODE_BYTES at most. */
+enum { BB_LATENT_CODE_BYTES = 3 };
+double bb_latent_code_bytes(const bb_format *f);
 
 /* The arrays to train, [BB_LATENT_PARAMS], empty ones for what is not there. Rates: weights move by `weights` units, d and dmin by the
  * fraction `fields`, sc and mn by `fields` of their mean size, in a step of rate 1. */
