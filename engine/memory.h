@@ -26,9 +26,9 @@ uint64_t bb_memory_for_evaluator(const bb_run *r);
 uint64_t bb_memory_for_worker(const bb_run *r);
 /* Is there room for a copy of the source in F16, where it is not that itself, beside an evaluator with its caches? *bytes: what the copy takes. */
 bool bb_memory_copies_source(const bb_run *r, uint64_t *bytes);
-/* Is there room to train all matrices together: what the trainer keeps of each weight, five floats and what it may know of a code, beside the least?
- * *coarse: not five, but three and an optimizer's moments of 8 bits, if that. Of the source, not of the plan, and of one thread: a step is for all plans or for none, and the same one, whatever
- * the number of threads. */
+/* Is there room to train all matrices together: what the trainer keeps of each weight, five floats and what it may know of a code, beside the least? *coarse:
+ * not five, but three and an optimizer's moments of 8 bits, if that. Of the source, not of the plan, and of one thread: a step is for all plans or for none,
+ * and the same one, whatever the number of threads. */
 bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need);
 /* Warns where a run asks for a step that trains all matrices, and there is no room for it. */
 void bb_memory_warn_of_training(const bb_run *r);

@@ -390,7 +390,7 @@ static void two_least(const iq_case *k, const bb_code *c, unsigned v, const floa
     }
 }
 
-/* The slack of a code is half of what the next distance has more, less a ten-thousandth of a scale. */
+/* The slack of a code is half of what the next distance has more, less a ten-thousandth of a scale and a millionth of the target. */
 START_TEST(slack_is_to_the_second_best_code)
 {
     const iq_case *k = &cases[_i];
@@ -416,7 +416,10 @@ START_TEST(slack_is_to_the_second_best_code)
         }
         k->format->scales(&c, a, b);
         two_least(k, &c, v, t, &first, &second);
-        const double scale = fabs((double)c.d) * (double)k->unit * (2 * c.sc[g] + 1), want = 0.5 * (sqrt(second) - sqrt(first)) - 1e-4 * scale;
+        double size = 0;
+        for (unsigned j = 0; j < k->format->vec; j++) size += (double)t[j] * (double)t[j];
+        const double scale = fabs((double)c.d) * (double)k->unit * (2 * c.sc[g] + 1);
+        const double want = 0.5 * (sqrt(second) - sqrt(first)) - 1e-4 * scale - 1e-6 * sqrt(size);
         ck_assert_msg(fabs((double)slack * fabs((double)a[g]) - fmax(0, want)) < 1e-5 * scale, "%s: %.9g, by all codes %.9g", k->format->name,
                       (double)slack * fabs((double)a[g]) / scale, want / scale);
         n_some += slack > 0;

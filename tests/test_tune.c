@@ -99,7 +99,7 @@ START_TEST(what_hardly_moves_is_not_searched_again)
         if (before) memcpy(before, s.l.slack, N / s.f->vec * sizeof *before);
         bb_latent_encode(&s.l);
         for (size_t v = 0; before && step > 0 && v < N / s.f->vec; v++) {
-            n_known += s.l.slack[v] == before[v];
+            n_known += before[v] > 0 && s.l.slack[v] == before[v];
             n_codes++;
         }
         bb_free(before);

@@ -75,7 +75,7 @@ float bb_cb_slack(const bb_cb_spec *s, const bb_code *c, unsigned v, const float
     const unsigned g = v * s->vec / s->group;
     const uint32_t q = c->q[v];
     const unsigned word[2] = { s->n_words == 2 ? q & 255u : q & 0xFFFFu, q >> 8 & 255u };
-    const double   a = (double)bb_cb_scale(s, c, g), safety = 1e-4; /* far above what rounding does to distances, far below a level */
+    const double   a = (double)bb_cb_scale(s, c, g);
     float          u[8];
     double         square = 0, first, second, own, others;
     bb_cb_problem  pr;
@@ -104,6 +104,7 @@ float bb_cb_slack(const bb_cb_spec *s, const bb_code *c, unsigned v, const float
         if (pr.odd) own += first;
     }
     if (cost_of_code(s, c, v, u, a) > own + 1e-9 * (1 + square)) return 0; /* not even the nearest of its words */
+    const double safety = 1e-4 + 1e-6 * sqrt(square);                      /* far above what float32 does to distances, far below a level */
     const double slack = 0.5 * (sqrt(fmax(0, square + others)) - sqrt(fmax(0, square + own))) - safety;
     return slack > 0 ? (float)slack / (s->shift == BB_SHIFT_NONE ? 1 : 0.125f) : 0;
 }

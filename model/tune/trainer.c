@@ -10,6 +10,7 @@
 #include "model/tune/trainer.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -871,10 +872,12 @@ static void begin_again(bb_trainer *r)
     w->trials++;
     w->mean_norm = 0;
     w->worse = 0;
+    char what[80];
+    if (isinf(w->score)) snprintf(what, sizeof what, "a gradient is no number");
+    else snprintf(what, sizeof what, "the loss on held-out text is %.4g of what it was", w->score / start_score(r));
     if (r->o->label)
-        bb_info("%s: the rates are too high for this model: after %llu steps the loss on held-out text is %.4g of what it was; begun again at a quarter: %.3g "
-                "of weights, %.3g of scales",
-                r->o->label, (unsigned long long)w->step, w->score / start_score(r), r->o->weights * share_of_rates(r), r->o->fields * share_of_rates(r));
+        bb_info("%s: the rates are too high for this model: after %llu steps %s; begun again at a quarter: %.3g of weights, %.3g of scales", r->o->label,
+                (unsigned long long)w->step, what, r->o->weights * share_of_rates(r), r->o->fields * share_of_rates(r));
     w->score = start_score(r);
 }
 
