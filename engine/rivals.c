@@ -482,6 +482,8 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     BB_TRY(parse_methods(&v, err));
     BB_TRY(parse_sizes(&v, err));
     BB_TRY(our_cost(&v, err));
+    for (size_t i = 0; i < v.n_methods; i++)
+        if (v.methods[i].row) BB_TRY(bb_memory_count_method(r, v.methods[i].row, err));
     BB_TRY(bb_stage_run(r, BB_STAGE_MEASURE, err));
     BB_TRY(bb_scorer_init(r, &v.scorer, err));
     BB_TRY(bb_ledger_open(v.p, &v.scorer.evaluator, r->store, &lo, &v.ledger, err));
@@ -498,6 +500,7 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     bb_info("wrote %s", path);
 done:
     rivals_done(&v);
+    r->more_pairs = r->more_learned = false;
     bb_free(path);
     return status;
 }
