@@ -30,7 +30,7 @@ static bool has_tokens(const char *methods)
     return any;
 }
 
-/* Whether --times and --offspring are for one of the methods. */
+/* Whether --times is for one of the methods. */
 static bool has_many_tokens(const char *methods)
 {
     for (size_t i = 0; bb_method_at(i); i++)
