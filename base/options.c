@@ -181,6 +181,9 @@ static bb_status parse_option(const bb_option_row *rows, size_t n, void *values,
     if (value) return set_value(row, values, value + 1, where, err);
     if (row->type == BB_OPT_FLAG) return set_value(row, values, "true", where, err);
     if (*i + 1 >= argc) return BB_FAIL(err, BB_USAGE, "%s needs a value (%s)", where, row->metavar ? row->metavar : "VALUE");
+    if (strncmp(argv[*i + 1], "--", 2) == 0)
+        return BB_FAIL(err, BB_USAGE, "%s needs a value (%s), and '%.60s' looks like an option: a value like this is written %s=VALUE", where,
+                       row->metavar ? row->metavar : "VALUE", argv[*i + 1], where);
     return set_value(row, values, argv[++*i], where, err);
 }
 

@@ -261,6 +261,13 @@ static void job_done(job *j)
     bb_options_done(rows, N_ROWS, &j->o);
 }
 
+static bool reads_text(const char *list)
+{
+    bool any = false;
+    for (bb_item item; bb_list_next(&list, &item);) any |= item.n && !bb_item_is(item, "self");
+    return any;
+}
+
 static bb_status run(int argc, char **argv, bb_err *err)
 {
     job             j = { .given = NULL };
@@ -275,6 +282,8 @@ static bb_status run(int argc, char **argv, bb_err *err)
     }
     bb_precision_use(j.o.precision, true);
     BB_TRY(take_arguments(&j, err));
+    const bb_idle_option idle = { "--parse-special", "where --text and --other are self: no text is read", !reads_text(j.o.text) && !reads_text(j.o.other) };
+    BB_TRY(bb_command_refuse_idle(argc, argv, &idle, 1, err));
     BB_TRY(open_models(&j, err));
     const bb_qat q = { j.o.tokens, j.o.loss, j.o.estimator, j.o.schedule, j.o.rate, j.o.scale_rate, j.o.batch, (uint64_t)j.o.seed };
     o = bb_qat_options(&q, &j.m.net, (uint32_t)j.o.ctx);

@@ -188,12 +188,15 @@ static bb_status refuse_idle(const job *j, int argc, char **argv, bb_err *err)
            { "--parse-special", no_text, rounds(o) && !has(o->eval) },
            { "--ctx", no_text, rounds(o) && !has(o->eval) },
            { "--protocol", no_text, rounds(o) && !has(o->eval) },
+           { "--effort", no_text, rounds(o) && !has(o->eval) },
+           { "--precision", no_text, rounds(o) && !has(o->eval) },
     };
     const bb_idle_option idle[] = {
         { "--method", diagonal, has(o->imatrix) && strcmp(o->method, "weighted") != 0 },
         { "--calib", "with --imatrix, which stands in its place", has(o->imatrix) },
         { "--calib-windows", "with --imatrix, which stands in its place", has(o->imatrix) },
         { "--database", "with --imatrix, which needs no second moments", has(o->imatrix) },
+        { "--embd-format", "with --like, which has a type for every matrix", has(o->like) },
         { "--eval-windows", "without --eval", !has(o->eval) },
         { "--no-compensation", "without --prune-ffn or --prune-kv", !prunes(o) },
         { "--width-order", "without --prune-ffn or --prune-kv", !prunes(o) },

@@ -22,7 +22,15 @@ static const bb_option_row options[] = {
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
 
-/* Whether --times and --offspring are for one of the methods. */
+/* Whether --tokens is: the cost of ours is in the table, and methods that search get as many. */
+static bool has_tokens(const char *methods)
+{
+    bool any = bb_list_has(methods, "ours");
+    for (size_t i = 0; bb_method_at(i); i++) any |= !bb_method_at(i)->plan && bb_list_has(methods, bb_method_at(i)->name);
+    return any;
+}
+
+/* Whether --times is for one of the methods. */
 static bool has_many_tokens(const char *methods)
 {
     for (size_t i = 0; bb_method_at(i); i++)
@@ -42,7 +50,8 @@ static bb_status rivals(int argc, char **argv, bb_err *err)
         status = BB_FAIL(err, BB_USAGE, "rivals needs a run directory, as made by `bitbudget run` or `bitbudget sweep`");
         goto done;
     }
-    const bb_idle_option idle[] = { { "--times", "without evopress or rco in --methods", !has_many_tokens(c.methods) },
+    const bb_idle_option idle[] = { { "--tokens", "without ours or a method that searches in --methods", !has_tokens(c.methods) },
+                                    { "--times", "without evopress or rco in --methods", !has_many_tokens(c.methods) },
                                     { "--offspring", "without evopress in --methods", !bb_list_has(c.methods, bb_method_evopress.name) } };
     BB_TRY(bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err));
     if (*c.out) BB_TRY(bb_output_check("--out", c.out, BB_OUTPUT_TABLE, "budget_bytes,method,", NULL, 0, err));

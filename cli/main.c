@@ -32,7 +32,7 @@ static bool take_value(const char *name, int argc, char **argv, int *i, const ch
     size_t n = strlen(name);
     if (strncmp(argv[*i], name, n) != 0 || (argv[*i][n] != '\0' && argv[*i][n] != '=')) return false;
     if (argv[*i][n] == '=') *value = argv[*i] + n + 1;
-    else if (*i + 1 < argc) *value = argv[++*i];
+    else if (*i + 1 < argc && strncmp(argv[*i + 1], "--", 2) != 0) *value = argv[++*i];
     else BB_FAIL(err, BB_USAGE, "%s needs a value", name);
     return true;
 }

@@ -21,7 +21,6 @@
 #include "model/tune/hyper.h"
 #include "model/tune/latent.h"
 #include "model/tune/moments.h"
-#include "search/method.h"
 
 /* What the program has before it does anything, with libraries and tables; of each thread the buffers of OpenBLAS, its stack, scratch; what the
  * heap keeps. */
@@ -233,7 +232,7 @@ static double pairs(const sums *m)
     const bb_search_method *method = bb_method_named(c->search);
     const double            n = options(m), one = sizeof(float), two = 2 * sizeof(double);
     double                  bytes = n <= BB_CERTIFIED_OPTIONS ? one + two : 0;
-    if (method && method->needs_quadratic) bytes += one;
+    if (m->r->more_pairs || (method && method->needs_quadratic)) bytes += one;
     if (strcmp(c->sketch, "none") != 0) bytes += one;
     return n * n * bytes;
 }
@@ -246,7 +245,7 @@ static double learned(const sums *m)
     const bb_net           *net = &m->r->model.net;
     const bb_search_method *method = bb_method_named(m->r->config.search);
     double                  weights = 0, masks = 0;
-    if (!method || !method->needs_learned) return 0;
+    if (!m->r->more_learned && (!method || !method->needs_learned)) return 0;
     for (uint32_t b = 0; b < net->n_layer; b++) {
         for (int p = 0; p < BB_N_PARTS; p++) {
             weights += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
@@ -301,12 +300,14 @@ static double weights_of(const bb_net *net)
 
 static uint64_t allowed(const bb_run *r) { return r->config.max_ram ? r->config.max_ram : UINT64_MAX; }
 
-/* What a run that trains all matrices must have beside what training them takes. */
+/* What a run that trains all matrices must have beside what training them takes; whoever else searches there, the same ones are trained. */
 static double beside_training(const bb_run *r, int threads, bool on_disk)
 {
+    bb_run       own = *r;
     const sums   m = sums_of(r, threads, on_disk);
     const double step = heap_share * (m.base + evaluator(&m) + boundaries(&m) + 2 * largest_file(r) + tune_states(&m));
-    return fmax((double)most_with(r, threads, on_disk), step);
+    own.more_pairs = own.more_learned = false;
+    return fmax((double)most_with(&own, threads, on_disk), step);
 }
 
 static bool trains_all(const bb_run *r, bool on_disk, bool *coarse, uint64_t *need)
@@ -408,7 +409,7 @@ static uint64_t spare(const bb_run *r)
     const int    threads = omp_get_max_threads();
     const bool   spills = bb_memory_spills(r);
     const double trained = training(r); /* while the evaluator has its caches */
-    const double least = trained > 0 ? beside_training(r, threads, spills) + trained : (double)most_with(r, threads, spills);
+    const double least = fmax(trained > 0 ? beside_training(r, threads, spills) + trained : 0, (double)most_with(r, threads, spills));
     return (double)allowed(r) > least ? (uint64_t)((double)allowed(r) - least) / 5 * 4 : 0;
 }
 
@@ -511,6 +512,20 @@ bb_status bb_memory_check(const bb_run *r, bb_err *err)
                    "--max-ram %s is not enough: this run needs %llu bytes (%s), with hidden states on disk; fewer --measure-windows, a smaller --ctx, fewer "
                    "--formats or fewer --threads need less",
                    given, (unsigned long long)least, need);
+}
+
+bb_status bb_memory_count_method(bb_run *r, const bb_search_method *m, bb_err *err)
+{
+    const bb_search_method *own = bb_method_named(r->config.search);
+    const bool              pairs = m->needs_quadratic && !own->needs_quadratic, learned = m->needs_learned && !own->needs_learned;
+    bb_status               status = BB_OK;
+    if (!pairs && !learned) return BB_OK;
+    r->more_pairs |= pairs;
+    r->more_learned |= learned;
+    BB_TRY(bb_memory_check(r, err));
+    BB_TRY(bb_memory_hold(r, err));
+done:
+    return status;
 }
 
 /* ---- low-bit training by itself ---- */

@@ -7,6 +7,7 @@
 
 #include "engine/run.h"
 #include "model/tune/tune.h"
+#include "search/method.h"
 
 /* The least --max-ram with which every stage of r (bb_run_preview) can do its work: with hidden states on disk, when it does not grow with the windows whose
  * states are kept; and with all in memory. */
@@ -46,6 +47,9 @@ uint64_t bb_memory_to_train(const bb_net *net, uint32_t ctx, uint32_t batch, uin
 bb_status bb_memory_allows(uint64_t given, uint64_t need, const char *what, const char *less, bb_err *err);
 /* BB_INFEASIBLE, with the least, where --max-ram is less. */
 bb_status bb_memory_check(const bb_run *r, bb_err *err);
+/* From now on r is one that also searches by m, as --search does: BB_INFEASIBLE as above where that has no room; else --max-ram is kept with it. What is trained at
+ * the end stays as the run itself has it. Before the evaluator is made. */
+bb_status bb_memory_count_method(bb_run *r, const bb_search_method *m, bb_err *err);
 
 /* Low-bit training by itself (`bitbudget qat`): bytes beside the files, without kept states of training windows; n_held: held-out windows of all texts. */
 uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_options *o, uint32_t ctx, uint32_t n_held);

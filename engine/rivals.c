@@ -150,7 +150,7 @@ static bb_status drive(rivals *v, const bb_search_method *m, const int64_t *budg
     s.budgets = budgets;
     s.n_budgets = n;
     s.stop.max_tokens = tokens;
-    if (m->many_tokens) s.candidates = (uint32_t)v->config->offspring;
+    if (m->has_offspring) s.candidates = (uint32_t)v->config->offspring;
     snprintf(label, sizeof label, "%s, %lld bytes, tokens", m->name, (long long)budgets[n - 1]);
     bb_progress_start(&progress, label, (uint64_t)fmin(0x1p62, tokens)); /* --tokens and --times may come to more than the type holds */
     v->scorer.progress = v->context.gradient.progress = &progress;
@@ -193,8 +193,8 @@ static char *record_key(const rivals *v, const method *m, int64_t size, double t
         bb_sha256_update(&s, v->sizes, v->n * sizeof *v->sizes);
         bb_sha256_hex(&s, sizes);
     }
-    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d|uniform|%.17g%s", v->run->key, m->name, (long long)size, tokens, space, sizes, (int)v->config->offspring,
-                       v->run->config.exact_from, m->row->many_tokens ? "|funnel" : "");
+    return bb_asprintf(err, "%s|%s|%lld|%.0f|%s|%s|%d|uniform|%.17g%s", v->run->key, m->name, (long long)size, tokens, space, sizes,
+                       m->row->has_offspring ? (int)v->config->offspring : 0, v->run->config.exact_from, m->row->has_offspring ? "|funnel" : "");
 }
 
 static bb_status recall(rivals *v, const char *key, answer *a, bool *found, bb_err *err)
@@ -482,6 +482,8 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     BB_TRY(parse_methods(&v, err));
     BB_TRY(parse_sizes(&v, err));
     BB_TRY(our_cost(&v, err));
+    for (size_t i = 0; i < v.n_methods; i++)
+        if (v.methods[i].row) BB_TRY(bb_memory_count_method(r, v.methods[i].row, err));
     BB_TRY(bb_stage_run(r, BB_STAGE_MEASURE, err));
     BB_TRY(bb_scorer_init(r, &v.scorer, err));
     BB_TRY(bb_ledger_open(v.p, &v.scorer.evaluator, r->store, &lo, &v.ledger, err));
@@ -498,6 +500,7 @@ bb_status bb_rivals(bb_run *r, const bb_rivals_config *c, FILE *out, bb_err *err
     bb_info("wrote %s", path);
 done:
     rivals_done(&v);
+    r->more_pairs = r->more_learned = false;
     bb_free(path);
     return status;
 }

@@ -123,6 +123,8 @@ typedef struct bb_run {
     uint64_t          worker_room;   /* of the memory for caches: of each of --workers but the first, left to it by `evaluator` */
     uint64_t          others_room;   /* of the same: of all who work at the same time */
     bool              holds_memory;  /* the process keeps to its --max-ram */
+    bool              more_pairs;    /* methods beside --search need inner products of all pairs of options, */
+    bool              more_learned;  /* learned masks (bb_memory_count_method) */
     bool              options_built; /* every option of the space is in the database */
     bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;

@@ -142,7 +142,8 @@ struct bb_search_method {
     const char                *name, *reference;
     bb_simple                  simple;
     bool                       whole_front;     /* serves all budgets in one run; the others one after another, the tokens shared evenly */
-    bool                       many_tokens;     /* its authors give it many times our tokens, or offspring: `rivals --times --offspring` */
+    bool                       many_tokens;     /* its authors give it many times our tokens: `rivals --times` */
+    bool                       has_offspring;   /* and generations of so many plans: `rivals --offspring` */
     bool                       needs_quadratic; /* `quadratic` of the context; */
     bool                       uses_local;      /* goes by `local` where it is given */
     bool                       needs_gradient;  /* `gradient` of the context */

@@ -89,7 +89,8 @@ START_TEST(the_command_line_is_parsed)
     ck_assert(!v.verify && v.seed == 7 && v.target == 3355443);
     ck_assert_str_eq(v.out, "-x");
     ck_assert_str_eq(v.formats, "cc,a");
-    ck_assert_int_eq(PARSE(&v, pos, &n, NULL, "run", "--verify=yes"), BB_OK);
+    ck_assert_int_eq(PARSE(&v, pos, &n, NULL, "run", "--verify=yes", "--out=--seed"), BB_OK);
+    ck_assert_str_eq(v.out, "--seed");
     ck_assert(v.verify);
     bb_options_done(rows, N, &v);
 }
@@ -103,6 +104,8 @@ START_TEST(mistakes_on_the_command_line_are_named)
         { "--target-sze", "3", "did you mean --target-size?" },
         { "--zzzzzzzzz", "3", "there is no option --zzzzzzzzz" },
         { "--seed", NULL, "--seed needs a value (N)" },
+        { "--out", "--seed", "--out needs a value (DIR), and '--seed' looks like an option: a value like this is written --out=VALUE" },
+        { "--out", "--", "--out needs a value" },
         { "--seed", "1.5", "--seed: '1.5' is not a whole number" },
         { "--seed", "-1", "from 0 to 1e+09" },
         { "--damping", "nan", "not a finite number" },

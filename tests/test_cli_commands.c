@@ -186,6 +186,7 @@ START_TEST(the_program_answers)
         { "-q report -- --threads", 5, "--threads: there is no front.csv" },
         { "report x --threads 0", 2, "whole number from 1" },
         { "report x --threads", 2, "--threads needs a value" },
+        { "report x --log-file --threads 1", 2, "--log-file needs a value" },
         { "report x --log-file=/nonexistent/log", 1, "the log file cannot be opened" },
         { "-v report /nonexistent", 5, "noticed at cli/report/report_data.c:" },
         { "help >/dev/full", 1, "standard output could not be written" },

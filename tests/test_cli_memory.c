@@ -333,6 +333,54 @@ START_TEST(comparing_rivals_has_the_memory_of_the_evaluator)
 }
 END_TEST
 
+static void set(bb_run *r, const char *option, const char *value)
+{
+    bb_err err = BB_ERR_INIT;
+    ck_assert_msg(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r->config, option, value, &err) == BB_OK, "%s", err.msg);
+}
+
+/* What methods beside --search hold is counted as if they were it: refused where it has no room, and what is kept leaves it. What is trained does not go by it. */
+START_TEST(what_rivals_hold_is_counted)
+{
+    static const char *const names[] = { "toga", "quadratic" };
+    char                     methods[16], sizes[] = "", number[40];
+    FILE                    *table = tmpfile();
+    bb_rivals_config         c = { .methods = methods, .sizes = sizes, .out = sizes, .tokens = 0.002, .times = 1, .offspring = 4 };
+    bb_err                   err = BB_ERR_INIT;
+    bb_run                   r;
+    calibrated("counted", 0, &r);
+    for (size_t i = 0; i < 2; i++) {
+        bool     coarse[2];
+        uint64_t training[2];
+        snprintf(methods, sizeof methods, "%s", names[i]);
+        set(&r, "search", "refine");
+        set(&r, "max-ram", "4GiB");
+        const uint64_t own = bb_memory_least_of_all(&r);
+        bb_memory_trains_all(&r, &coarse[0], &training[0]);
+        set(&r, "search", methods);
+        const uint64_t theirs = bb_memory_least_of_all(&r), room = bb_memory_for_caches(&r);
+        ck_assert_uint_ge(theirs, own + (i == 0)); /* pairs of so few options are less than building them takes */
+        set(&r, "search", "refine");
+        ck_assert_int_eq(bb_memory_count_method(&r, bb_method_named(methods), &err), BB_OK);
+        ck_assert(bb_memory_least_of_all(&r) == theirs && bb_memory_for_caches(&r) == room && r.more_learned == (i == 0) && r.more_pairs == (i == 1));
+        bb_memory_trains_all(&r, &coarse[1], &training[1]);
+        ck_assert(training[1] == training[0] && coarse[1] == coarse[0]);
+        r.more_pairs = r.more_learned = false;
+        if (theirs == own) continue;
+        snprintf(number, sizeof number, "%llu", (unsigned long long)own);
+        set(&r, "max-ram", number);
+        ck_assert_int_eq(bb_rivals(&r, &c, table, &err), BB_INFEASIBLE);
+        snprintf(number, sizeof number, "needs %llu bytes", (unsigned long long)theirs);
+        ck_assert_msg(strstr(err.msg, number) != NULL, "%s", err.msg);
+        bb_err_clear(&err);
+        ck_assert_uint_eq(bb_memory_least_of_all(&r), own); /* as before */
+    }
+    bb_run_close(&r);
+    fclose(table);
+    bb_log_to_run(NULL, NULL);
+}
+END_TEST
+
 /* The noise floor is of a copy of the whole model: it is left out where that has no room. */
 START_TEST(the_noise_floor_has_room_or_is_left_out)
 {
@@ -478,6 +526,7 @@ int main(void)
     tcase_add_test(t, training_all_matrices_has_what_it_counts_on);
     tcase_add_test(t, evaluating_has_the_memory_of_the_evaluator);
     tcase_add_test(t, comparing_rivals_has_the_memory_of_the_evaluator);
+    tcase_add_test(t, what_rivals_hold_is_counted);
     tcase_add_test(t, measuring_has_its_caches_first);
     tcase_add_test(t, the_noise_floor_has_room_or_is_left_out);
     tcase_add_loop_test(t, quantize_and_train_keep_to_a_limit, 0, 3);

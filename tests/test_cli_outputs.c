@@ -145,6 +145,9 @@ static const struct {
     { "train $D/q1.gguf --init $M --text $T --schedule cosine --decay-steps 3", BB_USAGE, "--decay-steps has no effect" },
     { "rivals $D/r1 --methods ours,random --times 3", BB_USAGE, "--times has no effect" },
     { "rivals $D/r1 --methods ours,random --offspring 3", BB_USAGE, "--offspring has no effect" },
+    { "rivals $D/r1 --methods uniform,separable --tokens 3", BB_USAGE, "--tokens has no effect without ours or a method that searches" },
+    { "quantize $M --like $M --embd-format Q8_0 --method rtn --out $D/q1.gguf", BB_USAGE, "--embd-format has no effect with --like" },
+    { "qat $M --reference $M --out $D/q1.gguf --parse-special", BB_USAGE, "--parse-special has no effect where --text and --other are self" },
     { "finalise $D/r1 --texts $T", BB_USAGE, "--texts has no effect without --ladder" },
     { "finalise $D/r1 --windows 3", BB_USAGE, "--windows has no effect without --ladder" },
     { "finalise $D/r1 --ablate", BB_USAGE, "--ablate has no effect without --ladder" },
@@ -213,6 +216,8 @@ START_TEST(what_a_method_does_not_use_is_said)
     } unused[] = {
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --calib $T --out $D/u.gguf", "--calib has no effect with --method rtn" },
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --ctx 16 --out $D/u.gguf", "--ctx has no effect with --method rtn and without --eval" },
+        { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --precision fast --out $D/u.gguf", "--precision has no effect with --method rtn" },
+        { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --effort quick --out $D/u.gguf", "--effort has no effect with --method rtn" },
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method rtn --seed 2 --out $D/u.gguf", "--seed has no effect with --method rtn" },
         { "quantize $M --format Q8_0 --embd-format Q8_0 --method weighted --calib $T --ctx 16 --calib-windows 4 --sweeps 2 --out $D/u.gguf",
           "--sweeps has no effect with --method weighted" },
@@ -221,6 +226,8 @@ START_TEST(what_a_method_does_not_use_is_said)
           "--prune-ffn 0.99 would remove 63 more FFN channels" }, /* two FFNs of 64 keep a block of 32 */
         { "estimate $M " SMALL " --calib $T --eval-windows 3", "--eval-windows has no effect without --eval" },
         { "estimate $M " SMALL " --calib $T --finalise-steps lfq", "--finalise-steps has no effect with --no-finalise" },
+        { "estimate $M " SMALL " --calib $T --qat-rate 0.01", "--qat-rate has no effect with --no-finalise" },
+        { "estimate $M " SMALL " --calib $T --output-windows 3", "--output-windows has no effect with --no-finalise" },
         { "estimate $M " SMALL " --calib $T --method rtn", "--sweeps has no effect without --method feedback" },
         { "estimate $M " SMALL " --calib $T --search separable --search-tokens 1", "--search-tokens has no effect with a --search that needs none" },
         { "estimate $M " SMALL " --calib $T --search evopress --sketch signed", "--sketch has no effect with a --search that goes by no local scores" },

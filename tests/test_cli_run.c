@@ -479,6 +479,27 @@ START_TEST(another_method_can_be_asked_for)
 }
 END_TEST
 
+static bb_status count_records(void *self, const char *key, const void *value, size_t size, bb_err *err)
+{
+    size_t *n = self;
+    (void)value, (void)size, (void)err;
+    n[0]++;
+    n[1] += strstr(key, "|evopress|") && !strstr(key, "|spent");
+    return BB_OK;
+}
+
+/* Records of what rivals found: all, with the times that they took; those of EvoPress. */
+static void rival_records(const char *run, size_t n[2])
+{
+    char      path[512];
+    bb_store *store = NULL;
+    n[0] = n[1] = 0;
+    snprintf(path, sizeof path, "%s/run.db", run);
+    ck_assert_int_eq(bb_store_open(path, &store, NULL), BB_OK);
+    ck_assert_int_eq(bb_store_each(store, "rivals", count_records, n, NULL), BB_OK);
+    bb_store_close(store);
+}
+
 /* Each method keeps the bytes, and the table can be made again without evaluating. */
 START_TEST(rivals_are_compared_at_equal_bytes)
 {
@@ -505,6 +526,13 @@ START_TEST(rivals_are_compared_at_equal_bytes)
     bb_csv_done(&t);
     snprintf(line, sizeof line, "rivals %s --methods ours,random,evopress,rco --times 4 --tokens 0.0005 --ledger-only -q --out %s", a, again);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    /* Another number of offspring is another search for EvoPress alone: of each size a plan, and a time. */
+    size_t before[2], after[2];
+    rival_records(a, before);
+    snprintf(line, sizeof line, "rivals %s --methods ours,random,annealing,evopress,nsga2,rco --times 4 --offspring 16 --tokens 0.0005 -q --out %s", a, again);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    rival_records(a, after);
+    ck_assert(before[1] == 2 && after[1] == 4 && after[0] == before[0] + 4);
     /* Beside itself a method has no difference to be sure of, and one KL. */
     snprintf(line, sizeof line, "rivals %s --methods ours,ours --tokens 0.0005 --ledger-only -q --out %s", a, again);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
@@ -516,16 +544,16 @@ START_TEST(rivals_are_compared_at_equal_bytes)
     ck_assert_int_eq(bb_test_program(line, said, sizeof said), 2);
     ck_assert_ptr_nonnull(strstr(said, "is unknown"));
     /* A size that no plan has leaves the table that is there. */
-    char  *before, *after;
+    char  *was, *is;
     size_t bytes[2];
-    ck_assert_int_eq(bb_file_read(again, &before, &bytes[0], NULL), BB_OK);
+    ck_assert_int_eq(bb_file_read(again, &was, &bytes[0], NULL), BB_OK);
     snprintf(line, sizeof line, "rivals %s --methods ours,separable --sizes 100 -q --out %s", a, again);
     ck_assert_msg(bb_test_program(line, said, sizeof said) == 3, "%s", said);
     ck_assert_msg(strstr(said, "no plan has 100 bytes: the smallest has") != NULL, "%s", said);
-    ck_assert_int_eq(bb_file_read(again, &after, &bytes[1], NULL), BB_OK);
-    ck_assert_str_eq(after, before);
-    bb_free(before);
-    bb_free(after);
+    ck_assert_int_eq(bb_file_read(again, &is, &bytes[1], NULL), BB_OK);
+    ck_assert_str_eq(is, was);
+    bb_free(was);
+    bb_free(is);
 }
 END_TEST
 

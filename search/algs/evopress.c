@@ -180,6 +180,9 @@ done:
 }
 
 static const bb_algorithm algorithm = { create, ask, tell, destroy };
-const bb_search_method    bb_method_evopress = {
-       .name = "evopress", .reference = "Sieberling et al., arXiv 2410.14649", .many_tokens = true, .algorithm = &algorithm, .run = bb_method_drive
-};
+const bb_search_method    bb_method_evopress = { .name = "evopress",
+                                                 .reference = "Sieberling et al., arXiv 2410.14649",
+                                                 .many_tokens = true,
+                                                 .has_offspring = true,
+                                                 .algorithm = &algorithm,
+                                                 .run = bb_method_drive };
