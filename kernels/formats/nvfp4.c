@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  * nvfp4.c: 64 weights: 4 scale bytes, one for each 16 weights, then 32 bytes of nibbles, 8 for each 16 weights (low nibble of byte
  * j: weight j; high: weight j + 8). w = F[nibble] * (value of the scale byte / 2), F as in mxfp4.c.
- * Scale byte: unsigned E4M3, bias 7, exponent 0 subnormal; 0 and 127 mean 0; bit 7 is ignored.
+ * Scale byte: unsigned E4M3, bias 7, exponent 0 subnormal; 127 means 0. Bit 7 is ignored, but of 255, which is 480 and not 0.
  * Code: d = 0.5; sc[g] = the byte; q counts the levels in increasing order (nibble 8 is decoded, never written). */
 #include <string.h>
 
