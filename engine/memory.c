@@ -290,13 +290,17 @@ static double trained_bytes(bool coarse) { return 3 * sizeof(float) + moment_byt
 /* The same of any type that a plan may have. */
 static double most_trained_bytes(bool coarse) { return trained_bytes(coarse) + BB_LATENT_CODE_BYTES; }
 
-static double weights_of(const bb_net *net)
+/* Of every matrix of a network, embedding and head among them. */
+static double sum_of(const bb_net *net, double (*of)(const bb_matrix *))
 {
-    double n = (double)net->embd.rows * net->embd.cols + (double)net->head.rows * net->head.cols;
+    double n = of(&net->embd) + of(&net->head);
     for (uint32_t b = 0; b < net->n_layer; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) n += (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols;
+        for (int p = 0; p < BB_N_PARTS; p++) n += of(&net->blocks[b].w[p]);
     return n;
 }
+
+static double weights_of_matrix(const bb_matrix *m) { return (double)m->rows * m->cols; }
+static double weights_of(const bb_net *net) { return sum_of(net, weights_of_matrix); }
 
 static uint64_t allowed(const bb_run *r) { return r->config.max_ram ? r->config.max_ram : UINT64_MAX; }
 
@@ -530,24 +534,9 @@ done:
 
 /* ---- low-bit training by itself ---- */
 
-/* Weights of lattices: float64 scratch of each, the floats of the file and of the trained network. */
-static double lattice_weights(const bb_net *net)
-{
-    double n = 0;
-    for (uint32_t b = 0; b < net->n_layer; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) n += net->blocks[b].w[p].lattice ? (double)net->blocks[b].w[p].rows * net->blocks[b].w[p].cols : 0;
-    return n;
-}
-
-static double code_bytes_of(const bb_matrix *m) { return m->lattice ? 0 : bb_latent_code_bytes(bb_format_get(m->type)) * m->rows * m->cols; }
-
-static double code_bytes(const bb_net *net)
-{
-    double n = code_bytes_of(&net->embd) + code_bytes_of(&net->head);
-    for (uint32_t b = 0; b < net->n_layer; b++)
-        for (int p = 0; p < BB_N_PARTS; p++) n += code_bytes_of(&net->blocks[b].w[p]);
-    return n;
-}
+/* Of lattices, whose float64 scratch and whose floats of the file and of the trained network come to four floats a weight. */
+static double lattice_bytes(const bb_matrix *m) { return m->lattice ? 4 * sizeof(float) * weights_of_matrix(m) : 0; }
+static double code_bytes(const bb_matrix *m) { return m->lattice ? 0 : bb_latent_code_bytes(bb_format_get(m->type)) * weights_of_matrix(m); }
 
 static double widest(const bb_net *net)
 {
@@ -566,9 +555,8 @@ uint64_t bb_qat_memory(const bb_net *full, const bb_net *student, const bb_tune_
     const double once = fmax(o->at_once && o->at_once < o->batch ? o->at_once : o->batch, LOOK_WINDOWS), row = (double)bb_row_width(full) * sizeof(float);
     const double rows = once * ctx, slab = fmax(SLAB, ctx), logits = 2.0 * fmin(BB_LOSS_FLOATS, slab * full->n_vocab) * sizeof(float);
     const double packed = fmin(PACKED, 3.0 * sizeof(float) * weights_of(student));
-    const double of_lattices = 4 * sizeof(float) * lattice_weights(student);
-    return (uint64_t)(PROGRAM + of_lattices + code_bytes(student) + trained_bytes(o->coarse_moments) * 1.05 * weights_of(student) + packed + logits +
-                      (student->n_layer + 5.0) * rows * row + slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
+    return (uint64_t)(PROGRAM + sum_of(student, lattice_bytes) + sum_of(student, code_bytes) + trained_bytes(o->coarse_moments) * 1.05 * weights_of(student) +
+                      packed + logits + (student->n_layer + 5.0) * rows * row + slab * widest(full) * sizeof(float) + 2.0 * n_held * ctx * row);
 }
 
 uint64_t bb_qat_state_bytes(const bb_net *student, bool coarse)

@@ -264,30 +264,30 @@ static void level_codes(const bb_format *f, const float *w, unsigned n, float a,
     }
 }
 
-/* Vector v of the matrix, w, in units of its scale a: whether its code is still the nearest. */
-static bool is_within_slack(const bb_latent *l, size_t v, const float *w, float a)
+/* Vector v of the matrix, at u in units of its scale: whether its code is still the nearest. */
+static bool is_within_slack(const bb_latent *l, size_t v, const float *u)
 {
     const unsigned  n = l->format->vec;
     const uint16_t *center = l->center + v * n;
     float           moved = 0;
     for (unsigned i = 0; i < n; i++) {
-        const float by = w[i] / a - bb_bf16_to_float(center[i]);
+        const float by = u[i] - bb_bf16_to_float(center[i]);
         moved += by * by;
     }
     return moved < l->slack[v] * l->slack[v];
 }
 
-/* From about where w stands now. */
-static void note_slack(bb_latent *l, const bb_code *c, unsigned of_block, size_t v, const float *w, float a)
+/* Of vector v of the matrix, v_of_block of its block: from about where it is now, at u in units of its scale a. */
+static void note_slack(bb_latent *l, const bb_code *c, unsigned v_of_block, size_t v, const float *u, float a)
 {
     const unsigned n = l->format->vec;
     uint16_t      *center = l->center + v * n;
     float          at[8];
     for (unsigned i = 0; i < n; i++) {
-        center[i] = bb_float_to_bf16(w[i] / a);
+        center[i] = bb_float_to_bf16(u[i]);
         at[i] = a * bb_bf16_to_float(center[i]);
     }
-    l->slack[v] = l->format->slack(c, of_block, at);
+    l->slack[v] = l->format->slack(c, v_of_block, at);
 }
 
 /* Of a codebook, the block `b` of the matrix. c has the codes of before. */
@@ -295,13 +295,15 @@ static void search_codes(bb_latent *l, size_t b, const float *w, bb_code *c)
 {
     const bb_format *f = l->format;
     const unsigned   share = f->group / f->vec, n = (unsigned)f->block / f->vec; /* vectors of a group, of a block */
-    float            a[BB_MAX_GROUPS], ignored[BB_MAX_GROUPS];
+    float            scale[BB_MAX_GROUPS], ignored[BB_MAX_GROUPS], u[8];
     if (c->d == 0) return;
-    f->scales(c, a, ignored);
+    f->scales(c, scale, ignored);
     for (unsigned v = 0; v < n; v++, w += f->vec) {
-        if (is_within_slack(l, b * n + v, w, a[v / share])) continue;
+        const float a = scale[v / share];
+        for (unsigned i = 0; i < f->vec; i++) u[i] = w[i] / a;
+        if (is_within_slack(l, b * n + v, u)) continue;
         c->q[v] = f->nearest(c, v, w, NULL, NULL);
-        note_slack(l, c, v, b * n + v, w, a[v / share]);
+        note_slack(l, c, v, b * n + v, u, a);
     }
 }
 
@@ -375,18 +377,19 @@ static void block_gradients(bb_latent *l, size_t b)
     const float     *g = l->g_w + b * n, *q = l->q + b * n;
     float            moved[BB_MAX_BLOCK];
     bb_code          c = { 0 }, other;
-    if (l->has_d && !l->has_dmin) { /* all of a block is moved by itself */
+    const float      d = field_d(l, l->fields)[b];
+    if (l->has_d && !l->has_dmin && d != 0) { /* all of a block goes with it */
         double sum = 0;
         for (size_t i = 0; i < n; i++) sum += (double)g[i] * (double)q[i];
-        if (field_d(l, l->fields)[b] != 0) field_d(l, l->g_fields)[b] = (float)sum / field_d(l, l->fields)[b];
+        field_d(l, l->g_fields)[b] = (float)sum / d;
     }
     if (l->scaled) return;
     f->unpack(l->packed + b * f->block_bytes, &c);
-    if (l->has_d && l->has_dmin && field_d(l, l->fields)[b] != 0) {
+    if (l->has_d && l->has_dmin && d != 0) {
         other = c;
         other.d *= 2;
         expand(f, &other, moved);
-        field_d(l, l->g_fields)[b] = change_along(g, moved, q, n) / field_d(l, l->fields)[b];
+        field_d(l, l->g_fields)[b] = change_along(g, moved, q, n) / d;
     }
     if (l->has_dmin && field_dmin(l, l->fields)[b] != 0) {
         other = c;

@@ -901,6 +901,7 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
             bb_err_clear(err);
             r->at.step++; /* its windows are drawn */
             r->at.score = HUGE_VAL;
+            r->lost = true;
         } else BB_TRY(status);
         if (o->progress && !o->label) bb_progress_add(o->progress, 1);
         if (!broken) {
@@ -908,7 +909,7 @@ static bb_status optimise(bb_trainer *r, bb_err *err)
             status = look(r, err);
             if (status != BB_OK) return status; /* another process has failed: no state is saved that would be taken up behind this look */
         }
-        const bool ends = broken || r->lost || (o->patience && r->at.worse >= o->patience); /* in a trial: of the rates alone */
+        const bool ends = r->lost || (o->patience && r->at.worse >= o->patience); /* in a trial: of the rates alone */
         if ((trial == 1 || (trial && ends)) && !r->at.best_step && !(r->at.score < start_score(r)) && r->at.step < o->steps) {
             begin_again(r);
             schedule = schedule_of(r);
