@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * cmd_compare.c: bitbudget compare FULL.gguf FILE.gguf...: several files beside full precision, which is measured once: zero-shot tasks, item by item, or the
- * prompts on which greedy decoding leaves it. A row is printed as soon as it is known. */
+ * cmd_compare.c: bitbudget compare FULL.gguf FILE.gguf...: several files beside full precision, which is measured once: perplexity and KL on texts, zero-shot
+ * tasks, item by item, or the prompts on which greedy decoding leaves it. A row is printed as soon as it is known. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,41 +12,60 @@
 #include "base/mem.h"
 #include "cli/cmd.h"
 #include "cli/eval_tasks.h"
+#include "cli/eval_text.h"
 #include "cli/json.h"
 #include "engine/environment.h"
 #include "eval/divergence.h"
 #include "kernels/kernels.h"
 
 typedef struct compare_options {
-    char   *tasks, *greedy, *precision;
-    int64_t limit, ctx, prompts, prompt_tokens, new_tokens;
-    bool    parse_special, json;
+    char   *text, *protocol, *tasks, *greedy, *precision;
+    int64_t limit, ctx, chunks, prompts, prompt_tokens, new_tokens;
+    bool    spread, parse_special, json;
 } compare_options;
 
 #define FIELD(name) offsetof(compare_options, name)
 static const bb_option_row rows[] = {
+    { "text", BB_OPT_LIST, FIELD(text), NULL, 1, 0, "FILE,..",
+      "texts, or token ids: .npy, .u16, .u32: perplexity, and KL from full precision, as eval has them", NULL },
+    { "protocol", BB_OPT_TEXT, FIELD(protocol), "gguf", 1, 0, "NAME", "of --text: windows as in eval", BB_PROTOCOLS },
+    { "chunks", BB_OPT_INT, FIELD(chunks), "0", 0, UINT32_MAX, "N", "windows of each text; 0: all", NULL },
+    { "spread", BB_OPT_FLAG, FIELD(spread), NULL, 1, 0, NULL, "spread the --chunks windows over the text instead of taking the first", NULL },
     { "tasks", BB_OPT_LIST, FIELD(tasks), NULL, 1, 0, "FILE|FOLDER,..",
       "zero-shot tasks: JSON lines (multiple choice, two contexts, last words) or HellaSwag text; of a folder, all .jsonl and .txt files", NULL },
     { "limit", BB_OPT_INT, FIELD(limit), "0", 0, UINT32_MAX, "N", "items of each task, from its beginning; 0: all", NULL },
-    { "ctx", BB_OPT_INT, FIELD(ctx), "0", 0, 1 << 24, "N", "tokens of an item at most; 0: what the model was trained with, at most 4096", NULL },
+    { "ctx", BB_OPT_INT, FIELD(ctx), "0", 0, 1 << 24, "N",
+      "tokens of a window of --text; 0: 512, or what the model was trained with if less; of an item of --tasks at most; 0: what it was trained with, at most "
+      "4096",
+      NULL },
     { "greedy", BB_OPT_TEXT, FIELD(greedy), NULL, 1, 0, "FILE",
       "the share of prompts of this text (or token ids: .npy, .u16, .u32) whose continuations by greedy decoding differ, and the place of the first difference",
       NULL },
-    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL,
-      "text of special tokens (\"<|im_end|>\") in the text of --greedy becomes these tokens", NULL },
+    { "parse-special", BB_OPT_FLAG, FIELD(parse_special), NULL, 1, 0, NULL, "text of special tokens (\"<|im_end|>\") in a text becomes these tokens", NULL },
     { "prompts", BB_OPT_INT, FIELD(prompts), "300", 1, 1 << 24, "N", "prompts of --greedy, spread over the text", NULL },
     { "prompt-tokens", BB_OPT_INT, FIELD(prompt_tokens), "32", 3, 1 << 20, "N", "tokens of a prompt, BOS included", NULL },
     { "new-tokens", BB_OPT_INT, FIELD(new_tokens), "32", 1, 1 << 20, "N", "tokens of a continuation", NULL },
     { "precision", BB_OPT_TEXT, FIELD(precision), "exact", 1, 0, "NAME", BB_PRECISION_HELP, BB_PRECISIONS },
     { "json", BB_OPT_FLAG, FIELD(json), NULL, 1, 0, NULL, "print JSON, an object a row, instead of CSV", NULL },
 };
-enum { N_ROWS = sizeof rows / sizeof *rows, MODELS = 256 };
+enum {
+    N_ROWS = sizeof rows / sizeof *rows,
+    MODELS = 256,
+    STATES = 1 << 30 /* bytes of full precision's hidden states; windows beyond are run again for each file */
+};
+
+typedef struct compare_text {
+    char        *path;
+    bb_eval_text text;
+} compare_text;
 
 typedef struct job {
     compare_options o;
     const char     *paths[MODELS]; /* full precision first */
     size_t          n;
     bb_model        full;
+    compare_text   *texts; /* of --text */
+    size_t          n_texts;
     bb_task_files   tasks;
     bool            has_header;
 } job;
@@ -98,6 +117,100 @@ static bb_status put_row(job *j, const cell *c, size_t n, bb_err *err)
     j->has_header = true;
     put_csv(c, n, false);
     return fflush(stdout) || ferror(stdout) ? BB_FAIL(err, BB_IO, "standard output could not be written") : BB_OK;
+}
+
+/* ---- texts ---- */
+
+/* Mean of what the KL of a window differs by from the first file's, and its error over windows: NaN for one window. */
+static void paired(const double *kl, const double *first, uint32_t n, double *mean, double *error)
+{
+    double sum = 0, squares = 0;
+    for (uint32_t i = 0; i < n; i++) sum += kl[i] - first[i];
+    *mean = sum / n;
+    for (uint32_t i = 0; i < n; i++) squares += (kl[i] - first[i] - *mean) * (kl[i] - first[i] - *mean);
+    *error = n > 1 ? sqrt(squares / n / (n - 1)) : (double)NAN;
+}
+
+/* window_kl: [windows] of this file; first: of the first one. */
+static bb_status put_text(job *j, const char *path, const bb_model *m, const compare_text *t, const bb_result *r, const double *window_kl, const double *first,
+                          bb_err *err)
+{
+    const bb_windows *w = &t->text.w;
+    double            difference = NAN, difference_se = NAN;
+    if (window_kl != first) paired(window_kl, first, w->n, &difference, &difference_se);
+    const cell c[] = { TEXT("file", path),
+                       WHOLE("size_bytes", m->source.size_bytes),
+                       TEXT("text", t->path),
+                       WHOLE("ctx", w->ctx),
+                       WHOLE("windows", w->n),
+                       WHOLE("tokens", r->n_tokens),
+                       REAL("ppl", r->ppl),
+                       REAL("ppl_se", r->ppl_se),
+                       REAL("ppl_full", exp(r->nll - r->ln_ratio)),
+                       REAL("ln_ratio", r->ln_ratio),
+                       REAL("ln_ratio_se", r->ln_ratio_se),
+                       REAL("kl_nats", r->kl),
+                       REAL("kl_se", r->kl_se),
+                       REAL("kl_p90", r->kl_quantile[3]),
+                       REAL("kl_p99", r->kl_quantile[4]),
+                       REAL("kl_p999", r->kl_quantile[5]),
+                       REAL("top1", r->top1),
+                       REAL("kl_difference", difference),
+                       REAL("kl_difference_se", difference_se) };
+    return put_row(j, c, sizeof c / sizeof *c, err);
+}
+
+/* The texts of --text, before anything is measured. */
+static bb_status load_texts(job *j, bb_err *err)
+{
+    bb_status   status = BB_OK;
+    const char *list = j->o.text;
+    size_t      n = 0;
+    for (bb_item item; bb_list_next(&list, &item);) n++;
+    if (!(j->texts = BB_NEW0(n, compare_text, err))) return BB_NOMEM;
+    list = j->o.text;
+    for (bb_item item; status == BB_OK && bb_list_next(&list, &item);) {
+        compare_text           *t = &j->texts[j->n_texts++];
+        const bb_eval_text_spec spec = { t->path = bb_item_text(item, err), j->o.protocol, j->o.ctx, j->o.chunks, j->o.spread, j->o.parse_special };
+        if (item.n == 0) status = BB_FAIL(err, BB_USAGE, "--text: an empty name in the list '%s'", j->o.text);
+        else status = t->path ? bb_eval_text_load(&j->full, j->paths[0], &spec, &t->text, err) : BB_NOMEM;
+    }
+    return status;
+}
+
+static void texts_done(job *j)
+{
+    for (size_t i = 0; i < j->n_texts; i++) {
+        bb_free(j->texts[i].path);
+        bb_eval_text_done(&j->texts[i].text);
+    }
+    bb_free(j->texts);
+}
+
+/* All files on one text. */
+static bb_status run_text(job *j, const compare_text *t, bb_err *err)
+{
+    const bb_windows *w = &t->text.w;
+    bb_reference     *full = NULL;
+    bb_model          m = { 0 };
+    double           *kl = bb_alloc(w->n, sizeof *kl, err), *first = bb_alloc(w->n, sizeof *first, err);
+    bb_result         r;
+    bb_status         status = kl && first ? BB_OK : BB_NOMEM;
+    if (status != BB_OK) goto done;
+    BB_TRY(bb_reference_create(bb_engine_backend(), &j->full.net, w, STATES, "full precision", &full, err));
+    for (size_t i = 1; i < j->n; i++) {
+        double *of_windows = i == 1 ? first : kl;
+        BB_TRY(bb_model_open(j->paths[i], &m, err));
+        BB_TRY(bb_evaluate_against(&m.net, full, 0, "comparing", &r, of_windows, NULL, err));
+        BB_TRY(put_text(j, j->paths[i], &m, t, &r, of_windows, first, err));
+        bb_model_close(&m);
+    }
+done:
+    bb_model_close(&m);
+    bb_reference_destroy(full);
+    bb_free(kl);
+    bb_free(first);
+    return status;
 }
 
 /* ---- tasks ---- */
@@ -215,15 +328,20 @@ done:
 static bb_status check_options(const job *j, int argc, char **argv, bb_err *err)
 {
     const compare_options *o = &j->o;
+    const int              tables = !!o->text + !!o->tasks + !!o->greedy;
     const bb_idle_option   idle[] = {
-          { "--limit", "without --tasks", !o->tasks },        { "--ctx", "without --tasks", !o->tasks },
+          { "--protocol", "without --text", !o->text },       { "--chunks", "without --text", !o->text },
+          { "--spread", "without --text", !o->text },         { "--spread", "without --chunks: all windows are taken", !o->chunks },
+          { "--limit", "without --tasks", !o->tasks },        { "--ctx", "without --text or --tasks", !o->text && !o->tasks },
           { "--prompts", "without --greedy", !o->greedy },    { "--prompt-tokens", "without --greedy", !o->greedy },
-          { "--new-tokens", "without --greedy", !o->greedy }, { "--parse-special", "without --greedy", !o->greedy },
+          { "--new-tokens", "without --greedy", !o->greedy }, { "--parse-special", "without --text or --greedy", !o->text && !o->greedy },
     };
     if (j->n < 2)
-        return BB_FAIL(err, BB_USAGE, "compare needs the model in full precision, then at least one file: bitbudget compare FULL.gguf FILE.gguf --tasks FILES");
-    if (!o->tasks == !o->greedy)
-        return BB_FAIL(err, BB_USAGE, o->tasks ? "--tasks and --greedy are two tables: one at a time" : "compare needs --tasks FILES or --greedy TEXT");
+        return BB_FAIL(err, BB_USAGE, "compare needs the model in full precision, then at least one file: bitbudget compare FULL.gguf FILE.gguf --text TEXT");
+    if (tables != 1)
+        return BB_FAIL(err, BB_USAGE,
+                       tables ? "--text, --tasks and --greedy are tables of their own: one at a time"
+                              : "compare needs --text FILES, --tasks FILES or --greedy TEXT");
     if (o->tasks && o->ctx == 1) return BB_FAIL(err, BB_USAGE, "--ctx 1: a task needs at least 2 tokens");
     return bb_command_refuse_idle(argc, argv, idle, sizeof idle / sizeof *idle, err);
 }
@@ -233,17 +351,16 @@ static bb_status check_files(job *j, bb_err *err)
 {
     bb_model  m = { 0 };
     bb_status status;
-    char      label[BB_MODEL_LABEL];
     BB_TRY(bb_model_open(j->paths[0], &j->full, err));
     BB_TRY(bb_model_check_weights(&j->full, false, NULL, err));
-    if (bb_model_is_quantized(&j->full))
-        bb_warn("%s is quantized itself: distances are from %s, not from full precision", j->paths[0], bb_model_source_label(&j->full, label));
+    bb_eval_warn_reference(&j->full, j->paths[0]);
     for (size_t i = 1; i < j->n; i++) {
         BB_TRY(bb_model_open(j->paths[i], &m, err));
-        BB_TRY(bb_model_same_vocabulary(&m, &j->full, err));
+        BB_TRY(bb_eval_check_reference(&m, j->paths[i], &j->full, j->paths[0], j->o.text != NULL, err));
         BB_TRY(bb_model_check_weights(&m, false, NULL, err));
         bb_model_close(&m);
     }
+    if (j->o.text) BB_TRY(load_texts(j, err));
     if (j->o.greedy) {
         uint64_t bytes;
         BB_TRY(bb_file_size(j->o.greedy, &bytes, err));
@@ -264,8 +381,10 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(bb_task_files_check(&j.tasks, (size_t)j.o.limit, err));
     BB_TRY(check_files(&j, err));
     for (size_t i = 0; i < j.tasks.n; i++) BB_TRY(run_task(&j, j.tasks.at[i], err));
+    for (size_t i = 0; i < j.n_texts; i++) BB_TRY(run_text(&j, &j.texts[i], err));
     if (j.o.greedy) BB_TRY(run_greedy(&j, err));
 done:
+    texts_done(&j);
     bb_task_files_done(&j.tasks);
     bb_model_close(&j.full);
     bb_options_done(rows, N_ROWS, &j.o);
@@ -274,9 +393,10 @@ done:
 
 const bb_command bb_command_compare = {
     .name = "compare",
-    .summary = "several files beside full precision: zero-shot tasks, or where greedy decoding differs",
-    .usage = "FULL.gguf FILE.gguf... (--tasks FILES | --greedy TEXT)",
-    .example = "bitbudget compare full.gguf small.gguf other.gguf --tasks arc_easy.jsonl,piqa.jsonl --limit 100 --precision fast\n"
+    .summary = "several files beside full precision: perplexity and KL, zero-shot tasks, or where greedy decoding differs",
+    .usage = "FULL.gguf FILE.gguf... (--text FILES | --tasks FILES | --greedy TEXT)",
+    .example = "bitbudget compare full.gguf small.gguf other.gguf --text prose.txt,code.txt --ctx 512 --chunks 40\n"
+               "bitbudget compare full.gguf small.gguf other.gguf --tasks arc_easy.jsonl,piqa.jsonl --limit 100 --precision fast\n"
                "bitbudget compare full.gguf small.gguf --greedy held-out.txt --prompts 300 --prompt-tokens 32 --new-tokens 32",
     .options = rows,
     .n_options = N_ROWS,

@@ -12,6 +12,7 @@
 #include "cli/cmd.h"
 #include "cli/eval_detail.h"
 #include "cli/eval_tasks.h"
+#include "cli/eval_text.h"
 #include "cli/json.h"
 #include "engine/environment.h"
 #include "engine/outputs.h"
@@ -69,10 +70,7 @@ typedef struct job {
     eval_options         o;
     const char          *path;
     bb_model             m, ref;
-    bb_tokens            tokens;
-    bb_windows           w;
-    bb_protocol          protocol;
-    int32_t              bos;
+    bb_eval_text         text;
     bb_result            result;
     bb_eval_detail       detail;     /* with --detail */
     bb_generation_result generation; /* with --generation */
@@ -83,7 +81,7 @@ typedef struct job {
 } job;
 
 static bool is_number(double x) { return !isnan(x); }
-static bool replaces_first(const job *j) { return j->protocol == BB_PROTOCOL_GGUF && j->bos >= 0; }
+static bool replaces_first(const job *j) { return j->text.protocol == BB_PROTOCOL_GGUF && j->text.bos >= 0; }
 
 /* ---- probabilities ---- */
 
@@ -112,7 +110,7 @@ static bb_status probabilities(job *j, bb_err *err)
     bb_forward   *f = NULL;
     float        *h = NULL, *z = NULL;
     bb_status     status = BB_OK;
-    if (n > j->w.ctx) return BB_FAIL(err, BB_USAGE, "--probabilities %u: a window has positions 0 to %u", n - 1, j->w.ctx - 1);
+    if (n > j->text.w.ctx) return BB_FAIL(err, BB_USAGE, "--probabilities %u: a window has positions 0 to %u", n - 1, j->text.w.ctx - 1);
     h = bb_alloc(n, bb_row_width(net) * sizeof *h, err);
     z = bb_alloc(net->n_vocab, sizeof *z, err);
     if (!h || !z) {
@@ -120,7 +118,7 @@ static bb_status probabilities(job *j, bb_err *err)
         goto done;
     }
     BB_TRY(bb_forward_create(bb_engine_backend(), net, 1, n, &f, err));
-    BB_TRY(bb_host_embed(f, net, j->w.tokens, 1, n, h, err));
+    BB_TRY(bb_host_embed(f, net, j->text.w.tokens, 1, n, h, err));
     for (uint32_t b = 0; b < net->n_layer; b++) BB_TRY(bb_host_block(f, net, &net->blocks[b], 1, n, h, NULL, NULL, err));
     BB_TRY(bb_host_logits(f, net, h + (size_t)(n - 1) * bb_row_width(net), 1, z, err));
     pick_top(z, net->n_vocab, j->top_id, j->top_p);
@@ -150,12 +148,12 @@ static void put_models(bb_text *out, const job *j)
 
 static void put_data(bb_text *out, const job *j)
 {
-    bb_text_addf(out, "data          %s, %zu tokens (sha256 %.16s)\n", j->o.text, j->tokens.n, j->tokens.sha256);
-    if (j->protocol == BB_PROTOCOL_GGUF)
-        bb_text_addf(out, "protocol      gguf: windows of %u tokens%s, positions %u to %u predict the next\n", j->w.ctx,
-                     replaces_first(j) ? ", the first replaced by BOS" : "", j->w.first, j->w.ctx - 2);
-    else bb_text_addf(out, "protocol      hf: windows of %u tokens, positions 0 to %u predict the next\n", j->w.ctx, j->w.ctx - 2);
-    bb_text_addf(out, "windows       %u of %zu%s, %llu tokens scored\n\n", j->w.n, j->tokens.n / j->w.ctx, j->o.spread ? ", spread" : "",
+    bb_text_addf(out, "data          %s, %zu tokens (sha256 %.16s)\n", j->o.text, j->text.tokens.n, j->text.tokens.sha256);
+    if (j->text.protocol == BB_PROTOCOL_GGUF)
+        bb_text_addf(out, "protocol      gguf: windows of %u tokens%s, positions %u to %u predict the next\n", j->text.w.ctx,
+                     replaces_first(j) ? ", the first replaced by BOS" : "", j->text.w.first, j->text.w.ctx - 2);
+    else bb_text_addf(out, "protocol      hf: windows of %u tokens, positions 0 to %u predict the next\n", j->text.w.ctx, j->text.w.ctx - 2);
+    bb_text_addf(out, "windows       %u of %zu%s, %llu tokens scored\n\n", j->text.w.n, j->text.tokens.n / j->text.w.ctx, j->o.spread ? ", spread" : "",
                  (unsigned long long)j->result.n_tokens);
 }
 
@@ -261,7 +259,7 @@ static json_t *generation_json(const bb_generation_result *r, int64_t seed)
 static json_t *probabilities_json(const job *j)
 {
     json_t *ids = json_array(), *top = json_array();
-    for (int64_t i = 0; i <= j->o.probabilities; i++) json_array_append_new(ids, json_integer(j->w.tokens[i]));
+    for (int64_t i = 0; i <= j->o.probabilities; i++) json_array_append_new(ids, json_integer(j->text.w.tokens[i]));
     for (int k = 0; k < TOP && j->top_id[k] != UINT32_MAX; k++) {
         bb_bytes text = spelling(&j->m, j->top_id[k]);
         json_array_append_new(top,
@@ -272,9 +270,9 @@ static json_t *probabilities_json(const job *j)
 
 static void text_part_json(json_t *root, const job *j)
 {
-    json_t *part = json_pack("{s:o, s:I, s:s, s:s, s:I, s:o, s:I, s:b}", "data", path_json(j->o.text), "data_tokens", (json_int_t)j->tokens.n, "data_sha256",
-                             j->tokens.sha256, "protocol", j->o.protocol, "ctx", (json_int_t)j->w.ctx, "bos",
-                             replaces_first(j) ? json_integer(j->bos) : json_null(), "windows", (json_int_t)j->w.n, "spread", (int)j->o.spread);
+    json_t *part = json_pack("{s:o, s:I, s:s, s:s, s:I, s:o, s:I, s:b}", "data", path_json(j->o.text), "data_tokens", (json_int_t)j->text.tokens.n,
+                             "data_sha256", j->text.tokens.sha256, "protocol", j->o.protocol, "ctx", (json_int_t)j->text.w.ctx, "bos",
+                             replaces_first(j) ? json_integer(j->text.bos) : json_null(), "windows", (json_int_t)j->text.w.n, "spread", (int)j->o.spread);
     json_object_update(root, part);
     json_decref(part);
     result_json(root, &j->result);
@@ -302,27 +300,6 @@ static bb_status print_json(const job *j, bb_err *err)
 
 /* ---- the command ---- */
 
-static uint32_t context_of(const job *j)
-{
-    uint32_t trained = j->m.net.n_ctx_train;
-    if (j->o.ctx) return (uint32_t)j->o.ctx;
-    return trained && trained < 512 ? trained : 512;
-}
-
-static bb_status load_text(job *j, bb_err *err)
-{
-    bb_status status = BB_OK;
-    uint32_t  ctx = context_of(j);
-    j->protocol = bb_protocol_named(j->o.protocol);
-    if (j->m.net.n_ctx_train && ctx > j->m.net.n_ctx_train)
-        bb_warn("windows of %u tokens are longer than the %u that %s was trained with", ctx, j->m.net.n_ctx_train, j->path);
-    BB_TRY(bb_tokens_load(&j->m, j->o.text, j->o.parse_special, &j->tokens, err));
-    BB_TRY(bb_tokens_bos(&j->m, &j->bos, err));
-    BB_TRY(bb_windows_make(&j->tokens, j->protocol, ctx, j->bos, (uint32_t)j->o.chunks, j->o.spread, &j->w, err));
-done:
-    return status;
-}
-
 static bb_generation_spec generation_spec(const job *j)
 {
     bb_generation_spec spec = bb_generation_default(&j->ref.net);
@@ -343,7 +320,7 @@ static bb_status generation(job *j, bb_err *err)
     bb_status                status = BB_OK;
     if (trained && spec.n_prompt + spec.n_new > trained)
         bb_warn("sequences of %u tokens are longer than the %u that %s was trained with", spec.n_prompt + spec.n_new, trained, j->o.reference);
-    BB_TRY(bb_generation_create(bb_engine_backend(), &j->ref.net, &j->tokens, j->bos, &spec, (uint64_t)256 << 20, "continuing the prompts", &g, err));
+    BB_TRY(bb_generation_create(bb_engine_backend(), &j->ref.net, &j->text.tokens, j->text.bos, &spec, (uint64_t)256 << 20, "continuing the prompts", &g, err));
     BB_TRY(bb_generation_measure(&j->m.net, g, &j->generation, NULL, err));
 done:
     bb_generation_destroy(g);
@@ -357,9 +334,9 @@ static bb_status write_scores(const job *j, const bb_scores *s, bb_err *err)
     if (status != BB_OK) return status;
     for (uint32_t i = 0; i < s->n_windows; i++)
         for (uint32_t k = 0; k < s->n_scored; k++) {
-            const uint32_t at = j->w.first + k; /* predicts the next, which is the one that is scored */
+            const uint32_t at = j->text.w.first + k; /* predicts the next, which is the one that is scored */
             const size_t   t = (size_t)i * s->n_scored + k;
-            BB_PUT(w, (int64_t)i, (int64_t)at + 1, (int64_t)j->w.targets[(size_t)i * j->w.ctx + at], s->nll[t]);
+            BB_PUT(w, (int64_t)i, (int64_t)at + 1, (int64_t)j->text.w.targets[(size_t)i * j->text.w.ctx + at], s->nll[t]);
             if (s->kl) BB_PUT(w, s->nll_ref[t], s->kl[t], (int64_t)s->same[t]);
             bb_csv_end_row(w);
         }
@@ -372,18 +349,19 @@ static bb_status measure_text(job *j, bb_err *err)
     bb_status status = BB_OK;
     bb_scores scores = { 0 };
     double    start;
-    BB_TRY(load_text(j, err));
+    BB_TRY(bb_eval_text_load(&j->m, j->path, &(bb_eval_text_spec) { j->o.text, j->o.protocol, j->o.ctx, j->o.chunks, j->o.spread, j->o.parse_special },
+                             &j->text, err));
     if (j->o.generation) {
         const bb_generation_spec spec = generation_spec(j);
-        BB_TRY(bb_generation_check(&j->tokens, &spec, err));
+        BB_TRY(bb_generation_check(&j->text.tokens, &spec, err));
     }
     if (j->o.probabilities >= 0) BB_TRY(probabilities(j, err));
     start = bb_now_s();
-    BB_TRY(bb_evaluate_scores(bb_engine_backend(), &j->m.net, j->o.reference ? &j->ref.net : NULL, &j->w, "evaluating", &scores, err));
+    BB_TRY(bb_evaluate_scores(bb_engine_backend(), &j->m.net, j->o.reference ? &j->ref.net : NULL, &j->text.w, "evaluating", &scores, err));
     BB_TRY(bb_scores_result(&scores, &j->result, NULL, NULL, err));
-    bb_info("%.0f tokens a second", (double)j->w.n * j->w.ctx / (bb_now_s() - start));
+    bb_info("%.0f tokens a second", (double)j->text.w.n * j->text.w.ctx / (bb_now_s() - start));
     if (j->o.scores) BB_TRY(write_scores(j, &scores, err));
-    if (j->o.detail) BB_TRY(bb_eval_detail_of(&j->m, &j->tokens, &j->w, j->o.spread, j->o.document, &scores, &j->detail, err));
+    if (j->o.detail) BB_TRY(bb_eval_detail_of(&j->m, &j->text.tokens, &j->text.w, j->o.spread, j->o.document, &scores, &j->detail, err));
     if (j->o.generation) BB_TRY(generation(j, err));
 done:
     bb_scores_done(&scores);
@@ -459,23 +437,9 @@ done:
     return status;
 }
 
-/* What is compared token by token must have the same tokens; scores are computed on rows of one width. */
-static bb_status same_outputs(const job *j, bb_err *err)
-{
-    bb_status status = bb_model_same_vocabulary(&j->m, &j->ref, err);
-    char      label[BB_MODEL_LABEL];
-    if (status != BB_OK) return status;
-    if (j->o.text && j->m.net.n_embd != j->ref.net.n_embd)
-        return BB_FAIL(err, BB_BAD_FILE, "%s is %u wide and %s %u: the reference must be the model that the file was made from", j->path, j->m.net.n_embd,
-                       j->o.reference, j->ref.net.n_embd);
-    if (bb_model_is_quantized(&j->ref))
-        bb_warn("%s is quantized itself: distances are from %s, not from full precision", j->o.reference, bb_model_source_label(&j->ref, label));
-    return BB_OK;
-}
-
 static bb_status run(int argc, char **argv, bb_err *err)
 {
-    job       j = { .bos = -1 };
+    job       j = { .path = NULL };
     size_t    n = 0;
     bb_status status;
     BB_TRY(bb_command_options(&bb_command_eval, &j.o, argc, argv, &j.path, 1, &n, err));
@@ -487,7 +451,10 @@ static bb_status run(int argc, char **argv, bb_err *err)
     BB_TRY(bb_task_files_check(&j.task_files, (size_t)j.o.limit, err));
     BB_TRY(bb_model_open(j.path, &j.m, err));
     if (j.o.reference) BB_TRY(bb_model_open(j.o.reference, &j.ref, err));
-    if (j.o.reference) BB_TRY(same_outputs(&j, err));
+    if (j.o.reference) {
+        BB_TRY(bb_eval_check_reference(&j.m, j.path, &j.ref, j.o.reference, j.o.text != NULL, err));
+        bb_eval_warn_reference(&j.ref, j.o.reference);
+    }
     BB_TRY(bb_model_check_weights(&j.m, false, NULL, err));
     if (j.o.reference) BB_TRY(bb_model_check_weights(&j.ref, false, NULL, err));
     if (j.o.text) BB_TRY(measure_text(&j, err));
@@ -496,8 +463,7 @@ static bb_status run(int argc, char **argv, bb_err *err)
 done:
     bb_task_table_done(&j.tasks);
     bb_task_files_done(&j.task_files);
-    bb_windows_done(&j.w);
-    bb_tokens_done(&j.tokens);
+    bb_eval_text_done(&j.text);
     bb_model_close(&j.ref);
     bb_model_close(&j.m);
     bb_options_done(rows, N_ROWS, &j.o);

@@ -6,6 +6,7 @@
 #   LLAMACPP  folder of llama-perplexity, llama-quantize, llama-imatrix
 #   TEXTS     the folder that real-texts.sh made
 #   WORK      scratch: the logits of the source (chunks x ctx/2 x vocabulary x 2 bytes a text; kept until `make reproduce-real` ends), files of rivals
+#   METHOD    "-" in its place, or as its last word: the name of the file
 #   TABLE     rows are appended; a row that is there already (same file, text, context, windows) is not measured again
 # CTX (512), CHUNKS (16), THREADS (2), DOMAINS (encyclopedia web dialogue code); SECONDS_OF: a CSV FILE,SECONDS of what made the files; JUDGES (llama-perplexity): or bitbudget (BITBUDGET,
 # the program: float32 activations, the same windows), or both. DEQUANTIZE: another program's llama-quantize, for files of types that LLAMACPP lacks: they are judged as the F16 that it
@@ -51,15 +52,23 @@ reference() { # DOMAIN
 # Is the row there that begins with $key, of the file $hash?
 is_there() { awk -F, -v k="$key" -v h="$hash" 'index($0, k) == 1 && $NF == h { found = 1 } END { exit !found }' "$table"; }
 
-judge() { # METHOD CALIBRATION FILE
-    local bytes hash bpw seconds d key judged figures
-    bytes=$(stat -Lc %s "$3") hash=$(sha "$3")
-    bpw=$(awk -v b="$bytes" -v n="$weights" 'BEGIN { printf "%.3f", 8 * b / n }')
+# What stands in a row before and behind the figures of a file: $method, $size (its bytes, and bits a weight), $seconds, $hash.
+describe() { # METHOD FILE
+    local bytes
+    method=$1
+    if [[ $1 =~ ^(.* )?-$ ]]; then method=${1%-}$(basename "$2" .gguf); fi
+    bytes=$(stat -Lc %s "$2") hash=$(sha "$2")
+    size=$bytes,$(awk -v b="$bytes" -v n="$weights" 'BEGIN { printf "%.3f", 8 * b / n }')
     seconds=
-    if [ -s "${SECONDS_OF:-}" ]; then seconds=$(awk -F, -v f="$(basename "$3")" '$1 == f { s = $2 } END { print s }' "$SECONDS_OF"); fi
+    if [ -s "${SECONDS_OF:-}" ]; then seconds=$(awk -F, -v f="$(basename "$2")" '$1 == f { s = $2 } END { print s }' "$SECONDS_OF"); fi
+}
+
+judge() { # METHOD CALIBRATION FILE
+    local method size seconds hash d key judged figures
+    describe "$1" "$3"
     for d in $DOMAINS; do
-        key="$model,$1,$bytes,$bpw,llama-perplexity,$d,$CTX,$CHUNKS,"
-        if [[ " $JUDGES " == *" llama-perplexity "* ]] && ! is_there; then
+        key="$model,$method,$size,llama-perplexity,$d,$CTX,$CHUNKS,"
+        if ! is_there; then
             reference "$d"
             # Q2_0 and Q1_0 have no product for x86 in llama.cpp of August 2026, only plain C, 25 times slower: a file with such a matrix is judged as F16 (DEQUANT=0: as it is).
             judged=$3
@@ -74,15 +83,29 @@ judge() { # METHOD CALIBRATION FILE
             figures=$(statistics ppl ppl_se kl kl_se p90 p99 p999 top1)
             echo "$key$figures,$2,$seconds,$hash" >> "$table"
         fi
-        key="$model,$1,$bytes,$bpw,bitbudget,$d,$CTX,$CHUNKS,"
-        if [[ " $JUDGES " == *" bitbudget "* ]] && ! is_there; then
-            "$BITBUDGET" eval "$3" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --precision fast --reference "$source" --json -q > "$log.json"
-            figures=$(awk -F'[:,]' '{ gsub(/[" ]/, "", $1); v[$1] = $2 + 0 }
-                END { printf "%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.5g", v["ppl"], v["ppl_se"], v["kl_nats"], v["kl_se"], v["0.90"], v["0.99"], v["0.999"], 100 * v["top1"] }' "$log.json")
-            echo "$key$figures,$2,$seconds,$hash" >> "$table"
-        fi
     done
     rm -f "$log.gguf"
+}
+
+# All files by our engine, full precision run once a text.
+judge_by_ours() { # METHOD CALIBRATION FILE...
+    local method size seconds hash d key f files heads tails
+    for d in $DOMAINS; do
+        files=() heads=() tails=()
+        for f in "${@:3}"; do
+            describe "$1" "$f"
+            key="$model,$method,$size,bitbudget,$d,$CTX,$CHUNKS,"
+            if ! is_there; then files+=("$f") heads+=("$key") tails+=(",$2,$seconds,$hash"); fi
+        done
+        [ ${#files[@]} -gt 0 ] || continue
+        paste <(printf '%s\n' "${heads[@]}") <(printf '%s\n' "${tails[@]}") > "$log.rows"
+        # A row is there as soon as its file is judged. Columns are counted from the end: names of files may hold commas.
+        "$BITBUDGET" compare "$source" "${files[@]}" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --precision fast -q |
+            awk -F, -v rows="$log.rows" 'NR == 1 { for (i = 1; i <= NF; i++) from_end[$i] = NF - i; next } function at(name) { return $(NF - from_end[name]) }
+                { getline row < rows; split(row, part, "\t")
+                  print part[1] at("ppl") "," at("ppl_se") "," at("kl_nats") "," at("kl_se") "," at("kl_p90") "," at("kl_p99") "," at("kl_p999") "," sprintf("%.5g", 100 * at("top1")) part[2]
+                  fflush() }' >> "$table"
+    done
 }
 
 case $what in
@@ -94,11 +117,8 @@ judge)
     model=$(basename "$source" .gguf); model=${MODEL:-$model}
     [ -s "$table" ] || echo "model,method,size_bytes,bpw,judge,text,ctx,chunks,ppl,ppl_se,kl_nats,kl_se,kl_p90,kl_p99,kl_p999,top1_percent,calibration,seconds,sha256" > "$table"
     weights=$("$BITBUDGET" inspect "$source" | awk '/^total/ { print $4 }')
-    for f in "$@"; do
-        m=$method
-        [ "$m" != - ] || { m=$(basename "$f" .gguf); }
-        judge "$m" "$calibration" "$f"
-    done
+    if [[ " $JUDGES " == *" llama-perplexity "* ]]; then for f in "$@"; do judge "$method" "$calibration" "$f"; done; fi
+    if [[ " $JUDGES " == *" bitbudget "* ]]; then judge_by_ours "$method" "$calibration" "$@"; fi
     ;;
 rivals)
     calib=$4 work=$5

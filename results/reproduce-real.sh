@@ -99,7 +99,9 @@ pairs() { # SIZE=RIVAL...: into $files
 judge_each() { local pair; for pair in "${files[@]}"; do judge "${pair%%=*}" "$([ "${pair%%=*}" = ours ] && echo "$own" || echo mixture)" "${pair#*=}"; done; }
 pairs 69484384=IQ4_NL+gateup.MXFP4+down.IQ2_S 82333792=IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS
 WINDOWS=512:32 bash results/real-positions.sh "$source" "$work/texts" "$work/real-positions.csv" "${files[@]:0:2}"
-CHUNKS=98 JUDGES=bitbudget judge_each
+mapfile -t ours < <(tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v at="$work/sweep/models" 'NR > 1 && $1 != "-" { print at "/" $1 ".gguf" }')
+CHUNKS=98 JUDGES=bitbudget judge ours "$own" "${ours[@]}"
+CHUNKS=98 JUDGES=bitbudget judge "llama.cpp -" mixture "$work"/judge/rivals/{Q2_0+embd.IQ4_NL,IQ4_NL+gateup.MXFP4+down.IQ2_S,IQ4_NL,IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS,Q5_0+down.IQ4_NL.8,Q5_0+down.Q6_K}.gguf
 pairs 69484384=IQ4_NL+gateup.MXFP4+down.IQ2_S 77571424=IQ4_NL 82333792=IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS 93510496=Q5_0+down.IQ4_NL.8 98000000=Q5_0+down.Q6_K
 CTX=2048 CHUNKS=2 judge_each
 bash results/real-greedy.sh "$source" "$work/texts" "$work/real-greedy.csv" "${files[@]}"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
- * test_cli_compare.c: `bitbudget compare`: greedy decoding against `bitbudget generate --compare`, tasks against `bitbudget eval --tasks`, several files, both
+ * test_cli_compare.c: `bitbudget compare`: texts against `bitbudget eval --text`, greedy decoding against `bitbudget generate --compare`, tasks against `bitbudget eval --tasks`, several files, both
  * forms of output, what is refused at the start. */
 #include <jansson.h>
 #include <math.h>
@@ -56,6 +56,80 @@ static void table(const char *command, bb_csv *t)
     ck_assert_msg(bb_csv_read(path, t, &err) == BB_OK, "%s", err.msg);
     bb_free(text);
 }
+
+/* KL of each window, by the scores that eval writes. */
+static size_t window_kls(const char *file, const char *options, double *kl, size_t room)
+{
+    bb_csv      t;
+    bb_err      err;
+    const char *path = bb_test_path("scores.csv");
+    size_t      n = 0, in_window = 0;
+    ck_assert_msg(bb_test_command(NULL, &err, "eval %s --reference " MODEL " %s --scores %s", file, options, path) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_csv_read(path, &t, &err) == BB_OK, "%s", err.msg);
+    for (size_t row = 0; row < t.n_rows; row++) {
+        const size_t window = (size_t)bb_test_number(&t, row, "window");
+        if (window == n) {
+            ck_assert(n < room);
+            kl[n++] = 0, in_window = 0;
+        }
+        in_window++;
+        kl[window] += (bb_test_number(&t, row, "kl") - kl[window]) / (double)in_window;
+    }
+    bb_csv_done(&t);
+    return n;
+}
+
+/* Two texts, three files: the figures of eval, and differences from the first file by its scores. */
+START_TEST(texts_are_those_of_eval)
+{
+    static const char *const texts[] = { "tests/data/README.md", "README.md" };
+    static const char *const options[] = { "--ctx 64 --chunks 6 --spread", "--ctx 48 --chunks 4 --protocol hf", "--ctx 32 --chunks 1" };
+    static const char *const names[][2] = { { "tokens", "n_tokens" }, { "ppl", "ppl" },   { "ppl_se", "ppl_se" },     { "kl_nats", "kl_nats" },
+                                            { "kl_se", "kl_se" },     { "top1", "top1" }, { "ln_ratio", "ln_ratio" }, { "ln_ratio_se", "ln_ratio_se" },
+                                            { "windows", "windows" }, { "ctx", "ctx" } };
+    static const char *const quantiles[][2] = { { "kl_p90", "0.90" }, { "kl_p99", "0.99" }, { "kl_p999", "0.999" } };
+    char                     command[1024], with_text[256];
+    double                   kl[2][8];
+    for (size_t k = 0; k < 3; k++) {
+        bb_csv t;
+        snprintf(command, sizeof command, "compare " MODEL " %s " MODEL " %s --text %s,%s %s", rounded(), rounded(), texts[0], texts[1], options[k]);
+        table(command, &t);
+        ck_assert_uint_eq(t.n_rows, 6); /* text by text */
+        for (size_t row = 0; row < 6; row++) {
+            const char *file = bb_csv_text(&t, row, (size_t)bb_csv_column(&t, "file"));
+            ck_assert_str_eq(file, row % 3 == 1 ? MODEL : rounded());
+            ck_assert_str_eq(bb_csv_text(&t, row, (size_t)bb_csv_column(&t, "text")), texts[row / 3]);
+            snprintf(with_text, sizeof with_text, "--text %s %s", texts[row / 3], options[k]);
+            snprintf(command, sizeof command, "eval %s --reference " MODEL " --json %s", file, with_text);
+            json_t *want = answer(command);
+            for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+                ck_assert_msg(fabs(bb_test_number(&t, row, names[i][0]) - number(want, names[i][1])) <= 1e-5 * fabs(number(want, names[i][1])), "%s, %s: %g",
+                              with_text, names[i][0], bb_test_number(&t, row, names[i][0]));
+            for (size_t i = 0; i < 3; i++) {
+                const double q = number(json_object_get(want, "kl_quantiles"), quantiles[i][1]);
+                ck_assert(fabs(bb_test_number(&t, row, quantiles[i][0]) - q) <= 1e-5 * q);
+            }
+            ck_assert(fabs(bb_test_number(&t, row, "ppl_full") - bb_test_number(&t, row % 3 == 1 ? row : row / 3 * 3 + 1, "ppl")) <=
+                      1e-5 * bb_test_number(&t, row, "ppl"));
+            json_decref(want);
+        }
+        for (size_t text = 0; text < 2; text++) {
+            double mean = 0, squares = 0;
+            snprintf(with_text, sizeof with_text, "--text %s %s", texts[text], options[k]);
+            const size_t n = window_kls(rounded(), with_text, kl[0], 8);
+            ck_assert_uint_eq(window_kls(MODEL, with_text, kl[1], 8), n);
+            for (size_t i = 0; i < n; i++) mean += (kl[1][i] - kl[0][i]) / (double)n;
+            for (size_t i = 0; i < n; i++) squares += pow(kl[1][i] - kl[0][i] - mean, 2);
+            ck_assert(isnan(bb_test_number(&t, 3 * text, "kl_difference")) && isnan(bb_test_number(&t, 3 * text, "kl_difference_se")));
+            ck_assert(mean < 0 && fabs(bb_test_number(&t, 3 * text + 1, "kl_difference") - mean) < 1e-4 * fabs(mean));
+            if (n == 1) ck_assert(isnan(bb_test_number(&t, 3 * text + 1, "kl_difference_se")));
+            else ck_assert(fabs(bb_test_number(&t, 3 * text + 1, "kl_difference_se") - sqrt(squares / (double)n / (double)(n - 1))) < 1e-3 * fabs(mean));
+            ck_assert(bb_test_number(&t, 3 * text + 2, "kl_difference") == 0);
+        }
+        bb_csv_done(&t);
+    }
+}
+END_TEST
 
 /* A text that is one prompt: compare says where generate parts. */
 START_TEST(greedy_parts_where_generate_does)
@@ -160,7 +234,13 @@ START_TEST(wrong_questions_are_refused_at_the_start)
         const char *says;
     } cases[] = {
         { MODEL " --greedy tests/data/README.md", BB_USAGE, "then at least one file" },
-        { MODEL " " MODEL, BB_USAGE, "--tasks FILES or --greedy TEXT" },
+        { MODEL " " MODEL, BB_USAGE, "--text FILES, --tasks FILES or --greedy TEXT" },
+        { MODEL " " MODEL " --text README.md --greedy README.md", BB_USAGE, "one at a time" },
+        { MODEL " " MODEL " --text README.md --limit 3", BB_USAGE, "--limit has no effect without --tasks" },
+        { MODEL " " MODEL " --tasks tests/data/tasks --chunks 3", BB_USAGE, "--chunks has no effect without --text" },
+        { MODEL " " MODEL " --text README.md --spread", BB_USAGE, "--spread has no effect without --chunks" },
+        { MODEL " " MODEL " --text README.md,,README.md", BB_USAGE, "an empty name" },
+        { MODEL " " MODEL " --text README.md,none.txt", BB_BAD_FILE, "none.txt" },
         { MODEL " " MODEL " --tasks tests/data/tasks --greedy tests/data/README.md", BB_USAGE, "one at a time" },
         { MODEL " " MODEL " --tasks tests/data/tasks --prompts 3", BB_USAGE, "--prompts has no effect without --greedy" },
         { MODEL " " MODEL " --greedy tests/data/README.md --limit 3", BB_USAGE, "--limit has no effect without --tasks" },
@@ -181,6 +261,7 @@ START_TEST(wrong_questions_are_refused_at_the_start)
     }
     tiny_write(&s, other);
     ck_assert_int_eq(bb_test_command(NULL, &err, "compare " MODEL " %s --greedy tests/data/README.md", other), BB_BAD_FILE); /* another vocabulary */
+    ck_assert_int_eq(bb_test_command(NULL, &err, "compare " MODEL " %s --text tests/data/README.md", other), BB_BAD_FILE);
 }
 END_TEST
 
@@ -189,6 +270,7 @@ int main(void)
     Suite *s = suite_create("cli_compare");
     TCase *t = tcase_create("core");
     tcase_set_timeout(t, 60);
+    tcase_add_test(t, texts_are_those_of_eval);
     tcase_add_test(t, greedy_parts_where_generate_does);
     tcase_add_test(t, several_files_and_prompts);
     tcase_add_test(t, tasks_are_those_of_eval);

@@ -168,6 +168,7 @@ START_TEST(other_vocabularies_and_shapes_are_refused)
     CHECK_PROGRAM(5, "320 and 321 tokens", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", model, more);
     CHECK_PROGRAM(5, "320 and 321 tokens", "quantize %s --like %s --method rtn --out %s", model, more, bb_test_path("l.gguf"));
     CHECK_PROGRAM(5, "is 256 wide and", "eval %s --text " TEXT " --ctx 32 --chunks 2 --reference %s", model, wide);
+    CHECK_PROGRAM(5, "is 256 wide and", "compare %s %s --text " TEXT " --ctx 32 --chunks 2", wide, model);
     CHECK_PROGRAM(5, "token_embd is 320 x 512, in the model it is 320 x 256", "quantize %s --like %s --method rtn --out %s", model, wide,
                   bb_test_path("l.gguf"));
     CHECK_PROGRAM(5, "has 2 blocks, the model has 1", "quantize %s --like %s --method rtn --out %s", model, deep, bb_test_path("l.gguf"));
