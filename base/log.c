@@ -435,16 +435,21 @@ void bb_progress_end(bb_progress *p)
     size_t at = 0;
     pthread_mutex_lock(&lock);
     while (at < n_nested && nested[at].owner != p) at++;
+    const bool   outermost = at == 0;
+    const double seconds = bb_now_s() - p->started_s;
     drop_own(at);
-    bb_format_time(bb_now_s() - p->started_s, spent);
+    /* What is done once a batch inside of something longer would fill a log with its ends. */
+    const bool said = outermost || seconds >= plain_interval(), hooked = hooks;
+    bb_format_time(seconds, spent);
     if (p->total) snprintf(text, sizeof text, "%s: %llu/%llu in %s", p->label, (unsigned long long)p->done, (unsigned long long)p->total, spent);
     else snprintf(text, sizeof text, "%s: %s", p->label, spent);
-    clear_line();
-    const bool hooked = hooks;
-    if (shown >= BB_LOG_INFO && !hooked) fprintf(stderr, "%s\n", text);
-    file_line("", text);
+    if (said) {
+        clear_line();
+        if (shown >= BB_LOG_INFO && !hooked) fprintf(stderr, "%s\n", text);
+        file_line("", text);
+    }
     pthread_mutex_unlock(&lock);
-    if (hooked) tell(BB_LOG_INFO, text);
+    if (said && hooked) tell(BB_LOG_INFO, text);
 }
 
 /* ---- interruption ---- */

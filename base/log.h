@@ -33,7 +33,8 @@ typedef struct bb_progress {
 } bb_progress;
 
 /* One inside another is shown behind it; those of one label that several threads have begun are shown as one, with their sums. An outer end also ends what an
- * error on its thread has left open inside, bb_progress_leave all that this thread has begun. */
+ * error on its thread has left open inside, bb_progress_leave all that this thread has begun. The end of one inside another has a line only if it took as long as
+ * from one plain line to the next. */
 void bb_progress_start(bb_progress *p, const char *label, uint64_t total);
 void bb_progress_add(bb_progress *p, uint64_t n); /* thread-safe, as the next one */
 void bb_progress_skip(bb_progress *p, uint64_t n);

@@ -738,6 +738,36 @@ START_TEST(progress_is_in_both_logs)
 }
 END_TEST
 
+/* What is over sooner than a plain line is due has no line of its own inside something longer: a batch has such a stage each. */
+START_TEST(a_short_stage_inside_another_ends_without_a_line)
+{
+    const char *path = bb_test_path("nested.txt");
+    bb_progress outer, inner;
+    char       *text;
+    bb_log_set_level(BB_LOG_QUIET);
+    ck_assert_int_eq(setenv("BB_PROGRESS_S", "3600", 1), 0);
+    ck_assert_int_eq(bb_log_to_file(path, NULL), BB_OK);
+    bb_progress_start(&outer, "samples", 3);
+    for (int i = 0; i < 3; i++) {
+        bb_progress_start(&inner, "windows", 1);
+        bb_progress_add(&inner, 1);
+        if (i == 2) ck_assert_int_eq(setenv("BB_PROGRESS_S", "0", 1), 0); /* the last one took as long as that */
+        bb_progress_end(&inner);
+        ck_assert_int_eq(setenv("BB_PROGRESS_S", "3600", 1), 0);
+        bb_progress_add(&outer, 1);
+    }
+    bb_progress_end(&outer);
+    ck_assert_int_eq(bb_log_to_file(NULL, NULL), BB_OK);
+    bb_log_set_level(BB_LOG_INFO);
+    unsetenv("BB_PROGRESS_S");
+    text = log_of(path);
+    size_t n = 0;
+    for (const char *at = text; (at = strstr(at, "Z windows: 1/1 in ")); at++) n++;
+    ck_assert_msg(n == 1 && strstr(text, "Z samples: 3/3 in "), "%s", text);
+    bb_free(text);
+}
+END_TEST
+
 /* A step that takes long is not silent: the line comes without one. */
 START_TEST(a_long_step_is_not_silent)
 {
@@ -811,6 +841,7 @@ int main(void)
     tcase_add_test(t, plans_survive_every_failed_allocation);
     tcase_add_test(t, the_log_file_hears_what_the_terminal_does_not);
     tcase_add_test(t, progress_is_in_both_logs);
+    tcase_add_test(t, a_short_stage_inside_another_ends_without_a_line);
     tcase_add_test(t, a_long_step_is_not_silent);
     tcase_add_test(t, signals_raise_the_flag);
     suite_add_tcase(s, t);
