@@ -329,13 +329,14 @@ static bool asks_to_train_all(const bb_run_config *c)
     return !c->no_finalise && (bb_list_has(c->finalise_steps, "end-to-end") || bb_list_has(c->finalise_steps, "qat"));
 }
 
-void bb_memory_warn_of_training(const bb_run *r)
+void bb_memory_warn_of_training(bb_run *r)
 {
     const bool end_to_end = bb_list_has(r->config.finalise_steps, "end-to-end"), qat = bb_list_has(r->config.finalise_steps, "qat");
     uint64_t   need;
     bool       coarse;
     char       bytes[32];
-    if (!asks_to_train_all(&r->config) || bb_memory_trains_all(r, &coarse, &need)) return;
+    if (r->untrained_said || !asks_to_train_all(&r->config) || bb_memory_trains_all(r, &coarse, &need)) return;
+    r->untrained_said = true;
     bb_format_size(need, bytes);
     bb_warn("%s: training all blocks of this model needs --max-ram %llu (%s): the step is left out",
             end_to_end && qat ? "end-to-end and qat"

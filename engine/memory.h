@@ -31,8 +31,8 @@ bool bb_memory_copies_source(const bb_run *r, uint64_t *bytes);
  * not five, but three and an optimizer's moments of 8 bits, if that. Of the source, not of the plan, and of one thread: a step is for all plans or for none,
  * and the same one, whatever the number of threads. */
 bool bb_memory_trains_all(const bb_run *r, bool *coarse, uint64_t *need);
-/* Warns where a run asks for a step that trains all matrices, and there is no room for it. */
-void bb_memory_warn_of_training(const bb_run *r);
+/* Warns, once a run that is open, where it asks for a step that trains all matrices, and there is no room for it. */
+void bb_memory_warn_of_training(bb_run *r);
 /* How many of so many pieces may be under way at the same time, a thread each at least, where `room` bytes are left for all but the first: at least one. Plans that
  * are finished (*more: what all but the first take), networks that are evaluated, groups of options that are built. */
 uint32_t bb_memory_for_plans(const bb_run *r, size_t plans, uint64_t room, uint64_t *more);

@@ -119,14 +119,15 @@ typedef struct bb_run {
     bb_windows        levels[BB_N_WINDOW_SETS]; /* for scoring: never the windows of `calib` and `tune` */
     bb_database      *database;
     bb_net_evaluator *evaluator;
-    bb_full_states    full_states;   /* of `calib`, for all plans that are rebuilt, until the files are evaluated */
-    uint64_t          worker_room;   /* of the memory for caches: of each of --workers but the first, left to it by `evaluator` */
-    uint64_t          others_room;   /* of the same: of all who work at the same time */
-    bool              holds_memory;  /* the process keeps to its --max-ram */
-    bool              more_pairs;    /* methods beside --search need inner products of all pairs of options, */
-    bool              more_learned;  /* learned masks (bb_memory_count_method) */
-    bool              options_built; /* every option of the space is in the database */
-    bb_sensitivity    sensitivity;   /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
+    bb_full_states    full_states;    /* of `calib`, for all plans that are rebuilt, until the files are evaluated */
+    uint64_t          worker_room;    /* of the memory for caches: of each of --workers but the first, left to it by `evaluator` */
+    uint64_t          others_room;    /* of the same: of all who work at the same time */
+    bool              holds_memory;   /* the process keeps to its --max-ram */
+    bool              more_pairs;     /* methods beside --search need inner products of all pairs of options, */
+    bool              more_learned;   /* learned masks (bb_memory_count_method) */
+    bool              untrained_said; /* that a step which trains all matrices has no room (bb_memory_warn_of_training) */
+    bool              options_built;  /* every option of the space is in the database */
+    bb_sensitivity    sensitivity;    /* what each does alone, from BB_STAGE_MEASURE to the end of the search */
     bb_clock          clock;
     bb_time_budget    time;
     const bb_crew    *crew;            /* who does the jobs of the stages (engine/ranks.h); borrowed; NULL: this process alone */

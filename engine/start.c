@@ -174,7 +174,7 @@ done:
     return status;
 }
 
-bb_status bb_run_check_start(const bb_run *r, bb_err *err)
+bb_status bb_run_check_start(bb_run *r, bb_err *err)
 {
     const bb_run_config *c = &r->config;
     inputs               in;

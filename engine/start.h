@@ -10,7 +10,7 @@
 bb_status bb_run_check_inputs(const bb_run *r, bb_err *err);
 /* r as opened by bb_run_preview; nothing is written. Refuses a folder that holds other things (unless --force), outputs that are inputs, texts that
  * cannot be read, a profile that is none, too little room on the disk. */
-bb_status bb_run_check_start(const bb_run *r, bb_err *err);
+bb_status bb_run_check_start(bb_run *r, bb_err *err);
 /* The evaluation text as the end of the run will want it; r with its calibration loaded. */
 bb_status bb_run_check_eval(bb_run *r, bb_err *err);
 /* Makes the folder and takes its lock, OUT/run.lock, until bb_run_close; what killed processes left in its folders is removed. */
