@@ -682,12 +682,14 @@ done:
 /* Scores everything; finalises what was spared and wins, and scores that. */
 static bb_status score_until_decided(bb_run *r, scored *s, bb_err *err)
 {
-    bb_status status;
+    const double all_s = r->time.evaluation_s;
+    bb_status    status;
     for (bool open = true; open;) {
         BB_TRY(score_all(r, false, s, err));
         open = false;
+        r->time.evaluation_s = all_s / (double)(s->front.n + 1); /* what is to be finalised now leaves time for one file, not for those that are evaluated */
         for (size_t i = 0; i < s->n; i++) {
-            if (s->v[i].readmit == BB_GUARD_NONE) continue;
+            if (s->v[i].readmit == BB_GUARD_NONE || bb_list_has(r->config.leave_out, s->front.plans[s->v[i].readmit].hash)) continue;
             bb_info("evaluation sees %s, which search had ruled out, before the searched plan: it is finalised too", s->front.plans[s->v[i].readmit].source);
             BB_TRY(bb_finalise_readmitted(r, &s->front.plans[s->v[i].readmit], err));
             open = true;

@@ -439,20 +439,6 @@ done:
     return status;
 }
 
-/* The table has the plan as well. */
-bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
-{
-    bb_front  front = { 0 };
-    bb_status status;
-    BB_TRY(bb_front_readmit(r, p, err));
-    BB_TRY(finalise_plans(r, p, 1, NULL, err));
-    BB_TRY(bb_front_load_asked(r, &front, err));
-    BB_TRY(write_finalise_csv(r, &front, err));
-done:
-    bb_front_done(&front);
-    return status;
-}
-
 /* ---- within a given time ---- */
 
 /* The plans that were searched for come first, the smaller ones before the larger; then those that guard them. */
@@ -540,6 +526,30 @@ bb_status bb_run_finalise(bb_run *r, bb_err *err)
     BB_TRY(r->time.on ? finalise_in_time(r, &front, err) : finalise_all(r, &front, err));
     BB_TRY(write_finalise_csv(r, &front, err));
     BB_TRY(remove_old_models(r, &front, err));
+done:
+    bb_front_done(&front);
+    return status;
+}
+
+/* The table has the plan as well. With --time it is finished as the plans behind the first are: in time, or left out. */
+bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
+{
+    bb_front  front = { 0 };
+    bb_err    why = BB_ERR_INIT;
+    bb_status status;
+    BB_TRY(bb_front_readmit(r, p, err));
+    if (bb_time_is_over(r)) bb_interrupt_at(bb_now_s()); /* what is there already is kept all the same */
+    else if (r->time.on) bb_time_stop_finalise(r);
+    status = finalise_plans(r, p, 1, NULL, &why);
+    const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
+    bb_interrupt_at(0);
+    if (late) BB_TRY(leave_out(r, &(bb_front) { 1, p }, &(size_t) { 0 }, 1, err));
+    else if (status != BB_OK) {
+        BB_FAIL(err, status, "%s", why.msg);
+        goto done;
+    }
+    BB_TRY(bb_front_load_asked(r, &front, err));
+    BB_TRY(write_finalise_csv(r, &front, err));
 done:
     bb_front_done(&front);
     return status;

@@ -15,7 +15,7 @@ bb_status bb_finalised_steps(const bb_run *r, const bb_front_plan *p, char steps
 /* The files of all plans of a front that is in no run's list of plans, as those that the run's own search chose. only: those that are there must do (BB_GUARD). */
 bb_status bb_finalise_front(bb_run *r, const bb_front *front, bool only, bb_err *err);
 
-/* A spared plan that evaluation saw win is finalised after all. */
+/* A spared plan that evaluation saw win is finalised after all, or left out where --time has no room for that. */
 bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err);
 
 #endif

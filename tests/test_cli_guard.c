@@ -245,8 +245,8 @@ START_TEST(what_cannot_win_is_not_finished)
 }
 END_TEST
 
-/* A time that is over behind the first plan leaves out what was to be finalised, not the plans that never were: the searched plan is guarded by these, as they are. */
-START_TEST(time_leaves_out_no_spared_plan)
+/* A sweep of two sizes with --time, searched. */
+static void searched_in_time(const char *name, bb_run *r, char out[512])
 {
     static const char *const given[][2] = {
         { "formats", "Q4_0,Q5_0,Q8_0" },
@@ -266,11 +266,9 @@ START_TEST(time_leaves_out_no_spared_plan)
         { "finalise-steps", "rebuild" },
     };
     bb_run_config c = { 0 };
-    bb_run        r;
     bb_err        err = BB_ERR_INIT;
-    char          out[512];
     make_model();
-    snprintf(out, sizeof out, "%s", bb_test_path("short"));
+    snprintf(out, 512, "%s", bb_test_path(name));
     gsl_set_error_handler_off();
     bb_log_set_level(BB_LOG_QUIET);
     ck_assert_int_eq(bb_options_defaults(bb_run_options, BB_RUN_N_OPTIONS, &c, &err), BB_OK);
@@ -278,8 +276,17 @@ START_TEST(time_leaves_out_no_spared_plan)
         ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, given[i][0], given[i][1], &err), BB_OK);
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "model", model, &err), BB_OK);
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &c, "out", out, &err), BB_OK);
-    ck_assert_msg(bb_run_create(&r, &c, true, &err) == BB_OK, "%s", err.msg);
-    for (int i = 0; i < BB_STAGE_FINALISE; i++) ck_assert_msg(bb_stage_run(&r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
+    ck_assert_msg(bb_run_create(r, &c, true, &err) == BB_OK, "%s", err.msg);
+    for (int i = 0; i < BB_STAGE_FINALISE; i++) ck_assert_msg(bb_stage_run(r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
+}
+
+/* A time that is over behind the first plan leaves out what was to be finalised, not the plans that never were: the searched plan is guarded by these, as they are. */
+START_TEST(time_leaves_out_no_spared_plan)
+{
+    bb_run r;
+    bb_err err = BB_ERR_INIT;
+    char   out[512];
+    searched_in_time("short", &r, out);
     bb_csv plans = table(out, "plans.csv");
     size_t n_spared = 0, smallest = 0;
     char   hash[17], *path;
@@ -291,14 +298,44 @@ START_TEST(time_leaves_out_no_spared_plan)
     for (int i = BB_STAGE_FINALISE; i <= BB_STAGE_EVALUATE; i++) ck_assert_msg(bb_stage_run(&r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
     ck_assert(!r.config.no_finalise && *r.config.leave_out);
     json_t *g = verdict(out), *first = json_array_get(json_object_get(g, "sizes"), 0);
-    for (size_t i = 0; i < plans.n_rows; i++) {
-        if (!is(&plans, i, "chosen") || !is(&plans, i, "ruled_out")) continue;
+    for (size_t i = 0; i < plans.n_rows; i++) { /* of the smaller size: of the larger one there is no searched plan, and no time for what would win there */
+        if (!is(&plans, i, "chosen") || !is(&plans, i, "ruled_out") || bb_test_number(&plans, i, "size_bytes") > real(first, "target_bytes")) continue;
         n_spared++;
         ck_assert(!bb_list_has(r.config.leave_out, text(&plans, i, "plan_hash")));
     }
     ck_assert_uint_ge(n_spared, 1);
     ck_assert(won(first) && json_is_true(json_object_get(first, "compared_before_finishing")));
     ck_assert_double_gt(real(first, "margin_nats"), 0);
+    ck_assert_str_eq(word(g, "left_out"), r.config.leave_out);
+    json_decref(g);
+    bb_csv_done(&plans);
+    bb_run_close(&r);
+    bb_log_set_level(BB_LOG_INFO);
+    snprintf(line, sizeof line, "verify %s -q", out);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+}
+END_TEST
+
+/* A plan that evaluation alone sees win is finalised within --time, or left out as others are. */
+START_TEST(time_bounds_what_is_readmitted)
+{
+    bb_run r;
+    bb_err err = BB_ERR_INIT;
+    char   out[512], path[600];
+    size_t good = 0;
+    searched_in_time("readmitted", &r, out);
+    bb_csv plans = table(out, "plans.csv");
+    while (!is(&plans, good, "searched") || is(&plans, good, "baseline")) good++; /* of the smaller size */
+    exchange_roles(out, bb_test_number(&plans, good, "size_bytes"));
+    ck_assert_msg(bb_stage_run(&r, BB_STAGE_FINALISE, &err) == BB_OK, "%s", err.msg);
+    snprintf(path, sizeof path, "%s/models/%s.gguf", out, text(&plans, good, "plan_hash"));
+    ck_assert(!bb_file_exists(path) && !*r.config.leave_out);
+    r.time.on = true;
+    r.time.started_s = bb_now_s() - 7200;
+    ck_assert_msg(bb_stage_run(&r, BB_STAGE_EVALUATE, &err) == BB_OK, "%s", err.msg);
+    ck_assert(!bb_file_exists(path));
+    ck_assert_str_eq(r.config.leave_out, text(&plans, good, "plan_hash"));
+    json_t *g = verdict(out);
     ck_assert_str_eq(word(g, "left_out"), r.config.leave_out);
     json_decref(g);
     bb_csv_done(&plans);
@@ -424,6 +461,7 @@ int main(void)
     tcase_add_test(t, one_target_finalises_its_own_plans);
     tcase_add_test(t, what_cannot_win_is_not_finished);
     tcase_add_test(t, time_leaves_out_no_spared_plan);
+    tcase_add_test(t, time_bounds_what_is_readmitted);
     tcase_add_test(t, a_part_of_the_windows_stands_for_all);
     tcase_add_test(t, every_size_of_a_sweep_is_guarded);
     tcase_add_test(t, the_finishing_is_what_was_run);
