@@ -57,17 +57,22 @@ static void rows_done(rows *t)
     bb_free(t->plan);
 }
 
-/* before: every plan as it is before finalise, of the simple ones those that were spared alone; else what was finalised. */
+static void add_row(const bb_front *f, const bb_evaluated *e, size_t i, bool simple, bool before, rows *t)
+{
+    const bb_front_plan *p = &f->plans[i];
+    t->plan[t->n] = i;
+    t->rows[t->n++] = (bb_guard_row) { p->source, p->size_bytes, before && e[i].window_before ? e[i].window_before : e[i].window_kl, simple };
+}
+
+/* before: the simple plans that were spared, as they are before finalise, and room for one more; else what was finalised. */
 static bb_status rows_init(const bb_front *f, const bb_evaluated *e, bool before, rows *t, bb_err *err)
 {
-    *t = (rows) { BB_NEW(2 * f->n, bb_guard_row, err), BB_NEW(2 * f->n, size_t, err), 0 };
+    *t = (rows) { BB_NEW(2 * f->n + 1, bb_guard_row, err), BB_NEW(2 * f->n + 1, size_t, err), 0 };
     if (!t->rows || !t->plan) return BB_NOMEM;
     for (size_t i = 0; i < f->n; i++)
         for (int simple = 0; simple < 2; simple++) {
             const bb_front_plan *p = &f->plans[i];
-            if (simple ? !p->is_baseline || e[i].is_spared != before : !p->is_searched) continue;
-            t->plan[t->n] = i;
-            t->rows[t->n++] = (bb_guard_row) { p->source, p->size_bytes, before && e[i].window_before ? e[i].window_before : e[i].window_kl, simple };
+            if (simple ? p->is_baseline && e[i].is_spared == before : p->is_searched && !before) add_row(f, e, i, simple, before, t);
         }
     return BB_OK;
 }
@@ -81,8 +86,19 @@ static bool spares(const rows *t, int64_t budget)
     return false;
 }
 
-/* t: what was finalised; s: all before finalise, with the simple plans that were spared. */
-static bb_status decide(const rows *t, const rows *s, const bb_evaluated *e, uint32_t n_windows, uint32_t n_before, int64_t budget, bb_verdict *v, bb_err *err)
+/* The searched plan that is the best when it is finished beside the spared simple ones, both before finalise: another one may be the best of the searched ones
+ * there, and it is not that one which would stand. */
+static bb_status guard_before(const bb_front *f, const bb_evaluated *e, size_t searched, const rows *spared, uint32_t n_before, int64_t budget,
+                              bb_guard_verdict *out, bb_err *err)
+{
+    rows s = *spared; /* borrows, with the room for this row */
+    if (searched != BB_GUARD_NONE) add_row(f, e, searched, false, true, &s);
+    return bb_guard(s.rows, s.n, n_before, budget, 0, out, err);
+}
+
+/* t: what was finalised; s: the simple plans that were spared. */
+static bb_status decide(const bb_front *f, const rows *t, const rows *s, const bb_evaluated *e, uint32_t n_windows, uint32_t n_before, int64_t budget,
+                        bb_verdict *v, bb_err *err)
 {
     bb_guard_verdict *g = &v->guard, spared;
     bb_status         status = bb_guard(t->rows, t->n, n_windows, budget, 0, g, err);
@@ -94,7 +110,7 @@ static bb_status decide(const rows *t, const rows *s, const bb_evaluated *e, uin
     g->searched = to_plan(t, g->searched);
     g->simple = to_plan(t, g->simple);
     if (spares(s, budget)) {
-        if ((status = bb_guard(s->rows, s->n, n_before, budget, 0, &spared, err)) != BB_OK) return status;
+        if ((status = guard_before(f, e, g->searched, s, n_before, budget, &spared, err)) != BB_OK) return status;
         if (spared.winner == spared.simple) v->readmit = to_plan(s, spared.simple);
         if (g->simple == BB_GUARD_NONE) {
             v->before = true;
@@ -209,7 +225,7 @@ bb_status bb_verdicts(const bb_run *r, const bb_front *f, const bb_evaluated *e,
     }
     for (size_t i = 0; i < n_sizes; i++) {
         if (sizes[i] < f->plans[0].size_bytes && i + 1 < n_sizes) continue; /* plans ascend in bytes: none is as small */
-        BB_TRY(decide(&t, &s, e, n_windows, n_before, sizes[i], &(*out)[*n], err));
+        BB_TRY(decide(f, &t, &s, e, n_windows, n_before, sizes[i], &(*out)[*n], err));
         memcpy((*out)[*n].finishing, steps, sizeof steps);
         open |= (*out)[*n].readmit != BB_GUARD_NONE;
         ++*n;

@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "engine/run.h"
 #include "engine/stages.h"
+#include "engine/verdict.h"
 #include "tests/support/cli.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny_model.h"
@@ -346,6 +347,43 @@ START_TEST(time_bounds_what_is_readmitted)
 }
 END_TEST
 
+/* Of two searched plans the one that is better when it is finished is the worse one before: it is the one that a spared simple plan is held against. */
+START_TEST(one_searched_plan_is_guarded_before_and_after)
+{
+    static const double finished[] = { 0.12, 0.10, 0 }, before[] = { 0.3, 0.5, 0.6 }, noise[] = { -0.01, 0.01, 0, 0.02 };
+    enum { N = 4 };
+    const char   *dir = make_run("run", "--target-bpw 5.7 --no-finalise", "two-searched");
+    double        kl[3][N], kl_before[3][N];
+    bb_front_plan plans[3] = { { .hash = "a", .is_searched = true }, { .hash = "b", .is_searched = true }, { .hash = "c", .is_baseline = true } };
+    bb_front      front = { 3, plans };
+    bb_evaluated  e[3];
+    bb_run        r;
+    bb_err        err = BB_ERR_INIT;
+    bb_verdict   *v;
+    size_t        n;
+    ck_assert_msg(bb_run_reopen(&r, dir, &err) == BB_OK, "%s", err.msg);
+    for (int i = 0; i < 3; i++) {
+        plans[i].size_bytes = 1000 + i;
+        for (int k = 0; k < N; k++) {
+            kl[i][k] = (i == 2 ? before[i] : finished[i]) + (i + 1) * noise[k];
+            kl_before[i][k] = before[i] + (i + 1) * noise[k];
+        }
+        e[i] = (bb_evaluated) { .window_kl = kl[i], .window_before = i == 2 ? NULL : kl_before[i], .is_spared = i == 2, .kl_compared = before[i] };
+        e[i].result.kl = i == 2 ? before[i] : finished[i];
+    }
+    ck_assert_msg(bb_verdicts(&r, &front, e, N, N, &v, &n, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(n, 1);
+    ck_assert(v->before && v->readmit == BB_GUARD_NONE && v->guard.searched == 1 && v->guard.simple == 2);
+    ck_assert_double_eq_tol(v->guard.margin, before[2] - before[1] + (noise[0] + noise[1] + noise[2] + noise[3]) / N, 1e-12);
+    bb_free(v);
+    for (int k = 0; k < N; k++) kl[2][k] -= 0.15; /* between the two: before the one that would stand */
+    ck_assert_msg(bb_verdicts(&r, &front, e, N, N, &v, &n, &err) == BB_OK, "%s", err.msg);
+    ck_assert_uint_eq(v->readmit, 2);
+    bb_free(v);
+    bb_run_close(&r);
+}
+END_TEST
+
 /* With --finish contenders plans are run before finishing on 16 of the 40 windows: front.csv has what these say of all. */
 START_TEST(a_part_of_the_windows_stands_for_all)
 {
@@ -462,6 +500,7 @@ int main(void)
     tcase_add_test(t, what_cannot_win_is_not_finished);
     tcase_add_test(t, time_leaves_out_no_spared_plan);
     tcase_add_test(t, time_bounds_what_is_readmitted);
+    tcase_add_test(t, one_searched_plan_is_guarded_before_and_after);
     tcase_add_test(t, a_part_of_the_windows_stands_for_all);
     tcase_add_test(t, every_size_of_a_sweep_is_guarded);
     tcase_add_test(t, the_finishing_is_what_was_run);
