@@ -441,12 +441,11 @@ done:
 }
 
 /* What the source says on each text. */
-static bb_status run_texts(table *t, int64_t windows, bb_err *err)
+static bb_status run_texts(table *t, int64_t windows, uint64_t room, bb_err *err)
 {
     const bb_run      *r = t->r;
     bb_generation_spec spec = bb_generation_default(&r->model.net);
     char               label[BB_MODEL_LABEL];
-    const uint64_t     room = bb_memory_for_caches(r) / (4 * t->n_texts); /* beside those of the evaluator and of rebuilds */
     int32_t            bos;
     bb_status          status;
     if (windows) spec.n_prompts = (uint32_t)windows;
@@ -627,8 +626,9 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
     BB_TRY(status);
     BB_TRY(load_texts(&t, texts, windows, err));
     BB_TRY(bb_front_load(r, &front, err));
+    const uint64_t room = bb_memory_keep_half(r) / (2 * t.n_texts); /* of each text, and of what continues it */
     BB_TRY(bb_run_calibrate(r, err));
-    BB_TRY(run_texts(&t, windows, err));
+    BB_TRY(run_texts(&t, windows, room, err));
     BB_TRY(bb_run_table(r, "ladder.csv", header, &t.steps, err));
     BB_TRY(bb_run_table(r, "generation.csv", generation, &t.generation, err));
     if (with_ablation) BB_TRY(bb_run_table(r, "lfq.csv", header, &t.lfq, err));
@@ -638,6 +638,7 @@ bb_status bb_run_ladder(bb_run *r, const char *sizes, const char *texts, int64_t
     BB_TRY(bb_csv_close(&t.lfq, err));
 done:
     table_done(&t);
+    r->kept_room = 0;
     bb_front_done(&front);
     bb_free(bits);
     return status;

@@ -411,11 +411,12 @@ uint32_t bb_memory_for_options(const bb_run *r, size_t groups, uint64_t room)
 /* For caches that may be or not; the rest is for pages of what is mapped. */
 static uint64_t spare(const bb_run *r)
 {
-    const int    threads = omp_get_max_threads();
-    const bool   spills = bb_memory_spills(r);
-    const double trained = training(r); /* while the evaluator has its caches */
-    const double least = fmax(trained > 0 ? beside_training(r, threads, spills) + trained : 0, (double)most_with(r, threads, spills));
-    return (double)allowed(r) > least ? (uint64_t)((double)allowed(r) - least) / 5 * 4 : 0;
+    const int      threads = omp_get_max_threads();
+    const bool     spills = bb_memory_spills(r);
+    const double   trained = training(r); /* while the evaluator has its caches */
+    const double   least = fmax(trained > 0 ? beside_training(r, threads, spills) + trained : 0, (double)most_with(r, threads, spills));
+    const uint64_t all = (double)allowed(r) > least ? (uint64_t)((double)allowed(r) - least) / 5 * 4 : 0;
+    return all > r->kept_room ? all - r->kept_room : 0;
 }
 
 static uint64_t all_boundaries(const bb_run *r)
@@ -426,6 +427,15 @@ static uint64_t all_boundaries(const bb_run *r)
 
 uint64_t bb_memory_for_caches(const bb_run *r) { return spare(r) + (bb_memory_spills(r) ? 0 : all_boundaries(r)); }
 uint64_t bb_memory_for_evaluator(const bb_run *r) { return spare(r) + all_boundaries(r); }
+
+uint64_t bb_memory_keep_half(bb_run *r)
+{
+    bb_full_states_done(&r->full_states);
+    bb_net_evaluator_destroy(r->evaluator);
+    r->evaluator = NULL;
+    r->kept_room = 0;
+    return r->kept_room = spare(r) / 2;
+}
 
 uint64_t bb_memory_spilled(const bb_run *r)
 {

@@ -25,6 +25,9 @@ uint64_t bb_memory_for_caches(const bb_run *r);
 uint64_t bb_memory_for_evaluator(const bb_run *r);
 /* Of that, what each of the evaluators of --workers beside the first has. */
 uint64_t bb_memory_for_worker(const bb_run *r);
+/* From now on half of that, but for the states that measuring needs, is not for caches: a command keeps so many bytes beside the evaluator, which is made anew. Until
+ * r->kept_room is 0 again. */
+uint64_t bb_memory_keep_half(bb_run *r);
 /* Is there room for a copy of the source in F16, where it is not that itself, beside an evaluator with its caches? *bytes: what the copy takes. */
 bool bb_memory_copies_source(const bb_run *r, uint64_t *bytes);
 /* Is there room to train all matrices together: what the trainer keeps of each weight, five floats and what it may know of a code, beside the least? *coarse:

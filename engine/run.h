@@ -122,6 +122,7 @@ typedef struct bb_run {
     bb_full_states    full_states;    /* of `calib`, for all plans that are rebuilt, until the files are evaluated */
     uint64_t          worker_room;    /* of the memory for caches: of each of --workers but the first, left to it by `evaluator` */
     uint64_t          others_room;    /* of the same: of all who work at the same time */
+    uint64_t          kept_room;      /* of the same: what a command keeps beside the evaluator and what plans are finished with (bb_memory_keep_half) */
     bool              holds_memory;   /* the process keeps to its --max-ram */
     bool              more_pairs;     /* methods beside --search need inner products of all pairs of options, */
     bool              more_learned;   /* learned masks (bb_memory_count_method) */

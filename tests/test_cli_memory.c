@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/ladder.h"
 #include "engine/memory.h"
 #include "engine/rivals.h"
 #include "engine/scorer.h"
@@ -314,6 +315,63 @@ START_TEST(evaluating_has_the_memory_of_the_evaluator)
 }
 END_TEST
 
+static size_t most_live;
+
+static void look(void *self, const bb_progress *outer, const char *text)
+{
+    const size_t live = bb_mem_live_bytes();
+    (void)self, (void)outer, (void)text;
+    if (live > most_live) most_live = live;
+}
+
+/* The most that `finalise --ladder` of the run holds at the start of a piece of work or while it lasts, with so many bytes beyond what training all matrices needs;
+ * room: for caches. */
+static size_t held_by_ladder(const char *run, uint64_t more, uint64_t *room)
+{
+    static const bb_log_hooks hooks = { .progress = look };
+    bb_err                    err = BB_ERR_INIT;
+    bb_run                    r;
+    uint64_t                  need;
+    bool                      coarse;
+    char                      number[40];
+    ck_assert_msg(bb_run_reopen(&r, run, &err) == BB_OK, "%s", err.msg);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "tune-tokens", "0.001", &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "workers", "1", &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "finalise-steps", "rebuild,blocks,lfq,end-to-end", &err), BB_OK);
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "max-ram", "0", &err), BB_OK);
+    ck_assert(bb_memory_trains_all(&r, &coarse, &need) && !coarse);
+    snprintf(number, sizeof number, "%llu", (unsigned long long)((need > bb_memory_without_disk(&r) ? need : bb_memory_without_disk(&r)) + more));
+    ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "max-ram", number, &err), BB_OK);
+    ck_assert(!bb_memory_spills(&r));
+    *room = bb_memory_for_caches(&r);
+    most_live = 0;
+    bb_log_set_hooks(&hooks);
+    ck_assert_msg(bb_run_ladder(&r, "7", text(), 0, false, &err) == BB_OK, "%s", err.msg);
+    bb_log_set_hooks(NULL);
+    ck_assert_uint_eq(bb_memory_for_caches(&r), *room); /* as before */
+    bb_run_close(&r);
+    bb_log_to_run(NULL, NULL);
+    return most_live;
+}
+
+/* What full precision says on the texts of a ladder is within the memory for caches together with those of the evaluator. */
+START_TEST(a_ladder_shares_the_memory_for_caches)
+{
+    bb_err   err = BB_ERR_INIT;
+    bb_run   r;
+    uint64_t none, some;
+    char     out[512];
+    calibrated("ladder", 1 << 30, &r);
+    ck_assert_msg(bb_stage_run(&r, BB_STAGE_SEARCH, &err) == BB_OK, "%s", err.msg);
+    snprintf(out, sizeof out, "%s", r.config.out);
+    bb_run_close(&r);
+    const size_t without = held_by_ladder(out, 1, &none), with = held_by_ladder(out, 52 << 20, &some);
+    ck_assert_uint_gt(with, without + (some - none) / 2);
+    ck_assert_msg(with - without <= some - none + (1 << 20), "%zu more bytes are held where %llu more are allowed", with - without,
+                  (unsigned long long)(some - none));
+}
+END_TEST
+
 /* So are the plans of rivals, after their searches. */
 START_TEST(comparing_rivals_has_the_memory_of_the_evaluator)
 {
@@ -525,6 +583,7 @@ int main(void)
     tcase_add_test(t, workers_share_the_memory_for_caches);
     tcase_add_test(t, training_all_matrices_has_what_it_counts_on);
     tcase_add_test(t, evaluating_has_the_memory_of_the_evaluator);
+    tcase_add_test(t, a_ladder_shares_the_memory_for_caches);
     tcase_add_test(t, comparing_rivals_has_the_memory_of_the_evaluator);
     tcase_add_test(t, what_rivals_hold_is_counted);
     tcase_add_test(t, measuring_has_its_caches_first);
