@@ -117,6 +117,20 @@ static bool probe(int from, int tag, MPI_Status *found)
     return any != 0;
 }
 
+/* Takes a message that there is no memory for off the queue: what is probed next would be taken for the answer to another job. That it is cut off is no error here. */
+static void drop(const MPI_Status *found)
+{
+    char           nothing;
+    MPI_Errhandler usual;
+    pthread_mutex_lock(&calls);
+    MPI_Comm_get_errhandler(MPI_COMM_WORLD, &usual);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Recv(&nothing, 1, MPI_BYTE, found->MPI_SOURCE, found->MPI_TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, usual);
+    MPI_Errhandler_free(&usual);
+    pthread_mutex_unlock(&calls);
+}
+
 /* Receives what a probe has found; t is emptied first. */
 static bb_status receive(const MPI_Status *found, bb_text *t)
 {
@@ -125,7 +139,10 @@ static bb_status receive(const MPI_Status *found, bb_text *t)
     t->size = 0;
     t->status = BB_OK;
     char *room = bb_realloc(t->data, (size_t)n + 1, 1, NULL);
-    if (!room) return t->status = BB_NOMEM;
+    if (!room) {
+        drop(found);
+        return t->status = BB_NOMEM;
+    }
     t->data = room;
     t->capacity = (size_t)n + 1;
     pthread_mutex_lock(&calls);
@@ -216,6 +233,11 @@ static void hand_in(const dispatch *d, int rank, size_t job, const bb_text *mess
     answer_head h;
     bb_err      err = BB_ERR_INIT;
     char        sentence[640] = "";
+    if (message->status == BB_NOMEM) {
+        snprintf(sentence, sizeof sentence, "out of memory for the answer of rank %d", rank);
+        bb_desk_answer(d->desk, job, BB_NOMEM, sentence, NULL, 0);
+        return;
+    }
     if (message->status != BB_OK || bb_parcel_take(&p, &h, sizeof h, &err) != BB_OK || h.n_sentence > p.left || h.n_warnings > p.left - h.n_sentence) {
         snprintf(sentence, sizeof sentence, "the answer of rank %d cannot be read", rank);
         bb_desk_answer(d->desk, job, BB_FAILED, sentence, NULL, 0);
