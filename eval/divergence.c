@@ -102,6 +102,12 @@ static void close_pass(pass *p)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bb_free(all[i]);
 }
 
+/* Within a batch, which may be one sequence of a million tokens. */
+static bb_status listen(uint32_t first, bb_err *err)
+{
+    return bb_interrupted() ? BB_FAIL(err, BB_INTERRUPTED, "interrupted within continuation %u", first) : BB_OK;
+}
+
 /* Hidden states of sequences first .. first + S - 1 without their last tokens. */
 static bb_status states(const pass *p, uint32_t first, uint32_t S, bb_err *err)
 {
@@ -112,7 +118,10 @@ static bb_status states(const pass *p, uint32_t first, uint32_t S, bb_err *err)
     if (!ids) return BB_NOMEM;
     for (size_t i = 0; i < S; i++) memcpy(ids + i * T, p->g->ids + (first + i) * (T + 1), T * sizeof *ids);
     BB_TRY(bb_host_embed(p->f, p->net, ids, S, T, p->h, err));
-    for (uint32_t b = 0; b < p->net->n_layer; b++) BB_TRY(bb_host_block(p->f, p->net, &p->net->blocks[b], S, T, p->h, NULL, NULL, err));
+    for (uint32_t b = 0; b < p->net->n_layer; b++) {
+        BB_TRY(listen(first, err));
+        BB_TRY(bb_host_block(p->f, p->net, &p->net->blocks[b], S, T, p->h, NULL, NULL, err));
+    }
 done:
     bb_free(ids);
     return status;
@@ -151,7 +160,10 @@ static bb_status run_batch(const pass *p, uint32_t first, uint32_t S, bb_err *er
     if (!whole) return BB_NOMEM;
     memset(whole, true, S * sizeof *whole);
     BB_TRY(states(p, first, S, err));
-    for (size_t at = 0; at < n; at += p->rows_at_once) BB_TRY(compare_rows(p, first, at, n - at < p->rows_at_once ? n - at : p->rows_at_once, whole, err));
+    for (size_t at = 0; at < n; at += p->rows_at_once) {
+        BB_TRY(listen(first, err));
+        BB_TRY(compare_rows(p, first, at, n - at < p->rows_at_once ? n - at : p->rows_at_once, whole, err));
+    }
 done:
     bb_free(whole);
     return status;

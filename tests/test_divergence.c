@@ -156,6 +156,23 @@ START_TEST(what_cannot_be_compared)
 }
 END_TEST
 
+/* A long continuation is one batch, and an interruption is heard before that is done. */
+START_TEST(an_interruption_is_heard_within_a_batch)
+{
+    static const bb_greedy_spec long_one = { 1, PROMPT, 4000 };
+    pair                        p;
+    bb_greedy                  *g;
+    bb_divergence               d;
+    pair_make(&p, 0, 0.1);
+    ck_assert_int_eq(bb_greedy_create(&p.full.net, &p.text, 2, &long_one, NULL, &g, NULL), BB_OK);
+    bb_interrupt_at(bb_now_s() + 0.01);
+    ck_assert_int_eq(bb_greedy_measure(&bb_backend_cpu, &p.small.net, g, NULL, NULL, &d, NULL), BB_INTERRUPTED);
+    bb_interrupt_clear();
+    bb_greedy_destroy(g);
+    pair_done(&p);
+}
+END_TEST
+
 START_TEST(memory_failures)
 {
     pair          p;
@@ -188,6 +205,7 @@ int main(void)
     tcase_add_test(t, a_network_never_leaves_itself);
     tcase_add_test(t, the_same_for_any_threads_and_on_another_backend);
     tcase_add_test(t, what_cannot_be_compared);
+    tcase_add_test(t, an_interruption_is_heard_within_a_batch);
     tcase_add_test(t, memory_failures);
     suite_add_tcase(s, t);
     return bb_test_run(s);

@@ -218,6 +218,18 @@ static void stepper_done(stepper *s)
     *s = (stepper) { 0 };
 }
 
+/* Zeros, which may be gigabytes and take seconds: a panel is read whole. */
+static bb_status make_cache(stepper *s, size_t n, bb_err *err)
+{
+    enum { PIECE = 1 << 24 };
+    if (!(s->cache = bb_alloc(n, sizeof *s->cache, err))) return BB_NOMEM;
+    for (size_t at = 0; at < n; at += PIECE) {
+        if (bb_interrupted()) return BB_FAIL(err, BB_INTERRUPTED, "interrupted before a sequence of %u tokens", s->w->p->length);
+        memset(s->cache + at, 0, (n - at < PIECE ? n - at : PIECE) * sizeof *s->cache);
+    }
+    return BB_OK;
+}
+
 static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one, int lanes, bb_err *err)
 {
     const bb_net *net = w->net;
@@ -246,8 +258,11 @@ static bb_status stepper_init(stepper *s, const shared *w, uint32_t S, bool one,
         { &s->x_scale, x_floats / BB_INTEGER_GROUP },
         { &s->scores, (size_t)lanes * s->score_floats },
     };
-    s->cache = bb_calloc(sequences * cache_floats(w), sizeof(float), err); /* zeros: a panel is read whole */
-    if (!s->cache) return BB_NOMEM;
+    const bb_status status = make_cache(s, sequences * cache_floats(w), err);
+    if (status != BB_OK) {
+        stepper_done(s);
+        return status;
+    }
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if (!(*buffers[i].at = bb_alloc(buffers[i].n, sizeof(float), err))) {
             stepper_done(s);
