@@ -98,13 +98,18 @@ judge_by_ours() { # METHOD CALIBRATION FILE...
             if ! is_there; then files+=("$f") heads+=("$key") tails+=(",$2,$seconds,$hash"); fi
         done
         [ ${#files[@]} -gt 0 ] || continue
-        paste <(printf '%s\n' "${heads[@]}") <(printf '%s\n' "${tails[@]}") > "$log.rows"
-        # A row is there as soon as its file is judged. Columns are counted from the end: names of files may hold commas.
-        "$BITBUDGET" compare "$source" "${files[@]}" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --precision fast -q |
-            awk -F, -v rows="$log.rows" 'NR == 1 { for (i = 1; i <= NF; i++) from_end[$i] = NF - i; next } function at(name) { return $(NF - from_end[name]) }
-                { getline row < rows; split(row, part, "\t")
-                  print part[1] at("ppl") "," at("ppl_se") "," at("kl_nats") "," at("kl_se") "," at("kl_p90") "," at("kl_p99") "," at("kl_p999") "," sprintf("%.5g", 100 * at("top1")) part[2]
-                  fflush() }' >> "$table"
+        "$BITBUDGET" compare "$source" "${files[@]}" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --precision fast -q | {
+            local names line figures at=0
+            IFS= read -r names
+            while IFS= read -r line; do # a row is there as soon as its file is judged
+                # Columns are counted from the end: names of files may hold commas.
+                figures=$(printf '%s\n' "$names" "$line" | awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) from_end[$i] = NF - i; next }
+                    function v(name) { return $(NF - from_end[name]) }
+                    { print v("ppl") "," v("ppl_se") "," v("kl_nats") "," v("kl_se") "," v("kl_p90") "," v("kl_p99") "," v("kl_p999") "," sprintf("%.5g", 100 * v("top1")) }')
+                echo "${heads[at]}$figures${tails[at]}" >> "$table"
+                at=$((at + 1))
+            done
+        }
     done
 }
 
