@@ -15,14 +15,14 @@ static const struct {
     const char *option, *quick, *thorough, *least, *most;
 } table[] = {
     { "calib-windows", "64", "512", "16", "1024" },
-    { "measure-windows", "2", "16", "1", "32" },
+    { "measure-windows", "2", "8", "1", "16" },
     { "refine-windows", "8", "48", "4", "64" },
     { "confirm-windows", "32", "256", "8", "512" },
     { "eval-windows", "64", "0", "16", "0" },
     { "screen", "6", "0", "3", "0" },
     { "prune", "width", "all", "width", "all" },
     { "sweeps", "1", "8", "1", "8" },
-    { "search-tokens", "0.2", "16", "0.03", "64" },
+    { "search-tokens", "0.2", "4", "0.03", "16" },
     { "finish", "contenders", "all", "contenders", "all" },
     { "finalise-steps", "rebuild", "rebuild,blocks,lfq,end-to-end", "", "rebuild,blocks,lfq,end-to-end" },
     { "tune-windows", "128", "4096", "64", "8192" },

@@ -701,6 +701,85 @@ START_TEST(what_is_not_clearly_better_gives_way_to_the_separable_plan)
 }
 END_TEST
 
+/* Up to `middle` bytes a world of hidden factors and correlated errors, above it one in which the table is the truth. */
+typedef struct half_known {
+    syn_world *hidden;
+    int64_t    middle;
+    size_t     large[64]; /* plans above the middle that were asked for below the top level, by round */
+    uint32_t   round, last;
+    double     kl[64]; /* of the smaller budget behind each round */
+    bool       flat;   /* below the middle all KLs are within a thousandth */
+} half_known;
+
+static bb_status half_evaluate(void *self, const uint16_t *const *x, size_t n, uint32_t level, bb_score *out, double *const *window_kl, bb_err *err)
+{
+    half_known *w = self;
+    for (size_t i = 0; i < n; i++) {
+        double *windows = window_kl ? window_kl[i] : NULL;
+        if (syn_evaluate(w->hidden, x + i, 1, level, out + i, &windows, err) != BB_OK) return BB_FAILED;
+        const int64_t bytes = bb_problem_size(w->hidden->p, x[i]);
+        const bool    large = bytes > w->middle;
+        w->large[w->round] += large && level < 2;
+        if (large) out[i].kl = bb_problem_cost(w->hidden->p, x[i]);
+        else if (w->flat) out[i].kl = 1 + 0.0001 * out[i].kl;
+        /* Large plans are as noisy as any: a worse one may be within the errors of the best. */
+        for (uint32_t k = 0; windows && k < w->hidden->n_windows[level]; k++) {
+            if (large) windows[k] = out[i].kl * (1 + 0.5 * sin((double)(bytes % 1000) * (k + 1)));
+            else if (w->flat) windows[k] = 1 + 0.0001 * windows[k];
+        }
+    }
+    return BB_OK;
+}
+
+static void half_round(void *self, const bb_search_step *t)
+{
+    half_known *w = self;
+    const bool  in_round = strcmp(t->stage, "round") == 0;
+    w->round = in_round ? t->round + 1 : 1; /* of what is asked from now on */
+    if (in_round) w->last = t->round;
+    if (in_round && t->budget_index == 0) w->kl[t->round] = t->kl;
+}
+
+/* A budget whose plan gains nothing in three rounds is given no more proposals; one that goes on gaining has them, and the search ends when none does. */
+START_TEST(a_budget_that_gains_nothing_is_settled)
+{
+    uint32_t longest = 0;
+    for (uint64_t run = 0; run < 12; run++) {
+        const uint64_t seed = 1 + run / 2;
+        const bool     flat = run % 2;
+        syn_problem   *s = syn_transformer(seed, 4, 6, 3);
+        int64_t        budgets[6], two[2];
+        budgets_of(s, budgets, 6);
+        two[0] = budgets[1], two[1] = budgets[5];
+        half_known   w = { .hidden = syn_world_new(&s->p, seed, 1, 0.6), .middle = (two[0] + two[1]) / 2, .flat = flat };
+        bb_evaluator e = { .self = &w, .n_levels = 3, .n_windows = w.hidden->n_windows, .evaluate = half_evaluate, .key = "half" };
+        bb_search    o = { .seed = seed, .budgets = two, .n_budgets = 2, .progress = half_round, .progress_self = &w };
+        bb_archive   archive;
+        size_t       after = 0;
+        ck_assert_int_eq(syn_search(&bb_method_refine, &s->p, &e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
+        for (uint32_t r = 1; r <= 3; r++) ck_assert_msg(w.large[r] > 0, "seed %d: round %u", (int)seed, r);
+        for (uint32_t r = 4; r <= w.last; r++) after += w.large[r];
+        ck_assert_msg(after == 0, "seed %d: %zu plans for a settled budget in %u rounds", (int)seed, after, w.last);
+        /* The last gain of half a per cent, counted from the one before, was three rounds before the end, unless the rounds were used up. */
+        uint32_t still = 0;
+        double   mark = w.kl[1];
+        for (uint32_t r = 2; r <= w.last; r++) {
+            ck_assert_msg(still < 3, "seed %d goes on at round %u", (int)seed, r);
+            still = w.kl[r] < 0.995 * mark ? 0 : still + 1;
+            if (still == 0) mark = w.kl[r];
+        }
+        ck_assert_int_eq(o.why, w.last == 24 ? BB_STOP_ROUNDS : BB_STOP_STALL);
+        if (o.why == BB_STOP_STALL) ck_assert_msg(still >= 2, "seed %d ends at round %u", (int)seed, w.last); /* 3, if the first round gained nothing either */
+        if (flat) ck_assert_msg(w.last == 3, "seed %d: %u rounds for gains of next to nothing", (int)seed, w.last);
+        longest = w.last > longest ? w.last : longest;
+        bb_archive_done(&archive);
+        free(w.hidden);
+        syn_free(s);
+    }
+    ck_assert_msg(longest > 6, "the longest search had %u rounds", longest); /* else the test says little */
+}
+END_TEST
+
 START_TEST(one_unit_one_level_and_impossible_budgets)
 {
     syn_problem   *s = syn_new();
@@ -770,6 +849,7 @@ int main(void)
     tcase_add_test(t, local_scores_pay_for_themselves);
     tcase_add_test(t, same_archive_for_any_threads_and_any_kill_point);
     tcase_add_test(t, what_is_not_clearly_better_gives_way_to_the_separable_plan);
+    tcase_add_test(t, a_budget_that_gains_nothing_is_settled);
     tcase_add_test(t, one_unit_one_level_and_impossible_budgets);
     tcase_add_test(t, survives_allocation_failures);
     suite_add_tcase(s, t);

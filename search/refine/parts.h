@@ -35,6 +35,8 @@ typedef struct bb_refine {
     size_t    *order;   /* [n] index of each into the caller's list */
     size_t    *base;    /* [n] pool index of the plain separable plan */
     size_t     n;
+    double    *mark;  /* [n] KL of the incumbent when it last gained what counts as a gain, */
+    uint32_t  *still; /* [n] and rounds since then */
     uint32_t   confirm, top, candidates, max_rounds, patience, finalists;
     uint32_t   confirmed; /* plans a budget and round taken to the confirm level */
     bb_tilted *tilted;    /* [n_tilted] */
@@ -48,6 +50,9 @@ typedef struct bb_refine {
 double bb_refine_tokens_at(const bb_refine *r, uint32_t level);
 bool   bb_refine_has_room(const bb_refine *r, double planned, double share);
 void   bb_refine_report(const bb_refine *r, const char *stage, uint32_t round, uint32_t level);
+
+/* rounds.c: whether a budget has gained too little for so long that nothing is proposed or confirmed for it; what is confirmed for others may wake it. */
+bool bb_refine_is_settled(const bb_refine *r, size_t b);
 
 /* tilts.c */
 bb_status bb_tilt_tables(const bb_refine *r, const bb_tilt *t, bb_variant *v, bb_err *err);
@@ -69,7 +74,7 @@ bb_status bb_refine_make_proposals(bb_refine *r, uint32_t round, size_t *list, s
 
 /* rounds.c */
 bb_status bb_refine_rounds(bb_refine *r, bb_stop_reason *why, bb_err *err);
-/* Takes the best unconfirmed plans of each budget to the confirm level, `count` a budget, unless a paired test at level 0 speaks against them. */
+/* Takes the best unconfirmed plans of each budget to the confirm level, `count` a budget, unless a paired test at level 0 speaks against them, or the budget is settled. */
 bb_status bb_refine_confirm_best(bb_refine *r, size_t count, bb_err *err);
 
 /* final.c */

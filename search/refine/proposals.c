@@ -198,7 +198,7 @@ done:
     return status;
 }
 
-/* Proposals of all budgets, in parallel, then into the pool in order; list receives the new ones. */
+/* Proposals of all budgets that are not settled, in parallel, then into the pool in order; list receives the new ones. */
 bb_status bb_refine_make_proposals(bb_refine *r, uint32_t round, size_t *list, size_t *n, bb_err *err)
 {
     bb_status    status = BB_NOMEM;
@@ -212,7 +212,9 @@ bb_status bb_refine_make_proposals(bb_refine *r, uint32_t round, size_t *list, s
     if (!x || !used || !tilts_used || !each || !errs) goto done;
     BB_TRY(common_footing(r, err));
 #pragma omp parallel for schedule(dynamic, 1)
-    for (size_t b = 0; b < r->n; b++) each[b] = propose_all(r, b, round, x + b * block, used + b * r->candidates, tilts_used + b * r->candidates, &errs[b]);
+    for (size_t b = 0; b < r->n; b++)
+        each[b] = bb_refine_is_settled(r, b) ? BB_OK
+                                             : propose_all(r, b, round, x + b * block, used + b * r->candidates, tilts_used + b * r->candidates, &errs[b]);
     for (size_t b = 0; b < r->n; b++) {
         if (each[b] != BB_OK) status = BB_FAIL(err, each[b], "%s", errs[b].msg);
         BB_TRY(each[b]);

@@ -33,7 +33,9 @@ static bb_status sort_budgets(bb_refine *r, bb_err *err)
     r->budgets = BB_NEW(r->n, int64_t, err);
     r->order = BB_NEW(r->n, size_t, err);
     r->base = BB_NEW(r->n, size_t, err);
-    if (!r->budgets || !r->order || !r->base) return BB_NOMEM;
+    r->mark = BB_NEW(r->n, double, err);
+    r->still = BB_NEW0(r->n, uint32_t, err);
+    if (!r->budgets || !r->order || !r->base || !r->mark || !r->still) return BB_NOMEM;
     for (size_t i = 0; i < r->n; i++) {
         size_t k = i;
         for (; k > 0 && r->budgets[k - 1] > r->s->budgets[i]; k--) {
@@ -72,6 +74,8 @@ static void refine_done(bb_refine *r)
     bb_free(r->budgets);
     bb_free(r->order);
     bb_free(r->base);
+    bb_free(r->mark);
+    bb_free(r->still);
     bb_free(r->tilted);
     bb_free(r->y);
 }
