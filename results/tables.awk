@@ -207,6 +207,23 @@ function show_search_real(    i, k, best) {
     }
 }
 
+# What is measured on 4 windows and searched with 1 million tokens beside 8 and 4, plan by plan in the order of the sizes.
+function show_search_end(    i, j, k, n, m, s, commands, seen) {
+    head("bytes | KL | before: bytes | KL | KL, ratio | tokens to search, millions | before | processor time to measure and search, s | before")
+    n = distinct("command", commands)
+    for (k = 1; k <= n; k++) {
+        m = 0
+        for (i = 1; i <= rows; i++) if (v[i, "command"] == commands[k] && v[i, "measure_windows"] == 4) seen[++m] = i
+        s = 0
+        for (j = 1; j <= rows; j++) {
+            if (v[j, "command"] != commands[k] || v[j, "measure_windows"] != 8) continue
+            i = seen[++s]
+            line(thousands(v[i, "size_bytes"]) " | " with_se(v[i, "kl_nats"], v[i, "kl_se"]) " | " thousands(v[j, "size_bytes"]) " | " with_se(v[j, "kl_nats"], v[j, "kl_se"]) " | " \
+                 sprintf("%.3f", v[i, "kl_nats"] / v[j, "kl_nats"]) " | " (s > 1 ? "the same search | | | " : sprintf("%.2f | %.2f | %d | %d", v[i, "tokens"] / 1e6, v[j, "tokens"] / 1e6, v[i, "measure_cpu_s"] + v[i, "search_cpu_s"], v[j, "measure_cpu_s"] + v[j, "search_cpu_s"])))
+        }
+    }
+}
+
 # ---- docs/quantization.md ----
 
 # KL of small models by calibration text (a row) and text (a column).
@@ -497,6 +514,7 @@ END {
     else if (table == "real_ratio") show_real_ratio()
     else if (table == "calibration") show_calibration()
     else if (table == "calibration_small") show_calibration_small()
+    else if (table == "search_end") show_search_end()
     else if (table == "qat") show_qat()
     else if (table == "lattice") show_lattice()
     else if (table == "all") show_all()
