@@ -121,23 +121,14 @@ static bb_status put_row(job *j, const cell *c, size_t n, bb_err *err)
 
 /* ---- texts ---- */
 
-/* Mean of what the KL of a window differs by from the first file's, and its error over windows: NaN for one window. */
-static void paired(const double *kl, const double *first, uint32_t n, double *mean, double *error)
-{
-    double sum = 0, squares = 0;
-    for (uint32_t i = 0; i < n; i++) sum += kl[i] - first[i];
-    *mean = sum / n;
-    for (uint32_t i = 0; i < n; i++) squares += (kl[i] - first[i] - *mean) * (kl[i] - first[i] - *mean);
-    *error = n > 1 ? sqrt(squares / n / (n - 1)) : (double)NAN;
-}
-
 /* window_kl: [windows] of this file; first: of the first one. */
 static bb_status put_text(job *j, const char *path, const bb_model *m, const compare_text *t, const bb_result *r, const double *window_kl, const double *first,
                           bb_err *err)
 {
     const bb_windows *w = &t->text.w;
     double            difference = NAN, difference_se = NAN;
-    if (window_kl != first) paired(window_kl, first, w->n, &difference, &difference_se);
+    if (window_kl != first) bb_mean_and_error(window_kl, first, w->n, &difference, &difference_se);
+    if (w->n == 1) difference_se = NAN;
     const cell c[] = { TEXT("file", path),
                        WHOLE("size_bytes", m->source.size_bytes),
                        TEXT("text", t->path),
@@ -151,7 +142,7 @@ static bb_status put_text(job *j, const char *path, const bb_model *m, const com
                        REAL("ln_ratio_se", r->ln_ratio_se),
                        REAL("kl_nats", r->kl),
                        REAL("kl_se", r->kl_se),
-                       REAL("kl_p90", r->kl_quantile[3]),
+                       REAL("kl_p90", r->kl_quantile[3] /* bb_kl_quantiles */),
                        REAL("kl_p99", r->kl_quantile[4]),
                        REAL("kl_p999", r->kl_quantile[5]),
                        REAL("top1", r->top1),

@@ -271,8 +271,7 @@ static double mean_of(const double *x, size_t n)
     return sum / (double)n;
 }
 
-/* Mean of x - y (y may be NULL) and its standard error, 0 for a single value. */
-static void mean_and_error(const double *x, const double *y, size_t n, double *mean, double *error)
+void bb_mean_and_error(const double *x, const double *y, size_t n, double *mean, double *error)
 {
     double sum = 0, squares = 0;
     for (size_t i = 0; i < n; i++) sum += y ? x[i] - y[i] : x[i];
@@ -329,13 +328,13 @@ bb_status bb_scores_result(const bb_scores *s, bb_result *out, double *window_kl
     bb_status status = BB_OK;
     *out = (bb_result) { .n_tokens = n };
     BB_TRY(check_finite(s, err));
-    mean_and_error(s->nll, NULL, n, &out->nll, &out->nll_se);
+    bb_mean_and_error(s->nll, NULL, n, &out->nll, &out->nll_se);
     out->ppl = exp(out->nll);
     out->ppl_se = out->ppl * out->nll_se;
     no_reference(out);
     if (s->kl) {
-        mean_and_error(s->kl, NULL, n, &out->kl, &out->kl_se);
-        mean_and_error(s->nll, s->nll_ref, n, &out->ln_ratio, &out->ln_ratio_se);
+        bb_mean_and_error(s->kl, NULL, n, &out->kl, &out->kl_se);
+        bb_mean_and_error(s->nll, s->nll_ref, n, &out->ln_ratio, &out->ln_ratio_se);
         for (size_t i = 0; i < n; i++) same += s->same[i];
         out->top1 = (double)same / (double)n;
         BB_TRY(quantiles(s->kl, n, out->kl_quantile, err));

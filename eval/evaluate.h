@@ -101,6 +101,9 @@ bb_status bb_scores_add(bb_scores *s, bb_forward *f, const bb_net *net, bb_refer
 /* When all windows are in. window_kl, window_nll as in bb_evaluate. */
 bb_status bb_scores_result(const bb_scores *s, bb_result *out, double *window_kl, double *window_nll, bb_err *err);
 
+/* Of n values x - y (y may be NULL), and the standard error, 0 for a single one. */
+void bb_mean_and_error(const double *x, const double *y, size_t n, double *mean, double *error);
+
 /* As bb_evaluate without sums: *s (bb_scores_done) has every scored token. */
 bb_status bb_evaluate_scores(const bb_backend *backend, const bb_net *net, const bb_net *ref, const bb_windows *w, const char *progress_label, bb_scores *s,
                              bb_err *err);

@@ -122,15 +122,6 @@ const int32_t *bb_generation_ids(const bb_generation *g, bool greedy) { return g
 
 /* ---- measures ---- */
 
-static void mean_and_error(const double *x, size_t n, double *mean, double *error)
-{
-    double sum = 0, squares = 0;
-    for (size_t i = 0; i < n; i++) sum += x[i];
-    *mean = sum / (double)n;
-    for (size_t i = 0; i < n; i++) squares += (x[i] - *mean) * (x[i] - *mean);
-    *error = n > 1 ? sqrt(squares / (double)n / (double)(n - 1)) : 0;
-}
-
 static void agreement_lengths(const bb_scores *s, bb_generation_result *r, double *lengths, uint32_t *agreement)
 {
     for (uint32_t i = 0; i < s->n_windows; i++) {
@@ -141,7 +132,7 @@ static void agreement_lengths(const bb_scores *s, bb_generation_result *r, doubl
         r->n_whole += n == s->n_scored;
         if (agreement) agreement[i] = n;
     }
-    mean_and_error(lengths, s->n_windows, &r->agree_length, &r->agree_length_se);
+    bb_mean_and_error(lengths, NULL, s->n_windows, &r->agree_length, &r->agree_length_se);
 }
 
 /* means: room for n_windows. */
@@ -162,7 +153,7 @@ static void measure_span(const bb_scores *s, bb_generation_span *span, double *m
         }
         means[i] = sum / (double)n;
     }
-    mean_and_error(means, s->n_windows, &span->kl, &span->kl_se);
+    bb_mean_and_error(means, NULL, s->n_windows, &span->kl, &span->kl_se);
     span->top1 = (double)same / ((double)n * (double)s->n_windows);
 }
 
