@@ -281,6 +281,18 @@ static void searched_in_time(const char *name, bb_run *r, char out[512])
     for (int i = 0; i < BB_STAGE_FINALISE; i++) ck_assert_msg(bb_stage_run(r, (bb_stage)i, &err) == BB_OK, "%s", err.msg);
 }
 
+/* What every such test ends with; takes g, its verdict. */
+static void in_time_done(bb_run *r, const char *out, bb_csv *plans, json_t *g)
+{
+    ck_assert_str_eq(word(g, "left_out"), r->config.leave_out);
+    json_decref(g);
+    bb_csv_done(plans);
+    bb_run_close(r);
+    bb_log_set_level(BB_LOG_INFO);
+    snprintf(line, sizeof line, "verify %s -q", out);
+    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+}
+
 /* A time that is over behind the first plan leaves out what was to be finalised, not the plans that never were: the searched plan is guarded by these, as they are. */
 START_TEST(time_leaves_out_no_spared_plan)
 {
@@ -307,13 +319,7 @@ START_TEST(time_leaves_out_no_spared_plan)
     ck_assert_uint_ge(n_spared, 1);
     ck_assert(won(first) && json_is_true(json_object_get(first, "compared_before_finishing")));
     ck_assert_double_gt(real(first, "margin_nats"), 0);
-    ck_assert_str_eq(word(g, "left_out"), r.config.leave_out);
-    json_decref(g);
-    bb_csv_done(&plans);
-    bb_run_close(&r);
-    bb_log_set_level(BB_LOG_INFO);
-    snprintf(line, sizeof line, "verify %s -q", out);
-    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    in_time_done(&r, out, &plans, g);
 }
 END_TEST
 
@@ -336,14 +342,7 @@ START_TEST(time_bounds_what_is_readmitted)
     ck_assert_msg(bb_stage_run(&r, BB_STAGE_EVALUATE, &err) == BB_OK, "%s", err.msg);
     ck_assert(!bb_file_exists(path));
     ck_assert_str_eq(r.config.leave_out, text(&plans, good, "plan_hash"));
-    json_t *g = verdict(out);
-    ck_assert_str_eq(word(g, "left_out"), r.config.leave_out);
-    json_decref(g);
-    bb_csv_done(&plans);
-    bb_run_close(&r);
-    bb_log_set_level(BB_LOG_INFO);
-    snprintf(line, sizeof line, "verify %s -q", out);
-    ck_assert_msg(bb_test_program(line, said, sizeof said) == 0, "%s", said);
+    in_time_done(&r, out, &plans, verdict(out));
 }
 END_TEST
 
