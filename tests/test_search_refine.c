@@ -780,6 +780,25 @@ START_TEST(a_budget_that_gains_nothing_is_settled)
 }
 END_TEST
 
+/* With many budgets a round has few plans for each: 24 of them must have been in vain, five rounds of five where there are nine. */
+START_TEST(many_budgets_are_settled_later)
+{
+    syn_problem *s = syn_transformer(1, 4, 6, 3);
+    int64_t      budgets[9];
+    budgets_of(s, budgets, 9);
+    half_known   w = { .hidden = syn_world_new(&s->p, 1, 1, 0.6), .middle = INT64_MAX, .flat = true };
+    bb_evaluator e = { .self = &w, .n_levels = 3, .n_windows = w.hidden->n_windows, .evaluate = half_evaluate, .key = "half" };
+    bb_search    o = { .seed = 1, .budgets = budgets, .n_budgets = 9, .progress = half_round, .progress_self = &w };
+    bb_archive   archive;
+    ck_assert_int_eq(syn_search(&bb_method_refine, &s->p, &e, NULL, NULL, &o, &archive, NULL, NULL), BB_OK);
+    ck_assert_uint_eq(w.last, 5);
+    ck_assert_int_eq(o.why, BB_STOP_STALL);
+    bb_archive_done(&archive);
+    free(w.hidden);
+    syn_free(s);
+}
+END_TEST
+
 START_TEST(one_unit_one_level_and_impossible_budgets)
 {
     syn_problem   *s = syn_new();
@@ -850,6 +869,7 @@ int main(void)
     tcase_add_test(t, same_archive_for_any_threads_and_any_kill_point);
     tcase_add_test(t, what_is_not_clearly_better_gives_way_to_the_separable_plan);
     tcase_add_test(t, a_budget_that_gains_nothing_is_settled);
+    tcase_add_test(t, many_budgets_are_settled_later);
     tcase_add_test(t, one_unit_one_level_and_impossible_budgets);
     tcase_add_test(t, survives_allocation_failures);
     suite_add_tcase(s, t);
