@@ -39,6 +39,7 @@ static bool told_to_fail(void)
 void   bb_mem_fail_after(long n) { atomic_store(&countdown, n); }
 size_t bb_mem_live_bytes(void) { return atomic_load(&live_bytes); }
 size_t bb_mem_peak_bytes(void) { return atomic_load(&peak_bytes); }
+void   bb_mem_peak_restart(void) { atomic_store(&peak_bytes, atomic_load(&live_bytes)); }
 
 static void count(size_t bytes)
 {

@@ -31,6 +31,7 @@ bool      bb_mul_size(size_t a, size_t b, size_t *out); /* false on overflow */
 void      bb_mem_trim(void);                            /* what was freed goes back to the system, where the C library can */
 size_t    bb_mem_live_bytes(void);
 size_t    bb_mem_peak_bytes(void);
+void      bb_mem_peak_restart(void); /* counts the peak from what is live now on; while nobody else allocates */
 void      bb_mem_fail_after(long n);
 
 /* Typed forms for the usual case: p = BB_NEW(n, float, err). */

@@ -315,25 +315,14 @@ START_TEST(evaluating_has_the_memory_of_the_evaluator)
 }
 END_TEST
 
-static size_t most_live;
-
-static void look(void *self, const bb_progress *outer, const char *text)
-{
-    const size_t live = bb_mem_live_bytes();
-    (void)self, (void)outer, (void)text;
-    if (live > most_live) most_live = live;
-}
-
-/* The most that `finalise --ladder` of the run holds at the start of a piece of work or while it lasts, with so many bytes beyond what training all matrices needs;
- * room: for caches. */
+/* The most that `finalise --ladder` of the run holds, with so many bytes beyond what training all matrices needs; room: for caches. */
 static size_t held_by_ladder(const char *run, uint64_t more, uint64_t *room)
 {
-    static const bb_log_hooks hooks = { .progress = look };
-    bb_err                    err = BB_ERR_INIT;
-    bb_run                    r;
-    uint64_t                  need;
-    bool                      coarse;
-    char                      number[40];
+    bb_err   err = BB_ERR_INIT;
+    bb_run   r;
+    uint64_t need;
+    bool     coarse;
+    char     number[40];
     ck_assert_msg(bb_run_reopen(&r, run, &err) == BB_OK, "%s", err.msg);
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "tune-tokens", "0.001", &err), BB_OK);
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "workers", "1", &err), BB_OK);
@@ -344,14 +333,13 @@ static size_t held_by_ladder(const char *run, uint64_t more, uint64_t *room)
     ck_assert_int_eq(bb_options_set(bb_run_options, BB_RUN_N_OPTIONS, &r.config, "max-ram", number, &err), BB_OK);
     ck_assert(!bb_memory_spills(&r));
     *room = bb_memory_for_caches(&r);
-    most_live = 0;
-    bb_log_set_hooks(&hooks);
+    bb_mem_peak_restart();
     ck_assert_msg(bb_run_ladder(&r, "7", text(), 0, false, &err) == BB_OK, "%s", err.msg);
-    bb_log_set_hooks(NULL);
+    const size_t most = bb_mem_peak_bytes();
     ck_assert_uint_eq(bb_memory_for_caches(&r), *room); /* as before */
     bb_run_close(&r);
     bb_log_to_run(NULL, NULL);
-    return most_live;
+    return most;
 }
 
 /* What full precision says on the texts of a ladder is within the memory for caches together with those of the evaluator. */
