@@ -465,6 +465,15 @@ static bb_status leave_out(bb_run *r, const bb_front *front, const size_t *order
     return status;
 }
 
+/* One plan, until the time that was set for it (bb_interrupt_at), which is none then. *late: it was over, and BB_INTERRUPTED comes of that. */
+static bb_status finalise_until(bb_run *r, bb_front_plan *p, bool *late, bb_err *err)
+{
+    const bb_status status = finalise_plans(r, p, 1, NULL, err);
+    *late = status == BB_INTERRUPTED && bb_interrupt_late();
+    bb_interrupt_at(0);
+    return status;
+}
+
 /* As many plans as there is time for, by what the first took. The step of the first plan that is under way when the time is over, and what would
  * follow it, is done for no plan; a later plan under way is left out, as all behind it. */
 static bb_status finalise_in_time(bb_run *r, bb_front *front, bb_err *err)
@@ -482,19 +491,17 @@ static bb_status finalise_in_time(bb_run *r, bb_front *front, bb_err *err)
     bb_progress_start(&progress, "finalise", front->n);
     for (; done < front->n; done++, bb_progress_add(&progress, 1)) {
         const double started = bb_now_s();
-        bb_err       why = BB_ERR_INIT;
+        bool         late;
         if (bb_front_is_spared(r, &front->plans[order[done]])) continue;
         if (done > 0 && !bb_time_has_room(r, longest)) break;
         if (done > 0) bb_time_stop_finalise(r);
         r->time.may_cut = done == 0;
-        status = finalise_plans(r, &front->plans[order[done]], 1, NULL, &why);
-        const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
-        bb_interrupt_at(0);
-        if (late && done > 0) break;
-        if (status != BB_OK) {
-            BB_FAIL(err, status, "%s", why.msg);
-            goto done;
+        status = finalise_until(r, &front->plans[order[done]], &late, err);
+        if (late && done > 0) {
+            bb_err_clear(err);
+            break;
         }
+        BB_TRY(status);
         longest = fmax(longest, bb_now_s() - started);
     }
     bb_progress_end(&progress);
@@ -535,19 +542,17 @@ done:
 bb_status bb_finalise_readmitted(bb_run *r, bb_front_plan *p, bb_err *err)
 {
     bb_front  front = { 0 };
-    bb_err    why = BB_ERR_INIT;
+    bool      late;
     bb_status status;
     BB_TRY(bb_front_readmit(r, p, err));
     if (bb_time_is_over(r)) bb_interrupt_at(bb_now_s()); /* what is there already is kept all the same */
     else if (r->time.on) bb_time_stop_finalise(r);
-    status = finalise_plans(r, p, 1, NULL, &why);
-    const bool late = status == BB_INTERRUPTED && bb_interrupt_late();
-    bb_interrupt_at(0);
-    if (late) BB_TRY(leave_out(r, &(bb_front) { 1, p }, &(size_t) { 0 }, 1, err));
-    else if (status != BB_OK) {
-        BB_FAIL(err, status, "%s", why.msg);
-        goto done;
+    status = finalise_until(r, p, &late, err);
+    if (late) {
+        bb_err_clear(err);
+        status = leave_out(r, &(bb_front) { 1, p }, &(size_t) { 0 }, 1, err);
     }
+    BB_TRY(status);
     BB_TRY(bb_front_load_asked(r, &front, err));
     BB_TRY(write_finalise_csv(r, &front, err));
 done:

@@ -89,13 +89,17 @@ judge() { # METHOD CALIBRATION FILE
 
 # All files by our engine, full precision run once a text.
 judge_by_ours() { # METHOD CALIBRATION FILE...
-    local method size seconds hash d key f files heads tails
+    local method size seconds hash d key f i files heads tails before=() hashes=() behind=()
+    for f in "${@:3}"; do
+        describe "$1" "$f"
+        before+=("$model,$method,$size") hashes+=("$hash") behind+=(",$2,$seconds,$hash")
+    done
     for d in $DOMAINS; do
-        files=() heads=() tails=()
+        files=() heads=() tails=() i=0
         for f in "${@:3}"; do
-            describe "$1" "$f"
-            key="$model,$method,$size,bitbudget,$d,$CTX,$CHUNKS,"
-            if ! is_there; then files+=("$f") heads+=("$key") tails+=(",$2,$seconds,$hash"); fi
+            key="${before[i]},bitbudget,$d,$CTX,$CHUNKS," hash=${hashes[i]}
+            if ! is_there; then files+=("$f") heads+=("$key") tails+=("${behind[i]}"); fi
+            i=$((i + 1))
         done
         [ ${#files[@]} -gt 0 ] || continue
         "$BITBUDGET" compare "$source" "${files[@]}" --text "$texts/$d.txt" --parse-special --protocol gguf --ctx "$CTX" --chunks "$CHUNKS" --precision fast -q | {

@@ -59,7 +59,8 @@ done
 # Ours: every size of the sweep.
 # shellcheck disable=SC2086
 "$BITBUDGET" sweep "$source" --config configs/reproduce/smollm2.yaml ${SIZES:+--sizes $SIZES} --calib-windows $windows --output-windows $outputs ${QUICK:+--search-tokens 0.16} --out "$work/sweep"
-tr -d '\r' < "$work/sweep/front.csv" | awk -F, 'NR > 1 && $1 != "-" { print $1 }' | while read -r plan; do JUDGES="llama-perplexity bitbudget" judge ours "$own" "$work/sweep/models/$plan.gguf" < /dev/null; done
+mapfile -t ours < <(tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v at="$work/sweep/models" 'NR > 1 && $1 != "-" { print at "/" $1 ".gguf" }')
+JUDGES="llama-perplexity bitbudget" judge ours "$own" "${ours[@]}"
 cp "$work/sweep/domains.csv" "$work/real-domains.csv"
 
 # What each part of the job adds, on the sweep's own windows (calibration text that nothing but the search saw): the searched plans and the simple ones beside them, before and
@@ -97,12 +98,10 @@ pairs() { # SIZE=RIVAL...: into $files
     for pair in "$@"; do files+=("ours=$work/sweep/models/$(of_size "${pair%%=*}").gguf" "llama.cpp ${pair#*=}=$work/judge/rivals/${pair#*=}.gguf"); done
 }
 judge_each() { local pair; for pair in "${files[@]}"; do judge "${pair%%=*}" "$([ "${pair%%=*}" = ours ] && echo "$own" || echo mixture)" "${pair#*=}"; done; }
-pairs 69484384=IQ4_NL+gateup.MXFP4+down.IQ2_S 82333792=IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS
-WINDOWS=512:32 bash results/real-positions.sh "$source" "$work/texts" "$work/real-positions.csv" "${files[@]:0:2}"
-mapfile -t ours < <(tr -d '\r' < "$work/sweep/front.csv" | awk -F, -v at="$work/sweep/models" 'NR > 1 && $1 != "-" { print at "/" $1 ".gguf" }')
 CHUNKS=98 JUDGES=bitbudget judge ours "$own" "${ours[@]}"
 CHUNKS=98 JUDGES=bitbudget judge "llama.cpp -" mixture "$work"/judge/rivals/{Q2_0+embd.IQ4_NL,IQ4_NL+gateup.MXFP4+down.IQ2_S,IQ4_NL,IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS,Q5_0+down.IQ4_NL.8,Q5_0+down.Q6_K}.gguf
 pairs 69484384=IQ4_NL+gateup.MXFP4+down.IQ2_S 77571424=IQ4_NL 82333792=IQ4_NL+embd.Q5_0+k.Q5_0+v.Q8_0+down.IQ4_XS 93510496=Q5_0+down.IQ4_NL.8 98000000=Q5_0+down.Q6_K
+WINDOWS=512:32 bash results/real-positions.sh "$source" "$work/texts" "$work/real-positions.csv" "${files[@]:0:2}"
 CTX=2048 CHUNKS=2 judge_each
 bash results/real-greedy.sh "$source" "$work/texts" "$work/real-greedy.csv" "${files[@]}"
 ITEMS=100 bash results/real-tasks.sh "$source" "$data" "$work/real-tasks.csv" "${files[@]}"

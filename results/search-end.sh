@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# results/search-end.csv: how many windows to measure the options on, and how many tokens to search with: wiki8m at seven sizes of a sweep, or at one size with `run`, everything else as by
+# results/search-end.csv: how many windows to measure the options on, and how many tokens to search with: wiki8m at five sizes of a sweep, or at one size with `run`, everything else as by
 # default but for finalise, which is the rebuild alone. Calibrated on WikiText-2 valid, evaluated on 206 windows of test, which nothing else sees. tokens: forwarded by the search;
 # measure_cpu_s, search_cpu_s: processor time of the whole search, for all sizes.
 # usage: search-end.sh DATA WORK > search-end.csv    WORK holds what is finished: a call that was interrupted goes on.

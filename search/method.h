@@ -29,7 +29,7 @@ typedef struct bb_stop_rule {
                                  scores, is included where it can plan it, else on top; 0: no limit */
     uint64_t max_evaluations; /* distinct (plan, level) asked of the ledger since it was opened; 0: no limit */
     uint32_t max_rounds;      /* of methods that work in rounds; 0: the method's own */
-    uint32_t patience;        /* rounds (ask/tell: candidates) in a row without anything new; 0: the method's own */
+    uint32_t patience;        /* rounds in a row in which a budget gains too little (ask/tell: candidates without a new one); 0: the method's own */
 } bb_stop_rule;
 
 typedef enum bb_stop_reason { BB_STOP_DONE, BB_STOP_TOKENS, BB_STOP_EVALUATIONS, BB_STOP_ROUNDS, BB_STOP_STALL } bb_stop_reason;
